@@ -1,0 +1,4 @@
+//! lockmesh
+pub mod node;
+pub mod proto;
+pub mod wire;

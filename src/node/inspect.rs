@@ -1,0 +1,187 @@
+//! Who owns a key, as a majority of its voters sees it. Advice for people: by the time they read
+//! it, it may be over.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::proto::epoch::Epoch;
+use crate::proto::event::Effects;
+use crate::proto::id::{ClaimId, Key, NodeId};
+use crate::proto::message::{Inspect, Message, Report, ReportedWaiter};
+use crate::proto::roster::majority;
+use crate::proto::time::{Instant, Now};
+
+/// The most inspections that run at once; the oldest ends early where one more begins.
+const INSPECTIONS_MAX: usize = 1_024;
+
+/// Names one inspection.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct InspectId(u64);
+
+/// What the voters of a key said about it.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Inspection {
+    /// The key.
+    pub key: Key,
+    /// How many voters the key has.
+    pub voters: usize,
+    /// How many of them answered. Less than a majority: the rest of this is hearsay.
+    pub answered: usize,
+    /// The claim that has the votes of a majority, if any has.
+    pub owner: Option<Owner>,
+    /// The highest fence that a voter told.
+    pub fence: Epoch,
+    /// Nodes that wait at any voter, in order.
+    pub waiters: Vec<Waiter>,
+}
+
+/// The claim that has the votes of a majority.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Owner {
+    /// The node that claims.
+    pub node: NodeId,
+    /// Its fencing token.
+    pub epoch: Epoch,
+    /// Whether it has told a voter that it has won. An uncontended owner does so only at its
+    /// first renewal.
+    pub confirmed: bool,
+    /// How long a majority of the votes still runs: the holder's own guard ends sooner.
+    pub remaining: Duration,
+}
+
+/// A node that waits.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct Waiter {
+    /// Its place in the queue.
+    pub epoch: Epoch,
+    /// The node.
+    pub node: NodeId,
+}
+
+#[derive(Clone, Debug)]
+struct Running {
+    key: Key,
+    until: Instant,
+    voters: Vec<NodeId>,
+    reports: BTreeMap<NodeId, Report>,
+}
+
+/// The inspections that this node has begun.
+#[derive(Clone, Debug)]
+pub(crate) struct Inspector {
+    next: u64,
+    running: BTreeMap<u64, Running>,
+}
+
+impl Inspector {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            next: seed >> 1,
+            running: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn begin(
+        &mut self,
+        until: Instant,
+        key: &Key,
+        voters: Vec<NodeId>,
+        out: &mut Effects,
+    ) -> InspectId {
+        self.next = self.next.wrapping_add(1);
+        let nonce = self.next;
+        for voter in &voters {
+            out.send(
+                voter,
+                Message::Inspect(Inspect {
+                    nonce,
+                    key: key.clone(),
+                }),
+            );
+        }
+        if self.running.len() >= INSPECTIONS_MAX {
+            if let Some(mut oldest) = self.running.first_entry() {
+                oldest.get_mut().until = Instant::ZERO;
+            }
+        }
+        let running = Running {
+            key: key.clone(),
+            until,
+            voters,
+            reports: BTreeMap::new(),
+        };
+        self.running.insert(nonce, running);
+        InspectId(nonce)
+    }
+
+    pub(crate) fn handle_report(&mut self, from: &NodeId, report: Report) {
+        if let Some(running) = self.running.get_mut(&report.nonce) {
+            if running.voters.contains(from) {
+                running.reports.insert(from.clone(), report);
+            }
+        }
+    }
+
+    pub(crate) fn finished(&mut self, now: Now) -> Vec<(InspectId, Inspection)> {
+        let is_done = |running: &Running| {
+            running.reports.len() == running.voters.len() || now.mono >= running.until
+        };
+        let done = self.running.extract_if(.., |_, running| is_done(running));
+        done.map(|(nonce, running)| (InspectId(nonce), conclude(running)))
+            .collect()
+    }
+
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+        self.running.values().map(|running| running.until).min()
+    }
+}
+
+fn conclude(running: Running) -> Inspection {
+    let Running {
+        key,
+        voters,
+        reports,
+        ..
+    } = running;
+    let mut votes: BTreeMap<&ClaimId, Vec<(Duration, Epoch, bool)>> = BTreeMap::new();
+    let mut waiters: Vec<Waiter> = Vec::new();
+    for report in reports.values() {
+        if let Some(vote) = &report.vote {
+            let vote_for = votes.entry(&vote.claim).or_default();
+            vote_for.push((vote.remaining, vote.epoch, vote.won));
+        }
+        let named = report.waiters.iter();
+        waiters.extend(named.map(|ReportedWaiter { node, epoch }| Waiter {
+            epoch: *epoch,
+            node: node.clone(),
+        }));
+    }
+    waiters.sort();
+    waiters.dedup();
+    let needed = majority(voters.len());
+    let owner = votes.into_iter().find(|(_, votes)| votes.len() >= needed);
+    let owner = owner.map(|(claim, mut votes)| {
+        votes.sort_by(|a, b| b.cmp(a));
+        Owner {
+            node: claim.node.clone(),
+            epoch: votes[0].1,
+            confirmed: votes.iter().any(|(_, _, won)| *won),
+            remaining: votes[needed - 1].0,
+        }
+    });
+    let fence = reports
+        .values()
+        .map(|report| report.fence)
+        .max()
+        .unwrap_or_default();
+    Inspection {
+        key,
+        voters: voters.len(),
+        answered: reports.len(),
+        owner,
+        fence,
+        waiters,
+    }
+}

@@ -1,0 +1,504 @@
+//! A node: voter, claimant and wire put together. It routes; the rules are in [`crate::proto`].
+//!
+//! One invariant: after every call that takes `&mut self`, drain [`Node::poll_output`] until it
+//! answers [`Output::Timeout`], and come back with [`Node::handle_timeout`] at that instant.
+
+mod inspect;
+mod peers;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use inspect::{InspectId, Inspection, Owner, Waiter};
+
+use crate::proto::claimant::{Claimant, ExtendError, Request, RequestError};
+use crate::proto::event::{Effects, Event, Ticket};
+use crate::proto::id::{ClaimId, Incarnation, Key, NodeId};
+use crate::proto::message::{Message, Outdated, Refuse, RefuseReason};
+use crate::proto::roster::Roster;
+use crate::proto::time::{Instant, Now};
+use crate::proto::view::View;
+use crate::proto::voter::{Limits, Start, Voter};
+use crate::wire::codec::{pack, unpack};
+use crate::wire::{DATAGRAM_BYTES_MAX, DropReason, GOSSIP_BYTES_MAX, Head, Kind, Seal, Traffic};
+
+use inspect::Inspector;
+use peers::{Heard, Peers};
+
+/// How a node comes into the world.
+#[derive(Debug)]
+pub struct NodeConfig {
+    /// Its lasting name.
+    pub id: NodeId,
+    /// This life of it: higher than in all lives before.
+    pub incarnation: Incarnation,
+    /// Who votes.
+    pub roster: Arc<Roster>,
+    /// Whether its voter, where the roster names it, may have forgotten something.
+    pub start: Start,
+    /// What its voter keeps at the most.
+    pub limits: Limits,
+    /// How many requests it may have at once.
+    pub claims_max: usize,
+    /// Different for every start: spreads repeats and tells questions apart.
+    pub seed: u64,
+    /// How its datagrams are sealed.
+    pub seal: Seal,
+}
+
+/// What a node wants done, or has to say.
+#[derive(Debug)]
+#[must_use]
+pub enum Output {
+    /// Send these bytes.
+    Transmit {
+        /// Where to.
+        to: SocketAddr,
+        /// What.
+        bytes: Vec<u8>,
+    },
+    /// A datagram of the gossip library came in.
+    Gossip {
+        /// Where from.
+        from: SocketAddr,
+        /// Its bytes.
+        bytes: Vec<u8>,
+    },
+    /// Something happened to a request, or to the voter.
+    Event(Event),
+    /// An inspection is done.
+    Inspected {
+        /// Which.
+        id: InspectId,
+        /// What the voters said.
+        inspection: Inspection,
+    },
+    /// That was all. Call [`Node::handle_timeout`] then, or at the next call if `None`.
+    Timeout(Option<Instant>),
+}
+
+/// One embedded mesh instance, without its sockets and clocks.
+#[derive(Debug)]
+pub struct Node {
+    id: NodeId,
+    roster: Arc<Roster>,
+    voter: Option<Voter>,
+    claimant: Claimant,
+    peers: Peers,
+    inspector: Inspector,
+    seal: Seal,
+    traffic: Traffic,
+    effects: Effects,
+    /// Messages to each peer, until they are drained: one datagram takes many.
+    outbox: BTreeMap<NodeId, Vec<Message>>,
+    outputs: VecDeque<Output>,
+}
+
+impl Node {
+    /// A node that begins to live at `now`.
+    #[must_use]
+    pub fn new(now: Now, config: NodeConfig) -> Self {
+        let NodeConfig {
+            id,
+            incarnation,
+            roster,
+            start,
+            limits,
+            claims_max,
+            seed,
+            seal,
+        } = config;
+        let mut effects = Effects::default();
+        let voter = roster.has_member(&id).then(|| {
+            let (me, roster) = (id.clone(), roster.clone());
+            Voter::new(now, me, roster, limits, start, seed, &mut effects)
+        });
+        let claimant = Claimant::new(id.clone(), incarnation, roster.clone(), claims_max, seed);
+        let mut node = Self {
+            peers: Peers::new(id.clone()),
+            inspector: Inspector::new(seed),
+            id,
+            roster,
+            voter,
+            claimant,
+            seal,
+            traffic: Traffic::default(),
+            effects,
+            outbox: BTreeMap::new(),
+            outputs: VecDeque::new(),
+        };
+        node.route(now);
+        node
+    }
+
+    /// A datagram came in.
+    pub fn handle_datagram(&mut self, now: Now, from: SocketAddr, bytes: &[u8]) {
+        match self.take_in(now, from, bytes) {
+            Ok(()) => self.route(now),
+            Err(reason) => self.traffic.drop_one(reason),
+        }
+    }
+
+    /// Gossip has news.
+    pub fn handle_view(&mut self, now: Now, view: &View) {
+        let reachable = self.peers.handle_view(view);
+        if let Some(voter) = &mut self.voter {
+            voter.handle_view(view);
+        }
+        for node in reachable {
+            if self.roster.has_member(&node) {
+                self.claimant
+                    .handle_reachable(now, &node, &mut self.effects);
+            }
+        }
+        self.route(now);
+    }
+
+    /// Time has come.
+    pub fn handle_timeout(&mut self, now: Now) {
+        if let Some(voter) = &mut self.voter {
+            voter.handle_timeout(now, &mut self.effects);
+        }
+        self.claimant.handle_timeout(now, &mut self.effects);
+        self.finish_inspections(now);
+        self.route(now);
+    }
+
+    /// Begins to claim a key. What becomes of it is told by events with the ticket.
+    ///
+    /// # Errors
+    /// [`RequestError`] where the ttl is out of bounds or there are too many requests.
+    pub fn claim(&mut self, now: Now, request: Request) -> Result<Ticket, RequestError> {
+        let ticket = self.claimant.request(now, request, &mut self.effects);
+        self.route(now);
+        ticket
+    }
+
+    /// Withdraws a request or releases its lease. Answers whether it was held until now.
+    pub fn release(&mut self, now: Now, ticket: Ticket) -> bool {
+        let was_held = self.claimant.release(now, ticket, &mut self.effects);
+        self.route(now);
+        was_held
+    }
+
+    /// Withdraws all requests and releases all leases.
+    pub fn release_all(&mut self, now: Now) {
+        let tickets: Vec<Ticket> = self.claimant.tickets().collect();
+        for ticket in tickets {
+            self.claimant.release(now, ticket, &mut self.effects);
+        }
+        self.route(now);
+    }
+
+    /// Asks that a lease last `extra` longer than what remains. It does once an
+    /// [`Event::Renewed`] for the ticket reaches the instant that is answered.
+    ///
+    /// # Errors
+    /// [`ExtendError`] where it is not held, or more than `max_ttl` would remain.
+    pub fn extend(
+        &mut self,
+        now: Now,
+        ticket: Ticket,
+        extra: Duration,
+    ) -> Result<Instant, ExtendError> {
+        let goal = self.claimant.extend(now, ticket, extra, &mut self.effects);
+        self.route(now);
+        goal
+    }
+
+    /// Asks the voters of a key who owns it. [`Output::Inspected`] has the answer, within
+    /// `patience` at the latest.
+    pub fn inspect(&mut self, now: Now, key: &Key, patience: Duration) -> InspectId {
+        let voters = self.roster.voters_for(key);
+        let until = now.mono.after(patience);
+        let id = self.inspector.begin(until, key, voters, &mut self.effects);
+        self.route(now);
+        id
+    }
+
+    /// Seals bytes of the gossip library for `to`.
+    pub fn send_gossip(&mut self, to: SocketAddr, body: &[u8]) {
+        if body.len() + self.seal.overhead() > GOSSIP_BYTES_MAX {
+            return self.traffic.drop_one(DropReason::GossipFull);
+        }
+        let bytes = self.seal.seal(Kind::Gossip, body);
+        self.outputs.push_back(Output::Transmit { to, bytes });
+    }
+
+    /// Counts what the driver could not deliver.
+    pub fn count_drop(&mut self, reason: DropReason) {
+        self.traffic.drop_one(reason);
+    }
+
+    /// The next thing to do, until it is [`Output::Timeout`].
+    pub fn poll_output(&mut self) -> Output {
+        if let Some(output) = self.outputs.pop_front() {
+            return output;
+        }
+        self.flush();
+        self.outputs
+            .pop_front()
+            .unwrap_or_else(|| Output::Timeout(self.next_timeout()))
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn id(&self) -> &NodeId {
+        &self.id
+    }
+
+    /// Who votes.
+    #[must_use]
+    pub fn roster(&self) -> &Arc<Roster> {
+        &self.roster
+    }
+
+    /// Its voter, where the roster names it.
+    #[must_use]
+    pub fn voter(&self) -> Option<&Voter> {
+        self.voter.as_ref()
+    }
+
+    /// Its claims.
+    #[must_use]
+    pub fn claimant(&self) -> &Claimant {
+        &self.claimant
+    }
+
+    /// What went through and what was dropped.
+    #[must_use]
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    /// The address that it would send to, for a node.
+    #[must_use]
+    pub fn address_of(&self, node: &NodeId) -> Option<SocketAddr> {
+        self.peers.address_of(node)
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        let voter = self.voter.as_ref().and_then(Voter::next_timeout);
+        let claimant = self.claimant.next_timeout();
+        [voter, claimant, self.inspector.next_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn take_in(&mut self, now: Now, from: SocketAddr, bytes: &[u8]) -> Result<(), DropReason> {
+        let (kind, body) = self.seal.open(bytes)?;
+        if kind == Kind::Gossip {
+            self.outputs.push_back(Output::Gossip { from, bytes: body });
+            return Ok(());
+        }
+        let (head, messages) = unpack(&body)?;
+        if head.to != self.id {
+            return Err(DropReason::Misaddressed);
+        }
+        if head.from == self.id {
+            return Err(DropReason::FromMyself);
+        }
+        self.hear(now, &head, from)?;
+        self.traffic.datagrams_in += 1;
+        self.traffic.messages_in += messages.len() as u64;
+        for message in messages {
+            if let Err(reason) = self.dispatch(now, &head, message) {
+                self.traffic.drop_one(reason);
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that a node speaks, and in which life.
+    fn hear(&mut self, now: Now, head: &Head, addr: SocketAddr) -> Result<(), DropReason> {
+        let knew = self.claimant.held(now).next().is_some()
+            || self.voter.as_ref().is_some_and(Voter::has_memory);
+        match self.peers.hear(&head.from, head.incarnation, addr, knew) {
+            Heard::Again => Ok(()),
+            Heard::NewLife => {
+                if let Some(voter) = &mut self.voter {
+                    let effects = &mut self.effects;
+                    voter.handle_incarnation(now, &head.from, head.incarnation, effects);
+                }
+                if head.roster != self.roster.tag() {
+                    self.effects.tell(Event::RosterMismatch {
+                        node: head.from.clone(),
+                    });
+                }
+                Ok(())
+            }
+            Heard::Outdated { seen } => {
+                let message = Message::Outdated(Outdated { seen });
+                self.outbox
+                    .entry(head.from.clone())
+                    .or_default()
+                    .push(message);
+                Err(DropReason::OutdatedIncarnation)
+            }
+            Heard::TooMany => Err(DropReason::TooManyNodes),
+        }
+    }
+
+    fn dispatch(&mut self, now: Now, head: &Head, message: Message) -> Result<(), DropReason> {
+        let from = &head.from;
+        let same_roster = head.roster == self.roster.tag();
+        if let Some(claim) = claim_of(&message) {
+            let of_claimant = matches!(message, Message::Claim(_) | Message::Release(_));
+            let owner = if of_claimant { from } else { &self.id };
+            if claim.node != *owner {
+                return Err(DropReason::NotTheirs);
+            }
+        }
+        match message {
+            Message::Claim(claim) => {
+                if claim.claim.incarnation != head.incarnation {
+                    return Err(DropReason::NotTheirs);
+                }
+                self.claimant.observe(now, claim.epoch);
+                let refused = if !same_roster {
+                    Some(RefuseReason::Roster)
+                } else if self.voter.is_none() {
+                    Some(RefuseReason::NotAVoter)
+                } else {
+                    None
+                };
+                match (&mut self.voter, refused) {
+                    (Some(voter), None) => voter.handle_claim(now, &claim, &mut self.effects),
+                    (_, reason) => {
+                        let reason = reason.unwrap_or(RefuseReason::NotAVoter);
+                        let refuse = Refuse {
+                            claim: claim.claim,
+                            reason,
+                        };
+                        self.effects.send(from, Message::Refuse(refuse));
+                    }
+                }
+            }
+            Message::Release(release) => {
+                let voter = self.voter.as_mut().ok_or(DropReason::NotAVoter)?;
+                voter.handle_release(now, &release, &mut self.effects);
+            }
+            Message::Vote(_) | Message::Wait(_) | Message::Stale(_) if !same_roster => {
+                return Err(DropReason::Roster);
+            }
+            Message::Vote(_) | Message::Wait(_) | Message::Stale(_) | Message::Refuse(_) => {
+                self.claimant.handle(now, from, &message, &mut self.effects);
+            }
+            Message::Recall(recall) => {
+                let (knew, seen) = self.peers.memory_of(from);
+                let memory = match &self.voter {
+                    Some(voter) => voter.recollect(&recall, knew, seen),
+                    None => crate::proto::message::Memory {
+                        nonce: recall.nonce,
+                        highest: Default::default(),
+                        votes: false,
+                        knew,
+                        seen,
+                    },
+                };
+                self.effects.send(from, Message::Memory(memory));
+            }
+            Message::Memory(memory) => {
+                self.adopt(now, memory.seen);
+                if let Some(voter) = &mut self.voter {
+                    voter.handle_memory(now, from, &memory, &mut self.effects);
+                }
+            }
+            Message::Outdated(outdated) => self.adopt(now, outdated.seen),
+            Message::Inspect(inspect) => {
+                let voter = self.voter.as_ref().ok_or(DropReason::NotAVoter)?;
+                let report = voter.report(now, inspect.nonce, &inspect.key);
+                self.effects.send(from, Message::Report(report));
+            }
+            Message::Report(report) => {
+                self.inspector.handle_report(from, report);
+                self.finish_inspections(now);
+            }
+        }
+        Ok(())
+    }
+
+    /// Another node has heard of a life of this one with a number above its own: its wall clock
+    /// was set back. It goes on under a higher number.
+    fn adopt(&mut self, now: Now, seen: Incarnation) {
+        if seen > self.claimant.incarnation() {
+            self.claimant.adopt(now, seen.next(), &mut self.effects);
+            if let Some(voter) = &mut self.voter {
+                let (me, incarnation) = (&self.id, self.claimant.incarnation());
+                voter.handle_incarnation(now, me, incarnation, &mut self.effects);
+            }
+        }
+    }
+
+    fn finish_inspections(&mut self, now: Now) {
+        for (id, inspection) in self.inspector.finished(now) {
+            self.outputs.push_back(Output::Inspected { id, inspection });
+        }
+    }
+
+    /// Moves messages to where they go. Those to this node itself cost no datagram: they are
+    /// handled here and now.
+    fn route(&mut self, now: Now) {
+        let head = Head {
+            from: self.id.clone(),
+            incarnation: self.claimant.incarnation(),
+            to: self.id.clone(),
+            roster: self.roster.tag(),
+        };
+        loop {
+            let Effects { messages, events } = std::mem::take(&mut self.effects);
+            self.outputs.extend(events.into_iter().map(Output::Event));
+            if messages.is_empty() {
+                return;
+            }
+            for (to, message) in messages {
+                if to != self.id {
+                    self.outbox.entry(to).or_default().push(message);
+                } else if let Err(reason) = self.dispatch(now, &head, message) {
+                    self.traffic.drop_one(reason);
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        let budget = DATAGRAM_BYTES_MAX - self.seal.overhead();
+        for (node, messages) in std::mem::take(&mut self.outbox) {
+            let Some(to) = self.peers.address_of(&node) else {
+                self.traffic.drop_one(DropReason::NoAddress);
+                continue;
+            };
+            let head = Head {
+                from: self.id.clone(),
+                incarnation: self.claimant.incarnation(),
+                to: node,
+                roster: self.roster.tag(),
+            };
+            for (body, count) in pack(&head, &messages, budget) {
+                self.traffic.datagrams_out += 1;
+                self.traffic.messages_out += count as u64;
+                let bytes = self.seal.seal(Kind::Votes, &body);
+                self.outputs.push_back(Output::Transmit { to, bytes });
+            }
+        }
+    }
+}
+
+fn claim_of(message: &Message) -> Option<&ClaimId> {
+    match message {
+        Message::Claim(claim) => Some(&claim.claim),
+        Message::Release(release) => Some(&release.claim),
+        Message::Vote(vote) => Some(&vote.claim),
+        Message::Wait(wait) => Some(&wait.claim),
+        Message::Stale(stale) => Some(&stale.claim),
+        Message::Refuse(refuse) => Some(&refuse.claim),
+        Message::Recall(_)
+        | Message::Memory(_)
+        | Message::Outdated(_)
+        | Message::Inspect(_)
+        | Message::Report(_) => None,
+    }
+}

@@ -1,0 +1,200 @@
+//! The other nodes: where they are, and which of their lives was last heard of.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use crate::proto::id::{Incarnation, NodeId};
+use crate::proto::view::View;
+
+/// The most nodes that are remembered.
+pub(crate) const NODES_MAX: usize = 8_192;
+
+#[derive(Clone, Debug, Default)]
+struct Known {
+    /// The highest life that itself was heard of, not by gossip.
+    incarnation: Option<Incarnation>,
+    /// Whether this node remembered anything of a life of the cluster before that one, when it
+    /// first heard of it.
+    knew: bool,
+    /// Where its last datagram came from.
+    heard_at: Option<SocketAddr>,
+    /// Where gossip says that it is, and in which life.
+    gossiped: Option<(SocketAddr, Incarnation)>,
+}
+
+/// What hearing a node amounts to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Heard {
+    /// In the life that is known.
+    Again,
+    /// In a new life, or for the first time.
+    NewLife,
+    /// In a life that is over.
+    Outdated { seen: Incarnation },
+    /// There is no room to remember it.
+    TooMany,
+}
+
+/// All other nodes that this one has heard of.
+#[derive(Clone, Debug)]
+pub(crate) struct Peers {
+    me: NodeId,
+    known: BTreeMap<NodeId, Known>,
+}
+
+impl Peers {
+    pub(crate) fn new(me: NodeId) -> Self {
+        Self {
+            me,
+            known: BTreeMap::new(),
+        }
+    }
+
+    /// A datagram of `node` has come. `knew`: whether this node has anything to remember now.
+    pub(crate) fn hear(
+        &mut self,
+        node: &NodeId,
+        incarnation: Incarnation,
+        addr: SocketAddr,
+        knew: bool,
+    ) -> Heard {
+        if !self.known.contains_key(node) && self.known.len() >= NODES_MAX {
+            return Heard::TooMany;
+        }
+        let known = self.known.entry(node.clone()).or_default();
+        match known.incarnation {
+            Some(seen) if incarnation < seen => return Heard::Outdated { seen },
+            Some(seen) if incarnation == seen => {
+                known.heard_at = Some(addr);
+                return Heard::Again;
+            }
+            earlier => known.knew = knew || earlier.is_some(),
+        }
+        known.incarnation = Some(incarnation);
+        known.heard_at = Some(addr);
+        Heard::NewLife
+    }
+
+    /// Whether anything was known of a life before the present one of `node`, and which was the
+    /// highest that was heard of.
+    pub(crate) fn memory_of(&self, node: &NodeId) -> (bool, Incarnation) {
+        let known = self.known.get(node);
+        let seen = known
+            .and_then(|known| known.incarnation)
+            .unwrap_or_default();
+        (known.is_some_and(|known| known.knew), seen)
+    }
+
+    /// Takes over what gossip says. Answers the nodes that can be reached now and could not.
+    pub(crate) fn handle_view(&mut self, view: &View) -> Vec<NodeId> {
+        let mut reachable = Vec::new();
+        for known in self.known.values_mut() {
+            known.gossiped = None;
+        }
+        for (node, peer) in &view.peers {
+            let is_new = !self.known.contains_key(node);
+            if *node == self.me || (is_new && self.known.len() >= NODES_MAX) {
+                continue;
+            }
+            let before = self.address_of(node);
+            let known = self.known.entry(node.clone()).or_default();
+            known.gossiped = Some((peer.addr, peer.incarnation));
+            if peer.alive && before != self.address_of(node) {
+                reachable.push(node.clone());
+            }
+        }
+        reachable
+    }
+
+    /// Where to send to. What the node itself was heard from counts, unless gossip has heard of a
+    /// later life of it.
+    pub(crate) fn address_of(&self, node: &NodeId) -> Option<SocketAddr> {
+        let known = self.known.get(node)?;
+        match (known.heard_at, known.gossiped) {
+            (Some(heard), Some((addr, incarnation))) => {
+                Some(if known.incarnation < Some(incarnation) {
+                    addr
+                } else {
+                    heard
+                })
+            }
+            (heard, gossiped) => heard.or(gossiped.map(|(addr, _)| addr)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::view::Peer;
+
+    fn node(name: &str) -> NodeId {
+        NodeId::new(name).unwrap()
+    }
+
+    fn addr(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    fn view(peers: &[(&str, u16, u64, bool)]) -> View {
+        let peers = peers.iter().map(|(name, port, life, alive)| {
+            let incarnation = Incarnation::new(*life);
+            (
+                node(name),
+                Peer {
+                    addr: addr(*port),
+                    incarnation,
+                    alive: *alive,
+                },
+            )
+        });
+        View {
+            peers: peers.collect(),
+        }
+    }
+
+    #[test]
+    fn an_earlier_life_is_not_heard_after_a_later_one() {
+        let mut peers = Peers::new(node("me"));
+        let life = Incarnation::new;
+        assert_eq!(
+            peers.hear(&node("a"), life(5), addr(1), false),
+            Heard::NewLife
+        );
+        assert_eq!(peers.hear(&node("a"), life(5), addr(2), true), Heard::Again);
+        let outdated = Heard::Outdated { seen: life(5) };
+        assert_eq!(peers.hear(&node("a"), life(4), addr(3), true), outdated);
+        assert_eq!(peers.address_of(&node("a")), Some(addr(2)));
+        // What was known when this life was first heard of is what counts.
+        assert_eq!(peers.memory_of(&node("a")), (false, life(5)));
+        assert_eq!(
+            peers.hear(&node("a"), life(6), addr(4), false),
+            Heard::NewLife
+        );
+        assert_eq!(peers.memory_of(&node("a")), (true, life(6)));
+    }
+
+    #[test]
+    fn a_later_life_that_gossip_knows_has_the_address() {
+        let mut peers = Peers::new(node("me"));
+        peers.hear(&node("a"), Incarnation::new(5), addr(1), false);
+        assert!(peers.handle_view(&view(&[("a", 9, 5, true)])).is_empty());
+        assert_eq!(peers.address_of(&node("a")), Some(addr(1)));
+        assert_eq!(
+            peers.handle_view(&view(&[("a", 9, 6, true)])),
+            vec![node("a")]
+        );
+        assert_eq!(peers.address_of(&node("a")), Some(addr(9)));
+    }
+
+    #[test]
+    fn memory_is_bounded_whatever_gossip_says() {
+        let mut peers = Peers::new(node("me"));
+        for n in 0..NODES_MAX + 10 {
+            peers.hear(&node(&format!("n{n}")), Incarnation::new(1), addr(1), false);
+        }
+        assert_eq!(peers.known.len(), NODES_MAX);
+        let heard = peers.hear(&node("late"), Incarnation::new(1), addr(1), false);
+        assert_eq!(heard, Heard::TooMany);
+    }
+}

@@ -1,0 +1,563 @@
+//! The side that asks.
+//!
+//! A claimant sends its claim to the voters of the key, counts what they promise, and owns the key
+//! for as long as a majority of them have promised to vote for nobody else. It measures that by
+//! its own clock from the moment it *sent* a claim, while a voter measures from the moment it
+//! heard it: so the claimant's lease ends first, whatever the network does, and no message is
+//! needed to learn that it has.
+//!
+//! The numbers in the comments are the rules of `docs/PROTOCOL.md`.
+//!
+//! The alternative that was rejected is to count from the receipt of the vote: then a vote that
+//! was slow on its way counts longer than the voter keeps it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::epoch::{Epoch, EpochClock};
+use super::event::{Effects, Event, Ticket};
+use super::id::{ClaimId, Incarnation, Key, NodeId};
+use super::message::{Message, RefuseReason, Release, Stale, Vote, Wait};
+use super::own_claim::{Answer, OwnClaim};
+use super::rng::Jitter;
+use super::roster::Roster;
+use super::time::{Instant, Now};
+
+/// How many claims that never won are remembered, so that a late vote for one of them is given
+/// back without raising a fence.
+const NEVER_WON_MAX: usize = 1_024;
+
+/// A request for a lock.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Request {
+    /// What to lock.
+    pub key: Key,
+    /// For how long a vote is asked for at a time.
+    pub ttl: Duration,
+    /// End with [`Event::Denied`] once another claim has won, instead of waiting for it.
+    pub is_try: bool,
+    /// Renew the lease until it is released. Otherwise it is over `ttl` after the grant.
+    pub renews: bool,
+    /// When to give up; `None`: never.
+    pub deadline: Option<Instant>,
+}
+
+/// A request that was not taken up. Nothing was sent.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+pub enum RequestError {
+    /// The ttl is under ten round trips or over `max_ttl`.
+    #[error("ttl is {ttl:?}; it must be {min:?} to {max:?}")]
+    Ttl {
+        /// What was asked for.
+        ttl: Duration,
+        /// Ten round trips.
+        min: Duration,
+        /// `max_ttl` of the roster.
+        max: Duration,
+    },
+    /// This node already has as many requests as it may.
+    #[error("this node already has {max} locks or requests for locks")]
+    TooMany {
+        /// The limit.
+        max: usize,
+    },
+}
+
+/// An extension that was not taken up. The lease is as it was.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+pub enum ExtendError {
+    /// There is no such lease, or it is over.
+    #[error("the lock is not held")]
+    NotHeld,
+    /// More than `max_ttl` would remain.
+    #[error("{remaining:?} remain and {extra:?} more would exceed max_ttl, {max:?}")]
+    TooLong {
+        /// What remains now.
+        remaining: Duration,
+        /// What was asked for on top.
+        extra: Duration,
+        /// `max_ttl` of the roster.
+        max: Duration,
+    },
+}
+
+/// One node's claims.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Claimant {
+    me: NodeId,
+    incarnation: Incarnation,
+    roster: Arc<Roster>,
+    clock: EpochClock,
+    jitter: Jitter,
+    claims_max: usize,
+    claims: BTreeMap<Ticket, OwnClaim>,
+    tickets: BTreeMap<u64, Ticket>,
+    /// When each claim has something to do.
+    due: BTreeSet<(Instant, Ticket)>,
+    /// Both number from 1 and never repeat.
+    last_ticket: u64,
+    last_seq: u64,
+    never_won: VecDeque<u64>,
+}
+
+impl Claimant {
+    /// A claimant without claims. `seed` only spreads repeats.
+    #[must_use]
+    pub fn new(
+        me: NodeId,
+        incarnation: Incarnation,
+        roster: Arc<Roster>,
+        claims_max: usize,
+        seed: u64,
+    ) -> Self {
+        Self {
+            me,
+            incarnation,
+            roster,
+            clock: EpochClock::default(),
+            jitter: Jitter::new(seed),
+            claims_max,
+            claims: BTreeMap::new(),
+            tickets: BTreeMap::new(),
+            due: BTreeSet::new(),
+            last_ticket: 0,
+            last_seq: 0,
+            never_won: VecDeque::new(),
+        }
+    }
+
+    /// Begins to claim.
+    ///
+    /// # Errors
+    /// [`RequestError`] where the ttl is out of bounds or there are too many requests already.
+    pub fn request(
+        &mut self,
+        now: Now,
+        request: Request,
+        out: &mut Effects,
+    ) -> Result<Ticket, RequestError> {
+        let (min, max) = (self.roster.timing().min_ttl(), self.roster.timing().max_ttl);
+        if request.ttl < min || request.ttl > max {
+            return Err(RequestError::Ttl {
+                ttl: request.ttl,
+                min,
+                max,
+            });
+        }
+        if self.claims.len() >= self.claims_max {
+            return Err(RequestError::TooMany {
+                max: self.claims_max,
+            });
+        }
+        self.last_ticket += 1;
+        let ticket = Ticket(self.last_ticket);
+        let epoch = self.clock.draw(now);
+        let id = self.next_id();
+        let voters = self.roster.voters_for(&request.key);
+        self.tickets.insert(id.seq, ticket);
+        let mut claim = OwnClaim::new(ticket, id, epoch, request, voters);
+        claim.send_to_all(now, &self.roster, &mut self.jitter, out);
+        self.keep(claim);
+        Ok(ticket)
+    }
+
+    /// Ends a request, whatever it has come to: a claim that waits is withdrawn, a lease is
+    /// released. Answers whether it was held until now.
+    pub fn release(&mut self, now: Now, ticket: Ticket, out: &mut Effects) -> bool {
+        let Some(claim) = self.take(ticket) else {
+            return false;
+        };
+        let was_held = claim.held.is_some_and(|held| now.mono < held.valid_until);
+        if claim.held.is_some() && !was_held {
+            out.tell(lost(&claim));
+        }
+        self.finish(&claim, out);
+        was_held
+    }
+
+    /// Asks that a lease last `extra` longer than what remains of it. It does once a
+    /// [`Event::Renewed`] reaches the instant that is answered.
+    ///
+    /// # Errors
+    /// [`ExtendError`] where it is not held, or where more than `max_ttl` would remain.
+    pub fn extend(
+        &mut self,
+        now: Now,
+        ticket: Ticket,
+        extra: Duration,
+        out: &mut Effects,
+    ) -> Result<Instant, ExtendError> {
+        let Some(mut claim) = self.take_unless_lost(now, ticket, out) else {
+            return Err(ExtendError::NotHeld);
+        };
+        let extended = claim.extend(now, extra, &self.roster, &mut self.jitter, out);
+        self.keep(claim);
+        extended
+    }
+
+    /// A voter's answer to a claim of this node: a `Vote`, `Wait`, `Stale` or `Refuse`. The caller
+    /// has checked that the claim is this node's; other messages are not for a claimant.
+    pub fn handle(&mut self, now: Now, from: &NodeId, msg: &Message, out: &mut Effects) {
+        let (id, key) = match msg {
+            Message::Vote(vote) => (&vote.claim, Some(&vote.key)),
+            Message::Wait(wait) => (&wait.claim, Some(&wait.key)),
+            Message::Stale(stale) => (&stale.claim, None),
+            Message::Refuse(refuse) => (&refuse.claim, None),
+            _ => return,
+        };
+        let ticket = self
+            .tickets
+            .get(&id.seq)
+            .filter(|_| id.incarnation == self.incarnation);
+        let claim = ticket
+            .copied()
+            .and_then(|ticket| self.take_unless_lost(now, ticket, out));
+        let Some(mut claim) = claim else {
+            // Rule 17: no ghost keeps a vote.
+            if let Some(key) = key {
+                let won = !self.never_won(id);
+                let release = Release {
+                    key: key.clone(),
+                    claim: id.clone(),
+                    won,
+                };
+                out.send(from, Message::Release(release));
+            }
+            return;
+        };
+        let is_over = match msg {
+            Message::Vote(vote) => self.on_vote(now, &mut claim, from, vote, out),
+            Message::Wait(wait) => self.on_wait(now, &mut claim, from, wait, out),
+            Message::Stale(stale) => self.on_stale(now, &mut claim, from, stale, out),
+            Message::Refuse(refuse) => self.on_refuse(&mut claim, from, refuse.reason, out),
+            _ => false,
+        };
+        if is_over {
+            self.finish(&claim, out);
+        } else {
+            self.keep(claim);
+        }
+    }
+
+    /// Does what is due: repeats, renewals, deadlines, and leases that are over.
+    pub fn handle_timeout(&mut self, now: Now, out: &mut Effects) {
+        while let Some((at, ticket)) = self.due.first().copied() {
+            if at > now.mono {
+                break;
+            }
+            let Some(mut claim) = self.take_unless_lost(now, ticket, out) else {
+                continue;
+            };
+            if claim.held.is_none() && claim.deadline.is_some_and(|at| now.mono >= at) {
+                let answers = claim.answers();
+                out.tell(Event::TimedOut { ticket, answers });
+                self.finish(&claim, out);
+            } else if self.is_denied(&claim, out) {
+                self.finish(&claim, out);
+            } else {
+                claim.send_what_is_due(now, &self.roster, &mut self.jitter, out);
+                self.keep(claim);
+            }
+        }
+    }
+
+    /// A voter can be reached that could not: those that wait for its answer ask it at once.
+    pub fn handle_reachable(&mut self, now: Now, voter: &NodeId, out: &mut Effects) {
+        let tickets: Vec<Ticket> = self.claims.keys().copied().collect();
+        for ticket in tickets {
+            let Some(mut claim) = self.take_unless_lost(now, ticket, out) else {
+                continue;
+            };
+            claim.ask_again(now, voter, &self.roster, &mut self.jitter, out);
+            self.keep(claim);
+        }
+    }
+
+    /// This node learns that an earlier life of it had a number as high as its own: it goes on
+    /// under a higher one. Voters take that as proof that its claims so far are over, and so they
+    /// are: leases are lost, and those that wait claim anew.
+    pub fn adopt(&mut self, now: Now, incarnation: Incarnation, out: &mut Effects) {
+        if incarnation <= self.incarnation {
+            return;
+        }
+        let tickets: Vec<Ticket> = self.claims.keys().copied().collect();
+        let claims: Vec<OwnClaim> = tickets.into_iter().filter_map(|t| self.take(t)).collect();
+        for claim in &claims {
+            self.finish(claim, out);
+        }
+        self.incarnation = incarnation;
+        for mut claim in claims {
+            if claim.held.is_some() {
+                out.tell(lost(&claim));
+            } else {
+                let epoch = self.clock.draw(now);
+                self.claim_anew(now, &mut claim, epoch, out);
+                self.keep(claim);
+            }
+        }
+    }
+
+    /// Moves the node's epoch clock past an epoch that it has seen. Answers whether it is to be
+    /// believed.
+    pub fn observe(&mut self, now: Now, epoch: Epoch) -> bool {
+        self.clock
+            .observe(now, epoch, self.roster.timing().max_clock_skew)
+    }
+
+    /// When [`Claimant::handle_timeout`] has something to do.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    /// The life that it claims in.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// Until when a request holds its lock; `None` where it does not.
+    #[must_use]
+    pub fn valid_until(&self, now: Now, ticket: Ticket) -> Option<Instant> {
+        let held = self.claims.get(&ticket)?.held?;
+        (now.mono < held.valid_until).then_some(held.valid_until)
+    }
+
+    /// All leases that are held now: key, epoch, and until when.
+    pub fn held(&self, now: Now) -> impl Iterator<Item = (&Key, Epoch, Instant)> {
+        self.claims.values().filter_map(move |claim| {
+            let held = claim.held.filter(|held| now.mono < held.valid_until)?;
+            Some((&claim.key, claim.epoch, held.valid_until))
+        })
+    }
+
+    /// How many requests there are that neither hold their lock nor are over.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.claims
+            .values()
+            .filter(|claim| claim.held.is_none())
+            .count()
+    }
+
+    /// How many requests there are, those that hold their lock included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.claims.len()
+    }
+
+    /// Whether there is no request at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.claims.is_empty()
+    }
+
+    /// All tickets, in the order of the requests.
+    pub fn tickets(&self) -> impl Iterator<Item = Ticket> {
+        self.claims.keys().copied()
+    }
+
+    /// Rules 10, 11 and 13. Answers whether the claim is over, as do the next three.
+    fn on_vote(
+        &mut self,
+        now: Now,
+        claim: &mut OwnClaim,
+        from: &NodeId,
+        vote: &Vote,
+        out: &mut Effects,
+    ) -> bool {
+        let Some(at) = claim.ballot_of(from) else {
+            return false;
+        };
+        claim.asked |= vote.ask;
+        claim.count(now, at, vote, &self.roster, &mut self.jitter);
+        let valid_until = claim.promised(&self.roster);
+        match &mut claim.held {
+            Some(held) => {
+                let valid_until = valid_until.min(held.end);
+                if valid_until > held.valid_until {
+                    held.valid_until = valid_until;
+                    out.tell(Event::Renewed {
+                        ticket: claim.ticket,
+                        valid_until,
+                    });
+                }
+                if vote.ask {
+                    claim.send_to(now, at, &self.roster, &mut self.jitter, out);
+                }
+            }
+            None if now.mono < valid_until => {
+                self.win(now, claim, valid_until, out);
+            }
+            None if vote.back => {
+                claim.give_back(now, at, &self.roster, &mut self.jitter, out);
+            }
+            None => {}
+        }
+        false
+    }
+
+    /// Rules 11 and 12: it owns the key.
+    fn win(&mut self, now: Now, claim: &mut OwnClaim, valid_until: Instant, out: &mut Effects) {
+        let valid_until = claim.win(now, valid_until);
+        let (ticket, key, epoch) = (claim.ticket, claim.key.clone(), claim.epoch);
+        out.tell(Event::Granted {
+            ticket,
+            key,
+            epoch,
+            valid_until,
+        });
+        if claim.asked || valid_until.since(now.mono) < claim.ttl * 2 / 3 {
+            claim.tell_all(now, &self.roster, &mut self.jitter, out);
+        }
+    }
+
+    fn on_wait(
+        &mut self,
+        now: Now,
+        claim: &mut OwnClaim,
+        from: &NodeId,
+        wait: &Wait,
+        out: &mut Effects,
+    ) -> bool {
+        if !self.observe(now, wait.epoch) {
+            return self.on_refuse(claim, from, RefuseReason::Skew, out);
+        }
+        let Some(at) = claim.ballot_of(from) else {
+            return false;
+        };
+        claim.asked = true;
+        claim.answer(
+            now,
+            at,
+            Answer::Waits(wait.won),
+            &self.roster,
+            &mut self.jitter,
+        );
+        if claim.held.is_some_and(|held| !held.told) {
+            claim.tell_all(now, &self.roster, &mut self.jitter, out);
+        }
+        self.is_denied(claim, out)
+    }
+
+    /// Rule 15.
+    fn on_stale(
+        &mut self,
+        now: Now,
+        claim: &mut OwnClaim,
+        from: &NodeId,
+        stale: &Stale,
+        out: &mut Effects,
+    ) -> bool {
+        if claim.held.is_some() || claim.ballot_of(from).is_none() {
+            return false;
+        }
+        if !self.observe(now, stale.fence) {
+            return self.on_refuse(claim, from, RefuseReason::Skew, out);
+        }
+        self.finish(claim, out);
+        claim.stales = claim.stales.saturating_add(1);
+        let skew = self.roster.timing().max_clock_skew;
+        let epoch = self.clock.draw_above(now, stale.fence, claim.stales, skew);
+        self.claim_anew(now, claim, epoch, out);
+        false
+    }
+
+    fn on_refuse(
+        &mut self,
+        claim: &mut OwnClaim,
+        from: &NodeId,
+        reason: RefuseReason,
+        out: &mut Effects,
+    ) -> bool {
+        if let Some(at) = claim.ballot_of(from) {
+            claim.refused(at, reason);
+        }
+        self.is_denied(claim, out)
+    }
+
+    /// Rule 16: a `try` claim ends once another has won.
+    fn is_denied(&self, claim: &OwnClaim, out: &mut Effects) -> bool {
+        let is_denied = claim.is_denied();
+        if is_denied {
+            out.tell(Event::Denied {
+                ticket: claim.ticket,
+            });
+        }
+        is_denied
+    }
+
+    fn claim_anew(&mut self, now: Now, claim: &mut OwnClaim, epoch: Epoch, out: &mut Effects) {
+        let id = self.next_id();
+        self.tickets.insert(id.seq, claim.ticket);
+        claim.restart(id, epoch);
+        claim.send_to_all(now, &self.roster, &mut self.jitter, out);
+    }
+
+    fn next_id(&mut self) -> ClaimId {
+        self.last_seq += 1;
+        ClaimId {
+            node: self.me.clone(),
+            incarnation: self.incarnation,
+            seq: self.last_seq,
+        }
+    }
+
+    /// Tells all voters that a claim is over, and forgets it but for what a late vote may ask.
+    fn finish(&mut self, claim: &OwnClaim, out: &mut Effects) {
+        self.tickets.remove(&claim.id.seq);
+        let won = claim.held.is_some();
+        if !won {
+            if self.never_won.len() == NEVER_WON_MAX {
+                self.never_won.pop_front();
+            }
+            self.never_won.push_back(claim.id.seq);
+        }
+        claim.release_all(won, out);
+    }
+
+    fn never_won(&self, id: &ClaimId) -> bool {
+        // Numbers only rise, so the ring is sorted.
+        id.incarnation == self.incarnation && self.never_won.binary_search(&id.seq).is_ok()
+    }
+
+    /// Takes a claim out to work on it; one whose lease is over is ended first, for good. So
+    /// nothing is looked at and no message handled before that.
+    fn take_unless_lost(
+        &mut self,
+        now: Now,
+        ticket: Ticket,
+        out: &mut Effects,
+    ) -> Option<OwnClaim> {
+        let claim = self.take(ticket)?;
+        if claim.held.is_some_and(|held| now.mono >= held.valid_until) {
+            out.tell(lost(&claim));
+            self.finish(&claim, out);
+            return None;
+        }
+        Some(claim)
+    }
+
+    fn take(&mut self, ticket: Ticket) -> Option<OwnClaim> {
+        let claim = self.claims.remove(&ticket)?;
+        self.due.remove(&(claim.timer, ticket));
+        Some(claim)
+    }
+
+    fn keep(&mut self, mut claim: OwnClaim) {
+        claim.timer = claim.next_timeout();
+        self.due.insert((claim.timer, claim.ticket));
+        self.claims.insert(claim.ticket, claim);
+    }
+}
+
+fn lost(claim: &OwnClaim) -> Event {
+    Event::Lost {
+        ticket: claim.ticket,
+        key: claim.key.clone(),
+        epoch: claim.epoch,
+    }
+}

@@ -1,0 +1,108 @@
+//! What the rules have to say to whoever drives them.
+
+use super::epoch::Epoch;
+use super::id::{Key, NodeId};
+use super::message::{Message, Outbox, RefuseReason};
+use super::time::Instant;
+
+/// Names one request for a lock from its beginning to its end. A request keeps its ticket while
+/// its claims change: one that is told `Stale` claims anew under another claim id.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Ticket(pub u64);
+
+/// What the voters had said when a request ended without the lock.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Answers {
+    /// How many voters the key has.
+    pub voters: usize,
+    /// How many had given their vote.
+    pub voted: usize,
+    /// How many had said that another claim has their vote.
+    pub waiting: usize,
+    /// How many had refused, with the last reason that came.
+    pub refused: usize,
+    /// Why the last of those refused.
+    pub reason: Option<RefuseReason>,
+    /// How many had not answered at all.
+    pub silent: usize,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum Event {
+    /// The request owns its key until `valid_until`, unless it is renewed.
+    Granted {
+        /// Which request.
+        ticket: Ticket,
+        /// The key.
+        key: Key,
+        /// The fencing token.
+        epoch: Epoch,
+        /// From here on it is lost.
+        valid_until: Instant,
+    },
+    /// The lease was lengthened.
+    Renewed {
+        /// Which request.
+        ticket: Ticket,
+        /// From here on it is lost.
+        valid_until: Instant,
+    },
+    /// The lease is over, for good.
+    Lost {
+        /// Which request.
+        ticket: Ticket,
+        /// The key.
+        key: Key,
+        /// The token that is never used again.
+        epoch: Epoch,
+    },
+    /// A `try` request ended since another claim has won.
+    Denied {
+        /// Which request.
+        ticket: Ticket,
+    },
+    /// A request's deadline passed before a majority had voted for it.
+    TimedOut {
+        /// Which request.
+        ticket: Ticket,
+        /// What the voters had said.
+        answers: Answers,
+    },
+    /// This voter has lost its memory, and abstains for now.
+    QuarantineBegan {
+        /// When it ends at the latest but for the second in which it asks the others.
+        until: Instant,
+    },
+    /// This voter votes from now on.
+    QuarantineEnded {
+        /// How many other voters told what they remember.
+        answers: usize,
+        /// Too few did: that epochs rise leans on a wall clock that was not set back.
+        leans_on_wall_clock: bool,
+    },
+    /// A node has another roster than this one. Said once for each of its lives.
+    RosterMismatch {
+        /// The node.
+        node: NodeId,
+    },
+}
+
+/// What a handler leaves behind: messages to send and events to tell, each in order.
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Effects {
+    /// Messages, and to whom.
+    pub messages: Outbox,
+    /// Events.
+    pub events: Vec<Event>,
+}
+
+impl Effects {
+    pub(crate) fn send(&mut self, to: &NodeId, message: Message) {
+        self.messages.push((to.clone(), message));
+    }
+
+    pub(crate) fn tell(&mut self, event: Event) {
+        self.events.push(event);
+    }
+}

@@ -1,0 +1,234 @@
+//! What the nodes say to each other. All messages are idempotent and may be lost, doubled,
+//! reordered and delayed.
+//!
+//! A datagram's head names sender, receiver and roster once for all its messages
+//! ([`crate::wire`]); the receiver checks that a [`Claim`] and a [`Release`] come from the node
+//! whose claim they name, and that an answer is for a claim of its own.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::epoch::Epoch;
+use super::id::{ClaimId, Incarnation, Key, NodeId};
+use super::time::Instant;
+
+/// One message from one node to another.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub enum Message {
+    /// Claimant to voter: ask, keep waiting, renew, give back.
+    Claim(Claim),
+    /// Voter to claimant: you have my vote.
+    Vote(Vote),
+    /// Voter to claimant: you are in my queue.
+    Wait(Wait),
+    /// Voter to claimant: that epoch is not above my fence.
+    Stale(Stale),
+    /// Voter to claimant: I do not vote now.
+    Refuse(Refuse),
+    /// Claimant to voter: this claim is over.
+    Release(Release),
+    /// A voter without memory to all: what do you remember? (Section 6 of the protocol.)
+    Recall(Recall),
+    /// The answer to [`Recall`].
+    Memory(Memory),
+    /// To a node that speaks under an incarnation lower than one it had before: its wall clock was
+    /// set back. It goes on under a higher one.
+    Outdated(Outdated),
+    /// Anybody to a voter: who owns this key, as you see it? Advice, for people.
+    Inspect(Inspect),
+    /// The answer to [`Inspect`].
+    Report(Report),
+}
+
+/// Ask for a vote, keep waiting for it, renew it, or give it back.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct Claim {
+    /// What it is on.
+    pub key: Key,
+    /// Which claim.
+    pub claim: ClaimId,
+    /// Its fencing token and its place in the queue.
+    pub epoch: Epoch,
+    /// For how long it wants the vote.
+    pub ttl: Duration,
+    /// The claimant's own clock when it sent this; a voter only echoes it.
+    pub stamp: Instant,
+    /// "I count no vote of yours whose stamp is before this."
+    pub since: Instant,
+    /// Whether the claim has a majority.
+    pub won: bool,
+    /// Whether it would rather be told no than wait.
+    pub is_try: bool,
+}
+
+/// "You have my vote until `ttl` after `stamp`."
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct Vote {
+    /// What the claim is on.
+    pub key: Key,
+    /// The claim that has the vote.
+    pub claim: ClaimId,
+    /// The newest stamp of the claimant that the voter has heard.
+    pub stamp: Instant,
+    /// From that stamp on.
+    pub ttl: Duration,
+    /// An earlier claim waits: give it back unless you have won.
+    pub back: bool,
+    /// Are you there?
+    pub ask: bool,
+}
+
+/// Whether the claim that has a voter's vote has won.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub enum HolderWon {
+    /// It has not said so.
+    No,
+    /// It has, and was heard not long ago.
+    Yes,
+    /// It has, but was not heard for `poke`.
+    Silent,
+}
+
+/// "You are in my queue."
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct Wait {
+    /// What the claim is on.
+    pub key: Key,
+    /// The claim that waits.
+    pub claim: ClaimId,
+    /// Who has the vote.
+    pub holder: ClaimId,
+    /// The holder's epoch.
+    pub epoch: Epoch,
+    /// Whether the holder has won.
+    pub won: HolderWon,
+    /// How many wait before this claim.
+    pub ahead: u32,
+}
+
+/// "That epoch is not above my fence."
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct Stale {
+    /// The claim that is too low.
+    pub claim: ClaimId,
+    /// The voter's fence.
+    pub fence: Epoch,
+}
+
+/// Why a voter does not vote.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+pub enum RefuseReason {
+    /// It has lost its memory and waits until its old votes are over.
+    Quarantine,
+    /// It has another roster.
+    Roster,
+    /// The epoch is further ahead of its wall clock than `max_clock_skew`.
+    Skew,
+    /// It already keeps as many keys, or as many waiters of this key, as it may.
+    Limit,
+    /// It is not a voter for this key.
+    NotAVoter,
+}
+
+/// "I do not vote now."
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct Refuse {
+    /// The claim that is refused.
+    pub claim: ClaimId,
+    /// Why.
+    pub reason: RefuseReason,
+}
+
+/// "This claim is over."
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct Release {
+    /// What it was on.
+    pub key: Key,
+    /// Which claim.
+    pub claim: ClaimId,
+    /// It has won, or the sender cannot know that it has not.
+    pub won: bool,
+}
+
+/// "I have no memory: what do you remember?"
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct Recall {
+    /// Chosen by the asker, echoed in the answer: an answer to an earlier question does not count.
+    pub nonce: u64,
+}
+
+/// "This is what I remember."
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct Memory {
+    /// The question's nonce.
+    pub nonce: u64,
+    /// The highest of the floors, fences and votes that are out.
+    pub highest: Epoch,
+    /// Whether the answerer is a voter that votes, and so has a memory to speak of.
+    pub votes: bool,
+    /// Whether it knew of any earlier life of the cluster, or of the asker, when it first heard
+    /// of the asker's present life.
+    pub knew: bool,
+    /// The highest incarnation of the asker that it has heard of.
+    pub seen: Incarnation,
+}
+
+/// "I have heard of a later life of yours than the one you speak under."
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct Outdated {
+    /// The highest incarnation of the addressee that the sender has heard of.
+    pub seen: Incarnation,
+}
+
+/// "Who owns this key, as you see it?"
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct Inspect {
+    /// Chosen by the asker, echoed in the answer.
+    pub nonce: u64,
+    /// The key.
+    pub key: Key,
+}
+
+/// One voter's view of a key.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct Report {
+    /// The question's nonce.
+    pub nonce: u64,
+    /// The claim that has the voter's vote, if any.
+    pub vote: Option<ReportedVote>,
+    /// Those that wait, in order, at most [`REPORTED_WAITERS_MAX`] of them.
+    pub waiters: Vec<ReportedWaiter>,
+    /// How many wait in all.
+    pub waiting: u32,
+    /// The voter's fence for the key.
+    pub fence: Epoch,
+}
+
+/// The most waiters that a [`Report`] names, so that it fits into one datagram.
+pub const REPORTED_WAITERS_MAX: usize = 8;
+
+/// The claim that has a voter's vote.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct ReportedVote {
+    /// The claim.
+    pub claim: ClaimId,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Whether the voter knows that it has won.
+    pub won: bool,
+    /// How long the vote still runs.
+    pub remaining: Duration,
+}
+
+/// A claim that waits at a voter.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct ReportedWaiter {
+    /// The node that waits.
+    pub node: NodeId,
+    /// The claim's epoch: its place in the queue.
+    pub epoch: Epoch,
+}
+
+/// What a handler has to say: messages and to whom, in order.
+pub type Outbox = Vec<(NodeId, Message)>;

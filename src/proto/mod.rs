@@ -1,0 +1,21 @@
+//! The rules, and nothing but the rules.
+//!
+//! Nothing in this folder knows a socket, a clock, a thread, a source of randomness or a gossip
+//! library. Time and random numbers come in as arguments; messages, timers and events go out as
+//! values. The voter and the claimant never see each other: they only exchange messages.
+//!
+//! Read [`message`] first, then [`voter`], then [`claimant`].
+
+pub mod claimant;
+pub mod epoch;
+pub mod event;
+pub mod id;
+pub mod message;
+mod own_claim;
+mod recovery;
+mod rng;
+pub mod roster;
+mod slot;
+pub mod time;
+pub mod view;
+pub mod voter;

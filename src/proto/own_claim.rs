@@ -1,0 +1,521 @@
+//! One claim as its claimant keeps it: what each voter has promised, and what to send when.
+
+use std::time::Duration;
+
+use super::claimant::{ExtendError, Request};
+use super::epoch::Epoch;
+use super::event::{Answers, Effects, Ticket};
+use super::id::{ClaimId, Key, NodeId};
+use super::message::{Claim, HolderWon, Message, RefuseReason, Release, Vote};
+use super::rng::Jitter;
+use super::roster::{Roster, Tally, majority_reaches};
+use super::time::{Instant, Now, nanos};
+
+/// How many times a `try` claim repeats itself before a voter that does not answer counts as one
+/// that could have voted for the winner.
+const TRY_REPEATS: u32 = 3;
+/// A claim that waits repeats itself every so many round trips: only to stay in the queue, since
+/// the voter tells it unasked when its turn comes.
+const WAITING_ROUND_TRIPS: u32 = 50;
+
+/// What a voter last said to this claim.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(crate) enum Answer {
+    Nothing,
+    Voted,
+    Waits(HolderWon),
+    Refused(RefuseReason),
+}
+
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+struct Ballot {
+    voter: NodeId,
+    /// Votes with an older stamp do not count: the voter was told so.
+    since: Instant,
+    /// The newest vote that counts: its stamp, and how long from there.
+    vote: Option<(Instant, Duration)>,
+    answer: Answer,
+    /// How often it was asked without an answer.
+    unanswered: u32,
+    /// When to send to it again.
+    due: Instant,
+}
+
+/// What a claim that has won knows of its lease.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct Held {
+    /// From here on it is lost.
+    pub(crate) valid_until: Instant,
+    /// Not beyond here, whatever is promised: a lease that does not renew itself is over then.
+    pub(crate) end: Instant,
+    /// Whether all voters were told that it has won.
+    pub(crate) told: bool,
+    /// The stamp of the last message that went to all voters.
+    round: Instant,
+    /// When the next such message goes out.
+    next_round: Instant,
+    /// How long the vote asked for is to last beyond what renewal needs.
+    goal: Instant,
+}
+
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct OwnClaim {
+    pub(crate) ticket: Ticket,
+    pub(crate) id: ClaimId,
+    pub(crate) key: Key,
+    pub(crate) epoch: Epoch,
+    pub(crate) ttl: Duration,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) held: Option<Held>,
+    /// A voter has said `ask` or `Wait`: somebody else wants the key, or may.
+    pub(crate) asked: bool,
+    /// How often in a row it was told `Stale`.
+    pub(crate) stales: u32,
+    /// When it stands in the claimant's list of timers.
+    pub(crate) timer: Instant,
+    is_try: bool,
+    renews: bool,
+    ballots: Vec<Ballot>,
+    last_stamp: Instant,
+    /// How far a stamp was ever ahead of the clock: two stamps of one instant must differ. The
+    /// lease is counted so much shorter.
+    ahead: Duration,
+    /// How often it was sent to all voters again.
+    repeats: u32,
+    /// When a `try` claim is sent to all voters again.
+    next_repeat: Instant,
+}
+
+impl OwnClaim {
+    pub(crate) fn new(
+        ticket: Ticket,
+        id: ClaimId,
+        epoch: Epoch,
+        request: Request,
+        voters: Vec<NodeId>,
+    ) -> Self {
+        let ballots = voters.into_iter().map(|voter| Ballot {
+            voter,
+            since: Instant::ZERO,
+            vote: None,
+            answer: Answer::Nothing,
+            unanswered: 0,
+            due: Instant::FAR,
+        });
+        Self {
+            ticket,
+            id,
+            key: request.key,
+            epoch,
+            ttl: request.ttl,
+            deadline: request.deadline,
+            held: None,
+            asked: false,
+            stales: 0,
+            timer: Instant::FAR,
+            is_try: request.is_try,
+            renews: request.renews,
+            ballots: ballots.collect(),
+            last_stamp: Instant::ZERO,
+            ahead: Duration::ZERO,
+            repeats: 0,
+            next_repeat: Instant::FAR,
+        }
+    }
+
+    /// Goes on as another claim: nothing that was said to the last one counts.
+    pub(crate) fn restart(&mut self, id: ClaimId, epoch: Epoch) {
+        self.id = id;
+        self.epoch = epoch;
+        self.asked = false;
+        self.repeats = 0;
+        for ballot in &mut self.ballots {
+            ballot.since = Instant::ZERO;
+            ballot.vote = None;
+            ballot.answer = Answer::Nothing;
+            ballot.unanswered = 0;
+        }
+    }
+
+    pub(crate) fn ballot_of(&self, voter: &NodeId) -> Option<usize> {
+        self.ballots
+            .iter()
+            .position(|ballot| ballot.voter == *voter)
+    }
+
+    /// Rule 10: keeps the newest vote that counts.
+    pub(crate) fn count(
+        &mut self,
+        now: Now,
+        at: usize,
+        vote: &Vote,
+        roster: &Roster,
+        jitter: &mut Jitter,
+    ) {
+        let ballot = &mut self.ballots[at];
+        if vote.stamp < ballot.since || vote.stamp > self.last_stamp {
+            return;
+        }
+        if ballot.vote.is_none_or(|(stamp, _)| vote.stamp >= stamp) {
+            ballot.vote = Some((vote.stamp, vote.ttl));
+        }
+        self.answer(now, at, Answer::Voted, roster, jitter);
+    }
+
+    /// Notes what a voter said, and when to ask it again.
+    pub(crate) fn answer(
+        &mut self,
+        now: Now,
+        at: usize,
+        answer: Answer,
+        roster: &Roster,
+        jitter: &mut Jitter,
+    ) {
+        let slow = slow_pace(self.ttl, roster);
+        let round = self.held.map(|held| held.round);
+        let ballot = &mut self.ballots[at];
+        ballot.answer = answer;
+        ballot.unanswered = 0;
+        let pace = match (answer, ballot.vote, round) {
+            // Only the next round, unless the answer is to an earlier one.
+            (Answer::Voted, Some((stamp, _)), Some(round)) if stamp >= round => {
+                ballot.due = Instant::FAR;
+                return;
+            }
+            (Answer::Voted, Some((_, ttl)), _) => slow.min(ttl / 2),
+            _ => slow,
+        };
+        ballot.due = now.mono.after(jittered(pace, jitter));
+    }
+
+    pub(crate) fn refused(&mut self, at: usize, reason: RefuseReason) {
+        self.ballots[at].answer = Answer::Refused(reason);
+    }
+
+    /// Rule 11: the newest instant that a majority of the key's voters have promised to reach,
+    /// by the slowest clock that they may have; [`Instant::ZERO`] where no majority has promised.
+    pub(crate) fn promised(&self, roster: &Roster) -> Instant {
+        let votes = self.ballots.iter().filter_map(|ballot| ballot.vote);
+        let ends = votes.map(|(stamp, ttl)| stamp.after(roster.timing().at_least(ttl)));
+        match majority_reaches(self.ballots.len(), ends) {
+            Some(end) => end.before(self.ahead),
+            None => Instant::ZERO,
+        }
+    }
+
+    /// It owns the key. Answers until when.
+    pub(crate) fn win(&mut self, now: Now, promised: Instant) -> Instant {
+        let end = if self.renews {
+            Instant::FAR
+        } else {
+            now.mono.after(self.ttl)
+        };
+        let next_round = if self.renews {
+            now.mono.after(self.ttl / 3)
+        } else {
+            Instant::FAR
+        };
+        let valid_until = promised.min(end);
+        let round = self.last_stamp;
+        self.held = Some(Held {
+            valid_until,
+            end,
+            told: false,
+            round,
+            next_round,
+            goal: Instant::ZERO,
+        });
+        self.deadline = None;
+        for ballot in &mut self.ballots {
+            if ballot.answer == Answer::Voted {
+                ballot.due = Instant::FAR;
+            }
+        }
+        valid_until
+    }
+
+    /// Rule 13: an earlier claim waits. What was counted so far of this voter does not count.
+    pub(crate) fn give_back(
+        &mut self,
+        now: Now,
+        at: usize,
+        roster: &Roster,
+        jitter: &mut Jitter,
+        out: &mut Effects,
+    ) {
+        let since = self.next_stamp(now);
+        let ballot = &mut self.ballots[at];
+        ballot.vote = None;
+        ballot.since = since;
+        ballot.answer = Answer::Nothing;
+        self.send(now, at, since, roster, jitter, out);
+    }
+
+    /// Rules 12 and 14: what is due now.
+    pub(crate) fn send_what_is_due(
+        &mut self,
+        now: Now,
+        roster: &Roster,
+        jitter: &mut Jitter,
+        out: &mut Effects,
+    ) {
+        match self.held {
+            Some(held) if now.mono >= held.next_round => self.tell_all(now, roster, jitter, out),
+            None if self.is_try && now.mono >= self.next_repeat => {
+                self.repeats = self.repeats.saturating_add(1);
+                self.send_to_all(now, roster, jitter, out);
+            }
+            _ => {
+                let due: Vec<usize> = (0..self.ballots.len())
+                    .filter(|at| self.ballots[*at].due <= now.mono)
+                    .collect();
+                for at in due {
+                    self.send_to(now, at, roster, jitter, out);
+                }
+            }
+        }
+    }
+
+    /// A voter that did not answer can be reached now.
+    pub(crate) fn ask_again(
+        &mut self,
+        now: Now,
+        voter: &NodeId,
+        roster: &Roster,
+        jitter: &mut Jitter,
+        out: &mut Effects,
+    ) {
+        let Some(at) = self.ballot_of(voter) else {
+            return;
+        };
+        let ballot = &self.ballots[at];
+        let round = self.held.map(|held| held.round);
+        let is_behind = match (round, ballot.vote) {
+            (Some(round), Some((stamp, _))) => stamp < round,
+            (Some(_), None) => true,
+            (None, _) => ballot.answer == Answer::Nothing,
+        };
+        if is_behind {
+            self.send_to(now, at, roster, jitter, out);
+        }
+    }
+
+    /// Sends the claim that has won to all voters: a renewal, or that it has won.
+    pub(crate) fn tell_all(
+        &mut self,
+        now: Now,
+        roster: &Roster,
+        jitter: &mut Jitter,
+        out: &mut Effects,
+    ) {
+        self.send_to_all(now, roster, jitter, out);
+        let (renews, third, round) = (self.renews, self.ttl / 3, self.last_stamp);
+        if let Some(held) = &mut self.held {
+            held.told = true;
+            held.round = round;
+            held.next_round = if renews {
+                now.mono.after(third)
+            } else {
+                Instant::FAR
+            };
+        }
+    }
+
+    pub(crate) fn send_to_all(
+        &mut self,
+        now: Now,
+        roster: &Roster,
+        jitter: &mut Jitter,
+        out: &mut Effects,
+    ) {
+        let stamp = self.next_stamp(now);
+        for at in 0..self.ballots.len() {
+            self.send(now, at, stamp, roster, jitter, out);
+        }
+        if self.is_try && self.held.is_none() {
+            let pace = soon_pace(self.ttl, roster, self.repeats);
+            self.next_repeat = now.mono.after(jittered(pace, jitter));
+        }
+    }
+
+    pub(crate) fn send_to(
+        &mut self,
+        now: Now,
+        at: usize,
+        roster: &Roster,
+        jitter: &mut Jitter,
+        out: &mut Effects,
+    ) {
+        let stamp = self.next_stamp(now);
+        self.send(now, at, stamp, roster, jitter, out);
+    }
+
+    fn send(
+        &mut self,
+        now: Now,
+        at: usize,
+        stamp: Instant,
+        roster: &Roster,
+        jitter: &mut Jitter,
+        out: &mut Effects,
+    ) {
+        let ttl = self.wanted(now);
+        let ballot = &mut self.ballots[at];
+        let claim = Claim {
+            key: self.key.clone(),
+            claim: self.id.clone(),
+            epoch: self.epoch,
+            ttl,
+            stamp,
+            since: ballot.since,
+            won: self.held.is_some(),
+            is_try: self.is_try,
+        };
+        out.send(&ballot.voter, Message::Claim(claim));
+        let pace = soon_pace(self.ttl, roster, ballot.unanswered);
+        ballot.unanswered = ballot.unanswered.saturating_add(1);
+        ballot.due = now.mono.after(jittered(pace, jitter));
+    }
+
+    /// For how long the next claim asks.
+    fn wanted(&self, now: Now) -> Duration {
+        match self.held {
+            None => self.ttl,
+            Some(held) if self.renews => self.ttl.max(held.goal.since(now.mono)),
+            Some(held) => held.end.since(now.mono),
+        }
+    }
+
+    /// Asks for `extra` on top of what remains. Answers when the lease then ends at the least.
+    pub(crate) fn extend(
+        &mut self,
+        now: Now,
+        extra: Duration,
+        roster: &Roster,
+        jitter: &mut Jitter,
+        out: &mut Effects,
+    ) -> Result<Instant, ExtendError> {
+        let Some(held) = &mut self.held else {
+            return Err(ExtendError::NotHeld);
+        };
+        let max = roster.timing().max_ttl;
+        let ends = if self.renews {
+            held.valid_until
+        } else {
+            held.end
+        };
+        let remaining = ends.since(now.mono);
+        let wanted = remaining.saturating_add(extra);
+        if wanted > max {
+            return Err(ExtendError::TooLong {
+                remaining,
+                extra,
+                max,
+            });
+        }
+        if self.renews {
+            held.goal = now.mono.after(wanted);
+        } else {
+            held.end = now.mono.after(wanted);
+        }
+        let asked_for = self.wanted(now);
+        self.tell_all(now, roster, jitter, out);
+        Ok(self
+            .last_stamp
+            .after(roster.timing().at_least(asked_for))
+            .before(self.ahead))
+    }
+
+    pub(crate) fn release_all(&self, won: bool, out: &mut Effects) {
+        for ballot in &self.ballots {
+            let release = Release {
+                key: self.key.clone(),
+                claim: self.id.clone(),
+                won,
+            };
+            out.send(&ballot.voter, Message::Release(release));
+        }
+    }
+
+    /// Rule 16: another claim has won.
+    pub(crate) fn is_denied(&self) -> bool {
+        if !self.is_try || self.held.is_some() {
+            return false;
+        }
+        let voters = self.ballots.len();
+        let count = |is: fn(Answer) -> bool| self.ballots.iter().filter(|b| is(b.answer)).count();
+        let yes = count(|answer| answer == Answer::Waits(HolderWon::Yes));
+        let silent = count(|answer| answer == Answer::Waits(HolderWon::Silent));
+        let mute = count(|answer| matches!(answer, Answer::Nothing | Answer::Refused(_)));
+        let surely = Tally::of(voters, 0, yes) == Tally::Lost;
+        let likely = self.repeats >= TRY_REPEATS
+            && yes + silent > 0
+            && Tally::of(voters, 0, yes + silent + mute) == Tally::Lost;
+        surely || likely
+    }
+
+    pub(crate) fn answers(&self) -> Answers {
+        let mut answers = Answers {
+            voters: self.ballots.len(),
+            ..Answers::default()
+        };
+        for ballot in &self.ballots {
+            match ballot.answer {
+                Answer::Nothing => answers.silent += 1,
+                Answer::Voted => answers.voted += 1,
+                Answer::Waits(_) => answers.waiting += 1,
+                Answer::Refused(reason) => {
+                    answers.refused += 1;
+                    answers.reason = Some(reason);
+                }
+            }
+        }
+        answers
+    }
+
+    pub(crate) fn next_timeout(&self) -> Instant {
+        match self.held {
+            Some(held) => {
+                let ballots = self.ballots.iter().map(|ballot| ballot.due);
+                ballots.fold(held.valid_until.min(held.next_round), Instant::min)
+            }
+            None => {
+                let end = self.deadline.unwrap_or(Instant::FAR);
+                if self.is_try {
+                    end.min(self.next_repeat)
+                } else {
+                    self.ballots
+                        .iter()
+                        .map(|ballot| ballot.due)
+                        .fold(end, Instant::min)
+                }
+            }
+        }
+    }
+
+    /// A stamp newer than any sent. Where two fall on one instant the second is ahead of the
+    /// clock, and the lease is counted so much shorter.
+    fn next_stamp(&mut self, now: Now) -> Instant {
+        let stamp = now.mono.max(self.last_stamp.after(Duration::from_nanos(1)));
+        self.ahead = self.ahead.max(stamp.since(now.mono));
+        self.last_stamp = stamp;
+        stamp
+    }
+}
+
+/// How long to wait for an answer that has not come `unanswered` times: twice a round trip,
+/// doubled each time, never slower than the pace of those that wait.
+fn soon_pace(ttl: Duration, roster: &Roster, unanswered: u32) -> Duration {
+    let soon = roster.timing().round_trip * (2 << unanswered.min(6));
+    soon.min(slow_pace(ttl, roster))
+}
+
+/// Rule 14: every 50 round trips, at most a quarter of the ttl.
+fn slow_pace(ttl: Duration, roster: &Roster) -> Duration {
+    (roster.timing().round_trip * WAITING_ROUND_TRIPS).min(ttl / 4)
+}
+
+/// Up to a quarter longer, so that those who began together do not stay together.
+fn jittered(pace: Duration, jitter: &mut Jitter) -> Duration {
+    pace + Duration::from_nanos(jitter.below(nanos(pace) / 4))
+}

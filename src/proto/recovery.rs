@@ -1,0 +1,236 @@
+//! What a voter does that has lost its memory.
+//!
+//! A voter that forgot whom it voted for would vote again, and two claims would have a majority.
+//! So it abstains until every lease it may have voted for is over, and then asks the others for
+//! the highest epoch they know, since it may have been the only one that two owners share. Its own
+//! wall clock at the start is the second belt: no epoch that it ever voted for was further ahead
+//! of that than `max_clock_skew`.
+//!
+//! A cluster that is started for the first time need not wait. But a flag that says so will stay
+//! set, so a voter that is told "new" asks first, and believes it only when nearly all others say
+//! that they know of no earlier life. Silence is not consent: without those answers it sits out
+//! the quarantine.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::epoch::Epoch;
+use super::event::{Effects, Event};
+use super::id::NodeId;
+use super::message::{Memory, Message, Recall};
+use super::roster::Roster;
+use super::time::{Instant, Now};
+use super::view::View;
+use super::voter::Start;
+
+/// How long a voter waits for answers once its quarantine is over.
+const RECALL_WAIT: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+enum Phase {
+    /// It was told that the cluster is new, and asks whether that is so.
+    New,
+    /// It waits for the leases it may have voted for.
+    Quarantine,
+    /// They are over; it asks what was the highest epoch.
+    Recall { deadline: Instant },
+    /// It may vote.
+    Over,
+}
+
+/// The way from no memory to a vote.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct Recovery {
+    phase: Phase,
+    nonce: u64,
+    /// When the last lease is over that it may have voted for.
+    until: Instant,
+    /// No epoch that it ever voted for is above this.
+    floor: Epoch,
+    others: Vec<NodeId>,
+    /// Nodes that do not vote but may remember an earlier life of the cluster.
+    bystanders: BTreeSet<NodeId>,
+    enough: usize,
+    /// One vote is a majority: no other voter can have seen what this one voted for.
+    decides_alone: bool,
+    skew: Duration,
+    round_trip: Duration,
+    asked: u32,
+    next_ask: Instant,
+    answers: BTreeMap<NodeId, Epoch>,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outcome {
+    pub(crate) floor: Epoch,
+    pub(crate) answers: usize,
+    pub(crate) leans_on_wall_clock: bool,
+}
+
+impl Recovery {
+    pub(crate) fn new(
+        now: Now,
+        me: &NodeId,
+        roster: &Roster,
+        start: Start,
+        nonce: u64,
+        out: &mut Effects,
+    ) -> Self {
+        let timing = roster.timing();
+        let mut recovery = Self {
+            phase: Phase::New,
+            nonce,
+            until: now.mono.after(timing.quarantine()),
+            floor: Epoch::limit(now, timing.max_clock_skew),
+            others: roster
+                .members()
+                .iter()
+                .filter(|member| *member != me)
+                .cloned()
+                .collect(),
+            bystanders: BTreeSet::new(),
+            enough: roster.recall_answers(),
+            decides_alone: roster.majority() == 1,
+            skew: timing.max_clock_skew,
+            round_trip: timing.round_trip,
+            asked: 0,
+            next_ask: now.mono,
+            answers: BTreeMap::new(),
+        };
+        if start == Start::Amnesia {
+            recovery.go_into_quarantine(out);
+        }
+        recovery
+    }
+
+    fn go_into_quarantine(&mut self, out: &mut Effects) {
+        self.phase = Phase::Quarantine;
+        self.answers.clear();
+        out.tell(Event::QuarantineBegan { until: self.until });
+    }
+
+    pub(crate) fn handle_view(&mut self, view: &View) {
+        let nodes = view
+            .peers
+            .keys()
+            .filter(|node| !self.others.contains(*node));
+        self.bystanders = nodes.cloned().collect();
+    }
+
+    pub(crate) fn handle_memory(
+        &mut self,
+        now: Now,
+        from: &NodeId,
+        msg: &Memory,
+        out: &mut Effects,
+    ) {
+        if msg.nonce != self.nonce.wrapping_add(u64::from(self.is_recalling())) {
+            return;
+        }
+        match self.phase {
+            Phase::New if msg.knew => self.go_into_quarantine(out),
+            Phase::New => self.answer(from, Epoch::ZERO),
+            Phase::Recall { .. } if msg.votes => {
+                self.answer(from, msg.highest.min(Epoch::limit(now, self.skew)));
+            }
+            Phase::Recall { .. } | Phase::Quarantine | Phase::Over => {}
+        }
+    }
+
+    fn answer(&mut self, from: &NodeId, highest: Epoch) {
+        if self.others.contains(from) {
+            self.answers.insert(from.clone(), highest);
+        }
+        if self.answers.len() >= self.enough {
+            if self.phase == Phase::New {
+                self.floor = Epoch::ZERO;
+            }
+            self.phase = Phase::Over;
+        }
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Now, out: &mut Effects) {
+        if self.enough == 0 && self.phase == Phase::New {
+            // Nobody else could remember anything.
+            self.floor = Epoch::ZERO;
+            self.phase = Phase::Over;
+        }
+        if self.phase == Phase::New && now.mono >= self.until {
+            self.go_into_quarantine(out);
+        }
+        if self.phase == Phase::Quarantine && now.mono >= self.until {
+            self.phase = Phase::Recall {
+                deadline: now.mono.after(RECALL_WAIT),
+            };
+            self.asked = 0;
+            self.next_ask = now.mono;
+            if self.enough == 0 {
+                self.phase = Phase::Over;
+            }
+        }
+        if let Phase::Recall { deadline } = self.phase {
+            if now.mono >= deadline {
+                self.phase = Phase::Over;
+            }
+        }
+        let asks = matches!(self.phase, Phase::New | Phase::Recall { .. });
+        if asks && now.mono >= self.next_ask {
+            self.ask(now, out);
+        }
+    }
+
+    fn ask(&mut self, now: Now, out: &mut Effects) {
+        let nonce = self.nonce.wrapping_add(u64::from(self.is_recalling()));
+        let unheard = self
+            .others
+            .iter()
+            .filter(|node| !self.answers.contains_key(*node));
+        let mut to: Vec<NodeId> = unheard.cloned().collect();
+        if self.phase == Phase::New {
+            to.extend(self.bystanders.iter().cloned());
+        }
+        for node in to {
+            out.send(&node, Message::Recall(Recall { nonce }));
+        }
+        self.asked = self.asked.saturating_add(1);
+        self.next_ask = now.mono.after(self.round_trip * (1 << self.asked.min(5)));
+    }
+
+    /// Whether it may have forgotten something, and so can vouch for nothing.
+    pub(crate) fn is_quarantined(&self) -> bool {
+        matches!(self.phase, Phase::Quarantine | Phase::Recall { .. })
+    }
+
+    fn is_recalling(&self) -> bool {
+        matches!(self.phase, Phase::Recall { .. })
+    }
+
+    pub(crate) fn next_timeout(&self) -> Instant {
+        match self.phase {
+            Phase::New => self.next_ask.min(self.until),
+            Phase::Quarantine => self.until,
+            Phase::Recall { deadline } => self.next_ask.min(deadline),
+            Phase::Over => Instant::ZERO,
+        }
+    }
+
+    pub(crate) fn until(&self) -> Instant {
+        self.until
+    }
+
+    pub(crate) fn outcome(&self) -> Option<Outcome> {
+        (self.phase == Phase::Over).then(|| Outcome {
+            floor: self
+                .answers
+                .values()
+                .copied()
+                .max()
+                .unwrap_or_default()
+                .max(self.floor),
+            answers: self.answers.len(),
+            leans_on_wall_clock: self.floor > Epoch::ZERO
+                && (self.decides_alone || self.answers.len() < self.enough),
+        })
+    }
+}

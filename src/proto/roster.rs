@@ -1,0 +1,607 @@
+//! The roster: who votes, and the constants that all must share.
+//!
+//! A majority is counted over the voters that the roster gives a key, never over the nodes that
+//! gossip says are alive: during a partition both sides see a smaller live set, and both would
+//! find a majority of it. Which members vote for a key is settled by rendezvous hashing (Thaler
+//! and Ravishankar, 1996): every node works it out alone, and the load spreads over the members.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::id::{Key, NodeId};
+use super::time::{Instant, nanos};
+
+/// The most members that a roster may name.
+pub const MEMBERS_MAX: usize = 1_024;
+/// The longest `max_ttl`.
+pub const MAX_TTL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// A ttl is at least so many round trips.
+pub const TTL_ROUND_TRIPS_MIN: u32 = 10;
+/// The largest `max_drift_ppm`: clocks that differ more are no clocks.
+pub const MAX_DRIFT_PPM_MAX: u32 = 200_000;
+
+/// The constants that every node of a cluster must share. They are part of the roster, so that a
+/// node which was given others is refused instead of quietly weakening a lease.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct Timing {
+    /// The longest lease. A voter that restarts without its memory abstains for about so long,
+    /// and a dead holder delays the next by at most its own ttl. Rule of thumb: 30 s.
+    pub max_ttl: Duration,
+    /// How much faster one node's monotonic clock may run than another's, in parts per million.
+    /// Mutual exclusion leans on this and on nothing else. Crystals stay within 100, a clock that
+    /// NTP slews within 600; the default leaves room at no cost that anybody would notice.
+    pub max_drift_ppm: u32,
+    /// How far two wall clocks may be apart before the node that is ahead is refused. At most
+    /// `max_ttl`. No lease depends on wall clocks; epochs start from them.
+    pub max_clock_skew: Duration,
+    /// What a round trip between two nodes takes when the network is slow, not on its best day.
+    /// Every repeat is paced by it. Too low: needless datagrams. Too high: slow recovery of loss.
+    pub round_trip: Duration,
+    /// For how long the vote given to a waiter whose turn it is stands without an answer: what a
+    /// dead waiter costs those behind it. Some ten round trips.
+    pub offer: Duration,
+    /// How long a voter leaves the holder of its vote in peace before it asks whether it is still
+    /// there, once somebody waits. Some ten round trips.
+    pub poke: Duration,
+}
+
+impl Timing {
+    /// Nodes in one data centre: round trips well under 10 ms.
+    #[must_use]
+    pub const fn lan() -> Self {
+        Self {
+            max_ttl: Duration::from_secs(30),
+            max_drift_ppm: 5_000,
+            max_clock_skew: Duration::from_secs(5),
+            round_trip: Duration::from_millis(10),
+            offer: Duration::from_millis(250),
+            poke: Duration::from_millis(100),
+        }
+    }
+
+    /// Nodes in several regions: round trips up to 300 ms.
+    #[must_use]
+    pub const fn wan() -> Self {
+        Self {
+            max_ttl: Duration::from_secs(120),
+            max_drift_ppm: 5_000,
+            max_clock_skew: Duration::from_secs(10),
+            round_trip: Duration::from_millis(300),
+            offer: Duration::from_secs(3),
+            poke: Duration::from_secs(3),
+        }
+    }
+
+    /// The shortest ttl: ten round trips.
+    #[must_use]
+    pub fn min_ttl(&self) -> Duration {
+        self.round_trip * TTL_ROUND_TRIPS_MIN
+    }
+
+    /// The least of `ttl` that passes on any clock of the cluster while another counts all of it:
+    /// `ttl * (1 - max_drift)`, rounded down.
+    #[must_use]
+    pub fn at_least(&self, ttl: Duration) -> Duration {
+        let kept = 1_000_000 - u128::from(self.max_drift_ppm.min(MAX_DRIFT_PPM_MAX));
+        let shrunk = u128::from(nanos(ttl)) * kept / 1_000_000;
+        Duration::from_nanos(u64::try_from(shrunk).unwrap_or(u64::MAX))
+    }
+
+    /// How long a voter that has lost its memory stays in quarantine:
+    /// `max_ttl * (1 + 2 * max_drift)`.
+    #[must_use]
+    pub fn quarantine(&self) -> Duration {
+        let grown = u128::from(nanos(self.max_ttl))
+            * (1_000_000 + 2 * u128::from(self.max_drift_ppm))
+            / 1_000_000;
+        Duration::from_nanos(u64::try_from(grown).unwrap_or(u64::MAX))
+    }
+
+    fn check(&self) -> Result<(), RosterError> {
+        let bounds = [
+            (
+                "round_trip",
+                self.round_trip,
+                Duration::from_micros(1),
+                self.max_ttl / 10,
+            ),
+            (
+                "max_ttl",
+                self.max_ttl,
+                Duration::from_millis(1),
+                MAX_TTL_MAX,
+            ),
+            (
+                "max_clock_skew",
+                self.max_clock_skew,
+                Duration::from_millis(1),
+                self.max_ttl,
+            ),
+            ("offer", self.offer, self.round_trip, self.max_ttl),
+            ("poke", self.poke, self.round_trip, self.max_ttl),
+        ];
+        for (field, value, min, max) in bounds {
+            if value < min || value > max {
+                return Err(RosterError::OutOfBounds {
+                    field,
+                    value,
+                    min,
+                    max,
+                });
+            }
+        }
+        if self.max_drift_ppm > MAX_DRIFT_PPM_MAX {
+            return Err(RosterError::Drift {
+                ppm: self.max_drift_ppm,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// A roster that cannot be.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+pub enum RosterError {
+    /// Nobody votes.
+    #[error("voters is empty; a roster names 1 to {MEMBERS_MAX} members")]
+    NoMembers,
+    /// Too many members.
+    #[error("voters has {len} members; a roster names 1 to {MEMBERS_MAX}")]
+    TooManyMembers {
+        /// How many were named.
+        len: usize,
+    },
+    /// A member is named twice.
+    #[error("voters names {node} twice")]
+    Twice {
+        /// The member.
+        node: NodeId,
+    },
+    /// There must be at least one voter for each key, and no more than there are members.
+    #[error("voters_per_key is {value}; it must be 1 to {members}, the number of voters")]
+    VotersPerKey {
+        /// What was asked for.
+        value: usize,
+        /// How many members there are.
+        members: usize,
+    },
+    /// A span is out of its bounds.
+    #[error("{field} is {value:?}; it must be {min:?} to {max:?}")]
+    OutOfBounds {
+        /// The field of [`Timing`].
+        field: &'static str,
+        /// Its value.
+        value: Duration,
+        /// The least allowed.
+        min: Duration,
+        /// The most allowed.
+        max: Duration,
+    },
+    /// Clocks that may drift so far apart are no clocks.
+    #[error("max_drift_ppm is {ppm}; it must be 0 to {MAX_DRIFT_PPM_MAX}")]
+    Drift {
+        /// The value.
+        ppm: u32,
+    },
+}
+
+/// What every datagram says of the sender's roster: its version, and a digest of its content, so
+/// that two rosters which carry the same number by mistake are told apart.
+#[derive(
+    Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize,
+)]
+pub struct RosterTag {
+    /// The version: it rises with every change.
+    pub version: u64,
+    /// A hash of members, voters for each key and constants.
+    pub digest: u64,
+}
+
+impl fmt::Display for RosterTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "r{}-{:08x}", self.version, self.digest >> 32)
+    }
+}
+
+/// Who votes, how many for each key, and by which constants.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Roster {
+    tag: RosterTag,
+    /// Sorted by id.
+    members: Vec<NodeId>,
+    voters_per_key: usize,
+    timing: Timing,
+}
+
+impl Roster {
+    /// A roster of `members`, `voters_per_key` of which vote for each key.
+    ///
+    /// # Errors
+    /// [`RosterError`] names the field, its value and its bounds.
+    pub fn new(
+        version: u64,
+        mut members: Vec<NodeId>,
+        voters_per_key: usize,
+        timing: Timing,
+    ) -> Result<Self, RosterError> {
+        match members.len() {
+            0 => return Err(RosterError::NoMembers),
+            len if len > MEMBERS_MAX => return Err(RosterError::TooManyMembers { len }),
+            _ => {}
+        }
+        members.sort();
+        if let Some(pair) = members.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(RosterError::Twice {
+                node: pair[0].clone(),
+            });
+        }
+        if voters_per_key == 0 || voters_per_key > members.len() {
+            let members = members.len();
+            return Err(RosterError::VotersPerKey {
+                value: voters_per_key,
+                members,
+            });
+        }
+        timing.check()?;
+        let digest = digest(&members, voters_per_key, &timing);
+        Ok(Self {
+            tag: RosterTag { version, digest },
+            members,
+            voters_per_key,
+            timing,
+        })
+    }
+
+    /// Version and digest: what a datagram says of it.
+    #[must_use]
+    pub fn tag(&self) -> RosterTag {
+        self.tag
+    }
+
+    /// All members, sorted by id.
+    #[must_use]
+    pub fn members(&self) -> &[NodeId] {
+        &self.members
+    }
+
+    /// How many members vote for each key.
+    #[must_use]
+    pub fn voters_per_key(&self) -> usize {
+        self.voters_per_key
+    }
+
+    /// The shared constants.
+    #[must_use]
+    pub fn timing(&self) -> &Timing {
+        &self.timing
+    }
+
+    /// Whether `node` is a member.
+    #[must_use]
+    pub fn has_member(&self, node: &NodeId) -> bool {
+        self.members.binary_search(node).is_ok()
+    }
+
+    /// The voters of `key`: the members that rendezvous hashing puts first for it.
+    #[must_use]
+    pub fn voters_for(&self, key: &Key) -> Vec<NodeId> {
+        if self.voters_per_key == self.members.len() {
+            return self.members.clone();
+        }
+        let mut scored: Vec<(u64, &NodeId)> = self
+            .members
+            .iter()
+            .map(|member| (score(member, key), member))
+            .collect();
+        scored.select_nth_unstable_by(self.voters_per_key - 1, |a, b| b.cmp(a));
+        let mut voters: Vec<NodeId> = scored[..self.voters_per_key]
+            .iter()
+            .map(|(_, member)| (*member).clone())
+            .collect();
+        voters.sort();
+        voters
+    }
+
+    /// Whether `node` is one of the voters of `key`.
+    #[must_use]
+    pub fn votes_for(&self, node: &NodeId, key: &Key) -> bool {
+        if self.voters_per_key == self.members.len() {
+            return self.has_member(node);
+        }
+        let own = (score(node, key), node);
+        let above = self
+            .members
+            .iter()
+            .filter(|member| (score(member, key), *member) > own)
+            .count();
+        self.has_member(node) && above < self.voters_per_key
+    }
+
+    /// The least number of a key's voters that is more than half of them.
+    #[must_use]
+    pub fn majority(&self) -> usize {
+        majority(self.voters_per_key)
+    }
+
+    /// How many *other* members must have answered a voter that lost its memory, so that one of
+    /// them is sure to have voted for whatever it voted for: all but `majority - 2`.
+    #[must_use]
+    pub fn recall_answers(&self) -> usize {
+        (self.members.len() - 1).saturating_sub(self.majority().saturating_sub(2))
+    }
+}
+
+/// The least number that is more than half of `voters`.
+#[must_use]
+pub fn majority(voters: usize) -> usize {
+    voters / 2 + 1
+}
+
+/// What a count of votes says: never a yes beside a number.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Tally {
+    /// Neither a majority for it, nor so many against it that there can be none.
+    Pending,
+    /// A majority is for it.
+    Won,
+    /// So many are against it that the rest are no majority.
+    Lost,
+}
+
+impl Tally {
+    /// Counts `yes` and `no` of `voters`; the others have not said.
+    #[must_use]
+    pub fn of(voters: usize, yes: usize, no: usize) -> Self {
+        if yes >= majority(voters) {
+            Self::Won
+        } else if voters.saturating_sub(no) < majority(voters) {
+            Self::Lost
+        } else {
+            Self::Pending
+        }
+    }
+}
+
+/// Where the lease ends for a claimant that has these promises, `None` where no majority has
+/// promised anything: the newest instant that a majority of the `voters` have promised to reach.
+#[must_use]
+pub fn majority_reaches(voters: usize, promises: impl Iterator<Item = Instant>) -> Option<Instant> {
+    let mut promises: Vec<Instant> = promises.collect();
+    promises.sort_unstable_by(|a, b| b.cmp(a));
+    promises.get(majority(voters) - 1).copied()
+}
+
+fn score(member: &NodeId, key: &Key) -> u64 {
+    mix(mix(fnv(FNV_OFFSET, member.as_str().as_bytes())) ^ fnv(FNV_OFFSET, key.as_str().as_bytes()))
+}
+
+/// Which of `floors` floors stands for `key`.
+pub(crate) fn floor_of(key: &Key, floors: usize) -> usize {
+    let hash = mix(fnv(FNV_OFFSET ^ 1, key.as_str().as_bytes()));
+    (hash % floors.max(1) as u64) as usize
+}
+
+fn digest(members: &[NodeId], voters_per_key: usize, timing: &Timing) -> u64 {
+    let mut hash = FNV_OFFSET;
+    for member in members {
+        hash = fnv(hash, member.as_str().as_bytes());
+        hash = fnv(hash, &[0]);
+    }
+    let numbers = [
+        voters_per_key as u64,
+        nanos(timing.max_ttl),
+        u64::from(timing.max_drift_ppm),
+        nanos(timing.max_clock_skew),
+        nanos(timing.round_trip),
+        nanos(timing.offer),
+        nanos(timing.poke),
+    ];
+    for number in numbers {
+        hash = fnv(hash, &number.to_le_bytes());
+    }
+    mix(hash)
+}
+
+const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// FNV-1a (Fowler, Noll, Vo). The standard library's hashers do not promise to stay the same from
+/// one release to the next, and all nodes must agree on these.
+fn fnv(mut hash: u64, bytes: &[u8]) -> u64 {
+    for byte in bytes {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    hash
+}
+
+/// The finalizer of SplitMix64 (Steele, Lea, Flood, 2014): FNV alone spreads short names badly.
+pub(crate) fn mix(mut hash: u64) -> u64 {
+    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    hash ^ (hash >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nodes(count: usize) -> Vec<NodeId> {
+        (0..count)
+            .map(|n| NodeId::new(format!("n{n:02}")).unwrap())
+            .collect()
+    }
+
+    fn roster(members: usize, voters: usize) -> Roster {
+        Roster::new(1, nodes(members), voters, Timing::lan()).unwrap()
+    }
+
+    #[test]
+    fn a_roster_that_cannot_be_is_refused_by_name() {
+        let new = |members, r, timing| Roster::new(1, members, r, timing);
+        assert_eq!(new(vec![], 1, Timing::lan()), Err(RosterError::NoMembers));
+        let twice = vec![nodes(1)[0].clone(), nodes(1)[0].clone()];
+        assert!(matches!(
+            new(twice, 1, Timing::lan()),
+            Err(RosterError::Twice { .. })
+        ));
+        let none = new(nodes(3), 0, Timing::lan());
+        assert_eq!(
+            none,
+            Err(RosterError::VotersPerKey {
+                value: 0,
+                members: 3
+            })
+        );
+        assert!(new(nodes(3), 4, Timing::lan()).is_err());
+        assert!(new(nodes(MEMBERS_MAX + 1), 3, Timing::lan()).is_err());
+        let skewed = Timing {
+            max_clock_skew: Duration::from_secs(31),
+            ..Timing::lan()
+        };
+        let refused = new(nodes(3), 3, skewed).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "max_clock_skew is 31s; it must be 1ms to 30s"
+        );
+        let drift = Timing {
+            max_drift_ppm: 200_001,
+            ..Timing::lan()
+        };
+        assert!(matches!(
+            new(nodes(3), 3, drift),
+            Err(RosterError::Drift { .. })
+        ));
+    }
+
+    #[test]
+    fn the_voters_of_a_key_are_the_same_wherever_they_are_worked_out() {
+        let mut shuffled = nodes(11);
+        shuffled.reverse();
+        let (a, b) = (
+            roster(11, 5),
+            Roster::new(1, shuffled, 5, Timing::lan()).unwrap(),
+        );
+        assert_eq!(a, b);
+        for k in 0..200 {
+            let key = Key::new(format!("key/{k}")).unwrap();
+            let voters = a.voters_for(&key);
+            assert_eq!(voters.len(), 5);
+            for member in a.members() {
+                assert_eq!(a.votes_for(member, &key), voters.contains(member));
+            }
+        }
+        // Pinned: another release must not choose others.
+        let key = Key::new("invoice/42").unwrap();
+        let names: Vec<_> = a.voters_for(&key).iter().map(ToString::to_string).collect();
+        assert_eq!(names, PINNED_VOTERS);
+    }
+
+    const PINNED_VOTERS: [&str; 5] = ["n03", "n05", "n06", "n07", "n08"];
+
+    #[test]
+    fn the_load_spreads_over_the_members() {
+        let roster = roster(10, 3);
+        let mut load = vec![0usize; 10];
+        for k in 0..10_000 {
+            for voter in roster.voters_for(&Key::new(format!("k{k}")).unwrap()) {
+                load[roster.members().iter().position(|m| *m == voter).unwrap()] += 1;
+            }
+        }
+        assert!(load.iter().all(|l| (2_700..3_300).contains(l)), "{load:?}");
+    }
+
+    #[test]
+    fn a_change_of_any_constant_changes_the_digest() {
+        let tag = |timing| Roster::new(1, nodes(3), 3, timing).unwrap().tag();
+        let lan = Timing::lan();
+        let second = Duration::from_secs(1);
+        let others = [
+            Timing {
+                max_ttl: lan.max_ttl + second,
+                ..lan
+            },
+            Timing {
+                max_drift_ppm: 1,
+                ..lan
+            },
+            Timing {
+                max_clock_skew: second,
+                ..lan
+            },
+            Timing {
+                round_trip: Duration::from_millis(11),
+                ..lan
+            },
+            Timing {
+                offer: second,
+                ..lan
+            },
+            Timing {
+                poke: second,
+                ..lan
+            },
+        ];
+        for other in others {
+            assert_ne!(tag(lan).digest, tag(other).digest);
+        }
+        assert_ne!(tag(lan), roster(4, 3).tag());
+        assert_ne!(roster(4, 3).tag(), roster(4, 4).tag());
+    }
+
+    #[test]
+    fn a_tally_agrees_with_its_naive_twin() {
+        for voters in 1..8 {
+            for yes in 0..=voters {
+                for no in 0..=voters - yes {
+                    let naive = if yes * 2 > voters {
+                        Tally::Won
+                    } else if (voters - no) * 2 <= voters {
+                        Tally::Lost
+                    } else {
+                        Tally::Pending
+                    };
+                    assert_eq!(Tally::of(voters, yes, no), naive, "{yes}+{no} of {voters}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_lease_ends_where_a_majority_ends() {
+        let at = Instant::from_nanos;
+        let reach = |n, promises: &[u64]| {
+            majority_reaches(n, promises.iter().copied().map(at)).map(Instant::as_nanos)
+        };
+        assert_eq!(reach(3, &[]), None);
+        assert_eq!(reach(3, &[9]), None);
+        assert_eq!(reach(3, &[9, 5]), Some(5));
+        assert_eq!(reach(3, &[1, 9, 5]), Some(5));
+        assert_eq!(reach(4, &[1, 9, 5]), Some(1));
+        assert_eq!(reach(1, &[7]), Some(7));
+    }
+
+    #[test]
+    fn a_voter_without_memory_needs_nearly_all_others() {
+        assert_eq!(roster(1, 1).recall_answers(), 0);
+        assert_eq!(roster(3, 3).recall_answers(), 2);
+        assert_eq!(roster(5, 3).recall_answers(), 4);
+        assert_eq!(roster(5, 5).recall_answers(), 3);
+        assert_eq!(roster(7, 7).recall_answers(), 4);
+    }
+
+    #[test]
+    fn drift_shortens_a_lease_and_never_lengthens_it() {
+        let timing = Timing {
+            max_drift_ppm: 10_000,
+            ..Timing::lan()
+        };
+        assert_eq!(
+            timing.at_least(Duration::from_secs(1)),
+            Duration::from_millis(990)
+        );
+        assert_eq!(timing.at_least(Duration::from_nanos(1)), Duration::ZERO);
+        assert_eq!(timing.quarantine(), Duration::from_millis(30_600));
+    }
+}

@@ -1,0 +1,140 @@
+//! Messages to bytes and back: framing, batching, sealing. No I/O.
+//!
+//! A datagram is `version | mode | frame`. In mode [`Mode::Sealed`] the frame is encrypted and
+//! authenticated with an AEAD under a key that is derived from the cluster's key for this sender
+//! and this start; see [`seal`]. Its plaintext is `kind | body`: a [`Kind::Votes`] body is a
+//! [`Head`] and its messages ([`codec`]), a [`Kind::Gossip`] body belongs to the gossip library.
+//!
+//! Whatever does not open or decode is dropped and counted by [`DropReason`]. Nothing that comes
+//! from the network panics, blocks, or makes memory grow.
+
+pub mod codec;
+pub mod seal;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+
+pub use codec::Head;
+pub use seal::{ClusterKey, KeyError, Seal};
+
+/// The first byte of every datagram. A datagram of another version is dropped.
+pub const PROTOCOL_VERSION: u8 = 1;
+/// The most bytes that a datagram with votes may have: it passes any path without fragments.
+pub const DATAGRAM_BYTES_MAX: usize = 1_200;
+/// The most bytes that any datagram may have: what UDP over IPv4 carries. Gossip may need it.
+pub const GOSSIP_BYTES_MAX: usize = 65_507;
+
+/// What a datagram is for.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Kind {
+    /// Messages of this protocol.
+    Votes,
+    /// Bytes of the gossip library.
+    Gossip,
+}
+
+/// Why a datagram, or a message in it, was dropped.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum DropReason {
+    /// Too short to be anything.
+    Short,
+    /// Of a protocol version that this node does not speak.
+    Version,
+    /// Sealed, and this mesh is plaintext.
+    Sealed,
+    /// Plaintext, and this mesh is sealed.
+    Plaintext,
+    /// Sealed with another key.
+    Key,
+    /// It does not authenticate: forged or damaged.
+    Forged,
+    /// It was here before, or is too old to tell.
+    Replayed,
+    /// It authenticates but does not decode.
+    Undecodable,
+    /// It is for another node.
+    Misaddressed,
+    /// A message speaks for a claim that is not its sender's, or not its receiver's.
+    NotTheirs,
+    /// It comes from an earlier life of its sender.
+    OutdatedIncarnation,
+    /// Its sender has another roster.
+    Roster,
+    /// It is for a voter, and this node is none.
+    NotAVoter,
+    /// It is from this node itself.
+    FromMyself,
+    /// A message to a node whose address is not known.
+    NoAddress,
+    /// The gossip library was too slow to take it, or it was too large to be sent.
+    GossipFull,
+    /// The operating system did not take it.
+    SendFailed,
+    /// There are more nodes than this node keeps a record of.
+    TooManyNodes,
+}
+
+impl DropReason {
+    /// The reason in one word, as metrics label it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Short => "short",
+            Self::Version => "version",
+            Self::Sealed => "sealed",
+            Self::Plaintext => "plaintext",
+            Self::Key => "key",
+            Self::Forged => "forged",
+            Self::Replayed => "replayed",
+            Self::Undecodable => "undecodable",
+            Self::Misaddressed => "misaddressed",
+            Self::NotTheirs => "not_theirs",
+            Self::OutdatedIncarnation => "outdated_incarnation",
+            Self::Roster => "roster",
+            Self::NotAVoter => "not_a_voter",
+            Self::FromMyself => "from_myself",
+            Self::NoAddress => "no_address",
+            Self::GossipFull => "gossip_full",
+            Self::SendFailed => "send_failed",
+            Self::TooManyNodes => "too_many_nodes",
+        }
+    }
+}
+
+impl fmt::Display for DropReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How much went through, and how much was dropped.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct Traffic {
+    /// Datagrams with votes that were handed out to be sent.
+    pub datagrams_out: u64,
+    /// Messages in them.
+    pub messages_out: u64,
+    /// Datagrams with votes that were taken in.
+    pub datagrams_in: u64,
+    /// Messages in them.
+    pub messages_in: u64,
+    /// What was dropped, by reason.
+    pub dropped: BTreeMap<DropReason, u64>,
+}
+
+impl Traffic {
+    /// Counts one that was dropped.
+    pub fn drop_one(&mut self, reason: DropReason) {
+        *self.dropped.entry(reason).or_default() += 1;
+    }
+
+    /// How many were dropped for `reason`.
+    #[must_use]
+    pub fn dropped_for(&self, reason: DropReason) -> u64 {
+        self.dropped.get(&reason).copied().unwrap_or_default()
+    }
+}
