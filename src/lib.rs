@@ -1,4 +1,33 @@
 //! lockmesh
+#![forbid(unsafe_code)]
+
 pub mod node;
 pub mod proto;
 pub mod wire;
+
+#[cfg(feature = "runtime")]
+mod config;
+#[cfg(feature = "runtime")]
+mod error;
+#[cfg(feature = "harness")]
+pub mod harness;
+#[cfg(feature = "runtime")]
+mod lock;
+#[cfg(feature = "runtime")]
+mod runtime;
+
+pub use proto::epoch::Epoch;
+pub use proto::id::{Key, NameError, NodeId};
+pub use proto::roster::{RosterError, Timing};
+pub use wire::{ClusterKey, DropReason, KeyError, Traffic};
+
+#[cfg(feature = "runtime")]
+pub use config::MeshBuilder;
+#[cfg(feature = "runtime")]
+pub use error::{AcquireError, ConfigError, ExtendError, InspectError, NotReady, ReleaseError};
+#[cfg(feature = "runtime")]
+pub use lock::{ClusterError, DistributedLock};
+#[cfg(feature = "runtime")]
+pub use node::{Inspection, Owner, Waiter};
+#[cfg(feature = "runtime")]
+pub use runtime::{Guard, LockRequest, Lost, Member, Mesh, Other, Status};

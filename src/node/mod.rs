@@ -42,6 +42,8 @@ pub struct NodeConfig {
     pub limits: Limits,
     /// How many requests it may have at once.
     pub claims_max: usize,
+    /// How often leases are renewed; `None`: three times in a ttl.
+    pub renew_every: Option<Duration>,
     /// Different for every start: spreads repeats and tells questions apart.
     pub seed: u64,
     /// How its datagrams are sealed.
@@ -87,6 +89,7 @@ pub struct Node {
     voter: Option<Voter>,
     claimant: Claimant,
     peers: Peers,
+    view: View,
     inspector: Inspector,
     seal: Seal,
     traffic: Traffic,
@@ -109,21 +112,26 @@ impl Node {
             claims_max,
             seed,
             seal,
+            ..
         } = config;
         let mut effects = Effects::default();
         let voter = roster.has_member(&id).then(|| {
             let (me, roster) = (id.clone(), roster.clone());
             Voter::new(now, me, roster, limits, start, seed, &mut effects)
         });
-        let claimant = Claimant::new(id.clone(), incarnation, roster.clone(), claims_max, seed);
+        let claims_max = config.claims_max;
+        let claimant = Claimant::new(id.clone(), incarnation, roster.clone(), claims_max, seed)
+            .with_renewal(config.renew_every);
         let mut node = Self {
             peers: Peers::new(id.clone()),
+            view: View::default(),
             inspector: Inspector::new(seed),
             id,
             roster,
             voter,
             claimant,
             seal,
+            ..
             traffic: Traffic::default(),
             effects,
             outbox: BTreeMap::new(),
@@ -142,11 +150,12 @@ impl Node {
     }
 
     /// Gossip has news.
-    pub fn handle_view(&mut self, now: Now, view: &View) {
-        let reachable = self.peers.handle_view(view);
+    pub fn handle_view(&mut self, now: Now, view: View) {
+        let reachable = self.peers.handle_view(&view);
         if let Some(voter) = &mut self.voter {
-            voter.handle_view(view);
+            voter.handle_view(&view);
         }
+        self.view = view;
         for node in reachable {
             if self.roster.has_member(&node) {
                 self.claimant
@@ -265,6 +274,12 @@ impl Node {
     #[must_use]
     pub fn claimant(&self) -> &Claimant {
         &self.claimant
+    }
+
+    /// What gossip last said.
+    #[must_use]
+    pub fn view(&self) -> &View {
+        &self.view
     }
 
     /// What went through and what was dropped.

@@ -75,6 +75,8 @@ pub(crate) struct OwnClaim {
     pub(crate) timer: Instant,
     is_try: bool,
     renews: bool,
+    /// How long after one renewal the next goes out.
+    renew_every: Duration,
     ballots: Vec<Ballot>,
     last_stamp: Instant,
     /// How far a stamp was ever ahead of the clock: two stamps of one instant must differ. The
@@ -93,7 +95,9 @@ impl OwnClaim {
         epoch: Epoch,
         request: Request,
         voters: Vec<NodeId>,
+        renew_every: Option<Duration>,
     ) -> Self {
+        let third = request.ttl / 3;
         let ballots = voters.into_iter().map(|voter| Ballot {
             voter,
             since: Instant::ZERO,
@@ -115,6 +119,7 @@ impl OwnClaim {
             timer: Instant::FAR,
             is_try: request.is_try,
             renews: request.renews,
+            renew_every: renew_every.map_or(third, |every| every.min(request.ttl / 2)),
             ballots: ballots.collect(),
             last_stamp: Instant::ZERO,
             ahead: Duration::ZERO,
@@ -211,7 +216,7 @@ impl OwnClaim {
             now.mono.after(self.ttl)
         };
         let next_round = if self.renews {
-            now.mono.after(self.ttl / 3)
+            now.mono.after(self.renew_every)
         } else {
             Instant::FAR
         };
@@ -309,12 +314,12 @@ impl OwnClaim {
         out: &mut Effects,
     ) {
         self.send_to_all(now, roster, jitter, out);
-        let (renews, third, round) = (self.renews, self.ttl / 3, self.last_stamp);
+        let (renews, every, round) = (self.renews, self.renew_every, self.last_stamp);
         if let Some(held) = &mut self.held {
             held.told = true;
             held.round = round;
             held.next_round = if renews {
-                now.mono.after(third)
+                now.mono.after(every)
             } else {
                 Instant::FAR
             };

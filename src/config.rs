@@ -1,0 +1,404 @@
+//! What a mesh is told before it starts, and what it refuses to start with.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::error::ConfigError;
+use crate::proto::id::NodeId;
+use crate::proto::roster::{Roster, Timing};
+use crate::proto::voter::{Limits, Start};
+use crate::wire::ClusterKey;
+
+#[cfg(feature = "harness")]
+use std::sync::Arc;
+
+#[cfg(feature = "harness")]
+use crate::harness::Links;
+
+/// The most voters of one key that pay: beyond, a grant only gets slower.
+const VOTERS_PER_KEY_DEFAULT_MAX: usize = 5;
+/// The longest name of a cluster, in bytes.
+pub const CLUSTER_BYTES_MAX: usize = 128;
+const GOSSIP_EVERY_MIN: Duration = Duration::from_millis(10);
+const GOSSIP_EVERY_MAX: Duration = Duration::from_secs(60);
+const TRY_AT_MOST_MAX: Duration = Duration::from_secs(3_600);
+const CLAIMS_MAX: usize = 1 << 20;
+
+/// How datagrams are sealed.
+#[derive(Clone, Debug, Default)]
+enum KeySource {
+    #[default]
+    Unsaid,
+    Key(ClusterKey),
+    Text(String),
+    Variable(String),
+    Plaintext,
+}
+
+/// Everything that a mesh can be told before it starts. From [`Mesh::builder`](crate::Mesh::builder)
+/// or one of the presets [`MeshBuilder::lan`], [`MeshBuilder::wan`], [`MeshBuilder::single`];
+/// [`MeshBuilder::start`](crate::MeshBuilder::start) checks every value.
+///
+/// | setting | `lan()` | rule of thumb | what breaks when it is wrong |
+/// | --- | --- | --- | --- |
+/// | `listen` | `127.0.0.1:0` | a fixed port that the seeds of others can name | others do not find it |
+/// | `seeds` | none | two or three that are usually up | the node stays alone |
+/// | `voters` | this node alone | three or five names, the same on all nodes | nodes refuse each other |
+/// | `voters_per_key` | all, at most five | 3; 5 to survive two losses | more: slower grants |
+/// | `ttl` | 10 s | the longest pause that a holder may take and go on | short: lost under load; long: slow take-over |
+/// | `renew_every` | a third of the ttl | leave it | slow: lost after one or two lost datagrams |
+/// | `try_at_most` | 2 s | some hundred round trips | short: errors while a peer restarts |
+/// | `gossip_every` | 200 ms | 100 ms to 1 s | long: new nodes are found late |
+/// | `timing` | [`Timing::lan`] | leave it | see there; the same on all nodes |
+#[derive(Clone, Debug)]
+#[must_use = "a mesh that is not started does nothing"]
+pub struct MeshBuilder {
+    node_id: String,
+    listen: String,
+    advertise: Option<String>,
+    seeds: Vec<String>,
+    voters: Vec<String>,
+    voters_per_key: Option<usize>,
+    roster_version: u64,
+    timing: Timing,
+    key: KeySource,
+    cluster: String,
+    new_cluster: bool,
+    ttl: Duration,
+    renew_every: Option<Duration>,
+    try_at_most: Duration,
+    gossip_every: Duration,
+    limits: Limits,
+    claims_max: usize,
+    #[cfg(feature = "harness")]
+    pub(crate) links: Option<Arc<Links>>,
+}
+
+/// A configuration whose every value has been checked.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    pub(crate) id: NodeId,
+    pub(crate) listen: SocketAddr,
+    pub(crate) advertise: Option<SocketAddr>,
+    pub(crate) seeds: Vec<String>,
+    pub(crate) roster: Roster,
+    pub(crate) key: Option<ClusterKey>,
+    pub(crate) cluster: String,
+    pub(crate) start: Start,
+    pub(crate) settings: Settings,
+    pub(crate) gossip_every: Duration,
+    pub(crate) limits: Limits,
+    pub(crate) claims_max: usize,
+}
+
+/// What requests are made with unless they say otherwise.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    pub(crate) ttl: Duration,
+    pub(crate) renew_every: Option<Duration>,
+    pub(crate) try_at_most: Duration,
+}
+
+impl MeshBuilder {
+    /// Nodes in one data centre.
+    pub fn lan(node_id: impl Into<String>) -> Self {
+        Self {
+            node_id: node_id.into(),
+            listen: "127.0.0.1:0".to_owned(),
+            advertise: None,
+            seeds: Vec::new(),
+            voters: Vec::new(),
+            voters_per_key: None,
+            roster_version: 1,
+            timing: Timing::lan(),
+            key: KeySource::Unsaid,
+            cluster: "lockmesh".to_owned(),
+            new_cluster: false,
+            ttl: Duration::from_secs(10),
+            renew_every: None,
+            try_at_most: Duration::from_secs(2),
+            gossip_every: Duration::from_millis(200),
+            limits: Limits::default(),
+            claims_max: CLAIMS_MAX,
+            #[cfg(feature = "harness")]
+            links: None,
+        }
+    }
+
+    /// Nodes in several regions: slower, and more patient. The ttl is 30 s.
+    pub fn wan(node_id: impl Into<String>) -> Self {
+        Self {
+            timing: Timing::wan(),
+            ttl: Duration::from_secs(30),
+            try_at_most: Duration::from_secs(30),
+            gossip_every: Duration::from_secs(1),
+            ..Self::lan(node_id)
+        }
+    }
+
+    /// One node alone, without peers: for development, and for tests. It votes at once, since
+    /// there is nobody whom it could have voted for in an earlier life; that its epochs rise over
+    /// a restart leans on its wall clock. It still needs a key, or `insecure_plaintext()`.
+    pub fn single(node_id: impl Into<String>) -> Self {
+        Self {
+            new_cluster: true,
+            ..Self::lan(node_id)
+        }
+    }
+
+    /// The address to listen on, `IP:PORT`; port 0 takes a free one.
+    pub fn listen(mut self, listen: impl Into<String>) -> Self {
+        self.listen = listen.into();
+        self
+    }
+
+    /// The address that others reach this node at, where that is not the one it listens on.
+    pub fn advertise(mut self, advertise: impl Into<String>) -> Self {
+        self.advertise = Some(advertise.into());
+        self
+    }
+
+    /// Nodes to begin to gossip with, each `HOST:PORT`. Host names are resolved at the start, and
+    /// again every minute. One that is up is enough; this node itself may be among them.
+    pub fn seeds<S: Into<String>>(mut self, seeds: impl IntoIterator<Item = S>) -> Self {
+        self.seeds = seeds.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The node ids that vote: the same on all nodes, in any order. A node that is not among them
+    /// claims locks and does not vote.
+    pub fn voters<S: Into<String>>(mut self, voters: impl IntoIterator<Item = S>) -> Self {
+        self.voters = voters.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// How many of the voters vote for each key.
+    pub fn voters_per_key(mut self, voters_per_key: usize) -> Self {
+        self.voters_per_key = Some(voters_per_key);
+        self
+    }
+
+    /// The number of the roster. In this release a cluster keeps its roster for life.
+    pub fn roster_version(mut self, version: u64) -> Self {
+        self.roster_version = version;
+        self
+    }
+
+    /// The constants that all nodes share.
+    pub fn timing(mut self, timing: Timing) -> Self {
+        self.timing = timing;
+        self
+    }
+
+    /// The cluster's key.
+    pub fn key(mut self, key: ClusterKey) -> Self {
+        self.key = KeySource::Key(key);
+        self
+    }
+
+    /// The cluster's key as text: 32 bytes in base64 or hex. `lockmesh keygen` makes one.
+    pub fn key_text(mut self, key: impl Into<String>) -> Self {
+        self.key = KeySource::Text(key.into());
+        self
+    }
+
+    /// The cluster's key as text in an environment variable.
+    pub fn key_from_env(mut self, variable: impl Into<String>) -> Self {
+        self.key = KeySource::Variable(variable.into());
+        self
+    }
+
+    /// Datagrams that everybody on the network can read and forge: whoever can send one can take
+    /// and release any lock.
+    pub fn insecure_plaintext(mut self) -> Self {
+        self.key = KeySource::Plaintext;
+        self
+    }
+
+    /// The name of the cluster: nodes of another name are not gossiped with.
+    pub fn cluster(mut self, cluster: impl Into<String>) -> Self {
+        self.cluster = cluster.into();
+        self
+    }
+
+    /// The cluster is started for the first time: its voters may vote as soon as the others
+    /// confirm that they know of no earlier life of it. Without this they first sit out the
+    /// longest lease, since they may have voted before and forgotten it. Those that do remember
+    /// something are asked first, so that a setting which was left on does no harm; yet unset it
+    /// once the cluster runs.
+    pub fn new_cluster(mut self, is_new: bool) -> Self {
+        self.new_cluster = is_new;
+        self
+    }
+
+    /// The ttl of requests that name none.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// How often a held lock is renewed, at most half of its ttl; a third of it by default.
+    pub fn renew_every(mut self, renew_every: Duration) -> Self {
+        self.renew_every = Some(renew_every);
+        self
+    }
+
+    /// How long a `try_acquire` waits for a majority before it is an error.
+    pub fn try_at_most(mut self, try_at_most: Duration) -> Self {
+        self.try_at_most = try_at_most;
+        self
+    }
+
+    /// How often this node gossips. Gossip finds nodes; no lock waits for it.
+    pub fn gossip_every(mut self, gossip_every: Duration) -> Self {
+        self.gossip_every = gossip_every;
+        self
+    }
+
+    /// What this node's voter keeps at the most.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// How many locks and requests for locks this node may have at once.
+    pub fn claims_max(mut self, claims_max: usize) -> Self {
+        self.claims_max = claims_max;
+        self
+    }
+
+    /// Lets a test cut and disturb the links of this node.
+    #[cfg(feature = "harness")]
+    pub fn links(mut self, links: Arc<Links>) -> Self {
+        self.links = Some(links);
+        self
+    }
+
+    pub(crate) fn check(&self) -> Result<Checked, ConfigError> {
+        let name = |field| move |error| ConfigError::Name { field, error };
+        let id = NodeId::new(&self.node_id).map_err(name("node_id"))?;
+        let voters = if self.voters.is_empty() {
+            vec![id.clone()]
+        } else {
+            let voters = self.voters.iter().map(NodeId::new);
+            voters.collect::<Result<_, _>>().map_err(name("voters"))?
+        };
+        let r = self
+            .voters_per_key
+            .unwrap_or(voters.len().min(VOTERS_PER_KEY_DEFAULT_MAX));
+        let roster = Roster::new(self.roster_version, voters, r, self.timing)?;
+        let listen = address("listen", &self.listen)?;
+        let advertise = self
+            .advertise
+            .as_deref()
+            .map(|a| address("advertise", a))
+            .transpose()?;
+        if advertise.unwrap_or(listen).ip().is_unspecified() {
+            return Err(ConfigError::Advertise { listen });
+        }
+        self.check_spans()?;
+        self.check_counts()?;
+        Ok(Checked {
+            id,
+            listen,
+            advertise,
+            seeds: self.seeds.clone(),
+            roster,
+            key: self.read_key()?,
+            cluster: self.cluster.clone(),
+            start: if self.new_cluster {
+                Start::NewCluster
+            } else {
+                Start::Amnesia
+            },
+            settings: Settings {
+                ttl: self.ttl,
+                renew_every: self.renew_every,
+                try_at_most: self.try_at_most,
+            },
+            gossip_every: self.gossip_every,
+            limits: self.limits,
+            claims_max: self.claims_max,
+        })
+    }
+
+    fn check_spans(&self) -> Result<(), ConfigError> {
+        let timing = &self.timing;
+        let spans = [
+            ("ttl", self.ttl, timing.min_ttl(), timing.max_ttl),
+            (
+                "try_at_most",
+                self.try_at_most,
+                timing.round_trip,
+                TRY_AT_MOST_MAX,
+            ),
+            (
+                "gossip_every",
+                self.gossip_every,
+                GOSSIP_EVERY_MIN,
+                GOSSIP_EVERY_MAX,
+            ),
+        ];
+        for (field, value, min, max) in spans {
+            if value < min || value > max {
+                return Err(ConfigError::span(field, value, min, max));
+            }
+        }
+        match self.renew_every {
+            Some(renew_every) if renew_every < timing.round_trip || renew_every > self.ttl / 2 => {
+                let (min, max, ttl) = (timing.round_trip, self.ttl / 2, self.ttl);
+                Err(ConfigError::Renewal {
+                    renew_every,
+                    min,
+                    max,
+                    ttl,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_counts(&self) -> Result<(), ConfigError> {
+        let counts = [
+            ("claims_max", self.claims_max, CLAIMS_MAX),
+            ("limits.slots_max", self.limits.slots_max, 1 << 24),
+            ("limits.waiters_max", self.limits.waiters_max, 1 << 20),
+            ("limits.floors", self.limits.floors, 1 << 20),
+            ("cluster (bytes)", self.cluster.len(), CLUSTER_BYTES_MAX),
+        ];
+        for (field, value, max) in counts {
+            if value == 0 || value > max {
+                let (value, min, max) = (value.to_string(), "1".to_owned(), max.to_string());
+                return Err(ConfigError::OutOfBounds {
+                    field,
+                    value,
+                    min,
+                    max,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn read_key(&self) -> Result<Option<ClusterKey>, ConfigError> {
+        match &self.key {
+            KeySource::Unsaid => Err(ConfigError::NoKey),
+            KeySource::Plaintext => Ok(None),
+            KeySource::Key(key) => Ok(Some(key.clone())),
+            KeySource::Text(text) => Ok(Some(ClusterKey::parse(text)?)),
+            KeySource::Variable(variable) => {
+                let text = std::env::var(variable).map_err(|_| ConfigError::KeyVariable {
+                    variable: variable.clone(),
+                })?;
+                Ok(Some(ClusterKey::parse(&text)?))
+            }
+        }
+    }
+}
+
+fn address(field: &'static str, value: &str) -> Result<SocketAddr, ConfigError> {
+    value.parse().map_err(|_| ConfigError::Address {
+        field,
+        value: value.to_owned(),
+    })
+}

@@ -1,0 +1,230 @@
+//! What can go wrong: one enum for each operation. Each variant says what state is left.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::proto::claimant::RequestError;
+use crate::proto::event::Answers;
+use crate::proto::id::NameError;
+use crate::proto::message::RefuseReason;
+use crate::proto::roster::RosterError;
+use crate::wire::KeyError;
+
+/// A mesh that was not started. Nothing is left: no socket, no task.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A node id that cannot be: of this node, or of a voter.
+    #[error("{field}: {error}")]
+    Name {
+        /// `node_id` or `voters`.
+        field: &'static str,
+        /// What is wrong with it.
+        error: NameError,
+    },
+    /// The roster, or one of the constants that are part of it.
+    #[error(transparent)]
+    Roster(#[from] RosterError),
+    /// Neither a key nor `insecure_plaintext()` was given.
+    #[error(
+        "key: the mesh has no cluster key; give key(..) or key_from_env(..), \
+         or ask for insecure_plaintext()"
+    )]
+    NoKey,
+    /// The cluster key cannot be read.
+    #[error("key: {0}")]
+    Key(#[from] KeyError),
+    /// The environment variable that should hold the cluster key is not set.
+    #[error("key: the environment variable {variable} is not set, or is not Unicode")]
+    KeyVariable {
+        /// Its name.
+        variable: String,
+    },
+    /// An address that cannot be read.
+    #[error("{field}: {value:?} is not an address; it must be IP:PORT")]
+    Address {
+        /// `listen` or `advertise`.
+        field: &'static str,
+        /// What was given.
+        value: String,
+    },
+    /// The node listens on all addresses, so that it cannot tell which of them others reach.
+    #[error(
+        "advertise: listen is {listen}, which nobody can send to; say which address others reach"
+    )]
+    Advertise {
+        /// The listen address.
+        listen: SocketAddr,
+    },
+    /// The listen address cannot be bound: in use, or not of this machine.
+    #[error("listen: {listen} cannot be bound: {source}")]
+    Bind {
+        /// The listen address.
+        listen: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A seed is no `HOST:PORT`, or its name does not resolve.
+    #[error("seeds: {seed:?} does not resolve: {source}")]
+    Seed {
+        /// The seed.
+        seed: String,
+        /// What the resolver said.
+        source: std::io::Error,
+    },
+    /// A span or a number is out of its bounds.
+    #[error("{field} is {value}; it must be {min} to {max}")]
+    OutOfBounds {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// The least allowed.
+        min: String,
+        /// The most allowed.
+        max: String,
+    },
+    /// A lease would be over before it is renewed with time to spare.
+    #[error("renew_every is {renew_every:?}; it must be {min:?} to {max:?}, half of ttl ({ttl:?})")]
+    Renewal {
+        /// What was given.
+        renew_every: Duration,
+        /// The least allowed: a round trip.
+        min: Duration,
+        /// The most allowed: half of the default ttl.
+        max: Duration,
+        /// The default ttl.
+        ttl: Duration,
+    },
+    /// The gossip could not be started.
+    #[error("the gossip did not start: {0}")]
+    Gossip(String),
+    /// There is no tokio runtime to start in, or it has no I/O or timers.
+    #[error("a mesh must be started within a tokio runtime")]
+    NoRuntime,
+}
+
+impl ConfigError {
+    pub(crate) fn span(field: &'static str, value: Duration, min: Duration, max: Duration) -> Self {
+        let [value, min, max] = [value, min, max].map(|span| format!("{span:?}"));
+        Self::OutOfBounds {
+            field,
+            value,
+            min,
+            max,
+        }
+    }
+}
+
+/// A lock that was not obtained. No claim is left behind.
+#[derive(Clone, Debug, Error, PartialEq)]
+#[non_exhaustive]
+pub enum AcquireError {
+    /// The key is empty or too long. Nothing was sent.
+    #[error(transparent)]
+    Key(#[from] NameError),
+    /// The ttl is out of its bounds, or this node has too many requests. Nothing was sent.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// The time was over before a majority of the key's voters had voted for it. The claim is
+    /// withdrawn. Whether anybody holds the key is not known.
+    #[error("no majority in {waited:?}: {}", describe(.answers))]
+    TimedOut {
+        /// How long it was waited for.
+        waited: Duration,
+        /// What the voters had said by then.
+        answers: Answers,
+    },
+    /// The mesh is shutting down, or was shut down.
+    #[error("the mesh is shut down")]
+    ShutDown,
+}
+
+/// What the voters said, in words.
+fn describe(answers: &Answers) -> String {
+    let Answers {
+        voters,
+        voted,
+        waiting,
+        refused,
+        reason,
+        silent,
+    } = answers;
+    let why = match reason {
+        None => "",
+        Some(RefuseReason::Quarantine) => " (the last: in quarantine after a restart)",
+        Some(RefuseReason::Roster) => " (the last: it has another roster)",
+        Some(RefuseReason::Skew) => " (the last: the wall clocks are too far apart)",
+        Some(RefuseReason::Limit) => " (the last: it keeps as many claims as it may)",
+        Some(RefuseReason::NotAVoter) => " (the last: it is not a voter)",
+    };
+    format!(
+        "of {voters} voters {voted} voted for it, {waiting} have another claim before it, \
+         {refused} refused{why}, {silent} did not answer"
+    )
+}
+
+/// A guard that could not be released, since it no longer held the lock. What the lock protects
+/// may have had another owner since.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+#[error("the lease was over before it was released")]
+pub struct ReleaseError;
+
+/// A lease that was not extended. It is as it was, unless it says otherwise.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+#[non_exhaustive]
+pub enum ExtendError {
+    /// The lease is over.
+    #[error("the lock is not held")]
+    NotHeld,
+    /// More than `max_ttl` would remain.
+    #[error("{remaining:?} remain and {extra:?} more would exceed max_ttl, {max:?}")]
+    TooLong {
+        /// What remains now.
+        remaining: Duration,
+        /// What was asked for on top.
+        extra: Duration,
+        /// `max_ttl` of the roster.
+        max: Duration,
+    },
+    /// No majority has agreed in time. The lease may still grow by what was asked for.
+    #[error("no majority has agreed to the extension in {waited:?}")]
+    NoMajority {
+        /// How long it was waited for.
+        waited: Duration,
+    },
+}
+
+/// An inspection that has no answer.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+#[non_exhaustive]
+pub enum InspectError {
+    /// The key is empty or too long.
+    #[error(transparent)]
+    Key(#[from] NameError),
+    /// Fewer than a majority of the key's voters answered.
+    #[error("only {answered} of {voters} voters answered")]
+    NoMajority {
+        /// How many answered.
+        answered: usize,
+        /// How many voters the key has.
+        voters: usize,
+    },
+    /// The mesh is shutting down, or was shut down.
+    #[error("the mesh is shut down")]
+    ShutDown,
+}
+
+/// The mesh is not ready: a majority of the roster cannot be reached, or does not vote yet.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+#[error("not ready in {waited:?}: {reachable} of {members} members vote and can be reached")]
+pub struct NotReady {
+    /// How long it was waited for.
+    pub waited: Duration,
+    /// How many members vote and can be reached, this node included.
+    pub reachable: usize,
+    /// How many members the roster has.
+    pub members: usize,
+}

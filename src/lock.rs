@@ -1,0 +1,57 @@
+//! The trait by which frameworks ask for a lock.
+
+use async_trait::async_trait;
+use thiserror::Error;
+
+/// What a [`DistributedLock`] may answer instead.
+///
+/// The variants are those of `ranvier_core::cluster::ClusterError`.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+pub enum ClusterError {
+    /// Whether the lock is free is not known, or the request cannot be. Nothing is held.
+    #[error("failed to acquire lock: {0}")]
+    LockAcquisitionFailed(String),
+    /// Another holds the lock where that is an error.
+    #[error("lock is already held by another node: {0}")]
+    LockHeld(String),
+    /// There was nothing of the caller's to release.
+    #[error("failed to release lock: {0}")]
+    LockReleaseFailed(String),
+    /// The bus between the nodes failed.
+    #[error("cluster bus error: {0}")]
+    BusError(String),
+    /// Too few other nodes can be reached.
+    #[error("connection error: {0}")]
+    ConnectionError(String),
+    /// The mesh itself cannot go on: it was shut down.
+    #[error("internal cluster error: {0}")]
+    Internal(String),
+}
+
+/// A lock that is held by at most one node of a cluster at a time.
+///
+/// Nothing renews itself: the lock is over `ttl_ms` after it was acquired, unless it is extended
+/// or released before. The signatures are those of `ranvier_core::cluster::DistributedLock`.
+#[async_trait]
+pub trait DistributedLock: Send + Sync {
+    /// Tries to acquire `key` for `ttl_ms` milliseconds. `Ok(false)`: another claim has it, and
+    /// that may be one of this very node.
+    ///
+    /// # Errors
+    /// [`ClusterError`] where it is not known whether another has it, since no majority of the
+    /// voters answered in time; and where key or ttl cannot be.
+    async fn try_acquire(&self, key: &str, ttl_ms: u64) -> Result<bool, ClusterError>;
+
+    /// Releases what this node has acquired, and never another's lock.
+    ///
+    /// # Errors
+    /// [`ClusterError::LockReleaseFailed`] where this node does not hold `key`, or no longer.
+    async fn release(&self, key: &str) -> Result<(), ClusterError>;
+
+    /// Adds `extra_ttl_ms` milliseconds to what remains of the lease.
+    ///
+    /// # Errors
+    /// [`ClusterError::LockAcquisitionFailed`] where this node does not hold `key`, where the
+    /// lease would be too long, or where no majority agreed in time.
+    async fn extend(&self, key: &str, extra_ttl_ms: u64) -> Result<(), ClusterError>;
+}

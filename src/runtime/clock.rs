@@ -1,0 +1,58 @@
+//! The clocks of this machine.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::proto::time::{Instant, Now};
+
+/// Reads the clocks. Leases are measured by one that also counts the time that the machine was
+/// suspended: `CLOCK_BOOTTIME` on Linux and Android, the best that the standard library has
+/// elsewhere. A process that was frozen, or whose machine slept, past its lease finds the guard
+/// lost at the first look.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    start: std::time::Instant,
+}
+
+impl Clock {
+    pub(crate) fn new() -> Self {
+        Self {
+            #[cfg(not(any(target_os = "linux", target_os = "android")))]
+            start: std::time::Instant::now(),
+        }
+    }
+
+    pub(crate) fn now(self) -> Now {
+        Now {
+            mono: self.mono(),
+            wall_ms: u64::try_from(wall().as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub(crate) fn mono(self) -> Instant {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+        let nanos = u64::try_from(time.tv_nsec).unwrap_or_default();
+        Instant::from_nanos(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    pub(crate) fn mono(self) -> Instant {
+        // One nanosecond on, since an instant of zero stands for "never".
+        let nanos = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        Instant::from_nanos(nanos.saturating_add(1))
+    }
+
+    /// The number of a life that begins now: microseconds of wall time. Where the wall clock was
+    /// set back it is too low; the node learns that from its peers and takes a higher one.
+    pub(crate) fn incarnation(self) -> u64 {
+        u64::try_from(wall().as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
+fn wall() -> Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+}

@@ -1,0 +1,66 @@
+//! The loop that keeps a mesh going: datagrams in, timers due. What the handles ask of the node
+//! does not pass through here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::UdpSocket;
+
+use super::shared::Shared;
+
+/// How long the loop sleeps at the most: timers do not count the time that the machine was
+/// suspended, leases do.
+const NAP_MAX: Duration = Duration::from_millis(250);
+/// The gauges and the traffic are brought up to date so often.
+const REFRESH_EVERY: Duration = Duration::from_secs(1);
+/// How many datagrams are taken in before what they lead to is sent.
+const BATCH: usize = 64;
+/// What UDP can carry.
+const DATAGRAM_BYTES: usize = 65_536;
+/// How long the loop rests where the socket fails for no reason of ours.
+const REST: Duration = Duration::from_millis(10);
+
+/// Runs until it is aborted.
+pub(crate) async fn drive(shared: Arc<Shared>, socket: UdpSocket) {
+    let mut buffer = vec![0; DATAGRAM_BYTES];
+    let mut refreshed = shared.clock.mono();
+    loop {
+        let nap = shared.nap(NAP_MAX);
+        tokio::select! {
+            ready = socket.readable() => match ready {
+                Ok(()) => take_in(&shared, &socket, &mut buffer),
+                Err(error) => {
+                    tracing::warn!(%error, "the socket failed");
+                    tokio::time::sleep(REST).await;
+                }
+            },
+            () = tokio::time::sleep(nap) => {}
+            () = shared.earlier.notified() => {}
+        }
+        shared.with(|core, now| {
+            core.node.handle_timeout(now);
+            if now.mono.since(refreshed) >= REFRESH_EVERY {
+                refreshed = now.mono;
+                core.meter.refresh(&core.node, now);
+            }
+        });
+    }
+}
+
+/// Takes in what is there, handles all of it, and only then sends what comes of it: many answers
+/// to one peer leave in one datagram.
+fn take_in(shared: &Shared, socket: &UdpSocket, buffer: &mut [u8]) {
+    shared.with(|core, _| {
+        for _ in 0..BATCH {
+            match socket.try_recv_from(buffer) {
+                Ok((len, from)) => {
+                    core.node
+                        .handle_datagram(shared.clock.now(), from, &buffer[..len]);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                // An ICMP error for something that was sent earlier; nothing to do about it.
+                Err(error) => tracing::debug!(%error, "a datagram was not received"),
+            }
+        }
+    });
+}

@@ -1,0 +1,170 @@
+//! A lease as its holder sees it.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::clock::Clock;
+use crate::proto::epoch::Epoch;
+use crate::proto::event::Ticket;
+use crate::proto::id::Key;
+use crate::proto::time::Instant;
+
+/// The longest that a wait for the end of a lease sleeps at a time: timers do not count the time
+/// that the machine was suspended, leases do.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// The instant that stands for a lease that is over.
+const OVER: Instant = Instant::ZERO;
+
+/// What a guard and the driver share of one lease: until when it is valid. Once anybody has seen
+/// it over, it is over for everybody and for good, whatever answer is still on its way.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    pub(crate) ticket: Ticket,
+    pub(crate) key: Key,
+    pub(crate) epoch: Epoch,
+    clock: Clock,
+    valid_until: watch::Sender<Instant>,
+}
+
+impl Lease {
+    pub(crate) fn new(
+        ticket: Ticket,
+        key: Key,
+        epoch: Epoch,
+        clock: Clock,
+        valid_until: Instant,
+    ) -> Self {
+        Self {
+            ticket,
+            key,
+            epoch,
+            clock,
+            valid_until: watch::Sender::new(valid_until),
+        }
+    }
+
+    /// Needs no message, no lock that is held for long, and no runtime.
+    pub(crate) fn is_held(&self) -> bool {
+        !self.remaining().is_zero()
+    }
+
+    pub(crate) fn remaining(&self) -> Duration {
+        let valid_until = *self.valid_until.borrow();
+        let now = self.clock.mono();
+        if now < valid_until {
+            return valid_until.since(now);
+        }
+        if valid_until != OVER {
+            // It may have been renewed between the two looks.
+            self.valid_until.send_if_modified(|until| {
+                let is_over = *until != OVER && now >= *until;
+                if is_over {
+                    *until = OVER;
+                }
+                is_over
+            });
+            let valid_until = *self.valid_until.borrow();
+            return valid_until.since(now);
+        }
+        Duration::ZERO
+    }
+
+    /// A majority has promised more. Answers whether the lease was still valid.
+    pub(crate) fn renew(&self, valid_until: Instant) -> bool {
+        if !self.is_held() {
+            return false;
+        }
+        self.valid_until.send_if_modified(|until| {
+            let longer = *until != OVER && valid_until > *until;
+            if longer {
+                *until = valid_until;
+            }
+            longer
+        });
+        self.is_held()
+    }
+
+    /// It is over.
+    pub(crate) fn end(&self) {
+        self.valid_until
+            .send_if_modified(|until| std::mem::replace(until, OVER) != OVER);
+    }
+
+    /// Returns once it is over.
+    pub(crate) async fn lost(&self) {
+        let mut changes = self.valid_until.subscribe();
+        loop {
+            let remaining = self.remaining();
+            if remaining.is_zero() {
+                return;
+            }
+            // A step of a millisecond: the timer's own resolution.
+            let nap = remaining.min(LOOK_EVERY).max(Duration::from_millis(1));
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = tokio::time::sleep(nap) => {}
+            }
+        }
+    }
+
+    /// Returns whether it reached `goal` before it was over.
+    pub(crate) async fn reaches(&self, goal: Instant) -> bool {
+        let mut changes = self.valid_until.subscribe();
+        tokio::select! {
+            reached = changes.wait_for(|until| *until >= goal || *until == OVER) => {
+                reached.is_ok_and(|until| *until >= goal)
+            }
+            () = self.lost() => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lease(valid_for: Duration) -> Lease {
+        let clock = Clock::new();
+        let key = Key::new("k").unwrap();
+        Lease::new(
+            Ticket(1),
+            key,
+            Epoch::new(1),
+            clock,
+            clock.mono().after(valid_for),
+        )
+    }
+
+    #[test]
+    fn m3_a_lease_that_was_seen_over_stays_over() {
+        let lease = lease(Duration::ZERO);
+        let far = lease.clock.mono().after(Duration::from_secs(60));
+        assert!(!lease.is_held());
+        assert!(!lease.renew(far));
+        assert!(!lease.is_held());
+        assert_eq!(lease.remaining(), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_renewal_that_comes_in_time_lengthens_and_never_shortens() {
+        let lease = lease(Duration::from_secs(60));
+        assert!(lease.renew(lease.clock.mono().after(Duration::from_secs(90))));
+        assert!(lease.remaining() > Duration::from_secs(60));
+        assert!(lease.renew(lease.clock.mono().after(Duration::from_secs(1))));
+        assert!(lease.remaining() > Duration::from_secs(60));
+        lease.end();
+        assert!(!lease.is_held());
+    }
+
+    #[tokio::test]
+    async fn waiting_for_the_end_returns_once_it_is_over() {
+        let lease = std::sync::Arc::new(lease(Duration::from_secs(3_600)));
+        let other = lease.clone();
+        let waiting = tokio::spawn(async move { other.lost().await });
+        lease.end();
+        waiting.await.unwrap();
+        assert!(!lease.reaches(Instant::from_nanos(1)).await);
+    }
+}

@@ -1,0 +1,211 @@
+//! Gossip: where the other nodes are, in which life, and who was heard of lately. The only file
+//! that knows the crate `chitchat`.
+//!
+//! Its datagrams travel over the socket of the mesh, sealed like all others. What it says becomes
+//! a [`View`]: advice to the node, on which no majority rests.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chitchat::transport::{Socket, Transport};
+use chitchat::{
+    Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, ChitchatMessage, Deserializable,
+    FailureDetectorConfig, Serializable, spawn_chitchat,
+};
+use tokio::sync::{Mutex, mpsc, watch};
+
+use super::shared::Shared;
+use crate::proto::id::{Incarnation, NodeId};
+use crate::proto::view::{Peer, View};
+
+/// The key under which a node says that it leaves.
+const LEAVING: &str = "leaving";
+/// How many heartbeat intervals may pass before a node counts as dead.
+const PHI: f64 = 8.0;
+/// How long a node that is dead, or a key that was deleted, is remembered.
+const GRACE: Duration = Duration::from_secs(300);
+/// Rounds of gossip that a node that leaves stays for, so that its word spreads.
+const LEAVING_ROUNDS: u32 = 2;
+
+/// What gossip must know to begin.
+pub(crate) struct Gossip {
+    pub(crate) id: NodeId,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) cluster: String,
+    pub(crate) advertise: SocketAddr,
+    pub(crate) seeds: Vec<String>,
+    pub(crate) interval: Duration,
+}
+
+/// A gossip that runs.
+pub(crate) struct Membership {
+    handle: ChitchatHandle,
+    interval: Duration,
+}
+
+impl Membership {
+    /// Begins to gossip over the socket of the mesh.
+    pub(crate) async fn start(
+        shared: Arc<Shared>,
+        gossip: Gossip,
+        incoming: mpsc::Receiver<(SocketAddr, Vec<u8>)>,
+    ) -> Result<Self, String> {
+        let interval = gossip.interval;
+        let config = ChitchatConfig {
+            chitchat_id: ChitchatId {
+                node_id: gossip.id.as_str().into(),
+                generation_id: gossip.incarnation.get(),
+                gossip_advertise_addr: gossip.advertise,
+            },
+            cluster_id: gossip.cluster,
+            gossip_interval: interval,
+            listen_addr: gossip.advertise,
+            seed_nodes: gossip.seeds,
+            failure_detector_config: FailureDetectorConfig {
+                phi_threshold: PHI,
+                sampling_window_size: 1_000,
+                max_interval: interval * 10,
+                initial_interval: interval,
+                dead_node_grace_period: GRACE,
+            },
+            marked_for_deletion_grace_period: GRACE,
+            catchup_callback: None,
+            extra_liveness_predicate: None,
+        };
+        let transport = OurSocket {
+            shared,
+            incoming: Mutex::new(Some(incoming)),
+        };
+        let handle = spawn_chitchat(config, Vec::new(), &transport).await;
+        let handle = handle.map_err(|error| error.to_string())?;
+        Ok(Self { handle, interval })
+    }
+
+    /// Tells the node what gossip says, until it is aborted or `leave` turns true. Then tells the
+    /// others that this node leaves, and ends.
+    pub(crate) async fn run(self, shared: Arc<Shared>, mut leave: watch::Receiver<bool>) {
+        let mut watcher = self.handle.chitchat().lock().await.live_nodes_watcher();
+        let mut lives = Lives::default();
+        let mut last = View::default();
+        loop {
+            let view = self
+                .handle
+                .with_chitchat(|chitchat| lives.view(chitchat))
+                .await;
+            if view != last {
+                last = view.clone();
+                shared.with(|core, now| core.node.handle_view(now, view));
+            }
+            tokio::select! {
+                _ = leave.wait_for(|leave| *leave) => break,
+                changed = watcher.changed() => if changed.is_err() { break },
+                // New nodes are known before they count as live; the watcher does not tell.
+                () = tokio::time::sleep(self.interval) => {}
+            }
+        }
+        self.handle
+            .with_chitchat(|chitchat| chitchat.self_node_state().set(LEAVING, "1"))
+            .await;
+        tokio::time::sleep(self.interval * LEAVING_ROUNDS).await;
+        if let Err(error) = self.handle.shutdown().await {
+            tracing::debug!(%error, "the gossip did not end well");
+        }
+    }
+}
+
+/// Which lives of which nodes were ever alive. One that was only just discovered is in chitchat's
+/// list of the dead until it was heard of twice.
+#[derive(Default)]
+struct Lives {
+    were_alive: BTreeSet<ChitchatId>,
+}
+
+impl Lives {
+    fn view(&mut self, chitchat: &mut Chitchat) -> View {
+        let me = chitchat.self_chitchat_id().node_id.clone();
+        let live: BTreeSet<ChitchatId> = chitchat.live_nodes().cloned().collect();
+        let states = chitchat.node_states();
+        self.were_alive.retain(|id| states.contains_key(id));
+        self.were_alive.extend(live.iter().cloned());
+        let mut peers: BTreeMap<NodeId, (bool, Peer)> = BTreeMap::new();
+        for (id, state) in states {
+            let Ok(node) = NodeId::new(&*id.node_id) else {
+                continue;
+            };
+            if id.node_id == me {
+                continue;
+            }
+            let is_live = live.contains(id);
+            let alive = (is_live || !self.were_alive.contains(id)) && !state.contains_key(LEAVING);
+            let incarnation = Incarnation::new(id.generation_id);
+            let peer = Peer {
+                addr: id.gossip_advertise_addr,
+                incarnation,
+                alive,
+            };
+            // Of several lives the one that is alive, of several such the latest.
+            let rank = |is_live: bool, peer: &Peer| (is_live, peer.incarnation);
+            let known = peers.get(&node).map(|(is_live, peer)| rank(*is_live, peer));
+            if known.is_none_or(|known| rank(is_live, &peer) > known) {
+                peers.insert(node, (is_live, peer));
+            }
+        }
+        View {
+            peers: peers
+                .into_iter()
+                .map(|(node, (_, peer))| (node, peer))
+                .collect(),
+        }
+    }
+}
+
+/// The socket of the mesh, as chitchat's transport.
+struct OurSocket {
+    shared: Arc<Shared>,
+    incoming: Mutex<Option<mpsc::Receiver<(SocketAddr, Vec<u8>)>>>,
+}
+
+#[async_trait]
+impl Transport for OurSocket {
+    async fn open(&self, _listen: SocketAddr) -> anyhow::Result<Box<dyn Socket>> {
+        let incoming = self.incoming.lock().await.take();
+        let incoming = incoming.ok_or_else(|| anyhow::anyhow!("the socket is open already"))?;
+        Ok(Box::new(OpenSocket {
+            shared: self.shared.clone(),
+            incoming,
+        }))
+    }
+}
+
+struct OpenSocket {
+    shared: Arc<Shared>,
+    incoming: mpsc::Receiver<(SocketAddr, Vec<u8>)>,
+}
+
+#[async_trait]
+impl Socket for OpenSocket {
+    async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
+        let bytes = message.serialize_to_vec();
+        self.shared
+            .with(|core, _| core.node.send_gossip(to, &bytes));
+        Ok(())
+    }
+
+    /// An error would end the gossip for good: what does not decode is passed over.
+    async fn recv(&mut self) -> anyhow::Result<(SocketAddr, ChitchatMessage)> {
+        loop {
+            let next = self.incoming.recv().await;
+            let (from, bytes) = next.ok_or_else(|| anyhow::anyhow!("the mesh is gone"))?;
+            let mut rest = bytes.as_slice();
+            match ChitchatMessage::deserialize(&mut rest) {
+                Ok(message) if rest.is_empty() => return Ok((from, message)),
+                _ => self.shared.with(|core, _| {
+                    core.node.count_drop(crate::wire::DropReason::Undecodable);
+                }),
+            }
+        }
+    }
+}

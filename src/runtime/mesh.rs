@@ -1,0 +1,344 @@
+//! The handle of a mesh: start, locks, a look inside, shutdown.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::clock::Clock;
+use super::driver;
+use super::guard;
+use super::lease::Lease;
+use super::membership::{Gossip, Membership};
+use super::request::LockRequest;
+use super::shared::Shared;
+use super::socket;
+use super::status::Status;
+use crate::config::{Checked, MeshBuilder, Settings};
+use crate::error::{AcquireError, ConfigError, ExtendError, InspectError, NotReady};
+use crate::lock::{ClusterError, DistributedLock};
+use crate::node::{Inspection, Node, NodeConfig};
+use crate::proto::id::{Incarnation, Key, NodeId};
+use crate::wire::Seal;
+
+/// Datagrams of the gossip library that wait for it at the most.
+const GOSSIP_QUEUE: usize = 256;
+
+/// One node of the mesh, embedded. Cheap to clone; all clones are the same node.
+///
+/// The node lives until [`shutdown`](Mesh::shutdown), or until the last clone and the last guard
+/// are gone.
+#[derive(Clone, Debug)]
+pub struct Mesh {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) settings: Settings,
+    id: NodeId,
+    addr: SocketAddr,
+    /// What was acquired through [`DistributedLock`], which has no guards.
+    held: Mutex<BTreeMap<String, Arc<Lease>>>,
+    leave: watch::Sender<bool>,
+    driver: JoinHandle<()>,
+    gossip: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl MeshBuilder {
+    /// Starts the node: checks every value, binds the socket, and begins to gossip. The node need
+    /// not have found its peers when this returns; see [`Mesh::ready`].
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the field, its value and its bounds. Nothing is left running.
+    pub async fn start(self) -> Result<Mesh, ConfigError> {
+        let checked = self.check()?;
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(ConfigError::NoRuntime);
+        }
+        for seed in &checked.seeds {
+            resolve(seed).await?;
+        }
+        let listen = checked.listen;
+        let (sender, receiver, addr) = socket::bind(
+            listen,
+            #[cfg(feature = "harness")]
+            self.links,
+        )
+        .map_err(|source| ConfigError::Bind { listen, source })?;
+        let advertise = checked.advertise.unwrap_or(addr);
+        let clock = Clock::new();
+        let incarnation = Incarnation::new(clock.incarnation());
+        let (gossip_in, incoming) = mpsc::channel(GOSSIP_QUEUE);
+        let gossip = Gossip {
+            id: checked.id.clone(),
+            incarnation,
+            cluster: checked.cluster.clone(),
+            advertise,
+            seeds: checked.seeds.clone(),
+            interval: checked.gossip_every,
+        };
+        let (id, settings) = (checked.id.clone(), checked.settings);
+        let node = new_node(clock, incarnation, checked);
+        let shared = Arc::new(Shared::new(clock, sender, node, gossip_in));
+        let membership = Membership::start(shared.clone(), gossip, incoming).await;
+        let membership = membership.map_err(ConfigError::Gossip)?;
+        let (leave, left) = watch::channel(false);
+        let inner = Inner {
+            driver: tokio::spawn(driver::drive(shared.clone(), receiver)),
+            gossip: Mutex::new(Some(tokio::spawn(membership.run(shared.clone(), left)))),
+            shared,
+            settings,
+            addr,
+            held: Mutex::new(BTreeMap::new()),
+            leave,
+            id,
+        };
+        tracing::info!(node = %inner.id, %addr, %advertise, %incarnation, "mesh started");
+        Ok(Mesh {
+            inner: Arc::new(inner),
+        })
+    }
+}
+
+async fn resolve(seed: &str) -> Result<(), ConfigError> {
+    let error = |source| ConfigError::Seed {
+        seed: seed.to_owned(),
+        source,
+    };
+    let none = || std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
+    let mut found = tokio::net::lookup_host(seed).await.map_err(error)?;
+    found.next().map(drop).ok_or_else(|| error(none()))
+}
+
+fn new_node(clock: Clock, incarnation: Incarnation, checked: Checked) -> Node {
+    let seal = match checked.key {
+        Some(key) => Seal::sealed(key, rand::random()),
+        None => Seal::insecure_plaintext(),
+    };
+    let config = NodeConfig {
+        id: checked.id,
+        incarnation,
+        roster: Arc::new(checked.roster),
+        start: checked.start,
+        limits: checked.limits,
+        claims_max: checked.claims_max,
+        renew_every: checked.settings.renew_every,
+        seed: rand::random(),
+        seal,
+    };
+    Node::new(clock.now(), config)
+}
+
+impl Mesh {
+    /// Begins to describe a node, with the settings of [`MeshBuilder::lan`].
+    pub fn builder(node_id: impl Into<String>) -> MeshBuilder {
+        MeshBuilder::lan(node_id)
+    }
+
+    /// A request for the lock on `key`, which may be 1 to 256 bytes of any text.
+    pub fn lock(&self, key: impl Into<String>) -> LockRequest {
+        LockRequest::new(self.inner.clone(), key.into())
+    }
+
+    /// This node's id.
+    #[must_use]
+    pub fn id(&self) -> &NodeId {
+        &self.inner.id
+    }
+
+    /// The address that this node listens on.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.inner.addr
+    }
+
+    /// Returns once a majority of the roster's members vote and can be reached, this node
+    /// included where it votes. Locks can be asked for before that; they wait.
+    ///
+    /// # Errors
+    /// [`NotReady`] where `at_most` is over before.
+    pub async fn ready(&self, at_most: Duration) -> Result<(), NotReady> {
+        let look = async {
+            while !self.status().is_ready {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        if tokio::time::timeout(at_most, look).await.is_ok() {
+            return Ok(());
+        }
+        let status = self.status();
+        let reachable = status
+            .members
+            .iter()
+            .filter(|member| member.is_reachable)
+            .count();
+        Err(NotReady {
+            waited: at_most,
+            reachable,
+            members: status.members.len(),
+        })
+    }
+
+    /// What this node knows of the cluster and of itself.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.inner
+            .shared
+            .with(|core, now| Status::of(core, now, self.inner.addr))
+    }
+
+    /// Who owns `key`, as a majority of its voters see it. It may be over by the time that it is
+    /// read: decide nothing by it.
+    ///
+    /// # Errors
+    /// [`InspectError`]: the key cannot be, too few voters answered, or the mesh is shut down.
+    pub async fn inspect(&self, key: impl AsRef<str>) -> Result<Inspection, InspectError> {
+        let key = Key::new(key)?;
+        let patience = self.inner.settings.try_at_most;
+        let told = self.inner.shared.with(|core, now| {
+            if core.is_shut_down {
+                return None;
+            }
+            let id = core.node.inspect(now, &key, patience);
+            Some(core.expect_inspection(id))
+        });
+        let told = told.ok_or(InspectError::ShutDown)?.await;
+        let inspection = told.map_err(|_| InspectError::ShutDown)?;
+        let (answered, voters) = (inspection.answered, inspection.voters);
+        if answered < crate::proto::roster::majority(voters) {
+            return Err(InspectError::NoMajority { answered, voters });
+        }
+        Ok(inspection)
+    }
+
+    /// Releases all that this node holds, withdraws what it waits for, tells the others that it
+    /// leaves, and stops. Guards that are still there say "lost". Returns once all that is done;
+    /// a second call returns at once.
+    pub async fn shutdown(&self) {
+        let inner = &self.inner;
+        inner.release_everything();
+        inner.leave.send_replace(true);
+        let gossip = inner
+            .gossip
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(gossip) = gossip {
+            if let Err(error) = gossip.await {
+                tracing::debug!(%error, "the gossip did not end well");
+            }
+            inner.driver.abort();
+            tracing::info!(node = %inner.id, "mesh shut down");
+        }
+    }
+}
+
+impl Inner {
+    fn release_everything(&self) {
+        self.shared.with(|core, now| {
+            core.is_shut_down = true;
+            core.release_all(now);
+        });
+        self.held().clear();
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Lease>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is held of `key` through the trait.
+    fn held_lease(&self, key: &str) -> Option<Arc<Lease>> {
+        self.held()
+            .get(key)
+            .filter(|lease| lease.is_held())
+            .cloned()
+    }
+
+    fn keep(&self, lease: Arc<Lease>) {
+        let mut held = self.held();
+        // Those that ended by themselves go when another comes: the map holds at most twice what
+        // is held.
+        if held.len() >= 16 && held.len() >= 2 * held.values().filter(|l| l.is_held()).count() {
+            held.retain(|_, lease| lease.is_held());
+        }
+        held.insert(lease.key.to_string(), lease);
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.release_everything();
+        self.driver.abort();
+        if let Ok(Some(gossip)) = self.gossip.get_mut().map(Option::take) {
+            gossip.abort();
+        }
+    }
+}
+
+#[async_trait]
+impl DistributedLock for Mesh {
+    async fn try_acquire(&self, key: &str, ttl_ms: u64) -> Result<bool, ClusterError> {
+        if self.inner.held_lease(key).is_some() {
+            return Ok(false);
+        }
+        let request = self
+            .lock(key)
+            .ttl(Duration::from_millis(ttl_ms))
+            .auto_renew(false);
+        match request.try_lease().await {
+            Ok(Some(lease)) => {
+                self.inner.keep(lease);
+                Ok(true)
+            }
+            Ok(None) => Ok(false),
+            Err(error) => Err(cluster_error(&error)),
+        }
+    }
+
+    async fn release(&self, key: &str) -> Result<(), ClusterError> {
+        let lease = self.inner.held().remove(key);
+        let was_held = lease.is_some_and(|lease| {
+            self.inner
+                .shared
+                .with(|core, now| core.release(now, lease.ticket))
+        });
+        if was_held {
+            Ok(())
+        } else {
+            Err(ClusterError::LockReleaseFailed(format!(
+                "{key}: this node does not hold it"
+            )))
+        }
+    }
+
+    async fn extend(&self, key: &str, extra_ttl_ms: u64) -> Result<(), ClusterError> {
+        let error = |error: ExtendError| {
+            ClusterError::LockAcquisitionFailed(format!("{key}: not extended: {error}"))
+        };
+        let lease = self
+            .inner
+            .held_lease(key)
+            .ok_or_else(|| error(ExtendError::NotHeld))?;
+        let extra = Duration::from_millis(extra_ttl_ms);
+        guard::extend(&self.inner, &lease, extra)
+            .await
+            .map_err(error)
+    }
+}
+
+fn cluster_error(error: &AcquireError) -> ClusterError {
+    let text = error.to_string();
+    match error {
+        AcquireError::ShutDown => ClusterError::Internal(text),
+        AcquireError::TimedOut { answers, .. } if answers.silent == answers.voters => {
+            ClusterError::ConnectionError(text)
+        }
+        _ => ClusterError::LockAcquisitionFailed(text),
+    }
+}

@@ -1,0 +1,143 @@
+//! What an operator sees: `tracing` events, and numbers through the `metrics` facade.
+//!
+//! | metric | kind | what |
+//! | --- | --- | --- |
+//! | `lockmesh_requests_total` | counter | requests for locks |
+//! | `lockmesh_grants_total` | counter | locks granted |
+//! | `lockmesh_denied_total` | counter | `try` requests that another claim won |
+//! | `lockmesh_timeouts_total` | counter | requests that ended without a majority |
+//! | `lockmesh_lost_total` | counter | leases that were over before they were released |
+//! | `lockmesh_acquire_seconds` | histogram | time from a request to its grant |
+//! | `lockmesh_held` | gauge | locks held by this node |
+//! | `lockmesh_waiting` | gauge | requests of this node that wait |
+//! | `lockmesh_voter_keys` | gauge | keys that this node's voter keeps |
+//! | `lockmesh_datagrams_out_total`, `lockmesh_datagrams_in_total` | counter | datagrams with votes |
+//! | `lockmesh_dropped_total` | counter, by `reason` | what was dropped |
+//!
+//! Each carries the label `node`. The gauges and the traffic are brought up to date about once a
+//! second; the rest at once.
+
+use std::time::Duration;
+
+use metrics::{Counter, Histogram, counter, gauge, histogram};
+
+use super::shared::Ended;
+use crate::node::Node;
+use crate::proto::event::Event;
+use crate::proto::id::NodeId;
+use crate::proto::time::Now;
+use crate::proto::voter::Voter;
+
+/// The numbers of one mesh.
+pub(crate) struct Meter {
+    node: String,
+    requests: Counter,
+    grants: Counter,
+    denied: Counter,
+    timeouts: Counter,
+    lost: Counter,
+    acquire: Histogram,
+}
+
+impl Meter {
+    pub(crate) fn new(node: &NodeId) -> Self {
+        let node = node.to_string();
+        let label = || node.clone();
+        Self {
+            requests: counter!("lockmesh_requests_total", "node" => label()),
+            grants: counter!("lockmesh_grants_total", "node" => label()),
+            denied: counter!("lockmesh_denied_total", "node" => label()),
+            timeouts: counter!("lockmesh_timeouts_total", "node" => label()),
+            lost: counter!("lockmesh_lost_total", "node" => label()),
+            acquire: histogram!("lockmesh_acquire_seconds", "node" => label()),
+            node,
+        }
+    }
+
+    pub(crate) fn began(&self) {
+        self.requests.increment(1);
+    }
+
+    pub(crate) fn granted(&self, took: Duration) {
+        self.grants.increment(1);
+        self.acquire.record(took);
+    }
+
+    pub(crate) fn lost(&self) {
+        self.lost.increment(1);
+    }
+
+    pub(crate) fn ended_without(&self, ended: &Ended) {
+        match ended {
+            Ended::Denied => self.denied.increment(1),
+            Ended::TimedOut(_) => self.timeouts.increment(1),
+            Ended::Granted(_) | Ended::ShutDown => {}
+        }
+    }
+
+    /// Brings the gauges and the traffic up to date.
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    pub(crate) fn refresh(&self, node: &Node, now: Now) {
+        let label = || self.node.clone();
+        let held = node.claimant().held(now).count();
+        gauge!("lockmesh_held", "node" => label()).set(held as f64);
+        gauge!("lockmesh_waiting", "node" => label()).set(node.claimant().waiting() as f64);
+        let keys = node.voter().map_or(0, Voter::slots);
+        gauge!("lockmesh_voter_keys", "node" => label()).set(keys as f64);
+        let traffic = node.traffic();
+        counter!("lockmesh_datagrams_out_total", "node" => label()).absolute(traffic.datagrams_out);
+        counter!("lockmesh_datagrams_in_total", "node" => label()).absolute(traffic.datagrams_in);
+        for (reason, count) in &traffic.dropped {
+            let dropped = counter!(
+                "lockmesh_dropped_total", "node" => label(), "reason" => reason.as_str()
+            );
+            dropped.absolute(*count);
+        }
+    }
+}
+
+/// Tells an operator what happened.
+pub(crate) fn trace(event: &Event, node: &NodeId) {
+    match event {
+        Event::Granted {
+            ticket, key, epoch, ..
+        } => {
+            tracing::debug!(%node, ticket = ticket.0, %key, %epoch, "lock granted");
+        }
+        Event::Renewed { ticket, .. } => {
+            tracing::trace!(%node, ticket = ticket.0, "lease renewed");
+        }
+        Event::Lost { ticket, key, epoch } => {
+            tracing::warn!(%node, ticket = ticket.0, %key, %epoch, "lease lost");
+        }
+        Event::Denied { ticket } => {
+            tracing::debug!(%node, ticket = ticket.0, "lock is another's");
+        }
+        Event::TimedOut { ticket, answers } => {
+            tracing::debug!(%node, ticket = ticket.0, ?answers, "no majority in time");
+        }
+        Event::QuarantineBegan { .. } => {
+            tracing::info!(%node, "voter in quarantine: it has no memory of its votes");
+        }
+        Event::QuarantineEnded {
+            answers,
+            leans_on_wall_clock: false,
+        } => {
+            tracing::info!(%node, answers, "voter votes");
+        }
+        Event::QuarantineEnded {
+            answers,
+            leans_on_wall_clock: true,
+        } => {
+            tracing::warn!(
+                %node,
+                answers,
+                "voter votes; too few others told what they remember: that epochs rise leans on \
+                 a wall clock that was not set back"
+            );
+        }
+        Event::RosterMismatch { node: other } => {
+            tracing::warn!(%node, %other, "a node has another roster; neither counts the other");
+        }
+    }
+}

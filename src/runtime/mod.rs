@@ -1,0 +1,21 @@
+//! Everything that touches the world: tokio, the gossip, the socket, the clocks, the operating
+//! system's randomness. No rule of the protocol is in here.
+
+mod clock;
+mod driver;
+mod guard;
+mod lease;
+mod membership;
+mod mesh;
+mod metrics;
+#[cfg(feature = "ranvier")]
+mod ranvier;
+mod request;
+mod shared;
+mod socket;
+mod status;
+
+pub use guard::{Guard, Lost};
+pub use mesh::Mesh;
+pub use request::LockRequest;
+pub use status::{Member, Other, Status};
