@@ -90,6 +90,8 @@ pub enum DropReason {
     FromMyself,
     /// A message to a node whose address is not known.
     NoAddress,
+    /// A message that does not fit into a datagram. Names are bounded so that there is none.
+    TooLarge,
     /// The gossip library was too slow to take it, or it was too large to be sent.
     GossipFull,
     /// The operating system did not take it.
@@ -118,6 +120,7 @@ impl DropReason {
             Self::NotAVoter => "not_a_voter",
             Self::FromMyself => "from_myself",
             Self::NoAddress => "no_address",
+            Self::TooLarge => "too_large",
             Self::GossipFull => "gossip_full",
             Self::SendFailed => "send_failed",
             Self::TooManyNodes => "too_many_nodes",
