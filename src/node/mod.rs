@@ -492,7 +492,11 @@ impl Node {
                 to: node,
                 roster: self.roster.tag(),
             };
-            for (body, count) in pack(&head, &messages, budget) {
+            let packed = pack(&head, &messages, budget);
+            for _ in 0..packed.too_large {
+                self.traffic.drop_one(DropReason::TooLarge);
+            }
+            for (body, count) in packed.bodies {
                 self.traffic.datagrams_out += 1;
                 self.traffic.messages_out += count as u64;
                 let bytes = self.seal.seal(Kind::Votes, &body);

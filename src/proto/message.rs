@@ -5,9 +5,11 @@
 //! ([`crate::wire`]); the receiver checks that a [`Claim`] and a [`Release`] come from the node
 //! whose claim they name, and that an answer is for a claim of its own.
 
+use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::epoch::Epoch;
 use super::id::{ClaimId, Incarnation, Key, NodeId};
@@ -198,6 +200,7 @@ pub struct Report {
     /// The claim that has the voter's vote, if any.
     pub vote: Option<ReportedVote>,
     /// Those that wait, in order, at most [`REPORTED_WAITERS_MAX`] of them.
+    #[serde(deserialize_with = "few_waiters")]
     pub waiters: Vec<ReportedWaiter>,
     /// How many wait in all.
     pub waiting: u32,
@@ -228,6 +231,32 @@ pub struct ReportedWaiter {
     pub node: NodeId,
     /// The claim's epoch: its place in the queue.
     pub epoch: Epoch,
+}
+
+/// A plain `Vec` would make room for as many as a stranger says there are, before it reads one.
+fn few_waiters<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<ReportedWaiter>, D::Error> {
+    struct FewWaiters;
+
+    impl<'de> Visitor<'de> for FewWaiters {
+        type Value = Vec<ReportedWaiter>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "at most {REPORTED_WAITERS_MAX} waiters")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            let mut waiters = Vec::new();
+            while let Some(waiter) = seq.next_element()? {
+                if waiters.len() == REPORTED_WAITERS_MAX {
+                    return Err(A::Error::invalid_length(waiters.len() + 1, &self));
+                }
+                waiters.push(waiter);
+            }
+            Ok(waiters)
+        }
+    }
+
+    from.deserialize_seq(FewWaiters)
 }
 
 /// What a handler has to say: messages and to whom, in order.

@@ -1,4 +1,8 @@
 //! The head of a datagram and its messages, as bytes.
+//!
+//! A body is the head and then message after message, without counts or lengths, in bincode's
+//! variable-length integers. It is taken apart until no byte is left; a byte that belongs to
+//! nothing makes the whole body undecodable, so that damage is never half believed.
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use serde::{Deserialize, Serialize};
@@ -21,36 +25,61 @@ pub struct Head {
     pub roster: RosterTag,
 }
 
-const BODY_BYTES_MAX: usize = super::DATAGRAM_BYTES_MAX;
-
-fn config() -> Configuration<LittleEndian, Varint, Limit<BODY_BYTES_MAX>> {
-    bincode::config::standard().with_limit::<BODY_BYTES_MAX>()
+/// Messages for one peer, packed.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Packed {
+    /// The bodies in order, and how many messages are in each.
+    pub bodies: Vec<(Vec<u8>, usize)>,
+    /// How many messages are in none of them: with the head, each alone is over the budget.
+    pub too_large: usize,
 }
 
-/// Packs messages for one peer into as few bodies as hold them, none over `budget` bytes, in
-/// order. Answers each body with the number of messages in it.
+const BODY_BYTES_MAX: usize = super::DATAGRAM_BYTES_MAX;
+/// The decoder counts what a value takes in memory, up to eight bytes for one on the wire, so no
+/// honest body comes near this. It also bounds what a false length can make it allocate.
+const DECODED_BYTES_MAX: usize = 8 * BODY_BYTES_MAX;
+/// Most datagrams have one or two messages.
+const BODY_BYTES_USUAL: usize = 256;
+
+type Config = Configuration<LittleEndian, Varint, Limit<DECODED_BYTES_MAX>>;
+
+const CONFIG: Config = bincode::config::standard().with_limit::<DECODED_BYTES_MAX>();
+
+/// Packs messages for one peer into as few bodies as hold them in order, none over `budget`
+/// bytes.
 #[must_use]
-pub fn pack(head: &Head, messages: &[Message], budget: usize) -> Vec<(Vec<u8>, usize)> {
-    let mut bodies: Vec<(Vec<u8>, usize)> = Vec::new();
-    let Ok(start) = bincode::serde::encode_to_vec(head, config()) else {
-        return bodies;
-    };
+pub fn pack(head: &Head, messages: &[Message], budget: usize) -> Packed {
+    let mut packed = Packed::default();
+    let mut body = Vec::with_capacity(BODY_BYTES_USUAL);
+    if append(&mut body, head).is_none() {
+        packed.too_large = messages.len();
+        return packed;
+    }
+    let head_len = body.len();
+    let mut count = 0;
     for message in messages {
-        let Ok(bytes) = bincode::serde::encode_to_vec(message, config()) else {
-            continue;
-        };
-        match bodies.last_mut() {
-            Some((body, count)) if body.len() + bytes.len() <= budget => {
-                body.extend_from_slice(&bytes);
-                *count += 1;
-            }
-            _ if start.len() + bytes.len() <= budget => {
-                bodies.push(([start.as_slice(), &bytes].concat(), 1));
-            }
-            _ => {}
+        let before = body.len();
+        let is_whole = append(&mut body, message).is_some();
+        if !is_whole || head_len + (body.len() - before) > budget {
+            body.truncate(before);
+            packed.too_large += 1;
+        } else if body.len() <= budget {
+            count += 1;
+        } else {
+            let mut next = Vec::with_capacity(BODY_BYTES_USUAL);
+            next.extend_from_slice(&body[..head_len]);
+            next.extend_from_slice(&body[before..]);
+            body.truncate(before);
+            packed
+                .bodies
+                .push((std::mem::replace(&mut body, next), count));
+            count = 1;
         }
     }
-    bodies
+    if count > 0 {
+        packed.bodies.push((body, count));
+    }
+    packed
 }
 
 /// Takes a body apart.
@@ -61,19 +90,62 @@ pub fn unpack(body: &[u8]) -> Result<(Head, Vec<Message>), DropReason> {
     if body.len() > BODY_BYTES_MAX {
         return Err(DropReason::Undecodable);
     }
-    let decode = |_| DropReason::Undecodable;
-    let (head, mut at) =
-        bincode::serde::decode_from_slice::<Head, _>(body, config()).map_err(decode)?;
+    let (head, mut rest) = take::<Head>(body)?;
     let mut messages = Vec::new();
-    while at < body.len() {
-        let (message, taken) =
-            bincode::serde::decode_from_slice::<Message, _>(&body[at..], config())
-                .map_err(decode)?;
-        if taken == 0 {
-            return Err(DropReason::Undecodable);
-        }
-        at += taken;
+    while !rest.is_empty() {
+        let (message, after) = take(rest)?;
         messages.push(message);
+        rest = after;
     }
     Ok((head, messages))
+}
+
+fn append(body: &mut Vec<u8>, value: &impl Serialize) -> Option<usize> {
+    bincode::serde::encode_into_std_write(value, body, CONFIG).ok()
+}
+
+/// One value, and the bytes after it. No value is of no bytes, so the rest is shorter.
+fn take<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<(T, &[u8]), DropReason> {
+    let (value, len) =
+        bincode::serde::decode_from_slice(bytes, CONFIG).map_err(|_| DropReason::Undecodable)?;
+    match bytes.get(len..) {
+        Some(rest) if len > 0 => Ok((value, rest)),
+        _ => Err(DropReason::Undecodable),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bincode::error::DecodeError;
+
+    use super::*;
+    use crate::proto::id::Key;
+
+    /// A variable-length integer, as long as it can be.
+    fn length_prefix(len: u64) -> Vec<u8> {
+        [&[253], len.to_le_bytes().as_slice()].concat()
+    }
+
+    #[test]
+    fn a_false_length_is_refused_before_there_is_room_for_it() {
+        let too_long = DECODED_BYTES_MAX as u64 + 1;
+        for len in [too_long, 1 << 20, 1 << 32, 1 << 63, u64::MAX] {
+            let bytes = [length_prefix(len).as_slice(), &[b'x'; 64]].concat();
+            let node = bincode::serde::decode_from_slice::<NodeId, _>(&bytes, CONFIG);
+            assert!(matches!(node, Err(DecodeError::LimitExceeded)), "{node:?}");
+            let key = bincode::serde::decode_from_slice::<Key, _>(&bytes, CONFIG);
+            assert!(matches!(key, Err(DecodeError::LimitExceeded)), "{key:?}");
+        }
+    }
+
+    #[test]
+    fn no_value_takes_more_than_eight_bytes_of_the_limit_for_one_on_the_wire() {
+        // The widest that one byte can stand for: a `u64` or a length below 251.
+        let numbers = [250; 1_199];
+        type Numbers = Vec<u64>;
+        let bytes = [&[251, 175, 4], numbers.as_slice()].concat();
+        assert_eq!(bytes[1..3], 1_199_u16.to_le_bytes());
+        let read = bincode::serde::decode_from_slice::<Numbers, _>(&bytes, CONFIG);
+        assert!(matches!(read, Ok((numbers, 1_202)) if numbers.len() == 1_199));
+    }
 }

@@ -1,15 +1,18 @@
 //! Messages to bytes and back: framing, batching, sealing. No I/O.
 //!
-//! A datagram is `version | mode | frame`. In mode [`Mode::Sealed`] the frame is encrypted and
-//! authenticated with an AEAD under a key that is derived from the cluster's key for this sender
-//! and this start; see [`seal`]. Its plaintext is `kind | body`: a [`Kind::Votes`] body is a
-//! [`Head`] and its messages ([`codec`]), a [`Kind::Gossip`] body belongs to the gossip library.
+//! A datagram is `version | mode | frame`. In mode 0 the frame is `kind | body`, for everybody to
+//! read and to forge. In mode 1 it is encrypted and authenticated with an AEAD under a key that is
+//! derived from the cluster's key for this sender and this start ([`seal`]), and `kind | body` is
+//! its plaintext. A [`Kind::Votes`] body is a [`Head`] and its messages ([`codec`]), a
+//! [`Kind::Gossip`] body belongs to the gossip library.
 //!
 //! Whatever does not open or decode is dropped and counted by [`DropReason`]. Nothing that comes
 //! from the network panics, blocks, or makes memory grow.
 
 pub mod codec;
+mod key;
 pub mod seal;
+mod window;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -35,6 +38,23 @@ pub enum Kind {
     Gossip,
 }
 
+impl Kind {
+    fn to_byte(self) -> u8 {
+        match self {
+            Self::Votes => 0,
+            Self::Gossip => 1,
+        }
+    }
+
+    fn from_byte(byte: u8) -> Result<Self, DropReason> {
+        match byte {
+            0 => Ok(Self::Votes),
+            1 => Ok(Self::Gossip),
+            _ => Err(DropReason::Undecodable),
+        }
+    }
+}
+
 /// Why a datagram, or a message in it, was dropped.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -42,7 +62,7 @@ pub enum Kind {
 pub enum DropReason {
     /// Too short to be anything.
     Short,
-    /// Of a protocol version that this node does not speak.
+    /// Of a protocol version that this node does not speak, or framed in neither of its modes.
     Version,
     /// Sealed, and this mesh is plaintext.
     Sealed,
@@ -70,6 +90,8 @@ pub enum DropReason {
     FromMyself,
     /// A message to a node whose address is not known.
     NoAddress,
+    /// A message that does not fit into a datagram. Names are bounded so that there is none.
+    TooLarge,
     /// The gossip library was too slow to take it, or it was too large to be sent.
     GossipFull,
     /// The operating system did not take it.
@@ -98,6 +120,7 @@ impl DropReason {
             Self::NotAVoter => "not_a_voter",
             Self::FromMyself => "from_myself",
             Self::NoAddress => "no_address",
+            Self::TooLarge => "too_large",
             Self::GossipFull => "gossip_full",
             Self::SendFailed => "send_failed",
             Self::TooManyNodes => "too_many_nodes",

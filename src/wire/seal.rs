@@ -1,48 +1,460 @@
-//! Sealing.
+//! Sealing: what goes over the network is for the cluster's nodes alone.
+//!
+//! A sealed datagram is
+//!
+//! ```text
+//! version u8 | mode u8 | key id u8 | boot id 16 | counter u64 LE | ciphertext | tag 16
+//! ```
+//!
+//! The ciphertext is AES-256-GCM of `kind u8 | body`, and all that stands before it is
+//! authenticated with it. The AEAD's key is HKDF-SHA256 of the cluster's key and the sender's
+//! boot id: 16 random bytes that a process draws once, when it starts. Under a key of its own,
+//! the sender can count its nonces instead of drawing them, and needs to write down nothing: the
+//! next start has another boot id, hence another key. The usual alternative, one key for all and
+//! a random nonce, is used up after some 2^32 datagrams.
+//!
+//! The key id is a byte that is derived from the cluster's key. A node that was given another key
+//! is told from a forger by it, as far as one byte can.
+//!
+//! **Replays.** For each boot id that has authenticated, the last [`REPLAY_WINDOW`] counters are
+//! remembered, and a datagram is taken once. The protocol does not lean on that: it is correct
+//! under any delay and any duplication. The window is hygiene: it keeps a recording from being
+//! played back as load, or from a false address. What it forgets it cannot tell: after a restart
+//! of this node, or once [`PEERS_MAX`] other boot ids have been heard since, a recorded datagram
+//! of that boot id is taken once more, as a late duplicate.
+//!
+//! **What it is not.** The cluster's key speaks for every node: this keeps strangers out, it does
+//! not keep nodes from each other. A stranger's datagram costs a key derivation and a failed
+//! decryption (a microsecond or two) and leaves nothing behind. There is no forward secrecy.
 
+use std::collections::BTreeMap;
+use std::fmt;
+
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::error::Unspecified;
+use ring::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
+
+pub use super::key::{CLUSTER_KEY_BYTES, ClusterKey, KeyError};
+pub use super::window::REPLAY_WINDOW;
+use super::window::Window;
 use super::{DropReason, Kind, PROTOCOL_VERSION};
 
-/// The cluster's key: 32 bytes that every node has and nobody else.
-#[derive(Clone)]
-pub struct ClusterKey([u8; 32]);
+/// The most boot ids whose keys and counters are remembered, about 1 KiB each. One more takes the
+/// place of the one that has not been heard for longest.
+pub const PEERS_MAX: usize = 4_096;
+/// How many bytes a boot id has.
+pub const BOOT_ID_BYTES: usize = 16;
 
-/// A key that cannot be read.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum KeyError {}
+const MODE_PLAINTEXT: u8 = 0;
+const MODE_SEALED: u8 = 1;
+
+const TAG_BYTES: usize = 16;
+const COUNTER_AT: usize = 3 + BOOT_ID_BYTES;
+const HEADER_BYTES: usize = COUNTER_AT + size_of::<u64>();
+/// Header, kind and tag.
+const SEALED_OVERHEAD: usize = HEADER_BYTES + 1 + TAG_BYTES;
+/// Version, mode and kind.
+const PLAINTEXT_OVERHEAD: usize = 3;
+
+const SALT: &[u8] = b"lockmesh";
+const SUBKEY_LABEL: &[u8] = b"lockmesh v1 datagrams of ";
+const KEY_ID_LABEL: &[u8] = b"lockmesh v1 key id";
+
+type BootId = [u8; BOOT_ID_BYTES];
 
 /// Seals what goes out and opens what comes in.
-#[derive(Debug)]
-pub struct Seal {}
+pub struct Seal {
+    /// `None`: plaintext.
+    sealed: Option<Box<Sealed>>,
+}
+
+/// The state of a mesh that seals.
+struct Sealed {
+    /// Of the cluster's key: the subkeys are drawn from it.
+    prk: Prk,
+    key_id: u8,
+    boot_id: BootId,
+    key: LessSafeKey,
+    /// The next datagram's; `None` once all have been used.
+    counter: Option<u64>,
+    peers: BTreeMap<BootId, Peer>,
+    /// Counts the datagrams that were taken: the clock of [`Peer::heard`].
+    taken: u64,
+}
+
+/// One life of another node, as the wire knows it.
+struct Peer {
+    key: LessSafeKey,
+    window: Window,
+    /// When it was last heard, in datagrams taken.
+    heard: u64,
+}
 
 impl Seal {
     /// Datagrams that everybody can read and forge.
     #[must_use]
     pub fn insecure_plaintext() -> Self {
-        Self {}
+        Self { sealed: None }
+    }
+
+    /// Datagrams that only nodes with this key can read and make.
+    ///
+    /// `boot_id` must be drawn from the operating system's randomness at every start. Two starts
+    /// under one boot id would use the same nonces, and AES-GCM then gives away its secrets.
+    ///
+    /// # Panics
+    /// Never: HKDF-SHA256 always has the 32 bytes that are asked of it.
+    #[must_use]
+    pub fn sealed(key: ClusterKey, boot_id: [u8; BOOT_ID_BYTES]) -> Self {
+        let prk = Salt::new(HKDF_SHA256, SALT).extract(key.as_bytes());
+        let mut key_id = [0];
+        prk.expand(&[KEY_ID_LABEL], OneByte)
+            .and_then(|okm| okm.fill(&mut key_id))
+            .expect("HKDF-SHA256 gives up to 8,160 bytes");
+        let key = subkey(&prk, &boot_id).expect("HKDF-SHA256 gives up to 8,160 bytes");
+        let sealed = Sealed {
+            prk,
+            key_id: key_id[0],
+            boot_id,
+            key,
+            counter: Some(0),
+            peers: BTreeMap::new(),
+            taken: 0,
+        };
+        Self {
+            sealed: Some(Box::new(sealed)),
+        }
     }
 
     /// How many bytes a datagram has beyond its body.
     #[must_use]
     pub fn overhead(&self) -> usize {
-        3
+        match self.sealed {
+            Some(_) => SEALED_OVERHEAD,
+            None => PLAINTEXT_OVERHEAD,
+        }
+    }
+
+    /// How many boot ids are remembered, at most [`PEERS_MAX`]. Zero in plaintext.
+    #[must_use]
+    pub fn peers(&self) -> usize {
+        self.sealed.as_ref().map_or(0, |sealed| sealed.peers.len())
     }
 
     /// A datagram with this body.
+    ///
+    /// No counter is used twice: after 2^64 datagrams, some centuries of them, what comes is an
+    /// empty datagram, which every receiver drops as [`DropReason::Short`].
     pub fn seal(&mut self, kind: Kind, body: &[u8]) -> Vec<u8> {
-        let mut bytes = vec![PROTOCOL_VERSION, 0, u8::from(kind == Kind::Gossip)];
-        bytes.extend_from_slice(body);
-        bytes
+        let mut datagram = Vec::with_capacity(self.overhead() + body.len());
+        let Some(sealed) = &mut self.sealed else {
+            datagram.extend([PROTOCOL_VERSION, MODE_PLAINTEXT, kind.to_byte()]);
+            datagram.extend(body);
+            return datagram;
+        };
+        match sealed.seal(kind, body, &mut datagram) {
+            Ok(()) => datagram,
+            Err(Unspecified) => Vec::new(),
+        }
     }
 
-    /// The body of a datagram.
+    /// The body of a datagram, and what it is for.
     ///
     /// # Errors
-    /// Why it is dropped.
+    /// Why it is dropped: [`DropReason::Short`], [`Version`](DropReason::Version),
+    /// [`Sealed`](DropReason::Sealed), [`Plaintext`](DropReason::Plaintext),
+    /// [`Key`](DropReason::Key), [`FromMyself`](DropReason::FromMyself),
+    /// [`Forged`](DropReason::Forged), [`Replayed`](DropReason::Replayed) or, where the kind is
+    /// none, [`Undecodable`](DropReason::Undecodable).
     pub fn open(&mut self, datagram: &[u8]) -> Result<(Kind, Vec<u8>), DropReason> {
-        match datagram {
-            [PROTOCOL_VERSION, 0, 0, body @ ..] => Ok((Kind::Votes, body.to_vec())),
-            [PROTOCOL_VERSION, 0, 1, body @ ..] => Ok((Kind::Gossip, body.to_vec())),
+        let (mode, rest) = match datagram {
+            [PROTOCOL_VERSION, mode, rest @ ..] => (*mode, rest),
+            [PROTOCOL_VERSION] | [] => return Err(DropReason::Short),
+            _ => return Err(DropReason::Version),
+        };
+        match (mode, &mut self.sealed) {
+            (MODE_PLAINTEXT, None) => {
+                let (kind, body) = rest.split_first().ok_or(DropReason::Short)?;
+                Ok((Kind::from_byte(*kind)?, body.to_vec()))
+            }
+            (MODE_SEALED, Some(sealed)) => sealed.open(datagram),
+            (MODE_PLAINTEXT, Some(_)) => Err(DropReason::Plaintext),
+            (MODE_SEALED, None) => Err(DropReason::Sealed),
             _ => Err(DropReason::Version),
         }
+    }
+}
+
+impl fmt::Debug for Seal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(sealed) = &self.sealed else {
+            return f.write_str("Seal(plaintext)");
+        };
+        f.debug_struct("Seal")
+            .field("key_id", &sealed.key_id)
+            .field("counter", &sealed.counter)
+            .field("peers", &sealed.peers.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Sealed {
+    fn seal(&mut self, kind: Kind, body: &[u8], datagram: &mut Vec<u8>) -> Result<(), Unspecified> {
+        let counter = self.counter.ok_or(Unspecified)?;
+        self.counter = counter.checked_add(1);
+        datagram.extend([PROTOCOL_VERSION, MODE_SEALED, self.key_id]);
+        datagram.extend(self.boot_id);
+        datagram.extend(counter.to_le_bytes());
+        datagram.push(kind.to_byte());
+        datagram.extend(body);
+        let (header, plaintext) = datagram.split_at_mut(HEADER_BYTES);
+        let aad = Aad::from(&*header);
+        let tag = self
+            .key
+            .seal_in_place_separate_tag(nonce(counter), aad, plaintext)?;
+        datagram.extend(tag.as_ref());
+        Ok(())
+    }
+
+    /// Opens a datagram whose version and mode have been looked at. Whether it is a replay is
+    /// asked last, so that a forged counter is counted as what it is.
+    fn open(&mut self, datagram: &[u8]) -> Result<(Kind, Vec<u8>), DropReason> {
+        let Some((header, sealed)) = datagram.split_at_checked(HEADER_BYTES) else {
+            return Err(DropReason::Short);
+        };
+        if sealed.len() <= TAG_BYTES {
+            return Err(DropReason::Short);
+        }
+        if header[2] != self.key_id {
+            return Err(DropReason::Key);
+        }
+        let boot_id: BootId = field(&header[3..COUNTER_AT])?;
+        if boot_id == self.boot_id {
+            return Err(DropReason::FromMyself);
+        }
+        let counter = u64::from_le_bytes(field(&header[COUNTER_AT..])?);
+        let (kind, body) = match self.peers.get_mut(&boot_id) {
+            Some(peer) => {
+                let opened = decrypt(&peer.key, counter, header, sealed)?;
+                if !peer.window.admit(counter) {
+                    return Err(DropReason::Replayed);
+                }
+                self.taken += 1;
+                peer.heard = self.taken;
+                opened
+            }
+            None => {
+                let key = subkey(&self.prk, &boot_id).map_err(|_| DropReason::Forged)?;
+                let opened = decrypt(&key, counter, header, sealed)?;
+                self.remember(boot_id, key, counter);
+                opened
+            }
+        };
+        Ok((Kind::from_byte(kind)?, body))
+    }
+
+    /// Takes up a boot id that has authenticated.
+    fn remember(&mut self, boot_id: BootId, key: LessSafeKey, counter: u64) {
+        if self.peers.len() >= PEERS_MAX {
+            let longest_silent = self.peers.iter().min_by_key(|(_, peer)| peer.heard);
+            if let Some(evicted) = longest_silent.map(|(boot_id, _)| *boot_id) {
+                self.peers.remove(&evicted);
+            }
+        }
+        self.taken += 1;
+        let peer = Peer {
+            key,
+            window: Window::starting_at(counter),
+            heard: self.taken,
+        };
+        self.peers.insert(boot_id, peer);
+    }
+}
+
+/// The length of the key id, for HKDF.
+struct OneByte;
+
+impl KeyType for OneByte {
+    fn len(&self) -> usize {
+        1
+    }
+}
+
+fn subkey(prk: &Prk, boot_id: &BootId) -> Result<LessSafeKey, Unspecified> {
+    let info = [SUBKEY_LABEL, boot_id];
+    let key = UnboundKey::from(prk.expand(&info, &AES_256_GCM)?);
+    Ok(LessSafeKey::new(key))
+}
+
+fn nonce(counter: u64) -> Nonce {
+    let mut bytes = [0; NONCE_LEN];
+    bytes[NONCE_LEN - size_of::<u64>()..].copy_from_slice(&counter.to_le_bytes());
+    Nonce::assume_unique_for_key(bytes)
+}
+
+fn field<const N: usize>(bytes: &[u8]) -> Result<[u8; N], DropReason> {
+    bytes.try_into().map_err(|_| DropReason::Short)
+}
+
+/// The kind byte and the body.
+fn decrypt(
+    key: &LessSafeKey,
+    counter: u64,
+    header: &[u8],
+    sealed: &[u8],
+) -> Result<(u8, Vec<u8>), DropReason> {
+    let (ciphertext, tag) = sealed.split_at(sealed.len() - TAG_BYTES);
+    let tag = field::<TAG_BYTES>(tag)?.into();
+    let (nonce, aad) = (nonce(counter), Aad::from(header));
+    let mut plaintext = ciphertext.to_vec();
+    key.open_in_place_separate_tag(nonce, aad, tag, &mut plaintext, 0..)
+        .map_err(|_| DropReason::Forged)?;
+    let kind = plaintext.first().copied().ok_or(DropReason::Short)?;
+    plaintext.remove(0);
+    Ok((kind, plaintext))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BODY: &[u8] = b"a body of some thirty bytes here";
+
+    fn key(byte: u8) -> ClusterKey {
+        ClusterKey::from_bytes([byte; CLUSTER_KEY_BYTES]).unwrap()
+    }
+
+    fn seal_of(boot: u16) -> Seal {
+        let mut boot_id = [0; BOOT_ID_BYTES];
+        boot_id[..2].copy_from_slice(&boot.to_be_bytes());
+        Seal::sealed(key(1), boot_id)
+    }
+
+    #[test]
+    fn what_is_sealed_opens_once_and_is_as_long_as_it_says() {
+        let (mut a, mut b) = (seal_of(1), seal_of(2));
+        for kind in [Kind::Votes, Kind::Gossip] {
+            for body in [BODY, b""] {
+                let datagram = a.seal(kind, body);
+                assert_eq!(datagram.len(), body.len() + a.overhead());
+                assert_eq!(b.open(&datagram), Ok((kind, body.to_vec())));
+                assert_eq!(b.open(&datagram), Err(DropReason::Replayed));
+            }
+        }
+        assert_eq!(b.peers(), 1);
+        assert_eq!(a.peers(), 0);
+    }
+
+    #[test]
+    fn plaintext_is_what_it_says() {
+        let mut seal = Seal::insecure_plaintext();
+        let datagram = seal.seal(Kind::Gossip, BODY);
+        assert_eq!(datagram.len(), BODY.len() + seal.overhead());
+        assert_eq!(datagram[..3], [PROTOCOL_VERSION, MODE_PLAINTEXT, 1]);
+        assert_eq!(seal.open(&datagram), Ok((Kind::Gossip, BODY.to_vec())));
+        let no_kind = [PROTOCOL_VERSION, MODE_PLAINTEXT, 2];
+        assert_eq!(seal.open(&no_kind), Err(DropReason::Undecodable));
+    }
+
+    #[test]
+    fn plaintext_and_sealed_meshes_do_not_hear_each_other() {
+        let (mut open, mut sealed) = (Seal::insecure_plaintext(), seal_of(1));
+        let plain = open.seal(Kind::Votes, BODY);
+        assert_eq!(sealed.open(&plain), Err(DropReason::Plaintext));
+        let closed = sealed.seal(Kind::Votes, BODY);
+        assert_eq!(open.open(&closed), Err(DropReason::Sealed));
+    }
+
+    #[test]
+    fn another_key_is_told_from_a_forgery() {
+        let mut stranger = Seal::sealed(key(2), [9; BOOT_ID_BYTES]);
+        let mut node = seal_of(1);
+        let datagram = stranger.seal(Kind::Votes, BODY);
+        assert_eq!(node.open(&datagram), Err(DropReason::Key));
+        let mut relabelled = datagram;
+        relabelled[2] = seal_of(2).seal(Kind::Votes, b"")[2];
+        assert_eq!(node.open(&relabelled), Err(DropReason::Forged));
+        assert_eq!(node.peers(), 0);
+    }
+
+    #[test]
+    fn a_node_does_not_hear_itself() {
+        let mut node = seal_of(1);
+        let datagram = node.seal(Kind::Gossip, BODY);
+        assert_eq!(node.open(&datagram), Err(DropReason::FromMyself));
+        assert_eq!(node.peers(), 0);
+    }
+
+    #[test]
+    fn every_start_of_a_node_seals_under_another_key() {
+        let (mut first, mut second) = (seal_of(1), seal_of(2));
+        let (a, b) = (
+            first.seal(Kind::Votes, BODY),
+            second.seal(Kind::Votes, BODY),
+        );
+        assert_eq!(a[COUNTER_AT..HEADER_BYTES], b[COUNTER_AT..HEADER_BYTES]);
+        assert_ne!(a[HEADER_BYTES..], b[HEADER_BYTES..]);
+        // A boot id put on another start's datagram does not open it.
+        let mut moved = a;
+        moved[3..COUNTER_AT].copy_from_slice(&b[3..COUNTER_AT]);
+        assert_eq!(seal_of(3).open(&moved), Err(DropReason::Forged));
+    }
+
+    #[test]
+    fn no_counter_is_used_twice_even_at_the_end_of_them() {
+        let (mut a, mut b) = (seal_of(1), seal_of(2));
+        a.sealed.as_mut().unwrap().counter = Some(u64::MAX - 1);
+        let last_two = [a.seal(Kind::Votes, b"1"), a.seal(Kind::Votes, b"2")];
+        for datagram in &last_two {
+            assert!(b.open(datagram).is_ok());
+        }
+        for _ in 0..3 {
+            let none = a.seal(Kind::Votes, b"3");
+            assert_eq!(none, b"");
+            assert_eq!(b.open(&none), Err(DropReason::Short));
+        }
+    }
+
+    #[test]
+    fn the_boot_id_that_was_silent_for_longest_is_forgotten_first() {
+        let mut node = Seal::sealed(key(1), [0xff; BOOT_ID_BYTES]);
+        let full = u16::try_from(PEERS_MAX).unwrap();
+        let recorded: Vec<Vec<u8>> = (0..=full)
+            .map(|boot| seal_of(boot).seal(Kind::Votes, BODY))
+            .collect();
+        for datagram in &recorded[..PEERS_MAX] {
+            assert!(node.open(datagram).is_ok());
+        }
+        assert_eq!(node.peers(), PEERS_MAX);
+        // A replay does not count as being heard, something new does.
+        assert_eq!(node.open(&recorded[1]), Err(DropReason::Replayed));
+        let mut oldest = seal_of(0);
+        oldest.seal(Kind::Votes, BODY);
+        assert!(node.open(&oldest.seal(Kind::Votes, BODY)).is_ok());
+        assert!(node.open(&recorded[PEERS_MAX]).is_ok());
+        assert_eq!(node.peers(), PEERS_MAX);
+        assert_eq!(node.open(&recorded[0]), Err(DropReason::Replayed));
+        assert_eq!(node.open(&recorded[2]), Err(DropReason::Replayed));
+        // Forgotten, so its recording passes once more, as a late duplicate.
+        assert!(node.open(&recorded[1]).is_ok());
+        assert_eq!(node.open(&recorded[1]), Err(DropReason::Replayed));
+    }
+
+    #[test]
+    fn the_bytes_on_the_wire_do_not_change_unnoticed() {
+        // Worked out by another implementation of HKDF and AES-GCM.
+        let header = "01014b00010000000000000000000000000000".to_owned() + "0000000000000000";
+        let rest = "8d8519d7dd7febf9d558e59defee6aea23d58a711f";
+        let datagram = seal_of(1).seal(Kind::Votes, b"ping");
+        let hex: String = datagram.iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(hex, header + rest);
+    }
+
+    #[test]
+    fn neither_key_nor_boot_id_shows_in_logs() {
+        let text = format!("{:?}", Seal::sealed(key(0xab), [0xcd; BOOT_ID_BYTES]));
+        assert_eq!(text, "Seal { key_id: 13, counter: Some(0), peers: 0, .. }");
+        fn is_send<T: Send>() {}
+        is_send::<Seal>();
     }
 }

@@ -1,0 +1,104 @@
+//! Which of a sender's counters were here before.
+
+/// How far behind the highest counter heard another may be, and still be told from a replay.
+pub const REPLAY_WINDOW: u64 = 1_024;
+
+const WORD_BITS: u64 = u64::BITS as u64;
+const WORDS: usize = (REPLAY_WINDOW / WORD_BITS) as usize;
+
+/// The last [`REPLAY_WINDOW`] counters of one sender: a ring with a bit for each.
+#[derive(Clone, Debug)]
+pub(super) struct Window {
+    highest: u64,
+    seen: [u64; WORDS],
+}
+
+impl Window {
+    /// The window of a sender whose first datagram has this counter. Those sent before it may
+    /// still come.
+    pub(super) fn starting_at(counter: u64) -> Self {
+        let mut window = Self {
+            highest: counter,
+            seen: [0; WORDS],
+        };
+        window.set(counter);
+        window
+    }
+
+    /// Whether `counter` comes for the first time; from now on it does not. What is too old to
+    /// tell counts as seen.
+    pub(super) fn admit(&mut self, counter: u64) -> bool {
+        if counter > self.highest {
+            self.advance(counter);
+        } else if self.highest - counter >= REPLAY_WINDOW || self.is_set(counter) {
+            return false;
+        }
+        self.set(counter);
+        true
+    }
+
+    fn advance(&mut self, counter: u64) {
+        if counter - self.highest >= REPLAY_WINDOW {
+            self.seen = [0; WORDS];
+        } else {
+            for fresh in self.highest + 1..=counter {
+                let (word, bit) = place(fresh);
+                self.seen[word] &= !bit;
+            }
+        }
+        self.highest = counter;
+    }
+
+    fn is_set(&self, counter: u64) -> bool {
+        let (word, bit) = place(counter);
+        self.seen[word] & bit != 0
+    }
+
+    fn set(&mut self, counter: u64) {
+        let (word, bit) = place(counter);
+        self.seen[word] |= bit;
+    }
+}
+
+fn place(counter: u64) -> (usize, u64) {
+    let at = counter % REPLAY_WINDOW;
+    ((at / WORD_BITS) as usize, 1 << (at % WORD_BITS))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_window_is_as_wide_as_it_says() {
+        let mut window = Window::starting_at(5_000);
+        assert!(!window.admit(5_000));
+        assert!(window.admit(5_000 - (REPLAY_WINDOW - 1)));
+        assert!(!window.admit(5_000 - REPLAY_WINDOW));
+        assert!(window.admit(u64::MAX));
+        assert!(!window.admit(u64::MAX));
+        assert!(!window.admit(5_001));
+    }
+
+    proptest! {
+        /// The clever ring, against a set of all counters ever seen.
+        #[test]
+        fn the_window_agrees_with_a_set_of_all_counters(
+            start in prop_oneof![0..3_000_u64, u64::MAX - 3_000..u64::MAX],
+            steps in prop::collection::vec(-1_100..1_100_i64, 1..400),
+        ) {
+            let mut window = Window::starting_at(start);
+            let mut all = BTreeSet::from([start]);
+            for step in steps {
+                let highest = all.last().copied().unwrap_or_default();
+                let counter = highest.saturating_add_signed(step);
+                let is_new = highest - counter.min(highest) < REPLAY_WINDOW && all.insert(counter);
+                prop_assert_eq!(window.admit(counter), is_new, "counter {}", counter);
+            }
+        }
+    }
+}

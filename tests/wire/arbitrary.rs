@@ -1,0 +1,295 @@
+//! Heads and messages of every shape that their types allow.
+
+use std::time::Duration;
+
+use lockmesh::proto::epoch::Epoch;
+use lockmesh::proto::id::{ClaimId, Incarnation, KEY_BYTES_MAX, Key, NODE_ID_BYTES_MAX, NodeId};
+use lockmesh::proto::message::{
+    Claim, HolderWon, Inspect, Memory, Message, Outdated, REPORTED_WAITERS_MAX, Recall, Refuse,
+    RefuseReason, Release, Report, ReportedVote, ReportedWaiter, Stale, Vote, Wait,
+};
+use lockmesh::proto::roster::RosterTag;
+use lockmesh::proto::time::Instant;
+use lockmesh::wire::Head;
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+pub(crate) fn node_id(name: &str) -> NodeId {
+    NodeId::new(name).unwrap()
+}
+
+fn number() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        0..300_u64,
+        any::<u64>(),
+        Just(u64::MAX),
+        any::<u64>().prop_map(|n| n >> 20),
+    ]
+}
+
+fn span() -> impl Strategy<Value = Duration> {
+    prop_oneof![
+        (0..40_000_u64).prop_map(Duration::from_millis),
+        (number(), 0..1_000_000_000_u32).prop_map(|(secs, nanos)| Duration::new(secs, nanos)),
+        Just(Duration::MAX),
+        Just(Duration::ZERO),
+    ]
+}
+
+fn instant() -> impl Strategy<Value = Instant> {
+    number().prop_map(Instant::from_nanos)
+}
+
+fn epoch() -> impl Strategy<Value = Epoch> {
+    number().prop_map(Epoch::new)
+}
+
+fn incarnation() -> impl Strategy<Value = Incarnation> {
+    number().prop_map(Incarnation::new)
+}
+
+pub(crate) fn any_node_id() -> impl Strategy<Value = NodeId> {
+    prop_oneof![
+        "[abcd]",
+        "[^\\p{Cc}]{1,16}",
+        Just("n".repeat(NODE_ID_BYTES_MAX))
+    ]
+    .prop_map(|name| node_id(&name))
+}
+
+fn any_key() -> impl Strategy<Value = Key> {
+    prop_oneof!["[kl]", "(?s).{1,64}", Just("k".repeat(KEY_BYTES_MAX))]
+        .prop_map(|name| Key::new(name).unwrap())
+}
+
+pub(crate) fn any_head() -> impl Strategy<Value = Head> {
+    (
+        any_node_id(),
+        incarnation(),
+        any_node_id(),
+        number(),
+        number(),
+    )
+        .prop_map(|(from, incarnation, to, version, digest)| Head {
+            from,
+            incarnation,
+            to,
+            roster: RosterTag { version, digest },
+        })
+}
+
+/// Claim ids: of any node, in any life.
+pub(crate) fn any_claim_id() -> impl Strategy<Value = ClaimId> {
+    (any_node_id(), incarnation(), number()).prop_map(|(node, incarnation, seq)| ClaimId {
+        node,
+        incarnation,
+        seq,
+    })
+}
+
+fn holder_won() -> impl Strategy<Value = HolderWon> {
+    prop::sample::select(vec![HolderWon::No, HolderWon::Yes, HolderWon::Silent])
+}
+
+fn refuse_reason() -> impl Strategy<Value = RefuseReason> {
+    prop::sample::select(vec![
+        RefuseReason::Quarantine,
+        RefuseReason::Roster,
+        RefuseReason::Skew,
+        RefuseReason::Limit,
+        RefuseReason::NotAVoter,
+    ])
+}
+
+fn any_report() -> impl Strategy<Value = Message> {
+    let vote = (any_claim_id(), epoch(), any::<bool>(), span()).prop_map(
+        |(claim, epoch, won, remaining)| ReportedVote {
+            claim,
+            epoch,
+            won,
+            remaining,
+        },
+    );
+    let waiter = (any_node_id(), epoch()).prop_map(|(node, epoch)| ReportedWaiter { node, epoch });
+    let waiters = vec(waiter, 0..=REPORTED_WAITERS_MAX);
+    let vote = proptest::option::of(vote);
+    (number(), vote, waiters, any::<u32>(), epoch()).prop_map(
+        |(nonce, vote, waiters, waiting, fence)| {
+            Message::Report(Report {
+                nonce,
+                vote,
+                waiters,
+                waiting,
+                fence,
+            })
+        },
+    )
+}
+
+/// Messages, those that name a claim with a claim id from `claims`.
+pub(crate) fn any_message_about(
+    claims: impl Strategy<Value = ClaimId> + Clone + 'static,
+) -> impl Strategy<Value = Message> {
+    let flags = (any::<bool>(), any::<bool>());
+    let claim = (
+        any_key(),
+        claims.clone(),
+        epoch(),
+        span(),
+        instant(),
+        instant(),
+        flags,
+    );
+    let vote = (any_key(), claims.clone(), instant(), span(), flags);
+    let holder = (any_claim_id(), epoch(), holder_won(), any::<u32>());
+    let wait = (any_key(), claims.clone(), holder);
+    let memory = (number(), epoch(), flags, incarnation());
+    prop_oneof![
+        claim.prop_map(|(key, claim, epoch, ttl, stamp, since, (won, is_try))| {
+            Message::Claim(Claim {
+                key,
+                claim,
+                epoch,
+                ttl,
+                stamp,
+                since,
+                won,
+                is_try,
+            })
+        }),
+        vote.prop_map(|(key, claim, stamp, ttl, (back, ask))| {
+            Message::Vote(Vote {
+                key,
+                claim,
+                stamp,
+                ttl,
+                back,
+                ask,
+            })
+        }),
+        wait.prop_map(|(key, claim, (holder, epoch, won, ahead))| {
+            Message::Wait(Wait {
+                key,
+                claim,
+                holder,
+                epoch,
+                won,
+                ahead,
+            })
+        }),
+        (claims.clone(), epoch()).prop_map(|(claim, fence)| Message::Stale(Stale { claim, fence })),
+        (claims.clone(), refuse_reason())
+            .prop_map(|(claim, reason)| Message::Refuse(Refuse { claim, reason })),
+        (any_key(), claims, any::<bool>())
+            .prop_map(|(key, claim, won)| Message::Release(Release { key, claim, won })),
+        number().prop_map(|nonce| Message::Recall(Recall { nonce })),
+        memory.prop_map(|(nonce, highest, (votes, knew), seen)| {
+            Message::Memory(Memory {
+                nonce,
+                highest,
+                votes,
+                knew,
+                seen,
+            })
+        }),
+        incarnation().prop_map(|seen| Message::Outdated(Outdated { seen })),
+        (number(), any_key()).prop_map(|(nonce, key)| Message::Inspect(Inspect { nonce, key })),
+        any_report(),
+    ]
+}
+
+pub(crate) fn any_message() -> impl Strategy<Value = Message> {
+    any_message_about(any_claim_id().boxed())
+}
+
+/// The head that takes most bytes.
+pub(crate) fn largest_head() -> Head {
+    Head {
+        from: node_id(&"n".repeat(NODE_ID_BYTES_MAX)),
+        incarnation: Incarnation::new(u64::MAX),
+        to: node_id(&"m".repeat(NODE_ID_BYTES_MAX)),
+        roster: RosterTag {
+            version: u64::MAX,
+            digest: u64::MAX,
+        },
+    }
+}
+
+/// Of each kind the message that takes most bytes.
+pub(crate) fn largest_messages() -> Vec<Message> {
+    let key = Key::new("k".repeat(KEY_BYTES_MAX)).unwrap();
+    let node = node_id(&"n".repeat(NODE_ID_BYTES_MAX));
+    let incarnation = Incarnation::new(u64::MAX);
+    let claim = ClaimId {
+        node: node.clone(),
+        incarnation,
+        seq: u64::MAX,
+    };
+    let (epoch, stamp, nonce) = (Epoch::new(u64::MAX), Instant::FAR, u64::MAX);
+    let ttl = Duration::MAX;
+    let waiter = ReportedWaiter { node, epoch };
+    let vote = ReportedVote {
+        claim: claim.clone(),
+        epoch,
+        won: true,
+        remaining: ttl,
+    };
+    vec![
+        Message::Claim(Claim {
+            key: key.clone(),
+            claim: claim.clone(),
+            epoch,
+            ttl,
+            stamp,
+            since: stamp,
+            won: true,
+            is_try: true,
+        }),
+        Message::Vote(Vote {
+            key: key.clone(),
+            claim: claim.clone(),
+            stamp,
+            ttl,
+            back: true,
+            ask: true,
+        }),
+        Message::Wait(Wait {
+            key: key.clone(),
+            claim: claim.clone(),
+            holder: claim.clone(),
+            epoch,
+            won: HolderWon::Silent,
+            ahead: u32::MAX,
+        }),
+        Message::Stale(Stale {
+            claim: claim.clone(),
+            fence: epoch,
+        }),
+        Message::Refuse(Refuse {
+            claim: claim.clone(),
+            reason: RefuseReason::NotAVoter,
+        }),
+        Message::Release(Release {
+            key: key.clone(),
+            claim,
+            won: true,
+        }),
+        Message::Recall(Recall { nonce }),
+        Message::Memory(Memory {
+            nonce,
+            highest: epoch,
+            votes: true,
+            knew: true,
+            seen: incarnation,
+        }),
+        Message::Outdated(Outdated { seen: incarnation }),
+        Message::Inspect(Inspect { nonce, key }),
+        Message::Report(Report {
+            nonce,
+            vote: Some(vote),
+            waiters: vec![waiter; REPORTED_WAITERS_MAX],
+            waiting: u32::MAX,
+            fence: epoch,
+        }),
+    ]
+}

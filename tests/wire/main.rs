@@ -1,0 +1,4 @@
+//! Bytes in, bytes out, and what strangers make of them.
+
+mod arbitrary;
+mod codec;
