@@ -18,7 +18,7 @@ use crate::harness::Links;
 /// The most voters of one key that pay: beyond, a grant only gets slower.
 const VOTERS_PER_KEY_DEFAULT_MAX: usize = 5;
 /// The longest name of a cluster, in bytes.
-pub const CLUSTER_BYTES_MAX: usize = 128;
+pub(crate) const CLUSTER_BYTES_MAX: usize = 128;
 const GOSSIP_EVERY_MIN: Duration = Duration::from_millis(10);
 const GOSSIP_EVERY_MAX: Duration = Duration::from_secs(60);
 const TRY_AT_MOST_MAX: Duration = Duration::from_secs(3_600);
@@ -285,7 +285,7 @@ impl MeshBuilder {
         };
         let r = self
             .voters_per_key
-            .unwrap_or(voters.len().min(VOTERS_PER_KEY_DEFAULT_MAX));
+            .unwrap_or_else(|| voters.len().min(VOTERS_PER_KEY_DEFAULT_MAX));
         let roster = Roster::new(self.roster_version, voters, r, self.timing)?;
         let listen = address("listen", &self.listen)?;
         let advertise = self

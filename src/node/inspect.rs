@@ -101,10 +101,10 @@ impl Inspector {
                 }),
             );
         }
-        if self.running.len() >= INSPECTIONS_MAX {
-            if let Some(mut oldest) = self.running.first_entry() {
-                oldest.get_mut().until = Instant::ZERO;
-            }
+        if self.running.len() >= INSPECTIONS_MAX
+            && let Some(mut oldest) = self.running.first_entry()
+        {
+            oldest.get_mut().until = Instant::ZERO;
         }
         let running = Running {
             key: key.clone(),
@@ -117,10 +117,10 @@ impl Inspector {
     }
 
     pub(crate) fn handle_report(&mut self, from: &NodeId, report: Report) {
-        if let Some(running) = self.running.get_mut(&report.nonce) {
-            if running.voters.contains(from) {
-                running.reports.insert(from.clone(), report);
-            }
+        if let Some(running) = self.running.get_mut(&report.nonce)
+            && running.voters.contains(from)
+        {
+            running.reports.insert(from.clone(), report);
         }
     }
 

@@ -110,18 +110,17 @@ impl Node {
             start,
             limits,
             claims_max,
+            renew_every,
             seed,
             seal,
-            ..
         } = config;
         let mut effects = Effects::default();
         let voter = roster.has_member(&id).then(|| {
             let (me, roster) = (id.clone(), roster.clone());
             Voter::new(now, me, roster, limits, start, seed, &mut effects)
         });
-        let claims_max = config.claims_max;
         let claimant = Claimant::new(id.clone(), incarnation, roster.clone(), claims_max, seed)
-            .with_renewal(config.renew_every);
+            .with_renewal(renew_every);
         let mut node = Self {
             peers: Peers::new(id.clone()),
             view: View::default(),
@@ -131,7 +130,6 @@ impl Node {
             voter,
             claimant,
             seal,
-            ..
             traffic: Traffic::default(),
             effects,
             outbox: BTreeMap::new(),

@@ -118,7 +118,7 @@ impl Peers {
                     heard
                 })
             }
-            (heard, gossiped) => heard.or(gossiped.map(|(addr, _)| addr)),
+            (heard, gossiped) => heard.or_else(|| gossiped.map(|(addr, _)| addr)),
         }
     }
 }

@@ -48,8 +48,9 @@ pub(crate) struct Recovery {
     /// No epoch that it ever voted for is above this.
     floor: Epoch,
     others: Vec<NodeId>,
-    /// Nodes that do not vote but may remember an earlier life of the cluster.
-    bystanders: BTreeSet<NodeId>,
+    /// The nodes that gossip knows. Those of them that do not vote may still remember an earlier
+    /// life of the cluster.
+    gossiped: BTreeSet<NodeId>,
     enough: usize,
     /// One vote is a majority: no other voter can have seen what this one voted for.
     decides_alone: bool,
@@ -89,7 +90,7 @@ impl Recovery {
                 .filter(|member| *member != me)
                 .cloned()
                 .collect(),
-            bystanders: BTreeSet::new(),
+            gossiped: BTreeSet::new(),
             enough: roster.recall_answers(),
             decides_alone: roster.majority() == 1,
             skew: timing.max_clock_skew,
@@ -111,11 +112,12 @@ impl Recovery {
     }
 
     pub(crate) fn handle_view(&mut self, view: &View) {
-        let nodes = view
-            .peers
-            .keys()
-            .filter(|node| !self.others.contains(*node));
-        self.bystanders = nodes.cloned().collect();
+        let gossiped: BTreeSet<NodeId> = view.peers.keys().cloned().collect();
+        if !gossiped.is_subset(&self.gossiped) {
+            // Somebody can be reached who could not be.
+            self.next_ask = Instant::ZERO;
+        }
+        self.gossiped = gossiped;
     }
 
     pub(crate) fn handle_memory(
@@ -169,10 +171,10 @@ impl Recovery {
                 self.phase = Phase::Over;
             }
         }
-        if let Phase::Recall { deadline } = self.phase {
-            if now.mono >= deadline {
-                self.phase = Phase::Over;
-            }
+        if let Phase::Recall { deadline } = self.phase
+            && now.mono >= deadline
+        {
+            self.phase = Phase::Over;
         }
         let asks = matches!(self.phase, Phase::New | Phase::Recall { .. });
         if asks && now.mono >= self.next_ask {
@@ -188,7 +190,13 @@ impl Recovery {
             .filter(|node| !self.answers.contains_key(*node));
         let mut to: Vec<NodeId> = unheard.cloned().collect();
         if self.phase == Phase::New {
-            to.extend(self.bystanders.iter().cloned());
+            let members = &self.others;
+            to.extend(
+                self.gossiped
+                    .iter()
+                    .filter(|node| !members.contains(*node))
+                    .cloned(),
+            );
         }
         for node in to {
             out.send(&node, Message::Recall(Recall { nonce }));

@@ -429,7 +429,7 @@ impl Voter {
         let slot = self
             .slots
             .entry(key.clone())
-            .or_insert(Slot::new(fence, vote));
+            .or_insert_with(|| Slot::new(fence, vote));
         send_vote(slot, key, false, out);
         if slot.vote.to.won {
             learn_won(slot, key, out);

@@ -15,9 +15,9 @@ use chitchat::{
     Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, ChitchatMessage, Deserializable,
     FailureDetectorConfig, Serializable, spawn_chitchat,
 };
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{Mutex, watch};
 
-use super::shared::Shared;
+use super::shared::{GossipOut, Shared};
 use crate::proto::id::{Incarnation, NodeId};
 use crate::proto::view::{Peer, View};
 
@@ -51,7 +51,7 @@ impl Membership {
     pub(crate) async fn start(
         shared: Arc<Shared>,
         gossip: Gossip,
-        incoming: mpsc::Receiver<(SocketAddr, Vec<u8>)>,
+        incoming: GossipOut,
     ) -> Result<Self, String> {
         let interval = gossip.interval;
         let config = ChitchatConfig {
@@ -165,7 +165,7 @@ impl Lives {
 /// The socket of the mesh, as chitchat's transport.
 struct OurSocket {
     shared: Arc<Shared>,
-    incoming: Mutex<Option<mpsc::Receiver<(SocketAddr, Vec<u8>)>>>,
+    incoming: Mutex<Option<GossipOut>>,
 }
 
 #[async_trait]
@@ -182,7 +182,7 @@ impl Transport for OurSocket {
 
 struct OpenSocket {
     shared: Arc<Shared>,
-    incoming: mpsc::Receiver<(SocketAddr, Vec<u8>)>,
+    incoming: GossipOut,
 }
 
 #[async_trait]

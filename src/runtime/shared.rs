@@ -33,6 +33,8 @@ pub(crate) enum Ended {
 
 /// Datagrams of the gossip library, on their way to it.
 pub(crate) type GossipIn = mpsc::Sender<(SocketAddr, Vec<u8>)>;
+/// The end of that way.
+pub(crate) type GossipOut = mpsc::Receiver<(SocketAddr, Vec<u8>)>;
 
 pub(crate) struct Shared {
     pub(crate) clock: Clock,

@@ -1,0 +1,4 @@
+//! The public API over real UDP on loopback, sealed.
+
+mod common;
+mod guard;
