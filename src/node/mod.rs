@@ -327,8 +327,9 @@ impl Node {
 
     /// Notes that a node speaks, and in which life.
     fn hear(&mut self, now: Now, head: &Head, addr: SocketAddr) -> Result<(), DropReason> {
-        let knew = self.claimant.held(now).next().is_some()
-            || self.voter.as_ref().is_some_and(Voter::has_memory);
+        let (claimant, voter) = (&self.claimant, &self.voter);
+        let knew =
+            || claimant.held(now).next().is_some() || voter.as_ref().is_some_and(Voter::has_memory);
         match self.peers.hear(&head.from, head.incarnation, addr, knew) {
             Heard::Again => Ok(()),
             Heard::NewLife => {

@@ -50,13 +50,14 @@ impl Peers {
         }
     }
 
-    /// A datagram of `node` has come. `knew`: whether this node has anything to remember now.
+    /// A datagram of `node` has come. `knew` answers whether this node has anything to remember
+    /// now; it is only asked where the life is new.
     pub(crate) fn hear(
         &mut self,
         node: &NodeId,
         incarnation: Incarnation,
         addr: SocketAddr,
-        knew: bool,
+        knew: impl FnOnce() -> bool,
     ) -> Heard {
         if !self.known.contains_key(node) && self.known.len() >= NODES_MAX {
             return Heard::TooMany;
@@ -68,7 +69,7 @@ impl Peers {
                 known.heard_at = Some(addr);
                 return Heard::Again;
             }
-            earlier => known.knew = knew || earlier.is_some(),
+            earlier => known.knew = earlier.is_some() || knew(),
         }
         known.incarnation = Some(incarnation);
         known.heard_at = Some(addr);
@@ -158,17 +159,20 @@ mod tests {
         let mut peers = Peers::new(node("me"));
         let life = Incarnation::new;
         assert_eq!(
-            peers.hear(&node("a"), life(5), addr(1), false),
+            peers.hear(&node("a"), life(5), addr(1), || false),
             Heard::NewLife
         );
-        assert_eq!(peers.hear(&node("a"), life(5), addr(2), true), Heard::Again);
+        assert_eq!(
+            peers.hear(&node("a"), life(5), addr(2), || true),
+            Heard::Again
+        );
         let outdated = Heard::Outdated { seen: life(5) };
-        assert_eq!(peers.hear(&node("a"), life(4), addr(3), true), outdated);
+        assert_eq!(peers.hear(&node("a"), life(4), addr(3), || true), outdated);
         assert_eq!(peers.address_of(&node("a")), Some(addr(2)));
         // What was known when this life was first heard of is what counts.
         assert_eq!(peers.memory_of(&node("a")), (false, life(5)));
         assert_eq!(
-            peers.hear(&node("a"), life(6), addr(4), false),
+            peers.hear(&node("a"), life(6), addr(4), || false),
             Heard::NewLife
         );
         assert_eq!(peers.memory_of(&node("a")), (true, life(6)));
@@ -177,7 +181,7 @@ mod tests {
     #[test]
     fn a_later_life_that_gossip_knows_has_the_address() {
         let mut peers = Peers::new(node("me"));
-        peers.hear(&node("a"), Incarnation::new(5), addr(1), false);
+        peers.hear(&node("a"), Incarnation::new(5), addr(1), || false);
         assert!(peers.handle_view(&view(&[("a", 9, 5, true)])).is_empty());
         assert_eq!(peers.address_of(&node("a")), Some(addr(1)));
         assert_eq!(
@@ -191,10 +195,15 @@ mod tests {
     fn memory_is_bounded_whatever_gossip_says() {
         let mut peers = Peers::new(node("me"));
         for n in 0..NODES_MAX + 10 {
-            peers.hear(&node(&format!("n{n}")), Incarnation::new(1), addr(1), false);
+            peers.hear(
+                &node(&format!("n{n}")),
+                Incarnation::new(1),
+                addr(1),
+                || false,
+            );
         }
         assert_eq!(peers.known.len(), NODES_MAX);
-        let heard = peers.hear(&node("late"), Incarnation::new(1), addr(1), false);
+        let heard = peers.hear(&node("late"), Incarnation::new(1), addr(1), || false);
         assert_eq!(heard, Heard::TooMany);
     }
 }
