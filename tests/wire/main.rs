@@ -2,3 +2,5 @@
 
 mod arbitrary;
 mod codec;
+mod node;
+mod seal;
