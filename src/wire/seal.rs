@@ -24,8 +24,13 @@
 //! of that boot id is taken once more, as a late duplicate.
 //!
 //! **What it is not.** The cluster's key speaks for every node: this keeps strangers out, it does
-//! not keep nodes from each other. A stranger's datagram costs a key derivation and a failed
-//! decryption (a microsecond or two) and leaves nothing behind. There is no forward secrecy.
+//! not keep nodes from each other. There is no forward secrecy. The address that a datagram came
+//! from is not authenticated, nor whom gossip was meant for: who can hold datagrams back and send
+//! them on from elsewhere can make a node answer to a wrong address until it hears the right one
+//! again. That costs time, never a lock.
+//!
+//! A stranger's datagram costs a key derivation and a failed decryption, about a microsecond, and
+//! leaves nothing behind.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -39,9 +44,10 @@ pub use super::window::REPLAY_WINDOW;
 use super::window::Window;
 use super::{DropReason, Kind, PROTOCOL_VERSION};
 
-/// The most boot ids whose keys and counters are remembered, about 1 KiB each. One more takes the
-/// place of the one that has not been heard for longest.
+/// The most boot ids whose keys and counters are remembered, each in less than 1 KiB. One more
+/// takes the place of the one that has not been heard for longest.
 pub const PEERS_MAX: usize = 4_096;
+const _: () = assert!(size_of::<Peer>() < 1_024);
 /// How many bytes a boot id has.
 pub const BOOT_ID_BYTES: usize = 16;
 

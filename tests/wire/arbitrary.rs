@@ -227,13 +227,6 @@ pub(crate) fn largest_messages() -> Vec<Message> {
     };
     let (epoch, stamp, nonce) = (Epoch::new(u64::MAX), Instant::FAR, u64::MAX);
     let ttl = Duration::MAX;
-    let waiter = ReportedWaiter { node, epoch };
-    let vote = ReportedVote {
-        claim: claim.clone(),
-        epoch,
-        won: true,
-        remaining: ttl,
-    };
     vec![
         Message::Claim(Claim {
             key: key.clone(),
@@ -271,7 +264,7 @@ pub(crate) fn largest_messages() -> Vec<Message> {
         }),
         Message::Release(Release {
             key: key.clone(),
-            claim,
+            claim: claim.clone(),
             won: true,
         }),
         Message::Recall(Recall { nonce }),
@@ -284,12 +277,26 @@ pub(crate) fn largest_messages() -> Vec<Message> {
         }),
         Message::Outdated(Outdated { seen: incarnation }),
         Message::Inspect(Inspect { nonce, key }),
-        Message::Report(Report {
-            nonce,
-            vote: Some(vote),
-            waiters: vec![waiter; REPORTED_WAITERS_MAX],
-            waiting: u32::MAX,
-            fence: epoch,
-        }),
+        largest_report(claim, epoch),
     ]
+}
+
+fn largest_report(claim: ClaimId, epoch: Epoch) -> Message {
+    let waiter = ReportedWaiter {
+        node: claim.node.clone(),
+        epoch,
+    };
+    let vote = ReportedVote {
+        claim,
+        epoch,
+        won: true,
+        remaining: Duration::MAX,
+    };
+    Message::Report(Report {
+        nonce: u64::MAX,
+        vote: Some(vote),
+        waiters: vec![waiter; REPORTED_WAITERS_MAX],
+        waiting: u32::MAX,
+        fence: epoch,
+    })
 }
