@@ -38,6 +38,8 @@ const BODY_BYTES_MAX: usize = super::DATAGRAM_BYTES_MAX;
 /// The decoder counts what a value takes in memory, up to eight bytes for one on the wire, so no
 /// honest body comes near this. It also bounds what a false length can make it allocate.
 const DECODED_BYTES_MAX: usize = 8 * BODY_BYTES_MAX;
+/// The most messages in one body: what a datagram asks of its receiver is bounded, too.
+pub const MESSAGES_MAX: usize = 128;
 /// Most datagrams have one or two messages.
 const BODY_BYTES_USUAL: usize = 256;
 
@@ -63,7 +65,7 @@ pub fn pack(head: &Head, messages: &[Message], budget: usize) -> Packed {
         if !is_whole || head_len + (body.len() - before) > budget {
             body.truncate(before);
             packed.too_large += 1;
-        } else if body.len() <= budget {
+        } else if body.len() <= budget && count < MESSAGES_MAX {
             count += 1;
         } else {
             let mut next = Vec::with_capacity(BODY_BYTES_USUAL);
@@ -85,7 +87,8 @@ pub fn pack(head: &Head, messages: &[Message], budget: usize) -> Packed {
 /// Takes a body apart.
 ///
 /// # Errors
-/// [`DropReason::Undecodable`] unless every byte of it belongs to a head or a message.
+/// [`DropReason::Undecodable`] unless every byte of it belongs to a head or to one of at most
+/// [`MESSAGES_MAX`] messages.
 pub fn unpack(body: &[u8]) -> Result<(Head, Vec<Message>), DropReason> {
     if body.len() > BODY_BYTES_MAX {
         return Err(DropReason::Undecodable);
@@ -93,6 +96,9 @@ pub fn unpack(body: &[u8]) -> Result<(Head, Vec<Message>), DropReason> {
     let (head, mut rest) = take::<Head>(body)?;
     let mut messages = Vec::new();
     while !rest.is_empty() {
+        if messages.len() == MESSAGES_MAX {
+            return Err(DropReason::Undecodable);
+        }
         let (message, after) = take(rest)?;
         messages.push(message);
         rest = after;
@@ -120,6 +126,26 @@ mod tests {
 
     use super::*;
     use crate::proto::id::Key;
+
+    #[test]
+    fn a_body_asks_for_no_more_than_it_may() {
+        let node = |name| NodeId::new(name).unwrap();
+        let head = Head {
+            from: node("a"),
+            incarnation: Incarnation::new(1),
+            to: node("b"),
+            roster: RosterTag::default(),
+        };
+        let recall = Message::Recall(crate::proto::message::Recall { nonce: 1 });
+        let many = vec![recall; MESSAGES_MAX + 1];
+        let packed = pack(&head, &many, BODY_BYTES_MAX);
+        let counts: Vec<usize> = packed.bodies.iter().map(|(_, count)| *count).collect();
+        assert_eq!(counts, [MESSAGES_MAX, 1]);
+        let mut body = packed.bodies[0].0.clone();
+        assert_eq!(unpack(&body).unwrap().1.len(), MESSAGES_MAX);
+        append(&mut body, &many[0]).unwrap();
+        assert_eq!(unpack(&body), Err(DropReason::Undecodable));
+    }
 
     /// A variable-length integer, as long as it can be.
     fn length_prefix(len: u64) -> Vec<u8> {
