@@ -127,7 +127,13 @@ fn number(epoch: Epoch) -> String {
 
 /// A message as these tests compare it.
 fn line(to: &NodeId, message: &Message) -> String {
-    let flag = |is: bool, word: &str| if is { format!(" {word}") } else { String::new() };
+    let flag = |is: bool, word: &str| {
+        if is {
+            format!(" {word}")
+        } else {
+            String::new()
+        }
+    };
     match message {
         Message::Claim(m) => {
             let (epoch, ttl) = (number(m.epoch), span(m.ttl));
@@ -239,7 +245,9 @@ impl Booth {
 
     /// When the vote that is out expires.
     fn expires(&self) -> String {
-        self.voter.next_timeout().map_or("never".to_owned(), reading)
+        self.voter
+            .next_timeout()
+            .map_or("never".to_owned(), reading)
     }
 }
 

@@ -66,7 +66,10 @@ fn rule_1_f14_a_vote_that_has_not_won_is_never_lengthened_while_others_wait() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 5, 1));
     booth.hears(10, &claim("b", 9, 1));
-    assert_eq!(booth.hears(5_000, &claim("a", 5, 5_001)), ["a Vote 1+10000"]);
+    assert_eq!(
+        booth.hears(5_000, &claim("a", 5, 5_001)),
+        ["a Vote 1+10000"]
+    );
     assert_eq!(booth.expires(), "10000");
     booth.hears(9_000, &claim("b", 9, 9_001));
     assert_eq!(booth.wakes(10_000), ["b Vote 9001+1250"]);
@@ -90,7 +93,10 @@ fn rule_1_f6_won_sticks_at_an_equal_or_older_stamp() {
     for stamp in [50, 7] {
         let mut booth = Booth::new();
         booth.hears(0, &claim("a", 5, 50));
-        assert_eq!(booth.hears(1, &won(claim("a", 5, stamp))), ["a Vote 50+10000"]);
+        assert_eq!(
+            booth.hears(1, &won(claim("a", 5, stamp))),
+            ["a Vote 50+10000"]
+        );
         assert_eq!(booth.hears(2, &claim("a", 5, 51)), ["a Vote 51+10000"]);
         assert_eq!(booth.hears(3, &claim("b", 9, 1)), ["b Wait a e5 yes"]);
         assert_eq!(booth.fence(), 5);
@@ -107,7 +113,10 @@ fn rule_2_a_vote_that_is_not_counted_goes_to_the_earlier_claim() {
     assert_eq!(answer, ["a Vote 1+251", "b Wait a e5 no"]);
     // The fence has not moved: `b` still waits with its epoch.
     assert_eq!(booth.fence(), 0);
-    assert_eq!(booth.hears_release(3, &release("a", false)), ["b Vote 2+251"]);
+    assert_eq!(
+        booth.hears_release(3, &release("a", false)),
+        ["b Vote 2+251"]
+    );
 }
 
 /// F11: a lost answer does not make the voter useless for the claim.
@@ -119,7 +128,10 @@ fn rule_2_f11_a_claim_alone_gets_its_vote_again_with_a_stamp_that_counts() {
     assert_eq!(answer, ["b Vote 6+250"]);
     // `since` not after the stamp: a renewal like any other, though it names a `since`.
     let since = instant(6);
-    let repeat = Claim { since, ..claim("b", 9, 20) };
+    let repeat = Claim {
+        since,
+        ..claim("b", 9, 20)
+    };
     assert_eq!(booth.hears(20, &repeat), ["b Vote 20+10000"]);
 }
 
@@ -191,7 +203,10 @@ fn rule_5_only_a_newer_stamp_replaces_a_place_in_the_queue() {
     booth.hears(20, &with_ttl(claim("b", 6, 50), 200));
     assert_eq!(booth.voter.waiters(), 1);
     // Heard at 10 with the stamp 50; the offer ends at 280.
-    assert_eq!(booth.hears_release(30, &release("a", false)), ["b Vote 50+270"]);
+    assert_eq!(
+        booth.hears_release(30, &release("a", false)),
+        ["b Vote 50+270"]
+    );
 }
 
 #[test]
@@ -269,7 +284,13 @@ fn rule_5_f8_equal_epochs_are_ordered_by_claim() {
 fn rule_6_a_release_raises_the_fence_if_either_side_knows_that_it_won() {
     for (told, said, fence) in [(false, false, 0), (true, false, 5), (false, true, 5)] {
         let mut booth = Booth::new();
-        booth.hears(0, &Claim { won: told, ..claim("a", 5, 1) });
+        booth.hears(
+            0,
+            &Claim {
+                won: told,
+                ..claim("a", 5, 1)
+            },
+        );
         assert_eq!(booth.hears_release(1, &release("a", said)), NOTHING);
         assert_eq!(booth.fence(), fence, "{told} {said}");
         assert_eq!(booth.voter.slots(), 0);
@@ -283,7 +304,10 @@ fn rule_6_f20_a_claim_that_never_won_leaves_the_fence_where_it_is() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("b", 9, 1));
     booth.hears(1, &claim("a", 5, 1));
-    assert_eq!(booth.hears_release(2, &release("b", false)), ["a Vote 1+251"]);
+    assert_eq!(
+        booth.hears_release(2, &release("b", false)),
+        ["a Vote 1+251"]
+    );
 }
 
 #[test]
@@ -295,10 +319,16 @@ fn rule_6_a_waiter_that_releases_leaves_the_queue_and_the_vote_stays() {
     assert_eq!(booth.hears_release(2, &release("b", true)), NOTHING);
     // By claim, not by key or node: another claim of the holder's node releases nothing.
     let other = ClaimId { seq: 2, ..id("a") };
-    let other = Release { claim: other, ..release("a", true) };
+    let other = Release {
+        claim: other,
+        ..release("a", true)
+    };
     assert_eq!(booth.hears_release(2, &other), NOTHING);
     assert_eq!(booth.hears(3, &claim("a", 1, 2)), ["a Vote 1+10000"]);
-    assert_eq!(booth.hears_release(4, &release("a", true)), ["c Vote 1+253"]);
+    assert_eq!(
+        booth.hears_release(4, &release("a", true)),
+        ["c Vote 1+253"]
+    );
 }
 
 #[test]
@@ -323,7 +353,10 @@ fn rule_7_comes_before_any_message() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 5, 1));
     booth.hears(9_000, &claim("b", 6, 1));
-    assert_eq!(booth.hears_release(10_000, &release("a", false)), ["b Vote 1+1250"]);
+    assert_eq!(
+        booth.hears_release(10_000, &release("a", false)),
+        ["b Vote 1+1250"]
+    );
     assert_eq!(booth.fence(), 5);
 }
 
@@ -340,7 +373,10 @@ fn rule_7_f10_a_waiter_not_heard_for_its_ttl_is_dropped() {
     booth.hears(2_000, &with_ttl(claim("b", 6, 2), 2_000));
     booth.hears(2_001, &claim("c", 7, 1));
     // `b` is due to leave at the very moment at which its turn would come.
-    assert_eq!(booth.hears_release(4_000, &release("a", true)), ["c Vote 1+2249"]);
+    assert_eq!(
+        booth.hears_release(4_000, &release("a", true)),
+        ["c Vote 1+2249"]
+    );
     assert_eq!(booth.voter.waiters(), 0);
 }
 
@@ -350,7 +386,9 @@ fn rule_7_a_waiter_that_gossip_calls_dead_is_dropped_after_poke() {
     let mut booth = Booth::new();
     booth.hears(0, &won(claim("a", 1, 1)));
     booth.hears(0, &claim("b", 6, 1));
-    booth.voter.handle_view(&view(&[("a", false), ("b", false)]));
+    booth
+        .voter
+        .handle_view(&view(&[("a", false), ("b", false)]));
     booth.hears(99, &won(claim("a", 1, 2)));
     assert_eq!(booth.voter.waiters(), 1);
     booth.hears(100, &won(claim("a", 1, 3)));
@@ -395,13 +433,22 @@ fn rule_9_a_vote_unasked_is_an_offer_and_won_makes_a_lease_of_it() {
     booth.hears(0, &claim("a", 1, 1));
     booth.hears(100, &claim("b", 6, 40));
     booth.hears(100, &with_ttl(claim("c", 7, 1), 200));
-    assert_eq!(booth.hears_release(150, &release("a", true)), ["b Vote 40+300"]);
+    assert_eq!(
+        booth.hears_release(150, &release("a", true)),
+        ["b Vote 40+300"]
+    );
     assert_eq!(booth.expires(), "400");
-    assert_eq!(booth.hears(160, &won(claim("b", 6, 60))), ["b Vote 60+10000"]);
+    assert_eq!(
+        booth.hears(160, &won(claim("b", 6, 60))),
+        ["b Vote 60+10000"]
+    );
     assert_eq!(booth.expires(), "10160");
     booth.hears(200, &with_ttl(claim("c", 7, 2), 200));
     // Never longer than what was asked for.
-    assert_eq!(booth.hears_release(210, &release("b", true)), ["c Vote 2+210"]);
+    assert_eq!(
+        booth.hears_release(210, &release("b", true)),
+        ["c Vote 2+210"]
+    );
     assert_eq!(booth.expires(), "410");
 }
 
@@ -437,7 +484,8 @@ fn a_dropped_slot_leaves_its_fence_in_the_floor_of_its_hash() {
     assert_eq!(booth.fence(), 50);
     let floors = |booth: &Booth| {
         let keys = (0..1_000).map(|n| Key::new(format!("other/{n}")).unwrap());
-        keys.filter(|key| booth.voter.fence(key) > Epoch::ZERO).count()
+        keys.filter(|key| booth.voter.fence(key) > Epoch::ZERO)
+            .count()
     };
     assert!(floors(&booth) < 5, "{}", floors(&booth));
     // A lower fence does not lower the floor.
@@ -453,7 +501,10 @@ fn a_voter_keeps_no_more_than_its_limits() {
         waiters_max: 2,
         floors: 16,
     });
-    let on = |key: &str, claim| Claim { key: Key::new(key).unwrap(), ..claim };
+    let on = |key: &str, claim| Claim {
+        key: Key::new(key).unwrap(),
+        ..claim
+    };
     booth.hears(0, &claim("a", 1, 1));
     booth.hears(0, &on("l", claim("a", 1, 1)));
     let over = on("m", claim("a", 1, 1));
@@ -475,7 +526,13 @@ fn a_node_votes_only_for_the_keys_that_the_roster_gives_it() {
     let roster = roster(5, 3);
     for key in keys {
         let is_voter = roster.voters_for(&key).contains(&node("v1"));
-        let answer = booth.hears(0, &Claim { key, ..claim("a", 1, 1) });
+        let answer = booth.hears(
+            0,
+            &Claim {
+                key,
+                ..claim("a", 1, 1)
+            },
+        );
         let reason = if is_voter { "Quarantine" } else { "NotAVoter" };
         assert_eq!(answer, [format!("a Refuse {reason}")]);
     }
