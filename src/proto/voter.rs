@@ -74,6 +74,8 @@ pub struct Voter {
     floors: Vec<Epoch>,
     /// While the voter has no memory, what it does about it.
     recovery: Option<Recovery>,
+    /// Whether it was ever in quarantine: it may have forgotten something, then and for good.
+    forgot: bool,
     /// Who is dead by gossip's word: advice.
     dead: BTreeSet<NodeId>,
 }
@@ -99,6 +101,7 @@ impl Voter {
             due: BTreeSet::new(),
             floors: vec![Epoch::ZERO; limits.floors.max(1)],
             recovery: Some(recovery),
+            forgot: false,
             dead: BTreeSet::new(),
         };
         voter.handle_timeout(now, out);
@@ -184,6 +187,13 @@ impl Voter {
         self.finish_recovery(out);
     }
 
+    /// Somebody remembers an earlier life of this voter: it was told wrongly that all is new.
+    pub fn handle_earlier_life(&mut self, out: &mut Effects) {
+        if let Some(recovery) = &mut self.recovery {
+            recovery.handle_earlier_life(out);
+        }
+    }
+
     /// What this voter remembers, for one that has lost its memory. `knew` and `seen` are of the
     /// node's knowledge of the asker.
     #[must_use]
@@ -200,7 +210,8 @@ impl Voter {
             .max()
             .unwrap_or_default();
         // One that may itself have forgotten cannot vouch that there was nothing before.
-        let knew = knew || self.recovery.as_ref().is_some_and(Recovery::is_quarantined);
+        let forgets = self.recovery.as_ref().is_some_and(Recovery::is_quarantined);
+        let knew = knew || self.forgot || forgets;
         Memory {
             nonce: msg.nonce,
             highest,
@@ -492,6 +503,7 @@ impl Voter {
             *floor = (*floor).max(done.floor);
         }
         self.recovery = None;
+        self.forgot = done.was_quarantined;
         out.tell(Event::QuarantineEnded {
             answers: done.answers,
             leans_on_wall_clock: done.leans_on_wall_clock,
