@@ -443,6 +443,7 @@ impl Node {
             if let Some(voter) = &mut self.voter {
                 let (me, incarnation) = (&self.id, self.claimant.incarnation());
                 voter.handle_incarnation(now, me, incarnation, &mut self.effects);
+                voter.handle_earlier_life(&mut self.effects);
             }
         }
     }

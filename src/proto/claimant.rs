@@ -210,13 +210,15 @@ impl Claimant {
     /// A voter's answer to a claim of this node: a `Vote`, `Wait`, `Stale` or `Refuse`. The caller
     /// has checked that the claim is this node's; other messages are not for a claimant.
     pub fn handle(&mut self, now: Now, from: &NodeId, msg: &Message, out: &mut Effects) {
-        let (id, key) = match msg {
-            Message::Vote(vote) => (&vote.claim, Some(&vote.key)),
-            Message::Wait(wait) => (&wait.claim, Some(&wait.key)),
-            Message::Stale(stale) => (&stale.claim, None),
-            Message::Refuse(refuse) => (&refuse.claim, None),
+        let (id, key, epoch) = match msg {
+            Message::Vote(vote) => (&vote.claim, Some(&vote.key), None),
+            Message::Wait(wait) => (&wait.claim, Some(&wait.key), Some(wait.epoch)),
+            Message::Stale(stale) => (&stale.claim, None, Some(stale.fence)),
+            Message::Refuse(refuse) => (&refuse.claim, None, None),
             _ => return,
         };
+        // Also from an answer to a claim that is over: the clock moves past all that it believes.
+        let is_believed = epoch.is_none_or(|epoch| self.observe(now, epoch));
         let ticket = self
             .tickets
             .get(&id.seq)
@@ -238,6 +240,7 @@ impl Claimant {
             return;
         };
         let is_over = match msg {
+            _ if !is_believed => self.on_refuse(&mut claim, from, RefuseReason::Skew, out),
             Message::Vote(vote) => self.on_vote(now, &mut claim, from, vote, out),
             Message::Wait(wait) => self.on_wait(now, &mut claim, from, wait, out),
             Message::Stale(stale) => self.on_stale(now, &mut claim, from, stale, out),
@@ -432,9 +435,6 @@ impl Claimant {
         wait: &Wait,
         out: &mut Effects,
     ) -> bool {
-        if !self.observe(now, wait.epoch) {
-            return self.on_refuse(claim, from, RefuseReason::Skew, out);
-        }
         let Some(at) = claim.ballot_of(from) else {
             return false;
         };
@@ -463,9 +463,6 @@ impl Claimant {
     ) -> bool {
         if claim.held.is_some() || claim.ballot_of(from).is_none() {
             return false;
-        }
-        if !self.observe(now, stale.fence) {
-            return self.on_refuse(claim, from, RefuseReason::Skew, out);
         }
         self.finish(claim, out);
         claim.stales = claim.stales.saturating_add(1);

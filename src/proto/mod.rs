@@ -16,6 +16,8 @@ mod recovery;
 mod rng;
 pub mod roster;
 mod slot;
+#[cfg(test)]
+mod tests;
 pub mod time;
 pub mod view;
 pub mod voter;

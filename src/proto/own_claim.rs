@@ -520,7 +520,8 @@ fn slow_pace(ttl: Duration, roster: &Roster) -> Duration {
     (roster.timing().round_trip * WAITING_ROUND_TRIPS).min(ttl / 4)
 }
 
-/// Up to a quarter longer, so that those who began together do not stay together.
+/// Up to a quarter shorter, so that those who began together do not stay together; never longer,
+/// since a pace is also a bound.
 fn jittered(pace: Duration, jitter: &mut Jitter) -> Duration {
-    pace + Duration::from_nanos(jitter.below(nanos(pace) / 4))
+    pace - Duration::from_nanos(jitter.below(nanos(pace) / 4))
 }

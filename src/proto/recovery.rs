@@ -65,6 +65,7 @@ pub(crate) struct Recovery {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outcome {
     pub(crate) floor: Epoch,
+    pub(crate) was_quarantined: bool,
     pub(crate) answers: usize,
     pub(crate) leans_on_wall_clock: bool,
 }
@@ -120,6 +121,13 @@ impl Recovery {
         self.gossiped = gossiped;
     }
 
+    /// Somebody remembers an earlier life of this voter.
+    pub(crate) fn handle_earlier_life(&mut self, out: &mut Effects) {
+        if self.phase == Phase::New {
+            self.go_into_quarantine(out);
+        }
+    }
+
     pub(crate) fn handle_memory(
         &mut self,
         now: Now,
@@ -142,7 +150,8 @@ impl Recovery {
 
     fn answer(&mut self, from: &NodeId, highest: Epoch) {
         if self.others.contains(from) {
-            self.answers.insert(from.clone(), highest);
+            let known = self.answers.entry(from.clone()).or_default();
+            *known = highest.max(*known);
         }
         if self.answers.len() >= self.enough {
             if self.phase == Phase::New {
@@ -236,6 +245,7 @@ impl Recovery {
                 .max()
                 .unwrap_or_default()
                 .max(self.floor),
+            was_quarantined: self.floor > Epoch::ZERO,
             answers: self.answers.len(),
             leans_on_wall_clock: self.floor > Epoch::ZERO
                 && (self.decides_alone || self.answers.len() < self.enough),

@@ -74,6 +74,8 @@ pub struct Voter {
     floors: Vec<Epoch>,
     /// While the voter has no memory, what it does about it.
     recovery: Option<Recovery>,
+    /// Whether it was ever in quarantine: it may have forgotten something, then and for good.
+    forgot: bool,
     /// Who is dead by gossip's word: advice.
     dead: BTreeSet<NodeId>,
 }
@@ -99,6 +101,7 @@ impl Voter {
             due: BTreeSet::new(),
             floors: vec![Epoch::ZERO; limits.floors.max(1)],
             recovery: Some(recovery),
+            forgot: false,
             dead: BTreeSet::new(),
         };
         voter.handle_timeout(now, out);
@@ -184,6 +187,13 @@ impl Voter {
         self.finish_recovery(out);
     }
 
+    /// Somebody remembers an earlier life of this voter: it was told wrongly that all is new.
+    pub fn handle_earlier_life(&mut self, out: &mut Effects) {
+        if let Some(recovery) = &mut self.recovery {
+            recovery.handle_earlier_life(out);
+        }
+    }
+
     /// What this voter remembers, for one that has lost its memory. `knew` and `seen` are of the
     /// node's knowledge of the asker.
     #[must_use]
@@ -200,7 +210,8 @@ impl Voter {
             .max()
             .unwrap_or_default();
         // One that may itself have forgotten cannot vouch that there was nothing before.
-        let knew = knew || self.recovery.as_ref().is_some_and(Recovery::is_quarantined);
+        let forgets = self.recovery.as_ref().is_some_and(Recovery::is_quarantined);
+        let knew = knew || self.forgot || forgets;
         Memory {
             nonce: msg.nonce,
             highest,
@@ -345,6 +356,7 @@ impl Voter {
 
     /// Rule 1, for the claim that has the vote.
     fn renew(&mut self, now: Now, key: &Key, entry: &Heard, out: &mut Effects) {
+        let poke = self.roster.timing().poke;
         let Some(slot) = self.slots.get_mut(key) else {
             return;
         };
@@ -366,7 +378,7 @@ impl Voter {
         }
         send_vote(slot, key, false, out);
         if entry.won {
-            learn_won(slot, key, out);
+            learn_won(now, slot, key, poke, out);
         }
     }
 
@@ -383,7 +395,8 @@ impl Voter {
             return;
         };
         if let Some(ahead) = slot.queue().iter().position(|waiter| waiter.claim == claim) {
-            send_wait(now, slot, key, ahead, self.roster.timing().poke, out);
+            let poke = self.roster.timing().poke;
+            send_wait(now, slot, key, (&claim, ahead), poke, out);
         }
     }
 
@@ -398,24 +411,23 @@ impl Voter {
             return send_stale(&entry, slot.fence, out);
         }
         let poke = self.roster.timing().poke;
+        let claim = entry.claim.clone();
         let ahead = slot.enqueue(entry);
-        send_wait(now, slot, key, ahead, poke, out);
+        send_wait(now, slot, key, (&claim, ahead), poke, out);
         let silent = now.mono.since(slot.vote.to.heard) >= poke;
         let rested = slot
             .vote
             .asked
             .is_none_or(|asked| now.mono.since(asked) >= poke);
-        let ask = (!slot.vote.to.won || silent) && rested;
-        if ask {
+        if (!slot.vote.to.won || silent) && rested || slot.wants_back() {
             slot.vote.asked = Some(now.mono);
-        }
-        if ask || slot.wants_back() {
-            send_vote(slot, key, ask, out);
+            send_vote(slot, key, true, out);
         }
     }
 
     /// Rules 3 and 4, for a claim that comes while no vote is out.
     fn vote_for_first(&mut self, now: Now, key: &Key, entry: Heard, out: &mut Effects) {
+        let poke = self.roster.timing().poke;
         let fence = self.floors[floor_of(key, self.floors.len())];
         if entry.is_below(fence) {
             return send_stale(&entry, fence, out);
@@ -432,7 +444,7 @@ impl Voter {
             .or_insert_with(|| Slot::new(fence, vote));
         send_vote(slot, key, false, out);
         if slot.vote.to.won {
-            learn_won(slot, key, out);
+            learn_won(now, slot, key, poke, out);
         }
     }
 
@@ -447,13 +459,13 @@ impl Voter {
     /// Rule 9: clears the vote that is out and votes for the head of the queue. Where nobody
     /// waits the slot goes, and its floor keeps the fence.
     fn vote_for_head(&mut self, now: Now, key: &Key, out: &mut Effects) {
-        let timing = *self.roster.timing();
+        let (offer, poke) = (self.roster.timing().offer, self.roster.timing().poke);
         let Some(slot) = self.slots.get_mut(key) else {
             return;
         };
         self.due.remove(&(slot.vote.expires, key.clone()));
         let dead = &self.dead;
-        slot.take_waiters(|waiter| is_gone(now, waiter, dead, timing.poke));
+        slot.take_waiters(|waiter| is_gone(now, waiter, dead, poke));
         let fence = slot.fence;
         for waiter in slot.take_waiters(|waiter| waiter.is_below(fence)) {
             send_stale(&waiter, fence, out);
@@ -469,7 +481,7 @@ impl Voter {
         let span = if head.won {
             head.ttl
         } else {
-            head.ttl.min(timing.offer)
+            head.ttl.min(offer)
         };
         slot.vote = GivenVote {
             expires: now.mono.after(span),
@@ -479,7 +491,7 @@ impl Voter {
         self.due.insert((slot.vote.expires, key.clone()));
         send_vote(slot, key, false, out);
         if slot.vote.to.won {
-            learn_won(slot, key, out);
+            learn_won(now, slot, key, poke, out);
         }
     }
 
@@ -491,6 +503,7 @@ impl Voter {
             *floor = (*floor).max(done.floor);
         }
         self.recovery = None;
+        self.forgot = done.was_quarantined;
         out.tell(Event::QuarantineEnded {
             answers: done.answers,
             leans_on_wall_clock: done.leans_on_wall_clock,
@@ -505,7 +518,7 @@ fn is_gone(now: Now, waiter: &Heard, dead: &BTreeSet<NodeId>, poke: Duration) ->
 
 /// Rule 8: the claim that has the vote has won. Those that can no longer win are told at once,
 /// and so are those that would rather not wait.
-fn learn_won(slot: &mut Slot, key: &Key, out: &mut Effects) {
+fn learn_won(now: Now, slot: &mut Slot, key: &Key, poke: Duration, out: &mut Effects) {
     slot.raise_fence(slot.vote.to.epoch);
     let fence = slot.fence;
     for waiter in slot.take_waiters(|waiter| waiter.is_below(fence)) {
@@ -516,8 +529,7 @@ fn learn_won(slot: &mut Slot, key: &Key, out: &mut Effects) {
         .into_iter()
         .enumerate()
     {
-        let wait = wait_for(slot, key, &waiter.claim, HolderWon::Yes, ahead);
-        out.send(&waiter.claim.node, wait);
+        send_wait(now, slot, key, (&waiter.claim, ahead), poke, out);
     }
 }
 
@@ -534,27 +546,31 @@ fn send_vote(slot: &Slot, key: &Key, ask: bool, out: &mut Effects) {
     out.send(&to.claim.node, Message::Vote(vote));
 }
 
-fn send_wait(now: Now, slot: &Slot, key: &Key, ahead: usize, poke: Duration, out: &mut Effects) {
+/// To the claim that has so many before it. A holder that was not heard lately is called silent:
+/// one that has won may be over by now.
+fn send_wait(
+    now: Now,
+    slot: &Slot,
+    key: &Key,
+    (claim, ahead): (&ClaimId, usize),
+    poke: Duration,
+    out: &mut Effects,
+) {
     let holder = &slot.vote.to;
     let silent = now.mono.since(holder.heard) >= poke;
-    let won = match (holder.won, silent) {
-        (false, _) => HolderWon::No,
-        (true, false) => HolderWon::Yes,
-        (true, true) => HolderWon::Silent,
-    };
-    let claim = &slot.queue()[ahead].claim;
-    out.send(&claim.node, wait_for(slot, key, claim, won, ahead));
-}
-
-fn wait_for(slot: &Slot, key: &Key, claim: &ClaimId, won: HolderWon, ahead: usize) -> Message {
-    Message::Wait(Wait {
+    let wait = Wait {
         key: key.clone(),
         claim: claim.clone(),
-        holder: slot.vote.to.claim.clone(),
-        epoch: slot.vote.to.epoch,
-        won,
+        holder: holder.claim.clone(),
+        epoch: holder.epoch,
+        won: match (holder.won, silent) {
+            (false, _) => HolderWon::No,
+            (true, false) => HolderWon::Yes,
+            (true, true) => HolderWon::Silent,
+        },
         ahead: count(ahead),
-    })
+    };
+    out.send(&claim.node, Message::Wait(wait));
 }
 
 fn send_stale(entry: &Heard, fence: Epoch, out: &mut Effects) {

@@ -1,0 +1,636 @@
+//! Rules 10 to 17.
+
+use super::*;
+
+const NOTHING: [&str; 0] = [];
+
+fn trying() -> Request {
+    let is_try = true;
+    Request {
+        is_try,
+        ..Asker::request()
+    }
+}
+
+/// A claim sent to three voters at 100 that two of them have voted for at 110.
+fn holding(request: Request) -> Asker {
+    let mut asker = Asker::new(3);
+    asker.asks(100, request);
+    asker.hears(110, "v1", voted(100, 10_000));
+    let granted = asker.hears(110, "v2", voted(100, 10_000));
+    assert_eq!(granted, ["Granted w100 until 10000"]);
+    asker
+}
+
+/// What was sent to one voter.
+fn to<'a>(voter: &str, said: &'a [(u64, String)]) -> Vec<(u64, &'a str)> {
+    let sent = said.iter().filter(|(_, line)| line.starts_with(voter));
+    sent.map(|(at, line)| (*at, line.as_str())).collect()
+}
+
+#[test]
+fn rule_10_a_voter_counts_once_and_only_if_it_is_one() {
+    let mut asker = Asker::new(3);
+    let sent = asker.asks(100, Asker::request());
+    let claims = ["v1", "v2", "v3"].map(|v| format!("{v} Claim #1 w100 100+10000"));
+    assert_eq!(sent, claims);
+    for (at, voter) in [(110, "v1"), (111, "v1"), (112, "v9"), (113, "a")] {
+        assert_eq!(asker.hears(at, voter, voted(100, 10_000)), NOTHING);
+    }
+    let granted = asker.hears(114, "v3", voted(100, 10_000));
+    assert_eq!(granted, ["Granted w100 until 10000"]);
+}
+
+#[test]
+fn rule_10_an_older_vote_does_not_replace_a_newer_one() {
+    let mut asker = Asker::new(3);
+    asker.asks(100, trying());
+    let again = asker.runs(130);
+    let stamp = to("v1", &again)[0].0;
+    asker.hears(500, "v1", voted(stamp, 10_000));
+    asker.hears(501, "v1", voted(100, 10_000));
+    let granted = asker.hears(502, "v2", voted(stamp, 10_000));
+    assert_eq!(granted, [format!("Granted w100 until {}", stamp + 9_900)]);
+}
+
+#[test]
+fn rule_10_a_vote_for_a_stamp_that_was_never_sent_does_not_count() {
+    let mut asker = Asker::new(3);
+    asker.asks(100, Asker::request());
+    asker.hears(110, "v1", voted(100, 10_000));
+    assert_eq!(asker.hears(110, "v2", voted(101, 10_000)), NOTHING);
+}
+
+/// F2: the ttl that counts is the one that the voter names, less the drift, from the stamp on.
+#[test]
+fn rule_11_f2_a_lease_reaches_as_far_as_a_majority_has_promised() {
+    let mut asker = Asker::new(5);
+    asker.asks(100, Asker::request());
+    asker.hears(110, "v1", voted(100, 8_000));
+    asker.hears(110, "v2", voted(100, 10_000));
+    let granted = asker.hears(110, "v3", voted(100, 9_000));
+    assert_eq!(granted, ["Granted w100 until 8020"]);
+    // A fourth vote moves the third-best promise.
+    assert_eq!(
+        asker.hears(111, "v4", voted(100, 9_500)),
+        ["Renewed until 9010"]
+    );
+    assert_eq!(asker.held(9_009).as_deref(), Some("9010"));
+    assert_eq!(asker.held(9_010), None);
+}
+
+/// Counted from the stamp, not from when the vote came.
+#[test]
+fn rule_11_a_vote_that_was_slow_on_its_way_may_be_over_when_it_comes() {
+    let mut asker = Asker::new(3);
+    asker.asks(100, Asker::request());
+    asker.hears(9_999, "v1", voted(100, 10_000));
+    assert_eq!(asker.hears(10_000, "v2", voted(100, 10_000)), NOTHING);
+    assert_eq!(asker.held(10_000), None);
+}
+
+#[test]
+fn rule_11_drift_is_rounded_down() {
+    let mut asker = Asker::new(1);
+    asker.asks(100, Asker::request());
+    let ttl = Duration::from_nanos(10_000_000_099);
+    let odd = Vote {
+        ttl,
+        ..vote(1, instant(100), 0)
+    };
+    let granted = asker.hears(101, "v1", Message::Vote(odd));
+    assert_eq!(granted, ["Granted w100 until 10000'98"]);
+}
+
+/// A process that slept past its lease: the first thing that comes finds it lost, and no vote
+/// that waits in the socket brings it back.
+#[test]
+fn rule_11_m3_a_lease_that_is_over_is_lost_for_good_before_any_message() {
+    let vote_from_the_socket = voted(100, 20_000);
+    let lost = [
+        "Lost w100",
+        "v1 Release #1 won",
+        "v2 Release #1 won",
+        "v3 Release #1 won",
+        "v3 Release #1 won",
+    ];
+    let mut asker = holding(Asker::request());
+    assert_eq!(
+        asker.hears(10_000, "v3", vote_from_the_socket.clone()),
+        lost
+    );
+    assert_eq!(asker.held(10_000), None);
+    assert_eq!(
+        asker.hears(10_001, "v2", vote_from_the_socket),
+        ["v2 Release #1 won"]
+    );
+    // Nor does a look, a timer, an extension or a release.
+    let mut asker = holding(Asker::request());
+    assert_eq!(asker.held(10_000), None);
+    assert_eq!(asker.wakes(10_000), lost[..4]);
+    let mut asker = holding(Asker::request());
+    let extended = asker.does(|c, out| {
+        assert!(c.extend(at(10_000), Ticket(1), ms(100), out).is_err());
+    });
+    assert_eq!(extended, lost[..4]);
+    let mut asker = holding(Asker::request());
+    assert_eq!(asker.releases(10_000), lost[..4]);
+    let mut asker = holding(Asker::request());
+    let reached = asker.does(|c, out| c.handle_reachable(at(10_000), &node("v3"), out));
+    assert_eq!(reached, lost[..4]);
+    // The next attempt has another epoch.
+    let sent = asker.asks(10_001, Asker::request());
+    assert_eq!(sent[0], "v1 Claim #2 w10001 10001+10000");
+}
+
+/// Two stamps of one instant must differ, or a vote that was given back could be taken for the
+/// one given after; the second is ahead of the clock, and the lease so much shorter.
+#[test]
+fn rule_11_stamps_never_repeat_and_what_is_ahead_is_taken_off() {
+    let mut asker = Asker::new(3);
+    asker.asks(100, Asker::request());
+    let back = asker.hears(100, "v1", wanted_back(100, 10_000));
+    assert_eq!(back, ["v1 Claim #1 w100 100'1+10000 since 100'1"]);
+    let since = Instant::from_nanos(100_000_001);
+    asker.hears(110, "v1", Message::Vote(vote(1, since, 10_000)));
+    let granted = asker.hears(110, "v2", Message::Vote(vote(1, instant(100), 20_000)));
+    // 100'1 + 9,900 ms, less the one nanosecond.
+    assert_eq!(granted[0], "Granted w100 until 10000");
+}
+
+#[test]
+fn rule_12_an_owner_that_nobody_asked_tells_with_its_first_renewal() {
+    let mut asker = holding(Asker::request());
+    asker.hears(111, "v3", voted(100, 10_000));
+    let said = asker.runs(5_000);
+    // A third of ten seconds after the grant, to all.
+    assert_eq!(said[0].0, 3_444);
+    assert_eq!(said[0].1, "v1 Claim #1 w100 3444+10000 won");
+    assert_eq!(to("v2", &said)[0].0, 3_444);
+    assert_eq!(to("v3", &said)[0].0, 3_444);
+}
+
+#[test]
+fn rule_12_an_owner_that_was_asked_or_told_to_wait_tells_at_once() {
+    for before in [asked(100, 10_000), waits(HolderWon::No)] {
+        let mut asker = Asker::new(5);
+        asker.asks(100, Asker::request());
+        asker.hears(109, "v3", before.clone());
+        asker.hears(110, "v1", voted(100, 10_000));
+        let mut news = asker.hears(111, "v2", voted(100, 10_000));
+        news.extend(asker.hears(111, "v4", voted(100, 10_000)));
+        assert_eq!(news[0], "Granted w100 until 10000");
+        let told = |v| format!("v{v} Claim #1 w100 111+10000 won");
+        assert_eq!(news[1..], [1, 2, 3, 4, 5].map(told));
+
+        // The same where the question comes after the grant: a `Wait` tells all voters, `ask`
+        // the one that asked (rule 13).
+        let mut asker = holding(Asker::request());
+        let is_wait = matches!(before, Message::Wait(_));
+        let news = asker.hears(111, "v3", before);
+        let told = [1, 2, 3].map(told);
+        assert_eq!(news, if is_wait { &told[..] } else { &told[2..] });
+    }
+}
+
+/// Where the votes are offers there is little time.
+#[test]
+fn rule_12_an_owner_by_offers_renews_together_with_the_guard() {
+    let mut asker = Asker::new(3);
+    asker.asks(100, Asker::request());
+    asker.hears(110, "v1", voted(100, 300));
+    let news = asker.hears(110, "v2", voted(100, 300));
+    assert_eq!(news[0], "Granted w100 until 397");
+    assert_eq!(news[1], "v1 Claim #1 w100 110+10000 won");
+    assert_eq!(asker.hears(120, "v1", voted(110, 10_000)), NOTHING);
+    assert_eq!(
+        asker.hears(120, "v2", voted(110, 10_000)),
+        ["Renewed until 10010"]
+    );
+    // Exactly two thirds are enough to wait for the renewal: 6,667 is the first such lease.
+    for (ttl, told) in [(6_743, true), (6_745, false)] {
+        let mut asker = Asker::new(1);
+        asker.asks(100, Asker::request());
+        let news = asker.hears(109, "v1", voted(100, ttl));
+        assert_eq!(news.len() > 1, told, "{news:?}");
+    }
+}
+
+#[test]
+fn rule_12_it_renews_every_third_and_sooner_to_voters_that_do_not_answer() {
+    let mut asker = holding(Asker::request());
+    let said = asker.runs(3_500);
+    // v3 has not answered; it is asked again and again until it does.
+    assert!(to("v3", &said).len() > 4, "{said:?}");
+    assert_eq!(to("v1", &said)[0].0, 3_444);
+    asker.hears(3_500, "v1", voted(3_444, 10_000));
+    let news = asker.hears(3_500, "v2", voted(3_444, 10_000));
+    assert_eq!(news, ["Renewed until 13344"]);
+    let said = asker.runs(7_000);
+    assert_eq!(to("v1", &said)[0].0, 3_444 + 3_334);
+}
+
+#[test]
+fn rule_12_a_lease_that_does_not_renew_itself_is_over_after_its_ttl() {
+    let renews = false;
+    let mut asker = Asker::new(1);
+    asker.asks(
+        100,
+        Request {
+            renews,
+            ..Asker::request()
+        },
+    );
+    let granted = asker.hears(110, "v1", voted(100, 10_000));
+    assert_eq!(granted, ["Granted w100 until 10000"]);
+    assert_eq!(asker.runs(9_999), []);
+    // Asked, it lengthens the vote no further than its own end: 10,110.
+    let answer = asker.hears(5_000, "v1", asked(100, 10_000));
+    assert_eq!(answer, ["v1 Claim #1 w100 5000+5110 won"]);
+    assert_eq!(
+        asker.hears(5_001, "v1", voted(5_000, 30_000)),
+        ["Renewed until 10110"]
+    );
+    assert_eq!(asker.held(10_110), None);
+    assert_eq!(asker.wakes(10_110), ["Lost w100", "v1 Release #1 won"]);
+}
+
+#[test]
+fn an_extension_holds_once_a_majority_has_promised_it() {
+    let mut asker = holding(Asker::request());
+    let mut goal = Instant::ZERO;
+    let sent = asker.does(|c, out| {
+        goal = c.extend(at(1_000), Ticket(1), ms(6_000), out).unwrap();
+    });
+    // 9,000 remain; 15,000 are asked for, and 14,850 sure whatever the drift.
+    assert_eq!(sent[0], "v1 Claim #1 w100 1000+15000 won");
+    assert_eq!(reading(goal), "15850");
+    assert_eq!(asker.held(1_001).as_deref(), Some("10000"));
+    asker.hears(1_010, "v1", voted(1_000, 15_000));
+    assert_eq!(
+        asker.hears(1_010, "v3", voted(1_000, 15_000)),
+        ["Renewed until 15850"]
+    );
+    let too_long = asker.does(|c, out| {
+        assert!(c.extend(at(1_020), Ticket(1), ms(20_000), out).is_err());
+    });
+    assert_eq!(too_long, NOTHING);
+}
+
+#[test]
+fn rule_13_a_vote_that_is_wanted_back_is_given_back_unless_it_wins() {
+    let mut asker = Asker::new(3);
+    asker.asks(100, Asker::request());
+    let back = asker.hears(110, "v1", wanted_back(100, 10_000));
+    assert_eq!(back, ["v1 Claim #1 w100 110+10000 since 110"]);
+    // What was given back never counts, however often it comes.
+    asker.hears(111, "v2", voted(100, 10_000));
+    assert_eq!(asker.hears(112, "v1", voted(100, 10_000)), NOTHING);
+    assert_eq!(asker.held(112), None);
+    let granted = asker.hears(113, "v1", voted(110, 10_000));
+    assert_eq!(granted[0], "Granted w100 until 10000");
+
+    // Counted first: the vote that is wanted back makes a majority, and is not given back.
+    let mut asker = Asker::new(3);
+    asker.asks(100, Asker::request());
+    asker.hears(110, "v1", voted(100, 10_000));
+    let granted = asker.hears(110, "v2", wanted_back(100, 10_000));
+    assert_eq!(granted[0], "Granted w100 until 10000");
+    assert_eq!(granted[1], "v1 Claim #1 w100 110+10000 won");
+    assert_eq!(granted.len(), 4);
+}
+
+/// F11: every later claim repeats it, so that a lost give-back is no lasting harm.
+#[test]
+fn rule_13_f11_the_voter_is_told_again_and_again_what_does_not_count() {
+    let mut asker = Asker::new(3);
+    asker.asks(100, Asker::request());
+    asker.hears(110, "v1", wanted_back(100, 10_000));
+    let said = asker.runs(400);
+    assert!(to("v1", &said).len() >= 2);
+    assert!(
+        to("v1", &said)
+            .iter()
+            .all(|(_, line)| line.ends_with("since 110"))
+    );
+    assert!(
+        to("v2", &said)
+            .iter()
+            .all(|(_, line)| !line.contains("since"))
+    );
+}
+
+#[test]
+fn rule_13_an_owner_that_is_asked_says_so_to_that_voter() {
+    let mut asker = holding(Asker::request());
+    let answer = asker.hears(120, "v2", asked(100, 10_000));
+    assert_eq!(answer, ["v2 Claim #1 w100 120+10000 won"]);
+    let answer = asker.hears(121, "v3", wanted_back(100, 10_000));
+    assert_eq!(answer, ["v3 Claim #1 w100 121+10000 won"]);
+}
+
+#[test]
+fn rule_14_a_claim_is_repeated_soon_to_the_silent_and_seldom_to_those_that_said_wait() {
+    let mut asker = Asker::new(3);
+    asker.asks(100, Asker::request());
+    asker.hears(105, "v1", waits(HolderWon::Yes));
+    let said = asker.runs(5_000);
+    let silent = to("v2", &said);
+    // Twice a round trip, doubled each time, with jitter, but never slower than those that wait.
+    assert!((15..=20).contains(&(silent[0].0 - 100)), "{silent:?}");
+    assert!(
+        (30..=41).contains(&(silent[1].0 - silent[0].0)),
+        "{silent:?}"
+    );
+    assert!(silent.windows(2).all(|two| two[1].0 - two[0].0 <= 501));
+    // Fifty round trips are 500 ms.
+    let waiting = to("v1", &said);
+    assert!((375..=500).contains(&(waiting[0].0 - 105)), "{waiting:?}");
+    assert_ne!(to("v3", &said), silent, "the jitter keeps them apart");
+}
+
+/// At most a quarter of its ttl, jitter and all: four repeats may be lost before the voter drops
+/// it from the queue.
+#[test]
+fn rule_14_a_claim_that_waits_repeats_itself_within_a_quarter_of_its_ttl() {
+    let mut asker = Asker::new(1);
+    let ttl = ms(400);
+    for n in 1..=50 {
+        let start = n * 1_000;
+        asker.asks(
+            start,
+            Request {
+                ttl,
+                ..Asker::request()
+            },
+        );
+        let wait = Wait {
+            key: key(),
+            claim: own(n),
+            holder: id("b"),
+            epoch: Epoch::at_wall_ms(WALL),
+            won: HolderWon::Yes,
+            ahead: 0,
+        };
+        asker.hears(start, "v1", Message::Wait(wait));
+        let due = asker.claimant.next_timeout().unwrap();
+        assert!(due <= instant(start + 100), "{}", reading(due));
+        asker.does(|c, out| {
+            c.release(at(start), Ticket(n), out);
+        });
+    }
+}
+
+#[test]
+fn rule_14_a_try_is_repeated_to_all() {
+    let mut asker = Asker::new(3);
+    asker.asks(100, trying());
+    asker.hears(105, "v1", waits(HolderWon::No));
+    asker.hears(105, "v2", voted(100, 10_000));
+    let said = asker.runs(300);
+    let (v1, v2, v3) = (to("v1", &said), to("v2", &said), to("v3", &said));
+    assert!(v1.len() >= 3);
+    assert_eq!((v1.len(), v2.len()), (v3.len(), v3.len()));
+    assert!(v1[0].1.ends_with("try"));
+}
+
+#[test]
+fn rule_15_stale_before_it_has_won_claims_anew_above_the_fence() {
+    let mut asker = Asker::new(3);
+    asker.asks(100, Asker::request());
+    asker.hears(109, "v1", voted(100, 10_000));
+    let fence = Epoch::at_wall_ms(WALL + 700);
+    let anew = asker.hears(110, "v2", stale(1, fence));
+    assert_eq!(
+        anew[..3],
+        ["v1", "v2", "v3"].map(|v| format!("{v} Release #1"))
+    );
+    let claims = ["v1", "v2", "v3"].map(|v| format!("{v} Claim #2 w701 110+10000"));
+    assert_eq!(anew[3..], claims);
+    // The vote for the first claim does not count for the second.
+    assert_eq!(
+        asker.hears(111, "v2", Message::Vote(vote(2, instant(110), 10_000))),
+        NOTHING
+    );
+    let granted = asker.hears(111, "v3", Message::Vote(vote(2, instant(110), 10_000)));
+    assert_eq!(granted, ["Granted w701 until 10010"]);
+}
+
+#[test]
+fn rule_15_stale_after_it_has_won_is_ignored() {
+    let mut asker = holding(Asker::request());
+    let fence = Epoch::at_wall_ms(WALL + 700);
+    assert_eq!(asker.hears(120, "v3", stale(1, fence)), NOTHING);
+    assert_eq!(asker.held(120).as_deref(), Some("10000"));
+}
+
+#[test]
+fn rule_15_stale_for_a_claim_that_is_over_starts_nothing() {
+    let mut asker = Asker::new(3);
+    asker.asks(100, Asker::request());
+    let fence = Epoch::at_wall_ms(WALL + 700);
+    asker.hears(110, "v2", stale(1, fence));
+    assert_eq!(asker.hears(111, "v3", stale(1, fence)), NOTHING);
+}
+
+#[test]
+fn rule_16_a_try_ends_when_so_many_say_yes_that_the_rest_are_no_majority() {
+    let mut asker = Asker::new(5);
+    asker.asks(100, trying());
+    assert_eq!(asker.hears(110, "v1", waits(HolderWon::Yes)), NOTHING);
+    assert_eq!(asker.hears(110, "v1", waits(HolderWon::Yes)), NOTHING);
+    assert_eq!(asker.hears(110, "v2", waits(HolderWon::Yes)), NOTHING);
+    let denied = asker.hears(110, "v3", waits(HolderWon::Yes));
+    assert_eq!(denied[0], "Denied");
+    assert_eq!(denied[1], "v1 Release #1");
+    assert_eq!(denied.len(), 6);
+    assert!(asker.claimant.is_empty());
+}
+
+/// F13: one voter's word, which may be out of date, is not enough; nor are voters that say that
+/// nobody has won, however many.
+#[test]
+fn rule_16_f13_a_try_is_not_denied_by_one_voter_or_by_no() {
+    let mut asker = Asker::new(3);
+    asker.asks(100, trying());
+    asker.hears(110, "v1", waits(HolderWon::Yes));
+    for _ in 0..2 {
+        asker.hears(110, "v2", waits(HolderWon::No));
+        asker.hears(110, "v3", waits(HolderWon::No));
+    }
+    let said = asker.runs(3_000);
+    assert!(said.iter().all(|(_, line)| line != "Denied"));
+    // Not even where nobody answers at all: that is no "false".
+    let mut asker = Asker::new(3);
+    asker.asks(100, trying());
+    let said = asker.runs(20_000);
+    assert!(said.iter().all(|(_, line)| line != "Denied"));
+}
+
+#[test]
+fn rule_16_after_three_repeats_the_silent_count_too() {
+    let outcomes = [
+        (waits(HolderWon::Silent), waits(HolderWon::Silent), true),
+        (
+            waits(HolderWon::Silent),
+            refused(RefuseReason::Quarantine),
+            true,
+        ),
+        (waits(HolderWon::Yes), waits(HolderWon::Silent), true),
+        (waits(HolderWon::Silent), waits(HolderWon::No), true),
+        (waits(HolderWon::No), waits(HolderWon::No), false),
+        (
+            refused(RefuseReason::Limit),
+            refused(RefuseReason::Limit),
+            false,
+        ),
+    ];
+    for (first, second, denied) in outcomes {
+        let mut asker = Asker::new(3);
+        asker.asks(100, trying());
+        let mut repeats = 0;
+        let mut ended = None;
+        while repeats < 6 && ended.is_none() {
+            let mut said = asker.hears(101, "v1", first.clone());
+            said.extend(asker.hears(101, "v2", second.clone()));
+            let due = asker
+                .claimant
+                .next_timeout()
+                .map(|due| due.as_nanos() / 1_000_000 + 1);
+            said.extend(due.map_or(Vec::new(), |due| asker.wakes(due)));
+            if said.contains(&"Denied".to_owned()) {
+                ended = Some(repeats);
+            }
+            repeats += 1;
+        }
+        assert_eq!(ended, denied.then_some(3), "{first:?} {second:?}");
+    }
+}
+
+/// An acquire waits; it is never denied.
+#[test]
+fn rule_16_only_a_try_is_denied() {
+    let mut asker = Asker::new(3);
+    asker.asks(100, Asker::request());
+    for voter in ["v1", "v2", "v3"] {
+        assert_eq!(asker.hears(110, voter, waits(HolderWon::Yes)), NOTHING);
+    }
+    assert_eq!(asker.claimant.waiting(), 1);
+}
+
+#[test]
+fn rule_17_no_ghost_keeps_a_vote() {
+    // Of this process, and over without having won.
+    let mut asker = Asker::new(3);
+    asker.asks(100, Asker::request());
+    asker.releases(105);
+    assert_eq!(
+        asker.hears(110, "v1", voted(100, 10_000)),
+        ["v1 Release #1"]
+    );
+    assert_eq!(
+        asker.hears(110, "v2", waits(HolderWon::No)),
+        ["v2 Release #1"]
+    );
+    // Over, and it had won.
+    let mut asker = holding(Asker::request());
+    asker.releases(120);
+    assert_eq!(
+        asker.hears(130, "v3", voted(100, 10_000)),
+        ["v3 Release #1 won"]
+    );
+    // Not known: of an earlier life, or never.
+    let unknown = Vote {
+        claim: own(77),
+        ..vote(1, instant(100), 10_000)
+    };
+    let answer = asker.hears(131, "v3", Message::Vote(unknown.clone()));
+    assert_eq!(answer, ["v3 Release #77 won"]);
+    let incarnation = Incarnation::new(0);
+    let claim = ClaimId {
+        incarnation,
+        ..own(1)
+    };
+    let mut asker = Asker::new(3);
+    asker.asks(100, Asker::request());
+    let answer = asker.hears(132, "v3", Message::Vote(Vote { claim, ..unknown }));
+    assert_eq!(answer, ["v3 Release #1 won"]);
+    // Stale and Refuse hold no vote and no place.
+    asker.releases(133);
+    assert_eq!(asker.hears(134, "v1", stale(1, Epoch::new(5))), NOTHING);
+    assert_eq!(
+        asker.hears(134, "v1", refused(RefuseReason::Limit)),
+        NOTHING
+    );
+}
+
+/// F1: a claim that has won and is over gives nothing back; it raises the fence. So does a claim
+/// of which nobody remembers whether it won.
+#[test]
+fn rule_17_f1_what_is_over_is_released_as_won_unless_it_surely_never_won() {
+    let mut asker = holding(Asker::request());
+    asker.wakes(10_000);
+    assert_eq!(
+        asker.hears(10_001, "v2", wanted_back(100, 10_000)),
+        ["v2 Release #1 won"]
+    );
+    // A thousand claims later it is not remembered that the first never won.
+    let mut asker = Asker::new(1);
+    for n in 1..=1_025 {
+        asker.asks(100, Asker::request());
+        asker.does(|c, out| {
+            c.release(at(100), Ticket(n), out);
+        });
+    }
+    let late = |seq| Message::Vote(vote(seq, instant(100), 10_000));
+    assert_eq!(asker.hears(110, "v1", late(1)), ["v1 Release #1 won"]);
+    assert_eq!(asker.hears(110, "v1", late(2)), ["v1 Release #2"]);
+}
+
+#[test]
+fn a_request_ends_at_its_deadline_and_leaves_the_queues() {
+    let mut asker = Asker::new(3);
+    let deadline = Some(instant(600));
+    asker.asks(
+        100,
+        Request {
+            deadline,
+            ..Asker::request()
+        },
+    );
+    asker.hears(110, "v1", waits(HolderWon::Yes));
+    let said = asker.runs(10_000);
+    let last: Vec<_> = said.iter().rev().take(4).rev().cloned().collect();
+    let releases = ["v1", "v2", "v3"].map(|v| (600, format!("{v} Release #1")));
+    assert_eq!(last[0], (600, "TimedOut".to_owned()));
+    assert_eq!(last[1..], releases);
+    assert!(asker.claimant.is_empty());
+}
+
+#[test]
+fn a_request_out_of_bounds_sends_nothing() {
+    let mut asker = Asker::new(1);
+    for ttl in [ms(99), ms(30_001)] {
+        let sent = asker.does(|c, out| {
+            assert!(
+                c.request(
+                    at(1),
+                    Request {
+                        ttl,
+                        ..Asker::request()
+                    },
+                    out
+                )
+                .is_err()
+            );
+        });
+        assert_eq!(sent, NOTHING);
+    }
+    for n in 0..100 {
+        asker.asks(n, Asker::request());
+    }
+    asker.does(|c, out| {
+        assert!(c.request(at(200), Asker::request(), out).is_err());
+    });
+    assert_eq!(asker.claimant.len(), 100);
+}

@@ -1,0 +1,178 @@
+//! Section 2: epochs that are drawn, seen, believed or not.
+
+use super::*;
+
+const SKEW_MS: u64 = 5_000;
+
+fn near_wall(name: &str, ahead_ms: u64) -> Claim {
+    let epoch = Epoch::at_wall_ms(WALL + ahead_ms);
+    Claim {
+        epoch,
+        ..claim(name, 0, 1)
+    }
+}
+
+/// The epoch of the latest claim that was sent.
+fn drawn(said: &[String]) -> String {
+    let last = said
+        .iter()
+        .rev()
+        .find(|line| line.contains("Claim"))
+        .unwrap();
+    last.split(' ').nth(3).unwrap().to_owned()
+}
+
+#[test]
+fn a_claim_too_far_ahead_is_refused_unless_it_has_won() {
+    let mut booth = Booth::new();
+    assert_eq!(
+        booth.hears(0, &near_wall("a", SKEW_MS + 1)),
+        ["a Refuse Skew"]
+    );
+    assert_eq!(booth.voter.slots(), 0);
+    assert_eq!(booth.hears(0, &near_wall("a", SKEW_MS)), ["a Vote 1+10000"]);
+    // F7: the voter's wall clock is set back by a minute; the lease is none of its business.
+    let set_back = Now {
+        mono: instant(10),
+        wall_ms: WALL - 60_000,
+    };
+    let stamp = instant(9);
+    let renewal = Claim {
+        stamp,
+        ..won(near_wall("a", SKEW_MS))
+    };
+    let answer = booth.does(|voter, out| voter.handle_claim(set_back, &renewal, out));
+    assert_eq!(answer, ["a Vote 9+10000"]);
+    let answer = booth.does(|voter, out| voter.handle_claim(set_back, &near_wall("b", 0), out));
+    assert_eq!(answer, ["b Refuse Skew"]);
+}
+
+#[test]
+fn epochs_rise_with_every_claim_of_a_node_though_its_wall_clock_is_set_back() {
+    let mut asker = Asker::new(1);
+    assert_eq!(drawn(&asker.asks(100, Asker::request())), "w100");
+    assert_eq!(drawn(&asker.asks(100, Asker::request())), "w100.1");
+    let set_back = Now {
+        mono: instant(200),
+        wall_ms: WALL - 9_000,
+    };
+    let said = asker.does(|c, out| {
+        c.request(set_back, Asker::request(), out).unwrap();
+    });
+    assert_eq!(drawn(&said), "w100.2");
+}
+
+#[test]
+fn a_clock_moves_past_every_epoch_that_it_believes() {
+    let believed = Epoch::at_wall_ms(WALL + 100 + SKEW_MS);
+    let broken = Epoch::at_wall_ms(WALL + 100 + SKEW_MS + 1);
+    let mut asker = Asker::new(1);
+    assert!(asker.claimant.observe(at(100), believed));
+    assert_eq!(drawn(&asker.asks(200, Asker::request())), "w5100.1");
+    let mut asker = Asker::new(1);
+    assert!(!asker.claimant.observe(at(100), broken));
+    assert_eq!(drawn(&asker.asks(200, Asker::request())), "w200");
+}
+
+/// F23: one clock in the year 2100 must not drag the others along.
+#[test]
+fn f23_what_a_broken_clock_says_counts_as_a_refusal() {
+    let far = Epoch::at_wall_ms(WALL + 100_000);
+    let mut asker = Asker::new(3);
+    asker.asks(100, Asker::request());
+    assert_eq!(asker.hears(110, "v1", stale(1, far)), [""; 0]);
+    let wait = Wait {
+        key: key(),
+        claim: own(1),
+        holder: id("b"),
+        epoch: far,
+        won: HolderWon::Yes,
+        ahead: 0,
+    };
+    for voter in ["v1", "v2", "v3"] {
+        assert_eq!(
+            asker.hears(110, voter, Message::Wait(wait.clone())),
+            [""; 0]
+        );
+    }
+    assert_eq!(drawn(&asker.asks(120, Asker::request())), "w120");
+    // It is no word on who has won, so a `try` is not denied by it.
+    let mut asker = Asker::new(3);
+    asker.asks(
+        100,
+        Request {
+            is_try: true,
+            ..Asker::request()
+        },
+    );
+    for voter in ["v1", "v2", "v3"] {
+        let said = asker.hears(110, voter, Message::Wait(wait.clone()));
+        assert_eq!(said, [""; 0]);
+    }
+    assert!(asker.runs(5_000).iter().all(|(_, line)| line != "Denied"));
+}
+
+/// A second `Stale`, to the claim that has just been given up, has the higher fence.
+#[test]
+fn a_clock_moves_past_the_epochs_in_answers_to_claims_that_are_over() {
+    let mut asker = Asker::new(3);
+    asker.asks(100, Asker::request());
+    asker.hears(110, "v1", stale(1, Epoch::at_wall_ms(WALL + 500)));
+    asker.hears(111, "v2", stale(1, Epoch::at_wall_ms(WALL + 900)));
+    assert_eq!(drawn(&asker.asks(120, Asker::request())), "w900.1");
+    let late = Wait {
+        key: key(),
+        claim: own(1),
+        holder: id("b"),
+        epoch: Epoch::at_wall_ms(WALL + 1_000),
+        won: HolderWon::No,
+        ahead: 0,
+    };
+    asker.hears(130, "v3", Message::Wait(late));
+    assert_eq!(drawn(&asker.asks(140, Asker::request())), "w1000.1");
+}
+
+/// F16 (b): it learns the fence, and the fence has moved on when it arrives.
+#[test]
+fn f16_the_kth_stale_in_a_row_leaps_by_twice_the_one_before() {
+    let mut asker = Asker::new(1);
+    asker.asks(100, Asker::request());
+    let mut fence = WALL + 500;
+    for k in 1..=12 {
+        let said = asker.hears(110, "v1", stale(k, Epoch::at_wall_ms(fence)));
+        fence += 1 << (k - 1);
+        assert_eq!(drawn(&said), format!("w{}", fence - WALL));
+    }
+    // Never beyond what others would believe, but always above the fence.
+    let said = asker.hears(110, "v1", stale(13, Epoch::at_wall_ms(fence)));
+    assert_eq!(drawn(&said), "w5110.1048575");
+    // Another request begins anew.
+    let mut asker = Asker::new(1);
+    asker.asks(100, Asker::request());
+    asker.hears(110, "v1", stale(1, Epoch::at_wall_ms(WALL + 500)));
+    asker.asks(110, Asker::request());
+    let said = asker.hears(110, "v1", stale(3, Epoch::at_wall_ms(WALL + 600)));
+    assert_eq!(drawn(&said), "w601");
+}
+
+/// F25: who was given other constants is told so, instead of weakening a lease.
+#[test]
+fn f25_the_constants_are_part_of_the_roster() {
+    let members = vec![node("v1")];
+    let tag = |timing| Roster::new(1, members.clone(), 1, timing).unwrap().tag();
+    let shorter = Timing {
+        max_ttl: ms(20_000),
+        ..timing()
+    };
+    let drift = Timing {
+        max_drift_ppm: 1,
+        ..timing()
+    };
+    let skew = Timing {
+        max_clock_skew: ms(100),
+        ..timing()
+    };
+    for other in [shorter, drift, skew] {
+        assert_ne!(tag(other), tag(timing()));
+    }
+}

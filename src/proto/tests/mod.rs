@@ -1,0 +1,376 @@
+//! The rules one by one, on a voter and a claimant that are driven by hand.
+//!
+//! What they say is compared as text, one line for each message and event, in order. Times in it
+//! are milliseconds of the one who speaks; `5'1` is one nanosecond after the fifth. Small epochs
+//! are plain numbers; those near the wall clock of these tests print as `w` and the milliseconds
+//! since its start. The lease of a vote prints as `stamp+ttl`.
+
+mod claimant_rules;
+mod epochs;
+mod findings;
+mod incarnations;
+mod recovery_rules;
+mod voter_rules;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::claimant::{Claimant, Request};
+use super::epoch::Epoch;
+use super::event::{Effects, Event, Ticket};
+use super::id::{ClaimId, Incarnation, Key, NodeId};
+use super::message::{Claim, HolderWon, Message, Refuse, RefuseReason, Release, Stale, Vote, Wait};
+use super::roster::{Roster, Timing};
+use super::time::{Instant, Now, nanos};
+use super::view::View;
+use super::voter::{Limits, Start, Voter};
+
+/// What the wall clock says at the instant zero, in milliseconds.
+const WALL: u64 = 1_000_000;
+
+const fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+fn instant(at_ms: u64) -> Instant {
+    Instant::from_nanos(at_ms * 1_000_000)
+}
+
+fn at(at_ms: u64) -> Now {
+    Now {
+        mono: instant(at_ms),
+        wall_ms: WALL + at_ms,
+    }
+}
+
+fn node(name: &str) -> NodeId {
+    NodeId::new(name).unwrap()
+}
+
+fn key() -> Key {
+    Key::new("k").unwrap()
+}
+
+/// Ten milliseconds for a round trip, a hundred for `poke`, 250 for an offer, `max_ttl` of 30 s,
+/// a skew of 5 s, and one per cent of drift: a ttl of 10,000 ms counts for 9,900.
+fn timing() -> Timing {
+    Timing {
+        max_drift_ppm: 10_000,
+        ..Timing::lan()
+    }
+}
+
+/// Members `v1`, `v2`, ...
+fn roster(members: usize, voters: usize) -> Arc<Roster> {
+    let names = (1..=members).map(|n| node(&format!("v{n}"))).collect();
+    Arc::new(Roster::new(1, names, voters, timing()).unwrap())
+}
+
+fn id(name: &str) -> ClaimId {
+    ClaimId {
+        node: node(name),
+        incarnation: Incarnation::new(1),
+        seq: 1,
+    }
+}
+
+/// The first claim of a node, with a ttl of ten seconds.
+fn claim(name: &str, epoch: u64, stamp_ms: u64) -> Claim {
+    Claim {
+        key: key(),
+        claim: id(name),
+        epoch: Epoch::new(epoch),
+        ttl: ms(10_000),
+        stamp: instant(stamp_ms),
+        since: Instant::ZERO,
+        won: false,
+        is_try: false,
+    }
+}
+
+fn won(claim: Claim) -> Claim {
+    Claim { won: true, ..claim }
+}
+
+fn release(name: &str, won: bool) -> Release {
+    Release {
+        key: key(),
+        claim: id(name),
+        won,
+    }
+}
+
+fn span(duration: Duration) -> String {
+    let nanos = nanos(duration);
+    match nanos % 1_000_000 {
+        0 => format!("{}", nanos / 1_000_000),
+        rest => format!("{}'{rest}", nanos / 1_000_000),
+    }
+}
+
+fn reading(instant: Instant) -> String {
+    match instant {
+        Instant::FAR => "far".to_owned(),
+        _ => span(instant.since(Instant::ZERO)),
+    }
+}
+
+fn number(epoch: Epoch) -> String {
+    match epoch.wall_ms().checked_sub(WALL) {
+        None => format!("e{}", epoch.get()),
+        Some(since) => match epoch.get() - Epoch::at_wall_ms(epoch.wall_ms()).get() {
+            0 => format!("w{since}"),
+            counter => format!("w{since}.{counter}"),
+        },
+    }
+}
+
+/// A message as these tests compare it.
+fn line(to: &NodeId, message: &Message) -> String {
+    let flag = |is: bool, word: &str| {
+        if is {
+            format!(" {word}")
+        } else {
+            String::new()
+        }
+    };
+    match message {
+        Message::Claim(m) => {
+            let (epoch, ttl) = (number(m.epoch), span(m.ttl));
+            let since = match m.since {
+                Instant::ZERO => String::new(),
+                since => format!(" since {}", reading(since)),
+            };
+            let flags = [flag(m.won, "won"), flag(m.is_try, "try")].concat();
+            let (seq, stamp) = (m.claim.seq, reading(m.stamp));
+            format!("{to} Claim #{seq} {epoch} {stamp}+{ttl}{since}{flags}")
+        }
+        Message::Vote(m) => {
+            let flags = [flag(m.back, "back"), flag(m.ask, "ask")].concat();
+            format!("{to} Vote {}+{}{flags}", reading(m.stamp), span(m.ttl))
+        }
+        Message::Wait(m) => {
+            let won = match m.won {
+                HolderWon::No => "no",
+                HolderWon::Yes => "yes",
+                HolderWon::Silent => "silent",
+            };
+            format!("{to} Wait {} {} {won}", m.holder.node, number(m.epoch))
+        }
+        Message::Stale(m) => format!("{to} Stale {}", number(m.fence)),
+        Message::Refuse(m) => format!("{to} Refuse {:?}", m.reason),
+        Message::Release(m) => format!("{to} Release #{}{}", m.claim.seq, flag(m.won, "won")),
+        Message::Recall(_) => format!("{to} Recall"),
+        other => format!("{to} {other:?}"),
+    }
+}
+
+fn event_line(event: &Event) -> String {
+    match event {
+        Event::Granted {
+            epoch, valid_until, ..
+        } => format!("Granted {} until {}", number(*epoch), reading(*valid_until)),
+        Event::Renewed { valid_until, .. } => format!("Renewed until {}", reading(*valid_until)),
+        Event::Lost { epoch, .. } => format!("Lost {}", number(*epoch)),
+        Event::Denied { .. } => "Denied".to_owned(),
+        Event::TimedOut { .. } => "TimedOut".to_owned(),
+        Event::QuarantineBegan { until } => format!("QuarantineBegan {}", reading(*until)),
+        Event::QuarantineEnded {
+            answers,
+            leans_on_wall_clock,
+        } => format!("QuarantineEnded {answers} leans {leans_on_wall_clock}"),
+        Event::RosterMismatch { node } => format!("RosterMismatch {node}"),
+    }
+}
+
+/// Events first, then messages, each in order.
+fn lines(out: &Effects) -> Vec<String> {
+    let events = out.events.iter().map(event_line);
+    let messages = out.messages.iter().map(|(to, m)| line(to, m));
+    events.chain(messages).collect()
+}
+
+/// A voter, and what it says.
+struct Booth {
+    voter: Voter,
+}
+
+impl Booth {
+    /// The only voter of its roster, and new: it votes at once. `v1`.
+    fn new() -> Self {
+        Self::with(Limits::default())
+    }
+
+    fn with(limits: Limits) -> Self {
+        let mut out = Effects::default();
+        let (me, roster) = (node("v1"), roster(1, 1));
+        let voter = Voter::new(at(0), me, roster, limits, Start::NewCluster, 7, &mut out);
+        assert_eq!(voter.quarantine(), None);
+        Self { voter }
+    }
+
+    /// `v1` of a roster of `members`.
+    fn of(members: usize, voters: usize, start: Start) -> (Self, Vec<String>) {
+        Self::born(at(0), members, voters, start)
+    }
+
+    fn born(now: Now, members: usize, voters: usize, start: Start) -> (Self, Vec<String>) {
+        let mut out = Effects::default();
+        let (me, roster) = (node("v1"), roster(members, voters));
+        let voter = Voter::new(now, me, roster, Limits::default(), start, 7, &mut out);
+        (Self { voter }, lines(&out))
+    }
+
+    fn does(&mut self, act: impl FnOnce(&mut Voter, &mut Effects)) -> Vec<String> {
+        let mut out = Effects::default();
+        act(&mut self.voter, &mut out);
+        lines(&out)
+    }
+
+    fn hears(&mut self, at_ms: u64, claim: &Claim) -> Vec<String> {
+        self.does(|voter, out| voter.handle_claim(at(at_ms), claim, out))
+    }
+
+    fn hears_release(&mut self, at_ms: u64, release: &Release) -> Vec<String> {
+        self.does(|voter, out| voter.handle_release(at(at_ms), release, out))
+    }
+
+    fn wakes(&mut self, at_ms: u64) -> Vec<String> {
+        self.does(|voter, out| voter.handle_timeout(at(at_ms), out))
+    }
+
+    fn fence(&self) -> u64 {
+        self.voter.fence(&key()).get()
+    }
+
+    /// When the vote that is out expires.
+    fn expires(&self) -> String {
+        self.voter
+            .next_timeout()
+            .map_or("never".to_owned(), reading)
+    }
+}
+
+/// A claimant of node `a`, and what it says.
+struct Asker {
+    claimant: Claimant,
+}
+
+impl Asker {
+    /// The key has the voters `v1`, `v2`, ...
+    fn new(voters: usize) -> Self {
+        let roster = roster(voters, voters);
+        let claimant = Claimant::new(node("a"), Incarnation::new(1), roster, 100, 7);
+        Self { claimant }
+    }
+
+    fn request() -> Request {
+        Request {
+            key: key(),
+            ttl: ms(10_000),
+            is_try: false,
+            renews: true,
+            deadline: None,
+        }
+    }
+
+    fn does(&mut self, act: impl FnOnce(&mut Claimant, &mut Effects)) -> Vec<String> {
+        let mut out = Effects::default();
+        act(&mut self.claimant, &mut out);
+        lines(&out)
+    }
+
+    fn asks(&mut self, at_ms: u64, request: Request) -> Vec<String> {
+        self.does(|c, out| {
+            c.request(at(at_ms), request, out).unwrap();
+        })
+    }
+
+    fn hears(&mut self, at_ms: u64, from: &str, message: Message) -> Vec<String> {
+        self.does(|c, out| c.handle(at(at_ms), &node(from), &message, out))
+    }
+
+    fn wakes(&mut self, at_ms: u64) -> Vec<String> {
+        self.does(|c, out| c.handle_timeout(at(at_ms), out))
+    }
+
+    /// Wakes it whenever it wants to be woken, up to `until_ms`: what it said, and when.
+    fn runs(&mut self, until_ms: u64) -> Vec<(u64, String)> {
+        let mut said = Vec::new();
+        while let Some(due) = self.claimant.next_timeout() {
+            if due > instant(until_ms) {
+                break;
+            }
+            let due_ms = due.as_nanos().div_ceil(1_000_000);
+            let lines = self.wakes(due_ms);
+            said.extend(lines.into_iter().map(|line| (due_ms, line)));
+        }
+        said
+    }
+
+    fn releases(&mut self, at_ms: u64) -> Vec<String> {
+        self.does(|c, out| {
+            c.release(at(at_ms), Ticket(1), out);
+        })
+    }
+
+    /// Until when the first request holds the key, looked at `at_ms`.
+    fn held(&self, at_ms: u64) -> Option<String> {
+        let valid_until = self.claimant.valid_until(at(at_ms), Ticket(1));
+        valid_until.map(reading)
+    }
+}
+
+/// Of the `seq`-th claim of node `a`.
+fn own(seq: u64) -> ClaimId {
+    ClaimId { seq, ..id("a") }
+}
+
+fn vote(seq: u64, stamp: Instant, ttl_ms: u64) -> Vote {
+    Vote {
+        key: key(),
+        claim: own(seq),
+        stamp,
+        ttl: ms(ttl_ms),
+        back: false,
+        ask: false,
+    }
+}
+
+/// A vote for the first claim, with a stamp in milliseconds.
+fn voted(stamp_ms: u64, ttl_ms: u64) -> Message {
+    Message::Vote(vote(1, instant(stamp_ms), ttl_ms))
+}
+
+fn asked(stamp_ms: u64, ttl_ms: u64) -> Message {
+    let vote = vote(1, instant(stamp_ms), ttl_ms);
+    Message::Vote(Vote { ask: true, ..vote })
+}
+
+fn wanted_back(stamp_ms: u64, ttl_ms: u64) -> Message {
+    let (back, ask) = (true, true);
+    let vote = vote(1, instant(stamp_ms), ttl_ms);
+    Message::Vote(Vote { back, ask, ..vote })
+}
+
+/// The first claim waits behind node `b`.
+fn waits(won: HolderWon) -> Message {
+    Message::Wait(Wait {
+        key: key(),
+        claim: own(1),
+        holder: id("b"),
+        epoch: Epoch::at_wall_ms(WALL),
+        won,
+        ahead: 0,
+    })
+}
+
+fn stale(seq: u64, fence: Epoch) -> Message {
+    let claim = own(seq);
+    Message::Stale(Stale { claim, fence })
+}
+
+fn refused(reason: RefuseReason) -> Message {
+    let claim = own(1);
+    Message::Refuse(Refuse { claim, reason })
+}

@@ -1,0 +1,294 @@
+//! Section 6, memory only: quarantine, floors, what the others remember, and new clusters.
+
+use super::super::message::{Memory, Recall};
+use super::*;
+
+const NOTHING: [&str; 0] = [];
+/// 30 s and twice one per cent.
+const QUARANTINE_MS: u64 = 30_600;
+const SKEW_MS: u64 = 5_000;
+
+/// The nonce of the first question is the voter's own; that of the recall is the next one.
+fn memory(nonce: u64, highest: Epoch, votes: bool, knew: bool) -> Memory {
+    let seen = Incarnation::new(1);
+    Memory {
+        nonce,
+        highest,
+        votes,
+        knew,
+        seen,
+    }
+}
+
+fn remembers(wall_ms: u64) -> Memory {
+    memory(8, Epoch::at_wall_ms(wall_ms), true, true)
+}
+
+impl Booth {
+    fn told(&mut self, at_ms: u64, from: &str, memory: &Memory) -> Vec<String> {
+        self.does(|v, out| v.handle_memory(at(at_ms), &node(from), memory, out))
+    }
+
+    fn recalls(&self, knew: bool) -> Memory {
+        self.voter
+            .recollect(&Recall { nonce: 1 }, knew, Incarnation::new(1))
+    }
+}
+
+/// The quarantine of `v1` is over, and it has asked the others.
+fn recalling(members: usize, voters: usize) -> Booth {
+    let (mut booth, _) = Booth::of(members, voters, Start::Amnesia);
+    let asked = booth.wakes(QUARANTINE_MS);
+    assert_eq!(asked.len(), members - 1);
+    booth
+}
+
+/// M5: it neither votes nor queues until every lease that it may have voted for is over.
+#[test]
+fn m5_a_voter_without_memory_takes_no_part_until_its_votes_are_over() {
+    let (mut booth, said) = Booth::of(3, 3, Start::Amnesia);
+    assert_eq!(said, [format!("QuarantineBegan {QUARANTINE_MS}")]);
+    let refuse = ["a Refuse Quarantine"];
+    assert_eq!(booth.hears(0, &claim("a", 5, 1)), refuse);
+    assert_eq!(booth.hears(1, &won(claim("a", 5, 2))), refuse);
+    assert_eq!(booth.wakes(QUARANTINE_MS - 1), NOTHING);
+    assert_eq!(booth.hears(QUARANTINE_MS - 1, &claim("a", 5, 3)), refuse);
+    assert_eq!((booth.voter.slots(), booth.voter.waiters()), (0, 0));
+    assert_eq!(booth.wakes(QUARANTINE_MS), ["v2 Recall", "v3 Recall"]);
+    assert_eq!(booth.hears(QUARANTINE_MS, &claim("a", 5, 4)), refuse);
+}
+
+/// F3: of three members with three voters each, all others must answer; and the floors are at
+/// least the highest that one of them knows.
+#[test]
+fn m5_f3_the_floors_are_the_highest_that_all_but_m_minus_2_others_know() {
+    let mut booth = recalling(3, 3);
+    let now = QUARANTINE_MS + 10;
+    assert_eq!(booth.told(now, "v2", &remembers(WALL + 20_000)), NOTHING);
+    // Twice from one is one answer, and a stranger's is none.
+    assert_eq!(booth.told(now, "v2", &remembers(WALL + 1)), NOTHING);
+    assert_eq!(booth.told(now, "v9", &remembers(WALL + 1)), NOTHING);
+    let ended = booth.told(now, "v3", &remembers(WALL + 1));
+    assert_eq!(ended, ["QuarantineEnded 2 leans false"]);
+    // For all keys, and the highest of what came, not the last.
+    assert_eq!(booth.voter.fence(&key()), Epoch::at_wall_ms(WALL + 20_000));
+    let other = Key::new("another").unwrap();
+    assert_eq!(booth.voter.fence(&other), Epoch::at_wall_ms(WALL + 20_000));
+}
+
+#[test]
+fn f3_how_many_must_answer_depends_on_members_and_voters() {
+    for (members, voters, needed) in [(5, 3, 4), (5, 5, 3), (7, 5, 5), (7, 7, 4)] {
+        let mut booth = recalling(members, voters);
+        for other in 2..=members {
+            let ended = booth.told(QUARANTINE_MS, &format!("v{other}"), &remembers(WALL));
+            assert_eq!(
+                ended.is_empty(),
+                other <= needed,
+                "{members} {voters} {other}"
+            );
+            if other > needed {
+                break;
+            }
+        }
+        assert_eq!(booth.voter.quarantine(), None);
+    }
+}
+
+/// F21: read at the start of the quarantine, so that no claimant of the end is below it.
+#[test]
+fn f21_the_floor_is_the_wall_clock_at_the_start_and_the_skew() {
+    let mut booth = recalling(3, 3);
+    let floor = Epoch::limit(at(0), ms(SKEW_MS));
+    booth.wakes(QUARANTINE_MS + 1_000);
+    assert_eq!(booth.voter.fence(&key()), floor);
+    let now = QUARANTINE_MS + 1_000;
+    let below = Claim {
+        epoch: floor,
+        ..claim("a", 0, 1)
+    };
+    assert_eq!(booth.hears(now, &below), ["a Stale w5000.1048575"]);
+    let fresh = Claim {
+        epoch: Epoch::at_wall_ms(WALL + now),
+        ..below
+    };
+    assert_eq!(booth.hears(now, &fresh), ["a Vote 1+10000"]);
+}
+
+/// F22: it waits a second for answers, no longer; then M2 leans on the wall clock, and it says so.
+#[test]
+fn f22_it_waits_a_second_for_answers_and_no_longer() {
+    let mut booth = recalling(3, 3);
+    booth.told(QUARANTINE_MS, "v2", &remembers(WALL + 7_000));
+    let mut due = booth.voter.next_timeout().unwrap();
+    let mut asked = 0;
+    while due < instant(QUARANTINE_MS + 1_000) {
+        let said = booth.does(|v, out| {
+            let now = Now {
+                mono: due,
+                wall_ms: WALL + QUARANTINE_MS,
+            };
+            v.handle_timeout(now, out);
+        });
+        // Only the one that has not answered is asked again.
+        assert_eq!(said, ["v3 Recall"]);
+        asked += 1;
+        due = booth.voter.next_timeout().unwrap();
+    }
+    assert!(asked >= 3, "{asked}");
+    assert_eq!(due, instant(QUARANTINE_MS + 1_000));
+    let ended = booth.wakes(QUARANTINE_MS + 1_000);
+    assert_eq!(ended, ["QuarantineEnded 1 leans true"]);
+    assert_eq!(booth.voter.fence(&key()), Epoch::at_wall_ms(WALL + 7_000));
+}
+
+/// Those that are in quarantine themselves have nothing to say, and old answers are no answers.
+#[test]
+fn answers_of_the_quarantined_and_to_other_questions_do_not_count() {
+    let mut booth = recalling(3, 3);
+    let highest = Epoch::at_wall_ms(WALL + 9_000);
+    booth.told(QUARANTINE_MS, "v2", &memory(8, highest, false, true));
+    booth.told(QUARANTINE_MS, "v2", &memory(7, highest, true, true));
+    booth.told(QUARANTINE_MS, "v3", &memory(9, highest, true, true));
+    let ended = booth.wakes(QUARANTINE_MS + 1_000);
+    assert_eq!(ended, ["QuarantineEnded 0 leans true"]);
+    assert_eq!(booth.voter.fence(&key()), Epoch::limit(at(0), ms(SKEW_MS)));
+    let (mut booth, _) = Booth::of(3, 3, Start::Amnesia);
+    booth.told(10, "v2", &remembers(WALL));
+    booth.told(10, "v3", &memory(7, highest, true, false));
+    assert!(booth.voter.quarantine().is_some());
+}
+
+/// F23: one clock in the year 2100 must not shut out all claimants.
+#[test]
+fn f23_answers_are_cut_at_the_wall_clock_and_the_skew() {
+    let mut booth = recalling(3, 3);
+    booth.told(QUARANTINE_MS, "v2", &remembers(WALL + 900_000));
+    booth.told(QUARANTINE_MS, "v3", &remembers(WALL));
+    let cut = Epoch::limit(at(QUARANTINE_MS), ms(SKEW_MS));
+    assert_eq!(booth.voter.fence(&key()), cut);
+}
+
+/// F28: the highest of floors, fences *and votes that are out*.
+#[test]
+fn f28_what_a_voter_remembers_includes_the_votes_that_are_out() {
+    let mut booth = Booth::new();
+    assert_eq!(booth.recalls(false).highest, Epoch::ZERO);
+    booth.hears(0, &claim("a", 5, 1));
+    assert_eq!(booth.recalls(false).highest, Epoch::new(5));
+    booth.hears_release(1, &release("a", true));
+    assert_eq!(booth.recalls(false).highest, Epoch::new(5));
+    booth.hears(2, &won(claim("b", 4, 1)));
+    assert_eq!(booth.recalls(false).highest, Epoch::new(5));
+    let memory = booth.recalls(true);
+    assert!(memory.votes && memory.knew);
+    assert!(!booth.recalls(false).knew);
+}
+
+#[test]
+fn one_voter_for_a_key_leans_on_its_wall_clock_whoever_answers() {
+    let mut booth = recalling(3, 1);
+    booth.told(QUARANTINE_MS, "v2", &remembers(WALL));
+    let ended = booth.told(QUARANTINE_MS, "v3", &remembers(WALL));
+    assert_eq!(ended, ["QuarantineEnded 2 leans true"]);
+    let (mut booth, _) = Booth::of(1, 1, Start::Amnesia);
+    assert_eq!(booth.wakes(QUARANTINE_MS), ["QuarantineEnded 0 leans true"]);
+}
+
+fn new_here() -> Memory {
+    memory(7, Epoch::ZERO, false, false)
+}
+
+#[test]
+fn a_new_cluster_votes_once_nearly_all_others_say_that_they_know_of_nothing() {
+    let (mut booth, said) = Booth::of(5, 5, Start::NewCluster);
+    assert_eq!(said, ["v2 Recall", "v3 Recall", "v4 Recall", "v5 Recall"]);
+    assert_eq!(booth.hears(1, &claim("a", 5, 1)), ["a Refuse Quarantine"]);
+    booth.told(2, "v2", &new_here());
+    booth.told(2, "v3", &new_here());
+    assert!(booth.voter.quarantine().is_some());
+    let ended = booth.told(2, "v4", &new_here());
+    assert_eq!(ended, ["QuarantineEnded 3 leans false"]);
+    assert_eq!(booth.hears(3, &claim("a", 5, 1)), ["a Vote 1+10000"]);
+}
+
+/// F27: the flag will stay set. One that knows of an earlier life is enough.
+#[test]
+fn f27_a_voter_told_that_all_is_new_goes_into_quarantine_if_anybody_knows_better() {
+    let (mut booth, _) = Booth::of(3, 3, Start::NewCluster);
+    booth.told(1, "v2", &new_here());
+    let knows = memory(7, Epoch::ZERO, true, true);
+    let began = booth.told(2, "v3", &knows);
+    assert_eq!(began, [format!("QuarantineBegan {QUARANTINE_MS}")]);
+    assert_eq!(booth.told(3, "v3", &new_here()), NOTHING);
+    assert_eq!(booth.wakes(QUARANTINE_MS), ["v2 Recall", "v3 Recall"]);
+    // Counted from its start, with the floor of its start.
+    booth.wakes(QUARANTINE_MS + 1_000);
+    assert_eq!(booth.voter.fence(&key()), Epoch::limit(at(0), ms(SKEW_MS)));
+}
+
+/// Silence is not consent.
+#[test]
+fn f27_a_voter_told_that_all_is_new_sits_out_the_quarantine_if_nobody_answers() {
+    let (mut booth, _) = Booth::of(3, 3, Start::NewCluster);
+    booth.told(1, "v2", &new_here());
+    let mut now = 1;
+    while booth.voter.quarantine().is_some() {
+        let due = booth
+            .voter
+            .next_timeout()
+            .unwrap()
+            .as_nanos()
+            .div_ceil(1_000_000);
+        assert!(due > now || due == QUARANTINE_MS);
+        now = due;
+        booth.wakes(now);
+    }
+    assert_eq!(now, QUARANTINE_MS + 1_000);
+    assert_eq!(booth.voter.fence(&key()), Epoch::limit(at(0), ms(SKEW_MS)));
+}
+
+/// One that may itself have forgotten cannot vouch for anybody, not even later.
+#[test]
+fn a_voter_that_was_ever_in_quarantine_vouches_for_nobody() {
+    let (booth, _) = Booth::of(3, 3, Start::NewCluster);
+    assert!(!booth.recalls(false).knew);
+    let (mut booth, _) = Booth::of(3, 3, Start::Amnesia);
+    let memory = booth.recalls(false);
+    assert!(memory.knew && !memory.votes);
+    booth.wakes(QUARANTINE_MS);
+    assert!(booth.recalls(false).knew);
+    booth.wakes(QUARANTINE_MS + 1_000);
+    // It first heard of the asker while it had nothing to remember: that proves nothing.
+    assert!(booth.recalls(false).knew);
+}
+
+/// A voter that is told of an earlier life of itself need not ask any further.
+#[test]
+fn a_new_voter_that_hears_of_an_earlier_life_of_itself_goes_into_quarantine() {
+    let (mut booth, _) = Booth::of(5, 5, Start::NewCluster);
+    let began = booth.does(Voter::handle_earlier_life);
+    assert_eq!(began, [format!("QuarantineBegan {QUARANTINE_MS}")]);
+    for other in ["v2", "v3", "v4"] {
+        booth.told(1, other, &new_here());
+    }
+    assert!(booth.voter.quarantine().is_some());
+    assert_eq!(booth.does(Voter::handle_earlier_life), NOTHING);
+}
+
+/// F17: a lease lives through the restart of its voters one by one.
+#[test]
+fn f17_after_the_quarantine_a_claim_that_has_won_is_voted_for_again() {
+    let mut booth = recalling(3, 3);
+    booth.wakes(QUARANTINE_MS + 1_000);
+    let now = QUARANTINE_MS + 1_001;
+    assert_eq!(
+        booth.hears(now, &claim("a", 5, 1)),
+        ["a Stale w5000.1048575"]
+    );
+    assert_eq!(booth.hears(now, &won(claim("a", 5, 2))), ["a Vote 2+10000"]);
+    assert_eq!(
+        booth.hears(now, &claim("b", 6, 2)),
+        ["b Stale w5000.1048575"]
+    );
+}
