@@ -1,5 +1,4 @@
-//! lockmesh
-#![forbid(unsafe_code)]
+#![doc = include_str!("../README.md")]
 
 pub mod node;
 pub mod proto;
@@ -19,6 +18,7 @@ mod runtime;
 pub use proto::epoch::Epoch;
 pub use proto::id::{Key, NameError, NodeId};
 pub use proto::roster::{RosterError, Timing};
+pub use proto::voter::Limits;
 pub use wire::{ClusterKey, DropReason, KeyError, Traffic};
 
 #[cfg(feature = "runtime")]

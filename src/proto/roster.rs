@@ -28,7 +28,7 @@ pub const MAX_DRIFT_PPM_MAX: u32 = 200_000;
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Timing {
     /// The longest lease. A voter that restarts without its memory abstains for about so long,
-    /// and a dead holder delays the next by at most its own ttl. Rule of thumb: 30 s.
+    /// and a dead holder delays the next by at most its own ttl. Rule of thumb: one minute: some jobs run so long.
     pub max_ttl: Duration,
     /// How much faster one node's monotonic clock may run than another's, in parts per million.
     /// Mutual exclusion leans on this and on nothing else. Crystals stay within 100, a clock that
@@ -53,7 +53,7 @@ impl Timing {
     #[must_use]
     pub const fn lan() -> Self {
         Self {
-            max_ttl: Duration::from_secs(30),
+            max_ttl: Duration::from_secs(60),
             max_drift_ppm: 5_000,
             max_clock_skew: Duration::from_secs(5),
             round_trip: Duration::from_millis(10),
@@ -457,13 +457,13 @@ mod tests {
         assert!(new(nodes(3), 4, Timing::lan()).is_err());
         assert!(new(nodes(MEMBERS_MAX + 1), 3, Timing::lan()).is_err());
         let skewed = Timing {
-            max_clock_skew: Duration::from_secs(31),
+            max_clock_skew: Duration::from_secs(61),
             ..Timing::lan()
         };
         let refused = new(nodes(3), 3, skewed).unwrap_err();
         assert_eq!(
             refused.to_string(),
-            "max_clock_skew is 31s; it must be 1ms to 30s"
+            "max_clock_skew is 61s; it must be 1ms to 60s"
         );
         let drift = Timing {
             max_drift_ppm: 200_001,
@@ -602,6 +602,6 @@ mod tests {
             Duration::from_millis(990)
         );
         assert_eq!(timing.at_least(Duration::from_nanos(1)), Duration::ZERO);
-        assert_eq!(timing.quarantine(), Duration::from_millis(30_600));
+        assert_eq!(timing.quarantine(), Duration::from_millis(61_200));
     }
 }

@@ -1,0 +1,27 @@
+//! Three nodes of a service on this machine. In your service each node starts one of these, with
+//! a fixed address to listen on and the addresses of the others as seeds.
+
+use std::time::Duration;
+
+use lockmesh::{ClusterKey, Mesh};
+
+/// Starts `a`, `b` and `c`, and waits until they have found each other.
+pub(crate) async fn three_nodes() -> Result<[Mesh; 3], Box<dyn std::error::Error>> {
+    let key = ClusterKey::from_bytes(*b"an example's key: make your own!")?;
+    let start = |id: &str, seeds: Vec<String>| {
+        Mesh::builder(id)
+            .voters(["a", "b", "c"])
+            .seeds(seeds)
+            .key(key.clone())
+            .new_cluster(true)
+            .start()
+    };
+    let a = start("a", vec![]).await?;
+    let seed = a.local_addr().to_string();
+    let b = start("b", vec![seed.clone()]).await?;
+    let c = start("c", vec![seed]).await?;
+    for mesh in [&a, &b, &c] {
+        mesh.ready(Duration::from_secs(10)).await?;
+    }
+    Ok([a, b, c])
+}
