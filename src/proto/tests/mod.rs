@@ -10,6 +10,7 @@ mod epochs;
 mod findings;
 mod incarnations;
 mod recovery_rules;
+mod rosters;
 mod voter_rules;
 
 use std::sync::Arc;
