@@ -194,7 +194,7 @@ impl Net {
             let peer = Peer {
                 addr: Self::addr(seat.port),
                 incarnation: Incarnation::new(seat.life),
-                alive: seat.node.is_some(),
+                alive: seat.node.is_some() || seat.life <= 1,
             };
             (seat.id.clone(), peer)
         });
