@@ -77,6 +77,7 @@ impl World {
                 floors: 16,
             },
             claims_max: 8,
+            renew_every: None,
             seed: 7,
             seal: seal_of(1),
         };

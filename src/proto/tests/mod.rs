@@ -10,6 +10,7 @@ mod epochs;
 mod findings;
 mod incarnations;
 mod recovery_rules;
+mod rosters;
 mod voter_rules;
 
 use std::sync::Arc;
@@ -56,6 +57,7 @@ fn key() -> Key {
 fn timing() -> Timing {
     Timing {
         max_drift_ppm: 10_000,
+        max_ttl: Duration::from_secs(30),
         ..Timing::lan()
     }
 }

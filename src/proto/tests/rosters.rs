@@ -1,0 +1,182 @@
+//! Who votes for a key, how votes are counted, and how drift shortens a lease.
+
+use super::super::roster::{MEMBERS_MAX, Roster, RosterError, Tally, Timing, majority_reaches};
+use super::{Duration, Instant, Key, NodeId};
+
+fn nodes(count: usize) -> Vec<NodeId> {
+    (0..count)
+        .map(|n| NodeId::new(format!("n{n:02}")).unwrap())
+        .collect()
+}
+
+fn roster(members: usize, voters: usize) -> Roster {
+    Roster::new(1, nodes(members), voters, Timing::lan()).unwrap()
+}
+
+#[test]
+fn a_roster_that_cannot_be_is_refused_by_name() {
+    let new = |members, r, timing| Roster::new(1, members, r, timing);
+    assert_eq!(new(vec![], 1, Timing::lan()), Err(RosterError::NoMembers));
+    let twice = vec![nodes(1)[0].clone(), nodes(1)[0].clone()];
+    assert!(matches!(
+        new(twice, 1, Timing::lan()),
+        Err(RosterError::Twice { .. })
+    ));
+    let none = new(nodes(3), 0, Timing::lan());
+    assert_eq!(
+        none,
+        Err(RosterError::VotersPerKey {
+            value: 0,
+            members: 3
+        })
+    );
+    assert!(new(nodes(3), 4, Timing::lan()).is_err());
+    assert!(new(nodes(MEMBERS_MAX + 1), 3, Timing::lan()).is_err());
+    let skewed = Timing {
+        max_clock_skew: Duration::from_secs(61),
+        ..Timing::lan()
+    };
+    let refused = new(nodes(3), 3, skewed).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "max_clock_skew is 61s; it must be 1ms to 60s"
+    );
+    let drift = Timing {
+        max_drift_ppm: 200_001,
+        ..Timing::lan()
+    };
+    assert!(matches!(
+        new(nodes(3), 3, drift),
+        Err(RosterError::Drift { .. })
+    ));
+}
+
+#[test]
+fn the_voters_of_a_key_are_the_same_wherever_they_are_worked_out() {
+    let mut shuffled = nodes(11);
+    shuffled.reverse();
+    let (a, b) = (
+        roster(11, 5),
+        Roster::new(1, shuffled, 5, Timing::lan()).unwrap(),
+    );
+    assert_eq!(a, b);
+    for k in 0..200 {
+        let key = Key::new(format!("key/{k}")).unwrap();
+        let voters = a.voters_for(&key);
+        assert_eq!(voters.len(), 5);
+        for member in a.members() {
+            assert_eq!(a.votes_for(member, &key), voters.contains(member));
+        }
+    }
+    // Pinned: another release must not choose others.
+    let key = Key::new("invoice/42").unwrap();
+    let names: Vec<_> = a.voters_for(&key).iter().map(ToString::to_string).collect();
+    assert_eq!(names, PINNED_VOTERS);
+}
+
+const PINNED_VOTERS: [&str; 5] = ["n03", "n05", "n06", "n07", "n08"];
+
+#[test]
+fn the_load_spreads_over_the_members() {
+    let roster = roster(10, 3);
+    let mut load = vec![0usize; 10];
+    for k in 0..10_000 {
+        for voter in roster.voters_for(&Key::new(format!("k{k}")).unwrap()) {
+            load[roster.members().iter().position(|m| *m == voter).unwrap()] += 1;
+        }
+    }
+    assert!(load.iter().all(|l| (2_700..3_300).contains(l)), "{load:?}");
+}
+
+#[test]
+fn a_change_of_any_constant_changes_the_digest() {
+    let tag = |timing| Roster::new(1, nodes(3), 3, timing).unwrap().tag();
+    let lan = Timing::lan();
+    let second = Duration::from_secs(1);
+    let others = [
+        Timing {
+            max_ttl: lan.max_ttl + second,
+            ..lan
+        },
+        Timing {
+            max_drift_ppm: 1,
+            ..lan
+        },
+        Timing {
+            max_clock_skew: second,
+            ..lan
+        },
+        Timing {
+            round_trip: Duration::from_millis(11),
+            ..lan
+        },
+        Timing {
+            offer: second,
+            ..lan
+        },
+        Timing {
+            poke: second,
+            ..lan
+        },
+    ];
+    for other in others {
+        assert_ne!(tag(lan).digest, tag(other).digest);
+    }
+    assert_ne!(tag(lan), roster(4, 3).tag());
+    assert_ne!(roster(4, 3).tag(), roster(4, 4).tag());
+}
+
+#[test]
+fn a_tally_agrees_with_its_naive_twin() {
+    for voters in 1..8 {
+        for yes in 0..=voters {
+            for no in 0..=voters - yes {
+                let naive = if yes * 2 > voters {
+                    Tally::Won
+                } else if (voters - no) * 2 <= voters {
+                    Tally::Lost
+                } else {
+                    Tally::Pending
+                };
+                assert_eq!(Tally::of(voters, yes, no), naive, "{yes}+{no} of {voters}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_lease_ends_where_a_majority_ends() {
+    let at = Instant::from_nanos;
+    let reach = |n, promises: &[u64]| {
+        majority_reaches(n, promises.iter().copied().map(at)).map(Instant::as_nanos)
+    };
+    assert_eq!(reach(3, &[]), None);
+    assert_eq!(reach(3, &[9]), None);
+    assert_eq!(reach(3, &[9, 5]), Some(5));
+    assert_eq!(reach(3, &[1, 9, 5]), Some(5));
+    assert_eq!(reach(4, &[1, 9, 5]), Some(1));
+    assert_eq!(reach(1, &[7]), Some(7));
+}
+
+#[test]
+fn a_voter_without_memory_needs_nearly_all_others() {
+    assert_eq!(roster(1, 1).recall_answers(), 0);
+    assert_eq!(roster(3, 3).recall_answers(), 2);
+    assert_eq!(roster(5, 3).recall_answers(), 4);
+    assert_eq!(roster(5, 5).recall_answers(), 3);
+    assert_eq!(roster(7, 7).recall_answers(), 4);
+}
+
+#[test]
+fn drift_shortens_a_lease_and_never_lengthens_it() {
+    let timing = Timing {
+        max_drift_ppm: 10_000,
+        ..Timing::lan()
+    };
+    assert_eq!(
+        timing.at_least(Duration::from_secs(1)),
+        Duration::from_millis(990)
+    );
+    assert_eq!(timing.at_least(Duration::from_nanos(1)), Duration::ZERO);
+    assert_eq!(timing.quarantine(), Duration::from_millis(61_200));
+}

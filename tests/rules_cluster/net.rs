@@ -1,0 +1,441 @@
+//! A deterministic network of nodes. Time is a number that moves from event to event; every
+//! packet's fate is a closure's. The net itself watches M1 and M2 at every grant.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lockmesh::node::{Node, NodeConfig, Output};
+use lockmesh::proto::claimant::Request;
+use lockmesh::proto::epoch::Epoch;
+use lockmesh::proto::event::{Event, Ticket};
+use lockmesh::proto::id::{Incarnation, Key, NodeId};
+use lockmesh::proto::message::Message;
+use lockmesh::proto::roster::{Roster, Timing};
+use lockmesh::proto::time::{Instant, Now};
+use lockmesh::proto::view::{Peer, View};
+use lockmesh::proto::voter::{Limits, Start};
+use lockmesh::wire::Seal;
+use lockmesh::wire::codec::unpack;
+
+/// Wall time at the start.
+pub(crate) const WALL_MS: u64 = 1_700_000_000_000;
+/// One way, unless a fate says otherwise: a round trip is 10 ms.
+pub(crate) const ONE_WAY: Duration = Duration::from_millis(5);
+
+pub(crate) const fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+pub(crate) fn key(name: &str) -> Key {
+    Key::new(name).unwrap()
+}
+
+/// The presets of a local network, with one per cent of drift.
+pub(crate) fn timing() -> Timing {
+    Timing {
+        max_drift_ppm: 10_000,
+        max_ttl: Duration::from_secs(30),
+        ..Timing::lan()
+    }
+}
+
+/// A datagram under way.
+pub(crate) struct Packet {
+    pub(crate) from: usize,
+    pub(crate) to: usize,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Packet {
+    pub(crate) fn messages(&self) -> Vec<Message> {
+        let (_, body) = Seal::insecure_plaintext().open(&self.bytes).unwrap();
+        unpack(&body).unwrap().1
+    }
+
+    /// Whether one of its messages is such.
+    pub(crate) fn has(&self, is_such: impl Fn(&Message) -> bool) -> bool {
+        self.messages().iter().any(is_such)
+    }
+
+    pub(crate) fn is_between(&self, a: usize, b: usize) -> bool {
+        (self.from, self.to) == (a, b) || (self.from, self.to) == (b, a)
+    }
+}
+
+/// When each copy of a packet arrives: none is loss, two are a duplicate.
+pub(crate) type Fate = Box<dyn FnMut(&Packet) -> Vec<Duration>>;
+
+pub(crate) fn straight() -> Fate {
+    Box::new(|_| vec![ONE_WAY])
+}
+
+/// Loses the packets of which `is_lost` says so.
+pub(crate) fn losing(mut is_lost: impl FnMut(&Packet) -> bool + 'static) -> Fate {
+    Box::new(move |packet| {
+        if is_lost(packet) {
+            vec![]
+        } else {
+            vec![ONE_WAY]
+        }
+    })
+}
+
+/// SplitMix64.
+pub(crate) struct Random(pub u64);
+
+impl Random {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = self.0;
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (x ^ (x >> 31)) % bound.max(1)
+    }
+
+    pub(crate) fn percent(&mut self, chance: u64) -> bool {
+        self.below(100) < chance
+    }
+}
+
+/// One seat: a node that lives, has died, or sleeps; and its clocks.
+pub(crate) struct Seat {
+    id: NodeId,
+    pub(crate) node: Option<Node>,
+    pub(crate) life: u64,
+    /// Fast or slow, in parts per million.
+    pub(crate) rate_ppm: i64,
+    /// How far its wall clock is off, in milliseconds.
+    pub(crate) wall_off_ms: i64,
+    pub(crate) port: u16,
+    timeout: Option<Instant>,
+    asleep_until: Duration,
+}
+
+impl Seat {
+    fn now(&self, time: Duration) -> Now {
+        let nanos = time.as_nanos() as i128;
+        let mono = nanos + nanos * i128::from(self.rate_ppm) / 1_000_000;
+        let wall = WALL_MS as i64 + time.as_millis() as i64 + self.wall_off_ms;
+        Now {
+            mono: Instant::from_nanos(mono as u64),
+            wall_ms: wall as u64,
+        }
+    }
+
+    /// When its clock reads `at`, at the earliest.
+    fn time_of(&self, at: Instant) -> Duration {
+        let rate = 1_000_000 + i128::from(self.rate_ppm);
+        let nanos = i128::from(at.as_nanos()) * 1_000_000 / rate;
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX).saturating_add(2))
+    }
+}
+
+pub(crate) struct Net {
+    pub(crate) time: Duration,
+    pub(crate) roster: Arc<Roster>,
+    pub(crate) seats: Vec<Seat>,
+    pub(crate) fate: Fate,
+    pub(crate) log: Vec<(Duration, usize, Event)>,
+    pub(crate) datagrams: usize,
+    packets: BTreeMap<(Duration, usize), Packet>,
+    owners: BTreeMap<Key, Epoch>,
+}
+
+impl Net {
+    /// `members` nodes that vote, `voters` of them for each key, and `guests` that only claim. The
+    /// cluster is new, and all voters vote.
+    pub(crate) fn new(members: usize, voters: usize, guests: usize) -> Self {
+        let mut net = Self::of(members, voters, guests);
+        for seat in 0..members + guests {
+            net.start(seat, Start::NewCluster);
+        }
+        net.run_for(ms(100));
+        for seat in &net.seats[..members] {
+            let voter = seat.node.as_ref().and_then(Node::voter).unwrap();
+            assert_eq!(voter.quarantine(), None);
+        }
+        net
+    }
+
+    /// The same, but nobody is alive yet.
+    pub(crate) fn of(members: usize, voters: usize, guests: usize) -> Self {
+        let id = |n| NodeId::new(format!("n{n}")).unwrap();
+        let roster = Roster::new(1, (0..members).map(id).collect(), voters, timing()).unwrap();
+        let seats = (0..members + guests).map(|n| Seat {
+            id: id(n),
+            node: None,
+            life: 0,
+            rate_ppm: 0,
+            wall_off_ms: 0,
+            port: n as u16,
+            timeout: None,
+            asleep_until: Duration::ZERO,
+        });
+        Self {
+            time: ms(1_000),
+            roster: Arc::new(roster),
+            seats: seats.collect(),
+            fate: straight(),
+            log: Vec::new(),
+            datagrams: 0,
+            packets: BTreeMap::new(),
+            owners: BTreeMap::new(),
+        }
+    }
+
+    fn addr(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    /// Gossip as it should be.
+    pub(crate) fn view(&self) -> View {
+        let peers = self.seats.iter().map(|seat| {
+            let peer = Peer {
+                addr: Self::addr(seat.port),
+                incarnation: Incarnation::new(seat.life),
+                alive: seat.node.is_some() || seat.life <= 1,
+            };
+            (seat.id.clone(), peer)
+        });
+        View {
+            peers: peers.collect(),
+        }
+    }
+
+    /// A new process, in a later life than before.
+    pub(crate) fn start(&mut self, seat: usize, start: Start) {
+        self.seats[seat].life += 1;
+        self.start_in(seat, start, self.roster.clone());
+    }
+
+    /// A new process in the life that the seat names.
+    pub(crate) fn start_in(&mut self, seat: usize, start: Start, roster: Arc<Roster>) {
+        let (time, view) = (self.time, self.view());
+        let it = &mut self.seats[seat];
+        let config = NodeConfig {
+            id: it.id.clone(),
+            incarnation: Incarnation::new(it.life),
+            roster,
+            start,
+            limits: Limits::default(),
+            claims_max: 10_000,
+            renew_every: None,
+            seed: it.life * 1_000 + seat as u64,
+            seal: Seal::insecure_plaintext(),
+        };
+        let mut node = Node::new(it.now(time), config);
+        node.handle_view(it.now(time), view);
+        it.node = Some(node);
+        it.asleep_until = Duration::ZERO;
+        self.drain(seat);
+    }
+
+    pub(crate) fn crash(&mut self, seat: usize) {
+        self.seats[seat].node = None;
+        self.seats[seat].timeout = None;
+    }
+
+    /// The process does nothing for so long; what comes meanwhile waits in its socket.
+    pub(crate) fn sleep(&mut self, seat: usize, span: Duration) {
+        self.seats[seat].asleep_until = self.time + span;
+    }
+
+    pub(crate) fn is_awake(&self, seat: usize) -> bool {
+        self.seats[seat].node.is_some() && self.seats[seat].asleep_until <= self.time
+    }
+
+    pub(crate) fn node(&self, seat: usize) -> &Node {
+        self.seats[seat].node.as_ref().unwrap()
+    }
+
+    /// Does something to a node that is alive, and all that follows from it at once.
+    pub(crate) fn with<T>(&mut self, seat: usize, act: impl FnOnce(&mut Node, Now) -> T) -> T {
+        let now = self.seats[seat].now(self.time);
+        let done = act(self.seats[seat].node.as_mut().unwrap(), now);
+        self.drain(seat);
+        done
+    }
+
+    pub(crate) fn request(name: &str, ttl: Duration) -> Request {
+        Request {
+            key: key(name),
+            ttl,
+            is_try: false,
+            renews: true,
+            deadline: None,
+        }
+    }
+
+    pub(crate) fn claim(&mut self, seat: usize, request: Request) -> Ticket {
+        self.with(seat, |node, now| node.claim(now, request).unwrap())
+    }
+
+    pub(crate) fn acquire(&mut self, seat: usize, name: &str, ttl: Duration) -> Ticket {
+        self.claim(seat, Self::request(name, ttl))
+    }
+
+    pub(crate) fn attempt(&mut self, seat: usize, name: &str, ttl: Duration) -> Ticket {
+        let is_try = true;
+        self.claim(
+            seat,
+            Request {
+                is_try,
+                ..Self::request(name, ttl)
+            },
+        )
+    }
+
+    pub(crate) fn release(&mut self, seat: usize, ticket: Ticket) -> bool {
+        self.with(seat, |node, now| node.release(now, ticket))
+    }
+
+    /// Who reports now to hold a key.
+    pub(crate) fn holders(&self, name: &Key) -> Vec<usize> {
+        let holds = |seat: &Seat| {
+            let node = seat.node.as_ref();
+            node.is_some_and(|node| {
+                let mut held = node.claimant().held(seat.now(self.time));
+                held.any(|(key, _, _)| key == name)
+            })
+        };
+        (0..self.seats.len())
+            .filter(|n| holds(&self.seats[*n]))
+            .collect()
+    }
+
+    pub(crate) fn holds(&self, seat: usize, ticket: Ticket) -> bool {
+        let it = &self.seats[seat];
+        let node = it.node.as_ref();
+        node.is_some_and(|node| {
+            node.claimant()
+                .valid_until(it.now(self.time), ticket)
+                .is_some()
+        })
+    }
+
+    /// When, and at which epoch, a request was granted since the log was last cleared.
+    pub(crate) fn granted(&self, seat: usize, of: Ticket) -> Option<(Duration, Epoch)> {
+        self.log.iter().find_map(|(at, by, event)| match event {
+            Event::Granted { ticket, epoch, .. } if (*by, *ticket) == (seat, of) => {
+                Some((*at, *epoch))
+            }
+            _ => None,
+        })
+    }
+
+    pub(crate) fn is_denied(&self, seat: usize, of: Ticket) -> bool {
+        let denied = Event::Denied { ticket: of };
+        self.log
+            .iter()
+            .any(|(_, by, event)| (*by, event) == (seat, &denied))
+    }
+
+    /// Runs for so long.
+    pub(crate) fn run_for(&mut self, span: Duration) {
+        let end = self.time + span;
+        while self.step(end) {}
+        self.time = end;
+    }
+
+    /// Runs until it is so, for `limit` at the most. Answers how long that took.
+    ///
+    /// # Panics
+    /// Where it does not come to be so.
+    pub(crate) fn run_until(&mut self, limit: Duration, is_so: impl Fn(&Self) -> bool) -> Duration {
+        let began = self.time;
+        while !is_so(self) {
+            assert!(self.step(began + limit), "not within {limit:?}");
+        }
+        self.time - began
+    }
+
+    /// The next event, if it is not after `end`.
+    pub(crate) fn step(&mut self, end: Duration) -> bool {
+        let timer = self.seats.iter().enumerate().filter_map(|(n, seat)| {
+            let at = seat.time_of(seat.timeout?).max(seat.asleep_until);
+            Some((at.max(self.time), n))
+        });
+        let timer = timer.min();
+        let packet = self.packets.first_key_value().map(|((at, _), _)| *at);
+        match (timer, packet) {
+            (Some((at, seat)), packet) if at <= end && packet.is_none_or(|p| at < p) => {
+                self.time = at;
+                self.with(seat, |node, now| node.handle_timeout(now));
+            }
+            (_, Some(at)) if at <= end => {
+                self.time = at.max(self.time);
+                if let Some(((_, n), packet)) = self.packets.pop_first() {
+                    self.deliver(n, packet);
+                }
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn deliver(&mut self, n: usize, packet: Packet) {
+        let to = &self.seats[packet.to];
+        if to.node.is_some() && to.asleep_until > self.time {
+            self.packets.insert((to.asleep_until, n), packet);
+        } else if to.node.is_some() {
+            let from = Self::addr(self.seats[packet.from].port);
+            self.with(packet.to, |node, now| {
+                node.handle_datagram(now, from, &packet.bytes)
+            });
+        }
+    }
+
+    fn drain(&mut self, seat: usize) {
+        loop {
+            let output = self.seats[seat].node.as_mut().unwrap().poll_output();
+            match output {
+                Output::Transmit { to, bytes } => self.send(seat, to, bytes),
+                Output::Event(event) => self.hear(seat, event),
+                Output::Timeout(at) => {
+                    self.seats[seat].timeout = at;
+                    return;
+                }
+                Output::Gossip { .. } | Output::Inspected { .. } => {}
+            }
+        }
+    }
+
+    fn send(&mut self, from: usize, to: SocketAddr, bytes: Vec<u8>) {
+        let Some(to) = self
+            .seats
+            .iter()
+            .position(|seat| Self::addr(seat.port) == to)
+        else {
+            return;
+        };
+        let packet = Packet { from, to, bytes };
+        for delay in (self.fate)(&packet) {
+            self.datagrams += 1;
+            let bytes = packet.bytes.clone();
+            let at = self.time + delay;
+            self.packets
+                .insert((at, self.datagrams), Packet { from, to, bytes });
+        }
+    }
+
+    /// M1 and M2.
+    fn hear(&mut self, seat: usize, event: Event) {
+        if let Event::Granted { key, epoch, .. } = &event {
+            let holders = self.holders(key);
+            assert!(
+                holders.len() <= 1,
+                "M1: {key} is held by {holders:?} at {:?}",
+                self.time
+            );
+            let last = self.owners.insert(key.clone(), *epoch);
+            assert!(
+                last < Some(*epoch),
+                "M2: {key} {epoch} after {last:?} at {:?}",
+                self.time
+            );
+        }
+        self.log.push((self.time, seat, event));
+    }
+}
