@@ -565,5 +565,6 @@ fn lost(claim: &OwnClaim) -> Event {
         ticket: claim.ticket,
         key: claim.key.clone(),
         epoch: claim.epoch,
+        was_due: !claim.renews,
     }
 }

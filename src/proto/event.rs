@@ -56,6 +56,8 @@ pub enum Event {
         key: Key,
         /// The token that is never used again.
         epoch: Epoch,
+        /// The lease was not to renew itself, and has come to its end.
+        was_due: bool,
     },
     /// A `try` request ended since another claim has won.
     Denied {

@@ -74,7 +74,7 @@ pub(crate) struct OwnClaim {
     /// When it stands in the claimant's list of timers.
     pub(crate) timer: Instant,
     is_try: bool,
-    renews: bool,
+    pub(crate) renews: bool,
     /// How long after one renewal the next goes out.
     renew_every: Duration,
     ballots: Vec<Ballot>,

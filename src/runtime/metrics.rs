@@ -6,7 +6,7 @@
 //! | `lockmesh_grants_total` | counter | locks granted |
 //! | `lockmesh_denied_total` | counter | `try` requests that another claim won |
 //! | `lockmesh_timeouts_total` | counter | requests that ended without a majority |
-//! | `lockmesh_lost_total` | counter | leases that were over before they were released |
+//! | `lockmesh_lost_total` | counter | leases that could not be renewed in time |
 //! | `lockmesh_acquire_seconds` | histogram | time from a request to its grant |
 //! | `lockmesh_held` | gauge | locks held by this node |
 //! | `lockmesh_waiting` | gauge | requests of this node that wait |
@@ -107,7 +107,20 @@ pub(crate) fn trace(event: &Event, node: &NodeId) {
         Event::Renewed { ticket, .. } => {
             tracing::trace!(%node, ticket = ticket.0, "lease renewed");
         }
-        Event::Lost { ticket, key, epoch } => {
+        Event::Lost {
+            ticket,
+            key,
+            epoch,
+            was_due: true,
+        } => {
+            tracing::debug!(%node, ticket = ticket.0, %key, %epoch, "lease over");
+        }
+        Event::Lost {
+            ticket,
+            key,
+            epoch,
+            was_due: false,
+        } => {
             tracing::warn!(%node, ticket = ticket.0, %key, %epoch, "lease lost");
         }
         Event::Denied { ticket } => {

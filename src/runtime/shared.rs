@@ -250,10 +250,14 @@ impl Core {
                     self.release(clock.now(), ticket);
                 }
             }
-            Event::Lost { ticket, .. } => {
+            Event::Lost {
+                ticket, was_due, ..
+            } => {
                 if let Some(lease) = self.leases.remove(&ticket) {
                     lease.end();
-                    self.meter.lost();
+                    if !was_due {
+                        self.meter.lost();
+                    }
                 }
             }
             Event::Denied { ticket } => self.end(ticket, Ended::Denied),
