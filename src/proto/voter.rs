@@ -318,7 +318,7 @@ impl Voter {
     }
 
     /// First of all: rule 7 if it is due, and those leave the queue who were not heard for their
-    /// ttl, or for `poke` where gossip says that they are dead.
+    /// ttl, or for half of it where gossip says that they are dead.
     fn settle(&mut self, now: Now, key: &Key, out: &mut Effects) {
         let Some(slot) = self.slots.get_mut(key) else {
             return;
@@ -326,8 +326,8 @@ impl Voter {
         if now.mono >= slot.vote.expires {
             return self.end_vote(now, key, out);
         }
-        let (dead, poke) = (&self.dead, self.roster.timing().poke);
-        slot.take_waiters(|waiter| is_gone(now, waiter, dead, poke));
+        let dead = &self.dead;
+        slot.take_waiters(|waiter| is_gone(now, waiter, dead));
     }
 
     fn refusal(&self, now: Now, msg: &Claim) -> Option<RefuseReason> {
@@ -465,7 +465,7 @@ impl Voter {
         };
         self.due.remove(&(slot.vote.expires, key.clone()));
         let dead = &self.dead;
-        slot.take_waiters(|waiter| is_gone(now, waiter, dead, poke));
+        slot.take_waiters(|waiter| is_gone(now, waiter, dead));
         let fence = slot.fence;
         for waiter in slot.take_waiters(|waiter| waiter.is_below(fence)) {
             send_stale(&waiter, fence, out);
@@ -511,9 +511,12 @@ impl Voter {
     }
 }
 
-fn is_gone(now: Now, waiter: &Heard, dead: &BTreeSet<NodeId>, poke: Duration) -> bool {
-    let unheard = now.mono.since(waiter.heard);
-    unheard >= waiter.ttl || (unheard >= poke && dead.contains(&waiter.claim.node))
+/// A waiter speaks every quarter of its ttl. One that gossip calls dead may miss a single word: were
+/// it dropped sooner, gossip that is wrong would cost it its turn.
+fn is_gone(now: Now, waiter: &Heard, dead: &BTreeSet<NodeId>) -> bool {
+    let is_dead = dead.contains(&waiter.claim.node);
+    let patience = if is_dead { waiter.ttl / 2 } else { waiter.ttl };
+    now.mono.since(waiter.heard) >= patience
 }
 
 /// Rule 8: the claim that has the vote has won. Those that can no longer win are told at once,

@@ -382,20 +382,23 @@ fn rule_7_f10_a_waiter_not_heard_for_its_ttl_is_dropped() {
 
 /// Gossip may be wrong: it shortens the stay of a waiter, and nothing else (M4).
 #[test]
-fn rule_7_a_waiter_that_gossip_calls_dead_is_dropped_after_poke() {
+fn rule_7_a_waiter_that_gossip_calls_dead_is_dropped_after_half_its_ttl() {
     let mut booth = Booth::new();
     booth.hears(0, &won(claim("a", 1, 1)));
     booth.hears(0, &claim("b", 6, 1));
     booth
         .voter
         .handle_view(&view(&[("a", false), ("b", false)]));
-    booth.hears(99, &won(claim("a", 1, 2)));
+    booth.hears(4_999, &won(claim("a", 1, 2)));
     assert_eq!(booth.voter.waiters(), 1);
-    booth.hears(100, &won(claim("a", 1, 3)));
+    booth.hears(5_000, &won(claim("a", 1, 3)));
     assert_eq!(booth.voter.waiters(), 0);
     // The holder is "dead" as well, and keeps its vote.
-    assert_eq!(booth.expires(), "10100");
-    assert_eq!(booth.hears(200, &claim("c", 7, 1))[0], "c Wait a e1 silent");
+    assert_eq!(booth.expires(), "15000");
+    assert_eq!(
+        booth.hears(5_200, &claim("c", 7, 1))[0],
+        "c Wait a e1 silent"
+    );
 }
 
 #[test]
