@@ -148,12 +148,12 @@ impl Node {
     }
 
     /// Gossip has news.
-    pub fn handle_view(&mut self, now: Now, view: View) {
-        let reachable = self.peers.handle_view(&view);
+    pub fn handle_view(&mut self, now: Now, view: &View) {
+        let reachable = self.peers.handle_view(view);
         if let Some(voter) = &mut self.voter {
-            voter.handle_view(&view);
+            voter.handle_view(view);
         }
-        self.view = view;
+        self.view.clone_from(view);
         for node in reachable {
             if self.roster.has_member(&node) {
                 self.claimant

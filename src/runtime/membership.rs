@@ -96,8 +96,8 @@ impl Membership {
                 .with_chitchat(|chitchat| lives.view(chitchat))
                 .await;
             if view != last {
-                last = view.clone();
-                shared.with(|core, now| core.node.handle_view(now, view));
+                shared.with(|core, now| core.node.handle_view(now, &view));
+                last = view;
             }
             tokio::select! {
                 _ = leave.wait_for(|leave| *leave) => break,

@@ -229,7 +229,7 @@ impl Net {
             seal: Seal::insecure_plaintext(),
         };
         let mut node = Node::new(it.now(time), config);
-        node.handle_view(it.now(time), view);
+        node.handle_view(it.now(time), &view);
         it.node = Some(node);
         it.asleep_until = Duration::ZERO;
         self.drain(seat);
