@@ -36,7 +36,10 @@ async fn a_guard_tells_its_key_and_what_remains_of_its_lease() {
     assert!(guard.epoch().get() > 0);
     assert!(guard.is_held());
     let remaining = guard.remaining();
-    assert!(remaining > Duration::ZERO && remaining <= ttl, "{remaining:?}");
+    assert!(
+        remaining > Duration::ZERO && remaining <= ttl,
+        "{remaining:?}"
+    );
     assert!(guard.remaining() <= remaining);
     guard.release().await.unwrap();
 }
@@ -51,7 +54,11 @@ async fn a_lease_that_is_not_renewed_is_over_after_one_ttl_and_free_for_the_next
     let granted_at = std::time::Instant::now();
     within("the end of the lease", guard.lost()).await;
     // Voters count from when they heard the claim; by the clock it may be a little less.
-    assert!(asked_at.elapsed() >= ttl * 9 / 10, "{:?}", granted_at.elapsed());
+    assert!(
+        asked_at.elapsed() >= ttl * 9 / 10,
+        "{:?}",
+        granted_at.elapsed()
+    );
     assert!(!guard.is_held());
     assert_eq!(guard.remaining(), Duration::ZERO);
     assert_eq!(guard.extend(ttl).await, Err(ExtendError::NotHeld));
@@ -88,7 +95,7 @@ async fn a_guard_that_is_dropped_hands_the_lock_to_the_next_in_line() {
     waits_for(&cluster, "k", 1).await;
     // Far from the end of its lease: only the release can hand it on.
     drop(guard);
-    within("the next", waiting).await.unwrap().unwrap();
+    drop(within("the next", waiting).await.unwrap().unwrap());
 }
 
 #[tokio::test]
@@ -103,7 +110,7 @@ async fn a_guard_may_be_dropped_on_a_thread_without_a_runtime() {
     .join()
     .unwrap();
     let next = within("the next", cluster.nodes[1].lock("k").acquire()).await;
-    next.unwrap();
+    drop(next.unwrap());
 }
 
 #[test]
@@ -127,7 +134,7 @@ fn a_guard_may_outlive_the_runtime_that_its_mesh_was_started_on() {
     drop(guard);
     others.block_on(async {
         let next = within("the next", cluster.nodes[1].lock("k").acquire()).await;
-        next.unwrap();
+        drop(next.unwrap());
         cluster.nodes.clear();
     });
 }
@@ -147,7 +154,7 @@ async fn a_mesh_goes_on_for_as_long_as_a_guard_lives() {
     .await;
     drop(guard);
     let next = within("the next", cluster.nodes[1].lock("k").acquire()).await;
-    next.unwrap();
+    drop(next.unwrap());
 }
 
 #[tokio::test]
@@ -177,11 +184,17 @@ async fn an_extension_adds_to_what_remains() {
 #[tokio::test]
 async fn an_extension_without_a_majority_is_an_error_and_leaves_the_lease() {
     let cluster = Cluster::start(3, Duration::from_secs(60)).await;
-    let asks = cluster.named("asks").try_at_most(Duration::from_millis(300));
+    let asks = cluster
+        .named("asks")
+        .try_at_most(Duration::from_millis(300));
     let asks = asks.start().await.unwrap();
     let ttl = Duration::from_secs(30);
     let guard = asks.lock("k").ttl(ttl).acquire().await.unwrap();
-    let voters: Vec<_> = cluster.nodes.iter().map(lockmesh::Mesh::local_addr).collect();
+    let voters: Vec<_> = cluster
+        .nodes
+        .iter()
+        .map(lockmesh::Mesh::local_addr)
+        .collect();
     cluster.links.partition(&[asks.local_addr()], &voters);
     let error = guard.extend(Duration::from_secs(25)).await.unwrap_err();
     let waited = Duration::from_millis(300);
@@ -223,7 +236,11 @@ async fn run_stops_its_future_once_the_lease_is_lost() {
 #[tokio::test]
 async fn m3_a_guard_that_is_cut_off_is_lost_before_the_next_has_the_lock() {
     let cluster = Cluster::start(3, Duration::from_secs(2)).await;
-    let addrs: Vec<_> = cluster.nodes.iter().map(lockmesh::Mesh::local_addr).collect();
+    let addrs: Vec<_> = cluster
+        .nodes
+        .iter()
+        .map(lockmesh::Mesh::local_addr)
+        .collect();
     let guard = cluster.nodes[2].lock("k").acquire().await.unwrap();
     let waiting = tokio::spawn(cluster.nodes[0].lock("k").acquire());
     waits_for(&cluster, "k", 1).await;
@@ -251,7 +268,7 @@ async fn a_waiting_future_that_is_dropped_withdraws_its_claim() {
     waits_for(&cluster, "k", 1).await;
     assert_eq!(b.status().waiting, 0);
     guard.release().await.unwrap();
-    within("the second", second).await.unwrap().unwrap();
+    drop(within("the second", second).await.unwrap().unwrap());
 }
 
 #[tokio::test]
@@ -266,12 +283,15 @@ async fn a_wait_that_is_over_withdraws_its_claim_too() {
     let error = b.lock("k").wait_at_most(waited).acquire().await;
     let text = error.unwrap_err().to_string();
     assert!(text.contains("no majority in 300ms"), "{text}");
-    assert!(text.contains("of 3 voters 0 voted for it, 3 have another"), "{text}");
+    assert!(
+        text.contains("of 3 voters 0 voted for it, 3 have another"),
+        "{text}"
+    );
     waits_for(&cluster, "k", 0).await;
     let second = tokio::spawn(c.lock("k").acquire());
     waits_for(&cluster, "k", 1).await;
     guard.release().await.unwrap();
-    within("the second", second).await.unwrap().unwrap();
+    drop(within("the second", second).await.unwrap().unwrap());
 }
 
 /// Waits until so many wait for `key` at every voter.
@@ -287,5 +307,7 @@ pub(crate) async fn waits_for(cluster: &Cluster, key: &str, count: usize) {
             tokio::time::sleep(Duration::from_millis(3)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, look).await.expect("the waiters");
+    tokio::time::timeout(PATIENCE, look)
+        .await
+        .expect("the waiters");
 }
