@@ -1,5 +1,6 @@
 //! What a mesh is told before it starts, and what it refuses to start with.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ const TRY_AT_MOST_MAX: Duration = Duration::from_secs(3_600);
 const CLAIMS_MAX: usize = 1 << 20;
 
 /// How datagrams are sealed.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 enum KeySource {
     #[default]
     Unsaid,
@@ -33,6 +34,19 @@ enum KeySource {
     Text(String),
     Variable(String),
     Plaintext,
+}
+
+impl fmt::Debug for KeySource {
+    /// Settings are logged; keys are not.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unsaid => f.write_str("Unsaid"),
+            Self::Key(_) => f.write_str("Key(redacted)"),
+            Self::Text(_) => f.write_str("Text(redacted)"),
+            Self::Variable(variable) => f.debug_tuple("Variable").field(variable).finish(),
+            Self::Plaintext => f.write_str("Plaintext"),
+        }
+    }
 }
 
 /// Everything that a mesh can be told before it starts. From [`Mesh::builder`](crate::Mesh::builder)
