@@ -307,9 +307,7 @@ impl MeshBuilder {
             .as_deref()
             .map(|a| address("advertise", a))
             .transpose()?;
-        if advertise.unwrap_or(listen).ip().is_unspecified() {
-            return Err(ConfigError::Advertise { listen });
-        }
+        check_reachable(listen, advertise)?;
         self.check_spans()?;
         self.check_counts()?;
         Ok(Checked {
@@ -407,6 +405,22 @@ impl MeshBuilder {
                 Ok(Some(ClusterKey::parse(&text)?))
             }
         }
+    }
+}
+
+/// Others must be able to send to what is advertised. Port 0 of `listen` becomes a free one.
+fn check_reachable(listen: SocketAddr, advertise: Option<SocketAddr>) -> Result<(), ConfigError> {
+    let (field, value, is_reachable) = match advertise {
+        Some(told) => {
+            let is_reachable = !told.ip().is_unspecified() && told.port() != 0;
+            ("advertise", told, is_reachable)
+        }
+        None => ("listen", listen, !listen.ip().is_unspecified()),
+    };
+    if is_reachable {
+        Ok(())
+    } else {
+        Err(ConfigError::Advertise { field, value })
     }
 }
 

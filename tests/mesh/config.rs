@@ -218,7 +218,11 @@ async fn a_node_that_listens_everywhere_says_where_others_reach_it() {
     let error = refusal(good().listen("0.0.0.0:0")).await;
     assert!(matches!(error, ConfigError::Advertise { .. }));
     let text = error.to_string();
-    assert!(text.starts_with("advertise: listen is 0.0.0.0:0"), "{text}");
+    assert!(
+        text.starts_with("listen is 0.0.0.0:0, which nobody can send to"),
+        "{text}"
+    );
+    assert!(text.contains("advertise must be an IP:PORT"), "{text}");
     assert!(words(good().listen("[::]:0")).await.contains("[::]:0"));
     let told = good().listen("0.0.0.0:0").advertise("127.0.0.1:4711");
     told.start().await.unwrap();
