@@ -1,5 +1,6 @@
 //! What a mesh is told before it starts, and what it refuses to start with.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ const TRY_AT_MOST_MAX: Duration = Duration::from_secs(3_600);
 const CLAIMS_MAX: usize = 1 << 20;
 
 /// How datagrams are sealed.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 enum KeySource {
     #[default]
     Unsaid,
@@ -33,6 +34,19 @@ enum KeySource {
     Text(String),
     Variable(String),
     Plaintext,
+}
+
+impl fmt::Debug for KeySource {
+    /// Settings are logged; keys are not.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unsaid => f.write_str("Unsaid"),
+            Self::Key(_) => f.write_str("Key(redacted)"),
+            Self::Text(_) => f.write_str("Text(redacted)"),
+            Self::Variable(variable) => f.debug_tuple("Variable").field(variable).finish(),
+            Self::Plaintext => f.write_str("Plaintext"),
+        }
+    }
 }
 
 /// Everything that a mesh can be told before it starts. From [`Mesh::builder`](crate::Mesh::builder)
@@ -293,9 +307,7 @@ impl MeshBuilder {
             .as_deref()
             .map(|a| address("advertise", a))
             .transpose()?;
-        if advertise.unwrap_or(listen).ip().is_unspecified() {
-            return Err(ConfigError::Advertise { listen });
-        }
+        check_reachable(listen, advertise)?;
         self.check_spans()?;
         self.check_counts()?;
         Ok(Checked {
@@ -393,6 +405,22 @@ impl MeshBuilder {
                 Ok(Some(ClusterKey::parse(&text)?))
             }
         }
+    }
+}
+
+/// Others must be able to send to what is advertised. Port 0 of `listen` becomes a free one.
+fn check_reachable(listen: SocketAddr, advertise: Option<SocketAddr>) -> Result<(), ConfigError> {
+    let (field, value, is_reachable) = match advertise {
+        Some(told) => {
+            let is_reachable = !told.ip().is_unspecified() && told.port() != 0;
+            ("advertise", told, is_reachable)
+        }
+        None => ("listen", listen, !listen.ip().is_unspecified()),
+    };
+    if is_reachable {
+        Ok(())
+    } else {
+        Err(ConfigError::Advertise { field, value })
     }
 }
 

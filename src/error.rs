@@ -50,13 +50,17 @@ pub enum ConfigError {
         /// What was given.
         value: String,
     },
-    /// The node listens on all addresses, so that it cannot tell which of them others reach.
+    /// Nobody could send to this node: it listens on all addresses and does not say which of
+    /// them others reach, or what it says is no such address.
     #[error(
-        "advertise: listen is {listen}, which nobody can send to; say which address others reach"
+        "{field} is {value}, which nobody can send to; \
+         advertise must be an IP:PORT at which others reach this node"
     )]
     Advertise {
-        /// The listen address.
-        listen: SocketAddr,
+        /// `advertise`, or `listen` where no other address is advertised.
+        field: &'static str,
+        /// Its value.
+        value: SocketAddr,
     },
     /// The listen address cannot be bound: in use, or not of this machine.
     #[error("listen: {listen} cannot be bound: {source}")]

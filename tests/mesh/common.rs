@@ -1,13 +1,16 @@
-//! Meshes on loopback for the tests.
+//! Meshes on loopback for the tests, and a ledger that watches what they grant.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lockmesh::harness::Links;
-use lockmesh::{ClusterKey, Mesh, MeshBuilder, Timing};
+use lockmesh::{ClusterKey, Epoch, Guard, Mesh, MeshBuilder, Timing};
 
 /// Long enough for anything that happens at all.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The constants of [`Timing::lan`] with a short longest lease, so that a quarantine is over
 /// soon.
@@ -17,6 +20,24 @@ pub(crate) fn timing(max_ttl: Duration) -> Timing {
         max_clock_skew: Duration::from_millis(500).min(max_ttl),
         ..Timing::lan()
     }
+}
+
+/// Waits for `what`, and says so where it does not come.
+pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("{what}: not in {PATIENCE:?}"),
+    }
+}
+
+/// Waits until `is_so`.
+pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let look = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+    };
+    within(what, look).await;
 }
 
 /// Nodes `n0`, `n1`, ... that all vote.
@@ -44,35 +65,130 @@ impl Cluster {
         cluster
     }
 
+    /// Waits until every node sees every member, and its own voter votes.
     pub(crate) async fn ready(&self) {
         for node in &self.nodes {
-            while node
-                .status()
-                .members
-                .iter()
-                .any(|member| !member.is_reachable)
-                || !node.status().is_ready
-            {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            until("all members see each other", || {
+                let status = node.status();
+                status.is_ready && status.members.iter().all(|member| member.is_reachable)
+            })
+            .await;
         }
     }
 
     /// The settings of node `n`; those that run are its seeds.
     pub(crate) fn builder(&self, n: usize) -> MeshBuilder {
-        let running = self.nodes.iter().map(|node| node.local_addr().to_string());
-        Mesh::builder(format!("n{n}"))
+        self.named(&format!("n{n}"))
+    }
+
+    /// The settings of a node that is called `name`: one of the voters, or another.
+    pub(crate) fn named(&self, name: &str) -> MeshBuilder {
+        let running = self.nodes.iter().filter(|node| node.id().as_str() != name);
+        Mesh::builder(name)
             .voters((0..self.size).map(|n| format!("n{n}")))
-            .seeds(running)
+            .seeds(running.map(|node| node.local_addr().to_string()))
             .key(key())
             .timing(timing(self.max_ttl))
             .ttl((self.max_ttl / 2).min(Duration::from_secs(5)))
-            .try_at_most(Duration::from_secs(5))
+            .try_at_most(PATIENCE)
             .gossip_every(Duration::from_millis(50))
             .links(self.links.clone())
     }
+
+    /// A node that claims and does not vote, once it sees all that do.
+    pub(crate) async fn client(&self, name: &str) -> Mesh {
+        let mesh = self.named(name).start().await.unwrap();
+        sees_all(&mesh).await;
+        mesh
+    }
+
+    /// Starts node `n` again, without memory, in place of its last life.
+    pub(crate) async fn restart(&mut self, n: usize) {
+        let mesh = self.builder(n).start().await.unwrap();
+        self.nodes[n] = mesh;
+    }
+}
+
+pub(crate) async fn sees_all(mesh: &Mesh) {
+    until("a node sees all members", || {
+        let members = mesh.status().members;
+        members.iter().all(|member| member.is_reachable)
+    })
+    .await;
 }
 
 pub(crate) fn key() -> ClusterKey {
     ClusterKey::from_bytes([7; 32]).unwrap()
+}
+
+/// What every grant is entered into: it sees two holders at once, and epochs that do not rise.
+#[derive(Default)]
+pub(crate) struct Ledger {
+    keys: Mutex<BTreeMap<String, Entry>>,
+    grants: AtomicU64,
+    overlaps: AtomicU64,
+    regressions: AtomicU64,
+}
+
+#[derive(Default)]
+struct Entry {
+    highest: Option<Epoch>,
+    inside: Vec<Arc<Guard>>,
+}
+
+impl Ledger {
+    /// Enters a guard. Answers `None`, and lets go of it, where its lease is over already: then
+    /// a fenced resource would not serve it either.
+    pub(crate) fn enter(&self, guard: Guard) -> Option<Arc<Guard>> {
+        let guard = Arc::new(guard);
+        let mut keys = self.keys.lock().unwrap();
+        let entry = keys.entry(guard.key().to_owned()).or_default();
+        // First the others, then the new one: one that is held at the second look was held at
+        // the first one, at the same instant as the other.
+        let others = entry.inside.iter().filter(|other| other.is_held()).count();
+        if !guard.is_held() {
+            return None;
+        }
+        self.overlaps.fetch_add(others as u64, Ordering::SeqCst);
+        if entry.highest >= Some(guard.epoch()) {
+            self.regressions.fetch_add(1, Ordering::SeqCst);
+        }
+        entry.highest = entry.highest.max(Some(guard.epoch()));
+        entry.inside.retain(|other| other.is_held());
+        entry.inside.push(guard.clone());
+        self.grants.fetch_add(1, Ordering::SeqCst);
+        Some(guard)
+    }
+
+    /// Takes a guard out again, and releases it. Answers whether it was held until then.
+    pub(crate) async fn leave(&self, guard: Arc<Guard>) -> bool {
+        let key = guard.key().to_owned();
+        if let Some(entry) = self.keys.lock().unwrap().get_mut(&key) {
+            entry.inside.retain(|other| !Arc::ptr_eq(other, &guard));
+        }
+        let guard = Arc::try_unwrap(guard).expect("nobody else has the guard");
+        guard.release().await.is_ok()
+    }
+
+    pub(crate) fn grants(&self) -> u64 {
+        self.grants.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn check(&self) {
+        let overlaps = self.overlaps.load(Ordering::SeqCst);
+        let regressions = self.regressions.load(Ordering::SeqCst);
+        let grants = self.grants();
+        assert_eq!((overlaps, regressions), (0, 0), "after {grants} grants");
+    }
+}
+
+/// Locks `key` so many times, one after another, and enters each into the ledger.
+pub(crate) async fn work(mesh: Mesh, key: String, rounds: usize, ledger: Arc<Ledger>) {
+    for _ in 0..rounds {
+        let guard = within("a worker's turn", mesh.lock(&key).acquire()).await;
+        if let Some(guard) = ledger.enter(guard.unwrap()) {
+            tokio::task::yield_now().await;
+            ledger.leave(guard).await;
+        }
+    }
 }

@@ -1,12 +1,18 @@
 //! Guards: from a request to the end.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::common::{Cluster, PATIENCE};
+use lockmesh::{ExtendError, Lost, ReleaseError};
+
+use crate::common::{Cluster, PATIENCE, until, within};
+
+const TTL: Duration = Duration::from_secs(10);
 
 #[tokio::test]
 async fn a_lock_is_held_by_one_node_and_then_by_the_next_with_a_higher_epoch() {
-    let cluster = Cluster::start(3, Duration::from_secs(10)).await;
+    let cluster = Cluster::start(3, TTL).await;
     let [a, b, _] = &cluster.nodes[..] else {
         unreachable!()
     };
@@ -16,10 +22,292 @@ async fn a_lock_is_held_by_one_node_and_then_by_the_next_with_a_higher_epoch() {
     let waiting = tokio::spawn(b.lock("k").acquire());
     let epoch = first.epoch();
     first.release().await.unwrap();
-    let second = tokio::time::timeout(PATIENCE, waiting)
-        .await
-        .unwrap()
-        .unwrap()
-        .unwrap();
+    let second = within("the next", waiting).await.unwrap().unwrap();
     assert!(second.epoch() > epoch);
+}
+
+#[tokio::test]
+async fn a_guard_tells_its_key_and_what_remains_of_its_lease() {
+    let cluster = Cluster::start(3, TTL).await;
+    let ttl = Duration::from_secs(8);
+    let request = cluster.nodes[0].lock("invoice/42").ttl(ttl);
+    let guard = request.auto_renew(false).acquire().await.unwrap();
+    assert_eq!(guard.key(), "invoice/42");
+    assert!(guard.epoch().get() > 0);
+    assert!(guard.is_held());
+    let remaining = guard.remaining();
+    assert!(
+        remaining > Duration::ZERO && remaining <= ttl,
+        "{remaining:?}"
+    );
+    assert!(guard.remaining() <= remaining);
+    guard.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lease_that_is_not_renewed_is_over_after_one_ttl_and_free_for_the_next() {
+    let cluster = Cluster::start(3, TTL).await;
+    let ttl = Duration::from_millis(500);
+    let asked_at = std::time::Instant::now();
+    let request = cluster.nodes[0].lock("k").ttl(ttl).auto_renew(false);
+    let guard = request.acquire().await.unwrap();
+    let granted_at = std::time::Instant::now();
+    within("the end of the lease", guard.lost()).await;
+    // Voters count from when they heard the claim; by the clock it may be a little less.
+    assert!(
+        asked_at.elapsed() >= ttl * 9 / 10,
+        "{:?}",
+        granted_at.elapsed()
+    );
+    assert!(!guard.is_held());
+    assert_eq!(guard.remaining(), Duration::ZERO);
+    assert_eq!(guard.extend(ttl).await, Err(ExtendError::NotHeld));
+    let next = within("the next", cluster.nodes[1].lock("k").acquire()).await;
+    assert!(next.unwrap().epoch() > guard.epoch());
+    assert_eq!(guard.release().await, Err(ReleaseError));
+}
+
+#[tokio::test]
+async fn a_lease_that_renews_itself_outlives_many_ttls_and_keeps_its_epoch() {
+    let cluster = Cluster::start(3, TTL).await;
+    let ttl = Duration::from_secs(1);
+    let guard = cluster.nodes[0].lock("k").ttl(ttl).acquire().await.unwrap();
+    let epoch = guard.epoch();
+    let began = std::time::Instant::now();
+    until("six ttls", || {
+        assert!(guard.is_held(), "lost after {:?}", began.elapsed());
+        began.elapsed() > ttl * 6
+    })
+    .await;
+    assert_eq!(guard.epoch(), epoch);
+    assert!(guard.remaining() <= ttl);
+    let other = cluster.nodes[1].lock("k").try_acquire().await.unwrap();
+    assert!(other.is_none());
+    guard.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_guard_that_is_dropped_hands_the_lock_to_the_next_in_line() {
+    let cluster = Cluster::start(3, Duration::from_secs(600)).await;
+    let ttl = Duration::from_secs(500);
+    let guard = cluster.nodes[0].lock("k").ttl(ttl).acquire().await.unwrap();
+    let waiting = tokio::spawn(cluster.nodes[1].lock("k").acquire());
+    waits_for(&cluster, "k", 1).await;
+    // Far from the end of its lease: only the release can hand it on.
+    drop(guard);
+    drop(within("the next", waiting).await.unwrap().unwrap());
+}
+
+#[tokio::test]
+async fn a_guard_may_be_dropped_on_a_thread_without_a_runtime() {
+    let cluster = Cluster::start(3, Duration::from_secs(600)).await;
+    let ttl = Duration::from_secs(500);
+    let guard = cluster.nodes[0].lock("k").ttl(ttl).acquire().await.unwrap();
+    std::thread::spawn(move || {
+        assert!(guard.is_held());
+        drop(guard);
+    })
+    .join()
+    .unwrap();
+    let next = within("the next", cluster.nodes[1].lock("k").acquire()).await;
+    drop(next.unwrap());
+}
+
+#[test]
+fn a_guard_may_outlive_the_runtime_that_its_mesh_was_started_on() {
+    let others = tokio::runtime::Runtime::new().unwrap();
+    let mut cluster = others.block_on(Cluster::start(3, Duration::from_secs(600)));
+    // A node outside the roster, on a runtime of its own.
+    let (mesh, guard) = {
+        let own = tokio::runtime::Runtime::new().unwrap();
+        own.block_on(async {
+            let mesh = cluster.client("client").await;
+            let ttl = Duration::from_secs(500);
+            let guard = mesh.lock("k").ttl(ttl).acquire().await.unwrap();
+            (mesh, guard)
+        })
+    };
+    assert!(guard.is_held());
+    assert!(guard.remaining() > Duration::ZERO);
+    assert_eq!(mesh.status().held, 1);
+    drop(mesh);
+    drop(guard);
+    others.block_on(async {
+        let next = within("the next", cluster.nodes[1].lock("k").acquire()).await;
+        drop(next.unwrap());
+        cluster.nodes.clear();
+    });
+}
+
+#[tokio::test]
+async fn a_mesh_goes_on_for_as_long_as_a_guard_lives() {
+    let cluster = Cluster::start(3, TTL).await;
+    let client = cluster.client("client").await;
+    let ttl = Duration::from_secs(1);
+    let guard = client.lock("k").ttl(ttl).acquire().await.unwrap();
+    drop(client);
+    let began = std::time::Instant::now();
+    until("three ttls", || {
+        assert!(guard.is_held(), "lost after {:?}", began.elapsed());
+        began.elapsed() > ttl * 3
+    })
+    .await;
+    drop(guard);
+    let next = within("the next", cluster.nodes[1].lock("k").acquire()).await;
+    drop(next.unwrap());
+}
+
+#[tokio::test]
+async fn an_extension_adds_to_what_remains() {
+    let cluster = Cluster::start(3, Duration::from_secs(60)).await;
+    for renews in [true, false] {
+        let request = cluster.nodes[0].lock(format!("k/{renews}"));
+        let request = request.ttl(Duration::from_secs(20)).auto_renew(renews);
+        let guard = request.acquire().await.unwrap();
+        let before = guard.remaining();
+        guard.extend(Duration::from_secs(30)).await.unwrap();
+        let after = guard.remaining();
+        // The drift of clocks is taken off, and what the call took.
+        assert!(after > before + Duration::from_secs(20), "{after:?}");
+        assert!(after <= before + Duration::from_secs(30), "{after:?}");
+        let error = guard.extend(Duration::from_secs(30)).await.unwrap_err();
+        let ExtendError::TooLong { max, extra, .. } = error else {
+            panic!("{error}")
+        };
+        assert_eq!(max, Duration::from_secs(60));
+        assert_eq!(extra, Duration::from_secs(30));
+        assert!(error.to_string().contains("max_ttl, 60s"), "{error}");
+        assert!(guard.is_held());
+    }
+}
+
+#[tokio::test]
+async fn an_extension_without_a_majority_is_an_error_and_leaves_the_lease() {
+    let cluster = Cluster::start(3, Duration::from_secs(60)).await;
+    let asks = cluster
+        .named("asks")
+        .try_at_most(Duration::from_millis(300));
+    let asks = asks.start().await.unwrap();
+    let ttl = Duration::from_secs(30);
+    let guard = asks.lock("k").ttl(ttl).acquire().await.unwrap();
+    let voters: Vec<_> = cluster
+        .nodes
+        .iter()
+        .map(lockmesh::Mesh::local_addr)
+        .collect();
+    cluster.links.partition(&[asks.local_addr()], &voters);
+    let error = guard.extend(Duration::from_secs(25)).await.unwrap_err();
+    let waited = Duration::from_millis(300);
+    assert_eq!(error, ExtendError::NoMajority { waited });
+    assert!(guard.is_held());
+}
+
+#[tokio::test]
+async fn run_answers_with_the_output_of_its_future() {
+    let cluster = Cluster::start(3, TTL).await;
+    let guard = cluster.nodes[0].lock("k").acquire().await.unwrap();
+    assert_eq!(guard.run(async { 42 }).await, Ok(42));
+    assert!(guard.is_held());
+}
+
+#[tokio::test]
+async fn run_stops_its_future_once_the_lease_is_lost() {
+    struct Dropped(Arc<AtomicBool>);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+    let cluster = Cluster::start(3, TTL).await;
+    let request = cluster.nodes[0].lock("k").ttl(Duration::from_millis(300));
+    let guard = request.auto_renew(false).acquire().await.unwrap();
+    let stopped = Arc::new(AtomicBool::new(false));
+    let dropped = Dropped(stopped.clone());
+    let work = async move {
+        let _dropped = dropped;
+        std::future::pending::<()>().await;
+    };
+    assert_eq!(within("the end", guard.run(work)).await, Err(Lost));
+    assert!(stopped.load(Ordering::SeqCst));
+    // Work that is ready at once does not count either, once the lease is over.
+    assert_eq!(guard.run(async {}).await, Err(Lost));
+}
+
+#[tokio::test]
+async fn m3_a_guard_that_is_cut_off_is_lost_before_the_next_has_the_lock() {
+    let cluster = Cluster::start(3, Duration::from_secs(2)).await;
+    let addrs: Vec<_> = cluster
+        .nodes
+        .iter()
+        .map(lockmesh::Mesh::local_addr)
+        .collect();
+    let guard = cluster.nodes[2].lock("k").acquire().await.unwrap();
+    let waiting = tokio::spawn(cluster.nodes[0].lock("k").acquire());
+    waits_for(&cluster, "k", 1).await;
+    cluster.links.partition(&addrs[2..], &addrs[..2]);
+    let next = within("the next", waiting).await.unwrap().unwrap();
+    assert!(!guard.is_held());
+    assert!(next.is_held());
+    within("lost() of a guard that is lost", guard.lost()).await;
+}
+
+#[tokio::test]
+async fn a_waiting_future_that_is_dropped_withdraws_its_claim() {
+    let cluster = Cluster::start(3, Duration::from_secs(600)).await;
+    let [a, b, c] = &cluster.nodes[..] else {
+        unreachable!()
+    };
+    let ttl = Duration::from_secs(500);
+    let guard = a.lock("k").ttl(ttl).acquire().await.unwrap();
+    let first = tokio::spawn(b.lock("k").ttl(ttl).acquire());
+    waits_for(&cluster, "k", 1).await;
+    let second = tokio::spawn(c.lock("k").ttl(ttl).acquire());
+    waits_for(&cluster, "k", 2).await;
+    first.abort();
+    assert!(first.await.unwrap_err().is_cancelled());
+    waits_for(&cluster, "k", 1).await;
+    assert_eq!(b.status().waiting, 0);
+    guard.release().await.unwrap();
+    drop(within("the second", second).await.unwrap().unwrap());
+}
+
+#[tokio::test]
+async fn a_wait_that_is_over_withdraws_its_claim_too() {
+    let cluster = Cluster::start(3, Duration::from_secs(600)).await;
+    let [a, b, c] = &cluster.nodes[..] else {
+        unreachable!()
+    };
+    let guard = a.lock("k").ttl(Duration::from_secs(500)).acquire().await;
+    let guard = guard.unwrap();
+    let waited = Duration::from_millis(300);
+    let error = b.lock("k").wait_at_most(waited).acquire().await;
+    let text = error.unwrap_err().to_string();
+    assert!(text.contains("no majority in 300ms"), "{text}");
+    assert!(
+        text.contains("of 3 voters 0 voted for it, 3 have another"),
+        "{text}"
+    );
+    waits_for(&cluster, "k", 0).await;
+    let second = tokio::spawn(c.lock("k").acquire());
+    waits_for(&cluster, "k", 1).await;
+    guard.release().await.unwrap();
+    drop(within("the second", second).await.unwrap().unwrap());
+}
+
+/// Waits until so many wait for `key` at every voter.
+pub(crate) async fn waits_for(cluster: &Cluster, key: &str, count: usize) {
+    let look = async {
+        loop {
+            let seen = cluster.nodes[0].inspect(key).await.unwrap();
+            let everywhere = cluster.nodes.iter();
+            let waiting = everywhere.map(|node| node.status().voter_waiters).min();
+            if seen.waiters.len() == count && waiting >= Some(count.min(1)) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, look)
+        .await
+        .expect("the waiters");
 }

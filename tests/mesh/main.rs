@@ -1,4 +1,6 @@
 //! The public API over real UDP on loopback, sealed.
 
 mod common;
+mod config;
+mod contract;
 mod guard;

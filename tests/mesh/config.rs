@@ -1,0 +1,355 @@
+//! What a mesh refuses to start with: each refusal names the field, the value and the bound.
+
+use std::time::Duration;
+
+use lockmesh::proto::voter::Limits;
+use lockmesh::{ClusterKey, ConfigError, Mesh, MeshBuilder, Timing};
+
+use crate::common::{PATIENCE, key};
+
+fn good() -> MeshBuilder {
+    Mesh::builder("n0").key(key())
+}
+
+async fn refusal(builder: MeshBuilder) -> ConfigError {
+    match builder.start().await {
+        Err(error) => error,
+        Ok(_) => panic!("a mesh started"),
+    }
+}
+
+/// The refusal's words, where the settings are refused.
+async fn words(builder: MeshBuilder) -> String {
+    refusal(builder).await.to_string()
+}
+
+#[tokio::test]
+async fn a_node_id_has_one_to_sixty_four_bytes() {
+    let named = |id: &str| Mesh::builder(id).key(key());
+    assert_eq!(
+        words(named("")).await,
+        "node_id: node id is empty; it must have 1 to 64 bytes"
+    );
+    assert_eq!(
+        words(named(&"x".repeat(65))).await,
+        "node_id: node id has 65 bytes; it must have 1 to 64"
+    );
+    assert_eq!(
+        words(named("a\nb")).await,
+        "node_id: node id \"a\\nb\" has a control character in it"
+    );
+    named(&"x".repeat(64)).start().await.unwrap();
+}
+
+#[tokio::test]
+async fn voters_are_named_once_and_by_names_that_can_be() {
+    assert_eq!(
+        words(good().voters(["n0", ""])).await,
+        "voters: node id is empty; it must have 1 to 64 bytes"
+    );
+    assert_eq!(
+        words(good().voters(["n0", "n1", "n0"])).await,
+        "voters names n0 twice"
+    );
+    let many = (0..1_025).map(|n| format!("n{n}"));
+    assert_eq!(
+        words(good().voters(many)).await,
+        "voters has 1025 members; a roster names 1 to 1024"
+    );
+}
+
+#[tokio::test]
+async fn a_key_has_one_voter_at_least_and_no_more_than_there_are() {
+    let three = || good().voters(["n0", "n1", "n2"]);
+    assert_eq!(
+        words(three().voters_per_key(0)).await,
+        "voters_per_key is 0; it must be 1 to 3, the number of voters"
+    );
+    assert_eq!(
+        words(three().voters_per_key(4)).await,
+        "voters_per_key is 4; it must be 1 to 3, the number of voters"
+    );
+}
+
+#[tokio::test]
+async fn a_ttl_is_ten_round_trips_at_least_and_max_ttl_at_most() {
+    assert_eq!(
+        words(good().ttl(Duration::from_millis(99))).await,
+        "ttl is 99ms; it must be 100ms to 30s"
+    );
+    assert_eq!(
+        words(good().ttl(Duration::from_millis(30_001))).await,
+        "ttl is 30.001s; it must be 100ms to 30s"
+    );
+}
+
+#[tokio::test]
+async fn a_renewal_leaves_time_for_another() {
+    let error = refusal(good().renew_every(Duration::from_secs(6))).await;
+    assert!(matches!(error, ConfigError::Renewal { .. }));
+    assert_eq!(
+        error.to_string(),
+        "renew_every is 6s; it must be 10ms to 5s, half of ttl (10s)"
+    );
+    assert!(matches!(
+        refusal(good().renew_every(Duration::from_millis(9))).await,
+        ConfigError::Renewal { .. }
+    ));
+}
+
+#[tokio::test]
+async fn spans_and_counts_stay_within_their_bounds() {
+    let second = Duration::from_secs(1);
+    let limits = Limits {
+        slots_max: 0,
+        ..Limits::default()
+    };
+    let cases = [
+        (
+            good().try_at_most(Duration::ZERO),
+            "try_at_most is 0ns; it must be 10ms to 3600s",
+        ),
+        (
+            good().gossip_every(61 * second),
+            "gossip_every is 61s; it must be 10ms to 60s",
+        ),
+        (
+            good().claims_max(0),
+            "claims_max is 0; it must be 1 to 1048576",
+        ),
+        (
+            good().limits(limits),
+            "limits.slots_max is 0; it must be 1 to 16777216",
+        ),
+        (
+            good().cluster(""),
+            "cluster (bytes) is 0; it must be 1 to 128",
+        ),
+        (
+            good().cluster("c".repeat(129)),
+            "cluster (bytes) is 129; it must be 1 to 128",
+        ),
+    ];
+    for (builder, expected) in cases {
+        let error = refusal(builder).await;
+        assert!(matches!(error, ConfigError::OutOfBounds { .. }));
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
+#[tokio::test]
+async fn the_shared_constants_stay_within_their_bounds() {
+    let lan = Timing::lan();
+    let cases = [
+        (
+            Timing {
+                max_clock_skew: Duration::from_secs(31),
+                ..lan
+            },
+            "max_clock_skew is 31s; it must be 1ms to 30s",
+        ),
+        (
+            Timing {
+                round_trip: Duration::from_secs(4),
+                ..lan
+            },
+            "round_trip is 4s; it must be 1µs to 3s",
+        ),
+        (
+            Timing {
+                max_ttl: Duration::from_secs(86_401),
+                ..lan
+            },
+            "max_ttl is 86401s; it must be 1ms to 86400s",
+        ),
+        (
+            Timing {
+                offer: Duration::ZERO,
+                ..lan
+            },
+            "offer is 0ns; it must be 10ms to 30s",
+        ),
+        (
+            Timing {
+                max_drift_ppm: 200_001,
+                ..lan
+            },
+            "max_drift_ppm is 200001; it must be 0 to 200000",
+        ),
+    ];
+    for (timing, expected) in cases {
+        let error = refusal(good().timing(timing)).await;
+        assert!(matches!(error, ConfigError::Roster(_)));
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_listen_address_in_use_is_refused() {
+    let first = good().start().await.unwrap();
+    let taken = first.local_addr();
+    let error = refusal(good().listen(taken.to_string())).await;
+    let ConfigError::Bind { listen, source } = &error else {
+        panic!("{error}")
+    };
+    assert_eq!(*listen, taken);
+    assert_eq!(source.kind(), std::io::ErrorKind::AddrInUse);
+    let text = error.to_string();
+    assert!(
+        text.starts_with(&format!("listen: {taken} cannot be bound:")),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn an_address_is_an_ip_and_a_port() {
+    assert_eq!(
+        words(good().listen("localhost")).await,
+        "listen: \"localhost\" is not an address; it must be IP:PORT"
+    );
+    assert_eq!(
+        words(good().advertise("10.0.0.1")).await,
+        "advertise: \"10.0.0.1\" is not an address; it must be IP:PORT"
+    );
+}
+
+#[tokio::test]
+async fn a_node_that_listens_everywhere_says_where_others_reach_it() {
+    let error = refusal(good().listen("0.0.0.0:0")).await;
+    assert!(matches!(error, ConfigError::Advertise { .. }));
+    let text = error.to_string();
+    assert!(
+        text.starts_with("listen is 0.0.0.0:0, which nobody can send to"),
+        "{text}"
+    );
+    assert!(text.contains("advertise must be an IP:PORT"), "{text}");
+    assert!(words(good().listen("[::]:0")).await.contains("[::]:0"));
+    let told = good().listen("0.0.0.0:0").advertise("127.0.0.1:4711");
+    told.start().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_advertised_address_is_one_that_others_can_send_to() {
+    for nowhere in ["0.0.0.0:4711", "[::]:4711", "127.0.0.1:0"] {
+        let error = refusal(good().advertise(nowhere)).await;
+        assert!(matches!(error, ConfigError::Advertise { .. }), "{error}");
+        let text = error.to_string();
+        assert!(
+            text.starts_with(&format!("advertise is {nowhere}")),
+            "{text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_seed_that_does_not_resolve_is_refused_by_name() {
+    for seed in ["no-such-host.invalid:1", "127.0.0.1", "localhost:port", ""] {
+        let error = refusal(good().seeds(["127.0.0.1:9", seed])).await;
+        assert!(matches!(error, ConfigError::Seed { .. }), "{error}");
+        let text = error.to_string();
+        let expected = format!("seeds: {seed:?} does not resolve: ");
+        assert!(text.starts_with(&expected), "{text}");
+    }
+    good().seeds(["localhost:9"]).start().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_mesh_needs_a_key_or_a_word_for_having_none() {
+    let error = refusal(Mesh::builder("n0")).await;
+    assert!(matches!(error, ConfigError::NoKey));
+    let text = error.to_string();
+    assert!(
+        text.starts_with("key: the mesh has no cluster key"),
+        "{text}"
+    );
+    assert!(text.contains("insecure_plaintext()"), "{text}");
+    let plain = Mesh::builder("n0").insecure_plaintext();
+    plain.start().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_key_that_is_no_key_is_refused_without_telling_it() {
+    let text = |key: &str| Mesh::builder("n0").key_text(key);
+    assert_eq!(
+        words(text("not base64!")).await,
+        "key: the cluster key is neither base64 nor 64 hex digits"
+    );
+    assert_eq!(
+        words(text("c2hvcnQ=")).await,
+        "key: the cluster key has 5 bytes; it must have 32"
+    );
+    assert_eq!(
+        words(text(&"0".repeat(64))).await,
+        "key: the cluster key is all zeros; draw 32 random bytes"
+    );
+    text(&key().to_base64()).start().await.unwrap();
+    let builder = format!("{:?}", text(&key().to_base64()));
+    assert!(!builder.contains(&key().to_base64()), "{builder}");
+}
+
+/// Set for the second run of the test below.
+const KEY_VARIABLE: &str = "LOCKMESH_TEST_KEY_OF_A_CHILD";
+
+#[tokio::test]
+async fn a_key_may_come_from_an_environment_variable() {
+    let from_env = |name: &str| Mesh::builder("n0").key_from_env(name);
+    if std::env::var_os(KEY_VARIABLE).is_some() {
+        from_env(KEY_VARIABLE).start().await.unwrap();
+        return;
+    }
+    assert_eq!(
+        words(from_env(KEY_VARIABLE)).await,
+        format!("key: the environment variable {KEY_VARIABLE} is not set, or is not Unicode")
+    );
+    // The environment of this process is everybody's: the rest happens in another.
+    let name = "config::a_key_may_come_from_an_environment_variable";
+    let child = |key: &str| {
+        let mut test = std::process::Command::new(std::env::current_exe().unwrap());
+        test.args(["--exact", name]).env(KEY_VARIABLE, key);
+        test.output().unwrap()
+    };
+    let output = child(&key().to_base64());
+    assert!(output.status.success(), "{output:?}");
+    assert!(!child("not base64!").status.success());
+}
+
+#[test]
+fn a_mesh_needs_a_runtime() {
+    let start = std::pin::pin!(good().start());
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let std::task::Poll::Ready(started) = start.poll(&mut context) else {
+        panic!("it waits for something")
+    };
+    assert!(matches!(started, Err(ConfigError::NoRuntime)));
+    let text = started.unwrap_err().to_string();
+    assert_eq!(text, "a mesh must be started within a tokio runtime");
+}
+
+#[tokio::test]
+async fn a_mesh_that_was_refused_leaves_its_address_free() {
+    let first = good().start().await.unwrap();
+    let addr = first.local_addr().to_string();
+    first.shutdown().await;
+    drop(first);
+    let bad_seed = good()
+        .listen(addr.clone())
+        .seeds(["no-such-host.invalid:1"]);
+    assert!(matches!(refusal(bad_seed).await, ConfigError::Seed { .. }));
+    good().listen(addr).start().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_presets_start_as_they_are() {
+    for builder in [
+        MeshBuilder::lan("n0"),
+        MeshBuilder::wan("n0"),
+        MeshBuilder::single("n0"),
+    ] {
+        let mesh = builder.key(ClusterKey::from_bytes([1; 32]).unwrap());
+        mesh.start().await.unwrap();
+    }
+    let mesh = MeshBuilder::single("n0").key(key()).start().await.unwrap();
+    mesh.ready(PATIENCE).await.unwrap();
+    let guard = mesh.lock("k").try_acquire().await.unwrap().unwrap();
+    assert!(guard.is_held());
+}

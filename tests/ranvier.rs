@@ -1,0 +1,157 @@
+//! The published client of the trait: an axon that runs on one node of the cluster only.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lockmesh::{ClusterKey, Mesh};
+use ranvier_core::cluster::DistributedLock;
+use ranvier_core::prelude::{Bus, Outcome, Transition};
+use ranvier_runtime::axon::{Axon, ExecutionMode};
+use tokio::sync::Barrier;
+
+const NODES: usize = 3;
+const ROUNDS: usize = 120;
+/// Far longer than a round: the client never releases, and a slow node must not come after the
+/// end of the lease.
+const TTL_MS: u64 = 30_000;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The work that only one node of the cluster may do in a round.
+#[derive(Clone)]
+struct Work {
+    runs: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl Transition<u64, u64> for Work {
+    type Error = String;
+    type Resources = ();
+
+    async fn run(&self, round: u64, _: &(), _: &mut Bus) -> Outcome<u64, String> {
+        self.runs.fetch_add(1, Ordering::SeqCst);
+        tokio::task::yield_now().await;
+        Outcome::Next(round)
+    }
+}
+
+async fn three_meshes() -> Vec<Mesh> {
+    let mut meshes: Vec<Mesh> = Vec::new();
+    for n in 0..NODES {
+        let seeds = meshes.iter().map(|mesh| mesh.local_addr().to_string());
+        let mesh = Mesh::builder(format!("n{n}"))
+            .voters(["n0", "n1", "n2"])
+            .seeds(seeds)
+            .key(ClusterKey::from_bytes([9; 32]).unwrap())
+            .gossip_every(Duration::from_millis(50))
+            .try_at_most(PATIENCE)
+            .new_cluster(true)
+            .start()
+            .await
+            .unwrap();
+        meshes.push(mesh);
+    }
+    for mesh in &meshes {
+        mesh.ready(PATIENCE).await.unwrap();
+    }
+    meshes
+}
+
+/// Fires an axon on each node at once. Answers what became of each.
+async fn round(meshes: &[Mesh], key: &str, work: &Work) -> Vec<Outcome<u64, String>> {
+    let start = Arc::new(Barrier::new(meshes.len()));
+    let axons = meshes.iter().map(|mesh| {
+        let mode = ExecutionMode::Singleton {
+            lock_key: key.to_owned(),
+            ttl_ms: TTL_MS,
+            lock_provider: Arc::new(mesh.clone()),
+        };
+        let axon = Axon::typed::<u64, String>("job")
+            .then(work.clone())
+            .with_execution_mode(mode);
+        let start = start.clone();
+        tokio::spawn(async move {
+            start.wait().await;
+            axon.execute_simple(1, &mut Bus::new()).await
+        })
+    });
+    let axons: Vec<_> = axons.collect();
+    let mut outcomes = Vec::new();
+    for axon in axons {
+        let outcome = tokio::time::timeout(PATIENCE, axon).await;
+        outcomes.push(outcome.expect("an axon hangs").unwrap());
+    }
+    outcomes
+}
+
+/// Which node ran; panics unless exactly one did and the others were told that the lock is held.
+fn winner(outcomes: &[Outcome<u64, String>]) -> usize {
+    let held = |outcome: &Outcome<u64, String>| matches!(outcome, Outcome::Emit(event, _) if event == "execution.skipped.lock_held");
+    let ran: Vec<usize> = (0..outcomes.len())
+        .filter(|n| outcomes[*n].is_next())
+        .collect();
+    let skipped = outcomes.iter().filter(|outcome| held(outcome)).count();
+    assert_eq!((ran.len(), skipped), (1, NODES - 1), "{outcomes:?}");
+    ran[0]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_three_singleton_axons_fired_at_once_exactly_one_runs_in_every_round() {
+    let meshes = three_meshes().await;
+    let work = Work {
+        runs: Arc::new(AtomicUsize::new(0)),
+    };
+    for n in 0..ROUNDS {
+        // The client never releases: each second round has a key of its own, the others hand one
+        // key on, which the node that ran releases for it.
+        let is_fresh = n % 2 == 0;
+        let key = if is_fresh {
+            format!("job/{n}")
+        } else {
+            "job".to_owned()
+        };
+        let ran = winner(&round(&meshes, &key, &work).await);
+        assert_eq!(work.runs.load(Ordering::SeqCst), n + 1);
+        if !is_fresh {
+            for (at, mesh) in meshes.iter().enumerate() {
+                let released = DistributedLock::release(mesh, &key).await;
+                assert_eq!(released.is_ok(), at == ran, "round {n}: {released:?}");
+            }
+        }
+    }
+    for mesh in &meshes {
+        mesh.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn the_published_trait_answers_as_our_own_does() {
+    let mesh = Mesh::builder("alone")
+        .insecure_plaintext()
+        .new_cluster(true)
+        .start()
+        .await
+        .unwrap();
+    let lock: Arc<dyn DistributedLock> = Arc::new(mesh.clone());
+    assert!(lock.try_acquire("k", TTL_MS / 2).await.unwrap());
+    assert!(!lock.try_acquire("k", TTL_MS / 2).await.unwrap());
+    lock.extend("k", 1_000).await.unwrap();
+    lock.release("k").await.unwrap();
+    let error = lock.release("k").await.unwrap_err();
+    assert!(matches!(
+        error,
+        ranvier_core::cluster::ClusterError::LockReleaseFailed(_)
+    ));
+    let error = lock.try_acquire("k", 1).await.unwrap_err();
+    assert!(matches!(
+        error,
+        ranvier_core::cluster::ClusterError::LockAcquisitionFailed(_)
+    ));
+    mesh.shutdown().await;
+    let error = lock.try_acquire("k", TTL_MS).await.unwrap_err();
+    assert!(matches!(
+        error,
+        ranvier_core::cluster::ClusterError::Internal(_)
+    ));
+}
