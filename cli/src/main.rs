@@ -1,2 +1,2 @@
-//! x
+//! The command of lockmesh.
 fn main() {}

@@ -126,6 +126,17 @@ impl Shared {
         core.wakes_at.since(now)
     }
 
+    /// The process is gone, as far as anybody else can tell: nothing is sent any more, and nobody
+    /// is told. Leases run out by themselves.
+    #[cfg(feature = "harness")]
+    pub(crate) fn crash(&self) {
+        self.sender.close();
+        let mut core = self.lock();
+        core.is_shut_down = true;
+        core.waiting.clear();
+        core.inspections.clear();
+    }
+
     fn lock(&self) -> MutexGuard<'_, Core> {
         // A panic while the lock was held is a bug of ours; the node behind it still answers, and
         // its leases end by themselves.

@@ -2,7 +2,8 @@
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket as StdSocket};
-use std::sync::Arc;
+#[cfg(feature = "harness")]
+use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::net::UdpSocket;
 
@@ -18,19 +19,48 @@ const BUFFER_BYTES: usize = 4 << 20;
 /// and after the runtime is gone.
 #[derive(Debug)]
 pub(crate) struct Sender {
+    #[cfg(not(feature = "harness"))]
     socket: StdSocket,
+    /// `None` once the mesh has crashed.
+    #[cfg(feature = "harness")]
+    socket: RwLock<Option<StdSocket>>,
     #[cfg(feature = "harness")]
     links: Option<(Arc<Links>, SocketAddr)>,
 }
 
+#[cfg(not(feature = "harness"))]
 impl Sender {
+    fn new(socket: StdSocket) -> Self {
+        Self { socket }
+    }
+
     /// Answers whether the system took it.
     pub(crate) fn send(&self, to: SocketAddr, bytes: &[u8]) -> bool {
-        #[cfg(feature = "harness")]
-        if let Some((links, from)) = &self.links {
-            return links.pass(&self.socket, *from, to, bytes);
-        }
         self.socket.send_to(bytes, to).is_ok()
+    }
+}
+
+#[cfg(feature = "harness")]
+impl Sender {
+    fn new(socket: StdSocket, links: Option<(Arc<Links>, SocketAddr)>) -> Self {
+        let socket = RwLock::new(Some(socket));
+        Self { socket, links }
+    }
+
+    /// Answers whether the system took it.
+    pub(crate) fn send(&self, to: SocketAddr, bytes: &[u8]) -> bool {
+        let socket = self.socket.read().unwrap_or_else(PoisonError::into_inner);
+        match (&*socket, &self.links) {
+            (None, _) => false,
+            (Some(socket), Some((links, from))) => links.pass(socket, *from, to, bytes),
+            (Some(socket), None) => socket.send_to(bytes, to).is_ok(),
+        }
+    }
+
+    /// Nothing is sent once this has returned.
+    pub(crate) fn close(&self) {
+        let mut socket = self.socket.write().unwrap_or_else(PoisonError::into_inner);
+        *socket = None;
     }
 }
 
@@ -47,10 +77,10 @@ pub(crate) fn bind(
     let _ = buffers.set_send_buffer_size(BUFFER_BYTES);
     let local = socket.local_addr()?;
     let receiver = UdpSocket::from_std(socket.try_clone()?)?;
-    let sender = Sender {
+    let sender = Sender::new(
         socket,
         #[cfg(feature = "harness")]
-        links: links.map(|links| (links, local)),
-    };
+        links.map(|links| (links, local)),
+    );
     Ok((sender, receiver, local))
 }

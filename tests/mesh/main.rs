@@ -3,4 +3,5 @@
 mod common;
 mod config;
 mod contract;
+mod crash;
 mod guard;
