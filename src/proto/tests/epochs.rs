@@ -54,7 +54,7 @@ fn epochs_rise_with_every_claim_of_a_node_though_its_wall_clock_is_set_back() {
     assert_eq!(drawn(&asker.asks(100, Asker::request())), "w100.1");
     let set_back = Now {
         mono: instant(200),
-        wall_ms: WALL - 9_000,
+        wall_ms: WALL - 4_000,
     };
     let said = asker.does(|c, out| {
         c.request(set_back, Asker::request(), out).unwrap();
