@@ -68,6 +68,7 @@ fn f24_a_node_whose_wall_clock_was_set_back_goes_on_under_a_higher_incarnation()
         let waiter = net.acquire(4, "k", ms(30_000));
         net.run_for(ms(100));
         net.crash(3);
+        net.log.clear();
         net.seats[3].port = port;
         net.seats[3].life = 7;
         let roster = net.roster.clone();
