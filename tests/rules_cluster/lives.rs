@@ -227,3 +227,23 @@ fn what_an_earlier_life_sent_is_dropped_when_a_later_one_was_heard() {
     let took = net.run_until(ms(100), |net| net.holds(4, ticket));
     assert_eq!(took, ms(10));
 }
+
+/// F29: a restart costs a key one voter for `max_ttl`; two at a time cost it all new grants.
+#[test]
+fn f29_two_restarts_within_max_ttl_stop_new_grants_until_the_first_is_back() {
+    let mut net = Net::new(3, 3, 1);
+    net.crash(0);
+    net.start(0, Start::Amnesia);
+    let one = net.acquire(3, "one", TTL);
+    net.run_until(ms(100), |net| net.holds(3, one));
+    net.run_for(ms(5_000));
+    net.crash(1);
+    net.start(1, Start::Amnesia);
+    net.run_for(ms(50));
+    let two = net.acquire(3, "two", TTL);
+    net.run_for(ms(25_000));
+    assert_eq!(net.granted(3, two), None);
+    // Nor does a lease live through it.
+    assert!(!net.holds(3, one));
+    net.run_until(ms(10_000), |net| net.granted(3, two).is_some());
+}
