@@ -14,6 +14,7 @@ mod incarnations;
 mod recovery_rules;
 mod rosters;
 mod voter_rules;
+mod waiting_rules;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -250,7 +251,7 @@ impl Booth {
     fn expires(&self) -> String {
         self.voter
             .next_timeout()
-            .map_or("never".to_owned(), reading)
+            .map_or_else(|| "never".to_owned(), reading)
     }
 }
 
