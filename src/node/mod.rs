@@ -345,11 +345,9 @@ impl Node {
                 Ok(())
             }
             Heard::Outdated { seen } => {
+                // To where it speaks from now, not to where its later life was.
                 let message = Message::Outdated(Outdated { seen });
-                self.outbox
-                    .entry(head.from.clone())
-                    .or_default()
-                    .push(message);
+                self.transmit(addr, head.from.clone(), &[message]);
                 Err(DropReason::OutdatedIncarnation)
             }
             Heard::TooMany => Err(DropReason::TooManyNodes),
@@ -480,28 +478,32 @@ impl Node {
     }
 
     fn flush(&mut self) {
-        let budget = DATAGRAM_BYTES_MAX - self.seal.overhead();
         for (node, messages) in std::mem::take(&mut self.outbox) {
             let Some(to) = self.peers.address_of(&node) else {
                 self.traffic.drop_one(DropReason::NoAddress);
                 continue;
             };
-            let head = Head {
-                from: self.id.clone(),
-                incarnation: self.claimant.incarnation(),
-                to: node,
-                roster: self.roster.tag(),
-            };
-            let packed = pack(&head, &messages, budget);
-            for _ in 0..packed.too_large {
-                self.traffic.drop_one(DropReason::TooLarge);
-            }
-            for (body, count) in packed.bodies {
-                self.traffic.datagrams_out += 1;
-                self.traffic.messages_out += count as u64;
-                let bytes = self.seal.seal(Kind::Votes, &body);
-                self.outputs.push_back(Output::Transmit { to, bytes });
-            }
+            self.transmit(to, node, &messages);
+        }
+    }
+
+    fn transmit(&mut self, addr: SocketAddr, node: NodeId, messages: &[Message]) {
+        let budget = DATAGRAM_BYTES_MAX - self.seal.overhead();
+        let head = Head {
+            from: self.id.clone(),
+            incarnation: self.claimant.incarnation(),
+            to: node,
+            roster: self.roster.tag(),
+        };
+        let packed = pack(&head, messages, budget);
+        for _ in 0..packed.too_large {
+            self.traffic.drop_one(DropReason::TooLarge);
+        }
+        for (body, count) in packed.bodies {
+            self.traffic.datagrams_out += 1;
+            self.traffic.messages_out += count as u64;
+            let bytes = self.seal.seal(Kind::Votes, &body);
+            self.outputs.push_back(Output::Transmit { to: addr, bytes });
         }
     }
 }

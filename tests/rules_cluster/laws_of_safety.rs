@@ -34,7 +34,11 @@ fn storm(seed: u64, seats: u64) -> Fate {
 fn stormy(seed: u64) -> usize {
     const VOTERS: usize = 5;
     const SEATS: usize = 7;
-    let mut net = Net::of(VOTERS, if seed % 2 == 0 { 3 } else { 5 }, SEATS - VOTERS);
+    let mut net = Net::of(
+        VOTERS,
+        if seed.is_multiple_of(2) { 3 } else { 5 },
+        SEATS - VOTERS,
+    );
     let mut random = Random(seed);
     for seat in 0..SEATS {
         // The ratio of two rates is at most 1.01.
@@ -45,7 +49,7 @@ fn stormy(seed: u64) -> usize {
     net.run_for(ms(100));
     net.fate = storm(seed, SEATS as u64);
     let mut wanted: Vec<Option<(Ticket, Duration)>> = vec![None; SEATS];
-    let mut back = vec![Duration::ZERO; SEATS];
+    let mut back = [Duration::ZERO; SEATS];
     for _ in 0..1_500 {
         net.run_for(ms(20));
         let seat = random.below(SEATS as u64) as usize;

@@ -1,0 +1,312 @@
+//! Rules 14 to 17: claims that wait, are stale, denied, or over.
+
+use super::claimant_rules::{holding, to, trying};
+use super::*;
+
+const NOTHING: [&str; 0] = [];
+
+#[test]
+fn rule_14_a_claim_is_repeated_soon_to_the_silent_and_seldom_to_those_that_said_wait() {
+    let mut asker = Asker::new(3);
+    asker.asks(100, Asker::request());
+    asker.hears(105, "v1", waits(HolderWon::Yes));
+    let said = asker.runs(5_000);
+    let silent = to("v2", &said);
+    // Twice a round trip, doubled each time, with jitter, but never slower than those that wait.
+    assert!((15..=20).contains(&(silent[0].0 - 100)), "{silent:?}");
+    assert!(
+        (30..=41).contains(&(silent[1].0 - silent[0].0)),
+        "{silent:?}"
+    );
+    assert!(silent.windows(2).all(|two| two[1].0 - two[0].0 <= 501));
+    // Fifty round trips are 500 ms.
+    let waiting = to("v1", &said);
+    assert!((375..=500).contains(&(waiting[0].0 - 105)), "{waiting:?}");
+    assert_ne!(to("v3", &said), silent, "the jitter keeps them apart");
+}
+
+/// At most a quarter of its ttl, jitter and all: four repeats may be lost before the voter drops
+/// it from the queue.
+#[test]
+fn rule_14_a_claim_that_waits_repeats_itself_within_a_quarter_of_its_ttl() {
+    let mut asker = Asker::new(1);
+    let ttl = ms(400);
+    for n in 1..=50 {
+        let start = n * 1_000;
+        asker.asks(
+            start,
+            Request {
+                ttl,
+                ..Asker::request()
+            },
+        );
+        let wait = Wait {
+            key: key(),
+            claim: own(n),
+            holder: id("b"),
+            epoch: Epoch::at_wall_ms(WALL),
+            won: HolderWon::Yes,
+            ahead: 0,
+        };
+        asker.hears(start, "v1", Message::Wait(wait));
+        let due = asker.claimant.next_timeout().unwrap();
+        assert!(due <= instant(start + 100), "{}", reading(due));
+        asker.does(|c, out| {
+            c.release(at(start), Ticket(n), out);
+        });
+    }
+}
+
+#[test]
+fn rule_14_a_try_is_repeated_to_all() {
+    let mut asker = Asker::new(3);
+    asker.asks(100, trying());
+    asker.hears(105, "v1", waits(HolderWon::No));
+    asker.hears(105, "v2", voted(100, 10_000));
+    let said = asker.runs(300);
+    let (v1, v2, v3) = (to("v1", &said), to("v2", &said), to("v3", &said));
+    assert!(v1.len() >= 3);
+    assert_eq!((v1.len(), v2.len()), (v3.len(), v3.len()));
+    assert!(v1[0].1.ends_with("try"));
+}
+
+#[test]
+fn rule_15_stale_before_it_has_won_claims_anew_above_the_fence() {
+    let mut asker = Asker::new(3);
+    asker.asks(100, Asker::request());
+    asker.hears(109, "v1", voted(100, 10_000));
+    let fence = Epoch::at_wall_ms(WALL + 700);
+    let anew = asker.hears(110, "v2", stale(1, fence));
+    assert_eq!(
+        anew[..3],
+        ["v1", "v2", "v3"].map(|v| format!("{v} Release #1"))
+    );
+    let claims = ["v1", "v2", "v3"].map(|v| format!("{v} Claim #2 w701 110+10000"));
+    assert_eq!(anew[3..], claims);
+    // The vote for the first claim does not count for the second.
+    assert_eq!(
+        asker.hears(111, "v2", Message::Vote(vote(2, instant(110), 10_000))),
+        NOTHING
+    );
+    let granted = asker.hears(111, "v3", Message::Vote(vote(2, instant(110), 10_000)));
+    assert_eq!(granted, ["Granted w701 until 10010"]);
+}
+
+#[test]
+fn rule_15_stale_after_it_has_won_is_ignored() {
+    let mut asker = holding(Asker::request());
+    let fence = Epoch::at_wall_ms(WALL + 700);
+    assert_eq!(asker.hears(120, "v3", stale(1, fence)), NOTHING);
+    assert_eq!(asker.held(120).as_deref(), Some("10000"));
+}
+
+#[test]
+fn rule_15_stale_for_a_claim_that_is_over_starts_nothing() {
+    let mut asker = Asker::new(3);
+    asker.asks(100, Asker::request());
+    let fence = Epoch::at_wall_ms(WALL + 700);
+    asker.hears(110, "v2", stale(1, fence));
+    assert_eq!(asker.hears(111, "v3", stale(1, fence)), NOTHING);
+}
+
+#[test]
+fn rule_16_a_try_ends_when_so_many_say_yes_that_the_rest_are_no_majority() {
+    let mut asker = Asker::new(5);
+    asker.asks(100, trying());
+    assert_eq!(asker.hears(110, "v1", waits(HolderWon::Yes)), NOTHING);
+    assert_eq!(asker.hears(110, "v1", waits(HolderWon::Yes)), NOTHING);
+    assert_eq!(asker.hears(110, "v2", waits(HolderWon::Yes)), NOTHING);
+    let denied = asker.hears(110, "v3", waits(HolderWon::Yes));
+    assert_eq!(denied[0], "Denied");
+    assert_eq!(denied[1], "v1 Release #1");
+    assert_eq!(denied.len(), 6);
+    assert!(asker.claimant.is_empty());
+}
+
+/// F13: one voter's word, which may be out of date, is not enough; nor are voters that say that
+/// nobody has won, however many.
+#[test]
+fn rule_16_f13_a_try_is_not_denied_by_one_voter_or_by_no() {
+    let mut asker = Asker::new(3);
+    asker.asks(100, trying());
+    asker.hears(110, "v1", waits(HolderWon::Yes));
+    for _ in 0..2 {
+        asker.hears(110, "v2", waits(HolderWon::No));
+        asker.hears(110, "v3", waits(HolderWon::No));
+    }
+    let said = asker.runs(3_000);
+    assert!(said.iter().all(|(_, line)| line != "Denied"));
+    // Not even where nobody answers at all: that is no "false".
+    let mut asker = Asker::new(3);
+    asker.asks(100, trying());
+    let said = asker.runs(20_000);
+    assert!(said.iter().all(|(_, line)| line != "Denied"));
+}
+
+#[test]
+fn rule_16_after_three_repeats_the_silent_count_too() {
+    let outcomes = [
+        (waits(HolderWon::Silent), waits(HolderWon::Silent), true),
+        (
+            waits(HolderWon::Silent),
+            refused(RefuseReason::Quarantine),
+            true,
+        ),
+        (waits(HolderWon::Yes), waits(HolderWon::Silent), true),
+        (waits(HolderWon::Silent), waits(HolderWon::No), true),
+        (waits(HolderWon::No), waits(HolderWon::No), false),
+        (
+            refused(RefuseReason::Limit),
+            refused(RefuseReason::Limit),
+            false,
+        ),
+    ];
+    for (first, second, denied) in outcomes {
+        let mut asker = Asker::new(3);
+        asker.asks(100, trying());
+        let mut repeats = 0;
+        let mut ended = None;
+        while repeats < 6 && ended.is_none() {
+            let mut said = asker.hears(101, "v1", first.clone());
+            said.extend(asker.hears(101, "v2", second.clone()));
+            let due = asker
+                .claimant
+                .next_timeout()
+                .map(|due| due.as_nanos() / 1_000_000 + 1);
+            said.extend(due.map_or(Vec::new(), |due| asker.wakes(due)));
+            if said.contains(&"Denied".to_owned()) {
+                ended = Some(repeats);
+            }
+            repeats += 1;
+        }
+        assert_eq!(ended, denied.then_some(3), "{first:?} {second:?}");
+    }
+}
+
+/// An acquire waits; it is never denied.
+#[test]
+fn rule_16_only_a_try_is_denied() {
+    let mut asker = Asker::new(3);
+    asker.asks(100, Asker::request());
+    for voter in ["v1", "v2", "v3"] {
+        assert_eq!(asker.hears(110, voter, waits(HolderWon::Yes)), NOTHING);
+    }
+    assert_eq!(asker.claimant.waiting(), 1);
+}
+
+#[test]
+fn rule_17_no_ghost_keeps_a_vote() {
+    // Of this process, and over without having won.
+    let mut asker = Asker::new(3);
+    asker.asks(100, Asker::request());
+    asker.releases(105);
+    assert_eq!(
+        asker.hears(110, "v1", voted(100, 10_000)),
+        ["v1 Release #1"]
+    );
+    assert_eq!(
+        asker.hears(110, "v2", waits(HolderWon::No)),
+        ["v2 Release #1"]
+    );
+    // Over, and it had won.
+    let mut asker = holding(Asker::request());
+    asker.releases(120);
+    assert_eq!(
+        asker.hears(130, "v3", voted(100, 10_000)),
+        ["v3 Release #1 won"]
+    );
+    // Not known: of an earlier life, or never.
+    let unknown = Vote {
+        claim: own(77),
+        ..vote(1, instant(100), 10_000)
+    };
+    let answer = asker.hears(131, "v3", Message::Vote(unknown.clone()));
+    assert_eq!(answer, ["v3 Release #77 won"]);
+    let incarnation = Incarnation::new(0);
+    let claim = ClaimId {
+        incarnation,
+        ..own(1)
+    };
+    let mut asker = Asker::new(3);
+    asker.asks(100, Asker::request());
+    let answer = asker.hears(132, "v3", Message::Vote(Vote { claim, ..unknown }));
+    assert_eq!(answer, ["v3 Release #1 won"]);
+    // Stale and Refuse hold no vote and no place.
+    asker.releases(133);
+    assert_eq!(asker.hears(134, "v1", stale(1, Epoch::new(5))), NOTHING);
+    assert_eq!(
+        asker.hears(134, "v1", refused(RefuseReason::Limit)),
+        NOTHING
+    );
+}
+
+/// F1: a claim that has won and is over gives nothing back; it raises the fence. So does a claim
+/// of which nobody remembers whether it won.
+#[test]
+fn rule_17_f1_what_is_over_is_released_as_won_unless_it_surely_never_won() {
+    let mut asker = holding(Asker::request());
+    asker.wakes(10_000);
+    assert_eq!(
+        asker.hears(10_001, "v2", wanted_back(100, 10_000)),
+        ["v2 Release #1 won"]
+    );
+    // A thousand claims later it is not remembered that the first never won.
+    let mut asker = Asker::new(1);
+    for n in 1..=1_025 {
+        asker.asks(100, Asker::request());
+        asker.does(|c, out| {
+            c.release(at(100), Ticket(n), out);
+        });
+    }
+    let late = |seq| Message::Vote(vote(seq, instant(100), 10_000));
+    assert_eq!(asker.hears(110, "v1", late(1)), ["v1 Release #1 won"]);
+    assert_eq!(asker.hears(110, "v1", late(2)), ["v1 Release #2"]);
+}
+
+#[test]
+fn a_request_ends_at_its_deadline_and_leaves_the_queues() {
+    let mut asker = Asker::new(3);
+    let deadline = Some(instant(600));
+    asker.asks(
+        100,
+        Request {
+            deadline,
+            ..Asker::request()
+        },
+    );
+    asker.hears(110, "v1", waits(HolderWon::Yes));
+    let said = asker.runs(10_000);
+    let last: Vec<_> = said.iter().rev().take(4).rev().cloned().collect();
+    let releases = ["v1", "v2", "v3"].map(|v| (600, format!("{v} Release #1")));
+    assert_eq!(last[0], (600, "TimedOut".to_owned()));
+    assert_eq!(last[1..], releases);
+    assert!(asker.claimant.is_empty());
+}
+
+#[test]
+fn a_request_out_of_bounds_sends_nothing() {
+    let mut asker = Asker::new(1);
+    for ttl in [ms(99), ms(30_001)] {
+        let sent = asker.does(|c, out| {
+            assert!(
+                c.request(
+                    at(1),
+                    Request {
+                        ttl,
+                        ..Asker::request()
+                    },
+                    out
+                )
+                .is_err()
+            );
+        });
+        assert_eq!(sent, NOTHING);
+    }
+    for n in 0..100 {
+        asker.asks(n, Asker::request());
+    }
+    asker.does(|c, out| {
+        assert!(c.request(at(200), Asker::request(), out).is_err());
+    });
+    assert_eq!(asker.claimant.len(), 100);
+}
