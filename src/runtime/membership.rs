@@ -23,6 +23,8 @@ use crate::proto::view::{Peer, View};
 
 /// The key under which a node says that it leaves.
 const LEAVING: &str = "leaving";
+/// The key under which a member of the roster says that it votes: it is not in quarantine.
+const VOTES: &str = "votes";
 /// How many heartbeat intervals may pass before a node counts as dead.
 const PHI: f64 = 8.0;
 /// How long a node that is dead, or a key that was deleted, is remembered.
@@ -89,15 +91,27 @@ impl Membership {
     pub(crate) async fn run(self, shared: Arc<Shared>, mut leave: watch::Receiver<bool>) {
         let mut watcher = self.handle.chitchat().lock().await.live_nodes_watcher();
         let mut lives = Lives::default();
-        let mut last = View::default();
+        let mut last = (View::default(), BTreeSet::new());
+        let mut told = false;
         loop {
-            let view = self
+            let votes = shared.with(|core, _| core.votes());
+            if votes != told {
+                let say = |chitchat: &mut Chitchat| {
+                    chitchat.self_node_state().set(VOTES, u8::from(votes));
+                };
+                self.handle.with_chitchat(say).await;
+                told = votes;
+            }
+            let seen = self
                 .handle
-                .with_chitchat(|chitchat| lives.view(chitchat))
+                .with_chitchat(|chitchat| lives.seen(chitchat))
                 .await;
-            if view != last {
-                shared.with(|core, now| core.node.handle_view(now, &view));
-                last = view;
+            if seen != last {
+                shared.with(|core, now| {
+                    core.node.handle_view(now, &seen.0);
+                    core.voting.clone_from(&seen.1);
+                });
+                last = seen;
             }
             tokio::select! {
                 _ = leave.wait_for(|leave| *leave) => break,
@@ -124,13 +138,14 @@ struct Lives {
 }
 
 impl Lives {
-    fn view(&mut self, chitchat: &mut Chitchat) -> View {
+    /// Who is where, and who of them says that it votes.
+    fn seen(&mut self, chitchat: &mut Chitchat) -> (View, BTreeSet<NodeId>) {
         let me = chitchat.self_chitchat_id().node_id.clone();
         let live: BTreeSet<ChitchatId> = chitchat.live_nodes().cloned().collect();
         let states = chitchat.node_states();
         self.were_alive.retain(|id| states.contains_key(id));
         self.were_alive.extend(live.iter().cloned());
-        let mut peers: BTreeMap<NodeId, (bool, Peer)> = BTreeMap::new();
+        let mut peers: BTreeMap<NodeId, ((bool, Incarnation), Peer, bool)> = BTreeMap::new();
         for (id, state) in states {
             let Ok(node) = NodeId::new(&*id.node_id) else {
                 continue;
@@ -141,24 +156,26 @@ impl Lives {
             let is_live = live.contains(id);
             let alive = (is_live || !self.were_alive.contains(id)) && !state.contains_key(LEAVING);
             let incarnation = Incarnation::new(id.generation_id);
-            let peer = Peer {
-                addr: id.gossip_advertise_addr,
-                incarnation,
-                alive,
-            };
+            let addr = id.gossip_advertise_addr;
+            let votes = state.get(VOTES) == Some("1");
             // Of several lives the one that is alive, of several such the latest.
-            let rank = |is_live: bool, peer: &Peer| (is_live, peer.incarnation);
-            let known = peers.get(&node).map(|(is_live, peer)| rank(*is_live, peer));
-            if known.is_none_or(|known| rank(is_live, &peer) > known) {
-                peers.insert(node, (is_live, peer));
+            let rank = (is_live, incarnation);
+            if peers.get(&node).is_none_or(|(known, ..)| rank > *known) {
+                let peer = Peer {
+                    addr,
+                    incarnation,
+                    alive,
+                };
+                peers.insert(node, (rank, peer, votes));
             }
         }
-        View {
-            peers: peers
-                .into_iter()
-                .map(|(node, (_, peer))| (node, peer))
-                .collect(),
-        }
+        let voting = peers.iter().filter(|(_, (_, _, votes))| *votes);
+        let voting = voting.map(|(node, _)| node.clone()).collect();
+        let peers = peers
+            .into_iter()
+            .map(|(node, (_, peer, _))| (node, peer))
+            .collect();
+        (View { peers }, voting)
     }
 }
 

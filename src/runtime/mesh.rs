@@ -173,11 +173,11 @@ impl Mesh {
             return Ok(());
         }
         let status = self.status();
-        let reachable = status
+        let can_vote = status
             .members
             .iter()
-            .filter(|member| member.is_reachable)
-            .count();
+            .filter(|member| member.is_reachable && member.votes);
+        let reachable = can_vote.count();
         Err(NotReady {
             waited: at_most,
             reachable,

@@ -5,7 +5,7 @@
 //! lock and sends: there is no queue to a task in between, and so no task switch on the way from
 //! `acquire` to the socket. Nothing waits while the lock is held.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,6 +19,7 @@ use super::socket::Sender;
 use crate::node::{InspectId, Inspection, Node, Output};
 use crate::proto::claimant::{Request, RequestError};
 use crate::proto::event::{Answers, Event, Ticket};
+use crate::proto::id::NodeId;
 use crate::proto::time::{Instant, Now};
 use crate::wire::DropReason;
 
@@ -57,6 +58,8 @@ pub(crate) struct Core {
     leases: HashMap<Ticket, Arc<Lease>>,
     inspections: HashMap<InspectId, oneshot::Sender<Inspection>>,
     gossip: GossipIn,
+    /// Which other nodes say by gossip that they vote: advice.
+    pub(crate) voting: BTreeSet<NodeId>,
     /// When the node wants to be woken.
     next: Option<Instant>,
     /// When the driver wakes up.
@@ -79,6 +82,7 @@ impl Shared {
             leases: HashMap::new(),
             inspections: HashMap::new(),
             gossip,
+            voting: BTreeSet::new(),
             next: None,
             wakes_at: Instant::ZERO,
             is_shut_down: false,
@@ -198,6 +202,13 @@ impl Core {
         let (tell, told) = oneshot::channel();
         self.inspections.insert(id, tell);
         told
+    }
+
+    /// Whether this node is a member of the roster, and not in quarantine.
+    pub(crate) fn votes(&self) -> bool {
+        self.node
+            .voter()
+            .is_some_and(|voter| voter.quarantine().is_none())
     }
 
     pub(crate) fn held(&self) -> usize {

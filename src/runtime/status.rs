@@ -31,8 +31,7 @@ pub struct Status {
     pub members: Vec<Member>,
     /// Nodes that gossip knows and the roster does not: they claim and do not vote.
     pub others: Vec<Other>,
-    /// Whether a majority of the members can be reached, and this node's voter, where it has one,
-    /// votes.
+    /// Whether a majority of the members vote and can be reached, this node included.
     pub is_ready: bool,
     /// How long this node's voter still abstains at the least, since it has no memory; `None`
     /// where it votes, or where this node is no member.
@@ -63,6 +62,8 @@ pub struct Member {
     pub is_alive: Option<bool>,
     /// Whether it is this node, or has an address and is not dead by gossip's word.
     pub is_reachable: bool,
+    /// Whether it says by gossip that it votes. It does not while it is in quarantine.
+    pub votes: bool,
 }
 
 /// A node that is no member of the roster.
@@ -81,27 +82,31 @@ impl Status {
     pub(crate) fn of(core: &Core, now: Now, listen: SocketAddr) -> Self {
         let node = &core.node;
         let (roster, view) = (node.roster(), node.view());
+        let own_votes = core.votes();
         let members: Vec<Member> = roster
             .members()
             .iter()
             .map(|member| {
                 let is_me = member == node.id();
+                let alive = view.peers.get(member).map(|peer| peer.alive);
                 let addr = if is_me {
                     Some(listen)
                 } else {
                     node.address_of(member)
                 };
-                let is_alive = if is_me {
-                    Some(true)
-                } else {
-                    view.peers.get(member).map(|p| p.alive)
-                };
+                let is_alive = if is_me { Some(true) } else { alive };
                 let is_reachable = addr.is_some() && is_alive.unwrap_or(false);
+                let votes = if is_me {
+                    own_votes
+                } else {
+                    core.voting.contains(member)
+                };
                 Member {
                     node: member.clone(),
                     addr,
                     is_alive,
                     is_reachable,
+                    votes,
                 }
             })
             .collect();
@@ -114,8 +119,10 @@ impl Status {
             })
             .collect();
         let quarantine = node.voter().and_then(|v| v.quarantine());
-        let votes = quarantine.is_none();
-        let reachable = members.iter().filter(|member| member.is_reachable).count();
+        let ready = members
+            .iter()
+            .filter(|member| member.is_reachable && member.votes)
+            .count();
         Self {
             node: node.id().clone(),
             incarnation: node.claimant().incarnation().get(),
@@ -123,7 +130,7 @@ impl Status {
             roster: roster.tag(),
             voters_per_key: roster.voters_per_key(),
             timing: *roster.timing(),
-            is_ready: votes && reachable >= majority(members.len()),
+            is_ready: (own_votes || node.voter().is_none()) && ready >= majority(members.len()),
             members,
             others,
             quarantine: quarantine.map(|until| until.since(now.mono)),
