@@ -16,7 +16,7 @@ pub use inspect::{InspectId, Inspection, Owner, Waiter};
 use crate::proto::claimant::{Claimant, ExtendError, Request, RequestError};
 use crate::proto::event::{Effects, Event, Ticket};
 use crate::proto::id::{ClaimId, Incarnation, Key, NodeId};
-use crate::proto::message::{Message, Outdated, Refuse, RefuseReason};
+use crate::proto::message::{Claim, Message, Outdated, Refuse, RefuseReason};
 use crate::proto::roster::Roster;
 use crate::proto::time::{Instant, Now};
 use crate::proto::view::View;
@@ -365,30 +365,7 @@ impl Node {
             }
         }
         match message {
-            Message::Claim(claim) => {
-                if claim.claim.incarnation != head.incarnation {
-                    return Err(DropReason::NotTheirs);
-                }
-                self.claimant.observe(now, claim.epoch);
-                let refused = if !same_roster {
-                    Some(RefuseReason::Roster)
-                } else if self.voter.is_none() {
-                    Some(RefuseReason::NotAVoter)
-                } else {
-                    None
-                };
-                match (&mut self.voter, refused) {
-                    (Some(voter), None) => voter.handle_claim(now, &claim, &mut self.effects),
-                    (_, reason) => {
-                        let reason = reason.unwrap_or(RefuseReason::NotAVoter);
-                        let refuse = Refuse {
-                            claim: claim.claim,
-                            reason,
-                        };
-                        self.effects.send(from, Message::Refuse(refuse));
-                    }
-                }
-            }
+            Message::Claim(claim) => self.take_claim(now, head, claim)?,
             Message::Release(release) => {
                 let voter = self.voter.as_mut().ok_or(DropReason::NotAVoter)?;
                 voter.handle_release(now, &release, &mut self.effects);
@@ -430,6 +407,25 @@ impl Node {
                 self.finish_inspections(now);
             }
         }
+        Ok(())
+    }
+
+    fn take_claim(&mut self, now: Now, head: &Head, claim: Claim) -> Result<(), DropReason> {
+        if claim.claim.incarnation != head.incarnation {
+            return Err(DropReason::NotTheirs);
+        }
+        self.claimant.observe(now, claim.epoch);
+        let reason = match &mut self.voter {
+            _ if head.roster != self.roster.tag() => RefuseReason::Roster,
+            None => RefuseReason::NotAVoter,
+            Some(voter) => {
+                voter.handle_claim(now, &claim, &mut self.effects);
+                return Ok(());
+            }
+        };
+        let claim = claim.claim;
+        let refuse = Message::Refuse(Refuse { claim, reason });
+        self.effects.send(&head.from, refuse);
         Ok(())
     }
 

@@ -511,8 +511,8 @@ impl Voter {
     }
 }
 
-/// A waiter speaks every quarter of its ttl. One that gossip calls dead may miss a single word: were
-/// it dropped sooner, gossip that is wrong would cost it its turn.
+/// A waiter speaks every quarter of its ttl. One that gossip calls dead may miss a single word:
+/// were it dropped sooner, gossip that is wrong would cost it its turn.
 fn is_gone(now: Now, waiter: &Heard, dead: &BTreeSet<NodeId>) -> bool {
     let is_dead = dead.contains(&waiter.claim.node);
     let patience = if is_dead { waiter.ttl / 2 } else { waiter.ttl };
