@@ -1,0 +1,226 @@
+//! The configuration of a bare node: what the file may say, and what is wrong with it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lockmesh::{ConfigError, MeshBuilder, Timing};
+use serde::Deserialize;
+
+/// What the file may say. Every field is described in `node.example.toml`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NodeFile {
+    node_id: String,
+    #[serde(default)]
+    preset: Preset,
+    listen: Option<String>,
+    advertise: Option<String>,
+    seeds: Option<Vec<String>>,
+    voters: Option<Vec<String>>,
+    voters_per_key: Option<usize>,
+    roster_version: Option<u64>,
+    key: Option<String>,
+    key_env: Option<String>,
+    key_file: Option<PathBuf>,
+    #[serde(default)]
+    insecure_plaintext: bool,
+    cluster: Option<String>,
+    new_cluster: Option<bool>,
+    ttl_ms: Option<u64>,
+    renew_every_ms: Option<u64>,
+    try_at_most_ms: Option<u64>,
+    gossip_every_ms: Option<u64>,
+    #[serde(default)]
+    timing: TimingFile,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Preset {
+    #[default]
+    Lan,
+    Wan,
+    Single,
+}
+
+/// Overrides of the constants that all nodes share.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TimingFile {
+    max_ttl_ms: Option<u64>,
+    max_drift_ppm: Option<u32>,
+    max_clock_skew_ms: Option<u64>,
+    round_trip_ms: Option<u64>,
+    offer_ms: Option<u64>,
+    poke_ms: Option<u64>,
+}
+
+/// What is wrong with a file, and where.
+#[derive(Debug)]
+pub(crate) struct FileError {
+    file: PathBuf,
+    line: Option<usize>,
+    what: String,
+}
+
+impl fmt::Display for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.file.display())?;
+        if let Some(line) = self.line {
+            write!(f, "{line}:")?;
+        }
+        write!(f, " {}", self.what)
+    }
+}
+
+/// A file that was read, and what is still needed of it to name a line.
+#[derive(Debug)]
+pub(crate) struct Source {
+    file: PathBuf,
+    text: String,
+}
+
+impl Source {
+    pub(crate) fn read(file: &Path) -> Result<Self, FileError> {
+        let text = std::fs::read_to_string(file).map_err(|error| FileError {
+            file: file.to_owned(),
+            line: None,
+            what: format!("cannot be read: {error}"),
+        })?;
+        let file = file.to_owned();
+        Ok(Self { file, text })
+    }
+
+    /// The settings that the file describes. Their values are checked when the node starts.
+    pub(crate) fn builder(&self) -> Result<MeshBuilder, FileError> {
+        let file: NodeFile = toml::from_str(&self.text).map_err(|error| {
+            let line = error.span().map(|span| self.line_at(span.start));
+            self.error(line, error.message().to_owned())
+        })?;
+        let builder = match file.preset {
+            Preset::Lan => MeshBuilder::lan(&file.node_id).timing(file.timing.over(Timing::lan())),
+            Preset::Wan => MeshBuilder::wan(&file.node_id).timing(file.timing.over(Timing::wan())),
+            Preset::Single => {
+                MeshBuilder::single(&file.node_id).timing(file.timing.over(Timing::lan()))
+            }
+        };
+        self.sealed(file.apply(builder), &file)
+    }
+
+    /// An error of the start, with the line of the field that it names.
+    pub(crate) fn config_error(&self, error: &ConfigError) -> FileError {
+        let what = error.to_string();
+        let field = what.split([':', ' ']).next().unwrap_or_default();
+        self.error(self.line_of(field), what.clone())
+    }
+
+    /// Exactly one way to the key.
+    fn sealed(&self, builder: MeshBuilder, file: &NodeFile) -> Result<MeshBuilder, FileError> {
+        match (
+            &file.key,
+            &file.key_env,
+            &file.key_file,
+            file.insecure_plaintext,
+        ) {
+            (Some(key), None, None, false) => Ok(builder.key_text(key)),
+            (None, Some(variable), None, false) => Ok(builder.key_from_env(variable)),
+            (None, None, Some(path), false) => {
+                let path = self
+                    .file
+                    .parent()
+                    .map_or_else(|| path.clone(), |dir| dir.join(path));
+                let key = std::fs::read_to_string(&path).map_err(|error| {
+                    let what = format!("key_file: {} cannot be read: {error}", path.display());
+                    self.error(self.line_of("key_file"), what)
+                })?;
+                Ok(builder.key_text(key))
+            }
+            (None, None, None, true) => Ok(builder.insecure_plaintext()),
+            _ => {
+                let what = "key: there must be exactly one of key, key_env, key_file and \
+                            insecure_plaintext = true";
+                Err(self.error(self.line_of("key"), what.to_owned()))
+            }
+        }
+    }
+
+    fn error(&self, line: Option<usize>, what: String) -> FileError {
+        let file = self.file.clone();
+        FileError { file, line, what }
+    }
+
+    fn line_at(&self, byte: usize) -> usize {
+        let before = self.text.as_bytes().iter().take(byte);
+        1 + before.filter(|byte| **byte == b'\n').count()
+    }
+
+    /// The line that sets `field`, which the file may call by its unit too, or by where the
+    /// value comes from.
+    fn line_of(&self, field: &str) -> Option<usize> {
+        const SUFFIXES: [&str; 4] = ["", "_ms", "_env", "_file"];
+        let names = SUFFIXES.map(|suffix| format!("{field}{suffix}"));
+        let sets = |line: &str| {
+            let name = line.split('=').next().unwrap_or_default().trim();
+            names.iter().any(|known| known == name)
+        };
+        self.text.lines().position(sets).map(|line| line + 1)
+    }
+}
+
+impl NodeFile {
+    /// All settings but the key and the timing.
+    fn apply(&self, mut builder: MeshBuilder) -> MeshBuilder {
+        if let Some(listen) = &self.listen {
+            builder = builder.listen(listen);
+        }
+        if let Some(advertise) = &self.advertise {
+            builder = builder.advertise(advertise);
+        }
+        if let Some(seeds) = &self.seeds {
+            builder = builder.seeds(seeds);
+        }
+        if let Some(voters) = &self.voters {
+            builder = builder.voters(voters);
+        }
+        if let Some(voters_per_key) = self.voters_per_key {
+            builder = builder.voters_per_key(voters_per_key);
+        }
+        if let Some(version) = self.roster_version {
+            builder = builder.roster_version(version);
+        }
+        if let Some(cluster) = &self.cluster {
+            builder = builder.cluster(cluster);
+        }
+        if let Some(is_new) = self.new_cluster {
+            builder = builder.new_cluster(is_new);
+        }
+        if let Some(ms) = self.ttl_ms {
+            builder = builder.ttl(Duration::from_millis(ms));
+        }
+        if let Some(ms) = self.renew_every_ms {
+            builder = builder.renew_every(Duration::from_millis(ms));
+        }
+        if let Some(ms) = self.try_at_most_ms {
+            builder = builder.try_at_most(Duration::from_millis(ms));
+        }
+        if let Some(ms) = self.gossip_every_ms {
+            builder = builder.gossip_every(Duration::from_millis(ms));
+        }
+        builder
+    }
+}
+
+impl TimingFile {
+    fn over(&self, preset: Timing) -> Timing {
+        let span = |ms: Option<u64>, preset| ms.map_or(preset, Duration::from_millis);
+        Timing {
+            max_ttl: span(self.max_ttl_ms, preset.max_ttl),
+            max_drift_ppm: self.max_drift_ppm.unwrap_or(preset.max_drift_ppm),
+            max_clock_skew: span(self.max_clock_skew_ms, preset.max_clock_skew),
+            round_trip: span(self.round_trip_ms, preset.round_trip),
+            offer: span(self.offer_ms, preset.offer),
+            poke: span(self.poke_ms, preset.poke),
+        }
+    }
+}
