@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use super::clock::Clock;
 use super::driver;
@@ -46,8 +46,16 @@ pub(crate) struct Inner {
     /// What was acquired through [`DistributedLock`], which has no guards.
     held: Mutex<BTreeMap<String, Arc<Lease>>>,
     leave: watch::Sender<bool>,
+    driver: AbortHandle,
+    gossip: AbortHandle,
+    /// Whoever shuts the mesh down waits for them.
+    tasks: Mutex<Option<Tasks>>,
+}
+
+#[derive(Debug)]
+struct Tasks {
     driver: JoinHandle<()>,
-    gossip: Mutex<Option<JoinHandle<()>>>,
+    gossip: JoinHandle<()>,
 }
 
 impl MeshBuilder {
@@ -89,9 +97,14 @@ impl MeshBuilder {
         let membership = Membership::start(shared.clone(), gossip, incoming).await;
         let membership = membership.map_err(ConfigError::Gossip)?;
         let (leave, left) = watch::channel(false);
-        let inner = Inner {
+        let tasks = Tasks {
             driver: tokio::spawn(driver::drive(shared.clone(), receiver)),
-            gossip: Mutex::new(Some(tokio::spawn(membership.run(shared.clone(), left)))),
+            gossip: tokio::spawn(membership.run(shared.clone(), left)),
+        };
+        let inner = Inner {
+            driver: tasks.driver.abort_handle(),
+            gossip: tasks.gossip.abort_handle(),
+            tasks: Mutex::new(Some(tasks)),
             shared,
             settings,
             addr,
@@ -217,6 +230,18 @@ impl Mesh {
         Ok(inspection)
     }
 
+    /// Ends this node as a crash would: no datagram leaves any more, nothing is released, and
+    /// nobody is told. Guards that are still there hold until their leases are over by the clock;
+    /// requests that wait end as after a shutdown.
+    #[cfg(feature = "harness")]
+    pub fn crash(&self) {
+        let inner = &self.inner;
+        inner.shared.close();
+        inner.driver.abort();
+        inner.gossip.abort();
+        inner.shared.with(|core, _| core.forget_all());
+    }
+
     /// Releases all that this node holds, withdraws what it waits for, tells the others that it
     /// leaves, and stops. Guards that are still there say "lost". Returns once all that is done;
     /// a second call returns at once.
@@ -224,12 +249,12 @@ impl Mesh {
         let inner = &self.inner;
         inner.release_everything();
         inner.leave.send_replace(true);
-        let gossip = inner
-            .gossip
+        let tasks = inner
+            .tasks
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        if let Some(gossip) = gossip {
+        if let Some(Tasks { gossip, .. }) = tasks {
             if let Err(error) = gossip.await {
                 tracing::debug!(%error, "the gossip did not end well");
             }
@@ -275,9 +300,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.release_everything();
         self.driver.abort();
-        if let Ok(Some(gossip)) = self.gossip.get_mut().map(Option::take) {
-            gossip.abort();
-        }
+        self.gossip.abort();
     }
 }
 

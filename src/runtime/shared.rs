@@ -126,6 +126,11 @@ impl Shared {
         core.wakes_at.since(now)
     }
 
+    /// From here on no datagram leaves.
+    pub(crate) fn close(&self) {
+        self.sender.close();
+    }
+
     fn lock(&self) -> MutexGuard<'_, Core> {
         // A panic while the lock was held is a bug of ours; the node behind it still answers, and
         // its leases end by themselves.
@@ -181,6 +186,14 @@ impl Core {
             let _ = waiting.tell.send(Ended::ShutDown);
         }
         self.node.release_all(now);
+    }
+
+    /// Nobody is told anything any more.
+    #[cfg(feature = "harness")]
+    pub(crate) fn forget_all(&mut self) {
+        self.is_shut_down = true;
+        self.waiting.clear();
+        self.inspections.clear();
     }
 
     pub(crate) fn expect_inspection(&mut self, id: InspectId) -> oneshot::Receiver<Inspection> {

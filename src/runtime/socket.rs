@@ -2,9 +2,12 @@
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket as StdSocket};
-use std::sync::Arc;
+use std::sync::{PoisonError, RwLock};
 
 use tokio::net::UdpSocket;
+
+#[cfg(feature = "harness")]
+use std::sync::Arc;
 
 #[cfg(feature = "harness")]
 use crate::harness::Links;
@@ -18,7 +21,8 @@ const BUFFER_BYTES: usize = 4 << 20;
 /// and after the runtime is gone.
 #[derive(Debug)]
 pub(crate) struct Sender {
-    socket: StdSocket,
+    /// `None` once the mesh is over.
+    socket: RwLock<Option<StdSocket>>,
     #[cfg(feature = "harness")]
     links: Option<(Arc<Links>, SocketAddr)>,
 }
@@ -26,11 +30,21 @@ pub(crate) struct Sender {
 impl Sender {
     /// Answers whether the system took it.
     pub(crate) fn send(&self, to: SocketAddr, bytes: &[u8]) -> bool {
+        let socket = self.socket.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(socket) = &*socket else {
+            return false;
+        };
         #[cfg(feature = "harness")]
         if let Some((links, from)) = &self.links {
-            return links.pass(&self.socket, *from, to, bytes);
+            return links.pass(socket, *from, to, bytes);
         }
-        self.socket.send_to(bytes, to).is_ok()
+        socket.send_to(bytes, to).is_ok()
+    }
+
+    /// Sends nothing any more, and lets go of the socket.
+    pub(crate) fn close(&self) {
+        let mut socket = self.socket.write().unwrap_or_else(PoisonError::into_inner);
+        *socket = None;
     }
 }
 
@@ -48,7 +62,7 @@ pub(crate) fn bind(
     let local = socket.local_addr()?;
     let receiver = UdpSocket::from_std(socket.try_clone()?)?;
     let sender = Sender {
-        socket,
+        socket: RwLock::new(Some(socket)),
         #[cfg(feature = "harness")]
         links: links.map(|links| (links, local)),
     };

@@ -3,4 +3,6 @@
 mod common;
 mod config;
 mod contract;
+mod ending;
 mod guard;
+mod l1;
