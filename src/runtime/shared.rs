@@ -185,6 +185,8 @@ impl Core {
         for (_, waiting) in self.waiting.drain() {
             let _ = waiting.tell.send(Ended::ShutDown);
         }
+        // Nobody drives the node for much longer: who waits for its answer would wait for ever.
+        self.inspections.clear();
         self.node.release_all(now);
     }
 
