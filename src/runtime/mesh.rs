@@ -48,14 +48,8 @@ pub(crate) struct Inner {
     leave: watch::Sender<bool>,
     driver: AbortHandle,
     gossip: AbortHandle,
-    /// Whoever shuts the mesh down waits for them.
-    tasks: Mutex<Option<Tasks>>,
-}
-
-#[derive(Debug)]
-struct Tasks {
-    driver: JoinHandle<()>,
-    gossip: JoinHandle<()>,
+    /// Whoever shuts the mesh down first waits for its end.
+    end: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl MeshBuilder {
@@ -97,14 +91,13 @@ impl MeshBuilder {
         let membership = Membership::start(shared.clone(), gossip, incoming).await;
         let membership = membership.map_err(ConfigError::Gossip)?;
         let (leave, left) = watch::channel(false);
-        let tasks = Tasks {
-            driver: tokio::spawn(driver::drive(shared.clone(), receiver)),
-            gossip: tokio::spawn(membership.run(shared.clone(), left)),
-        };
+        let driver = tokio::spawn(driver::drive(shared.clone(), receiver));
+        let stop = driver.abort_handle();
+        let end = tokio::spawn(live(membership, shared.clone(), left, driver));
         let inner = Inner {
-            driver: tasks.driver.abort_handle(),
-            gossip: tasks.gossip.abort_handle(),
-            tasks: Mutex::new(Some(tasks)),
+            driver: stop,
+            gossip: end.abort_handle(),
+            end: Mutex::new(Some(end)),
             shared,
             settings,
             addr,
@@ -117,6 +110,21 @@ impl MeshBuilder {
             inner: Arc::new(inner),
         })
     }
+}
+
+/// Gossips until the mesh leaves, and then stops it: in a task of its own, so that a shutdown is
+/// done also where nobody waits for it to the end.
+async fn live(
+    membership: Membership,
+    shared: Arc<Shared>,
+    left: watch::Receiver<bool>,
+    driver: JoinHandle<()>,
+) {
+    membership.run(shared.clone(), left).await;
+    driver.abort();
+    // It has the other half of the socket.
+    let _ = driver.await;
+    shared.close();
 }
 
 async fn resolve(seed: &str) -> Result<(), ConfigError> {
@@ -243,22 +251,21 @@ impl Mesh {
     }
 
     /// Releases all that this node holds, withdraws what it waits for, tells the others that it
-    /// leaves, and stops. Guards that are still there say "lost". Returns once all that is done;
-    /// a second call returns at once.
+    /// leaves, and stops. Guards that are still there say "lost". Returns once all that is done and
+    /// the address is free; a second call returns at once.
     pub async fn shutdown(&self) {
         let inner = &self.inner;
         inner.release_everything();
         inner.leave.send_replace(true);
-        let tasks = inner
-            .tasks
+        let end = inner
+            .end
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        if let Some(Tasks { gossip, .. }) = tasks {
-            if let Err(error) = gossip.await {
-                tracing::debug!(%error, "the gossip did not end well");
+        if let Some(end) = end {
+            if let Err(error) = end.await {
+                tracing::debug!(%error, "the mesh did not end well");
             }
-            inner.driver.abort();
             tracing::info!(node = %inner.id, "mesh shut down");
         }
     }

@@ -182,3 +182,22 @@ async fn a_crash_tells_nobody_and_costs_the_next_no_more_than_the_lease() {
     assert!(!guard.is_held());
     assert!(next.epoch() > guard.epoch());
 }
+
+#[tokio::test]
+async fn a_shutdown_goes_on_where_nobody_waits_for_it_to_the_end() {
+    let cluster = three().await;
+    let client = cluster.client("client").await;
+    {
+        let shutdown = std::pin::pin!(client.shutdown());
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(shutdown.poll(&mut context).is_pending());
+    }
+    let settings = || Mesh::builder("next").key(key());
+    let look = async {
+        let addr = client.local_addr().to_string();
+        while settings().listen(&addr).start().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within("the address", look).await;
+}
