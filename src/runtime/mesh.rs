@@ -17,7 +17,7 @@ use super::membership::{Gossip, Membership};
 use super::request::LockRequest;
 use super::shared::Shared;
 use super::socket;
-use super::status::Status;
+use super::status::{Member, Status};
 use crate::config::{Checked, MeshBuilder, Settings};
 use crate::error::{AcquireError, ConfigError, ExtendError, InspectError, NotReady};
 use crate::lock::{ClusterError, DistributedLock};
@@ -179,8 +179,8 @@ impl Mesh {
         self.inner.addr
     }
 
-    /// Returns once a majority of the roster's members vote and can be reached, this node
-    /// included where it votes. Locks can be asked for before that; they wait.
+    /// Returns once a majority of the roster's members can be reached and this node's voter, where
+    /// it has one, votes. Locks can be asked for before that; they wait.
     ///
     /// # Errors
     /// [`NotReady`] where `at_most` is over before.
@@ -194,11 +194,12 @@ impl Mesh {
             return Ok(());
         }
         let status = self.status();
-        let reachable = status
-            .members
-            .iter()
-            .filter(|member| member.is_reachable)
-            .count();
+        // Of the others it is not known here whether they vote.
+        let counts = |member: &&Member| {
+            let votes = member.node != status.node || status.quarantine.is_none();
+            member.is_reachable && votes
+        };
+        let reachable = status.members.iter().filter(counts).count();
         Err(NotReady {
             waited: at_most,
             reachable,

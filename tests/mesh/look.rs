@@ -193,10 +193,7 @@ async fn a_node_in_quarantine_is_not_ready_and_does_not_count_itself() {
     let error = alone.ready(Duration::from_millis(100)).await.unwrap_err();
     assert_eq!((error.reachable, error.members), (0, 1));
     let text = error.to_string();
-    assert_eq!(
-        text,
-        "not ready in 100ms: 0 of 1 members vote and can be reached"
-    );
+    assert_eq!(text, "not ready in 100ms: 0 of 1 members can be counted on");
 }
 
 #[tokio::test]
