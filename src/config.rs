@@ -49,8 +49,8 @@ impl fmt::Debug for KeySource {
     }
 }
 
-/// Everything that a mesh can be told before it starts. From [`Mesh::builder`](crate::Mesh::builder)
-/// or one of the presets [`MeshBuilder::lan`], [`MeshBuilder::wan`], [`MeshBuilder::single`];
+/// Everything that a mesh can be told before it starts. From
+/// [`Mesh::builder`](crate::Mesh::builder) or one of the presets [`MeshBuilder::lan`], [`MeshBuilder::wan`], [`MeshBuilder::single`];
 /// [`MeshBuilder::start`](crate::MeshBuilder::start) checks every value.
 ///
 /// | setting | `lan()` | rule of thumb | what breaks when it is wrong |
@@ -59,7 +59,7 @@ impl fmt::Debug for KeySource {
 /// | `seeds` | none | two or three that are usually up | the node stays alone |
 /// | `voters` | this node alone | three or five names, the same on all nodes | nodes refuse each other |
 /// | `voters_per_key` | all, at most five | 3; 5 to survive two losses | more: slower grants |
-/// | `ttl` | 10 s | the longest pause that a holder may take and go on | short: lost under load; long: slow take-over |
+/// | `ttl` | 10 s | the longest pause of a holder | short: lost under load; long: slow take-over |
 /// | `renew_every` | a third of the ttl | leave it | slow: lost after one or two lost datagrams |
 /// | `try_at_most` | 2 s | some hundred round trips | short: errors while a peer restarts |
 /// | `gossip_every` | 200 ms | 100 ms to 1 s | long: new nodes are found late |

@@ -221,13 +221,14 @@ pub enum InspectError {
     ShutDown,
 }
 
-/// The mesh is not ready: a majority of the roster cannot be reached, or does not vote yet.
+/// The mesh is not ready: a majority of the roster cannot be reached, or this node's own voter
+/// does not vote yet.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
-#[error("not ready in {waited:?}: {reachable} of {members} members vote and can be reached")]
+#[error("not ready in {waited:?}: {reachable} of {members} members can be counted on")]
 pub struct NotReady {
     /// How long it was waited for.
     pub waited: Duration,
-    /// How many members vote and can be reached, this node included.
+    /// How many members can be reached; this node counts where its voter votes.
     pub reachable: usize,
     /// How many members the roster has.
     pub members: usize,

@@ -100,7 +100,7 @@ impl Peers {
             let before = self.address_of(node);
             let known = self.known.entry(node.clone()).or_default();
             known.gossiped = Some((peer.addr, peer.incarnation));
-            if peer.alive && before != self.address_of(node) {
+            if before != self.address_of(node) {
                 reachable.push(node.clone());
             }
         }

@@ -90,7 +90,6 @@ impl Membership {
     /// others that this node leaves, and ends.
     pub(crate) async fn run(self, shared: Arc<Shared>, mut leave: watch::Receiver<bool>) {
         let mut watcher = self.handle.chitchat().lock().await.live_nodes_watcher();
-        let mut lives = Lives::default();
         let mut last = (View::default(), BTreeSet::new());
         let mut told = false;
         loop {
@@ -102,10 +101,7 @@ impl Membership {
                 self.handle.with_chitchat(say).await;
                 told = votes;
             }
-            let seen = self
-                .handle
-                .with_chitchat(|chitchat| lives.seen(chitchat))
-                .await;
+            let seen = self.handle.with_chitchat(|chitchat| look(chitchat)).await;
             if seen != last {
                 shared.with(|core, now| {
                     core.node.handle_view(now, &seen.0);
@@ -113,11 +109,17 @@ impl Membership {
                 });
                 last = seen;
             }
-            tokio::select! {
+            let has_ended = tokio::select! {
                 _ = leave.wait_for(|leave| *leave) => break,
-                changed = watcher.changed() => if changed.is_err() { break },
+                changed = watcher.changed() => changed.is_err(),
                 // New nodes are known before they count as live; the watcher does not tell.
-                () = tokio::time::sleep(self.interval) => {}
+                () = tokio::time::sleep(self.interval) => false,
+            };
+            if has_ended {
+                // Votes go on between nodes that know each other; new ones are not found.
+                tracing::error!("the gossip has ended by itself");
+                let _ = leave.wait_for(|leave| *leave).await;
+                return;
             }
         }
         self.handle
@@ -130,53 +132,41 @@ impl Membership {
     }
 }
 
-/// Which lives of which nodes were ever alive. One that was only just discovered is in chitchat's
-/// list of the dead until it was heard of twice.
-#[derive(Default)]
-struct Lives {
-    were_alive: BTreeSet<ChitchatId>,
-}
-
-impl Lives {
-    /// Who is where, and who of them says that it votes.
-    fn seen(&mut self, chitchat: &mut Chitchat) -> (View, BTreeSet<NodeId>) {
-        let me = chitchat.self_chitchat_id().node_id.clone();
-        let live: BTreeSet<ChitchatId> = chitchat.live_nodes().cloned().collect();
-        let states = chitchat.node_states();
-        self.were_alive.retain(|id| states.contains_key(id));
-        self.were_alive.extend(live.iter().cloned());
-        let mut peers: BTreeMap<NodeId, ((bool, Incarnation), Peer, bool)> = BTreeMap::new();
-        for (id, state) in states {
-            let Ok(node) = NodeId::new(&*id.node_id) else {
-                continue;
-            };
-            if id.node_id == me {
-                continue;
-            }
-            let is_live = live.contains(id);
-            let alive = (is_live || !self.were_alive.contains(id)) && !state.contains_key(LEAVING);
-            let incarnation = Incarnation::new(id.generation_id);
-            let addr = id.gossip_advertise_addr;
-            let votes = state.get(VOTES) == Some("1");
-            // Of several lives the one that is alive, of several such the latest.
-            let rank = (is_live, incarnation);
-            if peers.get(&node).is_none_or(|(known, ..)| rank > *known) {
-                let peer = Peer {
-                    addr,
-                    incarnation,
-                    alive,
-                };
-                peers.insert(node, (rank, peer, votes));
-            }
+/// Who is where, and who of them says that it votes. A node that was only just discovered is not
+/// alive before it was heard of twice; its address is good at once.
+fn look(chitchat: &Chitchat) -> (View, BTreeSet<NodeId>) {
+    let me = &chitchat.self_chitchat_id().node_id;
+    let live: BTreeSet<&ChitchatId> = chitchat.live_nodes().collect();
+    let mut peers: BTreeMap<NodeId, ((bool, Incarnation), Peer, bool)> = BTreeMap::new();
+    for (id, state) in chitchat.node_states() {
+        let Ok(node) = NodeId::new(&*id.node_id) else {
+            continue;
+        };
+        if id.node_id == *me {
+            continue;
         }
-        let voting = peers.iter().filter(|(_, (_, _, votes))| *votes);
-        let voting = voting.map(|(node, _)| node.clone()).collect();
-        let peers = peers
-            .into_iter()
-            .map(|(node, (_, peer, _))| (node, peer))
-            .collect();
-        (View { peers }, voting)
+        let is_live = live.contains(id);
+        let incarnation = Incarnation::new(id.generation_id);
+        // Of several lives the one that is alive, of several such the latest.
+        let rank = (is_live, incarnation);
+        if peers.get(&node).is_none_or(|(known, ..)| rank > *known) {
+            let peer = Peer {
+                addr: id.gossip_advertise_addr,
+                incarnation,
+                alive: is_live && !state.contains_key(LEAVING),
+            };
+            peers.insert(node, (rank, peer, state.get(VOTES) == Some("1")));
+        }
     }
+    let voting = peers.iter().filter(|(_, (_, _, votes))| *votes);
+    let voting = voting.map(|(node, _)| node.clone()).collect();
+    let peers = peers.into_iter().map(|(node, (_, peer, _))| (node, peer));
+    (
+        View {
+            peers: peers.collect(),
+        },
+        voting,
+    )
 }
 
 /// The socket of the mesh, as chitchat's transport.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use super::clock::Clock;
 use super::driver;
@@ -46,8 +46,10 @@ pub(crate) struct Inner {
     /// What was acquired through [`DistributedLock`], which has no guards.
     held: Mutex<BTreeMap<String, Arc<Lease>>>,
     leave: watch::Sender<bool>,
-    driver: JoinHandle<()>,
-    gossip: Mutex<Option<JoinHandle<()>>>,
+    driver: AbortHandle,
+    gossip: AbortHandle,
+    /// Whoever shuts the mesh down first waits for its end.
+    end: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl MeshBuilder {
@@ -89,9 +91,13 @@ impl MeshBuilder {
         let membership = Membership::start(shared.clone(), gossip, incoming).await;
         let membership = membership.map_err(ConfigError::Gossip)?;
         let (leave, left) = watch::channel(false);
+        let driver = tokio::spawn(driver::drive(shared.clone(), receiver));
+        let stop = driver.abort_handle();
+        let end = tokio::spawn(live(membership, shared.clone(), left, driver));
         let inner = Inner {
-            driver: tokio::spawn(driver::drive(shared.clone(), receiver)),
-            gossip: Mutex::new(Some(tokio::spawn(membership.run(shared.clone(), left)))),
+            driver: stop,
+            gossip: end.abort_handle(),
+            end: Mutex::new(Some(end)),
             shared,
             settings,
             addr,
@@ -104,6 +110,21 @@ impl MeshBuilder {
             inner: Arc::new(inner),
         })
     }
+}
+
+/// Gossips until the mesh leaves, and then stops it: in a task of its own, so that a shutdown is
+/// done also where nobody waits for it to the end.
+async fn live(
+    membership: Membership,
+    shared: Arc<Shared>,
+    left: watch::Receiver<bool>,
+    driver: JoinHandle<()>,
+) {
+    membership.run(shared.clone(), left).await;
+    driver.abort();
+    // It has the other half of the socket.
+    let _ = driver.await;
+    shared.close();
 }
 
 async fn resolve(seed: &str) -> Result<(), ConfigError> {
@@ -158,8 +179,8 @@ impl Mesh {
         self.inner.addr
     }
 
-    /// Returns once a majority of the roster's members vote and can be reached, this node
-    /// included where it votes. Locks can be asked for before that; they wait.
+    /// Returns once a majority of the roster's members can be reached and this node's voter, where
+    /// it has one, votes. Locks can be asked for before that; they wait.
     ///
     /// # Errors
     /// [`NotReady`] where `at_most` is over before.
@@ -218,22 +239,13 @@ impl Mesh {
     }
 
     /// Releases all that this node holds, withdraws what it waits for, tells the others that it
-    /// leaves, and stops. Guards that are still there say "lost". Returns once all that is done;
-    /// a second call returns at once.
+    /// leaves, and stops. Guards that are still there say "lost". Returns once all that is done and
+    /// the address is free; a second call returns at once.
     pub async fn shutdown(&self) {
         let inner = &self.inner;
         inner.release_everything();
         inner.leave.send_replace(true);
-        let gossip = inner
-            .gossip
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(gossip) = gossip {
-            if let Err(error) = gossip.await {
-                tracing::debug!(%error, "the gossip did not end well");
-            }
-            inner.driver.abort();
+        if inner.ended().await {
             tracing::info!(node = %inner.id, "mesh shut down");
         }
     }
@@ -243,19 +255,13 @@ impl Mesh {
     /// that wait end as they do after a shutdown. Guards that are still there are those of a
     /// process that was frozen: they hold for what remains of their leases and are not renewed.
     #[cfg(feature = "harness")]
-    pub async fn crash(self) {
+    pub async fn crash(&self) {
         let inner = &self.inner;
-        inner.shared.crash();
+        inner.shared.close();
+        inner.shared.with(|core, _| core.forget_all());
         inner.driver.abort();
-        let gossip = inner
-            .gossip
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(gossip) = gossip {
-            gossip.abort();
-            let _ = gossip.await;
-        }
+        inner.gossip.abort();
+        inner.ended().await;
         // The receiving half of the socket is gone with the task that owns it.
         while !inner.driver.is_finished() {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -265,6 +271,20 @@ impl Mesh {
 }
 
 impl Inner {
+    /// Waits until all tasks are over. Answers whether this call is the first that does.
+    async fn ended(&self) -> bool {
+        let end = self
+            .end
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(end) = end else { return false };
+        if let Err(error) = end.await {
+            tracing::debug!(%error, "the mesh did not end well");
+        }
+        true
+    }
+
     fn release_everything(&self) {
         self.shared.with(|core, now| {
             core.is_shut_down = true;
@@ -300,9 +320,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.release_everything();
         self.driver.abort();
-        if let Ok(Some(gossip)) = self.gossip.get_mut().map(Option::take) {
-            gossip.abort();
-        }
+        self.gossip.abort();
     }
 }
 

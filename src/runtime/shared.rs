@@ -130,15 +130,9 @@ impl Shared {
         core.wakes_at.since(now)
     }
 
-    /// The process is gone, as far as anybody else can tell: nothing is sent any more, and nobody
-    /// is told. Leases run out by themselves.
-    #[cfg(feature = "harness")]
-    pub(crate) fn crash(&self) {
+    /// From here on no datagram leaves.
+    pub(crate) fn close(&self) {
         self.sender.close();
-        let mut core = self.lock();
-        core.is_shut_down = true;
-        core.waiting.clear();
-        core.inspections.clear();
     }
 
     fn lock(&self) -> MutexGuard<'_, Core> {
@@ -195,7 +189,17 @@ impl Core {
         for (_, waiting) in self.waiting.drain() {
             let _ = waiting.tell.send(Ended::ShutDown);
         }
+        // Nobody drives the node for much longer: who waits for its answer would wait for ever.
+        self.inspections.clear();
         self.node.release_all(now);
+    }
+
+    /// Nobody is told anything any more.
+    #[cfg(feature = "harness")]
+    pub(crate) fn forget_all(&mut self) {
+        self.is_shut_down = true;
+        self.waiting.clear();
+        self.inspections.clear();
     }
 
     pub(crate) fn expect_inspection(&mut self, id: InspectId) -> oneshot::Receiver<Inspection> {

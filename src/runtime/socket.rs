@@ -2,10 +2,12 @@
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket as StdSocket};
-#[cfg(feature = "harness")]
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock};
 
 use tokio::net::UdpSocket;
+
+#[cfg(feature = "harness")]
+use std::sync::Arc;
 
 #[cfg(feature = "harness")]
 use crate::harness::Links;
@@ -19,45 +21,27 @@ const BUFFER_BYTES: usize = 4 << 20;
 /// and after the runtime is gone.
 #[derive(Debug)]
 pub(crate) struct Sender {
-    #[cfg(not(feature = "harness"))]
-    socket: StdSocket,
-    /// `None` once the mesh has crashed.
-    #[cfg(feature = "harness")]
+    /// `None` once the mesh is over.
     socket: RwLock<Option<StdSocket>>,
     #[cfg(feature = "harness")]
     links: Option<(Arc<Links>, SocketAddr)>,
 }
 
-#[cfg(not(feature = "harness"))]
 impl Sender {
-    fn new(socket: StdSocket) -> Self {
-        Self { socket }
-    }
-
-    /// Answers whether the system took it.
-    pub(crate) fn send(&self, to: SocketAddr, bytes: &[u8]) -> bool {
-        self.socket.send_to(bytes, to).is_ok()
-    }
-}
-
-#[cfg(feature = "harness")]
-impl Sender {
-    fn new(socket: StdSocket, links: Option<(Arc<Links>, SocketAddr)>) -> Self {
-        let socket = RwLock::new(Some(socket));
-        Self { socket, links }
-    }
-
     /// Answers whether the system took it.
     pub(crate) fn send(&self, to: SocketAddr, bytes: &[u8]) -> bool {
         let socket = self.socket.read().unwrap_or_else(PoisonError::into_inner);
-        match (&*socket, &self.links) {
-            (None, _) => false,
-            (Some(socket), Some((links, from))) => links.pass(socket, *from, to, bytes),
-            (Some(socket), None) => socket.send_to(bytes, to).is_ok(),
+        let Some(socket) = &*socket else {
+            return false;
+        };
+        #[cfg(feature = "harness")]
+        if let Some((links, from)) = &self.links {
+            return links.pass(socket, *from, to, bytes);
         }
+        socket.send_to(bytes, to).is_ok()
     }
 
-    /// Nothing is sent once this has returned.
+    /// Sends nothing any more, and lets go of the socket.
     pub(crate) fn close(&self) {
         let mut socket = self.socket.write().unwrap_or_else(PoisonError::into_inner);
         *socket = None;
@@ -77,10 +61,10 @@ pub(crate) fn bind(
     let _ = buffers.set_send_buffer_size(BUFFER_BYTES);
     let local = socket.local_addr()?;
     let receiver = UdpSocket::from_std(socket.try_clone()?)?;
-    let sender = Sender::new(
-        socket,
+    let sender = Sender {
+        socket: RwLock::new(Some(socket)),
         #[cfg(feature = "harness")]
-        links.map(|links| (links, local)),
-    );
+        links: links.map(|links| (links, local)),
+    };
     Ok((sender, receiver, local))
 }

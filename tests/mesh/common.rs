@@ -45,16 +45,24 @@ pub(crate) struct Cluster {
     pub(crate) links: Arc<Links>,
     pub(crate) nodes: Vec<Mesh>,
     size: usize,
+    per_key: usize,
     max_ttl: Duration,
 }
 
 impl Cluster {
+    /// As many voters for each key as by default: all, at most five.
     pub(crate) async fn start(size: usize, max_ttl: Duration) -> Self {
+        Self::with_voters(size, size.min(5), max_ttl).await
+    }
+
+    /// So many of the nodes vote for each key.
+    pub(crate) async fn with_voters(size: usize, per_key: usize, max_ttl: Duration) -> Self {
         let links = Arc::new(Links::new(7));
         let mut cluster = Self {
             links,
             nodes: Vec::new(),
             size,
+            per_key,
             max_ttl,
         };
         for n in 0..size {
@@ -86,6 +94,7 @@ impl Cluster {
         let running = self.nodes.iter().filter(|node| node.id().as_str() != name);
         Mesh::builder(name)
             .voters((0..self.size).map(|n| format!("n{n}")))
+            .voters_per_key(self.per_key)
             .seeds(running.map(|node| node.local_addr().to_string()))
             .key(key())
             .timing(timing(self.max_ttl))

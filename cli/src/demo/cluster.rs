@@ -105,7 +105,7 @@ impl Cluster {
 
     /// The node ends without a word, and its workers with it.
     pub(crate) async fn crash(&mut self, n: usize) {
-        self.meshes[n].clone().crash().await;
+        self.meshes[n].crash().await;
         for worker in self.workers[n].drain(..) {
             worker.abort();
         }

@@ -1,0 +1,203 @@
+//! Shutdown, drop and crash: what is left behind, and what others see.
+
+use std::time::Duration;
+
+use lockmesh::{AcquireError, ExtendError, InspectError, Mesh, ReleaseError};
+
+use crate::common::{Cluster, key, sees_all, until, within};
+use crate::guard::waits_for;
+
+const LONG: Duration = Duration::from_secs(500);
+
+async fn three() -> Cluster {
+    Cluster::start(3, Duration::from_secs(600)).await
+}
+
+#[tokio::test]
+async fn a_shutdown_releases_every_lock_and_says_so_to_its_guards() {
+    let cluster = three().await;
+    let client = cluster.client("client").await;
+    let guard = client.lock("k").ttl(LONG).acquire().await.unwrap();
+    let other = client.lock("l").ttl(LONG).acquire().await.unwrap();
+    let waiting = tokio::spawn(cluster.nodes[0].lock("k").acquire());
+    waits_for(&cluster, "k", 1).await;
+    within("the shutdown", client.shutdown()).await;
+    assert!(!guard.is_held() && !other.is_held());
+    assert_eq!(guard.remaining(), Duration::ZERO);
+    within("a guard of a mesh that is gone", guard.lost()).await;
+    assert_eq!(guard.extend(LONG).await, Err(ExtendError::NotHeld));
+    assert_eq!(guard.release().await, Err(ReleaseError));
+    drop(within("the next", waiting).await.unwrap().unwrap());
+    drop(
+        within("the next", cluster.nodes[1].lock("l").acquire())
+            .await
+            .unwrap(),
+    );
+}
+
+#[tokio::test]
+async fn after_a_shutdown_nothing_can_be_asked_for_and_nothing_hangs() {
+    let cluster = three().await;
+    let client = cluster.client("client").await;
+    let guard = cluster.nodes[0]
+        .lock("k")
+        .ttl(LONG)
+        .acquire()
+        .await
+        .unwrap();
+    let waiting = tokio::spawn(client.lock("k").acquire());
+    waits_for(&cluster, "k", 1).await;
+    within("the shutdown", client.shutdown()).await;
+    let ended = within("a request that waited", waiting).await.unwrap();
+    assert_eq!(ended.unwrap_err(), AcquireError::ShutDown);
+    // Its claim is withdrawn.
+    waits_for(&cluster, "k", 0).await;
+    let error = client.lock("l").acquire().await.unwrap_err();
+    assert_eq!(error, AcquireError::ShutDown);
+    assert_eq!(error.to_string(), "the mesh is shut down");
+    let error = client.lock("l").try_acquire().await.unwrap_err();
+    assert_eq!(error, AcquireError::ShutDown);
+    let error = client.inspect("l").await.unwrap_err();
+    assert_eq!(error, InspectError::ShutDown);
+    assert!(client.status().is_shut_down);
+    assert_eq!((client.status().held, client.status().waiting), (0, 0));
+    within("a second shutdown", client.shutdown()).await;
+    assert!(guard.is_held());
+}
+
+#[tokio::test]
+async fn an_inspection_that_waits_for_voters_ends_with_the_shutdown() {
+    let cluster = three().await;
+    let client = cluster.client("client").await;
+    let addrs: Vec<_> = cluster.nodes.iter().map(Mesh::local_addr).collect();
+    cluster.links.partition(&[client.local_addr()], &addrs);
+    let asks = client.clone();
+    let asking = tokio::spawn(async move { asks.inspect("k").await });
+    tokio::task::yield_now().await;
+    within("the shutdown", client.shutdown()).await;
+    let ended = within("the inspection", asking).await.unwrap();
+    assert_eq!(ended.unwrap_err(), InspectError::ShutDown);
+}
+
+#[tokio::test]
+async fn others_see_a_node_leave_that_was_shut_down() {
+    let cluster = three().await;
+    let client = cluster.client("client").await;
+    let sees = |mesh: &Mesh, alive| {
+        let others = mesh.status().others;
+        others
+            .iter()
+            .any(|other| other.node.as_str() == "client" && other.is_alive == alive)
+    };
+    until("all see the client", || {
+        cluster.nodes.iter().all(|node| sees(node, true))
+    })
+    .await;
+    within("the shutdown", client.shutdown()).await;
+    until("all see it gone", || {
+        cluster.nodes.iter().all(|node| !sees(node, true))
+    })
+    .await;
+    let leaver = cluster.nodes[2].clone();
+    within("the shutdown", leaver.shutdown()).await;
+    until("the others see a member gone", || {
+        let member = &cluster.nodes[0].status().members[2];
+        member.is_alive == Some(false) && !member.is_reachable
+    })
+    .await;
+    assert!(
+        cluster.nodes[0].status().is_ready,
+        "two of three are a majority"
+    );
+}
+
+#[tokio::test]
+async fn the_address_is_free_once_a_shutdown_returns_though_a_handle_and_a_guard_live() {
+    let cluster = three().await;
+    let client = cluster.client("client").await;
+    let guard = client.lock("k").acquire().await.unwrap();
+    within("the shutdown", client.shutdown()).await;
+    let again = cluster
+        .named("client")
+        .listen(client.local_addr().to_string());
+    let again = again.start().await.unwrap();
+    assert_eq!(again.local_addr(), client.local_addr());
+    sees_all(&again).await;
+    let next = within("its next life", again.lock("k").acquire()).await;
+    assert!(next.unwrap().epoch() > guard.epoch());
+}
+
+#[tokio::test]
+async fn the_address_is_free_soon_after_the_last_handle_was_dropped() {
+    let cluster = three().await;
+    let client = cluster.client("client").await;
+    let addr = client.local_addr();
+    drop(client);
+    let settings = || Mesh::builder("client").key(key()).listen(addr.to_string());
+    let look = async {
+        while settings().start().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within("the address", look).await;
+}
+
+#[tokio::test]
+async fn a_node_whose_handles_were_dropped_is_found_dead_by_the_others() {
+    let cluster = three().await;
+    let client = cluster.client("client").await;
+    let sees = || {
+        let others = cluster.nodes[0].status().others;
+        others.iter().any(|other| other.is_alive)
+    };
+    until("it is seen", sees).await;
+    drop(client);
+    until("it is seen dead", || !sees()).await;
+}
+
+#[tokio::test]
+async fn a_mesh_that_is_dropped_releases_what_it_holds_through_the_trait() {
+    let cluster = three().await;
+    let client = cluster.client("client").await;
+    let acquired = lockmesh::DistributedLock::try_acquire(&client, "k", 500_000).await;
+    assert_eq!(acquired, Ok(true));
+    drop(client);
+    drop(
+        within("the next", cluster.nodes[1].lock("k").acquire())
+            .await
+            .unwrap(),
+    );
+}
+
+#[tokio::test]
+async fn a_crash_tells_nobody_and_costs_the_next_no_more_than_the_lease() {
+    let cluster = Cluster::start(3, Duration::from_secs(30)).await;
+    let client = cluster.client("client").await;
+    let request = client.lock("k").ttl(Duration::from_secs(2));
+    let guard = request.acquire().await.unwrap();
+    let waiting = tokio::spawn(cluster.nodes[0].lock("k").acquire());
+    waits_for(&cluster, "k", 1).await;
+    client.crash().await;
+    let next = within("the next", waiting).await.unwrap().unwrap();
+    assert!(!guard.is_held());
+    assert!(next.epoch() > guard.epoch());
+}
+
+#[tokio::test]
+async fn a_shutdown_goes_on_where_nobody_waits_for_it_to_the_end() {
+    let cluster = three().await;
+    let client = cluster.client("client").await;
+    {
+        let shutdown = std::pin::pin!(client.shutdown());
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(shutdown.poll(&mut context).is_pending());
+    }
+    let settings = || Mesh::builder("next").key(key());
+    let look = async {
+        let addr = client.local_addr().to_string();
+        while settings().listen(&addr).start().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within("the address", look).await;
+}

@@ -1,0 +1,66 @@
+//! L1: of several claims that meet on a free key exactly one wins.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lockmesh::{Guard, Mesh};
+use tokio::sync::Barrier;
+
+use crate::common::{Cluster, Ledger, within};
+
+/// How many nodes try at once.
+const NODES: usize = 8;
+/// How many of them vote.
+const VOTERS: usize = 5;
+/// Of each kind of round.
+const ROUNDS: usize = 500;
+
+async fn eight_nodes() -> (Cluster, Vec<Mesh>) {
+    let cluster = Cluster::start(VOTERS, Duration::from_secs(30)).await;
+    let mut nodes = cluster.nodes.clone();
+    for n in VOTERS..NODES {
+        nodes.push(cluster.client(&format!("c{n}")).await);
+    }
+    (cluster, nodes)
+}
+
+/// All try at the same instant. Answers the one guard; panics unless there is exactly one.
+async fn round(nodes: &[Mesh], key: &str) -> Guard {
+    let start = Arc::new(Barrier::new(nodes.len()));
+    let tries = nodes.iter().map(|node| {
+        let (request, start) = (node.lock(key), start.clone());
+        tokio::spawn(async move {
+            start.wait().await;
+            request.try_acquire().await
+        })
+    });
+    let tries: Vec<_> = tries.collect();
+    let mut won = Vec::new();
+    for tried in tries {
+        let answer = within("an answer", tried).await.unwrap();
+        won.extend(answer.unwrap_or_else(|error| panic!("{key}: {error}")));
+    }
+    assert_eq!(won.len(), 1, "{key}");
+    won.remove(0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l1_of_eight_nodes_that_try_a_fresh_key_at_once_exactly_one_gets_it_in_500_rounds() {
+    let (_cluster, nodes) = eight_nodes().await;
+    for n in 0..ROUNDS {
+        let guard = round(&nodes, &format!("fresh/{n}")).await;
+        assert!(guard.is_held());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l1_of_eight_nodes_that_try_the_same_key_at_once_exactly_one_gets_it_in_500_rounds() {
+    let (_cluster, nodes) = eight_nodes().await;
+    let ledger = Ledger::default();
+    for _ in 0..ROUNDS {
+        let guard = ledger.enter(round(&nodes, "same").await);
+        assert!(ledger.leave(guard.expect("it is held")).await);
+    }
+    ledger.check();
+    assert_eq!(ledger.grants(), ROUNDS as u64);
+}

@@ -1,0 +1,89 @@
+//! A restart of every voter, one after another, under one guard.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use lockmesh::{Guard, Mesh};
+
+use crate::common::{Cluster, Ledger, sees_all, until, within, work};
+
+const MAX_TTL: Duration = Duration::from_secs(3);
+
+/// Somebody who tries again and again for what is held, and must never get it.
+fn rival(mesh: Mesh, stop: Arc<AtomicBool>) -> tokio::task::JoinHandle<u32> {
+    tokio::spawn(async move {
+        let mut denied = 0;
+        while !stop.load(Ordering::SeqCst) {
+            let request = mesh.lock("held").wait_at_most(Duration::from_secs(2));
+            match request.try_acquire().await {
+                Ok(Some(guard)) => panic!("a second owner, with epoch {}", guard.epoch()),
+                Ok(None) => denied += 1,
+                // While voters come and go there may be no majority to say so.
+                Err(_) => {}
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        denied
+    })
+}
+
+/// Ends node `n`, with a word or without, and starts it again without memory: where it was, or
+/// at another address.
+async fn restart(cluster: &mut Cluster, n: usize, guard: &Guard) {
+    let was = cluster.nodes[n].clone();
+    if n % 2 == 0 {
+        within("the shutdown", was.shutdown()).await;
+        let builder = cluster.builder(n).listen(was.local_addr().to_string());
+        cluster.nodes[n] = builder.start().await.unwrap();
+    } else {
+        was.crash().await;
+        cluster.restart(n).await;
+    }
+    assert!(cluster.nodes[n].status().quarantine.is_some());
+    let node = &cluster.nodes[n];
+    until("it votes again", || {
+        assert!(guard.is_held(), "lost while n{n} restarts");
+        node.status().quarantine.is_none()
+    })
+    .await;
+    cluster.ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guard_is_held_through_a_restart_of_all_voters_one_after_another() {
+    let mut cluster = Cluster::start(3, MAX_TTL).await;
+    let ledger = Arc::new(Ledger::default());
+    let holder = cluster.client("holder").await;
+    let others = cluster.client("rival").await;
+    let guard = holder.lock("held").ttl(MAX_TTL).acquire().await.unwrap();
+    let guard = ledger.enter(guard).expect("it is held");
+    let stop = Arc::new(AtomicBool::new(false));
+    let rival = rival(others.clone(), stop.clone());
+    for n in 0..3 {
+        restart(&mut cluster, n, &guard).await;
+        // Life goes on besides.
+        for mesh in [&others, &cluster.nodes[n]] {
+            work(mesh.clone(), "other".to_owned(), 2, ledger.clone()).await;
+        }
+    }
+    stop.store(true, Ordering::SeqCst);
+    let denied = within("the rival", rival).await.unwrap();
+    assert!(denied > 0, "nobody ever tried");
+    assert!(guard.is_held());
+    let seen = cluster.nodes[0].inspect("held").await.unwrap();
+    let owner = seen.owner.expect("an owner");
+    assert_eq!(
+        (owner.node.as_str(), owner.epoch),
+        ("holder", guard.epoch())
+    );
+    let epoch = guard.epoch();
+    assert!(ledger.leave(guard).await);
+    sees_all(&others).await;
+    let next = within("the next", others.lock("held").acquire())
+        .await
+        .unwrap();
+    assert!(next.epoch() > epoch);
+    assert!(ledger.enter(next).is_some());
+    ledger.check();
+}

@@ -1,0 +1,205 @@
+//! Nodes that do not belong: another roster, another key, another name of the cluster.
+
+use std::time::Duration;
+
+use lockmesh::proto::message::RefuseReason;
+use lockmesh::{AcquireError, ClusterKey, DropReason, Mesh, MeshBuilder};
+
+use crate::common::{Cluster, timing, until};
+
+const MAX_TTL: Duration = Duration::from_secs(30);
+
+/// The settings of a node that is given a roster of its own.
+fn with_roster(cluster: &Cluster, version: u64, voters: [&str; 3]) -> MeshBuilder {
+    cluster
+        .named("stranger")
+        .voters(voters)
+        .roster_version(version)
+        .new_cluster(true)
+}
+
+/// It asks for a lock, is refused by two of three voters, and is told why.
+async fn is_refused(stranger: &Mesh, reachable: usize) {
+    until("the stranger finds the others", || {
+        let members = stranger.status().members;
+        members.iter().filter(|member| member.is_reachable).count() >= reachable
+    })
+    .await;
+    let request = stranger.lock("k").wait_at_most(Duration::from_secs(1));
+    for error in [
+        request.clone().try_acquire().await.map(drop).unwrap_err(),
+        request.acquire().await.map(drop).unwrap_err(),
+    ] {
+        let text = error.to_string();
+        let AcquireError::TimedOut { answers, .. } = error else {
+            panic!("{text}")
+        };
+        assert!(answers.refused >= 2, "{text}");
+        assert_eq!(answers.reason, Some(RefuseReason::Roster), "{text}");
+        assert!(text.contains("(the last: it has another roster)"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_with_a_later_roster_is_refused_and_says_why() {
+    let cluster = Cluster::start(3, MAX_TTL).await;
+    let stranger = with_roster(&cluster, 2, ["n0", "n1", "n2"]);
+    let stranger = stranger.start().await.unwrap();
+    is_refused(&stranger, 3).await;
+    let tags = (stranger.status().roster, cluster.nodes[0].status().roster);
+    assert_eq!((tags.0.version, tags.1.version), (2, 1));
+    let guard = cluster.nodes[0].lock("k").try_acquire().await.unwrap();
+    assert!(guard.is_some_and(|guard| guard.is_held()));
+}
+
+#[tokio::test]
+async fn a_roster_of_the_same_version_with_other_members_is_another() {
+    let cluster = Cluster::start(3, MAX_TTL).await;
+    let stranger = with_roster(&cluster, 1, ["n0", "n1", "stranger"]);
+    let stranger = stranger.start().await.unwrap();
+    is_refused(&stranger, 3).await;
+    let tags = (stranger.status().roster, cluster.nodes[0].status().roster);
+    assert_eq!(tags.0.version, tags.1.version);
+    assert_ne!(tags.0.digest, tags.1.digest);
+    let guard = cluster.nodes[0].lock("k").try_acquire().await.unwrap();
+    assert!(guard.is_some_and(|guard| guard.is_held()));
+}
+
+#[tokio::test]
+async fn other_constants_make_another_roster() {
+    let cluster = Cluster::start(3, MAX_TTL).await;
+    let stranger = with_roster(&cluster, 1, ["n0", "n1", "n2"]);
+    let stranger = stranger.timing(timing(MAX_TTL * 2)).start().await.unwrap();
+    is_refused(&stranger, 3).await;
+}
+
+#[tokio::test]
+async fn a_member_with_another_roster_is_refused_and_its_own_vote_is_not_counted() {
+    // Of three voters one is misconfigured: the other two go on, and count it for nothing.
+    let mut cluster = Cluster::start(3, MAX_TTL).await;
+    cluster.nodes[2].shutdown().await;
+    let wrong = cluster.builder(2).roster_version(7).new_cluster(true);
+    cluster.nodes[2] = wrong.start().await.unwrap();
+    crate::common::sees_all(&cluster.nodes[2]).await;
+    // It has been here before with another roster: its own voter is in quarantine besides.
+    let request = cluster.nodes[2]
+        .lock("k")
+        .wait_at_most(Duration::from_secs(1));
+    let AcquireError::TimedOut { answers, .. } = request.acquire().await.map(drop).unwrap_err()
+    else {
+        panic!("it was served")
+    };
+    assert_eq!((answers.voted, answers.refused), (0, 3));
+    let guard = cluster.nodes[0]
+        .lock("k")
+        .try_acquire()
+        .await
+        .unwrap()
+        .unwrap();
+    // With one of the two gone, the third does not make up a majority.
+    cluster.nodes[1].crash().await;
+    let request = cluster.nodes[0]
+        .lock("l")
+        .wait_at_most(Duration::from_secs(1));
+    let error = request.try_acquire().await.unwrap_err();
+    let AcquireError::TimedOut { answers, .. } = error else {
+        panic!("{error}")
+    };
+    assert_eq!((answers.voted, answers.refused), (1, 1));
+    assert_eq!(answers.reason, Some(RefuseReason::Roster));
+    drop(guard);
+}
+
+/// A stranger that gossips at `n0` and is not heard. Answers both.
+async fn unheard(n0: MeshBuilder, stranger: MeshBuilder) -> (Mesh, Mesh) {
+    let n0 = n0.new_cluster(true).start().await.unwrap();
+    let seed = n0.local_addr().to_string();
+    let stranger = stranger
+        .voters(["n0", "stranger", "third"])
+        .seeds([seed])
+        .gossip_every(Duration::from_millis(20))
+        .start()
+        .await
+        .unwrap();
+    (n0, stranger)
+}
+
+/// Neither knows of the other, and neither can lock with the other's help.
+async fn do_not_know_each_other(n0: &Mesh, stranger: &Mesh) {
+    assert!(n0.status().others.is_empty());
+    assert_eq!(n0.status().traffic.datagrams_in, 0);
+    let n0_at_stranger = &stranger.status().members[0];
+    assert_eq!(n0_at_stranger.node.as_str(), "n0");
+    assert_eq!((n0_at_stranger.addr, n0_at_stranger.is_alive), (None, None));
+    assert!(!stranger.status().is_ready);
+    let request = stranger.lock("k").wait_at_most(Duration::from_millis(300));
+    let error = request.acquire().await.unwrap_err();
+    let AcquireError::TimedOut { answers, .. } = error else {
+        panic!("{error}")
+    };
+    assert_eq!((answers.voters, answers.silent), (3, 2));
+}
+
+async fn counts(mesh: &Mesh, reason: DropReason) {
+    until("it counts what it drops", || {
+        mesh.status().traffic.dropped_for(reason) >= 3
+    })
+    .await;
+}
+
+fn sealed(name: &str, byte: u8) -> MeshBuilder {
+    Mesh::builder(name).key(ClusterKey::from_bytes([byte; 32]).unwrap())
+}
+
+#[tokio::test]
+async fn a_mesh_with_another_key_hears_nothing() {
+    let (n0, stranger) = unheard(sealed("n0", 1), sealed("stranger", 2)).await;
+    counts(&n0, DropReason::Key).await;
+    do_not_know_each_other(&n0, &stranger).await;
+    assert_eq!(n0.status().traffic.dropped.len(), 1);
+}
+
+#[tokio::test]
+async fn a_plaintext_mesh_is_not_heard_by_a_sealed_one() {
+    let plain = Mesh::builder("stranger").insecure_plaintext();
+    let (n0, stranger) = unheard(sealed("n0", 1), plain).await;
+    counts(&n0, DropReason::Plaintext).await;
+    do_not_know_each_other(&n0, &stranger).await;
+}
+
+#[tokio::test]
+async fn a_sealed_mesh_is_not_heard_by_a_plaintext_one() {
+    let plain = Mesh::builder("n0").insecure_plaintext();
+    let (n0, stranger) = unheard(plain, sealed("stranger", 1)).await;
+    counts(&n0, DropReason::Sealed).await;
+    do_not_know_each_other(&n0, &stranger).await;
+}
+
+#[tokio::test]
+async fn noise_on_the_port_is_counted_and_harms_nobody() {
+    let cluster = Cluster::start(3, MAX_TTL).await;
+    let noise = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let to = cluster.nodes[0].local_addr();
+    for n in 0..100u8 {
+        let bytes: Vec<u8> = (0..n).map(|b| b.wrapping_mul(31).wrapping_add(n)).collect();
+        noise.send_to(&bytes, to).unwrap();
+        // The first two bytes of a sealed datagram, and then nothing that makes sense.
+        noise.send_to(&[&[1, 1][..], &bytes].concat(), to).unwrap();
+    }
+    until("all of it is counted", || {
+        let dropped = cluster.nodes[0].status().traffic.dropped;
+        dropped.values().sum::<u64>() >= 200
+    })
+    .await;
+    let guard = cluster.nodes[1].lock("k").acquire().await.unwrap();
+    assert!(guard.is_held());
+}
+
+#[tokio::test]
+async fn a_cluster_of_another_name_is_not_gossiped_with() {
+    let named = |name: &str, cluster: &str| sealed(name, 1).cluster(cluster);
+    let (n0, stranger) = unheard(named("n0", "one"), named("stranger", "two")).await;
+    let request = stranger.lock("k").wait_at_most(Duration::from_secs(1));
+    assert!(request.acquire().await.is_err());
+    do_not_know_each_other(&n0, &stranger).await;
+}
