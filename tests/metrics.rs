@@ -192,7 +192,7 @@ async fn losses(mesh: &Mesh, metrics: &mut Metrics) {
 
 async fn drops(mesh: &Mesh, metrics: &mut Metrics) {
     let noise = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    noise.send_to(b"!", mesh.local_addr()).unwrap();
+    noise.send_to(b"", mesh.local_addr()).unwrap();
     noise.send_to(&[9; 60], mesh.local_addr()).unwrap();
     let dropped = "lockmesh_dropped_total";
     metrics.reaches(dropped, "node=n0,reason=short", 1.0).await;
