@@ -1,1 +1,234 @@
+//! What an operator sees: the metrics under their documented names, and the events. One binary
+//! of its own, since recorder and subscriber are a process's own.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use lockmesh::{ClusterKey, Mesh, MeshBuilder};
+use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
+
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Keeps what events of warning and information say.
+#[derive(Clone, Default)]
+struct Log {
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+struct Line(String);
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        use std::fmt::Write as _;
+        write!(self.0, "{}={value:?} ", field.name()).unwrap();
+    }
+}
+
+impl Subscriber for Log {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= Level::DEBUG && metadata.target().starts_with("lockmesh")
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut line = Line(format!("{} ", event.metadata().level()));
+        event.record(&mut line);
+        self.lines.lock().unwrap().push(line.0);
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+impl Log {
+    /// Whether a line has all of these words.
+    fn says(&self, words: &[&str]) -> bool {
+        let lines = self.lines.lock().unwrap();
+        lines
+            .iter()
+            .any(|line| words.iter().all(|word| line.contains(word)))
+    }
+}
+
+/// All that was recorded so far, by name and labels. A snapshot takes counts with it, so that
+/// they are gathered here.
+struct Metrics {
+    snapshotter: Snapshotter,
+    values: BTreeMap<(String, String), f64>,
+}
+
+impl Metrics {
+    #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+    fn look(&mut self) {
+        for (key, _, _, value) in self.snapshotter.snapshot().into_vec() {
+            let labels = key.key().labels();
+            let labels: Vec<_> = labels
+                .map(|l| format!("{}={}", l.key(), l.value()))
+                .collect();
+            let name = key.key().name().to_owned();
+            let is_total = name.contains("datagrams") || name.contains("dropped");
+            let slot = self.values.entry((name, labels.join(","))).or_default();
+            match value {
+                // Those that are told as totals come whole each time.
+                DebugValue::Counter(count) if is_total => *slot = slot.max(count as f64),
+                DebugValue::Counter(count) => *slot += count as f64,
+                DebugValue::Gauge(gauge) => *slot = gauge.into_inner(),
+                DebugValue::Histogram(values) => *slot += values.len() as f64,
+            }
+        }
+    }
+
+    fn get(&mut self, name: &str, labels: &str) -> f64 {
+        self.look();
+        let key = (name.to_owned(), labels.to_owned());
+        self.values.get(&key).copied().unwrap_or(f64::NAN)
+    }
+
+    async fn reaches(&mut self, name: &str, labels: &str, goal: f64) {
+        let look = async {
+            while self.get(name, labels) != goal {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, look).await.is_err() {
+            panic!("{name}: not {goal}: {:?}", self.values);
+        }
+    }
+}
+
+fn builder(name: &str) -> MeshBuilder {
+    Mesh::builder(name).key(ClusterKey::from_bytes([3; 32]).unwrap())
+}
+
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let look = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, look).await.expect(what);
+}
+
+/// One test for both, since both see the whole process.
+#[tokio::test]
+async fn an_operator_sees_the_documented_metrics_and_the_events_of_a_mesh() {
+    let log = Log::default();
+    tracing::subscriber::set_global_default(log.clone()).unwrap();
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    recorder.install().unwrap();
+    let mut metrics = Metrics {
+        snapshotter,
+        values: BTreeMap::new(),
+    };
+    let mesh = builder("n0").new_cluster(true).start().await.unwrap();
+    mesh.ready(PATIENCE).await.unwrap();
+    grants_and_refusals(&mesh, &mut metrics).await;
+    losses(&mesh, &mut metrics).await;
+    drops(&mesh, &mut metrics).await;
+    assert!(log.says(&["INFO", "mesh started", "node=n0"]));
+    assert!(log.says(&["DEBUG", "lock granted", "key=k", "epoch="]));
+    assert!(log.says(&["WARN", "lease lost", "key=short"]));
+    strangers(&mesh, &log).await;
+    mesh.shutdown().await;
+    assert!(log.says(&["INFO", "mesh shut down", "node=n0"]));
+    let secret = format!("{:?}", [3u8; 32]);
+    assert!(!log.says(&[&secret]) && !log.says(&["AwMDAwMD"]));
+}
+
+async fn grants_and_refusals(mesh: &Mesh, metrics: &mut Metrics) {
+    let n0 = "node=n0";
+    let guard = mesh.lock("k").acquire().await.unwrap();
+    assert!(mesh.lock("k").try_acquire().await.unwrap().is_none());
+    let waits = mesh.lock("k").wait_at_most(Duration::from_millis(50));
+    waits.acquire().await.map(drop).unwrap_err();
+    let waiting = tokio::spawn(mesh.lock("k").acquire());
+    metrics.reaches("lockmesh_requests_total", n0, 4.0).await;
+    metrics.reaches("lockmesh_grants_total", n0, 1.0).await;
+    metrics.reaches("lockmesh_denied_total", n0, 1.0).await;
+    metrics.reaches("lockmesh_timeouts_total", n0, 1.0).await;
+    metrics.reaches("lockmesh_held", n0, 1.0).await;
+    metrics.reaches("lockmesh_waiting", n0, 1.0).await;
+    metrics.reaches("lockmesh_voter_keys", n0, 1.0).await;
+    guard.release().await.unwrap();
+    drop(waiting.await.unwrap().unwrap());
+    metrics.reaches("lockmesh_grants_total", n0, 2.0).await;
+    metrics.reaches("lockmesh_acquire_seconds", n0, 2.0).await;
+    metrics.reaches("lockmesh_held", n0, 0.0).await;
+    metrics.reaches("lockmesh_voter_keys", n0, 0.0).await;
+    // What was released in time is not lost.
+    assert_eq!(metrics.get("lockmesh_lost_total", n0), 0.0);
+}
+
+async fn losses(mesh: &Mesh, metrics: &mut Metrics) {
+    let short = || {
+        let request = mesh.lock("short").ttl(Duration::from_millis(200));
+        request.auto_renew(false).acquire()
+    };
+    let guard = short().await.unwrap();
+    guard.lost().await;
+    metrics.reaches("lockmesh_lost_total", "node=n0", 1.0).await;
+    drop(guard);
+    // Lost while nobody looked, the driver neither: the release is what finds out.
+    let guard = short().await.unwrap();
+    while guard.is_held() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    guard.release().await.unwrap_err();
+    metrics.reaches("lockmesh_lost_total", "node=n0", 2.0).await;
+}
+
+async fn drops(mesh: &Mesh, metrics: &mut Metrics) {
+    let noise = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    noise.send_to(b"", mesh.local_addr()).unwrap();
+    noise.send_to(&[9; 60], mesh.local_addr()).unwrap();
+    let dropped = "lockmesh_dropped_total";
+    metrics.reaches(dropped, "node=n0,reason=short", 1.0).await;
+    metrics
+        .reaches(dropped, "node=n0,reason=version", 1.0)
+        .await;
+    for name in [
+        "lockmesh_datagrams_out_total",
+        "lockmesh_datagrams_in_total",
+    ] {
+        assert!(metrics.get(name, "node=n0") >= 0.0, "{name}");
+    }
+}
+
+/// A node with another roster, and one that may have forgotten its votes.
+async fn strangers(mesh: &Mesh, log: &Log) {
+    let stranger = builder("stranger")
+        .voters(["n0"])
+        .roster_version(2)
+        .seeds([mesh.local_addr().to_string()])
+        .start()
+        .await
+        .unwrap();
+    let request = stranger.lock("k").wait_at_most(Duration::from_secs(60));
+    let asking = tokio::spawn(request.acquire());
+    let differs = ["WARN", "another roster"];
+    until("the mesh says that a node has another roster", || {
+        log.says(&[&differs[..], &["node=n0", "other=stranger"]].concat())
+    })
+    .await;
+    until("so does the stranger", || {
+        log.says(&[&differs[..], &["node=stranger", "other=n0"]].concat())
+    })
+    .await;
+    asking.abort();
+    let forgetful = builder("forgetful").start().await.unwrap();
+    assert!(log.says(&["INFO", "voter in quarantine", "node=forgetful"]));
+    forgetful.shutdown().await;
+}

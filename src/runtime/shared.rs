@@ -170,16 +170,19 @@ impl Core {
 
     /// Releases a lease. Answers whether it was held until now.
     pub(crate) fn release(&mut self, now: Now, ticket: Ticket) -> bool {
-        let was_held = match self.leases.remove(&ticket) {
-            Some(lease) => {
-                let was_held = lease.is_held();
-                // First over, then released: no guard says "held" once a voter may know.
-                lease.end();
-                was_held
-            }
-            None => false,
+        let Some(lease) = self.leases.remove(&ticket) else {
+            self.node.release(now, ticket);
+            return false;
         };
-        self.node.release(now, ticket) && was_held
+        let was_held = lease.is_held();
+        // First over, then released: no guard says "held" once a voter may know.
+        lease.end();
+        let was_held = self.node.release(now, ticket) && was_held;
+        if !was_held {
+            // Nobody had looked since it was over.
+            self.meter.lost();
+        }
+        was_held
     }
 
     pub(crate) fn release_all(&mut self, now: Now) {

@@ -70,13 +70,13 @@ async fn a_lease_that_is_not_renewed_is_over_after_one_ttl_and_free_for_the_next
 #[tokio::test]
 async fn a_lease_that_renews_itself_outlives_many_ttls_and_keeps_its_epoch() {
     let cluster = Cluster::start(3, TTL).await;
-    let ttl = Duration::from_secs(1);
+    let ttl = Duration::from_secs(2);
     let guard = cluster.nodes[0].lock("k").ttl(ttl).acquire().await.unwrap();
     let epoch = guard.epoch();
     let began = std::time::Instant::now();
-    until("six ttls", || {
+    until("four ttls", || {
         assert!(guard.is_held(), "lost after {:?}", began.elapsed());
-        began.elapsed() > ttl * 6
+        began.elapsed() > ttl * 4
     })
     .await;
     assert_eq!(guard.epoch(), epoch);
@@ -143,7 +143,7 @@ fn a_guard_may_outlive_the_runtime_that_its_mesh_was_started_on() {
 async fn a_mesh_goes_on_for_as_long_as_a_guard_lives() {
     let cluster = Cluster::start(3, TTL).await;
     let client = cluster.client("client").await;
-    let ttl = Duration::from_secs(1);
+    let ttl = Duration::from_secs(2);
     let guard = client.lock("k").ttl(ttl).acquire().await.unwrap();
     drop(client);
     let began = std::time::Instant::now();
@@ -279,10 +279,10 @@ async fn a_wait_that_is_over_withdraws_its_claim_too() {
     };
     let guard = a.lock("k").ttl(Duration::from_secs(500)).acquire().await;
     let guard = guard.unwrap();
-    let waited = Duration::from_millis(300);
+    let waited = Duration::from_secs(1);
     let error = b.lock("k").wait_at_most(waited).acquire().await;
     let text = error.unwrap_err().to_string();
-    assert!(text.contains("no majority in 300ms"), "{text}");
+    assert!(text.contains("no majority in 1s"), "{text}");
     assert!(
         text.contains("of 3 voters 0 voted for it, 3 have another"),
         "{text}"

@@ -9,5 +9,6 @@ mod fleets;
 mod guard;
 mod l1;
 mod look;
+mod requests;
 mod rolling;
 mod strangers;

@@ -25,7 +25,7 @@ async fn is_refused(stranger: &Mesh, reachable: usize) {
         members.iter().filter(|member| member.is_reachable).count() >= reachable
     })
     .await;
-    let request = stranger.lock("k").wait_at_most(Duration::from_secs(1));
+    let request = stranger.lock("k").wait_at_most(Duration::from_secs(2));
     for error in [
         request.clone().try_acquire().await.map(drop).unwrap_err(),
         request.acquire().await.map(drop).unwrap_err(),
@@ -84,7 +84,7 @@ async fn a_member_with_another_roster_is_refused_and_its_own_vote_is_not_counted
     // It has been here before with another roster: its own voter is in quarantine besides.
     let request = cluster.nodes[2]
         .lock("k")
-        .wait_at_most(Duration::from_secs(1));
+        .wait_at_most(Duration::from_secs(2));
     let AcquireError::TimedOut { answers, .. } = request.acquire().await.map(drop).unwrap_err()
     else {
         panic!("it was served")
@@ -100,7 +100,7 @@ async fn a_member_with_another_roster_is_refused_and_its_own_vote_is_not_counted
     cluster.nodes[1].crash().await;
     let request = cluster.nodes[0]
         .lock("l")
-        .wait_at_most(Duration::from_secs(1));
+        .wait_at_most(Duration::from_secs(2));
     let error = request.try_acquire().await.unwrap_err();
     let AcquireError::TimedOut { answers, .. } = error else {
         panic!("{error}")
@@ -199,7 +199,7 @@ async fn noise_on_the_port_is_counted_and_harms_nobody() {
 async fn a_cluster_of_another_name_is_not_gossiped_with() {
     let named = |name: &str, cluster: &str| sealed(name, 1).cluster(cluster);
     let (n0, stranger) = unheard(named("n0", "one"), named("stranger", "two")).await;
-    let request = stranger.lock("k").wait_at_most(Duration::from_secs(1));
+    let request = stranger.lock("k").wait_at_most(Duration::from_secs(2));
     assert!(request.acquire().await.is_err());
     do_not_know_each_other(&n0, &stranger).await;
 }

@@ -1,0 +1,217 @@
+//! Requests: what cannot be asked for, who is served when, and what a wait that is over tells.
+
+use std::time::Duration;
+
+use lockmesh::proto::claimant::RequestError;
+use lockmesh::proto::message::RefuseReason;
+use lockmesh::proto::voter::Limits;
+use lockmesh::{AcquireError, Mesh, NameError};
+
+use crate::common::{Cluster, sees_all, until, within};
+use crate::guard::waits_for;
+
+const LONG: Duration = Duration::from_secs(500);
+
+async fn three() -> Cluster {
+    Cluster::start(3, Duration::from_secs(600)).await
+}
+
+#[tokio::test]
+async fn a_key_has_1_to_256_bytes_of_any_text() {
+    let cluster = three().await;
+    let mesh = &cluster.nodes[0];
+    let error = mesh.lock("").acquire().await.unwrap_err();
+    assert!(matches!(error, AcquireError::Key(NameError::Empty { .. })));
+    assert_eq!(
+        error.to_string(),
+        "key is empty; it must have 1 to 256 bytes"
+    );
+    let error = mesh.lock("k".repeat(257)).try_acquire().await.unwrap_err();
+    let AcquireError::Key(NameError::TooLong { len, max, .. }) = error else {
+        panic!("{error}")
+    };
+    assert_eq!((len, max), (257, 256));
+    for key in ["k".repeat(256), "ключ\n\0/🔒".to_owned(), " ".to_owned()] {
+        let guard = mesh.lock(&key).acquire().await.unwrap();
+        assert_eq!(guard.key(), key);
+        let other = cluster.nodes[1].lock(&key).try_acquire().await.unwrap();
+        assert!(other.is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_ttl_is_ten_round_trips_at_least_and_max_ttl_at_most() {
+    let cluster = three().await;
+    let request = cluster.nodes[0].lock("k");
+    for ttl in [Duration::ZERO, Duration::from_millis(99), Duration::MAX] {
+        let error = request.clone().ttl(ttl).acquire().await.unwrap_err();
+        let AcquireError::Request(RequestError::Ttl { min, max, .. }) = error else {
+            panic!("{error}")
+        };
+        assert_eq!((min, max.as_secs()), (Duration::from_millis(100), 600));
+    }
+    let error = request.clone().ttl(Duration::from_secs(601)).try_acquire();
+    let text = error.await.unwrap_err().to_string();
+    assert_eq!(text, "ttl is 601s; it must be 100ms to 600s");
+    let longest = request.ttl(Duration::from_secs(600)).acquire().await;
+    assert!(longest.unwrap().is_held());
+}
+
+#[tokio::test]
+async fn a_node_has_no_more_requests_than_it_may() {
+    let cluster = three().await;
+    let mesh = cluster.named("few").claims_max(2).start().await.unwrap();
+    let a = mesh.lock("a").acquire().await.unwrap();
+    let _b = mesh.lock("b").acquire().await.unwrap();
+    let error = mesh.lock("c").acquire().await.unwrap_err();
+    let expected = RequestError::TooMany { max: 2 };
+    assert_eq!(error, AcquireError::Request(expected));
+    assert_eq!(
+        error.to_string(),
+        "this node already has 2 locks or requests for locks"
+    );
+    a.release().await.unwrap();
+    assert!(mesh.lock("c").acquire().await.unwrap().is_held());
+}
+
+#[tokio::test]
+async fn l2_those_who_wait_are_served_in_order() {
+    let cluster = three().await;
+    let guard = cluster.nodes[0]
+        .lock("k")
+        .ttl(LONG)
+        .acquire()
+        .await
+        .unwrap();
+    let mut waiting = Vec::new();
+    for n in 0..6 {
+        let request = cluster.nodes[n % 3].lock("k").ttl(LONG);
+        waiting.push(tokio::spawn(request.acquire()));
+        waits_for(&cluster, "k", n + 1).await;
+    }
+    // A `try` does not barge in.
+    assert!(
+        cluster.nodes[1]
+            .lock("k")
+            .try_acquire()
+            .await
+            .unwrap()
+            .is_none()
+    );
+    let mut last = guard.epoch();
+    guard.release().await.unwrap();
+    for (n, next) in waiting.into_iter().enumerate() {
+        let next = within("the next in line", next).await.unwrap().unwrap();
+        assert!(next.epoch() > last, "{n}");
+        last = next.epoch();
+        waits_for(&cluster, "k", 5 - n).await;
+        next.release().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_wait_that_is_over_tells_who_did_not_answer() {
+    let cluster = three().await;
+    let client = cluster.client("client").await;
+    let addrs: Vec<_> = cluster.nodes.iter().map(Mesh::local_addr).collect();
+    cluster.links.partition(&[client.local_addr()], &addrs[..2]);
+    let waited = Duration::from_secs(1);
+    let error = client.lock("k").wait_at_most(waited).acquire().await;
+    assert_eq!(
+        error.unwrap_err().to_string(),
+        "no majority in 1s: of 3 voters 1 voted for it, 0 have another claim before it, \
+         0 refused, 2 did not answer"
+    );
+    // The one vote that it had does not stay out.
+    until("the vote is given back", || {
+        cluster
+            .nodes
+            .iter()
+            .all(|node| node.status().voter_keys == 0)
+    })
+    .await;
+    cluster.links.heal();
+    let guard = client.lock("k").wait_at_most(LONG).acquire().await.unwrap();
+    assert!(guard.is_held());
+}
+
+#[tokio::test]
+async fn a_request_that_may_not_wait_at_all_ends_at_once() {
+    let cluster = three().await;
+    let client = cluster.client("client").await;
+    let request = client.lock("k").wait_at_most(Duration::ZERO);
+    let error = within("its end", request.acquire()).await.unwrap_err();
+    assert!(matches!(error, AcquireError::TimedOut { .. }));
+    let patient = client.lock("k").wait_at_most(Duration::MAX).acquire();
+    assert!(within("its turn", patient).await.unwrap().is_held());
+}
+
+#[tokio::test]
+async fn a_voter_that_keeps_as_many_waiters_as_it_may_says_so() {
+    let limits = Limits {
+        waiters_max: 1,
+        ..Limits::default()
+    };
+    let cluster = Cluster::start(1, Duration::from_secs(600)).await;
+    let tight = cluster.nodes[0].clone();
+    tight.crash();
+    let tight = cluster
+        .builder(0)
+        .limits(limits)
+        .new_cluster(true)
+        .seeds([""; 0]);
+    let tight = tight.start().await.unwrap();
+    tight.ready(Duration::from_secs(60)).await.unwrap();
+    let guard = tight.lock("k").ttl(LONG).acquire().await.unwrap();
+    let waiting = tokio::spawn(tight.lock("k").acquire());
+    until("one waits", || tight.status().voter_waiters == 1).await;
+    let request = tight.lock("k").wait_at_most(Duration::from_millis(300));
+    let error = request.acquire().await.unwrap_err();
+    let AcquireError::TimedOut { answers, .. } = &error else {
+        panic!("{error}")
+    };
+    assert_eq!(answers.reason, Some(RefuseReason::Limit));
+    assert!(
+        error.to_string().contains("as many claims as it may"),
+        "{error}"
+    );
+    guard.release().await.unwrap();
+    drop(
+        within("the one that waited", waiting)
+            .await
+            .unwrap()
+            .unwrap(),
+    );
+}
+
+#[tokio::test]
+async fn what_is_asked_for_before_the_cluster_is_there_waits_for_it() {
+    let first = Mesh::builder("n0")
+        .voters(["n0", "n1", "n2"])
+        .key(crate::common::key())
+        .new_cluster(true)
+        .gossip_every(Duration::from_millis(50))
+        .start()
+        .await
+        .unwrap();
+    let waiting = tokio::spawn(first.lock("k").acquire());
+    until("it waits", || first.status().waiting == 1).await;
+    let mut others = Vec::new();
+    for name in ["n1", "n2"] {
+        let other = Mesh::builder(name)
+            .voters(["n0", "n1", "n2"])
+            .seeds([first.local_addr().to_string()])
+            .key(crate::common::key())
+            .new_cluster(true)
+            .gossip_every(Duration::from_millis(50));
+        others.push(other.start().await.unwrap());
+    }
+    assert!(
+        within("its turn", waiting)
+            .await
+            .unwrap()
+            .unwrap()
+            .is_held()
+    );
+    sees_all(&first).await;
+}
