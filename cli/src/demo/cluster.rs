@@ -113,6 +113,7 @@ impl Cluster {
 
     /// A crashed node comes back under its id and at its address, without its memory.
     pub(crate) async fn restart(&mut self, n: usize) -> Result<(), ConfigError> {
+        self.ledger.gone(n);
         let listen = self.meshes[n].local_addr();
         self.meshes[n] = self.builder(n).listen(listen.to_string()).start().await?;
         Ok(())
@@ -153,10 +154,12 @@ impl Cluster {
     }
 }
 
-/// Fights for one key after another, until it is told to stop or its mesh is gone.
+/// Fights for its key, until it is told to stop or its mesh is gone. Every key has one worker of
+/// each node: one that fought for all keys in turn would soon wait for the one that is stuck, and
+/// so would all others.
 async fn work(mesh: Mesh, ledger: Arc<Ledger>, who: Who, stop: Arc<AtomicBool>) {
+    let key = KEYS[who.worker.unwrap_or_default() % KEYS.len()];
     while !stop.load(Ordering::Relaxed) {
-        let key = KEYS[rand::random_range(0..KEYS.len())];
         let asked = ledger.ask(who.node);
         match mesh
             .lock(key)

@@ -215,6 +215,15 @@ impl Ledger {
         }
     }
 
+    /// The process of `node` has ended, and what it held with it. Until this is said its guards
+    /// count like those of a process that was only frozen; once the node speaks again under its
+    /// id, the voters know better.
+    pub(crate) fn gone(&self, node: usize) {
+        for record in self.lock().keys.values_mut() {
+            record.inside.retain(|inside| inside.who.node != node);
+        }
+    }
+
     /// Something else that must not be.
     pub(crate) fn violation(&self, what: String) {
         self.lock().violation(what);
@@ -307,6 +316,15 @@ mod tests {
         assert_eq!(ledger.tally().overlaps, 1);
         assert_eq!(ledger.tally().epoch_regressions, 0);
         assert_eq!(ledger.tally().violations.len(), 1);
+    }
+
+    #[test]
+    fn a_process_that_is_gone_holds_nothing() {
+        let ledger = Ledger::default();
+        enter(&ledger, 0, 1, &forged(true));
+        ledger.gone(0);
+        enter(&ledger, 1, 2, &forged(true));
+        assert_eq!(ledger.tally().overlaps, 0);
     }
 
     #[test]

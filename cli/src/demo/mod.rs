@@ -13,6 +13,7 @@ use cluster::{Cluster, NODES};
 use ledger::{Ledger, Tally};
 use phases::Story;
 use show::Show;
+pub(crate) use show::put;
 
 /// The story is told by then, or it has failed.
 const STORY_AT_MOST: Duration = Duration::from_secs(28);
@@ -37,7 +38,7 @@ pub(crate) async fn run(json: bool) -> ExitCode {
     let failure = failure.map(|error| format!("{error:#}"));
     summary(&show, &tally, takeover, failure.as_deref());
     if json {
-        show::put(&json_line(&tally, takeover).to_string());
+        put(&json_line(&tally, takeover).to_string());
     }
     if failure.is_none() && is_clean(&tally) {
         ExitCode::SUCCESS

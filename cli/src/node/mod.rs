@@ -20,20 +20,33 @@ const SHUTDOWN_AT_MOST: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(file: &Path) -> ExitCode {
     log();
-    let mesh = match start(file).await {
+    // Before the start: who is told to stop while it starts stops in order, too.
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            eprintln!("lockmesh: signals cannot be heard: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let started = tokio::select! {
+        started = start(file) => started,
+        signal = signals.next() => {
+            tracing::info!(signal, "stopping before the start");
+            return ExitCode::SUCCESS;
+        }
+    };
+    let mesh = match started {
         Ok(mesh) => mesh,
         Err(error) => {
             eprintln!("lockmesh: {error}");
             return ExitCode::from(BAD_CONFIG);
         }
     };
-    match until_stopped(&mesh).await {
-        Ok(signal) => tracing::info!(node = %mesh.id(), signal, "stopping"),
-        Err(error) => {
-            eprintln!("lockmesh: signals cannot be heard: {error}");
-            return ExitCode::FAILURE;
-        }
-    }
+    let signal = tokio::select! {
+        signal = signals.next() => signal,
+        signal = say_whether_ready(&mesh) => signal,
+    };
+    tracing::info!(node = %mesh.id(), signal, "stopping");
     if tokio::time::timeout(SHUTDOWN_AT_MOST, mesh.shutdown())
         .await
         .is_err()
@@ -59,33 +72,52 @@ async fn start(file: &Path) -> Result<Mesh, config::FileError> {
         .map_err(|error| source.config_error(&error))
 }
 
-/// Waits for a signal, and meanwhile says whether the node has found its peers.
-async fn until_stopped(mesh: &Mesh) -> io::Result<&'static str> {
-    let ready = async {
-        match mesh.ready(READY_AT_MOST).await {
-            Ok(()) => tracing::info!(node = %mesh.id(), "ready"),
-            Err(error) => tracing::warn!(node = %mesh.id(), %error, "goes on"),
-        }
-        std::future::pending::<()>().await;
-    };
-    tokio::select! {
-        signal = signal() => signal,
-        () = ready => unreachable!("it waits for ever"),
+/// Says whether the node has found its peers, and then waits for ever.
+async fn say_whether_ready(mesh: &Mesh) -> &'static str {
+    match mesh.ready(READY_AT_MOST).await {
+        Ok(()) => tracing::info!(node = %mesh.id(), "ready"),
+        Err(error) => tracing::warn!(node = %mesh.id(), %error, "goes on"),
     }
+    std::future::pending().await
+}
+
+/// What tells the node to stop.
+#[cfg(unix)]
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
 }
 
 #[cfg(unix)]
-async fn signal() -> io::Result<&'static str> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    })
+impl Signals {
+    fn new() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }
 
-#[cfg(not(unix))]
-async fn signal() -> io::Result<&'static str> {
-    tokio::signal::ctrl_c().await.map(|()| "Ctrl-C")
+/// What tells the node to stop.
+#[cfg(windows)]
+struct Signals(tokio::signal::windows::CtrlC);
+
+#[cfg(windows)]
+impl Signals {
+    fn new() -> io::Result<Self> {
+        tokio::signal::windows::ctrl_c().map(Self)
+    }
+
+    async fn next(&mut self) -> &'static str {
+        self.0.recv().await;
+        "Ctrl-C"
+    }
 }

@@ -1,0 +1,20 @@
+//! The command as its users run it.
+
+use std::process::{Command, Output};
+
+pub(crate) fn lockmesh(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lockmesh"));
+    command
+        .args(args)
+        .env_remove("RUST_LOG")
+        .env_remove("LOCKMESH_KEY");
+    command
+}
+
+pub(crate) fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+pub(crate) fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}

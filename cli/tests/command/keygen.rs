@@ -1,0 +1,20 @@
+//! `lockmesh keygen`.
+
+use lockmesh::ClusterKey;
+
+use crate::common::{lockmesh, stdout};
+
+fn fresh() -> String {
+    let output = lockmesh(&["keygen"]).output().unwrap();
+    assert!(output.status.success());
+    stdout(&output)
+}
+
+#[test]
+fn keygen_prints_one_line_that_is_a_key_and_never_the_same() {
+    let (one, other) = (fresh(), fresh());
+    assert_eq!(one.lines().count(), 1);
+    assert!(ClusterKey::parse(&one).is_ok());
+    assert!(ClusterKey::parse(&other).is_ok());
+    assert_ne!(one, other);
+}

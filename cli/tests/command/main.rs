@@ -1,0 +1,8 @@
+//! The command `lockmesh`, as its users run it.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod bench;
+mod common;
+mod demo;
+mod keygen;
+mod node;

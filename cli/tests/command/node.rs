@@ -1,0 +1,200 @@
+//! `lockmesh node`.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use crate::common::{lockmesh, stderr};
+
+const EXAMPLE: &str = include_str!("../../node.example.toml");
+const KEY: &str = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
+
+/// A file with this content, of the test's own.
+fn file(name: &str, text: &str) -> PathBuf {
+    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::create_dir_all(&dir).unwrap();
+    let path = dir.join("node.toml");
+    fs::write(&path, text).unwrap();
+    path
+}
+
+/// What a node with this configuration says when it refuses it.
+fn refusal(name: &str, text: &str) -> String {
+    let path = file(name, text);
+    let output = lockmesh(&["node", "--config"]).arg(&path).output().unwrap();
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains(path.to_str().unwrap()), "{said}");
+    said
+}
+
+/// A node that runs, once it has said that it is ready.
+fn ready(command: &mut Command) -> (Child, BufReader<std::process::ChildStderr>) {
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut said = String::new();
+    while !said.contains(" ready node=") {
+        assert!(log.read_line(&mut said).unwrap() > 0, "{said}");
+    }
+    (child, log)
+}
+
+#[cfg(unix)]
+fn stops_on(signal: &str, mut child: Child, mut log: BufReader<std::process::ChildStderr>) {
+    let kill = Command::new("kill")
+        .args([signal, &child.id().to_string()])
+        .status();
+    assert!(kill.unwrap().success());
+    let mut rest = String::new();
+    while log.read_line(&mut rest).unwrap() > 0 {}
+    assert!(child.wait().unwrap().success(), "{rest}");
+    assert!(rest.contains("mesh shut down"), "{rest}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_node_runs_until_sigterm_or_sigint_and_ends_with_zero() {
+    for signal in ["-TERM", "-INT"] {
+        let text = "node_id = \"n1\"\npreset = \"single\"\ninsecure_plaintext = true\n";
+        let path = file(&format!("signal{signal}"), text);
+        let (child, log) = ready(lockmesh(&["node", "--config"]).arg(path));
+        stops_on(signal, child, log);
+    }
+}
+
+/// The example as it stands, but for the port, which may be taken, and for the peers, which are
+/// not there.
+#[cfg(unix)]
+#[test]
+fn the_example_is_a_configuration_that_starts() {
+    let text = EXAMPLE
+        .replace("127.0.0.1:7401\"\n", "127.0.0.1:0\"\n")
+        .replace("[\"n1\", \"n2\", \"n3\"]", "[\"n1\"]")
+        .replace("# new_cluster = false", "new_cluster = true");
+    let path = file("example", &text);
+    let (child, log) = ready(
+        lockmesh(&["node", "--config"])
+            .arg(path)
+            .env("LOCKMESH_KEY", KEY),
+    );
+    stops_on("-TERM", child, log);
+}
+
+/// What stands in comments is the default, and a name that the file may have.
+#[cfg(unix)]
+#[test]
+fn every_setting_that_the_example_shows_in_a_comment_is_one() {
+    let uncommented: Vec<&str> = EXAMPLE
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(setting) if is_setting(setting) => setting,
+            _ => line,
+        })
+        .collect();
+    let text = uncommented
+        .join("\n")
+        .replace("127.0.0.1:7401\"\n", "127.0.0.1:0\"\n")
+        .replace(
+            "advertise = \"192.0.2.1:7401\"",
+            "advertise = \"127.0.0.1:7401\"",
+        )
+        .replace("[\"n1\", \"n2\", \"n3\"]", "[\"n1\"]")
+        .replace("voters_per_key = 3", "voters_per_key = 1")
+        .replace("new_cluster = false", "new_cluster = true")
+        .replace("key_env = \"LOCKMESH_KEY\"", "")
+        .replace("key = \"...\"", "")
+        .replace("insecure_plaintext = true", "");
+    let path = file("uncommented", &text);
+    fs::write(path.with_file_name("cluster.key"), format!("{KEY}\n")).unwrap();
+    let (child, log) = ready(lockmesh(&["node", "--config"]).arg(path));
+    stops_on("-TERM", child, log);
+}
+
+fn is_setting(text: &str) -> bool {
+    let name = text.split(" = ").next().unwrap_or_default();
+    text.contains(" = ") && name.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+}
+
+#[test]
+fn a_value_out_of_its_bounds_is_refused_with_line_field_value_and_bound() {
+    let text = "node_id = \"n1\"\ninsecure_plaintext = true\n\nttl_ms = 5\n";
+    let said = refusal("ttl", text);
+    assert!(
+        said.contains("node.toml:4: ttl is 5ms; it must be 100ms to 30s"),
+        "{said}"
+    );
+
+    let text = "node_id = \"n1\"\ninsecure_plaintext = true\n[timing]\noffer_ms = 1\n";
+    let said = refusal("offer", text);
+    assert!(
+        said.contains("node.toml:4: offer is 1ms; it must be 10ms to 30s"),
+        "{said}"
+    );
+
+    let text = "node_id = \"n1\"\ninsecure_plaintext = true\nrenew_every_ms = 9000\n";
+    let said = refusal("renewal", text);
+    assert!(
+        said.contains("node.toml:3: renew_every is 9s; it must be 10ms to 5s"),
+        "{said}"
+    );
+
+    let text = "node_id = \"n1\"\nvoters = [\"n1\", \"n1\"]\ninsecure_plaintext = true\n";
+    let said = refusal("voters", text);
+    assert!(
+        said.contains("node.toml:2: voters names n1 twice"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_read_as_it_should_be_is_refused_with_its_line() {
+    let said = refusal("unknown", "node_id = \"n1\"\nlisten_on = \"127.0.0.1:0\"\n");
+    assert!(
+        said.contains("node.toml:2: unknown field `listen_on`"),
+        "{said}"
+    );
+    let said = refusal("type", "node_id = \"n1\"\nvoters_per_key = \"three\"\n");
+    assert!(
+        said.contains("node.toml:2: invalid type: string \"three\""),
+        "{said}"
+    );
+    let said = refusal("missing", "insecure_plaintext = true\n");
+    assert!(said.contains("missing field `node_id`"), "{said}");
+    let said = refusal("preset", "node_id = \"n1\"\npreset = \"moon\"\n");
+    assert!(
+        said.contains("node.toml:2: unknown variant `moon`"),
+        "{said}"
+    );
+
+    let output = lockmesh(&["node", "--config", "/no/such/file"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("/no/such/file: cannot be read"));
+}
+
+#[test]
+fn a_key_comes_from_exactly_one_place_and_is_never_shown() {
+    let said = refusal("no-key", "node_id = \"n1\"\n");
+    assert!(
+        said.contains("exactly one of key, key_env, key_file"),
+        "{said}"
+    );
+    let text = format!("node_id = \"n1\"\nkey = \"{KEY}\"\ninsecure_plaintext = true\n");
+    let said = refusal("two-keys", &text);
+    assert!(
+        said.contains("node.toml:2: key: there must be exactly one"),
+        "{said}"
+    );
+    let said = refusal("unset", "node_id = \"n1\"\nkey_env = \"LOCKMESH_KEY\"\n");
+    assert!(
+        said.contains("node.toml:2: key: the environment variable LOCKMESH_KEY"),
+        "{said}"
+    );
+    let said = refusal("bad-key", "node_id = \"n1\"\nkey = \"c2VjcmV0\"\n");
+    assert!(said.contains("node.toml:2: key: "), "{said}");
+    assert!(!said.contains("c2VjcmV0"), "{said}");
+    let said = refusal("no-file", "node_id = \"n1\"\nkey_file = \"nothing.here\"\n");
+    assert!(said.contains("node.toml:2: key_file: "), "{said}");
+}
