@@ -50,8 +50,9 @@ impl fmt::Debug for KeySource {
 }
 
 /// Everything that a mesh can be told before it starts. From
-/// [`Mesh::builder`](crate::Mesh::builder) or one of the presets [`MeshBuilder::lan`], [`MeshBuilder::wan`], [`MeshBuilder::single`];
-/// [`MeshBuilder::start`](crate::MeshBuilder::start) checks every value.
+/// [`Mesh::builder`](crate::Mesh::builder) or one of the presets [`MeshBuilder::lan`],
+/// [`MeshBuilder::wan`], [`MeshBuilder::single`]; [`MeshBuilder::start`](crate::MeshBuilder::start)
+/// checks every value.
 ///
 /// | setting | `lan()` | rule of thumb | what breaks when it is wrong |
 /// | --- | --- | --- | --- |
