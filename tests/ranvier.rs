@@ -87,7 +87,10 @@ async fn round(meshes: &[Mesh], key: &str, work: &Work) -> Vec<Outcome<u64, Stri
 
 /// Which node ran; panics unless exactly one did and the others were told that the lock is held.
 fn winner(outcomes: &[Outcome<u64, String>]) -> usize {
-    let held = |outcome: &Outcome<u64, String>| matches!(outcome, Outcome::Emit(event, _) if event == "execution.skipped.lock_held");
+    let held = |outcome: &Outcome<u64, String>| match outcome {
+        Outcome::Emit(event, _) => event == "execution.skipped.lock_held",
+        _ => false,
+    };
     let ran: Vec<usize> = (0..outcomes.len())
         .filter(|n| outcomes[*n].is_next())
         .collect();

@@ -28,7 +28,8 @@ pub const MAX_DRIFT_PPM_MAX: u32 = 200_000;
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Timing {
     /// The longest lease. A voter that restarts without its memory abstains for about so long,
-    /// and a dead holder delays the next by at most its own ttl. Rule of thumb: one minute: some jobs run so long.
+    /// and a dead holder delays the next by at most its own ttl. Rule of thumb: a
+    /// minute, since some jobs run for so long.
     pub max_ttl: Duration,
     /// How much faster one node's monotonic clock may run than another's, in parts per million.
     /// Mutual exclusion leans on this and on nothing else. Crystals stay within 100, a clock that

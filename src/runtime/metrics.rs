@@ -11,7 +11,8 @@
 //! | `lockmesh_held` | gauge | locks held by this node |
 //! | `lockmesh_waiting` | gauge | requests of this node that wait |
 //! | `lockmesh_voter_keys` | gauge | keys that this node's voter keeps |
-//! | `lockmesh_datagrams_out_total`, `lockmesh_datagrams_in_total` | counter | datagrams with votes |
+//! | `lockmesh_datagrams_out_total` | counter | datagrams with votes that were sent |
+//! | `lockmesh_datagrams_in_total` | counter | datagrams with votes that came |
 //! | `lockmesh_dropped_total` | counter, by `reason` | what was dropped |
 //!
 //! Each carries the label `node`. The gauges and the traffic are brought up to date about once a
