@@ -203,15 +203,11 @@ impl Recovery {
             .iter()
             .filter(|node| !self.answers.contains_key(*node));
         let mut to: Vec<NodeId> = unheard.cloned().collect();
-        if self.phase == Phase::New {
-            let members = &self.others;
-            to.extend(
-                self.gossiped
-                    .iter()
-                    .filter(|node| !members.contains(*node))
-                    .cloned(),
-            );
-        }
+        // Others than members are asked too: they may know of an earlier life of the cluster, and
+        // they learn at which address this life of the node is.
+        let members = &self.others;
+        let bystanders = self.gossiped.iter().filter(|node| !members.contains(*node));
+        to.extend(bystanders.cloned());
         for node in to {
             out.send(&node, Message::Recall(Recall { nonce }));
         }

@@ -42,7 +42,8 @@ pub struct Timing {
     /// Every repeat is paced by it. Too low: needless datagrams. Too high: slow recovery of loss.
     pub round_trip: Duration,
     /// For how long the vote given to a waiter whose turn it is stands without an answer: what a
-    /// dead waiter costs those behind it. Some ten round trips.
+    /// dead waiter costs those behind it. Some ten round trips; at least two, and more where
+    /// `max_drift_ppm` is large.
     pub offer: Duration,
     /// How long a voter leaves the holder of its vote in peace before it asks whether it is still
     /// there, once somebody waits. Some ten round trips.
@@ -101,7 +102,23 @@ impl Timing {
         Duration::from_nanos(u64::try_from(grown).unwrap_or(u64::MAX))
     }
 
+    /// The shortest `offer` that a waiter can take up. It counts an offer from its own last stamp,
+    /// up to some 62 round trips before (rule 14), shortened by `max_drift`, while its clock may
+    /// be as much too fast; a round trip must be left of it, and one more.
+    fn min_offer(&self) -> Duration {
+        let drift = u128::from(nanos(self.round_trip)) * 125 * u128::from(self.max_drift_ppm);
+        let drift = u64::try_from(drift / 1_000_000).unwrap_or(u64::MAX);
+        self.round_trip
+            .saturating_mul(2)
+            .saturating_add(Duration::from_nanos(drift))
+    }
+
     fn check(&self) -> Result<(), RosterError> {
+        if self.max_drift_ppm > MAX_DRIFT_PPM_MAX {
+            return Err(RosterError::Drift {
+                ppm: self.max_drift_ppm,
+            });
+        }
         let bounds = [
             (
                 "round_trip",
@@ -121,7 +138,7 @@ impl Timing {
                 Duration::from_millis(1),
                 self.max_ttl,
             ),
-            ("offer", self.offer, self.round_trip, self.max_ttl),
+            ("offer", self.offer, self.min_offer(), self.max_ttl),
             ("poke", self.poke, self.round_trip, self.max_ttl),
         ];
         for (field, value, min, max) in bounds {
@@ -133,11 +150,6 @@ impl Timing {
                     max,
                 });
             }
-        }
-        if self.max_drift_ppm > MAX_DRIFT_PPM_MAX {
-            return Err(RosterError::Drift {
-                ppm: self.max_drift_ppm,
-            });
         }
         Ok(())
     }

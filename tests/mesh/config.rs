@@ -167,7 +167,7 @@ async fn the_shared_constants_stay_within_their_bounds() {
                 offer: Duration::ZERO,
                 ..lan
             },
-            "offer is 0ns; it must be 10ms to 60s",
+            "offer is 0ns; it must be 26.25ms to 60s",
         ),
         (
             Timing {
