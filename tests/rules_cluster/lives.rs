@@ -129,6 +129,28 @@ fn a_new_cluster_votes_at_once_and_one_that_is_told_so_again_does_not() {
     assert!(!is_quarantined(&net, 2));
 }
 
+/// One of five remembers an earlier life of it, and tells it so by the way; the three answers that
+/// would be enough come later.
+#[test]
+fn a_new_voter_that_is_told_of_an_earlier_life_of_its_own_does_not_vote() {
+    let mut net = Net::of(5, 5, 0);
+    net.start(4, Start::NewCluster);
+    net.seats[0].life = 50;
+    net.start(0, Start::NewCluster);
+    net.run_for(ms(50));
+    net.crash(0);
+    (1..4).for_each(|seat| net.start(seat, Start::NewCluster));
+    net.seats[0].life = 7;
+    net.fate = Box::new(|p| vec![if p.from == 4 { ms(5) } else { ms(8) }]);
+    let roster = net.roster.clone();
+    net.start_in(0, Start::NewCluster, roster);
+    net.run_for(ms(1_000));
+    assert!(net.node(0).claimant().incarnation().get() > 50);
+    assert!(is_quarantined(&net, 0));
+    net.run_for(RECOVERY);
+    assert!(!is_quarantined(&net, 0));
+}
+
 /// Nobody has forgotten anything, but one of three is not there to say so.
 #[test]
 fn a_new_cluster_waits_for_nearly_all_of_its_members() {

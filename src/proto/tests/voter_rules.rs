@@ -266,6 +266,15 @@ fn rule_5_a_holder_behind_an_earlier_claim_is_always_asked_to_give_back() {
     assert_eq!(booth.hears(5, &claim("d", 10, 3)), ["d Wait c e9 yes"]);
 }
 
+#[test]
+fn rule_5_a_holder_that_has_won_is_never_asked_to_give_back() {
+    let mut booth = Booth::new();
+    booth.hears(0, &won(claim("b", 9, 1)));
+    // It has won as well, by other votes: one of the two is over, and the voter cannot know which.
+    assert_eq!(booth.hears(1, &won(claim("a", 5, 1))), ["a Wait b e9 yes"]);
+    assert_eq!(booth.hears(2, &won(claim("b", 9, 2))), ["b Vote 2+10000"]);
+}
+
 /// F8: claims of one epoch are in order too, or they would wait for each other for ever.
 #[test]
 fn rule_5_f8_equal_epochs_are_ordered_by_claim() {
@@ -380,6 +389,17 @@ fn rule_7_f10_a_waiter_not_heard_for_its_ttl_is_dropped() {
     assert_eq!(booth.voter.waiters(), 0);
 }
 
+/// Also where no message comes, and the timer alone ends the vote.
+#[test]
+fn rule_9_a_waiter_that_is_gone_is_not_voted_for_when_the_vote_expires() {
+    let mut booth = Booth::new();
+    booth.hears(0, &claim("a", 1, 1));
+    booth.hears(1, &with_ttl(claim("b", 6, 1), 9_999));
+    booth.hears(2, &claim("c", 7, 1));
+    assert_eq!(booth.wakes(10_000), ["c Vote 1+10248"]);
+    assert_eq!(booth.voter.waiters(), 0);
+}
+
 /// Gossip may be wrong: it shortens the stay of a waiter, and nothing else (M4).
 #[test]
 fn rule_7_a_waiter_that_gossip_calls_dead_is_dropped_after_half_its_ttl() {
@@ -491,9 +511,28 @@ fn a_dropped_slot_leaves_its_fence_in_the_floor_of_its_hash() {
             .count()
     };
     assert!(floors(&booth) < 5, "{}", floors(&booth));
-    // A lower fence does not lower the floor.
-    booth.hears(2, &won(claim("b", 9, 1)));
-    booth.hears_release(3, &release("b", true));
+}
+
+#[test]
+fn a_floor_that_keys_share_is_not_lowered_by_the_lower_fence() {
+    let floors = 1;
+    let mut booth = Booth::with(Limits {
+        floors,
+        ..Limits::default()
+    });
+    booth.hears(0, &claim("a", 5, 1));
+    let other = Key::new("l").unwrap();
+    let later = Claim {
+        key: other.clone(),
+        ..claim("b", 50, 1)
+    };
+    booth.hears(1, &later);
+    let over = Release {
+        key: other,
+        ..release("b", true)
+    };
+    booth.hears_release(2, &over);
+    booth.hears_release(3, &release("a", true));
     assert_eq!(booth.fence(), 50);
 }
 
