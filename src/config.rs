@@ -58,7 +58,7 @@ impl fmt::Debug for KeySource {
 /// | --- | --- | --- | --- |
 /// | `listen` | `127.0.0.1:0` | a fixed port that others can name | others do not find it |
 /// | `seeds` | none | two or three that are usually up | the node stays alone |
-/// | `voters` | this node alone | three or five names, the same everywhere | nodes refuse each other |
+/// | `voters` | this node alone | three or five, the same everywhere | nodes refuse each other |
 /// | `voters_per_key` | all, at most five | 3; 5 to survive two losses | more: slower grants |
 /// | `ttl` | 10 s | the longest pause of a holder | short: lost under load; long: slow take-over |
 /// | `renew_every` | a third of the ttl | leave it | slow: lost after one or two lost datagrams |
