@@ -2,32 +2,38 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
+use tokio::time::{Interval, MissedTickBehavior};
 
 /// What a datagram of the floor carries.
 const DATAGRAM_BYTES: usize = 64;
 const COUNT_BYTES: usize = 8;
+/// A peer that others are done with before it has answered falls behind, and the system drops
+/// what its socket has no room for. A round that lost all it needs asks again at the second tick.
+const TICK: Duration = Duration::from_millis(50);
 
 /// Peers that send back whatever comes.
 #[derive(Debug)]
 pub(crate) struct Floor {
     peers: Vec<SocketAddr>,
     echoes: Vec<JoinHandle<()>>,
-    replies: usize,
+    replies: u32,
 }
 
 impl Floor {
     /// The peers of one of `nodes` nodes: it needs as many replies as make a majority with it.
-    pub(crate) async fn start(nodes: usize) -> io::Result<Self> {
+    pub(crate) async fn start(nodes: u8) -> io::Result<Self> {
         let (mut peers, mut echoes) = (Vec::new(), Vec::new());
         for _ in 1..nodes {
             let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
             peers.push(socket.local_addr()?);
             echoes.push(tokio::spawn(echo(socket)));
         }
-        let replies = nodes / 2;
+        // A majority but for the node itself.
+        let replies = u32::from(nodes / 2);
         Ok(Self {
             peers,
             echoes,
@@ -36,17 +42,21 @@ impl Floor {
     }
 
     /// How many replies end a round.
-    pub(crate) fn replies(&self) -> usize {
+    pub(crate) fn replies(&self) -> u32 {
         self.replies
     }
 
     /// Somebody who asks, with a socket of its own.
     pub(crate) async fn caller(&self) -> io::Result<Caller> {
+        let mut again = tokio::time::interval(TICK);
+        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Caller {
+            again,
             socket: UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?,
             peers: self.peers.clone(),
             replies: self.replies,
             round: 0,
+            lost: 0,
         })
     }
 }
@@ -74,8 +84,11 @@ async fn echo(socket: UdpSocket) {
 pub(crate) struct Caller {
     socket: UdpSocket,
     peers: Vec<SocketAddr>,
-    replies: usize,
+    replies: u32,
     round: u64,
+    /// One timer for all rounds: a timer for each would weigh on the floor.
+    again: Interval,
+    lost: u64,
 }
 
 impl Caller {
@@ -85,13 +98,39 @@ impl Caller {
         let count = self.round.to_le_bytes();
         let mut datagram = [0; DATAGRAM_BYTES];
         datagram[..COUNT_BYTES].copy_from_slice(&count);
-        for peer in &self.peers {
-            self.socket.send_to(&datagram, peer).await?;
+        self.ask(&datagram).await?;
+        let mut reply = [0; DATAGRAM_BYTES];
+        let mut replied = 0_u32;
+        let mut is_late = false;
+        while replied.count_ones() < self.replies {
+            tokio::select! {
+                biased;
+                received = self.socket.recv_from(&mut reply) => {
+                    let (len, from) = received?;
+                    let peer = self.peers.iter().position(|peer| *peer == from);
+                    if let Some(peer) = peer && reply[..len].starts_with(&count) {
+                        replied |= 1 << peer;
+                    }
+                }
+                _ = self.again.tick() => {
+                    if std::mem::replace(&mut is_late, true) {
+                        self.lost += 1;
+                        self.ask(&datagram).await?;
+                    }
+                }
+            }
         }
-        let mut replies = 0;
-        while replies < self.replies {
-            let (len, _) = self.socket.recv_from(&mut datagram).await?;
-            replies += usize::from(datagram[..len].starts_with(&count));
+        Ok(())
+    }
+
+    /// How many rounds had to ask again.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    async fn ask(&self, datagram: &[u8]) -> io::Result<()> {
+        for peer in &self.peers {
+            self.socket.send_to(datagram, peer).await?;
         }
         Ok(())
     }

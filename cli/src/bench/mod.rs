@@ -78,7 +78,7 @@ async fn measure(args: Args) -> anyhow::Result<Figures> {
     let nodes = usize::from(args.nodes);
     let tasks = usize::from(args.tasks);
     let keys = args.keys.map_or(Ok(tasks), usize::try_from)?;
-    let floor = Floor::start(nodes).await?;
+    let floor = Floor::start(args.nodes).await?;
     let meshes = locks::start(nodes).await?;
     let span = Duration::from_secs_f64(args.seconds);
     let mut one = One::new(&floor, &meshes).await?;
@@ -107,6 +107,12 @@ async fn measure(args: Args) -> anyhow::Result<Figures> {
         slice: SLICE.min(span),
         floor: one.floor,
         acquire: one.acquire,
+        rounds_lost: many
+            .callers
+            .iter()
+            .chain([&one.caller])
+            .map(Caller::lost)
+            .sum(),
         rounds_per_s: many.rounds.per_s(),
         cycles_per_s: many.cycles.per_s(),
     })

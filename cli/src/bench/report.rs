@@ -11,13 +11,15 @@ pub(crate) struct Figures {
     pub(crate) tasks: usize,
     pub(crate) keys: usize,
     /// How many replies ended a bare round.
-    pub(crate) replies: usize,
+    pub(crate) replies: u32,
     pub(crate) span: Duration,
     pub(crate) slice: Duration,
     /// A bare round, in nanoseconds.
     pub(crate) floor: Histogram<u64>,
     /// An acquisition, in nanoseconds.
     pub(crate) acquire: Histogram<u64>,
+    /// How many bare rounds had to ask again, warm-up included.
+    pub(crate) rounds_lost: u64,
     pub(crate) rounds_per_s: f64,
     pub(crate) cycles_per_s: f64,
 }
@@ -69,6 +71,10 @@ impl Figures {
         put(&format!(
             "  cycles / (bare rounds / 2)           {:>9.2}",
             self.cycles_ratio()
+        ));
+        put(&format!(
+            "\n{} bare rounds were lost and asked again.",
+            self.rounds_lost
         ));
         if json {
             put(&self.json().to_string());
