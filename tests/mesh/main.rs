@@ -5,6 +5,7 @@ mod config;
 mod contract;
 mod ending;
 mod fleets;
+mod gossip;
 mod guard;
 mod l1;
 mod look;
