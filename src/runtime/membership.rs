@@ -16,6 +16,7 @@ use chitchat::{
     FailureDetectorConfig, Serializable, spawn_chitchat,
 };
 use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
 
 use super::shared::{GossipOut, Shared};
 use crate::proto::id::{Incarnation, NodeId};
@@ -27,6 +28,9 @@ const LEAVING: &str = "leaving";
 const PHI: f64 = 8.0;
 /// How long a node that is dead, or a key that was deleted, is remembered.
 const GRACE: Duration = Duration::from_secs(300);
+/// For so many rounds of gossip a node that was only just discovered counts as alive: it takes
+/// two heartbeats until chitchat says so.
+const DISCOVERY_ROUNDS: u32 = 10;
 /// Rounds of gossip that a node that leaves stays for, so that its word spreads.
 const LEAVING_ROUNDS: u32 = 2;
 
@@ -88,7 +92,7 @@ impl Membership {
     /// others that this node leaves, and ends.
     pub(crate) async fn run(self, shared: Arc<Shared>, mut leave: watch::Receiver<bool>) {
         let mut watcher = self.handle.chitchat().lock().await.live_nodes_watcher();
-        let mut lives = Lives::default();
+        let mut lives = Lives::new(self.interval * DISCOVERY_ROUNDS);
         let mut last = View::default();
         loop {
             let view = self
@@ -116,20 +120,37 @@ impl Membership {
     }
 }
 
-/// Which lives of which nodes were ever alive. One that was only just discovered is in chitchat's
-/// list of the dead until it was heard of twice.
-#[derive(Default)]
+/// Since when which lives of which nodes are known. One that was only just discovered is in
+/// chitchat's list of the dead until it was heard of twice; one that is cut off before that would
+/// be there unnoticed, so that the benefit of the doubt ends.
 struct Lives {
-    were_alive: BTreeSet<ChitchatId>,
+    doubt: Duration,
+    /// Until when each counts as alive though chitchat does not say so; `None` once it has.
+    known: BTreeMap<ChitchatId, Option<Instant>>,
 }
 
 impl Lives {
+    fn new(doubt: Duration) -> Self {
+        let known = BTreeMap::new();
+        Self { doubt, known }
+    }
+
+    /// Whether to believe that a life goes on.
+    fn is_alive(&mut self, id: &ChitchatId, is_live: bool) -> bool {
+        let now = Instant::now();
+        let known = self.known.entry(id.clone());
+        let until = known.or_insert_with(|| now.checked_add(self.doubt));
+        if is_live {
+            *until = None;
+        }
+        is_live || until.is_some_and(|until| now < until)
+    }
+
     fn view(&mut self, chitchat: &mut Chitchat) -> View {
         let me = chitchat.self_chitchat_id().node_id.clone();
         let live: BTreeSet<ChitchatId> = chitchat.live_nodes().cloned().collect();
         let states = chitchat.node_states();
-        self.were_alive.retain(|id| states.contains_key(id));
-        self.were_alive.extend(live.iter().cloned());
+        self.known.retain(|id, _| states.contains_key(id));
         let mut peers: BTreeMap<NodeId, (bool, Peer)> = BTreeMap::new();
         for (id, state) in states {
             let Ok(node) = NodeId::new(&*id.node_id) else {
@@ -139,7 +160,7 @@ impl Lives {
                 continue;
             }
             let is_live = live.contains(id);
-            let alive = (is_live || !self.were_alive.contains(id)) && !state.contains_key(LEAVING);
+            let alive = self.is_alive(id, is_live) && !state.contains_key(LEAVING);
             let incarnation = Incarnation::new(id.generation_id);
             let peer = Peer {
                 addr: id.gossip_advertise_addr,
