@@ -57,10 +57,8 @@ async fn a_node_that_comes_back_at_another_address_is_found_there() {
     let is = cluster.nodes[2].local_addr();
     assert_ne!(was, is);
     until("the others have its address", || {
-        let others = cluster.nodes[..2].iter();
-        others.fold(true, |all, node| {
-            all && node.status().members[2].addr == Some(is)
-        })
+        let mut others = cluster.nodes[..2].iter();
+        others.all(|node| node.status().members[2].addr == Some(is))
     })
     .await;
     cluster.ready().await;
