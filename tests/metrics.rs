@@ -1,6 +1,8 @@
 //! What an operator sees: the metrics under their documented names, and the events. One binary
 //! of its own, since recorder and subscriber are a process's own.
 
+#![allow(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

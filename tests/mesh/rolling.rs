@@ -32,7 +32,7 @@ fn rival(mesh: Mesh, stop: Arc<AtomicBool>) -> tokio::task::JoinHandle<u32> {
 /// at another address.
 async fn restart(cluster: &mut Cluster, n: usize, guard: &Guard) {
     let was = cluster.nodes[n].clone();
-    if n % 2 == 0 {
+    if n.is_multiple_of(2) {
         within("the shutdown", was.shutdown()).await;
         let builder = cluster.builder(n).listen(was.local_addr().to_string());
         cluster.nodes[n] = builder.start().await.unwrap();
