@@ -12,8 +12,11 @@ impl Jitter {
         Self(seed)
     }
 
-    /// A number below `bound`; zero where `bound` is zero.
+    /// A number below `bound`; zero where `bound` is zero, and where the seed was.
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        if self.0 == 0 {
+            return 0;
+        }
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let wide = u128::from(mix(self.0)) * u128::from(bound);
         (wide >> 64) as u64
