@@ -155,7 +155,7 @@ impl Claimant {
         }
         self.last_ticket += 1;
         let ticket = Ticket(self.last_ticket);
-        let epoch = self.clock.draw(now);
+        let epoch = self.draw(now);
         let id = self.next_id();
         let voters = self.roster.voters_for(&request.key);
         self.tickets.insert(id.seq, ticket);
@@ -233,7 +233,7 @@ impl Claimant {
             Message::Vote(vote) => self.on_vote(now, &mut claim, from, vote, out),
             Message::Wait(wait) => self.on_wait(now, &mut claim, from, wait, out),
             Message::Stale(stale) => self.on_stale(now, &mut claim, from, stale, out),
-            Message::Refuse(refuse) => self.on_refuse(&mut claim, from, refuse.reason, out),
+            Message::Refuse(refuse) => self.on_refuse(now, &mut claim, from, refuse.reason, out),
             _ => false,
         };
         if is_over {
@@ -294,7 +294,7 @@ impl Claimant {
             if claim.held.is_some() {
                 out.tell(lost(&claim));
             } else {
-                let epoch = self.clock.draw(now);
+                let epoch = self.draw(now);
                 self.claim_anew(now, &mut claim, epoch, out);
                 self.keep(claim);
             }
@@ -431,7 +431,7 @@ impl Claimant {
         out: &mut Effects,
     ) -> bool {
         if !self.observe(now, wait.epoch) {
-            return self.on_refuse(claim, from, RefuseReason::Skew, out);
+            return self.on_refuse(now, claim, from, RefuseReason::Skew, out);
         }
         let Some(at) = claim.ballot_of(from) else {
             return false;
@@ -463,7 +463,7 @@ impl Claimant {
             return false;
         }
         if !self.observe(now, stale.fence) {
-            return self.on_refuse(claim, from, RefuseReason::Skew, out);
+            return self.on_refuse(now, claim, from, RefuseReason::Skew, out);
         }
         self.finish(claim, out);
         claim.stales = claim.stales.saturating_add(1);
@@ -475,13 +475,24 @@ impl Claimant {
 
     fn on_refuse(
         &mut self,
+        now: Now,
         claim: &mut OwnClaim,
         from: &NodeId,
         reason: RefuseReason,
         out: &mut Effects,
     ) -> bool {
-        if let Some(at) = claim.ballot_of(from) {
-            claim.refused(at, reason);
+        let Some(at) = claim.ballot_of(from) else {
+            return false;
+        };
+        claim.refused(at, reason);
+        // The epoch just above a fence may be one ahead of the limit; it is in time soon. What is
+        // further ahead was drawn while the own wall clock was, and that was set right since.
+        let soon = Epoch::limit(now, self.roster.timing().max_clock_skew).next();
+        if reason == RefuseReason::Skew && claim.held.is_none() && claim.epoch > soon {
+            self.finish(claim, out);
+            let epoch = self.draw(now);
+            self.claim_anew(now, claim, epoch, out);
+            return false;
         }
         self.is_denied(claim, out)
     }
@@ -502,6 +513,11 @@ impl Claimant {
         self.tickets.insert(id.seq, claim.ticket);
         claim.restart(id, epoch);
         claim.send_to_all(now, &self.roster, &mut self.jitter, out);
+    }
+
+    fn draw(&mut self, now: Now) -> Epoch {
+        let skew = self.roster.timing().max_clock_skew;
+        self.clock.draw(now, skew)
     }
 
     fn next_id(&mut self) -> ClaimId {

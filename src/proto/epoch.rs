@@ -95,7 +95,11 @@ pub struct EpochClock {
 
 impl EpochClock {
     /// Draws an epoch above every one drawn or believed before, and not before the wall clock.
-    pub fn draw(&mut self, now: Now) -> Epoch {
+    /// Those that were drawn by a wall clock which has been set back since, by more than
+    /// `max_clock_skew`, do not count: no voter would believe what is above them, and it is the
+    /// voters' fences that keep epochs rising.
+    pub fn draw(&mut self, now: Now, max_clock_skew: Duration) -> Epoch {
+        self.forget_broken(now, max_clock_skew);
         self.last = self.last.next().max(Epoch::at_wall_ms(now.wall_ms));
         self.last
     }
@@ -104,6 +108,7 @@ impl EpochClock {
     /// in a row: at least 2^(stales-1) ms above it, so that a far node is not overtaken for ever,
     /// but never for that beyond what others would believe.
     pub fn draw_above(&mut self, now: Now, fence: Epoch, stales: u32, skew: Duration) -> Epoch {
+        self.forget_broken(now, skew);
         let leap = 1u64 << stales.saturating_sub(1).min(40);
         let leapt = fence.plus_ms(leap).min(Epoch::limit(now, skew));
         self.last = self
@@ -124,6 +129,12 @@ impl EpochClock {
         }
         believed
     }
+
+    fn forget_broken(&mut self, now: Now, max_clock_skew: Duration) {
+        if self.last > Epoch::limit(now, max_clock_skew) {
+            self.last = Epoch::ZERO;
+        }
+    }
 }
 
 #[cfg(test)]
@@ -142,10 +153,21 @@ mod tests {
     #[test]
     fn epochs_rise_though_the_wall_clock_is_set_back() {
         let mut clock = EpochClock::default();
-        let first = clock.draw(at(5_000));
-        let second = clock.draw(at(1_000));
+        let first = clock.draw(at(5_000), SKEW);
+        let second = clock.draw(at(4_000), SKEW);
         assert!(second > first);
         assert_eq!(first.wall_ms(), 5_000);
+    }
+
+    #[test]
+    fn a_wall_clock_that_was_far_ahead_for_a_while_does_no_lasting_harm() {
+        let mut clock = EpochClock::default();
+        clock.draw(at(9_000_000), SKEW);
+        assert_eq!(clock.draw(at(5_000), SKEW), Epoch::at_wall_ms(5_000));
+        clock.draw(at(9_000_000), SKEW);
+        let fence = Epoch::at_wall_ms(5_100);
+        let above = clock.draw_above(at(5_000), fence, 1, SKEW);
+        assert_eq!(above, fence.plus_ms(1));
     }
 
     #[test]
@@ -153,7 +175,7 @@ mod tests {
         let mut clock = EpochClock::default();
         assert!(clock.observe(at(5_000), Epoch::at_wall_ms(6_000), SKEW));
         assert!(!clock.observe(at(5_000), Epoch::at_wall_ms(6_001), SKEW));
-        assert_eq!(clock.draw(at(5_000)), Epoch::at_wall_ms(6_000).next());
+        assert_eq!(clock.draw(at(5_000), SKEW), Epoch::at_wall_ms(6_000).next());
     }
 
     #[test]
