@@ -58,6 +58,8 @@ pub(crate) struct Recovery {
     asked: u32,
     next_ask: Instant,
     answers: BTreeMap<NodeId, Epoch>,
+    /// An answer was further ahead than the own wall clock lets it believe.
+    is_cut: bool,
 }
 
 /// How it ended.
@@ -97,6 +99,7 @@ impl Recovery {
             asked: 0,
             next_ask: now.mono,
             answers: BTreeMap::new(),
+            is_cut: false,
         };
         if start == Start::Amnesia {
             recovery.go_into_quarantine(out);
@@ -132,7 +135,9 @@ impl Recovery {
             Phase::New if msg.knew => self.go_into_quarantine(out),
             Phase::New => self.answer(from, Epoch::ZERO),
             Phase::Recall { .. } if msg.votes => {
-                self.answer(from, msg.highest.min(Epoch::limit(now, self.skew)));
+                let limit = Epoch::limit(now, self.skew);
+                self.is_cut |= msg.highest > limit;
+                self.answer(from, msg.highest.min(limit));
             }
             Phase::Recall { .. } | Phase::Quarantine | Phase::Over => {}
         }
@@ -230,7 +235,7 @@ impl Recovery {
                 .max(self.floor),
             answers: self.answers.len(),
             leans_on_wall_clock: self.floor > Epoch::ZERO
-                && (self.decides_alone || self.answers.len() < self.enough),
+                && (self.decides_alone || self.is_cut || self.answers.len() < self.enough),
         })
     }
 }
