@@ -68,6 +68,11 @@ impl Clock {
         self.wall_off_ms += by_ms;
     }
 
+    /// How far the wall clock is ahead of true time, in milliseconds.
+    pub(crate) fn wall_off(&self) -> i64 {
+        self.wall_off_ms
+    }
+
     pub(crate) fn set_wall(&mut self, off_ms: i64) {
         self.wall_off_ms = off_ms;
     }

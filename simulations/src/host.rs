@@ -57,6 +57,8 @@ pub(crate) struct Host {
     /// Tells timers that are still meant from those that are not.
     pub(crate) timer: u64,
     pub(crate) timer_at: Option<u64>,
+    /// Its wall clock was ahead by more than twice what the others believe.
+    pub(crate) was_far_ahead: bool,
 }
 
 impl Host {
@@ -72,6 +74,7 @@ impl Host {
             put_off: Vec::new(),
             timer: 0,
             timer_at: None,
+            was_far_ahead: false,
         }
     }
 

@@ -64,7 +64,12 @@ impl World {
                 let host = self.resolve(target);
                 self.pause(host, span);
             }
-            Trouble::WallJump { host, by_ms } => self.hosts[host].clock.jump_wall(by_ms),
+            Trouble::WallJump { host, by_ms } => {
+                let skew = self.settings.timing.max_clock_skew.as_millis() as i64;
+                let machine = &mut self.hosts[host];
+                machine.clock.jump_wall(by_ms);
+                machine.was_far_ahead |= machine.clock.wall_off() > 2 * skew;
+            }
             Trouble::Drift { host, rate_ppm } => self.set_rate(host, rate_ppm),
         }
     }

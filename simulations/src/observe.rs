@@ -11,13 +11,11 @@ use crate::world::World;
 
 impl World {
     /// Turns what a node reports into facts. Within one instant a lease that is over comes before a
-    /// vote that is given, and that before a lease that begins.
+    /// vote that is given, that before a lease that begins, and that before a `try` that it beats.
     pub(crate) fn see_events(&mut self, host: HostAt, events: &[Event]) {
         for event in events {
             match event {
                 Event::Lost { ticket, .. } => self.see_over(host, *ticket, End::Lost),
-                Event::TimedOut { ticket, .. } => self.see_over(host, *ticket, End::TimedOut),
-                Event::Denied { ticket } => self.see_over(host, *ticket, End::Denied),
                 Event::QuarantineBegan { .. } => self.count("quarantines"),
                 Event::QuarantineEnded {
                     leans_on_wall_clock,
@@ -40,6 +38,8 @@ impl World {
                     ticket,
                     valid_until,
                 } => self.see_renewal(host, *ticket, *valid_until),
+                Event::TimedOut { ticket, .. } => self.see_over(host, *ticket, End::TimedOut),
+                Event::Denied { ticket } => self.see_over(host, *ticket, End::Denied),
                 _ => {}
             }
         }
@@ -178,8 +178,10 @@ impl World {
             if ongoing.until.is_some() {
                 continue;
             }
-            let epoch = process.node.claimant().epoch(*ticket);
-            let epoch = epoch.map_or(0, |epoch| epoch.get());
+            let Some(epoch) = process.node.claimant().epoch(*ticket) else {
+                continue;
+            };
+            let epoch = epoch.get();
             if epoch != ongoing.epoch {
                 ongoing.epoch = epoch;
                 claimed.push((ongoing.request, epoch));

@@ -2,6 +2,8 @@
 
 use std::fmt::{self, Write as _};
 
+use lockmesh::wire::codec::unpack;
+
 use crate::rng::mix;
 
 /// A digest of a run, and its lines where somebody wants to read them.
@@ -51,6 +53,18 @@ impl Trace {
             // Writing to a string does not fail.
             let _ = write!(line, "{:>9}.{:03} {what}", at / 1_000_000, at / 1_000 % 1_000);
             lines.push(line);
+        }
+    }
+
+    /// Adds a line for each message of a plaintext datagram that a host reads.
+    pub(crate) fn datagram(&mut self, at: u64, host: usize, bytes: &[u8]) {
+        const HEAD_BYTES: usize = 3;
+        let body = bytes.get(HEAD_BYTES..).unwrap_or_default();
+        let Ok((head, messages)) = unpack(body) else {
+            return self.line(at, format_args!("n{host} reads {} bytes", bytes.len()));
+        };
+        for message in messages {
+            self.line(at, format_args!("n{host} <- {} {message:?}", head.from));
         }
     }
 

@@ -316,6 +316,9 @@ impl World {
     }
 
     pub(crate) fn take_in(&mut self, host: HostAt, from: SocketAddr, bytes: &[u8]) {
+        if self.trace.keeps_lines() {
+            self.trace.datagram(self.time, host, bytes);
+        }
         self.at_node(host, |node, now| node.handle_datagram(now, from, bytes));
     }
 
