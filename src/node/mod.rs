@@ -331,11 +331,9 @@ impl Node {
                 Ok(())
             }
             Heard::Outdated { seen } => {
+                // To where it speaks from: the address on record is that of the later life.
                 let message = Message::Outdated(Outdated { seen });
-                self.outbox
-                    .entry(head.from.clone())
-                    .or_default()
-                    .push(message);
+                self.transmit(head.from.clone(), addr, &[message]);
                 Err(DropReason::OutdatedIncarnation)
             }
             Heard::TooMany => Err(DropReason::TooManyNodes),
@@ -465,24 +463,27 @@ impl Node {
     }
 
     fn flush(&mut self) {
-        let budget = DATAGRAM_BYTES_MAX - self.seal.overhead();
         for (node, messages) in std::mem::take(&mut self.outbox) {
-            let Some(to) = self.peers.address_of(&node) else {
-                self.traffic.drop_one(DropReason::NoAddress);
-                continue;
-            };
-            let head = Head {
-                from: self.id.clone(),
-                incarnation: self.claimant.incarnation(),
-                to: node,
-                roster: self.roster.tag(),
-            };
-            for (body, count) in pack(&head, &messages, budget) {
-                self.traffic.datagrams_out += 1;
-                self.traffic.messages_out += count as u64;
-                let bytes = self.seal.seal(Kind::Votes, &body);
-                self.outputs.push_back(Output::Transmit { to, bytes });
+            match self.peers.address_of(&node) {
+                Some(to) => self.transmit(node, to, &messages),
+                None => self.traffic.drop_one(DropReason::NoAddress),
             }
+        }
+    }
+
+    fn transmit(&mut self, node: NodeId, to: SocketAddr, messages: &[Message]) {
+        let budget = DATAGRAM_BYTES_MAX - self.seal.overhead();
+        let head = Head {
+            from: self.id.clone(),
+            incarnation: self.claimant.incarnation(),
+            to: node,
+            roster: self.roster.tag(),
+        };
+        for (body, count) in pack(&head, messages, budget) {
+            self.traffic.datagrams_out += 1;
+            self.traffic.messages_out += count as u64;
+            let bytes = self.seal.seal(Kind::Votes, &body);
+            self.outputs.push_back(Output::Transmit { to, bytes });
         }
     }
 }
