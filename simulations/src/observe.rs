@@ -54,6 +54,10 @@ impl World {
         let Some(ongoing) = process.requests.remove(&ticket) else {
             return;
         };
+        let key = self.laws.history.open.get(&ongoing.request).map(|asked| asked.key);
+        if let Some(key) = key {
+            self.wanted_at[key] = self.time;
+        }
         self.count(match how {
             End::Released => "released",
             End::Lost => "lost",
