@@ -39,7 +39,7 @@ impl World {
                 *until = self.time;
                 self.resume(host);
             }
-            self.start(host, false);
+            self.start(host, false, false);
         }
         for host in 0..self.hosts.len() {
             self.tell_truth(host);
@@ -226,7 +226,7 @@ impl World {
         let bound = self.settings.at_most(timing.max_ttl + offers) + 20 * self.settings.round_trip();
         self.expect_grant(second, Handover::DeadHolder, bound);
         self.let_go(next, second);
-        self.start(holder, false);
+        self.start(holder, false, false);
         // It may vote for the next story's key.
         let quarantine = self.settings.at_most(self.settings.timing.quarantine());
         self.pass(quarantine + 2 * SECOND);
@@ -253,7 +253,7 @@ impl World {
         let bound = self.settings.at_most(timing.offer) + 20 * self.settings.round_trip();
         self.expect_grant(last, Handover::DeadWaiter, bound);
         self.let_go(other, last);
-        self.start(waiter, false);
+        self.start(waiter, false, false);
         self.pass(self.laws.history.terms.settled);
     }
 

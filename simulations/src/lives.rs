@@ -53,12 +53,12 @@ impl World {
             } => {
                 let host = self.resolve(target);
                 self.crash(host);
-                if moves {
-                    let old = self.hosts[host].addr;
-                    let port = old.port().wrapping_add(1).max(7_000);
-                    self.move_to(host, SocketAddr::new(old.ip(), port));
-                }
-                self.push_in(down, Happening::Start { host, says_new });
+                let start = Happening::Start {
+                    host,
+                    says_new,
+                    moves,
+                };
+                self.push_in(down, start);
             }
             Trouble::Pause { target, span } => {
                 let host = self.resolve(target);
@@ -141,9 +141,12 @@ impl World {
     }
 
     /// A process starts, where none runs.
-    pub(crate) fn start(&mut self, host: HostAt, says_new: bool) {
+    pub(crate) fn start(&mut self, host: HostAt, says_new: bool, moves: bool) {
         if self.hosts[host].process.is_some() {
             return;
+        }
+        if moves {
+            self.move_on(host);
         }
         let life = self.next_life(host);
         self.hosts[host].lives.push(life);
@@ -158,6 +161,17 @@ impl World {
         self.start_as(host, says_new);
         if self.is_calm || self.settings.gossip == Gossip::Honest {
             self.tell_truth(host);
+        }
+    }
+
+    /// It starts at another address; not so where its number falls behind, too. Nobody would find
+    /// it then whom it does not speak to first: a limit that the protocol has.
+    fn move_on(&mut self, host: HostAt) {
+        let life = self.next_life(host).incarnation;
+        if self.hosts[host].lives.iter().all(|earlier| earlier.incarnation < life) {
+            let old = self.hosts[host].addr;
+            let port = old.port().wrapping_add(1).max(7_000);
+            self.move_to(host, SocketAddr::new(old.ip(), port));
         }
     }
 

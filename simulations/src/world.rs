@@ -45,7 +45,11 @@ pub(crate) enum Happening {
     /// A frozen process goes on, unless it was frozen again.
     Resume { host: HostAt },
     /// A process starts.
-    Start { host: HostAt, says_new: bool },
+    Start {
+        host: HostAt,
+        says_new: bool,
+        moves: bool,
+    },
     /// A client acts.
     Wake { client: usize, turn: u64 },
     /// A client is about to write, and looks whether it still holds its lock.
@@ -290,7 +294,11 @@ impl World {
             Happening::Fault(fault) => self.strike(fault),
             Happening::Mend { fault, step } => self.mend(fault, step),
             Happening::Resume { host } => self.resume(host),
-            Happening::Start { host, says_new } => self.start(host, says_new),
+            Happening::Start {
+                host,
+                says_new,
+                moves,
+            } => self.start(host, says_new, moves),
             Happening::Wake { client, turn } => self.wake_client(client, turn),
             Happening::Look { client, request } => self.look_and_write(client, request),
             Happening::Leave { host, write } => self.write_leaves(host, write),
