@@ -184,12 +184,19 @@ impl World {
         let bound = 200 * self.settings.round_trip();
         let ids = tries.clone();
         let is_decided = move |world: &Self| {
-            ids.iter().all(|id| world.probed.get(id) != Some(&Status::Waits))
+            ids.iter()
+                .all(|id| world.probed.get(id) != Some(&Status::Waits))
         };
         self.run_until(self.time + bound.min(self.settings.max_ttl()), is_decided);
         let won = self.count_probed(&tries, |status| matches!(status, Status::Held { .. }));
         let denied = self.count_probed(&tries, |status| {
-            matches!(status, Status::Over { how: End::Denied, .. })
+            matches!(
+                status,
+                Status::Over {
+                    how: End::Denied,
+                    ..
+                }
+            )
         });
         self.see(&Fact::Stormed {
             asked: tries.len(),
@@ -223,7 +230,8 @@ impl World {
         self.crash(holder);
         let timing = self.settings.timing;
         let offers = timing.offer + timing.poke;
-        let bound = self.settings.at_most(timing.max_ttl + offers) + 20 * self.settings.round_trip();
+        let bound =
+            self.settings.at_most(timing.max_ttl + offers) + 20 * self.settings.round_trip();
         self.expect_grant(second, Handover::DeadHolder, bound);
         self.let_go(next, second);
         self.start(holder, false, false);
@@ -294,7 +302,9 @@ impl World {
     }
 
     fn count_probed(&self, ids: &[RequestId], is: fn(&Status) -> bool) -> usize {
-        ids.iter().filter(|id| self.probed.get(*id).is_some_and(is)).count()
+        ids.iter()
+            .filter(|id| self.probed.get(*id).is_some_and(is))
+            .count()
     }
 
     /// The longest way from a host to a voter of the key and back.
@@ -323,5 +333,4 @@ impl World {
         });
         ways.max().unwrap_or_default()
     }
-
 }

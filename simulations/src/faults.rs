@@ -101,7 +101,13 @@ pub(crate) struct Fault {
 pub(crate) fn draw(settings: &Settings) -> Vec<Fault> {
     let mut rng = Rng::stream(settings.seed, "faults");
     let mut weights: Vec<u64> = (0..8)
-        .map(|_| if rng.chance(500_000) { rng.between(1, 10) } else { 0 })
+        .map(|_| {
+            if rng.chance(500_000) {
+                rng.between(1, 10)
+            } else {
+                0
+            }
+        })
         .collect();
     if weights.iter().sum::<u64>() == 0 {
         weights[5] = 1;

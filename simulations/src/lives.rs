@@ -26,7 +26,8 @@ impl World {
         }
         let trouble = self.faults[fault].trouble.clone();
         self.count(trouble.name());
-        self.trace.line(self.time, format_args!("FAULT {fault} {trouble:?}"));
+        self.trace
+            .line(self.time, format_args!("FAULT {fault} {trouble:?}"));
         let hosts = self.hosts.len();
         match trouble {
             Trouble::Cut { cut, span } => {
@@ -168,7 +169,11 @@ impl World {
     /// it then whom it does not speak to first: a limit that the protocol has.
     fn move_on(&mut self, host: HostAt) {
         let life = self.next_life(host).incarnation;
-        if self.hosts[host].lives.iter().all(|earlier| earlier.incarnation < life) {
+        if self.hosts[host]
+            .lives
+            .iter()
+            .all(|earlier| earlier.incarnation < life)
+        {
             let old = self.hosts[host].addr;
             let port = old.port().wrapping_add(1).max(7_000);
             self.move_to(host, SocketAddr::new(old.ip(), port));
@@ -216,7 +221,8 @@ impl World {
         });
         machine.timer += 1;
         machine.timer_at = None;
-        self.trace.line(self.time, format_args!("n{host} starts as {life:?}"));
+        self.trace
+            .line(self.time, format_args!("n{host} starts as {life:?}"));
         if host < self.settings.members {
             self.see(&Fact::Forgot { voter: host });
         }
@@ -232,7 +238,11 @@ impl World {
             Lives::WallClock => {
                 let wall = machine.clock.now(self.time).wall_ms;
                 let mut number = wall * 1_000 + machine.lives.len() as u64;
-                while machine.lives.iter().any(|life| life.incarnation.get() == number) {
+                while machine
+                    .lives
+                    .iter()
+                    .any(|life| life.incarnation.get() == number)
+                {
                     number += 1;
                 }
                 number

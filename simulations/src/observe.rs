@@ -54,7 +54,12 @@ impl World {
         let Some(ongoing) = process.requests.remove(&ticket) else {
             return;
         };
-        let key = self.laws.history.open.get(&ongoing.request).map(|asked| asked.key);
+        let key = self
+            .laws
+            .history
+            .open
+            .get(&ongoing.request)
+            .map(|asked| asked.key);
         if let Some(key) = key {
             self.wanted_at[key] = self.time;
         }

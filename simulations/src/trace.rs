@@ -51,7 +51,12 @@ impl Trace {
         if let Some(lines) = &mut self.lines {
             let mut line = String::new();
             // Writing to a string does not fail.
-            let _ = write!(line, "{:>9}.{:03} {what}", at / 1_000_000, at / 1_000 % 1_000);
+            let _ = write!(
+                line,
+                "{:>9}.{:03} {what}",
+                at / 1_000_000,
+                at / 1_000 % 1_000
+            );
             lines.push(line);
         }
     }

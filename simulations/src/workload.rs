@@ -131,7 +131,9 @@ impl World {
 
     fn ticket_of(&self, host: HostAt, request: RequestId) -> Option<Ticket> {
         let requests = &self.process(host)?.requests;
-        let mut found = requests.iter().filter(|(_, ongoing)| ongoing.request == request);
+        let mut found = requests
+            .iter()
+            .filter(|(_, ongoing)| ongoing.request == request);
         found.next().map(|(ticket, _)| *ticket)
     }
 
@@ -241,13 +243,17 @@ impl World {
         let extends = self.settings.habits.extend_ppm;
         let it = &mut self.clients[client];
         if it.rng.chance(extends) {
-            let extra = it.rng.below(self.settings.timing.max_ttl.as_nanos() as u64 / 4);
+            let extra = it
+                .rng
+                .below(self.settings.timing.max_ttl.as_nanos() as u64 / 4);
             let extra = Duration::from_nanos(extra);
             self.count("extends");
             self.at_node(host, |node, now| node.extend(now, ticket, extra).is_ok());
             return;
         }
-        let gap = it.rng.below(self.settings.timing.round_trip.as_nanos() as u64);
+        let gap = it
+            .rng
+            .below(self.settings.timing.round_trip.as_nanos() as u64);
         let write = Write {
             request,
             key,
@@ -287,12 +293,7 @@ impl World {
     }
 }
 
-fn draw_wish(
-    rng: &mut Rng,
-    habits: &Habits,
-    round_trip: u64,
-    max_ttl: u64,
-) -> (Wish, Option<u64>) {
+fn draw_wish(rng: &mut Rng, habits: &Habits, round_trip: u64, max_ttl: u64) -> (Wish, Option<u64>) {
     let is_try = rng.chance(habits.try_ppm);
     let wish = Wish {
         key: rng.below(habits.keys as u64) as KeyAt,

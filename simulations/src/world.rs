@@ -157,7 +157,11 @@ impl World {
             .map(|key| roster.voters_for(key).iter().map(|id| by_id[id]).collect())
             .collect();
         let voter_keys = (0..hosts.len())
-            .map(|host| (0..keys.len()).filter(|key| voters[*key].contains(&host)).collect())
+            .map(|host| {
+                (0..keys.len())
+                    .filter(|key| voters[*key].contains(&host))
+                    .collect()
+            })
             .collect();
         let network = Network::new(
             Rng::stream(seed, "network"),
@@ -366,7 +370,8 @@ impl World {
         };
         let wakes = wakes.and_then(|at| self.hosts[host].clock.when(at));
         self.set_timer(host, wakes);
-        self.trace.fold(&[self.time, host as u64, events.len() as u64]);
+        self.trace
+            .fold(&[self.time, host as u64, events.len() as u64]);
         self.observe(host, events);
     }
 
@@ -468,7 +473,8 @@ impl World {
     fn observe(&mut self, host: HostAt, events: Vec<Event>) {
         if self.trace.keeps_lines() {
             for event in &events {
-                self.trace.line(self.time, format_args!("n{host} {event:?}"));
+                self.trace
+                    .line(self.time, format_args!("n{host} {event:?}"));
             }
         }
         self.see_events(host, &events);

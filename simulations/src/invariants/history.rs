@@ -74,11 +74,7 @@ impl History {
     }
 
     /// Requests that hold this key at `at`, by their own clocks.
-    pub(crate) fn holders(
-        &self,
-        key: KeyAt,
-        at: u64,
-    ) -> impl Iterator<Item = (RequestId, &Asked)> {
+    pub(crate) fn holders(&self, key: KeyAt, at: u64) -> impl Iterator<Item = (RequestId, &Asked)> {
         let of_key = self.open.iter().filter(move |(_, asked)| asked.key == key);
         of_key
             .filter(move |(_, asked)| asked.until.is_some_and(|until| at < until))

@@ -23,7 +23,10 @@ impl Law for SomeoneWins {
                 let RequestId(id) = request;
                 let was_owned = end.is_some_and(|end| end + linger >= asked.asked_at);
                 (!was_owned).then(|| {
-                    format!("key {}: request {id} got false and nobody had won", asked.key)
+                    format!(
+                        "key {}: request {id} got false and nobody had won",
+                        asked.key
+                    )
                 })
             }
             Fact::Unserved { request, bound } => {

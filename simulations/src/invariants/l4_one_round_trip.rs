@@ -22,7 +22,9 @@ impl Law for OneRoundTrip {
         };
         match took {
             Some(took) if took <= bound => None,
-            took => Some(format!("{what} after {took:?} ns, a round trip is {bound} ns")),
+            took => Some(format!(
+                "{what} after {took:?} ns, a round trip is {bound} ns"
+            )),
         }
     }
 }

@@ -40,7 +40,12 @@ mod tests {
 
     #[test]
     fn what_is_kept_for_nobody_is_rejected() {
-        for (kept, count) in [([0, 0, 0], 0), ([1, 0, 0], 1), ([0, 1, 0], 1), ([0, 0, 1], 1)] {
+        for (kept, count) in [
+            ([0, 0, 0], 0),
+            ([1, 0, 0], 1),
+            ([0, 1, 0], 1),
+            ([0, 0, 1], 1),
+        ] {
             let [slots, waiters, claims] = kept;
             let drained = Fact::Drained {
                 host: 0,
@@ -48,7 +53,10 @@ mod tests {
                 waiters,
                 claims,
             };
-            assert_eq!(rejected(&mut BoundedMemory, terms(), &[(0, drained)]), count);
+            assert_eq!(
+                rejected(&mut BoundedMemory, terms(), &[(0, drained)]),
+                count
+            );
         }
     }
 

@@ -27,7 +27,8 @@ impl Law for Fencing {
             } if history.terms.clocks_kept && !history.waived.contains(key) => {
                 let asked = history.open.get(request)?;
                 let holds = asked.until.is_some_and(|until| at < until);
-                holds.then(|| format!("key {key}: the holder's write with epoch {epoch} is refused"))
+                holds
+                    .then(|| format!("key {key}: the holder's write with epoch {epoch} is refused"))
             }
             _ => None,
         }
@@ -69,7 +70,10 @@ mod tests {
             (20, over(1, End::Lost)),
             (30, granted(2, 9, 50)),
         ];
-        facts.insert(if claimed_at < 5 { 3 } else { 4 }, (claimed_at, claimed(2, 9)));
+        facts.insert(
+            if claimed_at < 5 { 3 } else { 4 },
+            (claimed_at, claimed(2, 9)),
+        );
         facts
     }
 

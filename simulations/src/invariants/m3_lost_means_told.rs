@@ -38,10 +38,14 @@ impl Law for LostMeansTold {
                 request: RequestId(id),
                 held: true,
                 expired: true,
-            } => Some(format!("request {id}: the guard says held after its lease was over")),
+            } => Some(format!(
+                "request {id}: the guard says held after its lease was over"
+            )),
             Fact::Untold {
                 request: RequestId(id),
-            } => Some(format!("request {id}: its lease is over and it was not told")),
+            } => Some(format!(
+                "request {id}: its lease is over and it was not told"
+            )),
             _ => None,
         }
     }
