@@ -18,7 +18,7 @@ impl Law for Fencing {
 
     fn see(&mut self, at: u64, fact: &Fact, history: &History) -> Option<String> {
         match fact {
-            Fact::Granted { request, epoch, .. } => granted(*request, *epoch, history),
+            Fact::Granted { request, epoch, .. } => judge_grant(*request, *epoch, history),
             Fact::Wrote {
                 request,
                 key,
@@ -35,7 +35,7 @@ impl Law for Fencing {
     }
 }
 
-fn granted(request: RequestId, epoch: u64, history: &History) -> Option<String> {
+fn judge_grant(request: RequestId, epoch: u64, history: &History) -> Option<String> {
     let asked = history.open.get(&request)?;
     let key = asked.key;
     if history.waived.contains(&key) {
