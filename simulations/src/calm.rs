@@ -100,11 +100,12 @@ impl World {
         self.see(&Fact::Calm);
         let first = self.settings.habits.keys;
         let keys: Vec<KeyAt> = (first..first + PROBE_KEYS).collect();
-        let stories: [fn(&mut Self, KeyAt); 4] = [
+        let stories: [fn(&mut Self, KeyAt); PROBE_KEYS] = [
             Self::play_free_then_release,
             Self::play_storm,
             Self::play_dead_holder,
             Self::play_dead_waiter,
+            Self::play_rolling_restart,
         ];
         for (story, key) in stories.into_iter().zip(keys) {
             if self.laws.violations.is_empty() {
@@ -262,6 +263,30 @@ impl World {
         self.expect_grant(last, Handover::DeadWaiter, bound);
         self.let_go(other, last);
         self.start(waiter, false, false);
+        self.pass(self.laws.history.terms.settled);
+    }
+
+    /// Section 6: the voters are restarted one by one under a lease.
+    fn play_rolling_restart(&mut self, key: KeyAt) {
+        let voters = self.laws.history.terms.voters[key].clone();
+        let holder = (0..self.hosts.len()).find(|host| !voters.contains(host));
+        // The others must be a majority without the one that is out.
+        let Some(holder) = holder.filter(|_| voters.len() >= 3) else {
+            return;
+        };
+        let Some(request) = self.probe(holder, self.wish(key)) else {
+            return;
+        };
+        let quarantine = self.settings.at_most(self.settings.timing.quarantine());
+        self.pass(20 * self.settings.round_trip());
+        for voter in voters {
+            self.crash(voter);
+            self.start(voter, false, false);
+            self.pass(quarantine + 2 * SECOND);
+        }
+        let held = matches!(self.probed.get(&request), Some(Status::Held { .. }));
+        self.see(&Fact::Survived { request, held });
+        self.let_go(holder, request);
         self.pass(self.laws.history.terms.settled);
     }
 

@@ -155,7 +155,7 @@ fn compare(seeds: Range<u64>, tweaks: Tweaks) -> bool {
 
 fn tell(summary: &Summary) {
     println!(
-        "{} seeds, {} steps in {:.1} s ({} a second), {} facts judged by 10 laws",
+        "{} seeds, {} steps in {:.1} s ({} a second), {} facts judged by 11 laws",
         summary.seeds,
         summary.steps,
         summary.took.as_secs_f64(),

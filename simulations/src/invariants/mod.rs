@@ -16,6 +16,7 @@ mod m2_fencing;
 mod m3_lost_means_told;
 mod m4_a_majority_of_what;
 mod m5_amnesia;
+mod s6_leases_live_through_restarts;
 
 use serde::Serialize;
 
@@ -143,6 +144,8 @@ pub(crate) enum Fact {
         took: Option<u64>,
         bound: u64,
     },
+    /// The voters of a key were restarted one by one; whether its lease was held throughout.
+    Survived { request: RequestId, held: bool },
     /// What a host keeps after everybody let go of everything.
     Drained {
         host: Host,
@@ -207,6 +210,7 @@ impl Laws {
             Box::new(l3_the_dead_do_not_hold_up::TheDeadDoNotHoldUp),
             Box::new(l4_one_round_trip::OneRoundTrip),
             Box::new(l5_bounded_memory::BoundedMemory),
+            Box::new(s6_leases_live_through_restarts::LeasesLiveThroughRestarts),
         ];
         Self {
             laws,
