@@ -274,10 +274,12 @@ impl World {
         let Some(holder) = holder.filter(|_| voters.len() >= 3) else {
             return;
         };
+        // Whoever died in an earlier story votes again before this one begins.
+        let quarantine = self.settings.at_most(self.settings.timing.quarantine());
+        self.pass(quarantine + 2 * SECOND);
         let Some(request) = self.probe(holder, self.wish(key)) else {
             return;
         };
-        let quarantine = self.settings.at_most(self.settings.timing.quarantine());
         self.pass(20 * self.settings.round_trip());
         for voter in voters {
             self.crash(voter);
