@@ -154,11 +154,15 @@ fn draw_members(rng: &mut Rng) -> usize {
 fn draw_timing(rng: &mut Rng, round_trip: u64) -> Timing {
     let max_ttl = (round_trip * rng.spread(30, 300)).clamp(200 * MILLISECOND, 3 * SECOND);
     let skew = rng.spread(max_ttl / 20, max_ttl).max(2 * MILLISECOND);
-    let some = |rng: &mut Rng| (round_trip * rng.between(5, 15)).min(max_ttl);
-    let [offer, poke] = [some(rng), some(rng)];
+    let max_drift_ppm = *rng.pick(&[100, 5_000, 50_000]);
+    // An offer must outlast the drift over the age of a waiter's last word, which may be more than
+    // sixty round trips old.
+    let offer_min = if max_drift_ppm == 50_000 { 10 } else { 5 };
+    let offer = (round_trip * rng.between(offer_min, 15)).min(max_ttl);
+    let poke = (round_trip * rng.between(5, 15)).min(max_ttl);
     Timing {
         max_ttl: Duration::from_nanos(max_ttl),
-        max_drift_ppm: *rng.pick(&[100, 5_000, 50_000]),
+        max_drift_ppm,
         max_clock_skew: Duration::from_millis(skew / MILLISECOND),
         round_trip: Duration::from_nanos(round_trip),
         offer: Duration::from_nanos(offer),
