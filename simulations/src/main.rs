@@ -10,6 +10,7 @@
 mod calm;
 mod campaign;
 mod clocks;
+mod exhaustive;
 mod faults;
 mod gossip;
 mod host;
@@ -27,7 +28,9 @@ mod world;
 use std::ops::Range;
 use std::process::ExitCode;
 
-use clap::Parser;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
@@ -35,8 +38,10 @@ use campaign::{Summary, Tweaks};
 
 /// Breaks the lock mesh with seeds, and says whether it held.
 #[derive(Debug, Parser)]
-#[command(name = "simulations", version)]
+#[command(name = "simulations", version, args_conflicts_with_subcommands = true)]
 struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Runs this seed alone.
     #[arg(long, value_name = "N", conflicts_with = "seeds")]
     seed: Option<u64>,
@@ -60,6 +65,22 @@ struct Args {
     json: bool,
 }
 
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Searches every interleaving at small scope.
+    Exhaustive {
+        /// How long, over all scopes.
+        #[arg(long, value_name = "N", default_value_t = 120)]
+        seconds: u64,
+        /// The most states of one scope: what memory allows, at some 2 KiB each.
+        #[arg(long, value_name = "N", default_value_t = 6_000_000)]
+        states: usize,
+        /// Prints one JSON object on the last line.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
 fn parse_range(text: &str) -> Result<Range<u64>, String> {
     let parts = text.split_once("..").ok_or("a range is written A..B")?;
     let number = |part: &str| {
@@ -77,6 +98,9 @@ fn main() -> ExitCode {
     let args = Args::parse();
     // A panic is a failure of its seed: it is caught, counted and told with the rest.
     std::panic::set_hook(Box::new(|_| {}));
+    if let Some(command) = args.command {
+        return obey(command);
+    }
     let tweaks = Tweaks {
         nodes: args.nodes.map(|nodes| nodes as usize),
         faults: args.faults,
@@ -104,6 +128,61 @@ fn main() -> ExitCode {
         Some(failure) => ExitCode::from(failure.exit_code()),
         None if same => ExitCode::SUCCESS,
         None => ExitCode::FAILURE,
+    }
+}
+
+fn obey(command: Command) -> ExitCode {
+    match command {
+        Command::Exhaustive {
+            seconds,
+            states,
+            json,
+        } => search_all(Duration::from_secs(seconds), states, json),
+    }
+}
+
+/// Shares the time among the scopes: what one leaves goes to those after it.
+fn search_all(patience: Duration, states_max: usize, json: bool) -> ExitCode {
+    let begun = std::time::Instant::now();
+    let scopes = exhaustive::scopes();
+    let mut found = Vec::new();
+    for (at, scope) in scopes.iter().enumerate() {
+        let left = patience.saturating_sub(begun.elapsed());
+        let share = left / (scopes.len() - at) as u32;
+        let one = exhaustive::search(scope, share, states_max);
+        println!(
+            "{}: {} states to depth {} in {:.1} s, {}{}",
+            one.scope,
+            one.states,
+            one.depth,
+            one.seconds,
+            if one.exhausted {
+                "all of them"
+            } else {
+                "there are more"
+            },
+            if one.all_served {
+                ""
+            } else {
+                "; nowhere did all claims own the key in turn"
+            },
+        );
+        if let Some((law, path)) = &one.broken {
+            println!("{law} is broken:\n  {}", path.join("\n  "));
+        }
+        found.push(one);
+    }
+    let broken = found.iter().filter(|one| one.broken.is_some()).count();
+    let states: usize = found.iter().map(|one| one.states).sum();
+    println!("{states} states, {broken} violations");
+    if json {
+        let line = json!({"states": states, "violations": broken, "scopes": found});
+        println!("{line}");
+    }
+    if broken == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(campaign::Failure::Safety.exit_code())
     }
 }
 
