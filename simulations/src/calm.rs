@@ -126,6 +126,13 @@ impl World {
 
     /// L4, and L2 on the way: a free key, then a queue that is served one after the other.
     fn play_free_then_release(&mut self, key: KeyAt) {
+        // A node that speaks for the first time since its wall clock was set back is told so first.
+        for host in 0..self.hosts.len() {
+            let name = self.keys[key].clone();
+            let patience = self.settings.timing.max_ttl;
+            self.at_node(host, |node, now| node.inspect(now, &name, patience));
+        }
+        self.pass(self.settings.max_ttl());
         let hosts = self.start_rng.sample(self.hosts.len(), 5);
         let bound = self.round_trip_to_voters(hosts[0], key);
         let Some(first) = self.probe(hosts[0], self.wish(key)) else {
