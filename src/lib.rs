@@ -1,5 +1,12 @@
 #![doc = include_str!("../README.md")]
 
+#[cfg(not(feature = "mutants"))]
+#[macro_use]
+mod mutants;
+#[cfg(feature = "mutants")]
+#[macro_use]
+pub mod mutants;
+
 pub mod node;
 pub mod proto;
 pub mod wire;

@@ -152,6 +152,12 @@ impl Node {
         let reachable = self.peers.handle_view(view);
         if let Some(voter) = &mut self.voter {
             voter.handle_view(view);
+            if mistaken!(GossipFreesVotes) {
+                for (node, _) in view.peers.iter().filter(|(_, peer)| !peer.alive) {
+                    let all = Incarnation::new(u64::MAX);
+                    voter.handle_incarnation(now, node, all, &mut self.effects);
+                }
+            }
         }
         self.view.clone_from(view);
         for node in reachable {

@@ -226,7 +226,10 @@ impl Claimant {
             .filter(|_| id.incarnation == self.incarnation);
         let claim = ticket
             .copied()
-            .and_then(|ticket| self.take_unless_lost(now, ticket, out));
+            .and_then(|ticket| match mistaken!(LostIsNotForGood) {
+                true => self.take(ticket),
+                false => self.take_unless_lost(now, ticket, out),
+            });
         let Some(mut claim) = claim else {
             // Rule 17: no ghost keeps a vote.
             if let Some(key) = key {
@@ -336,7 +339,7 @@ impl Claimant {
     #[must_use]
     pub fn valid_until(&self, now: Now, ticket: Ticket) -> Option<Instant> {
         let held = self.claims.get(&ticket)?.held?;
-        (now.mono < held.valid_until).then_some(held.valid_until)
+        (now.mono < held.valid_until || mistaken!(GuardWithoutClock)).then_some(held.valid_until)
     }
 
     /// The epoch that a request claims with now: it rises when a claim is told `Stale`.
@@ -538,7 +541,7 @@ impl Claimant {
     /// Tells all voters that a claim is over, and forgets it but for what a late vote may ask.
     fn finish(&mut self, claim: &OwnClaim, out: &mut Effects) {
         self.tickets.remove(&claim.id.seq);
-        let won = claim.held.is_some();
+        let won = claim.held.is_some() && !mistaken!(WonIsForgotten);
         if !won {
             if self.never_won.len() == NEVER_WON_MAX {
                 self.never_won.pop_front();

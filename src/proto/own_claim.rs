@@ -158,11 +158,20 @@ impl OwnClaim {
         jitter: &mut Jitter,
     ) {
         let ballot = &mut self.ballots[at];
-        if vote.stamp < ballot.since || vote.stamp > self.last_stamp {
+        let given_back = vote.stamp < ballot.since && !mistaken!(GivenBackVotesCount);
+        if given_back || vote.stamp > self.last_stamp {
             return;
         }
         if ballot.vote.is_none_or(|(stamp, _)| vote.stamp >= stamp) {
-            ballot.vote = Some((vote.stamp, vote.ttl));
+            let from = match mistaken!(ValidFromReceipt) {
+                true => now.mono,
+                false => vote.stamp,
+            };
+            let ttl = match mistaken!(VoteWithoutTtl) {
+                true => self.ttl,
+                false => vote.ttl,
+            };
+            ballot.vote = Some((from, ttl));
         }
         self.answer(now, at, Answer::Voted, roster, jitter);
     }
@@ -202,10 +211,24 @@ impl OwnClaim {
     pub(crate) fn promised(&self, roster: &Roster) -> Instant {
         let votes = self.ballots.iter().filter_map(|ballot| ballot.vote);
         let ends = votes.map(|(stamp, ttl)| stamp.after(roster.timing().at_least(ttl)));
-        match majority_reaches(self.ballots.len(), ends) {
+        let voters = match mistaken!(CountTheLiving) {
+            true => self.answered(),
+            false => self.ballots.len(),
+        };
+        let ends: Vec<Instant> = ends.collect();
+        if mistaken!(ExpiredVotesCount) && Tally::of(voters, ends.len(), 0) == Tally::Won {
+            return ends.into_iter().max().unwrap_or_default();
+        }
+        match majority_reaches(voters, ends.into_iter()) {
             Some(end) => end.before(self.ahead),
             None => Instant::ZERO,
         }
+    }
+
+    /// A mistake: how many voters are alive, to judge by their answers.
+    fn answered(&self) -> usize {
+        let silent = |ballot: &&Ballot| ballot.answer == Answer::Nothing;
+        self.ballots.len() - self.ballots.iter().filter(silent).count()
     }
 
     /// It owns the key. Answers until when.
@@ -250,7 +273,9 @@ impl OwnClaim {
     ) {
         let since = self.next_stamp(now);
         let ballot = &mut self.ballots[at];
-        ballot.vote = None;
+        if !mistaken!(GivenBackVotesCount) {
+            ballot.vote = None;
+        }
         ballot.since = since;
         ballot.answer = Answer::Nothing;
         self.send(now, at, since, roster, jitter, out);

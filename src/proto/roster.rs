@@ -87,6 +87,9 @@ impl Timing {
     /// `ttl * (1 - max_drift)`, rounded down.
     #[must_use]
     pub fn at_least(&self, ttl: Duration) -> Duration {
+        if mistaken!(NoDrift) {
+            return ttl;
+        }
         let kept = 1_000_000 - u128::from(self.max_drift_ppm.min(MAX_DRIFT_PPM_MAX));
         let shrunk = u128::from(nanos(ttl)) * kept / 1_000_000;
         Duration::from_nanos(u64::try_from(shrunk).unwrap_or(u64::MAX))

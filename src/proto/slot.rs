@@ -41,14 +41,19 @@ impl Heard {
         self.rank() < other.rank()
     }
 
-    fn rank(&self) -> (bool, Epoch, &ClaimId) {
-        (!self.won, self.epoch, &self.claim)
+    fn rank(&self) -> (bool, Epoch, Option<&ClaimId>) {
+        (
+            !self.won,
+            self.epoch,
+            (!mistaken!(EqualEpochsNotOrdered)).then_some(&self.claim),
+        )
     }
 
     /// Whether the fence shuts it out. It never does once the claim has won: a claim that is
     /// still valid has had a majority all along, so no other can have won since.
     pub(crate) fn is_below(&self, fence: Epoch) -> bool {
-        !self.won && self.epoch <= fence
+        let counts = !self.won || mistaken!(WonHeldAgainstFence);
+        counts && self.epoch <= fence && !mistaken!(FenceIgnored)
     }
 }
 
@@ -145,10 +150,19 @@ impl Slot {
 
     /// The first in the queue, taken out of it.
     pub(crate) fn pop_head(&mut self) -> Option<Heard> {
+        if mistaken!(Barging) {
+            return self.queue.pop();
+        }
         if self.queue.is_empty() {
             None
         } else {
             Some(self.queue.remove(0))
         }
+    }
+
+    /// A mistake: those that are gone stay in the queue, and it waits for them. Answers whether it
+    /// may go on to the others.
+    pub(crate) fn skip(&mut self, is_gone: impl Fn(&Heard) -> bool) -> bool {
+        !self.queue.first().is_some_and(is_gone)
     }
 }

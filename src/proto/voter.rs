@@ -138,11 +138,11 @@ impl Voter {
         let Some(slot) = self.slots.get_mut(&msg.key) else {
             return;
         };
-        if slot.vote.to.claim != msg.claim {
+        if slot.vote.to.claim != msg.claim && !mistaken!(ReleaseByKeyAlone) {
             slot.remove_waiter(&msg.claim);
             return;
         }
-        if msg.won || slot.vote.to.won {
+        if (msg.won || slot.vote.to.won) && !mistaken!(FenceNotRaisedOnRelease) {
             slot.raise_fence(slot.vote.to.epoch);
         }
         self.vote_for_head(now, &msg.key, out);
@@ -201,7 +201,10 @@ impl Voter {
         let fences = self
             .slots
             .values()
-            .map(|slot| slot.fence.max(slot.vote.to.epoch));
+            .map(|slot| match mistaken!(RecallWithoutVotes) {
+                true => slot.fence,
+                false => slot.fence.max(slot.vote.to.epoch),
+            });
         let highest = self
             .floors
             .iter()
@@ -369,7 +372,10 @@ impl Voter {
             vote.to.stamp = entry.stamp;
             vote.to.heard = now.mono;
             vote.to.ttl = entry.ttl;
-            let expires = vote.expires.max(now.mono.after(entry.ttl));
+            let expires = match mistaken!(LeaseShrinks) {
+                true => now.mono.after(entry.ttl),
+                false => vote.expires.max(now.mono.after(entry.ttl)),
+            };
             if expires != vote.expires {
                 self.due.remove(&(vote.expires, key.clone()));
                 self.due.insert((expires, key.clone()));
@@ -450,7 +456,9 @@ impl Voter {
 
     /// Rule 7: the vote ended other than by being given back.
     fn end_vote(&mut self, now: Now, key: &Key, out: &mut Effects) {
-        if let Some(slot) = self.slots.get_mut(key) {
+        if let Some(slot) = self.slots.get_mut(key)
+            && !mistaken!(FenceNotRaisedOnExpiry)
+        {
             slot.raise_fence(slot.vote.to.epoch);
         }
         self.vote_for_head(now, key, out);
@@ -465,6 +473,9 @@ impl Voter {
         };
         self.due.remove(&(slot.vote.expires, key.clone()));
         let dead = &self.dead;
+        if mistaken!(SkipInsteadOfDrop) && !slot.skip(|it| is_gone(now, it, dead)) {
+            return;
+        }
         slot.take_waiters(|waiter| is_gone(now, waiter, dead));
         let fence = slot.fence;
         for waiter in slot.take_waiters(|waiter| waiter.is_below(fence)) {
@@ -478,7 +489,7 @@ impl Voter {
         };
         // An offer: a dead waiter must cost those behind it little. `Claim` with `won` makes a
         // lease of it.
-        let span = if head.won {
+        let span = if head.won || mistaken!(OfferIsWholeTtl) {
             head.ttl
         } else {
             head.ttl.min(offer)

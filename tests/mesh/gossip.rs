@@ -52,7 +52,7 @@ async fn nodes_that_were_cut_off_find_each_other_again() {
 async fn a_node_that_comes_back_at_another_address_is_found_there() {
     let mut cluster = Cluster::start(3, Duration::from_millis(1_500)).await;
     let was = cluster.nodes[2].local_addr();
-    cluster.nodes[2].crash();
+    cluster.nodes[2].crash().await;
     cluster.restart(2).await;
     let is = cluster.nodes[2].local_addr();
     assert_ne!(was, is);

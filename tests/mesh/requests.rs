@@ -154,7 +154,7 @@ async fn a_voter_that_keeps_as_many_waiters_as_it_may_says_so() {
     };
     let cluster = Cluster::start(1, Duration::from_secs(600)).await;
     let tight = cluster.nodes[0].clone();
-    tight.crash();
+    tight.crash().await;
     let tight = cluster
         .builder(0)
         .limits(limits)

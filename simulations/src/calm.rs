@@ -1,0 +1,370 @@
+//! After the faults: all is mended, and then everything must come right.
+//!
+//! First every lock that is still wanted is granted; then every voter and claimant is empty; then a
+//! few plain stories are played on the quiet cluster and timed.
+
+use crate::invariants::{End, Fact, Handover, Host as HostAt, KeyAt, RequestId};
+use crate::settings::{Pace, SECOND};
+use crate::workload::{State, Status, Wish};
+use crate::world::{PROBE_KEYS, World};
+
+impl World {
+    /// The second half of a run.
+    pub(crate) fn calm_down(&mut self) {
+        self.heal();
+        self.expect_served();
+        if self.laws.violations.is_empty() {
+            self.expect_drained();
+        }
+        if self.laws.violations.is_empty() {
+            self.play();
+        }
+    }
+
+    fn heal(&mut self) {
+        self.is_calm = true;
+        self.trace.line(self.time, format_args!("HEAL"));
+        self.network.heal();
+        for host in 0..self.hosts.len() {
+            self.hosts[host].clock.set_wall(0);
+            if self.hosts[host].was_far_ahead {
+                // It may have voted for claims of its own that nobody else believes, and then its
+                // fence stands in the way until time catches up: an operator restarts it.
+                self.crash(host);
+            }
+            if self.settings.pace != Pace::Kept {
+                self.set_rate(host, 0);
+            }
+            if let Some(until) = &mut self.hosts[host].paused_until {
+                *until = self.time;
+                self.resume(host);
+            }
+            self.start(host, false, false);
+        }
+        for host in 0..self.hosts.len() {
+            self.tell_truth(host);
+        }
+    }
+
+    /// L1: every lock that is wanted is granted, and every try is decided.
+    fn expect_served(&mut self) {
+        let settings = &self.settings;
+        let timing = &settings.timing;
+        let lease = settings.at_most(timing.max_ttl);
+        let turn = lease
+            + settings.habits.hold_max
+            + timing.offer.as_nanos() as u64
+            + 100 * settings.round_trip();
+        let bound = settings.at_most(timing.quarantine())
+            + 3 * SECOND
+            + 5 * lease
+            + turn * (settings.habits.clients as u64 + 1);
+        let end = self.time + bound;
+        let rest = |world: &Self| world.clients.iter().all(|it| it.state == State::Rests);
+        if self.run_until(end, rest) {
+            return;
+        }
+        let unserved: Vec<RequestId> = self.laws.history.open.keys().copied().collect();
+        for request in unserved {
+            self.see(&Fact::Unserved { request, bound });
+        }
+    }
+
+    /// L5: nobody keeps anything for anybody.
+    fn expect_drained(&mut self) {
+        let late = self.settings.weather.late_max;
+        let quarantine = self.settings.at_most(self.settings.timing.quarantine());
+        // Datagrams that were late may still come and open slots for a lease; a voter that comes
+        // late out of its quarantine may be asked by such a datagram.
+        let bound = quarantine + 3 * SECOND + 3 * self.settings.max_ttl() + late;
+        let end = self.time + bound;
+        self.run_until(end, |_| false);
+        for host in 0..self.hosts.len() {
+            let Some(process) = self.process(host) else {
+                continue;
+            };
+            let voter = process.node.voter();
+            let fact = Fact::Drained {
+                host,
+                slots: voter.map_or(0, |voter| voter.slots()),
+                waiters: voter.map_or(0, |voter| voter.waiters()),
+                claims: process.node.claimant().len(),
+            };
+            self.see(&fact);
+        }
+    }
+
+    /// Plain stories on a quiet cluster, each with a key of its own.
+    fn play(&mut self) {
+        // Judged from here on: what is late from the faults has come by now.
+        self.see(&Fact::Calm);
+        let first = self.settings.habits.keys;
+        let keys: Vec<KeyAt> = (first..first + PROBE_KEYS).collect();
+        let stories: [fn(&mut Self, KeyAt); PROBE_KEYS] = [
+            Self::play_free_then_release,
+            Self::play_storm,
+            Self::play_dead_holder,
+            Self::play_dead_waiter,
+            Self::play_rolling_restart,
+        ];
+        for (story, key) in stories.into_iter().zip(keys) {
+            if self.laws.violations.is_empty() {
+                story(self, key);
+            }
+        }
+    }
+
+    fn wish(&self, key: KeyAt) -> Wish {
+        Wish {
+            key,
+            ttl: self.settings.max_ttl(),
+            is_try: false,
+            renews: true,
+            patience: None,
+        }
+    }
+
+    /// L4, and L2 on the way: a free key, then a queue that is served one after the other.
+    fn play_free_then_release(&mut self, key: KeyAt) {
+        // A node that speaks for the first time since its wall clock was set back is told so first.
+        for host in 0..self.hosts.len() {
+            let name = self.keys[key].clone();
+            let patience = self.settings.timing.max_ttl;
+            self.at_node(host, |node, now| node.inspect(now, &name, patience));
+        }
+        self.pass(self.settings.max_ttl());
+        let hosts = self.start_rng.sample(self.hosts.len(), 5);
+        let bound = self.round_trip_to_voters(hosts[0], key);
+        let Some(first) = self.probe(hosts[0], self.wish(key)) else {
+            return;
+        };
+        self.expect_grant(first, Handover::Free, bound);
+        let mut queue = Vec::new();
+        let pause = self.laws.history.terms.settled;
+        for host in &hosts[1..] {
+            queue.extend(self.probe(*host, self.wish(key)));
+            self.pass(pause);
+        }
+        // Where a wall clock is slow its node may first learn the fence: then it claims anew.
+        self.pass(20 * pause);
+        let mut holder = (hosts[0], first);
+        while !queue.is_empty() && self.laws.violations.is_empty() {
+            let bound = self.hand_over_bound(holder.0, key);
+            let begun = self.time;
+            self.let_go(holder.0, holder.1);
+            let end = begun + bound.max(self.settings.at_most(self.settings.timing.max_ttl));
+            let is_held = |world: &Self, id: &RequestId| {
+                matches!(world.probed.get(id), Some(Status::Held { .. }))
+            };
+            let waits = queue.clone();
+            self.run_until(end, |world| waits.iter().any(|id| is_held(world, id)));
+            let next = queue.iter().position(|id| is_held(self, id));
+            let took = next.map(|_| self.time - begun);
+            self.see(&Fact::Handed {
+                what: Handover::Release,
+                took,
+                bound,
+            });
+            let Some(next) = next else {
+                return;
+            };
+            let request = queue.remove(next);
+            let host = self.host_of_request(request);
+            holder = (host.unwrap_or(holder.0), request);
+            self.pass(pause);
+        }
+        self.let_go(holder.0, holder.1);
+    }
+
+    /// L1: many try one key in one instant.
+    fn play_storm(&mut self, key: KeyAt) {
+        let hosts = self.start_rng.sample(self.hosts.len(), 8);
+        let mut tries = Vec::new();
+        for host in &hosts {
+            let wish = Wish {
+                is_try: true,
+                renews: false,
+                ..self.wish(key)
+            };
+            tries.extend(self.probe(*host, wish));
+        }
+        // A try that had to learn a fence, or was given an offer, takes some steps more.
+        let bound = 200 * self.settings.round_trip();
+        let ids = tries.clone();
+        let is_decided = move |world: &Self| {
+            ids.iter()
+                .all(|id| world.probed.get(id) != Some(&Status::Waits))
+        };
+        self.run_until(self.time + bound.min(self.settings.max_ttl()), is_decided);
+        let won = self.count_probed(&tries, |status| matches!(status, Status::Held { .. }));
+        let denied = self.count_probed(&tries, |status| {
+            matches!(
+                status,
+                Status::Over {
+                    how: End::Denied,
+                    ..
+                }
+            )
+        });
+        self.see(&Fact::Stormed {
+            asked: tries.len(),
+            won,
+            denied,
+            bound,
+        });
+        for (host, request) in hosts.into_iter().zip(tries) {
+            self.let_go(host, request);
+        }
+        self.pass(self.laws.history.terms.settled);
+    }
+
+    /// L3: the holder's process dies while another waits.
+    fn play_dead_holder(&mut self, key: KeyAt) {
+        // Nobody who votes may die, or the quarantine would be what is measured.
+        let Some((holder, next)) = self.pair_that_may_die(key) else {
+            return;
+        };
+        let (Some(first), Some(second)) = (
+            self.probe(holder, self.wish(key)),
+            self.probe_later(next, self.wish(key)),
+        ) else {
+            return;
+        };
+        let held = |world: &Self| matches!(world.probed.get(&first), Some(Status::Held { .. }));
+        if !held(self) {
+            return;
+        }
+        self.pass(20 * self.settings.round_trip());
+        self.crash(holder);
+        let timing = self.settings.timing;
+        let offers = timing.offer + timing.poke;
+        let bound =
+            self.settings.at_most(timing.max_ttl + offers) + 20 * self.settings.round_trip();
+        self.expect_grant(second, Handover::DeadHolder, bound);
+        self.let_go(next, second);
+        self.start(holder, false, false);
+        // It may vote for the next story's key.
+        let quarantine = self.settings.at_most(self.settings.timing.quarantine());
+        self.pass(quarantine + 2 * SECOND);
+    }
+
+    /// L3: the next in the queue dies before its turn.
+    fn play_dead_waiter(&mut self, key: KeyAt) {
+        let Some((waiter, other)) = self.pair_that_may_die(key) else {
+            return;
+        };
+        let Some(first) = self.probe(other, self.wish(key)) else {
+            return;
+        };
+        self.pass(10 * self.settings.round_trip());
+        let dead = self.probe(waiter, self.wish(key));
+        self.pass(10 * self.settings.round_trip());
+        let Some(last) = self.probe(other, self.wish(key)).filter(|_| dead.is_some()) else {
+            return;
+        };
+        self.pass(10 * self.settings.round_trip());
+        self.crash(waiter);
+        self.let_go(other, first);
+        let timing = self.settings.timing;
+        let bound = self.settings.at_most(timing.offer) + 20 * self.settings.round_trip();
+        self.expect_grant(last, Handover::DeadWaiter, bound);
+        self.let_go(other, last);
+        self.start(waiter, false, false);
+        self.pass(self.laws.history.terms.settled);
+    }
+
+    /// Section 6: the voters are restarted one by one under a lease.
+    fn play_rolling_restart(&mut self, key: KeyAt) {
+        let voters = self.laws.history.terms.voters[key].clone();
+        let holder = (0..self.hosts.len()).find(|host| !voters.contains(host));
+        // The others must be a majority without the one that is out.
+        let Some(holder) = holder.filter(|_| voters.len() >= 3) else {
+            return;
+        };
+        // Whoever died in an earlier story votes again before this one begins.
+        let quarantine = self.settings.at_most(self.settings.timing.quarantine());
+        self.pass(quarantine + 2 * SECOND);
+        let Some(request) = self.probe(holder, self.wish(key)) else {
+            return;
+        };
+        self.pass(20 * self.settings.round_trip());
+        for voter in voters {
+            self.crash(voter);
+            self.start(voter, false, false);
+            self.pass(quarantine + 2 * SECOND);
+        }
+        let held = matches!(self.probed.get(&request), Some(Status::Held { .. }));
+        self.see(&Fact::Survived { request, held });
+        self.let_go(holder, request);
+        self.pass(self.laws.history.terms.settled);
+    }
+
+    /// Two hosts of which the first may die without a voter of the key being lost.
+    fn pair_that_may_die(&mut self, key: KeyAt) -> Option<(HostAt, HostAt)> {
+        let voters = &self.laws.history.terms.voters[key];
+        let mut others = (0..self.hosts.len()).filter(|host| !voters.contains(host));
+        let mortal = others.next()?;
+        let other = (0..self.hosts.len()).find(|host| *host != mortal)?;
+        Some((mortal, other))
+    }
+
+    fn probe(&mut self, host: HostAt, wish: Wish) -> Option<RequestId> {
+        self.ask(host, None, wish)
+    }
+
+    fn probe_later(&mut self, host: HostAt, wish: Wish) -> Option<RequestId> {
+        self.pass(20 * self.settings.round_trip());
+        self.probe(host, wish)
+    }
+
+    fn pass(&mut self, span: u64) {
+        let end = self.time + span;
+        self.run_until(end, |_| false);
+    }
+
+    fn expect_grant(&mut self, request: RequestId, what: Handover, bound: u64) {
+        let begun = self.time;
+        let held = |world: &Self| matches!(world.probed.get(&request), Some(Status::Held { .. }));
+        let lease = self.settings.at_most(self.settings.timing.max_ttl);
+        let came = self.run_until(begun + bound.max(lease), held);
+        let took = came.then(|| self.time - begun);
+        self.see(&Fact::Handed { what, took, bound });
+    }
+
+    fn host_of_request(&self, request: RequestId) -> Option<HostAt> {
+        self.laws.history.open.get(&request).map(|asked| asked.host)
+    }
+
+    fn count_probed(&self, ids: &[RequestId], is: fn(&Status) -> bool) -> usize {
+        ids.iter()
+            .filter(|id| self.probed.get(*id).is_some_and(is))
+            .count()
+    }
+
+    /// The longest way from a host to a voter of the key and back.
+    fn round_trip_to_voters(&self, host: HostAt, key: KeyAt) -> u64 {
+        let voters = self.laws.history.terms.voters[key].iter();
+        let ways = voters
+            .filter(|voter| **voter != host)
+            .map(|voter| self.network.longest(host, *voter) + self.network.longest(*voter, host));
+        ways.max().unwrap_or_default()
+    }
+
+    /// The longest way from a holder to a voter of the key and from there to anybody.
+    fn hand_over_bound(&self, holder: HostAt, key: KeyAt) -> u64 {
+        let voters = &self.laws.history.terms.voters[key];
+        let way = |from: HostAt, to: HostAt| {
+            if from == to {
+                0
+            } else {
+                self.network.longest(from, to)
+            }
+        };
+        let hosts = 0..self.hosts.len();
+        let ways = voters.iter().map(|voter| {
+            let on = hosts.clone().map(|next| way(*voter, next)).max();
+            way(holder, *voter) + on.unwrap_or_default()
+        });
+        ways.max().unwrap_or_default()
+    }
+}

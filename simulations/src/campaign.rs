@@ -1,0 +1,255 @@
+//! Many seeds at once, and what to do with one that fails.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::faults;
+use crate::invariants::{Kind, Violation};
+use crate::settings::Settings;
+use crate::world::{Outcome, World};
+
+/// What of a seed's world is changed from the outside.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tweaks {
+    /// This many members.
+    pub(crate) nodes: Option<usize>,
+    /// Only the first so many faults.
+    pub(crate) faults: Option<usize>,
+}
+
+/// How a run failed.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Failure {
+    /// Something panicked.
+    Crash,
+    /// A lock that was wanted was not granted, or too late.
+    Liveness,
+    /// Two holders, a falling epoch, or a vote that should not have been.
+    Safety,
+}
+
+impl Failure {
+    pub(crate) fn exit_code(self) -> u8 {
+        match self {
+            Self::Crash => 127,
+            Self::Liveness => 128,
+            Self::Safety => 129,
+        }
+    }
+
+    fn of(violations: &[Violation]) -> Option<Self> {
+        let safety = violations
+            .iter()
+            .any(|violation| violation.kind == Kind::Safety);
+        match violations {
+            [] => None,
+            _ if safety => Some(Self::Safety),
+            _ => Some(Self::Liveness),
+        }
+    }
+}
+
+/// A seed that failed.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Failed {
+    pub(crate) seed: u64,
+    pub(crate) failure: Failure,
+    pub(crate) what: String,
+    /// The fewest of its faults, from the first on, with which it still fails.
+    pub(crate) faults: usize,
+    /// The command that plays it again.
+    pub(crate) replay: String,
+}
+
+/// What many seeds came to.
+#[derive(Debug, Default)]
+pub(crate) struct Summary {
+    pub(crate) seeds: u64,
+    pub(crate) steps: u64,
+    pub(crate) facts: u64,
+    pub(crate) coverage: BTreeMap<&'static str, u64>,
+    pub(crate) violations: u64,
+    pub(crate) failed: Vec<Failed>,
+    pub(crate) took: Duration,
+}
+
+/// Runs the world of a seed.
+pub(crate) fn run_seed(seed: u64, tweaks: Tweaks, keeps_lines: bool) -> Outcome {
+    let settings = Settings::draw(seed, tweaks.nodes);
+    let mut faults = faults::draw(&settings);
+    faults.truncate(tweaks.faults.unwrap_or(usize::MAX));
+    World::new(settings, faults, keeps_lines).run()
+}
+
+/// Runs it, and says how it failed if it did.
+fn judge(seed: u64, tweaks: Tweaks) -> (Option<Outcome>, Option<(Failure, String)>) {
+    match catch_unwind(AssertUnwindSafe(|| run_seed(seed, tweaks, false))) {
+        Ok(outcome) => {
+            let failure = Failure::of(&outcome.violations);
+            let failure = failure.map(|failure| (failure, first_of(&outcome.violations)));
+            (Some(outcome), failure)
+        }
+        Err(panic) => (None, Some((Failure::Crash, words_of(panic.as_ref())))),
+    }
+}
+
+fn first_of(violations: &[Violation]) -> String {
+    violations.first().map_or_else(String::new, |first| {
+        format!(
+            "{} at {} ms: {}",
+            first.law,
+            first.at / 1_000_000,
+            first.what
+        )
+    })
+}
+
+fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    text.unwrap_or_else(|| "a panic without words".to_owned())
+}
+
+/// Runs all seeds, on all cores. `tick` is called after each.
+pub(crate) fn run(seeds: std::ops::Range<u64>, tweaks: Tweaks, tick: impl Fn() + Sync) -> Summary {
+    let begun = Instant::now();
+    let next = AtomicU64::new(seeds.start);
+    let summary = Mutex::new(Summary::default());
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                let mut own = Summary::default();
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        break;
+                    }
+                    run_one(seed, tweaks, &mut own);
+                    tick();
+                }
+                if let Ok(mut summary) = summary.lock() {
+                    summary.add(own);
+                }
+            });
+        }
+    });
+    let mut summary = summary.into_inner().unwrap_or_default();
+    summary.failed.sort_by_key(|failed| failed.seed);
+    summary.took = begun.elapsed();
+    summary
+}
+
+fn run_one(seed: u64, tweaks: Tweaks, summary: &mut Summary) {
+    let (outcome, failure) = judge(seed, tweaks);
+    summary.seeds += 1;
+    let mut faults = usize::MAX;
+    if let Some(outcome) = outcome {
+        summary.steps += outcome.steps;
+        summary.facts += outcome.facts;
+        summary.violations += outcome.violations.len() as u64;
+        faults = outcome.faults;
+        for (name, count) in outcome.coverage {
+            *summary.coverage.entry(name).or_default() += count;
+        }
+    }
+    if let Some((failure, what)) = failure {
+        summary.violations += u64::from(failure == Failure::Crash);
+        let fewest = fewest_faults(seed, tweaks, failure, faults);
+        summary.failed.push(Failed {
+            seed,
+            failure,
+            what,
+            faults: fewest,
+            replay: replay(seed, tweaks, fewest),
+        });
+    }
+}
+
+/// The shortest prefix of the fault list that still fails in the same way.
+fn fewest_faults(seed: u64, tweaks: Tweaks, failure: Failure, all: usize) -> usize {
+    let all = all.min(64);
+    let fails = |count: &usize| {
+        let tweaks = Tweaks {
+            faults: Some(*count),
+            ..tweaks
+        };
+        judge(seed, tweaks)
+            .1
+            .is_some_and(|(other, _)| other == failure)
+    };
+    (0..all).find(fails).unwrap_or(all)
+}
+
+/// The one command that plays a run again.
+pub(crate) fn replay(seed: u64, tweaks: Tweaks, faults: usize) -> String {
+    let nodes = tweaks
+        .nodes
+        .map_or_else(String::new, |nodes| format!(" --nodes {nodes}"));
+    format!("cargo run --release -p simulations -- --seed {seed}{nodes} --faults {faults} --trace")
+}
+
+impl Summary {
+    fn add(&mut self, other: Self) {
+        self.seeds += other.seeds;
+        self.steps += other.steps;
+        self.facts += other.facts;
+        self.violations += other.violations;
+        self.failed.extend(other.failed);
+        for (name, count) in other.coverage {
+            *self.coverage.entry(name).or_default() += count;
+        }
+    }
+
+    /// The gravest of the failures.
+    pub(crate) fn gravest(&self) -> Option<Failure> {
+        self.failed.iter().map(|failed| failed.failure).max()
+    }
+
+    pub(crate) fn steps_per_second(&self) -> u64 {
+        (self.steps as f64 / self.took.as_secs_f64().max(1e-9)) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_is_a_run() {
+        for seed in [1, 2, 3, 77, 475, 1_627] {
+            let runs = [0, 1].map(|_| run_seed(seed, Tweaks::default(), false));
+            assert_eq!(runs[0].digest, runs[1].digest, "seed {seed}");
+            assert_eq!(runs[0].steps, runs[1].steps);
+        }
+    }
+
+    #[test]
+    fn a_few_seeds_break_no_law_and_the_trace_changes_nothing() {
+        for seed in 0..40 {
+            let plain = run_seed(seed, Tweaks::default(), false);
+            assert!(
+                plain.violations.is_empty(),
+                "seed {seed}: {:?}",
+                plain.violations
+            );
+        }
+        let traced = run_seed(7, Tweaks::default(), true);
+        assert_eq!(traced.digest, run_seed(7, Tweaks::default(), false).digest);
+        assert!(!traced.lines.is_empty());
+    }
+
+    #[test]
+    fn safety_is_graver_than_liveness_and_that_than_a_crash() {
+        assert!(Failure::Safety > Failure::Liveness && Failure::Liveness > Failure::Crash);
+        let codes = [Failure::Crash, Failure::Liveness, Failure::Safety];
+        assert_eq!(codes.map(Failure::exit_code), [127, 128, 129]);
+    }
+}

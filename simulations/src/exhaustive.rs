@@ -1,0 +1,662 @@
+//! Every interleaving at small scope: the real voter and the real claimant, three voters, two or
+//! three claims for one key, a network that loses, doubles and reorders, leases that run out, and
+//! a voter that loses its memory.
+//!
+//! Random runs go deep and miss narrow places; a search misses nothing within its scope. Time is
+//! one abstract step of half a lease for everybody, taken whenever the search likes. A message
+//! that was sent may be read at any time after, as often as the search likes, or never: that is
+//! loss, doubling and reordering in one. Jitter is off, so that states which differ in nothing
+//! else are one.
+
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use lockmesh::proto::claimant::{Claimant, Request};
+use lockmesh::proto::event::{Effects, Event, Ticket};
+use lockmesh::proto::id::{Incarnation, Key, NodeId};
+use lockmesh::proto::message::{Message, Outbox};
+use lockmesh::proto::roster::{Roster, Timing};
+use lockmesh::proto::time::{Instant, Now};
+use lockmesh::proto::voter::{Limits, Start, Voter};
+use stateright::{Checker, HasDiscoveries, Model, Property};
+
+const VOTERS: usize = 3;
+const ROUND_TRIP: Duration = Duration::from_millis(100);
+const LEASE: Duration = Duration::from_secs(1);
+/// Two steps are a lease.
+const STEP: Duration = Duration::from_millis(500);
+const WALL_MS: u64 = 1_760_000_000_000;
+
+/// How far one search goes.
+#[derive(Clone, Debug)]
+pub(crate) struct Scope {
+    pub(crate) name: &'static str,
+    /// How far the wall clock of each claimant is ahead, in milliseconds: the order of the epochs.
+    pub(crate) walls: &'static [u64],
+    pub(crate) begins: Begins,
+    /// How many steps of time.
+    pub(crate) steps: u64,
+    /// How many voters may lose their memory.
+    pub(crate) crashes: u8,
+    /// Whether a message may be read more than once.
+    pub(crate) doubles: bool,
+    /// The most messages that are on their way.
+    pub(crate) messages_max: usize,
+    /// The mistake that the rules make, for the searches that must find one.
+    #[cfg(feature = "mutants")]
+    pub(crate) mutant: Option<lockmesh::mutants::Mutant>,
+}
+
+/// The scopes of the search for the real rules.
+pub(crate) fn scopes() -> Vec<Scope> {
+    let scope = |name, walls, begins, steps, crashes, doubles| Scope {
+        name,
+        walls,
+        begins,
+        steps,
+        crashes,
+        doubles,
+        messages_max: 16,
+        #[cfg(feature = "mutants")]
+        mutant: None,
+    };
+    vec![
+        scope("two claims meet", &[1, 0], Begins::Asked, 0, 0, false),
+        scope("equal epochs", &[0, 0], Begins::Asked, 0, 0, false),
+        scope("doubles", &[1, 0], Begins::Asked, 0, 0, true),
+        scope("leases run out", &[1, 0], Begins::Owned, 3, 0, false),
+        scope("a voter forgets", &[1, 0], Begins::Owned, 4, 1, false),
+        scope("three claims", &[1, 0, 2], Begins::Owned, 1, 0, false),
+    ]
+}
+
+/// Where a search begins.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Begins {
+    /// All have asked, and no message has been read.
+    Asked,
+    /// The first owns the key by two votes; its claim to the third voter is still on its way. The
+    /// others may ask at any time.
+    Owned,
+}
+
+/// A message on its way. Voters are numbered first, then claimants.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Envelope {
+    from: u8,
+    to: u8,
+    message: Arc<Message>,
+    /// Orders messages, which have no order of their own.
+    digest: u64,
+}
+
+impl Envelope {
+    fn new(from: usize, to: usize, message: Message) -> Self {
+        // Without keys of its own this hasher is the same in every run.
+        let mut hasher = DefaultHasher::new();
+        message.hash(&mut hasher);
+        Self {
+            from: from as u8,
+            to: to as u8,
+            message: Arc::new(message),
+            digest: hasher.finish(),
+        }
+    }
+
+    fn order(&self) -> (u64, u8, u8) {
+        (self.digest, self.from, self.to)
+    }
+}
+
+impl Hash for Envelope {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.order().hash(hasher);
+    }
+}
+
+impl Ord for Envelope {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.order().cmp(&other.order())
+    }
+}
+
+impl PartialOrd for Envelope {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// A machine, and a digest of it: most of what a step compares has not changed.
+#[derive(Clone, Debug)]
+pub(crate) struct Kept<T> {
+    it: Arc<T>,
+    digest: u64,
+}
+
+impl<T: Clone + Hash> Kept<T> {
+    fn new(it: T) -> Self {
+        let mut kept = Self {
+            it: Arc::new(it),
+            digest: 0,
+        };
+        kept.seal();
+        kept
+    }
+
+    /// Changes the machine.
+    fn change<R>(&mut self, change: impl FnOnce(&mut T) -> R) -> R {
+        let answer = change(Arc::make_mut(&mut self.it));
+        self.seal();
+        answer
+    }
+
+    fn seal(&mut self) {
+        let mut hasher = DefaultHasher::new();
+        self.it.hash(&mut hasher);
+        self.digest = hasher.finish();
+    }
+}
+
+impl<T> Hash for Kept<T> {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.digest.hash(hasher);
+    }
+}
+
+impl<T> PartialEq for Kept<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+impl<T> Eq for Kept<T> {}
+
+/// What the search may do next.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(crate) enum Action {
+    Ask(usize),
+    Release(usize),
+    Wake(usize),
+    Read(Envelope),
+    Step,
+    Crash(usize),
+}
+
+/// What a claimant has come to.
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+struct Attempt {
+    ticket: Option<Ticket>,
+    is_over: bool,
+    epoch: u64,
+    /// The highest owner's epoch when it claimed under this epoch.
+    above: u64,
+}
+
+/// Everything.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct State {
+    time: u64,
+    voters: Vec<Kept<Voter>>,
+    claimants: Vec<Kept<Claimant>>,
+    attempts: Vec<Attempt>,
+    network: BTreeSet<Envelope>,
+    crashes: u8,
+    /// Whom a voter that lost its memory had voted for: the claimant and the epoch.
+    forgotten: Vec<Option<(usize, u64)>>,
+    highest_owner: u64,
+    grants: u8,
+    broken: Option<&'static str>,
+}
+
+/// The search, with all that does not change.
+#[derive(Clone, Debug)]
+pub(crate) struct Search {
+    scope: Scope,
+    roster: Arc<Roster>,
+    key: Key,
+    ids: Vec<NodeId>,
+}
+
+impl Search {
+    pub(crate) fn new(scope: Scope) -> Self {
+        let ids: Vec<NodeId> = (0..VOTERS + scope.walls.len())
+            .map(|at| NodeId::new(format!("n{at}")).expect("a short name"))
+            .collect();
+        let timing = Timing {
+            max_ttl: LEASE,
+            max_drift_ppm: 0,
+            max_clock_skew: LEASE,
+            round_trip: ROUND_TRIP,
+            offer: STEP,
+            poke: ROUND_TRIP,
+        };
+        let roster = Roster::new(1, ids[..VOTERS].to_vec(), VOTERS, timing);
+        Self {
+            scope,
+            roster: Arc::new(roster.expect("constants that fit")),
+            key: Key::new("k").expect("a short name"),
+            ids,
+        }
+    }
+
+    fn now(&self, state: &State, at: usize) -> Now {
+        let ahead = match at.checked_sub(VOTERS) {
+            Some(claimant) => self.scope.walls[claimant],
+            None => 0,
+        };
+        Now {
+            mono: Instant::ZERO.after(LEASE + STEP * state.time as u32),
+            wall_ms: WALL_MS + STEP.as_millis() as u64 * state.time + ahead,
+        }
+    }
+
+    fn voter(&self, now: Now, at: usize, start: Start, out: &mut Effects) -> Kept<Voter> {
+        let limits = Limits {
+            floors: 1,
+            ..Limits::default()
+        };
+        let me = self.ids[at].clone();
+        let nonce = at as u64;
+        Kept::new(Voter::new(
+            now,
+            me,
+            self.roster.clone(),
+            limits,
+            start,
+            nonce,
+            out,
+        ))
+    }
+
+    fn send(&self, state: &mut State, from: usize, messages: Outbox) {
+        for (to, message) in messages {
+            let Some(to) = self.ids.iter().position(|id| *id == to) else {
+                continue;
+            };
+            state.network.insert(Envelope::new(from, to, message));
+        }
+    }
+
+    /// A handler has left this behind.
+    fn follow(&self, state: &mut State, at: usize, effects: Effects) {
+        self.send(state, at, effects.messages);
+        let Some(claimant) = at.checked_sub(VOTERS) else {
+            return;
+        };
+        for event in effects.events {
+            match event {
+                Event::Granted { epoch, .. } => {
+                    let epoch = epoch.get();
+                    state.grants += 1;
+                    if epoch <= state.highest_owner {
+                        state.broken = Some("M2");
+                    }
+                    if self.votes_for(state, claimant, epoch) < 2 {
+                        state.broken = state.broken.or(Some("M4"));
+                    }
+                    state.highest_owner = state.highest_owner.max(epoch);
+                }
+                Event::Lost { .. } => state.attempts[claimant].is_over = true,
+                _ => {}
+            }
+        }
+        let attempt = &mut state.attempts[claimant];
+        let ticket = attempt.ticket.filter(|_| !attempt.is_over);
+        let epoch = ticket.and_then(|ticket| state.claimants[claimant].it.epoch(ticket));
+        let epoch = epoch.map_or(0, |epoch| epoch.get());
+        if epoch != attempt.epoch {
+            attempt.epoch = epoch;
+            attempt.above = state.highest_owner;
+        }
+    }
+
+    /// How many voters have, or had when they lost their memory, their vote out for this claim.
+    fn votes_for(&self, state: &State, claimant: usize, epoch: u64) -> usize {
+        let id = &self.ids[VOTERS + claimant];
+        (0..VOTERS)
+            .filter(|at| {
+                let report = state.voters[*at]
+                    .it
+                    .report(self.now(state, *at), 0, &self.key);
+                let votes = report
+                    .vote
+                    .is_some_and(|vote| vote.claim.node == *id && vote.epoch.get() == epoch);
+                votes || state.forgotten[*at] == Some((claimant, epoch))
+            })
+            .count()
+    }
+
+    /// What must hold in every state.
+    fn judge(&self, state: &mut State) {
+        for at in 0..VOTERS {
+            if state.forgotten[at].is_some() && state.voters[at].it.quarantine().is_none() {
+                state.forgotten[at] = None;
+            }
+        }
+        let mut holders = 0;
+        for claimant in 0..state.claimants.len() {
+            let now = self.now(state, VOTERS + claimant);
+            let held: Vec<u64> = state.claimants[claimant]
+                .it
+                .held(now)
+                .map(|(_, epoch, _)| epoch.get())
+                .collect();
+            holders += held.len();
+            if held
+                .iter()
+                .any(|epoch| self.votes_for(state, claimant, *epoch) < 2)
+            {
+                state.broken = state.broken.or(Some("M3"));
+            }
+        }
+        if holders > 1 {
+            state.broken = Some("M1");
+        }
+    }
+
+    fn read(&self, state: &mut State, envelope: &Envelope) {
+        if !self.scope.doubles {
+            state.network.remove(envelope);
+        }
+        let (from, to) = (usize::from(envelope.from), usize::from(envelope.to));
+        let now = self.now(state, to);
+        let mut out = Effects::default();
+        let message = &*envelope.message;
+        if let Some(claimant) = to.checked_sub(VOTERS) {
+            let from = &self.ids[from];
+            state.claimants[claimant].change(|it| it.handle(now, from, message, &mut out));
+            return self.follow(state, to, out);
+        }
+        state.voters[to].change(|voter| match message {
+            Message::Claim(claim) => voter.handle_claim(now, claim, &mut out),
+            Message::Release(release) => voter.handle_release(now, release, &mut out),
+            Message::Recall(recall) => {
+                let memory = voter.recollect(recall, true, Incarnation::new(1));
+                let answer = Message::Memory(memory);
+                out.messages.push((self.ids[from].clone(), answer));
+            }
+            Message::Memory(memory) => {
+                voter.handle_memory(now, &self.ids[from], memory, &mut out);
+            }
+            _ => {}
+        });
+        self.follow(state, to, out);
+    }
+
+    fn begin(&self, state: &mut State) {
+        match self.scope.begins {
+            Begins::Asked => {
+                for claimant in 0..self.scope.walls.len() {
+                    self.ask(state, claimant);
+                }
+            }
+            Begins::Owned => {
+                self.ask(state, 0);
+                let is_for = |at: u8| move |it: &Envelope| it.to == at;
+                for voter in [0, 1] {
+                    let sent: Vec<Envelope> = state.network.iter().cloned().collect();
+                    for envelope in sent.into_iter().filter(is_for(voter)) {
+                        self.read(state, &envelope);
+                    }
+                }
+                let sent: Vec<Envelope> = state.network.iter().cloned().collect();
+                for envelope in sent.into_iter().filter(is_for(VOTERS as u8)) {
+                    self.read(state, &envelope);
+                }
+            }
+        }
+    }
+
+    fn ask(&self, state: &mut State, claimant: usize) {
+        let at = VOTERS + claimant;
+        let now = self.now(state, at);
+        let request = Request {
+            key: self.key.clone(),
+            ttl: LEASE,
+            is_try: false,
+            renews: true,
+            deadline: None,
+        };
+        let mut out = Effects::default();
+        let it = &mut state.claimants[claimant];
+        let ticket = it.change(|it| it.request(now, request, &mut out));
+        state.attempts[claimant].ticket = ticket.ok();
+        self.follow(state, at, out);
+    }
+
+    fn release(&self, state: &mut State, claimant: usize, ticket: Ticket) {
+        let at = VOTERS + claimant;
+        let now = self.now(state, at);
+        let mut out = Effects::default();
+        state.claimants[claimant].change(|it| it.release(now, ticket, &mut out));
+        state.attempts[claimant].is_over = true;
+        self.follow(state, at, out);
+    }
+
+    fn crash(&self, state: &mut State, at: usize) {
+        let now = self.now(state, at);
+        state.crashes += 1;
+        let vote = state.voters[at].it.report(now, 0, &self.key).vote;
+        state.forgotten[at] = vote.and_then(|vote| {
+            let claimant = self.ids.iter().position(|id| *id == vote.claim.node)?;
+            Some((claimant.checked_sub(VOTERS)?, vote.epoch.get()))
+        });
+        let mut out = Effects::default();
+        state.voters[at] = self.voter(now, at, Start::Amnesia, &mut out);
+        self.follow(state, at, out);
+    }
+
+    /// Time goes on. Voters do what is due at once, which is when it is most dangerous; claimants
+    /// may sleep.
+    fn step(&self, state: &mut State) {
+        state.time += 1;
+        for at in 0..VOTERS {
+            let now = self.now(state, at);
+            let mut out = Effects::default();
+            let due = state.voters[at].it.next_timeout();
+            if due.is_some_and(|due| due <= now.mono) {
+                state.voters[at].change(|it| it.handle_timeout(now, &mut out));
+                self.follow(state, at, out);
+            }
+        }
+    }
+}
+
+impl Model for Search {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        make_mistake(&self.scope);
+        let claims = self.scope.walls.len();
+        let mut state = State {
+            time: 0,
+            voters: Vec::new(),
+            claimants: Vec::new(),
+            attempts: vec![Attempt::default(); claims],
+            network: BTreeSet::new(),
+            crashes: 0,
+            forgotten: vec![None; VOTERS],
+            highest_owner: 0,
+            grants: 0,
+            broken: None,
+        };
+        let mut out = Effects::default();
+        for at in 0..VOTERS {
+            let mut voter = self.voter(self.now(&state, at), at, Start::NewCluster, &mut out);
+            // The cluster is new, and the others say so.
+            let now = self.now(&state, at);
+            for other in (0..VOTERS).filter(|other| *other != at) {
+                let memory = lockmesh::proto::message::Memory {
+                    nonce: at as u64,
+                    highest: Default::default(),
+                    votes: false,
+                    knew: false,
+                    seen: Incarnation::new(1),
+                };
+                voter.change(|it| it.handle_memory(now, &self.ids[other], &memory, &mut out));
+            }
+            state.voters.push(voter);
+        }
+        for claimant in 0..claims {
+            let me = self.ids[VOTERS + claimant].clone();
+            let it = Claimant::new(me, Incarnation::new(1), self.roster.clone(), 4, 0);
+            state.claimants.push(Kept::new(it));
+        }
+        self.begin(&mut state);
+        vec![state]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        if state.broken.is_some() {
+            return;
+        }
+        for (claimant, attempt) in state.attempts.iter().enumerate() {
+            match attempt.ticket {
+                None => actions.push(Action::Ask(claimant)),
+                Some(_) if !attempt.is_over => actions.push(Action::Release(claimant)),
+                Some(_) => {}
+            }
+            let now = self.now(state, VOTERS + claimant);
+            let due = state.claimants[claimant].it.next_timeout();
+            if due.is_some_and(|due| due <= now.mono) {
+                actions.push(Action::Wake(claimant));
+            }
+        }
+        actions.extend(state.network.iter().cloned().map(Action::Read));
+        if state.time < self.scope.steps {
+            actions.push(Action::Step);
+        }
+        if state.crashes < self.scope.crashes {
+            actions.extend((0..VOTERS).map(Action::Crash));
+        }
+    }
+
+    fn next_state(&self, last: &State, action: Action) -> Option<State> {
+        make_mistake(&self.scope);
+        let mut state = last.clone();
+        match action {
+            Action::Ask(claimant) => self.ask(&mut state, claimant),
+            Action::Release(claimant) => {
+                let ticket = state.attempts[claimant].ticket?;
+                self.release(&mut state, claimant, ticket);
+            }
+            Action::Wake(claimant) => {
+                let at = VOTERS + claimant;
+                let now = self.now(&state, at);
+                let mut out = Effects::default();
+                state.claimants[claimant].change(|it| it.handle_timeout(now, &mut out));
+                self.follow(&mut state, at, out);
+            }
+            Action::Read(envelope) => self.read(&mut state, &envelope),
+            Action::Step => self.step(&mut state),
+            Action::Crash(at) => self.crash(&mut state, at),
+        }
+        self.judge(&mut state);
+        (state != *last).then_some(state)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always("M1 to M4", |_, state: &State| state.broken.is_none()),
+            Property::sometimes("all own it in turn", |search: &Self, state: &State| {
+                usize::from(state.grants) == search.scope.walls.len()
+            }),
+        ]
+    }
+
+    fn within_boundary(&self, state: &State) -> bool {
+        state.network.len() <= self.scope.messages_max
+    }
+}
+
+#[cfg(feature = "mutants")]
+fn make_mistake(scope: &Scope) {
+    lockmesh::mutants::make(scope.mutant);
+}
+
+#[cfg(not(feature = "mutants"))]
+fn make_mistake(_scope: &Scope) {}
+
+/// What a search came to.
+#[derive(Clone, Debug, serde::Serialize)]
+pub(crate) struct Found {
+    pub(crate) scope: &'static str,
+    /// Different states that were seen.
+    pub(crate) states: usize,
+    pub(crate) depth: usize,
+    /// Whether that is all there are within the scope.
+    pub(crate) exhausted: bool,
+    pub(crate) seconds: f64,
+    /// The law that was broken, and the way there.
+    pub(crate) broken: Option<(&'static str, Vec<String>)>,
+    /// Whether all claims owned the key in turn in some state.
+    pub(crate) all_served: bool,
+}
+
+/// Searches a scope, at most so long and so many states.
+pub(crate) fn search(scope: &Scope, patience: Duration, states_max: usize) -> Found {
+    let begun = std::time::Instant::now();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let checker = Search::new(scope.clone())
+        .checker()
+        .threads(cores)
+        .timeout(patience)
+        .target_state_count(states_max)
+        .finish_when(HasDiscoveries::AnyFailures)
+        .spawn_bfs()
+        .join();
+    let discoveries = checker.discoveries();
+    let broken = discoveries.get("M1 to M4").map(|path| {
+        let law = path.last_state().broken.unwrap_or("M1");
+        let actions = path.clone().into_actions();
+        (law, actions.iter().map(words_of).collect())
+    });
+    let took = begun.elapsed();
+    Found {
+        scope: scope.name,
+        states: checker.unique_state_count(),
+        depth: checker.max_depth(),
+        exhausted: broken.is_none() && took < patience && checker.state_count() < states_max,
+        seconds: took.as_secs_f64(),
+        broken,
+        all_served: discoveries.contains_key("all own it in turn"),
+    }
+}
+
+fn words_of(action: &Action) -> String {
+    match action {
+        Action::Read(envelope) => format!(
+            "n{} -> n{}: {:?}",
+            envelope.from, envelope.to, envelope.message
+        ),
+        other => format!("{other:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_claims_of_equal_epochs_are_safe_as_far_as_the_search_goes() {
+        let scope = &scopes()[0];
+        let found = search(scope, Duration::from_secs(20), 30_000);
+        assert!(found.broken.is_none(), "{:?}", found.broken);
+        assert!(found.states > 1_000);
+    }
+
+    #[test]
+    fn who_asks_sends_its_claim_to_every_voter() {
+        let search = Search::new(scopes()[0].clone());
+        let mut state = search.init_states().remove(0);
+        search.ask(&mut state, 0);
+        assert_eq!(state.network.len(), VOTERS);
+        for envelope in &state.network {
+            assert!(matches!(*envelope.message, Message::Claim(_)));
+        }
+    }
+}

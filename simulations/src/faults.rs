@@ -1,0 +1,237 @@
+//! What goes wrong, and when: drawn before the world begins, so that a run can be repeated with
+//! only the first few of its faults.
+
+use crate::invariants::Host;
+use crate::rng::Rng;
+use crate::settings::{MILLISECOND, Pace, Settings};
+
+/// Whom a fault befalls.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Target {
+    /// This host.
+    Host(Host),
+    /// Whoever holds a lock at that moment; this host where nobody does.
+    HolderOr(Host),
+}
+
+/// A way to cut links.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Cut {
+    /// Hosts of different groups neither hear nor reach each other.
+    Split(Vec<u8>),
+    /// The first hosts hear the others but do not reach them.
+    OneWay(Vec<Host>),
+    /// Two hosts neither hear nor reach each other; both talk with all others.
+    Between(Host, Host),
+    /// These links, one way each.
+    Links(Vec<(Host, Host)>),
+}
+
+impl Cut {
+    /// The links that it cuts, each one way.
+    pub(crate) fn links(&self, hosts: usize) -> Vec<(Host, Host)> {
+        let all = (0..hosts).flat_map(|from| (0..hosts).map(move |to| (from, to)));
+        match self {
+            Self::Split(groups) => all.filter(|(a, b)| groups[*a] != groups[*b]).collect(),
+            Self::OneWay(mute) => all
+                .filter(|(a, b)| mute.contains(a) && !mute.contains(b))
+                .collect(),
+            Self::Between(a, b) => vec![(*a, *b), (*b, *a)],
+            Self::Links(links) => links.clone(),
+        }
+    }
+}
+
+/// Something that goes wrong. Spans are in nanoseconds of true time.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Trouble {
+    /// Links are cut.
+    Cut { cut: Cut, span: u64 },
+    /// Links are cut and mended in turn, as often as it says.
+    Flap { cut: Cut, half: u64, times: u32 },
+    /// Every datagram from and to a host takes so much longer.
+    Slow { host: Host, by: u64, span: u64 },
+    /// More datagrams are lost, per million.
+    Storm { loss_ppm: u64, span: u64 },
+    /// A process dies, and starts again without memory. `says_new`: its operator left the flag on
+    /// that says that the cluster is new.
+    Crash {
+        target: Target,
+        down: u64,
+        says_new: bool,
+        moves: bool,
+    },
+    /// A process is frozen, and goes on.
+    Pause { target: Target, span: u64 },
+    /// A wall clock jumps.
+    WallJump { host: Host, by_ms: i64 },
+    /// A monotonic clock changes its pace.
+    Drift { host: Host, rate_ppm: i64 },
+}
+
+impl Trouble {
+    /// What coverage calls it.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Cut { cut, .. } => match cut {
+                Cut::Split(_) => "split",
+                Cut::OneWay(_) => "one_way",
+                Cut::Between(..) => "bridge",
+                Cut::Links(_) => "links",
+            },
+            Self::Flap { .. } => "flap",
+            Self::Slow { .. } => "slow",
+            Self::Storm { .. } => "storm",
+            Self::Crash { .. } => "crash",
+            Self::Pause { .. } => "pause",
+            Self::WallJump { .. } => "wall_jump",
+            Self::Drift { .. } => "drift",
+        }
+    }
+}
+
+/// A trouble and its time.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Fault {
+    pub(crate) at: u64,
+    pub(crate) trouble: Trouble,
+}
+
+/// Draws the faults of a world, in order of time. Each world favours some kinds over others.
+pub(crate) fn draw(settings: &Settings) -> Vec<Fault> {
+    let mut rng = Rng::stream(settings.seed, "faults");
+    let mut weights: Vec<u64> = (0..8)
+        .map(|_| {
+            if rng.chance(500_000) {
+                rng.between(1, 10)
+            } else {
+                0
+            }
+        })
+        .collect();
+    if weights.iter().sum::<u64>() == 0 {
+        weights[5] = 1;
+    }
+    let count = rng.between(0, 24);
+    let start = settings.max_ttl() / 4;
+    let mut faults: Vec<Fault> = (0..count)
+        .map(|_| Fault {
+            at: rng.between(start, settings.fault_span),
+            trouble: draw_trouble(&mut rng, &weights, settings),
+        })
+        .collect();
+    faults.sort_by_key(|fault| fault.at);
+    faults
+}
+
+fn draw_trouble(rng: &mut Rng, weights: &[u64], settings: &Settings) -> Trouble {
+    let mut at = rng.below(weights.iter().sum());
+    let mut kind = 0;
+    while at >= weights[kind] {
+        at -= weights[kind];
+        kind += 1;
+    }
+    let hosts = settings.hosts();
+    let host = rng.below(hosts as u64) as Host;
+    let span = rng.spread(settings.round_trip(), settings.max_ttl() * 3);
+    let target = if rng.chance(500_000) {
+        Target::HolderOr(host)
+    } else {
+        Target::Host(host)
+    };
+    match kind {
+        0 => Trouble::Cut {
+            cut: draw_cut(rng, hosts),
+            span,
+        },
+        1 => Trouble::Flap {
+            cut: draw_cut(rng, hosts),
+            half: rng.spread(settings.round_trip(), settings.max_ttl()),
+            times: rng.between(2, 6) as u32,
+        },
+        2 => Trouble::Slow {
+            host,
+            by: rng.spread(settings.round_trip(), settings.max_ttl()),
+            span,
+        },
+        3 => Trouble::Storm {
+            loss_ppm: *rng.pick(&[300_000, 600_000, 900_000]),
+            span: span / 2,
+        },
+        4 => Trouble::Crash {
+            target,
+            down: rng.spread(MILLISECOND, settings.max_ttl() * 2),
+            says_new: rng.chance(300_000),
+            moves: rng.chance(300_000),
+        },
+        5 => Trouble::Pause { target, span },
+        6 => draw_wall_jump(rng, host, settings),
+        _ => Trouble::Drift {
+            host,
+            rate_ppm: draw_rate(rng, settings),
+        },
+    }
+}
+
+fn draw_cut(rng: &mut Rng, hosts: usize) -> Cut {
+    match rng.below(3) {
+        0 => {
+            let groups = rng.between(2, 3);
+            Cut::Split((0..hosts).map(|_| rng.below(groups) as u8).collect())
+        }
+        1 => {
+            let count = rng.between(1, (hosts as u64 / 2).max(1)) as usize;
+            Cut::OneWay(rng.sample(hosts, count))
+        }
+        _ => match rng.sample(hosts, 2)[..] {
+            [a, b] => Cut::Between(a, b),
+            _ => Cut::Links(Vec::new()),
+        },
+    }
+}
+
+fn draw_wall_jump(rng: &mut Rng, host: Host, settings: &Settings) -> Trouble {
+    let skew = settings.timing.max_clock_skew.as_millis() as u64;
+    let by = if rng.chance(700_000) {
+        rng.between(1, skew)
+    } else {
+        rng.spread(skew, 10_000_000)
+    } as i64;
+    let back = rng.chance(500_000);
+    Trouble::WallJump {
+        host,
+        by_ms: if back { -by } else { by },
+    }
+}
+
+/// A rate for a monotonic clock, in parts per million off true time.
+pub(crate) fn draw_rate(rng: &mut Rng, settings: &Settings) -> i64 {
+    match settings.pace {
+        // From the slowest to the fastest the ratio is then at most 1 + max_drift.
+        Pace::Kept => rng.between(0, u64::from(settings.timing.max_drift_ppm)) as i64,
+        Pace::Wild(most) => rng.between(0, 2 * most.unsigned_abs()) as i64 - most,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_repeat_and_come_in_order() {
+        for seed in 0..200 {
+            let settings = Settings::draw(seed, None);
+            let faults = draw(&settings);
+            assert_eq!(faults, draw(&settings));
+            assert!(faults.is_sorted_by_key(|fault| fault.at));
+        }
+    }
+
+    #[test]
+    fn a_cut_names_the_links_it_means() {
+        let links = |cut: Cut| cut.links(3);
+        assert_eq!(links(Cut::OneWay(vec![0])), [(0, 1), (0, 2)]);
+        assert_eq!(links(Cut::Between(0, 2)), [(0, 2), (2, 0)]);
+        assert_eq!(links(Cut::Split(vec![0, 0, 1])).len(), 4);
+    }
+}

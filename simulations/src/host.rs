@@ -1,0 +1,89 @@
+//! One host: its clocks, and the process that runs on it while it is up.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use lockmesh::node::Node;
+use lockmesh::proto::event::Ticket;
+use lockmesh::proto::id::NodeId;
+use lockmesh::proto::time::Instant;
+
+use crate::clocks::Clock;
+use crate::gossip::Sighting;
+use crate::invariants::{KeyAt, RequestId};
+use crate::world::Happening;
+
+/// How many datagrams the operating system keeps for a process that does not read them.
+pub(crate) const SOCKET_DATAGRAMS_MAX: usize = 256;
+
+/// A request as its process knows it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ongoing {
+    pub(crate) request: RequestId,
+    pub(crate) client: Option<usize>,
+    /// The epoch that it was last seen to claim with.
+    pub(crate) epoch: u64,
+    /// What it was last told of its lease.
+    pub(crate) until: Option<Instant>,
+}
+
+/// One life of a node.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) node: Node,
+    pub(crate) requests: BTreeMap<Ticket, Ongoing>,
+    /// What its voter had on record when it was last looked at.
+    pub(crate) voted: BTreeMap<KeyAt, (usize, u64)>,
+    pub(crate) slots: usize,
+    /// The highest epoch that its wall clock believed in when it started.
+    pub(crate) believed: u64,
+    pub(crate) started_at: u64,
+}
+
+/// A machine.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) id: NodeId,
+    pub(crate) addr: SocketAddr,
+    pub(crate) clock: Clock,
+    pub(crate) process: Option<Process>,
+    /// All its lives, the last at the end.
+    pub(crate) lives: Vec<Sighting>,
+    /// Its process is frozen until then.
+    pub(crate) paused_until: Option<u64>,
+    pub(crate) inbox: Vec<(SocketAddr, Vec<u8>)>,
+    /// What its process would have done while it was frozen.
+    pub(crate) put_off: Vec<Happening>,
+    /// Tells timers that are still meant from those that are not.
+    pub(crate) timer: u64,
+    pub(crate) timer_at: Option<u64>,
+    /// Its wall clock was ahead by more than twice what the others believe.
+    pub(crate) was_far_ahead: bool,
+}
+
+impl Host {
+    pub(crate) fn new(id: NodeId, addr: SocketAddr, clock: Clock) -> Self {
+        Self {
+            id,
+            addr,
+            clock,
+            process: None,
+            lives: Vec::new(),
+            paused_until: None,
+            inbox: Vec::new(),
+            put_off: Vec::new(),
+            timer: 0,
+            timer_at: None,
+            was_far_ahead: false,
+        }
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused_until.is_some()
+    }
+
+    /// Whether a process runs here and is not frozen.
+    pub(crate) fn acts(&self) -> bool {
+        self.process.is_some() && !self.is_paused()
+    }
+}

@@ -1,0 +1,196 @@
+//! What several laws need to know of what was before.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Fact, Host, KeyAt, RequestId, Terms};
+
+/// A request that is not over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    pub(crate) host: Host,
+    pub(crate) key: KeyAt,
+    pub(crate) asked_at: u64,
+    /// When it claimed under its present epoch, and what that is.
+    pub(crate) claimed_at: u64,
+    pub(crate) epoch: u64,
+    /// The highest epoch of an owner of the key when it claimed so.
+    pub(crate) above: u64,
+    /// The true time at which its lease is over, once it was granted.
+    pub(crate) until: Option<u64>,
+}
+
+/// What was true up to now.
+#[derive(Debug)]
+pub(crate) struct History {
+    pub(crate) terms: Terms,
+    /// Requests that are not over.
+    pub(crate) open: BTreeMap<RequestId, Asked>,
+    /// What each voter last had on record for each key; of one that lost its memory, what it had
+    /// then, until it votes again.
+    votes: BTreeMap<(Host, KeyAt), (Host, u64)>,
+    /// The highest epoch that each voter ever voted for.
+    voted_for: BTreeMap<(Host, KeyAt), u64>,
+    /// Voters that lost their memory and do not vote yet.
+    pub(crate) abstaining: BTreeSet<Host>,
+    /// The epochs of all owners, for each key.
+    owners: Vec<BTreeSet<u64>>,
+    /// The latest end of a lease that was ever told, for each key.
+    last_end: Vec<u64>,
+    /// Keys for which a voter said that fencing leans on a wall clock which had been set back.
+    pub(crate) waived: BTreeSet<KeyAt>,
+    pub(crate) calm_since: Option<u64>,
+}
+
+impl History {
+    pub(crate) fn new(terms: Terms) -> Self {
+        let keys = terms.voters.len();
+        Self {
+            terms,
+            open: BTreeMap::new(),
+            votes: BTreeMap::new(),
+            voted_for: BTreeMap::new(),
+            abstaining: BTreeSet::new(),
+            owners: vec![BTreeSet::new(); keys],
+            last_end: vec![0; keys],
+            waived: BTreeSet::new(),
+            calm_since: None,
+        }
+    }
+
+    /// The highest epoch of an owner of this key so far; zero where it had none.
+    pub(crate) fn highest_owner(&self, key: KeyAt) -> u64 {
+        self.owners[key].last().copied().unwrap_or_default()
+    }
+
+    /// The highest epoch of an owner of this key that is not above `epoch`.
+    pub(crate) fn owner_up_to(&self, key: KeyAt, epoch: u64) -> u64 {
+        let up_to = self.owners[key].range(..=epoch).next_back();
+        up_to.copied().unwrap_or_default()
+    }
+
+    /// The latest end of any lease of this key; `None` where it had no owner.
+    pub(crate) fn last_end(&self, key: KeyAt) -> Option<u64> {
+        (!self.owners[key].is_empty()).then_some(self.last_end[key])
+    }
+
+    /// Requests that hold this key at `at`, by their own clocks.
+    pub(crate) fn holders(&self, key: KeyAt, at: u64) -> impl Iterator<Item = (RequestId, &Asked)> {
+        let of_key = self.open.iter().filter(move |(_, asked)| asked.key == key);
+        of_key
+            .filter(move |(_, asked)| asked.until.is_some_and(|until| at < until))
+            .map(|(request, asked)| (*request, asked))
+    }
+
+    /// How many voters of a key have its vote on record for this host and epoch.
+    pub(crate) fn votes_for(&self, key: KeyAt, host: Host, epoch: u64) -> usize {
+        let voters = self.terms.voters[key].iter();
+        voters
+            .filter(|voter| self.votes.get(&(**voter, key)) == Some(&(host, epoch)))
+            .count()
+    }
+
+    /// What a voter last had on record.
+    pub(crate) fn vote_of(&self, voter: Host, key: KeyAt) -> Option<(Host, u64)> {
+        self.votes.get(&(voter, key)).copied()
+    }
+
+    /// The highest epoch that a voter ever voted for.
+    pub(crate) fn voted_for(&self, voter: Host, key: KeyAt) -> u64 {
+        let highest = self.voted_for.get(&(voter, key));
+        highest.copied().unwrap_or_default()
+    }
+
+    /// The least number that is a majority of the voters of a key.
+    pub(crate) fn majority(&self, key: KeyAt) -> usize {
+        self.terms.voters[key].len() / 2 + 1
+    }
+
+    /// Takes a fact into account.
+    pub(crate) fn keep(&mut self, at: u64, fact: &Fact) {
+        match fact {
+            Fact::Asked { request, host, key } => {
+                let asked = Asked {
+                    host: *host,
+                    key: *key,
+                    asked_at: at,
+                    claimed_at: at,
+                    epoch: 0,
+                    above: 0,
+                    until: None,
+                };
+                self.open.insert(*request, asked);
+            }
+            Fact::Claimed { request, epoch } => self.keep_claim(at, *request, *epoch),
+            Fact::Granted {
+                request,
+                epoch,
+                until,
+            } => {
+                if let Some(asked) = self.open.get_mut(request) {
+                    asked.until = Some(*until);
+                    self.owners[asked.key].insert(*epoch);
+                    let end = &mut self.last_end[asked.key];
+                    *end = (*end).max(*until);
+                }
+            }
+            Fact::Until { request, until } => {
+                if let Some(asked) = self.open.get_mut(request) {
+                    asked.until = Some(*until);
+                    let end = &mut self.last_end[asked.key];
+                    *end = (*end).max(*until);
+                }
+            }
+            Fact::Over { request, .. } => {
+                self.open.remove(request);
+            }
+            Fact::Voted { voter, key, to } => self.keep_vote(*voter, *key, *to),
+            Fact::Forgot { voter } => {
+                self.abstaining.insert(*voter);
+            }
+            Fact::Returned {
+                voter,
+                fences,
+                leans_on_wall_clock,
+                ..
+            } => self.keep_return(*voter, fences, *leans_on_wall_clock),
+            Fact::Calm => self.calm_since = Some(at),
+            _ => {}
+        }
+    }
+
+    fn keep_claim(&mut self, at: u64, request: RequestId, epoch: u64) {
+        let Some(key) = self.open.get(&request).map(|asked| asked.key) else {
+            return;
+        };
+        let above = self.highest_owner(key);
+        if let Some(asked) = self.open.get_mut(&request) {
+            asked.claimed_at = at;
+            asked.epoch = epoch;
+            asked.above = above;
+        }
+    }
+
+    fn keep_vote(&mut self, voter: Host, key: KeyAt, to: Option<(Host, u64)>) {
+        match to {
+            Some((host, epoch)) => {
+                self.votes.insert((voter, key), (host, epoch));
+                let highest = self.voted_for.entry((voter, key)).or_default();
+                *highest = (*highest).max(epoch);
+            }
+            None => {
+                self.votes.remove(&(voter, key));
+            }
+        }
+    }
+
+    fn keep_return(&mut self, voter: Host, fences: &[(KeyAt, u64)], leans: bool) {
+        self.abstaining.remove(&voter);
+        for (key, fence) in fences {
+            self.votes.remove(&(voter, *key));
+            let needed = self.owner_up_to(*key, self.voted_for(voter, *key));
+            if leans && *fence < needed {
+                self.waived.insert(*key);
+            }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! **L1 someone wins** (`docs/PROTOCOL.md`, section 1): of several claims that meet on a free key,
+//! `try` claims included, exactly one wins. Nodes that all try at the same tick never all get
+//! `false`; and once faults are over every lock that is wanted is granted within a stated bound.
+
+use super::{End, Fact, History, Law, RequestId};
+
+pub(super) struct SomeoneWins;
+
+impl Law for SomeoneWins {
+    fn number(&self) -> &'static str {
+        "L1"
+    }
+
+    fn see(&mut self, _at: u64, fact: &Fact, history: &History) -> Option<String> {
+        match fact {
+            Fact::Over {
+                request,
+                how: End::Denied,
+            } => {
+                let asked = history.open.get(request)?;
+                let linger = history.terms.linger;
+                let end = history.last_end(asked.key);
+                let RequestId(id) = request;
+                let was_owned = end.is_some_and(|end| end + linger >= asked.asked_at);
+                (!was_owned).then(|| {
+                    format!(
+                        "key {}: request {id} got false and nobody had won",
+                        asked.key
+                    )
+                })
+            }
+            Fact::Unserved { request, bound } => {
+                let asked = history.open.get(request)?;
+                let RequestId(id) = request;
+                Some(format!(
+                    "key {}: request {id} of host {} still waits, {} ms after all was mended",
+                    asked.key,
+                    asked.host,
+                    bound / 1_000_000
+                ))
+            }
+            Fact::Stormed {
+                asked,
+                won,
+                denied,
+                bound,
+            } if *won != 1 || won + denied != *asked => Some(format!(
+                "of {asked} tries in one instant {won} won and {denied} got false in {} ms",
+                bound / 1_000_000
+            )),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::forged::*;
+    use super::*;
+
+    #[test]
+    fn a_false_though_nobody_won_is_rejected() {
+        let facts = [(0, asked(1, 0)), (9, over(1, End::Denied))];
+        assert_eq!(rejected(&mut SomeoneWins, terms(), &facts), 1);
+    }
+
+    #[test]
+    fn a_false_since_another_won_is_not() {
+        let facts = [
+            (0, asked(1, 0)),
+            (0, asked(2, 1)),
+            (5, granted(2, 10, 50)),
+            (9, over(1, End::Denied)),
+            (300, asked(3, 0)),
+            (310, over(3, End::Denied)),
+        ];
+        // The second false comes long after the lease and all that lingers of it.
+        assert_eq!(rejected(&mut SomeoneWins, terms(), &facts), 1);
+        assert_eq!(rejected(&mut SomeoneWins, terms(), &facts[..4]), 0);
+    }
+
+    #[test]
+    fn a_storm_has_one_winner() {
+        let stormed = |won, denied| Fact::Stormed {
+            asked: 8,
+            won,
+            denied,
+            bound: 1,
+        };
+        for (won, denied, count) in [(1, 7, 0), (0, 8, 1), (2, 6, 1), (1, 6, 1)] {
+            let facts = [(0, stormed(won, denied))];
+            assert_eq!(rejected(&mut SomeoneWins, terms(), &facts), count);
+        }
+    }
+
+    #[test]
+    fn who_still_waits_after_the_bound_is_rejected() {
+        let unserved = Fact::Unserved {
+            request: RequestId(1),
+            bound: 5,
+        };
+        let facts = [(0, asked(1, 0)), (9, unserved)];
+        assert_eq!(rejected(&mut SomeoneWins, terms(), &facts), 1);
+    }
+}

@@ -1,0 +1,53 @@
+//! **L3 the dead do not hold up** (`docs/PROTOCOL.md`, section 1): a dead holder delays the next by
+//! at most its lease; a dead waiter by at most an `offer`.
+
+use super::{Fact, Handover, History, Law};
+
+pub(super) struct TheDeadDoNotHoldUp;
+
+impl Law for TheDeadDoNotHoldUp {
+    fn number(&self) -> &'static str {
+        "L3"
+    }
+
+    fn see(&mut self, _at: u64, fact: &Fact, _history: &History) -> Option<String> {
+        let Fact::Handed { what, took, bound } = fact else {
+            return None;
+        };
+        let who = match what {
+            Handover::DeadHolder => "holder",
+            Handover::DeadWaiter => "waiter",
+            Handover::Free | Handover::Release => return None,
+        };
+        match took {
+            Some(took) if took <= bound => None,
+            took => Some(format!(
+                "a dead {who} delayed the next by {:?} ns, the bound is {bound} ns",
+                took
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::forged::*;
+    use super::*;
+
+    #[test]
+    fn who_waits_for_the_dead_beyond_the_bound_is_rejected() {
+        for what in [Handover::DeadHolder, Handover::DeadWaiter] {
+            for (took, count) in [(Some(7), 0), (Some(8), 1), (None, 1)] {
+                let facts = [(
+                    0,
+                    Fact::Handed {
+                        what,
+                        took,
+                        bound: 7,
+                    },
+                )];
+                assert_eq!(rejected(&mut TheDeadDoNotHoldUp, terms(), &facts), count);
+            }
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! **L4 one round trip** (`docs/PROTOCOL.md`, section 1): from the decision to acquire a free key to
+//! owning it, and from a release to the next waiter owning it (holder to voters, voters to
+//! waiter).
+
+use super::{Fact, Handover, History, Law};
+
+pub(super) struct OneRoundTrip;
+
+impl Law for OneRoundTrip {
+    fn number(&self) -> &'static str {
+        "L4"
+    }
+
+    fn see(&mut self, _at: u64, fact: &Fact, _history: &History) -> Option<String> {
+        let Fact::Handed { what, took, bound } = fact else {
+            return None;
+        };
+        let what = match what {
+            Handover::Free => "a free key was owned",
+            Handover::Release => "a released key had its next owner",
+            Handover::DeadHolder | Handover::DeadWaiter => return None,
+        };
+        match took {
+            Some(took) if took <= bound => None,
+            took => Some(format!(
+                "{what} after {took:?} ns, a round trip is {bound} ns"
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::forged::*;
+    use super::*;
+
+    #[test]
+    fn more_than_a_round_trip_is_rejected() {
+        for what in [Handover::Free, Handover::Release] {
+            for (took, count) in [(Some(7), 0), (Some(8), 1), (None, 1)] {
+                let facts = [(
+                    0,
+                    Fact::Handed {
+                        what,
+                        took,
+                        bound: 7,
+                    },
+                )];
+                assert_eq!(rejected(&mut OneRoundTrip, terms(), &facts), count);
+            }
+        }
+    }
+}

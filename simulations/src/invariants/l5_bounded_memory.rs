@@ -1,0 +1,73 @@
+//! **L5 bounded memory** (`docs/PROTOCOL.md`, section 1): what a voter keeps is bounded by the keys
+//! that are held or waited for now, not by the keys ever seen. Once everybody has let go and
+//! every lease is over, a voter keeps no slot and no waiter, and a claimant keeps no claim.
+
+use super::{Fact, History, Law};
+
+pub(super) struct BoundedMemory;
+
+impl Law for BoundedMemory {
+    fn number(&self) -> &'static str {
+        "L5"
+    }
+
+    fn see(&mut self, _at: u64, fact: &Fact, _history: &History) -> Option<String> {
+        match fact {
+            Fact::Drained {
+                host,
+                slots,
+                waiters,
+                claims,
+            } if slots + waiters + claims > 0 => Some(format!(
+                "host {host} keeps {slots} slots, {waiters} waiters and {claims} claims for nobody"
+            )),
+            Fact::Keeps {
+                host,
+                slots,
+                wanted,
+            } if slots > wanted => Some(format!(
+                "voter {host} keeps {slots} slots while {wanted} keys are wanted"
+            )),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::forged::*;
+    use super::*;
+
+    #[test]
+    fn what_is_kept_for_nobody_is_rejected() {
+        for (kept, count) in [
+            ([0, 0, 0], 0),
+            ([1, 0, 0], 1),
+            ([0, 1, 0], 1),
+            ([0, 0, 1], 1),
+        ] {
+            let [slots, waiters, claims] = kept;
+            let drained = Fact::Drained {
+                host: 0,
+                slots,
+                waiters,
+                claims,
+            };
+            assert_eq!(
+                rejected(&mut BoundedMemory, terms(), &[(0, drained)]),
+                count
+            );
+        }
+    }
+
+    #[test]
+    fn more_slots_than_keys_that_are_wanted_are_rejected() {
+        let keeps = |slots| Fact::Keeps {
+            host: 0,
+            slots,
+            wanted: 2,
+        };
+        let facts = [(0, keeps(2)), (1, keeps(3))];
+        assert_eq!(rejected(&mut BoundedMemory, terms(), &facts), 1);
+    }
+}

@@ -1,0 +1,85 @@
+//! **M1 mutual exclusion** (`docs/PROTOCOL.md`, section 1): at no instant do two claims for one key
+//! both report that they are held. This alone assumes that clocks keep `max_drift`, so it is
+//! judged only where they do.
+//!
+//! A lease can only come into the way of another when it begins or is lengthened; in between both
+//! only run out. So looking at those two instants is looking at every instant.
+
+use super::{Fact, History, Law, RequestId};
+
+pub(super) struct MutualExclusion;
+
+impl Law for MutualExclusion {
+    fn number(&self) -> &'static str {
+        "M1"
+    }
+
+    fn see(&mut self, at: u64, fact: &Fact, history: &History) -> Option<String> {
+        let (Fact::Granted { request, until, .. } | Fact::Until { request, until }) = fact else {
+            return None;
+        };
+        if !history.terms.clocks_kept || *until <= at {
+            return None;
+        }
+        let key = history.open.get(request)?.key;
+        let mut others = history.holders(key, at).filter(|(id, _)| id != request);
+        let (other, asked) = others.next()?;
+        let (RequestId(one), RequestId(two)) = (*request, other);
+        Some(format!(
+            "key {key}: request {one} and request {two} (host {}, epoch {}) hold it at once",
+            asked.host, asked.epoch
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::End;
+    use super::super::forged::*;
+    use super::*;
+
+    fn two(second_at: u64, end: Option<(u64, End)>) -> Vec<(u64, Fact)> {
+        let mut facts = vec![
+            (0, asked(1, 0)),
+            (0, asked(2, 1)),
+            (1, granted(1, 10, 50)),
+            (second_at, granted(2, 11, 90)),
+        ];
+        if let Some((at, how)) = end {
+            facts.insert(3, (at, over(1, how)));
+        }
+        facts
+    }
+
+    #[test]
+    fn two_leases_that_overlap_are_rejected() {
+        assert_eq!(rejected(&mut MutualExclusion, terms(), &two(49, None)), 1);
+        assert_eq!(rejected(&mut MutualExclusion, terms(), &two(50, None)), 0);
+    }
+
+    #[test]
+    fn a_lease_that_was_released_or_whose_process_died_is_over() {
+        for how in [End::Released, End::Crashed] {
+            let facts = two(21, Some((20, how)));
+            assert_eq!(rejected(&mut MutualExclusion, terms(), &facts), 0);
+        }
+    }
+
+    #[test]
+    fn a_renewal_over_another_lease_is_rejected() {
+        let mut facts = two(50, None);
+        let until = Fact::Until {
+            request: RequestId(1),
+            until: 80,
+        };
+        facts.push((60, until));
+        assert_eq!(rejected(&mut MutualExclusion, terms(), &facts), 1);
+    }
+
+    #[test]
+    fn clocks_beyond_the_bound_are_not_judged() {
+        let mut terms = terms();
+        terms.clocks_kept = false;
+        assert_eq!(rejected(&mut MutualExclusion, terms, &two(49, None)), 0);
+    }
+}

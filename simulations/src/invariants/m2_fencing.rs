@@ -1,0 +1,129 @@
+//! **M2 fencing** (`docs/PROTOCOL.md`, section 1), in both wordings.
+//!
+//! Where clocks keep M1's bound: the epochs of the successive owners of a key strictly rise, in the
+//! order of ownership, and the resource takes every write of whoever holds the lock. Whatever the
+//! clocks do: a claim made after another has become the owner gets the higher epoch.
+//!
+//! The one way out is the one that section 6 names: a voter without memory that says, in
+//! `QuarantineEnded`, that it leans on its wall clock, and whose wall clock had been set back.
+
+use super::{Fact, History, Law, RequestId};
+
+pub(super) struct Fencing;
+
+impl Law for Fencing {
+    fn number(&self) -> &'static str {
+        "M2"
+    }
+
+    fn see(&mut self, at: u64, fact: &Fact, history: &History) -> Option<String> {
+        match fact {
+            Fact::Granted { request, epoch, .. } => judge_grant(*request, *epoch, history),
+            Fact::Wrote {
+                request,
+                key,
+                epoch,
+                taken: false,
+            } if history.terms.clocks_kept && !history.waived.contains(key) => {
+                let asked = history.open.get(request)?;
+                let holds = asked.until.is_some_and(|until| at < until);
+                holds
+                    .then(|| format!("key {key}: the holder's write with epoch {epoch} is refused"))
+            }
+            _ => None,
+        }
+    }
+}
+
+fn judge_grant(request: RequestId, epoch: u64, history: &History) -> Option<String> {
+    let asked = history.open.get(&request)?;
+    let key = asked.key;
+    if history.waived.contains(&key) {
+        return None;
+    }
+    let RequestId(id) = request;
+    if epoch <= asked.above {
+        let above = asked.above;
+        return Some(format!(
+            "key {key}: request {id} claimed after epoch {above} had won, and won with {epoch}"
+        ));
+    }
+    let highest = history.highest_owner(key);
+    (history.terms.clocks_kept && epoch <= highest).then(|| {
+        format!("key {key}: request {id} owns it with epoch {epoch} after an owner with {highest}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::forged::*;
+    use super::super::{End, Terms};
+    use super::*;
+
+    /// Two owners; the second claimed at `claimed_at`, with epoch 9.
+    fn facts(claimed_at: u64) -> Vec<(u64, Fact)> {
+        let mut facts = vec![
+            (0, asked(1, 0)),
+            (0, asked(2, 1)),
+            (0, claimed(1, 10)),
+            (5, granted(1, 10, 20)),
+            (20, over(1, End::Lost)),
+            (30, granted(2, 9, 50)),
+        ];
+        facts.insert(
+            if claimed_at < 5 { 3 } else { 4 },
+            (claimed_at, claimed(2, 9)),
+        );
+        facts
+    }
+
+    fn wild() -> Terms {
+        Terms {
+            clocks_kept: false,
+            ..terms()
+        }
+    }
+
+    #[test]
+    fn an_epoch_that_falls_from_owner_to_owner_is_rejected() {
+        assert_eq!(rejected(&mut Fencing, terms(), &facts(1)), 1);
+        assert_eq!(rejected(&mut Fencing, terms(), &facts(6)), 1);
+    }
+
+    #[test]
+    fn beyond_the_bound_only_a_claim_made_after_the_owner_is_rejected() {
+        assert_eq!(rejected(&mut Fencing, wild(), &facts(1)), 0);
+        assert_eq!(rejected(&mut Fencing, wild(), &facts(6)), 1);
+    }
+
+    #[test]
+    fn an_equal_epoch_is_rejected() {
+        let facts = [
+            (0, asked(1, 0)),
+            (0, asked(2, 1)),
+            (0, claimed(1, 10)),
+            (0, claimed(2, 10)),
+            (5, granted(1, 10, 20)),
+            (30, granted(2, 10, 50)),
+        ];
+        assert_eq!(rejected(&mut Fencing, terms(), &facts), 1);
+    }
+
+    #[test]
+    fn a_holder_whose_write_is_refused_is_rejected_and_a_late_write_is_not() {
+        let wrote = || Fact::Wrote {
+            request: RequestId(1),
+            key: 0,
+            epoch: 10,
+            taken: false,
+        };
+        let facts = [
+            (0, asked(1, 0)),
+            (0, claimed(1, 10)),
+            (5, granted(1, 10, 20)),
+            (19, wrote()),
+            (20, wrote()),
+        ];
+        assert_eq!(rejected(&mut Fencing, terms(), &facts), 1);
+    }
+}

@@ -1,0 +1,101 @@
+//! **M3 lost means told** (`docs/PROTOCOL.md`, section 1): a guard stops reporting "held" before
+//! any voter may give its vote away, and never needs a message to learn that. A process that
+//! slept past its lease finds the guard lost at the first look.
+//!
+//! A lease counts on a majority of the voters. So while a guard reports that it is held, a majority
+//! of the voters has the vote for it on record; one that lost its memory counts with what it had,
+//! since it gives nothing away before that is over (M5). Judged where clocks keep the bound.
+
+use super::{Fact, History, Law, RequestId};
+
+pub(super) struct LostMeansTold;
+
+impl Law for LostMeansTold {
+    fn number(&self) -> &'static str {
+        "M3"
+    }
+
+    fn see(&mut self, at: u64, fact: &Fact, history: &History) -> Option<String> {
+        match fact {
+            Fact::Voted { voter, key, to } if history.terms.clocks_kept => {
+                let was = history.vote_of(*voter, *key)?;
+                if *to == Some(was) || history.abstaining.contains(voter) {
+                    return None;
+                }
+                // The vote of `was` is gone: does its guard still need it?
+                let mut holders = history.holders(*key, at);
+                let holder = holders.find(|(_, asked)| (asked.host, asked.epoch) == was)?;
+                let left = history.votes_for(*key, was.0, was.1) - 1;
+                let RequestId(id) = holder.0;
+                (left < history.majority(*key)).then(|| {
+                    format!(
+                        "key {key}: voter {voter} gave its vote away under request {id}, \
+                         {left} votes are left and the guard still says that it is held"
+                    )
+                })
+            }
+            Fact::Looked {
+                request: RequestId(id),
+                held: true,
+                expired: true,
+            } => Some(format!(
+                "request {id}: the guard says held after its lease was over"
+            )),
+            Fact::Untold {
+                request: RequestId(id),
+            } => Some(format!(
+                "request {id}: its lease is over and it was not told"
+            )),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::forged::*;
+    use super::*;
+
+    fn held() -> Vec<(u64, Fact)> {
+        vec![
+            (0, asked(1, 2)),
+            (0, claimed(1, 10)),
+            (1, voted(0, Some((2, 10)))),
+            (1, voted(1, Some((2, 10)))),
+            (2, granted(1, 10, 50)),
+        ]
+    }
+
+    #[test]
+    fn a_vote_given_away_under_a_guard_is_rejected() {
+        let mut facts = held();
+        facts.push((30, voted(1, Some((0, 11)))));
+        assert_eq!(rejected(&mut LostMeansTold, terms(), &facts), 1);
+        facts[5] = (30, voted(1, None));
+        assert_eq!(rejected(&mut LostMeansTold, terms(), &facts), 1);
+        facts[5] = (50, voted(1, None));
+        assert_eq!(rejected(&mut LostMeansTold, terms(), &facts), 0);
+    }
+
+    #[test]
+    fn a_vote_that_the_guard_does_not_need_may_go() {
+        let mut facts = held();
+        facts.push((3, voted(2, Some((2, 10)))));
+        facts.push((30, voted(1, None)));
+        assert_eq!(rejected(&mut LostMeansTold, terms(), &facts), 0);
+    }
+
+    #[test]
+    fn a_guard_that_says_held_after_its_end_is_rejected() {
+        let request = RequestId(1);
+        let looked = |held, expired| Fact::Looked {
+            request,
+            held,
+            expired,
+        };
+        let facts = [(9, looked(true, true)), (9, looked(true, false))];
+        assert_eq!(rejected(&mut LostMeansTold, terms(), &facts), 1);
+        let facts = [(9, looked(false, true)), (9, Fact::Untold { request })];
+        assert_eq!(rejected(&mut LostMeansTold, terms(), &facts), 1);
+    }
+}

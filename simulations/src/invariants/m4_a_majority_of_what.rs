@@ -1,0 +1,71 @@
+//! **M4 a majority of what** (`docs/PROTOCOL.md`, section 1): a majority is counted over the voters
+//! that the roster gives a key, never over the nodes that gossip says are alive.
+//!
+//! At the instant of a grant a majority of the roster's voters has the vote for it on record. One
+//! that lost its memory meanwhile counts with what it had. Where clocks do not keep the bound a
+//! vote may be over at the voter before it is at the claimant, so only its having been given
+//! could be asked for; that is left to the ledger.
+
+use super::{Fact, History, Law, RequestId};
+
+pub(super) struct AMajorityOfWhat;
+
+impl Law for AMajorityOfWhat {
+    fn number(&self) -> &'static str {
+        "M4"
+    }
+
+    fn see(&mut self, _at: u64, fact: &Fact, history: &History) -> Option<String> {
+        let Fact::Granted { request, epoch, .. } = fact else {
+            return None;
+        };
+        if !history.terms.clocks_kept {
+            return None;
+        }
+        let asked = history.open.get(request)?;
+        let votes = history.votes_for(asked.key, asked.host, *epoch);
+        let majority = history.majority(asked.key);
+        let RequestId(id) = request;
+        (votes < majority).then(|| {
+            format!(
+                "key {}: request {id} owns it by {votes} votes of {}",
+                asked.key,
+                history.terms.voters[asked.key].len()
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::forged::*;
+    use super::*;
+
+    #[test]
+    fn a_grant_without_a_majority_of_the_roster_is_rejected() {
+        let mut facts = vec![
+            (0, asked(1, 2)),
+            (0, claimed(1, 10)),
+            (1, voted(0, Some((2, 10)))),
+            (2, granted(1, 10, 50)),
+        ];
+        assert_eq!(rejected(&mut AMajorityOfWhat, terms(), &facts), 1);
+        facts.insert(3, (1, voted(1, Some((2, 10)))));
+        assert_eq!(rejected(&mut AMajorityOfWhat, terms(), &facts), 0);
+    }
+
+    #[test]
+    fn a_vote_for_another_epoch_does_not_count_and_a_forgotten_one_does() {
+        let mut facts = vec![
+            (0, asked(1, 2)),
+            (0, claimed(1, 10)),
+            (1, voted(0, Some((2, 10)))),
+            (1, voted(1, Some((2, 9)))),
+            (2, granted(1, 10, 50)),
+        ];
+        assert_eq!(rejected(&mut AMajorityOfWhat, terms(), &facts), 1);
+        facts[3] = (1, voted(1, Some((2, 10))));
+        facts.insert(4, (1, Fact::Forgot { voter: 1 }));
+        assert_eq!(rejected(&mut AMajorityOfWhat, terms(), &facts), 0);
+    }
+}

@@ -1,0 +1,125 @@
+//! **M5 amnesia** (`docs/PROTOCOL.md`, sections 1 and 6): a voter that has lost its memory takes no
+//! part in any vote until every lease it may have voted for is over, and until its floors are at
+//! least every epoch it may have voted for.
+//!
+//! The second half has the exception of section 6: where the wall clock was set back, only epochs
+//! that won count, since only those are known to others; and where too few others answered, the
+//! voter says that it leans on its wall clock, and nothing is asked of it.
+
+use super::{Fact, History, Host, KeyAt, Law, RequestId};
+
+pub(super) struct Amnesia;
+
+impl Law for Amnesia {
+    fn number(&self) -> &'static str {
+        "M5"
+    }
+
+    fn see(&mut self, at: u64, fact: &Fact, history: &History) -> Option<String> {
+        match fact {
+            Fact::Voted {
+                voter,
+                key,
+                to: Some((host, epoch)),
+            } if history.abstaining.contains(voter) => Some(format!(
+                "key {key}: voter {voter} has no memory and votes for host {host}, epoch {epoch}"
+            )),
+            Fact::Returned {
+                voter,
+                fences,
+                believed,
+                leans_on_wall_clock,
+            } => fences.iter().find_map(|(key, fence)| {
+                under_a_guard(at, *voter, *key, history).or_else(|| {
+                    let needed = needed(*voter, *key, *believed, history);
+                    let said = *leans_on_wall_clock && *believed < needed;
+                    // What was lost then cannot come back at a later start.
+                    let excused = said || history.waived.contains(key);
+                    (*fence < needed && !excused).then(|| {
+                        format!("key {key}: voter {voter} votes above {fence}, not {needed}")
+                    })
+                })
+            }),
+            _ => None,
+        }
+    }
+}
+
+fn under_a_guard(at: u64, voter: Host, key: KeyAt, history: &History) -> Option<String> {
+    let had = history.vote_of(voter, key)?;
+    if !history.terms.clocks_kept {
+        return None;
+    }
+    let mut holders = history.holders(key, at);
+    let (RequestId(id), _) = holders.find(|(_, asked)| (asked.host, asked.epoch) == had)?;
+    // It may be held by the votes of others alone, given long after this one was over.
+    let left = history.votes_for(key, had.0, had.1) - 1;
+    (left < history.majority(key)).then(|| {
+        format!("key {key}: voter {voter} votes again while request {id} is held by its old vote")
+    })
+}
+
+/// What the floor must be at least.
+fn needed(voter: Host, key: KeyAt, believed: u64, history: &History) -> u64 {
+    let voted_for = history.voted_for(voter, key);
+    if voted_for <= believed {
+        voted_for
+    } else {
+        history.owner_up_to(key, voted_for)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::forged::*;
+    use super::*;
+
+    fn returned(fence: u64, believed: u64, leans_on_wall_clock: bool) -> Fact {
+        Fact::Returned {
+            voter: 1,
+            fences: vec![(0, fence)],
+            believed,
+            leans_on_wall_clock,
+        }
+    }
+
+    fn history(back_at: u64, back: Fact) -> Vec<(u64, Fact)> {
+        vec![
+            (0, asked(1, 2)),
+            (0, claimed(1, 10)),
+            (1, voted(0, Some((2, 10)))),
+            (1, voted(1, Some((2, 10)))),
+            (2, granted(1, 10, 50)),
+            (3, Fact::Forgot { voter: 1 }),
+            (back_at, back),
+        ]
+    }
+
+    #[test]
+    fn a_vote_without_memory_is_rejected() {
+        let facts = history(20, voted(1, Some((0, 11))));
+        assert_eq!(rejected(&mut Amnesia, terms(), &facts), 1);
+    }
+
+    #[test]
+    fn a_voter_that_is_back_before_the_lease_is_over_is_rejected() {
+        let facts = history(49, returned(10, 99, false));
+        assert_eq!(rejected(&mut Amnesia, terms(), &facts), 1);
+        let facts = history(50, returned(10, 99, false));
+        assert_eq!(rejected(&mut Amnesia, terms(), &facts), 0);
+    }
+
+    #[test]
+    fn a_floor_below_what_it_voted_for_is_rejected_unless_it_was_said() {
+        let facts = history(60, returned(9, 99, false));
+        assert_eq!(rejected(&mut Amnesia, terms(), &facts), 1);
+        // The wall clock was set back: the others' word has to do.
+        let facts = history(60, returned(9, 5, false));
+        assert_eq!(rejected(&mut Amnesia, terms(), &facts), 1);
+        let facts = history(60, returned(9, 5, true));
+        assert_eq!(rejected(&mut Amnesia, terms(), &facts), 0);
+        // A wall clock that was not set back is no excuse.
+        let facts = history(60, returned(9, 99, true));
+        assert_eq!(rejected(&mut Amnesia, terms(), &facts), 1);
+    }
+}

@@ -1,0 +1,303 @@
+//! The laws of `docs/PROTOCOL.md`, section 1: one file for each, and what they look at.
+//!
+//! The world tells [`Fact`]s: what nodes report of their locks, what their voters have on record,
+//! what the ledger took. [`History`] keeps what several laws need; a law sees each fact together
+//! with the history up to it, and answers with a sentence for each breach. Nothing here calls a
+//! node, so the tests of a law forge a history and see that it is rejected.
+
+mod history;
+mod l1_someone_wins;
+mod l2_no_barging;
+mod l3_the_dead_do_not_hold_up;
+mod l4_one_round_trip;
+mod l5_bounded_memory;
+mod m1_mutual_exclusion;
+mod m2_fencing;
+mod m3_lost_means_told;
+mod m4_a_majority_of_what;
+mod m5_amnesia;
+mod s6_leases_live_through_restarts;
+
+use serde::Serialize;
+
+pub(crate) use history::History;
+
+/// A host of the world, by number.
+pub(crate) type Host = usize;
+/// A key of the world, by number.
+pub(crate) type KeyAt = usize;
+
+/// One request for a lock, from its beginning to its end, over all hosts and lives.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) struct RequestId(pub(crate) u64);
+
+/// What the laws take for granted in this run.
+#[derive(Clone, Debug)]
+pub(crate) struct Terms {
+    /// Whether the ratio of any two monotonic clocks' rates is within `max_drift`.
+    pub(crate) clocks_kept: bool,
+    /// The voters of each key.
+    pub(crate) voters: Vec<Vec<Host>>,
+    /// The longest that anything of an owner may linger at a voter, in nanoseconds of true time.
+    pub(crate) linger: u64,
+    /// A claim that is older than this has reached every voter, in fair weather.
+    pub(crate) settled: u64,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum End {
+    /// Its holder let go of it, or withdrew it.
+    Released,
+    /// Its lease was over.
+    Lost,
+    /// Its deadline passed.
+    TimedOut,
+    /// A `try` that another has beaten.
+    Denied,
+    /// Its process died.
+    Crashed,
+}
+
+/// What somebody waited for in the calm at the end, and for how long.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Handover {
+    /// A key that was free.
+    Free,
+    /// A key that its holder released.
+    Release,
+    /// A key whose holder died.
+    DeadHolder,
+    /// A key that was released to a waiter that had died.
+    DeadWaiter,
+}
+
+/// One thing that happened. Times are true time, in nanoseconds.
+#[derive(Clone, Debug)]
+pub(crate) enum Fact {
+    /// A request began.
+    Asked {
+        request: RequestId,
+        host: Host,
+        key: KeyAt,
+    },
+    /// A request claims under a new epoch.
+    Claimed { request: RequestId, epoch: u64 },
+    /// A request owns its key until true time `until`.
+    Granted {
+        request: RequestId,
+        epoch: u64,
+        until: u64,
+    },
+    /// A lease ends at `until` now: it was renewed, or its node's clock changed its pace.
+    Until { request: RequestId, until: u64 },
+    /// A request is over.
+    Over { request: RequestId, how: End },
+    /// Somebody looked at a guard: what it said, and whether its own clock had reached the end.
+    Looked {
+        request: RequestId,
+        held: bool,
+        expired: bool,
+    },
+    /// A node did all that was due; these guards of it are over by its own clock and were not
+    /// told so.
+    Untold { request: RequestId },
+    /// A voter's record for a key changed: the host and the epoch that have its vote.
+    Voted {
+        voter: Host,
+        key: KeyAt,
+        to: Option<(Host, u64)>,
+    },
+    /// A voter's process died, and with it its memory.
+    Forgot { voter: Host },
+    /// A voter that had no memory votes from now on.
+    Returned {
+        voter: Host,
+        /// Its fence for each key that it votes for.
+        fences: Vec<(KeyAt, u64)>,
+        /// The highest epoch that its wall clock believed in when it started.
+        believed: u64,
+        /// It says that too few others answered.
+        leans_on_wall_clock: bool,
+    },
+    /// A write reached the ledger.
+    Wrote {
+        request: RequestId,
+        key: KeyAt,
+        epoch: u64,
+        taken: bool,
+    },
+    /// All faults are over, and the network is fair.
+    Calm,
+    /// A lock was still wanted when all had to be served.
+    Unserved { request: RequestId, bound: u64 },
+    /// Some asked for one free key with `try`, in one instant.
+    Stormed {
+        asked: usize,
+        won: usize,
+        denied: usize,
+        bound: u64,
+    },
+    /// A key changed hands in the calm; `took` is `None` where it did not within the bound.
+    Handed {
+        what: Handover,
+        took: Option<u64>,
+        bound: u64,
+    },
+    /// The voters of a key were restarted one by one; whether its lease was held throughout.
+    Survived { request: RequestId, held: bool },
+    /// What a host keeps after everybody let go of everything.
+    Drained {
+        host: Host,
+        slots: usize,
+        waiters: usize,
+        claims: usize,
+    },
+    /// What a host's voter keeps, and for how many keys somebody asked of late.
+    Keeps {
+        host: Host,
+        slots: usize,
+        wanted: usize,
+    },
+}
+
+/// What kind of law was broken.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Kind {
+    Safety,
+    Liveness,
+}
+
+/// A law that was broken.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Violation {
+    /// Which law, as the protocol numbers it.
+    pub(crate) law: &'static str,
+    pub(crate) kind: Kind,
+    /// When, in nanoseconds of true time.
+    pub(crate) at: u64,
+    pub(crate) what: String,
+}
+
+/// One law.
+pub(crate) trait Law {
+    /// Its number in the protocol.
+    fn number(&self) -> &'static str;
+
+    /// Looks at a fact, and says what is wrong with it.
+    fn see(&mut self, at: u64, fact: &Fact, history: &History) -> Option<String>;
+}
+
+/// All laws, and what they have seen.
+pub(crate) struct Laws {
+    laws: Vec<Box<dyn Law + Send>>,
+    pub(crate) history: History,
+    pub(crate) violations: Vec<Violation>,
+    pub(crate) facts: u64,
+}
+
+impl Laws {
+    pub(crate) fn new(terms: Terms) -> Self {
+        let laws: Vec<Box<dyn Law + Send>> = vec![
+            Box::new(m1_mutual_exclusion::MutualExclusion),
+            Box::new(m2_fencing::Fencing),
+            Box::new(m3_lost_means_told::LostMeansTold),
+            Box::new(m4_a_majority_of_what::AMajorityOfWhat),
+            Box::new(m5_amnesia::Amnesia),
+            Box::new(l1_someone_wins::SomeoneWins),
+            Box::new(l2_no_barging::NoBarging),
+            Box::new(l3_the_dead_do_not_hold_up::TheDeadDoNotHoldUp),
+            Box::new(l4_one_round_trip::OneRoundTrip),
+            Box::new(l5_bounded_memory::BoundedMemory),
+            Box::new(s6_leases_live_through_restarts::LeasesLiveThroughRestarts),
+        ];
+        Self {
+            laws,
+            history: History::new(terms),
+            violations: Vec::new(),
+            facts: 0,
+        }
+    }
+
+    /// Shows a fact to every law, and keeps it.
+    pub(crate) fn see(&mut self, at: u64, fact: &Fact) {
+        self.facts += 1;
+        for law in &mut self.laws {
+            if let Some(what) = law.see(at, fact, &self.history) {
+                let law = law.number();
+                let kind = if law.starts_with('M') {
+                    Kind::Safety
+                } else {
+                    Kind::Liveness
+                };
+                self.violations.push(Violation {
+                    law,
+                    kind,
+                    at,
+                    what,
+                });
+            }
+        }
+        self.history.keep(at, fact);
+    }
+}
+
+/// What the tests of the laws share: forged histories.
+#[cfg(test)]
+mod forged {
+    use super::*;
+
+    /// One key with three voters, hosts 0 to 2, and clocks that keep the bound.
+    pub(super) fn terms() -> Terms {
+        Terms {
+            clocks_kept: true,
+            voters: vec![vec![0, 1, 2]],
+            linger: 100,
+            settled: 10,
+        }
+    }
+
+    /// Shows facts at these times to one law, and answers how many it rejects.
+    pub(super) fn rejected(law: &mut dyn Law, terms: Terms, facts: &[(u64, Fact)]) -> usize {
+        let mut history = History::new(terms);
+        let mut count = 0;
+        for (at, fact) in facts {
+            count += usize::from(law.see(*at, fact, &history).is_some());
+            history.keep(*at, fact);
+        }
+        count
+    }
+
+    pub(super) fn asked(request: u64, host: Host) -> Fact {
+        let request = RequestId(request);
+        Fact::Asked {
+            request,
+            host,
+            key: 0,
+        }
+    }
+
+    pub(super) fn claimed(request: u64, epoch: u64) -> Fact {
+        let request = RequestId(request);
+        Fact::Claimed { request, epoch }
+    }
+
+    pub(super) fn granted(request: u64, epoch: u64, until: u64) -> Fact {
+        let request = RequestId(request);
+        Fact::Granted {
+            request,
+            epoch,
+            until,
+        }
+    }
+
+    pub(super) fn over(request: u64, how: End) -> Fact {
+        let request = RequestId(request);
+        Fact::Over { request, how }
+    }
+
+    pub(super) fn voted(voter: Host, to: Option<(Host, u64)>) -> Fact {
+        Fact::Voted { voter, key: 0, to }
+    }
+}

@@ -1,0 +1,38 @@
+//! **Section 6** of `docs/PROTOCOL.md`: voters are restarted one by one, so far apart that each is
+//! out of its quarantine before the next; a lease lives through it, since a claim that has won is
+//! voted for again.
+
+use super::{Fact, History, Law, RequestId};
+
+pub(super) struct LeasesLiveThroughRestarts;
+
+impl Law for LeasesLiveThroughRestarts {
+    fn number(&self) -> &'static str {
+        "S6"
+    }
+
+    fn see(&mut self, _at: u64, fact: &Fact, _history: &History) -> Option<String> {
+        match fact {
+            Fact::Survived {
+                request: RequestId(id),
+                held: false,
+            } => Some(format!(
+                "request {id}: its lease was lost while voters restarted one by one"
+            )),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::forged::*;
+    use super::*;
+
+    #[test]
+    fn a_lease_that_is_lost_on_the_way_is_rejected() {
+        let request = RequestId(1);
+        let facts = [true, false].map(|held| (0, Fact::Survived { request, held }));
+        assert_eq!(rejected(&mut LeasesLiveThroughRestarts, terms(), &facts), 1);
+    }
+}

@@ -1,0 +1,56 @@
+//! The resource that the locks protect.
+//!
+//! It does what `Epoch` asks of a resource: it refuses a write whose epoch is lower than the
+//! highest it has seen for the key. Writes travel, and a holder that was frozen sends its write
+//! long after its lease is over.
+
+/// One write.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Verdict {
+    /// Its epoch is at least the highest seen.
+    Taken,
+    /// A later owner has written.
+    Refused,
+}
+
+/// The highest epoch seen, for each key.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    highest: Vec<u64>,
+    pub(crate) taken: u64,
+    pub(crate) refused: u64,
+}
+
+impl Ledger {
+    pub(crate) fn new(keys: usize) -> Self {
+        Self {
+            highest: vec![0; keys],
+            taken: 0,
+            refused: 0,
+        }
+    }
+
+    pub(crate) fn write(&mut self, key: usize, epoch: u64) -> Verdict {
+        if epoch < self.highest[key] {
+            self.refused += 1;
+            return Verdict::Refused;
+        }
+        self.highest[key] = epoch;
+        self.taken += 1;
+        Verdict::Taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lower_epoch_is_refused_for_its_key_alone() {
+        let mut ledger = Ledger::new(2);
+        assert_eq!(ledger.write(0, 5), Verdict::Taken);
+        assert_eq!(ledger.write(0, 5), Verdict::Taken);
+        assert_eq!(ledger.write(0, 4), Verdict::Refused);
+        assert_eq!(ledger.write(1, 4), Verdict::Taken);
+    }
+}

@@ -1,0 +1,293 @@
+//! Faults come to pass: links are cut, processes die, freeze and start, clocks go astray.
+
+use std::net::SocketAddr;
+
+use lockmesh::node::{Node, NodeConfig};
+use lockmesh::proto::epoch::Epoch;
+use lockmesh::proto::event::Ticket;
+use lockmesh::proto::id::Incarnation;
+use lockmesh::proto::voter::{Limits, Start};
+use lockmesh::wire::Seal;
+
+use crate::faults::{Target, Trouble};
+use crate::gossip::Sighting;
+use crate::host::Process;
+use crate::invariants::{End, Fact, Host as HostAt};
+use crate::settings::{Gossip, Lives, SECOND};
+use crate::world::{Happening, World};
+
+const CLAIMS_MAX: usize = 1_000;
+
+impl World {
+    /// A fault begins.
+    pub(crate) fn strike(&mut self, fault: usize) {
+        if self.is_calm {
+            return;
+        }
+        let trouble = self.faults[fault].trouble.clone();
+        self.count(trouble.name());
+        self.trace
+            .line(self.time, format_args!("FAULT {fault} {trouble:?}"));
+        let hosts = self.hosts.len();
+        match trouble {
+            Trouble::Cut { cut, span } => {
+                self.network.cut(&cut.links(hosts));
+                self.push_in(span, Happening::Mend { fault, step: 1 });
+            }
+            Trouble::Flap { cut, half, .. } => {
+                self.network.cut(&cut.links(hosts));
+                self.push_in(half, Happening::Mend { fault, step: 1 });
+            }
+            Trouble::Slow { host, by, span } => {
+                self.network.set_slow(host, by);
+                self.push_in(span, Happening::Mend { fault, step: 1 });
+            }
+            Trouble::Storm { loss_ppm, span } => {
+                self.network.storm_ppm = loss_ppm;
+                self.push_in(span, Happening::Mend { fault, step: 1 });
+            }
+            Trouble::Crash {
+                target,
+                down,
+                says_new,
+                moves,
+            } => {
+                let host = self.resolve(target);
+                self.crash(host);
+                let start = Happening::Start {
+                    host,
+                    says_new,
+                    moves,
+                };
+                self.push_in(down, start);
+            }
+            Trouble::Pause { target, span } => {
+                let host = self.resolve(target);
+                self.pause(host, span);
+            }
+            Trouble::WallJump { host, by_ms } => {
+                let skew = self.settings.timing.max_clock_skew.as_millis() as i64;
+                let machine = &mut self.hosts[host];
+                machine.clock.jump_wall(by_ms);
+                machine.was_far_ahead |= machine.clock.wall_off() > 2 * skew;
+            }
+            Trouble::Drift { host, rate_ppm } => self.set_rate(host, rate_ppm),
+        }
+    }
+
+    /// A fault ends, or its next step comes.
+    pub(crate) fn mend(&mut self, fault: usize, step: u32) {
+        if self.is_calm {
+            return;
+        }
+        let hosts = self.hosts.len();
+        match self.faults[fault].trouble.clone() {
+            Trouble::Cut { cut, .. } => self.network.mend(&cut.links(hosts)),
+            Trouble::Flap { cut, half, times } => {
+                let links = cut.links(hosts);
+                if step % 2 == 1 {
+                    self.network.mend(&links);
+                } else {
+                    self.network.cut(&links);
+                }
+                if step < times * 2 - 1 {
+                    let step = step + 1;
+                    self.push_in(half, Happening::Mend { fault, step });
+                }
+            }
+            Trouble::Slow { host, .. } => self.network.set_slow(host, 0),
+            Trouble::Storm { .. } => self.network.storm_ppm = 0,
+            _ => {}
+        }
+    }
+
+    fn resolve(&mut self, target: Target) -> HostAt {
+        match target {
+            Target::Host(host) => host,
+            Target::HolderOr(host) => {
+                let keys = 0..self.keys.len();
+                let history = &self.laws.history;
+                let mut holders = keys.flat_map(|key| history.holders(key, self.time));
+                holders.next().map_or(host, |(_, asked)| asked.host)
+            }
+        }
+    }
+
+    pub(crate) fn set_rate(&mut self, host: HostAt, rate_ppm: i64) {
+        self.hosts[host].clock.set_rate(self.time, rate_ppm);
+        self.see_new_pace(host);
+    }
+
+    /// A process dies, and with it what its voter and its claims knew.
+    pub(crate) fn crash(&mut self, host: HostAt) {
+        let Some(process) = self.hosts[host].process.as_ref() else {
+            return;
+        };
+        let tickets: Vec<Ticket> = process.requests.keys().copied().collect();
+        let is_voter = process.node.voter().is_some();
+        self.trace.line(self.time, format_args!("n{host} crashes"));
+        for ticket in tickets {
+            self.see_over(host, ticket, End::Crashed);
+        }
+        if is_voter {
+            self.see(&Fact::Forgot { voter: host });
+        }
+        let machine = &mut self.hosts[host];
+        machine.process = None;
+        machine.paused_until = None;
+        machine.inbox.clear();
+        machine.put_off.clear();
+        machine.timer += 1;
+        machine.timer_at = None;
+    }
+
+    /// A process starts, where none runs.
+    pub(crate) fn start(&mut self, host: HostAt, says_new: bool, moves: bool) {
+        if self.hosts[host].process.is_some() {
+            return;
+        }
+        if moves {
+            self.move_on(host);
+        }
+        let life = self.next_life(host);
+        self.hosts[host].lives.push(life);
+        // A flag that was left on is only harmless while somebody else remembers: that is what the
+        // protocol promises, and no more.
+        let says_new = says_new && self.others_remember(host);
+        self.count(if says_new {
+            "restarts_told_new"
+        } else {
+            "restarts"
+        });
+        self.start_as(host, says_new);
+        if self.is_calm || self.settings.gossip == Gossip::Honest {
+            self.tell_truth(host);
+        }
+    }
+
+    /// It starts at another address; not so where its number falls behind, too. Nobody would find
+    /// it then whom it does not speak to first: a limit that the protocol has.
+    fn move_on(&mut self, host: HostAt) {
+        let life = self.next_life(host).incarnation;
+        if self.hosts[host]
+            .lives
+            .iter()
+            .all(|earlier| earlier.incarnation < life)
+        {
+            let old = self.hosts[host].addr;
+            let port = old.port().wrapping_add(1).max(7_000);
+            self.move_to(host, SocketAddr::new(old.ip(), port));
+        }
+    }
+
+    fn others_remember(&self, host: HostAt) -> bool {
+        let quarantine = self.settings.timing.quarantine();
+        let settled = self.settings.at_most(quarantine) + 3 * SECOND;
+        (0..self.settings.members)
+            .filter(|other| *other != host)
+            .all(|other| {
+                let process = self.hosts[other].process.as_ref();
+                process.is_some_and(|process| process.started_at + settled < self.time)
+            })
+            && self.settings.members > 1
+    }
+
+    pub(crate) fn start_as(&mut self, host: HostAt, says_new: bool) {
+        let settings = &self.settings;
+        let machine = &mut self.hosts[host];
+        let now = machine.clock.now(self.time);
+        let life = machine.lives[machine.lives.len() - 1];
+        let config = NodeConfig {
+            id: machine.id.clone(),
+            incarnation: life.incarnation,
+            roster: self.roster.clone(),
+            start: if says_new {
+                Start::NewCluster
+            } else {
+                Start::Amnesia
+            },
+            limits: Limits::default(),
+            claims_max: CLAIMS_MAX,
+            renew_every: None,
+            seed: self.start_rng.draw(),
+            seal: Seal::insecure_plaintext(),
+        };
+        machine.process = Some(Process {
+            node: Node::new(now, config),
+            requests: Default::default(),
+            voted: Default::default(),
+            slots: 0,
+            believed: Epoch::limit(now, settings.timing.max_clock_skew).get(),
+            started_at: self.time,
+        });
+        machine.timer += 1;
+        machine.timer_at = None;
+        self.trace
+            .line(self.time, format_args!("n{host} starts as {life:?}"));
+        if host < self.settings.members {
+            self.see(&Fact::Forgot { voter: host });
+        }
+        self.drain(host);
+    }
+
+    /// The number and the place of a host's next life.
+    pub(crate) fn next_life(&self, host: HostAt) -> Sighting {
+        let machine = &self.hosts[host];
+        let number = match self.settings.lives {
+            Lives::Counted => machine.lives.len() as u64 + 1,
+            // Two starts within a millisecond are told apart; a clock that was set back is not.
+            Lives::WallClock => {
+                let wall = machine.clock.now(self.time).wall_ms;
+                let mut number = wall * 1_000 + machine.lives.len() as u64;
+                while machine
+                    .lives
+                    .iter()
+                    .any(|life| life.incarnation.get() == number)
+                {
+                    number += 1;
+                }
+                number
+            }
+        };
+        Sighting {
+            addr: machine.addr,
+            incarnation: Incarnation::new(number),
+        }
+    }
+
+    fn pause(&mut self, host: HostAt, span: u64) {
+        if self.hosts[host].process.is_none() {
+            return;
+        }
+        let until = self.time + span;
+        let paused = &mut self.hosts[host].paused_until;
+        *paused = Some(paused.map_or(until, |earlier| earlier.max(until)));
+        self.push(until, Happening::Resume { host });
+    }
+
+    /// A frozen process goes on. Whoever waited to look at a guard looks first; then it reads what
+    /// the operating system kept for it and does what is due, in either order.
+    pub(crate) fn resume(&mut self, host: HostAt) {
+        let machine = &mut self.hosts[host];
+        if machine.paused_until.is_none_or(|until| until > self.time) {
+            return;
+        }
+        machine.paused_until = None;
+        let inbox = std::mem::take(&mut machine.inbox);
+        let put_off = std::mem::take(&mut machine.put_off);
+        self.see_guards(host);
+        for happening in put_off {
+            self.push_in(0, happening);
+        }
+        let timers_first = self.start_rng.chance(500_000);
+        if timers_first {
+            self.wake(host);
+        }
+        for (from, bytes) in inbox {
+            self.take_in(host, from, &bytes);
+        }
+        if !timers_first {
+            self.wake(host);
+        }
+    }
+}

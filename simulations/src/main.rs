@@ -1,0 +1,317 @@
+//! The node of lockmesh in a world that repeats bit for bit.
+//!
+//! One seed is one world: how many nodes, which constants, which weather, what its users do and
+//! what goes wrong. The nodes are the very node of production; bytes and time go in, bytes and
+//! events come out. A checker for each law looks on at every step. Then all is mended, and
+//! everything must come right.
+//!
+//! `README.md` tells how to run, replay and read it.
+
+mod calm;
+mod campaign;
+mod clocks;
+mod exhaustive;
+mod faults;
+mod gossip;
+mod host;
+mod invariants;
+mod ledger;
+mod lives;
+mod network;
+mod observe;
+mod rng;
+mod settings;
+mod trace;
+mod workload;
+mod world;
+
+use std::ops::Range;
+use std::process::ExitCode;
+
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use campaign::{Summary, Tweaks};
+
+/// Breaks the lock mesh with seeds, and says whether it held.
+#[derive(Debug, Parser)]
+#[command(name = "simulations", version, args_conflicts_with_subcommands = true)]
+struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Runs this seed alone.
+    #[arg(long, value_name = "N", conflicts_with = "seeds")]
+    seed: Option<u64>,
+    /// Runs the seeds from A up to, not including, B.
+    #[arg(long, value_name = "A..B", value_parser = parse_range, default_value = "0..1000")]
+    seeds: Range<u64>,
+    /// Gives every world this many members, whatever its seed draws.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=101))]
+    nodes: Option<u64>,
+    /// Lets only the first so many faults of a seed come to pass.
+    #[arg(long, value_name = "N")]
+    faults: Option<usize>,
+    /// Prints every step of the seed.
+    #[arg(long, requires = "seed")]
+    trace: bool,
+    /// Runs everything twice, and compares.
+    #[arg(long)]
+    twice: bool,
+    /// Prints one JSON object on the last line.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Searches every interleaving at small scope.
+    Exhaustive {
+        /// How long, over all scopes.
+        #[arg(long, value_name = "N", default_value_t = 120)]
+        seconds: u64,
+        /// The most states of one scope: what memory allows, at some 2 KiB each.
+        #[arg(long, value_name = "N", default_value_t = 6_000_000)]
+        states: usize,
+        /// Prints one JSON object on the last line.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn parse_range(text: &str) -> Result<Range<u64>, String> {
+    let parts = text.split_once("..").ok_or("a range is written A..B")?;
+    let number = |part: &str| {
+        part.parse()
+            .map_err(|_| format!("{part:?} is not a number"))
+    };
+    let (start, end) = (number(parts.0)?, number(parts.1)?);
+    if start >= end {
+        return Err(format!("{start}..{end} is empty"));
+    }
+    Ok(start..end)
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    // A panic is a failure of its seed: it is caught, counted and told with the rest.
+    std::panic::set_hook(Box::new(|_| {}));
+    if let Some(command) = args.command {
+        return obey(command);
+    }
+    let tweaks = Tweaks {
+        nodes: args.nodes.map(|nodes| nodes as usize),
+        faults: args.faults,
+    };
+    let seeds = args.seed.map_or(args.seeds.clone(), |seed| seed..seed + 1);
+    if args.trace {
+        print_trace(seeds.start, tweaks);
+    }
+    let summary = run(&args, seeds.clone(), tweaks);
+    tell(&summary);
+    let same = !args.twice || compare(seeds, tweaks);
+    if args.json {
+        let line = json!({
+            "seeds": summary.seeds,
+            "steps": summary.steps,
+            "grants": summary.coverage.get("grants").copied().unwrap_or_default(),
+            "violations": summary.violations,
+            "steps_per_second": summary.steps_per_second(),
+            "failed": summary.failed,
+            "repeats": args.twice.then_some(same),
+        });
+        println!("{line}");
+    }
+    match summary.gravest() {
+        Some(failure) => ExitCode::from(failure.exit_code()),
+        None if same => ExitCode::SUCCESS,
+        None => ExitCode::FAILURE,
+    }
+}
+
+fn obey(command: Command) -> ExitCode {
+    match command {
+        Command::Exhaustive {
+            seconds,
+            states,
+            json,
+        } => search_all(Duration::from_secs(seconds), states, json),
+    }
+}
+
+/// Shares the time among the scopes: what one leaves goes to those after it.
+fn search_all(patience: Duration, states_max: usize, json: bool) -> ExitCode {
+    let begun = std::time::Instant::now();
+    let scopes = exhaustive::scopes();
+    let mut found = Vec::new();
+    for (at, scope) in scopes.iter().enumerate() {
+        let left = patience.saturating_sub(begun.elapsed());
+        let share = left / (scopes.len() - at) as u32;
+        let one = exhaustive::search(scope, share, states_max);
+        println!(
+            "{}: {} states to depth {} in {:.1} s, {}{}",
+            one.scope,
+            one.states,
+            one.depth,
+            one.seconds,
+            if one.exhausted {
+                "all of them"
+            } else {
+                "there are more"
+            },
+            if one.all_served {
+                ""
+            } else {
+                "; nowhere did all claims own the key in turn"
+            },
+        );
+        if let Some((law, path)) = &one.broken {
+            println!("{law} is broken:\n  {}", path.join("\n  "));
+        }
+        found.push(one);
+    }
+    let broken = found.iter().filter(|one| one.broken.is_some()).count();
+    let states: usize = found.iter().map(|one| one.states).sum();
+    println!("{states} states, {broken} violations");
+    if json {
+        let line = json!({"states": states, "violations": broken, "scopes": found});
+        println!("{line}");
+    }
+    if broken == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(campaign::Failure::Safety.exit_code())
+    }
+}
+
+fn run(args: &Args, seeds: Range<u64>, tweaks: Tweaks) -> Summary {
+    let count = seeds.end - seeds.start;
+    let bar = if args.json || count == 1 {
+        ProgressBar::hidden()
+    } else {
+        ProgressBar::new(count)
+    };
+    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} seeds, {eta} left");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let summary = campaign::run(seeds, tweaks, || bar.inc(1));
+    bar.finish_and_clear();
+    summary
+}
+
+fn print_trace(seed: u64, tweaks: Tweaks) {
+    let traced = std::panic::catch_unwind(|| campaign::run_seed(seed, tweaks, true));
+    let Ok(outcome) = traced else {
+        return eprintln!("seed {seed} panics");
+    };
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    for line in outcome.lines {
+        // Whoever reads may stop reading.
+        if writeln!(out, "{line}").is_err() {
+            return;
+        }
+    }
+}
+
+/// Whether every seed gives the same trace when it runs again.
+fn compare(seeds: Range<u64>, tweaks: Tweaks) -> bool {
+    let mut same = true;
+    for seed in seeds {
+        let digest = || campaign::run_seed(seed, tweaks, false).digest;
+        let (one, two) = (digest(), digest());
+        if one != two {
+            println!("seed {seed} does not repeat: {one:016x} and {two:016x}");
+            same = false;
+        }
+    }
+    if same {
+        println!("every seed gave the same trace twice");
+    }
+    same
+}
+
+fn tell(summary: &Summary) {
+    println!(
+        "{} seeds, {} steps in {:.1} s ({} a second), {} facts judged by 11 laws",
+        summary.seeds,
+        summary.steps,
+        summary.took.as_secs_f64(),
+        summary.steps_per_second(),
+        summary.facts,
+    );
+    let groups: [(&str, &[&str]); 4] = [
+        (
+            "faults",
+            &[
+                "split",
+                "one_way",
+                "bridge",
+                "flap",
+                "slow",
+                "storm",
+                "crash",
+                "pause",
+                "wall_jump",
+                "drift",
+            ],
+        ),
+        (
+            "network",
+            &[
+                "datagrams",
+                "datagrams_lost",
+                "datagrams_cut",
+                "datagrams_doubled",
+                "datagrams_late",
+                "views",
+            ],
+        ),
+        (
+            "locks",
+            &[
+                "tries",
+                "waits",
+                "claims",
+                "grants",
+                "renewals",
+                "extends",
+                "released",
+                "lost",
+                "denied",
+                "timed_out",
+                "crashed_with_a_request",
+            ],
+        ),
+        (
+            "voters and ledger",
+            &[
+                "restarts",
+                "restarts_told_new",
+                "quarantines",
+                "voters_returned",
+                "leans_on_wall_clock",
+                "writes_taken",
+                "writes_refused",
+            ],
+        ),
+    ];
+    for (group, names) in groups {
+        let counts: Vec<String> = names
+            .iter()
+            .map(|name| {
+                let count = summary.coverage.get(name).copied().unwrap_or_default();
+                format!("{count} {}", name.replace('_', " "))
+            })
+            .collect();
+        println!("  {group}: {}", counts.join(", "));
+    }
+    println!("{} violations", summary.violations);
+    for failed in &summary.failed {
+        println!(
+            "seed {} failed ({:?}): {}\n  with its first {} faults; replay: {}",
+            failed.seed, failed.failure, failed.what, failed.faults, failed.replay
+        );
+    }
+}

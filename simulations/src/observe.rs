@@ -1,0 +1,320 @@
+//! Looking at a node after each call: its events, its guards, what its voter has on record.
+
+use lockmesh::proto::event::{Event, Ticket};
+use lockmesh::proto::time::Instant;
+
+use crate::host::Ongoing;
+use crate::invariants::{End, Fact, Host as HostAt, RequestId};
+use crate::settings::Pace;
+use crate::workload::Status;
+use crate::world::World;
+
+impl World {
+    /// Turns what a node reports into facts. Within one instant a lease that is over comes before a
+    /// vote that is given, that before a lease that begins, and that before a `try` that it beats.
+    pub(crate) fn see_events(&mut self, host: HostAt, events: &[Event]) {
+        for event in events {
+            match event {
+                Event::Lost { ticket, .. } => self.see_over(host, *ticket, End::Lost),
+                Event::QuarantineBegan { .. } => self.count("quarantines"),
+                Event::QuarantineEnded {
+                    leans_on_wall_clock,
+                    ..
+                } => self.see_return(host, *leans_on_wall_clock),
+                _ => {}
+            }
+        }
+        self.see_votes(host);
+        self.see_claims(host);
+        for event in events {
+            match event {
+                Event::Granted {
+                    ticket,
+                    epoch,
+                    valid_until,
+                    ..
+                } => self.see_grant(host, *ticket, epoch.get(), *valid_until),
+                Event::Renewed {
+                    ticket,
+                    valid_until,
+                } => self.see_renewal(host, *ticket, *valid_until),
+                Event::TimedOut { ticket, .. } => self.see_over(host, *ticket, End::TimedOut),
+                Event::Denied { ticket } => self.see_over(host, *ticket, End::Denied),
+                _ => {}
+            }
+        }
+        self.see_guards(host);
+    }
+
+    /// A request is over, whatever it had come to.
+    pub(crate) fn see_over(&mut self, host: HostAt, ticket: Ticket, how: End) {
+        let Some(process) = self.hosts[host].process.as_mut() else {
+            return;
+        };
+        let Some(ongoing) = process.requests.remove(&ticket) else {
+            return;
+        };
+        let key = self
+            .laws
+            .history
+            .open
+            .get(&ongoing.request)
+            .map(|asked| asked.key);
+        if let Some(key) = key {
+            self.wanted_at[key] = self.time;
+        }
+        self.count(match how {
+            End::Released => "released",
+            End::Lost => "lost",
+            End::TimedOut => "timed_out",
+            End::Denied => "denied",
+            End::Crashed => "crashed_with_a_request",
+        });
+        self.see(&Fact::Over {
+            request: ongoing.request,
+            how,
+        });
+        match ongoing.client {
+            Some(client) => self.client_is_done(client),
+            None => {
+                let status = Status::Over { how, at: self.time };
+                self.probed.insert(ongoing.request, status);
+            }
+        }
+    }
+
+    fn see_return(&mut self, host: HostAt, leans_on_wall_clock: bool) {
+        let Some(process) = self.process(host) else {
+            return;
+        };
+        let Some(voter) = process.node.voter() else {
+            return;
+        };
+        let believed = process.believed;
+        let fences = self.voter_keys[host]
+            .iter()
+            .map(|key| (*key, voter.fence(&self.keys[*key]).get()))
+            .collect();
+        if leans_on_wall_clock {
+            self.count("leans_on_wall_clock");
+        }
+        self.count("voters_returned");
+        self.see(&Fact::Returned {
+            voter: host,
+            fences,
+            believed,
+            leans_on_wall_clock,
+        });
+    }
+
+    fn see_votes(&mut self, host: HostAt) {
+        let now = self.hosts[host].clock.now(self.time);
+        let Some(process) = self.hosts[host].process.as_ref() else {
+            return;
+        };
+        let Some(voter) = process.node.voter() else {
+            return;
+        };
+        let slots = voter.slots();
+        if slots == 0 && process.slots == 0 {
+            return;
+        }
+        let mut changed = Vec::new();
+        for key in &self.voter_keys[host] {
+            let vote = voter.report(now, 0, &self.keys[*key]).vote;
+            let to = vote.and_then(|vote| {
+                let holder = self.host_of(&vote.claim.node)?;
+                Some((holder, vote.epoch.get()))
+            });
+            if to.as_ref() != process.voted.get(key) {
+                changed.push((*key, to));
+            }
+        }
+        let grew = slots > process.slots;
+        self.keep_votes(host, slots, &changed);
+        for (key, to) in changed {
+            self.see(&Fact::Voted {
+                voter: host,
+                key,
+                to,
+            });
+        }
+        if grew {
+            self.see_slots(host, slots);
+        }
+    }
+
+    fn keep_votes(
+        &mut self,
+        host: HostAt,
+        slots: usize,
+        changed: &[(usize, Option<(usize, u64)>)],
+    ) {
+        let Some(process) = self.hosts[host].process.as_mut() else {
+            return;
+        };
+        process.slots = slots;
+        for (key, to) in changed {
+            match to {
+                Some(to) => process.voted.insert(*key, *to),
+                None => process.voted.remove(key),
+            };
+        }
+    }
+
+    fn see_slots(&mut self, host: HostAt, slots: usize) {
+        let linger = self.laws.history.terms.linger;
+        let time = self.time;
+        let open = &self.laws.history.open;
+        let is_wanted = |key: usize| {
+            self.wanted_at[key] + linger >= time || open.values().any(|asked| asked.key == key)
+        };
+        let wanted = (0..self.keys.len()).filter(|key| is_wanted(*key)).count();
+        self.see(&Fact::Keeps {
+            host,
+            slots,
+            wanted,
+        });
+    }
+
+    /// Requests that claim under a new epoch.
+    fn see_claims(&mut self, host: HostAt) {
+        let Some(process) = self.hosts[host].process.as_mut() else {
+            return;
+        };
+        let mut claimed = Vec::new();
+        for (ticket, ongoing) in &mut process.requests {
+            if ongoing.until.is_some() {
+                continue;
+            }
+            let Some(epoch) = process.node.claimant().epoch(*ticket) else {
+                continue;
+            };
+            let epoch = epoch.get();
+            if epoch != ongoing.epoch {
+                ongoing.epoch = epoch;
+                claimed.push((ongoing.request, epoch));
+            }
+        }
+        for (request, epoch) in claimed {
+            self.count("claims");
+            self.see(&Fact::Claimed { request, epoch });
+        }
+    }
+
+    fn see_grant(&mut self, host: HostAt, ticket: Ticket, epoch: u64, valid_until: Instant) {
+        let Some(ongoing) = self.note_until(host, ticket, valid_until) else {
+            return;
+        };
+        self.count("grants");
+        let until = self.true_end(host, valid_until);
+        let request = ongoing.request;
+        self.see(&Fact::Granted {
+            request,
+            epoch,
+            until,
+        });
+        match ongoing.client {
+            Some(client) => self.client_holds(client, request, epoch),
+            None => {
+                let status = Status::Held { at: self.time };
+                self.probed.insert(request, status);
+            }
+        }
+    }
+
+    fn see_renewal(&mut self, host: HostAt, ticket: Ticket, valid_until: Instant) {
+        if let Some(ongoing) = self.note_until(host, ticket, valid_until) {
+            self.count("renewals");
+            let until = self.true_end(host, valid_until);
+            self.see(&Fact::Until {
+                request: ongoing.request,
+                until,
+            });
+        }
+    }
+
+    fn note_until(&mut self, host: HostAt, ticket: Ticket, until: Instant) -> Option<Ongoing> {
+        let process = self.hosts[host].process.as_mut()?;
+        let ongoing = process.requests.get_mut(&ticket)?;
+        ongoing.until = Some(until);
+        Some(*ongoing)
+    }
+
+    fn true_end(&self, host: HostAt, valid_until: Instant) -> u64 {
+        self.hosts[host].clock.when(valid_until).unwrap_or(u64::MAX)
+    }
+
+    /// What the guards of a process say, as anybody who looks would hear it.
+    pub(crate) fn see_guards(&mut self, host: HostAt) {
+        let now = self.hosts[host].clock.now(self.time);
+        let Some(process) = self.hosts[host].process.as_ref() else {
+            return;
+        };
+        let mut lies = Vec::new();
+        for (ticket, ongoing) in &process.requests {
+            let Some(until) = ongoing.until else {
+                continue;
+            };
+            let held = process.node.claimant().valid_until(now, *ticket).is_some();
+            let expired = now.mono >= until;
+            if held && expired {
+                lies.push(Fact::Looked {
+                    request: ongoing.request,
+                    held,
+                    expired,
+                });
+            }
+        }
+        for lie in lies {
+            self.see(&lie);
+        }
+    }
+
+    /// Guards that are over and were not told so though the node did all that was due.
+    pub(crate) fn find_untold(&mut self, host: HostAt) {
+        let now = self.hosts[host].clock.now(self.time);
+        let Some(process) = self.hosts[host].process.as_ref() else {
+            return;
+        };
+        let is_over = |ongoing: &&Ongoing| ongoing.until.is_some_and(|until| now.mono >= until);
+        let untold: Vec<RequestId> = process
+            .requests
+            .values()
+            .filter(is_over)
+            .map(|ongoing| ongoing.request)
+            .collect();
+        for request in untold {
+            self.see(&Fact::Untold { request });
+        }
+    }
+
+    /// The host's clock changed its pace: its leases end at another true time.
+    pub(crate) fn see_new_pace(&mut self, host: HostAt) {
+        let Some(process) = self.hosts[host].process.as_ref() else {
+            return;
+        };
+        let leases: Vec<(RequestId, Instant)> = process
+            .requests
+            .values()
+            .filter_map(|ongoing| Some((ongoing.request, ongoing.until?)))
+            .collect();
+        for (request, until) in leases {
+            let until = self.true_end(host, until);
+            self.see(&Fact::Until { request, until });
+        }
+        let wakes = self.hosts[host].timer_at.take();
+        if wakes.is_some() {
+            // Waking too early is harmless: it only sets the timer anew.
+            self.hosts[host].timer += 1;
+            let timer = self.hosts[host].timer;
+            self.hosts[host].timer_at = Some(self.time);
+            self.push_in(0, crate::world::Happening::Timer { host, timer });
+        }
+    }
+
+    /// Whether the run judges clocks as kept.
+    pub(crate) fn keeps_pace(&self) -> bool {
+        self.settings.pace == Pace::Kept
+    }
+}

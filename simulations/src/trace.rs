@@ -1,0 +1,83 @@
+//! What happened, one line for each step, and one number for all of it.
+
+use std::fmt::{self, Write as _};
+
+use lockmesh::wire::codec::unpack;
+
+use crate::rng::mix;
+
+/// A digest of a run, and its lines where somebody wants to read them.
+///
+/// A line is `time host what`: true time in milliseconds since the world began, the host, and what
+/// happened to it.
+#[derive(Debug)]
+pub(crate) struct Trace {
+    lines: Option<Vec<String>>,
+    digest: u64,
+}
+
+impl Trace {
+    pub(crate) fn new(keeps_lines: bool) -> Self {
+        Self {
+            lines: keeps_lines.then(Vec::new),
+            digest: 0,
+        }
+    }
+
+    /// Takes numbers into the digest.
+    pub(crate) fn fold(&mut self, numbers: &[u64]) {
+        for number in numbers {
+            self.digest = mix(self.digest.rotate_left(7) ^ number).wrapping_add(*number);
+        }
+    }
+
+    /// Takes bytes into the digest.
+    pub(crate) fn fold_bytes(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.digest = (self.digest.rotate_left(5) ^ u64::from_le_bytes(word))
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        }
+    }
+
+    /// Whether lines are wanted: building them costs more than a step.
+    pub(crate) fn keeps_lines(&self) -> bool {
+        self.lines.is_some()
+    }
+
+    /// Adds a line where lines are wanted.
+    pub(crate) fn line(&mut self, at: u64, what: fmt::Arguments<'_>) {
+        if let Some(lines) = &mut self.lines {
+            let mut line = String::new();
+            // Writing to a string does not fail.
+            let _ = write!(
+                line,
+                "{:>9}.{:03} {what}",
+                at / 1_000_000,
+                at / 1_000 % 1_000
+            );
+            lines.push(line);
+        }
+    }
+
+    /// Adds a line for each message of a plaintext datagram that a host reads.
+    pub(crate) fn datagram(&mut self, at: u64, host: usize, bytes: &[u8]) {
+        const HEAD_BYTES: usize = 3;
+        let body = bytes.get(HEAD_BYTES..).unwrap_or_default();
+        let Ok((head, messages)) = unpack(body) else {
+            return self.line(at, format_args!("n{host} reads {} bytes", bytes.len()));
+        };
+        for message in messages {
+            self.line(at, format_args!("n{host} <- {} {message:?}", head.from));
+        }
+    }
+
+    pub(crate) fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    pub(crate) fn into_lines(self) -> Vec<String> {
+        self.lines.unwrap_or_default()
+    }
+}

@@ -1,0 +1,311 @@
+//! The users of the locks: they rest, ask, hold, write, lengthen, let go and withdraw.
+
+use std::time::Duration;
+
+use lockmesh::proto::claimant::Request;
+use lockmesh::proto::event::Ticket;
+
+use crate::host::Ongoing;
+use crate::invariants::{End, Fact, Host as HostAt, KeyAt, RequestId};
+use crate::ledger::Verdict;
+use crate::rng::Rng;
+use crate::settings::Habits;
+use crate::world::{Happening, World, Write};
+
+/// What a client is up to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum State {
+    /// Nothing; its next request comes at its next turn.
+    Rests,
+    /// It waits for a lock; where a turn comes before that, it withdraws.
+    Waits { request: RequestId },
+    /// It holds a lock until its next turn.
+    Holds {
+        request: RequestId,
+        key: KeyAt,
+        epoch: u64,
+    },
+}
+
+/// One user, in the process of one host.
+#[derive(Debug)]
+pub(crate) struct Client {
+    host: HostAt,
+    rng: Rng,
+    pub(crate) state: State,
+    /// Tells turns that are still meant from those that are not.
+    turn: u64,
+    key: KeyAt,
+}
+
+/// What became of a request that no client made.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Status {
+    /// It waits.
+    Waits,
+    /// It holds its lock since then.
+    Held { at: u64 },
+    /// It is over since then.
+    Over { how: End, at: u64 },
+}
+
+/// What somebody asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wish {
+    pub(crate) key: KeyAt,
+    pub(crate) ttl: u64,
+    pub(crate) is_try: bool,
+    pub(crate) renews: bool,
+    /// Gives up after so long by its own clock.
+    pub(crate) patience: Option<u64>,
+}
+
+impl World {
+    pub(crate) fn draw_clients(&mut self) {
+        let mut rng = Rng::stream(self.settings.seed, "clients");
+        let hosts = self.hosts.len() as u64;
+        for client in 0..self.settings.habits.clients {
+            let mut own = rng.child();
+            let first = own.below(self.settings.habits.rest_max.max(1));
+            self.clients.push(Client {
+                host: own.below(hosts) as HostAt,
+                rng: own,
+                state: State::Rests,
+                turn: 0,
+                key: 0,
+            });
+            self.push(first, Happening::Wake { client, turn: 0 });
+        }
+    }
+
+    /// Asks for a lock on a host. Answers `None` where no process runs there.
+    pub(crate) fn ask(
+        &mut self,
+        host: HostAt,
+        client: Option<usize>,
+        wish: Wish,
+    ) -> Option<RequestId> {
+        let now = self.hosts[host].clock.now(self.time);
+        let process = self.hosts[host].process.as_mut()?;
+        let request = Request {
+            key: self.keys[wish.key].clone(),
+            ttl: Duration::from_nanos(wish.ttl),
+            is_try: wish.is_try,
+            renews: wish.renews,
+            deadline: wish
+                .patience
+                .map(|span| now.mono.after(Duration::from_nanos(span))),
+        };
+        let ticket = process.node.claim(now, request).ok()?;
+        self.requests += 1;
+        let request = RequestId(self.requests);
+        let ongoing = Ongoing {
+            request,
+            client,
+            epoch: 0,
+            until: None,
+        };
+        process.requests.insert(ticket, ongoing);
+        self.wanted_at[wish.key] = self.time;
+        self.count(if wish.is_try { "tries" } else { "waits" });
+        self.see(&Fact::Asked {
+            request,
+            host,
+            key: wish.key,
+        });
+        if client.is_none() {
+            self.probed.insert(request, Status::Waits);
+        }
+        self.drain(host);
+        Some(request)
+    }
+
+    /// Lets go of a lock, or withdraws a request.
+    pub(crate) fn let_go(&mut self, host: HostAt, request: RequestId) {
+        let Some(ticket) = self.ticket_of(host, request) else {
+            return;
+        };
+        self.see_over(host, ticket, End::Released);
+        self.at_node(host, |node, now| node.release(now, ticket));
+    }
+
+    fn ticket_of(&self, host: HostAt, request: RequestId) -> Option<Ticket> {
+        let requests = &self.process(host)?.requests;
+        let mut found = requests
+            .iter()
+            .filter(|(_, ongoing)| ongoing.request == request);
+        found.next().map(|(ticket, _)| *ticket)
+    }
+
+    /// A client's turn.
+    pub(crate) fn wake_client(&mut self, client: usize, turn: u64) {
+        if self.clients[client].turn != turn {
+            return;
+        }
+        let host = self.clients[client].host;
+        let machine = &mut self.hosts[host];
+        if machine.is_paused() {
+            machine.put_off.push(Happening::Wake { client, turn });
+            return;
+        }
+        match self.clients[client].state {
+            State::Rests if self.is_calm => {}
+            State::Rests => self.client_asks(client),
+            State::Waits { request } | State::Holds { request, .. } => self.let_go(host, request),
+        }
+    }
+
+    fn client_asks(&mut self, client: usize) {
+        let habits = self.settings.habits;
+        let (round_trip, max_ttl) = (self.settings.round_trip(), self.settings.max_ttl());
+        let Client { host, rng, .. } = &mut self.clients[client];
+        let host = *host;
+        let (wish, withdraws) = draw_wish(rng, &habits, round_trip, max_ttl);
+        self.clients[client].key = wish.key;
+        // Its request may be over before `ask` returns: then it already rests.
+        let before = self.clients[client].turn;
+        let request = RequestId(self.requests + 1);
+        self.clients[client].state = State::Waits { request };
+        if self.ask(host, Some(client), wish).is_none() {
+            return self.client_is_done(client);
+        }
+        if self.clients[client].turn == before {
+            self.clients[client].turn += 1;
+            if let Some(span) = withdraws {
+                let turn = self.clients[client].turn;
+                self.push_in(span, Happening::Wake { client, turn });
+            }
+        }
+    }
+
+    /// A client's request is over: it rests.
+    pub(crate) fn client_is_done(&mut self, client: usize) {
+        let rest_max = self.settings.habits.rest_max;
+        let it = &mut self.clients[client];
+        it.state = State::Rests;
+        it.turn += 1;
+        let turn = it.turn;
+        let span = it.rng.between(rest_max / 10, rest_max);
+        self.push_in(span, Happening::Wake { client, turn });
+    }
+
+    /// A client's request was granted: it will write, and let go.
+    pub(crate) fn client_holds(&mut self, client: usize, request: RequestId, epoch: u64) {
+        let hold_max = self.settings.habits.hold_max;
+        let it = &mut self.clients[client];
+        let key = it.key;
+        it.state = State::Holds {
+            request,
+            key,
+            epoch,
+        };
+        it.turn += 1;
+        let turn = it.turn;
+        let hold = it.rng.spread(hold_max / 100, hold_max);
+        let writes = it.rng.below(3);
+        let looks: Vec<u64> = (0..writes).map(|_| it.rng.below(hold)).collect();
+        self.push_in(hold, Happening::Wake { client, turn });
+        for span in looks {
+            self.push_in(span, Happening::Look { client, request });
+        }
+    }
+
+    /// A client looks whether it still holds its lock, and if so writes; some lengthen it instead.
+    pub(crate) fn look_and_write(&mut self, client: usize, request: RequestId) {
+        let it = &self.clients[client];
+        let host = it.host;
+        let State::Holds {
+            request: held,
+            key,
+            epoch,
+        } = it.state
+        else {
+            return;
+        };
+        if held != request {
+            return;
+        }
+        let machine = &mut self.hosts[host];
+        if machine.is_paused() {
+            machine.put_off.push(Happening::Look { client, request });
+            return;
+        }
+        let Some(ticket) = self.ticket_of(host, request) else {
+            return;
+        };
+        let now = self.hosts[host].clock.now(self.time);
+        let holds = self
+            .process(host)
+            .is_some_and(|process| process.node.claimant().valid_until(now, ticket).is_some());
+        if !holds {
+            return;
+        }
+        let extends = self.settings.habits.extend_ppm;
+        let it = &mut self.clients[client];
+        if it.rng.chance(extends) {
+            let extra = it
+                .rng
+                .below(self.settings.timing.max_ttl.as_nanos() as u64 / 4);
+            let extra = Duration::from_nanos(extra);
+            self.count("extends");
+            self.at_node(host, |node, now| node.extend(now, ticket, extra).is_ok());
+            return;
+        }
+        let gap = it
+            .rng
+            .below(self.settings.timing.round_trip.as_nanos() as u64);
+        let write = Write {
+            request,
+            key,
+            epoch,
+        };
+        self.push_in(gap, Happening::Leave { host, write });
+    }
+
+    /// A write leaves its process, frozen for however long since the process looked at its guard.
+    pub(crate) fn write_leaves(&mut self, host: HostAt, write: Write) {
+        let machine = &mut self.hosts[host];
+        if machine.process.is_none() {
+            return;
+        }
+        if machine.is_paused() {
+            machine.put_off.push(Happening::Leave { host, write });
+            return;
+        }
+        let round_trip = self.settings.round_trip();
+        let span = self.start_rng.below(round_trip);
+        self.push_in(span, Happening::Reach(write));
+    }
+
+    pub(crate) fn write_reaches(&mut self, write: Write) {
+        let Write {
+            request,
+            key,
+            epoch,
+        } = write;
+        let taken = self.ledger.write(key, epoch) == Verdict::Taken;
+        self.see(&Fact::Wrote {
+            request,
+            key,
+            epoch,
+            taken,
+        });
+    }
+}
+
+fn draw_wish(rng: &mut Rng, habits: &Habits, round_trip: u64, max_ttl: u64) -> (Wish, Option<u64>) {
+    let is_try = rng.chance(habits.try_ppm);
+    let wish = Wish {
+        key: rng.below(habits.keys as u64) as KeyAt,
+        ttl: rng.spread(round_trip * 10, max_ttl),
+        is_try,
+        renews: rng.chance(habits.renew_ppm),
+        patience: rng
+            .chance(habits.deadline_ppm)
+            .then(|| rng.spread(round_trip, max_ttl)),
+    };
+    let withdraws = rng
+        .chance(habits.withdraw_ppm)
+        .then(|| rng.spread(round_trip, max_ttl));
+    (wish, withdraws)
+}

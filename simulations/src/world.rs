@@ -1,0 +1,507 @@
+//! The world: hosts, links, clients and a ledger, one heap of happenings, one seed.
+//!
+//! The nodes are the very [`Node`] of production: bytes and time go in, bytes, events and the next
+//! time to wake go out. Whatever is random is drawn from streams of the seed, and nothing is
+//! iterated in an order that could differ, so a seed is a run.
+
+use std::collections::{BTreeMap, BinaryHeap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use lockmesh::node::{Node, Output};
+use lockmesh::proto::event::Event;
+use lockmesh::proto::id::{Key, NodeId};
+use lockmesh::proto::roster::Roster;
+use lockmesh::proto::time::Now;
+
+use crate::faults::{Fault, draw_rate};
+use crate::gossip::{self, Known};
+use crate::host::{Host, Process, SOCKET_DATAGRAMS_MAX};
+use crate::invariants::{Fact, Host as HostAt, KeyAt, Laws, RequestId, Terms, Violation};
+use crate::ledger::Ledger;
+use crate::network::Network;
+use crate::rng::Rng;
+use crate::settings::{Gossip, SECOND, Settings};
+use crate::trace::Trace;
+use crate::workload::{Client, Status};
+
+/// Something that is to happen at a time.
+#[derive(Clone, Debug)]
+pub(crate) enum Happening {
+    /// A datagram arrives at an address.
+    Arrive {
+        from: SocketAddr,
+        to: SocketAddr,
+        bytes: Vec<u8>,
+    },
+    /// A node wanted to be woken.
+    Timer { host: HostAt, timer: u64 },
+    /// Gossip has news for a node; it comes again.
+    Gossip { host: HostAt },
+    /// A fault begins.
+    Fault(usize),
+    /// A fault ends, or its next step comes.
+    Mend { fault: usize, step: u32 },
+    /// A frozen process goes on, unless it was frozen again.
+    Resume { host: HostAt },
+    /// A process starts.
+    Start {
+        host: HostAt,
+        says_new: bool,
+        moves: bool,
+    },
+    /// A client acts.
+    Wake { client: usize, turn: u64 },
+    /// A client is about to write, and looks whether it still holds its lock.
+    Look { client: usize, request: RequestId },
+    /// The write leaves the process.
+    Leave { host: HostAt, write: Write },
+    /// The write reaches the ledger.
+    Reach(Write),
+}
+
+/// A write on its way to the ledger.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Write {
+    pub(crate) request: RequestId,
+    pub(crate) key: KeyAt,
+    pub(crate) epoch: u64,
+}
+
+#[derive(Debug)]
+struct Entry(u64, u64, Happening);
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        (self.0, self.1) == (other.0, other.1)
+    }
+}
+
+impl Eq for Entry {}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (other.0, other.1).cmp(&(self.0, self.1))
+    }
+}
+
+/// What a run came to.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) steps: u64,
+    pub(crate) facts: u64,
+    pub(crate) coverage: BTreeMap<&'static str, u64>,
+    pub(crate) violations: Vec<Violation>,
+    pub(crate) digest: u64,
+    pub(crate) lines: Vec<String>,
+    pub(crate) faults: usize,
+}
+
+/// All of it.
+pub(crate) struct World {
+    pub(crate) settings: Settings,
+    /// True time, in nanoseconds.
+    pub(crate) time: u64,
+    heap: BinaryHeap<Entry>,
+    queued: u64,
+    pub(crate) hosts: Vec<Host>,
+    by_addr: BTreeMap<SocketAddr, HostAt>,
+    by_id: BTreeMap<NodeId, HostAt>,
+    pub(crate) roster: Arc<Roster>,
+    pub(crate) keys: Vec<Key>,
+    /// The keys that each host votes for.
+    pub(crate) voter_keys: Vec<Vec<KeyAt>>,
+    pub(crate) network: Network,
+    pub(crate) faults: Vec<Fault>,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) ledger: Ledger,
+    pub(crate) laws: Laws,
+    pub(crate) trace: Trace,
+    pub(crate) coverage: BTreeMap<&'static str, u64>,
+    pub(crate) steps: u64,
+    pub(crate) gossip_rng: Rng,
+    pub(crate) start_rng: Rng,
+    /// Faults are over.
+    pub(crate) is_calm: bool,
+    pub(crate) requests: u64,
+    /// What became of the requests of the probes at the end.
+    pub(crate) probed: BTreeMap<RequestId, Status>,
+    /// When each key was last wanted.
+    pub(crate) wanted_at: Vec<u64>,
+}
+
+/// How many keys the probes at the end have for themselves.
+pub(crate) const PROBE_KEYS: usize = 5;
+
+impl World {
+    /// A world in which these faults come to pass.
+    pub(crate) fn new(settings: Settings, faults: Vec<Fault>, keeps_lines: bool) -> Self {
+        let seed = settings.seed;
+        let hosts = draw_hosts(&settings);
+        let ids: Vec<NodeId> = hosts.iter().map(|host| host.id.clone()).collect();
+        let members = ids[..settings.members].to_vec();
+        let roster = Roster::new(1, members, settings.voters_per_key, settings.timing);
+        let roster = Arc::new(roster.expect("settings that were drawn or checked are valid"));
+        let keys: Vec<Key> = (0..settings.habits.keys + PROBE_KEYS)
+            .map(|key| Key::new(format!("key/{key}")).expect("a short name"))
+            .collect();
+        let by_id: BTreeMap<NodeId, HostAt> = ids.iter().cloned().zip(0..).collect();
+        let voters: Vec<Vec<HostAt>> = keys
+            .iter()
+            .map(|key| roster.voters_for(key).iter().map(|id| by_id[id]).collect())
+            .collect();
+        let voter_keys = (0..hosts.len())
+            .map(|host| {
+                (0..keys.len())
+                    .filter(|key| voters[*key].contains(&host))
+                    .collect()
+            })
+            .collect();
+        let network = Network::new(
+            Rng::stream(seed, "network"),
+            hosts.len(),
+            settings.delay,
+            settings.weather,
+        );
+        let terms = terms(&settings, voters);
+        let mut world = Self {
+            time: 0,
+            heap: BinaryHeap::new(),
+            queued: 0,
+            by_addr: hosts.iter().map(|host| host.addr).zip(0..).collect(),
+            by_id,
+            roster,
+            voter_keys,
+            network,
+            faults,
+            clients: Vec::new(),
+            ledger: Ledger::new(keys.len()),
+            laws: Laws::new(terms),
+            trace: Trace::new(keeps_lines),
+            coverage: BTreeMap::new(),
+            steps: 0,
+            gossip_rng: Rng::stream(seed, "gossip"),
+            start_rng: Rng::stream(seed, "start"),
+            is_calm: false,
+            requests: 0,
+            probed: BTreeMap::new(),
+            wanted_at: vec![0; keys.len()],
+            keys,
+            hosts,
+            settings,
+        };
+        world.begin();
+        world
+    }
+
+    fn begin(&mut self) {
+        let says_new = self.settings.starts_new;
+        for host in 0..self.hosts.len() {
+            let life = self.next_life(host);
+            self.hosts[host].lives.push(life);
+        }
+        for host in 0..self.hosts.len() {
+            self.start_as(host, says_new);
+            self.tell_truth(host);
+            let at = self.gossip_rng.below(self.settings.max_ttl());
+            self.push(at, Happening::Gossip { host });
+        }
+        for fault in 0..self.faults.len() {
+            self.push(self.faults[fault].at, Happening::Fault(fault));
+        }
+        self.draw_clients();
+    }
+
+    /// Runs to the end: faults, then the calm in which all must come right.
+    pub(crate) fn run(mut self) -> Outcome {
+        self.run_until(self.settings.fault_span, |_| false);
+        if self.laws.violations.is_empty() {
+            self.calm_down();
+        }
+        self.outcome()
+    }
+
+    fn outcome(mut self) -> Outcome {
+        let fates = self.network.fates;
+        let counts = [
+            ("datagrams", fates.sent),
+            ("datagrams_lost", fates.lost),
+            ("datagrams_cut", fates.cut),
+            ("datagrams_doubled", fates.doubled),
+            ("datagrams_late", fates.late),
+            ("writes_taken", self.ledger.taken),
+            ("writes_refused", self.ledger.refused),
+        ];
+        for (name, count) in counts {
+            self.count_many(name, count);
+        }
+        Outcome {
+            steps: self.steps,
+            facts: self.laws.facts,
+            coverage: self.coverage,
+            violations: self.laws.violations,
+            digest: self.trace.digest(),
+            lines: self.trace.into_lines(),
+            faults: self.faults.len(),
+        }
+    }
+
+    /// Lets things happen until `end`, or until `done` says so. Answers whether it did. A broken
+    /// law ends it.
+    pub(crate) fn run_until(&mut self, end: u64, done: impl Fn(&Self) -> bool) -> bool {
+        loop {
+            if done(self) {
+                return true;
+            }
+            if !self.laws.violations.is_empty() {
+                return false;
+            }
+            match self.heap.peek() {
+                Some(entry) if entry.0 <= end => {}
+                _ => break,
+            }
+            let Some(Entry(at, _, happening)) = self.heap.pop() else {
+                break;
+            };
+            self.time = at;
+            self.happen(happening);
+        }
+        self.time = end;
+        done(self)
+    }
+
+    pub(crate) fn push(&mut self, at: u64, happening: Happening) {
+        self.queued += 1;
+        self.heap.push(Entry(at, self.queued, happening));
+    }
+
+    pub(crate) fn push_in(&mut self, span: u64, happening: Happening) {
+        self.push(self.time + span, happening);
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Arrive { from, to, bytes } => self.arrive(from, to, bytes),
+            Happening::Timer { host, timer } => {
+                if self.hosts[host].timer == timer && self.hosts[host].acts() {
+                    self.hosts[host].timer_at = None;
+                    self.wake(host);
+                }
+            }
+            Happening::Gossip { host } => self.gossip(host),
+            Happening::Fault(fault) => self.strike(fault),
+            Happening::Mend { fault, step } => self.mend(fault, step),
+            Happening::Resume { host } => self.resume(host),
+            Happening::Start {
+                host,
+                says_new,
+                moves,
+            } => self.start(host, says_new, moves),
+            Happening::Wake { client, turn } => self.wake_client(client, turn),
+            Happening::Look { client, request } => self.look_and_write(client, request),
+            Happening::Leave { host, write } => self.write_leaves(host, write),
+            Happening::Reach(write) => self.write_reaches(write),
+        }
+    }
+
+    fn arrive(&mut self, from: SocketAddr, to: SocketAddr, bytes: Vec<u8>) {
+        let Some(host) = self.by_addr.get(&to).copied() else {
+            return;
+        };
+        let machine = &mut self.hosts[host];
+        if machine.addr != to || machine.process.is_none() {
+            return;
+        }
+        if machine.is_paused() {
+            if machine.inbox.len() < SOCKET_DATAGRAMS_MAX {
+                machine.inbox.push((from, bytes));
+            }
+            return;
+        }
+        self.take_in(host, from, &bytes);
+    }
+
+    pub(crate) fn take_in(&mut self, host: HostAt, from: SocketAddr, bytes: &[u8]) {
+        if self.trace.keeps_lines() {
+            self.trace.datagram(self.time, host, bytes);
+        }
+        self.at_node(host, |node, now| node.handle_datagram(now, from, bytes));
+    }
+
+    /// The node does what is due.
+    pub(crate) fn wake(&mut self, host: HostAt) {
+        self.at_node(host, Node::handle_timeout);
+        self.find_untold(host);
+    }
+
+    /// Calls a node, and sees to all that follows.
+    pub(crate) fn at_node<R>(
+        &mut self,
+        host: HostAt,
+        call: impl FnOnce(&mut Node, Now) -> R,
+    ) -> Option<R> {
+        let now = self.hosts[host].clock.now(self.time);
+        let process = self.hosts[host].process.as_mut()?;
+        let answer = call(&mut process.node, now);
+        self.drain(host);
+        Some(answer)
+    }
+
+    /// Takes a node's outputs, and looks at what it reports.
+    pub(crate) fn drain(&mut self, host: HostAt) {
+        self.steps += 1;
+        let mut events = Vec::new();
+        let wakes = loop {
+            let Some(process) = self.hosts[host].process.as_mut() else {
+                return;
+            };
+            match process.node.poll_output() {
+                Output::Transmit { to, bytes } => self.transmit(host, to, bytes),
+                Output::Event(event) => events.push(event),
+                Output::Gossip { .. } | Output::Inspected { .. } => {}
+                Output::Timeout(at) => break at,
+            }
+        };
+        let wakes = wakes.and_then(|at| self.hosts[host].clock.when(at));
+        self.set_timer(host, wakes);
+        self.trace
+            .fold(&[self.time, host as u64, events.len() as u64]);
+        self.observe(host, events);
+    }
+
+    fn set_timer(&mut self, host: HostAt, at: Option<u64>) {
+        let machine = &mut self.hosts[host];
+        if machine.timer_at == at && at.is_some() {
+            return;
+        }
+        machine.timer += 1;
+        machine.timer_at = at;
+        if let Some(at) = at {
+            let timer = machine.timer;
+            self.push(at.max(self.time), Happening::Timer { host, timer });
+        }
+    }
+
+    fn transmit(&mut self, from: HostAt, to: SocketAddr, bytes: Vec<u8>) {
+        self.trace.fold_bytes(&bytes);
+        let Some(host) = self.by_addr.get(&to).copied() else {
+            return;
+        };
+        let source = self.hosts[from].addr;
+        let [first, second] = self.network.send(from, host);
+        let copies = [first, second].into_iter().flatten();
+        for delay in copies {
+            let bytes = bytes.clone();
+            let arrive = Happening::Arrive {
+                from: source,
+                to,
+                bytes,
+            };
+            self.push_in(delay, arrive);
+        }
+    }
+
+    /// Gossip has news, and comes again.
+    fn gossip(&mut self, host: HostAt) {
+        let pause = self.settings.max_ttl() / 2;
+        if self.is_calm {
+            return;
+        }
+        let next = self.gossip_rng.between(pause / 4, pause);
+        self.push_in(next, Happening::Gossip { host });
+        if self.hosts[host].acts() {
+            self.tell(host, self.settings.gossip);
+        }
+    }
+
+    /// A node is told where all the others are.
+    pub(crate) fn tell_truth(&mut self, host: HostAt) {
+        self.tell(host, Gossip::Honest);
+    }
+
+    fn tell(&mut self, host: HostAt, gossip: Gossip) {
+        let known: Vec<Known> = self
+            .hosts
+            .iter()
+            .map(|host| Known {
+                id: host.id.clone(),
+                lives: host.lives.clone(),
+                up: host.process.is_some(),
+            })
+            .collect();
+        let view = gossip::view(&mut self.gossip_rng, gossip, host, &known);
+        self.count("views");
+        self.at_node(host, |node, now| node.handle_view(now, &view));
+    }
+
+    /// A host's address is where it now is.
+    pub(crate) fn move_to(&mut self, host: HostAt, addr: SocketAddr) {
+        self.hosts[host].addr = addr;
+        self.by_addr.insert(addr, host);
+    }
+
+    pub(crate) fn host_of(&self, id: &NodeId) -> Option<HostAt> {
+        self.by_id.get(id).copied()
+    }
+
+    pub(crate) fn count(&mut self, name: &'static str) {
+        self.count_many(name, 1);
+    }
+
+    pub(crate) fn count_many(&mut self, name: &'static str, by: u64) {
+        *self.coverage.entry(name).or_default() += by;
+    }
+
+    pub(crate) fn see(&mut self, fact: &Fact) {
+        if self.trace.keeps_lines() {
+            self.trace.line(self.time, format_args!("{fact:?}"));
+        }
+        self.laws.see(self.time, fact);
+    }
+
+    /// The process of a host, where it is up.
+    pub(crate) fn process(&self, host: HostAt) -> Option<&Process> {
+        self.hosts[host].process.as_ref()
+    }
+
+    fn observe(&mut self, host: HostAt, events: Vec<Event>) {
+        if self.trace.keeps_lines() {
+            for event in &events {
+                self.trace
+                    .line(self.time, format_args!("n{host} {event:?}"));
+            }
+        }
+        self.see_events(host, &events);
+    }
+}
+
+fn draw_hosts(settings: &Settings) -> Vec<Host> {
+    let mut rng = Rng::stream(settings.seed, "hosts");
+    (0..settings.hosts())
+        .map(|at| {
+            let id = NodeId::new(format!("n{at:03}")).expect("a short name");
+            let addr = SocketAddr::from(([10, 0, 0, at as u8], 7_000));
+            let base = rng.below(1_000 * SECOND);
+            let rate = draw_rate(&mut rng, settings);
+            let off = settings.wall_off_max_ms;
+            let wall_off = rng.between(0, 2 * off.unsigned_abs()) as i64 - off;
+            Host::new(id, addr, crate::clocks::Clock::new(0, base, rate, wall_off))
+        })
+        .collect()
+}
+
+fn terms(settings: &Settings, voters: Vec<Vec<HostAt>>) -> Terms {
+    let late = settings.weather.late_max.max(settings.max_ttl());
+    Terms {
+        clocks_kept: settings.pace == crate::settings::Pace::Kept,
+        voters,
+        linger: 4 * settings.max_ttl() + 2 * late,
+        settled: 4 * settings.round_trip(),
+    }
+}

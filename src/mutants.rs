@@ -1,0 +1,126 @@
+//! Known mistakes, put back into the rules one at a time.
+//!
+//! A checker that has never rejected anything is not to be trusted. So the simulations put each of
+//! these back, and see that a law catches it. The feature `mutants` is in no default set, and no
+//! build that is used has it: without it every question below is the constant `false`.
+
+#[cfg(feature = "mutants")]
+use std::cell::Cell;
+
+/// A mistake. Each was made by somebody, in a draft of this protocol or in another lock.
+#[cfg(feature = "mutants")]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Mutant {
+    /// A majority of the voters that answered, not of those that the roster names.
+    CountTheLiving,
+    /// A voter without memory votes at once.
+    NoQuarantine,
+    /// It votes after half of the span in which its old votes may still count.
+    ShortQuarantine,
+    /// Its floors stay at zero.
+    NoFloors,
+    /// What others recall leaves out the votes that are out.
+    RecallWithoutVotes,
+    /// A vote counts from its receipt, not from when it was asked for.
+    ValidFromReceipt,
+    /// Votes that are over still count towards a majority.
+    ExpiredVotesCount,
+    /// A lease that is over comes back with the next vote.
+    LostIsNotForGood,
+    /// The drift of clocks is left out of account.
+    NoDrift,
+    /// A guard does not look at the clock.
+    GuardWithoutClock,
+    /// A release leaves the fence where it was.
+    FenceNotRaisedOnRelease,
+    /// An expired vote leaves the fence where it was.
+    FenceNotRaisedOnExpiry,
+    /// A voter votes below its fence.
+    FenceIgnored,
+    /// A vote that was given back still counts.
+    GivenBackVotesCount,
+    /// A claim that won and is over says that it never won.
+    WonIsForgotten,
+    /// A vote does not say for how long it is: the claimant counts what it asked for.
+    VoteWithoutTtl,
+    /// A renewal with a shorter ttl frees the vote sooner.
+    LeaseShrinks,
+    /// A release frees the vote of whoever has it.
+    ReleaseByKeyAlone,
+    /// A node that gossip calls dead loses its votes.
+    GossipFreesVotes,
+    /// A claim that has won is held against the fence.
+    WonHeldAgainstFence,
+    /// Claims of equal epochs are not ordered.
+    EqualEpochsNotOrdered,
+    /// A waiter that is not heard any more is skipped, not dropped.
+    SkipInsteadOfDrop,
+    /// The latest waiter is served first.
+    Barging,
+    /// A waiter's turn lasts its whole ttl.
+    OfferIsWholeTtl,
+}
+
+#[cfg(feature = "mutants")]
+impl Mutant {
+    /// All of them.
+    pub const ALL: [Self; 24] = [
+        Self::CountTheLiving,
+        Self::NoQuarantine,
+        Self::ShortQuarantine,
+        Self::NoFloors,
+        Self::RecallWithoutVotes,
+        Self::ValidFromReceipt,
+        Self::ExpiredVotesCount,
+        Self::LostIsNotForGood,
+        Self::NoDrift,
+        Self::GuardWithoutClock,
+        Self::FenceNotRaisedOnRelease,
+        Self::FenceNotRaisedOnExpiry,
+        Self::FenceIgnored,
+        Self::GivenBackVotesCount,
+        Self::WonIsForgotten,
+        Self::VoteWithoutTtl,
+        Self::LeaseShrinks,
+        Self::ReleaseByKeyAlone,
+        Self::GossipFreesVotes,
+        Self::WonHeldAgainstFence,
+        Self::EqualEpochsNotOrdered,
+        Self::SkipInsteadOfDrop,
+        Self::Barging,
+        Self::OfferIsWholeTtl,
+    ];
+}
+
+#[cfg(feature = "mutants")]
+thread_local! {
+    static MADE: Cell<Option<Mutant>> = const { Cell::new(None) };
+}
+
+/// From now on this thread makes this mistake, or none.
+#[cfg(feature = "mutants")]
+pub fn make(mutant: Option<Mutant>) {
+    MADE.set(mutant);
+}
+
+/// Whether this thread makes this mistake.
+#[cfg(feature = "mutants")]
+pub(crate) fn is_made(mutant: Mutant) -> bool {
+    MADE.get() == Some(mutant)
+}
+
+/// Whether a mistake is put back at this place.
+#[cfg(feature = "mutants")]
+macro_rules! mistaken {
+    ($name:ident) => {
+        crate::mutants::is_made(crate::mutants::Mutant::$name)
+    };
+}
+
+/// No mistakes here.
+#[cfg(not(feature = "mutants"))]
+macro_rules! mistaken {
+    ($name:ident) => {
+        false
+    };
+}
