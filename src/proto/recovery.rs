@@ -82,13 +82,13 @@ impl Recovery {
         out: &mut Effects,
     ) -> Self {
         let timing = roster.timing();
-        let quarantine = if mistaken!(NoQuarantine) {
-            Duration::ZERO
-        } else if mistaken!(ShortQuarantine) {
-            timing.quarantine() / 2
-        } else {
-            timing.quarantine()
-        };
+        let mut quarantine = timing.quarantine();
+        if mistaken!(ShortQuarantine) {
+            quarantine /= 2;
+        }
+        if mistaken!(NoQuarantine) {
+            quarantine = Duration::ZERO;
+        }
         let mut recovery = Self {
             phase: Phase::New,
             nonce,
