@@ -289,3 +289,82 @@ impl Core {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::node::NodeConfig;
+    use crate::proto::id::{Incarnation, NodeId};
+    use crate::proto::roster::{Roster, Timing};
+    use crate::proto::voter::{Limits, Start};
+    use crate::wire::Seal;
+
+    const THREADS: usize = 4;
+    const EACH: u64 = 2_000;
+
+    fn shared(sender: Sender) -> Shared {
+        let id = NodeId::new("n0").unwrap();
+        let clock = Clock::new();
+        let config = NodeConfig {
+            id: id.clone(),
+            incarnation: Incarnation::new(1),
+            roster: Arc::new(Roster::new(1, vec![id], 1, Timing::lan()).unwrap()),
+            start: Start::NewCluster,
+            limits: Limits::default(),
+            claims_max: 1,
+            renew_every: None,
+            seed: 1,
+            seal: Seal::insecure_plaintext(),
+        };
+        let (gossip, _) = mpsc::channel(1);
+        Shared::new(clock, sender, Node::new(clock.now(), config), gossip)
+    }
+
+    #[tokio::test]
+    async fn datagrams_leave_in_the_order_in_which_the_node_made_them() {
+        let hears = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        hears
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
+        let to = hears.local_addr().unwrap();
+        let listen = "127.0.0.1:0".parse().unwrap();
+        #[cfg(feature = "harness")]
+        let (sender, _receiver, _) = crate::runtime::socket::bind(listen, None).unwrap();
+        #[cfg(not(feature = "harness"))]
+        let (sender, _receiver, _) = crate::runtime::socket::bind(listen).unwrap();
+        let (shared, made) = (shared(sender), std::sync::atomic::AtomicU64::new(0));
+        let make = || {
+            shared.with(|core, _| {
+                let n = made.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                core.node.send_gossip(to, &n.to_be_bytes());
+            });
+        };
+        let listen = || {
+            let (mut buffer, mut last) = ([0; 64], None);
+            // The system may drop what comes too fast; what comes, comes in order.
+            while last < Some(THREADS as u64 * EACH) {
+                let len = hears.recv(&mut buffer).unwrap();
+                let n = buffer[..len].last_chunk().map(|n| u64::from_be_bytes(*n));
+                assert!(n > last, "{n:?} after {last:?}");
+                last = n;
+            }
+        };
+        std::thread::scope(|scope| {
+            let listener = scope.spawn(listen);
+            let makers: Vec<_> = (0..THREADS)
+                .map(|_| scope.spawn(|| (0..EACH).for_each(|_| make())))
+                .collect();
+            for maker in makers {
+                maker.join().unwrap();
+            }
+            // The last one, again and again until it is heard.
+            while !listener.is_finished() {
+                make();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            listener.join().unwrap();
+        });
+    }
+}
