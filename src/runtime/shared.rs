@@ -2,7 +2,7 @@
 //! the socket.
 //!
 //! Whoever has something to ask of the node takes the lock, asks, drains the node, lets go of the
-//! lock and sends: there is no queue to a task in between, and so no task switch on the way from
+//! lock and sends, in turn: there is no queue to a task in between, and so no task switch on the way from
 //! `acquire` to the socket. Nothing waits while the lock is held.
 
 use std::collections::HashMap;
@@ -40,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     sender: Sender,
     core: Mutex<Core>,
+    /// Whose turn it is to send. Taken while the core is locked, never the other way about.
+    turn: Mutex<()>,
     /// The node wants to be woken earlier than the driver sleeps.
     pub(crate) earlier: Notify,
 }
@@ -87,6 +89,7 @@ impl Shared {
             clock,
             sender,
             core: Mutex::new(core),
+            turn: Mutex::new(()),
             earlier: Notify::new(),
         }
     }
@@ -100,11 +103,7 @@ impl Shared {
         let next = core.next.unwrap_or(Instant::FAR);
         let is_earlier = next < core.wakes_at;
         core.wakes_at = core.wakes_at.min(next);
-        drop(core);
-        let failed = datagrams
-            .iter()
-            .filter(|(to, bytes)| !self.sender.send(*to, bytes))
-            .count();
+        let failed = self.send(core, &datagrams);
         if failed > 0 {
             let mut core = self.lock();
             for _ in 0..failed {
@@ -115,6 +114,23 @@ impl Shared {
             self.earlier.notify_one();
         }
         answer
+    }
+
+    /// Sends, without the lock, though in the order in which the node made what there is to send:
+    /// a renewal that left after the release of the same lock would get it votes again, and those
+    /// who try for it meanwhile would be told that it is held. Answers how many were not taken.
+    fn send(&self, core: MutexGuard<'_, Core>, datagrams: &[(SocketAddr, Vec<u8>)]) -> usize {
+        if datagrams.is_empty() {
+            return 0;
+        }
+        let in_turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(core);
+        let failed = datagrams
+            .iter()
+            .filter(|(to, bytes)| !self.sender.send(*to, bytes))
+            .count();
+        drop(in_turn);
+        failed
     }
 
     /// How long the driver may sleep, at most `at_most`.
