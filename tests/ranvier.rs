@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lockmesh::{ClusterKey, Mesh};
+use lockmesh::{ClusterKey, Mesh, Timing};
 use ranvier_core::cluster::DistributedLock;
 use ranvier_core::prelude::{Bus, Outcome, Transition};
 use ranvier_runtime::axon::{Axon, ExecutionMode};
@@ -38,6 +38,15 @@ impl Transition<u64, u64> for Work {
     }
 }
 
+/// A machine that stands still for longer than an offer costs the winner its lock: rightly so,
+/// but then two run.
+fn patient() -> Timing {
+    Timing {
+        offer: Duration::from_secs(5),
+        ..Timing::lan()
+    }
+}
+
 async fn three_meshes() -> Vec<Mesh> {
     let mut meshes: Vec<Mesh> = Vec::new();
     for n in 0..NODES {
@@ -46,6 +55,7 @@ async fn three_meshes() -> Vec<Mesh> {
             .voters(["n0", "n1", "n2"])
             .seeds(seeds)
             .key(ClusterKey::from_bytes([9; 32]).unwrap())
+            .timing(patient())
             .gossip_every(Duration::from_millis(50))
             .try_at_most(PATIENCE)
             .new_cluster(true)

@@ -2,7 +2,7 @@
 //! the socket.
 //!
 //! Whoever has something to ask of the node takes the lock, asks, drains the node, lets go of the
-//! lock and sends: there is no queue to a task in between, and so no task switch on the way from
+//! lock and sends, in turn: there is no queue to a task in between, and so no task switch on the way from
 //! `acquire` to the socket. Nothing waits while the lock is held.
 
 use std::collections::{BTreeSet, HashMap};
@@ -41,6 +41,8 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     sender: Sender,
     core: Mutex<Core>,
+    /// Whose turn it is to send. Taken while the core is locked, never the other way about.
+    turn: Mutex<()>,
     /// The node wants to be woken earlier than the driver sleeps.
     pub(crate) earlier: Notify,
 }
@@ -91,6 +93,7 @@ impl Shared {
             clock,
             sender,
             core: Mutex::new(core),
+            turn: Mutex::new(()),
             earlier: Notify::new(),
         }
     }
@@ -104,11 +107,7 @@ impl Shared {
         let next = core.next.unwrap_or(Instant::FAR);
         let is_earlier = next < core.wakes_at;
         core.wakes_at = core.wakes_at.min(next);
-        drop(core);
-        let failed = datagrams
-            .iter()
-            .filter(|(to, bytes)| !self.sender.send(*to, bytes))
-            .count();
+        let failed = self.send(core, &datagrams);
         if failed > 0 {
             let mut core = self.lock();
             for _ in 0..failed {
@@ -119,6 +118,23 @@ impl Shared {
             self.earlier.notify_one();
         }
         answer
+    }
+
+    /// Sends, without the lock, though in the order in which the node made what there is to send:
+    /// a renewal that left after the release of the same lock would get it votes again, and those
+    /// who try for it meanwhile would be told that it is held. Answers how many were not taken.
+    fn send(&self, core: MutexGuard<'_, Core>, datagrams: &[(SocketAddr, Vec<u8>)]) -> usize {
+        if datagrams.is_empty() {
+            return 0;
+        }
+        let in_turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(core);
+        let failed = datagrams
+            .iter()
+            .filter(|(to, bytes)| !self.sender.send(*to, bytes))
+            .count();
+        drop(in_turn);
+        failed
     }
 
     /// How long the driver may sleep, at most `at_most`.
@@ -302,5 +318,84 @@ impl Core {
             self.meter.ended_without(&ended);
             let _ = waiting.tell.send(ended);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::node::NodeConfig;
+    use crate::proto::id::{Incarnation, NodeId};
+    use crate::proto::roster::{Roster, Timing};
+    use crate::proto::voter::{Limits, Start};
+    use crate::wire::Seal;
+
+    const THREADS: usize = 4;
+    const EACH: u64 = 2_000;
+
+    fn shared(sender: Sender) -> Shared {
+        let id = NodeId::new("n0").unwrap();
+        let clock = Clock::new();
+        let config = NodeConfig {
+            id: id.clone(),
+            incarnation: Incarnation::new(1),
+            roster: Arc::new(Roster::new(1, vec![id], 1, Timing::lan()).unwrap()),
+            start: Start::NewCluster,
+            limits: Limits::default(),
+            claims_max: 1,
+            renew_every: None,
+            seed: 1,
+            seal: Seal::insecure_plaintext(),
+        };
+        let (gossip, _) = mpsc::channel(1);
+        Shared::new(clock, sender, Node::new(clock.now(), config), gossip)
+    }
+
+    #[tokio::test]
+    async fn datagrams_leave_in_the_order_in_which_the_node_made_them() {
+        let hears = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        hears
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
+        let to = hears.local_addr().unwrap();
+        let listen = "127.0.0.1:0".parse().unwrap();
+        #[cfg(feature = "harness")]
+        let (sender, _receiver, _) = crate::runtime::socket::bind(listen, None).unwrap();
+        #[cfg(not(feature = "harness"))]
+        let (sender, _receiver, _) = crate::runtime::socket::bind(listen).unwrap();
+        let (shared, made) = (shared(sender), std::sync::atomic::AtomicU64::new(0));
+        let make = || {
+            shared.with(|core, _| {
+                let n = made.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                core.node.send_gossip(to, &n.to_be_bytes());
+            });
+        };
+        let listen = || {
+            let (mut buffer, mut last) = ([0; 64], None);
+            // The system may drop what comes too fast; what comes, comes in order.
+            while last < Some(THREADS as u64 * EACH) {
+                let len = hears.recv(&mut buffer).unwrap();
+                let n = buffer[..len].last_chunk().map(|n| u64::from_be_bytes(*n));
+                assert!(n > last, "{n:?} after {last:?}");
+                last = n;
+            }
+        };
+        std::thread::scope(|scope| {
+            let listener = scope.spawn(listen);
+            let makers: Vec<_> = (0..THREADS)
+                .map(|_| scope.spawn(|| (0..EACH).for_each(|_| make())))
+                .collect();
+            for maker in makers {
+                maker.join().unwrap();
+            }
+            // The last one, again and again until it is heard.
+            while !listener.is_finished() {
+                make();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            listener.join().unwrap();
+        });
     }
 }

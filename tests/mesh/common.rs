@@ -13,11 +13,13 @@ use lockmesh::{ClusterKey, Epoch, Guard, Mesh, MeshBuilder, Timing};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The constants of [`Timing::lan`] with a short longest lease, so that a quarantine is over
-/// soon.
+/// soon, and longer offers: who is granted a lock in its turn has it for no longer than an offer
+/// until the voters have heard that it has won, and a busy machine may stand still for a while.
 pub(crate) fn timing(max_ttl: Duration) -> Timing {
     Timing {
         max_ttl,
         max_clock_skew: Duration::from_millis(500).min(max_ttl),
+        offer: Duration::from_secs(1).min(max_ttl),
         ..Timing::lan()
     }
 }

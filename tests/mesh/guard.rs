@@ -87,6 +87,22 @@ async fn a_lease_that_renews_itself_outlives_many_ttls_and_keeps_its_epoch() {
 }
 
 #[tokio::test]
+async fn a_lease_that_began_as_an_offer_soon_lasts_its_whole_ttl() {
+    let cluster = Cluster::start(3, Duration::from_secs(600)).await;
+    let ttl = Duration::from_secs(500);
+    let mut guard = cluster.nodes[0].lock("k").ttl(ttl).acquire().await.unwrap();
+    for (n, renews) in [(1, true), (2, false)] {
+        let request = cluster.nodes[n].lock("k").ttl(ttl).auto_renew(renews);
+        let waiting = tokio::spawn(request.acquire());
+        waits_for(&cluster, "k", 1).await;
+        drop(guard);
+        guard = within("the next", waiting).await.unwrap().unwrap();
+        until("it is more than an offer", || guard.remaining() > ttl / 2).await;
+        assert!(guard.remaining() <= ttl);
+    }
+}
+
+#[tokio::test]
 async fn a_guard_that_is_dropped_hands_the_lock_to_the_next_in_line() {
     let cluster = Cluster::start(3, Duration::from_secs(600)).await;
     let ttl = Duration::from_secs(500);
