@@ -1,9 +1,9 @@
 //! What the handles, the guards and the driver of one mesh share: the node behind a lock, and
 //! the socket.
 //!
-//! Whoever has something to ask of the node takes the lock, asks, drains the node, lets go of the
-//! lock and sends, in turn: there is no queue to a task in between, and so no task switch on the way from
-//! `acquire` to the socket. Nothing waits while the lock is held.
+//! Whoever has something to ask of the node takes the lock, asks, drains the node, takes its turn
+//! at the socket, lets go of the lock and sends: there is no queue to a task in between, and so no
+//! task switch on the way from `acquire` to the socket. Nothing waits while the lock is held.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
