@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lockmesh::{ClusterKey, Mesh, MeshBuilder};
+use lockmesh::{ClusterKey, Guard, Mesh, MeshBuilder};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -142,6 +142,7 @@ async fn an_operator_sees_the_documented_metrics_and_the_events_of_a_mesh() {
     drops(&mesh, &mut metrics).await;
     assert!(log.says(&["INFO", "mesh started", "node=n0"]));
     assert!(log.says(&["DEBUG", "lock granted", "key=k", "epoch="]));
+    assert!(log.says(&["DEBUG", "lease over", "key=short"]));
     assert!(log.says(&["WARN", "lease lost", "key=short"]));
     strangers(&mesh, &log).await;
     mesh.shutdown().await;
@@ -175,19 +176,24 @@ async fn grants_and_refusals(mesh: &Mesh, metrics: &mut Metrics) {
 }
 
 async fn losses(mesh: &Mesh, metrics: &mut Metrics) {
-    let short = || {
-        let request = mesh.lock("short").ttl(Duration::from_millis(200));
-        request.auto_renew(false).acquire()
-    };
-    let guard = short().await.unwrap();
+    let short = || mesh.lock("short").ttl(Duration::from_millis(200));
+    // One that was not to be renewed has come to its end: that is no loss.
+    let guard = short().auto_renew(false).acquire().await.unwrap();
     guard.lost().await;
+    drop(guard);
+    // This thread is the driver's too: it freezes, and nothing is renewed.
+    let freeze = |guard: &Guard| {
+        while guard.is_held() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    let guard = short().acquire().await.unwrap();
+    freeze(&guard);
     metrics.reaches("lockmesh_lost_total", "node=n0", 1.0).await;
     drop(guard);
-    // Lost while nobody looked, the driver neither: the release is what finds out.
-    let guard = short().await.unwrap();
-    while guard.is_held() {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    // The release itself is what finds out.
+    let guard = short().acquire().await.unwrap();
+    freeze(&guard);
     guard.release().await.unwrap_err();
     metrics.reaches("lockmesh_lost_total", "node=n0", 2.0).await;
 }

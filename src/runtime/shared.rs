@@ -193,12 +193,12 @@ impl Core {
         let was_held = lease.is_held();
         // First over, then released: no guard says "held" once a voter may know.
         lease.end();
-        let was_held = self.node.release(now, ticket) && was_held;
-        if !was_held {
-            // Nobody had looked since it was over.
+        let was_valid = self.node.release(now, ticket);
+        if was_valid && !was_held {
+            // The guard saw it over before a renewal came; of others the node itself tells.
             self.meter.lost();
         }
-        was_held
+        was_valid && was_held
     }
 
     pub(crate) fn release_all(&mut self, now: Now) {
@@ -300,9 +300,9 @@ impl Core {
             } => {
                 if let Some(lease) = self.leases.remove(&ticket) {
                     lease.end();
-                    if !was_due {
-                        self.meter.lost();
-                    }
+                }
+                if !was_due {
+                    self.meter.lost();
                 }
             }
             Event::Denied { ticket } => self.end(ticket, Ended::Denied),

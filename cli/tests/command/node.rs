@@ -121,14 +121,14 @@ fn a_value_out_of_its_bounds_is_refused_with_line_field_value_and_bound() {
     let text = "node_id = \"n1\"\ninsecure_plaintext = true\n\nttl_ms = 5\n";
     let said = refusal("ttl", text);
     assert!(
-        said.contains("node.toml:4: ttl is 5ms; it must be 100ms to 30s"),
+        said.contains("node.toml:4: ttl is 5ms; it must be 100ms to 60s"),
         "{said}"
     );
 
     let text = "node_id = \"n1\"\ninsecure_plaintext = true\n[timing]\noffer_ms = 1\n";
     let said = refusal("offer", text);
     assert!(
-        said.contains("node.toml:4: offer is 1ms; it must be 10ms to 30s"),
+        said.contains("node.toml:4: offer is 1ms; it must be 26.25ms to 60s"),
         "{said}"
     );
 
