@@ -142,6 +142,13 @@ pub enum AcquireError {
         /// What the voters had said by then.
         answers: Answers,
     },
+    /// It was won, but no majority confirmed the whole lease in time; it is released. Only through
+    /// [`DistributedLock`](crate::DistributedLock), whose users have no guard to look at.
+    #[error("won, but the whole lease was not confirmed in {waited:?}")]
+    Unconfirmed {
+        /// How long it was waited for.
+        waited: Duration,
+    },
     /// The mesh is shutting down, or was shut down.
     #[error("the mesh is shut down")]
     ShutDown,
@@ -159,11 +166,11 @@ fn describe(answers: &Answers) -> String {
     } = answers;
     let why = match reason {
         None => "",
-        Some(RefuseReason::Quarantine) => " (the last: in quarantine after a restart)",
-        Some(RefuseReason::Roster) => " (the last: it has another roster)",
-        Some(RefuseReason::Skew) => " (the last: the wall clocks are too far apart)",
-        Some(RefuseReason::Limit) => " (the last: it keeps as many claims as it may)",
-        Some(RefuseReason::NotAVoter) => " (the last: it is not a voter)",
+        Some(RefuseReason::Quarantine) => " (in quarantine after a restart)",
+        Some(RefuseReason::Roster) => " (it has another roster)",
+        Some(RefuseReason::Skew) => " (the wall clocks are too far apart)",
+        Some(RefuseReason::Limit) => " (it keeps as many claims as it may)",
+        Some(RefuseReason::NotAVoter) => " (it is not a voter)",
     };
     format!(
         "of {voters} voters {voted} voted for it, {waiting} have another claim before it, \

@@ -19,9 +19,9 @@ pub struct Answers {
     pub voted: usize,
     /// How many had said that another claim has their vote.
     pub waiting: usize,
-    /// How many had refused, with the last reason that came.
+    /// How many had refused.
     pub refused: usize,
-    /// Why the last of those refused.
+    /// Why they refused; where their reasons differ, one that does not pass by itself.
     pub reason: Option<RefuseReason>,
     /// How many had not answered at all.
     pub silent: usize,

@@ -118,7 +118,7 @@ pub struct Stale {
     pub fence: Epoch,
 }
 
-/// Why a voter does not vote.
+/// Why a voter does not vote. The later ones do not pass by themselves.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub enum RefuseReason {
     /// It has lost its memory and waits until its old votes are over.

@@ -496,7 +496,7 @@ impl OwnClaim {
                 Answer::Waits(_) => answers.waiting += 1,
                 Answer::Refused(reason) => {
                     answers.refused += 1;
-                    answers.reason = Some(reason);
+                    answers.reason = answers.reason.max(Some(reason));
                 }
             }
         }

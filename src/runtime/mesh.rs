@@ -336,7 +336,7 @@ impl DistributedLock for Mesh {
             .lock(key)
             .ttl(Duration::from_millis(ttl_ms))
             .auto_renew(false);
-        match request.try_lease().await {
+        match request.try_whole_lease().await {
             Ok(Some(lease)) => {
                 self.inner.keep(lease);
                 Ok(true)

@@ -90,6 +90,25 @@ impl LockRequest {
         }
     }
 
+    /// The same for those who have no guard to look at. A lock that was won in contention is valid
+    /// for the span of an offer only, until its first renewal comes back: this waits for that.
+    pub(crate) async fn try_whole_lease(&self) -> Result<Option<Arc<Lease>>, AcquireError> {
+        let Some(lease) = self.try_lease().await? else {
+            return Ok(None);
+        };
+        let mut pending = Pending {
+            mesh: &self.mesh,
+            ticket: Some(lease.ticket),
+        };
+        let waited = self.mesh.settings.try_at_most;
+        let lasts = tokio::time::timeout(waited, lease.lasts(self.ttl * 2 / 3));
+        if lasts.await != Ok(true) {
+            return Err(AcquireError::Unconfirmed { waited });
+        }
+        pending.ticket = None;
+        Ok(Some(lease))
+    }
+
     async fn ask(&self, is_try: bool, wait: Option<Duration>) -> Result<Ended, AcquireError> {
         let key = Key::new(&self.key)?;
         let (ttl, renews) = (self.ttl, self.renews);

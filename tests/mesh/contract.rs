@@ -200,6 +200,10 @@ async fn of_sixteen_tasks_on_three_nodes_exactly_one_is_told_true_in_every_round
             }
         }
         assert_eq!(winners.len(), 1, "round {round}: {winners:?}");
+        // A majority has promised the lease, not only an offer of a second.
+        let seen = cluster.nodes[winners[0]].inspect("k").await.unwrap();
+        let remaining = seen.owner.unwrap().remaining;
+        assert!(remaining > Duration::from_secs(2), "{remaining:?}");
         for (n, node) in cluster.nodes.iter().enumerate() {
             let released = DistributedLock::release(node, "k").await;
             assert_eq!(released.is_ok(), n == winners[0], "round {round}");
