@@ -91,6 +91,7 @@ impl Membership {
         let mut lives = Lives::default();
         let mut last = View::default();
         loop {
+            shared.going().await;
             let view = self
                 .handle
                 .with_chitchat(|chitchat| lives.view(chitchat))
@@ -188,6 +189,7 @@ struct OpenSocket {
 #[async_trait]
 impl Socket for OpenSocket {
     async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
+        self.shared.going().await;
         let bytes = message.serialize_to_vec();
         self.shared
             .with(|core, _| core.node.send_gossip(to, &bytes));

@@ -17,9 +17,13 @@ use super::membership::{Gossip, Membership};
 use super::request::LockRequest;
 use super::shared::Shared;
 use super::socket;
+#[cfg(feature = "harness")]
+use super::socket::Sender;
 use super::status::Status;
 use crate::config::{Checked, MeshBuilder, Settings};
 use crate::error::{AcquireError, ConfigError, ExtendError, InspectError, NotReady};
+#[cfg(feature = "harness")]
+use crate::harness::Port;
 use crate::lock::{ClusterError, DistributedLock};
 use crate::node::{Inspection, Node, NodeConfig};
 use crate::proto::id::{Incarnation, Key, NodeId};
@@ -48,6 +52,9 @@ pub(crate) struct Inner {
     leave: watch::Sender<bool>,
     driver: JoinHandle<()>,
     gossip: Mutex<Option<JoinHandle<()>>>,
+    /// Another mesh that this one cannot do without, for as long as it lives.
+    #[cfg(feature = "harness")]
+    _needs: Option<Mesh>,
 }
 
 impl MeshBuilder {
@@ -68,7 +75,7 @@ impl MeshBuilder {
         let (sender, receiver, addr) = socket::bind(
             listen,
             #[cfg(feature = "harness")]
-            self.links,
+            self.links.map(|links| (links, checked.id.clone())),
         )
         .map_err(|source| ConfigError::Bind { listen, source })?;
         let advertise = checked.advertise.unwrap_or(addr);
@@ -90,7 +97,7 @@ impl MeshBuilder {
         let membership = membership.map_err(ConfigError::Gossip)?;
         let (leave, left) = watch::channel(false);
         let inner = Inner {
-            driver: tokio::spawn(driver::drive(shared.clone(), receiver)),
+            driver: tokio::spawn(driver::drive(shared.clone(), Some(receiver))),
             gossip: Mutex::new(Some(tokio::spawn(membership.run(shared.clone(), left)))),
             shared,
             settings,
@@ -98,6 +105,8 @@ impl MeshBuilder {
             held: Mutex::new(BTreeMap::new()),
             leave,
             id,
+            #[cfg(feature = "harness")]
+            _needs: None,
         };
         tracing::info!(node = %inner.id, %addr, %advertise, %incarnation, "mesh started");
         Ok(Mesh {
@@ -224,18 +233,13 @@ impl Mesh {
         let inner = &self.inner;
         inner.release_everything();
         inner.leave.send_replace(true);
-        let gossip = inner
-            .gossip
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(gossip) = gossip {
+        if let Some(gossip) = inner.take_gossip() {
             if let Err(error) = gossip.await {
                 tracing::debug!(%error, "the gossip did not end well");
             }
-            inner.driver.abort();
             tracing::info!(node = %inner.id, "mesh shut down");
         }
+        inner.driver.abort();
     }
 
     /// Ends this node as the end of its process would: nothing is released, no other node is
@@ -244,23 +248,68 @@ impl Mesh {
     /// process that was frozen: they hold for what remains of their leases and are not renewed.
     #[cfg(feature = "harness")]
     pub async fn crash(self) {
-        let inner = &self.inner;
-        inner.shared.crash();
-        inner.driver.abort();
-        let gossip = inner
-            .gossip
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(gossip) = gossip {
-            gossip.abort();
-            let _ = gossip.await;
-        }
+        self.halt();
         // The receiving half of the socket is gone with the task that owns it.
-        while !inner.driver.is_finished() {
+        while !self.inner.driver.is_finished() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        tracing::info!(node = %inner.id, "mesh crashed");
+        tracing::info!(node = %self.inner.id, "mesh crashed");
+    }
+}
+
+/// What the harness does to a node.
+#[cfg(feature = "harness")]
+impl Mesh {
+    /// The beginning of a crash: its tasks end, and the address is free, once the runtime gets to
+    /// it.
+    pub(crate) fn halt(&self) {
+        self.inner.shared.crash();
+        self.inner.driver.abort();
+        if let Some(gossip) = self.inner.take_gossip() {
+            gossip.abort();
+        }
+    }
+
+    /// The node stands still from now on, or goes on.
+    pub(crate) fn pause(&self, is_paused: bool) {
+        self.inner.shared.pause(is_paused);
+    }
+
+    /// Whether the node was shut down or has crashed.
+    pub(crate) fn is_over(&self) -> bool {
+        self.inner.shared.with(|core, _| core.is_shut_down)
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.inner.shared
+    }
+
+    /// A node that sends and hears within this process.
+    pub(crate) fn in_memory(
+        clock: Clock,
+        incarnation: Incarnation,
+        checked: Checked,
+        port: Port,
+        needs: Option<Self>,
+    ) -> Self {
+        let (id, settings, addr) = (checked.id.clone(), checked.settings, port.addr());
+        let node = new_node(clock, incarnation, checked);
+        let (gossip, _) = mpsc::channel(1);
+        let shared = Arc::new(Shared::new(clock, Sender::in_memory(port), node, gossip));
+        let inner = Inner {
+            gossip: Mutex::new(None),
+            driver: tokio::spawn(driver::drive(shared.clone(), None)),
+            shared,
+            settings,
+            addr,
+            held: Mutex::new(BTreeMap::new()),
+            leave: watch::Sender::new(false),
+            id,
+            _needs: needs,
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
     }
 }
 
@@ -271,6 +320,11 @@ impl Inner {
             core.release_all(now);
         });
         self.held().clear();
+    }
+
+    fn take_gossip(&self) -> Option<JoinHandle<()>> {
+        let mut gossip = self.gossip.lock().unwrap_or_else(PoisonError::into_inner);
+        gossip.take()
     }
 
     fn held(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Lease>>> {
@@ -300,7 +354,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.release_everything();
         self.driver.abort();
-        if let Ok(Some(gossip)) = self.gossip.get_mut().map(Option::take) {
+        if let Some(gossip) = self.take_gossip() {
             gossip.abort();
         }
     }

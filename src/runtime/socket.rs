@@ -8,7 +8,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use tokio::net::UdpSocket;
 
 #[cfg(feature = "harness")]
-use crate::harness::Links;
+use crate::harness::{Links, Port};
+#[cfg(feature = "harness")]
+use crate::proto::id::NodeId;
 
 /// What the socket's buffers are asked to hold. The system's default of some 200 KiB overflows
 /// when many peers answer at once, and UDP drops in silence.
@@ -23,9 +25,7 @@ pub(crate) struct Sender {
     socket: StdSocket,
     /// `None` once the mesh has crashed.
     #[cfg(feature = "harness")]
-    socket: RwLock<Option<StdSocket>>,
-    #[cfg(feature = "harness")]
-    links: Option<(Arc<Links>, SocketAddr)>,
+    way: RwLock<Option<Way>>,
 }
 
 #[cfg(not(feature = "harness"))]
@@ -40,34 +40,62 @@ impl Sender {
     }
 }
 
+/// Where datagrams leave.
+#[cfg(feature = "harness")]
+#[derive(Clone, Debug)]
+enum Way {
+    Socket(Arc<StdSocket>),
+    Links(Arc<StdSocket>, Arc<Links>, NodeId),
+    Memory(Port),
+}
+
 #[cfg(feature = "harness")]
 impl Sender {
-    fn new(socket: StdSocket, links: Option<(Arc<Links>, SocketAddr)>) -> Self {
-        let socket = RwLock::new(Some(socket));
-        Self { socket, links }
+    fn new(socket: StdSocket, links: Option<(Arc<Links>, NodeId)>) -> Self {
+        let socket = Arc::new(socket);
+        Self::over(match links {
+            Some((links, node)) => Way::Links(socket, links, node),
+            None => Way::Socket(socket),
+        })
+    }
+
+    /// Sends within this process, without a socket.
+    pub(crate) fn in_memory(port: Port) -> Self {
+        Self::over(Way::Memory(port))
+    }
+
+    fn over(way: Way) -> Self {
+        let way = RwLock::new(Some(way));
+        Self { way }
     }
 
     /// Answers whether the system took it.
     pub(crate) fn send(&self, to: SocketAddr, bytes: &[u8]) -> bool {
-        let socket = self.socket.read().unwrap_or_else(PoisonError::into_inner);
-        match (&*socket, &self.links) {
-            (None, _) => false,
-            (Some(socket), Some((links, from))) => links.pass(socket, *from, to, bytes),
-            (Some(socket), None) => socket.send_to(bytes, to).is_ok(),
+        let way = self.way.read().unwrap_or_else(PoisonError::into_inner);
+        match &*way {
+            None => false,
+            Some(Way::Socket(socket)) => socket.send_to(bytes, to).is_ok(),
+            Some(Way::Links(socket, links, from)) => links.pass(socket, from, to, bytes),
+            Some(Way::Memory(port)) => {
+                // The receiver answers within this call, and this node may answer it in turn.
+                let port = port.clone();
+                drop(way);
+                port.send(to, bytes)
+            }
         }
     }
 
     /// Nothing is sent once this has returned.
     pub(crate) fn close(&self) {
-        let mut socket = self.socket.write().unwrap_or_else(PoisonError::into_inner);
-        *socket = None;
+        let mut way = self.way.write().unwrap_or_else(PoisonError::into_inner);
+        *way = None;
     }
 }
 
 /// Binds `listen`, and answers both halves and the address that it got.
 pub(crate) fn bind(
     listen: SocketAddr,
-    #[cfg(feature = "harness")] links: Option<Arc<Links>>,
+    #[cfg(feature = "harness")] links: Option<(Arc<Links>, NodeId)>,
 ) -> io::Result<(Sender, UdpSocket, SocketAddr)> {
     let socket = StdSocket::bind(listen)?;
     socket.set_nonblocking(true)?;
@@ -77,10 +105,14 @@ pub(crate) fn bind(
     let _ = buffers.set_send_buffer_size(BUFFER_BYTES);
     let local = socket.local_addr()?;
     let receiver = UdpSocket::from_std(socket.try_clone()?)?;
+    #[cfg(feature = "harness")]
+    if let Some((links, node)) = &links {
+        links.register(local, node);
+    }
     let sender = Sender::new(
         socket,
         #[cfg(feature = "harness")]
-        links.map(|links| (links, local)),
+        links,
     );
     Ok((sender, receiver, local))
 }
