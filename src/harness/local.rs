@@ -20,7 +20,7 @@ use crate::wire::ClusterKey;
 /// The most nodes that one process is asked to run.
 const NODES_MAX: usize = 64;
 /// How long a cluster may take to come to rest, beside the quarantine of a restarted voter.
-const STABLE_AT_MOST: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// A cluster of real meshes in one process: real UDP over loopback on free ports, sealed, with
@@ -107,6 +107,7 @@ pub struct LocalMeshBuilder {
     voters_per_key: Option<usize>,
     timing: Option<Timing>,
     ttl: Duration,
+    patience: Duration,
     seed: u64,
     key: KeyChoice,
     configure: Option<Arc<dyn Fn(MeshBuilder) -> MeshBuilder + Send + Sync>>,
@@ -164,6 +165,13 @@ impl LocalMeshBuilder {
         self
     }
 
+    /// How long the start, and [`LocalMesh::wait_until_stable`], may take before they are errors,
+    /// beside twice the longest lease: a minute by default.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
     /// What the loss, delay and doubling of datagrams is drawn from. When datagrams are sent is
     /// up to the machine: no two runs are the same.
     pub fn seed(mut self, seed: u64) -> Self {
@@ -196,7 +204,7 @@ impl LocalMeshBuilder {
     /// Starts the nodes. When this returns every node sees all others, and all voters vote.
     ///
     /// # Errors
-    /// [`LocalMeshError`]: a setting cannot be, or the nodes do not find each other in a minute.
+    /// [`LocalMeshError`]: a setting cannot be, or the nodes do not find each other in time.
     pub async fn start(self) -> Result<LocalMesh, LocalMeshError> {
         let voters = self.voters.unwrap_or(self.nodes);
         within("nodes", self.nodes, NODES_MAX)?;
@@ -226,10 +234,7 @@ impl LocalMeshBuilder {
 
     fn timing_or_default(&self) -> Timing {
         let lan = Timing::lan();
-        let max_ttl = self
-            .ttl
-            .saturating_mul(2)
-            .min(Timing::wan().max_ttl.max(self.ttl));
+        let max_ttl = self.ttl.saturating_mul(2);
         self.timing.unwrap_or(Timing {
             max_ttl,
             max_clock_skew: lan.max_clock_skew.min(max_ttl),
@@ -253,7 +258,7 @@ impl LocalMesh {
     /// Starts so many nodes, all of which vote. When this returns every node sees all others.
     ///
     /// # Errors
-    /// [`LocalMeshError`]: no or more than 64 nodes, or they do not find each other in a minute.
+    /// [`LocalMeshError`]: no or more than 64 nodes, or they do not find each other in time.
     pub async fn start(nodes: usize) -> Result<Self, LocalMeshError> {
         Self::builder().nodes(nodes).start().await
     }
@@ -266,6 +271,7 @@ impl LocalMesh {
             voters_per_key: None,
             timing: None,
             ttl: Duration::from_secs(2),
+            patience: PATIENCE,
             seed: 0,
             key: KeyChoice::Random,
             configure: None,
@@ -428,9 +434,10 @@ impl LocalMesh {
     /// paused or down, or that nothing comes from. Loss and delay do not count as cuts.
     ///
     /// # Errors
-    /// [`NotStable`] tells what is missing after a minute and twice the longest lease.
+    /// [`NotStable`] tells what is missing once the [`patience`](LocalMeshBuilder::patience) is over.
     pub async fn wait_until_stable(&self) -> Result<(), NotStable> {
-        let waited = STABLE_AT_MOST + 2 * self.settings.timing_or_default().max_ttl;
+        let settings = &self.settings;
+        let waited = settings.patience + 2 * settings.timing_or_default().max_ttl;
         let until = Instant::now() + waited;
         loop {
             let missing = self.missing();
