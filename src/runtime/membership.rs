@@ -16,6 +16,7 @@ use chitchat::{
     FailureDetectorConfig, Serializable, spawn_chitchat,
 };
 use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
 
 use super::shared::{GossipOut, Shared};
 use crate::proto::id::{Incarnation, NodeId};
@@ -27,6 +28,8 @@ const LEAVING: &str = "leaving";
 const PHI: f64 = 8.0;
 /// How long a node that is dead, or a key that was deleted, is remembered.
 const GRACE: Duration = Duration::from_secs(300);
+/// Rounds of gossip within which a node that was only just discovered must be heard of again.
+const DISCOVERY_ROUNDS: u32 = 20;
 /// Rounds of gossip that a node that leaves stays for, so that its word spreads.
 const LEAVING_ROUNDS: u32 = 2;
 
@@ -88,7 +91,7 @@ impl Membership {
     /// others that this node leaves, and ends.
     pub(crate) async fn run(self, shared: Arc<Shared>, mut leave: watch::Receiver<bool>) {
         let mut watcher = self.handle.chitchat().lock().await.live_nodes_watcher();
-        let mut lives = Lives::default();
+        let mut lives = Lives::new(self.interval);
         let mut last = View::default();
         loop {
             shared.going().await;
@@ -118,19 +121,44 @@ impl Membership {
 }
 
 /// Which lives of which nodes were ever alive. One that was only just discovered is in chitchat's
-/// list of the dead until it was heard of twice.
-#[derive(Default)]
+/// list of the dead until it was heard of twice; it counts as alive until then, but not for long:
+/// others also tell of those that are gone.
 struct Lives {
-    were_alive: BTreeSet<ChitchatId>,
+    interval: Duration,
+    known: BTreeMap<ChitchatId, Known>,
+}
+
+/// One life.
+struct Known {
+    since: Instant,
+    was_alive: bool,
 }
 
 impl Lives {
+    fn new(interval: Duration) -> Self {
+        let known = BTreeMap::new();
+        Self { interval, known }
+    }
+
+    /// Whether chitchat's word that a life is not alive is to be doubted.
+    fn is_new(&self, id: &ChitchatId) -> bool {
+        let at_most = self.interval * DISCOVERY_ROUNDS;
+        let known = self.known.get(id);
+        known.is_none_or(|known| !known.was_alive && known.since.elapsed() < at_most)
+    }
+
     fn view(&mut self, chitchat: &mut Chitchat) -> View {
         let me = chitchat.self_chitchat_id().node_id.clone();
         let live: BTreeSet<ChitchatId> = chitchat.live_nodes().cloned().collect();
         let states = chitchat.node_states();
-        self.were_alive.retain(|id| states.contains_key(id));
-        self.were_alive.extend(live.iter().cloned());
+        self.known.retain(|id, _| states.contains_key(id));
+        for id in states.keys() {
+            let known = self.known.entry(id.clone()).or_insert_with(|| Known {
+                since: Instant::now(),
+                was_alive: false,
+            });
+            known.was_alive |= live.contains(id);
+        }
         let mut peers: BTreeMap<NodeId, (bool, Peer)> = BTreeMap::new();
         for (id, state) in states {
             let Ok(node) = NodeId::new(&*id.node_id) else {
@@ -140,7 +168,7 @@ impl Lives {
                 continue;
             }
             let is_live = live.contains(id);
-            let alive = (is_live || !self.were_alive.contains(id)) && !state.contains_key(LEAVING);
+            let alive = (is_live || self.is_new(id)) && !state.contains_key(LEAVING);
             let incarnation = Incarnation::new(id.generation_id);
             let peer = Peer {
                 addr: id.gossip_advertise_addr,

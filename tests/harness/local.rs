@@ -149,9 +149,11 @@ async fn a_link_may_be_cut_in_one_direction_only() {
     mesh.link_one_way(0, 1).heal();
     mesh.wait_until_stable().await.unwrap();
     assert!(sees(1, 0) && sees(2, 0), "over n1");
-    within("a majority", mesh.node(0).lock("k").acquire())
-        .await
-        .unwrap();
+    drop(
+        within("a majority", mesh.node(0).lock("k").acquire())
+            .await
+            .unwrap(),
+    );
 }
 
 #[tokio::test]
@@ -159,9 +161,11 @@ async fn a_cut_between_two_nodes_leaves_their_links_to_others() {
     let mesh = with_long_leases(3).await;
     mesh.cut(0, 1);
     for i in 0..3 {
-        within("two of three", mesh.node(i).lock("k").acquire())
-            .await
-            .unwrap();
+        drop(
+            within("two of three", mesh.node(i).lock("k").acquire())
+                .await
+                .unwrap(),
+        );
     }
     // Gossip goes round the cut.
     mesh.wait_until_stable().await.unwrap();
@@ -203,7 +207,7 @@ async fn a_node_that_is_paused_says_nothing_and_loses_its_locks_by_the_clock() {
     assert_eq!(after.datagrams_in, before.datagrams_in);
     assert!(!waits.is_finished());
     mesh.resume(0);
-    within("what was asked", waits).await.unwrap().unwrap();
+    drop(within("what was asked", waits).await.unwrap().unwrap());
     mesh.wait_until_stable().await.unwrap();
     assert!(!guard.is_held());
 }
@@ -245,6 +249,16 @@ async fn a_node_that_crashed_is_gone_and_comes_back_with_another_life() {
 }
 
 #[tokio::test]
+async fn a_node_that_comes_back_learns_that_another_is_gone_whom_it_never_heard() {
+    let mesh = LocalMesh::builder().nodes(3).ttl(SHORT);
+    let mesh = mesh.patience(PATIENCE / 4).start().await.unwrap();
+    mesh.crash(0).await;
+    mesh.restart(2).await.unwrap();
+    mesh.wait_until_stable().await.unwrap();
+    assert!(!mesh.node(2).status().members[0].is_reachable);
+}
+
+#[tokio::test]
 async fn a_restart_frees_what_the_former_life_held_before_its_lease_is_over() {
     let mesh = with_long_leases(3).await;
     let lost = mesh.node(0).lock("k").acquire().await.unwrap();
@@ -277,9 +291,11 @@ async fn a_node_that_is_restarted_keeps_the_faults_laid_on_it() {
     assert!(!can_lock(&mesh.node(0), "k").await);
     mesh.heal();
     mesh.wait_until_stable().await.unwrap();
-    within("healed", mesh.node(0).lock("k").acquire())
-        .await
-        .unwrap();
+    drop(
+        within("healed", mesh.node(0).lock("k").acquire())
+            .await
+            .unwrap(),
+    );
 }
 
 #[tokio::test]
