@@ -235,7 +235,7 @@ impl LocalMeshBuilder {
     fn timing_or_default(&self) -> Timing {
         let lan = Timing::lan();
         let max_ttl = self.ttl.saturating_mul(2);
-        self.timing.unwrap_or(Timing {
+        self.timing.unwrap_or_else(|| Timing {
             max_ttl,
             max_clock_skew: lan.max_clock_skew.min(max_ttl),
             ..lan

@@ -30,11 +30,9 @@ impl Clock {
     /// A clock that goes as tokio's does, beginning at the time that it is.
     #[cfg(feature = "harness")]
     pub(crate) fn of_tokio() -> Self {
-        let tokio = Some((tokio::time::Instant::now(), wall()));
-        Self {
-            tokio,
-            ..Self::new()
-        }
+        let mut clock = Self::new();
+        clock.tokio = Some((tokio::time::Instant::now(), wall()));
+        clock
     }
 
     pub(crate) fn now(self) -> Now {
@@ -62,10 +60,6 @@ impl Clock {
     }
 
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    #[expect(
-        clippy::unused_self,
-        reason = "other systems have no clock without a beginning"
-    )]
     fn machine(self) -> Instant {
         let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
