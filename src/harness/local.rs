@@ -434,7 +434,8 @@ impl LocalMesh {
     /// paused or down, or that nothing comes from. Loss and delay do not count as cuts.
     ///
     /// # Errors
-    /// [`NotStable`] tells what is missing once the [`patience`](LocalMeshBuilder::patience) is over.
+    /// [`NotStable`] tells what is missing once the [`patience`](LocalMeshBuilder::patience) is
+    /// over.
     pub async fn wait_until_stable(&self) -> Result<(), NotStable> {
         let settings = &self.settings;
         let waited = settings.patience + 2 * settings.timing_or_default().max_ttl;
