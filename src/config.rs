@@ -289,6 +289,13 @@ impl MeshBuilder {
         self
     }
 
+    /// The same settings for another node.
+    #[cfg(feature = "harness")]
+    pub(crate) fn named(mut self, node_id: &str) -> Self {
+        node_id.clone_into(&mut self.node_id);
+        self
+    }
+
     pub(crate) fn check(&self) -> Result<Checked, ConfigError> {
         let name = |field| move |error| ConfigError::Name { field, error };
         let id = NodeId::new(&self.node_id).map_err(name("node_id"))?;

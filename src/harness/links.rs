@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+use tokio::task::JoinSet;
+
+use crate::proto::id::NodeId;
 
 /// What is wrong with a link, in one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -25,15 +27,27 @@ pub struct Fault {
 }
 
 /// The links between meshes that were built with the same `Links`: real UDP, with faults laid
-/// over it at the sending side. Meshes are told apart by the address that they listen on.
+/// over it at the sending side. Faults are laid on nodes: one that comes back under its id keeps
+/// them, also at another address. An address that no such mesh has listened on stands for itself.
 pub struct Links {
     state: Mutex<State>,
+    /// Datagrams that are on their way.
+    late: Mutex<JoinSet<()>>,
 }
 
 struct State {
     rng: SmallRng,
     everywhere: Fault,
-    faults: BTreeMap<(SocketAddr, SocketAddr), Fault>,
+    faults: BTreeMap<(End, End), Fault>,
+    /// Who has listened where.
+    nodes: BTreeMap<SocketAddr, NodeId>,
+}
+
+/// One end of a link.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum End {
+    Node(NodeId),
+    At(SocketAddr),
 }
 
 impl fmt::Debug for Links {
@@ -55,9 +69,11 @@ impl Links {
             rng,
             everywhere: Fault::default(),
             faults: BTreeMap::new(),
+            nodes: BTreeMap::new(),
         };
         Self {
             state: Mutex::new(state),
+            late: Mutex::new(JoinSet::new()),
         }
     }
 
@@ -68,20 +84,19 @@ impl Links {
 
     /// Lays a fault over the link from `from` to `to`, in that direction only.
     pub fn one_way(&self, from: SocketAddr, to: SocketAddr, fault: Fault) {
-        self.lock().faults.insert((from, to), fault);
+        let mut state = self.lock();
+        let link = (state.end(from), state.end(to));
+        state.faults.insert(link, fault);
     }
 
     /// Cuts all links between nodes of one side and nodes of the other, both ways.
     pub fn partition(&self, one: &[SocketAddr], other: &[SocketAddr]) {
         let mut state = self.lock();
-        let cut = Fault {
-            cut: true,
-            ..Fault::default()
-        };
         for a in one {
             for b in other {
-                state.faults.insert((*a, *b), cut);
-                state.faults.insert((*b, *a), cut);
+                let (a, b) = (state.end(*a), state.end(*b));
+                state.on(a.clone(), b.clone()).cut = true;
+                state.on(b, a).cut = true;
             }
         }
     }
@@ -93,19 +108,113 @@ impl Links {
         state.faults.clear();
     }
 
+    /// Changes what is wrong with the link from `from` to `to`.
+    pub(crate) fn change(&self, from: &NodeId, to: &NodeId, change: impl FnOnce(&mut Fault)) {
+        let (from, to) = (End::Node(from.clone()), End::Node(to.clone()));
+        change(self.lock().on(from, to));
+    }
+
+    /// What is wrong with the link from `from` to `to`.
+    pub(crate) fn fault(&self, from: &NodeId, to: &NodeId) -> Fault {
+        let (from, to) = (End::Node(from.clone()), End::Node(to.clone()));
+        self.lock().fault(from, to)
+    }
+
+    /// A mesh listens. Faults that were laid on its address before are its own from now on.
+    pub(crate) fn register(&self, addr: SocketAddr, node: &NodeId) {
+        let mut state = self.lock();
+        state.nodes.insert(addr, node.clone());
+        let renamed = |end| match end {
+            End::At(at) if at == addr => End::Node(node.clone()),
+            end => end,
+        };
+        state.faults = std::mem::take(&mut state.faults)
+            .into_iter()
+            .map(|((from, to), fault)| ((renamed(from), renamed(to)), fault))
+            .collect();
+    }
+
+    /// What is on its way is lost.
+    pub(crate) fn lose_late(&self) {
+        self.late().abort_all();
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn late(&self) -> std::sync::MutexGuard<'_, JoinSet<()>> {
+        self.late.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends, as far as the faults let it. Answers whether the system took it: what a fault eats
+    /// has left the node like any datagram that is lost on the way.
+    pub(crate) fn pass(
+        &self,
+        socket: &Arc<UdpSocket>,
+        from: &NodeId,
+        to: SocketAddr,
+        bytes: &[u8],
+    ) -> bool {
+        let mut taken = true;
+        let delays = self.lock().fate(from, to);
+        for delay in delays {
+            if delay.is_zero() {
+                taken &= socket.send_to(bytes, to).is_ok();
+            } else {
+                taken &= self.send_later(socket, to, bytes, delay);
+            }
+        }
+        taken
+    }
+
+    /// A node that ends takes with it what is still on its way: its socket must be free again.
+    fn send_later(
+        &self,
+        socket: &Arc<UdpSocket>,
+        to: SocketAddr,
+        bytes: &[u8],
+        delay: Duration,
+    ) -> bool {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return socket.send_to(bytes, to).is_ok();
+        };
+        let (socket, bytes) = (Arc::downgrade(socket), bytes.to_vec());
+        let send = async move {
+            tokio::time::sleep(delay).await;
+            if let Some(socket) = socket.upgrade() {
+                // Lost, where the system does not take it.
+                let _ = socket.send_to(&bytes, to);
+            }
+        };
+        let mut late = self.late();
+        while late.try_join_next().is_some() {}
+        late.spawn_on(send, &runtime);
+        true
+    }
+}
+
+impl State {
+    fn end(&self, addr: SocketAddr) -> End {
+        let node = self.nodes.get(&addr).cloned();
+        node.map_or(End::At(addr), End::Node)
+    }
+
+    /// What is wrong with a link, to be changed.
+    fn on(&mut self, from: End, to: End) -> &mut Fault {
+        let everywhere = self.everywhere;
+        self.faults.entry((from, to)).or_insert(everywhere)
+    }
+
+    fn fault(&self, from: End, to: End) -> Fault {
+        let own = self.faults.get(&(from, to)).copied();
+        own.unwrap_or(self.everywhere)
+    }
+
     /// How often, and how much later, a datagram comes.
-    fn fate(&self, from: SocketAddr, to: SocketAddr) -> Vec<Duration> {
-        let mut state = self.lock();
-        let fault = state
-            .faults
-            .get(&(from, to))
-            .copied()
-            .unwrap_or(state.everywhere);
-        let rng = &mut state.rng;
+    fn fate(&mut self, from: &NodeId, to: SocketAddr) -> Vec<Duration> {
+        let fault = self.fault(End::Node(from.clone()), self.end(to));
+        let rng = &mut self.rng;
         if fault.cut || (fault.loss > 0.0 && rng.random::<f64>() < fault.loss) {
             return Vec::new();
         }
@@ -117,36 +226,51 @@ impl Links {
         };
         (0..=usize::from(twice)).map(|_| delay()).collect()
     }
-
-    /// Sends, as far as the faults let it. Answers whether the system took it: what a fault eats
-    /// has left the node like any datagram that is lost on the way.
-    pub(crate) fn pass(
-        &self,
-        socket: &UdpSocket,
-        from: SocketAddr,
-        to: SocketAddr,
-        bytes: &[u8],
-    ) -> bool {
-        let mut taken = true;
-        for delay in self.fate(from, to) {
-            if delay.is_zero() {
-                taken &= socket.send_to(bytes, to).is_ok();
-            } else {
-                taken &= send_later(socket, to, bytes, delay).is_ok();
-            }
-        }
-        taken
-    }
 }
 
-fn send_later(socket: &UdpSocket, to: SocketAddr, bytes: &[u8], delay: Duration) -> io::Result<()> {
-    let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-        return socket.send_to(bytes, to).map(drop);
-    };
-    let (socket, bytes) = (socket.try_clone()?, bytes.to_vec());
-    runtime.spawn(async move {
-        tokio::time::sleep(delay).await;
-        let _ = socket.send_to(&bytes, to);
-    });
-    Ok(())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    fn node(name: &str) -> NodeId {
+        NodeId::new(name).unwrap()
+    }
+
+    #[test]
+    fn a_node_that_comes_back_elsewhere_keeps_the_faults_laid_on_it() {
+        let links = Links::new(1);
+        let (a, b) = (node("a"), node("b"));
+        links.register(addr(1), &a);
+        links.register(addr(2), &b);
+        links.partition(&[addr(1)], &[addr(2)]);
+        links.register(addr(3), &b);
+        assert!(links.lock().fate(&a, addr(3)).is_empty());
+        links.heal();
+        assert_eq!(links.lock().fate(&a, addr(3)), [Duration::ZERO]);
+    }
+
+    #[test]
+    fn a_fault_may_be_laid_on_an_address_before_anybody_listens_there() {
+        let links = Links::new(1);
+        links.register(addr(1), &node("a"));
+        links.partition(&[addr(1)], &[addr(2)]);
+        assert!(links.lock().fate(&node("a"), addr(2)).is_empty());
+        links.register(addr(2), &node("b"));
+        assert!(links.fault(&node("a"), &node("b")).cut);
+        assert!(links.lock().fate(&node("b"), addr(1)).is_empty());
+    }
+
+    #[test]
+    fn a_cut_leaves_what_else_is_wrong_with_a_link() {
+        let links = Links::new(1);
+        let (a, b) = (node("a"), node("b"));
+        links.change(&a, &b, |fault| fault.loss = 0.5);
+        links.change(&a, &b, |fault| fault.cut = true);
+        assert_eq!(links.fault(&a, &b).loss, 0.5);
+        assert_eq!(links.fault(&b, &a), Fault::default());
+    }
 }

@@ -12,6 +12,9 @@ use crate::proto::time::{Instant, Now};
 pub(crate) struct Clock {
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     start: std::time::Instant,
+    /// Since when, and at which wall time, the clock of tokio counts instead: it can be paused.
+    #[cfg(feature = "harness")]
+    tokio: Option<(tokio::time::Instant, Duration)>,
 }
 
 impl Clock {
@@ -19,18 +22,45 @@ impl Clock {
         Self {
             #[cfg(not(any(target_os = "linux", target_os = "android")))]
             start: std::time::Instant::now(),
+            #[cfg(feature = "harness")]
+            tokio: None,
         }
+    }
+
+    /// A clock that goes as tokio's does, beginning at the time that it is.
+    #[cfg(feature = "harness")]
+    pub(crate) fn of_tokio() -> Self {
+        let mut clock = Self::new();
+        clock.tokio = Some((tokio::time::Instant::now(), wall()));
+        clock
     }
 
     pub(crate) fn now(self) -> Now {
         Now {
             mono: self.mono(),
-            wall_ms: u64::try_from(wall().as_millis()).unwrap_or(u64::MAX),
+            wall_ms: u64::try_from(self.wall().as_millis()).unwrap_or(u64::MAX),
         }
     }
 
-    #[cfg(any(target_os = "linux", target_os = "android"))]
     pub(crate) fn mono(self) -> Instant {
+        #[cfg(feature = "harness")]
+        if let Some((start, _)) = self.tokio {
+            let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            return Instant::from_nanos(nanos.saturating_add(1));
+        }
+        self.machine()
+    }
+
+    fn wall(self) -> Duration {
+        #[cfg(feature = "harness")]
+        if let Some((start, began)) = self.tokio {
+            return began + start.elapsed();
+        }
+        wall()
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn machine(self) -> Instant {
         let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
         let nanos = u64::try_from(time.tv_nsec).unwrap_or_default();
@@ -38,7 +68,7 @@ impl Clock {
     }
 
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    pub(crate) fn mono(self) -> Instant {
+    fn machine(self) -> Instant {
         // One nanosecond on, since an instant of zero stands for "never".
         let nanos = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         Instant::from_nanos(nanos.saturating_add(1))
@@ -47,7 +77,7 @@ impl Clock {
     /// The number of a life that begins now: microseconds of wall time. Where the wall clock was
     /// set back it is too low; the node learns that from its peers and takes a higher one.
     pub(crate) fn incarnation(self) -> u64 {
-        u64::try_from(wall().as_micros()).unwrap_or(u64::MAX)
+        u64::try_from(self.wall().as_micros()).unwrap_or(u64::MAX)
     }
 }
 

@@ -20,15 +20,16 @@ const DATAGRAM_BYTES: usize = 65_536;
 /// How long the loop rests where the socket fails for no reason of ours.
 const REST: Duration = Duration::from_millis(10);
 
-/// Runs until it is aborted.
-pub(crate) async fn drive(shared: Arc<Shared>, socket: UdpSocket) {
-    let mut buffer = vec![0; DATAGRAM_BYTES];
+/// Runs until it is aborted. A mesh without a socket is handed its datagrams by others.
+pub(crate) async fn drive(shared: Arc<Shared>, socket: Option<UdpSocket>) {
+    let mut buffer = vec![0; if socket.is_some() { DATAGRAM_BYTES } else { 0 }];
     let mut refreshed = shared.clock.mono();
     loop {
+        shared.going().await;
         let nap = shared.nap(NAP_MAX);
         tokio::select! {
-            ready = socket.readable() => match ready {
-                Ok(()) => take_in(&shared, &socket, &mut buffer),
+            (socket, ready) = readable(socket.as_ref()) => match ready {
+                Ok(()) => take_in(&shared, socket, &mut buffer),
                 Err(error) => {
                     tracing::warn!(%error, "the socket failed");
                     tokio::time::sleep(REST).await;
@@ -38,6 +39,9 @@ pub(crate) async fn drive(shared: Arc<Shared>, socket: UdpSocket) {
             () = shared.earlier.notified() => {}
         }
         shared.with(|core, now| {
+            if core.is_paused {
+                return;
+            }
             core.node.handle_timeout(now);
             if now.mono.since(refreshed) >= REFRESH_EVERY {
                 refreshed = now.mono;
@@ -47,10 +51,20 @@ pub(crate) async fn drive(shared: Arc<Shared>, socket: UdpSocket) {
     }
 }
 
+async fn readable(socket: Option<&UdpSocket>) -> (&UdpSocket, std::io::Result<()>) {
+    match socket {
+        Some(socket) => (socket, socket.readable().await),
+        None => std::future::pending().await,
+    }
+}
+
 /// Takes in what is there, handles all of it, and only then sends what comes of it: many answers
 /// to one peer leave in one datagram.
 fn take_in(shared: &Shared, socket: &UdpSocket, buffer: &mut [u8]) {
     shared.with(|core, _| {
+        if core.is_paused {
+            return;
+        }
         for _ in 0..BATCH {
             match socket.try_recv_from(buffer) {
                 Ok((len, from)) => {

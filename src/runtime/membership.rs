@@ -93,6 +93,7 @@ impl Membership {
         let mut last = (View::default(), BTreeSet::new());
         let mut told = false;
         loop {
+            shared.going().await;
             let votes = shared.with(|core, _| core.votes());
             if votes != told {
                 let say = |chitchat: &mut Chitchat| {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
@@ -17,9 +18,13 @@ use super::membership::{Gossip, Membership};
 use super::request::LockRequest;
 use super::shared::Shared;
 use super::socket;
+#[cfg(feature = "harness")]
+use super::socket::Sender;
 use super::status::Status;
 use crate::config::{Checked, MeshBuilder, Settings};
 use crate::error::{AcquireError, ConfigError, ExtendError, InspectError, NotReady};
+#[cfg(feature = "harness")]
+use crate::harness::Port;
 use crate::lock::{ClusterError, DistributedLock};
 use crate::node::{Inspection, Node, NodeConfig};
 use crate::proto::id::{Incarnation, Key, NodeId};
@@ -50,6 +55,9 @@ pub(crate) struct Inner {
     gossip: AbortHandle,
     /// Whoever shuts the mesh down first waits for its end.
     end: Mutex<Option<JoinHandle<()>>>,
+    /// Another mesh that this one cannot do without, for as long as it lives.
+    #[cfg(feature = "harness")]
+    _needs: Option<Mesh>,
 }
 
 impl MeshBuilder {
@@ -70,7 +78,7 @@ impl MeshBuilder {
         let (sender, receiver, addr) = socket::bind(
             listen,
             #[cfg(feature = "harness")]
-            self.links,
+            self.links.map(|links| (links, checked.id.clone())),
         )
         .map_err(|source| ConfigError::Bind { listen, source })?;
         let advertise = checked.advertise.unwrap_or(addr);
@@ -90,21 +98,7 @@ impl MeshBuilder {
         let shared = Arc::new(Shared::new(clock, sender, node, gossip_in));
         let membership = Membership::start(shared.clone(), gossip, incoming).await;
         let membership = membership.map_err(ConfigError::Gossip)?;
-        let (leave, left) = watch::channel(false);
-        let driver = tokio::spawn(driver::drive(shared.clone(), receiver));
-        let stop = driver.abort_handle();
-        let end = tokio::spawn(live(membership, shared.clone(), left, driver));
-        let inner = Inner {
-            driver: stop,
-            gossip: end.abort_handle(),
-            end: Mutex::new(Some(end)),
-            shared,
-            settings,
-            addr,
-            held: Mutex::new(BTreeMap::new()),
-            leave,
-            id,
-        };
+        let inner = Inner::start(shared, settings, id, addr, Some(receiver), Some(membership));
         tracing::info!(node = %inner.id, %addr, %advertise, %incarnation, "mesh started");
         Ok(Mesh {
             inner: Arc::new(inner),
@@ -115,12 +109,15 @@ impl MeshBuilder {
 /// Gossips until the mesh leaves, and then stops it: in a task of its own, so that a shutdown is
 /// done also where nobody waits for it to the end.
 async fn live(
-    membership: Membership,
+    membership: Option<Membership>,
     shared: Arc<Shared>,
-    left: watch::Receiver<bool>,
+    mut left: watch::Receiver<bool>,
     driver: JoinHandle<()>,
 ) {
-    membership.run(shared.clone(), left).await;
+    match membership {
+        Some(membership) => membership.run(shared.clone(), left).await,
+        None => drop(left.wait_for(|left| *left).await),
+    }
     driver.abort();
     // It has the other half of the socket.
     let _ = driver.await;
@@ -258,11 +255,8 @@ impl Mesh {
     /// the old one at once.
     #[cfg(feature = "harness")]
     pub async fn crash(&self) {
+        self.halt();
         let inner = &self.inner;
-        inner.shared.close();
-        inner.shared.with(|core, _| core.forget_all());
-        inner.driver.abort();
-        inner.gossip.abort();
         inner.ended().await;
         // The receiving half of the socket is gone with the task that owns it.
         while !inner.driver.is_finished() {
@@ -272,7 +266,82 @@ impl Mesh {
     }
 }
 
+/// What the harness does to a node.
+#[cfg(feature = "harness")]
+impl Mesh {
+    /// The beginning of a crash: its tasks end, and the address is free, once the runtime gets to
+    /// it.
+    pub(crate) fn halt(&self) {
+        let inner = &self.inner;
+        inner.shared.pause(false);
+        inner.shared.close();
+        inner.shared.with(|core, _| core.forget_all());
+        inner.driver.abort();
+        inner.gossip.abort();
+    }
+
+    /// The node stands still from now on, or goes on.
+    pub(crate) fn pause(&self, is_paused: bool) {
+        self.inner.shared.pause(is_paused);
+    }
+
+    /// Whether the node was shut down or has crashed.
+    pub(crate) fn is_over(&self) -> bool {
+        self.inner.shared.with(|core, _| core.is_shut_down)
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.inner.shared
+    }
+
+    /// A node that sends and hears within this process.
+    pub(crate) fn in_memory(
+        clock: Clock,
+        incarnation: Incarnation,
+        checked: Checked,
+        port: Port,
+        needs: Option<Self>,
+    ) -> Self {
+        let (id, settings, addr) = (checked.id.clone(), checked.settings, port.addr());
+        let node = new_node(clock, incarnation, checked);
+        let (gossip, _) = mpsc::channel(1);
+        let shared = Arc::new(Shared::new(clock, Sender::in_memory(port), node, gossip));
+        let mut inner = Inner::start(shared, settings, id, addr, None, None);
+        inner._needs = needs;
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+}
+
 impl Inner {
+    fn start(
+        shared: Arc<Shared>,
+        settings: Settings,
+        id: NodeId,
+        addr: SocketAddr,
+        receiver: Option<UdpSocket>,
+        membership: Option<Membership>,
+    ) -> Self {
+        let (leave, left) = watch::channel(false);
+        let driver = tokio::spawn(driver::drive(shared.clone(), receiver));
+        let stop = driver.abort_handle();
+        let end = tokio::spawn(live(membership, shared.clone(), left, driver));
+        Self {
+            driver: stop,
+            gossip: end.abort_handle(),
+            end: Mutex::new(Some(end)),
+            shared,
+            settings,
+            addr,
+            held: Mutex::new(BTreeMap::new()),
+            leave,
+            id,
+            #[cfg(feature = "harness")]
+            _needs: None,
+        }
+    }
+
     /// Waits until all tasks are over. Answers whether this call is the first that does.
     async fn ended(&self) -> bool {
         let end = self

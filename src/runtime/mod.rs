@@ -19,3 +19,8 @@ pub use guard::{Guard, Lost};
 pub use mesh::Mesh;
 pub use request::LockRequest;
 pub use status::{Member, Other, Status};
+
+#[cfg(feature = "harness")]
+pub(crate) use clock::Clock;
+#[cfg(feature = "harness")]
+pub(crate) use shared::Shared;

@@ -10,6 +10,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+#[cfg(feature = "harness")]
+use tokio::sync::watch;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::clock::Clock;
@@ -45,6 +47,9 @@ pub(crate) struct Shared {
     turn: Mutex<()>,
     /// The node wants to be woken earlier than the driver sleeps.
     pub(crate) earlier: Notify,
+    /// Whether the node stands still.
+    #[cfg(feature = "harness")]
+    paused: watch::Sender<bool>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -67,6 +72,8 @@ pub(crate) struct Core {
     /// When the driver wakes up.
     wakes_at: Instant,
     pub(crate) is_shut_down: bool,
+    /// The node stands still: what is asked of it stays in it, and what it hears is not taken in.
+    pub(crate) is_paused: bool,
     pub(crate) meter: Meter,
 }
 
@@ -88,6 +95,7 @@ impl Shared {
             next: None,
             wakes_at: Instant::ZERO,
             is_shut_down: false,
+            is_paused: false,
         };
         Self {
             clock,
@@ -95,13 +103,18 @@ impl Shared {
             core: Mutex::new(core),
             turn: Mutex::new(()),
             earlier: Notify::new(),
+            #[cfg(feature = "harness")]
+            paused: watch::Sender::new(false),
         }
     }
 
-    /// Asks something of the node, and sends what comes of it.
+    /// Asks something of the node, and sends what comes of it, once it no longer stands still.
     pub(crate) fn with<T>(&self, ask: impl FnOnce(&mut Core, Now) -> T) -> T {
         let mut core = self.lock();
         let answer = ask(&mut core, self.clock.now());
+        if core.is_paused {
+            return answer;
+        }
         let mut datagrams = Vec::new();
         core.next = core.drain(self.clock, &mut datagrams);
         let next = core.next.unwrap_or(Instant::FAR);
@@ -134,6 +147,7 @@ impl Shared {
             .filter(|(to, bytes)| !self.sender.send(*to, bytes))
             .count();
         drop(in_turn);
+        self.sender.deliver();
         failed
     }
 
@@ -150,6 +164,25 @@ impl Shared {
     pub(crate) fn close(&self) {
         self.sender.close();
     }
+
+    /// The node stands still from now on, or goes on.
+    #[cfg(feature = "harness")]
+    pub(crate) fn pause(&self, is_paused: bool) {
+        let mut core = self.lock();
+        core.is_paused = is_paused;
+        self.paused.send_replace(is_paused);
+    }
+
+    /// Returns once the node does not stand still.
+    #[cfg(feature = "harness")]
+    pub(crate) async fn going(&self) {
+        // The sending half is here: it cannot be gone.
+        let _ = self.paused.subscribe().wait_for(|paused| !paused).await;
+    }
+
+    /// Returns at once: only a test can make a node stand still.
+    #[cfg(not(feature = "harness"))]
+    pub(crate) async fn going(&self) {}
 
     fn lock(&self) -> MutexGuard<'_, Core> {
         // A panic while the lock was held is a bug of ours; the node behind it still answers, and

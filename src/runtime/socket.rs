@@ -2,15 +2,16 @@
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket as StdSocket};
+#[cfg(feature = "harness")]
+use std::sync::Arc;
 use std::sync::{PoisonError, RwLock};
 
 use tokio::net::UdpSocket;
 
 #[cfg(feature = "harness")]
-use std::sync::Arc;
-
+use crate::harness::{Links, Port};
 #[cfg(feature = "harness")]
-use crate::harness::Links;
+use crate::proto::id::NodeId;
 
 /// What the socket's buffers are asked to hold. The system's default of some 200 KiB overflows
 /// when many peers answer at once, and UDP drops in silence.
@@ -22,36 +23,67 @@ const BUFFER_BYTES: usize = 4 << 20;
 #[derive(Debug)]
 pub(crate) struct Sender {
     /// `None` once the mesh is over.
-    socket: RwLock<Option<StdSocket>>,
+    way: RwLock<Option<Way>>,
+}
+
+/// Where datagrams leave.
+#[derive(Debug)]
+enum Way {
+    Socket(StdSocket),
     #[cfg(feature = "harness")]
-    links: Option<(Arc<Links>, SocketAddr)>,
+    Links(Arc<StdSocket>, Arc<Links>, NodeId),
+    #[cfg(feature = "harness")]
+    Memory(Port),
 }
 
 impl Sender {
+    fn over(way: Way) -> Self {
+        let way = RwLock::new(Some(way));
+        Self { way }
+    }
+
+    /// Sends within this process, without a socket.
+    #[cfg(feature = "harness")]
+    pub(crate) fn in_memory(port: Port) -> Self {
+        Self::over(Way::Memory(port))
+    }
+
     /// Answers whether the system took it.
     pub(crate) fn send(&self, to: SocketAddr, bytes: &[u8]) -> bool {
-        let socket = self.socket.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(socket) = &*socket else {
-            return false;
-        };
-        #[cfg(feature = "harness")]
-        if let Some((links, from)) = &self.links {
-            return links.pass(socket, *from, to, bytes);
+        match &*self.way.read().unwrap_or_else(PoisonError::into_inner) {
+            None => false,
+            Some(Way::Socket(socket)) => socket.send_to(bytes, to).is_ok(),
+            #[cfg(feature = "harness")]
+            Some(Way::Links(socket, links, from)) => links.pass(socket, from, to, bytes),
+            #[cfg(feature = "harness")]
+            Some(Way::Memory(port)) => port.send(to, bytes),
         }
-        socket.send_to(bytes, to).is_ok()
+    }
+
+    /// Delivers what was sent in memory. Not while any lock of a mesh is held: its receivers, and
+    /// those that they answer, take theirs.
+    pub(crate) fn deliver(&self) {
+        #[cfg(feature = "harness")]
+        {
+            let port = match &*self.way.read().unwrap_or_else(PoisonError::into_inner) {
+                Some(Way::Memory(port)) => port.clone(),
+                _ => return,
+            };
+            port.deliver();
+        }
     }
 
     /// Sends nothing any more, and lets go of the socket.
     pub(crate) fn close(&self) {
-        let mut socket = self.socket.write().unwrap_or_else(PoisonError::into_inner);
-        *socket = None;
+        let mut way = self.way.write().unwrap_or_else(PoisonError::into_inner);
+        *way = None;
     }
 }
 
 /// Binds `listen`, and answers both halves and the address that it got.
 pub(crate) fn bind(
     listen: SocketAddr,
-    #[cfg(feature = "harness")] links: Option<Arc<Links>>,
+    #[cfg(feature = "harness")] links: Option<(Arc<Links>, NodeId)>,
 ) -> io::Result<(Sender, UdpSocket, SocketAddr)> {
     let socket = StdSocket::bind(listen)?;
     socket.set_nonblocking(true)?;
@@ -61,10 +93,11 @@ pub(crate) fn bind(
     let _ = buffers.set_send_buffer_size(BUFFER_BYTES);
     let local = socket.local_addr()?;
     let receiver = UdpSocket::from_std(socket.try_clone()?)?;
-    let sender = Sender {
-        socket: RwLock::new(Some(socket)),
-        #[cfg(feature = "harness")]
-        links: links.map(|links| (links, local)),
-    };
-    Ok((sender, receiver, local))
+    #[cfg(feature = "harness")]
+    if let Some((links, node)) = links {
+        links.register(local, &node);
+        let way = Way::Links(Arc::new(socket), links, node);
+        return Ok((Sender::over(way), receiver, local));
+    }
+    Ok((Sender::over(Way::Socket(socket)), receiver, local))
 }

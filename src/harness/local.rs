@@ -1,0 +1,569 @@
+//! Several real meshes in one process.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::time::Instant;
+
+use super::links::{Fault, Links};
+use super::stable::{NotStable, Seen, missing};
+use crate::config::MeshBuilder;
+use crate::error::ConfigError;
+use crate::proto::id::NodeId;
+use crate::proto::roster::Timing;
+use crate::runtime::Mesh;
+use crate::wire::ClusterKey;
+
+/// The most nodes that one process is asked to run.
+const NODES_MAX: usize = 64;
+/// How long a cluster may take to come to rest, beside the quarantine of a restarted voter.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// A cluster of real meshes in one process: real UDP over loopback on free ports, sealed, with
+/// links that can be cut and nodes that can be paused, crashed and restarted.
+///
+/// The nodes are called `n0`, `n1` and so on, and every method names them by number. Faults are
+/// laid on nodes: one that is restarted keeps them, although it listens on another port.
+///
+/// Leases run by the machine's clock, which `start_paused` does not pause; take
+/// [`InMemoryLocks`](super::InMemoryLocks) for virtual time. It works on both kinds of runtime,
+/// and several may run at once. Once it is dropped all of its nodes end as by
+/// [`crash`](LocalMesh::crash), also those that the test still has handles of: no task and no
+/// socket is left as soon as the runtime has had a turn.
+///
+/// ```
+/// use lockmesh::harness::LocalMesh;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mesh = LocalMesh::start(3).await?;
+/// let guard = mesh.node(0).lock("k").acquire().await?;
+/// mesh.partition([0], [1, 2]);
+/// let next = mesh.node(1).lock("k").acquire().await?;
+/// assert!(!guard.is_held() && next.epoch() > guard.epoch());
+/// mesh.heal();
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Panics
+/// Every method that takes a node's number panics where there is no such node.
+#[derive(Debug)]
+pub struct LocalMesh {
+    settings: LocalMeshBuilder,
+    key: Option<ClusterKey>,
+    links: Arc<Links>,
+    nodes: Mutex<Vec<Node>>,
+    /// Held while a node ends or begins.
+    lives: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Node {
+    /// The present life, or the last.
+    mesh: Mesh,
+    condition: Condition,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Condition {
+    Running,
+    Paused,
+    Down,
+}
+
+/// A cluster that was not started. Nothing is left running.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum LocalMeshError {
+    /// Too few or too many nodes or voters.
+    #[error("{field} is {value}; it must be 1 to {max}")]
+    OutOfBounds {
+        /// `nodes` or `voters`.
+        field: &'static str,
+        /// Its value.
+        value: usize,
+        /// The most allowed.
+        max: usize,
+    },
+    /// A node does not start with these settings.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The nodes have not found each other.
+    #[error(transparent)]
+    NotStable(#[from] NotStable),
+}
+
+/// The settings of a [`LocalMesh`].
+#[derive(Clone)]
+#[must_use = "a cluster that is not started does nothing"]
+pub struct LocalMeshBuilder {
+    nodes: usize,
+    voters: Option<usize>,
+    voters_per_key: Option<usize>,
+    timing: Option<Timing>,
+    ttl: Duration,
+    patience: Duration,
+    seed: u64,
+    key: KeyChoice,
+    configure: Option<Arc<dyn Fn(MeshBuilder) -> MeshBuilder + Send + Sync>>,
+}
+
+#[derive(Clone)]
+enum KeyChoice {
+    Random,
+    Given(ClusterKey),
+    Plaintext,
+}
+
+impl fmt::Debug for LocalMeshBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalMeshBuilder")
+            .field("nodes", &self.nodes)
+            .field("voters", &self.voters)
+            .field("voters_per_key", &self.voters_per_key)
+            .field("timing", &self.timing)
+            .field("ttl", &self.ttl)
+            .field("seed", &self.seed)
+            .finish_non_exhaustive()
+    }
+}
+
+impl LocalMeshBuilder {
+    /// How many nodes: 1 to 64; five by default.
+    pub fn nodes(mut self, nodes: usize) -> Self {
+        self.nodes = nodes;
+        self
+    }
+
+    /// How many of them vote, from the first on; the rest only claims. All by default.
+    pub fn voters(mut self, voters: usize) -> Self {
+        self.voters = Some(voters);
+        self
+    }
+
+    /// How many of the voters vote for each key; see [`MeshBuilder::voters_per_key`].
+    pub fn voters_per_key(mut self, voters_per_key: usize) -> Self {
+        self.voters_per_key = Some(voters_per_key);
+        self
+    }
+
+    /// The shared constants. By default those of [`Timing::lan`] with a longest lease of twice
+    /// the ttl, since a voter that was restarted abstains for that long.
+    pub fn timing(mut self, timing: Timing) -> Self {
+        self.timing = Some(timing);
+        self
+    }
+
+    /// The ttl of requests that name none: two seconds by default.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// How long the start, and [`LocalMesh::wait_until_stable`], may take before they are errors,
+    /// beside twice the longest lease: a minute by default.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// What the loss, delay and doubling of datagrams is drawn from. When datagrams are sent is
+    /// up to the machine: no two runs are the same.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// The cluster's key, instead of a random one.
+    pub fn key(mut self, key: ClusterKey) -> Self {
+        self.key = KeyChoice::Given(key);
+        self
+    }
+
+    /// Datagrams in the clear.
+    pub fn insecure_plaintext(mut self) -> Self {
+        self.key = KeyChoice::Plaintext;
+        self
+    }
+
+    /// Further settings of every node, such as `try_at_most`. Addresses, seeds, voters and key
+    /// are set after it.
+    pub fn configure(
+        mut self,
+        configure: impl Fn(MeshBuilder) -> MeshBuilder + Send + Sync + 'static,
+    ) -> Self {
+        self.configure = Some(Arc::new(configure));
+        self
+    }
+
+    /// Starts the nodes. When this returns every node sees all others, and all voters vote.
+    ///
+    /// # Errors
+    /// [`LocalMeshError`]: a setting cannot be, or the nodes do not find each other in time.
+    pub async fn start(self) -> Result<LocalMesh, LocalMeshError> {
+        let voters = self.voters.unwrap_or(self.nodes);
+        within("nodes", self.nodes, NODES_MAX)?;
+        within("voters", voters, self.nodes)?;
+        let key = match &self.key {
+            KeyChoice::Random => Some(random_key()?),
+            KeyChoice::Given(key) => Some(key.clone()),
+            KeyChoice::Plaintext => None,
+        };
+        let mesh = LocalMesh {
+            links: Arc::new(Links::new(self.seed)),
+            nodes: Mutex::default(),
+            lives: tokio::sync::Mutex::default(),
+            settings: self,
+            key,
+        };
+        for i in 0..mesh.settings.nodes {
+            let node = mesh.describe(i).new_cluster(true).start().await?;
+            mesh.nodes().push(Node {
+                mesh: node,
+                condition: Condition::Running,
+            });
+        }
+        mesh.wait_until_stable().await?;
+        Ok(mesh)
+    }
+
+    fn timing_or_default(&self) -> Timing {
+        let lan = Timing::lan();
+        let max_ttl = self.ttl.saturating_mul(2);
+        self.timing.unwrap_or_else(|| Timing {
+            max_ttl,
+            max_clock_skew: lan.max_clock_skew.min(max_ttl),
+            ..lan
+        })
+    }
+}
+
+fn within(field: &'static str, value: usize, max: usize) -> Result<(), LocalMeshError> {
+    if (1..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(LocalMeshError::OutOfBounds { field, value, max })
+}
+
+fn random_key() -> Result<ClusterKey, ConfigError> {
+    Ok(ClusterKey::from_bytes(rand::random())?)
+}
+
+impl LocalMesh {
+    /// Starts so many nodes, all of which vote. When this returns every node sees all others.
+    ///
+    /// # Errors
+    /// [`LocalMeshError`]: no or more than 64 nodes, or they do not find each other in time.
+    pub async fn start(nodes: usize) -> Result<Self, LocalMeshError> {
+        Self::builder().nodes(nodes).start().await
+    }
+
+    /// Begins to describe a cluster: five nodes that all vote, a random key, a ttl of 2 s.
+    pub fn builder() -> LocalMeshBuilder {
+        LocalMeshBuilder {
+            nodes: 5,
+            voters: None,
+            voters_per_key: None,
+            timing: None,
+            ttl: Duration::from_secs(2),
+            patience: PATIENCE,
+            seed: 0,
+            key: KeyChoice::Random,
+            configure: None,
+        }
+    }
+
+    /// Node `i`. One that is down is its last life, whose requests all end.
+    #[must_use]
+    pub fn node(&self, i: usize) -> Mesh {
+        self.nodes()[i].mesh.clone()
+    }
+
+    /// How many nodes there are, those that are down included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.settings.nodes
+    }
+
+    /// Never: there is a node at the least.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// Cuts all links between the nodes of one side and those of the other, both ways. Links
+    /// within a side, and of nodes that are on neither, stay as they are.
+    pub fn partition(
+        &self,
+        one: impl IntoIterator<Item = usize>,
+        other: impl IntoIterator<Item = usize>,
+    ) {
+        let other: Vec<usize> = other.into_iter().collect();
+        for a in one {
+            for b in &other {
+                self.cut(a, *b);
+            }
+        }
+    }
+
+    /// Takes all faults of all links away. Nodes that are paused or down stay so.
+    pub fn heal(&self) {
+        self.links.heal();
+    }
+
+    /// Cuts the link between two nodes, both ways.
+    pub fn cut(&self, a: usize, b: usize) {
+        self.link(a, b).change(|fault| fault.cut = true);
+    }
+
+    /// Cuts the link from one node to another. What the other sends still comes.
+    pub fn cut_one_way(&self, from: usize, to: usize) {
+        self.link_one_way(from, to).change(|fault| fault.cut = true);
+    }
+
+    /// The link between two nodes, both ways, to be disturbed.
+    pub fn link(&self, a: usize, b: usize) -> Link<'_> {
+        self.over([(a, b), (b, a)])
+    }
+
+    /// The link from one node to another, in that direction only, to be disturbed.
+    pub fn link_one_way(&self, from: usize, to: usize) -> Link<'_> {
+        self.over([(from, to)])
+    }
+
+    /// All links, to be disturbed.
+    pub fn every_link(&self) -> Link<'_> {
+        let nodes = 0..self.len();
+        self.over(nodes.flat_map(|a| (0..self.len()).map(move |b| (a, b))))
+    }
+
+    fn over(&self, ends: impl IntoIterator<Item = (usize, usize)>) -> Link<'_> {
+        let nodes = self.nodes();
+        let id = |i: usize| nodes[i].mesh.id().clone();
+        Link {
+            links: &self.links,
+            ends: ends.into_iter().map(|(a, b)| (id(a), id(b))).collect(),
+        }
+    }
+
+    /// Node `i` stands still, as a process does that is frozen: it receives, handles and sends
+    /// nothing, and what arrives waits in its socket's buffer. The clock goes on: its leases run
+    /// out, and its guards say so.
+    ///
+    /// Those who call it from outside are not frozen with it. What they ask of the node happens
+    /// once it goes on: `acquire`, `try_acquire`, `extend`, `inspect` and `shutdown` wait until
+    /// then, also beyond the time that they were given. A guard that is released is over at once,
+    /// and the others hear of it later. `status` tells what the node knew. No effect on a node
+    /// that is down.
+    pub fn pause(&self, i: usize) {
+        self.stand_still(i, Condition::Running, Condition::Paused);
+    }
+
+    /// Node `i` goes on. No effect on one that is not paused.
+    pub fn resume(&self, i: usize) {
+        self.stand_still(i, Condition::Paused, Condition::Running);
+    }
+
+    fn stand_still(&self, i: usize, from: Condition, to: Condition) {
+        let mut nodes = self.nodes();
+        let node = &mut nodes[i];
+        if node.condition == from {
+            node.condition = to;
+            node.mesh.pause(to == Condition::Paused);
+        }
+    }
+
+    /// Ends node `i` as the end of its process would, without a word to anybody; see
+    /// [`Mesh::crash`]. No effect on a node that is down.
+    pub async fn crash(&self, i: usize) {
+        let _life = self.lives.lock().await;
+        if let Some(mesh) = self.take_down(i) {
+            mesh.crash().await;
+        }
+    }
+
+    /// Shuts node `i` down: it releases what it holds, and tells the others that it leaves. One
+    /// that is paused goes on for it. No effect on a node that is down.
+    pub async fn shutdown(&self, i: usize) {
+        let _life = self.lives.lock().await;
+        self.resume(i);
+        if let Some(mesh) = self.take_down(i) {
+            mesh.shutdown().await;
+            // Also where the test still has handles.
+            mesh.crash().await;
+        }
+    }
+
+    fn take_down(&self, i: usize) -> Option<Mesh> {
+        let mut nodes = self.nodes();
+        let node = &mut nodes[i];
+        let was_up = node.condition != Condition::Down;
+        node.condition = Condition::Down;
+        was_up.then(|| node.mesh.clone())
+    }
+
+    /// Starts node `i` again under its id, with another life and another port; where it still
+    /// runs it crashes first. [`node`](LocalMesh::node) is the new life from then on.
+    ///
+    /// Nodes keep their memory nowhere but in memory, so it has lost it: its voter abstains for
+    /// the longest lease. It has not found the others when this returns; see
+    /// [`wait_until_stable`](LocalMesh::wait_until_stable).
+    ///
+    /// # Errors
+    /// [`ConfigError`] where it does not start. It is down then.
+    pub async fn restart(&self, i: usize) -> Result<(), ConfigError> {
+        let _life = self.lives.lock().await;
+        if let Some(mesh) = self.take_down(i) {
+            mesh.crash().await;
+        }
+        let mesh = self.describe(i).start().await?;
+        self.nodes()[i] = Node {
+            mesh,
+            condition: Condition::Running,
+        };
+        Ok(())
+    }
+
+    /// Returns once every running voter votes, and every running node sees what it should: those
+    /// that it is connected to, also over others, at their present address; and none that is
+    /// paused or down, or that nothing comes from. Loss and delay do not count as cuts.
+    ///
+    /// # Errors
+    /// [`NotStable`] tells what is missing once the [`patience`](LocalMeshBuilder::patience) is
+    /// over.
+    pub async fn wait_until_stable(&self) -> Result<(), NotStable> {
+        let settings = &self.settings;
+        let waited = settings.patience + 2 * settings.timing_or_default().max_ttl;
+        let until = Instant::now() + waited;
+        loop {
+            let missing = self.missing();
+            if missing.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                return Err(NotStable { waited, missing });
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    fn missing(&self) -> Vec<String> {
+        let nodes = self.nodes();
+        let seen = nodes.iter().map(|Node { mesh, condition }| Seen {
+            id: mesh.id().clone(),
+            addr: mesh.local_addr(),
+            runs: *condition == Condition::Running,
+            status: mesh.status(),
+        });
+        let seen: Vec<Seen> = seen.collect();
+        missing(&seen, |from, to| {
+            let fault = self.links.fault(&seen[from].id, &seen[to].id);
+            !fault.cut && fault.loss < 1.0
+        })
+    }
+
+    /// The settings of node `i`; those that are up are its seeds.
+    fn describe(&self, i: usize) -> MeshBuilder {
+        let settings = &self.settings;
+        let mut builder = Mesh::builder(name(i))
+            .timing(settings.timing_or_default())
+            .ttl(settings.ttl)
+            .gossip_every(Duration::from_millis(50));
+        if let Some(configure) = &settings.configure {
+            builder = configure(builder);
+        }
+        if let Some(voters_per_key) = settings.voters_per_key {
+            builder = builder.voters_per_key(voters_per_key);
+        }
+        builder = match &self.key {
+            Some(key) => builder.key(key.clone()),
+            None => builder.insecure_plaintext(),
+        };
+        let nodes = self.nodes();
+        let up = nodes
+            .iter()
+            .filter(|node| node.condition != Condition::Down);
+        let voters = settings.voters.unwrap_or(settings.nodes);
+        builder
+            .listen("127.0.0.1:0")
+            .seeds(up.map(|node| node.mesh.local_addr().to_string()))
+            .voters((0..voters).map(name))
+            .links(self.links.clone())
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, Vec<Node>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for LocalMesh {
+    fn drop(&mut self) {
+        for node in self.nodes().iter() {
+            node.mesh.halt();
+        }
+        self.links.lose_late();
+    }
+}
+
+fn name(i: usize) -> String {
+    format!("n{i}")
+}
+
+/// Links of a [`LocalMesh`], to be disturbed: `mesh.link(0, 1).loss(0.2)`. What is said takes
+/// effect at once, on top of what was said before, and lasts until it is healed.
+#[derive(Debug)]
+pub struct Link<'a> {
+    links: &'a Links,
+    ends: Vec<(NodeId, NodeId)>,
+}
+
+impl Link<'_> {
+    /// The share of datagrams that are lost.
+    ///
+    /// # Panics
+    /// Where it is not 0.0 to 1.0.
+    pub fn loss(self, share: f64) -> Self {
+        let share = checked_share(share);
+        self.change(|fault| fault.loss = share)
+    }
+
+    /// The share of datagrams that come twice.
+    ///
+    /// # Panics
+    /// Where it is not 0.0 to 1.0.
+    pub fn duplicate(self, share: f64) -> Self {
+        let share = checked_share(share);
+        self.change(|fault| fault.duplicate = share)
+    }
+
+    /// Datagrams come so much later, each by a span drawn evenly from the range: those that are
+    /// delayed overtake each other.
+    pub fn delay(self, span: Range<Duration>) -> Self {
+        self.change(|fault| fault.delay = Some((span.start, span.end)))
+    }
+
+    /// Takes away what is wrong with these links, cuts included.
+    pub fn heal(self) -> Self {
+        self.change(|fault| *fault = Fault::default())
+    }
+
+    fn change(self, change: impl Fn(&mut Fault)) -> Self {
+        for (from, to) in &self.ends {
+            self.links.change(from, to, &change);
+        }
+        self
+    }
+}
+
+fn checked_share(share: f64) -> f64 {
+    assert!(
+        (0.0..=1.0).contains(&share),
+        "a share of {share}; it must be 0.0 to 1.0"
+    );
+    share
+}

@@ -1,0 +1,313 @@
+//! What requests and guards promise, sentence by sentence, whatever is behind them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use lockmesh::{AcquireError, ExtendError, Lost, ReleaseError};
+use tokio::time::Instant;
+
+use crate::common::{Backend, over_all_backends, until, waits_for, within};
+
+/// Far beyond what any of these tests takes: what comes before it is over was not waited for.
+const LONG: Duration = Duration::from_secs(50);
+const SHORT: Duration = Duration::from_millis(400);
+
+over_all_backends! {
+    nothing_is_asked_for_before_acquire,
+    of_several_that_try_at_once_exactly_one_gets_it,
+    a_try_is_none_only_where_another_claim_has_won,
+    the_epochs_of_successive_owners_rise,
+    those_who_wait_are_served_in_order,
+    a_future_that_is_dropped_withdraws_its_claim,
+    a_wait_that_is_over_is_an_error_and_withdraws_its_claim,
+    a_guard_tells_its_key_and_what_remains,
+    a_guard_that_is_dropped_releases_at_once,
+    a_guard_may_be_dropped_without_a_runtime,
+    a_release_hands_the_lock_to_the_next,
+    a_lease_that_is_not_renewed_is_over_for_good_after_its_ttl,
+    a_lease_is_renewed_until_its_guard_is_dropped,
+    lost_returns_once_the_lease_is_over_and_may_be_cancelled,
+    run_answers_with_the_output_and_stops_work_whose_lease_is_lost,
+    an_extension_adds_to_what_remains_and_has_a_bound,
+    keys_and_ttls_that_cannot_be_are_errors,
+    the_mesh_goes_on_for_as_long_as_there_is_a_guard,
+    a_shutdown_ends_guards_and_requests,
+}
+
+async fn nothing_is_asked_for_before_acquire(Backend { a, b, .. }: Backend) {
+    let request = a.lock("k").ttl(LONG);
+    drop(b.lock("k").try_acquire().await.unwrap().unwrap());
+    drop(request.try_acquire().await.unwrap().unwrap());
+}
+
+async fn of_several_that_try_at_once_exactly_one_gets_it(Backend { a, b, .. }: Backend) {
+    for round in 0..10 {
+        let key = format!("k{round}");
+        let tries = (0..8).map(|n| {
+            let mesh = if n % 2 == 0 { &a } else { &b };
+            tokio::spawn(mesh.lock(&key).ttl(LONG).try_acquire())
+        });
+        let mut guards = Vec::new();
+        for tried in tries.collect::<Vec<_>>() {
+            guards.extend(within("an answer", tried).await.unwrap().unwrap());
+        }
+        assert_eq!(guards.len(), 1, "round {round}");
+        assert!(guards[0].is_held());
+    }
+}
+
+async fn a_try_is_none_only_where_another_claim_has_won(Backend { a, b, .. }: Backend) {
+    let guard = a.lock("k").ttl(LONG).acquire().await.unwrap();
+    for mesh in [&a, &b] {
+        assert!(mesh.lock("k").try_acquire().await.unwrap().is_none());
+    }
+    guard.release().await.unwrap();
+    assert!(b.lock("k").try_acquire().await.unwrap().is_some());
+}
+
+async fn the_epochs_of_successive_owners_rise(Backend { a, b, .. }: Backend) {
+    let mut highest = None;
+    for round in 0..30 {
+        let mesh = if round % 3 == 0 { &a } else { &b };
+        let guard = mesh.lock("k").acquire().await.unwrap();
+        assert!(Some(guard.epoch()) > highest, "round {round}");
+        highest = Some(guard.epoch());
+        guard.release().await.unwrap();
+    }
+    assert_eq!(a.inspect("k").await.unwrap().owner, None);
+}
+
+async fn those_who_wait_are_served_in_order(Backend { a, b, .. }: Backend) {
+    let guard = a.lock("k").ttl(LONG).acquire().await.unwrap();
+    let order = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let mut waiters = Vec::new();
+    for n in 0..4 {
+        // Not in the order of the nodes' ids.
+        let mesh = if n % 2 == 0 { b.clone() } else { a.clone() };
+        let order = order.clone();
+        let waits = tokio::spawn(async move {
+            let guard = mesh.lock("k").ttl(LONG).acquire().await.unwrap();
+            order.lock().unwrap().push(n);
+            guard.release().await.unwrap();
+        });
+        waiters.push(waits);
+        waits_for(&a, "k", n + 1).await;
+    }
+    let began = Instant::now();
+    guard.release().await.unwrap();
+    for waiter in waiters {
+        within("a turn", waiter).await.unwrap();
+    }
+    assert!(began.elapsed() < LONG, "no lease was waited for");
+    assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3]);
+}
+
+async fn a_future_that_is_dropped_withdraws_its_claim(Backend { a, b, .. }: Backend) {
+    let guard = a.lock("k").ttl(LONG).acquire().await.unwrap();
+    let first = tokio::spawn(b.lock("k").ttl(LONG).acquire());
+    waits_for(&a, "k", 1).await;
+    first.abort();
+    assert!(first.await.unwrap_err().is_cancelled());
+    waits_for(&a, "k", 0).await;
+    assert_eq!(b.status().waiting, 0);
+    let began = Instant::now();
+    guard.release().await.unwrap();
+    drop(within("the next", a.lock("k").acquire()).await.unwrap());
+    assert!(began.elapsed() < LONG);
+}
+
+async fn a_wait_that_is_over_is_an_error_and_withdraws_its_claim(Backend { a, b, .. }: Backend) {
+    let guard = a.lock("k").ttl(LONG).acquire().await.unwrap();
+    let request = b.lock("k").wait_at_most(SHORT);
+    let error = within("the error", request.acquire()).await.unwrap_err();
+    let AcquireError::TimedOut { waited, answers } = &error else {
+        panic!("{error}")
+    };
+    assert_eq!(*waited, SHORT);
+    assert_eq!(answers.waiting, answers.voters, "{error}");
+    waits_for(&a, "k", 0).await;
+    assert!(guard.is_held());
+}
+
+async fn a_guard_tells_its_key_and_what_remains(Backend { a, b, .. }: Backend) {
+    let request = a.lock("invoice/42").ttl(LONG).auto_renew(false);
+    let guard = request.acquire().await.unwrap();
+    assert_eq!(guard.key(), "invoice/42");
+    let remaining = guard.remaining();
+    assert!(
+        remaining > LONG / 2 && remaining <= LONG,
+        "{remaining:?} of {LONG:?}"
+    );
+    assert!(guard.remaining() <= remaining);
+    let owner = b.inspect("invoice/42").await.unwrap().owner.unwrap();
+    assert_eq!((&owner.node, owner.epoch), (a.id(), guard.epoch()));
+}
+
+async fn a_guard_that_is_dropped_releases_at_once(Backend { a, b, .. }: Backend) {
+    let guard = a.lock("k").ttl(LONG).acquire().await.unwrap();
+    let waits = tokio::spawn(b.lock("k").acquire());
+    waits_for(&a, "k", 1).await;
+    let began = Instant::now();
+    drop(guard);
+    drop(within("the next", waits).await.unwrap().unwrap());
+    assert!(began.elapsed() < LONG);
+}
+
+async fn a_guard_may_be_dropped_without_a_runtime(Backend { a, b, .. }: Backend) {
+    let guard = a.lock("k").ttl(LONG).acquire().await.unwrap();
+    let began = Instant::now();
+    std::thread::spawn(move || drop(guard)).join().unwrap();
+    drop(within("the next", b.lock("k").acquire()).await.unwrap());
+    assert!(began.elapsed() < LONG);
+}
+
+async fn a_release_hands_the_lock_to_the_next(Backend { a, b, .. }: Backend) {
+    let guard = a.lock("k").ttl(LONG).acquire().await.unwrap();
+    let epoch = guard.epoch();
+    let waits = tokio::spawn(b.lock("k").acquire());
+    waits_for(&a, "k", 1).await;
+    let began = Instant::now();
+    assert_eq!(guard.release().await, Ok(()));
+    let next = within("the next", waits).await.unwrap().unwrap();
+    assert!(began.elapsed() < LONG);
+    assert!(next.epoch() > epoch);
+}
+
+async fn a_lease_that_is_not_renewed_is_over_for_good_after_its_ttl(Backend { a, b, .. }: Backend) {
+    let asked_at = Instant::now();
+    let request = a.lock("k").ttl(SHORT).auto_renew(false);
+    let guard = request.acquire().await.unwrap();
+    let next = within("the next", b.lock("k").acquire()).await.unwrap();
+    // The drift of clocks is taken off.
+    assert!(asked_at.elapsed() >= SHORT * 9 / 10);
+    assert!(!guard.is_held(), "told before another has it");
+    assert!(next.is_held());
+    assert!(next.epoch() > guard.epoch());
+    assert_eq!(guard.remaining(), Duration::ZERO);
+    assert_eq!(guard.extend(SHORT).await, Err(ExtendError::NotHeld));
+    assert!(!guard.is_held());
+    assert_eq!(guard.release().await, Err(ReleaseError));
+    assert!(next.is_held(), "another's lock is not released");
+}
+
+async fn a_lease_is_renewed_until_its_guard_is_dropped(Backend { a, b, .. }: Backend) {
+    let ttl = Duration::from_secs(1);
+    let guard = a.lock("k").ttl(ttl).acquire().await.unwrap();
+    let epoch = guard.epoch();
+    let began = Instant::now();
+    until("three ttls", || {
+        assert!(guard.is_held(), "lost after {:?}", began.elapsed());
+        assert!(guard.remaining() <= ttl);
+        began.elapsed() > ttl * 3
+    })
+    .await;
+    assert_eq!(guard.epoch(), epoch);
+    assert!(b.lock("k").try_acquire().await.unwrap().is_none());
+    drop(guard);
+    drop(within("the next", b.lock("k").acquire()).await.unwrap());
+}
+
+async fn lost_returns_once_the_lease_is_over_and_may_be_cancelled(Backend { a, .. }: Backend) {
+    let request = a.lock("k").ttl(SHORT).auto_renew(false);
+    let guard = request.acquire().await.unwrap();
+    tokio::select! {
+        biased;
+        () = guard.lost() => panic!("lost already"),
+        () = std::future::ready(()) => {}
+    }
+    within("the end of the lease", guard.lost()).await;
+    assert!(!guard.is_held());
+    within("lost() of a lost guard", guard.lost()).await;
+}
+
+async fn run_answers_with_the_output_and_stops_work_whose_lease_is_lost(
+    Backend { a, .. }: Backend,
+) {
+    struct Dropped(Arc<AtomicBool>);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+    let request = a.lock("k").ttl(SHORT).auto_renew(false);
+    let guard = request.acquire().await.unwrap();
+    assert_eq!(guard.run(async { 42 }).await, Ok(42));
+    let stopped = Arc::new(AtomicBool::new(false));
+    let dropped = Dropped(stopped.clone());
+    let work = async move {
+        let _dropped = dropped;
+        std::future::pending::<()>().await;
+    };
+    assert_eq!(within("the end", guard.run(work)).await, Err(Lost));
+    assert!(stopped.load(Ordering::SeqCst));
+    assert_eq!(guard.run(async {}).await, Err(Lost));
+}
+
+async fn an_extension_adds_to_what_remains_and_has_a_bound(Backend { a, .. }: Backend) {
+    let (ttl, extra) = (Duration::from_secs(20), Duration::from_secs(30));
+    let request = a.lock("k").ttl(ttl).auto_renew(false);
+    let guard = request.acquire().await.unwrap();
+    let before = guard.remaining();
+    guard.extend(extra).await.unwrap();
+    let after = guard.remaining();
+    assert!(after > ttl + extra / 2 && after <= before + extra);
+    let error = guard.extend(extra).await.unwrap_err();
+    let ExtendError::TooLong { max, .. } = error else {
+        panic!("{error}")
+    };
+    assert_eq!(max, Duration::from_secs(60));
+    assert!(guard.is_held());
+}
+
+async fn keys_and_ttls_that_cannot_be_are_errors(Backend { a, .. }: Backend) {
+    for key in [String::new(), "k".repeat(257)] {
+        let error = a.lock(key).acquire().await.unwrap_err();
+        assert!(matches!(error, AcquireError::Key(_)), "{error}");
+    }
+    for ttl in [Duration::from_millis(99), Duration::from_millis(60_001)] {
+        let error = a.lock("k").ttl(ttl).try_acquire().await.unwrap_err();
+        assert!(matches!(error, AcquireError::Request(_)), "{error}");
+        assert!(error.to_string().contains("it must be 100ms to 60s"));
+    }
+}
+
+async fn the_mesh_goes_on_for_as_long_as_there_is_a_guard(backend: Backend) {
+    let ttl = Duration::from_secs(1);
+    let guard = backend.a.lock("k").ttl(ttl).acquire().await.unwrap();
+    let Backend { a, b, _all } = backend;
+    drop((a, b));
+    let began = Instant::now();
+    until("two ttls", || {
+        assert!(guard.is_held(), "lost after {:?}", began.elapsed());
+        began.elapsed() > ttl * 2
+    })
+    .await;
+    guard.release().await.unwrap();
+}
+
+async fn a_shutdown_ends_guards_and_requests(backend: Backend) {
+    let Backend { a, b, .. } = &backend;
+    let guard = a.lock("k").ttl(LONG).acquire().await.unwrap();
+    let other = b.lock("other").ttl(LONG).acquire().await.unwrap();
+    let waits = tokio::spawn(a.lock("other").acquire());
+    waits_for(a, "other", 1).await;
+    let began = Instant::now();
+    within("the shutdown", a.shutdown()).await;
+    let ended = within("the end of the wait", waits).await.unwrap();
+    assert_eq!(ended.unwrap_err(), AcquireError::ShutDown);
+    assert_eq!(
+        a.lock("k").acquire().await.unwrap_err(),
+        AcquireError::ShutDown
+    );
+    within("lost()", guard.lost()).await;
+    assert_eq!(guard.release().await, Err(ReleaseError));
+    if !backend.is_one_node() {
+        assert!(other.is_held());
+        drop(within("the next", b.lock("k").acquire()).await.unwrap());
+        // What it waited for it has withdrawn: at the voter of `b`, where that is one.
+        until("nobody waits", || b.status().voter_waiters == 0).await;
+    }
+    assert!(began.elapsed() < LONG);
+    within("a second shutdown", a.shutdown()).await;
+}
