@@ -42,7 +42,7 @@ impl Sender {
 
 /// Where datagrams leave.
 #[cfg(feature = "harness")]
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Way {
     Socket(Arc<StdSocket>),
     Links(Arc<StdSocket>, Arc<Links>, NodeId),
@@ -76,12 +76,21 @@ impl Sender {
             None => false,
             Some(Way::Socket(socket)) => socket.send_to(bytes, to).is_ok(),
             Some(Way::Links(socket, links, from)) => links.pass(socket, from, to, bytes),
-            Some(Way::Memory(port)) => {
-                // The receiver answers within this call, and this node may answer it in turn.
-                let port = port.clone();
-                drop(way);
-                port.send(to, bytes)
-            }
+            Some(Way::Memory(port)) => port.send(to, bytes),
+        }
+    }
+
+    /// Hands over what was sent, where that is within this process. The receivers answer within
+    /// this call, and this node may answer them in turn: no lock may be held.
+    pub(crate) fn deliver(&self) {
+        let way = self.way.read().unwrap_or_else(PoisonError::into_inner);
+        let port = match &*way {
+            Some(Way::Memory(port)) => Some(port.clone()),
+            _ => None,
+        };
+        drop(way);
+        if let Some(port) = port {
+            port.deliver();
         }
     }
 
