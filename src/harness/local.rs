@@ -286,14 +286,8 @@ impl LocalMesh {
 
     /// How many nodes there are, those that are down included.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.settings.nodes
-    }
-
-    /// Never: there is a node at the least.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        false
     }
 
     /// Cuts all links between the nodes of one side and those of the other, both ways. Links
@@ -338,8 +332,8 @@ impl LocalMesh {
 
     /// All links, to be disturbed.
     pub fn every_link(&self) -> Link<'_> {
-        let nodes = 0..self.len();
-        self.over(nodes.flat_map(|a| (0..self.len()).map(move |b| (a, b))))
+        let nodes = 0..self.size();
+        self.over(nodes.flat_map(|a| (0..self.size()).map(move |b| (a, b))))
     }
 
     fn over(&self, ends: impl IntoIterator<Item = (usize, usize)>) -> Link<'_> {
@@ -356,10 +350,10 @@ impl LocalMesh {
     /// out, and its guards say so.
     ///
     /// Those who call it from outside are not frozen with it. What they ask of the node happens
-    /// once it goes on: `acquire`, `try_acquire`, `extend`, `inspect` and `shutdown` wait until
-    /// then, also beyond the time that they were given. A guard that is released is over at once,
-    /// and the others hear of it later. `status` tells what the node knew. No effect on a node
-    /// that is down.
+    /// once it goes on: `acquire`, `try_acquire`, `inspect` and `shutdown` wait until then, also
+    /// beyond the time that they were given, and `extend` fails in its time. A guard that is
+    /// released or dropped is over at once, and the others hear of it later. `status` tells what
+    /// the node knew. No effect on a node that is down.
     pub fn pause(&self, i: usize) {
         self.stand_still(i, Condition::Running, Condition::Paused);
     }

@@ -1,13 +1,13 @@
 //! Locks without a network.
 //!
 //! Every node is the node of production, rules, queue, epochs and all; only the socket and the
-//! clock are others. Datagrams are handed over within the call that sends them, so that a free
-//! lock is there at the first poll. One voter that nobody sees decides. The alternative that was
+//! clock are others. Datagrams are handed over before the call that sends them returns, so that a
+//! free lock is there at the first poll. One voter that nobody sees decides. The alternative that was
 //! rejected is a second, simple implementation of the contract: it would be a second contract.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 
 use crate::config::MeshBuilder;
 use crate::error::ConfigError;
@@ -205,16 +205,22 @@ fn address(port: u16) -> SocketAddr {
 #[derive(Debug, Default)]
 struct Wire {
     state: Mutex<Ends>,
+    /// Held by the one call that hands datagrams over: they come in the order in which they left.
+    delivering: Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Datagram {
+    from: SocketAddr,
+    to: SocketAddr,
+    bytes: Vec<u8>,
 }
 
 #[derive(Debug, Default)]
 struct Ends {
     joined: BTreeMap<SocketAddr, Weak<Shared>>,
-    /// Datagrams under way: from, to, bytes.
-    under_way: VecDeque<(SocketAddr, SocketAddr, Vec<u8>)>,
-    /// Somebody delivers them.
-    is_delivering: bool,
     cut: BTreeSet<SocketAddr>,
+    on_its_way: VecDeque<Datagram>,
 }
 
 /// A node's end of it.
@@ -237,19 +243,18 @@ impl Wire {
         lock(&self.state).joined.insert(port.addr, end);
     }
 
-    /// The next datagram that reaches somebody; `None` where there is none, and nobody delivers
-    /// any more.
-    fn next(&self) -> Option<(Arc<Shared>, SocketAddr, Vec<u8>)> {
+    /// The next datagram, and whom it reaches.
+    fn next(&self) -> Option<(Datagram, Option<Arc<Shared>>)> {
         let mut ends = lock(&self.state);
-        while let Some((from, to, bytes)) = ends.under_way.pop_front() {
-            let is_cut = ends.cut.contains(&from) || ends.cut.contains(&to);
-            let end = ends.joined.get(&to).and_then(Weak::upgrade);
-            if let Some(end) = end.filter(|_| !is_cut) {
-                return Some((end, from, bytes));
-            }
-        }
-        ends.is_delivering = false;
-        None
+        let datagram = ends.on_its_way.pop_front()?;
+        let is_cut = ends.cut.contains(&datagram.from) || ends.cut.contains(&datagram.to);
+        let end = ends.joined.get(&datagram.to).filter(|_| !is_cut);
+        let end = end.and_then(Weak::upgrade);
+        Some((datagram, end))
+    }
+
+    fn is_empty(&self) -> bool {
+        lock(&self.state).on_its_way.is_empty()
     }
 }
 
@@ -258,26 +263,35 @@ impl Port {
         self.addr
     }
 
-    /// Puts a datagram on its way. Answers `true`, as a system does that has taken a datagram and
-    /// lost it.
+    /// Puts a datagram on its way. Answers `true`, as a system does that takes one and loses it.
     pub(crate) fn send(&self, to: SocketAddr, bytes: &[u8]) -> bool {
-        let mut ends = lock(&self.wire.state);
-        ends.under_way.push_back((self.addr, to, bytes.to_vec()));
+        let datagram = Datagram {
+            from: self.addr,
+            to,
+            bytes: bytes.to_vec(),
+        };
+        lock(&self.wire.state).on_its_way.push_back(datagram);
         true
     }
 
-    /// Hands over all that is under way, in order, and what comes of it: all of that has happened
-    /// when this returns, unless another thread is at it, or a caller of this one.
+    /// Hands over what is on its way, and what comes of it, unless another call is at it. To be
+    /// called without any lock: the receivers take theirs.
     pub(crate) fn deliver(&self) {
-        if std::mem::replace(&mut lock(&self.wire.state).is_delivering, true) {
-            return;
-        }
-        while let Some((end, from, bytes)) = self.wire.next() {
-            end.with(|core, now| {
-                if !core.is_shut_down {
-                    core.node.handle_datagram(now, from, &bytes);
-                }
-            });
+        // Once more where something came after the last look and before the lock was free again.
+        while !self.wire.is_empty() {
+            let _turn = match self.wire.delivering.try_lock() {
+                Ok(turn) => turn,
+                Err(TryLockError::Poisoned(turn)) => turn.into_inner(),
+                Err(TryLockError::WouldBlock) => return,
+            };
+            while let Some((Datagram { from, bytes, .. }, end)) = self.wire.next() {
+                let Some(end) = end else { continue };
+                end.with(|core, now| {
+                    if !core.is_shut_down {
+                        core.node.handle_datagram(now, from, &bytes);
+                    }
+                });
+            }
         }
     }
 }

@@ -273,9 +273,9 @@ impl Mesh {
     /// it.
     pub(crate) fn halt(&self) {
         let inner = &self.inner;
-        inner.shared.pause(false);
         inner.shared.close();
         inner.shared.with(|core, _| core.forget_all());
+        inner.shared.pause(false);
         inner.driver.abort();
         inner.gossip.abort();
     }

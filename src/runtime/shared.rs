@@ -130,6 +130,8 @@ impl Shared {
         if is_earlier {
             self.earlier.notify_one();
         }
+        #[cfg(feature = "harness")]
+        self.sender.deliver();
         answer
     }
 
@@ -171,6 +173,11 @@ impl Shared {
         let mut core = self.lock();
         core.is_paused = is_paused;
         self.paused.send_replace(is_paused);
+        drop(core);
+        if !is_paused {
+            // What was asked of it meanwhile leaves now, and what is over is over before that.
+            self.with(|core, now| core.node.handle_timeout(now));
+        }
     }
 
     /// Returns once the node does not stand still.

@@ -30,7 +30,7 @@ async fn can_lock(mesh: &Mesh, key: &str) -> bool {
 #[tokio::test]
 async fn all_nodes_see_each_other_and_vote_when_start_returns() {
     let mesh = LocalMesh::start(5).await.unwrap();
-    for i in 0..mesh.len() {
+    for i in 0..mesh.size() {
         let status = mesh.node(i).status();
         assert_eq!(status.node.as_str(), format!("n{i}"));
         assert!(status.is_ready && status.quarantine.is_none());
