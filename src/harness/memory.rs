@@ -152,8 +152,10 @@ impl InMemoryLocks {
                 },
             )]),
         };
-        let told = |shared: &Shared| shared.with(|core, now| core.node.handle_view(now, &view));
-        told(mesh.shared());
+        mesh.shared().with(|core, now| {
+            core.node.handle_view(now, &view);
+            core.voting.insert(voter.id().clone());
+        });
         nodes.meshes.insert(id, mesh.clone());
         mesh
     }

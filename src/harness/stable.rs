@@ -51,6 +51,13 @@ pub(super) fn missing(nodes: &[Seen], passes: impl Fn(usize, usize) -> bool) -> 
         for (j, other) in nodes.iter().enumerate().filter(|(j, _)| *j != i) {
             let (id, of) = (&node.id, &other.id);
             let sees = sees(&node.status, other);
+            let mut members = node.status.members.iter();
+            let votes = members
+                .find(|it| it.node == other.id)
+                .is_none_or(|it| it.votes);
+            if near[j] && sees && other.runs && !votes {
+                missing.push(format!("{id} has not heard that {of} votes"));
+            }
             if near[j] && !sees {
                 missing.push(format!("{id} does not see {of}"));
             } else if !heard[j] && sees {

@@ -149,7 +149,6 @@ impl Shared {
             .filter(|(to, bytes)| !self.sender.send(*to, bytes))
             .count();
         drop(in_turn);
-        self.sender.deliver();
         failed
     }
 

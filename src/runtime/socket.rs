@@ -62,15 +62,13 @@ impl Sender {
 
     /// Delivers what was sent in memory. Not while any lock of a mesh is held: its receivers, and
     /// those that they answer, take theirs.
+    #[cfg(feature = "harness")]
     pub(crate) fn deliver(&self) {
-        #[cfg(feature = "harness")]
-        {
-            let port = match &*self.way.read().unwrap_or_else(PoisonError::into_inner) {
-                Some(Way::Memory(port)) => port.clone(),
-                _ => return,
-            };
-            port.deliver();
-        }
+        let port = match &*self.way.read().unwrap_or_else(PoisonError::into_inner) {
+            Some(Way::Memory(port)) => port.clone(),
+            _ => return,
+        };
+        port.deliver();
     }
 
     /// Sends nothing any more, and lets go of the socket.
