@@ -2,8 +2,8 @@
 //!
 //! Every node is the node of production, rules, queue, epochs and all; only the socket and the
 //! clock are others. Datagrams are handed over before the call that sends them returns, so that a
-//! free lock is there at the first poll. One voter that nobody sees decides. The alternative that was
-//! rejected is a second, simple implementation of the contract: it would be a second contract.
+//! free lock is there at the first poll. One voter that nobody sees decides. The alternative that
+//! was rejected is a second, simple implementation of the contract: it would be a second contract.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
