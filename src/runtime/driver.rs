@@ -20,8 +20,9 @@ const DATAGRAM_BYTES: usize = 65_536;
 /// How long the loop rests where the socket fails for no reason of ours.
 const REST: Duration = Duration::from_millis(10);
 
-/// Runs until it is aborted.
+/// Runs until it is aborted, or its runtime is gone.
 pub(crate) async fn drive(shared: Arc<Shared>, socket: UdpSocket) {
+    let _ending = Ending(shared.clone());
     let mut buffer = vec![0; DATAGRAM_BYTES];
     let mut refreshed = shared.clock.mono();
     loop {
@@ -44,6 +45,16 @@ pub(crate) async fn drive(shared: Arc<Shared>, socket: UdpSocket) {
                 core.meter.refresh(&core.node, now);
             }
         });
+    }
+}
+
+/// However the loop ends: without it nobody would be told anything any more, and those that wait
+/// would wait for ever.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.with(|core, _| core.forget_all());
     }
 }
 
