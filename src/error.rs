@@ -105,7 +105,7 @@ pub enum ConfigError {
     /// The gossip could not be started.
     #[error("the gossip did not start: {0}")]
     Gossip(String),
-    /// There is no tokio runtime to start in, or it has no I/O or timers.
+    /// There is no tokio runtime to start in.
     #[error("a mesh must be started within a tokio runtime")]
     NoRuntime,
 }

@@ -58,11 +58,16 @@ impl MeshBuilder {
     ///
     /// # Errors
     /// [`ConfigError`] names the field, its value and its bounds. Nothing is left running.
+    ///
+    /// # Panics
+    /// Where the tokio runtime has no I/O or no timers; see [`tokio::runtime::Builder::enable_all`].
     pub async fn start(self) -> Result<Mesh, ConfigError> {
         let checked = self.check()?;
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(ConfigError::NoRuntime);
         }
+        // Panics without timers: here, rather than in the task that every request depends on.
+        drop(tokio::time::sleep(Duration::ZERO));
         for seed in &checked.seeds {
             resolve(seed).await?;
         }
@@ -307,14 +312,20 @@ impl Inner {
             .cloned()
     }
 
-    fn keep(&self, lease: Arc<Lease>) {
+    /// Keeps a lease that was acquired through the trait. Answers whether it is held still: one
+    /// that is not must not take the place of a later one.
+    fn keep(&self, lease: &Arc<Lease>) -> bool {
         let mut held = self.held();
+        if !lease.is_held() {
+            return false;
+        }
         // Those that ended by themselves go when another comes: the map holds at most twice what
         // is held.
         if held.len() >= 16 && held.len() >= 2 * held.values().filter(|l| l.is_held()).count() {
             held.retain(|_, lease| lease.is_held());
         }
-        held.insert(lease.key.to_string(), lease);
+        held.insert(lease.key.to_string(), lease.clone());
+        true
     }
 }
 
