@@ -348,10 +348,10 @@ impl DistributedLock for Mesh {
             .ttl(Duration::from_millis(ttl_ms))
             .auto_renew(false);
         match request.try_lease().await {
-            Ok(Some(lease)) => {
-                self.inner.keep(lease);
-                Ok(true)
-            }
+            Ok(Some(lease)) if self.inner.keep(&lease) => Ok(true),
+            Ok(Some(_)) => Err(ClusterError::LockAcquisitionFailed(format!(
+                "{key}: the lease was over before its holder learned of it"
+            ))),
             Ok(None) => Ok(false),
             Err(error) => Err(cluster_error(&error)),
         }
