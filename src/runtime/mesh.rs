@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -27,6 +27,8 @@ use crate::wire::Seal;
 
 /// Datagrams of the gossip library that wait for it at the most.
 const GOSSIP_QUEUE: usize = 256;
+/// Fewer leases of the trait than this are not worth a search for those that are over.
+const SWEEP_AT_MIN: usize = 16;
 
 /// One node of the mesh, embedded. Cheap to clone; all clones are the same node.
 ///
@@ -44,12 +46,20 @@ pub(crate) struct Inner {
     id: NodeId,
     addr: SocketAddr,
     /// What was acquired through [`DistributedLock`], which has no guards.
-    held: Mutex<BTreeMap<String, Arc<Lease>>>,
+    held: Mutex<Held>,
     leave: watch::Sender<bool>,
     driver: AbortHandle,
     gossip: AbortHandle,
     /// Whoever shuts the mesh down first waits for its end.
     end: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// By key.
+#[derive(Debug, Default)]
+struct Held {
+    leases: BTreeMap<String, Arc<Lease>>,
+    /// When there are so many, those that are over are looked for.
+    sweep_at: usize,
 }
 
 impl MeshBuilder {
@@ -106,7 +116,7 @@ impl MeshBuilder {
             shared,
             settings,
             addr,
-            held: Mutex::new(BTreeMap::new()),
+            held: Mutex::new(Held::default()),
             leave,
             id,
         };
@@ -297,16 +307,17 @@ impl Inner {
             core.is_shut_down = true;
             core.release_all(now);
         });
-        self.held().clear();
+        self.held().leases.clear();
     }
 
-    fn held(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Lease>>> {
+    fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is held of `key` through the trait.
     fn held_lease(&self, key: &str) -> Option<Arc<Lease>> {
         self.held()
+            .leases
             .get(key)
             .filter(|lease| lease.is_held())
             .cloned()
@@ -319,12 +330,13 @@ impl Inner {
         if !lease.is_held() {
             return false;
         }
-        // Those that ended by themselves go when another comes: the map holds at most twice what
-        // is held.
-        if held.len() >= 16 && held.len() >= 2 * held.values().filter(|l| l.is_held()).count() {
-            held.retain(|_, lease| lease.is_held());
+        // Those that ended by themselves go when as many others have come: the map holds at most
+        // twice what was held at once, and few of those that come pay for the search.
+        if held.leases.len() >= held.sweep_at {
+            held.leases.retain(|_, lease| lease.is_held());
+            held.sweep_at = SWEEP_AT_MIN.max(2 * held.leases.len());
         }
-        held.insert(lease.key.to_string(), lease.clone());
+        held.leases.insert(lease.key.to_string(), lease.clone());
         true
     }
 }
@@ -358,7 +370,7 @@ impl DistributedLock for Mesh {
     }
 
     async fn release(&self, key: &str) -> Result<(), ClusterError> {
-        let lease = self.inner.held().remove(key);
+        let lease = self.inner.held().leases.remove(key);
         let was_held = lease.is_some_and(|lease| {
             self.inner
                 .shared
