@@ -105,8 +105,7 @@ pub enum ConfigError {
     /// The gossip could not be started.
     #[error("the gossip did not start: {0}")]
     Gossip(String),
-    /// There is no tokio runtime to start in. In one without I/O or without timers tokio itself
-    /// panics, and says what to enable.
+    /// There is no tokio runtime to start in.
     #[error("a mesh must be started within a tokio runtime")]
     NoRuntime,
 }

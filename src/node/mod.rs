@@ -122,7 +122,7 @@ impl Node {
         let claimant = Claimant::new(id.clone(), incarnation, roster.clone(), claims_max, seed)
             .with_renewal(renew_every);
         let mut node = Self {
-            peers: Peers::new(id.clone()),
+            peers: Peers::new(id.clone(), roster.clone()),
             view: View::default(),
             inspector: Inspector::new(seed),
             id,

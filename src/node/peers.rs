@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::proto::id::{Incarnation, NodeId};
+use crate::proto::roster::Roster;
 use crate::proto::view::View;
 
-/// The most nodes that are remembered.
+/// The most nodes that are remembered, members of the roster aside.
 pub(crate) const NODES_MAX: usize = 8_192;
 
 #[derive(Clone, Debug, Default)]
@@ -20,6 +22,8 @@ struct Known {
     heard_at: Option<SocketAddr>,
     /// Where gossip says that it is, and in which life.
     gossiped: Option<(SocketAddr, Incarnation)>,
+    /// When it was last heard, in datagrams heard.
+    heard: u64,
 }
 
 /// What hearing a node amounts to.
@@ -39,14 +43,19 @@ pub(crate) enum Heard {
 #[derive(Clone, Debug)]
 pub(crate) struct Peers {
     me: NodeId,
+    roster: Arc<Roster>,
     known: BTreeMap<NodeId, Known>,
+    /// Counts the datagrams that were heard: the clock of [`Known::heard`].
+    heard: u64,
 }
 
 impl Peers {
-    pub(crate) fn new(me: NodeId) -> Self {
+    pub(crate) fn new(me: NodeId, roster: Arc<Roster>) -> Self {
         Self {
             me,
+            roster,
             known: BTreeMap::new(),
+            heard: 0,
         }
     }
 
@@ -59,10 +68,12 @@ impl Peers {
         addr: SocketAddr,
         knew: impl FnOnce() -> bool,
     ) -> Heard {
-        if !self.known.contains_key(node) && self.known.len() >= NODES_MAX {
+        if !self.has_room_for(node) {
             return Heard::TooMany;
         }
+        self.heard += 1;
         let known = self.known.entry(node.clone()).or_default();
+        known.heard = self.heard;
         match known.incarnation {
             Some(seen) if incarnation < seen => return Heard::Outdated { seen },
             Some(seen) if incarnation == seen => {
@@ -89,12 +100,13 @@ impl Peers {
     /// Takes over what gossip says. Answers the nodes that can be reached now and could not.
     pub(crate) fn handle_view(&mut self, view: &View) -> Vec<NodeId> {
         let mut reachable = Vec::new();
-        for known in self.known.values_mut() {
-            known.gossiped = None;
+        for (node, known) in &mut self.known {
+            if !view.peers.contains_key(node) {
+                known.gossiped = None;
+            }
         }
         for (node, peer) in &view.peers {
-            let is_new = !self.known.contains_key(node);
-            if *node == self.me || (is_new && self.known.len() >= NODES_MAX) {
+            if *node == self.me || !self.has_room_for(node) {
                 continue;
             }
             let before = self.address_of(node);
@@ -105,6 +117,27 @@ impl Peers {
             }
         }
         reachable
+    }
+
+    /// Whether it is known, or may be. Clients come and go under new names: where there are as
+    /// many nodes as may be, the one goes that was silent for longest. Gossip does not know it any
+    /// more, and what it has at the voter runs out by itself. Members stay: a voter that lost its
+    /// memory asks what is known of it.
+    fn has_room_for(&mut self, node: &NodeId) -> bool {
+        if self.known.contains_key(node)
+            || self.known.len() < NODES_MAX
+            || self.roster.has_member(node)
+        {
+            return true;
+        }
+        let roster = &self.roster;
+        let gone = self
+            .known
+            .iter()
+            .filter(|(node, known)| known.gossiped.is_none() && !roster.has_member(node))
+            .min_by_key(|(_, known)| known.heard)
+            .map(|(node, _)| node.clone());
+        gone.is_some_and(|gone| self.known.remove(&gone).is_some())
     }
 
     /// Where to send to. What the node itself was heard from counts, unless gossip has heard of a
@@ -127,6 +160,7 @@ impl Peers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::roster::Timing;
     use crate::proto::view::Peer;
 
     fn node(name: &str) -> NodeId {
@@ -135,6 +169,11 @@ mod tests {
 
     fn addr(port: u16) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    fn peers() -> Peers {
+        let roster = Roster::new(1, vec![node("me"), node("voter")], 2, Timing::lan());
+        Peers::new(node("me"), Arc::new(roster.unwrap()))
     }
 
     fn view(peers: &[(&str, u16, u64, bool)]) -> View {
@@ -156,7 +195,7 @@ mod tests {
 
     #[test]
     fn an_earlier_life_is_not_heard_after_a_later_one() {
-        let mut peers = Peers::new(node("me"));
+        let mut peers = peers();
         let life = Incarnation::new;
         assert_eq!(
             peers.hear(&node("a"), life(5), addr(1), || false),
@@ -180,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_later_life_that_gossip_knows_has_the_address() {
-        let mut peers = Peers::new(node("me"));
+        let mut peers = peers();
         peers.hear(&node("a"), Incarnation::new(5), addr(1), || false);
         assert!(peers.handle_view(&view(&[("a", 9, 5, true)])).is_empty());
         assert_eq!(peers.address_of(&node("a")), Some(addr(1)));
@@ -192,18 +231,51 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_whatever_gossip_says() {
-        let mut peers = Peers::new(node("me"));
+    fn a_node_becomes_reachable_once() {
+        let mut peers = peers();
+        let seen = view(&[("a", 9, 5, true)]);
+        assert_eq!(peers.handle_view(&seen), vec![node("a")]);
+        assert!(peers.handle_view(&seen).is_empty());
+        assert!(peers.handle_view(&View::default()).is_empty());
+        assert_eq!(peers.address_of(&node("a")), None);
+        assert_eq!(peers.handle_view(&seen), vec![node("a")]);
+    }
+
+    fn hears(peers: &mut Peers, name: &str) -> Heard {
+        peers.hear(&node(name), Incarnation::new(1), addr(1), || false)
+    }
+
+    #[test]
+    fn clients_that_came_and_went_leave_room_for_others() {
+        let mut peers = peers();
+        assert_eq!(hears(&mut peers, "voter"), Heard::NewLife);
+        assert!(
+            peers
+                .handle_view(&view(&[("n0", 9, 1, true)]))
+                .contains(&node("n0"))
+        );
         for n in 0..NODES_MAX + 10 {
-            peers.hear(
-                &node(&format!("n{n}")),
-                Incarnation::new(1),
-                addr(1),
-                || false,
-            );
+            let heard = hears(&mut peers, &format!("n{n}"));
+            assert!(heard == Heard::NewLife || n == 1, "n{n}: {heard:?}");
+            hears(&mut peers, "n1");
         }
         assert_eq!(peers.known.len(), NODES_MAX);
-        let heard = peers.hear(&node("late"), Incarnation::new(1), addr(1), || false);
-        assert_eq!(heard, Heard::TooMany);
+        // A member stays, one that gossip knows, and one that was heard of lately.
+        for name in ["voter", "n0", "n1"] {
+            assert_eq!(hears(&mut peers, name), Heard::Again, "{name}");
+        }
+        assert_eq!(hears(&mut peers, "n2"), Heard::NewLife);
+    }
+
+    #[test]
+    fn memory_is_bounded_whatever_gossip_says() {
+        let mut peers = peers();
+        let names: Vec<String> = (0..NODES_MAX + 10).map(|n| format!("n{n}")).collect();
+        let all: Vec<_> = names.iter().map(|n| (n.as_str(), 9, 1, true)).collect();
+        assert_eq!(peers.handle_view(&view(&all)).len(), NODES_MAX);
+        assert_eq!(peers.known.len(), NODES_MAX);
+        assert_eq!(hears(&mut peers, "late"), Heard::TooMany);
+        // A voter is heard though the rest of the world is too large.
+        assert_eq!(hears(&mut peers, "voter"), Heard::NewLife);
     }
 }

@@ -132,10 +132,12 @@ impl Claimant {
         }
     }
 
-    /// Renews leases so often, though at least twice in a ttl, instead of three times in a ttl.
+    /// Renews leases so often, though at least twice in a ttl and at most once in a round trip,
+    /// instead of three times in a ttl.
     #[must_use]
     pub fn with_renewal(mut self, renew_every: Option<Duration>) -> Self {
-        self.renew_every = renew_every;
+        let round_trip = self.roster.timing().round_trip;
+        self.renew_every = renew_every.map(|every| every.max(round_trip));
         self
     }
 

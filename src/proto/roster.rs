@@ -80,7 +80,7 @@ impl Timing {
     /// The shortest ttl: ten round trips.
     #[must_use]
     pub fn min_ttl(&self) -> Duration {
-        self.round_trip * TTL_ROUND_TRIPS_MIN
+        self.round_trip.saturating_mul(TTL_ROUND_TRIPS_MIN)
     }
 
     /// The least of `ttl` that passes on any clock of the cluster while another counts all of it:

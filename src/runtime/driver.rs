@@ -20,8 +20,10 @@ const DATAGRAM_BYTES: usize = 65_536;
 /// How long the loop rests where the socket fails for no reason of ours.
 const REST: Duration = Duration::from_millis(10);
 
-/// Runs until it is aborted. A mesh without a socket is handed its datagrams by others.
+/// Runs until it is aborted, or its runtime is gone. A mesh without a socket is handed its
+/// datagrams by others.
 pub(crate) async fn drive(shared: Arc<Shared>, socket: Option<UdpSocket>) {
+    let _ending = Ending(shared.clone());
     let mut buffer = vec![0; if socket.is_some() { DATAGRAM_BYTES } else { 0 }];
     let mut refreshed = shared.clock.mono();
     loop {
@@ -55,6 +57,16 @@ async fn readable(socket: Option<&UdpSocket>) -> (&UdpSocket, std::io::Result<()
     match socket {
         Some(socket) => (socket, socket.readable().await),
         None => std::future::pending().await,
+    }
+}
+
+/// However the loop ends: without it nobody would be told anything any more, and those that wait
+/// would wait for ever.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.with(|core, _| core.forget_all());
     }
 }
 

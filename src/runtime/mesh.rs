@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -32,6 +32,8 @@ use crate::wire::Seal;
 
 /// Datagrams of the gossip library that wait for it at the most.
 const GOSSIP_QUEUE: usize = 256;
+/// Fewer leases of the trait than this are not worth a search for those that are over.
+const SWEEP_AT_MIN: usize = 16;
 
 /// One node of the mesh, embedded. Cheap to clone; all clones are the same node.
 ///
@@ -49,7 +51,7 @@ pub(crate) struct Inner {
     id: NodeId,
     addr: SocketAddr,
     /// What was acquired through [`DistributedLock`], which has no guards.
-    held: Mutex<BTreeMap<String, Arc<Lease>>>,
+    held: Mutex<Held>,
     leave: watch::Sender<bool>,
     driver: AbortHandle,
     gossip: AbortHandle,
@@ -60,17 +62,30 @@ pub(crate) struct Inner {
     _needs: Option<Mesh>,
 }
 
+/// By key.
+#[derive(Debug, Default)]
+struct Held {
+    leases: BTreeMap<String, Arc<Lease>>,
+    /// When there are so many, those that are over are looked for.
+    sweep_at: usize,
+}
+
 impl MeshBuilder {
     /// Starts the node: checks every value, binds the socket, and begins to gossip. The node need
     /// not have found its peers when this returns; see [`Mesh::ready`].
     ///
     /// # Errors
     /// [`ConfigError`] names the field, its value and its bounds. Nothing is left running.
+    ///
+    /// # Panics
+    /// Where the tokio runtime has no I/O or no timers; see [`tokio::runtime::Builder::enable_all`].
     pub async fn start(self) -> Result<Mesh, ConfigError> {
         let checked = self.check()?;
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(ConfigError::NoRuntime);
         }
+        // Panics without timers: here, rather than in the task that every request depends on.
+        drop(tokio::time::sleep(Duration::ZERO));
         for seed in &checked.seeds {
             resolve(seed).await?;
         }
@@ -334,7 +349,7 @@ impl Inner {
             shared,
             settings,
             addr,
-            held: Mutex::new(BTreeMap::new()),
+            held: Mutex::new(Held::default()),
             leave,
             id,
             #[cfg(feature = "harness")]
@@ -361,29 +376,37 @@ impl Inner {
             core.is_shut_down = true;
             core.release_all(now);
         });
-        self.held().clear();
+        self.held().leases.clear();
     }
 
-    fn held(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Lease>>> {
+    fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is held of `key` through the trait.
     fn held_lease(&self, key: &str) -> Option<Arc<Lease>> {
         self.held()
+            .leases
             .get(key)
             .filter(|lease| lease.is_held())
             .cloned()
     }
 
-    fn keep(&self, lease: Arc<Lease>) {
+    /// Keeps a lease that was acquired through the trait. Answers whether it is held still: one
+    /// that is not must not take the place of a later one.
+    fn keep(&self, lease: &Arc<Lease>) -> bool {
         let mut held = self.held();
-        // Those that ended by themselves go when another comes: the map holds at most twice what
-        // is held.
-        if held.len() >= 16 && held.len() >= 2 * held.values().filter(|l| l.is_held()).count() {
-            held.retain(|_, lease| lease.is_held());
+        if !lease.is_held() {
+            return false;
         }
-        held.insert(lease.key.to_string(), lease);
+        // Those that ended by themselves go when as many others have come: the map holds at most
+        // twice what was held at once, and few of those that come pay for the search.
+        if held.leases.len() >= held.sweep_at {
+            held.leases.retain(|_, lease| lease.is_held());
+            held.sweep_at = SWEEP_AT_MIN.max(2 * held.leases.len());
+        }
+        held.leases.insert(lease.key.to_string(), lease.clone());
+        true
     }
 }
 
@@ -406,17 +429,17 @@ impl DistributedLock for Mesh {
             .ttl(Duration::from_millis(ttl_ms))
             .auto_renew(false);
         match request.try_whole_lease().await {
-            Ok(Some(lease)) => {
-                self.inner.keep(lease);
-                Ok(true)
-            }
+            Ok(Some(lease)) if self.inner.keep(&lease) => Ok(true),
+            Ok(Some(_)) => Err(ClusterError::LockAcquisitionFailed(format!(
+                "{key}: the lease was over before its holder learned of it"
+            ))),
             Ok(None) => Ok(false),
             Err(error) => Err(cluster_error(&error)),
         }
     }
 
     async fn release(&self, key: &str) -> Result<(), ClusterError> {
-        let lease = self.inner.held().remove(key);
+        let lease = self.inner.held().leases.remove(key);
         let was_held = lease.is_some_and(|lease| {
             self.inner
                 .shared

@@ -252,8 +252,7 @@ impl Core {
         self.node.release_all(now);
     }
 
-    /// Nobody is told anything any more.
-    #[cfg(feature = "harness")]
+    /// Nobody is told anything any more. Leases that are left are not renewed.
     pub(crate) fn forget_all(&mut self) {
         self.is_shut_down = true;
         self.waiting.clear();

@@ -31,7 +31,8 @@ pub struct Status {
     pub members: Vec<Member>,
     /// Nodes that gossip knows and the roster does not: they claim and do not vote.
     pub others: Vec<Other>,
-    /// Whether a majority of the members vote and can be reached, this node included.
+    /// Whether a majority of the members vote and can be reached, this node included. Never once
+    /// the mesh was shut down.
     pub is_ready: bool,
     /// How long this node's voter still abstains at the least, since it has no memory; `None`
     /// where it votes, or where this node is no member.
@@ -46,7 +47,7 @@ pub struct Status {
     pub voter_waiters: usize,
     /// Datagrams, and what was dropped.
     pub traffic: Traffic,
-    /// Whether the mesh was shut down.
+    /// Whether the mesh was shut down, or its runtime is gone.
     pub is_shut_down: bool,
 }
 
@@ -130,7 +131,9 @@ impl Status {
             roster: roster.tag(),
             voters_per_key: roster.voters_per_key(),
             timing: *roster.timing(),
-            is_ready: (own_votes || node.voter().is_none()) && ready >= majority(members.len()),
+            is_ready: !core.is_shut_down
+                && (own_votes || node.voter().is_none())
+                && ready >= majority(members.len()),
             members,
             others,
             quarantine: quarantine.map(|until| until.since(now.mono)),

@@ -325,6 +325,23 @@ fn a_mesh_needs_a_runtime() {
     assert_eq!(text, "a mesh must be started within a tokio runtime");
 }
 
+#[test]
+fn a_runtime_without_io_or_timers_is_told_at_once() {
+    for (io, timers) in [(true, false), (false, true), (false, false)] {
+        let start = std::thread::spawn(move || {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            if io {
+                runtime.enable_io();
+            }
+            if timers {
+                runtime.enable_time();
+            }
+            runtime.build().unwrap().block_on(good().start()).map(drop)
+        });
+        assert!(start.join().is_err(), "io {io}, timers {timers}");
+    }
+}
+
 #[tokio::test]
 async fn a_mesh_that_was_refused_leaves_its_address_free() {
     let first = good().start().await.unwrap();

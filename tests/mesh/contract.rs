@@ -80,6 +80,25 @@ async fn a_release_never_touches_what_another_holds() {
 }
 
 #[tokio::test]
+async fn whoever_learns_of_a_grant_when_it_is_over_is_not_told_true() {
+    let cluster = Cluster::start(3, MAX_TTL).await;
+    let client = cluster.client("client").await;
+    let mut late = std::pin::pin!(client.try_acquire("k", 500));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(late.as_mut().poll(&mut context).is_pending());
+    until("the grant", || client.status().waiting == 0).await;
+    until("the end of the lease", || client.status().held == 0).await;
+    assert_eq!(client.try_acquire("k", 20_000).await, Ok(true));
+    let told = within("the one who is late", late).await;
+    assert!(
+        matches!(told, Err(ClusterError::LockAcquisitionFailed(_))),
+        "{told:?}"
+    );
+    // Nor does it make the node forget what it holds now.
+    client.release("k").await.unwrap();
+}
+
+#[tokio::test]
 async fn an_extension_adds_to_what_remains() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let lock = &cluster.nodes[0];

@@ -60,6 +60,7 @@ async fn after_a_shutdown_nothing_can_be_asked_for_and_nothing_hangs() {
     let error = client.inspect("l").await.unwrap_err();
     assert_eq!(error, InspectError::ShutDown);
     assert!(client.status().is_shut_down);
+    assert!(client.ready(Duration::ZERO).await.is_err());
     assert_eq!((client.status().held, client.status().waiting), (0, 0));
     within("a second shutdown", client.shutdown()).await;
     assert!(guard.is_held());
@@ -200,4 +201,30 @@ async fn a_shutdown_goes_on_where_nobody_waits_for_it_to_the_end() {
         }
     };
     within("the address", look).await;
+}
+
+#[test]
+fn nobody_waits_for_a_mesh_whose_runtime_is_gone() {
+    let runtime = || tokio::runtime::Runtime::new().unwrap();
+    let (its_own, other) = (runtime(), runtime());
+    let mesh = its_own.block_on(async {
+        let alone = Mesh::builder("n0").new_cluster(true).key(key());
+        alone.voters(["n0", "n1"]).start().await.unwrap()
+    });
+    let waiting = other.spawn(mesh.lock("k").acquire());
+    let inspecting = other.spawn({
+        let mesh = mesh.clone();
+        async move { mesh.inspect("k").await }
+    });
+    other.block_on(until("they wait", || mesh.status().waiting > 0));
+    drop(its_own);
+    other.block_on(async {
+        let ended = within("a request that waited", waiting).await.unwrap();
+        assert_eq!(ended.unwrap_err(), AcquireError::ShutDown);
+        let ended = within("an inspection", inspecting).await.unwrap();
+        assert_eq!(ended.unwrap_err(), InspectError::ShutDown);
+        let error = within("a new request", mesh.lock("l").acquire()).await;
+        assert_eq!(error.unwrap_err(), AcquireError::ShutDown);
+        within("the shutdown", mesh.shutdown()).await;
+    });
 }

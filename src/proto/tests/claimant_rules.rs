@@ -231,6 +231,18 @@ fn rule_12_it_renews_every_third_and_sooner_to_voters_that_do_not_answer() {
 }
 
 #[test]
+fn rule_12_it_renews_at_most_once_in_a_round_trip() {
+    let mut asker = Asker::new(3);
+    let claimant = asker.claimant.clone();
+    asker.claimant = claimant.with_renewal(Some(Duration::ZERO));
+    asker.asks(100, Asker::request());
+    asker.hears(110, "v1", voted(100, 10_000));
+    asker.hears(110, "v2", voted(100, 10_000));
+    assert_eq!(to("v1", &asker.runs(119)), []);
+    assert_eq!(to("v1", &asker.runs(130)).len(), 2);
+}
+
+#[test]
 fn rule_12_a_lease_that_does_not_renew_itself_is_over_after_its_ttl() {
     let renews = false;
     let mut asker = Asker::new(1);

@@ -180,3 +180,13 @@ fn drift_shortens_a_lease_and_never_lengthens_it() {
     assert_eq!(timing.at_least(Duration::from_nanos(1)), Duration::ZERO);
     assert_eq!(timing.quarantine(), Duration::from_millis(61_200));
 }
+
+#[test]
+fn spans_that_no_roster_may_have_do_not_overflow() {
+    let round_trip = Duration::MAX;
+    let timing = Timing {
+        round_trip,
+        ..Timing::lan()
+    };
+    assert_eq!(timing.min_ttl(), Duration::MAX);
+}
