@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::algorithms::Algorithm;
 use crate::faults;
 use crate::invariants::{Kind, Violation};
 use crate::settings::Settings;
@@ -21,6 +22,8 @@ pub(crate) struct Tweaks {
     pub(crate) nodes: Option<usize>,
     /// Only the first so many faults.
     pub(crate) faults: Option<usize>,
+    /// What the hosts run.
+    pub(crate) algorithm: Algorithm,
 }
 
 /// How a run failed.
@@ -82,7 +85,8 @@ pub(crate) struct Summary {
 
 /// Runs the world of a seed.
 pub(crate) fn run_seed(seed: u64, tweaks: Tweaks, keeps_lines: bool) -> Outcome {
-    let settings = Settings::draw(seed, tweaks.nodes);
+    let mut settings = Settings::draw(seed, tweaks.nodes);
+    settings.algorithm = tweaks.algorithm;
     let mut faults = faults::draw(&settings);
     faults.truncate(tweaks.faults.unwrap_or(usize::MAX));
     World::new(settings, faults, keeps_lines).run()

@@ -2,13 +2,14 @@
 
 use std::net::SocketAddr;
 
-use lockmesh::node::{Node, NodeConfig};
+use lockmesh::node::NodeConfig;
 use lockmesh::proto::epoch::Epoch;
 use lockmesh::proto::event::Ticket;
 use lockmesh::proto::id::Incarnation;
 use lockmesh::proto::voter::{Limits, Start};
 use lockmesh::wire::Seal;
 
+use crate::algorithms;
 use crate::faults::{Target, Trouble};
 use crate::gossip::Sighting;
 use crate::host::Process;
@@ -43,7 +44,7 @@ impl World {
                 self.push_in(span, Happening::Mend { fault, step: 1 });
             }
             Trouble::Storm { loss_ppm, span } => {
-                self.network.storm_ppm = loss_ppm;
+                self.network.set_storm(loss_ppm);
                 self.push_in(span, Happening::Mend { fault, step: 1 });
             }
             Trouble::Crash {
@@ -96,7 +97,7 @@ impl World {
                 }
             }
             Trouble::Slow { host, .. } => self.network.set_slow(host, 0),
-            Trouble::Storm { .. } => self.network.storm_ppm = 0,
+            Trouble::Storm { .. } => self.network.set_storm(0),
             _ => {}
         }
     }
@@ -160,8 +161,11 @@ impl World {
             "restarts"
         });
         self.start_as(host, says_new);
-        if self.is_calm || self.settings.gossip == Gossip::Honest {
+        self.hearing.forget(host);
+        if self.is_calm {
             self.tell_truth(host);
+        } else if self.settings.gossip != Gossip::Hostile {
+            self.tell(host, self.settings.gossip);
         }
     }
 
@@ -212,7 +216,7 @@ impl World {
             seal: Seal::insecure_plaintext(),
         };
         machine.process = Some(Process {
-            node: Node::new(now, config),
+            node: algorithms::start(self.settings.algorithm, now, config),
             requests: Default::default(),
             voted: Default::default(),
             slots: 0,

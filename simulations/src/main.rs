@@ -7,6 +7,7 @@
 //!
 //! `README.md` tells how to run, replay and read it.
 
+mod algorithms;
 mod calm;
 mod campaign;
 mod clocks;
@@ -19,6 +20,7 @@ mod ledger;
 mod lives;
 mod network;
 mod observe;
+mod report;
 mod rng;
 mod settings;
 mod trace;
@@ -34,6 +36,7 @@ use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use algorithms::{Algorithm, compare as comparison};
 use campaign::{Summary, Tweaks};
 
 /// Breaks the lock mesh with seeds, and says whether it held.
@@ -54,6 +57,9 @@ struct Args {
     /// Lets only the first so many faults of a seed come to pass.
     #[arg(long, value_name = "N")]
     faults: Option<usize>,
+    /// What the hosts run.
+    #[arg(long, value_enum, default_value_t)]
+    algorithm: Algorithm,
     /// Prints every step of the seed.
     #[arg(long, requires = "seed")]
     trace: bool,
@@ -67,6 +73,15 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Plays the same stories with lockmesh, a majority of the living, and Redlock.
+    Compare {
+        /// The seeds with which each story is played.
+        #[arg(long, value_name = "A..B", value_parser = parse_range, default_value = "0..50")]
+        seeds: Range<u64>,
+        /// Prints one JSON object instead of the table.
+        #[arg(long)]
+        json: bool,
+    },
     /// Searches every interleaving at small scope.
     Exhaustive {
         /// How long, over all scopes.
@@ -104,6 +119,7 @@ fn main() -> ExitCode {
     let tweaks = Tweaks {
         nodes: args.nodes.map(|nodes| nodes as usize),
         faults: args.faults,
+        algorithm: args.algorithm,
     };
     let seeds = args.seed.map_or(args.seeds.clone(), |seed| seed..seed + 1);
     if args.trace {
@@ -133,6 +149,15 @@ fn main() -> ExitCode {
 
 fn obey(command: Command) -> ExitCode {
     match command {
+        Command::Compare { seeds, json } => {
+            let rows = comparison::run(&seeds);
+            if json {
+                println!("{}", comparison::json(&rows));
+            } else {
+                print!("{}", comparison::markdown(&rows));
+            }
+            ExitCode::SUCCESS
+        }
         Command::Exhaustive {
             seconds,
             states,

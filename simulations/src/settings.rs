@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use lockmesh::proto::roster::Timing;
 
+use crate::algorithms::Algorithm;
 use crate::network::Weather;
 use crate::rng::Rng;
 
@@ -27,6 +28,8 @@ pub(crate) enum Gossip {
     /// Stale addresses and lives, the living called dead and the dead living, some left out, and
     /// every node told something else.
     Hostile,
+    /// What heartbeats tell: who cannot be heard is believed to be dead after a while.
+    Heard,
 }
 
 /// Where the number of a new life comes from.
@@ -58,6 +61,10 @@ pub(crate) struct Habits {
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) seed: u64,
+    /// What the hosts run.
+    pub(crate) algorithm: Algorithm,
+    /// Whether the run is recorded for a page or a table; it then goes on after a broken law.
+    pub(crate) is_recorded: bool,
     /// Members of the roster, hosts 0 and up; those after them are no members.
     pub(crate) members: usize,
     pub(crate) outsiders: usize,
@@ -95,6 +102,8 @@ impl Settings {
         let fault_span = max_ttl * rng.between(4, 9);
         Self {
             seed,
+            algorithm: Algorithm::default(),
+            is_recorded: false,
             members,
             outsiders: *rng.pick(&[0, 0, 1, 2]),
             voters_per_key: voters_per_key.min(members),

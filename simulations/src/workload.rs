@@ -236,7 +236,7 @@ impl World {
         let now = self.hosts[host].clock.now(self.time);
         let holds = self
             .process(host)
-            .is_some_and(|process| process.node.claimant().valid_until(now, ticket).is_some());
+            .is_some_and(|process| process.node.valid_until(now, ticket).is_some());
         if !holds {
             return;
         }
@@ -248,7 +248,7 @@ impl World {
                 .below(self.settings.timing.max_ttl.as_nanos() as u64 / 4);
             let extra = Duration::from_nanos(extra);
             self.count("extends");
-            self.at_node(host, |node, now| node.extend(now, ticket, extra).is_ok());
+            self.at_node(host, |node, now| node.extend(now, ticket, extra));
             return;
         }
         let gap = it
