@@ -83,12 +83,18 @@ pub(crate) struct Summary {
     pub(crate) took: Duration,
 }
 
-/// Runs the world of a seed.
-pub(crate) fn run_seed(seed: u64, tweaks: Tweaks, keeps_lines: bool) -> Outcome {
+/// The world of a seed.
+pub(crate) fn world_of(seed: u64, tweaks: Tweaks) -> (Settings, Vec<faults::Fault>) {
     let mut settings = Settings::draw(seed, tweaks.nodes);
     settings.algorithm = tweaks.algorithm;
     let mut faults = faults::draw(&settings);
     faults.truncate(tweaks.faults.unwrap_or(usize::MAX));
+    (settings, faults)
+}
+
+/// Runs the world of a seed.
+pub(crate) fn run_seed(seed: u64, tweaks: Tweaks, keeps_lines: bool) -> Outcome {
+    let (settings, faults) = world_of(seed, tweaks);
     World::new(settings, faults, keeps_lines).run()
 }
 

@@ -28,6 +28,7 @@ mod workload;
 mod world;
 
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use std::time::Duration;
@@ -60,6 +61,15 @@ struct Args {
     /// What the hosts run.
     #[arg(long, value_enum, default_value_t)]
     algorithm: Algorithm,
+    /// Draws the run as a page of its own into this file, and runs nothing else.
+    #[arg(long, value_name = "FILE.html", requires = "seed")]
+    report: Option<PathBuf>,
+    /// Draws one of the stories of `compare` instead of the world of the seed.
+    #[arg(long, value_name = "NAME", requires = "report", value_parser = comparison::names())]
+    story: Option<String>,
+    /// Draws only this part of the run, in milliseconds.
+    #[arg(long, value_name = "A..B", value_parser = parse_range, requires = "report")]
+    window: Option<Range<u64>>,
     /// Prints every step of the seed.
     #[arg(long, requires = "seed")]
     trace: bool,
@@ -122,6 +132,9 @@ fn main() -> ExitCode {
         algorithm: args.algorithm,
     };
     let seeds = args.seed.map_or(args.seeds.clone(), |seed| seed..seed + 1);
+    if let Some(file) = &args.report {
+        return report(file, &args, seeds.start, tweaks);
+    }
     if args.trace {
         print_trace(seeds.start, tweaks);
     }
@@ -144,6 +157,29 @@ fn main() -> ExitCode {
         Some(failure) => ExitCode::from(failure.exit_code()),
         None if same => ExitCode::SUCCESS,
         None => ExitCode::FAILURE,
+    }
+}
+
+/// Draws one run into a file.
+fn report(file: &Path, args: &Args, seed: u64, tweaks: Tweaks) -> ExitCode {
+    let name = args.story.as_deref();
+    let story = name.and_then(|name| comparison::world(name, seed, args.algorithm));
+    let (settings, faults) = story.unwrap_or_else(|| campaign::world_of(seed, tweaks));
+    let what = name.unwrap_or("its own world");
+    let title = format!("{}: {what}, seed {seed}", args.algorithm.name());
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let command = format!("cargo run --release -p simulations -- {}", words.join(" "));
+    let page = report::page(title, command, settings, faults, args.window.clone());
+    let written = page.and_then(|page| {
+        let told = |err| format!("cannot write {}: {err}", file.display());
+        std::fs::write(file, page).map_err(told)
+    });
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            eprintln!("{err}");
+            ExitCode::FAILURE
+        }
     }
 }
 

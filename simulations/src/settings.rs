@@ -50,6 +50,9 @@ pub(crate) struct Habits {
     pub(crate) rest_max: u64,
     /// How long it holds a lock, at the most. Some hold longer than their lease.
     pub(crate) hold_max: u64,
+    /// How long it works on a write after it has looked at its guard, at the most; zero: no longer
+    /// than a round trip.
+    pub(crate) work_max: u64,
     pub(crate) try_ppm: u64,
     pub(crate) renew_ppm: u64,
     pub(crate) withdraw_ppm: u64,
@@ -195,6 +198,7 @@ fn draw_habits(rng: &mut Rng, max_ttl: u64) -> Habits {
         keys: *rng.pick(&[1, 1, 1, 2, 3, 6]),
         rest_max: rng.spread(max_ttl / 100, max_ttl / 2),
         hold_max: rng.spread(max_ttl / 100, max_ttl),
+        work_max: 0,
         try_ppm: *rng.pick(&[0, 200_000, 500_000, 1_000_000]),
         renew_ppm: *rng.pick(&[0, 500_000, 1_000_000]),
         withdraw_ppm: *rng.pick(&[0, 100_000, 300_000]),

@@ -191,7 +191,9 @@ impl World {
 
     /// A client's request was granted: it will write, and let go.
     pub(crate) fn client_holds(&mut self, client: usize, request: RequestId, epoch: u64) {
-        let hold_max = self.settings.habits.hold_max;
+        let Habits { hold_max, work_max, .. } = self.settings.habits;
+        // Who takes his time lets go only once his last write has arrived.
+        let last = if work_max > 0 { work_max + self.settings.round_trip() } else { 0 };
         let it = &mut self.clients[client];
         let key = it.key;
         it.state = State::Holds {
@@ -203,7 +205,7 @@ impl World {
         let turn = it.turn;
         let hold = it.rng.spread(hold_max / 100, hold_max);
         let writes = it.rng.below(3);
-        let looks: Vec<u64> = (0..writes).map(|_| it.rng.below(hold)).collect();
+        let looks: Vec<u64> = (0..writes).map(|_| it.rng.below(hold.saturating_sub(last))).collect();
         self.push_in(hold, Happening::Wake { client, turn });
         for span in looks {
             self.push_in(span, Happening::Look { client, request });
@@ -253,7 +255,7 @@ impl World {
         }
         let gap = it
             .rng
-            .below(self.settings.timing.round_trip.as_nanos() as u64);
+            .below(self.settings.round_trip().max(self.settings.habits.work_max));
         let write = Write {
             request,
             key,

@@ -27,6 +27,7 @@ use lockmesh::proto::view::View;
 use lockmesh::proto::voter::Voter;
 
 pub(crate) use hearing::Hearing;
+pub(crate) use tally::{Lease, Story};
 
 /// Which way to lock.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
