@@ -165,8 +165,10 @@ fn report(file: &Path, args: &Args, seed: u64, tweaks: Tweaks) -> ExitCode {
     let name = args.story.as_deref();
     let story = name.and_then(|name| comparison::world(name, seed, args.algorithm));
     let (settings, faults) = story.unwrap_or_else(|| campaign::world_of(seed, tweaks));
-    let what = name.unwrap_or("its own world");
-    let title = format!("{}: {what}, seed {seed}", args.algorithm.name());
+    let title = name.map_or_else(
+        || format!("The world of seed {seed}"),
+        |name| format!("{name}: {}, seed {seed}", comparison::what(name)),
+    );
     let words: Vec<String> = std::env::args().skip(1).collect();
     let command = format!("cargo run --release -p simulations -- {}", words.join(" "));
     let page = report::page(title, command, settings, faults, args.window.clone());

@@ -204,7 +204,7 @@ impl World {
         it.turn += 1;
         let turn = it.turn;
         let hold = it.rng.spread(hold_max / 100, hold_max);
-        let writes = it.rng.below(3);
+        let writes = it.rng.below(3) * u64::from(hold > last);
         let looks: Vec<u64> = (0..writes).map(|_| it.rng.below(hold.saturating_sub(last))).collect();
         self.push_in(hold, Happening::Wake { client, turn });
         for span in looks {

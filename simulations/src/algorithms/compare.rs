@@ -95,6 +95,11 @@ pub(crate) fn world(
     Story::named(name).map(|story| story.world(seed, algorithm))
 }
 
+/// What goes wrong in a story.
+pub(crate) fn what(name: &str) -> &'static str {
+    Story::named(name).map_or("", |story| story.what)
+}
+
 /// The names of the stories.
 pub(crate) fn names() -> Vec<&'static str> {
     STORIES.iter().map(|story| story.name).collect()

@@ -154,7 +154,8 @@ impl Data {
         let overlaps = story.overlaps.iter().filter(|it| seen(it.from, it.until));
         let epoch_of = |lease: usize| rank(story.leases[lease].epoch);
         let keys: BTreeSet<KeyAt> = leases.iter().map(|it| it.key).collect();
-        let shown = source.violations.iter().filter(|it| seen(it.at, it.at));
+        let shown = distinct(source.violations);
+        let shown = shown.into_iter().filter(|it| seen(it.at, it.at));
         let mut data = Self {
             hosts: source.hosts,
             fenced: source.fenced,
@@ -225,6 +226,21 @@ fn voters_of(keys: &BTreeSet<KeyAt>, voters: &[Vec<Host>]) -> BTreeMap<KeyAt, Ve
         .collect()
 }
 
+/// The first violation of each law by the same requests: two holders break it at every renewal.
+fn distinct(violations: &[Violation]) -> Vec<&Violation> {
+    let mut known = BTreeSet::new();
+    let mut first = |it: &&Violation| {
+        let mut requests: Vec<&str> = it.what.split("request ").skip(1).collect();
+        for request in &mut requests {
+            *request = request.split(' ').next().unwrap_or_default();
+        }
+        requests.sort_unstable();
+        let words = if requests.is_empty() { it.what.clone() } else { requests.join(" ") };
+        known.insert((it.law, words))
+    };
+    violations.iter().filter(|it| first(it)).collect()
+}
+
 fn ms(nanos: u64) -> f64 {
     (nanos / 1_000) as f64 / 1_000.0
 }
@@ -259,9 +275,17 @@ fn window(source: &Source<'_>, story: &Story) -> (Range<u64>, String) {
         let text = format!("Only {} to {} ms of the run are shown.", window.start, window.end);
         return (window.start * MILLISECOND..window.end * MILLISECOND, text);
     }
-    let ends = story.leases.iter().map(|it| it.until.min(source.record.end));
+    // What is played at the end to time a quiet cluster is left out, unless it broke a law.
+    let calm = source.record.notes.iter().find_map(|(at, note)| match note {
+        Note::Fact(Fact::Calm) => Some(*at),
+        _ => None,
+    });
+    let calm = calm.unwrap_or(source.record.end);
+    let leases = story.leases.iter().filter(|it| it.from < calm);
+    let ends = leases.map(|it| it.until.min(source.record.end));
     let notes = source.record.notes.iter().map(|(at, note)| match note {
         Note::Fact(_) => 0,
+        _ if *at >= calm => 0,
         _ => *at,
     });
     let marks = source.violations.iter().map(|it| it.at);

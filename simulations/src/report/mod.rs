@@ -50,7 +50,7 @@ fn fill(data: &Data) -> Result<String, String> {
     let json = serde_json::to_string(data).map_err(|err| format!("the data of the page: {err}"))?;
     // What stands in a script must not look like its end.
     let json = json.replace('<', "\\u003c").replace('\u{2028}', "\\u2028");
-    let page = PAGE.replacen("{{title}}", &escape(&data.title), 1);
+    let page = PAGE.replace("{{title}}", &escape(&data.title));
     let page = page.replacen("{{style}}", STYLE, 1);
     let page = page.replacen("{{script}}", SCRIPT, 1);
     Ok(page.replacen("{{data}}", &json, 1))
@@ -58,7 +58,8 @@ fn fill(data: &Data) -> Result<String, String> {
 
 fn escape(text: &str) -> String {
     let text = text.replace('&', "&amp;").replace('<', "&lt;");
-    text.replace('>', "&gt;").replace('"', "&quot;")
+    let text = text.replace('>', "&gt;").replace('"', "&quot;");
+    text.replace('{', "&#123;")
 }
 
 #[cfg(test)]

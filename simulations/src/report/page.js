@@ -8,12 +8,14 @@
   const x = (at) => LABEL + (at - from) / span() * (width - LABEL - RIGHT);
 
   // Words.
-  const time = (at) => at >= 10000 ? (at / 1000).toFixed(3) + " s" : at.toFixed(1) + " ms";
+  const time = (at) => at >= 1000 ? (at / 1000).toFixed(3) + " s" : at.toFixed(1) + " ms";
   const epoch = (rank) => (data.fenced ? "e" : "v") + rank;
   const nameOf = (host) => "n" + host;
   const long = new Map(data.leases.map((it) => [it.epoch, epoch(it.rank)]));
   const short = (text) => text.replace(/\d{10,20}/g, (it) => long.get(it) || it)
+    .replace(/request (\d+)(?: \(host \d+, epoch [^)]*\))?/g, (it, claim) => claims.get(claim) || it)
     .replace(/host (\d+)/g, "n$1");
+  const claims = new Map(data.leases.map((it) => [`${it.claim}`, `n${it.host} with ${epoch(it.rank)}`]));
   const colour = (key) => `var(--k${key % KEYS})`;
   const shows = (it) => chosenKey === "" || it.key === Number(chosenKey);
   const lease = (it) => `n${it.host} believed to hold key ${it.key} ` +
@@ -155,6 +157,10 @@
       const full = many ? `key ${it.key} · ${epoch(it.rank)}` : epoch(it.rank);
       const text = [full, epoch(it.rank)].find((text) => fits(text, it, 6));
       if (text) label(text, it, y + 14, "on", svg);
+      const next = data.leases.find((other) => other.host === it.host && other.row === it.row && other.from > it.from);
+      if (it.why.startsWith("its lease was over") && it.to <= to && (!next || x(next.from) - x(it.to) > 34)) {
+        el("text", { x: x(it.to) + 4, y: y + 14, class: "lost tag" }, svg, "lost");
+      }
     }
   };
 
@@ -163,35 +169,48 @@
     for (const it of data.writes.filter((it) => shows(it) && it.at >= from && it.at <= to)) {
       const at = x(it.at), mark = el("g", { class: !it.taken ? "refused" : it.stale ? "stale" : "taken" }, svg);
       el("line", { x1: at, x2: at, y1: lane.tops[it.host] + lane.heights[it.host] - 8, y2: y,
-        "stroke-width": .8, opacity: .5 }, mark);
+        "stroke-width": .8, opacity: .4 }, mark);
       if (!it.taken) el("path", { d: `M${at - 5} ${y - 5}l10 10m0 -10l-10 10` }, mark);
       else if (it.stale) el("path", { d: `M${at} ${y - 7}l7 12h-14z` }, mark);
       else el("circle", { cx: at, cy: y, r: 4 }, mark);
-      const hit = el("rect", { x: at - 7, y: y - 9, width: 14, height: 18, fill: "transparent" }, mark);
+      const hit = el("rect", { x: at - 7, y: y - 9, width: 14, height: 18, fill: "transparent", stroke: "none" }, mark);
       says(hit, it, write(it));
+    }
+  };
+
+  // Overlaps that touch are one column; what each was is told by its parts.
+  const drawOverlaps = (svg) => {
+    const columns = [];
+    for (const it of data.overlaps.filter(shows).sort((a, b) => a.from - b.from)) {
+      const last = columns[columns.length - 1];
+      if (last && it.from <= last.to) { last.to = Math.max(last.to, it.to); last.parts.push(it); }
+      else columns.push({ from: it.from, to: it.to, parts: [it] });
+    }
+    for (const it of columns.filter(visible)) {
+      box(it, TOP + 2, lane.ledger - TOP - 2, "overlap", svg, 2);
+      const parts = it.parts.slice(0, 4).map(overlap).join(" ");
+      says(box(it, TOP + 2, 15, "overlap-top", svg, 2), it, parts);
+      const hosts = [...new Set(it.parts.flatMap((part) => part.hosts))].sort((a, b) => a - b).map(nameOf);
+      const texts = [`TWO HOLDERS AT ONCE: ${hosts.join(", ")}`, "TWO HOLDERS", "2"];
+      const text = texts.find((words) => fits(words, it, 7.2));
+      if (text) label(text, it, TOP + 14, "on", svg);
     }
   };
 
   const drawViolations = (svg) => {
     let lastText = -1e9;
-    for (const it of data.overlaps.filter((it) => shows(it) && visible(it))) {
-      box(it, TOP + 2, lane.ledger - TOP - 2, "overlap", svg, 2);
-      says(box(it, TOP + 2, 14, "overlap-top", svg, 2), it, overlap(it));
-      const text = `two holders: n${it.hosts[0]} and n${it.hosts[1]}`;
-      const brief = "two holders";
-      const fitting = [text, brief].find((words) => fits(words, it, 6.2));
-      if (fitting) label(fitting, it, TOP + 13, "on", svg);
-    }
     let lastLine = -1e9;
     for (const it of data.violations.filter((it) => it.at >= from && it.at <= to)) {
       const at = x(it.at);
-      if (at - lastLine < 3) continue;
+      if (at - lastLine < 40) continue;
       lastLine = at;
-      const line = el("line", { x1: at, x2: at, y1: 16, y2: lane.ledger + 26, class: "law" }, svg);
+      const isFirst = at > lastText;
+      const line = el("line", { x1: at, x2: at, y1: 16,
+        y2: isFirst ? lane.ledger + 26 : TOP + 20, class: "law" }, svg);
       says(line, it, `${it.law} is broken at ${time(it.at)}: ${short(it.what)}.`);
       const text = `${it.law} broken: ${short(it.what)}`;
       const room = width - at;
-      if (at > lastText) {
+      if (isFirst) {
         const anchor = room < text.length * 6.6 ? "end" : "start";
         el("text", { x: anchor === "end" ? Math.max(at, text.length * 6.8) : at, y: 12, class: "red tag",
           "text-anchor": anchor }, svg, text);
@@ -226,6 +245,7 @@
     grid(svg);
     drawLinks(svg);
     drawSpans(svg, ["quarantine", "slow"]);
+    drawOverlaps(svg);
     drawBars(svg);
     drawSpans(svg, ["frozen", "down"]);
     drawWrites(svg);

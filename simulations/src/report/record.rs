@@ -61,6 +61,7 @@ impl Record {
                 | Fact::Wrote { .. }
                 | Fact::Forgot { .. }
                 | Fact::Returned { .. }
+                | Fact::Calm
         );
         if is_shown {
             self.notes.push((at, Note::Fact(fact.clone())));
