@@ -136,6 +136,9 @@ pub(crate) struct World {
     pub(crate) wanted_at: Vec<u64>,
 }
 
+/// A run of more steps than this is one that does not end: most take some ten thousand.
+const STEPS_MAX: u64 = 5_000_000;
+
 /// How many keys the probes at the end have for themselves.
 pub(crate) const PROBE_KEYS: usize = 5;
 
@@ -224,6 +227,9 @@ impl World {
         if self.laws.violations.is_empty() {
             self.calm_down();
         }
+        if self.steps > STEPS_MAX {
+            self.see(&Fact::Endless { steps: self.steps });
+        }
         self.outcome()
     }
 
@@ -259,7 +265,7 @@ impl World {
             if done(self) {
                 return true;
             }
-            if !self.laws.violations.is_empty() {
+            if !self.laws.violations.is_empty() || self.steps > STEPS_MAX {
                 return false;
             }
             match self.heap.peek() {
