@@ -87,6 +87,9 @@ enum Command {
         /// How many seeds each is given before the exhaustive search takes over.
         #[arg(long, value_name = "N", default_value_t = 200)]
         seeds: u64,
+        /// Only the mistakes with this in their name.
+        #[arg(long, value_name = "NAME", default_value = "")]
+        only: String,
         /// How long one scope of the search may take.
         #[arg(long, value_name = "N", default_value_t = 10)]
         seconds: u64,
@@ -156,14 +159,15 @@ fn obey(command: Command) -> ExitCode {
         #[cfg(feature = "mutants")]
         Command::Mutants {
             seeds,
+            only,
             seconds,
             json,
-        } => try_mutants(seeds, Duration::from_secs(seconds), json),
+        } => try_mutants(seeds, &only, Duration::from_secs(seconds), json),
     }
 }
 
 #[cfg(feature = "mutants")]
-fn try_mutants(seeds: u64, search: Duration, json: bool) -> ExitCode {
+fn try_mutants(seeds: u64, only: &str, search: Duration, json: bool) -> ExitCode {
     // A mistake may well panic: that counts as caught, and needs no words.
     std::panic::set_hook(Box::new(|_| {}));
     let budget = mutation::Budget {
@@ -172,7 +176,7 @@ fn try_mutants(seeds: u64, search: Duration, json: bool) -> ExitCode {
         states: 3_000_000,
     };
     println!("{:<24} {:<9} {:>9}  where", "mistake", "caught by", "after");
-    let verdicts = mutation::all(budget, |one| {
+    let verdicts = mutation::all(only, budget, |one| {
         let law = one.law.as_deref().unwrap_or("nothing");
         println!(
             "{:<24} {law:<9} {:>9}  {}",
@@ -340,6 +344,7 @@ fn tell(summary: &Summary) {
             &[
                 "restarts",
                 "restarts_told_new",
+                "crashes_under_a_lease",
                 "quarantines",
                 "voters_returned",
                 "leans_on_wall_clock",

@@ -201,7 +201,11 @@ impl World {
         };
         it.turn += 1;
         let turn = it.turn;
-        let hold = it.rng.spread(hold_max / 100, hold_max);
+        let hold = if it.rng.chance(500_000) {
+            it.rng.between(hold_max / 2, hold_max)
+        } else {
+            it.rng.spread(hold_max / 100, hold_max)
+        };
         let writes = it.rng.below(3);
         let looks: Vec<u64> = (0..writes).map(|_| it.rng.below(hold)).collect();
         self.push_in(hold, Happening::Wake { client, turn });
@@ -297,7 +301,11 @@ fn draw_wish(rng: &mut Rng, habits: &Habits, round_trip: u64, max_ttl: u64) -> (
     let is_try = rng.chance(habits.try_ppm);
     let wish = Wish {
         key: rng.below(habits.keys as u64) as KeyAt,
-        ttl: rng.spread(round_trip * 10, max_ttl),
+        ttl: if rng.chance(500_000) {
+            max_ttl
+        } else {
+            rng.spread(round_trip * 10, max_ttl)
+        },
         is_try,
         renews: rng.chance(habits.renew_ppm),
         patience: rng
