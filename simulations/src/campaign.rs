@@ -99,7 +99,7 @@ pub(crate) fn run_seed(seed: u64, tweaks: Tweaks, keeps_lines: bool) -> Outcome 
 }
 
 /// Runs it, and says how it failed if it did.
-fn judge(seed: u64, tweaks: Tweaks) -> (Option<Outcome>, Option<(Failure, String)>) {
+pub(crate) fn judge(seed: u64, tweaks: Tweaks) -> (Option<Outcome>, Option<(Failure, String)>) {
     match catch_unwind(AssertUnwindSafe(|| run_seed(seed, tweaks, false))) {
         Ok(outcome) => {
             let failure = Failure::of(&outcome.violations);

@@ -36,6 +36,7 @@ pub(crate) struct Scope {
     pub(crate) name: &'static str,
     /// How far the wall clock of each claimant is ahead, in milliseconds: the order of the epochs.
     pub(crate) walls: &'static [u64],
+    pub(crate) begins: Begins,
     /// How many steps of time.
     pub(crate) steps: u64,
     /// How many voters may lose their memory.
@@ -51,24 +52,51 @@ pub(crate) struct Scope {
 
 /// The scopes of the search for the real rules.
 pub(crate) fn scopes() -> Vec<Scope> {
-    let scope = |name, walls, steps, crashes, doubles, messages_max| Scope {
+    let scope = |name, walls, begins, steps, crashes, doubles| Scope {
         name,
         walls,
+        begins,
         steps,
         crashes,
         doubles,
-        messages_max,
+        messages_max: 16,
         #[cfg(feature = "mutants")]
         mutant: None,
     };
     vec![
-        scope("two claims of equal epochs", &[0, 0], 2, 0, false, 12),
-        scope("two claims, doubles", &[1, 0], 2, 0, true, 12),
-        scope("two claims, a crash", &[1, 0], 4, 1, false, 12),
-        scope("two claims, long", &[1, 0], 4, 0, false, 14),
-        scope("three claims", &[1, 0, 2], 2, 0, false, 14),
+        scope("two claims meet", &[1, 0], Begins::Asked, 0, 0, false),
+        scope("equal epochs", &[0, 0], Begins::Asked, 0, 0, false),
+        scope("doubles", &[1, 0], Begins::Asked, 0, 0, true),
+        scope("leases run out", &[1, 0], Begins::Owned, 3, 0, false),
+        scope("a voter forgets", &[1, 0], Begins::Owned, 4, 1, false),
+        scope(
+            "set back and forgetful",
+            &[9, 0],
+            Begins::Forgotten,
+            2,
+            1,
+            false,
+        ),
+        scope("three claims", &[1, 0, 2], Begins::Owned, 1, 0, false),
     ]
 }
+
+/// Where a search begins.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Begins {
+    /// All have asked, and no message has been read.
+    Asked,
+    /// The first owns the key by two votes; its claim to the third voter is still on its way. The
+    /// others may ask at any time.
+    Owned,
+    /// So it did, and died. Then a voter that had voted for it lost its memory and came back with its
+    /// wall clock set back by half a lease. Its quarantine is over; the other voters sleep, and
+    /// have not noticed yet that the lease is over.
+    Forgotten,
+}
+
+/// The wall clock of the voter that came back.
+const SET_BACK_MS: u64 = 500;
 
 /// A message on its way. Voters are numbered first, then claimants.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -116,12 +144,58 @@ impl PartialOrd for Envelope {
     }
 }
 
+/// A machine, and a digest of it: most of what a step compares has not changed.
+#[derive(Clone, Debug)]
+pub(crate) struct Kept<T> {
+    it: Arc<T>,
+    digest: u64,
+}
+
+impl<T: Clone + Hash> Kept<T> {
+    fn new(it: T) -> Self {
+        let mut kept = Self {
+            it: Arc::new(it),
+            digest: 0,
+        };
+        kept.seal();
+        kept
+    }
+
+    /// Changes the machine.
+    fn change<R>(&mut self, change: impl FnOnce(&mut T) -> R) -> R {
+        let answer = change(Arc::make_mut(&mut self.it));
+        self.seal();
+        answer
+    }
+
+    fn seal(&mut self) {
+        let mut hasher = DefaultHasher::new();
+        self.it.hash(&mut hasher);
+        self.digest = hasher.finish();
+    }
+}
+
+impl<T> Hash for Kept<T> {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.digest.hash(hasher);
+    }
+}
+
+impl<T> PartialEq for Kept<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+impl<T> Eq for Kept<T> {}
+
 /// What the search may do next.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum Action {
     Ask(usize),
     Release(usize),
     Wake(usize),
+    WakeVoter(usize),
     Read(Envelope),
     Step,
     Crash(usize),
@@ -141,8 +215,8 @@ struct Attempt {
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct State {
     time: u64,
-    voters: Vec<Arc<Voter>>,
-    claimants: Vec<Arc<Claimant>>,
+    voters: Vec<Kept<Voter>>,
+    claimants: Vec<Kept<Claimant>>,
     attempts: Vec<Attempt>,
     network: BTreeSet<Envelope>,
     crashes: u8,
@@ -189,20 +263,22 @@ impl Search {
             Some(claimant) => self.scope.walls[claimant],
             None => 0,
         };
+        let is_back = self.scope.begins == Begins::Forgotten && at == 0 && state.crashes > 0;
+        let behind = if is_back { SET_BACK_MS } else { 0 };
         Now {
             mono: Instant::ZERO.after(LEASE + STEP * state.time as u32),
-            wall_ms: WALL_MS + STEP.as_millis() as u64 * state.time + ahead,
+            wall_ms: WALL_MS + STEP.as_millis() as u64 * state.time + ahead - behind,
         }
     }
 
-    fn voter(&self, now: Now, at: usize, start: Start, out: &mut Effects) -> Arc<Voter> {
+    fn voter(&self, now: Now, at: usize, start: Start, out: &mut Effects) -> Kept<Voter> {
         let limits = Limits {
             floors: 1,
             ..Limits::default()
         };
         let me = self.ids[at].clone();
         let nonce = at as u64;
-        Arc::new(Voter::new(
+        Kept::new(Voter::new(
             now,
             me,
             self.roster.clone(),
@@ -247,7 +323,7 @@ impl Search {
         }
         let attempt = &mut state.attempts[claimant];
         let ticket = attempt.ticket.filter(|_| !attempt.is_over);
-        let epoch = ticket.and_then(|ticket| state.claimants[claimant].epoch(ticket));
+        let epoch = ticket.and_then(|ticket| state.claimants[claimant].it.epoch(ticket));
         let epoch = epoch.map_or(0, |epoch| epoch.get());
         if epoch != attempt.epoch {
             attempt.epoch = epoch;
@@ -260,7 +336,9 @@ impl Search {
         let id = &self.ids[VOTERS + claimant];
         (0..VOTERS)
             .filter(|at| {
-                let report = state.voters[*at].report(self.now(state, *at), 0, &self.key);
+                let report = state.voters[*at]
+                    .it
+                    .report(self.now(state, *at), 0, &self.key);
                 let votes = report
                     .vote
                     .is_some_and(|vote| vote.claim.node == *id && vote.epoch.get() == epoch);
@@ -272,7 +350,7 @@ impl Search {
     /// What must hold in every state.
     fn judge(&self, state: &mut State) {
         for at in 0..VOTERS {
-            if state.forgotten[at].is_some() && state.voters[at].quarantine().is_none() {
+            if state.forgotten[at].is_some() && state.voters[at].it.quarantine().is_none() {
                 state.forgotten[at] = None;
             }
         }
@@ -280,6 +358,7 @@ impl Search {
         for claimant in 0..state.claimants.len() {
             let now = self.now(state, VOTERS + claimant);
             let held: Vec<u64> = state.claimants[claimant]
+                .it
                 .held(now)
                 .map(|(_, epoch, _)| epoch.get())
                 .collect();
@@ -305,25 +384,60 @@ impl Search {
         let mut out = Effects::default();
         let message = &*envelope.message;
         if let Some(claimant) = to.checked_sub(VOTERS) {
-            let it = Arc::make_mut(&mut state.claimants[claimant]);
-            it.handle(now, &self.ids[from], message, &mut out);
+            let from = &self.ids[from];
+            state.claimants[claimant].change(|it| it.handle(now, from, message, &mut out));
             return self.follow(state, to, out);
         }
-        let voter = Arc::make_mut(&mut state.voters[to]);
-        match message {
+        state.voters[to].change(|voter| match message {
             Message::Claim(claim) => voter.handle_claim(now, claim, &mut out),
             Message::Release(release) => voter.handle_release(now, release, &mut out),
             Message::Recall(recall) => {
                 let memory = voter.recollect(recall, true, Incarnation::new(1));
-                out.messages
-                    .push((self.ids[from].clone(), Message::Memory(memory)));
+                let answer = Message::Memory(memory);
+                out.messages.push((self.ids[from].clone(), answer));
             }
             Message::Memory(memory) => {
                 voter.handle_memory(now, &self.ids[from], memory, &mut out);
             }
             _ => {}
-        }
+        });
         self.follow(state, to, out);
+    }
+
+    fn begin(&self, state: &mut State) {
+        match self.scope.begins {
+            Begins::Asked => {
+                for claimant in 0..self.scope.walls.len() {
+                    self.ask(state, claimant);
+                }
+            }
+            Begins::Owned => self.own(state),
+            Begins::Forgotten => {
+                self.own(state);
+                state.crashes = 1;
+                self.crash(state, 0);
+                state.crashes = 1;
+                state.network.clear();
+                state.time = 2;
+                self.wake_voter(state, 0);
+                self.ask(state, 1);
+            }
+        }
+    }
+
+    fn own(&self, state: &mut State) {
+        self.ask(state, 0);
+        let is_for = |at: u8| move |it: &Envelope| it.to == at;
+        for voter in [0, 1] {
+            let sent: Vec<Envelope> = state.network.iter().cloned().collect();
+            for envelope in sent.into_iter().filter(is_for(voter)) {
+                self.read(state, &envelope);
+            }
+        }
+        let sent: Vec<Envelope> = state.network.iter().cloned().collect();
+        for envelope in sent.into_iter().filter(is_for(VOTERS as u8)) {
+            self.read(state, &envelope);
+        }
     }
 
     fn ask(&self, state: &mut State, claimant: usize) {
@@ -337,8 +451,8 @@ impl Search {
             deadline: None,
         };
         let mut out = Effects::default();
-        let it = Arc::make_mut(&mut state.claimants[claimant]);
-        let ticket = it.request(now, request, &mut out);
+        let it = &mut state.claimants[claimant];
+        let ticket = it.change(|it| it.request(now, request, &mut out));
         state.attempts[claimant].ticket = ticket.ok();
         self.follow(state, at, out);
     }
@@ -347,8 +461,7 @@ impl Search {
         let at = VOTERS + claimant;
         let now = self.now(state, at);
         let mut out = Effects::default();
-        let it = Arc::make_mut(&mut state.claimants[claimant]);
-        it.release(now, ticket, &mut out);
+        state.claimants[claimant].change(|it| it.release(now, ticket, &mut out));
         state.attempts[claimant].is_over = true;
         self.follow(state, at, out);
     }
@@ -356,7 +469,7 @@ impl Search {
     fn crash(&self, state: &mut State, at: usize) {
         let now = self.now(state, at);
         state.crashes += 1;
-        let vote = state.voters[at].report(now, 0, &self.key).vote;
+        let vote = state.voters[at].it.report(now, 0, &self.key).vote;
         state.forgotten[at] = vote.and_then(|vote| {
             let claimant = self.ids.iter().position(|id| *id == vote.claim.node)?;
             Some((claimant.checked_sub(VOTERS)?, vote.epoch.get()))
@@ -367,20 +480,29 @@ impl Search {
     }
 
     /// Time goes on. Voters do what is due at once, which is when it is most dangerous; claimants
-    /// may sleep.
+    /// may sleep. Where a voter is to sleep too, the search wakes it.
     fn step(&self, state: &mut State) {
         state.time += 1;
-        for at in 0..VOTERS {
-            let now = self.now(state, at);
-            let mut out = Effects::default();
-            if state.voters[at]
-                .next_timeout()
-                .is_some_and(|due| due <= now.mono)
-            {
-                Arc::make_mut(&mut state.voters[at]).handle_timeout(now, &mut out);
-                self.follow(state, at, out);
+        if self.scope.begins != Begins::Forgotten {
+            for at in 0..VOTERS {
+                self.wake_voter(state, at);
             }
         }
+    }
+
+    fn wake_voter(&self, state: &mut State, at: usize) {
+        let now = self.now(state, at);
+        let mut out = Effects::default();
+        if self.is_due(state, at) {
+            state.voters[at].change(|it| it.handle_timeout(now, &mut out));
+            self.follow(state, at, out);
+        }
+    }
+
+    fn is_due(&self, state: &State, at: usize) -> bool {
+        let now = self.now(state, at);
+        let due = state.voters[at].it.next_timeout();
+        due.is_some_and(|due| due <= now.mono)
     }
 }
 
@@ -416,16 +538,16 @@ impl Model for Search {
                     knew: false,
                     seen: Incarnation::new(1),
                 };
-                let it = Arc::make_mut(&mut voter);
-                it.handle_memory(now, &self.ids[other], &memory, &mut out);
+                voter.change(|it| it.handle_memory(now, &self.ids[other], &memory, &mut out));
             }
             state.voters.push(voter);
         }
         for claimant in 0..claims {
             let me = self.ids[VOTERS + claimant].clone();
             let it = Claimant::new(me, Incarnation::new(1), self.roster.clone(), 4, 0);
-            state.claimants.push(Arc::new(it));
+            state.claimants.push(Kept::new(it));
         }
+        self.begin(&mut state);
         vec![state]
     }
 
@@ -433,18 +555,21 @@ impl Model for Search {
         if state.broken.is_some() {
             return;
         }
-        for (claimant, attempt) in state.attempts.iter().enumerate() {
+        let dead = usize::from(self.scope.begins == Begins::Forgotten);
+        for (claimant, attempt) in state.attempts.iter().enumerate().skip(dead) {
             match attempt.ticket {
                 None => actions.push(Action::Ask(claimant)),
                 Some(_) if !attempt.is_over => actions.push(Action::Release(claimant)),
                 Some(_) => {}
             }
             let now = self.now(state, VOTERS + claimant);
-            let due = state.claimants[claimant].next_timeout();
+            let due = state.claimants[claimant].it.next_timeout();
             if due.is_some_and(|due| due <= now.mono) {
                 actions.push(Action::Wake(claimant));
             }
         }
+        let sleepers = (0..VOTERS).filter(|at| self.is_due(state, *at));
+        actions.extend(sleepers.map(Action::WakeVoter));
         actions.extend(state.network.iter().cloned().map(Action::Read));
         if state.time < self.scope.steps {
             actions.push(Action::Step);
@@ -467,9 +592,10 @@ impl Model for Search {
                 let at = VOTERS + claimant;
                 let now = self.now(&state, at);
                 let mut out = Effects::default();
-                Arc::make_mut(&mut state.claimants[claimant]).handle_timeout(now, &mut out);
+                state.claimants[claimant].change(|it| it.handle_timeout(now, &mut out));
                 self.follow(&mut state, at, out);
             }
+            Action::WakeVoter(at) => self.wake_voter(&mut state, at),
             Action::Read(envelope) => self.read(&mut state, &envelope),
             Action::Step => self.step(&mut state),
             Action::Crash(at) => self.crash(&mut state, at),

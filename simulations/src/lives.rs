@@ -13,7 +13,7 @@ use crate::algorithms;
 use crate::faults::{Target, Trouble};
 use crate::gossip::Sighting;
 use crate::host::Process;
-use crate::invariants::{End, Fact, Host as HostAt};
+use crate::invariants::{End, Fact, Host as HostAt, KeyAt};
 use crate::settings::{Gossip, Lives, SECOND};
 use crate::world::{Happening, World};
 
@@ -105,13 +105,22 @@ impl World {
     fn resolve(&mut self, target: Target) -> HostAt {
         match target {
             Target::Host(host) => host,
-            Target::HolderOr(host) => {
-                let keys = 0..self.keys.len();
-                let history = &self.laws.history;
-                let mut holders = keys.flat_map(|key| history.holders(key, self.time));
-                holders.next().map_or(host, |(_, asked)| asked.host)
+            Target::HolderOr(host) => self.held_now().map_or(host, |(_, holder)| holder),
+            Target::VoterOr(host) => {
+                let Some((key, _)) = self.held_now() else {
+                    return host;
+                };
+                *self.start_rng.pick(&self.laws.history.terms.voters[key])
             }
         }
+    }
+
+    /// A key that is held, and by which host.
+    fn held_now(&self) -> Option<(KeyAt, HostAt)> {
+        let keys = 0..self.keys.len();
+        let history = &self.laws.history;
+        let mut holders = keys.flat_map(|key| history.holders(key, self.time));
+        holders.next().map(|(_, asked)| (asked.key, asked.host))
     }
 
     pub(crate) fn set_rate(&mut self, host: HostAt, rate_ppm: i64) {
@@ -131,6 +140,9 @@ impl World {
             self.see_over(host, ticket, End::Crashed);
         }
         if is_voter {
+            if self.bears_a_lease(host) {
+                self.count("crashes_under_a_lease");
+            }
             self.see(&Fact::Forgot { voter: host });
         }
         let machine = &mut self.hosts[host];
@@ -140,6 +152,17 @@ impl World {
         machine.put_off.clear();
         machine.timer += 1;
         machine.timer_at = None;
+    }
+
+    /// Whether somebody holds a lock that needs this voter's vote.
+    fn bears_a_lease(&self, voter: HostAt) -> bool {
+        let history = &self.laws.history;
+        self.voter_keys[voter].iter().any(|key| {
+            history.holders(*key, self.time).any(|(_, asked)| {
+                history.vote_of(voter, *key) == Some((asked.host, asked.epoch))
+                    && history.votes_for(*key, asked.host, asked.epoch) <= history.majority(*key)
+            })
+        })
     }
 
     /// A process starts, where none runs.

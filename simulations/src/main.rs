@@ -18,6 +18,8 @@ mod host;
 mod invariants;
 mod ledger;
 mod lives;
+#[cfg(feature = "mutants")]
+mod mutation;
 mod network;
 mod observe;
 mod report;
@@ -100,6 +102,22 @@ enum Command {
         /// The most states of one scope: what memory allows, at some 2 KiB each.
         #[arg(long, value_name = "N", default_value_t = 6_000_000)]
         states: usize,
+        /// Prints one JSON object on the last line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Puts known mistakes back, one at a time, and tells which law caught each.
+    #[cfg(feature = "mutants")]
+    Mutants {
+        /// How many seeds each is given before the exhaustive search takes over.
+        #[arg(long, value_name = "N", default_value_t = 200)]
+        seeds: u64,
+        /// Only the mistakes with this in their name.
+        #[arg(long, value_name = "NAME", default_value = "")]
+        only: String,
+        /// How long one scope of the search may take.
+        #[arg(long, value_name = "N", default_value_t = 10)]
+        seconds: u64,
         /// Prints one JSON object on the last line.
         #[arg(long)]
         json: bool,
@@ -201,6 +219,43 @@ fn obey(command: Command) -> ExitCode {
             states,
             json,
         } => search_all(Duration::from_secs(seconds), states, json),
+        #[cfg(feature = "mutants")]
+        Command::Mutants {
+            seeds,
+            only,
+            seconds,
+            json,
+        } => try_mutants(seeds, &only, Duration::from_secs(seconds), json),
+    }
+}
+
+#[cfg(feature = "mutants")]
+fn try_mutants(seeds: u64, only: &str, search: Duration, json: bool) -> ExitCode {
+    // A mistake may well panic: that counts as caught, and needs no words.
+    std::panic::set_hook(Box::new(|_| {}));
+    let budget = mutation::Budget {
+        seeds,
+        search,
+        states: 3_000_000,
+    };
+    println!("{:<24} {:<9} {:>9}  where", "mistake", "caught by", "after");
+    let verdicts = mutation::all(only, budget, |one| {
+        let law = one.law.as_deref().unwrap_or("nothing");
+        println!(
+            "{:<24} {law:<9} {:>9}  {}",
+            one.mutant, one.after, one.place
+        );
+    });
+    let caught = verdicts.iter().filter(|one| one.law.is_some()).count();
+    println!("{caught} of {} caught", verdicts.len());
+    if json {
+        let line = json!({"mutants": verdicts.len(), "caught": caught, "verdicts": verdicts});
+        println!("{line}");
+    }
+    if caught == verdicts.len() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     }
 }
 
@@ -352,6 +407,7 @@ fn tell(summary: &Summary) {
             &[
                 "restarts",
                 "restarts_told_new",
+                "crashes_under_a_lease",
                 "quarantines",
                 "voters_returned",
                 "leans_on_wall_clock",

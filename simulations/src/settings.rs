@@ -93,7 +93,7 @@ impl Settings {
         let mut rng = Rng::stream(seed, "settings");
         let drawn = draw_members(&mut rng);
         let members = members.unwrap_or(drawn).max(1);
-        let voters_per_key = *rng.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 7]);
+        let voters_per_key = *rng.pick(&[1, 2, 2, 3, 3, 3, 3, 4, 5, 5, 7]);
         let round_trip = *rng.pick(&[2, 5, 10, 20]) * MILLISECOND;
         let timing = draw_timing(&mut rng, round_trip);
         let max_ttl = timing.max_ttl.as_nanos() as u64;

@@ -203,9 +203,14 @@ impl World {
         };
         it.turn += 1;
         let turn = it.turn;
-        let hold = it.rng.spread(hold_max / 100, hold_max);
+        let hold = if it.rng.chance(500_000) {
+            it.rng.between(hold_max / 2, hold_max)
+        } else {
+            it.rng.spread(hold_max / 100, hold_max)
+        };
         let writes = it.rng.below(3) * u64::from(hold > last);
-        let looks: Vec<u64> = (0..writes).map(|_| it.rng.below(hold.saturating_sub(last))).collect();
+        let room = hold.saturating_sub(last);
+        let looks: Vec<u64> = (0..writes).map(|_| it.rng.below(room)).collect();
         self.push_in(hold, Happening::Wake { client, turn });
         for span in looks {
             self.push_in(span, Happening::Look { client, request });
@@ -299,7 +304,11 @@ fn draw_wish(rng: &mut Rng, habits: &Habits, round_trip: u64, max_ttl: u64) -> (
     let is_try = rng.chance(habits.try_ppm);
     let wish = Wish {
         key: rng.below(habits.keys as u64) as KeyAt,
-        ttl: rng.spread(round_trip * 10, max_ttl),
+        ttl: if rng.chance(500_000) {
+            max_ttl
+        } else {
+            rng.spread(round_trip * 10, max_ttl)
+        },
         is_try,
         renews: rng.chance(habits.renew_ppm),
         patience: rng

@@ -142,8 +142,11 @@ pub(crate) struct World {
     record: Option<Record>,
 }
 
+/// A run of more steps than this is one that does not end: most take some ten thousand.
+const STEPS_MAX: u64 = 5_000_000;
+
 /// How many keys the probes at the end have for themselves.
-pub(crate) const PROBE_KEYS: usize = 5;
+pub(crate) const PROBE_KEYS: usize = 6;
 
 impl World {
     /// A world in which these faults come to pass.
@@ -237,6 +240,9 @@ impl World {
         if !self.is_over() {
             self.calm_down();
         }
+        if self.steps > STEPS_MAX {
+            self.see(&Fact::Endless { steps: self.steps });
+        }
         self.outcome()
     }
 
@@ -293,7 +299,8 @@ impl World {
 
     /// A broken law ends a run, unless somebody wants to see what comes of it.
     fn is_over(&self) -> bool {
-        !self.settings.is_recorded && !self.laws.violations.is_empty()
+        let is_broken = !self.settings.is_recorded && !self.laws.violations.is_empty();
+        is_broken || self.steps > STEPS_MAX
     }
 
     /// The record, if there is one, takes note of what has changed.

@@ -22,6 +22,7 @@ use lockmesh::node::{Node, NodeConfig, Output};
 use lockmesh::proto::claimant::{Request, RequestError};
 use lockmesh::proto::epoch::Epoch;
 use lockmesh::proto::event::Ticket;
+use lockmesh::proto::id::Key;
 use lockmesh::proto::time::{Instant, Now};
 use lockmesh::proto::view::View;
 use lockmesh::proto::voter::Voter;
@@ -104,6 +105,9 @@ pub(crate) trait Machine: Debug {
     /// How many requests there are.
     fn claims(&self) -> usize;
 
+    /// Asks the voters of a key what they know of it, where there is such a question.
+    fn inspect(&mut self, _now: Now, _key: &Key, _patience: Duration) {}
+
     /// The voter, where it is one of this project.
     fn voter(&self) -> Option<&Voter> {
         None
@@ -149,6 +153,10 @@ impl Machine for Node {
 
     fn claims(&self) -> usize {
         self.claimant().len()
+    }
+
+    fn inspect(&mut self, now: Now, key: &Key, patience: Duration) {
+        Self::inspect(self, now, key, patience);
     }
 
     fn voter(&self) -> Option<&Voter> {

@@ -32,7 +32,9 @@ impl Law for Amnesia {
             } => fences.iter().find_map(|(key, fence)| {
                 under_a_guard(at, *voter, *key, history).or_else(|| {
                     let needed = needed(*voter, *key, *believed, history);
-                    let excused = *leans_on_wall_clock && *believed < needed;
+                    let said = *leans_on_wall_clock && *believed < needed;
+                    // What was lost then cannot come back at a later start.
+                    let excused = said || history.waived.contains(key);
                     (*fence < needed && !excused).then(|| {
                         format!("key {key}: voter {voter} votes above {fence}, not {needed}")
                     })

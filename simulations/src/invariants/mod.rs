@@ -146,6 +146,8 @@ pub(crate) enum Fact {
     },
     /// The voters of a key were restarted one by one; whether its lease was held throughout.
     Survived { request: RequestId, held: bool },
+    /// The run was ended since it came to no end.
+    Endless { steps: u64 },
     /// What a host keeps after everybody let go of everything.
     Drained {
         host: Host,

@@ -63,6 +63,13 @@
   };
   const says = (it, item, text) => { it._says = text; it._item = item; return it; };
   const lane = { tops: [], heights: [] };
+  // Of many hosts only those that took part in something are shown.
+  const HOSTS_MAX = 12;
+  const busy = new Set([...data.leases, ...data.waits, ...data.writes].map((it) => it.host));
+  for (const it of Object.values(data.voters)) it.forEach((host) => busy.add(host));
+  const lanes = Array.from({ length: data.hosts }, (_, host) => host)
+    .filter((host) => data.hosts <= HOSTS_MAX || busy.has(host));
+  const isShown = (host) => data.hosts <= HOSTS_MAX || busy.has(host);
   const visible = (it) => it.to >= from && it.from <= to;
   const box = (it, y, height, cls, parent, least) => {
     const left = Math.max(x(it.from), LABEL), right = Math.min(x(it.to), width - RIGHT);
@@ -78,7 +85,7 @@
     const linkRows = data.links.length ? 1 : 0;
     let y = TOP + 22 + linkRows * 24;
     lane.links = TOP + 20;
-    for (let host = 0; host < data.hosts; host += 1) {
+    for (const host of lanes) {
       lane.tops[host] = y;
       lane.heights[host] = rows[host] * (BAR + GAP) + 18;
       y += lane.heights[host] + 6;
@@ -106,6 +113,7 @@
       const text = fits(it.what, it) ? it.what : it.what.split(":")[0];
       if (fits(text, it)) label(text, it, lane.links + 13, "soft", svg);
       it.sides.forEach((side, host) => {
+        if (!isShown(host)) return;
         box(it, lane.tops[host], lane.heights[host], "side" + Math.min(side, 2), svg);
         const words = "side " + "ABCDEFGH"[Math.min(side, 7)];
         if (fits(words, it)) label(words, it, lane.tops[host] + lane.heights[host] - 5, "soft", svg);
@@ -118,7 +126,7 @@
   };
 
   const drawSpans = (svg, kinds) => {
-    for (const it of data.spans.filter((it) => kinds.includes(it.kind) && visible(it))) {
+    for (const it of data.spans.filter((it) => kinds.includes(it.kind) && isShown(it.host) && visible(it))) {
       const [top, high] = [lane.tops[it.host], lane.heights[it.host]];
       const is = (kind) => it.kind === kind;
       const rect = box(it, is("down") ? top + 2 : top, is("down") ? high - 4 : high, it.kind, svg, 2);
@@ -166,7 +174,9 @@
 
   const drawWrites = (svg) => {
     const y = lane.ledger + 14;
-    for (const it of data.writes.filter((it) => shows(it) && it.at >= from && it.at <= to)) {
+    const order = (it) => (it.stale ? 2 : 0) + (it.taken ? 0 : 1);
+    const inView = data.writes.filter((it) => shows(it) && it.at >= from && it.at <= to);
+    for (const it of inView.sort((a, b) => order(a) - order(b))) {
       const at = x(it.at), mark = el("g", { class: !it.taken ? "refused" : it.stale ? "stale" : "taken" }, svg);
       el("line", { x1: at, x2: at, y1: lane.tops[it.host] + lane.heights[it.host] - 8, y2: y,
         "stroke-width": .8, opacity: .4 }, mark);
@@ -177,6 +187,12 @@
       says(hit, it, write(it));
     }
   };
+
+  const breaches = [
+    ...data.violations.map((it) => ({ at: it.at, text: `${it.law} broken: ${short(it.what)}` })),
+    ...data.writes.filter((it) => it.stale && it.taken).map((it) => ({ at: it.at,
+      text: `stale write taken: n${it.host} (${epoch(it.rank)}) wrote after a later holder had written` })),
+  ].sort((a, b) => a.at - b.at);
 
   // Overlaps that touch are one column; what each was is told by its parts.
   const drawOverlaps = (svg) => {
@@ -200,20 +216,17 @@
   const drawViolations = (svg) => {
     let lastText = -1e9;
     let lastLine = -1e9;
-    for (const it of data.violations.filter((it) => it.at >= from && it.at <= to)) {
+    for (const it of breaches.filter((it) => it.at >= from && it.at <= to)) {
       const at = x(it.at);
       if (at - lastLine < 40) continue;
       lastLine = at;
       const isFirst = at > lastText;
       const line = el("line", { x1: at, x2: at, y1: 16,
         y2: isFirst ? lane.ledger + 26 : TOP + 20, class: "law" }, svg);
-      says(line, it, `${it.law} is broken at ${time(it.at)}: ${short(it.what)}.`);
-      const text = `${it.law} broken: ${short(it.what)}`;
-      const room = width - at;
+      says(line, it, `${time(it.at)}: ${it.text}.`);
       if (isFirst) {
-        const anchor = room < text.length * 6.6 ? "end" : "start";
-        el("text", { x: anchor === "end" ? Math.max(at, text.length * 6.8) : at, y: 12, class: "red tag",
-          "text-anchor": anchor }, svg, text);
+        const left = Math.max(0, Math.min(at, width - it.text.length * 6.8));
+        el("text", { x: left, y: 12, class: "red tag" }, svg, it.text);
         lastText = 1e9;
       }
     }
@@ -233,7 +246,7 @@
       patternTransform: "rotate(45)" }, el("defs", {}, svg));
     el("line", { x1: 0, x2: 0, y1: 0, y2: 7, class: "hatch" }, hatch);
     const voters = chosenKey === "" ? Object.values(data.voters) : [data.voters[chosenKey] || []];
-    for (let host = 0; host < data.hosts; host += 1) {
+    for (const host of lanes) {
       const [y, height] = [lane.tops[host], lane.heights[host]];
       el("rect", { x: 0, y, width: width - RIGHT, height, class: "lane" }, svg);
       el("text", { x: 8, y: y + 17, class: "name" }, svg, nameOf(host));
@@ -351,7 +364,9 @@
     `${count(data.writes.length, "write", "writes")}, ${refused} refused by the ledger` +
     (lost ? `, ${lost} STALE ONES TAKEN.` : ".");
   byId("command").textContent = data.command;
-  byId("left-out").textContent = data.left_out;
+  const hidden = data.hosts - lanes.length;
+  byId("left-out").textContent = data.left_out + (hidden
+    ? ` ${hidden} nodes that neither asked nor had a vote are left out.` : "");
   const legend = byId("legend");
   const swatch = (draws, words) => {
     const item = document.createElement("span"), svg = el("svg", { width: 26, height: 16 });
@@ -375,7 +390,7 @@
   if (has("quarantine")) swatch(rect("quarantine"), "quarantine: has no memory and does not vote");
   if (has("slow")) swatch(rect("slow"), "slow");
   swatch((svg) => el("circle", { cx: 13, cy: 8, r: 4, class: "taken" }, svg), "write taken");
-  swatch((svg) => el("path", { d: "M8 3l10 10m0 -10l-10 10", class: "refused" }, svg), "write refused: epoch too low");
+  if (refused) swatch((svg) => el("path", { d: "M8 3l10 10m0 -10l-10 10", class: "refused" }, svg), "write refused: epoch too low");
   if (lost) swatch((svg) => el("path", { d: "M13 1l7 12h-14z", class: "stale" }, svg), "stale write taken");
   if (bad) swatch((svg) => { el("rect", { x: 1, y: 1, width: 24, height: 14, class: "overlap" }, svg);
     el("line", { x1: 13, x2: 13, y1: 0, y2: 16, class: "law" }, svg); }, "two holders; a line where a law is broken");
