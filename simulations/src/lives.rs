@@ -250,7 +250,10 @@ impl World {
         machine.timer_at = None;
         self.trace
             .line(self.time, format_args!("n{host} starts as {life:?}"));
-        if self.process(host).is_some_and(|process| process.node.voter().is_some()) {
+        if self
+            .process(host)
+            .is_some_and(|process| process.node.voter().is_some())
+        {
             self.see(&Fact::Forgot { voter: host });
         }
         self.drain(host);

@@ -112,7 +112,9 @@ impl Network {
     pub(crate) fn links(&self) -> Links {
         let all = (0..self.cuts.len()).filter(|link| self.cuts[*link] > 0);
         Links {
-            cut: all.map(|link| (link / self.hosts, link % self.hosts)).collect(),
+            cut: all
+                .map(|link| (link / self.hosts, link % self.hosts))
+                .collect(),
             slow: self.slow.clone(),
             storm_ppm: self.storm_ppm,
         }

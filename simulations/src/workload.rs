@@ -191,9 +191,15 @@ impl World {
 
     /// A client's request was granted: it will write, and let go.
     pub(crate) fn client_holds(&mut self, client: usize, request: RequestId, epoch: u64) {
-        let Habits { hold_max, work_max, .. } = self.settings.habits;
+        let Habits {
+            hold_max, work_max, ..
+        } = self.settings.habits;
         // Who takes his time lets go only once his last write has arrived.
-        let last = if work_max > 0 { work_max + self.settings.round_trip() } else { 0 };
+        let last = if work_max > 0 {
+            work_max + self.settings.round_trip()
+        } else {
+            0
+        };
         let it = &mut self.clients[client];
         let key = it.key;
         it.state = State::Holds {
@@ -258,9 +264,11 @@ impl World {
             self.at_node(host, |node, now| node.extend(now, ticket, extra));
             return;
         }
-        let gap = it
-            .rng
-            .below(self.settings.round_trip().max(self.settings.habits.work_max));
+        let gap = it.rng.below(
+            self.settings
+                .round_trip()
+                .max(self.settings.habits.work_max),
+        );
         let write = Write {
             request,
             key,

@@ -30,7 +30,10 @@ pub(crate) struct Row {
 
 /// Runs every story and the random mix with these seeds, on all cores.
 pub(crate) fn run(seeds: &Range<u64>) -> Vec<Row> {
-    let mut rows: Vec<Row> = STORIES.iter().map(|story| row(story.name, story.what)).collect();
+    let mut rows: Vec<Row> = STORIES
+        .iter()
+        .map(|story| row(story.name, story.what))
+        .collect();
     rows.push(row(MIX, MIX_WHAT));
     let jobs: Vec<(usize, usize, u64)> = (0..rows.len())
         .flat_map(|row| (0..3).map(move |which| (row, which)))
@@ -87,11 +90,7 @@ fn tally_of(settings: Settings, faults: Vec<Fault>) -> Tally {
 }
 
 /// The world of a story by its name, for a page.
-pub(crate) fn world(
-    name: &str,
-    seed: u64,
-    algorithm: Algorithm,
-) -> Option<(Settings, Vec<Fault>)> {
+pub(crate) fn world(name: &str, seed: u64, algorithm: Algorithm) -> Option<(Settings, Vec<Fault>)> {
     Story::named(name).map(|story| story.world(seed, algorithm))
 }
 
@@ -181,14 +180,20 @@ mod tests {
     #[test]
     fn a_majority_of_the_living_splits_under_a_partition_and_the_ledger_refuses_its_writes() {
         let living = tally("split", Algorithm::Living, 0..5);
-        assert!(living.overlaps > 0 && living.stale_refused > 0, "{living:?}");
+        assert!(
+            living.overlaps > 0 && living.stale_refused > 0,
+            "{living:?}"
+        );
         assert_eq!(tally("split", Algorithm::Redlock, 0..5).overlaps, 0);
     }
 
     #[test]
     fn redlock_has_two_holders_when_servers_restart_empty() {
         let redlock = tally("restart-of-three", Algorithm::Redlock, 0..5);
-        assert!(redlock.overlaps > 0 && redlock.stale_taken > 0, "{redlock:?}");
+        assert!(
+            redlock.overlaps > 0 && redlock.stale_taken > 0,
+            "{redlock:?}"
+        );
     }
 
     #[test]

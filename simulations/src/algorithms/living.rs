@@ -87,9 +87,7 @@ impl Rules for Living {
         if drawn.get() > fence {
             return drawn.get();
         }
-        self.clock
-            .draw_above(now, Epoch::new(fence), 1, skew)
-            .get()
+        self.clock.draw_above(now, Epoch::new(fence), 1, skew).get()
     }
 
     fn serve(&mut self, now: Now, ask: Packet) -> Option<Packet> {
@@ -98,7 +96,9 @@ impl Rules for Living {
         let has_it = record.vote.is_some_and(|vote| vote.value == ask.value);
         let is_over = matches!(ask.verb, Verb::Unlock | Verb::Withdraw);
         if ended.is_some() || (has_it && is_over) {
-            let owned = record.vote.filter(|_| ask.verb != Verb::Withdraw || !has_it);
+            let owned = record
+                .vote
+                .filter(|_| ask.verb != Verb::Withdraw || !has_it);
             record.fence = owned.map_or(record.fence, |vote| record.fence.max(vote.epoch));
             record.vote = None;
         }

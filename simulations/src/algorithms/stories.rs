@@ -211,7 +211,9 @@ fn restart_of_three() -> Vec<Fault> {
         crash(ms, Target::Host(n), 20 * MILLISECOND)
     };
     let firsts = [5_000, 14_000];
-    let all = firsts.into_iter().flat_map(|ms| (0..3).map(move |n| one(ms, n)));
+    let all = firsts
+        .into_iter()
+        .flat_map(|ms| (0..3).map(move |n| one(ms, n)));
     all.collect()
 }
 

@@ -351,7 +351,10 @@ mod tests {
             over(60, 2, End::Released),
         ];
         let tally = Story::of(&record(facts)).tally(None);
-        assert_eq!((tally.overlaps, tally.overlap_nanos, tally.grants), (1, 20, 2));
+        assert_eq!(
+            (tally.overlaps, tally.overlap_nanos, tally.grants),
+            (1, 20, 2)
+        );
     }
 
     #[test]

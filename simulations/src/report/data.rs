@@ -189,7 +189,10 @@ impl Data {
                     key: it.key,
                     from: ms(it.from),
                     to: ms(it.until),
-                    hosts: (story.leases[it.leases.0].host, story.leases[it.leases.1].host),
+                    hosts: (
+                        story.leases[it.leases.0].host,
+                        story.leases[it.leases.1].host,
+                    ),
                     ranks: (epoch_of(it.leases.0), epoch_of(it.leases.1)),
                 })
                 .collect(),
@@ -209,14 +212,18 @@ impl Data {
             command: source.command,
             algorithm: source.algorithm,
         };
-        data.spans.retain(|it| it.to >= data.from && it.from <= data.to);
-        data.links.retain(|it| it.to >= data.from && it.from <= data.to);
+        data.spans
+            .retain(|it| it.to >= data.from && it.from <= data.to);
+        data.links
+            .retain(|it| it.to >= data.from && it.from <= data.to);
         data
     }
 }
 
 fn voters_of(keys: &BTreeSet<KeyAt>, voters: &[Vec<Host>]) -> BTreeMap<KeyAt, Vec<Host>> {
-    let known = keys.iter().filter_map(|key| Some((*key, voters.get(*key)?)));
+    let known = keys
+        .iter()
+        .filter_map(|key| Some((*key, voters.get(*key)?)));
     known
         .map(|(key, voters)| {
             let mut voters = voters.clone();
@@ -235,7 +242,11 @@ fn distinct(violations: &[Violation]) -> Vec<&Violation> {
             *request = request.split(' ').next().unwrap_or_default();
         }
         requests.sort_unstable();
-        let words = if requests.is_empty() { it.what.clone() } else { requests.join(" ") };
+        let words = if requests.is_empty() {
+            it.what.clone()
+        } else {
+            requests.join(" ")
+        };
         known.insert((it.law, words))
     };
     violations.iter().filter(|it| first(it)).collect()
@@ -249,7 +260,12 @@ fn ms(nanos: u64) -> f64 {
 /// the grant.
 fn ranks(story: &Story, fenced: bool) -> BTreeMap<u64, usize> {
     if !fenced {
-        return story.leases.iter().map(|lease| lease.epoch).zip(1..).collect();
+        return story
+            .leases
+            .iter()
+            .map(|lease| lease.epoch)
+            .zip(1..)
+            .collect();
     }
     let epochs: BTreeSet<u64> = story.leases.iter().map(|lease| lease.epoch).collect();
     epochs.into_iter().zip(1..).collect()
@@ -272,14 +288,21 @@ fn why(how: Option<End>, held: bool) -> &'static str {
 fn window(source: &Source<'_>, story: &Story) -> (Range<u64>, String) {
     const MILLISECOND: u64 = 1_000_000;
     if let Some(window) = &source.window {
-        let text = format!("Only {} to {} ms of the run are shown.", window.start, window.end);
+        let text = format!(
+            "Only {} to {} ms of the run are shown.",
+            window.start, window.end
+        );
         return (window.start * MILLISECOND..window.end * MILLISECOND, text);
     }
     // What is played at the end to time a quiet cluster is left out, unless it broke a law.
-    let calm = source.record.notes.iter().find_map(|(at, note)| match note {
-        Note::Fact(Fact::Calm) => Some(*at),
-        _ => None,
-    });
+    let calm = source
+        .record
+        .notes
+        .iter()
+        .find_map(|(at, note)| match note {
+            Note::Fact(Fact::Calm) => Some(*at),
+            _ => None,
+        });
     let calm = calm.unwrap_or(source.record.end);
     let leases = story.leases.iter().filter(|it| it.from < calm);
     let ends = leases.map(|it| it.until.min(source.record.end));
@@ -290,7 +313,9 @@ fn window(source: &Source<'_>, story: &Story) -> (Range<u64>, String) {
     });
     let marks = source.violations.iter().map(|it| it.at);
     let end = ends.chain(notes).chain(marks).max().unwrap_or_default();
-    let end = (end + end / 50).min(source.record.end.max(end)).max(MILLISECOND);
+    let end = (end + end / 50)
+        .min(source.record.end.max(end))
+        .max(MILLISECOND);
     if story.leases.len() <= LEASES_MAX {
         return (0..end, String::new());
     }
@@ -299,7 +324,11 @@ fn window(source: &Source<'_>, story: &Story) -> (Range<u64>, String) {
     let near = story.leases.partition_point(|it| it.from < first);
     let start = near.saturating_sub(LEASES_MAX / 2);
     let last = (start + LEASES_MAX).min(story.leases.len()) - 1;
-    let from = if start == 0 { 0 } else { story.leases[start].from };
+    let from = if start == 0 {
+        0
+    } else {
+        story.leases[start].from
+    };
     let to = story.leases[last].from;
     let text = format!(
         "The run has {} leases and lasts {} ms; {} to {} ms are shown. Choose others with --window.",
@@ -442,7 +471,11 @@ fn sides(cut: &BTreeSet<(Host, Host)>, hosts: usize) -> Vec<usize> {
             sides[host] = next;
             let meets =
                 |other: &Host| !cut.contains(&(host, *other)) || !cut.contains(&(*other, host));
-            frontier.extend((0..hosts).filter(|other| sides[*other] == usize::MAX).filter(meets));
+            frontier.extend(
+                (0..hosts)
+                    .filter(|other| sides[*other] == usize::MAX)
+                    .filter(meets),
+            );
         }
         next += 1;
     }
@@ -481,7 +514,11 @@ fn cut_in_words(cut: &BTreeSet<(Host, Host)>) -> String {
         .collect();
     let more = words.len().saturating_sub(GROUPS_MAX);
     words.truncate(GROUPS_MAX);
-    let rest = if more > 0 { format!("; and {more} more") } else { String::new() };
+    let rest = if more > 0 {
+        format!("; and {more} more")
+    } else {
+        String::new()
+    };
     format!("cut: {}{rest}", words.join("; "))
 }
 

@@ -69,7 +69,14 @@ mod tests {
 
     fn page_of(story: &str, algorithm: Algorithm, title: &str) -> String {
         let (settings, faults) = compare::world(story, 3, algorithm).unwrap();
-        page(title.to_owned(), "a command".to_owned(), settings, faults, None).unwrap()
+        page(
+            title.to_owned(),
+            "a command".to_owned(),
+            settings,
+            faults,
+            None,
+        )
+        .unwrap()
     }
 
     #[test]
