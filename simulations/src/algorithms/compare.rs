@@ -17,7 +17,8 @@ use crate::world::World;
 
 /// What the last row of the table is called.
 const MIX: &str = "random-mix";
-const MIX_WHAT: &str = "each seed draws its own world and faults; clocks keep the bound";
+const MIX_WHAT: &str =
+    "each seed draws its own world and faults; users let go before their last write has arrived";
 
 /// One row: a story, or the random mix, and what each algorithm made of it.
 #[derive(Debug)]
@@ -190,10 +191,7 @@ mod tests {
     #[test]
     fn redlock_has_two_holders_when_servers_restart_empty() {
         let redlock = tally("restart-of-three", Algorithm::Redlock, 0..5);
-        assert!(
-            redlock.overlaps > 0 && redlock.stale_taken > 0,
-            "{redlock:?}"
-        );
+        assert!(redlock.overlaps > 0, "{redlock:?}");
     }
 
     #[test]

@@ -28,7 +28,7 @@ use lockmesh::proto::view::View;
 use lockmesh::proto::voter::Voter;
 
 pub(crate) use hearing::Hearing;
-pub(crate) use tally::{Lease, Story};
+pub(crate) use tally::{Lease, Overlap, Story, Wait, Write};
 
 /// Which way to lock.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]

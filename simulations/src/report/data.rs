@@ -6,7 +6,7 @@ use std::ops::Range;
 use serde::Serialize;
 
 use super::record::{Condition, Links, Note, Record};
-use crate::algorithms::{Lease, Story};
+use crate::algorithms::{Lease, Overlap, Story, Wait, Write};
 use crate::invariants::{End, Fact, Host, KeyAt, Violation};
 
 /// A page stays quick with so many leases, waits and writes of each.
@@ -128,34 +128,16 @@ impl Data {
     pub(super) fn of(source: Source<'_>) -> Self {
         let story = Story::of(source.record);
         let ranks = ranks(&story, source.fenced);
-        let rank = |epoch: u64| ranks.get(&epoch).copied().unwrap_or_default();
         let (window, left_out) = window(&source, &story);
         let seen = |from: u64, until: u64| until >= window.start && from <= window.end;
-        let lease = |it: &Lease| LeaseBar {
-            host: it.host,
-            key: it.key,
-            epoch: it.epoch.to_string(),
-            rank: rank(it.epoch),
-            claim: it.request.0,
-            asked: ms(it.asked),
-            from: ms(it.from),
-            to: ms(it.until),
-            renewals: it.renewals,
-            why: why(it.how, true),
-        };
-        let leases: Vec<LeaseBar> = story
-            .leases
-            .iter()
-            .filter(|it| seen(it.from, it.until))
-            .map(lease)
-            .collect();
+        let leases = story.leases.iter().filter(|it| seen(it.from, it.until));
         let waits = story.waits.iter().filter(|it| seen(it.from, it.until));
         let writes = story.writes.iter().filter(|it| seen(it.at, it.at));
         let overlaps = story.overlaps.iter().filter(|it| seen(it.from, it.until));
-        let epoch_of = |lease: usize| rank(story.leases[lease].epoch);
+        let leases: Vec<LeaseBar> = leases.map(|it| LeaseBar::of(it, &ranks)).collect();
         let keys: BTreeSet<KeyAt> = leases.iter().map(|it| it.key).collect();
-        let shown = distinct(source.violations);
-        let shown = shown.into_iter().filter(|it| seen(it.at, it.at));
+        let mut violations = distinct(source.violations);
+        violations.retain(|it| seen(it.at, it.at));
         let mut data = Self {
             hosts: source.hosts,
             fenced: source.fenced,
@@ -165,49 +147,19 @@ impl Data {
             left_out,
             voters: voters_of(&keys, source.voters),
             leases,
-            waits: waits
-                .map(|it| WaitBar {
-                    host: it.host,
-                    key: it.key,
-                    from: ms(it.from),
-                    to: ms(it.until),
-                    why: why(it.how, false),
-                })
-                .collect(),
-            writes: writes
-                .map(|it| WriteMark {
-                    host: it.host,
-                    key: it.key,
-                    at: ms(it.at),
-                    rank: rank(it.epoch),
-                    taken: it.taken,
-                    stale: it.is_stale,
-                })
-                .collect(),
+            waits: waits.map(WaitBar::of).collect(),
+            writes: writes.map(|it| WriteMark::of(it, &ranks)).collect(),
             overlaps: overlaps
-                .map(|it| OverlapBar {
-                    key: it.key,
-                    from: ms(it.from),
-                    to: ms(it.until),
-                    hosts: (
-                        story.leases[it.leases.0].host,
-                        story.leases[it.leases.1].host,
-                    ),
-                    ranks: (epoch_of(it.leases.0), epoch_of(it.leases.1)),
-                })
+                .map(|it| OverlapBar::of(it, &story, &ranks))
                 .collect(),
             spans: host_spans(source.record),
             links: link_spans(source.record, source.hosts),
-            violations: shown
-                .clone()
+            violations_more: violations.len().saturating_sub(VIOLATIONS_MAX),
+            violations: violations
+                .into_iter()
                 .take(VIOLATIONS_MAX)
-                .map(|it| Mark {
-                    at: ms(it.at),
-                    law: it.law,
-                    what: it.what.clone(),
-                })
+                .map(Mark::of)
                 .collect(),
-            violations_more: shown.count().saturating_sub(VIOLATIONS_MAX),
             title: source.title,
             command: source.command,
             algorithm: source.algorithm,
@@ -217,6 +169,78 @@ impl Data {
         data.links
             .retain(|it| it.to >= data.from && it.from <= data.to);
         data
+    }
+}
+
+/// A short number for each epoch.
+type Ranks = BTreeMap<u64, usize>;
+
+fn rank(ranks: &Ranks, epoch: u64) -> usize {
+    ranks.get(&epoch).copied().unwrap_or_default()
+}
+
+impl LeaseBar {
+    fn of(it: &Lease, ranks: &Ranks) -> Self {
+        Self {
+            host: it.host,
+            key: it.key,
+            epoch: it.epoch.to_string(),
+            rank: rank(ranks, it.epoch),
+            claim: it.request.0,
+            asked: ms(it.asked),
+            from: ms(it.from),
+            to: ms(it.until),
+            renewals: it.renewals,
+            why: why(it.how, true),
+        }
+    }
+}
+
+impl WaitBar {
+    fn of(it: &Wait) -> Self {
+        Self {
+            host: it.host,
+            key: it.key,
+            from: ms(it.from),
+            to: ms(it.until),
+            why: why(it.how, false),
+        }
+    }
+}
+
+impl WriteMark {
+    fn of(it: &Write, ranks: &Ranks) -> Self {
+        Self {
+            host: it.host,
+            key: it.key,
+            at: ms(it.at),
+            rank: rank(ranks, it.epoch),
+            taken: it.taken,
+            stale: it.is_stale,
+        }
+    }
+}
+
+impl OverlapBar {
+    fn of(it: &Overlap, story: &Story, ranks: &Ranks) -> Self {
+        let [one, two] = [it.leases.0, it.leases.1].map(|lease| &story.leases[lease]);
+        Self {
+            key: it.key,
+            from: ms(it.from),
+            to: ms(it.until),
+            hosts: (one.host, two.host),
+            ranks: (rank(ranks, one.epoch), rank(ranks, two.epoch)),
+        }
+    }
+}
+
+impl Mark {
+    fn of(it: &Violation) -> Self {
+        Self {
+            at: ms(it.at),
+            law: it.law,
+            what: it.what.clone(),
+        }
     }
 }
 
@@ -258,7 +282,7 @@ fn ms(nanos: u64) -> f64 {
 
 /// A short number for each epoch: its place among them, or where they do not rise, the place of
 /// the grant.
-fn ranks(story: &Story, fenced: bool) -> BTreeMap<u64, usize> {
+fn ranks(story: &Story, fenced: bool) -> Ranks {
     if !fenced {
         return story
             .leases
@@ -331,7 +355,7 @@ fn window(source: &Source<'_>, story: &Story) -> (Range<u64>, String) {
     };
     let to = story.leases[last].from;
     let text = format!(
-        "The run has {} leases and lasts {} ms; {} to {} ms are shown. Choose others with --window.",
+        "The run has {} leases in {} ms; {} to {} ms are shown. Choose others with --window.",
         story.leases.len(),
         end / MILLISECOND,
         from / MILLISECOND,

@@ -82,9 +82,11 @@ mod tests {
     #[test]
     fn a_page_needs_nothing_but_itself() {
         let page = page_of("split", Algorithm::Living, "a split");
-        for word in ["src=", "href=", "@import", "url(", "fetch(", "{{"] {
+        for word in ["src=", "href=", "@import", "fetch(", "{{"] {
             assert!(!page.contains(word), "{word}");
         }
+        // Only its own patterns.
+        assert!(page.split("url(").skip(1).all(|rest| rest.starts_with('#')));
         assert!(page.contains("\"overlaps\":[{") && page.contains("partition: n0, n1, n2"));
     }
 
