@@ -43,7 +43,7 @@ pub enum Mutant {
     WonIsForgotten,
     /// A vote does not say for how long it is: the claimant counts what it asked for.
     VoteWithoutTtl,
-    /// A renewal with a shorter ttl frees the vote sooner.
+    /// A renewal asks for less, and the voter takes back what it had promised.
     LeaseShrinks,
     /// A release frees the vote of whoever has it.
     ReleaseByKeyAlone,

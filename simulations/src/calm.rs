@@ -3,6 +3,7 @@
 //! First every lock that is still wanted is granted; then every voter and claimant is empty; then a
 //! few plain stories are played on the quiet cluster and timed.
 
+use crate::algorithms::Algorithm;
 use crate::invariants::{End, Fact, Handover, Host as HostAt, KeyAt, RequestId};
 use crate::settings::{Pace, SECOND};
 use crate::workload::{State, Status, Wish};
@@ -13,6 +14,10 @@ impl World {
     pub(crate) fn calm_down(&mut self) {
         self.heal();
         self.expect_served();
+        if self.settings.algorithm != Algorithm::Lockmesh {
+            // The rest is about bounds that only this project promises.
+            return;
+        }
         if self.laws.violations.is_empty() {
             self.expect_drained();
         }
@@ -88,7 +93,7 @@ impl World {
                 host,
                 slots: voter.map_or(0, |voter| voter.slots()),
                 waiters: voter.map_or(0, |voter| voter.waiters()),
-                claims: process.node.claimant().len(),
+                claims: process.node.claims(),
             };
             self.see(&fact);
         }
@@ -106,6 +111,7 @@ impl World {
             Self::play_dead_holder,
             Self::play_dead_waiter,
             Self::play_rolling_restart,
+            Self::play_forgetful_voter,
         ];
         for (story, key) in stories.into_iter().zip(keys) {
             if self.laws.violations.is_empty() {
@@ -297,6 +303,51 @@ impl World {
         self.see(&Fact::Survived { request, held });
         self.let_go(holder, request);
         self.pass(self.laws.history.terms.settled);
+    }
+
+    /// M5: a holder has only just a majority and is cut off; one of those that voted for it forgets;
+    /// and a rival asks that one and all the others. The laws of safety look on.
+    fn play_forgetful_voter(&mut self, key: KeyAt) {
+        let voters = self.laws.history.terms.voters[key].clone();
+        let majority = self.laws.history.majority(key);
+        let Some(holder) = (0..self.hosts.len()).find(|host| !voters.contains(host)) else {
+            return;
+        };
+        let (voted, others) = voters.split_at(majority);
+        let Some(rival) = (0..self.hosts.len()).find(|host| *host != holder && *host != voted[0])
+        else {
+            return;
+        };
+        let links = |to: &[HostAt]| -> Vec<(HostAt, HostAt)> {
+            to.iter()
+                .flat_map(|voter| [(holder, *voter), (*voter, holder)])
+                .collect()
+        };
+        let quarantine = self.settings.at_most(self.settings.timing.quarantine());
+        self.pass(quarantine + 2 * SECOND);
+        self.network.cut(&links(others));
+        let first = self.probe(holder, self.wish(key));
+        self.pass(4 * self.settings.round_trip());
+        let is_held =
+            first.is_some_and(|first| matches!(self.probed.get(&first), Some(Status::Held { .. })));
+        if !is_held {
+            return;
+        }
+        self.network.cut(&links(voted));
+        self.crash(voted[0]);
+        self.start(voted[0], false, false);
+        let second = self.probe(rival, self.wish(key));
+        let (Some(first), Some(second)) = (first, second) else {
+            return;
+        };
+        let timing = self.settings.timing;
+        let settled = self.settings.at_most(timing.quarantine() + timing.max_ttl) + 2 * SECOND;
+        // It may have to claim anew, above the floor of the one that forgot.
+        let bound = settled + self.settings.at_most(2 * timing.max_ttl);
+        self.expect_grant(second, Handover::DeadHolder, bound);
+        self.network.mend(&links(&voters));
+        self.let_go(holder, first);
+        self.let_go(rival, second);
     }
 
     /// Two hosts of which the first may die without a voter of the key being lost.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::algorithms::Algorithm;
 use crate::faults;
 use crate::invariants::{Kind, Violation};
 use crate::settings::Settings;
@@ -21,6 +22,8 @@ pub(crate) struct Tweaks {
     pub(crate) nodes: Option<usize>,
     /// Only the first so many faults.
     pub(crate) faults: Option<usize>,
+    /// What the hosts run.
+    pub(crate) algorithm: Algorithm,
 }
 
 /// How a run failed.
@@ -80,16 +83,23 @@ pub(crate) struct Summary {
     pub(crate) took: Duration,
 }
 
-/// Runs the world of a seed.
-pub(crate) fn run_seed(seed: u64, tweaks: Tweaks, keeps_lines: bool) -> Outcome {
-    let settings = Settings::draw(seed, tweaks.nodes);
+/// The world of a seed.
+pub(crate) fn world_of(seed: u64, tweaks: Tweaks) -> (Settings, Vec<faults::Fault>) {
+    let mut settings = Settings::draw(seed, tweaks.nodes);
+    settings.algorithm = tweaks.algorithm;
     let mut faults = faults::draw(&settings);
     faults.truncate(tweaks.faults.unwrap_or(usize::MAX));
+    (settings, faults)
+}
+
+/// Runs the world of a seed.
+pub(crate) fn run_seed(seed: u64, tweaks: Tweaks, keeps_lines: bool) -> Outcome {
+    let (settings, faults) = world_of(seed, tweaks);
     World::new(settings, faults, keeps_lines).run()
 }
 
 /// Runs it, and says how it failed if it did.
-fn judge(seed: u64, tweaks: Tweaks) -> (Option<Outcome>, Option<(Failure, String)>) {
+pub(crate) fn judge(seed: u64, tweaks: Tweaks) -> (Option<Outcome>, Option<(Failure, String)>) {
     match catch_unwind(AssertUnwindSafe(|| run_seed(seed, tweaks, false))) {
         Ok(outcome) => {
             let failure = Failure::of(&outcome.violations);

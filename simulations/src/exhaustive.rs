@@ -69,6 +69,14 @@ pub(crate) fn scopes() -> Vec<Scope> {
         scope("doubles", &[1, 0], Begins::Asked, 0, 0, true),
         scope("leases run out", &[1, 0], Begins::Owned, 3, 0, false),
         scope("a voter forgets", &[1, 0], Begins::Owned, 4, 1, false),
+        scope(
+            "set back and forgetful",
+            &[9, 0],
+            Begins::Forgotten,
+            2,
+            1,
+            false,
+        ),
         scope("three claims", &[1, 0, 2], Begins::Owned, 1, 0, false),
     ]
 }
@@ -81,7 +89,14 @@ pub(crate) enum Begins {
     /// The first owns the key by two votes; its claim to the third voter is still on its way. The
     /// others may ask at any time.
     Owned,
+    /// So it did, and died. Then a voter that had voted for it lost its memory and came back with its
+    /// wall clock set back by half a lease. Its quarantine is over; the other voters sleep, and
+    /// have not noticed yet that the lease is over.
+    Forgotten,
 }
+
+/// The wall clock of the voter that came back.
+const SET_BACK_MS: u64 = 500;
 
 /// A message on its way. Voters are numbered first, then claimants.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -180,6 +195,7 @@ pub(crate) enum Action {
     Ask(usize),
     Release(usize),
     Wake(usize),
+    WakeVoter(usize),
     Read(Envelope),
     Step,
     Crash(usize),
@@ -247,9 +263,11 @@ impl Search {
             Some(claimant) => self.scope.walls[claimant],
             None => 0,
         };
+        let is_back = self.scope.begins == Begins::Forgotten && at == 0 && state.crashes > 0;
+        let behind = if is_back { SET_BACK_MS } else { 0 };
         Now {
             mono: Instant::ZERO.after(LEASE + STEP * state.time as u32),
-            wall_ms: WALL_MS + STEP.as_millis() as u64 * state.time + ahead,
+            wall_ms: WALL_MS + STEP.as_millis() as u64 * state.time + ahead - behind,
         }
     }
 
@@ -393,20 +411,32 @@ impl Search {
                     self.ask(state, claimant);
                 }
             }
-            Begins::Owned => {
-                self.ask(state, 0);
-                let is_for = |at: u8| move |it: &Envelope| it.to == at;
-                for voter in [0, 1] {
-                    let sent: Vec<Envelope> = state.network.iter().cloned().collect();
-                    for envelope in sent.into_iter().filter(is_for(voter)) {
-                        self.read(state, &envelope);
-                    }
-                }
-                let sent: Vec<Envelope> = state.network.iter().cloned().collect();
-                for envelope in sent.into_iter().filter(is_for(VOTERS as u8)) {
-                    self.read(state, &envelope);
-                }
+            Begins::Owned => self.own(state),
+            Begins::Forgotten => {
+                self.own(state);
+                state.crashes = 1;
+                self.crash(state, 0);
+                state.crashes = 1;
+                state.network.clear();
+                state.time = 2;
+                self.wake_voter(state, 0);
+                self.ask(state, 1);
             }
+        }
+    }
+
+    fn own(&self, state: &mut State) {
+        self.ask(state, 0);
+        let is_for = |at: u8| move |it: &Envelope| it.to == at;
+        for voter in [0, 1] {
+            let sent: Vec<Envelope> = state.network.iter().cloned().collect();
+            for envelope in sent.into_iter().filter(is_for(voter)) {
+                self.read(state, &envelope);
+            }
+        }
+        let sent: Vec<Envelope> = state.network.iter().cloned().collect();
+        for envelope in sent.into_iter().filter(is_for(VOTERS as u8)) {
+            self.read(state, &envelope);
         }
     }
 
@@ -450,18 +480,29 @@ impl Search {
     }
 
     /// Time goes on. Voters do what is due at once, which is when it is most dangerous; claimants
-    /// may sleep.
+    /// may sleep. Where a voter is to sleep too, the search wakes it.
     fn step(&self, state: &mut State) {
         state.time += 1;
-        for at in 0..VOTERS {
-            let now = self.now(state, at);
-            let mut out = Effects::default();
-            let due = state.voters[at].it.next_timeout();
-            if due.is_some_and(|due| due <= now.mono) {
-                state.voters[at].change(|it| it.handle_timeout(now, &mut out));
-                self.follow(state, at, out);
+        if self.scope.begins != Begins::Forgotten {
+            for at in 0..VOTERS {
+                self.wake_voter(state, at);
             }
         }
+    }
+
+    fn wake_voter(&self, state: &mut State, at: usize) {
+        let now = self.now(state, at);
+        let mut out = Effects::default();
+        if self.is_due(state, at) {
+            state.voters[at].change(|it| it.handle_timeout(now, &mut out));
+            self.follow(state, at, out);
+        }
+    }
+
+    fn is_due(&self, state: &State, at: usize) -> bool {
+        let now = self.now(state, at);
+        let due = state.voters[at].it.next_timeout();
+        due.is_some_and(|due| due <= now.mono)
     }
 }
 
@@ -514,7 +555,8 @@ impl Model for Search {
         if state.broken.is_some() {
             return;
         }
-        for (claimant, attempt) in state.attempts.iter().enumerate() {
+        let dead = usize::from(self.scope.begins == Begins::Forgotten);
+        for (claimant, attempt) in state.attempts.iter().enumerate().skip(dead) {
             match attempt.ticket {
                 None => actions.push(Action::Ask(claimant)),
                 Some(_) if !attempt.is_over => actions.push(Action::Release(claimant)),
@@ -526,6 +568,8 @@ impl Model for Search {
                 actions.push(Action::Wake(claimant));
             }
         }
+        let sleepers = (0..VOTERS).filter(|at| self.is_due(state, *at));
+        actions.extend(sleepers.map(Action::WakeVoter));
         actions.extend(state.network.iter().cloned().map(Action::Read));
         if state.time < self.scope.steps {
             actions.push(Action::Step);
@@ -551,6 +595,7 @@ impl Model for Search {
                 state.claimants[claimant].change(|it| it.handle_timeout(now, &mut out));
                 self.follow(&mut state, at, out);
             }
+            Action::WakeVoter(at) => self.wake_voter(&mut state, at),
             Action::Read(envelope) => self.read(&mut state, &envelope),
             Action::Step => self.step(&mut state),
             Action::Crash(at) => self.crash(&mut state, at),

@@ -12,6 +12,8 @@ pub(crate) enum Target {
     Host(Host),
     /// Whoever holds a lock at that moment; this host where nobody does.
     HolderOr(Host),
+    /// A voter of a key that somebody holds at that moment; this host where nobody does.
+    VoterOr(Host),
 }
 
 /// A way to cut links.
@@ -134,10 +136,10 @@ fn draw_trouble(rng: &mut Rng, weights: &[u64], settings: &Settings) -> Trouble 
     let hosts = settings.hosts();
     let host = rng.below(hosts as u64) as Host;
     let span = rng.spread(settings.round_trip(), settings.max_ttl() * 3);
-    let target = if rng.chance(500_000) {
-        Target::HolderOr(host)
-    } else {
-        Target::Host(host)
+    let target = match rng.below(4) {
+        0 => Target::Host(host),
+        1 => Target::VoterOr(host),
+        _ => Target::HolderOr(host),
     };
     match kind {
         0 => Trouble::Cut {
@@ -160,7 +162,7 @@ fn draw_trouble(rng: &mut Rng, weights: &[u64], settings: &Settings) -> Trouble 
         },
         4 => Trouble::Crash {
             target,
-            down: rng.spread(MILLISECOND, settings.max_ttl() * 2),
+            down: rng.spread(MILLISECOND, settings.max_ttl()),
             says_new: rng.chance(300_000),
             moves: rng.chance(300_000),
         },
@@ -192,10 +194,10 @@ fn draw_cut(rng: &mut Rng, hosts: usize) -> Cut {
 
 fn draw_wall_jump(rng: &mut Rng, host: Host, settings: &Settings) -> Trouble {
     let skew = settings.timing.max_clock_skew.as_millis() as u64;
-    let by = if rng.chance(700_000) {
-        rng.between(1, skew)
-    } else {
-        rng.spread(skew, 10_000_000)
+    let by = match rng.below(10) {
+        0..6 => rng.between(1, skew),
+        6..8 => rng.between(skew, settings.max_ttl() / MILLISECOND * 2),
+        _ => rng.spread(skew, 10_000_000),
     } as i64;
     let back = rng.chance(500_000);
     Trouble::WallJump {

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use lockmesh::node::Node;
 use lockmesh::proto::event::Ticket;
 use lockmesh::proto::id::NodeId;
 use lockmesh::proto::time::Instant;
 
+use crate::algorithms::Machine;
 use crate::clocks::Clock;
 use crate::gossip::Sighting;
 use crate::invariants::{KeyAt, RequestId};
@@ -30,7 +30,7 @@ pub(crate) struct Ongoing {
 /// One life of a node.
 #[derive(Debug)]
 pub(crate) struct Process {
-    pub(crate) node: Node,
+    pub(crate) node: Box<dyn Machine>,
     pub(crate) requests: BTreeMap<Ticket, Ongoing>,
     /// What its voter had on record when it was last looked at.
     pub(crate) voted: BTreeMap<KeyAt, (usize, u64)>,

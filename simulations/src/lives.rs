@@ -2,17 +2,18 @@
 
 use std::net::SocketAddr;
 
-use lockmesh::node::{Node, NodeConfig};
+use lockmesh::node::NodeConfig;
 use lockmesh::proto::epoch::Epoch;
 use lockmesh::proto::event::Ticket;
 use lockmesh::proto::id::Incarnation;
 use lockmesh::proto::voter::{Limits, Start};
 use lockmesh::wire::Seal;
 
+use crate::algorithms;
 use crate::faults::{Target, Trouble};
 use crate::gossip::Sighting;
 use crate::host::Process;
-use crate::invariants::{End, Fact, Host as HostAt};
+use crate::invariants::{End, Fact, Host as HostAt, KeyAt};
 use crate::settings::{Gossip, Lives, SECOND};
 use crate::world::{Happening, World};
 
@@ -43,7 +44,7 @@ impl World {
                 self.push_in(span, Happening::Mend { fault, step: 1 });
             }
             Trouble::Storm { loss_ppm, span } => {
-                self.network.storm_ppm = loss_ppm;
+                self.network.set_storm(loss_ppm);
                 self.push_in(span, Happening::Mend { fault, step: 1 });
             }
             Trouble::Crash {
@@ -96,7 +97,7 @@ impl World {
                 }
             }
             Trouble::Slow { host, .. } => self.network.set_slow(host, 0),
-            Trouble::Storm { .. } => self.network.storm_ppm = 0,
+            Trouble::Storm { .. } => self.network.set_storm(0),
             _ => {}
         }
     }
@@ -104,13 +105,22 @@ impl World {
     fn resolve(&mut self, target: Target) -> HostAt {
         match target {
             Target::Host(host) => host,
-            Target::HolderOr(host) => {
-                let keys = 0..self.keys.len();
-                let history = &self.laws.history;
-                let mut holders = keys.flat_map(|key| history.holders(key, self.time));
-                holders.next().map_or(host, |(_, asked)| asked.host)
+            Target::HolderOr(host) => self.held_now().map_or(host, |(_, holder)| holder),
+            Target::VoterOr(host) => {
+                let Some((key, _)) = self.held_now() else {
+                    return host;
+                };
+                *self.start_rng.pick(&self.laws.history.terms.voters[key])
             }
         }
+    }
+
+    /// A key that is held, and by which host.
+    fn held_now(&self) -> Option<(KeyAt, HostAt)> {
+        let keys = 0..self.keys.len();
+        let history = &self.laws.history;
+        let mut holders = keys.flat_map(|key| history.holders(key, self.time));
+        holders.next().map(|(_, asked)| (asked.key, asked.host))
     }
 
     pub(crate) fn set_rate(&mut self, host: HostAt, rate_ppm: i64) {
@@ -130,6 +140,9 @@ impl World {
             self.see_over(host, ticket, End::Crashed);
         }
         if is_voter {
+            if self.bears_a_lease(host) {
+                self.count("crashes_under_a_lease");
+            }
             self.see(&Fact::Forgot { voter: host });
         }
         let machine = &mut self.hosts[host];
@@ -139,6 +152,17 @@ impl World {
         machine.put_off.clear();
         machine.timer += 1;
         machine.timer_at = None;
+    }
+
+    /// Whether somebody holds a lock that needs this voter's vote.
+    fn bears_a_lease(&self, voter: HostAt) -> bool {
+        let history = &self.laws.history;
+        self.voter_keys[voter].iter().any(|key| {
+            history.holders(*key, self.time).any(|(_, asked)| {
+                history.vote_of(voter, *key) == Some((asked.host, asked.epoch))
+                    && history.votes_for(*key, asked.host, asked.epoch) <= history.majority(*key)
+            })
+        })
     }
 
     /// A process starts, where none runs.
@@ -160,8 +184,11 @@ impl World {
             "restarts"
         });
         self.start_as(host, says_new);
-        if self.is_calm || self.settings.gossip == Gossip::Honest {
+        self.hearing.forget(host);
+        if self.is_calm {
             self.tell_truth(host);
+        } else if self.settings.gossip != Gossip::Hostile {
+            self.tell(host, self.settings.gossip);
         }
     }
 
@@ -213,7 +240,7 @@ impl World {
             seal: Seal::insecure_plaintext(),
         };
         machine.process = Some(Process {
-            node: Node::new(now, config),
+            node: algorithms::start(self.settings.algorithm, now, config),
             requests: Default::default(),
             voted: Default::default(),
             slots: 0,
@@ -224,7 +251,10 @@ impl World {
         machine.timer_at = None;
         self.trace
             .line(self.time, format_args!("n{host} starts as {life:?}"));
-        if host < self.settings.members {
+        if self
+            .process(host)
+            .is_some_and(|process| process.node.voter().is_some())
+        {
             self.see(&Fact::Forgot { voter: host });
         }
         self.drain(host);

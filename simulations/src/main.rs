@@ -7,6 +7,7 @@
 //!
 //! `README.md` tells how to run, replay and read it.
 
+mod algorithms;
 mod calm;
 mod campaign;
 mod clocks;
@@ -17,8 +18,11 @@ mod host;
 mod invariants;
 mod ledger;
 mod lives;
+#[cfg(feature = "mutants")]
+mod mutation;
 mod network;
 mod observe;
+mod report;
 mod rng;
 mod settings;
 mod trace;
@@ -26,6 +30,7 @@ mod workload;
 mod world;
 
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use std::time::Duration;
@@ -34,6 +39,7 @@ use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use algorithms::{Algorithm, compare as comparison};
 use campaign::{Summary, Tweaks};
 
 /// Breaks the lock mesh with seeds, and says whether it held.
@@ -54,6 +60,18 @@ struct Args {
     /// Lets only the first so many faults of a seed come to pass.
     #[arg(long, value_name = "N")]
     faults: Option<usize>,
+    /// What the hosts run.
+    #[arg(long, value_enum, default_value_t)]
+    algorithm: Algorithm,
+    /// Draws the run as a page of its own into this file, and runs nothing else.
+    #[arg(long, value_name = "FILE.html", requires = "seed")]
+    report: Option<PathBuf>,
+    /// Draws one of the stories of `compare` instead of the world of the seed.
+    #[arg(long, value_name = "NAME", requires = "report", value_parser = comparison::names())]
+    story: Option<String>,
+    /// Draws only this part of the run, in milliseconds.
+    #[arg(long, value_name = "A..B", value_parser = parse_range, requires = "report")]
+    window: Option<Range<u64>>,
     /// Prints every step of the seed.
     #[arg(long, requires = "seed")]
     trace: bool,
@@ -67,6 +85,15 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Plays the same stories with lockmesh, a majority of the living, and Redlock.
+    Compare {
+        /// The seeds with which each story is played.
+        #[arg(long, value_name = "A..B", value_parser = parse_range, default_value = "0..50")]
+        seeds: Range<u64>,
+        /// Prints one JSON object instead of the table.
+        #[arg(long)]
+        json: bool,
+    },
     /// Searches every interleaving at small scope.
     Exhaustive {
         /// How long, over all scopes.
@@ -75,6 +102,22 @@ enum Command {
         /// The most states of one scope: what memory allows, at some 2 KiB each.
         #[arg(long, value_name = "N", default_value_t = 6_000_000)]
         states: usize,
+        /// Prints one JSON object on the last line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Puts known mistakes back, one at a time, and tells which law caught each.
+    #[cfg(feature = "mutants")]
+    Mutants {
+        /// How many seeds each is given before the exhaustive search takes over.
+        #[arg(long, value_name = "N", default_value_t = 200)]
+        seeds: u64,
+        /// Only the mistakes with this in their name.
+        #[arg(long, value_name = "NAME", default_value = "")]
+        only: String,
+        /// How long one scope of the search may take.
+        #[arg(long, value_name = "N", default_value_t = 10)]
+        seconds: u64,
         /// Prints one JSON object on the last line.
         #[arg(long)]
         json: bool,
@@ -104,8 +147,12 @@ fn main() -> ExitCode {
     let tweaks = Tweaks {
         nodes: args.nodes.map(|nodes| nodes as usize),
         faults: args.faults,
+        algorithm: args.algorithm,
     };
     let seeds = args.seed.map_or(args.seeds.clone(), |seed| seed..seed + 1);
+    if let Some(file) = &args.report {
+        return report(file, &args, seeds.start, tweaks);
+    }
     if args.trace {
         print_trace(seeds.start, tweaks);
     }
@@ -131,13 +178,84 @@ fn main() -> ExitCode {
     }
 }
 
+/// Draws one run into a file.
+fn report(file: &Path, args: &Args, seed: u64, tweaks: Tweaks) -> ExitCode {
+    let name = args.story.as_deref();
+    let story = name.and_then(|name| comparison::world(name, seed, args.algorithm));
+    let (settings, faults) = story.unwrap_or_else(|| campaign::world_of(seed, tweaks));
+    let title = name.map_or_else(
+        || format!("The world of seed {seed}"),
+        |name| format!("{name}: {}, seed {seed}", comparison::what(name)),
+    );
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let command = format!("cargo run --release -p simulations -- {}", words.join(" "));
+    let page = report::page(title, command, settings, faults, args.window.clone());
+    let written = page.and_then(|page| {
+        let told = |err| format!("cannot write {}: {err}", file.display());
+        std::fs::write(file, page).map_err(told)
+    });
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            eprintln!("{err}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn obey(command: Command) -> ExitCode {
     match command {
+        Command::Compare { seeds, json } => {
+            let rows = comparison::run(&seeds);
+            if json {
+                println!("{}", comparison::json(&rows));
+            } else {
+                print!("{}", comparison::markdown(&rows));
+            }
+            ExitCode::SUCCESS
+        }
         Command::Exhaustive {
             seconds,
             states,
             json,
         } => search_all(Duration::from_secs(seconds), states, json),
+        #[cfg(feature = "mutants")]
+        Command::Mutants {
+            seeds,
+            only,
+            seconds,
+            json,
+        } => try_mutants(seeds, &only, Duration::from_secs(seconds), json),
+    }
+}
+
+#[cfg(feature = "mutants")]
+fn try_mutants(seeds: u64, only: &str, search: Duration, json: bool) -> ExitCode {
+    // A mistake may well panic: that counts as caught, and needs no words.
+    std::panic::set_hook(Box::new(|_| {}));
+    let budget = mutation::Budget {
+        seeds,
+        search,
+        states: 3_000_000,
+    };
+    println!("{:<24} {:<9} {:>9}  where", "mistake", "caught by", "after");
+    let verdicts = mutation::all(only, budget, |one| {
+        let law = one.law.as_deref().unwrap_or("nothing");
+        println!(
+            "{:<24} {law:<9} {:>9}  {}",
+            one.mutant, one.after, one.place
+        );
+    });
+    let caught = verdicts.iter().filter(|one| one.law.is_some()).count();
+    println!("{caught} of {} caught", verdicts.len());
+    if json {
+        let line = json!({"mutants": verdicts.len(), "caught": caught, "verdicts": verdicts});
+        println!("{line}");
+    }
+    if caught == verdicts.len() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     }
 }
 
@@ -289,6 +407,7 @@ fn tell(summary: &Summary) {
             &[
                 "restarts",
                 "restarts_told_new",
+                "crashes_under_a_lease",
                 "quarantines",
                 "voters_returned",
                 "leans_on_wall_clock",

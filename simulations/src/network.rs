@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::report::Links;
 use crate::rng::Rng;
 
 /// How the links behave while faults are allowed.
@@ -40,8 +41,10 @@ pub(crate) struct Network {
     slow: BTreeMap<usize, u64>,
     pub(crate) weather: Weather,
     /// Loss that a fault adds for a while.
-    pub(crate) storm_ppm: u64,
+    storm_ppm: u64,
     pub(crate) fates: Fates,
+    /// How often a fault changed something here.
+    pub(crate) changes: u64,
 }
 
 impl Network {
@@ -58,6 +61,7 @@ impl Network {
             weather,
             storm_ppm: 0,
             fates: Fates::default(),
+            changes: 0,
         }
     }
 
@@ -99,13 +103,37 @@ impl Network {
         self.delays[from * self.hosts + to] + self.weather.jitter
     }
 
+    /// Whether datagrams get from one host to another.
+    pub(crate) fn is_open(&self, from: usize, to: usize) -> bool {
+        self.cuts[from * self.hosts + to] == 0
+    }
+
+    /// How the links are now.
+    pub(crate) fn links(&self) -> Links {
+        let all = (0..self.cuts.len()).filter(|link| self.cuts[*link] > 0);
+        Links {
+            cut: all
+                .map(|link| (link / self.hosts, link % self.hosts))
+                .collect(),
+            slow: self.slow.clone(),
+            storm_ppm: self.storm_ppm,
+        }
+    }
+
+    pub(crate) fn set_storm(&mut self, ppm: u64) {
+        self.changes += 1;
+        self.storm_ppm = ppm;
+    }
+
     pub(crate) fn cut(&mut self, links: &[(usize, usize)]) {
+        self.changes += 1;
         for (from, to) in links {
             self.cuts[from * self.hosts + to] += 1;
         }
     }
 
     pub(crate) fn mend(&mut self, links: &[(usize, usize)]) {
+        self.changes += 1;
         for (from, to) in links {
             let cuts = &mut self.cuts[from * self.hosts + to];
             *cuts = cuts.saturating_sub(1);
@@ -114,6 +142,7 @@ impl Network {
 
     /// Adds to every delay from and to `host`; zero ends it.
     pub(crate) fn set_slow(&mut self, host: usize, by: u64) {
+        self.changes += 1;
         if by == 0 {
             self.slow.remove(&host);
         } else {
@@ -123,6 +152,7 @@ impl Network {
 
     /// All links work from now on. What is already on its way stays as late as it is.
     pub(crate) fn heal(&mut self) {
+        self.changes += 1;
         self.cuts.fill(0);
         self.slow.clear();
         self.storm_ppm = 0;

@@ -187,7 +187,7 @@ impl World {
             if ongoing.until.is_some() {
                 continue;
             }
-            let Some(epoch) = process.node.claimant().epoch(*ticket) else {
+            let Some(epoch) = process.node.epoch(*ticket) else {
                 continue;
             };
             let epoch = epoch.get();
@@ -256,7 +256,7 @@ impl World {
             let Some(until) = ongoing.until else {
                 continue;
             };
-            let held = process.node.claimant().valid_until(now, *ticket).is_some();
+            let held = process.node.valid_until(now, *ticket).is_some();
             let expired = now.mono >= until;
             if held && expired {
                 lies.push(Fact::Looked {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use lockmesh::proto::roster::Timing;
 
+use crate::algorithms::Algorithm;
 use crate::network::Weather;
 use crate::rng::Rng;
 
@@ -27,6 +28,8 @@ pub(crate) enum Gossip {
     /// Stale addresses and lives, the living called dead and the dead living, some left out, and
     /// every node told something else.
     Hostile,
+    /// What heartbeats tell: who cannot be heard is believed to be dead after a while.
+    Heard,
 }
 
 /// Where the number of a new life comes from.
@@ -47,6 +50,9 @@ pub(crate) struct Habits {
     pub(crate) rest_max: u64,
     /// How long it holds a lock, at the most. Some hold longer than their lease.
     pub(crate) hold_max: u64,
+    /// How long it works on a write after it has looked at its guard, at the most; zero: no longer
+    /// than a round trip.
+    pub(crate) work_max: u64,
     pub(crate) try_ppm: u64,
     pub(crate) renew_ppm: u64,
     pub(crate) withdraw_ppm: u64,
@@ -58,6 +64,10 @@ pub(crate) struct Habits {
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) seed: u64,
+    /// What the hosts run.
+    pub(crate) algorithm: Algorithm,
+    /// Whether the run is recorded for a page or a table; it then goes on after a broken law.
+    pub(crate) is_recorded: bool,
     /// Members of the roster, hosts 0 and up; those after them are no members.
     pub(crate) members: usize,
     pub(crate) outsiders: usize,
@@ -83,7 +93,7 @@ impl Settings {
         let mut rng = Rng::stream(seed, "settings");
         let drawn = draw_members(&mut rng);
         let members = members.unwrap_or(drawn).max(1);
-        let voters_per_key = *rng.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 7]);
+        let voters_per_key = *rng.pick(&[1, 2, 2, 3, 3, 3, 3, 4, 5, 5, 7]);
         let round_trip = *rng.pick(&[2, 5, 10, 20]) * MILLISECOND;
         let timing = draw_timing(&mut rng, round_trip);
         let max_ttl = timing.max_ttl.as_nanos() as u64;
@@ -95,6 +105,8 @@ impl Settings {
         let fault_span = max_ttl * rng.between(4, 9);
         Self {
             seed,
+            algorithm: Algorithm::default(),
+            is_recorded: false,
             members,
             outsiders: *rng.pick(&[0, 0, 1, 2]),
             voters_per_key: voters_per_key.min(members),
@@ -186,6 +198,7 @@ fn draw_habits(rng: &mut Rng, max_ttl: u64) -> Habits {
         keys: *rng.pick(&[1, 1, 1, 2, 3, 6]),
         rest_max: rng.spread(max_ttl / 100, max_ttl / 2),
         hold_max: rng.spread(max_ttl / 100, max_ttl),
+        work_max: 0,
         try_ppm: *rng.pick(&[0, 200_000, 500_000, 1_000_000]),
         renew_ppm: *rng.pick(&[0, 500_000, 1_000_000]),
         withdraw_ppm: *rng.pick(&[0, 100_000, 300_000]),

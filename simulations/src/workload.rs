@@ -191,7 +191,15 @@ impl World {
 
     /// A client's request was granted: it will write, and let go.
     pub(crate) fn client_holds(&mut self, client: usize, request: RequestId, epoch: u64) {
-        let hold_max = self.settings.habits.hold_max;
+        let Habits {
+            hold_max, work_max, ..
+        } = self.settings.habits;
+        // Who takes his time lets go only once his last write has arrived.
+        let last = if work_max > 0 {
+            work_max + self.settings.round_trip()
+        } else {
+            0
+        };
         let it = &mut self.clients[client];
         let key = it.key;
         it.state = State::Holds {
@@ -201,9 +209,14 @@ impl World {
         };
         it.turn += 1;
         let turn = it.turn;
-        let hold = it.rng.spread(hold_max / 100, hold_max);
-        let writes = it.rng.below(3);
-        let looks: Vec<u64> = (0..writes).map(|_| it.rng.below(hold)).collect();
+        let hold = if it.rng.chance(500_000) {
+            it.rng.between(hold_max / 2, hold_max)
+        } else {
+            it.rng.spread(hold_max / 100, hold_max)
+        };
+        let writes = it.rng.below(3) * u64::from(hold > last);
+        let room = hold.saturating_sub(last);
+        let looks: Vec<u64> = (0..writes).map(|_| it.rng.below(room)).collect();
         self.push_in(hold, Happening::Wake { client, turn });
         for span in looks {
             self.push_in(span, Happening::Look { client, request });
@@ -236,7 +249,7 @@ impl World {
         let now = self.hosts[host].clock.now(self.time);
         let holds = self
             .process(host)
-            .is_some_and(|process| process.node.claimant().valid_until(now, ticket).is_some());
+            .is_some_and(|process| process.node.valid_until(now, ticket).is_some());
         if !holds {
             return;
         }
@@ -248,12 +261,14 @@ impl World {
                 .below(self.settings.timing.max_ttl.as_nanos() as u64 / 4);
             let extra = Duration::from_nanos(extra);
             self.count("extends");
-            self.at_node(host, |node, now| node.extend(now, ticket, extra).is_ok());
+            self.at_node(host, |node, now| node.extend(now, ticket, extra));
             return;
         }
-        let gap = it
-            .rng
-            .below(self.settings.timing.round_trip.as_nanos() as u64);
+        let gap = it.rng.below(
+            self.settings
+                .round_trip()
+                .max(self.settings.habits.work_max),
+        );
         let write = Write {
             request,
             key,
@@ -297,7 +312,11 @@ fn draw_wish(rng: &mut Rng, habits: &Habits, round_trip: u64, max_ttl: u64) -> (
     let is_try = rng.chance(habits.try_ppm);
     let wish = Wish {
         key: rng.below(habits.keys as u64) as KeyAt,
-        ttl: rng.spread(round_trip * 10, max_ttl),
+        ttl: if rng.chance(500_000) {
+            max_ttl
+        } else {
+            rng.spread(round_trip * 10, max_ttl)
+        },
         is_try,
         renews: rng.chance(habits.renew_ppm),
         patience: rng

@@ -1,6 +1,6 @@
 //! The world: hosts, links, clients and a ledger, one heap of happenings, one seed.
 //!
-//! The nodes are the very [`Node`] of production: bytes and time go in, bytes, events and the next
+//! The nodes are the very `Node` of production: bytes and time go in, bytes, events and the next
 //! time to wake go out. Whatever is random is drawn from streams of the seed, and nothing is
 //! iterated in an order that could differ, so a seed is a run.
 
@@ -8,18 +8,20 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use lockmesh::node::{Node, Output};
+use lockmesh::node::Output;
 use lockmesh::proto::event::Event;
 use lockmesh::proto::id::{Key, NodeId};
 use lockmesh::proto::roster::Roster;
 use lockmesh::proto::time::Now;
 
+use crate::algorithms::{Hearing, Machine};
 use crate::faults::{Fault, draw_rate};
 use crate::gossip::{self, Known};
 use crate::host::{Host, Process, SOCKET_DATAGRAMS_MAX};
 use crate::invariants::{Fact, Host as HostAt, KeyAt, Laws, RequestId, Terms, Violation};
 use crate::ledger::Ledger;
 use crate::network::Network;
+use crate::report::{Condition, Record};
 use crate::rng::Rng;
 use crate::settings::{Gossip, SECOND, Settings};
 use crate::trace::Trace;
@@ -101,6 +103,8 @@ pub(crate) struct Outcome {
     pub(crate) digest: u64,
     pub(crate) lines: Vec<String>,
     pub(crate) faults: usize,
+    /// Where the settings ask for one.
+    pub(crate) record: Option<Record>,
 }
 
 /// All of it.
@@ -121,6 +125,7 @@ pub(crate) struct World {
     pub(crate) faults: Vec<Fault>,
     pub(crate) clients: Vec<Client>,
     pub(crate) ledger: Ledger,
+    pub(crate) hearing: Hearing,
     pub(crate) laws: Laws,
     pub(crate) trace: Trace,
     pub(crate) coverage: BTreeMap<&'static str, u64>,
@@ -134,10 +139,14 @@ pub(crate) struct World {
     pub(crate) probed: BTreeMap<RequestId, Status>,
     /// When each key was last wanted.
     pub(crate) wanted_at: Vec<u64>,
+    record: Option<Record>,
 }
 
+/// A run of more steps than this is one that does not end: most take some ten thousand.
+const STEPS_MAX: u64 = 5_000_000;
+
 /// How many keys the probes at the end have for themselves.
-pub(crate) const PROBE_KEYS: usize = 5;
+pub(crate) const PROBE_KEYS: usize = 6;
 
 impl World {
     /// A world in which these faults come to pass.
@@ -181,8 +190,9 @@ impl World {
             network,
             faults,
             clients: Vec::new(),
-            ledger: Ledger::new(keys.len()),
-            laws: Laws::new(terms),
+            ledger: Ledger::new(keys.len(), settings.algorithm.has_fence()),
+            hearing: Hearing::new(hosts.len()),
+            laws: Laws::new(terms, settings.algorithm.laws()),
             trace: Trace::new(keeps_lines),
             coverage: BTreeMap::new(),
             steps: 0,
@@ -192,6 +202,7 @@ impl World {
             requests: 0,
             probed: BTreeMap::new(),
             wanted_at: vec![0; keys.len()],
+            record: settings.is_recorded.then(Record::default),
             keys,
             hosts,
             settings,
@@ -212,6 +223,11 @@ impl World {
             let at = self.gossip_rng.below(self.settings.max_ttl());
             self.push(at, Happening::Gossip { host });
         }
+        if self.settings.gossip == Gossip::Heard {
+            for host in 0..self.hosts.len() {
+                self.tell_truth(host);
+            }
+        }
         for fault in 0..self.faults.len() {
             self.push(self.faults[fault].at, Happening::Fault(fault));
         }
@@ -221,8 +237,11 @@ impl World {
     /// Runs to the end: faults, then the calm in which all must come right.
     pub(crate) fn run(mut self) -> Outcome {
         self.run_until(self.settings.fault_span, |_| false);
-        if self.laws.violations.is_empty() {
+        if !self.is_over() {
             self.calm_down();
+        }
+        if self.steps > STEPS_MAX {
+            self.see(&Fact::Endless { steps: self.steps });
         }
         self.outcome()
     }
@@ -249,6 +268,7 @@ impl World {
             digest: self.trace.digest(),
             lines: self.trace.into_lines(),
             faults: self.faults.len(),
+            record: self.record,
         }
     }
 
@@ -259,7 +279,7 @@ impl World {
             if done(self) {
                 return true;
             }
-            if !self.laws.violations.is_empty() {
+            if self.is_over() {
                 return false;
             }
             match self.heap.peek() {
@@ -271,9 +291,28 @@ impl World {
             };
             self.time = at;
             self.happen(happening);
+            self.look();
         }
         self.time = end;
         done(self)
+    }
+
+    /// A broken law ends a run, unless somebody wants to see what comes of it.
+    fn is_over(&self) -> bool {
+        let is_broken = !self.settings.is_recorded && !self.laws.violations.is_empty();
+        is_broken || self.steps > STEPS_MAX
+    }
+
+    /// The record, if there is one, takes note of what has changed.
+    fn look(&mut self) {
+        if let Some(record) = &mut self.record {
+            let hosts = self.hosts.iter().map(|host| match &host.process {
+                None => Condition::Down,
+                Some(_) if host.is_paused() => Condition::Frozen(host.lives.len()),
+                Some(_) => Condition::Runs(host.lives.len()),
+            });
+            record.look(self.time, hosts, &self.network, self.is_calm);
+        }
     }
 
     pub(crate) fn push(&mut self, at: u64, happening: Happening) {
@@ -336,7 +375,7 @@ impl World {
 
     /// The node does what is due.
     pub(crate) fn wake(&mut self, host: HostAt) {
-        self.at_node(host, Node::handle_timeout);
+        self.at_node(host, |node, now| node.handle_timeout(now));
         self.find_untold(host);
     }
 
@@ -344,11 +383,11 @@ impl World {
     pub(crate) fn at_node<R>(
         &mut self,
         host: HostAt,
-        call: impl FnOnce(&mut Node, Now) -> R,
+        call: impl FnOnce(&mut dyn Machine, Now) -> R,
     ) -> Option<R> {
         let now = self.hosts[host].clock.now(self.time);
         let process = self.hosts[host].process.as_mut()?;
-        let answer = call(&mut process.node, now);
+        let answer = call(process.node.as_mut(), now);
         self.drain(host);
         Some(answer)
     }
@@ -425,14 +464,23 @@ impl World {
         self.tell(host, Gossip::Honest);
     }
 
-    fn tell(&mut self, host: HostAt, gossip: Gossip) {
+    pub(crate) fn tell(&mut self, host: HostAt, gossip: Gossip) {
+        let runs = self.hosts.iter().map(|host| host.process.is_some());
+        let mut up: Vec<bool> = runs.collect();
+        if gossip == Gossip::Heard {
+            let speaks: Vec<bool> = self.hosts.iter().map(Host::acts).collect();
+            let network = &self.network;
+            let is_open = |from, to| network.is_open(from, to);
+            up = self.hearing.round(host, &speaks, is_open);
+        }
         let known: Vec<Known> = self
             .hosts
             .iter()
-            .map(|host| Known {
+            .zip(up)
+            .map(|(host, up)| Known {
                 id: host.id.clone(),
                 lives: host.lives.clone(),
-                up: host.process.is_some(),
+                up,
             })
             .collect();
         let view = gossip::view(&mut self.gossip_rng, gossip, host, &known);
@@ -461,6 +509,9 @@ impl World {
     pub(crate) fn see(&mut self, fact: &Fact) {
         if self.trace.keeps_lines() {
             self.trace.line(self.time, format_args!("{fact:?}"));
+        }
+        if let Some(record) = &mut self.record {
+            record.keep(self.time, fact);
         }
         self.laws.see(self.time, fact);
     }

@@ -411,6 +411,7 @@ impl OwnClaim {
     fn wanted(&self, now: Now) -> Duration {
         match self.held {
             None => self.ttl,
+            Some(_) if mistaken!(LeaseShrinks) => self.ttl / 2,
             Some(held) if self.renews => self.ttl.max(held.goal.since(now.mono)),
             Some(held) => held.end.since(now.mono),
         }

@@ -150,7 +150,7 @@ impl Slot {
 
     /// The first in the queue, taken out of it.
     pub(crate) fn pop_head(&mut self) -> Option<Heard> {
-        if mistaken!(Barging) {
+        if mistaken!(Barging) && self.vote.to.won {
             return self.queue.pop();
         }
         if self.queue.is_empty() {

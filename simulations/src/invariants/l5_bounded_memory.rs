@@ -28,6 +28,7 @@ impl Law for BoundedMemory {
             } if slots > wanted => Some(format!(
                 "voter {host} keeps {slots} slots while {wanted} keys are wanted"
             )),
+            Fact::Endless { steps } => Some(format!("no end after {steps} steps")),
             _ => None,
         }
     }

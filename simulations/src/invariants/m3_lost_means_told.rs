@@ -34,6 +34,12 @@ impl Law for LostMeansTold {
                     )
                 })
             }
+            Fact::Until { request, until } => {
+                let was = history.open.get(request)?.until?;
+                let RequestId(id) = request;
+                (was <= at && at < *until)
+                    .then(|| format!("request {id}: its lease was over and came back"))
+            }
             Fact::Looked {
                 request: RequestId(id),
                 held: true,
@@ -83,6 +89,16 @@ mod tests {
         facts.push((3, voted(2, Some((2, 10)))));
         facts.push((30, voted(1, None)));
         assert_eq!(rejected(&mut LostMeansTold, terms(), &facts), 0);
+    }
+
+    #[test]
+    fn a_lease_that_comes_back_is_rejected() {
+        let request = RequestId(1);
+        for (at, count) in [(49, 0), (50, 1)] {
+            let mut facts = held();
+            facts.push((at, Fact::Until { request, until: 90 }));
+            assert_eq!(rejected(&mut LostMeansTold, terms(), &facts), count);
+        }
     }
 
     #[test]

@@ -146,6 +146,8 @@ pub(crate) enum Fact {
     },
     /// The voters of a key were restarted one by one; whether its lease was held throughout.
     Survived { request: RequestId, held: bool },
+    /// The run was ended since it came to no end.
+    Endless { steps: u64 },
     /// What a host keeps after everybody let go of everything.
     Drained {
         host: Host,
@@ -198,8 +200,9 @@ pub(crate) struct Laws {
 }
 
 impl Laws {
-    pub(crate) fn new(terms: Terms) -> Self {
-        let laws: Vec<Box<dyn Law + Send>> = vec![
+    /// All laws, or those of these numbers alone.
+    pub(crate) fn new(terms: Terms, only: Option<&[&str]>) -> Self {
+        let mut laws: Vec<Box<dyn Law + Send>> = vec![
             Box::new(m1_mutual_exclusion::MutualExclusion),
             Box::new(m2_fencing::Fencing),
             Box::new(m3_lost_means_told::LostMeansTold),
@@ -212,6 +215,7 @@ impl Laws {
             Box::new(l5_bounded_memory::BoundedMemory),
             Box::new(s6_leases_live_through_restarts::LeasesLiveThroughRestarts),
         ];
+        laws.retain(|law| only.is_none_or(|only| only.contains(&law.number())));
         Self {
             laws,
             history: History::new(terms),

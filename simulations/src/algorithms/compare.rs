@@ -1,0 +1,213 @@
+//! The same worlds for each of the algorithms, and a table of what came of it.
+
+use std::fmt::Write as _;
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use serde_json::{Value, json};
+
+use super::Algorithm;
+use super::stories::{STORIES, Story};
+use super::tally::{self, Tally};
+use crate::faults::{self, Fault};
+use crate::settings::{Gossip, Pace, Settings};
+use crate::world::World;
+
+/// What the last row of the table is called.
+const MIX: &str = "random-mix";
+const MIX_WHAT: &str =
+    "each seed draws its own world and faults; users let go before their last write has arrived";
+
+/// One row: a story, or the random mix, and what each algorithm made of it.
+#[derive(Debug)]
+pub(crate) struct Row {
+    name: &'static str,
+    what: &'static str,
+    /// In the order of [`Algorithm::ALL`].
+    tallies: [Tally; 3],
+}
+
+/// Runs every story and the random mix with these seeds, on all cores.
+pub(crate) fn run(seeds: &Range<u64>) -> Vec<Row> {
+    let mut rows: Vec<Row> = STORIES
+        .iter()
+        .map(|story| row(story.name, story.what))
+        .collect();
+    rows.push(row(MIX, MIX_WHAT));
+    let jobs: Vec<(usize, usize, u64)> = (0..rows.len())
+        .flat_map(|row| (0..3).map(move |which| (row, which)))
+        .flat_map(|(row, which)| seeds.clone().map(move |seed| (row, which, seed)))
+        .collect();
+    let next = AtomicUsize::new(0);
+    let shared = Mutex::new(&mut rows);
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                while let Some((row, which, seed)) = jobs.get(next.fetch_add(1, Ordering::Relaxed))
+                {
+                    let algorithm = Algorithm::ALL[*which];
+                    let (settings, faults) = match STORIES.get(*row) {
+                        Some(story) => story.world(*seed, algorithm),
+                        None => mixed(*seed, algorithm),
+                    };
+                    let tally = tally_of(settings, faults);
+                    if let Ok(mut rows) = shared.lock() {
+                        rows[*row].tallies[*which].add(tally);
+                    }
+                }
+            });
+        }
+    });
+    rows
+}
+
+fn row(name: &'static str, what: &'static str) -> Row {
+    Row {
+        name,
+        what,
+        tallies: Default::default(),
+    }
+}
+
+/// The world that a seed draws, with gossip that is told by heartbeats: the default mix has an
+/// adversary play it, under which a count of the living could do nothing right.
+fn mixed(seed: u64, algorithm: Algorithm) -> (Settings, Vec<Fault>) {
+    let mut settings = Settings::draw(seed, None);
+    settings.algorithm = algorithm;
+    settings.is_recorded = true;
+    settings.gossip = Gossip::Heard;
+    settings.pace = Pace::Kept;
+    let faults = faults::draw(&settings);
+    (settings, faults)
+}
+
+fn tally_of(settings: Settings, faults: Vec<Fault>) -> Tally {
+    let outcome = World::new(settings, faults, false).run();
+    let record = outcome.record.unwrap_or_default();
+    tally::Story::of(&record).tally(record.healed)
+}
+
+/// The world of a story by its name, for a page.
+pub(crate) fn world(name: &str, seed: u64, algorithm: Algorithm) -> Option<(Settings, Vec<Fault>)> {
+    Story::named(name).map(|story| story.world(seed, algorithm))
+}
+
+/// What goes wrong in a story.
+pub(crate) fn what(name: &str) -> &'static str {
+    Story::named(name).map_or("", |story| story.what)
+}
+
+/// The names of the stories.
+pub(crate) fn names() -> Vec<&'static str> {
+    STORIES.iter().map(|story| story.name).collect()
+}
+
+/// The table as Markdown: a line for each story and algorithm.
+pub(crate) fn markdown(rows: &[Row]) -> String {
+    let mut text = String::from(
+        "| what goes wrong | algorithm | two holders | for | stale writes taken | refused \
+         | grants | longest wait for a free key, healed |\n\
+         | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n",
+    );
+    for row in rows {
+        for (algorithm, tally) in Algorithm::ALL.iter().zip(&row.tallies) {
+            let what = match algorithm {
+                Algorithm::Lockmesh => format!("**{}**: {}", row.name, row.what),
+                _ => String::new(),
+            };
+            // Writing to a string does not fail.
+            let _ = writeln!(
+                text,
+                "| {what} | {} | {} | {} | {} | {} | {} | {} |",
+                algorithm.name(),
+                tally.overlaps,
+                span(tally.overlap_nanos),
+                tally.stale_taken,
+                tally.stale_refused,
+                tally.grants,
+                span(tally.free_but_waited_nanos),
+            );
+        }
+    }
+    text
+}
+
+/// The table as one object.
+pub(crate) fn json(rows: &[Row]) -> Value {
+    let row = |row: &Row| {
+        let by_name = Algorithm::ALL.iter().zip(&row.tallies);
+        let by_name: Vec<Value> = by_name
+            .map(|(algorithm, tally)| json!({ "algorithm": algorithm.name(), "tally": tally }))
+            .collect();
+        json!({ "name": row.name, "what": row.what, "algorithms": by_name })
+    };
+    json!({ "rows": rows.iter().map(row).collect::<Vec<_>>() })
+}
+
+fn span(nanos: u64) -> String {
+    match nanos {
+        0 => "0".to_owned(),
+        1..10_000_000_000 => format!("{} ms", nanos.div_ceil(1_000_000)),
+        _ => format!("{:.1} s", nanos as f64 / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tally(story: &str, algorithm: Algorithm, seeds: Range<u64>) -> Tally {
+        let mut sum = Tally::default();
+        for seed in seeds {
+            let (settings, faults) = world(story, seed, algorithm).unwrap();
+            sum.add(tally_of(settings, faults));
+        }
+        sum
+    }
+
+    #[test]
+    fn in_calm_weather_all_of_them_lock_and_none_has_two_holders() {
+        for algorithm in Algorithm::ALL {
+            let calm = tally("calm", algorithm, 0..5);
+            assert!(calm.grants > 50, "{algorithm:?}: {calm:?}");
+            assert_eq!(calm.overlaps, 0, "{algorithm:?}");
+            assert_eq!(calm.stale_taken, 0, "{algorithm:?}");
+        }
+    }
+
+    #[test]
+    fn a_majority_of_the_living_splits_under_a_partition_and_the_ledger_refuses_its_writes() {
+        let living = tally("split", Algorithm::Living, 0..5);
+        assert!(
+            living.overlaps > 0 && living.stale_refused > 0,
+            "{living:?}"
+        );
+        assert_eq!(tally("split", Algorithm::Redlock, 0..5).overlaps, 0);
+    }
+
+    #[test]
+    fn redlock_has_two_holders_when_servers_restart_empty() {
+        let redlock = tally("restart-of-three", Algorithm::Redlock, 0..5);
+        assert!(redlock.overlaps > 0, "{redlock:?}");
+    }
+
+    #[test]
+    fn a_frozen_holder_overwrites_its_successor_under_redlock_and_nowhere_with_a_fence() {
+        let redlock = tally("frozen-holder", Algorithm::Redlock, 0..20);
+        assert!(redlock.stale_taken > 0, "{redlock:?}");
+        for algorithm in [Algorithm::Lockmesh, Algorithm::Living] {
+            assert_eq!(tally("frozen-holder", algorithm, 0..20).stale_taken, 0);
+        }
+    }
+
+    #[test]
+    fn lockmesh_has_one_holder_in_every_story() {
+        for name in names() {
+            let tally = tally(name, Algorithm::Lockmesh, 0..5);
+            assert_eq!((tally.overlaps, tally.stale_taken), (0, 0), "{name}");
+        }
+    }
+}

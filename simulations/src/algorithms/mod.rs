@@ -1,0 +1,174 @@
+//! What a host may run: the node of lockmesh, or one of two other ways to lock, for comparison.
+//!
+//! All run in the same world, with the same links, clocks, pauses, crashes, users and ledger. Where
+//! the others leave a choice open, the one that is better for them was taken, and said where it is
+//! taken; what remains is the difference that the comparison is about.
+
+pub(crate) mod compare;
+mod hearing;
+mod living;
+mod packet;
+mod poller;
+mod redlock;
+mod stories;
+mod tally;
+
+use std::fmt::Debug;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use lockmesh::node::{Node, NodeConfig, Output};
+use lockmesh::proto::claimant::{Request, RequestError};
+use lockmesh::proto::epoch::Epoch;
+use lockmesh::proto::event::Ticket;
+use lockmesh::proto::id::Key;
+use lockmesh::proto::time::{Instant, Now};
+use lockmesh::proto::view::View;
+use lockmesh::proto::voter::Voter;
+
+pub(crate) use hearing::Hearing;
+pub(crate) use tally::{Lease, Overlap, Story, Wait, Write};
+
+/// Which way to lock.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Algorithm {
+    /// This project: a majority of the voters that the roster names, and a fence.
+    #[default]
+    Lockmesh,
+    /// A majority of the members that gossip says are alive.
+    Living,
+    /// Redlock as it was published: a majority of independent servers, random values.
+    Redlock,
+}
+
+impl Algorithm {
+    /// All of them, in the order of the table.
+    pub(crate) const ALL: [Self; 3] = [Self::Lockmesh, Self::Living, Self::Redlock];
+
+    /// What tables and pages call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Lockmesh => "lockmesh",
+            Self::Living => "majority of the living",
+            Self::Redlock => "Redlock",
+        }
+    }
+
+    /// The laws that it is held to; `None`: all. The others keep no queue and promise no bound in
+    /// round trips, so they are judged by what a user of any lock relies on. The values of Redlock
+    /// do not rise and do not claim to.
+    pub(crate) fn laws(self) -> Option<&'static [&'static str]> {
+        match self {
+            Self::Lockmesh => None,
+            Self::Living => Some(&["M1", "M2", "M3"]),
+            Self::Redlock => Some(&["M1", "M3"]),
+        }
+    }
+
+    /// Whether its numbers are fencing tokens, so that a resource can refuse the lower ones.
+    pub(crate) fn has_fence(self) -> bool {
+        self != Self::Redlock
+    }
+}
+
+/// What a host runs: bytes and time go in, outputs come out. After every call the outputs are
+/// drained, as those of a [`Node`].
+pub(crate) trait Machine: Debug {
+    /// A datagram came in.
+    fn handle_datagram(&mut self, now: Now, from: SocketAddr, bytes: &[u8]);
+
+    /// Time has come.
+    fn handle_timeout(&mut self, now: Now);
+
+    /// Gossip has news.
+    fn handle_view(&mut self, now: Now, view: &View);
+
+    /// What it wants done, or has to say; `Timeout` last.
+    fn poll_output(&mut self) -> Output;
+
+    /// Begins to claim a key.
+    fn claim(&mut self, now: Now, request: Request) -> Result<Ticket, RequestError>;
+
+    /// Withdraws a request or releases its lease. Answers whether it was held until now.
+    fn release(&mut self, now: Now, ticket: Ticket) -> bool;
+
+    /// Asks that a lease last longer. Answers whether it may.
+    fn extend(&mut self, now: Now, ticket: Ticket, extra: Duration) -> bool;
+
+    /// Until when the lease of a request is held; `None` where it is not.
+    fn valid_until(&self, now: Now, ticket: Ticket) -> Option<Instant>;
+
+    /// The number that a request claims with.
+    fn epoch(&self, ticket: Ticket) -> Option<Epoch>;
+
+    /// How many requests there are.
+    fn claims(&self) -> usize;
+
+    /// Asks the voters of a key what they know of it, where there is such a question.
+    fn inspect(&mut self, _now: Now, _key: &Key, _patience: Duration) {}
+
+    /// The voter, where it is one of this project.
+    fn voter(&self) -> Option<&Voter> {
+        None
+    }
+}
+
+impl Machine for Node {
+    fn handle_datagram(&mut self, now: Now, from: SocketAddr, bytes: &[u8]) {
+        Self::handle_datagram(self, now, from, bytes);
+    }
+
+    fn handle_timeout(&mut self, now: Now) {
+        Self::handle_timeout(self, now);
+    }
+
+    fn handle_view(&mut self, now: Now, view: &View) {
+        Self::handle_view(self, now, view);
+    }
+
+    fn poll_output(&mut self) -> Output {
+        Self::poll_output(self)
+    }
+
+    fn claim(&mut self, now: Now, request: Request) -> Result<Ticket, RequestError> {
+        Self::claim(self, now, request)
+    }
+
+    fn release(&mut self, now: Now, ticket: Ticket) -> bool {
+        Self::release(self, now, ticket)
+    }
+
+    fn extend(&mut self, now: Now, ticket: Ticket, extra: Duration) -> bool {
+        Self::extend(self, now, ticket, extra).is_ok()
+    }
+
+    fn valid_until(&self, now: Now, ticket: Ticket) -> Option<Instant> {
+        self.claimant().valid_until(now, ticket)
+    }
+
+    fn epoch(&self, ticket: Ticket) -> Option<Epoch> {
+        self.claimant().epoch(ticket)
+    }
+
+    fn claims(&self) -> usize {
+        self.claimant().len()
+    }
+
+    fn inspect(&mut self, now: Now, key: &Key, patience: Duration) {
+        Self::inspect(self, now, key, patience);
+    }
+
+    fn voter(&self) -> Option<&Voter> {
+        Self::voter(self)
+    }
+}
+
+/// A process that begins to live.
+pub(crate) fn start(algorithm: Algorithm, now: Now, config: NodeConfig) -> Box<dyn Machine> {
+    match algorithm {
+        Algorithm::Lockmesh => Box::new(Node::new(now, config)),
+        Algorithm::Living => Box::new(living::start(now, config)),
+        Algorithm::Redlock => Box::new(redlock::start(config)),
+    }
+}

@@ -1,0 +1,109 @@
+//! A page that shows one run: one file, drawn by a few lines of script from what was recorded.
+
+mod data;
+mod record;
+
+use std::ops::Range;
+
+pub(crate) use record::{Condition, Links, Note, Record};
+
+use crate::faults::Fault;
+use crate::settings::Settings;
+use crate::world::World;
+use data::{Data, Source};
+
+const PAGE: &str = include_str!("page.html");
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
+
+/// Runs a world and draws it. `window`: the part that is wanted, in milliseconds.
+///
+/// # Errors
+/// A sentence, where the data cannot be written as JSON.
+pub(crate) fn page(
+    title: String,
+    command: String,
+    mut settings: Settings,
+    faults: Vec<Fault>,
+    window: Option<Range<u64>>,
+) -> Result<String, String> {
+    settings.is_recorded = true;
+    let (algorithm, hosts) = (settings.algorithm, settings.hosts());
+    let world = World::new(settings, faults, false);
+    let voters = world.laws.history.terms.voters.clone();
+    let outcome = world.run();
+    let data = Data::of(Source {
+        title,
+        command,
+        algorithm: algorithm.name(),
+        fenced: algorithm.has_fence(),
+        hosts,
+        voters: &voters,
+        record: &outcome.record.unwrap_or_default(),
+        violations: &outcome.violations,
+        window,
+    });
+    fill(&data)
+}
+
+fn fill(data: &Data) -> Result<String, String> {
+    let json = serde_json::to_string(data).map_err(|err| format!("the data of the page: {err}"))?;
+    // What stands in a script must not look like its end.
+    let json = json.replace('<', "\\u003c").replace('\u{2028}', "\\u2028");
+    let page = PAGE.replace("{{title}}", &escape(&data.title));
+    let page = page.replacen("{{style}}", STYLE, 1);
+    let page = page.replacen("{{script}}", SCRIPT, 1);
+    Ok(page.replacen("{{data}}", &json, 1))
+}
+
+fn escape(text: &str) -> String {
+    let text = text.replace('&', "&amp;").replace('<', "&lt;");
+    let text = text.replace('>', "&gt;").replace('"', "&quot;");
+    text.replace('{', "&#123;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::algorithms::{Algorithm, compare};
+
+    fn page_of(story: &str, algorithm: Algorithm, title: &str) -> String {
+        let (settings, faults) = compare::world(story, 3, algorithm).unwrap();
+        page(
+            title.to_owned(),
+            "a command".to_owned(),
+            settings,
+            faults,
+            None,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_page_needs_nothing_but_itself() {
+        let page = page_of("split", Algorithm::Living, "a split");
+        for word in ["src=", "href=", "@import", "fetch(", "{{"] {
+            assert!(!page.contains(word), "{word}");
+        }
+        // Only its own patterns.
+        assert!(page.split("url(").skip(1).all(|rest| rest.starts_with('#')));
+        assert!(page.contains("\"overlaps\":[{") && page.contains("partition: n0, n1, n2"));
+    }
+
+    #[test]
+    fn text_is_escaped_wherever_it_comes_from() {
+        let page = page_of("calm", Algorithm::Lockmesh, "</script><img onerror=\"x\">");
+        assert!(!page.contains("<img") && !page.contains("</script><"));
+        assert!(page.contains("&lt;/script&gt;&lt;img onerror=&quot;x&quot;&gt;"));
+    }
+
+    #[test]
+    fn a_run_that_is_recorded_is_the_run_that_is_not() {
+        let run = |is_recorded| {
+            let (mut settings, faults) = compare::world("split", 3, Algorithm::Lockmesh).unwrap();
+            settings.is_recorded = is_recorded;
+            World::new(settings, faults, false).run().digest
+        };
+        assert_eq!(run(true), run(false));
+    }
+}
