@@ -287,7 +287,12 @@ impl<R: Rules> Poller<R> {
     fn lose(&mut self, now: Now, ticket: Ticket) {
         if let Some(claim) = self.claims.remove(&ticket) {
             let (key, epoch) = (claim.request.key.clone(), Epoch::new(claim.epoch));
-            self.tell(Event::Lost { ticket, key, epoch });
+            self.tell(Event::Lost {
+                ticket,
+                key,
+                epoch,
+                was_due: false,
+            });
             self.unlock(now, &claim);
         }
     }
