@@ -26,9 +26,11 @@ fn locks(backend: &Backend) -> [Arc<dyn DistributedLock>; 2] {
 async fn it_is_held_by_at_most_one_at_a_time(backend: Backend) {
     let locks = locks(&backend);
     for round in 0..10 {
+        // A key of its own: a release may still be on its way.
+        let key = format!("k{round}");
         let tries = (0..8).map(|n| {
-            let lock = locks[n % 2].clone();
-            tokio::spawn(async move { lock.try_acquire("k", 50_000).await })
+            let (lock, key) = (locks[n % 2].clone(), key.clone());
+            tokio::spawn(async move { lock.try_acquire(&key, 50_000).await })
         });
         let mut winners = Vec::new();
         for (n, tried) in tries.collect::<Vec<_>>().into_iter().enumerate() {
@@ -37,7 +39,7 @@ async fn it_is_held_by_at_most_one_at_a_time(backend: Backend) {
             }
         }
         assert_eq!(winners.len(), 1, "round {round}");
-        locks[winners[0]].release("k").await.unwrap();
+        locks[winners[0]].release(&key).await.unwrap();
     }
 }
 
@@ -57,15 +59,20 @@ async fn nothing_renews_itself(backend: Backend) {
     assert_eq!(a.try_acquire("k", 500).await, Ok(true));
     until("the end of the lease", || backend.a.status().held == 0).await;
     assert!(asked_at.elapsed() >= Duration::from_millis(450));
-    assert_eq!(
-        within("the next", b.try_acquire("k", 50_000)).await,
-        Ok(true)
-    );
+    // The voters' promise is over a little later than what its holder counts.
+    within("the next", taken(&*b)).await;
     if !backend.is_one_node() {
         assert!(failed_release(a.release("k").await));
         assert_eq!(a.try_acquire("k", 50_000).await, Ok(false));
     }
     b.release("k").await.unwrap();
+}
+
+/// Takes `k` as soon as it is free.
+async fn taken(lock: &dyn DistributedLock) {
+    while !lock.try_acquire("k", 50_000).await.unwrap() {
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
 }
 
 fn failed_release(released: Result<(), ClusterError>) -> bool {
@@ -89,7 +96,7 @@ async fn a_release_is_never_of_anothers_lock(backend: Backend) {
     assert!(guard.is_held());
     a.release("k").await.unwrap();
     assert!(failed_release(a.release("k").await), "released twice");
-    assert_eq!(b.try_acquire("k", 50_000).await, Ok(true));
+    within("what was released", taken(&*b)).await;
 }
 
 async fn an_extension_adds_to_what_remains(backend: Backend) {
@@ -137,12 +144,7 @@ async fn a_mesh_that_was_shut_down_says_so(backend: Backend) {
     assert!(failed_extension(a.extend("k", 1_000).await));
     if !backend.is_one_node() {
         // What it held it has given back; a release has no acknowledgement, so not at once.
-        let taken = async {
-            while !b.try_acquire("k", 50_000).await.unwrap() {
-                tokio::time::sleep(Duration::from_millis(3)).await;
-            }
-        };
-        within("what it held", taken).await;
+        within("what it held", taken(&*b)).await;
         assert!(began.elapsed() < Duration::from_secs(50));
     }
 }
