@@ -152,8 +152,9 @@ impl MeshBuilder {
     }
 
     /// One node alone, without peers: for development, and for tests. It votes at once, since
-    /// there is nobody whom it could have voted for in an earlier life; that its epochs rise over
-    /// a restart leans on its wall clock. It still needs a key, or `insecure_plaintext()`.
+    /// there is nobody but itself whom it could have voted for in an earlier life: give it no
+    /// clients. That its epochs rise over a restart leans on its wall clock. It still needs a key,
+    /// or `insecure_plaintext()`.
     pub fn single(node_id: impl Into<String>) -> Self {
         Self {
             new_cluster: true,
@@ -173,8 +174,9 @@ impl MeshBuilder {
         self
     }
 
-    /// Nodes to begin to gossip with, each `HOST:PORT`. Host names are resolved at the start, and
-    /// again every minute. One that is up is enough; this node itself may be among them.
+    /// Nodes to begin to gossip with, each `HOST:PORT`. Host names are resolved at the start,
+    /// where one without an address is an error, and again every minute: give names that resolve
+    /// also while their node is down. One that is up is enough; this node itself may be among them.
     pub fn seeds<S: Into<String>>(mut self, seeds: impl IntoIterator<Item = S>) -> Self {
         self.seeds = seeds.into_iter().map(Into::into).collect();
         self
@@ -239,8 +241,9 @@ impl MeshBuilder {
     /// The cluster is started for the first time: its voters may vote as soon as the others
     /// confirm that they know of no earlier life of it. Without this they first sit out the
     /// longest lease, since they may have voted before and forgotten it. Those that do remember
-    /// something are asked first, so that a setting which was left on does no harm; yet unset it
-    /// once the cluster runs.
+    /// something are asked first, so a setting which was left on does no harm while they are there.
+    /// Yet unset it once the cluster runs: where all voters restart at once nobody remembers, and
+    /// they may give away what a node that does not vote still holds.
     pub fn new_cluster(mut self, is_new: bool) -> Self {
         self.new_cluster = is_new;
         self

@@ -22,9 +22,12 @@ mod lock;
 #[cfg(feature = "runtime")]
 mod runtime;
 
+pub use proto::claimant::RequestError;
 pub use proto::epoch::Epoch;
+pub use proto::event::Answers;
 pub use proto::id::{Key, NameError, NodeId};
-pub use proto::roster::{RosterError, Timing};
+pub use proto::message::RefuseReason;
+pub use proto::roster::{RosterError, RosterTag, Timing};
 pub use proto::voter::Limits;
 pub use wire::{ClusterKey, DropReason, KeyError, Traffic};
 

@@ -39,7 +39,8 @@ pub trait DistributedLock: Send + Sync {
     ///
     /// # Errors
     /// [`ClusterError`] where it is not known whether another has it, since no majority of the
-    /// voters answered in time; and where key or ttl cannot be.
+    /// voters answered in time; where the lock was over before the caller learned that it had it;
+    /// and where key or ttl cannot be.
     async fn try_acquire(&self, key: &str, ttl_ms: u64) -> Result<bool, ClusterError>;
 
     /// Releases what this node has acquired, and never another's lock.

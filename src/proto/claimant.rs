@@ -554,8 +554,8 @@ impl Claimant {
     }
 
     fn never_won(&self, id: &ClaimId) -> bool {
-        // Numbers only rise, so the ring is sorted.
-        id.incarnation == self.incarnation && self.never_won.binary_search(&id.seq).is_ok()
+        // In the order in which they ended, which is not that of their numbers.
+        id.incarnation == self.incarnation && self.never_won.contains(&id.seq)
     }
 
     /// Takes a claim out to work on it; one whose lease is over is ended first, for good. So

@@ -78,7 +78,8 @@ impl MeshBuilder {
     /// [`ConfigError`] names the field, its value and its bounds. Nothing is left running.
     ///
     /// # Panics
-    /// Where the tokio runtime has no I/O or no timers; see [`tokio::runtime::Builder::enable_all`].
+    /// Where the tokio runtime has no I/O or no timers: see
+    /// [`enable_all`](tokio::runtime::Builder::enable_all).
     pub async fn start(self) -> Result<Mesh, ConfigError> {
         let checked = self.check()?;
         if tokio::runtime::Handle::try_current().is_err() {
@@ -252,7 +253,7 @@ impl Mesh {
 
     /// Releases all that this node holds, withdraws what it waits for, tells the others that it
     /// leaves, and stops. Guards that are still there say "lost". Returns once all that is done and
-    /// the address is free; a second call returns at once.
+    /// the address is free, some two rounds of gossip later; a second call returns at once.
     pub async fn shutdown(&self) {
         let inner = &self.inner;
         inner.release_everything();

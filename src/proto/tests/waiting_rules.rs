@@ -264,6 +264,24 @@ fn rule_17_f1_what_is_over_is_released_as_won_unless_it_surely_never_won() {
 }
 
 #[test]
+fn rule_17_claims_that_never_won_are_known_in_whatever_order_they_end() {
+    let mut asker = Asker::new(1);
+    for _ in 1..=4 {
+        asker.asks(100, Asker::request());
+    }
+    for n in [2, 4, 3, 1] {
+        asker.does(|c, out| {
+            c.release(at(105), Ticket(n), out);
+        });
+    }
+    for seq in 1..=4 {
+        let late = Message::Vote(vote(seq, instant(100), 10_000));
+        let answer = asker.hears(110, "v1", late);
+        assert_eq!(answer, [format!("v1 Release #{seq}")]);
+    }
+}
+
+#[test]
 fn a_request_ends_at_its_deadline_and_leaves_the_queues() {
     let mut asker = Asker::new(3);
     let deadline = Some(instant(600));
