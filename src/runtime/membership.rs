@@ -196,6 +196,7 @@ struct OpenSocket {
 #[async_trait]
 impl Socket for OpenSocket {
     async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
+        self.shared.going().await;
         let bytes = message.serialize_to_vec();
         self.shared
             .with(|core, _| core.node.send_gossip(to, &bytes));
