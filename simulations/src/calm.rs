@@ -62,7 +62,10 @@ impl World {
             + 5 * lease
             + turn * (settings.habits.clients as u64 + 1);
         let end = self.time + bound;
-        let rest = |world: &Self| world.clients.iter().all(|it| it.state == State::Rests);
+        let rest = |world: &Self| {
+            world.clients.iter().all(|it| it.state == State::Rests)
+                && world.laws.history.open.is_empty()
+        };
         if self.run_until(end, rest) {
             return;
         }

@@ -21,6 +21,7 @@ use crate::invariants::{Fact, Host as HostAt, KeyAt, Laws, RequestId, Terms, Vio
 use crate::ledger::Ledger;
 use crate::network::Network;
 use crate::rng::Rng;
+use crate::scenario::{AskAt, Counted};
 use crate::settings::{Gossip, SECOND, Settings};
 use crate::trace::Trace;
 use crate::workload::{Client, Status};
@@ -50,6 +51,10 @@ pub(crate) enum Happening {
         says_new: bool,
         moves: bool,
     },
+    /// Somebody asks, as a scenario says.
+    Ask(usize),
+    /// Who asked so lets go.
+    LetGo { host: HostAt, request: RequestId },
     /// A client acts.
     Wake { client: usize, turn: u64 },
     /// A client is about to write, and looks whether it still holds its lock.
@@ -63,6 +68,7 @@ pub(crate) enum Happening {
 /// A write on its way to the ledger.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Write {
+    pub(crate) host: HostAt,
     pub(crate) request: RequestId,
     pub(crate) key: KeyAt,
     pub(crate) epoch: u64,
@@ -101,6 +107,8 @@ pub(crate) struct Outcome {
     pub(crate) digest: u64,
     pub(crate) lines: Vec<String>,
     pub(crate) faults: usize,
+    /// What scenarios count: when, what, and on which host.
+    pub(crate) happened: Vec<(u64, Counted, HostAt)>,
 }
 
 /// All of it.
@@ -134,6 +142,11 @@ pub(crate) struct World {
     pub(crate) probed: BTreeMap<RequestId, Status>,
     /// When each key was last wanted.
     pub(crate) wanted_at: Vec<u64>,
+    /// What a scenario says who asks for what.
+    asks: Vec<AskAt>,
+    /// For how long a request of a scenario is held.
+    pub(crate) holds: BTreeMap<RequestId, u64>,
+    happened: Vec<(u64, Counted, HostAt)>,
 }
 
 /// A run of more steps than this is one that does not end: most take some ten thousand.
@@ -195,6 +208,9 @@ impl World {
             requests: 0,
             probed: BTreeMap::new(),
             wanted_at: vec![0; keys.len()],
+            asks: Vec::new(),
+            holds: BTreeMap::new(),
+            happened: Vec::new(),
             keys,
             hosts,
             settings,
@@ -219,6 +235,31 @@ impl World {
             self.push(self.faults[fault].at, Happening::Fault(fault));
         }
         self.draw_clients();
+    }
+
+    /// Adds what a scenario says.
+    pub(crate) fn with_asks(mut self, asks: Vec<AskAt>) -> Self {
+        for (at, ask) in asks.iter().enumerate() {
+            self.push(ask.at, Happening::Ask(at));
+        }
+        self.asks = asks;
+        self
+    }
+
+    fn ask_as_told(&mut self, at: usize) {
+        let AskAt {
+            host, wish, hold, ..
+        } = self.asks[at];
+        let request = RequestId(self.requests + 1);
+        self.holds.insert(request, hold);
+        if self.hosts[host].acts() {
+            self.ask(host, None, wish);
+        }
+    }
+
+    /// Something that a scenario may count.
+    pub(crate) fn note(&mut self, what: Counted, host: HostAt) {
+        self.happened.push((self.time, what, host));
     }
 
     /// Runs to the end: faults, then the calm in which all must come right.
@@ -255,6 +296,7 @@ impl World {
             digest: self.trace.digest(),
             lines: self.trace.into_lines(),
             faults: self.faults.len(),
+            happened: self.happened,
         }
     }
 
@@ -309,6 +351,8 @@ impl World {
                 says_new,
                 moves,
             } => self.start(host, says_new, moves),
+            Happening::Ask(at) => self.ask_as_told(at),
+            Happening::LetGo { host, request } => self.let_go(host, request),
             Happening::Wake { client, turn } => self.wake_client(client, turn),
             Happening::Look { client, request } => self.look_and_write(client, request),
             Happening::Leave { host, write } => self.write_leaves(host, write),
