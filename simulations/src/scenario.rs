@@ -3,209 +3,26 @@
 //!
 //! An unknown key or a value that cannot be is an error that names its line.
 
+mod format;
+
 use std::time::Duration;
 
 use lockmesh::proto::id::NodeId;
 use lockmesh::proto::roster::{Roster, Timing};
-use serde::Deserialize;
 use toml::Spanned;
 
 use crate::faults::{Cut, Fault, Target, Trouble};
-use crate::invariants::KeyAt;
 use crate::network::Weather;
 use crate::settings::{Gossip, Habits, Lives, MILLISECOND, Pace, Settings};
 use crate::workload::Wish;
 use crate::world::{Outcome, World};
 
+pub(crate) use format::Counted;
+use format::{Ask, Expect, FaultAt, File, HolderWord, TimingMs, Who, Work};
+
 /// A file that cannot be played, and why.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct BadScenario(pub(crate) String);
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    story: String,
-    #[serde(default)]
-    seed: u64,
-    cluster: Spanned<Cluster>,
-    timing: Spanned<TimingMs>,
-    #[serde(default)]
-    network: Net,
-    #[serde(default)]
-    workload: Work,
-    #[serde(default)]
-    fault: Vec<Spanned<FaultAt>>,
-    #[serde(default)]
-    ask: Vec<Spanned<Ask>>,
-    #[serde(default)]
-    expect: Vec<Spanned<Expect>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Cluster {
-    members: Spanned<usize>,
-    #[serde(default)]
-    outsiders: usize,
-    voters_per_key: Spanned<usize>,
-    /// For how long faults are allowed.
-    span_ms: Spanned<u64>,
-    /// Whether the clocks keep `max_drift`; M1 is judged only where they do.
-    #[serde(default = "yes")]
-    clocks_kept: bool,
-    #[serde(default)]
-    starts_in_quarantine: bool,
-    #[serde(default)]
-    hostile_gossip: bool,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TimingMs {
-    max_ttl_ms: u64,
-    #[serde(default = "five_thousand")]
-    max_drift_ppm: u32,
-    max_clock_skew_ms: u64,
-    round_trip_ms: u64,
-    offer_ms: u64,
-    poke_ms: u64,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Net {
-    delay_us_min: u64,
-    delay_us_max: u64,
-    jitter_us: u64,
-    loss_percent: Percent,
-    double_percent: Percent,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Work {
-    clients: usize,
-    keys: Option<Spanned<usize>>,
-    rest_max_ms: u64,
-    hold_max_ms: u64,
-    try_percent: Percent,
-    renew_percent: Percent,
-    withdraw_percent: Percent,
-}
-
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(try_from = "u64")]
-struct Percent(u64);
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, tag = "kind", rename_all = "snake_case")]
-enum FaultAt {
-    Split {
-        at_ms: u64,
-        for_ms: u64,
-        groups: Vec<Vec<usize>>,
-    },
-    OneWay {
-        at_ms: u64,
-        for_ms: u64,
-        mute: Vec<usize>,
-    },
-    Between {
-        at_ms: u64,
-        for_ms: u64,
-        hosts: [usize; 2],
-    },
-    Flap {
-        at_ms: u64,
-        every_ms: u64,
-        times: u32,
-        hosts: [usize; 2],
-    },
-    Slow {
-        at_ms: u64,
-        for_ms: u64,
-        host: usize,
-        by_ms: u64,
-    },
-    Storm {
-        at_ms: u64,
-        for_ms: u64,
-        loss_percent: Percent,
-    },
-    Crash {
-        at_ms: u64,
-        for_ms: u64,
-        host: Who,
-    },
-    Pause {
-        at_ms: u64,
-        for_ms: u64,
-        host: Who,
-    },
-    WallJump {
-        at_ms: u64,
-        host: usize,
-        by_ms: i64,
-    },
-    Drift {
-        at_ms: u64,
-        host: usize,
-        rate_ppm: i64,
-    },
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
-enum Who {
-    Host(usize),
-    Holder(HolderWord),
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum HolderWord {
-    Holder,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Ask {
-    at_ms: u64,
-    hosts: Vec<usize>,
-    #[serde(default)]
-    key: KeyAt,
-    ttl_ms: u64,
-    #[serde(default)]
-    is_try: bool,
-    #[serde(default)]
-    renews: bool,
-    hold_ms: u64,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Expect {
-    /// `grants`, `denied`, `lost`, `writes_refused` and the other names that coverage has.
-    what: Counted,
-    #[serde(default)]
-    from_ms: u64,
-    to_ms: Option<u64>,
-    hosts: Option<Vec<usize>>,
-    #[serde(default)]
-    min: u64,
-    max: Option<u64>,
-}
-
-/// What a scenario may count.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Counted {
-    Grants,
-    Denied,
-    Lost,
-    WritesTaken,
-    WritesRefused,
-}
 
 /// A scenario that can be played.
 #[derive(Debug)]
@@ -224,43 +41,6 @@ pub(crate) struct AskAt {
     pub(crate) host: usize,
     pub(crate) wish: Wish,
     pub(crate) hold: u64,
-}
-
-fn yes() -> bool {
-    true
-}
-
-fn five_thousand() -> u32 {
-    5_000
-}
-
-impl TryFrom<u64> for Percent {
-    type Error = String;
-
-    fn try_from(value: u64) -> Result<Self, String> {
-        if value > 100 {
-            return Err(format!("{value} percent; it must be 0 to 100"));
-        }
-        Ok(Self(value))
-    }
-}
-
-impl Percent {
-    fn ppm(self) -> u64 {
-        self.0 * 10_000
-    }
-}
-
-impl Default for Net {
-    fn default() -> Self {
-        Self {
-            delay_us_min: 1_000,
-            delay_us_max: 3_000,
-            jitter_us: 500,
-            loss_percent: Percent(0),
-            double_percent: Percent(0),
-        }
-    }
 }
 
 /// Points at the line of what is wrong.
@@ -501,19 +281,6 @@ fn trouble_of(it: &FaultAt, hosts: usize) -> (u64, Result<Trouble, String>, Vec<
             };
             (*at_ms, Ok(flap), hosts.to_vec())
         }
-        FaultAt::Slow {
-            at_ms,
-            for_ms,
-            host,
-            by_ms,
-        } => {
-            let slow = Trouble::Slow {
-                host: *host,
-                by: ns(by_ms),
-                span: ns(for_ms),
-            };
-            (*at_ms, Ok(slow), vec![*host])
-        }
         FaultAt::Storm {
             at_ms,
             for_ms,
@@ -535,6 +302,19 @@ fn trouble_of_host(it: &FaultAt) -> (u64, Result<Trouble, String>, Vec<usize>) {
         Who::Holder(HolderWord::Holder) => (Target::HolderOr(0), Vec::new()),
     };
     match it {
+        FaultAt::Slow {
+            at_ms,
+            for_ms,
+            host,
+            by_ms,
+        } => {
+            let slow = Trouble::Slow {
+                host: *host,
+                by: *by_ms * MILLISECOND,
+                span: *for_ms * MILLISECOND,
+            };
+            (*at_ms, Ok(slow), vec![*host])
+        }
         FaultAt::Crash {
             at_ms,
             for_ms,
@@ -685,12 +465,12 @@ mod tests {
             assert!(good.contains(from), "{from}");
             read(&good.replacen(from, to, 1)).unwrap_err().0
         };
-        assert!(bad("members = 5", "members = 0").starts_with("line 5: members"));
-        assert!(bad("members = 5", "membres = 5").contains("line 5"));
-        assert!(bad("voters_per_key = 5", "voters_per_key = 6").starts_with("line 6: "));
+        assert!(bad("members = 5", "members = 0").starts_with("line 4: members"));
+        assert!(bad("members = 5", "membres = 5").contains("line 4"));
+        assert!(bad("voters_per_key = 5", "voters_per_key = 6").starts_with("line 5: "));
         assert!(bad("[3, 4]", "[3, 9]").contains("there is no host 9"));
         assert!(bad("[3, 4]", "[2, 4]").contains("host 2 is in two groups"));
         assert!(bad("kind = \"split\"", "kind = \"spilt\"").contains("line"));
-        assert!(bad("round_trip_ms = 10", "round_trip_ms = 999").starts_with("line 9: "));
+        assert!(bad("round_trip_ms = 10", "round_trip_ms = 999").starts_with("line 7: "));
     }
 }
