@@ -21,6 +21,8 @@ mod lives;
 mod mutation;
 mod network;
 mod observe;
+#[cfg(test)]
+mod regressions;
 mod rng;
 mod scenario;
 mod settings;
