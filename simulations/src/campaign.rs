@@ -47,7 +47,7 @@ impl Failure {
         }
     }
 
-    fn of(violations: &[Violation]) -> Option<Self> {
+    pub(crate) fn of(violations: &[Violation]) -> Option<Self> {
         let safety = violations
             .iter()
             .any(|violation| violation.kind == Kind::Safety);

@@ -22,8 +22,11 @@ mod lives;
 mod mutation;
 mod network;
 mod observe;
+#[cfg(test)]
+mod regressions;
 mod report;
 mod rng;
+mod scenario;
 mod settings;
 mod trace;
 mod workload;
@@ -54,6 +57,9 @@ struct Args {
     /// Runs the seeds from A up to, not including, B.
     #[arg(long, value_name = "A..B", value_parser = parse_range, default_value = "0..1000")]
     seeds: Range<u64>,
+    /// Plays a scenario: a name, a file, or `all` that come with the project.
+    #[arg(long, value_name = "NAME|FILE", conflicts_with_all = ["seed", "seeds", "nodes"])]
+    scenario: Option<String>,
     /// Gives every world this many members, whatever its seed draws.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=101))]
     nodes: Option<u64>,
@@ -73,7 +79,7 @@ struct Args {
     #[arg(long, value_name = "A..B", value_parser = parse_range, requires = "report")]
     window: Option<Range<u64>>,
     /// Prints every step of the seed.
-    #[arg(long, requires = "seed")]
+    #[arg(long)]
     trace: bool,
     /// Runs everything twice, and compares.
     #[arg(long)]
@@ -144,12 +150,17 @@ fn main() -> ExitCode {
     if let Some(command) = args.command {
         return obey(command);
     }
+    if let Some(name) = &args.scenario {
+        return play(name, args.trace, args.json);
+    }
     let tweaks = Tweaks {
         nodes: args.nodes.map(|nodes| nodes as usize),
         faults: args.faults,
         algorithm: args.algorithm,
     };
-    let seeds = args.seed.map_or(args.seeds.clone(), |seed| seed..seed + 1);
+    let seeds = args
+        .seed
+        .map_or_else(|| args.seeds.clone(), |seed| seed..seed + 1);
     if let Some(file) = &args.report {
         return report(file, &args, seeds.start, tweaks);
     }
@@ -304,6 +315,80 @@ fn search_all(patience: Duration, states_max: usize, json: bool) -> ExitCode {
     }
 }
 
+/// Plays a scenario by name or from a file, or all of them.
+fn play(name: &str, trace: bool, json: bool) -> ExitCode {
+    let named = scenario::NAMED
+        .iter()
+        .filter(|(known, _)| name == "all" || *known == name);
+    let mut texts: Vec<(String, String)> = named
+        .map(|(known, text)| ((*known).to_owned(), (*text).to_owned()))
+        .collect();
+    if texts.is_empty() {
+        match std::fs::read_to_string(name) {
+            Ok(text) => texts.push((name.to_owned(), text)),
+            Err(error) => {
+                let known: Vec<&str> = scenario::NAMED.iter().map(|(known, _)| *known).collect();
+                eprintln!("{name} is no scenario and no file that can be read: {error}");
+                eprintln!("scenarios: {}, or all", known.join(", "));
+                return ExitCode::from(2);
+            }
+        }
+    }
+    let mut lines = Vec::new();
+    let mut failure = None;
+    for (name, text) in texts {
+        let scenario = match scenario::read(&text) {
+            Ok(scenario) => scenario,
+            Err(bad) => {
+                eprintln!("{name}: {}", bad.0);
+                return ExitCode::from(2);
+            }
+        };
+        let story = scenario.story.trim().to_owned();
+        let (outcome, unmet) = scenario::play(scenario, trace);
+        print_lines(outcome.lines);
+        let fails = campaign::Failure::of(&outcome.violations);
+        let fails = fails.or_else(|| (!unmet.is_empty()).then_some(campaign::Failure::Liveness));
+        let verdict = if fails.is_none() {
+            "as expected"
+        } else {
+            "FAILED"
+        };
+        println!("{name}: {verdict}. {story}");
+        for violation in &outcome.violations {
+            println!("  {} broken: {}", violation.law, violation.what);
+        }
+        for what in &unmet {
+            println!("  {what}");
+        }
+        failure = failure.max(fails);
+        lines.push(json!({
+            "scenario": name,
+            "steps": outcome.steps,
+            "grants": outcome.coverage.get("grants").copied().unwrap_or_default(),
+            "violations": outcome.violations,
+            "unmet": unmet,
+        }));
+    }
+    if json {
+        println!("{}", json!({"scenarios": lines}));
+    }
+    failure.map_or(ExitCode::SUCCESS, |failure| {
+        ExitCode::from(failure.exit_code())
+    })
+}
+
+fn print_lines(lines: Vec<String>) {
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    for line in lines {
+        // Whoever reads may stop reading.
+        if writeln!(out, "{line}").is_err() {
+            return;
+        }
+    }
+}
+
 fn run(args: &Args, seeds: Range<u64>, tweaks: Tweaks) -> Summary {
     let count = seeds.end - seeds.start;
     let bar = if args.json || count == 1 {
@@ -323,14 +408,7 @@ fn print_trace(seed: u64, tweaks: Tweaks) {
     let Ok(outcome) = traced else {
         return eprintln!("seed {seed} panics");
     };
-    use std::io::Write as _;
-    let mut out = std::io::stdout().lock();
-    for line in outcome.lines {
-        // Whoever reads may stop reading.
-        if writeln!(out, "{line}").is_err() {
-            return;
-        }
-    }
+    print_lines(outcome.lines);
 }
 
 /// Whether every seed gives the same trace when it runs again.
@@ -350,6 +428,65 @@ fn compare(seeds: Range<u64>, tweaks: Tweaks) -> bool {
     same
 }
 
+/// What the summary tells of, in groups.
+const COVERED: [(&str, &[&str]); 4] = [
+    (
+        "faults",
+        &[
+            "split",
+            "one_way",
+            "bridge",
+            "flap",
+            "slow",
+            "storm",
+            "crash",
+            "pause",
+            "wall_jump",
+            "drift",
+        ],
+    ),
+    (
+        "network",
+        &[
+            "datagrams",
+            "datagrams_lost",
+            "datagrams_cut",
+            "datagrams_doubled",
+            "datagrams_late",
+            "views",
+        ],
+    ),
+    (
+        "locks",
+        &[
+            "tries",
+            "waits",
+            "claims",
+            "grants",
+            "renewals",
+            "extends",
+            "released",
+            "lost",
+            "denied",
+            "timed_out",
+            "crashed_with_a_request",
+        ],
+    ),
+    (
+        "voters and ledger",
+        &[
+            "restarts",
+            "restarts_told_new",
+            "crashes_under_a_lease",
+            "quarantines",
+            "voters_returned",
+            "leans_on_wall_clock",
+            "writes_taken",
+            "writes_refused",
+        ],
+    ),
+];
+
 fn tell(summary: &Summary) {
     println!(
         "{} seeds, {} steps in {:.1} s ({} a second), {} facts judged by 11 laws",
@@ -359,64 +496,7 @@ fn tell(summary: &Summary) {
         summary.steps_per_second(),
         summary.facts,
     );
-    let groups: [(&str, &[&str]); 4] = [
-        (
-            "faults",
-            &[
-                "split",
-                "one_way",
-                "bridge",
-                "flap",
-                "slow",
-                "storm",
-                "crash",
-                "pause",
-                "wall_jump",
-                "drift",
-            ],
-        ),
-        (
-            "network",
-            &[
-                "datagrams",
-                "datagrams_lost",
-                "datagrams_cut",
-                "datagrams_doubled",
-                "datagrams_late",
-                "views",
-            ],
-        ),
-        (
-            "locks",
-            &[
-                "tries",
-                "waits",
-                "claims",
-                "grants",
-                "renewals",
-                "extends",
-                "released",
-                "lost",
-                "denied",
-                "timed_out",
-                "crashed_with_a_request",
-            ],
-        ),
-        (
-            "voters and ledger",
-            &[
-                "restarts",
-                "restarts_told_new",
-                "crashes_under_a_lease",
-                "quarantines",
-                "voters_returned",
-                "leans_on_wall_clock",
-                "writes_taken",
-                "writes_refused",
-            ],
-        ),
-    ];
-    for (group, names) in groups {
+    for (group, names) in COVERED {
         let counts: Vec<String> = names
             .iter()
             .map(|name| {
