@@ -3,6 +3,8 @@
 //! First every lock that is still wanted is granted; then every voter and claimant is empty; then a
 //! few plain stories are played on the quiet cluster and timed.
 
+use std::time::Duration;
+
 use crate::algorithms::Algorithm;
 use crate::invariants::{End, Fact, Handover, Host as HostAt, KeyAt, RequestId};
 use crate::settings::{Pace, SECOND};
@@ -112,6 +114,7 @@ impl World {
             Self::play_dead_waiter,
             Self::play_rolling_restart,
             Self::play_forgetful_voter,
+            Self::play_frozen_holder,
         ];
         for (story, key) in stories.into_iter().zip(keys) {
             if self.laws.violations.is_empty() {
@@ -348,6 +351,51 @@ impl World {
         self.network.mend(&links(&voters));
         self.let_go(holder, first);
         self.let_go(rival, second);
+    }
+
+    /// M3: a holder is frozen between a renewal and its answers, and sleeps just past its lease. The
+    /// answers wait for it; the lease is over all the same.
+    fn play_frozen_holder(&mut self, key: KeyAt) {
+        let holder = self.start_rng.below(self.hosts.len() as u64) as HostAt;
+        let rival = (holder + 1) % self.hosts.len();
+        let Some(first) = self.probe(holder, self.wish(key)) else {
+            return;
+        };
+        self.pass(4 * self.settings.round_trip());
+        let Some(ticket) = self.ticket_of(holder, first) else {
+            return;
+        };
+        let Some(until) = self
+            .laws
+            .history
+            .open
+            .get(&first)
+            .and_then(|asked| asked.until)
+        else {
+            return self.let_go(holder, first);
+        };
+        let little = Duration::from_nanos(1);
+        self.at_node(holder, |node, now| node.extend(now, ticket, little));
+        let past = self.settings.max_ttl() / 20;
+        self.pause(holder, until.saturating_sub(self.time) + past);
+        let second = self
+            .probe(rival, self.wish(key))
+            .filter(|_| rival != holder);
+        let timing = self.settings.timing;
+        let bound = self
+            .settings
+            .at_most(2 * timing.max_ttl + timing.offer + timing.poke);
+        // Where the holder also votes a vote sleeps with it, and nothing is promised to the rival.
+        let is_voter = self.laws.history.terms.voters[key].contains(&holder);
+        match second {
+            Some(second) if !is_voter => self.expect_grant(second, Handover::DeadHolder, bound),
+            _ => self.pass(bound),
+        }
+        if let Some(second) = second {
+            self.let_go(rival, second);
+        }
+        self.pass(self.settings.max_ttl() + past);
+        self.let_go(holder, first);
     }
 
     /// Two hosts of which the first may die without a voter of the key being lost.

@@ -64,19 +64,19 @@ pub(crate) fn scopes() -> Vec<Scope> {
         mutant: None,
     };
     vec![
-        scope("two claims meet", &[1, 0], Begins::Asked, 0, 0, false),
-        scope("equal epochs", &[0, 0], Begins::Asked, 0, 0, false),
-        scope("doubles", &[1, 0], Begins::Asked, 0, 0, true),
-        scope("leases run out", &[1, 0], Begins::Owned, 3, 0, false),
-        scope("a voter forgets", &[1, 0], Begins::Owned, 4, 1, false),
         scope(
             "set back and forgetful",
-            &[9, 0],
+            &[1_000, 0],
             Begins::Forgotten,
             2,
             1,
             false,
         ),
+        scope("two claims meet", &[1, 0], Begins::Asked, 0, 0, false),
+        scope("equal epochs", &[0, 0], Begins::Asked, 0, 0, false),
+        scope("doubles", &[1, 0], Begins::Asked, 0, 0, true),
+        scope("leases run out", &[1, 0], Begins::Owned, 3, 0, false),
+        scope("a voter forgets", &[1, 0], Begins::Owned, 4, 1, false),
         scope("three claims", &[1, 0, 2], Begins::Owned, 1, 0, false),
     ]
 }

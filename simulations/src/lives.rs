@@ -284,7 +284,8 @@ impl World {
         }
     }
 
-    fn pause(&mut self, host: HostAt, span: u64) {
+    /// A process is frozen for so long.
+    pub(crate) fn pause(&mut self, host: HostAt, span: u64) {
         if self.hosts[host].process.is_none() {
             return;
         }

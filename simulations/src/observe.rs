@@ -5,7 +5,6 @@ use lockmesh::proto::time::Instant;
 
 use crate::host::Ongoing;
 use crate::invariants::{End, Fact, Host as HostAt, RequestId};
-use crate::settings::Pace;
 use crate::workload::Status;
 use crate::world::World;
 
@@ -311,10 +310,5 @@ impl World {
             self.hosts[host].timer_at = Some(self.time);
             self.push_in(0, crate::world::Happening::Timer { host, timer });
         }
-    }
-
-    /// Whether the run judges clocks as kept.
-    pub(crate) fn keeps_pace(&self) -> bool {
-        self.settings.pace == Pace::Kept
     }
 }

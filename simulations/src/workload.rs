@@ -129,7 +129,7 @@ impl World {
         self.at_node(host, |node, now| node.release(now, ticket));
     }
 
-    fn ticket_of(&self, host: HostAt, request: RequestId) -> Option<Ticket> {
+    pub(crate) fn ticket_of(&self, host: HostAt, request: RequestId) -> Option<Ticket> {
         let requests = &self.process(host)?.requests;
         let mut found = requests
             .iter()

@@ -146,7 +146,7 @@ pub(crate) struct World {
 const STEPS_MAX: u64 = 5_000_000;
 
 /// How many keys the probes at the end have for themselves.
-pub(crate) const PROBE_KEYS: usize = 6;
+pub(crate) const PROBE_KEYS: usize = 7;
 
 impl World {
     /// A world in which these faults come to pass.
