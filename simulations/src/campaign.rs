@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::algorithms::Algorithm;
 use crate::faults;
 use crate::invariants::{Kind, Violation};
-use crate::settings::Settings;
+use crate::settings::{Gossip, Settings};
 use crate::world::{Outcome, World};
 
 /// What of a seed's world is changed from the outside.
@@ -87,6 +87,10 @@ pub(crate) struct Summary {
 pub(crate) fn world_of(seed: u64, tweaks: Tweaks) -> (Settings, Vec<faults::Fault>) {
     let mut settings = Settings::draw(seed, tweaks.nodes);
     settings.algorithm = tweaks.algorithm;
+    if tweaks.algorithm != Algorithm::Lockmesh {
+        // An adversary who plays gossip would be no fair test of who believes in it.
+        settings.gossip = Gossip::Heard;
+    }
     let mut faults = faults::draw(&settings);
     faults.truncate(tweaks.faults.unwrap_or(usize::MAX));
     (settings, faults)
@@ -203,7 +207,11 @@ pub(crate) fn replay(seed: u64, tweaks: Tweaks, faults: usize) -> String {
     let nodes = tweaks
         .nodes
         .map_or_else(String::new, |nodes| format!(" --nodes {nodes}"));
-    format!("cargo run --release -p simulations -- --seed {seed}{nodes} --faults {faults} --trace")
+    let algorithm = tweaks.algorithm.flag();
+    format!(
+        "cargo run --release -p simulations -- --seed {seed}{nodes}{algorithm} --faults {faults} \
+         --trace"
+    )
 }
 
 impl Summary {

@@ -30,6 +30,7 @@ mod workload;
 mod world;
 
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -189,7 +190,10 @@ fn report(file: &Path, args: &Args, seed: u64, tweaks: Tweaks) -> ExitCode {
     );
     let words: Vec<String> = std::env::args().skip(1).collect();
     let command = format!("cargo run --release -p simulations -- {}", words.join(" "));
-    let page = report::page(title, command, settings, faults, args.window.clone());
+    let window = args.window.clone();
+    let draw = || report::page(title, command, settings, faults, window);
+    let page = std::panic::catch_unwind(AssertUnwindSafe(draw));
+    let page = page.unwrap_or_else(|_| Err(format!("seed {seed} panics")));
     let written = page.and_then(|page| {
         let told = |err| format!("cannot write {}: {err}", file.display());
         std::fs::write(file, page).map_err(told)

@@ -55,6 +55,15 @@ impl Algorithm {
         }
     }
 
+    /// How a command line asks for it.
+    pub(crate) fn flag(self) -> &'static str {
+        match self {
+            Self::Lockmesh => "",
+            Self::Living => " --algorithm living",
+            Self::Redlock => " --algorithm redlock",
+        }
+    }
+
     /// The laws that it is held to; `None`: all. The others keep no queue and promise no bound in
     /// round trips, so they are judged by what a user of any lock relies on. The values of Redlock
     /// do not rise and do not claim to.
