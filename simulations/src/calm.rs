@@ -67,7 +67,10 @@ impl World {
             + 5 * lease
             + turn * (settings.habits.clients as u64 + 1);
         let end = self.time + bound;
-        let rest = |world: &Self| world.clients.iter().all(|it| it.state == State::Rests);
+        let rest = |world: &Self| {
+            world.clients.iter().all(|it| it.state == State::Rests)
+                && world.laws.history.open.is_empty()
+        };
         if self.run_until(end, rest) {
             return;
         }
@@ -308,8 +311,8 @@ impl World {
         self.pass(self.laws.history.terms.settled);
     }
 
-    /// M5: a holder has only just a majority and is cut off; one of those that voted for it forgets;
-    /// and a rival asks that one and all the others. The laws of safety look on.
+    /// M5: a holder has only just a majority and is cut off; one of those that voted for it
+    /// forgets; and a rival asks that one and all the others. The laws of safety look on.
     fn play_forgetful_voter(&mut self, key: KeyAt) {
         let voters = self.laws.history.terms.voters[key].clone();
         let majority = self.laws.history.majority(key);
@@ -353,8 +356,8 @@ impl World {
         self.let_go(rival, second);
     }
 
-    /// M3: a holder is frozen between a renewal and its answers, and sleeps just past its lease. The
-    /// answers wait for it; the lease is over all the same.
+    /// M3: a holder is frozen between a renewal and its answers, and sleeps just past its lease.
+    /// The answers wait for it; the lease is over all the same.
     fn play_frozen_holder(&mut self, key: KeyAt) {
         let holder = self.start_rng.below(self.hosts.len() as u64) as HostAt;
         let rival = (holder + 1) % self.hosts.len();

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::algorithms::Algorithm;
 use crate::faults;
 use crate::invariants::{Kind, Violation};
-use crate::settings::{Gossip, Settings};
+use crate::settings::Settings;
 use crate::world::{Outcome, World};
 
 /// What of a seed's world is changed from the outside.
@@ -47,7 +47,7 @@ impl Failure {
         }
     }
 
-    fn of(violations: &[Violation]) -> Option<Self> {
+    pub(crate) fn of(violations: &[Violation]) -> Option<Self> {
         let safety = violations
             .iter()
             .any(|violation| violation.kind == Kind::Safety);
@@ -86,11 +86,7 @@ pub(crate) struct Summary {
 /// The world of a seed.
 pub(crate) fn world_of(seed: u64, tweaks: Tweaks) -> (Settings, Vec<faults::Fault>) {
     let mut settings = Settings::draw(seed, tweaks.nodes);
-    settings.algorithm = tweaks.algorithm;
-    if tweaks.algorithm != Algorithm::Lockmesh {
-        // An adversary who plays gossip would be no fair test of who believes in it.
-        settings.gossip = Gossip::Heard;
-    }
+    tweaks.algorithm.put_into(&mut settings);
     let mut faults = faults::draw(&settings);
     faults.truncate(tweaks.faults.unwrap_or(usize::MAX));
     (settings, faults)

@@ -8,9 +8,11 @@
 //! loss, doubling and reordering in one. Jitter is off, so that states which differ in nothing
 //! else are one.
 
-use std::cmp::Ordering;
+mod parts;
+mod scope;
+
 use std::collections::BTreeSet;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,171 +25,16 @@ use lockmesh::proto::time::{Instant, Now};
 use lockmesh::proto::voter::{Limits, Start, Voter};
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
+use parts::{Envelope, Kept};
+use scope::SET_BACK_MS;
+pub(crate) use scope::{Begins, Scope, scopes};
+
 const VOTERS: usize = 3;
 const ROUND_TRIP: Duration = Duration::from_millis(100);
 const LEASE: Duration = Duration::from_secs(1);
 /// Two steps are a lease.
 const STEP: Duration = Duration::from_millis(500);
 const WALL_MS: u64 = 1_760_000_000_000;
-
-/// How far one search goes.
-#[derive(Clone, Debug)]
-pub(crate) struct Scope {
-    pub(crate) name: &'static str,
-    /// How far the wall clock of each claimant is ahead, in milliseconds: the order of the epochs.
-    pub(crate) walls: &'static [u64],
-    pub(crate) begins: Begins,
-    /// How many steps of time.
-    pub(crate) steps: u64,
-    /// How many voters may lose their memory.
-    pub(crate) crashes: u8,
-    /// Whether a message may be read more than once.
-    pub(crate) doubles: bool,
-    /// The most messages that are on their way.
-    pub(crate) messages_max: usize,
-    /// The mistake that the rules make, for the searches that must find one.
-    #[cfg(feature = "mutants")]
-    pub(crate) mutant: Option<lockmesh::mutants::Mutant>,
-}
-
-/// The scopes of the search for the real rules.
-pub(crate) fn scopes() -> Vec<Scope> {
-    let scope = |name, walls, begins, steps, crashes, doubles| Scope {
-        name,
-        walls,
-        begins,
-        steps,
-        crashes,
-        doubles,
-        messages_max: 16,
-        #[cfg(feature = "mutants")]
-        mutant: None,
-    };
-    vec![
-        scope(
-            "set back and forgetful",
-            &[1_000, 0],
-            Begins::Forgotten,
-            2,
-            1,
-            false,
-        ),
-        scope("two claims meet", &[1, 0], Begins::Asked, 0, 0, false),
-        scope("equal epochs", &[0, 0], Begins::Asked, 0, 0, false),
-        scope("doubles", &[1, 0], Begins::Asked, 0, 0, true),
-        scope("leases run out", &[1, 0], Begins::Owned, 3, 0, false),
-        scope("a voter forgets", &[1, 0], Begins::Owned, 4, 1, false),
-        scope("three claims", &[1, 0, 2], Begins::Owned, 1, 0, false),
-    ]
-}
-
-/// Where a search begins.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Begins {
-    /// All have asked, and no message has been read.
-    Asked,
-    /// The first owns the key by two votes; its claim to the third voter is still on its way. The
-    /// others may ask at any time.
-    Owned,
-    /// So it did, and died. Then a voter that had voted for it lost its memory and came back with its
-    /// wall clock set back by half a lease. Its quarantine is over; the other voters sleep, and
-    /// have not noticed yet that the lease is over.
-    Forgotten,
-}
-
-/// The wall clock of the voter that came back.
-const SET_BACK_MS: u64 = 500;
-
-/// A message on its way. Voters are numbered first, then claimants.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Envelope {
-    from: u8,
-    to: u8,
-    message: Arc<Message>,
-    /// Orders messages, which have no order of their own.
-    digest: u64,
-}
-
-impl Envelope {
-    fn new(from: usize, to: usize, message: Message) -> Self {
-        // Without keys of its own this hasher is the same in every run.
-        let mut hasher = DefaultHasher::new();
-        message.hash(&mut hasher);
-        Self {
-            from: from as u8,
-            to: to as u8,
-            message: Arc::new(message),
-            digest: hasher.finish(),
-        }
-    }
-
-    fn order(&self) -> (u64, u8, u8) {
-        (self.digest, self.from, self.to)
-    }
-}
-
-impl Hash for Envelope {
-    fn hash<H: Hasher>(&self, hasher: &mut H) {
-        self.order().hash(hasher);
-    }
-}
-
-impl Ord for Envelope {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.order().cmp(&other.order())
-    }
-}
-
-impl PartialOrd for Envelope {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-/// A machine, and a digest of it: most of what a step compares has not changed.
-#[derive(Clone, Debug)]
-pub(crate) struct Kept<T> {
-    it: Arc<T>,
-    digest: u64,
-}
-
-impl<T: Clone + Hash> Kept<T> {
-    fn new(it: T) -> Self {
-        let mut kept = Self {
-            it: Arc::new(it),
-            digest: 0,
-        };
-        kept.seal();
-        kept
-    }
-
-    /// Changes the machine.
-    fn change<R>(&mut self, change: impl FnOnce(&mut T) -> R) -> R {
-        let answer = change(Arc::make_mut(&mut self.it));
-        self.seal();
-        answer
-    }
-
-    fn seal(&mut self) {
-        let mut hasher = DefaultHasher::new();
-        self.it.hash(&mut hasher);
-        self.digest = hasher.finish();
-    }
-}
-
-impl<T> Hash for Kept<T> {
-    fn hash<H: Hasher>(&self, hasher: &mut H) {
-        self.digest.hash(hasher);
-    }
-}
-
-impl<T> PartialEq for Kept<T> {
-    fn eq(&self, other: &Self) -> bool {
-        self.digest == other.digest
-    }
-}
-
-impl<T> Eq for Kept<T> {}
 
 /// What the search may do next.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -687,19 +534,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_claims_of_equal_epochs_are_safe_as_far_as_the_search_goes() {
-        let scope = &scopes()[0];
-        let found = search(scope, Duration::from_secs(20), 30_000);
-        assert!(found.broken.is_none(), "{:?}", found.broken);
-        assert!(found.states > 1_000);
+    fn every_scope_is_safe_as_far_as_a_short_search_goes() {
+        for scope in scopes() {
+            let found = search(&scope, Duration::from_secs(20), 10_000);
+            assert!(
+                found.broken.is_none(),
+                "{}: {:?}",
+                found.scope,
+                found.broken
+            );
+            assert!(found.states > 1_000);
+        }
     }
 
     #[test]
     fn who_asks_sends_its_claim_to_every_voter() {
-        let search = Search::new(scopes()[0].clone());
-        let mut state = search.init_states().remove(0);
-        search.ask(&mut state, 0);
-        assert_eq!(state.network.len(), VOTERS);
+        let scopes = scopes();
+        let asked = scopes
+            .iter()
+            .find(|scope| scope.begins == Begins::Asked)
+            .unwrap();
+        let state = Search::new(asked.clone()).init_states().remove(0);
+        assert_eq!(state.network.len(), VOTERS * asked.walls.len());
         for envelope in &state.network {
             assert!(matches!(*envelope.message, Message::Claim(_)));
         }

@@ -24,6 +24,7 @@ mod network;
 mod observe;
 mod report;
 mod rng;
+mod scenario;
 mod settings;
 mod trace;
 mod workload;
@@ -40,7 +41,7 @@ use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use algorithms::{Algorithm, compare as comparison};
+use algorithms::{Algorithm, Plan, compare as comparison};
 use campaign::{Summary, Tweaks};
 
 /// Breaks the lock mesh with seeds, and says whether it held.
@@ -55,6 +56,9 @@ struct Args {
     /// Runs the seeds from A up to, not including, B.
     #[arg(long, value_name = "A..B", value_parser = parse_range, default_value = "0..1000")]
     seeds: Range<u64>,
+    /// Plays a scenario: a name, a file, or `all` that come with the project.
+    #[arg(long, value_name = "NAME|FILE", conflicts_with_all = ["seed", "seeds", "nodes"])]
+    scenario: Option<String>,
     /// Gives every world this many members, whatever its seed draws.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=101))]
     nodes: Option<u64>,
@@ -65,7 +69,7 @@ struct Args {
     #[arg(long, value_enum, default_value_t)]
     algorithm: Algorithm,
     /// Draws the run as a page of its own into this file, and runs nothing else.
-    #[arg(long, value_name = "FILE.html", requires = "seed")]
+    #[arg(long, value_name = "FILE.html")]
     report: Option<PathBuf>,
     /// Draws one of the stories of `compare` instead of the world of the seed.
     #[arg(long, value_name = "NAME", requires = "report", value_parser = comparison::names())]
@@ -74,7 +78,7 @@ struct Args {
     #[arg(long, value_name = "A..B", value_parser = parse_range, requires = "report")]
     window: Option<Range<u64>>,
     /// Prints every step of the seed.
-    #[arg(long, requires = "seed")]
+    #[arg(long)]
     trace: bool,
     /// Runs everything twice, and compares.
     #[arg(long)]
@@ -91,6 +95,9 @@ enum Command {
         /// The seeds with which each story is played.
         #[arg(long, value_name = "A..B", value_parser = parse_range, default_value = "0..50")]
         seeds: Range<u64>,
+        /// Plays the scenarios that come with the project instead of the stories.
+        #[arg(long)]
+        scenarios: bool,
         /// Prints one JSON object instead of the table.
         #[arg(long)]
         json: bool,
@@ -145,12 +152,17 @@ fn main() -> ExitCode {
     if let Some(command) = args.command {
         return obey(command);
     }
+    if let (Some(name), None) = (&args.scenario, &args.report) {
+        return play(name, args.algorithm, args.trace, args.json);
+    }
     let tweaks = Tweaks {
         nodes: args.nodes.map(|nodes| nodes as usize),
         faults: args.faults,
         algorithm: args.algorithm,
     };
-    let seeds = args.seed.map_or(args.seeds.clone(), |seed| seed..seed + 1);
+    let seeds = args
+        .seed
+        .map_or_else(|| args.seeds.clone(), |seed| seed..seed + 1);
     if let Some(file) = &args.report {
         return report(file, &args, seeds.start, tweaks);
     }
@@ -179,19 +191,46 @@ fn main() -> ExitCode {
     }
 }
 
-/// Draws one run into a file.
-fn report(file: &Path, args: &Args, seed: u64, tweaks: Tweaks) -> ExitCode {
+/// What a page is to show, and its title.
+fn plan_of(args: &Args, seed: u64, tweaks: Tweaks) -> Result<(Plan, String), String> {
+    if let Some(name) = &args.scenario {
+        let named = scenario::NAMED.iter().find(|(known, _)| known == name);
+        let text = match named {
+            Some((_, text)) => (*text).to_owned(),
+            None => std::fs::read_to_string(name).map_err(|err| format!("{name}: {err}"))?,
+        };
+        let scenario = scenario::read(&text).map_err(|bad| format!("{name}: {}", bad.0))?;
+        let title = format!("{name}: {}", scenario.story.trim());
+        return Ok((Plan::of_scenario(scenario, args.algorithm), title));
+    }
     let name = args.story.as_deref();
     let story = name.and_then(|name| comparison::world(name, seed, args.algorithm));
-    let (settings, faults) = story.unwrap_or_else(|| campaign::world_of(seed, tweaks));
-    let title = name.map_or_else(
-        || format!("The world of seed {seed}"),
-        |name| format!("{name}: {}, seed {seed}", comparison::what(name)),
-    );
+    if let (Some(name), Some(plan)) = (name, story) {
+        let title = format!("{name}: {}, seed {seed}", comparison::what(name));
+        return Ok((plan, title));
+    }
+    let (settings, faults) = campaign::world_of(seed, tweaks);
+    let plan = Plan {
+        settings,
+        faults,
+        asks: Vec::new(),
+    };
+    Ok((plan, format!("The world of seed {seed}")))
+}
+
+/// Draws one run into a file.
+fn report(file: &Path, args: &Args, seed: u64, tweaks: Tweaks) -> ExitCode {
+    let (plan, title) = match plan_of(args, seed, tweaks) {
+        Ok(plan) => plan,
+        Err(err) => {
+            eprintln!("{err}");
+            return ExitCode::FAILURE;
+        }
+    };
     let words: Vec<String> = std::env::args().skip(1).collect();
     let command = format!("cargo run --release -p simulations -- {}", words.join(" "));
     let window = args.window.clone();
-    let draw = || report::page(title, command, settings, faults, window);
+    let draw = || report::page(title, command, plan, window);
     let page = std::panic::catch_unwind(AssertUnwindSafe(draw));
     let page = page.unwrap_or_else(|_| Err(format!("seed {seed} panics")));
     let written = page.and_then(|page| {
@@ -209,8 +248,16 @@ fn report(file: &Path, args: &Args, seed: u64, tweaks: Tweaks) -> ExitCode {
 
 fn obey(command: Command) -> ExitCode {
     match command {
-        Command::Compare { seeds, json } => {
-            let rows = comparison::run(&seeds);
+        Command::Compare {
+            seeds,
+            scenarios,
+            json,
+        } => {
+            let rows = if scenarios {
+                comparison::run_scenarios(&seeds)
+            } else {
+                comparison::run(&seeds)
+            };
             if json {
                 println!("{}", comparison::json(&rows));
             } else {
@@ -308,6 +355,81 @@ fn search_all(patience: Duration, states_max: usize, json: bool) -> ExitCode {
     }
 }
 
+/// Plays a scenario by name or from a file, or all of them.
+fn play(name: &str, algorithm: Algorithm, trace: bool, json: bool) -> ExitCode {
+    let named = scenario::NAMED
+        .iter()
+        .filter(|(known, _)| name == "all" || *known == name);
+    let mut texts: Vec<(String, String)> = named
+        .map(|(known, text)| ((*known).to_owned(), (*text).to_owned()))
+        .collect();
+    if texts.is_empty() {
+        match std::fs::read_to_string(name) {
+            Ok(text) => texts.push((name.to_owned(), text)),
+            Err(error) => {
+                let known: Vec<&str> = scenario::NAMED.iter().map(|(known, _)| *known).collect();
+                eprintln!("{name} is no scenario and no file that can be read: {error}");
+                eprintln!("scenarios: {}, or all", known.join(", "));
+                return ExitCode::from(2);
+            }
+        }
+    }
+    let mut lines = Vec::new();
+    let mut failure = None;
+    for (name, text) in texts {
+        let mut scenario = match scenario::read(&text) {
+            Ok(scenario) => scenario,
+            Err(bad) => {
+                eprintln!("{name}: {}", bad.0);
+                return ExitCode::from(2);
+            }
+        };
+        algorithm.put_into(&mut scenario.settings);
+        let story = scenario.story.trim().to_owned();
+        let (outcome, unmet) = scenario::play(scenario, trace);
+        print_lines(outcome.lines);
+        let fails = campaign::Failure::of(&outcome.violations);
+        let fails = fails.or_else(|| (!unmet.is_empty()).then_some(campaign::Failure::Liveness));
+        let verdict = if fails.is_none() {
+            "as expected"
+        } else {
+            "FAILED"
+        };
+        println!("{name}: {verdict}. {story}");
+        for violation in &outcome.violations {
+            println!("  {} broken: {}", violation.law, violation.what);
+        }
+        for what in &unmet {
+            println!("  {what}");
+        }
+        failure = failure.max(fails);
+        lines.push(json!({
+            "scenario": name,
+            "steps": outcome.steps,
+            "grants": outcome.coverage.get("grants").copied().unwrap_or_default(),
+            "violations": outcome.violations,
+            "unmet": unmet,
+        }));
+    }
+    if json {
+        println!("{}", json!({"scenarios": lines}));
+    }
+    failure.map_or(ExitCode::SUCCESS, |failure| {
+        ExitCode::from(failure.exit_code())
+    })
+}
+
+fn print_lines(lines: Vec<String>) {
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    for line in lines {
+        // Whoever reads may stop reading.
+        if writeln!(out, "{line}").is_err() {
+            return;
+        }
+    }
+}
+
 fn run(args: &Args, seeds: Range<u64>, tweaks: Tweaks) -> Summary {
     let count = seeds.end - seeds.start;
     let bar = if args.json || count == 1 {
@@ -327,14 +449,7 @@ fn print_trace(seed: u64, tweaks: Tweaks) {
     let Ok(outcome) = traced else {
         return eprintln!("seed {seed} panics");
     };
-    use std::io::Write as _;
-    let mut out = std::io::stdout().lock();
-    for line in outcome.lines {
-        // Whoever reads may stop reading.
-        if writeln!(out, "{line}").is_err() {
-            return;
-        }
-    }
+    print_lines(outcome.lines);
 }
 
 /// Whether every seed gives the same trace when it runs again.
@@ -354,6 +469,65 @@ fn compare(seeds: Range<u64>, tweaks: Tweaks) -> bool {
     same
 }
 
+/// What the summary tells of, in groups.
+const COVERED: [(&str, &[&str]); 4] = [
+    (
+        "faults",
+        &[
+            "split",
+            "one_way",
+            "bridge",
+            "flap",
+            "slow",
+            "storm",
+            "crash",
+            "pause",
+            "wall_jump",
+            "drift",
+        ],
+    ),
+    (
+        "network",
+        &[
+            "datagrams",
+            "datagrams_lost",
+            "datagrams_cut",
+            "datagrams_doubled",
+            "datagrams_late",
+            "views",
+        ],
+    ),
+    (
+        "locks",
+        &[
+            "tries",
+            "waits",
+            "claims",
+            "grants",
+            "renewals",
+            "extends",
+            "released",
+            "lost",
+            "denied",
+            "timed_out",
+            "crashed_with_a_request",
+        ],
+    ),
+    (
+        "voters and ledger",
+        &[
+            "restarts",
+            "restarts_told_new",
+            "crashes_under_a_lease",
+            "quarantines",
+            "voters_returned",
+            "leans_on_wall_clock",
+            "writes_taken",
+            "writes_refused",
+        ],
+    ),
+];
+
 fn tell(summary: &Summary) {
     println!(
         "{} seeds, {} steps in {:.1} s ({} a second), {} facts judged by 11 laws",
@@ -363,64 +537,7 @@ fn tell(summary: &Summary) {
         summary.steps_per_second(),
         summary.facts,
     );
-    let groups: [(&str, &[&str]); 4] = [
-        (
-            "faults",
-            &[
-                "split",
-                "one_way",
-                "bridge",
-                "flap",
-                "slow",
-                "storm",
-                "crash",
-                "pause",
-                "wall_jump",
-                "drift",
-            ],
-        ),
-        (
-            "network",
-            &[
-                "datagrams",
-                "datagrams_lost",
-                "datagrams_cut",
-                "datagrams_doubled",
-                "datagrams_late",
-                "views",
-            ],
-        ),
-        (
-            "locks",
-            &[
-                "tries",
-                "waits",
-                "claims",
-                "grants",
-                "renewals",
-                "extends",
-                "released",
-                "lost",
-                "denied",
-                "timed_out",
-                "crashed_with_a_request",
-            ],
-        ),
-        (
-            "voters and ledger",
-            &[
-                "restarts",
-                "restarts_told_new",
-                "crashes_under_a_lease",
-                "quarantines",
-                "voters_returned",
-                "leans_on_wall_clock",
-                "writes_taken",
-                "writes_refused",
-            ],
-        ),
-    ];
-    for (group, names) in groups {
+    for (group, names) in COVERED {
         let counts: Vec<String> = names
             .iter()
             .map(|name| {

@@ -5,8 +5,9 @@ use lockmesh::proto::time::Instant;
 
 use crate::host::Ongoing;
 use crate::invariants::{End, Fact, Host as HostAt, RequestId};
+use crate::scenario::Counted;
 use crate::workload::Status;
-use crate::world::World;
+use crate::world::{Happening, World};
 
 impl World {
     /// Turns what a node reports into facts. Within one instant a lease that is over comes before a
@@ -61,6 +62,11 @@ impl World {
             .map(|asked| asked.key);
         if let Some(key) = key {
             self.wanted_at[key] = self.time;
+        }
+        match how {
+            End::Lost => self.note(Counted::Lost, host),
+            End::Denied => self.note(Counted::Denied, host),
+            End::Released | End::TimedOut | End::Crashed => {}
         }
         self.count(match how {
             End::Released => "released",
@@ -206,6 +212,7 @@ impl World {
             return;
         };
         self.count("grants");
+        self.note(Counted::Grants, host);
         let until = self.true_end(host, valid_until);
         let request = ongoing.request;
         self.see(&Fact::Granted {
@@ -218,6 +225,9 @@ impl World {
             None => {
                 let status = Status::Held { at: self.time };
                 self.probed.insert(request, status);
+                if let Some(hold) = self.holds.get(&request).copied() {
+                    self.push_in(hold, Happening::LetGo { host, request });
+                }
             }
         }
     }
@@ -308,7 +318,7 @@ impl World {
             self.hosts[host].timer += 1;
             let timer = self.hosts[host].timer;
             self.hosts[host].timer_at = Some(self.time);
-            self.push_in(0, crate::world::Happening::Timer { host, timer });
+            self.push_in(0, Happening::Timer { host, timer });
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::host::Ongoing;
 use crate::invariants::{End, Fact, Host as HostAt, KeyAt, RequestId};
 use crate::ledger::Verdict;
 use crate::rng::Rng;
+use crate::scenario::Counted;
 use crate::settings::Habits;
 use crate::world::{Happening, World, Write};
 
@@ -270,6 +271,7 @@ impl World {
                 .max(self.settings.habits.work_max),
         );
         let write = Write {
+            host,
             request,
             key,
             epoch,
@@ -294,11 +296,19 @@ impl World {
 
     pub(crate) fn write_reaches(&mut self, write: Write) {
         let Write {
+            host,
             request,
             key,
             epoch,
         } = write;
         let taken = self.ledger.write(key, epoch) == Verdict::Taken;
+        self.note(
+            match taken {
+                true => Counted::WritesTaken,
+                false => Counted::WritesRefused,
+            },
+            host,
+        );
         self.see(&Fact::Wrote {
             request,
             key,

@@ -23,6 +23,7 @@ use crate::ledger::Ledger;
 use crate::network::Network;
 use crate::report::{Condition, Record};
 use crate::rng::Rng;
+use crate::scenario::{AskAt, Counted};
 use crate::settings::{Gossip, SECOND, Settings};
 use crate::trace::Trace;
 use crate::workload::{Client, Status};
@@ -52,6 +53,10 @@ pub(crate) enum Happening {
         says_new: bool,
         moves: bool,
     },
+    /// Somebody asks, as a scenario says.
+    Ask(usize),
+    /// Who asked so lets go.
+    LetGo { host: HostAt, request: RequestId },
     /// A client acts.
     Wake { client: usize, turn: u64 },
     /// A client is about to write, and looks whether it still holds its lock.
@@ -65,6 +70,7 @@ pub(crate) enum Happening {
 /// A write on its way to the ledger.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Write {
+    pub(crate) host: HostAt,
     pub(crate) request: RequestId,
     pub(crate) key: KeyAt,
     pub(crate) epoch: u64,
@@ -105,6 +111,8 @@ pub(crate) struct Outcome {
     pub(crate) faults: usize,
     /// Where the settings ask for one.
     pub(crate) record: Option<Record>,
+    /// What scenarios count: when, what, and on which host.
+    pub(crate) happened: Vec<(u64, Counted, HostAt)>,
 }
 
 /// All of it.
@@ -140,6 +148,11 @@ pub(crate) struct World {
     /// When each key was last wanted.
     pub(crate) wanted_at: Vec<u64>,
     record: Option<Record>,
+    /// What a scenario says who asks for what.
+    asks: Vec<AskAt>,
+    /// For how long a request of a scenario is held.
+    pub(crate) holds: BTreeMap<RequestId, u64>,
+    happened: Vec<(u64, Counted, HostAt)>,
 }
 
 /// A run of more steps than this is one that does not end: most take some ten thousand.
@@ -203,6 +216,9 @@ impl World {
             probed: BTreeMap::new(),
             wanted_at: vec![0; keys.len()],
             record: settings.is_recorded.then(Record::default),
+            asks: Vec::new(),
+            holds: BTreeMap::new(),
+            happened: Vec::new(),
             keys,
             hosts,
             settings,
@@ -232,6 +248,31 @@ impl World {
             self.push(self.faults[fault].at, Happening::Fault(fault));
         }
         self.draw_clients();
+    }
+
+    /// Adds what a scenario says.
+    pub(crate) fn with_asks(mut self, asks: Vec<AskAt>) -> Self {
+        for (at, ask) in asks.iter().enumerate() {
+            self.push(ask.at, Happening::Ask(at));
+        }
+        self.asks = asks;
+        self
+    }
+
+    fn ask_as_told(&mut self, at: usize) {
+        let AskAt {
+            host, wish, hold, ..
+        } = self.asks[at];
+        let request = RequestId(self.requests + 1);
+        self.holds.insert(request, hold);
+        if self.hosts[host].acts() {
+            self.ask(host, None, wish);
+        }
+    }
+
+    /// Something that a scenario may count.
+    pub(crate) fn note(&mut self, what: Counted, host: HostAt) {
+        self.happened.push((self.time, what, host));
     }
 
     /// Runs to the end: faults, then the calm in which all must come right.
@@ -269,6 +310,7 @@ impl World {
             lines: self.trace.into_lines(),
             faults: self.faults.len(),
             record: self.record,
+            happened: self.happened,
         }
     }
 
@@ -342,6 +384,8 @@ impl World {
                 says_new,
                 moves,
             } => self.start(host, says_new, moves),
+            Happening::Ask(at) => self.ask_as_told(at),
+            Happening::LetGo { host, request } => self.let_go(host, request),
             Happening::Wake { client, turn } => self.wake_client(client, turn),
             Happening::Look { client, request } => self.look_and_write(client, request),
             Happening::Leave { host, write } => self.write_leaves(host, write),

@@ -1,5 +1,5 @@
-//! **L4 one round trip** (`docs/PROTOCOL.md`, section 1): from the decision to acquire a free key to
-//! owning it, and from a release to the next waiter owning it (holder to voters, voters to
+//! **L4 one round trip** (`docs/PROTOCOL.md`, section 1): from the decision to acquire a free key
+//! to owning it, and from a release to the next waiter owning it (holder to voters, voters to
 //! waiter).
 
 use super::{Fact, Handover, History, Law};

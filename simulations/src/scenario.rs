@@ -1,0 +1,480 @@
+//! Stories that a person writes: nodes, constants, a time line of faults, who asks for what, and
+//! what is expected. `scenarios/README.md` documents the format.
+//!
+//! An unknown key or a value that cannot be is an error that names its line.
+
+mod format;
+
+use std::time::Duration;
+
+use lockmesh::proto::id::NodeId;
+use lockmesh::proto::roster::{Roster, Timing};
+use toml::Spanned;
+
+use crate::algorithms::Algorithm;
+use crate::faults::{Cut, Fault, Target, Trouble};
+use crate::network::Weather;
+use crate::settings::{Gossip, Habits, Lives, MILLISECOND, Pace, Settings};
+use crate::workload::Wish;
+use crate::world::{Outcome, World};
+
+pub(crate) use format::Counted;
+use format::{Ask, Expect, FaultAt, File, HolderWord, TimingMs, Who, Work};
+
+/// A file that cannot be played, and why.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct BadScenario(pub(crate) String);
+
+/// A scenario that can be played.
+#[derive(Debug)]
+pub(crate) struct Scenario {
+    pub(crate) story: String,
+    pub(crate) settings: Settings,
+    pub(crate) faults: Vec<Fault>,
+    pub(crate) asks: Vec<AskAt>,
+    expects: Vec<Expect>,
+}
+
+/// Somebody asks for a lock, and holds it for so long.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AskAt {
+    pub(crate) at: u64,
+    pub(crate) host: usize,
+    pub(crate) wish: Wish,
+    pub(crate) hold: u64,
+}
+
+/// Points at the line of what is wrong.
+struct Reader<'a> {
+    text: &'a str,
+}
+
+impl Reader<'_> {
+    fn bad<T>(&self, at: &Spanned<T>, what: impl std::fmt::Display) -> BadScenario {
+        let before = &self.text[..at.span().start.min(self.text.len())];
+        let line = before.matches('\n').count() + 1;
+        BadScenario(format!("line {line}: {what}"))
+    }
+
+    fn host<T>(&self, at: &Spanned<T>, hosts: &[usize], count: usize) -> Result<(), BadScenario> {
+        match hosts.iter().find(|host| **host >= count) {
+            Some(host) => Err(self.bad(
+                at,
+                format!("there is no host {host}, the last is {}", count - 1),
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Reads a scenario.
+///
+/// # Errors
+/// [`BadScenario`] names the line.
+pub(crate) fn read(text: &str) -> Result<Scenario, BadScenario> {
+    let file: File = toml::from_str(text).map_err(|error| BadScenario(error.to_string()))?;
+    let reader = Reader { text };
+    let settings = settings_of(&reader, &file)?;
+    let hosts = settings.hosts();
+    let keys = settings.habits.keys;
+    let mut faults = Vec::new();
+    for fault in &file.fault {
+        let (at, trouble, named) = trouble_of(fault.as_ref(), hosts);
+        reader.host(fault, &named, hosts)?;
+        if at * MILLISECOND > settings.fault_span {
+            return Err(reader.bad(fault, "it comes after the span in which faults are allowed"));
+        }
+        faults.push(Fault {
+            at: at * MILLISECOND,
+            trouble: trouble.map_err(|what| reader.bad(fault, what))?,
+        });
+    }
+    faults.sort_by_key(|fault| fault.at);
+    let mut asks = Vec::new();
+    for ask in &file.ask {
+        let it = ask.as_ref();
+        reader.host(ask, &it.hosts, hosts)?;
+        let (min, max) = (settings.timing.min_ttl(), settings.timing.max_ttl);
+        let ttl = Duration::from_millis(it.ttl_ms);
+        if ttl < min || ttl > max {
+            return Err(reader.bad(ask, format!("ttl_ms must be {min:?} to {max:?}")));
+        }
+        if it.key >= keys {
+            return Err(reader.bad(ask, format!("there is no key {}, there are {keys}", it.key)));
+        }
+        asks.extend(it.hosts.iter().map(|host| ask_of(it, *host)));
+    }
+    for expect in &file.expect {
+        let it = expect.as_ref();
+        reader.host(expect, it.hosts.as_deref().unwrap_or_default(), hosts)?;
+        if it.max.is_some_and(|max| max < it.min) || it.to_ms.is_some_and(|to| to <= it.from_ms) {
+            return Err(reader.bad(expect, "nothing can meet this"));
+        }
+    }
+    Ok(Scenario {
+        story: file.story,
+        settings,
+        faults,
+        asks,
+        expects: file.expect.into_iter().map(Spanned::into_inner).collect(),
+    })
+}
+
+fn ask_of(it: &Ask, host: usize) -> AskAt {
+    AskAt {
+        at: it.at_ms * MILLISECOND,
+        host,
+        wish: Wish {
+            key: it.key,
+            ttl: it.ttl_ms * MILLISECOND,
+            is_try: it.is_try,
+            renews: it.renews,
+            patience: None,
+        },
+        hold: it.hold_ms * MILLISECOND,
+    }
+}
+
+fn settings_of(reader: &Reader<'_>, file: &File) -> Result<Settings, BadScenario> {
+    let cluster = file.cluster.as_ref();
+    let members = *cluster.members.as_ref();
+    if !(1..=101).contains(&members) {
+        return Err(reader.bad(&cluster.members, "members must be 1 to 101"));
+    }
+    if cluster.outsiders > 100 {
+        return Err(reader.bad(&file.cluster, "outsiders must be 0 to 100"));
+    }
+    if !(1..=3_600_000).contains(cluster.span_ms.as_ref()) {
+        return Err(reader.bad(&cluster.span_ms, "span_ms must be 1 to 3600000"));
+    }
+    let timing = timing_of(file.timing.as_ref());
+    let voters = *cluster.voters_per_key.as_ref();
+    check_roster(reader, file, members, voters, timing)?;
+    let net = &file.network;
+    if net.delay_us_min > net.delay_us_max {
+        return Err(BadScenario(
+            "[network]: delay_us_min is above delay_us_max".to_owned(),
+        ));
+    }
+    Ok(Settings {
+        seed: file.seed,
+        algorithm: Algorithm::default(),
+        is_recorded: false,
+        members,
+        outsiders: cluster.outsiders,
+        voters_per_key: voters,
+        timing,
+        pace: if cluster.clocks_kept {
+            Pace::Kept
+        } else {
+            Pace::Wild(0)
+        },
+        wall_off_max_ms: 0,
+        weather: Weather {
+            loss_ppm: net.loss_percent.ppm(),
+            double_ppm: net.double_percent.ppm(),
+            late_ppm: 0,
+            late_max: 1,
+            jitter: net.jitter_us * 1_000,
+        },
+        delay: (net.delay_us_min * 1_000, net.delay_us_max * 1_000),
+        gossip: if cluster.hostile_gossip {
+            Gossip::Hostile
+        } else {
+            Gossip::Honest
+        },
+        lives: Lives::Counted,
+        starts_new: !cluster.starts_in_quarantine,
+        fault_span: *cluster.span_ms.as_ref() * MILLISECOND,
+        habits: habits_of(reader, &file.workload)?,
+    })
+}
+
+fn check_roster(
+    reader: &Reader<'_>,
+    file: &File,
+    members: usize,
+    voters: usize,
+    timing: Timing,
+) -> Result<(), BadScenario> {
+    let names = (0..members).filter_map(|at| NodeId::new(format!("n{at}")).ok());
+    let roster = Roster::new(1, names.collect(), voters, timing);
+    roster.map(|_| ()).map_err(|error| match error {
+        lockmesh::proto::roster::RosterError::VotersPerKey { .. } => {
+            reader.bad(&file.cluster.as_ref().voters_per_key, error)
+        }
+        error => reader.bad(&file.timing, error),
+    })
+}
+
+fn timing_of(it: &TimingMs) -> Timing {
+    Timing {
+        max_ttl: Duration::from_millis(it.max_ttl_ms),
+        max_drift_ppm: it.max_drift_ppm,
+        max_clock_skew: Duration::from_millis(it.max_clock_skew_ms),
+        round_trip: Duration::from_millis(it.round_trip_ms),
+        offer: Duration::from_millis(it.offer_ms),
+        poke: Duration::from_millis(it.poke_ms),
+    }
+}
+
+fn habits_of(reader: &Reader<'_>, it: &Work) -> Result<Habits, BadScenario> {
+    let keys = it.keys.as_ref().map_or(1, |keys| *keys.as_ref());
+    if let Some(at) = &it.keys
+        && !(1..=1_000).contains(&keys)
+    {
+        return Err(reader.bad(at, "keys must be 1 to 1000"));
+    }
+    Ok(Habits {
+        clients: it.clients.min(1_000),
+        keys,
+        rest_max: it.rest_max_ms.max(1) * MILLISECOND,
+        hold_max: it.hold_max_ms.max(1) * MILLISECOND,
+        work_max: 0,
+        try_ppm: it.try_percent.ppm(),
+        renew_ppm: it.renew_percent.ppm(),
+        withdraw_ppm: it.withdraw_percent.ppm(),
+        deadline_ppm: 0,
+        extend_ppm: 0,
+    })
+}
+
+/// When it begins, what it is, and the hosts that it names.
+fn trouble_of(it: &FaultAt, hosts: usize) -> (u64, Result<Trouble, String>, Vec<usize>) {
+    let ns = |ms: &u64| *ms * MILLISECOND;
+    match it {
+        FaultAt::Split {
+            at_ms,
+            for_ms,
+            groups,
+        } => {
+            let cut = split(groups, hosts).map(|cut| Trouble::Cut {
+                cut,
+                span: ns(for_ms),
+            });
+            (*at_ms, cut, groups.concat())
+        }
+        FaultAt::OneWay {
+            at_ms,
+            for_ms,
+            mute,
+        } => {
+            let cut = Cut::OneWay(mute.clone());
+            let span = ns(for_ms);
+            (*at_ms, Ok(Trouble::Cut { cut, span }), mute.clone())
+        }
+        FaultAt::Between {
+            at_ms,
+            for_ms,
+            hosts,
+        } => {
+            let cut = Cut::Between(hosts[0], hosts[1]);
+            let span = ns(for_ms);
+            (*at_ms, Ok(Trouble::Cut { cut, span }), hosts.to_vec())
+        }
+        FaultAt::Flap {
+            at_ms,
+            every_ms,
+            times,
+            hosts,
+        } => {
+            let flap = Trouble::Flap {
+                cut: Cut::Between(hosts[0], hosts[1]),
+                half: ns(every_ms),
+                times: *times,
+            };
+            (*at_ms, Ok(flap), hosts.to_vec())
+        }
+        FaultAt::Storm {
+            at_ms,
+            for_ms,
+            loss_percent,
+        } => {
+            let storm = Trouble::Storm {
+                loss_ppm: loss_percent.ppm(),
+                span: ns(for_ms),
+            };
+            (*at_ms, Ok(storm), Vec::new())
+        }
+        other => trouble_of_host(other),
+    }
+}
+
+fn trouble_of_host(it: &FaultAt) -> (u64, Result<Trouble, String>, Vec<usize>) {
+    let target = |who: &Who| match who {
+        Who::Host(host) => (Target::Host(*host), vec![*host]),
+        Who::Holder(HolderWord::Holder) => (Target::HolderOr(0), Vec::new()),
+    };
+    match it {
+        FaultAt::Slow {
+            at_ms,
+            for_ms,
+            host,
+            by_ms,
+        } => {
+            let slow = Trouble::Slow {
+                host: *host,
+                by: *by_ms * MILLISECOND,
+                span: *for_ms * MILLISECOND,
+            };
+            (*at_ms, Ok(slow), vec![*host])
+        }
+        FaultAt::Crash {
+            at_ms,
+            for_ms,
+            host,
+        } => {
+            let (target, named) = target(host);
+            let crash = Trouble::Crash {
+                target,
+                down: *for_ms * MILLISECOND,
+                says_new: false,
+                moves: false,
+            };
+            (*at_ms, Ok(crash), named)
+        }
+        FaultAt::Pause {
+            at_ms,
+            for_ms,
+            host,
+        } => {
+            let (target, named) = target(host);
+            let span = *for_ms * MILLISECOND;
+            (*at_ms, Ok(Trouble::Pause { target, span }), named)
+        }
+        FaultAt::WallJump { at_ms, host, by_ms } => {
+            let (host, by_ms) = (*host, *by_ms);
+            (*at_ms, Ok(Trouble::WallJump { host, by_ms }), vec![host])
+        }
+        FaultAt::Drift {
+            at_ms,
+            host,
+            rate_ppm,
+        } => {
+            let (host, rate_ppm) = (*host, *rate_ppm);
+            let sane = rate_ppm.abs() < 1_000_000;
+            let drift = sane.then_some(Trouble::Drift { host, rate_ppm });
+            let drift = drift.ok_or_else(|| "a clock cannot run backwards".to_owned());
+            (*at_ms, drift, vec![host])
+        }
+        _ => (0, Err("not a fault of a host".to_owned()), Vec::new()),
+    }
+}
+
+/// Every host is in one group; those that are not named are in the first.
+fn split(groups: &[Vec<usize>], hosts: usize) -> Result<Cut, String> {
+    let mut of = vec![None; hosts];
+    for (group, members) in groups.iter().enumerate() {
+        for host in members.iter().filter(|host| **host < hosts) {
+            if of[*host].replace(group as u8).is_some() {
+                return Err(format!("host {host} is in two groups"));
+            }
+        }
+    }
+    Ok(Cut::Split(
+        of.into_iter().map(Option::unwrap_or_default).collect(),
+    ))
+}
+
+/// Plays a scenario. Answers the run, and which expectations it did not meet.
+pub(crate) fn play(scenario: Scenario, keeps_lines: bool) -> (Outcome, Vec<String>) {
+    let end = scenario.settings.fault_span;
+    let world = World::new(scenario.settings, scenario.faults, keeps_lines);
+    let outcome = world.with_asks(scenario.asks).run();
+    let mut unmet = Vec::new();
+    for expect in &scenario.expects {
+        let from = expect.from_ms * MILLISECOND;
+        let to = expect.to_ms.map_or(end, |to| to * MILLISECOND);
+        let counts = outcome.happened.iter().filter(|(at, what, host)| {
+            let named = expect
+                .hosts
+                .as_ref()
+                .is_none_or(|hosts| hosts.contains(host));
+            *what == expect.what && (from..to).contains(at) && named
+        });
+        let count = counts.count() as u64;
+        if count < expect.min || expect.max.is_some_and(|max| count > max) {
+            unmet.push(format!("{count} {:?}, expected {expect:?}", expect.what));
+        }
+    }
+    (outcome, unmet)
+}
+
+/// The scenarios that come with the project.
+pub(crate) const NAMED: [(&str, &str); 13] = [
+    ("split_brain", include_str!("../scenarios/split_brain.toml")),
+    (
+        "majority_lost",
+        include_str!("../scenarios/majority_lost.toml"),
+    ),
+    (
+        "one_way_link",
+        include_str!("../scenarios/one_way_link.toml"),
+    ),
+    ("bridge_node", include_str!("../scenarios/bridge_node.toml")),
+    (
+        "flapping_link",
+        include_str!("../scenarios/flapping_link.toml"),
+    ),
+    ("slow_voter", include_str!("../scenarios/slow_voter.toml")),
+    (
+        "frozen_holder",
+        include_str!("../scenarios/frozen_holder.toml"),
+    ),
+    ("fast_clock", include_str!("../scenarios/fast_clock.toml")),
+    (
+        "rolling_restart",
+        include_str!("../scenarios/rolling_restart.toml"),
+    ),
+    (
+        "whole_restart",
+        include_str!("../scenarios/whole_restart.toml"),
+    ),
+    (
+        "storm_of_try",
+        include_str!("../scenarios/storm_of_try.toml"),
+    ),
+    (
+        "crash_of_holder",
+        include_str!("../scenarios/crash_of_holder.toml"),
+    ),
+    (
+        "fifty_members",
+        include_str!("../scenarios/fifty_members.toml"),
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_named_scenario_goes_as_expected() {
+        for (name, text) in NAMED {
+            let scenario = read(text).unwrap_or_else(|bad| panic!("{name}: {}", bad.0));
+            let (outcome, unmet) = play(scenario, false);
+            assert!(
+                outcome.violations.is_empty(),
+                "{name}: {:?}",
+                outcome.violations
+            );
+            assert!(unmet.is_empty(), "{name}: {unmet:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_an_error_with_its_line() {
+        let good = NAMED[0].1;
+        let bad = |from: &str, to: &str| {
+            assert!(good.contains(from), "{from}");
+            read(&good.replacen(from, to, 1)).unwrap_err().0
+        };
+        assert!(bad("members = 5", "members = 0").starts_with("line 4: members"));
+        assert!(bad("members = 5", "membres = 5").contains("line 4"));
+        assert!(bad("voters_per_key = 5", "voters_per_key = 6").starts_with("line 5: "));
+        assert!(bad("[3, 4]", "[3, 9]").contains("there is no host 9"));
+        assert!(bad("[3, 4]", "[2, 4]").contains("host 2 is in two groups"));
+        assert!(bad("kind = \"split\"", "kind = \"spilt\"").contains("line"));
+        assert!(bad("round_trip_ms = 10", "round_trip_ms = 999").starts_with("line 7: "));
+    }
+}
