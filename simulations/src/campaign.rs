@@ -86,7 +86,7 @@ pub(crate) struct Summary {
 /// The world of a seed.
 pub(crate) fn world_of(seed: u64, tweaks: Tweaks) -> (Settings, Vec<faults::Fault>) {
     let mut settings = Settings::draw(seed, tweaks.nodes);
-    settings.algorithm = tweaks.algorithm;
+    tweaks.algorithm.put_into(&mut settings);
     let mut faults = faults::draw(&settings);
     faults.truncate(tweaks.faults.unwrap_or(usize::MAX));
     (settings, faults)
@@ -203,7 +203,11 @@ pub(crate) fn replay(seed: u64, tweaks: Tweaks, faults: usize) -> String {
     let nodes = tweaks
         .nodes
         .map_or_else(String::new, |nodes| format!(" --nodes {nodes}"));
-    format!("cargo run --release -p simulations -- --seed {seed}{nodes} --faults {faults} --trace")
+    let algorithm = tweaks.algorithm.flag();
+    format!(
+        "cargo run --release -p simulations -- --seed {seed}{nodes}{algorithm} --faults {faults} \
+         --trace"
+    )
 }
 
 impl Summary {

@@ -33,6 +33,7 @@ mod workload;
 mod world;
 
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -42,7 +43,7 @@ use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use algorithms::{Algorithm, compare as comparison};
+use algorithms::{Algorithm, Plan, compare as comparison};
 use campaign::{Summary, Tweaks};
 
 /// Breaks the lock mesh with seeds, and says whether it held.
@@ -70,7 +71,7 @@ struct Args {
     #[arg(long, value_enum, default_value_t)]
     algorithm: Algorithm,
     /// Draws the run as a page of its own into this file, and runs nothing else.
-    #[arg(long, value_name = "FILE.html", requires = "seed")]
+    #[arg(long, value_name = "FILE.html")]
     report: Option<PathBuf>,
     /// Draws one of the stories of `compare` instead of the world of the seed.
     #[arg(long, value_name = "NAME", requires = "report", value_parser = comparison::names())]
@@ -96,6 +97,9 @@ enum Command {
         /// The seeds with which each story is played.
         #[arg(long, value_name = "A..B", value_parser = parse_range, default_value = "0..50")]
         seeds: Range<u64>,
+        /// Plays the scenarios that come with the project instead of the stories.
+        #[arg(long)]
+        scenarios: bool,
         /// Prints one JSON object instead of the table.
         #[arg(long)]
         json: bool,
@@ -150,8 +154,8 @@ fn main() -> ExitCode {
     if let Some(command) = args.command {
         return obey(command);
     }
-    if let Some(name) = &args.scenario {
-        return play(name, args.trace, args.json);
+    if let (Some(name), None) = (&args.scenario, &args.report) {
+        return play(name, args.algorithm, args.trace, args.json);
     }
     let tweaks = Tweaks {
         nodes: args.nodes.map(|nodes| nodes as usize),
@@ -189,18 +193,48 @@ fn main() -> ExitCode {
     }
 }
 
-/// Draws one run into a file.
-fn report(file: &Path, args: &Args, seed: u64, tweaks: Tweaks) -> ExitCode {
+/// What a page is to show, and its title.
+fn plan_of(args: &Args, seed: u64, tweaks: Tweaks) -> Result<(Plan, String), String> {
+    if let Some(name) = &args.scenario {
+        let named = scenario::NAMED.iter().find(|(known, _)| known == name);
+        let text = match named {
+            Some((_, text)) => (*text).to_owned(),
+            None => std::fs::read_to_string(name).map_err(|err| format!("{name}: {err}"))?,
+        };
+        let scenario = scenario::read(&text).map_err(|bad| format!("{name}: {}", bad.0))?;
+        let title = format!("{name}: {}", scenario.story.trim());
+        return Ok((Plan::of_scenario(scenario, args.algorithm), title));
+    }
     let name = args.story.as_deref();
     let story = name.and_then(|name| comparison::world(name, seed, args.algorithm));
-    let (settings, faults) = story.unwrap_or_else(|| campaign::world_of(seed, tweaks));
-    let title = name.map_or_else(
-        || format!("The world of seed {seed}"),
-        |name| format!("{name}: {}, seed {seed}", comparison::what(name)),
-    );
+    if let (Some(name), Some(plan)) = (name, story) {
+        let title = format!("{name}: {}, seed {seed}", comparison::what(name));
+        return Ok((plan, title));
+    }
+    let (settings, faults) = campaign::world_of(seed, tweaks);
+    let plan = Plan {
+        settings,
+        faults,
+        asks: Vec::new(),
+    };
+    Ok((plan, format!("The world of seed {seed}")))
+}
+
+/// Draws one run into a file.
+fn report(file: &Path, args: &Args, seed: u64, tweaks: Tweaks) -> ExitCode {
+    let (plan, title) = match plan_of(args, seed, tweaks) {
+        Ok(plan) => plan,
+        Err(err) => {
+            eprintln!("{err}");
+            return ExitCode::FAILURE;
+        }
+    };
     let words: Vec<String> = std::env::args().skip(1).collect();
     let command = format!("cargo run --release -p simulations -- {}", words.join(" "));
-    let page = report::page(title, command, settings, faults, args.window.clone());
+    let window = args.window.clone();
+    let draw = || report::page(title, command, plan, window);
+    let page = std::panic::catch_unwind(AssertUnwindSafe(draw));
+    let page = page.unwrap_or_else(|_| Err(format!("seed {seed} panics")));
     let written = page.and_then(|page| {
         let told = |err| format!("cannot write {}: {err}", file.display());
         std::fs::write(file, page).map_err(told)
@@ -216,8 +250,16 @@ fn report(file: &Path, args: &Args, seed: u64, tweaks: Tweaks) -> ExitCode {
 
 fn obey(command: Command) -> ExitCode {
     match command {
-        Command::Compare { seeds, json } => {
-            let rows = comparison::run(&seeds);
+        Command::Compare {
+            seeds,
+            scenarios,
+            json,
+        } => {
+            let rows = if scenarios {
+                comparison::run_scenarios(&seeds)
+            } else {
+                comparison::run(&seeds)
+            };
             if json {
                 println!("{}", comparison::json(&rows));
             } else {
@@ -316,7 +358,7 @@ fn search_all(patience: Duration, states_max: usize, json: bool) -> ExitCode {
 }
 
 /// Plays a scenario by name or from a file, or all of them.
-fn play(name: &str, trace: bool, json: bool) -> ExitCode {
+fn play(name: &str, algorithm: Algorithm, trace: bool, json: bool) -> ExitCode {
     let named = scenario::NAMED
         .iter()
         .filter(|(known, _)| name == "all" || *known == name);
@@ -337,13 +379,14 @@ fn play(name: &str, trace: bool, json: bool) -> ExitCode {
     let mut lines = Vec::new();
     let mut failure = None;
     for (name, text) in texts {
-        let scenario = match scenario::read(&text) {
+        let mut scenario = match scenario::read(&text) {
             Ok(scenario) => scenario,
             Err(bad) => {
                 eprintln!("{name}: {}", bad.0);
                 return ExitCode::from(2);
             }
         };
+        algorithm.put_into(&mut scenario.settings);
         let story = scenario.story.trim().to_owned();
         let (outcome, unmet) = scenario::play(scenario, trace);
         print_lines(outcome.lines);

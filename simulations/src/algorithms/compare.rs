@@ -8,10 +8,11 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use super::Algorithm;
 use super::stories::{STORIES, Story};
 use super::tally::{self, Tally};
-use crate::faults::{self, Fault};
+use super::{Algorithm, Plan};
+use crate::faults;
+use crate::scenario;
 use crate::settings::{Gossip, Pace, Settings};
 use crate::world::World;
 
@@ -21,77 +22,121 @@ const MIX_WHAT: &str =
     "each seed draws its own world and faults; users let go before their last write has arrived";
 
 /// One row: a story, or the random mix, and what each algorithm made of it.
-#[derive(Debug)]
 pub(crate) struct Row {
     name: &'static str,
     what: &'static str,
+    play: Play,
     /// In the order of [`Algorithm::ALL`].
     tallies: [Tally; 3],
 }
 
-/// Runs every story and the random mix with these seeds, on all cores.
+/// What a row plays.
+enum Play {
+    Story(Story),
+    /// The text of a scenario.
+    Scenario(&'static str),
+    Mix,
+}
+
+impl Play {
+    /// `None` where a scenario cannot be played, which its own tests rule out.
+    fn plan(&self, seed: u64, algorithm: Algorithm) -> Option<Plan> {
+        match self {
+            Self::Story(story) => Some(story.world(seed, algorithm)),
+            Self::Scenario(text) => {
+                let scenario = scenario::read(text).ok()?;
+                let mut plan = Plan::of_scenario(scenario, algorithm);
+                plan.settings.seed = seed;
+                Some(plan)
+            }
+            Self::Mix => Some(mixed(seed, algorithm)),
+        }
+    }
+}
+
+/// Runs every story and the random mix with these seeds.
 pub(crate) fn run(seeds: &Range<u64>) -> Vec<Row> {
-    let mut rows: Vec<Row> = STORIES
-        .iter()
-        .map(|story| row(story.name, story.what))
-        .collect();
-    rows.push(row(MIX, MIX_WHAT));
+    let mut rows: Vec<Row> = Vec::new();
+    for story in STORIES {
+        rows.push(row(story.name, story.what, Play::Story(story)));
+    }
+    rows.push(row(MIX, MIX_WHAT, Play::Mix));
+    play_all(rows, seeds)
+}
+
+/// Runs every scenario that comes with the project with these seeds.
+pub(crate) fn run_scenarios(seeds: &Range<u64>) -> Vec<Row> {
+    let rows = scenario::NAMED.iter();
+    let rows = rows.map(|(name, text)| row(name, "", Play::Scenario(text)));
+    play_all(rows.collect(), seeds)
+}
+
+/// Plays all rows with all algorithms, on all cores.
+fn play_all(mut rows: Vec<Row>, seeds: &Range<u64>) -> Vec<Row> {
     let jobs: Vec<(usize, usize, u64)> = (0..rows.len())
         .flat_map(|row| (0..3).map(move |which| (row, which)))
         .flat_map(|(row, which)| seeds.clone().map(move |seed| (row, which, seed)))
         .collect();
     let next = AtomicUsize::new(0);
-    let shared = Mutex::new(&mut rows);
+    let sums = Mutex::new(vec![[Tally::default(); 3]; rows.len()]);
     let cores = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
         for _ in 0..cores {
             scope.spawn(|| {
                 while let Some((row, which, seed)) = jobs.get(next.fetch_add(1, Ordering::Relaxed))
                 {
-                    let algorithm = Algorithm::ALL[*which];
-                    let (settings, faults) = match STORIES.get(*row) {
-                        Some(story) => story.world(*seed, algorithm),
-                        None => mixed(*seed, algorithm),
+                    let Some(plan) = rows[*row].play.plan(*seed, Algorithm::ALL[*which]) else {
+                        continue;
                     };
-                    let tally = tally_of(settings, faults);
-                    if let Ok(mut rows) = shared.lock() {
-                        rows[*row].tallies[*which].add(tally);
+                    let tally = tally_of(plan);
+                    if let Ok(mut sums) = sums.lock() {
+                        sums[*row][*which].add(tally);
                     }
                 }
             });
         }
     });
+    let sums = sums.into_inner().unwrap_or_default();
+    for (row, tallies) in rows.iter_mut().zip(sums) {
+        row.tallies = tallies;
+    }
     rows
 }
 
-fn row(name: &'static str, what: &'static str) -> Row {
+fn row(name: &'static str, what: &'static str, play: Play) -> Row {
     Row {
         name,
         what,
+        play,
         tallies: Default::default(),
     }
 }
 
 /// The world that a seed draws, with gossip that is told by heartbeats: the default mix has an
 /// adversary play it, under which a count of the living could do nothing right.
-fn mixed(seed: u64, algorithm: Algorithm) -> (Settings, Vec<Fault>) {
+fn mixed(seed: u64, algorithm: Algorithm) -> Plan {
     let mut settings = Settings::draw(seed, None);
     settings.algorithm = algorithm;
-    settings.is_recorded = true;
     settings.gossip = Gossip::Heard;
     settings.pace = Pace::Kept;
-    let faults = faults::draw(&settings);
-    (settings, faults)
+    Plan {
+        faults: faults::draw(&settings),
+        settings,
+        asks: Vec::new(),
+    }
 }
 
-fn tally_of(settings: Settings, faults: Vec<Fault>) -> Tally {
-    let outcome = World::new(settings, faults, false).run();
-    let record = outcome.record.unwrap_or_default();
+fn tally_of(plan: Plan) -> Tally {
+    let mut settings = plan.settings;
+    settings.is_recorded = true;
+    let world = World::new(settings, plan.faults, false).with_asks(plan.asks);
+    let mut record = world.run().record.unwrap_or_default();
+    record.end_at_calm();
     tally::Story::of(&record).tally(record.healed)
 }
 
 /// The world of a story by its name, for a page.
-pub(crate) fn world(name: &str, seed: u64, algorithm: Algorithm) -> Option<(Settings, Vec<Fault>)> {
+pub(crate) fn world(name: &str, seed: u64, algorithm: Algorithm) -> Option<Plan> {
     Story::named(name).map(|story| story.world(seed, algorithm))
 }
 
@@ -115,6 +160,7 @@ pub(crate) fn markdown(rows: &[Row]) -> String {
     for row in rows {
         for (algorithm, tally) in Algorithm::ALL.iter().zip(&row.tallies) {
             let what = match algorithm {
+                Algorithm::Lockmesh if row.what.is_empty() => format!("**{}**", row.name),
                 Algorithm::Lockmesh => format!("**{}**: {}", row.name, row.what),
                 _ => String::new(),
             };
@@ -162,8 +208,7 @@ mod tests {
     fn tally(story: &str, algorithm: Algorithm, seeds: Range<u64>) -> Tally {
         let mut sum = Tally::default();
         for seed in seeds {
-            let (settings, faults) = world(story, seed, algorithm).unwrap();
-            sum.add(tally_of(settings, faults));
+            sum.add(tally_of(world(story, seed, algorithm).unwrap()));
         }
         sum
     }

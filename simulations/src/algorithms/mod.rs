@@ -27,6 +27,10 @@ use lockmesh::proto::time::{Instant, Now};
 use lockmesh::proto::view::View;
 use lockmesh::proto::voter::Voter;
 
+use crate::faults::Fault;
+use crate::scenario::{AskAt, Scenario};
+use crate::settings::{Gossip, Settings};
+
 pub(crate) use hearing::Hearing;
 pub(crate) use tally::{Lease, Overlap, Story, Wait, Write};
 
@@ -55,6 +59,15 @@ impl Algorithm {
         }
     }
 
+    /// How a command line asks for it.
+    pub(crate) fn flag(self) -> &'static str {
+        match self {
+            Self::Lockmesh => "",
+            Self::Living => " --algorithm living",
+            Self::Redlock => " --algorithm redlock",
+        }
+    }
+
     /// The laws that it is held to; `None`: all. The others keep no queue and promise no bound in
     /// round trips, so they are judged by what a user of any lock relies on. The values of Redlock
     /// do not rise and do not claim to.
@@ -66,9 +79,39 @@ impl Algorithm {
         }
     }
 
+    /// Has the hosts of a world run it. Who believes in gossip is told what heartbeats tell: an
+    /// adversary would be no fair test.
+    pub(crate) fn put_into(self, settings: &mut Settings) {
+        settings.algorithm = self;
+        if self != Self::Lockmesh {
+            settings.gossip = Gossip::Heard;
+        }
+    }
+
     /// Whether its numbers are fencing tokens, so that a resource can refuse the lower ones.
     pub(crate) fn has_fence(self) -> bool {
         self != Self::Redlock
+    }
+}
+
+/// A world that can be played.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) settings: Settings,
+    pub(crate) faults: Vec<Fault>,
+    pub(crate) asks: Vec<AskAt>,
+}
+
+impl Plan {
+    /// The world of a scenario, run by this algorithm.
+    pub(crate) fn of_scenario(scenario: Scenario, algorithm: Algorithm) -> Self {
+        let mut settings = scenario.settings;
+        algorithm.put_into(&mut settings);
+        Self {
+            settings,
+            faults: scenario.faults,
+            asks: scenario.asks,
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lockmesh::proto::roster::Timing;
 
-use super::Algorithm;
+use super::{Algorithm, Plan};
 use crate::faults::{Cut, Fault, Target, Trouble};
 use crate::network::Weather;
 use crate::settings::{Gossip, Habits, Lives, MILLISECOND, Pace, SECOND, Settings};
@@ -87,8 +87,12 @@ impl Story {
     }
 
     /// Its world for this seed.
-    pub(crate) fn world(&self, seed: u64, algorithm: Algorithm) -> (Settings, Vec<Fault>) {
-        (settings(seed, algorithm), (self.faults)())
+    pub(crate) fn world(&self, seed: u64, algorithm: Algorithm) -> Plan {
+        Plan {
+            settings: settings(seed, algorithm),
+            faults: (self.faults)(),
+            asks: Vec::new(),
+        }
     }
 }
 

@@ -7,8 +7,7 @@ use std::ops::Range;
 
 pub(crate) use record::{Condition, Links, Note, Record};
 
-use crate::faults::Fault;
-use crate::settings::Settings;
+use crate::algorithms::Plan;
 use crate::world::World;
 use data::{Data, Source};
 
@@ -23,13 +22,13 @@ const SCRIPT: &str = include_str!("page.js");
 pub(crate) fn page(
     title: String,
     command: String,
-    mut settings: Settings,
-    faults: Vec<Fault>,
+    plan: Plan,
     window: Option<Range<u64>>,
 ) -> Result<String, String> {
+    let mut settings = plan.settings;
     settings.is_recorded = true;
     let (algorithm, hosts) = (settings.algorithm, settings.hosts());
-    let world = World::new(settings, faults, false);
+    let world = World::new(settings, plan.faults, false).with_asks(plan.asks);
     let voters = world.laws.history.terms.voters.clone();
     let outcome = world.run();
     let data = Data::of(Source {
@@ -68,15 +67,8 @@ mod tests {
     use crate::algorithms::{Algorithm, compare};
 
     fn page_of(story: &str, algorithm: Algorithm, title: &str) -> String {
-        let (settings, faults) = compare::world(story, 3, algorithm).unwrap();
-        page(
-            title.to_owned(),
-            "a command".to_owned(),
-            settings,
-            faults,
-            None,
-        )
-        .unwrap()
+        let plan = compare::world(story, 3, algorithm).unwrap();
+        page(title.to_owned(), "a command".to_owned(), plan, None).unwrap()
     }
 
     #[test]
@@ -100,9 +92,9 @@ mod tests {
     #[test]
     fn a_run_that_is_recorded_is_the_run_that_is_not() {
         let run = |is_recorded| {
-            let (mut settings, faults) = compare::world("split", 3, Algorithm::Lockmesh).unwrap();
-            settings.is_recorded = is_recorded;
-            World::new(settings, faults, false).run().digest
+            let mut plan = compare::world("split", 3, Algorithm::Lockmesh).unwrap();
+            plan.settings.is_recorded = is_recorded;
+            World::new(plan.settings, plan.faults, false).run().digest
         };
         assert_eq!(run(true), run(false));
     }
