@@ -157,8 +157,6 @@ fn settings_of(reader: &Reader<'_>, file: &File) -> Result<Settings, BadScenario
         ));
     }
     Ok(Settings {
-        algorithm: Algorithm::Lockmesh,
-        is_recorded: false,
         seed: file.seed,
         algorithm: Algorithm::default(),
         is_recorded: false,
@@ -228,7 +226,6 @@ fn habits_of(reader: &Reader<'_>, it: &Work) -> Result<Habits, BadScenario> {
         return Err(reader.bad(at, "keys must be 1 to 1000"));
     }
     Ok(Habits {
-        work_max: 0,
         clients: it.clients.min(1_000),
         keys,
         rest_max: it.rest_max_ms.max(1) * MILLISECOND,

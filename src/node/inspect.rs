@@ -116,11 +116,22 @@ impl Inspector {
         InspectId(nonce)
     }
 
-    pub(crate) fn handle_report(&mut self, from: &NodeId, report: Report) {
+    /// Once a majority has answered, the others have `grace` to do so too: one that is dead must
+    /// not cost all of the patience.
+    pub(crate) fn handle_report(
+        &mut self,
+        now: Now,
+        from: &NodeId,
+        report: Report,
+        grace: Duration,
+    ) {
         if let Some(running) = self.running.get_mut(&report.nonce)
             && running.voters.contains(from)
         {
             running.reports.insert(from.clone(), report);
+            if running.reports.len() >= majority(running.voters.len()) {
+                running.until = running.until.min(now.mono.after(grace));
+            }
         }
     }
 

@@ -409,7 +409,8 @@ impl Node {
                 self.effects.send(from, Message::Report(report));
             }
             Message::Report(report) => {
-                self.inspector.handle_report(from, report);
+                let grace = self.roster.timing().round_trip * 2;
+                self.inspector.handle_report(now, from, report, grace);
                 self.finish_inspections(now);
             }
         }
