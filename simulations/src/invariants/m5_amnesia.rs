@@ -65,7 +65,7 @@ fn needed(voter: Host, key: KeyAt, believed: u64, history: &History) -> u64 {
     if voted_for <= believed {
         voted_for
     } else {
-        history.owner_up_to(key, voted_for)
+        history.lost_owner(voter, key)
     }
 }
 
