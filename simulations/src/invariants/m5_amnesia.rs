@@ -110,6 +110,22 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_asked_of_it_that_won_after_it_forgot() {
+        let mut facts = history(60, returned(9, 9, false));
+        // Before it forgot it had voted for a far higher epoch that never won.
+        facts.insert(2, (0, voted(1, Some((0, 40)))));
+        facts.insert(7, (51, asked(2, 0)));
+        facts.insert(8, (52, granted(2, 20, 90)));
+        assert_eq!(
+            rejected(&mut Amnesia, terms(), &facts),
+            1,
+            "it had voted for 10, which won"
+        );
+        facts[9] = (60, returned(10, 9, false));
+        assert_eq!(rejected(&mut Amnesia, terms(), &facts), 0);
+    }
+
+    #[test]
     fn a_floor_below_what_it_voted_for_is_rejected_unless_it_was_said() {
         let facts = history(60, returned(9, 99, false));
         assert_eq!(rejected(&mut Amnesia, terms(), &facts), 1);
