@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use crate::algorithms::Algorithm;
 use crate::invariants::{End, Fact, Handover, Host as HostAt, KeyAt, RequestId};
-use crate::settings::{Pace, SECOND};
+use crate::settings::{PROBE_KEYS, Pace, SECOND};
 use crate::workload::{State, Status, Wish};
-use crate::world::{PROBE_KEYS, World};
+use crate::world::World;
 
 impl World {
     /// The second half of a run.

@@ -24,7 +24,7 @@ use crate::network::Network;
 use crate::report::{Condition, Record};
 use crate::rng::Rng;
 use crate::scenario::{AskAt, Counted};
-use crate::settings::{Gossip, SECOND, Settings};
+use crate::settings::{Gossip, PROBE_KEYS, SECOND, Settings};
 use crate::trace::Trace;
 use crate::workload::{Client, Status};
 
@@ -157,9 +157,6 @@ pub(crate) struct World {
 
 /// A run of more steps than this is one that does not end: most take some ten thousand.
 const STEPS_MAX: u64 = 5_000_000;
-
-/// How many keys the probes at the end have for themselves.
-pub(crate) const PROBE_KEYS: usize = 7;
 
 impl World {
     /// A world in which these faults come to pass.
