@@ -22,6 +22,8 @@ mod lives;
 mod mutation;
 mod network;
 mod observe;
+#[cfg(test)]
+mod regressions;
 mod report;
 mod rng;
 mod scenario;

@@ -80,13 +80,13 @@ impl Recovery {
         out: &mut Effects,
     ) -> Self {
         let timing = roster.timing();
-        let quarantine = if mistaken!(NoQuarantine) {
-            Duration::ZERO
-        } else if mistaken!(ShortQuarantine) {
-            timing.quarantine() / 2
-        } else {
-            timing.quarantine()
-        };
+        let mut quarantine = timing.quarantine();
+        if mistaken!(NoQuarantine) {
+            quarantine = Duration::ZERO;
+        }
+        if mistaken!(ShortQuarantine) {
+            quarantine /= 2;
+        }
         let mut recovery = Self {
             phase: Phase::New,
             nonce,

@@ -59,7 +59,7 @@ pub(crate) enum Begins {
     /// The first owns the key by two votes; its claim to the third voter is still on its way. The
     /// others may ask at any time.
     Owned,
-    /// So it did, and died. Then a voter that had voted for it lost its memory and came back with its
+    /// So it did, and died. Then a voter that had voted for it forgot, and came back with its
     /// wall clock set back by half a lease. Its quarantine is over; the other voters sleep, and
     /// have not noticed yet that the lease is over.
     Forgotten,

@@ -30,6 +30,8 @@ pub(crate) struct History {
     votes: BTreeMap<(Host, KeyAt), (Host, u64)>,
     /// The highest epoch that each voter ever voted for.
     voted_for: BTreeMap<(Host, KeyAt), u64>,
+    /// Of those, the highest that had won when the voter last lost its memory.
+    lost: BTreeMap<(Host, KeyAt), u64>,
     /// Voters that lost their memory and do not vote yet.
     pub(crate) abstaining: BTreeSet<Host>,
     /// The epochs of all owners, for each key.
@@ -49,6 +51,7 @@ impl History {
             open: BTreeMap::new(),
             votes: BTreeMap::new(),
             voted_for: BTreeMap::new(),
+            lost: BTreeMap::new(),
             abstaining: BTreeSet::new(),
             owners: vec![BTreeSet::new(); keys],
             last_end: vec![0; keys],
@@ -63,7 +66,7 @@ impl History {
     }
 
     /// The highest epoch of an owner of this key that is not above `epoch`.
-    pub(crate) fn owner_up_to(&self, key: KeyAt, epoch: u64) -> u64 {
+    fn owner_up_to(&self, key: KeyAt, epoch: u64) -> u64 {
         let up_to = self.owners[key].range(..=epoch).next_back();
         up_to.copied().unwrap_or_default()
     }
@@ -98,6 +101,11 @@ impl History {
     pub(crate) fn voted_for(&self, voter: Host, key: KeyAt) -> u64 {
         let highest = self.voted_for.get(&(voter, key));
         highest.copied().unwrap_or_default()
+    }
+
+    /// The highest epoch that a voter may have voted for and that had won when it forgot.
+    pub(crate) fn lost_owner(&self, voter: Host, key: KeyAt) -> u64 {
+        self.lost.get(&(voter, key)).copied().unwrap_or_default()
     }
 
     /// The least number that is a majority of the voters of a key.
@@ -146,6 +154,7 @@ impl History {
             Fact::Voted { voter, key, to } => self.keep_vote(*voter, *key, *to),
             Fact::Forgot { voter } => {
                 self.abstaining.insert(*voter);
+                self.keep_loss(*voter);
             }
             Fact::Returned {
                 voter,
@@ -183,11 +192,19 @@ impl History {
         }
     }
 
+    fn keep_loss(&mut self, voter: Host) {
+        for key in 0..self.terms.voters.len() {
+            let won = self.owner_up_to(key, self.voted_for(voter, key));
+            let lost = self.lost.entry((voter, key)).or_default();
+            *lost = (*lost).max(won);
+        }
+    }
+
     fn keep_return(&mut self, voter: Host, fences: &[(KeyAt, u64)], leans: bool) {
         self.abstaining.remove(&voter);
         for (key, fence) in fences {
             self.votes.remove(&(voter, *key));
-            let needed = self.owner_up_to(*key, self.voted_for(voter, *key));
+            let needed = self.lost_owner(voter, *key);
             if leans && *fence < needed {
                 self.waived.insert(*key);
             }

@@ -65,7 +65,7 @@ fn needed(voter: Host, key: KeyAt, believed: u64, history: &History) -> u64 {
     if voted_for <= believed {
         voted_for
     } else {
-        history.owner_up_to(key, voted_for)
+        history.lost_owner(voter, key)
     }
 }
 
@@ -106,6 +106,22 @@ mod tests {
         let facts = history(49, returned(10, 99, false));
         assert_eq!(rejected(&mut Amnesia, terms(), &facts), 1);
         let facts = history(50, returned(10, 99, false));
+        assert_eq!(rejected(&mut Amnesia, terms(), &facts), 0);
+    }
+
+    #[test]
+    fn nothing_is_asked_of_it_that_won_after_it_forgot() {
+        let mut facts = history(60, returned(9, 9, false));
+        // Before it forgot it had voted for a far higher epoch that never won.
+        facts.insert(2, (0, voted(1, Some((0, 40)))));
+        facts.insert(7, (51, asked(2, 0)));
+        facts.insert(8, (52, granted(2, 20, 90)));
+        assert_eq!(
+            rejected(&mut Amnesia, terms(), &facts),
+            1,
+            "it had voted for 10, which won"
+        );
+        facts[9] = (60, returned(10, 9, false));
         assert_eq!(rejected(&mut Amnesia, terms(), &facts), 0);
     }
 

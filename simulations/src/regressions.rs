@@ -1,0 +1,176 @@
+//! What the seeds found in the rules, each told as a short story.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lockmesh::node::{Node, NodeConfig, Output};
+use lockmesh::proto::claimant::{Claimant, Request};
+use lockmesh::proto::epoch::Epoch;
+use lockmesh::proto::event::{Effects, Event};
+use lockmesh::proto::id::{Incarnation, Key, NodeId};
+use lockmesh::proto::message::{Memory, Message, Refuse, RefuseReason};
+use lockmesh::proto::roster::{Roster, Timing};
+use lockmesh::proto::time::{Instant, Now};
+use lockmesh::proto::view::{Peer, View};
+use lockmesh::proto::voter::{Limits, Start, Voter};
+use lockmesh::wire::Seal;
+
+const WALL_MS: u64 = 1_760_000_000_000;
+
+fn id(name: &str) -> NodeId {
+    NodeId::new(name).unwrap()
+}
+
+fn addr(port: u16) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 1], port))
+}
+
+fn roster(members: &[&str]) -> Arc<Roster> {
+    let members: Vec<NodeId> = members.iter().map(|name| id(name)).collect();
+    let voters = members.len();
+    Arc::new(Roster::new(1, members, voters, Timing::lan()).unwrap())
+}
+
+fn at(seconds: u64, wall_ms: u64) -> Now {
+    Now {
+        mono: Instant::ZERO.after(Duration::from_secs(seconds)),
+        wall_ms,
+    }
+}
+
+fn request(key: &str) -> Request {
+    Request {
+        key: Key::new(key).unwrap(),
+        ttl: Duration::from_secs(10),
+        is_try: false,
+        renews: true,
+        deadline: None,
+    }
+}
+
+fn node(name: &str, incarnation: u64, roster: &Arc<Roster>) -> Node {
+    let config = NodeConfig {
+        id: id(name),
+        incarnation: Incarnation::new(incarnation),
+        roster: roster.clone(),
+        start: Start::NewCluster,
+        limits: Limits::default(),
+        claims_max: 8,
+        seed: incarnation,
+        seal: Seal::insecure_plaintext(),
+    };
+    Node::new(at(1, WALL_MS), config)
+}
+
+fn sent(node: &mut Node) -> Vec<(SocketAddr, Vec<u8>)> {
+    let mut sent = Vec::new();
+    loop {
+        match node.poll_output() {
+            Output::Transmit { to, bytes } => sent.push((to, bytes)),
+            Output::Timeout(_) => return sent,
+            _ => {}
+        }
+    }
+}
+
+/// Seed 475 of the first world: passed over for ever (L2).
+#[test]
+fn a_node_that_moved_while_its_wall_clock_was_set_back_learns_that_it_is_outdated() {
+    let roster = roster(&["a"]);
+    let mut voter = node("a", 1, &roster);
+    sent(&mut voter);
+    let voter_is_at = Peer {
+        addr: addr(1),
+        incarnation: Incarnation::new(1),
+        alive: true,
+    };
+    let view = View {
+        peers: [(id("a"), voter_is_at)].into(),
+    };
+    let mut claim = |incarnation: u64, from: SocketAddr| {
+        let mut claimant = node("b", incarnation, &roster);
+        claimant.handle_view(at(1, WALL_MS), &view);
+        claimant.claim(at(1, WALL_MS), request("k")).unwrap();
+        for (_, bytes) in sent(&mut claimant) {
+            voter.handle_datagram(at(1, WALL_MS), from, &bytes);
+        }
+        (claimant, sent(&mut voter))
+    };
+    claim(9, addr(2));
+    let (mut again, answers) = claim(5, addr(3));
+    assert_eq!(answers.len(), 1);
+    let (to, bytes) = &answers[0];
+    assert_eq!(*to, addr(3), "where it speaks from, not where it was");
+    again.handle_datagram(at(1, WALL_MS), addr(1), bytes);
+    assert_eq!(again.claimant().incarnation(), Incarnation::new(10));
+}
+
+/// Seed 94 of the first world: still waiting long after all was mended (L1).
+#[test]
+fn a_claim_drawn_while_the_wall_clock_was_far_ahead_claims_anew_once_it_is_set_right() {
+    let roster = roster(&["a", "b", "c"]);
+    let mut claimant = Claimant::new(id("n"), Incarnation::new(1), roster, 8, 1);
+    let mut out = Effects::default();
+    let ahead = WALL_MS + 10_000_000;
+    let ticket = claimant
+        .request(at(1, ahead), request("k"), &mut out)
+        .unwrap();
+    let Message::Claim(claim) = &out.messages[0].1 else {
+        panic!("a claim is what is sent first");
+    };
+    let refuse = Message::Refuse(Refuse {
+        claim: claim.claim.clone(),
+        reason: RefuseReason::Skew,
+    });
+    // While the clock is ahead it is refused, and nothing would be better.
+    claimant.handle(at(1, ahead), &id("a"), &refuse, &mut out);
+    assert_eq!(claimant.epoch(ticket), Some(Epoch::at_wall_ms(ahead)));
+    claimant.handle(at(2, WALL_MS), &id("a"), &refuse, &mut out);
+    assert_eq!(claimant.epoch(ticket), Some(Epoch::at_wall_ms(WALL_MS)));
+}
+
+/// Seed 9 of the first world: a floor below an epoch that won, and not a word of it (M5).
+#[test]
+fn a_recovery_that_cuts_an_answer_says_that_it_leans_on_its_wall_clock() {
+    let roster = roster(&["a", "b", "c"]);
+    for (ahead_ms, leans) in [(0, false), (60_000, true)] {
+        let mut out = Effects::default();
+        let limits = Limits::default();
+        let me = id("a");
+        let start = at(1, WALL_MS);
+        let mut voter = Voter::new(
+            start,
+            me,
+            roster.clone(),
+            limits,
+            Start::Amnesia,
+            7,
+            &mut out,
+        );
+        let over = Now {
+            mono: voter.quarantine().unwrap(),
+            wall_ms: WALL_MS + 30_000,
+        };
+        voter.handle_timeout(over, &mut out);
+        let recall = out.messages.iter().find_map(|(_, message)| match message {
+            Message::Recall(recall) => Some(*recall),
+            _ => None,
+        });
+        let memory = Memory {
+            nonce: recall.unwrap().nonce,
+            highest: Epoch::at_wall_ms(WALL_MS + ahead_ms),
+            votes: true,
+            knew: true,
+            seen: Incarnation::new(1),
+        };
+        for other in ["b", "c"] {
+            voter.handle_memory(over, &id(other), &memory, &mut out);
+        }
+        let ended = Event::QuarantineEnded {
+            answers: 2,
+            leans_on_wall_clock: leans,
+        };
+        assert!(out.events.contains(&ended), "{:?}", out.events);
+    }
+}
