@@ -21,7 +21,7 @@ use crate::host::{Host, Process, SOCKET_DATAGRAMS_MAX};
 use crate::invariants::{Fact, Host as HostAt, KeyAt, Laws, RequestId, Terms, Violation};
 use crate::ledger::Ledger;
 use crate::network::Network;
-use crate::report::{Condition, Record};
+use crate::report::Record;
 use crate::rng::Rng;
 use crate::scenario::{AskAt, Counted};
 use crate::settings::{Gossip, PROBE_KEYS, SECOND, Settings};
@@ -147,7 +147,7 @@ pub(crate) struct World {
     pub(crate) probed: BTreeMap<RequestId, Status>,
     /// When each key was last wanted.
     pub(crate) wanted_at: Vec<u64>,
-    record: Option<Record>,
+    pub(crate) record: Option<Record>,
     /// What a scenario says who asks for what.
     asks: Vec<AskAt>,
     /// For how long a request of a scenario is held.
@@ -340,18 +340,6 @@ impl World {
     fn is_over(&self) -> bool {
         let is_broken = !self.settings.is_recorded && !self.laws.violations.is_empty();
         is_broken || self.steps > STEPS_MAX
-    }
-
-    /// The record, if there is one, takes note of what has changed.
-    fn look(&mut self) {
-        if let Some(record) = &mut self.record {
-            let hosts = self.hosts.iter().map(|host| match &host.process {
-                None => Condition::Down,
-                Some(_) if host.is_paused() => Condition::Frozen(host.lives.len()),
-                Some(_) => Condition::Runs(host.lives.len()),
-            });
-            record.look(self.time, hosts, &self.network, self.is_calm);
-        }
     }
 
     pub(crate) fn push(&mut self, at: u64, happening: Happening) {

@@ -25,6 +25,8 @@ use crate::rng::Rng;
 const ATTEMPT_ROUND_TRIPS: u32 = 5;
 /// The random delay before the next attempt is at most so many round trips.
 const DELAY_ROUND_TRIPS: u32 = 10;
+/// A server remembers so many attempts that are over.
+const ENDED_MAX: usize = 1_024;
 
 /// What makes an algorithm of it.
 pub(super) trait Rules: Debug {
@@ -81,6 +83,9 @@ pub(super) struct Poller<R> {
     timing: Timing,
     addrs: BTreeMap<usize, SocketAddr>,
     claims: BTreeMap<Ticket, Claim>,
+    /// Attempts that were said to be over: a question that comes after that is late, and would
+    /// set what nobody deletes. Over TCP, which keeps the order, it could not come.
+    ended: VecDeque<u64>,
     last_ticket: u64,
     rng: Rng,
     outputs: VecDeque<Output>,
@@ -96,6 +101,7 @@ impl<R: Rules> Poller<R> {
             timing: *config.roster.timing(),
             addrs: BTreeMap::new(),
             claims: BTreeMap::new(),
+            ended: VecDeque::new(),
             last_ticket: 0,
             rng: Rng::stream(config.seed, "poller"),
             outputs: VecDeque::new(),
@@ -352,6 +358,15 @@ impl<R: Rules> Machine for Poller<R> {
         }
         if self.me.is_none_or(|me| me as u64 != packet.server) {
             return;
+        }
+        if self.ended.contains(&packet.value) {
+            return;
+        }
+        if matches!(packet.verb, Verb::Unlock | Verb::Withdraw) {
+            self.ended.push_back(packet.value);
+            if self.ended.len() > ENDED_MAX {
+                self.ended.pop_front();
+            }
         }
         if let Some(answer) = self.rules.serve(now, packet) {
             let bytes = answer.to_bytes();

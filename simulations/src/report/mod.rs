@@ -5,7 +5,7 @@ mod record;
 
 use std::ops::Range;
 
-pub(crate) use record::{Condition, Links, Note, Record};
+pub(crate) use record::{Links, Note, Record};
 
 use crate::algorithms::Plan;
 use crate::world::World;

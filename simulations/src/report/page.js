@@ -527,7 +527,10 @@
     el("rect", { x: 1, y: 1, width: 24, height: 14, class: cls, ...more }, svg);
   const names = Object.keys(data.voters);
   if (names.length < 2)
-    swatch(rect("bar", { fill: "var(--k0)" }), `believes to hold the lock; ${data.fenced ? "e7: its epoch" : "v7: its random value"}`);
+    swatch(
+      rect("bar", { fill: "var(--k0)" }),
+      "believes to hold the lock; " + (data.fenced ? "e7: its epoch" : "v7: its random value"),
+    );
   else
     for (const key of names.slice(0, KEYS))
       swatch(rect("bar", { fill: colour(Number(key)) }), "holds key " + key);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::invariants::{Fact, Host};
 use crate::network::Network;
+use crate::world::World;
 
 /// What a host is up to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -105,6 +106,20 @@ impl Record {
                 self.links = links.clone();
                 self.notes.push((at, Note::Links(links)));
             }
+        }
+    }
+}
+
+impl World {
+    /// The record, if there is one, takes note of what has changed.
+    pub(crate) fn look(&mut self) {
+        if let Some(record) = &mut self.record {
+            let hosts = self.hosts.iter().map(|host| match &host.process {
+                None => Condition::Down,
+                Some(_) if host.is_paused() => Condition::Frozen(host.lives.len()),
+                Some(_) => Condition::Runs(host.lives.len()),
+            });
+            record.look(self.time, hosts, &self.network, self.is_calm);
         }
     }
 }
