@@ -1,6 +1,7 @@
 //! The loop that keeps a mesh going: datagrams in, timers due. What the handles ask of the node
 //! does not pass through here.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,13 +31,13 @@ pub(crate) async fn drive(shared: Arc<Shared>, socket: Option<UdpSocket>) {
         shared.going().await;
         let nap = shared.nap(NAP_MAX);
         tokio::select! {
-            (socket, ready) = readable(socket.as_ref()) => match ready {
-                Ok(()) => take_in(&shared, socket, &mut buffer),
-                Err(error) => {
+            (socket, ready) = readable(socket.as_ref()) => {
+                let taken = ready.and_then(|()| take_in(&shared, socket, &mut buffer));
+                if let Err(error) = taken {
                     tracing::warn!(%error, "the socket failed");
                     tokio::time::sleep(REST).await;
                 }
-            },
+            }
             () = tokio::time::sleep(nap) => {}
             () = shared.earlier.notified() => {}
         }
@@ -72,10 +73,10 @@ impl Drop for Ending {
 
 /// Takes in what is there, handles all of it, and only then sends what comes of it: many answers
 /// to one peer leave in one datagram.
-fn take_in(shared: &Shared, socket: &UdpSocket, buffer: &mut [u8]) {
+fn take_in(shared: &Shared, socket: &UdpSocket, buffer: &mut [u8]) -> std::io::Result<()> {
     shared.with(|core, _| {
         if core.is_paused {
-            return;
+            return Ok(());
         }
         for _ in 0..BATCH {
             match socket.try_recv_from(buffer) {
@@ -83,10 +84,14 @@ fn take_in(shared: &Shared, socket: &UdpSocket, buffer: &mut [u8]) {
                     core.node
                         .handle_datagram(shared.clock.now(), from, &buffer[..len]);
                 }
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
-                // An ICMP error for something that was sent earlier; nothing to do about it.
-                Err(error) => tracing::debug!(%error, "a datagram was not received"),
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => return Ok(()),
+                    // Word of something that was sent earlier; nothing to do about it.
+                    ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => {}
+                    _ => return Err(error),
+                },
             }
         }
-    });
+        Ok(())
+    })
 }
