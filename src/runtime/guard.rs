@@ -88,7 +88,9 @@ impl Guard {
         extend(&self.mesh, &self.lease, extra).await
     }
 
-    /// Releases the lock: the next waiter has it about a round trip later.
+    /// Releases the lock: the next waiter has it about a round trip later. A release is not
+    /// acknowledged: a `try_acquire` of another node that overtakes it may still be told that the
+    /// lock is held.
     ///
     /// # Errors
     /// [`ReleaseError`] where the lease was over before: another may have had the lock since.
