@@ -256,6 +256,16 @@ impl Node {
             .unwrap_or_else(|| Output::Timeout(self.next_timeout()))
     }
 
+    /// The next thing that is not a datagram of this node's messages: those stay in it, for a later
+    /// [`Node::poll_output`] to put more of them into each datagram. `None`: there is no more.
+    pub fn poll_here(&mut self) -> Option<Output> {
+        let at = self
+            .outputs
+            .iter()
+            .position(|output| !matches!(output, Output::Transmit { .. }))?;
+        self.outputs.remove(at)
+    }
+
     /// Its name.
     #[must_use]
     pub fn id(&self) -> &NodeId {

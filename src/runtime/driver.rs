@@ -2,12 +2,15 @@
 //! does not pass through here.
 
 use std::io::ErrorKind;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
 
-use super::shared::Shared;
+use super::clock::Clock;
+use super::shared::{Core, Shared};
+use crate::proto::time::Instant;
 
 /// How long the loop sleeps at the most: timers do not count the time that the machine was
 /// suspended, leases do.
@@ -27,30 +30,48 @@ pub(crate) async fn drive(shared: Arc<Shared>, socket: Option<UdpSocket>) {
     let _ending = Ending(shared.clone());
     let mut buffer = vec![0; if socket.is_some() { DATAGRAM_BYTES } else { 0 }];
     let mut refreshed = shared.clock.mono();
+    let mut alarm = Instant::ZERO;
+    let mut asleep = pin!(tokio::time::sleep(Duration::ZERO));
     loop {
         shared.going().await;
-        let nap = shared.nap(NAP_MAX);
-        tokio::select! {
-            (socket, ready) = readable(socket.as_ref()) => {
-                let taken = ready.and_then(|()| take_in(&shared, socket, &mut buffer));
-                if let Err(error) = taken {
-                    tracing::warn!(%error, "the socket failed");
-                    tokio::time::sleep(REST).await;
-                }
-            }
-            () = tokio::time::sleep(nap) => {}
-            () = shared.earlier.notified() => {}
+        if let Some(nap) = shared.nap(&mut alarm, NAP_MAX) {
+            asleep.as_mut().reset(tokio::time::Instant::now() + nap);
         }
-        shared.with(|core, now| {
-            if core.is_paused {
-                return;
+        let ready = tokio::select! {
+            ready = readable(socket.as_ref()) => Some(ready),
+            () = asleep.as_mut() => {
+                alarm = Instant::ZERO;
+                None
             }
+            () = shared.earlier.notified() => {
+                // The others who are in company ask first.
+                tokio::task::yield_now().await;
+                None
+            }
+        };
+        let (taken, left) = shared.with_news(|core, now| {
+            if core.is_paused {
+                return Ok(());
+            }
+            let taken = ready.map_or(Ok(()), |(socket, ready)| {
+                ready.and_then(|()| take_in(core, &shared.clock, socket, &mut buffer))
+            });
             core.node.handle_timeout(now);
             if now.mono.since(refreshed) >= REFRESH_EVERY {
                 refreshed = now.mono;
                 core.meter.refresh(&core.node, now);
             }
+            taken
         });
+        if left {
+            // Those who were told something ask first, all of them.
+            tokio::task::yield_now().await;
+            shared.with(|_, _| ());
+        }
+        if let Err(error) = taken {
+            tracing::warn!(%error, "the socket failed");
+            tokio::time::sleep(REST).await;
+        }
     }
 }
 
@@ -67,31 +88,30 @@ struct Ending(Arc<Shared>);
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        self.0.with(|core, _| core.forget_all());
+        self.0.forget_all();
     }
 }
 
-/// Takes in what is there, handles all of it, and only then sends what comes of it: many answers
-/// to one peer leave in one datagram.
-fn take_in(shared: &Shared, socket: &UdpSocket, buffer: &mut [u8]) -> std::io::Result<()> {
-    shared.with(|core, _| {
-        if core.is_paused {
-            return Ok(());
-        }
-        for _ in 0..BATCH {
-            match socket.try_recv_from(buffer) {
-                Ok((len, from)) => {
-                    core.node
-                        .handle_datagram(shared.clock.now(), from, &buffer[..len]);
-                }
-                Err(error) => match error.kind() {
-                    ErrorKind::WouldBlock => return Ok(()),
-                    // Word of something that was sent earlier; nothing to do about it.
-                    ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => {}
-                    _ => return Err(error),
-                },
+/// Takes in what is there, and handles all of it before what comes of it is sent: many answers to
+/// one peer leave in one datagram.
+fn take_in(
+    core: &mut Core,
+    clock: &Clock,
+    socket: &UdpSocket,
+    buffer: &mut [u8],
+) -> std::io::Result<()> {
+    for _ in 0..BATCH {
+        match socket.try_recv_from(buffer) {
+            Ok((len, from)) => {
+                core.node.handle_datagram(clock.now(), from, &buffer[..len]);
             }
+            Err(error) => match error.kind() {
+                ErrorKind::WouldBlock => return Ok(()),
+                // Word of something that was sent earlier; nothing to do about it.
+                ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => {}
+                _ => return Err(error),
+            },
         }
-        Ok(())
-    })
+    }
+    Ok(())
 }

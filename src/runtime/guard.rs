@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::lease::Lease;
 use super::mesh::Inner;
+use super::shared::Core;
 use crate::error::{ExtendError, ReleaseError};
 use crate::proto::claimant;
 use crate::proto::epoch::Epoch;
@@ -23,6 +24,8 @@ use crate::proto::epoch::Epoch;
 pub struct Guard {
     lease: Arc<Lease>,
     mesh: Arc<Inner>,
+    /// Nothing is left to be done when it is dropped.
+    is_released: bool,
 }
 
 /// The future was stopped, since the lease was over before it was done.
@@ -32,7 +35,11 @@ pub struct Lost;
 
 impl Guard {
     pub(crate) fn new(lease: Arc<Lease>, mesh: Arc<Inner>) -> Self {
-        Self { lease, mesh }
+        Self {
+            lease,
+            mesh,
+            is_released: false,
+        }
     }
 
     /// What is locked.
@@ -90,34 +97,31 @@ impl Guard {
 
     /// Releases the lock: the next waiter has it about a round trip later. A release is not
     /// acknowledged: a `try_acquire` of another node that overtakes it may still be told that the
-    /// lock is held.
+    /// lock is held. Returns once it has left this node: at once for a lonely caller, together
+    /// with what others ask where many ask at once. The lock is released also where the future is
+    /// dropped before that.
     ///
     /// # Errors
     /// [`ReleaseError`] where the lease was over before: another may have had the lock since.
-    // Nothing is awaited today: a release is not acknowledged, and one that is lost costs the
-    // next waiter a `poke`. It is async so that this may change.
-    #[expect(
-        clippy::unused_async,
-        reason = "the signature leaves room for an acknowledgement"
-    )]
     pub async fn release(self) -> Result<(), ReleaseError> {
-        if self.release_now() {
-            Ok(())
-        } else {
-            Err(ReleaseError)
+        let mut guard = self;
+        guard.is_released = true;
+        let ticket = guard.lease.ticket;
+        let release = |core: &mut Core, now| core.release(now, ticket);
+        let (was_held, sent) = guard.mesh.shared.with_others(release);
+        if let Some(sent) = sent {
+            sent.await;
         }
-    }
-
-    fn release_now(&self) -> bool {
-        self.mesh
-            .shared
-            .with(|core, now| core.release(now, self.lease.ticket))
+        if was_held { Ok(()) } else { Err(ReleaseError) }
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.release_now();
+        if !self.is_released {
+            let ticket = self.lease.ticket;
+            self.mesh.shared.with(|core, now| core.release(now, ticket));
+        }
     }
 }
 

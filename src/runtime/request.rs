@@ -112,7 +112,7 @@ impl LockRequest {
     async fn ask(&self, is_try: bool, wait: Option<Duration>) -> Result<Ended, AcquireError> {
         let key = Key::new(&self.key)?;
         let (ttl, renews) = (self.ttl, self.renews);
-        let claimed = self.mesh.shared.with(|core, now| {
+        let (claimed, _) = self.mesh.shared.with_others(|core, now| {
             if core.is_shut_down {
                 return None;
             }

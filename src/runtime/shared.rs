@@ -4,12 +4,17 @@
 //! Whoever has something to ask of the node takes the lock, asks, drains the node, takes its turn
 //! at the socket, lets go of the lock and sends: there is no queue to a task in between, and so no
 //! task switch on the way from `acquire` to the socket. Nothing waits while the lock is held.
+//!
+//! Where several callers were told something at once they are in company, and will ask again at
+//! about the same time: what they ask stays in the node until all that can run has run, and the
+//! driver sends it in a few datagrams instead of one for each. There is no timer behind that.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::futures::Notified;
 #[cfg(feature = "harness")]
 use tokio::sync::watch;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -45,8 +50,10 @@ pub(crate) struct Shared {
     core: Mutex<Core>,
     /// Whose turn it is to send. Taken while the core is locked, never the other way about.
     turn: Mutex<()>,
-    /// The node wants to be woken earlier than the driver sleeps.
+    /// The node wants to be woken earlier than the driver sleeps, or there is something to send.
     pub(crate) earlier: Notify,
+    /// What was left to the driver to send has been sent.
+    sent: Notify,
     /// Whether the node stands still.
     #[cfg(feature = "harness")]
     paused: watch::Sender<bool>,
@@ -71,11 +78,23 @@ pub(crate) struct Core {
     next: Option<Instant>,
     /// When the driver wakes up.
     wakes_at: Instant,
+    /// How many callers were told something, or that theirs was sent, at the last turn that told
+    /// anybody anything.
+    company: usize,
+    /// How many callers were told something in this turn.
+    told: usize,
+    /// Something is left to the driver to send.
+    is_left: bool,
+    /// How many callers have left something to it.
+    leavers: usize,
     pub(crate) is_shut_down: bool,
     /// The node stands still: what is asked of it stays in it, and what it hears is not taken in.
     pub(crate) is_paused: bool,
     pub(crate) meter: Meter,
 }
+
+/// So many callers make company.
+const COMPANY: usize = 2;
 
 struct Waiting {
     since: Instant,
@@ -94,6 +113,10 @@ impl Shared {
             voting: BTreeSet::new(),
             next: None,
             wakes_at: Instant::ZERO,
+            company: 0,
+            told: 0,
+            is_left: false,
+            leavers: 0,
             is_shut_down: false,
             is_paused: false,
         };
@@ -103,6 +126,7 @@ impl Shared {
             core: Mutex::new(core),
             turn: Mutex::new(()),
             earlier: Notify::new(),
+            sent: Notify::new(),
             #[cfg(feature = "harness")]
             paused: watch::Sender::new(false),
         }
@@ -112,14 +136,71 @@ impl Shared {
     pub(crate) fn with<T>(&self, ask: impl FnOnce(&mut Core, Now) -> T) -> T {
         let mut core = self.lock();
         let answer = ask(&mut core, self.clock.now());
-        if core.is_paused {
-            return answer;
+        if !core.is_paused {
+            self.turn(core);
         }
+        answer
+    }
+
+    /// The same, but where the caller is in company the driver sends, together with what the
+    /// others ask. What is answered beside is ready once that was done; `None` where it is.
+    pub(crate) fn with_others<T>(
+        &self,
+        ask: impl FnOnce(&mut Core, Now) -> T,
+    ) -> (T, Option<Notified<'_>>) {
+        let mut core = self.lock();
+        let answer = ask(&mut core, self.clock.now());
+        if core.is_paused {
+            return (answer, None);
+        }
+        if core.company < COMPANY || core.is_shut_down {
+            self.turn(core);
+            return (answer, None);
+        }
+        core.tell_all(self.clock);
+        core.leavers += 1;
+        let sent = self.sent.notified();
+        let is_first = !std::mem::replace(&mut core.is_left, true);
+        drop(core);
+        if is_first {
+            self.earlier.notify_one();
+        }
+        (answer, Some(sent))
+    }
+
+    /// The same for the driver, who brings news: where it brings some to several callers, what
+    /// there is to send stays where it is for now, as it does where something is left there by
+    /// others. Answers whether it stays.
+    pub(crate) fn with_news<T>(&self, ask: impl FnOnce(&mut Core, Now) -> T) -> (T, bool) {
+        let mut core = self.lock();
+        let answer = ask(&mut core, self.clock.now());
+        if core.is_paused {
+            return (answer, false);
+        }
+        core.tell_all(self.clock);
+        if (core.told < COMPANY && !core.is_left) || core.is_shut_down {
+            self.turn(core);
+            return (answer, false);
+        }
+        if core.told > 0 {
+            core.company = std::mem::take(&mut core.told);
+        }
+        core.is_left = true;
+        (answer, true)
+    }
+
+    /// Drains the node and sends.
+    fn turn(&self, mut core: MutexGuard<'_, Core>) {
         let mut datagrams = Vec::new();
         core.next = core.drain(self.clock, &mut datagrams);
+        let was_left = std::mem::take(&mut core.is_left);
         let next = core.next.unwrap_or(Instant::FAR);
         let is_earlier = next < core.wakes_at;
         core.wakes_at = core.wakes_at.min(next);
+        let told = std::mem::take(&mut core.told) + std::mem::take(&mut core.leavers);
+        if told > 0 {
+            core.company = told;
+        }
         let failed = self.send(core, &datagrams);
         if failed > 0 {
             let mut core = self.lock();
@@ -127,12 +208,14 @@ impl Shared {
                 core.node.count_drop(DropReason::SendFailed);
             }
         }
+        if was_left {
+            self.sent.notify_waiters();
+        }
         if is_earlier {
             self.earlier.notify_one();
         }
         #[cfg(feature = "harness")]
         self.sender.deliver();
-        answer
     }
 
     /// Sends, without the lock, though in the order in which the node made what there is to send:
@@ -152,13 +235,26 @@ impl Shared {
         failed
     }
 
-    /// How long the driver may sleep, at most `at_most`.
-    pub(crate) fn nap(&self, at_most: Duration) -> Duration {
+    /// For how long the driver is to set its alarm anew, at most `at_most`; `None` where it may
+    /// leave it at `alarm`. An alarm that is early costs less than setting one.
+    pub(crate) fn nap(&self, alarm: &mut Instant, at_most: Duration) -> Option<Duration> {
         let mut core = self.lock();
         let now = self.clock.mono();
         let latest = now.after(at_most);
-        core.wakes_at = core.next.unwrap_or(latest).min(latest);
-        core.wakes_at.since(now)
+        let next = core.next.unwrap_or(latest).min(latest);
+        let is_set = now < *alarm && *alarm <= next;
+        if !is_set {
+            *alarm = next;
+        }
+        core.wakes_at = *alarm;
+        (!is_set).then(|| next.since(now))
+    }
+
+    /// Nobody drives the node any more. Those who wait for an answer, or for something of theirs to
+    /// be sent, need not wait longer, also where the node stands still.
+    pub(crate) fn forget_all(&self) {
+        self.with(|core, _| core.forget_all());
+        self.sent.notify_waiters();
     }
 
     /// From here on no datagram leaves.
@@ -285,19 +381,33 @@ impl Core {
         loop {
             match self.node.poll_output() {
                 Output::Transmit { to, bytes } => datagrams.push((to, bytes)),
-                Output::Gossip { from, bytes } => {
-                    if self.gossip.try_send((from, bytes)).is_err() {
-                        self.node.count_drop(DropReason::GossipFull);
-                    }
-                }
-                Output::Event(event) => self.on_event(clock, event),
-                Output::Inspected { id, inspection } => {
-                    if let Some(tell) = self.inspections.remove(&id) {
-                        let _ = tell.send(inspection);
-                    }
-                }
                 Output::Timeout(next) => return next,
+                output => self.tell(clock, output),
             }
+        }
+    }
+
+    /// Takes from the node what it has to tell here, and leaves in it what is to be sent.
+    fn tell_all(&mut self, clock: Clock) {
+        while let Some(output) = self.node.poll_here() {
+            self.tell(clock, output);
+        }
+    }
+
+    fn tell(&mut self, clock: Clock, output: Output) {
+        match output {
+            Output::Gossip { from, bytes } => {
+                if self.gossip.try_send((from, bytes)).is_err() {
+                    self.node.count_drop(DropReason::GossipFull);
+                }
+            }
+            Output::Event(event) => self.on_event(clock, event),
+            Output::Inspected { id, inspection } => {
+                if let Some(tell) = self.inspections.remove(&id) {
+                    let _ = tell.send(inspection);
+                }
+            }
+            Output::Transmit { .. } | Output::Timeout(_) => {}
         }
     }
 
@@ -317,6 +427,7 @@ impl Core {
                 };
                 self.meter.granted(clock.mono().since(since));
                 self.leases.insert(ticket, lease.clone());
+                self.told += 1;
                 if tell.send(Ended::Granted(lease)).is_err() {
                     self.release(clock.now(), ticket);
                 }
@@ -354,6 +465,7 @@ impl Core {
     fn end(&mut self, ticket: Ticket, ended: Ended) {
         if let Some(waiting) = self.waiting.remove(&ticket) {
             self.meter.ended_without(&ended);
+            self.told += 1;
             let _ = waiting.tell.send(ended);
         }
     }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
 
 mod common;
+mod company;
 mod config;
 mod contract;
 mod crash;

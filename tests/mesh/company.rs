@@ -1,0 +1,62 @@
+//! Callers who are answered together ask together.
+
+use std::time::Duration;
+
+use crate::common::{Cluster, within};
+
+const TASKS: usize = 64;
+const CYCLES: usize = 50;
+const MAX_TTL: Duration = Duration::from_secs(10);
+
+/// Messages and datagrams with votes that a node has sent.
+fn sent(cluster: &Cluster) -> (u64, u64) {
+    let traffic = cluster.nodes[0].status().traffic;
+    (traffic.messages_out, traffic.datagrams_out)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_callers_of_one_node_share_datagrams() {
+    let cluster = Cluster::start(3, MAX_TTL).await;
+    let (messages, datagrams) = sent(&cluster);
+    let tasks: Vec<_> = (0..TASKS)
+        .map(|task| {
+            let mesh = cluster.nodes[0].clone();
+            tokio::spawn(async move {
+                for _ in 0..CYCLES {
+                    let guard = mesh.lock(format!("own/{task}")).acquire().await.unwrap();
+                    guard.release().await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        within("all cycles", task).await.unwrap();
+    }
+    let after = sent(&cluster);
+    let (messages, datagrams) = (after.0 - messages, after.1 - datagrams);
+    assert!(messages >= (4 * TASKS * CYCLES) as u64, "{messages}");
+    assert!(messages > 3 * datagrams, "{messages} in {datagrams}");
+}
+
+#[tokio::test]
+async fn a_release_has_left_when_it_returns_and_when_a_guard_was_dropped() {
+    let cluster = Cluster::start(3, MAX_TTL).await;
+    let mesh = &cluster.nodes[0];
+    // Several who are answered at once make company.
+    let keys = ["a", "b", "c", "d"];
+    let ask = |key| tokio::spawn(mesh.lock(key).acquire());
+    let asked: Vec<_> = keys.into_iter().map(ask).collect();
+    let mut guards = Vec::new();
+    for guard in asked {
+        guards.push(within("a grant", guard).await.unwrap().unwrap());
+    }
+    for (n, guard) in guards.into_iter().enumerate() {
+        let before = sent(&cluster).0;
+        match n % 2 {
+            0 => within("a release", guard.release()).await.unwrap(),
+            _ => drop(guard),
+        }
+        // One to each of the other two voters.
+        assert!(sent(&cluster).0 >= before + 2, "the release of {n}");
+    }
+}
