@@ -46,12 +46,28 @@ const MAY_NAME: [(&str, &[&str]); 3] = [
 /// The two sides only exchange messages.
 const STRANGERS: [(&[&str], &[&str]); 2] = [
     (
-        &["voter.rs", "slot.rs", "recovery.rs"],
+        &[
+            "voter.rs",
+            "voter_says.rs",
+            "slot.rs",
+            "slots.rs",
+            "recovery.rs",
+        ],
         &["claimant", "own_claim", "Claimant", "OwnClaim"],
     ),
     (
         &["claimant.rs", "own_claim.rs"],
-        &["voter", "slot", "recovery", "Voter", "Slot", "Recovery"],
+        &[
+            "voter",
+            "voter_says",
+            "slot",
+            "slots",
+            "recovery",
+            "Voter",
+            "Slot",
+            "Slots",
+            "Recovery",
+        ],
     ),
 ];
 

@@ -16,8 +16,10 @@ mod recovery;
 mod rng;
 pub mod roster;
 mod slot;
+mod slots;
 #[cfg(test)]
 mod tests;
 pub mod time;
 pub mod view;
 pub mod voter;
+mod voter_says;

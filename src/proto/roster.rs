@@ -400,6 +400,11 @@ pub(crate) fn floor_of(key: &Key, floors: usize) -> usize {
     (hash % floors.max(1) as u64) as usize
 }
 
+/// Four bytes of a hash, for an index of keys.
+pub(crate) fn short_hash(key: &Key) -> u32 {
+    mix(fnv(FNV_OFFSET ^ 2, key.as_str().as_bytes())) as u32
+}
+
 fn digest(members: &[NodeId], voters_per_key: usize, timing: &Timing) -> u64 {
     let mut hash = FNV_OFFSET;
     for member in members {

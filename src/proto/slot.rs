@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::epoch::Epoch;
-use super::id::ClaimId;
+use super::id::{ClaimId, Key};
 use super::message::Claim;
 use super::time::Instant;
 
-/// A claim as a voter last heard of it.
+/// A claim that waits, as a voter last heard of it.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Heard {
     pub(crate) claim: ClaimId,
@@ -35,18 +35,13 @@ impl Heard {
         }
     }
 
-    /// Whether it comes before `other`: claims that have won first, then by epoch, then by claim
-    /// id. Without the id, claims of equal epochs would wait for each other for ever.
+    /// Whether it comes before `other`.
     pub(crate) fn is_before(&self, other: &Self) -> bool {
         self.rank() < other.rank()
     }
 
-    fn rank(&self) -> (bool, Epoch, Option<&ClaimId>) {
-        (
-            !self.won,
-            self.epoch,
-            (!mistaken!(EqualEpochsNotOrdered)).then_some(&self.claim),
-        )
+    fn rank(&self) -> Rank<'_> {
+        rank(self.won, self.epoch, &self.claim)
     }
 
     /// Whether the fence shuts it out. It never does once the claim has won: a claim that is
@@ -57,49 +52,97 @@ impl Heard {
     }
 }
 
-/// The vote that is out.
+type Rank<'a> = (bool, Epoch, Option<&'a ClaimId>);
+
+/// The order of claims: those that have won first, then by epoch, then by claim id. Without the
+/// id, claims of equal epochs would wait for each other for ever.
+fn rank(won: bool, epoch: Epoch, claim: &ClaimId) -> Rank<'_> {
+    let id = (!mistaken!(EqualEpochsNotOrdered)).then_some(claim);
+    (!won, epoch, id)
+}
+
+/// The vote that is out. There may be a million of them: nothing is kept here that no rule asks
+/// for again.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct GivenVote {
-    pub(crate) to: Heard,
+    pub(crate) claim: ClaimId,
+    pub(crate) epoch: Epoch,
+    /// The newest stamp of its claimant.
+    pub(crate) stamp: Instant,
+    /// The voter's clock when `stamp` came.
+    pub(crate) heard: Instant,
     /// When the voter may give it to another. It never moves back.
     pub(crate) expires: Instant,
-    /// When its holder was last asked whether it is still there.
-    pub(crate) asked: Option<Instant>,
+    /// When its holder was last asked whether it is still there; [`Instant::FAR`]: never.
+    asked: Instant,
+    pub(crate) won: bool,
+}
+
+impl GivenVote {
+    pub(crate) fn new(to: Heard, expires: Instant) -> Self {
+        Self {
+            claim: to.claim,
+            epoch: to.epoch,
+            stamp: to.stamp,
+            heard: to.heard,
+            expires,
+            asked: Instant::FAR,
+            won: to.won,
+        }
+    }
+
+    /// Whether its holder was not asked within the last `poke`.
+    pub(crate) fn is_rested(&self, now: Instant, poke: Duration) -> bool {
+        self.asked == Instant::FAR || now.since(self.asked) >= poke
+    }
+
+    pub(crate) fn note_asked(&mut self, now: Instant) {
+        self.asked = now;
+    }
 }
 
 /// One key that is held or waited for. Where there is no vote out there is no slot: a voter keeps
 /// a queue only while its vote is out.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Slot {
+    pub(crate) key: Key,
     /// The highest epoch of a claim that has won, or whose vote ended here other than by being
     /// given back.
     pub(crate) fence: Epoch,
     pub(crate) vote: GivenVote,
-    /// In order; never the claim that has the vote.
-    queue: Vec<Heard>,
+    /// Few keys are waited for: no room is kept for a queue before there is one.
+    queue: Option<Box<Queue>>,
+}
+
+/// In order; never the claim that has the vote.
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+struct Queue {
+    waiters: Vec<Heard>,
 }
 
 impl Slot {
-    pub(crate) fn new(fence: Epoch, vote: GivenVote) -> Self {
+    pub(crate) fn new(key: Key, fence: Epoch, vote: GivenVote) -> Self {
         Self {
+            key,
             fence,
             vote,
-            queue: Vec::new(),
+            queue: None,
         }
     }
 
     pub(crate) fn queue(&self) -> &[Heard] {
-        &self.queue
+        self.queue.as_ref().map_or(&[], |queue| &queue.waiters)
     }
 
     pub(crate) fn waiter(&self, claim: &ClaimId) -> Option<&Heard> {
-        self.queue.iter().find(|waiter| waiter.claim == *claim)
+        self.queue().iter().find(|waiter| waiter.claim == *claim)
     }
 
     /// Whether an earlier claim waits for a vote whose holder has not won.
     pub(crate) fn wants_back(&self) -> bool {
-        let to = &self.vote.to;
-        !to.won && self.queue.first().is_some_and(|head| head.is_before(to))
+        let vote = &self.vote;
+        let of_vote = || rank(vote.won, vote.epoch, &vote.claim);
+        !vote.won && self.queue().first().is_some_and(|it| it.rank() < of_vote())
     }
 
     pub(crate) fn raise_fence(&mut self, epoch: Epoch) {
@@ -109,60 +152,66 @@ impl Slot {
     /// Puts a claim into the queue, in order. Only a newer stamp replaces what is there; `won`
     /// sticks. Answers how many wait before it.
     pub(crate) fn enqueue(&mut self, mut entry: Heard) -> usize {
-        if let Some(at) = self
-            .queue
+        let waiters = &mut self.queue.get_or_insert_default().waiters;
+        if let Some(at) = waiters
             .iter()
             .position(|waiter| waiter.claim == entry.claim)
         {
-            let old = self.queue.remove(at);
+            let old = waiters.remove(at);
             let won = old.won || entry.won;
             if old.stamp >= entry.stamp {
                 entry = old;
             }
             entry.won = won;
         }
-        let at = self
-            .queue
-            .partition_point(|waiter| waiter.is_before(&entry));
-        self.queue.insert(at, entry);
+        let at = waiters.partition_point(|waiter| waiter.is_before(&entry));
+        waiters.insert(at, entry);
         at
     }
 
     pub(crate) fn remove_waiter(&mut self, claim: &ClaimId) -> Option<Heard> {
-        let at = self
-            .queue
-            .iter()
-            .position(|waiter| waiter.claim == *claim)?;
-        Some(self.queue.remove(at))
+        let waiters = &mut self.queue.as_mut()?.waiters;
+        let at = waiters.iter().position(|waiter| waiter.claim == *claim)?;
+        let gone = waiters.remove(at);
+        self.drop_empty_queue();
+        Some(gone)
     }
 
     /// Takes those out of the queue for whom `leaves` says so, in order.
-    pub(crate) fn take_waiters(&mut self, mut leaves: impl FnMut(&Heard) -> bool) -> Vec<Heard> {
-        if self.queue.is_empty() {
+    pub(crate) fn take_waiters(&mut self, leaves: impl FnMut(&Heard) -> bool) -> Vec<Heard> {
+        let Some(queue) = &mut self.queue else {
             return Vec::new();
-        }
-        let (gone, kept) = std::mem::take(&mut self.queue)
+        };
+        let (gone, kept) = std::mem::take(&mut queue.waiters)
             .into_iter()
-            .partition(|w| leaves(w));
-        self.queue = kept;
+            .partition(leaves);
+        queue.waiters = kept;
+        self.drop_empty_queue();
         gone
     }
 
     /// The first in the queue, taken out of it.
     pub(crate) fn pop_head(&mut self) -> Option<Heard> {
-        if mistaken!(Barging) && self.vote.to.won {
-            return self.queue.pop();
-        }
-        if self.queue.is_empty() {
-            None
-        } else {
-            Some(self.queue.remove(0))
-        }
+        let barges = mistaken!(Barging) && self.vote.won;
+        let waiters = &mut self.queue.as_mut()?.waiters;
+        let head = match waiters.is_empty() {
+            true => None,
+            false if barges => waiters.pop(),
+            false => Some(waiters.remove(0)),
+        };
+        self.drop_empty_queue();
+        head
     }
 
     /// A mistake: those that are gone stay in the queue, and it waits for them. Answers whether it
     /// may go on to the others.
     pub(crate) fn skip(&mut self, is_gone: impl Fn(&Heard) -> bool) -> bool {
-        !self.queue.first().is_some_and(is_gone)
+        !self.queue().first().is_some_and(is_gone)
+    }
+
+    fn drop_empty_queue(&mut self) {
+        if self.queue().is_empty() {
+            self.queue = None;
+        }
     }
 }

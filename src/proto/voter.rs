@@ -10,22 +10,23 @@
 //! The alternative that was rejected is to let the claimant say how long a vote lasts: then a
 //! shrinking or clamped ttl frees a vote under its owner.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::epoch::Epoch;
 use super::event::{Effects, Event};
 use super::id::{ClaimId, Incarnation, Key, NodeId};
 use super::message::{
-    Claim, HolderWon, Memory, Message, REPORTED_WAITERS_MAX, Recall, Refuse, RefuseReason, Release,
-    Report, ReportedVote, ReportedWaiter, Stale, Vote, Wait,
+    Claim, Memory, Message, REPORTED_WAITERS_MAX, Recall, Refuse, RefuseReason, Release, Report,
+    ReportedVote, ReportedWaiter,
 };
 use super::recovery::Recovery;
 use super::roster::{Roster, floor_of};
-use super::slot::{GivenVote, Heard, Slot};
+use super::slot::{GivenVote, Heard};
+use super::slots::{SlotAt, Slots};
 use super::time::{Instant, Now};
 use super::view::View;
+use super::voter_says::{count, is_gone, learn_won, send_stale, send_vote, send_wait};
 
 /// How many floors a voter keeps for the keys that have no slot: 32 KiB, for ever.
 pub const FLOORS: usize = 4_096;
@@ -33,7 +34,7 @@ pub const FLOORS: usize = 4_096;
 /// What a voter may keep at the most.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Limits {
-    /// Keys that are held or waited for at once. Some 300 bytes each.
+    /// Keys that are held or waited for at once. Some 180 bytes each, with keys of 16 bytes.
     pub slots_max: usize,
     /// Claims that wait for one key.
     pub waiters_max: usize,
@@ -68,9 +69,7 @@ pub struct Voter {
     me: NodeId,
     roster: Arc<Roster>,
     limits: Limits,
-    slots: BTreeMap<Key, Slot>,
-    /// When the vote of each slot expires.
-    due: BTreeSet<(Instant, Key)>,
+    slots: Slots,
     floors: Vec<Epoch>,
     /// While the voter has no memory, what it does about it.
     recovery: Option<Recovery>,
@@ -97,8 +96,7 @@ impl Voter {
             me,
             roster,
             limits,
-            slots: BTreeMap::new(),
-            due: BTreeSet::new(),
+            slots: Slots::default(),
             floors: vec![Epoch::ZERO; limits.floors.max(1)],
             recovery: Some(recovery),
             forgot: false,
@@ -110,7 +108,7 @@ impl Voter {
 
     /// A `Claim`: rules 1 to 5, and 8.
     pub fn handle_claim(&mut self, now: Now, msg: &Claim, out: &mut Effects) {
-        self.settle(now, &msg.key, out);
+        let at = self.settled(now, &msg.key, out);
         if let Some(reason) = self.refusal(now, msg) {
             let refuse = Refuse {
                 claim: msg.claim.clone(),
@@ -119,33 +117,32 @@ impl Voter {
             return out.send(&msg.claim.node, Message::Refuse(refuse));
         }
         let entry = Heard::new(now.mono, msg, self.roster.timing().max_ttl);
-        match self.slots.get(&msg.key) {
-            Some(slot) if slot.vote.to.claim == msg.claim => {
-                if msg.since <= slot.vote.to.stamp {
-                    self.renew(now, &msg.key, &entry, out);
-                } else {
-                    self.take_back(now, &msg.key, entry, out);
-                }
-            }
-            Some(_) => self.wait_or_stale(now, &msg.key, entry, out),
-            None => self.vote_for_first(now, &msg.key, entry, out),
+        let Some((at, slot)) = at.and_then(|at| Some((at, self.slots.get(at)?))) else {
+            return self.vote_for_first(now, &msg.key, entry, out);
+        };
+        if slot.vote.claim != msg.claim {
+            self.wait_or_stale(now, at, entry, out);
+        } else if msg.since <= slot.vote.stamp {
+            self.renew(now, at, &entry, out);
+        } else {
+            self.take_back(now, at, entry, out);
         }
     }
 
     /// Rule 6.
     pub fn handle_release(&mut self, now: Now, msg: &Release, out: &mut Effects) {
-        self.settle(now, &msg.key, out);
-        let Some(slot) = self.slots.get_mut(&msg.key) else {
+        let at = self.settled(now, &msg.key, out);
+        let Some((at, slot)) = at.and_then(|at| Some((at, self.slots.get_mut(at)?))) else {
             return;
         };
-        if slot.vote.to.claim != msg.claim && !mistaken!(ReleaseByKeyAlone) {
+        if slot.vote.claim != msg.claim && !mistaken!(ReleaseByKeyAlone) {
             slot.remove_waiter(&msg.claim);
             return;
         }
-        if (msg.won || slot.vote.to.won) && !mistaken!(FenceNotRaisedOnRelease) {
-            slot.raise_fence(slot.vote.to.epoch);
+        if (msg.won || slot.vote.won) && !mistaken!(FenceNotRaisedOnRelease) {
+            slot.raise_fence(slot.vote.epoch);
         }
-        self.vote_for_head(now, &msg.key, out);
+        self.vote_for_head(now, at, out);
     }
 
     /// Rule 7: a node that speaks under a higher incarnation, itself and not by gossip, is proof
@@ -158,15 +155,15 @@ impl Voter {
         out: &mut Effects,
     ) {
         let is_over = |c: &ClaimId| c.node == *node && c.incarnation < incarnation;
-        let mut freed = Vec::new();
-        for (key, slot) in &mut self.slots {
+        let all: Vec<SlotAt> = self.slots.iter().map(|(at, _)| at).collect();
+        for at in all {
+            let Some(slot) = self.slots.get_mut(at) else {
+                continue;
+            };
             slot.take_waiters(|waiter| is_over(&waiter.claim));
-            if is_over(&slot.vote.to.claim) {
-                freed.push(key.clone());
+            if is_over(&slot.vote.claim) {
+                self.end_vote(now, at, out);
             }
-        }
-        for key in freed {
-            self.end_vote(now, &key, out);
         }
     }
 
@@ -200,10 +197,10 @@ impl Voter {
     pub fn recollect(&self, msg: &Recall, knew: bool, seen: Incarnation) -> Memory {
         let fences = self
             .slots
-            .values()
-            .map(|slot| match mistaken!(RecallWithoutVotes) {
+            .iter()
+            .map(|(_, slot)| match mistaken!(RecallWithoutVotes) {
                 true => slot.fence,
-                false => slot.fence.max(slot.vote.to.epoch),
+                false => slot.fence.max(slot.vote.epoch),
             });
         let highest = self
             .floors
@@ -230,19 +227,17 @@ impl Voter {
             recovery.handle_timeout(now, out);
         }
         self.finish_recovery(out);
-        while let Some((at, key)) = self.due.first() {
-            if *at > now.mono {
-                break;
-            }
-            let key = key.clone();
-            self.end_vote(now, &key, out);
+        while let Some((due, at)) = self.slots.first_due()
+            && due <= now.mono
+        {
+            self.end_vote(now, at, out);
         }
     }
 
     /// When [`Voter::handle_timeout`] has something to do.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
-        let expiry = self.due.first().map(|(at, _)| *at);
+        let expiry = self.slots.first_due().map(|(due, _)| due);
         let recovery = self.recovery.as_ref().map(Recovery::next_timeout);
         [expiry, recovery].into_iter().flatten().min()
     }
@@ -268,13 +263,13 @@ impl Voter {
     /// How many claims wait here, over all keys.
     #[must_use]
     pub fn waiters(&self) -> usize {
-        self.slots.values().map(|slot| slot.queue().len()).sum()
+        self.slots.iter().map(|(_, slot)| slot.queue().len()).sum()
     }
 
     /// The fence of a key: no claim with this epoch or a lower one wins a vote here.
     #[must_use]
     pub fn fence(&self, key: &Key) -> Epoch {
-        match self.slots.get(key) {
+        match self.slots.of(key) {
             Some(slot) => slot.fence,
             None => self.floors[floor_of(key, self.floors.len())],
         }
@@ -286,7 +281,7 @@ impl Voter {
         let fence = self.fence(key);
         let Some(slot) = self
             .slots
-            .get(key)
+            .of(key)
             .filter(|slot| slot.vote.expires > now.mono)
         else {
             return Report {
@@ -297,11 +292,10 @@ impl Voter {
                 fence,
             };
         };
-        let to = &slot.vote.to;
         let vote = ReportedVote {
-            claim: to.claim.clone(),
-            epoch: to.epoch,
-            won: to.won,
+            claim: slot.vote.claim.clone(),
+            epoch: slot.vote.epoch,
+            won: slot.vote.won,
             remaining: slot.vote.expires.since(now.mono),
         };
         let waiters = slot.queue().iter().take(REPORTED_WAITERS_MAX);
@@ -320,17 +314,19 @@ impl Voter {
         }
     }
 
-    /// First of all: rule 7 if it is due, and those leave the queue who were not heard for their
-    /// ttl, or for half of it where gossip says that they are dead.
-    fn settle(&mut self, now: Now, key: &Key, out: &mut Effects) {
-        let Some(slot) = self.slots.get_mut(key) else {
-            return;
-        };
+    /// Where the slot of a key is, once what comes first of all is done: rule 7 if it is due, and
+    /// those leave the queue who were not heard for their ttl, or for half of it where gossip says
+    /// that they are dead.
+    fn settled(&mut self, now: Now, key: &Key, out: &mut Effects) -> Option<SlotAt> {
+        let at = self.slots.find(key)?;
+        let slot = self.slots.get_mut(at)?;
         if now.mono >= slot.vote.expires {
-            return self.end_vote(now, key, out);
+            self.end_vote(now, at, out);
+        } else {
+            let dead = &self.dead;
+            slot.take_waiters(|waiter| is_gone(now, waiter, dead));
         }
-        let dead = &self.dead;
-        slot.take_waiters(|waiter| is_gone(now, waiter, dead));
+        self.slots.get(at).map(|_| at)
     }
 
     fn refusal(&self, now: Now, msg: &Claim) -> Option<RefuseReason> {
@@ -340,8 +336,8 @@ impl Voter {
         if self.recovery.is_some() {
             return Some(RefuseReason::Quarantine);
         }
-        let slot = self.slots.get(&msg.key);
-        let holds = slot.is_some_and(|slot| slot.vote.to.claim == msg.claim);
+        let slot = self.slots.of(&msg.key);
+        let holds = slot.is_some_and(|slot| slot.vote.claim == msg.claim);
         let waiter = slot.and_then(|slot| slot.waiter(&msg.claim));
         let won = msg.won || waiter.is_some_and(|waiter| waiter.won);
         let limit = Epoch::limit(now, self.roster.timing().max_clock_skew);
@@ -358,57 +354,55 @@ impl Voter {
     }
 
     /// Rule 1, for the claim that has the vote.
-    fn renew(&mut self, now: Now, key: &Key, entry: &Heard, out: &mut Effects) {
+    fn renew(&mut self, now: Now, at: SlotAt, entry: &Heard, out: &mut Effects) {
         let poke = self.roster.timing().poke;
-        let Some(slot) = self.slots.get_mut(key) else {
+        let Some(slot) = self.slots.get_mut(at) else {
             return;
         };
         let is_alone = slot.queue().is_empty();
         let vote = &mut slot.vote;
-        vote.to.won |= entry.won;
+        vote.won |= entry.won;
         // A vote that has not won is never lengthened while others wait: its holder may be one
         // that cannot win.
-        if (vote.to.won || is_alone) && entry.stamp > vote.to.stamp {
-            vote.to.stamp = entry.stamp;
-            vote.to.heard = now.mono;
-            vote.to.ttl = entry.ttl;
+        if (vote.won || is_alone) && entry.stamp > vote.stamp {
+            vote.stamp = entry.stamp;
+            vote.heard = now.mono;
             let expires = match mistaken!(LeaseShrinks) {
                 true => now.mono.after(entry.ttl),
                 false => vote.expires.max(now.mono.after(entry.ttl)),
             };
-            if expires != vote.expires {
-                self.due.remove(&(vote.expires, key.clone()));
-                self.due.insert((expires, key.clone()));
-                vote.expires = expires;
-            }
+            self.slots.lengthen(at, expires);
         }
-        send_vote(slot, key, false, out);
+        let Some(slot) = self.slots.get_mut(at) else {
+            return;
+        };
+        send_vote(slot, false, out);
         if entry.won {
-            learn_won(now, slot, key, poke, out);
+            learn_won(now, slot, poke, out);
         }
     }
 
     /// Rule 2: the claimant says that it does not count the vote. The fence does not move.
-    fn take_back(&mut self, now: Now, key: &Key, mut entry: Heard, out: &mut Effects) {
-        let Some(slot) = self.slots.get_mut(key) else {
+    fn take_back(&mut self, now: Now, at: SlotAt, mut entry: Heard, out: &mut Effects) {
+        let Some(slot) = self.slots.get_mut(at) else {
             return;
         };
-        entry.won |= slot.vote.to.won;
+        entry.won |= slot.vote.won;
         let claim = entry.claim.clone();
         slot.enqueue(entry);
-        self.vote_for_head(now, key, out);
-        let Some(slot) = self.slots.get(key) else {
+        self.vote_for_head(now, at, out);
+        let Some(slot) = self.slots.get(at) else {
             return;
         };
         if let Some(ahead) = slot.queue().iter().position(|waiter| waiter.claim == claim) {
             let poke = self.roster.timing().poke;
-            send_wait(now, slot, key, (&claim, ahead), poke, out);
+            send_wait(now, slot, (&claim, ahead), poke, out);
         }
     }
 
     /// Rules 3 and 5, for a claim that comes while another has the vote.
-    fn wait_or_stale(&mut self, now: Now, key: &Key, mut entry: Heard, out: &mut Effects) {
-        let Some(slot) = self.slots.get_mut(key) else {
+    fn wait_or_stale(&mut self, now: Now, at: SlotAt, mut entry: Heard, out: &mut Effects) {
+        let Some(slot) = self.slots.get_mut(at) else {
             return;
         };
         entry.won |= slot.waiter(&entry.claim).is_some_and(|waiter| waiter.won);
@@ -419,15 +413,12 @@ impl Voter {
         let poke = self.roster.timing().poke;
         let claim = entry.claim.clone();
         let ahead = slot.enqueue(entry);
-        send_wait(now, slot, key, (&claim, ahead), poke, out);
-        let silent = now.mono.since(slot.vote.to.heard) >= poke;
-        let rested = slot
-            .vote
-            .asked
-            .is_none_or(|asked| now.mono.since(asked) >= poke);
-        if (!slot.vote.to.won || silent) && rested || slot.wants_back() {
-            slot.vote.asked = Some(now.mono);
-            send_vote(slot, key, true, out);
+        send_wait(now, slot, (&claim, ahead), poke, out);
+        let silent = now.mono.since(slot.vote.heard) >= poke;
+        let rested = slot.vote.is_rested(now.mono, poke);
+        if (!slot.vote.won || silent) && rested || slot.wants_back() {
+            slot.vote.note_asked(now.mono);
+            send_vote(slot, true, out);
         }
     }
 
@@ -438,43 +429,38 @@ impl Voter {
         if entry.is_below(fence) {
             return send_stale(&entry, fence, out);
         }
-        let vote = GivenVote {
-            expires: now.mono.after(entry.ttl),
-            to: entry,
-            asked: None,
+        let expires = now.mono.after(entry.ttl);
+        let vote = GivenVote::new(entry, expires);
+        let at = self.slots.open(key.clone(), fence, vote);
+        let Some(slot) = self.slots.get_mut(at) else {
+            return;
         };
-        self.due.insert((vote.expires, key.clone()));
-        let slot = self
-            .slots
-            .entry(key.clone())
-            .or_insert_with(|| Slot::new(fence, vote));
-        send_vote(slot, key, false, out);
-        if slot.vote.to.won {
-            learn_won(now, slot, key, poke, out);
+        send_vote(slot, false, out);
+        if slot.vote.won {
+            learn_won(now, slot, poke, out);
         }
     }
 
     /// Rule 7: the vote ended other than by being given back.
-    fn end_vote(&mut self, now: Now, key: &Key, out: &mut Effects) {
-        if let Some(slot) = self.slots.get_mut(key)
+    fn end_vote(&mut self, now: Now, at: SlotAt, out: &mut Effects) {
+        if let Some(slot) = self.slots.get_mut(at)
             && !mistaken!(FenceNotRaisedOnExpiry)
         {
-            slot.raise_fence(slot.vote.to.epoch);
+            slot.raise_fence(slot.vote.epoch);
         }
-        self.vote_for_head(now, key, out);
+        self.vote_for_head(now, at, out);
     }
 
     /// Rule 9: clears the vote that is out and votes for the head of the queue. Where nobody
     /// waits the slot goes, and its floor keeps the fence.
-    fn vote_for_head(&mut self, now: Now, key: &Key, out: &mut Effects) {
+    fn vote_for_head(&mut self, now: Now, at: SlotAt, out: &mut Effects) {
         let (offer, poke) = (self.roster.timing().offer, self.roster.timing().poke);
-        let Some(slot) = self.slots.get_mut(key) else {
+        let Some(slot) = self.slots.get_mut(at) else {
             return;
         };
-        self.due.remove(&(slot.vote.expires, key.clone()));
         let dead = &self.dead;
         if mistaken!(SkipInsteadOfDrop) && !slot.skip(|it| is_gone(now, it, dead)) {
-            return;
+            return self.slots.forget_due(at);
         }
         slot.take_waiters(|waiter| is_gone(now, waiter, dead));
         let fence = slot.fence;
@@ -482,10 +468,9 @@ impl Voter {
             send_stale(&waiter, fence, out);
         }
         let Some(head) = slot.pop_head() else {
-            let floor = floor_of(key, self.floors.len());
+            let floor = floor_of(&slot.key, self.floors.len());
             self.floors[floor] = self.floors[floor].max(fence);
-            self.slots.remove(key);
-            return;
+            return self.slots.close(at);
         };
         // An offer: a dead waiter must cost those behind it little. `Claim` with `won` makes a
         // lease of it.
@@ -494,15 +479,14 @@ impl Voter {
         } else {
             head.ttl.min(offer)
         };
-        slot.vote = GivenVote {
-            expires: now.mono.after(span),
-            to: head,
-            asked: None,
+        self.slots
+            .give(at, GivenVote::new(head, now.mono.after(span)));
+        let Some(slot) = self.slots.get_mut(at) else {
+            return;
         };
-        self.due.insert((slot.vote.expires, key.clone()));
-        send_vote(slot, key, false, out);
-        if slot.vote.to.won {
-            learn_won(now, slot, key, poke, out);
+        send_vote(slot, false, out);
+        if slot.vote.won {
+            learn_won(now, slot, poke, out);
         }
     }
 
@@ -520,81 +504,4 @@ impl Voter {
             leans_on_wall_clock: done.leans_on_wall_clock,
         });
     }
-}
-
-/// A waiter speaks every quarter of its ttl. One that gossip calls dead may miss a single word:
-/// were it dropped sooner, gossip that is wrong would cost it its turn.
-fn is_gone(now: Now, waiter: &Heard, dead: &BTreeSet<NodeId>) -> bool {
-    let is_dead = dead.contains(&waiter.claim.node);
-    let patience = if is_dead { waiter.ttl / 2 } else { waiter.ttl };
-    now.mono.since(waiter.heard) >= patience
-}
-
-/// Rule 8: the claim that has the vote has won. Those that can no longer win are told at once,
-/// and so are those that would rather not wait.
-fn learn_won(now: Now, slot: &mut Slot, key: &Key, poke: Duration, out: &mut Effects) {
-    slot.raise_fence(slot.vote.to.epoch);
-    let fence = slot.fence;
-    for waiter in slot.take_waiters(|waiter| waiter.is_below(fence)) {
-        send_stale(&waiter, fence, out);
-    }
-    for (ahead, waiter) in slot
-        .take_waiters(|w| w.is_try && !w.won)
-        .into_iter()
-        .enumerate()
-    {
-        send_wait(now, slot, key, (&waiter.claim, ahead), poke, out);
-    }
-}
-
-fn send_vote(slot: &Slot, key: &Key, ask: bool, out: &mut Effects) {
-    let to = &slot.vote.to;
-    let vote = Vote {
-        key: key.clone(),
-        claim: to.claim.clone(),
-        stamp: to.stamp,
-        ttl: slot.vote.expires.since(to.heard),
-        back: slot.wants_back(),
-        ask,
-    };
-    out.send(&to.claim.node, Message::Vote(vote));
-}
-
-/// To the claim that has so many before it. A holder that was not heard lately is called silent:
-/// one that has won may be over by now.
-fn send_wait(
-    now: Now,
-    slot: &Slot,
-    key: &Key,
-    (claim, ahead): (&ClaimId, usize),
-    poke: Duration,
-    out: &mut Effects,
-) {
-    let holder = &slot.vote.to;
-    let silent = now.mono.since(holder.heard) >= poke;
-    let wait = Wait {
-        key: key.clone(),
-        claim: claim.clone(),
-        holder: holder.claim.clone(),
-        epoch: holder.epoch,
-        won: match (holder.won, silent) {
-            (false, _) => HolderWon::No,
-            (true, false) => HolderWon::Yes,
-            (true, true) => HolderWon::Silent,
-        },
-        ahead: count(ahead),
-    };
-    out.send(&claim.node, Message::Wait(wait));
-}
-
-fn send_stale(entry: &Heard, fence: Epoch, out: &mut Effects) {
-    let stale = Stale {
-        claim: entry.claim.clone(),
-        fence,
-    };
-    out.send(&entry.claim.node, Message::Stale(stale));
-}
-
-fn count(len: usize) -> u32 {
-    u32::try_from(len).unwrap_or(u32::MAX)
 }

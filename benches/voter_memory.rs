@@ -1,0 +1,79 @@
+//! How many bytes a voter keeps for each lock that is held, at a million of them with keys of 16
+//! bytes.
+//!
+//! Measured as what the system says that the process has in memory (`VmRSS` of Linux), with the
+//! voter's own share of the allocator's waste. The claims come as from a datagram: key and name
+//! are made anew for each.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lockmesh::proto::epoch::Epoch;
+use lockmesh::proto::event::Effects;
+use lockmesh::proto::id::{ClaimId, Incarnation, Key, NodeId};
+use lockmesh::proto::message::Claim;
+use lockmesh::proto::roster::{Roster, Timing};
+use lockmesh::proto::time::{Instant, Now};
+use lockmesh::proto::voter::{Limits, Start, Voter};
+
+const LOCKS: u64 = 1_000_000;
+/// A prime above: the keys come in no order.
+const STRIDE: u64 = 1_000_003;
+const NODES: u64 = 16;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let me = NodeId::new("v1")?;
+    let roster = Arc::new(Roster::new(1, vec![me.clone()], 1, Timing::lan())?);
+    let (limits, start) = (Limits::default(), Start::NewCluster);
+    let mut voter = Voter::new(at(0), me, roster, limits, start, 7, &mut Effects::default());
+    let before = resident()?;
+    for n in 0..LOCKS {
+        let mut out = Effects::default();
+        voter.handle_claim(at(n / 100), &claim(n)?, &mut out);
+    }
+    let (held, bytes) = (voter.slots() as u64, resident()? - before);
+    println!(
+        "{held} locks held, keys of 16 bytes: {} bytes for each",
+        bytes / held
+    );
+    if held < LOCKS {
+        return Err(format!("{held} of {LOCKS} claims have the vote").into());
+    }
+    Ok(())
+}
+
+fn claim(n: u64) -> Result<Claim, Box<dyn std::error::Error>> {
+    let claim = ClaimId {
+        node: NodeId::new(format!("node-{:02}", n % NODES))?,
+        incarnation: Incarnation::new(1),
+        seq: n,
+    };
+    Ok(Claim {
+        key: Key::new(format!("key/{:012}", n * 7_919 % STRIDE))?,
+        claim,
+        epoch: Epoch::at_wall_ms(1_000_000),
+        ttl: Duration::from_secs(60),
+        stamp: at(n / 100).mono,
+        since: Instant::ZERO,
+        won: true,
+        is_try: false,
+    })
+}
+
+fn at(ms: u64) -> Now {
+    Now {
+        mono: Instant::from_nanos(ms * 1_000_000),
+        wall_ms: 1_000_000 + ms,
+    }
+}
+
+/// Bytes of this process that are in memory.
+fn resident() -> Result<u64, Box<dyn std::error::Error>> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    Ok(number
+        .ok_or("no VmRSS: this is measured on Linux")?
+        .parse::<u64>()?
+        * 1_024)
+}

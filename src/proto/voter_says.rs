@@ -1,0 +1,87 @@
+//! What a voter says to claimants, and when it gives up on one that waits.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::epoch::Epoch;
+use super::event::Effects;
+use super::id::{ClaimId, NodeId};
+use super::message::{HolderWon, Message, Stale, Vote, Wait};
+use super::slot::{Heard, Slot};
+use super::time::Now;
+
+/// A waiter speaks every quarter of its ttl. One that gossip calls dead may miss a single word:
+/// were it dropped sooner, gossip that is wrong would cost it its turn.
+pub(crate) fn is_gone(now: Now, waiter: &Heard, dead: &BTreeSet<NodeId>) -> bool {
+    let is_dead = dead.contains(&waiter.claim.node);
+    let patience = if is_dead { waiter.ttl / 2 } else { waiter.ttl };
+    now.mono.since(waiter.heard) >= patience
+}
+
+/// Rule 8: the claim that has the vote has won. Those that can no longer win are told at once,
+/// and so are those that would rather not wait.
+pub(crate) fn learn_won(now: Now, slot: &mut Slot, poke: Duration, out: &mut Effects) {
+    slot.raise_fence(slot.vote.epoch);
+    let fence = slot.fence;
+    for waiter in slot.take_waiters(|waiter| waiter.is_below(fence)) {
+        send_stale(&waiter, fence, out);
+    }
+    for (ahead, waiter) in slot
+        .take_waiters(|w| w.is_try && !w.won)
+        .into_iter()
+        .enumerate()
+    {
+        send_wait(now, slot, (&waiter.claim, ahead), poke, out);
+    }
+}
+
+pub(crate) fn send_vote(slot: &Slot, ask: bool, out: &mut Effects) {
+    let given = &slot.vote;
+    let vote = Vote {
+        key: slot.key.clone(),
+        claim: given.claim.clone(),
+        stamp: given.stamp,
+        ttl: given.expires.since(given.heard),
+        back: slot.wants_back(),
+        ask,
+    };
+    out.send(&given.claim.node, Message::Vote(vote));
+}
+
+/// To the claim that has so many before it. A holder that was not heard lately is called silent:
+/// one that has won may be over by now.
+pub(crate) fn send_wait(
+    now: Now,
+    slot: &Slot,
+    (claim, ahead): (&ClaimId, usize),
+    poke: Duration,
+    out: &mut Effects,
+) {
+    let holder = &slot.vote;
+    let silent = now.mono.since(holder.heard) >= poke;
+    let wait = Wait {
+        key: slot.key.clone(),
+        claim: claim.clone(),
+        holder: holder.claim.clone(),
+        epoch: holder.epoch,
+        won: match (holder.won, silent) {
+            (false, _) => HolderWon::No,
+            (true, false) => HolderWon::Yes,
+            (true, true) => HolderWon::Silent,
+        },
+        ahead: count(ahead),
+    };
+    out.send(&claim.node, Message::Wait(wait));
+}
+
+pub(crate) fn send_stale(entry: &Heard, fence: Epoch, out: &mut Effects) {
+    let stale = Stale {
+        claim: entry.claim.clone(),
+        fence,
+    };
+    out.send(&entry.claim.node, Message::Stale(stale));
+}
+
+pub(crate) fn count(len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
+}
