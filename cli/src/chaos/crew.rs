@@ -188,7 +188,7 @@ fn configuration(n: usize, nodes: usize, is_new: bool, seed: u64, load: Load) ->
     let workload = match load {
         Load::Everything => "keys = 4\ntasks = 4\nlook_every_ms = 20\n",
         Load::Holds => {
-            "keys = 8\ntasks = 6\nmix = \"hold\"\nhold_ms = [4000, 9000]\nlook_every_ms = 20\n\
+            "keys = 8\ntasks = 6\nmix = \"hold\"\nhold_ms = [6000, 12000]\nlook_every_ms = 20\n\
              wait_at_most_ms = [60000, 60000]\n"
         }
     };

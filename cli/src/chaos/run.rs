@@ -133,7 +133,7 @@ async fn perform(args: &Args, seed: u64, dir: &Path, steps: &[Step]) -> anyhow::
     };
     let mut stage = Stage::set(world, dir, nodes, seed, load, netem_missing.is_none())?;
     let played = tokio::select! {
-        played = whole(&mut stage, steps) => played,
+        played = whole(&mut stage, steps, load) => played,
         _ = terminate.recv() => return Ok(Outcome::Interrupted("SIGTERM")),
         _ = interrupt.recv() => return Ok(Outcome::Interrupted("SIGINT")),
         _ = hang_up.recv() => return Ok(Outcome::Interrupted("SIGHUP")),
@@ -163,12 +163,15 @@ async fn perform(args: &Args, seed: u64, dir: &Path, steps: &[Step]) -> anyhow::
     Ok(Outcome::Judged(Box::new(verdict)))
 }
 
-async fn whole(stage: &mut Stage, steps: &[Step]) -> anyhow::Result<()> {
+async fn whole(stage: &mut Stage, steps: &[Step], load: Load) -> anyhow::Result<()> {
     stage.play(steps).await?;
     put("heal all, and rest");
     stage.heal().await?;
     stage.wait_until(Instant::now() + QUARANTINE).await?;
-    stage.calm()?;
+    if load == Load::Everything {
+        // Where holds are long, a node may well have no turn before the end.
+        stage.calm()?;
+    }
     stage.wait_until(Instant::now() + REST).await?;
     stage.end().await
 }

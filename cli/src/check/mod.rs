@@ -108,7 +108,9 @@ pub(crate) fn judge(
     }
     let histories = reader.finish()?;
     if histories.requests.is_empty() {
-        let first = files.first().map_or(Path::new(""), PathBuf::as_path);
+        let first = files
+            .first()
+            .map_or_else(|| Path::new(""), PathBuf::as_path);
         return Err(BadInput::nothing(first));
     }
     let bound = wait_bound_ms.saturating_mul(1_000_000);

@@ -100,7 +100,7 @@ impl Reader {
             let line = match serde_json::from_slice::<Line>(&text) {
                 Ok(line) => line,
                 Err(what) if may_be_torn(&text) => {
-                    torn.get_or_insert((n, what.to_string()));
+                    torn.get_or_insert_with(|| (n, what.to_string()));
                     self.histories.torn += 1;
                     continue;
                 }

@@ -13,7 +13,8 @@ const S: u64 = 1_000_000_000;
 
 fn start(node: &str, at: u64) -> String {
     format!(
-        r#"{{"event":"start","at":{at},"format":1,"boot":"b","node":"{node}","incarnation":{at},"max_lease_ms":3000}}"#
+        r#"{{"event":"start","at":{at},"format":1,"boot":"b","node":"{node}",
+            "incarnation":{at},"max_lease_ms":3000}}"#
     )
 }
 
@@ -24,7 +25,8 @@ fn asked(id: u64, at: u64) -> String {
 fn granted(id: u64, at: u64, epoch: u64) -> String {
     let (after, until) = (at + 1, at + 2 * S);
     format!(
-        r#"{{"event":"granted","id":{id},"before":{at},"after":{after},"epoch":{epoch},"until":[{until},{until}]}}"#
+        r#"{{"event":"granted","id":{id},"before":{at},"after":{after},"epoch":{epoch},
+            "until":[{until},{until}]}}"#
     )
 }
 
@@ -56,7 +58,8 @@ fn chaos(at: u64) -> String {
 fn fault(kind: &str, node: &str, at: u64) -> String {
     let after = at + 1;
     format!(
-        r#"{{"event":"fault","before":{at},"after":{after},"fault":"{kind}","nodes":["{node}"],"what":"-"}}"#
+        r#"{{"event":"fault","before":{at},"after":{after},"fault":"{kind}",
+            "nodes":["{node}"],"what":"-"}}"#
     )
 }
 
@@ -68,7 +71,7 @@ fn note(event: &str, node: &str, at: u64) -> String {
 fn judged(files: &[Vec<String>], outages: Vec<(u64, u64)>) -> Result<Verdict, String> {
     let mut reader = Reader::default();
     for (n, lines) in files.iter().enumerate() {
-        let text = lines.iter().map(|line| format!("{line}\n"));
+        let text = lines.iter().map(|line| line.replace('\n', "") + "\n");
         let text: String = text.collect();
         let read = reader.source(Path::new(&format!("n{n}")), Cursor::new(text));
         read.map_err(|error| error.to_string())?;
