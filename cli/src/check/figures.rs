@@ -131,7 +131,11 @@ fn takeover(histories: &Histories, fault: &Fault, requests: &[&Request]) -> Opti
         })?;
     let waits = |request: &Request| {
         let end = request.grant.map_or_else(
-            || request.over.map_or(u64::MAX, |over| over.after),
+            // Who died in line waits no more.
+            || {
+                let gone = histories.lives[request.life].gone;
+                request.over.map_or(gone, |over| over.after)
+            },
             |grant| grant.before,
         );
         request.how == How::Acquire && request.asked.at < fault.before && fault.before < end

@@ -246,6 +246,21 @@ fn the_time_from_a_killed_holder_to_the_next_grant_is_measured() {
 }
 
 #[test]
+fn who_died_in_line_is_nobody_that_a_takeover_is_measured_for() {
+    let [mut first, mut second] = two(2 * S, 101);
+    first.truncate(4);
+    let dead = vec![start("n2", 1), asked(0, 12)];
+    second[1] = asked(0, 2 * S - 5);
+    let done = vec![
+        chaos(1),
+        fault("killed", "n2", 14),
+        fault("killed", "n0", S),
+    ];
+    let verdict = judged(&[first, second, dead, done], Vec::new()).unwrap();
+    assert!(verdict.figures.takeovers.is_empty());
+}
+
+#[test]
 fn a_line_that_breaks_off_is_forgiven_at_the_end_of_a_life_alone() {
     let [mut first, second] = two(21, 101);
     let torn = r#"{"event":"he"#.to_owned();
