@@ -1,17 +1,19 @@
-//! The command of lockmesh: a demo, a key generator, a bare node, and a measurement.
+//! The command of lockmesh: a demo, a key generator, a node, a checker, chaos, a measurement.
 #![forbid(unsafe_code)]
 
 mod bench;
+mod chaos;
+mod check;
 mod demo;
+mod history;
 mod keygen;
 mod node;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// A lock mesh: a demo, a key generator, a bare node, and a measurement.
+/// A lock mesh: a demo, a key generator, a node, a checker of histories, chaos, a measurement.
 #[derive(Debug, Parser)]
 #[command(name = "lockmesh", version)]
 struct Args {
@@ -30,11 +32,12 @@ enum Command {
     /// Print a fresh cluster key.
     Keygen,
     /// Run one bare node until SIGTERM or SIGINT.
-    Node {
-        /// The configuration, in TOML.
-        #[arg(long)]
-        config: PathBuf,
-    },
+    Node(node::Args),
+    /// Judge what nodes believed: 0 accepted, 1 contradictory, 2 not readable.
+    Check(check::Args),
+    /// Real processes in networks of their own, and faults from a seed: 0 accepted, 1 not, 77
+    /// skipped since it cannot run here.
+    Chaos(chaos::Args),
     /// Measure locks beside bare datagrams, in one run on this machine.
     Bench(bench::Args),
 }
@@ -53,7 +56,9 @@ fn main() -> ExitCode {
         match command {
             Command::Demo { json } => demo::run(json).await,
             Command::Keygen => keygen::run(),
-            Command::Node { config } => node::run(&config).await,
+            Command::Node(args) => node::run(&args).await,
+            Command::Check(args) => check::run(&args),
+            Command::Chaos(args) => chaos::run(&args).await,
             Command::Bench(args) => bench::run(&args).await,
         }
     })

@@ -7,6 +7,8 @@ use std::time::Duration;
 use lockmesh::{ConfigError, MeshBuilder, Timing};
 use serde::Deserialize;
 
+use super::workload::WorkloadFile;
+
 /// What the file may say. Every field is described in `node.example.toml`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,6 +35,8 @@ pub(crate) struct NodeFile {
     gossip_every_ms: Option<u64>,
     #[serde(default)]
     timing: TimingFile,
+    #[serde(default)]
+    workload: WorkloadFile,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
@@ -93,10 +97,15 @@ impl Source {
     }
 
     /// The settings that the file describes. Their values are checked when the node starts.
-    pub(crate) fn builder(&self) -> Result<MeshBuilder, FileError> {
+    /// And what it does under load.
+    pub(crate) fn builder(&self) -> Result<(MeshBuilder, WorkloadFile), FileError> {
         let file: NodeFile = toml::from_str(&self.text).map_err(|error| {
             let line = error.span().map(|span| self.line_at(span.start));
             self.error(line, error.message().to_owned())
+        })?;
+        file.workload.check().map_err(|what| {
+            let field = what.split(' ').next().unwrap_or_default();
+            self.error(self.line_of(field), format!("workload.{what}"))
         })?;
         let builder = match file.preset {
             Preset::Lan => MeshBuilder::lan(&file.node_id).timing(file.timing.over(Timing::lan())),
@@ -105,7 +114,8 @@ impl Source {
                 MeshBuilder::single(&file.node_id).timing(file.timing.over(Timing::lan()))
             }
         };
-        self.sealed(file.apply(builder), &file)
+        let builder = self.sealed(file.apply(builder), &file)?;
+        Ok((builder, file.workload))
     }
 
     /// An error of the start, with the line of the field that it names.

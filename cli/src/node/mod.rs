@@ -1,15 +1,19 @@
-//! `lockmesh node`: one bare node, which votes and asks for nothing, until it is told to stop.
+//! `lockmesh node`: one bare node, until it is told to stop. It votes; under `--workload` it also
+//! asks for locks, and writes down what it believed of them.
 
 mod config;
+mod workload;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use config::Source;
 use lockmesh::Mesh;
 use tracing_subscriber::EnvFilter;
+use workload::{Log, Workload, WorkloadFile};
 
 /// What a configuration that cannot be ends with.
 const BAD_CONFIG: u8 = 2;
@@ -18,7 +22,23 @@ const READY_AT_MOST: Duration = Duration::from_secs(60);
 /// Longer than the last rounds of gossip at the slowest setting would be no quick stop.
 const SHUTDOWN_AT_MOST: Duration = Duration::from_secs(10);
 
-pub(crate) async fn run(file: &Path) -> ExitCode {
+/// How long the tasks of the workload may take to see that the node is shut down.
+const WORKLOAD_AT_MOST: Duration = Duration::from_secs(5);
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The configuration, in TOML.
+    #[arg(long)]
+    config: PathBuf,
+    /// Ask for locks, as the table [workload] of the configuration says.
+    #[arg(long, requires = "history")]
+    workload: bool,
+    /// Append what the workload believed of its locks to this file, for `lockmesh check`.
+    #[arg(long, requires = "workload")]
+    history: Option<PathBuf>,
+}
+
+pub(crate) async fn run(args: &Args) -> ExitCode {
     log();
     // Before the start: who is told to stop while it starts stops in order, too.
     let mut signals = match Signals::new() {
@@ -28,32 +48,77 @@ pub(crate) async fn run(file: &Path) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let history = match args.history.as_deref().map(Log::open).transpose() {
+        Ok(history) => history.map(Arc::new),
+        Err(error) => {
+            eprintln!("lockmesh: history: {error}");
+            return ExitCode::from(BAD_CONFIG);
+        }
+    };
     let started = tokio::select! {
-        started = start(file) => started,
+        started = start(&args.config) => started,
         signal = signals.next() => {
             tracing::info!(signal, "stopping before the start");
             return ExitCode::SUCCESS;
         }
     };
-    let mesh = match started {
-        Ok(mesh) => mesh,
+    match started {
+        Ok((mesh, settings)) => live(&mesh, &settings, history, &mut signals).await,
         Err(error) => {
             eprintln!("lockmesh: {error}");
-            return ExitCode::from(BAD_CONFIG);
+            ExitCode::from(BAD_CONFIG)
+        }
+    }
+}
+
+/// Until it is told to stop, or cannot write its history.
+async fn live(
+    mesh: &Mesh,
+    settings: &WorkloadFile,
+    history: Option<Arc<Log>>,
+    signals: &mut Signals,
+) -> ExitCode {
+    let mut workload = history.as_ref().map(|log| {
+        log.start(mesh);
+        Workload::start(mesh, log, settings)
+    });
+    let failed = async {
+        match &history {
+            Some(log) => log.failed().await,
+            None => std::future::pending().await,
         }
     };
-    let signal = tokio::select! {
-        signal = signals.next() => signal,
-        signal = say_whether_ready(&mesh) => signal,
+    let told = tokio::select! {
+        signal = signals.next() => Ok(signal),
+        never = say_whether_ready(mesh) => Ok(never),
+        failed = failed => Err(failed),
     };
+    let signal = told.as_ref().copied().unwrap_or("history");
     tracing::info!(node = %mesh.id(), signal, "stopping");
+    if let Some(log) = &history {
+        log.stopping(signal);
+    }
+    // First of all, and while the workload goes on: nobody else need wait for it to notice.
     if tokio::time::timeout(SHUTDOWN_AT_MOST, mesh.shutdown())
         .await
         .is_err()
     {
         tracing::warn!("the gossip did not end in {SHUTDOWN_AT_MOST:?}; everything is released");
     }
-    ExitCode::SUCCESS
+    if let (Some(workload), Some(log)) = (&mut workload, &history) {
+        let ended = tokio::time::timeout(WORKLOAD_AT_MOST, workload.ended()).await;
+        if ended.is_err() {
+            tracing::warn!("the workload did not end in {WORKLOAD_AT_MOST:?}");
+        }
+        log.end();
+    }
+    match told {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lockmesh: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// To standard error; as `RUST_LOG` says, from `info` on by default.
@@ -63,13 +128,12 @@ fn log() {
     log.with_writer(io::stderr).with_ansi(false).init();
 }
 
-async fn start(file: &Path) -> Result<Mesh, config::FileError> {
+async fn start(file: &Path) -> Result<(Mesh, WorkloadFile), config::FileError> {
     let source = Source::read(file)?;
-    let builder = source.builder()?;
-    builder
-        .start()
-        .await
-        .map_err(|error| source.config_error(&error))
+    let (builder, workload) = source.builder()?;
+    let mesh = builder.start().await;
+    let mesh = mesh.map_err(|error| source.config_error(&error))?;
+    Ok((mesh, workload))
 }
 
 /// Says whether the node has found its peers, and then waits for ever.

@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod bench;
+mod chaos;
+mod check;
 mod common;
 mod demo;
 mod keygen;

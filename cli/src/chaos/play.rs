@@ -1,0 +1,322 @@
+//! Plays a plan on real processes, and notes what it does in a history of its own.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use rustix::process::Signal;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use super::crew::{Crew, Load, QUARANTINE};
+use super::model::Model;
+use super::plan::{Deed, Step};
+use super::world::{Netem, Rules, World};
+use crate::demo::put;
+use crate::history::{Clock, FORMAT, FaultKind, Line, Writer};
+
+/// How often it is looked whether all is as it should be.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// A world, its nodes, and what was done to them.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    // First: the processes go before the namespaces that they are in.
+    crew: Crew,
+    world: World,
+    model: Model,
+    rules: Vec<Rules>,
+    leaving: JoinSet<anyhow::Result<()>>,
+    clock: Clock,
+    notes: Writer,
+    file: PathBuf,
+    /// Whether the kernel can delay, double and reorder.
+    has_netem: bool,
+}
+
+impl Stage {
+    /// Starts all nodes.
+    pub(crate) fn set(
+        world: World,
+        dir: &Path,
+        nodes: usize,
+        seed: u64,
+        load: Load,
+        has_netem: bool,
+    ) -> anyhow::Result<Self> {
+        let clock = Clock::open().map_err(anyhow::Error::msg)?;
+        let crew = Crew::hire(dir, nodes, seed, load)?;
+        let file = dir.join("chaos.jsonl");
+        let notes = Writer::open(&file)?;
+        let mut stage = Self {
+            crew,
+            world,
+            model: Model::new(nodes),
+            rules: vec![Rules::default(); nodes],
+            leaving: JoinSet::new(),
+            clock,
+            notes,
+            file,
+            has_netem,
+        };
+        let at = stage.clock.now();
+        stage.notes.write(&Line::Chaos {
+            at,
+            format: FORMAT,
+            boot: stage.clock.boot().to_owned(),
+            seed,
+            nodes: (0..nodes).map(name).collect(),
+        })?;
+        stage.tell(at, at)?;
+        for n in 0..nodes {
+            stage.start(n)?;
+        }
+        Ok(stage)
+    }
+
+    /// All files that were written.
+    pub(crate) fn histories(&self) -> Vec<PathBuf> {
+        let mut files = self.crew.histories();
+        files.push(self.file.clone());
+        files
+    }
+
+    /// Does all of it, each at its time.
+    pub(crate) async fn play(&mut self, steps: &[Step]) -> anyhow::Result<()> {
+        let begin = Instant::now();
+        for step in steps {
+            self.wait_until(begin + step.at).await?;
+            if !self.has_netem && matches!(step.deed, Deed::Disturb { .. }) {
+                continue;
+            }
+            put(&step.to_string());
+            self.act(&step.deed)
+                .await
+                .with_context(|| format!("{step}"))?;
+        }
+        Ok(())
+    }
+
+    /// Until a time, with an eye on the nodes.
+    pub(crate) async fn wait_until(&mut self, end: Instant) -> anyhow::Result<()> {
+        loop {
+            let now = self.clock.now();
+            self.tell(now, now)?;
+            self.crew.check()?;
+            while let Some(gone) = self.leaving.try_join_next() {
+                gone.context("a wait broke off")??;
+            }
+            let next = (Instant::now() + LOOK_EVERY).min(end);
+            sleep_until(next).await;
+            if Instant::now() >= end {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Undoes all that is still done.
+    pub(crate) async fn heal(&mut self) -> anyhow::Result<()> {
+        for n in 0..self.rules.len() {
+            if self.model.is_frozen(n) {
+                self.act(&Deed::Thaw { node: n }).await?;
+            }
+            if !self.model.is_up(n) {
+                self.act(&Deed::Start { node: n }).await?;
+            }
+            self.rules[n] = Rules::default();
+            self.world.filter(n, &self.rules[n])?;
+            self.world.queue(n, Netem::default())?;
+        }
+        self.act(&Deed::Heal).await
+    }
+
+    /// All faults are over.
+    pub(crate) fn calm(&self) -> anyhow::Result<()> {
+        let at = self.clock.now();
+        Ok(self.notes.write(&Line::Calm { at })?)
+    }
+
+    /// Stops all nodes in order.
+    pub(crate) async fn end(&mut self) -> anyhow::Result<()> {
+        while let Some(gone) = self.leaving.join_next().await {
+            gone.context("a wait broke off")??;
+        }
+        self.crew.check()?;
+        self.crew.dismiss().await
+    }
+
+    async fn act(&mut self, deed: &Deed) -> anyhow::Result<()> {
+        let before = self.clock.now();
+        let (kind, nodes) = match deed {
+            Deed::Kill { node, restarts } => {
+                self.model.end(*node);
+                self.crew.kill(*node).await?;
+                let kind = if *restarts {
+                    FaultKind::KilledAndRestarted
+                } else {
+                    FaultKind::Killed
+                };
+                (kind, vec![*node])
+            }
+            Deed::Terminate { node } => {
+                self.model.end(*node);
+                let leaving = self.crew.terminate(*node)?;
+                self.leaving.spawn(leaving.gone());
+                (FaultKind::Terminated, vec![*node])
+            }
+            Deed::Start { node } => return self.restart(*node).await,
+            Deed::Freeze { node } => {
+                self.model.freeze(*node, true);
+                self.crew.signal(*node, Signal::STOP)?;
+                (FaultKind::Frozen, vec![*node])
+            }
+            Deed::Thaw { node } => {
+                self.model.freeze(*node, false);
+                self.crew.signal(*node, Signal::CONT)?;
+                (FaultKind::Thawed, vec![*node])
+            }
+            Deed::Cut {
+                kind,
+                nodes,
+                pairs,
+                refused,
+            } => {
+                self.model.cut(pairs);
+                self.cut(pairs, *refused)?;
+                (*kind, nodes.clone())
+            }
+            Deed::Heal => {
+                self.model.heal();
+                self.whole()?;
+                (FaultKind::Healed, Vec::new())
+            }
+            Deed::Loss { nodes, permille } => {
+                for n in nodes {
+                    self.rules[*n].loss_permille = *permille;
+                    self.world.filter(*n, &self.rules[*n])?;
+                }
+                let kind = if *permille > 0 {
+                    FaultKind::Loss
+                } else {
+                    FaultKind::Healed
+                };
+                (kind, nodes.clone())
+            }
+            Deed::Disturb { nodes, netem } => return self.disturb(before, deed, nodes, *netem),
+        };
+        self.note(before, kind, &nodes, &deed.to_string())?;
+        if matches!(deed, Deed::Kill { restarts: true, .. }) {
+            for node in nodes {
+                self.start(node)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes it, and what it means for those who wait: worse from before, better from after it.
+    fn note(
+        &mut self,
+        before: u64,
+        fault: FaultKind,
+        nodes: &[usize],
+        what: &str,
+    ) -> anyhow::Result<()> {
+        let after = self.clock.now();
+        self.notes.write(&Line::Fault {
+            before,
+            after,
+            fault,
+            nodes: nodes.iter().copied().map(name).collect(),
+            what: what.to_owned(),
+        })?;
+        self.tell(before, after)
+    }
+
+    fn tell(&mut self, before: u64, after: u64) -> anyhow::Result<()> {
+        for (n, is_served) in self.model.changes(after) {
+            let node = name(n);
+            self.notes.write(&if is_served {
+                Line::Served { at: after, node }
+            } else {
+                Line::Unserved { at: before, node }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Starts a node that was told to stop, once it has.
+    async fn restart(&mut self, node: usize) -> anyhow::Result<()> {
+        while let Some(gone) = self.leaving.join_next().await {
+            gone.context("a wait broke off")??;
+        }
+        self.start(node)
+    }
+
+    fn start(&mut self, n: usize) -> anyhow::Result<()> {
+        let before = self.clock.now();
+        self.crew.start(&self.world, n)?;
+        let quarantine = u64::try_from(QUARANTINE.as_nanos())?;
+        self.model.start(n, before.saturating_add(quarantine));
+        self.note(before, FaultKind::Started, &[n], &format!("start n{n}"))
+    }
+
+    fn cut(&mut self, pairs: &[(usize, usize)], refused: bool) -> anyhow::Result<()> {
+        let mut touched = BTreeSet::new();
+        for (from, to) in pairs {
+            if refused {
+                self.rules[*from].mute_to.insert(*to);
+                touched.insert(*from);
+            } else {
+                self.rules[*to].deaf_to.insert(*from);
+                touched.insert(*to);
+            }
+        }
+        for n in touched {
+            self.world.filter(n, &self.rules[n])?;
+        }
+        Ok(())
+    }
+
+    fn whole(&mut self) -> anyhow::Result<()> {
+        for (n, rules) in self.rules.iter_mut().enumerate() {
+            if rules.deaf_to.is_empty() && rules.mute_to.is_empty() {
+                continue;
+            }
+            rules.deaf_to.clear();
+            rules.mute_to.clear();
+            self.world.filter(n, rules)?;
+        }
+        Ok(())
+    }
+
+    /// One fault for each thing that it does.
+    fn disturb(
+        &mut self,
+        before: u64,
+        deed: &Deed,
+        nodes: &[usize],
+        netem: Netem,
+    ) -> anyhow::Result<()> {
+        for n in nodes {
+            self.world.queue(*n, netem)?;
+        }
+        let kinds = [
+            (netem.delay_ms, FaultKind::Delay),
+            (netem.duplicate_percent, FaultKind::Duplication),
+            (netem.reorder_percent, FaultKind::Reordering),
+        ];
+        let mut done = kinds.into_iter().filter(|(much, _)| *much > 0).peekable();
+        if done.peek().is_none() {
+            return self.note(before, FaultKind::Healed, nodes, &deed.to_string());
+        }
+        for (_, kind) in done {
+            self.note(before, kind, nodes, &deed.to_string())?;
+        }
+        Ok(())
+    }
+}
+
+fn name(n: usize) -> String {
+    format!("n{n}")
+}

@@ -1,0 +1,271 @@
+//! The network of the nodes: a namespace for each, and one more with the bridge between them.
+//! Nothing of it is in the network of the machine, so that several worlds can be there at once.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context, bail};
+
+/// What the names of all namespaces begin with, before the number of the process.
+const PREFIX: &str = "lockmesh";
+/// The port that nodes listen on.
+pub(crate) const PORT: u16 = 7400;
+
+/// What is wrong with the links of one node, as its own firewall and queue see them.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Rules {
+    /// Nodes from which nothing comes in.
+    pub(crate) deaf_to: BTreeSet<usize>,
+    /// Nodes to which nothing goes out: whoever sends is told that it may not.
+    pub(crate) mute_to: BTreeSet<usize>,
+    /// How many of a thousand datagrams do not come in.
+    pub(crate) loss_permille: u32,
+}
+
+/// What `tc netem` does to all that leaves a node.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Netem {
+    pub(crate) delay_ms: u32,
+    pub(crate) jitter_ms: u32,
+    pub(crate) duplicate_percent: u32,
+    pub(crate) reorder_percent: u32,
+}
+
+/// Namespaces, a bridge and links, for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct World {
+    pid: u32,
+    nodes: usize,
+}
+
+impl World {
+    /// Why no world can be built here; `None` where one can.
+    pub(crate) fn missing() -> Option<String> {
+        if !rustix::process::geteuid().is_root() {
+            return Some("it needs root, to make network namespaces".to_owned());
+        }
+        for (tool, package) in [("ip", "iproute2"), ("tc", "iproute2"), ("nft", "nftables")] {
+            let found = Command::new(tool)
+                .arg(if tool == "nft" { "--version" } else { "-V" })
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status();
+            if let Err(error) = found {
+                return Some(format!("{tool} (Debian's {package}) does not run: {error}"));
+            }
+        }
+        let tried = Self::build(1).and_then(|world| {
+            let rules = Rules {
+                deaf_to: BTreeSet::from([1]),
+                mute_to: BTreeSet::from([1]),
+                loss_permille: 1,
+            };
+            world.filter(0, &rules)
+        });
+        tried.err().map(|error| format!("{error:#}"))
+    }
+
+    /// Builds a world of so many nodes, 0 and up. What a runner that was killed has left behind
+    /// is removed.
+    pub(crate) fn build(nodes: usize) -> anyhow::Result<Self> {
+        sweep();
+        let world = Self {
+            pid: std::process::id(),
+            nodes,
+        };
+        world
+            .lay()
+            .context("the network namespaces cannot be made")?;
+        Ok(world)
+    }
+
+    fn lay(&self) -> anyhow::Result<()> {
+        let hub = self.hub();
+        ip(&["netns", "add", &hub])?;
+        ip(&["-n", &hub, "link", "add", "br0", "type", "bridge"])?;
+        ip(&["-n", &hub, "link", "set", "br0", "up"])?;
+        for n in 0..self.nodes {
+            let (name, port) = (self.namespace(n), format!("n{n}"));
+            let addr = format!("{}/24", address(n));
+            ip(&["netns", "add", &name])?;
+            ip(&[
+                "-n", &hub, "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns",
+                &name,
+            ])?;
+            ip(&["-n", &hub, "link", "set", &port, "master", "br0", "up"])?;
+            ip(&["-n", &name, "addr", "add", &addr, "dev", "eth0"])?;
+            ip(&["-n", &name, "link", "set", "eth0", "up"])?;
+            ip(&["-n", &name, "link", "set", "lo", "up"])?;
+        }
+        Ok(())
+    }
+
+    /// Runs a program in the namespace of a node.
+    pub(crate) fn enter(&self, n: usize, program: &Path) -> tokio::process::Command {
+        let mut command = tokio::process::Command::new("ip");
+        command
+            .args(["netns", "exec", &self.namespace(n)])
+            .arg(program);
+        command
+    }
+
+    /// Sets the firewall of a node, all at once.
+    pub(crate) fn filter(&self, n: usize, rules: &Rules) -> anyhow::Result<()> {
+        let addresses = |nodes: &BTreeSet<usize>| {
+            let nodes: Vec<String> = nodes.iter().map(|n| address(*n)).collect();
+            nodes.join(", ")
+        };
+        let (mut input, mut output) = (String::new(), String::new());
+        if !rules.deaf_to.is_empty() {
+            input += &format!("ip saddr {{ {} }} drop\n", addresses(&rules.deaf_to));
+        }
+        if rules.loss_permille > 0 {
+            let loss = rules.loss_permille;
+            input += &format!("iifname \"eth0\" numgen random mod 1000 < {loss} drop\n");
+        }
+        if !rules.mute_to.is_empty() {
+            output += &format!("ip daddr {{ {} }} drop\n", addresses(&rules.mute_to));
+        }
+        // Declared, deleted, declared: a table that is not there cannot be deleted.
+        let script = format!(
+            "table inet lockmesh_chaos\ndelete table inet lockmesh_chaos\n\
+             table inet lockmesh_chaos {{\n\
+             chain input {{\ntype filter hook input priority 0; policy accept;\n{input}}}\n\
+             chain output {{\ntype filter hook output priority 0; policy accept;\n{output}}}\n}}\n"
+        );
+        let name = self.namespace(n);
+        let mut nft = Command::new("ip")
+            .args(["netns", "exec", &name, "nft", "-f", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("nft does not run")?;
+        if let Some(mut stdin) = nft.stdin.take() {
+            stdin.write_all(script.as_bytes())?;
+        }
+        succeeded("nft", &nft.wait_with_output()?)
+    }
+
+    /// Sets what happens to all that leaves a node.
+    pub(crate) fn queue(&self, n: usize, netem: Netem) -> anyhow::Result<()> {
+        let name = self.namespace(n);
+        if netem == Netem::default() {
+            // None there is as good as none left.
+            let _ = tc(&name, &["qdisc", "del", "dev", "eth0", "root"]);
+            return Ok(());
+        }
+        let [delay, jitter] = [netem.delay_ms, netem.jitter_ms].map(|ms| format!("{ms}ms"));
+        let [duplicate, reorder] =
+            [netem.duplicate_percent, netem.reorder_percent].map(|share| format!("{share}%"));
+        tc(
+            &name,
+            &[
+                "qdisc",
+                "replace",
+                "dev",
+                "eth0",
+                "root",
+                "netem",
+                "delay",
+                &delay,
+                &jitter,
+                "duplicate",
+                &duplicate,
+                "reorder",
+                &reorder,
+            ],
+        )
+    }
+
+    /// Why the kernel delays, doubles and reorders nothing; `None` where it does.
+    pub(crate) fn netem_missing(&self) -> Option<String> {
+        let netem = Netem {
+            delay_ms: 1,
+            jitter_ms: 1,
+            duplicate_percent: 1,
+            reorder_percent: 1,
+        };
+        let error = self.queue(0, netem).err();
+        let _ = self.queue(0, Netem::default());
+        error.map(|error| format!("{error:#}"))
+    }
+
+    fn namespace(&self, n: usize) -> String {
+        format!("{PREFIX}-{}-n{n}", self.pid)
+    }
+
+    fn hub(&self) -> String {
+        format!("{PREFIX}-{}-hub", self.pid)
+    }
+}
+
+impl Drop for World {
+    /// With a namespace go its links, its firewall and its queue; a process in it would keep it.
+    fn drop(&mut self) {
+        for n in 0..self.nodes {
+            remove(&self.namespace(n));
+        }
+        remove(&self.hub());
+    }
+}
+
+/// The address of a node, in a network that only its world knows.
+pub(crate) fn address(n: usize) -> String {
+    format!("10.77.0.{}", n + 1)
+}
+
+/// Ends the processes of a namespace, and removes it.
+fn remove(name: &str) {
+    if let Ok(output) = Command::new("ip").args(["netns", "pids", name]).output() {
+        let pids = String::from_utf8_lossy(&output.stdout).into_owned();
+        for pid in pids.lines().filter_map(|pid| pid.trim().parse().ok()) {
+            if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+    }
+    let _ = ip(&["netns", "del", name]);
+}
+
+/// Removes the worlds of runners that are no more.
+fn sweep() {
+    let Ok(names) = Command::new("ip").args(["netns", "list"]).output() else {
+        return;
+    };
+    for line in String::from_utf8_lossy(&names.stdout).lines() {
+        let name = line.split(' ').next().unwrap_or_default();
+        let mut parts = name.split('-');
+        let (prefix, pid) = (parts.next(), parts.next());
+        let pid = pid.and_then(|pid| pid.parse::<u32>().ok());
+        if prefix == Some(PREFIX)
+            && pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+        {
+            remove(name);
+        }
+    }
+}
+
+fn ip(args: &[&str]) -> anyhow::Result<()> {
+    let output = Command::new("ip").args(args).output();
+    let output = output.context("ip does not run")?;
+    succeeded(&format!("ip {}", args.join(" ")), &output)
+}
+
+fn tc(namespace: &str, args: &[&str]) -> anyhow::Result<()> {
+    let output = Command::new("tc")
+        .args(["-n", namespace])
+        .args(args)
+        .output();
+    succeeded("tc netem", &output.context("tc does not run")?)
+}
+
+fn succeeded(what: &str, output: &Output) -> anyhow::Result<()> {
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    bail!("{what}: {}", said.trim().replace('\n', "; "))
+}

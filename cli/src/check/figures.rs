@@ -1,0 +1,176 @@
+//! What the histories amount to, in numbers.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::records::{End, Fault, Histories, Request};
+use crate::history::{FaultKind, How};
+
+/// What is counted and measured.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Figures {
+    pub(crate) files: usize,
+    pub(crate) nodes: usize,
+    pub(crate) keys: usize,
+    pub(crate) lives: usize,
+    /// Lines that broke off where a process was killed.
+    pub(crate) torn: usize,
+    pub(crate) requests: usize,
+    pub(crate) grants: usize,
+    pub(crate) grants_by_node: BTreeMap<String, usize>,
+    pub(crate) released: usize,
+    pub(crate) lost: usize,
+    pub(crate) extended: u64,
+    pub(crate) denied: usize,
+    pub(crate) timed_out: usize,
+    pub(crate) withdrawn: usize,
+    /// The longest that anybody stood in line before it was granted.
+    pub(crate) longest_wait_ms: f64,
+    /// The longest that anybody stood in line while the key was free and a majority up.
+    pub(crate) longest_wait_for_free_ms: f64,
+    pub(crate) faults: BTreeMap<FaultKind, usize>,
+    /// From what was done to a holder to the next grant of what it held, where somebody waited.
+    pub(crate) takeovers: BTreeMap<FaultKind, Spread>,
+}
+
+/// Some times in milliseconds.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Spread {
+    pub(crate) count: usize,
+    pub(crate) min_ms: f64,
+    pub(crate) p50_ms: f64,
+    pub(crate) max_ms: f64,
+}
+
+impl Figures {
+    pub(crate) fn of(histories: &Histories, longest_wait_for_free: u64) -> Self {
+        let mut figures = Self {
+            files: histories.files.len(),
+            nodes: histories.nodes.len(),
+            keys: histories.keys.len(),
+            lives: histories.lives.len(),
+            torn: histories.torn,
+            requests: histories.requests.len(),
+            longest_wait_for_free_ms: ms(longest_wait_for_free),
+            takeovers: takeovers(histories),
+            ..Self::default()
+        };
+        for fault in histories
+            .faults
+            .iter()
+            .filter(|fault| fault.kind.is_fault())
+        {
+            *figures.faults.entry(fault.kind).or_default() += 1;
+        }
+        for request in &histories.requests {
+            figures.count(histories, request);
+        }
+        figures
+    }
+
+    fn count(&mut self, histories: &Histories, request: &Request) {
+        self.extended += request.extended;
+        if let Some(grant) = request.grant {
+            self.grants += 1;
+            let node = histories.nodes[histories.node_of(request)].clone();
+            *self.grants_by_node.entry(node).or_default() += 1;
+            if request.how == How::Acquire {
+                let wait = ms(grant.before - request.asked.at);
+                self.longest_wait_ms = self.longest_wait_ms.max(wait);
+            }
+        }
+        match request.over.map(|over| over.how) {
+            Some(End::Released { held: true }) => self.released += 1,
+            Some(End::Released { held: false } | End::Lost) => self.lost += 1,
+            Some(End::Denied) => self.denied += 1,
+            Some(End::TimedOut) => self.timed_out += 1,
+            Some(End::Withdrawn) => self.withdrawn += 1,
+            Some(End::ShutDown) | None => {}
+        }
+    }
+}
+
+/// For each key that a node held when something was done to it, and that another node waited
+/// for: how long until the next grant.
+fn takeovers(histories: &Histories) -> BTreeMap<FaultKind, Spread> {
+    let by_key = histories.by_key();
+    let mut times: BTreeMap<FaultKind, Vec<u64>> = BTreeMap::new();
+    for fault in &histories.faults {
+        let kind = fault.kind;
+        let ends_holds = matches!(
+            kind,
+            FaultKind::Killed
+                | FaultKind::KilledAndRestarted
+                | FaultKind::Terminated
+                | FaultKind::CutOff
+                | FaultKind::Frozen
+        );
+        if ends_holds {
+            let taken = by_key
+                .iter()
+                .filter_map(|key| takeover(histories, fault, key));
+            times.entry(kind).or_default().extend(taken);
+        }
+    }
+    times.retain(|_, times| !times.is_empty());
+    let spread = |(kind, times)| (kind, Spread::of(times));
+    times.into_iter().map(spread).collect()
+}
+
+fn takeover(histories: &Histories, fault: &Fault, requests: &[&Request]) -> Option<u64> {
+    let is_hit = |request: &Request| fault.nodes.contains(&histories.node_of(request));
+    let (held, _) = requests
+        .iter()
+        .filter(|request| is_hit(request))
+        .filter_map(|request| Some((request, request.certain()?.0)))
+        .find(|(request, from)| {
+            let life = &histories.lives[request.life];
+            let end = request.over.map_or(life.gone, |over| over.after);
+            from.at < fault.before && fault.before < end
+        })?;
+    let waits = |request: &Request| {
+        let end = request.grant.map_or_else(
+            // Who died in line waits no more.
+            || {
+                let gone = histories.lives[request.life].gone;
+                request.over.map_or(gone, |over| over.after)
+            },
+            |grant| grant.before,
+        );
+        request.how == How::Acquire && request.asked.at < fault.before && fault.before < end
+    };
+    if !requests.iter().any(|other| !is_hit(other) && waits(other)) {
+        return None;
+    }
+    // One that it let go of by itself before it can have noticed is no take-over.
+    if let Some(over) = held.over
+        && matches!(over.how, End::Released { held: true })
+    {
+        return None;
+    }
+    let grants = requests.iter().filter_map(|request| request.grant);
+    let next = grants
+        .map(|grant| grant.before)
+        .filter(|at| *at > fault.before)
+        .min()?;
+    Some(next - fault.before)
+}
+
+impl Spread {
+    fn of(mut times: Vec<u64>) -> Self {
+        times.sort_unstable();
+        let at = |n: usize| times.get(n).copied().map(ms).unwrap_or_default();
+        Self {
+            count: times.len(),
+            min_ms: at(0),
+            p50_ms: at(times.len() / 2),
+            max_ms: at(times.len().saturating_sub(1)),
+        }
+    }
+}
+
+/// Milliseconds, to a hundredth.
+pub(crate) fn ms(nanos: u64) -> f64 {
+    (nanos as f64 / 1e4).round() / 1e2
+}

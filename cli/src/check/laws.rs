@@ -1,0 +1,149 @@
+//! The laws of `docs/PROTOCOL.md`, section 1, as far as histories of real processes can show them.
+//!
+//! What a process believed between two lines is not known, so a law is broken only where no run
+//! that keeps it could have left these lines.
+
+use std::collections::BTreeMap;
+
+use super::records::{Histories, Place, Request, Seen};
+
+/// Two lines that contradict each other.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Contradiction {
+    pub(crate) law: &'static str,
+    pub(crate) lines: [Place; 2],
+    pub(crate) what: String,
+}
+
+/// **M1 mutual exclusion**: at no instant are two requests for one key certainly held.
+///
+/// A request is certainly held from the instant before the look at its grant that said "held" to
+/// the instant before the last look that did: a guard that was lost never says "held" again.
+pub(crate) fn mutual_exclusion(histories: &Histories, found: &mut Vec<Contradiction>) {
+    for (key, requests) in histories.by_key().into_iter().enumerate() {
+        let mut holds: Vec<(Seen, Seen, &Request)> = requests
+            .into_iter()
+            .filter_map(|request| request.certain().map(|(from, to)| (from, to, request)))
+            .collect();
+        holds.sort_by_key(|(from, ..)| *from);
+        let mut last: Option<(Seen, &Request)> = None;
+        for (from, to, request) in holds {
+            if let Some((until, other)) = last
+                && from.at <= until.at
+            {
+                let node = |request: &Request| &histories.nodes[histories.node_of(request)];
+                let both = until.at.min(to.at) - from.at;
+                found.push(Contradiction {
+                    law: "M1",
+                    lines: [until.place, from.place],
+                    what: format!(
+                        "{} and {} both held {:?} at {}, for at least {} ns",
+                        node(other),
+                        node(request),
+                        histories.keys[key],
+                        from.at,
+                        both,
+                    ),
+                });
+            }
+            if last.is_none_or(|(until, _)| to > until) {
+                last = Some((to, request));
+            }
+        }
+    }
+}
+
+/// **M2 fencing**: no two grants of a key share an epoch; of two owners the later has the higher;
+/// and what was asked for after a grant gets a higher one.
+pub(crate) fn fencing(histories: &Histories, found: &mut Vec<Contradiction>) {
+    for (key, requests) in histories.by_key().into_iter().enumerate() {
+        let key = &histories.keys[key];
+        let mut granted: Vec<_> = requests
+            .iter()
+            .filter_map(|request| request.grant.map(|grant| (grant, *request)))
+            .collect();
+        let mut epochs = BTreeMap::new();
+        for (grant, _) in &granted {
+            if let Some(first) = epochs.insert(grant.epoch, grant.place) {
+                found.push(Contradiction {
+                    law: "M2",
+                    lines: [first, grant.place],
+                    what: format!("epoch {} of {key:?} was granted twice", grant.epoch),
+                });
+            }
+        }
+        // An owner at this instant, and so later than all whose grants were told before it.
+        let at = |request: &Request, before: u64| {
+            if request.certain().is_some() {
+                before
+            } else {
+                request.asked.at
+            }
+        };
+        granted.sort_by_key(|(grant, request)| at(request, grant.before));
+        // Grants that were told, by when: what comes after must be above the highest.
+        let mut told: Vec<_> = granted.iter().map(|(grant, _)| *grant).collect();
+        told.sort_by_key(|grant| grant.before);
+        let (mut next, mut highest) = (0, None::<(u64, Place)>);
+        for (grant, request) in &granted {
+            let now = at(request, grant.before);
+            while let Some(earlier) = told.get(next).filter(|earlier| earlier.before < now) {
+                highest = highest.max(Some((earlier.epoch, earlier.place)));
+                next += 1;
+            }
+            if let Some((epoch, place)) = highest
+                && grant.epoch < epoch
+            {
+                found.push(Contradiction {
+                    law: "M2",
+                    lines: [place, grant.place],
+                    what: format!(
+                        "{key:?} was owned with epoch {epoch}, and later with {}",
+                        grant.epoch
+                    ),
+                });
+            }
+        }
+    }
+}
+
+/// **M3 lost means told**: a guard that was lost never says "held" again.
+pub(crate) fn lost_for_good(histories: &Histories, found: &mut Vec<Contradiction>) {
+    for request in &histories.requests {
+        if let (Some(lost), Some(held)) = (request.lost, request.held_after_lost) {
+            found.push(Contradiction {
+                law: "M3",
+                lines: [lost, held],
+                what: format!(
+                    "{:?} was lost, and held again by the same guard",
+                    histories.keys[request.key]
+                ),
+            });
+        }
+    }
+}
+
+/// **L1 someone wins**: once all faults are over, every node is granted something again.
+pub(crate) fn served_in_the_calm(histories: &Histories, found: &mut Vec<Contradiction>) {
+    let Some((calm, nodes)) = &histories.calm else {
+        return;
+    };
+    for node in nodes {
+        let is_served = histories.requests.iter().any(|request| {
+            let grant = request.grant.map(|grant| grant.before);
+            histories.node_of(request) == *node && grant > Some(calm.at)
+        });
+        if !is_served {
+            let lives = histories.lives.iter().filter(|life| life.node == *node);
+            let last = lives.map(|life| life.last).max();
+            found.push(Contradiction {
+                law: "L1",
+                lines: [calm.place, last.map_or(calm.place, |last| last.place)],
+                what: format!(
+                    "{} was granted nothing once all faults were over",
+                    histories.nodes[*node]
+                ),
+            });
+        }
+    }
+}

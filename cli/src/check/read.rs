@@ -1,0 +1,479 @@
+//! From files to what is judged: requests, lives of processes, and what was done to them.
+//!
+//! Whatever is not understood is an error with its file and line, but for the one thing that a
+//! killed process cannot help: the last line of a life may break off.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io::{self, BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use super::records::{End, Fault, Grant, Histories, Life, NodeAt, Over, Place, Request, Seen};
+use crate::history::{FORMAT, Line};
+
+/// Longer than this is no line of ours.
+const LINE_BYTES_MAX: usize = 64 * 1024;
+
+/// What cannot be read, and where.
+#[derive(Debug)]
+pub(crate) struct BadInput {
+    file: PathBuf,
+    line: Option<usize>,
+    what: String,
+}
+
+impl fmt::Display for BadInput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.file.display())?;
+        if let Some(line) = self.line {
+            write!(f, "{line}:")?;
+        }
+        write!(f, " {}", self.what)
+    }
+}
+
+impl BadInput {
+    /// Files that hold no request: there is nothing to judge.
+    pub(crate) fn nothing(first: &Path) -> Self {
+        Self {
+            file: first.to_owned(),
+            line: None,
+            what: "nobody asked for anything in these histories: there is nothing to judge".into(),
+        }
+    }
+}
+
+/// Reads files of histories.
+#[derive(Debug, Default)]
+pub(crate) struct Reader {
+    histories: Histories,
+    /// Which start of the machine all times count from, and where it was first named.
+    boot: Option<(String, Place)>,
+}
+
+/// Whose lines the file holds at this point.
+#[derive(Debug, Default)]
+enum Speaker {
+    #[default]
+    Nobody,
+    /// A life, and its requests by their ids.
+    Life(usize, HashMap<u64, usize>),
+    /// Whoever does something to these nodes.
+    Chaos(Vec<NodeAt>),
+}
+
+impl Reader {
+    /// Reads one file.
+    ///
+    /// # Errors
+    /// [`BadInput`]: it cannot be read, it is empty, or a line in it cannot be.
+    pub(crate) fn file(&mut self, path: &Path) -> Result<(), BadInput> {
+        let file = std::fs::File::open(path).map_err(|error| BadInput {
+            file: path.to_owned(),
+            line: None,
+            what: format!("cannot be read: {error}"),
+        })?;
+        self.source(path, BufReader::new(file))
+    }
+
+    /// Reads one file's content.
+    ///
+    /// # Errors
+    /// As [`Reader::file`].
+    pub(crate) fn source(&mut self, path: &Path, text: impl BufRead) -> Result<(), BadInput> {
+        let file = self.histories.files.len();
+        self.histories.files.push(path.to_owned());
+        let error = |line, what| BadInput {
+            file: path.to_owned(),
+            line,
+            what,
+        };
+        let mut speaker = Speaker::Nobody;
+        let mut torn: Option<(usize, String)> = None;
+        let mut count = 0;
+        for (n, line) in lines(text).enumerate() {
+            let (n, text) = (
+                n + 1,
+                line.map_err(|what| error(Some(n + 1), what.to_string()))?,
+            );
+            count = n;
+            let line = match serde_json::from_slice::<Line>(&text) {
+                Ok(line) => line,
+                Err(what) if may_be_torn(&text) => {
+                    torn.get_or_insert_with(|| (n, what.to_string()));
+                    self.histories.torn += 1;
+                    continue;
+                }
+                Err(what) => return Err(error(Some(n), what.to_string())),
+            };
+            if let Some((at, what)) = torn.take()
+                && !matches!(line, Line::Start { .. } | Line::Chaos { .. })
+            {
+                let what = format!("breaks off, and is not the last of a life: {what}");
+                return Err(error(Some(at), what));
+            }
+            self.take(&mut speaker, Place { file, line: n }, line)
+                .map_err(|what| error(Some(n), what))?;
+        }
+        match (count, speaker) {
+            (0, _) => Err(error(
+                None,
+                "is empty: a process begins with a start".into(),
+            )),
+            (_, Speaker::Nobody) => Err(error(Some(1), "no life has a whole start".into())),
+            _ => Ok(()),
+        }
+    }
+
+    /// All that was read.
+    ///
+    /// # Errors
+    /// Where two lives of one node were there at once.
+    pub(crate) fn finish(mut self) -> Result<Histories, BadInput> {
+        self.histories.finish();
+        let by_node = self.histories.lives_in_order();
+        for pair in by_node.windows(2) {
+            let [one, two] = [pair[0], pair[1]].map(|life| &self.histories.lives[life]);
+            if one.node == two.node && two.start < one.last.at {
+                return Err(BadInput {
+                    file: self.histories.files[two.place.file].clone(),
+                    line: Some(two.place.line),
+                    what: format!(
+                        "{} starts while its life of {} still speaks; one process for each node",
+                        self.histories.nodes[two.node],
+                        self.histories.at(one.last.place),
+                    ),
+                });
+            }
+        }
+        Ok(self.histories)
+    }
+
+    fn take(&mut self, speaker: &mut Speaker, place: Place, line: Line) -> Result<(), String> {
+        match line {
+            Line::Start {
+                at,
+                format,
+                boot,
+                node,
+                incarnation: _,
+                max_lease_ms,
+            } => {
+                self.same_world(place, format, boot)?;
+                self.histories.see(at);
+                let node = self.histories.node(&node);
+                let last = Seen { at, place };
+                let max_lease = max_lease_ms.saturating_mul(1_000_000);
+                self.histories.lives.push(Life {
+                    node,
+                    place,
+                    start: at,
+                    last,
+                    max_lease,
+                    ended: None,
+                    gone: u64::MAX,
+                });
+                *speaker = Speaker::Life(self.histories.lives.len() - 1, HashMap::new());
+                Ok(())
+            }
+            Line::Chaos {
+                at,
+                format,
+                boot,
+                nodes,
+                ..
+            } => {
+                self.same_world(place, format, boot)?;
+                self.histories.see(at);
+                let nodes = nodes.iter().map(|node| self.histories.node(node)).collect();
+                *speaker = Speaker::Chaos(nodes);
+                Ok(())
+            }
+            line => match speaker {
+                Speaker::Nobody => Err("there is no start before this line".to_owned()),
+                Speaker::Chaos(nodes) => self.chaos(nodes, place, line),
+                Speaker::Life(life, ids) => self.life(*life, ids, place, line),
+            },
+        }
+    }
+
+    /// Times of two starts of a machine cannot be compared.
+    fn same_world(&mut self, place: Place, format: u32, boot: String) -> Result<(), String> {
+        if format != FORMAT {
+            return Err(format!(
+                "the format is {format}; this command reads {FORMAT}"
+            ));
+        }
+        match &self.boot {
+            Some((first, at)) if *first != boot => Err(format!(
+                "the machine was started anew since {}: times of two starts cannot be compared",
+                self.histories.at(*at)
+            )),
+            Some(_) => Ok(()),
+            None => {
+                self.boot = Some((boot, place));
+                Ok(())
+            }
+        }
+    }
+
+    fn chaos(&mut self, nodes: &[NodeAt], place: Place, line: Line) -> Result<(), String> {
+        match line {
+            Line::Fault {
+                before,
+                after,
+                fault,
+                nodes,
+                ..
+            } => {
+                in_order(before, after)?;
+                self.histories.see(after);
+                let nodes = nodes.iter().map(|node| self.histories.node(node));
+                let nodes = nodes.collect();
+                self.histories.faults.push(Fault {
+                    before,
+                    after,
+                    kind: fault,
+                    nodes,
+                });
+            }
+            Line::Unserved { at, node } => {
+                let node = self.histories.node(&node);
+                self.histories.serve(node, at, false);
+            }
+            Line::Served { at, node } => {
+                let node = self.histories.node(&node);
+                self.histories.serve(node, at, true);
+            }
+            Line::Calm { at } => {
+                self.histories.see(at);
+                let calm = Seen { at, place };
+                self.histories.calm = Some((calm, nodes.to_vec()));
+            }
+            _ => return Err("this line belongs to a node, not to the chaos".to_owned()),
+        }
+        Ok(())
+    }
+
+    fn life(
+        &mut self,
+        life: usize,
+        ids: &mut HashMap<u64, usize>,
+        place: Place,
+        line: Line,
+    ) -> Result<(), String> {
+        let known = |ids: &HashMap<u64, usize>, id: u64| {
+            let request = ids.get(&id).copied();
+            request.ok_or_else(|| format!("request {id} was never asked for in this life"))
+        };
+        let (id, event) = match line {
+            Line::Asked {
+                at, id, key, how, ..
+            } => {
+                self.speak(life, place, at);
+                let key = self.histories.key(&key);
+                self.histories
+                    .requests
+                    .push(Request::new(life, key, how, Seen { at, place }));
+                return match ids.insert(id, self.histories.requests.len() - 1) {
+                    None => Ok(()),
+                    Some(_) => Err(format!("request {id} was asked for before in this life")),
+                };
+            }
+            Line::Voting { at, .. } | Line::Stopping { at, .. } => {
+                self.speak(life, place, at);
+                return Ok(());
+            }
+            Line::End { at } => {
+                self.speak(life, place, at);
+                self.histories.lives[life].ended = Some(at);
+                return Ok(());
+            }
+            line => Event::of(line)?,
+        };
+        let request = known(ids, id)?;
+        in_order(event.before, event.after)?;
+        self.speak(life, place, event.after);
+        self.histories.requests[request]
+            .take(place, &event)
+            .map_err(|what| format!("request {id}: {what}"))
+    }
+
+    fn speak(&mut self, life: usize, place: Place, at: u64) {
+        self.histories.see(at);
+        let last = &mut self.histories.lives[life].last;
+        *last = Seen {
+            at: at.max(last.at),
+            place,
+        };
+    }
+}
+
+/// What happened to a request.
+#[derive(Debug)]
+struct Event {
+    before: u64,
+    after: u64,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Granted { epoch: u64, held: bool },
+    Held,
+    Lost,
+    Extended { done: bool },
+    Released { held: bool },
+    Over(End),
+}
+
+impl Event {
+    fn of(line: Line) -> Result<(u64, Self), String> {
+        let (id, before, after, what) = match line {
+            Line::Granted {
+                id,
+                before,
+                after,
+                epoch,
+                until,
+            } => {
+                let held = until.is_some();
+                (id, before, after, What::Granted { epoch, held })
+            }
+            Line::Held {
+                id, before, after, ..
+            } => (id, before, after, What::Held),
+            Line::Lost { id, before, after } => (id, before, after, What::Lost),
+            Line::Extended {
+                id,
+                before,
+                after,
+                error,
+                ..
+            } => {
+                let done = error.is_none();
+                (id, before, after, What::Extended { done })
+            }
+            Line::Released {
+                id,
+                before,
+                after,
+                held,
+            } => (id, before, after, What::Released { held }),
+            Line::Denied { id, at } => (id, at, at, What::Over(End::Denied)),
+            Line::TimedOut { id, at } => (id, at, at, What::Over(End::TimedOut)),
+            Line::Withdrawn { id, at } => (id, at, at, What::Over(End::Withdrawn)),
+            Line::ShutDown { id, at } => (id, at, at, What::Over(End::ShutDown)),
+            _ => return Err("this line belongs to the chaos, not to a node".to_owned()),
+        };
+        Ok((
+            id,
+            Self {
+                before,
+                after,
+                what,
+            },
+        ))
+    }
+}
+
+impl Request {
+    fn take(&mut self, place: Place, event: &Event) -> Result<(), String> {
+        let Event { before, after, .. } = *event;
+        let seen = Seen { at: before, place };
+        match event.what {
+            What::Granted { epoch, held } => {
+                if self.grant.is_some() || self.over.is_some() {
+                    return Err("it is granted though it was granted or over before".to_owned());
+                }
+                if before < self.asked.at {
+                    return Err("it is granted before it was asked for".to_owned());
+                }
+                self.grant = Some(Grant {
+                    place,
+                    before,
+                    epoch,
+                });
+                if held {
+                    self.held = Some(seen);
+                } else {
+                    self.lose(place, after);
+                }
+                return Ok(());
+            }
+            What::Over(how) if self.grant.is_none() => {
+                if self.over.is_some() {
+                    return Err("it is over twice".to_owned());
+                }
+                self.over = Some(Over { place, how, after });
+                return Ok(());
+            }
+            _ => {}
+        }
+        if self.grant.is_none() {
+            return Err("it was never granted".to_owned());
+        }
+        match event.what {
+            What::Held | What::Released { held: true } if self.lost.is_some() => {
+                // Not bad input: a guard that comes back to life is what is looked for.
+                self.held_after_lost.get_or_insert(place);
+            }
+            What::Held => self.held = self.held.max(Some(seen)),
+            What::Released { held } => {
+                if held {
+                    self.held = self.held.max(Some(seen));
+                }
+                let how = End::Released { held };
+                if self.over.is_none() {
+                    self.over = Some(Over { place, how, after });
+                }
+            }
+            What::Lost => self.lose(place, after),
+            What::Extended { done } => self.extended += u64::from(done),
+            What::Granted { .. } | What::Over(_) => {
+                return Err("it was granted, and cannot end so".to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    fn lose(&mut self, place: Place, after: u64) {
+        self.lost.get_or_insert(place);
+        let how = End::Lost;
+        self.over.get_or_insert(Over { place, how, after });
+    }
+}
+
+fn in_order(before: u64, after: u64) -> Result<(), String> {
+    if before <= after {
+        Ok(())
+    } else {
+        Err(format!(
+            "it begins at {before} and ends before that, at {after}"
+        ))
+    }
+}
+
+/// A whole line of ours ends with a brace, and one that breaks off begins with one.
+fn may_be_torn(text: &[u8]) -> bool {
+    !text.ends_with(b"}") && text.starts_with(b"{")
+}
+
+fn lines(mut text: impl BufRead) -> impl Iterator<Item = io::Result<Vec<u8>>> {
+    let mut line = move || -> io::Result<Option<Vec<u8>>> {
+        let mut bytes = Vec::new();
+        let mut most = io::Read::take(&mut text, LINE_BYTES_MAX as u64 + 1);
+        if most.read_until(b'\n', &mut bytes)? == 0 {
+            return Ok(None);
+        }
+        if bytes.last() == Some(&b'\n') {
+            bytes.pop();
+        }
+        if bytes.len() > LINE_BYTES_MAX {
+            let what = format!("the line is longer than {LINE_BYTES_MAX} bytes");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        Ok(Some(bytes))
+    };
+    std::iter::from_fn(move || line().transpose())
+}

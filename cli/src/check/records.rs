@@ -1,0 +1,239 @@
+//! What was read, in a form that can be judged.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::history::{FaultKind, How};
+
+/// A line of a file.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) struct Place {
+    pub(crate) file: usize,
+    pub(crate) line: usize,
+}
+
+/// Something that was true at an instant, and the line that says so.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) struct Seen {
+    pub(crate) at: u64,
+    pub(crate) place: Place,
+}
+
+/// A node, by number.
+pub(crate) type NodeAt = usize;
+/// A key, by number.
+pub(crate) type KeyAt = usize;
+
+/// One process of a node.
+#[derive(Clone, Debug)]
+pub(crate) struct Life {
+    pub(crate) node: NodeAt,
+    pub(crate) place: Place,
+    pub(crate) start: u64,
+    /// The last that it said.
+    pub(crate) last: Seen,
+    /// The longest lease of its cluster.
+    pub(crate) max_lease: u64,
+    /// When it ended in order.
+    pub(crate) ended: Option<u64>,
+    /// When it was certainly gone, in order or not; `u64::MAX` where it never was.
+    pub(crate) gone: u64,
+}
+
+/// When a request was granted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Grant {
+    pub(crate) place: Place,
+    pub(crate) before: u64,
+    pub(crate) epoch: u64,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum End {
+    Released { held: bool },
+    Lost,
+    Denied,
+    TimedOut,
+    Withdrawn,
+    ShutDown,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Over {
+    pub(crate) place: Place,
+    pub(crate) how: End,
+    pub(crate) after: u64,
+}
+
+/// One request for a lock.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) life: usize,
+    pub(crate) key: KeyAt,
+    pub(crate) how: How,
+    pub(crate) asked: Seen,
+    pub(crate) grant: Option<Grant>,
+    /// The last instant at which it was certainly held: a guard that says "held" has been held
+    /// ever since it was granted.
+    pub(crate) held: Option<Seen>,
+    /// The first line that said it is not held.
+    pub(crate) lost: Option<Place>,
+    pub(crate) held_after_lost: Option<Place>,
+    pub(crate) extended: u64,
+    pub(crate) over: Option<Over>,
+}
+
+impl Request {
+    pub(crate) fn new(life: usize, key: KeyAt, how: How, asked: Seen) -> Self {
+        Self {
+            life,
+            key,
+            how,
+            asked,
+            grant: None,
+            held: None,
+            lost: None,
+            held_after_lost: None,
+            extended: 0,
+            over: None,
+        }
+    }
+
+    /// From when to when it was certainly held.
+    pub(crate) fn certain(&self) -> Option<(Seen, Seen)> {
+        let (grant, last) = (self.grant?, self.held?);
+        let first = Seen {
+            at: grant.before,
+            place: grant.place,
+        };
+        Some((first, last))
+    }
+}
+
+/// Something that was done to nodes.
+#[derive(Clone, Debug)]
+pub(crate) struct Fault {
+    pub(crate) before: u64,
+    pub(crate) after: u64,
+    pub(crate) kind: FaultKind,
+    pub(crate) nodes: Vec<NodeAt>,
+}
+
+/// All that was read.
+#[derive(Debug, Default)]
+pub(crate) struct Histories {
+    pub(crate) files: Vec<PathBuf>,
+    pub(crate) nodes: Vec<String>,
+    pub(crate) keys: Vec<String>,
+    pub(crate) lives: Vec<Life>,
+    pub(crate) requests: Vec<Request>,
+    pub(crate) faults: Vec<Fault>,
+    /// Lines that broke off where a process was killed.
+    pub(crate) torn: usize,
+    /// The latest instant of which anything is known.
+    pub(crate) end: u64,
+    /// From when on all these nodes must be served again.
+    pub(crate) calm: Option<(Seen, Vec<NodeAt>)>,
+    /// When a node was told to be out of reach of a majority, and when it was not any more.
+    changes: BTreeMap<NodeAt, Vec<(u64, bool)>>,
+}
+
+impl Histories {
+    pub(crate) fn node(&mut self, name: &str) -> NodeAt {
+        intern(&mut self.nodes, name)
+    }
+
+    pub(crate) fn key(&mut self, name: &str) -> KeyAt {
+        intern(&mut self.keys, name)
+    }
+
+    pub(crate) fn see(&mut self, at: u64) {
+        self.end = self.end.max(at);
+    }
+
+    pub(crate) fn serve(&mut self, node: NodeAt, at: u64, is_served: bool) {
+        self.see(at);
+        self.changes.entry(node).or_default().push((at, is_served));
+    }
+
+    /// `file:line`.
+    pub(crate) fn at(&self, place: Place) -> impl fmt::Display {
+        format!("{}:{}", self.files[place.file].display(), place.line)
+    }
+
+    /// The node of a request.
+    pub(crate) fn node_of(&self, request: &Request) -> NodeAt {
+        self.lives[request.life].node
+    }
+
+    /// The spans in which a node could not reach a majority, in order.
+    pub(crate) fn unserved(&self, node: NodeAt) -> Vec<(u64, u64)> {
+        let mut changes = self.changes.get(&node).cloned().unwrap_or_default();
+        changes.sort_unstable();
+        let mut spans = Vec::new();
+        let mut since = None;
+        for (at, is_served) in changes {
+            match (since, is_served) {
+                (None, false) => since = Some(at),
+                (Some(from), true) => {
+                    spans.push((from, at));
+                    since = None;
+                }
+                _ => {}
+            }
+        }
+        spans.extend(since.map(|from| (from, u64::MAX)));
+        spans
+    }
+
+    /// All lives, by node and time.
+    pub(crate) fn lives_in_order(&self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.lives.len()).collect();
+        order.sort_by_key(|life| (self.lives[*life].node, self.lives[*life].start));
+        order
+    }
+
+    /// The requests for each key.
+    pub(crate) fn by_key(&self) -> Vec<Vec<&Request>> {
+        let mut keys = vec![Vec::new(); self.keys.len()];
+        for request in &self.requests {
+            keys[request.key].push(request);
+        }
+        keys
+    }
+
+    /// Works out when each life was over: in order, by a kill that somebody noted, or by the next
+    /// life of the same node at the latest.
+    pub(crate) fn finish(&mut self) {
+        let order = self.lives_in_order();
+        for (n, life) in order.iter().enumerate() {
+            let next = order.get(n + 1).map(|next| &self.lives[*next]);
+            let node = self.lives[*life].node;
+            let next = next.filter(|next| next.node == node);
+            let next = next.map_or(u64::MAX, |next| next.start);
+            let start = self.lives[*life].start;
+            let kill = self.faults.iter().filter(|fault| {
+                let kills = [FaultKind::Killed, FaultKind::KilledAndRestarted];
+                kills.contains(&fault.kind) && fault.nodes.contains(&node)
+            });
+            let kill = kill
+                .map(|fault| fault.after)
+                .filter(|at| (start..next).contains(at))
+                .min();
+            let life = &mut self.lives[*life];
+            life.gone = life.ended.or(kill).unwrap_or(next);
+        }
+    }
+}
+
+fn intern(names: &mut Vec<String>, name: &str) -> usize {
+    names
+        .iter()
+        .position(|known| known == name)
+        .unwrap_or_else(|| {
+            names.push(name.to_owned());
+            names.len() - 1
+        })
+}

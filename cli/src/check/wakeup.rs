@@ -1,0 +1,192 @@
+//! **No lost wake-up**: nobody stands in line for longer than a bound while the key is free and a
+//! majority is up.
+//!
+//! The key is free while no request possibly owns it. A request possibly owns it from its grant
+//! until it was released or lost; one whose process went away, or was stopped, until the longest
+//! lease after that. A majority is up for a waiter but for the spans in which its node was told to
+//! be out of reach of one, and those that the caller names.
+
+use super::laws::Contradiction;
+use super::records::{End, Histories, NodeAt, Place, Request};
+use crate::history::{FaultKind, How};
+
+/// What a waiter is owed.
+#[derive(Clone, Debug)]
+pub(crate) struct Terms {
+    /// The longest that it may stand in line while the key is free, in nanoseconds.
+    pub(crate) bound: u64,
+    /// Spans without a majority for anybody.
+    pub(crate) outages: Vec<(u64, u64)>,
+}
+
+/// The last line after which a key was free, and since when.
+#[derive(Clone, Copy, Debug)]
+struct Owned {
+    from: u64,
+    to: u64,
+    end: Place,
+}
+
+/// Judges all waits. Answers the longest for a free key, in nanoseconds.
+pub(crate) fn no_lost_wakeup(
+    histories: &Histories,
+    terms: &Terms,
+    found: &mut Vec<Contradiction>,
+) -> u64 {
+    let mut longest = 0;
+    let blocked: Vec<Vec<(u64, u64)>> = (0..histories.nodes.len())
+        .map(|node| blocked(histories, node, terms))
+        .collect();
+    for requests in histories.by_key() {
+        let owned = owned(histories, &requests);
+        for request in &requests {
+            if request.how != How::Acquire {
+                continue;
+            }
+            let blocked = &blocked[histories.node_of(request)];
+            let (end, ended) = end_of_wait(histories, request);
+            for (from, to, after) in free(request.asked.at, end, &owned, blocked) {
+                longest = longest.max(to - from);
+                if to - from > terms.bound {
+                    found.push(contradiction(histories, request, (from, to), after, ended));
+                    break;
+                }
+            }
+        }
+    }
+    longest
+}
+
+fn contradiction(
+    histories: &Histories,
+    request: &Request,
+    (from, to): (u64, u64),
+    after: Option<Place>,
+    ended: Place,
+) -> Contradiction {
+    let free = match after {
+        Some(after) => format!("free since {}", histories.at(after)),
+        None => "free".to_owned(),
+    };
+    Contradiction {
+        law: "no lost wake-up",
+        lines: [request.asked.place, ended],
+        what: format!(
+            "{} stood in line for {:?}, which was {free}, for {} ms from {from} on",
+            histories.nodes[histories.node_of(request)],
+            histories.keys[request.key],
+            (to - from) / 1_000_000,
+        ),
+    }
+}
+
+/// When it stopped to wait, and the line that says so.
+fn end_of_wait(histories: &Histories, request: &Request) -> (u64, Place) {
+    let life = &histories.lives[request.life];
+    match (request.grant, request.over) {
+        (Some(grant), _) => (grant.before, grant.place),
+        (None, Some(over)) => (over.after, over.place),
+        (None, None) => (life.gone.min(histories.end), life.last.place),
+    }
+}
+
+/// The spans in which nobody owes this node anything, in order.
+fn blocked(histories: &Histories, node: NodeAt, terms: &Terms) -> Vec<(u64, u64)> {
+    let mut spans = histories.unserved(node);
+    spans.extend(&terms.outages);
+    spans.sort_unstable();
+    spans
+}
+
+/// The spans in which a key was possibly owned, in order.
+fn owned(histories: &Histories, requests: &[&Request]) -> Vec<Owned> {
+    let mut owned: Vec<Owned> = requests
+        .iter()
+        .filter_map(|request| {
+            let grant = request.grant?;
+            let life = &histories.lives[request.life];
+            let (mut to, end) = match request.over {
+                Some(over) => (over.after, over.place),
+                None if life.ended.is_some() => (life.gone, life.last.place),
+                None => (life.gone.saturating_add(life.max_lease), life.last.place),
+            };
+            // One that was stopped learns late that it was lost: nobody else need wait for that.
+            if request.over.is_some_and(|over| over.how == End::Lost) {
+                let last = request.held.map_or(grant.before, |held| held.at);
+                let stop = stopped(histories, life.node, last, to);
+                to = stop.map_or(to, |stop| to.min(stop.saturating_add(life.max_lease)));
+            }
+            let from = grant.before;
+            Some(Owned { from, to, end })
+        })
+        .collect();
+    owned.sort_by_key(|owned| (owned.from, owned.to));
+    owned
+}
+
+/// When a node was stopped within a span.
+fn stopped(histories: &Histories, node: NodeAt, from: u64, to: u64) -> Option<u64> {
+    let faults = histories.faults.iter();
+    let stops = faults.filter(|fault| {
+        fault.kind == FaultKind::Frozen
+            && fault.nodes.contains(&node)
+            && fault.after >= from
+            && fault.after < to
+    });
+    stops.map(|fault| fault.after).max()
+}
+
+/// The spans within a wait in which the key was free and the waiter was owed it, and the line
+/// after which it was free.
+fn free(
+    from: u64,
+    to: u64,
+    owned: &[Owned],
+    blocked: &[(u64, u64)],
+) -> Vec<(u64, u64, Option<Place>)> {
+    let mut spans = Vec::new();
+    // Those before it may reach into it, but they are not many: one owner at a time.
+    let first = owned.partition_point(|owned| owned.from < from);
+    let before = owned[..first].iter().rev().take(64);
+    let earlier = before.max_by_key(|owned| owned.to);
+    let mut since = (from, earlier.map(|owned| owned.end));
+    if let Some(earlier) = earlier {
+        since.0 = since.0.max(earlier.to);
+    }
+    let within = owned[first..].iter().take_while(|owned| owned.from < to);
+    for owned in within {
+        if owned.from > since.0 {
+            spans.push((since.0, owned.from, since.1));
+        }
+        if owned.to > since.0 {
+            since = (owned.to, Some(owned.end));
+        }
+    }
+    if to > since.0 {
+        spans.push((since.0, to, since.1));
+    }
+    spans
+        .into_iter()
+        .flat_map(|span| without(span, blocked))
+        .collect()
+}
+
+/// A span without others, which are in order.
+fn without(
+    (from, to, after): (u64, u64, Option<Place>),
+    others: &[(u64, u64)],
+) -> Vec<(u64, u64, Option<Place>)> {
+    let mut left = Vec::new();
+    let mut at = from;
+    for (begin, end) in others {
+        if *begin > at {
+            left.push((at, (*begin).min(to), after));
+        }
+        at = at.max(*end);
+        if at >= to {
+            return left;
+        }
+    }
+    left.push((at, to, after));
+    left
+}

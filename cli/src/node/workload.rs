@@ -1,0 +1,416 @@
+//! What a node does under load: its tasks ask for locks in every way that there is, and write
+//! down what they believed.
+//!
+//! A guard is looked at between two readings of the boot clock, so that what is written is
+//! certain: whoever is stopped in between has only looked a little longer.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use lockmesh::{AcquireError, Guard, LockRequest, Mesh};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use serde::Deserialize;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::history::{Clock, FORMAT, How, Line, Writer};
+
+const KEYS_MAX: u32 = 10_000;
+const TASKS_MAX: u32 = 1_000;
+const SPAN_MAX_MS: u64 = 3_600_000;
+/// How often the node's own voter is looked at.
+const VOTER_EVERY: Duration = Duration::from_millis(50);
+/// A request that is to be withdrawn is, within this.
+const WITHDRAW_WITHIN_MS: u64 = 100;
+
+/// The table `[workload]` of the configuration. Every field is described in `node.example.toml`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct WorkloadFile {
+    keys: u32,
+    tasks: u32,
+    mix: Mix,
+    hold_ms: [u64; 2],
+    pause_ms: [u64; 2],
+    wait_at_most_ms: [u64; 2],
+    look_every_ms: u64,
+    seed: Option<u64>,
+}
+
+/// What the tasks do.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum Mix {
+    /// All that there is.
+    Everything,
+    /// Stand in line, hold, release.
+    Hold,
+}
+
+/// One way to use a lock.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Act {
+    /// Stand in line, hold, release.
+    Hold,
+    /// Stand in line, and give up soon.
+    Withdraw,
+    /// Take it if it is free.
+    Try,
+    /// Let the lease last longer, once.
+    Extend,
+    /// Do not renew it, and look until it is lost.
+    Lapse,
+    /// Drop the guard instead of releasing it.
+    Drop,
+}
+
+impl Default for WorkloadFile {
+    fn default() -> Self {
+        Self {
+            keys: 4,
+            tasks: 4,
+            mix: Mix::Everything,
+            hold_ms: [5, 300],
+            pause_ms: [20, 200],
+            wait_at_most_ms: [1_000, 20_000],
+            look_every_ms: 20,
+            seed: None,
+        }
+    }
+}
+
+impl WorkloadFile {
+    /// # Errors
+    /// A sentence that begins with the field.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        for (field, value, max) in [
+            ("keys", self.keys, KEYS_MAX),
+            ("tasks", self.tasks, TASKS_MAX),
+        ] {
+            if value == 0 || value > max {
+                return Err(format!("{field} is {value}; it must be 1 to {max}"));
+            }
+        }
+        let spans = [
+            ("hold_ms", self.hold_ms),
+            ("pause_ms", self.pause_ms),
+            ("wait_at_most_ms", self.wait_at_most_ms),
+            ("look_every_ms", [self.look_every_ms; 2]),
+        ];
+        for (field, [least, most]) in spans {
+            if least == 0 || least > most || most > SPAN_MAX_MS {
+                return Err(format!(
+                    "{field} is {least} to {most}; it must rise, within 1 to {SPAN_MAX_MS}"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A history that this process writes to.
+#[derive(Debug)]
+pub(crate) struct Log {
+    clock: Clock,
+    writer: Writer,
+    /// Why nothing can be written any more.
+    failed: watch::Sender<Option<String>>,
+}
+
+impl Log {
+    /// # Errors
+    /// Where the file cannot be written to, or the machine has no boot clock.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let clock = Clock::open().map_err(io::Error::other)?;
+        let writer = Writer::open(path)?;
+        let failed = watch::Sender::new(None);
+        Ok(Self {
+            clock,
+            writer,
+            failed,
+        })
+    }
+
+    /// Returns what is wrong once a line could not be written.
+    pub(crate) async fn failed(&self) -> String {
+        let mut failed = self.failed.subscribe();
+        match failed.wait_for(Option::is_some).await {
+            Ok(what) => what.clone().unwrap_or_default(),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    pub(crate) fn start(&self, mesh: &Mesh) {
+        let status = mesh.status();
+        self.write(&Line::Start {
+            at: self.now(),
+            format: FORMAT,
+            boot: self.clock.boot().to_owned(),
+            node: status.node.to_string(),
+            incarnation: status.incarnation,
+            max_lease_ms: millis(status.timing.max_ttl),
+        });
+    }
+
+    pub(crate) fn stopping(&self, signal: &str) {
+        let at = self.now();
+        let signal = signal.to_owned();
+        self.write(&Line::Stopping { at, signal });
+    }
+
+    pub(crate) fn end(&self) {
+        self.write(&Line::End { at: self.now() });
+    }
+
+    fn now(&self) -> u64 {
+        self.clock.now()
+    }
+
+    fn write(&self, line: &Line) {
+        if let Err(error) = self.writer.write(line) {
+            self.failed.send_replace(Some(error.to_string()));
+        }
+    }
+}
+
+/// The tasks of a node.
+#[derive(Debug)]
+pub(crate) struct Workload {
+    tasks: JoinSet<()>,
+}
+
+impl Workload {
+    /// Begins.
+    pub(crate) fn start(mesh: &Mesh, log: &Arc<Log>, settings: &WorkloadFile) -> Self {
+        let mut tasks = JoinSet::new();
+        let ids = Arc::new(AtomicU64::new(0));
+        let seed = settings.seed.unwrap_or_else(rand::random);
+        for n in 0..settings.tasks {
+            let worker = Worker {
+                mesh: mesh.clone(),
+                log: log.clone(),
+                settings: settings.clone(),
+                ids: ids.clone(),
+                rng: SmallRng::seed_from_u64(seed.wrapping_add(u64::from(n))),
+            };
+            tasks.spawn(worker.work());
+        }
+        tasks.spawn(watch_voter(mesh.clone(), log.clone()));
+        Self { tasks }
+    }
+
+    /// Returns once all tasks have seen that the mesh is shut down.
+    pub(crate) async fn ended(&mut self) {
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+/// Notes when the node's voter votes, and when it does not.
+async fn watch_voter(mesh: Mesh, log: Arc<Log>) {
+    let mut told = None;
+    loop {
+        let status = mesh.status();
+        if status.is_shut_down {
+            return;
+        }
+        let votes = status.quarantine.is_none();
+        if told != Some(votes) {
+            told = Some(votes);
+            log.write(&Line::Voting {
+                at: log.now(),
+                votes,
+            });
+        }
+        tokio::time::sleep(VOTER_EVERY).await;
+    }
+}
+
+struct Worker {
+    mesh: Mesh,
+    log: Arc<Log>,
+    settings: WorkloadFile,
+    ids: Arc<AtomicU64>,
+    rng: SmallRng,
+}
+
+impl Worker {
+    async fn work(mut self) {
+        while !self.mesh.status().is_shut_down {
+            let act = self.act();
+            self.once(act).await;
+            let pause = self.within(self.settings.pause_ms);
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    fn act(&mut self) -> Act {
+        if self.settings.mix == Mix::Hold {
+            return Act::Hold;
+        }
+        match self.rng.random_range(0..100) {
+            0..45 => Act::Hold,
+            45..55 => Act::Withdraw,
+            55..75 => Act::Try,
+            75..85 => Act::Extend,
+            85..90 => Act::Lapse,
+            _ => Act::Drop,
+        }
+    }
+
+    fn within(&mut self, [least, most]: [u64; 2]) -> Duration {
+        Duration::from_millis(self.rng.random_range(least..=most))
+    }
+
+    /// Asks for one lock, and does with it what there is to do.
+    async fn once(&mut self, act: Act) {
+        let key = format!("k{}", self.rng.random_range(0..self.settings.keys));
+        let id = self.ids.fetch_add(1, Ordering::Relaxed);
+        let wait = self.within(self.settings.wait_at_most_ms);
+        let how = if act == Act::Try {
+            How::Try
+        } else {
+            How::Acquire
+        };
+        self.log.write(&Line::Asked {
+            at: self.log.now(),
+            id,
+            key: key.clone(),
+            how,
+            wait_ms: millis(wait),
+        });
+        let request = self.mesh.lock(key).auto_renew(act != Act::Lapse);
+        if let Some(guard) = self.ask(id, act, request, wait).await {
+            self.hold(id, act, guard).await;
+        }
+    }
+
+    /// Answers the guard where it was granted. Its grant is not written yet.
+    async fn ask(
+        &mut self,
+        id: u64,
+        act: Act,
+        request: LockRequest,
+        wait: Duration,
+    ) -> Option<Guard> {
+        let asked = match act {
+            Act::Try => request.try_acquire().await,
+            Act::Withdraw => {
+                let patience = self.within([1, WITHDRAW_WITHIN_MS]);
+                let request = request.wait_at_most(wait).acquire();
+                match tokio::time::timeout(patience, request).await {
+                    Ok(asked) => asked.map(Some),
+                    Err(_) => {
+                        let at = self.log.now();
+                        self.log.write(&Line::Withdrawn { id, at });
+                        return None;
+                    }
+                }
+            }
+            _ => request.wait_at_most(wait).acquire().await.map(Some),
+        };
+        let at = self.log.now();
+        match asked {
+            Ok(Some(guard)) => return Some(guard),
+            Ok(None) => self.log.write(&Line::Denied { id, at }),
+            Err(AcquireError::ShutDown) => self.log.write(&Line::ShutDown { id, at }),
+            Err(AcquireError::TimedOut { .. }) => self.log.write(&Line::TimedOut { id, at }),
+            Err(error) => {
+                let what = format!("request {id}: {error}");
+                self.log.failed.send_replace(Some(what));
+            }
+        }
+        None
+    }
+
+    async fn hold(&mut self, id: u64, act: Act, guard: Guard) {
+        let (before, until, after) = self.look(&guard);
+        self.log.write(&Line::Granted {
+            id,
+            before,
+            after,
+            epoch: guard.epoch().get(),
+            until,
+        });
+        if until.is_none() {
+            return;
+        }
+        let span = self.within(self.settings.hold_ms);
+        let end = tokio::time::Instant::now() + span;
+        let mut extends = act == Act::Extend;
+        loop {
+            if extends {
+                extends = false;
+                self.extend(id, &guard).await;
+            }
+            let every = Duration::from_millis(self.settings.look_every_ms);
+            let left = end.saturating_duration_since(tokio::time::Instant::now());
+            let is_last = act != Act::Lapse && left <= every;
+            tokio::time::sleep(if is_last { left } else { every }).await;
+            let (before, until, after) = self.look(&guard);
+            let Some(until) = until else {
+                self.log.write(&Line::Lost { id, before, after });
+                return;
+            };
+            self.log.write(&Line::Held {
+                id,
+                before,
+                after,
+                until,
+            });
+            if is_last {
+                return self.let_go(id, act, guard).await;
+            }
+        }
+    }
+
+    /// Looks at a guard: until when it is held by its own word, if it is.
+    fn look(&self, guard: &Guard) -> (u64, Option<[u64; 2]>, u64) {
+        let before = self.log.now();
+        let left = guard.remaining();
+        let after = self.log.now();
+        let left = u64::try_from(left.as_nanos()).unwrap_or(u64::MAX);
+        let until = (left > 0).then(|| [before, after].map(|at| at.saturating_add(left)));
+        (before, until, after)
+    }
+
+    async fn extend(&mut self, id: u64, guard: &Guard) {
+        let extra = self.within([1, 500]);
+        let before = self.log.now();
+        let done = guard.extend(extra).await;
+        let after = self.log.now();
+        let error = done.err().map(|error| error.to_string());
+        self.log.write(&Line::Extended {
+            id,
+            before,
+            after,
+            extra_ms: millis(extra),
+            error,
+        });
+    }
+
+    async fn let_go(&mut self, id: u64, act: Act, guard: Guard) {
+        let before = self.log.now();
+        let held = if act == Act::Drop {
+            let held = guard.is_held();
+            drop(guard);
+            held
+        } else {
+            guard.release().await.is_ok()
+        };
+        let after = self.log.now();
+        self.log.write(&Line::Released {
+            id,
+            before,
+            after,
+            held,
+        });
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
