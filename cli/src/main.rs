@@ -1,9 +1,10 @@
-//! The command of lockmesh: a demo, a key generator, a bare node, and a measurement.
+//! The command of lockmesh: a demo, a lab, a key generator, a bare node, and a measurement.
 #![forbid(unsafe_code)]
 
 mod bench;
 mod demo;
 mod keygen;
+mod lab;
 mod node;
 
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// A lock mesh: a demo, a key generator, a bare node, and a measurement.
+/// A lock mesh: a demo, a lab, a key generator, a bare node, and a measurement.
 #[derive(Debug, Parser)]
 #[command(name = "lockmesh", version)]
 struct Args {
@@ -27,6 +28,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Several nodes on this machine and a page to see them and to break them, on 127.0.0.1.
+    Lab(lab::Args),
     /// Print a fresh cluster key.
     Keygen,
     /// Run one bare node until SIGTERM or SIGINT.
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
     runtime.block_on(async {
         match command {
             Command::Demo { json } => demo::run(json).await,
+            Command::Lab(args) => lab::run(&args).await,
             Command::Keygen => keygen::run(),
             Command::Node { config } => node::run(&config).await,
             Command::Bench(args) => bench::run(&args).await,
