@@ -144,6 +144,7 @@
     const { x, y } = spot(i);
     const g = el("g", { id: `node-${i}`, role: "button", tabindex: 0 }, ring);
     el("circle", { cx: x, cy: y, r: NODE + 13, class: "halo" }, g);
+    el("circle", { cx: x, cy: y, r: NODE, class: "back" }, g);
     el("circle", { cx: x, cy: y, r: NODE, class: "body" }, g);
     const lease = el("circle", { cx: x, cy: y, r: NODE + 5, class: "lease", pathLength: 100 }, g);
     set(lease, "transform", `rotate(-90 ${x} ${y})`);
