@@ -390,6 +390,9 @@
     const ends = it.to === null ? [it.from] : [it.from, it.to];
     for (const end of ends.filter((end) => end > at.from)) {
       const x = at.x(end);
+      // Links that are cut one by one would make one thick line.
+      if (Math.abs(x - at.edge) < 6) continue;
+      at.edge = x;
       el("line", { x1: x, x2: x, y1: 2, y2: high.y + high.high, class: "edge" }, svg);
     }
   };
@@ -400,7 +403,7 @@
     const from = to - WINDOW * Math.min(1, width / 800);
     const x = (t) => LABEL + ((Math.max(from, Math.min(t, to)) - from) / (to - from)) * area;
     const area = width - LABEL - 6;
-    const at = { from, to, x };
+    const at = { from, to, x, edge: -100 };
     const ordered = [...spans.values()].sort((a, b) => a.from - b.from || a.id - b.id);
     const shown = ordered.filter((it) => it.from < to && (it.to === null || it.to > from));
     const { rows, deep } = pack(shown, now.nodes.length);
@@ -418,11 +421,12 @@
     }
     for (let t = Math.ceil(Math.max(from, 0) / 5000) * 5000; t <= to; t += 5000) {
       el("line", { x1: x(t), x2: x(t), y1: 22, y2: y, class: "grid" }, fresh);
+      if (x(t) > width - 36) continue;
       el("text", { x: x(t) + 3, y: y + 10, class: "soft" }, fresh, `${t / 1000} s`);
     }
     const network = shown.filter((it) => it.kind === "network");
     for (const it of network) drawNetwork(fresh, it, at, lanes);
-    const order = { quarantine: 0, holds: 1, waits: 1, frozen: 2, down: 3 };
+    const order = { quarantine: 0, waits: 1, holds: 2, frozen: 3, down: 4 };
     const others = shown.filter((it) => it.kind !== "network");
     for (const it of others.sort((a, b) => order[a.kind] - order[b.kind])) {
       drawSpan(fresh, it, at, lanes[it.node], rows.get(it.id));
