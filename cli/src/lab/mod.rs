@@ -33,8 +33,12 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(3..=9))]
     nodes: u8,
     /// The lease, in milliseconds.
-    #[arg(long, default_value_t = 4_000, value_parser = clap::value_parser!(u16).range(500..=30_000))]
+    #[arg(long, default_value_t = 4_000, value_parser = ttl_range())]
     ttl_ms: u16,
+}
+
+fn ttl_range() -> clap::builder::RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(500..=30_000)
 }
 
 fn loopback(text: &str) -> Result<IpAddr, String> {

@@ -14,7 +14,7 @@ const PAST_MS: Ms = 120_000;
 /// The most spans and the most lines that are kept.
 const SPANS_MAX: usize = 1_000;
 const LINES_MAX: usize = 100;
-/// Keys whose story is kept. Of more, the one that nothing has happened to for longest is forgotten.
+/// Keys whose story is kept. Of more, the one that was quiet for longest is forgotten.
 const STORIES_MAX: usize = 64;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
