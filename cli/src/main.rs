@@ -1,4 +1,4 @@
-//! The command of lockmesh: a demo, a key generator, a node, a checker, chaos, a measurement.
+//! The command of lockmesh: a demo, a lab, a node, a checker of histories, chaos, a measurement.
 #![forbid(unsafe_code)]
 
 mod bench;
@@ -7,13 +7,14 @@ mod check;
 mod demo;
 mod history;
 mod keygen;
+mod lab;
 mod node;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// A lock mesh: a demo, a key generator, a node, a checker of histories, chaos, a measurement.
+/// A lock mesh: a demo, a lab, a node, a checker of histories, chaos, a measurement.
 #[derive(Debug, Parser)]
 #[command(name = "lockmesh", version)]
 struct Args {
@@ -29,6 +30,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Several nodes on this machine and a page to see them and to break them, on 127.0.0.1.
+    Lab(lab::Args),
     /// Print a fresh cluster key.
     Keygen,
     /// Run one bare node until SIGTERM or SIGINT.
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
     runtime.block_on(async {
         match command {
             Command::Demo { json } => demo::run(json).await,
+            Command::Lab(args) => lab::run(&args).await,
             Command::Keygen => keygen::run(),
             Command::Node(args) => node::run(&args).await,
             Command::Check(args) => check::run(&args),

@@ -1,18 +1,17 @@
 //! Several real meshes in one process.
 
 use std::fmt;
-use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use thiserror::Error;
 use tokio::time::Instant;
 
+use super::link::Link;
 use super::links::{Fault, Links};
 use super::stable::{NotStable, Seen, missing};
 use crate::config::MeshBuilder;
 use crate::error::ConfigError;
-use crate::proto::id::NodeId;
 use crate::proto::roster::Timing;
 use crate::runtime::Mesh;
 use crate::wire::ClusterKey;
@@ -69,10 +68,14 @@ struct Node {
     condition: Condition,
 }
 
+/// Whether a node of a [`LocalMesh`] runs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Condition {
+pub enum Condition {
+    /// It runs.
     Running,
+    /// It stands still; see [`LocalMesh::pause`].
     Paused,
+    /// It has crashed, was shut down, or did not start again.
     Down,
 }
 
@@ -284,6 +287,19 @@ impl LocalMesh {
         self.nodes()[i].mesh.clone()
     }
 
+    /// Whether node `i` runs.
+    #[must_use]
+    pub fn condition(&self, i: usize) -> Condition {
+        self.nodes()[i].condition
+    }
+
+    /// What is wrong with the link from one node to another, in that direction.
+    #[must_use]
+    pub fn fault(&self, from: usize, to: usize) -> Fault {
+        let (from, to) = (self.node(from), self.node(to));
+        self.links.fault(from.id(), to.id())
+    }
+
     /// How many nodes there are, those that are down included.
     #[must_use]
     pub fn size(&self) -> usize {
@@ -312,12 +328,12 @@ impl LocalMesh {
 
     /// Cuts the link between two nodes, both ways.
     pub fn cut(&self, a: usize, b: usize) {
-        self.link(a, b).change(|fault| fault.cut = true);
+        self.link(a, b).cut();
     }
 
     /// Cuts the link from one node to another. What the other sends still comes.
     pub fn cut_one_way(&self, from: usize, to: usize) {
-        self.link_one_way(from, to).change(|fault| fault.cut = true);
+        self.link_one_way(from, to).cut();
     }
 
     /// The link between two nodes, both ways, to be disturbed.
@@ -506,58 +522,4 @@ impl Drop for LocalMesh {
 
 fn name(i: usize) -> String {
     format!("n{i}")
-}
-
-/// Links of a [`LocalMesh`], to be disturbed: `mesh.link(0, 1).loss(0.2)`. What is said takes
-/// effect at once, on top of what was said before, and lasts until it is healed.
-#[derive(Debug)]
-pub struct Link<'a> {
-    links: &'a Links,
-    ends: Vec<(NodeId, NodeId)>,
-}
-
-impl Link<'_> {
-    /// The share of datagrams that are lost.
-    ///
-    /// # Panics
-    /// Where it is not 0.0 to 1.0.
-    pub fn loss(self, share: f64) -> Self {
-        let share = checked_share(share);
-        self.change(|fault| fault.loss = share)
-    }
-
-    /// The share of datagrams that come twice.
-    ///
-    /// # Panics
-    /// Where it is not 0.0 to 1.0.
-    pub fn duplicate(self, share: f64) -> Self {
-        let share = checked_share(share);
-        self.change(|fault| fault.duplicate = share)
-    }
-
-    /// Datagrams come so much later, each by a span drawn evenly from the range: those that are
-    /// delayed overtake each other.
-    pub fn delay(self, span: Range<Duration>) -> Self {
-        self.change(|fault| fault.delay = Some((span.start, span.end)))
-    }
-
-    /// Takes away what is wrong with these links, cuts included.
-    pub fn heal(self) -> Self {
-        self.change(|fault| *fault = Fault::default())
-    }
-
-    fn change(self, change: impl Fn(&mut Fault)) -> Self {
-        for (from, to) in &self.ends {
-            self.links.change(from, to, &change);
-        }
-        self
-    }
-}
-
-fn checked_share(share: f64) -> f64 {
-    assert!(
-        (0.0..=1.0).contains(&share),
-        "a share of {share}; it must be 0.0 to 1.0"
-    );
-    share
 }

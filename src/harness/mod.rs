@@ -37,13 +37,15 @@
 //!
 //! The same with real nodes: `examples/job_runner_test.rs`.
 
+mod link;
 mod links;
 mod local;
 mod memory;
 mod stable;
 
+pub use link::Link;
 pub use links::{Fault, Links};
-pub use local::{Link, LocalMesh, LocalMeshBuilder, LocalMeshError};
+pub use local::{Condition, LocalMesh, LocalMeshBuilder, LocalMeshError};
 pub use memory::InMemoryLocks;
 pub(crate) use memory::Port;
 pub use stable::NotStable;

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use lockmesh::harness::{LocalMesh, LocalMeshError};
+use lockmesh::harness::{Condition, Fault, LocalMesh, LocalMeshError};
 use lockmesh::{AcquireError, ClusterKey, Mesh, MeshBuilder};
 
 use crate::common::{PATIENCE, until, within};
@@ -177,6 +177,39 @@ async fn a_cut_between_two_nodes_leaves_their_links_to_others() {
     }
     // Gossip goes round the cut.
     mesh.wait_until_stable().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_cut_that_is_mended_leaves_what_else_is_wrong_with_the_link() {
+    let mesh = LocalMesh::start(2).await.unwrap();
+    assert_eq!(mesh.fault(0, 1), Fault::default());
+    mesh.every_link().loss(0.25);
+    mesh.link_one_way(0, 1).cut();
+    let (there, back) = (mesh.fault(0, 1), mesh.fault(1, 0));
+    assert!(there.cut && !back.cut);
+    assert_eq!((there.loss, back.loss), (0.25, 0.25));
+    mesh.link(0, 1).mend();
+    let lossy = Fault {
+        loss: 0.25,
+        ..Fault::default()
+    };
+    assert_eq!((mesh.fault(0, 1), mesh.fault(1, 0)), (lossy, lossy));
+    mesh.heal();
+    assert_eq!(mesh.fault(0, 1), Fault::default());
+}
+
+#[tokio::test]
+async fn a_node_says_whether_it_runs() {
+    let mesh = LocalMesh::start(2).await.unwrap();
+    assert_eq!(mesh.condition(0), Condition::Running);
+    mesh.pause(0);
+    assert_eq!(mesh.condition(0), Condition::Paused);
+    mesh.crash(0).await;
+    mesh.resume(0);
+    assert_eq!(mesh.condition(0), Condition::Down);
+    assert_eq!(mesh.condition(1), Condition::Running);
+    mesh.restart(0).await.unwrap();
+    assert_eq!(mesh.condition(0), Condition::Running);
 }
 
 #[tokio::test]

@@ -4,7 +4,9 @@
 mod bench;
 mod chaos;
 mod check;
+mod browser;
 mod common;
 mod demo;
 mod keygen;
+mod lab;
 mod node;

@@ -1,0 +1,424 @@
+//! A look at all of the cluster: what the page shows, many times a second.
+
+use std::collections::BTreeMap;
+use std::sync::Weak;
+use std::time::Duration;
+
+use lockmesh::harness::Condition;
+use lockmesh::{Mesh, NodeId};
+use serde::Serialize;
+
+use super::caption::{self, Caption};
+use super::record::{Kind, Line, Ms, Record, Shown, Span, Tone};
+use super::world::{Lab, Stage, State, millis, names};
+
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How often the voters are asked for the queues.
+const ASK_EVERY: Duration = Duration::from_millis(200);
+/// A node that is frozen meanwhile does not answer.
+const ANSWER_AT_MOST: Duration = Duration::from_secs(1);
+
+/// All that the page shows but for the time line.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Snapshot {
+    pub(super) at: Ms,
+    pub(super) ttl: Ms,
+    /// How many voters are a majority.
+    pub(super) majority: usize,
+    pub(super) nodes: Vec<NodeSeen>,
+    /// `cuts[from][to]`: nothing passes.
+    pub(super) cuts: Vec<Vec<bool>>,
+    /// The side that each node is on; empty where links join them all.
+    pub(super) sides: Vec<usize>,
+    /// Of a hundred datagrams.
+    pub(super) loss: u8,
+    /// Milliseconds.
+    pub(super) delay: u16,
+    pub(super) claims: Vec<ClaimSeen>,
+    /// By key.
+    pub(super) queues: BTreeMap<String, Queue>,
+    pub(super) grants: u64,
+    pub(super) losses: u64,
+    pub(super) broken: u64,
+    pub(super) caption: Caption,
+    pub(super) step: Option<&'static str>,
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct NodeSeen {
+    /// `running`, `frozen` or `down`.
+    pub(super) condition: &'static str,
+    /// How long its voter still abstains at the least.
+    pub(super) quarantine: Option<Ms>,
+    /// Whether it believes each node to be alive.
+    pub(super) sees: Vec<bool>,
+    /// How many voters it can ask and hear, itself included.
+    pub(super) reaches: usize,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct ClaimSeen {
+    pub(super) node: usize,
+    pub(super) key: String,
+    /// `holds`, `waits` or `tries`.
+    pub(super) stage: &'static str,
+    pub(super) epoch: Option<Shown>,
+    /// What remains of the lease.
+    pub(super) left: Ms,
+}
+
+/// What a majority of the voters says of a key.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct Queue {
+    /// Whether a majority answered; the rest is not known otherwise.
+    pub(super) is_known: bool,
+    /// The nodes in line, the next first.
+    pub(super) waiters: Vec<String>,
+}
+
+/// The message that a page gets.
+#[derive(Serialize)]
+struct Told<'a> {
+    spans: Vec<&'a Span>,
+    lines: Vec<&'a Line>,
+}
+
+impl Lab {
+    /// Looks at everything, and tells those who listen.
+    pub(super) fn look(&self) {
+        let size = self.mesh.size();
+        let seen: Vec<(Condition, NodeSeen)> = (0..size).map(|i| self.look_at(i)).collect();
+        let cut = |from, to| from != to && self.mesh.fault(from, to).cut;
+        let cuts: Vec<Vec<bool>> = (0..size)
+            .map(|from| (0..size).map(|to| cut(from, to)).collect())
+            .collect();
+        let mut state = self.lock();
+        // Read under the lock: what is recorded is in the order of its times.
+        let now = self.now();
+        for (i, (condition, node)) in seen.iter().enumerate() {
+            let record = &mut state.record;
+            let quarantine = *condition != Condition::Down && node.quarantine.is_some();
+            follow(
+                record,
+                now,
+                Kind::Frozen,
+                i,
+                *condition == Condition::Paused,
+            );
+            follow(record, now, Kind::Down, i, *condition == Condition::Down);
+            follow(record, now, Kind::Quarantine, i, quarantine);
+        }
+        let sides = sides(&cuts);
+        follow_network(&mut state.record, now, &cuts, &sides);
+        state.drop_the_lost(now);
+        let mut snapshot = self.snapshot(&state, now, seen, cuts, sides);
+        snapshot.caption = caption::of(&snapshot, &state.record);
+        state.told = serde_json::to_string(&snapshot).unwrap_or_default().into();
+        drop(state);
+        self.looks.send_modify(|looks| *looks += 1);
+    }
+
+    fn look_at(&self, i: usize) -> (Condition, NodeSeen) {
+        let (condition, status) = (self.mesh.condition(i), self.mesh.node(i).status());
+        let is_down = condition == Condition::Down;
+        let sees = status
+            .members
+            .iter()
+            .map(|member| !is_down && member.is_reachable);
+        let seen = NodeSeen {
+            condition: match condition {
+                Condition::Running => "running",
+                Condition::Paused => "frozen",
+                Condition::Down => "down",
+            },
+            quarantine: status.quarantine.map(millis),
+            sees: sees.collect(),
+            reaches: 0,
+        };
+        (condition, seen)
+    }
+
+    fn snapshot(
+        &self,
+        state: &State,
+        now: Ms,
+        seen: Vec<(Condition, NodeSeen)>,
+        cuts: Vec<Vec<bool>>,
+        sides: Vec<usize>,
+    ) -> Snapshot {
+        let mut nodes: Vec<NodeSeen> = seen.into_iter().map(|(_, node)| node).collect();
+        for i in 0..nodes.len() {
+            nodes[i].reaches = reaches(&nodes, &cuts, i);
+        }
+        let claims = state.claims.iter().map(|claim| {
+            let (stage, epoch, left) = match &claim.stage {
+                Stage::Asks { is_try: false, .. } => ("waits", None, 0),
+                Stage::Asks { is_try: true, .. } => ("tries", None, 0),
+                Stage::Holds { epoch, until, .. } => {
+                    ("holds", Some(epoch.clone()), until.saturating_sub(now))
+                }
+            };
+            ClaimSeen {
+                node: claim.node,
+                key: claim.key.clone(),
+                stage,
+                epoch,
+                left,
+            }
+        });
+        Snapshot {
+            at: now,
+            ttl: millis(self.ttl),
+            majority: nodes.len() / 2 + 1,
+            claims: claims.collect(),
+            queues: state.queues.clone(),
+            loss: state.loss,
+            delay: state.delay,
+            grants: state.record.grants,
+            losses: state.record.losses,
+            broken: state.record.broken,
+            step: state.step,
+            nodes,
+            cuts,
+            sides,
+            caption: Caption::default(),
+        }
+    }
+
+    /// The last look, and what has changed on the time line since a version of it. Answers the
+    /// version that it is now, too.
+    pub(super) fn told_since(&self, version: u64) -> (u64, String) {
+        let state = self.lock();
+        let (spans, lines) = state.record.since(version);
+        let told = serde_json::to_string(&Told { spans, lines }).unwrap_or_default();
+        let now = &state.told;
+        let text = format!("{{\"now\":{now},\"changed\":{told}}}");
+        (state.record.version, text)
+    }
+
+    /// Asks the voters who is in line for each key that a node wants.
+    async fn ask_for_queues(&self) {
+        let keys: Vec<String> = {
+            let state = self.lock();
+            state.claims.iter().map(|claim| claim.key.clone()).collect()
+        };
+        let asked = self.best_asker();
+        let mut queues = BTreeMap::new();
+        for key in keys {
+            if queues.contains_key(&key) {
+                continue;
+            }
+            let queue = match &asked {
+                Some(mesh) => queue_of(mesh, &key).await,
+                None => Queue::default(),
+            };
+            queues.insert(key, queue);
+        }
+        self.lock().queues = queues;
+    }
+
+    /// The running node that reaches most voters, if they are a majority.
+    fn best_asker(&self) -> Option<Mesh> {
+        let size = self.mesh.size();
+        let runs = |i: &usize| self.mesh.condition(*i) == Condition::Running;
+        let passes = |a, b| a == b || !self.mesh.fault(a, b).cut;
+        let reach = |i: usize| {
+            let others = (0..size).filter(runs);
+            others.filter(|j| passes(i, *j) && passes(*j, i)).count()
+        };
+        let best = (0..size).filter(runs).max_by_key(|i| (reach(*i), size - i));
+        let best = best.filter(|i| reach(*i) > size / 2);
+        best.map(|i| self.mesh.node(i))
+    }
+}
+
+/// Looks, and asks for the queues, for as long as there is a lab.
+pub(super) async fn watch(lab: Weak<Lab>) {
+    let asks = tokio::spawn({
+        let lab = lab.clone();
+        async move {
+            let mut every = tokio::time::interval(ASK_EVERY);
+            loop {
+                every.tick().await;
+                let Some(lab) = lab.upgrade() else { return };
+                lab.ask_for_queues().await;
+            }
+        }
+    });
+    let mut every = tokio::time::interval(LOOK_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while let Some(lab) = lab.upgrade() {
+        lab.look();
+        drop(lab);
+        every.tick().await;
+    }
+    asks.abort();
+}
+
+async fn queue_of(mesh: &Mesh, key: &str) -> Queue {
+    let Ok(Ok(told)) = tokio::time::timeout(ANSWER_AT_MOST, mesh.inspect(key)).await else {
+        return Queue::default();
+    };
+    let id = |node: &NodeId| node.to_string();
+    Queue {
+        is_known: true,
+        waiters: told.waiters.iter().map(|waiter| id(&waiter.node)).collect(),
+    }
+}
+
+/// How many voters a node can ask and hear, itself included: those that run, that vote, and that
+/// no link is cut to, neither way.
+fn reaches(nodes: &[NodeSeen], cuts: &[Vec<bool>], i: usize) -> usize {
+    let votes = |node: &NodeSeen| node.condition == "running" && node.quarantine.is_none();
+    let passes = |j: usize| !cuts[i][j] && !cuts[j][i];
+    (0..nodes.len())
+        .filter(|j| votes(&nodes[*j]) && passes(*j))
+        .count()
+}
+
+/// The side that each node is on, by the links that pass both ways, over any number of others;
+/// nothing where all are on one. The largest side is the first.
+fn sides(cuts: &[Vec<bool>]) -> Vec<usize> {
+    let size = cuts.len();
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    let mut known = vec![false; size];
+    for start in 0..size {
+        if known[start] {
+            continue;
+        }
+        known[start] = true;
+        let mut group = vec![start];
+        let mut at = 0;
+        while at < group.len() {
+            let i = group[at];
+            at += 1;
+            for j in 0..size {
+                if !known[j] && !cuts[i][j] && !cuts[j][i] {
+                    known[j] = true;
+                    group.push(j);
+                }
+            }
+        }
+        groups.push(group);
+    }
+    if groups.len() < 2 {
+        return Vec::new();
+    }
+    groups.sort_by_key(|group| std::cmp::Reverse(group.len()));
+    let mut sides = vec![0; size];
+    for (side, group) in groups.iter().enumerate() {
+        group.iter().for_each(|i| sides[*i] = side);
+    }
+    sides
+}
+
+/// Keeps the span of a node's condition.
+fn follow(record: &mut Record, now: Ms, kind: Kind, node: usize, is_so: bool) {
+    let span = record.lasting(kind, Some(node)).map(|span| span.id);
+    match (span, is_so) {
+        (None, true) => {
+            let what = match kind {
+                Kind::Frozen => "is frozen: its process does not run, its clock goes on",
+                Kind::Down => "is down: its process has crashed",
+                _ => "has lost its memory and abstains from voting",
+            };
+            record.begin(now, kind, Some(node), format!("n{node} {what}"));
+        }
+        (Some(span), false) => {
+            record.end(span, now, "it is over");
+            if kind == Kind::Quarantine {
+                record.say(now, Tone::Calm, format!("n{node} votes again"));
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Keeps the span of the links that are cut.
+fn follow_network(record: &mut Record, now: Ms, cuts: &[Vec<bool>], sides: &[usize]) {
+    let what = network(cuts, sides);
+    let span = record.lasting(Kind::Network, None);
+    let span = span.map(|span| (span.id, span.what == what));
+    match span {
+        Some((_, true)) => return,
+        Some((id, false)) => record.end(id, now, "the links changed"),
+        None => {}
+    }
+    if !what.is_empty() {
+        let id = record.begin(now, Kind::Network, None, what);
+        record.change(id, |span| span.sides = sides.to_vec());
+    }
+}
+
+/// The cuts in words; nothing where there are none.
+fn network(cuts: &[Vec<bool>], sides: &[usize]) -> String {
+    let size = cuts.len();
+    let pairs = (0..size).flat_map(|a| (a + 1..size).map(move |b| (a, b)));
+    let mut words = Vec::new();
+    for (a, b) in pairs {
+        let crosses = !sides.is_empty() && sides[a] != sides[b];
+        match (cuts[a][b], cuts[b][a]) {
+            (true, true) if !crosses => words.push(format!("n{a}–n{b}")),
+            (true, false) => words.push(format!("n{a}→n{b}")),
+            (false, true) => words.push(format!("n{b}→n{a}")),
+            _ => {}
+        }
+    }
+    let groups = (0..=sides.iter().copied().max().unwrap_or_default()).map(|side| {
+        (0..sides.len())
+            .filter(|i| sides[*i] == side)
+            .collect::<Vec<_>>()
+    });
+    let groups: Vec<String> = groups.map(|group| names(&group)).collect();
+    let cut = words.join(", ");
+    match (sides.is_empty(), cut.is_empty()) {
+        (true, true) => String::new(),
+        (true, false) => format!("cut: {cut}"),
+        (false, true) => format!("partition: {}", groups.join(" | ")),
+        (false, false) => format!("partition: {}; cut: {cut}", groups.join(" | ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cuts(size: usize, cut: &[(usize, usize)]) -> Vec<Vec<bool>> {
+        let is_cut = |a, b| cut.contains(&(a, b));
+        (0..size)
+            .map(|a| (0..size).map(|b| is_cut(a, b)).collect())
+            .collect()
+    }
+
+    #[test]
+    fn nodes_that_no_link_joins_are_on_sides_and_the_largest_is_the_first() {
+        assert_eq!(sides(&cuts(3, &[])), [0; 0]);
+        assert_eq!(sides(&cuts(3, &[(0, 1), (1, 0)])), [0; 0], "over n2");
+        let one_way = cuts(3, &[(0, 1), (0, 2)]);
+        assert_eq!(sides(&one_way), [1, 0, 0]);
+        assert_eq!(
+            network(&one_way, &sides(&one_way)),
+            "partition: n1, n2 | n0; cut: n0→n1, n0→n2"
+        );
+        let both = cuts(3, &[(0, 1), (0, 2), (1, 0), (2, 0)]);
+        assert_eq!(network(&both, &sides(&both)), "partition: n1, n2 | n0");
+        let pair = cuts(3, &[(0, 1), (1, 0)]);
+        assert_eq!(network(&pair, &sides(&pair)), "cut: n0–n1");
+        assert_eq!(network(&cuts(3, &[]), &[]), "");
+    }
+
+    #[test]
+    fn only_voters_that_run_and_hear_and_vote_are_reached() {
+        let runs = NodeSeen {
+            condition: "running",
+            ..NodeSeen::default()
+        };
+        let mut nodes = vec![runs; 5];
+        let cuts = cuts(5, &[(0, 1)]);
+        assert_eq!(reaches(&nodes, &cuts, 0), 4);
+        assert_eq!(reaches(&nodes, &cuts, 2), 5);
+        nodes[3].condition = "frozen";
+        nodes[4].quarantine = Some(1);
+        assert_eq!(reaches(&nodes, &cuts, 2), 3);
+    }
+}

@@ -1,0 +1,100 @@
+//! `lockmesh lab`: a cluster on this machine, and a page that shows it and breaks it.
+
+mod caption;
+mod deed;
+mod look;
+mod play;
+mod record;
+mod server;
+mod world;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+
+use crate::node::Signals;
+use world::Lab;
+
+/// What the lab is asked for.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The port of the page on 127.0.0.1; 0: a free one.
+    #[arg(long, default_value_t = 7410)]
+    port: u16,
+    /// The address of the page: one of this machine's own, since whoever reaches the page may
+    /// break the cluster.
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), value_parser = loopback)]
+    host: IpAddr,
+    /// How many nodes.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(3..=9))]
+    nodes: u8,
+    /// The lease, in milliseconds.
+    #[arg(long, default_value_t = 4_000, value_parser = ttl_range())]
+    ttl_ms: u16,
+}
+
+fn ttl_range() -> clap::builder::RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(500..=30_000)
+}
+
+fn loopback(text: &str) -> Result<IpAddr, String> {
+    let host: IpAddr = text.parse().map_err(|error| format!("{error}"))?;
+    if host.is_loopback() {
+        return Ok(host);
+    }
+    Err("the lab is for this machine alone; it must be a loopback address".to_owned())
+}
+
+/// Runs until ctrl-c or SIGTERM.
+pub(crate) async fn run(args: &Args) -> ExitCode {
+    match show(args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lockmesh: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn show(args: &Args) -> anyhow::Result<()> {
+    let mut signals = Signals::new().context("signals cannot be heard")?;
+    let addr = SocketAddr::new(args.host, args.port);
+    // The port first: where it is taken nothing has been started.
+    let listener = TcpListener::bind(addr).await;
+    let listener = listener.with_context(|| format!("{addr} cannot be bound; try --port 0"))?;
+    let addr = listener.local_addr().context("no local address")?;
+    let started = Lab::start(args.nodes.into(), Duration::from_millis(args.ttl_ms.into()));
+    let lab = tokio::select! {
+        lab = started => lab.context("the cluster did not start")?,
+        _ = signals.next() => return Ok(()),
+    };
+    crate::demo::put(&format!(
+        "lockmesh lab: {} nodes, see http://{addr}/ (ctrl-c ends it)",
+        args.nodes
+    ));
+    let watch = tokio::spawn(look::watch(Arc::downgrade(&lab)));
+    tokio::select! {
+        () = server::serve(listener, addr, lab.clone()) => {}
+        _ = signals.next() => {}
+    }
+    watch.abort();
+    lab.end();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_of_this_machine_alone_are_taken() {
+        assert!(loopback("127.0.0.1").is_ok() && loopback("::1").is_ok());
+        for other in ["0.0.0.0", "::", "192.0.2.1", "example.org", ""] {
+            assert!(loopback(other).is_err(), "{other}");
+        }
+    }
+}

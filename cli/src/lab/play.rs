@@ -1,0 +1,116 @@
+//! A split brain, step by step, for those who would rather watch first. Everything in it is what
+//! a user could do with the page.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::deed::Deed;
+use super::world::{Lab, Stage};
+
+const KEY: &str = "invoice/42";
+/// Time to read.
+const READ: Duration = Duration::from_secs(3);
+/// How long a step may take before the play is given up, beside the leases.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Plays it. Whatever the user does meanwhile ends it.
+pub(super) async fn split_brain(lab: Arc<Lab>) {
+    // A step that is refused, or does not come, ends it: the log says what is so.
+    let _ = act(&lab).await;
+    lab.lock().step = None;
+}
+
+async fn act(lab: &Arc<Lab>) -> Option<()> {
+    let size = lab.mesh.size();
+    let side: Vec<usize> = (size / 2 + 1..size).collect();
+    let (holder, next) = (*side.first()?, 1);
+    tidy(lab).await?;
+    step(lab, "1 of 5: one node takes the lock, another gets in line");
+    acquire(lab, holder).await?;
+    until(lab, |lab| holds(lab, holder)).await?;
+    tokio::time::sleep(READ / 3).await;
+    acquire(lab, next).await?;
+    tokio::time::sleep(READ).await;
+    step(
+        lab,
+        "2 of 5: the network splits, and the holder is on the small side",
+    );
+    deed(lab, Deed::Split { side }).await?;
+    until(lab, |lab| !holds(lab, holder)).await?;
+    step(
+        lab,
+        "3 of 5: its lease is over, so it stops; only then is the next one served",
+    );
+    until(lab, |lab| holds(lab, next)).await?;
+    tokio::time::sleep(READ).await;
+    step(lab, "4 of 5: on the small side, nobody gets the lock");
+    acquire(lab, holder).await?;
+    tokio::time::sleep(READ).await;
+    step(
+        lab,
+        "5 of 5: the links are healed, and it waits in line like all others",
+    );
+    deed(lab, Deed::Heal).await?;
+    tokio::time::sleep(READ).await;
+    let key = KEY.to_owned();
+    deed(lab, Deed::Release { node: next, key }).await?;
+    until(lab, |lab| holds(lab, holder)).await?;
+    tokio::time::sleep(READ).await;
+    Some(())
+}
+
+/// Every node runs and votes, and nobody wants anything.
+async fn tidy(lab: &Arc<Lab>) -> Option<()> {
+    step(lab, "making room: all links, all nodes, no locks");
+    deed(lab, Deed::Heal).await?;
+    for node in 0..lab.mesh.size() {
+        // Refused where there is nothing to do.
+        let _ = lab.perform(Deed::Resume { node }).await;
+        if lab.mesh.condition(node) == lockmesh::harness::Condition::Down {
+            deed(lab, Deed::Restart { node }).await?;
+        }
+    }
+    let wanted: Vec<(usize, String)> = {
+        let state = lab.lock();
+        let claims = state.claims.iter();
+        claims
+            .map(|claim| (claim.node, claim.key.clone()))
+            .collect()
+    };
+    for (node, key) in wanted {
+        let _ = lab.perform(Deed::Release { node, key }).await;
+    }
+    lab.mesh.wait_until_stable().await.ok()
+}
+
+fn step(lab: &Lab, text: &'static str) {
+    lab.lock().step = Some(text);
+}
+
+async fn deed(lab: &Arc<Lab>, deed: Deed) -> Option<()> {
+    lab.perform(deed).await.ok()
+}
+
+async fn acquire(lab: &Arc<Lab>, node: usize) -> Option<()> {
+    let key = KEY.to_owned();
+    deed(lab, Deed::Acquire { node, key }).await
+}
+
+fn holds(lab: &Lab, node: usize) -> bool {
+    let state = lab.lock();
+    let mut claims = state.claims.iter().filter(|claim| claim.node == node);
+    claims.any(|claim| claim.key == KEY && matches!(claim.stage, Stage::Holds { .. }))
+}
+
+async fn until(lab: &Lab, is_so: impl Fn(&Lab) -> bool) -> Option<()> {
+    let mut looks = lab.looks.subscribe();
+    let look = async {
+        while !is_so(lab) {
+            looks.changed().await.ok()?;
+        }
+        Some(())
+    };
+    tokio::time::timeout(PATIENCE + 3 * lab.ttl, look)
+        .await
+        .ok()?
+}

@@ -1,0 +1,551 @@
+//! The cluster that is on show, what its nodes hold and wait for, and what is done to it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use lockmesh::harness::{Condition, LocalMesh, LocalMeshError};
+use lockmesh::{AcquireError, Guard, Key};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use super::deed::{Deed, Refused};
+use super::look::Queue;
+use super::record::{Ended, How, Kind, Ms, Record, Shown, Tone};
+
+/// The most locks that nodes hold or wait for at once, and the most keys among them.
+const CLAIMS_MAX: usize = 32;
+const KEYS_MAX: usize = 6;
+/// A key must fit on the page.
+const KEY_BYTES_MAX: usize = 40;
+/// How long a `try` may go without an answer.
+const TRY_AT_MOST: Duration = Duration::from_secs(2);
+
+/// A cluster on show.
+pub(super) struct Lab {
+    pub(super) mesh: LocalMesh,
+    pub(super) ttl: Duration,
+    began: Instant,
+    state: Mutex<State>,
+    /// Rises with every look.
+    pub(super) looks: watch::Sender<u64>,
+    /// One deed after the other.
+    deeds: tokio::sync::Mutex<()>,
+    play: Mutex<Option<AbortHandle>>,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) claims: Vec<Claim>,
+    pub(super) record: Record,
+    /// What the voters say of each key.
+    pub(super) queues: BTreeMap<String, Queue>,
+    pub(super) loss: u8,
+    pub(super) delay: u16,
+    /// The step of the play that is on.
+    pub(super) step: Option<&'static str>,
+    /// The last look, as JSON.
+    pub(super) told: Arc<str>,
+    next: u64,
+}
+
+/// A node that wants or has a lock.
+pub(super) struct Claim {
+    id: u64,
+    pub(super) node: usize,
+    pub(super) key: String,
+    /// Its bar on the time line.
+    span: u64,
+    pub(super) stage: Stage,
+}
+
+pub(super) enum Stage {
+    Asks {
+        task: Option<AbortHandle>,
+        is_try: bool,
+    },
+    Holds {
+        guard: Guard,
+        epoch: Shown,
+        until: Ms,
+    },
+}
+
+impl Lab {
+    /// Starts so many nodes, which all vote for every key.
+    pub(super) async fn start(nodes: usize, ttl: Duration) -> Result<Arc<Self>, LocalMeshError> {
+        let mesh = LocalMesh::builder()
+            .nodes(nodes)
+            .voters_per_key(nodes)
+            .ttl(ttl)
+            .seed(rand::random())
+            .configure(|mesh| mesh.try_at_most(TRY_AT_MOST));
+        let lab = Arc::new(Self {
+            mesh: mesh.start().await?,
+            ttl,
+            began: Instant::now(),
+            state: Mutex::default(),
+            looks: watch::Sender::new(0),
+            deeds: tokio::sync::Mutex::default(),
+            play: Mutex::default(),
+        });
+        lab.look();
+        Ok(lab)
+    }
+
+    pub(super) fn now(&self) -> Ms {
+        Ms::try_from(self.began.elapsed().as_millis()).unwrap_or(Ms::MAX)
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn say(&self, tone: Tone, text: String) {
+        let now = self.now();
+        self.lock().record.say(now, tone, text);
+    }
+
+    /// Does what a user asks for. A play that is on ends: the stage is the user's.
+    pub(super) async fn ask(self: &Arc<Self>, deed: Deed) -> Result<(), Refused> {
+        deed.check(self.mesh.size())?;
+        self.end_play();
+        if deed == Deed::Show {
+            let task = tokio::spawn(super::play::split_brain(self.clone()));
+            *self.play.lock().unwrap_or_else(PoisonError::into_inner) = Some(task.abort_handle());
+            return Ok(());
+        }
+        self.perform(deed).await
+    }
+
+    fn end_play(&self) {
+        let mut play = self.play.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(task) = play.take() {
+            task.abort();
+        }
+        self.lock().step = None;
+    }
+
+    /// Does a deed that was checked.
+    pub(super) async fn perform(self: &Arc<Self>, deed: Deed) -> Result<(), Refused> {
+        let _one = self.deeds.lock().await;
+        let done = match deed {
+            Deed::Freeze { node } => self.freeze(node),
+            Deed::Resume { node } => self.resume(node),
+            Deed::Crash { node } => self.crash(node).await,
+            Deed::Restart { node } => self.restart(node).await,
+            Deed::Acquire { node, key } => self.claim(node, key, false),
+            Deed::Try { node, key } => self.claim(node, key, true),
+            Deed::Release { node, key } => self.release(node, &key).await,
+            // By `ask`: within a play there is no other.
+            Deed::Show => Ok(()),
+            links => {
+                self.disturb(&links);
+                Ok(())
+            }
+        };
+        self.look();
+        done
+    }
+
+    fn disturb(&self, deed: &Deed) {
+        let text = match deed {
+            Deed::Cut { from, to, both } => {
+                self.link(*from, *to, *both).cut();
+                format!("the link {} is cut", arrow(*from, *to, *both))
+            }
+            Deed::Mend { from, to, both } => {
+                self.link(*from, *to, *both).mend();
+                format!("the link {} is healed", arrow(*from, *to, *both))
+            }
+            Deed::Split { side } => {
+                self.mesh.every_link().mend();
+                let others = (0..self.mesh.size()).filter(|n| !side.contains(n));
+                let others: Vec<usize> = others.collect();
+                self.mesh
+                    .partition(side.iter().copied(), others.iter().copied());
+                format!("the network splits: {} | {}", names(&others), names(side))
+            }
+            Deed::Heal => {
+                self.mesh.heal();
+                let mut state = self.lock();
+                (state.loss, state.delay) = (0, 0);
+                "all links are healed".to_owned()
+            }
+            Deed::Loss { percent } => {
+                self.mesh.every_link().loss(f64::from(*percent) / 100.0);
+                self.lock().loss = *percent;
+                format!("every link loses {percent} of 100 datagrams")
+            }
+            Deed::Delay { ms } => {
+                let span = Duration::from_millis((*ms).into());
+                self.mesh.every_link().delay(span..span * 5 / 4);
+                self.lock().delay = *ms;
+                format!("every link is {ms} ms slower")
+            }
+            _ => return,
+        };
+        self.say(Tone::Calm, text);
+    }
+
+    fn link(&self, from: usize, to: usize, both: bool) -> lockmesh::harness::Link<'_> {
+        if both {
+            self.mesh.link(from, to)
+        } else {
+            self.mesh.link_one_way(from, to)
+        }
+    }
+
+    fn freeze(&self, node: usize) -> Result<(), Refused> {
+        self.must_run(node)?;
+        self.mesh.pause(node);
+        self.say(Tone::Calm, format!("n{node} is frozen"));
+        Ok(())
+    }
+
+    fn resume(&self, node: usize) -> Result<(), Refused> {
+        if self.mesh.condition(node) != Condition::Paused {
+            return Err(Refused::not_now(format!("n{node} is not frozen")));
+        }
+        self.mesh.resume(node);
+        self.say(Tone::Calm, format!("n{node} goes on"));
+        Ok(())
+    }
+
+    async fn crash(&self, node: usize) -> Result<(), Refused> {
+        if self.mesh.condition(node) == Condition::Down {
+            return Err(Refused::not_now(format!("n{node} is down")));
+        }
+        self.mesh.crash(node).await;
+        let now = self.now();
+        let mut state = self.lock();
+        state
+            .record
+            .say(now, Tone::Calm, format!("n{node} crashes"));
+        let (gone, rest) = std::mem::take(&mut state.claims)
+            .into_iter()
+            .partition(|claim| claim.node == node);
+        state.claims = rest;
+        let gone: Vec<Claim> = gone;
+        for claim in &gone {
+            let why = "its node crashed";
+            state.record.end(claim.span, now, why);
+            if let Stage::Holds { epoch, .. } = &claim.stage {
+                let how = How::Crashed;
+                state.over(claim, epoch.rank, now, how);
+            }
+        }
+        drop(state);
+        gone.into_iter().for_each(Claim::give_up);
+        Ok(())
+    }
+
+    async fn restart(&self, node: usize) -> Result<(), Refused> {
+        if self.mesh.condition(node) != Condition::Down {
+            self.crash(node).await?;
+        }
+        let started = self.mesh.restart(node).await;
+        started.map_err(|error| Refused::not_now(format!("n{node} does not start: {error}")))?;
+        let text = "starts again without its memory: it does not vote yet";
+        self.say(Tone::Calm, format!("n{node} {text}"));
+        Ok(())
+    }
+
+    fn must_run(&self, node: usize) -> Result<(), Refused> {
+        let what = match self.mesh.condition(node) {
+            Condition::Running => return Ok(()),
+            Condition::Paused => format!("n{node} is frozen: it does nothing until it goes on"),
+            Condition::Down => format!("n{node} is down: restart it first"),
+        };
+        Err(Refused::not_now(what))
+    }
+
+    fn claim(self: &Arc<Self>, node: usize, key: String, is_try: bool) -> Result<(), Refused> {
+        self.must_run(node)?;
+        let key_error = Key::new(&key).err().map(|error| error.to_string());
+        let too_long = (key.len() > KEY_BYTES_MAX)
+            .then(|| format!("a key of {} bytes; here at most {KEY_BYTES_MAX}", key.len()));
+        if let Some(what) = key_error.or(too_long) {
+            return Err(Refused::bad(what));
+        }
+        let now = self.now();
+        let mut state = self.lock();
+        state.room_for(node, &key)?;
+        let word = if is_try { "tries" } else { "waits for" };
+        let span = state.record.begin(
+            now,
+            Kind::Waits,
+            Some(node),
+            format!("n{node} {word} {key}"),
+        );
+        state
+            .record
+            .change(span, |span| span.key = Some(key.clone()));
+        state.record.touch(&key);
+        state.next += 1;
+        let id = state.next;
+        let stage = Stage::Asks { task: None, is_try };
+        state.claims.push(Claim {
+            id,
+            node,
+            key: key.clone(),
+            span,
+            stage,
+        });
+        drop(state);
+        let (lab, request) = (Arc::downgrade(self), self.mesh.node(node).lock(key));
+        let task = tokio::spawn(async move {
+            let told = if is_try {
+                request.try_acquire().await
+            } else {
+                request.acquire().await.map(Some)
+            };
+            if let Some(lab) = lab.upgrade() {
+                lab.answered(id, told);
+                lab.look();
+            }
+        });
+        let mut state = self.lock();
+        let claim = state.claims.iter_mut().find(|claim| claim.id == id);
+        if let Some(Stage::Asks { task: told, .. }) = claim.map(|claim| &mut claim.stage) {
+            *told = Some(task.abort_handle());
+        }
+        Ok(())
+    }
+
+    /// A request has ended.
+    fn answered(&self, id: u64, told: Result<Option<Guard>, AcquireError>) {
+        let now = self.now();
+        let mut state = self.lock();
+        // Withdrawn meanwhile: a guard is dropped, and so released.
+        let Some(at) = state.claims.iter().position(|claim| claim.id == id) else {
+            return;
+        };
+        let claim = state.claims.remove(at);
+        let (node, key) = (claim.node, claim.key.clone());
+        let (why, text) = match told {
+            Ok(Some(guard)) => return state.granted(claim, guard, now),
+            Ok(None) => (
+                "another holds it",
+                format!("n{node} tries {key}: another holds it"),
+            ),
+            Err(AcquireError::ShutDown) => {
+                return state.record.end(claim.span, now, "its node is down");
+            }
+            Err(error) => (
+                "no majority answered",
+                format!("n{node} tries {key}: {error}"),
+            ),
+        };
+        state.record.end(claim.span, now, why);
+        state.record.say(now, Tone::Calm, text);
+    }
+
+    async fn release(&self, node: usize, key: &str) -> Result<(), Refused> {
+        self.must_run(node)?;
+        let now = self.now();
+        let claim = {
+            let mut state = self.lock();
+            let mut claims = state.claims.iter();
+            let Some(at) = claims.position(|claim| claim.node == node && claim.key == key) else {
+                let what = format!("n{node} neither holds {key} nor waits for it");
+                return Err(Refused::not_now(what));
+            };
+            let claim = state.claims.remove(at);
+            if matches!(claim.stage, Stage::Asks { .. }) {
+                state.record.end(claim.span, now, "it was withdrawn");
+                let text = format!("n{node} no longer waits for {key}");
+                state.record.say(now, Tone::Calm, text);
+                state.record.touch(key);
+            }
+            claim
+        };
+        match claim.stage {
+            Stage::Asks { task, .. } => task.iter().for_each(AbortHandle::abort),
+            Stage::Holds { .. } if claim.is_over() => self.lock().lost(&claim, now),
+            Stage::Holds { ref epoch, .. } => {
+                let mut state = self.lock();
+                state.record.end(claim.span, now, "it was released");
+                state.over(&claim, epoch.rank, now, How::Released);
+                let text = format!("n{node} releases {key}");
+                state.record.say(now, Tone::Calm, text);
+                drop(state);
+                // Released as it is dropped.
+                drop(claim);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends what the lab has begun in the background.
+    pub(super) fn end(&self) {
+        self.end_play();
+        let claims = std::mem::take(&mut self.lock().claims);
+        claims.into_iter().for_each(Claim::give_up);
+    }
+}
+
+impl Claim {
+    /// Whether it was a lock that is held no more.
+    fn is_over(&self) -> bool {
+        matches!(&self.stage, Stage::Holds { guard, .. } if !guard.is_held())
+    }
+
+    /// Withdraws or releases it.
+    fn give_up(self) {
+        if let Stage::Asks {
+            task: Some(task), ..
+        } = self.stage
+        {
+            task.abort();
+        }
+    }
+}
+
+impl State {
+    fn room_for(&self, node: usize, key: &str) -> Result<(), Refused> {
+        if let Some(claim) = self
+            .claims
+            .iter()
+            .find(|it| it.node == node && it.key == key)
+        {
+            let word = match claim.stage {
+                Stage::Asks { .. } => "waits for",
+                Stage::Holds { .. } => "holds",
+            };
+            return Err(Refused::not_now(format!("n{node} {word} {key} already")));
+        }
+        if self.claims.len() >= CLAIMS_MAX {
+            let what = format!("{CLAIMS_MAX} locks are held or waited for; release some first");
+            return Err(Refused::too_many(what));
+        }
+        let mut keys: Vec<&str> = self.claims.iter().map(|claim| claim.key.as_str()).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        if keys.len() >= KEYS_MAX && !keys.contains(&key) {
+            let what = format!("{KEYS_MAX} keys are in use; release one first");
+            return Err(Refused::too_many(what));
+        }
+        Ok(())
+    }
+
+    /// A node was given a lock.
+    fn granted(&mut self, mut claim: Claim, guard: Guard, now: Ms) {
+        let (node, key) = (claim.node, claim.key.clone());
+        // The newcomer is asked first: whoever says "held" after that was held then, too.
+        if !guard.is_held() {
+            self.record.end(
+                claim.span,
+                now,
+                "its lease was over before it could be seen",
+            );
+            let text = format!("n{node} was given {key} for too short a time to be seen");
+            self.record.say(now, Tone::Calm, text);
+            return;
+        }
+        self.drop_the_lost(now);
+        let mut others = self.claims.iter().filter(|other| other.key == key);
+        let other = others.find(|other| matches!(other.stage, Stage::Holds { .. }));
+        if let Some(other) = other.map(|other| other.node) {
+            let text = format!("n{other} and n{node} both hold {key}: mutual exclusion is broken");
+            self.broken(now, text);
+        }
+        let from = self
+            .record
+            .story(&key)
+            .and_then(|story| story.ended.clone());
+        let (epoch, has_risen) = self.record.owner(now, &key, guard.epoch());
+        if !has_risen {
+            let text = format!("n{node} has {key} at an epoch that is not above the last");
+            self.broken(now, text);
+        }
+        let rank = epoch.rank;
+        let (tone, text) = match from {
+            Some(from) if from.how != How::Released => {
+                (Tone::Good, format!("n{node} takes over {key} at e{rank}"))
+            }
+            _ => (Tone::Calm, format!("n{node} holds {key} at e{rank}")),
+        };
+        self.record.say(now, tone, text);
+        self.record.end(claim.span, now, "it was granted");
+        claim.span =
+            self.record
+                .begin(now, Kind::Holds, Some(node), format!("n{node} holds {key}"));
+        let shown = epoch.clone();
+        self.record.change(claim.span, |span| {
+            span.key = Some(key);
+            span.epoch = Some(shown);
+        });
+        let until = now + millis(guard.remaining());
+        claim.stage = Stage::Holds {
+            guard,
+            epoch,
+            until,
+        };
+        self.claims.push(claim);
+    }
+
+    /// Whoever has lost a lock, by the clock of its guard, holds it no more.
+    pub(super) fn drop_the_lost(&mut self, now: Ms) {
+        for claim in &mut self.claims {
+            if let Stage::Holds { guard, until, .. } = &mut claim.stage
+                && guard.is_held()
+            {
+                *until = now + millis(guard.remaining());
+            }
+        }
+        let (lost, rest) = std::mem::take(&mut self.claims)
+            .into_iter()
+            .partition(Claim::is_over);
+        self.claims = rest;
+        let lost: Vec<Claim> = lost;
+        for claim in &lost {
+            self.lost(claim, now);
+        }
+    }
+
+    fn lost(&mut self, claim: &Claim, now: Ms) {
+        if let Stage::Holds { epoch, until, .. } = &claim.stage {
+            // It was over when its lease was, and not only when somebody looked.
+            let at = now.min(*until);
+            self.record.end(claim.span, at, "its lease was over: lost");
+            self.over(claim, epoch.rank, at, How::Lost);
+            let (node, key, rank) = (claim.node, &claim.key, epoch.rank);
+            let text = format!("n{node} lost {key} (e{rank}): its lease is over");
+            self.record.say(at, Tone::Lost, text);
+        }
+    }
+
+    fn over(&mut self, claim: &Claim, rank: u64, at: Ms, how: How) {
+        let node = claim.node;
+        self.record.ended(
+            &claim.key,
+            Ended {
+                node,
+                rank,
+                at,
+                how,
+            },
+        );
+    }
+
+    fn broken(&mut self, now: Ms, text: String) {
+        self.record.broken += 1;
+        self.record.say(now, Tone::Broken, text);
+    }
+}
+
+pub(super) fn millis(span: Duration) -> Ms {
+    Ms::try_from(span.as_millis()).unwrap_or(Ms::MAX)
+}
+
+fn arrow(from: usize, to: usize, both: bool) -> String {
+    let sign = if both { "–" } else { "→" };
+    format!("n{from} {sign} n{to}")
+}
+
+/// `n0, n1`.
+pub(super) fn names(nodes: &[usize]) -> String {
+    let names: Vec<String> = nodes.iter().map(|node| format!("n{node}")).collect();
+    names.join(", ")
+}
