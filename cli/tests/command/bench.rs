@@ -13,11 +13,16 @@ fn a_measurement_prints_its_figures_in_json_on_its_last_line() {
     let last: Value = serde_json::from_str(told.lines().last().unwrap()).unwrap();
     let figures = [
         "acquire_ratio",
+        "acquire5_ratio",
         "cycles_ratio",
+        "handoff_ratio",
+        "jain",
+        "cpu_ratio",
         "acquire_p50_us",
         "acquire_p99_us",
         "floor_p50_us",
         "cycles_per_s",
+        "handoffs_per_s",
         "floor_rounds_per_s",
     ];
     for figure in figures {
@@ -32,6 +37,7 @@ fn a_measurement_of_nothing_is_refused() {
         ["--tasks", "0"],
         ["--keys", "0"],
         ["--seconds", "0"],
+        ["--only", "nothing"],
     ] {
         let output = lockmesh(&["bench"]).args(args).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{args:?}");
