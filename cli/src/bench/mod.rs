@@ -37,7 +37,8 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = GOAL_NODES, value_parser = clap::value_parser!(u8).range(3..=15))]
     nodes: u8,
     /// How many tasks acquire and release at once.
-    #[arg(long, default_value_t = GOAL_TASKS, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[arg(long, default_value_t = GOAL_TASKS)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=4096))]
     tasks: u16,
     /// How many keys those tasks share out; one for each task by default. With fewer keys than
     /// tasks they contend.

@@ -44,7 +44,8 @@ impl One {
     fn print(&self) {
         let (nodes, peers) = (self.nodes, self.nodes - 1);
         put(&format!(
-            "\none at a time, {nodes} voters                    p50 us    p99 us  p99.9 us     count"
+            "\n{:<45} p50 us    p99 us  p99.9 us     count",
+            format!("one at a time, {nodes} voters")
         ));
         let row = |name: &str, of: &Histogram<u64>| {
             let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|quantile| micros(of, quantile));
