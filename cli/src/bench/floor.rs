@@ -31,7 +31,7 @@ pub(crate) struct Floor {
 #[derive(Debug)]
 enum Echo {
     Here(JoinHandle<()>),
-    There(Child),
+    There(Box<Child>),
 }
 
 impl Floor {
@@ -50,7 +50,7 @@ impl Floor {
                 Reply::Listens(addr) => peers.push(addr),
                 other => bail!("an echo answered {other:?}"),
             }
-            echoes.push(Echo::There(child));
+            echoes.push(Echo::There(Box::new(child)));
         }
         // A majority but for the node itself.
         let replies = u32::try_from(nodes / 2)?;
@@ -65,7 +65,7 @@ impl Floor {
     pub(crate) async fn cpu(&mut self) -> anyhow::Result<Duration> {
         let children = self.echoes.iter_mut().filter_map(|echo| match echo {
             Echo::Here(_) => None,
-            Echo::There(child) => Some(child),
+            Echo::There(child) => Some(child.as_mut()),
         });
         cpu_with(children.collect()).await
     }

@@ -27,7 +27,7 @@ pub(crate) struct Cluster {
 #[derive(Debug)]
 enum Node {
     Here(Mesh, Option<JoinHandle<anyhow::Result<Reply>>>),
-    There(Child),
+    There(Box<Child>),
 }
 
 impl Cluster {
@@ -53,7 +53,7 @@ impl Cluster {
                     key: key.to_base64(),
                 });
                 child.ask(&order, PATIENCE).await?;
-                Node::There(child)
+                Node::There(Box::new(child))
             };
             cluster.nodes.push(node);
         }
@@ -65,7 +65,7 @@ impl Cluster {
     pub(crate) async fn cpu(&mut self) -> anyhow::Result<Duration> {
         let children = self.nodes.iter_mut().filter_map(|node| match node {
             Node::Here(..) => None,
-            Node::There(child) => Some(child),
+            Node::There(child) => Some(child.as_mut()),
         });
         cpu_with(children.collect()).await
     }
