@@ -14,7 +14,7 @@ use super::{Flavour, PATIENCE};
 /// is so however the parent ends.
 #[derive(Debug)]
 pub(crate) struct Child {
-    _process: tokio::process::Child,
+    process: tokio::process::Child,
     orders: ChildStdin,
     replies: Lines<BufReader<ChildStdout>>,
 }
@@ -33,10 +33,15 @@ impl Child {
         let orders = process.stdin.take().context("a child without input")?;
         let replies = process.stdout.take().context("a child without output")?;
         Ok(Self {
-            _process: process,
+            process,
             orders,
             replies: BufReader::new(replies).lines(),
         })
+    }
+
+    /// Ends it at once, by SIGKILL where there is such a thing.
+    pub(crate) async fn kill(&mut self) -> anyhow::Result<()> {
+        self.process.kill().await.context("a child lives on")
     }
 
     /// Gives an order and waits for the reply.

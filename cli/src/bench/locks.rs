@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::child::{Child, cpu_with};
 use super::orders::{NodeOrder, Order, Reply};
-use super::{PATIENCE, Setup, obey, work};
+use super::{Flavour, PATIENCE, Setup, obey, work};
 
 const TRY_AT_MOST: Duration = Duration::from_secs(5);
 
@@ -21,6 +21,8 @@ pub(crate) struct Cluster {
     pub(crate) mesh: Mesh,
     /// All nodes, the first included.
     nodes: Vec<Node>,
+    /// What the last node was told to be.
+    last: Option<NodeOrder>,
 }
 
 /// A node, and where it runs.
@@ -38,6 +40,7 @@ impl Cluster {
         let seeds = vec![mesh.local_addr()];
         let mut cluster = Self {
             nodes: vec![Node::Here(mesh.clone(), None)],
+            last: None,
             mesh,
         };
         for number in 1..nodes {
@@ -46,19 +49,65 @@ impl Cluster {
                 Node::Here(builder.start().await?, None)
             } else {
                 let mut child = Child::start(setup.flavour)?;
-                let order = Order::Node(NodeOrder {
+                let order = NodeOrder {
                     number,
                     nodes,
                     seeds: seeds.clone(),
                     key: key.to_base64(),
-                });
-                child.ask(&order, PATIENCE).await?;
+                    is_new: true,
+                };
+                child.ask(&Order::Node(order.clone()), PATIENCE).await?;
+                cluster.last = Some(order);
                 Node::There(Box::new(child))
             };
             cluster.nodes.push(node);
         }
-        cluster.all(vec![Order::Ready; nodes], PATIENCE).await?;
+        cluster.ready(nodes).await?;
         Ok(cluster)
+    }
+
+    /// Waits until all have found each other, and so many of them vote.
+    pub(crate) async fn ready(&mut self, voting: usize) -> anyhow::Result<()> {
+        let orders = vec![Order::Ready { voting }; self.nodes.len()];
+        self.all(orders, PATIENCE).await.map(drop)
+    }
+
+    /// The last node acquires a key and keeps it.
+    pub(crate) async fn hold(&mut self, key: &str, ttl: Duration) -> anyhow::Result<()> {
+        let key = key.to_owned();
+        let order = Order::Hold { key, ttl };
+        self.last_child()?.ask(&order, PATIENCE).await.map(drop)
+    }
+
+    /// Kills the process of the last node. Answers when the lease ends of what it kept.
+    pub(crate) async fn kill(&mut self) -> anyhow::Result<Duration> {
+        let child = self.last_child()?;
+        let ends = match child.ask(&Order::Ends, PATIENCE).await? {
+            Reply::Ends(ends) => ends,
+            other => bail!("a holder answered {other:?}"),
+        };
+        child.kill().await?;
+        Ok(ends)
+    }
+
+    /// Starts the last node again, under its id and in a new process. Answers when it began.
+    pub(crate) async fn restart(&mut self, flavour: Flavour) -> anyhow::Result<Duration> {
+        let mut order = self.last.clone().context("no node is a child")?;
+        order.is_new = false;
+        let mut child = Child::start(flavour)?;
+        let began = match child.ask(&Order::Node(order), PATIENCE).await? {
+            Reply::Runs(_, began) => began,
+            other => bail!("a node answered {other:?}"),
+        };
+        *self.last_child()? = child;
+        Ok(began)
+    }
+
+    fn last_child(&mut self) -> anyhow::Result<&mut Child> {
+        match self.nodes.last_mut() {
+            Some(Node::There(child)) => Ok(child),
+            _ => bail!("the last node is not a child"),
+        }
     }
 
     /// The processor time of all its processes.
@@ -187,12 +236,13 @@ pub(crate) fn builder(
         .try_at_most(TRY_AT_MOST)
 }
 
-/// Returns once a node finds itself ready and all others alive.
-pub(crate) async fn ready(mesh: &Mesh) -> anyhow::Result<()> {
+/// Returns once a node finds all others alive, and so many members voting.
+pub(crate) async fn ready(mesh: &Mesh, voting: usize) -> anyhow::Result<()> {
     let look = async {
         loop {
-            let status = mesh.status();
-            if status.is_ready && status.members.iter().all(|member| member.is_reachable) {
+            let members = mesh.status().members;
+            let votes = members.iter().filter(|member| member.votes).count();
+            if votes >= voting && members.iter().all(|member| member.is_reachable) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -5,7 +5,9 @@
 //! are processes of their own, so that both sides pay for the same switches between processes.
 
 mod child;
+mod crashes;
 mod floor;
+mod held;
 mod locks;
 mod obey;
 mod orders;
@@ -72,12 +74,27 @@ enum Row {
     W2,
     /// Many tasks on one key.
     W3,
+    /// A holder's process is killed, five times, and comes back, five times.
+    W4,
     /// Processor time; measured with W2.
     W5,
+    /// Memory of a voter for each of 1,000,000 locks.
+    Memory,
+    /// Datagrams that keep 100,000 locks.
+    Keep,
 }
 
 impl Row {
-    const ALL: [Self; 5] = [Self::W1, Self::W1Five, Self::W2, Self::W3, Self::W5];
+    const ALL: [Self; 8] = [
+        Self::W1,
+        Self::W1Five,
+        Self::W2,
+        Self::W3,
+        Self::W4,
+        Self::W5,
+        Self::Memory,
+        Self::Keep,
+    ];
 }
 
 /// Which runtime of tokio.
@@ -167,6 +184,15 @@ async fn measure(args: Args) -> anyhow::Result<Figures> {
     }
     if has(Row::W1Five) {
         figures.five = Some(turns::measure_one(setup, MORE_NODES, load.span).await?);
+    }
+    if has(Row::W4) {
+        figures.crashes = Some(crashes::measure(args.runtime).await?);
+    }
+    if has(Row::Memory) {
+        figures.memory = held::memory(args.runtime).await?;
+    }
+    if has(Row::Keep) {
+        figures.kept = Some(held::kept(setup).await?);
     }
     Ok(figures)
 }

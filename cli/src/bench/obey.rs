@@ -8,7 +8,7 @@ use lockmesh::{ClusterKey, Mesh};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::orders::{self, NodeOrder, Order, Reply};
-use super::{floor, locks, work};
+use super::{floor, held, locks, work};
 
 /// Obeys until the parent is gone.
 pub(crate) async fn run() -> ExitCode {
@@ -38,6 +38,7 @@ async fn live(orders: &mut UnboundedReceiver<Order>) -> anyhow::Result<()> {
             }
             Ok(())
         }
+        Some(Order::Remember { locks }) => say(&Reply::Grew(held::remember(locks)?)),
         Some(Order::Node(node)) => be_node(&node, orders).await,
         Some(other) => bail!("it is nothing yet and cannot {other:?}"),
         None => Ok(()),
@@ -45,10 +46,23 @@ async fn live(orders: &mut UnboundedReceiver<Order>) -> anyhow::Result<()> {
 }
 
 async fn be_node(node: &NodeOrder, orders: &mut UnboundedReceiver<Order>) -> anyhow::Result<()> {
+    let began = orders::clock();
     let mesh = start(node).await?;
-    say(&Reply::Listens(mesh.local_addr()))?;
+    say(&Reply::Runs(mesh.local_addr(), began))?;
+    let mut kept = None;
     while let Some(order) = orders.recv().await {
-        say(&obey(&mesh, order).await?)?;
+        let reply = match order {
+            Order::Hold { key, ttl } => {
+                kept = Some(mesh.lock(key).ttl(ttl).acquire().await?);
+                Reply::Done
+            }
+            Order::Ends => {
+                let guard = kept.as_ref().context("it keeps nothing")?;
+                Reply::Ends(orders::clock() + guard.remaining())
+            }
+            order => obey(&mesh, order).await?,
+        };
+        say(&reply)?;
     }
     Ok(())
 }
@@ -57,14 +71,15 @@ async fn be_node(node: &NodeOrder, orders: &mut UnboundedReceiver<Order>) -> any
 async fn start(node: &NodeOrder) -> anyhow::Result<Mesh> {
     let key = ClusterKey::parse(&node.key)?;
     let builder = locks::builder(node.number, node.nodes, &node.seeds, key);
+    let builder = builder.new_cluster(node.is_new);
     Ok(builder.start().await?)
 }
 
 /// Does what a node is ordered to do.
 pub(crate) async fn obey(mesh: &Mesh, order: Order) -> anyhow::Result<Reply> {
     Ok(match order {
-        Order::Ready => {
-            locks::ready(mesh).await?;
+        Order::Ready { voting } => {
+            locks::ready(mesh, voting).await?;
             Reply::Done
         }
         Order::Cycles { keys, span } => Reply::Cycles(work::cycles(mesh, &keys, span).await?),

@@ -15,8 +15,11 @@ pub(crate) enum Order {
     Echo,
     /// Be a node of a mesh.
     Node(NodeOrder),
-    /// Reply once all members are reachable.
-    Ready,
+    /// Reply once all members are reachable, and so many of them vote.
+    Ready {
+        /// How many.
+        voting: usize,
+    },
     /// Acquire and release: a task for each list of keys.
     Cycles {
         /// The keys of each task.
@@ -33,6 +36,20 @@ pub(crate) enum Order {
         /// For how long.
         span: Duration,
     },
+    /// Acquire a key and keep it.
+    Hold {
+        /// The key.
+        key: String,
+        /// For how long at a time; it is renewed.
+        ttl: Duration,
+    },
+    /// Reply when the lease of what was last acquired to be kept ends.
+    Ends,
+    /// Be a voter that remembers so many claims.
+    Remember {
+        /// How many.
+        locks: u32,
+    },
     /// Reply how much processor time the process has taken.
     Cpu,
 }
@@ -48,6 +65,8 @@ pub(crate) struct NodeOrder {
     pub(crate) seeds: Vec<SocketAddr>,
     /// The cluster's key, in base64.
     pub(crate) key: String,
+    /// Whether it is there for the first time.
+    pub(crate) is_new: bool,
 }
 
 /// What a child answers.
@@ -55,6 +74,12 @@ pub(crate) struct NodeOrder {
 pub(crate) enum Reply {
     /// It runs, and listens there.
     Listens(SocketAddr),
+    /// The same of a node, and when it began to start, by [`clock`].
+    Runs(SocketAddr, Duration),
+    /// By [`clock`].
+    Ends(Duration),
+    /// By so many bytes, where the system says so.
+    Grew(Option<u64>),
     /// As ordered.
     Done,
     /// So many cycles.
@@ -92,6 +117,13 @@ pub(crate) fn from_stdin() -> mpsc::UnboundedReceiver<Order> {
 pub(crate) fn cpu() -> Duration {
     span(rustix::time::clock_gettime(
         rustix::time::ClockId::ProcessCPUTime,
+    ))
+}
+
+/// A clock that all processes of the machine share.
+pub(crate) fn clock() -> Duration {
+    span(rustix::time::clock_gettime(
+        rustix::time::ClockId::Monotonic,
     ))
 }
 

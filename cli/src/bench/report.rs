@@ -5,6 +5,8 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value};
 
+use super::crashes::Crashes;
+use super::held::{KEPT, REMEMBERED};
 use super::turns::{Contended, Count};
 use super::{Args, GOAL_NODES, GOAL_TASKS, SLICE};
 use crate::demo::put;
@@ -22,6 +24,11 @@ pub(crate) struct Figures {
     /// The tasks spread over the nodes.
     pub(crate) spread: Option<Count>,
     pub(crate) contended: Option<Contended>,
+    pub(crate) crashes: Option<Crashes>,
+    /// Bytes for each lock.
+    pub(crate) memory: Option<f64>,
+    /// Datagrams a second.
+    pub(crate) kept: Option<f64>,
 }
 
 /// One thing at a time.
@@ -143,6 +150,37 @@ impl Figures {
         ]
     }
 
+    /// Those of what is not measured beside the floor.
+    fn goals_alone(&self) -> [Goal; 4] {
+        let crashes = self.crashes.as_ref();
+        [
+            Goal::at_most(
+                "W4 take-over after the lease's end, ms",
+                "takeover_ms",
+                20.0,
+                crashes.map(|of| median(&of.after_end)),
+            ),
+            Goal::at_most(
+                "W4 grant after the holder's return, ms",
+                "return_ms",
+                20.0,
+                crashes.map(|of| median(&of.after_return)),
+            ),
+            Goal::at_most(
+                "memory at a voter for each lock, bytes",
+                "lock_bytes",
+                200.0,
+                self.memory,
+            ),
+            Goal::at_most(
+                "datagrams/s to a voter for 100,000 locks",
+                "keep_datagrams_per_s",
+                50.0,
+                self.kept,
+            ),
+        ]
+    }
+
     pub(crate) fn print(&self, args: &Args) {
         print_setup(args);
         for one in [&self.one, &self.five].into_iter().flatten() {
@@ -159,10 +197,13 @@ impl Figures {
                 contended.grants.iter().sum::<u64>(),
             ));
         }
-        put(&format!(
-            "\n{} bare rounds were lost and asked again.",
-            self.rounds_lost
-        ));
+        self.print_alone();
+        if self.rounds.is_some() || self.one.is_some() {
+            put(&format!(
+                "\n{} bare rounds were lost and asked again.",
+                self.rounds_lost
+            ));
+        }
         self.print_goals(args);
         if args.json {
             put(&Value::Object(self.json(args)).to_string());
@@ -195,6 +236,29 @@ impl Figures {
         }
     }
 
+    fn print_alone(&self) {
+        if let Some(crashes) = &self.crashes {
+            put("\na holder's process is killed; ttl 2 s, ms until the waiter has the lock");
+            for (name, of) in [
+                ("from the lease's end", &crashes.after_end),
+                ("from the return of the holder", &crashes.after_return),
+            ] {
+                let each: Vec<String> = of.iter().map(|ms| format!("{ms:>8.1}")).collect();
+                put(&format!("  {name:<32}{}", each.concat()));
+            }
+        }
+        if let Some(bytes) = self.memory {
+            put(&format!(
+                "\n{bytes:.0} bytes at a voter for each of {REMEMBERED} locks with keys of 16 bytes"
+            ));
+        }
+        if let Some(kept) = self.kept {
+            put(&format!(
+                "\n{kept:.0} datagrams/s to each voter keep {KEPT} locks of one node, ttl 10 s"
+            ));
+        }
+    }
+
     fn print_goals(&self, args: &Args) {
         put(&format!(
             "\n{:<44} {:>9} {:>10}  met",
@@ -202,7 +266,7 @@ impl Figures {
         ));
         // The goals are for one load; of another there is only the figure.
         let is_theirs = args.nodes == GOAL_NODES && args.tasks == GOAL_TASKS && args.keys.is_none();
-        for goal in self.goals() {
+        for goal in self.goals().into_iter().chain(self.goals_alone()) {
             let Some(is) = goal.is else { continue };
             let sign = if goal.at_least { ">=" } else { "<=" };
             let met = match goal.is_met() {
@@ -243,7 +307,7 @@ impl Figures {
                 json.insert(name.to_owned(), thousandths.into());
             }
         };
-        for goal in self.goals() {
+        for goal in self.goals().into_iter().chain(self.goals_alone()) {
             put(goal.name, goal.is);
         }
         for (one, five) in [(&self.one, ""), (&self.five, "5")] {
@@ -286,6 +350,13 @@ fn print_setup(args: &Args) {
         args.runtime.name(),
         SLICE.min(span),
     ));
+}
+
+/// Of an odd number of figures.
+fn median(of: &[f64]) -> f64 {
+    let mut of = of.to_vec();
+    of.sort_by(f64::total_cmp);
+    of.get(of.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 fn micros(of: &Histogram<u64>, quantile: f64) -> f64 {
