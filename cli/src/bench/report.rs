@@ -6,7 +6,7 @@ use hdrhistogram::Histogram;
 use serde_json::{Map, Value};
 
 use super::crashes::Crashes;
-use super::held::{KEPT, REMEMBERED};
+use super::held::{KEPT, Kept, REMEMBERED};
 use super::turns::{Contended, Count};
 use super::{Args, GOAL_NODES, GOAL_TASKS, SLICE};
 use crate::demo::put;
@@ -27,8 +27,7 @@ pub(crate) struct Figures {
     pub(crate) crashes: Option<Crashes>,
     /// Bytes for each lock.
     pub(crate) memory: Option<f64>,
-    /// Datagrams a second.
-    pub(crate) kept: Option<f64>,
+    pub(crate) kept: Option<Kept>,
 }
 
 /// One thing at a time.
@@ -176,7 +175,7 @@ impl Figures {
                 "datagrams/s to a voter for 100,000 locks",
                 "keep_datagrams_per_s",
                 50.0,
-                self.kept,
+                self.kept.and_then(|kept| kept.datagrams_per_s()),
             ),
         ]
     }
@@ -252,10 +251,15 @@ impl Figures {
                 "\n{bytes:.0} bytes at a voter for each of {REMEMBERED} locks with keys of 16 bytes"
             ));
         }
-        if let Some(kept) = self.kept {
-            put(&format!(
+        match self.kept.map(|kept| (kept.datagrams_per_s(), kept.lost)) {
+            Some((Some(kept), _)) => put(&format!(
                 "\n{kept:.0} datagrams/s to each voter keep {KEPT} locks of one node, ttl 10 s"
-            ));
+            )),
+            Some((None, lost)) => put(&format!(
+                "\n{lost} of {KEPT} locks of one node were lost while it was to keep them: the \
+                 goal for its datagrams is not met"
+            )),
+            None => {}
         }
     }
 
@@ -320,6 +324,8 @@ impl Figures {
                 }
             }
         }
+        #[expect(clippy::cast_precision_loss, reason = "a count, for show")]
+        put("keep_lost", self.kept.map(|kept| kept.lost as f64));
         let per_s = |of: Option<Count>| of.map(|of| of.per_s().round());
         put("floor_rounds_per_s", per_s(self.rounds));
         put("cycles_per_s", per_s(self.cycles));
