@@ -43,12 +43,24 @@ enum Command {
     Chaos(chaos::Args),
     /// Measure locks beside bare datagrams, in one run on this machine.
     Bench(bench::Args),
+    /// A process that the measurement starts: it takes its orders from the standard input.
+    #[command(hide = true)]
+    BenchChild {
+        /// As the measuring process has it.
+        #[arg(long, value_enum, default_value_t)]
+        runtime: bench::Flavour,
+    },
 }
 
 fn main() -> ExitCode {
     let command = Args::parse().command;
     let command = command.unwrap_or(Command::Demo { json: false });
-    let runtime = match tokio::runtime::Runtime::new() {
+    let flavour = match &command {
+        Command::Bench(args) => args.runtime,
+        Command::BenchChild { runtime } => *runtime,
+        _ => bench::Flavour::default(),
+    };
+    let runtime = match flavour.runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("lockmesh: no runtime: {error}");
@@ -64,6 +76,7 @@ fn main() -> ExitCode {
             Command::Check(args) => check::run(&args),
             Command::Chaos(args) => chaos::run(&args).await,
             Command::Bench(args) => bench::run(&args).await,
+            Command::BenchChild { .. } => bench::run_child().await,
         }
     })
 }

@@ -4,9 +4,14 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use anyhow::bail;
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior};
+
+use super::child::{Child, cpu_with};
+use super::orders::{Order, Reply};
+use super::{PATIENCE, Setup};
 
 /// What a datagram of the floor carries.
 const DATAGRAM_BYTES: usize = 64;
@@ -19,26 +24,50 @@ const TICK: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) struct Floor {
     peers: Vec<SocketAddr>,
-    echoes: Vec<JoinHandle<()>>,
+    echoes: Vec<Echo>,
     replies: u32,
+}
+
+#[derive(Debug)]
+enum Echo {
+    Here(JoinHandle<()>),
+    There(Box<Child>),
 }
 
 impl Floor {
     /// The peers of one of `nodes` nodes: it needs as many replies as make a majority with it.
-    pub(crate) async fn start(nodes: u8) -> io::Result<Self> {
+    pub(crate) async fn start(setup: Setup, nodes: usize) -> anyhow::Result<Self> {
         let (mut peers, mut echoes) = (Vec::new(), Vec::new());
         for _ in 1..nodes {
-            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-            peers.push(socket.local_addr()?);
-            echoes.push(tokio::spawn(echo(socket)));
+            if setup.in_process {
+                let (socket, addr) = bind().await?;
+                peers.push(addr);
+                echoes.push(Echo::Here(tokio::spawn(echo(socket))));
+                continue;
+            }
+            let mut child = Child::start(setup.flavour)?;
+            match child.ask(&Order::Echo, PATIENCE).await? {
+                Reply::Listens(addr) => peers.push(addr),
+                other => bail!("an echo answered {other:?}"),
+            }
+            echoes.push(Echo::There(Box::new(child)));
         }
         // A majority but for the node itself.
-        let replies = u32::from(nodes / 2);
+        let replies = u32::try_from(nodes / 2)?;
         Ok(Self {
             peers,
             echoes,
             replies,
         })
+    }
+
+    /// The processor time of this process and of all peers.
+    pub(crate) async fn cpu(&mut self) -> anyhow::Result<Duration> {
+        let children = self.echoes.iter_mut().filter_map(|echo| match echo {
+            Echo::Here(_) => None,
+            Echo::There(child) => Some(child.as_mut()),
+        });
+        cpu_with(children.collect()).await
     }
 
     /// How many replies end a round.
@@ -64,12 +93,22 @@ impl Floor {
 impl Drop for Floor {
     fn drop(&mut self) {
         for echo in &self.echoes {
-            echo.abort();
+            if let Echo::Here(task) = echo {
+                task.abort();
+            }
         }
     }
 }
 
-async fn echo(socket: UdpSocket) {
+/// A socket for a peer, and its address.
+pub(crate) async fn bind() -> io::Result<(UdpSocket, SocketAddr)> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let addr = socket.local_addr()?;
+    Ok((socket, addr))
+}
+
+/// Sends back whatever comes.
+pub(crate) async fn echo(socket: UdpSocket) {
     let mut buffer = [0; DATAGRAM_BYTES];
     // An error here is one for a reply that nobody took.
     loop {

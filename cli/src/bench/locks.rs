@@ -1,44 +1,256 @@
-//! The locks that are measured: sealed nodes in this process.
+//! The meshes that are measured: sealed nodes, the first of them in this process, the others in
+//! children, or all of them in this process.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use lockmesh::Mesh;
+use lockmesh::{ClusterKey, Mesh, MeshBuilder};
+use tokio::task::JoinHandle;
 
-const READY_AT_MOST: Duration = Duration::from_secs(10);
+use super::child::{Child, cpu_with};
+use super::orders::{NodeOrder, Order, Reply};
+use super::{Flavour, PATIENCE, Setup, obey, work};
+
 const TRY_AT_MOST: Duration = Duration::from_secs(5);
 
-/// Starts nodes that all vote for every key, sealed with a fresh key.
-pub(crate) async fn start(nodes: usize) -> anyhow::Result<Vec<Mesh>> {
-    let key = crate::keygen::fresh()?;
-    let mut meshes: Vec<Mesh> = Vec::new();
-    for n in 0..nodes {
-        let mesh = Mesh::builder(format!("n{n}"))
-            .voters((0..nodes).map(|n| format!("n{n}")))
-            .voters_per_key(nodes)
-            .seeds(meshes.iter().map(|mesh| mesh.local_addr().to_string()))
-            .key(key.clone())
-            .cluster("bench")
-            .new_cluster(true)
-            .try_at_most(TRY_AT_MOST)
-            .start()
-            .await?;
-        meshes.push(mesh);
-    }
-    tokio::time::timeout(READY_AT_MOST, all_ready(&meshes))
-        .await
-        .context("the nodes did not find each other")?;
-    Ok(meshes)
+/// Nodes that all vote for every key, sealed with a fresh key.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    /// The first node, in this process: what one client sees is measured there.
+    pub(crate) mesh: Mesh,
+    /// All nodes, the first included.
+    nodes: Vec<Node>,
+    /// What the last node was told to be.
+    last: Option<NodeOrder>,
 }
 
-async fn all_ready(meshes: &[Mesh]) {
-    let is_ready = |mesh: &Mesh| {
-        let status = mesh.status();
-        status.is_ready && status.members.iter().all(|member| member.is_reachable)
-    };
-    while !meshes.iter().all(is_ready) {
-        tokio::time::sleep(Duration::from_millis(10)).await;
+/// A node, and where it runs.
+#[derive(Debug)]
+enum Node {
+    Here(Mesh, Option<JoinHandle<anyhow::Result<Reply>>>),
+    There(Box<Child>),
+}
+
+impl Cluster {
+    /// Starts `nodes` nodes, and waits until they have found each other.
+    pub(crate) async fn start(setup: Setup, nodes: usize) -> anyhow::Result<Self> {
+        let key = crate::keygen::fresh()?;
+        let mesh = builder(0, nodes, &[], key.clone()).start().await?;
+        let seeds = vec![mesh.local_addr()];
+        let mut cluster = Self {
+            nodes: vec![Node::Here(mesh.clone(), None)],
+            last: None,
+            mesh,
+        };
+        for number in 1..nodes {
+            let node = if setup.in_process {
+                let builder = builder(number, nodes, &seeds, key.clone());
+                Node::Here(builder.start().await?, None)
+            } else {
+                let mut child = Child::start(setup.flavour)?;
+                let order = NodeOrder {
+                    number,
+                    nodes,
+                    seeds: seeds.clone(),
+                    key: key.to_base64(),
+                    is_new: true,
+                };
+                child.ask(&Order::Node(order.clone()), PATIENCE).await?;
+                cluster.last = Some(order);
+                Node::There(Box::new(child))
+            };
+            cluster.nodes.push(node);
+        }
+        cluster.ready(nodes).await?;
+        Ok(cluster)
     }
+
+    /// Waits until all have found each other, and so many of them vote.
+    pub(crate) async fn ready(&mut self, voting: usize) -> anyhow::Result<()> {
+        let orders = vec![Order::Ready { voting }; self.nodes.len()];
+        self.all(orders, PATIENCE).await.map(drop)
+    }
+
+    /// The last node acquires a key and keeps it.
+    pub(crate) async fn hold(&mut self, key: &str, ttl: Duration) -> anyhow::Result<()> {
+        let key = key.to_owned();
+        let order = Order::Hold { key, ttl };
+        self.last_child()?.ask(&order, PATIENCE).await.map(drop)
+    }
+
+    /// Kills the process of the last node. Answers when the lease ends of what it kept.
+    pub(crate) async fn kill(&mut self) -> anyhow::Result<Duration> {
+        let child = self.last_child()?;
+        let ends = match child.ask(&Order::Ends, PATIENCE).await? {
+            Reply::Ends(ends) => ends,
+            other => bail!("a holder answered {other:?}"),
+        };
+        child.kill().await?;
+        Ok(ends)
+    }
+
+    /// Starts the last node again, under its id and in a new process. Answers when it began.
+    pub(crate) async fn restart(&mut self, flavour: Flavour) -> anyhow::Result<Duration> {
+        let mut order = self.last.clone().context("no node is a child")?;
+        order.is_new = false;
+        let mut child = Child::start(flavour)?;
+        let began = match child.ask(&Order::Node(order), PATIENCE).await? {
+            Reply::Runs(_, began) => began,
+            other => bail!("a node answered {other:?}"),
+        };
+        *self.last_child()? = child;
+        Ok(began)
+    }
+
+    fn last_child(&mut self) -> anyhow::Result<&mut Child> {
+        match self.nodes.last_mut() {
+            Some(Node::There(child)) => Ok(child),
+            _ => bail!("the last node is not a child"),
+        }
+    }
+
+    /// The processor time of all its processes.
+    pub(crate) async fn cpu(&mut self) -> anyhow::Result<Duration> {
+        let children = self.nodes.iter_mut().filter_map(|node| match node {
+            Node::Here(..) => None,
+            Node::There(child) => Some(child.as_mut()),
+        });
+        cpu_with(children.collect()).await
+    }
+
+    /// Acquires and releases, the tasks spread over the nodes. Answers how many cycles.
+    pub(crate) async fn cycles(
+        &mut self,
+        keys: &[Vec<String>],
+        span: Duration,
+    ) -> anyhow::Result<u64> {
+        let shares = shares(keys, self.nodes.len()).into_iter();
+        let orders = shares.map(|keys| Order::Cycles { keys, span }).collect();
+        let mut sum = 0;
+        for reply in self.all(orders, span + PATIENCE).await? {
+            match reply {
+                Reply::Cycles(done) => sum += done,
+                other => bail!("a node answered {other:?}"),
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Acquires and releases, all tasks at the first node. Answers how many cycles.
+    pub(crate) async fn cycles_here(
+        &self,
+        keys: &[Vec<String>],
+        span: Duration,
+    ) -> anyhow::Result<u64> {
+        let done = work::cycles(&self.mesh, keys, span);
+        let done = tokio::time::timeout(span + PATIENCE, done);
+        done.await.context("a cycle never ended")?
+    }
+
+    /// Fights for one key, the tasks spread over the nodes. Answers the grants in their order:
+    /// the task that got each.
+    pub(crate) async fn contend(
+        &mut self,
+        key: &str,
+        tasks: u16,
+        span: Duration,
+    ) -> anyhow::Result<Vec<u16>> {
+        let tasks: Vec<u16> = (0..tasks).collect();
+        let shares = shares(&tasks, self.nodes.len()).into_iter();
+        let orders = shares.map(|tasks| Order::Contend {
+            key: key.to_owned(),
+            tasks,
+            span,
+        });
+        let mut grants = Vec::new();
+        for reply in self.all(orders.collect(), span + PATIENCE).await? {
+            match reply {
+                Reply::Grants(more) => grants.extend(more),
+                other => bail!("a node answered {other:?}"),
+            }
+        }
+        grants.sort_unstable();
+        if let Some(pair) = grants.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            bail!("two owners had one epoch: {pair:?}");
+        }
+        Ok(grants.into_iter().map(|(_, task)| task).collect())
+    }
+
+    /// Gives each node its order, and waits for all replies.
+    async fn all(&mut self, orders: Vec<Order>, at_most: Duration) -> anyhow::Result<Vec<Reply>> {
+        for (node, order) in self.nodes.iter_mut().zip(orders) {
+            match node {
+                Node::Here(mesh, doing) => {
+                    let mesh = mesh.clone();
+                    *doing = Some(tokio::spawn(async move { obey::obey(&mesh, order).await }));
+                }
+                Node::There(child) => child.tell(&order).await?,
+            }
+        }
+        let mut replies = Vec::new();
+        for node in &mut self.nodes {
+            replies.push(match node {
+                Node::Here(_, doing) => {
+                    let done = doing.take().context("a node without an order")?;
+                    let done = tokio::time::timeout(at_most, done);
+                    done.await.context("a node does not answer")???
+                }
+                Node::There(child) => child.reply(at_most).await?,
+            });
+        }
+        Ok(replies)
+    }
+
+    /// Ends all nodes: those here with their word of it, the others with their processes.
+    pub(crate) async fn stop(self) {
+        for node in &self.nodes {
+            if let Node::Here(mesh, _) = node {
+                mesh.shutdown().await;
+            }
+        }
+    }
+}
+
+/// `all`, dealt out to `hands`.
+fn shares<T: Clone>(all: &[T], hands: usize) -> Vec<Vec<T>> {
+    (0..hands)
+        .map(|hand| all.iter().skip(hand).step_by(hands).cloned().collect())
+        .collect()
+}
+
+/// A node of a cluster in which all vote.
+pub(crate) fn builder(
+    number: usize,
+    nodes: usize,
+    seeds: &[SocketAddr],
+    key: ClusterKey,
+) -> MeshBuilder {
+    Mesh::builder(format!("n{number}"))
+        .voters((0..nodes).map(|n| format!("n{n}")))
+        .voters_per_key(nodes)
+        .seeds(seeds.iter().map(ToString::to_string))
+        .key(key)
+        .cluster("bench")
+        .new_cluster(true)
+        .try_at_most(TRY_AT_MOST)
+}
+
+/// Returns once a node finds all others alive, and so many members voting.
+pub(crate) async fn ready(mesh: &Mesh, voting: usize) -> anyhow::Result<()> {
+    let look = async {
+        loop {
+            let members = mesh.status().members;
+            let votes = members.iter().filter(|member| member.votes).count();
+            if votes >= voting && members.iter().all(|member| member.is_reachable) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, look)
+        .await
+        .context("the nodes did not find each other")
 }
 
 /// One acquisition of a free key; answers how long it took. The release is sent and not timed.
@@ -52,10 +264,4 @@ pub(crate) async fn acquire(mesh: &Mesh, key: String) -> anyhow::Result<Duration
         None => bail!("a key that nobody holds was denied"),
     }
     Ok(took)
-}
-
-/// One cycle: acquire and release.
-pub(crate) async fn cycle(mesh: &Mesh, key: &str) -> anyhow::Result<()> {
-    mesh.lock(key).acquire().await?.release().await?;
-    Ok(())
 }

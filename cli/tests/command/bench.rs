@@ -7,21 +7,42 @@ use crate::common::{lockmesh, stderr, stdout};
 #[test]
 fn a_measurement_prints_its_figures_in_json_on_its_last_line() {
     let args = ["bench", "--seconds", "0.2", "--tasks", "4", "--json"];
-    let output = lockmesh(&args).output().unwrap();
+    let only = ["--only", "w1,w1-five,w2,w3,w5"];
+    let output = lockmesh(&args).args(only).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     let told = stdout(&output);
     let last: Value = serde_json::from_str(told.lines().last().unwrap()).unwrap();
     let figures = [
         "acquire_ratio",
+        "acquire5_ratio",
         "cycles_ratio",
+        "handoff_ratio",
+        "jain",
+        "cpu_ratio",
         "acquire_p50_us",
         "acquire_p99_us",
         "floor_p50_us",
         "cycles_per_s",
+        "handoffs_per_s",
         "floor_rounds_per_s",
     ];
     for figure in figures {
         assert!(last[figure].as_f64().unwrap() > 0.0, "{figure}: {told}");
+    }
+}
+
+#[test]
+fn holders_are_killed_and_what_is_not_measured_is_absent() {
+    let args = ["bench", "--only", "w4", "--json"];
+    let output = lockmesh(&args).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let told = stdout(&output);
+    let last: Value = serde_json::from_str(told.lines().last().unwrap()).unwrap();
+    for figure in ["takeover_ms", "return_ms"] {
+        assert!(last[figure].is_f64(), "{figure}: {told}");
+    }
+    for figure in ["acquire_ratio", "cycles_ratio", "jain", "lock_bytes"] {
+        assert!(last.get(figure).is_none(), "{figure}: {told}");
     }
 }
 
@@ -32,6 +53,7 @@ fn a_measurement_of_nothing_is_refused() {
         ["--tasks", "0"],
         ["--keys", "0"],
         ["--seconds", "0"],
+        ["--only", "nothing"],
     ] {
         let output = lockmesh(&["bench"]).args(args).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{args:?}");

@@ -2,9 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod bench;
+mod browser;
 mod chaos;
 mod check;
-mod browser;
 mod common;
 mod demo;
 mod keygen;

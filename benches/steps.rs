@@ -1,0 +1,325 @@
+//! What each step of the pure parts takes, in time and in allocations: `cargo bench -p benches`.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a measurement that cannot go on has failed"
+)]
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use benches::{Contended, TTL, World, key};
+use divan::{AllocProfiler, Bencher, black_box};
+use lockmesh::proto::claimant::{Claimant, Request};
+use lockmesh::proto::epoch::Epoch;
+use lockmesh::proto::event::{Effects, Event, Ticket};
+use lockmesh::proto::id::{ClaimId, Incarnation, NodeId};
+use lockmesh::proto::message::{Claim, Message, Release, Vote};
+use lockmesh::proto::roster::{Roster, Timing};
+use lockmesh::proto::time::{Instant, Now};
+use lockmesh::proto::voter::{Limits, Start, Voter};
+use lockmesh::wire::codec::{pack, unpack};
+use lockmesh::wire::{ClusterKey, DATAGRAM_BYTES_MAX, Head, Kind, Seal};
+
+#[global_allocator]
+static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
+
+/// How many messages one datagram of a busy node has.
+const MANY: [u64; 3] = [1, 8, 16];
+/// Steps that leave something behind are taken so often, whatever they take.
+const SAMPLES: u32 = 100;
+const STEPS: u32 = 100;
+
+fn main() {
+    divan::main();
+}
+
+/// All three nodes: messages, codec, seals, and no network.
+mod whole {
+    use super::*;
+
+    #[divan::bench]
+    fn acquire_and_release(bencher: Bencher<'_, '_>) {
+        let (mut world, key) = (World::new(3), key(0));
+        bencher.bench_local(|| {
+            let ticket = world.claim(0, &key);
+            assert!(world.release(0, ticket));
+        });
+    }
+
+    #[divan::bench]
+    fn hand_over(bencher: Bencher<'_, '_>) {
+        let mut contended = Contended::new(World::new(3));
+        bencher.bench_local(|| contended.hand_over());
+    }
+}
+
+mod voter {
+    use super::*;
+
+    #[divan::bench(sample_count = SAMPLES, sample_size = STEPS)]
+    fn votes_for_a_claim_on_a_free_key(bencher: Bencher<'_, '_>) {
+        let mut voter = voter();
+        let mut number = 0;
+        bencher
+            .with_inputs(|| {
+                number += 1;
+                (claim(number), Effects::default())
+            })
+            .bench_local_values(|(claim, mut out)| {
+                voter.handle_claim(now(), &claim, &mut out);
+                assert!(matches!(out.messages[0].1, Message::Vote(_)));
+                (claim, out)
+            });
+    }
+
+    #[divan::bench]
+    fn renews_its_vote(bencher: Bencher<'_, '_>) {
+        let (mut voter, mut claim) = (voter(), claim(1));
+        voter.handle_claim(now(), &claim, &mut Effects::default());
+        claim.won = true;
+        bencher
+            .with_inputs(Effects::default)
+            .bench_local_values(|mut out| {
+                voter.handle_claim(now(), &claim, &mut out);
+                out
+            });
+    }
+
+    #[divan::bench(sample_count = SAMPLES, sample_size = STEPS)]
+    fn takes_a_release(bencher: Bencher<'_, '_>) {
+        let voter = RefCell::new(voter());
+        let mut number = 0;
+        bencher
+            .with_inputs(|| {
+                number += 1;
+                let Claim { key, claim, .. } = held(&mut voter.borrow_mut(), number);
+                (
+                    Release {
+                        key,
+                        claim,
+                        won: true,
+                    },
+                    Effects::default(),
+                )
+            })
+            .bench_local_values(|(release, mut out)| {
+                voter.borrow_mut().handle_release(now(), &release, &mut out);
+                (release, out)
+            });
+    }
+
+    fn held(voter: &mut Voter, number: u64) -> Claim {
+        let claim = claim(number);
+        voter.handle_claim(now(), &claim, &mut Effects::default());
+        claim
+    }
+}
+
+mod claimant {
+    use super::*;
+
+    #[divan::bench(sample_count = SAMPLES, sample_size = STEPS)]
+    fn asks_for_a_key(bencher: Bencher<'_, '_>) {
+        let mut claimant = claimant();
+        let mut number = 0;
+        bencher
+            .with_inputs(|| {
+                number += 1;
+                (request(number), Effects::default())
+            })
+            .bench_local_values(|(request, mut out)| {
+                let ticket = claimant.request(now(), request, &mut out);
+                (ticket, out)
+            });
+    }
+
+    /// The second vote of three: with it the key is granted.
+    #[divan::bench(sample_count = SAMPLES, sample_size = STEPS)]
+    fn wins_by_a_vote(bencher: Bencher<'_, '_>) {
+        let claimant = RefCell::new(claimant());
+        let mut number = 0;
+        bencher
+            .with_inputs(|| {
+                number += 1;
+                let mut claimant = claimant.borrow_mut();
+                let (_, votes) = asked(&mut claimant, number);
+                let (from, vote) = &votes[1];
+                claimant.handle(now(), from, vote, &mut Effects::default());
+                (votes[2].clone(), Effects::default())
+            })
+            .bench_local_values(|((from, vote), mut out)| {
+                claimant.borrow_mut().handle(now(), &from, &vote, &mut out);
+                assert!(matches!(out.events[0], Event::Granted { .. }));
+                (from, vote, out)
+            });
+    }
+
+    #[divan::bench(sample_count = SAMPLES, sample_size = STEPS)]
+    fn releases(bencher: Bencher<'_, '_>) {
+        let claimant = RefCell::new(claimant());
+        let mut number = 0;
+        bencher
+            .with_inputs(|| {
+                number += 1;
+                let mut claimant = claimant.borrow_mut();
+                let (ticket, votes) = asked(&mut claimant, number);
+                for (from, vote) in &votes {
+                    claimant.handle(now(), from, vote, &mut Effects::default());
+                }
+                (ticket, Effects::default())
+            })
+            .bench_local_values(|(ticket, mut out)| {
+                assert!(claimant.borrow_mut().release(now(), ticket, &mut out));
+                out
+            });
+    }
+
+    fn request(number: u32) -> Request {
+        Request {
+            key: key(number),
+            ttl: TTL,
+            is_try: false,
+            renews: true,
+            deadline: None,
+        }
+    }
+
+    /// A request, and a vote of every voter for it.
+    fn asked(claimant: &mut Claimant, number: u32) -> (Ticket, Vec<(NodeId, Message)>) {
+        let mut out = Effects::default();
+        let ticket = claimant.request(now(), request(number), &mut out).unwrap();
+        let votes = out.messages.into_iter().filter_map(|(to, message)| {
+            let Message::Claim(claim) = message else {
+                return None;
+            };
+            let vote = Vote {
+                key: claim.key,
+                claim: claim.claim,
+                stamp: claim.stamp,
+                ttl: claim.ttl,
+                back: false,
+                ask: false,
+            };
+            Some((to, Message::Vote(vote)))
+        });
+        (ticket, votes.collect())
+    }
+}
+
+mod codec {
+    use super::*;
+
+    #[divan::bench(args = MANY)]
+    fn packs(bencher: Bencher<'_, '_>, many: u64) {
+        let (head, messages) = (head(), messages(many));
+        bencher.bench(|| pack(black_box(&head), black_box(&messages), DATAGRAM_BYTES_MAX));
+    }
+
+    #[divan::bench(args = MANY)]
+    fn unpacks(bencher: Bencher<'_, '_>, many: u64) {
+        let body = body(many);
+        bencher.bench(|| unpack(black_box(&body)).unwrap());
+    }
+}
+
+mod seal {
+    use super::*;
+
+    #[divan::bench(args = MANY)]
+    fn seals(bencher: Bencher<'_, '_>, many: u64) {
+        let (mut seal, body) = (seal(1), body(many));
+        bencher.bench_local(|| seal.seal(Kind::Votes, black_box(&body)));
+    }
+
+    #[divan::bench(args = MANY)]
+    fn opens(bencher: Bencher<'_, '_>, many: u64) {
+        let (mut theirs, mut ours, body) = (seal(1), seal(2), body(many));
+        bencher
+            .with_inputs(|| theirs.seal(Kind::Votes, &body))
+            .bench_local_refs(|datagram| ours.open(datagram).unwrap());
+    }
+}
+
+fn now() -> Now {
+    Now {
+        mono: Instant::ZERO.after(Duration::from_secs(1_000)),
+        wall_ms: 1_700_000_000_000,
+    }
+}
+
+fn id(name: &str) -> NodeId {
+    NodeId::new(name).unwrap()
+}
+
+fn roster(members: &[&str]) -> Arc<Roster> {
+    let members: Vec<NodeId> = members.iter().map(|name| id(name)).collect();
+    let voters = members.len();
+    Arc::new(Roster::new(1, members, voters, Timing::lan()).unwrap())
+}
+
+/// The one voter of its roster: it has nobody to ask what it forgot.
+fn voter() -> Voter {
+    let mut voter = Voter::new(
+        Now {
+            mono: Instant::ZERO,
+            ..now()
+        },
+        id("n0"),
+        roster(&["n0"]),
+        Limits::default(),
+        Start::NewCluster,
+        1,
+        &mut Effects::default(),
+    );
+    voter.handle_timeout(now(), &mut Effects::default());
+    assert_eq!(voter.quarantine(), None);
+    voter
+}
+
+fn claimant() -> Claimant {
+    let roster = roster(&["n0", "n1", "n2"]);
+    Claimant::new(id("n9"), Incarnation::new(1), roster, 1 << 24, 1)
+}
+
+fn claim(number: u64) -> Claim {
+    Claim {
+        key: key(u32::try_from(number).unwrap()),
+        claim: ClaimId {
+            node: id("n9"),
+            incarnation: Incarnation::new(1),
+            seq: number,
+        },
+        epoch: Epoch::new(Epoch::limit(now(), Duration::ZERO).get() + number),
+        ttl: TTL,
+        stamp: Instant::ZERO.after(Duration::from_secs(1)),
+        since: Instant::ZERO,
+        won: false,
+        is_try: false,
+    }
+}
+
+fn head() -> Head {
+    Head {
+        from: id("n9"),
+        incarnation: Incarnation::new(1),
+        to: id("n0"),
+        roster: roster(&["n0", "n1", "n2"]).tag(),
+    }
+}
+
+fn messages(many: u64) -> Vec<Message> {
+    (0..many).map(|n| Message::Claim(claim(n))).collect()
+}
+
+fn body(many: u64) -> Vec<u8> {
+    let packed = pack(&head(), &messages(many), DATAGRAM_BYTES_MAX);
+    let (body, packed) = packed.bodies.into_iter().next().unwrap();
+    assert_eq!(packed as u64, many, "they do not fit into one datagram");
+    body
+}
+
+fn seal(boot: u8) -> Seal {
+    Seal::sealed(ClusterKey::from_bytes([7; 32]).unwrap(), [boot; 16])
+}

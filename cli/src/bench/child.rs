@@ -1,0 +1,87 @@
+//! A child process that does as it is told, from the parent's side.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{ChildStdin, ChildStdout, Command};
+
+use super::orders::{Order, Reply};
+use super::{Flavour, PATIENCE};
+
+/// It is killed when this is dropped; and it ends by itself where its standard input does, which
+/// is so however the parent ends.
+#[derive(Debug)]
+pub(crate) struct Child {
+    process: tokio::process::Child,
+    orders: ChildStdin,
+    replies: Lines<BufReader<ChildStdout>>,
+}
+
+impl Child {
+    /// Starts this very program again.
+    pub(crate) fn start(flavour: Flavour) -> anyhow::Result<Self> {
+        let program = std::env::current_exe().context("where is this program?")?;
+        let mut process = Command::new(program)
+            .args(["bench-child", "--runtime", flavour.name()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .context("no child process")?;
+        let orders = process.stdin.take().context("a child without input")?;
+        let replies = process.stdout.take().context("a child without output")?;
+        Ok(Self {
+            process,
+            orders,
+            replies: BufReader::new(replies).lines(),
+        })
+    }
+
+    /// Ends it at once, by SIGKILL where there is such a thing.
+    pub(crate) async fn kill(&mut self) -> anyhow::Result<()> {
+        self.process.kill().await.context("a child lives on")
+    }
+
+    /// Gives an order and waits for the reply.
+    pub(crate) async fn ask(&mut self, order: &Order, at_most: Duration) -> anyhow::Result<Reply> {
+        self.tell(order).await?;
+        self.reply(at_most).await
+    }
+
+    /// How much processor time it has taken.
+    pub(crate) async fn cpu(&mut self) -> anyhow::Result<Duration> {
+        match self.ask(&Order::Cpu, PATIENCE).await? {
+            Reply::Cpu(cpu) => Ok(cpu),
+            other => bail!("a child answered {other:?}"),
+        }
+    }
+
+    /// Gives an order.
+    pub(crate) async fn tell(&mut self, order: &Order) -> anyhow::Result<()> {
+        let line = serde_json::to_string(order)? + "\n";
+        let told = self.orders.write_all(line.as_bytes()).await;
+        told.context("a child is gone")
+    }
+
+    /// Waits for the reply to the earliest order that has had none.
+    pub(crate) async fn reply(&mut self, at_most: Duration) -> anyhow::Result<Reply> {
+        let line = tokio::time::timeout(at_most, self.replies.next_line());
+        let line = line.await.context("a child does not answer")??;
+        let line = line.context("a child is gone")?;
+        match serde_json::from_str(&line)? {
+            Reply::Failed(why) => bail!("a child failed: {why}"),
+            reply => Ok(reply),
+        }
+    }
+}
+
+/// The processor time of this process and of all these.
+pub(crate) async fn cpu_with(children: Vec<&mut Child>) -> anyhow::Result<Duration> {
+    let mut sum = super::orders::cpu();
+    for child in children {
+        sum += child.cpu().await?;
+    }
+    Ok(sum)
+}

@@ -1,0 +1,206 @@
+//! What many locks cost that are held: memory at a voter, datagrams that keep them.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use lockmesh::node::{Node, NodeConfig, Output};
+use lockmesh::proto::epoch::Epoch;
+use lockmesh::proto::id::{ClaimId, Incarnation, Key, NodeId};
+use lockmesh::proto::message::{Claim, Message};
+use lockmesh::proto::roster::{Roster, Timing};
+use lockmesh::proto::time::{Instant, Now};
+use lockmesh::proto::voter::{Limits, Start};
+use lockmesh::wire::codec::pack;
+use lockmesh::wire::{DATAGRAM_BYTES_MAX, Head, Seal};
+use tokio::task::JoinSet;
+
+use super::child::Child;
+use super::locks::Cluster;
+use super::orders::{Order, Reply};
+use super::{Flavour, GOAL_NODES, Setup};
+
+/// How many locks a voter holds whose memory is measured.
+pub(crate) const REMEMBERED: u32 = 1_000_000;
+/// How many locks one node keeps alive.
+pub(crate) const KEPT: u32 = 100_000;
+const TTL: Duration = Duration::from_secs(10);
+/// A debug build takes its time.
+const AT_MOST: Duration = Duration::from_secs(120);
+/// How many acquire at once what is kept.
+const TASKS: u32 = 64;
+const MESSAGES_AT_ONCE: u32 = 8;
+
+/// By how many bytes a process grew, for each lock that its voter remembers. `None` where the
+/// system does not say how large a process is.
+pub(crate) async fn memory(flavour: Flavour) -> anyhow::Result<Option<f64>> {
+    let mut child = Child::start(flavour)?;
+    let order = Order::Remember { locks: REMEMBERED };
+    match child.ask(&order, AT_MOST).await? {
+        Reply::Grew(bytes) => Ok(bytes.map(|bytes| as_f64(bytes) / f64::from(REMEMBERED))),
+        other => bail!("a voter answered {other:?}"),
+    }
+}
+
+/// Makes a voter remember so many claims of three nodes, as datagrams bring them. Answers by how
+/// many bytes this process grew meanwhile.
+pub(crate) fn remember(locks: u32) -> anyhow::Result<Option<u64>> {
+    let now = Now {
+        mono: Instant::ZERO.after(Duration::from_secs(1_000)),
+        wall_ms: 1_700_000_000_000,
+    };
+    let mut node = alone(now)?;
+    let before = resident()?;
+    for first in (0..locks).step_by(MESSAGES_AT_ONCE as usize) {
+        let from = first / MESSAGES_AT_ONCE % 3;
+        let numbers = first..(first + MESSAGES_AT_ONCE).min(locks);
+        let (addr, bytes) = claims(&node, now, from, numbers)?;
+        node.handle_datagram(now, addr, &bytes);
+        while !matches!(node.poll_output(), Output::Timeout(_)) {}
+    }
+    let grew = resident()?
+        .zip(before)
+        .map(|(after, before)| after.saturating_sub(before));
+    let remembered = node.voter().context("it is no voter")?.slots();
+    if remembered != usize::try_from(locks)? {
+        bail!(
+            "the voter remembers {remembered} of {locks}: {:?}",
+            node.traffic()
+        );
+    }
+    Ok(grew)
+}
+
+/// A node that is the only voter: it has nobody to ask what it forgot.
+fn alone(now: Now) -> anyhow::Result<Node> {
+    let id = NodeId::new("n0")?;
+    let config = NodeConfig {
+        id: id.clone(),
+        incarnation: Incarnation::new(1),
+        roster: Arc::new(Roster::new(1, vec![id], 1, Timing::lan())?),
+        start: Start::NewCluster,
+        limits: Limits::default(),
+        claims_max: 1,
+        renew_every: None,
+        seed: 1,
+        seal: Seal::insecure_plaintext(),
+    };
+    let born = Now {
+        mono: Instant::ZERO,
+        ..now
+    };
+    let mut node = Node::new(born, config);
+    node.handle_timeout(now);
+    Ok(node)
+}
+
+/// A datagram with claims on keys of 16 bytes.
+fn claims(
+    node: &Node,
+    now: Now,
+    from: u32,
+    numbers: std::ops::Range<u32>,
+) -> anyhow::Result<(SocketAddr, Vec<u8>)> {
+    let claimant = NodeId::new(format!("c{from}"))?;
+    let incarnation = Incarnation::new(1);
+    let mut messages = Vec::new();
+    for number in numbers {
+        messages.push(Message::Claim(Claim {
+            key: Key::new(format!("key/{number:012}"))?,
+            claim: ClaimId {
+                node: claimant.clone(),
+                incarnation,
+                seq: number.into(),
+            },
+            epoch: Epoch::new(Epoch::limit(now, Duration::ZERO).get() + u64::from(number)),
+            ttl: TTL,
+            stamp: now.mono,
+            since: Instant::ZERO,
+            won: false,
+            is_try: false,
+        }));
+    }
+    let head = Head {
+        from: claimant,
+        incarnation,
+        to: node.id().clone(),
+        roster: node.roster().tag(),
+    };
+    let mut seal = Seal::insecure_plaintext();
+    let packed = pack(&head, &messages, DATAGRAM_BYTES_MAX - seal.overhead());
+    let [(body, _)] = packed.bodies.as_slice() else {
+        bail!("{MESSAGES_AT_ONCE} claims do not fit into a datagram");
+    };
+    let bytes = seal.seal(lockmesh::wire::Kind::Votes, body);
+    let port = 4000 + u16::try_from(from)?;
+    Ok(((Ipv4Addr::LOCALHOST, port).into(), bytes))
+}
+
+/// How many bytes of this process are in memory.
+fn resident() -> anyhow::Result<Option<u64>> {
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
+        return Ok(None);
+    };
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = line.context("the system does not say VmRSS")?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(Some(kib * 1_024))
+}
+
+/// What came of keeping many locks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kept {
+    /// Sent to each other voter.
+    datagrams_per_s: f64,
+    /// How many locks were lost all the same.
+    pub(crate) lost: usize,
+}
+
+impl Kept {
+    /// The datagrams a second that kept all locks; `None` where they did not.
+    pub(crate) fn datagrams_per_s(&self) -> Option<f64> {
+        (self.lost == 0).then_some(self.datagrams_per_s)
+    }
+}
+
+/// How many datagrams a second one node sends to each other voter while it does nothing but keep
+/// its locks.
+pub(crate) async fn kept(setup: Setup) -> anyhow::Result<Kept> {
+    let nodes = usize::from(GOAL_NODES);
+    let cluster = Cluster::start(setup, nodes).await?;
+    let mut running = JoinSet::new();
+    for task in 0..TASKS {
+        let mesh = cluster.mesh.clone();
+        running.spawn(async move {
+            let mut guards = Vec::new();
+            for number in (task..KEPT).step_by(TASKS as usize) {
+                let request = mesh.lock(format!("key/{number:012}")).ttl(TTL);
+                guards.push(request.wait_at_most(AT_MOST).acquire().await?);
+            }
+            anyhow::Ok(guards)
+        });
+    }
+    let mut guards = Vec::new();
+    while let Some(ended) = running.join_next().await {
+        guards.extend(ended??);
+    }
+    let sent = || cluster.mesh.status().traffic.datagrams_out;
+    let (before, began) = (sent(), std::time::Instant::now());
+    // Every lease is renewed several times meanwhile.
+    tokio::time::sleep(TTL).await;
+    let (after, took) = (sent(), began.elapsed());
+    let held = guards.iter().filter(|guard| guard.is_held()).count();
+    cluster.stop().await;
+    let others = as_f64(u64::from(GOAL_NODES) - 1);
+    Ok(Kept {
+        datagrams_per_s: as_f64(after - before) / took.as_secs_f64() / others,
+        lost: guards.len() - held,
+    })
+}
+
+fn as_f64(count: u64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "a count, for show")]
+    let count = count as f64;
+    count
+}

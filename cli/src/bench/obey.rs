@@ -1,0 +1,97 @@
+//! A child process that does as it is told, from its own side.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use lockmesh::{ClusterKey, Mesh};
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::orders::{self, NodeOrder, Order, Reply};
+use super::{floor, held, locks, work};
+
+/// Obeys until the parent is gone.
+pub(crate) async fn run() -> ExitCode {
+    let mut orders = orders::from_stdin();
+    // On a worker of the runtime, like the parent's own work.
+    let obeyed = tokio::spawn(async move { live(&mut orders).await }).await;
+    match obeyed.context("the child broke off").and_then(|done| done) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = say(&Reply::Failed(format!("{error:#}")));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn live(orders: &mut UnboundedReceiver<Order>) -> anyhow::Result<()> {
+    match orders.recv().await {
+        Some(Order::Echo) => {
+            let (socket, addr) = floor::bind().await?;
+            tokio::spawn(floor::echo(socket));
+            say(&Reply::Listens(addr))?;
+            while let Some(order) = orders.recv().await {
+                match order {
+                    Order::Cpu => say(&Reply::Cpu(orders::cpu()))?,
+                    other => bail!("an echo cannot {other:?}"),
+                }
+            }
+            Ok(())
+        }
+        Some(Order::Remember { locks }) => say(&Reply::Grew(held::remember(locks)?)),
+        Some(Order::Node(node)) => be_node(&node, orders).await,
+        Some(other) => bail!("it is nothing yet and cannot {other:?}"),
+        None => Ok(()),
+    }
+}
+
+async fn be_node(node: &NodeOrder, orders: &mut UnboundedReceiver<Order>) -> anyhow::Result<()> {
+    let began = orders::clock();
+    let mesh = start(node).await?;
+    say(&Reply::Runs(mesh.local_addr(), began))?;
+    let mut kept = None;
+    while let Some(order) = orders.recv().await {
+        let reply = match order {
+            Order::Hold { key, ttl } => {
+                kept = Some(mesh.lock(key).ttl(ttl).acquire().await?);
+                Reply::Done
+            }
+            Order::Ends => {
+                let guard = kept.as_ref().context("it keeps nothing")?;
+                Reply::Ends(orders::clock() + guard.remaining())
+            }
+            order => obey(&mesh, order).await?,
+        };
+        say(&reply)?;
+    }
+    Ok(())
+}
+
+/// Starts a node as it is ordered.
+async fn start(node: &NodeOrder) -> anyhow::Result<Mesh> {
+    let key = ClusterKey::parse(&node.key)?;
+    let builder = locks::builder(node.number, node.nodes, &node.seeds, key);
+    let builder = builder.new_cluster(node.is_new);
+    Ok(builder.start().await?)
+}
+
+/// Does what a node is ordered to do.
+pub(crate) async fn obey(mesh: &Mesh, order: Order) -> anyhow::Result<Reply> {
+    Ok(match order {
+        Order::Ready { voting } => {
+            locks::ready(mesh, voting).await?;
+            Reply::Done
+        }
+        Order::Cycles { keys, span } => Reply::Cycles(work::cycles(mesh, &keys, span).await?),
+        Order::Contend { key, tasks, span } => {
+            Reply::Grants(work::contend(mesh, &key, &tasks, span).await?)
+        }
+        Order::Cpu => Reply::Cpu(orders::cpu()),
+        other => bail!("a node cannot {other:?}"),
+    })
+}
+
+fn say(reply: &Reply) -> anyhow::Result<()> {
+    let line = serde_json::to_string(reply)?;
+    writeln!(std::io::stdout().lock(), "{line}").context("nobody listens")
+}
