@@ -11,6 +11,7 @@ mod algorithms;
 mod calm;
 mod campaign;
 mod clocks;
+mod datagrams;
 mod exhaustive;
 mod faults;
 mod gossip;
@@ -484,6 +485,7 @@ const COVERED: [(&str, &[&str]); 4] = [
             "storm",
             "crash",
             "pause",
+            "suspend",
             "wall_jump",
             "drift",
         ],
@@ -496,6 +498,8 @@ const COVERED: [(&str, &[&str]); 4] = [
             "datagrams_cut",
             "datagrams_doubled",
             "datagrams_late",
+            "datagrams_damaged",
+            "sealed_worlds",
             "views",
         ],
     ),
@@ -532,12 +536,13 @@ const COVERED: [(&str, &[&str]); 4] = [
 
 fn tell(summary: &Summary) {
     println!(
-        "{} seeds, {} steps in {:.1} s ({} a second), {} facts judged by 11 laws",
+        "{} seeds, {} steps in {:.1} s ({} a second), {} facts judged by {} laws",
         summary.seeds,
         summary.steps,
         summary.took.as_secs_f64(),
         summary.steps_per_second(),
         summary.facts,
+        invariants::LAWS,
     );
     for (group, names) in COVERED {
         let counts: Vec<String> = names
