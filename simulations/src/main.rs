@@ -26,6 +26,8 @@ mod observe;
 #[cfg(test)]
 mod regressions;
 mod report;
+#[cfg(not(feature = "mutants"))]
+mod rerun;
 mod rng;
 mod scenario;
 mod settings;
@@ -117,8 +119,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Puts known mistakes back, one at a time, and tells which law caught each.
-    #[cfg(feature = "mutants")]
+    /// Puts known mistakes back, one at a time, and tells which law caught each. Builds itself anew
+    /// for that: no other build has them.
     Mutants {
         /// How many seeds each is given before the exhaustive search takes over.
         #[arg(long, value_name = "N", default_value_t = 200)]
@@ -273,6 +275,8 @@ fn obey(command: Command) -> ExitCode {
             states,
             json,
         } => search_all(Duration::from_secs(seconds), states, json),
+        #[cfg(not(feature = "mutants"))]
+        Command::Mutants { .. } => rerun::with_mistakes(),
         #[cfg(feature = "mutants")]
         Command::Mutants {
             seeds,
