@@ -60,6 +60,15 @@ impl Algorithm {
         }
     }
 
+    /// Its name in one word.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Lockmesh => "lockmesh",
+            Self::Living => "living",
+            Self::Redlock => "redlock",
+        }
+    }
+
     /// How a command line asks for it.
     pub(crate) fn flag(self) -> &'static str {
         match self {
