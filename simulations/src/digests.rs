@@ -73,8 +73,10 @@ pub(crate) fn differences(own: &str) -> Vec<String> {
 }
 
 /// What to do about them.
-pub(crate) const ADVICE: &str = "If the rules, the wire or the world were changed on purpose, renew the file with\n  \
-     cargo run --release -p simulations -- digests --write\nIf not, a seed is not the same run on two machines, and that is a bug.";
+pub(crate) const ADVICE: &str = "\
+If the rules, the wire or the world were changed on purpose, renew the file with
+  cargo run --release -p simulations -- digests --write
+If not, a seed is not the same run on two machines, and that is a bug.";
 
 #[cfg(test)]
 mod tests {

@@ -119,7 +119,7 @@ enum Command {
     /// Counts messages and load while the cluster grows and its users do not.
     Scale {
         /// For how long each size runs, in seconds of its own time.
-        #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+        #[arg(long, value_name = "N", default_value_t = 60, value_parser = up_to_an_hour())]
         seconds: u64,
         /// Prints one JSON object instead of the table.
         #[arg(long)]
@@ -153,6 +153,10 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+}
+
+fn up_to_an_hour() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..=3_600)
 }
 
 fn parse_range(text: &str) -> Result<Range<u64>, String> {

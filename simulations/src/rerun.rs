@@ -1,4 +1,4 @@
-//! The command `mutants` in a build without the mistakes: builds another that has them, and runs it.
+//! The command `mutants` in a build without the mistakes: builds one that has them, and runs it.
 //!
 //! No build that is used has the switch, so this one has not either. The other has a target folder
 //! of its own: no binary with the switch ever lies where this one does.

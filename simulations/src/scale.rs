@@ -1,6 +1,6 @@
 //! What a larger cluster costs: the same users and the same number of voters for each key, with
-//! more and more members, nothing going wrong. Messages and datagrams are those that the nodes count
-//! themselves; gossip is not in them.
+//! more and more members, nothing going wrong. Messages and datagrams are those that the nodes
+//! count themselves; gossip is not in them.
 //!
 //! An uncontended cycle of acquire and release takes Claim, Vote and Release with each of the three
 //! voters, nine messages. A voter that is the claimant itself costs none, so small clusters are a

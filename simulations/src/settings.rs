@@ -139,8 +139,8 @@ impl Settings {
         }
     }
 
-    /// For those whose datagrams have no seal, and no form that damage would break for certain: what
-    /// would arrive damaged is lost.
+    /// For those whose datagrams have no seal, and no form that damage would break for certain:
+    /// what would arrive damaged is lost.
     pub(crate) fn send_plain_and_whole(&mut self) {
         self.is_sealed = false;
         let damage_ppm = std::mem::take(&mut self.weather.damage_ppm);
