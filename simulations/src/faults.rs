@@ -65,6 +65,9 @@ pub(crate) enum Trouble {
     },
     /// A process is frozen, and goes on.
     Pause { target: Target, span: u64 },
+    /// A machine is suspended, and goes on: its process keeps its memory and its name and hears
+    /// nothing of what was sent meanwhile.
+    Suspend { target: Target, span: u64 },
     /// A wall clock jumps.
     WallJump { host: Host, by_ms: i64 },
     /// A monotonic clock changes its pace.
@@ -86,6 +89,7 @@ impl Trouble {
             Self::Storm { .. } => "storm",
             Self::Crash { .. } => "crash",
             Self::Pause { .. } => "pause",
+            Self::Suspend { .. } => "suspend",
             Self::WallJump { .. } => "wall_jump",
             Self::Drift { .. } => "drift",
         }
@@ -166,6 +170,7 @@ fn draw_trouble(rng: &mut Rng, weights: &[u64], settings: &Settings) -> Trouble 
             says_new: rng.chance(300_000),
             moves: rng.chance(300_000),
         },
+        5 if rng.chance(300_000) => Trouble::Suspend { target, span },
         5 => Trouble::Pause { target, span },
         6 => draw_wall_jump(rng, host, settings),
         _ => Trouble::Drift {

@@ -6,9 +6,11 @@ use std::net::SocketAddr;
 use lockmesh::proto::event::Ticket;
 use lockmesh::proto::id::NodeId;
 use lockmesh::proto::time::Instant;
+use lockmesh::wire::Seal;
 
 use crate::algorithms::Machine;
 use crate::clocks::Clock;
+use crate::datagrams::Datagram;
 use crate::gossip::Sighting;
 use crate::invariants::{KeyAt, RequestId};
 use crate::world::Happening;
@@ -31,6 +33,8 @@ pub(crate) struct Ongoing {
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) node: Box<dyn Machine>,
+    /// Where lines of a trace are wanted: opens what the node opens.
+    pub(crate) ear: Option<Seal>,
     pub(crate) requests: BTreeMap<Ticket, Ongoing>,
     /// What its voter had on record when it was last looked at.
     pub(crate) voted: BTreeMap<KeyAt, (usize, u64)>,
@@ -51,7 +55,9 @@ pub(crate) struct Host {
     pub(crate) lives: Vec<Sighting>,
     /// Its process is frozen until then.
     pub(crate) paused_until: Option<u64>,
-    pub(crate) inbox: Vec<(SocketAddr, Vec<u8>)>,
+    /// Its machine is suspended, not its process alone: it hears nothing then.
+    pub(crate) is_suspended: bool,
+    pub(crate) inbox: Vec<Datagram>,
     /// What its process would have done while it was frozen.
     pub(crate) put_off: Vec<Happening>,
     /// Tells timers that are still meant from those that are not.
@@ -70,6 +76,7 @@ impl Host {
             process: None,
             lives: Vec::new(),
             paused_until: None,
+            is_suspended: false,
             inbox: Vec::new(),
             put_off: Vec::new(),
             timer: 0,

@@ -7,9 +7,8 @@ use lockmesh::proto::epoch::Epoch;
 use lockmesh::proto::event::Ticket;
 use lockmesh::proto::id::Incarnation;
 use lockmesh::proto::voter::{Limits, Start};
-use lockmesh::wire::Seal;
 
-use crate::algorithms;
+use crate::algorithms::{self, Algorithm};
 use crate::faults::{Target, Trouble};
 use crate::gossip::Sighting;
 use crate::host::Process;
@@ -64,6 +63,11 @@ impl World {
             }
             Trouble::Pause { target, span } => {
                 let host = self.resolve(target);
+                self.pause(host, span);
+            }
+            Trouble::Suspend { target, span } => {
+                let host = self.resolve(target);
+                self.hosts[host].is_suspended = self.hosts[host].process.is_some();
                 self.pause(host, span);
             }
             Trouble::WallJump { host, by_ms } => {
@@ -148,6 +152,7 @@ impl World {
         let machine = &mut self.hosts[host];
         machine.process = None;
         machine.paused_until = None;
+        machine.is_suspended = false;
         machine.inbox.clear();
         machine.put_off.clear();
         machine.timer += 1;
@@ -220,6 +225,9 @@ impl World {
     }
 
     pub(crate) fn start_as(&mut self, host: HostAt, says_new: bool) {
+        let seal = self.next_seal();
+        let listens = self.trace.keeps_lines() && self.settings.algorithm == Algorithm::Lockmesh;
+        let ear = listens.then(|| self.ear());
         let settings = &self.settings;
         let machine = &mut self.hosts[host];
         let now = machine.clock.now(self.time);
@@ -237,10 +245,11 @@ impl World {
             claims_max: CLAIMS_MAX,
             renew_every: None,
             seed: self.start_rng.draw(),
-            seal: Seal::insecure_plaintext(),
+            seal,
         };
         machine.process = Some(Process {
             node: algorithms::start(self.settings.algorithm, now, config),
+            ear,
             requests: Default::default(),
             voted: Default::default(),
             slots: 0,
@@ -304,6 +313,7 @@ impl World {
             return;
         }
         machine.paused_until = None;
+        machine.is_suspended = false;
         let inbox = std::mem::take(&mut machine.inbox);
         let put_off = std::mem::take(&mut machine.put_off);
         self.see_guards(host);
@@ -314,8 +324,8 @@ impl World {
         if timers_first {
             self.wake(host);
         }
-        for (from, bytes) in inbox {
-            self.take_in(host, from, &bytes);
+        for datagram in inbox {
+            self.take_in(host, &datagram);
         }
         if !timers_first {
             self.wake(host);

@@ -11,6 +11,8 @@ mod algorithms;
 mod calm;
 mod campaign;
 mod clocks;
+mod datagrams;
+mod digests;
 mod exhaustive;
 mod faults;
 mod gossip;
@@ -25,9 +27,13 @@ mod observe;
 #[cfg(test)]
 mod regressions;
 mod report;
+#[cfg(not(feature = "mutants"))]
+mod rerun;
 mod rng;
+mod scale;
 mod scenario;
 mod settings;
+mod summary;
 mod trace;
 mod workload;
 mod world;
@@ -104,6 +110,21 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Compares the digests of some traces with those that another machine wrote down.
+    Digests {
+        /// Writes those of this build down instead.
+        #[arg(long)]
+        write: bool,
+    },
+    /// Counts messages and load while the cluster grows and its users do not.
+    Scale {
+        /// For how long each size runs, in seconds of its own time.
+        #[arg(long, value_name = "N", default_value_t = 60, value_parser = up_to_an_hour())]
+        seconds: u64,
+        /// Prints one JSON object instead of the table.
+        #[arg(long)]
+        json: bool,
+    },
     /// Searches every interleaving at small scope.
     Exhaustive {
         /// How long, over all scopes.
@@ -116,8 +137,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Puts known mistakes back, one at a time, and tells which law caught each.
-    #[cfg(feature = "mutants")]
+    /// Puts known mistakes back, one at a time, and tells which law caught each. Builds itself anew
+    /// for that: no other build has them.
     Mutants {
         /// How many seeds each is given before the exhaustive search takes over.
         #[arg(long, value_name = "N", default_value_t = 200)]
@@ -132,6 +153,10 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+}
+
+fn up_to_an_hour() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..=3_600)
 }
 
 fn parse_range(text: &str) -> Result<Range<u64>, String> {
@@ -172,7 +197,7 @@ fn main() -> ExitCode {
         print_trace(seeds.start, tweaks);
     }
     let summary = run(&args, seeds.clone(), tweaks);
-    tell(&summary);
+    summary::tell(&summary);
     let same = !args.twice || compare(seeds, tweaks);
     if args.json {
         let line = json!({
@@ -267,11 +292,15 @@ fn obey(command: Command) -> ExitCode {
             }
             ExitCode::SUCCESS
         }
+        Command::Digests { write } => compare_digests(write),
+        Command::Scale { seconds, json } => show_scale(seconds, json),
         Command::Exhaustive {
             seconds,
             states,
             json,
         } => search_all(Duration::from_secs(seconds), states, json),
+        #[cfg(not(feature = "mutants"))]
+        Command::Mutants { .. } => rerun::with_mistakes(),
         #[cfg(feature = "mutants")]
         Command::Mutants {
             seeds,
@@ -454,6 +483,37 @@ fn print_trace(seed: u64, tweaks: Tweaks) {
     print_lines(outcome.lines);
 }
 
+/// Compares the digests of some traces with the file, or writes them into it.
+fn compare_digests(write: bool) -> ExitCode {
+    let own = digests::text();
+    if write {
+        return match std::fs::write(digests::FILE, own) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("cannot write {}: {error}", digests::FILE);
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let differences = digests::differences(&own);
+    if differences.is_empty() {
+        println!("{} traces, all as in digests.txt", own.lines().count());
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("{}\n{}", differences.join("\n"), digests::ADVICE);
+    ExitCode::FAILURE
+}
+
+fn show_scale(seconds: u64, json: bool) -> ExitCode {
+    let rows = scale::rows(seconds);
+    if json {
+        println!("{}", json!({"rows": rows}));
+    } else {
+        print!("{}", scale::markdown(&rows));
+    }
+    ExitCode::SUCCESS
+}
+
 /// Whether every seed gives the same trace when it runs again.
 fn compare(seeds: Range<u64>, tweaks: Tweaks) -> bool {
     let mut same = true;
@@ -469,91 +529,4 @@ fn compare(seeds: Range<u64>, tweaks: Tweaks) -> bool {
         println!("every seed gave the same trace twice");
     }
     same
-}
-
-/// What the summary tells of, in groups.
-const COVERED: [(&str, &[&str]); 4] = [
-    (
-        "faults",
-        &[
-            "split",
-            "one_way",
-            "bridge",
-            "flap",
-            "slow",
-            "storm",
-            "crash",
-            "pause",
-            "wall_jump",
-            "drift",
-        ],
-    ),
-    (
-        "network",
-        &[
-            "datagrams",
-            "datagrams_lost",
-            "datagrams_cut",
-            "datagrams_doubled",
-            "datagrams_late",
-            "views",
-        ],
-    ),
-    (
-        "locks",
-        &[
-            "tries",
-            "waits",
-            "claims",
-            "grants",
-            "renewals",
-            "extends",
-            "released",
-            "lost",
-            "denied",
-            "timed_out",
-            "crashed_with_a_request",
-        ],
-    ),
-    (
-        "voters and ledger",
-        &[
-            "restarts",
-            "restarts_told_new",
-            "crashes_under_a_lease",
-            "quarantines",
-            "voters_returned",
-            "leans_on_wall_clock",
-            "writes_taken",
-            "writes_refused",
-        ],
-    ),
-];
-
-fn tell(summary: &Summary) {
-    println!(
-        "{} seeds, {} steps in {:.1} s ({} a second), {} facts judged by 11 laws",
-        summary.seeds,
-        summary.steps,
-        summary.took.as_secs_f64(),
-        summary.steps_per_second(),
-        summary.facts,
-    );
-    for (group, names) in COVERED {
-        let counts: Vec<String> = names
-            .iter()
-            .map(|name| {
-                let count = summary.coverage.get(name).copied().unwrap_or_default();
-                format!("{count} {}", name.replace('_', " "))
-            })
-            .collect();
-        println!("  {group}: {}", counts.join(", "));
-    }
-    println!("{} violations", summary.violations);
-    for failed in &summary.failed {
-        println!(
-            "seed {} failed ({:?}): {}\n  with its first {} faults; replay: {}",
-            failed.seed, failed.failure, failed.what, failed.faults, failed.replay
-        );
-    }
 }

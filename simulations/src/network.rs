@@ -10,6 +10,8 @@ use crate::rng::Rng;
 pub(crate) struct Weather {
     pub(crate) loss_ppm: u64,
     pub(crate) double_ppm: u64,
+    /// How many datagrams per million arrive damaged.
+    pub(crate) damage_ppm: u64,
     /// How many datagrams per million are late beyond all reason.
     pub(crate) late_ppm: u64,
     /// How late those are at the most, in nanoseconds.
@@ -26,12 +28,15 @@ pub(crate) struct Fates {
     pub(crate) cut: u64,
     pub(crate) doubled: u64,
     pub(crate) late: u64,
+    pub(crate) damaged: u64,
 }
 
 /// All links.
 #[derive(Debug)]
 pub(crate) struct Network {
     rng: Rng,
+    /// Of its own, so that damage changes nothing else.
+    damage_rng: Rng,
     hosts: usize,
     /// Each link's own delay, in nanoseconds.
     delays: Vec<u64>,
@@ -53,6 +58,7 @@ impl Network {
         let links = hosts * hosts;
         let delays = (0..links).map(|_| rng.between(delay.0, delay.1)).collect();
         Self {
+            damage_rng: rng.clone().child(),
             rng,
             hosts,
             delays,
@@ -83,6 +89,16 @@ impl Network {
             self.delay(from, to)
         });
         [Some(first), second]
+    }
+
+    /// Whether a copy that arrives is damaged on the way, and what its damage is drawn from.
+    pub(crate) fn damages(&mut self) -> Option<&mut Rng> {
+        let ppm = self.weather.damage_ppm;
+        if ppm == 0 || !self.damage_rng.chance(ppm) {
+            return None;
+        }
+        self.fates.damaged += 1;
+        Some(&mut self.damage_rng)
     }
 
     fn delay(&mut self, from: usize, to: usize) -> u64 {
@@ -158,6 +174,7 @@ impl Network {
         self.storm_ppm = 0;
         self.weather.loss_ppm = 0;
         self.weather.double_ppm = 0;
+        self.weather.damage_ppm = 0;
         self.weather.late_ppm = 0;
         // Fair weather also keeps the order: a renewal that a release overtakes leaves a ghost at
         // the voter for a round trip, and then nothing could be timed.
@@ -172,6 +189,7 @@ mod tests {
     const FAIR: Weather = Weather {
         loss_ppm: 0,
         double_ppm: 0,
+        damage_ppm: 0,
         late_ppm: 0,
         late_max: 0,
         jitter: 10,

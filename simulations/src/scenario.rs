@@ -159,6 +159,7 @@ fn settings_of(reader: &Reader<'_>, file: &File) -> Result<Settings, BadScenario
     Ok(Settings {
         seed: file.seed,
         algorithm: Algorithm::default(),
+        is_sealed: cluster.sealed,
         is_recorded: false,
         members,
         outsiders: cluster.outsiders,
@@ -173,6 +174,7 @@ fn settings_of(reader: &Reader<'_>, file: &File) -> Result<Settings, BadScenario
         weather: Weather {
             loss_ppm: net.loss_percent.ppm(),
             double_ppm: net.double_percent.ppm(),
+            damage_ppm: net.damage_percent.ppm(),
             late_ppm: 0,
             late_max: 1,
             jitter: net.jitter_us * 1_000,
@@ -342,6 +344,15 @@ fn trouble_of_host(it: &FaultAt) -> (u64, Result<Trouble, String>, Vec<usize>) {
             let span = *for_ms * MILLISECOND;
             (*at_ms, Ok(Trouble::Pause { target, span }), named)
         }
+        FaultAt::Suspend {
+            at_ms,
+            for_ms,
+            host,
+        } => {
+            let (target, named) = target(host);
+            let span = *for_ms * MILLISECOND;
+            (*at_ms, Ok(Trouble::Suspend { target, span }), named)
+        }
         FaultAt::WallJump { at_ms, host, by_ms } => {
             let (host, by_ms) = (*host, *by_ms);
             (*at_ms, Ok(Trouble::WallJump { host, by_ms }), vec![host])
@@ -401,7 +412,7 @@ pub(crate) fn play(scenario: Scenario, keeps_lines: bool) -> (Outcome, Vec<Strin
 }
 
 /// The scenarios that come with the project.
-pub(crate) const NAMED: [(&str, &str); 13] = [
+pub(crate) const NAMED: [(&str, &str); 15] = [
     ("split_brain", include_str!("../scenarios/split_brain.toml")),
     (
         "majority_lost",
@@ -441,6 +452,14 @@ pub(crate) const NAMED: [(&str, &str); 13] = [
     (
         "fifty_members",
         include_str!("../scenarios/fifty_members.toml"),
+    ),
+    (
+        "damaged_datagrams",
+        include_str!("../scenarios/damaged_datagrams.toml"),
+    ),
+    (
+        "rolling_suspend",
+        include_str!("../scenarios/rolling_suspend.toml"),
     ),
 ];
 

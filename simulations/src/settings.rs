@@ -68,6 +68,8 @@ pub(crate) struct Settings {
     pub(crate) seed: u64,
     /// What the hosts run.
     pub(crate) algorithm: Algorithm,
+    /// Whether datagrams are sealed, as in production, or plaintext, which is faster.
+    pub(crate) is_sealed: bool,
     /// Whether the run is recorded for a page or a table; it then goes on after a broken law.
     pub(crate) is_recorded: bool,
     /// Members of the roster, hosts 0 and up; those after them are no members.
@@ -105,9 +107,13 @@ impl Settings {
             Pace::Kept
         };
         let fault_span = max_ttl * rng.between(4, 9);
+        let mut wire = Rng::stream(seed, "wire");
+        let mut weather = draw_weather(&mut rng, round_trip, max_ttl);
+        weather.damage_ppm = *wire.pick(&[0, 0, 1_000, 20_000, 200_000]);
         Self {
             seed,
             algorithm: Algorithm::default(),
+            is_sealed: wire.chance(250_000),
             is_recorded: false,
             members,
             outsiders: *rng.pick(&[0, 0, 1, 2]),
@@ -115,7 +121,7 @@ impl Settings {
             timing,
             pace,
             wall_off_max_ms: timing.max_clock_skew.as_millis() as i64 / 2,
-            weather: draw_weather(&mut rng, round_trip, max_ttl),
+            weather,
             delay: (round_trip / 20, round_trip * rng.between(15, 40) / 100),
             gossip: if rng.chance(600_000) {
                 Gossip::Hostile
@@ -131,6 +137,14 @@ impl Settings {
             fault_span,
             habits: draw_habits(&mut rng, max_ttl),
         }
+    }
+
+    /// For those whose datagrams have no seal, and no form that damage would break for certain:
+    /// what would arrive damaged is lost.
+    pub(crate) fn send_plain_and_whole(&mut self) {
+        self.is_sealed = false;
+        let damage_ppm = std::mem::take(&mut self.weather.damage_ppm);
+        self.weather.loss_ppm = (self.weather.loss_ppm + damage_ppm).min(1_000_000);
     }
 
     pub(crate) fn hosts(&self) -> usize {
@@ -187,6 +201,7 @@ fn draw_timing(rng: &mut Rng, round_trip: u64) -> Timing {
 fn draw_weather(rng: &mut Rng, round_trip: u64, max_ttl: u64) -> Weather {
     Weather {
         loss_ppm: *rng.pick(&[0, 1_000, 20_000, 100_000, 300_000]),
+        damage_ppm: 0,
         double_ppm: *rng.pick(&[0, 1_000, 50_000, 300_000]),
         late_ppm: *rng.pick(&[0, 500, 10_000, 100_000]),
         late_max: *rng.pick(&[round_trip * 5, max_ttl / 2, max_ttl * 3]),

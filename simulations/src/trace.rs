@@ -3,6 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use lockmesh::wire::codec::unpack;
+use lockmesh::wire::{DropReason, Kind};
 
 use crate::rng::mix;
 
@@ -61,15 +62,27 @@ impl Trace {
         }
     }
 
-    /// Adds a line for each message of a plaintext datagram that a host reads.
-    pub(crate) fn datagram(&mut self, at: u64, host: usize, bytes: &[u8]) {
-        const HEAD_BYTES: usize = 3;
-        let body = bytes.get(HEAD_BYTES..).unwrap_or_default();
-        let Ok((head, messages)) = unpack(body) else {
-            return self.line(at, format_args!("n{host} reads {} bytes", bytes.len()));
+    /// Adds a line for each message of a datagram that a host reads, or says why it drops it.
+    /// `opened` is `None` where its form is not that of this project.
+    pub(crate) fn datagram(
+        &mut self,
+        at: u64,
+        host: usize,
+        bytes: &[u8],
+        opened: Option<Result<(Kind, Vec<u8>), DropReason>>,
+    ) {
+        let len = bytes.len();
+        let unpacked = match opened {
+            None => return self.line(at, format_args!("n{host} reads {len} bytes")),
+            Some(opened) => opened.and_then(|(_, body)| unpack(&body)),
         };
-        for message in messages {
-            self.line(at, format_args!("n{host} <- {} {message:?}", head.from));
+        match unpacked {
+            Ok((head, messages)) => {
+                for message in messages {
+                    self.line(at, format_args!("n{host} <- {} {message:?}", head.from));
+                }
+            }
+            Err(reason) => self.line(at, format_args!("n{host} drops {len} bytes: {reason}")),
         }
     }
 

@@ -13,11 +13,13 @@ use lockmesh::proto::event::Event;
 use lockmesh::proto::id::{Key, NodeId};
 use lockmesh::proto::roster::Roster;
 use lockmesh::proto::time::Now;
+use lockmesh::wire::ClusterKey;
 
 use crate::algorithms::{Hearing, Machine};
+use crate::datagrams::{self, Datagram};
 use crate::faults::{Fault, draw_rate};
 use crate::gossip::{self, Known};
-use crate::host::{Host, Process, SOCKET_DATAGRAMS_MAX};
+use crate::host::{Host, Process};
 use crate::invariants::{Fact, Host as HostAt, KeyAt, Laws, RequestId, Terms, Violation};
 use crate::ledger::Ledger;
 use crate::network::Network;
@@ -32,11 +34,7 @@ use crate::workload::{Client, Status};
 #[derive(Clone, Debug)]
 pub(crate) enum Happening {
     /// A datagram arrives at an address.
-    Arrive {
-        from: SocketAddr,
-        to: SocketAddr,
-        bytes: Vec<u8>,
-    },
+    Arrive { to: SocketAddr, datagram: Datagram },
     /// A node wanted to be woken.
     Timer { host: HostAt, timer: u64 },
     /// Gossip has news for a node; it comes again.
@@ -123,7 +121,7 @@ pub(crate) struct World {
     heap: BinaryHeap<Entry>,
     queued: u64,
     pub(crate) hosts: Vec<Host>,
-    by_addr: BTreeMap<SocketAddr, HostAt>,
+    pub(crate) by_addr: BTreeMap<SocketAddr, HostAt>,
     by_id: BTreeMap<NodeId, HostAt>,
     pub(crate) roster: Arc<Roster>,
     pub(crate) keys: Vec<Key>,
@@ -140,6 +138,10 @@ pub(crate) struct World {
     pub(crate) steps: u64,
     pub(crate) gossip_rng: Rng,
     pub(crate) start_rng: Rng,
+    /// What the cluster's key and the boot ids are drawn from.
+    pub(crate) seal_rng: Rng,
+    /// The key that all nodes share, where they seal.
+    pub(crate) cluster_key: Option<ClusterKey>,
     /// Faults are over.
     pub(crate) is_calm: bool,
     pub(crate) requests: u64,
@@ -189,6 +191,7 @@ impl World {
             settings.weather,
         );
         let terms = terms(&settings, voters);
+        let mut seal_rng = Rng::stream(seed, "seal");
         let mut world = Self {
             time: 0,
             heap: BinaryHeap::new(),
@@ -208,6 +211,10 @@ impl World {
             steps: 0,
             gossip_rng: Rng::stream(seed, "gossip"),
             start_rng: Rng::stream(seed, "start"),
+            cluster_key: settings
+                .is_sealed
+                .then(|| datagrams::draw_key(&mut seal_rng)),
+            seal_rng,
             is_calm: false,
             requests: 0,
             probed: BTreeMap::new(),
@@ -292,9 +299,13 @@ impl World {
             ("datagrams_cut", fates.cut),
             ("datagrams_doubled", fates.doubled),
             ("datagrams_late", fates.late),
+            ("datagrams_damaged", fates.damaged),
             ("writes_taken", self.ledger.taken),
             ("writes_refused", self.ledger.refused),
         ];
+        if self.settings.is_sealed {
+            self.count("sealed_worlds");
+        }
         for (name, count) in counts {
             self.count_many(name, count);
         }
@@ -353,7 +364,7 @@ impl World {
 
     fn happen(&mut self, happening: Happening) {
         match happening {
-            Happening::Arrive { from, to, bytes } => self.arrive(from, to, bytes),
+            Happening::Arrive { to, datagram } => self.arrive(to, datagram),
             Happening::Timer { host, timer } => {
                 if self.hosts[host].timer == timer && self.hosts[host].acts() {
                     self.hosts[host].timer_at = None;
@@ -376,30 +387,6 @@ impl World {
             Happening::Leave { host, write } => self.write_leaves(host, write),
             Happening::Reach(write) => self.write_reaches(write),
         }
-    }
-
-    fn arrive(&mut self, from: SocketAddr, to: SocketAddr, bytes: Vec<u8>) {
-        let Some(host) = self.by_addr.get(&to).copied() else {
-            return;
-        };
-        let machine = &mut self.hosts[host];
-        if machine.addr != to || machine.process.is_none() {
-            return;
-        }
-        if machine.is_paused() {
-            if machine.inbox.len() < SOCKET_DATAGRAMS_MAX {
-                machine.inbox.push((from, bytes));
-            }
-            return;
-        }
-        self.take_in(host, from, &bytes);
-    }
-
-    pub(crate) fn take_in(&mut self, host: HostAt, from: SocketAddr, bytes: &[u8]) {
-        if self.trace.keeps_lines() {
-            self.trace.datagram(self.time, host, bytes);
-        }
-        self.at_node(host, |node, now| node.handle_datagram(now, from, bytes));
     }
 
     /// The node does what is due.
@@ -453,25 +440,6 @@ impl World {
         if let Some(at) = at {
             let timer = machine.timer;
             self.push(at.max(self.time), Happening::Timer { host, timer });
-        }
-    }
-
-    fn transmit(&mut self, from: HostAt, to: SocketAddr, bytes: Vec<u8>) {
-        self.trace.fold_bytes(&bytes);
-        let Some(host) = self.by_addr.get(&to).copied() else {
-            return;
-        };
-        let source = self.hosts[from].addr;
-        let [first, second] = self.network.send(from, host);
-        let copies = [first, second].into_iter().flatten();
-        for delay in copies {
-            let bytes = bytes.clone();
-            let arrive = Happening::Arrive {
-                from: source,
-                to,
-                bytes,
-            };
-            self.push_in(delay, arrive);
         }
     }
 

@@ -118,6 +118,7 @@ fn mixed(seed: u64, algorithm: Algorithm) -> Plan {
     let mut settings = Settings::draw(seed, None);
     settings.algorithm = algorithm;
     settings.gossip = Gossip::Heard;
+    settings.send_plain_and_whole();
     settings.pace = Pace::Kept;
     Plan {
         faults: faults::draw(&settings),

@@ -26,6 +26,7 @@ use lockmesh::proto::id::Key;
 use lockmesh::proto::time::{Instant, Now};
 use lockmesh::proto::view::View;
 use lockmesh::proto::voter::Voter;
+use lockmesh::wire::Traffic;
 
 use crate::faults::Fault;
 use crate::scenario::{AskAt, Scenario};
@@ -59,6 +60,15 @@ impl Algorithm {
         }
     }
 
+    /// Its name in one word.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Lockmesh => "lockmesh",
+            Self::Living => "living",
+            Self::Redlock => "redlock",
+        }
+    }
+
     /// How a command line asks for it.
     pub(crate) fn flag(self) -> &'static str {
         match self {
@@ -85,6 +95,7 @@ impl Algorithm {
         settings.algorithm = self;
         if self != Self::Lockmesh {
             settings.gossip = Gossip::Heard;
+            settings.send_plain_and_whole();
         }
     }
 
@@ -151,6 +162,11 @@ pub(crate) trait Machine: Debug {
     /// Asks the voters of a key what they know of it, where there is such a question.
     fn inspect(&mut self, _now: Now, _key: &Key, _patience: Duration) {}
 
+    /// What it counts of its datagrams, where it counts.
+    fn traffic(&self) -> Option<&Traffic> {
+        None
+    }
+
     /// The voter, where it is one of this project.
     fn voter(&self) -> Option<&Voter> {
         None
@@ -200,6 +216,10 @@ impl Machine for Node {
 
     fn inspect(&mut self, now: Now, key: &Key, patience: Duration) {
         Self::inspect(self, now, key, patience);
+    }
+
+    fn traffic(&self) -> Option<&Traffic> {
+        Some(Self::traffic(self))
     }
 
     fn voter(&self) -> Option<&Voter> {

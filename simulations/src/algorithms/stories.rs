@@ -108,6 +108,7 @@ fn settings(seed: u64, algorithm: Algorithm) -> Settings {
     Settings {
         seed,
         algorithm,
+        is_sealed: false,
         is_recorded: true,
         members: MEMBERS,
         outsiders: 0,
@@ -118,6 +119,7 @@ fn settings(seed: u64, algorithm: Algorithm) -> Settings {
         weather: Weather {
             loss_ppm: 1_000,
             double_ppm: 0,
+            damage_ppm: 0,
             late_ppm: 0,
             late_max: 50 * MILLISECOND,
             jitter: MILLISECOND,

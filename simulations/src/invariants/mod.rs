@@ -16,6 +16,7 @@ mod m2_fencing;
 mod m3_lost_means_told;
 mod m4_a_majority_of_what;
 mod m5_amnesia;
+mod s4_damage_is_dropped;
 mod s6_leases_live_through_restarts;
 
 use serde::Serialize;
@@ -127,6 +128,9 @@ pub(crate) enum Fact {
         epoch: u64,
         taken: bool,
     },
+    /// A node read a datagram that was damaged on the way; whether it dropped and counted it, and
+    /// did nothing else.
+    Damaged { host: Host, is_dropped: bool },
     /// All faults are over, and the network is fair.
     Calm,
     /// A lock was still wanted when all had to be served.
@@ -191,6 +195,9 @@ pub(crate) trait Law {
     fn see(&mut self, at: u64, fact: &Fact, history: &History) -> Option<String>;
 }
 
+/// How many there are.
+pub(crate) const LAWS: usize = 12;
+
 /// All laws, and what they have seen.
 pub(crate) struct Laws {
     laws: Vec<Box<dyn Law + Send>>,
@@ -202,7 +209,7 @@ pub(crate) struct Laws {
 impl Laws {
     /// All laws, or those of these numbers alone.
     pub(crate) fn new(terms: Terms, only: Option<&[&str]>) -> Self {
-        let mut laws: Vec<Box<dyn Law + Send>> = vec![
+        let laws: [Box<dyn Law + Send>; LAWS] = [
             Box::new(m1_mutual_exclusion::MutualExclusion),
             Box::new(m2_fencing::Fencing),
             Box::new(m3_lost_means_told::LostMeansTold),
@@ -213,8 +220,10 @@ impl Laws {
             Box::new(l3_the_dead_do_not_hold_up::TheDeadDoNotHoldUp),
             Box::new(l4_one_round_trip::OneRoundTrip),
             Box::new(l5_bounded_memory::BoundedMemory),
+            Box::new(s4_damage_is_dropped::DamageIsDropped),
             Box::new(s6_leases_live_through_restarts::LeasesLiveThroughRestarts),
         ];
+        let mut laws = Vec::from(laws);
         laws.retain(|law| only.is_none_or(|only| only.contains(&law.number())));
         Self {
             laws,
@@ -230,7 +239,7 @@ impl Laws {
         for law in &mut self.laws {
             if let Some(what) = law.see(at, fact, &self.history) {
                 let law = law.number();
-                let kind = if law.starts_with('M') {
+                let kind = if law.starts_with('M') || law == "S4" {
                     Kind::Safety
                 } else {
                     Kind::Liveness

@@ -38,6 +38,8 @@ pub(super) struct Cluster {
     #[serde(default = "yes")]
     pub(super) clocks_kept: bool,
     #[serde(default)]
+    pub(super) sealed: bool,
+    #[serde(default)]
     pub(super) starts_in_quarantine: bool,
     #[serde(default)]
     pub(super) hostile_gossip: bool,
@@ -63,6 +65,7 @@ pub(super) struct Net {
     pub(super) jitter_us: u64,
     pub(super) loss_percent: Percent,
     pub(super) double_percent: Percent,
+    pub(super) damage_percent: Percent,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -122,6 +125,11 @@ pub(super) enum FaultAt {
         host: Who,
     },
     Pause {
+        at_ms: u64,
+        for_ms: u64,
+        host: Who,
+    },
+    Suspend {
         at_ms: u64,
         for_ms: u64,
         host: Who,
@@ -224,6 +232,7 @@ impl Default for Net {
             jitter_us: 500,
             loss_percent: Percent(0),
             double_percent: Percent(0),
+            damage_percent: Percent(0),
         }
     }
 }

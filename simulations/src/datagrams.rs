@@ -1,0 +1,204 @@
+//! Datagrams on their way: out of a node, over a link that may damage them, into another.
+//!
+//! What is damaged must be dropped and counted, and nothing else may come of it. Where the cluster
+//! seals, any bits may flip and any end may be missing. In plaintext nothing but its form tells a
+//! datagram from another that somebody meant, so there only damage counts that leaves no form of
+//! its own: one byte short, hardly begun, or of a version that nobody speaks.
+
+use std::net::SocketAddr;
+
+use lockmesh::wire::{ClusterKey, PROTOCOL_VERSION, Seal};
+
+use crate::host::SOCKET_DATAGRAMS_MAX;
+use crate::invariants::{Fact, Host as HostAt};
+use crate::rng::Rng;
+use crate::world::{Happening, World};
+
+/// Version, mode and kind of a plaintext datagram.
+const PLAINTEXT_HEAD_BYTES: u64 = 3;
+
+/// A datagram on its way, or in the queue of a socket.
+#[derive(Clone, Debug)]
+pub(crate) struct Datagram {
+    pub(crate) from: SocketAddr,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) is_damaged: bool,
+}
+
+/// The key of a cluster that seals.
+pub(crate) fn draw_key(rng: &mut Rng) -> ClusterKey {
+    ClusterKey::from_bytes(draw_bytes(rng)).expect("not all of them are zero")
+}
+
+fn draw_bytes<const N: usize>(rng: &mut Rng) -> [u8; N] {
+    let mut bytes = [0; N];
+    for chunk in bytes.chunks_mut(size_of::<u64>()) {
+        let drawn = rng.draw().to_le_bytes();
+        chunk.copy_from_slice(&drawn[..chunk.len()]);
+    }
+    bytes
+}
+
+/// Does to a datagram what a broken path does.
+fn damage(rng: &mut Rng, bytes: &mut Vec<u8>, is_sealed: bool) {
+    let len = bytes.len() as u64;
+    match (is_sealed, rng.below(3)) {
+        (true, 0) => bytes.truncate(rng.below(len) as usize),
+        (true, _) => {
+            // Two flips of one bit would be none.
+            let first = rng.below(len * 8);
+            flip(bytes, first);
+            for _ in 0..rng.below(8) {
+                let other = rng.below(len * 8);
+                if other != first {
+                    flip(bytes, other);
+                }
+            }
+        }
+        // The last byte belongs to a message: none is whole without it.
+        (false, 0) => bytes.truncate(bytes.len().saturating_sub(1)),
+        (false, 1) => bytes.truncate(rng.below(PLAINTEXT_HEAD_BYTES) as usize),
+        (false, _) => {
+            if let Some(version) = bytes.first_mut() {
+                *version = PROTOCOL_VERSION + 1 + rng.below(200) as u8;
+            }
+        }
+    }
+}
+
+fn flip(bytes: &mut [u8], bit: u64) {
+    if let Some(byte) = bytes.get_mut((bit / 8) as usize) {
+        *byte ^= 1 << (bit % 8);
+    }
+}
+
+impl World {
+    /// How the next process seals: with the cluster's key, and a boot id that no other has.
+    pub(crate) fn next_seal(&mut self) -> Seal {
+        match &self.cluster_key {
+            Some(key) => Seal::sealed(key.clone(), draw_bytes(&mut self.seal_rng)),
+            None => Seal::insecure_plaintext(),
+        }
+    }
+
+    /// What opens for a trace all that a node opens, under a boot id that is no node's.
+    pub(crate) fn ear(&self) -> Seal {
+        match &self.cluster_key {
+            Some(key) => Seal::sealed(key.clone(), [0xff; 16]),
+            None => Seal::insecure_plaintext(),
+        }
+    }
+
+    /// A datagram leaves a host: none, one or two of it will arrive.
+    pub(crate) fn transmit(&mut self, from: HostAt, to: SocketAddr, bytes: Vec<u8>) {
+        self.trace.fold_bytes(&bytes);
+        let Some(host) = self.by_addr.get(&to).copied() else {
+            return;
+        };
+        let [first, second] = self.network.send(from, host);
+        if let Some(delay) = second {
+            self.send_one(from, to, bytes.clone(), delay);
+        }
+        if let Some(delay) = first {
+            self.send_one(from, to, bytes, delay);
+        }
+    }
+
+    fn send_one(&mut self, from: HostAt, to: SocketAddr, mut bytes: Vec<u8>, delay: u64) {
+        let is_damaged = match self.network.damages() {
+            Some(rng) => {
+                damage(rng, &mut bytes, self.settings.is_sealed);
+                true
+            }
+            None => false,
+        };
+        let from = self.hosts[from].addr;
+        let datagram = Datagram {
+            from,
+            bytes,
+            is_damaged,
+        };
+        self.push_in(delay, Happening::Arrive { to, datagram });
+    }
+
+    /// A datagram arrives at an address.
+    pub(crate) fn arrive(&mut self, to: SocketAddr, datagram: Datagram) {
+        let Some(host) = self.by_addr.get(&to).copied() else {
+            return;
+        };
+        let machine = &mut self.hosts[host];
+        if machine.addr != to || machine.process.is_none() {
+            return;
+        }
+        if machine.is_paused() {
+            if !machine.is_suspended && machine.inbox.len() < SOCKET_DATAGRAMS_MAX {
+                machine.inbox.push(datagram);
+            }
+            return;
+        }
+        self.take_in(host, &datagram);
+    }
+
+    /// A process reads a datagram.
+    pub(crate) fn take_in(&mut self, host: HostAt, datagram: &Datagram) {
+        let Datagram {
+            from,
+            bytes,
+            is_damaged,
+        } = datagram;
+        if self.trace.keeps_lines() {
+            self.tell_datagram(host, bytes);
+        }
+        let before = is_damaged.then(|| self.counted(host)).flatten();
+        self.at_node(host, |node, now| node.handle_datagram(now, *from, bytes));
+        if let (Some(before), Some(after)) = (before, self.counted(host)) {
+            let is_dropped = after == (before.0, before.1 + 1);
+            self.see(&Fact::Damaged { host, is_dropped });
+        }
+    }
+
+    /// How many datagrams a node has taken in, and how much it has dropped.
+    fn counted(&self, host: HostAt) -> Option<(u64, u64)> {
+        let traffic = self.process(host)?.node.traffic()?;
+        Some((traffic.datagrams_in, traffic.dropped.values().sum()))
+    }
+
+    /// What a datagram says to the host that reads it.
+    fn tell_datagram(&mut self, host: HostAt, bytes: &[u8]) {
+        let Some(process) = self.hosts[host].process.as_mut() else {
+            return;
+        };
+        let opened = process.ear.as_mut().map(|ear| ear.open(bytes));
+        self.trace.datagram(self.time, host, bytes, opened);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_damaged_never_is_what_it_was() {
+        let mut rng = Rng::stream(1, "damage");
+        let whole: Vec<u8> = (0..60)
+            .map(|n| if n == 0 { PROTOCOL_VERSION } else { n })
+            .collect();
+        for round in 0..10_000 {
+            let mut bytes = whole.clone();
+            damage(&mut rng, &mut bytes, round % 2 == 0);
+            assert_ne!(bytes, whole);
+        }
+    }
+
+    #[test]
+    fn keys_and_boot_ids_repeat_with_the_seed_and_differ_from_each_other() {
+        let draw = |seed| {
+            let mut rng = Rng::stream(seed, "seal");
+            let (one, two): ([u8; 16], [u8; 16]) = (draw_bytes(&mut rng), draw_bytes(&mut rng));
+            assert_ne!(one, two);
+            one
+        };
+        assert_eq!(draw(1), draw(1));
+        assert_ne!(draw(1), draw(2));
+    }
+}

@@ -1,0 +1,101 @@
+//! The same seed gives the same trace on every machine: `digests.txt` has the digests of some
+//! traces as one machine saw them, and every machine that tests compares its own with them.
+//!
+//! A digest is over every datagram that a node sends and the time of every step. It changes with
+//! the rules, the wire and the world, and with nothing else: `-- digests --write` renews it.
+
+use std::fmt::Write as _;
+
+use crate::algorithms::Algorithm;
+use crate::campaign::{Tweaks, run_seed};
+use crate::scenario;
+use crate::world::Outcome;
+
+/// The file, from the root of the package.
+pub(crate) const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/digests.txt");
+const KNOWN: &str = include_str!("../digests.txt");
+/// Large and small, plaintext and sealed; 475 and 1627 have a story.
+const SEEDS: [u64; 12] = [0, 1, 2, 3, 4, 5, 9, 77, 94, 475, 1_000, 1_627];
+
+/// The digests of this build, one on a line.
+pub(crate) fn text() -> String {
+    let mut text = String::new();
+    let mut add = |name: &str, outcome: &Outcome| {
+        let grants = outcome.coverage.get("grants").copied().unwrap_or_default();
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
+            "{name} {:016x} {} steps {} facts {grants} grants",
+            outcome.digest, outcome.steps, outcome.facts
+        );
+    };
+    for seed in SEEDS {
+        add(
+            &format!("seed/{seed}"),
+            &run_seed(seed, Tweaks::default(), false),
+        );
+    }
+    for algorithm in [Algorithm::Living, Algorithm::Redlock] {
+        let tweaks = Tweaks {
+            algorithm,
+            ..Tweaks::default()
+        };
+        add(
+            &format!("seed/1/{}", algorithm.word()),
+            &run_seed(1, tweaks, false),
+        );
+    }
+    for (name, file) in scenario::NAMED {
+        if let Ok(scenario) = scenario::read(file) {
+            add(name, &scenario::play(scenario, false).0);
+        }
+    }
+    text
+}
+
+/// Which lines of this build differ from those of the file.
+pub(crate) fn differences(own: &str) -> Vec<String> {
+    if own == KNOWN {
+        return Vec::new();
+    }
+    let (mut own, mut known) = (own.lines(), KNOWN.lines());
+    let mut differences = Vec::new();
+    loop {
+        match (own.next(), known.next()) {
+            (None, None) => return differences,
+            (own, known) if own == known => {}
+            (own, known) => {
+                let (own, known) = (own.unwrap_or("nothing"), known.unwrap_or("nothing"));
+                differences.push(format!("here: {own}\n  file: {known}"));
+            }
+        }
+    }
+}
+
+/// What to do about them.
+pub(crate) const ADVICE: &str = "\
+If the rules, the wire or the world were changed on purpose, renew the file with
+  cargo run --release -p simulations -- digests --write
+If not, a seed is not the same run on two machines, and that is a bug.";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_gives_the_trace_here_that_it_gave_on_the_machine_that_wrote_the_file() {
+        let differences = differences(&text());
+        assert!(
+            differences.is_empty(),
+            "{}\n{ADVICE}",
+            differences.join("\n")
+        );
+    }
+
+    #[test]
+    fn a_digest_that_differs_is_seen() {
+        let changed = KNOWN.replacen("seed/0 ", "seed/0 f", 1);
+        assert_eq!(differences(&changed).len(), 1);
+        assert_eq!(differences(&format!("{KNOWN}more\n")).len(), 1);
+    }
+}

@@ -1,0 +1,39 @@
+//! **Section 4** of `docs/PROTOCOL.md`: messages may be lost, and that is all that damage may do. A
+//! datagram that was damaged on its way is dropped and counted as a whole; none of it is believed.
+//!
+//! Whoever reads half a message acts on something that nobody said, so this counts as safety.
+
+use super::{Fact, History, Law};
+
+pub(super) struct DamageIsDropped;
+
+impl Law for DamageIsDropped {
+    fn number(&self) -> &'static str {
+        "S4"
+    }
+
+    fn see(&mut self, _at: u64, fact: &Fact, _history: &History) -> Option<String> {
+        match fact {
+            Fact::Damaged {
+                host,
+                is_dropped: false,
+            } => Some(format!(
+                "host {host} did not drop and count a datagram that was damaged on its way"
+            )),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::forged::*;
+    use super::*;
+
+    #[test]
+    fn damage_that_is_believed_is_rejected() {
+        let host = 1;
+        let facts = [true, false].map(|is_dropped| (0, Fact::Damaged { host, is_dropped }));
+        assert_eq!(rejected(&mut DamageIsDropped, terms(), &facts), 1);
+    }
+}

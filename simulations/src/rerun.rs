@@ -1,0 +1,47 @@
+//! The command `mutants` in a build without the mistakes: builds one that has them, and runs it.
+//!
+//! No build that is used has the switch, so this one has not either. The other has a target folder
+//! of its own: no binary with the switch ever lies where this one does.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+/// Runs the same command line with the feature `mutants`, and passes its exit code on.
+pub(crate) fn with_mistakes() -> ExitCode {
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let (Some(cargo), Some(target)) = (std::env::var_os("CARGO"), target_folder()) else {
+        let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+        eprintln!(
+            "this build has no mistakes in it; run\n  cargo run --release -p simulations \
+             --features mutants --target-dir target/mutants -- {}",
+            words.join(" ")
+        );
+        return ExitCode::from(2);
+    };
+    let mut command = Command::new(&cargo);
+    command
+        .args(["run", "--release", "--features", "mutants"])
+        .args([
+            "--manifest-path",
+            concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
+        ])
+        .arg("--target-dir")
+        .arg(target)
+        .arg("--")
+        .args(words);
+    match command.status() {
+        // A signal has no code.
+        Ok(status) => ExitCode::from(status.code().map_or(1, |code| code as u8)),
+        Err(error) => {
+            eprintln!("cannot run {}: {error}", cargo.to_string_lossy());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Beside the folder of the profile that this binary lies in.
+fn target_folder() -> Option<PathBuf> {
+    let own = std::env::current_exe().ok()?;
+    Some(own.parent()?.parent()?.join("mutants"))
+}

@@ -1,0 +1,185 @@
+//! What a larger cluster costs: the same users and the same number of voters for each key, with
+//! more and more members, nothing going wrong. Messages and datagrams are those that the nodes
+//! count themselves; gossip is not in them.
+//!
+//! An uncontended cycle of acquire and release takes Claim, Vote and Release with each of the three
+//! voters, nine messages. A voter that is the claimant itself costs none, so small clusters are a
+//! little cheaper: 9 (1 - 1 / members).
+
+use std::time::Duration;
+
+use lockmesh::proto::roster::Timing;
+use serde::Serialize;
+
+use crate::algorithms::Algorithm;
+use crate::network::Weather;
+use crate::settings::{Gossip, Habits, Lives, MILLISECOND, Pace, SECOND, Settings};
+use crate::world::World;
+
+const MEMBERS: [usize; 4] = [5, 10, 20, 50];
+const VOTERS: usize = 3;
+const KEYS: usize = 1_000;
+/// From when on is counted.
+const START: u64 = SECOND;
+
+/// One size of cluster.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Row {
+    pub(crate) members: usize,
+    pub(crate) cycles: u64,
+    pub(crate) messages_per_cycle: f64,
+    pub(crate) datagrams_per_cycle: f64,
+    /// The share of all messages, sent and taken in, of the member that has most of them.
+    pub(crate) busiest_share: f64,
+    pub(crate) median_share: f64,
+    pub(crate) violations: usize,
+}
+
+/// All sizes, each for so long.
+pub(crate) fn rows(seconds: u64) -> Vec<Row> {
+    MEMBERS
+        .iter()
+        .map(|members| row(*members, seconds))
+        .collect()
+}
+
+/// What was counted up to a time.
+struct Counted {
+    cycles: u64,
+    messages: u64,
+    datagrams: u64,
+    /// What each member sent and took in.
+    loads: Vec<u64>,
+}
+
+impl Counted {
+    fn of(world: &World) -> Self {
+        let nodes = world.hosts.iter().filter_map(|host| host.process.as_ref());
+        let traffic: Vec<_> = nodes.filter_map(|it| it.node.traffic()).collect();
+        Self {
+            cycles: world.coverage.get("released").copied().unwrap_or_default(),
+            messages: traffic.iter().map(|it| it.messages_out).sum(),
+            datagrams: traffic.iter().map(|it| it.datagrams_out).sum(),
+            loads: traffic
+                .iter()
+                .map(|it| it.messages_out + it.messages_in)
+                .collect(),
+        }
+    }
+}
+
+fn row(members: usize, seconds: u64) -> Row {
+    let settings = settings(members, START + seconds * SECOND);
+    let mut world = World::new(settings, Vec::new(), false);
+    // What the voters ask each other when the cluster starts is no cycle's.
+    world.run_until(START, |_| false);
+    let before = Counted::of(&world);
+    world.run_until(START + seconds * SECOND, |_| false);
+    let after = Counted::of(&world);
+    let cycles = after.cycles - before.cycles;
+    let per_cycle = |count: u64| count as f64 / cycles.max(1) as f64;
+    let mut loads: Vec<u64> = after
+        .loads
+        .iter()
+        .zip(&before.loads)
+        .map(|(after, before)| after - before)
+        .collect();
+    loads.sort_unstable();
+    let all = loads.iter().sum::<u64>().max(1) as f64;
+    let share = |at: usize| loads.get(at).copied().unwrap_or_default() as f64 / all;
+    Row {
+        members,
+        cycles,
+        messages_per_cycle: per_cycle(after.messages - before.messages),
+        datagrams_per_cycle: per_cycle(after.datagrams - before.datagrams),
+        busiest_share: share(loads.len().saturating_sub(1)),
+        median_share: share(loads.len() / 2),
+        violations: world.laws.violations.len(),
+    }
+}
+
+fn settings(members: usize, span: u64) -> Settings {
+    Settings {
+        seed: 1,
+        algorithm: Algorithm::Lockmesh,
+        is_sealed: false,
+        is_recorded: false,
+        members,
+        outsiders: 0,
+        voters_per_key: VOTERS,
+        timing: Timing {
+            max_ttl: Duration::from_secs(10),
+            max_drift_ppm: 5_000,
+            max_clock_skew: Duration::from_millis(500),
+            round_trip: Duration::from_millis(10),
+            offer: Duration::from_millis(250),
+            poke: Duration::from_millis(250),
+        },
+        pace: Pace::Kept,
+        wall_off_max_ms: 0,
+        weather: Weather {
+            loss_ppm: 0,
+            double_ppm: 0,
+            damage_ppm: 0,
+            late_ppm: 0,
+            late_max: 1,
+            jitter: 0,
+        },
+        delay: (MILLISECOND, 3 * MILLISECOND),
+        gossip: Gossip::Honest,
+        lives: Lives::Counted,
+        starts_new: true,
+        fault_span: span,
+        habits: Habits {
+            clients: 100,
+            keys: KEYS,
+            rest_max: 400 * MILLISECOND,
+            hold_max: 20 * MILLISECOND,
+            work_max: 0,
+            try_ppm: 0,
+            renew_ppm: 1_000_000,
+            withdraw_ppm: 0,
+            deadline_ppm: 0,
+            extend_ppm: 0,
+        },
+    }
+}
+
+/// The table as Markdown.
+pub(crate) fn markdown(rows: &[Row]) -> String {
+    let head = "| members | cycles | messages per cycle | datagrams per cycle | busiest member | \
+                median member | 1/members |\n| ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n";
+    let lines = rows.iter().map(|row| {
+        format!(
+            "| {} | {} | {:.2} | {:.2} | {:.1} % | {:.1} % | {:.1} % |\n",
+            row.members,
+            row.cycles,
+            row.messages_per_cycle,
+            row.datagrams_per_cycle,
+            row.busiest_share * 100.0,
+            row.median_share * 100.0,
+            100.0 / row.members as f64,
+        )
+    });
+    head.to_owned() + &lines.collect::<String>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cycle_costs_as_much_in_a_large_cluster_and_a_member_of_it_has_its_share_of_the_load() {
+        for row in rows(5) {
+            assert_eq!(row.violations, 0);
+            assert!(row.cycles > 1_500, "{row:?}");
+            let fair = 1.0 / row.members as f64;
+            // Three messages with each voter that is another node, and few for those that meet.
+            let plain = 9.0 * (1.0 - fair);
+            let over = row.messages_per_cycle / plain;
+            assert!((0.9..1.2).contains(&over), "{row:?}");
+            assert!(row.busiest_share < 3.0 * fair, "{row:?}");
+            assert!((0.5..1.5).contains(&(row.median_share / fair)), "{row:?}");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! What many seeds came to, for people.
+
+use crate::campaign::Summary;
+use crate::invariants::LAWS;
+
+/// What the summary tells of, in groups.
+const COVERED: [(&str, &[&str]); 4] = [
+    (
+        "faults",
+        &[
+            "split",
+            "one_way",
+            "bridge",
+            "flap",
+            "slow",
+            "storm",
+            "crash",
+            "pause",
+            "suspend",
+            "wall_jump",
+            "drift",
+        ],
+    ),
+    (
+        "network",
+        &[
+            "datagrams",
+            "datagrams_lost",
+            "datagrams_cut",
+            "datagrams_doubled",
+            "datagrams_late",
+            "datagrams_damaged",
+            "sealed_worlds",
+            "views",
+        ],
+    ),
+    (
+        "locks",
+        &[
+            "tries",
+            "waits",
+            "claims",
+            "grants",
+            "renewals",
+            "extends",
+            "released",
+            "lost",
+            "denied",
+            "timed_out",
+            "crashed_with_a_request",
+        ],
+    ),
+    (
+        "voters and ledger",
+        &[
+            "restarts",
+            "restarts_told_new",
+            "crashes_under_a_lease",
+            "quarantines",
+            "voters_returned",
+            "leans_on_wall_clock",
+            "writes_taken",
+            "writes_refused",
+        ],
+    ),
+];
+
+pub(crate) fn tell(summary: &Summary) {
+    println!(
+        "{} seeds, {} steps in {:.1} s ({} a second), {} facts judged by {} laws",
+        summary.seeds,
+        summary.steps,
+        summary.took.as_secs_f64(),
+        summary.steps_per_second(),
+        summary.facts,
+        LAWS,
+    );
+    for (group, names) in COVERED {
+        let counts: Vec<String> = names
+            .iter()
+            .map(|name| {
+                let count = summary.coverage.get(name).copied().unwrap_or_default();
+                format!("{count} {}", name.replace('_', " "))
+            })
+            .collect();
+        println!("  {group}: {}", counts.join(", "));
+    }
+    println!("{} violations", summary.violations);
+    for failed in &summary.failed {
+        println!(
+            "seed {} failed ({:?}): {}\n  with its first {} faults; replay: {}",
+            failed.seed, failed.failure, failed.what, failed.faults, failed.replay
+        );
+    }
+}
