@@ -68,7 +68,7 @@ pub struct Voter {
     me: NodeId,
     roster: Arc<Roster>,
     limits: Limits,
-    slots: BTreeMap<Key, Slot>,
+    pub(super) slots: BTreeMap<Key, Slot>,
     /// When the vote of each slot expires.
     due: BTreeSet<(Instant, Key)>,
     floors: Vec<Epoch>,
