@@ -4,6 +4,7 @@
 mod bench;
 mod demo;
 mod keygen;
+mod look;
 mod node;
 
 use std::path::PathBuf;
@@ -12,14 +13,14 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 /// A lock mesh: a demo, a key generator, a bare node, and a measurement.
-#[derive(Debug, Parser)]
+#[derive(Parser)]
 #[command(name = "lockmesh", version)]
 struct Args {
     #[command(subcommand)]
     command: Option<Command>,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Subcommand)]
 enum Command {
     /// Five nodes on this machine: cut off, healed, crashed, restarted. The default.
     Demo {
@@ -37,6 +38,12 @@ enum Command {
     },
     /// Measure locks beside bare datagrams, in one run on this machine.
     Bench(bench::Args),
+    /// Show the members of a running mesh and whether locks can be had. Ends with 0 where every
+    /// member votes, 3 where some do not, 4 where some keys have no majority, 1 without an answer.
+    Status(look::status::Args),
+    /// Show who holds a lock of a running mesh and who waits for it. Ends with 0, with 4 where too
+    /// few voters answered, 1 without an answer.
+    Inspect(look::inspect::Args),
 }
 
 fn main() -> ExitCode {
@@ -55,6 +62,8 @@ fn main() -> ExitCode {
             Command::Keygen => keygen::run(),
             Command::Node { config } => node::run(&config).await,
             Command::Bench(args) => bench::run(&args).await,
+            Command::Status(args) => look::status::run(&args).await,
+            Command::Inspect(args) => look::inspect::run(&args).await,
         }
     })
 }

@@ -1,6 +1,6 @@
 //! `lockmesh node`: one bare node, which votes and asks for nothing, until it is told to stop.
 
-mod config;
+pub(crate) mod config;
 
 use std::io;
 use std::path::Path;

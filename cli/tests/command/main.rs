@@ -5,4 +5,5 @@ mod bench;
 mod common;
 mod demo;
 mod keygen;
+mod look;
 mod node;
