@@ -108,10 +108,12 @@ pub(crate) fn fail(code: u8, error: impl Display) -> ExitCode {
 /// Text of others, as a terminal may show it: a key is any text, also one that would move the
 /// cursor or turn the direction of writing.
 pub(crate) fn shown(name: &str) -> String {
-    let is_safe = |c: char| {
-        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        !c.is_control() && !turns
+    let turns = |c: char| {
+        matches!(c, '\u{200e}' | '\u{200f}')
+            || ('\u{202a}'..='\u{202e}').contains(&c)
+            || ('\u{2066}'..='\u{2069}').contains(&c)
     };
+    let is_safe = |c: char| !c.is_control() && !turns(c);
     let mut shown = String::with_capacity(name.len());
     for c in name.chars() {
         match is_safe(c) {
