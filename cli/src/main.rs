@@ -6,6 +6,7 @@ mod demo;
 mod keygen;
 mod look;
 mod node;
+mod top;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -44,6 +45,9 @@ enum Command {
     /// Show who holds a lock of a running mesh and who waits for it. Ends with 0, with 4 where too
     /// few voters answered, 1 without an answer.
     Inspect(look::inspect::Args),
+    /// Members, locks, queues and rates of a running mesh, in the terminal; without one, or with
+    /// --once, one picture as text.
+    Top(top::Args),
 }
 
 fn main() -> ExitCode {
@@ -64,6 +68,7 @@ fn main() -> ExitCode {
             Command::Bench(args) => bench::run(&args).await,
             Command::Status(args) => look::status::run(&args).await,
             Command::Inspect(args) => look::inspect::run(&args).await,
+            Command::Top(args) => top::run(&args).await,
         }
     })
 }

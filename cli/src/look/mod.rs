@@ -15,9 +15,9 @@ use lockmesh::observe::Observer;
 use crate::node::config::Source;
 
 /// Nobody answered.
-const NO_ANSWER: u8 = 1;
+pub(crate) const NO_ANSWER: u8 = 1;
 /// What is asked for cannot be: an option or the configuration.
-const BAD_USAGE: u8 = 2;
+pub(crate) const BAD_USAGE: u8 = 2;
 /// A voter is missing, and every key still has a majority.
 const DEGRADED: u8 = 3;
 /// Some keys, or the one that was asked for, have no majority of voters.

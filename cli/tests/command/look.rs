@@ -142,3 +142,19 @@ async fn who_has_not_the_key_is_told_that_nobody_answers() {
     assert_eq!(output.status.code(), Some(2));
     assert!(!stderr(&output).contains("secret"), "{}", stderr(&output));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn top_without_a_terminal_prints_one_picture() {
+    let mesh = mesh().await;
+    let guard = mesh.node(1).lock("report").acquire().await.unwrap();
+    let command = ["top", "--every-ms", "200"];
+    let output = asks(&command, &mesh.node(0), &key().to_base64()).await;
+    let text = stdout(&output);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(text.contains("ok, 3 of 3 members vote, 1 locks"), "{text}");
+    let epoch = guard.epoch().get().to_string();
+    let row = text.lines().find(|line| line.starts_with("report"));
+    let row = row.unwrap();
+    assert!(row.contains("n1") && row.contains(&epoch), "{text}");
+    assert!(!text.contains('\u{1b}'), "{text}");
+}
