@@ -22,6 +22,14 @@ mod lock;
 #[cfg(feature = "runtime")]
 mod runtime;
 
+/// A running mesh, seen from beside it.
+#[cfg(feature = "runtime")]
+pub mod observe {
+    pub use crate::node::{Health, NodeAnswer, NodeSurvey, Survey};
+    pub use crate::runtime::{ObserveError, Observer};
+    pub use crate::wire::observe::{Counts, Dropped, Flow, Overview, VoterState};
+}
+
 pub use proto::claimant::RequestError;
 pub use proto::epoch::Epoch;
 pub use proto::event::Answers;

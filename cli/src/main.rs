@@ -8,21 +8,23 @@ mod demo;
 mod history;
 mod keygen;
 mod lab;
+mod look;
 mod node;
+mod top;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// A lock mesh: a demo, a lab, a node, a checker of histories, chaos, a measurement.
-#[derive(Debug, Parser)]
+/// A lock mesh: a demo, a lab, a node, a look at a running mesh, chaos, a measurement.
+#[derive(Parser)]
 #[command(name = "lockmesh", version)]
 struct Args {
     #[command(subcommand)]
     command: Option<Command>,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Subcommand)]
 enum Command {
     /// Five nodes on this machine: cut off, healed, crashed, restarted. The default.
     Demo {
@@ -50,6 +52,15 @@ enum Command {
         #[arg(long, value_enum, default_value_t)]
         runtime: bench::Flavour,
     },
+    /// Show the members of a running mesh and whether locks can be had. Ends with 0 where every
+    /// member votes, 3 where some do not, 4 where some keys have no majority, 1 without an answer.
+    Status(look::status::Args),
+    /// Show who holds a lock of a running mesh and who waits for it. Ends with 0, with 4 where too
+    /// few voters answered, 1 without an answer.
+    Inspect(look::inspect::Args),
+    /// Members, locks, queues and rates of a running mesh, in the terminal; without one, or with
+    /// --once, one picture as text.
+    Top(top::Args),
 }
 
 fn main() -> ExitCode {
@@ -77,6 +88,9 @@ fn main() -> ExitCode {
             Command::Chaos(args) => chaos::run(&args).await,
             Command::Bench(args) => bench::run(&args).await,
             Command::BenchChild { .. } => bench::run_child().await,
+            Command::Status(args) => look::status::run(&args).await,
+            Command::Inspect(args) => look::inspect::run(&args).await,
+            Command::Top(args) => top::run(&args).await,
         }
     })
 }

@@ -33,7 +33,9 @@ pub struct Inspection {
     pub owner: Option<Owner>,
     /// The highest fence that a voter told.
     pub fence: Epoch,
-    /// Nodes that wait at any voter, in order.
+    /// How many wait at the voter where most do.
+    pub waiting: usize,
+    /// Nodes that wait at any voter, in order; each voter names the first few.
     pub waiters: Vec<Waiter>,
 }
 
@@ -156,9 +158,15 @@ fn conclude(running: Running) -> Inspection {
         reports,
         ..
     } = running;
+    let told: Vec<&Report> = reports.values().collect();
+    judge(key, voters.len(), &told)
+}
+
+/// What the reports of some of a key's voters amount to.
+pub(super) fn judge(key: Key, voters: usize, reports: &[&Report]) -> Inspection {
     let mut votes: BTreeMap<&ClaimId, Vec<(Duration, Epoch, bool)>> = BTreeMap::new();
     let mut waiters: Vec<Waiter> = Vec::new();
-    for report in reports.values() {
+    for report in reports {
         if let Some(vote) = &report.vote {
             let vote_for = votes.entry(&vote.claim).or_default();
             vote_for.push((vote.remaining, vote.epoch, vote.won));
@@ -171,7 +179,7 @@ fn conclude(running: Running) -> Inspection {
     }
     waiters.sort();
     waiters.dedup();
-    let needed = majority(voters.len());
+    let needed = majority(voters);
     let owner = votes.into_iter().find(|(_, votes)| votes.len() >= needed);
     let owner = owner.map(|(claim, mut votes)| {
         votes.sort_by(|a, b| b.cmp(a));
@@ -182,17 +190,15 @@ fn conclude(running: Running) -> Inspection {
             remaining: votes[needed - 1].0,
         }
     });
-    let fence = reports
-        .values()
-        .map(|report| report.fence)
-        .max()
-        .unwrap_or_default();
+    let fence = reports.iter().map(|report| report.fence).max();
+    let waiting = reports.iter().map(|report| report.waiting).max();
     Inspection {
         key,
-        voters: voters.len(),
+        voters,
         answered: reports.len(),
         owner,
-        fence,
+        fence: fence.unwrap_or_default(),
+        waiting: waiting.unwrap_or_default() as usize,
         waiters,
     }
 }

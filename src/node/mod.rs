@@ -3,8 +3,12 @@
 //! One invariant: after every call that takes `&mut self`, drain [`Node::poll_output`] until it
 //! answers [`Output::Timeout`], and come back with [`Node::handle_timeout`] at that instant.
 
+mod answer;
 mod inspect;
+mod observer;
 mod peers;
+mod survey;
+mod surveyor;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -12,6 +16,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use inspect::{InspectId, Inspection, Owner, Waiter};
+pub use observer::{Observer, QuestionId};
+pub use survey::{Health, NodeAnswer, NodeSurvey, Survey};
+pub use surveyor::{Ask, Surveyor, Wanted};
 
 use crate::proto::claimant::{Claimant, ExtendError, Request, RequestError};
 use crate::proto::event::{Effects, Event, Ticket};
@@ -22,6 +29,7 @@ use crate::proto::time::{Instant, Now};
 use crate::proto::view::View;
 use crate::proto::voter::{Limits, Start, Voter};
 use crate::wire::codec::{pack, unpack};
+use crate::wire::observe::Counts;
 use crate::wire::{DATAGRAM_BYTES_MAX, DropReason, GOSSIP_BYTES_MAX, Head, Kind, Seal, Traffic};
 
 use inspect::Inspector;
@@ -93,6 +101,8 @@ pub struct Node {
     inspector: Inspector,
     seal: Seal,
     traffic: Traffic,
+    /// What became of its requests.
+    counts: Counts,
     effects: Effects,
     /// Messages to each peer, until they are drained: one datagram takes many.
     outbox: BTreeMap<NodeId, Vec<Message>>,
@@ -131,6 +141,7 @@ impl Node {
             claimant,
             seal,
             traffic: Traffic::default(),
+            counts: Counts::default(),
             effects,
             outbox: BTreeMap::new(),
             outputs: VecDeque::new(),
@@ -185,6 +196,7 @@ impl Node {
     /// [`RequestError`] where the ttl is out of bounds or there are too many requests.
     pub fn claim(&mut self, now: Now, request: Request) -> Result<Ticket, RequestError> {
         let ticket = self.claimant.request(now, request, &mut self.effects);
+        self.counts.requests += u64::from(ticket.is_ok());
         self.route(now);
         ticket
     }
@@ -319,11 +331,20 @@ impl Node {
 
     fn take_in(&mut self, now: Now, from: SocketAddr, bytes: &[u8]) -> Result<(), DropReason> {
         let (kind, body) = self.seal.open(bytes)?;
-        if kind == Kind::Gossip {
-            self.outputs.push_back(Output::Gossip { from, bytes: body });
-            return Ok(());
+        match kind {
+            Kind::Votes => self.take_votes(now, from, &body),
+            Kind::Gossip => {
+                self.outputs.push_back(Output::Gossip { from, bytes: body });
+                Ok(())
+            }
+            Kind::Question => self.answer(now, from, &body),
+            // A node asks nothing.
+            Kind::Answer => Err(DropReason::Misaddressed),
         }
-        let (head, messages) = unpack(&body)?;
+    }
+
+    fn take_votes(&mut self, now: Now, from: SocketAddr, body: &[u8]) -> Result<(), DropReason> {
+        let (head, messages) = unpack(body)?;
         if head.to != self.id {
             return Err(DropReason::Misaddressed);
         }
@@ -476,7 +497,10 @@ impl Node {
         };
         loop {
             let Effects { messages, events } = std::mem::take(&mut self.effects);
-            self.outputs.extend(events.into_iter().map(Output::Event));
+            for event in events {
+                answer::count(&mut self.counts, &event);
+                self.outputs.push_back(Output::Event(event));
+            }
             if messages.is_empty() {
                 return;
             }

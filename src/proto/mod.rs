@@ -10,6 +10,7 @@ pub mod claimant;
 pub mod epoch;
 pub mod event;
 pub mod id;
+pub(crate) mod listing;
 pub mod message;
 mod own_claim;
 mod recovery;

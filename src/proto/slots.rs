@@ -101,6 +101,12 @@ impl Slots {
         })
     }
 
+    /// The keys from this short hash on, and theirs, in the order of the hashes.
+    pub(crate) fn since_hash(&self, hash: u32) -> impl Iterator<Item = (u32, &Key)> {
+        let found = self.index.range((hash, SlotAt(0))..);
+        found.filter_map(|(hash, at)| Some((*hash, &self.get(*at)?.key)))
+    }
+
     /// Keeps a slot for a key that has none.
     pub(crate) fn open(&mut self, key: Key, fence: Epoch, vote: GivenVote) -> SlotAt {
         let at = self.free_place();

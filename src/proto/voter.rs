@@ -69,7 +69,7 @@ pub struct Voter {
     me: NodeId,
     roster: Arc<Roster>,
     limits: Limits,
-    slots: Slots,
+    pub(super) slots: Slots,
     floors: Vec<Epoch>,
     /// While the voter has no memory, what it does about it.
     recovery: Option<Recovery>,

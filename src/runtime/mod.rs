@@ -8,6 +8,7 @@ mod lease;
 mod membership;
 mod mesh;
 mod metrics;
+mod observe;
 #[cfg(feature = "ranvier")]
 mod ranvier;
 mod request;
@@ -17,6 +18,7 @@ mod status;
 
 pub use guard::{Guard, Lost};
 pub use mesh::Mesh;
+pub use observe::{ObserveError, Observer};
 pub use request::LockRequest;
 pub use status::{Member, Other, Status};
 

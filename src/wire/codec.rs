@@ -106,12 +106,12 @@ pub fn unpack(body: &[u8]) -> Result<(Head, Vec<Message>), DropReason> {
     Ok((head, messages))
 }
 
-fn append(body: &mut Vec<u8>, value: &impl Serialize) -> Option<usize> {
+pub(super) fn append(body: &mut Vec<u8>, value: &impl Serialize) -> Option<usize> {
     bincode::serde::encode_into_std_write(value, body, CONFIG).ok()
 }
 
 /// One value, and the bytes after it. No value is of no bytes, so the rest is shorter.
-fn take<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<(T, &[u8]), DropReason> {
+pub(super) fn take<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<(T, &[u8]), DropReason> {
     let (value, len) =
         bincode::serde::decode_from_slice(bytes, CONFIG).map_err(|_| DropReason::Undecodable)?;
     match bytes.get(len..) {

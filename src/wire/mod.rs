@@ -4,13 +4,15 @@
 //! read and to forge. In mode 1 it is encrypted and authenticated with an AEAD under a key that is
 //! derived from the cluster's key for this sender and this start ([`seal`]), and `kind | body` is
 //! its plaintext. A [`Kind::Votes`] body is a [`Head`] and its messages ([`codec`]), a
-//! [`Kind::Gossip`] body belongs to the gossip library.
+//! [`Kind::Gossip`] body belongs to the gossip library, a [`Kind::Question`] and a
+//! [`Kind::Answer`] are for those who look at a mesh from beside it ([`observe`]).
 //!
 //! Whatever does not open or decode is dropped and counted by [`DropReason`]. Nothing that comes
 //! from the network panics, blocks, or makes memory grow.
 
 pub mod codec;
 mod key;
+pub mod observe;
 pub mod seal;
 mod window;
 
@@ -36,6 +38,10 @@ pub enum Kind {
     Votes,
     /// Bytes of the gossip library.
     Gossip,
+    /// What somebody beside the mesh asks of a node ([`observe`]).
+    Question,
+    /// What the node answers.
+    Answer,
 }
 
 impl Kind {
@@ -43,6 +49,8 @@ impl Kind {
         match self {
             Self::Votes => 0,
             Self::Gossip => 1,
+            Self::Question => 2,
+            Self::Answer => 3,
         }
     }
 
@@ -50,6 +58,8 @@ impl Kind {
         match byte {
             0 => Ok(Self::Votes),
             1 => Ok(Self::Gossip),
+            2 => Ok(Self::Question),
+            3 => Ok(Self::Answer),
             _ => Err(DropReason::Undecodable),
         }
     }
@@ -60,7 +70,7 @@ impl Kind {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum DropReason {
-    /// Too short to be anything.
+    /// Too short to be anything, or a question that is shorter than its answer.
     Short,
     /// Of a protocol version that this node does not speak, or framed in neither of its modes.
     Version,
@@ -145,6 +155,8 @@ pub struct Traffic {
     pub datagrams_in: u64,
     /// Messages in them.
     pub messages_in: u64,
+    /// Questions of observers that were answered.
+    pub answers: u64,
     /// What was dropped, by reason.
     pub dropped: BTreeMap<DropReason, u64>,
 }

@@ -358,7 +358,7 @@ mod tests {
         assert_eq!(datagram.len(), BODY.len() + seal.overhead());
         assert_eq!(datagram[..3], [PROTOCOL_VERSION, MODE_PLAINTEXT, 1]);
         assert_eq!(seal.open(&datagram), Ok((Kind::Gossip, BODY.to_vec())));
-        let no_kind = [PROTOCOL_VERSION, MODE_PLAINTEXT, 2];
+        let no_kind = [PROTOCOL_VERSION, MODE_PLAINTEXT, 4];
         assert_eq!(seal.open(&no_kind), Err(DropReason::Undecodable));
     }
 

@@ -5,4 +5,5 @@
 mod arbitrary;
 mod codec;
 mod node;
+mod observe;
 mod seal;

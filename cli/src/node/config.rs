@@ -118,6 +118,37 @@ impl Source {
         Ok((builder, file.workload))
     }
 
+    /// Where the node and its peers are, and the cluster's key as text; `None` for plaintext.
+    pub(crate) fn meeting(&self) -> Result<(Vec<String>, Option<String>), FileError> {
+        let file: NodeFile = toml::from_str(&self.text).map_err(|error| {
+            let line = error.span().map(|span| self.line_at(span.start));
+            self.error(line, error.message().to_owned())
+        })?;
+        // Whether there is exactly one way to the key, and whether a file of it can be read.
+        drop(self.sealed(MeshBuilder::lan(&file.node_id), &file)?);
+        let unset = |variable: &String| {
+            let what = format!("key: the environment variable {variable} is not set");
+            self.error(self.line_of("key"), what)
+        };
+        let unread = |error: std::io::Error| {
+            let what = format!("key_file: it cannot be read: {error}");
+            self.error(self.line_of("key_file"), what)
+        };
+        let key = match (&file.key, &file.key_env, &file.key_file) {
+            (Some(key), ..) => Some(key.clone()),
+            (_, Some(name), _) => Some(std::env::var(name).map_err(|_| unset(name))?),
+            (_, _, Some(path)) => {
+                let dir = self.file.parent();
+                let path = dir.map_or_else(|| path.clone(), |dir| dir.join(path));
+                Some(std::fs::read_to_string(path).map_err(unread)?)
+            }
+            _ => None,
+        };
+        let own = file.advertise.or(file.listen).into_iter();
+        let peers = own.chain(file.seeds.unwrap_or_default()).collect();
+        Ok((peers, key))
+    }
+
     /// An error of the start, with the line of the field that it names.
     pub(crate) fn config_error(&self, error: &ConfigError) -> FileError {
         let what = error.to_string();

@@ -1,7 +1,7 @@
 //! `lockmesh node`: one bare node, until it is told to stop. It votes; under `--workload` it also
 //! asks for locks, and writes down what it believed of them.
 
-mod config;
+pub(crate) mod config;
 mod workload;
 
 use std::io;

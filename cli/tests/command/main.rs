@@ -9,4 +9,5 @@ mod common;
 mod demo;
 mod keygen;
 mod lab;
+mod look;
 mod node;

@@ -1,0 +1,92 @@
+//! `lockmesh inspect KEY`: who holds one lock, and who waits for it.
+
+use std::process::ExitCode;
+
+use lockmesh::Inspection;
+use lockmesh::observe::ObserveError;
+use serde_json::{Value, json};
+
+use super::{BAD_USAGE, NO_ANSWER, NO_MAJORITY, Target, fail, millis, shown};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The key that is locked.
+    #[arg(value_name = "KEY")]
+    lock: String,
+    #[command(flatten)]
+    target: Target,
+    /// One JSON object on one line.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(args: &Args) -> ExitCode {
+    let mut observer = match args.target.observer() {
+        Ok(observer) => observer,
+        Err(error) => return fail(BAD_USAGE, error),
+    };
+    let seen = match observer.inspect(&args.lock).await {
+        Ok(seen) => seen,
+        Err(error @ ObserveError::Key(_)) => return fail(BAD_USAGE, error),
+        Err(error) => return fail(NO_ANSWER, error),
+    };
+    match args.json {
+        true => println!("{}", to_json(&seen)),
+        false => print!("{}", to_text(&seen)),
+    }
+    match has_majority(&seen) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(NO_MAJORITY),
+    }
+}
+
+fn has_majority(seen: &Inspection) -> bool {
+    seen.answered > seen.voters / 2
+}
+
+/// Epochs are text: many readers of JSON round numbers beyond 2^53.
+pub(crate) fn to_json(seen: &Inspection) -> Value {
+    let owner = seen.owner.as_ref().map(|owner| {
+        json!({
+            "node": owner.node,
+            "epoch": owner.epoch.get().to_string(),
+            "confirmed": owner.confirmed,
+            "remaining_ms": millis(owner.remaining),
+        })
+    });
+    let waiters = seen.waiters.iter();
+    let waiters: Vec<Value> = waiters
+        .map(|it| json!({ "node": it.node, "epoch": it.epoch.get().to_string() }))
+        .collect();
+    json!({
+        "key": seen.key,
+        "voters": seen.voters,
+        "answered": seen.answered,
+        "has_majority": has_majority(seen),
+        "owner": owner,
+        "fence": seen.fence.get().to_string(),
+        "waiting": seen.waiting,
+        "waiters": waiters,
+    })
+}
+
+fn to_text(seen: &Inspection) -> String {
+    let key = shown(seen.key.as_str());
+    let mut text = match &seen.owner {
+        Some(owner) => format!(
+            "{key}: held by {} at epoch {}, {} ms left\n",
+            owner.node,
+            owner.epoch.get(),
+            millis(owner.remaining)
+        ),
+        None if has_majority(seen) => format!("{key}: held by nobody\n"),
+        None => format!("{key}: not known, too few voters answered\n"),
+    };
+    text += &format!("  {} of {} voters answered\n", seen.answered, seen.voters);
+    text += &format!("  fence {}\n", seen.fence.get());
+    text += &format!("  {} wait\n", seen.waiting);
+    for waiter in &seen.waiters {
+        text += &format!("    {} at epoch {}\n", waiter.node, waiter.epoch.get());
+    }
+    text
+}

@@ -1,0 +1,186 @@
+//! `lockmesh status`: members and whether locks can be had, for people and for scripts.
+
+use std::process::ExitCode;
+
+use lockmesh::Inspection;
+use lockmesh::observe::{Health, NodeSurvey, Survey, VoterState};
+use serde_json::{Value, json};
+
+use super::inspect;
+use super::{BAD_USAGE, DEGRADED, NO_ANSWER, NO_MAJORITY, Target, fail, millis, shown};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    target: Target,
+    /// One JSON object on one line.
+    #[arg(long)]
+    json: bool,
+    /// Also the keys that are held or waited for.
+    #[arg(long)]
+    locks: bool,
+    /// So many keys of each voter at the most.
+    #[arg(long, value_name = "N", default_value_t = 10_000, requires = "locks",
+          value_parser = clap::value_parser!(u64).range(1..))]
+    limit: u64,
+}
+
+pub(crate) async fn run(args: &Args) -> ExitCode {
+    let mut observer = match args.target.observer() {
+        Ok(observer) => observer,
+        Err(error) => return fail(BAD_USAGE, error),
+    };
+    let locks = if args.locks { args.limit } else { 0 };
+    let survey = observer.survey_with_locks(usize::try_from(locks).unwrap_or(usize::MAX));
+    let survey = match survey.await {
+        Ok(survey) => survey,
+        Err(error) => return fail(NO_ANSWER, error),
+    };
+    match args.json {
+        true => println!("{}", to_json(&survey, args.locks)),
+        false => print!("{}", to_text(&survey, args.locks)),
+    }
+    match survey.health() {
+        Health::Ok => ExitCode::SUCCESS,
+        Health::Degraded => ExitCode::from(DEGRADED),
+        Health::Blocked => ExitCode::from(NO_MAJORITY),
+    }
+}
+
+fn to_json(survey: &Survey, with_locks: bool) -> Value {
+    let roster = &survey.roster;
+    let nodes: Vec<Value> = survey
+        .nodes
+        .iter()
+        .map(|node| node_json(survey, node))
+        .collect();
+    let mut status = json!({
+        "schema": 1,
+        "health": survey.health(),
+        "voting": survey.voting(),
+        "roster": {
+            "version": roster.tag().version,
+            "digest": format!("{:016x}", roster.tag().digest),
+            "members": roster.members().len(),
+            "voters_per_key": roster.voters_per_key(),
+            "max_ttl_ms": millis(roster.timing().max_ttl),
+        },
+        "nodes": nodes,
+    });
+    if with_locks {
+        let locks = survey.locks.iter().map(inspect::to_json);
+        status["locks"] = locks.collect();
+        status["has_all_locks"] = json!(survey.has_all_locks);
+    }
+    status
+}
+
+fn node_json(survey: &Survey, node: &NodeSurvey) -> Value {
+    let mut value = json!({
+        "node": node.node,
+        "is_member": node.is_member,
+        "addr": node.addr,
+        "answered": node.answer.is_some(),
+        "state": state(survey, node).0,
+        "alive_by": node.alive_by,
+        "dead_by": node.dead_by,
+    });
+    if let Some(answer) = &node.answer {
+        let (told, traffic) = (&answer.overview, &answer.overview.traffic);
+        value["incarnation"] = json!(answer.incarnation.get());
+        value["keys"] = json!(told.keys);
+        value["claims"] = json!(told.claims);
+        value["counts"] = json!(told.counts);
+        if let VoterState::Abstains { remaining } = told.voter {
+            value["abstains_for_ms"] = json!(millis(remaining));
+        }
+        let dropped = traffic.dropped.iter();
+        let dropped: serde_json::Map<String, Value> = dropped
+            .map(|it| (it.reason.clone(), json!(it.count)))
+            .collect();
+        value["traffic"] = json!({
+            "datagrams_in": traffic.datagrams_in,
+            "datagrams_out": traffic.datagrams_out,
+            "messages_in": traffic.messages_in,
+            "messages_out": traffic.messages_out,
+            "answers": traffic.answers,
+            "dropped": dropped,
+        });
+    }
+    value
+}
+
+/// In one word for scripts, and for people.
+pub(crate) fn state(survey: &Survey, node: &NodeSurvey) -> (&'static str, String) {
+    let plain = |word: &'static str, said: &str| (word, said.to_owned());
+    match &node.answer {
+        None if node.is_member => plain("silent", "no answer"),
+        None => plain("not_asked", "client"),
+        Some(answer) if answer.roster != survey.roster.tag() => {
+            plain("other_roster", "other roster")
+        }
+        Some(answer) => match answer.overview.voter {
+            VoterState::Votes => plain("votes", "votes"),
+            VoterState::NotAMember => plain("client", "client"),
+            VoterState::Abstains { remaining } => (
+                "abstains",
+                format!("abstains {} s", remaining.as_secs() + 1),
+            ),
+        },
+    }
+}
+
+fn to_text(survey: &Survey, with_locks: bool) -> String {
+    let roster = &survey.roster;
+    let (members, voting) = (roster.members().len(), survey.voting());
+    let mut text = format!(
+        "roster {}: {members} members, {} of them vote for each key\n",
+        roster.tag(),
+        roster.voters_per_key(),
+    );
+    for node in &survey.nodes {
+        let addr = node
+            .addr
+            .map_or_else(|| "-".to_owned(), |addr| addr.to_string());
+        let (alive, dead) = (node.alive_by.len(), node.dead_by.len());
+        let told = node.answer.as_ref().map(|answer| &answer.overview);
+        let told = told.map(|it| format!(", {} keys, {} claims", it.keys, it.claims));
+        text += &format!(
+            "  {:<12} {addr:<21} {:<14} alive by {alive}, dead by {dead}{}\n",
+            node.node.as_str(),
+            state(survey, node).1,
+            told.unwrap_or_default(),
+        );
+    }
+    if with_locks {
+        for lock in &survey.locks {
+            text += &format!("  {}\n", lock_line(lock));
+        }
+        if !survey.has_all_locks {
+            text += "  ... and more: see --limit\n";
+        }
+    }
+    text + &match survey.health() {
+        Health::Ok => "ok: every member votes\n".to_owned(),
+        Health::Degraded => {
+            format!("degraded: {voting} of {members} members vote; every key has a majority\n")
+        }
+        Health::Blocked => format!(
+            "blocked: {voting} of {members} members vote; some keys, or all, cannot be locked\n"
+        ),
+    }
+}
+
+pub(crate) fn lock_line(lock: &Inspection) -> String {
+    let key = shown(lock.key.as_str());
+    let holder = match &lock.owner {
+        Some(owner) => format!(
+            "{} {} for {} ms",
+            owner.node,
+            owner.epoch,
+            millis(owner.remaining)
+        ),
+        None => "no majority".to_owned(),
+    };
+    format!("{key}: {holder}, {} wait", lock.waiting)
+}

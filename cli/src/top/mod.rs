@@ -1,0 +1,171 @@
+//! `lockmesh top`: members, locks, queues and rates of a running mesh, in the terminal.
+
+mod draw;
+mod state;
+
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use lockmesh::observe::{ObserveError, Observer, Survey};
+use ratatui::DefaultTerminal;
+use ratatui::crossterm::event::{self, Event};
+use tokio::sync::mpsc as channel;
+
+use crate::look::{BAD_USAGE, NO_ANSWER, Target, fail};
+use state::{Then, Top};
+
+/// What is printed once is as wide as this where there is no terminal.
+const WIDTH: u16 = 100;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    target: Target,
+    /// Print one picture as text, and end.
+    #[arg(long)]
+    once: bool,
+    /// How often it looks, in milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 1_000,
+          value_parser = clap::value_parser!(u64).range(100..=60_000))]
+    every_ms: u64,
+    /// So many keys of each voter at the most.
+    #[arg(long, value_name = "N", default_value_t = 1_000,
+          value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    limit: u64,
+}
+
+pub(crate) async fn run(args: &Args) -> ExitCode {
+    let observer = match args.target.observer() {
+        Ok(observer) => observer,
+        Err(error) => return fail(BAD_USAGE, error),
+    };
+    let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
+    let every = Duration::from_millis(args.every_ms);
+    let is_terminal = io::stdout().is_terminal() && io::stdin().is_terminal();
+    let done = match args.once || !is_terminal {
+        true => once(observer, limit, every)
+            .await
+            .map_err(|error| error.to_string()),
+        false => live(observer, limit, every)
+            .await
+            .map_err(|error| error.to_string()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(NO_ANSWER, error),
+    }
+}
+
+/// Two looks, so that there are rates.
+async fn once(mut observer: Observer, limit: usize, every: Duration) -> Result<(), ObserveError> {
+    let mut top = Top::default();
+    top.take(observer.survey_with_locks(limit).await?, Instant::now());
+    tokio::time::sleep(every).await;
+    top.take(observer.survey_with_locks(limit).await?, Instant::now());
+    print!("{}", draw::to_text(&top, WIDTH));
+    Ok(())
+}
+
+/// Until somebody quits, or the process is told to stop. The terminal is as before on every way
+/// out, also where something panics.
+async fn live(observer: Observer, limit: usize, every: Duration) -> io::Result<()> {
+    let signals = signals()?;
+    let mut terminal = ratatui::try_init()?;
+    let _restored = Restored;
+    show(&mut terminal, observer, limit, every, signals).await
+}
+
+struct Restored;
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        ratatui::restore();
+    }
+}
+
+type Look = Result<Survey, ObserveError>;
+
+async fn show(
+    terminal: &mut DefaultTerminal,
+    mut observer: Observer,
+    limit: usize,
+    every: Duration,
+    mut signals: channel::Receiver<()>,
+) -> io::Result<()> {
+    let mut keys = keys();
+    let (tell, mut looks) = channel::channel::<Look>(1);
+    let looker = tokio::spawn(async move {
+        loop {
+            let look = observer.survey_with_locks(limit).await;
+            if tell.send(look).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(every).await;
+        }
+    });
+    let mut top = Top::default();
+    loop {
+        terminal.draw(|frame| {
+            let area = frame.area();
+            draw::draw(&top, area, frame.buffer_mut());
+        })?;
+        tokio::select! {
+            look = looks.recv() => match look {
+                Some(Ok(survey)) => top.take(survey, Instant::now()),
+                Some(Err(error)) => top.fail(error.to_string()),
+                None => return Err(io::Error::other("nobody looks any more")),
+            },
+            key = keys.recv() => match key {
+                Some(Event::Key(key)) => if top.press(key) == Then::Quit { break },
+                Some(_) => {}
+                None => return Err(io::Error::other("the keyboard is gone")),
+            },
+            _ = signals.recv() => break,
+        }
+    }
+    looker.abort();
+    Ok(())
+}
+
+/// Reads the keyboard in a thread of its own, which ends with the process.
+fn keys() -> channel::Receiver<Event> {
+    let (tell, told) = channel::channel(16);
+    std::thread::spawn(move || {
+        while let Ok(event) = event::read() {
+            if tell.blocking_send(event).is_err() {
+                return;
+            }
+        }
+    });
+    told
+}
+
+#[cfg(unix)]
+fn signals() -> io::Result<channel::Receiver<()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (tell, told) = channel::channel(1);
+    for kind in [
+        SignalKind::terminate(),
+        SignalKind::interrupt(),
+        SignalKind::hangup(),
+    ] {
+        let (mut signal, tell) = (signal(kind)?, tell.clone());
+        tokio::spawn(async move {
+            signal.recv().await;
+            let _ = tell.send(()).await;
+        });
+    }
+    Ok(told)
+}
+
+#[cfg(windows)]
+fn signals() -> io::Result<channel::Receiver<()>> {
+    let mut signal = tokio::signal::windows::ctrl_c()?;
+    let (tell, told) = channel::channel(1);
+    tokio::spawn(async move {
+        signal.recv().await;
+        let _ = tell.send(()).await;
+    });
+    Ok(told)
+}

@@ -1,0 +1,160 @@
+//! `lockmesh status` and `lockmesh inspect` beside real nodes.
+
+use std::process::Output;
+use std::time::Duration;
+
+use lockmesh::harness::LocalMesh;
+use lockmesh::{ClusterKey, Mesh};
+use serde_json::Value;
+
+use super::common::{lockmesh, stderr, stdout};
+
+const OTHER_KEY: &str = "abababababababababababababababababababababababababababababababab";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn key() -> ClusterKey {
+    ClusterKey::from_bytes([7; 32]).unwrap()
+}
+
+async fn mesh() -> LocalMesh {
+    LocalMesh::builder()
+        .nodes(3)
+        .key(key())
+        .start()
+        .await
+        .unwrap()
+}
+
+async fn asks(args: &[&str], peer: &Mesh, key: &str) -> Output {
+    let addr = peer.local_addr().to_string();
+    let mut command = lockmesh(args);
+    command.args(["--peer", &addr]).env("LOCKMESH_KEY", key);
+    let run = tokio::task::spawn_blocking(move || command.output().unwrap());
+    run.await.unwrap()
+}
+
+async fn status(peer: &Mesh) -> (Value, Option<i32>) {
+    let output = asks(&["status", "--json", "--locks"], peer, &key().to_base64()).await;
+    let text = stdout(&output);
+    assert_eq!(text.lines().count(), 1, "{text} {}", stderr(&output));
+    (serde_json::from_str(&text).unwrap(), output.status.code())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_finds_all_members_from_one_and_says_when_one_is_gone() {
+    let mesh = mesh().await;
+    let guard = mesh.node(1).lock("job\u{1b}/1").acquire().await.unwrap();
+    let (seen, code) = status(&mesh.node(0)).await;
+    assert_eq!((code, &seen["health"]), (Some(0), &"ok".into()), "{seen}");
+    assert_eq!((&seen["voting"], &seen["schema"]), (&3.into(), &1.into()));
+    assert_eq!(seen["nodes"].as_array().unwrap().len(), 3, "{seen}");
+    assert_eq!(seen["locks"][0]["key"], "job\u{1b}/1", "{seen}");
+    assert_eq!(seen["locks"][0]["owner"]["node"], "n1", "{seen}");
+    let epoch = guard.epoch().get().to_string();
+    assert_eq!(seen["locks"][0]["owner"]["epoch"], epoch, "{seen}");
+    // Those who look are nobody: no node has come, and none has had another life.
+    assert!(mesh.node(0).status().others.is_empty());
+
+    let plain = asks(&["status", "--locks"], &mesh.node(2), &key().to_base64()).await;
+    let text = stdout(&plain);
+    assert!(text.contains("ok: every member votes"), "{text}");
+    assert!(
+        text.contains("job\\u{1b}/1: n1") && !text.contains('\u{1b}'),
+        "{text}"
+    );
+
+    mesh.crash(2).await;
+    let (seen, code) = status(&mesh.node(0)).await;
+    assert_eq!(
+        (code, &seen["health"]),
+        (Some(3), &"degraded".into()),
+        "{seen}"
+    );
+    assert_eq!(seen["nodes"][2]["state"], "silent", "{seen}");
+    mesh.crash(1).await;
+    let (seen, code) = status(&mesh.node(0)).await;
+    assert_eq!(
+        (code, &seen["health"]),
+        (Some(4), &"blocked".into()),
+        "{seen}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn inspect_shows_owner_epoch_and_queue() {
+    let mesh = mesh().await;
+    let guard = mesh.node(0).lock("deploy").acquire().await.unwrap();
+    let waiter = mesh.node(1);
+    let waits = tokio::spawn(async move { waiter.lock("deploy").acquire().await });
+    let look = async {
+        while mesh.node(2).inspect("deploy").await.unwrap().waiting == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, look).await.unwrap();
+    let key = key().to_base64();
+    let output = asks(&["inspect", "deploy", "--json"], &mesh.node(2), &key).await;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let seen: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(seen["owner"]["node"], "n0", "{seen}");
+    assert_eq!(
+        seen["owner"]["epoch"],
+        guard.epoch().get().to_string(),
+        "{seen}"
+    );
+    assert_eq!(
+        (&seen["waiting"], &seen["waiters"][0]["node"]),
+        (&1.into(), &"n1".into())
+    );
+    let output = asks(&["inspect", "deploy"], &mesh.node(2), &key).await;
+    assert!(
+        stdout(&output).starts_with("deploy: held by n0"),
+        "{}",
+        stdout(&output)
+    );
+    let output = asks(&["inspect", "free"], &mesh.node(2), &key).await;
+    assert!(
+        stdout(&output).starts_with("free: held by nobody"),
+        "{}",
+        stdout(&output)
+    );
+    waits.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_not_the_key_is_told_that_nobody_answers() {
+    let mesh = mesh().await;
+    let command = ["status", "--patience-ms", "300"];
+    let output = asks(&command, &mesh.node(0), OTHER_KEY).await;
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("no answer from 127.0.0.1:"), "{said}");
+    assert!(
+        said.contains("is the key right and the mesh sealed, is it up?"),
+        "{said}"
+    );
+    assert!(!said.contains(OTHER_KEY), "{said}");
+    let command = ["status", "--patience-ms", "300", "--insecure-plaintext"];
+    let output = asks(&command, &mesh.node(0), OTHER_KEY).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("is the mesh plaintext, is it up?"));
+    let output = asks(&["status"], &mesh.node(0), "secret").await;
+    assert_eq!(output.status.code(), Some(2));
+    assert!(!stderr(&output).contains("secret"), "{}", stderr(&output));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn top_without_a_terminal_prints_one_picture() {
+    let mesh = mesh().await;
+    let guard = mesh.node(1).lock("report").acquire().await.unwrap();
+    let command = ["top", "--every-ms", "200"];
+    let output = asks(&command, &mesh.node(0), &key().to_base64()).await;
+    let text = stdout(&output);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(text.contains("ok, 3 of 3 members vote, 1 locks"), "{text}");
+    let epoch = guard.epoch().get().to_string();
+    let row = text.lines().find(|line| line.starts_with("report"));
+    let row = row.unwrap();
+    assert!(row.contains("n1") && row.contains(&epoch), "{text}");
+    assert!(!text.contains('\u{1b}'), "{text}");
+}

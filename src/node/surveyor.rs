@@ -1,0 +1,358 @@
+//! Asks its way through a mesh: from any node that answers to all members, and from each of them
+//! what it has. Bytes and time are others' business: questions come out, answers go in.
+//!
+//! One member after another is found by what those before it say; each is asked one question at a
+//! time. An answer that makes no sense counts as silence, never as truth.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::survey::{NodeAnswer, Survey, conclude};
+use crate::proto::id::{Incarnation, Key, NodeId};
+use crate::proto::listing::Place;
+use crate::proto::message::Report;
+use crate::proto::roster::{MEMBERS_MAX, Roster, RosterTag};
+use crate::wire::observe::{Answer, Answered, Overview, Page, Question, SeenLock, SeenNode};
+
+/// The most addresses that one member is looked for at.
+const ADDRESSES_MAX: usize = 3;
+/// How often a node may become another one, or be started again, while it is asked.
+const RESTARTS_MAX: usize = 2;
+/// The most nodes that one node is believed to know: the members, and those that it remembers.
+const NODES_MAX: usize = MEMBERS_MAX + 16_384;
+
+/// What is to be known beyond the members and their state.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Wanted {
+    /// The keys that the voters keep, so many of each voter at the most; zero: none.
+    pub locks_max: usize,
+    /// One key.
+    pub key: Option<Key>,
+}
+
+/// A question to be asked.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Ask {
+    /// Names whom it is asked of.
+    pub talk: usize,
+    /// Where to.
+    pub to: SocketAddr,
+    /// What.
+    pub question: Question,
+}
+
+/// One look at a mesh, while it goes on.
+#[derive(Clone, Debug)]
+pub struct Surveyor {
+    wanted: Wanted,
+    pub(super) talks: Vec<Talk>,
+    at: BTreeMap<SocketAddr, usize>,
+    /// Where each member is looked for.
+    sought: BTreeMap<NodeId, Vec<SocketAddr>>,
+    pub(super) roster: Option<Arc<Roster>>,
+}
+
+/// What is asked of one address.
+#[derive(Clone, Debug)]
+pub(super) struct Talk {
+    pub(super) addr: SocketAddr,
+    step: Step,
+    is_asked: bool,
+    restarts: usize,
+    pub(super) speaker: Option<Speaker>,
+    pub(super) nodes: BTreeMap<NodeId, SeenNode>,
+    /// In the order of the pages.
+    pub(super) locks: BTreeMap<Place, Report>,
+    /// All keys up to this one are known; all that there are where the talk came to its end.
+    pub(super) report: Option<Report>,
+    pub(super) told_all: bool,
+}
+
+/// Who answered.
+#[derive(Clone, Debug)]
+pub(super) struct Speaker {
+    pub(super) node: NodeId,
+    pub(super) incarnation: Incarnation,
+    pub(super) roster: RosterTag,
+    pub(super) overview: Overview,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Step {
+    Overview,
+    Nodes,
+    Key,
+    Locks,
+    Done,
+    Silent,
+}
+
+impl Talk {
+    fn new(addr: SocketAddr) -> Self {
+        Self {
+            addr,
+            step: Step::Overview,
+            is_asked: false,
+            restarts: 0,
+            speaker: None,
+            nodes: BTreeMap::new(),
+            locks: BTreeMap::new(),
+            report: None,
+            told_all: false,
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(self.step, Step::Done | Step::Silent)
+    }
+
+    /// Whether it got to the end of what was asked.
+    pub(super) fn is_done(&self) -> bool {
+        self.step == Step::Done
+    }
+
+    pub(super) fn is_of(&self, node: &NodeId) -> bool {
+        let speaker = self.speaker.as_ref();
+        speaker.is_some_and(|speaker| speaker.node == *node)
+    }
+
+    fn question(&self, wanted: &Wanted) -> Option<Question> {
+        match self.step {
+            Step::Overview => Some(Question::Overview),
+            Step::Nodes => Some(Question::Nodes {
+                after: self.nodes.keys().next_back().cloned(),
+            }),
+            Step::Key => wanted.key.clone().map(|key| Question::Key { key }),
+            Step::Locks => Some(Question::Locks {
+                after: self.locks.keys().next_back().map(|last| last.key.clone()),
+            }),
+            Step::Done | Step::Silent => None,
+        }
+    }
+
+    /// Whether the one who speaks is who spoke before.
+    fn is_same(&self, answered: &Answered) -> bool {
+        self.speaker.as_ref().is_some_and(|speaker| {
+            speaker.node == answered.node
+                && speaker.incarnation == answered.incarnation
+                && speaker.roster == answered.roster
+        })
+    }
+
+    fn start_again(&mut self) {
+        let (addr, restarts) = (self.addr, self.restarts + 1);
+        *self = Self::new(addr);
+        self.restarts = restarts;
+        if restarts > RESTARTS_MAX {
+            self.step = Step::Silent;
+        }
+    }
+
+    fn take(&mut self, answered: Answered, wanted: &Wanted) {
+        let Answered {
+            node,
+            incarnation,
+            roster,
+            answer,
+            ..
+        } = answered;
+        match answer {
+            Answer::Overview(overview) => {
+                self.speaker = Some(Speaker {
+                    node,
+                    incarnation,
+                    roster,
+                    overview: *overview,
+                });
+                self.step = Step::Nodes;
+            }
+            Answer::Nodes(Page { entries, more }) => {
+                let entries = entries.into_iter().map(|seen| (seen.node.clone(), seen));
+                self.nodes.extend(entries);
+                if !more || self.nodes.len() >= NODES_MAX {
+                    self.step = Step::Key;
+                    self.pass_over(wanted);
+                }
+            }
+            Answer::Key(report) => {
+                self.report = Some(report);
+                self.step = Step::Locks;
+                self.pass_over(wanted);
+            }
+            Answer::Locks(Page { entries, more }) => {
+                let entries = entries
+                    .into_iter()
+                    .map(|SeenLock { key, report }| (Place::of(key), report));
+                self.locks.extend(entries);
+                self.told_all = !more;
+                if !more || self.locks.len() >= wanted.locks_max {
+                    self.step = Step::Done;
+                }
+            }
+        }
+    }
+
+    /// Steps of which nothing is wanted.
+    fn pass_over(&mut self, wanted: &Wanted) {
+        if self.step == Step::Key && wanted.key.is_none() {
+            self.step = Step::Locks;
+        }
+        if self.step == Step::Locks && wanted.locks_max == 0 {
+            self.step = Step::Done;
+        }
+    }
+
+    /// The roster that it described, where what it said of it agrees with its digest.
+    fn roster(&self) -> Option<Roster> {
+        let speaker = self.speaker.as_ref()?;
+        let members = self.nodes.values().filter(|seen| seen.is_member);
+        let members = members.map(|seen| seen.node.clone()).collect();
+        let overview = &speaker.overview;
+        let voters_per_key = usize::try_from(overview.voters_per_key).ok()?;
+        let version = speaker.roster.version;
+        let roster = Roster::new(version, members, voters_per_key, overview.timing).ok()?;
+        (roster.tag() == speaker.roster).then_some(roster)
+    }
+}
+
+impl Surveyor {
+    /// Begins with these addresses; one that answers is enough.
+    #[must_use]
+    pub fn new(peers: impl IntoIterator<Item = SocketAddr>, wanted: Wanted) -> Self {
+        let mut surveyor = Self {
+            wanted,
+            talks: Vec::new(),
+            at: BTreeMap::new(),
+            sought: BTreeMap::new(),
+            roster: None,
+        };
+        for addr in peers {
+            surveyor.begin(addr);
+        }
+        surveyor
+    }
+
+    /// The next question, if there is one now.
+    pub fn next_question(&mut self) -> Option<Ask> {
+        let wanted = &self.wanted;
+        let waiting = self.talks.iter_mut().enumerate();
+        let mut waiting = waiting.filter(|(_, talk)| !talk.is_asked);
+        let (at, talk, question) =
+            waiting.find_map(|(at, talk)| talk.question(wanted).map(|it| (at, talk, it)))?;
+        talk.is_asked = true;
+        Some(Ask {
+            talk: at,
+            to: talk.addr,
+            question,
+        })
+    }
+
+    /// A question of this talk was answered.
+    pub fn handle_answer(&mut self, talk: usize, answered: Answered) {
+        let Some(talk) = self.talks.get_mut(talk).filter(|talk| talk.is_asked) else {
+            return;
+        };
+        talk.is_asked = false;
+        let begins = matches!(answered.answer, Answer::Overview(_));
+        if begins != (talk.step == Step::Overview) || !(begins || talk.is_same(&answered)) {
+            return talk.start_again();
+        }
+        let knew_nodes = !matches!(talk.step, Step::Overview | Step::Nodes);
+        talk.take(answered, &self.wanted);
+        if knew_nodes || matches!(talk.step, Step::Overview | Step::Nodes) {
+            return;
+        }
+        match (talk.roster(), &self.roster) {
+            (None, _) => talk.step = Step::Silent,
+            (Some(roster), None) => self.roster = Some(Arc::new(roster)),
+            (Some(_), Some(_)) => {}
+        }
+        self.seek();
+    }
+
+    /// A question of this talk was not answered in time.
+    pub fn handle_silence(&mut self, talk: usize) {
+        if let Some(talk) = self.talks.get_mut(talk) {
+            talk.is_asked = false;
+            talk.step = Step::Silent;
+        }
+    }
+
+    /// Whether somebody calls the node at this address dead, and nobody alive: it is not worth much
+    /// patience.
+    #[must_use]
+    pub fn is_doubtful(&self, talk: usize) -> bool {
+        let Some(addr) = self.talks.get(talk).map(|talk| talk.addr) else {
+            return true;
+        };
+        let seen = self.talks.iter().flat_map(|talk| talk.nodes.values());
+        let mut told = seen.filter(|seen| seen.addr == Some(addr));
+        let mut is_dead = false;
+        told.all(|seen| {
+            is_dead |= seen.is_alive == Some(false);
+            seen.is_alive != Some(true)
+        }) && is_dead
+    }
+
+    /// Whether nothing more is to be learnt: all have told what they have, or were silent.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        let all_told = |roster: &Arc<Roster>| {
+            let done = self.talks.iter().filter(|talk| talk.is_done());
+            let done: BTreeSet<&NodeId> = done
+                .filter_map(|talk| talk.speaker.as_ref())
+                .map(|speaker| &speaker.node)
+                .collect();
+            roster.members().iter().all(|member| done.contains(member))
+        };
+        self.talks.iter().all(Talk::is_over) || self.roster.as_ref().is_some_and(all_told)
+    }
+
+    /// What was learnt; `None` where nobody told what the roster is.
+    #[must_use]
+    pub fn conclude(self) -> Option<Survey> {
+        let roster = self.roster.clone()?;
+        Some(conclude(&roster, &self.talks, &self.wanted))
+    }
+
+    fn begin(&mut self, addr: SocketAddr) {
+        if !self.at.contains_key(&addr) {
+            self.at.insert(addr, self.talks.len());
+            self.talks.push(Talk::new(addr));
+        }
+    }
+
+    /// Looks for members that have not answered yet, where the others say that they are.
+    fn seek(&mut self) {
+        let Some(roster) = &self.roster else { return };
+        let mut found = Vec::new();
+        for seen in self.talks.iter().flat_map(|talk| talk.nodes.values()) {
+            let answers = || self.talks.iter().any(|talk| talk.is_of(&seen.node));
+            if let Some(addr) = seen.addr
+                && roster.has_member(&seen.node)
+                && !self.at.contains_key(&addr)
+                && !answers()
+            {
+                found.push((seen.node.clone(), addr));
+            }
+        }
+        for (node, addr) in found {
+            let sought = self.sought.entry(node).or_default();
+            if !sought.contains(&addr) && sought.len() < ADDRESSES_MAX {
+                sought.push(addr);
+                self.begin(addr);
+            }
+        }
+    }
+}
+
+impl From<&Speaker> for NodeAnswer {
+    fn from(speaker: &Speaker) -> Self {
+        Self {
+            incarnation: speaker.incarnation,
+            roster: speaker.roster,
+            overview: speaker.overview.clone(),
+        }
+    }
+}

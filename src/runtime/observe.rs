@@ -1,0 +1,344 @@
+//! A mesh seen from beside it: the sockets and clocks of [`node::Observer`](crate::node::Observer).
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::net::UdpSocket;
+use tokio::time::Instant;
+
+use crate::node::{self, Inspection, QuestionId, Survey, Surveyor, Wanted};
+use crate::proto::id::{Key, NameError};
+use crate::wire::{ClusterKey, Seal};
+
+/// How long an answer is waited for, unless it is said otherwise.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// After so long a question is asked again, and then after twice as long, and so on.
+const REPEAT_AFTER: Duration = Duration::from_millis(100);
+/// The most questions that are open at once: all answers must find room in the socket.
+const OPEN_MAX: usize = 64;
+/// Nodes that others call dead are given this part of the patience.
+const DOUBT: u32 = 4;
+/// What UDP can carry.
+const DATAGRAM_BYTES: usize = 65_536;
+
+/// A look at a running mesh from beside it: it asks the nodes over their own UDP port and is
+/// itself none, neither a member nor a client. It never changes who holds what.
+///
+/// It is told where one node is, or a few, and learns of the members from them.
+///
+/// ```no_run
+/// use lockmesh::observe::Observer;
+///
+/// # async fn look(key: lockmesh::ClusterKey) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut observer = Observer::sealed(["10.0.0.1:7400"], key);
+/// let survey = observer.survey().await?;
+/// println!("{} of {} vote", survey.voting(), survey.roster.members().len());
+/// let seen = observer.inspect("invoice/42").await?;
+/// println!("held by {:?}", seen.owner.map(|owner| owner.node));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Observer {
+    peers: Vec<String>,
+    /// The nodes that answered last: one of them will do where a peer is gone.
+    known: Vec<SocketAddr>,
+    is_sealed: bool,
+    patience: Duration,
+    asker: node::Observer,
+    v4: Option<UdpSocket>,
+    v6: Option<UdpSocket>,
+}
+
+/// A look that showed nothing.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ObserveError {
+    /// Nobody was named who could be asked.
+    #[error("there is no peer to ask")]
+    NoPeer,
+    /// A peer is no `HOST:PORT`, or its name does not resolve; and no other peer does.
+    #[error("{peer:?} does not resolve: {source}")]
+    Resolve {
+        /// The peer.
+        peer: String,
+        /// What the resolver said.
+        source: io::Error,
+    },
+    /// There is no socket to ask from.
+    #[error("no socket: {0}")]
+    Socket(#[from] io::Error),
+    /// None of the peers answered. Which reason it is cannot be told from outside: a node says
+    /// nothing to those who do not seal as it does.
+    #[error(
+        "no answer from {} within {waited:?}: is {}, is it up?",
+        list(.peers),
+        if *.is_sealed { "the key right and the mesh sealed" } else { "the mesh plaintext" }
+    )]
+    NoAnswer {
+        /// Whom it asked.
+        peers: Vec<SocketAddr>,
+        /// How long it waited for each answer.
+        waited: Duration,
+        /// Whether it sealed what it asked.
+        is_sealed: bool,
+    },
+    /// The key to inspect is empty or too long.
+    #[error(transparent)]
+    Key(#[from] NameError),
+}
+
+fn list(peers: &[SocketAddr]) -> String {
+    let peers: Vec<String> = peers.iter().map(SocketAddr::to_string).collect();
+    peers.join(", ")
+}
+
+/// A question on its way.
+struct Open {
+    talk: usize,
+    to: SocketAddr,
+    since: Instant,
+    again_at: Instant,
+    repeats: u32,
+}
+
+impl Observer {
+    /// Asks a mesh that is sealed with this key. Each peer is `HOST:PORT`; one that is up is
+    /// enough.
+    #[must_use]
+    pub fn sealed<S: Into<String>>(peers: impl IntoIterator<Item = S>, key: ClusterKey) -> Self {
+        Self::new(peers, Seal::sealed(key, rand::random()), true)
+    }
+
+    /// Asks a mesh whose datagrams everybody can read and forge: anybody on the network can
+    /// forge the answers, too.
+    #[must_use]
+    pub fn insecure_plaintext<S: Into<String>>(peers: impl IntoIterator<Item = S>) -> Self {
+        Self::new(peers, Seal::insecure_plaintext(), false)
+    }
+
+    fn new<S: Into<String>>(
+        peers: impl IntoIterator<Item = S>,
+        seal: Seal,
+        is_sealed: bool,
+    ) -> Self {
+        Self {
+            peers: peers.into_iter().map(Into::into).collect(),
+            known: Vec::new(),
+            is_sealed,
+            patience: PATIENCE,
+            asker: node::Observer::new(seal, rand::random()),
+            v4: None,
+            v6: None,
+        }
+    }
+
+    /// How long each answer is waited for; 2 s by default. Nodes that others call dead get a
+    /// quarter of it.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Who is there, and how they are.
+    ///
+    /// # Errors
+    /// [`ObserveError`] where no peer answered, or none could be asked. A member that does not
+    /// answer is no error: the survey says so.
+    pub async fn survey(&mut self) -> Result<Survey, ObserveError> {
+        self.look(Wanted::default()).await
+    }
+
+    /// The same, with the keys that are held or waited for: of each voter the first `locks_max` or
+    /// a few more.
+    ///
+    /// # Errors
+    /// As [`survey`](Self::survey).
+    pub async fn survey_with_locks(&mut self, locks_max: usize) -> Result<Survey, ObserveError> {
+        let key = None;
+        self.look(Wanted { locks_max, key }).await
+    }
+
+    /// Who owns `key`, as its voters see it. It may be over by the time that it is read: decide
+    /// nothing by it. Where fewer than a majority of the voters answered, it is hearsay.
+    ///
+    /// # Errors
+    /// As [`survey`](Self::survey), and [`ObserveError::Key`] where the key cannot be.
+    pub async fn inspect(&mut self, key: impl AsRef<str>) -> Result<Inspection, ObserveError> {
+        let key = Some(Key::new(key)?);
+        let locks_max = 0;
+        let survey = self.look(Wanted { locks_max, key }).await?;
+        survey.key.ok_or(ObserveError::NoPeer)
+    }
+
+    async fn look(&mut self, wanted: Wanted) -> Result<Survey, ObserveError> {
+        if !self.known.is_empty()
+            && let Some(survey) = self.ask(&self.known.clone(), wanted.clone()).await?
+        {
+            return Ok(survey);
+        }
+        let peers = self.resolve().await?;
+        let survey = self.ask(&peers, wanted).await?;
+        survey.ok_or(ObserveError::NoAnswer {
+            peers,
+            waited: self.patience,
+            is_sealed: self.is_sealed,
+        })
+    }
+
+    /// The addresses of all peers that have one.
+    async fn resolve(&self) -> Result<Vec<SocketAddr>, ObserveError> {
+        let (mut found, mut failed) = (Vec::new(), None);
+        for peer in &self.peers {
+            match tokio::net::lookup_host(peer).await {
+                Ok(addrs) => found.extend(addrs),
+                Err(source) => {
+                    let peer = peer.clone();
+                    failed = Some(ObserveError::Resolve { peer, source });
+                }
+            }
+        }
+        found.dedup();
+        match found.is_empty() {
+            true => Err(failed.unwrap_or(ObserveError::NoPeer)),
+            false => Ok(found),
+        }
+    }
+
+    async fn ask(
+        &mut self,
+        peers: &[SocketAddr],
+        wanted: Wanted,
+    ) -> Result<Option<Survey>, ObserveError> {
+        let mut surveyor = Surveyor::new(peers.iter().copied(), wanted);
+        // Those of a look that was given up.
+        self.asker.drop_all();
+        let mut open: BTreeMap<QuestionId, Open> = BTreeMap::new();
+        let mut buffer = vec![0; DATAGRAM_BYTES];
+        loop {
+            while open.len() < OPEN_MAX
+                && let Some(ask) = surveyor.next_question()
+            {
+                let (id, bytes) = self.asker.ask(ask.question);
+                let now = Instant::now();
+                let (talk, to, repeats) = (ask.talk, ask.to, 0);
+                let (since, again_at) = (now, now + REPEAT_AFTER);
+                open.insert(
+                    id,
+                    Open {
+                        talk,
+                        to,
+                        since,
+                        again_at,
+                        repeats,
+                    },
+                );
+                self.send(to, &bytes).await?;
+            }
+            if surveyor.is_done() || open.is_empty() {
+                break;
+            }
+            let wake = self.wake(&surveyor, &open);
+            let len = tokio::select! {
+                len = receive(&self.v4, &self.v6, &mut buffer) => Some(len),
+                () = tokio::time::sleep_until(wake) => None,
+            };
+            if let Some(len) = len
+                && let Ok((id, answered)) = self.asker.handle_datagram(&buffer[..len])
+                && let Some(asked) = open.remove(&id)
+            {
+                surveyor.handle_answer(asked.talk, answered);
+            }
+            self.press(&mut surveyor, &mut open).await?;
+        }
+        let survey = surveyor.conclude();
+        if let Some(survey) = &survey {
+            let answered = survey.nodes.iter().filter(|node| node.answer.is_some());
+            self.known = answered.filter_map(|node| node.addr).collect();
+        }
+        Ok(survey)
+    }
+
+    fn deadline(&self, surveyor: &Surveyor, asked: &Open) -> Instant {
+        let patience = match surveyor.is_doubtful(asked.talk) {
+            true => self.patience / DOUBT,
+            false => self.patience,
+        };
+        asked.since + patience
+    }
+
+    fn wake(&self, surveyor: &Surveyor, open: &BTreeMap<QuestionId, Open>) -> Instant {
+        let due = open
+            .values()
+            .map(|asked| asked.again_at.min(self.deadline(surveyor, asked)));
+        due.min().unwrap_or_else(Instant::now)
+    }
+
+    /// Repeats what was not answered, and gives up what was not answered for too long.
+    async fn press(
+        &mut self,
+        surveyor: &mut Surveyor,
+        open: &mut BTreeMap<QuestionId, Open>,
+    ) -> Result<(), ObserveError> {
+        let now = Instant::now();
+        let is_late = |asked: &Open| now >= self.deadline(surveyor, asked);
+        let late: Vec<QuestionId> = open
+            .iter()
+            .filter_map(|(id, asked)| is_late(asked).then_some(*id))
+            .collect();
+        for id in late {
+            self.asker.drop_question(id);
+            if let Some(asked) = open.remove(&id) {
+                surveyor.handle_silence(asked.talk);
+            }
+        }
+        for (id, asked) in open.iter_mut().filter(|(_, asked)| now >= asked.again_at) {
+            asked.repeats += 1;
+            asked.again_at = now + REPEAT_AFTER * (1 << asked.repeats.min(8));
+            if let Some(bytes) = self.asker.repeat(*id) {
+                self.send(asked.to, &bytes).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the system does not take is lost, as any datagram may be.
+    async fn send(&mut self, to: SocketAddr, bytes: &[u8]) -> Result<(), ObserveError> {
+        let (socket, any) = match to {
+            SocketAddr::V4(_) => (&mut self.v4, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))),
+            SocketAddr::V6(_) => (&mut self.v6, SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))),
+        };
+        let socket = match socket {
+            Some(socket) => socket,
+            None => socket.insert(UdpSocket::bind(any).await?),
+        };
+        if let Err(error) = socket.send_to(bytes, to).await {
+            tracing::debug!(%to, %error, "a question was not sent");
+        }
+        Ok(())
+    }
+}
+
+/// The next datagram of either socket.
+async fn receive(v4: &Option<UdpSocket>, v6: &Option<UdpSocket>, buffer: &mut [u8]) -> usize {
+    async fn ready(socket: &Option<UdpSocket>) -> &UdpSocket {
+        match socket {
+            Some(socket) if socket.readable().await.is_ok() => socket,
+            _ => std::future::pending().await,
+        }
+    }
+    loop {
+        let socket = tokio::select! {
+            socket = ready(v4) => socket,
+            socket = ready(v6) => socket,
+        };
+        // An error is word of something that was sent earlier.
+        if let Ok((len, _)) = socket.try_recv_from(buffer) {
+            return len;
+        }
+    }
+}
