@@ -416,31 +416,12 @@ fn play(name: &str, algorithm: Algorithm, trace: bool, json: bool) -> ExitCode {
             }
         };
         algorithm.put_into(&mut scenario.settings);
-        let story = scenario.story.trim().to_owned();
-        let (outcome, unmet) = scenario::play(scenario, trace);
-        print_lines(outcome.lines);
-        let fails = campaign::Failure::of(&outcome.violations);
-        let fails = fails.or_else(|| (!unmet.is_empty()).then_some(campaign::Failure::Liveness));
-        let verdict = if fails.is_none() {
-            "as expected"
-        } else {
-            "FAILED"
-        };
-        println!("{name}: {verdict}. {story}");
-        for violation in &outcome.violations {
-            println!("  {} broken: {}", violation.law, violation.what);
-        }
-        for what in &unmet {
-            println!("  {what}");
+        let (fails, line) = play_one(&name, scenario, trace);
+        if fails.is_some() {
+            println!("  cargo run --release -p simulations -- --scenario {name} --trace");
         }
         failure = failure.max(fails);
-        lines.push(json!({
-            "scenario": name,
-            "steps": outcome.steps,
-            "grants": outcome.coverage.get("grants").copied().unwrap_or_default(),
-            "violations": outcome.violations,
-            "unmet": unmet,
-        }));
+        lines.push(line);
     }
     if json {
         println!("{}", json!({"scenarios": lines}));
@@ -448,6 +429,44 @@ fn play(name: &str, algorithm: Algorithm, trace: bool, json: bool) -> ExitCode {
     failure.map_or(ExitCode::SUCCESS, |failure| {
         ExitCode::from(failure.exit_code())
     })
+}
+
+/// Plays one and tells how it went. A panic is a failure like another.
+fn play_one(
+    name: &str,
+    scenario: scenario::Scenario,
+    trace: bool,
+) -> (Option<campaign::Failure>, serde_json::Value) {
+    let story = scenario.story.trim().to_owned();
+    let played = std::panic::catch_unwind(AssertUnwindSafe(|| scenario::play(scenario, trace)));
+    let Ok((outcome, unmet)) = played else {
+        println!("{name}: FAILED. It panics. {story}");
+        let line = json!({"scenario": name, "panics": true});
+        return (Some(campaign::Failure::Crash), line);
+    };
+    print_lines(outcome.lines);
+    let fails = campaign::Failure::of(&outcome.violations);
+    let fails = fails.or_else(|| (!unmet.is_empty()).then_some(campaign::Failure::Liveness));
+    let verdict = if fails.is_none() {
+        "as expected"
+    } else {
+        "FAILED"
+    };
+    println!("{name}: {verdict}. {story}");
+    for violation in &outcome.violations {
+        println!("  {} broken: {}", violation.law, violation.what);
+    }
+    for what in &unmet {
+        println!("  {what}");
+    }
+    let line = json!({
+        "scenario": name,
+        "steps": outcome.steps,
+        "grants": outcome.coverage.get("grants").copied().unwrap_or_default(),
+        "violations": outcome.violations,
+        "unmet": unmet,
+    });
+    (fails, line)
 }
 
 fn print_lines(lines: Vec<String>) {
