@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::links::{Fault, Links};
 use crate::proto::id::NodeId;
 
-/// Links of a [`LocalMesh`](super::LocalMesh), to be disturbed: `mesh.link(0, 1).loss(0.2)`. What is
-/// said takes effect at once, on top of what was said before, and lasts until it is healed.
+/// Links of a [`LocalMesh`](super::LocalMesh), to be disturbed: `mesh.link(0, 1).loss(0.2)`. What
+/// is said takes effect at once, on top of what was said before, and lasts until it is healed.
 #[derive(Debug)]
 pub struct Link<'a> {
     pub(super) links: &'a Links,
