@@ -28,7 +28,7 @@ use crate::proto::roster::Roster;
 use crate::proto::time::{Instant, Now};
 use crate::proto::view::View;
 use crate::proto::voter::{Limits, Start, Voter};
-use crate::wire::codec::{pack, unpack};
+use crate::wire::codec::{pack, pack_head, unpack};
 use crate::wire::observe::Counts;
 use crate::wire::{DATAGRAM_BYTES_MAX, DropReason, GOSSIP_BYTES_MAX, Head, Kind, Seal, Traffic};
 
@@ -175,6 +175,9 @@ impl Node {
             if self.roster.has_member(&node) {
                 self.claimant
                     .handle_reachable(now, &node, &mut self.effects);
+                // A word of its own, if only its name: a voter that hears of this life frees what
+                // the life before it held (rule 7), also where nothing is asked of it now.
+                self.outbox.entry(node).or_default();
             }
         }
         self.route(now);
@@ -532,7 +535,10 @@ impl Node {
             to: node,
             roster: self.roster.tag(),
         };
-        let packed = pack(&head, messages, budget);
+        let packed = match messages {
+            [] => pack_head(&head),
+            _ => pack(&head, messages, budget),
+        };
         for _ in 0..packed.too_large {
             self.traffic.drop_one(DropReason::TooLarge);
         }

@@ -84,6 +84,19 @@ pub fn pack(head: &Head, messages: &[Message], budget: usize) -> Packed {
     packed
 }
 
+/// A body without any message: who it is from, in which life.
+#[must_use]
+pub fn pack_head(head: &Head) -> Packed {
+    let mut body = Vec::with_capacity(BODY_BYTES_USUAL);
+    match append(&mut body, head) {
+        Some(_) => Packed {
+            bodies: vec![(body, 0)],
+            too_large: 0,
+        },
+        None => Packed::default(),
+    }
+}
+
 /// Takes a body apart.
 ///
 /// # Errors

@@ -52,6 +52,24 @@ fn f24_gossip_of_a_later_life_frees_nothing() {
     assert_eq!(net.granted(4, next), None);
 }
 
+/// Rule 7: a process that comes back under its id frees what its former life held at once, also
+/// where it asks for nothing.
+#[test]
+fn a_node_that_comes_back_and_asks_for_nothing_frees_what_it_held() {
+    let mut net = Net::new(3, 3, 2);
+    net.acquire(3, "k", ms(30_000));
+    net.run_for(ms(100));
+    let next = net.acquire(4, "k", ms(30_000));
+    net.run_for(ms(100));
+    net.crash(3);
+    net.run_for(ms(100));
+    assert_eq!(net.granted(4, next), None);
+    net.seats[3].life += 1;
+    net.start(3, Start::Amnesia);
+    net.run_for(ms(100));
+    assert!(net.granted(4, next).is_some());
+}
+
 /// F24: its wall clock was set back, so its life has a lower number than the one before; and it
 /// has another address. It is told where it is now, not where it was.
 #[test]
@@ -86,16 +104,16 @@ fn a_lease_is_lost_when_its_node_learns_that_its_life_has_too_low_a_number() {
     let mut net = Net::new(3, 3, 2);
     net.crash(3);
     net.seats[3].life = 50;
-    net.start(3, Start::Amnesia);
     // Only voter 2 hears of that life.
     net.fate = losing(|packet| packet.from == 3 && packet.to != 2);
+    net.start(3, Start::Amnesia);
     net.acquire(3, "k", TTL);
     net.run_for(ms(50));
     net.crash(3);
     net.seats[3].life = 40;
     let roster = net.roster.clone();
-    net.start_in(3, Start::Amnesia, roster);
     net.fate = losing(|packet| packet.is_between(3, 2));
+    net.start_in(3, Start::Amnesia, roster);
     let held = net.acquire(3, "l", ms(30_000));
     net.run_until(ms(100), |net| net.holds(3, held));
     let next = net.acquire(4, "l", ms(30_000));
