@@ -20,6 +20,8 @@ use super::time::Instant;
 
 /// One bit of [`Room::taken`] for each.
 const ROOM: u32 = u64::BITS;
+/// The most keys of one short hash.
+const SAME_HASH_MAX: usize = 256;
 
 /// The place of a slot, from when its key is first voted for until nobody wants it any more. Then
 /// another key may get it.
@@ -72,6 +74,18 @@ impl Slots {
         let same = (hash, SlotAt(0))..=(hash, SlotAt(u32::MAX));
         let is_it = |at: &SlotAt| self.get(*at).is_some_and(|slot| slot.key == *key);
         self.index.range(same).map(|(_, at)| *at).find(is_it)
+    }
+
+    /// Whether as many keys have this one's short hash as may. Strangers may choose keys, and each
+    /// look-up goes through all of one hash; by chance there are no more than a few.
+    pub(crate) fn is_crowded(&self, key: &Key) -> bool {
+        self.has_alike(key, SAME_HASH_MAX)
+    }
+
+    fn has_alike(&self, key: &Key, many: usize) -> bool {
+        let hash = short_hash(key);
+        let same = (hash, SlotAt(0))..=(hash, SlotAt(u32::MAX));
+        self.index.range(same).nth(many - 1).is_some()
     }
 
     /// The slot at a place; `None` where nobody wants its key any more.
@@ -313,6 +327,8 @@ mod tests {
         for n in [a, b] {
             assert_eq!(slots.of(&key(n)).unwrap().key, key(n));
         }
+        assert!(slots.has_alike(&key(a), 2) && !slots.has_alike(&key(a), 3));
+        assert!(!slots.is_crowded(&key(a)));
         slots.close(slots.find(&key(a)).unwrap());
         assert_eq!(slots.find(&key(a)), None);
         assert_eq!(slots.of(&key(b)).unwrap().key, key(b));

@@ -345,7 +345,7 @@ impl Voter {
             return Some(RefuseReason::Skew);
         }
         let full = match slot {
-            None => self.slots.len() >= self.limits.slots_max,
+            None => self.slots.len() >= self.limits.slots_max || self.slots.is_crowded(&msg.key),
             Some(slot) => {
                 !holds && waiter.is_none() && slot.queue().len() >= self.limits.waiters_max
             }
