@@ -281,6 +281,12 @@ impl Node {
         self.outputs.remove(at)
     }
 
+    /// Whether it has messages for other nodes that are in no datagram yet.
+    #[must_use]
+    pub fn has_unsent(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
     /// Its name.
     #[must_use]
     pub fn id(&self) -> &NodeId {

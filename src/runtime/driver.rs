@@ -43,13 +43,9 @@ pub(crate) async fn drive(shared: Arc<Shared>, socket: Option<UdpSocket>) {
                 alarm = Instant::ZERO;
                 None
             }
-            () = shared.earlier.notified() => {
-                // The others who are in company ask first.
-                tokio::task::yield_now().await;
-                None
-            }
+            () = shared.earlier.notified() => None,
         };
-        let (taken, left) = shared.with_news(|core, now| {
+        let taken = shared.with(|core, now| {
             if core.is_paused {
                 return Ok(());
             }
@@ -63,11 +59,6 @@ pub(crate) async fn drive(shared: Arc<Shared>, socket: Option<UdpSocket>) {
             }
             taken
         });
-        if left {
-            // Those who were told something ask first, all of them.
-            tokio::task::yield_now().await;
-            shared.with(|_, _| ());
-        }
         if let Err(error) = taken {
             tracing::warn!(%error, "the socket failed");
             tokio::time::sleep(REST).await;
@@ -88,7 +79,7 @@ struct Ending(Arc<Shared>);
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        self.0.forget_all();
+        self.0.with(|core, _| core.forget_all());
     }
 }
 

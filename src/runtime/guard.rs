@@ -108,9 +108,9 @@ impl Guard {
         guard.is_released = true;
         let ticket = guard.lease.ticket;
         let release = |core: &mut Core, now| core.release(now, ticket);
-        let (was_held, sent) = guard.mesh.shared.with_others(release);
-        if let Some(sent) = sent {
-            sent.await;
+        let (was_held, left) = guard.mesh.shared.with_others(release);
+        if let Some(left) = left {
+            left.await;
         }
         if was_held { Ok(()) } else { Err(ReleaseError) }
     }

@@ -112,7 +112,7 @@ impl LockRequest {
     async fn ask(&self, is_try: bool, wait: Option<Duration>) -> Result<Ended, AcquireError> {
         let key = Key::new(&self.key)?;
         let (ttl, renews) = (self.ttl, self.renews);
-        let (claimed, _) = self.mesh.shared.with_others(|core, now| {
+        let (claimed, left) = self.mesh.shared.with_others(|core, now| {
             if core.is_shut_down {
                 return None;
             }
@@ -133,6 +133,9 @@ impl LockRequest {
             mesh: &self.mesh,
             ticket: Some(ticket),
         };
+        if let Some(left) = left {
+            left.await;
+        }
         let ended = told.await.unwrap_or(Ended::ShutDown);
         pending.ticket = None;
         Ok(ended)

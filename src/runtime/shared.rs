@@ -6,15 +6,18 @@
 //! task switch on the way from `acquire` to the socket. Nothing waits while the lock is held.
 //!
 //! Where several callers were told something at once they are in company, and will ask again at
-//! about the same time: what they ask stays in the node until all that can run has run, and the
-//! driver sends it in a few datagrams instead of one for each. There is no timer behind that.
+//! about the same time: what they ask stays in the node while each lets the others run once, and
+//! the first that runs again sends it all, in a few datagrams instead of one for each. There is no
+//! timer behind that, and nobody who asks waits for another task to send for it ([`Left`]).
 
 use std::collections::{BTreeSet, HashMap};
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::sync::futures::Notified;
 #[cfg(feature = "harness")]
 use tokio::sync::watch;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -50,10 +53,8 @@ pub(crate) struct Shared {
     core: Mutex<Core>,
     /// Whose turn it is to send. Taken while the core is locked, never the other way about.
     turn: Mutex<()>,
-    /// The node wants to be woken earlier than the driver sleeps, or there is something to send.
+    /// The node wants to be woken earlier than the driver sleeps.
     pub(crate) earlier: Notify,
-    /// What was left to the driver to send has been sent.
-    sent: Notify,
     /// Whether the node stands still.
     #[cfg(feature = "harness")]
     paused: watch::Sender<bool>,
@@ -78,15 +79,15 @@ pub(crate) struct Core {
     next: Option<Instant>,
     /// When the driver wakes up.
     wakes_at: Instant,
-    /// How many callers were told something, or that theirs was sent, at the last turn that told
-    /// anybody anything.
+    /// How many callers were told something, or had left something, at the last turn of which that
+    /// is true.
     company: usize,
     /// How many callers were told something in this turn.
     told: usize,
-    /// Something is left to the driver to send.
-    is_left: bool,
-    /// How many callers have left something to it.
+    /// How many callers have left something in the node.
     leavers: usize,
+    /// How often the node was drained.
+    turns: u64,
     pub(crate) is_shut_down: bool,
     /// The node stands still: what is asked of it stays in it, and what it hears is not taken in.
     pub(crate) is_paused: bool,
@@ -95,6 +96,45 @@ pub(crate) struct Core {
 
 /// So many callers make company.
 const COMPANY: usize = 2;
+
+/// Something that a caller has left in the node. Awaiting it lets the others run once, and then
+/// sends it unless one of them has; dropping it sends it at once. It leans on no other task: who
+/// blocks a thread of the runtime with it still gets it sent.
+#[must_use = "what is left is sent when this is awaited or dropped"]
+pub(crate) struct Left<'a> {
+    shared: &'a Shared,
+    turn: u64,
+    has_rested: bool,
+    is_sent: bool,
+}
+
+impl Left<'_> {
+    fn send(&mut self) {
+        if !std::mem::replace(&mut self.is_sent, true) {
+            self.shared.send_left(self.turn);
+        }
+    }
+}
+
+impl Future for Left<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if std::mem::replace(&mut self.has_rested, true) {
+            self.send();
+            return Poll::Ready(());
+        }
+        // To the end of the line. `yield_now` of tokio would wait until the thread is idle.
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        self.send();
+    }
+}
 
 struct Waiting {
     since: Instant,
@@ -115,8 +155,8 @@ impl Shared {
             wakes_at: Instant::ZERO,
             company: 0,
             told: 0,
-            is_left: false,
             leavers: 0,
+            turns: 0,
             is_shut_down: false,
             is_paused: false,
         };
@@ -126,7 +166,6 @@ impl Shared {
             core: Mutex::new(core),
             turn: Mutex::new(()),
             earlier: Notify::new(),
-            sent: Notify::new(),
             #[cfg(feature = "harness")]
             paused: watch::Sender::new(false),
         }
@@ -142,58 +181,53 @@ impl Shared {
         answer
     }
 
-    /// The same, but where the caller is in company the driver sends, together with what the
-    /// others ask. What is answered beside is ready once that was done; `None` where it is.
+    /// The same, but where the caller is in company what it asks is sent together with what the
+    /// others ask, once the answer's other half was awaited or dropped.
     pub(crate) fn with_others<T>(
         &self,
         ask: impl FnOnce(&mut Core, Now) -> T,
-    ) -> (T, Option<Notified<'_>>) {
+    ) -> (T, Option<Left<'_>>) {
         let mut core = self.lock();
         let answer = ask(&mut core, self.clock.now());
         if core.is_paused {
             return (answer, None);
         }
-        if core.company < COMPANY || core.is_shut_down {
+        if core.company < COMPANY || core.is_shut_down || self.sender.is_in_memory() {
             self.turn(core);
             return (answer, None);
         }
         core.tell_all(self.clock);
-        core.leavers += 1;
-        let sent = self.sent.notified();
-        let is_first = !std::mem::replace(&mut core.is_left, true);
-        drop(core);
-        if is_first {
-            self.earlier.notify_one();
+        if !core.node.has_unsent() {
+            self.turn(core);
+            return (answer, None);
         }
-        (answer, Some(sent))
+        core.leavers += 1;
+        let left = Left {
+            shared: self,
+            turn: core.turns,
+            has_rested: false,
+            is_sent: false,
+        };
+        (answer, Some(left))
     }
 
-    /// The same for the driver, who brings news: where it brings some to several callers, what
-    /// there is to send stays where it is for now, as it does where something is left there by
-    /// others. Answers whether it stays.
-    pub(crate) fn with_news<T>(&self, ask: impl FnOnce(&mut Core, Now) -> T) -> (T, bool) {
-        let mut core = self.lock();
-        let answer = ask(&mut core, self.clock.now());
-        if core.is_paused {
-            return (answer, false);
+    /// Sends what was left in the node before this turn, unless that is done. It has left when this
+    /// returns.
+    fn send_left(&self, turn: u64) {
+        let core = self.lock();
+        if core.turns == turn && !core.is_paused {
+            return self.turn(core);
         }
-        core.tell_all(self.clock);
-        if (core.told < COMPANY && !core.is_left) || core.is_shut_down {
-            self.turn(core);
-            return (answer, false);
-        }
-        if core.told > 0 {
-            core.company = std::mem::take(&mut core.told);
-        }
-        core.is_left = true;
-        (answer, true)
+        drop(core);
+        // Another may be about to send it.
+        drop(self.turn.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Drains the node and sends.
     fn turn(&self, mut core: MutexGuard<'_, Core>) {
         let mut datagrams = Vec::new();
         core.next = core.drain(self.clock, &mut datagrams);
-        let was_left = std::mem::take(&mut core.is_left);
+        core.turns += 1;
         let next = core.next.unwrap_or(Instant::FAR);
         let is_earlier = next < core.wakes_at;
         core.wakes_at = core.wakes_at.min(next);
@@ -207,9 +241,6 @@ impl Shared {
             for _ in 0..failed {
                 core.node.count_drop(DropReason::SendFailed);
             }
-        }
-        if was_left {
-            self.sent.notify_waiters();
         }
         if is_earlier {
             self.earlier.notify_one();
@@ -248,13 +279,6 @@ impl Shared {
         }
         core.wakes_at = *alarm;
         (!is_set).then(|| next.since(now))
-    }
-
-    /// Nobody drives the node any more. Those who wait for an answer, or for something of theirs to
-    /// be sent, need not wait longer, also where the node stands still.
-    pub(crate) fn forget_all(&self) {
-        self.with(|core, _| core.forget_all());
-        self.sent.notify_waiters();
     }
 
     /// From here on no datagram leaves.

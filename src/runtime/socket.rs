@@ -60,6 +60,19 @@ impl Sender {
         }
     }
 
+    /// Whether it sends within this process, to who is there at once.
+    #[cfg(feature = "harness")]
+    pub(crate) fn is_in_memory(&self) -> bool {
+        let way = self.way.read().unwrap_or_else(PoisonError::into_inner);
+        matches!(&*way, Some(Way::Memory(_)))
+    }
+
+    /// Only the harness sends in memory.
+    #[cfg(not(feature = "harness"))]
+    pub(crate) fn is_in_memory(&self) -> bool {
+        false
+    }
+
     /// Delivers what was sent in memory. Not while any lock of a mesh is held: its receivers, and
     /// those that they answer, take theirs.
     #[cfg(feature = "harness")]

@@ -1,6 +1,11 @@
 //! Callers who are answered together ask together.
 
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
+
+use lockmesh::Guard;
 
 use crate::common::{Cluster, within};
 
@@ -41,15 +46,7 @@ async fn many_callers_of_one_node_share_datagrams() {
 #[tokio::test]
 async fn a_release_has_left_when_it_returns_and_when_a_guard_was_dropped() {
     let cluster = Cluster::start(3, MAX_TTL).await;
-    let mesh = &cluster.nodes[0];
-    // Several who are answered at once make company.
-    let keys = ["a", "b", "c", "d"];
-    let ask = |key| tokio::spawn(mesh.lock(key).acquire());
-    let asked: Vec<_> = keys.into_iter().map(ask).collect();
-    let mut guards = Vec::new();
-    for guard in asked {
-        guards.push(within("a grant", guard).await.unwrap().unwrap());
-    }
+    let guards = in_company(&cluster).await;
     for (n, guard) in guards.into_iter().enumerate() {
         let before = sent(&cluster).0;
         match n % 2 {
@@ -58,5 +55,39 @@ async fn a_release_has_left_when_it_returns_and_when_a_guard_was_dropped() {
         }
         // One to each of the other two voters.
         assert!(sent(&cluster).0 >= before + 2, "the release of {n}");
+    }
+}
+
+/// Guards of several who were answered at once, and so are in company.
+async fn in_company(cluster: &Cluster) -> Vec<Guard> {
+    let mesh = &cluster.nodes[0];
+    let ask = |key| tokio::spawn(mesh.lock(key).acquire());
+    let asked: Vec<_> = ["a", "b", "c", "d"].into_iter().map(ask).collect();
+    let mut guards = Vec::new();
+    for guard in asked {
+        guards.push(within("a grant", guard).await.unwrap().unwrap());
+    }
+    guards
+}
+
+/// Polls without ever letting the runtime go on.
+fn insist<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    for _ in 0..1_000 {
+        let mut context = Context::from_waker(Waker::noop());
+        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+            return output;
+        }
+    }
+    panic!("it waits for somebody else");
+}
+
+#[tokio::test]
+async fn a_release_waits_for_no_other_task_also_in_company() {
+    let cluster = Cluster::start(3, MAX_TTL).await;
+    for guard in in_company(&cluster).await {
+        let before = sent(&cluster).0;
+        insist(guard.release()).unwrap();
+        assert!(sent(&cluster).0 >= before + 2);
     }
 }
