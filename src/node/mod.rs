@@ -7,6 +7,7 @@ mod answer;
 mod inspect;
 mod observer;
 mod peers;
+mod send;
 mod survey;
 mod surveyor;
 
@@ -28,9 +29,9 @@ use crate::proto::roster::Roster;
 use crate::proto::time::{Instant, Now};
 use crate::proto::view::View;
 use crate::proto::voter::{Limits, Start, Voter};
-use crate::wire::codec::{pack, pack_head, unpack};
+use crate::wire::codec::unpack;
 use crate::wire::observe::Counts;
-use crate::wire::{DATAGRAM_BYTES_MAX, DropReason, GOSSIP_BYTES_MAX, Head, Kind, Seal, Traffic};
+use crate::wire::{DropReason, GOSSIP_BYTES_MAX, Head, Kind, Seal, Traffic};
 
 use inspect::Inspector;
 use peers::{Heard, Peers};
@@ -175,10 +176,11 @@ impl Node {
             if self.roster.has_member(&node) {
                 self.claimant
                     .handle_reachable(now, &node, &mut self.effects);
-                // A word of its own, if only its name: a voter that hears of this life frees what
-                // the life before it held (rule 7), also where nothing is asked of it now.
-                self.outbox.entry(node).or_default();
             }
+        }
+        let unheard: Vec<NodeId> = self.peers.unheard_members().cloned().collect();
+        for node in &unheard {
+            self.greet(node);
         }
         self.route(now);
     }
@@ -388,6 +390,8 @@ impl Node {
                         node: head.from.clone(),
                     });
                 }
+                // It may not have heard of this life, and gossip may not know where it is.
+                self.greet(&head.from);
                 Ok(())
             }
             Heard::Outdated { seen } => {
@@ -442,7 +446,11 @@ impl Node {
                     voter.handle_memory(now, from, &memory, &mut self.effects);
                 }
             }
-            Message::Outdated(outdated) => self.adopt(now, outdated.seen),
+            Message::Outdated(outdated) => {
+                self.adopt(now, outdated.seen);
+                // What this life said so far was not heard.
+                self.greet(from);
+            }
             Message::Inspect(inspect) => {
                 let voter = self.voter.as_ref().ok_or(DropReason::NotAVoter)?;
                 let report = voter.report(now, inspect.nonce, &inspect.key);
@@ -520,39 +528,6 @@ impl Node {
                     self.traffic.drop_one(reason);
                 }
             }
-        }
-    }
-
-    fn flush(&mut self) {
-        for (node, messages) in std::mem::take(&mut self.outbox) {
-            let Some(to) = self.peers.address_of(&node) else {
-                self.traffic.drop_one(DropReason::NoAddress);
-                continue;
-            };
-            self.transmit(to, node, &messages);
-        }
-    }
-
-    fn transmit(&mut self, addr: SocketAddr, node: NodeId, messages: &[Message]) {
-        let budget = DATAGRAM_BYTES_MAX - self.seal.overhead();
-        let head = Head {
-            from: self.id.clone(),
-            incarnation: self.claimant.incarnation(),
-            to: node,
-            roster: self.roster.tag(),
-        };
-        let packed = match messages {
-            [] => pack_head(&head),
-            _ => pack(&head, messages, budget),
-        };
-        for _ in 0..packed.too_large {
-            self.traffic.drop_one(DropReason::TooLarge);
-        }
-        for (body, count) in packed.bodies {
-            self.traffic.datagrams_out += 1;
-            self.traffic.messages_out += count as u64;
-            let bytes = self.seal.seal(Kind::Votes, &body);
-            self.outputs.push_back(Output::Transmit { to: addr, bytes });
         }
     }
 }

@@ -119,6 +119,15 @@ impl Peers {
         reachable
     }
 
+    /// The members that gossip knows in a life in which they were not heard themselves.
+    pub(crate) fn unheard_members(&self) -> impl Iterator<Item = &NodeId> {
+        let known = self.known.iter().filter(|(node, known)| {
+            let gossiped = known.gossiped.map(|(_, incarnation)| incarnation);
+            known.incarnation < gossiped && self.roster.has_member(node)
+        });
+        known.map(|(node, _)| node)
+    }
+
     /// Whether it is known, or may be. Clients come and go under new names: where there are as
     /// many nodes as may be, the one goes that was silent for longest. Gossip does not know it any
     /// more, and what it has at the voter runs out by itself. Members stay: a voter that lost its

@@ -15,7 +15,7 @@ use chitchat::{
     Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, ChitchatMessage, Deserializable,
     FailureDetectorConfig, Serializable, spawn_chitchat,
 };
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 
 use super::shared::{GossipOut, Shared};
 use crate::proto::id::{Incarnation, NodeId};
@@ -29,6 +29,8 @@ const VOTES: &str = "votes";
 const PHI: f64 = 8.0;
 /// How long a node that is dead, or a key that was deleted, is remembered.
 const GRACE: Duration = Duration::from_secs(300);
+/// The most addresses of seeds that are asked at the start; one that answers knows the others.
+const ASKED_MAX: usize = 16;
 /// Rounds of gossip that a node that leaves stays for, so that its word spreads.
 const LEAVING_ROUNDS: u32 = 2;
 
@@ -39,12 +41,16 @@ pub(crate) struct Gossip {
     pub(crate) cluster: String,
     pub(crate) advertise: SocketAddr,
     pub(crate) seeds: Vec<String>,
+    /// Where the seeds are now.
+    pub(crate) seeds_at: BTreeSet<SocketAddr>,
     pub(crate) interval: Duration,
 }
 
 /// A gossip that runs.
 pub(crate) struct Membership {
     handle: ChitchatHandle,
+    /// The gossip library is done with a datagram.
+    heard: Arc<Notify>,
     interval: Duration,
 }
 
@@ -77,13 +83,24 @@ impl Membership {
             catchup_callback: None,
             extra_liveness_predicate: None,
         };
+        let heard = Arc::new(Notify::new());
         let transport = OurSocket {
             shared,
             incoming: Mutex::new(Some(incoming)),
+            heard: heard.clone(),
         };
         let handle = spawn_chitchat(config, Vec::new(), &transport).await;
         let handle = handle.map_err(|error| error.to_string())?;
-        Ok(Self { handle, interval })
+        // By itself it asks one seed for each interval, which may be one that is down.
+        let others = gossip.seeds_at.iter().filter(|at| **at != gossip.advertise);
+        for seed in others.take(ASKED_MAX) {
+            handle.gossip(*seed).map_err(|error| error.to_string())?;
+        }
+        Ok(Self {
+            handle,
+            heard,
+            interval,
+        })
     }
 
     /// Tells the node what gossip says, until it is aborted or `leave` turns true. Then tells the
@@ -102,7 +119,8 @@ impl Membership {
                 self.handle.with_chitchat(say).await;
                 told = votes;
             }
-            let seen = self.handle.with_chitchat(|chitchat| look(chitchat)).await;
+            let see = |chitchat: &mut Chitchat| (look(chitchat), chitchat.node_states().len());
+            let (seen, lives) = self.handle.with_chitchat(see).await;
             if seen != last {
                 shared.with(|core, now| {
                     core.node.handle_view(now, &seen.0);
@@ -113,7 +131,7 @@ impl Membership {
             let has_ended = tokio::select! {
                 _ = leave.wait_for(|leave| *leave) => break,
                 changed = watcher.changed() => changed.is_err(),
-                // New nodes are known before they count as live; the watcher does not tell.
+                () = self.more_than(lives) => false,
                 () = tokio::time::sleep(self.interval) => false,
             };
             if has_ended {
@@ -129,6 +147,15 @@ impl Membership {
         tokio::time::sleep(self.interval * LEAVING_ROUNDS).await;
         if let Err(error) = self.handle.shutdown().await {
             tracing::debug!(%error, "the gossip did not end well");
+        }
+    }
+
+    /// Returns once gossip knows more lives of nodes than these. A new one is known, and where it
+    /// is, before it counts as alive: the watcher tells of it late.
+    async fn more_than(&self, lives: usize) {
+        let count = |chitchat: &mut Chitchat| chitchat.node_states().len();
+        while self.handle.with_chitchat(count).await <= lives {
+            self.heard.notified().await;
         }
     }
 }
@@ -174,6 +201,7 @@ fn look(chitchat: &Chitchat) -> (View, BTreeSet<NodeId>) {
 struct OurSocket {
     shared: Arc<Shared>,
     incoming: Mutex<Option<GossipOut>>,
+    heard: Arc<Notify>,
 }
 
 #[async_trait]
@@ -184,6 +212,8 @@ impl Transport for OurSocket {
         Ok(Box::new(OpenSocket {
             shared: self.shared.clone(),
             incoming,
+            heard: self.heard.clone(),
+            is_handed_out: false,
         }))
     }
 }
@@ -191,6 +221,9 @@ impl Transport for OurSocket {
 struct OpenSocket {
     shared: Arc<Shared>,
     incoming: GossipOut,
+    heard: Arc<Notify>,
+    /// A datagram was handed to the library, which comes back once it is done with it.
+    is_handed_out: bool,
 }
 
 #[async_trait]
@@ -205,12 +238,18 @@ impl Socket for OpenSocket {
 
     /// An error would end the gossip for good: what does not decode is passed over.
     async fn recv(&mut self) -> anyhow::Result<(SocketAddr, ChitchatMessage)> {
+        if std::mem::take(&mut self.is_handed_out) {
+            self.heard.notify_one();
+        }
         loop {
             let next = self.incoming.recv().await;
             let (from, bytes) = next.ok_or_else(|| anyhow::anyhow!("the mesh is gone"))?;
             let mut rest = bytes.as_slice();
             match ChitchatMessage::deserialize(&mut rest) {
-                Ok(message) if rest.is_empty() => return Ok((from, message)),
+                Ok(message) if rest.is_empty() => {
+                    self.is_handed_out = true;
+                    return Ok((from, message));
+                }
                 _ => self.shared.with(|core, _| {
                     core.node.count_drop(crate::wire::DropReason::Undecodable);
                 }),

@@ -1,6 +1,6 @@
 //! The handle of a mesh: start, locks, a look inside, shutdown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -87,8 +87,9 @@ impl MeshBuilder {
         }
         // Panics without timers: here, rather than in the task that every request depends on.
         drop(tokio::time::sleep(Duration::ZERO));
+        let mut seeds_at = BTreeSet::new();
         for seed in &checked.seeds {
-            resolve(seed).await?;
+            seeds_at.extend(resolve(seed).await?);
         }
         let listen = checked.listen;
         let (sender, receiver, addr) = socket::bind(
@@ -107,6 +108,7 @@ impl MeshBuilder {
             cluster: checked.cluster.clone(),
             advertise,
             seeds: checked.seeds.clone(),
+            seeds_at,
             interval: checked.gossip_every,
         };
         let (id, settings) = (checked.id.clone(), checked.settings);
@@ -140,14 +142,20 @@ async fn live(
     shared.close();
 }
 
-async fn resolve(seed: &str) -> Result<(), ConfigError> {
+async fn resolve(seed: &str) -> Result<Vec<SocketAddr>, ConfigError> {
     let error = |source| ConfigError::Seed {
         seed: seed.to_owned(),
         source,
     };
     let none = || std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
-    let mut found = tokio::net::lookup_host(seed).await.map_err(error)?;
-    found.next().map(drop).ok_or_else(|| error(none()))
+    let found: Vec<_> = tokio::net::lookup_host(seed)
+        .await
+        .map_err(error)?
+        .collect();
+    match found.is_empty() {
+        true => Err(error(none())),
+        false => Ok(found),
+    }
 }
 
 fn new_node(clock: Clock, incarnation: Incarnation, checked: Checked) -> Node {

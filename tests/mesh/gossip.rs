@@ -5,6 +5,7 @@ use std::time::Duration;
 use lockmesh::{Mesh, MeshBuilder};
 
 use crate::common::{Cluster, key, sees_all, until};
+use crate::guard::waits_for;
 
 fn of_two(cluster: &Cluster, name: &str) -> MeshBuilder {
     Mesh::builder(name)
@@ -62,6 +63,29 @@ async fn a_node_that_comes_back_at_another_address_is_found_there() {
     })
     .await;
     cluster.ready().await;
+}
+
+/// What its former life held is free as soon as it speaks to the voters; to find them it needs one
+/// seed of many that is up, and no second round of gossip.
+#[tokio::test]
+async fn a_node_that_comes_back_finds_the_voters_within_its_first_round_of_gossip() {
+    let round = Duration::from_secs(60);
+    let mut cluster = Cluster::start(3, Duration::from_secs(600)).await;
+    let ttl = Duration::from_secs(500);
+    let guard = cluster.nodes[2].lock("k").ttl(ttl).acquire().await.unwrap();
+    let waiting = tokio::spawn(cluster.nodes[0].lock("k").acquire());
+    waits_for(&cluster, "k", 1).await;
+    let gone = cluster.nodes[2].local_addr();
+    cluster.nodes[2].crash().await;
+    // Nobody listens where it was, nor at the ports that nobody may bind.
+    let mut seeds: Vec<_> = (1..10).map(|port| format!("127.0.0.1:{port}")).collect();
+    seeds.push(gone.to_string());
+    seeds.push(cluster.nodes[1].local_addr().to_string());
+    let back = cluster.named("n2").seeds(seeds).gossip_every(round);
+    cluster.nodes[2] = back.start().await.unwrap();
+    let next = tokio::time::timeout(round / 2, waiting).await;
+    let next = next.expect("within the first round").unwrap().unwrap();
+    assert!(next.epoch() > guard.epoch());
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use lockmesh::node::Node;
 use lockmesh::proto::event::Event;
 use lockmesh::proto::id::NodeId;
 use lockmesh::proto::roster::{Roster, Timing};
+use lockmesh::proto::view::View;
 use lockmesh::proto::voter::Start;
 use lockmesh::wire::DropReason;
 
@@ -70,6 +71,58 @@ fn a_node_that_comes_back_and_asks_for_nothing_frees_what_it_held() {
     assert!(net.granted(4, next).is_some());
 }
 
+/// The same where its first words are lost, as any datagram may be: it says them again when gossip
+/// has other news.
+#[test]
+fn a_node_that_comes_back_is_heard_though_its_first_words_are_lost() {
+    let mut net = Net::new(3, 3, 2);
+    net.acquire(3, "k", ms(30_000));
+    net.run_for(ms(100));
+    let next = net.acquire(4, "k", ms(30_000));
+    net.run_for(ms(100));
+    net.crash(3);
+    net.fate = losing(|packet| packet.from == 3 || packet.to == 3);
+    net.start(3, Start::Amnesia);
+    net.run_for(ms(1_000));
+    names_only(&mut net, 3);
+    net.run_for(ms(1_000));
+    assert_eq!(net.granted(4, next), None);
+    let view = net.view();
+    net.with(3, |node, now| node.handle_view(now, &view));
+    net.run_for(ms(50));
+    assert!(net.granted(4, next).is_some());
+}
+
+/// The other voters learn first where it is, and speak to it: it answers with its name, though
+/// gossip has told it nothing.
+#[test]
+fn a_node_that_comes_back_answers_those_that_find_it_first() {
+    let mut net = Net::new(3, 3, 1);
+    net.acquire(2, "k", ms(30_000));
+    net.run_for(ms(100));
+    let next = net.acquire(3, "k", ms(30_000));
+    net.run_for(ms(100));
+    net.crash(2);
+    net.seats[2].port = 77;
+    net.fate = losing(|packet| packet.from == 2);
+    net.start(2, Start::Amnesia);
+    net.with(2, |node, now| node.handle_view(now, &View::default()));
+    net.run_for(ms(100));
+    names_only(&mut net, 2);
+    let view = net.view();
+    for voter in 0..2 {
+        net.with(voter, |node, now| node.handle_view(now, &view));
+    }
+    net.run_for(ms(50));
+    assert!(net.granted(3, next).is_some());
+}
+
+/// Of what goes to a node and comes from it, only datagrams without a message arrive.
+fn names_only(net: &mut Net, seat: usize) {
+    net.fate =
+        losing(move |packet| (packet.from == seat || packet.to == seat) && packet.has(|_| true));
+}
+
 /// F24: its wall clock was set back, so its life has a lower number than the one before; and it
 /// has another address. It is told where it is now, not where it was.
 #[test]
@@ -97,6 +150,26 @@ fn f24_a_node_whose_wall_clock_was_set_back_goes_on_under_a_higher_incarnation()
         // And what the life before held is free.
         net.run_until(ms(200), |net| net.granted(4, waiter).is_some());
     }
+}
+
+/// F24: the same where it asks for nothing. It is told so, and says its name again.
+#[test]
+fn f24_a_node_whose_wall_clock_was_set_back_and_that_asks_for_nothing_frees_what_it_held() {
+    let mut net = Net::new(3, 3, 2);
+    net.crash(3);
+    net.seats[3].life = 50;
+    net.start(3, Start::Amnesia);
+    net.acquire(3, "k", ms(30_000));
+    net.run_for(ms(100));
+    let next = net.acquire(4, "k", ms(30_000));
+    net.run_for(ms(100));
+    net.crash(3);
+    net.seats[3].life = 7;
+    let roster = net.roster.clone();
+    net.start_in(3, Start::Amnesia, roster);
+    net.run_for(ms(100));
+    assert!(net.node(3).claimant().incarnation().get() > 51);
+    assert!(net.granted(4, next).is_some());
 }
 
 #[test]

@@ -15,7 +15,7 @@ use lockmesh::proto::message::{
 use lockmesh::proto::roster::{Roster, RosterTag, Timing};
 use lockmesh::proto::time::{Instant, Now};
 use lockmesh::proto::voter::{Limits, Start};
-use lockmesh::wire::codec::pack;
+use lockmesh::wire::codec::{pack, pack_head};
 use lockmesh::wire::{ClusterKey, DATAGRAM_BYTES_MAX, DropReason, Head, Kind, Seal, Traffic};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -355,7 +355,8 @@ fn a_node_with_another_roster_is_named_once_and_its_votes_do_not_count() {
     let outputs = world.feed(&first);
     assert!(matches!(
         &outputs[..],
-        [Output::Event(Event::RosterMismatch { node })] if *node == head.from
+        [Output::Event(Event::RosterMismatch { node }), Output::Transmit { .. }]
+            if *node == head.from
     ));
     for message in answers(&claim_of("a")) {
         world.drops_message(&head, message, DropReason::Roster);
@@ -385,8 +386,37 @@ fn a_claim_from_another_roster_is_refused_and_takes_no_vote() {
 fn a_node_that_is_no_voter_says_so_and_drops_what_is_for_voters() {
     let mut world = World::new(&["b"]);
     let head = world.head();
+    let greeting = world.datagram(&head, &[Message::Outdated(Outdated { seen: LIFE })]);
+    assert_eq!(world.feed(&greeting).len(), 1);
     world.drops_message(&head, inspect(), DropReason::NotAVoter);
     world.drops_message(&head, release(claim_of("b")), DropReason::NotAVoter);
+}
+
+/// A member says its name once to each life of another, never more than it was told; and nothing
+/// to a node that has no vote.
+#[test]
+fn a_member_is_greeted_once_in_each_of_its_lives() {
+    let mut world = World::new(&["a", "b"]);
+    let hello = |world: &mut World, from: &str, life: u64| {
+        let head = Head {
+            from: node_id(from),
+            incarnation: Incarnation::new(life),
+            ..world.head()
+        };
+        let body = pack_head(&head).bodies.remove(0).0;
+        let bytes = world.peer.seal(Kind::Votes, &body);
+        (world.feed(&bytes), bytes.len())
+    };
+    for life in [10, 11, 12] {
+        let (outputs, len) = hello(&mut world, "b", life);
+        assert!(
+            matches!(&outputs[..], [Output::Transmit { to, bytes }]
+                if *to == addr() && bytes.len() <= len),
+            "{outputs:?}"
+        );
+        assert!(hello(&mut world, "b", life).0.is_empty());
+        assert!(hello(&mut world, "stranger", life).0.is_empty());
+    }
 }
 
 #[test]

@@ -1,0 +1,52 @@
+//! How what a node has to say becomes datagrams.
+
+use std::net::SocketAddr;
+
+use super::{Node, Output};
+use crate::proto::id::NodeId;
+use crate::proto::message::Message;
+use crate::wire::codec::{pack, pack_head};
+use crate::wire::{DATAGRAM_BYTES_MAX, DropReason, Head, Kind};
+
+impl Node {
+    /// A word to a member, if only this node's name: a voter that hears of this life frees what the
+    /// life before it held (rule 7), also where nothing is asked of it now.
+    pub(super) fn greet(&mut self, node: &NodeId) {
+        if self.roster.has_member(node) {
+            self.outbox.entry(node.clone()).or_default();
+        }
+    }
+
+    pub(super) fn flush(&mut self) {
+        for (node, messages) in std::mem::take(&mut self.outbox) {
+            let Some(to) = self.peers.address_of(&node) else {
+                self.traffic.drop_one(DropReason::NoAddress);
+                continue;
+            };
+            self.transmit(to, node, &messages);
+        }
+    }
+
+    pub(super) fn transmit(&mut self, addr: SocketAddr, node: NodeId, messages: &[Message]) {
+        let budget = DATAGRAM_BYTES_MAX - self.seal.overhead();
+        let head = Head {
+            from: self.id.clone(),
+            incarnation: self.claimant.incarnation(),
+            to: node,
+            roster: self.roster.tag(),
+        };
+        let packed = match messages {
+            [] => pack_head(&head),
+            _ => pack(&head, messages, budget),
+        };
+        for _ in 0..packed.too_large {
+            self.traffic.drop_one(DropReason::TooLarge);
+        }
+        for (body, count) in packed.bodies {
+            self.traffic.datagrams_out += 1;
+            self.traffic.messages_out += count as u64;
+            let bytes = self.seal.seal(Kind::Votes, &body);
+            self.outputs.push_back(Output::Transmit { to: addr, bytes });
+        }
+    }
+}
