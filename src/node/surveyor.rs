@@ -17,6 +17,8 @@ use crate::wire::observe::{Answer, Answered, Overview, Page, Question, SeenLock,
 
 /// The most addresses that one member is looked for at.
 const ADDRESSES_MAX: usize = 3;
+/// The most addresses of one node that are remembered, those that it began with included.
+const TOLD_MAX: usize = 16;
 /// How often a node may become another one, or be started again, while it is asked.
 const RESTARTS_MAX: usize = 2;
 /// The most nodes that one node is believed to know: the members, and those that it remembers.
@@ -48,9 +50,32 @@ pub struct Surveyor {
     wanted: Wanted,
     pub(super) talks: Vec<Talk>,
     at: BTreeMap<SocketAddr, usize>,
-    /// Where each member is looked for.
-    sought: BTreeMap<NodeId, Vec<SocketAddr>>,
+    told: Told,
+    /// At how many addresses each member is looked for beside those that it began with.
+    sought: BTreeMap<NodeId, usize>,
     pub(super) roster: Option<Arc<Roster>>,
+}
+
+/// What those that answer say of others.
+#[derive(Clone, Debug, Default)]
+struct Told {
+    /// Where each node is, in the order in which it was told.
+    at: BTreeMap<NodeId, Vec<SocketAddr>>,
+    /// Whether anybody calls the node at an address alive, and dead.
+    lives: BTreeMap<SocketAddr, (bool, bool)>,
+}
+
+impl Told {
+    fn take(&mut self, seen: &SeenNode) {
+        let Some(addr) = seen.addr else { return };
+        let at = self.at.entry(seen.node.clone()).or_default();
+        if at.len() < TOLD_MAX && !at.contains(&addr) {
+            at.push(addr);
+        }
+        let (alive, dead) = self.lives.entry(addr).or_default();
+        *alive |= seen.is_alive == Some(true);
+        *dead |= seen.is_alive == Some(false);
+    }
 }
 
 /// What is asked of one address.
@@ -110,11 +135,6 @@ impl Talk {
     /// Whether it got to the end of what was asked.
     pub(super) fn is_done(&self) -> bool {
         self.step == Step::Done
-    }
-
-    pub(super) fn is_of(&self, node: &NodeId) -> bool {
-        let speaker = self.speaker.as_ref();
-        speaker.is_some_and(|speaker| speaker.node == *node)
     }
 
     fn question(&self, wanted: &Wanted) -> Option<Question> {
@@ -224,6 +244,7 @@ impl Surveyor {
             wanted,
             talks: Vec::new(),
             at: BTreeMap::new(),
+            told: Told::default(),
             sought: BTreeMap::new(),
             roster: None,
         };
@@ -259,6 +280,9 @@ impl Surveyor {
             return talk.start_again();
         }
         let knew_nodes = !matches!(talk.step, Step::Overview | Step::Nodes);
+        if let Answer::Nodes(page) = &answered.answer {
+            page.entries.iter().for_each(|seen| self.told.take(seen));
+        }
         talk.take(answered, &self.wanted);
         if knew_nodes || matches!(talk.step, Step::Overview | Step::Nodes) {
             return;
@@ -283,16 +307,8 @@ impl Surveyor {
     /// patience.
     #[must_use]
     pub fn is_doubtful(&self, talk: usize) -> bool {
-        let Some(addr) = self.talks.get(talk).map(|talk| talk.addr) else {
-            return true;
-        };
-        let seen = self.talks.iter().flat_map(|talk| talk.nodes.values());
-        let mut told = seen.filter(|seen| seen.addr == Some(addr));
-        let mut is_dead = false;
-        told.all(|seen| {
-            is_dead |= seen.is_alive == Some(false);
-            seen.is_alive != Some(true)
-        }) && is_dead
+        let talk = self.talks.get(talk);
+        talk.is_none_or(|talk| self.told.lives.get(&talk.addr) == Some(&(false, true)))
     }
 
     /// Whether nothing more is to be learnt: all have told what they have, or were silent.
@@ -326,23 +342,22 @@ impl Surveyor {
     /// Looks for members that have not answered yet, where the others say that they are.
     fn seek(&mut self) {
         let Some(roster) = &self.roster else { return };
+        let speakers = self.talks.iter().filter_map(|talk| talk.speaker.as_ref());
+        let speakers: BTreeSet<&NodeId> = speakers.map(|speaker| &speaker.node).collect();
         let mut found = Vec::new();
-        for seen in self.talks.iter().flat_map(|talk| talk.nodes.values()) {
-            let answers = || self.talks.iter().any(|talk| talk.is_of(&seen.node));
-            if let Some(addr) = seen.addr
-                && roster.has_member(&seen.node)
-                && !self.at.contains_key(&addr)
-                && !answers()
-            {
-                found.push((seen.node.clone(), addr));
+        let silent = roster.members().iter().filter(|it| !speakers.contains(it));
+        for member in silent {
+            let told = self.told.at.get(member).into_iter().flatten();
+            for addr in told.filter(|addr| !self.at.contains_key(addr)) {
+                let sought = self.sought.entry(member.clone()).or_default();
+                if *sought < ADDRESSES_MAX {
+                    *sought += 1;
+                    found.push(*addr);
+                }
             }
         }
-        for (node, addr) in found {
-            let sought = self.sought.entry(node).or_default();
-            if !sought.contains(&addr) && sought.len() < ADDRESSES_MAX {
-                sought.push(addr);
-                self.begin(addr);
-            }
+        for addr in found {
+            self.begin(addr);
         }
     }
 }

@@ -106,6 +106,9 @@ struct Open {
 }
 
 impl Observer {
+    /// The longest that an answer is waited for: an hour.
+    pub const PATIENCE_MAX: Duration = Duration::from_secs(60 * 60);
+
     /// Asks a mesh that is sealed with this key. Each peer is `HOST:PORT`; one that is up is
     /// enough.
     #[must_use]
@@ -136,11 +139,11 @@ impl Observer {
         }
     }
 
-    /// How long each answer is waited for; 2 s by default. Nodes that others call dead get a
-    /// quarter of it.
+    /// How long each answer is waited for: 2 s by default, and [`PATIENCE_MAX`](Self::PATIENCE_MAX)
+    /// where more is asked for. Nodes that others call dead get a quarter of it.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
+        self.patience = patience.min(Self::PATIENCE_MAX);
         self
     }
 

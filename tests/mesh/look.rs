@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lockmesh::observe::Observer;
 use lockmesh::{Epoch, InspectError, Mesh};
 
 use crate::common::{Cluster, key, timing, until, within};
@@ -212,4 +213,19 @@ async fn a_node_that_finds_no_majority_is_not_ready() {
     let error = lonely.ready(Duration::from_millis(50)).await.unwrap_err();
     assert_eq!(error.members, 3);
     assert!(error.reachable <= 1, "{error}");
+}
+
+#[tokio::test]
+async fn an_observer_with_any_patience_sees_the_members() {
+    let cluster = Cluster::start(3, Duration::from_secs(30)).await;
+    for patience in [
+        Duration::MAX,
+        Observer::PATIENCE_MAX,
+        Duration::from_secs(60),
+    ] {
+        let observer = Observer::sealed([cluster.nodes[0].local_addr().to_string()], key());
+        let mut observer = observer.patience(patience);
+        let survey = within("a survey", observer.survey()).await.unwrap();
+        assert_eq!((survey.answered(), survey.voting()), (3, 3), "{patience:?}");
+    }
 }

@@ -1,16 +1,19 @@
 //! What a node answers to those beside the mesh, and what they make of answers.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lockmesh::node::{Node, NodeConfig, Observer, Output, Surveyor, Wanted};
 use lockmesh::proto::claimant::Request;
-use lockmesh::proto::id::{Incarnation, Key};
+use lockmesh::proto::id::{Incarnation, Key, NodeId};
 use lockmesh::proto::roster::{Roster, Timing};
 use lockmesh::proto::time::{Instant, Now};
 use lockmesh::proto::voter::{Limits, Start};
-use lockmesh::wire::observe::{Answered, Asked, Question};
+use lockmesh::wire::observe::{
+    Answer, Answered, Asked, Overview, Page, Question, SeenNode, VoterState,
+};
 use lockmesh::wire::{ClusterKey, DATAGRAM_BYTES_MAX, DropReason, Kind, Seal};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -110,6 +113,123 @@ fn a_survey_finds_every_key_of_a_node_page_by_page() {
         (answer.overview.keys, answer.overview.counts.granted),
         (500, 500)
     );
+}
+
+/// Members `m0`, `m1`, ... as they answer. Each is found at its own port; those before the middle
+/// believe that the last one is where it was before.
+struct Many {
+    ids: Vec<NodeId>,
+    roster: Roster,
+}
+
+impl Many {
+    const COUNT: usize = 200;
+    const PAGE: usize = 64;
+    const LEFT: u16 = 9_999;
+    const SILENT: usize = 7;
+
+    fn new() -> Self {
+        let mut ids: Vec<_> = (0..Self::COUNT)
+            .map(|n| node_id(&format!("m{n}")))
+            .collect();
+        ids.sort();
+        let roster = Roster::new(1, ids.clone(), 5, Timing::lan()).unwrap();
+        Self { ids, roster }
+    }
+
+    fn addr(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    fn port(n: usize) -> u16 {
+        1_000 + u16::try_from(n).unwrap()
+    }
+
+    fn answer(&self, n: usize, question: &Question) -> Option<Answered> {
+        let answer = match question {
+            Question::Overview => Answer::Overview(Box::new(Overview {
+                members: u32::try_from(Self::COUNT).unwrap(),
+                voters_per_key: 5,
+                timing: Timing::lan(),
+                voter: VoterState::Votes,
+                keys: 0,
+                claims: 0,
+                counts: Default::default(),
+                traffic: Default::default(),
+            })),
+            Question::Nodes { after } => {
+                let known = self.ids.iter().enumerate();
+                let mut known = known.filter(|(_, id)| after.as_ref().is_none_or(|it| it < *id));
+                let page = known.by_ref().take(Self::PAGE);
+                let page = page.map(|(other, id)| self.seen(n, other, id)).collect();
+                let more = known.next().is_some();
+                Answer::Nodes(Page {
+                    entries: page,
+                    more,
+                })
+            }
+            other => panic!("nobody wants {other:?}"),
+        };
+        (n != Self::SILENT).then(|| Answered {
+            nonce: 0,
+            node: self.ids[n].clone(),
+            incarnation: Incarnation::new(1),
+            roster: self.roster.tag(),
+            answer,
+        })
+    }
+
+    fn seen(&self, teller: usize, other: usize, id: &NodeId) -> SeenNode {
+        let has_left = other == Self::COUNT - 1 && teller < Self::COUNT / 2;
+        let port = if has_left {
+            Self::LEFT
+        } else {
+            Self::port(other)
+        };
+        SeenNode {
+            node: id.clone(),
+            addr: Some(Self::addr(port)),
+            is_member: true,
+            is_alive: (teller != other).then_some(other != Self::SILENT),
+        }
+    }
+}
+
+#[test]
+fn a_survey_finds_all_of_many_members_and_the_one_that_moved_where_some_say_it_is() {
+    let many = Many::new();
+    let mut surveyor = Surveyor::new([Many::addr(Many::port(0))], Wanted::default());
+    let (mut asked, mut doubted) = (BTreeMap::new(), BTreeSet::new());
+    while let Some(ask) = surveyor.next_question() {
+        *asked.entry(ask.to).or_insert(0) += 1;
+        if surveyor.is_doubtful(ask.talk) {
+            doubted.insert(ask.to);
+        }
+        let at = usize::from(ask.to.port()).checked_sub(1_000);
+        let at = at.filter(|at| *at < Many::COUNT);
+        match at.and_then(|at| many.answer(at, &ask.question)) {
+            Some(answered) => surveyor.handle_answer(ask.talk, answered),
+            None => surveyor.handle_silence(ask.talk),
+        }
+    }
+    assert!(surveyor.is_done());
+    let survey = surveyor.conclude().unwrap();
+    assert_eq!(survey.answered(), Many::COUNT - 1);
+    let last = survey
+        .members()
+        .find(|it| it.node == many.ids[Many::COUNT - 1]);
+    let last = last.unwrap();
+    assert!(last.answer.is_some());
+    assert_eq!(last.addr, Some(Many::addr(Many::port(Many::COUNT - 1))));
+    // Everybody is asked once for each page, and for itself.
+    let pages = Many::COUNT.div_ceil(Many::PAGE);
+    let left = Many::addr(Many::LEFT);
+    let silent = Many::addr(Many::port(Many::SILENT));
+    for (addr, times) in asked {
+        let is_silent = addr == left || addr == silent;
+        assert_eq!(times, if is_silent { 1 } else { 1 + pages }, "{addr}");
+    }
+    assert_eq!(doubted, BTreeSet::from([silent]));
 }
 
 #[test]
