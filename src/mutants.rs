@@ -59,12 +59,14 @@ pub enum Mutant {
     Barging,
     /// A waiter's turn lasts its whole ttl.
     OfferIsWholeTtl,
+    /// A waiter lets its turn run out where another voter is late, and loses its place.
+    TurnsRunOut,
 }
 
 #[cfg(feature = "mutants")]
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::CountTheLiving,
         Self::NoQuarantine,
         Self::ShortQuarantine,
@@ -89,6 +91,7 @@ impl Mutant {
         Self::SkipInsteadOfDrop,
         Self::Barging,
         Self::OfferIsWholeTtl,
+        Self::TurnsRunOut,
     ];
 }
 

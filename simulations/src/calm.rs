@@ -118,6 +118,7 @@ impl World {
             Self::play_rolling_restart,
             Self::play_forgetful_voter,
             Self::play_frozen_holder,
+            Self::play_early_voter,
         ];
         for (story, key) in stories.into_iter().zip(keys) {
             if self.laws.violations.is_empty() {
@@ -399,6 +400,62 @@ impl World {
         }
         self.pass(self.settings.max_ttl() + past);
         self.let_go(holder, first);
+    }
+
+    /// L2: one voter gives up on the holder a lease before the others do. Those that wait are given
+    /// that vote in vain until then, and are served in their order all the same.
+    fn play_early_voter(&mut self, key: KeyAt) {
+        let voters = self.laws.history.terms.voters[key].clone();
+        let hosts = self.start_rng.sample(self.hosts.len(), 3);
+        let early = voters.iter().copied().find(|voter| *voter != hosts[0]);
+        let Some(early) = early.filter(|_| voters.len() >= 3 && hosts.len() == 3) else {
+            return;
+        };
+        let timing = self.settings.timing;
+        let quarantine = self.settings.at_most(timing.quarantine());
+        self.pass(quarantine + 2 * SECOND);
+        let settled = self.laws.history.terms.settled;
+        let mut asked = Vec::new();
+        for host in &hosts {
+            asked.extend(self.probe(*host, self.wish(key)).map(|id| (*host, id)));
+            // Where a wall clock is slow its node may first learn the fence: then it claims anew.
+            self.pass(5 * settled);
+        }
+        let links = [(hosts[0], early), (early, hosts[0])];
+        self.network.cut(&links);
+        let lease = self.settings.at_most(timing.max_ttl);
+        self.pass(2 * lease);
+        self.pause(hosts[0], 3 * lease);
+        let bound = self
+            .settings
+            .at_most(timing.max_ttl + timing.offer + timing.poke)
+            + 20 * self.settings.round_trip();
+        while asked.len() > 1 && self.laws.violations.is_empty() {
+            let begun = self.time;
+            let is_held = |world: &Self, id: &RequestId| {
+                matches!(world.probed.get(id), Some(Status::Held { .. }))
+            };
+            let waits = asked[1..].to_vec();
+            self.run_until(begun + bound, |world| {
+                waits.iter().any(|(_, id)| is_held(world, id))
+            });
+            let next = asked[1..].iter().position(|(_, id)| is_held(self, id));
+            self.see(&Fact::Handed {
+                what: Handover::DeadHolder,
+                took: next.map(|_| self.time - begun),
+                bound,
+            });
+            let Some(next) = next else {
+                return;
+            };
+            let (host, request) = asked.remove(next + 1);
+            self.let_go(host, request);
+        }
+        self.network.mend(&links);
+        self.pass(4 * lease);
+        if let Some((host, request)) = asked.pop() {
+            self.let_go(host, request);
+        }
     }
 
     /// Two hosts of which the first may die without a voter of the key being lost.

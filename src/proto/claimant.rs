@@ -397,7 +397,7 @@ impl Claimant {
             return false;
         };
         claim.asked |= vote.ask;
-        claim.count(now, at, vote, &self.roster, &mut self.jitter);
+        let runs_out = claim.count(now, at, vote, &self.roster, &mut self.jitter);
         let valid_until = claim.promised(&self.roster);
         match &mut claim.held {
             Some(held) => {
@@ -416,7 +416,7 @@ impl Claimant {
             None if now.mono < valid_until => {
                 self.win(now, claim, valid_until, out);
             }
-            None if vote.back => {
+            None if vote.back || runs_out => {
                 claim.give_back(now, at, &self.roster, &mut self.jitter, out);
             }
             None => {}

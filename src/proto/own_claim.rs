@@ -148,7 +148,9 @@ impl OwnClaim {
             .position(|ballot| ballot.voter == *voter)
     }
 
-    /// Rule 10: keeps the newest vote that counts.
+    /// Rule 10: keeps the newest vote that counts. Answers whether it is a turn that is better
+    /// given back than let run out: half an offer is left at the most, and asked again the voter
+    /// says that it is for no longer.
     pub(crate) fn count(
         &mut self,
         now: Now,
@@ -156,12 +158,15 @@ impl OwnClaim {
         vote: &Vote,
         roster: &Roster,
         jitter: &mut Jitter,
-    ) {
+    ) -> bool {
         let ballot = &mut self.ballots[at];
         let given_back = vote.stamp < ballot.since && !mistaken!(GivenBackVotesCount);
         if given_back || vote.stamp > self.last_stamp {
-            return;
+            return false;
         }
+        let remains = vote.stamp.after(vote.ttl).since(now.mono);
+        let is_same = ballot.vote == Some((vote.stamp, vote.ttl));
+        let runs_out = is_same && remains <= roster.timing().offer / 2;
         if ballot.vote.is_none_or(|(stamp, _)| vote.stamp >= stamp) {
             let from = match mistaken!(ValidFromReceipt) {
                 true => now.mono,
@@ -174,6 +179,14 @@ impl OwnClaim {
             ballot.vote = Some((from, ttl));
         }
         self.answer(now, at, Answer::Voted, roster, jitter);
+        runs_out && self.may_win()
+    }
+
+    /// Whether a majority of the voters answers, and so it wins when its turn has come. One that
+    /// cannot win must let its turns run out, or it would hold up those behind it.
+    fn may_win(&self) -> bool {
+        let answers = self.ballots.iter().filter(|it| it.unanswered < 2).count();
+        Tally::of(self.ballots.len(), answers, 0) == Tally::Won && !mistaken!(TurnsRunOut)
     }
 
     /// Notes what a voter said, and when to ask it again.
@@ -196,7 +209,11 @@ impl OwnClaim {
                 ballot.due = Instant::FAR;
                 return;
             }
-            (Answer::Voted, Some((_, ttl)), _) => slow.min(ttl / 2),
+            (Answer::Voted, Some((_, ttl)), Some(_)) => slow.min(ttl / 2),
+            (Answer::Voted, Some((stamp, ttl)), None) => {
+                let remains = stamp.after(ttl).since(now.mono);
+                slow.min((remains / 2).max(roster.timing().round_trip))
+            }
             _ => slow,
         };
         ballot.due = now.mono.after(jittered(pace, jitter));
@@ -262,7 +279,8 @@ impl OwnClaim {
         valid_until
     }
 
-    /// Rule 13: an earlier claim waits. What was counted so far of this voter does not count.
+    /// Rule 13: an earlier claim waits, or the turn runs out. What was counted so far of this voter
+    /// does not count.
     pub(crate) fn give_back(
         &mut self,
         now: Now,

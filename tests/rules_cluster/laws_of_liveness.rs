@@ -127,6 +127,80 @@ fn l2_a_waiter_learns_of_its_turn_without_asking() {
     assert_eq!(took, ms(10));
 }
 
+/// One voter does not hear the holder, and gives up on it seconds before the others. The first in
+/// line is given that vote in vain, again and again; it must not lose its place by that.
+#[test]
+fn l2_one_voter_that_gives_up_on_the_holder_early_costs_nobody_its_place() {
+    let mut net = Net::new(3, 3, 3);
+    let holder = net.acquire(3, "k", TTL);
+    net.run_for(ms(50));
+    let first = net.acquire(4, "k", TTL);
+    net.run_for(ms(50));
+    let second = net.acquire(5, "k", TTL);
+    net.run_for(ms(50));
+    net.fate = losing(|packet| packet.is_between(3, 0));
+    net.run_for(TTL + ms(3_000));
+    assert!(net.holds(3, holder));
+    net.crash(3);
+    net.run_until(TTL + ms(50), |net| {
+        net.granted(4, first).is_some() || net.granted(5, second).is_some()
+    });
+    assert_eq!(net.granted(5, second), None);
+    net.release(4, first);
+    let took = net.run_until(ms(100), |net| net.granted(5, second).is_some());
+    assert_eq!(took, ms(10));
+}
+
+/// The same early voter and another one dead; but the first in line reaches the early one alone,
+/// and cannot win. It does not hold up the second, who reaches both.
+#[test]
+fn l1_one_that_cannot_win_lets_its_turns_run_out() {
+    let mut net = Net::new(3, 3, 3);
+    let holder = net.acquire(3, "k", TTL);
+    net.run_for(ms(50));
+    net.acquire(4, "k", TTL);
+    net.run_for(ms(50));
+    let second = net.acquire(5, "k", TTL);
+    net.run_for(ms(50));
+    net.crash(2);
+    net.fate = losing(|packet| packet.is_between(3, 0) || packet.is_between(4, 1));
+    net.run_for(ms(1_000));
+    net.release(3, holder);
+    net.run_until(TTL * 2, |net| net.granted(5, second).is_some());
+}
+
+/// What is not promised. A voter that comes back from its quarantine has floors that are ahead of
+/// the wall clocks were: all who wait claim anew above them, in the order in which they hear of it.
+#[test]
+fn l2_those_who_wait_while_a_voter_comes_back_are_put_in_line_anew() {
+    let mut net = Net::new(3, 3, 3);
+    let holder = net.acquire(3, "k", ms(30_000));
+    net.run_for(ms(50));
+    let first = net.acquire(5, "k", ms(30_000));
+    net.run_for(ms(50));
+    let second = net.acquire(4, "k", ms(30_000));
+    net.run_for(ms(50));
+    let before = |net: &Net| {
+        let epoch = |seat: usize, ticket| net.node(seat).claimant().epoch(ticket).unwrap();
+        (epoch(5, first), epoch(4, second))
+    };
+    let old = before(&net);
+    assert!(old.0 < old.1);
+    net.crash(0);
+    net.start(0, Start::Amnesia);
+    net.fate = losing(|packet| packet.is_between(5, 0));
+    net.run_for(ms(30_600 + 1_000 + 1_000));
+    net.fate = straight();
+    net.run_for(ms(1_000));
+    let new = before(&net);
+    assert!(new.0 > new.1 && new.1 > old.1, "{old:?} {new:?}");
+    net.release(3, holder);
+    for (seat, ticket) in [(4, second), (5, first)] {
+        net.run_until(ms(100), |net| net.granted(seat, ticket).is_some());
+        net.release(seat, ticket);
+    }
+}
+
 /// A waiter speaks every fifty round trips, not more: here 500 ms.
 #[test]
 fn l2_a_waiter_does_not_poll() {

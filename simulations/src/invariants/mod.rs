@@ -216,7 +216,7 @@ impl Laws {
             Box::new(m4_a_majority_of_what::AMajorityOfWhat),
             Box::new(m5_amnesia::Amnesia),
             Box::new(l1_someone_wins::SomeoneWins),
-            Box::new(l2_no_barging::NoBarging),
+            Box::new(l2_no_barging::NoBarging::default()),
             Box::new(l3_the_dead_do_not_hold_up::TheDeadDoNotHoldUp),
             Box::new(l4_one_round_trip::OneRoundTrip),
             Box::new(l5_bounded_memory::BoundedMemory),

@@ -1,6 +1,7 @@
 //! What a scenario file may say, key by key.
 
-use serde::Deserialize;
+use serde::de::{Error, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 use crate::invariants::KeyAt;
@@ -13,12 +14,10 @@ pub(super) struct File {
     pub(super) seed: u64,
     pub(super) cluster: Spanned<Cluster>,
     pub(super) timing: Spanned<TimingMs>,
+    pub(super) network: Option<Spanned<Net>>,
+    pub(super) workload: Option<Spanned<Work>>,
     #[serde(default)]
-    pub(super) network: Net,
-    #[serde(default)]
-    pub(super) workload: Work,
-    #[serde(default)]
-    pub(super) fault: Vec<Spanned<FaultAt>>,
+    pub(super) fault: Vec<Spanned<toml::Table>>,
     #[serde(default)]
     pub(super) ask: Vec<Spanned<Ask>>,
     #[serde(default)]
@@ -57,7 +56,7 @@ pub(super) struct TimingMs {
     pub(super) poke_ms: u64,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Net {
     pub(super) delay_us_min: u64,
@@ -80,8 +79,8 @@ pub(super) struct Work {
     pub(super) withdraw_percent: Percent,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(try_from = "u64")]
+/// A whole number, 0 to 100.
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Percent(u64);
 
 #[derive(Clone, Debug, Deserialize)]
@@ -147,7 +146,7 @@ pub(super) enum FaultAt {
 }
 
 #[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a host's number, or \"holder\"")]
 pub(super) enum Who {
     Host(usize),
     Holder(HolderWord),
@@ -207,14 +206,29 @@ fn five_thousand() -> u32 {
     5_000
 }
 
-impl TryFrom<u64> for Percent {
-    type Error = String;
+impl<'de> Deserialize<'de> for Percent {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(PercentVisitor)
+    }
+}
 
-    fn try_from(value: u64) -> Result<Self, String> {
-        if value > 100 {
-            return Err(format!("{value} percent; it must be 0 to 100"));
-        }
-        Ok(Self(value))
+struct PercentVisitor;
+
+impl Visitor<'_> for PercentVisitor {
+    type Value = Percent;
+
+    fn expecting(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        to.write_str("a whole number of per cent, 0 to 100")
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Percent, E> {
+        let percent = u64::try_from(value).ok().filter(|value| *value <= 100);
+        let wrong = || E::invalid_value(Unexpected::Signed(value), &self);
+        percent.map(Percent).ok_or_else(wrong)
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Percent, E> {
+        self.visit_i64(i64::try_from(value).unwrap_or(i64::MAX))
     }
 }
 
