@@ -7,6 +7,7 @@ mod chaos;
 mod check;
 mod common;
 mod demo;
+mod handover;
 mod keygen;
 mod lab;
 mod look;
