@@ -6,6 +6,7 @@ mod browser;
 mod chaos;
 mod check;
 mod common;
+mod compare;
 mod demo;
 mod handover;
 mod keygen;
