@@ -56,7 +56,8 @@ pub(super) async fn run(
         let measured = measured.with_context(|| kind.name())?;
         rows.push(table::Line::of(*kind, &measured));
     }
-    table::print(&rows, json)
+    table::print(&rows, json);
+    Ok(())
 }
 
 /// Does it, unless a signal asks this process to end first. Whatever it started is ended by its

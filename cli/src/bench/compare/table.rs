@@ -116,14 +116,14 @@ const NAMES: [&str; 14] = [
 ];
 
 /// Prints the table, and one JSON object on the last line where that is asked for.
-pub(super) fn print(lines: &[Line], json: bool) -> anyhow::Result<()> {
+pub(super) fn print(lines: &[Line], json: bool) {
     put("");
     let heads: String = lines.iter().map(|it| format!("{:>17}", it.name)).collect();
     put(&format!("{:<39}{heads}", "beside"));
     for (at, name) in NAMES.iter().enumerate() {
         let cells = lines.iter().map(|line| {
             let (_, figure, digits) = line.figures()[at];
-            let figure = figure.map_or("-".to_owned(), |it| format!("{it:.digits$}"));
+            let figure = figure.map_or_else(|| "-".to_owned(), |it| format!("{it:.digits$}"));
             format!("{figure:>17}")
         });
         put(&format!("{name:<39}{}", cells.collect::<String>()));
@@ -148,5 +148,4 @@ pub(super) fn print(lines: &[Line], json: bool) -> anyhow::Result<()> {
         });
         put(&json!({ "compare": lines.collect::<Vec<_>>() }).to_string());
     }
-    Ok(())
 }
