@@ -12,12 +12,12 @@ use super::{Flavour, PATIENCE, Setup, orders};
 /// One of them has no vote once it was killed: it has forgotten what it promised.
 const NODES: usize = 3;
 /// What the holder asks for, and renews.
-const TTL: Duration = Duration::from_secs(2);
+pub(super) const TTL: Duration = Duration::from_secs(2);
 /// How often each of the two is measured.
-const RUNS: u32 = 5;
+pub(super) const RUNS: u32 = 5;
 /// So much longer each time is held before the crash, so that the holder has renewed its lease
 /// sooner or later before it.
-const HELD: Duration = Duration::from_millis(170);
+pub(super) const HELD: Duration = Duration::from_millis(170);
 
 /// How long a waiter waited, in milliseconds, each time.
 #[derive(Debug)]

@@ -2,11 +2,11 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use tokio::net::UdpSocket;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::child::{Child, cpu_with};
@@ -98,6 +98,29 @@ impl Drop for Floor {
             }
         }
     }
+}
+
+/// Rounds for `slice`, as many in flight as there are callers. Answers how many.
+pub(crate) async fn rounds(callers: &mut Vec<Caller>, slice: Duration) -> anyhow::Result<u64> {
+    let began = Instant::now();
+    let mut running = JoinSet::new();
+    for mut caller in callers.drain(..) {
+        running.spawn(async move {
+            let mut done = 0;
+            while began.elapsed() < slice {
+                caller.round().await?;
+                done += 1;
+            }
+            anyhow::Ok((caller, done))
+        });
+    }
+    let mut sum = 0;
+    while let Some(ended) = running.join_next().await {
+        let (caller, done) = ended??;
+        callers.push(caller);
+        sum += done;
+    }
+    Ok(sum)
 }
 
 /// A socket for a peer, and its address.

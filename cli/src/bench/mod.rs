@@ -5,6 +5,8 @@
 //! are processes of their own, so that both sides pay for the same switches between processes.
 
 mod child;
+#[cfg(feature = "compare")]
+mod compare;
 mod crashes;
 mod floor;
 mod held;
@@ -58,9 +60,22 @@ pub(crate) struct Args {
     /// Which runtime of tokio drives each process.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) runtime: Flavour,
+    /// Measure these lock services too, W1 to W5 as far as each has it, by servers that are started
+    /// for it. Needs a build with the feature `compare`.
+    #[arg(long, value_enum, value_delimiter = ',', conflicts_with = "nodes")]
+    compare: Vec<Other>,
     /// Print one JSON object as the last line.
     #[arg(long)]
     json: bool,
+}
+
+/// A lock service to compare with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+enum Other {
+    /// One Redis, and three of them by Redlock: Debian's package `redis-server`.
+    Redis,
+    /// Three members of etcd: Debian's package `etcd-server`.
+    Etcd,
 }
 
 /// A row of the table.
@@ -147,16 +162,21 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 /// Measures, and tells. Ends with 1 where that failed, whatever the figures.
 pub(crate) async fn run(args: &Args) -> ExitCode {
+    if !cfg!(feature = "compare") && !args.compare.is_empty() {
+        eprintln!("lockmesh: --compare: this was built without it; build with --features compare");
+        return ExitCode::from(2);
+    }
     // On a worker of the runtime like everything else: the main thread would pay for more wake-ups.
     let measured = tokio::spawn(measure(args.clone())).await;
     match measured
         .context("the measurement broke off")
         .and_then(|figures| figures)
     {
-        Ok(figures) => {
+        Ok(Some(figures)) => {
             figures.print(args);
             ExitCode::SUCCESS
         }
+        Ok(None) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("lockmesh: {error:#}");
             ExitCode::FAILURE
@@ -164,7 +184,8 @@ pub(crate) async fn run(args: &Args) -> ExitCode {
     }
 }
 
-async fn measure(args: Args) -> anyhow::Result<Figures> {
+/// What was measured of the mesh; `None` where that was printed beside others.
+async fn measure(args: Args) -> anyhow::Result<Option<Figures>> {
     let tasks = usize::from(args.tasks);
     let setup = Setup {
         in_process: args.in_process,
@@ -177,10 +198,27 @@ async fn measure(args: Args) -> anyhow::Result<Figures> {
         span: Duration::from_secs_f64(args.seconds),
         rows: args.only.clone(),
     };
+    #[cfg(feature = "compare")]
+    if !args.compare.is_empty() {
+        compare::find(&args.compare)?;
+        let both = async {
+            let alone = Args {
+                only: compare::rows(&args.only),
+                ..args.clone()
+            };
+            let mesh = of_mesh(&alone, setup, &load).await?;
+            compare::run(&args.compare, setup, &load, &mesh, args.json).await
+        };
+        return compare::unless_stopped(both).await.map(|()| None);
+    }
+    of_mesh(&args, setup, &load).await.map(Some)
+}
+
+async fn of_mesh(args: &Args, setup: Setup, load: &Load) -> anyhow::Result<Figures> {
     let has = |row| args.only.contains(&row);
     let mut figures = Figures::default();
     if [Row::W1, Row::W2, Row::W3, Row::W5].into_iter().any(has) {
-        figures = turns::measure(setup, &load).await?;
+        figures = turns::measure(setup, load).await?;
     }
     if has(Row::W1Five) {
         figures.five = Some(turns::measure_one(setup, MORE_NODES, load.span).await?);

@@ -38,6 +38,10 @@ async fn live(orders: &mut UnboundedReceiver<Order>) -> anyhow::Result<()> {
             }
             Ok(())
         }
+        #[cfg(feature = "compare")]
+        Some(Order::HoldOf { service, key, ttl }) => {
+            super::compare::hold(&service, &key, ttl, orders).await
+        }
         Some(Order::Remember { locks }) => say(&Reply::Grew(held::remember(locks)?)),
         Some(Order::Node(node)) => be_node(&node, orders).await,
         Some(other) => bail!("it is nothing yet and cannot {other:?}"),
@@ -91,7 +95,7 @@ pub(crate) async fn obey(mesh: &Mesh, order: Order) -> anyhow::Result<Reply> {
     })
 }
 
-fn say(reply: &Reply) -> anyhow::Result<()> {
+pub(super) fn say(reply: &Reply) -> anyhow::Result<()> {
     let line = serde_json::to_string(reply)?;
     writeln!(std::io::stdout().lock(), "{line}").context("nobody listens")
 }

@@ -43,6 +43,16 @@ pub(crate) enum Order {
         /// For how long at a time; it is renewed.
         ttl: Duration,
     },
+    /// Be a client of another lock service that acquires a key and keeps it.
+    #[cfg(feature = "compare")]
+    HoldOf {
+        /// Where the service is.
+        service: super::compare::Service,
+        /// The key.
+        key: String,
+        /// For how long at a time; it is renewed where clients of that service renew.
+        ttl: Duration,
+    },
     /// Reply when the lease of what was last acquired to be kept ends.
     Ends,
     /// Be a voter that remembers so many claims.

@@ -359,12 +359,12 @@ fn print_setup(args: &Args) {
 }
 
 /// Of an odd number of figures.
-fn median(of: &[f64]) -> f64 {
+pub(super) fn median(of: &[f64]) -> f64 {
     let mut of = of.to_vec();
     of.sort_by(f64::total_cmp);
     of.get(of.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-fn micros(of: &Histogram<u64>, quantile: f64) -> f64 {
+pub(super) fn micros(of: &Histogram<u64>, quantile: f64) -> f64 {
     Duration::from_nanos(of.value_at_quantile(quantile)).as_secs_f64() * 1e6
 }

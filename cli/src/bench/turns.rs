@@ -4,15 +4,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use hdrhistogram::Histogram;
-use tokio::task::JoinSet;
 
-use super::floor::{Caller, Floor};
+use super::floor::{self, Caller, Floor};
 use super::locks::{self, Cluster};
 use super::report::{Figures, One};
 use super::{PATIENCE, Row, SLICE, Setup};
 
 /// How many fight for one key.
-const WAITERS: u16 = 16;
+pub(super) const WAITERS: u16 = 16;
 
 /// How much is measured at once.
 #[derive(Clone, Debug)]
@@ -53,7 +52,7 @@ pub(crate) async fn measure_one(setup: Setup, nodes: usize, span: Duration) -> a
 }
 
 /// `span` in slices.
-fn slices(span: Duration) -> impl Iterator<Item = Duration> {
+pub(super) fn slices(span: Duration) -> impl Iterator<Item = Duration> {
     let mut left = span;
     std::iter::from_fn(move || {
         let slice = left.min(SLICE);
@@ -134,8 +133,8 @@ impl Single {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Count {
     pub(crate) done: u64,
-    elapsed: Duration,
-    cpu: Duration,
+    pub(super) elapsed: Duration,
+    pub(super) cpu: Duration,
 }
 
 impl Count {
@@ -172,7 +171,7 @@ pub(crate) struct Contended {
 }
 
 impl Contended {
-    fn add(&mut self, order: &[u16], elapsed: Duration) {
+    pub(super) fn add(&mut self, order: &[u16], elapsed: Duration) {
         let changes = order.windows(2).filter(|pair| pair[0] != pair[1]).count();
         self.handoffs.done += changes as u64;
         self.handoffs.elapsed += elapsed;
@@ -251,22 +250,7 @@ impl Turns {
     async fn rounds(&mut self, slice: Duration) -> anyhow::Result<()> {
         let cpu = self.floor.cpu().await?;
         let began = Instant::now();
-        let mut running = JoinSet::new();
-        for mut caller in self.callers.drain(..) {
-            running.spawn(async move {
-                let mut done = 0;
-                while began.elapsed() < slice {
-                    caller.round().await?;
-                    done += 1;
-                }
-                anyhow::Ok((caller, done))
-            });
-        }
-        while let Some(ended) = running.join_next().await {
-            let (caller, done) = ended??;
-            self.callers.push(caller);
-            self.rounds.done += done;
-        }
+        self.rounds.done += floor::rounds(&mut self.callers, slice).await?;
         self.rounds.elapsed += began.elapsed();
         self.rounds.cpu += self.floor.cpu().await? - cpu;
         Ok(())
@@ -299,7 +283,7 @@ impl Turns {
     }
 }
 
-fn nanos(span: Duration) -> u64 {
+pub(super) fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 

@@ -60,3 +60,12 @@ fn a_measurement_of_nothing_is_refused() {
         assert!(stderr(&output).contains(args[0]), "{}", stderr(&output));
     }
 }
+
+#[cfg(not(feature = "compare"))]
+#[test]
+fn a_build_without_the_clients_of_others_says_how_to_get_them() {
+    let output = lockmesh(&["bench", "--compare", "redis"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = stderr(&output);
+    assert!(said.contains("--features compare"), "{said}");
+}
