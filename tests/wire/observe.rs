@@ -26,12 +26,12 @@ fn addr() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 7_000))
 }
 
-fn seal(boot: u8) -> Seal {
+pub(crate) fn seal(boot: u8) -> Seal {
     Seal::sealed(ClusterKey::from_bytes([1; 32]).unwrap(), [boot; 16])
 }
 
 /// A node alone, which holds so many locks.
-fn node(locks: usize) -> Node {
+pub(crate) fn node(locks: usize) -> Node {
     let roster = Roster::new(1, vec![node_id("a")], 1, Timing::lan()).unwrap();
     let config = NodeConfig {
         id: node_id("a"),
@@ -73,7 +73,7 @@ fn transmits(node: &mut Node) -> Vec<Vec<u8>> {
     }
 }
 
-fn feed(node: &mut Node, bytes: &[u8]) -> Vec<Vec<u8>> {
+pub(crate) fn feed(node: &mut Node, bytes: &[u8]) -> Vec<Vec<u8>> {
     node.handle_datagram(NOW, addr(), bytes);
     transmits(node)
 }

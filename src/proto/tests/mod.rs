@@ -12,6 +12,7 @@ mod claimant_rules;
 mod epochs;
 mod incarnations;
 mod recovery_rules;
+mod requests;
 mod rosters;
 mod voter_rules;
 mod waiting_rules;
