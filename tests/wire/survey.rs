@@ -199,7 +199,7 @@ fn a_survey_is_done_once_all_members_have_told_though_another_address_is_silent(
     let mut told = 0;
     while let Some(ask) = surveyor.next_question() {
         if let Some(teller) = mesh.tellers.get(&ask.to) {
-            assert!(!surveyor.is_done());
+            assert!(!surveyor.is_done() && told < 9);
             surveyor.handle_answer(ask.talk, teller.answer(&ask.question));
             told += 1;
         }
@@ -244,24 +244,26 @@ fn who_becomes_another_node_on_the_way_is_asked_anew_and_given_up_the_third_time
         change(&mut other);
         // Overviews of the one, nodes of the other, as often as it asks.
         let mut surveyor = Surveyor::new([at(1)], nothing_more());
-        let mut overviews = 0;
+        let mut asked = Vec::new();
         while let Some(ask) = surveyor.next_question() {
+            assert!(asked.len() < 20, "it asks for ever");
             let is_first = ask.question == Question::Overview;
-            overviews += usize::from(is_first);
             let teller = if is_first { &one } else { &other };
             surveyor.handle_answer(ask.talk, teller.answer(&ask.question));
-            assert!(overviews < 10);
+            asked.push(ask.question);
         }
-        assert_eq!(overviews, 3);
+        let overviews = asked.iter().filter(|it| **it == Question::Overview);
+        assert_eq!((overviews.count(), asked.len()), (3, 6));
         assert!(surveyor.is_done() && surveyor.conclude().is_none());
         // Once only, as where a node is restarted meanwhile: all is well with the new life.
         let mut surveyor = Surveyor::new([at(1)], nothing_more());
         let ask = surveyor.next_question().unwrap();
         surveyor.handle_answer(ask.talk, other.answer(&ask.question));
-        let mut mesh = mesh;
+        let mut asked = 0;
         while let Some(ask) = surveyor.next_question() {
-            let teller = mesh.tellers.get_mut(&ask.to).unwrap();
-            surveyor.handle_answer(ask.talk, teller.answer(&ask.question));
+            surveyor.handle_answer(ask.talk, mesh.tellers[&ask.to].answer(&ask.question));
+            asked += 1;
+            assert!(asked < 20, "it asks for ever");
         }
         let survey = surveyor.conclude().unwrap();
         assert_eq!((survey.voting(), survey.health()), (3, Health::Ok));

@@ -11,7 +11,9 @@
 mod claimant_rules;
 mod epochs;
 mod incarnations;
+mod printed;
 mod recovery_rules;
+mod reports;
 mod requests;
 mod rosters;
 mod voter_rules;
