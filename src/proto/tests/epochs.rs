@@ -1,6 +1,7 @@
 //! Section 2: epochs that are drawn, seen, believed or not.
 
 use super::*;
+use crate::proto::epoch::EpochClock;
 
 const SKEW_MS: u64 = 5_000;
 
@@ -246,4 +247,26 @@ fn a_claim_that_has_won_goes_on_though_a_voter_refuses_its_epoch() {
     assert_eq!(granted, ["Granted w60000 until 10000"]);
     assert_eq!(asker.hears(111, "v2", refused(RefuseReason::Skew)), [""; 0]);
     assert_eq!(asker.held(111).as_deref(), Some("10000"));
+}
+
+#[test]
+fn a_wall_clock_beyond_what_an_epoch_can_carry_counts_as_the_last_millisecond_that_it_can() {
+    let last = (1 << 44) - 1;
+    let end = Epoch::at_wall_ms(last);
+    assert_eq!(end.wall_ms(), last);
+    assert!(end > Epoch::at_wall_ms(last - 1));
+    for beyond in [1 << 44, (1 << 44) + 1, u64::MAX] {
+        assert_eq!(Epoch::at_wall_ms(beyond), end);
+    }
+}
+
+/// The highest epoch that is believed is no sign of a broken clock.
+#[test]
+fn a_clock_that_saw_the_highest_epoch_that_is_believed_draws_above_it() {
+    let mut clock = EpochClock::default();
+    let limit = Epoch::limit(at(0), ms(SKEW_MS));
+    assert!(clock.observe(at(0), limit, ms(SKEW_MS)));
+    assert_eq!(clock.draw(at(0), ms(SKEW_MS)), limit.next());
+    // That one is: nobody would vote above it.
+    assert_eq!(clock.draw(at(0), ms(SKEW_MS)), Epoch::at_wall_ms(WALL));
 }

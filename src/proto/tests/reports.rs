@@ -128,3 +128,21 @@ fn a_voter_has_something_to_remember_from_its_first_vote_on() {
     booth.hears_release(1, &release("a", false));
     assert!(!booth.voter.has_memory(), "nothing was won");
 }
+
+#[test]
+fn a_report_that_names_more_waiters_than_fit_is_refused_and_says_so() {
+    let mut booth = Booth::new();
+    booth.hears(0, &claim("a", 5, 1));
+    booth.hears(1, &claim("b", 6, 1));
+    let mut said = report(&booth, 2);
+    let read =
+        |said: &Report| serde_json::from_str::<Report>(&serde_json::to_string(said).unwrap());
+    said.waiters = vec![said.waiters[0].clone(); 8];
+    assert_eq!(read(&said).unwrap(), said);
+    said.waiters.push(said.waiters[0].clone());
+    let refused = read(&said).unwrap_err().to_string();
+    assert!(
+        refused.starts_with("invalid length 9, expected at most 8 waiters"),
+        "{refused}"
+    );
+}
