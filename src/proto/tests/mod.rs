@@ -12,6 +12,7 @@ mod claimant_rules;
 mod epochs;
 mod incarnations;
 mod printed;
+mod queue_rules;
 mod recovery_rules;
 mod reports;
 mod requests;

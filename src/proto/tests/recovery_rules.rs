@@ -49,6 +49,7 @@ fn recalling(members: usize, voters: usize) -> Booth {
 fn m5_a_voter_without_memory_takes_no_part_until_its_votes_are_over() {
     let (mut booth, said) = Booth::of(3, 3, Start::Amnesia);
     assert_eq!(said, [format!("QuarantineBegan {QUARANTINE_MS}")]);
+    assert_eq!(booth.voter.quarantine(), Some(instant(QUARANTINE_MS)));
     let refuse = ["a Refuse Quarantine"];
     assert_eq!(booth.hears(0, &claim("a", 5, 1)), refuse);
     assert_eq!(booth.hears(1, &won(claim("a", 5, 2))), refuse);

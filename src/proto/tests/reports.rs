@@ -146,3 +146,40 @@ fn a_report_that_names_more_waiters_than_fit_is_refused_and_says_so() {
         "{refused}"
     );
 }
+
+/// An exhaustive search takes two states for one where it finds them equal.
+#[test]
+fn two_voters_are_equal_if_they_keep_the_same_and_only_then() {
+    let digest = |booth: &Booth| {
+        use std::hash::{DefaultHasher, Hash, Hasher};
+        let mut hasher = DefaultHasher::new();
+        booth.voter.hash(&mut hasher);
+        hasher.finish()
+    };
+    let booth = |claims: &[(&str, &str, u64)]| {
+        let mut booth = Booth::new();
+        for (key, name, epoch) in claims {
+            let key = Key::new(key).unwrap();
+            let claim = Claim {
+                key,
+                ..claim(name, *epoch, 1)
+            };
+            booth.hears(0, &claim);
+        }
+        booth
+    };
+    let one = booth(&[("k", "a", 5), ("l", "b", 6)]);
+    let same = booth(&[("l", "b", 6), ("k", "a", 5)]);
+    assert_eq!((&one.voter, digest(&one)), (&same.voter, digest(&same)));
+    let others: [&[(&str, &str, u64)]; 4] = [
+        &[("k", "a", 5), ("l", "b", 7)],
+        &[("k", "a", 5), ("l", "c", 6)],
+        &[("k", "a", 5), ("m", "b", 6)],
+        &[("k", "a", 5)],
+    ];
+    for other in others {
+        let other = booth(other);
+        assert_ne!(one.voter, other.voter);
+        assert_ne!(digest(&one), digest(&other));
+    }
+}
