@@ -4,6 +4,11 @@
 
 mod arbitrary;
 mod codec;
+mod inspection;
 mod node;
 mod observe;
+mod observer;
+mod outputs;
 mod seal;
+mod survey;
+mod tellers;

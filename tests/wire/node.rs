@@ -29,26 +29,26 @@ const WAITERS_MAX: usize = 3;
 const OUTPUTS_MAX: usize = 10_000;
 
 /// The node `a` under test, and the seal of somebody who sends to it.
-struct World {
-    node: Node,
-    now: Now,
-    peer: Seal,
-    roster: RosterTag,
+pub(crate) struct World {
+    pub(crate) node: Node,
+    pub(crate) now: Now,
+    pub(crate) peer: Seal,
+    pub(crate) roster: RosterTag,
 }
 
-fn seal_of(boot: u8) -> Seal {
+pub(crate) fn seal_of(boot: u8) -> Seal {
     Seal::sealed(ClusterKey::from_bytes([1; 32]).unwrap(), [boot; 16])
 }
 
-fn addr() -> SocketAddr {
+pub(crate) fn addr() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 7_000))
 }
 
-fn key() -> Key {
+pub(crate) fn key() -> Key {
     Key::new("k").unwrap()
 }
 
-fn claim_of(node: &str) -> ClaimId {
+pub(crate) fn claim_of(node: &str) -> ClaimId {
     ClaimId {
         node: node_id(node),
         incarnation: LIFE,
@@ -58,7 +58,7 @@ fn claim_of(node: &str) -> ClaimId {
 
 impl World {
     /// A node in a cluster of these voters.
-    fn new(voters: &[&str]) -> Self {
+    pub(crate) fn new(voters: &[&str]) -> Self {
         let members = voters.iter().map(|name| node_id(name)).collect();
         let roster = Arc::new(Roster::new(1, members, voters.len(), Timing::lan()).unwrap());
         let tag = roster.tag();
@@ -91,7 +91,7 @@ impl World {
         world
     }
 
-    fn head(&self) -> Head {
+    pub(crate) fn head(&self) -> Head {
         Head {
             from: node_id("b"),
             incarnation: LIFE,
@@ -100,13 +100,13 @@ impl World {
         }
     }
 
-    fn datagram(&mut self, head: &Head, messages: &[Message]) -> Vec<u8> {
+    pub(crate) fn datagram(&mut self, head: &Head, messages: &[Message]) -> Vec<u8> {
         let packed = pack(head, messages, DATAGRAM_BYTES_MAX - self.peer.overhead());
         assert_eq!((packed.bodies.len(), packed.too_large), (1, 0));
         self.peer.seal(Kind::Votes, &packed.bodies[0].0)
     }
 
-    fn drain(&mut self) -> Vec<Output> {
+    pub(crate) fn drain(&mut self) -> Vec<Output> {
         let mut outputs = Vec::new();
         loop {
             match self.node.poll_output() {
@@ -117,7 +117,7 @@ impl World {
         }
     }
 
-    fn feed(&mut self, bytes: &[u8]) -> Vec<Output> {
+    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Vec<Output> {
         self.node.handle_datagram(self.now, addr(), bytes);
         self.drain()
     }
@@ -153,7 +153,7 @@ impl World {
         panic!("a timer that is always due");
     }
 
-    fn pass(&mut self, span: Duration) {
+    pub(crate) fn pass(&mut self, span: Duration) {
         self.now.mono = self.now.mono.after(span);
         self.now.wall_ms += u64::try_from(span.as_millis()).unwrap();
         self.run_timers();
@@ -167,7 +167,7 @@ fn inspect() -> Message {
     })
 }
 
-fn claim_message(claim: ClaimId) -> Message {
+pub(crate) fn claim_message(claim: ClaimId) -> Message {
     Message::Claim(Claim {
         key: key(),
         claim,
@@ -214,6 +214,15 @@ fn answers(claim: &ClaimId) -> [Message; 3] {
             fence: Epoch::new(5),
         }),
     ]
+}
+
+/// What a voter answers that votes for a claim.
+pub(crate) fn vote_for(claim: &Claim) -> Message {
+    let [Message::Vote(vote), ..] = answers(&claim.claim) else {
+        panic!("a vote comes first");
+    };
+    let stamp = claim.stamp;
+    Message::Vote(Vote { stamp, ..vote })
 }
 
 #[test]

@@ -340,3 +340,29 @@ fn rule_13_an_owner_that_is_asked_says_so_to_that_voter() {
     let answer = asker.hears(121, "v3", wanted_back(100, 10_000));
     assert_eq!(answer, ["v3 Claim #1 w100 121+10000 won"]);
 }
+
+#[test]
+fn rule_11_a_vote_that_moves_the_end_of_the_lease_by_nothing_is_no_renewal() {
+    let mut asker = holding(Asker::request());
+    assert_eq!(asker.hears(120, "v3", voted(100, 10_000)), NOTHING);
+    assert_eq!(asker.hears(121, "v1", voted(100, 9_000)), NOTHING);
+    assert_eq!(asker.held(121).as_deref(), Some("10000"));
+}
+
+/// The bound itself: two thirds of the ttl are left, to the nanosecond.
+#[test]
+fn rule_12_a_lease_with_two_thirds_left_is_told_with_the_first_renewal() {
+    for (ttl, told) in [(14_850, false), (14_851, true)] {
+        let mut asker = Asker::new(1);
+        asker.asks(
+            100,
+            Request {
+                ttl: ms(ttl),
+                ..Asker::request()
+            },
+        );
+        let news = asker.hears(100, "v1", voted(100, 10_000));
+        assert_eq!(news[0], "Granted w100 until 10000");
+        assert_eq!(news.len() > 1, told, "{news:?}");
+    }
+}

@@ -1,6 +1,7 @@
 //! Section 2: epochs that are drawn, seen, believed or not.
 
 use super::*;
+use crate::proto::epoch::EpochClock;
 
 const SKEW_MS: u64 = 5_000;
 
@@ -175,4 +176,97 @@ fn f25_the_constants_are_part_of_the_roster() {
     for other in [shorter, drift, skew] {
         assert_ne!(tag(other), tag(timing()));
     }
+}
+
+/// F17, F7: while it is valid nobody else can win, whatever the wall clocks say.
+#[test]
+fn a_claim_that_has_won_is_heard_however_far_ahead_its_epoch_is() {
+    let mut booth = Booth::new();
+    let far = near_wall("a", SKEW_MS + 60_000);
+    assert_eq!(booth.hears(0, &won(far)), ["a Vote 1+10000"]);
+    // Also where it waits, and an earlier word of it comes late.
+    let mut booth = Booth::new();
+    booth.hears(0, &won(claim("x", 5, 1)));
+    let far = near_wall("a", SKEW_MS + 60_000);
+    assert_eq!(booth.hears(1, &won(far.clone())), ["a Wait x e5 yes"]);
+    assert_eq!(booth.hears(2, &far), ["a Wait x e5 yes"]);
+}
+
+#[test]
+fn the_highest_epoch_that_is_believed_is_the_last_of_its_millisecond() {
+    let limit = Epoch::limit(at(0), ms(SKEW_MS));
+    for (epoch, answer) in [(limit, "a Vote 1+10000"), (limit.next(), "a Refuse Skew")] {
+        let claim = Claim {
+            epoch,
+            ..claim("a", 0, 1)
+        };
+        assert_eq!(Booth::new().hears(0, &claim), [answer]);
+    }
+}
+
+/// A claimant whose wall clock is `ahead_ms` ahead asks, and its clock is set right before it
+/// hears this from one voter.
+fn set_right(ahead_ms: u64, message: &Message) -> Vec<String> {
+    let mut asker = Asker::new(3);
+    let ahead = Now {
+        mono: instant(100),
+        wall_ms: WALL + ahead_ms,
+    };
+    asker.does(|c, out| {
+        c.request(ahead, Asker::request(), out).unwrap();
+    });
+    asker.hears(110, "v2", message.clone())
+}
+
+/// It would be refused for as long as its clock was ahead.
+#[test]
+fn a_claim_drawn_by_a_clock_that_was_set_right_since_is_made_anew_once_it_is_refused() {
+    let skew = refused(RefuseReason::Skew);
+    let soon = 110 + SKEW_MS + 1;
+    let anew = set_right(soon + 1, &skew);
+    let releases = ["v1", "v2", "v3"].map(|v| format!("{v} Release #1"));
+    let claims = ["v1", "v2", "v3"].map(|v| format!("{v} Claim #2 w110 110+10000"));
+    assert_eq!(anew, [releases, claims].concat());
+    // The voter believes this one in a millisecond; and another reason is no word on the epoch.
+    assert_eq!(set_right(soon, &skew), [""; 0]);
+    assert_eq!(set_right(soon + 1, &refused(RefuseReason::Limit)), [""; 0]);
+}
+
+#[test]
+fn a_claim_that_has_won_goes_on_though_a_voter_refuses_its_epoch() {
+    let mut asker = Asker::new(3);
+    let ahead = Now {
+        mono: instant(100),
+        wall_ms: WALL + 60_000,
+    };
+    asker.does(|c, out| {
+        c.request(ahead, Asker::request(), out).unwrap();
+    });
+    asker.hears(110, "v1", voted(100, 10_000));
+    let granted = asker.hears(110, "v3", voted(100, 10_000));
+    assert_eq!(granted, ["Granted w60000 until 10000"]);
+    assert_eq!(asker.hears(111, "v2", refused(RefuseReason::Skew)), [""; 0]);
+    assert_eq!(asker.held(111).as_deref(), Some("10000"));
+}
+
+#[test]
+fn a_wall_clock_beyond_what_an_epoch_can_carry_counts_as_the_last_millisecond_that_it_can() {
+    let last = (1 << 44) - 1;
+    let end = Epoch::at_wall_ms(last);
+    assert_eq!(end.wall_ms(), last);
+    assert!(end > Epoch::at_wall_ms(last - 1));
+    for beyond in [1 << 44, (1 << 44) + 1, u64::MAX] {
+        assert_eq!(Epoch::at_wall_ms(beyond), end);
+    }
+}
+
+/// The highest epoch that is believed is no sign of a broken clock.
+#[test]
+fn a_clock_that_saw_the_highest_epoch_that_is_believed_draws_above_it() {
+    let mut clock = EpochClock::default();
+    let limit = Epoch::limit(at(0), ms(SKEW_MS));
+    assert!(clock.observe(at(0), limit, ms(SKEW_MS)));
+    assert_eq!(clock.draw(at(0), ms(SKEW_MS)), limit.next());
+    // That one is: nobody would vote above it.
+    assert_eq!(clock.draw(at(0), ms(SKEW_MS)), Epoch::at_wall_ms(WALL));
 }

@@ -11,7 +11,11 @@
 mod claimant_rules;
 mod epochs;
 mod incarnations;
+mod printed;
+mod queue_rules;
 mod recovery_rules;
+mod reports;
+mod requests;
 mod rosters;
 mod voter_rules;
 mod waiting_rules;

@@ -1,6 +1,7 @@
 //! Section 6, memory only: quarantine, floors, what the others remember, and new clusters.
 
 use super::super::message::{Memory, Recall};
+use super::voter_rules::view;
 use super::*;
 
 const NOTHING: [&str; 0] = [];
@@ -48,6 +49,7 @@ fn recalling(members: usize, voters: usize) -> Booth {
 fn m5_a_voter_without_memory_takes_no_part_until_its_votes_are_over() {
     let (mut booth, said) = Booth::of(3, 3, Start::Amnesia);
     assert_eq!(said, [format!("QuarantineBegan {QUARANTINE_MS}")]);
+    assert_eq!(booth.voter.quarantine(), Some(instant(QUARANTINE_MS)));
     let refuse = ["a Refuse Quarantine"];
     assert_eq!(booth.hears(0, &claim("a", 5, 1)), refuse);
     assert_eq!(booth.hears(1, &won(claim("a", 5, 2))), refuse);
@@ -291,4 +293,64 @@ fn f17_after_the_quarantine_a_claim_that_has_won_is_voted_for_again() {
         booth.hears(now, &claim("b", 6, 2)),
         ["b Stale w5000.1048575"]
     );
+}
+
+/// An answer that had to be cut is no proof of what was the highest: M2 leans on the wall clock.
+#[test]
+fn f23_an_answer_that_was_cut_is_told_and_one_just_not_cut_is_none() {
+    let limit = Epoch::limit(at(QUARANTINE_MS), ms(SKEW_MS));
+    for (highest, leans) in [(limit, false), (limit.next(), true)] {
+        let mut booth = recalling(3, 3);
+        booth.told(QUARANTINE_MS, "v2", &memory(8, highest, true, true));
+        let ended = booth.told(QUARANTINE_MS, "v3", &remembers(WALL));
+        assert_eq!(ended, [format!("QuarantineEnded 2 leans {leans}")]);
+        assert_eq!(booth.voter.fence(&key()), limit);
+    }
+}
+
+/// The others may know of nothing so high: this voter may have been the only one that voted.
+#[test]
+fn f21_the_floor_of_the_start_stands_whatever_little_the_others_remember() {
+    let mut booth = recalling(3, 3);
+    booth.told(QUARANTINE_MS, "v2", &remembers(0));
+    let ended = booth.told(QUARANTINE_MS, "v3", &remembers(0));
+    assert_eq!(ended, ["QuarantineEnded 2 leans false"]);
+    assert_eq!(booth.voter.fence(&key()), Epoch::limit(at(0), ms(SKEW_MS)));
+    assert!(booth.recalls(false).knew, "it has forgotten something");
+}
+
+#[test]
+fn a_new_cluster_of_one_votes_at_once_and_leans_on_nothing() {
+    let (booth, said) = Booth::of(1, 1, Start::NewCluster);
+    assert_eq!(said, ["QuarantineEnded 0 leans false"]);
+    assert_eq!(booth.voter.fence(&key()), Epoch::ZERO);
+}
+
+/// Twice a round trip, doubled each time up to 32 round trips.
+#[test]
+fn a_voter_without_memory_asks_soon_at_first_and_then_less_often() {
+    let (mut booth, _) = Booth::of(3, 3, Start::NewCluster);
+    let mut asked = vec![0];
+    while asked.len() < 8 {
+        let due = booth.voter.next_timeout().unwrap().as_nanos() / 1_000_000;
+        assert_eq!(booth.wakes(due - 1), NOTHING);
+        assert_eq!(booth.wakes(due), ["v2 Recall", "v3 Recall"]);
+        asked.push(due);
+    }
+    assert_eq!(asked, [0, 20, 60, 140, 300, 620, 940, 1_260]);
+}
+
+/// Others than members may know of an earlier life of the cluster, and are asked too.
+#[test]
+fn a_voter_without_memory_asks_at_once_whom_gossip_has_just_found() {
+    let (mut booth, said) = Booth::of(3, 3, Start::NewCluster);
+    assert_eq!(said, ["v2 Recall", "v3 Recall"]);
+    booth.told(1, "v3", &new_here());
+    let found = view(&[("v2", true), ("x", true)]);
+    booth.voter.handle_view(&found);
+    assert_eq!(booth.wakes(5), ["v2 Recall", "x Recall"]);
+    // The same again is no news; nor is one that is gone.
+    booth.voter.handle_view(&found);
+    booth.voter.handle_view(&view(&[("x", true)]));
+    assert_eq!(booth.wakes(6), NOTHING);
 }

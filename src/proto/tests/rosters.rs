@@ -190,3 +190,90 @@ fn spans_that_no_roster_may_have_do_not_overflow() {
     };
     assert_eq!(timing.min_ttl(), Duration::MAX);
 }
+
+#[test]
+fn each_constant_may_be_at_its_bounds_and_not_a_nanosecond_beyond() {
+    let lan = Timing {
+        max_ttl: Duration::from_secs(100),
+        ..Timing::lan()
+    };
+    let takes = |timing| Roster::new(1, nodes(3), 3, timing).is_ok();
+    let nano = Duration::from_nanos(1);
+    type Set = fn(&mut Timing, Duration);
+    let (sec, milli) = (Duration::from_secs, Duration::from_millis);
+    // With a drift of five in a thousand an offer must last 2.625 round trips.
+    let offer = Duration::from_micros(26_250);
+    let bounds: [(Set, Duration, Duration); 4] = [
+        (|t, to| t.round_trip = to, Duration::from_micros(1), sec(10)),
+        (|t, to| t.max_clock_skew = to, milli(1), sec(100)),
+        (|t, to| t.offer = to, offer, sec(100)),
+        (|t, to| t.poke = to, milli(10), sec(100)),
+    ];
+    for (set, min, max) in bounds {
+        let with = |value| {
+            let mut timing = lan;
+            set(&mut timing, value);
+            if timing.round_trip > lan.round_trip {
+                (timing.offer, timing.poke) = (sec(50), sec(50));
+            }
+            takes(timing)
+        };
+        let edges = [min, max, min - nano, max + nano].map(with);
+        assert_eq!(edges, [true, true, false, false], "{min:?} {max:?}");
+    }
+    // The longest lease of all is a day, the shortest a millisecond.
+    let day = sec(86_400);
+    let short = Timing {
+        max_clock_skew: milli(1),
+        round_trip: Duration::from_micros(1),
+        offer: milli(1),
+        poke: milli(1),
+        ..lan
+    };
+    for (max_ttl, is_taken) in [
+        (day, true),
+        (day + nano, false),
+        (milli(1), true),
+        (milli(1) - nano, false),
+    ] {
+        assert_eq!(takes(Timing { max_ttl, ..short }), is_taken, "{max_ttl:?}");
+    }
+}
+
+#[test]
+fn clocks_may_drift_apart_by_a_fifth_where_offers_leave_room_for_it() {
+    let takes = |max_drift_ppm, offer| {
+        let timing = Timing {
+            max_drift_ppm,
+            offer: Duration::from_micros(offer),
+            ..Timing::lan()
+        };
+        Roster::new(1, nodes(3), 3, timing).is_ok()
+    };
+    assert!(takes(0, 20_000) && !takes(0, 19_999));
+    // 2 round trips, and 125 more for each whole of drift.
+    assert!(takes(200_000, 270_000) && !takes(200_000, 269_999));
+    assert!(!takes(200_001, 1_000_000));
+}
+
+#[test]
+fn who_is_no_member_votes_for_no_key() {
+    for roster in [roster(11, 5), roster(5, 5), roster(11, 1)] {
+        for k in 0..50 {
+            let key = Key::new(format!("key/{k}")).unwrap();
+            let stranger = NodeId::new(format!("stranger/{k}")).unwrap();
+            assert!(!roster.votes_for(&stranger, &key));
+            assert!(!roster.voters_for(&key).contains(&stranger));
+        }
+    }
+    assert!(roster(11, 5).has_member(&nodes(1)[0]));
+}
+
+#[test]
+fn what_a_roster_was_made_of_can_be_read_back() {
+    let roster = Roster::new(7, nodes(5), 3, Timing::wan()).unwrap();
+    assert_eq!(roster.tag().version, 7);
+    assert_eq!(roster.members(), nodes(5));
+    assert_eq!((roster.voters_per_key(), roster.majority()), (3, 2));
+    assert_eq!(*roster.timing(), Timing::wan());
+}

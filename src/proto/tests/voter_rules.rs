@@ -580,7 +580,7 @@ fn a_node_votes_only_for_the_keys_that_the_roster_gives_it() {
     }
 }
 
-fn view(peers: &[(&str, bool)]) -> View {
+pub(super) fn view(peers: &[(&str, bool)]) -> View {
     let peers = peers.iter().map(|(name, alive)| {
         let peer = crate::proto::view::Peer {
             addr: ([127, 0, 0, 1], 1).into(),

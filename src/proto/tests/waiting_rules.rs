@@ -328,3 +328,86 @@ fn a_request_out_of_bounds_sends_nothing() {
     });
     assert_eq!(asker.claimant.len(), 100);
 }
+
+#[test]
+fn what_is_said_by_a_node_that_is_no_voter_of_the_key_changes_nothing() {
+    let mut asker = Asker::new(3);
+    asker.asks(100, trying());
+    let fence = Epoch::at_wall_ms(WALL + 700);
+    let said = [
+        stale(1, fence),
+        waits(HolderWon::Yes),
+        refused(RefuseReason::Skew),
+        voted(100, 10_000),
+    ];
+    for message in said {
+        for stranger in ["v4", "v5", "a"] {
+            assert_eq!(asker.hears(110, stranger, message.clone()), NOTHING);
+        }
+    }
+    let sent = asker.runs(130);
+    assert!(to("v1", &sent)[0].1.starts_with("v1 Claim #1 w100"));
+}
+
+/// An offer is soon over: the claim asks again while there is time to renew it.
+#[test]
+fn rule_14_a_voter_whose_vote_is_short_is_asked_again_within_half_of_it() {
+    let mut asker = Asker::new(3);
+    asker.asks(100, Asker::request());
+    asker.hears(110, "v1", voted(100, 300));
+    asker.hears(110, "v2", waits(HolderWon::No));
+    let said = asker.runs(1_000);
+    let (v1, v2) = (to("v1", &said)[0].0, to("v2", &said)[0].0);
+    assert!((110 + 112..=110 + 150).contains(&v1), "{v1}");
+    assert!((110 + 375..=110 + 500).contains(&v2), "{v2}");
+}
+
+/// A late answer to an earlier round says nothing of whether the renewal has arrived.
+#[test]
+fn rule_12_a_voter_that_answers_an_earlier_round_is_asked_again() {
+    let mut asker = holding(Asker::request());
+    asker.hears(111, "v3", voted(100, 10_000));
+    asker.runs(3_450);
+    for voter in ["v1", "v3"] {
+        asker.hears(3_455, voter, voted(100, 10_000));
+    }
+    asker.hears(3_455, "v2", voted(3_444, 10_000));
+    let said = asker.runs(4_000);
+    assert!(!to("v1", &said).is_empty() && !to("v3", &said).is_empty());
+    assert_eq!(to("v2", &said), []);
+}
+
+fn reaches(asker: &mut Asker, at_ms: u64, voter: &str) -> Vec<String> {
+    asker.does(|c, out| c.handle_reachable(at(at_ms), &node(voter), out))
+}
+
+#[test]
+fn a_voter_that_can_be_reached_again_is_asked_at_once_by_those_it_owes_an_answer() {
+    let mut asker = Asker::new(3);
+    asker.asks(100, Asker::request());
+    asker.hears(105, "v1", waits(HolderWon::No));
+    assert_eq!(reaches(&mut asker, 106, "v1"), NOTHING);
+    assert_eq!(reaches(&mut asker, 106, "v9"), NOTHING);
+    assert_eq!(
+        reaches(&mut asker, 106, "v2"),
+        ["v2 Claim #1 w100 106+10000"]
+    );
+}
+
+#[test]
+fn a_voter_that_can_be_reached_again_is_told_of_a_lease_whose_renewal_it_missed() {
+    let mut asker = holding(Asker::request());
+    assert_eq!(reaches(&mut asker, 120, "v1"), NOTHING);
+    assert_eq!(
+        reaches(&mut asker, 120, "v3"),
+        ["v3 Claim #1 w100 120+10000 won"]
+    );
+    // The renewal is out.
+    asker.runs(3_444);
+    asker.hears(3_450, "v1", voted(3_444, 10_000));
+    assert_eq!(reaches(&mut asker, 3_460, "v1"), NOTHING);
+    assert_eq!(
+        reaches(&mut asker, 3_460, "v2"),
+        ["v2 Claim #1 w100 3460+10000 won"]
+    );
+}

@@ -1,0 +1,31 @@
+//! Rule 5 once more: what is kept of those who wait.
+
+use super::*;
+
+/// By the votes of the others, while it waited here.
+#[test]
+fn rule_5_a_claim_that_wins_while_it_waits_goes_before_all_that_have_not() {
+    let mut booth = Booth::new();
+    booth.hears(0, &claim("a", 1, 1));
+    booth.hears(1, &claim("b", 6, 1));
+    booth.hears(1, &claim("c", 9, 1));
+    for (stamp, at_ms) in [(1, 2), (5, 3)] {
+        let answer = booth.hears(at_ms, &won(claim("c", 9, stamp)));
+        assert_eq!(answer[0], "c Wait a e1 no");
+    }
+    let served = booth.hears_release(4, &release("a", false));
+    assert_eq!(served, ["c Vote 5+10001", "b Stale e9"]);
+}
+
+/// L5: not even room for those who may come.
+#[test]
+fn l5_who_waited_and_left_leaves_nothing_behind() {
+    let mut alone = Booth::new();
+    alone.hears(0, &won(claim("a", 1, 1)));
+    let mut waited = Booth::new();
+    waited.hears(0, &won(claim("a", 1, 1)));
+    waited.hears(1, &claim("b", 6, 1));
+    assert_ne!(waited.voter, alone.voter);
+    waited.hears_release(2, &release("b", false));
+    assert_eq!(waited.voter, alone.voter);
+}

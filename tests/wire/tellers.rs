@@ -1,0 +1,210 @@
+//! A mesh whose members tell what a test puts into their mouths.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lockmesh::node::{Observer, Survey, Surveyor, Wanted};
+use lockmesh::proto::epoch::Epoch;
+use lockmesh::proto::id::{Incarnation, Key, NodeId};
+use lockmesh::proto::message::{Report, ReportedVote};
+use lockmesh::proto::roster::{Roster, Timing};
+use lockmesh::wire::observe::{
+    Answer, Answered, Counts, Flow, Overview, Page, Question, SeenLock, SeenNode, VoterState,
+};
+
+use crate::arbitrary::node_id;
+use crate::node::claim_of;
+use crate::observe::{feed, node, seal};
+
+/// So many entries has a page here.
+const PAGE: usize = 2;
+
+pub(crate) fn at(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+pub(crate) fn roster(members: &[&str]) -> Arc<Roster> {
+    let ids = members.iter().map(|name| node_id(name)).collect();
+    Arc::new(Roster::new(1, ids, members.len(), Timing::lan()).unwrap())
+}
+
+pub(crate) fn seen(name: &str, port: u16, is_member: bool, is_alive: Option<bool>) -> SeenNode {
+    SeenNode {
+        node: node_id(name),
+        addr: Some(at(port)),
+        is_member,
+        is_alive,
+    }
+}
+
+pub(crate) fn nobody() -> Report {
+    Report {
+        nonce: 0,
+        vote: None,
+        waiters: Vec::new(),
+        waiting: 0,
+        fence: Epoch::ZERO,
+    }
+}
+
+/// A vote for node `x`.
+pub(crate) fn vote(key: &Key) -> SeenLock {
+    let vote = ReportedVote {
+        claim: claim_of("x"),
+        epoch: Epoch::new(70),
+        won: true,
+        remaining: Duration::from_secs(3),
+    };
+    SeenLock {
+        key: key.clone(),
+        report: Report {
+            vote: Some(vote),
+            ..nobody()
+        },
+    }
+}
+
+/// Somebody who answers.
+#[derive(Clone)]
+pub(crate) struct Teller {
+    pub(crate) name: NodeId,
+    pub(crate) life: u64,
+    pub(crate) roster: Arc<Roster>,
+    pub(crate) voter: VoterState,
+    pub(crate) nodes: Vec<SeenNode>,
+    /// In the order of their places.
+    pub(crate) locks: Vec<SeenLock>,
+    /// Falls silent after so many answers.
+    pub(crate) patience: usize,
+}
+
+impl Teller {
+    pub(crate) fn new(name: &str, roster: &Arc<Roster>, nodes: &[SeenNode]) -> Self {
+        Self {
+            name: node_id(name),
+            life: 1,
+            roster: roster.clone(),
+            voter: VoterState::Votes,
+            nodes: nodes.to_vec(),
+            locks: Vec::new(),
+            patience: usize::MAX,
+        }
+    }
+
+    pub(crate) fn answer(&self, question: &Question) -> Answered {
+        let answer = match question {
+            Question::Overview => Answer::Overview(Box::new(Overview {
+                members: self.roster.members().len() as u32,
+                voters_per_key: self.roster.voters_per_key() as u32,
+                timing: *self.roster.timing(),
+                voter: self.voter,
+                keys: self.locks.len() as u64,
+                claims: 0,
+                counts: Counts::default(),
+                traffic: Flow::default(),
+            })),
+            Question::Nodes { after } => {
+                let known = after.as_ref().map_or(0, |after| {
+                    self.nodes.partition_point(|seen| seen.node <= *after)
+                });
+                Answer::Nodes(page(&self.nodes[known..]))
+            }
+            Question::Locks { after } => {
+                let is_after = |seen: &SeenLock| Some(&seen.key) == after.as_ref();
+                let known = self.locks.iter().position(is_after);
+                Answer::Locks(page(&self.locks[known.map_or(0, |known| known + 1)..]))
+            }
+            Question::Key { key } => {
+                let seen = self.locks.iter().find(|seen| seen.key == *key);
+                Answer::Key(seen.map_or_else(nobody, |seen| seen.report.clone()))
+            }
+        };
+        Answered {
+            nonce: 0,
+            node: self.name.clone(),
+            incarnation: Incarnation::new(self.life),
+            roster: self.roster.tag(),
+            answer,
+        }
+    }
+}
+
+fn page<T: Clone>(entries: &[T]) -> Page<T> {
+    Page {
+        entries: entries.iter().take(PAGE).cloned().collect(),
+        more: entries.len() > PAGE,
+    }
+}
+
+/// Who answers at which address.
+#[derive(Default)]
+pub(crate) struct Mesh {
+    pub(crate) tellers: BTreeMap<SocketAddr, Teller>,
+    /// What was asked, and where.
+    pub(crate) asked: Vec<(SocketAddr, Question)>,
+}
+
+impl Mesh {
+    /// Three members that vote, at the ports 1 to 3, and know of each other.
+    pub(crate) fn of_three() -> Self {
+        let roster = roster(&["a", "b", "c"]);
+        let nodes = [("a", 1), ("b", 2), ("c", 3)];
+        let mut mesh = Self::default();
+        for (name, port) in nodes {
+            let known = nodes.map(|(other, at)| {
+                let is_alive = (other != name).then_some(true);
+                seen(other, at, true, is_alive)
+            });
+            mesh.put(port, Teller::new(name, &roster, &known));
+        }
+        mesh
+    }
+
+    pub(crate) fn put(&mut self, port: u16, teller: Teller) {
+        self.tellers.insert(at(port), teller);
+    }
+
+    pub(crate) fn teller(&mut self, port: u16) -> &mut Teller {
+        self.tellers.get_mut(&at(port)).unwrap()
+    }
+
+    /// Asks until there is nothing more to ask. Who is not there, or fell silent, does not answer.
+    pub(crate) fn look(&mut self, ports: &[u16], wanted: Wanted) -> Surveyor {
+        let mut surveyor = Surveyor::new(ports.iter().map(|port| at(*port)), wanted);
+        while let Some(ask) = surveyor.next_question() {
+            assert!(self.asked.len() < 1_000, "it asks for ever");
+            assert!(!surveyor.is_done());
+            self.asked.push((ask.to, ask.question.clone()));
+            match self.tellers.get_mut(&ask.to) {
+                Some(teller) if teller.patience > 0 => {
+                    teller.patience -= 1;
+                    surveyor.handle_answer(ask.talk, teller.answer(&ask.question));
+                }
+                _ => surveyor.handle_silence(ask.talk),
+            }
+        }
+        assert!(surveyor.is_done());
+        surveyor
+    }
+
+    pub(crate) fn survey(&mut self, ports: &[u16], wanted: Wanted) -> Survey {
+        self.look(ports, wanted).conclude().unwrap()
+    }
+
+    pub(crate) fn was_asked(&self, port: u16) -> bool {
+        self.asked.iter().any(|(to, _)| *to == at(port))
+    }
+}
+
+/// The keys `key/0000` to `key/0019`, in the order of their places.
+pub(crate) fn keys() -> Vec<Key> {
+    let mut observer = Observer::new(seal(2), 9);
+    let (_, question) = observer.ask(Question::Locks { after: None });
+    let answers = feed(&mut node(20), &question);
+    match observer.handle_datagram(&answers[0]).unwrap().1.answer {
+        Answer::Locks(page) => page.entries.into_iter().map(|seen| seen.key).collect(),
+        other => panic!("{other:?}"),
+    }
+}
