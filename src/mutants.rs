@@ -59,12 +59,26 @@ pub enum Mutant {
     Barging,
     /// A waiter's turn lasts its whole ttl.
     OfferIsWholeTtl,
+    /// A voter that was restarted names its sessions as it did before.
+    SessionNamesComeBack,
+    /// A session that is over goes on with the next word of its claimant.
+    SessionsRevive,
+    /// A vote ends when it would without its session.
+    CoveredVotesExpire,
+    /// What a voter keeps counts from when its word of it came.
+    KeptFromReceipt,
+    /// Word of one session counts for another at the same voter.
+    KeptForAnother,
+    /// What a voter keeps counts for all claims there, covered or not.
+    KeptCoversAll,
+    /// A voter does not look at what its claimant believes to be covered.
+    DigestIgnored,
 }
 
 #[cfg(feature = "mutants")]
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 31] = [
         Self::CountTheLiving,
         Self::NoQuarantine,
         Self::ShortQuarantine,
@@ -89,6 +103,13 @@ impl Mutant {
         Self::SkipInsteadOfDrop,
         Self::Barging,
         Self::OfferIsWholeTtl,
+        Self::SessionNamesComeBack,
+        Self::SessionsRevive,
+        Self::CoveredVotesExpire,
+        Self::KeptFromReceipt,
+        Self::KeptForAnother,
+        Self::KeptCoversAll,
+        Self::DigestIgnored,
     ];
 }
 

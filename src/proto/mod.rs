@@ -7,15 +7,20 @@
 //! Read [`message`] first, then [`voter`], then [`claimant`].
 
 pub mod claimant;
+pub mod digest;
 pub mod epoch;
 pub mod event;
 pub mod id;
+mod link;
 pub(crate) mod listing;
 pub mod message;
 mod own_claim;
+mod pace;
 mod recovery;
+pub mod request;
 mod rng;
 pub mod roster;
+mod session;
 mod slot;
 mod slots;
 #[cfg(test)]
@@ -23,4 +28,5 @@ mod tests;
 pub mod time;
 pub mod view;
 pub mod voter;
+mod voter_keeps;
 mod voter_says;

@@ -2,21 +2,20 @@
 
 use std::time::Duration;
 
-use super::claimant::{ExtendError, Request};
 use super::epoch::Epoch;
 use super::event::{Answers, Effects, Ticket};
 use super::id::{ClaimId, Key, NodeId};
+use super::link::{LinkNo, Links};
 use super::message::{Claim, HolderWon, Message, RefuseReason, Release, Vote};
+use super::pace::{jittered, slow_pace, soon_pace};
+use super::request::{ExtendError, Request};
 use super::rng::Jitter;
 use super::roster::{Roster, Tally, majority_reaches};
-use super::time::{Instant, Now, nanos};
+use super::time::{Instant, Now};
 
 /// How many times a `try` claim repeats itself before a voter that does not answer counts as one
 /// that could have voted for the winner.
 const TRY_REPEATS: u32 = 3;
-/// A claim that waits repeats itself every so many round trips: only to stay in the queue, since
-/// the voter tells it unasked when its turn comes.
-const WAITING_ROUND_TRIPS: u32 = 50;
 
 /// What a voter last said to this claim.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -34,11 +33,24 @@ struct Ballot {
     since: Instant,
     /// The newest vote that counts: its stamp, and how long from there.
     vote: Option<(Instant, Duration)>,
+    /// The session that covers the vote.
+    link: Option<LinkNo>,
     answer: Answer,
     /// How often it was asked without an answer.
     unanswered: u32,
     /// When to send to it again.
     due: Instant,
+}
+
+/// What became of a vote that came.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Counted {
+    /// It was given back, or never asked for.
+    No,
+    /// A newer one came before it.
+    Older,
+    /// It is what counts from now on.
+    Newest,
 }
 
 /// What a claim that has won knows of its lease.
@@ -56,6 +68,8 @@ pub(crate) struct Held {
     next_round: Instant,
     /// How long the vote asked for is to last beyond what renewal needs.
     goal: Instant,
+    /// It was renewed, and is worth a session.
+    joins: bool,
 }
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -76,7 +90,7 @@ pub(crate) struct OwnClaim {
     is_try: bool,
     pub(crate) renews: bool,
     /// How long after one renewal the next goes out.
-    renew_every: Duration,
+    pub(crate) renew_every: Duration,
     ballots: Vec<Ballot>,
     last_stamp: Instant,
     /// How far a stamp was ever ahead of the clock: two stamps of one instant must differ. The
@@ -102,6 +116,7 @@ impl OwnClaim {
             voter,
             since: Instant::ZERO,
             vote: None,
+            link: None,
             answer: Answer::Nothing,
             unanswered: 0,
             due: Instant::FAR,
@@ -137,6 +152,7 @@ impl OwnClaim {
         for ballot in &mut self.ballots {
             ballot.since = Instant::ZERO;
             ballot.vote = None;
+            ballot.link = None;
             ballot.answer = Answer::Nothing;
             ballot.unanswered = 0;
         }
@@ -148,32 +164,41 @@ impl OwnClaim {
             .position(|ballot| ballot.voter == *voter)
     }
 
-    /// Rule 10: keeps the newest vote that counts.
-    pub(crate) fn count(
-        &mut self,
-        now: Now,
-        at: usize,
-        vote: &Vote,
-        roster: &Roster,
-        jitter: &mut Jitter,
-    ) {
+    /// Rule 10: keeps the newest vote that counts. Answers whether this one does.
+    pub(crate) fn count(&mut self, now: Now, at: usize, vote: &Vote) -> Counted {
         let ballot = &mut self.ballots[at];
         let given_back = vote.stamp < ballot.since && !mistaken!(GivenBackVotesCount);
         if given_back || vote.stamp > self.last_stamp {
-            return;
+            return Counted::No;
         }
-        if ballot.vote.is_none_or(|(stamp, _)| vote.stamp >= stamp) {
-            let from = match mistaken!(ValidFromReceipt) {
-                true => now.mono,
-                false => vote.stamp,
-            };
-            let ttl = match mistaken!(VoteWithoutTtl) {
-                true => self.ttl,
-                false => vote.ttl,
-            };
-            ballot.vote = Some((from, ttl));
+        if ballot.vote.is_some_and(|(stamp, _)| vote.stamp < stamp) {
+            return Counted::Older;
         }
-        self.answer(now, at, Answer::Voted, roster, jitter);
+        let from = match mistaken!(ValidFromReceipt) {
+            true => now.mono,
+            false => vote.stamp,
+        };
+        let ttl = match mistaken!(VoteWithoutTtl) {
+            true => self.ttl,
+            false => vote.ttl,
+        };
+        ballot.vote = Some((from, ttl));
+        Counted::Newest
+    }
+
+    /// Another link covers a ballot from now on, or none. Answers which did.
+    pub(crate) fn cover(&mut self, at: usize, link: Option<LinkNo>) -> Option<LinkNo> {
+        std::mem::replace(&mut self.ballots[at].link, link)
+    }
+
+    /// The link of a ballot.
+    pub(crate) fn link(&self, at: usize) -> Option<LinkNo> {
+        self.ballots[at].link
+    }
+
+    /// All links that cover a ballot of it.
+    pub(crate) fn links(&self) -> impl Iterator<Item = LinkNo> {
+        self.ballots.iter().filter_map(|ballot| ballot.link)
     }
 
     /// Notes what a voter said, and when to ask it again.
@@ -182,9 +207,10 @@ impl OwnClaim {
         now: Now,
         at: usize,
         answer: Answer,
-        roster: &Roster,
+        (roster, links): (&Roster, &Links),
         jitter: &mut Jitter,
     ) {
+        let is_covered = self.is_covered(at, links);
         let slow = slow_pace(self.ttl, roster);
         let round = self.held.map(|held| held.round);
         let ballot = &mut self.ballots[at];
@@ -192,7 +218,7 @@ impl OwnClaim {
         ballot.unanswered = 0;
         let pace = match (answer, ballot.vote, round) {
             // Only the next round, unless the answer is to an earlier one.
-            (Answer::Voted, Some((stamp, _)), Some(round)) if stamp >= round => {
+            (Answer::Voted, Some((stamp, _)), Some(round)) if stamp >= round || is_covered => {
                 ballot.due = Instant::FAR;
                 return;
             }
@@ -206,11 +232,27 @@ impl OwnClaim {
         self.ballots[at].answer = Answer::Refused(reason);
     }
 
+    /// A voter is not asked again before then, or the next round.
+    pub(crate) fn rest(&mut self, at: usize, until: Instant) {
+        self.ballots[at].due = until;
+    }
+
+    fn is_covered(&self, at: usize, links: &Links) -> bool {
+        self.ballots[at].link.is_some_and(|link| links.lives(link))
+    }
+
     /// Rule 11: the newest instant that a majority of the key's voters have promised to reach,
     /// by the slowest clock that they may have; [`Instant::ZERO`] where no majority has promised.
-    pub(crate) fn promised(&self, roster: &Roster) -> Instant {
-        let votes = self.ballots.iter().filter_map(|ballot| ballot.vote);
-        let ends = votes.map(|(stamp, ttl)| stamp.after(roster.timing().at_least(ttl)));
+    pub(crate) fn promised(&self, roster: &Roster, links: &Links) -> Instant {
+        let ends = self.ballots.iter().filter_map(|ballot| {
+            let (stamp, ttl) = ballot.vote?;
+            let own = stamp.after(roster.timing().at_least(ttl));
+            let covered = match mistaken!(KeptCoversAll) {
+                true => links.any_end(&ballot.voter, roster),
+                false => ballot.link.and_then(|link| links.end(link, roster)),
+            };
+            Some(covered.map_or(own, |end| end.max(own)))
+        });
         let voters = match mistaken!(CountTheLiving) {
             true => self.answered(),
             false => self.ballots.len(),
@@ -223,6 +265,20 @@ impl OwnClaim {
             Some(end) => end.before(self.ahead),
             None => Instant::ZERO,
         }
+    }
+
+    /// Rule 11, for a lease: until when it lasts, if that is longer than it was known to.
+    pub(crate) fn lengthen(&mut self, roster: &Roster, links: &Links) -> Option<Instant> {
+        let held = self.held?;
+        let valid_until = self.promised(roster, links).min(held.end);
+        let is_longer = valid_until > held.valid_until;
+        is_longer.then(|| {
+            self.held = Some(Held {
+                valid_until,
+                ..held
+            });
+            valid_until
+        })
     }
 
     /// A mistake: how many voters are alive, to judge by their answers.
@@ -252,6 +308,7 @@ impl OwnClaim {
             round,
             next_round,
             goal: Instant::ZERO,
+            joins: false,
         });
         self.deadline = None;
         for ballot in &mut self.ballots {
@@ -287,10 +344,13 @@ impl OwnClaim {
         now: Now,
         roster: &Roster,
         jitter: &mut Jitter,
+        links: &Links,
         out: &mut Effects,
     ) {
         match self.held {
-            Some(held) if now.mono >= held.next_round => self.tell_all(now, roster, jitter, out),
+            Some(held) if now.mono >= held.next_round => {
+                self.renew(now, roster, jitter, links, out);
+            }
             None if self.is_try && now.mono >= self.next_repeat => {
                 self.repeats = self.repeats.saturating_add(1);
                 self.send_to_all(now, roster, jitter, out);
@@ -311,7 +371,7 @@ impl OwnClaim {
         &mut self,
         now: Now,
         voter: &NodeId,
-        roster: &Roster,
+        (roster, links): (&Roster, &Links),
         jitter: &mut Jitter,
         out: &mut Effects,
     ) {
@@ -325,12 +385,12 @@ impl OwnClaim {
             (Some(_), None) => true,
             (None, _) => ballot.answer == Answer::Nothing,
         };
-        if is_behind {
+        if is_behind && !self.is_covered(at, links) {
             self.send_to(now, at, roster, jitter, out);
         }
     }
 
-    /// Sends the claim that has won to all voters: a renewal, or that it has won.
+    /// Sends the claim that has won to all voters.
     pub(crate) fn tell_all(
         &mut self,
         now: Now,
@@ -339,6 +399,40 @@ impl OwnClaim {
         out: &mut Effects,
     ) {
         self.send_to_all(now, roster, jitter, out);
+        self.note_round(now);
+    }
+
+    /// Rules 12 and 18: renews what no session renews, and asks that one does. What is to last
+    /// longer than a session does is renewed singly.
+    fn renew(
+        &mut self,
+        now: Now,
+        roster: &Roster,
+        jitter: &mut Jitter,
+        links: &Links,
+        out: &mut Effects,
+    ) {
+        let is_longer = self.wanted(now) > self.ttl;
+        if let Some(held) = &mut self.held {
+            held.joins = true;
+        }
+        let mut round = None;
+        for at in 0..self.ballots.len() {
+            let ballot = &self.ballots[at];
+            let is_doubted = ballot.link.is_some_and(|it| links.doubts(it, self.id.seq));
+            let is_kept = self.is_covered(at, links) && !is_doubted && !is_longer;
+            if is_kept || links.is_quiet(now, &ballot.voter) {
+                self.ballots[at].due = Instant::FAR;
+                continue;
+            }
+            let stamp = *round.get_or_insert_with(|| self.next_stamp(now));
+            self.send(now, at, stamp, roster, jitter, out);
+        }
+        self.note_round(now);
+    }
+
+    /// All voters that were to be told are.
+    fn note_round(&mut self, now: Now) {
         let (renews, every, round) = (self.renews, self.renew_every, self.last_stamp);
         if let Some(held) = &mut self.held {
             held.told = true;
@@ -390,6 +484,7 @@ impl OwnClaim {
         out: &mut Effects,
     ) {
         let ttl = self.wanted(now);
+        let joins = self.held.is_some_and(|held| held.joins);
         let ballot = &mut self.ballots[at];
         let claim = Claim {
             key: self.key.clone(),
@@ -400,6 +495,7 @@ impl OwnClaim {
             since: ballot.since,
             won: self.held.is_some(),
             is_try: self.is_try,
+            join: joins && self.renews && ttl == self.ttl,
         };
         out.send(&ballot.voter, Message::Claim(claim));
         let pace = soon_pace(self.ttl, roster, ballot.unanswered);
@@ -532,22 +628,4 @@ impl OwnClaim {
         self.last_stamp = stamp;
         stamp
     }
-}
-
-/// How long to wait for an answer that has not come `unanswered` times: twice a round trip,
-/// doubled each time, never slower than the pace of those that wait.
-fn soon_pace(ttl: Duration, roster: &Roster, unanswered: u32) -> Duration {
-    let soon = roster.timing().round_trip * (2 << unanswered.min(6));
-    soon.min(slow_pace(ttl, roster))
-}
-
-/// Rule 14: every 50 round trips, at most a quarter of the ttl.
-fn slow_pace(ttl: Duration, roster: &Roster) -> Duration {
-    (roster.timing().round_trip * WAITING_ROUND_TRIPS).min(ttl / 4)
-}
-
-/// Up to a quarter shorter, so that those who began together do not stay together; never longer,
-/// since a pace is also a bound.
-fn jittered(pace: Duration, jitter: &mut Jitter) -> Duration {
-    pace - Duration::from_nanos(jitter.below(nanos(pace) / 4))
 }

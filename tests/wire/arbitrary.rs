@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use lockmesh::proto::digest::{Digest, PARTS, Part};
 use lockmesh::proto::epoch::Epoch;
 use lockmesh::proto::id::{ClaimId, Incarnation, KEY_BYTES_MAX, Key, NODE_ID_BYTES_MAX, NodeId};
 use lockmesh::proto::message::{
-    Claim, HolderWon, Inspect, Memory, Message, Outdated, REPORTED_WAITERS_MAX, Recall, Refuse,
-    RefuseReason, Release, Report, ReportedVote, ReportedWaiter, Stale, Vote, Wait,
+    Claim, HolderWon, Inspect, KeepAlive, Kept, Memory, Message, Outdated, REPORTED_WAITERS_MAX, Recall, Refuse,
+    RefuseReason, Release, Report, ReportedVote, ReportedWaiter, SessionId, Stale, Vote, Wait,
 };
 use lockmesh::proto::roster::RosterTag;
 use lockmesh::proto::time::Instant;
@@ -126,6 +127,37 @@ fn any_report() -> impl Strategy<Value = Message> {
     )
 }
 
+fn session_id() -> impl Strategy<Value = SessionId> {
+    (number(), any::<u32>()).prop_map(|(nonce, number)| SessionId { nonce, number })
+}
+
+fn any_digest() -> impl Strategy<Value = Digest> {
+    let part = (any::<u32>(), any::<u32>()).prop_map(|(count, sum)| Part { count, sum });
+    prop::array::uniform::<_, PARTS>(part).prop_map(|parts| Digest { parts })
+}
+
+fn any_keep_alive() -> impl Strategy<Value = Message> {
+    (session_id(), instant(), any_digest()).prop_map(|(session, stamp, covered)| {
+        Message::KeepAlive(KeepAlive {
+            session,
+            stamp,
+            covered,
+        })
+    })
+}
+
+fn any_kept() -> impl Strategy<Value = Message> {
+    let ttl = proptest::option::of(span());
+    (session_id(), instant(), ttl, any::<u16>()).prop_map(|(session, stamp, ttl, lacks)| {
+        Message::Kept(Kept {
+            session,
+            stamp,
+            ttl,
+            lacks,
+        })
+    })
+}
+
 /// Messages, those that name a claim with a claim id from `claims`.
 pub(crate) fn any_message_about(
     claims: impl Strategy<Value = ClaimId> + Clone + 'static,
@@ -138,14 +170,15 @@ pub(crate) fn any_message_about(
         span(),
         instant(),
         instant(),
-        flags,
+        (any::<bool>(), any::<bool>(), any::<bool>()),
     );
-    let vote = (any_key(), claims.clone(), instant(), span(), flags);
+    let covered = proptest::option::of(session_id());
+    let vote = (any_key(), claims.clone(), instant(), span(), flags, covered);
     let holder = (any_claim_id(), epoch(), holder_won(), any::<u32>());
     let wait = (any_key(), claims.clone(), holder);
     let memory = (number(), epoch(), flags, incarnation());
     prop_oneof![
-        claim.prop_map(|(key, claim, epoch, ttl, stamp, since, (won, is_try))| {
+        claim.prop_map(|(key, claim, epoch, ttl, stamp, since, (won, is_try, join))| {
             Message::Claim(Claim {
                 key,
                 claim,
@@ -155,9 +188,10 @@ pub(crate) fn any_message_about(
                 since,
                 won,
                 is_try,
+                join,
             })
         }),
-        vote.prop_map(|(key, claim, stamp, ttl, (back, ask))| {
+        vote.prop_map(|(key, claim, stamp, ttl, (back, ask), covered)| {
             Message::Vote(Vote {
                 key,
                 claim,
@@ -165,6 +199,7 @@ pub(crate) fn any_message_about(
                 ttl,
                 back,
                 ask,
+                covered,
             })
         }),
         wait.prop_map(|(key, claim, (holder, epoch, won, ahead))| {
@@ -195,6 +230,8 @@ pub(crate) fn any_message_about(
         incarnation().prop_map(|seen| Message::Outdated(Outdated { seen })),
         (number(), any_key()).prop_map(|(nonce, key)| Message::Inspect(Inspect { nonce, key })),
         any_report(),
+        any_keep_alive(),
+        any_kept(),
     ]
 }
 
@@ -227,6 +264,14 @@ pub(crate) fn largest_messages() -> Vec<Message> {
     };
     let (epoch, stamp, nonce) = (Epoch::new(u64::MAX), Instant::FAR, u64::MAX);
     let ttl = Duration::MAX;
+    let session = SessionId {
+        nonce,
+        number: u32::MAX,
+    };
+    let part = Part {
+        count: u32::MAX,
+        sum: u32::MAX,
+    };
     vec![
         Message::Claim(Claim {
             key: key.clone(),
@@ -237,6 +282,7 @@ pub(crate) fn largest_messages() -> Vec<Message> {
             since: stamp,
             won: true,
             is_try: true,
+            join: true,
         }),
         Message::Vote(Vote {
             key: key.clone(),
@@ -245,6 +291,7 @@ pub(crate) fn largest_messages() -> Vec<Message> {
             ttl,
             back: true,
             ask: true,
+            covered: Some(session),
         }),
         Message::Wait(Wait {
             key: key.clone(),
@@ -278,6 +325,19 @@ pub(crate) fn largest_messages() -> Vec<Message> {
         Message::Outdated(Outdated { seen: incarnation }),
         Message::Inspect(Inspect { nonce, key }),
         largest_report(claim, epoch),
+        Message::KeepAlive(KeepAlive {
+            session,
+            stamp,
+            covered: Digest {
+                parts: [part; PARTS],
+            },
+        }),
+        Message::Kept(Kept {
+            session,
+            stamp,
+            ttl: Some(ttl),
+            lacks: u16::MAX,
+        }),
     ]
 }
 

@@ -119,6 +119,7 @@ fn claims(
             since: Instant::ZERO,
             won: false,
             is_try: false,
+            join: false,
         }));
     }
     let head = Head {

@@ -90,6 +90,7 @@ fn claim(name: &str, epoch: u64, stamp_ms: u64) -> Claim {
         since: Instant::ZERO,
         won: false,
         is_try: false,
+        join: false,
     }
 }
 
@@ -339,6 +340,7 @@ fn vote(seq: u64, stamp: Instant, ttl_ms: u64) -> Vote {
         ttl: ms(ttl_ms),
         back: false,
         ask: false,
+        covered: None,
     }
 }
 
