@@ -59,8 +59,6 @@ pub enum Mutant {
     Barging,
     /// A waiter's turn lasts its whole ttl.
     OfferIsWholeTtl,
-    /// A voter that was restarted names its sessions as it did before.
-    SessionNamesComeBack,
     /// A session that is over goes on with the next word of its claimant.
     SessionsRevive,
     /// A vote ends when it would without its session.
@@ -78,7 +76,7 @@ pub enum Mutant {
 #[cfg(feature = "mutants")]
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 30] = [
         Self::CountTheLiving,
         Self::NoQuarantine,
         Self::ShortQuarantine,
@@ -103,7 +101,6 @@ impl Mutant {
         Self::SkipInsteadOfDrop,
         Self::Barging,
         Self::OfferIsWholeTtl,
-        Self::SessionNamesComeBack,
         Self::SessionsRevive,
         Self::CoveredVotesExpire,
         Self::KeptFromReceipt,

@@ -301,11 +301,16 @@ impl World {
         let Some(request) = self.probe(holder, self.wish(key)) else {
             return;
         };
-        self.pass(20 * self.settings.round_trip());
+        // Before its first renewal, or with sessions at all voters.
+        let first = match self.start_rng.chance(500_000) {
+            true => 20 * self.settings.round_trip(),
+            false => self.settings.max_ttl(),
+        };
+        self.pass(first);
         for voter in voters {
             self.crash(voter);
             self.start(voter, false, false);
-            self.pass(quarantine + 2 * SECOND);
+            self.pass(quarantine + SECOND);
         }
         let held = matches!(self.probed.get(&request), Some(Status::Held { .. }));
         self.see(&Fact::Survived { request, held });
@@ -408,7 +413,8 @@ impl World {
     fn play_lost_release(&mut self, key: KeyAt) {
         let voters = &self.laws.history.terms.voters;
         let (kept, gone) = (key, key + 1);
-        let votes_for_both = |host: &HostAt| voters[kept].contains(host) && voters[gone].contains(host);
+        let votes_for_both =
+            |host: &HostAt| voters[kept].contains(host) && voters[gone].contains(host);
         let Some(voter) = (0..self.hosts.len()).find(votes_for_both) else {
             return;
         };

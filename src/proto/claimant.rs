@@ -19,9 +19,8 @@ use super::epoch::{Epoch, EpochClock};
 use super::event::{Effects, Event, Ticket};
 use super::id::{ClaimId, Incarnation, Key, NodeId};
 use super::link::Links;
-use super::message::{Kept, Message, RefuseReason, Release, SessionId, Stale, Vote, Wait};
+use super::message::{Message, RefuseReason, Release, Stale, Vote, Wait};
 use super::own_claim::{Answer, Counted, OwnClaim};
-use super::pace::{jittered, slow_pace};
 pub use super::request::{ExtendError, Request, RequestError};
 use super::rng::Jitter;
 use super::roster::Roster;
@@ -38,12 +37,12 @@ pub(super) const WORK_MAX: usize = 1_000;
 pub struct Claimant {
     me: NodeId,
     incarnation: Incarnation,
-    roster: Arc<Roster>,
+    pub(super) roster: Arc<Roster>,
     clock: EpochClock,
-    jitter: Jitter,
+    pub(super) jitter: Jitter,
     claims_max: usize,
     renew_every: Option<Duration>,
-    claims: BTreeMap<Ticket, OwnClaim>,
+    pub(super) claims: BTreeMap<Ticket, OwnClaim>,
     tickets: BTreeMap<u64, Ticket>,
     /// When each claim has something to do.
     due: BTreeSet<(Instant, Ticket)>,
@@ -52,10 +51,12 @@ pub struct Claimant {
     last_seq: u64,
     never_won: VecDeque<u64>,
     /// Sessions with voters.
-    links: Links,
+    pub(super) links: Links,
     /// A session was renewed late, so leases are looked at before their time: since when, and
     /// which comes next.
-    sweep: Option<(Instant, Ticket)>,
+    pub(super) sweep: Option<(Instant, Ticket)>,
+    /// Voters that claims ask again before their time: when, and which comes next.
+    pub(super) returned: BTreeMap<NodeId, (Instant, Ticket)>,
 }
 
 impl Claimant {
@@ -85,6 +86,7 @@ impl Claimant {
             never_won: VecDeque::new(),
             links: Links::default(),
             sweep: None,
+            returned: BTreeMap::new(),
         }
     }
 
@@ -177,7 +179,7 @@ impl Claimant {
             _ => return,
         };
         if matches!(msg, Message::Vote(_) | Message::Wait(_)) {
-            self.links.note_voice(from);
+            self.note_voice(now, from);
         }
         // Also from an answer to a claim that is over: the clock moves past all that it believes.
         let is_believed = epoch.is_none_or(|epoch| self.observe(now, epoch));
@@ -219,13 +221,6 @@ impl Claimant {
         }
     }
 
-    /// A voter's answer to a `KeepAlive`.
-    pub fn handle_kept(&mut self, now: Now, from: &NodeId, msg: &Kept) {
-        if self.links.handle_kept(now, from, msg) {
-            self.sweep = Some((now.mono, Ticket(0)));
-        }
-    }
-
     /// Does what is due: repeats, renewals, deadlines, and leases that are over. Where more is due
     /// than one call should do, [`Claimant::next_timeout`] is not later than now.
     pub fn handle_timeout(&mut self, now: Now, out: &mut Effects) {
@@ -236,6 +231,7 @@ impl Claimant {
             }
         }
         self.look_at_leases(now, out);
+        self.ask_again(now, out);
         self.links
             .send_what_is_due(now, &self.roster, &mut self.jitter, out);
     }
@@ -257,40 +253,6 @@ impl Claimant {
         }
     }
 
-    /// Leases are looked at when they are due, which is often enough unless their sessions were
-    /// renewed late. Then each is looked at now, before it is over.
-    fn look_at_leases(&mut self, now: Now, out: &mut Effects) {
-        let Some((since, next)) = self.sweep else {
-            return;
-        };
-        let tickets = self.claims.range(next..).map(|(ticket, _)| *ticket);
-        let tickets: Vec<Ticket> = tickets.take(WORK_MAX).collect();
-        let last = tickets.get(WORK_MAX - 1);
-        self.sweep = last.map(|last| (since, Ticket(last.0 + 1)));
-        for ticket in tickets {
-            if let Some(mut claim) = self.take_unless_lost(now, ticket, out) {
-                self.lengthen(&mut claim, out);
-                self.keep(claim);
-            }
-        }
-    }
-
-    /// A voter can be reached that could not: those that wait for its answer ask it at once.
-    pub fn handle_reachable(&mut self, now: Now, voter: &NodeId, out: &mut Effects) {
-        let tickets: Vec<Ticket> = self.claims.keys().copied().collect();
-        for ticket in tickets {
-            let Some(mut claim) = self.take_unless_lost(now, ticket, out) else {
-                continue;
-            };
-            let known = (&*self.roster, &self.links);
-            claim.ask_again(now, voter, known, &mut self.jitter, out);
-            self.keep(claim);
-        }
-        self.links.ask_again(now, voter);
-        self.links
-            .send_what_is_due(now, &self.roster, &mut self.jitter, out);
-    }
-
     /// This node learns that an earlier life of it had a number as high as its own: it goes on
     /// under a higher one. Voters take that as proof that its claims so far are over, and so they
     /// are: leases are lost, and those that wait claim anew.
@@ -305,6 +267,7 @@ impl Claimant {
         }
         self.incarnation = incarnation;
         self.links.end_all();
+        self.returned.clear();
         for mut claim in claims {
             if claim.held.is_some() {
                 out.tell(lost(&claim));
@@ -328,7 +291,8 @@ impl Claimant {
     pub fn next_timeout(&self) -> Option<Instant> {
         let claims = self.due.first().map(|(at, _)| *at);
         let sweep = self.sweep.map(|(since, _)| since);
-        [claims, sweep, self.links.next_timeout()]
+        let again = self.returned.values().map(|(at, _)| *at).min();
+        [claims, sweep, again, self.links.next_timeout()]
             .into_iter()
             .flatten()
             .min()
@@ -430,40 +394,6 @@ impl Claimant {
         false
     }
 
-    /// Rule 11, for a lease: tells where more was promised.
-    fn lengthen(&self, claim: &mut OwnClaim, out: &mut Effects) {
-        if let Some(valid_until) = claim.lengthen(&self.roster, &self.links) {
-            let ticket = claim.ticket;
-            out.tell(Event::Renewed {
-                ticket,
-                valid_until,
-            });
-        }
-    }
-
-    /// Rule 20: a vote names the session that covers it, or none.
-    fn cover(
-        &mut self,
-        now: Now,
-        claim: &mut OwnClaim,
-        (at, voter): (usize, &NodeId),
-        session: Option<SessionId>,
-    ) {
-        let session = session.filter(|_| claim.held.is_some());
-        let is_known = claim.link(at).zip(session);
-        if is_known.is_some_and(|(link, session)| self.links.is_for(link, session)) {
-            return;
-        }
-        let paces = (claim.ttl, claim.renew_every);
-        let link = session.and_then(|it| self.links.meet(now, voter, it, paces));
-        if let Some(link) = link {
-            self.links.join(link, claim.id.seq);
-        }
-        if let Some(last) = claim.cover(at, link) {
-            self.links.leave(last, claim.id.seq);
-        }
-    }
-
     /// Rules 11 and 12: it owns the key.
     fn win(&mut self, now: Now, claim: &mut OwnClaim, valid_until: Instant, out: &mut Effects) {
         let valid_until = claim.win(now, valid_until);
@@ -549,25 +479,6 @@ impl Claimant {
         self.is_denied(claim, out)
     }
 
-    /// A voter does not renew a lease. There may be many, so it is not asked again before the next
-    /// round; and where it would refuse all of them, by one alone until it votes.
-    fn leave_alone(
-        &mut self,
-        now: Now,
-        claim: &mut OwnClaim,
-        (at, voter): (usize, &NodeId),
-        reason: RefuseReason,
-    ) {
-        let pace = slow_pace(claim.ttl, &self.roster);
-        let until = now.mono.after(jittered(pace, &mut self.jitter));
-        let refuses_all = match reason {
-            RefuseReason::Quarantine | RefuseReason::Roster | RefuseReason::NotAVoter => true,
-            RefuseReason::Skew | RefuseReason::Limit => false,
-        };
-        let asks_for_all = refuses_all && self.links.hush(now, voter, until);
-        claim.rest(at, if asks_for_all { until } else { Instant::FAR });
-    }
-
     /// Rule 16: a `try` claim ends once another has won.
     fn is_denied(&self, claim: &OwnClaim, out: &mut Effects) -> bool {
         let is_denied = claim.is_denied();
@@ -623,7 +534,7 @@ impl Claimant {
 
     /// Takes a claim out to work on it; one whose lease is over is ended first, for good. So
     /// nothing is looked at and no message handled before that.
-    fn take_unless_lost(
+    pub(super) fn take_unless_lost(
         &mut self,
         now: Now,
         ticket: Ticket,
@@ -644,7 +555,7 @@ impl Claimant {
         Some(claim)
     }
 
-    fn keep(&mut self, mut claim: OwnClaim) {
+    pub(super) fn keep(&mut self, mut claim: OwnClaim) {
         claim.timer = claim.next_timeout();
         self.due.insert((claim.timer, claim.ticket));
         self.claims.insert(claim.ticket, claim);

@@ -13,7 +13,7 @@ use super::digest::{Digest, Parts};
 use super::event::Effects;
 use super::id::NodeId;
 use super::message::{KeepAlive, Kept, Message, SessionId};
-use super::pace::{jittered, soon_pace};
+use super::pace::{common_pace, jittered, soon_pace};
 use super::rng::Jitter;
 use super::roster::Roster;
 use super::time::{Instant, Now};
@@ -43,6 +43,17 @@ struct Link {
     covered: Digest,
     /// Where the voter covers fewer.
     doubted: Parts,
+}
+
+/// What follows from an answer for the claims that a link covers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum News {
+    /// Nothing that they do not find by themselves.
+    None,
+    /// It is so late that leases which were not looked at since may be over before they are.
+    Late,
+    /// The session is over: they are covered no more.
+    Over,
 }
 
 /// What a claimant knows of its voters.
@@ -131,22 +142,21 @@ impl Links {
         links.filter_map(|link| link.end(roster)).max()
     }
 
-    /// Rules 20 and 22. Answers whether it comes so late that leases which were not looked at since
-    /// may be over before they are.
-    pub(crate) fn handle_kept(&mut self, now: Now, from: &NodeId, msg: &Kept) -> bool {
+    /// Rules 20 and 22.
+    pub(crate) fn handle_kept(&mut self, now: Now, from: &NodeId, msg: &Kept) -> News {
         let Some(number) = self.find(from, msg.session) else {
-            return false;
+            return News::None;
         };
         let Some(ttl) = msg.ttl else {
             self.living.remove(&number);
-            return false;
+            return News::Over;
         };
         let Some(link) = self.living.get_mut(&number) else {
-            return false;
+            return News::None;
         };
         let is_newest = link.kept.is_none() || msg.stamp >= link.kept_since;
         if msg.stamp > link.last_stamp || !is_newest {
-            return false;
+            return News::None;
         }
         let from = match mistaken!(KeptFromReceipt) {
             true => now.mono,
@@ -158,7 +168,11 @@ impl Links {
         link.doubted = msg.lacks;
         link.unanswered = 0;
         link.due = link.due.max(msg.stamp.after(link.every));
-        unseen > link.ttl / 6 * 5
+        if unseen > link.ttl / 6 * 5 {
+            News::Late
+        } else {
+            News::None
+        }
     }
 
     /// Rule 19: keeps the sessions alive.
@@ -214,9 +228,9 @@ impl Links {
         until.is_some_and(|until| now.mono < *until)
     }
 
-    /// A voter votes.
-    pub(crate) fn note_voice(&mut self, voter: &NodeId) {
-        self.quiet.remove(voter);
+    /// A voter votes. Answers whether it was left alone until now.
+    pub(crate) fn note_voice(&mut self, voter: &NodeId) -> bool {
+        self.quiet.remove(voter).is_some()
     }
 
     fn find(&self, voter: &NodeId, session: SessionId) -> Option<LinkNo> {
@@ -246,8 +260,8 @@ impl Link {
             stamp,
             covered: self.covered,
         };
-        out.send(&self.voter, Message::KeepAlive(keep));
-        let pace = soon_pace(self.ttl, roster, self.unanswered);
+        out.send(&self.voter, Message::KeepAlive(Box::new(keep)));
+        let pace = soon_pace(self.ttl, roster, self.unanswered).min(common_pace(self.ttl, roster));
         self.unanswered = self.unanswered.saturating_add(1);
         self.due = now.mono.after(jittered(pace, jitter));
     }

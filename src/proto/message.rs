@@ -42,8 +42,8 @@ pub enum Message {
     Inspect(Inspect),
     /// The answer to [`Inspect`].
     Report(Report),
-    /// Claimant to voter: renew all votes that this session covers.
-    KeepAlive(KeepAlive),
+    /// Claimant to voter: renew all votes that this session covers. Rare and large.
+    KeepAlive(Box<KeepAlive>),
     /// The answer to [`KeepAlive`].
     Kept(Kept),
 }

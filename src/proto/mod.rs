@@ -7,6 +7,7 @@
 //! Read [`message`] first, then [`voter`], then [`claimant`].
 
 pub mod claimant;
+mod claimant_keeps;
 pub mod digest;
 pub mod epoch;
 pub mod event;
@@ -17,6 +18,7 @@ pub mod message;
 mod own_claim;
 mod pace;
 mod recovery;
+mod renewal;
 pub mod request;
 mod rng;
 pub mod roster;

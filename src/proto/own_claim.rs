@@ -8,7 +8,7 @@ use super::id::{ClaimId, Key, NodeId};
 use super::link::{LinkNo, Links};
 use super::message::{Claim, HolderWon, Message, RefuseReason, Release, Vote};
 use super::pace::{jittered, slow_pace, soon_pace};
-use super::request::{ExtendError, Request};
+use super::request::Request;
 use super::rng::Jitter;
 use super::roster::{Roster, Tally, majority_reaches};
 use super::time::{Instant, Now};
@@ -27,19 +27,19 @@ pub(crate) enum Answer {
 }
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-struct Ballot {
-    voter: NodeId,
+pub(super) struct Ballot {
+    pub(super) voter: NodeId,
     /// Votes with an older stamp do not count: the voter was told so.
     since: Instant,
     /// The newest vote that counts: its stamp, and how long from there.
-    vote: Option<(Instant, Duration)>,
+    pub(super) vote: Option<(Instant, Duration)>,
     /// The session that covers the vote.
-    link: Option<LinkNo>,
-    answer: Answer,
+    pub(super) link: Option<LinkNo>,
+    pub(super) answer: Answer,
     /// How often it was asked without an answer.
     unanswered: u32,
     /// When to send to it again.
-    due: Instant,
+    pub(super) due: Instant,
 }
 
 /// What became of a vote that came.
@@ -63,13 +63,13 @@ pub(crate) struct Held {
     /// Whether all voters were told that it has won.
     pub(crate) told: bool,
     /// The stamp of the last message that went to all voters.
-    round: Instant,
+    pub(super) round: Instant,
     /// When the next such message goes out.
-    next_round: Instant,
+    pub(super) next_round: Instant,
     /// How long the vote asked for is to last beyond what renewal needs.
-    goal: Instant,
+    pub(super) goal: Instant,
     /// It was renewed, and is worth a session.
-    joins: bool,
+    pub(super) joins: bool,
 }
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -91,11 +91,11 @@ pub(crate) struct OwnClaim {
     pub(crate) renews: bool,
     /// How long after one renewal the next goes out.
     pub(crate) renew_every: Duration,
-    ballots: Vec<Ballot>,
-    last_stamp: Instant,
+    pub(super) ballots: Vec<Ballot>,
+    pub(super) last_stamp: Instant,
     /// How far a stamp was ever ahead of the clock: two stamps of one instant must differ. The
     /// lease is counted so much shorter.
-    ahead: Duration,
+    pub(super) ahead: Duration,
     /// How often it was sent to all voters again.
     repeats: u32,
     /// When a `try` claim is sent to all voters again.
@@ -186,21 +186,6 @@ impl OwnClaim {
         Counted::Newest
     }
 
-    /// Another link covers a ballot from now on, or none. Answers which did.
-    pub(crate) fn cover(&mut self, at: usize, link: Option<LinkNo>) -> Option<LinkNo> {
-        std::mem::replace(&mut self.ballots[at].link, link)
-    }
-
-    /// The link of a ballot.
-    pub(crate) fn link(&self, at: usize) -> Option<LinkNo> {
-        self.ballots[at].link
-    }
-
-    /// All links that cover a ballot of it.
-    pub(crate) fn links(&self) -> impl Iterator<Item = LinkNo> {
-        self.ballots.iter().filter_map(|ballot| ballot.link)
-    }
-
     /// Notes what a voter said, and when to ask it again.
     pub(crate) fn answer(
         &mut self,
@@ -237,10 +222,6 @@ impl OwnClaim {
         self.ballots[at].due = until;
     }
 
-    fn is_covered(&self, at: usize, links: &Links) -> bool {
-        self.ballots[at].link.is_some_and(|link| links.lives(link))
-    }
-
     /// Rule 11: the newest instant that a majority of the key's voters have promised to reach,
     /// by the slowest clock that they may have; [`Instant::ZERO`] where no majority has promised.
     pub(crate) fn promised(&self, roster: &Roster, links: &Links) -> Instant {
@@ -265,20 +246,6 @@ impl OwnClaim {
             Some(end) => end.before(self.ahead),
             None => Instant::ZERO,
         }
-    }
-
-    /// Rule 11, for a lease: until when it lasts, if that is longer than it was known to.
-    pub(crate) fn lengthen(&mut self, roster: &Roster, links: &Links) -> Option<Instant> {
-        let held = self.held?;
-        let valid_until = self.promised(roster, links).min(held.end);
-        let is_longer = valid_until > held.valid_until;
-        is_longer.then(|| {
-            self.held = Some(Held {
-                valid_until,
-                ..held
-            });
-            valid_until
-        })
     }
 
     /// A mistake: how many voters are alive, to judge by their answers.
@@ -366,85 +333,6 @@ impl OwnClaim {
         }
     }
 
-    /// A voter that did not answer can be reached now.
-    pub(crate) fn ask_again(
-        &mut self,
-        now: Now,
-        voter: &NodeId,
-        (roster, links): (&Roster, &Links),
-        jitter: &mut Jitter,
-        out: &mut Effects,
-    ) {
-        let Some(at) = self.ballot_of(voter) else {
-            return;
-        };
-        let ballot = &self.ballots[at];
-        let round = self.held.map(|held| held.round);
-        let is_behind = match (round, ballot.vote) {
-            (Some(round), Some((stamp, _))) => stamp < round,
-            (Some(_), None) => true,
-            (None, _) => ballot.answer == Answer::Nothing,
-        };
-        if is_behind && !self.is_covered(at, links) {
-            self.send_to(now, at, roster, jitter, out);
-        }
-    }
-
-    /// Sends the claim that has won to all voters.
-    pub(crate) fn tell_all(
-        &mut self,
-        now: Now,
-        roster: &Roster,
-        jitter: &mut Jitter,
-        out: &mut Effects,
-    ) {
-        self.send_to_all(now, roster, jitter, out);
-        self.note_round(now);
-    }
-
-    /// Rules 12 and 18: renews what no session renews, and asks that one does. What is to last
-    /// longer than a session does is renewed singly.
-    fn renew(
-        &mut self,
-        now: Now,
-        roster: &Roster,
-        jitter: &mut Jitter,
-        links: &Links,
-        out: &mut Effects,
-    ) {
-        let is_longer = self.wanted(now) > self.ttl;
-        if let Some(held) = &mut self.held {
-            held.joins = true;
-        }
-        let mut round = None;
-        for at in 0..self.ballots.len() {
-            let ballot = &self.ballots[at];
-            let is_doubted = ballot.link.is_some_and(|it| links.doubts(it, self.id.seq));
-            let is_kept = self.is_covered(at, links) && !is_doubted && !is_longer;
-            if is_kept || links.is_quiet(now, &ballot.voter) {
-                self.ballots[at].due = Instant::FAR;
-                continue;
-            }
-            let stamp = *round.get_or_insert_with(|| self.next_stamp(now));
-            self.send(now, at, stamp, roster, jitter, out);
-        }
-        self.note_round(now);
-    }
-
-    /// All voters that were to be told are.
-    fn note_round(&mut self, now: Now) {
-        let (renews, every, round) = (self.renews, self.renew_every, self.last_stamp);
-        if let Some(held) = &mut self.held {
-            held.told = true;
-            held.round = round;
-            held.next_round = if renews {
-                now.mono.after(every)
-            } else {
-                Instant::FAR
-            };
-        }
-    }
-
     pub(crate) fn send_to_all(
         &mut self,
         now: Now,
@@ -474,7 +362,7 @@ impl OwnClaim {
         self.send(now, at, stamp, roster, jitter, out);
     }
 
-    fn send(
+    pub(super) fn send(
         &mut self,
         now: Now,
         at: usize,
@@ -504,53 +392,13 @@ impl OwnClaim {
     }
 
     /// For how long the next claim asks.
-    fn wanted(&self, now: Now) -> Duration {
+    pub(super) fn wanted(&self, now: Now) -> Duration {
         match self.held {
             None => self.ttl,
             Some(_) if mistaken!(LeaseShrinks) => self.ttl / 2,
             Some(held) if self.renews => self.ttl.max(held.goal.since(now.mono)),
             Some(held) => held.end.since(now.mono),
         }
-    }
-
-    /// Asks for `extra` on top of what remains. Answers when the lease then ends at the least.
-    pub(crate) fn extend(
-        &mut self,
-        now: Now,
-        extra: Duration,
-        roster: &Roster,
-        jitter: &mut Jitter,
-        out: &mut Effects,
-    ) -> Result<Instant, ExtendError> {
-        let Some(held) = &mut self.held else {
-            return Err(ExtendError::NotHeld);
-        };
-        let max = roster.timing().max_ttl;
-        let ends = if self.renews {
-            held.valid_until
-        } else {
-            held.end
-        };
-        let remaining = ends.since(now.mono);
-        let wanted = remaining.saturating_add(extra);
-        if wanted > max {
-            return Err(ExtendError::TooLong {
-                remaining,
-                extra,
-                max,
-            });
-        }
-        if self.renews {
-            held.goal = now.mono.after(wanted);
-        } else {
-            held.end = now.mono.after(wanted);
-        }
-        let asked_for = self.wanted(now);
-        self.tell_all(now, roster, jitter, out);
-        Ok(self
-            .last_stamp
-            .after(roster.timing().at_least(asked_for))
-            .before(self.ahead))
     }
 
     pub(crate) fn release_all(&self, won: bool, out: &mut Effects) {
@@ -622,7 +470,7 @@ impl OwnClaim {
 
     /// A stamp newer than any sent. Where two fall on one instant the second is ahead of the
     /// clock, and the lease is counted so much shorter.
-    fn next_stamp(&mut self, now: Now) -> Instant {
+    pub(super) fn next_stamp(&mut self, now: Now) -> Instant {
         let stamp = now.mono.max(self.last_stamp.after(Duration::from_nanos(1)));
         self.ahead = self.ahead.max(stamp.since(now.mono));
         self.last_stamp = stamp;

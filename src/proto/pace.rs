@@ -22,6 +22,12 @@ pub(crate) fn slow_pace(ttl: Duration, roster: &Roster) -> Duration {
     (roster.timing().round_trip * WAITING_ROUND_TRIPS).min(ttl / 4)
 }
 
+/// How long one that asks for many waits at the most before it asks again: a voter that votes again
+/// has all their votes back well within a lease.
+pub(crate) fn common_pace(ttl: Duration, roster: &Roster) -> Duration {
+    slow_pace(ttl, roster).min((ttl / 12).max(roster.timing().round_trip))
+}
+
 /// Up to a quarter shorter, so that those who began together do not stay together; never longer,
 /// since a pace is also a bound.
 pub(crate) fn jittered(pace: Duration, jitter: &mut Jitter) -> Duration {

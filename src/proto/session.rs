@@ -69,11 +69,7 @@ pub(crate) struct Sessions {
 impl Sessions {
     pub(crate) fn new(nonce: u64) -> Self {
         Self {
-            nonce: if mistaken!(SessionNamesComeBack) {
-                0
-            } else {
-                nonce
-            },
+            nonce,
             last: 0,
             living: BTreeMap::new(),
             by_node: BTreeMap::new(),

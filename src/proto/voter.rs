@@ -17,8 +17,8 @@ use super::epoch::Epoch;
 use super::event::{Effects, Event};
 use super::id::{ClaimId, Incarnation, Key, NodeId};
 use super::message::{
-    Claim, Memory, Message, REPORTED_WAITERS_MAX, Recall, Refuse, RefuseReason, Release,
-    Report, ReportedVote, ReportedWaiter,
+    Claim, Memory, Message, REPORTED_WAITERS_MAX, Recall, Refuse, RefuseReason, Release, Report,
+    ReportedVote, ReportedWaiter,
 };
 use super::recovery::Recovery;
 use super::roster::{Roster, floor_of};
@@ -452,14 +452,7 @@ impl Voter {
     }
 
     /// Rules 3 and 4, for a claim that comes while no vote is out, and rule 18.
-    fn vote_for_first(
-        &mut self,
-        now: Now,
-        key: &Key,
-        entry: Heard,
-        join: bool,
-        out: &mut Effects,
-    ) {
+    fn vote_for_first(&mut self, now: Now, key: &Key, entry: Heard, join: bool, out: &mut Effects) {
         let poke = self.roster.timing().poke;
         let fence = self.floors[floor_of(key, self.floors.len())];
         if entry.is_below(fence) {

@@ -137,11 +137,11 @@ fn the_messages_of_sessions_have_the_bytes_that_they_had() {
         count: 2,
         sum: 0x0102_0304,
     };
-    let keep_alive = Message::KeepAlive(KeepAlive {
+    let keep_alive = Message::KeepAlive(Box::new(KeepAlive {
         session,
         stamp,
         covered,
-    });
+    }));
     let head = [11, 7, 251, 44, 1, 9];
     let parts = [&[0, 0, 2, 252, 4, 3, 2, 1][..], &[0; 28]].concat();
     assert_eq!(bytes_of(&keep_alive), [&head[..], &parts].concat());
