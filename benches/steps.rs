@@ -201,6 +201,7 @@ mod claimant {
                 ttl: claim.ttl,
                 back: false,
                 ask: false,
+                covered: None,
             };
             Some((to, Message::Vote(vote)))
         });
@@ -297,6 +298,7 @@ fn claim(number: u64) -> Claim {
         since: Instant::ZERO,
         won: false,
         is_try: false,
+        join: false,
     }
 }
 

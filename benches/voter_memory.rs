@@ -57,6 +57,7 @@ fn claim(n: u64) -> Result<Claim, Box<dyn std::error::Error>> {
         since: Instant::ZERO,
         won: true,
         is_try: false,
+        join: false,
     })
 }
 

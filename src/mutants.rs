@@ -61,12 +61,24 @@ pub enum Mutant {
     OfferIsWholeTtl,
     /// A waiter lets its turn run out where another voter is late, and loses its place.
     TurnsRunOut,
+    /// A session that is over goes on with the next word of its claimant.
+    SessionsRevive,
+    /// A vote ends when it would without its session.
+    CoveredVotesExpire,
+    /// What a voter keeps counts from when its word of it came.
+    KeptFromReceipt,
+    /// Word of one session counts for another at the same voter.
+    KeptForAnother,
+    /// What a voter keeps counts for all claims there, covered or not.
+    KeptCoversAll,
+    /// A voter does not look at what its claimant believes to be covered.
+    DigestIgnored,
 }
 
 #[cfg(feature = "mutants")]
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 31] = [
         Self::CountTheLiving,
         Self::NoQuarantine,
         Self::ShortQuarantine,
@@ -92,6 +104,12 @@ impl Mutant {
         Self::Barging,
         Self::OfferIsWholeTtl,
         Self::TurnsRunOut,
+        Self::SessionsRevive,
+        Self::CoveredVotesExpire,
+        Self::KeptFromReceipt,
+        Self::KeptForAnother,
+        Self::KeptCoversAll,
+        Self::DigestIgnored,
     ];
 }
 

@@ -48,7 +48,9 @@ const STRANGERS: [(&[&str], &[&str]); 2] = [
     (
         &[
             "voter.rs",
+            "voter_keeps.rs",
             "voter_says.rs",
+            "session.rs",
             "slot.rs",
             "slots.rs",
             "recovery.rs",
@@ -56,7 +58,13 @@ const STRANGERS: [(&[&str], &[&str]); 2] = [
         &["claimant", "own_claim", "Claimant", "OwnClaim"],
     ),
     (
-        &["claimant.rs", "own_claim.rs"],
+        &[
+            "claimant.rs",
+            "claimant_keeps.rs",
+            "link.rs",
+            "own_claim.rs",
+            "renewal.rs",
+        ],
         &[
             "voter",
             "voter_says",

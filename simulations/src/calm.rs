@@ -96,7 +96,7 @@ impl World {
             let voter = process.node.voter();
             let fact = Fact::Drained {
                 host,
-                slots: voter.map_or(0, |voter| voter.slots()),
+                slots: voter.map_or(0, |voter| voter.slots() + voter.sessions()),
                 waiters: voter.map_or(0, |voter| voter.waiters()),
                 claims: process.node.claims(),
             };
@@ -110,7 +110,8 @@ impl World {
         self.see(&Fact::Calm);
         let first = self.settings.habits.keys;
         let keys: Vec<KeyAt> = (first..first + PROBE_KEYS).collect();
-        let stories: [fn(&mut Self, KeyAt); PROBE_KEYS] = [
+        // The last key is the second one of the last story.
+        let stories: [fn(&mut Self, KeyAt); PROBE_KEYS - 1] = [
             Self::play_free_then_release,
             Self::play_storm,
             Self::play_dead_holder,
@@ -119,6 +120,7 @@ impl World {
             Self::play_forgetful_voter,
             Self::play_frozen_holder,
             Self::play_early_voter,
+            Self::play_lost_release,
         ];
         for (story, key) in stories.into_iter().zip(keys) {
             if self.laws.violations.is_empty() {
@@ -300,11 +302,16 @@ impl World {
         let Some(request) = self.probe(holder, self.wish(key)) else {
             return;
         };
-        self.pass(20 * self.settings.round_trip());
+        // Before its first renewal, or with sessions at all voters.
+        let first = match self.start_rng.chance(500_000) {
+            true => 20 * self.settings.round_trip(),
+            false => self.settings.max_ttl(),
+        };
+        self.pass(first);
         for voter in voters {
             self.crash(voter);
             self.start(voter, false, false);
-            self.pass(quarantine + 2 * SECOND);
+            self.pass(quarantine + SECOND);
         }
         let held = matches!(self.probed.get(&request), Some(Status::Held { .. }));
         self.see(&Fact::Survived { request, held });
@@ -456,6 +463,45 @@ impl World {
         if let Some((host, request)) = asked.pop() {
             self.let_go(host, request);
         }
+    }
+
+    /// L5: a holder keeps many locks by one session, and lets go of one of them while it is cut off
+    /// from a voter. The voter comes to know of it, though the session goes on.
+    fn play_lost_release(&mut self, key: KeyAt) {
+        let voters = &self.laws.history.terms.voters;
+        let (kept, gone) = (key, key + 1);
+        let votes_for_both =
+            |host: &HostAt| voters[kept].contains(host) && voters[gone].contains(host);
+        let Some(voter) = (0..self.hosts.len()).find(votes_for_both) else {
+            return;
+        };
+        let holder = (voter + 1) % self.hosts.len();
+        if holder == voter {
+            return;
+        }
+        let timing = self.settings.timing;
+        let quarantine = self.settings.at_most(timing.quarantine());
+        self.pass(quarantine + 2 * SECOND);
+        let probes = [kept, gone].map(|key| self.probe(holder, self.wish(key)));
+        let [Some(first), Some(second)] = probes else {
+            return;
+        };
+        self.pass(self.settings.at_most(timing.max_ttl));
+        self.network.cut(&[(holder, voter)]);
+        self.let_go(holder, second);
+        self.network.mend(&[(holder, voter)]);
+        // Twice it says what it believes to be covered, and the voter waits for a second opinion.
+        self.pass(self.settings.at_most(timing.max_ttl * 2));
+        if let Some(voter_of_both) = self.process(voter).and_then(|it| it.node.voter()) {
+            let slots = voter_of_both.slots();
+            self.see(&Fact::Keeps {
+                host: voter,
+                slots,
+                wanted: 1,
+            });
+        }
+        self.let_go(holder, first);
+        self.pass(self.laws.history.terms.settled);
     }
 
     /// Two hosts of which the first may die without a voter of the key being lost.

@@ -8,6 +8,7 @@
 //! loss, doubling and reordering in one. Jitter is off, so that states which differ in nothing
 //! else are one.
 
+mod found;
 mod parts;
 mod scope;
 
@@ -23,8 +24,9 @@ use lockmesh::proto::message::{Message, Outbox};
 use lockmesh::proto::roster::{Roster, Timing};
 use lockmesh::proto::time::{Instant, Now};
 use lockmesh::proto::voter::{Limits, Start, Voter};
-use stateright::{Checker, HasDiscoveries, Model, Property};
+use stateright::{Model, Property};
 
+pub(crate) use found::search;
 use parts::{Envelope, Kept};
 use scope::SET_BACK_MS;
 pub(crate) use scope::{Begins, Scope, scopes};
@@ -118,13 +120,17 @@ impl Search {
         }
     }
 
-    fn voter(&self, now: Now, at: usize, start: Start, out: &mut Effects) -> Kept<Voter> {
+    fn voter(&self, now: Now, at: usize, life: u8, out: &mut Effects) -> Kept<Voter> {
         let limits = Limits {
             floors: 1,
             ..Limits::default()
         };
         let me = self.ids[at].clone();
-        let nonce = at as u64;
+        let nonce = at as u64 + u64::from(life) * VOTERS as u64;
+        let start = match life {
+            0 => Start::NewCluster,
+            _ => Start::Amnesia,
+        };
         Kept::new(Voter::new(
             now,
             me,
@@ -232,12 +238,19 @@ impl Search {
         let message = &*envelope.message;
         if let Some(claimant) = to.checked_sub(VOTERS) {
             let from = &self.ids[from];
-            state.claimants[claimant].change(|it| it.handle(now, from, message, &mut out));
+            state.claimants[claimant].change(|it| match message {
+                Message::Kept(kept) => it.handle_kept(now, from, kept),
+                _ => it.handle(now, from, message, &mut out),
+            });
             return self.follow(state, to, out);
         }
         state.voters[to].change(|voter| match message {
             Message::Claim(claim) => voter.handle_claim(now, claim, &mut out),
             Message::Release(release) => voter.handle_release(now, release, &mut out),
+            Message::KeepAlive(keep) => {
+                let life = Incarnation::new(1);
+                voter.handle_keep_alive(now, &self.ids[from], life, keep, &mut out);
+            }
             Message::Recall(recall) => {
                 let memory = voter.recollect(recall, true, Incarnation::new(1));
                 let answer = Message::Memory(memory);
@@ -259,6 +272,12 @@ impl Search {
                 }
             }
             Begins::Owned => self.own(state),
+            Begins::Covered => {
+                self.own(state);
+                state.network.clear();
+                self.step(state);
+                self.renew_by_session(state);
+            }
             Begins::Forgotten => {
                 self.own(state);
                 state.crashes = 1;
@@ -285,6 +304,27 @@ impl Search {
         for envelope in sent.into_iter().filter(is_for(VOTERS as u8)) {
             self.read(state, &envelope);
         }
+    }
+
+    /// The first claim has won; it is renewed, covered and kept, by two voters.
+    fn renew_by_session(&self, state: &mut State) {
+        for _ in 0..2 {
+            self.wake(state, 0);
+            for at in [0, 1, VOTERS as u8] {
+                let sent: Vec<Envelope> = state.network.iter().cloned().collect();
+                for envelope in sent.into_iter().filter(|it| it.to == at) {
+                    self.read(state, &envelope);
+                }
+            }
+        }
+    }
+
+    fn wake(&self, state: &mut State, claimant: usize) {
+        let at = VOTERS + claimant;
+        let now = self.now(state, at);
+        let mut out = Effects::default();
+        state.claimants[claimant].change(|it| it.handle_timeout(now, &mut out));
+        self.follow(state, at, out);
     }
 
     fn ask(&self, state: &mut State, claimant: usize) {
@@ -322,7 +362,7 @@ impl Search {
             Some((claimant.checked_sub(VOTERS)?, vote.epoch.get()))
         });
         let mut out = Effects::default();
-        state.voters[at] = self.voter(now, at, Start::Amnesia, &mut out);
+        state.voters[at] = self.voter(now, at, state.crashes, &mut out);
         self.follow(state, at, out);
     }
 
@@ -374,7 +414,7 @@ impl Model for Search {
         };
         let mut out = Effects::default();
         for at in 0..VOTERS {
-            let mut voter = self.voter(self.now(&state, at), at, Start::NewCluster, &mut out);
+            let mut voter = self.voter(self.now(&state, at), at, 0, &mut out);
             // The cluster is new, and the others say so.
             let now = self.now(&state, at);
             for other in (0..VOTERS).filter(|other| *other != at) {
@@ -435,13 +475,7 @@ impl Model for Search {
                 let ticket = state.attempts[claimant].ticket?;
                 self.release(&mut state, claimant, ticket);
             }
-            Action::Wake(claimant) => {
-                let at = VOTERS + claimant;
-                let now = self.now(&state, at);
-                let mut out = Effects::default();
-                state.claimants[claimant].change(|it| it.handle_timeout(now, &mut out));
-                self.follow(&mut state, at, out);
-            }
+            Action::Wake(claimant) => self.wake(&mut state, claimant),
             Action::WakeVoter(at) => self.wake_voter(&mut state, at),
             Action::Read(envelope) => self.read(&mut state, &envelope),
             Action::Step => self.step(&mut state),
@@ -473,62 +507,6 @@ fn make_mistake(scope: &Scope) {
 #[cfg(not(feature = "mutants"))]
 fn make_mistake(_scope: &Scope) {}
 
-/// What a search came to.
-#[derive(Clone, Debug, serde::Serialize)]
-pub(crate) struct Found {
-    pub(crate) scope: &'static str,
-    /// Different states that were seen.
-    pub(crate) states: usize,
-    pub(crate) depth: usize,
-    /// Whether that is all there are within the scope.
-    pub(crate) exhausted: bool,
-    pub(crate) seconds: f64,
-    /// The law that was broken, and the way there.
-    pub(crate) broken: Option<(&'static str, Vec<String>)>,
-    /// Whether all claims owned the key in turn in some state.
-    pub(crate) all_served: bool,
-}
-
-/// Searches a scope, at most so long and so many states.
-pub(crate) fn search(scope: &Scope, patience: Duration, states_max: usize) -> Found {
-    let begun = std::time::Instant::now();
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let checker = Search::new(scope.clone())
-        .checker()
-        .threads(cores)
-        .timeout(patience)
-        .target_state_count(states_max)
-        .finish_when(HasDiscoveries::AnyFailures)
-        .spawn_bfs()
-        .join();
-    let discoveries = checker.discoveries();
-    let broken = discoveries.get("M1 to M4").map(|path| {
-        let law = path.last_state().broken.unwrap_or("M1");
-        let actions = path.clone().into_actions();
-        (law, actions.iter().map(words_of).collect())
-    });
-    let took = begun.elapsed();
-    Found {
-        scope: scope.name,
-        states: checker.unique_state_count(),
-        depth: checker.max_depth(),
-        exhausted: broken.is_none() && took < patience && checker.state_count() < states_max,
-        seconds: took.as_secs_f64(),
-        broken,
-        all_served: discoveries.contains_key("all own it in turn"),
-    }
-}
-
-fn words_of(action: &Action) -> String {
-    match action {
-        Action::Read(envelope) => format!(
-            "n{} -> n{}: {:?}",
-            envelope.from, envelope.to, envelope.message
-        ),
-        other => format!("{other:?}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -545,6 +523,20 @@ mod tests {
             );
             assert!(found.states > 1_000);
         }
+    }
+
+    #[test]
+    fn who_is_covered_has_sessions_with_two_voters() {
+        let scopes = scopes();
+        let covered = scopes
+            .iter()
+            .find(|scope| scope.begins == Begins::Covered)
+            .unwrap();
+        let state = Search::new(covered.clone()).init_states().remove(0);
+        assert_eq!(state.claimants[0].it.sessions(), 2);
+        let sessions = state.voters.iter().map(|voter| voter.it.sessions());
+        assert_eq!(sessions.collect::<Vec<_>>(), [1, 1, 0]);
+        assert_eq!((state.time, state.broken), (1, None));
     }
 
     #[test]

@@ -149,6 +149,7 @@ impl World {
             }
             self.see(&Fact::Forgot { voter: host });
         }
+        self.count_sessions(host);
         let machine = &mut self.hosts[host];
         machine.process = None;
         machine.paused_until = None;

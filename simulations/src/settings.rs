@@ -11,7 +11,7 @@ use crate::rng::Rng;
 pub(crate) const MILLISECOND: u64 = 1_000_000;
 pub(crate) const SECOND: u64 = 1_000 * MILLISECOND;
 /// How many keys the probes at the end of a run have for themselves.
-pub(crate) const PROBE_KEYS: usize = 8;
+pub(crate) const PROBE_KEYS: usize = 10;
 
 /// How monotonic clocks run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -135,7 +135,14 @@ impl Settings {
             },
             starts_new: rng.chance(800_000),
             fault_span,
-            habits: draw_habits(&mut rng, max_ttl),
+            habits: {
+                let mut habits = draw_habits(&mut rng, max_ttl);
+                let mut keepers = Rng::stream(seed, "keepers");
+                if keepers.chance(300_000) {
+                    keep_long(&mut keepers, &mut habits, max_ttl);
+                }
+                habits
+            },
         }
     }
 
@@ -222,6 +229,16 @@ fn draw_habits(rng: &mut Rng, max_ttl: u64) -> Habits {
         deadline_ppm: *rng.pick(&[0, 300_000]),
         extend_ppm: *rng.pick(&[0, 200_000]),
     }
+}
+
+/// The users hold many locks for long, so that a node renews them together.
+fn keep_long(rng: &mut Rng, habits: &mut Habits, max_ttl: u64) {
+    habits.clients = rng.between(6, 14) as usize;
+    habits.keys = rng.between(4, 12) as usize;
+    habits.rest_max = max_ttl / 10;
+    habits.hold_max = max_ttl * rng.between(1, 5);
+    habits.renew_ppm = *rng.pick(&[900_000, 1_000_000]);
+    habits.try_ppm = *rng.pick(&[0, 200_000]);
 }
 
 #[cfg(test)]

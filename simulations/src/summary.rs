@@ -42,6 +42,8 @@ const COVERED: [(&str, &[&str]); 4] = [
             "claims",
             "grants",
             "renewals",
+            "sessions_kept",
+            "sessions_over",
             "extends",
             "released",
             "lost",

@@ -303,6 +303,9 @@ impl World {
             ("writes_taken", self.ledger.taken),
             ("writes_refused", self.ledger.refused),
         ];
+        for host in 0..self.hosts.len() {
+            self.count_sessions(host);
+        }
         if self.settings.is_sealed {
             self.count("sealed_worlds");
         }
@@ -320,6 +323,16 @@ impl World {
             record: self.record,
             happened: self.happened,
         }
+    }
+
+    /// What a process counts of its sessions, before it is gone.
+    pub(crate) fn count_sessions(&mut self, host: HostAt) {
+        let traffic = self.process(host).and_then(|it| it.node.traffic());
+        let Some((kept, over)) = traffic.map(|it| (it.sessions_kept, it.sessions_over)) else {
+            return;
+        };
+        self.count_many("sessions_kept", kept);
+        self.count_many("sessions_over", over);
     }
 
     /// Lets things happen until `end`, or until `done` says so. Answers whether it did. A broken

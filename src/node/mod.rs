@@ -451,6 +451,20 @@ impl Node {
                 // What this life said so far was not heard.
                 self.greet(from);
             }
+            Message::KeepAlive(_) | Message::Kept(_) if !same_roster => {
+                return Err(DropReason::Roster);
+            }
+            Message::KeepAlive(keep) => {
+                let voter = self.voter.as_mut().ok_or(DropReason::NotAVoter)?;
+                let life = head.incarnation;
+                voter.handle_keep_alive(now, from, life, &keep, &mut self.effects);
+            }
+            Message::Kept(kept) => {
+                let is_over = kept.ttl.is_none();
+                self.traffic.sessions_kept += u64::from(!is_over);
+                self.traffic.sessions_over += u64::from(is_over);
+                self.claimant.handle_kept(now, from, &kept);
+            }
             Message::Inspect(inspect) => {
                 let voter = self.voter.as_ref().ok_or(DropReason::NotAVoter)?;
                 let report = voter.report(now, inspect.nonce, &inspect.key);
@@ -544,6 +558,8 @@ fn claim_of(message: &Message) -> Option<&ClaimId> {
         | Message::Memory(_)
         | Message::Outdated(_)
         | Message::Inspect(_)
-        | Message::Report(_) => None,
+        | Message::Report(_)
+        | Message::KeepAlive(_)
+        | Message::Kept(_) => None,
     }
 }

@@ -15,13 +15,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use thiserror::Error;
-
 use super::epoch::{Epoch, EpochClock};
 use super::event::{Effects, Event, Ticket};
 use super::id::{ClaimId, Incarnation, Key, NodeId};
+use super::link::Links;
 use super::message::{Message, RefuseReason, Release, Stale, Vote, Wait};
-use super::own_claim::{Answer, OwnClaim};
+use super::own_claim::{Answer, Counted, OwnClaim};
+pub use super::request::{ExtendError, Request, RequestError};
 use super::rng::Jitter;
 use super::roster::Roster;
 use super::time::{Instant, Now};
@@ -29,72 +29,20 @@ use super::time::{Instant, Now};
 /// How many claims that never won are remembered, so that a late vote for one of them is given
 /// back without raising a fence.
 const NEVER_WON_MAX: usize = 1_024;
-
-/// A request for a lock.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub struct Request {
-    /// What to lock.
-    pub key: Key,
-    /// For how long a vote is asked for at a time.
-    pub ttl: Duration,
-    /// End with [`Event::Denied`] once another claim has won, instead of waiting for it.
-    pub is_try: bool,
-    /// Renew the lease until it is released. Otherwise it is over `ttl` after the grant.
-    pub renews: bool,
-    /// When to give up; `None`: never.
-    pub deadline: Option<Instant>,
-}
-
-/// A request that was not taken up. Nothing was sent.
-#[derive(Clone, Debug, Eq, Error, PartialEq)]
-pub enum RequestError {
-    /// The ttl is under ten round trips or over `max_ttl`.
-    #[error("ttl is {ttl:?}; it must be {min:?} to {max:?}")]
-    Ttl {
-        /// What was asked for.
-        ttl: Duration,
-        /// Ten round trips.
-        min: Duration,
-        /// `max_ttl` of the roster.
-        max: Duration,
-    },
-    /// This node already has as many requests as it may.
-    #[error("this node already has {max} locks or requests for locks")]
-    TooMany {
-        /// The limit.
-        max: usize,
-    },
-}
-
-/// An extension that was not taken up. The lease is as it was.
-#[derive(Clone, Debug, Eq, Error, PartialEq)]
-pub enum ExtendError {
-    /// There is no such lease, or it is over.
-    #[error("the lock is not held")]
-    NotHeld,
-    /// More than `max_ttl` would remain.
-    #[error("{remaining:?} remain and {extra:?} more would exceed max_ttl, {max:?}")]
-    TooLong {
-        /// What remains now.
-        remaining: Duration,
-        /// What was asked for on top.
-        extra: Duration,
-        /// `max_ttl` of the roster.
-        max: Duration,
-    },
-}
+/// How many claims a call works on: where many are due at once, other work is done in between.
+pub(super) const WORK_MAX: usize = 1_000;
 
 /// One node's claims.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Claimant {
     me: NodeId,
     incarnation: Incarnation,
-    roster: Arc<Roster>,
+    pub(super) roster: Arc<Roster>,
     clock: EpochClock,
-    jitter: Jitter,
+    pub(super) jitter: Jitter,
     claims_max: usize,
     renew_every: Option<Duration>,
-    claims: BTreeMap<Ticket, OwnClaim>,
+    pub(super) claims: BTreeMap<Ticket, OwnClaim>,
     tickets: BTreeMap<u64, Ticket>,
     /// When each claim has something to do.
     due: BTreeSet<(Instant, Ticket)>,
@@ -102,6 +50,13 @@ pub struct Claimant {
     last_ticket: u64,
     last_seq: u64,
     never_won: VecDeque<u64>,
+    /// Sessions with voters.
+    pub(super) links: Links,
+    /// A session was renewed late, so leases are looked at before their time: since when, and
+    /// which comes next.
+    pub(super) sweep: Option<(Instant, Ticket)>,
+    /// Voters that claims ask again before their time: when, and which comes next.
+    pub(super) returned: BTreeMap<NodeId, (Instant, Ticket)>,
 }
 
 impl Claimant {
@@ -129,6 +84,9 @@ impl Claimant {
             last_ticket: 0,
             last_seq: 0,
             never_won: VecDeque::new(),
+            links: Links::default(),
+            sweep: None,
+            returned: BTreeMap::new(),
         }
     }
 
@@ -220,6 +178,9 @@ impl Claimant {
             Message::Refuse(refuse) => (&refuse.claim, None, None),
             _ => return,
         };
+        if matches!(msg, Message::Vote(_) | Message::Wait(_)) {
+            self.note_voice(now, from);
+        }
         // Also from an answer to a claim that is over: the clock moves past all that it believes.
         let is_believed = epoch.is_none_or(|epoch| self.observe(now, epoch));
         let ticket = self
@@ -260,36 +221,34 @@ impl Claimant {
         }
     }
 
-    /// Does what is due: repeats, renewals, deadlines, and leases that are over.
+    /// Does what is due: repeats, renewals, deadlines, and leases that are over. Where more is due
+    /// than one call should do, [`Claimant::next_timeout`] is not later than now.
     pub fn handle_timeout(&mut self, now: Now, out: &mut Effects) {
-        while let Some((at, ticket)) = self.due.first().copied() {
-            if at > now.mono {
-                break;
-            }
-            let Some(mut claim) = self.take_unless_lost(now, ticket, out) else {
-                continue;
-            };
-            if claim.held.is_none() && claim.deadline.is_some_and(|at| now.mono >= at) {
-                let answers = claim.answers();
-                out.tell(Event::TimedOut { ticket, answers });
-                self.finish(&claim, out);
-            } else if self.is_denied(&claim, out) {
-                self.finish(&claim, out);
-            } else {
-                claim.send_what_is_due(now, &self.roster, &mut self.jitter, out);
-                self.keep(claim);
+        for _ in 0..WORK_MAX {
+            match self.due.first() {
+                Some((at, ticket)) if *at <= now.mono => self.do_what_is_due(now, *ticket, out),
+                _ => break,
             }
         }
+        self.look_at_leases(now, out);
+        self.ask_again(now, out);
+        self.links
+            .send_what_is_due(now, &self.roster, &mut self.jitter, out);
     }
 
-    /// A voter can be reached that could not: those that wait for its answer ask it at once.
-    pub fn handle_reachable(&mut self, now: Now, voter: &NodeId, out: &mut Effects) {
-        let tickets: Vec<Ticket> = self.claims.keys().copied().collect();
-        for ticket in tickets {
-            let Some(mut claim) = self.take_unless_lost(now, ticket, out) else {
-                continue;
-            };
-            claim.ask_again(now, voter, &self.roster, &mut self.jitter, out);
+    fn do_what_is_due(&mut self, now: Now, ticket: Ticket, out: &mut Effects) {
+        let Some(mut claim) = self.take_unless_lost(now, ticket, out) else {
+            return;
+        };
+        if claim.held.is_none() && claim.deadline.is_some_and(|at| now.mono >= at) {
+            let answers = claim.answers();
+            out.tell(Event::TimedOut { ticket, answers });
+            self.finish(&claim, out);
+        } else if self.is_denied(&claim, out) {
+            self.finish(&claim, out);
+        } else {
+            claim.send_what_is_due(now, &self.roster, &mut self.jitter, &self.links, out);
+            self.lengthen(&mut claim, out);
             self.keep(claim);
         }
     }
@@ -307,6 +266,8 @@ impl Claimant {
             self.finish(claim, out);
         }
         self.incarnation = incarnation;
+        self.links.end_all();
+        self.returned.clear();
         for mut claim in claims {
             if claim.held.is_some() {
                 out.tell(lost(&claim));
@@ -328,7 +289,13 @@ impl Claimant {
     /// When [`Claimant::handle_timeout`] has something to do.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.due.first().map(|(at, _)| *at)
+        let claims = self.due.first().map(|(at, _)| *at);
+        let sweep = self.sweep.map(|(since, _)| since);
+        let again = self.returned.values().map(|(at, _)| *at).min();
+        [claims, sweep, again, self.links.next_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The life that it claims in.
@@ -379,6 +346,12 @@ impl Claimant {
         self.claims.is_empty()
     }
 
+    /// How many sessions keep leases of this node alive at voters.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.links.len()
+    }
+
     /// All tickets, in the order of the requests.
     pub fn tickets(&self) -> impl Iterator<Item = Ticket> {
         self.claims.keys().copied()
@@ -397,29 +370,27 @@ impl Claimant {
             return false;
         };
         claim.asked |= vote.ask;
-        let runs_out = claim.count(now, at, vote, &self.roster, &mut self.jitter);
-        let valid_until = claim.promised(&self.roster);
-        match &mut claim.held {
-            Some(held) => {
-                let valid_until = valid_until.min(held.end);
-                if valid_until > held.valid_until {
-                    held.valid_until = valid_until;
-                    out.tell(Event::Renewed {
-                        ticket: claim.ticket,
-                        valid_until,
-                    });
-                }
-                if vote.ask {
-                    claim.send_to(now, at, &self.roster, &mut self.jitter, out);
-                }
+        let runs_out = claim.runs_out(now, at, vote, &self.roster);
+        let counted = claim.count(now, at, vote);
+        if counted == Counted::Newest {
+            self.cover(now, claim, (at, from), vote.covered);
+        }
+        if counted != Counted::No {
+            let known = (&*self.roster, &self.links);
+            claim.answer(now, at, Answer::Voted, known, &mut self.jitter);
+        }
+        if claim.held.is_some() {
+            self.lengthen(claim, out);
+            if vote.ask {
+                claim.send_to(now, at, &self.roster, &mut self.jitter, out);
             }
-            None if now.mono < valid_until => {
-                self.win(now, claim, valid_until, out);
-            }
-            None if vote.back || runs_out => {
-                claim.give_back(now, at, &self.roster, &mut self.jitter, out);
-            }
-            None => {}
+            return false;
+        }
+        let valid_until = claim.promised(&self.roster, &self.links);
+        if now.mono < valid_until {
+            self.win(now, claim, valid_until, out);
+        } else if vote.back || runs_out && claim.may_win() {
+            claim.give_back(now, at, &self.roster, &mut self.jitter, out);
         }
         false
     }
@@ -451,13 +422,10 @@ impl Claimant {
             return false;
         };
         claim.asked = true;
-        claim.answer(
-            now,
-            at,
-            Answer::Waits(wait.won),
-            &self.roster,
-            &mut self.jitter,
-        );
+        // The voter has forgotten, or the word is old: either way this is safe.
+        self.cover(now, claim, (at, from), None);
+        let (answer, known) = (Answer::Waits(wait.won), (&*self.roster, &self.links));
+        claim.answer(now, at, answer, known, &mut self.jitter);
         if claim.held.is_some_and(|held| !held.told) {
             claim.tell_all(now, &self.roster, &mut self.jitter, out);
         }
@@ -496,10 +464,14 @@ impl Claimant {
             return false;
         };
         claim.refused(at, reason);
+        if claim.held.is_some() {
+            self.leave_alone(now, claim, (at, from), reason);
+            return false;
+        }
         // The epoch just above a fence may be one ahead of the limit; it is in time soon. What is
         // further ahead was drawn while the own wall clock was, and that was set right since.
         let soon = Epoch::limit(now, self.roster.timing().max_clock_skew).next();
-        if reason == RefuseReason::Skew && claim.held.is_none() && claim.epoch > soon {
+        if reason == RefuseReason::Skew && claim.epoch > soon {
             self.finish(claim, out);
             let epoch = self.draw(now);
             self.claim_anew(now, claim, epoch, out);
@@ -550,6 +522,9 @@ impl Claimant {
             }
             self.never_won.push_back(claim.id.seq);
         }
+        for link in claim.links() {
+            self.links.leave(link, claim.id.seq);
+        }
         claim.release_all(won, out);
     }
 
@@ -560,7 +535,7 @@ impl Claimant {
 
     /// Takes a claim out to work on it; one whose lease is over is ended first, for good. So
     /// nothing is looked at and no message handled before that.
-    fn take_unless_lost(
+    pub(super) fn take_unless_lost(
         &mut self,
         now: Now,
         ticket: Ticket,
@@ -581,7 +556,7 @@ impl Claimant {
         Some(claim)
     }
 
-    fn keep(&mut self, mut claim: OwnClaim) {
+    pub(super) fn keep(&mut self, mut claim: OwnClaim) {
         claim.timer = claim.next_timeout();
         self.due.insert((claim.timer, claim.ticket));
         self.claims.insert(claim.ticket, claim);

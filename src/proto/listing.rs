@@ -92,6 +92,7 @@ mod tests {
                 since: Instant::ZERO,
                 won: true,
                 is_try: false,
+                join: false,
             };
             voter.handle_claim(now, &claim, &mut out);
         }

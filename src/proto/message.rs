@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::digest::{Digest, Parts};
 use super::epoch::Epoch;
 use super::id::{ClaimId, Incarnation, Key, NodeId};
 use super::time::Instant;
@@ -41,6 +42,10 @@ pub enum Message {
     Inspect(Inspect),
     /// The answer to [`Inspect`].
     Report(Report),
+    /// Claimant to voter: renew all votes that this session covers. Rare and large.
+    KeepAlive(Box<KeepAlive>),
+    /// The answer to [`KeepAlive`].
+    Kept(Kept),
 }
 
 /// Ask for a vote, keep waiting for it, renew it, or give it back.
@@ -62,6 +67,8 @@ pub struct Claim {
     pub won: bool,
     /// Whether it would rather be told no than wait.
     pub is_try: bool,
+    /// Whether the vote is to be covered by a session of the claimant's node.
+    pub join: bool,
 }
 
 /// "You have my vote until `ttl` after `stamp`."
@@ -79,6 +86,17 @@ pub struct Vote {
     pub back: bool,
     /// Are you there?
     pub ask: bool,
+    /// The session that covers the vote.
+    pub covered: Option<SessionId>,
+}
+
+/// A session of a node at a voter. Never used twice, not even after the voter lost its memory.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct SessionId {
+    /// The voter's: different for every start.
+    pub nonce: u64,
+    /// Which of that life.
+    pub number: u32,
 }
 
 /// Whether the claim that has a voter's vote has won.
@@ -151,6 +169,30 @@ pub struct Release {
     pub claim: ClaimId,
     /// It has won, or the sender cannot know that it has not.
     pub won: bool,
+}
+
+/// "Renew all votes that this session covers."
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct KeepAlive {
+    /// The session, as a `Vote` has named it.
+    pub session: SessionId,
+    /// The claimant's own clock when it sent this; a voter only echoes it.
+    pub stamp: Instant,
+    /// The claims that the claimant knows to be covered.
+    pub covered: Digest,
+}
+
+/// "All votes that this session covers last until `ttl` after `stamp`."
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct Kept {
+    /// The session.
+    pub session: SessionId,
+    /// The newest stamp of a [`KeepAlive`] that the voter has heard for it.
+    pub stamp: Instant,
+    /// From that stamp on; `None`: the session is over for good.
+    pub ttl: Option<Duration>,
+    /// Where the voter covers fewer claims than the claimant believes.
+    pub lacks: Parts,
 }
 
 /// "I have no memory: what do you remember?"

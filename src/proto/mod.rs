@@ -7,15 +7,22 @@
 //! Read [`message`] first, then [`voter`], then [`claimant`].
 
 pub mod claimant;
+mod claimant_keeps;
+pub mod digest;
 pub mod epoch;
 pub mod event;
 pub mod id;
+mod link;
 pub(crate) mod listing;
 pub mod message;
 mod own_claim;
+mod pace;
 mod recovery;
+mod renewal;
+pub mod request;
 mod rng;
 pub mod roster;
+mod session;
 mod slot;
 mod slots;
 #[cfg(test)]
@@ -23,4 +30,5 @@ mod tests;
 pub mod time;
 pub mod view;
 pub mod voter;
+mod voter_keeps;
 mod voter_says;

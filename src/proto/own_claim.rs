@@ -2,21 +2,20 @@
 
 use std::time::Duration;
 
-use super::claimant::{ExtendError, Request};
 use super::epoch::Epoch;
 use super::event::{Answers, Effects, Ticket};
 use super::id::{ClaimId, Key, NodeId};
+use super::link::{LinkNo, Links};
 use super::message::{Claim, HolderWon, Message, RefuseReason, Release, Vote};
+use super::pace::{jittered, slow_pace, soon_pace};
+use super::request::Request;
 use super::rng::Jitter;
 use super::roster::{Roster, Tally, majority_reaches};
-use super::time::{Instant, Now, nanos};
+use super::time::{Instant, Now};
 
 /// How many times a `try` claim repeats itself before a voter that does not answer counts as one
 /// that could have voted for the winner.
 const TRY_REPEATS: u32 = 3;
-/// A claim that waits repeats itself every so many round trips: only to stay in the queue, since
-/// the voter tells it unasked when its turn comes.
-const WAITING_ROUND_TRIPS: u32 = 50;
 
 /// What a voter last said to this claim.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -28,17 +27,30 @@ pub(crate) enum Answer {
 }
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-struct Ballot {
-    voter: NodeId,
+pub(super) struct Ballot {
+    pub(super) voter: NodeId,
     /// Votes with an older stamp do not count: the voter was told so.
     since: Instant,
     /// The newest vote that counts: its stamp, and how long from there.
-    vote: Option<(Instant, Duration)>,
-    answer: Answer,
+    pub(super) vote: Option<(Instant, Duration)>,
+    /// The session that covers the vote.
+    pub(super) link: Option<LinkNo>,
+    pub(super) answer: Answer,
     /// How often it was asked without an answer.
     unanswered: u32,
     /// When to send to it again.
-    due: Instant,
+    pub(super) due: Instant,
+}
+
+/// What became of a vote that came.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Counted {
+    /// It was given back, or never asked for.
+    No,
+    /// A newer one came before it.
+    Older,
+    /// It is what counts from now on.
+    Newest,
 }
 
 /// What a claim that has won knows of its lease.
@@ -51,11 +63,13 @@ pub(crate) struct Held {
     /// Whether all voters were told that it has won.
     pub(crate) told: bool,
     /// The stamp of the last message that went to all voters.
-    round: Instant,
+    pub(super) round: Instant,
     /// When the next such message goes out.
-    next_round: Instant,
+    pub(super) next_round: Instant,
     /// How long the vote asked for is to last beyond what renewal needs.
-    goal: Instant,
+    pub(super) goal: Instant,
+    /// It was renewed, and is worth a session.
+    pub(super) joins: bool,
 }
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -76,12 +90,12 @@ pub(crate) struct OwnClaim {
     is_try: bool,
     pub(crate) renews: bool,
     /// How long after one renewal the next goes out.
-    renew_every: Duration,
-    ballots: Vec<Ballot>,
-    last_stamp: Instant,
+    pub(crate) renew_every: Duration,
+    pub(super) ballots: Vec<Ballot>,
+    pub(super) last_stamp: Instant,
     /// How far a stamp was ever ahead of the clock: two stamps of one instant must differ. The
     /// lease is counted so much shorter.
-    ahead: Duration,
+    pub(super) ahead: Duration,
     /// How often it was sent to all voters again.
     repeats: u32,
     /// When a `try` claim is sent to all voters again.
@@ -102,6 +116,7 @@ impl OwnClaim {
             voter,
             since: Instant::ZERO,
             vote: None,
+            link: None,
             answer: Answer::Nothing,
             unanswered: 0,
             due: Instant::FAR,
@@ -137,6 +152,7 @@ impl OwnClaim {
         for ballot in &mut self.ballots {
             ballot.since = Instant::ZERO;
             ballot.vote = None;
+            ballot.link = None;
             ballot.answer = Answer::Nothing;
             ballot.unanswered = 0;
         }
@@ -148,45 +164,41 @@ impl OwnClaim {
             .position(|ballot| ballot.voter == *voter)
     }
 
-    /// Rule 10: keeps the newest vote that counts. Answers whether it is a turn that is better
-    /// given back than let run out: half an offer is left at the most, and asked again the voter
-    /// says that it is for no longer.
-    pub(crate) fn count(
-        &mut self,
-        now: Now,
-        at: usize,
-        vote: &Vote,
-        roster: &Roster,
-        jitter: &mut Jitter,
-    ) -> bool {
-        let ballot = &mut self.ballots[at];
-        let given_back = vote.stamp < ballot.since && !mistaken!(GivenBackVotesCount);
-        if given_back || vote.stamp > self.last_stamp {
-            return false;
-        }
+    /// Whether a vote is the one that counts already, told once more, and half an offer is left of
+    /// it at the most. Such a turn is better given back than let run out.
+    pub(crate) fn runs_out(&self, now: Now, at: usize, vote: &Vote, roster: &Roster) -> bool {
         let remains = vote.stamp.after(vote.ttl).since(now.mono);
-        let is_same = ballot.vote == Some((vote.stamp, vote.ttl));
-        let runs_out = is_same && remains <= roster.timing().offer / 2;
-        if ballot.vote.is_none_or(|(stamp, _)| vote.stamp >= stamp) {
-            let from = match mistaken!(ValidFromReceipt) {
-                true => now.mono,
-                false => vote.stamp,
-            };
-            let ttl = match mistaken!(VoteWithoutTtl) {
-                true => self.ttl,
-                false => vote.ttl,
-            };
-            ballot.vote = Some((from, ttl));
-        }
-        self.answer(now, at, Answer::Voted, roster, jitter);
-        runs_out && self.may_win()
+        let is_same = self.ballots[at].vote == Some((vote.stamp, vote.ttl));
+        is_same && remains <= roster.timing().offer / 2
     }
 
     /// Whether a majority of the voters answers, and so it wins when its turn has come. One that
     /// cannot win must let its turns run out, or it would hold up those behind it.
-    fn may_win(&self) -> bool {
+    pub(crate) fn may_win(&self) -> bool {
         let answers = self.ballots.iter().filter(|it| it.unanswered < 2).count();
         Tally::of(self.ballots.len(), answers, 0) == Tally::Won && !mistaken!(TurnsRunOut)
+    }
+
+    /// Rule 10: keeps the newest vote that counts. Answers whether this one does.
+    pub(crate) fn count(&mut self, now: Now, at: usize, vote: &Vote) -> Counted {
+        let ballot = &mut self.ballots[at];
+        let given_back = vote.stamp < ballot.since && !mistaken!(GivenBackVotesCount);
+        if given_back || vote.stamp > self.last_stamp {
+            return Counted::No;
+        }
+        if ballot.vote.is_some_and(|(stamp, _)| vote.stamp < stamp) {
+            return Counted::Older;
+        }
+        let from = match mistaken!(ValidFromReceipt) {
+            true => now.mono,
+            false => vote.stamp,
+        };
+        let ttl = match mistaken!(VoteWithoutTtl) {
+            true => self.ttl,
+            false => vote.ttl,
+        };
+        ballot.vote = Some((from, ttl));
+        Counted::Newest
     }
 
     /// Notes what a voter said, and when to ask it again.
@@ -195,9 +207,10 @@ impl OwnClaim {
         now: Now,
         at: usize,
         answer: Answer,
-        roster: &Roster,
+        (roster, links): (&Roster, &Links),
         jitter: &mut Jitter,
     ) {
+        let is_covered = self.is_covered(at, links);
         let slow = slow_pace(self.ttl, roster);
         let round = self.held.map(|held| held.round);
         let ballot = &mut self.ballots[at];
@@ -205,7 +218,7 @@ impl OwnClaim {
         ballot.unanswered = 0;
         let pace = match (answer, ballot.vote, round) {
             // Only the next round, unless the answer is to an earlier one.
-            (Answer::Voted, Some((stamp, _)), Some(round)) if stamp >= round => {
+            (Answer::Voted, Some((stamp, _)), Some(round)) if stamp >= round || is_covered => {
                 ballot.due = Instant::FAR;
                 return;
             }
@@ -223,11 +236,23 @@ impl OwnClaim {
         self.ballots[at].answer = Answer::Refused(reason);
     }
 
+    /// A voter is not asked again before then, or the next round.
+    pub(crate) fn rest(&mut self, at: usize, until: Instant) {
+        self.ballots[at].due = until;
+    }
+
     /// Rule 11: the newest instant that a majority of the key's voters have promised to reach,
     /// by the slowest clock that they may have; [`Instant::ZERO`] where no majority has promised.
-    pub(crate) fn promised(&self, roster: &Roster) -> Instant {
-        let votes = self.ballots.iter().filter_map(|ballot| ballot.vote);
-        let ends = votes.map(|(stamp, ttl)| stamp.after(roster.timing().at_least(ttl)));
+    pub(crate) fn promised(&self, roster: &Roster, links: &Links) -> Instant {
+        let ends = self.ballots.iter().filter_map(|ballot| {
+            let (stamp, ttl) = ballot.vote?;
+            let own = stamp.after(roster.timing().at_least(ttl));
+            let covered = match mistaken!(KeptCoversAll) {
+                true => links.any_end(&ballot.voter, roster),
+                false => ballot.link.and_then(|link| links.end(link, roster)),
+            };
+            Some(covered.map_or(own, |end| end.max(own)))
+        });
         let voters = match mistaken!(CountTheLiving) {
             true => self.answered(),
             false => self.ballots.len(),
@@ -269,6 +294,7 @@ impl OwnClaim {
             round,
             next_round,
             goal: Instant::ZERO,
+            joins: false,
         });
         self.deadline = None;
         for ballot in &mut self.ballots {
@@ -305,10 +331,13 @@ impl OwnClaim {
         now: Now,
         roster: &Roster,
         jitter: &mut Jitter,
+        links: &Links,
         out: &mut Effects,
     ) {
         match self.held {
-            Some(held) if now.mono >= held.next_round => self.tell_all(now, roster, jitter, out),
+            Some(held) if now.mono >= held.next_round => {
+                self.renew(now, roster, jitter, links, out);
+            }
             None if self.is_try && now.mono >= self.next_repeat => {
                 self.repeats = self.repeats.saturating_add(1);
                 self.send_to_all(now, roster, jitter, out);
@@ -321,51 +350,6 @@ impl OwnClaim {
                     self.send_to(now, at, roster, jitter, out);
                 }
             }
-        }
-    }
-
-    /// A voter that did not answer can be reached now.
-    pub(crate) fn ask_again(
-        &mut self,
-        now: Now,
-        voter: &NodeId,
-        roster: &Roster,
-        jitter: &mut Jitter,
-        out: &mut Effects,
-    ) {
-        let Some(at) = self.ballot_of(voter) else {
-            return;
-        };
-        let ballot = &self.ballots[at];
-        let round = self.held.map(|held| held.round);
-        let is_behind = match (round, ballot.vote) {
-            (Some(round), Some((stamp, _))) => stamp < round,
-            (Some(_), None) => true,
-            (None, _) => ballot.answer == Answer::Nothing,
-        };
-        if is_behind {
-            self.send_to(now, at, roster, jitter, out);
-        }
-    }
-
-    /// Sends the claim that has won to all voters: a renewal, or that it has won.
-    pub(crate) fn tell_all(
-        &mut self,
-        now: Now,
-        roster: &Roster,
-        jitter: &mut Jitter,
-        out: &mut Effects,
-    ) {
-        self.send_to_all(now, roster, jitter, out);
-        let (renews, every, round) = (self.renews, self.renew_every, self.last_stamp);
-        if let Some(held) = &mut self.held {
-            held.told = true;
-            held.round = round;
-            held.next_round = if renews {
-                now.mono.after(every)
-            } else {
-                Instant::FAR
-            };
         }
     }
 
@@ -398,7 +382,7 @@ impl OwnClaim {
         self.send(now, at, stamp, roster, jitter, out);
     }
 
-    fn send(
+    pub(super) fn send(
         &mut self,
         now: Now,
         at: usize,
@@ -408,6 +392,7 @@ impl OwnClaim {
         out: &mut Effects,
     ) {
         let ttl = self.wanted(now);
+        let joins = self.held.is_some_and(|held| held.joins);
         let ballot = &mut self.ballots[at];
         let claim = Claim {
             key: self.key.clone(),
@@ -418,6 +403,7 @@ impl OwnClaim {
             since: ballot.since,
             won: self.held.is_some(),
             is_try: self.is_try,
+            join: joins && self.renews && ttl == self.ttl,
         };
         out.send(&ballot.voter, Message::Claim(claim));
         let pace = soon_pace(self.ttl, roster, ballot.unanswered);
@@ -426,53 +412,13 @@ impl OwnClaim {
     }
 
     /// For how long the next claim asks.
-    fn wanted(&self, now: Now) -> Duration {
+    pub(super) fn wanted(&self, now: Now) -> Duration {
         match self.held {
             None => self.ttl,
             Some(_) if mistaken!(LeaseShrinks) => self.ttl / 2,
             Some(held) if self.renews => self.ttl.max(held.goal.since(now.mono)),
             Some(held) => held.end.since(now.mono),
         }
-    }
-
-    /// Asks for `extra` on top of what remains. Answers when the lease then ends at the least.
-    pub(crate) fn extend(
-        &mut self,
-        now: Now,
-        extra: Duration,
-        roster: &Roster,
-        jitter: &mut Jitter,
-        out: &mut Effects,
-    ) -> Result<Instant, ExtendError> {
-        let Some(held) = &mut self.held else {
-            return Err(ExtendError::NotHeld);
-        };
-        let max = roster.timing().max_ttl;
-        let ends = if self.renews {
-            held.valid_until
-        } else {
-            held.end
-        };
-        let remaining = ends.since(now.mono);
-        let wanted = remaining.saturating_add(extra);
-        if wanted > max {
-            return Err(ExtendError::TooLong {
-                remaining,
-                extra,
-                max,
-            });
-        }
-        if self.renews {
-            held.goal = now.mono.after(wanted);
-        } else {
-            held.end = now.mono.after(wanted);
-        }
-        let asked_for = self.wanted(now);
-        self.tell_all(now, roster, jitter, out);
-        Ok(self
-            .last_stamp
-            .after(roster.timing().at_least(asked_for))
-            .before(self.ahead))
     }
 
     pub(crate) fn release_all(&self, won: bool, out: &mut Effects) {
@@ -544,28 +490,10 @@ impl OwnClaim {
 
     /// A stamp newer than any sent. Where two fall on one instant the second is ahead of the
     /// clock, and the lease is counted so much shorter.
-    fn next_stamp(&mut self, now: Now) -> Instant {
+    pub(super) fn next_stamp(&mut self, now: Now) -> Instant {
         let stamp = now.mono.max(self.last_stamp.after(Duration::from_nanos(1)));
         self.ahead = self.ahead.max(stamp.since(now.mono));
         self.last_stamp = stamp;
         stamp
     }
-}
-
-/// How long to wait for an answer that has not come `unanswered` times: twice a round trip,
-/// doubled each time, never slower than the pace of those that wait.
-fn soon_pace(ttl: Duration, roster: &Roster, unanswered: u32) -> Duration {
-    let soon = roster.timing().round_trip * (2 << unanswered.min(6));
-    soon.min(slow_pace(ttl, roster))
-}
-
-/// Rule 14: every 50 round trips, at most a quarter of the ttl.
-fn slow_pace(ttl: Duration, roster: &Roster) -> Duration {
-    (roster.timing().round_trip * WAITING_ROUND_TRIPS).min(ttl / 4)
-}
-
-/// Up to a quarter shorter, so that those who began together do not stay together; never longer,
-/// since a pace is also a bound.
-fn jittered(pace: Duration, jitter: &mut Jitter) -> Duration {
-    pace - Duration::from_nanos(jitter.below(nanos(pace) / 4))
 }

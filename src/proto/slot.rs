@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::epoch::Epoch;
 use super::id::{ClaimId, Key};
 use super::message::Claim;
+use super::session::SessionNo;
 use super::time::Instant;
 
 /// A claim that waits, as a voter last heard of it.
@@ -71,11 +72,14 @@ pub(crate) struct GivenVote {
     pub(crate) stamp: Instant,
     /// The voter's clock when `stamp` came.
     pub(crate) heard: Instant,
-    /// When the voter may give it to another. It never moves back.
+    /// When the voter may give it to another, unless a session covers it for longer. It never
+    /// moves back.
     pub(crate) expires: Instant,
     /// When its holder was last asked whether it is still there; [`Instant::FAR`]: never.
     asked: Instant,
     pub(crate) won: bool,
+    /// Which session covers it, or has covered it.
+    pub(crate) session: SessionNo,
 }
 
 impl GivenVote {
@@ -88,6 +92,7 @@ impl GivenVote {
             expires,
             asked: Instant::FAR,
             won: to.won,
+            session: SessionNo::NONE,
         }
     }
 

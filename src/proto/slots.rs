@@ -25,10 +25,16 @@ const SAME_HASH_MAX: usize = 256;
 
 /// The place of a slot, from when its key is first voted for until nobody wants it any more. Then
 /// another key may get it.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) struct SlotAt(u32);
 
 impl SlotAt {
+    pub(crate) const FIRST: Self = Self(0);
+
+    pub(crate) fn next(self) -> Self {
+        Self(self.0.wrapping_add(1))
+    }
+
     fn room(self) -> usize {
         (self.0 / ROOM) as usize
     }
@@ -113,6 +119,11 @@ impl Slots {
             let slots = places.zip(&room.slots);
             slots.filter_map(|(at, slot)| Some((at, slot.as_ref()?)))
         })
+    }
+
+    /// Whether there are places from here on.
+    pub(crate) fn has_places_from(&self, at: SlotAt) -> bool {
+        at.room() < self.rooms.len()
     }
 
     /// The keys from this short hash on, and theirs, in the order of the hashes.

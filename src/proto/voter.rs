@@ -22,7 +22,8 @@ use super::message::{
 };
 use super::recovery::Recovery;
 use super::roster::{Roster, floor_of};
-use super::slot::{GivenVote, Heard};
+use super::session::{SessionNo, Sessions};
+use super::slot::{GivenVote, Heard, Slot};
 use super::slots::{SlotAt, Slots};
 use super::time::{Instant, Now};
 use super::view::View;
@@ -30,6 +31,8 @@ use super::voter_says::{count, is_gone, learn_won, send_stale, send_vote, send_w
 
 /// How many floors a voter keeps for the keys that have no slot: 32 KiB, for ever.
 pub const FLOORS: usize = 4_096;
+/// How many votes a call lets expire: where many expire at once, other work is done in between.
+pub(super) const EXPIRIES_MAX: usize = 1_000;
 
 /// What a voter may keep at the most.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -70,9 +73,10 @@ pub struct Voter {
     roster: Arc<Roster>,
     limits: Limits,
     pub(super) slots: Slots,
+    pub(super) sessions: Sessions,
     floors: Vec<Epoch>,
     /// While the voter has no memory, what it does about it.
-    recovery: Option<Recovery>,
+    pub(super) recovery: Option<Recovery>,
     /// Whether it was ever in quarantine: it may have forgotten something, then and for good.
     forgot: bool,
     /// Who is dead by gossip's word: advice.
@@ -97,6 +101,7 @@ impl Voter {
             roster,
             limits,
             slots: Slots::default(),
+            sessions: Sessions::new(nonce),
             floors: vec![Epoch::ZERO; limits.floors.max(1)],
             recovery: Some(recovery),
             forgot: false,
@@ -118,12 +123,12 @@ impl Voter {
         }
         let entry = Heard::new(now.mono, msg, self.roster.timing().max_ttl);
         let Some((at, slot)) = at.and_then(|at| Some((at, self.slots.get(at)?))) else {
-            return self.vote_for_first(now, &msg.key, entry, out);
+            return self.vote_for_first(now, &msg.key, entry, msg.join, out);
         };
         if slot.vote.claim != msg.claim {
             self.wait_or_stale(now, at, entry, out);
         } else if msg.since <= slot.vote.stamp {
-            self.renew(now, at, &entry, out);
+            self.renew(now, at, &entry, msg.join, out);
         } else {
             self.take_back(now, at, entry, out);
         }
@@ -165,6 +170,7 @@ impl Voter {
                 self.end_vote(now, at, out);
             }
         }
+        self.sessions.end_earlier(node, incarnation);
     }
 
     /// Gossip's word on who is dead: those leave the queues sooner. Nothing else follows from it.
@@ -227,10 +233,20 @@ impl Voter {
             recovery.handle_timeout(now, out);
         }
         self.finish_recovery(out);
-        while let Some((due, at)) = self.slots.first_due()
-            && due <= now.mono
-        {
-            self.end_vote(now, at, out);
+        self.sessions.end_those_due(now);
+        for _ in 0..EXPIRIES_MAX {
+            let Some((due, at)) = self.slots.first_due() else {
+                return;
+            };
+            if due > now.mono {
+                return;
+            }
+            let expires = self.expires(at);
+            if now.mono < expires {
+                self.slots.lengthen(at, expires);
+            } else {
+                self.end_vote(now, at, out);
+            }
         }
     }
 
@@ -239,7 +255,10 @@ impl Voter {
     pub fn next_timeout(&self) -> Option<Instant> {
         let expiry = self.slots.first_due().map(|(due, _)| due);
         let recovery = self.recovery.as_ref().map(Recovery::next_timeout);
-        [expiry, recovery].into_iter().flatten().min()
+        [expiry, self.sessions.first_due(), recovery]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Until when this voter abstains at the latest but for a second; `None` once it votes.
@@ -258,6 +277,12 @@ impl Voter {
     #[must_use]
     pub fn slots(&self) -> usize {
         self.slots.len()
+    }
+
+    /// How many sessions cover votes here.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
     }
 
     /// How many claims wait here, over all keys.
@@ -279,11 +304,8 @@ impl Voter {
     #[must_use]
     pub fn report(&self, now: Now, nonce: u64, key: &Key) -> Report {
         let fence = self.fence(key);
-        let Some(slot) = self
-            .slots
-            .of(key)
-            .filter(|slot| slot.vote.expires > now.mono)
-        else {
+        let expires = |slot: &Slot| self.expires_of(&slot.vote);
+        let Some(slot) = self.slots.of(key).filter(|slot| expires(slot) > now.mono) else {
             return Report {
                 nonce,
                 vote: None,
@@ -296,7 +318,7 @@ impl Voter {
             claim: slot.vote.claim.clone(),
             epoch: slot.vote.epoch,
             won: slot.vote.won,
-            remaining: slot.vote.expires.since(now.mono),
+            remaining: expires(slot).since(now.mono),
         };
         let waiters = slot.queue().iter().take(REPORTED_WAITERS_MAX);
         let waiters = waiters
@@ -319,8 +341,9 @@ impl Voter {
     /// that they are dead.
     fn settled(&mut self, now: Now, key: &Key, out: &mut Effects) -> Option<SlotAt> {
         let at = self.slots.find(key)?;
+        let expires = self.expires(at);
         let slot = self.slots.get_mut(at)?;
-        if now.mono >= slot.vote.expires {
+        if now.mono >= expires {
             self.end_vote(now, at, out);
         } else {
             let dead = &self.dead;
@@ -353,8 +376,8 @@ impl Voter {
         full.then_some(RefuseReason::Limit)
     }
 
-    /// Rule 1, for the claim that has the vote.
-    fn renew(&mut self, now: Now, at: SlotAt, entry: &Heard, out: &mut Effects) {
+    /// Rule 1, for the claim that has the vote, and rule 18.
+    fn renew(&mut self, now: Now, at: SlotAt, entry: &Heard, join: bool, out: &mut Effects) {
         let poke = self.roster.timing().poke;
         let Some(slot) = self.slots.get_mut(at) else {
             return;
@@ -362,9 +385,10 @@ impl Voter {
         let is_alone = slot.queue().is_empty();
         let vote = &mut slot.vote;
         vote.won |= entry.won;
+        let is_newer = entry.stamp > vote.stamp;
         // A vote that has not won is never lengthened while others wait: its holder may be one
         // that cannot win.
-        if (vote.won || is_alone) && entry.stamp > vote.stamp {
+        if (vote.won || is_alone) && is_newer {
             vote.stamp = entry.stamp;
             vote.heard = now.mono;
             let expires = match mistaken!(LeaseShrinks) {
@@ -373,10 +397,14 @@ impl Voter {
             };
             self.slots.lengthen(at, expires);
         }
+        if join && entry.won && is_newer {
+            self.cover(now, at, entry.ttl);
+        }
         let Some(slot) = self.slots.get_mut(at) else {
             return;
         };
-        send_vote(slot, false, out);
+        let covered = self.sessions.name_of(now, slot.vote.session);
+        send_vote(slot, covered, false, out);
         if entry.won {
             learn_won(now, slot, poke, out);
         }
@@ -418,24 +446,29 @@ impl Voter {
         let rested = slot.vote.is_rested(now.mono, poke);
         if (!slot.vote.won || silent) && rested || slot.wants_back() {
             slot.vote.note_asked(now.mono);
-            send_vote(slot, true, out);
+            let covered = self.sessions.name_of(now, slot.vote.session);
+            send_vote(slot, covered, true, out);
         }
     }
 
-    /// Rules 3 and 4, for a claim that comes while no vote is out.
-    fn vote_for_first(&mut self, now: Now, key: &Key, entry: Heard, out: &mut Effects) {
+    /// Rules 3 and 4, for a claim that comes while no vote is out, and rule 18.
+    fn vote_for_first(&mut self, now: Now, key: &Key, entry: Heard, join: bool, out: &mut Effects) {
         let poke = self.roster.timing().poke;
         let fence = self.floors[floor_of(key, self.floors.len())];
         if entry.is_below(fence) {
             return send_stale(&entry, fence, out);
         }
-        let expires = now.mono.after(entry.ttl);
+        let (expires, ttl, won) = (now.mono.after(entry.ttl), entry.ttl, entry.won);
         let vote = GivenVote::new(entry, expires);
         let at = self.slots.open(key.clone(), fence, vote);
+        if join && won {
+            self.cover(now, at, ttl);
+        }
         let Some(slot) = self.slots.get_mut(at) else {
             return;
         };
-        send_vote(slot, false, out);
+        let covered = self.sessions.name_of(now, slot.vote.session);
+        send_vote(slot, covered, false, out);
         if slot.vote.won {
             learn_won(now, slot, poke, out);
         }
@@ -458,6 +491,8 @@ impl Voter {
         let Some(slot) = self.slots.get_mut(at) else {
             return;
         };
+        self.sessions.uncover(slot.vote.session, &slot.vote.claim);
+        slot.vote.session = SessionNo::NONE;
         let dead = &self.dead;
         if mistaken!(SkipInsteadOfDrop) && !slot.skip(|it| is_gone(now, it, dead)) {
             return self.slots.forget_due(at);
@@ -484,7 +519,7 @@ impl Voter {
         let Some(slot) = self.slots.get_mut(at) else {
             return;
         };
-        send_vote(slot, false, out);
+        send_vote(slot, None, false, out);
         if slot.vote.won {
             learn_won(now, slot, poke, out);
         }

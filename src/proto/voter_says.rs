@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::epoch::Epoch;
 use super::event::Effects;
 use super::id::{ClaimId, NodeId};
-use super::message::{HolderWon, Message, Stale, Vote, Wait};
+use super::message::{HolderWon, Message, SessionId, Stale, Vote, Wait};
 use super::slot::{Heard, Slot};
 use super::time::Now;
 
@@ -35,7 +35,7 @@ pub(crate) fn learn_won(now: Now, slot: &mut Slot, poke: Duration, out: &mut Eff
     }
 }
 
-pub(crate) fn send_vote(slot: &Slot, ask: bool, out: &mut Effects) {
+pub(crate) fn send_vote(slot: &Slot, covered: Option<SessionId>, ask: bool, out: &mut Effects) {
     let given = &slot.vote;
     let vote = Vote {
         key: slot.key.clone(),
@@ -44,6 +44,7 @@ pub(crate) fn send_vote(slot: &Slot, ask: bool, out: &mut Effects) {
         ttl: given.expires.since(given.heard),
         back: slot.wants_back(),
         ask,
+        covered,
     };
     out.send(&given.claim.node, Message::Vote(vote));
 }

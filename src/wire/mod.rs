@@ -157,6 +157,10 @@ pub struct Traffic {
     pub messages_in: u64,
     /// Questions of observers that were answered.
     pub answers: u64,
+    /// How often a voter has kept what a session of this node covers.
+    pub sessions_kept: u64,
+    /// How often a voter has said that a session of this node is over.
+    pub sessions_over: u64,
     /// What was dropped, by reason.
     pub dropped: BTreeMap<DropReason, u64>,
 }

@@ -13,6 +13,7 @@ mod gossip;
 mod guard;
 mod l1;
 mod look;
+mod many;
 mod requests;
 mod rolling;
 mod strangers;

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use lockmesh::proto::digest::{Digest, PARTS, Part};
 use lockmesh::proto::epoch::Epoch;
 use lockmesh::proto::id::{ClaimId, Incarnation, KEY_BYTES_MAX, Key, NODE_ID_BYTES_MAX, NodeId};
 use lockmesh::proto::message::{
-    Claim, HolderWon, Inspect, Memory, Message, Outdated, REPORTED_WAITERS_MAX, Recall, Refuse,
-    RefuseReason, Release, Report, ReportedVote, ReportedWaiter, Stale, Vote, Wait,
+    Claim, HolderWon, Inspect, KeepAlive, Kept, Memory, Message, Outdated, REPORTED_WAITERS_MAX,
+    Recall, Refuse, RefuseReason, Release, Report, ReportedVote, ReportedWaiter, SessionId, Stale,
+    Vote, Wait,
 };
 use lockmesh::proto::roster::RosterTag;
 use lockmesh::proto::time::Instant;
@@ -126,38 +128,70 @@ fn any_report() -> impl Strategy<Value = Message> {
     )
 }
 
-/// Messages, those that name a claim with a claim id from `claims`.
-pub(crate) fn any_message_about(
-    claims: impl Strategy<Value = ClaimId> + Clone + 'static,
-) -> impl Strategy<Value = Message> {
-    let flags = (any::<bool>(), any::<bool>());
-    let claim = (
+fn session_id() -> impl Strategy<Value = SessionId> {
+    (number(), any::<u32>()).prop_map(|(nonce, number)| SessionId { nonce, number })
+}
+
+fn any_digest() -> impl Strategy<Value = Digest> {
+    let part = (any::<u32>(), any::<u32>()).prop_map(|(count, sum)| Part { count, sum });
+    prop::array::uniform::<_, PARTS>(part).prop_map(|parts| Digest { parts })
+}
+
+fn any_keep_alive() -> impl Strategy<Value = Message> {
+    (session_id(), instant(), any_digest()).prop_map(|(session, stamp, covered)| {
+        Message::KeepAlive(Box::new(KeepAlive {
+            session,
+            stamp,
+            covered,
+        }))
+    })
+}
+
+fn any_kept() -> impl Strategy<Value = Message> {
+    let ttl = proptest::option::of(span());
+    (session_id(), instant(), ttl, any::<u16>()).prop_map(|(session, stamp, ttl, lacks)| {
+        Message::Kept(Kept {
+            session,
+            stamp,
+            ttl,
+            lacks,
+        })
+    })
+}
+
+fn any_claim(claims: impl Strategy<Value = ClaimId> + 'static) -> impl Strategy<Value = Message> {
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+    (
         any_key(),
-        claims.clone(),
+        claims,
         epoch(),
         span(),
         instant(),
         instant(),
         flags,
-    );
-    let vote = (any_key(), claims.clone(), instant(), span(), flags);
-    let holder = (any_claim_id(), epoch(), holder_won(), any::<u32>());
-    let wait = (any_key(), claims.clone(), holder);
-    let memory = (number(), epoch(), flags, incarnation());
-    prop_oneof![
-        claim.prop_map(|(key, claim, epoch, ttl, stamp, since, (won, is_try))| {
-            Message::Claim(Claim {
-                key,
-                claim,
-                epoch,
-                ttl,
-                stamp,
-                since,
-                won,
-                is_try,
-            })
-        }),
-        vote.prop_map(|(key, claim, stamp, ttl, (back, ask))| {
+    )
+        .prop_map(
+            |(key, claim, epoch, ttl, stamp, since, (won, is_try, join))| {
+                Message::Claim(Claim {
+                    key,
+                    claim,
+                    epoch,
+                    ttl,
+                    stamp,
+                    since,
+                    won,
+                    is_try,
+                    join,
+                })
+            },
+        )
+}
+
+fn any_vote(claims: impl Strategy<Value = ClaimId> + 'static) -> impl Strategy<Value = Message> {
+    let flags = (any::<bool>(), any::<bool>());
+    let covered = proptest::option::of(session_id());
+    (any_key(), claims, instant(), span(), flags, covered).prop_map(
+        |(key, claim, stamp, ttl, (back, ask), covered)| {
             Message::Vote(Vote {
                 key,
                 claim,
@@ -165,8 +199,23 @@ pub(crate) fn any_message_about(
                 ttl,
                 back,
                 ask,
+                covered,
             })
-        }),
+        },
+    )
+}
+
+/// Messages, those that name a claim with a claim id from `claims`.
+pub(crate) fn any_message_about(
+    claims: impl Strategy<Value = ClaimId> + Clone + 'static,
+) -> impl Strategy<Value = Message> {
+    let flags = (any::<bool>(), any::<bool>());
+    let holder = (any_claim_id(), epoch(), holder_won(), any::<u32>());
+    let wait = (any_key(), claims.clone(), holder);
+    let memory = (number(), epoch(), flags, incarnation());
+    prop_oneof![
+        any_claim(claims.clone()),
+        any_vote(claims.clone()),
         wait.prop_map(|(key, claim, (holder, epoch, won, ahead))| {
             Message::Wait(Wait {
                 key,
@@ -195,6 +244,8 @@ pub(crate) fn any_message_about(
         incarnation().prop_map(|seen| Message::Outdated(Outdated { seen })),
         (number(), any_key()).prop_map(|(nonce, key)| Message::Inspect(Inspect { nonce, key })),
         any_report(),
+        any_keep_alive(),
+        any_kept(),
     ]
 }
 
@@ -227,6 +278,8 @@ pub(crate) fn largest_messages() -> Vec<Message> {
     };
     let (epoch, stamp, nonce) = (Epoch::new(u64::MAX), Instant::FAR, u64::MAX);
     let ttl = Duration::MAX;
+    let number = u32::MAX;
+    let session = SessionId { nonce, number };
     vec![
         Message::Claim(Claim {
             key: key.clone(),
@@ -237,6 +290,7 @@ pub(crate) fn largest_messages() -> Vec<Message> {
             since: stamp,
             won: true,
             is_try: true,
+            join: true,
         }),
         Message::Vote(Vote {
             key: key.clone(),
@@ -245,6 +299,7 @@ pub(crate) fn largest_messages() -> Vec<Message> {
             ttl,
             back: true,
             ask: true,
+            covered: Some(session),
         }),
         Message::Wait(Wait {
             key: key.clone(),
@@ -278,7 +333,34 @@ pub(crate) fn largest_messages() -> Vec<Message> {
         Message::Outdated(Outdated { seen: incarnation }),
         Message::Inspect(Inspect { nonce, key }),
         largest_report(claim, epoch),
+        largest_keep_alive(session),
+        largest_kept(session),
     ]
+}
+
+fn largest_kept(session: SessionId) -> Message {
+    Message::Kept(Kept {
+        session,
+        stamp: Instant::FAR,
+        ttl: Some(Duration::MAX),
+        lacks: u16::MAX,
+    })
+}
+
+fn largest_keep_alive(session: SessionId) -> Message {
+    let part = Part {
+        count: u32::MAX,
+        sum: u32::MAX,
+    };
+    let stamp = Instant::FAR;
+    let covered = Digest {
+        parts: [part; PARTS],
+    };
+    Message::KeepAlive(Box::new(KeepAlive {
+        session,
+        stamp,
+        covered,
+    }))
 }
 
 fn largest_report(claim: ClaimId, epoch: Epoch) -> Message {

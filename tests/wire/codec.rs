@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::mem::discriminant;
 use std::time::Duration;
 
-use lockmesh::proto::message::{Message, REPORTED_WAITERS_MAX};
+use lockmesh::proto::digest::{Digest, Part};
+use lockmesh::proto::message::{KeepAlive, Kept, Message, REPORTED_WAITERS_MAX, SessionId};
+use lockmesh::proto::time::Instant;
 use lockmesh::wire::codec::{pack, unpack};
 use lockmesh::wire::{ClusterKey, DATAGRAM_BYTES_MAX, DropReason, Head, Seal};
 use proptest::collection::vec;
@@ -47,12 +49,12 @@ fn every_message_at_its_largest_fits_into_a_sealed_datagram() {
                 Message::Claim(_) | Message::Vote(_) | Message::Wait(_) | Message::Stale(_) => {}
                 Message::Refuse(_) | Message::Release(_) | Message::Recall(_) => {}
                 Message::Memory(_) | Message::Outdated(_) | Message::Inspect(_) => {}
-                Message::Report(_) => {}
+                Message::Report(_) | Message::KeepAlive(_) | Message::Kept(_) => {}
             }
             format!("{:?}", discriminant(message))
         })
         .collect();
-    assert_eq!(kinds.len(), 11);
+    assert_eq!(kinds.len(), 13);
     for message in messages {
         let packed = pack(&head, std::slice::from_ref(&message), sealed_budget());
         assert_eq!(
@@ -95,7 +97,7 @@ fn a_report_of_too_many_waiters_is_undecodable() {
     let head = largest_head();
     let messages = largest_messages();
     let Message::Report(mut report) = messages[10].clone() else {
-        panic!("the last of the largest is a report");
+        panic!("the eleventh of the largest is a report");
     };
     report.waiters.push(report.waiters[0].clone());
     assert!(report.waiters.len() > REPORTED_WAITERS_MAX);
@@ -119,6 +121,44 @@ fn a_report_of_too_many_waiters_is_undecodable() {
     }
 }
 
+/// What another build has written must be read: these bytes change with the protocol's version and
+/// with nothing else.
+#[test]
+fn the_messages_of_sessions_have_the_bytes_that_they_had() {
+    let (session, stamp) = (
+        SessionId {
+            nonce: 7,
+            number: 300,
+        },
+        Instant::from_nanos(9),
+    );
+    let mut covered = Digest::default();
+    covered.parts[1] = Part {
+        count: 2,
+        sum: 0x0102_0304,
+    };
+    let keep_alive = Message::KeepAlive(Box::new(KeepAlive {
+        session,
+        stamp,
+        covered,
+    }));
+    let head = [11, 7, 251, 44, 1, 9];
+    let parts = [&[0, 0, 2, 252, 4, 3, 2, 1][..], &[0; 28]].concat();
+    assert_eq!(bytes_of(&keep_alive), [&head[..], &parts].concat());
+    let kept = |ttl| {
+        bytes_of(&Message::Kept(Kept {
+            session,
+            stamp,
+            ttl,
+            lacks: 5,
+        }))
+    };
+    let head = [12, 7, 251, 44, 1, 9];
+    assert_eq!(kept(None), [&head[..], &[0, 5]].concat());
+    let three_seconds = Some(Duration::from_secs(3));
+    assert_eq!(kept(three_seconds), [&head[..], &[1, 3, 0, 5]].concat());
+}
+
 #[test]
 fn a_span_that_overflows_is_an_error_and_no_panic() {
     let head = largest_head();
@@ -126,9 +166,10 @@ fn a_span_that_overflows_is_an_error_and_no_panic() {
         panic!("the second of the largest is a vote");
     };
     vote.ttl = Duration::new(u64::MAX, 999_999_999);
+    vote.covered = None;
     let body = body_of(&head, &[Message::Vote(vote)]);
-    // The nanoseconds stand before `back` and `ask`, as a marker and four bytes.
-    let at = body.len() - 2 - 4;
+    // The nanoseconds stand before `back`, `ask` and `covered`, as a marker and four bytes.
+    let at = body.len() - 3 - 4;
     assert_eq!(body[at..at + 4], 999_999_999_u32.to_le_bytes());
     for nanos in [1_000_000_000, u32::MAX] {
         let mut hostile = body.clone();

@@ -177,6 +177,7 @@ pub(crate) fn claim_message(claim: ClaimId) -> Message {
         since: Instant::ZERO,
         won: false,
         is_try: false,
+        join: false,
     })
 }
 
@@ -200,6 +201,7 @@ fn answers(claim: &ClaimId) -> [Message; 3] {
             ttl,
             back: false,
             ask: false,
+            covered: None,
         }),
         Message::Wait(Wait {
             key: key(),

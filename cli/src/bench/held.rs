@@ -119,6 +119,7 @@ fn claims(
             since: Instant::ZERO,
             won: false,
             is_try: false,
+            join: false,
         }));
     }
     let head = Head {
@@ -185,6 +186,8 @@ pub(crate) async fn kept(setup: Setup) -> anyhow::Result<Kept> {
     while let Some(ended) = running.join_next().await {
         guards.extend(ended??);
     }
+    // The first renewal of each lock is one of its own: by then all are past it.
+    tokio::time::sleep(TTL).await;
     let sent = || cluster.mesh.status().traffic.datagrams_out;
     let (before, began) = (sent(), std::time::Instant::now());
     // Every lease is renewed several times meanwhile.

@@ -47,6 +47,16 @@ pub(crate) fn scopes() -> Vec<Scope> {
         scope("doubles", &[1, 0], Begins::Asked, 0, 0, true),
         scope("leases run out", &[1, 0], Begins::Owned, 3, 0, false),
         scope("a voter forgets", &[1, 0], Begins::Owned, 4, 1, false),
+        scope("a session", &[1, 0], Begins::Covered, 4, 0, false),
+        scope("a session, doubles", &[1, 0], Begins::Covered, 4, 0, true),
+        scope(
+            "a session is forgotten",
+            &[1, 0],
+            Begins::Covered,
+            5,
+            1,
+            false,
+        ),
         scope("three claims", &[1, 0, 2], Begins::Owned, 1, 0, false),
     ]
 }
@@ -59,6 +69,9 @@ pub(crate) enum Begins {
     /// The first owns the key by two votes; its claim to the third voter is still on its way. The
     /// others may ask at any time.
     Owned,
+    /// So it does, and half a lease later it was renewed: those two votes are covered by sessions,
+    /// and these were kept. Its claim to the third voter is on its way.
+    Covered,
     /// So it did, and died. Then a voter that had voted for it forgot, and came back with its
     /// wall clock set back by half a lease. Its quarantine is over; the other voters sleep, and
     /// have not noticed yet that the lease is over.

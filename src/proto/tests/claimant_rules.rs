@@ -165,7 +165,7 @@ fn rule_12_an_owner_that_nobody_asked_tells_with_its_first_renewal() {
     let said = asker.runs(5_000);
     // A third of ten seconds after the grant, to all.
     assert_eq!(said[0].0, 3_444);
-    assert_eq!(said[0].1, "v1 Claim #1 w100 3444+10000 won");
+    assert_eq!(said[0].1, "v1 Claim #1 w100 3444+10000 won join");
     assert_eq!(to("v2", &said)[0].0, 3_444);
     assert_eq!(to("v3", &said)[0].0, 3_444);
 }

@@ -17,6 +17,8 @@ mod recovery_rules;
 mod reports;
 mod requests;
 mod rosters;
+mod session_claimant;
+mod session_voter;
 mod voter_rules;
 mod waiting_rules;
 
@@ -24,10 +26,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::claimant::{Claimant, Request};
+use super::digest::Digest;
 use super::epoch::Epoch;
 use super::event::{Effects, Event, Ticket};
 use super::id::{ClaimId, Incarnation, Key, NodeId};
-use super::message::{Claim, HolderWon, Message, Refuse, RefuseReason, Release, Stale, Vote, Wait};
+use super::message::{
+    Claim, HolderWon, KeepAlive, Kept, Message, Refuse, RefuseReason, Release, SessionId, Stale,
+    Vote, Wait,
+};
 use super::roster::{Roster, Timing};
 use super::time::{Instant, Now, nanos};
 use super::view::View;
@@ -94,11 +100,32 @@ fn claim(name: &str, epoch: u64, stamp_ms: u64) -> Claim {
         since: Instant::ZERO,
         won: false,
         is_try: false,
+        join: false,
     }
 }
 
 fn won(claim: Claim) -> Claim {
     Claim { won: true, ..claim }
+}
+
+/// A renewal that asks for a session.
+fn joining(claim: Claim) -> Claim {
+    Claim {
+        join: true,
+        ..won(claim)
+    }
+}
+
+/// The session with this number of the voter that [`Booth`] and [`Asker`] know.
+fn session(number: u32) -> SessionId {
+    SessionId { nonce: 7, number }
+}
+
+/// A digest of claims with these numbers.
+fn digest(seqs: impl IntoIterator<Item = u64>) -> Digest {
+    let mut digest = Digest::default();
+    seqs.into_iter().for_each(|seq| digest.add(seq));
+    digest
 }
 
 fn release(name: &str, won: bool) -> Release {
@@ -150,13 +177,24 @@ fn line(to: &NodeId, message: &Message) -> String {
                 Instant::ZERO => String::new(),
                 since => format!(" since {}", reading(since)),
             };
-            let flags = [flag(m.won, "won"), flag(m.is_try, "try")].concat();
+            let flags = [
+                flag(m.won, "won"),
+                flag(m.is_try, "try"),
+                flag(m.join, "join"),
+            ]
+            .concat();
             let (seq, stamp) = (m.claim.seq, reading(m.stamp));
             format!("{to} Claim #{seq} {epoch} {stamp}+{ttl}{since}{flags}")
         }
         Message::Vote(m) => {
             let flags = [flag(m.back, "back"), flag(m.ask, "ask")].concat();
-            format!("{to} Vote {}+{}{flags}", reading(m.stamp), span(m.ttl))
+            let covered = m.covered.map(|by| format!(" by S{}", by.number));
+            let covered = covered.unwrap_or_default();
+            format!(
+                "{to} Vote {}+{}{flags}{covered}",
+                reading(m.stamp),
+                span(m.ttl)
+            )
         }
         Message::Wait(m) => {
             let won = match m.won {
@@ -170,6 +208,18 @@ fn line(to: &NodeId, message: &Message) -> String {
         Message::Refuse(m) => format!("{to} Refuse {:?}", m.reason),
         Message::Release(m) => format!("{to} Release #{}{}", m.claim.seq, flag(m.won, "won")),
         Message::Recall(_) => format!("{to} Recall"),
+        Message::KeepAlive(m) => {
+            let covered: u32 = m.covered.parts.iter().map(|part| part.count).sum();
+            let (number, stamp) = (m.session.number, reading(m.stamp));
+            format!("{to} KeepAlive S{number} {stamp} of {covered}")
+        }
+        Message::Kept(m) => {
+            let lasts = m
+                .ttl
+                .map(|ttl| format!("{}+{}", reading(m.stamp), span(ttl)));
+            let lasts = lasts.unwrap_or_else(|| "over".to_owned());
+            format!("{to} Kept S{} {lasts}", m.session.number)
+        }
         other => format!("{to} {other:?}"),
     }
 }
@@ -246,6 +296,17 @@ impl Booth {
 
     fn wakes(&mut self, at_ms: u64) -> Vec<String> {
         self.does(|voter, out| voter.handle_timeout(at(at_ms), out))
+    }
+
+    /// Node `from` says that the session covers claims with these numbers.
+    fn is_kept(&mut self, at_ms: u64, from: &str, number: u32, covered: Digest) -> Vec<String> {
+        let keep = KeepAlive {
+            session: session(number),
+            stamp: instant(at_ms),
+            covered,
+        };
+        let (from, life) = (node(from), Incarnation::new(1));
+        self.does(|voter, out| voter.handle_keep_alive(at(at_ms), &from, life, &keep, out))
     }
 
     fn fence(&self) -> u64 {
@@ -343,6 +404,7 @@ fn vote(seq: u64, stamp: Instant, ttl_ms: u64) -> Vote {
         ttl: ms(ttl_ms),
         back: false,
         ask: false,
+        covered: None,
     }
 }
 

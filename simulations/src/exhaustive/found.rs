@@ -1,0 +1,63 @@
+//! Runs a search, and tells what it came to.
+
+use std::time::Duration;
+
+use stateright::{Checker, HasDiscoveries, Model};
+
+use super::{Action, Scope, Search};
+
+/// What a search came to.
+#[derive(Clone, Debug, serde::Serialize)]
+pub(crate) struct Found {
+    pub(crate) scope: &'static str,
+    /// Different states that were seen.
+    pub(crate) states: usize,
+    pub(crate) depth: usize,
+    /// Whether that is all there are within the scope.
+    pub(crate) exhausted: bool,
+    pub(crate) seconds: f64,
+    /// The law that was broken, and the way there.
+    pub(crate) broken: Option<(&'static str, Vec<String>)>,
+    /// Whether all claims owned the key in turn in some state.
+    pub(crate) all_served: bool,
+}
+
+/// Searches a scope, at most so long and so many states.
+pub(crate) fn search(scope: &Scope, patience: Duration, states_max: usize) -> Found {
+    let begun = std::time::Instant::now();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let checker = Search::new(scope.clone())
+        .checker()
+        .threads(cores)
+        .timeout(patience)
+        .target_state_count(states_max)
+        .finish_when(HasDiscoveries::AnyFailures)
+        .spawn_bfs()
+        .join();
+    let discoveries = checker.discoveries();
+    let broken = discoveries.get("M1 to M4").map(|path| {
+        let law = path.last_state().broken.unwrap_or("M1");
+        let actions = path.clone().into_actions();
+        (law, actions.iter().map(words_of).collect())
+    });
+    let took = begun.elapsed();
+    Found {
+        scope: scope.name,
+        states: checker.unique_state_count(),
+        depth: checker.max_depth(),
+        exhausted: broken.is_none() && took < patience && checker.state_count() < states_max,
+        seconds: took.as_secs_f64(),
+        broken,
+        all_served: discoveries.contains_key("all own it in turn"),
+    }
+}
+
+fn words_of(action: &Action) -> String {
+    match action {
+        Action::Read(envelope) => format!(
+            "n{} -> n{}: {:?}",
+            envelope.from, envelope.to, envelope.message
+        ),
+        other => format!("{other:?}"),
+    }
+}

@@ -1,0 +1,405 @@
+//! Rules 18, 20 and 22: a claimant's sessions, and voters that refuse it.
+
+use super::super::claimant::WORK_MAX;
+use super::super::claimant_keeps::AGAIN_MAX;
+use super::claimant_rules::{holding, to};
+use super::*;
+
+/// When the lease of [`holding`] is renewed first.
+const ROUND: u64 = 3_444;
+
+fn covered(stamp_ms: u64, number: u32) -> Message {
+    Message::Vote(Vote {
+        covered: Some(session(number)),
+        ..vote(1, instant(stamp_ms), 10_000)
+    })
+}
+
+fn kept_by(number: u32, stamp_ms: u64, ttl_ms: u64) -> Kept {
+    Kept {
+        session: session(number),
+        stamp: instant(stamp_ms),
+        ttl: Some(ms(ttl_ms)),
+        lacks: 0,
+    }
+}
+
+fn is_over(number: u32) -> Kept {
+    Kept {
+        ttl: None,
+        ..kept_by(number, 0, 0)
+    }
+}
+
+impl Asker {
+    fn is_told(&mut self, at_ms: u64, from: &str, kept: Kept) {
+        self.claimant.handle_kept(at(at_ms), &node(from), &kept);
+    }
+}
+
+/// A lease that was renewed at [`ROUND`], and is covered by session 1 of each of three voters. All
+/// three have kept it at 3,460.
+fn covered_by_three() -> Asker {
+    let mut asker = holding(Asker::request());
+    asker.hears(120, "v3", voted(100, 10_000));
+    let round = asker.wakes(ROUND);
+    let joins = ["v1", "v2", "v3"].map(|v| format!("{v} Claim #1 w100 3444+10000 won join"));
+    assert_eq!(round, joins);
+    for voter in ["v1", "v2", "v3"] {
+        asker.hears(3_450, voter, covered(3_444, 1));
+    }
+    let keeps = ["v1", "v2", "v3"].map(|v| format!("{v} KeepAlive S1 3460 of 1"));
+    assert_eq!(asker.wakes(3_460), keeps);
+    for voter in ["v1", "v2", "v3"] {
+        asker.is_told(3_470, voter, kept_by(1, 3_460, 10_000));
+    }
+    asker
+}
+
+#[test]
+fn rule_18_only_renewals_of_leases_that_renew_themselves_ask_for_a_session() {
+    let mut asker = holding(Asker::request());
+    // That it has won is no renewal.
+    let told = asker.hears(120, "v3", waits(HolderWon::No));
+    assert!(told.iter().all(|line| line.ends_with("won")), "{told:?}");
+    assert_eq!(told.len(), 3);
+    let once = Request {
+        renews: false,
+        ..Asker::request()
+    };
+    let said = holding(once).runs(20_000);
+    assert!(said.iter().all(|(_, line)| !line.contains("join")));
+}
+
+#[test]
+fn rule_20_one_answer_of_each_voter_renews_what_it_covers() {
+    let mut asker = covered_by_three();
+    // Nothing is sent for the claim any more, in its rounds it is only looked at.
+    let said = asker.runs(6_778);
+    assert_eq!(said, [(6_778, "Renewed until 13360".to_owned())]);
+    let keeps = asker.runs(6_800);
+    let lines: Vec<&str> = keeps.iter().map(|(_, line)| line.as_str()).collect();
+    let sent = ["v1", "v2", "v3"].map(|v| format!("{v} KeepAlive S1 6794 of 1"));
+    assert_eq!(lines, sent);
+    asker.is_told(6_800, "v1", kept_by(1, 6_794, 10_000));
+    asker.is_told(6_800, "v2", kept_by(1, 6_794, 10_000));
+    let said = asker.runs(10_112);
+    assert!(
+        said.contains(&(10_112, "Renewed until 16694".to_owned())),
+        "{said:?}"
+    );
+    assert_eq!(asker.held(16_693).as_deref(), Some("16694"));
+    assert_eq!(asker.held(16_694), None);
+}
+
+#[test]
+fn rule_20_it_counts_from_the_stamp_and_less_the_drift() {
+    let mut asker = holding(Asker::request());
+    asker.wakes(ROUND);
+    for voter in ["v1", "v2"] {
+        asker.hears(3_450, voter, covered(3_444, 1));
+    }
+    asker.wakes(3_460);
+    for voter in ["v1", "v2"] {
+        asker.is_told(9_000, voter, kept_by(1, 3_460, 20_000));
+    }
+    let said = asker.wakes(9_001);
+    assert!(said.contains(&"Renewed until 23260".to_owned()), "{said:?}");
+}
+
+#[test]
+fn rule_20_what_was_never_asked_or_is_old_or_of_others_does_not_count() {
+    let mut asker = covered_by_three();
+    for voter in ["v1", "v2", "v3"] {
+        // From the future, an old one, another session, and another voter.
+        asker.is_told(3_480, voter, kept_by(1, 9_000, 10_000));
+        asker.is_told(3_480, voter, kept_by(1, 3_459, 30_000));
+        asker.is_told(3_480, voter, kept_by(2, 3_460, 30_000));
+    }
+    asker.is_told(3_480, "v9", kept_by(1, 3_460, 30_000));
+    let said = asker.wakes(6_778);
+    assert!(said.contains(&"Renewed until 13360".to_owned()), "{said:?}");
+}
+
+/// Without its vote's name a claim is not covered, whatever its neighbours are.
+#[test]
+fn rule_20_a_session_counts_only_for_the_claims_that_it_covers() {
+    let mut asker = covered_by_three();
+    let other = Request {
+        key: Key::new("other").unwrap(),
+        ..Asker::request()
+    };
+    asker.asks(3_500, other);
+    for voter in ["v1", "v2"] {
+        let vote = Vote {
+            key: Key::new("other").unwrap(),
+            ..vote(2, instant(3_500), 5_000)
+        };
+        asker.hears(3_510, voter, Message::Vote(vote));
+    }
+    let second = Ticket(2);
+    let valid_until = asker.claimant.valid_until(at(3_520), second);
+    assert_eq!(valid_until.map(reading).as_deref(), Some("8450"));
+}
+
+/// The mend of the first weakness: a late vote does not replace a living session.
+#[test]
+fn rule_20_a_vote_that_was_late_does_not_bring_back_an_earlier_session() {
+    let mut asker = holding(Asker::request());
+    asker.wakes(ROUND);
+    let again = asker.runs(3_470);
+    let stamp = to("v1", &again)[0].0;
+    asker.hears(3_480, "v1", covered(stamp, 2));
+    asker.hears(3_481, "v1", covered(3_444, 1));
+    let keeps = asker.wakes(3_482);
+    let to_v1: Vec<&String> = keeps
+        .iter()
+        .filter(|line| line.starts_with("v1 K"))
+        .collect();
+    assert_eq!(to_v1, ["v1 KeepAlive S2 3482 of 1"]);
+    assert_eq!(asker.claimant.sessions(), 1);
+}
+
+#[test]
+fn rule_20_a_session_that_is_over_sends_its_claims_back_to_renewals_that_join() {
+    let mut asker = covered_by_three();
+    asker.is_told(3_500, "v2", is_over(1));
+    assert_eq!(asker.claimant.sessions(), 2);
+    // Soon, so that the voter has its vote back before another voter goes.
+    let said = asker.wakes(3_500);
+    assert_eq!(said, ["v2 Claim #1 w100 3500+10000 won join"]);
+    asker.hears(3_510, "v2", covered(3_500, 9));
+    assert_eq!(asker.claimant.sessions(), 3);
+    // Late word of the one that is over says nothing of the new one.
+    asker.is_told(3_511, "v2", is_over(1));
+    assert_eq!(asker.claimant.sessions(), 3);
+}
+
+#[test]
+fn a_voter_that_lets_a_covered_claim_wait_is_asked_again() {
+    let mut asker = covered_by_three();
+    asker.hears(3_500, "v2", waits(HolderWon::No));
+    assert_eq!(asker.claimant.sessions(), 2);
+    let said = asker.runs(4_100);
+    let to_v2 = to("v2", &said);
+    assert!(to_v2[0].1.ends_with("won join"), "{to_v2:?}");
+}
+
+#[test]
+fn what_is_to_last_longer_than_its_session_is_renewed_singly() {
+    let mut asker = covered_by_three();
+    let extended = asker.does(|c, out| {
+        c.extend(at(4_000), Ticket(1), ms(10_000), out).unwrap();
+    });
+    let claims = ["v1", "v2", "v3"].map(|v| format!("{v} Claim #1 w100 4000+19344 won"));
+    assert_eq!(extended, claims);
+    for voter in ["v1", "v2", "v3"] {
+        let vote = Vote {
+            covered: Some(session(1)),
+            ..vote(1, instant(4_000), 19_344)
+        };
+        asker.hears(4_010, voter, Message::Vote(vote));
+    }
+    let said = asker.runs(7_334);
+    let single = to("v1", &said);
+    assert!(
+        single.contains(&(7_334, "v1 Claim #1 w100 7334+16010 won")),
+        "{single:?}"
+    );
+}
+
+/// Each lease is looked at in its own round. Where the voters kept their sessions only after that,
+/// the next round would come too late.
+#[test]
+fn leases_whose_sessions_were_kept_late_are_looked_at_before_they_are_over() {
+    let mut asker = covered_by_three();
+    asker.runs(13_000);
+    assert_eq!(asker.held(13_000).as_deref(), Some("13360"));
+    asker.is_told(13_010, "v1", kept_by(1, 6_794, 10_000));
+    asker.is_told(13_010, "v3", kept_by(1, 6_794, 10_000));
+    assert!(asker.claimant.next_timeout() <= Some(instant(13_010)));
+    let said = asker.wakes(13_010);
+    assert!(said.contains(&"Renewed until 16694".to_owned()), "{said:?}");
+}
+
+#[test]
+fn a_lease_that_is_over_leaves_its_sessions() {
+    let mut asker = covered_by_three();
+    assert_eq!(asker.claimant.sessions(), 3);
+    asker.releases(4_000);
+    assert_eq!(asker.claimant.sessions(), 0);
+    assert_eq!(asker.runs(60_000), []);
+    let mut asker = covered_by_three();
+    let lost = asker.wakes(30_000);
+    assert_eq!(lost[0], "Lost w100");
+    assert!(
+        lost[1..].iter().all(|line| line.contains("Release")),
+        "{lost:?}"
+    );
+    assert_eq!(asker.claimant.sessions(), 0);
+}
+
+#[test]
+fn a_later_life_has_no_sessions() {
+    let mut asker = covered_by_three();
+    asker.does(|c, out| c.adopt(at(4_000), Incarnation::new(5), out));
+    assert_eq!(asker.claimant.sessions(), 0);
+}
+
+/// Rule 14's pace: soon at first, then every 50 round trips.
+#[test]
+fn a_voter_that_is_mute_is_asked_by_the_session_alone() {
+    let mut asker = covered_by_three();
+    let said = asker.runs(13_000);
+    let to_v1 = to("v1", &said);
+    assert!(to_v1.iter().all(|(_, line)| line.contains("KeepAlive")));
+    let pauses: Vec<u64> = to_v1.windows(2).map(|two| two[1].0 - two[0].0).collect();
+    assert!(
+        pauses[0] <= 20 && *pauses.last().unwrap() >= 375,
+        "{pauses:?}"
+    );
+    assert!(pauses.iter().all(|pause| *pause <= 500), "{pauses:?}");
+}
+
+#[test]
+fn rule_22_where_the_voter_covers_fewer_a_claim_is_renewed_singly() {
+    let mut asker = covered_by_three();
+    let lacks = |part: u16| Kept {
+        lacks: 1 << part,
+        ..kept_by(1, 3_460, 10_000)
+    };
+    asker.is_told(3_480, "v1", lacks(2));
+    asker.is_told(3_480, "v2", lacks(1));
+    let said = asker.runs(6_778);
+    assert!(to("v1", &said).is_empty());
+    let single = to("v2", &said);
+    assert_eq!(single, [(6_778, "v2 Claim #1 w100 6778+10000 won join")]);
+}
+
+fn three_leases() -> Asker {
+    let mut asker = Asker::new(3);
+    for seq in 1..=3 {
+        let key = Key::new(format!("k{seq}")).unwrap();
+        let request = Request {
+            key: key.clone(),
+            ..Asker::request()
+        };
+        asker.asks(100, request);
+        for voter in ["v1", "v2"] {
+            let vote = Vote {
+                key: key.clone(),
+                ..vote(seq, instant(100), 10_000)
+            };
+            asker.hears(110, voter, Message::Vote(vote));
+        }
+    }
+    asker
+}
+
+/// A hundred thousand leases must not come twice a second to a voter that refuses them all.
+#[test]
+fn a_voter_that_refuses_all_is_asked_for_them_by_one() {
+    let mut asker = three_leases();
+    let refuse = |seq: u64, reason| {
+        let claim = own(seq);
+        Message::Refuse(Refuse { claim, reason })
+    };
+    for seq in 1..=3 {
+        asker.hears(120, "v3", refuse(seq, RefuseReason::Quarantine));
+    }
+    let said = asker.runs(1_000);
+    let asks = to("v3", &said);
+    assert!(asks[0].0 >= 120 + 375 && asks[0].0 <= 620, "{asks:?}");
+    assert!(
+        asks.iter().all(|(_, line)| line.contains("Claim #1 ")),
+        "{asks:?}"
+    );
+    // It is refused again just before the round of all three, and still asks for all of them.
+    asker.hears(3_400, "v3", refuse(1, RefuseReason::Quarantine));
+    let said = asker.runs(3_450);
+    assert!(to("v3", &said).is_empty(), "{said:?}");
+    assert_eq!(to("v1", &said).len(), 3);
+    let said = asker.runs(4_100);
+    let asks = to("v3", &said);
+    assert!(!asks.is_empty(), "{said:?}");
+    assert!(
+        asks.iter().all(|(_, line)| line.contains("Claim #1 ")),
+        "{asks:?}"
+    );
+    asker.hears(4_100, "v3", refuse(1, RefuseReason::Quarantine));
+    // Once it votes for one the others ask at once.
+    asker.hears(4_110, "v3", voted(100, 10_000));
+    let said = asker.runs(4_111);
+    let asks = to("v3", &said);
+    let all = ["#1 ", "#2 ", "#3 "].map(|seq| asks.iter().any(|(_, line)| line.contains(seq)));
+    assert_eq!(all, [true; 3], "{asks:?}");
+}
+
+/// A voter that comes back is not asked for a hundred thousand votes in one instant.
+#[test]
+fn many_claims_ask_a_voter_again_some_at_a_time() {
+    let many = 2 * AGAIN_MAX + 100;
+    let mut asker = with_many(many, 100);
+    for seq in 1..=many as u64 {
+        asker.hears(100, "v1", Message::Vote(vote(seq, instant(100), 10_000)));
+    }
+    while asker.claimant.next_timeout() <= Some(instant(ROUND)) {
+        asker.wakes(ROUND);
+    }
+    for seq in 1..=many as u64 {
+        let vote = Vote {
+            covered: Some(session(1)),
+            ..vote(seq, instant(ROUND), 10_000)
+        };
+        asker.hears(ROUND, "v1", Message::Vote(vote));
+    }
+    asker.is_told(4_000, "v1", is_over(1));
+    let said = asker.runs(4_020);
+    let at_once = |at| {
+        to("v1", &said)
+            .iter()
+            .filter(|(said_at, _)| *said_at == at)
+            .count()
+    };
+    assert_eq!(
+        [4_000, 4_004, 4_008].map(at_once),
+        [AGAIN_MAX, AGAIN_MAX, 100]
+    );
+}
+
+#[test]
+fn a_lease_that_is_refused_for_its_own_sake_asks_in_its_rounds() {
+    let mut asker = three_leases();
+    for seq in 1..=3 {
+        let (claim, reason) = (own(seq), RefuseReason::Limit);
+        asker.hears(120, "v3", Message::Refuse(Refuse { claim, reason }));
+    }
+    let said = asker.runs(3_440);
+    assert!(to("v3", &said).is_empty(), "{said:?}");
+    assert_eq!(to("v3", &asker.runs(3_445)).len(), 3);
+}
+
+/// So many requests of one key, asked for at a time, of a claimant without jitter.
+fn with_many(many: usize, at_ms: u64) -> Asker {
+    let roster = roster(1, 1);
+    let claimant = Claimant::new(node("a"), Incarnation::new(1), roster, many, 0);
+    let mut asker = Asker { claimant };
+    for _ in 0..many {
+        asker.asks(at_ms, Asker::request());
+    }
+    asker
+}
+
+#[test]
+fn many_leases_that_are_due_at_once_are_worked_on_in_several_calls() {
+    let many = WORK_MAX + 500;
+    let mut asker = with_many(many, 100);
+    for seq in 1..=many as u64 {
+        asker.hears(100, "v1", Message::Vote(vote(seq, instant(100), 10_000)));
+    }
+    let said = [0; 3].map(|_| {
+        let is_due = asker.claimant.next_timeout() <= Some(instant(ROUND));
+        (is_due, asker.wakes(ROUND).len())
+    });
+    assert_eq!(said, [(true, WORK_MAX), (true, 500), (false, 0)]);
+}

@@ -1,0 +1,95 @@
+//! What a voter does about sessions: it covers votes, and one message lengthens all of them.
+
+use std::time::Duration;
+
+use super::digest::{Digest, Parts};
+use super::event::Effects;
+use super::id::{Incarnation, NodeId};
+use super::message::{KeepAlive, Message};
+use super::session::SessionNo;
+use super::slot::GivenVote;
+use super::slots::SlotAt;
+use super::time::{Instant, Now};
+use super::voter::Voter;
+use super::voter_says::send_vote;
+
+/// How many votes a `KeepAlive` has a voter tell of, where it and the claimant do not agree.
+pub(super) const TOLD_MAX: usize = 128;
+/// How many slots it looks at for them.
+const LOOKED_AT_MAX: usize = 4_096;
+
+impl Voter {
+    /// Rules 19 and 21. A voter without memory is mute: were it to say that a session is over, all
+    /// claims that it covers would come to it one by one, only to be refused.
+    pub fn handle_keep_alive(
+        &mut self,
+        now: Now,
+        from: &NodeId,
+        incarnation: Incarnation,
+        msg: &KeepAlive,
+        out: &mut Effects,
+    ) {
+        if self.recovery.is_some() {
+            return;
+        }
+        let heeded = self.sessions.heed(now, from, incarnation, msg);
+        out.send(from, Message::Kept(heeded.answer));
+        if let Some((session, parts)) = heeded.disputed {
+            self.tell_covered(now, session, parts, out);
+        }
+    }
+
+    /// When a vote that is out expires: as a session covers it, or by itself.
+    pub(super) fn expires_of(&self, vote: &GivenVote) -> Instant {
+        let covered = match mistaken!(CoveredVotesExpire) {
+            true => Instant::ZERO,
+            false => self.sessions.covers_until(vote.session),
+        };
+        vote.expires.max(covered)
+    }
+
+    pub(super) fn expires(&self, at: SlotAt) -> Instant {
+        let slot = self.slots.get(at);
+        slot.map_or(Instant::ZERO, |slot| self.expires_of(&slot.vote))
+    }
+
+    /// Rule 18: the vote is covered by a session of its node from now on. One that is covered stays
+    /// with its session: what was said of that session was said of this vote.
+    pub(super) fn cover(&mut self, now: Now, at: SlotAt, ttl: Duration) {
+        let Some(slot) = self.slots.get_mut(at) else {
+            return;
+        };
+        let vote = &mut slot.vote;
+        if self.sessions.name_of(now, vote.session).is_none() {
+            self.sessions.uncover(vote.session, &vote.claim);
+            vote.session = self.sessions.cover(now, &vote.claim, ttl);
+        }
+    }
+
+    /// Rule 21: tells the claimant of some votes that a session covers. It releases those that it
+    /// knows nothing of.
+    fn tell_covered(&mut self, now: Now, session: SessionNo, parts: Parts, out: &mut Effects) {
+        let name = self.sessions.name_of(now, session);
+        let Some(cursor) = self.sessions.cursor(session) else {
+            return;
+        };
+        let mut told = 0;
+        for _ in 0..LOOKED_AT_MAX {
+            if told == TOLD_MAX {
+                return;
+            }
+            if !self.slots.has_places_from(*cursor) {
+                *cursor = SlotAt::FIRST;
+                return;
+            }
+            if let Some(slot) = self.slots.get(*cursor)
+                && slot.vote.session == session
+                && Digest::is_in(parts, slot.vote.claim.seq)
+            {
+                send_vote(slot, name, false, out);
+                told += 1;
+            }
+            *cursor = cursor.next();
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Many locks of one node, renewed together.
+
+use std::time::Duration;
+
+use lockmesh::Guard;
+
+use crate::common::{Cluster, until, within};
+
+const TTL: Duration = Duration::from_secs(3);
+const LOCKS: usize = 300;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_locks_of_a_node_are_kept_by_few_messages_and_let_go_one_by_one() {
+    let cluster = Cluster::start(3, TTL).await;
+    let holder = cluster.client("holder").await;
+    let mut guards: Vec<Guard> = Vec::new();
+    for n in 0..LOCKS {
+        let acquired = holder.lock(format!("many/{n}")).ttl(TTL).acquire();
+        guards.push(within("a free lock", acquired).await.unwrap());
+    }
+    let traffic = || holder.status().traffic;
+    let kept = || {
+        assert!(guards.iter().all(Guard::is_held), "a lock is lost");
+        traffic().sessions_kept
+    };
+    // By then all were renewed singly, and are covered.
+    until("sessions are kept", || kept() >= 9).await;
+    let before = traffic();
+    let rounds = before.sessions_kept + 9;
+    until("sessions are kept for three more rounds", || {
+        kept() >= rounds
+    })
+    .await;
+    let messages = traffic().messages_out - before.messages_out;
+    assert!(messages < LOCKS as u64, "{messages} messages");
+    let gone = guards.split_off(LOCKS / 2);
+    let last = guards[0].epoch();
+    for guard in gone {
+        guard.release().await.unwrap();
+    }
+    let voter = &cluster.nodes[0];
+    for (n, is_held) in [(0, true), (LOCKS / 2, false), (LOCKS - 1, false)] {
+        let known = async {
+            let key = format!("many/{n}");
+            while voter.inspect(&key).await.unwrap().owner.is_some() != is_held {}
+        };
+        within("the voters know", known).await;
+    }
+    let next = cluster.nodes[1]
+        .lock(format!("many/{}", LOCKS - 1))
+        .acquire();
+    assert!(
+        within("a lock that was let go of", next)
+            .await
+            .unwrap()
+            .epoch()
+            > last
+    );
+    assert!(guards.iter().all(Guard::is_held));
+}
