@@ -139,6 +139,7 @@ impl World {
         };
         let tickets: Vec<Ticket> = process.requests.keys().copied().collect();
         let is_voter = process.node.voter().is_some();
+        self.count_messages(host);
         self.trace.line(self.time, format_args!("n{host} crashes"));
         for ticket in tickets {
             self.see_over(host, ticket, End::Crashed);

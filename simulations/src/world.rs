@@ -292,6 +292,9 @@ impl World {
     }
 
     fn outcome(mut self) -> Outcome {
+        for host in 0..self.hosts.len() {
+            self.count_messages(host);
+        }
         let fates = self.network.fates;
         let counts = [
             ("datagrams", fates.sent),
@@ -320,6 +323,14 @@ impl World {
             record: self.record,
             happened: self.happened,
         }
+    }
+
+    /// Counts what a process has said, when it dies or the run ends. Several messages may share a
+    /// datagram.
+    pub(crate) fn count_messages(&mut self, host: HostAt) {
+        let traffic = self.process(host).and_then(|it| it.node.traffic());
+        let said = traffic.map_or(0, |it| it.messages_out);
+        self.count_many("messages", said);
     }
 
     /// Lets things happen until `end`, or until `done` says so. Answers whether it did. A broken
