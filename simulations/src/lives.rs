@@ -139,6 +139,7 @@ impl World {
         };
         let tickets: Vec<Ticket> = process.requests.keys().copied().collect();
         let is_voter = process.node.voter().is_some();
+        self.count_messages(host);
         self.trace.line(self.time, format_args!("n{host} crashes"));
         for ticket in tickets {
             self.see_over(host, ticket, End::Crashed);
@@ -149,7 +150,6 @@ impl World {
             }
             self.see(&Fact::Forgot { voter: host });
         }
-        self.count_sessions(host);
         let machine = &mut self.hosts[host];
         machine.process = None;
         machine.paused_until = None;

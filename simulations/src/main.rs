@@ -200,10 +200,12 @@ fn main() -> ExitCode {
     summary::tell(&summary);
     let same = !args.twice || compare(seeds, tweaks);
     if args.json {
+        let counted = |name| summary.coverage.get(name).copied().unwrap_or_default();
         let line = json!({
             "seeds": summary.seeds,
             "steps": summary.steps,
-            "grants": summary.coverage.get("grants").copied().unwrap_or_default(),
+            "grants": counted("grants"),
+            "messages": counted("messages"),
             "violations": summary.violations,
             "steps_per_second": summary.steps_per_second(),
             "failed": summary.failed,
@@ -320,6 +322,7 @@ fn try_mutants(seeds: u64, only: &str, search: Duration, json: bool) -> ExitCode
         search,
         states: 3_000_000,
     };
+    let begun = std::time::Instant::now();
     println!("{:<24} {:<9} {:>9}  where", "mistake", "caught by", "after");
     let verdicts = mutation::all(only, budget, |one| {
         let law = one.law.as_deref().unwrap_or("nothing");
@@ -329,9 +332,15 @@ fn try_mutants(seeds: u64, only: &str, search: Duration, json: bool) -> ExitCode
         );
     });
     let caught = verdicts.iter().filter(|one| one.law.is_some()).count();
-    println!("{caught} of {} caught", verdicts.len());
+    let seconds = begun.elapsed().as_secs_f64();
+    println!("{caught} of {} caught in {seconds:.1} s", verdicts.len());
     if json {
-        let line = json!({"mutants": verdicts.len(), "caught": caught, "verdicts": verdicts});
+        let line = json!({
+            "mutants": verdicts.len(),
+            "caught": caught,
+            "seconds": seconds,
+            "verdicts": verdicts,
+        });
         println!("{line}");
     }
     if caught == verdicts.len() {

@@ -492,7 +492,7 @@ pub(crate) fn play(scenario: Scenario, keeps_lines: bool) -> (Outcome, Vec<Strin
 }
 
 /// The scenarios that come with the project.
-pub(crate) const NAMED: [(&str, &str); 16] = [
+pub(crate) const NAMED: [(&str, &str); 20] = [
     ("split_brain", include_str!("../scenarios/split_brain.toml")),
     (
         "majority_lost",
@@ -544,6 +544,16 @@ pub(crate) const NAMED: [(&str, &str); 16] = [
     (
         "early_expiry",
         include_str!("../scenarios/early_expiry.toml"),
+    ),
+    (
+        "wall_clock_ahead",
+        include_str!("../scenarios/wall_clock_ahead.toml"),
+    ),
+    ("former_life", include_str!("../scenarios/former_life.toml")),
+    ("called_dead", include_str!("../scenarios/called_dead.toml")),
+    (
+        "releases_overtake",
+        include_str!("../scenarios/releases_overtake.toml"),
     ),
 ];
 

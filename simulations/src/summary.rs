@@ -24,6 +24,7 @@ const COVERED: [(&str, &[&str]); 4] = [
     (
         "network",
         &[
+            "messages",
             "datagrams",
             "datagrams_lost",
             "datagrams_cut",

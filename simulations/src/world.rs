@@ -292,6 +292,9 @@ impl World {
     }
 
     fn outcome(mut self) -> Outcome {
+        for host in 0..self.hosts.len() {
+            self.count_messages(host);
+        }
         let fates = self.network.fates;
         let counts = [
             ("datagrams", fates.sent),
@@ -303,9 +306,6 @@ impl World {
             ("writes_taken", self.ledger.taken),
             ("writes_refused", self.ledger.refused),
         ];
-        for host in 0..self.hosts.len() {
-            self.count_sessions(host);
-        }
         if self.settings.is_sealed {
             self.count("sealed_worlds");
         }
@@ -325,12 +325,14 @@ impl World {
         }
     }
 
-    /// What a process counts of its sessions, before it is gone.
-    pub(crate) fn count_sessions(&mut self, host: HostAt) {
-        let traffic = self.process(host).and_then(|it| it.node.traffic());
-        let Some((kept, over)) = traffic.map(|it| (it.sessions_kept, it.sessions_over)) else {
+    /// Counts what a process has said, and what it heard of its sessions, when it dies or the run
+    /// ends. Several messages may share a datagram.
+    pub(crate) fn count_messages(&mut self, host: HostAt) {
+        let Some(said) = self.process(host).and_then(|it| it.node.traffic()) else {
             return;
         };
+        let (messages, kept, over) = (said.messages_out, said.sessions_kept, said.sessions_over);
+        self.count_many("messages", messages);
         self.count_many("sessions_kept", kept);
         self.count_many("sessions_over", over);
     }

@@ -202,19 +202,19 @@ fn play(file: &Path) -> Output {
         .arg("--scenario")
         .arg(file)
         .output()
-        .unwrap()
+        .expect("it was built with this test")
 }
 
 fn write(name: &str, text: &[u8]) -> PathBuf {
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.toml"));
-    std::fs::write(&file, text).unwrap();
+    std::fs::write(&file, text).expect("the directory is cargo's");
     file
 }
 
 /// Plays a file that must be refused. Answers what is said of it.
 fn refusal(file: &Path) -> String {
     let output = play(file);
-    let said = String::from_utf8(output.stderr).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains(&*file.to_string_lossy()), "{said}");
     assert!(

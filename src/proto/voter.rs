@@ -75,6 +75,8 @@ pub struct Voter {
     pub(super) slots: Slots,
     pub(super) sessions: Sessions,
     floors: Vec<Epoch>,
+    /// The highest of them: others ask for it, and it takes 32 KiB to find.
+    highest_floor: Epoch,
     /// While the voter has no memory, what it does about it.
     pub(super) recovery: Option<Recovery>,
     /// Whether it was ever in quarantine: it may have forgotten something, then and for good.
@@ -103,6 +105,7 @@ impl Voter {
             slots: Slots::default(),
             sessions: Sessions::new(nonce),
             floors: vec![Epoch::ZERO; limits.floors.max(1)],
+            highest_floor: Epoch::ZERO,
             recovery: Some(recovery),
             forgot: false,
             dead: BTreeSet::new(),
@@ -208,13 +211,7 @@ impl Voter {
                 true => slot.fence,
                 false => slot.fence.max(slot.vote.epoch),
             });
-        let highest = self
-            .floors
-            .iter()
-            .copied()
-            .chain(fences)
-            .max()
-            .unwrap_or_default();
+        let highest = fences.fold(self.highest_floor, Epoch::max);
         // One that may itself have forgotten cannot vouch that there was nothing before.
         let forgets = self.recovery.as_ref().is_some_and(Recovery::is_quarantined);
         let knew = knew || self.forgot || forgets;
@@ -270,7 +267,7 @@ impl Voter {
     /// Whether it has ever voted for anything that it still knows of.
     #[must_use]
     pub fn has_memory(&self) -> bool {
-        !self.slots.is_empty() || self.floors.iter().any(|floor| *floor > Epoch::ZERO)
+        !self.slots.is_empty() || self.highest_floor > Epoch::ZERO
     }
 
     /// How many keys are held or waited for here.
@@ -505,6 +502,7 @@ impl Voter {
         let Some(head) = slot.pop_head() else {
             let floor = floor_of(&slot.key, self.floors.len());
             self.floors[floor] = self.floors[floor].max(fence);
+            self.highest_floor = self.highest_floor.max(fence);
             return self.slots.close(at);
         };
         // An offer: a dead waiter must cost those behind it little. `Claim` with `won` makes a
@@ -532,6 +530,7 @@ impl Voter {
         for floor in &mut self.floors {
             *floor = (*floor).max(done.floor);
         }
+        self.highest_floor = self.highest_floor.max(done.floor);
         self.recovery = None;
         self.forgot = done.was_quarantined;
         out.tell(Event::QuarantineEnded {

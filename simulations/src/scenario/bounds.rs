@@ -153,9 +153,10 @@ fn of_fault(it: &FaultAt) -> Vec<Bound> {
 fn senseless(it: &FaultAt) -> Option<(&'static str, String)> {
     match it {
         FaultAt::Split { groups, .. } => {
-            let filled = groups.iter().filter(|group| !group.is_empty()).count();
-            let what = "groups must be two at least, as in [[0, 1], [2]]; none is empty";
-            (filled < 2 || filled < groups.len()).then(|| ("groups", what.to_owned()))
+            // Who is not named is in the first.
+            let others = groups.iter().skip(1).any(|group| !group.is_empty());
+            let what = "groups must be two at least, as in [[0, 1], [2]]";
+            (!others).then(|| ("groups", what.to_owned()))
         }
         FaultAt::OneWay { mute, .. } if mute.is_empty() => Some((
             "mute",
