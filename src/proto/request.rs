@@ -8,15 +8,14 @@ use super::id::Key;
 use super::time::Instant;
 
 /// A request for a lock.
-///
-/// [`Event::Denied`]: super::event::Event::Denied
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Request {
     /// What to lock.
     pub key: Key,
     /// For how long a vote is asked for at a time.
     pub ttl: Duration,
-    /// End with [`Event::Denied`] once another claim has won, instead of waiting for it.
+    /// End with [`Event::Denied`](super::event::Event::Denied) once another claim has won, instead
+    /// of waiting for it.
     pub is_try: bool,
     /// Renew the lease until it is released. Otherwise it is over `ttl` after the grant.
     pub renews: bool,
