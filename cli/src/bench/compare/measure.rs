@@ -76,7 +76,8 @@ async fn single(
     for (at, slice) in std::iter::once(warm).chain(slices(span)).enumerate() {
         if at == 1 {
             // What is measured first must not pay for cold caches.
-            (rounds.reset(), acquires.reset());
+            rounds.reset();
+            acquires.reset();
         }
         let end = Instant::now() + slice;
         while Instant::now() < end {
