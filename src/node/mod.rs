@@ -6,12 +6,13 @@
 mod answer;
 mod inspect;
 mod observer;
+mod outbox;
 mod peers;
 mod send;
 mod survey;
 mod surveyor;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,11 +30,12 @@ use crate::proto::roster::Roster;
 use crate::proto::time::{Instant, Now};
 use crate::proto::view::View;
 use crate::proto::voter::{Limits, Start, Voter};
-use crate::wire::codec::unpack;
+use crate::wire::codec::unpack_into;
 use crate::wire::observe::Counts;
 use crate::wire::{DropReason, GOSSIP_BYTES_MAX, Head, Kind, Seal, Traffic};
 
 use inspect::Inspector;
+use outbox::Outbox;
 use peers::{Heard, Peers};
 
 /// How a node comes into the world.
@@ -105,8 +107,11 @@ pub struct Node {
     /// What became of its requests.
     counts: Counts,
     effects: Effects,
-    /// Messages to each peer, until they are drained: one datagram takes many.
-    outbox: BTreeMap<NodeId, Vec<Message>>,
+    /// What was in the effects while it is handled; its room is used again.
+    routed: Effects,
+    /// The messages of the datagram that is taken in; its room is used again.
+    taken: Vec<Message>,
+    outbox: Outbox,
     outputs: VecDeque<Output>,
 }
 
@@ -144,7 +149,9 @@ impl Node {
             traffic: Traffic::default(),
             counts: Counts::default(),
             effects,
-            outbox: BTreeMap::new(),
+            routed: Effects::default(),
+            taken: Vec::new(),
+            outbox: Outbox::default(),
             outputs: VecDeque::new(),
         };
         node.route(now);
@@ -355,18 +362,32 @@ impl Node {
     }
 
     fn take_votes(&mut self, now: Now, from: SocketAddr, body: &[u8]) -> Result<(), DropReason> {
-        let (head, messages) = unpack(body)?;
+        let mut messages = std::mem::take(&mut self.taken);
+        let taken = unpack_into(body, &mut messages)
+            .and_then(|head| self.take_messages(now, from, &head, &mut messages));
+        messages.clear();
+        self.taken = messages;
+        taken
+    }
+
+    fn take_messages(
+        &mut self,
+        now: Now,
+        from: SocketAddr,
+        head: &Head,
+        messages: &mut Vec<Message>,
+    ) -> Result<(), DropReason> {
         if head.to != self.id {
             return Err(DropReason::Misaddressed);
         }
         if head.from == self.id {
             return Err(DropReason::FromMyself);
         }
-        self.hear(now, &head, from)?;
+        self.hear(now, head, from)?;
         self.traffic.datagrams_in += 1;
         self.traffic.messages_in += messages.len() as u64;
-        for message in messages {
-            if let Err(reason) = self.dispatch(now, &head, message) {
+        for message in messages.drain(..) {
+            if let Err(reason) = self.dispatch(now, head, message) {
                 self.traffic.drop_one(reason);
             }
         }
@@ -520,28 +541,24 @@ impl Node {
     /// Moves messages to where they go. Those to this node itself cost no datagram: they are
     /// handled here and now.
     fn route(&mut self, now: Now) {
-        let head = Head {
-            from: self.id.clone(),
-            incarnation: self.claimant.incarnation(),
-            to: self.id.clone(),
-            roster: self.roster.tag(),
-        };
-        loop {
-            let Effects { messages, events } = std::mem::take(&mut self.effects);
-            for event in events {
+        while !self.effects.is_empty() {
+            let mut routed = std::mem::take(&mut self.routed);
+            std::mem::swap(&mut routed, &mut self.effects);
+            for event in routed.events.drain(..) {
                 answer::count(&mut self.counts, &event);
                 self.outputs.push_back(Output::Event(event));
             }
-            if messages.is_empty() {
-                return;
-            }
-            for (to, message) in messages {
+            for (to, message) in routed.messages.drain(..) {
                 if to != self.id {
-                    self.outbox.entry(to).or_default().push(message);
-                } else if let Err(reason) = self.dispatch(now, &head, message) {
+                    self.outbox.of(to).push(message);
+                    continue;
+                }
+                let head = self.head(to);
+                if let Err(reason) = self.dispatch(now, &head, message) {
                     self.traffic.drop_one(reason);
                 }
             }
+            self.routed = routed;
         }
     }
 }

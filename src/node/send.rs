@@ -13,28 +13,33 @@ impl Node {
     /// life before it held (rule 7), also where nothing is asked of it now.
     pub(super) fn greet(&mut self, node: &NodeId) {
         if self.roster.has_member(node) {
-            self.outbox.entry(node.clone()).or_default();
+            self.outbox.of(node.clone());
         }
     }
 
     pub(super) fn flush(&mut self) {
-        for (node, messages) in std::mem::take(&mut self.outbox) {
-            let Some(to) = self.peers.address_of(&node) else {
-                self.traffic.drop_one(DropReason::NoAddress);
-                continue;
-            };
-            self.transmit(to, node, &messages);
+        for (node, messages) in self.outbox.take() {
+            match self.peers.address_of(&node) {
+                Some(to) => self.transmit(to, node, &messages),
+                None => self.traffic.drop_one(DropReason::NoAddress),
+            }
+            self.outbox.keep(messages);
+        }
+    }
+
+    /// Of a datagram of this node's.
+    pub(super) fn head(&self, to: NodeId) -> Head {
+        Head {
+            from: self.id.clone(),
+            incarnation: self.claimant.incarnation(),
+            to,
+            roster: self.roster.tag(),
         }
     }
 
     pub(super) fn transmit(&mut self, addr: SocketAddr, node: NodeId, messages: &[Message]) {
         let budget = DATAGRAM_BYTES_MAX - self.seal.overhead();
-        let head = Head {
-            from: self.id.clone(),
-            incarnation: self.claimant.incarnation(),
-            to: node,
-            roster: self.roster.tag(),
-        };
+        let head = self.head(node);
         let packed = match messages {
             [] => pack_head(&head),
             _ => pack(&head, messages, budget),

@@ -100,6 +100,12 @@ pub struct Effects {
 }
 
 impl Effects {
+    /// Whether nothing is left behind.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty() && self.events.is_empty()
+    }
+
     pub(crate) fn send(&mut self, to: &NodeId, message: Message) {
         self.messages.push((to.clone(), message));
     }

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use smol_str::SmolStr;
 use thiserror::Error;
 
@@ -53,8 +54,7 @@ fn check(what: &'static str, name: &str, max: usize) -> Result<(), NameError> {
 
 /// The lasting name of a node: the same before and after a restart. One live process for each
 /// `NodeId` is assumed.
-#[derive(Clone, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct NodeId(Arc<str>);
 
 impl NodeId {
@@ -83,8 +83,7 @@ impl NodeId {
 
 /// What a lock is on: any UTF-8 name, such as `invoice/42`. One of up to 23 bytes needs no memory
 /// of its own.
-#[derive(Clone, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct Key(SmolStr);
 
 impl Key {
@@ -106,7 +105,28 @@ impl Key {
 }
 
 macro_rules! name_traits {
-    ($name:ident) => {
+    ($name:ident, $what:literal) => {
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                struct Name;
+
+                impl Visitor<'_> for Name {
+                    type Value = $name;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str($what)
+                    }
+
+                    fn visit_str<E: de::Error>(self, name: &str) -> Result<$name, E> {
+                        $name::new(name).map_err(E::custom)
+                    }
+                }
+
+                // A string of its own would only be copied from.
+                from.deserialize_str(Name)
+            }
+        }
+
         impl TryFrom<String> for $name {
             type Error = NameError;
 
@@ -135,8 +155,8 @@ macro_rules! name_traits {
     };
 }
 
-name_traits!(NodeId);
-name_traits!(Key);
+name_traits!(NodeId, "a node id");
+name_traits!(Key, "a key");
 
 /// One life of a node: it rises at every start, also where the wall clock was set back.
 #[derive(
@@ -211,5 +231,23 @@ mod tests {
         assert!(matches!(Key::new(""), Err(NameError::Empty { .. })));
         assert!(Key::new("k".repeat(KEY_BYTES_MAX)).is_ok());
         assert!(Key::new("k".repeat(KEY_BYTES_MAX + 1)).is_err());
+    }
+
+    #[test]
+    fn a_name_that_is_read_is_held_to_the_same_bounds() {
+        let read = |text: &str| serde_json::from_str::<NodeId>(text);
+        assert_eq!(read("\"n1\"").unwrap(), NodeId::new("n1").unwrap());
+        // With an escape in it there is nothing to borrow.
+        assert_eq!(read("\"n\\u0031\"").unwrap(), NodeId::new("n1").unwrap());
+        assert!(read("\"\"").unwrap_err().to_string().contains("is empty"));
+        assert!(
+            read("\"a\\nb\"")
+                .unwrap_err()
+                .to_string()
+                .contains("control")
+        );
+        assert!(read("1").unwrap_err().to_string().contains("a node id"));
+        let long = format!("\"{}\"", "k".repeat(KEY_BYTES_MAX + 1));
+        assert!(serde_json::from_str::<Key>(&long).is_err());
     }
 }

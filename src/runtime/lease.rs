@@ -1,8 +1,9 @@
 //! A lease as its holder sees it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use super::clock::Clock;
 use crate::proto::epoch::Epoch;
@@ -25,7 +26,10 @@ pub(crate) struct Lease {
     pub(crate) key: Key,
     pub(crate) epoch: Epoch,
     clock: Clock,
-    valid_until: watch::Sender<Instant>,
+    /// In nanoseconds, as an [`Instant`]. One value: a flag beside it could disagree.
+    valid_until: AtomicU64,
+    /// Rung at every change.
+    changed: Notify,
 }
 
 impl Lease {
@@ -41,32 +45,26 @@ impl Lease {
             key,
             epoch,
             clock,
-            valid_until: watch::Sender::new(valid_until),
+            valid_until: AtomicU64::new(valid_until.as_nanos()),
+            changed: Notify::new(),
         }
     }
 
-    /// Needs no message, no lock that is held for long, and no runtime.
+    /// Needs no message, no lock and no runtime.
     pub(crate) fn is_held(&self) -> bool {
         !self.remaining().is_zero()
     }
 
     pub(crate) fn remaining(&self) -> Duration {
-        let valid_until = *self.valid_until.borrow();
+        let valid_until = self.valid_until();
         let now = self.clock.mono();
         if now < valid_until {
             return valid_until.since(now);
         }
         if valid_until != OVER {
             // It may have been renewed between the two looks.
-            self.valid_until.send_if_modified(|until| {
-                let is_over = *until != OVER && now >= *until;
-                if is_over {
-                    *until = OVER;
-                }
-                is_over
-            });
-            let valid_until = *self.valid_until.borrow();
-            return valid_until.since(now);
+            self.change(|until| (now >= until).then_some(OVER));
+            return self.valid_until().since(now);
         }
         Duration::ZERO
     }
@@ -76,26 +74,20 @@ impl Lease {
         if !self.is_held() {
             return false;
         }
-        self.valid_until.send_if_modified(|until| {
-            let longer = *until != OVER && valid_until > *until;
-            if longer {
-                *until = valid_until;
-            }
-            longer
-        });
+        self.change(|until| (valid_until > until).then_some(valid_until));
         self.is_held()
     }
 
     /// It is over.
     pub(crate) fn end(&self) {
-        self.valid_until
-            .send_if_modified(|until| std::mem::replace(until, OVER) != OVER);
+        self.change(|_| Some(OVER));
     }
 
     /// Returns once it is over.
     pub(crate) async fn lost(&self) {
-        let mut changes = self.valid_until.subscribe();
         loop {
+            // Before the look: a change after it is not missed.
+            let changed = self.changed.notified();
             let remaining = self.remaining();
             if remaining.is_zero() {
                 return;
@@ -103,7 +95,7 @@ impl Lease {
             // A step of a millisecond: the timer's own resolution.
             let nap = remaining.min(LOOK_EVERY).max(Duration::from_millis(1));
             tokio::select! {
-                _ = changes.changed() => {}
+                () = changed => {}
                 () = tokio::time::sleep(nap) => {}
             }
         }
@@ -116,12 +108,37 @@ impl Lease {
 
     /// Returns whether it reached `goal` before it was over.
     pub(crate) async fn reaches(&self, goal: Instant) -> bool {
-        let mut changes = self.valid_until.subscribe();
-        tokio::select! {
-            reached = changes.wait_for(|until| *until >= goal || *until == OVER) => {
-                reached.is_ok_and(|until| *until >= goal)
+        let reached = async {
+            loop {
+                let changed = self.changed.notified();
+                let until = self.valid_until();
+                if until == OVER || until >= goal {
+                    return until >= goal;
+                }
+                changed.await;
             }
+        };
+        tokio::select! {
+            reached = reached => reached,
             () = self.lost() => false,
+        }
+    }
+
+    fn valid_until(&self) -> Instant {
+        Instant::from_nanos(self.valid_until.load(Ordering::SeqCst))
+    }
+
+    /// Changes it, unless it is over.
+    fn change(&self, to: impl Fn(Instant) -> Option<Instant>) {
+        let changed = self
+            .valid_until
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |until| {
+                let until = Instant::from_nanos(until);
+                let to = if until == OVER { None } else { to(until) };
+                to.map(Instant::as_nanos)
+            });
+        if changed.is_ok() {
+            self.changed.notify_waiters();
         }
     }
 }

@@ -2,6 +2,7 @@
 //! system's randomness. No rule of the protocol is in here.
 
 mod clock;
+mod company;
 mod driver;
 mod guard;
 mod lease;

@@ -11,11 +11,9 @@
 //! timer behind that, and nobody who asks waits for another task to send for it ([`Left`]).
 
 use std::collections::{BTreeSet, HashMap};
-use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 #[cfg(feature = "harness")]
@@ -23,6 +21,7 @@ use tokio::sync::watch;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::clock::Clock;
+use super::company::Left;
 use super::lease::Lease;
 use super::metrics::Meter;
 use super::socket::Sender;
@@ -53,6 +52,8 @@ pub(crate) struct Shared {
     core: Mutex<Core>,
     /// Whose turn it is to send. Taken while the core is locked, never the other way about.
     turn: Mutex<()>,
+    /// How many turns have left. Written while it is one's turn to send.
+    left: AtomicU64,
     /// The node wants to be woken earlier than the driver sleeps.
     pub(crate) earlier: Notify,
     /// Whether the node stands still.
@@ -86,6 +87,8 @@ pub(crate) struct Core {
     told: usize,
     /// How many callers have left something in the node.
     leavers: usize,
+    /// Who is to be told what, once the lock is let go.
+    tells: Vec<(oneshot::Sender<Ended>, Ended)>,
     /// How often the node was drained.
     turns: u64,
     pub(crate) is_shut_down: bool,
@@ -96,45 +99,6 @@ pub(crate) struct Core {
 
 /// So many callers make company.
 const COMPANY: usize = 2;
-
-/// Something that a caller has left in the node. Awaiting it lets the others run once, and then
-/// sends it unless one of them has; dropping it sends it at once. It leans on no other task: who
-/// blocks a thread of the runtime with it still gets it sent.
-#[must_use = "what is left is sent when this is awaited or dropped"]
-pub(crate) struct Left<'a> {
-    shared: &'a Shared,
-    turn: u64,
-    has_rested: bool,
-    is_sent: bool,
-}
-
-impl Left<'_> {
-    fn send(&mut self) {
-        if !std::mem::replace(&mut self.is_sent, true) {
-            self.shared.send_left(self.turn);
-        }
-    }
-}
-
-impl Future for Left<'_> {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        if std::mem::replace(&mut self.has_rested, true) {
-            self.send();
-            return Poll::Ready(());
-        }
-        // To the end of the line. `yield_now` of tokio would wait until the thread is idle.
-        context.waker().wake_by_ref();
-        Poll::Pending
-    }
-}
-
-impl Drop for Left<'_> {
-    fn drop(&mut self) {
-        self.send();
-    }
-}
 
 struct Waiting {
     since: Instant,
@@ -156,6 +120,7 @@ impl Shared {
             company: 0,
             told: 0,
             leavers: 0,
+            tells: Vec::new(),
             turns: 0,
             is_shut_down: false,
             is_paused: false,
@@ -165,6 +130,7 @@ impl Shared {
             sender,
             core: Mutex::new(core),
             turn: Mutex::new(()),
+            left: AtomicU64::new(0),
             earlier: Notify::new(),
             #[cfg(feature = "harness")]
             paused: watch::Sender::new(false),
@@ -202,18 +168,19 @@ impl Shared {
             return (answer, None);
         }
         core.leavers += 1;
-        let left = Left {
-            shared: self,
-            turn: core.turns,
-            has_rested: false,
-            is_sent: false,
-        };
+        let left = Left::new(self, core.turns);
+        tell(core);
         (answer, Some(left))
+    }
+
+    /// Whether all of a turn has left. Needs no lock: most of those in company only ask this.
+    pub(super) fn has_left(&self, turn: u64) -> bool {
+        self.left.load(Ordering::Acquire) > turn
     }
 
     /// Sends what was left in the node before this turn, unless that is done. It has left when this
     /// returns.
-    fn send_left(&self, turn: u64) {
+    pub(super) fn send_left(&self, turn: u64) {
         let core = self.lock();
         if core.turns == turn && !core.is_paused {
             return self.turn(core);
@@ -227,15 +194,22 @@ impl Shared {
     fn turn(&self, mut core: MutexGuard<'_, Core>) {
         let mut datagrams = Vec::new();
         core.next = core.drain(self.clock, &mut datagrams);
+        let turn = core.turns;
         core.turns += 1;
         let next = core.next.unwrap_or(Instant::FAR);
         let is_earlier = next < core.wakes_at;
         core.wakes_at = core.wakes_at.min(next);
-        let told = std::mem::take(&mut core.told) + std::mem::take(&mut core.leavers);
-        if told > 0 {
-            core.company = told;
+        let leavers = std::mem::take(&mut core.leavers);
+        let company = std::mem::take(&mut core.told) + leavers;
+        if company > 0 {
+            core.company = company;
         }
-        let failed = self.send(core, &datagrams);
+        let failed = if datagrams.is_empty() && leavers == 0 {
+            tell(core);
+            0
+        } else {
+            self.send(core, turn, &datagrams)
+        };
         if failed > 0 {
             let mut core = self.lock();
             for _ in 0..failed {
@@ -252,16 +226,19 @@ impl Shared {
     /// Sends, without the lock, though in the order in which the node made what there is to send:
     /// a renewal that left after the release of the same lock would get it votes again, and those
     /// who try for it meanwhile would be told that it is held. Answers how many were not taken.
-    fn send(&self, core: MutexGuard<'_, Core>, datagrams: &[(SocketAddr, Vec<u8>)]) -> usize {
-        if datagrams.is_empty() {
-            return 0;
-        }
+    fn send(
+        &self,
+        core: MutexGuard<'_, Core>,
+        turn: u64,
+        datagrams: &[(SocketAddr, Vec<u8>)],
+    ) -> usize {
         let in_turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(core);
+        tell(core);
         let failed = datagrams
             .iter()
             .filter(|(to, bytes)| !self.sender.send(*to, bytes))
             .count();
+        self.left.store(turn + 1, Ordering::Release);
         drop(in_turn);
         failed
     }
@@ -314,6 +291,16 @@ impl Shared {
         // A panic while the lock was held is a bug of ours; the node behind it still answers, and
         // its leases end by themselves.
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Lets go of the lock, and only then tells those who are to be told something: they run at once,
+/// perhaps beside this, and take the lock. One who is gone withdraws by itself.
+fn tell(mut core: MutexGuard<'_, Core>) {
+    let tells = std::mem::take(&mut core.tells);
+    drop(core);
+    for (tell, ended) in tells {
+        let _ = tell.send(ended);
     }
 }
 
@@ -452,9 +439,7 @@ impl Core {
                 self.meter.granted(clock.mono().since(since));
                 self.leases.insert(ticket, lease.clone());
                 self.told += 1;
-                if tell.send(Ended::Granted(lease)).is_err() {
-                    self.release(clock.now(), ticket);
-                }
+                self.tells.push((tell, Ended::Granted(lease)));
             }
             Event::Renewed {
                 ticket,
@@ -490,7 +475,7 @@ impl Core {
         if let Some(waiting) = self.waiting.remove(&ticket) {
             self.meter.ended_without(&ended);
             self.told += 1;
-            let _ = waiting.tell.send(ended);
+            self.tells.push((waiting.tell, ended));
         }
     }
 }
@@ -539,10 +524,10 @@ mod tests {
         let (sender, _receiver, _) = crate::runtime::socket::bind(listen, None).unwrap();
         #[cfg(not(feature = "harness"))]
         let (sender, _receiver, _) = crate::runtime::socket::bind(listen).unwrap();
-        let (shared, made) = (shared(sender), std::sync::atomic::AtomicU64::new(0));
+        let (shared, made) = (shared(sender), AtomicU64::new(0));
         let make = || {
             shared.with(|core, _| {
-                let n = made.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                let n = made.fetch_add(1, Ordering::SeqCst);
                 core.node.send_gossip(to, &n.to_be_bytes());
             });
         };

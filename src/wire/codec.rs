@@ -42,6 +42,8 @@ const DECODED_BYTES_MAX: usize = 8 * BODY_BYTES_MAX;
 pub const MESSAGES_MAX: usize = 128;
 /// Most datagrams have one or two messages.
 const BODY_BYTES_USUAL: usize = 256;
+/// Room for one message with names of the usual lengths.
+const MESSAGE_BYTES_USUAL: usize = 64;
 
 type Config = Configuration<LittleEndian, Varint, Limit<DECODED_BYTES_MAX>>;
 
@@ -52,7 +54,8 @@ const CONFIG: Config = bincode::config::standard().with_limit::<DECODED_BYTES_MA
 #[must_use]
 pub fn pack(head: &Head, messages: &[Message], budget: usize) -> Packed {
     let mut packed = Packed::default();
-    let mut body = Vec::with_capacity(BODY_BYTES_USUAL);
+    let room = (messages.len() * MESSAGE_BYTES_USUAL).clamp(BODY_BYTES_USUAL, BODY_BYTES_MAX);
+    let mut body = Vec::with_capacity(room);
     if append(&mut body, head).is_none() {
         packed.too_large = messages.len();
         return packed;
@@ -68,7 +71,7 @@ pub fn pack(head: &Head, messages: &[Message], budget: usize) -> Packed {
         } else if body.len() <= budget && count < MESSAGES_MAX {
             count += 1;
         } else {
-            let mut next = Vec::with_capacity(BODY_BYTES_USUAL);
+            let mut next = Vec::with_capacity(room);
             next.extend_from_slice(&body[..head_len]);
             next.extend_from_slice(&body[before..]);
             body.truncate(before);
@@ -103,11 +106,19 @@ pub fn pack_head(head: &Head) -> Packed {
 /// [`DropReason::Undecodable`] unless every byte of it belongs to a head or to one of at most
 /// [`MESSAGES_MAX`] messages.
 pub fn unpack(body: &[u8]) -> Result<(Head, Vec<Message>), DropReason> {
+    let mut messages = Vec::new();
+    let head = unpack_into(body, &mut messages)?;
+    Ok((head, messages))
+}
+
+/// The same, with the messages put into `messages` instead of whatever is there. Where the body is
+/// no body, some may be in it.
+pub(crate) fn unpack_into(body: &[u8], messages: &mut Vec<Message>) -> Result<Head, DropReason> {
+    messages.clear();
     if body.len() > BODY_BYTES_MAX {
         return Err(DropReason::Undecodable);
     }
     let (head, mut rest) = take::<Head>(body)?;
-    let mut messages = Vec::new();
     while !rest.is_empty() {
         if messages.len() == MESSAGES_MAX {
             return Err(DropReason::Undecodable);
@@ -116,7 +127,7 @@ pub fn unpack(body: &[u8]) -> Result<(Head, Vec<Message>), DropReason> {
         messages.push(message);
         rest = after;
     }
-    Ok((head, messages))
+    Ok(head)
 }
 
 pub(super) fn append(body: &mut Vec<u8>, value: &impl Serialize) -> Option<usize> {
