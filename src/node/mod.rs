@@ -23,9 +23,10 @@ pub use survey::{Health, NodeAnswer, NodeSurvey, Survey};
 pub use surveyor::{Ask, Surveyor, Wanted};
 
 use crate::proto::claimant::{Claimant, ExtendError, Request, RequestError};
+use crate::proto::epoch::Epoch;
 use crate::proto::event::{Effects, Event, Ticket};
 use crate::proto::id::{ClaimId, Incarnation, Key, NodeId};
-use crate::proto::message::{Claim, Message, Outdated, Refuse, RefuseReason};
+use crate::proto::message::{Claim, Memory, Message, Outdated, Recall, Refuse, RefuseReason};
 use crate::proto::roster::Roster;
 use crate::proto::time::{Instant, Now};
 use crate::proto::view::View;
@@ -448,17 +449,7 @@ impl Node {
                 self.claimant.handle(now, from, &message, &mut self.effects);
             }
             Message::Recall(recall) => {
-                let (knew, seen) = self.peers.memory_of(from);
-                let memory = match &self.voter {
-                    Some(voter) => voter.recollect(&recall, knew, seen),
-                    None => crate::proto::message::Memory {
-                        nonce: recall.nonce,
-                        highest: Default::default(),
-                        votes: false,
-                        knew,
-                        seen,
-                    },
-                };
+                let memory = self.recollect(from, recall);
                 self.effects.send(from, Message::Memory(memory));
             }
             Message::Memory(memory) => {
@@ -498,6 +489,20 @@ impl Node {
             }
         }
         Ok(())
+    }
+
+    fn recollect(&self, from: &NodeId, recall: Recall) -> Memory {
+        let (knew, seen) = self.peers.memory_of(from);
+        match &self.voter {
+            Some(voter) => voter.recollect(&recall, knew, seen),
+            None => Memory {
+                nonce: recall.nonce,
+                highest: Epoch::ZERO,
+                votes: false,
+                knew,
+                seen,
+            },
+        }
     }
 
     fn take_claim(&mut self, now: Now, head: &Head, claim: Claim) -> Result<(), DropReason> {

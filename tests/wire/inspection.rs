@@ -40,8 +40,24 @@ impl Asker {
         };
         world.node.handle_view(world.now, &view);
         world.drain();
-        let ear = seal_of(9);
-        Self { world, ear }
+        let mut asker = Self {
+            world,
+            ear: seal_of(9),
+        };
+        // Each is greeted when it is first heard; here it answers a question that nobody asked.
+        for voter in VOTERS {
+            asker.feeds(voter, nothing(0));
+        }
+        asker
+    }
+
+    fn feeds(&mut self, from: &str, report: Report) -> Vec<Output> {
+        let head = Head {
+            from: node_id(from),
+            ..self.world.head()
+        };
+        let datagram = self.world.datagram(&head, &[Message::Report(report)]);
+        self.world.feed(&datagram)
     }
 
     /// Asks for a key, and answers the number that its questions to all three voters have.
@@ -67,12 +83,7 @@ impl Asker {
     }
 
     fn hears(&mut self, from: &str, report: Report) -> Vec<(InspectId, Inspection)> {
-        let head = Head {
-            from: node_id(from),
-            ..self.world.head()
-        };
-        let datagram = self.world.datagram(&head, &[Message::Report(report)]);
-        inspected(self.world.feed(&datagram))
+        inspected(self.feeds(from, report))
     }
 
     /// When it wants to be woken.

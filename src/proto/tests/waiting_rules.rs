@@ -408,6 +408,6 @@ fn a_voter_that_can_be_reached_again_is_told_of_a_lease_whose_renewal_it_missed(
     assert_eq!(reaches(&mut asker, 3_460, "v1"), NOTHING);
     assert_eq!(
         reaches(&mut asker, 3_460, "v2"),
-        ["v2 Claim #1 w100 3460+10000 won"]
+        ["v2 Claim #1 w100 3460+10000 won join"]
     );
 }
