@@ -300,6 +300,7 @@ impl World {
 
     /// The host's clock changed its pace: its leases end at another true time.
     pub(crate) fn see_new_pace(&mut self, host: HostAt) {
+        let now = self.hosts[host].clock.now(self.time);
         let Some(process) = self.hosts[host].process.as_ref() else {
             return;
         };
@@ -307,6 +308,8 @@ impl World {
             .requests
             .values()
             .filter_map(|ongoing| Some((ongoing.request, ongoing.until?)))
+            // One that is over, and whose frozen process does not know it yet, ended when it did.
+            .filter(|(_, until)| *until > now.mono)
             .collect();
         for (request, until) in leases {
             let until = self.true_end(host, until);
