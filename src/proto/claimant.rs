@@ -29,6 +29,9 @@ use super::time::{Instant, Now};
 /// How many claims that never won are remembered, so that a late vote for one of them is given
 /// back without raising a fence.
 const NEVER_WON_MAX: usize = 1_024;
+/// An epoch is drawn up to so many steps further on than it must be. A millisecond has room for a
+/// thousand such.
+const EPOCH_STEPS: u64 = 1_024;
 /// How many claims a call works on: where many are due at once, other work is done in between.
 pub(super) const WORK_MAX: usize = 1_000;
 
@@ -40,6 +43,8 @@ pub struct Claimant {
     pub(super) roster: Arc<Roster>,
     clock: EpochClock,
     pub(super) jitter: Jitter,
+    /// Spreads epochs.
+    steps: Jitter,
     claims_max: usize,
     renew_every: Option<Duration>,
     pub(super) claims: BTreeMap<Ticket, OwnClaim>,
@@ -60,8 +65,8 @@ pub struct Claimant {
 }
 
 impl Claimant {
-    /// A claimant without claims. `seed` only spreads repeats; zero spreads nothing, which spares a
-    /// model checker states that differ in nothing else.
+    /// A claimant without claims. `seed` only spreads repeats and epochs; zero spreads nothing,
+    /// which spares a model checker states that differ in nothing else.
     #[must_use]
     pub fn new(
         me: NodeId,
@@ -76,6 +81,7 @@ impl Claimant {
             roster,
             clock: EpochClock::default(),
             jitter: Jitter::new(seed),
+            steps: Jitter::new(seed),
             claims_max,
             renew_every: None,
             claims: BTreeMap::new(),
@@ -88,6 +94,13 @@ impl Claimant {
             sweep: None,
             returned: BTreeMap::new(),
         }
+    }
+
+    /// Draws every epoch as low as it may be, so that a test can name it.
+    #[cfg(test)]
+    pub(super) fn with_lowest_epochs(mut self) -> Self {
+        self.steps = Jitter::new(0);
+        self
     }
 
     /// Renews leases so often, though at least twice in a ttl and at most once in a round trip,
@@ -447,7 +460,8 @@ impl Claimant {
         self.finish(claim, out);
         claim.stales = claim.stales.saturating_add(1);
         let skew = self.roster.timing().max_clock_skew;
-        let epoch = self.clock.draw_above(now, stale.fence, claim.stales, skew);
+        self.clock.draw_above(now, stale.fence, claim.stales, skew);
+        let epoch = self.step(now);
         self.claim_anew(now, claim, epoch, out);
         false
     }
@@ -500,7 +514,15 @@ impl Claimant {
 
     fn draw(&mut self, now: Now) -> Epoch {
         let skew = self.roster.timing().max_clock_skew;
-        self.clock.draw(now, skew)
+        self.clock.draw(now, skew);
+        self.step(now)
+    }
+
+    /// Some steps above the epoch that was drawn: nobody else is to draw the same.
+    fn step(&mut self, now: Now) -> Epoch {
+        let skew = self.roster.timing().max_clock_skew;
+        let steps = self.steps.below(EPOCH_STEPS);
+        self.clock.step(now, steps, skew)
     }
 
     fn next_id(&mut self) -> ClaimId {

@@ -120,6 +120,16 @@ impl EpochClock {
         self.last
     }
 
+    /// Goes on from the epoch that was drawn last by so many steps, though never for that beyond
+    /// what others would believe. Nodes that draw within one millisecond, or above one fence,
+    /// would draw the same epoch otherwise, and all but one of them would lose their place when
+    /// that one has won.
+    pub fn step(&mut self, now: Now, steps: u64, max_clock_skew: Duration) -> Epoch {
+        let ahead = Epoch(self.last.0.saturating_add(steps));
+        self.last = self.last.max(ahead.min(Epoch::limit(now, max_clock_skew)));
+        self.last
+    }
+
     /// Moves past an epoch that was seen. Answers whether it is to be believed: one that is
     /// further ahead of the own wall clock than `max_clock_skew` moves nothing.
     pub fn observe(&mut self, now: Now, seen: Epoch, max_clock_skew: Duration) -> bool {
@@ -194,6 +204,20 @@ mod tests {
         let leapt = clock.clone().draw_above(at(5_000), fence, 60, SKEW);
         assert_eq!(leapt, Epoch::limit(at(5_000), SKEW));
         assert_eq!(clock.draw_above(at(1_000), fence, 60, SKEW), fence.next());
+    }
+
+    #[test]
+    fn steps_go_on_from_the_last_epoch_as_far_as_others_believe() {
+        let mut clock = EpochClock::default();
+        let drawn = clock.draw(at(5_000), SKEW);
+        let stepped = clock.step(at(5_000), 7, SKEW);
+        assert_eq!(stepped.get(), drawn.get() + 7);
+        assert_eq!(clock.draw(at(5_000), SKEW), stepped.next());
+        let limit = Epoch::limit(at(5_000), SKEW);
+        assert_eq!(clock.step(at(5_000), u64::MAX, SKEW), limit);
+        // One that is beyond that already stays where it is.
+        let beyond = clock.draw(at(5_000), SKEW);
+        assert_eq!(clock.step(at(5_000), 7, SKEW), beyond);
     }
 
     #[test]

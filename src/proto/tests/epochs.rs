@@ -63,6 +63,32 @@ fn epochs_rise_with_every_claim_of_a_node_though_its_wall_clock_is_set_back() {
     assert_eq!(drawn(&said), "w100.2");
 }
 
+/// Otherwise the others would be told `Stale` once the first of them has won, and the node whose
+/// name sorts first would be served more often than they are.
+#[test]
+fn nodes_that_claim_at_one_instant_or_above_one_fence_draw_different_epochs() {
+    let mut drawn = std::collections::BTreeSet::new();
+    for (name, seed) in [("a", 1), ("b", 2), ("c", 3)] {
+        let life = Incarnation::new(1);
+        let mut claimant = Claimant::new(node(name), life, roster(1, 1), 100, seed);
+        let mut out = Effects::default();
+        let ticket = claimant
+            .request(at(100), Asker::request(), &mut out)
+            .unwrap();
+        let epoch = claimant.epoch(ticket).unwrap();
+        assert_eq!(epoch.wall_ms(), WALL + 100);
+        let stale = Message::Stale(Stale {
+            claim: id(name),
+            fence: Epoch::at_wall_ms(WALL + 200),
+        });
+        claimant.handle(at(101), &node("v1"), &stale, &mut out);
+        let anew = claimant.epoch(ticket).unwrap();
+        assert!(anew.wall_ms() > WALL + 200);
+        drawn.extend([epoch, anew]);
+    }
+    assert_eq!(drawn.len(), 6);
+}
+
 #[test]
 fn a_clock_moves_past_every_epoch_that_it_believes() {
     let believed = Epoch::at_wall_ms(WALL + 100 + SKEW_MS);

@@ -331,7 +331,9 @@ impl Asker {
     fn new(voters: usize) -> Self {
         let roster = roster(voters, voters);
         let claimant = Claimant::new(node("a"), Incarnation::new(1), roster, 100, 7);
-        Self { claimant }
+        Self {
+            claimant: claimant.with_lowest_epochs(),
+        }
     }
 
     fn request() -> Request {
