@@ -111,7 +111,8 @@ fn a_node_that_moved_while_its_wall_clock_was_set_back_learns_that_it_is_outdate
 #[test]
 fn a_claim_drawn_while_the_wall_clock_was_far_ahead_claims_anew_once_it_is_set_right() {
     let roster = roster(&["a", "b", "c"]);
-    let mut claimant = Claimant::new(id("n"), Incarnation::new(1), roster, 8, 1);
+    // Zero: it draws the lowest epochs that it may.
+    let mut claimant = Claimant::new(id("n"), Incarnation::new(1), roster, 8, 0);
     let mut out = Effects::default();
     let ahead = WALL_MS + 10_000_000;
     let ticket = claimant
