@@ -136,6 +136,12 @@ impl Links {
         self.living.get(&number)?.end(roster)
     }
 
+    /// When the voter is asked next to keep the link, where it has answered the last time.
+    pub(crate) fn asks_at(&self, number: LinkNo) -> Option<Instant> {
+        let link = self.living.get(&number)?;
+        (link.unanswered == 0).then_some(link.due)
+    }
+
     /// A mistake: whatever the voter keeps, and for which claims.
     pub(crate) fn any_end(&self, voter: &NodeId, roster: &Roster) -> Option<Instant> {
         let links = self.living.values().filter(|link| link.voter == *voter);

@@ -85,7 +85,7 @@ fn rule_20_one_answer_of_each_voter_renews_what_it_covers() {
     asker.is_told(6_800, "v2", kept_by(1, 6_794, 10_000));
     let said = asker.runs(10_112);
     assert!(
-        said.contains(&(10_112, "Renewed until 16694".to_owned())),
+        said.contains(&(6_820, "Renewed until 16694".to_owned())),
         "{said:?}"
     );
     assert_eq!(asker.held(16_693).as_deref(), Some("16694"));
@@ -402,4 +402,22 @@ fn many_leases_that_are_due_at_once_are_worked_on_in_several_calls() {
         (is_due, asker.wakes(ROUND).len())
     });
     assert_eq!(said, [(true, WORK_MAX), (true, 500), (false, 0)]);
+}
+
+/// It is looked at soon after its sessions were kept, and not just before: what was promised
+/// is known then, and outlasts a stall of nearly two thirds of the ttl.
+#[test]
+fn rule_20_a_stall_that_the_voters_sit_out_loses_nothing() {
+    let mut asker = covered_by_three();
+    asker.runs(6_800);
+    for voter in ["v1", "v2", "v3"] {
+        asker.is_told(6_800, voter, kept_by(1, 6_794, 10_000));
+    }
+    asker.runs(10_100);
+    // Stopped before it is kept again at 10,128. The voters keep it until 16,694.
+    let said = asker.wakes(16_600);
+    assert!(
+        said.iter().all(|line| !line.starts_with("Lost")),
+        "{said:?}"
+    );
 }
