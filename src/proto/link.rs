@@ -31,7 +31,7 @@ struct Link {
     every: Duration,
     /// The newest that the voter has promised: a stamp, and how long from there.
     kept: Option<(Instant, Duration)>,
-    /// When that came from: the stamp, or when the link began.
+    /// When that came from: the stamp, or that of the oldest vote while it was not kept yet.
     kept_since: Instant,
     last_stamp: Instant,
     /// How far a stamp was ever ahead of the clock.
@@ -103,10 +103,14 @@ impl Links {
         link.is_some_and(|link| link.session == session)
     }
 
-    /// A claim is covered from now on.
-    pub(crate) fn join(&mut self, number: LinkNo, seq: u64) {
+    /// A claim is covered from now on, by a vote with this stamp.
+    pub(crate) fn join(&mut self, number: LinkNo, seq: u64, stamp: Option<Instant>) {
         if let Some(link) = self.living.get_mut(&number) {
             link.covered.add(seq);
+            // Until it is kept, a lease that it covers is known to last from its vote only.
+            if let (None, Some(stamp)) = (link.kept, stamp) {
+                link.kept_since = link.kept_since.min(stamp);
+            }
         }
     }
 

@@ -22,6 +22,11 @@ impl OwnClaim {
         self.ballots[at].link
     }
 
+    /// The stamp of the newest vote of a ballot.
+    pub(crate) fn stamp_of(&self, at: usize) -> Option<Instant> {
+        self.ballots[at].vote.map(|(stamp, _)| stamp)
+    }
+
     /// All links that cover a ballot of it.
     pub(crate) fn links(&self) -> impl Iterator<Item = LinkNo> {
         self.ballots.iter().filter_map(|ballot| ballot.link)

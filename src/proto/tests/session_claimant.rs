@@ -421,3 +421,21 @@ fn rule_20_a_stall_that_the_voters_sit_out_loses_nothing() {
         "{said:?}"
     );
 }
+
+/// The votes that named the session were slow, and so was the first word that it is kept.
+#[test]
+fn rule_20_a_lease_is_not_lost_while_a_first_answer_that_was_late_still_counts() {
+    let mut asker = holding(Asker::request());
+    asker.hears(120, "v3", voted(100, 10_000));
+    asker.wakes(ROUND);
+    for voter in ["v1", "v2", "v3"] {
+        asker.hears(5_600, voter, covered(3_444, 1));
+    }
+    asker.runs(10_300);
+    for voter in ["v1", "v2", "v3"] {
+        asker.is_told(10_301, voter, kept_by(1, 9_000, 10_000));
+    }
+    let said = asker.runs(13_400);
+    let lost = said.iter().find(|(_, line)| line.starts_with("Lost"));
+    assert_eq!(lost, None);
+}
