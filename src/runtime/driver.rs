@@ -52,7 +52,8 @@ pub(crate) async fn drive(shared: Arc<Shared>, socket: Option<UdpSocket>) {
             let taken = ready.map_or(Ok(()), |(socket, ready)| {
                 ready.and_then(|()| take_in(core, &shared.clock, socket, &mut buffer))
             });
-            core.node.handle_timeout(now);
+            // Not by the reading above: the datagrams were handled by later ones.
+            core.node.handle_timeout(shared.clock.now());
             if now.mono.since(refreshed) >= REFRESH_EVERY {
                 refreshed = now.mono;
                 core.meter.refresh(&core.node, now);

@@ -1,7 +1,7 @@
 //! L1 to L5.
 
 use lockmesh::node::Node;
-use lockmesh::proto::event::{Event, Ticket};
+use lockmesh::proto::event::Ticket;
 use lockmesh::proto::message::Message;
 use lockmesh::proto::voter::Start;
 
