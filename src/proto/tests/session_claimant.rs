@@ -160,6 +160,23 @@ fn rule_20_a_vote_that_was_late_does_not_bring_back_an_earlier_session() {
     assert_eq!(asker.claimant.sessions(), 1);
 }
 
+/// The voter ended the first one, of which this claimant has not heard yet.
+#[test]
+fn rule_20_a_newer_vote_may_name_another_session() {
+    let mut asker = holding(Asker::request());
+    asker.wakes(ROUND);
+    let again = asker.runs(3_470);
+    let stamp = to("v1", &again)[0].0;
+    asker.hears(3_480, "v1", covered(ROUND, 1));
+    asker.hears(3_481, "v1", covered(stamp, 2));
+    assert_eq!(asker.claimant.sessions(), 1);
+    let keeps = asker.wakes(3_482);
+    assert!(
+        keeps.contains(&"v1 KeepAlive S2 3482 of 1".to_owned()),
+        "{keeps:?}"
+    );
+}
+
 #[test]
 fn rule_20_a_session_that_is_over_sends_its_claims_back_to_renewals_that_join() {
     let mut asker = covered_by_three();
