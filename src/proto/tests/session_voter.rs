@@ -137,6 +137,34 @@ fn rule_18_nodes_and_ttls_have_sessions_of_their_own_but_not_many() {
 }
 
 #[test]
+fn rule_18_the_end_of_a_session_leaves_the_others_of_its_node_alone() {
+    let mut booth = Booth::new();
+    let of_ttl = |seq: u64, ttl: u64, stamp_ms: u64| Claim {
+        ttl: ms(ttl),
+        ..numbered(seq, stamp_ms)
+    };
+    booth.hears(1_000, &of_ttl(1, 1_000, 1_000));
+    booth.hears(1_000, &of_ttl(2, 3_000, 1_000));
+    booth.wakes(2_000);
+    assert_eq!(booth.voter.sessions(), 1);
+    let shared = booth.hears(2_001, &of_ttl(3, 3_000, 2_001));
+    assert_eq!(shared, ["a Vote 2001+3000 by S2"]);
+}
+
+/// A vote that was renewed singly goes on without it.
+#[test]
+fn a_voter_wakes_for_the_end_of_a_session_though_its_vote_lasts_longer() {
+    let mut booth = covering();
+    booth.hears(9_000, &won(claim("a", 5, 9_000)));
+    assert_eq!(booth.expires(), "11000");
+    assert_eq!(booth.wakes(11_000), NOTHING);
+    assert_eq!(
+        (booth.voter.sessions(), booth.expires()),
+        (0, "19000".to_owned())
+    );
+}
+
+#[test]
 fn rule_19_one_message_lengthens_what_the_session_covers() {
     let mut booth = covering();
     let kept = booth.is_kept(6_000, "a", 1, digest([1]));
