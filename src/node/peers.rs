@@ -250,6 +250,21 @@ mod tests {
         assert_eq!(peers.handle_view(&seen), vec![node("a")]);
     }
 
+    #[test]
+    fn a_member_is_unheard_until_it_speaks_in_the_life_that_gossip_knows() {
+        let mut peers = peers();
+        let life = |life| view(&[("client", 8, life, true), ("voter", 9, life, true)]);
+        let unheard = |peers: &Peers| peers.unheard_members().cloned().collect::<Vec<_>>();
+        peers.handle_view(&life(5));
+        assert_eq!(unheard(&peers), [node("voter")]);
+        peers.hear(&node("voter"), Incarnation::new(5), addr(9), || false);
+        assert_eq!(unheard(&peers), []);
+        peers.handle_view(&life(5));
+        assert_eq!(unheard(&peers), []);
+        peers.handle_view(&life(6));
+        assert_eq!(unheard(&peers), [node("voter")]);
+    }
+
     fn hears(peers: &mut Peers, name: &str) -> Heard {
         peers.hear(&node(name), Incarnation::new(1), addr(1), || false)
     }

@@ -10,5 +10,6 @@ mod observe;
 mod observer;
 mod outputs;
 mod seal;
+mod sessions;
 mod survey;
 mod tellers;

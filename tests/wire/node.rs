@@ -133,7 +133,7 @@ impl World {
     }
 
     #[track_caller]
-    fn drops_message(&mut self, head: &Head, message: Message, reason: DropReason) {
+    pub(crate) fn drops_message(&mut self, head: &Head, message: Message, reason: DropReason) {
         let datagram = self.datagram(head, &[message]);
         self.drops(&datagram, reason);
     }

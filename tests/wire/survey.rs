@@ -1,5 +1,6 @@
 //! A look at a mesh whose members tell the truth, half of it, or something else.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -180,6 +181,63 @@ fn a_member_is_looked_for_at_a_few_addresses_until_it_answers() {
         .collect();
     assert_eq!(sought, [31, 32, 33]);
     assert_eq!((survey.voting(), survey.health()), (2, Health::Degraded));
+}
+
+/// All tell at once, and most of them the same wrong address.
+#[test]
+fn an_address_that_many_tell_counts_once() {
+    let roster = roster(&["a", "b", "c", "d", "e"]);
+    let members = [("a", 33), ("b", 2), ("c", 3), ("d", 4), ("e", 5)];
+    let known = members.map(|(name, port)| seen(name, port, true, None));
+    let mut mesh = Mesh::default();
+    for (name, port) in members {
+        mesh.put(port, Teller::new(name, &roster, &known));
+    }
+    mesh.teller(5).nodes[0].addr = Some(at(1));
+    let mut surveyor = Surveyor::new([2, 3, 4, 5].map(at), nothing_more());
+    let mut sought = BTreeSet::new();
+    loop {
+        let asks: Vec<_> = std::iter::from_fn(|| surveyor.next_question()).collect();
+        if asks.is_empty() {
+            break;
+        }
+        for ask in asks {
+            sought.insert(ask.to.port());
+            match mesh.tellers.get(&ask.to) {
+                Some(teller) => surveyor.handle_answer(ask.talk, teller.answer(&ask.question)),
+                None => surveyor.handle_silence(ask.talk),
+            }
+        }
+    }
+    assert!(sought.contains(&33) && sought.contains(&1), "{sought:?}");
+}
+
+/// Of addresses without end that are told of one node, those that it began with included.
+#[test]
+fn sixteen_addresses_of_a_node_are_remembered_and_no_more() {
+    let mut mesh = Mesh::of_three();
+    mesh.tellers.remove(&at(1));
+    for (began_with, is_sought) in [(15, true), (16, false)] {
+        let ports = (101..=100 + began_with).chain([2]);
+        let mut surveyor = Surveyor::new(ports.map(at), nothing_more());
+        let mut was_sought = false;
+        while let Some(ask) = surveyor.next_question() {
+            was_sought |= ask.to == at(99);
+            let Some(teller) = mesh.tellers.get(&ask.to) else {
+                surveyor.handle_silence(ask.talk);
+                continue;
+            };
+            let mut answered = teller.answer(&ask.question);
+            if let Answer::Nodes(page) = &mut answered.answer {
+                let told = (101..=100 + began_with).chain([99]);
+                let told = told.map(|port| seen("a", port, true, None));
+                page.entries = told.chain(teller.nodes[1..].iter().cloned()).collect();
+                page.more = false;
+            }
+            surveyor.handle_answer(ask.talk, answered);
+        }
+        assert_eq!(was_sought, is_sought, "it began with {began_with}");
+    }
 }
 
 #[test]

@@ -289,6 +289,48 @@ fn an_extension_holds_once_a_majority_has_promised_it() {
     assert_eq!(too_long, NOTHING);
 }
 
+/// An asker whose turn at `v1` is an offer from 100 on, while it waits at the others.
+fn offered(ttl_ms: u64) -> Asker {
+    let mut asker = Asker::new(3);
+    asker.asks(100, Asker::request());
+    asker.hears(105, "v1", voted(100, ttl_ms));
+    asker
+}
+
+/// Somebody waits behind it, so the voter tells it of its turn once more.
+#[test]
+fn rule_13_a_turn_of_which_half_an_offer_is_left_is_given_back() {
+    for (at_ms, is_given_back) in [(224, false), (225, true), (349, true)] {
+        let mut asker = offered(250);
+        for voter in ["v2", "v3"] {
+            asker.hears(110, voter, waits(HolderWon::No));
+        }
+        // Heard for the first time so late, it may be what wins.
+        let first = asker.hears(at_ms, "v1", asked(100, 249));
+        assert_eq!(first, NOTHING);
+        asker.hears(at_ms, "v1", asked(100, 250));
+        let said = asker.hears(at_ms, "v1", asked(100, 250));
+        let back = format!("v1 Claim #1 w100 {at_ms}+10000 since {at_ms}");
+        let expected = if is_given_back { vec![back] } else { vec![] };
+        assert_eq!(said, expected, "{at_ms}");
+    }
+}
+
+/// Each turn of one that cannot win would hold up those behind it.
+#[test]
+fn rule_13_one_that_no_majority_answers_lets_its_turns_run_out() {
+    let mut asker = offered(120);
+    let back = asker.hears(112, "v1", asked(100, 120));
+    assert_eq!(back, ["v1 Claim #1 w100 112+10000 since 112"]);
+    let mut asker = offered(140);
+    let again = asker.runs(130);
+    assert_eq!([to("v2", &again).len(), to("v3", &again).len()], [1, 1]);
+    assert_eq!(asker.hears(131, "v1", asked(100, 140)), NOTHING);
+    asker.hears(132, "v2", waits(HolderWon::No));
+    let back = asker.hears(133, "v1", asked(100, 140));
+    assert_eq!(back, ["v1 Claim #1 w100 133+10000 since 133"]);
+}
+
 #[test]
 fn rule_13_a_vote_that_is_wanted_back_is_given_back_unless_it_wins() {
     let mut asker = Asker::new(3);

@@ -18,6 +18,7 @@ mod reports;
 mod requests;
 mod rosters;
 mod session_claimant;
+mod session_links;
 mod session_voter;
 mod voter_rules;
 mod waiting_rules;

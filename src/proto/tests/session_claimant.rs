@@ -15,7 +15,7 @@ fn covered(stamp_ms: u64, number: u32) -> Message {
     })
 }
 
-fn kept_by(number: u32, stamp_ms: u64, ttl_ms: u64) -> Kept {
+pub(super) fn kept_by(number: u32, stamp_ms: u64, ttl_ms: u64) -> Kept {
     Kept {
         session: session(number),
         stamp: instant(stamp_ms),
@@ -24,7 +24,7 @@ fn kept_by(number: u32, stamp_ms: u64, ttl_ms: u64) -> Kept {
     }
 }
 
-fn is_over(number: u32) -> Kept {
+pub(super) fn is_over(number: u32) -> Kept {
     Kept {
         ttl: None,
         ..kept_by(number, 0, 0)
@@ -158,6 +158,23 @@ fn rule_20_a_vote_that_was_late_does_not_bring_back_an_earlier_session() {
         .collect();
     assert_eq!(to_v1, ["v1 KeepAlive S2 3482 of 1"]);
     assert_eq!(asker.claimant.sessions(), 1);
+}
+
+/// The voter ended the first one, of which this claimant has not heard yet.
+#[test]
+fn rule_20_a_newer_vote_may_name_another_session() {
+    let mut asker = holding(Asker::request());
+    asker.wakes(ROUND);
+    let again = asker.runs(3_470);
+    let stamp = to("v1", &again)[0].0;
+    asker.hears(3_480, "v1", covered(ROUND, 1));
+    asker.hears(3_481, "v1", covered(stamp, 2));
+    assert_eq!(asker.claimant.sessions(), 1);
+    let keeps = asker.wakes(3_482);
+    assert!(
+        keeps.contains(&"v1 KeepAlive S2 3482 of 1".to_owned()),
+        "{keeps:?}"
+    );
 }
 
 #[test]
@@ -438,4 +455,83 @@ fn rule_20_a_lease_is_not_lost_while_a_first_answer_that_was_late_still_counts()
     let said = asker.runs(13_400);
     let lost = said.iter().find(|(_, line)| line.starts_with("Lost"));
     assert_eq!(lost, None);
+}
+
+#[test]
+fn many_leases_whose_sessions_were_kept_late_are_looked_at_in_several_calls() {
+    let many = 2 * WORK_MAX;
+    let mut asker = with_many(many, 100);
+    for seq in 1..=many as u64 {
+        asker.hears(100, "v1", Message::Vote(vote(seq, instant(100), 10_000)));
+    }
+    while asker.claimant.next_timeout() <= Some(instant(ROUND)) {
+        asker.wakes(ROUND);
+    }
+    for seq in 1..=many as u64 {
+        let vote = Vote {
+            covered: Some(session(1)),
+            ..vote(seq, instant(ROUND), 10_000)
+        };
+        asker.hears(3_450, "v1", Message::Vote(vote));
+    }
+    assert_eq!(
+        asker.wakes(3_460),
+        [format!("v1 KeepAlive S1 3460 of {many}")]
+    );
+    asker.is_told(3_470, "v1", kept_by(1, 3_460, 10_000));
+    let keeps = asker.runs(13_000);
+    let (_, first) = keeps
+        .iter()
+        .find(|(_, line)| line.contains("Keep"))
+        .unwrap();
+    assert_eq!(*first, format!("v1 KeepAlive S1 6794 of {many}"));
+    // It was heard, and the answer was on its way for long.
+    asker.is_told(13_010, "v1", kept_by(1, 6_794, 10_000));
+    let renewed = [0; 3].map(|_| {
+        let is_due = asker.claimant.next_timeout() <= Some(instant(13_010));
+        let said = asker.wakes(13_010);
+        let of_leases = said.iter().filter(|line| *line == "Renewed until 16694");
+        (is_due, of_leases.count())
+    });
+    assert_eq!(renewed, [(true, WORK_MAX), (true, WORK_MAX), (true, 0)]);
+    assert!(asker.claimant.next_timeout() > Some(instant(13_010)));
+}
+
+/// The voter names the session when it tells of the vote once more.
+#[test]
+fn rule_20_a_vote_that_is_told_again_may_name_its_session() {
+    let mut asker = holding(Asker::request());
+    asker.wakes(ROUND);
+    asker.hears(3_450, "v1", voted(ROUND, 10_000));
+    assert_eq!(asker.claimant.sessions(), 0);
+    asker.hears(3_460, "v1", covered(ROUND, 1));
+    assert_eq!(asker.claimant.sessions(), 1);
+}
+
+/// Its stamp is that of an earlier round, since there was nothing to ask.
+#[test]
+fn a_voter_that_tells_of_a_covered_vote_is_not_asked_for_it() {
+    let mut asker = covered_by_three();
+    asker.is_told(3_500, "v2", is_over(1));
+    let said = asker.runs(6_778);
+    assert!(said.contains(&(6_778, "v2 Claim #1 w100 6778+10000 won join".to_owned())));
+    asker.hears(6_780, "v1", covered(ROUND, 1));
+    let said = asker.runs(8_000);
+    let claims = to("v1", &said);
+    assert!(
+        claims.iter().all(|(_, line)| !line.contains("Claim")),
+        "{claims:?}"
+    );
+}
+
+/// What it promised for its turn is soon over.
+#[test]
+fn rule_12_a_voter_whose_vote_is_short_is_asked_again_within_half_of_it() {
+    let mut asker = holding(Asker::request());
+    // Somebody else waits, so that all are told that it has won.
+    assert_eq!(asker.hears(120, "v1", waits(HolderWon::No)).len(), 3);
+    asker.hears(125, "v3", voted(100, 300));
+    let said = asker.runs(1_000);
+    let again = to("v3", &said)[0].0;
+    assert!((125 + 112..=125 + 150).contains(&again), "{again}");
 }

@@ -57,6 +57,33 @@ fn rule_18_a_vote_that_is_new_is_covered_at_once() {
 }
 
 #[test]
+fn rule_18_a_vote_that_is_new_is_covered_only_if_its_claim_has_won_and_asks_for_that() {
+    for only_says_won in [false, true] {
+        let mut booth = Booth::new();
+        let claim = Claim {
+            won: only_says_won,
+            join: !only_says_won,
+            ..claim("a", 5, 1_000)
+        };
+        assert_eq!(booth.hears(1_000, &claim), ["a Vote 1000+10000"]);
+        assert_eq!(booth.voter.sessions(), 0);
+    }
+}
+
+/// Nobody has woken the voter since.
+#[test]
+fn rule_18_a_session_that_ends_now_covers_nothing_any_more() {
+    let mut booth = covering();
+    booth.hears(9_000, &won(claim("a", 5, 9_000)));
+    let mut other = booth.voter.clone();
+    let again = booth.hears(11_000, &won(claim("a", 5, 11_000)));
+    assert_eq!(again, ["a Vote 11000+10000"]);
+    let mut out = Effects::default();
+    other.handle_claim(at(11_000), &numbered(2, 11_000), &mut out);
+    assert_eq!(lines(&out), ["a Vote 11000+10000 by S2"]);
+}
+
+#[test]
 fn rule_18_a_join_counts_only_with_a_newer_stamp() {
     let mut booth = covering();
     // Its own vote outlives the session.
@@ -110,6 +137,34 @@ fn rule_18_nodes_and_ttls_have_sessions_of_their_own_but_not_many() {
 }
 
 #[test]
+fn rule_18_the_end_of_a_session_leaves_the_others_of_its_node_alone() {
+    let mut booth = Booth::new();
+    let of_ttl = |seq: u64, ttl: u64, stamp_ms: u64| Claim {
+        ttl: ms(ttl),
+        ..numbered(seq, stamp_ms)
+    };
+    booth.hears(1_000, &of_ttl(1, 1_000, 1_000));
+    booth.hears(1_000, &of_ttl(2, 3_000, 1_000));
+    booth.wakes(2_000);
+    assert_eq!(booth.voter.sessions(), 1);
+    let shared = booth.hears(2_001, &of_ttl(3, 3_000, 2_001));
+    assert_eq!(shared, ["a Vote 2001+3000 by S2"]);
+}
+
+/// A vote that was renewed singly goes on without it.
+#[test]
+fn a_voter_wakes_for_the_end_of_a_session_though_its_vote_lasts_longer() {
+    let mut booth = covering();
+    booth.hears(9_000, &won(claim("a", 5, 9_000)));
+    assert_eq!(booth.expires(), "11000");
+    assert_eq!(booth.wakes(11_000), NOTHING);
+    assert_eq!(
+        (booth.voter.sessions(), booth.expires()),
+        (0, "19000".to_owned())
+    );
+}
+
+#[test]
 fn rule_19_one_message_lengthens_what_the_session_covers() {
     let mut booth = covering();
     let kept = booth.is_kept(6_000, "a", 1, digest([1]));
@@ -147,6 +202,23 @@ fn rule_19_an_older_word_does_not_lengthen_and_is_told_what_holds() {
     let (from, life) = (node("a"), Incarnation::new(1));
     let kept = booth.does(|v, out| v.handle_keep_alive(at(9_000), &from, life, &keep, out));
     assert_eq!(kept, ["a Kept S1 6000+10000"]);
+    assert_eq!(remains(&booth, 9_000).as_deref(), Some("7000"));
+}
+
+/// A datagram that the network doubled.
+#[test]
+fn rule_19_the_same_word_once_more_does_not_lengthen() {
+    let mut booth = covering();
+    let keep = KeepAlive {
+        session: session(1),
+        stamp: instant(6_000),
+        covered: digest([1]),
+    };
+    let (from, life) = (node("a"), Incarnation::new(1));
+    for now in [6_000, 9_000] {
+        let kept = booth.does(|v, out| v.handle_keep_alive(at(now), &from, life, &keep, out));
+        assert_eq!(kept, ["a Kept S1 6000+10000"]);
+    }
     assert_eq!(remains(&booth, 9_000).as_deref(), Some("7000"));
 }
 
@@ -230,6 +302,16 @@ fn rule_7_a_later_life_of_its_node_ends_a_session() {
         booth.is_kept(2_001, "a", 1, digest([1])),
         ["a Kept S1 over"]
     );
+}
+
+#[test]
+fn rule_7_the_life_that_a_session_is_of_and_those_before_it_do_not_end_it() {
+    let mut booth = covering();
+    for life in [0, 1] {
+        let life = Incarnation::new(life);
+        booth.does(|v, out| v.handle_incarnation(at(2_000), &node("a"), life, out));
+        assert_eq!((booth.voter.sessions(), booth.voter.slots()), (1, 1));
+    }
 }
 
 /// The session was heard, the claim was not: its holder may have let go of it.
@@ -316,6 +398,39 @@ fn rule_21_what_is_told_is_bounded_and_goes_round() {
         .collect();
     // The second time on; at the end of the slots it rests, and then begins again.
     assert_eq!(told, [0, TOLD_MAX, 100, TOLD_MAX, 100]);
+}
+
+/// They may agree in between.
+#[test]
+fn rule_21_telling_goes_on_where_it_stopped() {
+    let mut booth = Booth::new();
+    let seqs = || (1..=TOLD_MAX as u64 + 100).map(|n| n * 16);
+    for seq in seqs() {
+        booth.hears(1_000, &numbered(seq, 1_000));
+    }
+    let nothing = Digest::default;
+    let words = [nothing(), nothing(), digest(seqs()), nothing(), nothing()];
+    let told: Vec<usize> = (1_100..)
+        .zip(words)
+        .map(|(now, word)| booth.is_kept(now, "a", 1, word).len() - 1)
+        .collect();
+    assert_eq!(told, [0, TOLD_MAX, 0, 0, 100]);
+}
+
+/// Where the slots are almost as many as are looked at in one call.
+#[test]
+fn rule_21_a_round_ends_with_the_last_slot() {
+    let mut booth = Booth::new();
+    booth.hears(1_000, &numbered(16, 1_000));
+    let others = || (1..).filter(|seq| seq % 16 != 0).take(63 * 64 - 1);
+    for seq in others() {
+        booth.hears(1_000, &numbered(seq, 1_000));
+    }
+    assert_eq!(booth.voter.slots(), 63 * 64);
+    // They agree about all but the first.
+    let told = [1_100, 1_101, 1_102, 1_103]
+        .map(|now| booth.is_kept(now, "a", 1, digest(others())).len() - 1);
+    assert_eq!(told, [0, 1, 1, 1]);
 }
 
 #[test]
