@@ -51,7 +51,7 @@ pub enum Mutant {
     GossipFreesVotes,
     /// A claim that has won is held against the fence.
     WonHeldAgainstFence,
-    /// Claims of equal epochs are not ordered.
+    /// Claims of equal epochs are not ordered, and nothing keeps epochs apart.
     EqualEpochsNotOrdered,
     /// A waiter that is not heard any more is skipped, not dropped.
     SkipInsteadOfDrop,
