@@ -1,7 +1,5 @@
 //! Messages to other nodes that are in no datagram yet: one datagram takes many.
 
-use std::collections::BTreeMap;
-
 use crate::proto::id::NodeId;
 use crate::proto::message::Message;
 
@@ -13,32 +11,42 @@ const SPARE_MESSAGES_MAX: usize = 256;
 /// What there is for each node. An empty list: a word of its own, if only its name.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
-    messages: BTreeMap<NodeId, Vec<Message>>,
+    /// In the order of the nodes' ids.
+    lists: Vec<(NodeId, Vec<Message>)>,
     spare: Vec<Vec<Message>>,
 }
 
 impl Outbox {
     pub(super) fn is_empty(&self) -> bool {
-        self.messages.is_empty()
+        self.lists.is_empty()
     }
 
     /// The list of a node.
     pub(super) fn of(&mut self, node: NodeId) -> &mut Vec<Message> {
-        let spare = &mut self.spare;
-        let new = || spare.pop().unwrap_or_default();
-        self.messages.entry(node).or_insert_with(new)
+        let found = self.lists.binary_search_by(|(other, _)| other.cmp(&node));
+        let at = found.unwrap_or_else(|at| {
+            let list = self.spare.pop().unwrap_or_default();
+            self.lists.insert(at, (node, list));
+            at
+        });
+        &mut self.lists[at].1
     }
 
     /// All that there is.
-    pub(super) fn take(&mut self) -> BTreeMap<NodeId, Vec<Message>> {
-        std::mem::take(&mut self.messages)
+    pub(super) fn take(&mut self) -> Vec<(NodeId, Vec<Message>)> {
+        std::mem::take(&mut self.lists)
     }
 
-    /// Keeps the room of a list that was sent.
-    pub(super) fn keep(&mut self, mut messages: Vec<Message>) {
-        if self.spare.len() < SPARE_MAX && messages.capacity() <= SPARE_MESSAGES_MAX {
-            messages.clear();
-            self.spare.push(messages);
+    /// Keeps the room of what was taken and sent.
+    pub(super) fn keep(&mut self, mut lists: Vec<(NodeId, Vec<Message>)>) {
+        for (_, mut messages) in lists.drain(..) {
+            if self.spare.len() < SPARE_MAX && messages.capacity() <= SPARE_MESSAGES_MAX {
+                messages.clear();
+                self.spare.push(messages);
+            }
+        }
+        if self.lists.is_empty() && lists.capacity() <= SPARE_MAX {
+            self.lists = lists;
         }
     }
 }
@@ -59,18 +67,19 @@ mod tests {
             let recall = Message::Recall(Recall { nonce: 1 });
             outbox.of(node(number)).push(recall);
         }
-        let room = outbox.messages[&node(0)].as_ptr();
-        for (_, messages) in outbox.take() {
-            outbox.keep(messages);
-        }
+        let room = outbox.of(node(0)).as_ptr();
+        let lists = outbox.take();
+        assert!(lists.is_sorted_by_key(|(node, _)| node));
+        outbox.keep(lists);
         assert!(outbox.is_empty());
         assert_eq!(outbox.spare.len(), SPARE_MAX);
         assert!(outbox.spare.iter().all(Vec::is_empty));
         assert!(outbox.spare.iter().any(|spare| spare.as_ptr() == room));
-        outbox.keep(Vec::with_capacity(SPARE_MESSAGES_MAX + 1));
-        assert_eq!(outbox.spare.len(), SPARE_MAX);
+        assert_eq!(outbox.lists.capacity(), 0);
         outbox.spare.clear();
-        outbox.keep(Vec::with_capacity(SPARE_MESSAGES_MAX + 1));
+        let too_long = Vec::with_capacity(SPARE_MESSAGES_MAX + 1);
+        outbox.keep(vec![(node(0), too_long)]);
         assert_eq!(outbox.spare.len(), 0);
+        assert!(outbox.lists.capacity() > 0);
     }
 }

@@ -18,13 +18,17 @@ impl Node {
     }
 
     pub(super) fn flush(&mut self) {
-        for (node, messages) in self.outbox.take() {
-            match self.peers.address_of(&node) {
-                Some(to) => self.transmit(to, node, &messages),
+        if self.outbox.is_empty() {
+            return;
+        }
+        let lists = self.outbox.take();
+        for (node, messages) in &lists {
+            match self.peers.address_of(node) {
+                Some(to) => self.transmit(to, node.clone(), messages),
                 None => self.traffic.drop_one(DropReason::NoAddress),
             }
-            self.outbox.keep(messages);
         }
+        self.outbox.keep(lists);
     }
 
     /// Of a datagram of this node's.
