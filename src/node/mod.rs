@@ -113,6 +113,8 @@ pub struct Node {
     /// The messages of the datagram that is taken in; its room is used again.
     taken: Vec<Message>,
     outbox: Outbox,
+    /// The body of the datagram that is sent; its room is used again.
+    packing: Vec<u8>,
     outputs: VecDeque<Output>,
 }
 
@@ -153,6 +155,7 @@ impl Node {
             routed: Effects::default(),
             taken: Vec::new(),
             outbox: Outbox::default(),
+            packing: Vec::new(),
             outputs: VecDeque::new(),
         };
         node.route(now);

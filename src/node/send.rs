@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::{Node, Output};
 use crate::proto::id::NodeId;
 use crate::proto::message::Message;
-use crate::wire::codec::{pack, pack_head};
+use crate::wire::codec::{pack_head, pack_into};
 use crate::wire::{DATAGRAM_BYTES_MAX, DropReason, Head, Kind};
 
 impl Node {
@@ -44,18 +44,26 @@ impl Node {
     pub(super) fn transmit(&mut self, addr: SocketAddr, node: NodeId, messages: &[Message]) {
         let budget = DATAGRAM_BYTES_MAX - self.seal.overhead();
         let head = self.head(node);
-        let packed = match messages {
-            [] => pack_head(&head),
-            _ => pack(&head, messages, budget),
+        let Self {
+            packing,
+            seal,
+            traffic,
+            outputs,
+            ..
+        } = self;
+        let mut send = |body: &[u8], count: usize| {
+            traffic.datagrams_out += 1;
+            traffic.messages_out += count as u64;
+            let bytes = seal.seal(Kind::Votes, body);
+            outputs.push_back(Output::Transmit { to: addr, bytes });
         };
-        for _ in 0..packed.too_large {
-            self.traffic.drop_one(DropReason::TooLarge);
+        if messages.is_empty() {
+            let bodies = pack_head(&head).bodies;
+            return bodies.iter().for_each(|(body, count)| send(body, *count));
         }
-        for (body, count) in packed.bodies {
-            self.traffic.datagrams_out += 1;
-            self.traffic.messages_out += count as u64;
-            let bytes = self.seal.seal(Kind::Votes, &body);
-            self.outputs.push_back(Output::Transmit { to: addr, bytes });
+        let too_large = pack_into(packing, &head, messages, budget, send);
+        for _ in 0..too_large {
+            self.traffic.drop_one(DropReason::TooLarge);
         }
     }
 }

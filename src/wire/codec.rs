@@ -42,8 +42,6 @@ const DECODED_BYTES_MAX: usize = 8 * BODY_BYTES_MAX;
 pub const MESSAGES_MAX: usize = 128;
 /// Most datagrams have one or two messages.
 const BODY_BYTES_USUAL: usize = 256;
-/// Room for one message with names of the usual lengths.
-const MESSAGE_BYTES_USUAL: usize = 64;
 
 type Config = Configuration<LittleEndian, Varint, Limit<DECODED_BYTES_MAX>>;
 
@@ -54,37 +52,47 @@ const CONFIG: Config = bincode::config::standard().with_limit::<DECODED_BYTES_MA
 #[must_use]
 pub fn pack(head: &Head, messages: &[Message], budget: usize) -> Packed {
     let mut packed = Packed::default();
-    let room = (messages.len() * MESSAGE_BYTES_USUAL).clamp(BODY_BYTES_USUAL, BODY_BYTES_MAX);
-    let mut body = Vec::with_capacity(room);
-    if append(&mut body, head).is_none() {
-        packed.too_large = messages.len();
-        return packed;
+    let mut body = Vec::with_capacity(BODY_BYTES_USUAL);
+    packed.too_large = pack_into(&mut body, head, messages, budget, |body, count| {
+        packed.bodies.push((body.to_vec(), count));
+    });
+    packed
+}
+
+/// The same, with one body after another in the room of `body`. Answers how many messages are in
+/// none of them.
+pub(crate) fn pack_into(
+    body: &mut Vec<u8>,
+    head: &Head,
+    messages: &[Message],
+    budget: usize,
+    mut take: impl FnMut(&[u8], usize),
+) -> usize {
+    body.clear();
+    if append(body, head).is_none() {
+        return messages.len();
     }
     let head_len = body.len();
     let mut count = 0;
+    let mut too_large = 0;
     for message in messages {
         let before = body.len();
-        let is_whole = append(&mut body, message).is_some();
+        let is_whole = append(body, message).is_some();
         if !is_whole || head_len + (body.len() - before) > budget {
             body.truncate(before);
-            packed.too_large += 1;
+            too_large += 1;
         } else if body.len() <= budget && count < MESSAGES_MAX {
             count += 1;
         } else {
-            let mut next = Vec::with_capacity(room);
-            next.extend_from_slice(&body[..head_len]);
-            next.extend_from_slice(&body[before..]);
-            body.truncate(before);
-            packed
-                .bodies
-                .push((std::mem::replace(&mut body, next), count));
+            take(&body[..before], count);
+            body.drain(head_len..before);
             count = 1;
         }
     }
     if count > 0 {
-        packed.bodies.push((body, count));
+        take(body, count);
     }
-    packed
+    too_large
 }
 
 /// A body without any message: who it is from, in which life.
