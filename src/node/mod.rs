@@ -110,7 +110,8 @@ pub struct Node {
     effects: Effects,
     /// What was in the effects while it is handled; its room is used again.
     routed: Effects,
-    /// The messages of the datagram that is taken in; its room is used again.
+    /// The body of the datagram that is taken in, and its messages; their room is used again.
+    opened: Vec<u8>,
     taken: Vec<Message>,
     outbox: Outbox,
     /// The body of the datagram that is sent; its room is used again.
@@ -153,6 +154,7 @@ impl Node {
             counts: Counts::default(),
             effects,
             routed: Effects::default(),
+            opened: Vec::new(),
             taken: Vec::new(),
             outbox: Outbox::default(),
             packing: Vec::new(),
@@ -352,17 +354,21 @@ impl Node {
     }
 
     fn take_in(&mut self, now: Now, from: SocketAddr, bytes: &[u8]) -> Result<(), DropReason> {
-        let (kind, body) = self.seal.open(bytes)?;
-        match kind {
+        let mut body = std::mem::take(&mut self.opened);
+        let opened = self.seal.open_into(bytes, &mut body);
+        let taken = opened.and_then(|kind| match kind {
             Kind::Votes => self.take_votes(now, from, &body),
             Kind::Gossip => {
-                self.outputs.push_back(Output::Gossip { from, bytes: body });
+                let bytes = std::mem::take(&mut body);
+                self.outputs.push_back(Output::Gossip { from, bytes });
                 Ok(())
             }
             Kind::Question => self.answer(now, from, &body),
             // A node asks nothing.
             Kind::Answer => Err(DropReason::Misaddressed),
-        }
+        });
+        self.opened = body;
+        taken
     }
 
     fn take_votes(&mut self, now: Now, from: SocketAddr, body: &[u8]) -> Result<(), DropReason> {

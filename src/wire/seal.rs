@@ -173,6 +173,19 @@ impl Seal {
     /// [`Forged`](DropReason::Forged), [`Replayed`](DropReason::Replayed) or, where the kind is
     /// none, [`Undecodable`](DropReason::Undecodable).
     pub fn open(&mut self, datagram: &[u8]) -> Result<(Kind, Vec<u8>), DropReason> {
+        let mut body = Vec::new();
+        let kind = self.open_into(datagram, &mut body)?;
+        Ok((kind, body))
+    }
+
+    /// The same, with the body put into `body` instead of whatever is there. Where it is dropped,
+    /// anything may be in it.
+    pub(crate) fn open_into(
+        &mut self,
+        datagram: &[u8],
+        body: &mut Vec<u8>,
+    ) -> Result<Kind, DropReason> {
+        body.clear();
         let (mode, rest) = match datagram {
             [PROTOCOL_VERSION, mode, rest @ ..] => (*mode, rest),
             [PROTOCOL_VERSION] | [] => return Err(DropReason::Short),
@@ -180,10 +193,11 @@ impl Seal {
         };
         match (mode, &mut self.sealed) {
             (MODE_PLAINTEXT, None) => {
-                let (kind, body) = rest.split_first().ok_or(DropReason::Short)?;
-                Ok((Kind::from_byte(*kind)?, body.to_vec()))
+                let (kind, rest) = rest.split_first().ok_or(DropReason::Short)?;
+                body.extend_from_slice(rest);
+                Kind::from_byte(*kind)
             }
-            (MODE_SEALED, Some(sealed)) => sealed.open(datagram),
+            (MODE_SEALED, Some(sealed)) => sealed.open(datagram, body),
             (MODE_PLAINTEXT, Some(_)) => Err(DropReason::Plaintext),
             (MODE_SEALED, None) => Err(DropReason::Sealed),
             _ => Err(DropReason::Version),
@@ -224,7 +238,7 @@ impl Sealed {
 
     /// Opens a datagram whose version and mode have been looked at. Whether it is a replay is
     /// asked last, so that a forged counter is counted as what it is.
-    fn open(&mut self, datagram: &[u8]) -> Result<(Kind, Vec<u8>), DropReason> {
+    fn open(&mut self, datagram: &[u8], body: &mut Vec<u8>) -> Result<Kind, DropReason> {
         let Some((header, sealed)) = datagram.split_at_checked(HEADER_BYTES) else {
             return Err(DropReason::Short);
         };
@@ -239,24 +253,24 @@ impl Sealed {
             return Err(DropReason::FromMyself);
         }
         let counter = u64::from_le_bytes(field(&header[COUNTER_AT..])?);
-        let (kind, body) = match self.peers.get_mut(&boot_id) {
+        let kind = match self.peers.get_mut(&boot_id) {
             Some(peer) => {
-                let opened = decrypt(&peer.key, counter, header, sealed)?;
+                let kind = decrypt(&peer.key, counter, header, sealed, body)?;
                 if !peer.window.admit(counter) {
                     return Err(DropReason::Replayed);
                 }
                 self.taken += 1;
                 peer.heard = self.taken;
-                opened
+                kind
             }
             None => {
                 let key = subkey(&self.prk, &boot_id).map_err(|_| DropReason::Forged)?;
-                let opened = decrypt(&key, counter, header, sealed)?;
+                let kind = decrypt(&key, counter, header, sealed, body)?;
                 self.remember(boot_id, key, counter);
-                opened
+                kind
             }
         };
-        Ok((Kind::from_byte(kind)?, body))
+        Kind::from_byte(kind)
     }
 
     /// Takes up a boot id that has authenticated.
@@ -302,22 +316,23 @@ fn field<const N: usize>(bytes: &[u8]) -> Result<[u8; N], DropReason> {
     bytes.try_into().map_err(|_| DropReason::Short)
 }
 
-/// The kind byte and the body.
+/// The kind byte; the body is put into `body`, which is empty.
 fn decrypt(
     key: &LessSafeKey,
     counter: u64,
     header: &[u8],
     sealed: &[u8],
-) -> Result<(u8, Vec<u8>), DropReason> {
+    body: &mut Vec<u8>,
+) -> Result<u8, DropReason> {
     let (ciphertext, tag) = sealed.split_at(sealed.len() - TAG_BYTES);
     let tag = field::<TAG_BYTES>(tag)?.into();
     let (nonce, aad) = (nonce(counter), Aad::from(header));
-    let mut plaintext = ciphertext.to_vec();
-    key.open_in_place_separate_tag(nonce, aad, tag, &mut plaintext, 0..)
+    body.extend_from_slice(ciphertext);
+    key.open_in_place_separate_tag(nonce, aad, tag, body, 0..)
         .map_err(|_| DropReason::Forged)?;
-    let kind = plaintext.first().copied().ok_or(DropReason::Short)?;
-    plaintext.remove(0);
-    Ok((kind, plaintext))
+    let kind = body.first().copied().ok_or(DropReason::Short)?;
+    body.remove(0);
+    Ok(kind)
 }
 
 #[cfg(test)]
