@@ -11,6 +11,7 @@ mod peers;
 mod send;
 mod survey;
 mod surveyor;
+mod take;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -26,18 +27,17 @@ use crate::proto::claimant::{Claimant, ExtendError, Request, RequestError};
 use crate::proto::epoch::Epoch;
 use crate::proto::event::{Effects, Event, Ticket};
 use crate::proto::id::{ClaimId, Incarnation, Key, NodeId};
-use crate::proto::message::{Claim, Memory, Message, Outdated, Recall, Refuse, RefuseReason};
+use crate::proto::message::{Claim, Memory, Message, Recall, Refuse, RefuseReason};
 use crate::proto::roster::Roster;
 use crate::proto::time::{Instant, Now};
 use crate::proto::view::View;
 use crate::proto::voter::{Limits, Start, Voter};
-use crate::wire::codec::unpack_into;
 use crate::wire::observe::Counts;
 use crate::wire::{DropReason, GOSSIP_BYTES_MAX, Head, Kind, Seal, Traffic};
 
 use inspect::Inspector;
 use outbox::Outbox;
-use peers::{Heard, Peers};
+use peers::Peers;
 
 /// How a node comes into the world.
 #[derive(Debug)]
@@ -351,88 +351,6 @@ impl Node {
             .into_iter()
             .flatten()
             .min()
-    }
-
-    fn take_in(&mut self, now: Now, from: SocketAddr, bytes: &[u8]) -> Result<(), DropReason> {
-        let mut body = std::mem::take(&mut self.opened);
-        let opened = self.seal.open_into(bytes, &mut body);
-        let taken = opened.and_then(|kind| match kind {
-            Kind::Votes => self.take_votes(now, from, &body),
-            Kind::Gossip => {
-                let bytes = std::mem::take(&mut body);
-                self.outputs.push_back(Output::Gossip { from, bytes });
-                Ok(())
-            }
-            Kind::Question => self.answer(now, from, &body),
-            // A node asks nothing.
-            Kind::Answer => Err(DropReason::Misaddressed),
-        });
-        self.opened = body;
-        taken
-    }
-
-    fn take_votes(&mut self, now: Now, from: SocketAddr, body: &[u8]) -> Result<(), DropReason> {
-        let mut messages = std::mem::take(&mut self.taken);
-        let taken = unpack_into(body, &mut messages)
-            .and_then(|head| self.take_messages(now, from, &head, &mut messages));
-        messages.clear();
-        self.taken = messages;
-        taken
-    }
-
-    fn take_messages(
-        &mut self,
-        now: Now,
-        from: SocketAddr,
-        head: &Head,
-        messages: &mut Vec<Message>,
-    ) -> Result<(), DropReason> {
-        if head.to != self.id {
-            return Err(DropReason::Misaddressed);
-        }
-        if head.from == self.id {
-            return Err(DropReason::FromMyself);
-        }
-        self.hear(now, head, from)?;
-        self.traffic.datagrams_in += 1;
-        self.traffic.messages_in += messages.len() as u64;
-        for message in messages.drain(..) {
-            if let Err(reason) = self.dispatch(now, head, message) {
-                self.traffic.drop_one(reason);
-            }
-        }
-        Ok(())
-    }
-
-    /// Notes that a node speaks, and in which life.
-    fn hear(&mut self, now: Now, head: &Head, addr: SocketAddr) -> Result<(), DropReason> {
-        let (claimant, voter) = (&self.claimant, &self.voter);
-        let knew =
-            || claimant.held(now).next().is_some() || voter.as_ref().is_some_and(Voter::has_memory);
-        match self.peers.hear(&head.from, head.incarnation, addr, knew) {
-            Heard::Again => Ok(()),
-            Heard::NewLife => {
-                if let Some(voter) = &mut self.voter {
-                    let effects = &mut self.effects;
-                    voter.handle_incarnation(now, &head.from, head.incarnation, effects);
-                }
-                if head.roster != self.roster.tag() {
-                    self.effects.tell(Event::RosterMismatch {
-                        node: head.from.clone(),
-                    });
-                }
-                // It may not have heard of this life, and gossip may not know where it is.
-                self.greet(&head.from);
-                Ok(())
-            }
-            Heard::Outdated { seen } => {
-                // To where it speaks from now, not to where its later life was.
-                let message = Message::Outdated(Outdated { seen });
-                self.transmit(addr, head.from.clone(), &[message]);
-                Err(DropReason::OutdatedIncarnation)
-            }
-            Heard::TooMany => Err(DropReason::TooManyNodes),
-        }
     }
 
     fn dispatch(&mut self, now: Now, head: &Head, message: Message) -> Result<(), DropReason> {

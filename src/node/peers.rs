@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::proto::id::{Incarnation, NodeId};
+use crate::proto::id::{Incarnation, NodeId, NodeName};
 use crate::proto::roster::Roster;
 use crate::proto::view::View;
 
@@ -57,6 +57,12 @@ impl Peers {
             known: BTreeMap::new(),
             heard: 0,
         }
+    }
+
+    /// The id of a node that speaks. One that is known has one already.
+    pub(crate) fn id_of(&self, name: NodeName<'_>) -> NodeId {
+        let known = self.known.get_key_value(name.as_str());
+        known.map_or_else(|| name.to_id(), |(node, _)| node.clone())
     }
 
     /// A datagram of `node` has come. `knew` answers whether this node has anything to remember
@@ -133,8 +139,8 @@ impl Peers {
     /// more, and what it has at the voter runs out by itself. Members stay: a voter that lost its
     /// memory asks what is known of it.
     fn has_room_for(&mut self, node: &NodeId) -> bool {
-        if self.known.contains_key(node)
-            || self.known.len() < NODES_MAX
+        if self.known.len() < NODES_MAX
+            || self.known.contains_key(node)
             || self.roster.has_member(node)
         {
             return true;

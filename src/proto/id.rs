@@ -1,5 +1,6 @@
 //! Who and what: nodes, their lives, keys and claims.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -63,7 +64,30 @@ impl NodeId {
     /// # Errors
     /// [`NameError`] where the name is empty, too long, or has a control character.
     pub fn new(name: impl AsRef<str>) -> Result<Self, NameError> {
-        let name = name.as_ref();
+        NodeName::new(name.as_ref()).map(|name| name.to_id())
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A map by node ids finds a [`NodeName`], too.
+impl Borrow<str> for NodeId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The name of a node where it was read: held to the same bounds as a [`NodeId`], and without
+/// memory of its own.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct NodeName<'a>(&'a str);
+
+impl<'a> NodeName<'a> {
+    fn new(name: &'a str) -> Result<Self, NameError> {
         check("node id", name, NODE_ID_BYTES_MAX)?;
         if name.chars().any(char::is_control) {
             return Err(NameError::Control {
@@ -71,13 +95,21 @@ impl NodeId {
                 name: name.to_owned(),
             });
         }
-        Ok(Self(name.into()))
+        Ok(Self(name))
     }
 
-    /// The name.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
+    pub(crate) fn as_str(&self) -> &'a str {
+        self.0
+    }
+
+    pub(crate) fn to_id(self) -> NodeId {
+        NodeId(self.0.into())
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for NodeName<'a> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Self::new(Deserialize::deserialize(from)?).map_err(de::Error::custom)
     }
 }
 

@@ -8,7 +8,7 @@ use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use serde::{Deserialize, Serialize};
 
 use super::DropReason;
-use crate::proto::id::{Incarnation, NodeId};
+use crate::proto::id::{Incarnation, NodeId, NodeName};
 use crate::proto::message::Message;
 use crate::proto::roster::RosterTag;
 
@@ -23,6 +23,17 @@ pub struct Head {
     pub to: NodeId,
     /// The sender's roster.
     pub roster: RosterTag,
+}
+
+/// A head where it was read: its names are mostly those of nodes that are known.
+#[derive(Debug, Deserialize)]
+pub(crate) struct ReadHead<'a> {
+    #[serde(borrow)]
+    pub(crate) from: NodeName<'a>,
+    pub(crate) incarnation: Incarnation,
+    #[serde(borrow)]
+    pub(crate) to: NodeName<'a>,
+    pub(crate) roster: RosterTag,
 }
 
 /// Messages for one peer, packed.
@@ -116,17 +127,26 @@ pub fn pack_head(head: &Head) -> Packed {
 pub fn unpack(body: &[u8]) -> Result<(Head, Vec<Message>), DropReason> {
     let mut messages = Vec::new();
     let head = unpack_into(body, &mut messages)?;
+    let head = Head {
+        from: head.from.to_id(),
+        incarnation: head.incarnation,
+        to: head.to.to_id(),
+        roster: head.roster,
+    };
     Ok((head, messages))
 }
 
 /// The same, with the messages put into `messages` instead of whatever is there. Where the body is
 /// no body, some may be in it.
-pub(crate) fn unpack_into(body: &[u8], messages: &mut Vec<Message>) -> Result<Head, DropReason> {
+pub(crate) fn unpack_into<'a>(
+    body: &'a [u8],
+    messages: &mut Vec<Message>,
+) -> Result<ReadHead<'a>, DropReason> {
     messages.clear();
     if body.len() > BODY_BYTES_MAX {
         return Err(DropReason::Undecodable);
     }
-    let (head, mut rest) = take::<Head>(body)?;
+    let (head, mut rest) = take(body)?;
     while !rest.is_empty() {
         if messages.len() == MESSAGES_MAX {
             return Err(DropReason::Undecodable);
@@ -143,9 +163,9 @@ pub(super) fn append(body: &mut Vec<u8>, value: &impl Serialize) -> Option<usize
 }
 
 /// One value, and the bytes after it. No value is of no bytes, so the rest is shorter.
-pub(super) fn take<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<(T, &[u8]), DropReason> {
-    let (value, len) =
-        bincode::serde::decode_from_slice(bytes, CONFIG).map_err(|_| DropReason::Undecodable)?;
+pub(super) fn take<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), DropReason> {
+    let (value, len) = bincode::serde::borrow_decode_from_slice(bytes, CONFIG)
+        .map_err(|_| DropReason::Undecodable)?;
     match bytes.get(len..) {
         Some(rest) if len > 0 => Ok((value, rest)),
         _ => Err(DropReason::Undecodable),

@@ -270,7 +270,7 @@ impl Answered {
     }
 }
 
-fn whole<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<(T, &[u8]), DropReason> {
+fn whole<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<(T, &'a [u8]), DropReason> {
     if body.len() > DATAGRAM_BYTES_MAX {
         return Err(DropReason::Undecodable);
     }
