@@ -61,6 +61,7 @@ const STRANGERS: [(&[&str], &[&str]); 2] = [
         &[
             "claimant.rs",
             "claimant_keeps.rs",
+            "claimant_works.rs",
             "link.rs",
             "own_claim.rs",
             "renewal.rs",

@@ -50,7 +50,7 @@ pub struct Claimant {
     pub(super) claims: BTreeMap<Ticket, OwnClaim>,
     tickets: BTreeMap<u64, Ticket>,
     /// When each claim has something to do.
-    due: BTreeSet<(Instant, Ticket)>,
+    pub(super) due: BTreeSet<(Instant, Ticket)>,
     /// Both number from 1 and never repeat.
     last_ticket: u64,
     last_seq: u64,
@@ -155,7 +155,7 @@ impl Claimant {
         };
         let was_held = claim.held.is_some_and(|held| now.mono < held.valid_until);
         if claim.held.is_some() && !was_held {
-            out.tell(lost(&claim));
+            out.tell(claim.lost());
         }
         self.finish(&claim, out);
         was_held
@@ -173,11 +173,11 @@ impl Claimant {
         extra: Duration,
         out: &mut Effects,
     ) -> Result<Instant, ExtendError> {
-        let Some(mut claim) = self.take_unless_lost(now, ticket, out) else {
-            return Err(ExtendError::NotHeld);
-        };
-        let extended = claim.extend(now, extra, &self.roster, &mut self.jitter, out);
-        self.keep(claim);
+        let mut extended = Err(ExtendError::NotHeld);
+        self.work_unless_lost(now, ticket, out, |me, claim, out| {
+            extended = claim.extend(now, extra, &me.roster, &mut me.jitter, out);
+            false
+        });
         extended
     }
 
@@ -196,41 +196,29 @@ impl Claimant {
         }
         // Also from an answer to a claim that is over: the clock moves past all that it believes.
         let is_believed = epoch.is_none_or(|epoch| self.observe(now, epoch));
-        let ticket = self
-            .tickets
-            .get(&id.seq)
-            .filter(|_| id.incarnation == self.incarnation);
-        let claim = ticket
-            .copied()
-            .and_then(|ticket| match mistaken!(LostIsNotForGood) {
-                true => self.take(ticket),
-                false => self.take_unless_lost(now, ticket, out),
-            });
-        let Some(mut claim) = claim else {
-            // Rule 17: no ghost keeps a vote.
-            if let Some(key) = key {
-                let won = !self.never_won(id);
-                let release = Release {
-                    key: key.clone(),
-                    claim: id.clone(),
-                    won,
-                };
-                out.send(from, Message::Release(release));
-            }
-            return;
-        };
-        let is_over = match msg {
-            _ if !is_believed => self.on_refuse(now, &mut claim, from, RefuseReason::Skew, out),
-            Message::Vote(vote) => self.on_vote(now, &mut claim, from, vote, out),
-            Message::Wait(wait) => self.on_wait(now, &mut claim, from, wait, out),
-            Message::Stale(stale) => self.on_stale(now, &mut claim, from, stale, out),
-            Message::Refuse(refuse) => self.on_refuse(now, &mut claim, from, refuse.reason, out),
+        let ticket = self.tickets.get(&id.seq).copied();
+        let ticket = ticket.filter(|_| id.incarnation == self.incarnation);
+        let work = |me: &mut Self, claim: &mut OwnClaim, out: &mut Effects| match msg {
+            _ if !is_believed => me.on_refuse(now, claim, from, RefuseReason::Skew, out),
+            Message::Vote(vote) => me.on_vote(now, claim, from, vote, out),
+            Message::Wait(wait) => me.on_wait(now, claim, from, wait, out),
+            Message::Stale(stale) => me.on_stale(now, claim, from, stale, out),
+            Message::Refuse(refuse) => me.on_refuse(now, claim, from, refuse.reason, out),
             _ => false,
         };
-        if is_over {
-            self.finish(&claim, out);
-        } else {
-            self.keep(claim);
+        let is_known = ticket.is_some_and(|ticket| match mistaken!(LostIsNotForGood) {
+            true => self.work_on(ticket, out, work),
+            false => self.work_unless_lost(now, ticket, out, work),
+        });
+        // Rule 17: no ghost keeps a vote.
+        if let Some(key) = key.filter(|_| !is_known) {
+            let won = !self.never_won(id);
+            let release = Release {
+                key: key.clone(),
+                claim: id.clone(),
+                won,
+            };
+            out.send(from, Message::Release(release));
         }
     }
 
@@ -250,20 +238,19 @@ impl Claimant {
     }
 
     fn do_what_is_due(&mut self, now: Now, ticket: Ticket, out: &mut Effects) {
-        let Some(mut claim) = self.take_unless_lost(now, ticket, out) else {
-            return;
-        };
-        if claim.held.is_none() && claim.deadline.is_some_and(|at| now.mono >= at) {
-            let answers = claim.answers();
-            out.tell(Event::TimedOut { ticket, answers });
-            self.finish(&claim, out);
-        } else if self.is_denied(&claim, out) {
-            self.finish(&claim, out);
-        } else {
-            claim.send_what_is_due(now, &self.roster, &mut self.jitter, &self.links, out);
-            self.lengthen(&mut claim, out);
-            self.keep(claim);
-        }
+        self.work_unless_lost(now, ticket, out, |me, claim, out| {
+            if claim.held.is_none() && claim.deadline.is_some_and(|at| now.mono >= at) {
+                let answers = claim.answers();
+                out.tell(Event::TimedOut { ticket, answers });
+                return true;
+            }
+            if me.is_denied(claim, out) {
+                return true;
+            }
+            claim.send_what_is_due(now, &me.roster, &mut me.jitter, &me.links, out);
+            me.lengthen(claim, out);
+            false
+        });
     }
 
     /// This node learns that an earlier life of it had a number as high as its own: it goes on
@@ -283,7 +270,7 @@ impl Claimant {
         self.returned.clear();
         for mut claim in claims {
             if claim.held.is_some() {
-                out.tell(lost(&claim));
+                out.tell(claim.lost());
             } else {
                 let epoch = self.draw(now);
                 self.claim_anew(now, &mut claim, epoch, out);
@@ -538,7 +525,7 @@ impl Claimant {
     }
 
     /// Tells all voters that a claim is over, and forgets it but for what a late vote may ask.
-    fn finish(&mut self, claim: &OwnClaim, out: &mut Effects) {
+    pub(super) fn finish(&mut self, claim: &OwnClaim, out: &mut Effects) {
         self.tickets.remove(&claim.id.seq);
         let won = claim.held.is_some() && !mistaken!(WonIsForgotten);
         if !won {
@@ -556,43 +543,5 @@ impl Claimant {
     fn never_won(&self, id: &ClaimId) -> bool {
         // In the order in which they ended, which is not that of their numbers.
         id.incarnation == self.incarnation && self.never_won.contains(&id.seq)
-    }
-
-    /// Takes a claim out to work on it; one whose lease is over is ended first, for good. So
-    /// nothing is looked at and no message handled before that.
-    pub(super) fn take_unless_lost(
-        &mut self,
-        now: Now,
-        ticket: Ticket,
-        out: &mut Effects,
-    ) -> Option<OwnClaim> {
-        let claim = self.take(ticket)?;
-        if claim.held.is_some_and(|held| now.mono >= held.valid_until) {
-            out.tell(lost(&claim));
-            self.finish(&claim, out);
-            return None;
-        }
-        Some(claim)
-    }
-
-    fn take(&mut self, ticket: Ticket) -> Option<OwnClaim> {
-        let claim = self.claims.remove(&ticket)?;
-        self.due.remove(&(claim.timer, ticket));
-        Some(claim)
-    }
-
-    pub(super) fn keep(&mut self, mut claim: OwnClaim) {
-        claim.timer = claim.next_timeout();
-        self.due.insert((claim.timer, claim.ticket));
-        self.claims.insert(claim.ticket, claim);
-    }
-}
-
-fn lost(claim: &OwnClaim) -> Event {
-    Event::Lost {
-        ticket: claim.ticket,
-        key: claim.key.clone(),
-        epoch: claim.epoch,
-        was_due: !claim.renews,
     }
 }

@@ -55,12 +55,11 @@ impl Claimant {
                 self.returned.insert(voter.clone(), next);
             }
             for ticket in tickets {
-                let Some(mut claim) = self.take_unless_lost(now, ticket, out) else {
-                    continue;
-                };
-                let known = (&*self.roster, &self.links);
-                claim.ask_again(now, &voter, known, &mut self.jitter, out);
-                self.keep(claim);
+                self.work_unless_lost(now, ticket, out, |me, claim, out| {
+                    let known = (&*me.roster, &me.links);
+                    claim.ask_again(now, &voter, known, &mut me.jitter, out);
+                    false
+                });
             }
         }
     }
@@ -76,10 +75,10 @@ impl Claimant {
         let last = tickets.get(WORK_MAX - 1);
         self.sweep = last.map(|last| (since, Ticket(last.0 + 1)));
         for ticket in tickets {
-            if let Some(mut claim) = self.take_unless_lost(now, ticket, out) {
-                self.lengthen(&mut claim, out);
-                self.keep(claim);
-            }
+            self.work_unless_lost(now, ticket, out, |me, claim, out| {
+                me.lengthen(claim, out);
+                false
+            });
         }
     }
 

@@ -8,6 +8,7 @@
 
 pub mod claimant;
 mod claimant_keeps;
+mod claimant_works;
 pub mod digest;
 pub mod epoch;
 pub mod event;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::epoch::Epoch;
-use super::event::{Answers, Effects, Ticket};
+use super::event::{Answers, Effects, Event, Ticket};
 use super::id::{ClaimId, Key, NodeId};
 use super::link::{LinkNo, Links};
 use super::message::{Claim, HolderWon, Message, RefuseReason, Release, Vote};
@@ -257,11 +257,11 @@ impl OwnClaim {
             true => self.answered(),
             false => self.ballots.len(),
         };
-        let ends: Vec<Instant> = ends.collect();
-        if mistaken!(ExpiredVotesCount) && Tally::of(voters, ends.len(), 0) == Tally::Won {
-            return ends.into_iter().max().unwrap_or_default();
+        if mistaken!(ExpiredVotesCount) && Tally::of(voters, ends.clone().count(), 0) == Tally::Won
+        {
+            return ends.max().unwrap_or_default();
         }
-        match majority_reaches(voters, ends.into_iter()) {
+        match majority_reaches(voters, ends) {
             Some(end) => end.before(self.ahead),
             None => Instant::ZERO,
         }
@@ -466,6 +466,16 @@ impl OwnClaim {
             }
         }
         answers
+    }
+
+    /// That its lease is over.
+    pub(crate) fn lost(&self) -> Event {
+        Event::Lost {
+            ticket: self.ticket,
+            key: self.key.clone(),
+            epoch: self.epoch,
+            was_due: !self.renews,
+        }
     }
 
     pub(crate) fn next_timeout(&self) -> Instant {
