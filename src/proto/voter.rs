@@ -117,7 +117,7 @@ impl Voter {
     /// A `Claim`: rules 1 to 5, and 8.
     pub fn handle_claim(&mut self, now: Now, msg: &Claim, out: &mut Effects) {
         let at = self.settled(now, &msg.key, out);
-        if let Some(reason) = self.refusal(now, msg) {
+        if let Some(reason) = self.refusal(now, msg, at) {
             let refuse = Refuse {
                 claim: msg.claim.clone(),
                 reason,
@@ -349,14 +349,14 @@ impl Voter {
         self.slots.get(at).map(|_| at)
     }
 
-    fn refusal(&self, now: Now, msg: &Claim) -> Option<RefuseReason> {
+    fn refusal(&self, now: Now, msg: &Claim, at: Option<SlotAt>) -> Option<RefuseReason> {
         if !self.roster.votes_for(&self.me, &msg.key) {
             return Some(RefuseReason::NotAVoter);
         }
         if self.recovery.is_some() {
             return Some(RefuseReason::Quarantine);
         }
-        let slot = self.slots.of(&msg.key);
+        let slot = at.and_then(|at| self.slots.get(at));
         let holds = slot.is_some_and(|slot| slot.vote.claim == msg.claim);
         let waiter = slot.and_then(|slot| slot.waiter(&msg.claim));
         let won = msg.won || waiter.is_some_and(|waiter| waiter.won);
