@@ -78,9 +78,10 @@ impl Slots {
     /// Where the slot of a key is.
     pub(crate) fn find(&self, key: &Key) -> Option<SlotAt> {
         let hash = short_hash(key);
-        let same = (hash, SlotAt(0))..=(hash, SlotAt(u32::MAX));
-        let is_it = |at: &SlotAt| self.get(*at).is_some_and(|slot| slot.key == *key);
-        self.index.range(same).map(|(_, at)| *at).find(is_it)
+        let from = self.index.range((hash, SlotAt(0))..);
+        let mut same = from.take_while(|(other, _)| *other == hash);
+        let is_it = |at: SlotAt| self.get(at).is_some_and(|slot| slot.key == *key);
+        same.find(|(_, at)| is_it(*at)).map(|(_, at)| *at)
     }
 
     /// Whether as many keys have this one's short hash as may. Strangers may choose keys, and each
