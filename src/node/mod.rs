@@ -29,7 +29,7 @@ use crate::proto::event::{Effects, Event, Ticket};
 use crate::proto::id::{ClaimId, Incarnation, Key, NodeId};
 use crate::proto::message::{Claim, Memory, Message, Recall, Refuse, RefuseReason};
 use crate::proto::roster::Roster;
-use crate::proto::time::{Instant, Now};
+use crate::proto::time::{Instant, Now, earliest};
 use crate::proto::view::View;
 use crate::proto::voter::{Limits, Start, Voter};
 use crate::wire::observe::Counts;
@@ -347,10 +347,7 @@ impl Node {
     fn next_timeout(&self) -> Option<Instant> {
         let voter = self.voter.as_ref().and_then(Voter::next_timeout);
         let claimant = self.claimant.next_timeout();
-        [voter, claimant, self.inspector.next_timeout()]
-            .into_iter()
-            .flatten()
-            .min()
+        earliest([voter, claimant, self.inspector.next_timeout()])
     }
 
     fn dispatch(&mut self, now: Now, head: &Head, message: Message) -> Result<(), DropReason> {

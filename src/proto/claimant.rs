@@ -24,7 +24,7 @@ use super::own_claim::{Answer, Counted, OwnClaim};
 pub use super::request::{ExtendError, Request, RequestError};
 use super::rng::Jitter;
 use super::roster::Roster;
-use super::time::{Instant, Now};
+use super::time::{Instant, Now, earliest};
 
 /// How many claims that never won are remembered, so that a late vote for one of them is given
 /// back without raising a fence.
@@ -292,10 +292,7 @@ impl Claimant {
         let claims = self.due.first().map(|(at, _)| *at);
         let sweep = self.sweep.map(|(since, _)| since);
         let again = self.returned.values().map(|(at, _)| *at).min();
-        [claims, sweep, again, self.links.next_timeout()]
-            .into_iter()
-            .flatten()
-            .min()
+        earliest([claims, sweep, again, self.links.next_timeout()])
     }
 
     /// The life that it claims in.

@@ -71,6 +71,16 @@ pub struct Now {
     pub wall_ms: u64,
 }
 
+/// The earliest of these, where there is any.
+#[must_use]
+pub(crate) fn earliest<const N: usize>(readings: [Option<Instant>; N]) -> Option<Instant> {
+    let earlier = |a: Option<Instant>, b: Option<Instant>| match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        _ => a.or(b),
+    };
+    readings.into_iter().fold(None, earlier)
+}
+
 /// A span in whole nanoseconds, at most `u64::MAX`.
 #[must_use]
 pub(crate) fn nanos(span: Duration) -> u64 {
@@ -80,6 +90,14 @@ pub(crate) fn nanos(span: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_earliest_of_none_is_none() {
+        let at = |nanos| Some(Instant::from_nanos(nanos));
+        assert_eq!(earliest([at(2), None, at(1), at(3)]), at(1));
+        assert_eq!(earliest([None, at(2)]), at(2));
+        assert_eq!(earliest([None, None]), None);
+    }
 
     #[test]
     fn readings_saturate_instead_of_wrapping() {

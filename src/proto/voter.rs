@@ -25,7 +25,7 @@ use super::roster::{Roster, floor_of};
 use super::session::{SessionNo, Sessions};
 use super::slot::{GivenVote, Heard, Slot};
 use super::slots::{SlotAt, Slots};
-use super::time::{Instant, Now};
+use super::time::{Instant, Now, earliest};
 use super::view::View;
 use super::voter_says::{count, is_gone, learn_won, send_stale, send_vote, send_wait};
 
@@ -252,10 +252,7 @@ impl Voter {
     pub fn next_timeout(&self) -> Option<Instant> {
         let expiry = self.slots.first_due().map(|(due, _)| due);
         let recovery = self.recovery.as_ref().map(Recovery::next_timeout);
-        [expiry, self.sessions.first_due(), recovery]
-            .into_iter()
-            .flatten()
-            .min()
+        earliest([expiry, self.sessions.first_due(), recovery])
     }
 
     /// Until when this voter abstains at the latest but for a second; `None` once it votes.
