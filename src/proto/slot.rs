@@ -183,14 +183,14 @@ impl Slot {
     }
 
     /// Takes those out of the queue for whom `leaves` says so, in order.
-    pub(crate) fn take_waiters(&mut self, leaves: impl FnMut(&Heard) -> bool) -> Vec<Heard> {
-        let Some(queue) = &mut self.queue else {
+    pub(crate) fn take_waiters(&mut self, leaves: impl Fn(&Heard) -> bool) -> Vec<Heard> {
+        // Mostly there is none.
+        let leave = |queue: &&mut Box<Queue>| queue.waiters.iter().any(&leaves);
+        let Some(queue) = self.queue.as_mut().filter(leave) else {
             return Vec::new();
         };
-        let (gone, kept) = std::mem::take(&mut queue.waiters)
-            .into_iter()
-            .partition(leaves);
-        queue.waiters = kept;
+        let gone = queue.waiters.extract_if(.., |waiter| leaves(waiter));
+        let gone = gone.collect();
         self.drop_empty_queue();
         gone
     }
