@@ -23,7 +23,7 @@ impl Node {
         let taken = opened.and_then(|kind| match kind {
             Kind::Votes => self.take_votes(now, from, &body),
             Kind::Gossip => {
-                let bytes = std::mem::take(&mut body);
+                let bytes = body.clone();
                 self.outputs.push_back(Output::Gossip { from, bytes });
                 Ok(())
             }

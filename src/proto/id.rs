@@ -74,7 +74,7 @@ impl NodeId {
     }
 }
 
-/// A map by node ids finds a [`NodeName`], too.
+/// In a map by node ids a name is found without an id of its own.
 impl Borrow<str> for NodeId {
     fn borrow(&self) -> &str {
         &self.0
