@@ -51,8 +51,9 @@ pub struct Claimant {
     tickets: BTreeMap<u64, Ticket>,
     /// When each claim has something to do.
     pub(super) due: BTreeSet<(Instant, Ticket)>,
-    /// Both number from 1 and never repeat.
-    last_ticket: u64,
+    /// The highest that a request has had.
+    last_ticket: Ticket,
+    /// Numbers from 1 and never repeats.
     last_seq: u64,
     never_won: VecDeque<u64>,
     /// Sessions with voters.
@@ -87,7 +88,7 @@ impl Claimant {
             claims: BTreeMap::new(),
             tickets: BTreeMap::new(),
             due: BTreeSet::new(),
-            last_ticket: 0,
+            last_ticket: Ticket(0),
             last_seq: 0,
             never_won: VecDeque::new(),
             links: Links::default(),
@@ -112,6 +113,12 @@ impl Claimant {
         self
     }
 
+    /// A ticket that no request has had.
+    #[must_use]
+    pub fn next_ticket(&self) -> Ticket {
+        Ticket(self.last_ticket.0.saturating_add(1))
+    }
+
     /// Begins to claim.
     ///
     /// # Errors
@@ -122,6 +129,21 @@ impl Claimant {
         request: Request,
         out: &mut Effects,
     ) -> Result<Ticket, RequestError> {
+        let ticket = self.next_ticket();
+        self.request_as(now, ticket, request, out).map(|()| ticket)
+    }
+
+    /// The same with a ticket of the caller's. A request that has it already is ended first.
+    ///
+    /// # Errors
+    /// As [`Claimant::request`].
+    pub fn request_as(
+        &mut self,
+        now: Now,
+        ticket: Ticket,
+        request: Request,
+        out: &mut Effects,
+    ) -> Result<(), RequestError> {
         let (min, max) = (self.roster.timing().min_ttl(), self.roster.timing().max_ttl);
         if request.ttl < min || request.ttl > max {
             return Err(RequestError::Ttl {
@@ -135,8 +157,10 @@ impl Claimant {
                 max: self.claims_max,
             });
         }
-        self.last_ticket += 1;
-        let ticket = Ticket(self.last_ticket);
+        if ticket <= self.last_ticket {
+            self.release(now, ticket, out);
+        }
+        self.last_ticket = self.last_ticket.max(ticket);
         let epoch = self.draw(now);
         let id = self.next_id();
         let voters = self.roster.voters_for(&request.key);
@@ -144,7 +168,7 @@ impl Claimant {
         let mut claim = OwnClaim::new(ticket, id, epoch, request, voters, self.renew_every);
         claim.send_to_all(now, &self.roster, &mut self.jitter, out);
         self.keep(claim);
-        Ok(ticket)
+        Ok(())
     }
 
     /// Ends a request, whatever it has come to: a claim that waits is withdrawn, a lease is

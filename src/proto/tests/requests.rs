@@ -53,6 +53,28 @@ fn a_request_has_a_ticket_of_its_own_from_its_beginning_to_its_end() {
     assert!(!asker.claimant.is_empty());
 }
 
+/// In whatever order: many threads draw theirs before each comes to the node.
+#[test]
+fn a_request_may_have_a_ticket_of_its_callers() {
+    let mut asker = Asker::new(1);
+    let request = |c: &mut Claimant, n, ticket, out: &mut Effects| {
+        c.request_as(at(n), Ticket(ticket), Asker::request(), out)
+            .unwrap();
+    };
+    for (n, ticket) in [(1, 7), (2, 5), (3, 6)] {
+        asker.does(|c, out| request(c, n, ticket, out));
+    }
+    let tickets = [5, 6, 7].map(Ticket);
+    assert_eq!(asker.claimant.tickets().collect::<Vec<_>>(), tickets);
+    assert_eq!(asker.claimant.next_ticket(), Ticket(8));
+    // One that is in use: what had it is withdrawn, so that it leaves no vote behind.
+    let said = asker.does(|c, out| request(c, 4, 5, out));
+    assert_eq!(said, ["v1 Release #2", "v1 Claim #4 w4 4+10000"]);
+    assert_eq!(asker.claimant.tickets().collect::<Vec<_>>(), tickets);
+    asker.does(|c, out| request(c, 5, u64::MAX, out));
+    assert_eq!(asker.claimant.next_ticket(), Ticket(u64::MAX));
+}
+
 #[test]
 fn a_release_says_whether_the_lock_was_held_until_now() {
     let release = |asker: &mut Asker, at_ms| {
