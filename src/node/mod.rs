@@ -213,10 +213,25 @@ impl Node {
     /// # Errors
     /// [`RequestError`] where the ttl is out of bounds or there are too many requests.
     pub fn claim(&mut self, now: Now, request: Request) -> Result<Ticket, RequestError> {
-        let ticket = self.claimant.request(now, request, &mut self.effects);
-        self.counts.requests += u64::from(ticket.is_ok());
+        let ticket = self.claimant.next_ticket();
+        self.claim_as(now, ticket, request).map(|()| ticket)
+    }
+
+    /// The same with a ticket of the caller's. A request that has it already is ended first.
+    ///
+    /// # Errors
+    /// As [`Node::claim`].
+    pub fn claim_as(
+        &mut self,
+        now: Now,
+        ticket: Ticket,
+        request: Request,
+    ) -> Result<(), RequestError> {
+        let effects = &mut self.effects;
+        let taken = self.claimant.request_as(now, ticket, request, effects);
+        self.counts.requests += u64::from(taken.is_ok());
         self.route(now);
-        ticket
+        taken
     }
 
     /// Withdraws a request or releases its lease. Answers whether it was held until now.
@@ -284,22 +299,6 @@ impl Node {
         self.outputs
             .pop_front()
             .unwrap_or_else(|| Output::Timeout(self.next_timeout()))
-    }
-
-    /// The next thing that is not a datagram of this node's messages: those stay in it, for a later
-    /// [`Node::poll_output`] to put more of them into each datagram. `None`: there is no more.
-    pub fn poll_here(&mut self) -> Option<Output> {
-        let at = self
-            .outputs
-            .iter()
-            .position(|output| !matches!(output, Output::Transmit { .. }))?;
-        self.outputs.remove(at)
-    }
-
-    /// Whether it has messages for other nodes that are in no datagram yet.
-    #[must_use]
-    pub fn has_unsent(&self) -> bool {
-        !self.outbox.is_empty()
     }
 
     /// Its name.

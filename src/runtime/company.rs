@@ -1,4 +1,4 @@
-//! Callers in company: what they leave in the node until it is sent for all of them.
+//! Callers in company: who of them takes to the node what all have asked.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -6,36 +6,38 @@ use std::task::{Context, Poll};
 
 use super::shared::Shared;
 
-/// Something that a caller has left in the node. Awaiting it lets the others run once, and then
-/// sends it unless one of them has; dropping it sends it at once. It leans on no other task: who
-/// blocks a thread of the runtime with it still gets it sent.
-#[must_use = "what is left is sent when this is awaited or dropped"]
-pub(crate) struct Left<'a> {
+/// Of a caller that leads. Awaiting this lets the others run once, and then takes what all have
+/// asked to the node, unless that was done by then or another leads; dropping it does so at once.
+/// It leans on no other task: who leads and blocks a thread of the runtime still gets it sent.
+///
+/// Those who are led lean on who leads, which is already in line to run. Where it never does, since
+/// it was forgotten or its thread is blocked, the driver takes along what they have asked.
+#[must_use = "what was asked is sent when this is awaited or dropped"]
+pub(crate) struct Leading<'a> {
     shared: &'a Shared,
-    turn: u64,
+    number: u64,
     has_rested: bool,
-    is_sent: bool,
+    is_done: bool,
 }
 
-impl<'a> Left<'a> {
-    /// What is sent with this turn.
-    pub(super) fn new(shared: &'a Shared, turn: u64) -> Self {
+impl<'a> Leading<'a> {
+    pub(super) fn new(shared: &'a Shared, number: u64) -> Self {
         Self {
             shared,
-            turn,
+            number,
             has_rested: false,
-            is_sent: false,
+            is_done: false,
         }
     }
 
     fn send(&mut self) {
-        if !std::mem::replace(&mut self.is_sent, true) && !self.shared.has_left(self.turn) {
-            self.shared.send_left(self.turn);
+        if !std::mem::replace(&mut self.is_done, true) {
+            self.shared.lead(self.number);
         }
     }
 }
 
-impl Future for Left<'_> {
+impl Future for Leading<'_> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
@@ -49,7 +51,7 @@ impl Future for Left<'_> {
     }
 }
 
-impl Drop for Left<'_> {
+impl Drop for Leading<'_> {
     fn drop(&mut self) {
         self.send();
     }

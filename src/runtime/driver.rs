@@ -2,14 +2,16 @@
 //! does not pass through here.
 
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
 
-use super::clock::Clock;
-use super::shared::{Core, Shared};
+use super::core::Core;
+use super::inbox::Ask;
+use super::shared::Shared;
 use crate::proto::time::Instant;
 
 /// How long the loop sleeps at the most: timers do not count the time that the machine was
@@ -45,21 +47,38 @@ pub(crate) async fn drive(shared: Arc<Shared>, socket: Option<UdpSocket>) {
             }
             () = shared.earlier.notified() => None,
         };
-        let taken = shared.with(|core, now| {
-            if core.is_paused {
-                return Ok(());
-            }
-            let taken = ready.map_or(Ok(()), |(socket, ready)| {
-                ready.and_then(|()| take_in(core, &shared.clock, socket, &mut buffer))
-            });
-            // Not by the reading above: the datagrams were handled by later ones.
-            core.node.handle_timeout(shared.clock.now());
+        let mut tend = |core: &mut Core| {
+            let now = shared.clock.now();
+            core.node.handle_timeout(now);
             if now.mono.since(refreshed) >= REFRESH_EVERY {
                 refreshed = now.mono;
                 core.meter.refresh(&core.node, now);
             }
-            taken
-        });
+        };
+        let taken = match ready {
+            None => {
+                shared.with(|core, _| {
+                    if !core.is_paused {
+                        tend(core);
+                    }
+                });
+                Ok(())
+            }
+            Some((socket, ready)) => ready.and_then(|()| {
+                let heard = shared.hear(|core| {
+                    if core.is_paused {
+                        return Ok(());
+                    }
+                    let taken = take_in(socket, &mut buffer, |from, bytes| {
+                        core.node.handle_datagram(shared.clock.now(), from, bytes);
+                    });
+                    // By a later clock than the datagrams.
+                    tend(core);
+                    taken
+                });
+                heard.unwrap_or_else(|| leave(&shared, socket, &mut buffer))
+            }),
+        };
         if let Err(error) = taken {
             tracing::warn!(%error, "the socket failed");
             tokio::time::sleep(REST).await;
@@ -84,19 +103,27 @@ impl Drop for Ending {
     }
 }
 
-/// Takes in what is there, and handles all of it before what comes of it is sent: many answers to
+/// Somebody else is at the node, and does this too.
+fn leave(shared: &Shared, socket: &UdpSocket, buffer: &mut [u8]) -> std::io::Result<()> {
+    let mut datagrams = Vec::new();
+    let taken = take_in(socket, buffer, |from, bytes| {
+        let bytes = bytes.to_vec();
+        datagrams.push(Ask::Datagram { from, bytes });
+    });
+    shared.leave(datagrams);
+    taken
+}
+
+/// Takes in what is there. All of it is handled before what comes of it is sent: many answers to
 /// one peer leave in one datagram.
 fn take_in(
-    core: &mut Core,
-    clock: &Clock,
     socket: &UdpSocket,
     buffer: &mut [u8],
+    mut handle: impl FnMut(SocketAddr, &[u8]),
 ) -> std::io::Result<()> {
     for _ in 0..BATCH {
         match socket.try_recv_from(buffer) {
-            Ok((len, from)) => {
-                core.node.handle_datagram(clock.now(), from, &buffer[..len]);
-            }
+            Ok((len, from)) => handle(from, &buffer[..len]),
             Err(error) => match error.kind() {
                 ErrorKind::WouldBlock => return Ok(()),
                 // Word of something that was sent earlier; nothing to do about it.

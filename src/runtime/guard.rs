@@ -4,9 +4,9 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::inbox::Ask;
 use super::lease::Lease;
 use super::mesh::Inner;
-use super::shared::Core;
 use crate::error::{ExtendError, ReleaseError};
 use crate::proto::claimant;
 use crate::proto::epoch::Epoch;
@@ -107,10 +107,11 @@ impl Guard {
         let mut guard = self;
         guard.is_released = true;
         let ticket = guard.lease.ticket;
-        let release = |core: &mut Core, now| core.release(now, ticket);
-        let (was_held, left) = guard.mesh.shared.with_others(release);
-        if let Some(left) = left {
-            left.await;
+        // First over, then released: no guard says "held" once a voter may know.
+        let was_held = guard.lease.release();
+        let leading = guard.mesh.shared.ask(Ask::Release { ticket, was_held });
+        if let Some(leading) = leading {
+            leading.await;
         }
         if was_held { Ok(()) } else { Err(ReleaseError) }
     }

@@ -1,6 +1,6 @@
 //! A lease as its holder sees it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -28,6 +28,8 @@ pub(crate) struct Lease {
     clock: Clock,
     /// In nanoseconds, as an [`Instant`]. One value: a flag beside it could disagree.
     valid_until: AtomicU64,
+    /// Its guard has ended it. Decides nothing: for the count of those that were lost.
+    was_released: AtomicBool,
     /// Rung at every change.
     changed: Notify,
 }
@@ -46,6 +48,7 @@ impl Lease {
             epoch,
             clock,
             valid_until: AtomicU64::new(valid_until.as_nanos()),
+            was_released: AtomicBool::new(false),
             changed: Notify::new(),
         }
     }
@@ -76,6 +79,18 @@ impl Lease {
         }
         self.change(|until| (valid_until > until).then_some(valid_until));
         self.is_held()
+    }
+
+    /// Its guard ends it. Answers whether it was held until now.
+    pub(crate) fn release(&self) -> bool {
+        let was_held = self.is_held();
+        self.was_released.store(true, Ordering::Relaxed);
+        self.end();
+        was_held
+    }
+
+    pub(crate) fn was_released(&self) -> bool {
+        self.was_released.load(Ordering::Relaxed)
     }
 
     /// It is over.

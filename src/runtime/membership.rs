@@ -17,7 +17,8 @@ use chitchat::{
 };
 use tokio::sync::{Mutex, Notify, watch};
 
-use super::shared::{GossipOut, Shared};
+use super::core::GossipOut;
+use super::shared::Shared;
 use crate::proto::id::{Incarnation, NodeId};
 use crate::proto::view::{Peer, View};
 

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use metrics::{Counter, Histogram, counter, gauge, histogram};
 
-use super::shared::Ended;
+use super::core::Ended;
 use crate::node::Node;
 use crate::proto::event::Event;
 use crate::proto::id::NodeId;
@@ -72,7 +72,7 @@ impl Meter {
         match ended {
             Ended::Denied => self.denied.increment(1),
             Ended::TimedOut(_) => self.timeouts.increment(1),
-            Ended::Granted(_) | Ended::ShutDown => {}
+            Ended::Granted(_) | Ended::Refused(_) | Ended::ShutDown => {}
         }
     }
 

@@ -3,8 +3,10 @@
 
 mod clock;
 mod company;
+mod core;
 mod driver;
 mod guard;
+mod inbox;
 mod lease;
 mod membership;
 mod mesh;

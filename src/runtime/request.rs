@@ -3,10 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
+use super::core::Ended;
 use super::guard::Guard;
+use super::inbox::Ask;
 use super::lease::Lease;
 use super::mesh::Inner;
-use super::shared::Ended;
 use crate::error::AcquireError;
 use crate::proto::claimant::Request;
 use crate::proto::event::Ticket;
@@ -112,33 +115,35 @@ impl LockRequest {
     async fn ask(&self, is_try: bool, wait: Option<Duration>) -> Result<Ended, AcquireError> {
         let key = Key::new(&self.key)?;
         let (ttl, renews) = (self.ttl, self.renews);
-        let (claimed, left) = self.mesh.shared.with_others(|core, now| {
-            if core.is_shut_down {
-                return None;
-            }
-            let deadline = wait.map(|wait| now.mono.after(wait));
-            Some(core.claim(
-                now,
-                Request {
-                    key,
-                    ttl,
-                    is_try,
-                    renews,
-                    deadline,
-                },
-            ))
+        let shared = &self.mesh.shared;
+        let (tell, told) = oneshot::channel();
+        let (ticket, since) = (shared.ticket(), shared.clock.mono());
+        let leading = shared.ask(Ask::Claim {
+            ticket,
+            since,
+            request: Request {
+                key,
+                ttl,
+                is_try,
+                renews,
+                deadline: wait.map(|wait| since.after(wait)),
+            },
+            tell,
         });
-        let (ticket, told) = claimed.ok_or(AcquireError::ShutDown)??;
+        // Dropped before the leading is: then claim and withdrawal leave together.
         let mut pending = Pending {
             mesh: &self.mesh,
             ticket: Some(ticket),
         };
-        if let Some(left) = left {
-            left.await;
+        if let Some(leading) = leading {
+            leading.await;
         }
         let ended = told.await.unwrap_or(Ended::ShutDown);
         pending.ticket = None;
-        Ok(ended)
+        match ended {
+            Ended::Refused(error) => Err(error.into()),
+            ended => Ok(ended),
+        }
     }
 
     fn no_lock(&self, ended: &Ended, wait: Option<Duration>) -> AcquireError {
@@ -150,7 +155,9 @@ impl LockRequest {
                     answers: *answers,
                 }
             }
-            Ended::Granted(_) | Ended::Denied | Ended::ShutDown => AcquireError::ShutDown,
+            Ended::Granted(_) | Ended::Denied | Ended::Refused(_) | Ended::ShutDown => {
+                AcquireError::ShutDown
+            }
         }
     }
 }

@@ -6,59 +6,62 @@
 //! task switch on the way from `acquire` to the socket. Nothing waits while the lock is held.
 //!
 //! Where several callers were told something at once they are in company, and will ask again at
-//! about the same time: what they ask stays in the node while each lets the others run once, and
-//! the first that runs again sends it all, in a few datagrams instead of one for each. There is no
-//! timer behind that, and nobody who asks waits for another task to send for it ([`Left`]).
+//! about the same time: what they ask stays in the [inbox](super::inbox) while one of them, who
+//! leads, lets the others run once. Then it takes all of that to the node and sends it, in a few
+//! datagrams instead of one for each. There is no timer behind that. What comes from other nodes
+//! while somebody is at the node goes the same way.
 
-use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 #[cfg(feature = "harness")]
 use tokio::sync::watch;
-use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::clock::Clock;
-use super::company::Left;
-use super::lease::Lease;
-use super::metrics::Meter;
+use super::company::Leading;
+use super::core::{Core, GossipIn};
+use super::inbox::{Ask, Inbox, Lead};
 use super::socket::Sender;
-use crate::node::{InspectId, Inspection, Node, Output};
-use crate::proto::claimant::{Request, RequestError};
-use crate::proto::event::{Answers, Event, Ticket};
-use crate::proto::id::NodeId;
+use crate::node::Node;
+use crate::proto::event::Ticket;
 use crate::proto::time::{Instant, Now};
 use crate::wire::DropReason;
 
-/// How an acquisition ended.
-#[derive(Debug)]
-pub(crate) enum Ended {
-    Granted(Arc<Lease>),
-    Denied,
-    TimedOut(Answers),
-    ShutDown,
-}
-
-/// Datagrams of the gossip library, on their way to it.
-pub(crate) type GossipIn = mpsc::Sender<(SocketAddr, Vec<u8>)>;
-/// The end of that way.
-pub(crate) type GossipOut = mpsc::Receiver<(SocketAddr, Vec<u8>)>;
+/// So many callers make company.
+const COMPANY: usize = 2;
+/// Who was in company is so for this many turns in which there was one caller.
+const LONELY_TURNS: usize = 8;
+/// How many turns one who leads takes where others ask meanwhile. Then the driver does.
+const TURNS_MAX: usize = 16;
 
 pub(crate) struct Shared {
     pub(crate) clock: Clock,
     sender: Sender,
     core: Mutex<Core>,
+    inbox: Inbox,
+    /// For how many turns callers count as in company yet.
+    company: AtomicUsize,
+    /// The last that was given to a claim.
+    ticket: AtomicU64,
     /// Whose turn it is to send. Taken while the core is locked, never the other way about.
     turn: Mutex<()>,
-    /// How many turns have left. Written while it is one's turn to send.
-    left: AtomicU64,
+    alarm: Mutex<Alarm>,
     /// The node wants to be woken earlier than the driver sleeps.
     pub(crate) earlier: Notify,
     /// Whether the node stands still.
     #[cfg(feature = "harness")]
     paused: watch::Sender<bool>,
+}
+
+#[derive(Clone, Copy)]
+struct Alarm {
+    /// When the node wants to be woken.
+    next: Option<Instant>,
+    /// When the driver wakes up.
+    wakes_at: Instant,
 }
 
 impl std::fmt::Debug for Shared {
@@ -67,148 +70,131 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-/// What the lock is on.
-pub(crate) struct Core {
-    pub(crate) node: Node,
-    waiting: HashMap<Ticket, Waiting>,
-    leases: HashMap<Ticket, Arc<Lease>>,
-    inspections: HashMap<InspectId, oneshot::Sender<Inspection>>,
-    gossip: GossipIn,
-    /// Which other nodes say by gossip that they vote: advice.
-    pub(crate) voting: BTreeSet<NodeId>,
-    /// When the node wants to be woken.
-    next: Option<Instant>,
-    /// When the driver wakes up.
-    wakes_at: Instant,
-    /// How many callers were told something, or had left something, at the last turn of which that
-    /// is true.
-    company: usize,
-    /// How many callers were told something in this turn.
-    told: usize,
-    /// How many callers have left something in the node.
-    leavers: usize,
-    /// Who is to be told what, once the lock is let go.
-    tells: Vec<(oneshot::Sender<Ended>, Ended)>,
-    /// How often the node was drained.
-    turns: u64,
-    pub(crate) is_shut_down: bool,
-    /// The node stands still: what is asked of it stays in it, and what it hears is not taken in.
-    pub(crate) is_paused: bool,
-    pub(crate) meter: Meter,
-}
-
-/// So many callers make company.
-const COMPANY: usize = 2;
-
-struct Waiting {
-    since: Instant,
-    tell: oneshot::Sender<Ended>,
-}
-
 impl Shared {
     pub(crate) fn new(clock: Clock, sender: Sender, node: Node, gossip: GossipIn) -> Self {
-        let core = Core {
-            meter: Meter::new(node.id()),
-            node,
-            waiting: HashMap::new(),
-            leases: HashMap::new(),
-            inspections: HashMap::new(),
-            gossip,
-            voting: BTreeSet::new(),
-            next: None,
-            wakes_at: Instant::ZERO,
-            company: 0,
-            told: 0,
-            leavers: 0,
-            tells: Vec::new(),
-            turns: 0,
-            is_shut_down: false,
-            is_paused: false,
-        };
         Self {
             clock,
             sender,
-            core: Mutex::new(core),
+            core: Mutex::new(Core::new(node, gossip)),
+            inbox: Inbox::default(),
+            company: AtomicUsize::new(0),
+            ticket: AtomicU64::new(0),
             turn: Mutex::new(()),
-            left: AtomicU64::new(0),
+            alarm: Mutex::new(Alarm {
+                next: None,
+                wakes_at: Instant::ZERO,
+            }),
             earlier: Notify::new(),
             #[cfg(feature = "harness")]
             paused: watch::Sender::new(false),
         }
     }
 
-    /// Asks something of the node, and sends what comes of it, once it no longer stands still.
+    /// Asks something of the node, after what others have asked, and sends what comes of it, once
+    /// it no longer stands still.
     pub(crate) fn with<T>(&self, ask: impl FnOnce(&mut Core, Now) -> T) -> T {
         let mut core = self.lock();
-        let answer = ask(&mut core, self.clock.now());
-        if !core.is_paused {
-            self.turn(core);
-        }
+        let now = core.take_in(self.clock, &self.inbox);
+        let answer = ask(&mut core, now);
+        self.turn(core);
         answer
     }
 
-    /// The same, but where the caller is in company what it asks is sent together with what the
-    /// others ask, once the answer's other half was awaited or dropped.
-    pub(crate) fn with_others<T>(
-        &self,
-        ask: impl FnOnce(&mut Core, Now) -> T,
-    ) -> (T, Option<Left<'_>>) {
-        let mut core = self.lock();
-        let answer = ask(&mut core, self.clock.now());
-        if core.is_paused {
-            return (answer, None);
+    /// A ticket for a claim.
+    pub(crate) fn ticket(&self) -> Ticket {
+        Ticket(self.ticket.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    /// Asks something of the node. Where the caller is in company that is sent together with what
+    /// the others ask; where it leads them, once what this answers was awaited or dropped.
+    pub(crate) fn ask(&self, ask: Ask) -> Option<Leading<'_>> {
+        if self.company.load(Ordering::Relaxed) == 0 || self.sender.is_in_memory() {
+            self.with(|core, now| core.take(now, ask));
+            return None;
         }
-        if core.company < COMPANY || core.is_shut_down || self.sender.is_in_memory() {
+        match self.inbox.push(ask) {
+            Lead::Another => None,
+            Lead::Later(number) => Some(Leading::new(self, number)),
+            Lead::Now => {
+                self.take_turns();
+                None
+            }
+        }
+    }
+
+    /// Takes to the node what all have asked, and sends. For who took the lead with this number:
+    /// where another leads, or has taken it, nothing is left to do.
+    pub(super) fn lead(&self, number: u64) {
+        if self.inbox.begin(number) {
+            self.take_turns();
+        }
+    }
+
+    /// What came from other nodes. `None` where somebody else is at the node: then it is to be
+    /// [left](Shared::leave) in the inbox.
+    pub(crate) fn hear<T>(&self, take: impl FnOnce(&mut Core) -> T) -> Option<T> {
+        let mut core = match self.core.try_lock() {
+            Ok(core) => core,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) if self.inbox.has_room() => return None,
+            Err(TryLockError::WouldBlock) => self.lock(),
+        };
+        // What callers ask is left to who leads them: more may come, and share a datagram.
+        if !self.inbox.is_led() {
+            core.take_in(self.clock, &self.inbox);
+        }
+        let taken = take(&mut core);
+        self.turn(core);
+        Some(taken)
+    }
+
+    /// Leaves datagrams to who is at the node.
+    pub(crate) fn leave(&self, datagrams: Vec<Ask>) {
+        if !datagrams.is_empty() && self.inbox.push_datagrams(datagrams) {
+            self.take_turns();
+        }
+    }
+
+    /// For who has begun with the inbox, and for as long as others want it.
+    fn take_turns(&self) {
+        for _ in 0..TURNS_MAX {
+            let mut core = self.lock();
+            if !core.is_paused {
+                core.take_in(self.clock, &self.inbox);
+            }
             self.turn(core);
-            return (answer, None);
+            if !self.inbox.goes_on() {
+                return;
+            }
         }
-        core.tell_all(self.clock);
-        if !core.node.has_unsent() {
-            self.turn(core);
-            return (answer, None);
-        }
-        core.leavers += 1;
-        let left = Left::new(self, core.turns);
-        tell(core);
-        (answer, Some(left))
+        self.inbox.stop();
+        self.earlier.notify_one();
     }
 
-    /// Whether all of a turn has left. Needs no lock: most of those in company only ask this.
-    pub(super) fn has_left(&self, turn: u64) -> bool {
-        self.left.load(Ordering::Acquire) > turn
-    }
-
-    /// Sends what was left in the node before this turn, unless that is done. It has left when this
-    /// returns.
-    pub(super) fn send_left(&self, turn: u64) {
-        let core = self.lock();
-        if core.turns == turn && !core.is_paused {
-            return self.turn(core);
-        }
-        drop(core);
-        // Another may be about to send it.
-        drop(self.turn.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    /// Drains the node and sends.
+    /// Drains the node and sends, unless it stands still.
     fn turn(&self, mut core: MutexGuard<'_, Core>) {
-        let mut datagrams = Vec::new();
-        core.next = core.drain(self.clock, &mut datagrams);
-        let turn = core.turns;
-        core.turns += 1;
-        let next = core.next.unwrap_or(Instant::FAR);
-        let is_earlier = next < core.wakes_at;
-        core.wakes_at = core.wakes_at.min(next);
-        let leavers = std::mem::take(&mut core.leavers);
-        let company = std::mem::take(&mut core.told) + leavers;
-        if company > 0 {
-            core.company = company;
+        if core.is_paused {
+            return;
         }
-        let failed = if datagrams.is_empty() && leavers == 0 {
+        let mut datagrams = Vec::new();
+        let next = core.drain(self.clock, &mut datagrams);
+        let is_earlier = self.sleeps_beyond(next);
+        let company = match core.callers() {
+            _ if core.is_shut_down => Some(0),
+            0 => None,
+            callers if callers < COMPANY => {
+                Some(self.company.load(Ordering::Relaxed).saturating_sub(1))
+            }
+            _ => Some(LONELY_TURNS),
+        };
+        if let Some(company) = company {
+            self.company.store(company, Ordering::Relaxed);
+        }
+        let failed = if datagrams.is_empty() {
             tell(core);
             0
         } else {
-            self.send(core, turn, &datagrams)
+            self.send(core, &datagrams)
         };
         if failed > 0 {
             let mut core = self.lock();
@@ -226,35 +212,39 @@ impl Shared {
     /// Sends, without the lock, though in the order in which the node made what there is to send:
     /// a renewal that left after the release of the same lock would get it votes again, and those
     /// who try for it meanwhile would be told that it is held. Answers how many were not taken.
-    fn send(
-        &self,
-        core: MutexGuard<'_, Core>,
-        turn: u64,
-        datagrams: &[(SocketAddr, Vec<u8>)],
-    ) -> usize {
+    fn send(&self, core: MutexGuard<'_, Core>, datagrams: &[(SocketAddr, Vec<u8>)]) -> usize {
         let in_turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         tell(core);
         let failed = datagrams
             .iter()
             .filter(|(to, bytes)| !self.sender.send(*to, bytes))
             .count();
-        self.left.store(turn + 1, Ordering::Release);
         drop(in_turn);
         failed
+    }
+
+    /// Notes when the node wants to be woken. Answers whether the driver sleeps longer.
+    fn sleeps_beyond(&self, next: Option<Instant>) -> bool {
+        let mut alarm = self.alarm();
+        alarm.next = next;
+        let next = next.unwrap_or(Instant::FAR);
+        let is_earlier = next < alarm.wakes_at;
+        alarm.wakes_at = alarm.wakes_at.min(next);
+        is_earlier
     }
 
     /// For how long the driver is to set its alarm anew, at most `at_most`; `None` where it may
     /// leave it at `alarm`. An alarm that is early costs less than setting one.
     pub(crate) fn nap(&self, alarm: &mut Instant, at_most: Duration) -> Option<Duration> {
-        let mut core = self.lock();
+        let mut wanted = self.alarm();
         let now = self.clock.mono();
         let latest = now.after(at_most);
-        let next = core.next.unwrap_or(latest).min(latest);
+        let next = wanted.next.unwrap_or(latest).min(latest);
         let is_set = now < *alarm && *alarm <= next;
         if !is_set {
             *alarm = next;
         }
-        core.wakes_at = *alarm;
+        wanted.wakes_at = *alarm;
         (!is_set).then(|| next.since(now))
     }
 
@@ -287,6 +277,10 @@ impl Shared {
     #[cfg(not(feature = "harness"))]
     pub(crate) async fn going(&self) {}
 
+    fn alarm(&self) -> MutexGuard<'_, Alarm> {
+        self.alarm.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Core> {
         // A panic while the lock was held is a bug of ours; the node behind it still answers, and
         // its leases end by themselves.
@@ -297,219 +291,29 @@ impl Shared {
 /// Lets go of the lock, and only then tells those who are to be told something: they run at once,
 /// perhaps beside this, and take the lock. One who is gone withdraws by itself.
 fn tell(mut core: MutexGuard<'_, Core>) {
-    let tells = std::mem::take(&mut core.tells);
+    let tells = core.tells();
     drop(core);
     for (tell, ended) in tells {
         let _ = tell.send(ended);
     }
 }
 
-impl Core {
-    /// Begins to claim. The receiver is told how it ended.
-    pub(crate) fn claim(
-        &mut self,
-        now: Now,
-        request: Request,
-    ) -> Result<(Ticket, oneshot::Receiver<Ended>), RequestError> {
-        let (tell, told) = oneshot::channel();
-        let ticket = self.node.claim(now, request)?;
-        self.meter.began();
-        self.waiting.insert(
-            ticket,
-            Waiting {
-                since: now.mono,
-                tell,
-            },
-        );
-        Ok((ticket, told))
-    }
-
-    /// Withdraws a request that nobody waits for any more.
-    pub(crate) fn withdraw(&mut self, now: Now, ticket: Ticket) {
-        self.waiting.remove(&ticket);
-        self.release(now, ticket);
-    }
-
-    /// Releases a lease. Answers whether it was held until now.
-    pub(crate) fn release(&mut self, now: Now, ticket: Ticket) -> bool {
-        let Some(lease) = self.leases.remove(&ticket) else {
-            self.node.release(now, ticket);
-            return false;
-        };
-        let was_held = lease.is_held();
-        // First over, then released: no guard says "held" once a voter may know.
-        lease.end();
-        let was_valid = self.node.release(now, ticket);
-        if was_valid && !was_held {
-            // The guard saw it over before a renewal came; of others the node itself tells.
-            self.meter.lost();
-        }
-        was_valid && was_held
-    }
-
-    pub(crate) fn release_all(&mut self, now: Now) {
-        for (_, lease) in self.leases.drain() {
-            lease.end();
-        }
-        for (_, waiting) in self.waiting.drain() {
-            let _ = waiting.tell.send(Ended::ShutDown);
-        }
-        // Nobody drives the node for much longer: who waits for its answer would wait for ever.
-        self.inspections.clear();
-        self.node.release_all(now);
-    }
-
-    /// Nobody is told anything any more. Leases that are left are not renewed.
-    pub(crate) fn forget_all(&mut self) {
-        self.is_shut_down = true;
-        self.waiting.clear();
-        self.inspections.clear();
-    }
-
-    pub(crate) fn expect_inspection(&mut self, id: InspectId) -> oneshot::Receiver<Inspection> {
-        let (tell, told) = oneshot::channel();
-        self.inspections.insert(id, tell);
-        told
-    }
-
-    /// Whether this node is a member of the roster, and not in quarantine.
-    pub(crate) fn votes(&self) -> bool {
-        self.node
-            .voter()
-            .is_some_and(|voter| voter.quarantine().is_none())
-    }
-
-    pub(crate) fn held(&self) -> usize {
-        self.leases.len()
-    }
-
-    /// Takes from the node all that it has to say. Answers when it wants to be woken.
-    fn drain(
-        &mut self,
-        clock: Clock,
-        datagrams: &mut Vec<(SocketAddr, Vec<u8>)>,
-    ) -> Option<Instant> {
-        loop {
-            match self.node.poll_output() {
-                Output::Transmit { to, bytes } => datagrams.push((to, bytes)),
-                Output::Timeout(next) => return next,
-                output => self.tell(clock, output),
-            }
-        }
-    }
-
-    /// Takes from the node what it has to tell here, and leaves in it what is to be sent.
-    fn tell_all(&mut self, clock: Clock) {
-        while let Some(output) = self.node.poll_here() {
-            self.tell(clock, output);
-        }
-    }
-
-    fn tell(&mut self, clock: Clock, output: Output) {
-        match output {
-            Output::Gossip { from, bytes } => {
-                if self.gossip.try_send((from, bytes)).is_err() {
-                    self.node.count_drop(DropReason::GossipFull);
-                }
-            }
-            Output::Event(event) => self.on_event(clock, event),
-            Output::Inspected { id, inspection } => {
-                if let Some(tell) = self.inspections.remove(&id) {
-                    let _ = tell.send(inspection);
-                }
-            }
-            Output::Transmit { .. } | Output::Timeout(_) => {}
-        }
-    }
-
-    fn on_event(&mut self, clock: Clock, event: Event) {
-        super::metrics::trace(&event, self.node.id());
-        match event {
-            Event::Granted {
-                ticket,
-                key,
-                epoch,
-                valid_until,
-            } => {
-                let lease = Arc::new(Lease::new(ticket, key, epoch, clock, valid_until));
-                let Some(Waiting { since, tell }) = self.waiting.remove(&ticket) else {
-                    self.release(clock.now(), ticket);
-                    return;
-                };
-                self.meter.granted(clock.mono().since(since));
-                self.leases.insert(ticket, lease.clone());
-                self.told += 1;
-                self.tells.push((tell, Ended::Granted(lease)));
-            }
-            Event::Renewed {
-                ticket,
-                valid_until,
-            } => {
-                let lives = self
-                    .leases
-                    .get(&ticket)
-                    .is_some_and(|l| l.renew(valid_until));
-                if !lives {
-                    self.release(clock.now(), ticket);
-                }
-            }
-            Event::Lost {
-                ticket, was_due, ..
-            } => {
-                if let Some(lease) = self.leases.remove(&ticket) {
-                    lease.end();
-                }
-                if !was_due {
-                    self.meter.lost();
-                }
-            }
-            Event::Denied { ticket } => self.end(ticket, Ended::Denied),
-            Event::TimedOut { ticket, answers } => self.end(ticket, Ended::TimedOut(answers)),
-            Event::QuarantineBegan { .. }
-            | Event::QuarantineEnded { .. }
-            | Event::RosterMismatch { .. } => {}
-        }
-    }
-
-    fn end(&mut self, ticket: Ticket, ended: Ended) {
-        if let Some(waiting) = self.waiting.remove(&ticket) {
-            self.meter.ended_without(&ended);
-            self.told += 1;
-            self.tells.push((waiting.tell, ended));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::sync::mpsc::channel;
+
+    use tokio::sync::mpsc;
 
     use super::*;
-    use crate::node::NodeConfig;
-    use crate::proto::id::{Incarnation, NodeId};
-    use crate::proto::roster::{Roster, Timing};
-    use crate::proto::voter::{Limits, Start};
-    use crate::wire::Seal;
+    use crate::runtime::core::tests::only_voter;
 
     const THREADS: usize = 4;
     const EACH: u64 = 2_000;
 
     fn shared(sender: Sender) -> Shared {
-        let id = NodeId::new("n0").unwrap();
         let clock = Clock::new();
-        let config = NodeConfig {
-            id: id.clone(),
-            incarnation: Incarnation::new(1),
-            roster: Arc::new(Roster::new(1, vec![id], 1, Timing::lan()).unwrap()),
-            start: Start::NewCluster,
-            limits: Limits::default(),
-            claims_max: 1,
-            renew_every: None,
-            seed: 1,
-            seal: Seal::insecure_plaintext(),
-        };
         let (gossip, _) = mpsc::channel(1);
-        Shared::new(clock, sender, Node::new(clock.now(), config), gossip)
+        Shared::new(clock, sender, only_voter(clock), gossip)
     }
 
     #[tokio::test]
@@ -556,5 +360,68 @@ mod tests {
             }
             listener.join().unwrap();
         });
+    }
+
+    fn dropped(shared: &Shared) -> u64 {
+        shared.with(|core, _| core.node.traffic().dropped.values().sum())
+    }
+
+    #[test]
+    fn what_is_heard_while_another_is_at_the_node_is_left_to_it() {
+        let shared = shared(Sender::nowhere());
+        let garbage = || {
+            vec![Ask::Datagram {
+                from: "127.0.0.1:1".parse().unwrap(),
+                bytes: vec![0; 3],
+            }]
+        };
+        let (is_at_it, begun) = channel();
+        let (go_on, may_go_on) = channel::<()>();
+        std::thread::scope(|scope| {
+            let shared = &shared;
+            let other = scope.spawn(move || {
+                shared.with(|_, _| {
+                    is_at_it.send(()).unwrap();
+                    may_go_on.recv().unwrap();
+                });
+            });
+            begun.recv().unwrap();
+            assert!(shared.hear(|_| ()).is_none());
+            let leaves = scope.spawn(|| shared.leave(garbage()));
+            go_on.send(()).unwrap();
+            leaves.join().unwrap();
+            other.join().unwrap();
+        });
+        assert!(shared.hear(|_| ()).is_some());
+        assert_eq!(dropped(&shared), 1);
+        // With nobody there it is taken to the node at once.
+        shared.leave(garbage());
+        assert_eq!(dropped(&shared), 2);
+    }
+
+    #[test]
+    fn callers_are_in_company_until_they_were_alone_for_some_turns() {
+        let shared = shared(Sender::nowhere());
+        let company = || shared.company.load(Ordering::Relaxed);
+        let callers = |callers| {
+            for _ in 0..callers {
+                let ticket = shared.ticket();
+                shared.inbox.push(Ask::Release {
+                    ticket,
+                    was_held: true,
+                });
+            }
+            shared.with(|_, _| ());
+            company()
+        };
+        assert_eq!([callers(0), callers(1)], [0, 0]);
+        assert_eq!(callers(COMPANY), LONELY_TURNS);
+        assert_eq!(callers(0), LONELY_TURNS, "that tells nothing");
+        let alone: Vec<usize> = (0..=LONELY_TURNS).map(|_| callers(1)).collect();
+        let expected: Vec<usize> = (0..LONELY_TURNS).rev().chain([0]).collect();
+        assert_eq!(alone, expected);
+        callers(COMPANY);
+        shared.with(|core, _| core.forget_all());
+        assert_eq!(company(), 0, "nobody waits for others any more");
     }
 }

@@ -48,6 +48,14 @@ impl Sender {
         }
     }
 
+    /// Sends nothing.
+    #[cfg(test)]
+    pub(crate) fn nowhere() -> Self {
+        let sender = Self::over(Way::Socket(StdSocket::bind("127.0.0.1:0").unwrap()));
+        sender.close();
+        sender
+    }
+
     /// Sends within this process, without a socket.
     #[cfg(feature = "harness")]
     pub(crate) fn in_memory(port: Port) -> Self {

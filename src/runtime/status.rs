@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::shared::Core;
+use super::core::Core;
 use crate::proto::id::NodeId;
 use crate::proto::roster::{RosterTag, Timing, majority};
 use crate::proto::time::Now;

@@ -1,7 +1,7 @@
 //! Callers who are answered together ask together.
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -89,5 +89,89 @@ async fn a_release_waits_for_no_other_task_also_in_company() {
         let before = sent(&cluster).0;
         insist(guard.release()).unwrap();
         assert!(sent(&cluster).0 >= before + 2);
+    }
+}
+
+/// Polls once.
+fn begin<F: Future>(future: Pin<&mut F>) {
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(
+        future.poll(&mut context).is_pending(),
+        "nobody has answered yet"
+    );
+}
+
+#[tokio::test]
+async fn a_caller_that_leads_and_is_forgotten_holds_up_nobody() {
+    let cluster = Cluster::start(3, MAX_TTL).await;
+    let _guards = in_company(&cluster).await;
+    let mesh = &cluster.nodes[0];
+    let mut leads = Box::pin(mesh.lock("forgotten").acquire());
+    begin(leads.as_mut());
+    let follows = mesh.lock("other").acquire();
+    std::mem::forget(leads);
+    drop(within("a grant", follows).await.unwrap());
+}
+
+#[tokio::test]
+async fn what_callers_in_company_ask_and_drop_is_withdrawn() {
+    let cluster = Cluster::start(3, MAX_TTL).await;
+    let _guards = in_company(&cluster).await;
+    let mesh = &cluster.nodes[0];
+    for dropped_first in ["leads", "follows"] {
+        let mut leads = Box::pin(mesh.lock("leads").acquire());
+        begin(leads.as_mut());
+        let mut follows = Box::pin(mesh.lock("follows").acquire());
+        begin(follows.as_mut());
+        let (dropped, other) = match dropped_first {
+            "leads" => (leads, follows),
+            _ => (follows, leads),
+        };
+        drop(dropped);
+        let guard = within("a grant", other).await.unwrap();
+        assert_ne!(guard.key(), dropped_first);
+        let elsewhere = cluster.nodes[1].lock(dropped_first).acquire();
+        drop(within("a grant elsewhere", elsewhere).await.unwrap());
+    }
+}
+
+/// Claims, releases and withdrawals of many tasks on two threads: whatever leads whom, all are
+/// answered, and nothing stays behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_that_come_and_go_leave_nothing_behind() {
+    let cluster = Cluster::start(3, MAX_TTL).await;
+    let key = |task: usize, cycle: usize| format!("k{}", (task + cycle) % (TASKS / 2));
+    let tasks: Vec<_> = (0..TASKS)
+        .map(|task| {
+            let mesh = cluster.nodes[0].clone();
+            tokio::spawn(async move {
+                for cycle in 0..CYCLES {
+                    let mut asked = Box::pin(mesh.lock(key(task, cycle)).acquire());
+                    if (task + cycle) % 3 == 0 {
+                        // It may lead, follow, or be granted by the time that it is dropped.
+                        tokio::select! {
+                            biased;
+                            guard = &mut asked => drop(guard.unwrap()),
+                            () = tokio::task::yield_now() => {}
+                        }
+                        continue;
+                    }
+                    let guard = asked.await.unwrap();
+                    match cycle % 2 {
+                        0 => guard.release().await.unwrap(),
+                        _ => drop(guard),
+                    }
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        within("all cycles", task).await.unwrap();
+    }
+    let status = cluster.nodes[0].status();
+    assert_eq!((status.held, status.waiting), (0, 0));
+    for n in 0..TASKS / 2 {
+        let free = cluster.nodes[1].lock(key(n, 0)).acquire();
+        drop(within("a key that nobody holds", free).await.unwrap());
     }
 }

@@ -96,33 +96,6 @@ fn what_the_driver_could_not_deliver_is_counted() {
     assert_eq!(world.node.traffic().dropped_for(DropReason::SendFailed), 2);
 }
 
-/// A driver that hears of an event at once sends the datagrams of many calls together.
-#[test]
-fn events_can_be_had_before_the_datagrams_which_stay_for_later() {
-    let mut world = World::new(&["a"]);
-    world.node.send_gossip(addr(), b"first");
-    world.node.claim(world.now, request(key())).unwrap();
-    let here = world.node.poll_here();
-    assert!(
-        matches!(here, Some(Output::Event(Event::Granted { .. }))),
-        "{here:?}"
-    );
-    assert!(world.node.poll_here().is_none());
-    assert_eq!(datagrams(&world.drain()).len(), 1);
-}
-
-#[test]
-fn a_node_tells_whether_it_has_messages_that_are_in_no_datagram_yet() {
-    let mut world = client();
-    assert!(!world.node.has_unsent());
-    world.node.claim(world.now, request(key())).unwrap();
-    assert!(world.node.has_unsent());
-    assert!(world.node.poll_here().is_none());
-    assert!(world.node.has_unsent());
-    assert_eq!(said(&world.drain()).len(), 1);
-    assert!(!world.node.has_unsent());
-}
-
 /// Whatever the length of the keys: at one of these lengths each datagram is full to the byte.
 #[test]
 fn messages_for_one_node_share_datagrams_that_pass_any_path_and_all_are_counted() {

@@ -1,0 +1,426 @@
+//! What the lock of a mesh is on: the node, and who waits for what of it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::clock::Clock;
+use super::inbox::{Ask, Inbox};
+use super::lease::Lease;
+use super::metrics::Meter;
+use crate::node::{InspectId, Inspection, Node, Output};
+use crate::proto::claimant::RequestError;
+use crate::proto::event::{Answers, Event, Ticket};
+use crate::proto::id::NodeId;
+use crate::proto::time::{Instant, Now};
+use crate::wire::DropReason;
+
+/// How an acquisition ended.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    Granted(Arc<Lease>),
+    Denied,
+    /// It was not taken up.
+    Refused(RequestError),
+    TimedOut(Answers),
+    ShutDown,
+}
+
+/// Somebody, and what it is told.
+pub(super) type Tell = (oneshot::Sender<Ended>, Ended);
+/// Datagrams of the gossip library, on their way to it.
+pub(crate) type GossipIn = mpsc::Sender<(SocketAddr, Vec<u8>)>;
+/// The end of that way.
+pub(crate) type GossipOut = mpsc::Receiver<(SocketAddr, Vec<u8>)>;
+
+pub(crate) struct Core {
+    pub(crate) node: Node,
+    waiting: HashMap<Ticket, Waiting>,
+    leases: HashMap<Ticket, Arc<Lease>>,
+    inspections: HashMap<InspectId, oneshot::Sender<Inspection>>,
+    gossip: GossipIn,
+    /// Which other nodes say by gossip that they vote: advice.
+    pub(crate) voting: BTreeSet<NodeId>,
+    /// What is taken in; its room is used again.
+    asks: Vec<Ask>,
+    /// How many callers have asked, and how many were told something, since they were counted.
+    asked: usize,
+    told: usize,
+    /// Who is to be told what, once the lock is let go.
+    tells: Vec<Tell>,
+    pub(crate) is_shut_down: bool,
+    /// The node stands still: what is asked of it stays in it, and what it hears is not taken in.
+    pub(crate) is_paused: bool,
+    pub(crate) meter: Meter,
+}
+
+struct Waiting {
+    since: Instant,
+    tell: oneshot::Sender<Ended>,
+}
+
+impl Core {
+    pub(super) fn new(node: Node, gossip: GossipIn) -> Self {
+        Self {
+            meter: Meter::new(node.id()),
+            node,
+            waiting: HashMap::new(),
+            leases: HashMap::new(),
+            inspections: HashMap::new(),
+            gossip,
+            voting: BTreeSet::new(),
+            asks: Vec::new(),
+            asked: 0,
+            told: 0,
+            tells: Vec::new(),
+            is_shut_down: false,
+            is_paused: false,
+        }
+    }
+
+    /// Takes to the node what was left in the inbox. Answers the time, which is read after that:
+    /// a voter counts from when it heard a claim, so never from before it was sent.
+    pub(super) fn take_in(&mut self, clock: Clock, inbox: &Inbox) -> Now {
+        let mut asks = std::mem::take(&mut self.asks);
+        inbox.take(&mut asks);
+        let now = clock.now();
+        for ask in asks.drain(..) {
+            self.asked += usize::from(!matches!(ask, Ask::Datagram { .. }));
+            self.take(now, ask);
+        }
+        self.asks = asks;
+        now
+    }
+
+    /// Takes something to the node.
+    pub(super) fn take(&mut self, now: Now, ask: Ask) {
+        match ask {
+            Ask::Claim { tell, .. } if self.is_shut_down => self.later(tell, Ended::ShutDown),
+            Ask::Claim {
+                ticket,
+                since,
+                request,
+                tell,
+            } => match self.node.claim_as(now, ticket, request) {
+                Ok(()) => {
+                    self.meter.began();
+                    self.waiting.insert(ticket, Waiting { since, tell });
+                }
+                Err(error) => self.later(tell, Ended::Refused(error)),
+            },
+            Ask::Release { ticket, was_held } => {
+                self.free(now, ticket, was_held);
+            }
+            Ask::Datagram { from, bytes } => self.node.handle_datagram(now, from, &bytes),
+        }
+    }
+
+    /// How many callers have asked in company or were told something since this was last called.
+    pub(super) fn callers(&mut self) -> usize {
+        std::mem::take(&mut self.asked) + std::mem::take(&mut self.told)
+    }
+
+    pub(super) fn tells(&mut self) -> Vec<Tell> {
+        std::mem::take(&mut self.tells)
+    }
+
+    fn later(&mut self, tell: oneshot::Sender<Ended>, ended: Ended) {
+        self.told += 1;
+        self.tells.push((tell, ended));
+    }
+
+    /// Withdraws a request that nobody waits for any more.
+    pub(crate) fn withdraw(&mut self, now: Now, ticket: Ticket) {
+        self.waiting.remove(&ticket);
+        self.release(now, ticket);
+    }
+
+    /// Releases a lease. Answers whether it was held until now.
+    pub(crate) fn release(&mut self, now: Now, ticket: Ticket) -> bool {
+        // First over, then released: no guard says "held" once a voter may know.
+        let lease = self.leases.get(&ticket);
+        let was_held = lease.is_some_and(|lease| lease.release());
+        self.free(now, ticket, was_held)
+    }
+
+    /// Of a lease that its guard has ended.
+    fn free(&mut self, now: Now, ticket: Ticket, was_held: bool) -> bool {
+        let was_known = self.leases.remove(&ticket).is_some();
+        let was_valid = self.node.release(now, ticket) && was_known;
+        if was_valid && !was_held {
+            // The guard saw it over before a renewal came; of others the node itself tells.
+            self.meter.lost();
+        }
+        was_valid && was_held
+    }
+
+    pub(crate) fn release_all(&mut self, now: Now) {
+        for (_, lease) in self.leases.drain() {
+            lease.end();
+        }
+        for (_, waiting) in self.waiting.drain() {
+            let _ = waiting.tell.send(Ended::ShutDown);
+        }
+        // Nobody drives the node for much longer: who waits for its answer would wait for ever.
+        self.inspections.clear();
+        self.node.release_all(now);
+    }
+
+    /// Nobody is told anything any more. Leases that are left are not renewed.
+    pub(crate) fn forget_all(&mut self) {
+        self.is_shut_down = true;
+        self.waiting.clear();
+        self.inspections.clear();
+    }
+
+    pub(crate) fn expect_inspection(&mut self, id: InspectId) -> oneshot::Receiver<Inspection> {
+        let (tell, told) = oneshot::channel();
+        self.inspections.insert(id, tell);
+        told
+    }
+
+    /// Whether this node is a member of the roster, and not in quarantine.
+    pub(crate) fn votes(&self) -> bool {
+        self.node
+            .voter()
+            .is_some_and(|voter| voter.quarantine().is_none())
+    }
+
+    pub(crate) fn held(&self) -> usize {
+        self.leases.len()
+    }
+
+    /// Takes from the node all that it has to say. Answers when it wants to be woken.
+    pub(super) fn drain(
+        &mut self,
+        clock: Clock,
+        datagrams: &mut Vec<(SocketAddr, Vec<u8>)>,
+    ) -> Option<Instant> {
+        loop {
+            match self.node.poll_output() {
+                Output::Transmit { to, bytes } => datagrams.push((to, bytes)),
+                Output::Timeout(next) => return next,
+                output => self.tell(clock, output),
+            }
+        }
+    }
+
+    fn tell(&mut self, clock: Clock, output: Output) {
+        match output {
+            Output::Gossip { from, bytes } => {
+                if self.gossip.try_send((from, bytes)).is_err() {
+                    self.node.count_drop(DropReason::GossipFull);
+                }
+            }
+            Output::Event(event) => self.on_event(clock, event),
+            Output::Inspected { id, inspection } => {
+                if let Some(tell) = self.inspections.remove(&id) {
+                    let _ = tell.send(inspection);
+                }
+            }
+            Output::Transmit { .. } | Output::Timeout(_) => {}
+        }
+    }
+
+    fn on_event(&mut self, clock: Clock, event: Event) {
+        super::metrics::trace(&event, self.node.id());
+        match event {
+            Event::Granted {
+                ticket,
+                key,
+                epoch,
+                valid_until,
+            } => {
+                let lease = Arc::new(Lease::new(ticket, key, epoch, clock, valid_until));
+                let Some(Waiting { since, tell }) = self.waiting.remove(&ticket) else {
+                    self.release(clock.now(), ticket);
+                    return;
+                };
+                self.meter.granted(clock.mono().since(since));
+                self.leases.insert(ticket, lease.clone());
+                self.later(tell, Ended::Granted(lease));
+            }
+            Event::Renewed {
+                ticket,
+                valid_until,
+            } => {
+                let lease = self.leases.get(&ticket);
+                // One that its guard has ended: its release is on its way here.
+                let is_known = |l: &Arc<Lease>| l.renew(valid_until) || l.was_released();
+                if !lease.is_some_and(is_known) {
+                    self.release(clock.now(), ticket);
+                }
+            }
+            Event::Lost {
+                ticket, was_due, ..
+            } => {
+                let lease = self.leases.remove(&ticket);
+                let was_released = lease.is_some_and(|lease| {
+                    lease.end();
+                    lease.was_released()
+                });
+                if !was_due && !was_released {
+                    self.meter.lost();
+                }
+            }
+            Event::Denied { ticket } => self.end(ticket, Ended::Denied),
+            Event::TimedOut { ticket, answers } => self.end(ticket, Ended::TimedOut(answers)),
+            Event::QuarantineBegan { .. }
+            | Event::QuarantineEnded { .. }
+            | Event::RosterMismatch { .. } => {}
+        }
+    }
+
+    fn end(&mut self, ticket: Ticket, ended: Ended) {
+        if let Some(waiting) = self.waiting.remove(&ticket) {
+            self.meter.ended_without(&ended);
+            self.later(waiting.tell, ended);
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::node::NodeConfig;
+    use crate::proto::claimant::Request;
+    use crate::proto::id::{Incarnation, Key};
+    use crate::proto::roster::{Roster, Timing};
+    use crate::proto::voter::{Limits, Start};
+    use crate::wire::Seal;
+
+    /// The only voter there is.
+    pub(in crate::runtime) fn only_voter(clock: Clock) -> Node {
+        let id = NodeId::new("n0").unwrap();
+        let config = NodeConfig {
+            id: id.clone(),
+            incarnation: Incarnation::new(1),
+            roster: Arc::new(Roster::new(1, vec![id], 1, Timing::lan()).unwrap()),
+            start: Start::NewCluster,
+            limits: Limits::default(),
+            claims_max: 1,
+            renew_every: None,
+            seed: 1,
+            seal: Seal::insecure_plaintext(),
+        };
+        Node::new(clock.now(), config)
+    }
+
+    fn core(clock: Clock) -> Core {
+        Core::new(only_voter(clock), mpsc::channel(1).0)
+    }
+
+    fn claim(ticket: u64) -> (Ask, oneshot::Receiver<Ended>) {
+        let (tell, told) = oneshot::channel();
+        let request = Request {
+            key: Key::new("k").unwrap(),
+            ttl: Duration::from_secs(10),
+            is_try: false,
+            renews: true,
+            deadline: None,
+        };
+        let ask = Ask::Claim {
+            ticket: Ticket(ticket),
+            since: Instant::ZERO,
+            request,
+            tell,
+        };
+        (ask, told)
+    }
+
+    /// What a claim was told by now.
+    fn told(core: &mut Core, clock: Clock, mut told: oneshot::Receiver<Ended>) -> Option<Ended> {
+        core.drain(clock, &mut Vec::new());
+        for (tell, ended) in core.tells() {
+            let _ = tell.send(ended);
+        }
+        told.try_recv().ok()
+    }
+
+    #[test]
+    fn each_claim_is_told_how_it_ended_also_where_it_was_not_taken_up() {
+        let clock = Clock::new();
+        let mut core = core(clock);
+        let (ask, first) = claim(1);
+        core.take(clock.now(), ask);
+        let Some(Ended::Granted(lease)) = told(&mut core, clock, first) else {
+            panic!("there is nobody else");
+        };
+        assert!(lease.is_held());
+        let (ask, second) = claim(2);
+        core.take(clock.now(), ask);
+        let refused = told(&mut core, clock, second);
+        let too_many = RequestError::TooMany { max: 1 };
+        assert!(matches!(refused, Some(Ended::Refused(error)) if error == too_many));
+        assert_eq!(core.callers(), 2);
+        core.forget_all();
+        let (ask, third) = claim(3);
+        core.take(clock.now(), ask);
+        let late = told(&mut core, clock, third);
+        assert!(matches!(late, Some(Ended::ShutDown)), "{late:?}");
+    }
+
+    /// What its guard has ended, and whose release is still in the inbox.
+    #[test]
+    fn a_renewal_of_a_lease_that_was_released_does_not_release_it_again() {
+        let clock = Clock::new();
+        let mut core = core(clock);
+        let (ask, first) = claim(1);
+        core.take(clock.now(), ask);
+        let Some(Ended::Granted(lease)) = told(&mut core, clock, first) else {
+            panic!("there is nobody else");
+        };
+        assert!(lease.release());
+        let (ticket, valid_until) = (Ticket(1), Instant::FAR);
+        core.on_event(
+            clock,
+            Event::Renewed {
+                ticket,
+                valid_until,
+            },
+        );
+        assert!(!lease.is_held());
+        assert_ne!(core.node.claimant().epoch(ticket), None);
+        let was_held = true;
+        core.take(clock.now(), Ask::Release { ticket, was_held });
+        assert_eq!(core.node.claimant().epoch(ticket), None);
+        assert_eq!(core.held(), 0);
+        // One that its guard has seen over, and not released, is.
+        let (ask, again) = claim(2);
+        core.take(clock.now(), ask);
+        let Some(Ended::Granted(lease)) = told(&mut core, clock, again) else {
+            panic!("it is free");
+        };
+        lease.end();
+        let ticket = Ticket(2);
+        core.on_event(
+            clock,
+            Event::Renewed {
+                ticket,
+                valid_until,
+            },
+        );
+        assert_eq!(core.node.claimant().epoch(ticket), None);
+    }
+
+    #[test]
+    fn what_is_in_the_inbox_comes_to_the_node_and_callers_are_counted() {
+        let clock = Clock::new();
+        let (mut core, inbox) = (core(clock), Inbox::default());
+        core.take_in(clock, &inbox);
+        assert_eq!(core.callers(), 0);
+        let (ask, _told) = claim(1);
+        inbox.push(ask);
+        inbox.push_datagrams(vec![Ask::Datagram {
+            from: "127.0.0.1:1".parse().unwrap(),
+            bytes: vec![0; 3],
+        }]);
+        core.take_in(clock, &inbox);
+        assert_eq!(core.callers(), 1, "a datagram is no caller");
+        assert_eq!(core.node.traffic().dropped.values().sum::<u64>(), 1);
+    }
+}
