@@ -19,7 +19,8 @@ use crate::proto::time::Instant;
 const NAP_MAX: Duration = Duration::from_millis(250);
 /// The gauges and the traffic are brought up to date so often.
 const REFRESH_EVERY: Duration = Duration::from_secs(1);
-/// How many datagrams are taken in before what they lead to is sent.
+/// How many datagrams are taken in before what they lead to is sent; where they come one by one,
+/// that is sent after each, and only then the socket is asked for more.
 const BATCH: usize = 64;
 /// What UDP can carry.
 const DATAGRAM_BYTES: usize = 65_536;
@@ -33,6 +34,7 @@ pub(crate) async fn drive(shared: Arc<Shared>, socket: Option<UdpSocket>) {
     let mut buffer = vec![0; if socket.is_some() { DATAGRAM_BYTES } else { 0 }];
     let mut refreshed = shared.clock.mono();
     let mut alarm = Instant::ZERO;
+    let mut batch = BATCH;
     let mut asleep = pin!(tokio::time::sleep(Duration::ZERO));
     loop {
         shared.going().await;
@@ -69,14 +71,14 @@ pub(crate) async fn drive(shared: Arc<Shared>, socket: Option<UdpSocket>) {
                     if core.is_paused {
                         return Ok(());
                     }
-                    let taken = take_in(socket, &mut buffer, |from, bytes| {
+                    let taken = take_in(socket, &mut buffer, &mut batch, |from, bytes| {
                         core.node.handle_datagram(shared.clock.now(), from, bytes);
                     });
                     // By a later clock than the datagrams.
                     tend(core);
                     taken
                 });
-                heard.unwrap_or_else(|| leave(&shared, socket, &mut buffer))
+                heard.unwrap_or_else(|| leave(&shared, socket, &mut buffer, &mut batch))
             }),
         };
         if let Err(error) = taken {
@@ -104,9 +106,14 @@ impl Drop for Ending {
 }
 
 /// Somebody else is at the node, and does this too.
-fn leave(shared: &Shared, socket: &UdpSocket, buffer: &mut [u8]) -> std::io::Result<()> {
+fn leave(
+    shared: &Shared,
+    socket: &UdpSocket,
+    buffer: &mut [u8],
+    batch: &mut usize,
+) -> std::io::Result<()> {
     let mut datagrams = Vec::new();
-    let taken = take_in(socket, buffer, |from, bytes| {
+    let taken = take_in(socket, buffer, batch, |from, bytes| {
         let bytes = bytes.to_vec();
         datagrams.push(Ask::Datagram { from, bytes });
     });
@@ -114,20 +121,29 @@ fn leave(shared: &Shared, socket: &UdpSocket, buffer: &mut [u8]) -> std::io::Res
     taken
 }
 
-/// Takes in what is there. All of it is handled before what comes of it is sent: many answers to
-/// one peer leave in one datagram.
+/// Takes in what is there, at most `batch`, and sets that for the next time. All of it is handled
+/// before what comes of it is sent: many answers to one peer leave in one datagram.
 fn take_in(
     socket: &UdpSocket,
     buffer: &mut [u8],
+    batch: &mut usize,
     mut handle: impl FnMut(SocketAddr, &[u8]),
 ) -> std::io::Result<()> {
-    for _ in 0..BATCH {
+    let at_most = std::mem::replace(batch, BATCH);
+    let mut taken = 0;
+    while taken < at_most {
         match socket.try_recv_from(buffer) {
-            Ok((len, from)) => handle(from, &buffer[..len]),
+            Ok((len, from)) => {
+                handle(from, &buffer[..len]);
+                taken += 1;
+            }
             Err(error) => match error.kind() {
-                ErrorKind::WouldBlock => return Ok(()),
+                ErrorKind::WouldBlock => {
+                    *batch = if taken > 1 { BATCH } else { 1 };
+                    return Ok(());
+                }
                 // Word of something that was sent earlier; nothing to do about it.
-                ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => {}
+                ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => taken += 1,
                 _ => return Err(error),
             },
         }
