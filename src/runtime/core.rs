@@ -51,7 +51,8 @@ pub(crate) struct Core {
     /// Who is to be told what, once the lock is let go.
     tells: Vec<Tell>,
     pub(crate) is_shut_down: bool,
-    /// The node stands still: what is asked of it stays in it, and what it hears is not taken in.
+    /// The node stands still: what is asked of it stays in it, and what it hears is not taken in,
+    /// but for what was in the inbox by then.
     pub(crate) is_paused: bool,
     pub(crate) meter: Meter,
 }
@@ -422,5 +423,40 @@ pub(super) mod tests {
         core.take_in(clock, &inbox);
         assert_eq!(core.callers(), 1, "a datagram is no caller");
         assert_eq!(core.node.traffic().dropped.values().sum::<u64>(), 1);
+    }
+
+    /// Its guard saw it over, and the node itself does before it hears of the release.
+    #[test]
+    fn a_lease_that_was_over_when_its_guard_released_it_counts_as_lost() {
+        use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+
+        let recorder = DebuggingRecorder::new();
+        let snapshotter = recorder.snapshotter();
+        metrics::with_local_recorder(&recorder, || {
+            let clock = Clock::new();
+            let mut core = core(clock);
+            let (ask, first) = claim(1);
+            core.take(clock.now(), ask);
+            let Some(Ended::Granted(lease)) = told(&mut core, clock, first) else {
+                panic!("there is nobody else");
+            };
+            lease.end();
+            let was_held = lease.release();
+            assert!(!was_held);
+            let mut later = clock.now();
+            later.mono = later.mono.after(Duration::from_secs(11));
+            core.node.handle_timeout(later);
+            core.drain(clock, &mut Vec::new());
+            let ticket = Ticket(1);
+            core.take(later, Ask::Release { ticket, was_held });
+        });
+        let counted = snapshotter.snapshot().into_vec();
+        let lost = counted
+            .iter()
+            .find(|(key, ..)| key.key().name() == "lockmesh_lost_total");
+        assert!(
+            matches!(lost, Some((.., DebugValue::Counter(1)))),
+            "{lost:?}"
+        );
     }
 }

@@ -50,6 +50,9 @@ pub(crate) async fn drive(shared: Arc<Shared>, socket: Option<UdpSocket>) {
             () = shared.earlier.notified() => None,
         };
         let mut tend = |core: &mut Core| {
+            if core.is_paused {
+                return;
+            }
             let now = shared.clock.now();
             core.node.handle_timeout(now);
             if now.mono.since(refreshed) >= REFRESH_EVERY {
@@ -59,11 +62,7 @@ pub(crate) async fn drive(shared: Arc<Shared>, socket: Option<UdpSocket>) {
         };
         let taken = match ready {
             None => {
-                shared.with(|core, _| {
-                    if !core.is_paused {
-                        tend(core);
-                    }
-                });
+                shared.with(|core, _| tend(core));
                 Ok(())
             }
             Some((socket, ready)) => ready.and_then(|()| {
@@ -78,7 +77,13 @@ pub(crate) async fn drive(shared: Arc<Shared>, socket: Option<UdpSocket>) {
                     tend(core);
                     taken
                 });
-                heard.unwrap_or_else(|| leave(&shared, socket, &mut buffer, &mut batch))
+                heard.unwrap_or_else(|| {
+                    let left = leave(&shared, socket, &mut buffer, &mut batch);
+                    if shared.is_due() {
+                        shared.with(|core, _| tend(core));
+                    }
+                    left
+                })
             }),
         };
         if let Err(error) = taken {

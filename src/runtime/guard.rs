@@ -97,9 +97,10 @@ impl Guard {
 
     /// Releases the lock: the next waiter has it about a round trip later. A release is not
     /// acknowledged: a `try_acquire` of another node that overtakes it may still be told that the
-    /// lock is held. Returns once it has left this node: at once for a lonely caller, together
-    /// with what others ask where many ask at once. The lock is released also where the future is
-    /// dropped before that.
+    /// lock is held. For a lonely caller it has left this node when this returns. Where many ask at
+    /// once it leaves with what they ask, which may be a moment later: where the thread goes on to
+    /// block, or the process to end, drop the guard instead, which sends at once. The lock is
+    /// released also where the future is dropped before it returns.
     ///
     /// # Errors
     /// [`ReleaseError`] where the lease was over before: another may have had the lock since.

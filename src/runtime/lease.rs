@@ -28,7 +28,8 @@ pub(crate) struct Lease {
     clock: Clock,
     /// In nanoseconds, as an [`Instant`]. One value: a flag beside it could disagree.
     valid_until: AtomicU64,
-    /// Its guard has ended it. Decides nothing: for the count of those that were lost.
+    /// Its guard has ended it while it was held. Decides nothing: for the count of those that were
+    /// lost.
     was_released: AtomicBool,
     /// Rung at every change.
     changed: Notify,
@@ -84,7 +85,7 @@ impl Lease {
     /// Its guard ends it. Answers whether it was held until now.
     pub(crate) fn release(&self) -> bool {
         let was_held = self.is_held();
-        self.was_released.store(true, Ordering::Relaxed);
+        self.was_released.store(was_held, Ordering::Relaxed);
         self.end();
         was_held
     }

@@ -118,7 +118,7 @@ impl LockRequest {
         let shared = &self.mesh.shared;
         let (tell, told) = oneshot::channel();
         let (ticket, since) = (shared.ticket(), shared.clock.mono());
-        let leading = shared.ask(Ask::Claim {
+        let mut leading = shared.ask(Ask::Claim {
             ticket,
             since,
             request: Request {
@@ -135,7 +135,7 @@ impl LockRequest {
             mesh: &self.mesh,
             ticket: Some(ticket),
         };
-        if let Some(leading) = leading {
+        if let Some(leading) = &mut leading {
             leading.await;
         }
         let ended = told.await.unwrap_or(Ended::ShutDown);

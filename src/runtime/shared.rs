@@ -34,7 +34,7 @@ use crate::wire::DropReason;
 const COMPANY: usize = 2;
 /// Who was in company is so for this many turns in which there was one caller.
 const LONELY_TURNS: usize = 8;
-/// How many turns one who leads takes where others ask meanwhile. Then the driver does.
+/// How many turns one who leads takes where others ask meanwhile.
 const TURNS_MAX: usize = 16;
 
 pub(crate) struct Shared {
@@ -155,16 +155,21 @@ impl Shared {
         }
     }
 
-    /// For who has begun with the inbox, and for as long as others want it.
+    /// For who has begun with the inbox, and for as long as others want it. After some turns the
+    /// driver goes on, while there is one.
     fn take_turns(&self) {
-        for _ in 0..TURNS_MAX {
+        for turns in 1.. {
             let mut core = self.lock();
+            let has_driver = !core.is_shut_down;
             if !core.is_paused {
                 core.take_in(self.clock, &self.inbox);
             }
             self.turn(core);
             if !self.inbox.goes_on() {
                 return;
+            }
+            if turns >= TURNS_MAX && has_driver {
+                break;
             }
         }
         self.inbox.stop();
@@ -231,6 +236,12 @@ impl Shared {
         let is_earlier = next < alarm.wakes_at;
         alarm.wakes_at = alarm.wakes_at.min(next);
         is_earlier
+    }
+
+    /// Whether the node wanted to be woken by now.
+    pub(crate) fn is_due(&self) -> bool {
+        let next = self.alarm().next;
+        next.is_some_and(|next| next <= self.clock.mono())
     }
 
     /// For how long the driver is to set its alarm anew, at most `at_most`; `None` where it may

@@ -5,9 +5,9 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use lockmesh::Guard;
+use lockmesh::{Guard, Mesh};
 
-use crate::common::{Cluster, within};
+use crate::common::{Cluster, PATIENCE, within};
 
 const TASKS: usize = 64;
 const CYCLES: usize = 50;
@@ -43,25 +43,42 @@ async fn many_callers_of_one_node_share_datagrams() {
     assert!(messages > 3 * datagrams, "{messages} in {datagrams}");
 }
 
-#[tokio::test]
-async fn a_release_has_left_when_it_returns_and_when_a_guard_was_dropped() {
-    let cluster = Cluster::start(3, MAX_TTL).await;
-    let guards = in_company(&cluster).await;
-    for (n, guard) in guards.into_iter().enumerate() {
-        let before = sent(&cluster).0;
-        match n % 2 {
-            0 => within("a release", guard.release()).await.unwrap(),
-            _ => drop(guard),
+/// Longer than a test is patient: what is not released is not over.
+const LONG: Duration = Duration::from_secs(600);
+
+/// The node has a thread to itself, and nothing of it runs once its guard is let go.
+#[test]
+fn a_release_that_leads_and_a_guard_that_is_dropped_have_left_at_once() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let others = runtime.worker_threads(1).enable_all().build().unwrap();
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let own = runtime.enable_all().build().unwrap();
+    let cluster = others.block_on(Cluster::start(3, LONG));
+    let mesh = own.block_on(cluster.client("c"));
+    own.block_on(async {
+        for (n, guard) in in_company(&mesh).await.into_iter().enumerate() {
+            let next = cluster.nodes[1].lock(guard.key().to_owned()).acquire();
+            let (tell, told) = std::sync::mpsc::channel();
+            others.spawn(async move {
+                drop(next.await);
+                tell.send(()).unwrap();
+            });
+            let mut leads = Box::pin(mesh.lock("another").acquire());
+            if n % 2 == 0 {
+                within("a release", guard.release()).await.unwrap();
+            } else {
+                begin(leads.as_mut());
+                drop(guard);
+            }
+            told.recv_timeout(PATIENCE).unwrap();
         }
-        // One to each of the other two voters.
-        assert!(sent(&cluster).0 >= before + 2, "the release of {n}");
-    }
+    });
 }
 
 /// Guards of several who were answered at once, and so are in company.
-async fn in_company(cluster: &Cluster) -> Vec<Guard> {
-    let mesh = &cluster.nodes[0];
-    let ask = |key| tokio::spawn(mesh.lock(key).acquire());
+async fn in_company(mesh: &Mesh) -> Vec<Guard> {
+    let ttl = mesh.status().timing.max_ttl / 2;
+    let ask = |key| tokio::spawn(mesh.lock(key).ttl(ttl).acquire());
     let asked: Vec<_> = ["a", "b", "c", "d"].into_iter().map(ask).collect();
     let mut guards = Vec::new();
     for guard in asked {
@@ -85,7 +102,7 @@ fn insist<F: Future>(future: F) -> F::Output {
 #[tokio::test]
 async fn a_release_waits_for_no_other_task_also_in_company() {
     let cluster = Cluster::start(3, MAX_TTL).await;
-    for guard in in_company(&cluster).await {
+    for guard in in_company(&cluster.nodes[0]).await {
         let before = sent(&cluster).0;
         insist(guard.release()).unwrap();
         assert!(sent(&cluster).0 >= before + 2);
@@ -104,7 +121,7 @@ fn begin<F: Future>(future: Pin<&mut F>) {
 #[tokio::test]
 async fn a_caller_that_leads_and_is_forgotten_holds_up_nobody() {
     let cluster = Cluster::start(3, MAX_TTL).await;
-    let _guards = in_company(&cluster).await;
+    let _guards = in_company(&cluster.nodes[0]).await;
     let mesh = &cluster.nodes[0];
     let mut leads = Box::pin(mesh.lock("forgotten").acquire());
     begin(leads.as_mut());
@@ -116,7 +133,7 @@ async fn a_caller_that_leads_and_is_forgotten_holds_up_nobody() {
 #[tokio::test]
 async fn what_callers_in_company_ask_and_drop_is_withdrawn() {
     let cluster = Cluster::start(3, MAX_TTL).await;
-    let _guards = in_company(&cluster).await;
+    let _guards = in_company(&cluster.nodes[0]).await;
     let mesh = &cluster.nodes[0];
     for dropped_first in ["leads", "follows"] {
         let mut leads = Box::pin(mesh.lock("leads").acquire());
@@ -133,6 +150,18 @@ async fn what_callers_in_company_ask_and_drop_is_withdrawn() {
         let elsewhere = cluster.nodes[1].lock(dropped_first).acquire();
         drop(within("a grant elsewhere", elsewhere).await.unwrap());
     }
+}
+
+#[tokio::test]
+async fn a_claim_that_is_dropped_while_it_leads_leaves_with_its_withdrawal() {
+    let cluster = Cluster::start(3, MAX_TTL).await;
+    let _guards = in_company(&cluster.nodes[0]).await;
+    let before = sent(&cluster);
+    let mut leads = Box::pin(cluster.nodes[0].lock("dropped").acquire());
+    begin(leads.as_mut());
+    drop(leads);
+    let after = sent(&cluster);
+    assert_eq!((after.0 - before.0, after.1 - before.1), (4, 2));
 }
 
 /// Claims, releases and withdrawals of many tasks on two threads: whatever leads whom, all are
