@@ -342,15 +342,21 @@ pub(super) mod tests {
         told.try_recv().ok()
     }
 
+    /// The lease of a claim on a key that is free.
+    fn granted(core: &mut Core, clock: Clock, ticket: u64) -> Arc<Lease> {
+        let (ask, asked) = claim(ticket);
+        core.take(clock.now(), ask);
+        match told(core, clock, asked) {
+            Some(Ended::Granted(lease)) => lease,
+            other => panic!("there is nobody else: {other:?}"),
+        }
+    }
+
     #[test]
     fn each_claim_is_told_how_it_ended_also_where_it_was_not_taken_up() {
         let clock = Clock::new();
         let mut core = core(clock);
-        let (ask, first) = claim(1);
-        core.take(clock.now(), ask);
-        let Some(Ended::Granted(lease)) = told(&mut core, clock, first) else {
-            panic!("there is nobody else");
-        };
+        let lease = granted(&mut core, clock, 1);
         assert!(lease.is_held());
         let (ask, second) = claim(2);
         core.take(clock.now(), ask);
@@ -370,11 +376,7 @@ pub(super) mod tests {
     fn a_renewal_of_a_lease_that_was_released_does_not_release_it_again() {
         let clock = Clock::new();
         let mut core = core(clock);
-        let (ask, first) = claim(1);
-        core.take(clock.now(), ask);
-        let Some(Ended::Granted(lease)) = told(&mut core, clock, first) else {
-            panic!("there is nobody else");
-        };
+        let lease = granted(&mut core, clock, 1);
         assert!(lease.release());
         let (ticket, valid_until) = (Ticket(1), Instant::FAR);
         core.on_event(
@@ -391,11 +393,7 @@ pub(super) mod tests {
         assert_eq!(core.node.claimant().epoch(ticket), None);
         assert_eq!(core.held(), 0);
         // One that its guard has seen over, and not released, is.
-        let (ask, again) = claim(2);
-        core.take(clock.now(), ask);
-        let Some(Ended::Granted(lease)) = told(&mut core, clock, again) else {
-            panic!("it is free");
-        };
+        let lease = granted(&mut core, clock, 2);
         lease.end();
         let ticket = Ticket(2);
         core.on_event(
@@ -435,11 +433,7 @@ pub(super) mod tests {
         metrics::with_local_recorder(&recorder, || {
             let clock = Clock::new();
             let mut core = core(clock);
-            let (ask, first) = claim(1);
-            core.take(clock.now(), ask);
-            let Some(Ended::Granted(lease)) = told(&mut core, clock, first) else {
-                panic!("there is nobody else");
-            };
+            let lease = granted(&mut core, clock, 1);
             lease.end();
             let was_held = lease.release();
             assert!(!was_held);
