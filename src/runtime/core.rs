@@ -284,6 +284,7 @@ impl Core {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
 
     use super::*;
@@ -378,14 +379,12 @@ pub(super) mod tests {
         let mut core = core(clock);
         let lease = granted(&mut core, clock, 1);
         assert!(lease.release());
-        let (ticket, valid_until) = (Ticket(1), Instant::FAR);
-        core.on_event(
-            clock,
-            Event::Renewed {
-                ticket,
-                valid_until,
-            },
-        );
+        let renewed = |ticket| Event::Renewed {
+            ticket,
+            valid_until: Instant::FAR,
+        };
+        let ticket = Ticket(1);
+        core.on_event(clock, renewed(ticket));
         assert!(!lease.is_held());
         assert_ne!(core.node.claimant().epoch(ticket), None);
         let was_held = true;
@@ -396,13 +395,7 @@ pub(super) mod tests {
         let lease = granted(&mut core, clock, 2);
         lease.end();
         let ticket = Ticket(2);
-        core.on_event(
-            clock,
-            Event::Renewed {
-                ticket,
-                valid_until,
-            },
-        );
+        core.on_event(clock, renewed(ticket));
         assert_eq!(core.node.claimant().epoch(ticket), None);
     }
 
@@ -452,5 +445,41 @@ pub(super) mod tests {
             matches!(lost, Some((.., DebugValue::Counter(1)))),
             "{lost:?}"
         );
+    }
+
+    /// A voter that counted from before a claim was sent would free its vote before the lease of
+    /// the claim is over.
+    #[test]
+    fn what_is_taken_in_was_left_before_the_time_that_it_is_handled_at() {
+        const MANY: u64 = 5_000;
+        let clock = Clock::new();
+        let (mut core, inbox) = (core(clock), Inbox::default());
+        let (done, mut too_early) = (AtomicU64::new(0), 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for ticket in 1..=MANY {
+                    let (mut ask, _) = claim(ticket);
+                    if let Ask::Claim { since, .. } = &mut ask {
+                        *since = clock.mono();
+                    }
+                    inbox.push(ask);
+                    while done.load(Ordering::Acquire) < ticket {
+                        std::thread::yield_now();
+                    }
+                }
+            });
+            for ticket in (1..=MANY).map(Ticket) {
+                let (since, now) = loop {
+                    let now = core.take_in(clock, &inbox);
+                    if let Some(waiting) = core.waiting.get(&ticket) {
+                        break (waiting.since, now);
+                    }
+                };
+                core.withdraw(now, ticket);
+                done.store(ticket.0, Ordering::Release);
+                too_early += u64::from(now.mono < since);
+            }
+        });
+        assert_eq!(too_early, 0);
     }
 }
