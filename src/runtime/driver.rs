@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use tokio::net::UdpSocket;
 
-use super::core::Core;
 use super::inbox::Ask;
 use super::shared::Shared;
 use crate::proto::time::Instant;
@@ -38,7 +37,12 @@ pub(crate) async fn drive(shared: Arc<Shared>, socket: Option<UdpSocket>) {
     let mut asleep = pin!(tokio::time::sleep(Duration::ZERO));
     loop {
         shared.going().await;
-        if let Some(nap) = shared.nap(&mut alarm, NAP_MAX) {
+        let mut nap = shared.nap(&mut alarm, NAP_MAX);
+        if nap == Some(Duration::ZERO) {
+            tend(&shared, &mut refreshed);
+            nap = shared.nap(&mut alarm, NAP_MAX);
+        }
+        if let Some(nap) = nap {
             asleep.as_mut().reset(tokio::time::Instant::now() + nap);
         }
         let ready = tokio::select! {
@@ -49,42 +53,13 @@ pub(crate) async fn drive(shared: Arc<Shared>, socket: Option<UdpSocket>) {
             }
             () = shared.earlier.notified() => None,
         };
-        let mut tend = |core: &mut Core| {
-            if core.is_paused {
-                return;
-            }
-            let now = shared.clock.now();
-            core.node.handle_timeout(now);
-            if now.mono.since(refreshed) >= REFRESH_EVERY {
-                refreshed = now.mono;
-                core.meter.refresh(&core.node, now);
-            }
-        };
         let taken = match ready {
+            Some((socket, Ok(()))) => hear(&shared, socket, &mut buffer, &mut batch),
+            Some((_, Err(error))) => Err(error),
             None => {
-                shared.with(|core, _| tend(core));
+                tend(&shared, &mut refreshed);
                 Ok(())
             }
-            Some((socket, ready)) => ready.and_then(|()| {
-                let heard = shared.hear(|core| {
-                    if core.is_paused {
-                        return Ok(());
-                    }
-                    let taken = take_in(socket, &mut buffer, &mut batch, |from, bytes| {
-                        core.node.handle_datagram(shared.clock.now(), from, bytes);
-                    });
-                    // By a later clock than the datagrams.
-                    tend(core);
-                    taken
-                });
-                heard.unwrap_or_else(|| {
-                    let left = leave(&shared, socket, &mut buffer, &mut batch);
-                    if shared.is_due() {
-                        shared.with(|core, _| tend(core));
-                    }
-                    left
-                })
-            }),
         };
         if let Err(error) = taken {
             tracing::warn!(%error, "the socket failed");
@@ -110,48 +85,77 @@ impl Drop for Ending {
     }
 }
 
-/// Somebody else is at the node, and does this too.
-fn leave(
+/// Does what is due.
+fn tend(shared: &Shared, refreshed: &mut Instant) {
+    shared.with(|core, now| {
+        if core.is_paused {
+            return;
+        }
+        core.node.handle_timeout(now);
+        if now.mono.since(*refreshed) >= REFRESH_EVERY {
+            *refreshed = now.mono;
+            core.meter.refresh(&core.node, now);
+        }
+    });
+}
+
+/// Takes in what is there, at most `batch`, and sets that for the next time. All of it is handled
+/// before what comes of it is sent: many answers to one peer leave in one datagram. Mostly a socket
+/// that had one datagram has no second, and that costs nobody's lock.
+fn hear(
     shared: &Shared,
     socket: &UdpSocket,
     buffer: &mut [u8],
     batch: &mut usize,
 ) -> std::io::Result<()> {
-    let mut datagrams = Vec::new();
-    let taken = take_in(socket, buffer, batch, |from, bytes| {
-        let bytes = bytes.to_vec();
-        datagrams.push(Ask::Datagram { from, bytes });
+    let at_most = std::mem::replace(batch, BATCH);
+    let Some((mut len, mut from)) = receive(socket, buffer)? else {
+        *batch = 1;
+        return Ok(());
+    };
+    let mut take_in = |handle: &mut dyn FnMut(SocketAddr, &[u8])| {
+        for taken in 1.. {
+            handle(from, &buffer[..len]);
+            if taken >= at_most {
+                break;
+            }
+            let Some(next) = receive(socket, buffer)? else {
+                *batch = if taken > 1 { BATCH } else { 1 };
+                break;
+            };
+            (len, from) = next;
+        }
+        Ok(())
+    };
+    let heard = shared.hear(|core| {
+        take_in(&mut |from, bytes| {
+            core.node.handle_datagram(shared.clock.now(), from, bytes);
+        })
     });
-    shared.leave(datagrams);
-    taken
+    // Somebody else is at the node, and does this too.
+    heard.unwrap_or_else(|| {
+        let mut datagrams = Vec::new();
+        let taken = take_in(&mut |from, bytes| {
+            let bytes = bytes.to_vec();
+            datagrams.push(Ask::Datagram { from, bytes });
+        });
+        shared.leave(datagrams);
+        taken
+    })
 }
 
-/// Takes in what is there, at most `batch`, and sets that for the next time. All of it is handled
-/// before what comes of it is sent: many answers to one peer leave in one datagram.
-fn take_in(
-    socket: &UdpSocket,
-    buffer: &mut [u8],
-    batch: &mut usize,
-    mut handle: impl FnMut(SocketAddr, &[u8]),
-) -> std::io::Result<()> {
-    let at_most = std::mem::replace(batch, BATCH);
-    let mut taken = 0;
-    while taken < at_most {
+/// The next datagram, where there is one now.
+fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> std::io::Result<Option<(usize, SocketAddr)>> {
+    for _ in 0..BATCH {
         match socket.try_recv_from(buffer) {
-            Ok((len, from)) => {
-                handle(from, &buffer[..len]);
-                taken += 1;
-            }
+            Ok(received) => return Ok(Some(received)),
             Err(error) => match error.kind() {
-                ErrorKind::WouldBlock => {
-                    *batch = if taken > 1 { BATCH } else { 1 };
-                    return Ok(());
-                }
+                ErrorKind::WouldBlock => return Ok(None),
                 // Word of something that was sent earlier; nothing to do about it.
-                ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => taken += 1,
+                ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => {}
                 _ => return Err(error),
             },
         }
     }
-    Ok(())
+    Ok(None)
 }

@@ -130,8 +130,8 @@ impl Shared {
         }
     }
 
-    /// What came from other nodes. `None` where somebody else is at the node: then it is to be
-    /// [left](Shared::leave) in the inbox.
+    /// What came from other nodes. `None` where somebody else is at the node, or where it stands
+    /// still: then it is to be [left](Shared::leave) in the inbox.
     pub(crate) fn hear<T>(&self, take: impl FnOnce(&mut Core) -> T) -> Option<T> {
         let mut core = match self.core.try_lock() {
             Ok(core) => core,
@@ -139,10 +139,11 @@ impl Shared {
             Err(TryLockError::WouldBlock) if self.inbox.has_room() => return None,
             Err(TryLockError::WouldBlock) => self.lock(),
         };
-        // What callers ask is left to who leads them: more may come, and share a datagram.
-        if !self.inbox.is_led() {
-            core.take_in(self.clock, &self.inbox);
+        if core.is_paused {
+            return None;
         }
+        // What callers ask is left to who leads them: more may come, and share a datagram.
+        core.take_in_unless_led(self.clock, &self.inbox);
         let taken = take(&mut core);
         self.turn(core);
         Some(taken)
@@ -238,14 +239,9 @@ impl Shared {
         is_earlier
     }
 
-    /// Whether the node wanted to be woken by now.
-    pub(crate) fn is_due(&self) -> bool {
-        let next = self.alarm().next;
-        next.is_some_and(|next| next <= self.clock.mono())
-    }
-
-    /// For how long the driver is to set its alarm anew, at most `at_most`; `None` where it may
-    /// leave it at `alarm`. An alarm that is early costs less than setting one.
+    /// For how long the driver is to set its alarm anew, at most `at_most`, and zero where the node
+    /// wanted to be woken by now; `None` where it may leave it at `alarm`. An alarm that is early
+    /// costs less than setting one.
     pub(crate) fn nap(&self, alarm: &mut Instant, at_most: Duration) -> Option<Duration> {
         let mut wanted = self.alarm();
         let now = self.clock.mono();
@@ -280,6 +276,10 @@ impl Shared {
     /// Returns once the node does not stand still.
     #[cfg(feature = "harness")]
     pub(crate) async fn going(&self) {
+        // Asked with each datagram, and a receiver costs more than a look.
+        if !*self.paused.borrow() {
+            return;
+        }
         // The sending half is here: it cannot be gone.
         let _ = self.paused.subscribe().wait_for(|paused| !paused).await;
     }
