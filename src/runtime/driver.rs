@@ -159,3 +159,71 @@ fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> std::io::Result<Option<(usi
     }
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::runtime::clock::Clock;
+    use crate::runtime::core::tests::only_voter;
+    use crate::runtime::socket::Sender;
+    use crate::wire::DropReason;
+
+    fn shared() -> Shared {
+        let clock = Clock::new();
+        let (gossip, _) = mpsc::channel(1);
+        Shared::new(clock, Sender::nowhere(), only_voter(clock), gossip)
+    }
+
+    /// A socket with so many datagrams in it that are none.
+    async fn socket_with(datagrams: usize) -> UdpSocket {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let stranger = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let to = socket.local_addr().unwrap();
+        for _ in 0..datagrams {
+            stranger.send_to(b"?", to).await.unwrap();
+        }
+        if datagrams > 0 {
+            socket.readable().await.unwrap();
+        }
+        socket
+    }
+
+    fn dropped(shared: &Shared) -> BTreeMap<DropReason, u64> {
+        shared.with(|core, _| core.node.traffic().dropped.clone())
+    }
+
+    #[tokio::test]
+    async fn one_is_handled_alone_where_they_come_one_by_one() {
+        let shared = shared();
+        let mut buffer = vec![0; DATAGRAM_BYTES];
+        let mut batch = BATCH;
+        let socket = socket_with(BATCH + 3).await;
+        let mut look = |batch: &mut usize| {
+            let before = dropped(&shared).values().sum::<u64>();
+            hear(&shared, &socket, &mut buffer, batch).unwrap();
+            dropped(&shared).values().sum::<u64>() - before
+        };
+        assert_eq!((look(&mut batch), batch), (BATCH as u64, BATCH));
+        batch = 1;
+        assert_eq!((look(&mut batch), batch), (1, BATCH));
+        assert_eq!((look(&mut batch), batch), (2, BATCH));
+        assert_eq!((look(&mut batch), batch), (0, 1));
+    }
+
+    #[cfg(feature = "harness")]
+    #[tokio::test]
+    async fn what_a_node_that_stands_still_was_sent_is_handled_when_it_goes_on() {
+        let shared = shared();
+        shared.pause(true);
+        let socket = socket_with(1).await;
+        hear(&shared, &socket, &mut [0; 64], &mut 1).unwrap();
+        let counted = || shared.with(|core, _| core.node.traffic().dropped.values().sum::<u64>());
+        assert!(shared.hear(|_| ()).is_none());
+        shared.pause(false);
+        assert_eq!(counted(), 1);
+    }
+}

@@ -1,11 +1,13 @@
 //! Nodes that do not belong: another roster, another key, another name of the cluster.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lockmesh::proto::message::RefuseReason;
 use lockmesh::{AcquireError, ClusterKey, DropReason, Mesh, MeshBuilder};
 
-use crate::common::{Cluster, timing, until};
+use crate::common::{Cluster, timing, until, within};
 
 const MAX_TTL: Duration = Duration::from_secs(30);
 
@@ -108,6 +110,32 @@ async fn a_member_with_another_roster_is_refused_and_its_own_vote_is_not_counted
     assert_eq!((answers.voted, answers.refused), (1, 1));
     assert_eq!(answers.reason, Some(RefuseReason::Roster));
     drop(guard);
+}
+
+#[tokio::test]
+async fn what_is_due_is_done_while_a_stranger_floods_the_socket() {
+    let cluster = Cluster::start(3, MAX_TTL).await;
+    for other in &cluster.nodes[1..] {
+        other.crash().await;
+    }
+    let to = cluster.nodes[0].local_addr();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let over = is_over.clone();
+    let floods = std::thread::spawn(move || {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        while !over.load(Ordering::Relaxed) {
+            // It may be too fast for the system.
+            let _ = socket.send_to(b"?", to);
+        }
+    });
+    let request = cluster.nodes[0].lock("k").wait_at_most(MAX_TTL / 30);
+    let ended = within("the end of its time", request.acquire()).await;
+    is_over.store(true, Ordering::Relaxed);
+    floods.join().unwrap();
+    let error = ended.map(drop).unwrap_err();
+    assert!(matches!(error, AcquireError::TimedOut { .. }), "{error}");
+    let dropped = cluster.nodes[0].status().traffic.dropped;
+    assert!(dropped.values().sum::<u64>() > 0);
 }
 
 /// A stranger that gossips at `n0` and is not heard. Answers both.
