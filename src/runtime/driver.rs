@@ -108,6 +108,10 @@ fn hear(
     buffer: &mut [u8],
     batch: &mut usize,
 ) -> std::io::Result<()> {
+    if shared.is_paused() {
+        // What it is sent stays in the socket.
+        return Ok(());
+    }
     let at_most = std::mem::replace(batch, BATCH);
     let Some((mut len, mut from)) = receive(socket, buffer)? else {
         *batch = 1;
@@ -216,14 +220,17 @@ mod tests {
 
     #[cfg(feature = "harness")]
     #[tokio::test]
-    async fn what_a_node_that_stands_still_was_sent_is_handled_when_it_goes_on() {
+    async fn what_a_node_that_stands_still_is_sent_waits_until_it_goes_on() {
         let shared = shared();
+        let counted = || dropped(&shared).values().sum::<u64>();
         shared.pause(true);
         let socket = socket_with(1).await;
         hear(&shared, &socket, &mut [0; 64], &mut 1).unwrap();
-        let counted = || shared.with(|core, _| core.node.traffic().dropped.values().sum::<u64>());
+        assert_eq!(counted(), 0);
+        // Nor may what was received just before be handled.
         assert!(shared.hear(|_| ()).is_none());
         shared.pause(false);
+        hear(&shared, &socket, &mut [0; 64], &mut 1).unwrap();
         assert_eq!(counted(), 1);
     }
 }

@@ -273,11 +273,23 @@ impl Shared {
         }
     }
 
+    /// Whether the node stands still. Asked with each datagram.
+    #[cfg(feature = "harness")]
+    pub(crate) fn is_paused(&self) -> bool {
+        *self.paused.borrow()
+    }
+
+    /// Never: only a test can make a node stand still.
+    #[cfg(not(feature = "harness"))]
+    pub(crate) fn is_paused(&self) -> bool {
+        false
+    }
+
     /// Returns once the node does not stand still.
     #[cfg(feature = "harness")]
     pub(crate) async fn going(&self) {
-        // Asked with each datagram, and a receiver costs more than a look.
-        if !*self.paused.borrow() {
+        // A receiver costs more than a look.
+        if !self.is_paused() {
             return;
         }
         // The sending half is here: it cannot be gone.
