@@ -38,10 +38,7 @@ pub(crate) async fn drive(shared: Arc<Shared>, socket: Option<UdpSocket>) {
     loop {
         shared.going().await;
         let mut nap = shared.nap(&mut alarm, NAP_MAX);
-        // An alarm that passed while datagrams came is set anew, and never goes off.
-        let is_due =
-            |nap: Duration| nap.is_zero() || shared.clock.mono().since(refreshed) >= REFRESH_EVERY;
-        if nap.is_some_and(is_due) {
+        if nap == Some(Duration::ZERO) {
             tend(&shared, &mut refreshed);
             nap = shared.nap(&mut alarm, NAP_MAX);
         }

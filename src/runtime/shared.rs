@@ -239,14 +239,20 @@ impl Shared {
         is_earlier
     }
 
-    /// For how long the driver is to set its alarm anew, at most `at_most`, and zero where the node
-    /// wanted to be woken by now; `None` where it may leave it at `alarm`. An alarm that is early
-    /// costs less than setting one.
+    /// For how long the driver is to set its alarm anew, at most `at_most`; `None` where it may
+    /// leave it at `alarm`. An alarm that is early costs less than setting one. Zero where there is
+    /// something to do now: the node wanted to be woken, or `alarm` has passed and did not go off,
+    /// since a datagram came first.
     pub(crate) fn nap(&self, alarm: &mut Instant, at_most: Duration) -> Option<Duration> {
         let mut wanted = self.alarm();
         let now = self.clock.mono();
         let latest = now.after(at_most);
         let next = wanted.next.unwrap_or(latest).min(latest);
+        let has_passed = *alarm != Instant::ZERO && *alarm <= now;
+        if next <= now || has_passed {
+            *alarm = Instant::ZERO;
+            return Some(Duration::ZERO);
+        }
         let is_set = now < *alarm && *alarm <= next;
         if !is_set {
             *alarm = next;
@@ -420,6 +426,28 @@ mod tests {
         // With nobody there it is taken to the node at once.
         shared.leave(garbage());
         assert_eq!(dropped(&shared), 2);
+    }
+
+    /// Else only a timer of the node's would bring the gauges up to date.
+    #[cfg(feature = "harness")]
+    #[tokio::test(start_paused = true)]
+    async fn an_alarm_that_passed_while_datagrams_came_is_not_set_anew_unheard() {
+        let clock = Clock::of_tokio();
+        let (gossip, _) = mpsc::channel(1);
+        let shared = Shared::new(clock, Sender::nowhere(), only_voter(clock), gossip);
+        let at_most = Duration::from_millis(250);
+        let mut alarm = Instant::ZERO;
+        assert_eq!(shared.nap(&mut alarm, at_most), Some(at_most));
+        tokio::time::advance(at_most / 2).await;
+        assert_eq!(shared.nap(&mut alarm, at_most), None);
+        tokio::time::advance(at_most).await;
+        assert_eq!(shared.nap(&mut alarm, at_most), Some(Duration::ZERO));
+        assert_eq!(shared.nap(&mut alarm, at_most), Some(at_most));
+        // The node is done with what is due, or asks again.
+        shared.sleeps_beyond(Some(clock.mono()));
+        assert_eq!(shared.nap(&mut alarm, at_most), Some(Duration::ZERO));
+        shared.sleeps_beyond(None);
+        assert_eq!(shared.nap(&mut alarm, at_most), Some(at_most));
     }
 
     #[test]
