@@ -85,26 +85,26 @@ impl Core {
     /// a voter counts from when it heard a claim, so never from before it was sent.
     pub(super) fn take_in(&mut self, clock: Clock, inbox: &Inbox) -> Now {
         inbox.take(&mut self.asks);
-        let now = clock.now();
-        self.take_all(now);
-        now
+        self.take_all(clock)
     }
 
     /// The same, but for what is left to whoever leads callers.
     pub(super) fn take_in_unless_led(&mut self, clock: Clock, inbox: &Inbox) {
         inbox.take_unless_led(&mut self.asks);
         if !self.asks.is_empty() {
-            self.take_all(clock.now());
+            self.take_all(clock);
         }
     }
 
-    fn take_all(&mut self, now: Now) {
+    fn take_all(&mut self, clock: Clock) -> Now {
+        let now = clock.now();
         let mut asks = std::mem::take(&mut self.asks);
         for ask in asks.drain(..) {
             self.asked += usize::from(!matches!(ask, Ask::Datagram { .. }));
             self.take(now, ask);
         }
         self.asks = asks;
+        now
     }
 
     /// Takes something to the node.
