@@ -1,7 +1,8 @@
 //! A node: voter, claimant and wire put together. It routes; the rules are in [`crate::proto`].
 //!
 //! One invariant: after every call that takes `&mut self`, drain [`Node::poll_output`] until it
-//! answers [`Output::Timeout`], and come back with [`Node::handle_timeout`] at that instant.
+//! answers [`Output::Timeout`], and come back with [`Node::handle_timeout`] at that instant. Who
+//! sends a [round](Node::begin_round) may take in datagrams before all of it is drained.
 
 mod answer;
 mod inspect;
@@ -292,13 +293,14 @@ impl Node {
 
     /// The next thing to do, until it is [`Output::Timeout`].
     pub fn poll_output(&mut self) -> Output {
-        if let Some(output) = self.outputs.pop_front() {
-            return output;
+        loop {
+            if let Some(output) = self.outputs.pop_front() {
+                return output;
+            }
+            if !self.flush() {
+                return Output::Timeout(self.next_timeout());
+            }
         }
-        self.flush();
-        self.outputs
-            .pop_front()
-            .unwrap_or_else(|| Output::Timeout(self.next_timeout()))
     }
 
     /// Its name.
@@ -343,7 +345,10 @@ impl Node {
         self.peers.address_of(node)
     }
 
-    fn next_timeout(&self) -> Option<Instant> {
+    /// When it wants to be woken, as [`Output::Timeout`] says it. For who leaves something in no
+    /// datagram.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Instant> {
         let voter = self.voter.as_ref().and_then(Voter::next_timeout);
         let claimant = self.claimant.next_timeout();
         earliest([voter, claimant, self.inspector.next_timeout()])

@@ -17,18 +17,50 @@ impl Node {
         }
     }
 
-    pub(super) fn flush(&mut self) {
-        if self.outbox.is_empty() {
-            return;
+    /// What is in no datagram by now is a round. Answers how many nodes it is for. With
+    /// [`Node::pack_of_round`] it can be sent to one after the other, and what they answer taken in
+    /// between.
+    pub fn begin_round(&mut self) -> usize {
+        self.outbox.begin_round()
+    }
+
+    /// Makes datagrams of what there is for one node of the round, if any is left. They are among
+    /// what [`Node::poll_made`] answers.
+    pub fn pack_of_round(&mut self) {
+        let list = self.outbox.take_of_round();
+        self.pack(list);
+    }
+
+    /// The next thing to do, as of [`Node::poll_output`], so far as no datagram is to be made for
+    /// it: what is in none stays so, and leaves with what comes later.
+    pub fn poll_made(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Whether nobody is kept waiting by what is in no datagram: by then it is the rest of a
+    /// round, a claim for each node, and releases. A claim that has a majority without them loses
+    /// nothing; a release that nobody but a late vote asked for is a repetition.
+    #[must_use]
+    pub fn rest_may_wait(&self) -> bool {
+        self.outbox.may_wait()
+    }
+
+    /// Makes datagrams of what there is for the first node. Answers whether there was any.
+    pub(super) fn flush(&mut self) -> bool {
+        let list = self.outbox.take();
+        self.pack(list)
+    }
+
+    fn pack(&mut self, list: Option<(NodeId, Vec<Message>)>) -> bool {
+        let Some((node, messages)) = list else {
+            return false;
+        };
+        match self.peers.address_of(&node) {
+            Some(to) => self.transmit(to, node, &messages),
+            None => self.traffic.drop_one(DropReason::NoAddress),
         }
-        let lists = self.outbox.take();
-        for (node, messages) in &lists {
-            match self.peers.address_of(node) {
-                Some(to) => self.transmit(to, node.clone(), messages),
-                None => self.traffic.drop_one(DropReason::NoAddress),
-            }
-        }
-        self.outbox.keep(lists);
+        self.outbox.keep(messages);
+        true
     }
 
     /// Of a datagram of this node's.
