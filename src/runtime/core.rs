@@ -55,6 +55,8 @@ pub(crate) struct Core {
     /// but for what was in the inbox by then.
     pub(crate) is_paused: bool,
     pub(crate) meter: Meter,
+    /// What is overheard; empty until then.
+    pub(super) ear: Vec<u8>,
 }
 
 struct Waiting {
@@ -78,6 +80,7 @@ impl Core {
             tells: Vec::new(),
             is_shut_down: false,
             is_paused: false,
+            ear: Vec::new(),
         }
     }
 
@@ -127,6 +130,13 @@ impl Core {
                 self.free(now, ticket, was_held);
             }
             Ask::Datagram { from, bytes } => self.node.handle_datagram(now, from, &bytes),
+        }
+    }
+
+    /// So many datagrams were not taken by the system.
+    pub(super) fn count_failed(&mut self, failed: usize) {
+        for _ in 0..failed {
+            self.node.count_drop(DropReason::SendFailed);
         }
     }
 
@@ -203,6 +213,42 @@ impl Core {
 
     pub(crate) fn held(&self) -> usize {
         self.leases.len()
+    }
+
+    /// Takes in a datagram while more is to be sent, and what of that leads to no other.
+    pub(super) fn overhear(
+        &mut self,
+        clock: Clock,
+        (from, bytes): (SocketAddr, &[u8]),
+        datagrams: &mut Vec<(SocketAddr, Vec<u8>)>,
+    ) {
+        self.node.handle_datagram(clock.now(), from, bytes);
+        self.take_made(clock, datagrams);
+    }
+
+    /// Takes from the node what it has made, and makes no more datagrams.
+    pub(super) fn take_made(&mut self, clock: Clock, datagrams: &mut Vec<(SocketAddr, Vec<u8>)>) {
+        while let Some(output) = self.node.poll_made() {
+            match output {
+                Output::Transmit { to, bytes } => datagrams.push((to, bytes)),
+                output => self.tell(clock, output),
+            }
+        }
+    }
+
+    /// Whether this request waits to be told how it ends.
+    pub(super) fn is_waiting(&self, ticket: Ticket) -> bool {
+        self.waiting.contains_key(&ticket)
+    }
+
+    /// Whether what is in no datagram may wait for what comes later: all that came of what was
+    /// taken in is that this request was granted.
+    pub(super) fn rest_may_wait(&self, ticket: Ticket) -> bool {
+        let is_granted = matches!(
+            self.tells.as_slice(),
+            [(_, Ended::Granted(lease))] if lease.ticket == ticket
+        );
+        is_granted && self.node.rest_may_wait()
     }
 
     /// Takes from the node all that it has to say. Answers when it wants to be woken.
@@ -309,11 +355,18 @@ pub(super) mod tests {
 
     /// The only voter there is.
     pub(in crate::runtime) fn only_voter(clock: Clock) -> Node {
-        let id = NodeId::new("n0").unwrap();
+        member(clock, 0, 1)
+    }
+
+    /// One of so many that all vote for every key.
+    pub(in crate::runtime) fn member(clock: Clock, number: usize, members: usize) -> Node {
+        let ids: Vec<_> = (0..members)
+            .map(|number| NodeId::new(format!("n{number}")).unwrap())
+            .collect();
         let config = NodeConfig {
-            id: id.clone(),
+            id: ids[number].clone(),
             incarnation: Incarnation::new(1),
-            roster: Arc::new(Roster::new(1, vec![id], 1, Timing::lan()).unwrap()),
+            roster: Arc::new(Roster::new(1, ids, members, Timing::lan()).unwrap()),
             start: Start::NewCluster,
             limits: Limits::default(),
             claims_max: 1,

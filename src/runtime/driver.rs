@@ -22,7 +22,7 @@ const REFRESH_EVERY: Duration = Duration::from_secs(1);
 /// that is sent after each, and only then the socket is asked for more.
 const BATCH: usize = 64;
 /// What UDP can carry.
-const DATAGRAM_BYTES: usize = 65_536;
+pub(super) const DATAGRAM_BYTES: usize = 65_536;
 /// How long the loop rests where the socket fails for no reason of ours.
 const REST: Duration = Duration::from_millis(10);
 

@@ -15,6 +15,7 @@ mod observe;
 #[cfg(feature = "ranvier")]
 mod ranvier;
 mod request;
+mod round;
 mod shared;
 mod socket;
 mod status;

@@ -9,7 +9,8 @@
 //! about the same time: what they ask stays in the [inbox](super::inbox) while one of them, who
 //! leads, lets the others run once. Then it takes all of that to the node and sends it, in a few
 //! datagrams instead of one for each. There is no timer behind that. What comes from other nodes
-//! while somebody is at the node goes the same way.
+//! while somebody is at the node goes the same way. Who claims alone hears the voters while it asks
+//! them ([`super::round`]).
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -28,7 +29,6 @@ use super::socket::Sender;
 use crate::node::Node;
 use crate::proto::event::Ticket;
 use crate::proto::time::{Instant, Now};
-use crate::wire::DropReason;
 
 /// So many callers make company.
 const COMPANY: usize = 2;
@@ -39,7 +39,7 @@ const TURNS_MAX: usize = 16;
 
 pub(crate) struct Shared {
     pub(crate) clock: Clock,
-    sender: Sender,
+    pub(super) sender: Sender,
     core: Mutex<Core>,
     inbox: Inbox,
     /// For how many turns callers count as in company yet.
@@ -109,7 +109,14 @@ impl Shared {
     /// the others ask; where it leads them, once what this answers was awaited or dropped.
     pub(crate) fn ask(&self, ask: Ask) -> Option<Leading<'_>> {
         if self.company.load(Ordering::Relaxed) == 0 || self.sender.is_in_memory() {
-            self.with(|core, now| core.take(now, ask));
+            let claims = ask.claims();
+            let mut core = self.lock();
+            let now = core.take_in(self.clock, &self.inbox);
+            core.take(now, ask);
+            match claims {
+                Some(ticket) => self.round(core, ticket),
+                None => self.turn(core),
+            }
             return None;
         }
         match self.inbox.push(ask) {
@@ -178,12 +185,30 @@ impl Shared {
     }
 
     /// Drains the node and sends, unless it stands still.
-    fn turn(&self, mut core: MutexGuard<'_, Core>) {
+    pub(super) fn turn(&self, core: MutexGuard<'_, Core>) {
         if core.is_paused {
             return;
         }
-        let mut datagrams = Vec::new();
+        self.turn_with(core, Vec::new());
+    }
+
+    /// The same, with datagrams that were taken from the node before.
+    pub(super) fn turn_with(
+        &self,
+        mut core: MutexGuard<'_, Core>,
+        mut datagrams: Vec<(SocketAddr, Vec<u8>)>,
+    ) {
         let next = core.drain(self.clock, &mut datagrams);
+        self.end_turn(core, next, &datagrams);
+    }
+
+    /// Notes when the node wants to be woken, tells who is to be told something, and sends.
+    pub(super) fn end_turn(
+        &self,
+        mut core: MutexGuard<'_, Core>,
+        next: Option<Instant>,
+        datagrams: &[(SocketAddr, Vec<u8>)],
+    ) {
         let is_earlier = self.sleeps_beyond(next);
         let company = match core.callers() {
             _ if core.is_shut_down => Some(0),
@@ -200,13 +225,10 @@ impl Shared {
             tell(core);
             0
         } else {
-            self.send(core, &datagrams)
+            self.send(core, datagrams)
         };
         if failed > 0 {
-            let mut core = self.lock();
-            for _ in 0..failed {
-                core.node.count_drop(DropReason::SendFailed);
-            }
+            self.lock().count_failed(failed);
         }
         if is_earlier {
             self.earlier.notify_one();
@@ -218,7 +240,11 @@ impl Shared {
     /// Sends, without the lock, though in the order in which the node made what there is to send:
     /// a renewal that left after the release of the same lock would get it votes again, and those
     /// who try for it meanwhile would be told that it is held. Answers how many were not taken.
-    fn send(&self, core: MutexGuard<'_, Core>, datagrams: &[(SocketAddr, Vec<u8>)]) -> usize {
+    pub(super) fn send(
+        &self,
+        core: MutexGuard<'_, Core>,
+        datagrams: &[(SocketAddr, Vec<u8>)],
+    ) -> usize {
         let in_turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         tell(core);
         let failed = datagrams
@@ -310,7 +336,7 @@ impl Shared {
         self.alarm.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Core> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Core> {
         // A panic while the lock was held is a bug of ours; the node behind it still answers, and
         // its leases end by themselves.
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
