@@ -115,6 +115,9 @@ pub struct Node {
     opened: Vec<u8>,
     taken: Vec<Message>,
     outbox: Outbox,
+    /// Since the round began nothing came but votes that ask for nothing, and nothing of them but
+    /// grants.
+    heard_only_votes: bool,
     /// The body of the datagram that is sent; its room is used again.
     packing: Vec<u8>,
     outputs: VecDeque<Output>,
@@ -158,6 +161,7 @@ impl Node {
             opened: Vec::new(),
             taken: Vec::new(),
             outbox: Outbox::default(),
+            heard_only_votes: false,
             packing: Vec::new(),
             outputs: VecDeque::new(),
         };
@@ -479,6 +483,7 @@ impl Node {
             std::mem::swap(&mut routed, &mut self.effects);
             for event in routed.events.drain(..) {
                 answer::count(&mut self.counts, &event);
+                self.heard_only_votes &= matches!(event, Event::Granted { .. });
                 self.outputs.push_back(Output::Event(event));
             }
             for (to, message) in routed.messages.drain(..) {

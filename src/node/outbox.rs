@@ -50,6 +50,10 @@ impl Outbox {
         Some(self.taken(list))
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.lists.is_empty()
+    }
+
     /// What there is now is a round. Answers for how many nodes.
     pub(super) fn begin_round(&mut self) -> usize {
         for list in &mut self.lists {

@@ -17,10 +17,17 @@ impl Node {
         }
     }
 
+    /// Whether there is nothing to do that [`Node::poll_output`] would answer, timers aside.
+    #[must_use]
+    pub fn has_nothing_to_say(&self) -> bool {
+        self.outputs.is_empty() && self.outbox.is_empty()
+    }
+
     /// What is in no datagram by now is a round. Answers how many nodes it is for. With
     /// [`Node::pack_of_round`] it can be sent to one after the other, and what they answer taken in
     /// between.
     pub fn begin_round(&mut self) -> usize {
+        self.heard_only_votes = true;
         self.outbox.begin_round()
     }
 
@@ -37,12 +44,14 @@ impl Node {
         self.outputs.pop_front()
     }
 
-    /// Whether nobody is kept waiting by what is in no datagram: by then it is the rest of a
-    /// round, a claim for each node, and releases. A claim that has a majority without them loses
-    /// nothing; a release that nobody but a late vote asked for is a repetition.
+    /// Whether nobody is kept waiting by what is in no datagram: since the round began nothing came
+    /// but votes that ask for nothing, nothing came of them but grants, and what is left is the
+    /// rest of the round, a claim for each node, and releases. A claim that has a majority loses
+    /// nothing by it. A late vote of which nobody asks whether it is wanted has crossed its release
+    /// on the way: what answers it is a repetition.
     #[must_use]
     pub fn rest_may_wait(&self) -> bool {
-        self.outbox.may_wait()
+        self.heard_only_votes && self.outbox.may_wait()
     }
 
     /// Makes datagrams of what there is for the first node. Answers whether there was any.

@@ -20,6 +20,7 @@ impl Node {
     ) -> Result<(), DropReason> {
         let mut body = std::mem::take(&mut self.opened);
         let opened = self.seal.open_into(bytes, &mut body);
+        self.heard_only_votes &= matches!(opened, Ok(Kind::Votes));
         let taken = opened.and_then(|kind| match kind {
             Kind::Votes => self.take_votes(now, from, &body),
             Kind::Gossip => {
@@ -67,6 +68,7 @@ impl Node {
         self.traffic.datagrams_in += 1;
         self.traffic.messages_in += messages.len() as u64;
         for message in messages.drain(..) {
+            self.heard_only_votes &= asks_nothing(&message);
             if let Err(reason) = self.dispatch(now, &head, message) {
                 self.traffic.drop_one(reason);
             }
@@ -79,7 +81,9 @@ impl Node {
         let (claimant, voter) = (&self.claimant, &self.voter);
         let knew =
             || claimant.held(now).next().is_some() || voter.as_ref().is_some_and(Voter::has_memory);
-        match self.peers.hear(&head.from, head.incarnation, addr, knew) {
+        let heard = self.peers.hear(&head.from, head.incarnation, addr, knew);
+        self.heard_only_votes &= heard == Heard::Again;
+        match heard {
             Heard::Again => Ok(()),
             Heard::NewLife => {
                 if let Some(voter) = &mut self.voter {
@@ -104,4 +108,9 @@ impl Node {
             Heard::TooMany => Err(DropReason::TooManyNodes),
         }
     }
+}
+
+/// Whether it is a vote, and its voter wants no answer.
+fn asks_nothing(message: &Message) -> bool {
+    matches!(message, Message::Vote(vote) if !vote.ask && !vote.back)
 }

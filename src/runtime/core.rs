@@ -215,7 +215,7 @@ impl Core {
         self.leases.len()
     }
 
-    /// Takes in a datagram while more is to be sent, and what of that leads to no other.
+    /// Takes in a datagram while more is to be sent, and what came of it but messages.
     pub(super) fn overhear(
         &mut self,
         clock: Clock,
@@ -241,8 +241,8 @@ impl Core {
         self.waiting.contains_key(&ticket)
     }
 
-    /// Whether what is in no datagram may wait for what comes later: all that came of what was
-    /// taken in is that this request was granted.
+    /// Whether what is in no datagram may wait for what comes later: nobody but this request is to
+    /// be told anything, namely that it was granted, and no other node waits for an answer.
     pub(super) fn rest_may_wait(&self, ticket: Ticket) -> bool {
         let is_granted = matches!(
             self.tells.as_slice(),
@@ -369,7 +369,7 @@ pub(super) mod tests {
             roster: Arc::new(Roster::new(1, ids, members, Timing::lan()).unwrap()),
             start: Start::NewCluster,
             limits: Limits::default(),
-            claims_max: 1,
+            claims_max: members,
             renew_every: None,
             seed: 1,
             seal: Seal::insecure_plaintext(),

@@ -5,8 +5,11 @@
 //! next is sent, and has voted by then. So the socket is looked into as soon as so many were asked
 //! as could make a majority. Where they have granted the claim its caller is told at once, and the
 //! rest of the round stays in the node: it leaves with what anybody says next, be it the release,
-//! or an answer to the vote that comes next, and at the latest when the driver's nap is over. All
-//! voters are asked in any case, and at once where nobody answers as quickly.
+//! or an answer to the vote that comes next, and at the latest when the driver's nap is over, if it
+//! can run by then. Where nobody answers as quickly all voters are asked at once.
+//!
+//! To a voter of the rest it is as if its claim had been long on its way. Nothing else is left: not
+//! what others ask here, nor what another node waits for.
 
 use std::net::SocketAddr;
 use std::sync::MutexGuard;
@@ -18,8 +21,8 @@ use crate::proto::event::Ticket;
 
 /// With fewer to ask there is nothing to gain: the second is asked while the first one answers.
 const ASKED_MIN: usize = 3;
-/// How many datagrams are taken in before the next is sent, for each that was to be sent: a vote,
-/// and one that comes late for an earlier claim.
+/// How many datagrams are taken in on the way, for each that is to be sent: a vote, and one that
+/// comes late for an earlier claim.
 const OVERHEARD_MAX: usize = 2;
 
 impl Shared {
@@ -30,19 +33,20 @@ impl Shared {
             return self.turn(core);
         }
         let mut datagrams = Vec::new();
+        let mut may_overhear = OVERHEARD_MAX * asked;
         for left in (1..=asked).rev() {
             if core.is_paused {
                 return;
             }
             core.take_made(self.clock, &mut datagrams);
             if left <= asked / 2 {
-                self.overhear(&mut core, ticket, OVERHEARD_MAX * asked, &mut datagrams);
-                if core.rest_may_wait(ticket) {
+                self.overhear(&mut core, ticket, &mut may_overhear, &mut datagrams);
+                if datagrams.is_empty() && core.rest_may_wait(ticket) {
                     let next = core.node.next_timeout();
-                    return self.end_turn(core, next, &datagrams);
+                    return self.end_turn(core, next, &[]);
                 }
             }
-            if left == 1 {
+            if left == 1 || !core.is_waiting(ticket) {
                 break;
             }
             core.node.pack_of_round();
@@ -55,24 +59,23 @@ impl Shared {
         self.turn_with(core, datagrams);
     }
 
-    /// Takes in what has come, until the request has ended.
+    /// Takes in what has come, until the request has ended. The driver may have one in hand that
+    /// came before, and takes it in after: as if they had changed places on their way.
     fn overhear(
         &self,
         core: &mut Core,
         ticket: Ticket,
-        at_most: usize,
+        at_most: &mut usize,
         datagrams: &mut Vec<(SocketAddr, Vec<u8>)>,
     ) {
         let mut ear = std::mem::take(&mut core.ear);
         ear.resize(DATAGRAM_BYTES, 0);
-        for _ in 0..at_most {
+        while *at_most > 0 && core.is_waiting(ticket) {
             let Some((len, from)) = self.sender.receive(&mut ear) else {
                 break;
             };
+            *at_most -= 1;
             core.overhear(self.clock, (from, &ear[..len]), datagrams);
-            if !core.is_waiting(ticket) {
-                break;
-            }
         }
         core.ear = ear;
     }
@@ -84,18 +87,23 @@ mod tests {
     use std::net::UdpSocket;
     use std::time::Duration;
 
+    use tokio::sync::oneshot::error::TryRecvError;
     use tokio::sync::{mpsc, oneshot};
 
     use super::*;
     use crate::node::{Node, Output};
     use crate::proto::claimant::Request;
-    use crate::proto::id::{Incarnation, Key, NodeId};
+    use crate::proto::id::{ClaimId, Incarnation, Key, NodeId};
+    use crate::proto::message::{Message, Vote};
+    use crate::proto::time::Instant;
     use crate::proto::view::{Peer, View};
     use crate::runtime::clock::Clock;
     use crate::runtime::core::Ended;
     use crate::runtime::core::tests::member;
     use crate::runtime::inbox::Ask;
     use crate::runtime::socket::bind;
+    use crate::wire::codec::pack;
+    use crate::wire::{Head, Kind, Seal};
 
     const MEMBERS: usize = 5;
 
@@ -114,6 +122,11 @@ mod tests {
 
     impl Scene {
         fn new() -> Self {
+            Self::after(&[])
+        }
+
+        /// Where it asks for these keys first.
+        fn after(keys: &[&str]) -> Self {
             let clock = Clock::of_tokio();
             let local: SocketAddr = "127.0.0.1:0".parse().unwrap();
             let (sender, receiver, addr) = bind(local, None).unwrap();
@@ -132,7 +145,11 @@ mod tests {
                 other.handle_view(clock.now(), &view);
             }
             acquaint(clock, addr, [&mut first, &mut twin], &mut others);
-            twin.claim_as(clock.now(), Ticket(1), request("k")).unwrap();
+            for key in keys {
+                twin.claim(clock.now(), request(key)).unwrap();
+            }
+            said(&mut twin);
+            twin.claim(clock.now(), request("k")).unwrap();
             let (gossip, _) = mpsc::channel(1);
             Self {
                 clock,
@@ -158,14 +175,20 @@ mod tests {
             }
         }
 
-        fn ask(&self) -> oneshot::Receiver<Ended> {
+        fn claim(&self, ticket: u64, key: &str) -> (Ask, oneshot::Receiver<Ended>) {
             let (tell, told) = oneshot::channel();
-            let leading = self.shared.ask(Ask::Claim {
-                ticket: Ticket(1),
+            let ask = Ask::Claim {
+                ticket: Ticket(ticket),
                 since: self.clock.mono(),
-                request: request("k"),
+                request: request(key),
                 tell,
-            });
+            };
+            (ask, told)
+        }
+
+        fn ask(&self) -> oneshot::Receiver<Ended> {
+            let (ask, told) = self.claim(1, "k");
+            let leading = self.shared.ask(ask);
             assert!(leading.is_none(), "nobody else is here");
             told
         }
@@ -260,6 +283,13 @@ mod tests {
         let mut told = scene.ask();
         assert!(matches!(told.try_recv(), Ok(Ended::Granted(_))));
         assert_eq!(scene.arrived(), [1, 1, 0, 0]);
+        // The driver knows when the lease is to be renewed.
+        let (mut alarm, at_most) = (Instant::ZERO, Duration::from_secs(60));
+        let nap = scene.shared.nap(&mut alarm, at_most);
+        assert!(
+            nap.is_some_and(|nap| nap < Duration::from_secs(10)),
+            "{nap:?}"
+        );
         // Whoever says something next says the rest too.
         scene.shared.with(|_, _| ());
         assert_eq!(scene.arrived(), [0, 0, 1, 1]);
@@ -311,6 +341,60 @@ mod tests {
         let mut told = scene.ask();
         assert!(matches!(told.try_recv(), Ok(Ended::Granted(_))));
         assert_eq!(scene.arrived(), [1, 2, 1, 1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_vote_may_wait_for_its_release_unless_its_voter_asks() {
+        let scene = Scene::new();
+        let addr = scene.others[0].1.local_addr().unwrap();
+        let may_wait = |ask, back| {
+            let mut core = scene.shared.lock();
+            let node = |number: usize| NodeId::new(format!("n{number}")).unwrap();
+            let head = Head {
+                from: node(1),
+                incarnation: Incarnation::new(1),
+                to: node(0),
+                roster: core.node.roster().tag(),
+            };
+            let claim = ClaimId {
+                node: node(0),
+                incarnation: Incarnation::new(1),
+                seq: 9,
+            };
+            let vote = Message::Vote(Vote {
+                key: Key::new("over").unwrap(),
+                claim,
+                stamp: Instant::ZERO,
+                ttl: Duration::from_secs(1),
+                back,
+                ask,
+                covered: None,
+            });
+            let packed = pack(&head, &[vote], DATAGRAM_BYTES);
+            let bytes = Seal::insecure_plaintext().seal(Kind::Votes, &packed.bodies[0].0);
+            assert!(core.node.has_nothing_to_say());
+            core.node.begin_round();
+            core.node.handle_datagram(scene.clock.now(), addr, &bytes);
+            assert!(!core.node.has_nothing_to_say(), "a release");
+            let may_wait = core.node.rest_may_wait();
+            scene.shared.turn(core);
+            may_wait
+        };
+        assert!(may_wait(false, false));
+        assert!(!may_wait(true, false));
+        assert!(!may_wait(false, true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_others_have_asked_is_not_left() {
+        let mut scene = Scene::after(&["another"]);
+        let (ask, mut other) = scene.claim(2, "another");
+        scene.shared.inbox.push(ask);
+        scene.answer(&[1, 4]);
+        let mut told = scene.ask();
+        assert!(matches!(told.try_recv(), Err(TryRecvError::Empty)));
+        assert!(matches!(other.try_recv(), Err(TryRecvError::Empty)));
+        assert_eq!(scene.arrived(), [1, 1, 1, 1]);
     }
 
     #[tokio::test(start_paused = true)]

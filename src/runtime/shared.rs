@@ -41,7 +41,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(super) sender: Sender,
     core: Mutex<Core>,
-    inbox: Inbox,
+    pub(super) inbox: Inbox,
     /// For how many turns callers count as in company yet.
     company: AtomicUsize,
     /// The last that was given to a claim.
@@ -112,10 +112,12 @@ impl Shared {
             let claims = ask.claims();
             let mut core = self.lock();
             let now = core.take_in(self.clock, &self.inbox);
+            // Else what others have asked would be of the round, and might be left.
+            let is_alone = core.node.has_nothing_to_say();
             core.take(now, ask);
             match claims {
-                Some(ticket) => self.round(core, ticket),
-                None => self.turn(core),
+                Some(ticket) if is_alone => self.round(core, ticket),
+                _ => self.turn(core),
             }
             return None;
         }
