@@ -115,8 +115,8 @@ pub struct Node {
     opened: Vec<u8>,
     taken: Vec<Message>,
     outbox: Outbox,
-    /// Since the round began nothing came but votes that ask for nothing, and nothing of them but
-    /// grants.
+    /// Since the round began no message came but votes that ask for nothing, from lives that are
+    /// known, and no event of them but grants.
     heard_only_votes: bool,
     /// The body of the datagram that is sent; its room is used again.
     packing: Vec<u8>,

@@ -20,7 +20,6 @@ impl Node {
     ) -> Result<(), DropReason> {
         let mut body = std::mem::take(&mut self.opened);
         let opened = self.seal.open_into(bytes, &mut body);
-        self.heard_only_votes &= matches!(opened, Ok(Kind::Votes));
         let taken = opened.and_then(|kind| match kind {
             Kind::Votes => self.take_votes(now, from, &body),
             Kind::Gossip => {

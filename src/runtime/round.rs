@@ -8,8 +8,8 @@
 //! or an answer to the vote that comes next, and at the latest when the driver's nap is over, if it
 //! can run by then. Where nobody answers as quickly all voters are asked at once.
 //!
-//! To a voter of the rest it is as if its claim had been long on its way. Nothing else is left: not
-//! what others ask here, nor what another node waits for.
+//! To a voter of the rest it is as if its claim had been long on its way. Beside the rest only
+//! releases are left that repeat others: not what others ask here, nor what another node waits for.
 
 use std::net::SocketAddr;
 use std::sync::MutexGuard;
@@ -41,9 +41,9 @@ impl Shared {
             core.take_made(self.clock, &mut datagrams);
             if left <= asked / 2 {
                 self.overhear(&mut core, ticket, &mut may_overhear, &mut datagrams);
-                if datagrams.is_empty() && core.rest_may_wait(ticket) {
+                if core.rest_may_wait(ticket) {
                     let next = core.node.next_timeout();
-                    return self.end_turn(core, next, &[]);
+                    return self.end_turn(core, next, &datagrams);
                 }
             }
             if left == 1 || !core.is_waiting(ticket) {
@@ -102,7 +102,7 @@ mod tests {
     use crate::runtime::core::tests::member;
     use crate::runtime::inbox::Ask;
     use crate::runtime::socket::bind;
-    use crate::wire::codec::pack;
+    use crate::wire::codec::{pack, pack_head};
     use crate::wire::{Head, Kind, Seal};
 
     const MEMBERS: usize = 5;
@@ -344,15 +344,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_late_vote_may_wait_for_its_release_unless_its_voter_asks() {
+    async fn a_late_vote_may_wait_for_its_release_unless_its_voter_asks_or_is_new() {
         let scene = Scene::new();
         let addr = scene.others[0].1.local_addr().unwrap();
-        let may_wait = |ask, back| {
+        let may_wait = |life, ask, back| {
             let mut core = scene.shared.lock();
             let node = |number: usize| NodeId::new(format!("n{number}")).unwrap();
             let head = Head {
                 from: node(1),
-                incarnation: Incarnation::new(1),
+                incarnation: Incarnation::new(life),
                 to: node(0),
                 roster: core.node.roster().tag(),
             };
@@ -380,9 +380,56 @@ mod tests {
             scene.shared.turn(core);
             may_wait
         };
-        assert!(may_wait(false, false));
-        assert!(!may_wait(true, false));
-        assert!(!may_wait(false, true));
+        assert!(may_wait(1, false, false));
+        assert!(!may_wait(1, true, false));
+        assert!(!may_wait(1, false, true));
+        // It is greeted (rule 7), by whatever is sent.
+        assert!(!may_wait(2, false, false));
+        assert!(may_wait(2, false, false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_overheard_of_a_life_that_is_over_is_answered() {
+        let mut scene = Scene::new();
+        let addr = scene.others[0].1.local_addr().unwrap();
+        let head = Head {
+            from: NodeId::new("n1").unwrap(),
+            incarnation: Incarnation::new(2),
+            to: NodeId::new("n0").unwrap(),
+            roster: scene.shared.lock().node.roster().tag(),
+        };
+        let body = &pack_head(&head).bodies[0].0;
+        let word = Seal::insecure_plaintext().seal(Kind::Votes, body);
+        let now = scene.clock.now();
+        scene
+            .shared
+            .with(|core, _| core.node.handle_datagram(now, addr, &word));
+        scene.arrived();
+        scene.answer(&[1, 2, 3]);
+        let mut told = scene.ask();
+        assert!(matches!(told.try_recv(), Ok(Ended::Granted(_))));
+        assert_eq!(scene.arrived(), [2, 1, 1, 1]);
+    }
+
+    /// Its releases repeat none.
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_is_found_over_does_not_wait() {
+        let mut scene = Scene::new();
+        scene.answer(&[1, 4]);
+        let mut told = scene.ask();
+        assert!(matches!(told.try_recv(), Ok(Ended::Granted(_))));
+        scene.shared.with(|_, _| ());
+        scene.answer(&[2]);
+        tokio::time::advance(Duration::from_secs(11)).await;
+        let mut buffer = vec![0; DATAGRAM_BYTES];
+        let (len, from) = scene.shared.sender.receive(&mut buffer).unwrap();
+        let mut core = scene.shared.lock();
+        assert!(core.node.has_nothing_to_say());
+        core.node.begin_round();
+        core.node
+            .handle_datagram(scene.clock.now(), from, &buffer[..len]);
+        assert!(!core.node.has_nothing_to_say(), "releases");
+        assert!(!core.node.rest_may_wait());
     }
 
     #[tokio::test(start_paused = true)]
