@@ -85,6 +85,7 @@ pub struct MeshBuilder {
     gossip_every: Duration,
     limits: Limits,
     claims_max: usize,
+    wall_offset_ms: i64,
     #[cfg(feature = "harness")]
     pub(crate) links: Option<Arc<Links>>,
 }
@@ -104,6 +105,7 @@ pub(crate) struct Checked {
     pub(crate) gossip_every: Duration,
     pub(crate) limits: Limits,
     pub(crate) claims_max: usize,
+    pub(crate) wall_offset_ms: i64,
 }
 
 /// What requests are made with unless they say otherwise.
@@ -135,6 +137,7 @@ impl MeshBuilder {
             gossip_every: Duration::from_millis(200),
             limits: Limits::default(),
             claims_max: CLAIMS_MAX,
+            wall_offset_ms: 0,
             #[cfg(feature = "harness")]
             links: None,
         }
@@ -285,6 +288,13 @@ impl MeshBuilder {
         self
     }
 
+    /// Reads the wall clock this much ahead, or behind if negative: for tests of wrong clocks.
+    #[doc(hidden)]
+    pub fn wall_offset_ms(mut self, wall_offset_ms: i64) -> Self {
+        self.wall_offset_ms = wall_offset_ms;
+        self
+    }
+
     /// Lets a test cut and disturb the links of this node.
     #[cfg(feature = "harness")]
     pub fn links(mut self, links: Arc<Links>) -> Self {
@@ -342,6 +352,7 @@ impl MeshBuilder {
             gossip_every: self.gossip_every,
             limits: self.limits,
             claims_max: self.claims_max,
+            wall_offset_ms: self.wall_offset_ms,
         })
     }
 

@@ -12,6 +12,8 @@ use crate::proto::time::{Instant, Now};
 pub(crate) struct Clock {
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     start: std::time::Instant,
+    /// How far the wall clock is read ahead of the machine's: zero but in tests of wrong clocks.
+    wall_offset_ms: i64,
     /// Since when, and at which wall time, the clock of tokio counts instead: it can be paused.
     #[cfg(feature = "harness")]
     tokio: Option<(tokio::time::Instant, Duration)>,
@@ -22,9 +24,16 @@ impl Clock {
         Self {
             #[cfg(not(any(target_os = "linux", target_os = "android")))]
             start: std::time::Instant::now(),
+            wall_offset_ms: 0,
             #[cfg(feature = "harness")]
             tokio: None,
         }
+    }
+
+    /// The same clock with the wall clock read this much ahead, or behind if negative.
+    pub(crate) fn with_wall_offset_ms(mut self, wall_offset_ms: i64) -> Self {
+        self.wall_offset_ms = wall_offset_ms;
+        self
     }
 
     /// A clock that goes as tokio's does, beginning at the time that it is.
@@ -52,6 +61,14 @@ impl Clock {
     }
 
     fn wall(self) -> Duration {
+        let offset = Duration::from_millis(self.wall_offset_ms.unsigned_abs());
+        match self.wall_offset_ms {
+            0.. => self.machine_wall().saturating_add(offset),
+            _ => self.machine_wall().saturating_sub(offset),
+        }
+    }
+
+    fn machine_wall(self) -> Duration {
         #[cfg(feature = "harness")]
         if let Some((start, began)) = self.tokio {
             return began + start.elapsed();

@@ -99,7 +99,7 @@ impl MeshBuilder {
         )
         .map_err(|source| ConfigError::Bind { listen, source })?;
         let advertise = checked.advertise.unwrap_or(addr);
-        let clock = Clock::new();
+        let clock = Clock::new().with_wall_offset_ms(checked.wall_offset_ms);
         let incarnation = Incarnation::new(clock.incarnation());
         let (gossip_in, incoming) = mpsc::channel(GOSSIP_QUEUE);
         let gossip = Gossip {

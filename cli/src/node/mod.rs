@@ -5,7 +5,7 @@ pub(crate) mod config;
 mod workload;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +36,16 @@ pub(crate) struct Args {
     /// Append what the workload believed of its locks to this file, for `lockmesh check`.
     #[arg(long, requires = "workload")]
     history: Option<PathBuf>,
+    /// Read the wall clock this many milliseconds ahead, or behind if negative: for tests of wrong
+    /// clocks. Never set it in production.
+    #[arg(
+        long,
+        hide = true,
+        value_name = "MS",
+        default_value_t = 0,
+        allow_negative_numbers = true
+    )]
+    wall_offset_ms: i64,
 }
 
 pub(crate) async fn run(args: &Args) -> ExitCode {
@@ -56,7 +66,7 @@ pub(crate) async fn run(args: &Args) -> ExitCode {
         }
     };
     let started = tokio::select! {
-        started = start(&args.config) => started,
+        started = start(args) => started,
         signal = signals.next() => {
             tracing::info!(signal, "stopping before the start");
             return ExitCode::SUCCESS;
@@ -128,10 +138,14 @@ fn log() {
     log.with_writer(io::stderr).with_ansi(false).init();
 }
 
-async fn start(file: &Path) -> Result<(Mesh, WorkloadFile), config::FileError> {
-    let source = Source::read(file)?;
+async fn start(args: &Args) -> Result<(Mesh, WorkloadFile), config::FileError> {
+    let source = Source::read(&args.config)?;
     let (builder, workload) = source.builder()?;
-    let mesh = builder.start().await;
+    if args.wall_offset_ms != 0 {
+        let ms = args.wall_offset_ms;
+        tracing::warn!(ms, "the wall clock is read with an offset, as --wall-offset-ms says");
+    }
+    let mesh = builder.wall_offset_ms(args.wall_offset_ms).start().await;
     let mesh = mesh.map_err(|error| source.config_error(&error))?;
     Ok((mesh, workload))
 }
