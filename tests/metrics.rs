@@ -226,19 +226,23 @@ async fn strangers(mesh: &Mesh, log: &Log) {
         .unwrap();
     let request = stranger.lock("k").wait_at_most(Duration::from_secs(60));
     let asking = tokio::spawn(request.acquire());
-    let differs = ["WARN", "another roster"];
+    let differs = ["WARN", "another voter set"];
     until("the mesh says that a node has another roster", || {
-        log.says(&[&differs[..], &["node=n0", "other=stranger"]].concat())
+        log.says(&[&differs[..], &["node=n0", "peer=\"stranger\""]].concat())
     })
     .await;
     until("so does the stranger", || {
-        log.says(&[&differs[..], &["node=stranger", "other=n0"]].concat())
+        log.says(&[&differs[..], &["node=stranger", "peer=\"n0\""]].concat())
     })
     .await;
     asking.abort();
     let forgetful = builder("forgetful").start().await.unwrap();
     until("it says that it abstains", || {
-        log.says(&["INFO", "voter in quarantine", "node=forgetful"])
+        log.says(&[
+            "INFO",
+            "voter is in quarantine: voting resumes in",
+            "node=forgetful",
+        ])
     })
     .await;
     forgetful.shutdown().await;

@@ -10,6 +10,7 @@ use super::clock::Clock;
 use super::inbox::{Ask, Inbox};
 use super::lease::Lease;
 use super::metrics::Meter;
+use super::obstacles::{Line, Obstacle, Obstacles, holding};
 use crate::node::{InspectId, Inspection, Node, Output};
 use crate::proto::claimant::RequestError;
 use crate::proto::event::{Answers, Event, Ticket};
@@ -55,6 +56,9 @@ pub(crate) struct Core {
     /// but for what was in the inbox by then.
     pub(crate) is_paused: bool,
     pub(crate) meter: Meter,
+    /// What keeps this node from getting locks, for the log.
+    pub(crate) obstacles: Obstacles,
+    pub(crate) has_gossip_ended: bool,
     /// What is overheard; empty until then.
     pub(super) ear: Vec<u8>,
 }
@@ -80,6 +84,8 @@ impl Core {
             tells: Vec::new(),
             is_shut_down: false,
             is_paused: false,
+            obstacles: Obstacles::default(),
+            has_gossip_ended: false,
             ear: Vec::new(),
         }
     }
@@ -326,10 +332,23 @@ impl Core {
             }
             Event::Denied { ticket } => self.end(ticket, Ended::Denied),
             Event::TimedOut { ticket, answers } => self.end(ticket, Ended::TimedOut(answers)),
-            Event::QuarantineBegan { .. }
-            | Event::QuarantineEnded { .. }
-            | Event::RosterMismatch { .. } => {}
+            Event::QuarantineEnded {
+                answers,
+                leans_on_wall_clock: true,
+            } => self.note(clock, &Obstacle::LeansOnWallClock { answers }),
+            Event::RosterMismatch { node } => self.note(clock, &Obstacle::OtherVoterSet { node }),
+            Event::QuarantineBegan { .. } | Event::QuarantineEnded { .. } => {}
         }
+    }
+
+    fn note(&mut self, clock: Clock, obstacle: &Obstacle) {
+        self.obstacles.note(clock.mono(), obstacle);
+    }
+
+    /// Returns what is to be logged now of what keeps this node from getting locks.
+    pub(super) fn look(&mut self, now: Now) -> Vec<Line> {
+        let holding = holding(self, now);
+        self.obstacles.look(now.mono, &holding)
     }
 
     fn end(&mut self, ticket: Ticket, ended: Ended) {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::net::UdpSocket;
 
 use super::inbox::Ask;
+use super::obstacles::Obstacle;
 use super::shared::Shared;
 use crate::proto::time::Instant;
 
@@ -18,6 +19,8 @@ use crate::proto::time::Instant;
 const NAP_MAX: Duration = Duration::from_millis(250);
 /// The gauges and the traffic are brought up to date so often.
 const REFRESH_EVERY: Duration = Duration::from_secs(1);
+/// What keeps this node from getting locks is looked for so often.
+const LOOK_EVERY: Duration = NAP_MAX;
 /// How many datagrams are taken in before what they lead to is sent; where they come one by one,
 /// that is sent after each, and only then the socket is asked for more.
 const BATCH: usize = 64;
@@ -31,7 +34,7 @@ const REST: Duration = Duration::from_millis(10);
 pub(crate) async fn drive(shared: Arc<Shared>, socket: Option<UdpSocket>) {
     let _ending = Ending(shared.clone());
     let mut buffer = vec![0; if socket.is_some() { DATAGRAM_BYTES } else { 0 }];
-    let mut refreshed = shared.clock.mono();
+    let mut due = Due::at(shared.clock.mono());
     let mut alarm = Instant::ZERO;
     let mut batch = BATCH;
     let mut asleep = pin!(tokio::time::sleep(Duration::ZERO));
@@ -39,7 +42,7 @@ pub(crate) async fn drive(shared: Arc<Shared>, socket: Option<UdpSocket>) {
         shared.going().await;
         let mut nap = shared.nap(&mut alarm, NAP_MAX);
         if nap == Some(Duration::ZERO) {
-            tend(&shared, &mut refreshed);
+            tend(&shared, &mut due);
             nap = shared.nap(&mut alarm, NAP_MAX);
         }
         if let Some(nap) = nap {
@@ -57,12 +60,14 @@ pub(crate) async fn drive(shared: Arc<Shared>, socket: Option<UdpSocket>) {
             Some((socket, Ok(()))) => hear(&shared, socket, &mut buffer, &mut batch),
             Some((_, Err(error))) => Err(error),
             None => {
-                tend(&shared, &mut refreshed);
+                tend(&shared, &mut due);
                 Ok(())
             }
         };
         if let Err(error) = taken {
-            tracing::warn!(%error, "the socket failed");
+            let error = error.to_string();
+            let failed = Obstacle::SocketFailed { error };
+            shared.with(|core, now| core.obstacles.note(now.mono, &failed));
             tokio::time::sleep(REST).await;
         }
     }
@@ -85,18 +90,43 @@ impl Drop for Ending {
     }
 }
 
-/// Does what is due.
-fn tend(shared: &Shared, refreshed: &mut Instant) {
-    shared.with(|core, now| {
+/// When what the driver does by itself was last done.
+struct Due {
+    refreshed: Instant,
+    looked: Instant,
+}
+
+impl Due {
+    fn at(now: Instant) -> Self {
+        Self {
+            refreshed: now,
+            looked: now,
+        }
+    }
+}
+
+/// Does what is due, and says what is to be said, once the engine is let go.
+fn tend(shared: &Shared, due: &mut Due) {
+    let (node, lines) = shared.with(|core, now| {
         if core.is_paused {
-            return;
+            return (None, Vec::new());
         }
         core.node.handle_timeout(now);
-        if now.mono.since(*refreshed) >= REFRESH_EVERY {
-            *refreshed = now.mono;
+        if now.mono.since(due.refreshed) >= REFRESH_EVERY {
+            due.refreshed = now.mono;
             core.meter.refresh(&core.node, now);
         }
+        if now.mono.since(due.looked) < LOOK_EVERY || core.is_shut_down {
+            return (None, Vec::new());
+        }
+        due.looked = now.mono;
+        let lines = core.look(now);
+        let node = (!lines.is_empty()).then(|| core.node.id().clone());
+        (node, lines)
     });
+    if let Some(node) = node {
+        lines.iter().for_each(|line| line.log(&node));
+    }
 }
 
 /// Takes in what is there, at most `batch`, and sets that for the next time. All of it is handled

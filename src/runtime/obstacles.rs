@@ -1,0 +1,488 @@
+//! The one rule for logs. An obstacle is whatever keeps this node from getting a lock. One that
+//! holds for longer than a second is one line with the cause, the peer and what to do; then one
+//! line every 15 s while it holds, if it stops everything; and one line when it is over, with how
+//! long it took.
+//!
+//! To add one: a variant of [`Obstacle`] and its arm in [`Obstacle::about`]. What can be seen at
+//! any time is found by [`holding`]; what only happens is [noted](Obstacles::note) when it does,
+//! and holds until it has not happened for [`NOTED_FOR`]; what is told as it begins and as it ends
+//! is [begun](Obstacles::begin) and [ended](Obstacles::end). Nothing else in this crate warns of
+//! such things, and no line leaves while the engine is locked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tracing::Level;
+
+use super::core::Core;
+use crate::proto::id::NodeId;
+use crate::proto::time::{Instant, Now};
+
+/// What passes within this time is not said.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// What is gone for less than this was not over: no pair of lines for each flap.
+const LINGER: Duration = Duration::from_secs(1);
+/// How often what stops everything is said again.
+const AGAIN: Duration = Duration::from_secs(15);
+/// How long something that was noted holds.
+const NOTED_FOR: Duration = Duration::from_secs(30);
+/// The most peers that are named for one kind of obstacle; more are counted.
+const PEERS_MAX: usize = 16;
+
+/// Something that keeps this node from getting locks, or will.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Obstacle {
+    /// This node's voter has no memory of its votes.
+    Recovering { remaining: Duration, blocks: bool },
+    /// A node that speaks has another voter set or other constants.
+    OtherVoterSet { node: NodeId },
+    /// Epochs rise only if no wall clock was set back.
+    LeansOnWallClock { answers: usize },
+    /// The task that gossips has ended.
+    GossipEnded,
+    /// The system refuses to receive.
+    SocketFailed { error: String },
+}
+
+/// What is to be said of an obstacle.
+#[derive(Debug)]
+struct About {
+    /// Stays the same from version to version.
+    kind: &'static str,
+    peer: Option<String>,
+    level: Level,
+    /// How long it must hold before it is said.
+    patience: Duration,
+    /// Whether it is said again while it holds.
+    repeats: bool,
+    cause: String,
+    action: String,
+    /// What is so once it is over; `None`: it is said once.
+    over: Option<String>,
+}
+
+impl Obstacle {
+    fn about(&self) -> About {
+        let about = |kind, level, cause, action: &str, over: &str| About {
+            kind,
+            peer: None,
+            level,
+            patience: PATIENCE,
+            repeats: false,
+            cause,
+            action: action.to_owned(),
+            over: Some(over.to_owned()),
+        };
+        match self {
+            Self::Recovering { remaining, blocks } => About {
+                repeats: true,
+                ..about(
+                    "quarantine",
+                    if *blocks { Level::WARN } else { Level::INFO },
+                    format!(
+                        "this node's voter is in quarantine: voting resumes in {} s (restart \
+                         without memory)",
+                        remaining.as_secs() + 1
+                    ),
+                    "restart voters one at a time, each after the one before it votes",
+                    "this node's voter votes",
+                )
+            },
+            Self::OtherVoterSet { node } => About {
+                peer: Some(node.to_string()),
+                ..about(
+                    "other_voter_set",
+                    Level::WARN,
+                    format!("{node} has another voter set; neither counts the other's votes"),
+                    "give both the same voters, voters per key, timing and roster version",
+                    &format!("{node} has the same voter set, or is gone"),
+                )
+            },
+            Self::LeansOnWallClock { answers } => About {
+                patience: Duration::ZERO,
+                over: None,
+                ..about(
+                    "leans_on_wall_clock",
+                    Level::WARN,
+                    format!(
+                        "this node's voter votes, but only {answers} others told what they \
+                         remember: epochs rise only if no wall clock was set back"
+                    ),
+                    "check that no voter's wall clock was set back; restart voters one at a time",
+                    "",
+                )
+            },
+            Self::GossipEnded => About {
+                patience: Duration::ZERO,
+                ..about(
+                    "gossip_ended",
+                    Level::ERROR,
+                    "the gossip has ended: nodes that this one does not know are not found"
+                        .to_owned(),
+                    "restart this node",
+                    "the gossip runs",
+                )
+            },
+            Self::SocketFailed { error } => about(
+                "socket_failed",
+                Level::WARN,
+                format!("the socket cannot receive: {error}"),
+                "check the network of this machine and the limits of this process",
+                "the socket receives",
+            ),
+        }
+    }
+}
+
+/// A line for the log.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Line {
+    level: Level,
+    cause: &'static str,
+    peer: Option<String>,
+    text: String,
+}
+
+impl Line {
+    pub(crate) fn log(&self, node: &NodeId) {
+        let (cause, text) = (self.cause, &self.text);
+        let peer = self.peer.as_deref();
+        match self.level {
+            Level::ERROR => tracing::error!(%node, cause, peer, "{text}"),
+            Level::WARN => tracing::warn!(%node, cause, peer, "{text}"),
+            _ => tracing::info!(%node, cause, peer, "{text}"),
+        }
+    }
+}
+
+/// The obstacles that hold, and what was said of them. A kind and a peer name one.
+#[derive(Debug, Default)]
+pub(crate) struct Obstacles {
+    tracked: BTreeMap<(&'static str, Option<String>), Tracked>,
+    /// Kinds of which more peers hold than are named, since the last look; and when that was said.
+    left_out: BTreeSet<&'static str>,
+    crowded: BTreeMap<&'static str, Instant>,
+}
+
+#[derive(Debug)]
+struct Tracked {
+    about: About,
+    since: Instant,
+    seen: Instant,
+    /// Until when it holds, if it was noted.
+    noted: Option<Instant>,
+    said: Option<(Level, Instant)>,
+}
+
+impl Obstacles {
+    /// Something has happened that keeps this node from getting locks.
+    pub(crate) fn note(&mut self, now: Instant, obstacle: &Obstacle) {
+        if let Some(tracked) = self.track(now, obstacle) {
+            tracked.noted = Some(now.after(NOTED_FOR));
+        }
+    }
+
+    /// Something has begun that keeps this node from getting locks. It holds until it is ended.
+    #[cfg_attr(not(test), expect(dead_code, reason = "nothing is told so yet"))]
+    pub(crate) fn begin(&mut self, now: Instant, obstacle: &Obstacle) {
+        if let Some(tracked) = self.track(now, obstacle) {
+            tracked.noted = Some(Instant::FAR);
+        }
+    }
+
+    /// What was begun, of the same kind and with the same peer, is over.
+    #[cfg_attr(not(test), expect(dead_code, reason = "nothing is told so yet"))]
+    pub(crate) fn end(&mut self, now: Instant, obstacle: &Obstacle) {
+        let About { kind, peer, .. } = obstacle.about();
+        if let Some(tracked) = self.tracked.get_mut(&(kind, peer)) {
+            (tracked.seen, tracked.noted) = (now, None);
+        }
+    }
+
+    /// Returns what is to be said, now that these hold and no others but what was noted.
+    pub(crate) fn look(&mut self, now: Instant, holding: &[Obstacle]) -> Vec<Line> {
+        for obstacle in holding {
+            if let Some(tracked) = self.track(now, obstacle) {
+                tracked.noted = None;
+            }
+        }
+        let mut lines = Vec::new();
+        self.tracked.retain(|_, tracked| {
+            let (line, stays) = tracked.look(now);
+            lines.extend(line);
+            stays
+        });
+        lines.extend(self.say_crowded(now));
+        lines
+    }
+
+    fn track(&mut self, now: Instant, obstacle: &Obstacle) -> Option<&mut Tracked> {
+        let about = obstacle.about();
+        let name = (about.kind, about.peer.clone());
+        let is_known = self.tracked.contains_key(&name);
+        let of_kind = self.tracked.keys().filter(|(kind, _)| *kind == about.kind);
+        if !is_known && of_kind.count() >= PEERS_MAX {
+            self.left_out.insert(about.kind);
+            return None;
+        }
+        let tracked = self.tracked.entry(name).or_insert_with(|| Tracked {
+            about: obstacle.about(),
+            since: now,
+            seen: now,
+            noted: None,
+            said: None,
+        });
+        tracked.about = about;
+        tracked.seen = now;
+        Some(tracked)
+    }
+
+    /// Once while it is so: what else there is of a kind is not lost without a word.
+    fn say_crowded(&mut self, now: Instant) -> Vec<Line> {
+        let left_out = std::mem::take(&mut self.left_out);
+        self.crowded
+            .retain(|kind, since| left_out.contains(kind) || now.since(*since) < NOTED_FOR);
+        for kind in left_out {
+            self.crowded.entry(kind).or_insert(now);
+        }
+        let new = self.crowded.iter().filter(|(_, since)| **since == now);
+        let line = |(kind, _): (&&'static str, &Instant)| Line {
+            level: Level::WARN,
+            cause: kind,
+            peer: None,
+            text: format!("more than {PEERS_MAX} peers with this cause; only so many are named"),
+        };
+        new.map(line).collect()
+    }
+}
+
+impl Tracked {
+    /// What is to be said, and whether it is tracked further.
+    fn look(&mut self, now: Instant) -> (Option<Line>, bool) {
+        let holds = self.seen == now || self.noted.is_some_and(|until| now < until);
+        let About { level, .. } = self.about;
+        if holds {
+            let said = match self.said {
+                None if now.since(self.since) >= self.about.patience => self.begun(),
+                // More severe is smaller.
+                Some((before, _)) if level < before => self.begun(),
+                Some((_, at)) if self.about.repeats && now.since(at) >= AGAIN => self.still(now),
+                _ => return (None, true),
+            };
+            self.said = Some((level, now));
+            return (Some(said), true);
+        }
+        if now.since(self.seen) < LINGER {
+            return (None, true);
+        }
+        let was_said = self.said.is_some();
+        (self.over().filter(|_| was_said), false)
+    }
+
+    fn line(&self, level: Level, text: String) -> Line {
+        Line {
+            level,
+            cause: self.about.kind,
+            peer: self.about.peer.clone(),
+            text,
+        }
+    }
+
+    fn begun(&self) -> Line {
+        let About { cause, action, .. } = &self.about;
+        self.line(self.about.level, format!("{cause}; {action}"))
+    }
+
+    fn still(&self, now: Instant) -> Line {
+        let (took, About { cause, action, .. }) = (now.since(self.since), &self.about);
+        let text = format!("for {} now: {cause}; {action}", seconds(took));
+        self.line(self.about.level, text)
+    }
+
+    fn over(&self) -> Option<Line> {
+        let took = seconds(self.seen.since(self.since));
+        let over = self.about.over.as_ref()?;
+        Some(self.line(Level::INFO, format!("{over}, after {took}")))
+    }
+}
+
+fn seconds(span: Duration) -> String {
+    format!("{:.1} s", span.as_secs_f64())
+}
+
+/// The obstacles that can be seen in a node now.
+pub(super) fn holding(core: &Core, now: Now) -> Vec<Obstacle> {
+    let mut holding = Vec::new();
+    if let Some(until) = core.node.voter().and_then(|voter| voter.quarantine()) {
+        let remaining = until.since(now.mono);
+        let blocks = false;
+        holding.push(Obstacle::Recovering { remaining, blocks });
+    }
+    if core.has_gossip_ended {
+        holding.push(Obstacle::GossipEnded);
+    }
+    holding
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEGUN: &str = "WARN n1 has another voter set; neither counts the other's votes; give \
+                         both the same voters, voters per key, timing and roster version";
+
+    fn other(n: usize) -> Obstacle {
+        let node = NodeId::new(format!("n{n}")).unwrap();
+        Obstacle::OtherVoterSet { node }
+    }
+
+    fn recovering(seconds: u64, blocks: bool) -> Obstacle {
+        let remaining = Duration::from_secs(seconds);
+        Obstacle::Recovering { remaining, blocks }
+    }
+
+    fn at(ms: u64) -> Instant {
+        Instant::ZERO.after(Duration::from_millis(ms))
+    }
+
+    /// What is said at each quarter of a second from `from` on, up to `to`.
+    fn looks(all: &mut Obstacles, from: u64, to: u64, holding: &[Obstacle]) -> Vec<String> {
+        let quarters = (from * 4..to * 4).map(|quarter| at(quarter * 250));
+        let lines = quarters.flat_map(|now| all.look(now, holding));
+        lines
+            .map(|line| format!("{} {}", line.level, line.text))
+            .collect()
+    }
+
+    #[test]
+    fn obstacle_shorter_than_second_says_nothing() {
+        let mut all = Obstacles::default();
+        let mut said = all.look(at(0), &[other(1)]);
+        said.extend(all.look(at(999), &[other(1)]));
+        said.extend(all.look(at(1_000), &[]));
+        said.extend(all.look(at(9_000), &[]));
+        assert_eq!(said, []);
+        assert!(all.tracked.is_empty());
+    }
+
+    #[test]
+    fn obstacle_is_one_line_and_one_when_over() {
+        let mut all = Obstacles::default();
+        let said = looks(&mut all, 0, 100, &[other(1)]);
+        assert_eq!(said, [BEGUN]);
+        let said = looks(&mut all, 100, 200, &[]);
+        assert_eq!(
+            said,
+            ["INFO n1 has the same voter set, or is gone, after 99.8 s"]
+        );
+    }
+
+    #[test]
+    fn obstacle_that_flaps_is_one_obstacle() {
+        let mut all = Obstacles::default();
+        let flaps = (0..200).flat_map(|n| {
+            let holding = [other(1)];
+            all.look(at(n * 250), &holding[usize::from(n % 4 != 0)..])
+        });
+        assert_eq!(flaps.count(), 1);
+    }
+
+    #[test]
+    fn quarantine_is_said_every_15_s() {
+        let mut all = Obstacles::default();
+        let said: Vec<String> = (0..40)
+            .flat_map(|n| looks(&mut all, n, n + 1, &[recovering(60 - n, false)]))
+            .collect();
+        let resumes = |left: u64| {
+            format!(
+                "this node's voter is in quarantine: voting resumes in {left} s (restart without \
+                 memory); restart voters one at a time, each after the one before it votes"
+            )
+        };
+        let expected = [
+            format!("INFO {}", resumes(60)),
+            format!("INFO for 16.0 s now: {}", resumes(45)),
+            format!("INFO for 31.0 s now: {}", resumes(30)),
+        ];
+        assert_eq!(said, expected);
+        let said = looks(&mut all, 40, 50, &[]);
+        assert_eq!(said, ["INFO this node's voter votes, after 39.8 s"]);
+    }
+
+    #[test]
+    fn obstacle_that_grows_worse_is_said_at_once() {
+        let mut all = Obstacles::default();
+        assert_eq!(looks(&mut all, 0, 5, &[recovering(60, false)]).len(), 1);
+        let said = all.look(at(5_000), &[recovering(55, true)]);
+        assert_eq!(said[0].level, Level::WARN);
+        assert_eq!(looks(&mut all, 6, 9, &[recovering(55, false)]).len(), 0);
+    }
+
+    #[test]
+    fn noted_obstacle_is_over_once_it_stops_happening() {
+        let mut all = Obstacles::default();
+        let error = || "no buffer".to_owned();
+        for quarter in 0..40 {
+            all.note(
+                at(quarter * 250),
+                &Obstacle::SocketFailed { error: error() },
+            );
+            let said = all.look(at(quarter * 250), &[]);
+            assert_eq!(said.len(), usize::from(quarter == 4), "at {quarter}");
+        }
+        let said = looks(&mut all, 10, 100, &[]);
+        assert_eq!(said, ["INFO the socket receives, after 9.8 s"]);
+        all.note(at(200_000), &Obstacle::LeansOnWallClock { answers: 0 });
+        assert_eq!(looks(&mut all, 200, 300, &[]).len(), 1, "no line ends it");
+    }
+
+    #[test]
+    fn begun_obstacle_holds_until_it_ends() {
+        let mut all = Obstacles::default();
+        all.begin(at(0), &other(1));
+        assert_eq!(looks(&mut all, 0, 500, &[]), [BEGUN]);
+        all.end(at(500_000), &other(2));
+        assert_eq!(looks(&mut all, 500, 600, &[]).len(), 0);
+        all.end(at(600_000), &other(1));
+        let said = looks(&mut all, 601, 610, &[]);
+        assert_eq!(
+            said,
+            ["INFO n1 has the same voter set, or is gone, after 600.0 s"]
+        );
+    }
+
+    #[test]
+    fn peers_beyond_the_bound_are_counted_in_one_line() {
+        let mut all = Obstacles::default();
+        let many: Vec<Obstacle> = (0..1_000).map(other).collect();
+        let said = looks(&mut all, 0, 100, &many);
+        assert_eq!(said.len(), PEERS_MAX + 1);
+        assert!(
+            said[0].starts_with("WARN more than 16 peers"),
+            "{}",
+            said[0]
+        );
+        assert_eq!(all.tracked.len(), PEERS_MAX);
+        // Another kind is not crowded out by them.
+        let all_of = [&many[..], &[recovering(9, true)]].concat();
+        assert_eq!(looks(&mut all, 100, 102, &all_of).len(), 1);
+    }
+
+    #[test]
+    fn every_warning_says_what_to_do() {
+        let error = "?".to_owned();
+        let all = [
+            recovering(1, true),
+            other(1),
+            Obstacle::LeansOnWallClock { answers: 1 },
+            Obstacle::GossipEnded,
+            Obstacle::SocketFailed { error },
+        ];
+        for about in all.iter().map(Obstacle::about) {
+            assert!(
+                !about.cause.is_empty() && !about.action.is_empty(),
+                "{about:?}"
+            );
+        }
+    }
+}
