@@ -1,23 +1,32 @@
 //! The processes of the nodes.
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Child;
 
+use super::deed::Setup;
 use super::world::{PORT, World, address};
 
 /// A node that was told to stop is gone by then.
 const STOP_AT_MOST: Duration = Duration::from_secs(20);
-/// The lease of all locks.
-pub(crate) const LEASE: Duration = Duration::from_secs(2);
+/// The lease of all locks: one that is nearly the longest outlasts a quarantine that is too short.
+const LEASE: Duration = Duration::from_millis(2_800);
+/// The lease where take-overs are measured.
+const LEASE_OF_HOLDS: Duration = Duration::from_secs(2);
 /// The longest lease, and so how long a voter abstains that was restarted.
 const MAX_LEASE: Duration = Duration::from_secs(3);
+/// The longest lease of a node that differs from its peers, and the lease of its locks.
+const SHORT_MAX_LEASE: Duration = Duration::from_millis(500);
+const SHORT_LEASE: Duration = Duration::from_millis(400);
+/// The secret of the cluster, and another one.
+const SECRETS: [&str; 2] = ["cluster.key", "other.key"];
 /// After so long a restarted voter votes again: its quarantine, the answers that it waits for,
 /// and the start of a process on a busy machine.
 pub(crate) const QUARANTINE: Duration = Duration::from_millis(5_500);
@@ -31,7 +40,7 @@ pub(crate) enum Load {
     Holds,
 }
 
-/// The nodes n0 and up, each a process, or none while it is away.
+/// The nodes n0 and up, each a process, or none while it is away; and who else there is.
 #[derive(Debug)]
 pub(crate) struct Crew {
     dir: PathBuf,
@@ -41,16 +50,25 @@ pub(crate) struct Crew {
     nodes: Vec<Option<Child>>,
     /// Which nodes were started before: the cluster is no longer new to them.
     has_lived: Vec<bool>,
+    /// A second process under the name of a node.
+    twin: Option<Child>,
+    /// Processes that ask for one lock, by their numbers.
+    clients: BTreeMap<u32, Child>,
+    /// Files of histories that not every run has.
+    others: Vec<PathBuf>,
 }
 
 impl Crew {
-    /// Finds the program and makes a key. None of the nodes runs yet.
+    /// Finds the program and makes the secrets. None of the nodes runs yet.
     pub(crate) fn hire(dir: &Path, nodes: usize, seed: u64, load: Load) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("this program cannot be found")?;
-        fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
-        let key = dir.join("cluster.key");
-        fs::write(&key, crate::keygen::fresh()?.to_base64())
-            .with_context(|| key.display().to_string())?;
+        let clients = dir.join("clients");
+        fs::create_dir_all(&clients).with_context(|| clients.display().to_string())?;
+        for name in SECRETS {
+            let file = dir.join(name);
+            fs::write(&file, crate::keygen::fresh()?.to_base64())
+                .with_context(|| file.display().to_string())?;
+        }
         Ok(Self {
             dir: dir.to_owned(),
             program,
@@ -58,41 +76,112 @@ impl Crew {
             load,
             nodes: (0..nodes).map(|_| None).collect(),
             has_lived: vec![false; nodes],
+            twin: None,
+            clients: BTreeMap::new(),
+            others: Vec::new(),
         })
     }
 
-    /// The files that the nodes write their histories to.
+    /// The files that the processes write their histories to. One that was killed before it wrote
+    /// a whole line has none.
     pub(crate) fn histories(&self) -> Vec<PathBuf> {
         let file = |n| self.dir.join(format!("n{n}.jsonl"));
-        (0..self.nodes.len()).map(file).collect()
+        let has_line = |file: &PathBuf| fs::read(file).is_ok_and(|text| text.contains(&b'\n'));
+        let others = self.others.iter().filter(|file| has_line(file)).cloned();
+        (0..self.nodes.len()).map(file).chain(others).collect()
     }
 
     /// Starts the process of a node.
-    pub(crate) fn start(&mut self, world: &World, n: usize) -> anyhow::Result<()> {
+    pub(crate) fn start(&mut self, world: &World, n: usize, setup: Setup) -> anyhow::Result<()> {
         let is_new = !std::mem::replace(&mut self.has_lived[n], true);
-        let file = self.dir.join(format!("n{n}.toml"));
-        let text = configuration(n, self.nodes.len(), is_new, self.seed, self.load);
-        fs::write(&file, text).with_context(|| file.display().to_string())?;
+        let text = self.node(n, setup, &world.address(n), is_new);
+        let more = match setup {
+            Setup::WallClock { offset_ms } => vec![format!("--wall-offset-ms={offset_ms}")],
+            _ => Vec::new(),
+        };
+        let child = self.spawn(world, n, &format!("n{n}"), &text, &more)?;
+        self.nodes[n] = Some(child);
+        Ok(())
+    }
+
+    /// Starts a second process under the name of a node, which finds itself in the network after
+    /// the nodes' own.
+    pub(crate) fn start_twin(&mut self, world: &World, n: usize) -> anyhow::Result<()> {
+        let place = self.nodes.len();
+        let text = self.node(n, Setup::Usual, &world.address(place), false);
+        let name = format!("n{n}-twin");
+        let file = self.dir.join(format!("{name}.jsonl"));
+        if !self.others.contains(&file) {
+            self.others.push(file);
+        }
+        self.twin = Some(self.spawn(world, place, &name, &text, &[])?);
+        Ok(())
+    }
+
+    /// Kills that second process; it is gone when this returns.
+    pub(crate) async fn kill_twin(&mut self) -> anyhow::Result<()> {
+        let mut twin = self.twin.take().context("there is no twin")?;
+        twin.kill().await.context("a twin cannot be killed")
+    }
+
+    /// Starts a process that does not vote, asks for one lock and stops.
+    pub(crate) fn start_client(&mut self, world: &World, number: u32) -> anyhow::Result<()> {
+        let place = self.nodes.len() + 1;
+        let name = format!("clients/{number:06}");
+        let text = self.client(number, &world.address(place));
+        self.others.push(self.dir.join(format!("{name}.jsonl")));
+        let child = self.spawn(world, place, &name, &text, &[])?;
+        self.clients.insert(number, child);
+        Ok(())
+    }
+
+    /// Kills such a process. Returns `false` if it has stopped before.
+    pub(crate) async fn kill_client(&mut self, number: u32) -> anyhow::Result<bool> {
+        let Some(mut client) = self.clients.remove(&number) else {
+            return Ok(false);
+        };
+        if let Some(status) = client.try_wait()? {
+            in_order(&client_id(number), status)?;
+            return Ok(false);
+        }
+        let killed = client.kill().await;
+        killed.with_context(|| format!("client {number} cannot be killed"))?;
+        Ok(true)
+    }
+
+    /// The names of all clients that may run.
+    pub(crate) fn clients(&self) -> Vec<String> {
+        self.clients.keys().copied().map(client_id).collect()
+    }
+
+    fn spawn(
+        &self,
+        world: &World,
+        place: usize,
+        name: &str,
+        configuration: &str,
+        more: &[String],
+    ) -> anyhow::Result<Child> {
+        let file = self.dir.join(format!("{name}.toml"));
+        fs::write(&file, configuration).with_context(|| file.display().to_string())?;
         let log = OpenOptions::new()
             .create(true)
             .append(true)
-            .open(self.dir.join(format!("n{n}.log")))
-            .context("the log of a node")?;
-        let child = world
-            .enter(n, &self.program)
-            .args(["node", "--workload", "--config"])
-            .arg(&file)
+            .open(self.dir.join(format!("{name}.log")))
+            .context("the log of a process")?;
+        let mut command = world.enter(place, &self.program);
+        command.args(["node", "--workload", "--config"]).arg(&file);
+        command
+            .args(more)
             .arg("--history")
-            .arg(self.dir.join(format!("n{n}.jsonl")))
+            .arg(self.dir.join(format!("{name}.jsonl")))
             .env_remove("LOCKMESH_KEY")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
             .kill_on_drop(true)
             .spawn()
-            .with_context(|| format!("n{n} does not start"))?;
-        self.nodes[n] = Some(child);
-        Ok(())
+            .with_context(|| format!("{name} does not start"))
     }
 
     /// Kills the process of a node; it is gone when this returns.
@@ -124,7 +213,7 @@ impl Crew {
         Ok(())
     }
 
-    /// Whether all that should run do.
+    /// Checks that all processes run that should, and that those which stopped did so in order.
     pub(crate) fn check(&mut self) -> anyhow::Result<()> {
         for (n, child) in self.nodes.iter_mut().enumerate() {
             if let Some(child) = child
@@ -132,6 +221,24 @@ impl Crew {
             {
                 bail!("n{n} ended by itself, with {status}; see its log");
             }
+        }
+        let mut stopped = Vec::new();
+        for (number, client) in &mut self.clients {
+            if let Some(status) = client.try_wait()? {
+                in_order(&client_id(*number), status)?;
+                stopped.push(*number);
+            }
+        }
+        self.clients.retain(|number, _| !stopped.contains(number));
+        Ok(())
+    }
+
+    /// Waits until all clients have stopped.
+    pub(crate) async fn clients_gone(&mut self) -> anyhow::Result<()> {
+        while let Some((number, mut client)) = self.clients.pop_first() {
+            let status = tokio::time::timeout(STOP_AT_MOST, client.wait()).await;
+            let status = status.with_context(|| format!("client {number} does not stop"))??;
+            in_order(&client_id(number), status)?;
         }
         Ok(())
     }
@@ -171,36 +278,85 @@ impl Leaving {
         let node = self.node;
         let status = tokio::time::timeout(STOP_AT_MOST, self.child.wait()).await;
         let status = status.with_context(|| format!("n{node} did not stop on SIGTERM"))??;
-        if !status.success() {
-            bail!("n{node} ended on SIGTERM with {status}; see its log");
-        }
-        Ok(())
+        in_order(&format!("n{node}"), status)
     }
 }
 
-fn configuration(n: usize, nodes: usize, is_new: bool, seed: u64, load: Load) -> String {
-    let list = |item: &dyn Fn(usize) -> String| {
-        let items: Vec<String> = (0..nodes).map(|n| format!("{:?}", item(n))).collect();
-        items.join(", ")
-    };
-    let seeds = list(&|n| format!("{}:{PORT}", address(n)));
-    let voters = list(&|n| format!("n{n}"));
-    let workload = match load {
-        Load::Everything => "keys = 4\ntasks = 4\nlook_every_ms = 20\n",
-        Load::Holds => {
-            "keys = 8\ntasks = 6\nmix = \"hold\"\nhold_ms = [6000, 12000]\nlook_every_ms = 20\n\
-             wait_at_most_ms = [60000, 60000]\n"
-        }
-    };
-    let (lease, max_lease) = (LEASE.as_millis(), MAX_LEASE.as_millis());
-    // Each node of a seed does something else, and every life of it the same again.
-    let seed = seed.wrapping_mul(1_000).wrapping_add(n as u64) >> 1;
-    format!(
-        "node_id = \"n{n}\"\ncluster = \"chaos\"\nlisten = \"{}:{PORT}\"\nseeds = [{seeds}]\n\
-         voters = [{voters}]\nvoters_per_key = {nodes}\nkey_file = \"cluster.key\"\n\
-         new_cluster = {is_new}\nttl_ms = {lease}\ngossip_every_ms = 100\n\n\
-         [timing]\nmax_ttl_ms = {max_lease}\nmax_clock_skew_ms = 500\n\n\
-         [workload]\n{workload}seed = {seed}\n",
-        address(n)
-    )
+fn in_order(name: &str, status: ExitStatus) -> anyhow::Result<()> {
+    if !status.success() {
+        bail!("{name} was to stop and ended with {status}; see its log");
+    }
+    Ok(())
+}
+
+/// As long as the names of pods are.
+pub(crate) fn client_id(number: u32) -> String {
+    format!("a-client-that-lives-for-seconds-{number:06}")
+}
+
+/// What the configurations of processes are made of.
+impl Crew {
+    /// What all processes of the cluster have in common.
+    fn common(&self) -> String {
+        let nodes = self.nodes.len();
+        let list = |item: &dyn Fn(usize) -> String| {
+            let items: Vec<String> = (0..nodes).map(|n| format!("{:?}", item(n))).collect();
+            items.join(", ")
+        };
+        let seeds = list(&|n| format!("{}:{PORT}", address(n)));
+        let voters = list(&|n| format!("n{n}"));
+        format!(
+            "cluster = \"chaos\"\nseeds = [{seeds}]\nvoters = [{voters}]\n\
+             voters_per_key = {nodes}\n"
+        )
+    }
+
+    fn node(&self, n: usize, setup: Setup, address: &str, is_new: bool) -> String {
+        let workload = match self.load {
+            // Some hold for longer than their lease, others do not get to renew it.
+            Load::Everything if n % 2 == 1 => {
+                "keys = 6\ntasks = 4\nlook_every_ms = 20\nhold_ms = [500, 4000]\n"
+            }
+            Load::Everything => "keys = 6\ntasks = 4\nlook_every_ms = 20\n",
+            Load::Holds => {
+                "keys = 8\ntasks = 6\nmix = \"hold\"\nhold_ms = [6000, 12000]\n\
+                 look_every_ms = 20\nwait_at_most_ms = [60000, 60000]\n"
+            }
+        };
+        let (lease, max_lease) = match setup {
+            Setup::ShortMaxTtl => (SHORT_LEASE, SHORT_MAX_LEASE),
+            _ if self.load == Load::Holds => (LEASE_OF_HOLDS, MAX_LEASE),
+            _ => (LEASE, MAX_LEASE),
+        };
+        let (lease, max_lease) = (lease.as_millis(), max_lease.as_millis());
+        let secret = SECRETS[usize::from(setup == Setup::OtherSecret)];
+        // Each node of a seed does something else, and every life of it the same again.
+        let seed = self.seed.wrapping_mul(1_000).wrapping_add(n as u64) >> 1;
+        let common = self.common();
+        // On all addresses, so that the process lives through a change of the interface's.
+        format!(
+            "node_id = \"n{n}\"\n{common}listen = \"0.0.0.0:{PORT}\"\n\
+             advertise = \"{address}:{PORT}\"\nkey_file = \"{secret}\"\n\
+             new_cluster = {is_new}\nttl_ms = {lease}\ngossip_every_ms = 100\n\n\
+             [timing]\nmax_ttl_ms = {max_lease}\nmax_clock_skew_ms = 500\n\n\
+             [workload]\n{workload}seed = {seed}\n"
+        )
+    }
+
+    fn client(&self, number: u32, address: &str) -> String {
+        let (lease, max_lease) = (LEASE.as_millis(), MAX_LEASE.as_millis());
+        let seed = self
+            .seed
+            .wrapping_mul(1_000_000)
+            .wrapping_add(number.into())
+            >> 1;
+        let (id, common, secret) = (client_id(number), self.common(), SECRETS[0]);
+        format!(
+            "node_id = \"{id}\"\n{common}listen = \"{address}:0\"\n\
+             key_file = \"../{secret}\"\nttl_ms = {lease}\n\n\
+             [timing]\nmax_ttl_ms = {max_lease}\nmax_clock_skew_ms = 500\n\n\
+             [workload]\nkeys = 6\ntasks = 1\nrequests = 1\nwait_at_most_ms = [1000, 5000]\n\
+             seed = {seed}\n"
+        )
+    }
 }

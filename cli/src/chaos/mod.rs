@@ -3,6 +3,8 @@
 #[cfg(target_os = "linux")]
 mod crew;
 #[cfg(target_os = "linux")]
+mod deed;
+#[cfg(target_os = "linux")]
 mod model;
 #[cfg(target_os = "linux")]
 mod plan;

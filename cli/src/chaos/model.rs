@@ -2,11 +2,18 @@
 
 use std::collections::BTreeSet;
 
+use super::deed::Setup;
+
 /// What is known of a node.
 #[derive(Clone, Copy, Debug, Default)]
 struct Node {
     is_up: bool,
     is_frozen: bool,
+    /// Its process is not one of the cluster, or not the only one under its name: it is owed
+    /// nothing, and nobody is owed its vote.
+    is_foreign: bool,
+    /// It names another voter set than its peers.
+    has_other_set: bool,
     /// Before this it may be in quarantine, in nanoseconds of the boot clock.
     votes_at: u64,
 }
@@ -14,27 +21,56 @@ struct Node {
 /// What was done to the nodes, and what that means for those who wait.
 #[derive(Clone, Debug)]
 pub(crate) struct Model {
+    /// The voters, and at the end one that only asks: the network of the clients.
     nodes: Vec<Node>,
+    voters: usize,
+    /// How long a voter that restarts may not vote, in nanoseconds.
+    quarantine: u64,
     cuts: BTreeSet<(usize, usize)>,
     served: Vec<bool>,
 }
 
 impl Model {
-    /// Nodes none of which is up; nobody was told yet that they are not served.
-    pub(crate) fn new(nodes: usize) -> Self {
+    /// Voters none of which is up, and the clients; nobody was told yet that they are not served.
+    pub(crate) fn new(voters: usize, quarantine: u64) -> Self {
+        let mut nodes = vec![Node::default(); voters];
+        nodes.push(Node {
+            is_up: true,
+            ..Node::default()
+        });
         Self {
-            nodes: vec![Node::default(); nodes],
+            nodes,
+            voters,
+            quarantine,
             cuts: BTreeSet::new(),
-            served: vec![true; nodes],
+            served: vec![true; voters + 1],
         }
     }
 
-    pub(crate) fn start(&mut self, n: usize, votes_at: u64) {
+    /// The number that stands for all clients.
+    pub(crate) fn clients(&self) -> usize {
+        self.voters
+    }
+
+    /// A process starts at `now`.
+    pub(crate) fn start(&mut self, n: usize, now: u64, setup: Setup) {
         self.nodes[n] = Node {
             is_up: true,
             is_frozen: false,
-            votes_at,
+            is_foreign: !setup.is_of_cluster(),
+            has_other_set: setup == Setup::ShortMaxTtl,
+            votes_at: now.saturating_add(self.quarantine),
         };
+    }
+
+    /// A second process starts under the name of a node. Until the node itself is restarted
+    /// nothing is known of its votes.
+    pub(crate) fn twin(&mut self, n: usize) {
+        self.nodes[n].is_foreign = true;
+    }
+
+    pub(crate) fn is_served(&self, n: usize) -> bool {
+        self.served[n]
     }
 
     pub(crate) fn end(&mut self, n: usize) {
@@ -63,6 +99,7 @@ impl Model {
 
     /// Nodes for which it changed whether they are served, by what is so at `now`.
     pub(crate) fn changes(&mut self, now: u64) -> Vec<(usize, bool)> {
+        self.put_recoveries_off(now);
         let served: Vec<bool> = (0..self.nodes.len()).map(|n| self.serves(n, now)).collect();
         let changed = (0..served.len()).filter(|n| served[*n] != self.served[*n]);
         let changes = changed.map(|n| (n, served[n])).collect();
@@ -70,13 +107,28 @@ impl Model {
         changes
     }
 
+    /// A voter that recovers does not vote while a peer speaks for another voter set.
+    fn put_recoveries_off(&mut self, now: u64) {
+        if self
+            .nodes
+            .iter()
+            .any(|node| node.is_up && node.has_other_set)
+        {
+            let recovering = self.nodes.iter_mut().filter(|node| node.votes_at > now);
+            recovering.for_each(|node| node.votes_at = now.saturating_add(self.quarantine));
+        }
+    }
+
     fn serves(&self, n: usize, now: u64) -> bool {
-        let goes = |n: usize| self.nodes[n].is_up && !self.nodes[n].is_frozen;
+        let goes = |n: usize| {
+            let node = &self.nodes[n];
+            node.is_up && !node.is_frozen && !node.is_foreign
+        };
         let talk =
             |one, other| !self.cuts.contains(&(one, other)) && !self.cuts.contains(&(other, one));
-        let voters = (0..self.nodes.len())
+        let voters = (0..self.voters)
             .filter(|voter| goes(*voter) && now >= self.nodes[*voter].votes_at && talk(n, *voter));
-        goes(n) && voters.count() > self.nodes.len() / 2
+        goes(n) && voters.count() > self.voters / 2
     }
 }
 
@@ -84,10 +136,14 @@ impl Model {
 mod tests {
     use super::*;
 
+    const QUARANTINE: u64 = 10;
+
     fn five() -> Model {
-        let mut model = Model::new(5);
-        (0..5).for_each(|n| model.start(n, 0));
-        assert!(model.changes(0).is_empty());
+        let mut model = Model::new(5, QUARANTINE);
+        (0..5).for_each(|n| model.start(n, 0, Setup::Usual));
+        let clients = model.clients();
+        assert_eq!(model.changes(0).len(), clients + 1);
+        assert_eq!(model.changes(QUARANTINE).len(), clients + 1);
         model
     }
 
@@ -95,23 +151,59 @@ mod tests {
     fn a_node_is_served_where_it_reaches_a_majority_both_ways() {
         let mut model = five();
         model.cut(&[(0, 1), (0, 2)]);
-        assert!(model.changes(0).is_empty());
+        assert!(model.changes(QUARANTINE).is_empty());
         model.cut(&[(3, 0)]);
-        assert_eq!(model.changes(0), vec![(0, false)]);
+        assert_eq!(model.changes(QUARANTINE), vec![(0, false)]);
         model.heal();
-        assert_eq!(model.changes(0), vec![(0, true)]);
+        assert_eq!(model.changes(QUARANTINE), vec![(0, true)]);
     }
 
     #[test]
     fn voters_that_are_away_or_stand_still_or_do_not_vote_yet_do_not_count() {
         let mut model = five();
         model.end(0);
-        assert_eq!(model.changes(0), vec![(0, false)]);
+        assert_eq!(model.changes(QUARANTINE), vec![(0, false)]);
         model.freeze(1, true);
-        assert_eq!(model.changes(0), vec![(1, false)]);
+        assert_eq!(model.changes(QUARANTINE), vec![(1, false)]);
         model.end(2);
-        model.start(2, 10);
-        assert_eq!(model.changes(9), vec![(2, false), (3, false), (4, false)]);
-        assert_eq!(model.changes(10), vec![(2, true), (3, true), (4, true)]);
+        model.start(2, 11, Setup::Usual);
+        let served = |is_served| [2, 3, 4, 5].map(|n| (n, is_served)).to_vec();
+        assert_eq!(model.changes(20), served(false));
+        assert_eq!(model.changes(21), served(true));
+    }
+
+    #[test]
+    fn a_node_with_a_twin_counts_again_after_a_restart() {
+        let mut model = five();
+        model.twin(0);
+        assert_eq!(model.changes(QUARANTINE), vec![(0, false)]);
+        model.end(0);
+        model.start(0, 20, Setup::Usual);
+        assert_eq!(model.changes(21), vec![(0, true)]);
+    }
+
+    #[test]
+    fn another_voter_set_puts_recoveries_off() {
+        let mut model = five();
+        for n in 0..3 {
+            model.end(n);
+            model.start(
+                n,
+                20,
+                if n == 0 {
+                    Setup::ShortMaxTtl
+                } else {
+                    Setup::Usual
+                },
+            );
+        }
+        let served = |is_served| [1, 2, 3, 4, 5].map(|n| (n, is_served)).to_vec();
+        let mut lost = served(false);
+        lost.insert(0, (0, false));
+        assert_eq!(model.changes(20), lost);
+        assert!(model.changes(29).is_empty());
+        model.end(0);
+        assert!(model.changes(38).is_empty());
+        assert_eq!(model.changes(39), served(true));
     }
 }

@@ -1,53 +1,17 @@
 //! What is done to the nodes, and when: all of it drawn from a seed, before anything begins.
 
-use std::fmt;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{RngExt, SeedableRng};
 
+use super::deed::{Deed, Setup, Step};
 use super::world::Netem;
 use crate::history::FaultKind;
 
 /// Before this the nodes find each other.
 const BEGIN: Duration = Duration::from_secs(4);
-
-/// One thing that is done.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Step {
-    pub(crate) at: Duration,
-    pub(crate) deed: Deed,
-}
-
-/// What is done. Nodes are numbers from 0.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Deed {
-    /// SIGKILL; whether the next process starts at once.
-    Kill { node: usize, restarts: bool },
-    /// SIGTERM.
-    Terminate { node: usize },
-    /// A new process.
-    Start { node: usize },
-    /// SIGSTOP.
-    Freeze { node: usize },
-    /// SIGCONT.
-    Thaw { node: usize },
-    /// From the first node of a pair nothing reaches the second.
-    Cut {
-        kind: FaultKind,
-        nodes: Vec<usize>,
-        pairs: Vec<(usize, usize)>,
-        /// Whether the sender is told that it may not send, or its datagrams are just gone.
-        refused: bool,
-    },
-    /// All that was cut is whole again.
-    Heal,
-    /// So many of a thousand datagrams to these nodes are lost; none where it is zero.
-    Loss { nodes: Vec<usize>, permille: u32 },
-    /// What leaves these nodes is late, doubled or out of order; not any more where it is nothing.
-    Disturb { nodes: Vec<usize>, netem: Netem },
-}
 
 /// All kinds of episodes; every one of them has its turn before any has its next.
 #[derive(Clone, Copy, Debug)]
@@ -65,11 +29,18 @@ enum Episode {
     FreezeShortly,
     FreezeMajority,
     Terminate,
+    Twin,
+    OtherSecret,
+    ShortMaxTtl,
+    ShortMaxTtlMajority,
+    WallClock,
+    Elsewhere,
+    Readdress,
     RollingRestart,
 }
 
-const EPISODES: [Episode; 18] = [
-    Episode::CutOff,
+/// The last of them takes longest, so the first round ends with it: a short run plays the others.
+const EPISODES: [Episode; 21] = [
     Episode::CutOff,
     Episode::Split,
     Episode::SplitWithoutMajority,
@@ -77,17 +48,26 @@ const EPISODES: [Episode; 18] = [
     Episode::Mute,
     Episode::OneLink,
     Episode::Kill,
-    Episode::Kill,
-    Episode::KillAndRestart,
     Episode::KillAndRestart,
     Episode::KillMajority,
-    Episode::Freeze,
     Episode::Freeze,
     Episode::FreezeShortly,
     Episode::FreezeMajority,
     Episode::Terminate,
+    Episode::Twin,
+    Episode::OtherSecret,
+    Episode::ShortMaxTtl,
+    Episode::ShortMaxTtlMajority,
+    Episode::WallClock,
+    Episode::Elsewhere,
+    Episode::Readdress,
     Episode::RollingRestart,
 ];
+
+/// How far a wall clock is off that is.
+const WALL_OFFSET_MS: i64 = 60_000;
+/// From one short-lived client to the next: a hundred of them a minute.
+const CLIENT_EVERY_MS: u64 = 600;
 
 /// Draws a plan.
 #[derive(Debug)]
@@ -110,6 +90,7 @@ pub(crate) fn chaos(seed: u64, nodes: usize, span: Duration, quarantine: Duratio
     };
     planner.episodes(span);
     planner.weather(span);
+    planner.clients(span);
     planner.steps.sort_by_key(|step| step.at);
     planner.steps
 }
@@ -129,13 +110,9 @@ pub(crate) fn measurement(seed: u64, nodes: usize, rounds: u32, quarantine: Dura
             let node = planner.node();
             let restarts = kind == 1;
             let (deed, undo, lasts) = match kind {
-                0 => (
-                    Deed::Kill { node, restarts },
-                    Some(Deed::Start { node }),
-                    away,
-                ),
+                0 => (Deed::Kill { node, restarts }, Some(start(node)), away),
                 1 => (Deed::Kill { node, restarts }, None, Duration::ZERO),
-                2 => (Deed::Terminate { node }, Some(Deed::Start { node }), away),
+                2 => (Deed::Terminate { node }, Some(start(node)), away),
                 _ => (planner.cut_off(&[node], false), Some(Deed::Heal), away),
             };
             planner.step(at, deed);
@@ -178,7 +155,9 @@ impl Planner {
     /// One after another, with short pauses.
     fn episodes(&mut self, span: Duration) {
         let mut at = BEGIN;
-        let mut bag = Vec::new();
+        let mut bag = EPISODES.to_vec();
+        bag[..EPISODES.len() - 1].shuffle(&mut self.rng);
+        bag.reverse();
         while at < span {
             if bag.is_empty() {
                 bag = EPISODES.to_vec();
@@ -195,7 +174,7 @@ impl Planner {
                 }
                 continue;
             }
-            at = end + self.ms(300, 3_000);
+            at = end + self.ms(300, 1_500);
         }
     }
 
@@ -214,34 +193,14 @@ impl Planner {
                 self.cut(at, deed, 1_000, 6_000)
             }
             Episode::Deaf | Episode::Mute | Episode::OneLink => {
-                let [one, other] = self.some(2)[..] else {
-                    return at;
-                };
-                let others = (0..self.nodes).filter(|n| *n != one);
-                let pairs = match episode {
-                    Episode::Deaf => others.map(|n| (n, one)).collect(),
-                    Episode::Mute => others.map(|n| (one, n)).collect(),
-                    _ => vec![(one, other)],
-                };
-                let deed = Deed::Cut {
-                    kind: FaultKind::OneWay,
-                    nodes: vec![one],
-                    pairs,
-                    refused: self.rng.random_bool(0.3),
-                };
+                let deed = self.one_way(episode);
                 self.cut(at, deed, 1_000, 6_000)
             }
             Episode::Kill => self.away(at, 1, 500, 4_000),
             Episode::KillMajority => self.away(at, self.majority(), 300, 2_000) + self.quarantine,
             Episode::KillAndRestart => {
-                let node = self.node();
-                self.step(
-                    at,
-                    Deed::Kill {
-                        node,
-                        restarts: true,
-                    },
-                );
+                let (node, restarts) = (self.node(), true);
+                self.step(at, Deed::Kill { node, restarts });
                 at
             }
             Episode::Freeze => self.freeze(at, 1, 2_500, 5_000),
@@ -251,6 +210,31 @@ impl Planner {
                 let node = self.node();
                 self.restart(at, node)
             }
+            Episode::Twin => self.twin(at),
+            Episode::OtherSecret => self.differs(at, 1, Setup::OtherSecret),
+            Episode::ShortMaxTtl => self.differs(at, 1, Setup::ShortMaxTtl),
+            Episode::ShortMaxTtlMajority => {
+                self.differs(at, self.majority(), Setup::ShortMaxTtl) + self.quarantine
+            }
+            Episode::WallClock => {
+                let offset_ms = *[-WALL_OFFSET_MS, WALL_OFFSET_MS]
+                    .choose(&mut self.rng)
+                    .unwrap_or(&WALL_OFFSET_MS);
+                self.differs(at, 1, Setup::WallClock { offset_ms })
+            }
+            Episode::Elsewhere => {
+                let node = self.node();
+                let moved = self.restart_elsewhere(at, node, true);
+                let back = moved + self.ms(2_000, 5_000);
+                self.restart_elsewhere(back, node, false)
+            }
+            Episode::Readdress => {
+                let node = self.node();
+                self.step(at, Deed::Readdress { node, moved: true });
+                let end = at + self.ms(2_000, 5_000);
+                self.step(end, Deed::Readdress { node, moved: false });
+                end
+            }
             Episode::RollingRestart => {
                 let mut at = at;
                 for node in self.some(self.nodes) {
@@ -259,6 +243,35 @@ impl Planner {
                 at
             }
         }
+    }
+
+    /// Links of one node that go one way.
+    fn one_way(&mut self, episode: Episode) -> Deed {
+        let (one, other) = match self.some(2)[..] {
+            [one, other] => (one, other),
+            _ => (0, 1),
+        };
+        let others = (0..self.nodes).filter(|n| *n != one);
+        let pairs = match episode {
+            Episode::Deaf => others.map(|n| (n, one)).collect(),
+            Episode::Mute => others.map(|n| (one, n)).collect(),
+            _ => vec![(one, other)],
+        };
+        Deed::Cut {
+            kind: FaultKind::OneWay,
+            nodes: vec![one],
+            pairs,
+            refused: self.rng.random_bool(0.3),
+        }
+    }
+
+    /// A node has a twin for a while, and is restarted after that.
+    fn twin(&mut self, at: Duration) -> Duration {
+        let node = self.node();
+        self.step(at, Deed::Twin { node });
+        let end = at + self.ms(5_000, 8_000);
+        self.step(end, Deed::TwinGone { node });
+        self.restart(end, node)
     }
 
     /// Cuts nodes off from the others, or from the others and from each other.
@@ -303,8 +316,36 @@ impl Planner {
                     restarts: false,
                 },
             );
-            self.step(end, Deed::Start { node });
+            self.step(end, start(node));
         }
+        end
+    }
+
+    /// Kills nodes and starts them at once with a setup that their peers do not have, until they
+    /// are told to stop and start as usual.
+    fn differs(&mut self, at: Duration, count: usize, setup: Setup) -> Duration {
+        let nodes = self.some(count);
+        let mut back = at + self.ms(3_000, 4_500);
+        if setup.is_of_cluster() {
+            // It is to vote with that setup for a while.
+            back += self.quarantine;
+        }
+        let mut end = back;
+        for node in nodes {
+            let restarts = false;
+            self.step(at, Deed::Kill { node, restarts });
+            self.step(at, Deed::Start { node, setup });
+            end = end.max(self.restart(back, node));
+        }
+        end
+    }
+
+    /// A node stops, and its next process has another address, or the first one again.
+    fn restart_elsewhere(&mut self, at: Duration, node: usize, moved: bool) -> Duration {
+        self.step(at, Deed::Terminate { node });
+        let end = at + self.ms(500, 2_000);
+        self.step(end, Deed::Readdress { node, moved });
+        self.step(end, start(node));
         end
     }
 
@@ -320,8 +361,23 @@ impl Planner {
     fn restart(&mut self, at: Duration, node: usize) -> Duration {
         let end = at + self.ms(500, 2_000);
         self.step(at, Deed::Terminate { node });
-        self.step(end, Deed::Start { node });
+        self.step(end, start(node));
         end
+    }
+
+    /// A hundred short lives a minute, half of which are killed, beside all else.
+    fn clients(&mut self, span: Duration) {
+        let mut at = BEGIN;
+        let mut number = 0;
+        while at + Duration::from_secs(2) < span {
+            self.step(at, Deed::Client { number });
+            if self.rng.random_bool(0.5) {
+                let end = at + self.ms(30, 1_500);
+                self.step(end, Deed::KillClient { number });
+            }
+            number += 1;
+            at += self.ms(CLIENT_EVERY_MS / 2, CLIENT_EVERY_MS * 3 / 2);
+        }
     }
 
     /// Loss, and what netem does, beside all else.
@@ -361,58 +417,9 @@ impl Planner {
     }
 }
 
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:7.2} s  {}", self.at.as_secs_f64(), self.deed)
-    }
-}
-
-impl fmt::Display for Deed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = |nodes: &[usize]| {
-            let names: Vec<String> = nodes.iter().map(|n| format!("n{n}")).collect();
-            names.join(" ")
-        };
-        match self {
-            Self::Kill { node, restarts } => {
-                let then = if *restarts {
-                    ", and start it again at once"
-                } else {
-                    ""
-                };
-                write!(f, "kill -9 n{node}{then}")
-            }
-            Self::Terminate { node } => write!(f, "SIGTERM to n{node}"),
-            Self::Start { node } => write!(f, "start n{node}"),
-            Self::Freeze { node } => write!(f, "SIGSTOP to n{node}"),
-            Self::Thaw { node } => write!(f, "SIGCONT to n{node}"),
-            Self::Cut { pairs, refused, .. } => {
-                let pairs: Vec<String> = pairs
-                    .iter()
-                    .map(|(from, to)| format!("n{from}>n{to}"))
-                    .collect();
-                let how = if *refused { "refuse" } else { "cut" };
-                write!(f, "{how} {}", pairs.join(" "))
-            }
-            Self::Heal => f.write_str("heal all links"),
-            Self::Loss { nodes, permille: 0 } => write!(f, "no more loss at {}", names(nodes)),
-            Self::Loss { nodes, permille } => {
-                write!(f, "lose {permille} of 1000 at {}", names(nodes))
-            }
-            Self::Disturb { nodes, netem } if *netem == Netem::default() => {
-                write!(f, "no more delay at {}", names(nodes))
-            }
-            Self::Disturb { nodes, netem } => write!(
-                f,
-                "at {}: {} ms late, give or take {}; {} % doubled, {} % out of order",
-                names(nodes),
-                netem.delay_ms,
-                netem.jitter_ms,
-                netem.duplicate_percent,
-                netem.reorder_percent
-            ),
-        }
-    }
+fn start(node: usize) -> Deed {
+    let setup = Setup::Usual;
+    Deed::Start { node, setup }
 }
 
 #[cfg(test)]
@@ -435,7 +442,8 @@ mod tests {
     fn whatever_is_done_is_undone_within_the_run() {
         for seed in 0..200 {
             let (mut away, mut frozen, mut cut) = ([false; 5], [false; 5], false);
-            let mut disturbed = [false; 5];
+            let (mut disturbed, mut moved, mut differs) = ([false; 5], [false; 5], [false; 5]);
+            let (mut twins, mut clients) = ([false; 5], 0);
             let steps = plan(seed, 120);
             assert!(steps.is_sorted_by_key(|step| step.at));
             for step in steps {
@@ -449,7 +457,17 @@ mod tests {
                         assert!(!away[node] && !frozen[node], "{seed}");
                         away[node] = true;
                     }
-                    Deed::Start { node } => assert!(std::mem::take(&mut away[node]), "{seed}"),
+                    Deed::Start { node, setup } => {
+                        assert!(std::mem::take(&mut away[node]), "{seed}");
+                        differs[node] = setup != Setup::Usual;
+                    }
+                    Deed::Twin { node } => twins[node] = true,
+                    Deed::TwinGone { node } => assert!(std::mem::take(&mut twins[node]), "{seed}"),
+                    Deed::Readdress { node, moved: to } => {
+                        assert_ne!(std::mem::replace(&mut moved[node], to), to, "{seed}");
+                    }
+                    Deed::Client { number } => clients = number + 1,
+                    Deed::KillClient { number } => assert!(number < clients, "{seed}"),
                     Deed::Freeze { node } => frozen[node] = true,
                     Deed::Thaw { node } => assert!(std::mem::take(&mut frozen[node]), "{seed}"),
                     Deed::Cut { .. } => cut = true,
@@ -462,25 +480,44 @@ mod tests {
                         .for_each(|n| disturbed[*n] = netem != Netem::default()),
                 }
             }
-            let left = [away, frozen, disturbed].concat();
+            let left = [away, frozen, disturbed, moved, differs, twins].concat();
             assert!(!cut && left.iter().all(|left| !left), "{seed}");
         }
     }
 
     #[test]
     fn two_minutes_have_every_kind_of_fault() {
-        let mut kinds = [0; 6];
-        for step in plan(7, 120) {
-            let kind = match step.deed {
-                Deed::Kill { restarts, .. } => usize::from(restarts),
-                Deed::Terminate { .. } => 2,
-                Deed::Freeze { .. } => 3,
-                Deed::Cut { .. } => 4,
-                Deed::Loss { .. } | Deed::Disturb { .. } => 5,
-                Deed::Start { .. } | Deed::Thaw { .. } | Deed::Heal => continue,
-            };
-            kinds[kind] += 1;
+        for seed in 0..200 {
+            let mut kinds = [0; 13];
+            for step in plan(seed, 120) {
+                let kind = match step.deed {
+                    Deed::Kill { restarts, .. } => usize::from(restarts),
+                    Deed::Terminate { .. } => 2,
+                    Deed::Freeze { .. } => 3,
+                    Deed::Cut { .. } => 4,
+                    Deed::Loss { .. } | Deed::Disturb { .. } => 5,
+                    Deed::Twin { .. } => 6,
+                    Deed::Start {
+                        setup: Setup::OtherSecret,
+                        ..
+                    } => 7,
+                    Deed::Start {
+                        setup: Setup::ShortMaxTtl,
+                        ..
+                    } => 8,
+                    Deed::Readdress { .. } => 9,
+                    Deed::Client { .. } => 10,
+                    Deed::KillClient { .. } => 11,
+                    Deed::Start {
+                        setup: Setup::WallClock { .. },
+                        ..
+                    } => 12,
+                    _ => continue,
+                };
+                kinds[kind] += 1;
+            }
+            assert!(kinds.iter().all(|count| *count > 0), "{seed}: {kinds:?}");
+            assert!((150..=230).contains(&kinds[10]), "{seed}: {kinds:?}");
         }
-        assert!(kinds.iter().all(|count| *count > 0), "{kinds:?}");
     }
 }

@@ -9,9 +9,9 @@ use rustix::process::Signal;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::crew::{Crew, Load, QUARANTINE};
+use super::crew::{Crew, Load, QUARANTINE, client_id};
+use super::deed::{Deed, Setup, Step};
 use super::model::Model;
-use super::plan::{Deed, Step};
 use super::world::{Netem, Rules, World};
 use crate::demo::put;
 use crate::history::{Clock, FORMAT, FaultKind, Line, Writer};
@@ -49,10 +49,11 @@ impl Stage {
         let crew = Crew::hire(dir, nodes, seed, load)?;
         let file = dir.join("chaos.jsonl");
         let notes = Writer::open(&file)?;
+        let quarantine = u64::try_from(QUARANTINE.as_nanos())?;
         let mut stage = Self {
             crew,
             world,
-            model: Model::new(nodes),
+            model: Model::new(nodes, quarantine),
             rules: vec![Rules::default(); nodes],
             leaving: JoinSet::new(),
             clock,
@@ -70,7 +71,7 @@ impl Stage {
         })?;
         stage.tell(at, at)?;
         for n in 0..nodes {
-            stage.start(n)?;
+            stage.start(n, Setup::Usual)?;
         }
         Ok(stage)
     }
@@ -90,7 +91,10 @@ impl Stage {
             if !self.has_netem && matches!(step.deed, Deed::Disturb { .. }) {
                 continue;
             }
-            put(&step.to_string());
+            if !matches!(step.deed, Deed::Client { .. } | Deed::KillClient { .. }) {
+                // Those are too many to be read, and they are in the notes.
+                put(&step.to_string());
+            }
             self.act(&step.deed)
                 .await
                 .with_context(|| format!("{step}"))?;
@@ -122,7 +126,7 @@ impl Stage {
                 self.act(&Deed::Thaw { node: n }).await?;
             }
             if !self.model.is_up(n) {
-                self.act(&Deed::Start { node: n }).await?;
+                self.restart(n, Setup::Usual).await?;
             }
             self.rules[n] = Rules::default();
             self.world.filter(n, &self.rules[n])?;
@@ -143,6 +147,7 @@ impl Stage {
             gone.context("a wait broke off")??;
         }
         self.crew.check()?;
+        self.crew.clients_gone().await?;
         self.crew.dismiss().await
     }
 
@@ -165,17 +170,9 @@ impl Stage {
                 self.leaving.spawn(leaving.gone());
                 (FaultKind::Terminated, vec![*node])
             }
-            Deed::Start { node } => return self.restart(*node).await,
-            Deed::Freeze { node } => {
-                self.model.freeze(*node, true);
-                self.crew.signal(*node, Signal::STOP)?;
-                (FaultKind::Frozen, vec![*node])
-            }
-            Deed::Thaw { node } => {
-                self.model.freeze(*node, false);
-                self.crew.signal(*node, Signal::CONT)?;
-                (FaultKind::Thawed, vec![*node])
-            }
+            Deed::Start { node, setup } => return self.restart(*node, *setup).await,
+            Deed::Freeze { node } => (self.freeze(*node, true)?, vec![*node]),
+            Deed::Thaw { node } => (self.freeze(*node, false)?, vec![*node]),
             Deed::Cut {
                 kind,
                 nodes,
@@ -192,26 +189,62 @@ impl Stage {
                 (FaultKind::Healed, Vec::new())
             }
             Deed::Loss { nodes, permille } => {
-                for n in nodes {
-                    self.rules[*n].loss_permille = *permille;
-                    self.world.filter(*n, &self.rules[*n])?;
-                }
-                let kind = if *permille > 0 {
-                    FaultKind::Loss
-                } else {
-                    FaultKind::Healed
-                };
+                let kind = self.lose(nodes, *permille)?;
                 (kind, nodes.clone())
             }
             Deed::Disturb { nodes, netem } => return self.disturb(before, deed, nodes, *netem),
+            Deed::Twin { node } => {
+                self.model.twin(*node);
+                self.crew.start_twin(&self.world, *node)?;
+                (FaultKind::Twin, vec![*node])
+            }
+            Deed::TwinGone { node } => {
+                self.crew.kill_twin().await?;
+                (FaultKind::TwinGone, vec![*node])
+            }
+            Deed::Readdress { node, moved } => (self.readdress(*node, *moved)?, vec![*node]),
+            Deed::Client { number } => return self.client(*number),
+            Deed::KillClient { number } => return self.kill_client(before, *number).await,
         };
         self.note(before, kind, &nodes, &deed.to_string())?;
         if matches!(deed, Deed::Kill { restarts: true, .. }) {
             for node in nodes {
-                self.start(node)?;
+                self.start(node, Setup::Usual)?;
             }
         }
         Ok(())
+    }
+
+    fn freeze(&mut self, node: usize, is_frozen: bool) -> anyhow::Result<FaultKind> {
+        let (signal, kind) = if is_frozen {
+            (Signal::STOP, FaultKind::Frozen)
+        } else {
+            (Signal::CONT, FaultKind::Thawed)
+        };
+        self.model.freeze(node, is_frozen);
+        self.crew.signal(node, signal)?;
+        Ok(kind)
+    }
+
+    fn lose(&mut self, nodes: &[usize], permille: u32) -> anyhow::Result<FaultKind> {
+        for n in nodes {
+            self.rules[*n].loss_permille = permille;
+            self.world.filter(*n, &self.rules[*n])?;
+        }
+        Ok(if permille > 0 {
+            FaultKind::Loss
+        } else {
+            FaultKind::Healed
+        })
+    }
+
+    fn readdress(&mut self, node: usize, moved: bool) -> anyhow::Result<FaultKind> {
+        self.world.readdress(node, moved)?;
+        Ok(if moved {
+            FaultKind::Readdressed
+        } else {
+            FaultKind::Healed
+        })
     }
 
     /// Notes it, and what it means for those who wait: worse from before, better from after it.
@@ -222,12 +255,23 @@ impl Stage {
         nodes: &[usize],
         what: &str,
     ) -> anyhow::Result<()> {
+        let names = nodes.iter().copied().map(name).collect();
+        self.write(before, fault, names, what)
+    }
+
+    fn write(
+        &mut self,
+        before: u64,
+        fault: FaultKind,
+        nodes: Vec<String>,
+        what: &str,
+    ) -> anyhow::Result<()> {
         let after = self.clock.now();
         self.notes.write(&Line::Fault {
             before,
             after,
             fault,
-            nodes: nodes.iter().copied().map(name).collect(),
+            nodes,
             what: what.to_owned(),
         })?;
         self.tell(before, after)
@@ -235,30 +279,58 @@ impl Stage {
 
     fn tell(&mut self, before: u64, after: u64) -> anyhow::Result<()> {
         for (n, is_served) in self.model.changes(after) {
-            let node = name(n);
-            self.notes.write(&if is_served {
-                Line::Served { at: after, node }
+            let nodes = if n == self.model.clients() {
+                self.crew.clients()
             } else {
-                Line::Unserved { at: before, node }
-            })?;
+                vec![name(n)]
+            };
+            for node in nodes {
+                self.notes.write(&if is_served {
+                    Line::Served { at: after, node }
+                } else {
+                    Line::Unserved { at: before, node }
+                })?;
+            }
         }
         Ok(())
     }
 
     /// Starts a node that was told to stop, once it has.
-    async fn restart(&mut self, node: usize) -> anyhow::Result<()> {
+    async fn restart(&mut self, node: usize, setup: Setup) -> anyhow::Result<()> {
         while let Some(gone) = self.leaving.join_next().await {
             gone.context("a wait broke off")??;
         }
-        self.start(node)
+        self.start(node, setup)
     }
 
-    fn start(&mut self, n: usize) -> anyhow::Result<()> {
+    fn start(&mut self, node: usize, setup: Setup) -> anyhow::Result<()> {
         let before = self.clock.now();
-        self.crew.start(&self.world, n)?;
-        let quarantine = u64::try_from(QUARANTINE.as_nanos())?;
-        self.model.start(n, before.saturating_add(quarantine));
-        self.note(before, FaultKind::Started, &[n], &format!("start n{n}"))
+        self.crew.start(&self.world, node, setup)?;
+        self.model.start(node, before, setup);
+        let what = Deed::Start { node, setup }.to_string();
+        self.note(before, setup.kind(), &[node], &what)
+    }
+
+    /// Starts a client, which may be owed nothing from its first instant on.
+    fn client(&mut self, number: u32) -> anyhow::Result<()> {
+        let before = self.clock.now();
+        let node = client_id(number);
+        if !self.model.is_served(self.model.clients()) {
+            let node = node.clone();
+            self.notes.write(&Line::Unserved { at: before, node })?;
+        }
+        self.crew.start_client(&self.world, number)?;
+        let what = Deed::Client { number }.to_string();
+        self.write(before, FaultKind::Client, vec![node], &what)
+    }
+
+    async fn kill_client(&mut self, before: u64, number: u32) -> anyhow::Result<()> {
+        if !self.crew.kill_client(number).await? {
+            return Ok(());
+        }
+        let what = Deed::KillClient { number }.to_string();
+        let nodes = vec![client_id(number)];
+        self.write(before, FaultKind::ClientKilled, nodes, &what)
     }
 
     fn cut(&mut self, pairs: &[(usize, usize)], refused: bool) -> anyhow::Result<()> {

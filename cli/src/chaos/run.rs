@@ -12,7 +12,8 @@ use tokio::time::Instant;
 
 use super::Args;
 use super::crew::{Load, QUARANTINE};
-use super::plan::{self, Deed, Step};
+use super::deed::{Deed, Step};
+use super::plan;
 use super::play::Stage;
 use super::world::World;
 use crate::check::{self, Verdict};
@@ -21,7 +22,7 @@ use crate::demo::put;
 /// Somebody ended the run.
 const INTERRUPTED: u8 = 130;
 /// How long the nodes work once all faults are over and all voters vote.
-const REST: Duration = Duration::from_secs(8);
+const REST: Duration = Duration::from_secs(10);
 
 /// What came of it.
 enum Outcome {
@@ -123,7 +124,8 @@ async fn perform(args: &Args, seed: u64, dir: &Path, steps: &[Step]) -> anyhow::
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
     let nodes = usize::from(args.nodes);
-    let world = World::build(nodes)?;
+    // One network more for a twin, and one for the clients.
+    let world = World::build(nodes + 2)?;
     let netem_missing = world.netem_missing();
     let left_out = left_out(netem_missing.as_deref(), steps);
     let load = if args.measure {

@@ -38,6 +38,8 @@ pub(crate) struct Netem {
 pub(crate) struct World {
     pid: u32,
     nodes: usize,
+    /// Nodes whose interface has its second address.
+    moved: BTreeSet<usize>,
 }
 
 impl World {
@@ -74,6 +76,7 @@ impl World {
         let world = Self {
             pid: std::process::id(),
             nodes,
+            moved: BTreeSet::new(),
         };
         world
             .lay()
@@ -102,6 +105,30 @@ impl World {
         Ok(())
     }
 
+    /// Replaces the address of a node's interface by its second one, or by its first one again.
+    /// For a moment it has none.
+    pub(crate) fn readdress(&mut self, n: usize, moved: bool) -> anyhow::Result<()> {
+        let name = self.namespace(n);
+        let old = format!("{}/24", self.address(n));
+        if moved {
+            self.moved.insert(n);
+        } else {
+            self.moved.remove(&n);
+        }
+        let new = format!("{}/24", self.address(n));
+        ip(&["-n", &name, "addr", "del", &old, "dev", "eth0"])?;
+        ip(&["-n", &name, "addr", "add", &new, "dev", "eth0"])
+    }
+
+    /// The address that a node's interface has now.
+    pub(crate) fn address(&self, n: usize) -> String {
+        if self.moved.contains(&n) {
+            second_address(n)
+        } else {
+            address(n)
+        }
+    }
+
     /// Runs a program in the namespace of a node.
     pub(crate) fn enter(&self, n: usize, program: &Path) -> tokio::process::Command {
         let mut command = tokio::process::Command::new("ip");
@@ -114,8 +141,8 @@ impl World {
     /// Sets the firewall of a node, all at once.
     pub(crate) fn filter(&self, n: usize, rules: &Rules) -> anyhow::Result<()> {
         let addresses = |nodes: &BTreeSet<usize>| {
-            let nodes: Vec<String> = nodes.iter().map(|n| address(*n)).collect();
-            nodes.join(", ")
+            let nodes = nodes.iter().flat_map(|n| [address(*n), second_address(*n)]);
+            nodes.collect::<Vec<String>>().join(", ")
         };
         let (mut input, mut output) = (String::new(), String::new());
         if !rules.deaf_to.is_empty() {
@@ -212,7 +239,12 @@ impl Drop for World {
     }
 }
 
-/// The address of a node, in a network that only its world knows.
+/// The second address of a node.
+fn second_address(n: usize) -> String {
+    format!("10.77.0.{}", n + 101)
+}
+
+/// The first address of a node, in a network that only its world knows.
 pub(crate) fn address(n: usize) -> String {
     format!("10.77.0.{}", n + 1)
 }

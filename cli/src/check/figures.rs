@@ -119,7 +119,10 @@ fn takeovers(histories: &Histories) -> BTreeMap<FaultKind, Spread> {
 }
 
 fn takeover(histories: &Histories, fault: &Fault, requests: &[&Request]) -> Option<u64> {
-    let is_hit = |request: &Request| fault.nodes.contains(&histories.node_of(request));
+    // A twin is not what was done to the node itself.
+    let is_hit = |request: &Request| {
+        fault.nodes.contains(&histories.node_of(request)) && !histories.lives[request.life].is_twin
+    };
     let (held, _) = requests
         .iter()
         .filter(|request| is_hit(request))

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::records::{Histories, Place, Request, Seen};
+use crate::history::FaultKind;
 
 /// Two lines that contradict each other.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,15 +32,15 @@ pub(crate) fn mutual_exclusion(histories: &Histories, found: &mut Vec<Contradict
             if let Some((until, other)) = last
                 && from.at <= until.at
             {
-                let node = |request: &Request| &histories.nodes[histories.node_of(request)];
+                let process = |request| histories.process(request);
                 let both = until.at.min(to.at) - from.at;
                 found.push(Contradiction {
                     law: "M1",
                     lines: [until.place, from.place],
                     what: format!(
                         "{} and {} both held {:?} at {}, for at least {} ns",
-                        node(other),
-                        node(request),
+                        process(other),
+                        process(request),
                         histories.keys[key],
                         from.at,
                         both,
@@ -144,6 +145,47 @@ pub(crate) fn served_in_the_calm(histories: &Histories, found: &mut Vec<Contradi
                     histories.nodes[*node]
                 ),
             });
+        }
+    }
+}
+
+/// A life that is shorter may be granted nothing.
+const FAIR_LIFE: u64 = 6_000_000_000;
+
+/// **L1 someone wins**: a wall clock that is off costs its node no lock, if it is alone in that.
+pub(crate) fn served_with_a_wrong_wall_clock(
+    histories: &Histories,
+    found: &mut Vec<Contradiction>,
+) {
+    for fault in &histories.faults {
+        if fault.kind != FaultKind::WallClock {
+            continue;
+        }
+        for node in &fault.nodes {
+            let lives = histories.lives.iter().enumerate();
+            let life = lives
+                .filter(|(_, life)| life.node == *node && !life.is_twin)
+                .filter(|(_, life)| life.start >= fault.before)
+                .min_by_key(|(_, life)| life.start);
+            let Some((number, life)) = life else { continue };
+            let (start, end) = (life.start, life.gone.min(histories.end));
+            let unserved: u64 = histories
+                .unserved(*node)
+                .into_iter()
+                .map(|(from, to)| to.min(end).saturating_sub(from.max(start)))
+                .sum();
+            let mut requests = histories.requests.iter();
+            let is_granted = requests.any(|it| it.life == number && it.grant.is_some());
+            if !is_granted && (end - start).saturating_sub(unserved) >= FAIR_LIFE {
+                found.push(Contradiction {
+                    law: "L1",
+                    lines: [life.place, life.last.place],
+                    what: format!(
+                        "{} was granted nothing while its wall clock was off",
+                        histories.nodes[*node]
+                    ),
+                });
+            }
         }
     }
 }

@@ -123,6 +123,7 @@ fn verdict(histories: &Histories, terms: &Terms) -> Verdict {
     laws::fencing(histories, &mut found);
     laws::lost_for_good(histories, &mut found);
     laws::served_in_the_calm(histories, &mut found);
+    laws::served_with_a_wrong_wall_clock(histories, &mut found);
     let longest = wakeup::no_lost_wakeup(histories, terms, &mut found);
     let sentence = |found: &Contradiction| {
         let [one, two] = found.lines.map(|line| histories.at(line));

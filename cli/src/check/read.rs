@@ -128,22 +128,35 @@ impl Reader {
     /// All that was read.
     ///
     /// # Errors
-    /// Where two lives of one node were there at once.
+    /// Where two lives of one node were there at once, and nobody noted that this was done to it.
     pub(crate) fn finish(mut self) -> Result<Histories, BadInput> {
         self.histories.finish();
-        let by_node = self.histories.lives_in_order();
-        for pair in by_node.windows(2) {
-            let [one, two] = [pair[0], pair[1]].map(|life| &self.histories.lives[life]);
-            if one.node == two.node && two.start < one.last.at {
+        let mut by_node = self.histories.lives_in_order();
+        let histories = &self.histories;
+        by_node.sort_by_key(|life| {
+            let life = &histories.lives[*life];
+            (life.node, life.start)
+        });
+        let mut last: Option<&Life> = None;
+        for life in by_node {
+            let two = &histories.lives[life];
+            let one = last.filter(|one| one.node == two.node);
+            if let Some(one) = one
+                && two.start < one.last.at
+                && !histories.has_twin(two.node, two.start)
+            {
                 return Err(BadInput {
-                    file: self.histories.files[two.place.file].clone(),
+                    file: histories.files[two.place.file].clone(),
                     line: Some(two.place.line),
                     what: format!(
                         "{} starts while its life of {} still speaks; one process for each node",
-                        self.histories.nodes[two.node],
-                        self.histories.at(one.last.place),
+                        histories.nodes[two.node],
+                        histories.at(one.last.place),
                     ),
                 });
+            }
+            if one.is_none_or(|one| two.last.at >= one.last.at) {
+                last = Some(two);
             }
         }
         Ok(self.histories)
@@ -156,7 +169,7 @@ impl Reader {
                 format,
                 boot,
                 node,
-                incarnation: _,
+                incarnation,
                 max_lease_ms,
             } => {
                 self.same_world(place, format, boot)?;
@@ -166,12 +179,14 @@ impl Reader {
                 let max_lease = max_lease_ms.saturating_mul(1_000_000);
                 self.histories.lives.push(Life {
                     node,
+                    incarnation,
                     place,
                     start: at,
                     last,
                     max_lease,
                     ended: None,
                     gone: u64::MAX,
+                    is_twin: false,
                 });
                 *speaker = Speaker::Life(self.histories.lives.len() - 1, HashMap::new());
                 Ok(())

@@ -29,6 +29,8 @@ pub(crate) type KeyAt = usize;
 #[derive(Clone, Debug)]
 pub(crate) struct Life {
     pub(crate) node: NodeAt,
+    /// Together with the node it names the process.
+    pub(crate) incarnation: u64,
     pub(crate) place: Place,
     pub(crate) start: u64,
     /// The last that it said.
@@ -39,6 +41,8 @@ pub(crate) struct Life {
     pub(crate) ended: Option<u64>,
     /// When it was certainly gone, in order or not; `u64::MAX` where it never was.
     pub(crate) gone: u64,
+    /// Another process speaks for the node, in the file that began to do so first.
+    pub(crate) is_twin: bool,
 }
 
 /// When a request was granted.
@@ -188,11 +192,35 @@ impl Histories {
         spans
     }
 
-    /// All lives, by node and time.
+    /// The process of a request.
+    pub(crate) fn process(&self, request: &Request) -> String {
+        let life = &self.lives[request.life];
+        format!("{} (life {})", self.nodes[life.node], life.incarnation)
+    }
+
+    /// All lives, by node, file and time: those in one file follow each other.
     pub(crate) fn lives_in_order(&self) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.lives.len()).collect();
-        order.sort_by_key(|life| (self.lives[*life].node, self.lives[*life].start));
+        order.sort_by_key(|life| {
+            let life = &self.lives[*life];
+            (life.node, life.place.file, life.start)
+        });
         order
+    }
+
+    /// Returns `true` if a second process of a node was started on purpose, and `at` is before
+    /// that was gone.
+    pub(crate) fn has_twin(&self, node: NodeAt, at: u64) -> bool {
+        let of_node = |kind| {
+            let faults = self.faults.iter();
+            faults.filter(move |fault| fault.kind == kind && fault.nodes.contains(&node))
+        };
+        let begin = of_node(FaultKind::Twin).map(|fault| fault.before);
+        let begin = begin.filter(|begin| *begin <= at).max();
+        begin.is_some_and(|begin| {
+            let end = of_node(FaultKind::TwinGone).map(|fault| fault.after);
+            end.filter(|end| *end >= begin).min() >= Some(at)
+        })
     }
 
     /// The requests for each key.
@@ -204,25 +232,42 @@ impl Histories {
         keys
     }
 
-    /// Works out when each life was over: in order, by a kill that somebody noted, or by the next
-    /// life of the same node at the latest.
+    /// Works out which lives are twins, and when each life was over: in order, by a kill that
+    /// somebody noted, or by the next life in the same file at the latest.
     pub(crate) fn finish(&mut self) {
+        let mut first: BTreeMap<NodeAt, (u64, usize)> = BTreeMap::new();
+        for life in &self.lives {
+            let of_node = first.entry(life.node).or_insert((u64::MAX, 0));
+            *of_node = (*of_node).min((life.start, life.place.file));
+        }
         let order = self.lives_in_order();
         for (n, life) in order.iter().enumerate() {
             let next = order.get(n + 1).map(|next| &self.lives[*next]);
-            let node = self.lives[*life].node;
-            let next = next.filter(|next| next.node == node);
+            let Life {
+                node, place, start, ..
+            } = self.lives[*life];
+            let next = next.filter(|next| (next.node, next.place.file) == (node, place.file));
             let next = next.map_or(u64::MAX, |next| next.start);
-            let start = self.lives[*life].start;
-            let kill = self.faults.iter().filter(|fault| {
-                let kills = [FaultKind::Killed, FaultKind::KilledAndRestarted];
-                kills.contains(&fault.kind) && fault.nodes.contains(&node)
-            });
-            let kill = kill
+            let is_twin = first
+                .get(&node)
+                .is_some_and(|(_, file)| *file != place.file);
+            let kinds: &[FaultKind] = if is_twin {
+                &[FaultKind::TwinGone]
+            } else {
+                &[
+                    FaultKind::Killed,
+                    FaultKind::KilledAndRestarted,
+                    FaultKind::ClientKilled,
+                ]
+            };
+            let faults = self.faults.iter();
+            let kill = faults
+                .filter(|fault| kinds.contains(&fault.kind) && fault.nodes.contains(&node))
                 .map(|fault| fault.after)
                 .filter(|at| (start..next).contains(at))
                 .min();
             let life = &mut self.lives[*life];
+            life.is_twin = is_twin;
             life.gone = life.ended.or(kill).unwrap_or(next);
         }
     }

@@ -343,9 +343,101 @@ fn a_request_cannot_end_before_it_is_granted_nor_be_granted_twice() {
 fn two_lives_of_one_node_at_once_are_an_error() {
     let one = vec![start("n0", 1), asked(0, 50)];
     let other = vec![start("n0", 20)];
-    let said = error(&[one, other]);
+    let said = error(&[one.clone(), other.clone()]);
     assert!(
         said.starts_with("n1:1: n0 starts while its life of n0:2"),
         "{said}"
     );
+    let noted = |begin, end| {
+        let (begin, end) = (fault("twin", "n0", begin), fault("twin_gone", "n0", end));
+        let files = [one.clone(), other.clone(), vec![chaos(1), begin, end]];
+        judged(&files, Vec::new()).is_ok()
+    };
+    assert!(noted(15, 30), "the second one was started on purpose");
+    assert!(!noted(25, 30), "it was there before that");
+    assert!(!noted(5, 15), "it came after that was gone");
+}
+
+/// n0 holds from 10 to 20 and lives on; its twin holds from `second` on, and is killed at 40.
+fn twins(second: u64) -> [Vec<String>; 3] {
+    let [mut own, twin] = two(second, 101);
+    own.extend([asked(1, 60), timed_out(1, 70)]);
+    let twin = vec![
+        start("n0", 8),
+        twin[1].clone(),
+        twin[2].clone(),
+        twin[3].clone(),
+    ];
+    let noted = vec![
+        chaos(1),
+        fault("twin", "n0", 7),
+        fault("twin_gone", "n0", 40),
+    ];
+    [own, twin, noted]
+}
+
+#[test]
+fn m1_twins_that_hold_at_once_are_rejected_with_both_lives() {
+    assert_eq!(contradictions(&twins(21)), Vec::<String>::new());
+    let found = contradictions(&twins(15));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("M1: n0:5 and n1:3: "), "{found:?}");
+    assert!(
+        found[0].contains("n0 (life 1) and n0 (life 8)"),
+        "{found:?}"
+    );
+}
+
+/// A waiter behind a twin that was killed waits for that lease, and not for the node's own end.
+#[test]
+fn a_killed_twin_delays_the_next_by_its_lease() {
+    let judge = |end: u64| {
+        let [own, twin, mut noted] = twins(21);
+        let waiter = vec![start("n2", 1), asked(0, 30), timed_out(0, end)];
+        noted[2] = fault("twin_gone", "n0", S);
+        contradictions(&[own, twin, waiter, noted])
+    };
+    assert_eq!(judge(BOUND + 4 * S), Vec::<String>::new());
+    let found = judge(BOUND + 4 * S + 10);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("no lost wake-up: n2:2 "), "{found:?}");
+}
+
+/// A client that was killed in line waits no more, and one that held delays the next by its lease.
+#[test]
+fn killed_clients_are_gone_with_their_lease() {
+    let judge = |noted: Vec<String>| {
+        let [mut first, mut second] = two(21, 101);
+        first[0] = start("c0", 1);
+        first.truncate(4);
+        second[0] = start("c1", 1);
+        second.truncate(2);
+        let other = vec![start("n2", 1), asked(0, 2 * BOUND)];
+        contradictions(&[first, second, other, noted])
+    };
+    let killed = |node: &str, at| fault("client_killed", node, at);
+    let noted = vec![chaos(1), killed("c0", 18), killed("c1", 30)];
+    assert_eq!(judge(noted), Vec::<String>::new());
+    assert_eq!(judge(vec![chaos(1), killed("c0", 18)]).len(), 1);
+}
+
+#[test]
+fn a_wrong_wall_clock_that_costs_locks_is_rejected() {
+    let judge = |end: u64, is_granted: bool, noted: &[String]| {
+        let mut lines = vec![start("n0", 2), asked(0, 3)];
+        if is_granted {
+            lines.extend([granted(0, 5, 7), released(0, 6)]);
+        }
+        lines.push(format!(r#"{{"event":"end","at":{end}}}"#));
+        let mut chaos = vec![chaos(1), fault("wall_clock", "n0", 1)];
+        chaos.extend_from_slice(noted);
+        contradictions(&[lines, chaos])
+    };
+    let found = judge(7 * S, false, &[]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("L1: n0:1 and n0:3: n0 "), "{found:?}");
+    assert_eq!(judge(7 * S, true, &[]), Vec::<String>::new());
+    assert_eq!(judge(5 * S, false, &[]), Vec::<String>::new(), "too short");
+    let cut = [note("unserved", "n0", S), note("served", "n0", 3 * S)];
+    assert_eq!(judge(7 * S, false, &cut), Vec::<String>::new());
 }

@@ -7,7 +7,7 @@
 //! be out of reach of one, and those that the caller names.
 
 use super::laws::Contradiction;
-use super::records::{End, Histories, NodeAt, Place, Request};
+use super::records::{End, Histories, Life, NodeAt, Place, Request};
 use crate::history::{FaultKind, How};
 
 /// What a waiter is owed.
@@ -113,7 +113,7 @@ fn owned(histories: &Histories, requests: &[&Request]) -> Vec<Owned> {
             // One that was stopped learns late that it was lost: nobody else need wait for that.
             if request.over.is_some_and(|over| over.how == End::Lost) {
                 let last = request.held.map_or(grant.before, |held| held.at);
-                let stop = stopped(histories, life.node, last, to);
+                let stop = stopped(histories, life, last, to);
                 to = stop.map_or(to, |stop| to.min(stop.saturating_add(life.max_lease)));
             }
             let from = grant.before;
@@ -124,12 +124,13 @@ fn owned(histories: &Histories, requests: &[&Request]) -> Vec<Owned> {
     owned
 }
 
-/// When a node was stopped within a span.
-fn stopped(histories: &Histories, node: NodeAt, from: u64, to: u64) -> Option<u64> {
+/// When a process was stopped within a span.
+fn stopped(histories: &Histories, life: &Life, from: u64, to: u64) -> Option<u64> {
     let faults = histories.faults.iter();
     let stops = faults.filter(|fault| {
         fault.kind == FaultKind::Frozen
-            && fault.nodes.contains(&node)
+            && !life.is_twin
+            && fault.nodes.contains(&life.node)
             && fault.after >= from
             && fault.after < to
     });

@@ -143,6 +143,22 @@ pub(crate) enum FaultKind {
     Duplication,
     /// Datagrams overtake each other.
     Reordering,
+    /// A second process was started under its name, at another address.
+    Twin,
+    /// That second process was killed with SIGKILL.
+    TwinGone,
+    /// A new process was started, with another secret.
+    OtherSecret,
+    /// A new process was started, with a shorter longest lease.
+    OtherMaxTtl,
+    /// A new process was started, with a wall clock that is off.
+    WallClock,
+    /// The address of its interface was replaced.
+    Readdressed,
+    /// A process that does not vote was started, to ask for one lock and stop.
+    Client,
+    /// Such a process was killed with SIGKILL.
+    ClientKilled,
     /// Links are as they should be again.
     Healed,
 }
@@ -150,7 +166,10 @@ pub(crate) enum FaultKind {
 impl FaultKind {
     /// Whether something goes wrong, rather than right again.
     pub(crate) fn is_fault(self) -> bool {
-        !matches!(self, Self::Started | Self::Thawed | Self::Healed)
+        !matches!(
+            self,
+            Self::Started | Self::Thawed | Self::TwinGone | Self::Healed
+        )
     }
 }
 
@@ -170,6 +189,14 @@ impl fmt::Display for FaultKind {
             Self::Delay => "delay",
             Self::Duplication => "duplication",
             Self::Reordering => "reordering",
+            Self::Twin => "twin",
+            Self::TwinGone => "twin gone",
+            Self::OtherSecret => "other secret",
+            Self::OtherMaxTtl => "other max_ttl",
+            Self::WallClock => "wall clock off",
+            Self::Readdressed => "readdressed",
+            Self::Client => "client",
+            Self::ClientKilled => "client killed",
             Self::Healed => "healed",
         })
     }

@@ -98,8 +98,15 @@ async fn live(
             None => std::future::pending().await,
         }
     };
+    let done = async {
+        match &mut workload {
+            Some(workload) => workload.done().await,
+            None => std::future::pending().await,
+        }
+    };
     let told = tokio::select! {
         signal = signals.next() => Ok(signal),
+        () = done => Ok("workload"),
         never = say_whether_ready(mesh) => Ok(never),
         failed = failed => Err(failed),
     };
@@ -143,7 +150,10 @@ async fn start(args: &Args) -> Result<(Mesh, WorkloadFile), config::FileError> {
     let (builder, workload) = source.builder()?;
     if args.wall_offset_ms != 0 {
         let ms = args.wall_offset_ms;
-        tracing::warn!(ms, "the wall clock is read with an offset, as --wall-offset-ms says");
+        tracing::warn!(
+            ms,
+            "the wall clock is read with an offset, as --wall-offset-ms says"
+        );
     }
     let mesh = builder.wall_offset_ms(args.wall_offset_ms).start().await;
     let mesh = mesh.map_err(|error| source.config_error(&error))?;

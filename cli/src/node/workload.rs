@@ -38,6 +38,7 @@ pub(crate) struct WorkloadFile {
     pause_ms: [u64; 2],
     wait_at_most_ms: [u64; 2],
     look_every_ms: u64,
+    requests: Option<u32>,
     seed: Option<u64>,
 }
 
@@ -78,6 +79,7 @@ impl Default for WorkloadFile {
             pause_ms: [20, 200],
             wait_at_most_ms: [1_000, 20_000],
             look_every_ms: 20,
+            requests: None,
             seed: None,
         }
     }
@@ -94,6 +96,9 @@ impl WorkloadFile {
             if value == 0 || value > max {
                 return Err(format!("{field} is {value}; it must be 1 to {max}"));
             }
+        }
+        if self.requests == Some(0) {
+            return Err("requests is 0; it must be 1 or more".to_owned());
         }
         let spans = [
             ("hold_ms", self.hold_ms),
@@ -181,6 +186,8 @@ impl Log {
 #[derive(Debug)]
 pub(crate) struct Workload {
     tasks: JoinSet<()>,
+    /// Writes down whether the node votes.
+    voter: JoinSet<()>,
 }
 
 impl Workload {
@@ -199,13 +206,20 @@ impl Workload {
             };
             tasks.spawn(worker.work());
         }
-        tasks.spawn(watch_voter(mesh.clone(), log.clone()));
-        Self { tasks }
+        let mut voter = JoinSet::new();
+        voter.spawn(watch_voter(mesh.clone(), log.clone()));
+        Self { tasks, voter }
+    }
+
+    /// Returns once all tasks have made their requests: never, if there is no end to those.
+    pub(crate) async fn done(&mut self) {
+        while self.tasks.join_next().await.is_some() {}
     }
 
     /// Returns once all tasks have seen that the mesh is shut down.
     pub(crate) async fn ended(&mut self) {
-        while self.tasks.join_next().await.is_some() {}
+        self.done().await;
+        while self.voter.join_next().await.is_some() {}
     }
 }
 
@@ -239,7 +253,9 @@ struct Worker {
 
 impl Worker {
     async fn work(mut self) {
-        while !self.mesh.status().is_shut_down {
+        let mut left = self.settings.requests.unwrap_or(u32::MAX);
+        while left > 0 && !self.mesh.status().is_shut_down {
+            left -= u32::from(self.settings.requests.is_some());
             let act = self.act();
             self.once(act).await;
             let pause = self.within(self.settings.pause_ms);
