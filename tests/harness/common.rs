@@ -1,21 +1,17 @@
 //! Backends of the contract, and waits with a bound.
 
-use std::future::Future;
 use std::time::Duration;
 
 use lockmesh::harness::{InMemoryLocks, LocalMesh};
 use lockmesh::{Mesh, MeshBuilder, Timing};
 
-/// Long enough for anything that happens at all.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+#[path = "../common/patience.rs"]
+mod patience;
 
-/// Waits for `what`, and says so where it does not come.
-pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
-    match tokio::time::timeout(PATIENCE, future).await {
-        Ok(output) => output,
-        Err(_) => panic!("{what}: not in {PATIENCE:?}"),
-    }
-}
+pub(crate) use patience::within;
+
+/// What a mesh is told to wait at the most.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Waits until `is_so`.
 pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {

@@ -1,7 +1,6 @@
 //! Meshes on loopback for the tests, and a ledger that watches what they grant.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,8 +8,13 @@ use std::time::Duration;
 use lockmesh::harness::Links;
 use lockmesh::{ClusterKey, Epoch, Guard, Mesh, MeshBuilder, Timing};
 
-/// Long enough for anything that happens at all.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+#[path = "../common/patience.rs"]
+mod patience;
+
+pub(crate) use patience::within;
+
+/// What a mesh is told to wait at the most, and no test waits longer for.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The constants of [`Timing::lan`] with a short longest lease, so that a quarantine is over
 /// soon, and longer offers: who is granted a lock in its turn has it for no longer than an offer
@@ -21,14 +25,6 @@ pub(crate) fn timing(max_ttl: Duration) -> Timing {
         max_clock_skew: Duration::from_millis(500).min(max_ttl),
         offer: Duration::from_secs(1).min(max_ttl),
         ..Timing::lan()
-    }
-}
-
-/// Waits for `what`, and says so where it does not come.
-pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
-    match tokio::time::timeout(PATIENCE, future).await {
-        Ok(output) => output,
-        Err(_) => panic!("{what}: not in {PATIENCE:?}"),
     }
 }
 

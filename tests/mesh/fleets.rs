@@ -158,7 +158,8 @@ async fn progress(ledger: &Ledger) {
 }
 
 /// The last node crashes while it holds a lock, comes back without memory, and votes again; then
-/// the first one crashes, so that a majority needs it.
+/// the first one crashes, so that a majority needs it. Depends on real time where it takes a guard
+/// to be held: a machine that does not run it for a second breaks it.
 async fn crash_and_amnesia(size: usize) {
     let mut cluster = Cluster::start(size, Duration::from_secs(2)).await;
     let ledger = Arc::new(Ledger::default());

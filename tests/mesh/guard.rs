@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lockmesh::{ExtendError, Lost, ReleaseError};
 
-use crate::common::{Cluster, PATIENCE, until, within};
+use crate::common::{Cluster, until, within};
 
 const TTL: Duration = Duration::from_secs(10);
 
@@ -67,16 +67,17 @@ async fn a_lease_that_is_not_renewed_is_over_after_one_ttl_and_free_for_the_next
     assert_eq!(guard.release().await, Err(ReleaseError));
 }
 
+/// Depends on real time: a machine that does not run it for 2.5 s breaks it.
 #[tokio::test]
 async fn a_lease_that_renews_itself_outlives_many_ttls_and_keeps_its_epoch() {
     let cluster = Cluster::start(3, TTL).await;
-    let ttl = Duration::from_secs(2);
+    let ttl = Duration::from_secs(4);
     let guard = cluster.nodes[0].lock("k").ttl(ttl).acquire().await.unwrap();
     let epoch = guard.epoch();
     let began = std::time::Instant::now();
-    until("four ttls", || {
+    until("three ttls", || {
         assert!(guard.is_held(), "lost after {:?}", began.elapsed());
-        began.elapsed() > ttl * 4
+        began.elapsed() > ttl * 3
     })
     .await;
     assert_eq!(guard.epoch(), epoch);
@@ -155,17 +156,18 @@ fn a_guard_may_outlive_the_runtime_that_its_mesh_was_started_on() {
     });
 }
 
+/// Depends on real time: a machine that does not run it for 2.5 s breaks it.
 #[tokio::test]
 async fn a_mesh_goes_on_for_as_long_as_a_guard_lives() {
     let cluster = Cluster::start(3, TTL).await;
     let client = cluster.client("client").await;
-    let ttl = Duration::from_secs(2);
+    let ttl = Duration::from_secs(4);
     let guard = client.lock("k").ttl(ttl).acquire().await.unwrap();
     drop(client);
     let began = std::time::Instant::now();
-    until("three ttls", || {
+    until("two ttls", || {
         assert!(guard.is_held(), "lost after {:?}", began.elapsed());
-        began.elapsed() > ttl * 3
+        began.elapsed() > ttl * 2
     })
     .await;
     drop(guard);
@@ -323,7 +325,5 @@ pub(crate) async fn waits_for(cluster: &Cluster, key: &str, count: usize) {
             tokio::time::sleep(Duration::from_millis(3)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, look)
-        .await
-        .expect("the waiters");
+    within("the waiters", look).await;
 }

@@ -1,4 +1,8 @@
 //! The public API over real UDP on loopback, sealed.
+//!
+//! Time is real here, and the machine may be busy. Waits are counted in wake-ups, and not by the
+//! clock. A test that a machine breaks which does not run it for a while says "Depends on real
+//! time".
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
 

@@ -2,13 +2,12 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::common::Patience;
 use crate::lab::{Lab, agent, held};
 
-const PATIENCE: Duration = Duration::from_secs(60);
 /// The name under which a driver hands out elements.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
@@ -114,35 +113,28 @@ impl Browser {
     }
 
     fn until(&self, selector: &str, words: &[&str]) {
-        let until = Instant::now() + PATIENCE;
+        let mut patience = Patience::new();
         loop {
             let text = self.text(selector);
             if words.iter().all(|word| text.contains(word)) {
                 return;
             }
             let log = self.text("#log");
-            assert!(
-                Instant::now() < until,
-                "{selector} never said {words:?}, but {text:?}; {log}"
-            );
-            std::thread::sleep(Duration::from_millis(30));
+            let what = format!("{selector} is to say {words:?}, and says {text:?}; {log}");
+            patience.sleep(&what);
         }
     }
 
     /// Waits until so many elements are like this.
     fn count(&self, selector: &str, wanted: u64) {
-        let until = Instant::now() + PATIENCE;
+        let mut patience = Patience::new();
         let script = format!("return document.querySelectorAll({selector:?}).length");
         loop {
             let found = self.eval(&script).as_u64().unwrap();
             if found == wanted {
                 return;
             }
-            assert!(
-                Instant::now() < until,
-                "{found} of {selector}, never {wanted}"
-            );
-            std::thread::sleep(Duration::from_millis(30));
+            patience.sleep(&format!("{found} of {selector}, and not {wanted}"));
         }
     }
 }

@@ -3,13 +3,10 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::common::{lockmesh, stderr, stdout};
-
-const PATIENCE: Duration = Duration::from_secs(90);
+use crate::common::{Patience, lockmesh, stderr, stdout};
 
 /// What the servers that a process started keep in memory.
 fn left(process: u32) -> Vec<PathBuf> {
@@ -90,10 +87,9 @@ fn servers_are_ended_where_the_measurement_is_told_to_stop() {
         .spawn()
         .unwrap();
     let process = child.id();
-    let end = Instant::now() + PATIENCE;
+    let mut patience = Patience::new();
     while left(process).is_empty() || !is_served(process) {
-        assert!(Instant::now() < end, "etcd was never started");
-        std::thread::sleep(Duration::from_millis(20));
+        patience.sleep("the start of etcd");
     }
     let mut kill = Command::new("kill");
     let killed = kill.args(["-INT", &process.to_string()]).status();

@@ -5,15 +5,12 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::common::{lockmesh, stderr};
+use crate::common::{Patience, lockmesh, stderr};
 
 const KEY: &str = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
-/// Long enough for anything that happens at all, and much shorter than what is waited for in vain.
-const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A node that asks for the one key, and holds it for an hour. It is killed when this is dropped.
 struct Node {
@@ -83,13 +80,12 @@ impl Drop for Node {
 
 /// Looks until there is something to see.
 fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + PATIENCE;
+    let mut patience = Patience::new();
     loop {
         if let Some(seen) = look() {
             return seen;
         }
-        assert!(Instant::now() < end, "{what}: not in {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(10));
+        patience.sleep(what);
     }
 }
 

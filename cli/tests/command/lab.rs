@@ -3,13 +3,13 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::common::{lockmesh, stderr};
+use crate::common::{Patience, lockmesh, stderr};
 
-/// The longest that anything here may take.
+/// The longest that one answer may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A lab that runs, and ends with the test.
@@ -64,14 +64,13 @@ impl Lab {
     }
 
     fn until(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
-        let until = Instant::now() + PATIENCE;
+        let mut patience = Patience::new();
         loop {
             let state = self.state();
             if is_so(&state) {
                 return state;
             }
-            assert!(Instant::now() < until, "never {what}: {state}");
-            std::thread::sleep(Duration::from_millis(20));
+            patience.sleep(&format!("{what}: {state}"));
         }
     }
 

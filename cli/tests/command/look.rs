@@ -7,10 +7,9 @@ use lockmesh::harness::LocalMesh;
 use lockmesh::{ClusterKey, Mesh};
 use serde_json::Value;
 
-use super::common::{lockmesh, stderr, stdout};
+use super::common::{lockmesh, stderr, stdout, within};
 
 const OTHER_KEY: &str = "abababababababababababababababababababababababababababababababab";
-const PATIENCE: Duration = Duration::from_secs(60);
 
 fn key() -> ClusterKey {
     ClusterKey::from_bytes([7; 32]).unwrap()
@@ -91,7 +90,7 @@ async fn inspect_shows_owner_epoch_and_queue() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, look).await.unwrap();
+    within("a waiter", look).await;
     let key = key().to_base64();
     let output = asks(&["inspect", "deploy", "--json"], &mesh.node(2), &key).await;
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
