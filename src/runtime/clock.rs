@@ -103,3 +103,58 @@ fn wall() -> Duration {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
 }
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use std::io::Write;
+    use std::process::Command;
+
+    use rustix::time::ClockId;
+
+    use super::*;
+
+    /// Set where this test runs in a time namespace.
+    const INSIDE: &str = "LOCKMESH_TEST_IN_TIME_NAMESPACE";
+    const SHIFT: Duration = Duration::from_secs(100_000);
+
+    fn read(id: ClockId) -> Duration {
+        let time = rustix::time::clock_gettime(id);
+        let seconds = u64::try_from(time.tv_sec).unwrap();
+        Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap())
+    }
+
+    /// Only a suspended machine tells the two clocks apart, or a namespace that shifts one of them.
+    #[test]
+    fn clock_counts_suspended_time() {
+        if std::env::var_os(INSIDE).is_some() {
+            let before = read(ClockId::Boottime);
+            let ours = Duration::from_nanos(Clock::new().mono().as_nanos());
+            assert!(before <= ours && ours <= read(ClockId::Boottime));
+            let ahead = ours.saturating_sub(read(ClockId::Monotonic));
+            assert!(ahead > SHIFT - Duration::from_secs(60), "{ahead:?}");
+            return;
+        }
+        let name = "runtime::clock::tests::clock_counts_suspended_time";
+        let output = Command::new("unshare")
+            .args(["--time", "--boottime", &SHIFT.as_secs().to_string()])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--test-threads=1"])
+            .env(INSIDE, "1")
+            .output();
+        let (told, why) = match &output {
+            Ok(output) => (
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr).into_owned(),
+            ),
+            Err(error) => ("".into(), format!("unshare: {error}")),
+        };
+        if told.is_empty() && why.starts_with("unshare: ") {
+            // Not by `eprintln!`, which a test that passes keeps to itself.
+            let line = format!("SKIPPED: {name}: there is no time namespace here: {why}\n");
+            std::io::stderr().write_all(line.as_bytes()).unwrap();
+            return;
+        }
+        assert!(told.contains("1 passed"), "{told}{why}");
+    }
+}

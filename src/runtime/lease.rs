@@ -141,7 +141,10 @@ impl Lease {
     }
 
     fn valid_until(&self) -> Instant {
-        Instant::from_nanos(self.valid_until.load(Ordering::SeqCst))
+        let until = Instant::from_nanos(self.valid_until.load(Ordering::SeqCst));
+        #[cfg(all(test, feature = "harness"))]
+        super::wakeups::after_a_look();
+        until
     }
 
     /// Changes it, unless it is over.

@@ -20,6 +20,9 @@ mod round;
 mod shared;
 mod socket;
 mod status;
+#[cfg(test)]
+#[cfg(feature = "harness")]
+mod wakeups;
 
 pub use guard::{Guard, Lost};
 pub use mesh::Mesh;

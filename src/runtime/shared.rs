@@ -175,6 +175,8 @@ impl Shared {
                 core.take_in(self.clock, &self.inbox);
             }
             self.turn(core);
+            #[cfg(all(test, feature = "harness"))]
+            super::wakeups::after_a_turn(self);
             if !self.inbox.goes_on() {
                 return;
             }
@@ -333,6 +335,12 @@ impl Shared {
     /// Returns at once: only a test can make a node stand still.
     #[cfg(not(feature = "harness"))]
     pub(crate) async fn going(&self) {}
+
+    /// Callers no longer count as in company.
+    #[cfg(all(test, feature = "harness"))]
+    pub(super) fn be_alone(&self) {
+        self.company.store(0, Ordering::Relaxed);
+    }
 
     fn alarm(&self) -> MutexGuard<'_, Alarm> {
         self.alarm.lock().unwrap_or_else(PoisonError::into_inner)

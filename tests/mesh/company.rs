@@ -64,10 +64,15 @@ fn a_release_that_leads_and_a_guard_that_is_dropped_have_left_at_once() {
                 tell.send(()).unwrap();
             });
             let mut leads = Box::pin(mesh.lock("another").acquire());
-            match n % 3 {
+            match n % 4 {
                 0 => within("a release", guard.release()).await.unwrap(),
                 // It waits for no other task.
                 1 => insist(guard.release()).unwrap(),
+                2 => {
+                    let mut release = Box::pin(guard.release());
+                    begin(release.as_mut());
+                    drop(release);
+                }
                 _ => {
                     begin(leads.as_mut());
                     drop(guard);

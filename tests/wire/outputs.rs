@@ -117,6 +117,29 @@ fn messages_for_one_node_share_datagrams_that_pass_any_path_and_all_are_counted(
     }
 }
 
+/// A claim that came after its release would be voted for in vain.
+#[test]
+fn a_claim_and_its_release_leave_in_their_order() {
+    let mut world = client();
+    let tickets: Vec<_> = (0..8)
+        .map(|n| world.node.claim(world.now, request(numbered(n))).unwrap())
+        .collect();
+    for ticket in tickets {
+        world.node.release(world.now, ticket);
+    }
+    let outputs = world.drain();
+    for n in 0..8 {
+        let of_key = said(&outputs)
+            .into_iter()
+            .filter_map(|message| match message {
+                Message::Claim(claim) if claim.key == numbered(n) => Some("claim"),
+                Message::Release(release) if release.key == numbered(n) => Some("release"),
+                _ => None,
+            });
+        assert_eq!(of_key.collect::<Vec<_>>(), ["claim", "release"]);
+    }
+}
+
 #[test]
 fn requests_that_were_begun_are_counted_and_those_refused_are_not() {
     let mut world = client();

@@ -1,0 +1,233 @@
+//! Tests of who is woken, and when, under a clock that stands still unless nobody has anything to
+//! do. A wake-up that is lost is made up for by a nap of 250 ms: here that span is seen.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant as Virtual;
+
+use super::clock::Clock;
+use super::core::Ended;
+use super::core::tests::{member, only_voter};
+use super::driver::drive;
+use super::inbox::{Ask, Lead};
+use super::lease::Lease;
+use super::shared::Shared;
+use super::socket::Sender;
+use crate::node::Node;
+use crate::proto::claimant::Request;
+use crate::proto::epoch::Epoch;
+use crate::proto::event::Ticket;
+use crate::proto::id::Key;
+
+/// Longer than any test waits in virtual time.
+const LONG: Duration = Duration::from_secs(60);
+/// The orders in which branches of a `select!` are looked at are drawn: all of them come up.
+const ROUNDS: usize = 32;
+
+type Change = Box<dyn FnOnce()>;
+type Interjection = Box<dyn FnMut(&Shared)>;
+
+thread_local! {
+    static AFTER_A_LOOK: RefCell<Option<Change>> = const { RefCell::new(None) };
+    static AFTER_A_TURN: RefCell<Option<Interjection>> = const { RefCell::new(None) };
+}
+
+/// Called once a lease was looked at, before anything is done about what was seen.
+pub(super) fn after_a_look() {
+    if let Some(change) = AFTER_A_LOOK.take() {
+        change();
+    }
+}
+
+/// Called by one who takes turns, after each of them.
+pub(super) fn after_a_turn(shared: &Shared) {
+    if let Some(mut ask) = AFTER_A_TURN.take() {
+        ask(shared);
+        AFTER_A_TURN.set(Some(ask));
+    }
+}
+
+fn shared(node: impl FnOnce(Clock) -> Node) -> Arc<Shared> {
+    let clock = Clock::of_tokio();
+    let (gossip, _) = mpsc::channel(1);
+    Arc::new(Shared::new(clock, Sender::nowhere(), node(clock), gossip))
+}
+
+fn claim(
+    shared: &Shared,
+    key: &str,
+    wait: Option<Duration>,
+) -> (Ticket, Ask, oneshot::Receiver<Ended>) {
+    let (tell, told) = oneshot::channel();
+    let (ticket, since) = (shared.ticket(), shared.clock.mono());
+    let request = Request {
+        key: Key::new(key).unwrap(),
+        ttl: Duration::from_secs(10),
+        is_try: false,
+        renews: true,
+        deadline: wait.map(|wait| since.after(wait)),
+    };
+    let ask = Ask::Claim {
+        ticket,
+        since,
+        request,
+        tell,
+    };
+    (ticket, ask, told)
+}
+
+/// From here on callers of this node are in company.
+fn make_company(shared: &Shared) {
+    for _ in 0..2 {
+        let ticket = shared.ticket();
+        let was_held = false;
+        shared.inbox.push(Ask::Release { ticket, was_held });
+    }
+    shared.with(|_, _| ());
+}
+
+fn is_known(shared: &Shared, ticket: Ticket) -> bool {
+    shared.lock().node.claimant().epoch(ticket).is_some()
+}
+
+fn lease() -> Arc<Lease> {
+    let clock = Clock::of_tokio();
+    let key = Key::new("k").unwrap();
+    let until = clock.mono().after(LONG);
+    Arc::new(Lease::new(Ticket(1), key, Epoch::new(1), clock, until))
+}
+
+#[tokio::test(start_paused = true)]
+async fn lease_that_ends_after_a_look_wakes_at_once() {
+    for _ in 0..ROUNDS {
+        let (lease, began) = (lease(), Virtual::now());
+        let ends = lease.clone();
+        AFTER_A_LOOK.set(Some(Box::new(move || ends.end())));
+        lease.lost().await;
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn lease_that_grows_after_a_look_wakes_at_once() {
+    for _ in 0..ROUNDS {
+        let (lease, began) = (lease(), Virtual::now());
+        let grows = lease.clone();
+        let goal = Clock::of_tokio().mono().after(LONG * 2);
+        AFTER_A_LOOK.set(Some(Box::new(move || assert!(grows.renew(goal)))));
+        assert!(lease.reaches(goal).await);
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+}
+
+/// The driver naps for up to 250 ms when a request comes that is to end before that. How much is
+/// left of the nap differs.
+#[tokio::test(start_paused = true)]
+async fn driver_that_naps_is_woken_for_an_earlier_timer() {
+    let wait = Duration::from_millis(30);
+    for in_company in [false, true] {
+        let shared = shared(|clock| member(clock, 0, 3));
+        let driver = tokio::spawn(drive(shared.clone(), None));
+        // Its voter has timers of its own until it votes.
+        tokio::time::sleep(LONG).await;
+        for _ in 0..4 {
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            if in_company {
+                make_company(&shared);
+            }
+            let (_, ask, told) = claim(&shared, "k", Some(wait));
+            let began = Virtual::now();
+            let leading = shared.ask(ask);
+            assert_eq!(leading.is_some(), in_company);
+            if let Some(leading) = leading {
+                leading.await;
+            }
+            assert!(matches!(told.await, Ok(Ended::TimedOut(_))));
+            let took = began.elapsed();
+            assert!(
+                took >= wait && took <= wait + Duration::from_millis(2),
+                "{took:?}"
+            );
+        }
+        driver.abort();
+    }
+}
+
+/// One who takes turns for others leaves the rest to the driver, which naps.
+#[tokio::test(start_paused = true)]
+async fn what_a_last_turn_leaves_is_served_at_once() {
+    let shared = shared(only_voter);
+    let driver = tokio::spawn(drive(shared.clone(), None));
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let all = Arc::new(std::sync::Mutex::new(VecDeque::new()));
+    let (asks, began) = (all.clone(), Virtual::now());
+    AFTER_A_TURN.set(Some(Box::new(move |shared| {
+        let (_, ask, told) = claim(shared, "k", None);
+        asks.lock().unwrap().push_back(told);
+        // Somebody is at it, and is to look again.
+        if let Lead::Later(number) = shared.inbox.push(ask) {
+            shared.lead(number);
+        }
+    })));
+    let (_, ask, first) = claim(&shared, "k", None);
+    let Lead::Later(number) = shared.inbox.push(ask) else {
+        panic!("nobody else leads");
+    };
+    shared.lead(number);
+    AFTER_A_TURN.take();
+    assert!(matches!(first.await, Ok(Ended::Granted(_))));
+    let mut all = std::mem::take(&mut *all.lock().unwrap());
+    let mut last = all.pop_back().unwrap();
+    assert!(last.try_recv().is_err(), "it was served within the turns");
+    assert!(matches!(last.await, Ok(Ended::Refused(_))));
+    assert!(all.iter_mut().all(|told| told.try_recv().is_ok()));
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    driver.abort();
+}
+
+/// The holder ends its lease and goes away before what it asked has left.
+#[tokio::test(start_paused = true)]
+async fn batched_release_whose_future_is_dropped_is_sent() {
+    for is_polled in [false, true] {
+        let shared = shared(only_voter);
+        let (ticket, ask, told) = claim(&shared, "k", None);
+        assert!(shared.ask(ask).is_none());
+        assert!(matches!(told.await, Ok(Ended::Granted(_))));
+        make_company(&shared);
+        let was_held = true;
+        let mut leading = shared.ask(Ask::Release { ticket, was_held }).unwrap();
+        if is_polled {
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            let polled = std::pin::Pin::new(&mut leading).poll(&mut context);
+            assert!(polled.is_pending());
+        }
+        assert!(is_known(&shared, ticket), "others may come yet");
+        drop(leading);
+        assert!(!is_known(&shared, ticket));
+    }
+}
+
+/// The claim is batched when its request is withdrawn, or released by one who is alone.
+#[tokio::test(start_paused = true)]
+async fn release_does_not_overtake_the_batched_claim() {
+    for is_withdrawn in [false, true] {
+        let shared = shared(only_voter);
+        make_company(&shared);
+        let (ticket, ask, _told) = claim(&shared, "k", None);
+        let leading = shared.ask(ask).unwrap();
+        assert!(!is_known(&shared, ticket), "it is batched");
+        if is_withdrawn {
+            shared.with(|core, now| core.withdraw(now, ticket));
+        } else {
+            shared.be_alone();
+            let was_held = false;
+            assert!(shared.ask(Ask::Release { ticket, was_held }).is_none());
+        }
+        leading.await;
+        assert!(!is_known(&shared, ticket));
+    }
+}
