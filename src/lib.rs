@@ -46,6 +46,6 @@ pub use error::{AcquireError, ConfigError, ExtendError, InspectError, NotReady, 
 #[cfg(feature = "runtime")]
 pub use lock::{ClusterError, DistributedLock};
 #[cfg(feature = "runtime")]
-pub use node::{Inspection, Owner, Waiter};
+pub use node::{Inspection, LockState, Owner, SeenVotes, Standing, Waiter};
 #[cfg(feature = "runtime")]
 pub use runtime::{Guard, LockRequest, Lost, Member, Mesh, Other, Status};

@@ -239,7 +239,7 @@ async fn strangers(mesh: &Mesh, log: &Log) {
     let forgetful = builder("forgetful").start().await.unwrap();
     until("it says that it abstains", || {
         log.says(&[
-            "INFO",
+            "WARN",
             "voter is in quarantine: voting resumes in",
             "node=forgetful",
         ])

@@ -52,11 +52,14 @@ pub(super) fn missing(nodes: &[Seen], passes: impl Fn(usize, usize) -> bool) -> 
             let (id, of) = (&node.id, &other.id);
             let sees = sees(&node.status, other);
             let mut members = node.status.members.iter();
-            let votes = members
-                .find(|it| it.node == other.id)
-                .is_none_or(|it| it.votes);
-            if near[j] && sees && other.runs && !votes {
-                missing.push(format!("{id} has not heard that {of} votes"));
+            if let Some(member) = members.find(|it| it.node == other.id) {
+                let can_answer = other.runs && both_ways(i, j);
+                if can_answer && sees && !member.votes {
+                    missing.push(format!("{id} has not heard that {of} votes"));
+                }
+                if !can_answer && member.is_reachable {
+                    missing.push(format!("{id} still counts on {of}"));
+                }
             }
             if near[j] && !sees {
                 missing.push(format!("{id} does not see {of}"));

@@ -5,11 +5,13 @@
 
 use std::net::SocketAddr;
 use std::ops::Bound;
+use std::time::Duration;
 
 use super::{Node, Output};
 use crate::proto::event::Event;
 use crate::proto::id::{Key, NodeId};
-use crate::proto::message::Report;
+use crate::proto::message::{RefuseReason, Report, VoterQuery, VoterReply};
+use crate::proto::roster::RosterTag;
 use crate::proto::time::Now;
 use crate::proto::view::Peer;
 use crate::wire::observe::{
@@ -151,6 +153,25 @@ impl Node {
         })
     }
 
+    /// What this node's voter would do with a claim that has the epoch of a query.
+    pub(super) fn voter_reply(
+        &self,
+        now: Now,
+        roster: RosterTag,
+        query: &VoterQuery,
+    ) -> VoterReply {
+        let (refuses, remaining) = match &self.voter {
+            _ if roster != self.roster.tag() => (Some(RefuseReason::Roster), Duration::ZERO),
+            None => (Some(RefuseReason::NotAVoter), Duration::ZERO),
+            Some(voter) => voter.would_refuse(now, query.epoch),
+        };
+        VoterReply {
+            sent_at: query.sent_at,
+            refuses,
+            remaining,
+        }
+    }
+
     /// The voter's view of a key; one of nothing where this node has no voter.
     fn seen(&self, now: Now, key: &Key) -> Report {
         match &self.voter {
@@ -161,6 +182,7 @@ impl Node {
                 waiters: Vec::new(),
                 waiting: 0,
                 fence: Default::default(),
+                is_recovering: false,
             },
         }
     }

@@ -27,16 +27,74 @@ pub struct Inspection {
     pub key: Key,
     /// How many voters the key has.
     pub voters: usize,
-    /// How many of them answered. Less than a majority: the rest of this is hearsay.
+    /// How many of them answered.
     pub answered: usize,
-    /// The claim that has the votes of a majority, if any has.
-    pub owner: Option<Owner>,
+    /// How many of those have no memory of their votes: what they do not know of may be.
+    pub recovering: usize,
+    /// Who holds it, as far as that is known.
+    pub state: LockState,
+    /// The claims that have votes of those that answered, those with the most first.
+    pub votes: Vec<SeenVotes>,
     /// The highest fence that a voter told.
     pub fence: Epoch,
     /// How many wait at the voter where most do.
     pub waiting: usize,
     /// Nodes that wait at any voter, in order; each voter names the first few.
     pub waiters: Vec<Waiter>,
+}
+
+/// Who holds a key.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LockState {
+    /// A claim has the votes of a majority.
+    Held(Owner),
+    /// None has, whatever the other voters would have said.
+    Free,
+    /// So many voters did not answer, or have no memory, that one may have.
+    Unknown,
+}
+
+/// A claim that some voters have voted for.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct SeenVotes {
+    /// The node that claims.
+    pub node: NodeId,
+    /// The claim's epoch.
+    pub epoch: Epoch,
+    /// How many voters have voted for it.
+    pub votes: usize,
+    /// How long the last of the votes still runs.
+    pub remaining: Duration,
+}
+
+impl Inspection {
+    /// The claim that has the votes of a majority, if any is known to have.
+    #[must_use]
+    pub fn owner(&self) -> Option<&Owner> {
+        match &self.state {
+            LockState::Held(owner) => Some(owner),
+            LockState::Free | LockState::Unknown => None,
+        }
+    }
+
+    /// Why it is not known who holds the key; `None` if it is.
+    #[must_use]
+    pub fn unknown_because(&self) -> Option<String> {
+        let (voters, recovering) = (self.voters, self.recovering);
+        let silent = voters - self.answered;
+        let are = |n: usize| if n == 1 { "is" } else { "are" };
+        let quarantine = format!(
+            "{recovering} of {voters} voters {} in quarantine",
+            are(recovering)
+        );
+        let no_answer = format!("{silent} of {voters} voters did not answer");
+        (self.state == LockState::Unknown).then(|| match (recovering, silent) {
+            (0, _) => no_answer,
+            (_, 0) => quarantine,
+            _ => format!("{quarantine}, {silent} did not answer"),
+        })
+    }
 }
 
 /// The claim that has the votes of a majority.
@@ -162,9 +220,22 @@ fn conclude(running: Running) -> Inspection {
     judge(key, voters.len(), &told)
 }
 
+/// Of one vote: how long it runs, the claim's epoch, and whether the claim has won.
+type Vote = (Duration, Epoch, bool);
+
+fn seen_votes((claim, votes): (&&ClaimId, &Vec<Vote>)) -> Option<SeenVotes> {
+    let (remaining, epoch, _) = *votes.iter().max()?;
+    Some(SeenVotes {
+        node: claim.node.clone(),
+        epoch,
+        votes: votes.len(),
+        remaining,
+    })
+}
+
 /// What the reports of some of a key's voters amount to.
 pub(super) fn judge(key: Key, voters: usize, reports: &[&Report]) -> Inspection {
-    let mut votes: BTreeMap<&ClaimId, Vec<(Duration, Epoch, bool)>> = BTreeMap::new();
+    let mut votes: BTreeMap<&ClaimId, Vec<Vote>> = BTreeMap::new();
     let mut waiters: Vec<Waiter> = Vec::new();
     for report in reports {
         if let Some(vote) = &report.vote {
@@ -180,6 +251,11 @@ pub(super) fn judge(key: Key, voters: usize, reports: &[&Report]) -> Inspection 
     waiters.sort();
     waiters.dedup();
     let needed = majority(voters);
+    let recovering = reports.iter().filter(|it| it.is_recovering).count();
+    let unknown = voters - (reports.len() - recovering);
+    let most = votes.values().map(Vec::len).max().unwrap_or_default();
+    let mut seen: Vec<SeenVotes> = votes.iter().filter_map(seen_votes).collect();
+    seen.sort_by(|a, b| (b.votes, a.epoch, &a.node).cmp(&(a.votes, b.epoch, &b.node)));
     let owner = votes.into_iter().find(|(_, votes)| votes.len() >= needed);
     let owner = owner.map(|(claim, mut votes)| {
         votes.sort_by(|a, b| b.cmp(a));
@@ -190,13 +266,20 @@ pub(super) fn judge(key: Key, voters: usize, reports: &[&Report]) -> Inspection 
             remaining: votes[needed - 1].0,
         }
     });
+    let state = match owner {
+        Some(owner) => LockState::Held(owner),
+        None if most + unknown < needed => LockState::Free,
+        None => LockState::Unknown,
+    };
     let fence = reports.iter().map(|report| report.fence).max();
     let waiting = reports.iter().map(|report| report.waiting).max();
     Inspection {
         key,
         voters,
         answered: reports.len(),
-        owner,
+        recovering,
+        state,
+        votes: seen,
         fence: fence.unwrap_or_default(),
         waiting: waiting.unwrap_or_default() as usize,
         waiters,

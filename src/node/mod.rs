@@ -10,6 +10,7 @@ mod observer;
 mod outbox;
 mod peers;
 mod send;
+mod standing;
 mod survey;
 mod surveyor;
 mod take;
@@ -19,8 +20,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use inspect::{InspectId, Inspection, Owner, Waiter};
+pub use inspect::{InspectId, Inspection, LockState, Owner, SeenVotes, Waiter};
 pub use observer::{Observer, QuestionId};
+pub use standing::Standing;
 pub use survey::{Health, NodeAnswer, NodeSurvey, Survey};
 pub use surveyor::{Ask, Surveyor, Wanted};
 
@@ -39,6 +41,7 @@ use crate::wire::{DropReason, GOSSIP_BYTES_MAX, Head, Kind, Seal, Traffic};
 use inspect::Inspector;
 use outbox::Outbox;
 use peers::Peers;
+use standing::Standings;
 
 /// How a node comes into the world.
 #[derive(Debug)]
@@ -104,6 +107,7 @@ pub struct Node {
     peers: Peers,
     view: View,
     inspector: Inspector,
+    standings: Standings,
     seal: Seal,
     traffic: Traffic,
     /// What became of its requests.
@@ -149,6 +153,7 @@ impl Node {
             peers: Peers::new(id.clone(), roster.clone()),
             view: View::default(),
             inspector: Inspector::new(seed),
+            standings: Standings::default(),
             id,
             roster,
             voter,
@@ -187,6 +192,12 @@ impl Node {
                     let all = Incarnation::new(u64::MAX);
                     voter.handle_incarnation(now, node, all, &mut self.effects);
                 }
+            }
+        }
+        for (node, peer) in &view.peers {
+            let before = self.view.peers.get(node);
+            if before.is_none_or(|before| before.alive != peer.alive) {
+                self.standings.hurry(node);
             }
         }
         self.view.clone_from(view);
@@ -378,6 +389,9 @@ impl Node {
                 return Err(DropReason::Roster);
             }
             Message::Vote(_) | Message::Wait(_) | Message::Stale(_) | Message::Refuse(_) => {
+                if matches!(message, Message::Refuse(_)) {
+                    self.standings.hurry(from);
+                }
                 self.claimant.handle(now, from, &message, &mut self.effects);
             }
             Message::Recall(recall) => {
@@ -419,6 +433,8 @@ impl Node {
                 self.inspector.handle_report(now, from, report, grace);
                 self.finish_inspections(now);
             }
+            Message::VoterQuery(query) => self.take_voter_query(now, head, &query),
+            Message::VoterReply(reply) => self.take_voter_reply(from, reply),
         }
         Ok(())
     }
@@ -515,6 +531,8 @@ fn claim_of(message: &Message) -> Option<&ClaimId> {
         | Message::Inspect(_)
         | Message::Report(_)
         | Message::KeepAlive(_)
-        | Message::Kept(_) => None,
+        | Message::Kept(_)
+        | Message::VoterQuery(_)
+        | Message::VoterReply(_) => None,
     }
 }

@@ -214,13 +214,15 @@ impl<'a> Said<'a> {
 
     /// All keys that any voter told, as far as every one that had more to tell has come.
     fn locks(&self, wanted: &Wanted) -> (Vec<Inspection>, bool) {
-        let nothing = Report {
+        let nothing = |is_recovering| Report {
             nonce: 0,
             vote: None,
             waiters: Vec::new(),
             waiting: 0,
             fence: Default::default(),
+            is_recovering,
         };
+        let (votes, recovers) = (nothing(false), nothing(true));
         if wanted.locks_max == 0 {
             return (Vec::new(), false);
         }
@@ -240,7 +242,11 @@ impl<'a> Said<'a> {
             let voters = self.roster.voters_for(key);
             let told = voters.iter().filter_map(|voter| told.get(voter));
             let told: Vec<&Report> = told
-                .map(|talk| talk.locks.get(place).unwrap_or(&nothing))
+                .map(|talk| match talk.locks.get(place) {
+                    Some(report) => report,
+                    None if talk.is_recovering() => &recovers,
+                    None => &votes,
+                })
                 .collect();
             judge(key.clone(), voters.len(), &told)
         });

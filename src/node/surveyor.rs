@@ -13,7 +13,9 @@ use crate::proto::id::{Incarnation, Key, NodeId};
 use crate::proto::listing::Place;
 use crate::proto::message::Report;
 use crate::proto::roster::{MEMBERS_MAX, Roster, RosterTag};
-use crate::wire::observe::{Answer, Answered, Overview, Page, Question, SeenLock, SeenNode};
+use crate::wire::observe::{
+    Answer, Answered, Overview, Page, Question, SeenLock, SeenNode, VoterState,
+};
 
 /// The most addresses that one member is looked for at.
 const ADDRESSES_MAX: usize = 3;
@@ -135,6 +137,12 @@ impl Talk {
     /// Whether it got to the end of what was asked.
     pub(super) fn is_done(&self) -> bool {
         self.step == Step::Done
+    }
+
+    /// Whether its voter has no memory of its votes.
+    pub(super) fn is_recovering(&self) -> bool {
+        let voter = self.speaker.as_ref().map(|speaker| speaker.overview.voter);
+        matches!(voter, Some(VoterState::Abstains { .. }))
     }
 
     fn question(&self, wanted: &Wanted) -> Option<Question> {

@@ -85,6 +85,7 @@ impl Node {
         match heard {
             Heard::Again => Ok(()),
             Heard::NewLife => {
+                self.standings.hurry(&head.from);
                 if let Some(voter) = &mut self.voter {
                     let effects = &mut self.effects;
                     voter.handle_incarnation(now, &head.from, head.incarnation, effects);

@@ -303,6 +303,13 @@ impl Claimant {
         }
     }
 
+    /// Returns the epoch that a claim would have now. It is not drawn.
+    #[must_use]
+    pub fn next_epoch(&self, now: Now) -> Epoch {
+        let skew = self.roster.timing().max_clock_skew;
+        self.clock.clone().draw(now, skew)
+    }
+
     /// Moves the node's epoch clock past an epoch that it has seen. Answers whether it is to be
     /// believed.
     pub fn observe(&mut self, now: Now, epoch: Epoch) -> bool {

@@ -46,6 +46,10 @@ pub enum Message {
     KeepAlive(Box<KeepAlive>),
     /// The answer to [`KeepAlive`].
     Kept(Kept),
+    /// Anybody to a voter: what would you do with a claim of mine? Advice, for readiness.
+    VoterQuery(VoterQuery),
+    /// The answer to [`VoterQuery`].
+    VoterReply(VoterReply),
 }
 
 /// Ask for a vote, keep waiting for it, renew it, or give it back.
@@ -234,6 +238,27 @@ pub struct Inspect {
     pub key: Key,
 }
 
+/// "What would you do with a claim of mine that has this epoch?"
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct VoterQuery {
+    /// The asker's own clock when it sent this; the voter only echoes it.
+    pub sent_at: Instant,
+    /// The epoch that a claim of the asker would have.
+    pub epoch: Epoch,
+}
+
+/// "This is what I would do with it."
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct VoterReply {
+    /// That of the question.
+    pub sent_at: Instant,
+    /// Why it would be refused; `None`: the voter votes.
+    pub refuses: Option<RefuseReason>,
+    /// For how long the voter is in quarantine at the most, but for a second. Zero if it is not,
+    /// or if it may vote as soon as others have answered it.
+    pub remaining: Duration,
+}
+
 /// One voter's view of a key.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Report {
@@ -248,6 +273,8 @@ pub struct Report {
     pub waiting: u32,
     /// The voter's fence for the key.
     pub fence: Epoch,
+    /// The voter has no memory of its votes: it may have given one that it does not know of.
+    pub is_recovering: bool,
 }
 
 /// The most waiters that a [`Report`] names, so that it fits into one datagram.

@@ -12,6 +12,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::epoch::Epoch;
 use super::event::{Effects, Event};
@@ -298,6 +299,7 @@ impl Voter {
     #[must_use]
     pub fn report(&self, now: Now, nonce: u64, key: &Key) -> Report {
         let fence = self.fence(key);
+        let is_recovering = self.recovery.is_some();
         let expires = |slot: &Slot| self.expires_of(&slot.vote);
         let Some(slot) = self.slots.of(key).filter(|slot| expires(slot) > now.mono) else {
             return Report {
@@ -306,6 +308,7 @@ impl Voter {
                 waiters: Vec::new(),
                 waiting: 0,
                 fence,
+                is_recovering,
             };
         };
         let vote = ReportedVote {
@@ -327,6 +330,7 @@ impl Voter {
             waiters,
             waiting: count(slot.queue().len()),
             fence,
+            is_recovering,
         }
     }
 
@@ -357,8 +361,7 @@ impl Voter {
         let holds = slot.is_some_and(|slot| slot.vote.claim == msg.claim);
         let waiter = slot.and_then(|slot| slot.waiter(&msg.claim));
         let won = msg.won || waiter.is_some_and(|waiter| waiter.won);
-        let limit = Epoch::limit(now, self.roster.timing().max_clock_skew);
-        if !won && !holds && msg.epoch > limit {
+        if !won && !holds && self.is_too_far_ahead(now, msg.epoch) {
             return Some(RefuseReason::Skew);
         }
         let full = match slot {
@@ -368,6 +371,27 @@ impl Voter {
             }
         };
         full.then_some(RefuseReason::Limit)
+    }
+
+    fn is_too_far_ahead(&self, now: Now, epoch: Epoch) -> bool {
+        epoch > Epoch::limit(now, self.roster.timing().max_clock_skew)
+    }
+
+    /// Returns why it would refuse a claim with this epoch on a key that nobody wants, and for how
+    /// long it is in quarantine.
+    #[must_use]
+    pub fn would_refuse(&self, now: Now, epoch: Epoch) -> (Option<RefuseReason>, Duration) {
+        let reason = if self.recovery.is_some() {
+            Some(RefuseReason::Quarantine)
+        } else if self.is_too_far_ahead(now, epoch) {
+            Some(RefuseReason::Skew)
+        } else {
+            let is_full = self.slots.len() >= self.limits.slots_max;
+            is_full.then_some(RefuseReason::Limit)
+        };
+        let recovery = self.recovery.as_ref().filter(|it| it.is_quarantined());
+        let remaining = recovery.map_or(Duration::ZERO, |it| it.until().since(now.mono));
+        (reason, remaining)
     }
 
     /// Rule 1, for the claim that has the vote, and rule 18.

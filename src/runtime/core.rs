@@ -10,11 +10,13 @@ use super::clock::Clock;
 use super::inbox::{Ask, Inbox};
 use super::lease::Lease;
 use super::metrics::Meter;
-use super::obstacles::{Line, Obstacle, Obstacles, holding};
-use crate::node::{InspectId, Inspection, Node, Output};
+use super::obstacle::{Obstacle, holding};
+use super::obstacles::{Line, Obstacles};
+use crate::node::{InspectId, Inspection, Node, Output, Standing};
 use crate::proto::claimant::RequestError;
 use crate::proto::event::{Answers, Event, Ticket};
 use crate::proto::id::NodeId;
+use crate::proto::roster::majority;
 use crate::proto::time::{Instant, Now};
 use crate::wire::DropReason;
 
@@ -217,6 +219,16 @@ impl Core {
             .is_some_and(|voter| voter.quarantine().is_none())
     }
 
+    /// Whether a majority of the members would vote for claims of this node, its own voter among
+    /// them.
+    pub(crate) fn is_ready(&self, now: Now) -> bool {
+        let members = self.node.roster().members();
+        let votes = |member: &NodeId| self.node.standing_of(now, member) == Standing::Votes;
+        let own = self.node.voter().is_none() || votes(self.node.id());
+        let voting = members.iter().filter(|member| votes(member)).count();
+        !self.is_shut_down && own && voting >= majority(members.len())
+    }
+
     pub(crate) fn held(&self) -> usize {
         self.leases.len()
     }
@@ -347,6 +359,7 @@ impl Core {
 
     /// Returns what is to be logged now of what keeps this node from getting locks.
     pub(super) fn look(&mut self, now: Now) -> Vec<Line> {
+        self.node.check_voters(now);
         let holding = holding(self, now);
         self.obstacles.look(now.mono, &holding)
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::net::UdpSocket;
 
 use super::inbox::Ask;
-use super::obstacles::Obstacle;
+use super::obstacle::Obstacle;
 use super::shared::Shared;
 use crate::proto::time::Instant;
 
@@ -19,8 +19,10 @@ use crate::proto::time::Instant;
 const NAP_MAX: Duration = Duration::from_millis(250);
 /// The gauges and the traffic are brought up to date so often.
 const REFRESH_EVERY: Duration = Duration::from_secs(1);
-/// What keeps this node from getting locks is looked for so often.
+/// The voters are asked, and what keeps this node from getting locks is looked for, so often; and
+/// so often while this node is not ready.
 const LOOK_EVERY: Duration = NAP_MAX;
+const LOOK_SOON: Duration = Duration::from_millis(50);
 /// How many datagrams are taken in before what they lead to is sent; where they come one by one,
 /// that is sent after each, and only then the socket is asked for more.
 const BATCH: usize = 64;
@@ -40,10 +42,10 @@ pub(crate) async fn drive(shared: Arc<Shared>, socket: Option<UdpSocket>) {
     let mut asleep = pin!(tokio::time::sleep(Duration::ZERO));
     loop {
         shared.going().await;
-        let mut nap = shared.nap(&mut alarm, NAP_MAX);
+        let mut nap = shared.nap(&mut alarm, due.look_every);
         if nap == Some(Duration::ZERO) {
             tend(&shared, &mut due);
-            nap = shared.nap(&mut alarm, NAP_MAX);
+            nap = shared.nap(&mut alarm, due.look_every);
         }
         if let Some(nap) = nap {
             asleep.as_mut().reset(tokio::time::Instant::now() + nap);
@@ -93,14 +95,16 @@ impl Drop for Ending {
 /// When what the driver does by itself was last done.
 struct Due {
     refreshed: Instant,
-    looked: Instant,
+    looked: Option<Instant>,
+    look_every: Duration,
 }
 
 impl Due {
     fn at(now: Instant) -> Self {
         Self {
             refreshed: now,
-            looked: now,
+            looked: None,
+            look_every: LOOK_SOON,
         }
     }
 }
@@ -116,10 +120,16 @@ fn tend(shared: &Shared, due: &mut Due) {
             due.refreshed = now.mono;
             core.meter.refresh(&core.node, now);
         }
-        if now.mono.since(due.looked) < LOOK_EVERY || core.is_shut_down {
+        let looked = due.looked.map(|at| now.mono.since(at));
+        if looked.is_some_and(|ago| ago < due.look_every) || core.is_shut_down {
             return (None, Vec::new());
         }
-        due.looked = now.mono;
+        due.looked = Some(now.mono);
+        due.look_every = if core.is_ready(now) {
+            LOOK_EVERY
+        } else {
+            LOOK_SOON
+        };
         let lines = core.look(now);
         let node = (!lines.is_empty()).then(|| core.node.id().clone());
         (node, lines)

@@ -215,10 +215,7 @@ impl Mesh {
             return Ok(());
         }
         let status = self.status();
-        let can_vote = status
-            .members
-            .iter()
-            .filter(|member| member.is_reachable && member.votes);
+        let can_vote = status.members.iter().filter(|member| member.votes);
         let reachable = can_vote.count();
         Err(NotReady {
             waited: at_most,

@@ -12,6 +12,7 @@ mod membership;
 mod mesh;
 mod metrics;
 mod observe;
+mod obstacle;
 mod obstacles;
 #[cfg(feature = "ranvier")]
 mod ranvier;

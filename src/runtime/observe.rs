@@ -37,7 +37,7 @@ const DATAGRAM_BYTES: usize = 65_536;
 /// let survey = observer.survey().await?;
 /// println!("{} of {} vote", survey.voting(), survey.roster.members().len());
 /// let seen = observer.inspect("invoice/42").await?;
-/// println!("held by {:?}", seen.owner.map(|owner| owner.node));
+/// println!("held by {:?}", seen.owner().map(|owner| &owner.node));
 /// # Ok(())
 /// # }
 /// ```

@@ -3,23 +3,21 @@
 //! line every 15 s while it holds, if it stops everything; and one line when it is over, with how
 //! long it took.
 //!
-//! To add one: a variant of [`Obstacle`] and its arm in [`Obstacle::about`]. What can be seen at
-//! any time is found by [`holding`]; what only happens is [noted](Obstacles::note) when it does,
-//! and holds until it has not happened for [`NOTED_FOR`]; what is told as it begins and as it ends
-//! is [begun](Obstacles::begin) and [ended](Obstacles::end). Nothing else in this crate warns of
-//! such things, and no line leaves while the engine is locked.
+//! Which there are is in [`obstacle`](super::obstacle). What can be seen at any time is found by
+//! [`holding`](super::obstacle::holding); what only happens is [noted](Obstacles::note) when it
+//! does, and holds until it has not happened for [`NOTED_FOR`]; what is told as it begins and as
+//! it ends is [begun](Obstacles::begin) and [ended](Obstacles::end). Nothing else in this crate
+//! warns of such things, and no line leaves while the engine is locked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tracing::Level;
 
-use super::core::Core;
+use super::obstacle::{About, Obstacle};
 use crate::proto::id::NodeId;
-use crate::proto::time::{Instant, Now};
+use crate::proto::time::Instant;
 
-/// What passes within this time is not said.
-const PATIENCE: Duration = Duration::from_secs(1);
 /// What is gone for less than this was not over: no pair of lines for each flap.
 const LINGER: Duration = Duration::from_secs(1);
 /// How often what stops everything is said again.
@@ -28,111 +26,6 @@ const AGAIN: Duration = Duration::from_secs(15);
 const NOTED_FOR: Duration = Duration::from_secs(30);
 /// The most peers that are named for one kind of obstacle; more are counted.
 const PEERS_MAX: usize = 16;
-
-/// Something that keeps this node from getting locks, or will.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum Obstacle {
-    /// This node's voter has no memory of its votes.
-    Recovering { remaining: Duration, blocks: bool },
-    /// A node that speaks has another voter set or other constants.
-    OtherVoterSet { node: NodeId },
-    /// Epochs rise only if no wall clock was set back.
-    LeansOnWallClock { answers: usize },
-    /// The task that gossips has ended.
-    GossipEnded,
-    /// The system refuses to receive.
-    SocketFailed { error: String },
-}
-
-/// What is to be said of an obstacle.
-#[derive(Debug)]
-struct About {
-    /// Stays the same from version to version.
-    kind: &'static str,
-    peer: Option<String>,
-    level: Level,
-    /// How long it must hold before it is said.
-    patience: Duration,
-    /// Whether it is said again while it holds.
-    repeats: bool,
-    cause: String,
-    action: String,
-    /// What is so once it is over; `None`: it is said once.
-    over: Option<String>,
-}
-
-impl Obstacle {
-    fn about(&self) -> About {
-        let about = |kind, level, cause, action: &str, over: &str| About {
-            kind,
-            peer: None,
-            level,
-            patience: PATIENCE,
-            repeats: false,
-            cause,
-            action: action.to_owned(),
-            over: Some(over.to_owned()),
-        };
-        match self {
-            Self::Recovering { remaining, blocks } => About {
-                repeats: true,
-                ..about(
-                    "quarantine",
-                    if *blocks { Level::WARN } else { Level::INFO },
-                    format!(
-                        "this node's voter is in quarantine: voting resumes in {} s (restart \
-                         without memory)",
-                        remaining.as_secs() + 1
-                    ),
-                    "restart voters one at a time, each after the one before it votes",
-                    "this node's voter votes",
-                )
-            },
-            Self::OtherVoterSet { node } => About {
-                peer: Some(node.to_string()),
-                ..about(
-                    "other_voter_set",
-                    Level::WARN,
-                    format!("{node} has another voter set; neither counts the other's votes"),
-                    "give both the same voters, voters per key, timing and roster version",
-                    &format!("{node} has the same voter set, or is gone"),
-                )
-            },
-            Self::LeansOnWallClock { answers } => About {
-                patience: Duration::ZERO,
-                over: None,
-                ..about(
-                    "leans_on_wall_clock",
-                    Level::WARN,
-                    format!(
-                        "this node's voter votes, but only {answers} others told what they \
-                         remember: epochs rise only if no wall clock was set back"
-                    ),
-                    "check that no voter's wall clock was set back; restart voters one at a time",
-                    "",
-                )
-            },
-            Self::GossipEnded => About {
-                patience: Duration::ZERO,
-                ..about(
-                    "gossip_ended",
-                    Level::ERROR,
-                    "the gossip has ended: nodes that this one does not know are not found"
-                        .to_owned(),
-                    "restart this node",
-                    "the gossip runs",
-                )
-            },
-            Self::SocketFailed { error } => about(
-                "socket_failed",
-                Level::WARN,
-                format!("the socket cannot receive: {error}"),
-                "check the network of this machine and the limits of this process",
-                "the socket receives",
-            ),
-        }
-    }
-}
 
 /// A line for the log.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -310,26 +203,12 @@ fn seconds(span: Duration) -> String {
     format!("{:.1} s", span.as_secs_f64())
 }
 
-/// The obstacles that can be seen in a node now.
-pub(super) fn holding(core: &Core, now: Now) -> Vec<Obstacle> {
-    let mut holding = Vec::new();
-    if let Some(until) = core.node.voter().and_then(|voter| voter.quarantine()) {
-        let remaining = until.since(now.mono);
-        let blocks = false;
-        holding.push(Obstacle::Recovering { remaining, blocks });
-    }
-    if core.has_gossip_ended {
-        holding.push(Obstacle::GossipEnded);
-    }
-    holding
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const BEGUN: &str = "WARN n1 has another voter set; neither counts the other's votes; give \
-                         both the same voters, voters per key, timing and roster version";
+                         all nodes the same voters, voters per key, timing and roster version";
 
     fn other(n: usize) -> Obstacle {
         let node = NodeId::new(format!("n{n}")).unwrap();
@@ -466,23 +345,5 @@ mod tests {
         // Another kind is not crowded out by them.
         let all_of = [&many[..], &[recovering(9, true)]].concat();
         assert_eq!(looks(&mut all, 100, 102, &all_of).len(), 1);
-    }
-
-    #[test]
-    fn every_warning_says_what_to_do() {
-        let error = "?".to_owned();
-        let all = [
-            recovering(1, true),
-            other(1),
-            Obstacle::LeansOnWallClock { answers: 1 },
-            Obstacle::GossipEnded,
-            Obstacle::SocketFailed { error },
-        ];
-        for about in all.iter().map(Obstacle::about) {
-            assert!(
-                !about.cause.is_empty() && !about.action.is_empty(),
-                "{about:?}"
-            );
-        }
     }
 }

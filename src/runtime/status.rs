@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::core::Core;
+use crate::node::Standing;
 use crate::proto::id::NodeId;
-use crate::proto::roster::{RosterTag, Timing, majority};
+use crate::proto::roster::{RosterTag, Timing};
 use crate::proto::time::Now;
 use crate::wire::Traffic;
 
@@ -31,8 +32,8 @@ pub struct Status {
     pub members: Vec<Member>,
     /// Nodes that gossip knows and the roster does not: they claim and do not vote.
     pub others: Vec<Other>,
-    /// Whether a majority of the members vote and can be reached, this node included. Never once
-    /// the mesh was shut down.
+    /// Whether a majority of the members would vote for claims of this node, and this node's own
+    /// voter is among them, if it has one. Never once the mesh was shut down.
     pub is_ready: bool,
     /// How long this node's voter still abstains at the least, since it has no memory; `None`
     /// where it votes, or where this node is no member.
@@ -61,10 +62,12 @@ pub struct Member {
     pub addr: Option<SocketAddr>,
     /// What gossip says: advice. `None` where it has not heard of it.
     pub is_alive: Option<bool>,
-    /// Whether it is this node, or has an address and is not dead by gossip's word.
+    /// Whether it is this node, or has answered this node lately.
     pub is_reachable: bool,
-    /// Whether it says by gossip that it votes. It does not while it is in quarantine.
+    /// Whether it would vote for a claim of this node: its [`standing`](Member::standing).
     pub votes: bool,
+    /// What it would do with a claim of this node, as it said itself some seconds ago at the most.
+    pub standing: Standing,
 }
 
 /// A node that is no member of the roster.
@@ -83,7 +86,6 @@ impl Status {
     pub(crate) fn of(core: &Core, now: Now, listen: SocketAddr) -> Self {
         let node = &core.node;
         let (roster, view) = (node.roster(), node.view());
-        let own_votes = core.votes();
         let members: Vec<Member> = roster
             .members()
             .iter()
@@ -96,18 +98,14 @@ impl Status {
                     node.address_of(member)
                 };
                 let is_alive = if is_me { Some(true) } else { alive };
-                let is_reachable = addr.is_some() && is_alive.unwrap_or(false);
-                let votes = if is_me {
-                    own_votes
-                } else {
-                    core.voting.contains(member)
-                };
+                let standing = node.standing_of(now, member);
                 Member {
                     node: member.clone(),
                     addr,
                     is_alive,
-                    is_reachable,
-                    votes,
+                    is_reachable: standing != Standing::Silent,
+                    votes: standing == Standing::Votes,
+                    standing,
                 }
             })
             .collect();
@@ -120,10 +118,6 @@ impl Status {
             })
             .collect();
         let quarantine = node.voter().and_then(|v| v.quarantine());
-        let ready = members
-            .iter()
-            .filter(|member| member.is_reachable && member.votes)
-            .count();
         Self {
             node: node.id().clone(),
             incarnation: node.claimant().incarnation().get(),
@@ -131,9 +125,7 @@ impl Status {
             roster: roster.tag(),
             voters_per_key: roster.voters_per_key(),
             timing: *roster.timing(),
-            is_ready: !core.is_shut_down
-                && (own_votes || node.voter().is_none())
-                && ready >= majority(members.len()),
+            is_ready: core.is_ready(now),
             members,
             others,
             quarantine: quarantine.map(|until| until.since(now.mono)),

@@ -144,7 +144,13 @@ async fn a_guard_tells_its_key_and_what_remains(Backend { a, b, .. }: Backend) {
         "{remaining:?} of {LONG:?}"
     );
     assert!(guard.remaining() <= remaining);
-    let owner = b.inspect("invoice/42").await.unwrap().owner.unwrap();
+    let owner = b
+        .inspect("invoice/42")
+        .await
+        .unwrap()
+        .owner()
+        .cloned()
+        .unwrap();
     assert_eq!((&owner.node, owner.epoch), (a.id(), guard.epoch()));
 }
 

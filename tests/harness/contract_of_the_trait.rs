@@ -103,7 +103,14 @@ async fn an_extension_adds_to_what_remains(backend: Backend) {
     let [a, _] = locks(&backend);
     assert_eq!(a.try_acquire("k", 20_000).await, Ok(true));
     a.extend("k", 30_000).await.unwrap();
-    let owner = backend.b.inspect("k").await.unwrap().owner.unwrap();
+    let owner = backend
+        .b
+        .inspect("k")
+        .await
+        .unwrap()
+        .owner()
+        .cloned()
+        .unwrap();
     let remaining = owner.remaining;
     assert!(
         remaining > Duration::from_secs(35) && remaining <= Duration::from_secs(50),

@@ -152,11 +152,14 @@ async fn a_link_may_be_cut_in_one_direction_only() {
             .unwrap(),
     );
     mesh.wait_until_stable().await.unwrap();
-    let sees = |i: usize, j: usize| mesh.node(i).status().members[j].is_reachable;
+    let sees = |i: usize, j: usize| mesh.node(i).status().members[j].is_alive == Some(true);
+    let reaches = |i: usize, j: usize| mesh.node(i).status().members[j].is_reachable;
     assert!(!sees(1, 0) && !sees(2, 0));
+    assert!(!reaches(1, 0) && !reaches(0, 1) && !mesh.node(0).status().is_ready);
     mesh.link_one_way(0, 1).heal();
     mesh.wait_until_stable().await.unwrap();
     assert!(sees(1, 0) && sees(2, 0), "over n1");
+    assert!(reaches(1, 0) && !reaches(2, 0) && mesh.node(0).status().is_ready);
     drop(
         within("a majority", mesh.node(0).lock("k").acquire())
             .await

@@ -106,7 +106,7 @@ async fn an_extension_adds_to_what_remains() {
     assert_eq!(lock.try_acquire("k", 10_000).await, Ok(true));
     lock.extend("k", 15_000).await.unwrap();
     let seen = cluster.nodes[1].inspect("k").await.unwrap();
-    let remaining = seen.owner.unwrap().remaining;
+    let remaining = seen.owner().cloned().unwrap().remaining;
     assert!(remaining > Duration::from_secs(15), "{remaining:?}");
     assert!(remaining <= Duration::from_secs(25), "{remaining:?}");
     let error = lock.extend("k", 15_000).await.unwrap_err();
@@ -221,7 +221,7 @@ async fn of_sixteen_tasks_on_three_nodes_exactly_one_is_told_true_in_every_round
         assert_eq!(winners.len(), 1, "round {round}: {winners:?}");
         // A majority has promised the lease, not only an offer of a second.
         let seen = cluster.nodes[winners[0]].inspect("k").await.unwrap();
-        let remaining = seen.owner.unwrap().remaining;
+        let remaining = seen.owner().cloned().unwrap().remaining;
         assert!(remaining > Duration::from_secs(2), "{remaining:?}");
         for (n, node) in cluster.nodes.iter().enumerate() {
             let released = DistributedLock::release(node, "k").await;

@@ -30,7 +30,7 @@ async fn an_inspection_tells_the_owner_and_who_waits_in_order() {
         let told = async {
             loop {
                 let seen = node.inspect("k").await.unwrap();
-                if seen.owner.as_ref().is_some_and(|owner| owner.confirmed) {
+                if seen.owner().is_some_and(|owner| owner.confirmed) {
                     return seen;
                 }
             }
@@ -38,7 +38,7 @@ async fn an_inspection_tells_the_owner_and_who_waits_in_order() {
         let seen = within("an owner that is confirmed", told).await;
         assert_eq!((seen.key.as_str(), seen.voters), ("k", 3));
         assert!(seen.answered >= 2);
-        let owner = seen.owner.expect("an owner");
+        let owner = seen.owner().cloned().expect("an owner");
         assert_eq!((owner.node.as_str(), owner.epoch), ("n0", guard.epoch()));
         assert!(owner.remaining > Duration::from_secs(400), "{owner:?}");
         assert!(owner.remaining <= LONG, "{owner:?}");
@@ -49,7 +49,13 @@ async fn an_inspection_tells_the_owner_and_who_waits_in_order() {
     }
     guard.release().await.unwrap();
     let guard = within("the first", first).await.unwrap().unwrap();
-    let owner = a.inspect("k").await.unwrap().owner.expect("an owner");
+    let owner = a
+        .inspect("k")
+        .await
+        .unwrap()
+        .owner()
+        .cloned()
+        .expect("an owner");
     assert_eq!((owner.node.as_str(), owner.epoch), ("n1", guard.epoch()));
     guard.release().await.unwrap();
     let guard = within("the second", second).await.unwrap().unwrap();
@@ -58,7 +64,7 @@ async fn an_inspection_tells_the_owner_and_who_waits_in_order() {
     let look = async {
         loop {
             let seen = a.inspect("k").await.unwrap();
-            if seen.owner.is_none() {
+            if seen.owner().is_none() {
                 return seen;
             }
         }
@@ -72,7 +78,7 @@ async fn an_inspection_tells_the_owner_and_who_waits_in_order() {
 async fn a_key_that_nobody_ever_locked_has_no_owner() {
     let cluster = three().await;
     let seen = cluster.nodes[0].inspect("k").await.unwrap();
-    assert_eq!(seen.owner, None);
+    assert_eq!(seen.owner(), None);
     assert_eq!(seen.fence, Epoch::default());
     assert!(seen.waiters.is_empty());
 }
@@ -92,10 +98,10 @@ async fn an_inspection_serializes() {
     let json = serde_json::to_value(&seen).unwrap();
     assert_eq!(json["key"], "k");
     assert_eq!(json["voters"], 3);
-    assert_eq!(json["owner"]["node"], "n0");
-    assert_eq!(json["owner"]["epoch"], guard.epoch().get());
+    assert_eq!(json["state"]["held"]["node"], "n0");
+    assert_eq!(json["state"]["held"]["epoch"], guard.epoch().get());
     assert_eq!(json["waiters"][0]["node"], "n1");
-    assert!(json["owner"]["remaining"]["secs"].as_u64().unwrap() <= 500);
+    assert!(json["state"]["held"]["remaining"]["secs"].as_u64().unwrap() <= 500);
     waiting.abort();
 }
 

@@ -42,7 +42,7 @@ async fn many_locks_of_a_node_are_kept_by_few_messages_and_let_go_one_by_one() {
     for (n, is_held) in [(0, true), (LOCKS / 2, false), (LOCKS - 1, false)] {
         let known = async {
             let key = format!("many/{n}");
-            while voter.inspect(&key).await.unwrap().owner.is_some() != is_held {}
+            while voter.inspect(&key).await.unwrap().owner().is_some() != is_held {}
         };
         within("the voters know", known).await;
     }

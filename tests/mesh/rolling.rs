@@ -72,7 +72,7 @@ async fn a_guard_is_held_through_a_restart_of_all_voters_one_after_another() {
     assert!(denied > 0, "nobody ever tried");
     assert!(guard.is_held());
     let seen = cluster.nodes[0].inspect("held").await.unwrap();
-    let owner = seen.owner.expect("an owner");
+    let owner = seen.owner().cloned().expect("an owner");
     assert_eq!(
         (owner.node.as_str(), owner.epoch),
         ("holder", guard.epoch())

@@ -8,7 +8,7 @@ use lockmesh::proto::id::{ClaimId, Incarnation, KEY_BYTES_MAX, Key, NODE_ID_BYTE
 use lockmesh::proto::message::{
     Claim, HolderWon, Inspect, KeepAlive, Kept, Memory, Message, Outdated, REPORTED_WAITERS_MAX,
     Recall, Refuse, RefuseReason, Release, Report, ReportedVote, ReportedWaiter, SessionId, Stale,
-    Vote, Wait,
+    Vote, VoterQuery, VoterReply, Wait,
 };
 use lockmesh::proto::roster::RosterTag;
 use lockmesh::proto::time::Instant;
@@ -123,6 +123,7 @@ fn any_report() -> impl Strategy<Value = Message> {
                 waiters,
                 waiting,
                 fence,
+                is_recovering: waiting % 2 == 1,
             })
         },
     )
@@ -246,7 +247,22 @@ pub(crate) fn any_message_about(
         any_report(),
         any_keep_alive(),
         any_kept(),
+        any_voter_reply(),
+        (instant(), epoch())
+            .prop_map(|(sent_at, epoch)| { Message::VoterQuery(VoterQuery { sent_at, epoch }) }),
     ]
+}
+
+fn any_voter_reply() -> impl Strategy<Value = Message> {
+    (instant(), proptest::option::of(refuse_reason()), span()).prop_map(
+        |(sent_at, refuses, remaining)| {
+            Message::VoterReply(VoterReply {
+                sent_at,
+                refuses,
+                remaining,
+            })
+        },
+    )
 }
 
 pub(crate) fn any_message() -> impl Strategy<Value = Message> {
@@ -323,19 +339,38 @@ pub(crate) fn largest_messages() -> Vec<Message> {
             won: true,
         }),
         Message::Recall(Recall { nonce }),
-        Message::Memory(Memory {
-            nonce,
-            highest: epoch,
-            votes: true,
-            knew: true,
-            seen: incarnation,
-        }),
+        largest_memory(epoch),
         Message::Outdated(Outdated { seen: incarnation }),
         Message::Inspect(Inspect { nonce, key }),
         largest_report(claim, epoch),
         largest_keep_alive(session),
         largest_kept(session),
+        largest_query(epoch),
+        largest_reply(),
     ]
+}
+
+fn largest_memory(highest: Epoch) -> Message {
+    Message::Memory(Memory {
+        nonce: u64::MAX,
+        highest,
+        votes: true,
+        knew: true,
+        seen: Incarnation::new(u64::MAX),
+    })
+}
+
+fn largest_query(epoch: Epoch) -> Message {
+    let sent_at = Instant::FAR;
+    Message::VoterQuery(VoterQuery { sent_at, epoch })
+}
+
+fn largest_reply() -> Message {
+    Message::VoterReply(VoterReply {
+        sent_at: Instant::FAR,
+        refuses: Some(RefuseReason::NotAVoter),
+        remaining: Duration::MAX,
+    })
 }
 
 fn largest_kept(session: SessionId) -> Message {
@@ -380,5 +415,6 @@ fn largest_report(claim: ClaimId, epoch: Epoch) -> Message {
         waiters: vec![waiter; REPORTED_WAITERS_MAX],
         waiting: u32::MAX,
         fence: epoch,
+        is_recovering: true,
     })
 }

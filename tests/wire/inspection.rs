@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lockmesh::node::{InspectId, Inspection, Output, Owner, Waiter};
+use lockmesh::node::{InspectId, Inspection, LockState, Output, Owner, SeenVotes, Waiter};
 use lockmesh::proto::epoch::Epoch;
 use lockmesh::proto::id::{ClaimId, Incarnation, Key};
 use lockmesh::proto::message::{Message, Report, ReportedVote, ReportedWaiter};
@@ -117,6 +117,7 @@ fn nothing(nonce: u64) -> Report {
         waiters: Vec::new(),
         waiting: 0,
         fence: Epoch::ZERO,
+        is_recovering: false,
     }
 }
 
@@ -144,7 +145,9 @@ fn an_inspection_ends_as_soon_as_all_voters_have_answered() {
         key: key(),
         voters: 3,
         answered: 3,
-        owner: None,
+        recovering: 0,
+        state: LockState::Free,
+        votes: Vec::new(),
         fence: Epoch::ZERO,
         waiting: 0,
         waiters: Vec::new(),
@@ -181,7 +184,7 @@ fn an_inspection_that_too_few_answer_ends_with_the_askers_patience() {
     assert_eq!(asker.hears("b", report), []);
     let ended = asker.wakes(end);
     assert_eq!((ended[0].0, ended[0].1.answered), (id, 1));
-    assert_eq!(ended[0].1.owner, None, "one vote of three owns nothing");
+    assert_eq!(ended[0].1.owner(), None, "one vote of three owns nothing");
     // The majority came late: what is left of the patience is all that the last one has.
     let (_, nonce) = asker.asks(&key());
     let end = asker.world.now.mono.after(PATIENCE);
@@ -259,8 +262,84 @@ fn the_owner_is_the_claim_with_a_majority_for_as_long_as_a_majority_of_votes_las
         for (voter, (claim, won, secs)) in VOTERS.into_iter().zip(votes) {
             ended = asker.hears(voter, voted_for(nonce, claim, won, secs));
         }
-        assert_eq!(ended[0].1.owner, Some(owner));
+        assert_eq!(ended[0].1.owner(), Some(&owner));
     }
+}
+
+fn recovering(nonce: u64) -> Report {
+    Report {
+        is_recovering: true,
+        ..nothing(nonce)
+    }
+}
+
+/// What an inspection says of a key, where these reports come before it ends.
+fn judged(reports: &[(&str, fn(u64) -> Report)]) -> (LockState, Option<String>, Vec<SeenVotes>) {
+    let mut asker = Asker::new();
+    let (_, nonce) = asker.asks(&key());
+    let end = asker.world.now.mono.after(PATIENCE);
+    let mut ended = Vec::new();
+    for (voter, report) in reports {
+        ended.extend(asker.hears(voter, report(nonce)));
+    }
+    ended.extend(asker.wakes(end));
+    let (_, seen) = ended.remove(0);
+    let because = seen.unknown_because();
+    (seen.state, because, seen.votes)
+}
+
+fn vote(nonce: u64) -> Report {
+    voted_for(nonce, &claim_of("x"), true, 9)
+}
+
+fn one_vote() -> Vec<SeenVotes> {
+    vec![SeenVotes {
+        node: node_id("x"),
+        epoch: Epoch::new(70),
+        votes: 1,
+        remaining: Duration::from_secs(9),
+    }]
+}
+
+#[test]
+fn key_is_unknown_while_voters_are_in_quarantine() {
+    let because = |text: &str| Some(text.to_owned());
+    assert_eq!(
+        judged(&[("b", vote), ("c", recovering), ("d", recovering)]),
+        (
+            LockState::Unknown,
+            because("2 of 3 voters are in quarantine"),
+            one_vote()
+        )
+    );
+    // A cold start.
+    assert_eq!(
+        judged(&[("b", recovering), ("c", recovering), ("d", recovering)]).1,
+        because("3 of 3 voters are in quarantine")
+    );
+    // One that has forgotten its vote may be the second.
+    assert_eq!(
+        judged(&[("b", vote), ("c", recovering), ("d", nothing)]).1,
+        because("1 of 3 voters is in quarantine")
+    );
+    assert_eq!(
+        judged(&[("b", vote), ("c", recovering)]).1,
+        because("1 of 3 voters is in quarantine, 1 did not answer")
+    );
+}
+
+#[test]
+fn key_is_free_only_if_silent_voters_cannot_matter() {
+    assert_eq!(judged(&[("b", nothing), ("c", nothing)]).0, LockState::Free);
+    let free = judged(&[("b", nothing), ("c", recovering), ("d", nothing)]);
+    assert_eq!(free, (LockState::Free, None, Vec::new()));
+    let contended = judged(&[("b", vote), ("c", nothing), ("d", nothing)]);
+    assert_eq!(contended, (LockState::Free, None, one_vote()));
+    let (state, because, votes) = judged(&[("b", vote), ("c", nothing)]);
+    assert_eq!((state, votes), (LockState::Unknown, one_vote()));
+    assert_eq!(because.unwrap(), "1 of 3 voters did not answer");
+    let held = judged(&[("b", vote), ("c", vote), ("d", recovering)]);
+    assert!(matches!(held, (LockState::Held(_), None, _)), "{held:?}");
 }
 
 #[test]

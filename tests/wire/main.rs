@@ -11,5 +11,6 @@ mod observer;
 mod outputs;
 mod seal;
 mod sessions;
+mod standing;
 mod survey;
 mod tellers;

@@ -106,9 +106,9 @@ fn a_survey_finds_every_key_of_a_node_page_by_page() {
     let survey = surveyor.conclude().unwrap();
     assert_eq!((survey.voting(), survey.locks.len()), (1, 500));
     assert!(survey.has_all_locks && questions > 10, "{questions}");
-    assert!(survey.locks.iter().all(|lock| lock.owner.is_some()));
+    assert!(survey.locks.iter().all(|lock| lock.owner().is_some()));
     let key = survey.key.unwrap();
-    assert_eq!(key.owner.unwrap().node, node_id("a"));
+    assert_eq!(key.owner().cloned().unwrap().node, node_id("a"));
     let answer = survey.nodes[0].answer.as_ref().unwrap();
     assert_eq!(
         (answer.overview.keys, answer.overview.counts.granted),

@@ -495,7 +495,7 @@ fn the_keys_of_all_voters_are_told_as_far_as_each_that_has_more_has_come() {
         assert_eq!((lock.voters, lock.answered), (3, 3));
         let at = keys.iter().position(|key| *key == lock.key).unwrap();
         let owned = [0, 1, 2, 5].contains(&at);
-        assert_eq!(lock.owner.is_some(), owned, "{at}");
+        assert_eq!(lock.owner().is_some(), owned, "{at}");
     }
     // Two pages of each, and `a` has more to tell than its fourth key.
     let survey = mesh.survey(&[1], wanted(4));
@@ -532,9 +532,9 @@ fn one_key_is_judged_by_its_voters_alone() {
     };
     let survey = mesh.survey(&[1], wanted);
     let inspection = survey.key.unwrap();
+    assert_eq!(inspection.owner().unwrap().node, node_id("x"));
     assert_eq!(
         (inspection.key, inspection.voters, inspection.answered),
         (key, 3, 3)
     );
-    assert_eq!(inspection.owner.unwrap().node, node_id("x"));
 }

@@ -46,6 +46,7 @@ pub(crate) fn nobody() -> Report {
         waiters: Vec::new(),
         waiting: 0,
         fence: Epoch::ZERO,
+        is_recovering: false,
     }
 }
 

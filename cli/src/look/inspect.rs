@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use lockmesh::Inspection;
 use lockmesh::observe::ObserveError;
+use lockmesh::{Inspection, LockState};
 use serde_json::{Value, json};
 
 use super::{BAD_USAGE, NO_ANSWER, NO_MAJORITY, Target, fail, millis, shown};
@@ -34,9 +34,9 @@ pub(crate) async fn run(args: &Args) -> ExitCode {
         true => println!("{}", to_json(&seen)),
         false => print!("{}", to_text(&seen)),
     }
-    match has_majority(&seen) {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::from(NO_MAJORITY),
+    match seen.state {
+        LockState::Held(_) | LockState::Free => ExitCode::SUCCESS,
+        _ => ExitCode::from(NO_MAJORITY),
     }
 }
 
@@ -46,7 +46,7 @@ fn has_majority(seen: &Inspection) -> bool {
 
 /// Epochs are text: many readers of JSON round numbers beyond 2^53.
 pub(crate) fn to_json(seen: &Inspection) -> Value {
-    let owner = seen.owner.as_ref().map(|owner| {
+    let owner = seen.owner().map(|owner| {
         json!({
             "node": owner.node,
             "epoch": owner.epoch.get().to_string(),
@@ -58,10 +58,29 @@ pub(crate) fn to_json(seen: &Inspection) -> Value {
     let waiters: Vec<Value> = waiters
         .map(|it| json!({ "node": it.node, "epoch": it.epoch.get().to_string() }))
         .collect();
+    let votes = seen.votes.iter();
+    let votes: Vec<Value> = votes
+        .map(|it| {
+            json!({
+                "node": it.node,
+                "epoch": it.epoch.get().to_string(),
+                "votes": it.votes,
+                "remaining_ms": millis(it.remaining),
+            })
+        })
+        .collect();
     json!({
         "key": seen.key,
         "voters": seen.voters,
         "answered": seen.answered,
+        "recovering": seen.recovering,
+        "state": match seen.state {
+            LockState::Held(_) => "held",
+            LockState::Free => "free",
+            _ => "unknown",
+        },
+        "unknown_because": seen.unknown_because(),
+        "votes": votes,
         "has_majority": has_majority(seen),
         "owner": owner,
         "fence": seen.fence.get().to_string(),
@@ -72,16 +91,30 @@ pub(crate) fn to_json(seen: &Inspection) -> Value {
 
 fn to_text(seen: &Inspection) -> String {
     let key = shown(seen.key.as_str());
-    let mut text = match &seen.owner {
+    let mut text = match seen.owner() {
         Some(owner) => format!(
             "{key}: held by {} at epoch {}, {} ms left\n",
             owner.node,
             owner.epoch.get(),
             millis(owner.remaining)
         ),
-        None if has_majority(seen) => format!("{key}: held by nobody\n"),
-        None => format!("{key}: not known, too few voters answered\n"),
+        None => match seen.unknown_because() {
+            None => format!("{key}: held by nobody\n"),
+            Some(because) => format!("{key}: unknown: {because}\n"),
+        },
     };
+    if seen.state == LockState::Unknown {
+        for it in &seen.votes {
+            text += &format!(
+                "  {} has {} of {} votes at epoch {}, {} ms left\n",
+                it.node,
+                it.votes,
+                seen.voters,
+                it.epoch.get(),
+                millis(it.remaining)
+            );
+        }
+    }
     text += &format!("  {} of {} voters answered\n", seen.answered, seen.voters);
     text += &format!("  fence {}\n", seen.fence.get());
     text += &format!("  {} wait\n", seen.waiting);

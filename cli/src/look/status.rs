@@ -40,6 +40,11 @@ pub(crate) async fn run(args: &Args) -> ExitCode {
         true => println!("{}", to_json(&survey, args.locks)),
         false => print!("{}", to_text(&survey, args.locks)),
     }
+    exit_code(&survey)
+}
+
+/// Of every command that looks at all members.
+pub(crate) fn exit_code(survey: &Survey) -> ExitCode {
     match survey.health() {
         Health::Ok => ExitCode::SUCCESS,
         Health::Degraded => ExitCode::from(DEGRADED),
@@ -173,14 +178,17 @@ fn to_text(survey: &Survey, with_locks: bool) -> String {
 
 pub(crate) fn lock_line(lock: &Inspection) -> String {
     let key = shown(lock.key.as_str());
-    let holder = match &lock.owner {
+    let holder = match lock.owner() {
         Some(owner) => format!(
             "{} {} for {} ms",
             owner.node,
             owner.epoch,
             millis(owner.remaining)
         ),
-        None => "no majority".to_owned(),
+        None => match lock.unknown_because() {
+            None => "nobody".to_owned(),
+            Some(because) => format!("unknown, {because}"),
+        },
     };
     format!("{key}: {holder}, {} wait", lock.waiting)
 }

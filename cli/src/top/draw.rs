@@ -1,7 +1,7 @@
 //! The picture: members above, locks below, in whatever room there is.
 
-use lockmesh::Inspection;
 use lockmesh::observe::{Health, NodeSurvey, Survey};
+use lockmesh::{Inspection, LockState};
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -161,7 +161,7 @@ fn lock_table(top: &Top, height: u16) -> Table<'static> {
 }
 
 fn lock_row(lock: &Inspection) -> Row<'static> {
-    let owner = lock.owner.as_ref();
+    let owner = lock.owner();
     let dash = || "-".to_owned();
     let first: Vec<&str> = lock
         .waiters
@@ -171,7 +171,11 @@ fn lock_row(lock: &Inspection) -> Row<'static> {
         .collect();
     Row::new([
         shown(lock.key.as_str()),
-        owner.map_or_else(dash, |owner| owner.node.to_string()),
+        match (owner, &lock.state) {
+            (Some(owner), _) => owner.node.to_string(),
+            (None, LockState::Unknown) => "unknown".to_owned(),
+            (None, _) => dash(),
+        },
         owner.map_or_else(dash, |owner| owner.epoch.get().to_string()),
         owner.map_or_else(dash, |owner| millis(owner.remaining).to_string()),
         lock.waiting.to_string(),

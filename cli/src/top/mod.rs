@@ -12,7 +12,7 @@ use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event};
 use tokio::sync::mpsc as channel;
 
-use crate::look::{BAD_USAGE, NO_ANSWER, Target, fail};
+use crate::look::{BAD_USAGE, NO_ANSWER, Target, fail, status};
 use state::{Then, Top};
 
 /// What is printed once is as wide as this where there is no terminal.
@@ -49,22 +49,29 @@ pub(crate) async fn run(args: &Args) -> ExitCode {
             .map_err(|error| error.to_string()),
         false => live(observer, limit, every)
             .await
+            .map(|()| ExitCode::SUCCESS)
             .map_err(|error| error.to_string()),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => fail(NO_ANSWER, error),
     }
 }
 
-/// Two looks, so that there are rates.
-async fn once(mut observer: Observer, limit: usize, every: Duration) -> Result<(), ObserveError> {
+/// Two looks, so that there are rates. Ends as `lockmesh status` does.
+async fn once(
+    mut observer: Observer,
+    limit: usize,
+    every: Duration,
+) -> Result<ExitCode, ObserveError> {
     let mut top = Top::default();
     top.take(observer.survey_with_locks(limit).await?, Instant::now());
     tokio::time::sleep(every).await;
-    top.take(observer.survey_with_locks(limit).await?, Instant::now());
+    let survey = observer.survey_with_locks(limit).await?;
+    let code = status::exit_code(&survey);
+    top.take(survey, Instant::now());
     print!("{}", draw::to_text(&top, WIDTH));
-    Ok(())
+    Ok(code)
 }
 
 /// Until somebody quits, or the process is told to stop. The terminal is as before on every way

@@ -107,7 +107,7 @@ impl Top {
         let Some((survey, _)) = &self.now else {
             return Vec::new();
         };
-        let holder = |lock: &Inspection| lock.owner.as_ref().map(|owner| owner.node.clone());
+        let holder = |lock: &Inspection| lock.owner().map(|owner| owner.node.clone());
         let passes = |lock: &&Inspection| {
             let is_of = holder(lock).is_some_and(|node| node.as_str().contains(&self.filter));
             is_of || lock.key.as_str().contains(&self.filter)
@@ -118,7 +118,7 @@ impl Top {
             Sort::Holder => locks.sort_by_key(|lock| holder(lock)),
             Sort::Waiting => locks.sort_by_key(|lock| usize::MAX - lock.waiting),
             Sort::Remaining => {
-                locks.sort_by_key(|lock| lock.owner.as_ref().map(|owner| owner.remaining));
+                locks.sort_by_key(|lock| lock.owner().map(|owner| owner.remaining));
             }
         }
         locks
@@ -127,7 +127,7 @@ impl Top {
     /// How many of the locks that are known a node holds.
     pub(super) fn held_by(&self, node: &NodeId) -> usize {
         let locks = self.now.iter().flat_map(|(survey, _)| &survey.locks);
-        let owners = locks.filter_map(|lock| lock.owner.as_ref());
+        let owners = locks.filter_map(|lock| lock.owner());
         owners.filter(|owner| owner.node == *node).count()
     }
 

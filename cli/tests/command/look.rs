@@ -4,7 +4,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use lockmesh::harness::LocalMesh;
-use lockmesh::{ClusterKey, Mesh};
+use lockmesh::{ClusterKey, Mesh, Timing};
 use serde_json::Value;
 
 use super::common::{lockmesh, stderr, stdout, within};
@@ -156,4 +156,70 @@ async fn top_without_a_terminal_prints_one_picture() {
     let row = row.unwrap();
     assert!(row.contains("n1") && row.contains(&epoch), "{text}");
     assert!(!text.contains('\u{1b}'), "{text}");
+}
+
+/// The exit code and the text of a command.
+async fn says(args: &[&str], peer: &Mesh) -> (Option<i32>, String) {
+    let output = asks(args, peer, &key().to_base64()).await;
+    (output.status.code(), stdout(&output))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn voters_in_quarantine_make_a_key_unknown() {
+    let timing = Timing {
+        max_ttl: Duration::from_secs(600),
+        ..Timing::lan()
+    };
+    let builder = LocalMesh::builder().nodes(3).key(key()).timing(timing);
+    let mesh = builder.start().await.unwrap();
+    let request = mesh.node(0).lock("deploy").ttl(Duration::from_secs(500));
+    let guard = request.acquire().await.unwrap();
+    mesh.restart(1).await.unwrap();
+    mesh.restart(2).await.unwrap();
+    let look = async {
+        while mesh
+            .node(0)
+            .inspect("deploy")
+            .await
+            .map_or(0, |seen| seen.recovering)
+            < 2
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within("both in quarantine", look).await;
+    assert!(guard.is_held());
+    let n0 = mesh.node(0);
+    let (code, text) = says(&["inspect", "deploy"], &n0).await;
+    assert_eq!(code, Some(4), "{text}");
+    assert!(
+        text.starts_with("deploy: unknown: 2 of 3 voters are in quarantine\n  n0 has 1 of 3 votes"),
+        "{text}"
+    );
+    let (code, text) = says(&["inspect", "deploy", "--json"], &n0).await;
+    let seen: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        (code, &seen["state"]),
+        (Some(4), &"unknown".into()),
+        "{seen}"
+    );
+    assert_eq!(
+        (&seen["recovering"], &seen["owner"]),
+        (&2.into(), &Value::Null)
+    );
+    assert_eq!(seen["votes"][0]["node"], "n0", "{seen}");
+    // Every look at all members ends with the same code, and calls no key free.
+    let (code, text) = says(&["status", "--locks"], &n0).await;
+    assert_eq!(code, Some(4), "{text}");
+    assert!(
+        text.contains("deploy: unknown, 2 of 3 voters are in quarantine"),
+        "{text}"
+    );
+    let (code, text) = says(&["top", "--once", "--every-ms", "100"], &n0).await;
+    assert_eq!(code, Some(4), "{text}");
+    let row = text
+        .lines()
+        .find(|line| line.starts_with("deploy"))
+        .unwrap();
+    assert!(row.contains("unknown"), "{text}");
 }

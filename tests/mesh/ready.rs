@@ -1,0 +1,142 @@
+//! Readiness counts the voters that would vote for a claim of the node.
+
+use std::time::Duration;
+
+use lockmesh::proto::message::RefuseReason;
+use lockmesh::{InspectError, LockState, Mesh, Standing};
+
+use crate::common::{Cluster, key, timing, until};
+
+const LONG: Duration = Duration::from_secs(600);
+
+fn standings(mesh: &Mesh) -> Vec<Standing> {
+    let members = mesh.status().members;
+    members.iter().map(|member| member.standing).collect()
+}
+
+/// It has heard from both other voters, and is not ready.
+async fn refused_by_both(mesh: &Mesh, reason: RefuseReason) {
+    until("both other voters refuse", || {
+        standings(mesh)[..2] == [Standing::Refuses(reason); 2]
+    })
+    .await;
+    assert!(!mesh.status().is_ready);
+    mesh.ready(Duration::from_millis(500)).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn node_with_other_max_ttl_is_not_ready() {
+    let cluster = Cluster::start(3, LONG).await;
+    for name in ["client", "n2"] {
+        let other = cluster.named(name).timing(timing(LONG / 2));
+        if name == "n2" {
+            cluster.nodes[2].shutdown().await;
+        }
+        let other = other.new_cluster(true).start().await.unwrap();
+        refused_by_both(&other, RefuseReason::Roster).await;
+    }
+    assert!(cluster.nodes[0].status().is_ready, "two of three remain");
+}
+
+#[tokio::test]
+async fn node_whose_wall_clock_is_ahead_is_not_ready() {
+    let cluster = Cluster::start(3, LONG).await;
+    let ahead = cluster.named("client").wall_offset_ms(60_000);
+    let ahead = ahead.start().await.unwrap();
+    refused_by_both(&ahead, RefuseReason::Skew).await;
+    let request = ahead.lock("k").wait_at_most(Duration::from_secs(1));
+    request.try_acquire().await.unwrap_err();
+}
+
+#[tokio::test]
+async fn node_that_is_cut_off_is_not_ready_until_healed() {
+    let cluster = Cluster::start(3, LONG).await;
+    let addrs: Vec<_> = cluster.nodes.iter().map(Mesh::local_addr).collect();
+    cluster.links.partition(&addrs[..1], &addrs[1..]);
+    let is_ready = |n: usize| cluster.nodes[n].status().is_ready;
+    until("it is not ready any more", || !is_ready(0)).await;
+    assert!(is_ready(1) && is_ready(2));
+    assert_eq!(
+        standings(&cluster.nodes[0]),
+        [Standing::Votes, Standing::Silent, Standing::Silent]
+    );
+    cluster.links.heal();
+    until("it is ready again", || is_ready(0)).await;
+    let guard = cluster.nodes[0].lock("k").try_acquire().await.unwrap();
+    assert!(guard.is_some());
+}
+
+#[tokio::test]
+async fn nodes_beside_voters_in_quarantine_are_not_ready() {
+    let mut cluster = Cluster::start(3, LONG).await;
+    let guard = cluster.nodes[0].lock("k").ttl(LONG).acquire().await;
+    let guard = guard.unwrap();
+    for n in [1, 2] {
+        cluster.nodes[n].crash().await;
+        cluster.restart(n).await;
+    }
+    until("it hears that both have no memory", || {
+        let standings = standings(&cluster.nodes[0]);
+        let recovers = |it: &Standing| matches!(it, Standing::Recovering { .. });
+        standings[1..].iter().all(recovers)
+    })
+    .await;
+    assert!(cluster.nodes.iter().all(|node| !node.status().is_ready));
+    // What they do not remember is not said to be free.
+    assert!(guard.is_held());
+    for node in &cluster.nodes {
+        let seen = node.inspect("k").await.unwrap();
+        assert_eq!(
+            (seen.state.clone(), seen.recovering),
+            (LockState::Unknown, 2)
+        );
+        let because = seen.unknown_because().unwrap();
+        assert_eq!(because, "2 of 3 voters are in quarantine");
+        let votes: Vec<_> = seen
+            .votes
+            .iter()
+            .map(|it| (it.node.as_str(), it.votes))
+            .collect();
+        assert_eq!(votes, [("n0", 1)]);
+    }
+}
+
+#[tokio::test]
+async fn cold_start_is_not_ready_and_inspects_nothing() {
+    let start = |name: &str, seeds: Vec<String>| {
+        let builder = Mesh::builder(name).voters(["n0", "n1", "n2"]).seeds(seeds);
+        builder.key(key()).timing(timing(LONG)).start()
+    };
+    let n0 = start("n0", Vec::new()).await.unwrap();
+    let seed = vec![n0.local_addr().to_string()];
+    let n1 = start("n1", seed.clone()).await.unwrap();
+    let _n2 = start("n2", seed).await.unwrap();
+    until("all three wait", || {
+        let standings = standings(&n1);
+        let recovers = |it: &Standing| matches!(it, Standing::Recovering { .. });
+        standings.iter().all(recovers)
+    })
+    .await;
+    assert!(!n1.status().is_ready);
+    let seen = n1.inspect("k").await.unwrap();
+    assert_eq!(seen.state, LockState::Unknown);
+    let because = seen.unknown_because().unwrap();
+    assert_eq!(because, "3 of 3 voters are in quarantine");
+    assert!(matches!(n1.inspect("").await, Err(InspectError::Key(_))));
+}
+
+#[tokio::test]
+async fn idle_node_stays_ready_and_asks_seldom() {
+    let cluster = Cluster::start(3, LONG).await;
+    let sent = || cluster.nodes[0].status().traffic.datagrams_out;
+    let (before, began) = (sent(), tokio::time::Instant::now());
+    let mut was_ready = true;
+    while began.elapsed() < Duration::from_secs(11) {
+        was_ready &= cluster.nodes[0].status().is_ready;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(was_ready);
+    // Of itself and in answer to the two others, twice or thrice each, and some to spare.
+    let asked = sent() - before;
+    assert!((4..=40).contains(&asked), "{asked} datagrams");
+}
