@@ -1,0 +1,396 @@
+//! What keeps a node from getting locks, in words: the cause, the peer and what to do. To add
+//! one: a variant of [`Obstacle`] and its arm in [`Obstacle::about`].
+
+use std::time::Duration;
+
+use tracing::Level;
+
+use super::core::Core;
+use crate::node::Standing;
+use crate::proto::id::NodeId;
+use crate::proto::message::RefuseReason;
+use crate::proto::roster::majority;
+use crate::proto::time::Now;
+
+/// What passes within this time is not said.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The most voters that one line names.
+const NAMED_MAX: usize = 5;
+
+/// Something that keeps this node from getting locks, or will.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Obstacle {
+    /// So few voters would vote for a claim of this node that keys have no quorum.
+    NoQuorum(NoQuorum),
+    /// Another voter would not vote.
+    Voter { node: NodeId, standing: Standing },
+    /// This node's voter has no memory of its votes.
+    Recovering { remaining: Duration, blocks: bool },
+    /// A node that speaks has another voter set or other constants.
+    OtherVoterSet { node: NodeId },
+    /// Epochs rise only if no wall clock was set back.
+    LeansOnWallClock { answers: usize },
+    /// The task that gossips has ended.
+    GossipEnded,
+    /// The system refuses to receive.
+    SocketFailed { error: String },
+}
+
+/// Who is missing.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct NoQuorum {
+    pub(super) voting: usize,
+    pub(super) members: usize,
+    /// Of some keys; otherwise of all.
+    pub(super) of_some: bool,
+    /// Those that would not vote, and why.
+    pub(super) others: Vec<(NodeId, Standing)>,
+}
+
+/// What is to be said of an obstacle.
+#[derive(Debug)]
+pub(super) struct About {
+    /// Stays the same from version to version.
+    pub(super) kind: &'static str,
+    pub(super) peer: Option<String>,
+    pub(super) level: Level,
+    /// How long it must hold before it is said.
+    pub(super) patience: Duration,
+    /// Whether it is said again while it holds.
+    pub(super) repeats: bool,
+    pub(super) cause: String,
+    pub(super) action: String,
+    /// What is so once it is over; `None`: it is said once.
+    pub(super) over: Option<String>,
+}
+
+impl About {
+    fn new(
+        kind: &'static str,
+        level: Level,
+        cause: impl Into<String>,
+        action: impl Into<String>,
+        over: impl Into<String>,
+    ) -> Self {
+        Self {
+            kind,
+            peer: None,
+            level,
+            patience: PATIENCE,
+            repeats: false,
+            cause: cause.into(),
+            action: action.into(),
+            over: Some(over.into()),
+        }
+    }
+
+    fn of(mut self, peer: impl ToString) -> Self {
+        self.peer = Some(peer.to_string());
+        self
+    }
+
+    /// It stops everything.
+    fn repeated(mut self) -> Self {
+        self.repeats = true;
+        self
+    }
+
+    fn at_once(mut self) -> Self {
+        self.patience = Duration::ZERO;
+        self
+    }
+
+    /// It has no end that could be told.
+    fn once(mut self) -> Self {
+        self.over = None;
+        self.at_once()
+    }
+}
+
+impl Obstacle {
+    pub(super) fn about(&self) -> About {
+        match self {
+            Self::NoQuorum(quorum) => quorum.about(),
+            Self::Voter { node, standing } => about_voter(node, *standing),
+            Self::Recovering { remaining, blocks } => about_recovering(*remaining, *blocks),
+            Self::OtherVoterSet { node } => About::new(
+                "other_voter_set",
+                Level::WARN,
+                format!("{node} has another voter set; neither counts the other's votes"),
+                remedy(RefuseReason::Roster),
+                format!("{node} has the same voter set, or is gone"),
+            )
+            .of(node),
+            Self::LeansOnWallClock { answers } => About::new(
+                "leans_on_wall_clock",
+                Level::WARN,
+                format!(
+                    "this node's voter votes, but only {answers} others told what they remember: \
+                     epochs rise only if no wall clock was set back"
+                ),
+                "check that no voter's wall clock was set back; restart voters one at a time",
+                "",
+            )
+            .once(),
+            Self::GossipEnded => About::new(
+                "gossip_ended",
+                Level::ERROR,
+                "the gossip has ended: nodes that this one does not know are not found",
+                "restart this node",
+                "the gossip runs",
+            )
+            .at_once(),
+            Self::SocketFailed { error } => About::new(
+                "socket_failed",
+                Level::WARN,
+                format!("the socket cannot receive: {error}"),
+                "check the network of this machine and the limits of this process",
+                "the socket receives",
+            ),
+        }
+    }
+}
+
+fn about_recovering(remaining: Duration, blocks: bool) -> About {
+    About::new(
+        "quarantine",
+        if blocks { Level::WARN } else { Level::INFO },
+        format!(
+            "this node's voter is in quarantine: voting resumes in {} (restart without memory)",
+            rounded(remaining)
+        ),
+        "restart voters one at a time, each after the one before it votes",
+        "this node's voter votes",
+    )
+    .repeated()
+}
+
+impl NoQuorum {
+    fn about(&self) -> About {
+        let quorum = if self.of_some {
+            "some keys have no quorum"
+        } else {
+            "no quorum"
+        };
+        let Self {
+            voting,
+            members,
+            others,
+            ..
+        } = self;
+        About::new(
+            "no_quorum",
+            Level::WARN,
+            format!(
+                "{quorum}: {voting} of {members} voters would vote for this node's claims; {}",
+                list(others)
+            ),
+            what_to_do(others),
+            "there is a quorum again",
+        )
+        .repeated()
+    }
+}
+
+/// Of another voter. While there is a quorum without it, one that is silent or in quarantine keeps
+/// nobody from a lock: that is no warning.
+fn about_voter(node: &NodeId, standing: Standing) -> About {
+    let about = match standing {
+        Standing::Recovering { remaining } => About::new(
+            "voter_quarantine",
+            Level::INFO,
+            format!("{node} is in quarantine for {}", rounded(remaining)),
+            remedy(RefuseReason::Quarantine),
+            format!("{node} is not in quarantine"),
+        ),
+        Standing::Refuses(reason) => About::new(
+            "voter_refuses",
+            Level::WARN,
+            format!("{node} refuses this node's claims: {}", because(reason)),
+            remedy(reason),
+            format!("{node} does not refuse this node's claims"),
+        ),
+        Standing::Silent | Standing::Votes => About::new(
+            "voter_silent",
+            Level::INFO,
+            format!("{node} does not answer"),
+            "check that it runs and that its address can be reached",
+            format!("{node} answers"),
+        ),
+    };
+    about.of(node)
+}
+
+/// Voting does not resume before this is over; asking the others may take another second.
+fn rounded(remaining: Duration) -> String {
+    format!("{} s", remaining.as_secs() + 1)
+}
+
+fn because(reason: RefuseReason) -> &'static str {
+    match reason {
+        RefuseReason::Quarantine => "it is in quarantine",
+        RefuseReason::Roster => "it has another voter set",
+        RefuseReason::Skew => "the wall clocks are too far apart",
+        RefuseReason::Limit => "it keeps as many keys as it may",
+        RefuseReason::NotAVoter => "it is not a voter",
+    }
+}
+
+fn remedy(reason: RefuseReason) -> &'static str {
+    match reason {
+        RefuseReason::Quarantine => "restart no other voter until it votes",
+        RefuseReason::Roster | RefuseReason::NotAVoter => {
+            "give all nodes the same voters, voters per key, timing and roster version"
+        }
+        RefuseReason::Skew => "set the wall clocks of both right",
+        RefuseReason::Limit => "hold fewer locks at once, or raise its limits",
+    }
+}
+
+/// The voters that would not vote, and why, by their reasons.
+fn list(others: &[(NodeId, Standing)]) -> String {
+    let mut said: Vec<String> = others
+        .iter()
+        .take(NAMED_MAX)
+        .map(|(node, standing)| match standing {
+            Standing::Votes => format!("{node} votes"),
+            Standing::Silent => format!("{node} does not answer"),
+            Standing::Recovering { remaining } => {
+                format!("{node} is in quarantine for {}", rounded(*remaining))
+            }
+            Standing::Refuses(reason) => format!("{node} refuses, {}", because(*reason)),
+        })
+        .collect();
+    if others.len() > NAMED_MAX {
+        said.push(format!("and {} more", others.len() - NAMED_MAX));
+    }
+    said.join(", ")
+}
+
+/// What ends most of it first: what passes by itself comes last.
+fn what_to_do(others: &[(NodeId, Standing)]) -> String {
+    let mut remedies = Vec::new();
+    if others.iter().any(|(_, it)| *it == Standing::Silent) {
+        remedies.push("check that those that do not answer run and can be reached");
+    }
+    for (_, standing) in others {
+        match standing {
+            Standing::Refuses(reason) => remedies.push(remedy(*reason)),
+            Standing::Recovering { .. } => remedies.push(remedy(RefuseReason::Quarantine)),
+            Standing::Votes | Standing::Silent => {}
+        }
+    }
+    let mut said = Vec::new();
+    remedies.retain(|remedy| {
+        !said.contains(remedy) && {
+            said.push(*remedy);
+            true
+        }
+    });
+    remedies.join("; ")
+}
+
+/// The obstacles that can be seen in a node now.
+pub(super) fn holding(core: &Core, now: Now) -> Vec<Obstacle> {
+    let node = &core.node;
+    let members = node.roster().members();
+    let standings = members.iter().map(|it| (it, node.standing_of(now, it)));
+    let others = standings.filter(|(_, standing)| *standing != Standing::Votes);
+    let others: Vec<_> = others
+        .map(|(it, standing)| (it.clone(), standing))
+        .collect();
+    let voters_per_key = node.roster().voters_per_key();
+    let voting = members.len() - others.len();
+    let has_quorum = others.len() <= voters_per_key - majority(voters_per_key);
+    let mut holding: Vec<Obstacle> = others
+        .iter()
+        .filter_map(|(voter, standing)| of_voter(core, voter, *standing, !has_quorum))
+        .collect();
+    if !has_quorum {
+        holding.push(Obstacle::NoQuorum(NoQuorum {
+            voting,
+            members: members.len(),
+            of_some: voting >= majority(voters_per_key),
+            others,
+        }));
+    }
+    if core.has_gossip_ended {
+        holding.push(Obstacle::GossipEnded);
+    }
+    holding
+}
+
+fn of_voter(core: &Core, voter: &NodeId, standing: Standing, blocks: bool) -> Option<Obstacle> {
+    match standing {
+        Standing::Recovering { remaining } if voter == core.node.id() => {
+            Some(Obstacle::Recovering { remaining, blocks })
+        }
+        // It is said with what differs.
+        Standing::Refuses(RefuseReason::Roster) | Standing::Votes => None,
+        standing => {
+            let node = voter.clone();
+            Some(Obstacle::Voter { node, standing })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_quorum_names_voters_and_remedies() {
+        let node = |n: usize| NodeId::new(format!("n{n}")).unwrap();
+        let remaining = Duration::from_secs(60);
+        let mut others = vec![
+            (node(1), Standing::Silent),
+            (node(2), Standing::Recovering { remaining }),
+            (node(3), Standing::Refuses(RefuseReason::Skew)),
+            (node(4), Standing::Silent),
+        ];
+        let no_quorum = |others: &[(NodeId, Standing)]| {
+            let others = others.to_vec();
+            let no_quorum = NoQuorum {
+                voting: 1,
+                members: 5,
+                of_some: false,
+                others,
+            };
+            Obstacle::NoQuorum(no_quorum).about()
+        };
+        let About { cause, action, .. } = no_quorum(&others);
+        let expected = "no quorum: 1 of 5 voters would vote for this node's claims; n1 does \
+                        not answer, n2 is in quarantine for 61 s, n3 refuses, the wall clocks are \
+                        too far apart, n4 does not answer; check that those that do not answer \
+                        run and can be reached; restart no other voter until it votes; set the \
+                        wall clocks of both right";
+        assert_eq!(format!("{cause}; {action}"), expected);
+        others.extend((5..300).map(|n| (node(n), Standing::Silent)));
+        let about = no_quorum(&others);
+        assert!(about.cause.ends_with("and 294 more"), "{about:?}");
+        assert!(about.action.len() < 300, "{about:?}");
+    }
+
+    #[test]
+    fn every_warning_says_what_to_do() {
+        let error = "?".to_owned();
+        let node = || NodeId::new("n1").unwrap();
+        let reason = RefuseReason::Limit;
+        let all = [
+            Obstacle::OtherVoterSet { node: node() },
+            Obstacle::Voter {
+                node: node(),
+                standing: Standing::Refuses(reason),
+            },
+            Obstacle::LeansOnWallClock { answers: 1 },
+            Obstacle::GossipEnded,
+            Obstacle::SocketFailed { error },
+        ];
+        for about in all.iter().map(Obstacle::about) {
+            assert!(
+                !about.cause.is_empty() && !about.action.is_empty(),
+                "{about:?}"
+            );
+        }
+    }
+}
