@@ -325,8 +325,11 @@ fn of_voter(core: &Core, voter: &NodeId, standing: Standing, blocks: bool) -> Op
         Standing::Recovering { remaining } if voter == core.node.id() => {
             Some(Obstacle::Recovering { remaining, blocks })
         }
-        // It is said with what differs.
-        Standing::Refuses(RefuseReason::Roster) | Standing::Votes => None,
+        Standing::Votes => None,
+        Standing::Refuses(RefuseReason::Roster) => {
+            let node = voter.clone();
+            Some(Obstacle::OtherVoterSet { node })
+        }
         standing => {
             let node = voter.clone();
             Some(Obstacle::Voter { node, standing })
