@@ -95,6 +95,7 @@ impl World {
             ttl: TTL,
             is_try: false,
             renews: true,
+            outlives: false,
             deadline: None,
         };
         let ticket = self.nodes[node].claim(self.now, request);

@@ -182,6 +182,7 @@ mod claimant {
             ttl: TTL,
             is_try: false,
             renews: true,
+            outlives: false,
             deadline: None,
         }
     }
@@ -299,6 +300,7 @@ fn claim(number: u64) -> Claim {
         won: false,
         is_try: false,
         join: false,
+        outlives: false,
     }
 }
 

@@ -58,6 +58,7 @@ fn claim(n: u64) -> Result<Claim, Box<dyn std::error::Error>> {
         won: true,
         is_try: false,
         join: false,
+        outlives: false,
     })
 }
 

@@ -141,8 +141,8 @@ pub enum AcquireError {
         /// What the voters had said by then.
         answers: Answers,
     },
-    /// It was won, but no majority confirmed the whole lease in time; it is released. Only through
-    /// [`DistributedLock`](crate::DistributedLock), whose users have no guard to look at.
+    /// It was won in contention, and so for a short while at first, but no majority confirmed the
+    /// whole lease in time; it is released.
     #[error("won, but the whole lease was not confirmed in {waited:?}")]
     Unconfirmed {
         /// How long it was waited for.

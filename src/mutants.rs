@@ -73,12 +73,22 @@ pub enum Mutant {
     KeptCoversAll,
     /// A voter does not look at what its claimant believes to be covered.
     DigestIgnored,
+    /// A later life of a node ends also the claims that outlive their process.
+    LaterLifeEndsAll,
+    /// A shutdown releases also the leases that outlive their process.
+    ShutdownReleasesAll,
+    /// A try ends in false where voters name silent holders, though each another.
+    AnySilentHolders,
+    /// A claim that voters shut out for a limit keeps the votes that it has.
+    ShutOutKeepsVotes,
+    /// The last in a full queue does not yield to one that comes before it.
+    FullQueuesStay,
 }
 
 #[cfg(feature = "mutants")]
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 36] = [
         Self::CountTheLiving,
         Self::NoQuarantine,
         Self::ShortQuarantine,
@@ -110,6 +120,11 @@ impl Mutant {
         Self::KeptForAnother,
         Self::KeptCoversAll,
         Self::DigestIgnored,
+        Self::LaterLifeEndsAll,
+        Self::ShutdownReleasesAll,
+        Self::AnySilentHolders,
+        Self::ShutOutKeepsVotes,
+        Self::FullQueuesStay,
     ];
 }
 

@@ -59,6 +59,7 @@ const STRANGERS: [(&[&str], &[&str]); 2] = [
     ),
     (
         &[
+            "aside.rs",
             "claimant.rs",
             "claimant_keeps.rs",
             "claimant_works.rs",

@@ -335,6 +335,7 @@ impl Search {
             ttl: LEASE,
             is_try: false,
             renews: true,
+            outlives: false,
             deadline: None,
         };
         let mut out = Effects::default();

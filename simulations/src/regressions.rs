@@ -45,6 +45,7 @@ fn request(key: &str) -> Request {
         ttl: Duration::from_secs(10),
         is_try: false,
         renews: true,
+        outlives: false,
         deadline: None,
     }
 }

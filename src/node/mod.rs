@@ -257,12 +257,9 @@ impl Node {
         was_held
     }
 
-    /// Withdraws all requests and releases all leases.
+    /// Withdraws all requests and releases all leases, but those that outlive their process.
     pub fn release_all(&mut self, now: Now) {
-        let tickets: Vec<Ticket> = self.claimant.tickets().collect();
-        for ticket in tickets {
-            self.claimant.release(now, ticket, &mut self.effects);
-        }
+        self.claimant.release_all(now, &mut self.effects);
         self.route(now);
     }
 
@@ -392,7 +389,13 @@ impl Node {
                 if matches!(message, Message::Refuse(_)) {
                     self.standings.hurry(from);
                 }
+                let incarnation = self.claimant.incarnation();
+                let is_other = claim_of(&message).is_some_and(|c| c.incarnation != incarnation);
                 self.claimant.handle(now, from, &message, &mut self.effects);
+                if is_other {
+                    // Who hears of this life ends what does not outlive the earlier ones (rule 7).
+                    self.greet(from);
+                }
             }
             Message::Recall(recall) => {
                 let memory = self.recollect(from, recall);

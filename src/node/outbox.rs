@@ -132,6 +132,7 @@ mod tests {
             won: false,
             is_try: true,
             join: false,
+            outlives: false,
         })
     }
 

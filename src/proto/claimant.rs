@@ -234,8 +234,10 @@ impl Claimant {
             true => self.work_on(ticket, out, work),
             false => self.work_unless_lost(now, ticket, out, work),
         });
-        // Rule 17: no ghost keeps a vote.
-        if let Some(key) = key.filter(|_| !is_known) {
+        // Rule 17: no ghost keeps a vote. Of an earlier life this one knows nothing: rule 7 ends
+        // what does not outlive it.
+        let is_of_this_life = id.incarnation == self.incarnation;
+        if let Some(key) = key.filter(|_| !is_known && is_of_this_life) {
             let won = !self.never_won(id);
             let release = Release {
                 key: key.clone(),
@@ -268,6 +270,9 @@ impl Claimant {
                 out.tell(Event::TimedOut { ticket, answers });
                 return true;
             }
+            if me.come_back(now, claim, out) {
+                return false;
+            }
             if me.is_denied(claim, out) {
                 return true;
             }
@@ -279,7 +284,8 @@ impl Claimant {
 
     /// This node learns that an earlier life of it had a number as high as its own: it goes on
     /// under a higher one. Voters take that as proof that its claims so far are over, and so they
-    /// are: leases are lost, and those that wait claim anew.
+    /// are: leases are lost, and those that wait claim anew. Leases that outlive their process are
+    /// lost for this one, and run out at the voters.
     pub fn adopt(&mut self, now: Now, incarnation: Incarnation, out: &mut Effects) {
         if incarnation <= self.incarnation {
             return;
@@ -287,7 +293,10 @@ impl Claimant {
         let tickets: Vec<Ticket> = self.claims.keys().copied().collect();
         let claims: Vec<OwnClaim> = tickets.into_iter().filter_map(|t| self.take(t)).collect();
         for claim in &claims {
-            self.finish(claim, out);
+            let won = self.forget(claim);
+            if !claim.outlives() {
+                claim.release_all(won, out);
+            }
         }
         self.incarnation = incarnation;
         self.links.end_all();
@@ -454,6 +463,7 @@ impl Claimant {
         self.cover(now, claim, (at, from), None);
         let (answer, known) = (Answer::Waits(wait.won), (&*self.roster, &self.links));
         claim.answer(now, at, answer, known, &mut self.jitter);
+        claim.note_holder(at, wait);
         if claim.held.is_some_and(|held| !held.told) {
             claim.tell_all(now, &self.roster, &mut self.jitter, out);
         }
@@ -506,7 +516,13 @@ impl Claimant {
             self.claim_anew(now, claim, epoch, out);
             return false;
         }
-        self.is_denied(claim, out)
+        if self.is_denied(claim, out) {
+            return true;
+        }
+        if reason == RefuseReason::Limit {
+            self.step_aside(now, claim, out);
+        }
+        false
     }
 
     /// Rule 16: a `try` claim ends once another has won.
@@ -520,7 +536,13 @@ impl Claimant {
         is_denied
     }
 
-    fn claim_anew(&mut self, now: Now, claim: &mut OwnClaim, epoch: Epoch, out: &mut Effects) {
+    pub(super) fn claim_anew(
+        &mut self,
+        now: Now,
+        claim: &mut OwnClaim,
+        epoch: Epoch,
+        out: &mut Effects,
+    ) {
         let id = self.next_id();
         self.tickets.insert(id.seq, claim.ticket);
         claim.restart(id, epoch);
@@ -554,6 +576,12 @@ impl Claimant {
 
     /// Tells all voters that a claim is over, and forgets it but for what a late vote may ask.
     pub(super) fn finish(&mut self, claim: &OwnClaim, out: &mut Effects) {
+        let won = self.forget(claim);
+        claim.release_all(won, out);
+    }
+
+    /// Answers whether it has won, or may have.
+    fn forget(&mut self, claim: &OwnClaim) -> bool {
         self.tickets.remove(&claim.id.seq);
         let won = claim.held.is_some() && !mistaken!(WonIsForgotten);
         if !won {
@@ -565,7 +593,7 @@ impl Claimant {
         for link in claim.links() {
             self.links.leave(link, claim.id.seq);
         }
-        claim.release_all(won, out);
+        won
     }
 
     fn never_won(&self, id: &ClaimId) -> bool {

@@ -6,6 +6,16 @@ use super::own_claim::OwnClaim;
 use super::time::Now;
 
 impl Claimant {
+    /// Withdraws all requests and releases all leases, but those that outlive their process.
+    pub fn release_all(&mut self, now: Now, out: &mut Effects) {
+        let ends = |claim: &OwnClaim| !claim.outlives() || mistaken!(ShutdownReleasesAll);
+        let claims = self.claims.iter().filter(|(_, claim)| ends(claim));
+        let tickets: Vec<Ticket> = claims.map(|(ticket, _)| *ticket).collect();
+        for ticket in tickets {
+            self.release(now, ticket, out);
+        }
+    }
+
     /// Works on a claim where it lies, beside the rest of the claimant: no work looks for claims.
     /// `work` answers whether the claim is over; then it is ended. Answers whether there was one.
     pub(super) fn work_on(

@@ -93,6 +93,7 @@ mod tests {
                 won: true,
                 is_try: false,
                 join: false,
+                outlives: false,
             };
             voter.handle_claim(now, &claim, &mut out);
         }

@@ -73,6 +73,8 @@ pub struct Claim {
     pub is_try: bool,
     /// Whether the vote is to be covered by a session of the claimant's node.
     pub join: bool,
+    /// Whether the claim outlives its process: a later life of its node does not end its vote.
+    pub outlives: bool,
 }
 
 /// "You have my vote until `ttl` after `stamp`."
@@ -106,8 +108,10 @@ pub struct SessionId {
 /// Whether the claim that has a voter's vote has won.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub enum HolderWon {
-    /// It has not said so.
+    /// It has not said so, and was heard not long ago.
     No,
+    /// It has not said so, and was not heard for `poke`: it may have won all the same.
+    Unheard,
     /// It has, and was heard not long ago.
     Yes,
     /// It has, but was not heard for `poke`.

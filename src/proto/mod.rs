@@ -6,6 +6,7 @@
 //!
 //! Read [`message`] first, then [`voter`], then [`claimant`].
 
+mod aside;
 pub mod claimant;
 mod claimant_keeps;
 mod claimant_works;

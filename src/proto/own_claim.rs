@@ -6,7 +6,7 @@ use super::epoch::Epoch;
 use super::event::{Answers, Effects, Event, Ticket};
 use super::id::{ClaimId, Key, NodeId};
 use super::link::{LinkNo, Links};
-use super::message::{Claim, HolderWon, Message, RefuseReason, Release, Vote};
+use super::message::{Claim, HolderWon, Message, RefuseReason, Release, Vote, Wait};
 use super::pace::{jittered, slow_pace, soon_pace};
 use super::request::Request;
 use super::rng::Jitter;
@@ -36,10 +36,19 @@ pub(super) struct Ballot {
     /// The session that covers the vote.
     pub(super) link: Option<LinkNo>,
     pub(super) answer: Answer,
+    /// Of a `try` claim that waits: the holder that the voter named.
+    holder: Option<Box<Holder>>,
     /// How often it was asked without an answer.
-    unanswered: u32,
+    pub(super) unanswered: u32,
     /// When to send to it again.
     pub(super) due: Instant,
+}
+
+/// The claim that has a voter's vote, by that voter's word.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct Holder {
+    epoch: Epoch,
+    claim: ClaimId,
 }
 
 /// What became of a vote that came.
@@ -89,6 +98,7 @@ pub(crate) struct OwnClaim {
     pub(crate) timer: Instant,
     is_try: bool,
     pub(crate) renews: bool,
+    outlives: bool,
     /// How long after one renewal the next goes out.
     pub(crate) renew_every: Duration,
     pub(super) ballots: Vec<Ballot>,
@@ -100,6 +110,9 @@ pub(crate) struct OwnClaim {
     repeats: u32,
     /// When a `try` claim is sent to all voters again.
     next_repeat: Instant,
+    /// How often voters shut it out for a limit, and until when it asks none of them.
+    pub(super) asides: u32,
+    pub(super) aside_until: Option<Instant>,
 }
 
 impl OwnClaim {
@@ -118,6 +131,7 @@ impl OwnClaim {
             vote: None,
             link: None,
             answer: Answer::Nothing,
+            holder: None,
             unanswered: 0,
             due: Instant::FAR,
         });
@@ -134,12 +148,15 @@ impl OwnClaim {
             timer: Instant::FAR,
             is_try: request.is_try,
             renews: request.renews,
+            outlives: request.outlives && !request.renews,
             renew_every: renew_every.map_or(third, |every| every.min(request.ttl / 2)),
             ballots: ballots.collect(),
             last_stamp: Instant::ZERO,
             ahead: Duration::ZERO,
             repeats: 0,
             next_repeat: Instant::FAR,
+            asides: 0,
+            aside_until: None,
         }
     }
 
@@ -149,11 +166,13 @@ impl OwnClaim {
         self.epoch = epoch;
         self.asked = false;
         self.repeats = 0;
+        self.aside_until = None;
         for ballot in &mut self.ballots {
             ballot.since = Instant::ZERO;
             ballot.vote = None;
             ballot.link = None;
             ballot.answer = Answer::Nothing;
+            ballot.holder = None;
             ballot.unanswered = 0;
         }
     }
@@ -215,6 +234,7 @@ impl OwnClaim {
         let round = self.held.map(|held| held.round);
         let ballot = &mut self.ballots[at];
         ballot.answer = answer;
+        ballot.holder = None;
         ballot.unanswered = 0;
         let pace = match (answer, ballot.vote, round) {
             // Only the next round, unless the answer is to an earlier one.
@@ -234,6 +254,17 @@ impl OwnClaim {
 
     pub(crate) fn refused(&mut self, at: usize, reason: RefuseReason) {
         self.ballots[at].answer = Answer::Refused(reason);
+        self.ballots[at].holder = None;
+    }
+
+    /// Keeps whom a voter named as the holder of its vote, where that may decide (rule 16).
+    pub(crate) fn note_holder(&mut self, at: usize, wait: &Wait) {
+        if self.is_try && self.held.is_none() {
+            self.ballots[at].holder = Some(Box::new(Holder {
+                epoch: wait.epoch,
+                claim: wait.holder.clone(),
+            }));
+        }
     }
 
     /// A voter is not asked again before then, or the next round.
@@ -404,6 +435,7 @@ impl OwnClaim {
             won: self.held.is_some(),
             is_try: self.is_try,
             join: joins && self.renews && ttl == self.ttl,
+            outlives: self.outlives,
         };
         out.send(&ballot.voter, Message::Claim(claim));
         let pace = soon_pace(self.ttl, roster, ballot.unanswered);
@@ -446,7 +478,38 @@ impl OwnClaim {
         let likely = self.repeats >= TRY_REPEATS
             && yes + silent > 0
             && Tally::of(voters, 0, yes + silent + mute) == Tally::Lost;
-        surely || likely
+        surely || likely || self.repeats >= TRY_REPEATS && self.another_may_have_won(mute)
+    }
+
+    /// Rule 16: whether a majority of the voters name one claim that may have won. Of those that do
+    /// not answer, where a majority does, each may have voted for it too, if it comes before this
+    /// one: one that lives and comes after gives its votes back. Holders that differ prove nothing:
+    /// they may all be trying, too.
+    fn another_may_have_won(&self, mute: usize) -> bool {
+        let own = Holder {
+            epoch: self.epoch,
+            claim: self.id.clone(),
+        };
+        let voters = self.ballots.len();
+        let answered = Tally::of(voters, voters - mute, 0) == Tally::Won;
+        let may_have_won =
+            |ballot: &&Ballot| matches!(ballot.answer, Answer::Waits(won) if won != HolderWon::No);
+        let named = || self.ballots.iter().filter(may_have_won);
+        let mut holders = named().filter_map(|ballot| ballot.holder.as_ref());
+        holders.any(|holder| {
+            let is_it = |ballot: &&Ballot| {
+                ballot.holder.as_ref() == Some(holder) || mistaken!(AnySilentHolders)
+            };
+            let count = named().filter(is_it).count();
+            let is_before = **holder < own || mistaken!(AnySilentHolders);
+            let mute = if answered && is_before { mute } else { 0 };
+            Tally::of(voters, count + mute, 0) == Tally::Won
+        })
+    }
+
+    /// Whether it has won, and stays whatever becomes of its process.
+    pub(crate) fn outlives(&self) -> bool {
+        self.outlives && self.held.is_some()
     }
 
     pub(crate) fn answers(&self) -> Answers {
@@ -486,7 +549,9 @@ impl OwnClaim {
             }
             None => {
                 let end = self.deadline.unwrap_or(Instant::FAR);
-                if self.is_try {
+                if let Some(until) = self.aside_until {
+                    end.min(until)
+                } else if self.is_try {
                     end.min(self.next_repeat)
                 } else {
                     self.ballots

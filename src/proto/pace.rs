@@ -28,6 +28,11 @@ pub(crate) fn common_pace(ttl: Duration, roster: &Roster) -> Duration {
     slow_pace(ttl, roster).min((ttl / 12).max(roster.timing().round_trip))
 }
 
+/// Any span shorter than this, by chance.
+pub(crate) fn chance_within(span: Duration, jitter: &mut Jitter) -> Duration {
+    Duration::from_nanos(jitter.below(nanos(span)))
+}
+
 /// Up to a quarter shorter, so that those who began together do not stay together; never longer,
 /// since a pace is also a bound.
 pub(crate) fn jittered(pace: Duration, jitter: &mut Jitter) -> Duration {

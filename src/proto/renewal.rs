@@ -59,7 +59,7 @@ impl OwnClaim {
         jitter: &mut Jitter,
         out: &mut Effects,
     ) {
-        let Some(at) = self.ballot_of(voter) else {
+        let Some(at) = self.ballot_of(voter).filter(|_| self.aside_until.is_none()) else {
             return;
         };
         let ballot = &self.ballots[at];

@@ -21,6 +21,7 @@ pub(crate) struct Heard {
     pub(crate) heard: Instant,
     pub(crate) won: bool,
     pub(crate) is_try: bool,
+    pub(crate) outlives: bool,
 }
 
 impl Heard {
@@ -33,6 +34,7 @@ impl Heard {
             heard: now,
             won: msg.won,
             is_try: msg.is_try,
+            outlives: msg.outlives,
         }
     }
 
@@ -78,6 +80,8 @@ pub(crate) struct GivenVote {
     /// When its holder was last asked whether it is still there; [`Instant::FAR`]: never.
     asked: Instant,
     pub(crate) won: bool,
+    /// Whether it outlives its claimant's process.
+    pub(crate) outlives: bool,
     /// Which session covers it, or has covered it.
     pub(crate) session: SessionNo,
 }
@@ -92,6 +96,7 @@ impl GivenVote {
             expires,
             asked: Instant::FAR,
             won: to.won,
+            outlives: to.outlives,
             session: SessionNo::NONE,
         }
     }
@@ -172,6 +177,20 @@ impl Slot {
         let at = waiters.partition_point(|waiter| waiter.is_before(&entry));
         waiters.insert(at, entry);
         at
+    }
+
+    /// Makes room for a claim in a queue of at most `waiters_max`: the last in it yields to one
+    /// that comes before it. Answers the one that has no place then, which may be `entry` itself;
+    /// `None` where there is room for all.
+    pub(crate) fn make_room(&mut self, entry: &Heard, waiters_max: usize) -> Option<Heard> {
+        let waiters = self.queue();
+        let is_full = waiters.len() >= waiters_max && self.waiter(&entry.claim).is_none();
+        let last = waiters.last().filter(|_| is_full)?;
+        if mistaken!(FullQueuesStay) || !entry.is_before(last) {
+            return Some(entry.clone());
+        }
+        let last = last.claim.clone();
+        self.remove_waiter(&last)
     }
 
     pub(crate) fn remove_waiter(&mut self, claim: &ClaimId) -> Option<Heard> {

@@ -295,6 +295,7 @@ mod tests {
             heard: Instant::ZERO,
             won: false,
             is_try: false,
+            outlives: false,
         };
         GivenVote::new(heard, Instant::from_nanos(expires))
     }

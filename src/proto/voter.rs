@@ -18,8 +18,8 @@ use super::epoch::Epoch;
 use super::event::{Effects, Event};
 use super::id::{ClaimId, Incarnation, Key, NodeId};
 use super::message::{
-    Claim, Memory, Message, REPORTED_WAITERS_MAX, Recall, Refuse, RefuseReason, Release, Report,
-    ReportedVote, ReportedWaiter,
+    Claim, Memory, REPORTED_WAITERS_MAX, Recall, RefuseReason, Release, Report, ReportedVote,
+    ReportedWaiter,
 };
 use super::recovery::Recovery;
 use super::roster::{Roster, floor_of};
@@ -28,7 +28,7 @@ use super::slot::{GivenVote, Heard, Slot};
 use super::slots::{SlotAt, Slots};
 use super::time::{Instant, Now, earliest};
 use super::view::View;
-use super::voter_says::{count, is_gone, learn_won, send_stale, send_vote, send_wait};
+use super::voter_says::{count, is_gone, learn_won, send_refuse, send_stale, send_vote, send_wait};
 
 /// How many floors a voter keeps for the keys that have no slot: 32 KiB, for ever.
 pub const FLOORS: usize = 4_096;
@@ -119,11 +119,7 @@ impl Voter {
     pub fn handle_claim(&mut self, now: Now, msg: &Claim, out: &mut Effects) {
         let at = self.settled(now, &msg.key, out);
         if let Some(reason) = self.refusal(now, msg, at) {
-            let refuse = Refuse {
-                claim: msg.claim.clone(),
-                reason,
-            };
-            return out.send(&msg.claim.node, Message::Refuse(refuse));
+            return send_refuse(&msg.claim, reason, out);
         }
         let entry = Heard::new(now.mono, msg, self.roster.timing().max_ttl);
         let Some((at, slot)) = at.and_then(|at| Some((at, self.slots.get(at)?))) else {
@@ -155,7 +151,7 @@ impl Voter {
     }
 
     /// Rule 7: a node that speaks under a higher incarnation, itself and not by gossip, is proof
-    /// that the claims of its earlier lives are over.
+    /// that the claims of its earlier lives are over, but for those that outlive their process.
     pub fn handle_incarnation(
         &mut self,
         now: Now,
@@ -170,7 +166,8 @@ impl Voter {
                 continue;
             };
             slot.take_waiters(|waiter| is_over(&waiter.claim));
-            if is_over(&slot.vote.claim) {
+            let stays = slot.vote.outlives && !mistaken!(LaterLifeEndsAll);
+            if is_over(&slot.vote.claim) && !stays {
                 self.end_vote(now, at, out);
             }
         }
@@ -364,13 +361,9 @@ impl Voter {
         if !won && !holds && self.is_too_far_ahead(now, msg.epoch) {
             return Some(RefuseReason::Skew);
         }
-        let full = match slot {
-            None => self.slots.len() >= self.limits.slots_max || self.slots.is_crowded(&msg.key),
-            Some(slot) => {
-                !holds && waiter.is_none() && slot.queue().len() >= self.limits.waiters_max
-            }
-        };
-        full.then_some(RefuseReason::Limit)
+        let is_full = slot.is_none()
+            && (self.slots.len() >= self.limits.slots_max || self.slots.is_crowded(&msg.key));
+        is_full.then_some(RefuseReason::Limit)
     }
 
     fn is_too_far_ahead(&self, now: Now, epoch: Epoch) -> bool {
@@ -458,8 +451,19 @@ impl Voter {
         }
         let poke = self.roster.timing().poke;
         let claim = entry.claim.clone();
-        let ahead = slot.enqueue(entry);
-        send_wait(now, slot, (&claim, ahead), poke, out);
+        let left_out = slot.make_room(&entry, self.limits.waiters_max);
+        let is_left_out = left_out.as_ref().is_some_and(|it| it.claim == claim);
+        // A `try` claim needs no place to be told whether the holder has won.
+        match left_out {
+            Some(it) if !it.is_try => send_refuse(&it.claim, RefuseReason::Limit, out),
+            _ => {}
+        }
+        if !is_left_out {
+            let ahead = slot.enqueue(entry);
+            send_wait(now, slot, (&claim, ahead), poke, out);
+        } else if entry.is_try {
+            send_wait(now, slot, (&claim, slot.queue().len()), poke, out);
+        }
         let silent = now.mono.since(slot.vote.heard) >= poke;
         let rested = slot.vote.is_rested(now.mono, poke);
         if (!slot.vote.won || silent) && rested || slot.wants_back() {

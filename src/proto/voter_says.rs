@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::epoch::Epoch;
 use super::event::Effects;
 use super::id::{ClaimId, NodeId};
-use super::message::{HolderWon, Message, SessionId, Stale, Vote, Wait};
+use super::message::{HolderWon, Message, Refuse, RefuseReason, SessionId, Stale, Vote, Wait};
 use super::slot::{Heard, Slot};
 use super::time::Now;
 
@@ -66,7 +66,8 @@ pub(crate) fn send_wait(
         holder: holder.claim.clone(),
         epoch: holder.epoch,
         won: match (holder.won, silent) {
-            (false, _) => HolderWon::No,
+            (false, false) => HolderWon::No,
+            (false, true) => HolderWon::Unheard,
             (true, false) => HolderWon::Yes,
             (true, true) => HolderWon::Silent,
         },
@@ -81,6 +82,14 @@ pub(crate) fn send_stale(entry: &Heard, fence: Epoch, out: &mut Effects) {
         fence,
     };
     out.send(&entry.claim.node, Message::Stale(stale));
+}
+
+pub(crate) fn send_refuse(claim: &ClaimId, reason: RefuseReason, out: &mut Effects) {
+    let refuse = Refuse {
+        claim: claim.clone(),
+        reason,
+    };
+    out.send(&claim.node, Message::Refuse(refuse));
 }
 
 pub(crate) fn count(len: usize) -> u32 {

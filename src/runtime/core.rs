@@ -187,6 +187,7 @@ impl Core {
         was_valid && was_held
     }
 
+    /// Ends all, but for what outlives this process: that runs out at the voters.
     pub(crate) fn release_all(&mut self, now: Now) {
         for (_, lease) in self.leases.drain() {
             lease.end();
@@ -319,6 +320,8 @@ impl Core {
                 self.leases.insert(ticket, lease.clone());
                 self.later(tell, Ended::Granted(lease));
             }
+            // What is left outlives this process.
+            Event::Renewed { .. } if self.is_shut_down => {}
             Event::Renewed {
                 ticket,
                 valid_until,
@@ -420,6 +423,7 @@ pub(super) mod tests {
             ttl: Duration::from_secs(10),
             is_try: false,
             renews: true,
+            outlives: false,
             deadline: None,
         };
         let ask = Ask::Claim {

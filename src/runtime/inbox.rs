@@ -216,6 +216,7 @@ mod tests {
                 ttl: std::time::Duration::from_secs(1),
                 is_try: false,
                 renews: true,
+                outlives: false,
                 deadline: None,
             },
             tell: oneshot::channel().0,

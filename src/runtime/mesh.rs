@@ -1,6 +1,6 @@
 //! The handle of a mesh: start, locks, a look inside, shutdown.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,12 +8,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::{self, AbortHandle, JoinHandle};
 
 use super::clock::Clock;
 use super::driver;
 use super::guard;
-use super::lease::Lease;
+use super::held::{Found, Held};
 use super::membership::{Gossip, Membership};
 use super::request::LockRequest;
 use super::shared::Shared;
@@ -30,10 +30,10 @@ use crate::node::{Inspection, Node, NodeConfig};
 use crate::proto::id::{Incarnation, Key, NodeId};
 use crate::wire::Seal;
 
+/// To a task that would end, or lengthen, what another task of this node has acquired since.
+const LATE: &str = "the lease of this task is over, and another task of this node holds the lock";
 /// Datagrams of the gossip library that wait for it at the most.
 const GOSSIP_QUEUE: usize = 256;
-/// Fewer leases of the trait than this are not worth a search for those that are over.
-const SWEEP_AT_MIN: usize = 16;
 
 /// One node of the mesh, embedded. Cheap to clone; all clones are the same node.
 ///
@@ -60,14 +60,6 @@ pub(crate) struct Inner {
     /// Another mesh that this one cannot do without, for as long as it lives.
     #[cfg(feature = "harness")]
     _needs: Option<Mesh>,
-}
-
-/// By key.
-#[derive(Debug, Default)]
-struct Held {
-    leases: BTreeMap<String, Arc<Lease>>,
-    /// When there are so many, those that are over are looked for.
-    sweep_at: usize,
 }
 
 impl MeshBuilder {
@@ -256,9 +248,11 @@ impl Mesh {
         Ok(inspection)
     }
 
-    /// Releases all that this node holds, withdraws what it waits for, tells the others that it
-    /// leaves, and stops. Guards that are still there say "lost". Returns once all that is done and
-    /// the address is free, some two rounds of gossip later; a second call returns at once.
+    /// Releases what the guards of this node hold, withdraws what it waits for, tells the others
+    /// that it leaves, and stops. Guards that are still there say "lost". Locks that were acquired
+    /// through [`DistributedLock`] last for what remains of their ttl. Returns once all that is
+    /// done and the address is free, some two rounds of gossip later; a second call returns at
+    /// once.
     pub async fn shutdown(&self) {
         let inner = &self.inner;
         inner.release_everything();
@@ -382,37 +376,11 @@ impl Inner {
             core.is_shut_down = true;
             core.release_all(now);
         });
-        self.held().leases.clear();
+        self.held().clear();
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What is held of `key` through the trait.
-    fn held_lease(&self, key: &str) -> Option<Arc<Lease>> {
-        self.held()
-            .leases
-            .get(key)
-            .filter(|lease| lease.is_held())
-            .cloned()
-    }
-
-    /// Keeps a lease that was acquired through the trait. Answers whether it is held still: one
-    /// that is not must not take the place of a later one.
-    fn keep(&self, lease: &Arc<Lease>) -> bool {
-        let mut held = self.held();
-        if !lease.is_held() {
-            return false;
-        }
-        // Those that ended by themselves go when as many others have come: the map holds at most
-        // twice what was held at once, and few of those that come pay for the search.
-        if held.leases.len() >= held.sweep_at {
-            held.leases.retain(|_, lease| lease.is_held());
-            held.sweep_at = SWEEP_AT_MIN.max(2 * held.leases.len());
-        }
-        held.leases.insert(lease.key.to_string(), lease.clone());
-        true
     }
 }
 
@@ -427,47 +395,56 @@ impl Drop for Inner {
 #[async_trait]
 impl DistributedLock for Mesh {
     async fn try_acquire(&self, key: &str, ttl_ms: u64) -> Result<bool, ClusterError> {
-        if self.inner.held_lease(key).is_some() {
+        if self.inner.held().has(key) {
             return Ok(false);
         }
         let request = self
             .lock(key)
             .ttl(Duration::from_millis(ttl_ms))
-            .auto_renew(false);
-        match request.try_whole_lease().await {
-            Ok(Some(lease)) if self.inner.keep(&lease) => Ok(true),
-            Ok(Some(_)) => Err(ClusterError::LockAcquisitionFailed(format!(
-                "{key}: the lease was over before its holder learned of it"
-            ))),
+            .outliving();
+        match request.try_lease().await {
+            Ok(Some(lease)) => {
+                let is_kept = self.inner.held().keep(&lease, task::try_id());
+                if is_kept {
+                    return Ok(true);
+                }
+                let shared = &self.inner.shared;
+                shared.with(|core, now| core.withdraw(now, lease.ticket));
+                Err(ClusterError::LockAcquisitionFailed(format!(
+                    "{key}: the lease was over before its holder learned of it"
+                )))
+            }
             Ok(None) => Ok(false),
             Err(error) => Err(cluster_error(&error)),
         }
     }
 
     async fn release(&self, key: &str) -> Result<(), ClusterError> {
-        let lease = self.inner.held().leases.remove(key);
-        let was_held = lease.is_some_and(|lease| {
-            self.inner
-                .shared
-                .with(|core, now| core.release(now, lease.ticket))
-        });
-        if was_held {
-            Ok(())
-        } else {
-            Err(ClusterError::LockReleaseFailed(format!(
-                "{key}: this node does not hold it"
-            )))
-        }
+        let found = self.inner.held().settle(key, task::try_id());
+        let shared = &self.inner.shared;
+        let why = match found {
+            Found::Held(lease) if shared.with(|core, now| core.release(now, lease.ticket)) => {
+                return Ok(());
+            }
+            Found::Held(_) | Found::Nothing => "this node does not hold it",
+            Found::Late => LATE,
+        };
+        Err(ClusterError::LockReleaseFailed(format!("{key}: {why}")))
     }
 
     async fn extend(&self, key: &str, extra_ttl_ms: u64) -> Result<(), ClusterError> {
         let error = |error: ExtendError| {
             ClusterError::LockAcquisitionFailed(format!("{key}: not extended: {error}"))
         };
-        let lease = self
-            .inner
-            .held_lease(key)
-            .ok_or_else(|| error(ExtendError::NotHeld))?;
+        let found = self.inner.held().find(key, task::try_id());
+        let lease = match found {
+            Found::Held(lease) => lease,
+            Found::Nothing => return Err(error(ExtendError::NotHeld)),
+            Found::Late => {
+                let text = format!("{key}: not extended: {LATE}");
+                return Err(ClusterError::LockAcquisitionFailed(text));
+            }
+        };
         let extra = Duration::from_millis(extra_ttl_ms);
         guard::extend(&self.inner, &lease, extra)
             .await

@@ -6,6 +6,7 @@ mod company;
 mod core;
 mod driver;
 mod guard;
+mod held;
 mod inbox;
 mod lease;
 mod membership;

@@ -14,6 +14,7 @@ use crate::error::AcquireError;
 use crate::proto::claimant::Request;
 use crate::proto::event::Ticket;
 use crate::proto::id::Key;
+use crate::proto::time::Instant;
 
 /// A lock that is asked for. From [`Mesh::lock`](crate::Mesh::lock); nothing is sent before
 /// [`acquire`](LockRequest::acquire) or [`try_acquire`](LockRequest::try_acquire).
@@ -25,6 +26,8 @@ pub struct LockRequest {
     ttl: Duration,
     wait_at_most: Option<Duration>,
     renews: bool,
+    is_eager: bool,
+    outlives: bool,
 }
 
 impl LockRequest {
@@ -36,6 +39,8 @@ impl LockRequest {
             ttl,
             wait_at_most: None,
             renews: true,
+            is_eager: false,
+            outlives: false,
         }
     }
 
@@ -60,21 +65,58 @@ impl LockRequest {
         self
     }
 
+    /// Returns the guard as soon as the lock is held, however short its lease is by then.
+    ///
+    /// A lock that others waited for is handed over for the `offer` of the roster's timing (a
+    /// quarter of a second by default), and the first renewal makes a whole lease of that. Without
+    /// `eager` the guard is returned once a majority has confirmed that renewal: one round trip
+    /// later, and good for about its ttl. With it the guard is returned before; whoever then blocks
+    /// its thread, or is not run for as long as an offer, has lost the lock. A lock that nobody
+    /// else wants is granted for its whole ttl at once: there both are the same.
+    pub fn eager(mut self) -> Self {
+        self.is_eager = true;
+        self
+    }
+
+    /// The lease does not renew itself, and outlives the process.
+    pub(crate) fn outliving(mut self) -> Self {
+        (self.renews, self.outlives) = (false, true);
+        self
+    }
+
     /// Waits for its turn. Those who wait are served in the order of their epochs, and learn of
-    /// their turn by a message. Dropping the future withdraws the claim.
+    /// their turn by a message. The guard is good for about its ttl when it is returned, unless it
+    /// was asked for [`eager`](LockRequest::eager)ly. Where the lease is over before that is
+    /// confirmed (no majority answered for the length of an offer), it waits for another turn.
+    ///
+    /// # Cancel safety
+    /// Dropping the future withdraws the claim, and releases what was granted by then.
     ///
     /// # Errors
     /// [`AcquireError`]: key or ttl cannot be, the time was over, or the mesh is shut down.
     #[tracing::instrument(level = "debug", skip_all, fields(key = %self.key))]
     pub async fn acquire(self) -> Result<Guard, AcquireError> {
-        match self.ask(false, self.wait_at_most).await? {
-            Ended::Granted(lease) => Ok(Guard::new(lease, self.mesh)),
-            ended => Err(self.no_lock(&ended, self.wait_at_most)),
+        let clock = self.mesh.shared.clock;
+        let until = self.wait_at_most.map(|wait| clock.mono().after(wait));
+        loop {
+            let left = until.map(|until| until.since(clock.mono()));
+            match self.ask(false, left).await? {
+                Ended::Granted(lease) if self.is_whole(&lease, until).await? => {
+                    return Ok(Guard::new(lease, self.mesh));
+                }
+                Ended::Granted(_) => {}
+                ended => return Err(self.no_lock(&ended, self.wait_at_most)),
+            }
         }
     }
 
-    /// Acquires the lock unless another has it. `Ok(None)` only where another claim has won it;
-    /// of several that try at once exactly one gets it. Dropping the future withdraws the claim.
+    /// Acquires the lock unless another has it. `Ok(None)` where another claim has won it, or may
+    /// have: a majority of the voters have their votes out for one that is silent, and nobody else
+    /// can win before those are over. Of several that try at once exactly one gets it. The guard is
+    /// good for about its ttl, as that of [`acquire`](LockRequest::acquire) is.
+    ///
+    /// # Cancel safety
+    /// Dropping the future withdraws the claim, and releases what was granted by then.
     ///
     /// # Errors
     /// [`AcquireError`]: key or ttl cannot be, no majority in time, or the mesh is shut down.
@@ -85,36 +127,54 @@ impl LockRequest {
     }
 
     pub(crate) async fn try_lease(&self) -> Result<Option<Arc<Lease>>, AcquireError> {
+        let clock = self.mesh.shared.clock;
         let wait = self.wait_at_most.unwrap_or(self.mesh.settings.try_at_most);
+        let since = clock.mono();
         match self.ask(true, Some(wait)).await? {
-            Ended::Granted(lease) => Ok(Some(lease)),
+            Ended::Granted(lease) if self.is_whole(&lease, Some(since.after(wait))).await? => {
+                Ok(Some(lease))
+            }
+            Ended::Granted(_) => {
+                let waited = clock.mono().since(since);
+                Err(AcquireError::Unconfirmed { waited })
+            }
             Ended::Denied => Ok(None),
             ended => Err(self.no_lock(&ended, Some(wait))),
         }
     }
 
-    /// The same for those who have no guard to look at. A lock that was won in contention is valid
-    /// for the span of an offer only, until its first renewal comes back: this waits for that.
-    pub(crate) async fn try_whole_lease(&self) -> Result<Option<Arc<Lease>>, AcquireError> {
-        let Some(lease) = self.try_lease().await? else {
-            return Ok(None);
-        };
+    /// Returns once a majority has confirmed about the whole lease; at once where the caller does
+    /// not want to wait for that. A lock that was won in contention is valid for the span of an
+    /// offer only, until its first renewal comes back. Answers `false` where it was over before.
+    async fn is_whole(&self, lease: &Lease, until: Option<Instant>) -> Result<bool, AcquireError> {
+        let whole = self.ttl * 2 / 3;
+        if self.is_eager || lease.remaining() >= whole {
+            return Ok(true);
+        }
         let mut pending = Pending {
             mesh: &self.mesh,
             ticket: Some(lease.ticket),
         };
-        let waited = self.mesh.settings.try_at_most;
-        let lasts = tokio::time::timeout(waited, lease.lasts(self.ttl * 2 / 3));
-        if lasts.await != Ok(true) {
-            return Err(AcquireError::Unconfirmed { waited });
+        let clock = self.mesh.shared.clock;
+        let began = clock.mono();
+        let lasts = match until {
+            None => lease.lasts(whole).await,
+            Some(until) => tokio::time::timeout(until.since(began), lease.lasts(whole))
+                .await
+                .map_err(|_| {
+                    let waited = clock.mono().since(began);
+                    AcquireError::Unconfirmed { waited }
+                })?,
+        };
+        if lasts {
+            pending.ticket = None;
         }
-        pending.ticket = None;
-        Ok(Some(lease))
+        Ok(lasts)
     }
 
     async fn ask(&self, is_try: bool, wait: Option<Duration>) -> Result<Ended, AcquireError> {
         let key = Key::new(&self.key)?;
-        let (ttl, renews) = (self.ttl, self.renews);
+        let (ttl, renews, outlives) = (self.ttl, self.renews, self.outlives);
         let shared = &self.mesh.shared;
         let (tell, told) = oneshot::channel();
         let (ticket, since) = (shared.ticket(), shared.clock.mono());
@@ -126,6 +186,7 @@ impl LockRequest {
                 ttl,
                 is_try,
                 renews,
+                outlives,
                 deadline: wait.map(|wait| since.after(wait)),
             },
             tell,

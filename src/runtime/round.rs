@@ -209,6 +209,7 @@ mod tests {
             ttl: Duration::from_secs(10),
             is_try: true,
             renews: true,
+            outlives: false,
             deadline: None,
         }
     }

@@ -267,6 +267,7 @@ impl Net {
             ttl,
             is_try: false,
             renews: true,
+            outlives: false,
             deadline: None,
         }
     }

@@ -90,7 +90,12 @@ pub(crate) fn any_claim_id() -> impl Strategy<Value = ClaimId> {
 }
 
 fn holder_won() -> impl Strategy<Value = HolderWon> {
-    prop::sample::select(vec![HolderWon::No, HolderWon::Yes, HolderWon::Silent])
+    prop::sample::select(vec![
+        HolderWon::No,
+        HolderWon::Unheard,
+        HolderWon::Yes,
+        HolderWon::Silent,
+    ])
 }
 
 fn refuse_reason() -> impl Strategy<Value = RefuseReason> {
@@ -161,7 +166,7 @@ fn any_kept() -> impl Strategy<Value = Message> {
 }
 
 fn any_claim(claims: impl Strategy<Value = ClaimId> + 'static) -> impl Strategy<Value = Message> {
-    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     (
         any_key(),
         claims,
@@ -172,7 +177,7 @@ fn any_claim(claims: impl Strategy<Value = ClaimId> + 'static) -> impl Strategy<
         flags,
     )
         .prop_map(
-            |(key, claim, epoch, ttl, stamp, since, (won, is_try, join))| {
+            |(key, claim, epoch, ttl, stamp, since, (won, is_try, join, outlives))| {
                 Message::Claim(Claim {
                     key,
                     claim,
@@ -183,6 +188,7 @@ fn any_claim(claims: impl Strategy<Value = ClaimId> + 'static) -> impl Strategy<
                     won,
                     is_try,
                     join,
+                    outlives,
                 })
             },
         )
@@ -307,6 +313,7 @@ pub(crate) fn largest_messages() -> Vec<Message> {
             won: true,
             is_try: true,
             join: true,
+            outlives: true,
         }),
         Message::Vote(Vote {
             key: key.clone(),

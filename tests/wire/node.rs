@@ -178,6 +178,7 @@ pub(crate) fn claim_message(claim: ClaimId) -> Message {
         won: false,
         is_try: false,
         join: false,
+        outlives: false,
     })
 }
 
@@ -350,6 +351,7 @@ fn a_node_with_another_roster_is_named_once_and_its_votes_do_not_count() {
         ttl: Duration::from_secs(1),
         is_try: false,
         renews: false,
+        outlives: false,
         deadline: None,
     };
     world.node.claim(world.now, request).unwrap();
@@ -460,6 +462,37 @@ fn an_earlier_life_is_told_so_and_does_nothing_else() {
     assert_eq!(world.node.voter().unwrap().slots(), 0);
 }
 
+/// Whose locks may outlast it: who hears this life's name ends what does not (rule 7).
+#[test]
+fn a_vote_for_another_life_is_answered_with_this_ones_name() {
+    let mut world = World::new(&["a", "b"]);
+    let head = world.head();
+    let greeting = pack_head(&head).bodies.remove(0).0;
+    let greeting = world.peer.seal(Kind::Votes, &greeting);
+    world.feed(&greeting);
+    for life in [LIFE.get() - 1, LIFE.get() + 1] {
+        let vote = Message::Vote(Vote {
+            key: key(),
+            claim: ClaimId {
+                incarnation: Incarnation::new(life),
+                ..claim_of("a")
+            },
+            stamp: Instant::from_nanos(5),
+            ttl: Duration::from_secs(1),
+            back: false,
+            ask: true,
+            covered: None,
+        });
+        let datagram = world.datagram(&head, &[vote]);
+        let outputs = world.feed(&datagram);
+        assert!(
+            matches!(&outputs[..], [Output::Transmit { bytes, .. }]
+                if bytes.len() <= greeting.len()),
+            "{outputs:?}"
+        );
+    }
+}
+
 /// Claim ids of few nodes, lives and numbers, so that some are those of real claims.
 fn few_claim_ids() -> impl Strategy<Value = ClaimId> + Clone {
     ("[aaabc]", 2..5_u64, 0..5_u64).prop_map(|(node, life, seq)| ClaimId {
@@ -510,6 +543,7 @@ proptest! {
                 ttl: Duration::from_secs(1),
                 is_try: at.index(3) == 0,
                 renews: at.index(5) == 0,
+                outlives: at.index(7) == 0,
                 deadline: None,
             };
             // Refused once there are too many.

@@ -54,6 +54,7 @@ pub(crate) fn node(locks: usize) -> Node {
             ttl: Duration::from_secs(10),
             is_try: false,
             renews: false,
+            outlives: false,
             deadline: None,
         };
         node.claim(NOW, request).unwrap();

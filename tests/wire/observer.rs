@@ -48,6 +48,7 @@ fn request(name: &str) -> Request {
         ttl: Duration::from_secs(1),
         is_try: false,
         renews: true,
+        outlives: false,
         deadline: None,
     }
 }

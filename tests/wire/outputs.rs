@@ -21,6 +21,7 @@ fn request(key: Key) -> Request {
         ttl: Duration::from_secs(1),
         is_try: false,
         renews: true,
+        outlives: false,
         deadline: None,
     }
 }

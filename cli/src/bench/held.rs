@@ -120,6 +120,7 @@ fn claims(
             won: false,
             is_try: false,
             join: false,
+            outlives: false,
         }));
     }
     let head = Head {

@@ -11,6 +11,8 @@
 mod claimant_rules;
 mod epochs;
 mod incarnations;
+mod limits;
+mod outliving;
 mod printed;
 mod queue_rules;
 mod recovery_rules;
@@ -102,6 +104,7 @@ fn claim(name: &str, epoch: u64, stamp_ms: u64) -> Claim {
         won: false,
         is_try: false,
         join: false,
+        outlives: false,
     }
 }
 
@@ -182,6 +185,7 @@ fn line(to: &NodeId, message: &Message) -> String {
                 flag(m.won, "won"),
                 flag(m.is_try, "try"),
                 flag(m.join, "join"),
+                flag(m.outlives, "outlives"),
             ]
             .concat();
             let (seq, stamp) = (m.claim.seq, reading(m.stamp));
@@ -200,6 +204,7 @@ fn line(to: &NodeId, message: &Message) -> String {
         Message::Wait(m) => {
             let won = match m.won {
                 HolderWon::No => "no",
+                HolderWon::Unheard => "unheard",
                 HolderWon::Yes => "yes",
                 HolderWon::Silent => "silent",
             };
@@ -343,6 +348,7 @@ impl Asker {
             ttl: ms(10_000),
             is_try: false,
             renews: true,
+            outlives: false,
             deadline: None,
         }
     }

@@ -29,3 +29,16 @@ fn l5_who_waited_and_left_leaves_nothing_behind() {
     waited.hears_release(2, &release("b", false));
     assert_eq!(waited.voter, alone.voter);
 }
+
+#[test]
+fn rule_5_holder_not_heard_for_poke_is_unheard() {
+    let mut booth = Booth::new();
+    booth.hears(0, &claim("a", 5, 1));
+    assert_eq!(booth.hears(99, &claim("b", 9, 1))[0], "b Wait a e5 no");
+    assert_eq!(
+        booth.hears(100, &claim("b", 9, 2))[0],
+        "b Wait a e5 unheard"
+    );
+    booth.hears(101, &won(claim("a", 5, 2)));
+    assert_eq!(booth.hears(102, &claim("b", 9, 3))[0], "b Wait a e5 yes");
+}

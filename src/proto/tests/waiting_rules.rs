@@ -183,6 +183,82 @@ fn rule_16_after_three_repeats_the_silent_count_too() {
     }
 }
 
+/// The first claim waits behind this node's, with this epoch.
+fn waits_for(holder: &str, epoch: u64, won: HolderWon) -> Message {
+    let Message::Wait(wait) = waits(won) else {
+        unreachable!()
+    };
+    Message::Wait(Wait {
+        holder: id(holder),
+        epoch: Epoch::at_wall_ms(WALL + epoch),
+        ..wait
+    })
+}
+
+/// After how many repeats a try is told no that hears this of its voters each time. Its own epoch
+/// is `w100`.
+fn denied_after(said: &[Option<Message>]) -> Option<u32> {
+    let mut asker = Asker::new(said.len());
+    asker.asks(100, trying());
+    for repeats in 0..6 {
+        let mut lines = Vec::new();
+        for (n, message) in (1..).zip(said) {
+            let voter = format!("v{n}");
+            let told = message.clone().map(|it| asker.hears(101, &voter, it));
+            lines.extend(told.unwrap_or_default());
+        }
+        let due = asker.claimant.next_timeout();
+        let due = due.map(|due| due.as_nanos() / 1_000_000 + 1);
+        lines.extend(due.map_or(Vec::new(), |due| asker.wakes(due)));
+        if lines.contains(&"Denied".to_owned()) {
+            return Some(repeats);
+        }
+    }
+    None
+}
+
+/// It may have won: nobody else can before those votes are over.
+#[test]
+fn rule_16_try_beside_one_unheard_holder_is_false() {
+    let unheard = |holder, epoch| Some(waits_for(holder, epoch, HolderWon::Unheard));
+    let before = unheard("b", 50);
+    let after = unheard("b", 150);
+    let no = Some(waits_for("b", 50, HolderWon::No));
+    let silent = Some(waits_for("b", 50, HolderWon::Silent));
+    let vote = Some(voted(101, 10_000));
+    for (said, denied) in [
+        // A majority names it.
+        (vec![before.clone(), before.clone(), vote.clone()], true),
+        (vec![after.clone(), after.clone(), vote.clone()], true),
+        (vec![before.clone(), silent, vote.clone()], true),
+        // One that does not answer may have voted for it, unless it would give its votes back.
+        (vec![before.clone(), None, vote.clone()], true),
+        (vec![after, None, vote.clone()], false),
+        (vec![before.clone(), vote.clone(), None, None, vote], true),
+        // No majority answers, or it was heard of late.
+        (
+            vec![before.clone(), before.clone(), None, None, None],
+            false,
+        ),
+        (vec![before, None, None, None, None], false),
+        (vec![no.clone(), no, None], false),
+    ] {
+        let expected = denied.then_some(3);
+        assert_eq!(denied_after(&said), expected, "{said:?}");
+    }
+}
+
+/// All of them may be trying still: were each told no, nobody would win.
+#[test]
+fn rule_16_unheard_holders_that_differ_prove_nothing() {
+    let unheard = |holder, epoch| Some(waits_for(holder, epoch, HolderWon::Unheard));
+    let vote = Some(voted(101, 10_000));
+    let split = vec![unheard("b", 50), unheard("c", 60), vote];
+    assert_eq!(denied_after(&split), None);
+    let split = vec![unheard("b", 150), unheard("c", 160), None];
+    assert_eq!(denied_after(&split), None);
+}
+
 /// An acquire waits; it is never denied.
 #[test]
 fn rule_16_only_a_try_is_denied() {
@@ -215,22 +291,15 @@ fn rule_17_no_ghost_keeps_a_vote() {
         asker.hears(130, "v3", voted(100, 10_000)),
         ["v3 Release #1 won"]
     );
-    // Not known: of an earlier life, or never.
+    // Never known.
     let unknown = Vote {
         claim: own(77),
         ..vote(1, instant(100), 10_000)
     };
-    let answer = asker.hears(131, "v3", Message::Vote(unknown.clone()));
+    let answer = asker.hears(131, "v3", Message::Vote(unknown));
     assert_eq!(answer, ["v3 Release #77 won"]);
-    let incarnation = Incarnation::new(0);
-    let claim = ClaimId {
-        incarnation,
-        ..own(1)
-    };
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
-    let answer = asker.hears(132, "v3", Message::Vote(Vote { claim, ..unknown }));
-    assert_eq!(answer, ["v3 Release #1 won"]);
     // Stale and Refuse hold no vote and no place.
     asker.releases(133);
     assert_eq!(asker.hears(134, "v1", stale(1, Epoch::new(5))), NOTHING);

@@ -1,0 +1,134 @@
+//! Full voters: claims that they shut out, and queues whose last place is disputed.
+
+use super::claimant_rules::trying;
+use super::*;
+
+const NOTHING: [&str; 0] = [];
+
+fn tight(waiters_max: usize) -> Booth {
+    Booth::with(Limits {
+        waiters_max,
+        ..Limits::default()
+    })
+}
+
+fn limit() -> Message {
+    refused(RefuseReason::Limit)
+}
+
+#[test]
+fn last_in_full_queue_yields_to_better_rank() {
+    let mut booth = tight(2);
+    booth.hears(0, &claim("a", 1, 1));
+    booth.hears(1, &claim("c", 6, 1));
+    booth.hears(1, &claim("d", 8, 1));
+    let said = booth.hears(2, &claim("b", 5, 1));
+    assert_eq!(said, ["d Refuse Limit", "b Wait a e1 no"]);
+    assert_eq!(booth.hears(3, &claim("d", 8, 2)), ["d Refuse Limit"]);
+    assert_eq!(
+        booth.hears_release(4, &release("a", false)),
+        ["b Vote 1+252"]
+    );
+    // There is room again.
+    assert_eq!(booth.hears(5, &claim("d", 8, 3))[0], "d Wait b e5 no");
+}
+
+#[test]
+fn granted_claim_takes_the_last_place() {
+    let mut booth = tight(1);
+    booth.hears(0, &claim("a", 1, 1));
+    booth.hears(1, &claim("b", 2, 1));
+    let said = booth.hears(2, &won(claim("z", 9, 1)));
+    assert_eq!(said[..2], ["b Refuse Limit", "z Wait a e1 no"]);
+}
+
+/// It needs no place to learn that another has the lock.
+#[test]
+fn try_beside_full_queue_is_told_of_the_holder() {
+    let mut booth = tight(1);
+    let is_try = true;
+    booth.hears(0, &won(claim("a", 1, 1)));
+    booth.hears(1, &claim("b", 2, 1));
+    let late = Claim {
+        is_try,
+        ..claim("c", 3, 1)
+    };
+    assert_eq!(booth.hears(2, &late), ["c Wait a e1 yes"]);
+    assert_eq!(booth.voter.waiters(), 1);
+    // One that is put out asks again by itself, as all that try do.
+    let mut booth = tight(1);
+    booth.hears(0, &claim("a", 1, 1));
+    booth.hears(1, &late);
+    assert_eq!(booth.hears(2, &claim("b", 2, 1)), ["b Wait a e1 no"]);
+}
+
+#[test]
+fn claim_shut_out_gives_back_all_and_comes_back() {
+    let mut asker = Asker::new(3);
+    asker.asks(100, Asker::request());
+    asker.hears(110, "v1", voted(100, 10_000));
+    // The other two may still vote for it.
+    assert_eq!(asker.hears(110, "v2", limit()), NOTHING);
+    let said = asker.hears(110, "v3", limit());
+    assert_eq!(said, ["v1", "v2", "v3"].map(|v| format!("{v} Release #1")));
+    assert_eq!(asker.claimant.waiting(), 1);
+    // Nothing that is said to what is over counts, and nothing is sent meanwhile.
+    assert_eq!(
+        asker.hears(111, "v2", voted(100, 10_000)),
+        ["v2 Release #1"]
+    );
+    let reached = asker.does(|c, out| c.handle_reachable(at(111), &node("v2"), out));
+    assert_eq!(reached, NOTHING);
+    let due = asker.claimant.next_timeout().unwrap();
+    // After a round trip and up to four more, by chance.
+    assert!(
+        due >= instant(120) && due <= instant(160),
+        "{}",
+        reading(due)
+    );
+    let at_ms = due.as_nanos().div_ceil(1_000_000);
+    let claims = ["v1", "v2", "v3"].map(|v| format!("{v} Claim #2 w100 {at_ms}+10000"));
+    assert_eq!(asker.wakes(at_ms), claims);
+}
+
+#[test]
+fn claim_that_can_do_without_a_full_voter_stays() {
+    let mut asker = Asker::new(3);
+    asker.asks(100, Asker::request());
+    asker.hears(110, "v1", voted(100, 10_000));
+    asker.hears(110, "v2", waits(HolderWon::No));
+    for _ in 0..5 {
+        assert_eq!(asker.hears(110, "v3", limit()), NOTHING);
+    }
+}
+
+/// Voters that do not answer are no help either.
+#[test]
+fn claim_shut_out_by_a_full_and_a_dead_voter_steps_aside() {
+    let mut asker = Asker::new(3);
+    asker.asks(100, Asker::request());
+    asker.hears(101, "v1", voted(100, 10_000));
+    assert_eq!(asker.hears(101, "v2", limit()), NOTHING);
+    asker.runs(200);
+    let said = asker.hears(201, "v2", limit());
+    assert_eq!(said, ["v1", "v2", "v3"].map(|v| format!("{v} Release #1")));
+}
+
+#[test]
+fn request_aside_ends_at_its_deadline_and_says_why() {
+    let mut asker = Asker::new(1);
+    let request = Request {
+        deadline: Some(instant(130)),
+        ..trying()
+    };
+    asker.asks(100, request);
+    asker.hears(110, "v1", limit());
+    let mut out = Effects::default();
+    asker.claimant.handle_timeout(at(130), &mut out);
+    let [Event::TimedOut { answers, .. }] = &out.events[..] else {
+        panic!("{:?}", out.events)
+    };
+    assert_eq!(answers.reason, Some(RefuseReason::Limit));
+    assert!(asker.claimant.is_empty());
+    assert_eq!(asker.claimant.next_timeout(), None);
+}
