@@ -17,6 +17,9 @@ over_all_backends! {
     what_is_not_held_cannot_be_extended,
     keys_and_ttls_that_cannot_be_are_errors,
     a_mesh_that_was_shut_down_says_so,
+    lock_lasts_its_ttl_over_a_shutdown,
+    late_release_of_another_tasks_lock_is_an_error,
+    task_may_release_what_another_has_acquired,
 }
 
 fn locks(backend: &Backend) -> [Arc<dyn DistributedLock>; 2] {
@@ -143,15 +146,64 @@ async fn keys_and_ttls_that_cannot_be_are_errors(backend: Backend) {
 async fn a_mesh_that_was_shut_down_says_so(backend: Backend) {
     let [a, b] = locks(&backend);
     assert_eq!(a.try_acquire("k", 50_000).await, Ok(true));
-    let began = Instant::now();
     within("the shutdown", backend.a.shutdown()).await;
     let error = a.try_acquire("k", 50_000).await.unwrap_err();
     assert!(matches!(error, ClusterError::Internal(_)), "{error}");
     assert!(failed_release(a.release("k").await));
     assert!(failed_extension(a.extend("k", 1_000).await));
     if !backend.is_one_node() {
-        // What it held it has given back; a release has no acknowledgement, so not at once.
-        within("what it held", taken(&*b)).await;
-        assert!(began.elapsed() < Duration::from_secs(50));
+        // What it held lasts its ttl.
+        assert_eq!(b.try_acquire("k", 50_000).await, Ok(false));
+    }
+}
+
+async fn lock_lasts_its_ttl_over_a_shutdown(backend: Backend) {
+    let [a, b] = locks(&backend);
+    let asked_at = Instant::now();
+    assert_eq!(a.try_acquire("k", 2_000).await, Ok(true));
+    within("the shutdown", backend.a.shutdown()).await;
+    if !backend.is_one_node() {
+        within("the end of its ttl", taken(&*b)).await;
+        let elapsed = asked_at.elapsed();
+        assert!(elapsed > Duration::from_millis(1_900), "{elapsed:?}");
+    }
+}
+
+/// The second one has it, and the first one comes late.
+async fn late_release_of_another_tasks_lock_is_an_error(backend: Backend) {
+    let [a, _] = locks(&backend);
+    let (late, (over, is_over)) = (a.clone(), tokio::sync::oneshot::channel());
+    let (taken_by, other) = tokio::sync::oneshot::channel();
+    let first = tokio::spawn(async move {
+        assert_eq!(late.try_acquire("k", 300).await, Ok(true));
+        over.send(()).unwrap();
+        other.await.unwrap();
+        let extended = late.extend("k", 1_000).await;
+        (extended, late.release("k").await)
+    });
+    is_over.await.unwrap();
+    let lock = a.clone();
+    let second = tokio::spawn(async move {
+        within("the end of the first lease", taken(&*lock)).await;
+        taken_by.send(()).unwrap();
+        lock
+    });
+    let lock = second.await.unwrap();
+    let (extended, released) = within("the first one", first).await.unwrap();
+    assert!(failed_extension(extended));
+    assert!(failed_release(released));
+    assert_eq!(lock.try_acquire("k", 50_000).await, Ok(false));
+    lock.release("k").await.unwrap();
+}
+
+async fn task_may_release_what_another_has_acquired(backend: Backend) {
+    let [a, _] = locks(&backend);
+    for _ in 0..2 {
+        let lock = a.clone();
+        let acquires = tokio::spawn(async move { taken(&*lock).await });
+        within("the first task", acquires).await.unwrap();
+        let lock = a.clone();
+        let releases = tokio::spawn(async move { lock.release("k").await });
+        assert_eq!(releases.await.unwrap(), Ok(()));
     }
 }

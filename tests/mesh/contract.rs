@@ -180,22 +180,6 @@ async fn what_cannot_be_asked_for_is_an_error() {
     assert!(failed_release(DistributedLock::release(lock, "k").await));
 }
 
-#[tokio::test]
-async fn a_shutdown_releases_what_was_acquired_through_the_trait() {
-    let cluster = Cluster::start(3, Duration::from_secs(600)).await;
-    let client = cluster.client("client").await;
-    for n in 0..40 {
-        let key = format!("k{n}");
-        assert_eq!(client.try_acquire(&key, 500_000).await, Ok(true));
-    }
-    assert_eq!(client.status().held, 40);
-    client.shutdown().await;
-    for n in 0..40 {
-        let next = cluster.nodes[1].lock(format!("k{n}")).acquire();
-        drop(within("a key that was given back", next).await.unwrap());
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_sixteen_tasks_on_three_nodes_exactly_one_is_told_true_in_every_round() {
     const TASKS: usize = 16;

@@ -1,0 +1,109 @@
+//! A guard that was waited for is good for about its ttl when it is returned.
+
+use std::time::Duration;
+
+use lockmesh::harness::Fault;
+use lockmesh::{AcquireError, Mesh};
+
+use crate::common::{Cluster, until, within};
+
+const MAX_TTL: Duration = Duration::from_secs(60);
+const TTL: Duration = Duration::from_secs(50);
+/// A voter gives its vote to the next in line for so long at first.
+const OFFER: Duration = Duration::from_secs(1);
+
+/// Nothing that `mesh` says reaches the voters.
+fn mute(cluster: &Cluster, mesh: &Mesh) {
+    for node in &cluster.nodes {
+        let cut = Fault {
+            cut: true,
+            ..Fault::default()
+        };
+        cluster
+            .links
+            .one_way(mesh.local_addr(), node.local_addr(), cut);
+    }
+}
+
+#[tokio::test]
+async fn guard_that_was_waited_for_lasts_its_ttl() {
+    let cluster = Cluster::start(3, MAX_TTL).await;
+    let client = cluster.client("client").await;
+    let guard = cluster.nodes[0].lock("k").ttl(TTL).acquire().await.unwrap();
+    let waits = tokio::spawn(client.lock("k").ttl(TTL).acquire());
+    until("it waits", || cluster.nodes[0].status().voter_waiters == 1).await;
+    guard.release().await.unwrap();
+    let next = within("its turn", waits).await.unwrap().unwrap();
+    assert!(next.remaining() > TTL / 2, "{:?}", next.remaining());
+}
+
+#[tokio::test]
+async fn eager_guard_is_returned_before_its_lease_is_confirmed() {
+    let cluster = Cluster::start(3, MAX_TTL).await;
+    let client = cluster.client("client").await;
+    let guard = cluster.nodes[0].lock("k").ttl(TTL).acquire().await.unwrap();
+    let waits = tokio::spawn(client.lock("k").ttl(TTL).eager().acquire());
+    until("it waits", || cluster.nodes[0].status().voter_waiters == 1).await;
+    mute(&cluster, &client);
+    guard.release().await.unwrap();
+    let next = within("its turn", waits).await.unwrap().unwrap();
+    assert!(next.remaining() <= OFFER, "{:?}", next.remaining());
+    within("the end of the offer", next.lost()).await;
+}
+
+#[tokio::test]
+async fn acquire_waits_again_if_its_offer_runs_out() {
+    let cluster = Cluster::start(3, MAX_TTL).await;
+    let client = cluster.client("client").await;
+    let guard = cluster.nodes[0].lock("k").ttl(TTL).acquire().await.unwrap();
+    let waits = tokio::spawn(client.lock("k").ttl(TTL).acquire());
+    until("it waits", || cluster.nodes[0].status().voter_waiters == 1).await;
+    mute(&cluster, &client);
+    guard.release().await.unwrap();
+    until("it is granted", || client.status().held == 1).await;
+    until("that is over", || client.status().held == 0).await;
+    assert!(!waits.is_finished());
+    cluster.links.heal();
+    let next = within("another turn", waits).await.unwrap().unwrap();
+    assert!(next.remaining() > TTL / 2, "{:?}", next.remaining());
+}
+
+/// The votes were given for the next in line; no majority confirms more while nothing reaches it.
+#[tokio::test]
+async fn lease_that_is_not_confirmed_in_time_is_an_error() {
+    let cluster = Cluster::start(3, MAX_TTL).await;
+    let client = cluster.client("client").await;
+    let guard = cluster.nodes[0].lock("k").ttl(TTL).acquire().await.unwrap();
+    let request = client.lock("k").ttl(TTL).wait_at_most(OFFER * 4);
+    let waits = tokio::spawn(request.acquire());
+    until("it waits", || cluster.nodes[0].status().voter_waiters == 1).await;
+    mute(&cluster, &client);
+    guard.release().await.unwrap();
+    until("it is granted", || client.status().held == 1).await;
+    let error = within("its end", waits).await.unwrap().unwrap_err();
+    let is_expected = |error: &AcquireError| {
+        matches!(
+            error,
+            AcquireError::TimedOut { .. } | AcquireError::Unconfirmed { .. }
+        )
+    };
+    assert!(is_expected(&error), "{error}");
+    assert_eq!(client.status().held, 0);
+    assert_eq!(client.status().waiting, 0);
+}
+
+#[tokio::test]
+async fn future_dropped_before_its_lease_is_whole_leaves_no_lock() {
+    let cluster = Cluster::start(3, MAX_TTL).await;
+    let client = cluster.client("client").await;
+    let guard = cluster.nodes[0].lock("k").ttl(TTL).acquire().await.unwrap();
+    let waits = tokio::spawn(client.lock("k").ttl(TTL).acquire());
+    until("it waits", || cluster.nodes[0].status().voter_waiters == 1).await;
+    mute(&cluster, &client);
+    guard.release().await.unwrap();
+    until("it is granted", || client.status().held == 1).await;
+    waits.abort();
+    assert!(waits.await.unwrap_err().is_cancelled());
+    assert_eq!(client.status().held, 0);
+    assert_eq!(client.status().waiting, 0);
+}
