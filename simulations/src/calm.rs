@@ -120,8 +120,15 @@ impl World {
             Self::play_forgetful_voter,
             Self::play_frozen_holder,
             Self::play_early_voter,
+            Self::play_dead_owner,
+            Self::play_split_votes,
             Self::play_lost_release,
         ];
+        if self.settings.is_tight() {
+            // The others are about bounds that a voter without room does not keep.
+            self.play_storm(first);
+            return self.play_crowd(first + 1);
+        }
         for (story, key) in stories.into_iter().zip(keys) {
             if self.laws.violations.is_empty() {
                 story(self, key);
@@ -129,12 +136,13 @@ impl World {
         }
     }
 
-    fn wish(&self, key: KeyAt) -> Wish {
+    pub(crate) fn wish(&self, key: KeyAt) -> Wish {
         Wish {
             key,
             ttl: self.settings.max_ttl(),
             is_try: false,
             renews: true,
+            outlives: false,
             patience: None,
         }
     }
@@ -505,7 +513,7 @@ impl World {
     }
 
     /// Two hosts of which the first may die without a voter of the key being lost.
-    fn pair_that_may_die(&mut self, key: KeyAt) -> Option<(HostAt, HostAt)> {
+    pub(crate) fn pair_that_may_die(&mut self, key: KeyAt) -> Option<(HostAt, HostAt)> {
         let voters = &self.laws.history.terms.voters[key];
         let mut others = (0..self.hosts.len()).filter(|host| !voters.contains(host));
         let mortal = others.next()?;
@@ -513,7 +521,7 @@ impl World {
         Some((mortal, other))
     }
 
-    fn probe(&mut self, host: HostAt, wish: Wish) -> Option<RequestId> {
+    pub(crate) fn probe(&mut self, host: HostAt, wish: Wish) -> Option<RequestId> {
         self.ask(host, None, wish)
     }
 
@@ -522,7 +530,7 @@ impl World {
         self.probe(host, wish)
     }
 
-    fn pass(&mut self, span: u64) {
+    pub(crate) fn pass(&mut self, span: u64) {
         let end = self.time + span;
         self.run_until(end, |_| false);
     }

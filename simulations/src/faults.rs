@@ -63,6 +63,8 @@ pub(crate) enum Trouble {
         says_new: bool,
         moves: bool,
     },
+    /// A process is shut down in order, and starts again without memory.
+    Shutdown { target: Target, down: u64 },
     /// A process is frozen, and goes on.
     Pause { target: Target, span: u64 },
     /// A machine is suspended, and goes on: its process keeps its memory and its name and hears
@@ -88,6 +90,7 @@ impl Trouble {
             Self::Slow { .. } => "slow",
             Self::Storm { .. } => "storm",
             Self::Crash { .. } => "crash",
+            Self::Shutdown { .. } => "shutdown",
             Self::Pause { .. } => "pause",
             Self::Suspend { .. } => "suspend",
             Self::WallJump { .. } => "wall_jump",
@@ -126,8 +129,30 @@ pub(crate) fn draw(settings: &Settings) -> Vec<Fault> {
             trouble: draw_trouble(&mut rng, &weights, settings),
         })
         .collect();
+    faults.extend(draw_shutdowns(settings));
     faults.sort_by_key(|fault| fault.at);
     faults
+}
+
+/// Deploys: in some worlds processes are shut down in order, mostly those that hold a lock.
+fn draw_shutdowns(settings: &Settings) -> Vec<Fault> {
+    let mut rng = Rng::stream(settings.seed, "shutdowns");
+    let count = if rng.chance(400_000) {
+        rng.between(1, 4)
+    } else {
+        0
+    };
+    let start = settings.max_ttl() / 4;
+    let host = |rng: &mut Rng| rng.below(settings.hosts() as u64) as Host;
+    (0..count)
+        .map(|_| Fault {
+            at: rng.between(start, settings.fault_span),
+            trouble: Trouble::Shutdown {
+                target: Target::HolderOr(host(&mut rng)),
+                down: rng.spread(MILLISECOND, settings.max_ttl()),
+            },
+        })
+        .collect()
 }
 
 fn draw_trouble(rng: &mut Rng, weights: &[u64], settings: &Settings) -> Trouble {

@@ -6,7 +6,7 @@ use lockmesh::node::NodeConfig;
 use lockmesh::proto::epoch::Epoch;
 use lockmesh::proto::event::Ticket;
 use lockmesh::proto::id::Incarnation;
-use lockmesh::proto::voter::{Limits, Start};
+use lockmesh::proto::voter::Start;
 
 use crate::algorithms::{self, Algorithm};
 use crate::faults::{Target, Trouble};
@@ -58,6 +58,16 @@ impl World {
                     host,
                     says_new,
                     moves,
+                };
+                self.push_in(down, start);
+            }
+            Trouble::Shutdown { target, down } => {
+                let host = self.resolve(target);
+                self.shut_down(host);
+                let start = Happening::Start {
+                    host,
+                    says_new: false,
+                    moves: false,
                 };
                 self.push_in(down, start);
             }
@@ -242,9 +252,9 @@ impl World {
             } else {
                 Start::Amnesia
             },
-            limits: Limits::default(),
+            limits: settings.limits,
             claims_max: CLAIMS_MAX,
-            renew_every: None,
+            renew_every: settings.renew_every,
             seed: self.start_rng.draw(),
             seal,
         };

@@ -34,6 +34,7 @@ mod scale;
 mod scenario;
 mod settings;
 mod summary;
+mod ticks;
 mod trace;
 mod workload;
 mod world;

@@ -66,7 +66,7 @@ impl World {
         match how {
             End::Lost => self.note(Counted::Lost, host),
             End::Denied => self.note(Counted::Denied, host),
-            End::Released | End::TimedOut | End::Crashed => {}
+            End::Released | End::TimedOut | End::Crashed | End::ShutDown => {}
         }
         self.count(match how {
             End::Released => "released",
@@ -74,6 +74,7 @@ impl World {
             End::TimedOut => "timed_out",
             End::Denied => "denied",
             End::Crashed => "crashed_with_a_request",
+            End::ShutDown => "shut_down_with_a_request",
         });
         self.see(&Fact::Over {
             request: ongoing.request,

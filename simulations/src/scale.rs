@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use lockmesh::proto::roster::Timing;
+use lockmesh::proto::voter::Limits;
 use serde::Serialize;
 
 use crate::algorithms::Algorithm;
@@ -141,7 +142,10 @@ fn settings(members: usize, span: u64) -> Settings {
             withdraw_ppm: 0,
             deadline_ppm: 0,
             extend_ppm: 0,
+            tick_ppm: 0,
         },
+        limits: Limits::default(),
+        renew_every: None,
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use lockmesh::proto::id::NodeId;
 use lockmesh::proto::roster::{Roster, RosterError, Timing};
+use lockmesh::proto::voter::Limits;
 use serde::Deserialize as _;
 use toml::Spanned;
 
@@ -210,6 +211,7 @@ fn ask_of(it: &Ask, host: usize) -> AskAt {
             ttl: it.ttl_ms * MILLISECOND,
             is_try: it.is_try,
             renews: it.renews,
+            outlives: false,
             patience: None,
         },
         hold: it.hold_ms * MILLISECOND,
@@ -266,6 +268,8 @@ fn settings_of(reader: &Reader<'_>, file: &File) -> Result<Settings, BadScenario
         starts_new: !cluster.starts_in_quarantine,
         fault_span: *cluster.span_ms.as_ref() * MILLISECOND,
         habits: habits_of(reader, file.workload.as_ref().map(Spanned::as_ref))?,
+        limits: Limits::default(),
+        renew_every: None,
     })
 }
 
@@ -321,6 +325,7 @@ fn habits_of(reader: &Reader<'_>, it: Option<&Work>) -> Result<Habits, BadScenar
         withdraw_ppm: it.withdraw_percent.ppm(),
         deadline_ppm: 0,
         extend_ppm: 0,
+        tick_ppm: 0,
     })
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use lockmesh::proto::roster::Timing;
+use lockmesh::proto::voter::Limits;
 
 use crate::algorithms::Algorithm;
 use crate::network::Weather;
@@ -11,7 +12,7 @@ use crate::rng::Rng;
 pub(crate) const MILLISECOND: u64 = 1_000_000;
 pub(crate) const SECOND: u64 = 1_000 * MILLISECOND;
 /// How many keys the probes at the end of a run have for themselves.
-pub(crate) const PROBE_KEYS: usize = 10;
+pub(crate) const PROBE_KEYS: usize = 12;
 
 /// How monotonic clocks run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -60,6 +61,9 @@ pub(crate) struct Habits {
     pub(crate) withdraw_ppm: u64,
     pub(crate) deadline_ppm: u64,
     pub(crate) extend_ppm: u64,
+    /// How many take a lock as through the trait: it does not renew itself, and outlives its
+    /// process.
+    pub(crate) tick_ppm: u64,
 }
 
 /// One world.
@@ -89,6 +93,10 @@ pub(crate) struct Settings {
     /// For how long faults are allowed.
     pub(crate) fault_span: u64,
     pub(crate) habits: Habits,
+    /// What each voter keeps at the most.
+    pub(crate) limits: Limits,
+    /// How often leases are renewed, where not three times in a ttl.
+    pub(crate) renew_every: Option<Duration>,
 }
 
 impl Settings {
@@ -141,9 +149,36 @@ impl Settings {
                 if keepers.chance(300_000) {
                     keep_long(&mut keepers, &mut habits, max_ttl);
                 }
+                habits.tick_ppm = *Rng::stream(seed, "ticks").pick(&[0, 0, 300_000, 1_000_000]);
                 habits
             },
+            limits: Limits::default(),
+            renew_every: draw_renewal(seed, &timing),
         }
+        .with_limits()
+    }
+
+    /// Some worlds have voters that keep few keys, or few that wait for one; there are more of both
+    /// than fit.
+    fn with_limits(mut self) -> Self {
+        let mut rng = Rng::stream(self.seed, "limits");
+        if !rng.chance(250_000) {
+            return self;
+        }
+        if rng.chance(700_000) {
+            self.limits.slots_max = rng.between(1, 4) as usize;
+            let keys = self.limits.slots_max as u64 + rng.between(1, 6);
+            self.habits.keys = self.habits.keys.max(keys as usize);
+        }
+        if rng.chance(700_000) {
+            self.limits.waiters_max = rng.between(1, 3) as usize;
+        }
+        self
+    }
+
+    /// Whether there is more to keep than voters may.
+    pub(crate) fn is_tight(&self) -> bool {
+        self.limits != Limits::default()
     }
 
     /// For those whose datagrams have no seal, and no form that damage would break for certain:
@@ -172,6 +207,14 @@ impl Settings {
         let ppm = u64::from(self.timing.max_drift_ppm);
         span + span / 1_000_000 * 2 * ppm + 1_000
     }
+}
+
+/// From once in a round trip to twice in the shortest ttl.
+fn draw_renewal(seed: u64, timing: &Timing) -> Option<Duration> {
+    let mut rng = Rng::stream(seed, "renewal");
+    let round_trip = timing.round_trip.as_nanos() as u64;
+    let every = rng.spread(round_trip, 5 * round_trip);
+    rng.chance(200_000).then(|| Duration::from_nanos(every))
 }
 
 fn draw_members(rng: &mut Rng) -> usize {
@@ -228,6 +271,7 @@ fn draw_habits(rng: &mut Rng, max_ttl: u64) -> Habits {
         withdraw_ppm: *rng.pick(&[0, 100_000, 300_000]),
         deadline_ppm: *rng.pick(&[0, 300_000]),
         extend_ppm: *rng.pick(&[0, 200_000]),
+        tick_ppm: 0,
     }
 }
 

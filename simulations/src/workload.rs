@@ -33,6 +33,10 @@ pub(crate) enum State {
 pub(crate) struct Client {
     host: HostAt,
     rng: Rng,
+    /// For what is drawn of ticks.
+    ticks: Rng,
+    /// It does not release what it has asked for, as one does that takes a lock for a tick.
+    keeps: bool,
     pub(crate) state: State,
     /// Tells turns that are still meant from those that are not.
     turn: u64,
@@ -57,6 +61,8 @@ pub(crate) struct Wish {
     pub(crate) ttl: u64,
     pub(crate) is_try: bool,
     pub(crate) renews: bool,
+    /// As through the trait: it outlives its process.
+    pub(crate) outlives: bool,
     /// Gives up after so long by its own clock.
     pub(crate) patience: Option<u64>,
 }
@@ -64,6 +70,7 @@ pub(crate) struct Wish {
 impl World {
     pub(crate) fn draw_clients(&mut self) {
         let mut rng = Rng::stream(self.settings.seed, "clients");
+        let mut ticks = Rng::stream(self.settings.seed, "ticks of clients");
         let hosts = self.hosts.len() as u64;
         for client in 0..self.settings.habits.clients {
             let mut own = rng.child();
@@ -71,6 +78,8 @@ impl World {
             self.clients.push(Client {
                 host: own.below(hosts) as HostAt,
                 rng: own,
+                ticks: ticks.child(),
+                keeps: false,
                 state: State::Rests,
                 turn: 0,
                 key: 0,
@@ -93,6 +102,7 @@ impl World {
             ttl: Duration::from_nanos(wish.ttl),
             is_try: wish.is_try,
             renews: wish.renews,
+            outlives: wish.outlives,
             deadline: wish
                 .patience
                 .map(|span| now.mono.after(Duration::from_nanos(span))),
@@ -109,10 +119,14 @@ impl World {
         process.requests.insert(ticket, ongoing);
         self.wanted_at[wish.key] = self.time;
         self.count(if wish.is_try { "tries" } else { "waits" });
+        if wish.outlives {
+            self.count("ticks");
+        }
         self.see(&Fact::Asked {
             request,
             host,
             key: wish.key,
+            outlives: wish.outlives,
         });
         if client.is_none() {
             self.probed.insert(request, Status::Waits);
@@ -159,9 +173,20 @@ impl World {
     fn client_asks(&mut self, client: usize) {
         let habits = self.settings.habits;
         let (round_trip, max_ttl) = (self.settings.round_trip(), self.settings.max_ttl());
-        let Client { host, rng, .. } = &mut self.clients[client];
+        let Client {
+            host,
+            rng,
+            ticks,
+            keeps,
+            ..
+        } = &mut self.clients[client];
         let host = *host;
-        let (wish, withdraws) = draw_wish(rng, &habits, round_trip, max_ttl);
+        let (mut wish, withdraws) = draw_wish(rng, &habits, round_trip, max_ttl);
+        wish.outlives = ticks.chance(habits.tick_ppm);
+        *keeps = wish.outlives && ticks.chance(700_000);
+        if wish.outlives {
+            (wish.is_try, wish.renews) = (true, false);
+        }
         self.clients[client].key = wish.key;
         // Its request may be over before `ask` returns: then it already rests.
         let before = self.clients[client].turn;
@@ -218,7 +243,9 @@ impl World {
         let writes = it.rng.below(3) * u64::from(hold > last);
         let room = hold.saturating_sub(last);
         let looks: Vec<u64> = (0..writes).map(|_| it.rng.below(room)).collect();
-        self.push_in(hold, Happening::Wake { client, turn });
+        if !self.clients[client].keeps {
+            self.push_in(hold, Happening::Wake { client, turn });
+        }
         for span in looks {
             self.push_in(span, Happening::Look { client, request });
         }
@@ -329,6 +356,7 @@ fn draw_wish(rng: &mut Rng, habits: &Habits, round_trip: u64, max_ttl: u64) -> (
         },
         is_try,
         renews: rng.chance(habits.renew_ppm),
+        outlives: false,
         patience: rng
             .chance(habits.deadline_ppm)
             .then(|| rng.spread(round_trip, max_ttl)),

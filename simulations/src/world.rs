@@ -309,6 +309,9 @@ impl World {
         if self.settings.is_sealed {
             self.count("sealed_worlds");
         }
+        if self.settings.is_tight() {
+            self.count("tight_worlds");
+        }
         for (name, count) in counts {
             self.count_many(name, count);
         }

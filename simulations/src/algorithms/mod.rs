@@ -147,6 +147,13 @@ pub(crate) trait Machine: Debug {
     /// Withdraws a request or releases its lease. Answers whether it was held until now.
     fn release(&mut self, now: Now, ticket: Ticket) -> bool;
 
+    /// Ends all requests, as a shutdown in order does; `tickets` are all that there are.
+    fn release_all(&mut self, now: Now, tickets: &[Ticket]) {
+        for ticket in tickets {
+            self.release(now, *ticket);
+        }
+    }
+
     /// Asks that a lease last longer. Answers whether it may.
     fn extend(&mut self, now: Now, ticket: Ticket, extra: Duration) -> bool;
 
@@ -196,6 +203,10 @@ impl Machine for Node {
 
     fn release(&mut self, now: Now, ticket: Ticket) -> bool {
         Self::release(self, now, ticket)
+    }
+
+    fn release_all(&mut self, now: Now, _tickets: &[Ticket]) {
+        Self::release_all(self, now);
     }
 
     fn extend(&mut self, now: Now, ticket: Ticket, extra: Duration) -> bool {

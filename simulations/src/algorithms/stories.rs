@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use lockmesh::proto::roster::Timing;
+use lockmesh::proto::voter::Limits;
 
 use super::{Algorithm, Plan};
 use crate::faults::{Cut, Fault, Target, Trouble};
@@ -140,7 +141,10 @@ fn settings(seed: u64, algorithm: Algorithm) -> Settings {
             withdraw_ppm: 0,
             deadline_ppm: 0,
             extend_ppm: 0,
+            tick_ppm: 0,
         },
+        limits: Limits::default(),
+        renew_every: None,
     }
 }
 

@@ -157,7 +157,9 @@ impl Story {
         granted: &mut BTreeMap<RequestId, usize>,
     ) {
         match fact {
-            Fact::Asked { request, host, key } => {
+            Fact::Asked {
+                request, host, key, ..
+            } => {
                 let it = Open {
                     host: *host,
                     key: *key,
@@ -311,7 +313,13 @@ mod tests {
     fn asked(at: u64, request: u64) -> (u64, Fact) {
         let (request, host) = (RequestId(request), request as Host);
         let key = 0;
-        (at, Fact::Asked { request, host, key })
+        let asked = Fact::Asked {
+            request,
+            host,
+            key,
+            outlives: false,
+        };
+        (at, asked)
     }
 
     fn granted(at: u64, request: u64, epoch: u64, until: u64) -> (u64, Fact) {

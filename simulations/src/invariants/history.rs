@@ -41,6 +41,9 @@ pub(crate) struct History {
     /// Keys for which a voter said that fencing leans on a wall clock which had been set back.
     pub(crate) waived: BTreeSet<KeyAt>,
     pub(crate) calm_since: Option<u64>,
+    /// Which voters ever had their vote on record for a claim, and until when; for ever where they
+    /// have it now.
+    voted: BTreeMap<KeyAt, BTreeMap<(u64, Host), BTreeMap<Host, u64>>>,
 }
 
 impl History {
@@ -57,6 +60,7 @@ impl History {
             last_end: vec![0; keys],
             waived: BTreeSet::new(),
             calm_since: None,
+            voted: BTreeMap::new(),
         }
     }
 
@@ -116,7 +120,9 @@ impl History {
     /// Takes a fact into account.
     pub(crate) fn keep(&mut self, at: u64, fact: &Fact) {
         match fact {
-            Fact::Asked { request, host, key } => {
+            Fact::Asked {
+                request, host, key, ..
+            } => {
                 let asked = Asked {
                     host: *host,
                     key: *key,
@@ -151,7 +157,7 @@ impl History {
             Fact::Over { request, .. } => {
                 self.open.remove(request);
             }
-            Fact::Voted { voter, key, to } => self.keep_vote(*voter, *key, *to),
+            Fact::Voted { voter, key, to } => self.keep_vote(at, *voter, *key, *to),
             Fact::Forgot { voter } => {
                 self.abstaining.insert(*voter);
                 self.keep_loss(*voter);
@@ -179,7 +185,30 @@ impl History {
         }
     }
 
-    fn keep_vote(&mut self, voter: Host, key: KeyAt, to: Option<(Host, u64)>) {
+    /// Whether another claim may have won while `asked` waited: a majority had voted for it, or, if
+    /// it comes before, one voter had, and others may not have been heard.
+    pub(crate) fn may_have_won(&self, asked: &Asked) -> bool {
+        let claims = self.voted.get(&asked.key).into_iter().flatten();
+        let others =
+            claims.filter(|((epoch, host), _)| (*host, *epoch) != (asked.host, asked.epoch));
+        let since = |until: &&u64| **until >= asked.asked_at;
+        others
+            .map(|((epoch, _), voters)| (*epoch, voters.values().filter(since).count()))
+            .any(|(epoch, count)| {
+                count >= self.majority(asked.key) || count > 0 && epoch <= asked.epoch
+            })
+    }
+
+    fn keep_vote(&mut self, at: u64, voter: Host, key: KeyAt, to: Option<(Host, u64)>) {
+        let claims = self.voted.entry(key).or_default();
+        if let Some((host, epoch)) = self.votes.get(&(voter, key)) {
+            let voters = claims.entry((*epoch, *host)).or_default();
+            voters.insert(voter, at);
+        }
+        if let Some((host, epoch)) = to {
+            let voters = claims.entry((epoch, host)).or_default();
+            voters.insert(voter, u64::MAX);
+        }
         match to {
             Some((host, epoch)) => {
                 self.votes.insert((voter, key), (host, epoch));

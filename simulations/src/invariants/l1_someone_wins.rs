@@ -22,9 +22,9 @@ impl Law for SomeoneWins {
                 let end = history.last_end(asked.key);
                 let RequestId(id) = request;
                 let was_owned = end.is_some_and(|end| end + linger >= asked.asked_at);
-                (!was_owned).then(|| {
+                (!was_owned && !history.may_have_won(asked)).then(|| {
                     format!(
-                        "key {}: request {id} got false and nobody had won",
+                        "key {}: request {id} got false and nobody had won, or may have",
                         asked.key
                     )
                 })
@@ -77,6 +77,39 @@ mod tests {
         // The second false comes long after the lease and all that lingers of it.
         assert_eq!(rejected(&mut SomeoneWins, terms(), &facts), 1);
         assert_eq!(rejected(&mut SomeoneWins, terms(), &facts[..4]), 0);
+    }
+
+    /// Voters that vote for different claims prove nothing; two that vote for one do, and one that
+    /// votes for an earlier claim may not be the only one.
+    #[test]
+    fn a_false_beside_split_votes_is_rejected() {
+        let denied = |votes: &[(usize, (usize, u64))]| {
+            let mut facts = vec![(0, asked(1, 0)), (0, claimed(1, 10))];
+            let votes = votes
+                .iter()
+                .map(|(voter, to)| (5, voted(*voter, Some(*to))));
+            facts.extend(votes);
+            facts.push((9, over(1, End::Denied)));
+            rejected(&mut SomeoneWins, terms(), &facts)
+        };
+        assert_eq!(denied(&[(0, (1, 11)), (1, (2, 12)), (2, (0, 10))]), 1);
+        assert_eq!(denied(&[(0, (1, 11)), (1, (1, 11))]), 0);
+        assert_eq!(denied(&[(0, (1, 9))]), 0);
+    }
+
+    /// What was over before it asked is no reason.
+    #[test]
+    fn a_false_for_votes_of_the_past_is_rejected() {
+        let facts = [
+            (1, voted(0, Some((1, 9)))),
+            (2, voted(1, Some((1, 9)))),
+            (3, voted(0, None)),
+            (3, voted(1, None)),
+            (4, asked(1, 0)),
+            (4, claimed(1, 10)),
+            (9, over(1, End::Denied)),
+        ];
+        assert_eq!(rejected(&mut SomeoneWins, terms(), &facts), 1);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! **L3 the dead do not hold up** (`docs/PROTOCOL.md`, section 1): a dead holder delays the next by
-//! at most its lease; a dead waiter by at most an `offer`.
+//! at most its lease; a dead waiter by at most an `offer`; and one that tries is told within a few
+//! round trips.
 
 use super::{Fact, Handover, History, Law};
 
@@ -17,6 +18,7 @@ impl Law for TheDeadDoNotHoldUp {
         let who = match what {
             Handover::DeadHolder => "holder",
             Handover::DeadWaiter => "waiter",
+            Handover::DeadOwner => "owner",
             Handover::Free | Handover::Release => return None,
         };
         match took {
@@ -36,7 +38,11 @@ mod tests {
 
     #[test]
     fn who_waits_for_the_dead_beyond_the_bound_is_rejected() {
-        for what in [Handover::DeadHolder, Handover::DeadWaiter] {
+        for what in [
+            Handover::DeadHolder,
+            Handover::DeadWaiter,
+            Handover::DeadOwner,
+        ] {
             for (took, count) in [(Some(7), 0), (Some(8), 1), (None, 1)] {
                 let facts = [(
                     0,

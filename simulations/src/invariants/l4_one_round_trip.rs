@@ -18,7 +18,7 @@ impl Law for OneRoundTrip {
         let what = match what {
             Handover::Free => "a free key was owned",
             Handover::Release => "a released key had its next owner",
-            Handover::DeadHolder | Handover::DeadWaiter => return None,
+            Handover::DeadHolder | Handover::DeadWaiter | Handover::DeadOwner => return None,
         };
         match took {
             Some(took) if took <= bound => None,

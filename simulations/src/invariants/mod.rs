@@ -16,6 +16,7 @@ mod m2_fencing;
 mod m3_lost_means_told;
 mod m4_a_majority_of_what;
 mod m5_amnesia;
+mod m6_outlives_its_process;
 mod s4_damage_is_dropped;
 mod s6_leases_live_through_restarts;
 
@@ -58,6 +59,8 @@ pub(crate) enum End {
     Denied,
     /// Its process died.
     Crashed,
+    /// Its process was shut down in order.
+    ShutDown,
 }
 
 /// What somebody waited for in the calm at the end, and for how long.
@@ -71,6 +74,8 @@ pub(crate) enum Handover {
     DeadHolder,
     /// A key that was released to a waiter that had died.
     DeadWaiter,
+    /// A key beside whose dead owner somebody tried: how long until it was told.
+    DeadOwner,
 }
 
 /// One thing that happened. Times are true time, in nanoseconds.
@@ -81,6 +86,8 @@ pub(crate) enum Fact {
         request: RequestId,
         host: Host,
         key: KeyAt,
+        /// Its lease outlives its process.
+        outlives: bool,
     },
     /// A request claims under a new epoch.
     Claimed { request: RequestId, epoch: u64 },
@@ -196,7 +203,7 @@ pub(crate) trait Law {
 }
 
 /// How many there are.
-pub(crate) const LAWS: usize = 12;
+pub(crate) const LAWS: usize = 13;
 
 /// All laws, and what they have seen.
 pub(crate) struct Laws {
@@ -215,6 +222,7 @@ impl Laws {
             Box::new(m3_lost_means_told::LostMeansTold),
             Box::new(m4_a_majority_of_what::AMajorityOfWhat),
             Box::new(m5_amnesia::Amnesia),
+            Box::new(m6_outlives_its_process::OutlivesItsProcess::default()),
             Box::new(l1_someone_wins::SomeoneWins),
             Box::new(l2_no_barging::NoBarging::default()),
             Box::new(l3_the_dead_do_not_hold_up::TheDeadDoNotHoldUp),
@@ -288,6 +296,7 @@ mod forged {
             request,
             host,
             key: 0,
+            outlives: false,
         }
     }
 

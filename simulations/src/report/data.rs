@@ -303,6 +303,7 @@ fn why(how: Option<End>, held: bool) -> &'static str {
         Some(End::TimedOut) => "its deadline passed",
         Some(End::Denied) => "it was only a try, and another had won",
         Some(End::Crashed) => "its process crashed",
+        Some(End::ShutDown) => "its process was shut down",
         None if held => "it was still held when the run was over",
         None => "it was granted, or the run was over",
     }
