@@ -8,6 +8,9 @@ use std::collections::BTreeMap;
 use super::records::{Histories, Place, Request, Seen};
 use crate::history::FaultKind;
 
+/// What a roster may allow clocks to drift, at the most.
+const DRIFT_MAX_PPM: u64 = 100_000;
+
 /// Two lines that contradict each other.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Contradiction {
@@ -120,6 +123,42 @@ pub(crate) fn lost_for_good(histories: &Histories, found: &mut Vec<Contradiction
                     histories.keys[request.key]
                 ),
             });
+        }
+    }
+}
+
+/// **M6 a lock through the trait lasts its ttl**: until it is over nobody else is granted the key,
+/// whatever becomes of the process. The ttl counts from when the lock was asked for, less what
+/// clocks may drift.
+pub(crate) fn lasts_its_ttl(histories: &Histories, found: &mut Vec<Contradiction>) {
+    for (key, requests) in histories.by_key().into_iter().enumerate() {
+        let granted = |request: &Request| {
+            let tick = request.tick.map(|tick| tick.told);
+            tick.or_else(|| request.certain().map(|(from, _)| from))
+        };
+        let mut told: Vec<(Seen, &Request)> = requests
+            .into_iter()
+            .filter_map(|request| Some((granted(request)?, request)))
+            .collect();
+        told.sort_by_key(|(told, _)| *told);
+        // Each is held against the tick before it that ends last.
+        let mut last: Option<(u64, Seen)> = None;
+        for (told, request) in told {
+            if let Some((end, tick)) = last.filter(|(end, _)| told.at < *end) {
+                found.push(Contradiction {
+                    law: "M6",
+                    lines: [tick.place, told.place],
+                    what: format!(
+                        "{:?} was taken through the trait and granted again {} ms before its end",
+                        histories.keys[key],
+                        (end - told.at) / 1_000_000
+                    ),
+                });
+            }
+            if let Some(tick) = request.tick {
+                let ttl = tick.ttl - tick.ttl / 1_000_000 * DRIFT_MAX_PPM;
+                last = last.max(Some((request.asked.at.saturating_add(ttl), told)));
+            }
         }
     }
 }

@@ -122,6 +122,7 @@ fn verdict(histories: &Histories, terms: &Terms) -> Verdict {
     laws::mutual_exclusion(histories, &mut found);
     laws::fencing(histories, &mut found);
     laws::lost_for_good(histories, &mut found);
+    laws::lasts_its_ttl(histories, &mut found);
     laws::served_in_the_calm(histories, &mut found);
     laws::served_with_a_wrong_wall_clock(histories, &mut found);
     let longest = wakeup::no_lost_wakeup(histories, terms, &mut found);

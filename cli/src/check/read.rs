@@ -8,7 +8,9 @@ use std::fmt;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use super::records::{End, Fault, Grant, Histories, Life, NodeAt, Over, Place, Request, Seen};
+use super::records::{
+    End, Fault, Grant, Histories, Life, NodeAt, Over, Place, Request, Seen, Tick,
+};
 use crate::history::{FORMAT, Line};
 
 /// Longer than this is no line of ours.
@@ -335,6 +337,7 @@ struct Event {
 #[derive(Debug)]
 enum What {
     Granted { epoch: u64, held: bool },
+    Ticked { ttl: u64 },
     Held,
     Lost,
     Extended { done: bool },
@@ -375,6 +378,10 @@ impl Event {
                 after,
                 held,
             } => (id, before, after, What::Released { held }),
+            Line::Ticked { id, at, ttl_ms } => {
+                let ttl = ttl_ms.saturating_mul(1_000_000);
+                (id, at, at, What::Ticked { ttl })
+            }
             Line::Denied { id, at } => (id, at, at, What::Over(End::Denied)),
             Line::TimedOut { id, at } => (id, at, at, What::Over(End::TimedOut)),
             Line::Withdrawn { id, at } => (id, at, at, What::Over(End::Withdrawn)),
@@ -416,7 +423,14 @@ impl Request {
                 }
                 return Ok(());
             }
-            What::Over(how) if self.grant.is_none() => {
+            What::Ticked { ttl } => {
+                if self.grant.is_some() || self.tick.is_some() || self.over.is_some() {
+                    return Err("it ticks though it was granted or over before".to_owned());
+                }
+                self.tick = Some(Tick { told: seen, ttl });
+                return Ok(());
+            }
+            What::Over(how) if self.grant.is_none() && self.tick.is_none() => {
                 if self.over.is_some() {
                     return Err("it is over twice".to_owned());
                 }
@@ -445,7 +459,7 @@ impl Request {
             }
             What::Lost => self.lose(place, after),
             What::Extended { done } => self.extended += u64::from(done),
-            What::Granted { .. } | What::Over(_) => {
+            What::Granted { .. } | What::Ticked { .. } | What::Over(_) => {
                 return Err("it was granted, and cannot end so".to_owned());
             }
         }

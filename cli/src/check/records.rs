@@ -53,6 +53,14 @@ pub(crate) struct Grant {
     pub(crate) epoch: u64,
 }
 
+/// A lock that was taken through the trait.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tick {
+    /// When it was told so.
+    pub(crate) told: Seen,
+    pub(crate) ttl: u64,
+}
+
 /// How a request ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum End {
@@ -79,6 +87,7 @@ pub(crate) struct Request {
     pub(crate) how: How,
     pub(crate) asked: Seen,
     pub(crate) grant: Option<Grant>,
+    pub(crate) tick: Option<Tick>,
     /// The last instant at which it was certainly held: a guard that says "held" has been held
     /// ever since it was granted.
     pub(crate) held: Option<Seen>,
@@ -97,6 +106,7 @@ impl Request {
             how,
             asked,
             grant: None,
+            tick: None,
             held: None,
             lost: None,
             held_after_lost: None,

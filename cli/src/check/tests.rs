@@ -108,6 +108,41 @@ fn two(second: u64, epoch: u64) -> [Vec<String>; 2] {
     [first, second]
 }
 
+fn tried(id: u64, at: u64) -> String {
+    asked(id, at).replace("acquire", "try")
+}
+
+fn ticked(id: u64, at: u64) -> String {
+    format!(r#"{{"event":"ticked","id":{id},"at":{at},"ttl_ms":3000}}"#)
+}
+
+/// Whatever became of the process that had it.
+#[test]
+fn tick_granted_again_before_its_ttl_is_over_is_rejected() {
+    let first = |ends: bool| {
+        let mut lines = vec![start("n0", 0), tried(0, S), ticked(0, S + 5)];
+        lines.extend(ends.then(|| r#"{"event":"end","at":2000000000}"#.to_owned()));
+        lines
+    };
+    let again = |at: u64| vec![start("n1", 0), tried(0, at - 5), ticked(0, at)];
+    let taken = |at: u64| vec![start("n1", 0), asked(0, at - 5), granted(0, at, 9)];
+    for ends in [false, true] {
+        for (second, is_well) in [
+            (again(3 * S), false),
+            (taken(3 * S), false),
+            (again(4 * S + 5), true),
+            (taken(4 * S + 5), true),
+        ] {
+            let found = contradictions(&[first(ends), second]);
+            assert_eq!(found.is_empty(), is_well, "{found:?}");
+            assert!(
+                found.iter().all(|it| it.starts_with("M6: n0:3 and n1:3")),
+                "{found:?}"
+            );
+        }
+    }
+}
+
 #[test]
 fn owners_one_after_another_with_rising_epochs_are_accepted() {
     let verdict = judged(&two(21, 101), Vec::new()).unwrap();

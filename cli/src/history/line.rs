@@ -77,6 +77,9 @@ pub(crate) enum Line {
         after: u64,
         held: bool,
     },
+    /// Through the trait: it is held from now on, until `ttl_ms` after it was asked for, whatever
+    /// becomes of the process.
+    Ticked { id: u64, at: u64, ttl_ms: u64 },
     /// A try that another has beaten.
     Denied { id: u64, at: u64 },
     /// Its time was over.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use lockmesh::{AcquireError, Guard, LockRequest, Mesh};
+use lockmesh::{AcquireError, ClusterError, DistributedLock, Guard, LockRequest, Mesh};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde::Deserialize;
@@ -50,6 +50,8 @@ enum Mix {
     Everything,
     /// Stand in line, hold, release.
     Hold,
+    /// Take it through the trait for as long as it is held otherwise, and never release it.
+    Tick,
 }
 
 /// One way to use a lock.
@@ -283,6 +285,9 @@ impl Worker {
 
     /// Asks for one lock, and does with it what there is to do.
     async fn once(&mut self, act: Act) {
+        if self.settings.mix == Mix::Tick {
+            return self.tick().await;
+        }
         let key = format!("k{}", self.rng.random_range(0..self.settings.keys));
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let wait = self.within(self.settings.wait_at_most_ms);
@@ -302,6 +307,28 @@ impl Worker {
         if let Some(guard) = self.ask(id, act, request, wait).await {
             self.hold(id, act, guard).await;
         }
+    }
+
+    /// Takes a lock as a job does that is to run once in each ttl.
+    async fn tick(&mut self) {
+        let key = format!("k{}", self.rng.random_range(0..self.settings.keys));
+        let id = self.ids.fetch_add(1, Ordering::Relaxed);
+        let ttl_ms = millis(self.within(self.settings.hold_ms));
+        self.log.write(&Line::Asked {
+            at: self.log.now(),
+            id,
+            key: key.clone(),
+            how: How::Try,
+            wait_ms: 0,
+        });
+        let told = DistributedLock::try_acquire(&self.mesh, &key, ttl_ms).await;
+        let at = self.log.now();
+        self.log.write(&match told {
+            Ok(true) => Line::Ticked { id, at, ttl_ms },
+            Ok(false) => Line::Denied { id, at },
+            Err(ClusterError::Internal(_)) => Line::ShutDown { id, at },
+            Err(_) => Line::TimedOut { id, at },
+        });
     }
 
     /// Answers the guard where it was granted. Its grant is not written yet.
