@@ -3,8 +3,8 @@
 //! A voter that is full of keys keeps the slots of those it has voted for, and of several claims on
 //! several keys each may have a vote that the others need. Whoever cannot win gives back what it
 //! has, and comes back after a pause that is by chance, so that somebody wins. The alternative that
-//! was rejected is an order over all keys by which a voter takes a slot back: it would need an index
-//! of its slots by rank, which every voter would pay for.
+//! was rejected is an order over all keys by which a voter takes a slot back: it would need an
+//! index of its slots by rank, which every voter would pay for.
 
 use super::claimant::Claimant;
 use super::event::Effects;

@@ -60,8 +60,11 @@ async fn lock_through_trait_outlives_the_last_handle() {
 async fn lock_through_trait_is_free_once_its_ttl_is_over() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let client = cluster.client("client").await;
-    let asked_at = Instant::now();
-    assert_eq!(client.try_acquire("tick", 3_000).await, Ok(true));
+    let mut asked_at = Instant::now();
+    // On a busy machine one may be over before its caller learns of it.
+    while client.try_acquire("tick", 3_000).await != Ok(true) {
+        asked_at = Instant::now();
+    }
     client.shutdown().await;
     let taken = async {
         while cluster.nodes[0].try_acquire("tick", LONG_MS).await != Ok(true) {

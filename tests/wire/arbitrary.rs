@@ -299,8 +299,7 @@ pub(crate) fn largest_messages() -> Vec<Message> {
         seq: u64::MAX,
     };
     let (epoch, stamp, nonce) = (Epoch::new(u64::MAX), Instant::FAR, u64::MAX);
-    let ttl = Duration::MAX;
-    let number = u32::MAX;
+    let (ttl, number) = (Duration::MAX, u32::MAX);
     let session = SessionId { nonce, number };
     vec![
         Message::Claim(Claim {
