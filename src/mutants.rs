@@ -73,12 +73,18 @@ pub enum Mutant {
     KeptCoversAll,
     /// A voter does not look at what its claimant believes to be covered.
     DigestIgnored,
+    /// Clusters of other names, with the same secret, open each other's datagrams.
+    ClusterNotSealed,
+    /// A voter that was restarted with a shorter `max_ttl` waits for that alone.
+    OwnMaxTtlAlone,
+    /// A voter votes again while its peers vote in another voter set.
+    OtherSetIgnored,
 }
 
 #[cfg(feature = "mutants")]
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 34] = [
         Self::CountTheLiving,
         Self::NoQuarantine,
         Self::ShortQuarantine,
@@ -110,6 +116,9 @@ impl Mutant {
         Self::KeptForAnother,
         Self::KeptCoversAll,
         Self::DigestIgnored,
+        Self::ClusterNotSealed,
+        Self::OwnMaxTtlAlone,
+        Self::OtherSetIgnored,
     ];
 }
 
