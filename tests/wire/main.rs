@@ -12,5 +12,6 @@ mod outputs;
 mod seal;
 mod sessions;
 mod standing;
+mod sets;
 mod survey;
 mod tellers;
