@@ -32,9 +32,11 @@ mod rerun;
 mod rng;
 mod scale;
 mod scenario;
+mod sets;
 mod settings;
 mod summary;
 mod trace;
+mod twins;
 mod workload;
 mod world;
 
