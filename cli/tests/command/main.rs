@@ -13,3 +13,4 @@ mod keygen;
 mod lab;
 mod look;
 mod node;
+mod settings;
