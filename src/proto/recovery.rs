@@ -181,8 +181,7 @@ impl Recovery {
             self.skew = skew;
             self.floor = self.floor.max(Epoch::limit(self.started, skew));
         }
-        let is_ignored = mistaken!(OwnMaxTtlAlone) || mistaken!(OtherSetIgnored);
-        if quarantine <= self.quarantine || is_ignored {
+        if quarantine <= self.quarantine || mistaken!(OtherSetIgnored) {
             return;
         }
         self.quarantine = quarantine;
