@@ -50,6 +50,7 @@ pub struct Observer {
     is_sealed: bool,
     patience: Duration,
     asker: node::Observer,
+    cluster: String,
     v4: Option<UdpSocket>,
     v6: Option<UdpSocket>,
 }
@@ -138,6 +139,7 @@ impl Observer {
             is_sealed,
             patience: PATIENCE,
             asker: node::Observer::new(seal.of_cluster(CLUSTER_DEFAULT), rand::random()),
+            cluster: CLUSTER_DEFAULT.to_owned(),
             v4: None,
             v6: None,
         }
@@ -147,6 +149,7 @@ impl Observer {
     #[must_use]
     pub fn cluster(mut self, name: impl AsRef<str>) -> Self {
         self.asker = self.asker.of_cluster(name.as_ref());
+        name.as_ref().clone_into(&mut self.cluster);
         self
     }
 
@@ -229,6 +232,7 @@ impl Observer {
         wanted: Wanted,
     ) -> Result<Option<Survey>, ObserveError> {
         let mut surveyor = Surveyor::new(peers.iter().copied(), wanted);
+        surveyor = surveyor.of_cluster(&self.cluster);
         // Those of a look that was given up.
         self.asker.drop_all();
         let mut open: BTreeMap<QuestionId, Open> = BTreeMap::new();

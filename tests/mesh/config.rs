@@ -64,7 +64,7 @@ async fn names_that_gossip_cannot_carry_are_refused_with_the_bound() {
     let voters = |bytes: usize| (0..1_024).map(move |n| format!("{n:0bytes$}"));
     assert_eq!(
         words(good().voters(voters(23))).await,
-        "voters take 65571 bytes in each message of the gossip; at most 65342 fit: name fewer \
+        "voters take 65579 bytes in each message of the gossip; at most 65350 fit: name fewer \
          voters, or give them shorter names"
     );
     let me = format!("{:022}", 7);

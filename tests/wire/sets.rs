@@ -96,7 +96,7 @@ fn a_voter_set_is_described_to_one_node_and_to_all_within_bounds() {
     let described = |outputs: &[Output]| {
         let sent = outputs
             .iter()
-            .filter(|output| matches!(output, Output::Transmit { bytes, .. } if bytes.len() > 120));
+            .filter(|output| matches!(output, Output::Transmit { bytes, .. } if bytes.len() > 90));
         sent.count()
     };
     let asks = |world: &mut World, from: &str| {
