@@ -75,8 +75,8 @@ pub enum Mutant {
     DigestIgnored,
     /// Clusters of other names, with the same secret, open each other's datagrams.
     ClusterNotSealed,
-    /// A voter that was restarted with a shorter `max_ttl` waits for that alone, and votes while its
-    /// peers vote in another voter set.
+    /// A voter that was restarted with a shorter `max_ttl` waits for that alone, and votes while
+    /// its peers vote in another voter set.
     OtherSetIgnored,
 }
 

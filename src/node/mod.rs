@@ -10,8 +10,8 @@ mod observer;
 mod outbox;
 mod peers;
 mod send;
-mod standing;
 mod sets;
+mod standing;
 mod strangers;
 mod survey;
 mod surveyor;
@@ -44,8 +44,8 @@ use crate::wire::{DropReason, GOSSIP_BYTES_MAX, Head, Kind, Seal, Traffic};
 use inspect::Inspector;
 use outbox::Outbox;
 use peers::Peers;
-use standing::Standings;
 use sets::Sets;
+use standing::Standings;
 use strangers::Strangers;
 
 /// How a node comes into the world.

@@ -34,7 +34,10 @@ pub(crate) enum Obstacle {
     /// This node's voter has no memory, and a voter of another voter set is heard.
     WaitsForOtherSet { node: NodeId },
     /// Datagrams from this address cannot be opened.
-    Stranger { from: SocketAddr, reason: DropReason },
+    Stranger {
+        from: SocketAddr,
+        reason: DropReason,
+    },
     /// Epochs rise only if no wall clock was set back.
     LeansOnWallClock { answers: usize },
     /// The task that gossips has ended.

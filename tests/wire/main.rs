@@ -11,7 +11,7 @@ mod observer;
 mod outputs;
 mod seal;
 mod sessions;
-mod standing;
 mod sets;
+mod standing;
 mod survey;
 mod tellers;
