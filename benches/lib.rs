@@ -157,7 +157,10 @@ impl World {
                     self.under_way.push_back(Datagram { from, to, bytes });
                 }
                 Output::Event(Event::Granted { .. }) => self.grants += 1,
-                Output::Event(_) | Output::Gossip { .. } | Output::Inspected { .. } => {}
+                Output::Event(_)
+                | Output::Gossip { .. }
+                | Output::Inspected { .. }
+                | Output::Stranger(_) => {}
                 Output::Timeout(due) => {
                     self.due[node] = due;
                     return;

@@ -18,6 +18,8 @@ use crate::harness::Links;
 
 /// The most voters of one key that pay: beyond, a grant only gets slower.
 const VOTERS_PER_KEY_DEFAULT_MAX: usize = 5;
+/// The name of a cluster that was given none.
+pub(crate) const CLUSTER_DEFAULT: &str = "lockmesh";
 /// The longest name of a cluster, in bytes.
 pub(crate) const CLUSTER_BYTES_MAX: usize = 128;
 const GOSSIP_EVERY_MIN: Duration = Duration::from_millis(10);
@@ -129,7 +131,7 @@ impl MeshBuilder {
             roster_version: 1,
             timing: Timing::lan(),
             key: KeySource::Unsaid,
-            cluster: "lockmesh".to_owned(),
+            cluster: CLUSTER_DEFAULT.to_owned(),
             new_cluster: false,
             ttl: Duration::from_secs(10),
             renew_every: None,
@@ -235,7 +237,8 @@ impl MeshBuilder {
         self
     }
 
-    /// The name of the cluster: nodes of another name are not gossiped with.
+    /// The name of the cluster, `lockmesh` by default. Datagrams of a cluster of another name are
+    /// dropped, also where its secret is the same.
     pub fn cluster(mut self, cluster: impl Into<String>) -> Self {
         self.cluster = cluster.into();
         self
@@ -322,6 +325,7 @@ impl MeshBuilder {
             .voters_per_key
             .unwrap_or_else(|| voters.len().min(VOTERS_PER_KEY_DEFAULT_MAX));
         let roster = Roster::new(self.roster_version, voters, r, self.timing)?;
+        let roster = roster.of_cluster(&self.cluster);
         let listen = address("listen", &self.listen)?;
         let advertise = self
             .advertise

@@ -10,7 +10,7 @@ use crate::proto::event::Answers;
 use crate::proto::id::NameError;
 use crate::proto::message::RefuseReason;
 use crate::proto::roster::RosterError;
-use crate::wire::KeyError;
+use crate::wire::{DropReason, KeyError};
 
 /// A mesh that was not started. Nothing is left: no socket, no task.
 #[derive(Debug, Error)]
@@ -102,6 +102,17 @@ pub enum ConfigError {
         /// The default ttl.
         ttl: Duration,
     },
+    /// Each message of the gossip names every voter, and a datagram holds only so much.
+    #[error(
+        "voters take {bytes} bytes in each message of the gossip; at most {max} fit: name fewer \
+         voters, or give them shorter names"
+    )]
+    GossipRoom {
+        /// What they take, this node included.
+        bytes: usize,
+        /// What there is room for.
+        max: usize,
+    },
     /// The gossip could not be started.
     #[error("the gossip did not start: {0}")]
     Gossip(String),
@@ -134,12 +145,15 @@ pub enum AcquireError {
     Request(#[from] RequestError),
     /// The time was over before a majority of the key's voters had voted for it. The claim is
     /// withdrawn. Whether anybody holds the key is not known.
-    #[error("no majority in {waited:?}: {}", describe(.answers))]
+    #[error("no majority in {waited:?}: {}{}", describe(.answers), unopened(*.hears_nobody))]
     TimedOut {
         /// How long it was waited for.
         waited: Duration,
         /// What the voters had said by then.
         answers: Answers,
+        /// Why this node could open none of the datagrams that came lately; `None` if it could, or
+        /// if none came.
+        hears_nobody: Option<DropReason>,
     },
     /// It was won in contention, and so for a short while at first, but no majority confirmed the
     /// whole lease in time; it is released.
@@ -151,6 +165,14 @@ pub enum AcquireError {
     /// The mesh is shutting down, or was shut down.
     #[error("the mesh is shut down")]
     ShutDown,
+}
+
+/// Why nobody is heard, in words.
+fn unopened(hears_nobody: Option<DropReason>) -> String {
+    let is = hears_nobody.and_then(DropReason::as_unopened);
+    is.map_or_else(String::new, |is| {
+        format!("; every datagram that came lately is {is}")
+    })
 }
 
 /// What the voters said, in words.

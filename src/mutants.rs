@@ -83,12 +83,17 @@ pub enum Mutant {
     ShutOutKeepsVotes,
     /// The last in a full queue does not yield to one that comes before it.
     FullQueuesStay,
+    /// Clusters of other names, with the same secret, open each other's datagrams.
+    ClusterNotSealed,
+    /// A voter that was restarted with a shorter `max_ttl` waits for that alone, and votes while
+    /// its peers vote in another voter set.
+    OtherSetIgnored,
 }
 
 #[cfg(feature = "mutants")]
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 38] = [
         Self::CountTheLiving,
         Self::NoQuarantine,
         Self::ShortQuarantine,
@@ -125,6 +130,8 @@ impl Mutant {
         Self::AnySilentHolders,
         Self::ShutOutKeepsVotes,
         Self::FullQueuesStay,
+        Self::ClusterNotSealed,
+        Self::OtherSetIgnored,
     ];
 }
 

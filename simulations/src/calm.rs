@@ -34,6 +34,10 @@ impl World {
         self.network.heal();
         for host in 0..self.hosts.len() {
             self.hosts[host].clock.set_wall(0);
+            if self.hosts[host].is_other {
+                self.crash(host);
+                self.change(host, false);
+            }
             if self.hosts[host].was_far_ahead {
                 // It may have voted for claims of its own that nobody else believes, and then its
                 // fence stands in the way until time catches up: an operator restarts it.
@@ -62,7 +66,7 @@ impl World {
             + settings.habits.hold_max
             + timing.offer.as_nanos() as u64
             + 100 * settings.round_trip();
-        let bound = settings.at_most(timing.quarantine())
+        let bound = settings.longest_quarantine()
             + 3 * SECOND
             + 5 * lease
             + turn * (settings.habits.clients as u64 + 1);
@@ -83,10 +87,10 @@ impl World {
     /// L5: nobody keeps anything for anybody.
     fn expect_drained(&mut self) {
         let late = self.settings.weather.late_max;
-        let quarantine = self.settings.at_most(self.settings.timing.quarantine());
+        let quarantine = self.settings.longest_quarantine();
         // Datagrams that were late may still come and open slots for a lease; a voter that comes
         // late out of its quarantine may be asked by such a datagram.
-        let bound = quarantine + 3 * SECOND + 3 * self.settings.max_ttl() + late;
+        let bound = quarantine + 3 * SECOND + 3 * self.settings.longest_ttl() + late;
         let end = self.time + bound;
         self.run_until(end, |_| false);
         for host in 0..self.hosts.len() {

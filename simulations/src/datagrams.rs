@@ -12,6 +12,7 @@ use lockmesh::wire::{ClusterKey, PROTOCOL_VERSION, Seal};
 use crate::host::SOCKET_DATAGRAMS_MAX;
 use crate::invariants::{Fact, Host as HostAt};
 use crate::rng::Rng;
+use crate::twins::CLUSTER;
 use crate::world::{Happening, World};
 
 /// Version, mode and kind of a plaintext datagram.
@@ -75,18 +76,25 @@ fn flip(bytes: &mut [u8], bit: u64) {
 impl World {
     /// How the next process seals: with the cluster's key, and a boot id that no other has.
     pub(crate) fn next_seal(&mut self) -> Seal {
-        match &self.cluster_key {
-            Some(key) => Seal::sealed(key.clone(), draw_bytes(&mut self.seal_rng)),
+        let boot_id = match self.cluster_key {
+            Some(_) => draw_bytes(&mut self.seal_rng),
+            None => [0; 16],
+        };
+        self.seal_of(CLUSTER, boot_id)
+    }
+
+    /// How a process of this cluster seals.
+    pub(crate) fn seal_of(&self, cluster: &str, boot_id: [u8; 16]) -> Seal {
+        let seal = match &self.cluster_key {
+            Some(key) => Seal::sealed(key.clone(), boot_id),
             None => Seal::insecure_plaintext(),
-        }
+        };
+        seal.of_cluster(cluster)
     }
 
     /// What opens for a trace all that a node opens, under a boot id that is no node's.
     pub(crate) fn ear(&self) -> Seal {
-        match &self.cluster_key {
-            Some(key) => Seal::sealed(key.clone(), [0xff; 16]),
-            None => Seal::insecure_plaintext(),
-        }
+        self.seal_of(CLUSTER, [0xff; 16])
     }
 
     /// A datagram leaves a host: none, one or two of it will arrive.
@@ -127,7 +135,10 @@ impl World {
             return;
         };
         let machine = &mut self.hosts[host];
-        if machine.addr != to || machine.process.is_none() {
+        if machine.process.is_none() {
+            return self.arrive_at_twin(host, &datagram);
+        }
+        if machine.addr != to {
             return;
         }
         if machine.is_paused() {

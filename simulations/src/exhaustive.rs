@@ -153,7 +153,10 @@ impl Search {
 
     /// A handler has left this behind.
     fn follow(&self, state: &mut State, at: usize, effects: Effects) {
-        self.send(state, at, effects.messages);
+        let mut messages = effects.messages;
+        // There is one voter set.
+        messages.retain(|(_, message)| !matches!(message, Message::Describe(_)));
+        self.send(state, at, messages);
         let Some(claimant) = at.checked_sub(VOTERS) else {
             return;
         };
@@ -425,6 +428,8 @@ impl Model for Search {
                     votes: false,
                     knew: false,
                     seen: Incarnation::new(1),
+                    quarantine: Duration::ZERO,
+                    skew: Duration::ZERO,
                 };
                 voter.change(|it| it.handle_memory(now, &self.ids[other], &memory, &mut out));
             }

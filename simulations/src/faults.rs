@@ -70,6 +70,12 @@ pub(crate) enum Trouble {
     /// A machine is suspended, and goes on: its process keeps its memory and its name and hears
     /// nothing of what was sent meanwhile.
     Suspend { target: Target, span: u64 },
+    /// A process is stopped, and started again in the other voter set, or back in the first one.
+    Change {
+        host: Host,
+        is_other: bool,
+        down: u64,
+    },
     /// A wall clock jumps.
     WallJump { host: Host, by_ms: i64 },
     /// A monotonic clock changes its pace.
@@ -93,6 +99,7 @@ impl Trouble {
             Self::Shutdown { .. } => "shutdown",
             Self::Pause { .. } => "pause",
             Self::Suspend { .. } => "suspend",
+            Self::Change { .. } => "change",
             Self::WallJump { .. } => "wall_jump",
             Self::Drift { .. } => "drift",
         }
@@ -130,6 +137,7 @@ pub(crate) fn draw(settings: &Settings) -> Vec<Fault> {
         })
         .collect();
     faults.extend(draw_shutdowns(settings));
+    draw_changes(settings, &mut faults);
     faults.sort_by_key(|fault| fault.at);
     faults
 }
@@ -153,6 +161,38 @@ fn draw_shutdowns(settings: &Settings) -> Vec<Fault> {
             },
         })
         .collect()
+}
+
+/// Hosts are restarted in the other voter set one after the other, some or all, and then perhaps
+/// back. Where the voters themselves differ nothing else keeps the two sets apart than that they
+/// hear each other: whoever changes voters while the network is cut gets what he asks for.
+fn draw_changes(settings: &Settings, faults: &mut Vec<Fault>) {
+    let Some(other) = &settings.other_set else {
+        return;
+    };
+    if other.is_other_members(settings) {
+        faults.retain(|fault| match fault.trouble {
+            Trouble::Crash { says_new, .. } => !says_new,
+            Trouble::Slow { .. } | Trouble::Drift { .. } => true,
+            _ => false,
+        });
+    }
+    let mut rng = Rng::stream(settings.seed, "changes");
+    let hosts = settings.hosts();
+    let mut at = rng.between(settings.max_ttl() / 4, settings.fault_span / 2);
+    for round in 0..rng.between(1, 3) {
+        let count = rng.between(1, hosts as u64) as usize;
+        for host in rng.sample(hosts, count) {
+            let trouble = Trouble::Change {
+                host,
+                is_other: round % 2 == 0,
+                down: rng.spread(MILLISECOND, settings.max_ttl() / 2),
+            };
+            faults.push(Fault { at, trouble });
+            at += rng.spread(settings.round_trip(), settings.max_ttl() * 2);
+        }
+    }
+    faults.retain(|fault| fault.at < settings.fault_span);
 }
 
 fn draw_trouble(rng: &mut Rng, weights: &[u64], settings: &Settings) -> Trouble {

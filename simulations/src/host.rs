@@ -53,6 +53,10 @@ pub(crate) struct Host {
     pub(crate) process: Option<Process>,
     /// All its lives, the last at the end.
     pub(crate) lives: Vec<Sighting>,
+    /// It runs in the other voter set.
+    pub(crate) is_other: bool,
+    /// It was ever started in another voter set than before.
+    pub(crate) has_changed: bool,
     /// Its process is frozen until then.
     pub(crate) paused_until: Option<u64>,
     /// Its machine is suspended, not its process alone: it hears nothing then.
@@ -75,6 +79,8 @@ impl Host {
             clock,
             process: None,
             lives: Vec::new(),
+            is_other: false,
+            has_changed: false,
             paused_until: None,
             is_suspended: false,
             inbox: Vec::new(),

@@ -80,6 +80,11 @@ impl World {
                 self.hosts[host].is_suspended = self.hosts[host].process.is_some();
                 self.pause(host, span);
             }
+            Trouble::Change {
+                host,
+                is_other,
+                down,
+            } => self.restart_in(host, is_other, down),
             Trouble::WallJump { host, by_ms } => {
                 let skew = self.settings.timing.max_clock_skew.as_millis() as i64;
                 let machine = &mut self.hosts[host];
@@ -114,6 +119,25 @@ impl World {
             Trouble::Storm { .. } => self.network.set_storm(0),
             _ => {}
         }
+    }
+
+    fn restart_in(&mut self, host: HostAt, is_other: bool, down: u64) {
+        self.crash(host);
+        self.change(host, is_other);
+        let start = Happening::Start {
+            host,
+            says_new: false,
+            moves: false,
+        };
+        self.push_in(down, start);
+    }
+
+    /// From its next start on a host runs in this voter set.
+    pub(crate) fn change(&mut self, host: HostAt, is_other: bool) {
+        let machine = &mut self.hosts[host];
+        machine.has_changed |= machine.is_other != is_other;
+        machine.is_other = is_other;
+        self.see(&Fact::Changed { host, is_other });
     }
 
     fn resolve(&mut self, target: Target) -> HostAt {
@@ -173,10 +197,11 @@ impl World {
     /// Whether somebody holds a lock that needs this voter's vote.
     fn bears_a_lease(&self, voter: HostAt) -> bool {
         let history = &self.laws.history;
-        self.voter_keys[voter].iter().any(|key| {
+        self.keys_voted_by(voter).iter().any(|key| {
             history.holders(*key, self.time).any(|(_, asked)| {
                 history.vote_of(voter, *key) == Some((asked.host, asked.epoch))
-                    && history.votes_for(*key, asked.host, asked.epoch) <= history.majority(*key)
+                    && history.votes_for(*key, asked.host, asked.epoch)
+                        <= history.majority_of(*key, asked.host)
             })
         })
     }
@@ -224,8 +249,7 @@ impl World {
     }
 
     fn others_remember(&self, host: HostAt) -> bool {
-        let quarantine = self.settings.timing.quarantine();
-        let settled = self.settings.at_most(quarantine) + 3 * SECOND;
+        let settled = self.settings.longest_quarantine() + 3 * SECOND;
         (0..self.settings.members)
             .filter(|other| *other != host)
             .all(|other| {
@@ -239,14 +263,19 @@ impl World {
         let seal = self.next_seal();
         let listens = self.trace.keeps_lines() && self.settings.algorithm == Algorithm::Lockmesh;
         let ear = listens.then(|| self.ear());
-        let settings = &self.settings;
+        let roster = self.roster_of(host).clone();
+        // One that had other settings may have voted for what it does not believe now.
+        let skew = match self.hosts[host].has_changed {
+            true => self.settings.largest_skew(),
+            false => roster.timing().max_clock_skew,
+        };
         let machine = &mut self.hosts[host];
         let now = machine.clock.now(self.time);
         let life = machine.lives[machine.lives.len() - 1];
         let config = NodeConfig {
             id: machine.id.clone(),
             incarnation: life.incarnation,
-            roster: self.roster.clone(),
+            roster,
             start: if says_new {
                 Start::NewCluster
             } else {
@@ -264,7 +293,7 @@ impl World {
             requests: Default::default(),
             voted: Default::default(),
             slots: 0,
-            believed: Epoch::limit(now, settings.timing.max_clock_skew).get(),
+            believed: Epoch::limit(now, skew).get(),
             started_at: self.time,
         });
         machine.timer += 1;

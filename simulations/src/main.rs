@@ -32,10 +32,12 @@ mod rerun;
 mod rng;
 mod scale;
 mod scenario;
+mod sets;
 mod settings;
 mod summary;
 mod ticks;
 mod trace;
+mod twins;
 mod workload;
 mod world;
 

@@ -18,9 +18,10 @@ impl World {
                 Event::Lost { ticket, .. } => self.see_over(host, *ticket, End::Lost),
                 Event::QuarantineBegan { .. } => self.count("quarantines"),
                 Event::QuarantineEnded {
+                    answers,
                     leans_on_wall_clock,
-                    ..
-                } => self.see_return(host, *leans_on_wall_clock),
+                } => self.see_return(host, *answers, *leans_on_wall_clock),
+                Event::QuarantineExtended { .. } => self.count("quarantines_extended"),
                 _ => {}
             }
         }
@@ -89,7 +90,9 @@ impl World {
         }
     }
 
-    fn see_return(&mut self, host: HostAt, leans_on_wall_clock: bool) {
+    fn see_return(&mut self, host: HostAt, answers: usize, leans_on_wall_clock: bool) {
+        let too_few = answers < self.roster_of(host).recall_answers();
+        let leans_on_settings = too_few && self.hosts[host].has_changed;
         let Some(process) = self.process(host) else {
             return;
         };
@@ -97,12 +100,16 @@ impl World {
             return;
         };
         let believed = process.believed;
-        let fences = self.voter_keys[host]
+        let fences = self
+            .keys_voted_by(host)
             .iter()
             .map(|key| (*key, voter.fence(&self.keys[*key]).get()))
             .collect();
         if leans_on_wall_clock {
             self.count("leans_on_wall_clock");
+        }
+        if leans_on_settings {
+            self.count("leans_on_settings");
         }
         self.count("voters_returned");
         self.see(&Fact::Returned {
@@ -110,6 +117,7 @@ impl World {
             fences,
             believed,
             leans_on_wall_clock,
+            leans_on_settings,
         });
     }
 
@@ -126,7 +134,7 @@ impl World {
             return;
         }
         let mut changed = Vec::new();
-        for key in &self.voter_keys[host] {
+        for key in self.keys_voted_by(host) {
             let vote = voter.report(now, 0, &self.keys[*key]).vote;
             let to = vote.and_then(|vote| {
                 let holder = self.host_of(&vote.claim.node)?;

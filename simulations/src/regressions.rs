@@ -166,6 +166,8 @@ fn a_recovery_that_cuts_an_answer_says_that_it_leans_on_its_wall_clock() {
             votes: true,
             knew: true,
             seen: Incarnation::new(1),
+            quarantine: Duration::ZERO,
+            skew: Duration::ZERO,
         };
         for other in ["b", "c"] {
             voter.handle_memory(over, &id(other), &memory, &mut out);

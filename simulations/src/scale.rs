@@ -130,6 +130,8 @@ fn settings(members: usize, span: u64) -> Settings {
         gossip: Gossip::Honest,
         lives: Lives::Counted,
         starts_new: true,
+        other_set: None,
+        has_twins: false,
         fault_span: span,
         habits: Habits {
             clients: 100,

@@ -97,6 +97,27 @@ pub(crate) struct Settings {
     pub(crate) limits: Limits,
     /// How often leases are renewed, where not three times in a ttl.
     pub(crate) renew_every: Option<Duration>,
+    /// What some hosts are restarted with, and later perhaps back.
+    pub(crate) other_set: Option<OtherSet>,
+    /// Whether another cluster takes over the addresses of dead members.
+    pub(crate) has_twins: bool,
+}
+
+/// Another voter set, with other constants, other members or both.
+#[derive(Clone, Debug)]
+pub(crate) struct OtherSet {
+    pub(crate) timing: Timing,
+    pub(crate) voters_per_key: usize,
+    /// By host.
+    pub(crate) members: Vec<usize>,
+}
+
+impl OtherSet {
+    /// Whether more than constants differ: then majorities of the two need not meet.
+    pub(crate) fn is_other_members(&self, settings: &Settings) -> bool {
+        self.voters_per_key != settings.voters_per_key
+            || self.members != (0..settings.members).collect::<Vec<_>>()
+    }
 }
 
 impl Settings {
@@ -118,14 +139,16 @@ impl Settings {
         let mut wire = Rng::stream(seed, "wire");
         let mut weather = draw_weather(&mut rng, round_trip, max_ttl);
         weather.damage_ppm = *wire.pick(&[0, 0, 1_000, 20_000, 200_000]);
+        let outsiders = *rng.pick(&[0, 0, 1, 2]);
+        let voters_per_key = voters_per_key.min(members);
         Self {
             seed,
             algorithm: Algorithm::default(),
             is_sealed: wire.chance(250_000),
             is_recorded: false,
             members,
-            outsiders: *rng.pick(&[0, 0, 1, 2]),
-            voters_per_key: voters_per_key.min(members),
+            outsiders,
+            voters_per_key,
             timing,
             pace,
             wall_off_max_ms: timing.max_clock_skew.as_millis() as i64 / 2,
@@ -154,6 +177,8 @@ impl Settings {
             },
             limits: Limits::default(),
             renew_every: draw_renewal(seed, &timing),
+            has_twins: Rng::stream(seed, "twins").chance(80_000),
+            other_set: draw_other_set(seed, (members, outsiders), voters_per_key, timing),
         }
         .with_limits()
     }
@@ -201,10 +226,35 @@ impl Settings {
         self.timing.round_trip.as_nanos() as u64
     }
 
+    /// The longest lease of any voter set.
+    pub(crate) fn longest_ttl(&self) -> u64 {
+        let other = self.other_set.as_ref().map(|other| other.timing.max_ttl);
+        other.map_or(self.max_ttl(), |other| self.max_ttl().max(nanos(other)))
+    }
+
+    /// The longest that a voter without memory may abstain in true time, but for a second. With two
+    /// voter sets it may have heard of the other at the end of its quarantine, by a late datagram.
+    pub(crate) fn longest_quarantine(&self) -> u64 {
+        let own = self.timing.quarantine();
+        let Some(other) = &self.other_set else {
+            return self.at_most(own);
+        };
+        let longest = own.max(other.timing.quarantine());
+        3 * self.at_most(longest) + self.weather.late_max + SECOND
+    }
+
+    /// The larger of the skews that a voter may believe.
+    pub(crate) fn largest_skew(&self) -> Duration {
+        let own = self.timing.max_clock_skew;
+        let other = self.other_set.as_ref();
+        other.map_or(own, |other| own.max(other.timing.max_clock_skew))
+    }
+
     /// A span of some node's clock, as long as it may take in true time.
     pub(crate) fn at_most(&self, span: Duration) -> u64 {
         let span = span.as_nanos() as u64;
-        let ppm = u64::from(self.timing.max_drift_ppm);
+        let other = self.other_set.as_ref().map(|it| it.timing.max_drift_ppm);
+        let ppm = u64::from(other.unwrap_or_default().max(self.timing.max_drift_ppm));
         span + span / 1_000_000 * 2 * ppm + 1_000
     }
 }
@@ -215,6 +265,55 @@ fn draw_renewal(seed: u64, timing: &Timing) -> Option<Duration> {
     let round_trip = timing.round_trip.as_nanos() as u64;
     let every = rng.spread(round_trip, 5 * round_trip);
     rng.chance(200_000).then(|| Duration::from_nanos(every))
+}
+
+fn nanos(span: Duration) -> u64 {
+    span.as_nanos() as u64
+}
+
+/// In some worlds hosts are restarted with other settings: a shorter or longer `max_ttl`, another
+/// skew, a larger drift, and in a third of them with other voters, too.
+fn draw_other_set(
+    seed: u64,
+    (members, outsiders): (usize, usize),
+    voters_per_key: usize,
+    timing: Timing,
+) -> Option<OtherSet> {
+    let mut rng = Rng::stream(seed, "sets");
+    if members < 2 || members > 20 || !rng.chance(150_000) {
+        return None;
+    }
+    let mut other = timing;
+    let by = rng.between(2, 6) as u32;
+    other.max_ttl = match rng.below(5) {
+        0..3 => timing.max_ttl / by,
+        3 => timing.max_ttl * by,
+        _ => timing.max_ttl,
+    };
+    if rng.chance(300_000) {
+        other.max_drift_ppm = timing.max_drift_ppm.max(50_000);
+        other.offer = timing.offer.max(timing.round_trip * 10);
+    }
+    let least = (timing.round_trip * 10).max(other.offer).max(other.poke);
+    other.max_ttl = other.max_ttl.max(least);
+    let skew = timing.max_clock_skew * rng.between(1, 4) as u32 / 2;
+    other.max_clock_skew = skew.max(Duration::from_millis(1)).min(other.max_ttl);
+    let mut all: Vec<usize> = (0..members).collect();
+    let mut per_key = voters_per_key;
+    if rng.chance(333_000) {
+        match rng.below(3) {
+            0 => per_key = rng.between(1, members as u64) as usize,
+            1 if outsiders > 0 => all.push(members),
+            _ => {
+                all.remove(rng.below(members as u64) as usize);
+            }
+        }
+    }
+    Some(OtherSet {
+        timing: other,
+        voters_per_key: per_key.min(all.len()),
+        members: all,
+    })
 }
 
 fn draw_members(rng: &mut Rng) -> usize {
@@ -299,6 +398,13 @@ mod tests {
                 .map(|n| NodeId::new(format!("n{n}")).unwrap())
                 .collect();
             let roster = Roster::new(1, members, settings.voters_per_key, settings.timing);
+            assert!(roster.is_ok(), "seed {seed}: {roster:?}");
+            let Some(other) = settings.other_set else {
+                continue;
+            };
+            let names = other.members.iter().map(|n| format!("n{n}"));
+            let members = names.map(|name| NodeId::new(name).unwrap()).collect();
+            let roster = Roster::new(1, members, other.voters_per_key, other.timing);
             assert!(roster.is_ok(), "seed {seed}: {roster:?}");
         }
     }

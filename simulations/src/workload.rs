@@ -96,10 +96,11 @@ impl World {
         wish: Wish,
     ) -> Option<RequestId> {
         let now = self.hosts[host].clock.now(self.time);
+        let ttl_max = self.roster_of(host).timing().max_ttl;
         let process = self.hosts[host].process.as_mut()?;
         let request = Request {
             key: self.keys[wish.key].clone(),
-            ttl: Duration::from_nanos(wish.ttl),
+            ttl: Duration::from_nanos(wish.ttl).min(ttl_max),
             is_try: wish.is_try,
             renews: wish.renews,
             outlives: wish.outlives,

@@ -26,8 +26,10 @@ use crate::network::Network;
 use crate::report::Record;
 use crate::rng::Rng;
 use crate::scenario::{AskAt, Counted};
+use crate::sets::{other_roster, voters_of};
 use crate::settings::{Gossip, PROBE_KEYS, SECOND, Settings};
 use crate::trace::Trace;
+use crate::twins::{CLUSTER, Twins};
 use crate::workload::{Client, Status};
 
 /// Something that is to happen at a time.
@@ -124,9 +126,11 @@ pub(crate) struct World {
     pub(crate) by_addr: BTreeMap<SocketAddr, HostAt>,
     by_id: BTreeMap<NodeId, HostAt>,
     pub(crate) roster: Arc<Roster>,
+    /// That of the other voter set; the same where there is none.
+    pub(crate) other_roster: Arc<Roster>,
     pub(crate) keys: Vec<Key>,
-    /// The keys that each host votes for.
-    pub(crate) voter_keys: Vec<Vec<KeyAt>>,
+    /// The keys that each host votes for, in each voter set.
+    pub(crate) voter_keys: [Vec<Vec<KeyAt>>; 2],
     pub(crate) network: Network,
     pub(crate) faults: Vec<Fault>,
     pub(crate) clients: Vec<Client>,
@@ -142,6 +146,8 @@ pub(crate) struct World {
     pub(crate) seal_rng: Rng,
     /// The key that all nodes share, where they seal.
     pub(crate) cluster_key: Option<ClusterKey>,
+    /// The voters of another cluster with the same names.
+    pub(crate) twins: Twins,
     /// Faults are over.
     pub(crate) is_calm: bool,
     pub(crate) requests: u64,
@@ -168,22 +174,22 @@ impl World {
         let ids: Vec<NodeId> = hosts.iter().map(|host| host.id.clone()).collect();
         let members = ids[..settings.members].to_vec();
         let roster = Roster::new(1, members, settings.voters_per_key, settings.timing);
-        let roster = Arc::new(roster.expect("settings that were drawn or checked are valid"));
+        let roster = roster.expect("settings that were drawn or checked are valid");
+        let roster = Arc::new(roster.of_cluster(CLUSTER));
         let keys: Vec<Key> = (0..settings.habits.keys + PROBE_KEYS)
             .map(|key| Key::new(format!("key/{key}")).expect("a short name"))
             .collect();
         let by_id: BTreeMap<NodeId, HostAt> = ids.iter().cloned().zip(0..).collect();
-        let voters: Vec<Vec<HostAt>> = keys
-            .iter()
-            .map(|key| roster.voters_for(key).iter().map(|id| by_id[id]).collect())
-            .collect();
-        let voter_keys = (0..hosts.len())
-            .map(|host| {
-                (0..keys.len())
-                    .filter(|key| voters[*key].contains(&host))
-                    .collect()
-            })
-            .collect();
+        let other_roster = other_roster(&settings, &ids).unwrap_or_else(|| roster.clone());
+        let voters =
+            [&roster, &other_roster].map(|roster| voters_of(roster, &keys, |id| by_id[id]));
+        let voter_keys = voters.each_ref().map(|voters| {
+            let of = |host: HostAt| {
+                let keys = 0..keys.len();
+                keys.filter(|key| voters[*key].contains(&host)).collect()
+            };
+            (0..hosts.len()).map(of).collect()
+        });
         let network = Network::new(
             Rng::stream(seed, "network"),
             hosts.len(),
@@ -199,6 +205,7 @@ impl World {
             by_addr: hosts.iter().map(|host| host.addr).zip(0..).collect(),
             by_id,
             roster,
+            other_roster,
             voter_keys,
             network,
             faults,
@@ -215,6 +222,7 @@ impl World {
                 .is_sealed
                 .then(|| datagrams::draw_key(&mut seal_rng)),
             seal_rng,
+            twins: Twins::default(),
             is_calm: false,
             requests: 0,
             probed: BTreeMap::new(),
@@ -233,6 +241,7 @@ impl World {
 
     fn begin(&mut self) {
         let says_new = self.settings.starts_new;
+        self.begin_twins();
         for host in 0..self.hosts.len() {
             let life = self.next_life(host);
             self.hosts[host].lives.push(life);
@@ -437,7 +446,7 @@ impl World {
             match process.node.poll_output() {
                 Output::Transmit { to, bytes } => self.transmit(host, to, bytes),
                 Output::Event(event) => events.push(event),
-                Output::Gossip { .. } | Output::Inspected { .. } => {}
+                Output::Gossip { .. } | Output::Inspected { .. } | Output::Stranger(_) => {}
                 Output::Timeout(at) => break at,
             }
         };
@@ -562,12 +571,14 @@ fn draw_hosts(settings: &Settings) -> Vec<Host> {
         .collect()
 }
 
-fn terms(settings: &Settings, voters: Vec<Vec<HostAt>>) -> Terms {
-    let late = settings.weather.late_max.max(settings.max_ttl());
+fn terms(settings: &Settings, voters: [Vec<Vec<HostAt>>; 2]) -> Terms {
+    let late = settings.weather.late_max.max(settings.longest_ttl());
+    let [voters, other_voters] = voters;
     Terms {
         clocks_kept: settings.pace == crate::settings::Pace::Kept,
         voters,
-        linger: 4 * settings.max_ttl() + 2 * late,
+        other_voters,
+        linger: 4 * settings.longest_ttl() + 2 * late,
         settled: 4 * settings.round_trip(),
     }
 }

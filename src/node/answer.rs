@@ -30,7 +30,9 @@ pub(super) fn count(counts: &mut Counts, event: &Event) {
         Event::Renewed { .. }
         | Event::QuarantineBegan { .. }
         | Event::QuarantineEnded { .. }
-        | Event::RosterMismatch { .. } => {}
+        | Event::QuarantineExtended { .. }
+        | Event::RosterMismatch { .. }
+        | Event::RosterMatch { .. } => {}
     }
 }
 

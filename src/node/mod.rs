@@ -10,7 +10,9 @@ mod observer;
 mod outbox;
 mod peers;
 mod send;
+mod sets;
 mod standing;
+mod strangers;
 mod survey;
 mod surveyor;
 mod take;
@@ -23,6 +25,7 @@ use std::time::Duration;
 pub use inspect::{InspectId, Inspection, LockState, Owner, SeenVotes, Waiter};
 pub use observer::{Observer, QuestionId};
 pub use standing::Standing;
+pub use strangers::{Stranger, TOLD_EVERY};
 pub use survey::{Health, NodeAnswer, NodeSurvey, Survey};
 pub use surveyor::{Ask, Surveyor, Wanted};
 
@@ -41,7 +44,9 @@ use crate::wire::{DropReason, GOSSIP_BYTES_MAX, Head, Kind, Seal, Traffic};
 use inspect::Inspector;
 use outbox::Outbox;
 use peers::Peers;
+use sets::Sets;
 use standing::Standings;
+use strangers::Strangers;
 
 /// How a node comes into the world.
 #[derive(Debug)]
@@ -86,6 +91,9 @@ pub enum Output {
     },
     /// Something happened to a request, or to the voter.
     Event(Event),
+    /// Datagrams came that could not be opened. Told at once, and then every
+    /// [`TOLD_EVERY`] of each address.
+    Stranger(Stranger),
     /// An inspection is done.
     Inspected {
         /// Which.
@@ -106,6 +114,8 @@ pub struct Node {
     claimant: Claimant,
     peers: Peers,
     view: View,
+    sets: Sets,
+    strangers: Strangers,
     inspector: Inspector,
     standings: Standings,
     seal: Seal,
@@ -152,6 +162,8 @@ impl Node {
         let mut node = Self {
             peers: Peers::new(id.clone(), roster.clone()),
             view: View::default(),
+            sets: Sets::default(),
+            strangers: Strangers::new(now),
             inspector: Inspector::new(seed),
             standings: Standings::default(),
             id,
@@ -178,7 +190,12 @@ impl Node {
     pub fn handle_datagram(&mut self, now: Now, from: SocketAddr, bytes: &[u8]) {
         match self.take_in(now, from, bytes) {
             Ok(()) => self.route(now),
-            Err(reason) => self.traffic.drop_one(reason),
+            Err(reason) => {
+                self.traffic.drop_one(reason);
+                if let Some(stranger) = self.strangers.dropped(now, from, reason) {
+                    self.outputs.push_back(Output::Stranger(stranger));
+                }
+            }
         }
     }
 
@@ -351,6 +368,12 @@ impl Node {
         &self.traffic
     }
 
+    /// Why no datagram can be opened, where some came lately and none could.
+    #[must_use]
+    pub fn hears_nobody(&self, now: Now) -> Option<DropReason> {
+        self.strangers.nobody(now)
+    }
+
     /// The address that it would send to, for a node.
     #[must_use]
     pub fn address_of(&self, node: &NodeId) -> Option<SocketAddr> {
@@ -397,8 +420,14 @@ impl Node {
                     self.greet(from);
                 }
             }
+            Message::Describe(_) => {
+                let every = self.roster.timing().round_trip;
+                self.describe_to(now, from, every);
+            }
+            Message::Described(set) => self.take_description(now, head, *set),
             Message::Recall(recall) => {
                 let memory = self.recollect(from, recall);
+                let memory = self.with_other_sets(now, from, memory);
                 self.effects.send(from, Message::Memory(memory));
             }
             Message::Memory(memory) => {
@@ -452,6 +481,8 @@ impl Node {
                 votes: false,
                 knew,
                 seen,
+                quarantine: self.roster.timing().quarantine(),
+                skew: self.roster.timing().max_clock_skew,
             },
         }
     }
@@ -536,6 +567,8 @@ fn claim_of(message: &Message) -> Option<&ClaimId> {
         | Message::KeepAlive(_)
         | Message::Kept(_)
         | Message::VoterQuery(_)
-        | Message::VoterReply(_) => None,
+        | Message::VoterReply(_)
+        | Message::Describe(_)
+        | Message::Described(_) => None,
     }
 }

@@ -33,6 +33,13 @@ impl Observer {
         }
     }
 
+    /// The same for the cluster of this name.
+    #[must_use]
+    pub fn of_cluster(mut self, name: &str) -> Self {
+        self.seal = self.seal.of_cluster(name);
+        self
+    }
+
     /// A question, and the datagram to send to a node.
     pub fn ask(&mut self, question: Question) -> (QuestionId, Vec<u8>) {
         self.next = self.next.wrapping_add(1);

@@ -55,6 +55,7 @@ pub struct Surveyor {
     told: Told,
     /// At how many addresses each member is looked for beside those that it began with.
     sought: BTreeMap<NodeId, usize>,
+    cluster: Option<String>,
     pub(super) roster: Option<Arc<Roster>>,
 }
 
@@ -232,7 +233,7 @@ impl Talk {
     }
 
     /// The roster that it described, where what it said of it agrees with its digest.
-    fn roster(&self) -> Option<Roster> {
+    fn roster(&self, cluster: Option<&str>) -> Option<Roster> {
         let speaker = self.speaker.as_ref()?;
         let members = self.nodes.values().filter(|seen| seen.is_member);
         let members = members.map(|seen| seen.node.clone()).collect();
@@ -240,6 +241,10 @@ impl Talk {
         let voters_per_key = usize::try_from(overview.voters_per_key).ok()?;
         let version = speaker.roster.version;
         let roster = Roster::new(version, members, voters_per_key, overview.timing).ok()?;
+        let roster = match cluster {
+            Some(name) => roster.of_cluster(name),
+            None => roster,
+        };
         (roster.tag() == speaker.roster).then_some(roster)
     }
 }
@@ -254,12 +259,20 @@ impl Surveyor {
             at: BTreeMap::new(),
             told: Told::default(),
             sought: BTreeMap::new(),
+            cluster: None,
             roster: None,
         };
         for addr in peers {
             surveyor.begin(addr);
         }
         surveyor
+    }
+
+    /// The same in the cluster of this name, which is part of the roster's digest.
+    #[must_use]
+    pub fn of_cluster(mut self, name: &str) -> Self {
+        self.cluster = Some(name.to_owned());
+        self
     }
 
     /// The next question, if there is one now.
@@ -295,7 +308,7 @@ impl Surveyor {
         if knew_nodes || matches!(talk.step, Step::Overview | Step::Nodes) {
             return;
         }
-        match (talk.roster(), &self.roster) {
+        match (talk.roster(self.cluster.as_deref()), &self.roster) {
             (None, _) => talk.step = Step::Silent,
             (Some(roster), None) => self.roster = Some(Arc::new(roster)),
             (Some(_), Some(_)) => {}

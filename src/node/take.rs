@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 
 use super::peers::Heard;
 use super::{Node, Output};
-use crate::proto::event::Event;
 use crate::proto::message::{Message, Outdated};
 use crate::proto::time::Now;
 use crate::proto::voter::Voter;
@@ -20,6 +19,9 @@ impl Node {
     ) -> Result<(), DropReason> {
         let mut body = std::mem::take(&mut self.opened);
         let opened = self.seal.open_into(bytes, &mut body);
+        if opened.is_ok() {
+            self.strangers.opened(now);
+        }
         let taken = opened.and_then(|kind| match kind {
             Kind::Votes => self.take_votes(now, from, &body),
             Kind::Gossip => {
@@ -64,6 +66,9 @@ impl Node {
             roster: head.roster,
         };
         self.hear(now, &head, from)?;
+        if head.roster != self.roster.tag() || !self.sets.is_empty() {
+            self.note_set(now, &head);
+        }
         self.traffic.datagrams_in += 1;
         self.traffic.messages_in += messages.len() as u64;
         for message in messages.drain(..) {
@@ -89,11 +94,6 @@ impl Node {
                 if let Some(voter) = &mut self.voter {
                     let effects = &mut self.effects;
                     voter.handle_incarnation(now, &head.from, head.incarnation, effects);
-                }
-                if head.roster != self.roster.tag() {
-                    self.effects.tell(Event::RosterMismatch {
-                        node: head.from.clone(),
-                    });
                 }
                 // It may not have heard of this life, and gossip may not know where it is.
                 self.greet(&head.from);

@@ -4,6 +4,7 @@ use super::epoch::Epoch;
 use super::id::{Key, NodeId};
 use super::message::{Message, Outbox, RefuseReason};
 use super::time::Instant;
+use super::voter_set::Differences;
 
 /// Names one request for a lock from its beginning to its end. A request keeps its ticket while
 /// its claims change: one that is told `Stale` claims anew under another claim id.
@@ -83,8 +84,26 @@ pub enum Event {
         /// Too few did: that epochs rise leans on a wall clock that was not set back.
         leans_on_wall_clock: bool,
     },
-    /// A node has another roster than this one. Said once for each of its lives.
+    /// This voter has no memory, and abstains for longer than it said before.
+    QuarantineExtended {
+        /// When it ends at the latest now, but for the second in which it asks the others.
+        until: Instant,
+        /// The node that is the cause.
+        node: NodeId,
+        /// Whether that node votes in another voter set: this voter then waits until it does not.
+        /// Otherwise the node knows of votes that last longer.
+        votes_elsewhere: bool,
+    },
+    /// A node has another voter set than this one. Said once for each of its lives, and again once
+    /// it is known in what they differ.
     RosterMismatch {
+        /// The node.
+        node: NodeId,
+        /// In what they differ, as far as it has said.
+        differences: Differences,
+    },
+    /// A node that had another voter set has the same now.
+    RosterMatch {
         /// The node.
         node: NodeId,
     },

@@ -15,6 +15,7 @@ use super::digest::{Digest, Parts};
 use super::epoch::Epoch;
 use super::id::{ClaimId, Incarnation, Key, NodeId};
 use super::time::Instant;
+use super::voter_set::{Role, VoterSet};
 
 /// One message from one node to another.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
@@ -50,6 +51,12 @@ pub enum Message {
     VoterQuery(VoterQuery),
     /// The answer to [`VoterQuery`].
     VoterReply(VoterReply),
+    /// "Which voter set do you have?" And what the asker does in its own. (No message is empty: one
+    /// that is cut off must not be another that is whole.)
+    Describe(Role),
+    /// The answer to [`Describe`](Self::Describe), and to a node that speaks for another voter set.
+    /// Rare and large.
+    Described(Box<VoterSet>),
 }
 
 /// Ask for a vote, keep waiting for it, renew it, or give it back.
@@ -224,6 +231,11 @@ pub struct Memory {
     pub knew: bool,
     /// The highest incarnation of the asker that it has heard of.
     pub seen: Incarnation,
+    /// The longest that votes of the asker last, by any voter set which the answerer knows to name
+    /// it: the quarantine of that set. Zero where it knows of none.
+    pub quarantine: Duration,
+    /// The largest `max_clock_skew` of those.
+    pub skew: Duration,
 }
 
 /// "I have heard of a later life of yours than the one you speak under."

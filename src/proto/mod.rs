@@ -34,3 +34,4 @@ pub mod view;
 pub mod voter;
 mod voter_keeps;
 mod voter_says;
+pub mod voter_set;

@@ -6,6 +6,10 @@
 //! wall clock at the start is the second belt: no epoch that it ever voted for was further ahead
 //! of that than `max_clock_skew`.
 //!
+//! It may have had other settings then. So it asks all that it knows of for theirs, and waits for
+//! the longest votes that any of them tells. And it does not vote while a voter of another voter
+//! set is heard: two sets need not share a majority.
+//!
 //! A cluster that is started for the first time need not wait. But a flag that says so will stay
 //! set, so a voter that is told "new" asks first, and believes it only when nearly all others say
 //! that they know of no earlier life. Silence is not consent: without those answers it sits out
@@ -22,7 +26,10 @@ use super::roster::Roster;
 use super::time::{Instant, Now};
 use super::view::View;
 use super::voter::Start;
+use super::voter_set::{OtherSet, Role};
 
+/// How often a voter asks for voter sets in the course of its quarantine, at least.
+const ASKS: u32 = 8;
 /// How long a voter waits for answers once its quarantine is over.
 const RECALL_WAIT: Duration = Duration::from_secs(1);
 
@@ -43,8 +50,13 @@ enum Phase {
 pub(crate) struct Recovery {
     phase: Phase,
     nonce: u64,
-    /// When the last lease is over that it may have voted for.
-    until: Instant,
+    started: Now,
+    /// From the start on: then the last lease is over that it may have voted for.
+    quarantine: Duration,
+    /// When the votes of all other voter sets are over whose voters were heard.
+    others_until: Instant,
+    /// The node that it waits for then.
+    waits_for: Option<NodeId>,
     /// No epoch that it ever voted for is above this.
     floor: Epoch,
     others: Vec<NodeId>,
@@ -92,7 +104,10 @@ impl Recovery {
         let mut recovery = Self {
             phase: Phase::New,
             nonce,
-            until: now.mono.after(quarantine),
+            started: now,
+            quarantine,
+            others_until: Instant::ZERO,
+            waits_for: None,
             floor: Epoch::limit(now, timing.max_clock_skew),
             others: roster
                 .members()
@@ -119,7 +134,81 @@ impl Recovery {
     fn go_into_quarantine(&mut self, out: &mut Effects) {
         self.phase = Phase::Quarantine;
         self.answers.clear();
-        out.tell(Event::QuarantineBegan { until: self.until });
+        out.tell(Event::QuarantineBegan {
+            until: self.until(),
+        });
+    }
+
+    /// A node speaks for another voter set.
+    pub(crate) fn handle_other_set(
+        &mut self,
+        now: Now,
+        node: &NodeId,
+        set: &OtherSet,
+        out: &mut Effects,
+    ) {
+        if set.names_me {
+            self.wait_as_long_as(node, set.quarantine, set.skew, out);
+        }
+        if !set.votes || mistaken!(OtherSetIgnored) {
+            return;
+        }
+        // It may have voted until just before its next answer was due.
+        let span = set.quarantine.max(self.quarantine) + self.ask_every();
+        self.others_until = self.others_until.max(now.mono.after(span));
+        // Whatever won there is no further ahead of its clock than that, nor that of this one.
+        let skew = set.skew.max(self.skew);
+        self.floor = self.floor.max(Epoch::limit(now, skew * 2));
+        self.hold(now, out);
+        if self.waits_for.replace(node.clone()).is_none() {
+            out.tell(Event::QuarantineExtended {
+                until: self.until(),
+                node: node.clone(),
+                votes_elsewhere: true,
+            });
+        }
+    }
+
+    /// A node knows of votes that this voter may have given, and that last so long.
+    fn wait_as_long_as(
+        &mut self,
+        node: &NodeId,
+        quarantine: Duration,
+        skew: Duration,
+        out: &mut Effects,
+    ) {
+        if skew > self.skew {
+            self.skew = skew;
+            self.floor = self.floor.max(Epoch::limit(self.started, skew));
+        }
+        if quarantine <= self.quarantine || mistaken!(OtherSetIgnored) {
+            return;
+        }
+        self.quarantine = quarantine;
+        if self.phase != Phase::New && self.phase != Phase::Over {
+            out.tell(Event::QuarantineExtended {
+                until: self.until(),
+                node: node.clone(),
+                votes_elsewhere: false,
+            });
+        }
+    }
+
+    /// Goes back into the quarantine where it is not over yet.
+    fn hold(&mut self, now: Now, out: &mut Effects) {
+        if now.mono >= self.until() {
+            return;
+        }
+        match self.phase {
+            Phase::New => self.go_into_quarantine(out),
+            Phase::Recall { .. } => {
+                self.phase = Phase::Quarantine;
+                self.answers.clear();
+                self.asked = 0;
+                self.next_ask = now.mono;
+            }
+            Phase::Quarantine | Phase::Over => {}
+        }
     }
 
     pub(crate) fn handle_view(&mut self, view: &View) {
@@ -147,6 +236,10 @@ impl Recovery {
     ) {
         if msg.nonce != self.nonce.wrapping_add(u64::from(self.is_recalling())) {
             return;
+        }
+        self.wait_as_long_as(from, msg.quarantine, msg.skew, out);
+        if self.is_recalling() {
+            self.hold(now, out);
         }
         match self.phase {
             Phase::New if msg.knew => self.go_into_quarantine(out),
@@ -179,10 +272,10 @@ impl Recovery {
             self.floor = Epoch::ZERO;
             self.phase = Phase::Over;
         }
-        if self.phase == Phase::New && now.mono >= self.until {
+        if self.phase == Phase::New && now.mono >= self.until() {
             self.go_into_quarantine(out);
         }
-        if self.phase == Phase::Quarantine && now.mono >= self.until {
+        if self.phase == Phase::Quarantine && now.mono >= self.until() {
             self.phase = Phase::Recall {
                 deadline: now.mono.after(RECALL_WAIT),
             };
@@ -197,14 +290,32 @@ impl Recovery {
         {
             self.phase = Phase::Over;
         }
-        let asks = matches!(self.phase, Phase::New | Phase::Recall { .. });
-        if asks && now.mono >= self.next_ask {
+        if self.phase != Phase::Over && now.mono >= self.next_ask {
             self.ask(now, out);
         }
     }
 
+    /// How often it asks for voter sets, once it has asked a few times.
+    fn ask_every(&self) -> Duration {
+        self.quarantine / ASKS
+    }
+
+    /// Asks for voter sets during the quarantine, for what is remembered before and after.
     fn ask(&mut self, now: Now, out: &mut Effects) {
         let nonce = self.nonce.wrapping_add(u64::from(self.is_recalling()));
+        let (question, pause) = match self.phase {
+            Phase::Quarantine => {
+                let pause = self.round_trip * (1 << self.asked.min(16));
+                (
+                    Message::Describe(Role::Recovering),
+                    pause.min(self.ask_every()),
+                )
+            }
+            _ => {
+                let pause = self.round_trip * (1 << self.asked.saturating_add(1).min(5));
+                (Message::Recall(Recall { nonce }), pause)
+            }
+        };
         let unheard = self
             .others
             .iter()
@@ -216,10 +327,10 @@ impl Recovery {
         let bystanders = self.gossiped.iter().filter(|node| !members.contains(*node));
         to.extend(bystanders.cloned());
         for node in to {
-            out.send(&node, Message::Recall(Recall { nonce }));
+            out.send(&node, question.clone());
         }
         self.asked = self.asked.saturating_add(1);
-        self.next_ask = now.mono.after(self.round_trip * (1 << self.asked.min(5)));
+        self.next_ask = now.mono.after(pause.max(self.round_trip));
     }
 
     /// Whether it may have forgotten something, and so can vouch for nothing.
@@ -233,15 +344,22 @@ impl Recovery {
 
     pub(crate) fn next_timeout(&self) -> Instant {
         match self.phase {
-            Phase::New => self.next_ask.min(self.until),
-            Phase::Quarantine => self.until,
+            Phase::New | Phase::Quarantine => self.next_ask.min(self.until()),
             Phase::Recall { deadline } => self.next_ask.min(deadline),
             Phase::Over => Instant::ZERO,
         }
     }
 
+    /// A node that speaks for another voter set, whose votes this voter waits for.
+    pub(crate) fn waits_for(&self, now: Now) -> Option<&NodeId> {
+        self.waits_for
+            .as_ref()
+            .filter(|_| now.mono < self.others_until)
+    }
+
     pub(crate) fn until(&self) -> Instant {
-        self.until
+        let own = self.started.mono.after(self.quarantine);
+        own.max(self.others_until)
     }
 
     pub(crate) fn outcome(&self) -> Option<Outcome> {

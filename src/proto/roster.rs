@@ -271,6 +271,16 @@ impl Roster {
         })
     }
 
+    /// The same for the cluster of this name, which becomes part of the digest.
+    #[must_use]
+    pub fn of_cluster(mut self, name: &str) -> Self {
+        if mistaken!(ClusterNotSealed) {
+            return self;
+        }
+        self.tag.digest = mix(self.tag.digest ^ hash_of_name(name));
+        self
+    }
+
     /// Version and digest: what a datagram says of it.
     #[must_use]
     pub fn tag(&self) -> RosterTag {
@@ -392,6 +402,11 @@ pub fn majority_reaches(voters: usize, promises: impl Iterator<Item = Instant>) 
 
 fn score(member: &NodeId, key: &Key) -> u64 {
     mix(mix(fnv(FNV_OFFSET, member.as_str().as_bytes())) ^ fnv(FNV_OFFSET, key.as_str().as_bytes()))
+}
+
+/// A hash of a cluster's name.
+pub(crate) fn hash_of_name(name: &str) -> u64 {
+    mix(fnv(FNV_OFFSET ^ 3, name.as_bytes()))
 }
 
 /// Which of `floors` floors stands for `key`.

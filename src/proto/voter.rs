@@ -29,6 +29,7 @@ use super::slots::{SlotAt, Slots};
 use super::time::{Instant, Now, earliest};
 use super::view::View;
 use super::voter_says::{count, is_gone, learn_won, send_refuse, send_stale, send_vote, send_wait};
+use super::voter_set::OtherSet;
 
 /// How many floors a voter keeps for the keys that have no slot: 32 KiB, for ever.
 pub const FLOORS: usize = 4_096;
@@ -191,6 +192,13 @@ impl Voter {
         self.finish_recovery(out);
     }
 
+    /// A node speaks for another voter set. Counts while this voter has no memory.
+    pub fn handle_other_set(&mut self, now: Now, node: &NodeId, set: &OtherSet, out: &mut Effects) {
+        if let Some(recovery) = &mut self.recovery {
+            recovery.handle_other_set(now, node, set, out);
+        }
+    }
+
     /// Somebody remembers an earlier life of this voter: it was told wrongly that all is new.
     pub fn handle_earlier_life(&mut self, out: &mut Effects) {
         if let Some(recovery) = &mut self.recovery {
@@ -219,6 +227,8 @@ impl Voter {
             votes: self.recovery.is_none(),
             knew,
             seen,
+            quarantine: self.roster.timing().quarantine(),
+            skew: self.roster.timing().max_clock_skew,
         }
     }
 
@@ -257,6 +267,12 @@ impl Voter {
     #[must_use]
     pub fn quarantine(&self) -> Option<Instant> {
         self.recovery.as_ref().map(Recovery::until)
+    }
+
+    /// A node that speaks for another voter set, while this voter abstains for its sake.
+    #[must_use]
+    pub fn waits_for(&self, now: Now) -> Option<&NodeId> {
+        self.recovery.as_ref().and_then(|it| it.waits_for(now))
     }
 
     /// Whether it has ever voted for anything that it still knows of.

@@ -12,7 +12,7 @@ use super::lease::Lease;
 use super::metrics::Meter;
 use super::obstacle::{Obstacle, holding};
 use super::obstacles::{Line, Obstacles};
-use crate::node::{InspectId, Inspection, Node, Output, Standing};
+use crate::node::{InspectId, Inspection, Node, Output, Standing, Stranger};
 use crate::proto::claimant::RequestError;
 use crate::proto::event::{Answers, Event, Ticket};
 use crate::proto::id::NodeId;
@@ -27,7 +27,11 @@ pub(crate) enum Ended {
     Denied,
     /// It was not taken up.
     Refused(RequestError),
-    TimedOut(Answers),
+    TimedOut {
+        answers: Answers,
+        /// Why no datagram could be opened, where none could.
+        hears_nobody: Option<DropReason>,
+    },
     ShutDown,
 }
 
@@ -293,6 +297,9 @@ impl Core {
                 }
             }
             Output::Event(event) => self.on_event(clock, event),
+            Output::Stranger(Stranger { from, reason, .. }) => {
+                self.note(clock, &Obstacle::Stranger { from, reason });
+            }
             Output::Inspected { id, inspection } => {
                 if let Some(tell) = self.inspections.remove(&id) {
                     let _ = tell.send(inspection);
@@ -346,13 +353,23 @@ impl Core {
                 }
             }
             Event::Denied { ticket } => self.end(ticket, Ended::Denied),
-            Event::TimedOut { ticket, answers } => self.end(ticket, Ended::TimedOut(answers)),
+            Event::TimedOut { ticket, answers } => {
+                let hears_nobody = self.node.hears_nobody(clock.now());
+                let ended = Ended::TimedOut {
+                    answers,
+                    hears_nobody,
+                };
+                self.end(ticket, ended);
+            }
             Event::QuarantineEnded {
                 answers,
                 leans_on_wall_clock: true,
             } => self.note(clock, &Obstacle::LeansOnWallClock { answers }),
-            Event::RosterMismatch { node } => self.note(clock, &Obstacle::OtherVoterSet { node }),
-            Event::QuarantineBegan { .. } | Event::QuarantineEnded { .. } => {}
+            Event::QuarantineBegan { .. }
+            | Event::QuarantineExtended { .. }
+            | Event::QuarantineEnded { .. }
+            | Event::RosterMismatch { .. }
+            | Event::RosterMatch { .. } => {}
         }
     }
 

@@ -12,6 +12,7 @@ use tokio::task::{self, AbortHandle, JoinHandle};
 
 use super::clock::Clock;
 use super::driver;
+use super::gossip_room;
 use super::guard;
 use super::held::{Found, Held};
 use super::membership::{Gossip, Membership};
@@ -74,6 +75,7 @@ impl MeshBuilder {
     /// [`enable_all`](tokio::runtime::Builder::enable_all).
     pub async fn start(self) -> Result<Mesh, ConfigError> {
         let checked = self.check()?;
+        gossip_room::check(&checked)?;
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(ConfigError::NoRuntime);
         }
@@ -155,6 +157,7 @@ fn new_node(clock: Clock, incarnation: Incarnation, checked: Checked) -> Node {
         Some(key) => Seal::sealed(key, rand::random()),
         None => Seal::insecure_plaintext(),
     };
+    let seal = seal.of_cluster(&checked.cluster);
     let config = NodeConfig {
         id: checked.id,
         incarnation,

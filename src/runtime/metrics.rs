@@ -71,7 +71,7 @@ impl Meter {
     pub(crate) fn ended_without(&self, ended: &Ended) {
         match ended {
             Ended::Denied => self.denied.increment(1),
-            Ended::TimedOut(_) => self.timeouts.increment(1),
+            Ended::TimedOut { .. } => self.timeouts.increment(1),
             Ended::Granted(_) | Ended::Refused(_) | Ended::ShutDown => {}
         }
     }
@@ -133,7 +133,19 @@ pub(crate) fn trace(event: &Event, node: &NodeId) {
         Event::QuarantineEnded { answers, .. } => {
             tracing::debug!(%node, answers, "quarantine over");
         }
+        Event::QuarantineExtended { node: other, .. } => {
+            tracing::debug!(%node, %other, "quarantine extended");
+        }
+        Event::RosterMismatch {
+            node: other,
+            differences,
+        } => {
+            tracing::debug!(%node, %other, %differences, "another voter set");
+        }
+        Event::RosterMatch { node: other } => {
+            tracing::debug!(%node, %other, "the same voter set");
+        }
         // What keeps the node from getting locks is said in obstacles.rs.
-        Event::QuarantineBegan { .. } | Event::RosterMismatch { .. } => {}
+        Event::QuarantineBegan { .. } => {}
     }
 }

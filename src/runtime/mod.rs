@@ -5,6 +5,7 @@ mod clock;
 mod company;
 mod core;
 mod driver;
+mod gossip_room;
 mod guard;
 mod held;
 mod inbox;

@@ -9,6 +9,7 @@ use thiserror::Error;
 use tokio::net::UdpSocket;
 use tokio::time::Instant;
 
+use crate::config::CLUSTER_DEFAULT;
 use crate::node::{self, Inspection, QuestionId, Survey, Surveyor, Wanted};
 use crate::proto::id::{Key, NameError};
 use crate::wire::{ClusterKey, Seal};
@@ -49,6 +50,7 @@ pub struct Observer {
     is_sealed: bool,
     patience: Duration,
     asker: node::Observer,
+    cluster: String,
     v4: Option<UdpSocket>,
     v6: Option<UdpSocket>,
 }
@@ -76,7 +78,10 @@ pub enum ObserveError {
     #[error(
         "no answer from {} within {waited:?}: is {}, is it up?",
         list(.peers),
-        if *.is_sealed { "the key right and the mesh sealed" } else { "the mesh plaintext" }
+        match *.is_sealed {
+            true => "the key right, the cluster's name right and the mesh sealed",
+            false => "the mesh plaintext and the cluster's name right",
+        }
     )]
     NoAnswer {
         /// Whom it asked.
@@ -133,10 +138,19 @@ impl Observer {
             known: Vec::new(),
             is_sealed,
             patience: PATIENCE,
-            asker: node::Observer::new(seal, rand::random()),
+            asker: node::Observer::new(seal.of_cluster(CLUSTER_DEFAULT), rand::random()),
+            cluster: CLUSTER_DEFAULT.to_owned(),
             v4: None,
             v6: None,
         }
+    }
+
+    /// The name of the cluster, if it is not `lockmesh`: nodes of another cluster do not answer.
+    #[must_use]
+    pub fn cluster(mut self, name: impl AsRef<str>) -> Self {
+        self.asker = self.asker.of_cluster(name.as_ref());
+        name.as_ref().clone_into(&mut self.cluster);
+        self
     }
 
     /// How long each answer is waited for: 2 s by default, and [`PATIENCE_MAX`](Self::PATIENCE_MAX)
@@ -218,6 +232,7 @@ impl Observer {
         wanted: Wanted,
     ) -> Result<Option<Survey>, ObserveError> {
         let mut surveyor = Surveyor::new(peers.iter().copied(), wanted);
+        surveyor = surveyor.of_cluster(&self.cluster);
         // Those of a look that was given up.
         self.asker.drop_all();
         let mut open: BTreeMap<QuestionId, Open> = BTreeMap::new();

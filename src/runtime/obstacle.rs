@@ -1,16 +1,19 @@
 //! What keeps a node from getting locks, in words: the cause, the peer and what to do. To add
 //! one: a variant of [`Obstacle`] and its arm in [`Obstacle::about`].
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tracing::Level;
 
 use super::core::Core;
+use super::obstacles::{NOTED_FOR, PEERS_MAX};
 use crate::node::Standing;
 use crate::proto::id::NodeId;
 use crate::proto::message::RefuseReason;
 use crate::proto::roster::majority;
 use crate::proto::time::Now;
+use crate::wire::DropReason;
 
 /// What passes within this time is not said.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -27,7 +30,14 @@ pub(crate) enum Obstacle {
     /// This node's voter has no memory of its votes.
     Recovering { remaining: Duration, blocks: bool },
     /// A node that speaks has another voter set or other constants.
-    OtherVoterSet { node: NodeId },
+    OtherVoterSet { node: NodeId, differs: String },
+    /// This node's voter has no memory, and a voter of another voter set is heard.
+    WaitsForOtherSet { node: NodeId },
+    /// Datagrams from this address cannot be opened.
+    Stranger {
+        from: SocketAddr,
+        reason: DropReason,
+    },
     /// Epochs rise only if no wall clock was set back.
     LeansOnWallClock { answers: usize },
     /// The task that gossips has ended.
@@ -113,10 +123,14 @@ impl Obstacle {
             Self::NoQuorum(quorum) => quorum.about(),
             Self::Voter { node, standing } => about_voter(node, *standing),
             Self::Recovering { remaining, blocks } => about_recovering(*remaining, *blocks),
-            Self::OtherVoterSet { node } => About::new(
+            Self::WaitsForOtherSet { node } => waits_for_other_set(node),
+            Self::Stranger { from, reason } => about_stranger(*from, *reason),
+            Self::OtherVoterSet { node, differs } => About::new(
                 "other_voter_set",
                 Level::WARN,
-                format!("{node} has another voter set; neither counts the other's votes"),
+                format!(
+                    "{node} has another voter set ({differs}); neither counts the other's votes"
+                ),
                 remedy(RefuseReason::Roster),
                 format!("{node} has the same voter set, or is gone"),
             )
@@ -126,7 +140,8 @@ impl Obstacle {
                 Level::WARN,
                 format!(
                     "this node's voter votes, but only {answers} others told what they remember: \
-                     epochs rise only if no wall clock was set back"
+                     epochs rise only if no wall clock was set back, and leases exclude each \
+                     other only if no setting was changed over a restart"
                 ),
                 "check that no voter's wall clock was set back; restart voters one at a time",
                 "",
@@ -314,10 +329,47 @@ pub(super) fn holding(core: &Core, now: Now) -> Vec<Obstacle> {
             others,
         }));
     }
+    if let Some(waits_for) = node.voter().and_then(|voter| voter.waits_for(now)) {
+        let node = waits_for.clone();
+        holding.push(Obstacle::WaitsForOtherSet { node });
+    }
+    // One more than are named: then it is said that there are more.
+    for other in node.of_other_sets(now, NOTED_FOR).take(PEERS_MAX + 1) {
+        let differs = node.differences(other).unwrap_or_default();
+        holding.push(Obstacle::OtherVoterSet {
+            node: other.clone(),
+            differs: differs.to_string(),
+        });
+    }
     if core.has_gossip_ended {
         holding.push(Obstacle::GossipEnded);
     }
     holding
+}
+
+fn waits_for_other_set(node: &NodeId) -> About {
+    About::new(
+        "waits_for_other_set",
+        Level::WARN,
+        format!("this node's voter does not vote while {node} speaks for another voter set"),
+        "give both the same settings, or stop the other",
+        "no voter of another voter set is heard",
+    )
+    .repeated()
+}
+
+fn about_stranger(from: SocketAddr, reason: DropReason) -> About {
+    let is = reason.as_unopened().unwrap_or(reason.as_str());
+    About::new(
+        "stranger",
+        Level::WARN,
+        format!("a datagram from {from} is {is}"),
+        "give all nodes of the cluster the same secret and cluster name",
+        format!("all datagrams from {from} can be opened, or none come"),
+    )
+    .of(from)
+    .repeated()
+    .at_once()
 }
 
 fn of_voter(core: &Core, voter: &NodeId, standing: Standing, blocks: bool) -> Option<Obstacle> {
@@ -380,7 +432,15 @@ mod tests {
         let node = || NodeId::new("n1").unwrap();
         let reason = RefuseReason::Limit;
         let all = [
-            Obstacle::OtherVoterSet { node: node() },
+            Obstacle::OtherVoterSet {
+                node: node(),
+                differs: String::new(),
+            },
+            Obstacle::WaitsForOtherSet { node: node() },
+            Obstacle::Stranger {
+                from: "127.0.0.1:1".parse().unwrap(),
+                reason: DropReason::Key,
+            },
             Obstacle::Voter {
                 node: node(),
                 standing: Standing::Refuses(reason),

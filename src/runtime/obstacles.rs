@@ -23,9 +23,9 @@ const LINGER: Duration = Duration::from_secs(1);
 /// How often what stops everything is said again.
 const AGAIN: Duration = Duration::from_secs(15);
 /// How long something that was noted holds.
-const NOTED_FOR: Duration = Duration::from_secs(30);
+pub(super) const NOTED_FOR: Duration = Duration::from_secs(30);
 /// The most peers that are named for one kind of obstacle; more are counted.
-const PEERS_MAX: usize = 16;
+pub(super) const PEERS_MAX: usize = 16;
 
 /// A line for the log.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -207,12 +207,13 @@ fn seconds(span: Duration) -> String {
 mod tests {
     use super::*;
 
-    const BEGUN: &str = "WARN n1 has another voter set; neither counts the other's votes; give \
-                         all nodes the same voters, voters per key, timing and roster version";
+    const BEGUN: &str = "WARN n1 has another voter set (its max_ttl is 5 s, mine 60 s); neither \
+                         counts the other's votes; give all nodes the same voters, voters per key, timing and roster version";
 
     fn other(n: usize) -> Obstacle {
         let node = NodeId::new(format!("n{n}")).unwrap();
-        Obstacle::OtherVoterSet { node }
+        let differs = "its max_ttl is 5 s, mine 60 s".to_owned();
+        Obstacle::OtherVoterSet { node, differs }
     }
 
     fn recovering(seconds: u64, blocks: bool) -> Obstacle {

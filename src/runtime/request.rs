@@ -209,11 +209,15 @@ impl LockRequest {
 
     fn no_lock(&self, ended: &Ended, wait: Option<Duration>) -> AcquireError {
         match ended {
-            Ended::TimedOut(answers) => {
+            Ended::TimedOut {
+                answers,
+                hears_nobody,
+            } => {
                 let waited = wait.unwrap_or_default();
                 AcquireError::TimedOut {
                     waited,
                     answers: *answers,
+                    hears_nobody: *hears_nobody,
                 }
             }
             Ended::Granted(_) | Ended::Denied | Ended::Refused(_) | Ended::ShutDown => {

@@ -68,6 +68,8 @@ pub struct Member {
     pub votes: bool,
     /// What it would do with a claim of this node, as it said itself some seconds ago at the most.
     pub standing: Standing,
+    /// In what its voter set differs from this node's, in words, where it does.
+    pub differs: Option<String>,
 }
 
 /// A node that is no member of the roster.
@@ -80,6 +82,8 @@ pub struct Other {
     pub addr: SocketAddr,
     /// What gossip says.
     pub is_alive: bool,
+    /// In what its voter set differs from this node's, in words, where it does.
+    pub differs: Option<String>,
 }
 
 impl Status {
@@ -106,6 +110,7 @@ impl Status {
                     is_reachable: standing != Standing::Silent,
                     votes: standing == Standing::Votes,
                     standing,
+                    differs: node.differences(member).map(|it| it.to_string()),
                 }
             })
             .collect();
@@ -115,6 +120,7 @@ impl Status {
                 node: id.clone(),
                 addr: peer.addr,
                 is_alive: peer.alive,
+                differs: node.differences(id).map(|it| it.to_string()),
             })
             .collect();
         let quarantine = node.voter().and_then(|v| v.quarantine());

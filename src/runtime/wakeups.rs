@@ -146,7 +146,7 @@ async fn driver_that_naps_is_woken_for_an_earlier_timer() {
             if let Some(leading) = leading {
                 leading.await;
             }
-            assert!(matches!(told.await, Ok(Ended::TimedOut(_))));
+            assert!(matches!(told.await, Ok(Ended::TimedOut { .. })));
             let took = began.elapsed();
             assert!(
                 took >= wait && took <= wait + Duration::from_millis(2),

@@ -1,11 +1,12 @@
 //! Messages to bytes and back: framing, batching, sealing. No I/O.
 //!
-//! A datagram is `version | mode | frame`. In mode 0 the frame is `kind | body`, for everybody to
-//! read and to forge. In mode 1 it is encrypted and authenticated with an AEAD under a key that is
-//! derived from the cluster's key for this sender and this start ([`seal`]), and `kind | body` is
-//! its plaintext. A [`Kind::Votes`] body is a [`Head`] and its messages ([`codec`]), a
-//! [`Kind::Gossip`] body belongs to the gossip library, a [`Kind::Question`] and a
-//! [`Kind::Answer`] are for those who look at a mesh from beside it ([`observe`]).
+//! A datagram is `version | mode | frame`. In mode 0 the frame is `cluster id | kind | body`, for
+//! everybody to read and to forge. In mode 1 it is encrypted and authenticated with an AEAD under a
+//! key that is derived from the cluster's key for this cluster's name, this sender and this start
+//! ([`seal`]), and `kind | body` is its plaintext. A [`Kind::Votes`] body is a [`Head`] and its
+//! messages ([`codec`]), a [`Kind::Gossip`] body belongs to the gossip library, a
+//! [`Kind::Question`] and a [`Kind::Answer`] are for those who look at a mesh from beside it
+//! ([`observe`]).
 //!
 //! Whatever does not open or decode is dropped and counted by [`DropReason`]. Nothing that comes
 //! from the network panics, blocks, or makes memory grow.
@@ -80,6 +81,8 @@ pub enum DropReason {
     Plaintext,
     /// Sealed with another key.
     Key,
+    /// Of a cluster of another name.
+    Cluster,
     /// It does not authenticate: forged or damaged.
     Forged,
     /// It was here before, or is too old to tell.
@@ -120,6 +123,7 @@ impl DropReason {
             Self::Sealed => "sealed",
             Self::Plaintext => "plaintext",
             Self::Key => "key",
+            Self::Cluster => "cluster",
             Self::Forged => "forged",
             Self::Replayed => "replayed",
             Self::Undecodable => "undecodable",
@@ -134,6 +138,22 @@ impl DropReason {
             Self::GossipFull => "gossip_full",
             Self::SendFailed => "send_failed",
             Self::TooManyNodes => "too_many_nodes",
+        }
+    }
+}
+
+impl DropReason {
+    /// What a datagram is that cannot be opened, in words; `None` for other reasons.
+    #[must_use]
+    pub fn as_unopened(self) -> Option<&'static str> {
+        match self {
+            Self::Key => Some("not sealed with our secret"),
+            Self::Cluster => Some("of another cluster"),
+            Self::Sealed => Some("sealed, and this mesh is plaintext"),
+            Self::Plaintext => Some("plaintext, and this mesh is sealed"),
+            Self::Forged => Some("damaged or forged"),
+            Self::Version => Some("of another version of the protocol, or of another program"),
+            _ => None,
         }
     }
 }

@@ -3,18 +3,22 @@
 //! A sealed datagram is
 //!
 //! ```text
-//! version u8 | mode u8 | key id u8 | boot id 16 | counter u64 LE | ciphertext | tag 16
+//! version u8 | mode u8 | key id 4 | cluster id 4 | boot id 16 | counter u64 LE
+//!     | ciphertext | tag 16
 //! ```
 //!
 //! The ciphertext is AES-256-GCM of `kind u8 | body`, and all that stands before it is
-//! authenticated with it. The AEAD's key is HKDF-SHA256 of the cluster's key and the sender's
-//! boot id: 16 random bytes that a process draws once, when it starts. Under a key of its own,
+//! authenticated with it. The AEAD's key is HKDF-SHA256 of the cluster's key, the sender's boot id
+//! and the cluster's name. A boot id is 16 random bytes that a process draws once, when it starts.
+//! Under a key of its own,
 //! the sender can count its nonces instead of drawing them, and needs to write down nothing: the
 //! next start has another boot id, hence another key. The usual alternative, one key for all and
 //! a random nonce, is used up after some 2^32 datagrams.
 //!
-//! The key id is a byte that is derived from the cluster's key. A node that was given another key
-//! is told from a forger by it, as far as one byte can.
+//! The key id is derived from the cluster's key, the cluster id from the cluster's name. They tell
+//! a node with another key, and one of another cluster with the same key, from a forger. Nothing
+//! rests on them: the AEAD's key differs in both cases. In plaintext the cluster id is all that
+//! keeps two clusters apart.
 //!
 //! **Replays.** For each boot id that has authenticated, the last [`REPLAY_WINDOW`] counters are
 //! remembered, and a datagram is taken once. The protocol does not lean on that: it is correct
@@ -43,6 +47,7 @@ pub use super::key::{CLUSTER_KEY_BYTES, ClusterKey, KeyError};
 pub use super::window::REPLAY_WINDOW;
 use super::window::Window;
 use super::{DropReason, Kind, PROTOCOL_VERSION};
+use crate::proto::roster::hash_of_name;
 
 /// The most boot ids whose keys and counters are remembered, each in less than 1 KiB. One more
 /// takes the place of the one that has not been heard for longest.
@@ -55,21 +60,27 @@ const MODE_PLAINTEXT: u8 = 0;
 const MODE_SEALED: u8 = 1;
 
 const TAG_BYTES: usize = 16;
-const COUNTER_AT: usize = 3 + BOOT_ID_BYTES;
+const ID_BYTES: usize = 4;
+const CLUSTER_AT: usize = 2 + ID_BYTES;
+const BOOT_AT: usize = CLUSTER_AT + ID_BYTES;
+const COUNTER_AT: usize = BOOT_AT + BOOT_ID_BYTES;
 const HEADER_BYTES: usize = COUNTER_AT + size_of::<u64>();
 /// Header, kind and tag.
-const SEALED_OVERHEAD: usize = HEADER_BYTES + 1 + TAG_BYTES;
-/// Version, mode and kind.
-const PLAINTEXT_OVERHEAD: usize = 3;
+pub(crate) const SEALED_OVERHEAD: usize = HEADER_BYTES + 1 + TAG_BYTES;
+/// Version, mode, cluster id and kind.
+const PLAINTEXT_OVERHEAD: usize = 3 + ID_BYTES;
 
 const SALT: &[u8] = b"lockmesh";
 const SUBKEY_LABEL: &[u8] = b"lockmesh v1 datagrams of ";
 const KEY_ID_LABEL: &[u8] = b"lockmesh v1 key id";
 
 type BootId = [u8; BOOT_ID_BYTES];
+type Id = [u8; ID_BYTES];
 
 /// Seals what goes out and opens what comes in.
 pub struct Seal {
+    /// Of the cluster's name.
+    cluster_id: Id,
     /// `None`: plaintext.
     sealed: Option<Box<Sealed>>,
 }
@@ -78,7 +89,9 @@ pub struct Seal {
 struct Sealed {
     /// Of the cluster's key: the subkeys are drawn from it.
     prk: Prk,
-    key_id: u8,
+    key_id: Id,
+    /// The cluster's name.
+    cluster: String,
     boot_id: BootId,
     key: LessSafeKey,
     /// The next datagram's; `None` once all have been used.
@@ -100,7 +113,10 @@ impl Seal {
     /// Datagrams that everybody can read and forge.
     #[must_use]
     pub fn insecure_plaintext() -> Self {
-        Self { sealed: None }
+        Self {
+            cluster_id: id_of_name(""),
+            sealed: None,
+        }
     }
 
     /// Datagrams that only nodes with this key can read and make.
@@ -113,14 +129,15 @@ impl Seal {
     #[must_use]
     pub fn sealed(key: ClusterKey, boot_id: [u8; BOOT_ID_BYTES]) -> Self {
         let prk = Salt::new(HKDF_SHA256, SALT).extract(key.as_bytes());
-        let mut key_id = [0];
-        prk.expand(&[KEY_ID_LABEL], OneByte)
+        let mut key_id = [0; ID_BYTES];
+        prk.expand(&[KEY_ID_LABEL], IdLength)
             .and_then(|okm| okm.fill(&mut key_id))
             .expect("HKDF-SHA256 gives up to 8,160 bytes");
-        let key = subkey(&prk, &boot_id).expect("HKDF-SHA256 gives up to 8,160 bytes");
+        let key = subkey(&prk, &boot_id, "").expect("HKDF-SHA256 gives up to 8,160 bytes");
         let sealed = Sealed {
             prk,
-            key_id: key_id[0],
+            key_id,
+            cluster: String::new(),
             boot_id,
             key,
             counter: Some(0),
@@ -128,8 +145,28 @@ impl Seal {
             taken: 0,
         };
         Self {
+            cluster_id: id_of_name(""),
             sealed: Some(Box::new(sealed)),
         }
+    }
+
+    /// The same for the cluster of this name; without this the name is empty. Clusters with one key
+    /// and different names do not open each other's datagrams.
+    ///
+    /// # Panics
+    /// Never, as [`Seal::sealed`].
+    #[must_use]
+    pub fn of_cluster(mut self, name: &str) -> Self {
+        if mistaken!(ClusterNotSealed) {
+            return self;
+        }
+        self.cluster_id = id_of_name(name);
+        if let Some(sealed) = &mut self.sealed {
+            name.clone_into(&mut sealed.cluster);
+            sealed.key = subkey(&sealed.prk, &sealed.boot_id, name)
+                .expect("HKDF-SHA256 gives up to 8,160 bytes");
+        }
+        self
     }
 
     /// How many bytes a datagram has beyond its body.
@@ -154,11 +191,13 @@ impl Seal {
     pub fn seal(&mut self, kind: Kind, body: &[u8]) -> Vec<u8> {
         let mut datagram = Vec::with_capacity(self.overhead() + body.len());
         let Some(sealed) = &mut self.sealed else {
-            datagram.extend([PROTOCOL_VERSION, MODE_PLAINTEXT, kind.to_byte()]);
+            datagram.extend([PROTOCOL_VERSION, MODE_PLAINTEXT]);
+            datagram.extend(self.cluster_id);
+            datagram.push(kind.to_byte());
             datagram.extend(body);
             return datagram;
         };
-        match sealed.seal(kind, body, &mut datagram) {
+        match sealed.seal(self.cluster_id, kind, body, &mut datagram) {
             Ok(()) => datagram,
             Err(Unspecified) => Vec::new(),
         }
@@ -169,7 +208,8 @@ impl Seal {
     /// # Errors
     /// Why it is dropped: [`DropReason::Short`], [`Version`](DropReason::Version),
     /// [`Sealed`](DropReason::Sealed), [`Plaintext`](DropReason::Plaintext),
-    /// [`Key`](DropReason::Key), [`FromMyself`](DropReason::FromMyself),
+    /// [`Key`](DropReason::Key), [`Cluster`](DropReason::Cluster),
+    /// [`FromMyself`](DropReason::FromMyself),
     /// [`Forged`](DropReason::Forged), [`Replayed`](DropReason::Replayed) or, where the kind is
     /// none, [`Undecodable`](DropReason::Undecodable).
     pub fn open(&mut self, datagram: &[u8]) -> Result<(Kind, Vec<u8>), DropReason> {
@@ -193,11 +233,15 @@ impl Seal {
         };
         match (mode, &mut self.sealed) {
             (MODE_PLAINTEXT, None) => {
+                let (id, rest) = rest.split_at_checked(ID_BYTES).ok_or(DropReason::Short)?;
                 let (kind, rest) = rest.split_first().ok_or(DropReason::Short)?;
+                if id != self.cluster_id {
+                    return Err(DropReason::Cluster);
+                }
                 body.extend_from_slice(rest);
                 Kind::from_byte(*kind)
             }
-            (MODE_SEALED, Some(sealed)) => sealed.open(datagram, body),
+            (MODE_SEALED, Some(sealed)) => sealed.open(self.cluster_id, datagram, body),
             (MODE_PLAINTEXT, Some(_)) => Err(DropReason::Plaintext),
             (MODE_SEALED, None) => Err(DropReason::Sealed),
             _ => Err(DropReason::Version),
@@ -211,7 +255,8 @@ impl fmt::Debug for Seal {
             return f.write_str("Seal(plaintext)");
         };
         f.debug_struct("Seal")
-            .field("key_id", &sealed.key_id)
+            .field("key_id", &u32::from_be_bytes(sealed.key_id))
+            .field("cluster", &sealed.cluster)
             .field("counter", &sealed.counter)
             .field("peers", &sealed.peers.len())
             .finish_non_exhaustive()
@@ -219,10 +264,18 @@ impl fmt::Debug for Seal {
 }
 
 impl Sealed {
-    fn seal(&mut self, kind: Kind, body: &[u8], datagram: &mut Vec<u8>) -> Result<(), Unspecified> {
+    fn seal(
+        &mut self,
+        cluster_id: Id,
+        kind: Kind,
+        body: &[u8],
+        datagram: &mut Vec<u8>,
+    ) -> Result<(), Unspecified> {
         let counter = self.counter.ok_or(Unspecified)?;
         self.counter = counter.checked_add(1);
-        datagram.extend([PROTOCOL_VERSION, MODE_SEALED, self.key_id]);
+        datagram.extend([PROTOCOL_VERSION, MODE_SEALED]);
+        datagram.extend(self.key_id);
+        datagram.extend(cluster_id);
         datagram.extend(self.boot_id);
         datagram.extend(counter.to_le_bytes());
         datagram.push(kind.to_byte());
@@ -238,17 +291,25 @@ impl Sealed {
 
     /// Opens a datagram whose version and mode have been looked at. Whether it is a replay is
     /// asked last, so that a forged counter is counted as what it is.
-    fn open(&mut self, datagram: &[u8], body: &mut Vec<u8>) -> Result<Kind, DropReason> {
+    fn open(
+        &mut self,
+        cluster_id: Id,
+        datagram: &[u8],
+        body: &mut Vec<u8>,
+    ) -> Result<Kind, DropReason> {
         let Some((header, sealed)) = datagram.split_at_checked(HEADER_BYTES) else {
             return Err(DropReason::Short);
         };
         if sealed.len() <= TAG_BYTES {
             return Err(DropReason::Short);
         }
-        if header[2] != self.key_id {
+        if header[2..CLUSTER_AT] != self.key_id {
             return Err(DropReason::Key);
         }
-        let boot_id: BootId = field(&header[3..COUNTER_AT])?;
+        if header[CLUSTER_AT..BOOT_AT] != cluster_id {
+            return Err(DropReason::Cluster);
+        }
+        let boot_id: BootId = field(&header[BOOT_AT..COUNTER_AT])?;
         if boot_id == self.boot_id {
             return Err(DropReason::FromMyself);
         }
@@ -264,7 +325,8 @@ impl Sealed {
                 kind
             }
             None => {
-                let key = subkey(&self.prk, &boot_id).map_err(|_| DropReason::Forged)?;
+                let key =
+                    subkey(&self.prk, &boot_id, &self.cluster).map_err(|_| DropReason::Forged)?;
                 let kind = decrypt(&key, counter, header, sealed, body)?;
                 self.remember(boot_id, key, counter);
                 kind
@@ -292,16 +354,22 @@ impl Sealed {
 }
 
 /// The length of the key id, for HKDF.
-struct OneByte;
+struct IdLength;
 
-impl KeyType for OneByte {
+impl KeyType for IdLength {
     fn len(&self) -> usize {
-        1
+        ID_BYTES
     }
 }
 
-fn subkey(prk: &Prk, boot_id: &BootId) -> Result<LessSafeKey, Unspecified> {
-    let info = [SUBKEY_LABEL, boot_id];
+/// Of a cluster's name. It is no secret: it tells two clusters apart, and a name from none.
+fn id_of_name(name: &str) -> Id {
+    let [a, b, c, d, ..] = hash_of_name(name).to_be_bytes();
+    [a, b, c, d]
+}
+
+fn subkey(prk: &Prk, boot_id: &BootId, cluster: &str) -> Result<LessSafeKey, Unspecified> {
+    let info = [SUBKEY_LABEL, boot_id, cluster.as_bytes()];
     let key = UnboundKey::from(prk.expand(&info, &AES_256_GCM)?);
     Ok(LessSafeKey::new(key))
 }
@@ -371,10 +439,31 @@ mod tests {
         let mut seal = Seal::insecure_plaintext();
         let datagram = seal.seal(Kind::Gossip, BODY);
         assert_eq!(datagram.len(), BODY.len() + seal.overhead());
-        assert_eq!(datagram[..3], [PROTOCOL_VERSION, MODE_PLAINTEXT, 1]);
+        assert_eq!(datagram[..2], [PROTOCOL_VERSION, MODE_PLAINTEXT]);
+        assert_eq!(datagram[2..7], [id_of_name("").as_slice(), &[1]].concat());
         assert_eq!(seal.open(&datagram), Ok((Kind::Gossip, BODY.to_vec())));
-        let no_kind = [PROTOCOL_VERSION, MODE_PLAINTEXT, 4];
+        let mut no_kind = datagram[..7].to_vec();
+        no_kind[6] = 4;
         assert_eq!(seal.open(&no_kind), Err(DropReason::Undecodable));
+    }
+
+    #[test]
+    fn clusters_with_one_key_do_not_open_each_other() {
+        let named = |name: &str, boot| seal_of(boot).of_cluster(name);
+        let datagram = named("prod", 1).seal(Kind::Votes, BODY);
+        assert!(named("prod", 2).open(&datagram).is_ok());
+        for mut other in [named("staging", 2), seal_of(2)] {
+            assert_eq!(other.open(&datagram), Err(DropReason::Cluster));
+            // A false cluster id does not help.
+            let mut relabelled = datagram.clone();
+            relabelled[CLUSTER_AT..BOOT_AT].copy_from_slice(&other.cluster_id);
+            assert_eq!(other.open(&relabelled), Err(DropReason::Forged));
+            assert_eq!(other.peers(), 0);
+        }
+        let plain = |name: &str| Seal::insecure_plaintext().of_cluster(name);
+        let datagram = plain("prod").seal(Kind::Votes, BODY);
+        assert!(plain("prod").open(&datagram).is_ok());
+        assert_eq!(plain("staging").open(&datagram), Err(DropReason::Cluster));
     }
 
     #[test]
@@ -393,7 +482,8 @@ mod tests {
         let datagram = stranger.seal(Kind::Votes, BODY);
         assert_eq!(node.open(&datagram), Err(DropReason::Key));
         let mut relabelled = datagram;
-        relabelled[2] = seal_of(2).seal(Kind::Votes, b"")[2];
+        relabelled[2..CLUSTER_AT]
+            .copy_from_slice(&seal_of(2).seal(Kind::Votes, b"")[2..CLUSTER_AT]);
         assert_eq!(node.open(&relabelled), Err(DropReason::Forged));
         assert_eq!(node.peers(), 0);
     }
@@ -417,7 +507,7 @@ mod tests {
         assert_ne!(a[HEADER_BYTES..], b[HEADER_BYTES..]);
         // A boot id put on another start's datagram does not open it.
         let mut moved = a;
-        moved[3..COUNTER_AT].copy_from_slice(&b[3..COUNTER_AT]);
+        moved[BOOT_AT..COUNTER_AT].copy_from_slice(&b[BOOT_AT..COUNTER_AT]);
         assert_eq!(seal_of(3).open(&moved), Err(DropReason::Forged));
     }
 
@@ -464,9 +554,10 @@ mod tests {
     #[test]
     fn the_bytes_on_the_wire_do_not_change_unnoticed() {
         // Worked out by another implementation of HKDF and AES-GCM.
-        let header = "01014b00010000000000000000000000000000".to_owned() + "0000000000000000";
-        let rest = "8d8519d7dd7febf9d558e59defee6aea23d58a711f";
-        let datagram = seal_of(1).seal(Kind::Votes, b"ping");
+        let ids = "01014b295bd27a3ab57b".to_owned();
+        let header = ids + "00010000000000000000000000000000" + "0000000000000000";
+        let rest = "b86609ff3eaa84549c6ea5e6c249349a8526e66365";
+        let datagram = seal_of(1).of_cluster("prod").seal(Kind::Votes, b"ping");
         let hex: String = datagram.iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(hex, header + rest);
     }
@@ -474,7 +565,10 @@ mod tests {
     #[test]
     fn neither_key_nor_boot_id_shows_in_logs() {
         let text = format!("{:?}", Seal::sealed(key(0xab), [0xcd; BOOT_ID_BYTES]));
-        assert_eq!(text, "Seal { key_id: 13, counter: Some(0), peers: 0, .. }");
+        assert_eq!(
+            text,
+            "Seal { key_id: 231090869, cluster: \"\", counter: Some(0), peers: 0, .. }"
+        );
         fn is_send<T: Send>() {}
         is_send::<Seal>();
     }

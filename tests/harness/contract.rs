@@ -125,7 +125,10 @@ async fn a_wait_that_is_over_is_an_error_and_withdraws_its_claim(Backend { a, b,
     let patience = Duration::from_secs(2);
     let request = b.lock("k").wait_at_most(patience);
     let error = within("the error", request.acquire()).await.unwrap_err();
-    let AcquireError::TimedOut { waited, answers } = &error else {
+    let AcquireError::TimedOut {
+        waited, answers, ..
+    } = &error
+    else {
         panic!("{error}")
     };
     assert_eq!(*waited, patience);

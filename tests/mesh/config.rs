@@ -58,6 +58,20 @@ async fn voters_are_named_once_and_by_names_that_can_be() {
     );
 }
 
+/// Each message of the gossip names them all.
+#[tokio::test]
+async fn names_that_gossip_cannot_carry_are_refused_with_the_bound() {
+    let voters = |bytes: usize| (0..1_024).map(move |n| format!("{n:0bytes$}"));
+    assert_eq!(
+        words(good().voters(voters(23))).await,
+        "voters take 65579 bytes in each message of the gossip; at most 65350 fit: name fewer \
+         voters, or give them shorter names"
+    );
+    let me = format!("{:022}", 7);
+    let fits = Mesh::builder(me).key(key()).voters(voters(22));
+    fits.start().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_key_has_one_voter_at_least_and_no_more_than_there_are() {
     let three = || good().voters(["n0", "n1", "n2"]);

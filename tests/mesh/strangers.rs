@@ -48,6 +48,21 @@ async fn a_node_with_a_later_roster_is_refused_and_says_why() {
     let stranger = with_roster(&cluster, 2, ["n0", "n1", "n2"]);
     let stranger = stranger.start().await.unwrap();
     is_refused(&stranger, 3).await;
+    let differs = |mesh: &Mesh, other: &str| {
+        let status = mesh.status();
+        let known = status.others.iter().map(|it| (&it.node, &it.differs));
+        let members = status.members.iter().map(|it| (&it.node, &it.differs));
+        let all = known.chain(members);
+        let found = all.filter(|(node, _)| node.as_str() == other);
+        found.filter_map(|(_, differs)| differs.clone()).next()
+    };
+    let told = [
+        differs(&cluster.nodes[0], "stranger"),
+        differs(&stranger, "n0"),
+    ];
+    let words = ["its version is 2, mine 1", "its version is 1, mine 2"];
+    assert_eq!(told.map(Option::unwrap_or_default), words);
+    assert_eq!(differs(&cluster.nodes[0], "n1"), None);
     let tags = (stranger.status().roster, cluster.nodes[0].status().roster);
     assert_eq!((tags.0.version, tags.1.version), (2, 1));
     let guard = cluster.nodes[0].lock("k").try_acquire().await.unwrap();
@@ -185,6 +200,26 @@ async fn a_mesh_with_another_key_hears_nothing() {
     counts(&n0, DropReason::Key).await;
     do_not_know_each_other(&n0, &stranger).await;
     assert_eq!(n0.status().traffic.dropped.len(), 1);
+}
+
+#[tokio::test]
+async fn a_request_says_that_nothing_can_be_opened() {
+    let (n0, stranger) = unheard(sealed("n0", 1), sealed("stranger", 2)).await;
+    let request = stranger.lock("k").wait_at_most(Duration::from_millis(300));
+    let silent = request.clone().acquire().await.unwrap_err().to_string();
+    assert!(silent.ends_with("2 did not answer"), "{silent}");
+    let sends = sealed("sends", 1).seeds([stranger.local_addr().to_string()]);
+    let sends = sends.gossip_every(Duration::from_millis(20));
+    let _sends = sends.voters(["n0"]).start().await.unwrap();
+    counts(&stranger, DropReason::Key).await;
+    until("it is so for a second", || {
+        stranger.status().traffic.dropped_for(DropReason::Key) >= 60
+    })
+    .await;
+    let error = request.acquire().await.unwrap_err().to_string();
+    let said = "2 did not answer; every datagram that came lately is not sealed with our secret";
+    assert!(error.ends_with(said), "{error}");
+    drop(n0);
 }
 
 #[tokio::test]

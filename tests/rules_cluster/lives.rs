@@ -322,6 +322,75 @@ fn f25_a_node_with_another_roster_is_refused_and_named() {
     net.run_until(ms(100), |net| net.holds(3, ticket));
 }
 
+fn restart_with(net: &mut Net, seat: usize, max_ttl: Duration) {
+    let members: Vec<NodeId> = net.roster.members().to_vec();
+    let timing = Timing {
+        max_ttl,
+        ..timing()
+    };
+    let other = Roster::new(1, members, 3, timing).unwrap();
+    net.crash(seat);
+    net.seats[seat].life += 1;
+    net.start_in(seat, Start::Amnesia, Arc::new(other));
+}
+
+/// A voter that was restarted with a shorter `max_ttl` may have promised more before; and two voter
+/// sets share no majority.
+#[test]
+fn voters_restarted_with_a_shorter_max_ttl_give_no_second_lease() {
+    let mut net = Net::new(3, 3, 0);
+    let held = net.acquire(0, "k", ms(25_000));
+    net.run_until(ms(100), |net| net.holds(0, held));
+    for seat in [2, 1] {
+        restart_with(&mut net, seat, ms(5_000));
+        net.run_for(ms(6_500));
+        assert!(is_quarantined(&net, seat));
+    }
+    let rival = net.acquire(1, "k", ms(3_000));
+    while net.holds(0, held) {
+        net.run_for(ms(100));
+        assert_eq!(net.granted(1, rival), None);
+    }
+    // The first one speaks for the other set, and could vote there.
+    net.run_for(ms(100_000));
+    assert_eq!(net.granted(1, rival), None);
+    restart_with(&mut net, 0, ms(5_000));
+    let took = net.run_until(ms(60_000), |net| net.granted(1, rival).is_some());
+    assert!(took > ms(30_000), "{took:?}");
+}
+
+/// One that went silent holds nobody up for ever.
+#[test]
+fn a_voter_waits_for_one_of_another_set_until_its_votes_are_over() {
+    let mut net = Net::new(3, 3, 0);
+    for seat in [2, 1] {
+        restart_with(&mut net, seat, ms(5_000));
+    }
+    net.run_for(ms(60_000));
+    assert!(is_quarantined(&net, 1) && is_quarantined(&net, 2));
+    net.crash(0);
+    net.run_for(ms(30_000));
+    assert!(is_quarantined(&net, 1) && is_quarantined(&net, 2));
+    net.run_until(ms(10_000), |net| {
+        !is_quarantined(net, 1) && !is_quarantined(net, 2)
+    });
+    let ticket = net.acquire(1, "k", ms(3_000));
+    net.run_until(ms(5_000), |net| net.holds(1, ticket));
+}
+
+/// A voter that has its memory goes on: claims of another set are refused, and those of its own set
+/// lose nothing by one that has other settings.
+#[test]
+fn a_voter_with_its_memory_goes_on_beside_another_set() {
+    let mut net = Net::new(3, 3, 1);
+    restart_with(&mut net, 2, ms(5_000));
+    net.run_for(ms(1_000));
+    let ticket = net.acquire(3, "k", TTL);
+    net.run_until(ms(100), |net| net.holds(3, ticket));
+    net.run_for(ms(120_000));
+    assert!(net.holds(3, ticket) && is_quarantined(&net, 2));
+}
+
 #[test]
 fn what_an_earlier_life_sent_is_dropped_when_a_later_one_was_heard() {
     let mut net = Net::new(3, 3, 2);

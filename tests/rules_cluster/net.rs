@@ -401,7 +401,7 @@ impl Net {
                     self.seats[seat].timeout = at;
                     return;
                 }
-                Output::Gossip { .. } | Output::Inspected { .. } => {}
+                Output::Gossip { .. } | Output::Inspected { .. } | Output::Stranger(_) => {}
             }
         }
     }

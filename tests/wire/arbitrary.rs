@@ -1,5 +1,6 @@
 //! Heads and messages of every shape that their types allow.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lockmesh::proto::digest::{Digest, PARTS, Part};
@@ -10,8 +11,9 @@ use lockmesh::proto::message::{
     Recall, Refuse, RefuseReason, Release, Report, ReportedVote, ReportedWaiter, SessionId, Stale,
     Vote, VoterQuery, VoterReply, Wait,
 };
-use lockmesh::proto::roster::RosterTag;
+use lockmesh::proto::roster::{Roster, RosterTag, Timing};
 use lockmesh::proto::time::Instant;
+use lockmesh::proto::voter_set::{Role, VoterSet};
 use lockmesh::wire::Head;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -134,6 +136,31 @@ fn any_report() -> impl Strategy<Value = Message> {
     )
 }
 
+fn roles() -> Vec<Role> {
+    vec![Role::Client, Role::Recovering, Role::Votes]
+}
+
+fn any_voter_set() -> impl Strategy<Value = Message> {
+    let role = prop::sample::select(roles());
+    let members = vec(any_node_id(), 0..6);
+    (role, any::<u32>(), any::<u32>(), span(), members).prop_map(
+        |(role, voters_per_key, members, max_ttl, listed)| {
+            let listed: BTreeSet<_> = listed.into_iter().collect();
+            let timing = Timing {
+                max_ttl,
+                ..Timing::lan()
+            };
+            Message::Described(Box::new(VoterSet {
+                role,
+                voters_per_key,
+                timing,
+                members,
+                listed: listed.into_iter().collect(),
+            }))
+        },
+    )
+}
+
 fn session_id() -> impl Strategy<Value = SessionId> {
     (number(), any::<u32>()).prop_map(|(nonce, number)| SessionId { nonce, number })
 }
@@ -219,7 +246,7 @@ pub(crate) fn any_message_about(
     let flags = (any::<bool>(), any::<bool>());
     let holder = (any_claim_id(), epoch(), holder_won(), any::<u32>());
     let wait = (any_key(), claims.clone(), holder);
-    let memory = (number(), epoch(), flags, incarnation());
+    let memory = (number(), epoch(), flags, incarnation(), span(), span());
     prop_oneof![
         any_claim(claims.clone()),
         any_vote(claims.clone()),
@@ -239,13 +266,17 @@ pub(crate) fn any_message_about(
         (any_key(), claims, any::<bool>())
             .prop_map(|(key, claim, won)| Message::Release(Release { key, claim, won })),
         number().prop_map(|nonce| Message::Recall(Recall { nonce })),
-        memory.prop_map(|(nonce, highest, (votes, knew), seen)| {
+        prop::sample::select(roles()).prop_map(Message::Describe),
+        any_voter_set(),
+        memory.prop_map(|(nonce, highest, (votes, knew), seen, quarantine, skew)| {
             Message::Memory(Memory {
                 nonce,
                 highest,
                 votes,
                 knew,
                 seen,
+                quarantine,
+                skew,
             })
         }),
         incarnation().prop_map(|seen| Message::Outdated(Outdated { seen })),
@@ -345,7 +376,7 @@ pub(crate) fn largest_messages() -> Vec<Message> {
             won: true,
         }),
         Message::Recall(Recall { nonce }),
-        largest_memory(epoch),
+        largest_memory(epoch, incarnation),
         Message::Outdated(Outdated { seen: incarnation }),
         Message::Inspect(Inspect { nonce, key }),
         largest_report(claim, epoch),
@@ -353,16 +384,20 @@ pub(crate) fn largest_messages() -> Vec<Message> {
         largest_kept(session),
         largest_query(epoch),
         largest_reply(),
+        Message::Describe(Role::Votes),
+        largest_voter_set(),
     ]
 }
 
-fn largest_memory(highest: Epoch) -> Message {
+fn largest_memory(highest: Epoch, seen: Incarnation) -> Message {
     Message::Memory(Memory {
         nonce: u64::MAX,
         highest,
         votes: true,
         knew: true,
-        seen: Incarnation::new(u64::MAX),
+        seen,
+        quarantine: Duration::MAX,
+        skew: Duration::MAX,
     })
 }
 
@@ -377,6 +412,30 @@ fn largest_reply() -> Message {
         refuses: Some(RefuseReason::NotAVoter),
         remaining: Duration::MAX,
     })
+}
+
+/// As many names as are listed, each as long as a name may be.
+fn largest_voter_set() -> Message {
+    let name = |n: usize| format!("{n:02}{}", "x".repeat(NODE_ID_BYTES_MAX - 2));
+    let members = (0..50).map(|n| node_id(&name(n))).collect();
+    let roster = Roster::new(1, members, 3, Timing::lan()).unwrap();
+    let set = VoterSet::of(&roster, Role::Recovering);
+    assert!((5..50).contains(&set.listed.len()));
+    let longest = Duration::MAX;
+    let timing = Timing {
+        max_ttl: longest,
+        max_drift_ppm: u32::MAX,
+        max_clock_skew: longest,
+        round_trip: longest,
+        offer: longest,
+        poke: longest,
+    };
+    Message::Described(Box::new(VoterSet {
+        voters_per_key: u32::MAX,
+        timing,
+        members: u32::MAX,
+        ..set
+    }))
 }
 
 fn largest_kept(session: SessionId) -> Message {

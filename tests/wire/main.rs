@@ -11,6 +11,7 @@ mod observer;
 mod outputs;
 mod seal;
 mod sessions;
+mod sets;
 mod standing;
 mod survey;
 mod tellers;

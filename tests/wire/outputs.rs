@@ -109,11 +109,12 @@ fn messages_for_one_node_share_datagrams_that_pass_any_path_and_all_are_counted(
         }
         let outputs = world.drain();
         let sent = datagrams(&outputs);
-        assert_eq!(sent.len(), 2);
+        assert!((2..=3).contains(&sent.len()));
         assert!(sent.iter().all(|bytes| bytes.len() <= DATAGRAM_BYTES_MAX));
         assert_eq!(said(&outputs).len(), 8);
         let traffic = world.node.traffic();
-        assert_eq!(traffic.datagrams_out - before.datagrams_out, 2);
+        let out = traffic.datagrams_out - before.datagrams_out;
+        assert_eq!(out, sent.len() as u64);
         assert_eq!(traffic.messages_out - before.messages_out, 8);
     }
 }

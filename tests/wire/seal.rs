@@ -61,7 +61,8 @@ fn a_datagram_with_any_bit_flipped_does_not_open() {
                 0..8 => DropReason::Version,
                 8 => DropReason::Plaintext,
                 9..16 => DropReason::Version,
-                16..24 => DropReason::Key,
+                16..48 => DropReason::Key,
+                48..80 => DropReason::Cluster,
                 _ => DropReason::Forged,
             };
             assert_eq!(b.open(&flipped), Err(expected), "bit {bit}");

@@ -69,10 +69,10 @@ fn what_is_said_of_sessions_under_another_roster_is_dropped() {
     }
     assert_eq!(world.node.traffic().dropped_for(DropReason::Roster), 4);
     assert_eq!(counted(&world), (0, 0));
-    // Under its own it is answered.
+    // Under its own it is answered, and that it is its own is told.
     let head = world.head();
     let datagram = world.datagram(&head, &[keep_alive()]);
-    assert_eq!(world.feed(&datagram).len(), 1);
+    assert_eq!(world.feed(&datagram).len(), 2);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use clap::Args;
 use lockmesh::ClusterKey;
 use lockmesh::observe::Observer;
 
-use crate::node::config::Source;
+use crate::node::config::{Meeting, Source};
 
 /// Nobody answered.
 pub(crate) const NO_ANSWER: u8 = 1;
@@ -47,6 +47,9 @@ pub(crate) struct Target {
     /// The mesh is not sealed.
     #[arg(long, group = "secret", conflicts_with = "config")]
     insecure_plaintext: bool,
+    /// The cluster's name, if it is not "lockmesh".
+    #[arg(long, value_name = "NAME", conflicts_with = "config")]
+    cluster: Option<String>,
     /// How long each answer is waited for, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 2_000,
           value_parser = clap::value_parser!(u64).range(10..=60_000))]
@@ -56,12 +59,20 @@ pub(crate) struct Target {
 impl Target {
     /// What is wrong is said without the key.
     pub(crate) fn observer(&self) -> Result<Observer, String> {
-        let (peers, key) = match &self.config {
+        let Meeting {
+            peers,
+            key,
+            cluster,
+        } = match &self.config {
             Some(file) => {
                 let source = Source::read(file).map_err(text)?;
                 source.meeting().map_err(text)?
             }
-            None => (self.peer.clone(), self.key()?),
+            None => Meeting {
+                peers: self.peer.clone(),
+                key: self.key()?,
+                cluster: self.cluster.clone(),
+            },
         };
         let observer = match key {
             Some(key) => {
@@ -69,6 +80,10 @@ impl Target {
                 Observer::sealed(peers, key)
             }
             None => Observer::insecure_plaintext(peers),
+        };
+        let observer = match cluster {
+            Some(cluster) => observer.cluster(cluster),
+            None => observer,
         };
         Ok(observer.patience(Duration::from_millis(self.patience_ms)))
     }

@@ -60,6 +60,17 @@ struct TimingFile {
     poke_ms: Option<u64>,
 }
 
+/// What somebody beside a mesh must know to meet it.
+#[derive(Debug)]
+pub(crate) struct Meeting {
+    /// A node and its peers.
+    pub(crate) peers: Vec<String>,
+    /// The cluster's key as text; `None` for plaintext.
+    pub(crate) key: Option<String>,
+    /// The cluster's name, where it is not the default.
+    pub(crate) cluster: Option<String>,
+}
+
 /// What is wrong with a file, and where.
 #[derive(Debug)]
 pub(crate) struct FileError {
@@ -118,8 +129,8 @@ impl Source {
         Ok((builder, file.workload))
     }
 
-    /// Where the node and its peers are, and the cluster's key as text; `None` for plaintext.
-    pub(crate) fn meeting(&self) -> Result<(Vec<String>, Option<String>), FileError> {
+    /// How the node's cluster is met.
+    pub(crate) fn meeting(&self) -> Result<Meeting, FileError> {
         let file: NodeFile = toml::from_str(&self.text).map_err(|error| {
             let line = error.span().map(|span| self.line_at(span.start));
             self.error(line, error.message().to_owned())
@@ -146,7 +157,12 @@ impl Source {
         };
         let own = file.advertise.or(file.listen).into_iter();
         let peers = own.chain(file.seeds.unwrap_or_default()).collect();
-        Ok((peers, key))
+        let cluster = file.cluster;
+        Ok(Meeting {
+            peers,
+            key,
+            cluster,
+        })
     }
 
     /// An error of the start, with the line of the field that it names.

@@ -129,14 +129,16 @@ async fn who_has_not_the_key_is_told_that_nobody_answers() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("no answer from 127.0.0.1:"), "{said}");
     assert!(
-        said.contains("is the key right and the mesh sealed, is it up?"),
+        said.contains("is the key right, the cluster's name right and the mesh sealed, is it up?"),
         "{said}"
     );
     assert!(!said.contains(OTHER_KEY), "{said}");
     let command = ["status", "--patience-ms", "300", "--insecure-plaintext"];
     let output = asks(&command, &mesh.node(0), OTHER_KEY).await;
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("is the mesh plaintext, is it up?"));
+    assert!(
+        stderr(&output).contains("is the mesh plaintext and the cluster's name right, is it up?")
+    );
     let output = asks(&["status"], &mesh.node(0), "secret").await;
     assert_eq!(output.status.code(), Some(2));
     assert!(!stderr(&output).contains("secret"), "{}", stderr(&output));

@@ -13,4 +13,5 @@ mod keygen;
 mod lab;
 mod look;
 mod node;
+mod settings;
 mod ticks;

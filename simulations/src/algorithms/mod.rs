@@ -95,6 +95,7 @@ impl Algorithm {
         settings.algorithm = self;
         if self != Self::Lockmesh {
             settings.gossip = Gossip::Heard;
+            (settings.other_set, settings.has_twins) = (None, false);
             settings.send_plain_and_whole();
         }
     }

@@ -129,6 +129,8 @@ fn settings(seed: u64, algorithm: Algorithm) -> Settings {
         gossip: Gossip::Heard,
         lives: Lives::Counted,
         starts_new: true,
+        other_set: None,
+        has_twins: false,
         fault_span: SPAN,
         habits: Habits {
             clients: 8,

@@ -40,6 +40,11 @@ pub(crate) struct History {
     last_end: Vec<u64>,
     /// Keys for which a voter said that fencing leans on a wall clock which had been set back.
     pub(crate) waived: BTreeSet<KeyAt>,
+    /// A voter said that too few others answered, and had other settings before: what it promised
+    /// in an earlier life nobody may have told it.
+    pub(crate) leans_on_settings: bool,
+    /// Hosts that run in the other voter set.
+    others: BTreeSet<Host>,
     pub(crate) calm_since: Option<u64>,
     /// Which voters ever had their vote on record for a claim, and until when; for ever where they
     /// have it now.
@@ -59,6 +64,8 @@ impl History {
             owners: vec![BTreeSet::new(); keys],
             last_end: vec![0; keys],
             waived: BTreeSet::new(),
+            leans_on_settings: false,
+            others: BTreeSet::new(),
             calm_since: None,
             voted: BTreeMap::new(),
         }
@@ -88,9 +95,22 @@ impl History {
             .map(|(request, asked)| (*request, asked))
     }
 
+    /// The voters of a key in the voter set in which a host runs.
+    fn voters_of(&self, key: KeyAt, host: Host) -> &[Host] {
+        match self.others.contains(&host) {
+            true => &self.terms.other_voters[key],
+            false => &self.terms.voters[key],
+        }
+    }
+
+    /// The least number that is a majority of those.
+    pub(crate) fn majority_of(&self, key: KeyAt, host: Host) -> usize {
+        self.voters_of(key, host).len() / 2 + 1
+    }
+
     /// How many voters of a key have its vote on record for this host and epoch.
     pub(crate) fn votes_for(&self, key: KeyAt, host: Host, epoch: u64) -> usize {
-        let voters = self.terms.voters[key].iter();
+        let voters = self.voters_of(key, host).iter();
         voters
             .filter(|voter| self.votes.get(&(**voter, key)) == Some(&(host, epoch)))
             .count()
@@ -166,8 +186,18 @@ impl History {
                 voter,
                 fences,
                 leans_on_wall_clock,
+                leans_on_settings,
                 ..
-            } => self.keep_return(*voter, fences, *leans_on_wall_clock),
+            } => {
+                self.leans_on_settings |= leans_on_settings;
+                self.keep_return(*voter, fences, *leans_on_wall_clock);
+            }
+            Fact::Changed { host, is_other } => {
+                match is_other {
+                    true => self.others.insert(*host),
+                    false => self.others.remove(host),
+                };
+            }
             Fact::Calm => self.calm_since = Some(at),
             _ => {}
         }

@@ -18,7 +18,7 @@ impl Law for MutualExclusion {
         let (Fact::Granted { request, until, .. } | Fact::Until { request, until }) = fact else {
             return None;
         };
-        if !history.terms.clocks_kept || *until <= at {
+        if !history.terms.clocks_kept || history.leans_on_settings || *until <= at {
             return None;
         }
         let key = history.open.get(request)?.key;

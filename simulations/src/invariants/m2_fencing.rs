@@ -17,6 +17,9 @@ impl Law for Fencing {
     }
 
     fn see(&mut self, at: u64, fact: &Fact, history: &History) -> Option<String> {
+        if history.leans_on_settings {
+            return None;
+        }
         match fact {
             Fact::Granted { request, epoch, .. } => judge_grant(*request, *epoch, history),
             Fact::Wrote {

@@ -17,7 +17,9 @@ impl Law for LostMeansTold {
 
     fn see(&mut self, at: u64, fact: &Fact, history: &History) -> Option<String> {
         match fact {
-            Fact::Voted { voter, key, to } if history.terms.clocks_kept => {
+            Fact::Voted { voter, key, to }
+                if history.terms.clocks_kept && !history.leans_on_settings =>
+            {
                 let was = history.vote_of(*voter, *key)?;
                 if *to == Some(was) || history.abstaining.contains(voter) {
                     return None;
@@ -27,7 +29,7 @@ impl Law for LostMeansTold {
                 let holder = holders.find(|(_, asked)| (asked.host, asked.epoch) == was)?;
                 let left = history.votes_for(*key, was.0, was.1) - 1;
                 let RequestId(id) = holder.0;
-                (left < history.majority(*key)).then(|| {
+                (left < history.majority_of(*key, was.0)).then(|| {
                     format!(
                         "key {key}: voter {voter} gave its vote away under request {id}, \
                          {left} votes are left and the guard still says that it is held"

@@ -19,12 +19,12 @@ impl Law for AMajorityOfWhat {
         let Fact::Granted { request, epoch, .. } = fact else {
             return None;
         };
-        if !history.terms.clocks_kept {
+        if !history.terms.clocks_kept || history.leans_on_settings {
             return None;
         }
         let asked = history.open.get(request)?;
         let votes = history.votes_for(asked.key, asked.host, *epoch);
-        let majority = history.majority(asked.key);
+        let majority = history.majority_of(asked.key, asked.host);
         let RequestId(id) = request;
         (votes < majority).then(|| {
             format!(

@@ -29,7 +29,8 @@ impl Law for Amnesia {
                 fences,
                 believed,
                 leans_on_wall_clock,
-            } => fences.iter().find_map(|(key, fence)| {
+                leans_on_settings: false,
+            } if !history.leans_on_settings => fences.iter().find_map(|(key, fence)| {
                 under_a_guard(at, *voter, *key, history).or_else(|| {
                     let needed = needed(*voter, *key, *believed, history);
                     let said = *leans_on_wall_clock && *believed < needed;
@@ -54,7 +55,7 @@ fn under_a_guard(at: u64, voter: Host, key: KeyAt, history: &History) -> Option<
     let (RequestId(id), _) = holders.find(|(_, asked)| (asked.host, asked.epoch) == had)?;
     // It may be held by the votes of others alone, given long after this one was over.
     let left = history.votes_for(key, had.0, had.1) - 1;
-    (left < history.majority(key)).then(|| {
+    (left < history.majority_of(key, had.0)).then(|| {
         format!("key {key}: voter {voter} votes again while request {id} is held by its old vote")
     })
 }
@@ -80,6 +81,7 @@ mod tests {
             fences: vec![(0, fence)],
             believed,
             leans_on_wall_clock,
+            leans_on_settings: false,
         }
     }
 

@@ -40,6 +40,8 @@ pub(crate) struct Terms {
     pub(crate) clocks_kept: bool,
     /// The voters of each key.
     pub(crate) voters: Vec<Vec<Host>>,
+    /// The same in the other voter set.
+    pub(crate) other_voters: Vec<Vec<Host>>,
     /// The longest that anything of an owner may linger at a voter, in nanoseconds of true time.
     pub(crate) linger: u64,
     /// A claim that is older than this has reached every voter, in fair weather.
@@ -127,7 +129,11 @@ pub(crate) enum Fact {
         believed: u64,
         /// It says that too few others answered.
         leans_on_wall_clock: bool,
+        /// And it had other settings in an earlier life.
+        leans_on_settings: bool,
     },
+    /// A host runs in the other voter set, or in the first one again.
+    Changed { host: Host, is_other: bool },
     /// A write reached the ledger.
     Wrote {
         request: RequestId,
@@ -274,6 +280,7 @@ mod forged {
         Terms {
             clocks_kept: true,
             voters: vec![vec![0, 1, 2]],
+            other_voters: vec![vec![0]],
             linger: 100,
             settled: 10,
         }

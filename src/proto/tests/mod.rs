@@ -214,6 +214,7 @@ fn line(to: &NodeId, message: &Message) -> String {
         Message::Refuse(m) => format!("{to} Refuse {:?}", m.reason),
         Message::Release(m) => format!("{to} Release #{}{}", m.claim.seq, flag(m.won, "won")),
         Message::Recall(_) => format!("{to} Recall"),
+        Message::Describe(_) => format!("{to} Describe"),
         Message::KeepAlive(m) => {
             let covered: u32 = m.covered.parts.iter().map(|part| part.count).sum();
             let (number, stamp) = (m.session.number, reading(m.stamp));
@@ -244,7 +245,18 @@ fn event_line(event: &Event) -> String {
             answers,
             leans_on_wall_clock,
         } => format!("QuarantineEnded {answers} leans {leans_on_wall_clock}"),
-        Event::RosterMismatch { node } => format!("RosterMismatch {node}"),
+        Event::QuarantineExtended {
+            until,
+            node,
+            votes_elsewhere,
+        } => format!(
+            "QuarantineExtended {} {node} {votes_elsewhere}",
+            reading(*until)
+        ),
+        Event::RosterMismatch { node, differences } => {
+            format!("RosterMismatch {node}: {differences}")
+        }
+        Event::RosterMatch { node } => format!("RosterMatch {node}"),
     }
 }
 

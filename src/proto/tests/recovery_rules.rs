@@ -1,6 +1,7 @@
 //! Section 6, memory only: quarantine, floors, what the others remember, and new clusters.
 
 use super::super::message::{Memory, Recall};
+use super::super::voter_set::OtherSet;
 use super::voter_rules::view;
 use super::*;
 
@@ -18,6 +19,8 @@ fn memory(nonce: u64, highest: Epoch, votes: bool, knew: bool) -> Memory {
         votes,
         knew,
         seen,
+        quarantine: ms(QUARANTINE_MS),
+        skew: ms(SKEW_MS),
     }
 }
 
@@ -48,12 +51,13 @@ fn recalling(members: usize, voters: usize) -> Booth {
 #[test]
 fn m5_a_voter_without_memory_takes_no_part_until_its_votes_are_over() {
     let (mut booth, said) = Booth::of(3, 3, Start::Amnesia);
-    assert_eq!(said, [format!("QuarantineBegan {QUARANTINE_MS}")]);
+    assert_eq!(said[0], format!("QuarantineBegan {QUARANTINE_MS}"));
     assert_eq!(booth.voter.quarantine(), Some(instant(QUARANTINE_MS)));
     let refuse = ["a Refuse Quarantine"];
     assert_eq!(booth.hears(0, &claim("a", 5, 1)), refuse);
     assert_eq!(booth.hears(1, &won(claim("a", 5, 2))), refuse);
-    assert_eq!(booth.wakes(QUARANTINE_MS - 1), NOTHING);
+    let asks = ["v2 Describe", "v3 Describe"];
+    assert_eq!(booth.wakes(QUARANTINE_MS - 1), asks);
     assert_eq!(booth.hears(QUARANTINE_MS - 1, &claim("a", 5, 3)), refuse);
     assert_eq!((booth.voter.slots(), booth.voter.waiters()), (0, 0));
     assert_eq!(booth.wakes(QUARANTINE_MS), ["v2 Recall", "v3 Recall"]);
@@ -353,4 +357,122 @@ fn a_voter_without_memory_asks_at_once_whom_gossip_has_just_found() {
     booth.voter.handle_view(&found);
     booth.voter.handle_view(&view(&[("x", true)]));
     assert_eq!(booth.wakes(6), NOTHING);
+}
+
+fn other_set(quarantine_ms: u64, names_me: bool, votes: bool) -> OtherSet {
+    OtherSet {
+        quarantine: ms(quarantine_ms),
+        skew: ms(SKEW_MS),
+        names_me,
+        votes,
+    }
+}
+
+impl Booth {
+    fn hears_of(&mut self, at_ms: u64, from: &str, set: &OtherSet) -> Vec<String> {
+        self.does(|v, out| v.handle_other_set(at(at_ms), &node(from), set, out))
+    }
+}
+
+/// It may have promised as much, if that set names it.
+#[test]
+fn a_longer_quarantine_of_a_set_that_names_it_is_sat_out() {
+    let (mut booth, _) = Booth::of(3, 3, Start::Amnesia);
+    assert_eq!(
+        booth.hears_of(1, "x", &other_set(90_000, false, false)),
+        NOTHING
+    );
+    assert_eq!(
+        booth.hears_of(1, "x", &other_set(20_000, true, false)),
+        NOTHING
+    );
+    assert_eq!(booth.voter.quarantine(), Some(instant(QUARANTINE_MS)));
+    let longer = other_set(90_000, true, false);
+    let told = ["QuarantineExtended 90000 x false"];
+    assert_eq!(booth.hears_of(29_000, "x", &longer), told);
+    assert_eq!(booth.hears_of(29_001, "x", &longer), NOTHING);
+    booth.wakes(89_999);
+    assert_eq!(
+        booth.hears(89_999, &claim("a", 5, 1)),
+        ["a Refuse Quarantine"]
+    );
+    assert_eq!(booth.wakes(90_000), ["v2 Recall", "v3 Recall"]);
+}
+
+/// The last belt: those that are asked at the end know it.
+#[test]
+fn an_answer_that_tells_of_longer_votes_sends_it_back_into_quarantine() {
+    let mut booth = recalling(3, 3);
+    let longer = Memory {
+        quarantine: ms(60_000),
+        ..remembers(WALL)
+    };
+    let told = booth.told(QUARANTINE_MS, "v2", &longer);
+    assert_eq!(told, ["QuarantineExtended 60000 v2 false"]);
+    assert_eq!(booth.told(QUARANTINE_MS, "v3", &remembers(WALL)), NOTHING);
+    assert_eq!(booth.voter.quarantine(), Some(instant(60_000)));
+    booth.wakes(59_999);
+    assert_eq!(booth.wakes(60_000), ["v2 Recall", "v3 Recall"]);
+    booth.told(60_001, "v2", &longer);
+    let ended = booth.told(60_001, "v3", &remembers(WALL));
+    assert_eq!(ended, ["QuarantineEnded 2 leans false"]);
+}
+
+/// An eighth of it more: so long a voter may have been asked and not have answered.
+#[test]
+fn a_voter_of_another_set_is_waited_for_until_its_votes_are_over() {
+    let (mut booth, _) = Booth::of(3, 3, Start::Amnesia);
+    let votes = other_set(20_000, false, true);
+    let (at_ms, after) = (20_000, QUARANTINE_MS + QUARANTINE_MS / 8);
+    let told = [format!("QuarantineExtended {} v2 true", at_ms + after)];
+    assert_eq!(booth.hears_of(at_ms, "v2", &votes), told);
+    assert_eq!(booth.hears_of(at_ms + 5, "v2", &votes), NOTHING);
+    assert_eq!(booth.voter.quarantine(), Some(instant(at_ms + 5 + after)));
+    // Also while it asks what is remembered.
+    let mut booth = recalling(3, 3);
+    booth.hears_of(QUARANTINE_MS + 1, "v2", &votes);
+    assert_eq!(
+        booth.told(QUARANTINE_MS + 2, "v2", &remembers(WALL)),
+        NOTHING
+    );
+    assert_eq!(
+        booth.told(QUARANTINE_MS + 2, "v3", &remembers(WALL)),
+        NOTHING
+    );
+    assert!(booth.voter.quarantine().is_some());
+    // And where it was told that all is new.
+    let (mut booth, _) = Booth::of(3, 3, Start::NewCluster);
+    let began = booth.hears_of(1, "v2", &votes);
+    assert!(began[0].starts_with("QuarantineBegan"), "{began:?}");
+}
+
+/// What won in another set is above no floor of this one.
+#[test]
+fn the_floor_is_above_what_may_have_won_in_another_set() {
+    let (mut booth, _) = Booth::of(3, 3, Start::Amnesia);
+    booth.hears_of(20_000, "v2", &other_set(20_000, false, true));
+    let mut now = 20_000;
+    while booth.voter.quarantine().is_some() {
+        now += 1_000;
+        booth.wakes(now);
+    }
+    let floor = Epoch::limit(at(20_000), ms(2 * SKEW_MS));
+    assert_eq!(booth.voter.fence(&key()), floor);
+}
+
+#[test]
+fn voter_sets_are_asked_for_soon_at_first_and_eight_times_in_all() {
+    let (mut booth, said) = Booth::of(3, 3, Start::Amnesia);
+    assert_eq!(said[1..], ["v2 Describe", "v3 Describe"]);
+    let mut asked = Vec::new();
+    loop {
+        let due = booth.voter.next_timeout().unwrap().as_nanos() / 1_000_000;
+        if due >= QUARANTINE_MS {
+            break;
+        }
+        assert_eq!(booth.wakes(due), ["v2 Describe", "v3 Describe"]);
+        asked.push(due);
+    }
+    assert_eq!(asked[..4], [10, 30, 70, 150]);
+    assert_eq!(asked.len(), 15);
 }

@@ -1,0 +1,288 @@
+//! Real nodes whose settings differ: another `max_ttl` over a restart, another cluster, another
+//! secret.
+#![cfg(unix)]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::common::lockmesh;
+
+const KEY: &str = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
+const OTHER_KEY: &str = "abababababababababababababababababababababababababababababababab";
+/// Long enough for anything that happens at all.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// What a configuration says beside name, voters and workload.
+struct Setup<'a> {
+    listen: &'a str,
+    seeds: &'a str,
+    key: &'a str,
+    cluster: &'a str,
+    max_ttl_ms: u64,
+    is_new: bool,
+}
+
+impl Default for Setup<'_> {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:0",
+            seeds: "",
+            key: KEY,
+            cluster: "prod",
+            max_ttl_ms: 12_000,
+            is_new: true,
+        }
+    }
+}
+
+/// A node that runs; with `asks` it wants the one key for an hour. It is killed when dropped.
+struct Node {
+    child: Child,
+    log: Arc<Mutex<String>>,
+    history: PathBuf,
+}
+
+impl Node {
+    fn start(place: &Path, name: &str, asks: bool, setup: &Setup<'_>) -> Self {
+        let Setup {
+            listen,
+            seeds,
+            key,
+            cluster,
+            max_ttl_ms,
+            is_new,
+        } = setup;
+        let ttl_ms = max_ttl_ms - max_ttl_ms / 10;
+        let text = format!(
+            "node_id = \"{name}\"\nlisten = \"{listen}\"\nseeds = [{seeds}]\n\
+             voters = [\"n1\", \"n2\", \"n3\"]\nkey = \"{key}\"\ncluster = \"{cluster}\"\n\
+             new_cluster = {is_new}\nttl_ms = {ttl_ms}\n\
+             [timing]\nmax_ttl_ms = {max_ttl_ms}\nmax_clock_skew_ms = 1000\n\
+             [workload]\nkeys = 1\ntasks = 1\nmix = \"hold\"\n\
+             hold_ms = [3600000, 3600000]\nwait_at_most_ms = [3600000, 3600000]\n"
+        );
+        let config = place.join(format!("{name}-{cluster}-{max_ttl_ms}.toml"));
+        fs::write(&config, text).unwrap();
+        let history = place.join(format!("{name}-{cluster}-{max_ttl_ms}.jsonl"));
+        let mut command = lockmesh(&["node", "--config"]);
+        command.arg(config).stderr(Stdio::piped());
+        if asks {
+            command.arg("--workload").arg("--history").arg(&history);
+        }
+        let mut child = command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap());
+        let log = Arc::new(Mutex::new(String::new()));
+        let written = log.clone();
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            while lines.read_line(&mut line).is_ok_and(|len| len > 0) {
+                written.lock().unwrap().push_str(&line);
+                line.clear();
+            }
+        });
+        Self {
+            child,
+            log,
+            history,
+        }
+    }
+
+    fn said(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    fn says(&self, what: &str) {
+        until(&format!("{what:?} in {}", self.said()), || {
+            self.said().contains(what).then_some(())
+        });
+    }
+
+    /// Where it says that it listens.
+    fn addr(&self) -> String {
+        until("its address", || {
+            let said = self.said();
+            let (_, rest) = said.split_once(" addr=")?;
+            rest.split_once(' ').map(|(addr, _)| addr.to_owned())
+        })
+    }
+
+    fn is_ready(&self) -> bool {
+        self.said().contains(" ready node=")
+    }
+
+    /// The last thing of this kind that it has written down.
+    fn last(&self, event: &str) -> Option<Value> {
+        let text = fs::read_to_string(&self.history).unwrap_or_default();
+        let lines = text.lines().map(serde_json::from_str::<Value>);
+        let lines: Vec<Value> = lines.map_while(Result::ok).collect();
+        lines.into_iter().rev().find(|line| line["event"] == event)
+    }
+
+    fn kill(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(Instant::now() < end, "not in {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn place(name: &str) -> PathBuf {
+    let place = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = fs::remove_dir_all(&place);
+    fs::create_dir_all(&place).unwrap();
+    place
+}
+
+fn quoted(addr: &str) -> String {
+    format!("\"{addr}\"")
+}
+
+/// The two that were restarted would be a majority of their own long before the lease is over that
+/// they had voted for.
+#[test]
+fn restarts_with_a_shorter_max_ttl_give_no_second_lease() {
+    let place = place("settings-max-ttl");
+    let first = Node::start(&place, "n1", true, &Setup::default());
+    let seeds = &quoted(&first.addr());
+    let long = Setup {
+        seeds,
+        ..Setup::default()
+    };
+    let second = Node::start(&place, "n2", false, &long);
+    let third = Node::start(&place, "n3", false, &long);
+    until("a lock", || first.last("held"));
+
+    let short = Setup {
+        seeds,
+        max_ttl_ms: 2_000,
+        is_new: false,
+        ..Setup::default()
+    };
+    third.kill();
+    let third = Node::start(&place, "n3", false, &short);
+    third.says("its max_ttl is 12 s, mine 2 s");
+    first.says("its max_ttl is 2 s, mine 12 s");
+    // Longer than its own quarantine, and what it waits for answers.
+    std::thread::sleep(Duration::from_secs(4));
+    second.kill();
+    let second = Node::start(&place, "n2", true, &short);
+    let last = until("its asking", || second.last("asked"));
+    until("the end of the lease", || first.last("lost"));
+    assert!(second.last("granted").is_none(), "{last}");
+    std::thread::sleep(Duration::from_secs(4));
+    assert!(second.last("granted").is_none());
+    assert!(!second.is_ready() && !third.is_ready());
+    third.says("does not vote while n1 speaks for another voter set");
+
+    // All have the same settings: once the longest lease is over there is a lock again.
+    first.kill();
+    let (two, three) = (quoted(&second.addr()), quoted(&third.addr()));
+    let seeds = &format!("{two}, {three}");
+    let short = Setup { seeds, ..short };
+    let first = Node::start(&place, "n1", false, &short);
+    until("a lock", || second.last("granted"));
+    until("all ready", || {
+        (first.is_ready() && second.is_ready() && third.is_ready()).then_some(())
+    });
+}
+
+/// Both have the same secret, the same names, and now the same addresses.
+#[test]
+fn voters_of_another_cluster_at_the_addresses_of_dead_ones_do_not_vote() {
+    let place = place("settings-cluster");
+    let first = Node::start(&place, "n1", false, &Setup::default());
+    let seeds = &quoted(&first.addr());
+    let prod = Setup {
+        seeds,
+        ..Setup::default()
+    };
+    let dead = ["n2", "n3"].map(|name| Node::start(&place, name, false, &prod));
+    let addrs = dead.each_ref().map(Node::addr);
+    until("prod is ready", || first.is_ready().then_some(()));
+    dead.into_iter().for_each(Node::kill);
+    let other = Node::start(
+        &place,
+        "n1",
+        false,
+        &Setup {
+            cluster: "staging",
+            ..Setup::default()
+        },
+    );
+    let seeds = &quoted(&other.addr());
+    let staging = ["n2", "n3"].iter().zip(&addrs).map(|(name, listen)| {
+        let setup = Setup {
+            listen,
+            seeds,
+            cluster: "staging",
+            ..Setup::default()
+        };
+        Node::start(&place, name, false, &setup)
+    });
+    let staging: Vec<Node> = staging.collect();
+    until("staging is ready", || {
+        staging.iter().all(Node::is_ready).then_some(())
+    });
+    // One that knows both addresses, and asks.
+    let (one, two, three) = (quoted(&first.addr()), quoted(&addrs[0]), quoted(&addrs[1]));
+    let seeds = &format!("{one}, {two}, {three}");
+    let asks = Setup {
+        seeds,
+        ..Setup::default()
+    };
+    let client = Node::start(&place, "client", true, &asks);
+    until("its asking", || client.last("asked"));
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(client.last("granted").is_none());
+    for node in &staging {
+        node.says("is of another cluster");
+    }
+}
+
+#[test]
+fn a_wrong_secret_is_told_on_both_sides_with_the_address() {
+    let place = place("settings-secret");
+    let first = Node::start(&place, "n1", false, &Setup::default());
+    let seeds = &quoted(&first.addr());
+    let wrong = Setup {
+        seeds,
+        key: OTHER_KEY,
+        ..Setup::default()
+    };
+    let second = Node::start(&place, "n2", false, &wrong);
+    let is = "is not sealed with our secret";
+    first.says(&format!("a datagram from {} {is}", second.addr()));
+    let seeds = &quoted(&second.addr());
+    let right = Setup {
+        seeds,
+        ..Setup::default()
+    };
+    let third = Node::start(&place, "n3", false, &right);
+    second.says(&format!("a datagram from {} {is}", third.addr()));
+    // Not with each datagram.
+    std::thread::sleep(Duration::from_secs(3));
+    let told = first.said().matches(is).count();
+    assert_eq!(told, 1, "{}", first.said());
+}

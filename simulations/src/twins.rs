@@ -1,0 +1,126 @@
+//! Another cluster with the same secret, the same names and the same constants: where a host has no
+//! process, the voter of that name of the other cluster has taken its address over.
+//!
+//! It votes there, and has long done so. Nobody asks it for a lock but those that take it for
+//! another: nothing may come of that.
+
+use std::sync::Arc;
+
+use lockmesh::node::{Node, NodeConfig, Output};
+use lockmesh::proto::id::Incarnation;
+use lockmesh::proto::roster::Roster;
+use lockmesh::proto::time::Now;
+use lockmesh::proto::view::{Peer, View};
+use lockmesh::proto::voter::{Limits, Start};
+
+use crate::datagrams::Datagram;
+use crate::invariants::Host as HostAt;
+use crate::settings::Settings;
+use crate::world::World;
+
+/// The names of the two clusters.
+pub(crate) const CLUSTER: &str = "prod";
+const OTHER_CLUSTER: &str = "staging";
+/// Beyond all of the hosts' own: else it would be heard as an earlier life of the host's.
+const LIFE: u64 = u64::MAX / 2;
+
+/// Where the settings ask for it, each member's twin.
+#[derive(Debug, Default)]
+pub(crate) struct Twins(Vec<Node>);
+
+impl World {
+    /// The voters of the other cluster begin their lives, and tell each other that all is new.
+    pub(crate) fn begin_twins(&mut self) {
+        if !self.settings.has_twins {
+            return;
+        }
+        let roster = roster(&self.settings, self);
+        let now = self.hosts[0].clock.now(self.time);
+        let nodes = (0..self.settings.members).map(|host| {
+            let config = NodeConfig {
+                id: self.hosts[host].id.clone(),
+                incarnation: Incarnation::new(LIFE),
+                roster: roster.clone(),
+                start: Start::NewCluster,
+                limits: Limits::default(),
+                claims_max: 1,
+                renew_every: None,
+                seed: host as u64,
+                seal: self.seal_of(OTHER_CLUSTER, [host as u8; 16]),
+            };
+            Node::new(now, config)
+        });
+        let mut nodes: Vec<Node> = nodes.collect();
+        let peers = self.hosts[..self.settings.members].iter().map(|host| {
+            let peer = Peer {
+                addr: host.addr,
+                incarnation: Incarnation::new(LIFE),
+                alive: true,
+            };
+            (host.id.clone(), peer)
+        });
+        let view = View {
+            peers: peers.collect(),
+        };
+        for node in &mut nodes {
+            node.handle_view(now, &view);
+            node.handle_timeout(now);
+        }
+        self.deliver(&mut nodes, now);
+        debug_assert!(nodes.iter().all(|node| {
+            node.voter()
+                .is_some_and(|voter| voter.quarantine().is_none())
+        }));
+        self.twins = Twins(nodes);
+    }
+
+    /// What they tell each other, at once.
+    fn deliver(&self, nodes: &mut [Node], now: Now) {
+        let mut sent = true;
+        while std::mem::take(&mut sent) {
+            for from in 0..nodes.len() {
+                while let Output::Transmit { to, bytes } = next(&mut nodes[from]) {
+                    sent = true;
+                    if let Some(node) = self.by_addr.get(&to).and_then(|at| nodes.get_mut(*at)) {
+                        node.handle_datagram(now, self.hosts[from].addr, &bytes);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A datagram arrives where a host has no process.
+    pub(crate) fn arrive_at_twin(&mut self, host: HostAt, datagram: &Datagram) {
+        let now = self.hosts[host].clock.now(self.time);
+        let Some(node) = self.twins.0.get_mut(host) else {
+            return;
+        };
+        node.handle_datagram(now, datagram.from, &datagram.bytes);
+        let mut sent = Vec::new();
+        while let Output::Transmit { to, bytes } = next(node) {
+            sent.push((to, bytes));
+        }
+        self.count("datagrams_at_twins");
+        for (to, bytes) in sent {
+            self.transmit(host, to, bytes);
+        }
+    }
+}
+
+/// The next datagram, or the end.
+fn next(node: &mut Node) -> Output {
+    loop {
+        match node.poll_output() {
+            Output::Event(_) | Output::Stranger(_) => {}
+            output => return output,
+        }
+    }
+}
+
+fn roster(settings: &Settings, world: &World) -> Arc<Roster> {
+    let hosts = world.hosts[..settings.members].iter();
+    let members = hosts.map(|host| host.id.clone()).collect();
+    let roster = Roster::new(1, members, settings.voters_per_key, settings.timing);
+    let roster = roster.expect("the cluster's own is the same");
+    Arc::new(roster.of_cluster(OTHER_CLUSTER))
+}
