@@ -335,11 +335,10 @@ pub(super) fn holding(core: &Core, now: Now) -> Vec<Obstacle> {
     }
     // One more than are named: then it is said that there are more.
     for other in node.of_other_sets(now, NOTED_FOR).take(PEERS_MAX + 1) {
-        let differs = node.differences(other).unwrap_or_default();
-        holding.push(Obstacle::OtherVoterSet {
-            node: other.clone(),
-            differs: differs.to_string(),
-        });
+        let obstacle = other_voter_set(core, other);
+        if !holding.contains(&obstacle) {
+            holding.push(obstacle);
+        }
     }
     if core.has_gossip_ended {
         holding.push(Obstacle::GossipEnded);
@@ -372,6 +371,14 @@ fn about_stranger(from: SocketAddr, reason: DropReason) -> About {
     .at_once()
 }
 
+fn other_voter_set(core: &Core, node: &NodeId) -> Obstacle {
+    let differs = core.node.differences(node).unwrap_or_default();
+    Obstacle::OtherVoterSet {
+        node: node.clone(),
+        differs: differs.to_string(),
+    }
+}
+
 fn of_voter(core: &Core, voter: &NodeId, standing: Standing, blocks: bool) -> Option<Obstacle> {
     match standing {
         Standing::Recovering { remaining } if voter == core.node.id() => {
@@ -379,8 +386,7 @@ fn of_voter(core: &Core, voter: &NodeId, standing: Standing, blocks: bool) -> Op
         }
         Standing::Votes => None,
         Standing::Refuses(RefuseReason::Roster) => {
-            let node = voter.clone();
-            Some(Obstacle::OtherVoterSet { node })
+            Some(other_voter_set(core, voter))
         }
         standing => {
             let node = voter.clone();
