@@ -10,6 +10,7 @@ mod observer;
 mod outbox;
 mod peers;
 mod send;
+mod sizes;
 mod standing;
 mod survey;
 mod surveyor;
@@ -476,7 +477,11 @@ impl Node {
     /// was set back. It goes on under a higher number.
     fn adopt(&mut self, now: Now, seen: Incarnation) {
         if seen > self.claimant.incarnation() {
-            self.claimant.adopt(now, seen.next(), &mut self.effects);
+            let number = match mistaken!(AdoptsTheSameNumber) {
+                true => seen,
+                false => seen.next(),
+            };
+            self.claimant.adopt(now, number, &mut self.effects);
             if let Some(voter) = &mut self.voter {
                 let (me, incarnation) = (&self.id, self.claimant.incarnation());
                 voter.handle_incarnation(now, me, incarnation, &mut self.effects);
