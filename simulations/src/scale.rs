@@ -12,6 +12,7 @@ use lockmesh::proto::roster::Timing;
 use serde::Serialize;
 
 use crate::algorithms::Algorithm;
+use crate::hazards::Hazards;
 use crate::network::Weather;
 use crate::settings::{Gossip, Habits, Lives, MILLISECOND, Pace, SECOND, Settings};
 use crate::world::World;
@@ -142,6 +143,7 @@ fn settings(members: usize, span: u64) -> Settings {
             deadline_ppm: 0,
             extend_ppm: 0,
         },
+        hazards: Hazards::default(),
     }
 }
 

@@ -15,6 +15,7 @@ use toml::Spanned;
 
 use crate::algorithms::Algorithm;
 use crate::faults::{Cut, Fault, Target, Trouble};
+use crate::hazards::Hazards;
 use crate::network::Weather;
 use crate::settings::{Gossip, Habits, Lives, MILLISECOND, Pace, Settings};
 use crate::workload::Wish;
@@ -266,6 +267,7 @@ fn settings_of(reader: &Reader<'_>, file: &File) -> Result<Settings, BadScenario
         starts_new: !cluster.starts_in_quarantine,
         fault_span: *cluster.span_ms.as_ref() * MILLISECOND,
         habits: habits_of(reader, file.workload.as_ref().map(Spanned::as_ref))?,
+        hazards: Hazards::default(),
     })
 }
 

@@ -5,13 +5,14 @@ use std::time::Duration;
 use lockmesh::proto::roster::Timing;
 
 use crate::algorithms::Algorithm;
+use crate::hazards::{self, Hazards};
 use crate::network::Weather;
 use crate::rng::Rng;
 
 pub(crate) const MILLISECOND: u64 = 1_000_000;
 pub(crate) const SECOND: u64 = 1_000 * MILLISECOND;
 /// How many keys the probes at the end of a run have for themselves.
-pub(crate) const PROBE_KEYS: usize = 10;
+pub(crate) const PROBE_KEYS: usize = 18;
 
 /// How monotonic clocks run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -89,6 +90,8 @@ pub(crate) struct Settings {
     /// For how long faults are allowed.
     pub(crate) fault_span: u64,
     pub(crate) habits: Habits,
+    /// What is wrong all the time.
+    pub(crate) hazards: Hazards,
 }
 
 impl Settings {
@@ -110,7 +113,7 @@ impl Settings {
         let mut wire = Rng::stream(seed, "wire");
         let mut weather = draw_weather(&mut rng, round_trip, max_ttl);
         weather.damage_ppm = *wire.pick(&[0, 0, 1_000, 20_000, 200_000]);
-        Self {
+        let mut settings = Self {
             seed,
             algorithm: Algorithm::default(),
             is_sealed: wire.chance(250_000),
@@ -143,7 +146,10 @@ impl Settings {
                 }
                 habits
             },
-        }
+            hazards: Hazards::default(),
+        };
+        hazards::draw(&mut settings);
+        settings
     }
 
     /// For those whose datagrams have no seal, and no form that damage would break for certain:

@@ -6,6 +6,7 @@ use lockmesh::proto::roster::Timing;
 
 use super::{Algorithm, Plan};
 use crate::faults::{Cut, Fault, Target, Trouble};
+use crate::hazards::Hazards;
 use crate::network::Weather;
 use crate::settings::{Gossip, Habits, Lives, MILLISECOND, Pace, SECOND, Settings};
 
@@ -141,6 +142,7 @@ fn settings(seed: u64, algorithm: Algorithm) -> Settings {
             deadline_ppm: 0,
             extend_ppm: 0,
         },
+        hazards: Hazards::default(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! **L3 the dead do not hold up** (`docs/PROTOCOL.md`, section 1): a dead holder delays the next by
-//! at most its lease; a dead waiter by at most an `offer`.
+//! at most its lease; a dead waiter by at most an `offer`; one that has come back, or whose release
+//! was lost, no longer than it takes to hear from it.
 
 use super::{Fact, Handover, History, Law};
 
@@ -17,7 +18,8 @@ impl Law for TheDeadDoNotHoldUp {
         let who = match what {
             Handover::DeadHolder => "holder",
             Handover::DeadWaiter => "waiter",
-            Handover::Free | Handover::Release => return None,
+            Handover::Reborn => "holder that came back",
+            _ => return None,
         };
         match took {
             Some(took) if took <= bound => None,
@@ -36,7 +38,7 @@ mod tests {
 
     #[test]
     fn who_waits_for_the_dead_beyond_the_bound_is_rejected() {
-        for what in [Handover::DeadHolder, Handover::DeadWaiter] {
+        for what in [Handover::DeadHolder, Handover::DeadWaiter, Handover::Reborn] {
             for (took, count) in [(Some(7), 0), (Some(8), 1), (None, 1)] {
                 let facts = [(
                     0,
