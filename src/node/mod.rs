@@ -16,7 +16,7 @@ mod survey;
 mod surveyor;
 mod take;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,6 +107,8 @@ pub struct Node {
     claimant: Claimant,
     peers: Peers,
     view: View,
+    /// Since when gossip calls which of its nodes dead.
+    silent_since: BTreeMap<NodeId, Instant>,
     inspector: Inspector,
     standings: Standings,
     seal: Seal,
@@ -153,6 +155,7 @@ impl Node {
         let mut node = Self {
             peers: Peers::new(id.clone(), roster.clone()),
             view: View::default(),
+            silent_since: BTreeMap::new(),
             inspector: Inspector::new(seed),
             standings: Standings::default(),
             id,
@@ -202,6 +205,13 @@ impl Node {
             }
         }
         self.view.clone_from(view);
+        let silent = view.peers.iter().filter(|(_, peer)| !peer.alive);
+        let mut before = std::mem::take(&mut self.silent_since);
+        let since = silent.map(|(node, _)| {
+            let known = before.remove_entry(node);
+            known.unwrap_or_else(|| (node.clone(), now.mono))
+        });
+        self.silent_since = since.collect();
         for node in reachable {
             if self.roster.has_member(&node) {
                 self.claimant
@@ -299,6 +309,8 @@ impl Node {
             return self.traffic.drop_one(DropReason::GossipFull);
         }
         let bytes = self.seal.seal(Kind::Gossip, body);
+        self.traffic.gossip_datagrams_out += 1;
+        self.traffic.gossip_bytes_out += bytes.len() as u64;
         self.outputs.push_back(Output::Transmit { to, bytes });
     }
 
@@ -347,6 +359,13 @@ impl Node {
     #[must_use]
     pub fn view(&self) -> &View {
         &self.view
+    }
+
+    /// For how long gossip has called a node dead. `None` if it is alive, or not known to gossip.
+    #[must_use]
+    pub fn silent_for(&self, now: Now, node: &NodeId) -> Option<Duration> {
+        let since = self.silent_since.get(node)?;
+        Some(now.mono.since(*since))
     }
 
     /// What went through and what was dropped.
