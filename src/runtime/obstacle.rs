@@ -136,7 +136,7 @@ impl Obstacle {
                 "gossip_ended",
                 Level::ERROR,
                 "the gossip has ended: nodes that this one does not know are not found",
-                "restart this node",
+                "it is started again; if that does not last, report the reason that the log tells",
                 "the gossip runs",
             )
             .at_once(),

@@ -46,6 +46,8 @@ pub struct Status {
     pub voter_keys: usize,
     /// How many claims wait at this node's voter.
     pub voter_waiters: usize,
+    /// How often the gossip has ended and was started again: each is an error in the log.
+    pub gossip_restarts: u64,
     /// Datagrams, and what was dropped.
     pub traffic: Traffic,
     /// Whether the mesh was shut down, or its runtime is gone.
@@ -80,6 +82,8 @@ pub struct Other {
     pub addr: SocketAddr,
     /// What gossip says.
     pub is_alive: bool,
+    /// For how long gossip has called it dead. It is forgotten some twenty seconds after it died.
+    pub silent_for: Option<Duration>,
 }
 
 impl Status {
@@ -115,6 +119,7 @@ impl Status {
                 node: id.clone(),
                 addr: peer.addr,
                 is_alive: peer.alive,
+                silent_for: node.silent_for(now, id),
             })
             .collect();
         let quarantine = node.voter().and_then(|v| v.quarantine());
@@ -133,6 +138,7 @@ impl Status {
             waiting: node.claimant().waiting(),
             voter_keys: node.voter().map_or(0, |voter| voter.slots()),
             voter_waiters: node.voter().map_or(0, |voter| voter.waiters()),
+            gossip_restarts: core.gossip_restarts,
             traffic: node.traffic().clone(),
             is_shut_down: core.is_shut_down,
         }

@@ -21,4 +21,5 @@ mod many;
 mod ready;
 mod requests;
 mod rolling;
+mod short_lives;
 mod strangers;
