@@ -2,16 +2,15 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::ConfigError;
 use crate::proto::id::NodeId;
 use crate::proto::roster::{Roster, Timing};
 use crate::proto::voter::{Limits, Start};
+use crate::runtime::{Resolve, System, check_seed};
 use crate::wire::ClusterKey;
-
-#[cfg(feature = "harness")]
-use std::sync::Arc;
 
 #[cfg(feature = "harness")]
 use crate::harness::Links;
@@ -74,6 +73,7 @@ pub struct MeshBuilder {
     listen: String,
     advertise: Option<String>,
     seeds: Vec<String>,
+    resolver: Arc<dyn Resolve>,
     voters: Vec<String>,
     voters_per_key: Option<usize>,
     roster_version: u64,
@@ -81,6 +81,7 @@ pub struct MeshBuilder {
     key: KeySource,
     cluster: String,
     new_cluster: bool,
+    is_short_lived: bool,
     ttl: Duration,
     renew_every: Option<Duration>,
     try_at_most: Duration,
@@ -99,10 +100,12 @@ pub(crate) struct Checked {
     pub(crate) listen: SocketAddr,
     pub(crate) advertise: Option<SocketAddr>,
     pub(crate) seeds: Vec<String>,
+    pub(crate) resolver: Arc<dyn Resolve>,
     pub(crate) roster: Roster,
     pub(crate) key: Option<ClusterKey>,
     pub(crate) cluster: String,
     pub(crate) start: Start,
+    pub(crate) is_short_lived: bool,
     pub(crate) settings: Settings,
     pub(crate) gossip_every: Duration,
     pub(crate) limits: Limits,
@@ -126,6 +129,7 @@ impl MeshBuilder {
             listen: "127.0.0.1:0".to_owned(),
             advertise: None,
             seeds: Vec::new(),
+            resolver: Arc::new(System),
             voters: Vec::new(),
             voters_per_key: None,
             roster_version: 1,
@@ -133,6 +137,7 @@ impl MeshBuilder {
             key: KeySource::Unsaid,
             cluster: CLUSTER_DEFAULT.to_owned(),
             new_cluster: false,
+            is_short_lived: false,
             ttl: Duration::from_secs(10),
             renew_every: None,
             try_at_most: Duration::from_secs(2),
@@ -179,11 +184,20 @@ impl MeshBuilder {
         self
     }
 
-    /// Nodes to begin to gossip with, each `HOST:PORT`. Host names are resolved at the start,
-    /// where one without an address is an error, and again every minute: give names that resolve
-    /// also while their node is down. One that is up is enough; this node itself may be among them.
+    /// Nodes to begin to gossip with, each `HOST:PORT`. One that is up is enough; this node itself
+    /// may be among them. A host name stands for all of its addresses. It is resolved in the
+    /// background: one that does not resolve is a warning in the log, and is tried again, within a
+    /// second while this node knows nobody, and every minute once it does. So is one that resolves,
+    /// and an address that changes is followed.
     pub fn seeds<S: Into<String>>(mut self, seeds: impl IntoIterator<Item = S>) -> Self {
         self.seeds = seeds.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// What turns the names of seeds into addresses, instead of the system's resolver: a service
+    /// registry, or names that only a test knows.
+    pub fn resolver(mut self, resolver: impl Resolve) -> Self {
+        self.resolver = Arc::new(resolver);
         self
     }
 
@@ -252,6 +266,15 @@ impl MeshBuilder {
     /// they may give away what a node that does not vote still holds.
     pub fn new_cluster(mut self, is_new: bool) -> Self {
         self.new_cluster = is_new;
+        self
+    }
+
+    /// The node lives for seconds, as a command does that runs under a lock. It does not gossip,
+    /// and nobody gossips about it: it asks its seeds where the voters are, and again every ten
+    /// seconds. It locks like any other node. It costs the others nothing while it holds and waits
+    /// for nothing, and does not appear in their status. A voter cannot be short-lived.
+    pub fn short_lived(mut self, is_short_lived: bool) -> Self {
+        self.is_short_lived = is_short_lived;
         self
     }
 
@@ -333,6 +356,15 @@ impl MeshBuilder {
             .map(|a| address("advertise", a))
             .transpose()?;
         check_reachable(listen, advertise)?;
+        if self.is_short_lived && roster.has_member(&id) {
+            return Err(ConfigError::ShortLivedVoter);
+        }
+        for seed in &self.seeds {
+            check_seed(seed).map_err(|source| ConfigError::Seed {
+                seed: seed.clone(),
+                source,
+            })?;
+        }
         self.check_spans()?;
         self.check_counts()?;
         Ok(Checked {
@@ -340,6 +372,7 @@ impl MeshBuilder {
             listen,
             advertise,
             seeds: self.seeds.clone(),
+            resolver: self.resolver.clone(),
             roster,
             key: self.read_key()?,
             cluster: self.cluster.clone(),
@@ -348,6 +381,7 @@ impl MeshBuilder {
             } else {
                 Start::Amnesia
             },
+            is_short_lived: self.is_short_lived,
             settings: Settings {
                 ttl: self.ttl,
                 renew_every: self.renew_every,

@@ -70,14 +70,17 @@ pub enum ConfigError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A seed is no `HOST:PORT`, or its name does not resolve.
-    #[error("seeds: {seed:?} does not resolve: {source}")]
+    /// A seed is no `HOST:PORT`. One that does not resolve is no error.
+    #[error("seeds: {seed:?} is no address: {source}")]
     Seed {
         /// The seed.
         seed: String,
-        /// What the resolver said.
+        /// What is wrong with it.
         source: std::io::Error,
     },
+    /// A voter must gossip, so that others find it.
+    #[error("short_lived: this node is a voter; only a node that does not vote may be short-lived")]
+    ShortLivedVoter,
     /// A span or a number is out of its bounds.
     #[error("{field} is {value}; it must be {min} to {max}")]
     OutOfBounds {

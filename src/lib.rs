@@ -48,4 +48,4 @@ pub use lock::{ClusterError, DistributedLock};
 #[cfg(feature = "runtime")]
 pub use node::{Inspection, LockState, Owner, SeenVotes, Standing, Waiter};
 #[cfg(feature = "runtime")]
-pub use runtime::{Guard, LockRequest, Lost, Member, Mesh, Other, Status};
+pub use runtime::{Guard, LockRequest, Lost, Member, Mesh, Other, Resolve, Status};

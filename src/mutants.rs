@@ -88,12 +88,86 @@ pub enum Mutant {
     /// A voter that was restarted with a shorter `max_ttl` waits for that alone, and votes while
     /// its peers vote in another voter set.
     OtherSetIgnored,
+    /// A claim that gives nothing back gives back a vote with the stamp that it names.
+    SinceNotAfter,
+    /// A waiter that withdraws stays in the queue.
+    WaitersNotReleased,
+    /// The claims of a node's earlier lives go on waiting.
+    EarlierLivesWait,
+    /// The votes of a node's earlier lives stay out.
+    EarlierLivesHold,
+    /// A voter that may have forgotten says that there was nothing before.
+    ForgetfulVouch,
+    /// A claim that has won is refused for its skew.
+    WonHeldAgainstSkew,
+    /// A vote that is given back raises the fence.
+    GivingBackRaisesFence,
+    /// A holder that is silent is not asked whether it is there.
+    HolderNotAsked,
+    /// Waiters that are below the fence leave the queue untold.
+    StaleUntold,
+    /// The fence of a slot that nobody wants is forgotten with it.
+    FenceNotCarried,
+    /// A waiter that gossip calls dead loses its place at once.
+    DeadWaitersGoAtOnce,
+    /// How long ago a waiter was heard is judged by its own clock.
+    GoneByTheirStamp,
+    /// A claim that says that it has won leaves the fence where it was.
+    FenceNotRaisedOnWin,
+    /// Those that would rather not wait are not told that another has won.
+    TriesUntold,
+    /// A vote is never asked back for an earlier claim.
+    NeverAskedBack,
+    /// The names of sessions come back after a restart.
+    SessionNamesComeBack,
+    /// Votes for a claim count for the one that follows it.
+    OldVotesCount,
+    /// A lease that does not renew itself lasts longer than its ttl.
+    NoEnd,
+    /// A renewal that is not answered is not repeated before the next round.
+    RenewalsNotRepeated,
+    /// A `try` ends in `false` beside a claim that has not won.
+    UnwonDenies,
+    /// A request does not end at its deadline.
+    DeadlineIgnored,
+    /// A lease goes on though its node goes on under another number.
+    LeasesOutliveTheirLife,
+    /// A claim that has won gives its vote back.
+    WonIsGivenBack,
+    /// A lease that counts on offers is not renewed at once.
+    OffersNotRenewed,
+    /// `Stale` ends a claim that has won.
+    StaleEndsLeases,
+    /// The k-th `Stale` in a row makes a claim leap no further than the first.
+    StalesNotCounted,
+    /// Answers to a claim count for the one that follows it.
+    TicketsKept,
+    /// Leases that were kept late are not looked at before they are over.
+    LateKeptUnseen,
+    /// A session that covers nothing is kept alive.
+    LinksKept,
+    /// Half of an even number of voters is a majority.
+    HalfIsAMajority,
+    /// A recovering voter makes do with one answer fewer.
+    RecallOneFewer,
+    /// A voter that is told that the cluster is new believes it against the others' word.
+    NewIsBelieved,
+    /// A recovering voter cuts what it is told, and does not say so.
+    CutInSilence,
+    /// A recovering voter takes the lowest of the answers.
+    LowestIsRecalled,
+    /// A datagram of an earlier life is heard after one of a later.
+    EarlierLivesHeard,
+    /// A node goes on under the number of its earlier life.
+    AdoptsTheSameNumber,
+    /// A node is not told that its number is too low.
+    OutdatedUntold,
 }
 
 #[cfg(feature = "mutants")]
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 75] = [
         Self::CountTheLiving,
         Self::NoQuarantine,
         Self::ShortQuarantine,
@@ -132,6 +206,43 @@ impl Mutant {
         Self::FullQueuesStay,
         Self::ClusterNotSealed,
         Self::OtherSetIgnored,
+        Self::SinceNotAfter,
+        Self::WaitersNotReleased,
+        Self::EarlierLivesWait,
+        Self::EarlierLivesHold,
+        Self::ForgetfulVouch,
+        Self::WonHeldAgainstSkew,
+        Self::GivingBackRaisesFence,
+        Self::HolderNotAsked,
+        Self::StaleUntold,
+        Self::FenceNotCarried,
+        Self::DeadWaitersGoAtOnce,
+        Self::GoneByTheirStamp,
+        Self::FenceNotRaisedOnWin,
+        Self::TriesUntold,
+        Self::NeverAskedBack,
+        Self::SessionNamesComeBack,
+        Self::OldVotesCount,
+        Self::NoEnd,
+        Self::RenewalsNotRepeated,
+        Self::UnwonDenies,
+        Self::DeadlineIgnored,
+        Self::LeasesOutliveTheirLife,
+        Self::WonIsGivenBack,
+        Self::OffersNotRenewed,
+        Self::StaleEndsLeases,
+        Self::StalesNotCounted,
+        Self::TicketsKept,
+        Self::LateKeptUnseen,
+        Self::LinksKept,
+        Self::HalfIsAMajority,
+        Self::RecallOneFewer,
+        Self::NewIsBelieved,
+        Self::CutInSilence,
+        Self::LowestIsRecalled,
+        Self::EarlierLivesHeard,
+        Self::AdoptsTheSameNumber,
+        Self::OutdatedUntold,
     ];
 }
 

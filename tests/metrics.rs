@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lockmesh::{ClusterKey, Guard, Mesh, MeshBuilder};
+use lockmesh::wire::{Kind, Seal};
+use lockmesh::{ClusterKey, Guard, Mesh, MeshBuilder, Resolve};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -80,7 +81,8 @@ impl Metrics {
                 .map(|l| format!("{}={}", l.key(), l.value()))
                 .collect();
             let name = key.key().name().to_owned();
-            let is_total = name.contains("datagrams") || name.contains("dropped");
+            let is_total =
+                name.contains("datagrams") || name.contains("dropped") || name.contains("bytes");
             let slot = self.values.entry((name, labels.join(","))).or_default();
             match value {
                 // Those that are told as totals come whole each time.
@@ -145,6 +147,8 @@ async fn an_operator_sees_the_documented_metrics_and_the_events_of_a_mesh() {
     assert!(log.says(&["DEBUG", "lease over", "key=short"]));
     assert!(log.says(&["WARN", "lease lost", "key=short"]));
     strangers(&mesh, &log).await;
+    gossip_that_panics_is_started_again(&log, &mut metrics).await;
+    seed_that_does_not_resolve_is_a_warning(&log).await;
     mesh.shutdown().await;
     assert!(log.says(&["INFO", "mesh shut down", "node=n0"]));
     let secret = format!("{:?}", [3u8; 32]);
@@ -210,6 +214,7 @@ async fn drops(mesh: &Mesh, metrics: &mut Metrics) {
     for name in [
         "lockmesh_datagrams_out_total",
         "lockmesh_datagrams_in_total",
+        "lockmesh_gossip_bytes_out_total",
     ] {
         assert!(metrics.get(name, "node=n0") >= 0.0, "{name}");
     }
@@ -246,4 +251,90 @@ async fn strangers(mesh: &Mesh, log: &Log) {
     })
     .await;
     forgetful.shutdown().await;
+}
+
+/// Bytes that make the gossip library panic: it believes that a version which it is told last is
+/// the highest.
+fn poison() -> Vec<u8> {
+    let text = |text: &str| {
+        let len = u16::try_from(text.len()).unwrap();
+        [&len.to_le_bytes(), text.as_bytes()].concat()
+    };
+    let number = |number: u64| number.to_le_bytes().to_vec();
+    let addr = [&[4, 127, 0, 0, 1], &9u16.to_le_bytes()[..]].concat();
+    let node = [text("x"), number(1), addr].concat();
+    let digest = [node.clone(), number(1), number(0), number(0)].concat();
+    let begins = [vec![0], node, number(0), number(0)].concat();
+    let says = [vec![1], text("key"), text("value"), number(5), vec![0]].concat();
+    let up_to = [vec![2], number(1)].concat();
+    let delta = [begins, says, up_to].concat();
+    let len = u16::try_from(delta.len()).unwrap();
+    let head = [&45_139u16.to_le_bytes()[..], &[0, 1], &1u16.to_le_bytes()].concat();
+    let block = [vec![2], len.to_le_bytes().to_vec(), delta, vec![0]].concat();
+    [head, digest, block].concat()
+}
+
+async fn gossip_that_panics_is_started_again(log: &Log, metrics: &mut Metrics) {
+    let plain = |name: &str| Mesh::builder(name).insecure_plaintext().voters(["a", "b"]);
+    let a = plain("a").new_cluster(true).start().await.unwrap();
+    let seed = a.local_addr().to_string();
+    let b = plain("b").new_cluster(true).seeds([seed.clone()]);
+    let b = b.start().await.unwrap();
+    a.ready(PATIENCE).await.unwrap();
+    let noise = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let datagram = Seal::insecure_plaintext().seal(Kind::Gossip, &poison());
+    for restarts in 1..=2 {
+        noise.send_to(&datagram, a.local_addr()).unwrap();
+        until("the gossip is started again", || {
+            a.status().gossip_restarts == restarts
+        })
+        .await;
+    }
+    metrics
+        .reaches("lockmesh_gossip_restarts_total", "node=a", 2.0)
+        .await;
+    assert!(log.says(&[
+        "ERROR",
+        "the gossip has ended and is started again",
+        "node=a"
+    ]));
+    // It finds a node that is new, is found by it, and the old one hears it still.
+    let c = plain("c").seeds([seed]).start().await.unwrap();
+    let knows = |mesh: &Mesh, name: &str| {
+        let others = mesh.status().others;
+        others
+            .iter()
+            .any(|it| it.node.as_str() == name && it.is_alive)
+    };
+    until("a new node is found", || knows(&a, "c") && knows(&b, "c")).await;
+    let votes = |mesh: &Mesh| {
+        mesh.status()
+            .members
+            .iter()
+            .all(|it| it.is_reachable && it.votes)
+    };
+    until("all know who votes", || votes(&a) && votes(&b) && votes(&c)).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(votes(&a) && votes(&b) && votes(&c), "it stays so");
+}
+
+/// The name never resolves.
+#[derive(Debug)]
+struct Nowhere;
+
+#[async_trait::async_trait]
+impl Resolve for Nowhere {
+    async fn resolve(&self, _: &str) -> std::io::Result<Vec<std::net::SocketAddr>> {
+        Err(std::io::ErrorKind::NotFound.into())
+    }
+}
+
+async fn seed_that_does_not_resolve_is_a_warning(log: &Log) {
+    let alone = builder("alone").seeds(["nobody:7400"]).resolver(Nowhere);
+    let alone = alone.start().await.unwrap();
+    until("it says so", || {
+        log.says(&["WARN", "the seed does not resolve", "seed=nobody:7400"])
+    })
+    .await;
+    alone.shutdown().await;
 }

@@ -15,6 +15,26 @@ use crate::invariants::{Kind, Violation};
 use crate::settings::Settings;
 use crate::world::{Outcome, World};
 
+/// In so many worlds each of the corners is reached.
+const SEEDS_ENOUGH: u64 = 300;
+/// What is rare, and must not be forgotten.
+const CORNERS: [&str; 14] = [
+    "adoptions",
+    "adoptions_under_a_lease",
+    "adoptions_while_waiting",
+    "crashes_under_a_lease",
+    "datagrams_overflowed",
+    "datagrams_too_large",
+    "knot",
+    "lapses",
+    "leans_on_wall_clock",
+    "maimed",
+    "restarts_told_new",
+    "set_back",
+    "slow_way",
+    "timers_late",
+];
+
 /// What of a seed's world is changed from the outside.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tweaks {
@@ -222,6 +242,17 @@ impl Summary {
         }
     }
 
+    /// What happened in no world of many, and should have: a law that is never tried proves
+    /// nothing.
+    pub(crate) fn unreached(&self, tweaks: Tweaks) -> Vec<&'static str> {
+        let is_plain = tweaks.nodes.is_none() && tweaks.faults.is_none();
+        if self.seeds < SEEDS_ENOUGH || !is_plain || tweaks.algorithm != Algorithm::Lockmesh {
+            return Vec::new();
+        }
+        let is_missing = |name: &&str| self.coverage.get(name).is_none_or(|count| *count == 0);
+        CORNERS.into_iter().filter(is_missing).collect()
+    }
+
     /// The gravest of the failures.
     pub(crate) fn gravest(&self) -> Option<Failure> {
         self.failed.iter().map(|failed| failed.failure).max()
@@ -258,6 +289,25 @@ mod tests {
         let traced = run_seed(7, Tweaks::default(), true);
         assert_eq!(traced.digest, run_seed(7, Tweaks::default(), false).digest);
         assert!(!traced.lines.is_empty());
+    }
+
+    #[test]
+    fn a_corner_that_no_world_reached_is_told() {
+        let mut summary = Summary {
+            seeds: SEEDS_ENOUGH,
+            coverage: CORNERS.map(|name| (name, 1)).into(),
+            ..Summary::default()
+        };
+        let plain = Tweaks::default();
+        assert!(summary.unreached(plain).is_empty());
+        summary.coverage.insert("adoptions_under_a_lease", 0);
+        summary.coverage.remove("knot");
+        assert_eq!(
+            summary.unreached(plain),
+            ["adoptions_under_a_lease", "knot"]
+        );
+        summary.seeds -= 1;
+        assert!(summary.unreached(plain).is_empty());
     }
 
     #[test]

@@ -103,7 +103,7 @@ impl World {
         let Some(host) = self.by_addr.get(&to).copied() else {
             return;
         };
-        let [first, second] = self.network.send(from, host);
+        let [first, second] = self.network.send(from, host, bytes.len());
         if let Some(delay) = second {
             self.send_one(from, to, bytes.clone(), delay);
         }
@@ -142,11 +142,46 @@ impl World {
             return;
         }
         if machine.is_paused() {
-            if !machine.is_suspended && machine.inbox.len() < SOCKET_DATAGRAMS_MAX {
-                machine.inbox.push(datagram);
+            if !machine.is_suspended {
+                self.keep(host, datagram);
             }
             return;
         }
+        let reading = self.settings.hazards.reading;
+        if reading == 0 || self.is_calm && machine.inbox.is_empty() {
+            return self.take_in(host, &datagram);
+        }
+        let was_reading = std::mem::replace(&mut machine.is_reading, true);
+        self.keep(host, datagram);
+        if !was_reading {
+            self.push_in(reading, Happening::Read { host });
+        }
+    }
+
+    /// The operating system keeps a datagram for a process that does not read it, or drops it.
+    fn keep(&mut self, host: HostAt, datagram: Datagram) {
+        let most = match self.settings.hazards.socket_max {
+            0 => SOCKET_DATAGRAMS_MAX,
+            few => few,
+        };
+        let inbox = &mut self.hosts[host].inbox;
+        if inbox.len() < most {
+            inbox.push(datagram);
+        } else {
+            self.count("datagrams_overflowed");
+            self.note_host(host);
+        }
+    }
+
+    /// A process reads the next datagram that was kept for it.
+    pub(crate) fn read_next(&mut self, host: HostAt) {
+        let machine = &mut self.hosts[host];
+        if !machine.acts() || machine.inbox.is_empty() {
+            machine.is_reading = false;
+            return;
+        }
+        let datagram = machine.inbox.remove(0);
+        self.push_in(self.settings.hazards.reading, Happening::Read { host });
         self.take_in(host, &datagram);
     }
 

@@ -80,6 +80,27 @@ pub(crate) enum Trouble {
     WallJump { host: Host, by_ms: i64 },
     /// A monotonic clock changes its pace.
     Drift { host: Host, rate_ppm: i64 },
+    /// Every datagram from one host to another takes so much longer, and none the other way.
+    SlowWay {
+        from: Host,
+        to: Host,
+        by: u64,
+        span: u64,
+    },
+    /// A process dies while its wall clock is set back, and starts again.
+    SetBack {
+        target: Target,
+        back_ms: i64,
+        down: u64,
+    },
+    /// Whoever holds a lock, or this host, is cut off from one of its voters while another forgets;
+    /// `restarts`: and dies itself.
+    Knot {
+        host: Host,
+        down: u64,
+        span: u64,
+        restarts: bool,
+    },
 }
 
 impl Trouble {
@@ -102,6 +123,9 @@ impl Trouble {
             Self::Change { .. } => "change",
             Self::WallJump { .. } => "wall_jump",
             Self::Drift { .. } => "drift",
+            Self::SlowWay { .. } => "slow_way",
+            Self::SetBack { .. } => "set_back",
+            Self::Knot { .. } => "knot",
         }
     }
 }
@@ -138,6 +162,7 @@ pub(crate) fn draw(settings: &Settings) -> Vec<Fault> {
         .collect();
     faults.extend(draw_shutdowns(settings));
     draw_changes(settings, &mut faults);
+    faults.extend(draw_more(settings));
     faults.sort_by_key(|fault| fault.at);
     faults
 }
@@ -193,6 +218,43 @@ fn draw_changes(settings: &Settings, faults: &mut Vec<Fault>) {
         }
     }
     faults.retain(|fault| fault.at < settings.fault_span);
+}
+
+/// Faults from a stream of their own: one kind in some worlds, and mostly none.
+fn draw_more(settings: &Settings) -> Vec<Fault> {
+    let mut rng = Rng::stream(settings.seed, "more faults");
+    let kind = rng.below(8);
+    let count = if kind < 3 { rng.between(1, 4) } else { 0 };
+    let (max_ttl, hosts) = (settings.max_ttl(), settings.hosts());
+    let faults = (0..count).map(|_| {
+        let at = rng.between(max_ttl / 4, settings.fault_span);
+        let host = rng.below(hosts as u64) as Host;
+        let (down, span) = (
+            rng.spread(MILLISECOND, max_ttl / 4),
+            rng.spread(max_ttl / 4, max_ttl * 4),
+        );
+        let trouble = match kind {
+            0 => Trouble::SlowWay {
+                from: host,
+                to: (host + 1 + rng.below(hosts as u64) as Host) % hosts,
+                by: rng.spread(settings.round_trip(), max_ttl * 2),
+                span,
+            },
+            1 => Trouble::SetBack {
+                target: Target::HolderOr(host),
+                back_ms: rng.between(1, max_ttl / MILLISECOND * 2) as i64,
+                down,
+            },
+            _ => Trouble::Knot {
+                host,
+                down,
+                span,
+                restarts: rng.chance(300_000),
+            },
+        };
+        Fault { at, trouble }
+    });
+    faults.collect()
 }
 
 fn draw_trouble(rng: &mut Rng, weights: &[u64], settings: &Settings) -> Trouble {

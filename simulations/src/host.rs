@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use lockmesh::proto::event::Ticket;
-use lockmesh::proto::id::NodeId;
+use lockmesh::proto::id::{Incarnation, NodeId};
 use lockmesh::proto::time::Instant;
 use lockmesh::wire::Seal;
 
@@ -27,6 +28,14 @@ pub(crate) struct Ongoing {
     pub(crate) epoch: u64,
     /// What it was last told of its lease.
     pub(crate) until: Option<Instant>,
+    /// Whether its lease renews itself.
+    pub(crate) renews: bool,
+    /// When it was granted, in true time, and for how long at first.
+    pub(crate) granted: Option<(u64, u64)>,
+    /// When it gives up by its own clock, unless it was granted before.
+    pub(crate) deadline: Option<Instant>,
+    /// For how long it asked, and by how much its lease was to be lengthened since.
+    pub(crate) span: Duration,
 }
 
 /// One life of a node.
@@ -42,6 +51,8 @@ pub(crate) struct Process {
     /// The highest epoch that its wall clock believed in when it started.
     pub(crate) believed: u64,
     pub(crate) started_at: u64,
+    /// The number that it goes by.
+    pub(crate) incarnation: Option<Incarnation>,
 }
 
 /// A machine.
@@ -62,6 +73,8 @@ pub(crate) struct Host {
     /// Its machine is suspended, not its process alone: it hears nothing then.
     pub(crate) is_suspended: bool,
     pub(crate) inbox: Vec<Datagram>,
+    /// Its process is busy with a datagram, and reads the next one then.
+    pub(crate) is_reading: bool,
     /// What its process would have done while it was frozen.
     pub(crate) put_off: Vec<Happening>,
     /// Tells timers that are still meant from those that are not.
@@ -84,6 +97,7 @@ impl Host {
             paused_until: None,
             is_suspended: false,
             inbox: Vec::new(),
+            is_reading: false,
             put_off: Vec::new(),
             timer: 0,
             timer_at: None,

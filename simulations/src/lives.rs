@@ -28,6 +28,7 @@ impl World {
         self.count(trouble.name());
         self.trace
             .line(self.time, format_args!("FAULT {fault} {trouble:?}"));
+        self.note_links();
         let hosts = self.hosts.len();
         match trouble {
             Trouble::Cut { cut, span } => {
@@ -92,6 +93,63 @@ impl World {
                 machine.was_far_ahead |= machine.clock.wall_off() > 2 * skew;
             }
             Trouble::Drift { host, rate_ppm } => self.set_rate(host, rate_ppm),
+            other => self.strike_more(fault, other),
+        }
+    }
+
+    fn strike_more(&mut self, fault: usize, trouble: Trouble) {
+        match trouble {
+            Trouble::SlowWay { from, to, by, span } => {
+                self.network.set_slow_way(from, to, by);
+                self.push_in(span, Happening::Mend { fault, step: 1 });
+            }
+            Trouble::SetBack {
+                target,
+                back_ms,
+                down,
+            } => {
+                let host = self.resolve(target);
+                self.hosts[host].clock.jump_wall(-back_ms);
+                self.crash(host);
+                self.start_in(down, host);
+            }
+            Trouble::Knot {
+                host,
+                down,
+                span,
+                restarts,
+            } => self.tie(fault, host, (down, span), restarts),
+            _ => {}
+        }
+    }
+
+    fn start_in(&mut self, span: u64, host: HostAt) {
+        let start = Happening::Start {
+            host,
+            says_new: false,
+            moves: false,
+        };
+        self.push_in(span, start);
+    }
+
+    /// A holder is cut off from one voter, another voter forgets, and with it the holder or not.
+    fn tie(&mut self, fault: usize, host: HostAt, (down, span): (u64, u64), restarts: bool) {
+        let (key, holder) = self.held_now().unwrap_or((0, host));
+        let voters = self.laws.history.terms.voters[key].clone();
+        let mut others = voters.into_iter().filter(|voter| *voter != holder);
+        if let Some(forgets) = others.next() {
+            self.crash(forgets);
+            self.start_in(down, forgets);
+        }
+        if let Some(cut) = others.next() {
+            let links = vec![(holder, cut), (cut, holder)];
+            self.network.cut(&links);
+            self.knots.insert(fault, links);
+            self.push_in(span, Happening::Mend { fault, step: 1 });
+        }
+        if restarts {
+            self.crash(holder);
+            self.start_in(down / 2, holder);
         }
     }
 
@@ -100,6 +158,7 @@ impl World {
         if self.is_calm {
             return;
         }
+        self.note_links();
         let hosts = self.hosts.len();
         match self.faults[fault].trouble.clone() {
             Trouble::Cut { cut, .. } => self.network.mend(&cut.links(hosts)),
@@ -116,6 +175,12 @@ impl World {
                 }
             }
             Trouble::Slow { host, .. } => self.network.set_slow(host, 0),
+            Trouble::SlowWay { from, to, .. } => self.network.set_slow_way(from, to, 0),
+            Trouble::Knot { .. } => {
+                if let Some(links) = self.knots.remove(&fault) {
+                    self.network.mend(&links);
+                }
+            }
             Trouble::Storm { .. } => self.network.set_storm(0),
             _ => {}
         }
@@ -281,9 +346,9 @@ impl World {
             } else {
                 Start::Amnesia
             },
-            limits: settings.limits,
+            limits: self.settings.limits,
             claims_max: CLAIMS_MAX,
-            renew_every: settings.renew_every,
+            renew_every: self.settings.renew_every,
             seed: self.start_rng.draw(),
             seal,
         };
@@ -295,7 +360,13 @@ impl World {
             slots: 0,
             believed: Epoch::limit(now, skew).get(),
             started_at: self.time,
+            incarnation: None,
         });
+        self.note_host(host);
+        if let Some(process) = self.hosts[host].process.as_mut() {
+            process.incarnation = process.node.incarnation();
+        }
+        let machine = &mut self.hosts[host];
         machine.timer += 1;
         machine.timer_at = None;
         self.trace
@@ -339,6 +410,7 @@ impl World {
         if self.hosts[host].process.is_none() {
             return;
         }
+        self.note_host(host);
         let until = self.time + span;
         let paused = &mut self.hosts[host].paused_until;
         *paused = Some(paused.map_or(until, |earlier| earlier.max(until)));
@@ -354,6 +426,8 @@ impl World {
         }
         machine.paused_until = None;
         machine.is_suspended = false;
+        self.note_host(host);
+        let machine = &mut self.hosts[host];
         let inbox = std::mem::take(&mut machine.inbox);
         let put_off = std::mem::take(&mut machine.put_off);
         self.see_guards(host);

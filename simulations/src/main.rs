@@ -11,15 +11,19 @@ mod algorithms;
 mod calm;
 mod campaign;
 mod clocks;
+mod comebacks;
 mod datagrams;
 mod digests;
 mod exhaustive;
 mod faults;
 mod gossip;
+mod hazards;
 mod host;
 mod invariants;
 mod ledger;
 mod lives;
+#[cfg(test)]
+mod long;
 #[cfg(feature = "mutants")]
 mod mutation;
 mod network;
@@ -34,12 +38,14 @@ mod scale;
 mod scenario;
 mod sets;
 mod settings;
+mod steady;
 mod summary;
 mod ticks;
 mod trace;
 mod twins;
 mod workload;
 mod world;
+mod wounds;
 
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
@@ -216,9 +222,13 @@ fn main() -> ExitCode {
         });
         println!("{line}");
     }
+    let unreached = summary.unreached(tweaks);
+    if !unreached.is_empty() {
+        eprintln!("in none of these worlds: {}", unreached.join(", "));
+    }
     match summary.gravest() {
         Some(failure) => ExitCode::from(failure.exit_code()),
-        None if same => ExitCode::SUCCESS,
+        None if same && unreached.is_empty() => ExitCode::SUCCESS,
         None => ExitCode::FAILURE,
     }
 }

@@ -29,6 +29,7 @@ pub(crate) struct Fates {
     pub(crate) doubled: u64,
     pub(crate) late: u64,
     pub(crate) damaged: u64,
+    pub(crate) too_large: u64,
 }
 
 /// All links.
@@ -44,6 +45,12 @@ pub(crate) struct Network {
     cuts: Vec<u16>,
     /// What slow hosts add to each of their links, in nanoseconds.
     slow: BTreeMap<usize, u64>,
+    /// What slow links add one way, in nanoseconds.
+    slow_ways: BTreeMap<(usize, usize), u64>,
+    /// Of how many bytes a datagram is large, and how many per million of those are lost.
+    large: (usize, u64),
+    /// Of its own, so that it changes nothing else.
+    large_rng: Rng,
     pub(crate) weather: Weather,
     /// Loss that a fault adds for a while.
     storm_ppm: u64,
@@ -59,11 +66,14 @@ impl Network {
         let delays = (0..links).map(|_| rng.between(delay.0, delay.1)).collect();
         Self {
             damage_rng: rng.clone().child(),
+            large_rng: Rng::stream(rng.clone().draw(), "large"),
             rng,
             hosts,
             delays,
             cuts: vec![0; links],
             slow: BTreeMap::new(),
+            slow_ways: BTreeMap::new(),
+            large: (usize::MAX, 0),
             weather,
             storm_ppm: 0,
             fates: Fates::default(),
@@ -71,8 +81,9 @@ impl Network {
         }
     }
 
-    /// When the copies of a datagram arrive that leaves now: none, one or two spans.
-    pub(crate) fn send(&mut self, from: usize, to: usize) -> [Option<u64>; 2] {
+    /// When the copies of a datagram of so many bytes arrive that leaves now: none, one or two
+    /// spans.
+    pub(crate) fn send(&mut self, from: usize, to: usize, bytes: usize) -> [Option<u64>; 2] {
         self.fates.sent += 1;
         let link = from * self.hosts + to;
         if self.cuts[link] > 0 {
@@ -81,6 +92,10 @@ impl Network {
         }
         if self.rng.chance(self.weather.loss_ppm + self.storm_ppm) {
             self.fates.lost += 1;
+            return [None, None];
+        }
+        if bytes >= self.large.0 && self.large_rng.chance(self.large.1) {
+            self.fates.too_large += 1;
             return [None, None];
         }
         let first = self.delay(from, to);
@@ -104,7 +119,8 @@ impl Network {
     fn delay(&mut self, from: usize, to: usize) -> u64 {
         let own = self.delays[from * self.hosts + to];
         let slow = |host: usize| self.slow.get(&host).copied().unwrap_or_default();
-        let slow = slow(from) + slow(to);
+        let way = self.slow_ways.get(&(from, to)).copied();
+        let slow = slow(from) + slow(to) + way.unwrap_or_default();
         let late = if self.rng.chance(self.weather.late_ppm) {
             self.fates.late += 1;
             self.rng.spread(own, self.weather.late_max)
@@ -166,11 +182,38 @@ impl Network {
         }
     }
 
+    /// Adds to every delay from one host to another; zero ends it.
+    pub(crate) fn set_slow_way(&mut self, from: usize, to: usize, by: u64) {
+        self.changes += 1;
+        if by == 0 {
+            self.slow_ways.remove(&(from, to));
+        } else {
+            self.slow_ways.insert((from, to), by);
+        }
+    }
+
+    /// From now on so many per million of the datagrams with so many bytes are lost.
+    pub(crate) fn set_large(&mut self, bytes: usize, loss_ppm: u64) {
+        self.large = (bytes, loss_ppm);
+    }
+
+    /// Whether every datagram from one host arrives at the other soon.
+    pub(crate) fn is_steady(&self, from: usize, to: usize) -> bool {
+        let slow = |host| self.slow.contains_key(&host);
+        let is_slow = slow(from) || slow(to) || self.slow_ways.contains_key(&(from, to));
+        let weather = &self.weather;
+        let bad = [weather.loss_ppm, weather.late_ppm, weather.damage_ppm];
+        let is_fair = bad == [0; 3] && self.storm_ppm == 0 && self.large.1 == 0;
+        is_fair && !is_slow && self.is_open(from, to)
+    }
+
     /// All links work from now on. What is already on its way stays as late as it is.
     pub(crate) fn heal(&mut self) {
         self.changes += 1;
         self.cuts.fill(0);
         self.slow.clear();
+        self.slow_ways.clear();
+        self.large.1 = 0;
         self.storm_ppm = 0;
         self.weather.loss_ppm = 0;
         self.weather.double_ppm = 0;
@@ -201,17 +244,17 @@ mod tests {
         network.cut(&[(0, 1)]);
         network.cut(&[(0, 1)]);
         network.mend(&[(0, 1)]);
-        assert_eq!(network.send(0, 1), [None, None]);
-        assert!(network.send(1, 0)[0].is_some());
+        assert_eq!(network.send(0, 1, 9), [None, None]);
+        assert!(network.send(1, 0, 9)[0].is_some());
         network.mend(&[(0, 1)]);
-        assert!(network.send(0, 1)[0].is_some());
+        assert!(network.send(0, 1, 9)[0].is_some());
     }
 
     #[test]
     fn delays_stay_within_what_is_told() {
         let mut network = Network::new(Rng::stream(1, "n"), 2, (5, 50), FAIR);
         for _ in 0..1_000 {
-            let delay = network.send(0, 1)[0].unwrap();
+            let delay = network.send(0, 1, 9)[0].unwrap();
             assert!((5..=network.longest(0, 1)).contains(&delay));
         }
     }

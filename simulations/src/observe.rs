@@ -64,6 +64,9 @@ impl World {
         if let Some(key) = key {
             self.wanted_at[key] = self.time;
         }
+        if how == End::Lost {
+            self.see_lapse(host, &ongoing);
+        }
         match how {
             End::Lost => self.note(Counted::Lost, host),
             End::Denied => self.note(Counted::Denied, host),
@@ -112,6 +115,7 @@ impl World {
             self.count("leans_on_settings");
         }
         self.count("voters_returned");
+        self.note_host(host);
         self.see(&Fact::Returned {
             voter: host,
             fences,
@@ -223,6 +227,10 @@ impl World {
         self.count("grants");
         self.note(Counted::Grants, host);
         let until = self.true_end(host, valid_until);
+        let process = self.hosts[host].process.as_mut();
+        if let Some(ongoing) = process.and_then(|it| it.requests.get_mut(&ticket)) {
+            ongoing.granted = Some((self.time, until.saturating_sub(self.time)));
+        }
         let request = ongoing.request;
         self.see(&Fact::Granted {
             request,
@@ -253,10 +261,19 @@ impl World {
     }
 
     fn note_until(&mut self, host: HostAt, ticket: Ticket, until: Instant) -> Option<Ongoing> {
+        let now = self.hosts[host].clock.now(self.time);
         let process = self.hosts[host].process.as_mut()?;
         let ongoing = process.requests.get_mut(&ticket)?;
+        // Counted from its grant, and from when it was last lengthened at the latest.
+        let outlasts = !ongoing.renews && until > now.mono.after(ongoing.span);
         ongoing.until = Some(until);
-        Some(*ongoing)
+        let ongoing = *ongoing;
+        if outlasts {
+            self.see(&Fact::Outlasts {
+                request: ongoing.request,
+            });
+        }
+        Some(ongoing)
     }
 
     fn true_end(&self, host: HostAt, valid_until: Instant) -> u64 {
@@ -304,6 +321,23 @@ impl World {
             .collect();
         for request in untold {
             self.see(&Fact::Untold { request });
+        }
+        self.find_overdue(host);
+    }
+
+    /// Requests that go on after their deadlines though the node did all that was due.
+    fn find_overdue(&mut self, host: HostAt) {
+        let now = self.hosts[host].clock.now(self.time);
+        let Some(process) = self.hosts[host].process.as_ref() else {
+            return;
+        };
+        let is_late = |it: &&Ongoing| {
+            it.until.is_none() && it.deadline.is_some_and(|deadline| now.mono >= deadline)
+        };
+        let late = process.requests.values().filter(is_late);
+        let late: Vec<RequestId> = late.map(|it| it.request).collect();
+        for request in late {
+            self.see(&Fact::Overdue { request });
         }
     }
 

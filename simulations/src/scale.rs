@@ -13,6 +13,7 @@ use lockmesh::proto::voter::Limits;
 use serde::Serialize;
 
 use crate::algorithms::Algorithm;
+use crate::hazards::Hazards;
 use crate::network::Weather;
 use crate::settings::{Gossip, Habits, Lives, MILLISECOND, Pace, SECOND, Settings};
 use crate::world::World;
@@ -148,6 +149,7 @@ fn settings(members: usize, span: u64) -> Settings {
         },
         limits: Limits::default(),
         renew_every: None,
+        hazards: Hazards::default(),
     }
 }
 

@@ -16,6 +16,7 @@ use toml::Spanned;
 
 use crate::algorithms::Algorithm;
 use crate::faults::{Cut, Fault, Target, Trouble};
+use crate::hazards::Hazards;
 use crate::network::Weather;
 use crate::settings::{Gossip, Habits, Lives, MILLISECOND, Pace, Settings};
 use crate::workload::Wish;
@@ -272,6 +273,7 @@ fn settings_of(reader: &Reader<'_>, file: &File) -> Result<Settings, BadScenario
         habits: habits_of(reader, file.workload.as_ref().map(Spanned::as_ref))?,
         limits: Limits::default(),
         renew_every: None,
+        hazards: Hazards::default(),
     })
 }
 

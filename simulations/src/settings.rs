@@ -6,13 +6,14 @@ use lockmesh::proto::roster::Timing;
 use lockmesh::proto::voter::Limits;
 
 use crate::algorithms::Algorithm;
+use crate::hazards::{self, Hazards};
 use crate::network::Weather;
 use crate::rng::Rng;
 
 pub(crate) const MILLISECOND: u64 = 1_000_000;
 pub(crate) const SECOND: u64 = 1_000 * MILLISECOND;
 /// How many keys the probes at the end of a run have for themselves.
-pub(crate) const PROBE_KEYS: usize = 12;
+pub(crate) const PROBE_KEYS: usize = 20;
 
 /// How monotonic clocks run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -101,6 +102,8 @@ pub(crate) struct Settings {
     pub(crate) other_set: Option<OtherSet>,
     /// Whether another cluster takes over the addresses of dead members.
     pub(crate) has_twins: bool,
+    /// What is wrong all the time.
+    pub(crate) hazards: Hazards,
 }
 
 /// Another voter set, with other constants, other members or both.
@@ -141,7 +144,7 @@ impl Settings {
         weather.damage_ppm = *wire.pick(&[0, 0, 1_000, 20_000, 200_000]);
         let outsiders = *rng.pick(&[0, 0, 1, 2]);
         let voters_per_key = voters_per_key.min(members);
-        Self {
+        let mut settings = Self {
             seed,
             algorithm: Algorithm::default(),
             is_sealed: wire.chance(250_000),
@@ -179,8 +182,11 @@ impl Settings {
             renew_every: draw_renewal(seed, &timing),
             has_twins: Rng::stream(seed, "twins").chance(80_000),
             other_set: draw_other_set(seed, (members, outsiders), voters_per_key, timing),
+            hazards: Hazards::default(),
         }
-        .with_limits()
+        .with_limits();
+        hazards::draw(&mut settings);
+        settings
     }
 
     /// Some worlds have voters that keep few keys, or few that wait for one; there are more of both

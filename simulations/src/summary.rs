@@ -4,7 +4,7 @@ use crate::campaign::Summary;
 use crate::invariants::LAWS;
 
 /// What the summary tells of, in groups.
-const COVERED: [(&str, &[&str]); 4] = [
+const COVERED: [(&str, &[&str]); 5] = [
     (
         "faults",
         &[
@@ -20,6 +20,22 @@ const COVERED: [(&str, &[&str]); 4] = [
             "suspend",
             "wall_jump",
             "drift",
+            "slow_way",
+            "set_back",
+            "knot",
+            "maimed",
+        ],
+    ),
+    (
+        "corners",
+        &[
+            "datagrams_too_large",
+            "datagrams_overflowed",
+            "timers_late",
+            "adoptions",
+            "adoptions_under_a_lease",
+            "adoptions_while_waiting",
+            "lapses",
         ],
     ),
     (

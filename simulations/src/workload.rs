@@ -98,15 +98,15 @@ impl World {
         let now = self.hosts[host].clock.now(self.time);
         let ttl_max = self.roster_of(host).timing().max_ttl;
         let process = self.hosts[host].process.as_mut()?;
+        let patience = wish.patience.map(Duration::from_nanos);
+        let deadline = patience.map(|span| now.mono.after(span));
         let request = Request {
             key: self.keys[wish.key].clone(),
             ttl: Duration::from_nanos(wish.ttl).min(ttl_max),
             is_try: wish.is_try,
             renews: wish.renews,
             outlives: wish.outlives,
-            deadline: wish
-                .patience
-                .map(|span| now.mono.after(Duration::from_nanos(span))),
+            deadline,
         };
         let ticket = process.node.claim(now, request).ok()?;
         self.requests += 1;
@@ -116,6 +116,10 @@ impl World {
             client,
             epoch: 0,
             until: None,
+            renews: wish.renews,
+            granted: None,
+            deadline,
+            span: Duration::from_nanos(wish.ttl),
         };
         process.requests.insert(ticket, ongoing);
         self.wanted_at[wish.key] = self.time;
@@ -290,6 +294,10 @@ impl World {
                 .below(self.settings.timing.max_ttl.as_nanos() as u64 / 4);
             let extra = Duration::from_nanos(extra);
             self.count("extends");
+            let process = self.hosts[host].process.as_mut();
+            if let Some(ongoing) = process.and_then(|it| it.requests.get_mut(&ticket)) {
+                ongoing.span += extra;
+            }
             self.at_node(host, |node, now| node.extend(now, ticket, extra));
             return;
         }

@@ -4,7 +4,7 @@
 //! time to wake go out. Whatever is random is drawn from streams of the seed, and nothing is
 //! iterated in an order that could differ, so a seed is a run.
 
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -28,6 +28,7 @@ use crate::rng::Rng;
 use crate::scenario::{AskAt, Counted};
 use crate::sets::{other_roster, voters_of};
 use crate::settings::{Gossip, PROBE_KEYS, SECOND, Settings};
+use crate::steady::Steady;
 use crate::trace::Trace;
 use crate::twins::{CLUSTER, Twins};
 use crate::workload::{Client, Status};
@@ -39,6 +40,8 @@ pub(crate) enum Happening {
     Arrive { to: SocketAddr, datagram: Datagram },
     /// A node wanted to be woken.
     Timer { host: HostAt, timer: u64 },
+    /// A process is done with a datagram, and reads the next one.
+    Read { host: HostAt },
     /// Gossip has news for a node; it comes again.
     Gossip { host: HostAt },
     /// A fault begins.
@@ -135,6 +138,13 @@ pub(crate) struct World {
     pub(crate) faults: Vec<Fault>,
     pub(crate) clients: Vec<Client>,
     pub(crate) ledger: Ledger,
+    pub(crate) steady: Steady,
+    /// The links that knots have cut.
+    pub(crate) knots: BTreeMap<usize, Vec<(HostAt, HostAt)>>,
+    /// Hosts that stay broken in the calm.
+    pub(crate) broken: BTreeSet<HostAt>,
+    /// How late timers are.
+    pub(crate) late_rng: Rng,
     pub(crate) hearing: Hearing,
     pub(crate) laws: Laws,
     pub(crate) trace: Trace,
@@ -190,12 +200,7 @@ impl World {
             };
             (0..hosts.len()).map(of).collect()
         });
-        let network = Network::new(
-            Rng::stream(seed, "network"),
-            hosts.len(),
-            settings.delay,
-            settings.weather,
-        );
+        let network = draw_network(&settings, hosts.len());
         let terms = terms(&settings, voters);
         let mut seal_rng = Rng::stream(seed, "seal");
         let mut world = Self {
@@ -211,6 +216,10 @@ impl World {
             faults,
             clients: Vec::new(),
             ledger: Ledger::new(keys.len(), settings.algorithm.has_fence()),
+            steady: Steady::new(hosts.len()),
+            knots: BTreeMap::new(),
+            broken: BTreeSet::new(),
+            late_rng: Rng::stream(seed, "late timers"),
             hearing: Hearing::new(hosts.len()),
             laws: Laws::new(terms, settings.algorithm.laws()),
             trace: Trace::new(keeps_lines),
@@ -312,6 +321,7 @@ impl World {
             ("datagrams_doubled", fates.doubled),
             ("datagrams_late", fates.late),
             ("datagrams_damaged", fates.damaged),
+            ("datagrams_too_large", fates.too_large),
             ("writes_taken", self.ledger.taken),
             ("writes_refused", self.ledger.refused),
         ];
@@ -398,6 +408,7 @@ impl World {
                     self.wake(host);
                 }
             }
+            Happening::Read { host } => self.read_next(host),
             Happening::Gossip { host } => self.gossip(host),
             Happening::Fault(fault) => self.strike(fault),
             Happening::Mend { fault, step } => self.mend(fault, step),
@@ -466,7 +477,8 @@ impl World {
         machine.timer_at = at;
         if let Some(at) = at {
             let timer = machine.timer;
-            self.push(at.max(self.time), Happening::Timer { host, timer });
+            let late = self.lateness();
+            self.push(at.max(self.time) + late, Happening::Timer { host, timer });
         }
     }
 
@@ -552,8 +564,17 @@ impl World {
                     .line(self.time, format_args!("n{host} {event:?}"));
             }
         }
+        self.see_adoption(host, &events);
         self.see_events(host, &events);
     }
+}
+
+fn draw_network(settings: &Settings, hosts: usize) -> Network {
+    let rng = Rng::stream(settings.seed, "network");
+    let mut network = Network::new(rng, hosts, settings.delay, settings.weather);
+    let hazards = &settings.hazards;
+    network.set_large(hazards.large_bytes, hazards.large_loss_ppm);
+    network
 }
 
 fn draw_hosts(settings: &Settings) -> Vec<Host> {

@@ -65,7 +65,7 @@ impl Node {
         answered.answer = match question {
             Question::Overview => Answer::Overview(Box::new(self.overview(now))),
             Question::Nodes { after } => {
-                Answer::Nodes(Page::fill(room, self.nodes_after(after.as_ref())))
+                Answer::Nodes(Page::fill(room, self.nodes_after(now, after.as_ref())))
             }
             Question::Locks { after } => {
                 Answer::Locks(Page::fill(room, self.locks_after(now, after.as_ref())))
@@ -106,7 +106,7 @@ impl Node {
     }
 
     /// Members, and nodes that gossip knows, in the order of their ids.
-    fn nodes_after(&self, after: Option<&NodeId>) -> impl Iterator<Item = SeenNode> {
+    fn nodes_after(&self, now: Now, after: Option<&NodeId>) -> impl Iterator<Item = SeenNode> {
         let members = self.roster.members();
         let from = after.map_or(0, |after| members.partition_point(|it| it <= after));
         let mut members = members[from..].iter().peekable();
@@ -122,15 +122,15 @@ impl Node {
             };
             if !is_member {
                 let (node, peer) = view.next()?;
-                return Some(self.seen_node(node, Some(peer), false));
+                return Some(self.seen_node(now, node, Some(peer), false));
             }
             let member = members.next()?;
             let peer = view.next_if(|(node, _)| *node == member);
-            Some(self.seen_node(member, peer.map(|(_, peer)| peer), true))
+            Some(self.seen_node(now, member, peer.map(|(_, peer)| peer), true))
         })
     }
 
-    fn seen_node(&self, node: &NodeId, peer: Option<&Peer>, is_member: bool) -> SeenNode {
+    fn seen_node(&self, now: Now, node: &NodeId, peer: Option<&Peer>, is_member: bool) -> SeenNode {
         SeenNode {
             node: node.clone(),
             addr: self
@@ -139,6 +139,7 @@ impl Node {
                 .or_else(|| peer.map(|peer| peer.addr)),
             is_member,
             is_alive: peer.map(|peer| peer.alive),
+            silent_for: self.silent_for(now, node),
         }
     }
 

@@ -143,6 +143,10 @@ impl Inspector {
         }
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.running.len()
+    }
+
     pub(crate) fn begin(
         &mut self,
         until: Instant,

@@ -11,13 +11,14 @@ mod outbox;
 mod peers;
 mod send;
 mod sets;
+mod sizes;
 mod standing;
 mod strangers;
 mod survey;
 mod surveyor;
 mod take;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -116,6 +117,8 @@ pub struct Node {
     view: View,
     sets: Sets,
     strangers: Strangers,
+    /// Since when gossip calls which of its nodes dead.
+    silent_since: BTreeMap<NodeId, Instant>,
     inspector: Inspector,
     standings: Standings,
     seal: Seal,
@@ -164,6 +167,7 @@ impl Node {
             view: View::default(),
             sets: Sets::default(),
             strangers: Strangers::new(now),
+            silent_since: BTreeMap::new(),
             inspector: Inspector::new(seed),
             standings: Standings::default(),
             id,
@@ -218,6 +222,13 @@ impl Node {
             }
         }
         self.view.clone_from(view);
+        let silent = view.peers.iter().filter(|(_, peer)| !peer.alive);
+        let mut before = std::mem::take(&mut self.silent_since);
+        let since = silent.map(|(node, _)| {
+            let known = before.remove_entry(node);
+            known.unwrap_or_else(|| (node.clone(), now.mono))
+        });
+        self.silent_since = since.collect();
         for node in reachable {
             if self.roster.has_member(&node) {
                 self.claimant
@@ -312,6 +323,8 @@ impl Node {
             return self.traffic.drop_one(DropReason::GossipFull);
         }
         let bytes = self.seal.seal(Kind::Gossip, body);
+        self.traffic.gossip_datagrams_out += 1;
+        self.traffic.gossip_bytes_out += bytes.len() as u64;
         self.outputs.push_back(Output::Transmit { to, bytes });
     }
 
@@ -360,6 +373,13 @@ impl Node {
     #[must_use]
     pub fn view(&self) -> &View {
         &self.view
+    }
+
+    /// For how long gossip has called a node dead. `None` if it is alive, or not known to gossip.
+    #[must_use]
+    pub fn silent_for(&self, now: Now, node: &NodeId) -> Option<Duration> {
+        let since = self.silent_since.get(node)?;
+        Some(now.mono.since(*since))
     }
 
     /// What went through and what was dropped.
@@ -510,7 +530,11 @@ impl Node {
     /// was set back. It goes on under a higher number.
     fn adopt(&mut self, now: Now, seen: Incarnation) {
         if seen > self.claimant.incarnation() {
-            self.claimant.adopt(now, seen.next(), &mut self.effects);
+            let number = match mistaken!(AdoptsTheSameNumber) {
+                true => seen,
+                false => seen.next(),
+            };
+            self.claimant.adopt(now, number, &mut self.effects);
             if let Some(voter) = &mut self.voter {
                 let (me, incarnation) = (&self.id, self.claimant.incarnation());
                 voter.handle_incarnation(now, me, incarnation, &mut self.effects);

@@ -50,6 +50,10 @@ impl Outbox {
         Some(self.taken(list))
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.lists.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.lists.is_empty()
     }

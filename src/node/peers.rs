@@ -59,6 +59,11 @@ impl Peers {
         }
     }
 
+    /// How many nodes are remembered.
+    pub(crate) fn len(&self) -> usize {
+        self.known.len()
+    }
+
     /// The id of a node that speaks. One that is known has one already.
     pub(crate) fn id_of(&self, name: NodeName<'_>) -> NodeId {
         let known = self.known.get_key_value(name.as_str());
@@ -81,6 +86,9 @@ impl Peers {
         let known = self.known.entry(node.clone()).or_default();
         known.heard = self.heard;
         match known.incarnation {
+            Some(seen) if incarnation < seen && mistaken!(EarlierLivesHeard) => {
+                return Heard::Again;
+            }
             Some(seen) if incarnation < seen => return Heard::Outdated { seen },
             Some(seen) if incarnation == seen => {
                 known.heard_at = Some(addr);

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -49,6 +50,8 @@ pub struct NodeSurvey {
     pub alive_by: BTreeSet<NodeId>,
     /// Who believes it to be dead.
     pub dead_by: BTreeSet<NodeId>,
+    /// For how long those that believe it to be dead have done so, at the least.
+    pub silent_for: Option<Duration>,
 }
 
 /// What a node said of itself.
@@ -164,6 +167,7 @@ impl<'a> Said<'a> {
             answer: None,
             alive_by: BTreeSet::new(),
             dead_by: BTreeSet::new(),
+            silent_for: None,
         };
         for member in self.roster.members() {
             nodes.insert((false, member), new(member, true));
@@ -180,6 +184,8 @@ impl<'a> Said<'a> {
                 let other = other.or_insert_with(|| new(node, is_member));
                 // What the node itself was found at is better than what others say.
                 other.addr = other.addr.or(seen.addr);
+                let known = [other.silent_for, seen.silent_for];
+                other.silent_for = known.into_iter().flatten().min();
                 match seen.is_alive {
                     Some(true) => drop(other.alive_by.insert((*teller).clone())),
                     Some(false) => drop(other.dead_by.insert((*teller).clone())),

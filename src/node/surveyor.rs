@@ -348,7 +348,7 @@ impl Surveyor {
 
     /// What was learnt; `None` where nobody told what the roster is.
     #[must_use]
-    pub fn conclude(self) -> Option<Survey> {
+    pub fn conclude(&self) -> Option<Survey> {
         let roster = self.roster.clone()?;
         Some(conclude(&roster, &self.talks, &self.wanted))
     }

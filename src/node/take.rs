@@ -102,6 +102,9 @@ impl Node {
             Heard::Outdated { seen } => {
                 // To where it speaks from now, not to where its later life was.
                 let message = Message::Outdated(Outdated { seen });
+                if mistaken!(OutdatedUntold) {
+                    return Err(DropReason::OutdatedIncarnation);
+                }
                 self.transmit(addr, head.from.clone(), &[message]);
                 Err(DropReason::OutdatedIncarnation)
             }

@@ -28,7 +28,7 @@ use super::time::{Instant, Now, earliest};
 
 /// How many claims that never won are remembered, so that a late vote for one of them is given
 /// back without raising a fence.
-const NEVER_WON_MAX: usize = 1_024;
+pub const NEVER_WON_MAX: usize = 1_024;
 /// An epoch is drawn up to so many steps further on than it must be. A millisecond has room for a
 /// thousand such.
 const EPOCH_STEPS: u64 = 1_024;
@@ -48,14 +48,14 @@ pub struct Claimant {
     claims_max: usize,
     renew_every: Option<Duration>,
     pub(super) claims: BTreeMap<Ticket, OwnClaim>,
-    tickets: BTreeMap<u64, Ticket>,
+    pub(super) tickets: BTreeMap<u64, Ticket>,
     /// When each claim has something to do.
     pub(super) due: BTreeSet<(Instant, Ticket)>,
     /// The highest that a request has had.
     last_ticket: Ticket,
     /// Numbers from 1 and never repeats.
     last_seq: u64,
-    never_won: VecDeque<u64>,
+    pub(super) never_won: VecDeque<u64>,
     /// Sessions with voters.
     pub(super) links: Links,
     /// A session was renewed late, so leases are looked at before their time: since when, and
@@ -302,7 +302,10 @@ impl Claimant {
         self.links.end_all();
         self.returned.clear();
         for mut claim in claims {
-            if claim.held.is_some() {
+            if claim.held.is_some() && mistaken!(LeasesOutliveTheirLife) {
+                self.tickets.insert(claim.id.seq, claim.ticket);
+                self.keep(claim);
+            } else if claim.held.is_some() {
                 out.tell(claim.lost());
             } else {
                 let epoch = self.draw(now);
@@ -418,7 +421,9 @@ impl Claimant {
         }
         if claim.held.is_some() {
             self.lengthen(claim, out);
-            if vote.ask {
+            if vote.back && mistaken!(WonIsGivenBack) {
+                claim.give_back(now, at, &self.roster, &mut self.jitter, out);
+            } else if vote.ask {
                 claim.send_to(now, at, &self.roster, &mut self.jitter, out);
             }
             return false;
@@ -442,7 +447,8 @@ impl Claimant {
             epoch,
             valid_until,
         });
-        if claim.asked || valid_until.since(now.mono) < claim.ttl * 2 / 3 {
+        let is_short = valid_until.since(now.mono) < claim.ttl * 2 / 3;
+        if (claim.asked || is_short) && !mistaken!(OffersNotRenewed) {
             claim.tell_all(now, &self.roster, &mut self.jitter, out);
         }
     }
@@ -479,11 +485,14 @@ impl Claimant {
         stale: &Stale,
         out: &mut Effects,
     ) -> bool {
-        if claim.held.is_some() || claim.ballot_of(from).is_none() {
+        let is_held = claim.held.is_some() && !mistaken!(StaleEndsLeases);
+        if is_held || claim.ballot_of(from).is_none() {
             return false;
         }
         self.finish(claim, out);
-        claim.stales = claim.stales.saturating_add(1);
+        if claim.stales == 0 || !mistaken!(StalesNotCounted) {
+            claim.stales = claim.stales.saturating_add(1);
+        }
         let skew = self.roster.timing().max_clock_skew;
         self.clock.draw_above(now, stale.fence, claim.stales, skew);
         let epoch = self.step(now);
@@ -582,7 +591,9 @@ impl Claimant {
 
     /// Answers whether it has won, or may have.
     fn forget(&mut self, claim: &OwnClaim) -> bool {
-        self.tickets.remove(&claim.id.seq);
+        if !mistaken!(TicketsKept) {
+            self.tickets.remove(&claim.id.seq);
+        }
         let won = claim.held.is_some() && !mistaken!(WonIsForgotten);
         if !won {
             if self.never_won.len() == NEVER_WON_MAX {

@@ -16,6 +16,19 @@ impl Claimant {
         }
     }
 
+    /// Returns how many entries each of its maps has, by name.
+    pub(crate) fn sizes(&self) -> Vec<(&'static str, usize)> {
+        let mut sizes = vec![
+            ("claims", self.claims.len()),
+            ("tickets", self.tickets.len()),
+            ("timers of claims", self.due.len()),
+            ("claims that never won", self.never_won.len()),
+            ("voters asked again", self.returned.len()),
+        ];
+        sizes.extend(self.links.sizes());
+        sizes
+    }
+
     /// Works on a claim where it lies, beside the rest of the claimant: no work looks for claims.
     /// `work` answers whether the claim is over; then it is ended. Answers whether there was one.
     pub(super) fn work_on(

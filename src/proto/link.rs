@@ -120,7 +120,7 @@ impl Links {
             return;
         };
         link.covered.remove(seq);
-        if link.covered.is_empty() {
+        if link.covered.is_empty() && !mistaken!(LinksKept) {
             self.living.remove(&number);
         }
     }
@@ -178,7 +178,7 @@ impl Links {
         link.doubted = msg.lacks;
         link.unanswered = 0;
         link.due = link.due.max(msg.stamp.after(link.every));
-        if unseen > link.ttl / 6 * 5 {
+        if unseen > link.ttl / 6 * 5 && !mistaken!(LateKeptUnseen) {
             News::Late
         } else {
             News::None
@@ -209,6 +209,14 @@ impl Links {
 
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         self.living.values().map(|link| link.due).min()
+    }
+
+    /// How many entries each of its maps has, by name.
+    pub(crate) fn sizes(&self) -> [(&'static str, usize); 2] {
+        [
+            ("links", self.living.len()),
+            ("voters left alone", self.quiet.len()),
+        ]
     }
 
     /// How many there are.

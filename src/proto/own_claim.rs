@@ -141,7 +141,7 @@ impl OwnClaim {
             key: request.key,
             epoch,
             ttl: request.ttl,
-            deadline: request.deadline,
+            deadline: request.deadline.filter(|_| !mistaken!(DeadlineIgnored)),
             held: None,
             asked: false,
             stales: 0,
@@ -169,7 +169,9 @@ impl OwnClaim {
         self.aside_until = None;
         for ballot in &mut self.ballots {
             ballot.since = Instant::ZERO;
-            ballot.vote = None;
+            if !mistaken!(OldVotesCount) {
+                ballot.vote = None;
+            }
             ballot.link = None;
             ballot.answer = Answer::Nothing;
             ballot.holder = None;
@@ -306,7 +308,7 @@ impl OwnClaim {
 
     /// It owns the key. Answers until when.
     pub(crate) fn win(&mut self, now: Now, promised: Instant) -> Instant {
-        let end = if self.renews {
+        let end = if self.renews || mistaken!(NoEnd) {
             Instant::FAR
         } else {
             now.mono.after(self.ttl)
@@ -441,6 +443,9 @@ impl OwnClaim {
         let pace = soon_pace(self.ttl, roster, ballot.unanswered);
         ballot.unanswered = ballot.unanswered.saturating_add(1);
         ballot.due = now.mono.after(jittered(pace, jitter));
+        if self.held.is_some() && mistaken!(RenewalsNotRepeated) {
+            ballot.due = Instant::FAR;
+        }
     }
 
     /// For how long the next claim asks.
@@ -471,7 +476,10 @@ impl OwnClaim {
         }
         let voters = self.ballots.len();
         let count = |is: fn(Answer) -> bool| self.ballots.iter().filter(|b| is(b.answer)).count();
-        let yes = count(|answer| answer == Answer::Waits(HolderWon::Yes));
+        let yes = count(|answer| {
+            let is_unwon = answer == Answer::Waits(HolderWon::No) && mistaken!(UnwonDenies);
+            answer == Answer::Waits(HolderWon::Yes) || is_unwon
+        });
         let silent = count(|answer| answer == Answer::Waits(HolderWon::Silent));
         let mute = count(|answer| matches!(answer, Answer::Nothing | Answer::Refused(_)));
         let surely = Tally::of(voters, 0, yes) == Tally::Lost;

@@ -116,7 +116,10 @@ impl Recovery {
                 .cloned()
                 .collect(),
             gossiped: BTreeSet::new(),
-            enough: roster.recall_answers(),
+            enough: match mistaken!(RecallOneFewer) {
+                true => roster.recall_answers().saturating_sub(1),
+                false => roster.recall_answers(),
+            },
             decides_alone: roster.majority() == 1,
             skew: timing.max_clock_skew,
             round_trip: timing.round_trip,
@@ -242,11 +245,11 @@ impl Recovery {
             self.hold(now, out);
         }
         match self.phase {
-            Phase::New if msg.knew => self.go_into_quarantine(out),
+            Phase::New if msg.knew && !mistaken!(NewIsBelieved) => self.go_into_quarantine(out),
             Phase::New => self.answer(from, Epoch::ZERO),
             Phase::Recall { .. } if msg.votes => {
                 let limit = Epoch::limit(now, self.skew);
-                self.is_cut |= msg.highest > limit;
+                self.is_cut |= msg.highest > limit && !mistaken!(CutInSilence);
                 self.answer(from, msg.highest.min(limit));
             }
             Phase::Recall { .. } | Phase::Quarantine | Phase::Over => {}
@@ -372,14 +375,13 @@ impl Recovery {
                 leans_on_wall_clock: false,
             });
         }
+        let answers = self.answers.values().copied();
+        let highest = match mistaken!(LowestIsRecalled) {
+            true => answers.min(),
+            false => answers.max(),
+        };
         over.then(|| Outcome {
-            floor: self
-                .answers
-                .values()
-                .copied()
-                .max()
-                .unwrap_or_default()
-                .max(self.floor),
+            floor: highest.unwrap_or_default().max(self.floor),
             was_quarantined: self.floor > Epoch::ZERO,
             answers: self.answers.len(),
             leans_on_wall_clock: self.floor > Epoch::ZERO

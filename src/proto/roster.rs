@@ -363,6 +363,9 @@ impl Roster {
 /// The least number that is more than half of `voters`.
 #[must_use]
 pub fn majority(voters: usize) -> usize {
+    if mistaken!(HalfIsAMajority) {
+        return voters.div_ceil(2);
+    }
     voters / 2 + 1
 }
 

@@ -68,6 +68,11 @@ pub(crate) struct Sessions {
 
 impl Sessions {
     pub(crate) fn new(nonce: u64) -> Self {
+        let nonce = if mistaken!(SessionNamesComeBack) {
+            0
+        } else {
+            nonce
+        };
         Self {
             nonce,
             last: 0,
@@ -211,6 +216,15 @@ impl Sessions {
 
     pub(crate) fn len(&self) -> usize {
         self.living.len()
+    }
+
+    /// How many entries each of its maps has, by name.
+    pub(crate) fn sizes(&self) -> [(&'static str, usize); 3] {
+        [
+            ("sessions", self.living.len()),
+            ("nodes with sessions", self.by_node.len()),
+            ("expiries of sessions", self.due.len()),
+        ]
     }
 
     fn begin(&mut self, now: Now, claim: &ClaimId, ttl: Duration) -> Option<SessionNo> {

@@ -152,7 +152,8 @@ impl Slot {
     pub(crate) fn wants_back(&self) -> bool {
         let vote = &self.vote;
         let of_vote = || rank(vote.won, vote.epoch, &vote.claim);
-        !vote.won && self.queue().first().is_some_and(|it| it.rank() < of_vote())
+        let asks = !vote.won && !mistaken!(NeverAskedBack);
+        asks && self.queue().first().is_some_and(|it| it.rank() < of_vote())
     }
 
     pub(crate) fn raise_fence(&mut self, epoch: Epoch) {

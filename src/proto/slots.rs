@@ -71,6 +71,16 @@ impl Slots {
         self.index.len()
     }
 
+    /// How many entries each of its maps has, by name.
+    pub(crate) fn sizes(&self) -> [(&'static str, usize); 4] {
+        [
+            ("slots", self.index.len()),
+            ("expiries of votes", self.due.len()),
+            ("names of holders", self.nodes.len()),
+            ("rooms of slots", self.rooms.len()),
+        ]
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.index.is_empty()
     }

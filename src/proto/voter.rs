@@ -128,7 +128,9 @@ impl Voter {
         };
         if slot.vote.claim != msg.claim {
             self.wait_or_stale(now, at, entry, out);
-        } else if msg.since <= slot.vote.stamp {
+        } else if msg.since < slot.vote.stamp
+            || msg.since == slot.vote.stamp && !mistaken!(SinceNotAfter)
+        {
             self.renew(now, at, &entry, msg.join, out);
         } else {
             self.take_back(now, at, entry, out);
@@ -142,7 +144,9 @@ impl Voter {
             return;
         };
         if slot.vote.claim != msg.claim && !mistaken!(ReleaseByKeyAlone) {
-            slot.remove_waiter(&msg.claim);
+            if !mistaken!(WaitersNotReleased) {
+                slot.remove_waiter(&msg.claim);
+            }
             return;
         }
         if (msg.won || slot.vote.won) && !mistaken!(FenceNotRaisedOnRelease) {
@@ -166,9 +170,9 @@ impl Voter {
             let Some(slot) = self.slots.get_mut(at) else {
                 continue;
             };
-            slot.take_waiters(|waiter| is_over(&waiter.claim));
+            slot.take_waiters(|waiter| is_over(&waiter.claim) && !mistaken!(EarlierLivesWait));
             let stays = slot.vote.outlives && !mistaken!(LaterLifeEndsAll);
-            if is_over(&slot.vote.claim) && !stays {
+            if is_over(&slot.vote.claim) && !stays && !mistaken!(EarlierLivesHold) {
                 self.end_vote(now, at, out);
             }
         }
@@ -220,7 +224,7 @@ impl Voter {
         let highest = fences.fold(self.highest_floor, Epoch::max);
         // One that may itself have forgotten cannot vouch that there was nothing before.
         let forgets = self.recovery.as_ref().is_some_and(Recovery::is_quarantined);
-        let knew = knew || self.forgot || forgets;
+        let knew = knew || (self.forgot || forgets) && !mistaken!(ForgetfulVouch);
         Memory {
             nonce: msg.nonce,
             highest,
@@ -374,7 +378,8 @@ impl Voter {
         let holds = slot.is_some_and(|slot| slot.vote.claim == msg.claim);
         let waiter = slot.and_then(|slot| slot.waiter(&msg.claim));
         let won = msg.won || waiter.is_some_and(|waiter| waiter.won);
-        if !won && !holds && self.is_too_far_ahead(now, msg.epoch) {
+        let excused = won && !mistaken!(WonHeldAgainstSkew);
+        if !excused && !holds && self.is_too_far_ahead(now, msg.epoch) {
             return Some(RefuseReason::Skew);
         }
         let is_full = slot.is_none()
@@ -444,6 +449,9 @@ impl Voter {
         };
         entry.won |= slot.vote.won;
         let claim = entry.claim.clone();
+        if mistaken!(GivingBackRaisesFence) {
+            slot.raise_fence(entry.epoch);
+        }
         slot.enqueue(entry);
         self.vote_for_head(now, at, out);
         let Some(slot) = self.slots.get(at) else {
@@ -482,7 +490,8 @@ impl Voter {
         }
         let silent = now.mono.since(slot.vote.heard) >= poke;
         let rested = slot.vote.is_rested(now.mono, poke);
-        if (!slot.vote.won || silent) && rested || slot.wants_back() {
+        let asks = !mistaken!(HolderNotAsked);
+        if asks && (!slot.vote.won || silent) && rested || slot.wants_back() {
             slot.vote.note_asked(now.mono);
             let covered = self.sessions.name_of(now, slot.vote.session);
             send_vote(slot, covered, true, out);
@@ -538,10 +547,15 @@ impl Voter {
         slot.take_waiters(|waiter| is_gone(now, waiter, dead));
         let fence = slot.fence;
         for waiter in slot.take_waiters(|waiter| waiter.is_below(fence)) {
-            send_stale(&waiter, fence, out);
+            if !mistaken!(StaleUntold) {
+                send_stale(&waiter, fence, out);
+            }
         }
         let Some(head) = slot.pop_head() else {
             let floor = floor_of(&slot.key, self.floors.len());
+            if mistaken!(FenceNotCarried) {
+                return self.slots.close(at);
+            }
             self.floors[floor] = self.floors[floor].max(fence);
             self.highest_floor = self.highest_floor.max(fence);
             return self.slots.close(at);

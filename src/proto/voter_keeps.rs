@@ -19,6 +19,11 @@ pub(super) const TOLD_MAX: usize = 128;
 const LOOKED_AT_MAX: usize = 4_096;
 
 impl Voter {
+    /// Returns how many entries each of its maps has, by name.
+    pub(crate) fn sizes(&self) -> impl Iterator<Item = (&'static str, usize)> {
+        self.slots.sizes().into_iter().chain(self.sessions.sizes())
+    }
+
     /// Rules 19 and 21. A voter without memory is mute: were it to say that a session is over, all
     /// claims that it covers would come to it one by one, only to be refused.
     pub fn handle_keep_alive(

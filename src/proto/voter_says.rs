@@ -15,19 +15,28 @@ use super::time::Now;
 pub(crate) fn is_gone(now: Now, waiter: &Heard, dead: &BTreeSet<NodeId>) -> bool {
     let is_dead = dead.contains(&waiter.claim.node);
     let patience = if is_dead { waiter.ttl / 2 } else { waiter.ttl };
-    now.mono.since(waiter.heard) >= patience
+    if is_dead && mistaken!(DeadWaitersGoAtOnce) {
+        return true;
+    }
+    let heard = match mistaken!(GoneByTheirStamp) {
+        true => waiter.stamp,
+        false => waiter.heard,
+    };
+    now.mono.since(heard) >= patience
 }
 
 /// Rule 8: the claim that has the vote has won. Those that can no longer win are told at once,
 /// and so are those that would rather not wait.
 pub(crate) fn learn_won(now: Now, slot: &mut Slot, poke: Duration, out: &mut Effects) {
-    slot.raise_fence(slot.vote.epoch);
+    if !mistaken!(FenceNotRaisedOnWin) {
+        slot.raise_fence(slot.vote.epoch);
+    }
     let fence = slot.fence;
     for waiter in slot.take_waiters(|waiter| waiter.is_below(fence)) {
         send_stale(&waiter, fence, out);
     }
     for (ahead, waiter) in slot
-        .take_waiters(|w| w.is_try && !w.won)
+        .take_waiters(|w| w.is_try && !w.won && !mistaken!(TriesUntold))
         .into_iter()
         .enumerate()
     {

@@ -50,6 +50,8 @@ pub(crate) struct Core {
     gossip: GossipIn,
     /// Which other nodes say by gossip that they vote: advice.
     pub(crate) voting: BTreeSet<NodeId>,
+    /// How often the gossip has ended and was started again.
+    pub(crate) gossip_restarts: u64,
     /// What is taken in; its room is used again.
     asks: Vec<Ask>,
     /// How many callers have asked, and how many were told something, since they were counted.
@@ -84,6 +86,7 @@ impl Core {
             inspections: HashMap::new(),
             gossip,
             voting: BTreeSet::new(),
+            gossip_restarts: 0,
             asks: Vec::new(),
             asked: 0,
             told: 0,
@@ -232,6 +235,21 @@ impl Core {
         let own = self.node.voter().is_none() || votes(self.node.id());
         let voting = members.iter().filter(|member| votes(member)).count();
         !self.is_shut_down && own && voting >= majority(members.len())
+    }
+
+    /// The gossip has ended, and is to be started again.
+    pub(crate) fn gossip_ended(&mut self) {
+        self.gossip_restarts += 1;
+        self.has_gossip_ended = true;
+        self.meter.gossip_ended();
+    }
+
+    /// Where the other members of the roster are, as far as this node knows: also those that
+    /// gossip has forgotten, and that votes were heard from.
+    pub(crate) fn addresses_of_members(&self) -> Vec<SocketAddr> {
+        let members = self.node.roster().members().iter();
+        let addrs = members.filter_map(|member| self.node.address_of(member));
+        addrs.collect()
     }
 
     pub(crate) fn held(&self) -> usize {

@@ -6,20 +6,26 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use chitchat::transport::{Socket, Transport};
 use chitchat::{
     Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, ChitchatMessage, Deserializable,
-    FailureDetectorConfig, Serializable, spawn_chitchat,
+    FailureDetectorConfig, Heartbeat, Serializable, spawn_chitchat,
 };
 use tokio::sync::{Mutex, Notify, watch};
+use tokio::time::Instant;
 
 use super::core::GossipOut;
+use super::digest::{Identity, Message};
+use super::filter::DigestFilter;
+use super::seeds::{Discovery, Seeds};
 use super::shared::Shared;
 use crate::proto::id::{Incarnation, NodeId};
+use crate::proto::roster::Roster;
 use crate::proto::view::{Peer, View};
 
 /// The key under which a node says that it leaves.
@@ -28,12 +34,21 @@ const LEAVING: &str = "leaving";
 const VOTES: &str = "votes";
 /// How many heartbeat intervals may pass before a node counts as dead.
 const PHI: f64 = 8.0;
-/// How long a node that is dead, or a key that was deleted, is remembered.
-const GRACE: Duration = Duration::from_secs(300);
-/// The most addresses of seeds that are asked at the start; one that answers knows the others.
-const ASKED_MAX: usize = 16;
+/// After this many rounds without a heartbeat a client is not named to others any more.
+const SILENT_ROUNDS: u32 = 10;
+/// How many intervals between heartbeats are kept of each node.
+const WINDOW: usize = 1_000;
+/// How long the library keeps its record of a node that is dead: the longer of the two. Others
+/// must have stopped to tell of it in half of that, or it would come back.
+const GRACE_MIN: Duration = Duration::from_secs(20);
+const GRACE_ROUNDS: u32 = 3 * SILENT_ROUNDS;
 /// Rounds of gossip that a node that leaves stays for, so that its word spreads.
 const LEAVING_ROUNDS: u32 = 2;
+/// A gossip that has ended is started again after so long, and then after twice as long. One that
+/// ran for a while is forgiven.
+const RESTART_MIN: Duration = Duration::from_millis(100);
+const RESTART_MAX: Duration = Duration::from_secs(30);
+const RESTART_FORGIVEN: Duration = Duration::from_secs(60);
 
 /// What gossip must know to begin.
 pub(crate) struct Gossip {
@@ -41,18 +56,43 @@ pub(crate) struct Gossip {
     pub(crate) incarnation: Incarnation,
     pub(crate) cluster: String,
     pub(crate) advertise: SocketAddr,
-    pub(crate) seeds: Vec<String>,
-    /// Where the seeds are now.
-    pub(crate) seeds_at: BTreeSet<SocketAddr>,
     pub(crate) interval: Duration,
 }
 
-/// A gossip that runs.
+/// A gossip that runs, and is started again if it ends.
 pub(crate) struct Membership {
+    shared: Arc<Shared>,
+    gossip: Gossip,
+    seeds: Seeds,
+    incoming: Arc<Mutex<GossipOut>>,
+    running: Running,
+    discovery: Discovery,
+    /// What was last seen: the view, and who votes.
+    seen: (View, BTreeSet<NodeId>),
+}
+
+/// One run of the gossip library.
+struct Running {
     handle: ChitchatHandle,
+    filter: Arc<StdMutex<DigestFilter>>,
     /// The gossip library is done with a datagram.
     heard: Arc<Notify>,
-    interval: Duration,
+    /// What this node says in this run was not said yet in it: whether it votes.
+    said: Option<bool>,
+    since: Instant,
+}
+
+/// What a run of the gossip library hands to the next, so that others hear the next one.
+#[derive(Clone, Copy)]
+struct Said {
+    heartbeat: u64,
+    version: u64,
+}
+
+/// Why a run is over.
+enum End {
+    Leaving,
+    Failed(String),
 }
 
 impl Membership {
@@ -60,110 +100,261 @@ impl Membership {
     pub(crate) async fn start(
         shared: Arc<Shared>,
         gossip: Gossip,
+        seeds: Seeds,
         incoming: GossipOut,
     ) -> Result<Self, String> {
-        let interval = gossip.interval;
-        let config = ChitchatConfig {
-            chitchat_id: ChitchatId {
-                node_id: gossip.id.as_str().into(),
-                generation_id: gossip.incarnation.get(),
-                gossip_advertise_addr: gossip.advertise,
-            },
-            cluster_id: gossip.cluster,
-            gossip_interval: interval,
-            listen_addr: gossip.advertise,
-            seed_nodes: gossip.seeds,
-            failure_detector_config: FailureDetectorConfig {
-                phi_threshold: PHI,
-                sampling_window_size: 1_000,
-                max_interval: interval * 10,
-                initial_interval: interval,
-                dead_node_grace_period: GRACE,
-            },
-            marked_for_deletion_grace_period: GRACE,
-            catchup_callback: None,
-            extra_liveness_predicate: None,
-        };
-        let heard = Arc::new(Notify::new());
-        let transport = OurSocket {
-            shared,
-            incoming: Mutex::new(Some(incoming)),
-            heard: heard.clone(),
-        };
-        let handle = spawn_chitchat(config, Vec::new(), &transport).await;
-        let handle = handle.map_err(|error| error.to_string())?;
-        // By itself it asks one seed for each interval, which may be one that is down.
-        let others = gossip.seeds_at.iter().filter(|at| **at != gossip.advertise);
-        for seed in others.take(ASKED_MAX) {
-            handle.gossip(*seed).map_err(|error| error.to_string())?;
-        }
+        let incoming = Arc::new(Mutex::new(incoming));
+        let running = Running::start(&shared, &gossip, &incoming, None).await?;
         Ok(Self {
-            handle,
-            heard,
-            interval,
+            discovery: Discovery::new(gossip.interval),
+            seen: (View::default(), BTreeSet::new()),
+            shared,
+            gossip,
+            seeds,
+            incoming,
+            running,
         })
     }
 
     /// Tells the node what gossip says, until it is aborted or `leave` turns true. Then tells the
     /// others that this node leaves, and ends.
-    pub(crate) async fn run(self, shared: Arc<Shared>, mut leave: watch::Receiver<bool>) {
-        let mut watcher = self.handle.chitchat().lock().await.live_nodes_watcher();
-        let mut last = (View::default(), BTreeSet::new());
-        let mut told = false;
-        loop {
-            shared.going().await;
-            let votes = shared.with(|core, _| core.votes());
-            if votes != told {
-                let say = |chitchat: &mut Chitchat| {
-                    chitchat.self_node_state().set(VOTES, u8::from(votes));
-                };
-                self.handle.with_chitchat(say).await;
-                told = votes;
+    pub(crate) async fn run(mut self: Box<Self>, mut leave: watch::Receiver<bool>) {
+        let mut backoff = RESTART_MIN;
+        while let End::Failed(reason) = self.gossip(&mut leave).await {
+            if self.running.since.elapsed() >= RESTART_FORGIVEN {
+                backoff = RESTART_MIN;
             }
-            let see = |chitchat: &mut Chitchat| (look(chitchat), chitchat.node_states().len());
-            let (seen, lives) = self.handle.with_chitchat(see).await;
-            if seen != last {
-                shared.with(|core, now| {
-                    core.node.handle_view(now, &seen.0);
-                    core.voting.clone_from(&seen.1);
-                });
-                last = seen;
-            }
-            let has_ended = tokio::select! {
-                _ = leave.wait_for(|leave| *leave) => break,
-                changed = watcher.changed() => changed.is_err(),
-                () = self.more_than(lives) => false,
-                () = tokio::time::sleep(self.interval) => false,
-            };
-            if has_ended {
-                // Votes go on between nodes that know each other; new ones are not found.
-                shared.with(|core, _| core.has_gossip_ended = true);
-                let _ = leave.wait_for(|leave| *leave).await;
+            if !self.start_again(&reason, backoff, &mut leave).await {
                 return;
             }
+            backoff = (backoff * 2).min(RESTART_MAX);
         }
-        self.handle
+        let handle = self.running.handle;
+        handle
             .with_chitchat(|chitchat| chitchat.self_node_state().set(LEAVING, "1"))
             .await;
-        tokio::time::sleep(self.interval * LEAVING_ROUNDS).await;
-        if let Err(error) = self.handle.shutdown().await {
+        tokio::time::sleep(self.gossip.interval * LEAVING_ROUNDS).await;
+        if let Err(error) = handle.shutdown().await {
             tracing::debug!(%error, "the gossip did not end well");
         }
     }
 
-    /// Returns once gossip knows more lives of nodes than these. A new one is known, and where it
+    /// One run, until it ends or this node is to leave.
+    async fn gossip(&mut self, leave: &mut watch::Receiver<bool>) -> End {
+        let handle = &self.running.handle;
+        let mut watcher = handle.chitchat().lock().await.live_nodes_watcher();
+        let mut ended = pin!(handle.termination_watcher());
+        loop {
+            self.shared.going().await;
+            self.say_votes().await;
+            let known = self.look().await;
+            let next = self.discover_if_due();
+            tokio::select! {
+                _ = leave.wait_for(|leave| *leave) => return End::Leaving,
+                result = ended.as_mut() => return End::Failed(match result {
+                    Ok(()) => "it has ended by itself".to_owned(),
+                    Err(error) => error.to_string(),
+                }),
+                // Of one that is gone the end is heard as well.
+                Ok(()) = watcher.changed() => {}
+                () = self.running.more_than(known) => {}
+                () = self.seeds.changed() => self.discovery.start_over(),
+                () = tokio::time::sleep_until(next) => {}
+            }
+        }
+    }
+
+    /// The gossip library has ended. Returns `false` if this node is to leave.
+    async fn start_again(
+        &mut self,
+        reason: &str,
+        backoff: Duration,
+        leave: &mut watch::Receiver<bool>,
+    ) -> bool {
+        tracing::error!(
+            node = %self.gossip.id,
+            reason,
+            ?backoff,
+            "the gossip has ended and is started again; locks work between nodes that know each \
+             other, and new ones are not found until then"
+        );
+        self.shared.with(|core, _| core.gossip_ended());
+        let said = self.running.said().await;
+        loop {
+            tokio::select! {
+                _ = leave.wait_for(|leave| *leave) => return false,
+                () = tokio::time::sleep(backoff) => {}
+            }
+            let (shared, gossip) = (&self.shared, &self.gossip);
+            match Running::start(shared, gossip, &self.incoming, Some(said)).await {
+                Ok(running) => {
+                    self.running = running;
+                    self.shared.with(|core, _| core.has_gossip_ended = false);
+                    self.discovery.start_over();
+                    return true;
+                }
+                Err(error) => tracing::error!(error, "the gossip was not started again"),
+            }
+        }
+    }
+
+    async fn say_votes(&mut self) {
+        let votes = self.shared.with(|core, _| core.votes());
+        if self.running.said != Some(votes) {
+            let say = |chitchat: &mut Chitchat| {
+                chitchat.self_node_state().set(VOTES, u8::from(votes));
+            };
+            self.running.handle.with_chitchat(say).await;
+            self.running.said = Some(votes);
+        }
+    }
+
+    /// Tells the node what is new. Returns how many incarnations the gossip library knows.
+    async fn look(&mut self) -> usize {
+        let (roster, now) = self
+            .shared
+            .with(|core, now| (core.node.roster().clone(), now.mono));
+        let see = |chitchat: &mut Chitchat| {
+            let states = chitchat.node_states().iter();
+            let ids = states.map(|(id, state)| (identity(id), state.contains_key(LEAVING)));
+            // Before anything else comes in.
+            lock(&self.running.filter).sync(now, ids);
+            (look(chitchat, &roster), chitchat.node_states().len())
+        };
+        let (seen, known) = self.running.handle.with_chitchat(see).await;
+        if seen != self.seen {
+            self.shared.with(|core, now| {
+                core.node.handle_view(now, &seen.0);
+                core.voting.clone_from(&seen.1);
+            });
+            self.seen = seen;
+        }
+        known
+    }
+
+    /// Asks nodes that gossip does not see, where it is time to. Returns when to look again.
+    fn discover_if_due(&mut self) -> Instant {
+        let now = Instant::now();
+        let alive = self.seen.0.peers.values().filter(|peer| peer.alive);
+        let alive: BTreeSet<SocketAddr> = alive.map(|peer| peer.addr).collect();
+        self.seeds.set_alone(alive.is_empty());
+        if self.discovery.is_due(now) {
+            let mut unseen = self.seeds.addrs();
+            unseen.extend(self.shared.with(|core, _| core.addresses_of_members()));
+            unseen.remove(&self.gossip.advertise);
+            unseen.retain(|addr| !alive.contains(addr));
+            for addr in self.discovery.targets(now, alive.is_empty(), unseen) {
+                // It fails if the library has ended, which is heard elsewhere.
+                let _ = self.running.handle.gossip(addr);
+            }
+        }
+        self.discovery.next(now)
+    }
+}
+
+impl Running {
+    async fn start(
+        shared: &Arc<Shared>,
+        gossip: &Gossip,
+        incoming: &Arc<Mutex<GossipOut>>,
+        said: Option<Said>,
+    ) -> Result<Self, String> {
+        let interval = gossip.interval;
+        let id = ChitchatId {
+            node_id: gossip.id.as_str().into(),
+            generation_id: gossip.incarnation.get(),
+            gossip_advertise_addr: gossip.advertise,
+        };
+        let roster = shared.with(|core, _| core.node.roster().clone());
+        let filter = DigestFilter::new(identity(&id), roster, interval * SILENT_ROUNDS);
+        let filter = Arc::new(StdMutex::new(filter));
+        let config = ChitchatConfig {
+            chitchat_id: id,
+            cluster_id: gossip.cluster.clone(),
+            gossip_interval: interval,
+            listen_addr: gossip.advertise,
+            // They are asked by the membership, which knows more of them.
+            seed_nodes: Vec::new(),
+            failure_detector_config: FailureDetectorConfig {
+                phi_threshold: PHI,
+                sampling_window_size: WINDOW,
+                max_interval: interval * SILENT_ROUNDS,
+                initial_interval: interval,
+                dead_node_grace_period: GRACE_MIN.max(interval * GRACE_ROUNDS),
+            },
+            marked_for_deletion_grace_period: GRACE_MIN,
+            catchup_callback: None,
+            extra_liveness_predicate: None,
+        };
+        let heard = Arc::new(Notify::new());
+        let transport = OurSocket {
+            shared: shared.clone(),
+            incoming: incoming.clone(),
+            filter: filter.clone(),
+            heard: heard.clone(),
+        };
+        let handle = spawn_chitchat(config, Vec::new(), &transport).await;
+        let handle = handle.map_err(|error| error.to_string())?;
+        if let Some(said) = said {
+            handle.with_chitchat(|chitchat| said.go_on(chitchat)).await;
+        }
+        Ok(Self {
+            handle,
+            filter,
+            heard,
+            said: said.is_none().then_some(false),
+            since: Instant::now(),
+        })
+    }
+
+    async fn said(&self) -> Said {
+        let said = |chitchat: &mut Chitchat| {
+            let state = chitchat.self_node_state();
+            Said {
+                heartbeat: state.heartbeat().into(),
+                version: state.max_version(),
+            }
+        };
+        self.handle.with_chitchat(said).await
+    }
+
+    /// Returns once gossip knows more incarnations than these. A new one is known, and where it
     /// is, before it counts as alive: the watcher tells of it late.
-    async fn more_than(&self, lives: usize) {
+    async fn more_than(&self, known: usize) {
         let count = |chitchat: &mut Chitchat| chitchat.node_states().len();
-        while self.handle.with_chitchat(count).await <= lives {
+        while self.handle.with_chitchat(count).await <= known {
             self.heard.notified().await;
         }
     }
 }
 
+impl Said {
+    /// Others pass over what is not newer than what they know of this node.
+    fn go_on(self, chitchat: &mut Chitchat) {
+        let next = self.heartbeat.saturating_add(1).to_le_bytes();
+        let state = chitchat.self_node_state();
+        state.set_max_version(self.version);
+        if let Ok(next) = Heartbeat::deserialize(&mut next.as_slice()) {
+            state.try_set_heartbeat(next);
+        }
+    }
+}
+
+fn identity(id: &ChitchatId) -> Identity {
+    Identity {
+        node: id.node_id.to_string(),
+        generation: id.generation_id,
+        addr: id.gossip_advertise_addr,
+    }
+}
+
+fn lock(filter: &StdMutex<DigestFilter>) -> MutexGuard<'_, DigestFilter> {
+    filter.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Who is where, and who of them says that it votes. A node that was only just discovered is not
 /// alive before it was heard of twice; its address is good at once.
-fn look(chitchat: &Chitchat) -> (View, BTreeSet<NodeId>) {
+fn look(chitchat: &Chitchat, roster: &Roster) -> (View, BTreeSet<NodeId>) {
     let me = &chitchat.self_chitchat_id().node_id;
     let live: BTreeSet<&ChitchatId> = chitchat.live_nodes().collect();
     let mut peers: BTreeMap<NodeId, ((bool, Incarnation), Peer, bool)> = BTreeMap::new();
@@ -171,7 +362,9 @@ fn look(chitchat: &Chitchat) -> (View, BTreeSet<NodeId>) {
         let Ok(node) = NodeId::new(&*id.node_id) else {
             continue;
         };
-        if id.node_id == *me {
+        let has_left = state.contains_key(LEAVING);
+        // A client that left is forgotten at once.
+        if id.node_id == *me || has_left && !roster.has_member(&node) {
             continue;
         }
         let is_live = live.contains(id);
@@ -182,7 +375,7 @@ fn look(chitchat: &Chitchat) -> (View, BTreeSet<NodeId>) {
             let peer = Peer {
                 addr: id.gossip_advertise_addr,
                 incarnation,
-                alive: is_live && !state.contains_key(LEAVING),
+                alive: is_live && !has_left,
             };
             peers.insert(node, (rank, peer, state.get(VOTES) == Some("1")));
         }
@@ -199,30 +392,26 @@ fn look(chitchat: &Chitchat) -> (View, BTreeSet<NodeId>) {
 }
 
 /// The socket of the mesh, as chitchat's transport.
+#[derive(Clone)]
 struct OurSocket {
     shared: Arc<Shared>,
-    incoming: Mutex<Option<GossipOut>>,
+    incoming: Arc<Mutex<GossipOut>>,
+    filter: Arc<StdMutex<DigestFilter>>,
     heard: Arc<Notify>,
 }
 
 #[async_trait]
 impl Transport for OurSocket {
     async fn open(&self, _listen: SocketAddr) -> anyhow::Result<Box<dyn Socket>> {
-        let incoming = self.incoming.lock().await.take();
-        let incoming = incoming.ok_or_else(|| anyhow::anyhow!("the socket is open already"))?;
         Ok(Box::new(OpenSocket {
-            shared: self.shared.clone(),
-            incoming,
-            heard: self.heard.clone(),
+            ours: self.clone(),
             is_handed_out: false,
         }))
     }
 }
 
 struct OpenSocket {
-    shared: Arc<Shared>,
-    incoming: GossipOut,
-    heard: Arc<Notify>,
+    ours: OurSocket,
     /// A datagram was handed to the library, which comes back once it is done with it.
     is_handed_out: bool,
 }
@@ -230,28 +419,48 @@ struct OpenSocket {
 #[async_trait]
 impl Socket for OpenSocket {
     async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
-        self.shared.going().await;
-        let bytes = message.serialize_to_vec();
-        self.shared
-            .with(|core, _| core.node.send_gossip(to, &bytes));
+        let OurSocket { shared, filter, .. } = &self.ours;
+        shared.going().await;
+        let mut bytes = message.serialize_to_vec();
+        let now = shared.clock.mono();
+        if let Some(mut message) = Message::read(&bytes) {
+            let filter = lock(filter);
+            if message.is_syn() && filter.is_abandoned(now, to) {
+                return Ok(());
+            }
+            message.entries = filter.outgoing(now, message.entries);
+            bytes = message.to_bytes();
+        }
+        shared.with(|core, _| core.node.send_gossip(to, &bytes));
         Ok(())
     }
 
     /// An error would end the gossip for good: what does not decode is passed over.
     async fn recv(&mut self) -> anyhow::Result<(SocketAddr, ChitchatMessage)> {
+        let OurSocket {
+            shared,
+            incoming,
+            filter,
+            heard,
+        } = &self.ours;
         if std::mem::take(&mut self.is_handed_out) {
-            self.heard.notify_one();
+            heard.notify_one();
         }
         loop {
-            let next = self.incoming.recv().await;
-            let (from, bytes) = next.ok_or_else(|| anyhow::anyhow!("the mesh is gone"))?;
+            let next = incoming.lock().await.recv().await;
+            let (from, mut bytes) = next.ok_or_else(|| anyhow::anyhow!("the mesh is gone"))?;
+            if let Some(mut message) = Message::read(&bytes) {
+                let now = shared.clock.mono();
+                message.entries = lock(filter).incoming(now, message.entries);
+                bytes = message.to_bytes();
+            }
             let mut rest = bytes.as_slice();
             match ChitchatMessage::deserialize(&mut rest) {
                 Ok(message) if rest.is_empty() => {
                     self.is_handed_out = true;
                     return Ok((from, message));
                 }
-                _ => self.shared.with(|core, _| {
+                _ => shared.with(|core, _| {
                     core.node.count_drop(crate::wire::DropReason::Undecodable);
                 }),
             }

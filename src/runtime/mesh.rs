@@ -1,6 +1,5 @@
 //! The handle of a mesh: start, locks, a look inside, shutdown.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,7 +15,10 @@ use super::gossip_room;
 use super::guard;
 use super::held::{Found, Held};
 use super::membership::{Gossip, Membership};
+use super::observe::Observer;
 use super::request::LockRequest;
+use super::seed_query::SeedQuery;
+use super::seeds::Seeds;
 use super::shared::Shared;
 use super::socket;
 #[cfg(feature = "harness")]
@@ -29,7 +31,7 @@ use crate::harness::Port;
 use crate::lock::{ClusterError, DistributedLock};
 use crate::node::{Inspection, Node, NodeConfig};
 use crate::proto::id::{Incarnation, Key, NodeId};
-use crate::wire::Seal;
+use crate::wire::{ClusterKey, Seal};
 
 /// To a task that would end, or lengthen, what another task of this node has acquired since.
 const LATE: &str = "the lease of this task is over, and another task of this node holds the lock";
@@ -81,10 +83,6 @@ impl MeshBuilder {
         }
         // Panics without timers: here, rather than in the task that every request depends on.
         drop(tokio::time::sleep(Duration::ZERO));
-        let mut seeds_at = BTreeSet::new();
-        for seed in &checked.seeds {
-            seeds_at.extend(resolve(seed).await?);
-        }
         let listen = checked.listen;
         let (sender, receiver, addr) = socket::bind(
             listen,
@@ -96,21 +94,28 @@ impl MeshBuilder {
         let clock = Clock::new().with_wall_offset_ms(checked.wall_offset_ms);
         let incarnation = Incarnation::new(clock.incarnation());
         let (gossip_in, incoming) = mpsc::channel(GOSSIP_QUEUE);
+        let seeds = Seeds::new(checked.seeds.clone(), &checked.resolver);
+        let query = checked
+            .is_short_lived
+            .then(|| Observer::of_node(seal(checked.key.clone())).cluster(&checked.cluster));
         let gossip = Gossip {
             id: checked.id.clone(),
             incarnation,
             cluster: checked.cluster.clone(),
             advertise,
-            seeds: checked.seeds.clone(),
-            seeds_at,
             interval: checked.gossip_every,
         };
         let (id, settings) = (checked.id.clone(), checked.settings);
         let node = new_node(clock, incarnation, checked);
         let shared = Arc::new(Shared::new(clock, sender, node, gossip_in));
-        let membership = Membership::start(shared.clone(), gossip, incoming).await;
-        let membership = membership.map_err(ConfigError::Gossip)?;
-        let inner = Inner::start(shared, settings, id, addr, Some(receiver), Some(membership));
+        let finder = match query {
+            Some(seal) => Finder::Asks(SeedQuery::new(shared.clone(), seal, seeds)),
+            None => {
+                let membership = Membership::start(shared.clone(), gossip, seeds, incoming).await;
+                Finder::Gossips(Box::new(membership.map_err(ConfigError::Gossip)?))
+            }
+        };
+        let inner = Inner::start(shared, settings, id, addr, Some(receiver), finder);
         tracing::info!(node = %inner.id, %addr, %advertise, %incarnation, "mesh started");
         Ok(Mesh {
             inner: Arc::new(inner),
@@ -118,17 +123,32 @@ impl MeshBuilder {
     }
 }
 
-/// Gossips until the mesh leaves, and then stops it: in a task of its own, so that a shutdown is
-/// done also where nobody waits for it to the end.
+/// How a node finds the others.
+enum Finder {
+    Gossips(Box<Membership>),
+    Asks(SeedQuery),
+    /// The harness tells it.
+    #[cfg(feature = "harness")]
+    IsTold,
+}
+
+/// Finds others until the mesh leaves, and then stops it: in a task of its own, so that a shutdown
+/// is done also where nobody waits for it to the end.
 async fn live(
-    membership: Option<Membership>,
+    finder: Finder,
     shared: Arc<Shared>,
+    #[cfg_attr(
+        not(feature = "harness"),
+        expect(unused_mut, reason = "the harness waits")
+    )]
     mut left: watch::Receiver<bool>,
     driver: JoinHandle<()>,
 ) {
-    match membership {
-        Some(membership) => membership.run(shared.clone(), left).await,
-        None => drop(left.wait_for(|left| *left).await),
+    match finder {
+        Finder::Gossips(membership) => membership.run(left).await,
+        Finder::Asks(query) => query.run(left).await,
+        #[cfg(feature = "harness")]
+        Finder::IsTold => drop(left.wait_for(|left| *left).await),
     }
     driver.abort();
     // It has the other half of the socket.
@@ -136,28 +156,15 @@ async fn live(
     shared.close();
 }
 
-async fn resolve(seed: &str) -> Result<Vec<SocketAddr>, ConfigError> {
-    let error = |source| ConfigError::Seed {
-        seed: seed.to_owned(),
-        source,
-    };
-    let none = || std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
-    let found: Vec<_> = tokio::net::lookup_host(seed)
-        .await
-        .map_err(error)?
-        .collect();
-    match found.is_empty() {
-        true => Err(error(none())),
-        false => Ok(found),
+fn seal(key: Option<ClusterKey>) -> Seal {
+    match key {
+        Some(key) => Seal::sealed(key, rand::random()),
+        None => Seal::insecure_plaintext(),
     }
 }
 
 fn new_node(clock: Clock, incarnation: Incarnation, checked: Checked) -> Node {
-    let seal = match checked.key {
-        Some(key) => Seal::sealed(key, rand::random()),
-        None => Seal::insecure_plaintext(),
-    };
-    let seal = seal.of_cluster(&checked.cluster);
+    let seal = seal(checked.key).of_cluster(&checked.cluster);
     let config = NodeConfig {
         id: checked.id,
         incarnation,
@@ -324,7 +331,7 @@ impl Mesh {
         let node = new_node(clock, incarnation, checked);
         let (gossip, _) = mpsc::channel(1);
         let shared = Arc::new(Shared::new(clock, Sender::in_memory(port), node, gossip));
-        let mut inner = Inner::start(shared, settings, id, addr, None, None);
+        let mut inner = Inner::start(shared, settings, id, addr, None, Finder::IsTold);
         inner._needs = needs;
         Self {
             inner: Arc::new(inner),
@@ -339,12 +346,12 @@ impl Inner {
         id: NodeId,
         addr: SocketAddr,
         receiver: Option<UdpSocket>,
-        membership: Option<Membership>,
+        finder: Finder,
     ) -> Self {
         let (leave, left) = watch::channel(false);
         let driver = tokio::spawn(driver::drive(shared.clone(), receiver));
         let stop = driver.abort_handle();
-        let end = tokio::spawn(live(membership, shared.clone(), left, driver));
+        let end = tokio::spawn(live(finder, shared.clone(), left, driver));
         Self {
             driver: stop,
             gossip: end.abort_handle(),

@@ -13,6 +13,8 @@
 //! | `lockmesh_voter_keys` | gauge | keys that this node's voter keeps |
 //! | `lockmesh_datagrams_out_total` | counter | datagrams with votes that were sent |
 //! | `lockmesh_datagrams_in_total` | counter | datagrams with votes that came |
+//! | `lockmesh_gossip_bytes_out_total` | counter | bytes of gossip that were sent |
+//! | `lockmesh_gossip_restarts_total` | counter | how often the gossip was started again |
 //! | `lockmesh_dropped_total` | counter, by `reason` | what was dropped |
 //!
 //! Each carries the label `node`. The gauges and the traffic are brought up to date about once a
@@ -37,6 +39,7 @@ pub(crate) struct Meter {
     denied: Counter,
     timeouts: Counter,
     lost: Counter,
+    gossip_restarts: Counter,
     acquire: Histogram,
 }
 
@@ -50,6 +53,7 @@ impl Meter {
             denied: counter!("lockmesh_denied_total", "node" => label()),
             timeouts: counter!("lockmesh_timeouts_total", "node" => label()),
             lost: counter!("lockmesh_lost_total", "node" => label()),
+            gossip_restarts: counter!("lockmesh_gossip_restarts_total", "node" => label()),
             acquire: histogram!("lockmesh_acquire_seconds", "node" => label()),
             node,
         }
@@ -66,6 +70,10 @@ impl Meter {
 
     pub(crate) fn lost(&self) {
         self.lost.increment(1);
+    }
+
+    pub(crate) fn gossip_ended(&self) {
+        self.gossip_restarts.increment(1);
     }
 
     pub(crate) fn ended_without(&self, ended: &Ended) {
@@ -88,6 +96,8 @@ impl Meter {
         let traffic = node.traffic();
         counter!("lockmesh_datagrams_out_total", "node" => label()).absolute(traffic.datagrams_out);
         counter!("lockmesh_datagrams_in_total", "node" => label()).absolute(traffic.datagrams_in);
+        counter!("lockmesh_gossip_bytes_out_total", "node" => label())
+            .absolute(traffic.gossip_bytes_out);
         for (reason, count) in &traffic.dropped {
             let dropped = counter!(
                 "lockmesh_dropped_total", "node" => label(), "reason" => reason.as_str()

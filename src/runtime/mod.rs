@@ -4,7 +4,9 @@
 mod clock;
 mod company;
 mod core;
+mod digest;
 mod driver;
+mod filter;
 mod gossip_room;
 mod guard;
 mod held;
@@ -20,6 +22,8 @@ mod obstacles;
 mod ranvier;
 mod request;
 mod round;
+mod seed_query;
+mod seeds;
 mod shared;
 mod socket;
 mod status;
@@ -31,7 +35,10 @@ pub use guard::{Guard, Lost};
 pub use mesh::Mesh;
 pub use observe::{ObserveError, Observer};
 pub use request::LockRequest;
+pub use seeds::Resolve;
 pub use status::{Member, Other, Status};
+
+pub(crate) use seeds::{System, check as check_seed};
 
 #[cfg(feature = "harness")]
 pub(crate) use clock::Clock;

@@ -153,6 +153,20 @@ impl Observer {
         self
     }
 
+    /// For a node that asks for itself, at addresses of its own.
+    pub(super) fn of_node(seal: Seal) -> Self {
+        Self::new([""; 0], seal, true)
+    }
+
+    /// Asks the members, beginning at these addresses. `progress` is called after each answer.
+    pub(super) async fn survey_from(
+        &mut self,
+        peers: &[SocketAddr],
+        progress: &mut (dyn FnMut(&Surveyor) + Send),
+    ) -> Result<Option<Survey>, ObserveError> {
+        self.ask(peers, Wanted::default(), progress).await
+    }
+
     /// How long each answer is waited for: 2 s by default, and [`PATIENCE_MAX`](Self::PATIENCE_MAX)
     /// where more is asked for. Nodes that others call dead get a quarter of it.
     #[must_use]
@@ -194,12 +208,14 @@ impl Observer {
 
     async fn look(&mut self, wanted: Wanted) -> Result<Survey, ObserveError> {
         if !self.known.is_empty()
-            && let Some(survey) = self.ask(&self.known.clone(), wanted.clone()).await?
+            && let Some(survey) = self
+                .ask(&self.known.clone(), wanted.clone(), &mut |_| ())
+                .await?
         {
             return Ok(survey);
         }
         let peers = self.resolve().await?;
-        let survey = self.ask(&peers, wanted).await?;
+        let survey = self.ask(&peers, wanted, &mut |_| ()).await?;
         survey.ok_or(ObserveError::NoAnswer {
             peers,
             waited: self.patience,
@@ -230,6 +246,7 @@ impl Observer {
         &mut self,
         peers: &[SocketAddr],
         wanted: Wanted,
+        progress: &mut (dyn FnMut(&Surveyor) + Send),
     ) -> Result<Option<Survey>, ObserveError> {
         let mut surveyor = Surveyor::new(peers.iter().copied(), wanted);
         surveyor = surveyor.of_cluster(&self.cluster);
@@ -270,6 +287,7 @@ impl Observer {
                 && let Some(asked) = open.remove(&id)
             {
                 surveyor.handle_answer(asked.talk, answered);
+                progress(&surveyor);
             }
             self.press(&mut surveyor, &mut open).await?;
         }

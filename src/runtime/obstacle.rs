@@ -151,7 +151,7 @@ impl Obstacle {
                 "gossip_ended",
                 Level::ERROR,
                 "the gossip has ended: nodes that this one does not know are not found",
-                "restart this node",
+                "it is started again; if that does not last, report the reason that the log tells",
                 "the gossip runs",
             )
             .at_once(),
@@ -385,9 +385,7 @@ fn of_voter(core: &Core, voter: &NodeId, standing: Standing, blocks: bool) -> Op
             Some(Obstacle::Recovering { remaining, blocks })
         }
         Standing::Votes => None,
-        Standing::Refuses(RefuseReason::Roster) => {
-            Some(other_voter_set(core, voter))
-        }
+        Standing::Refuses(RefuseReason::Roster) => Some(other_voter_set(core, voter)),
         standing => {
             let node = voter.clone();
             Some(Obstacle::Voter { node, standing })

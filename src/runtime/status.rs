@@ -46,6 +46,8 @@ pub struct Status {
     pub voter_keys: usize,
     /// How many claims wait at this node's voter.
     pub voter_waiters: usize,
+    /// How often the gossip has ended and was started again: each is an error in the log.
+    pub gossip_restarts: u64,
     /// Datagrams, and what was dropped.
     pub traffic: Traffic,
     /// Whether the mesh was shut down, or its runtime is gone.
@@ -84,6 +86,8 @@ pub struct Other {
     pub is_alive: bool,
     /// In what its voter set differs from this node's, in words, where it does.
     pub differs: Option<String>,
+    /// For how long gossip has called it dead. It is forgotten some twenty seconds after it died.
+    pub silent_for: Option<Duration>,
 }
 
 impl Status {
@@ -121,6 +125,7 @@ impl Status {
                 addr: peer.addr,
                 is_alive: peer.alive,
                 differs: node.differences(id).map(|it| it.to_string()),
+                silent_for: node.silent_for(now, id),
             })
             .collect();
         let quarantine = node.voter().and_then(|v| v.quarantine());
@@ -139,6 +144,7 @@ impl Status {
             waiting: node.claimant().waiting(),
             voter_keys: node.voter().map_or(0, |voter| voter.slots()),
             voter_waiters: node.voter().map_or(0, |voter| voter.waiters()),
+            gossip_restarts: core.gossip_restarts,
             traffic: node.traffic().clone(),
             is_shut_down: core.is_shut_down,
         }

@@ -175,6 +175,10 @@ pub struct Traffic {
     pub datagrams_in: u64,
     /// Messages in them.
     pub messages_in: u64,
+    /// Datagrams of the gossip that were handed out to be sent.
+    pub gossip_datagrams_out: u64,
+    /// Bytes in them, as they are sent.
+    pub gossip_bytes_out: u64,
     /// Questions of observers that were answered.
     pub answers: u64,
     /// How often a voter has kept what a session of this node covers.

@@ -213,6 +213,8 @@ pub struct SeenNode {
     pub is_member: bool,
     /// What gossip says: advice. `None` where it has not heard of it, and of itself.
     pub is_alive: Option<bool>,
+    /// For how long gossip has called it dead.
+    pub silent_for: Option<Duration>,
 }
 
 /// A key as one voter sees it.

@@ -256,15 +256,17 @@ async fn an_advertised_address_is_one_that_others_can_send_to() {
 }
 
 #[tokio::test]
-async fn a_seed_that_does_not_resolve_is_refused_by_name() {
-    for seed in ["no-such-host.invalid:1", "127.0.0.1", "localhost:port", ""] {
+async fn seed_that_is_no_host_and_port_is_refused() {
+    for seed in ["127.0.0.1", "localhost:port", "", ":1"] {
         let error = refusal(good().seeds(["127.0.0.1:9", seed])).await;
         assert!(matches!(error, ConfigError::Seed { .. }), "{error}");
         let text = error.to_string();
-        let expected = format!("seeds: {seed:?} does not resolve: ");
-        assert!(text.starts_with(&expected), "{text}");
+        let expected = format!("seeds: {seed:?} is no address: it must be HOST:PORT");
+        assert_eq!(text, expected);
     }
-    good().seeds(["localhost:9"]).start().await.unwrap();
+    for seed in ["localhost:9", "no-such-host.invalid:1"] {
+        good().seeds([seed]).start().await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -362,9 +364,7 @@ async fn a_mesh_that_was_refused_leaves_its_address_free() {
     let addr = first.local_addr().to_string();
     first.shutdown().await;
     drop(first);
-    let bad_seed = good()
-        .listen(addr.clone())
-        .seeds(["no-such-host.invalid:1"]);
+    let bad_seed = good().listen(addr.clone()).seeds(["no-port"]);
     assert!(matches!(refusal(bad_seed).await, ConfigError::Seed { .. }));
     good().listen(addr).start().await.unwrap();
 }

@@ -1,10 +1,15 @@
 //! What gossip says of the others, through the status of a node.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use lockmesh::{Mesh, MeshBuilder};
+use async_trait::async_trait;
+use lockmesh::{Mesh, MeshBuilder, Resolve};
 
-use crate::common::{Cluster, key, sees_all, until};
+use crate::common::{Cluster, key, sees_all, until, within};
 use crate::guard::waits_for;
 
 fn of_two(cluster: &Cluster, name: &str) -> MeshBuilder {
@@ -97,4 +102,147 @@ async fn nodes_find_each_other_through_one_seed_named_by_its_host() {
     sees_all(&late).await;
     let guard = late.lock("k").acquire().await.unwrap();
     assert!(guard.is_held());
+}
+
+/// Names that a test knows.
+#[derive(Clone, Debug, Default)]
+struct Hosts(Arc<Mutex<BTreeMap<String, Vec<SocketAddr>>>>);
+
+impl Hosts {
+    fn set(&self, name: &str, addrs: &[SocketAddr]) {
+        self.0.lock().unwrap().insert(name.to_owned(), addrs.into());
+    }
+}
+
+#[async_trait]
+impl Resolve for Hosts {
+    async fn resolve(&self, seed: &str) -> std::io::Result<Vec<SocketAddr>> {
+        let found = self.0.lock().unwrap().get(seed).cloned();
+        found.ok_or_else(|| ErrorKind::NotFound.into())
+    }
+}
+
+#[tokio::test]
+async fn one_seed_that_does_not_resolve_refuses_nothing() {
+    let cluster = Cluster::start(3, Duration::from_secs(30)).await;
+    let up = cluster.nodes[1].local_addr().to_string();
+    let late = cluster.named("late").resolver(Hosts::default());
+    let late = late.seeds([up, "nobody.invalid:7400".to_owned()]);
+    let late = late.start().await.unwrap();
+    sees_all(&late).await;
+    let guard = late.lock("k").acquire().await.unwrap();
+    assert!(guard.is_held());
+}
+
+#[tokio::test]
+async fn seed_that_resolves_late_is_found_soon() {
+    let cluster = Cluster::start(3, Duration::from_secs(30)).await;
+    let hosts = Hosts::default();
+    // Gossip itself is slow: what finds the seed is the news of its address.
+    let late = cluster.named("late").resolver(hosts.clone());
+    let late = late.gossip_every(Duration::from_secs(60));
+    let late = late.seeds(["headless:7400"]).start().await.unwrap();
+    let locks = tokio::spawn(late.lock("k").acquire());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(!locks.is_finished());
+    // Of all addresses that the name stands for one is up.
+    let dead = SocketAddr::from(([127, 0, 0, 1], 9));
+    hosts.set("headless:7400", &[dead, cluster.nodes[2].local_addr()]);
+    let since = Instant::now();
+    let guard = within("a grant", locks).await.unwrap().unwrap();
+    // One second of backoff, and what a busy machine needs.
+    let took = since.elapsed();
+    assert!(took < Duration::from_secs(15), "{took:?}");
+    drop(guard);
+}
+
+#[tokio::test]
+async fn nodes_that_forgot_each_other_are_ready_once_healed() {
+    let mut cluster = Cluster::start(1, Duration::from_secs(30)).await;
+    let named = |name: &str, cluster: &Cluster| {
+        let seeds = cluster.nodes.first().map(|node| node.local_addr());
+        let seeds = seeds.iter().map(ToString::to_string).collect::<Vec<_>>();
+        cluster
+            .named(name)
+            .voters(["a", "b", "c"])
+            .voters_per_key(3)
+            .seeds(seeds)
+            .new_cluster(true)
+    };
+    cluster.nodes[0].shutdown().await;
+    cluster.nodes.clear();
+    for name in ["a", "b", "c"] {
+        let node = named(name, &cluster).start().await.unwrap();
+        cluster.nodes.push(node);
+    }
+    cluster.ready().await;
+    let seed = cluster.nodes.remove(0);
+    seed.crash().await;
+    let [b, c] = &cluster.nodes[..] else {
+        panic!("two are left")
+    };
+    let cut = [b.local_addr(), c.local_addr()];
+    cluster.links.partition(&cut[..1], &cut[1..]);
+    let forgot = |node: &Mesh| {
+        let members = node.status().members;
+        members.iter().filter(|it| it.is_alive.is_none()).count() == 2
+    };
+    until("they forget each other", || forgot(b) && forgot(c)).await;
+    assert!(!b.status().is_ready && !c.status().is_ready);
+    cluster.links.heal();
+    let sees = |node: &Mesh| {
+        let members = node.status().members;
+        members
+            .iter()
+            .filter(|it| it.is_reachable && it.votes)
+            .count()
+            == 2
+    };
+    until("they find each other", || sees(b) && sees(c)).await;
+    until("they are ready", || {
+        b.status().is_ready && c.status().is_ready
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn client_that_died_is_silent_and_then_forgotten() {
+    let cluster = Cluster::start(3, Duration::from_secs(30)).await;
+    let client = cluster.client("client").await;
+    let listed = |node: &Mesh| node.status().others.first().cloned();
+    let all = |is_so: &dyn Fn(Option<lockmesh::Other>) -> bool| {
+        cluster.nodes.iter().all(|node| is_so(listed(node)))
+    };
+    until("all see it", || all(&|it| it.is_some_and(|it| it.is_alive))).await;
+    client.crash().await;
+    until("all call it silent", || {
+        all(&|it| it.is_some_and(|it| !it.is_alive && it.silent_for > Some(Duration::from_secs(1))))
+    })
+    .await;
+    until("all forget it", || all(&|it| it.is_none())).await;
+}
+
+#[tokio::test]
+async fn client_that_left_is_forgotten_at_once() {
+    let cluster = Cluster::start(3, Duration::from_secs(30)).await;
+    // It stays for two rounds, so that its word spreads on a busy machine too.
+    let client = cluster
+        .named("client")
+        .gossip_every(Duration::from_millis(500));
+    let client = client.start().await.unwrap();
+    sees_all(&client).await;
+    let listed = |node: &Mesh| node.status().others.len();
+    until("all see it", || {
+        cluster.nodes.iter().all(|it| listed(it) == 1)
+    })
+    .await;
+    client.shutdown().await;
+    let since = Instant::now();
+    until("all forget it", || {
+        cluster.nodes.iter().all(|it| listed(it) == 0)
+    })
+    .await;
+    // One that died would be remembered for twenty seconds.
+    let took = since.elapsed();
+    assert!(took < Duration::from_secs(19), "{took:?}");
 }

@@ -1,7 +1,7 @@
 //! L1: of several claims that meet on a free key exactly one wins.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lockmesh::{Guard, Mesh};
 use tokio::sync::Barrier;
@@ -24,8 +24,13 @@ async fn eight_nodes() -> (Cluster, Vec<Mesh>) {
     (cluster, nodes)
 }
 
-/// All try at the same instant. Answers the one guard; panics unless there is exactly one.
+/// No lease is over before that, not even one that was won in contention.
+const LEASE_MIN: Duration = Duration::from_millis(900);
+
+/// All try at the same instant. Returns the last guard; panics unless there is exactly one. Only if
+/// the machine takes longer than a lease may one be over before another is granted.
 async fn round(nodes: &[Mesh], key: &str) -> Guard {
+    let began = Instant::now();
     let start = Arc::new(Barrier::new(nodes.len()));
     let tries = nodes.iter().map(|node| {
         let (request, start) = (node.lock(key), start.clone());
@@ -40,8 +45,12 @@ async fn round(nodes: &[Mesh], key: &str) -> Guard {
         let answer = within("an answer", tried).await.unwrap();
         won.extend(answer.unwrap_or_else(|error| panic!("{key}: {error}")));
     }
-    assert_eq!(won.len(), 1, "{key}");
-    won.remove(0)
+    won.sort_by_key(Guard::epoch);
+    let last = won.pop().unwrap_or_else(|| panic!("{key}: nobody won"));
+    assert!(won.iter().all(|guard| !guard.is_held()), "{key}");
+    let took = began.elapsed();
+    assert!(won.is_empty() || took >= LEASE_MIN, "{key}: {took:?}");
+    last
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -22,5 +22,6 @@ mod outliving;
 mod ready;
 mod requests;
 mod rolling;
+mod short_lives;
 mod strangers;
 mod whole;

@@ -273,8 +273,11 @@ fn recovering(nonce: u64) -> Report {
     }
 }
 
+/// Who answers, and what to the question with a nonce.
+type Answer = (&'static str, fn(u64) -> Report);
+
 /// What an inspection says of a key, where these reports come before it ends.
-fn judged(reports: &[(&str, fn(u64) -> Report)]) -> (LockState, Option<String>, Vec<SeenVotes>) {
+fn judged(reports: &[Answer]) -> (LockState, Option<String>, Vec<SeenVotes>) {
     let mut asker = Asker::new();
     let (_, nonce) = asker.asks(&key());
     let end = asker.world.now.mono.after(PATIENCE);

@@ -193,6 +193,7 @@ impl Many {
             addr: Some(Self::addr(port)),
             is_member: true,
             is_alive: (teller != other).then_some(other != Self::SILENT),
+            silent_for: None,
         }
     }
 }

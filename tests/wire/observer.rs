@@ -173,6 +173,7 @@ fn a_node_lists_members_and_others_that_it_knows_in_the_order_of_their_ids() {
         addr: port.map(at),
         is_member,
         is_alive,
+        silent_for: (is_alive == Some(false)).then_some(Duration::ZERO),
     };
     let all = [
         seen("a", None, true, None),
@@ -277,6 +278,7 @@ fn a_page_of_nodes_is_believed_only_where_it_goes_on_in_order() {
             addr: None,
             is_member: true,
             is_alive: None,
+            silent_for: None,
         });
         Answer::Nodes(Page {
             entries: entries.collect(),

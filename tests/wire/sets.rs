@@ -22,6 +22,7 @@ fn a_node_with_another_roster_is_named_once_and_its_votes_do_not_count() {
         ttl: Duration::from_secs(1),
         is_try: false,
         renews: false,
+        outlives: false,
         deadline: None,
     };
     world.node.claim(world.now, request).unwrap();

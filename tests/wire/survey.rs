@@ -127,6 +127,7 @@ fn others_than_members_are_listed_and_not_looked_for() {
         1,
         SeenNode {
             is_alive: Some(false),
+            silent_for: None,
             ..client
         },
     );

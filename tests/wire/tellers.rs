@@ -36,6 +36,7 @@ pub(crate) fn seen(name: &str, port: u16, is_member: bool, is_alive: Option<bool
         addr: Some(at(port)),
         is_member,
         is_alive,
+        silent_for: None,
     }
 }
 

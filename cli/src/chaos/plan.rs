@@ -265,10 +265,17 @@ impl Planner {
         }
     }
 
-    /// A node has a twin for a while, and is restarted after that.
+    /// A node has a twin for a while, and is restarted after that. Half of the time the node is cut
+    /// off when its twin comes, as one is that was given up and replaced.
     fn twin(&mut self, at: Duration) -> Duration {
         let node = self.node();
-        self.step(at, Deed::Twin { node });
+        let mut begin = at;
+        if self.rng.random_bool(0.5) {
+            let deed = self.cut_off(&[node], false);
+            begin += self.ms(100, 300);
+            self.cut(at, deed, 2_500, 4_000);
+        }
+        self.step(begin, Deed::Twin { node });
         let end = at + self.ms(5_000, 8_000);
         self.step(end, Deed::TwinGone { node });
         self.restart(end, node)

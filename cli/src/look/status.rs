@@ -89,6 +89,7 @@ fn node_json(survey: &Survey, node: &NodeSurvey) -> Value {
         "state": state(survey, node).0,
         "alive_by": node.alive_by,
         "dead_by": node.dead_by,
+        "silent_for_ms": node.silent_for.map(millis),
     });
     if let Some(answer) = &node.answer {
         let (told, traffic) = (&answer.overview, &answer.overview.traffic);
@@ -120,6 +121,10 @@ pub(crate) fn state(survey: &Survey, node: &NodeSurvey) -> (&'static str, String
     let plain = |word: &'static str, said: &str| (word, said.to_owned());
     match &node.answer {
         None if node.is_member => plain("silent", "no answer"),
+        None if node.alive_by.is_empty() && !node.dead_by.is_empty() => {
+            let silent_for = node.silent_for.unwrap_or_default();
+            ("silent", format!("silent since {} s", silent_for.as_secs()))
+        }
         None => plain("not_asked", "client"),
         Some(answer) if answer.roster != survey.roster.tag() => {
             plain("other_roster", "other roster")

@@ -22,7 +22,7 @@ use lockmesh::node::{Node, NodeConfig, Output};
 use lockmesh::proto::claimant::{Request, RequestError};
 use lockmesh::proto::epoch::Epoch;
 use lockmesh::proto::event::Ticket;
-use lockmesh::proto::id::Key;
+use lockmesh::proto::id::{Incarnation, Key};
 use lockmesh::proto::time::{Instant, Now};
 use lockmesh::proto::view::View;
 use lockmesh::proto::voter::Voter;
@@ -179,6 +179,16 @@ pub(crate) trait Machine: Debug {
     fn voter(&self) -> Option<&Voter> {
         None
     }
+
+    /// How much it keeps of what, where it can tell.
+    fn sizes(&self) -> Vec<(&'static str, usize)> {
+        Vec::new()
+    }
+
+    /// The number that it goes by, where that may change while it lives.
+    fn incarnation(&self) -> Option<Incarnation> {
+        None
+    }
 }
 
 impl Machine for Node {
@@ -236,6 +246,14 @@ impl Machine for Node {
 
     fn voter(&self) -> Option<&Voter> {
         Self::voter(self)
+    }
+
+    fn sizes(&self) -> Vec<(&'static str, usize)> {
+        Self::sizes(self)
+    }
+
+    fn incarnation(&self) -> Option<Incarnation> {
+        Some(self.claimant().incarnation())
     }
 }
 

@@ -7,6 +7,7 @@ use lockmesh::proto::voter::Limits;
 
 use super::{Algorithm, Plan};
 use crate::faults::{Cut, Fault, Target, Trouble};
+use crate::hazards::Hazards;
 use crate::network::Weather;
 use crate::settings::{Gossip, Habits, Lives, MILLISECOND, Pace, SECOND, Settings};
 
@@ -147,6 +148,7 @@ fn settings(seed: u64, algorithm: Algorithm) -> Settings {
         },
         limits: Limits::default(),
         renew_every: None,
+        hazards: Hazards::default(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! **L3 the dead do not hold up** (`docs/PROTOCOL.md`, section 1): a dead holder delays the next by
-//! at most its lease; a dead waiter by at most an `offer`; and one that tries is told within a few
-//! round trips.
+//! at most its lease; a dead waiter by at most an `offer`; one that has come back, or whose release
+//! was lost, no longer than it takes to hear from it; and one that tries is told within a few round
+//! trips.
 
 use super::{Fact, Handover, History, Law};
 
@@ -19,7 +20,8 @@ impl Law for TheDeadDoNotHoldUp {
             Handover::DeadHolder => "holder",
             Handover::DeadWaiter => "waiter",
             Handover::DeadOwner => "owner",
-            Handover::Free | Handover::Release => return None,
+            Handover::Reborn => "holder that came back",
+            _ => return None,
         };
         match took {
             Some(took) if took <= bound => None,
@@ -42,6 +44,7 @@ mod tests {
             Handover::DeadHolder,
             Handover::DeadWaiter,
             Handover::DeadOwner,
+            Handover::Reborn,
         ] {
             for (took, count) in [(Some(7), 0), (Some(8), 1), (None, 1)] {
                 let facts = [(

@@ -1,6 +1,6 @@
 //! **L4 one round trip** (`docs/PROTOCOL.md`, section 1): from the decision to acquire a free key
 //! to owning it, and from a release to the next waiter owning it (holder to voters, voters to
-//! waiter).
+//! waiter). A `try` beside a holder that has told nobody yet is told after two: the voters ask it.
 
 use super::{Fact, Handover, History, Law};
 
@@ -18,7 +18,8 @@ impl Law for OneRoundTrip {
         let what = match what {
             Handover::Free => "a free key was owned",
             Handover::Release => "a released key had its next owner",
-            Handover::DeadHolder | Handover::DeadWaiter | Handover::DeadOwner => return None,
+            Handover::Try => "a try beside a holder was told",
+            _ => return None,
         };
         match took {
             Some(took) if took <= bound => None,
@@ -36,7 +37,7 @@ mod tests {
 
     #[test]
     fn more_than_a_round_trip_is_rejected() {
-        for what in [Handover::Free, Handover::Release] {
+        for what in [Handover::Free, Handover::Release, Handover::Try] {
             for (took, count) in [(Some(7), 0), (Some(8), 1), (None, 1)] {
                 let facts = [(
                     0,

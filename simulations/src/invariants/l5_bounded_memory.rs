@@ -1,6 +1,7 @@
 //! **L5 bounded memory** (`docs/PROTOCOL.md`, section 1): what a voter keeps is bounded by the keys
 //! that are held or waited for now, not by the keys ever seen. Once everybody has let go and
-//! every lease is over, a voter keeps no slot and no waiter, and a claimant keeps no claim.
+//! every lease is over, a voter keeps no slot and no waiter, a claimant keeps no claim, and none of
+//! a node's maps has more than it may have.
 
 use super::{Fact, History, Law};
 
@@ -27,6 +28,14 @@ impl Law for BoundedMemory {
                 wanted,
             } if slots > wanted => Some(format!(
                 "voter {host} keeps {slots} slots while {wanted} keys are wanted"
+            )),
+            Fact::Kept {
+                host,
+                what,
+                size,
+                bound,
+            } if size > bound => Some(format!(
+                "host {host} keeps {size} {what} for nobody, the bound is {bound}"
             )),
             Fact::Endless { steps } => Some(format!("no end after {steps} steps")),
             _ => None,
@@ -59,6 +68,18 @@ mod tests {
                 count
             );
         }
+    }
+
+    #[test]
+    fn a_map_beyond_its_bound_is_rejected() {
+        let kept = |size| Fact::Kept {
+            host: 0,
+            what: "tickets",
+            size,
+            bound: 2,
+        };
+        let facts = [(0, kept(2)), (1, kept(3))];
+        assert_eq!(rejected(&mut BoundedMemory, terms(), &facts), 1);
     }
 
     #[test]

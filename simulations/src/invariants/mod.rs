@@ -11,6 +11,8 @@ mod l2_no_barging;
 mod l3_the_dead_do_not_hold_up;
 mod l4_one_round_trip;
 mod l5_bounded_memory;
+mod l6_waits_are_bounded;
+mod l7_leases_are_kept;
 mod m1_mutual_exclusion;
 mod m2_fencing;
 mod m3_lost_means_told;
@@ -19,6 +21,7 @@ mod m5_amnesia;
 mod m6_outlives_its_process;
 mod s4_damage_is_dropped;
 mod s6_leases_live_through_restarts;
+mod s7_leases_end;
 
 use serde::Serialize;
 
@@ -78,6 +81,14 @@ pub(crate) enum Handover {
     DeadWaiter,
     /// A key beside whose dead owner somebody tried: how long until it was told.
     DeadOwner,
+    /// A key that others near by ask for again and again.
+    Churn,
+    /// A key whose holder died and came back, or let go of it unheard.
+    Reborn,
+    /// A try that was decided, beside a holder.
+    Try,
+    /// A key of which a minority of the voters is broken for good.
+    Maimed,
 }
 
 /// One thing that happened. Times are true time, in nanoseconds.
@@ -144,6 +155,27 @@ pub(crate) enum Fact {
     /// A node read a datagram that was damaged on the way; whether it dropped and counted it, and
     /// did nothing else.
     Damaged { host: Host, is_dropped: bool },
+    /// A lease that renews itself was lost; for how long a majority of its voters could have
+    /// renewed it by then, and how long they need at the most.
+    Lapsed {
+        request: RequestId,
+        steady: u64,
+        bound: u64,
+    },
+    /// The voters of a lease were away for some while, and could be reached again in time; whether
+    /// it was held throughout.
+    Stalled { request: RequestId, held: bool },
+    /// A node did all that was due, and a request of it goes on after its deadline.
+    Overdue { request: RequestId },
+    /// A lease that does not renew itself is to last longer than was asked for.
+    Outlasts { request: RequestId },
+    /// How much a host keeps of something once nobody wants anything, and how much it may.
+    Kept {
+        host: Host,
+        what: &'static str,
+        size: usize,
+        bound: usize,
+    },
     /// All faults are over, and the network is fair.
     Calm,
     /// A lock was still wanted when all had to be served.
@@ -209,7 +241,7 @@ pub(crate) trait Law {
 }
 
 /// How many there are.
-pub(crate) const LAWS: usize = 13;
+pub(crate) const LAWS: usize = 16;
 
 /// All laws, and what they have seen.
 pub(crate) struct Laws {
@@ -234,8 +266,11 @@ impl Laws {
             Box::new(l3_the_dead_do_not_hold_up::TheDeadDoNotHoldUp),
             Box::new(l4_one_round_trip::OneRoundTrip),
             Box::new(l5_bounded_memory::BoundedMemory),
+            Box::new(l6_waits_are_bounded::WaitsAreBounded),
+            Box::new(l7_leases_are_kept::LeasesAreKept),
             Box::new(s4_damage_is_dropped::DamageIsDropped),
             Box::new(s6_leases_live_through_restarts::LeasesLiveThroughRestarts),
+            Box::new(s7_leases_end::LeasesEnd),
         ];
         let mut laws = Vec::from(laws);
         laws.retain(|law| only.is_none_or(|only| only.contains(&law.number())));

@@ -1,0 +1,95 @@
+//! What is wrong for the whole of a run in some worlds: timers that fire late, sockets that keep
+//! little, paths that lose what is large, hosts that never come back.
+//!
+//! All is drawn from a stream of its own, so that the rest of a world stays as it was.
+
+use crate::rng::Rng;
+use crate::settings::{MILLISECOND, Settings};
+use crate::world::World;
+
+/// What is wrong all the time. By default nothing.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Hazards {
+    /// A node is woken up to so much later than it asked for, in nanoseconds. Datagrams that come
+    /// meanwhile are read first.
+    pub(crate) timers_late_max: u64,
+    /// How long a process takes to read a datagram, in nanoseconds; zero: no time.
+    pub(crate) reading: u64,
+    /// How many datagrams a socket keeps for a process that does not read them; zero: as many as
+    /// usual.
+    pub(crate) socket_max: usize,
+    /// Of how many bytes a datagram is large.
+    pub(crate) large_bytes: usize,
+    /// How many per million of the large ones are lost.
+    pub(crate) large_loss_ppm: u64,
+    /// A minority of the voters stays broken in the calm.
+    pub(crate) maims: bool,
+}
+
+/// Draws what is wrong in a world. Some of it changes the weather.
+pub(crate) fn draw(settings: &mut Settings) {
+    let mut rng = Rng::stream(settings.seed, "hazards");
+    let max_ttl = settings.max_ttl();
+    let hazards = &mut settings.hazards;
+    match rng.below(10) {
+        0 => hazards.timers_late_max = rng.spread(MILLISECOND, 250 * MILLISECOND),
+        1 => {
+            hazards.socket_max = rng.between(1, 16) as usize;
+            hazards.reading = rng.spread(MILLISECOND / 100, MILLISECOND);
+        }
+        2 => {
+            hazards.large_bytes = rng.between(80, 250) as usize;
+            hazards.large_loss_ppm = *rng.pick(&[500_000, 1_000_000]);
+        }
+        3 => {
+            // Longer than a quarantine, and than two.
+            settings.weather.late_max = max_ttl * rng.between(4, 10);
+            settings.weather.late_ppm = *rng.pick(&[2_000, 20_000]);
+        }
+        // A lease is only promised to live through faults where each datagram comes.
+        4 | 5 => {
+            let weather = &mut settings.weather;
+            (weather.loss_ppm, weather.late_ppm, weather.damage_ppm) = (0, 0, 0);
+        }
+        _ => {}
+    }
+    settings.hazards.maims = settings.voters_per_key >= 3 && rng.chance(200_000);
+}
+
+impl World {
+    /// How late the next timer is, in nanoseconds.
+    pub(crate) fn lateness(&mut self) -> u64 {
+        let most = self.settings.hazards.timers_late_max;
+        if most == 0 || self.is_calm {
+            return 0;
+        }
+        self.count("timers_late");
+        self.late_rng.below(most)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hazards_repeat_with_the_seed() {
+        for seed in 0..200 {
+            let drawn = || Settings::draw(seed, None).hazards;
+            assert_eq!(drawn(), drawn());
+        }
+    }
+
+    #[test]
+    fn every_hazard_is_drawn_by_some_seed() {
+        let drawn: Vec<Hazards> = (0..200)
+            .map(|seed| Settings::draw(seed, None).hazards)
+            .collect();
+        let is_drawn = |is: fn(&Hazards) -> bool| drawn.iter().any(is);
+        assert!(is_drawn(|it| it.timers_late_max > 0));
+        assert!(is_drawn(|it| it.socket_max > 0 && it.reading > 0));
+        assert!(is_drawn(|it| it.large_loss_ppm > 0));
+        assert!(is_drawn(|it| it.maims));
+        assert!(drawn.contains(&Hazards::default()));
+    }
+}

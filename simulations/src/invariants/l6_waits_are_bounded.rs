@@ -1,0 +1,57 @@
+//! **L6 waits are bounded** (`docs/PROTOCOL.md`, section 1): a request is over by its deadline, and
+//! a waiter is served within a stated bound however often others ask for the key: one that is far
+//! away, or whose wall clock is slow, too, and also where a minority of the voters is broken for
+//! good.
+
+use super::{Fact, Handover, History, Law, RequestId};
+
+pub(super) struct WaitsAreBounded;
+
+impl Law for WaitsAreBounded {
+    fn number(&self) -> &'static str {
+        "L6"
+    }
+
+    fn see(&mut self, _at: u64, fact: &Fact, _history: &History) -> Option<String> {
+        match fact {
+            Fact::Overdue {
+                request: RequestId(id),
+            } => Some(format!("request {id} goes on after its deadline")),
+            Fact::Handed { what, took, bound } => {
+                let what = match what {
+                    Handover::Churn => "others ask for the key again and again",
+                    Handover::Maimed => "a minority of the voters is broken",
+                    _ => return None,
+                };
+                let is_late = took.is_none_or(|took| took > *bound);
+                is_late
+                    .then(|| format!("a waiter waits for {took:?} ns of {bound} ns while {what}"))
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::forged::*;
+    use super::*;
+
+    #[test]
+    fn a_wait_beyond_the_bound_is_rejected() {
+        for what in [Handover::Churn, Handover::Maimed] {
+            for (took, count) in [(Some(7), 0), (Some(8), 1), (None, 1)] {
+                let bound = 7;
+                let facts = [(0, Fact::Handed { what, took, bound })];
+                assert_eq!(rejected(&mut WaitsAreBounded, terms(), &facts), count);
+            }
+        }
+    }
+
+    #[test]
+    fn a_request_beyond_its_deadline_is_rejected() {
+        let request = RequestId(1);
+        let facts = [(0, asked(1, 0)), (9, Fact::Overdue { request })];
+        assert_eq!(rejected(&mut WaitsAreBounded, terms(), &facts), 1);
+    }
+}

@@ -1,0 +1,81 @@
+//! **L7 leases are kept** (`docs/PROTOCOL.md`, section 1): a lease that renews itself is not lost
+//! while a majority of the key's voters can be reached and answers in time.
+//!
+//! It counts on what was promised up to a lease ago, and a voter may have to let another claim's
+//! vote run out first. So a majority must have been there for that long. Judged where clocks keep
+//! the bound.
+
+use super::{Fact, History, Law, RequestId};
+
+pub(super) struct LeasesAreKept;
+
+impl Law for LeasesAreKept {
+    fn number(&self) -> &'static str {
+        "L7"
+    }
+
+    fn see(&mut self, _at: u64, fact: &Fact, history: &History) -> Option<String> {
+        let Fact::Lapsed {
+            request: RequestId(id),
+            steady,
+            bound,
+        } = fact
+        else {
+            return stalled(fact);
+        };
+        (history.terms.clocks_kept && steady > bound).then(|| {
+            format!(
+                "request {id}: its lease was lost though a majority of its voters could be reached \
+                 for {steady} ns"
+            )
+        })
+    }
+}
+
+fn stalled(fact: &Fact) -> Option<String> {
+    match fact {
+        Fact::Stalled {
+            request: RequestId(id),
+            held: false,
+        } => Some(format!(
+            "request {id}: its lease was lost though its voters were back in time"
+        )),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::forged::*;
+    use super::*;
+
+    fn lapsed(steady: u64) -> Vec<(u64, Fact)> {
+        let request = RequestId(1);
+        let lapsed = Fact::Lapsed {
+            request,
+            steady,
+            bound: 7,
+        };
+        vec![(0, asked(1, 2)), (2, granted(1, 10, 50)), (50, lapsed)]
+    }
+
+    #[test]
+    fn a_lease_that_is_lost_while_its_voters_answer_is_rejected() {
+        assert_eq!(rejected(&mut LeasesAreKept, terms(), &lapsed(7)), 0);
+        assert_eq!(rejected(&mut LeasesAreKept, terms(), &lapsed(8)), 1);
+    }
+
+    #[test]
+    fn a_lease_that_is_lost_in_a_short_stall_is_rejected() {
+        let request = RequestId(1);
+        let facts = [true, false].map(|held| (0, Fact::Stalled { request, held }));
+        assert_eq!(rejected(&mut LeasesAreKept, terms(), &facts), 1);
+    }
+
+    #[test]
+    fn clocks_beyond_the_bound_are_not_judged() {
+        let mut terms = terms();
+        terms.clocks_kept = false;
+        assert_eq!(rejected(&mut LeasesAreKept, terms, &lapsed(8)), 0);
+    }
+}

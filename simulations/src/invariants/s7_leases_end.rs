@@ -1,0 +1,36 @@
+//! **Section 7** of `docs/PROTOCOL.md`: a lease that does not renew itself is over one ttl after
+//! its grant, unless it was lengthened.
+
+use super::{Fact, History, Law, RequestId};
+
+pub(super) struct LeasesEnd;
+
+impl Law for LeasesEnd {
+    fn number(&self) -> &'static str {
+        "S7"
+    }
+
+    fn see(&mut self, _at: u64, fact: &Fact, _history: &History) -> Option<String> {
+        match fact {
+            Fact::Outlasts {
+                request: RequestId(id),
+            } => Some(format!(
+                "request {id}: its lease is to last longer than was asked for"
+            )),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::forged::*;
+    use super::*;
+
+    #[test]
+    fn a_lease_that_outlasts_what_was_asked_for_is_rejected() {
+        let request = RequestId(1);
+        let facts = [(0, asked(1, 0)), (9, Fact::Outlasts { request })];
+        assert_eq!(rejected(&mut LeasesEnd, terms(), &facts), 1);
+    }
+}

@@ -1,0 +1,266 @@
+//! Many locks and long spans: what three nodes keep does not grow, and all is held through
+//! restarts.
+//!
+//! Here datagrams take no time and none is lost: it is numbers that are tried, not faults.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lockmesh::node::{Node, NodeConfig, Output};
+use lockmesh::proto::claimant::{NEVER_WON_MAX, Request};
+use lockmesh::proto::event::{Event, Ticket};
+use lockmesh::proto::id::{Incarnation, Key, NodeId};
+use lockmesh::proto::roster::{Roster, Timing};
+use lockmesh::proto::time::{Instant, Now};
+use lockmesh::proto::view::{Peer, View};
+use lockmesh::proto::voter::{Limits, Start};
+use lockmesh::wire::Seal;
+
+const NODES: usize = 3;
+const MAX_TTL: Duration = Duration::from_secs(3);
+/// As many as one node may hold, where the build is a fast one.
+const KEYS: usize = if cfg!(debug_assertions) {
+    5_000
+} else {
+    100_000
+};
+const WALL_MS: u64 = 1_760_000_000_000;
+
+struct Cluster {
+    roster: Arc<Roster>,
+    nodes: Vec<Node>,
+    at: Duration,
+    lives: u64,
+    lost: usize,
+}
+
+fn id(at: usize) -> NodeId {
+    NodeId::new(format!("n{at}")).unwrap()
+}
+
+fn addr(at: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, at as u8 + 1], 7_000))
+}
+
+impl Cluster {
+    fn new() -> Self {
+        let timing = Timing {
+            max_ttl: MAX_TTL,
+            max_drift_ppm: 5_000,
+            max_clock_skew: Duration::from_millis(500),
+            round_trip: Duration::from_millis(10),
+            offer: Duration::from_millis(250),
+            poke: Duration::from_millis(250),
+        };
+        let roster = Roster::new(1, (0..NODES).map(id).collect(), NODES, timing).unwrap();
+        let mut cluster = Self {
+            roster: Arc::new(roster),
+            nodes: Vec::new(),
+            at: Duration::from_secs(1),
+            lives: 0,
+            lost: 0,
+        };
+        for at in 0..NODES {
+            let node = cluster.node(at, Start::NewCluster);
+            cluster.nodes.push(node);
+        }
+        (0..NODES).for_each(|at| cluster.tell(at));
+        cluster.pass(MAX_TTL);
+        cluster
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            mono: Instant::ZERO.after(self.at),
+            wall_ms: WALL_MS + self.at.as_millis() as u64,
+        }
+    }
+
+    fn node(&mut self, at: usize, start: Start) -> Node {
+        self.lives += 1;
+        let config = NodeConfig {
+            id: id(at),
+            incarnation: Incarnation::new(self.lives),
+            roster: self.roster.clone(),
+            start,
+            limits: Limits::default(),
+            claims_max: KEYS,
+            renew_every: None,
+            seed: self.lives,
+            seal: Seal::insecure_plaintext(),
+        };
+        Node::new(self.now(), config)
+    }
+
+    fn tell(&mut self, at: usize) {
+        let peers = (0..NODES).filter(|other| *other != at).map(|other| {
+            let peer = Peer {
+                addr: addr(other),
+                incarnation: self.nodes[other].claimant().incarnation(),
+                alive: true,
+            };
+            (id(other), peer)
+        });
+        let view = View {
+            peers: peers.collect(),
+        };
+        let now = self.now();
+        self.nodes[at].handle_view(now, &view);
+    }
+
+    fn restart(&mut self, at: usize) {
+        self.nodes[at] = self.node(at, Start::Amnesia);
+        (0..NODES).for_each(|at| self.tell(at));
+        self.pass(MAX_TTL * 2);
+    }
+
+    /// Delivers all that there is to deliver. Answers when somebody wants to be woken.
+    fn settle(&mut self) -> Option<Instant> {
+        let mut inbox = VecDeque::new();
+        loop {
+            let due = self.drain(&mut inbox);
+            if inbox.is_empty() {
+                return due;
+            }
+            let now = self.now();
+            for (from, to, bytes) in inbox.drain(..) {
+                self.nodes[to].handle_datagram(now, addr(from), &bytes);
+            }
+        }
+    }
+
+    fn drain(&mut self, inbox: &mut VecDeque<(usize, usize, Vec<u8>)>) -> Option<Instant> {
+        let mut due: Option<Instant> = None;
+        for from in 0..NODES {
+            loop {
+                match self.nodes[from].poll_output() {
+                    Output::Transmit { to, bytes } => {
+                        let to = (0..NODES).find(|at| addr(*at) == to);
+                        inbox.extend(to.map(|to| (from, to, bytes)));
+                    }
+                    Output::Event(Event::Lost { .. }) => self.lost += 1,
+                    Output::Timeout(at) => {
+                        due = due.into_iter().chain(at).min();
+                        break;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        due
+    }
+
+    fn pass(&mut self, span: Duration) {
+        let end = self.at + span;
+        loop {
+            let due = self.settle().map(|due| due.since(Instant::ZERO));
+            let Some(due) = due.filter(|due| *due <= end) else {
+                self.at = end;
+                return;
+            };
+            self.at = self.at.max(due);
+            let now = self.now();
+            for node in &mut self.nodes {
+                node.handle_timeout(now);
+            }
+        }
+    }
+
+    fn ask(&mut self, at: usize, key: &str) -> Ticket {
+        let request = Request {
+            key: Key::new(key).unwrap(),
+            ttl: MAX_TTL,
+            is_try: false,
+            renews: true,
+            outlives: false,
+            deadline: None,
+        };
+        let now = self.now();
+        self.nodes[at].claim(now, request).unwrap()
+    }
+
+    fn held(&self, at: usize) -> usize {
+        self.nodes[at].claimant().held(self.now()).count()
+    }
+
+    /// What any node keeps the most of.
+    fn most(&self, what: &str) -> usize {
+        let sizes = self.nodes.iter().flat_map(|node| node.sizes());
+        let of_it = sizes.filter(|(name, _)| *name == what);
+        of_it.map(|(_, size)| size).max().unwrap_or_default()
+    }
+
+    fn keeps_nothing(&self) {
+        for (what, size) in self.nodes.iter().flat_map(|node| node.sizes()) {
+            let bound = match what {
+                "peers" => NODES - 1,
+                "claims that never won" => NEVER_WON_MAX,
+                "voters asked again" | "voters left alone" => NODES,
+                "rooms of slots" => 1,
+                _ => 0,
+            };
+            assert!(size <= bound, "{size} {what}");
+        }
+    }
+}
+
+#[test]
+fn many_locks_live_through_restarts_of_voters() {
+    let mut cluster = Cluster::new();
+    let tickets: Vec<Ticket> = (0..KEYS)
+        .map(|n| cluster.ask(0, &format!("key/{n}")))
+        .collect();
+    cluster.pass(MAX_TTL * 2);
+    assert_eq!(cluster.held(0), KEYS);
+    assert_eq!(cluster.most("slots"), KEYS);
+    // One session at each voter renews all of them.
+    assert_eq!(cluster.most("links"), NODES);
+    for voter in 1..NODES {
+        cluster.restart(voter);
+        assert_eq!((cluster.held(0), cluster.lost), (KEYS, 0), "voter {voter}");
+    }
+    let now = cluster.now();
+    for ticket in tickets {
+        cluster.nodes[0].release(now, ticket);
+    }
+    cluster.pass(MAX_TTL * 2);
+    cluster.keeps_nothing();
+}
+
+#[test]
+fn what_nodes_keep_does_not_grow_in_calm() {
+    let mut cluster = Cluster::new();
+    let mut sizes = Vec::new();
+    for round in 0..1_200 {
+        // Each node takes a key, waits for one of another, withdraws, and lets go.
+        let now = |cluster: &Cluster| cluster.now();
+        let kept: Vec<Ticket> = (0..NODES)
+            .map(|at| cluster.ask(at, &format!("key/{round}/{at}")))
+            .collect();
+        let waits: Vec<Ticket> = (0..NODES)
+            .map(|at| cluster.ask(at, &format!("key/{round}/{}", (at + 1) % NODES)))
+            .collect();
+        cluster.pass(Duration::from_millis(900));
+        for (at, (kept, waits)) in kept.into_iter().zip(waits).enumerate() {
+            let now = now(&cluster);
+            cluster.nodes[at].release(now, waits);
+            cluster.nodes[at].release(now, kept);
+        }
+        cluster.pass(Duration::from_millis(100));
+        if round % 200 == 199 {
+            cluster.pass(MAX_TTL * 2);
+            cluster.keeps_nothing();
+            sizes.push(
+                cluster
+                    .nodes
+                    .iter()
+                    .map(|node| node.sizes())
+                    .collect::<Vec<_>>(),
+            );
+        }
+    }
+    let (first, last) = (&sizes[1], sizes.last().unwrap());
+    assert_eq!(first, last);
+}

@@ -1,0 +1,147 @@
+//! Since when each host and each link has been as it should be: whether a lease could have been
+//! kept.
+
+use lockmesh::proto::event::Event;
+
+use crate::host::Ongoing;
+use crate::invariants::{Fact, Host as HostAt, KeyAt};
+use crate::settings::Gossip;
+use crate::world::World;
+
+/// When something was last wrong, in true time.
+#[derive(Debug)]
+pub(crate) struct Steady {
+    hosts: Vec<u64>,
+    links: Vec<u64>,
+}
+
+impl Steady {
+    pub(crate) fn new(hosts: usize) -> Self {
+        Self {
+            hosts: vec![0; hosts],
+            links: vec![0; hosts * hosts],
+        }
+    }
+}
+
+impl World {
+    /// Links are cut.
+    pub(crate) fn cut(&mut self, links: &[(HostAt, HostAt)]) {
+        self.note_links();
+        self.network.cut(links);
+    }
+
+    /// Links are mended.
+    pub(crate) fn mend_links(&mut self, links: &[(HostAt, HostAt)]) {
+        self.note_links();
+        self.network.mend(links);
+    }
+
+    /// The links are about to change: those that are not steady were so until now.
+    pub(crate) fn note_links(&mut self) {
+        let hosts = self.hosts.len();
+        for from in 0..hosts {
+            for to in 0..hosts {
+                if !self.network.is_steady(from, to) {
+                    self.steady.links[from * hosts + to] = self.time;
+                }
+            }
+        }
+    }
+
+    /// Something happens to a host that may cost it, or those that need its vote, a lease.
+    pub(crate) fn note_host(&mut self, host: HostAt) {
+        self.steady.hosts[host] = self.time;
+    }
+
+    /// Since when a majority of a key's voters could have renewed a lease of this host at any time.
+    fn steady_since(&self, holder: HostAt, key: KeyAt) -> Option<u64> {
+        let voters = &self.laws.history.terms.voters[key];
+        let own = self.host_steady_since(holder)?;
+        let mut since: Vec<u64> = voters
+            .iter()
+            .filter_map(|voter| {
+                let votes = self.process(*voter)?.node.voter()?.quarantine().is_none();
+                let at = self.host_steady_since(*voter).filter(|_| votes)?;
+                let links = self.links_steady_since(holder, *voter)?;
+                Some(at.max(links).max(own))
+            })
+            .collect();
+        since.sort_unstable();
+        since.get(self.laws.history.majority(key) - 1).copied()
+    }
+
+    fn host_steady_since(&self, host: HostAt) -> Option<u64> {
+        let machine = &self.hosts[host];
+        // Nobody may know where it is now.
+        let moved = machine.lives.iter().any(|life| life.addr != machine.addr);
+        let is_lost = moved && !self.is_calm && self.settings.gossip == Gossip::Hostile;
+        (machine.acts() && !is_lost).then_some(self.steady.hosts[host])
+    }
+
+    fn links_steady_since(&self, one: HostAt, other: HostAt) -> Option<u64> {
+        let hosts = self.hosts.len();
+        if one == other {
+            return Some(0);
+        }
+        let both = [(one, other), (other, one)];
+        let is_steady = both.iter().all(|(a, b)| self.network.is_steady(*a, *b));
+        let since = both.map(|(a, b)| self.steady.links[a * hosts + b]);
+        is_steady.then(|| since[0].max(since[1]))
+    }
+
+    /// A lease that renews itself was lost: for how long could it have been renewed?
+    pub(crate) fn see_lapse(&mut self, host: HostAt, ongoing: &Ongoing) {
+        let hazards = &self.settings.hazards;
+        let is_late = hazards.timers_late_max > 0 && !self.is_calm;
+        let Some(asked) = self.laws.history.open.get(&ongoing.request) else {
+            return;
+        };
+        if !ongoing.renews || is_late {
+            return;
+        }
+        // A turn that was nearly over when it was taken may end before any answer to its first
+        // renewal: its guard said so.
+        let few = 4 * self.settings.round_trip();
+        if ongoing
+            .granted
+            .is_none_or(|(at, span)| span < few && self.time <= at + 2 * span)
+        {
+            return;
+        }
+        let Some(since) = self.steady_since(host, asked.key) else {
+            return;
+        };
+        // A voter may have to let another claim's vote run out first.
+        let lease = self.settings.at_most(self.settings.timing.max_ttl);
+        let bound = 2 * lease + 20 * self.settings.round_trip();
+        let steady = self.time - since;
+        let request = ongoing.request;
+        self.count("lapses");
+        self.see(&Fact::Lapsed {
+            request,
+            steady,
+            bound,
+        });
+    }
+
+    /// A node that goes on under another number loses its leases.
+    pub(crate) fn see_adoption(&mut self, host: HostAt, events: &[Event]) {
+        let Some(process) = self.hosts[host].process.as_mut() else {
+            return;
+        };
+        let number = process.node.incarnation();
+        if std::mem::replace(&mut process.incarnation, number) == number {
+            return;
+        }
+        let waited = process.requests.values().any(|it| it.until.is_none());
+        self.note_host(host);
+        self.count("adoptions");
+        if waited {
+            self.count("adoptions_while_waiting");
+        }
+        if events.iter().any(|it| matches!(it, Event::Lost { .. })) {
+            self.count("adoptions_under_a_lease");
+        }
+    }
+}

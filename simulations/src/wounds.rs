@@ -1,0 +1,139 @@
+//! A minority of the voters that stays broken when all else was mended: dead, cut off, mute or deaf
+//! for good. Whoever can reach the others is served all the same.
+
+use lockmesh::proto::claimant::NEVER_WON_MAX;
+use lockmesh::proto::view::{Peer, View};
+
+use crate::invariants::{Fact, Handover, Host as HostAt, KeyAt};
+use crate::rng::Rng;
+use crate::world::World;
+
+impl World {
+    /// Breaks some members for good, where this world does: a minority of the voters of each key.
+    pub(crate) fn break_some(&mut self) {
+        if !self.settings.hazards.maims {
+            return;
+        }
+        let mut rng = Rng::stream(self.settings.seed, "wounds");
+        let most = (self.settings.voters_per_key - 1) / 2;
+        let count = rng.between(1, most as u64) as usize;
+        for host in rng.sample(self.settings.members, count) {
+            self.broken.insert(host);
+            self.break_one(host, rng.below(4));
+            self.count("maimed");
+        }
+    }
+
+    fn break_one(&mut self, host: HostAt, how: u64) {
+        let others = (0..self.hosts.len()).filter(|other| *other != host);
+        let out = others.clone().map(|other| (host, other));
+        let into = others.map(|other| (other, host));
+        let links: Vec<(HostAt, HostAt)> = match how {
+            0 => return self.crash(host),
+            1 => out.collect(),
+            2 => into.collect(),
+            _ => out.chain(into).collect(),
+        };
+        self.cut(&links);
+        // What it asked for nobody needs to serve. Who heard of it may not hear that it is over.
+        let requests = self.process(host).map(|it| it.requests.values());
+        let requests: Vec<_> = requests
+            .into_iter()
+            .flatten()
+            .map(|it| it.request)
+            .collect();
+        for request in requests {
+            self.let_go(host, request);
+        }
+    }
+
+    /// L5: what each node keeps once nobody wants anything.
+    pub(crate) fn see_sizes(&mut self) {
+        let members = self.settings.members;
+        let hosts = self.hosts.len();
+        let lives = self.hosts.iter().map(|host| host.lives.len()).sum();
+        for host in self.whole() {
+            let sizes = self.process(host).map(|it| it.node.sizes());
+            for (what, size) in sizes.into_iter().flatten() {
+                let bound = match what {
+                    "peers" => hosts,
+                    "boot ids" => lives,
+                    "claims that never won" => NEVER_WON_MAX,
+                    "voters asked again" | "voters left alone" => members,
+                    "rooms of slots" => 1,
+                    _ => 0,
+                };
+                let kept = Fact::Kept {
+                    host,
+                    what,
+                    size,
+                    bound,
+                };
+                self.see(&kept);
+            }
+        }
+    }
+
+    /// A node is told where all the others are, and that one of them is dead.
+    pub(crate) fn tell_wrongly(&mut self, host: HostAt, dead: HostAt) {
+        let others = (0..self.hosts.len()).filter(|other| *other != host);
+        let peers = others.filter_map(|other| {
+            let machine = &self.hosts[other];
+            let life = machine.lives.last()?;
+            let peer = Peer {
+                addr: life.addr,
+                incarnation: life.incarnation,
+                alive: other != dead,
+            };
+            Some((machine.id.clone(), peer))
+        });
+        let view = View {
+            peers: peers.collect(),
+        };
+        self.at_node(host, |node, now| node.handle_view(now, &view));
+    }
+
+    /// The hosts that are not broken for good.
+    pub(crate) fn whole(&self) -> Vec<HostAt> {
+        let hosts = 0..self.hosts.len();
+        hosts.filter(|host| !self.broken.contains(host)).collect()
+    }
+
+    /// L6: some keys change hands among those that are whole.
+    pub(crate) fn play_maimed(&mut self, keys: impl Iterator<Item = KeyAt>) {
+        let mut rng = Rng::stream(self.settings.seed, "whole");
+        let whole = self.whole();
+        if whole.len() < 2 {
+            return;
+        }
+        for key in keys {
+            let [first, second] = [0, 1].map(|at| rng.sample(whole.len(), 2)[at]);
+            let (first, second) = (whole[first], whole[second]);
+            self.hand_over(key, first, second);
+            if !self.laws.violations.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn hand_over(&mut self, key: KeyAt, first: HostAt, second: HostAt) {
+        // A voter that cannot be heard may have to let an offer run out.
+        let timing = self.settings.timing;
+        let offers = self.settings.at_most(timing.offer + timing.poke);
+        let bound = offers + 20 * self.settings.round_trip();
+        let Some(one) = self.probe(first, self.wish(key)) else {
+            return;
+        };
+        self.expect_grant(one, Handover::Maimed, bound);
+        let Some(two) = self.probe_later(second, self.wish(key)) else {
+            return;
+        };
+        self.pass(self.settings.max_ttl());
+        let held = self.is_held(one);
+        self.see(&Fact::Survived { request: one, held });
+        self.let_go(first, one);
+        self.expect_grant(two, Handover::Maimed, bound);
+        self.let_go(second, two);
+        self.pass(self.laws.history.terms.settled);
+    }
+}

@@ -1,0 +1,127 @@
+//! Where the members are, for a node that does not gossip: it asks its seeds, and the members that
+//! they name, as somebody beside the mesh does. They keep nothing of it.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::observe::Observer;
+use super::seeds::Seeds;
+use super::shared::Shared;
+use crate::node::{Survey, Surveyor};
+use crate::proto::id::{Incarnation, NodeId};
+use crate::proto::roster::{RosterTag, majority};
+use crate::proto::view::{Peer, View};
+use crate::wire::observe::VoterState;
+
+/// How long an answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// A node that no quorum has answered asks again after this long, and then after twice as long.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+/// The same once a quorum has answered: members may move.
+const REFRESH: Duration = Duration::from_secs(10);
+
+/// A node that asks instead of gossiping.
+pub(crate) struct SeedQuery {
+    shared: Arc<Shared>,
+    observer: Observer,
+    seeds: Seeds,
+}
+
+impl SeedQuery {
+    pub(crate) fn new(shared: Arc<Shared>, observer: Observer, seeds: Seeds) -> Self {
+        Self {
+            shared,
+            observer: observer.patience(PATIENCE),
+            seeds,
+        }
+    }
+
+    /// Tells the node what the members say, until it is aborted or `leave` turns true.
+    pub(crate) async fn run(mut self, mut leave: watch::Receiver<bool>) {
+        tokio::select! {
+            () = self.ask_again_and_again() => {}
+            _ = leave.wait_for(|leave| *leave) => {}
+        }
+    }
+
+    async fn ask_again_and_again(&mut self) {
+        let mut retry = RETRY_MIN;
+        loop {
+            self.shared.going().await;
+            let answered = self.ask().await;
+            self.seeds.set_alone(answered == 0);
+            let members = self
+                .shared
+                .with(|core, _| core.node.roster().members().len());
+            let wait = if answered >= majority(members) {
+                retry = RETRY_MIN;
+                REFRESH
+            } else {
+                let wait = retry;
+                retry = (retry * 2).min(RETRY_MAX);
+                wait
+            };
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.seeds.changed() => retry = RETRY_MIN,
+            }
+        }
+    }
+
+    /// Asks once. Returns how many members have answered.
+    async fn ask(&mut self) -> usize {
+        let (mut peers, tag) = self.shared.with(|core, _| {
+            let roster = core.node.roster().tag();
+            (BTreeSet::from_iter(core.addresses_of_members()), roster)
+        });
+        peers.extend(self.seeds.addrs());
+        let peers: Vec<SocketAddr> = peers.into_iter().collect();
+        let (shared, mut answered) = (self.shared.clone(), 0);
+        let mut last = None;
+        let mut progress = |surveyor: &Surveyor| {
+            let Some(survey) = surveyor.conclude() else {
+                return;
+            };
+            let seen = look(&survey, tag);
+            answered = survey.members().filter(|it| it.answer.is_some()).count();
+            if last.as_ref() != Some(&seen) {
+                shared.with(|core, now| {
+                    core.node.handle_view(now, &seen.0);
+                    core.voting.clone_from(&seen.1);
+                });
+                last = Some(seen);
+            }
+        };
+        let survey = self.observer.survey_from(&peers, &mut progress).await;
+        if let Err(error) = survey {
+            tracing::debug!(%error, "the members were not asked");
+        }
+        answered
+    }
+}
+
+/// Where the members are, and who of them says that it votes.
+fn look(survey: &Survey, tag: RosterTag) -> (View, BTreeSet<NodeId>) {
+    let mut view = View::default();
+    let mut voting = BTreeSet::new();
+    for member in survey.members() {
+        let Some(addr) = member.addr else { continue };
+        let answer = member.answer.as_ref();
+        let peer = Peer {
+            addr,
+            incarnation: answer.map_or(Incarnation::default(), |answer| answer.incarnation),
+            alive: answer.is_some(),
+        };
+        view.peers.insert(member.node.clone(), peer);
+        let votes = |overview: &VoterState| *overview == VoterState::Votes;
+        if answer.is_some_and(|it| it.roster == tag && votes(&it.overview.voter)) {
+            voting.insert(member.node.clone());
+        }
+    }
+    (view, voting)
+}

@@ -1,0 +1,400 @@
+//! Where the seeds are: names become addresses, again and again, since they change.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io::{Error, ErrorKind, Result};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rand::seq::SliceRandom;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// After this long a name is resolved again while this node knows nobody. It doubles.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+/// The same once it knows somebody.
+const REFRESH: Duration = Duration::from_secs(60);
+/// The longest pause between two times that a node that knows nobody asks its seeds.
+const DISCOVERY_MAX: Duration = Duration::from_secs(5);
+/// The most nodes that it asks at once; one that answers knows the others.
+const ASKED_MAX: usize = 16;
+/// The longest that a resolver is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Turns the names of seeds into addresses. The system's resolver does unless
+/// [`MeshBuilder::resolver`](crate::MeshBuilder::resolver) names another one.
+#[async_trait]
+pub trait Resolve: fmt::Debug + Send + Sync + 'static {
+    /// Returns all addresses of `seed`, which is `HOST:PORT`. A node resolves each name again
+    /// while it runs: what is returned last counts. An error is retried.
+    ///
+    /// # Errors
+    /// Whatever keeps the name from being resolved. It is logged.
+    async fn resolve(&self, seed: &str) -> Result<Vec<SocketAddr>>;
+}
+
+/// The system's.
+#[derive(Debug)]
+pub(crate) struct System;
+
+#[async_trait]
+impl Resolve for System {
+    async fn resolve(&self, seed: &str) -> Result<Vec<SocketAddr>> {
+        Ok(tokio::net::lookup_host(seed).await?.collect())
+    }
+}
+
+/// The addresses of all seeds, as far as they are known. The names are resolved for as long as it
+/// is there.
+#[derive(Debug)]
+pub(crate) struct Seeds {
+    found: watch::Receiver<BTreeMap<String, Vec<SocketAddr>>>,
+    is_alone: watch::Sender<bool>,
+    _tasks: JoinSet<()>,
+}
+
+impl Seeds {
+    /// Begins to resolve `names`, each `HOST:PORT`. Those that are addresses are known at once.
+    pub(crate) fn new(names: Vec<String>, resolver: &Arc<dyn Resolve>) -> Self {
+        let (is_alone, alone) = watch::channel(true);
+        let mut known = BTreeMap::new();
+        let mut unknown = BTreeSet::new();
+        for name in names {
+            match name.parse() {
+                Ok(addr) => drop(known.insert(name, vec![addr])),
+                Err(_) => drop(unknown.insert(name)),
+            }
+        }
+        let (tell, found) = watch::channel(known);
+        let mut tasks = JoinSet::new();
+        for name in unknown {
+            tasks.spawn(follow(name, resolver.clone(), alone.clone(), tell.clone()));
+        }
+        Self {
+            found,
+            is_alone,
+            _tasks: tasks,
+        }
+    }
+
+    /// Whether this node knows nobody: then names are resolved more often.
+    pub(crate) fn set_alone(&self, is_alone: bool) {
+        self.is_alone.send_if_modified(|was| {
+            let is_news = *was != is_alone;
+            *was = is_alone;
+            is_news
+        });
+    }
+
+    pub(crate) fn addrs(&self) -> BTreeSet<SocketAddr> {
+        self.found.borrow().values().flatten().copied().collect()
+    }
+
+    /// Returns once an address may have changed.
+    pub(crate) async fn changed(&mut self) {
+        if self.found.changed().await.is_err() {
+            // There are no names to resolve.
+            std::future::pending().await
+        }
+    }
+}
+
+/// When nodes are asked that gossip does not see, and which: seeds, and members that votes were
+/// heard from or gossip knew once. Without it two parts of a cluster that have forgotten each
+/// other would never meet again.
+#[derive(Debug)]
+pub(crate) struct Discovery {
+    interval: Duration,
+    backoff: Duration,
+    due: Instant,
+}
+
+impl Discovery {
+    pub(crate) fn new(interval: Duration) -> Self {
+        Self {
+            interval,
+            backoff: RETRY_MIN,
+            due: Instant::now(),
+        }
+    }
+
+    /// There may be news.
+    pub(crate) fn start_over(&mut self) {
+        self.backoff = RETRY_MIN;
+        self.due = Instant::now();
+    }
+
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.due <= now
+    }
+
+    /// When to look again.
+    pub(crate) fn next(&self, now: Instant) -> Instant {
+        self.due.min(now + self.interval)
+    }
+
+    /// Whom to ask now: who is alone asks many, and with backoff; one that knows somebody asks
+    /// one in each round.
+    pub(crate) fn targets(
+        &mut self,
+        now: Instant,
+        is_alone: bool,
+        unseen: BTreeSet<SocketAddr>,
+    ) -> Vec<SocketAddr> {
+        let mut unseen: Vec<SocketAddr> = unseen.into_iter().collect();
+        unseen.shuffle(&mut rand::rng());
+        if is_alone {
+            let backoff_max = self.interval.clamp(RETRY_MIN, DISCOVERY_MAX);
+            self.due = now + self.backoff.min(backoff_max);
+            self.backoff = (self.backoff * 2).min(DISCOVERY_MAX);
+            unseen.truncate(ASKED_MAX);
+        } else {
+            self.due = now + self.interval;
+            self.backoff = RETRY_MIN;
+            unseen.truncate(1);
+        }
+        unseen
+    }
+}
+
+/// Resolves one name until the task is aborted.
+async fn follow(
+    name: String,
+    resolver: Arc<dyn Resolve>,
+    mut is_alone: watch::Receiver<bool>,
+    tell: watch::Sender<BTreeMap<String, Vec<SocketAddr>>>,
+) {
+    let mut retry = RETRY_MIN;
+    let mut has_failed = false;
+    loop {
+        let resolved = tokio::time::timeout(PATIENCE, resolver.resolve(&name)).await;
+        let resolved = resolved.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
+        match resolved.and_then(some) {
+            Ok(addrs) => {
+                if std::mem::take(&mut has_failed) {
+                    tracing::info!(seed = %name, ?addrs, "the seed resolves now");
+                }
+                tell.send_if_modified(|known| {
+                    let before = known.insert(name.clone(), addrs.clone());
+                    before.as_ref() != Some(&addrs)
+                });
+            }
+            Err(error) if !has_failed => {
+                has_failed = true;
+                tracing::warn!(
+                    seed = %name,
+                    %error,
+                    "the seed does not resolve; retrying (check its name, or the DNS of this host)"
+                );
+            }
+            Err(_) => {}
+        }
+        let wait = if *is_alone.borrow_and_update() {
+            let wait = retry;
+            retry = (retry * 2).min(RETRY_MAX);
+            wait
+        } else {
+            retry = RETRY_MIN;
+            REFRESH
+        };
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            changed = is_alone.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// In one order, whatever order they came in.
+fn some(mut addrs: Vec<SocketAddr>) -> Result<Vec<SocketAddr>> {
+    if addrs.is_empty() {
+        return Err(Error::new(ErrorKind::NotFound, "the name has no address"));
+    }
+    addrs.sort();
+    addrs.dedup();
+    Ok(addrs)
+}
+
+/// Checks that a seed is `HOST:PORT`, without resolving it.
+pub(crate) fn check(seed: &str) -> Result<()> {
+    let is_host_and_port = seed.parse::<SocketAddr>().is_ok()
+        || seed.rsplit_once(':').is_some_and(|(host, port)| {
+            let is_host = !host.is_empty()
+                && !host.contains([':', '/'])
+                && !host.contains(char::is_whitespace);
+            is_host && port.parse::<u16>().is_ok()
+        });
+    if is_host_and_port {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::InvalidInput, "it must be HOST:PORT"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Resolves from `from` on, to another port each minute, and notes when it was asked.
+    #[derive(Debug)]
+    struct Late {
+        since: Instant,
+        from: Duration,
+        asked: Mutex<Vec<Duration>>,
+    }
+
+    impl Late {
+        fn new(from: Duration) -> Arc<Self> {
+            Arc::new(Self {
+                since: Instant::now(),
+                from,
+                asked: Mutex::default(),
+            })
+        }
+    }
+
+    #[async_trait]
+    impl Resolve for Late {
+        async fn resolve(&self, _: &str) -> Result<Vec<SocketAddr>> {
+            let at = self.since.elapsed();
+            self.asked.lock().unwrap().push(at);
+            if at < self.from {
+                return Err(ErrorKind::NotFound.into());
+            }
+            let port = u16::try_from(at.as_secs() / 60).unwrap();
+            Ok(vec![addr(2, port), addr(1, port)])
+        }
+    }
+
+    fn addr(host: u8, port: u16) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, host], port))
+    }
+
+    fn seeds(names: &[&str], resolver: &Arc<Late>) -> Seeds {
+        let resolver: Arc<dyn Resolve> = resolver.clone();
+        Seeds::new(names.iter().map(ToString::to_string).collect(), &resolver)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn name_that_resolves_late_is_found_within_a_second() {
+        let late = Late::new(Duration::from_secs(5));
+        let mut seeds = seeds(&["late:1", "10.0.0.9:9"], &late);
+        assert_eq!(seeds.addrs(), BTreeSet::from([addr(9, 9)]));
+        seeds.changed().await;
+        let took = late.since.elapsed();
+        assert!(took <= late.from + RETRY_MAX, "{took:?}");
+        // All of its addresses.
+        let all = [addr(9, 9), addr(1, 0), addr(2, 0)];
+        assert_eq!(seeds.addrs(), BTreeSet::from(all));
+        let asked = late.asked.lock().unwrap().clone();
+        assert_eq!(asked[1] - asked[0], RETRY_MIN);
+        assert!(asked.len() < 12, "with backoff: {asked:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn address_that_changes_is_followed_within_two_minutes() {
+        let late = Late::new(Duration::ZERO);
+        let mut seeds = seeds(&["name:1"], &late);
+        seeds.changed().await;
+        seeds.set_alone(false);
+        seeds.changed().await;
+        assert!(late.since.elapsed() <= 2 * REFRESH);
+        assert_eq!(seeds.addrs(), BTreeSet::from([addr(1, 1), addr(2, 1)]));
+        let asked = late.asked.lock().unwrap().len();
+        assert!(asked <= 4, "{asked} times");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn node_that_becomes_alone_resolves_at_once() {
+        let late = Late::new(Duration::from_secs(30));
+        let mut seeds = seeds(&["late:1"], &late);
+        seeds.set_alone(false);
+        tokio::time::sleep(Duration::from_secs(31)).await;
+        assert_eq!(seeds.addrs(), BTreeSet::new());
+        let since = Instant::now();
+        seeds.set_alone(true);
+        seeds.changed().await;
+        assert!(since.elapsed() < RETRY_MIN);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn address_is_kept_while_its_name_fails() {
+        let once = Late::new(Duration::ZERO);
+        let mut seeds = seeds(&["once:1"], &once);
+        seeds.changed().await;
+        let before = seeds.addrs();
+        let failing = Arc::new(Late {
+            since: Instant::now(),
+            from: Duration::MAX,
+            asked: Mutex::default(),
+        });
+        let resolver: Arc<dyn Resolve> = failing.clone();
+        let (tell, _) = watch::channel(seeds.found.borrow().clone());
+        let task = follow(
+            "once:1".to_owned(),
+            resolver,
+            watch::channel(true).1,
+            tell.clone(),
+        );
+        let _ = tokio::time::timeout(RETRY_MAX, task).await;
+        assert!(!failing.asked.lock().unwrap().is_empty());
+        assert_eq!(
+            tell.borrow()
+                .values()
+                .flatten()
+                .copied()
+                .collect::<BTreeSet<_>>(),
+            before
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn node_alone_asks_many_and_one_in_company_one() {
+        let mut discovery = Discovery::new(Duration::from_secs(60));
+        let many: BTreeSet<SocketAddr> = (0..40).map(|port| addr(1, port)).collect();
+        let now = Instant::now();
+        assert!(discovery.is_due(now));
+        assert_eq!(discovery.targets(now, true, many.clone()).len(), ASKED_MAX);
+        assert_eq!(discovery.next(now) - now, RETRY_MIN);
+        let mut pause = RETRY_MIN;
+        for _ in 0..10 {
+            discovery.targets(now, true, many.clone());
+            assert!(discovery.next(now) - now >= pause);
+            pause = discovery.next(now) - now;
+        }
+        assert_eq!(pause, DISCOVERY_MAX);
+        assert_eq!(discovery.targets(now, false, many.clone()).len(), 1);
+        assert_eq!(discovery.next(now) - now, Duration::from_secs(60));
+        discovery.start_over();
+        assert!(discovery.is_due(now));
+        // With a short interval it asks as often as it gossips.
+        let mut discovery = Discovery::new(Duration::from_millis(200));
+        for _ in 0..10 {
+            discovery.targets(now, true, many.clone());
+        }
+        assert_eq!(discovery.next(now) - now, Duration::from_millis(200));
+    }
+
+    #[test]
+    fn seed_without_host_or_port_is_refused() {
+        for seed in ["h:1", "127.0.0.1:9", "[::1]:9", "no-such-host.invalid:1"] {
+            assert!(check(seed).is_ok(), "{seed}");
+        }
+        for seed in [
+            "127.0.0.1",
+            "localhost:port",
+            "",
+            ":1",
+            "::1:x",
+            "a b:1",
+            "h:65536",
+            "h:",
+        ] {
+            assert!(check(seed).is_err(), "{seed}");
+        }
+    }
+}
