@@ -79,6 +79,8 @@ pub enum Mutant {
     ShutdownReleasesAll,
     /// A try ends in false where voters name silent holders, though each another.
     AnySilentHolders,
+    /// A try ends in false beside a claim of its own process that is over.
+    OwnGhostsDeny,
     /// A claim that voters shut out for a limit keeps the votes that it has.
     ShutOutKeepsVotes,
     /// The last in a full queue does not yield to one that comes before it.
@@ -167,7 +169,7 @@ pub enum Mutant {
 #[cfg(feature = "mutants")]
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 75] = [
+    pub const ALL: [Self; 76] = [
         Self::CountTheLiving,
         Self::NoQuarantine,
         Self::ShortQuarantine,
@@ -202,6 +204,7 @@ impl Mutant {
         Self::LaterLifeEndsAll,
         Self::ShutdownReleasesAll,
         Self::AnySilentHolders,
+        Self::OwnGhostsDeny,
         Self::ShutOutKeepsVotes,
         Self::FullQueuesStay,
         Self::ClusterNotSealed,

@@ -192,7 +192,7 @@ impl World {
         // A voter that heard the holder of late asks it when the waiter next speaks.
         let timing = &self.settings.timing;
         let pace = (timing.round_trip * 50).min(timing.max_ttl / 4);
-        let bound = self.settings.at_most(timing.poke.max(pace)) + 4 * self.settings.round_trip();
+        let bound = self.settings.at_most(timing.poke + pace) + 4 * self.settings.round_trip();
         self.expect_grant(second, Handover::Reborn, bound);
         self.let_go(other, second);
     }

@@ -19,7 +19,7 @@ use super::epoch::{Epoch, EpochClock};
 use super::event::{Effects, Event, Ticket};
 use super::id::{ClaimId, Incarnation, Key, NodeId};
 use super::link::Links;
-use super::message::{Message, RefuseReason, Release, Stale, Vote, Wait};
+use super::message::{HolderWon, Message, RefuseReason, Release, Stale, Vote, Wait};
 use super::own_claim::{Answer, Counted, OwnClaim};
 pub use super::request::{ExtendError, Request, RequestError};
 use super::rng::Jitter;
@@ -467,8 +467,16 @@ impl Claimant {
         claim.asked = true;
         // The voter has forgotten, or the word is old: either way this is safe.
         self.cover(now, claim, (at, from), None);
-        let (answer, known) = (Answer::Waits(wait.won), (&*self.roster, &self.links));
-        claim.answer(now, at, answer, known, &mut self.jitter);
+        // Rule 16: a claim of this process that is over keeps nobody from the lock for long.
+        let holder = &wait.holder;
+        let is_own = holder.node == self.me && holder.incarnation == self.incarnation;
+        let is_over = is_own && !self.tickets.contains_key(&holder.seq);
+        let won = match is_over && !mistaken!(OwnGhostsDeny) {
+            true => HolderWon::No,
+            false => wait.won,
+        };
+        let known = (&*self.roster, &self.links);
+        claim.answer(now, at, Answer::Waits(won), known, &mut self.jitter);
         claim.note_holder(at, wait);
         if claim.held.is_some_and(|held| !held.told) {
             claim.tell_all(now, &self.roster, &mut self.jitter, out);

@@ -208,7 +208,8 @@ mod tests {
     use super::*;
 
     const BEGUN: &str = "WARN n1 has another voter set (its max_ttl is 5 s, mine 60 s); neither \
-                         counts the other's votes; give all nodes the same voters, voters per key, timing and roster version";
+                         counts the other's votes; give all nodes the same voters, voters per key, \
+                         timing and roster version";
 
     fn other(n: usize) -> Obstacle {
         let node = NodeId::new(format!("n{n}")).unwrap();

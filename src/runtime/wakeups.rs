@@ -69,6 +69,7 @@ fn claim(
         ttl: Duration::from_secs(10),
         is_try: false,
         renews: true,
+        outlives: false,
         deadline: wait.map(|wait| since.after(wait)),
     };
     let ask = Ask::Claim {

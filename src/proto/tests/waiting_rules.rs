@@ -259,6 +259,19 @@ fn rule_16_unheard_holders_that_differ_prove_nothing() {
     assert_eq!(denied_after(&split), None);
 }
 
+/// Its release was lost, and the voter will ask for it.
+#[test]
+fn rule_16_own_claim_that_is_over_denies_nobody() {
+    for won in [HolderWon::Unheard, HolderWon::Silent, HolderWon::Yes] {
+        let Message::Wait(wait) = waits_for("b", 50, won) else {
+            unreachable!()
+        };
+        let holder = own(77);
+        let ghost = Some(Message::Wait(Wait { holder, ..wait }));
+        assert_eq!(denied_after(&[ghost.clone(), ghost, None]), None, "{won:?}");
+    }
+}
+
 /// An acquire waits; it is never denied.
 #[test]
 fn rule_16_only_a_try_is_denied() {
