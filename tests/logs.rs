@@ -262,8 +262,9 @@ const WAIT: &str = "restart no other voter until it votes";
 fn leans_on_wall_clock(answers: usize) -> String {
     format!(
         "WARN [leans_on_wall_clock] this node's voter votes, but only {answers} others told what \
-         they remember: epochs rise only if no wall clock was set back; check that no voter's wall \
-         clock was set back; restart voters one at a time"
+         they remember: epochs rise only if no wall clock was set back, and leases exclude each \
+         other only if no setting was changed over a restart; check that no voter's wall clock \
+         was set back; restart voters one at a time"
     )
 }
 

@@ -140,7 +140,7 @@ async fn a_status_tells_who_is_who_and_what_is_held() {
     until("it sees all members", || {
         status = client.status();
         let mut members = status.members.iter();
-        status.is_ready && members.all(|member| member.is_reachable)
+        status.is_ready && members.all(|it| it.is_reachable && it.is_alive == Some(true))
     })
     .await;
     assert_eq!(status.node.as_str(), "client");

@@ -38,7 +38,13 @@ pub(super) async fn run(args: &Args) -> ExitCode {
     let steps = if args.measure {
         plan::measurement(seed, nodes, args.rounds, QUARANTINE)
     } else {
-        plan::chaos(seed, nodes, Duration::from_secs(args.seconds), QUARANTINE)
+        plan::chaos(
+            seed,
+            nodes,
+            Duration::from_secs(args.seconds),
+            QUARANTINE,
+            args.not_stood,
+        )
     };
     put(&format!("replay: {}", replay(args, seed)));
     if args.plan {
