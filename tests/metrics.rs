@@ -282,7 +282,7 @@ async fn gossip_that_panics_is_started_again(log: &Log, metrics: &mut Metrics) {
     let b = b.start().await.unwrap();
     a.ready(PATIENCE).await.unwrap();
     let noise = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let seal = Seal::insecure_plaintext().of_cluster("lockmesh");
+    let mut seal = Seal::insecure_plaintext().of_cluster("lockmesh");
     let datagram = seal.seal(Kind::Gossip, &poison());
     for restarts in 1..=2 {
         noise.send_to(&datagram, a.local_addr()).unwrap();

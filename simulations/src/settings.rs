@@ -235,7 +235,7 @@ impl Settings {
     /// The longest lease of any voter set.
     pub(crate) fn longest_ttl(&self) -> u64 {
         let other = self.other_set.as_ref().map(|other| other.timing.max_ttl);
-        other.map_or(self.max_ttl(), |other| self.max_ttl().max(nanos(other)))
+        other.map_or_else(|| self.max_ttl(), |other| self.max_ttl().max(nanos(other)))
     }
 
     /// The longest that a voter without memory may abstain in true time, but for a second. With two
@@ -286,7 +286,7 @@ fn draw_other_set(
     timing: Timing,
 ) -> Option<OtherSet> {
     let mut rng = Rng::stream(seed, "sets");
-    if members < 2 || members > 20 || !rng.chance(150_000) {
+    if !(2..=20).contains(&members) || !rng.chance(150_000) {
         return None;
     }
     let mut other = timing;

@@ -97,7 +97,8 @@ impl World {
         let Some(asked) = self.laws.history.open.get(&ongoing.request) else {
             return;
         };
-        if !ongoing.renews || is_late {
+        // A voter without room that has lost its memory may have given the room to others.
+        if !ongoing.renews || is_late || self.settings.is_tight() {
             return;
         }
         // A turn that was nearly over when it was taken may end before any answer to its first

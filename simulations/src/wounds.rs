@@ -11,7 +11,10 @@ use crate::world::World;
 impl World {
     /// Breaks some members for good, where this world does: a minority of the voters of each key.
     pub(crate) fn break_some(&mut self) {
-        if !self.settings.hazards.maims {
+        // A voter whose wall clock was far ahead may come back with a floor as far ahead, and a
+        // quorum cannot do without it.
+        let was_ahead = self.hosts.iter().any(|host| host.was_far_ahead);
+        if !self.settings.hazards.maims || was_ahead {
             return;
         }
         let mut rng = Rng::stream(self.settings.seed, "wounds");

@@ -243,7 +243,7 @@ impl Node {
             return;
         }
         let known = self.sets.descriptions.get(&tag).map(|it| &it.set);
-        let timing = known.map_or(self.roster.timing(), |set| &set.timing);
+        let timing = known.map_or_else(|| self.roster.timing(), |set| &set.timing);
         let set = OtherSet {
             quarantine: timing.quarantine(),
             skew: timing.max_clock_skew,

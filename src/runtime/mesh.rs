@@ -109,7 +109,9 @@ impl MeshBuilder {
         let node = new_node(clock, incarnation, checked);
         let shared = Arc::new(Shared::new(clock, sender, node, gossip_in));
         let finder = match query {
-            Some(seal) => Finder::Asks(SeedQuery::new(shared.clone(), seal, seeds)),
+            Some(observer) => {
+                Finder::Asks(Box::new(SeedQuery::new(shared.clone(), observer, seeds)))
+            }
             None => {
                 let membership = Membership::start(shared.clone(), gossip, seeds, incoming).await;
                 Finder::Gossips(Box::new(membership.map_err(ConfigError::Gossip)?))
@@ -126,7 +128,7 @@ impl MeshBuilder {
 /// How a node finds the others.
 enum Finder {
     Gossips(Box<Membership>),
-    Asks(SeedQuery),
+    Asks(Box<SeedQuery>),
     /// The harness tells it.
     #[cfg(feature = "harness")]
     IsTold,

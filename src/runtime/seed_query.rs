@@ -114,7 +114,7 @@ fn look(survey: &Survey, tag: RosterTag) -> (View, BTreeSet<NodeId>) {
         let answer = member.answer.as_ref();
         let peer = Peer {
             addr,
-            incarnation: answer.map_or(Incarnation::default(), |answer| answer.incarnation),
+            incarnation: answer.map_or_else(Incarnation::default, |answer| answer.incarnation),
             alive: answer.is_some(),
         };
         view.peers.insert(member.node.clone(), peer);

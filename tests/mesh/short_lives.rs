@@ -113,7 +113,7 @@ async fn gossip_survives_more_lives_than_fit_a_digest() {
     let teller = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     for hundred in 0..100 {
         let names = names_of(hundred * 100..hundred * 100 + 100);
-        let seal = Seal::insecure_plaintext().of_cluster("lockmesh");
+        let mut seal = Seal::insecure_plaintext().of_cluster("lockmesh");
         let datagram = seal.seal(Kind::Gossip, &names);
         teller.send_to(&datagram, a.local_addr()).unwrap();
         let knows = |mesh: &Mesh| !mesh.status().others.is_empty();

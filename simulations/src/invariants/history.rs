@@ -19,6 +19,9 @@ pub(crate) struct Asked {
     pub(crate) until: Option<u64>,
 }
 
+/// The claims of a key, by epoch and host: which voters voted for each, and when.
+type VotesFor = BTreeMap<(u64, Host), BTreeMap<Host, u64>>;
+
 /// What was true up to now.
 #[derive(Debug)]
 pub(crate) struct History {
@@ -48,7 +51,7 @@ pub(crate) struct History {
     pub(crate) calm_since: Option<u64>,
     /// Which voters ever had their vote on record for a claim, and until when; for ever where they
     /// have it now.
-    voted: BTreeMap<KeyAt, BTreeMap<(u64, Host), BTreeMap<Host, u64>>>,
+    voted: BTreeMap<KeyAt, VotesFor>,
 }
 
 impl History {
