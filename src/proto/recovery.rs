@@ -94,13 +94,7 @@ impl Recovery {
         out: &mut Effects,
     ) -> Self {
         let timing = roster.timing();
-        let mut quarantine = timing.quarantine();
-        if mistaken!(ShortQuarantine) {
-            quarantine /= 2;
-        }
-        if mistaken!(NoQuarantine) {
-            quarantine = Duration::ZERO;
-        }
+        let quarantine = timing.quarantine();
         let mut recovery = Self {
             phase: Phase::New,
             nonce,
@@ -361,7 +355,13 @@ impl Recovery {
     }
 
     pub(crate) fn until(&self) -> Instant {
-        let own = self.started.mono.after(self.quarantine);
+        // Peers tell the true span too, so a mistake in it is made where it is counted.
+        let quarantine = match () {
+            () if mistaken!(NoQuarantine) => Duration::ZERO,
+            () if mistaken!(ShortQuarantine) => self.quarantine / 2,
+            () => self.quarantine,
+        };
+        let own = self.started.mono.after(quarantine);
         own.max(self.others_until)
     }
 
