@@ -150,7 +150,7 @@ enum Command {
     /// for that: no other build has them.
     Mutants {
         /// How many seeds each is given before the exhaustive search takes over.
-        #[arg(long, value_name = "N", default_value_t = 200)]
+        #[arg(long, value_name = "N", default_value_t = 1_500)]
         seeds: u64,
         /// Only the mistakes with this in their name.
         #[arg(long, value_name = "NAME", default_value = "")]
