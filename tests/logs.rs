@@ -8,12 +8,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lockmesh::harness::Links;
-use lockmesh::{ClusterKey, Mesh, MeshBuilder, Timing};
+use lockmesh::{ClusterKey, Mesh, MeshBuilder, Resolve, Timing};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -75,28 +76,43 @@ impl Subscriber for Log {
 /// first.
 fn line(level: Level, fields: &BTreeMap<&'static str, String>) -> String {
     let of = |name: &str| fields.get(name).map(String::as_str);
-    let mut message = timeless(of("message").unwrap_or_default());
+    let mut message = of("message").unwrap_or_default().to_owned();
     if of("cause") == Some("no_quorum") && level == Level::WARN {
         let (_, action) = message.split_once("; ").unwrap();
         let (_, action) = action.split_once("; ").unwrap();
         message = format!("no quorum; {action}");
     }
+    // Any of several.
+    if of("cause") == Some("waits_for_other_set")
+        && let Some((begin, rest)) = message.split_once("while ")
+    {
+        let (_, end) = rest.split_once(' ').unwrap();
+        message = format!("{begin}while _ {end}");
+    }
     let words = [of("cause"), of("peer")].into_iter().flatten();
     let words: Vec<&str> = words.collect();
-    format!("{level} [{}] {message}", words.join(" "))
+    timeless(&format!("{level} [{}] {message}", words.join(" ")))
 }
 
-/// Each number of seconds is `_`.
+/// Each number of seconds is `_`, and each address `ADDR`.
 fn timeless(text: &str) -> String {
     let words: Vec<&str> = text.split(' ').collect();
     let is_span = |n: usize| {
         let unit = words
             .get(n + 1)
-            .map(|word| word.trim_end_matches([';', ',', ':']));
+            .map(|word| word.trim_end_matches([';', ',', ':', ')']));
         unit == Some("s") && words[n].parse::<f64>().is_ok()
     };
-    let shown = (0..words.len()).map(|n| if is_span(n) { "_" } else { words[n] });
-    shown.collect::<Vec<_>>().join(" ")
+    let shown = |n: usize| {
+        let word = words[n];
+        let bare = word.trim_matches(['[', ']', ',', ';']);
+        match bare.parse::<SocketAddr>() {
+            Ok(_) => word.replace(bare, "ADDR"),
+            Err(_) if is_span(n) => "_".to_owned(),
+            Err(_) => word.to_owned(),
+        }
+    };
+    (0..words.len()).map(shown).collect::<Vec<_>>().join(" ")
 }
 
 /// The most that a thread of its own was late, in milliseconds, since it was last asked.
@@ -259,6 +275,9 @@ fn no_quorum(action: &str) -> [String; 2] {
 const CHECK: &str = "check that those that do not answer run and can be reached";
 const WAIT: &str = "restart no other voter until it votes";
 
+const SAME_SETTINGS: &str =
+    "give all nodes the same voters, voters per key, timing and roster version";
+
 fn leans_on_wall_clock(answers: usize) -> String {
     format!(
         "WARN [leans_on_wall_clock] this node's voter votes, but only {answers} others told what \
@@ -284,23 +303,22 @@ fn others(n: usize) -> impl Iterator<Item = String> {
 impl Five {
     fn builder(&self, name: &str) -> MeshBuilder {
         let running = self.nodes.iter().filter(|node| node.id().as_str() != name);
-        let lan = Timing::lan();
         Mesh::builder(name)
             .voters((0..5).map(self::name))
             .seeds(running.map(|node| node.local_addr().to_string()))
             .key(ClusterKey::from_bytes([7; 32]).unwrap())
-            .timing(Timing {
-                max_ttl: MAX_TTL,
-                max_clock_skew: lan.max_clock_skew.min(MAX_TTL),
-                ..lan
-            })
+            .timing(timing(MAX_TTL))
             .ttl(MAX_TTL / 2)
             .gossip_every(Duration::from_millis(50))
             .links(self.links.clone())
     }
 
     async fn start(&mut self, n: usize) {
-        let node = self.builder(&name(n)).start().await.unwrap();
+        self.start_with(n, |builder| builder).await;
+    }
+
+    async fn start_with(&mut self, n: usize, change: impl Fn(MeshBuilder) -> MeshBuilder) {
+        let node = change(self.builder(&name(n))).start().await.unwrap();
         match self.nodes.get_mut(n) {
             Some(old) => *old = node,
             None => self.nodes.push(node),
@@ -395,6 +413,142 @@ async fn outage(five: &Five, log: &Log, watch: &Watch) {
     log.expect("all are healed", watch, expected).await;
 }
 
+/// One is restarted at its address with settings of its own, and then as before.
+async fn misconfigured(
+    five: &mut Five,
+    log: &Log,
+    watch: &Watch,
+    change: impl Fn(MeshBuilder) -> MeshBuilder,
+    [wrong, mended]: [Expected; 2],
+) {
+    let listen = five.nodes[4].local_addr().to_string();
+    let crashed = || ["INFO [] mesh crashed".to_owned(), started()];
+    five.nodes[4].crash().await;
+    let change = |builder: MeshBuilder| change(builder).listen(listen.clone());
+    five.start_with(4, change).await;
+    let wrong = wrong.says("n4", crashed());
+    log.expect("a node has settings of its own", watch, wrong)
+        .await;
+    five.nodes[4].crash().await;
+    five.start(4).await;
+    let mut mended = mended
+        .says("n4", recovers(Level::INFO))
+        .says("n4", crashed());
+    for n in 0..4 {
+        mended = mended.says(&name(n), quarantined("n4"));
+    }
+    log.expect("it is mended", watch, mended).await;
+}
+
+/// One has another secret.
+async fn wrong_secret(five: &mut Five, log: &Log, watch: &Watch) {
+    let stranger = [
+        "WARN [stranger ADDR] a datagram from ADDR is not sealed with our secret; give all nodes \
+         of the cluster the same secret and cluster name",
+        "INFO [stranger ADDR] all datagrams from ADDR can be opened, or none come, after _ s",
+    ]
+    .map(str::to_owned);
+    let mut wrong = Expected::default()
+        .says("n4", recovers(Level::WARN))
+        .says("n4", (0..4).map(|it| silent(&name(it))[0].clone()))
+        .says("n4", [no_quorum(&format!("{CHECK}; {WAIT}"))[0].clone()])
+        .says("n4", [leans_on_wall_clock(0), stranger[0].clone()]);
+    let mut mended = Expected::default();
+    for n in 0..4 {
+        let lines = [silent("n4")[0].clone(), stranger[0].clone()];
+        wrong = wrong.says(&name(n), lines);
+        let lines = [silent("n4")[1].clone(), stranger[1].clone()];
+        mended = mended.says(&name(n), lines);
+    }
+    let secret = ClusterKey::from_bytes([8; 32]).unwrap();
+    let change = |it: MeshBuilder| it.key(secret.clone());
+    misconfigured(five, log, watch, change, [wrong, mended]).await;
+}
+
+/// One has another `max_ttl`.
+async fn other_max_ttl(five: &mut Five, log: &Log, watch: &Watch) {
+    let timing = timing(MAX_TTL - Duration::from_secs(1));
+    let change = |it: MeshBuilder| it.timing(timing.clone()).ttl(Duration::from_secs(1));
+    let other = |node: &str| {
+        [
+            format!(
+                "WARN [other_voter_set {node}] {node} has another voter set (its max_ttl is _ s, \
+                 mine _ s); neither counts the other's votes; {SAME_SETTINGS}"
+            ),
+            format!(
+                "INFO [other_voter_set {node}] {node} has the same voter set, or is gone, after _ s"
+            ),
+        ]
+    };
+    let mut wrong = Expected::default()
+        .says("n4", [recovers(Level::WARN)[0].clone()])
+        .says("n4", (0..4).map(|it| other(&name(it))[0].clone()))
+        .says(
+            "n4",
+            [no_quorum(&format!("{SAME_SETTINGS}; {WAIT}"))[0].clone()],
+        )
+        .says(
+            "n4",
+            [
+                "WARN [waits_for_other_set] this node's voter does not vote while _ speaks for \
+              another voter set; give both the same settings, or stop the other"
+                    .to_owned(),
+            ],
+        );
+    let mut mended = Expected::default();
+    for n in 0..4 {
+        wrong = wrong.says(&name(n), [other("n4")[0].clone()]);
+        mended = mended.says(&name(n), [other("n4")[1].clone()]);
+    }
+    misconfigured(five, log, watch, change, [wrong, mended]).await;
+}
+
+fn timing(max_ttl: Duration) -> Timing {
+    let lan = Timing::lan();
+    Timing {
+        max_ttl,
+        max_clock_skew: lan.max_clock_skew.min(MAX_TTL / 2),
+        ..lan
+    }
+}
+
+/// No name resolves until it is told where it is.
+#[derive(Clone, Debug, Default)]
+struct Late(Arc<Mutex<Option<SocketAddr>>>);
+
+#[async_trait::async_trait]
+impl Resolve for Late {
+    async fn resolve(&self, _: &str) -> std::io::Result<Vec<SocketAddr>> {
+        let addr = *self.0.lock().unwrap();
+        let addr = addr.ok_or_else(|| std::io::Error::other("no such host"))?;
+        Ok(vec![addr])
+    }
+}
+
+/// A client has a seed that does not resolve yet.
+async fn unresolved_seed(five: &Five, log: &Log, watch: &Watch) {
+    let late = Late::default();
+    let client = five.builder("c").seeds(["late:7400"]);
+    let client = client.resolver(late.clone()).start().await.unwrap();
+    let [begun, over] = [
+        "WARN [seed_unresolved late:7400] the seed late:7400 does not resolve: no such host; it \
+         is tried again; check its name and the DNS of this host",
+        "INFO [seed_unresolved late:7400] the seed late:7400 resolves, after _ s",
+    ]
+    .map(str::to_owned);
+    let silents = |at: usize| (0..5).map(move |it| silent(&name(it))[at].clone());
+    let expected = Expected::default()
+        .says("c", [started(), begun, no_quorum(CHECK)[0].clone()])
+        .says("c", silents(0));
+    log.expect("a seed does not resolve", watch, expected).await;
+    *late.0.lock().unwrap() = Some(five.nodes[0].local_addr());
+    let expected = Expected::default()
+        .says("c", [over, no_quorum(CHECK)[1].clone()])
+        .says("c", silents(1));
+    log.expect("it resolves", watch, expected).await;
+    client.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn five_nodes_log_each_cause_once_and_its_end() {
     let log = Log::default();
@@ -407,6 +561,9 @@ async fn five_nodes_log_each_cause_once_and_its_end() {
     cold_start(&mut five, &log, &watch).await;
     restart(&mut five, &log, &watch).await;
     outage(&five, &log, &watch).await;
+    wrong_secret(&mut five, &log, &watch).await;
+    other_max_ttl(&mut five, &log, &watch).await;
+    unresolved_seed(&five, &log, &watch).await;
     for node in &five.nodes {
         node.shutdown().await;
     }

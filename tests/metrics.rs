@@ -334,7 +334,11 @@ async fn seed_that_does_not_resolve_is_a_warning(log: &Log) {
     let alone = builder("alone").seeds(["nobody:7400"]).resolver(Nowhere);
     let alone = alone.start().await.unwrap();
     until("it says so", || {
-        log.says(&["WARN", "the seed does not resolve", "seed=nobody:7400"])
+        log.says(&[
+            "WARN",
+            "seed_unresolved",
+            "the seed nobody:7400 does not resolve",
+        ])
     })
     .await;
     alone.shutdown().await;

@@ -16,9 +16,10 @@ use super::guard;
 use super::held::{Found, Held};
 use super::membership::{Gossip, Membership};
 use super::observe::Observer;
+use super::obstacle::Obstacle;
 use super::request::LockRequest;
 use super::seed_query::SeedQuery;
-use super::seeds::Seeds;
+use super::seeds::{self, Seeds};
 use super::shared::Shared;
 use super::socket;
 #[cfg(feature = "harness")]
@@ -94,7 +95,7 @@ impl MeshBuilder {
         let clock = Clock::new().with_wall_offset_ms(checked.wall_offset_ms);
         let incarnation = Incarnation::new(clock.incarnation());
         let (gossip_in, incoming) = mpsc::channel(GOSSIP_QUEUE);
-        let seeds = Seeds::new(checked.seeds.clone(), &checked.resolver);
+        let (seeds, resolver) = (checked.seeds.clone(), checked.resolver.clone());
         let query = checked
             .is_short_lived
             .then(|| Observer::of_node(seal(checked.key.clone())).cluster(&checked.cluster));
@@ -108,6 +109,7 @@ impl MeshBuilder {
         let (id, settings) = (checked.id.clone(), checked.settings);
         let node = new_node(clock, incarnation, checked);
         let shared = Arc::new(Shared::new(clock, sender, node, gossip_in));
+        let seeds = Seeds::new(seeds, &resolver, &report_seeds(&shared));
         let finder = match query {
             Some(observer) => {
                 Finder::Asks(Box::new(SeedQuery::new(shared.clone(), observer, seeds)))
@@ -123,6 +125,24 @@ impl MeshBuilder {
             inner: Arc::new(inner),
         })
     }
+}
+
+/// Says in the log of the node if a seed does not resolve.
+fn report_seeds(shared: &Arc<Shared>) -> seeds::Report {
+    let shared = Arc::downgrade(shared);
+    Arc::new(move |seed, error| {
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        let obstacle = Obstacle::SeedUnresolved {
+            seed: seed.to_owned(),
+            error: error.map(ToString::to_string).unwrap_or_default(),
+        };
+        shared.with(|core, now| match error {
+            Some(_) => core.obstacles.begin(now.mono, &obstacle),
+            None => core.obstacles.end(now.mono, &obstacle),
+        });
+    })
 }
 
 /// How a node finds the others.

@@ -42,6 +42,8 @@ pub(crate) enum Obstacle {
     LeansOnWallClock { answers: usize },
     /// The task that gossips has ended.
     GossipEnded,
+    /// A seed has no address that is known.
+    SeedUnresolved { seed: String, error: String },
     /// The system refuses to receive.
     SocketFailed { error: String },
 }
@@ -155,6 +157,14 @@ impl Obstacle {
                 "the gossip runs",
             )
             .at_once(),
+            Self::SeedUnresolved { seed, error } => About::new(
+                "seed_unresolved",
+                Level::WARN,
+                format!("the seed {seed} does not resolve: {error}"),
+                "it is tried again; check its name and the DNS of this host",
+                format!("the seed {seed} resolves"),
+            )
+            .of(seed),
             Self::SocketFailed { error } => About::new(
                 "socket_failed",
                 Level::WARN,
@@ -451,6 +461,10 @@ mod tests {
             },
             Obstacle::LeansOnWallClock { answers: 1 },
             Obstacle::GossipEnded,
+            Obstacle::SeedUnresolved {
+                seed: "seed:7400".to_owned(),
+                error: error.clone(),
+            },
             Obstacle::SocketFailed { error },
         ];
         for about in all.iter().map(Obstacle::about) {

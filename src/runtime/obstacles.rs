@@ -76,7 +76,6 @@ impl Obstacles {
     }
 
     /// Something has begun that keeps this node from getting locks. It holds until it is ended.
-    #[cfg_attr(not(test), expect(dead_code, reason = "nothing is told so yet"))]
     pub(crate) fn begin(&mut self, now: Instant, obstacle: &Obstacle) {
         if let Some(tracked) = self.track(now, obstacle) {
             tracked.noted = Some(Instant::FAR);
@@ -84,7 +83,6 @@ impl Obstacles {
     }
 
     /// What was begun, of the same kind and with the same peer, is over.
-    #[cfg_attr(not(test), expect(dead_code, reason = "nothing is told so yet"))]
     pub(crate) fn end(&mut self, now: Instant, obstacle: &Obstacle) {
         let About { kind, peer, .. } = obstacle.about();
         if let Some(tracked) = self.tracked.get_mut(&(kind, peer)) {

@@ -48,6 +48,10 @@ impl Resolve for System {
     }
 }
 
+/// Called with the name of a seed and the error as it begins to fail, and with `None` as it
+/// resolves again.
+pub(crate) type Report = Arc<dyn Fn(&str, Option<&Error>) + Send + Sync>;
+
 /// The addresses of all seeds, as far as they are known. The names are resolved for as long as it
 /// is there.
 #[derive(Debug)]
@@ -59,7 +63,7 @@ pub(crate) struct Seeds {
 
 impl Seeds {
     /// Begins to resolve `names`, each `HOST:PORT`. Those that are addresses are known at once.
-    pub(crate) fn new(names: Vec<String>, resolver: &Arc<dyn Resolve>) -> Self {
+    pub(crate) fn new(names: Vec<String>, resolver: &Arc<dyn Resolve>, report: &Report) -> Self {
         let (is_alone, alone) = watch::channel(true);
         let mut known = BTreeMap::new();
         let mut unknown = BTreeSet::new();
@@ -72,7 +76,9 @@ impl Seeds {
         let (tell, found) = watch::channel(known);
         let mut tasks = JoinSet::new();
         for name in unknown {
-            tasks.spawn(follow(name, resolver.clone(), alone.clone(), tell.clone()));
+            let (resolver, report) = (resolver.clone(), report.clone());
+            let (alone, tell) = (alone.clone(), tell.clone());
+            tasks.spawn(follow(name, resolver, report, alone, tell));
         }
         Self {
             found,
@@ -165,6 +171,7 @@ impl Discovery {
 async fn follow(
     name: String,
     resolver: Arc<dyn Resolve>,
+    report: Report,
     mut is_alone: watch::Receiver<bool>,
     tell: watch::Sender<BTreeMap<String, Vec<SocketAddr>>>,
 ) {
@@ -176,7 +183,7 @@ async fn follow(
         match resolved.and_then(some) {
             Ok(addrs) => {
                 if std::mem::take(&mut has_failed) {
-                    tracing::info!(seed = %name, ?addrs, "the seed resolves now");
+                    report(&name, None);
                 }
                 tell.send_if_modified(|known| {
                     let before = known.insert(name.clone(), addrs.clone());
@@ -185,11 +192,7 @@ async fn follow(
             }
             Err(error) if !has_failed => {
                 has_failed = true;
-                tracing::warn!(
-                    seed = %name,
-                    %error,
-                    "the seed does not resolve; retrying (check its name, or the DNS of this host)"
-                );
+                report(&name, Some(&error));
             }
             Err(_) => {}
         }
@@ -274,9 +277,14 @@ mod tests {
         SocketAddr::from(([10, 0, 0, host], port))
     }
 
+    fn unreported() -> Report {
+        Arc::new(|_, _| {})
+    }
+
     fn seeds(names: &[&str], resolver: &Arc<Late>) -> Seeds {
         let resolver: Arc<dyn Resolve> = resolver.clone();
-        Seeds::new(names.iter().map(ToString::to_string).collect(), &resolver)
+        let names = names.iter().map(ToString::to_string).collect();
+        Seeds::new(names, &resolver, &unreported())
     }
 
     #[tokio::test(start_paused = true)]
@@ -337,6 +345,7 @@ mod tests {
         let task = follow(
             "once:1".to_owned(),
             resolver,
+            unreported(),
             watch::channel(true).1,
             tell.clone(),
         );
