@@ -194,7 +194,7 @@ impl MeshBuilder {
         self
     }
 
-    /// What turns the names of seeds into addresses, instead of the system's resolver: a service
+    /// Sets a resolver of the names of seeds, instead of the system's: a service
     /// registry, or names that only a test knows.
     pub fn resolver(mut self, resolver: impl Resolve) -> Self {
         self.resolver = Arc::new(resolver);

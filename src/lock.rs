@@ -62,7 +62,7 @@ pub trait DistributedLock: Send + Sync {
     ///
     /// # Errors
     /// [`ClusterError::LockReleaseFailed`] where this node does not hold `key`, or no longer, or
-    /// where it does for another task and the lease of this one is over.
+    /// if it does for another task and the lease of this one is over.
     async fn release(&self, key: &str) -> Result<(), ClusterError>;
 
     /// Adds `extra_ttl_ms` milliseconds to what remains of the lease.

@@ -1,7 +1,7 @@
-//! What five nodes log, line by line: a start, restarts, outages and misconfigured nodes. One
+//! The logs of five nodes, line by line: a start, restarts, outages and misconfigured nodes. One
 //! binary of its own, since a subscriber is a process's own.
 //!
-//! What is said does not depend on how fast the machine is, so lines are compared as sets, by
+//! The lines do not depend on how fast the machine is, so lines are compared as sets, by
 //! node. A machine that stands still for some hundred milliseconds is told by a watch, and what
 //! the nodes then rightly say of silent voters is no failure.
 
@@ -24,9 +24,9 @@ const MAX_TTL: Duration = Duration::from_secs(4);
 /// Long enough for a line that should not come: an obstacle is said after a second, and is over
 /// after another.
 const QUIET: Duration = Duration::from_secs(3);
-/// The watch is late by this much where the machine stands still.
+/// The watch is late by this much if the machine stands still.
 const LATE_MS: u64 = 300;
-/// What a node may say where the machine stands still.
+/// Causes that a node may name if the machine stands still.
 const OF_LATENESS: [&str; 3] = ["voter_silent", "no_quorum", "voter_quarantine"];
 
 /// Keeps what events say from information on, by the node that says it.
@@ -142,11 +142,11 @@ impl Watch {
 
 type Lines = BTreeMap<String, BTreeSet<String>>;
 
-/// What nodes are expected to say.
+/// The lines that are expected of nodes.
 #[derive(Default)]
 struct Expected {
     said: Lines,
-    /// What may be said besides.
+    /// Lines that may come besides.
     may: Lines,
 }
 
@@ -163,7 +163,7 @@ impl Expected {
 }
 
 impl Log {
-    /// What was said since the last phase. What is only said again is left out.
+    /// The lines since the last phase, without those that only repeat.
     fn seen(&self) -> Lines {
         let lines = self.lines.lock().unwrap();
         let first = |lines: &Vec<String>| {
@@ -230,7 +230,7 @@ fn started() -> String {
     "INFO [] mesh started".to_owned()
 }
 
-/// That a voter does not answer, and that it answers again.
+/// A voter does not answer, and answers again.
 fn silent(node: &str) -> [String; 2] {
     [
         format!(
@@ -241,7 +241,7 @@ fn silent(node: &str) -> [String; 2] {
     ]
 }
 
-/// That another voter is in quarantine, and that it is not.
+/// Another voter is in quarantine, and no longer.
 fn quarantined(node: &str) -> [String; 2] {
     [
         format!(
@@ -252,7 +252,7 @@ fn quarantined(node: &str) -> [String; 2] {
     ]
 }
 
-/// That the node's own voter is in quarantine, and that it votes.
+/// The node's own voter is in quarantine, and votes.
 fn recovers(level: Level) -> [String; 2] {
     [
         format!(
@@ -264,7 +264,7 @@ fn recovers(level: Level) -> [String; 2] {
     ]
 }
 
-/// That there is no quorum, with what to do, and that there is one again.
+/// There is no quorum, with what to do, and there is one again.
 fn no_quorum(action: &str) -> [String; 2] {
     [
         format!("WARN [no_quorum] no quorum; {action}"),

@@ -17,7 +17,7 @@ use crate::world::{Outcome, World};
 
 /// In so many worlds each of the corners is reached.
 const SEEDS_ENOUGH: u64 = 300;
-/// What is rare, and must not be forgotten.
+/// Rare events that must not be forgotten.
 const CORNERS: [&str; 14] = [
     "adoptions",
     "adoptions_under_a_lease",
@@ -242,7 +242,7 @@ impl Summary {
         }
     }
 
-    /// What happened in no world of many, and should have: a law that is never tried proves
+    /// Events that happened in no world of many, and should have: a law that is never tried proves
     /// nothing.
     pub(crate) fn unreached(&self, tweaks: Tweaks) -> Vec<&'static str> {
         let is_plain = tweaks.nodes.is_none() && tweaks.faults.is_none();

@@ -16,7 +16,7 @@ type Story = fn(&mut World, KeyAt);
 const PLAYED: usize = 4;
 
 impl World {
-    /// Some of these stories; where a minority is broken for good, that one's alone.
+    /// Some of these stories; if a minority is broken for good, that one's alone.
     pub(crate) fn play_more(&mut self) {
         let end = self.settings.habits.keys + PROBE_KEYS;
         let keys = end - 2 * PLAYED..end;

@@ -1,4 +1,4 @@
-//! What is wrong for the whole of a run in some worlds: timers that fire late, sockets that keep
+//! Hazards that last for a whole run in some worlds: timers that fire late, sockets that keep
 //! little, paths that lose what is large, hosts that never come back.
 //!
 //! All is drawn from a stream of its own, so that the rest of a world stays as it was.
@@ -7,7 +7,7 @@ use crate::rng::Rng;
 use crate::settings::{MILLISECOND, Settings};
 use crate::world::World;
 
-/// What is wrong all the time. By default nothing.
+/// The hazards of a world. By default there are none.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Hazards {
     /// A node is woken up to so much later than it asked for, in nanoseconds. Datagrams that come

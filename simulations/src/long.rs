@@ -20,7 +20,7 @@ use lockmesh::wire::Seal;
 
 const NODES: usize = 3;
 const MAX_TTL: Duration = Duration::from_secs(3);
-/// As many as one node may hold, where the build is a fast one.
+/// As many as one node may hold, if the build is a fast one.
 const KEYS: usize = if cfg!(debug_assertions) {
     5_000
 } else {
@@ -185,7 +185,7 @@ impl Cluster {
         self.nodes[at].claimant().held(self.now()).count()
     }
 
-    /// What any node keeps the most of.
+    /// The most that any node keeps of something.
     fn most(&self, what: &str) -> usize {
         let sizes = self.nodes.iter().flat_map(|node| node.sizes());
         let of_it = sizes.filter(|(name, _)| *name == what);

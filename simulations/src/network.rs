@@ -45,7 +45,7 @@ pub(crate) struct Network {
     cuts: Vec<u16>,
     /// What slow hosts add to each of their links, in nanoseconds.
     slow: BTreeMap<usize, u64>,
-    /// What slow links add one way, in nanoseconds.
+    /// The delay that slow links add one way, in nanoseconds.
     slow_ways: BTreeMap<(usize, usize), u64>,
     /// Of how many bytes a datagram is large, and how many per million of those are lost.
     large: (usize, u64),
@@ -197,7 +197,7 @@ impl Network {
         self.large = (bytes, loss_ppm);
     }
 
-    /// Whether every datagram from one host arrives at the other soon.
+    /// `true` if every datagram from one host arrives at the other soon.
     pub(crate) fn is_steady(&self, from: usize, to: usize) -> bool {
         let slow = |host| self.slow.contains_key(&host);
         let is_slow = slow(from) || slow(to) || self.slow_ways.contains_key(&(from, to));

@@ -24,7 +24,7 @@ const OTHER_CLUSTER: &str = "staging";
 /// Beyond all of the hosts' own: else it would be heard as an earlier life of the host's.
 const LIFE: u64 = u64::MAX / 2;
 
-/// Where the settings ask for it, each member's twin.
+/// Each member's twin, if the settings ask for it.
 #[derive(Debug, Default)]
 pub(crate) struct Twins(Vec<Node>);
 
@@ -74,7 +74,7 @@ impl World {
         self.twins = Twins(nodes);
     }
 
-    /// What they tell each other, at once.
+    /// Delivers at once everything that they tell each other.
     fn deliver(&self, nodes: &mut [Node], now: Now) {
         let mut sent = true;
         while std::mem::take(&mut sent) {
@@ -89,7 +89,7 @@ impl World {
         }
     }
 
-    /// A datagram arrives where a host has no process.
+    /// A datagram arrives at a host that has no process.
     pub(crate) fn arrive_at_twin(&mut self, host: HostAt, datagram: &Datagram) {
         let now = self.hosts[host].clock.now(self.time);
         let Some(node) = self.twins.0.get_mut(host) else {

@@ -31,7 +31,7 @@ pub struct Inspection {
     pub answered: usize,
     /// How many of those have no memory of their votes: what they do not know of may be.
     pub recovering: usize,
-    /// Who holds it, as far as that is known.
+    /// The holder, as far as it is known.
     pub state: LockState,
     /// The claims that have votes of those that answered, those with the most first.
     pub votes: Vec<SeenVotes>,
@@ -43,7 +43,7 @@ pub struct Inspection {
     pub waiters: Vec<Waiter>,
 }
 
-/// Who holds a key.
+/// The holder of a key.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LockState {

@@ -47,7 +47,7 @@ struct Speaker {
     heard_at: Instant,
     /// What it said that it does there.
     role: Option<Role>,
-    /// Whether it was told that its voter set differs, and whether in what.
+    /// `true` if it was told that its voter set differs; and in what.
     is_told: bool,
     is_told_in_what: bool,
 }
@@ -59,7 +59,7 @@ struct Description {
 }
 
 impl Sets {
-    /// Whether no other voter set has been heard of.
+    /// `true` if no other voter set has been heard of.
     pub(super) fn is_empty(&self) -> bool {
         self.speakers.is_empty()
     }
@@ -119,7 +119,7 @@ impl Sets {
         })
     }
 
-    /// Whether a description may be sent to `node`: so often to one node, and so many to all.
+    /// Returns `true` if a description may be sent to `node`, by the bounds for one and for all.
     fn may_send(&mut self, now: Now, node: &NodeId, every: Duration) -> bool {
         let last = self.sent_to.get(node);
         if last.is_some_and(|last| now.mono < last.after(every)) {

@@ -18,7 +18,7 @@ const NOBODY_AFTER: Duration = Duration::from_secs(1);
 /// Datagrams of one address that could not be opened.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Stranger {
-    /// Where they came from.
+    /// The address that they came from.
     pub from: SocketAddr,
     /// Why the last one could not be opened.
     pub reason: DropReason,
@@ -26,7 +26,7 @@ pub struct Stranger {
     pub count: u64,
 }
 
-/// What came lately that could not be opened.
+/// Datagrams that came lately and could not be opened.
 #[derive(Debug)]
 pub(super) struct Strangers {
     by_addr: BTreeMap<SocketAddr, Seen>,

@@ -140,7 +140,7 @@ impl Talk {
         self.step == Step::Done
     }
 
-    /// Whether its voter has no memory of its votes.
+    /// `true` if its voter has no memory of its votes.
     pub(super) fn is_recovering(&self) -> bool {
         let voter = self.speaker.as_ref().map(|speaker| speaker.overview.voter);
         matches!(voter, Some(VoterState::Abstains { .. }))

@@ -17,8 +17,8 @@ use super::time::Now;
 const UNANSWERED_MAX: u32 = 2;
 
 impl OwnClaim {
-    /// Whether too few voters have voted for it, have it in their queues, or have yet to answer for
-    /// a majority.
+    /// `true` if those voters that have voted for it, queue it, or have yet to answer
+    /// are no majority.
     fn is_shut_out(&self) -> bool {
         let may_vote = self.ballots.iter().filter(|ballot| match ballot.answer {
             Answer::Voted | Answer::Waits(_) => true,

@@ -490,7 +490,7 @@ impl OwnClaim {
     }
 
     /// Rule 16: whether a majority of the voters name one claim that may have won. Of those that do
-    /// not answer, where a majority does, each may have voted for it too, if it comes before this
+    /// not answer, if a majority does, each may have voted for it too, if it comes before this
     /// one: one that lives and comes after gives its votes back. Holders that differ prove nothing:
     /// they may all be trying, too.
     fn another_may_have_won(&self, mute: usize) -> bool {
@@ -515,7 +515,7 @@ impl OwnClaim {
         })
     }
 
-    /// Whether it has won, and stays whatever becomes of its process.
+    /// `true` if it has won, and stays whatever becomes of its process.
     pub(crate) fn outlives(&self) -> bool {
         self.outlives && self.held.is_some()
     }

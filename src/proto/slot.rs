@@ -80,7 +80,7 @@ pub(crate) struct GivenVote {
     /// When its holder was last asked whether it is still there; [`Instant::FAR`]: never.
     asked: Instant,
     pub(crate) won: bool,
-    /// Whether it outlives its claimant's process.
+    /// `true` if it outlives its claimant's process.
     pub(crate) outlives: bool,
     /// Which session covers it, or has covered it.
     pub(crate) session: SessionNo,
@@ -182,7 +182,7 @@ impl Slot {
 
     /// Makes room for a claim in a queue of at most `waiters_max`: the last in it yields to one
     /// that comes before it. Answers the one that has no place then, which may be `entry` itself;
-    /// `None` where there is room for all.
+    /// `None` if there is room for all.
     pub(crate) fn make_room(&mut self, entry: &Heard, waiters_max: usize) -> Option<Heard> {
         let waiters = self.queue();
         let is_full = waiters.len() >= waiters_max && self.waiter(&entry.claim).is_none();

@@ -69,7 +69,7 @@ impl VoterSet {
         }
     }
 
-    /// Whether it names `node`, or may: not all of its members are listed.
+    /// `true` if it names `node`, or may: not all of its members are listed.
     #[must_use]
     pub fn may_name(&self, node: &NodeId) -> bool {
         let is_beyond = self.listed.last().is_none_or(|last| last < node);
@@ -255,8 +255,8 @@ pub struct OtherSet {
     pub quarantine: Duration,
     /// Its `max_clock_skew`.
     pub skew: Duration,
-    /// Whether it may name the voter that is told: only then has that voter voted in it.
+    /// `true` if it may name the voter that is told: only then has that voter voted in it.
     pub names_me: bool,
-    /// Whether its speaker may give votes in it.
+    /// `true` if its speaker may give votes in it.
     pub votes: bool,
 }

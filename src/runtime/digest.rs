@@ -21,7 +21,7 @@ pub(super) struct Identity {
     pub(super) addr: SocketAddr,
 }
 
-/// What a digest says of one.
+/// An entry of a digest.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Entry {
     pub(super) id: Identity,
@@ -37,7 +37,7 @@ pub(super) struct Entry {
 pub(super) struct Message<'a> {
     head: [u8; HEAD_BYTES],
     pub(super) entries: Vec<Entry>,
-    /// What follows the digest.
+    /// The bytes after the digest.
     rest: &'a [u8],
 }
 
@@ -67,7 +67,7 @@ impl<'a> Message<'a> {
         })
     }
 
-    /// Whether it is the first of a handshake.
+    /// `true` if it is the first of a handshake.
     pub(super) fn is_syn(&self) -> bool {
         self.head[3] == SYN
     }

@@ -1,4 +1,4 @@
-//! What the gossip library hears and says of other nodes: no more than of those that live now.
+//! Keeps from the gossip library, and from its messages, all nodes but those that live now.
 //!
 //! The library makes a record of each incarnation of a node that a digest names to it. It names all
 //! of its records in each datagram, and panics once they do not fit. It cannot be asked to forget
@@ -32,7 +32,7 @@ use crate::proto::time::Instant;
 const DIGEST_BYTES_MAX: usize = 60_000;
 /// The most of them that nodes may have that do not vote.
 const CLIENTS_BYTES_MAX: usize = 32_000;
-/// What an entry of a voter may need beside its name.
+/// The most bytes of an entry of a voter beside its name.
 const ENTRY_BYTES_MAX: usize = 53;
 
 /// Every incarnation that the gossip library may have a record of.

@@ -11,17 +11,17 @@ use crate::proto::id::NodeId;
 use crate::wire::GOSSIP_BYTES_MAX;
 use crate::wire::seal::SEALED_OVERHEAD;
 
-/// What a node takes beside its name and its address: the length of the name, its generation,
+/// The bytes of a node beside its name and its address: the length of the name, its generation,
 /// heartbeat and two versions.
 const ENTRY_BYTES: usize = 2 + 8 + 8 + 8 + 8;
-/// What an address takes.
+/// The bytes of an address.
 const V4_BYTES: usize = 1 + 4 + 2;
 const V6_BYTES: usize = 1 + 16 + 2;
-/// What a message has of its own: magic number, version, type, and the number of nodes.
+/// The bytes of a message of its own: magic number, version, type, and the number of nodes.
 const MESSAGE_BYTES: usize = 2 + 1 + 1 + 2;
 /// The least that the library wants to have left for what has changed.
 const CHANGES_BYTES_MIN: usize = 100;
-/// What is left for the nodes.
+/// The bytes that are left for the nodes.
 const NODES_BYTES_MAX: usize =
     GOSSIP_BYTES_MAX - SEALED_OVERHEAD - MESSAGE_BYTES - CHANGES_BYTES_MIN;
 
@@ -59,7 +59,7 @@ mod tests {
         names.map(|name| NodeId::new(name).unwrap()).collect()
     }
 
-    /// What the library sends of these nodes, beside what has changed.
+    /// The bytes that the library sends of these nodes, beside their changes.
     fn syn_ack(nodes: &[NodeId], addr: SocketAddr) -> Vec<u8> {
         let mut bytes = Vec::new();
         bytes.extend(45_139_u16.to_le_bytes());

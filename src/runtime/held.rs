@@ -1,4 +1,5 @@
-//! What a node holds through [`DistributedLock`](crate::DistributedLock), which has no guards.
+//! The locks that a node holds through [`DistributedLock`](crate::DistributedLock), which has no
+//! guards.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,13 +24,13 @@ pub(super) struct Held {
 #[derive(Debug)]
 struct Entry {
     lease: Arc<Lease>,
-    /// The task that acquired it, where it was one.
+    /// The task that acquired it, if it was one.
     task: Option<task::Id>,
     /// Tasks whose own lease was over before this one began, and that have not released it.
     late: Vec<task::Id>,
 }
 
-/// What a caller finds of a key.
+/// The state of a key, as a caller finds it.
 #[derive(Debug)]
 pub(super) enum Found {
     /// The lease that this node holds.
@@ -41,20 +42,20 @@ pub(super) enum Found {
 }
 
 impl Entry {
-    /// Whether `task` has acquired the key before, and this lease is another task's.
+    /// `true` if `task` has acquired the key before, and this lease is another task's.
     fn is_late(&self, task: Option<task::Id>) -> bool {
         task.is_some_and(|task| self.task != Some(task) && self.late.contains(&task))
     }
 }
 
 impl Held {
-    /// Whether this node holds `key`.
+    /// `true` if this node holds `key`.
     pub(super) fn has(&self, key: &str) -> bool {
         let entry = self.entries.get(key);
         entry.is_some_and(|entry| entry.lease.is_held())
     }
 
-    /// What `task` finds of `key`.
+    /// The state of `key`, as `task` finds it.
     pub(super) fn find(&self, key: &str, task: Option<task::Id>) -> Found {
         match self.entries.get(key).filter(|it| it.lease.is_held()) {
             None => Found::Nothing,

@@ -67,7 +67,7 @@ pub(crate) struct Membership {
     incoming: Arc<Mutex<GossipOut>>,
     running: Running,
     discovery: Discovery,
-    /// What was last seen: the view, and who votes.
+    /// The view that was last seen, and the nodes that vote.
     seen: (View, BTreeSet<NodeId>),
 }
 
@@ -77,12 +77,12 @@ struct Running {
     filter: Arc<StdMutex<DigestFilter>>,
     /// The gossip library is done with a datagram.
     heard: Arc<Notify>,
-    /// What this node says in this run was not said yet in it: whether it votes.
+    /// Whether this node votes, as it last said in this run; `None` if it did not say it yet.
     said: Option<bool>,
     since: Instant,
 }
 
-/// What a run of the gossip library hands to the next, so that others hear the next one.
+/// State that a run of the gossip library hands to the next, so that others hear the next one.
 #[derive(Clone, Copy)]
 struct Said {
     heartbeat: u64,
@@ -232,7 +232,7 @@ impl Membership {
         known
     }
 
-    /// Asks nodes that gossip does not see, where it is time to. Returns when to look again.
+    /// Asks nodes that gossip does not see, if it is time to. Returns when to look again.
     fn discover_if_due(&mut self) -> Instant {
         let now = Instant::now();
         let alive = self.seen.0.peers.values().filter(|peer| peer.alive);

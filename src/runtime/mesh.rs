@@ -155,7 +155,7 @@ enum Finder {
 }
 
 /// Finds others until the mesh leaves, and then stops it: in a task of its own, so that a shutdown
-/// is done also where nobody waits for it to the end.
+/// is done even if nobody waits for it to the end.
 async fn live(
     finder: Finder,
     shared: Arc<Shared>,

@@ -97,14 +97,16 @@ impl LockRequest {
     #[tracing::instrument(level = "debug", skip_all, fields(key = %self.key))]
     pub async fn acquire(self) -> Result<Guard, AcquireError> {
         let clock = self.mesh.shared.clock;
-        let until = self.wait_at_most.map(|wait| clock.mono().after(wait));
+        let since = clock.mono();
+        let until = self.wait_at_most.map(|wait| since.after(wait));
         loop {
             let left = until.map(|until| until.since(clock.mono()));
             match self.ask(false, left).await? {
-                Ended::Granted(lease) if self.is_whole(&lease, until).await? => {
-                    return Ok(Guard::new(lease, self.mesh));
-                }
-                Ended::Granted(_) => {}
+                Ended::Granted(lease) => match self.is_whole(&lease, until).await {
+                    Some(true) => return Ok(Guard::new(lease, self.mesh)),
+                    Some(false) => {}
+                    None => return Err(self.unconfirmed(since)),
+                },
                 ended => return Err(self.no_lock(&ended, self.wait_at_most)),
             }
         }
@@ -131,45 +133,45 @@ impl LockRequest {
         let wait = self.wait_at_most.unwrap_or(self.mesh.settings.try_at_most);
         let since = clock.mono();
         match self.ask(true, Some(wait)).await? {
-            Ended::Granted(lease) if self.is_whole(&lease, Some(since.after(wait))).await? => {
-                Ok(Some(lease))
-            }
-            Ended::Granted(_) => {
-                let waited = clock.mono().since(since);
-                Err(AcquireError::Unconfirmed { waited })
-            }
+            Ended::Granted(lease) => match self.is_whole(&lease, Some(since.after(wait))).await {
+                Some(true) => Ok(Some(lease)),
+                Some(false) | None => Err(self.unconfirmed(since)),
+            },
             Ended::Denied => Ok(None),
             ended => Err(self.no_lock(&ended, Some(wait))),
         }
     }
 
-    /// Returns once a majority has confirmed about the whole lease; at once where the caller does
-    /// not want to wait for that. A lock that was won in contention is valid for the span of an
-    /// offer only, until its first renewal comes back. Answers `false` where it was over before.
-    async fn is_whole(&self, lease: &Lease, until: Option<Instant>) -> Result<bool, AcquireError> {
+    /// Returns `Some(true)` once a majority has confirmed about the whole lease; at once if the
+    /// caller does not want to wait for that. A lock that was won in contention is valid for the
+    /// span of an offer only, until its first renewal comes back. Returns `Some(false)` if the
+    /// lease was over before, and `None`, with the lease released, if `until` was.
+    async fn is_whole(&self, lease: &Lease, until: Option<Instant>) -> Option<bool> {
         let whole = self.ttl * 2 / 3;
         if self.is_eager || lease.remaining() >= whole {
-            return Ok(true);
+            return Some(true);
         }
         let mut pending = Pending {
             mesh: &self.mesh,
             ticket: Some(lease.ticket),
         };
-        let clock = self.mesh.shared.clock;
-        let began = clock.mono();
         let lasts = match until {
             None => lease.lasts(whole).await,
-            Some(until) => tokio::time::timeout(until.since(began), lease.lasts(whole))
-                .await
-                .map_err(|_| {
-                    let waited = clock.mono().since(began);
-                    AcquireError::Unconfirmed { waited }
-                })?,
+            Some(until) => {
+                let left = until.since(self.mesh.shared.clock.mono());
+                let lasts = tokio::time::timeout(left, lease.lasts(whole)).await;
+                lasts.ok()?
+            }
         };
         if lasts {
             pending.ticket = None;
         }
-        Ok(lasts)
+        Some(lasts)
+    }
+
+    fn unconfirmed(&self, since: Instant) -> AcquireError {
+        let waited = self.mesh.shared.clock.mono().since(since);
+        AcquireError::Unconfirmed { waited }
     }
 
     async fn ask(&self, is_try: bool, wait: Option<Duration>) -> Result<Ended, AcquireError> {

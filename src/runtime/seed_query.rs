@@ -1,4 +1,4 @@
-//! Where the members are, for a node that does not gossip: it asks its seeds, and the members that
+//! Finds the members, for a node that does not gossip: it asks its seeds, and the members that
 //! they name, as somebody beside the mesh does. They keep nothing of it.
 
 use std::collections::BTreeSet;
@@ -105,7 +105,7 @@ impl SeedQuery {
     }
 }
 
-/// Where the members are, and who of them says that it votes.
+/// The addresses of the members, and which of them say that they vote.
 fn look(survey: &Survey, tag: RosterTag) -> (View, BTreeSet<NodeId>) {
     let mut view = View::default();
     let mut voting = BTreeSet::new();

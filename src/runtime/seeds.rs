@@ -1,4 +1,4 @@
-//! Where the seeds are: names become addresses, again and again, since they change.
+//! Resolves the names of seeds, again and again, since their addresses change.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -87,7 +87,7 @@ impl Seeds {
         }
     }
 
-    /// Whether this node knows nobody: then names are resolved more often.
+    /// Sets whether this node knows nobody. If it does not, names are resolved more often.
     pub(crate) fn set_alone(&self, is_alone: bool) {
         self.is_alone.send_if_modified(|was| {
             let is_news = *was != is_alone;

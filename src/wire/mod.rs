@@ -143,7 +143,7 @@ impl DropReason {
 }
 
 impl DropReason {
-    /// What a datagram is that cannot be opened, in words; `None` for other reasons.
+    /// Describes a datagram that cannot be opened; `None` for other reasons.
     #[must_use]
     pub fn as_unopened(self) -> Option<&'static str> {
         match self {

@@ -1,8 +1,8 @@
 //! The patience of tests that wait in real time.
 //!
-//! What a test waits for may be late because it never happens, or because the machine has other
-//! work. Patience is therefore counted in wake-ups of a timer, and not by the clock: a machine that
-//! is too busy to run the test wakes that timer late, and the test waits for longer.
+//! An event that a test waits for may be late because it never happens, or because the machine
+//! has other work. Patience is therefore counted in wake-ups of a timer, and not by the clock: a
+//! machine that is too busy to run the test wakes that timer late, and the test waits for longer.
 
 use std::time::{Duration, Instant};
 

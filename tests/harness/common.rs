@@ -10,7 +10,7 @@ mod patience;
 
 pub(crate) use patience::within;
 
-/// What a mesh is told to wait at the most.
+/// The most that a mesh is told to wait.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Waits until `is_so`.

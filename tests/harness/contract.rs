@@ -205,7 +205,7 @@ async fn a_lease_that_is_not_renewed_is_over_for_good_after_its_ttl(Backend { a,
     assert!(!is_free || !next.is_held(), "another's lock was released");
 }
 
-/// Depends on real time where the clock is not paused: 2.5 s without a turn break it.
+/// Depends on real time if the clock is not paused: 2.5 s without a turn break it.
 async fn a_lease_is_renewed_until_its_guard_is_dropped(Backend { a, b, .. }: Backend) {
     let ttl = Duration::from_secs(4);
     let guard = a.lock("k").ttl(ttl).acquire().await.unwrap();
@@ -285,7 +285,7 @@ async fn keys_and_ttls_that_cannot_be_are_errors(Backend { a, .. }: Backend) {
     }
 }
 
-/// Depends on real time where the clock is not paused: 2.5 s without a turn break it.
+/// Depends on real time if the clock is not paused: 2.5 s without a turn break it.
 async fn the_mesh_goes_on_for_as_long_as_there_is_a_guard(backend: Backend) {
     let ttl = Duration::from_secs(4);
     let guard = backend.a.lock("k").ttl(ttl).acquire().await.unwrap();

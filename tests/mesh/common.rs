@@ -13,7 +13,7 @@ mod patience;
 
 pub(crate) use patience::within;
 
-/// What a mesh is told to wait at the most, and no test waits longer for.
+/// The most that a mesh is told to wait, and no test waits for longer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The constants of [`Timing::lan`] with a short longest lease, so that a quarantine is over

@@ -273,10 +273,10 @@ fn recovering(nonce: u64) -> Report {
     }
 }
 
-/// Who answers, and what to the question with a nonce.
+/// The reports that answer the question with a nonce, by node.
 type Answer = (&'static str, fn(u64) -> Report);
 
-/// What an inspection says of a key, where these reports come before it ends.
+/// The result of an inspection of a key, if these reports come before it ends.
 fn judged(reports: &[Answer]) -> (LockState, Option<String>, Vec<SeenVotes>) {
     let mut asker = Asker::new();
     let (_, nonce) = asker.asks(&key());

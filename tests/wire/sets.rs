@@ -1,4 +1,4 @@
-//! What a whole node makes of those that have another voter set, secret or cluster.
+//! A whole node beside others that have another voter set, secret or cluster.
 
 use std::time::Duration;
 
@@ -79,7 +79,7 @@ fn mismatch(output: &Output) -> Option<String> {
     }
 }
 
-/// What a node says of its voter set.
+/// The word of a node on its voter set.
 fn described(members: &[&str], max_ttl_s: u64, role: Role) -> Message {
     let timing = Timing {
         max_ttl: Duration::from_secs(max_ttl_s),

@@ -1,4 +1,4 @@
-//! What voters say they would do with a claim, and who is asked.
+//! Voters say what they would do with a claim, if they are asked.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use lockmesh::wire::{Head, Seal};
 use crate::arbitrary::node_id;
 use crate::node::{World, seal_of};
 
-/// What a node answers to the query of `b`.
+/// The answer of a node to the query of `b`.
 fn reply(world: &mut World, ear: &mut Seal, roster: RosterTag, epoch: Epoch) -> VoterReply {
     let head = Head {
         roster,

@@ -294,9 +294,9 @@ pub(crate) fn client_id(number: u32) -> String {
     format!("a-client-that-lives-for-seconds-{number:06}")
 }
 
-/// What the configurations of processes are made of.
+/// The parts of the configurations of processes.
 impl Crew {
-    /// What all processes of the cluster have in common.
+    /// Common to all processes of the cluster.
     fn common(&self) -> String {
         let nodes = self.nodes.len();
         let list = |item: &dyn Fn(usize) -> String| {

@@ -1,4 +1,4 @@
-//! What can be done to the nodes, one thing at a time.
+//! Everything that can be done to the nodes, one thing at a time.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,7 +13,7 @@ pub(crate) struct Step {
     pub(crate) deed: Deed,
 }
 
-/// What is done. Nodes are numbers from 0.
+/// One thing that is done. Nodes are numbers from 0.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Deed {
     /// SIGKILL; whether the next process starts at once.
@@ -31,21 +31,21 @@ pub(crate) enum Deed {
         kind: FaultKind,
         nodes: Vec<usize>,
         pairs: Vec<(usize, usize)>,
-        /// Whether the sender is told that it may not send, or its datagrams are just gone.
+        /// `true` if the sender is told that it may not send; otherwise its datagrams vanish.
         refused: bool,
     },
     /// All that was cut is whole again.
     Heal,
-    /// So many of a thousand datagrams to these nodes are lost; none where it is zero.
+    /// So many of a thousand datagrams to these nodes are lost; none if it is zero.
     Loss { nodes: Vec<usize>, permille: u32 },
-    /// What leaves these nodes is late, doubled or out of order; not any more where it is nothing.
+    /// Datagrams of these nodes are late, doubled or out of order; no longer if it is nothing.
     Disturb { nodes: Vec<usize>, netem: Netem },
     /// A second process under the name of a node, at an address of its own.
     Twin { node: usize },
     /// SIGKILL to that second process.
     TwinGone { node: usize },
     /// The address of a node's interface is replaced, whether a process uses it or not; `moved`
-    /// is false where the first address comes back.
+    /// is false if the first address comes back.
     Readdress { node: usize, moved: bool },
     /// A process that does not vote starts, asks for one lock and stops.
     Client { number: u32 },
@@ -53,10 +53,10 @@ pub(crate) enum Deed {
     KillClient { number: u32 },
 }
 
-/// What a process is started with.
+/// The settings that a process is started with.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Setup {
-    /// What its peers have, too.
+    /// The settings of its peers.
     Usual,
     /// Another secret.
     OtherSecret,
@@ -72,7 +72,7 @@ impl Setup {
         matches!(self, Self::Usual | Self::WallClock { .. })
     }
 
-    /// What its start is noted as.
+    /// The word by which its start is noted.
     pub(crate) fn kind(self) -> FaultKind {
         match self {
             Self::Usual => FaultKind::Started,

@@ -78,7 +78,7 @@ struct Planner {
     nodes: usize,
     /// How long a restarted voter abstains.
     quarantine: Duration,
-    /// Whether it draws what the rules of today do not stand, too.
+    /// `true` if it draws what the rules of today do not stand, too.
     draws_not_stood: bool,
     steps: Vec<Step>,
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::records::{Histories, Place, Request, Seen};
 use crate::history::FaultKind;
 
-/// What a roster may allow clocks to drift, at the most.
+/// The most that a roster may allow clocks to drift.
 const DRIFT_MAX_PPM: u64 = 100_000;
 
 /// Two lines that contradict each other.

@@ -130,7 +130,7 @@ impl Reader {
     /// All that was read.
     ///
     /// # Errors
-    /// Where two lives of one node were there at once, and nobody noted that this was done to it.
+    /// Two lives of one node were there at once, and nobody noted that this was done to it.
     pub(crate) fn finish(mut self) -> Result<Histories, BadInput> {
         self.histories.finish();
         let mut by_node = self.histories.lives_in_order();

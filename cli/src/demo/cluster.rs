@@ -172,7 +172,9 @@ async fn work(mesh: Mesh, ledger: Arc<Ledger>, who: Who, stop: Arc<AtomicBool>) 
                 ledger.enter(asked, who, key, guard.epoch(), guard.clone());
                 section(&ledger, who, key, guard).await;
             }
-            Err(AcquireError::TimedOut { .. }) => ledger.refused(asked),
+            Err(AcquireError::TimedOut { .. } | AcquireError::Unconfirmed { .. }) => {
+                ledger.refused(asked);
+            }
             Err(AcquireError::ShutDown) => return,
             Err(error) => {
                 ledger.violation(format!("{who}: {key}: {error}"));

@@ -148,7 +148,7 @@ pub(crate) enum FaultKind {
     Reordering,
     /// A second process was started under its name, at another address.
     Twin,
-    /// That second process was killed with SIGKILL.
+    /// The second process was killed with SIGKILL.
     TwinGone,
     /// A new process was started, with another secret.
     OtherSecret,

@@ -60,14 +60,14 @@ struct TimingFile {
     poke_ms: Option<u64>,
 }
 
-/// What somebody beside a mesh must know to meet it.
+/// The settings that a client beside a mesh needs to meet it.
 #[derive(Debug)]
 pub(crate) struct Meeting {
     /// A node and its peers.
     pub(crate) peers: Vec<String>,
     /// The cluster's key as text; `None` for plaintext.
     pub(crate) key: Option<String>,
-    /// The cluster's name, where it is not the default.
+    /// The cluster's name, if it is not the default.
     pub(crate) cluster: Option<String>,
 }
 

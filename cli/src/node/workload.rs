@@ -360,7 +360,9 @@ impl Worker {
             Ok(Some(guard)) => return Some(guard),
             Ok(None) => self.log.write(&Line::Denied { id, at }),
             Err(AcquireError::ShutDown) => self.log.write(&Line::ShutDown { id, at }),
-            Err(AcquireError::TimedOut { .. }) => self.log.write(&Line::TimedOut { id, at }),
+            Err(AcquireError::TimedOut { .. } | AcquireError::Unconfirmed { .. }) => {
+                self.log.write(&Line::TimedOut { id, at });
+            }
             Err(error) => {
                 let what = format!("request {id}: {error}");
                 self.log.failed.send_replace(Some(what));

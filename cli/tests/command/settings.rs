@@ -18,7 +18,7 @@ const OTHER_KEY: &str = "abababababababababababababababababababababababababababa
 /// Long enough for anything that happens at all.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// What a configuration says beside name, voters and workload.
+/// The settings of a configuration beside name, voters and workload.
 struct Setup<'a> {
     listen: &'a str,
     seeds: &'a str,
@@ -103,7 +103,7 @@ impl Node {
         });
     }
 
-    /// Where it says that it listens.
+    /// The address that it says it listens at.
     fn addr(&self) -> String {
         until("its address", || {
             let said = self.said();

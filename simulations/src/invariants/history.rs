@@ -218,8 +218,8 @@ impl History {
         }
     }
 
-    /// Whether another claim may have won while `asked` waited: a majority had voted for it, or, if
-    /// it comes before, one voter had, and others may not have been heard.
+    /// `true` if another claim may have won while `asked` waited: a majority had voted for it; or,
+    /// if it comes before, one voter had, and others may not have been heard.
     pub(crate) fn may_have_won(&self, asked: &Asked) -> bool {
         let claims = self.voted.get(&asked.key).into_iter().flatten();
         let others =

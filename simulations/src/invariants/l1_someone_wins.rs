@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(denied(&[(0, (1, 9))]), 0);
     }
 
-    /// What was over before it asked is no reason.
+    /// A claim that was over before it asked is no reason.
     #[test]
     fn a_false_for_votes_of_the_past_is_rejected() {
         let facts = [
