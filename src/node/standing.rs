@@ -135,17 +135,18 @@ impl Standings {
     }
 
     /// An answer counts if it is to a newer question than the one before. Questions that were
-    /// asked later are not answered by it.
-    fn take(&mut self, voter: &NodeId, reply: VoterReply) {
+    /// asked later are not answered by it. Answers whether it counts.
+    fn take(&mut self, voter: &NodeId, reply: VoterReply) -> bool {
         let Some(asked) = self.asked.get_mut(voter) else {
-            return;
+            return false;
         };
         let is_newer = asked.reply.is_none_or(|old| old.sent_at < reply.sent_at);
         if !is_newer || reply.sent_at > asked.sent_at {
-            return;
+            return false;
         }
         asked.reply = Some(reply);
         asked.unanswered = (reply.sent_at < asked.sent_at).then_some(asked.sent_at);
+        true
     }
 
     /// Something has happened to a voter, or it said something that does not fit: it is asked at
@@ -161,6 +162,7 @@ impl Node {
     /// Asks those voters what they would do with a claim that are to be asked now. A node whose
     /// standings are of interest is told to do so some times a second.
     pub fn check_voters(&mut self, now: Now) {
+        let now = self.corrected(now);
         let waits = self.claimant.waiting() > 0;
         let roster = self.roster.clone();
         let epoch = self.claimant.next_epoch(now);
@@ -179,6 +181,7 @@ impl Node {
     #[must_use]
     pub fn standing_of(&self, now: Now, voter: &NodeId) -> Standing {
         if *voter == self.id {
+            let now = self.clocks.correct(now);
             let query = VoterQuery {
                 sent_at: now.mono,
                 epoch: self.claimant.next_epoch(now),
@@ -195,8 +198,10 @@ impl Node {
         self.effects.send(&head.from, Message::VoterReply(reply));
     }
 
-    pub(super) fn take_voter_reply(&mut self, voter: &NodeId, reply: VoterReply) {
-        self.standings.take(voter, reply);
+    pub(super) fn take_voter_reply(&mut self, now: Now, voter: &NodeId, reply: VoterReply) {
+        if self.standings.take(voter, reply) {
+            self.clocks.hear(now, voter, reply.sent_at, reply.wall_ms);
+        }
     }
 }
 
@@ -217,6 +222,7 @@ mod tests {
             sent_at: at(sent_ms),
             refuses,
             remaining: Duration::from_millis(remaining_ms),
+            wall_ms: 0,
         }
     }
 

@@ -2,9 +2,12 @@
 //!
 //! A voter that forgot whom it voted for would vote again, and two claims would have a majority.
 //! So it abstains until every lease it may have voted for is over, and then asks the others for
-//! the highest epoch they know, since it may have been the only one that two owners share. Its own
-//! wall clock at the start is the second belt: no epoch that it ever voted for was further ahead
-//! of that than `max_clock_skew`.
+//! the highest epoch they know, since it may have been the only one that two owners share. The
+//! wall clocks are the second belt. Whatever won before it started was no further ahead of what a
+//! majority of the members' clocks had reached than `max_clock_skew`, and a majority of them has not
+//! passed the high time ([`Clocks`](super::clocks::Clocks)) later. Two majorities share a clock, and
+//! right clocks differ by no more than `max_clock_skew`: it is enough if those were not set back. A
+//! voter that knows too few clocks takes its own at the start.
 //!
 //! It may have had other settings then. So it asks all that it knows of for theirs, and waits for
 //! the longest votes that any of them tells. And it does not vote while a voter of another voter
@@ -57,8 +60,13 @@ pub(crate) struct Recovery {
     others_until: Instant,
     /// The node that it waits for then.
     waits_for: Option<NodeId>,
-    /// No epoch that it ever voted for is above this.
-    floor: Epoch,
+    /// It was quarantined: there may be something that it has forgotten.
+    may_have_voted: bool,
+    /// When a voter of another voter set was last heard, and the larger skew of the two.
+    other_heard: Option<(Now, Duration)>,
+    /// The high time when it was last told, where it is known.
+    high: Option<Now>,
+    drift_ppm: u64,
     others: Vec<NodeId>,
     /// The nodes that gossip knows. Those of them that do not vote may still remember an earlier
     /// life of the cluster.
@@ -82,6 +90,7 @@ pub(crate) struct Outcome {
     pub(crate) was_quarantined: bool,
     pub(crate) answers: usize,
     pub(crate) leans_on_wall_clock: bool,
+    pub(crate) knows_clocks: bool,
 }
 
 impl Recovery {
@@ -102,7 +111,10 @@ impl Recovery {
             quarantine,
             others_until: Instant::ZERO,
             waits_for: None,
-            floor: Epoch::limit(now, timing.max_clock_skew),
+            may_have_voted: true,
+            other_heard: None,
+            high: None,
+            drift_ppm: u64::from(timing.max_drift_ppm),
             others: roster
                 .members()
                 .iter()
@@ -153,9 +165,8 @@ impl Recovery {
         // It may have voted until just before its next answer was due.
         let span = set.quarantine.max(self.quarantine) + self.ask_every();
         self.others_until = self.others_until.max(now.mono.after(span));
-        // Whatever won there is no further ahead of its clock than that, nor that of this one.
-        let skew = set.skew.max(self.skew);
-        self.floor = self.floor.max(Epoch::limit(now, skew * 2));
+        let before = self.other_heard.map_or(Duration::ZERO, |(_, skew)| skew);
+        self.other_heard = Some((now, set.skew.max(self.skew).max(before)));
         self.hold(now, out);
         if self.waits_for.replace(node.clone()).is_none() {
             out.tell(Event::QuarantineExtended {
@@ -174,10 +185,7 @@ impl Recovery {
         skew: Duration,
         out: &mut Effects,
     ) {
-        if skew > self.skew {
-            self.skew = skew;
-            self.floor = self.floor.max(Epoch::limit(self.started, skew));
-        }
+        self.skew = self.skew.max(skew);
         if quarantine <= self.quarantine || mistaken!(OtherSetIgnored) {
             return;
         }
@@ -206,6 +214,10 @@ impl Recovery {
             }
             Phase::Quarantine | Phase::Over => {}
         }
+    }
+
+    pub(crate) fn handle_high_time(&mut self, high: Option<Now>) {
+        self.high = high;
     }
 
     pub(crate) fn handle_view(&mut self, view: &View) {
@@ -242,7 +254,7 @@ impl Recovery {
             Phase::New if msg.knew && !mistaken!(NewIsBelieved) => self.go_into_quarantine(out),
             Phase::New => self.answer(from, Epoch::ZERO),
             Phase::Recall { .. } if msg.votes => {
-                let limit = Epoch::limit(now, self.skew);
+                let limit = Epoch::limit(self.high.unwrap_or(now), self.skew);
                 self.is_cut |= msg.highest > limit && !mistaken!(CutInSilence);
                 self.answer(from, msg.highest.min(limit));
             }
@@ -256,9 +268,7 @@ impl Recovery {
             *known = highest.max(*known);
         }
         if self.answers.len() >= self.enough {
-            if self.phase == Phase::New {
-                self.floor = Epoch::ZERO;
-            }
+            self.may_have_voted &= self.phase != Phase::New;
             self.phase = Phase::Over;
         }
     }
@@ -266,7 +276,7 @@ impl Recovery {
     pub(crate) fn handle_timeout(&mut self, now: Now, out: &mut Effects) {
         if self.enough == 0 && self.phase == Phase::New {
             // Nobody else could remember anything.
-            self.floor = Epoch::ZERO;
+            self.may_have_voted = false;
             self.phase = Phase::Over;
         }
         if self.phase == Phase::New && now.mono >= self.until() {
@@ -365,7 +375,33 @@ impl Recovery {
         own.max(self.others_until)
     }
 
-    pub(crate) fn outcome(&self) -> Option<Outcome> {
+    /// No epoch that won is above this where this voter may have voted for it before it started, or
+    /// in another voter set until that was last heard.
+    fn floor(&self, now: Now) -> Epoch {
+        let high = self.high.filter(|_| !mistaken!(FloorByOwnClock));
+        let limit = |at: Now, skew: Duration| match high {
+            Some(high) => Epoch::limit(self.back_at(now, high, at), skew),
+            None => Epoch::limit(at, skew),
+        };
+        let skews = if high.is_some() { 2 } else { 1 };
+        let own = limit(self.started, self.skew * skews);
+        // What won there is no further ahead of its clock than that, nor that of this one.
+        let other = self.other_heard.map(|(at, skew)| limit(at, skew * 2));
+        own.max(other.unwrap_or_default())
+    }
+
+    /// The high time as it was at an earlier instant, at most.
+    fn back_at(&self, now: Now, high: Now, at: Now) -> Now {
+        let passed = now.mono.since(at.mono).as_millis();
+        let passed = u64::try_from(passed).unwrap_or(u64::MAX);
+        let surely = passed.saturating_sub(passed / 1_000 * self.drift_ppm / 1_000 + 1);
+        Now {
+            wall_ms: high.wall_ms.saturating_sub(surely),
+            ..at
+        }
+    }
+
+    pub(crate) fn outcome(&self, now: Now) -> Option<Outcome> {
         let over = self.phase == Phase::Over;
         if over && mistaken!(NoFloors) {
             return Some(Outcome {
@@ -373,6 +409,7 @@ impl Recovery {
                 was_quarantined: false,
                 answers: self.answers.len(),
                 leans_on_wall_clock: false,
+                knows_clocks: false,
             });
         }
         let answers = self.answers.values().copied();
@@ -381,10 +418,14 @@ impl Recovery {
             false => answers.max(),
         };
         over.then(|| Outcome {
-            floor: highest.unwrap_or_default().max(self.floor),
-            was_quarantined: self.floor > Epoch::ZERO,
+            floor: match self.may_have_voted {
+                true => highest.unwrap_or_default().max(self.floor(now)),
+                false => Epoch::ZERO,
+            },
+            was_quarantined: self.may_have_voted,
             answers: self.answers.len(),
-            leans_on_wall_clock: self.floor > Epoch::ZERO
+            knows_clocks: self.high.is_some(),
+            leans_on_wall_clock: self.may_have_voted
                 && (self.decides_alone || self.is_cut || self.answers.len() < self.enough),
         })
     }

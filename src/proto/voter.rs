@@ -193,7 +193,15 @@ impl Voter {
         if let Some(recovery) = &mut self.recovery {
             recovery.handle_memory(now, from, msg, out);
         }
-        self.finish_recovery(out);
+        self.finish_recovery(now, out);
+    }
+
+    /// The high time, where it is known ([`Clocks`](super::clocks::Clocks)). Counts while this
+    /// voter has no memory.
+    pub fn handle_high_time(&mut self, high: Option<Now>) {
+        if let Some(recovery) = &mut self.recovery {
+            recovery.handle_high_time(high);
+        }
     }
 
     /// A node speaks for another voter set. Counts while this voter has no memory.
@@ -241,7 +249,7 @@ impl Voter {
         if let Some(recovery) = &mut self.recovery {
             recovery.handle_timeout(now, out);
         }
-        self.finish_recovery(out);
+        self.finish_recovery(now, out);
         self.sessions.end_those_due(now);
         for _ in 0..EXPIRIES_MAX {
             let Some((due, at)) = self.slots.first_due() else {
@@ -578,8 +586,8 @@ impl Voter {
         }
     }
 
-    fn finish_recovery(&mut self, out: &mut Effects) {
-        let Some(done) = self.recovery.as_ref().and_then(Recovery::outcome) else {
+    fn finish_recovery(&mut self, now: Now, out: &mut Effects) {
+        let Some(done) = self.recovery.as_ref().and_then(|it| it.outcome(now)) else {
             return;
         };
         for floor in &mut self.floors {
@@ -591,6 +599,7 @@ impl Voter {
         out.tell(Event::QuarantineEnded {
             answers: done.answers,
             leans_on_wall_clock: done.leans_on_wall_clock,
+            knows_clocks: done.knows_clocks,
         });
     }
 }

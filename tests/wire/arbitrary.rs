@@ -291,12 +291,14 @@ pub(crate) fn any_message_about(
 }
 
 fn any_voter_reply() -> impl Strategy<Value = Message> {
-    (instant(), proptest::option::of(refuse_reason()), span()).prop_map(
-        |(sent_at, refuses, remaining)| {
+    let refuses = proptest::option::of(refuse_reason());
+    (instant(), refuses, span(), any::<u64>()).prop_map(
+        |(sent_at, refuses, remaining, wall_ms)| {
             Message::VoterReply(VoterReply {
                 sent_at,
                 refuses,
                 remaining,
+                wall_ms,
             })
         },
     )
@@ -411,6 +413,7 @@ fn largest_reply() -> Message {
         sent_at: Instant::FAR,
         refuses: Some(RefuseReason::NotAVoter),
         remaining: Duration::MAX,
+        wall_ms: u64::MAX,
     })
 }
 
