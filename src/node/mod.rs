@@ -174,7 +174,7 @@ impl Node {
             strangers: Strangers::new(now),
             silent_since: BTreeMap::new(),
             inspector: Inspector::new(seed),
-            standings: Standings::default(),
+            standings: Standings::new(roster.timing()),
             clocks: Clocks::new(&id, &roster),
             shown_ms: now.wall_ms,
             id,
@@ -254,7 +254,7 @@ impl Node {
     /// Time has come.
     pub fn handle_timeout(&mut self, now: Now) {
         let now = self.corrected(now);
-        self.tell_high_time(now);
+        self.tell_voter_of_clocks(now);
         if let Some(voter) = &mut self.voter {
             voter.handle_timeout(now, &mut self.effects);
         }
@@ -468,7 +468,7 @@ impl Node {
             }
             Message::Memory(memory) => {
                 self.adopt(now, memory.seen);
-                self.tell_high_time(now);
+                self.tell_voter_of_clocks(now);
                 if let Some(voter) = &mut self.voter {
                     voter.handle_memory(now, from, &memory, &mut self.effects);
                 }

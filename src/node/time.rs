@@ -21,10 +21,10 @@ impl Node {
     }
 
     /// A voter without memory comes back with floors by the high time.
-    pub(super) fn tell_high_time(&mut self, now: Now) {
+    pub(super) fn tell_voter_of_clocks(&mut self, now: Now) {
         let own = self.shown(now);
         if let Some(voter) = &mut self.voter {
-            voter.handle_high_time(self.clocks.high(own));
+            voter.handle_clocks(self.clocks.high(own), self.clocks.are_disputed(own));
         }
     }
 

@@ -162,6 +162,17 @@ impl Clocks {
         }
     }
 
+    /// Whether the clocks that are known differ by more than `max_clock_skew`, with too few known to
+    /// tell which are right.
+    #[must_use]
+    pub fn are_disputed(&self, now: Now) -> bool {
+        let spread = self.bounds.as_ref().map(|bounds| {
+            let (low, high) = self.low_and_high(bounds, now);
+            high.saturating_sub(low)
+        });
+        spread.is_some_and(|spread| spread > self.skew_ms)
+    }
+
     /// How many clocks are known, those of other members.
     #[must_use]
     pub fn known(&self) -> usize {

@@ -66,6 +66,8 @@ pub(crate) struct Recovery {
     other_heard: Option<(Now, Duration)>,
     /// The high time when it was last told, where it is known.
     high: Option<Now>,
+    /// The clocks that are known differ by more than the skew, and nobody can tell which are right.
+    is_disputed: bool,
     drift_ppm: u64,
     others: Vec<NodeId>,
     /// The nodes that gossip knows. Those of them that do not vote may still remember an earlier
@@ -114,6 +116,7 @@ impl Recovery {
             may_have_voted: true,
             other_heard: None,
             high: None,
+            is_disputed: false,
             drift_ppm: u64::from(timing.max_drift_ppm),
             others: roster
                 .members()
@@ -216,8 +219,9 @@ impl Recovery {
         }
     }
 
-    pub(crate) fn handle_high_time(&mut self, high: Option<Now>) {
+    pub(crate) fn handle_clocks(&mut self, high: Option<Now>, is_disputed: bool) {
         self.high = high;
+        self.is_disputed = is_disputed && !mistaken!(FloorByOwnClock);
     }
 
     pub(crate) fn handle_view(&mut self, view: &View) {
@@ -267,8 +271,15 @@ impl Recovery {
             let known = self.answers.entry(from.clone()).or_default();
             *known = highest.max(*known);
         }
-        if self.answers.len() >= self.enough {
-            self.may_have_voted &= self.phase != Phase::New;
+        self.end_if_answered();
+    }
+
+    /// While clocks are disputed a voter without memory does not vote: a floor by the one that is
+    /// ahead would shut out everybody until time catches up, and one by the other may be too low.
+    fn end_if_answered(&mut self) {
+        let is_new = self.phase == Phase::New;
+        if self.answers.len() >= self.enough && (is_new || !self.is_disputed) {
+            self.may_have_voted &= !is_new;
             self.phase = Phase::Over;
         }
     }
@@ -288,14 +299,15 @@ impl Recovery {
             };
             self.asked = 0;
             self.next_ask = now.mono;
-            if self.enough == 0 {
+        }
+        if let Phase::Recall { deadline } = self.phase {
+            self.end_if_answered();
+            if now.mono >= deadline && self.is_disputed {
+                let deadline = now.mono.after(RECALL_WAIT);
+                self.phase = Phase::Recall { deadline };
+            } else if now.mono >= deadline {
                 self.phase = Phase::Over;
             }
-        }
-        if let Phase::Recall { deadline } = self.phase
-            && now.mono >= deadline
-        {
-            self.phase = Phase::Over;
         }
         if self.phase != Phase::Over && now.mono >= self.next_ask {
             self.ask(now, out);

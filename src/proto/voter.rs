@@ -196,11 +196,11 @@ impl Voter {
         self.finish_recovery(now, out);
     }
 
-    /// The high time, where it is known ([`Clocks`](super::clocks::Clocks)). Counts while this
-    /// voter has no memory.
-    pub fn handle_high_time(&mut self, high: Option<Now>) {
+    /// The high time where it is known, and whether the clocks are disputed
+    /// ([`Clocks`](super::clocks::Clocks)). Counts while this voter has no memory.
+    pub fn handle_clocks(&mut self, high: Option<Now>, is_disputed: bool) {
         if let Some(recovery) = &mut self.recovery {
-            recovery.handle_high_time(high);
+            recovery.handle_clocks(high, is_disputed);
         }
     }
 

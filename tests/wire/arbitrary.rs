@@ -292,16 +292,14 @@ pub(crate) fn any_message_about(
 
 fn any_voter_reply() -> impl Strategy<Value = Message> {
     let refuses = proptest::option::of(refuse_reason());
-    (instant(), refuses, span(), any::<u64>()).prop_map(
-        |(sent_at, refuses, remaining, wall_ms)| {
-            Message::VoterReply(VoterReply {
-                sent_at,
-                refuses,
-                remaining,
-                wall_ms,
-            })
-        },
-    )
+    (instant(), refuses, span(), any::<u64>()).prop_map(|(sent_at, refuses, remaining, wall_ms)| {
+        Message::VoterReply(VoterReply {
+            sent_at,
+            refuses,
+            remaining,
+            wall_ms,
+        })
+    })
 }
 
 pub(crate) fn any_message() -> impl Strategy<Value = Message> {
