@@ -617,6 +617,7 @@ fn terms(settings: &Settings, voters: [Vec<Vec<HostAt>>; 2]) -> Terms {
             .wrong_clocks
             .is_some()
             .then_some(settings.wall_off_max_ms.unsigned_abs()),
+        wrong_clocks: settings.wrong_clocks.clone().unwrap_or_default(),
         skew_ms: settings.timing.max_clock_skew.as_millis() as u64,
     }
 }

@@ -332,6 +332,9 @@ impl Recovery {
             }
             _ => {
                 let pause = self.round_trip * (1 << self.asked.saturating_add(1).min(5));
+                // It may take long until somebody sets a clock right.
+                let least = if self.is_disputed { RECALL_WAIT } else { pause };
+                let pause = pause.max(least);
                 (Message::Recall(Recall { nonce }), pause)
             }
         };

@@ -53,6 +53,8 @@ pub(crate) struct Terms {
     /// How far the wall clocks are off at the most but for those of a minority of the voters of each
     /// key, where they are.
     pub(crate) right_clocks_off_ms: Option<u64>,
+    /// The hosts whose wall clocks are wrong then.
+    pub(crate) wrong_clocks: Vec<Host>,
     /// `max_clock_skew`.
     pub(crate) skew_ms: u64,
 }
@@ -326,6 +328,7 @@ mod forged {
             linger: 100,
             settled: 10,
             right_clocks_off_ms: None,
+            wrong_clocks: Vec::new(),
             skew_ms: 5,
         }
     }
