@@ -392,10 +392,10 @@ impl Recovery {
 
     /// No epoch that won is above this where this voter may have voted for it before it started, or
     /// in another voter set until that was last heard.
-    fn floor(&self, now: Now) -> Epoch {
+    fn floor(&self) -> Epoch {
         let high = self.high.filter(|_| !mistaken!(FloorByOwnClock));
         let limit = |at: Now, skew: Duration| match high {
-            Some(high) => Epoch::limit(self.back_at(now, high, at), skew),
+            Some(high) => Epoch::limit(self.back_at(high, at), skew),
             None => Epoch::limit(at, skew),
         };
         let skews = if high.is_some() { 2 } else { 1 };
@@ -406,8 +406,8 @@ impl Recovery {
     }
 
     /// The high time as it was at an earlier instant, at most.
-    fn back_at(&self, now: Now, high: Now, at: Now) -> Now {
-        let passed = now.mono.since(at.mono).as_millis();
+    fn back_at(&self, high: Now, at: Now) -> Now {
+        let passed = high.mono.since(at.mono).as_millis();
         let passed = u64::try_from(passed).unwrap_or(u64::MAX);
         let surely = passed.saturating_sub(passed / 1_000 * self.drift_ppm / 1_000 + 1);
         Now {
@@ -416,7 +416,7 @@ impl Recovery {
         }
     }
 
-    pub(crate) fn outcome(&self, now: Now) -> Option<Outcome> {
+    pub(crate) fn outcome(&self) -> Option<Outcome> {
         let over = self.phase == Phase::Over;
         if over && mistaken!(NoFloors) {
             return Some(Outcome {
@@ -434,7 +434,7 @@ impl Recovery {
         };
         over.then(|| Outcome {
             floor: match self.may_have_voted {
-                true => highest.unwrap_or_default().max(self.floor(now)),
+                true => highest.unwrap_or_default().max(self.floor()),
                 false => Epoch::ZERO,
             },
             was_quarantined: self.may_have_voted,

@@ -193,7 +193,7 @@ impl Voter {
         if let Some(recovery) = &mut self.recovery {
             recovery.handle_memory(now, from, msg, out);
         }
-        self.finish_recovery(now, out);
+        self.finish_recovery(out);
     }
 
     /// The high time where it is known, and whether the clocks are disputed
@@ -249,7 +249,7 @@ impl Voter {
         if let Some(recovery) = &mut self.recovery {
             recovery.handle_timeout(now, out);
         }
-        self.finish_recovery(now, out);
+        self.finish_recovery(out);
         self.sessions.end_those_due(now);
         for _ in 0..EXPIRIES_MAX {
             let Some((due, at)) = self.slots.first_due() else {
@@ -586,8 +586,8 @@ impl Voter {
         }
     }
 
-    fn finish_recovery(&mut self, now: Now, out: &mut Effects) {
-        let Some(done) = self.recovery.as_ref().and_then(|it| it.outcome(now)) else {
+    fn finish_recovery(&mut self, out: &mut Effects) {
+        let Some(done) = self.recovery.as_ref().and_then(Recovery::outcome) else {
             return;
         };
         for floor in &mut self.floors {
