@@ -162,8 +162,8 @@ impl Clocks {
         }
     }
 
-    /// Whether the clocks that are known differ by more than `max_clock_skew`, with too few known to
-    /// tell which are right.
+    /// Whether the clocks that are known differ by more than `max_clock_skew`, and too few are
+    /// known to tell which are right.
     #[must_use]
     pub fn are_disputed(&self, now: Now) -> bool {
         let spread = self.bounds.as_ref().map(|bounds| {

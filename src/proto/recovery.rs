@@ -3,11 +3,11 @@
 //! A voter that forgot whom it voted for would vote again, and two claims would have a majority.
 //! So it abstains until every lease it may have voted for is over, and then asks the others for
 //! the highest epoch they know, since it may have been the only one that two owners share. The
-//! wall clocks are the second belt. Whatever won before it started was no further ahead of what a
-//! majority of the members' clocks had reached than `max_clock_skew`, and a majority of them has not
-//! passed the high time ([`Clocks`](super::clocks::Clocks)) later. Two majorities share a clock, and
-//! right clocks differ by no more than `max_clock_skew`: it is enough if those were not set back. A
-//! voter that knows too few clocks takes its own at the start.
+//! wall clocks are the second belt. Whatever had won when it started was no further ahead of a
+//! right clock than `max_clock_skew`, some right clock has not passed the high time
+//! ([`Clocks`](super::clocks::Clocks)), and right clocks differ by no more than `max_clock_skew`.
+//! Wrong ones that are a minority change nothing in that. A voter that knows too few clocks takes
+//! its own at the start.
 //!
 //! It may have had other settings then. So it asks all that it knows of for theirs, and waits for
 //! the longest votes that any of them tells. And it does not vote while a voter of another voter

@@ -50,8 +50,7 @@ pub(crate) struct Terms {
     pub(crate) linger: u64,
     /// A claim that is older than this has reached every voter, in fair weather.
     pub(crate) settled: u64,
-    /// How far the wall clocks are off at the most but for those of a minority of the voters of each
-    /// key, where they are.
+    /// How far wall clocks are off at the most, but for those of a minority of each key's voters.
     pub(crate) right_clocks_off_ms: Option<u64>,
     /// The hosts whose wall clocks are wrong then.
     pub(crate) wrong_clocks: Vec<Host>,
