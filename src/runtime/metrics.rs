@@ -11,7 +11,7 @@
 //! | `lockmesh_held` | gauge | locks held by this node |
 //! | `lockmesh_waiting` | gauge | requests of this node that wait |
 //! | `lockmesh_voter_keys` | gauge | keys that this node's voter keeps |
-//! | `lockmesh_wall_clock_ahead_seconds` | gauge | how far this node's wall clock is ahead of those of most voters |
+//! | `lockmesh_wall_clock_ahead_seconds` | gauge | the wall clock beside those of most voters |
 //! | `lockmesh_datagrams_out_total` | counter | datagrams with votes that were sent |
 //! | `lockmesh_datagrams_in_total` | counter | datagrams with votes that came |
 //! | `lockmesh_gossip_bytes_out_total` | counter | bytes of gossip that were sent |

@@ -148,8 +148,8 @@ fn f22_it_waits_a_second_for_answers_and_no_longer() {
     assert_eq!(booth.voter.fence(&key()), Epoch::at_wall_ms(WALL + 7_000));
 }
 
-/// Rule 28: where most clocks are known the own one does not count. The high time is brought back to
-/// the start by what surely passed, and right clocks may differ by the skew.
+/// Rule 28: where most clocks are known the own one does not count. The high time is brought back
+/// to the start by what surely passed, and right clocks may differ by the skew.
 #[test]
 fn floor_is_high_time_at_start_and_twice_the_skew() {
     let mut booth = recalling(3, 3);
@@ -178,8 +178,8 @@ fn floor_is_high_time_at_start_and_twice_the_skew() {
     assert_eq!(booth.voter.fence(&key()), told);
 }
 
-/// Rule 28: a floor by the clock that is ahead would shut out everybody, one by the other may be too
-/// low. So the voter does not vote until it is known which are right.
+/// Rule 28: a floor by the clock that is ahead would shut out everybody, one by the other may be
+/// too low. So the voter does not vote until it is known which are right.
 #[test]
 fn quarantine_lasts_while_clocks_are_disputed() {
     let mut booth = recalling(3, 3);
