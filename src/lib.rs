@@ -31,6 +31,7 @@ pub mod observe {
 }
 
 pub use proto::claimant::RequestError;
+pub use proto::clocks::WallClock;
 pub use proto::epoch::Epoch;
 pub use proto::event::Answers;
 pub use proto::id::{Key, NameError, NodeId};

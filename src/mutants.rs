@@ -164,12 +164,16 @@ pub enum Mutant {
     AdoptsTheSameNumber,
     /// A node is not told that its number is too low.
     OutdatedUntold,
+    /// The wall clock of a single member is believed.
+    FirstClockTrusted,
+    /// A voter that has lost its memory takes its floors from its own wall clock alone.
+    FloorByOwnClock,
 }
 
 #[cfg(feature = "mutants")]
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 76] = [
+    pub const ALL: [Self; 78] = [
         Self::CountTheLiving,
         Self::NoQuarantine,
         Self::ShortQuarantine,
@@ -246,6 +250,8 @@ impl Mutant {
         Self::EarlierLivesHeard,
         Self::AdoptsTheSameNumber,
         Self::OutdatedUntold,
+        Self::FirstClockTrusted,
+        Self::FloorByOwnClock,
     ];
 }
 

@@ -41,8 +41,8 @@ impl World {
         self.note_links();
         self.network.heal();
         self.break_some();
+        self.set_walls_right();
         for host in 0..self.hosts.len() {
-            self.hosts[host].clock.set_wall(0);
             if self.hosts[host].is_other {
                 self.crash(host);
                 self.change(host, false);

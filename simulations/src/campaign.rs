@@ -18,7 +18,7 @@ use crate::world::{Outcome, World};
 /// In so many worlds each of the corners is reached.
 const SEEDS_ENOUGH: u64 = 300;
 /// Rare events that must not be forgotten.
-const CORNERS: [&str; 14] = [
+const CORNERS: [&str; 16] = [
     "adoptions",
     "adoptions_under_a_lease",
     "adoptions_while_waiting",
@@ -33,6 +33,8 @@ const CORNERS: [&str; 14] = [
     "set_back",
     "slow_way",
     "timers_late",
+    "worlds_with_wrong_clocks",
+    "wrong_clocks_leap",
 ];
 
 /// What of a seed's world is changed from the outside.

@@ -10,6 +10,11 @@ use lockmesh::proto::time::{Instant, Now};
 const WALL_START_MS: u64 = 1_760_000_000_000;
 const MILLION: i128 = 1_000_000;
 
+/// What a wall clock shows that is right.
+pub(crate) fn wall_ms(at: u64) -> u64 {
+    WALL_START_MS + at / 1_000_000
+}
+
 /// The clocks of one node.
 #[derive(Clone, Debug)]
 pub(crate) struct Clock {
@@ -38,7 +43,7 @@ impl Clock {
     }
 
     pub(crate) fn now(&self, at: u64) -> Now {
-        let wall = (WALL_START_MS + at / 1_000_000).saturating_add_signed(self.wall_off_ms);
+        let wall = wall_ms(at).saturating_add_signed(self.wall_off_ms);
         Now {
             mono: self.mono(at),
             wall_ms: wall,

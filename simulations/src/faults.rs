@@ -4,6 +4,7 @@
 use crate::invariants::Host;
 use crate::rng::Rng;
 use crate::settings::{MILLISECOND, Pace, Settings};
+use crate::wrong_clocks::draw_leaps;
 
 /// Whom a fault befalls.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -163,6 +164,7 @@ pub(crate) fn draw(settings: &Settings) -> Vec<Fault> {
     faults.extend(draw_shutdowns(settings));
     draw_changes(settings, &mut faults);
     faults.extend(draw_more(settings));
+    faults.extend(draw_leaps(settings));
     faults.sort_by_key(|fault| fault.at);
     faults
 }

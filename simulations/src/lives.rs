@@ -86,12 +86,7 @@ impl World {
                 is_other,
                 down,
             } => self.restart_in(host, is_other, down),
-            Trouble::WallJump { host, by_ms } => {
-                let skew = self.settings.timing.max_clock_skew.as_millis() as i64;
-                let machine = &mut self.hosts[host];
-                machine.clock.jump_wall(by_ms);
-                machine.was_far_ahead |= machine.clock.wall_off() > 2 * skew;
-            }
+            Trouble::WallJump { host, by_ms } => self.jump_wall(host, by_ms),
             Trouble::Drift { host, rate_ppm } => self.set_rate(host, rate_ppm),
             other => self.strike_more(fault, other),
         }
@@ -109,7 +104,7 @@ impl World {
                 down,
             } => {
                 let host = self.resolve(target);
-                self.hosts[host].clock.jump_wall(-back_ms);
+                self.jump_wall(host, -back_ms);
                 self.crash(host);
                 self.start_in(down, host);
             }
@@ -334,6 +329,7 @@ impl World {
             true => self.settings.largest_skew(),
             false => roster.timing().max_clock_skew,
         };
+        let believed_by_most = self.believed_by_most();
         let machine = &mut self.hosts[host];
         let now = machine.clock.now(self.time);
         let life = machine.lives[machine.lives.len() - 1];
@@ -359,6 +355,7 @@ impl World {
             voted: Default::default(),
             slots: 0,
             believed: Epoch::limit(now, skew).get(),
+            believed_by_most,
             started_at: self.time,
             incarnation: None,
         });
@@ -378,6 +375,7 @@ impl World {
             self.see(&Fact::Forgot { voter: host });
         }
         self.drain(host);
+        self.check_voters(host, false);
     }
 
     /// The number and the place of a host's next life.

@@ -46,6 +46,7 @@ mod twins;
 mod workload;
 mod world;
 mod wounds;
+mod wrong_clocks;
 
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;

@@ -20,7 +20,8 @@ impl World {
                 Event::QuarantineEnded {
                     answers,
                     leans_on_wall_clock,
-                } => self.see_return(host, *answers, *leans_on_wall_clock),
+                    knows_clocks,
+                } => self.see_return(host, *answers, *leans_on_wall_clock, *knows_clocks),
                 Event::QuarantineExtended { .. } => self.count("quarantines_extended"),
                 _ => {}
             }
@@ -93,7 +94,7 @@ impl World {
         }
     }
 
-    fn see_return(&mut self, host: HostAt, answers: usize, leans_on_wall_clock: bool) {
+    fn see_return(&mut self, host: HostAt, answers: usize, leans: bool, knows_clocks: bool) {
         let too_few = answers < self.roster_of(host).recall_answers();
         let leans_on_settings = too_few && self.hosts[host].has_changed;
         let Some(process) = self.process(host) else {
@@ -102,7 +103,14 @@ impl World {
         let Some(voter) = process.node.voter() else {
             return;
         };
-        let believed = process.believed;
+        // A voter that knows the clocks of most members leans on those, not on its own.
+        let are_right = self.has_right_clocks() && self.laws.history.terms.clocks_kept;
+        let leans_on_wall_clock = leans && !(knows_clocks && are_right);
+        let believed = match knows_clocks {
+            false => process.believed,
+            true if are_right => process.believed_by_most,
+            true => 0,
+        };
         let fences = self
             .keys_voted_by(host)
             .iter()

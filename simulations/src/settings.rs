@@ -9,6 +9,7 @@ use crate::algorithms::Algorithm;
 use crate::hazards::{self, Hazards};
 use crate::network::Weather;
 use crate::rng::Rng;
+use crate::wrong_clocks;
 
 pub(crate) const MILLISECOND: u64 = 1_000_000;
 pub(crate) const SECOND: u64 = 1_000 * MILLISECOND;
@@ -100,6 +101,9 @@ pub(crate) struct Settings {
     pub(crate) renew_every: Option<Duration>,
     /// What some hosts are restarted with, and later perhaps back.
     pub(crate) other_set: Option<OtherSet>,
+    /// Whose wall clocks are wrong; those of all others are right then, and nodes ask for them.
+    /// `None`: any may be wrong at times, and nobody asks.
+    pub(crate) wrong_clocks: Option<Vec<usize>>,
     /// Whether another cluster takes over the addresses of dead members.
     pub(crate) has_twins: bool,
     /// What is wrong all the time.
@@ -182,10 +186,13 @@ impl Settings {
             renew_every: draw_renewal(seed, &timing),
             has_twins: Rng::stream(seed, "twins").chance(80_000),
             other_set: draw_other_set(seed, (members, outsiders), voters_per_key, timing),
+            wrong_clocks: None,
             hazards: Hazards::default(),
         }
         .with_limits();
         hazards::draw(&mut settings);
+        settings.wrong_clocks = wrong_clocks::draw(&settings);
+        settings.hazards.maims &= settings.wrong_clocks.is_none();
         settings
     }
 

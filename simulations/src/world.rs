@@ -32,6 +32,7 @@ use crate::steady::Steady;
 use crate::trace::Trace;
 use crate::twins::{CLUSTER, Twins};
 use crate::workload::{Client, Status};
+use crate::wrong_clocks::draw_wrong;
 
 /// Something that is to happen at a time.
 #[derive(Clone, Debug)]
@@ -50,6 +51,8 @@ pub(crate) enum Happening {
     Mend { fault: usize, step: u32 },
     /// A frozen process goes on, unless it was frozen again.
     Resume { host: HostAt },
+    /// A node asks voters what they would do with its claims.
+    Check { host: HostAt },
     /// A process starts.
     Start {
         host: HostAt,
@@ -260,6 +263,7 @@ impl World {
             self.tell_truth(host);
             let at = self.gossip_rng.below(self.settings.max_ttl());
             self.push(at, Happening::Gossip { host });
+            self.check_voters(host, true);
         }
         if self.settings.gossip == Gossip::Heard {
             for host in 0..self.hosts.len() {
@@ -327,6 +331,9 @@ impl World {
         ];
         if self.settings.is_sealed {
             self.count("sealed_worlds");
+        }
+        if self.has_right_clocks() {
+            self.count("worlds_with_wrong_clocks");
         }
         if self.settings.is_tight() {
             self.count("tight_worlds");
@@ -418,6 +425,7 @@ impl World {
                 says_new,
                 moves,
             } => self.start(host, says_new, moves),
+            Happening::Check { host } => self.check_voters(host, true),
             Happening::Ask(at) => self.ask_as_told(at),
             Happening::LetGo { host, request } => self.let_go(host, request),
             Happening::Wake { client, turn } => self.wake_client(client, turn),
@@ -579,6 +587,7 @@ fn draw_network(settings: &Settings, hosts: usize) -> Network {
 
 fn draw_hosts(settings: &Settings) -> Vec<Host> {
     let mut rng = Rng::stream(settings.seed, "hosts");
+    let mut wrong_rng = Rng::stream(settings.seed, "how wrong");
     (0..settings.hosts())
         .map(|at| {
             let id = NodeId::new(format!("n{at:03}")).expect("a short name");
@@ -586,7 +595,10 @@ fn draw_hosts(settings: &Settings) -> Vec<Host> {
             let base = rng.below(1_000 * SECOND);
             let rate = draw_rate(&mut rng, settings);
             let off = settings.wall_off_max_ms;
-            let wall_off = rng.between(0, 2 * off.unsigned_abs()) as i64 - off;
+            let mut wall_off = rng.between(0, 2 * off.unsigned_abs()) as i64 - off;
+            if settings.wrong_clocks.iter().flatten().any(|it| *it == at) {
+                wall_off = draw_wrong(&mut wrong_rng, settings);
+            }
             Host::new(id, addr, crate::clocks::Clock::new(0, base, rate, wall_off))
         })
         .collect()
@@ -601,5 +613,11 @@ fn terms(settings: &Settings, voters: [Vec<Vec<HostAt>>; 2]) -> Terms {
         other_voters,
         linger: 4 * settings.longest_ttl() + 2 * late,
         settled: 4 * settings.round_trip(),
+        right_clocks_off_ms: settings
+            .wrong_clocks
+            .is_some()
+            .then_some(settings.wall_off_max_ms.unsigned_abs()),
+        wrong_clocks: settings.wrong_clocks.clone().unwrap_or_default(),
+        skew_ms: settings.timing.max_clock_skew.as_millis() as u64,
     }
 }

@@ -98,6 +98,7 @@ impl Node {
             voters_per_key: few(self.roster.voters_per_key()),
             timing: *self.roster.timing(),
             voter,
+            wall_clock: self.clocks.judge(self.shown(now)),
             keys: self.voter.as_ref().map_or(0, |voter| voter.slots() as u64),
             claims: self.claimant.len() as u64,
             counts: self.counts,
@@ -172,6 +173,7 @@ impl Node {
             sent_at: query.sent_at,
             refuses,
             remaining,
+            wall_ms: self.shown_ms,
         }
     }
 

@@ -17,6 +17,7 @@ mod strangers;
 mod survey;
 mod surveyor;
 mod take;
+mod time;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -31,6 +32,7 @@ pub use survey::{Health, NodeAnswer, NodeSurvey, Survey};
 pub use surveyor::{Ask, Surveyor, Wanted};
 
 use crate::proto::claimant::{Claimant, ExtendError, Request, RequestError};
+use crate::proto::clocks::Clocks;
 use crate::proto::epoch::Epoch;
 use crate::proto::event::{Effects, Event, Ticket};
 use crate::proto::id::{ClaimId, Incarnation, Key, NodeId};
@@ -121,6 +123,9 @@ pub struct Node {
     silent_since: BTreeMap<NodeId, Instant>,
     inspector: Inspector,
     standings: Standings,
+    clocks: Clocks,
+    /// What the own wall clock showed at the last call.
+    shown_ms: u64,
     seal: Seal,
     traffic: Traffic,
     /// What became of its requests.
@@ -169,7 +174,9 @@ impl Node {
             strangers: Strangers::new(now),
             silent_since: BTreeMap::new(),
             inspector: Inspector::new(seed),
-            standings: Standings::default(),
+            standings: Standings::new(roster.timing()),
+            clocks: Clocks::new(&id, &roster),
+            shown_ms: now.wall_ms,
             id,
             roster,
             voter,
@@ -192,6 +199,7 @@ impl Node {
 
     /// A datagram came in.
     pub fn handle_datagram(&mut self, now: Now, from: SocketAddr, bytes: &[u8]) {
+        let now = self.corrected(now);
         match self.take_in(now, from, bytes) {
             Ok(()) => self.route(now),
             Err(reason) => {
@@ -205,6 +213,7 @@ impl Node {
 
     /// Gossip has news.
     pub fn handle_view(&mut self, now: Now, view: &View) {
+        let now = self.corrected(now);
         let reachable = self.peers.handle_view(view);
         if let Some(voter) = &mut self.voter {
             voter.handle_view(view);
@@ -244,6 +253,8 @@ impl Node {
 
     /// Time has come.
     pub fn handle_timeout(&mut self, now: Now) {
+        let now = self.corrected(now);
+        self.tell_voter_of_clocks(now);
         if let Some(voter) = &mut self.voter {
             voter.handle_timeout(now, &mut self.effects);
         }
@@ -271,6 +282,7 @@ impl Node {
         ticket: Ticket,
         request: Request,
     ) -> Result<(), RequestError> {
+        let now = self.corrected(now);
         let effects = &mut self.effects;
         let taken = self.claimant.request_as(now, ticket, request, effects);
         self.counts.requests += u64::from(taken.is_ok());
@@ -280,6 +292,7 @@ impl Node {
 
     /// Withdraws a request or releases its lease. Answers whether it was held until now.
     pub fn release(&mut self, now: Now, ticket: Ticket) -> bool {
+        let now = self.corrected(now);
         let was_held = self.claimant.release(now, ticket, &mut self.effects);
         self.route(now);
         was_held
@@ -287,6 +300,7 @@ impl Node {
 
     /// Withdraws all requests and releases all leases, but those that outlive their process.
     pub fn release_all(&mut self, now: Now) {
+        let now = self.corrected(now);
         self.claimant.release_all(now, &mut self.effects);
         self.route(now);
     }
@@ -302,6 +316,7 @@ impl Node {
         ticket: Ticket,
         extra: Duration,
     ) -> Result<Instant, ExtendError> {
+        let now = self.corrected(now);
         let goal = self.claimant.extend(now, ticket, extra, &mut self.effects);
         self.route(now);
         goal
@@ -310,6 +325,7 @@ impl Node {
     /// Asks the voters of a key who owns it. [`Output::Inspected`] has the answer, within
     /// `patience` at the latest.
     pub fn inspect(&mut self, now: Now, key: &Key, patience: Duration) -> InspectId {
+        let now = self.corrected(now);
         let voters = self.roster.voters_for(key);
         let until = now.mono.after(patience);
         let id = self.inspector.begin(until, key, voters, &mut self.effects);
@@ -452,6 +468,7 @@ impl Node {
             }
             Message::Memory(memory) => {
                 self.adopt(now, memory.seen);
+                self.tell_voter_of_clocks(now);
                 if let Some(voter) = &mut self.voter {
                     voter.handle_memory(now, from, &memory, &mut self.effects);
                 }
@@ -486,7 +503,7 @@ impl Node {
                 self.finish_inspections(now);
             }
             Message::VoterQuery(query) => self.take_voter_query(now, head, &query),
-            Message::VoterReply(reply) => self.take_voter_reply(from, reply),
+            Message::VoterReply(reply) => self.take_voter_reply(now, from, reply),
         }
         Ok(())
     }

@@ -3,7 +3,9 @@
 //!
 //! A question names the epoch that a claim would have now, and the answer is what that claim would
 //! be told. Nothing of the protocol rests on it: it is for readiness, for the status and for the
-//! log. It costs one datagram and one answer for each voter every [`CALM`], and more while a voter
+//! log. With it comes what the voter's wall clock shows (rule 28).
+//!
+//! It costs one datagram and one answer for each voter every [`CALM`], and more while a voter
 //! does not answer, refuses, or a request waits.
 
 use std::collections::BTreeMap;
@@ -14,6 +16,7 @@ use serde::Serialize;
 use super::Node;
 use crate::proto::id::NodeId;
 use crate::proto::message::{Message, RefuseReason, VoterQuery, VoterReply};
+use crate::proto::roster::Timing;
 use crate::proto::time::{Instant, Now};
 use crate::wire::Head;
 
@@ -29,6 +32,9 @@ const SILENT_AFTER: Duration = Duration::from_secs(1);
 /// a voter silent for long.
 const SILENT: Duration = Duration::from_secs(2);
 const SILENT_FOR_A_WHILE: Duration = Duration::from_secs(3);
+/// The allowed skew is so many times what an interval may widen by.
+const WIDENINGS: u32 = 16;
+const MILLION: u32 = 1_000_000;
 
 /// What a voter would do with a claim of this node.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize)]
@@ -59,9 +65,12 @@ impl Standing {
 }
 
 /// What the other voters were asked, and what they said.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Standings {
     asked: BTreeMap<NodeId, Asked>,
+    /// How often a voter is asked at least: what is known of its clock is not to widen by more than
+    /// a sixteenth of the skew that is allowed.
+    calm: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -92,27 +101,36 @@ impl Asked {
         }
     }
 
-    fn next(&self, now: Instant, waits: bool) -> Instant {
+    fn next(&self, now: Instant, waits: bool, calm: Duration) -> Instant {
         let pause = match self.reply {
             _ if self.is_due => Duration::ZERO,
             _ if self.is_silent(now, SILENT_FOR_A_WHILE) => SILENT,
             _ if self.unanswered.is_some() => RETRANSMIT,
             None => RETRANSMIT,
-            Some(VoterReply { refuses: None, .. }) if waits => BUSY,
-            Some(VoterReply { refuses: None, .. }) => CALM,
+            Some(VoterReply { refuses: None, .. }) if waits => BUSY.min(calm),
+            Some(VoterReply { refuses: None, .. }) => calm,
             // A voter of a new cluster votes soon.
             Some(VoterReply {
                 refuses: Some(RefuseReason::Quarantine),
                 remaining,
                 ..
-            }) => remaining.min(BUSY),
-            Some(_) => BUSY,
+            }) => remaining.min(BUSY).min(calm),
+            Some(_) => BUSY.min(calm),
         };
         self.sent_at.after(pause)
     }
 }
 
 impl Standings {
+    pub(super) fn new(timing: &Timing) -> Self {
+        let widens = timing.max_clock_skew.saturating_mul(MILLION / WIDENINGS);
+        let calm = widens / timing.max_drift_ppm.max(1);
+        Self {
+            asked: BTreeMap::new(),
+            calm: calm.max(timing.round_trip).min(CALM),
+        }
+    }
+
     /// Whether a voter is to be asked now; then it counts as asked.
     fn asks(&mut self, now: Instant, voter: &NodeId, waits: bool) -> bool {
         let Some(asked) = self.asked.get_mut(voter) else {
@@ -125,7 +143,7 @@ impl Standings {
             self.asked.insert(voter.clone(), asked);
             return true;
         };
-        let asks = now >= asked.next(now, waits);
+        let asks = now >= asked.next(now, waits, self.calm);
         if asks {
             asked.sent_at = now;
             asked.is_due = false;
@@ -135,17 +153,18 @@ impl Standings {
     }
 
     /// An answer counts if it is to a newer question than the one before. Questions that were
-    /// asked later are not answered by it.
-    fn take(&mut self, voter: &NodeId, reply: VoterReply) {
+    /// asked later are not answered by it. Answers whether it counts.
+    fn take(&mut self, voter: &NodeId, reply: VoterReply) -> bool {
         let Some(asked) = self.asked.get_mut(voter) else {
-            return;
+            return false;
         };
         let is_newer = asked.reply.is_none_or(|old| old.sent_at < reply.sent_at);
         if !is_newer || reply.sent_at > asked.sent_at {
-            return;
+            return false;
         }
         asked.reply = Some(reply);
         asked.unanswered = (reply.sent_at < asked.sent_at).then_some(asked.sent_at);
+        true
     }
 
     /// Something has happened to a voter, or it said something that does not fit: it is asked at
@@ -161,6 +180,7 @@ impl Node {
     /// Asks those voters what they would do with a claim that are to be asked now. A node whose
     /// standings are of interest is told to do so some times a second.
     pub fn check_voters(&mut self, now: Now) {
+        let now = self.corrected(now);
         let waits = self.claimant.waiting() > 0;
         let roster = self.roster.clone();
         let epoch = self.claimant.next_epoch(now);
@@ -179,6 +199,7 @@ impl Node {
     #[must_use]
     pub fn standing_of(&self, now: Now, voter: &NodeId) -> Standing {
         if *voter == self.id {
+            let now = self.clocks.correct(now);
             let query = VoterQuery {
                 sent_at: now.mono,
                 epoch: self.claimant.next_epoch(now),
@@ -195,8 +216,10 @@ impl Node {
         self.effects.send(&head.from, Message::VoterReply(reply));
     }
 
-    pub(super) fn take_voter_reply(&mut self, voter: &NodeId, reply: VoterReply) {
-        self.standings.take(voter, reply);
+    pub(super) fn take_voter_reply(&mut self, now: Now, voter: &NodeId, reply: VoterReply) {
+        if self.standings.take(voter, reply) {
+            self.clocks.hear(now, voter, reply.sent_at, reply.wall_ms);
+        }
     }
 }
 
@@ -217,6 +240,7 @@ mod tests {
             sent_at: at(sent_ms),
             refuses,
             remaining: Duration::from_millis(remaining_ms),
+            wall_ms: 0,
         }
     }
 
@@ -234,7 +258,7 @@ mod tests {
 
     #[test]
     fn silent_voter_is_asked_again_and_then_rarely() {
-        let mut all = Standings::default();
+        let mut all = Standings::new(&Timing::lan());
         let times = asked(&mut all, 0, 7_000, false);
         let soon = (0..12).map(|n| n * 250);
         assert_eq!(times, soon.chain([4_750, 6_750]).collect::<Vec<u64>>());
@@ -245,7 +269,7 @@ mod tests {
 
     #[test]
     fn voter_that_votes_costs_one_question_in_five_seconds() {
-        let mut all = Standings::default();
+        let mut all = Standings::new(&Timing::lan());
         assert!(all.asks(at(0), &voter(), false));
         all.take(&voter(), reply(0, None, 0));
         assert_eq!(asked(&mut all, 50, 5_050, false), [5_000]);
@@ -259,7 +283,7 @@ mod tests {
 
     #[test]
     fn voter_that_falls_silent_does_not_count_after_a_second() {
-        let mut all = Standings::default();
+        let mut all = Standings::new(&Timing::lan());
         assert!(all.asks(at(0), &voter(), false));
         all.take(&voter(), reply(0, None, 0));
         assert_eq!(standing(&all, 5_000), Standing::Votes);
@@ -273,7 +297,7 @@ mod tests {
 
     #[test]
     fn refusal_is_asked_about_each_second_until_it_passes() {
-        let mut all = Standings::default();
+        let mut all = Standings::new(&Timing::lan());
         assert!(all.asks(at(0), &voter(), false));
         let skew = Some(RefuseReason::Skew);
         all.take(&voter(), reply(0, skew, 0));
@@ -284,7 +308,7 @@ mod tests {
         let remaining = Duration::from_secs(50);
         assert_eq!(standing(&all, 11_000), Standing::Recovering { remaining });
         // It votes as soon as the others have answered it.
-        let mut all = Standings::default();
+        let mut all = Standings::new(&Timing::lan());
         assert!(all.asks(at(0), &voter(), false));
         all.take(&voter(), reply(0, quarantine, 0));
         assert_eq!(asked(&mut all, 50, 100, false), [50]);
@@ -292,7 +316,7 @@ mod tests {
 
     #[test]
     fn old_and_unasked_replies_do_not_count() {
-        let mut all = Standings::default();
+        let mut all = Standings::new(&Timing::lan());
         all.take(&voter(), reply(0, None, 0));
         assert!(all.asked.is_empty());
         assert!(all.asks(at(0), &voter(), false));
@@ -307,7 +331,7 @@ mod tests {
 
     #[test]
     fn hurried_voter_is_asked_at_once() {
-        let mut all = Standings::default();
+        let mut all = Standings::new(&Timing::lan());
         assert!(all.asks(at(0), &voter(), false));
         all.take(&voter(), reply(0, None, 0));
         all.hurry(&voter());

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::inspect::{Inspection, judge};
 use super::surveyor::{Talk, Wanted};
+use crate::proto::clocks::WallClock;
 use crate::proto::id::{Incarnation, Key, NodeId};
 use crate::proto::listing::Place;
 use crate::proto::message::Report;
@@ -95,6 +96,19 @@ impl Survey {
         self.members().filter(votes).count()
     }
 
+    /// How many of those that vote cannot tell which wall clocks are right.
+    #[must_use]
+    pub fn disputed(&self) -> usize {
+        let is_disputed = |node: &&NodeSurvey| {
+            node.answer.as_ref().is_some_and(|answer| {
+                answer.roster == self.roster.tag()
+                    && answer.overview.voter == VoterState::Votes
+                    && matches!(answer.overview.wall_clock, WallClock::Disputed { .. })
+            })
+        };
+        self.members().filter(is_disputed).count()
+    }
+
     /// How many members, and thus others, answered at all.
     #[must_use]
     pub fn answered(&self) -> usize {
@@ -107,7 +121,7 @@ impl Survey {
     /// How it is with the mesh, as far as this survey could see.
     #[must_use]
     pub fn health(&self) -> Health {
-        let absent = self.roster.members().len() - self.voting();
+        let absent = self.roster.members().len() - self.voting() + self.disputed();
         let voters = self.roster.voters_per_key();
         // They may all be voters of one key.
         if absent == 0 {

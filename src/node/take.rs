@@ -91,6 +91,7 @@ impl Node {
             Heard::Again => Ok(()),
             Heard::NewLife => {
                 self.standings.hurry(&head.from);
+                self.clocks.forget(now, &head.from);
                 if let Some(voter) = &mut self.voter {
                     let effects = &mut self.effects;
                     voter.handle_incarnation(now, &head.from, head.incarnation, effects);

@@ -83,6 +83,8 @@ pub enum Event {
         answers: usize,
         /// Too few did: that epochs rise leans on a wall clock that was not set back.
         leans_on_wall_clock: bool,
+        /// A majority of the members' clocks was known: it leans on those, not on the own one.
+        knows_clocks: bool,
     },
     /// This voter has no memory, and abstains for longer than it said before.
     QuarantineExtended {

@@ -273,6 +273,8 @@ pub struct VoterReply {
     /// For how long the voter is in quarantine at the most, but for a second. Zero if it is not,
     /// or if it may vote as soon as others have answered it.
     pub remaining: Duration,
+    /// Its own wall clock as it answered, in milliseconds since the Unix epoch (rule 28).
+    pub wall_ms: u64,
 }
 
 /// One voter's view of a key.

@@ -10,6 +10,7 @@ mod aside;
 pub mod claimant;
 mod claimant_keeps;
 mod claimant_works;
+pub mod clocks;
 pub mod digest;
 pub mod epoch;
 pub mod event;

@@ -2,9 +2,12 @@
 //!
 //! A voter that forgot whom it voted for would vote again, and two claims would have a majority.
 //! So it abstains until every lease it may have voted for is over, and then asks the others for
-//! the highest epoch they know, since it may have been the only one that two owners share. Its own
-//! wall clock at the start is the second belt: no epoch that it ever voted for was further ahead
-//! of that than `max_clock_skew`.
+//! the highest epoch they know, since it may have been the only one that two owners share. The
+//! wall clocks are the second belt. Whatever had won when it started was no further ahead of a
+//! right clock than `max_clock_skew`, some right clock has not passed the high time
+//! ([`Clocks`](super::clocks::Clocks)), and right clocks differ by no more than `max_clock_skew`.
+//! Wrong ones that are a minority change nothing in that. A voter that knows too few clocks takes
+//! its own at the start.
 //!
 //! It may have had other settings then. So it asks all that it knows of for theirs, and waits for
 //! the longest votes that any of them tells. And it does not vote while a voter of another voter
@@ -57,8 +60,15 @@ pub(crate) struct Recovery {
     others_until: Instant,
     /// The node that it waits for then.
     waits_for: Option<NodeId>,
-    /// No epoch that it ever voted for is above this.
-    floor: Epoch,
+    /// It was quarantined: there may be something that it has forgotten.
+    may_have_voted: bool,
+    /// When a voter of another voter set was last heard, and the larger skew of the two.
+    other_heard: Option<(Now, Duration)>,
+    /// The high time when it was last told, where it is known.
+    high: Option<Now>,
+    /// The clocks that are known differ by more than the skew, and nobody can tell which are right.
+    is_disputed: bool,
+    drift_ppm: u64,
     others: Vec<NodeId>,
     /// The nodes that gossip knows. Those of them that do not vote may still remember an earlier
     /// life of the cluster.
@@ -82,6 +92,7 @@ pub(crate) struct Outcome {
     pub(crate) was_quarantined: bool,
     pub(crate) answers: usize,
     pub(crate) leans_on_wall_clock: bool,
+    pub(crate) knows_clocks: bool,
 }
 
 impl Recovery {
@@ -102,7 +113,11 @@ impl Recovery {
             quarantine,
             others_until: Instant::ZERO,
             waits_for: None,
-            floor: Epoch::limit(now, timing.max_clock_skew),
+            may_have_voted: true,
+            other_heard: None,
+            high: None,
+            is_disputed: false,
+            drift_ppm: u64::from(timing.max_drift_ppm),
             others: roster
                 .members()
                 .iter()
@@ -153,9 +168,8 @@ impl Recovery {
         // It may have voted until just before its next answer was due.
         let span = set.quarantine.max(self.quarantine) + self.ask_every();
         self.others_until = self.others_until.max(now.mono.after(span));
-        // Whatever won there is no further ahead of its clock than that, nor that of this one.
-        let skew = set.skew.max(self.skew);
-        self.floor = self.floor.max(Epoch::limit(now, skew * 2));
+        let before = self.other_heard.map_or(Duration::ZERO, |(_, skew)| skew);
+        self.other_heard = Some((now, set.skew.max(self.skew).max(before)));
         self.hold(now, out);
         if self.waits_for.replace(node.clone()).is_none() {
             out.tell(Event::QuarantineExtended {
@@ -174,10 +188,7 @@ impl Recovery {
         skew: Duration,
         out: &mut Effects,
     ) {
-        if skew > self.skew {
-            self.skew = skew;
-            self.floor = self.floor.max(Epoch::limit(self.started, skew));
-        }
+        self.skew = self.skew.max(skew);
         if quarantine <= self.quarantine || mistaken!(OtherSetIgnored) {
             return;
         }
@@ -206,6 +217,11 @@ impl Recovery {
             }
             Phase::Quarantine | Phase::Over => {}
         }
+    }
+
+    pub(crate) fn handle_clocks(&mut self, high: Option<Now>, is_disputed: bool) {
+        self.high = high;
+        self.is_disputed = is_disputed && !mistaken!(FloorByOwnClock);
     }
 
     pub(crate) fn handle_view(&mut self, view: &View) {
@@ -242,7 +258,7 @@ impl Recovery {
             Phase::New if msg.knew && !mistaken!(NewIsBelieved) => self.go_into_quarantine(out),
             Phase::New => self.answer(from, Epoch::ZERO),
             Phase::Recall { .. } if msg.votes => {
-                let limit = Epoch::limit(now, self.skew);
+                let limit = Epoch::limit(self.high.unwrap_or(now), self.skew);
                 self.is_cut |= msg.highest > limit && !mistaken!(CutInSilence);
                 self.answer(from, msg.highest.min(limit));
             }
@@ -255,10 +271,15 @@ impl Recovery {
             let known = self.answers.entry(from.clone()).or_default();
             *known = highest.max(*known);
         }
-        if self.answers.len() >= self.enough {
-            if self.phase == Phase::New {
-                self.floor = Epoch::ZERO;
-            }
+        self.end_if_answered();
+    }
+
+    /// While clocks are disputed a voter without memory does not vote: a floor by the one that is
+    /// ahead would shut out everybody until time catches up, and one by the other may be too low.
+    fn end_if_answered(&mut self) {
+        let is_new = self.phase == Phase::New;
+        if self.answers.len() >= self.enough && (is_new || !self.is_disputed) {
+            self.may_have_voted &= !is_new;
             self.phase = Phase::Over;
         }
     }
@@ -266,7 +287,7 @@ impl Recovery {
     pub(crate) fn handle_timeout(&mut self, now: Now, out: &mut Effects) {
         if self.enough == 0 && self.phase == Phase::New {
             // Nobody else could remember anything.
-            self.floor = Epoch::ZERO;
+            self.may_have_voted = false;
             self.phase = Phase::Over;
         }
         if self.phase == Phase::New && now.mono >= self.until() {
@@ -278,14 +299,15 @@ impl Recovery {
             };
             self.asked = 0;
             self.next_ask = now.mono;
-            if self.enough == 0 {
+        }
+        if let Phase::Recall { deadline } = self.phase {
+            self.end_if_answered();
+            if now.mono >= deadline && self.is_disputed {
+                let deadline = now.mono.after(RECALL_WAIT);
+                self.phase = Phase::Recall { deadline };
+            } else if now.mono >= deadline {
                 self.phase = Phase::Over;
             }
-        }
-        if let Phase::Recall { deadline } = self.phase
-            && now.mono >= deadline
-        {
-            self.phase = Phase::Over;
         }
         if self.phase != Phase::Over && now.mono >= self.next_ask {
             self.ask(now, out);
@@ -310,6 +332,9 @@ impl Recovery {
             }
             _ => {
                 let pause = self.round_trip * (1 << self.asked.saturating_add(1).min(5));
+                // It may take long until somebody sets a clock right.
+                let least = if self.is_disputed { RECALL_WAIT } else { pause };
+                let pause = pause.max(least);
                 (Message::Recall(Recall { nonce }), pause)
             }
         };
@@ -365,6 +390,32 @@ impl Recovery {
         own.max(self.others_until)
     }
 
+    /// No epoch that won is above this where this voter may have voted for it before it started, or
+    /// in another voter set until that was last heard.
+    fn floor(&self) -> Epoch {
+        let high = self.high.filter(|_| !mistaken!(FloorByOwnClock));
+        let limit = |at: Now, skew: Duration| match high {
+            Some(high) => Epoch::limit(self.back_at(high, at), skew),
+            None => Epoch::limit(at, skew),
+        };
+        let skews = if high.is_some() { 2 } else { 1 };
+        let own = limit(self.started, self.skew * skews);
+        // What won there is no further ahead of its clock than that, nor that of this one.
+        let other = self.other_heard.map(|(at, skew)| limit(at, skew * 2));
+        own.max(other.unwrap_or_default())
+    }
+
+    /// The high time as it was at an earlier instant, at most.
+    fn back_at(&self, high: Now, at: Now) -> Now {
+        let passed = high.mono.since(at.mono).as_millis();
+        let passed = u64::try_from(passed).unwrap_or(u64::MAX);
+        let surely = passed.saturating_sub(passed / 1_000 * self.drift_ppm / 1_000 + 1);
+        Now {
+            wall_ms: high.wall_ms.saturating_sub(surely),
+            ..at
+        }
+    }
+
     pub(crate) fn outcome(&self) -> Option<Outcome> {
         let over = self.phase == Phase::Over;
         if over && mistaken!(NoFloors) {
@@ -373,6 +424,7 @@ impl Recovery {
                 was_quarantined: false,
                 answers: self.answers.len(),
                 leans_on_wall_clock: false,
+                knows_clocks: false,
             });
         }
         let answers = self.answers.values().copied();
@@ -381,10 +433,14 @@ impl Recovery {
             false => answers.max(),
         };
         over.then(|| Outcome {
-            floor: highest.unwrap_or_default().max(self.floor),
-            was_quarantined: self.floor > Epoch::ZERO,
+            floor: match self.may_have_voted {
+                true => highest.unwrap_or_default().max(self.floor()),
+                false => Epoch::ZERO,
+            },
+            was_quarantined: self.may_have_voted,
             answers: self.answers.len(),
-            leans_on_wall_clock: self.floor > Epoch::ZERO
+            knows_clocks: self.high.is_some(),
+            leans_on_wall_clock: self.may_have_voted
                 && (self.decides_alone || self.is_cut || self.answers.len() < self.enough),
         })
     }

@@ -196,6 +196,14 @@ impl Voter {
         self.finish_recovery(out);
     }
 
+    /// The high time where it is known, and whether the clocks are disputed
+    /// ([`Clocks`](super::clocks::Clocks)). Counts while this voter has no memory.
+    pub fn handle_clocks(&mut self, high: Option<Now>, is_disputed: bool) {
+        if let Some(recovery) = &mut self.recovery {
+            recovery.handle_clocks(high, is_disputed);
+        }
+    }
+
     /// A node speaks for another voter set. Counts while this voter has no memory.
     pub fn handle_other_set(&mut self, now: Now, node: &NodeId, set: &OtherSet, out: &mut Effects) {
         if let Some(recovery) = &mut self.recovery {
@@ -591,6 +599,7 @@ impl Voter {
         out.tell(Event::QuarantineEnded {
             answers: done.answers,
             leans_on_wall_clock: done.leans_on_wall_clock,
+            knows_clocks: done.knows_clocks,
         });
     }
 }

@@ -382,7 +382,14 @@ impl Core {
             Event::QuarantineEnded {
                 answers,
                 leans_on_wall_clock: true,
-            } => self.note(clock, &Obstacle::LeansOnWallClock { answers }),
+                knows_clocks,
+            } => {
+                let obstacle = Obstacle::LeansOnWallClock {
+                    answers,
+                    knows_clocks,
+                };
+                self.note(clock, &obstacle);
+            }
             Event::QuarantineBegan { .. }
             | Event::QuarantineExtended { .. }
             | Event::QuarantineEnded { .. }

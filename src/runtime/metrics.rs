@@ -11,6 +11,7 @@
 //! | `lockmesh_held` | gauge | locks held by this node |
 //! | `lockmesh_waiting` | gauge | requests of this node that wait |
 //! | `lockmesh_voter_keys` | gauge | keys that this node's voter keeps |
+//! | `lockmesh_wall_clock_ahead_seconds` | gauge | the wall clock beside those of most voters |
 //! | `lockmesh_datagrams_out_total` | counter | datagrams with votes that were sent |
 //! | `lockmesh_datagrams_in_total` | counter | datagrams with votes that came |
 //! | `lockmesh_gossip_bytes_out_total` | counter | bytes of gossip that were sent |
@@ -93,6 +94,8 @@ impl Meter {
         gauge!("lockmesh_waiting", "node" => label()).set(node.claimant().waiting() as f64);
         let keys = node.voter().map_or(0, Voter::slots);
         gauge!("lockmesh_voter_keys", "node" => label()).set(keys as f64);
+        let ahead = node.wall_ahead_ms(now) as f64 / 1_000.0;
+        gauge!("lockmesh_wall_clock_ahead_seconds", "node" => label()).set(ahead);
         let traffic = node.traffic();
         counter!("lockmesh_datagrams_out_total", "node" => label()).absolute(traffic.datagrams_out);
         counter!("lockmesh_datagrams_in_total", "node" => label()).absolute(traffic.datagrams_in);

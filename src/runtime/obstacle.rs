@@ -9,6 +9,7 @@ use tracing::Level;
 use super::core::Core;
 use super::obstacles::{NOTED_FOR, PEERS_MAX};
 use crate::node::Standing;
+use crate::proto::clocks::WallClock;
 use crate::proto::id::NodeId;
 use crate::proto::message::RefuseReason;
 use crate::proto::roster::majority;
@@ -39,7 +40,9 @@ pub(crate) enum Obstacle {
         reason: DropReason,
     },
     /// Epochs rise only if no wall clock was set back.
-    LeansOnWallClock { answers: usize },
+    LeansOnWallClock { answers: usize, knows_clocks: bool },
+    /// The wall clock of this node is wrong, or it cannot be told whose is.
+    WallClock(WallClock),
     /// The task that gossips has ended.
     GossipEnded,
     /// A seed has no address that is known.
@@ -137,18 +140,11 @@ impl Obstacle {
                 format!("{node} has the same voter set, or is gone"),
             )
             .of(node),
-            Self::LeansOnWallClock { answers } => About::new(
-                "leans_on_wall_clock",
-                Level::WARN,
-                format!(
-                    "this node's voter votes, but only {answers} others told what they remember: \
-                     epochs rise only if no wall clock was set back, and leases exclude each \
-                     other only if no setting was changed over a restart"
-                ),
-                "check that no voter's wall clock was set back; restart voters one at a time",
-                "",
-            )
-            .once(),
+            Self::LeansOnWallClock {
+                answers,
+                knows_clocks,
+            } => leans_on_wall_clock(*answers, *knows_clocks),
+            Self::WallClock(state) => about_wall_clock(*state),
             Self::GossipEnded => About::new(
                 "gossip_ended",
                 Level::ERROR,
@@ -174,6 +170,60 @@ impl Obstacle {
             ),
         }
     }
+}
+
+fn leans_on_wall_clock(answers: usize, knows_clocks: bool) -> About {
+    let (if_so, check) = match knows_clocks {
+        true => (
+            "most wall clocks were not set back",
+            "at most few wall clocks were",
+        ),
+        false => ("no wall clock was set back", "no voter's wall clock was"),
+    };
+    About::new(
+        "leans_on_wall_clock",
+        Level::WARN,
+        format!(
+            "this node's voter votes, but only {answers} others told what they remember: epochs \
+             rise only if {if_so}, and leases exclude each other only if no setting was changed \
+             over a restart"
+        ),
+        format!("check that {check} set back; restart voters one at a time"),
+        "",
+    )
+    .once()
+}
+
+fn about_wall_clock(state: WallClock) -> About {
+    let (cause, action) = match state {
+        WallClock::Skewed { ahead_ms } => {
+            let way = if ahead_ms < 0 { "behind" } else { "ahead of" };
+            let by = decimal(ahead_ms.unsigned_abs());
+            (
+                format!("this node's wall clock is {by} {way} those of most voters, which count"),
+                "set the wall clock of this machine right",
+            )
+        }
+        WallClock::Disputed { by_ms } => (
+            format!(
+                "the wall clocks of the voters differ by {}, and too few are known to tell which \
+                 are right: voters may refuse claims",
+                decimal(by_ms)
+            ),
+            "set the wall clocks right, or bring back the other voters",
+        ),
+        WallClock::Right | WallClock::Unknown => (String::new(), ""),
+    };
+    let over = "this node's wall clock is right";
+    About::new("wall_clock", Level::WARN, cause, action, over)
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "of interest are the first few digits"
+)]
+fn decimal(ms: u64) -> String {
+    format!("{:.1} s", ms as f64 / 1_000.0)
 }
 
 fn about_recovering(remaining: Duration, blocks: bool) -> About {
@@ -350,6 +400,10 @@ pub(super) fn holding(core: &Core, now: Now) -> Vec<Obstacle> {
             holding.push(obstacle);
         }
     }
+    let clock = node.wall_clock(now);
+    if !matches!(clock, WallClock::Right | WallClock::Unknown) {
+        holding.push(Obstacle::WallClock(clock));
+    }
     if core.has_gossip_ended {
         holding.push(Obstacle::GossipEnded);
     }
@@ -459,7 +513,12 @@ mod tests {
                 node: node(),
                 standing: Standing::Refuses(reason),
             },
-            Obstacle::LeansOnWallClock { answers: 1 },
+            Obstacle::LeansOnWallClock {
+                answers: 1,
+                knows_clocks: true,
+            },
+            Obstacle::WallClock(WallClock::Skewed { ahead_ms: -9 }),
+            Obstacle::WallClock(WallClock::Disputed { by_ms: 9 }),
             Obstacle::GossipEnded,
             Obstacle::SeedUnresolved {
                 seed: "seed:7400".to_owned(),

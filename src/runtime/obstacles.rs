@@ -311,7 +311,11 @@ mod tests {
         }
         let said = looks(&mut all, 10, 100, &[]);
         assert_eq!(said, ["INFO the socket receives, after 9.8 s"]);
-        all.note(at(200_000), &Obstacle::LeansOnWallClock { answers: 0 });
+        let leans = Obstacle::LeansOnWallClock {
+            answers: 0,
+            knows_clocks: false,
+        };
+        all.note(at(200_000), &leans);
         assert_eq!(looks(&mut all, 200, 300, &[]).len(), 1, "no line ends it");
     }
 

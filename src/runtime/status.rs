@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::core::Core;
 use crate::node::Standing;
+use crate::proto::clocks::WallClock;
 use crate::proto::id::NodeId;
 use crate::proto::roster::{RosterTag, Timing};
 use crate::proto::time::Now;
@@ -38,6 +39,9 @@ pub struct Status {
     /// How long this node's voter still abstains at the least, since it has no memory; `None`
     /// where it votes, or where this node is no member.
     pub quarantine: Option<Duration>,
+    /// What the voters' wall clocks say of this node's. A wrong one costs no lock while most are
+    /// right.
+    pub wall_clock: WallClock,
     /// How many locks this node holds.
     pub held: usize,
     /// How many requests of this node wait.
@@ -140,6 +144,7 @@ impl Status {
             members,
             others,
             quarantine: quarantine.map(|until| until.since(now.mono)),
+            wall_clock: node.wall_clock(now),
             held: core.held(),
             waiting: node.claimant().waiting(),
             voter_keys: node.voter().map_or(0, |voter| voter.slots()),

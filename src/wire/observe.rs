@@ -22,6 +22,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::codec::{append, take};
 use super::{DATAGRAM_BYTES_MAX, DropReason, Traffic};
+use crate::proto::clocks::WallClock;
 use crate::proto::id::{Incarnation, Key, NodeId};
 use crate::proto::message::Report;
 use crate::proto::roster::{RosterTag, Timing};
@@ -116,6 +117,8 @@ pub struct Overview {
     pub timing: Timing,
     /// What its voter does.
     pub voter: VoterState,
+    /// What the voters' wall clocks say of its own.
+    pub wall_clock: WallClock,
     /// How many keys its voter keeps: those that are held or waited for.
     pub keys: u64,
     /// How many locks it holds or asks for itself.

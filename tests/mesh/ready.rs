@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use lockmesh::proto::message::RefuseReason;
-use lockmesh::{InspectError, LockState, Mesh, Standing};
+use lockmesh::{InspectError, LockState, Mesh, Standing, WallClock};
 
-use crate::common::{Cluster, key, timing, until};
+use crate::common::{Cluster, PATIENCE, key, timing, until};
 
 const LONG: Duration = Duration::from_secs(600);
 
@@ -39,13 +39,66 @@ async fn node_with_other_max_ttl_is_not_ready() {
 }
 
 #[tokio::test]
-async fn node_whose_wall_clock_is_ahead_is_not_ready() {
+async fn node_whose_wall_clock_is_wrong_is_ready_by_the_others() {
     let cluster = Cluster::start(3, LONG).await;
-    let ahead = cluster.named("client").wall_offset_ms(60_000);
-    let ahead = ahead.start().await.unwrap();
-    refused_by_both(&ahead, RefuseReason::Skew).await;
-    let request = ahead.lock("k").wait_at_most(Duration::from_secs(1));
-    request.try_acquire().await.unwrap_err();
+    for (name, off_ms) in [("ahead", 60_000), ("behind", -60_000)] {
+        let wrong = cluster.named(name).wall_offset_ms(off_ms);
+        let wrong = wrong.start().await.unwrap();
+        wrong.ready(PATIENCE).await.unwrap();
+        let guard = wrong.lock("k").try_acquire().await.unwrap();
+        assert!(guard.is_some(), "{name}");
+        until("it knows that it is skewed", || {
+            let WallClock::Skewed { ahead_ms } = wrong.status().wall_clock else {
+                return false;
+            };
+            (ahead_ms - off_ms).abs() < 5_000
+        })
+        .await;
+    }
+    let right = |node: &Mesh| node.status().wall_clock == WallClock::Right;
+    until("all others are right", || cluster.nodes.iter().all(right)).await;
+}
+
+#[tokio::test]
+async fn voter_that_is_behind_votes_by_the_others() {
+    let mut cluster = Cluster::start(3, LONG).await;
+    cluster.nodes[2].shutdown().await;
+    let behind = cluster.builder(2).wall_offset_ms(-60_000);
+    cluster.nodes[2] = behind.new_cluster(true).start().await.unwrap();
+    // It has no memory, and LONG to go: the others are asked.
+    until("it knows that it is behind", || {
+        let clock = cluster.nodes[2].status().wall_clock;
+        matches!(clock, WallClock::Skewed { ahead_ms } if ahead_ms < 0)
+    })
+    .await;
+    let guard = cluster.nodes[2].lock("k").try_acquire().await.unwrap();
+    assert!(guard.is_some(), "its claims go by the others' clocks");
+}
+
+#[tokio::test]
+async fn two_voters_whose_clocks_differ_say_that_nobody_can_tell() {
+    let start = |name: &str, seeds: Vec<String>| {
+        let builder = Mesh::builder(name).voters(["n0", "n1"]).seeds(seeds);
+        let builder = builder.key(key()).timing(timing(LONG)).new_cluster(true);
+        builder.wall_offset_ms(if name == "n1" { -60_000 } else { 0 })
+    };
+    let n0 = start("n0", Vec::new()).start().await.unwrap();
+    let seed = vec![n0.local_addr().to_string()];
+    let n1 = start("n1", seed).start().await.unwrap();
+    for node in [&n0, &n1] {
+        until("it knows that the clocks are disputed", || {
+            let WallClock::Disputed { by_ms } = node.status().wall_clock else {
+                return false;
+            };
+            by_ms.abs_diff(60_000) < 5_000
+        })
+        .await;
+    }
+    until("the one ahead is refused", || {
+        standings(&n0)[1] == Standing::Refuses(RefuseReason::Skew)
+    })
+    .await;
+    assert!(!n0.status().is_ready);
 }
 
 #[tokio::test]

@@ -291,15 +291,15 @@ pub(crate) fn any_message_about(
 }
 
 fn any_voter_reply() -> impl Strategy<Value = Message> {
-    (instant(), proptest::option::of(refuse_reason()), span()).prop_map(
-        |(sent_at, refuses, remaining)| {
-            Message::VoterReply(VoterReply {
-                sent_at,
-                refuses,
-                remaining,
-            })
-        },
-    )
+    let refuses = proptest::option::of(refuse_reason());
+    (instant(), refuses, span(), any::<u64>()).prop_map(|(sent_at, refuses, remaining, wall_ms)| {
+        Message::VoterReply(VoterReply {
+            sent_at,
+            refuses,
+            remaining,
+            wall_ms,
+        })
+    })
 }
 
 pub(crate) fn any_message() -> impl Strategy<Value = Message> {
@@ -411,6 +411,7 @@ fn largest_reply() -> Message {
         sent_at: Instant::FAR,
         refuses: Some(RefuseReason::NotAVoter),
         remaining: Duration::MAX,
+        wall_ms: u64::MAX,
     })
 }
 

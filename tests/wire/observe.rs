@@ -154,6 +154,7 @@ impl Many {
                 voters_per_key: 5,
                 timing: Timing::lan(),
                 voter: VoterState::Votes,
+                wall_clock: Default::default(),
                 keys: 0,
                 claims: 0,
                 counts: Default::default(),

@@ -98,6 +98,7 @@ fn voters_are_asked_until_they_answer() {
         sent_at: query.sent_at,
         refuses: None,
         remaining: Duration::ZERO,
+        wall_ms: world.now.wall_ms,
     };
     let head = world.head();
     let answer = world.datagram(&head, &[Message::VoterReply(answer)]);

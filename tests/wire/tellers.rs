@@ -102,6 +102,7 @@ impl Teller {
                 voters_per_key: self.roster.voters_per_key() as u32,
                 timing: *self.roster.timing(),
                 voter: self.voter,
+                wall_clock: Default::default(),
                 keys: self.locks.len() as u64,
                 claims: 0,
                 counts: Counts::default(),

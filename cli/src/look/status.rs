@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use lockmesh::Inspection;
 use lockmesh::observe::{Health, NodeSurvey, Survey, VoterState};
+use lockmesh::{Inspection, WallClock};
 use serde_json::{Value, json};
 
 use super::inspect;
@@ -104,6 +104,7 @@ fn node_json(survey: &Survey, node: &NodeSurvey) -> Value {
         let dropped: serde_json::Map<String, Value> = dropped
             .map(|it| (it.reason.clone(), json!(it.count)))
             .collect();
+        value["wall_clock"] = wall_clock_json(told.wall_clock);
         value["traffic"] = json!({
             "datagrams_in": traffic.datagrams_in,
             "datagrams_out": traffic.datagrams_out,
@@ -114,6 +115,35 @@ fn node_json(survey: &Survey, node: &NodeSurvey) -> Value {
         });
     }
     value
+}
+
+fn wall_clock_json(clock: WallClock) -> Value {
+    match clock {
+        WallClock::Unknown => json!({"state": "unknown"}),
+        WallClock::Right => json!({"state": "right"}),
+        WallClock::Skewed { ahead_ms } => json!({"state": "skewed", "ahead_ms": ahead_ms}),
+        WallClock::Disputed { by_ms } => json!({"state": "disputed", "by_ms": by_ms}),
+    }
+}
+
+/// What people are told of a wall clock that is not known to be right.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "of interest are the first few digits"
+)]
+fn wall_clock_text(clock: WallClock) -> Option<String> {
+    match clock {
+        WallClock::Unknown | WallClock::Right => None,
+        WallClock::Skewed { ahead_ms } => {
+            let way = if ahead_ms < 0 { "behind" } else { "ahead" };
+            let by = ahead_ms.unsigned_abs() as f64 / 1_000.0;
+            Some(format!("wall clock {by:.1} s {way}"))
+        }
+        WallClock::Disputed { by_ms } => {
+            let by = by_ms as f64 / 1_000.0;
+            Some(format!("wall clocks differ by {by:.1} s"))
+        }
+    }
 }
 
 /// In one word for scripts, and for people.
@@ -154,7 +184,11 @@ fn to_text(survey: &Survey, with_locks: bool) -> String {
             .map_or_else(|| "-".to_owned(), |addr| addr.to_string());
         let (alive, dead) = (node.alive_by.len(), node.dead_by.len());
         let told = node.answer.as_ref().map(|answer| &answer.overview);
-        let told = told.map(|it| format!(", {} keys, {} claims", it.keys, it.claims));
+        let told = told.map(|it| {
+            let clock = wall_clock_text(it.wall_clock).map(|it| format!(", {it}"));
+            let clock = clock.unwrap_or_default();
+            format!(", {} keys, {} claims{clock}", it.keys, it.claims)
+        });
         text += &format!(
             "  {:<12} {addr:<21} {:<14} alive by {alive}, dead by {dead}{}\n",
             node.node.as_str(),
@@ -175,6 +209,11 @@ fn to_text(survey: &Survey, with_locks: bool) -> String {
         Health::Degraded => {
             format!("degraded: {voting} of {members} members vote; every key has a majority\n")
         }
+        Health::Blocked if survey.disputed() > 0 => format!(
+            "blocked: {voting} of {members} members vote, and {} of them cannot tell which wall \
+             clocks are right; some keys, or all, cannot be locked\n",
+            survey.disputed()
+        ),
         Health::Blocked => format!(
             "blocked: {voting} of {members} members vote; some keys, or all, cannot be locked\n"
         ),

@@ -5,6 +5,7 @@ mod bench;
 mod browser;
 mod chaos;
 mod check;
+mod clocks;
 mod common;
 mod compare;
 mod demo;

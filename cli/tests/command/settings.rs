@@ -13,19 +13,21 @@ use serde_json::Value;
 
 use crate::common::lockmesh;
 
-const KEY: &str = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
+pub(crate) const KEY: &str = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
 const OTHER_KEY: &str = "abababababababababababababababababababababababababababababababab";
 /// Long enough for anything that happens at all.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// The settings of a configuration beside name, voters and workload.
-struct Setup<'a> {
+/// The settings of a configuration beside name, voters and workload, and how far the wall clock is
+/// off.
+pub(crate) struct Setup<'a> {
     listen: &'a str,
-    seeds: &'a str,
+    pub(crate) seeds: &'a str,
     key: &'a str,
     cluster: &'a str,
     max_ttl_ms: u64,
     is_new: bool,
+    pub(crate) wall_offset_ms: i64,
 }
 
 impl Default for Setup<'_> {
@@ -37,19 +39,20 @@ impl Default for Setup<'_> {
             cluster: "prod",
             max_ttl_ms: 12_000,
             is_new: true,
+            wall_offset_ms: 0,
         }
     }
 }
 
 /// A node that runs; with `asks` it wants the one key for an hour. It is killed when dropped.
-struct Node {
+pub(crate) struct Node {
     child: Child,
     log: Arc<Mutex<String>>,
     history: PathBuf,
 }
 
 impl Node {
-    fn start(place: &Path, name: &str, asks: bool, setup: &Setup<'_>) -> Self {
+    pub(crate) fn start(place: &Path, name: &str, asks: bool, setup: &Setup<'_>) -> Self {
         let Setup {
             listen,
             seeds,
@@ -57,6 +60,7 @@ impl Node {
             cluster,
             max_ttl_ms,
             is_new,
+            wall_offset_ms,
         } = setup;
         let ttl_ms = max_ttl_ms - max_ttl_ms / 10;
         let text = format!(
@@ -72,6 +76,7 @@ impl Node {
         let history = place.join(format!("{name}-{cluster}-{max_ttl_ms}.jsonl"));
         let mut command = lockmesh(&["node", "--config"]);
         command.arg(config).stderr(Stdio::piped());
+        command.arg(format!("--wall-offset-ms={wall_offset_ms}"));
         if asks {
             command.arg("--workload").arg("--history").arg(&history);
         }
@@ -97,14 +102,14 @@ impl Node {
         self.log.lock().unwrap().clone()
     }
 
-    fn says(&self, what: &str) {
+    pub(crate) fn says(&self, what: &str) {
         until(&format!("{what:?} in {}", self.said()), || {
             self.said().contains(what).then_some(())
         });
     }
 
     /// The address that it says it listens at.
-    fn addr(&self) -> String {
+    pub(crate) fn addr(&self) -> String {
         until("its address", || {
             let said = self.said();
             let (_, rest) = said.split_once(" addr=")?;
@@ -112,19 +117,19 @@ impl Node {
         })
     }
 
-    fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         self.said().contains(" ready node=")
     }
 
     /// The last thing of this kind that it has written down.
-    fn last(&self, event: &str) -> Option<Value> {
+    pub(crate) fn last(&self, event: &str) -> Option<Value> {
         let text = fs::read_to_string(&self.history).unwrap_or_default();
         let lines = text.lines().map(serde_json::from_str::<Value>);
         let lines: Vec<Value> = lines.map_while(Result::ok).collect();
         lines.into_iter().rev().find(|line| line["event"] == event)
     }
 
-    fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -137,7 +142,7 @@ impl Drop for Node {
     }
 }
 
-fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + PATIENCE;
     loop {
         if let Some(seen) = look() {
@@ -148,14 +153,14 @@ fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-fn place(name: &str) -> PathBuf {
+pub(crate) fn place(name: &str) -> PathBuf {
     let place = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
     let _ = fs::remove_dir_all(&place);
     fs::create_dir_all(&place).unwrap();
     place
 }
 
-fn quoted(addr: &str) -> String {
+pub(crate) fn quoted(addr: &str) -> String {
     format!("\"{addr}\"")
 }
 

@@ -96,6 +96,7 @@ impl Algorithm {
         if self != Self::Lockmesh {
             settings.gossip = Gossip::Heard;
             (settings.other_set, settings.has_twins) = (None, false);
+            settings.wrong_clocks = None;
             settings.send_plain_and_whole();
         }
     }
@@ -170,6 +171,9 @@ pub(crate) trait Machine: Debug {
     /// Asks the voters of a key what they know of it, where there is such a question.
     fn inspect(&mut self, _now: Now, _key: &Key, _patience: Duration) {}
 
+    /// Asks the voters what they would do with its claims, and what their clocks show.
+    fn check_voters(&mut self, _now: Now) {}
+
     /// What it counts of its datagrams, where it counts.
     fn traffic(&self) -> Option<&Traffic> {
         None
@@ -238,6 +242,10 @@ impl Machine for Node {
 
     fn inspect(&mut self, now: Now, key: &Key, patience: Duration) {
         Self::inspect(self, now, key, patience);
+    }
+
+    fn check_voters(&mut self, now: Now) {
+        Self::check_voters(self, now);
     }
 
     fn traffic(&self) -> Option<&Traffic> {

@@ -6,7 +6,8 @@
 //! ago to have reached every voter before the winner's votes left them.
 //!
 //! A claim that has stood so long has a place. Its request keeps it though it claims anew, under an
-//! epoch that is higher: else nobody who lost its place would ever have been passed over.
+//! epoch that is higher: else nobody who lost its place would ever have been passed over. Where the
+//! wall clock of a node is wrong, its place is when it claimed once it knew what others show.
 
 use std::collections::BTreeMap;
 
@@ -50,10 +51,15 @@ impl Law for NoBarging {
             _ => return None,
         };
         let winner = history.open.get(request)?;
+        let is_wrong = |asked: &Asked| history.terms.wrong_clocks.contains(&asked.host);
+        if is_wrong(winner) {
+            return None;
+        }
         let place = self.places.get(request).copied().unwrap_or(*epoch);
         let (RequestId(passed), asked) = history.open.iter().find(|(other, asked)| {
             asked.key == winner.key
                 && asked.until.is_none()
+                && !is_wrong(asked)
                 && self.place(other, asked) < place
                 && (stands(asked) || self.places.contains_key(other))
         })?;

@@ -19,6 +19,7 @@ mod m3_lost_means_told;
 mod m4_a_majority_of_what;
 mod m5_amnesia;
 mod m6_outlives_its_process;
+mod m7_epochs_follow_most_clocks;
 mod s4_damage_is_dropped;
 mod s6_leases_live_through_restarts;
 mod s7_leases_end;
@@ -49,6 +50,12 @@ pub(crate) struct Terms {
     pub(crate) linger: u64,
     /// A claim that is older than this has reached every voter, in fair weather.
     pub(crate) settled: u64,
+    /// How far wall clocks are off at the most, but for those of a minority of each key's voters.
+    pub(crate) right_clocks_off_ms: Option<u64>,
+    /// The hosts whose wall clocks are wrong then.
+    pub(crate) wrong_clocks: Vec<Host>,
+    /// `max_clock_skew`.
+    pub(crate) skew_ms: u64,
 }
 
 /// How a request ended.
@@ -241,7 +248,7 @@ pub(crate) trait Law {
 }
 
 /// How many there are.
-pub(crate) const LAWS: usize = 16;
+pub(crate) const LAWS: usize = 17;
 
 /// All laws, and what they have seen.
 pub(crate) struct Laws {
@@ -261,6 +268,7 @@ impl Laws {
             Box::new(m4_a_majority_of_what::AMajorityOfWhat),
             Box::new(m5_amnesia::Amnesia),
             Box::new(m6_outlives_its_process::OutlivesItsProcess::default()),
+            Box::new(m7_epochs_follow_most_clocks::EpochsFollowMostClocks),
             Box::new(l1_someone_wins::SomeoneWins),
             Box::new(l2_no_barging::NoBarging::default()),
             Box::new(l3_the_dead_do_not_hold_up::TheDeadDoNotHoldUp),
@@ -318,6 +326,9 @@ mod forged {
             other_voters: vec![vec![0]],
             linger: 100,
             settled: 10,
+            right_clocks_off_ms: None,
+            wrong_clocks: Vec::new(),
+            skew_ms: 5,
         }
     }
 

@@ -244,6 +244,7 @@ fn event_line(event: &Event) -> String {
         Event::QuarantineEnded {
             answers,
             leans_on_wall_clock,
+            ..
         } => format!("QuarantineEnded {answers} leans {leans_on_wall_clock}"),
         Event::QuarantineExtended {
             until,

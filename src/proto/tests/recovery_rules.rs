@@ -148,6 +148,54 @@ fn f22_it_waits_a_second_for_answers_and_no_longer() {
     assert_eq!(booth.voter.fence(&key()), Epoch::at_wall_ms(WALL + 7_000));
 }
 
+/// Rule 28: where most clocks are known the own one does not count. The high time is brought back
+/// to the start by what surely passed, and right clocks may differ by the skew.
+#[test]
+fn floor_is_high_time_at_start_and_twice_the_skew() {
+    let mut booth = recalling(3, 3);
+    let end = QUARANTINE_MS + 1_000;
+    let high = Now {
+        wall_ms: WALL + 100_000,
+        ..at(end)
+    };
+    booth.voter.handle_clocks(Some(high), false);
+    let ended = booth.wakes(end);
+    assert_eq!(ended, ["QuarantineEnded 0 leans true"]);
+    let passed = end - 310 - 1;
+    let start = Now {
+        wall_ms: high.wall_ms - passed,
+        ..at(0)
+    };
+    let floor = Epoch::limit(start, ms(2 * SKEW_MS));
+    assert_eq!(booth.voter.fence(&key()), floor);
+    // What others remember is believed by it, too.
+    let mut booth = recalling(3, 3);
+    booth.voter.handle_clocks(Some(high), false);
+    for other in ["v2", "v3"] {
+        booth.told(QUARANTINE_MS, other, &remembers(WALL + 104_000));
+    }
+    let told = Epoch::at_wall_ms(WALL + 104_000);
+    assert_eq!(booth.voter.fence(&key()), told);
+}
+
+/// Rule 28: a floor by the clock that is ahead would shut out everybody, one by the other may be
+/// too low. So the voter does not vote until it is known which are right.
+#[test]
+fn quarantine_lasts_while_clocks_are_disputed() {
+    let mut booth = recalling(3, 3);
+    let end = QUARANTINE_MS + 1_000;
+    booth.voter.handle_clocks(Some(at(end)), true);
+    for other in ["v2", "v3"] {
+        assert_eq!(booth.told(end, other, &remembers(WALL)), NOTHING);
+    }
+    assert_eq!(booth.wakes(end), NOTHING);
+    assert_eq!(booth.hears(end, &claim("a", 5, 1)), ["a Refuse Quarantine"]);
+    assert_eq!(booth.voter.next_timeout(), Some(instant(end + 1_000)));
+    booth.voter.handle_clocks(Some(at(end + 1_000)), false);
+    let ended = booth.wakes(end + 1_000);
+    assert_eq!(ended, ["QuarantineEnded 2 leans false"]);
+}
+
 /// Those that are in quarantine themselves have nothing to say, and old answers are no answers.
 #[test]
 fn answers_of_the_quarantined_and_to_other_questions_do_not_count() {

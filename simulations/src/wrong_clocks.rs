@@ -1,0 +1,138 @@
+//! Wall clocks that are wrong by minutes, leap while their hosts run, and run on after that: those
+//! of a minority of the voters of each key, and of nodes that do not vote. All others stay within
+//! `max_clock_skew` of each other. The laws hold whatever the wrong ones show (rule 28).
+
+use lockmesh::proto::epoch::Epoch;
+use lockmesh::proto::roster::majority;
+use lockmesh::proto::time::Now;
+
+use crate::faults::{Fault, Trouble};
+use crate::invariants::Host as HostAt;
+use crate::rng::Rng;
+use crate::settings::{MILLISECOND, Pace, Settings};
+use crate::world::{Happening, World};
+
+/// How far a wrong wall clock is off at the most, in milliseconds.
+const WRONG_MAX_MS: u64 = 1_800_000;
+
+/// Draws whose clocks are wrong, in some worlds in which monotonic clocks keep M1's bound: by these
+/// a node knows what the others' wall clocks show.
+pub(crate) fn draw(settings: &Settings) -> Option<Vec<HostAt>> {
+    let mut rng = Rng::stream(settings.seed, "wrong clocks");
+    let is_kept = settings.pace == Pace::Kept;
+    if !rng.chance(400_000) || settings.other_set.is_some() || !is_kept {
+        return None;
+    }
+    let most = (settings.voters_per_key - 1) / 2;
+    let voters = rng.between(most.min(1) as u64, most as u64) as usize;
+    let mut wrong = rng.sample(settings.members, voters);
+    wrong.extend((settings.members..settings.hosts()).filter(|_| rng.chance(500_000)));
+    Some(wrong)
+}
+
+/// Wrong clocks leap.
+pub(crate) fn draw_leaps(settings: &Settings) -> Vec<Fault> {
+    let mut rng = Rng::stream(settings.seed, "leaps");
+    let hosts = settings.wrong_clocks.iter().flatten();
+    let leaps = hosts.flat_map(|host| {
+        let count = rng.between(0, 4);
+        let leap = |_| Fault {
+            at: rng.between(settings.max_ttl() / 4, settings.fault_span),
+            trouble: Trouble::WallJump {
+                host: *host,
+                by_ms: draw_wrong(&mut rng, settings),
+            },
+        };
+        (0..count).map(leap).collect::<Vec<Fault>>()
+    });
+    leaps.collect()
+}
+
+/// By how much a wrong clock is off, or leaps.
+pub(crate) fn draw_wrong(rng: &mut Rng, settings: &Settings) -> i64 {
+    let skew = settings.timing.max_clock_skew.as_millis() as u64;
+    let off = rng.spread(skew, WRONG_MAX_MS) as i64;
+    if rng.chance(500_000) { off } else { -off }
+}
+
+impl World {
+    /// Whether the wall clocks of most members are right for the whole run, and nodes ask for them.
+    pub(crate) fn has_right_clocks(&self) -> bool {
+        self.settings.wrong_clocks.is_some()
+    }
+
+    pub(crate) fn is_wrong(&self, host: HostAt) -> bool {
+        let wrong = self.settings.wrong_clocks.iter().flatten();
+        wrong.into_iter().any(|other| *other == host)
+    }
+
+    /// A wall clock leaps. Where most are to be right it stays near the true time, unless it is one
+    /// of those that are wrong.
+    pub(crate) fn jump_wall(&mut self, host: HostAt, by_ms: i64) {
+        let skew = self.settings.timing.max_clock_skew.as_millis() as i64;
+        let (is_kept, is_wrong) = (self.has_right_clocks(), self.is_wrong(host));
+        if is_wrong {
+            self.count("wrong_clocks_leap");
+        }
+        let clock = &mut self.hosts[host].clock;
+        clock.jump_wall(by_ms);
+        if is_kept && !is_wrong {
+            let most = self.settings.wall_off_max_ms;
+            clock.set_wall(clock.wall_off().clamp(-most, most));
+        }
+        let is_far_ahead = clock.wall_off() > 2 * skew;
+        self.hosts[host].was_far_ahead |= is_far_ahead && !is_kept;
+    }
+
+    /// In the calm all clocks are right but those that are wrong for the whole run.
+    pub(crate) fn set_walls_right(&mut self) {
+        for host in 0..self.hosts.len() {
+            if !self.is_wrong(host) {
+                self.hosts[host].clock.set_wall(0);
+            }
+        }
+    }
+
+    /// Nodes ask voters for their clocks some times in a lease.
+    pub(crate) fn check_voters(&mut self, host: HostAt, asks_again: bool) {
+        if !self.has_right_clocks() {
+            return;
+        }
+        if self.hosts[host].acts() {
+            self.at_node(host, |node, now| node.check_voters(now));
+        }
+        if asks_again {
+            let pause = (self.settings.max_ttl() / 16).max(10 * MILLISECOND);
+            self.push_in(pause, Happening::Check { host });
+        }
+    }
+
+    /// The highest epoch that a majority of the members' clocks believes in now.
+    pub(crate) fn believed_by_most(&self) -> u64 {
+        let members = &self.hosts[..self.settings.members];
+        let mut shown: Vec<Now> = members.iter().map(|it| it.clock.now(self.time)).collect();
+        shown.sort_unstable_by_key(|it| it.wall_ms);
+        let skew = self.settings.timing.max_clock_skew;
+        Epoch::limit(shown[majority(members.len()) - 1], skew).get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn minority_of_each_keys_voters_is_wrong() {
+        let mut count = 0;
+        for seed in 0..300 {
+            let settings = Settings::draw(seed, None);
+            let Some(wrong) = &settings.wrong_clocks else {
+                continue;
+            };
+            count += usize::from(!wrong.is_empty());
+            let voters = wrong.iter().filter(|host| **host < settings.members);
+            assert!(2 * voters.count() < settings.voters_per_key, "seed {seed}");
+        }
+        assert!(count > 50, "{count} worlds");
+    }
+}
