@@ -278,12 +278,16 @@ const WAIT: &str = "restart no other voter until it votes";
 const SAME_SETTINGS: &str =
     "give all nodes the same voters, voters per key, timing and roster version";
 
-fn leans_on_wall_clock(answers: usize) -> String {
+fn leans_on_wall_clock(answers: usize, knows_clocks: bool) -> String {
+    let if_so = match knows_clocks {
+        true => "most wall clocks were not set back",
+        false => "no wall clock was set back",
+    };
     format!(
         "WARN [leans_on_wall_clock] this node's voter votes, but only {answers} others told what \
-         they remember: epochs rise only if no wall clock was set back, and leases exclude each \
-         other only if no setting was changed over a restart; check that no voter's wall clock \
-         was set back; restart voters one at a time"
+         they remember: epochs rise only if {if_so}, and leases exclude each other only if no \
+         setting was changed over a restart; check that no voter's wall clock was set back; \
+         restart voters one at a time"
     )
 }
 
@@ -345,7 +349,8 @@ async fn cold_start(five: &mut Five, log: &Log, watch: &Watch) {
         expected = expected
             .says(&name(n), lines.chain([started()]))
             // Who is a little later than enough others hears what they remember.
-            .may_say(&name(n), (0..3).map(leans_on_wall_clock));
+            .may_say(&name(n), (0..3).map(|it| leans_on_wall_clock(it, true)))
+            .may_say(&name(n), (0..3).map(|it| leans_on_wall_clock(it, false)));
     }
     log.expect("a cold start", watch, expected).await;
 }
@@ -452,7 +457,7 @@ async fn wrong_secret(five: &mut Five, log: &Log, watch: &Watch) {
         .says("n4", recovers(Level::WARN))
         .says("n4", (0..4).map(|it| silent(&name(it))[0].clone()))
         .says("n4", [no_quorum(&format!("{CHECK}; {WAIT}"))[0].clone()])
-        .says("n4", [leans_on_wall_clock(0), stranger[0].clone()]);
+        .says("n4", [leans_on_wall_clock(0, false), stranger[0].clone()]);
     let mut mended = Expected::default();
     for n in 0..4 {
         let lines = [silent("n4")[0].clone(), stranger[0].clone()];
@@ -501,6 +506,20 @@ async fn other_max_ttl(five: &mut Five, log: &Log, watch: &Watch) {
         mended = mended.says(&name(n), [other("n4")[1].clone()]);
     }
     misconfigured(five, log, watch, change, [wrong, mended]).await;
+}
+
+/// The wall clock of one is a minute ahead of the others': that costs nobody a lock.
+async fn wrong_wall_clock(five: &mut Five, log: &Log, watch: &Watch) {
+    let skewed = "WARN [wall_clock] this node's wall clock is _ s ahead of those of most voters, \
+                  which count; set the wall clock of this machine right";
+    let mut wrong = Expected::default()
+        .says("n4", recovers(Level::INFO))
+        .says("n4", [skewed.to_owned()]);
+    for n in 0..4 {
+        wrong = wrong.says(&name(n), quarantined("n4"));
+    }
+    let change = |it: MeshBuilder| it.wall_offset_ms(60_000);
+    misconfigured(five, log, watch, change, [wrong, Expected::default()]).await;
 }
 
 fn timing(max_ttl: Duration) -> Timing {
@@ -563,6 +582,7 @@ async fn five_nodes_log_each_cause_once_and_its_end() {
     outage(&five, &log, &watch).await;
     wrong_secret(&mut five, &log, &watch).await;
     other_max_ttl(&mut five, &log, &watch).await;
+    wrong_wall_clock(&mut five, &log, &watch).await;
     unresolved_seed(&five, &log, &watch).await;
     for node in &five.nodes {
         node.shutdown().await;

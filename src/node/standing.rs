@@ -174,6 +174,14 @@ impl Standings {
             asked.is_due = true;
         }
     }
+
+    /// The voters that have refused for this reason may not do so any more.
+    fn hurry_refused(&mut self, reason: RefuseReason) {
+        for asked in self.asked.values_mut() {
+            let refuses = asked.reply.and_then(|reply| reply.refuses);
+            asked.is_due |= refuses == Some(reason);
+        }
+    }
 }
 
 impl Node {
@@ -218,7 +226,11 @@ impl Node {
 
     pub(super) fn take_voter_reply(&mut self, now: Now, voter: &NodeId, reply: VoterReply) {
         if self.standings.take(voter, reply) {
+            let before = self.clocks.correct(self.shown(now));
             self.clocks.hear(now, voter, reply.sent_at, reply.wall_ms);
+            if self.clocks.is_news(self.shown(now), before) {
+                self.standings.hurry_refused(RefuseReason::Skew);
+            }
         }
     }
 }

@@ -173,6 +173,12 @@ impl Clocks {
         spread.is_some_and(|spread| spread > self.skew_ms)
     }
 
+    /// Returns `true` if the corrected time has moved by more than `max_clock_skew`.
+    #[must_use]
+    pub fn is_news(&self, now: Now, before: Now) -> bool {
+        self.correct(now).wall_ms.abs_diff(before.wall_ms) > self.skew_ms
+    }
+
     /// How many clocks are known, those of other members.
     #[must_use]
     pub fn known(&self) -> usize {
