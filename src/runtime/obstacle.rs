@@ -163,20 +163,21 @@ impl Obstacle {
 }
 
 fn leans_on_wall_clock(answers: usize, knows_clocks: bool) -> About {
-    let (if_so, check) = match knows_clocks {
+    let whose = match knows_clocks {
         true => (
-            "most wall clocks were not set back",
-            "at most few wall clocks were",
+            "most wall clocks were not",
+            "most voters' wall clocks were not",
         ),
-        false => ("no wall clock was set back", "no voter's wall clock was"),
+        false => ("no wall clock was", "no voter's wall clock was"),
     };
+    let (if_so, check) = whose;
     About::new(
         "leans_on_wall_clock",
         Level::WARN,
         format!(
             "this node's voter votes, but only {answers} others told what they remember: epochs \
-             rise only if {if_so}, and leases exclude each other only if no setting was changed \
-             over a restart"
+             rise only if {if_so} set back, and leases exclude each other only if no setting was \
+             changed over a restart"
         ),
         format!("check that {check} set back; restart voters one at a time"),
         "",
