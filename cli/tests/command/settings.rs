@@ -21,12 +21,12 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// The settings of a configuration beside name, voters and workload, and how far the wall clock is
 /// off.
 pub(crate) struct Setup<'a> {
-    listen: &'a str,
+    pub(crate) listen: &'a str,
     pub(crate) seeds: &'a str,
-    key: &'a str,
-    cluster: &'a str,
-    max_ttl_ms: u64,
-    is_new: bool,
+    pub(crate) key: &'a str,
+    pub(crate) cluster: &'a str,
+    pub(crate) max_ttl_ms: u64,
+    pub(crate) is_new: bool,
     pub(crate) wall_offset_ms: i64,
 }
 
