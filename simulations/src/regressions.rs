@@ -175,6 +175,7 @@ fn a_recovery_that_cuts_an_answer_says_that_it_leans_on_its_wall_clock() {
         let ended = Event::QuarantineEnded {
             answers: 2,
             leans_on_wall_clock: leans,
+            knows_clocks: false,
         };
         assert!(out.events.contains(&ended), "{:?}", out.events);
     }
