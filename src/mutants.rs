@@ -164,6 +164,12 @@ pub enum Mutant {
     AdoptsTheSameNumber,
     /// A node is not told that its number is too low.
     OutdatedUntold,
+    /// A later life ends the claims of earlier ones wherever it speaks from.
+    AnyPlaceProves,
+    /// A process that learns of another one of its name goes on.
+    TwinGoesOn,
+    /// The address that a peer was heard from is never given up.
+    HeardIsKept,
 }
 
 #[cfg(feature = "mutants")]
@@ -246,6 +252,9 @@ impl Mutant {
         Self::EarlierLivesHeard,
         Self::AdoptsTheSameNumber,
         Self::OutdatedUntold,
+        Self::AnyPlaceProves,
+        Self::TwinGoesOn,
+        Self::HeardIsKept,
     ];
 }
 

@@ -4,8 +4,11 @@
 //! answers [`Output::Timeout`], and come back with [`Node::handle_timeout`] at that instant. Who
 //! sends a [round](Node::begin_round) may take in datagrams before all of it is drained.
 
+mod addresses;
 mod answer;
 mod inspect;
+mod lives;
+mod namesake;
 mod observer;
 mod outbox;
 mod peers;
@@ -24,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use inspect::{InspectId, Inspection, LockState, Owner, SeenVotes, Waiter};
+pub use namesake::Twin;
 pub use observer::{Observer, QuestionId};
 pub use standing::Standing;
 pub use strangers::{Stranger, TOLD_EVERY};
@@ -34,7 +38,8 @@ use crate::proto::claimant::{Claimant, ExtendError, Request, RequestError};
 use crate::proto::epoch::Epoch;
 use crate::proto::event::{Effects, Event, Ticket};
 use crate::proto::id::{ClaimId, Incarnation, Key, NodeId};
-use crate::proto::message::{Claim, Memory, Message, Recall, Refuse, RefuseReason};
+use crate::proto::message::{Challenge, Claim, Memory, Message, Recall, Refuse, RefuseReason};
+use crate::proto::rng::Jitter;
 use crate::proto::roster::Roster;
 use crate::proto::time::{Instant, Now, earliest};
 use crate::proto::view::View;
@@ -43,6 +48,7 @@ use crate::wire::observe::Counts;
 use crate::wire::{DropReason, GOSSIP_BYTES_MAX, Head, Kind, Seal, Traffic};
 
 use inspect::Inspector;
+use namesake::Stopped;
 use outbox::Outbox;
 use peers::Peers;
 use sets::Sets;
@@ -117,6 +123,17 @@ pub struct Node {
     view: View,
     sets: Sets,
     strangers: Strangers,
+    /// While another live process of this node's name is known.
+    stopped: Option<Stopped>,
+    /// The highest life of this node that others have told of.
+    seen: Incarnation,
+    /// Spreads the numbers of lives.
+    numbers: Jitter,
+    seed: u64,
+    /// How often the voter was restarted.
+    starts: u64,
+    /// The time of the last call.
+    now: Instant,
     /// Since when gossip calls which of its nodes dead.
     silent_since: BTreeMap<NodeId, Instant>,
     inspector: Inspector,
@@ -163,10 +180,16 @@ impl Node {
         let claimant = Claimant::new(id.clone(), incarnation, roster.clone(), claims_max, seed)
             .with_renewal(renew_every);
         let mut node = Self {
-            peers: Peers::new(id.clone(), roster.clone()),
+            peers: Peers::new(id.clone(), roster.clone(), seed),
             view: View::default(),
             sets: Sets::default(),
             strangers: Strangers::new(now),
+            stopped: None,
+            seen: incarnation,
+            numbers: Jitter::new(seed),
+            seed,
+            starts: 0,
+            now: now.mono,
             silent_since: BTreeMap::new(),
             inspector: Inspector::new(seed),
             standings: Standings::default(),
@@ -249,6 +272,7 @@ impl Node {
         }
         self.claimant.handle_timeout(now, &mut self.effects);
         self.finish_inspections(now);
+        self.look_at_twin(now);
         self.route(now);
     }
 
@@ -406,7 +430,8 @@ impl Node {
     pub fn next_timeout(&self) -> Option<Instant> {
         let voter = self.voter.as_ref().and_then(Voter::next_timeout);
         let claimant = self.claimant.next_timeout();
-        earliest([voter, claimant, self.inspector.next_timeout()])
+        let inspector = self.inspector.next_timeout();
+        earliest([voter, claimant, inspector, self.next_look_at_twin()])
     }
 
     fn dispatch(&mut self, now: Now, head: &Head, message: Message) -> Result<(), DropReason> {
@@ -487,6 +512,13 @@ impl Node {
             }
             Message::VoterQuery(query) => self.take_voter_query(now, head, &query),
             Message::VoterReply(reply) => self.take_voter_reply(from, reply),
+            Message::Challenge(Challenge { nonce }) => {
+                let alive = Message::Alive(Challenge { nonce });
+                self.effects.send(from, alive);
+            }
+            // It counts from where it came, and was taken there.
+            Message::Alive(_) => {}
+            Message::Namesake(word) => self.take_namesake(now, &word),
         }
         Ok(())
     }
@@ -526,23 +558,6 @@ impl Node {
         Ok(())
     }
 
-    /// Another node has heard of a life of this one with a number above its own: its wall clock
-    /// was set back. It goes on under a higher number.
-    fn adopt(&mut self, now: Now, seen: Incarnation) {
-        if seen > self.claimant.incarnation() {
-            let number = match mistaken!(AdoptsTheSameNumber) {
-                true => seen,
-                false => seen.next(),
-            };
-            self.claimant.adopt(now, number, &mut self.effects);
-            if let Some(voter) = &mut self.voter {
-                let (me, incarnation) = (&self.id, self.claimant.incarnation());
-                voter.handle_incarnation(now, me, incarnation, &mut self.effects);
-                voter.handle_earlier_life(&mut self.effects);
-            }
-        }
-    }
-
     fn finish_inspections(&mut self, now: Now) {
         for (id, inspection) in self.inspector.finished(now) {
             self.outputs.push_back(Output::Inspected { id, inspection });
@@ -552,6 +567,7 @@ impl Node {
     /// Moves messages to where they go. Those to this node itself cost no datagram: they are
     /// handled here and now.
     fn route(&mut self, now: Now) {
+        self.now = now.mono;
         while !self.effects.is_empty() {
             let mut routed = std::mem::take(&mut self.routed);
             std::mem::swap(&mut routed, &mut self.effects);
@@ -561,6 +577,9 @@ impl Node {
                 self.outputs.push_back(Output::Event(event));
             }
             for (to, message) in routed.messages.drain(..) {
+                if self.withholds(&message) {
+                    continue;
+                }
                 if to != self.id {
                     self.outbox.of(to).push(message);
                     continue;
@@ -593,6 +612,9 @@ fn claim_of(message: &Message) -> Option<&ClaimId> {
         | Message::VoterQuery(_)
         | Message::VoterReply(_)
         | Message::Describe(_)
-        | Message::Described(_) => None,
+        | Message::Described(_)
+        | Message::Challenge(_)
+        | Message::Alive(_)
+        | Message::Namesake(_) => None,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::peers::Heard;
+use super::lives::{Heard, Hearing};
 use super::{Node, Output};
 use crate::proto::message::{Message, Outdated};
 use crate::proto::time::Now;
@@ -65,7 +65,15 @@ impl Node {
             to: self.id.clone(),
             roster: head.roster,
         };
-        self.hear(now, &head, from)?;
+        if let Err(reason) = self.hear(now, &head, from) {
+            // A lower life is only asked whether it lives.
+            for message in messages.drain(..) {
+                if let Message::Alive(alive) = message {
+                    self.take_alive(&head, from, alive);
+                }
+            }
+            return Err(reason);
+        }
         if head.roster != self.roster.tag() || !self.sets.is_empty() {
             self.note_set(now, &head);
         }
@@ -73,6 +81,10 @@ impl Node {
         self.traffic.messages_in += messages.len() as u64;
         for message in messages.drain(..) {
             self.heard_only_votes &= asks_nothing(&message);
+            if let Message::Alive(alive) = message {
+                self.take_alive(&head, from, alive);
+                continue;
+            }
             if let Err(reason) = self.dispatch(now, &head, message) {
                 self.traffic.drop_one(reason);
             }
@@ -85,27 +97,31 @@ impl Node {
         let (claimant, voter) = (&self.claimant, &self.voter);
         let knew =
             || claimant.held(now).next().is_some() || voter.as_ref().is_some_and(Voter::has_memory);
-        let heard = self.peers.hear(&head.from, head.incarnation, addr, knew);
-        self.heard_only_votes &= heard == Heard::Again;
+        let life = (head.incarnation, addr);
+        let hearing = self.peers.hear(now.mono, &head.from, life, knew);
+        let Hearing { heard, over, asks } = hearing;
+        self.heard_only_votes &= heard == Heard::Again && asks.is_none();
+        if let Some(voter) = self.voter.as_mut().filter(|_| !over.is_empty()) {
+            let is_over = |life| over.contains(&life);
+            voter.handle_lives_over(now, &head.from, is_over, &mut self.effects);
+        }
+        if let Some(asks) = asks {
+            self.challenge(&head.from, asks);
+        }
         match heard {
             Heard::Again => Ok(()),
             Heard::NewLife => {
                 self.standings.hurry(&head.from);
-                if let Some(voter) = &mut self.voter {
-                    let effects = &mut self.effects;
-                    voter.handle_incarnation(now, &head.from, head.incarnation, effects);
-                }
                 // It may not have heard of this life, and gossip may not know where it is.
                 self.greet(&head.from);
                 Ok(())
             }
-            Heard::Outdated { seen } => {
-                // To where it speaks from now, not to where its later life was.
-                let message = Message::Outdated(Outdated { seen });
-                if mistaken!(OutdatedUntold) {
-                    return Err(DropReason::OutdatedIncarnation);
+            Heard::Outdated { seen, is_told } => {
+                if is_told && !mistaken!(OutdatedUntold) {
+                    // To where it speaks from now, not to where its later life was.
+                    let message = Message::Outdated(Outdated { seen });
+                    self.transmit(addr, head.from.clone(), &[message]);
                 }
-                self.transmit(addr, head.from.clone(), &[message]);
                 Err(DropReason::OutdatedIncarnation)
             }
             Heard::TooMany => Err(DropReason::TooManyNodes),

@@ -8,7 +8,7 @@ use tracing::Level;
 
 use super::core::Core;
 use super::obstacles::{NOTED_FOR, PEERS_MAX};
-use crate::node::Standing;
+use crate::node::{Standing, Twin};
 use crate::proto::id::NodeId;
 use crate::proto::message::RefuseReason;
 use crate::proto::roster::majority;
@@ -40,6 +40,8 @@ pub(crate) enum Obstacle {
     },
     /// Epochs rise only if no wall clock was set back.
     LeansOnWallClock { answers: usize },
+    /// Another live process has this node's name.
+    Twin(Twin),
     /// The task that gossips has ended.
     GossipEnded,
     /// The system refuses to receive.
@@ -147,6 +149,7 @@ impl Obstacle {
                 "",
             )
             .once(),
+            Self::Twin(twin) => about_twin(*twin),
             Self::GossipEnded => About::new(
                 "gossip_ended",
                 Level::ERROR,
@@ -164,6 +167,23 @@ impl Obstacle {
             ),
         }
     }
+}
+
+fn about_twin(twin: Twin) -> About {
+    let Twin { mine, other } = twin;
+    About::new(
+        "twin",
+        Level::ERROR,
+        format!(
+            "another process runs under this node's name: it is at {other}, this one at {mine}; \
+             neither holds locks or votes"
+        ),
+        "stop one of the two, or give it a name of its own",
+        "no other process of this node's name is heard; this one goes on",
+    )
+    .of(other)
+    .repeated()
+    .at_once()
 }
 
 fn about_recovering(remaining: Duration, blocks: bool) -> About {
@@ -340,6 +360,11 @@ pub(super) fn holding(core: &Core, now: Now) -> Vec<Obstacle> {
             holding.push(obstacle);
         }
     }
+    if let Some(twin) = node.twin() {
+        // That its voter has no memory follows from it.
+        holding.retain(|it| !matches!(it, Obstacle::Recovering { .. }));
+        holding.push(Obstacle::Twin(twin));
+    }
     if core.has_gossip_ended {
         holding.push(Obstacle::GossipEnded);
     }
@@ -450,6 +475,10 @@ mod tests {
                 standing: Standing::Refuses(reason),
             },
             Obstacle::LeansOnWallClock { answers: 1 },
+            Obstacle::Twin(Twin {
+                mine: "127.0.0.1:1".parse().unwrap(),
+                other: "127.0.0.1:2".parse().unwrap(),
+            }),
             Obstacle::GossipEnded,
             Obstacle::SocketFailed { error },
         ];
