@@ -174,8 +174,7 @@ impl Lives {
 
     /// The highest life speaks from this address: those that spoke from there before are over.
     fn end_earlier(&mut self, at: SocketAddr) -> Vec<Incarnation> {
-        let is_over =
-            |life: &Life| life.at == at && !life.has_moved || mistaken!(AnyPlaceProves);
+        let is_over = |life: &Life| life.at == at && !life.has_moved || mistaken!(AnyPlaceProves);
         let over: Vec<Incarnation> = match self.earlier.is_empty() {
             true => return Vec::new(),
             false => self.earlier.iter().filter(|life| is_over(life)),
@@ -290,7 +289,7 @@ mod tests {
     fn higher_life_from_elsewhere_ends_nothing() {
         let mut lives = Lives::default();
         hear(&mut lives, 0, 5, 1);
-        assert_eq!(over(&hear(&mut lives, 1, 6, 2)), []);
+        assert!(over(&hear(&mut lives, 1, 6, 2)).is_empty());
         assert_eq!(over(&hear(&mut lives, 2, 7, 2)), [6], "not 5");
         assert_eq!(over(&hear(&mut lives, 3, 8, 1)), [5], "not 7");
     }
@@ -302,7 +301,7 @@ mod tests {
         assert_eq!(hear(&mut lives, 1, 5, 2).heard, Heard::Again);
         for port in [1, 2] {
             let mut lives = lives.clone();
-            assert_eq!(over(&hear(&mut lives, 2, 6, port)), []);
+            assert!(over(&hear(&mut lives, 2, 6, port)).is_empty());
         }
     }
 
@@ -363,7 +362,10 @@ mod tests {
         let times: Vec<u64> = (2..200)
             .filter(|ms| told(hear(&mut lives, *ms, 5, 1)))
             .collect();
-        assert_eq!(times[0], 63, "after three questions, each twice as long after");
+        assert_eq!(
+            times[0], 63,
+            "after three questions, each twice as long after"
+        );
         let mut lives = Lives::default();
         hear(&mut lives, 0, 6, 2);
         for ms in 2..200 {
