@@ -133,6 +133,7 @@ fn settings(members: usize, span: u64) -> Settings {
         starts_new: true,
         other_set: None,
         has_twins: false,
+        has_namesakes: false,
         fault_span: span,
         habits: Habits {
             clients: 100,

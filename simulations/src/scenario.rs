@@ -269,6 +269,7 @@ fn settings_of(reader: &Reader<'_>, file: &File) -> Result<Settings, BadScenario
         starts_new: !cluster.starts_in_quarantine,
         other_set: None,
         has_twins: false,
+        has_namesakes: false,
         fault_span: *cluster.span_ms.as_ref() * MILLISECOND,
         habits: habits_of(reader, file.workload.as_ref().map(Spanned::as_ref))?,
         limits: Limits::default(),

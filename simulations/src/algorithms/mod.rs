@@ -96,6 +96,7 @@ impl Algorithm {
         if self != Self::Lockmesh {
             settings.gossip = Gossip::Heard;
             (settings.other_set, settings.has_twins) = (None, false);
+            settings.has_namesakes = false;
             settings.send_plain_and_whole();
         }
     }
@@ -169,6 +170,9 @@ pub(crate) trait Machine: Debug {
 
     /// Asks the voters of a key what they know of it, where there is such a question.
     fn inspect(&mut self, _now: Now, _key: &Key, _patience: Duration) {}
+
+    /// Asks the voters what they would do with a claim, where there is such a question.
+    fn check_voters(&mut self, _now: Now) {}
 
     /// What it counts of its datagrams, where it counts.
     fn traffic(&self) -> Option<&Traffic> {
@@ -250,6 +254,10 @@ impl Machine for Node {
 
     fn sizes(&self) -> Vec<(&'static str, usize)> {
         Self::sizes(self)
+    }
+
+    fn check_voters(&mut self, now: Now) {
+        Self::check_voters(self, now);
     }
 
     fn incarnation(&self) -> Option<Incarnation> {

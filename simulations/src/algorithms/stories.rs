@@ -132,6 +132,7 @@ fn settings(seed: u64, algorithm: Algorithm) -> Settings {
         starts_new: true,
         other_set: None,
         has_twins: false,
+        has_namesakes: false,
         fault_span: SPAN,
         habits: Habits {
             clients: 8,
