@@ -398,7 +398,11 @@ impl World {
         let machine = &self.hosts[host];
         let number = match self.settings.lives {
             // A number that was taken since counts, too: wall clocks are ahead of those.
-            Lives::Counted => (machine.lives.len() as u64 + 1).max(machine.highest.next().get()),
+            Lives::Counted => {
+                let numbers = machine.lives.iter().map(|life| life.incarnation);
+                let highest = numbers.fold(machine.highest, Incarnation::max);
+                highest.next().get()
+            }
             // Two starts within a millisecond are told apart; a clock that was set back is not.
             Lives::WallClock => {
                 let wall = machine.clock.now(self.time).wall_ms;

@@ -483,8 +483,10 @@ impl Node {
             }
             Message::Outdated(outdated) => {
                 self.adopt(now, outdated.seen);
-                // What this life said so far was not heard.
-                self.greet(from);
+                // What this life said so far was not heard. One that stays below says no more.
+                if self.claimant.incarnation() >= outdated.seen {
+                    self.greet(from);
+                }
             }
             Message::KeepAlive(_) | Message::Kept(_) if !same_roster => {
                 return Err(DropReason::Roster);

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use super::lives::{Heard, Hearing};
 use super::{Node, Output};
+use crate::proto::id::Incarnation;
 use crate::proto::message::{Message, Outdated};
 use crate::proto::time::Now;
 use crate::proto::voter::Voter;
@@ -65,14 +66,13 @@ impl Node {
             to: self.id.clone(),
             roster: head.roster,
         };
-        if let Err(reason) = self.hear(now, &head, from) {
-            // A lower life is only asked whether it lives.
-            for message in messages.drain(..) {
-                if let Message::Alive(alive) = message {
-                    self.take_alive(&head, from, alive);
-                }
+        match self.hear(now, &head, from) {
+            Heard::Again | Heard::NewLife => {}
+            Heard::Outdated { seen, is_told } => {
+                self.take_outdated(now, (&head, from), is_told.then_some(seen), messages);
+                return Err(DropReason::OutdatedIncarnation);
             }
-            return Err(reason);
+            Heard::TooMany => return Err(DropReason::TooManyNodes),
         }
         if head.roster != self.roster.tag() || !self.sets.is_empty() {
             self.note_set(now, &head);
@@ -93,7 +93,7 @@ impl Node {
     }
 
     /// Notes that a node speaks, and in which life.
-    fn hear(&mut self, now: Now, head: &Head, addr: SocketAddr) -> Result<(), DropReason> {
+    fn hear(&mut self, now: Now, head: &Head, addr: SocketAddr) -> Heard {
         let (claimant, voter) = (&self.claimant, &self.voter);
         let knew =
             || claimant.held(now).next().is_some() || voter.as_ref().is_some_and(Voter::has_memory);
@@ -108,24 +108,38 @@ impl Node {
         if let Some(asks) = asks {
             self.challenge(&head.from, asks);
         }
-        match heard {
-            Heard::Again => Ok(()),
-            Heard::NewLife => {
-                self.standings.hurry(&head.from);
-                // It may not have heard of this life, and gossip may not know where it is.
-                self.greet(&head.from);
-                Ok(())
-            }
-            Heard::Outdated { seen, is_told } => {
-                if is_told && !mistaken!(OutdatedUntold) {
-                    // To where it speaks from now, not to where its later life was.
-                    let message = Message::Outdated(Outdated { seen });
-                    self.transmit(addr, head.from.clone(), &[message]);
-                }
-                Err(DropReason::OutdatedIncarnation)
-            }
-            Heard::TooMany => Err(DropReason::TooManyNodes),
+        if heard == Heard::NewLife {
+            self.standings.hurry(&head.from);
+            // It may not have heard of this life, and gossip may not know where it is.
+            self.greet(&head.from);
         }
+        heard
+    }
+
+    /// A lower life speaks than one that was heard. It may say that it lives, and that this node's
+    /// number is too low; to that it is not told the same, or two such nodes would never end.
+    fn take_outdated(
+        &mut self,
+        now: Now,
+        (head, addr): (&Head, SocketAddr),
+        told: Option<Incarnation>,
+        messages: &mut Vec<Message>,
+    ) {
+        let mut answers = false;
+        for message in messages.drain(..) {
+            match message {
+                Message::Alive(alive) => self.take_alive(head, addr, alive),
+                Message::Outdated(Outdated { seen }) => self.adopt(now, seen),
+                _ => continue,
+            }
+            answers = true;
+        }
+        if let Some(seen) = told.filter(|_| !answers && !mistaken!(OutdatedUntold)) {
+            // To where it speaks from now, not to where its later life was.
+            let message = Message::Outdated(Outdated { seen });
+            self.transmit(addr, head.from.clone(), &[message]);
+        }
+        self.route(now);
     }
 }
 
