@@ -18,7 +18,7 @@ use crate::world::{Outcome, World};
 /// In so many worlds each of the corners is reached.
 const SEEDS_ENOUGH: u64 = 300;
 /// What is rare, and must not be forgotten.
-const CORNERS: [&str; 14] = [
+const CORNERS: [&str; 17] = [
     "adoptions",
     "adoptions_under_a_lease",
     "adoptions_while_waiting",
@@ -29,10 +29,13 @@ const CORNERS: [&str; 14] = [
     "lapses",
     "leans_on_wall_clock",
     "maimed",
+    "mappings",
+    "namesakes_judged",
     "restarts_told_new",
     "set_back",
     "slow_way",
     "timers_late",
+    "twins_found",
 ];
 
 /// What of a seed's world is changed from the outside.

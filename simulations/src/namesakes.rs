@@ -449,7 +449,7 @@ impl World {
 
     /// In the calm: every process asks every voter for its opinion until all know where each is.
     pub(crate) fn find_each_other(&mut self) {
-        if !self.settings.has_namesakes {
+        if !self.settings.has_namesakes && !self.coverage.contains_key("mappings") {
             return;
         }
         for _ in 0..8 {

@@ -103,9 +103,14 @@ impl Node {
         self.effects.messages.append(&mut restarted.messages);
     }
 
-    /// Whether a message stays here while another process of this node's name lives.
+    /// Whether a message stays here while another process of this node's name lives. Nothing is
+    /// released either: what outlives its process would be, too.
     pub(super) fn withholds(&self, message: &Message) -> bool {
-        self.stopped.is_some() && matches!(message, Message::Claim(_) | Message::KeepAlive(_))
+        let is_claimants = matches!(
+            message,
+            Message::Claim(_) | Message::Release(_) | Message::KeepAlive(_)
+        );
+        self.stopped.is_some() && is_claimants
     }
 
     /// Whether this process goes on, and who is told that it lives.

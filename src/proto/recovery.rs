@@ -335,6 +335,11 @@ impl Recovery {
         matches!(self.phase, Phase::Quarantine | Phase::Recall { .. })
     }
 
+    /// No epoch that it ever voted for is above this.
+    pub(crate) fn floor(&self) -> Epoch {
+        self.floor
+    }
+
     fn is_recalling(&self) -> bool {
         matches!(self.phase, Phase::Recall { .. })
     }

@@ -192,11 +192,27 @@ impl Voter {
         self.handle_lives_over(now, node, |life| life < incarnation, out);
     }
 
-    /// This voter forgets all that it knows, as after a restart. `nonce` must differ from those
-    /// that it has had.
+    /// This voter forgets its votes, as after a restart. `nonce` must differ from those that it
+    /// has had. No epoch that it knows of is below its floors.
     pub fn restart(&mut self, now: Now, nonce: u64, out: &mut Effects) {
         let (me, roster) = (self.me.clone(), self.roster.clone());
+        let recovering = self.recovery.as_ref().map(Recovery::floor);
+        let floor = self.highest_known().max(recovering.unwrap_or_default());
         *self = Self::new(now, me, roster, self.limits, Start::Amnesia, nonce, out);
+        self.floors.fill(floor);
+        self.highest_floor = floor;
+    }
+
+    /// The highest of all floors, fences and votes that are out.
+    fn highest_known(&self) -> Epoch {
+        let fences = self
+            .slots
+            .iter()
+            .map(|(_, slot)| match mistaken!(RecallWithoutVotes) {
+                true => slot.fence,
+                false => slot.fence.max(slot.vote.epoch),
+            });
+        fences.fold(self.highest_floor, Epoch::max)
     }
 
     /// Gossip's word on who is dead: those leave the queues sooner. Nothing else follows from it.
@@ -234,14 +250,7 @@ impl Voter {
     /// node's knowledge of the asker.
     #[must_use]
     pub fn recollect(&self, msg: &Recall, knew: bool, seen: Incarnation) -> Memory {
-        let fences = self
-            .slots
-            .iter()
-            .map(|(_, slot)| match mistaken!(RecallWithoutVotes) {
-                true => slot.fence,
-                false => slot.fence.max(slot.vote.epoch),
-            });
-        let highest = fences.fold(self.highest_floor, Epoch::max);
+        let highest = self.highest_known();
         // One that may itself have forgotten cannot vouch that there was nothing before.
         let forgets = self.recovery.as_ref().is_some_and(Recovery::is_quarantined);
         let knew = knew || (self.forgot || forgets) && !mistaken!(ForgetfulVouch);
