@@ -175,7 +175,7 @@ pub enum Mutant {
 #[cfg(feature = "mutants")]
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 76] = [
+    pub const ALL: [Self; 79] = [
         Self::CountTheLiving,
         Self::NoQuarantine,
         Self::ShortQuarantine,
