@@ -1,7 +1,7 @@
 //! A second process under the name of a host: it has an address of its own, and the links and the
-//! clock of some host. It claims, and lives on or dies as a fault says. A voter's never lives for so
-//! long that it would vote: whether two voters of one name vote is asked of the one that was there
-//! before.
+//! clock of some host. It claims, and lives on or dies as a fault says. A voter's never lives for
+//! so long that it would vote: whether two voters of one name vote is asked of the one that was
+//! there before.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

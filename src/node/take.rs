@@ -125,16 +125,18 @@ impl Node {
         told: Option<Incarnation>,
         messages: &mut Vec<Message>,
     ) {
-        let mut answers = false;
+        let mut says_same = false;
         for message in messages.drain(..) {
             match message {
                 Message::Alive(alive) => self.take_alive(head, addr, alive),
-                Message::Outdated(Outdated { seen }) => self.adopt(now, seen),
-                _ => continue,
+                Message::Outdated(Outdated { seen }) => {
+                    says_same = true;
+                    self.adopt(now, seen);
+                }
+                _ => {}
             }
-            answers = true;
         }
-        if let Some(seen) = told.filter(|_| !answers && !mistaken!(OutdatedUntold)) {
+        if let Some(seen) = told.filter(|_| !says_same && !mistaken!(OutdatedUntold)) {
             // To where it speaks from now, not to where its later life was.
             let message = Message::Outdated(Outdated { seen });
             self.transmit(addr, head.from.clone(), &[message]);

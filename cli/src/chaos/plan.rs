@@ -63,8 +63,8 @@ const EPISODES: [Episode; 20] = [
     Episode::RollingRestart,
 ];
 
-/// The rules of today do not stand this: a node whose wall clock is wrong gets no lock. It is played
-/// if that is asked for.
+/// The rules of today do not stand this: a node whose wall clock is wrong gets no lock. It is
+/// played if that is asked for.
 const NOT_STOOD: [Episode; 1] = [Episode::WallClock];
 
 /// How far a wall clock is off that is.
