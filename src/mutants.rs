@@ -168,12 +168,18 @@ pub enum Mutant {
     FirstClockTrusted,
     /// A voter that has lost its memory takes its floors from its own wall clock alone.
     FloorByOwnClock,
+    /// A later life ends the claims of earlier ones wherever it speaks from.
+    AnyPlaceProves,
+    /// A process that learns of another one of its name goes on.
+    TwinGoesOn,
+    /// The address that a peer was heard from is never given up.
+    HeardIsKept,
 }
 
 #[cfg(feature = "mutants")]
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 78] = [
+    pub const ALL: [Self; 81] = [
         Self::CountTheLiving,
         Self::NoQuarantine,
         Self::ShortQuarantine,
@@ -252,6 +258,9 @@ impl Mutant {
         Self::OutdatedUntold,
         Self::FirstClockTrusted,
         Self::FloorByOwnClock,
+        Self::AnyPlaceProves,
+        Self::TwinGoesOn,
+        Self::HeardIsKept,
     ];
 }
 

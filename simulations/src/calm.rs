@@ -39,10 +39,12 @@ impl World {
         self.is_calm = true;
         self.trace.line(self.time, format_args!("HEAL"));
         self.note_links();
+        self.end_namesakes();
         self.network.heal();
         self.break_some();
         self.set_walls_right();
         for host in 0..self.hosts.len() {
+            self.hosts[host].mapped = None;
             if self.hosts[host].is_other {
                 self.crash(host);
                 self.change(host, false);
@@ -122,6 +124,7 @@ impl World {
 
     /// Plain stories on a quiet cluster, each with a key of its own.
     fn play(&mut self) {
+        self.find_each_other();
         // Judged from here on: what is late from the faults has come by now.
         self.see(&Fact::Calm);
         let first = self.settings.habits.keys;

@@ -18,7 +18,7 @@ use crate::world::{Outcome, World};
 /// In so many worlds each of the corners is reached.
 const SEEDS_ENOUGH: u64 = 300;
 /// Rare events that must not be forgotten.
-const CORNERS: [&str; 16] = [
+const CORNERS: [&str; 19] = [
     "adoptions",
     "adoptions_under_a_lease",
     "adoptions_while_waiting",
@@ -29,10 +29,13 @@ const CORNERS: [&str; 16] = [
     "lapses",
     "leans_on_wall_clock",
     "maimed",
+    "mappings",
+    "namesakes_judged",
     "restarts_told_new",
     "set_back",
     "slow_way",
     "timers_late",
+    "twins_found",
     "worlds_with_wrong_clocks",
     "wrong_clocks_leap",
 ];

@@ -99,11 +99,24 @@ impl World {
 
     /// A datagram leaves a host: none, one or two of it will arrive.
     pub(crate) fn transmit(&mut self, from: HostAt, to: SocketAddr, bytes: Vec<u8>) {
+        let machine = &self.hosts[from];
+        let addr = machine.mapped.unwrap_or(machine.addr);
+        self.transmit_from(from, addr, to, bytes);
+    }
+
+    /// The same over the links of a host, from an address.
+    pub(crate) fn transmit_from(
+        &mut self,
+        links: HostAt,
+        from: SocketAddr,
+        to: SocketAddr,
+        bytes: Vec<u8>,
+    ) {
         self.trace.fold_bytes(&bytes);
-        let Some(host) = self.by_addr.get(&to).copied() else {
+        let Some(host) = self.links_of(to) else {
             return;
         };
-        let [first, second] = self.network.send(from, host, bytes.len());
+        let [first, second] = self.network.send(links, host, bytes.len());
         if let Some(delay) = second {
             self.send_one(from, to, bytes.clone(), delay);
         }
@@ -112,7 +125,7 @@ impl World {
         }
     }
 
-    fn send_one(&mut self, from: HostAt, to: SocketAddr, mut bytes: Vec<u8>, delay: u64) {
+    fn send_one(&mut self, from: SocketAddr, to: SocketAddr, mut bytes: Vec<u8>, delay: u64) {
         let is_damaged = match self.network.damages() {
             Some(rng) => {
                 damage(rng, &mut bytes, self.settings.is_sealed);
@@ -120,7 +133,6 @@ impl World {
             }
             None => false,
         };
-        let from = self.hosts[from].addr;
         let datagram = Datagram {
             from,
             bytes,
@@ -132,13 +144,13 @@ impl World {
     /// A datagram arrives at an address.
     pub(crate) fn arrive(&mut self, to: SocketAddr, datagram: Datagram) {
         let Some(host) = self.by_addr.get(&to).copied() else {
-            return;
+            return self.arrive_at_namesake(to, &datagram);
         };
         let machine = &mut self.hosts[host];
         if machine.process.is_none() {
             return self.arrive_at_twin(host, &datagram);
         }
-        if machine.addr != to {
+        if machine.addr != to && machine.mapped != Some(to) {
             return;
         }
         if machine.is_paused() {

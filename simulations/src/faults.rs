@@ -2,6 +2,7 @@
 //! only the first few of its faults.
 
 use crate::invariants::Host;
+use crate::namesakes;
 use crate::rng::Rng;
 use crate::settings::{MILLISECOND, Pace, Settings};
 use crate::wrong_clocks::draw_leaps;
@@ -94,6 +95,11 @@ pub(crate) enum Trouble {
         back_ms: i64,
         down: u64,
     },
+    /// Another process starts under the name of a host, with the links and the clock of some host.
+    Namesake { host: Host, on: Host, span: u64 },
+    /// What a host sends comes from a NAT's mapping, which takes in what is sent to it until it is
+    /// forgotten.
+    Mapping { host: Host, span: u64 },
     /// Whoever holds a lock, or this host, is cut off from one of its voters while another forgets;
     /// `restarts`: and dies itself.
     Knot {
@@ -126,6 +132,8 @@ impl Trouble {
             Self::Drift { .. } => "drift",
             Self::SlowWay { .. } => "slow_way",
             Self::SetBack { .. } => "set_back",
+            Self::Namesake { .. } => "namesakes",
+            Self::Mapping { .. } => "mappings",
             Self::Knot { .. } => "knot",
         }
     }
@@ -165,6 +173,8 @@ pub(crate) fn draw(settings: &Settings) -> Vec<Fault> {
     draw_changes(settings, &mut faults);
     faults.extend(draw_more(settings));
     faults.extend(draw_leaps(settings));
+    namesakes::draw(settings, &mut faults);
+    namesakes::draw_mappings(settings, &mut faults);
     faults.sort_by_key(|fault| fault.at);
     faults
 }

@@ -62,6 +62,10 @@ pub(crate) struct Process {
 pub(crate) struct Host {
     pub(crate) id: NodeId,
     pub(crate) addr: SocketAddr,
+    /// The address that its datagrams come from, where it is behind a NAT.
+    pub(crate) mapped: Option<SocketAddr>,
+    /// The highest number that a process of its name took while it lived.
+    pub(crate) highest: Incarnation,
     pub(crate) clock: Clock,
     pub(crate) process: Option<Process>,
     /// All its lives, the last at the end.
@@ -91,6 +95,8 @@ impl Host {
         Self {
             id,
             addr,
+            mapped: None,
+            highest: Incarnation::default(),
             clock,
             process: None,
             lives: Vec::new(),

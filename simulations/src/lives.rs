@@ -108,6 +108,16 @@ impl World {
                 self.crash(host);
                 self.start_in(down, host);
             }
+            Trouble::Namesake { host, on, span } => {
+                self.start_namesake(fault, host, on);
+                self.push_in(span, Happening::Mend { fault, step: 1 });
+            }
+            Trouble::Mapping { host, span } => {
+                let addr = SocketAddr::from(([10, 2, fault as u8, host as u8], 7_000));
+                self.by_addr.insert(addr, host);
+                self.hosts[host].mapped = Some(addr);
+                self.push_in(span, Happening::Mend { fault, step: 1 });
+            }
             Trouble::Knot {
                 host,
                 down,
@@ -177,6 +187,8 @@ impl World {
                 }
             }
             Trouble::Storm { .. } => self.network.set_storm(0),
+            Trouble::Namesake { .. } => self.end_namesake(fault),
+            Trouble::Mapping { host, .. } => self.hosts[host].mapped = None,
             _ => {}
         }
     }
@@ -276,6 +288,7 @@ impl World {
         }
         let life = self.next_life(host);
         self.hosts[host].lives.push(life);
+        self.hosts[host].mapped = None;
         // A flag that was left on is only harmless while somebody else remembers: that is what the
         // protocol promises, and no more.
         let says_new = says_new && self.others_remember(host);
@@ -382,7 +395,12 @@ impl World {
     pub(crate) fn next_life(&self, host: HostAt) -> Sighting {
         let machine = &self.hosts[host];
         let number = match self.settings.lives {
-            Lives::Counted => machine.lives.len() as u64 + 1,
+            // A number that was taken since counts, too: wall clocks are ahead of those.
+            Lives::Counted => {
+                let numbers = machine.lives.iter().map(|life| life.incarnation);
+                let highest = numbers.fold(machine.highest, Incarnation::max);
+                highest.next().get()
+            }
             // Two starts within a millisecond are told apart; a clock that was set back is not.
             Lives::WallClock => {
                 let wall = machine.clock.now(self.time).wall_ms;
@@ -410,6 +428,7 @@ impl World {
         }
         self.note_host(host);
         let until = self.time + span;
+        self.paused_at[host] = until;
         let paused = &mut self.hosts[host].paused_until;
         *paused = Some(paused.map_or(until, |earlier| earlier.max(until)));
         self.push(until, Happening::Resume { host });

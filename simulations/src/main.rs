@@ -26,6 +26,7 @@ mod lives;
 mod long;
 #[cfg(feature = "mutants")]
 mod mutation;
+mod namesakes;
 mod network;
 mod observe;
 #[cfg(test)]

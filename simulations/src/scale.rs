@@ -134,6 +134,7 @@ fn settings(members: usize, span: u64) -> Settings {
         other_set: None,
         has_twins: false,
         wrong_clocks: None,
+        has_namesakes: false,
         fault_span: span,
         habits: Habits {
             clients: 100,

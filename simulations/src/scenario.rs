@@ -270,6 +270,7 @@ fn settings_of(reader: &Reader<'_>, file: &File) -> Result<Settings, BadScenario
         other_set: None,
         has_twins: false,
         wrong_clocks: None,
+        has_namesakes: false,
         fault_span: *cluster.span_ms.as_ref() * MILLISECOND,
         habits: habits_of(reader, file.workload.as_ref().map(Spanned::as_ref))?,
         limits: Limits::default(),

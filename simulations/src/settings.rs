@@ -7,6 +7,7 @@ use lockmesh::proto::voter::Limits;
 
 use crate::algorithms::Algorithm;
 use crate::hazards::{self, Hazards};
+use crate::namesakes;
 use crate::network::Weather;
 use crate::rng::Rng;
 use crate::wrong_clocks;
@@ -106,6 +107,8 @@ pub(crate) struct Settings {
     pub(crate) wrong_clocks: Option<Vec<usize>>,
     /// Whether another cluster takes over the addresses of dead members.
     pub(crate) has_twins: bool,
+    /// Whether second processes start under the names of hosts.
+    pub(crate) has_namesakes: bool,
     /// What is wrong all the time.
     pub(crate) hazards: Hazards,
 }
@@ -185,6 +188,7 @@ impl Settings {
             limits: Limits::default(),
             renew_every: draw_renewal(seed, &timing),
             has_twins: Rng::stream(seed, "twins").chance(80_000),
+            has_namesakes: namesakes::has(seed, members + outsiders),
             other_set: draw_other_set(seed, (members, outsiders), voters_per_key, timing),
             wrong_clocks: None,
             hazards: Hazards::default(),
@@ -193,6 +197,7 @@ impl Settings {
         hazards::draw(&mut settings);
         settings.wrong_clocks = wrong_clocks::draw(&settings);
         settings.hazards.maims &= settings.wrong_clocks.is_none();
+        settings.has_namesakes &= settings.other_set.is_none() && !settings.has_twins;
         settings
     }
 
@@ -250,7 +255,12 @@ impl Settings {
     pub(crate) fn longest_quarantine(&self) -> u64 {
         let own = self.timing.quarantine();
         let Some(other) = &self.other_set else {
-            return self.at_most(own);
+            // One that has learnt of a namesake has forgotten all, and may learn of it late.
+            let late = match self.has_namesakes {
+                true => self.at_most(self.timing.max_ttl) + self.weather.late_max + SECOND,
+                false => 0,
+            };
+            return self.at_most(own) + late;
         };
         let longest = own.max(other.timing.quarantine());
         3 * self.at_most(longest) + self.weather.late_max + SECOND

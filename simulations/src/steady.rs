@@ -24,6 +24,13 @@ impl Steady {
     }
 }
 
+impl Steady {
+    /// When something was last wrong with a host.
+    pub(crate) fn host_since(&self, host: HostAt) -> u64 {
+        self.hosts[host]
+    }
+}
+
 impl World {
     /// Links are cut.
     pub(crate) fn cut(&mut self, links: &[(HostAt, HostAt)]) {
@@ -79,7 +86,7 @@ impl World {
         (machine.acts() && !is_lost).then_some(self.steady.hosts[host])
     }
 
-    fn links_steady_since(&self, one: HostAt, other: HostAt) -> Option<u64> {
+    pub(crate) fn links_steady_since(&self, one: HostAt, other: HostAt) -> Option<u64> {
         let hosts = self.hosts.len();
         if one == other {
             return Some(0);
@@ -135,7 +142,10 @@ impl World {
         if std::mem::replace(&mut process.incarnation, number) == number {
             return;
         }
+        let number = number.unwrap_or_default();
         let waited = process.requests.values().any(|it| it.until.is_none());
+        let highest = &mut self.hosts[host].highest;
+        *highest = (*highest).max(number);
         self.note_host(host);
         self.count("adoptions");
         if waited {

@@ -24,6 +24,8 @@ const COVERED: [(&str, &[&str]); 5] = [
             "set_back",
             "knot",
             "maimed",
+            "namesakes",
+            "mappings",
         ],
     ),
     (
@@ -36,6 +38,9 @@ const COVERED: [(&str, &[&str]); 5] = [
             "adoptions_under_a_lease",
             "adoptions_while_waiting",
             "lapses",
+            "twins_found",
+            "namesakes_judged",
+            "grants_of_namesakes",
         ],
     ),
     (

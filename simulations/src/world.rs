@@ -13,6 +13,7 @@ use lockmesh::proto::event::Event;
 use lockmesh::proto::id::{Key, NodeId};
 use lockmesh::proto::roster::Roster;
 use lockmesh::proto::time::Now;
+use lockmesh::proto::view::View;
 use lockmesh::wire::ClusterKey;
 
 use crate::algorithms::{Hearing, Machine};
@@ -22,6 +23,7 @@ use crate::gossip::{self, Known};
 use crate::host::{Host, Process};
 use crate::invariants::{Fact, Host as HostAt, KeyAt, Laws, RequestId, Terms, Violation};
 use crate::ledger::Ledger;
+use crate::namesakes::Namesake;
 use crate::network::Network;
 use crate::report::Record;
 use crate::rng::Rng;
@@ -63,6 +65,10 @@ pub(crate) enum Happening {
     Ask(usize),
     /// Who asked so lets go.
     LetGo { host: HostAt, request: RequestId },
+    /// A namesake wanted to be woken.
+    NamesakeWakes { fault: usize, timer: u64 },
+    /// A namesake acts.
+    NamesakeActs(usize),
     /// A client acts.
     Wake { client: usize, turn: u64 },
     /// A client is about to write, and looks whether it still holds its lock.
@@ -161,6 +167,10 @@ pub(crate) struct World {
     pub(crate) cluster_key: Option<ClusterKey>,
     /// The voters of another cluster with the same names.
     pub(crate) twins: Twins,
+    /// Second processes under the names of hosts, by the faults that started them.
+    pub(crate) namesakes: BTreeMap<usize, Namesake>,
+    /// Until when the process of each host was last frozen.
+    pub(crate) paused_at: Vec<u64>,
     /// Faults are over.
     pub(crate) is_calm: bool,
     pub(crate) requests: u64,
@@ -235,6 +245,8 @@ impl World {
                 .then(|| datagrams::draw_key(&mut seal_rng)),
             seal_rng,
             twins: Twins::default(),
+            namesakes: BTreeMap::new(),
+            paused_at: vec![0; hosts.len()],
             is_calm: false,
             requests: 0,
             probed: BTreeMap::new(),
@@ -426,6 +438,8 @@ impl World {
                 moves,
             } => self.start(host, says_new, moves),
             Happening::Check { host } => self.check_voters(host, true),
+            Happening::NamesakeWakes { fault, timer } => self.wake_namesake(fault, timer),
+            Happening::NamesakeActs(fault) => self.namesake_acts(fault),
             Happening::Ask(at) => self.ask_as_told(at),
             Happening::LetGo { host, request } => self.let_go(host, request),
             Happening::Wake { client, turn } => self.wake_client(client, turn),
@@ -508,6 +522,27 @@ impl World {
         self.tell(host, Gossip::Honest);
     }
 
+    /// What gossip tells a host, if it tells the truth.
+    pub(crate) fn true_view(&mut self, host: HostAt) -> View {
+        let runs = self.hosts.iter().map(|host| host.process.is_some());
+        let known = self.known(runs.collect());
+        gossip::view(&mut self.gossip_rng, Gossip::Honest, host, &known)
+    }
+
+    fn known(&self, up: Vec<bool>) -> Vec<Known> {
+        let hosts = self.hosts.iter().enumerate().zip(up);
+        let known = hosts.map(|((at, host), up)| {
+            let mut lives = host.lives.clone();
+            lives.extend(self.sighting_beside(at));
+            Known {
+                id: host.id.clone(),
+                lives,
+                up,
+            }
+        });
+        known.collect()
+    }
+
     pub(crate) fn tell(&mut self, host: HostAt, gossip: Gossip) {
         let runs = self.hosts.iter().map(|host| host.process.is_some());
         let mut up: Vec<bool> = runs.collect();
@@ -517,16 +552,7 @@ impl World {
             let is_open = |from, to| network.is_open(from, to);
             up = self.hearing.round(host, &speaks, is_open);
         }
-        let known: Vec<Known> = self
-            .hosts
-            .iter()
-            .zip(up)
-            .map(|(host, up)| Known {
-                id: host.id.clone(),
-                lives: host.lives.clone(),
-                up,
-            })
-            .collect();
+        let known = self.known(up);
         let view = gossip::view(&mut self.gossip_rng, gossip, host, &known);
         self.count("views");
         self.at_node(host, |node, now| node.handle_view(now, &view));
@@ -572,6 +598,7 @@ impl World {
                     .line(self.time, format_args!("n{host} {event:?}"));
             }
         }
+        self.see_twin(host, &events);
         self.see_adoption(host, &events);
         self.see_events(host, &events);
     }

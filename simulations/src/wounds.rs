@@ -54,13 +54,14 @@ impl World {
     pub(crate) fn see_sizes(&mut self) {
         let members = self.settings.members;
         let hosts = self.hosts.len();
-        let lives = self.hosts.iter().map(|host| host.lives.len()).sum();
+        let lives: usize = self.hosts.iter().map(|host| host.lives.len()).sum();
+        let namesakes = self.coverage.get("namesakes").copied().unwrap_or_default();
         for host in self.whole() {
             let sizes = self.process(host).map(|it| it.node.sizes());
             for (what, size) in sizes.into_iter().flatten() {
                 let bound = match what {
                     "peers" => hosts,
-                    "boot ids" => lives,
+                    "boot ids" => lives + namesakes as usize,
                     "claims that never won" => NEVER_WON_MAX,
                     "voters asked again" | "voters left alone" => members,
                     "rooms of slots" => 1,

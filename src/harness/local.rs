@@ -26,7 +26,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// links that can be cut and nodes that can be paused, crashed and restarted.
 ///
 /// The nodes are called `n0`, `n1` and so on, and every method names them by number. Faults are
-/// laid on nodes: one that is restarted keeps them, although it listens on another port.
+/// laid on nodes: one that is restarted keeps them.
 ///
 /// Leases run by the machine's clock, which `start_paused` does not pause; take
 /// [`InMemoryLocks`](super::InMemoryLocks) for virtual time. It works on both kinds of runtime,
@@ -417,8 +417,8 @@ impl LocalMesh {
         was_up.then(|| node.mesh.clone())
     }
 
-    /// Starts node `i` again under its id, with another life and another port; where it still
-    /// runs it crashes first. [`node`](LocalMesh::node) is the new life from then on.
+    /// Starts node `i` again under its id, with another life, at the address that it had if that is
+    /// free; where it still runs it crashes first. [`node`](LocalMesh::node) is the new life from then on.
     ///
     /// Nodes keep their memory nowhere but in memory, so it has lost it: its voter abstains for
     /// the longest lease. It has not found the others when this returns; see
@@ -431,7 +431,13 @@ impl LocalMesh {
         if let Some(mesh) = self.take_down(i) {
             mesh.crash().await;
         }
-        let mesh = self.describe(i).start().await?;
+        // At the address that it had, so that what it held is free at once; somebody else may have
+        // taken it.
+        let before = self.nodes()[i].mesh.local_addr().to_string();
+        let mesh = match self.describe(i).listen(before).start().await {
+            Ok(mesh) => mesh,
+            Err(_) => self.describe(i).start().await?,
+        };
         self.nodes()[i] = Node {
             mesh,
             condition: Condition::Running,

@@ -32,7 +32,9 @@ pub(super) fn count(counts: &mut Counts, event: &Event) {
         | Event::QuarantineEnded { .. }
         | Event::QuarantineExtended { .. }
         | Event::RosterMismatch { .. }
-        | Event::RosterMatch { .. } => {}
+        | Event::RosterMatch { .. }
+        | Event::TwinFound
+        | Event::TwinGone => {}
     }
 }
 

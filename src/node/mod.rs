@@ -4,8 +4,11 @@
 //! answers [`Output::Timeout`], and come back with [`Node::handle_timeout`] at that instant. Who
 //! sends a [round](Node::begin_round) may take in datagrams before all of it is drained.
 
+mod addresses;
 mod answer;
 mod inspect;
+mod lives;
+mod namesake;
 mod observer;
 mod outbox;
 mod peers;
@@ -25,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use inspect::{InspectId, Inspection, LockState, Owner, SeenVotes, Waiter};
+pub use namesake::Twin;
 pub use observer::{Observer, QuestionId};
 pub use standing::Standing;
 pub use strangers::{Stranger, TOLD_EVERY};
@@ -36,7 +40,8 @@ use crate::proto::clocks::Clocks;
 use crate::proto::epoch::Epoch;
 use crate::proto::event::{Effects, Event, Ticket};
 use crate::proto::id::{ClaimId, Incarnation, Key, NodeId};
-use crate::proto::message::{Claim, Memory, Message, Recall, Refuse, RefuseReason};
+use crate::proto::message::{Challenge, Claim, Memory, Message, Recall, Refuse, RefuseReason};
+use crate::proto::rng::Jitter;
 use crate::proto::roster::Roster;
 use crate::proto::time::{Instant, Now, earliest};
 use crate::proto::view::View;
@@ -45,6 +50,7 @@ use crate::wire::observe::Counts;
 use crate::wire::{DropReason, GOSSIP_BYTES_MAX, Head, Kind, Seal, Traffic};
 
 use inspect::Inspector;
+use namesake::Stopped;
 use outbox::Outbox;
 use peers::Peers;
 use sets::Sets;
@@ -119,6 +125,17 @@ pub struct Node {
     view: View,
     sets: Sets,
     strangers: Strangers,
+    /// While another live process of this node's name is known.
+    stopped: Option<Stopped>,
+    /// The highest life of this node that others have told of.
+    seen: Incarnation,
+    /// Spreads the numbers of lives.
+    numbers: Jitter,
+    seed: u64,
+    /// How often the voter was restarted.
+    starts: u64,
+    /// The time of the last call.
+    now: Instant,
     /// Since when gossip calls which of its nodes dead.
     silent_since: BTreeMap<NodeId, Instant>,
     inspector: Inspector,
@@ -168,10 +185,16 @@ impl Node {
         let claimant = Claimant::new(id.clone(), incarnation, roster.clone(), claims_max, seed)
             .with_renewal(renew_every);
         let mut node = Self {
-            peers: Peers::new(id.clone(), roster.clone()),
+            peers: Peers::new(id.clone(), roster.clone(), seed),
             view: View::default(),
             sets: Sets::default(),
             strangers: Strangers::new(now),
+            stopped: None,
+            seen: incarnation,
+            numbers: Jitter::new(seed),
+            seed,
+            starts: 0,
+            now: now.mono,
             silent_since: BTreeMap::new(),
             inspector: Inspector::new(seed),
             standings: Standings::new(roster.timing()),
@@ -260,6 +283,7 @@ impl Node {
         }
         self.claimant.handle_timeout(now, &mut self.effects);
         self.finish_inspections(now);
+        self.look_at_twin(now);
         self.route(now);
     }
 
@@ -422,7 +446,8 @@ impl Node {
     pub fn next_timeout(&self) -> Option<Instant> {
         let voter = self.voter.as_ref().and_then(Voter::next_timeout);
         let claimant = self.claimant.next_timeout();
-        earliest([voter, claimant, self.inspector.next_timeout()])
+        let inspector = self.inspector.next_timeout();
+        earliest([voter, claimant, inspector, self.next_look_at_twin()])
     }
 
     fn dispatch(&mut self, now: Now, head: &Head, message: Message) -> Result<(), DropReason> {
@@ -475,8 +500,10 @@ impl Node {
             }
             Message::Outdated(outdated) => {
                 self.adopt(now, outdated.seen);
-                // What this life said so far was not heard.
-                self.greet(from);
+                // What this life said so far was not heard. One that stays below says no more.
+                if self.claimant.incarnation() >= outdated.seen {
+                    self.greet(from);
+                }
             }
             Message::KeepAlive(_) | Message::Kept(_) if !same_roster => {
                 return Err(DropReason::Roster);
@@ -504,6 +531,13 @@ impl Node {
             }
             Message::VoterQuery(query) => self.take_voter_query(now, head, &query),
             Message::VoterReply(reply) => self.take_voter_reply(now, from, reply),
+            Message::Challenge(Challenge { nonce }) => {
+                let alive = Message::Alive(Challenge { nonce });
+                self.effects.send(from, alive);
+            }
+            // It counts from where it came, and was taken there.
+            Message::Alive(_) => {}
+            Message::Namesake(word) => self.take_namesake(now, &word),
         }
         Ok(())
     }
@@ -543,23 +577,6 @@ impl Node {
         Ok(())
     }
 
-    /// Another node has heard of a life of this one with a number above its own: its wall clock
-    /// was set back. It goes on under a higher number.
-    fn adopt(&mut self, now: Now, seen: Incarnation) {
-        if seen > self.claimant.incarnation() {
-            let number = match mistaken!(AdoptsTheSameNumber) {
-                true => seen,
-                false => seen.next(),
-            };
-            self.claimant.adopt(now, number, &mut self.effects);
-            if let Some(voter) = &mut self.voter {
-                let (me, incarnation) = (&self.id, self.claimant.incarnation());
-                voter.handle_incarnation(now, me, incarnation, &mut self.effects);
-                voter.handle_earlier_life(&mut self.effects);
-            }
-        }
-    }
-
     fn finish_inspections(&mut self, now: Now) {
         for (id, inspection) in self.inspector.finished(now) {
             self.outputs.push_back(Output::Inspected { id, inspection });
@@ -569,6 +586,7 @@ impl Node {
     /// Moves messages to where they go. Those to this node itself cost no datagram: they are
     /// handled here and now.
     fn route(&mut self, now: Now) {
+        self.now = now.mono;
         while !self.effects.is_empty() {
             let mut routed = std::mem::take(&mut self.routed);
             std::mem::swap(&mut routed, &mut self.effects);
@@ -578,6 +596,9 @@ impl Node {
                 self.outputs.push_back(Output::Event(event));
             }
             for (to, message) in routed.messages.drain(..) {
+                if self.withholds(&message) {
+                    continue;
+                }
                 if to != self.id {
                     self.outbox.of(to).push(message);
                     continue;
@@ -610,6 +631,9 @@ fn claim_of(message: &Message) -> Option<&ClaimId> {
         | Message::VoterQuery(_)
         | Message::VoterReply(_)
         | Message::Describe(_)
-        | Message::Described(_) => None,
+        | Message::Described(_)
+        | Message::Challenge(_)
+        | Message::Alive(_)
+        | Message::Namesake(_) => None,
     }
 }

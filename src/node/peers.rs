@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::addresses::{Addresses, Targets};
+use super::lives::{Heard, Hearing, Lives, Two};
 use crate::proto::id::{Incarnation, NodeId, NodeName};
 use crate::proto::roster::Roster;
+use crate::proto::time::Instant;
 use crate::proto::view::View;
 
 /// The most nodes that are remembered, members of the roster aside.
@@ -13,30 +16,14 @@ pub(crate) const NODES_MAX: usize = 8_192;
 
 #[derive(Clone, Debug, Default)]
 struct Known {
-    /// The highest life that itself was heard of, not by gossip.
-    incarnation: Option<Incarnation>,
-    /// Whether this node remembered anything of a life of the cluster before that one, when it
-    /// first heard of it.
+    /// The lives that themselves were heard of, not by gossip.
+    lives: Lives,
+    /// Whether this node remembered anything of a life of the cluster before the highest of them,
+    /// when it first heard of that one.
     knew: bool,
-    /// Where its last datagram came from.
-    heard_at: Option<SocketAddr>,
-    /// Where gossip says that it is, and in which life.
-    gossiped: Option<(SocketAddr, Incarnation)>,
+    addresses: Addresses,
     /// When it was last heard, in datagrams heard.
     heard: u64,
-}
-
-/// What hearing a node amounts to.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Heard {
-    /// In the life that is known.
-    Again,
-    /// In a new life, or for the first time.
-    NewLife,
-    /// In a life that is over.
-    Outdated { seen: Incarnation },
-    /// There is no room to remember it.
-    TooMany,
 }
 
 /// All other nodes that this one has heard of.
@@ -47,15 +34,18 @@ pub(crate) struct Peers {
     known: BTreeMap<NodeId, Known>,
     /// Counts the datagrams that were heard: the clock of [`Known::heard`].
     heard: u64,
+    /// Different for every start: what lives are asked is told apart by it.
+    seed: u64,
 }
 
 impl Peers {
-    pub(crate) fn new(me: NodeId, roster: Arc<Roster>) -> Self {
+    pub(crate) fn new(me: NodeId, roster: Arc<Roster>, seed: u64) -> Self {
         Self {
             me,
             roster,
             known: BTreeMap::new(),
             heard: 0,
+            seed,
         }
     }
 
@@ -70,44 +60,62 @@ impl Peers {
         known.map_or_else(|| name.to_id(), |(node, _)| node.clone())
     }
 
-    /// A datagram of `node` has come. `knew` answers whether this node has anything to remember
-    /// now; it is only asked where the life is new.
+    /// A datagram of `node` has come, in this life and from this address. `knew` answers whether
+    /// this node has anything to remember now; it is only asked where the life is new.
     pub(crate) fn hear(
         &mut self,
+        now: Instant,
         node: &NodeId,
-        incarnation: Incarnation,
-        addr: SocketAddr,
+        (incarnation, addr): (Incarnation, SocketAddr),
         knew: impl FnOnce() -> bool,
-    ) -> Heard {
+    ) -> Hearing {
         if !self.has_room_for(node) {
-            return Heard::TooMany;
+            return Hearing {
+                heard: Heard::TooMany,
+                over: Vec::new(),
+                asks: None,
+            };
         }
         self.heard += 1;
+        let nonce = self.seed.wrapping_add(self.heard);
         let known = self.known.entry(node.clone()).or_default();
         known.heard = self.heard;
-        match known.incarnation {
-            Some(seen) if incarnation < seen && mistaken!(EarlierLivesHeard) => {
-                return Heard::Again;
-            }
-            Some(seen) if incarnation < seen => return Heard::Outdated { seen },
-            Some(seen) if incarnation == seen => {
-                known.heard_at = Some(addr);
-                return Heard::Again;
-            }
-            earlier => known.knew = earlier.is_some() || knew(),
+        let earlier = known.lives.highest();
+        if mistaken!(EarlierLivesHeard) && earlier.is_some_and(|it| incarnation < it) {
+            return Hearing {
+                heard: Heard::Again,
+                over: Vec::new(),
+                asks: None,
+            };
         }
-        known.incarnation = Some(incarnation);
-        known.heard_at = Some(addr);
-        Heard::NewLife
+        let timing = self.roster.timing();
+        let word = known.lives.hear(now, (incarnation, addr), nonce, timing);
+        match word.heard {
+            Heard::NewLife => known.knew = earlier.is_some() || knew(),
+            Heard::Again => {}
+            Heard::Outdated { .. } | Heard::TooMany => return word,
+        }
+        known.addresses.hear(addr, incarnation);
+        word
+    }
+
+    /// A life of `node` has answered what two were asked. Returns both if both have.
+    pub(crate) fn answer(
+        &mut self,
+        node: &NodeId,
+        life: (Incarnation, SocketAddr),
+        nonce: u64,
+    ) -> Option<Two> {
+        let next = self.seed.wrapping_add(self.heard);
+        self.known.get_mut(node)?.lives.answer(life, nonce, next)
     }
 
     /// Whether anything was known of a life before the present one of `node`, and which was the
     /// highest that was heard of.
     pub(crate) fn memory_of(&self, node: &NodeId) -> (bool, Incarnation) {
         let known = self.known.get(node);
-        let seen = known
-            .and_then(|known| known.incarnation)
-            .unwrap_or_default();
+        let seen = known.and_then(|known| known.lives.highest());
+        let seen = seen.unwrap_or_default();
         (known.is_some_and(|known| known.knew), seen)
     }
 
@@ -116,17 +124,18 @@ impl Peers {
         let mut reachable = Vec::new();
         for (node, known) in &mut self.known {
             if !view.peers.contains_key(node) {
-                known.gossiped = None;
+                known.addresses.advertise(None);
             }
         }
         for (node, peer) in &view.peers {
             if *node == self.me || !self.has_room_for(node) {
                 continue;
             }
-            let before = self.address_of(node);
             let known = self.known.entry(node.clone()).or_default();
-            known.gossiped = Some((peer.addr, peer.incarnation));
-            if before != self.address_of(node) {
+            let before = known.addresses.first();
+            let advertised = Some((peer.addr, peer.incarnation));
+            known.addresses.advertise(advertised);
+            if before != known.addresses.first() {
                 reachable.push(node.clone());
             }
         }
@@ -136,8 +145,9 @@ impl Peers {
     /// The members that gossip knows in a life in which they were not heard themselves.
     pub(crate) fn unheard_members(&self) -> impl Iterator<Item = &NodeId> {
         let known = self.known.iter().filter(|(node, known)| {
-            let gossiped = known.gossiped.map(|(_, incarnation)| incarnation);
-            known.incarnation < gossiped && self.roster.has_member(node)
+            let advertised = known.addresses.advertised();
+            let gossiped = advertised.map(|(_, incarnation)| incarnation);
+            known.lives.highest() < gossiped && self.roster.has_member(node)
         });
         known.map(|(node, _)| node)
     }
@@ -154,29 +164,26 @@ impl Peers {
             return true;
         }
         let roster = &self.roster;
+        let is_unknown = |known: &Known| known.addresses.advertised().is_none();
         let gone = self
             .known
             .iter()
-            .filter(|(node, known)| known.gossiped.is_none() && !roster.has_member(node))
+            .filter(|(node, known)| is_unknown(known) && !roster.has_member(node))
             .min_by_key(|(_, known)| known.heard)
             .map(|(node, _)| node.clone());
         gone.is_some_and(|gone| self.known.remove(&gone).is_some())
     }
 
-    /// Where to send to. What the node itself was heard from counts, unless gossip has heard of a
-    /// later life of it.
+    /// The address that is tried first for a node.
     pub(crate) fn address_of(&self, node: &NodeId) -> Option<SocketAddr> {
-        let known = self.known.get(node)?;
-        match (known.heard_at, known.gossiped) {
-            (Some(heard), Some((addr, incarnation))) => {
-                Some(if known.incarnation < Some(incarnation) {
-                    addr
-                } else {
-                    heard
-                })
-            }
-            (heard, gossiped) => heard.or_else(|| gossiped.map(|(addr, _)| addr)),
-        }
+        self.known.get(node)?.addresses.first()
+    }
+
+    /// A datagram is sent to a node: to which of its addresses.
+    pub(crate) fn send(&mut self, now: Instant, node: &NodeId) -> Targets {
+        let timing = self.roster.timing();
+        let known = self.known.get_mut(node);
+        known.map_or([None; 2], |known| known.addresses.send(now, timing))
     }
 }
 
@@ -196,7 +203,13 @@ mod tests {
 
     fn peers() -> Peers {
         let roster = Roster::new(1, vec![node("me"), node("voter")], 2, Timing::lan());
-        Peers::new(node("me"), Arc::new(roster.unwrap()))
+        Peers::new(node("me"), Arc::new(roster.unwrap()), 1)
+    }
+
+    /// Hears a node in a life, from a port.
+    fn hear(peers: &mut Peers, name: &str, life: u64, port: u16, knew: bool) -> Heard {
+        let from = (Incarnation::new(life), addr(port));
+        peers.hear(Instant::ZERO, &node(name), from, || knew).heard
     }
 
     fn view(peers: &[(&str, u16, u64, bool)]) -> View {
@@ -219,31 +232,23 @@ mod tests {
     #[test]
     fn an_earlier_life_is_not_heard_after_a_later_one() {
         let mut peers = peers();
-        let life = Incarnation::new;
-        assert_eq!(
-            peers.hear(&node("a"), life(5), addr(1), || false),
-            Heard::NewLife
-        );
-        assert_eq!(
-            peers.hear(&node("a"), life(5), addr(2), || true),
-            Heard::Again
-        );
-        let outdated = Heard::Outdated { seen: life(5) };
-        assert_eq!(peers.hear(&node("a"), life(4), addr(3), || true), outdated);
+        let seen = Incarnation::new(5);
+        assert_eq!(hear(&mut peers, "a", 5, 1, false), Heard::NewLife);
+        assert_eq!(hear(&mut peers, "a", 5, 2, true), Heard::Again);
+        let is_told = true;
+        let outdated = Heard::Outdated { seen, is_told };
+        assert_eq!(hear(&mut peers, "a", 4, 2, true), outdated);
         assert_eq!(peers.address_of(&node("a")), Some(addr(2)));
         // What was known when this life was first heard of is what counts.
-        assert_eq!(peers.memory_of(&node("a")), (false, life(5)));
-        assert_eq!(
-            peers.hear(&node("a"), life(6), addr(4), || false),
-            Heard::NewLife
-        );
-        assert_eq!(peers.memory_of(&node("a")), (true, life(6)));
+        assert_eq!(peers.memory_of(&node("a")), (false, seen));
+        assert_eq!(hear(&mut peers, "a", 6, 4, false), Heard::NewLife);
+        assert_eq!(peers.memory_of(&node("a")), (true, seen.next()));
     }
 
     #[test]
     fn a_later_life_that_gossip_knows_has_the_address() {
         let mut peers = peers();
-        peers.hear(&node("a"), Incarnation::new(5), addr(1), || false);
+        hear(&mut peers, "a", 5, 1, false);
         assert!(peers.handle_view(&view(&[("a", 9, 5, true)])).is_empty());
         assert_eq!(peers.address_of(&node("a")), Some(addr(1)));
         assert_eq!(
@@ -271,7 +276,7 @@ mod tests {
         let unheard = |peers: &Peers| peers.unheard_members().cloned().collect::<Vec<_>>();
         peers.handle_view(&life(5));
         assert_eq!(unheard(&peers), [node("voter")]);
-        peers.hear(&node("voter"), Incarnation::new(5), addr(9), || false);
+        hear(&mut peers, "voter", 5, 9, false);
         assert_eq!(unheard(&peers), []);
         peers.handle_view(&life(5));
         assert_eq!(unheard(&peers), []);
@@ -280,7 +285,7 @@ mod tests {
     }
 
     fn hears(peers: &mut Peers, name: &str) -> Heard {
-        peers.hear(&node(name), Incarnation::new(1), addr(1), || false)
+        hear(peers, name, 1, 1, false)
     }
 
     #[test]

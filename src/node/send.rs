@@ -64,9 +64,14 @@ impl Node {
         let Some((node, messages)) = list else {
             return false;
         };
-        match self.peers.address_of(&node) {
-            Some(to) => self.transmit(to, node, &messages),
-            None => self.traffic.drop_one(DropReason::NoAddress),
+        match self.peers.send(self.now, &node) {
+            [Some(to), other] => {
+                if let Some(other) = other {
+                    self.transmit(other, node.clone(), &messages);
+                }
+                self.transmit(to, node, &messages);
+            }
+            [None, _] => self.traffic.drop_one(DropReason::NoAddress),
         }
         self.outbox.keep(messages);
         true

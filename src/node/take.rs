@@ -2,8 +2,9 @@
 
 use std::net::SocketAddr;
 
-use super::peers::Heard;
+use super::lives::{Heard, Hearing};
 use super::{Node, Output};
+use crate::proto::id::Incarnation;
 use crate::proto::message::{Message, Outdated};
 use crate::proto::time::Now;
 use crate::proto::voter::Voter;
@@ -65,7 +66,14 @@ impl Node {
             to: self.id.clone(),
             roster: head.roster,
         };
-        self.hear(now, &head, from)?;
+        match self.hear(now, &head, from) {
+            Heard::Again | Heard::NewLife => {}
+            Heard::Outdated { seen, is_told } => {
+                self.take_outdated(now, (&head, from), is_told.then_some(seen), messages);
+                return Err(DropReason::OutdatedIncarnation);
+            }
+            Heard::TooMany => return Err(DropReason::TooManyNodes),
+        }
         if head.roster != self.roster.tag() || !self.sets.is_empty() {
             self.note_set(now, &head);
         }
@@ -73,6 +81,10 @@ impl Node {
         self.traffic.messages_in += messages.len() as u64;
         for message in messages.drain(..) {
             self.heard_only_votes &= asks_nothing(&message);
+            if let Message::Alive(alive) = message {
+                self.take_alive(&head, from, alive);
+                continue;
+            }
             if let Err(reason) = self.dispatch(now, &head, message) {
                 self.traffic.drop_one(reason);
             }
@@ -81,36 +93,56 @@ impl Node {
     }
 
     /// Notes that a node speaks, and in which life.
-    fn hear(&mut self, now: Now, head: &Head, addr: SocketAddr) -> Result<(), DropReason> {
+    fn hear(&mut self, now: Now, head: &Head, addr: SocketAddr) -> Heard {
         let (claimant, voter) = (&self.claimant, &self.voter);
         let knew =
             || claimant.held(now).next().is_some() || voter.as_ref().is_some_and(Voter::has_memory);
-        let heard = self.peers.hear(&head.from, head.incarnation, addr, knew);
-        self.heard_only_votes &= heard == Heard::Again;
-        match heard {
-            Heard::Again => Ok(()),
-            Heard::NewLife => {
-                self.standings.hurry(&head.from);
-                self.clocks.forget(now, &head.from);
-                if let Some(voter) = &mut self.voter {
-                    let effects = &mut self.effects;
-                    voter.handle_incarnation(now, &head.from, head.incarnation, effects);
-                }
-                // It may not have heard of this life, and gossip may not know where it is.
-                self.greet(&head.from);
-                Ok(())
-            }
-            Heard::Outdated { seen } => {
-                // To where it speaks from now, not to where its later life was.
-                let message = Message::Outdated(Outdated { seen });
-                if mistaken!(OutdatedUntold) {
-                    return Err(DropReason::OutdatedIncarnation);
-                }
-                self.transmit(addr, head.from.clone(), &[message]);
-                Err(DropReason::OutdatedIncarnation)
-            }
-            Heard::TooMany => Err(DropReason::TooManyNodes),
+        let life = (head.incarnation, addr);
+        let hearing = self.peers.hear(now.mono, &head.from, life, knew);
+        let Hearing { heard, over, asks } = hearing;
+        self.heard_only_votes &= heard == Heard::Again && asks.is_none();
+        if let Some(voter) = self.voter.as_mut().filter(|_| !over.is_empty()) {
+            let is_over = |life| over.contains(&life);
+            voter.handle_lives_over(now, &head.from, is_over, &mut self.effects);
         }
+        if let Some(asks) = asks {
+            self.challenge(&head.from, asks);
+        }
+        if heard == Heard::NewLife {
+            self.standings.hurry(&head.from);
+            self.clocks.forget(now, &head.from);
+            // It may not have heard of this life, and gossip may not know where it is.
+            self.greet(&head.from);
+        }
+        heard
+    }
+
+    /// A lower life speaks than one that was heard. It may say that it lives, and that this node's
+    /// number is too low; to that it is not told the same, or two such nodes would never end.
+    fn take_outdated(
+        &mut self,
+        now: Now,
+        (head, addr): (&Head, SocketAddr),
+        told: Option<Incarnation>,
+        messages: &mut Vec<Message>,
+    ) {
+        let mut says_same = false;
+        for message in messages.drain(..) {
+            match message {
+                Message::Alive(alive) => self.take_alive(head, addr, alive),
+                Message::Outdated(Outdated { seen }) => {
+                    says_same = true;
+                    self.adopt(now, seen);
+                }
+                _ => {}
+            }
+        }
+        if let Some(seen) = told.filter(|_| !says_same && !mistaken!(OutdatedUntold)) {
+            // To where it speaks from now, not to where its later life was.
+            let message = Message::Outdated(Outdated { seen });
+            self.transmit(addr, head.from.clone(), &[message]);
+        }
+        self.route(now);
     }
 }
 

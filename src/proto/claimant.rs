@@ -287,9 +287,15 @@ impl Claimant {
     /// are: leases are lost, and those that wait claim anew. Leases that outlive their process are
     /// lost for this one, and run out at the voters.
     pub fn adopt(&mut self, now: Now, incarnation: Incarnation, out: &mut Effects) {
-        if incarnation <= self.incarnation {
-            return;
+        if incarnation > self.incarnation {
+            self.incarnation = incarnation;
+            self.begin_anew(now, out);
         }
+    }
+
+    /// Lets go of all leases, and claims anew what is waited for: nothing that voters have on
+    /// record for this node counts any more.
+    pub fn begin_anew(&mut self, now: Now, out: &mut Effects) {
         let tickets: Vec<Ticket> = self.claims.keys().copied().collect();
         let claims: Vec<OwnClaim> = tickets.into_iter().filter_map(|t| self.take(t)).collect();
         for claim in &claims {
@@ -298,7 +304,6 @@ impl Claimant {
                 claim.release_all(won, out);
             }
         }
-        self.incarnation = incarnation;
         self.links.end_all();
         self.returned.clear();
         for mut claim in claims {

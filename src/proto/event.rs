@@ -109,6 +109,10 @@ pub enum Event {
         /// The node.
         node: NodeId,
     },
+    /// Another live process of this node's name was found: this one neither holds nor votes.
+    TwinFound,
+    /// Nothing was heard of it for long enough: this process goes on.
+    TwinGone,
 }
 
 /// What a handler leaves behind: messages to send and events to tell, each in order.

@@ -6,6 +6,7 @@
 //! whose claim they name, and that an answer is for a claim of its own.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::de::{Error as _, SeqAccess, Visitor};
@@ -57,6 +58,12 @@ pub enum Message {
     /// The answer to [`Describe`](Self::Describe), and to a node that speaks for another voter set.
     /// Rare and large.
     Described(Box<VoterSet>),
+    /// To both of two lives of one node that were heard from different addresses: do you live?
+    Challenge(Challenge),
+    /// The answer to [`Challenge`].
+    Alive(Challenge),
+    /// To both, once both have answered: another process of your name lives. Rare and large.
+    Namesake(Box<Namesake>),
 }
 
 /// Ask for a vote, keep waiting for it, renew it, or give it back.
@@ -243,6 +250,26 @@ pub struct Memory {
 pub struct Outdated {
     /// The highest incarnation of the addressee that the sender has heard of.
     pub seen: Incarnation,
+}
+
+/// "Do you live?" And, as `Alive`, "I do."
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct Challenge {
+    /// Chosen by the asker, echoed in the answer.
+    pub nonce: u64,
+}
+
+/// "Another process of your name lives: it and you have answered the same question."
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct Namesake {
+    /// The addressee's life when it answered. In any other this means nothing.
+    pub yours: Incarnation,
+    /// Where the addressee was heard from.
+    pub yours_at: SocketAddr,
+    /// The other process's life.
+    pub other: Incarnation,
+    /// Where the other process was heard from.
+    pub other_at: SocketAddr,
 }
 
 /// "Who owns this key, as you see it?"

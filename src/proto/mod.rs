@@ -23,7 +23,7 @@ mod pace;
 mod recovery;
 mod renewal;
 pub mod request;
-mod rng;
+pub(crate) mod rng;
 pub mod roster;
 mod session;
 mod slot;

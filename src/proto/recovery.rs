@@ -392,7 +392,10 @@ impl Recovery {
 
     /// No epoch that won is above this where this voter may have voted for it before it started, or
     /// in another voter set until that was last heard.
-    fn floor(&self) -> Epoch {
+    pub(crate) fn floor(&self) -> Epoch {
+        if !self.may_have_voted {
+            return Epoch::ZERO;
+        }
         let high = self.high.filter(|_| !mistaken!(FloorByOwnClock));
         let limit = |at: Now, skew: Duration| match high {
             Some(high) => Epoch::limit(self.back_at(high, at), skew),

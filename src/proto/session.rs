@@ -188,12 +188,12 @@ impl Sessions {
         Some(&mut self.living.get_mut(&number)?.cursor)
     }
 
-    /// The node speaks under a higher number: its earlier lives' sessions are over.
-    pub(crate) fn end_earlier(&mut self, node: &NodeId, incarnation: Incarnation) {
+    /// These lives of a node are over, and their sessions with them.
+    pub(crate) fn end_lives(&mut self, node: &NodeId, is_over: impl Fn(Incarnation) -> bool) {
         let own = self.by_node.get(node).cloned().unwrap_or_default();
         for number in own {
             let session = self.living.get(&number);
-            if session.is_some_and(|session| session.incarnation < incarnation) {
+            if session.is_some_and(|session| is_over(session.incarnation)) {
                 self.end(number);
             }
         }

@@ -155,8 +155,33 @@ impl Voter {
         self.vote_for_head(now, at, out);
     }
 
-    /// Rule 7: a node that speaks under a higher incarnation, itself and not by gossip, is proof
-    /// that the claims of its earlier lives are over, but for those that outlive their process.
+    /// Rule 7: the claims of these lives of a node are over, but for those that outlive their
+    /// process.
+    pub fn handle_lives_over(
+        &mut self,
+        now: Now,
+        node: &NodeId,
+        is_over: impl Fn(Incarnation) -> bool,
+        out: &mut Effects,
+    ) {
+        let is_claim_over = |c: &ClaimId| c.node == *node && is_over(c.incarnation);
+        let all: Vec<SlotAt> = self.slots.iter().map(|(at, _)| at).collect();
+        for at in all {
+            let Some(slot) = self.slots.get_mut(at) else {
+                continue;
+            };
+            slot.take_waiters(|waiter| {
+                is_claim_over(&waiter.claim) && !mistaken!(EarlierLivesWait)
+            });
+            let stays = slot.vote.outlives && !mistaken!(LaterLifeEndsAll);
+            if is_claim_over(&slot.vote.claim) && !stays && !mistaken!(EarlierLivesHold) {
+                self.end_vote(now, at, out);
+            }
+        }
+        self.sessions.end_lives(node, is_over);
+    }
+
+    /// The same for all lives of a node below this one.
     pub fn handle_incarnation(
         &mut self,
         now: Now,
@@ -164,19 +189,30 @@ impl Voter {
         incarnation: Incarnation,
         out: &mut Effects,
     ) {
-        let is_over = |c: &ClaimId| c.node == *node && c.incarnation < incarnation;
-        let all: Vec<SlotAt> = self.slots.iter().map(|(at, _)| at).collect();
-        for at in all {
-            let Some(slot) = self.slots.get_mut(at) else {
-                continue;
-            };
-            slot.take_waiters(|waiter| is_over(&waiter.claim) && !mistaken!(EarlierLivesWait));
-            let stays = slot.vote.outlives && !mistaken!(LaterLifeEndsAll);
-            if is_over(&slot.vote.claim) && !stays && !mistaken!(EarlierLivesHold) {
-                self.end_vote(now, at, out);
-            }
-        }
-        self.sessions.end_earlier(node, incarnation);
+        self.handle_lives_over(now, node, |life| life < incarnation, out);
+    }
+
+    /// This voter forgets its votes, as after a restart. `nonce` must differ from those that it
+    /// has had. No epoch that it knows of is below its floors.
+    pub fn restart(&mut self, now: Now, nonce: u64, out: &mut Effects) {
+        let (me, roster) = (self.me.clone(), self.roster.clone());
+        let recovering = self.recovery.as_ref().map(Recovery::floor);
+        let floor = self.highest_known().max(recovering.unwrap_or_default());
+        *self = Self::new(now, me, roster, self.limits, Start::Amnesia, nonce, out);
+        self.floors.fill(floor);
+        self.highest_floor = floor;
+    }
+
+    /// The highest of all floors, fences and votes that are out.
+    fn highest_known(&self) -> Epoch {
+        let fences = self
+            .slots
+            .iter()
+            .map(|(_, slot)| match mistaken!(RecallWithoutVotes) {
+                true => slot.fence,
+                false => slot.fence.max(slot.vote.epoch),
+            });
+        fences.fold(self.highest_floor, Epoch::max)
     }
 
     /// Gossip's word on who is dead: those leave the queues sooner. Nothing else follows from it.
@@ -222,14 +258,7 @@ impl Voter {
     /// node's knowledge of the asker.
     #[must_use]
     pub fn recollect(&self, msg: &Recall, knew: bool, seen: Incarnation) -> Memory {
-        let fences = self
-            .slots
-            .iter()
-            .map(|(_, slot)| match mistaken!(RecallWithoutVotes) {
-                true => slot.fence,
-                false => slot.fence.max(slot.vote.epoch),
-            });
-        let highest = fences.fold(self.highest_floor, Epoch::max);
+        let highest = self.highest_known();
         // One that may itself have forgotten cannot vouch that there was nothing before.
         let forgets = self.recovery.as_ref().is_some_and(Recovery::is_quarantined);
         let knew = knew || (self.forgot || forgets) && !mistaken!(ForgetfulVouch);

@@ -234,7 +234,8 @@ impl Core {
         let votes = |member: &NodeId| self.node.standing_of(now, member) == Standing::Votes;
         let own = self.node.voter().is_none() || votes(self.node.id());
         let voting = members.iter().filter(|member| votes(member)).count();
-        !self.is_shut_down && own && voting >= majority(members.len())
+        let is_one = self.node.twin().is_none();
+        !self.is_shut_down && is_one && own && voting >= majority(members.len())
     }
 
     /// The gossip has ended, and is to be started again.
@@ -394,7 +395,9 @@ impl Core {
             | Event::QuarantineExtended { .. }
             | Event::QuarantineEnded { .. }
             | Event::RosterMismatch { .. }
-            | Event::RosterMatch { .. } => {}
+            | Event::RosterMatch { .. }
+            | Event::TwinFound
+            | Event::TwinGone => {}
         }
     }
 

@@ -159,6 +159,6 @@ pub(crate) fn trace(event: &Event, node: &NodeId) {
             tracing::debug!(%node, %other, "the same voter set");
         }
         // What keeps the node from getting locks is said in obstacles.rs.
-        Event::QuarantineBegan { .. } => {}
+        Event::QuarantineBegan { .. } | Event::TwinFound | Event::TwinGone => {}
     }
 }

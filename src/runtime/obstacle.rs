@@ -8,7 +8,7 @@ use tracing::Level;
 
 use super::core::Core;
 use super::obstacles::{NOTED_FOR, PEERS_MAX};
-use crate::node::Standing;
+use crate::node::{Standing, Twin};
 use crate::proto::clocks::WallClock;
 use crate::proto::id::NodeId;
 use crate::proto::message::RefuseReason;
@@ -43,6 +43,8 @@ pub(crate) enum Obstacle {
     LeansOnWallClock { answers: usize, knows_clocks: bool },
     /// The wall clock of this node is wrong, or it cannot be told whose is.
     WallClock(WallClock),
+    /// Another live process has this node's name.
+    Twin(Twin),
     /// The task that gossips has ended.
     GossipEnded,
     /// A seed has no address that is known.
@@ -145,6 +147,7 @@ impl Obstacle {
                 knows_clocks,
             } => leans_on_wall_clock(*answers, *knows_clocks),
             Self::WallClock(state) => about_wall_clock(*state),
+            Self::Twin(twin) => about_twin(*twin),
             Self::GossipEnded => About::new(
                 "gossip_ended",
                 Level::ERROR,
@@ -221,6 +224,23 @@ fn about_wall_clock(state: WallClock) -> About {
 )]
 fn decimal(ms: u64) -> String {
     format!("{:.1} s", ms as f64 / 1_000.0)
+}
+
+fn about_twin(twin: Twin) -> About {
+    let Twin { mine, other } = twin;
+    About::new(
+        "twin",
+        Level::ERROR,
+        format!(
+            "another process runs under this node's name: it is at {other}, this one at {mine}; \
+             neither holds locks or votes"
+        ),
+        "stop one of the two, or give it a name of its own",
+        "no other process of this node's name is heard; this one goes on",
+    )
+    .of(other)
+    .repeated()
+    .at_once()
 }
 
 fn about_recovering(remaining: Duration, blocks: bool) -> About {
@@ -401,6 +421,11 @@ pub(super) fn holding(core: &Core, now: Now) -> Vec<Obstacle> {
     if !matches!(clock, WallClock::Right | WallClock::Unknown) {
         holding.push(Obstacle::WallClock(clock));
     }
+    if let Some(twin) = node.twin() {
+        // That its voter has no memory follows from it.
+        holding.retain(|it| !matches!(it, Obstacle::Recovering { .. }));
+        holding.push(Obstacle::Twin(twin));
+    }
     if core.has_gossip_ended {
         holding.push(Obstacle::GossipEnded);
     }
@@ -516,6 +541,10 @@ mod tests {
             },
             Obstacle::WallClock(WallClock::Skewed { ahead_ms: -9 }),
             Obstacle::WallClock(WallClock::Disputed { by_ms: 9 }),
+            Obstacle::Twin(Twin {
+                mine: "127.0.0.1:1".parse().unwrap(),
+                other: "127.0.0.1:2".parse().unwrap(),
+            }),
             Obstacle::GossipEnded,
             Obstacle::SeedUnresolved {
                 seed: "seed:7400".to_owned(),

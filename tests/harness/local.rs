@@ -327,9 +327,7 @@ async fn a_shutdown_hands_on_what_the_node_held() {
 async fn a_node_that_is_restarted_keeps_the_faults_laid_on_it() {
     let mesh = LocalMesh::start(3).await.unwrap();
     mesh.partition([0], [1, 2]);
-    let before = mesh.node(0).local_addr();
     mesh.restart(0).await.unwrap();
-    assert_ne!(mesh.node(0).local_addr(), before);
     mesh.wait_until_stable().await.unwrap();
     assert!(!mesh.node(1).status().members[0].is_reachable);
     assert!(!can_lock(&mesh.node(0), "k").await);

@@ -82,11 +82,12 @@ async fn a_node_that_comes_back_finds_the_voters_within_its_first_round_of_gossi
     waits_for(&cluster, "k", 1).await;
     let gone = cluster.nodes[2].local_addr();
     cluster.nodes[2].crash().await;
-    // Nobody listens where it was, nor at the ports that nobody may bind.
+    // Nobody listens at the ports that nobody may bind.
     let mut seeds: Vec<_> = (1..10).map(|port| format!("127.0.0.1:{port}")).collect();
-    seeds.push(gone.to_string());
     seeds.push(cluster.nodes[1].local_addr().to_string());
-    let back = cluster.named("n2").seeds(seeds).gossip_every(round);
+    // Where it was, its word proves that its former life is over.
+    let back = cluster.named("n2").listen(gone.to_string());
+    let back = back.seeds(seeds).gossip_every(round);
     cluster.nodes[2] = back.start().await.unwrap();
     let next = tokio::time::timeout(round / 2, waiting).await;
     let next = next.expect("within the first round").unwrap().unwrap();

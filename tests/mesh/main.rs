@@ -18,6 +18,7 @@ mod guard;
 mod l1;
 mod look;
 mod many;
+mod namesakes;
 mod outliving;
 mod ready;
 mod requests;

@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod addresses;
 mod laws_of_liveness;
 mod laws_of_safety;
 mod lives;
+mod namesakes;
 mod net;

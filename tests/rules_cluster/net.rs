@@ -46,6 +46,8 @@ pub(crate) struct Packet {
     pub(crate) from: usize,
     pub(crate) to: usize,
     pub(crate) bytes: Vec<u8>,
+    /// The port that it comes from, as its receiver sees it.
+    from_port: u16,
 }
 
 impl Packet {
@@ -109,6 +111,8 @@ pub(crate) struct Seat {
     /// How far its wall clock is off, in milliseconds.
     pub(crate) wall_off_ms: i64,
     pub(crate) port: u16,
+    /// The port of a NAT's mapping, where it is behind one: its datagrams come from there.
+    pub(crate) mapped: Option<u16>,
     timeout: Option<Instant>,
     asleep_until: Duration,
 }
@@ -139,6 +143,10 @@ pub(crate) struct Net {
     pub(crate) fate: Fate,
     pub(crate) log: Vec<(Duration, usize, Event)>,
     pub(crate) datagrams: usize,
+    /// Nothing that is sent to a mapping arrives.
+    pub(crate) deaf_mappings: bool,
+    /// How many went to an address where nobody is.
+    pub(crate) lost: usize,
     /// Off where a test lets clocks run out of bounds.
     pub(crate) watches_m1: bool,
     packets: BTreeMap<(Duration, usize), Packet>,
@@ -172,6 +180,7 @@ impl Net {
             rate_ppm: 0,
             wall_off_ms: 0,
             port: n as u16,
+            mapped: None,
             timeout: None,
             asleep_until: Duration::ZERO,
         });
@@ -182,6 +191,8 @@ impl Net {
             fate: straight(),
             log: Vec::new(),
             datagrams: 0,
+            deaf_mappings: false,
+            lost: 0,
             watches_m1: true,
             packets: BTreeMap::new(),
             owners: BTreeMap::new(),
@@ -233,6 +244,24 @@ impl Net {
         it.node = Some(node);
         it.asleep_until = Duration::ZERO;
         self.drain(seat);
+    }
+
+    /// A seat for another process of a seat's name, at another port. Its next life is later.
+    pub(crate) fn seat_beside(&mut self, seat: usize, port: u16) -> usize {
+        let it = &self.seats[seat];
+        let beside = Seat {
+            id: it.id.clone(),
+            node: None,
+            life: it.life,
+            rate_ppm: it.rate_ppm,
+            wall_off_ms: it.wall_off_ms,
+            port,
+            mapped: None,
+            timeout: None,
+            asleep_until: Duration::ZERO,
+        };
+        self.seats.push(beside);
+        self.seats.len() - 1
     }
 
     pub(crate) fn crash(&mut self, seat: usize) {
@@ -384,7 +413,7 @@ impl Net {
         if to.node.is_some() && to.asleep_until > self.time {
             self.packets.insert((to.asleep_until, n), packet);
         } else if to.node.is_some() {
-            let from = Self::addr(self.seats[packet.from].port);
+            let from = Self::addr(packet.from_port);
             self.with(packet.to, |node, now| {
                 node.handle_datagram(now, from, &packet.bytes)
             });
@@ -407,20 +436,33 @@ impl Net {
     }
 
     fn send(&mut self, from: usize, to: SocketAddr, bytes: Vec<u8>) {
-        let Some(to) = self
-            .seats
-            .iter()
-            .position(|seat| Self::addr(seat.port) == to)
-        else {
+        let Some(to) = self.seats.iter().position(|seat| {
+            let mapped = seat.mapped.filter(|_| !self.deaf_mappings);
+            let ports = [Some(seat.port), mapped].into_iter().flatten();
+            ports.map(Self::addr).any(|addr| addr == to)
+        }) else {
+            self.lost += 1;
             return;
         };
-        let packet = Packet { from, to, bytes };
+        let it = &self.seats[from];
+        let from_port = it.mapped.unwrap_or(it.port);
+        let packet = Packet {
+            from,
+            to,
+            bytes,
+            from_port,
+        };
         for delay in (self.fate)(&packet) {
             self.datagrams += 1;
             let bytes = packet.bytes.clone();
             let at = self.time + delay;
-            self.packets
-                .insert((at, self.datagrams), Packet { from, to, bytes });
+            let packet = Packet {
+                from,
+                to,
+                bytes,
+                from_port,
+            };
+            self.packets.insert((at, self.datagrams), packet);
         }
     }
 

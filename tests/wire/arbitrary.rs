@@ -1,15 +1,16 @@
 //! Heads and messages of every shape that their types allow.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use lockmesh::proto::digest::{Digest, PARTS, Part};
 use lockmesh::proto::epoch::Epoch;
 use lockmesh::proto::id::{ClaimId, Incarnation, KEY_BYTES_MAX, Key, NODE_ID_BYTES_MAX, NodeId};
 use lockmesh::proto::message::{
-    Claim, HolderWon, Inspect, KeepAlive, Kept, Memory, Message, Outdated, REPORTED_WAITERS_MAX,
-    Recall, Refuse, RefuseReason, Release, Report, ReportedVote, ReportedWaiter, SessionId, Stale,
-    Vote, VoterQuery, VoterReply, Wait,
+    Challenge, Claim, HolderWon, Inspect, KeepAlive, Kept, Memory, Message, Namesake, Outdated,
+    REPORTED_WAITERS_MAX, Recall, Refuse, RefuseReason, Release, Report, ReportedVote,
+    ReportedWaiter, SessionId, Stale, Vote, VoterQuery, VoterReply, Wait,
 };
 use lockmesh::proto::roster::{Roster, RosterTag, Timing};
 use lockmesh::proto::time::Instant;
@@ -280,6 +281,9 @@ pub(crate) fn any_message_about(
             })
         }),
         incarnation().prop_map(|seen| Message::Outdated(Outdated { seen })),
+        number().prop_map(|nonce| Message::Challenge(Challenge { nonce })),
+        number().prop_map(|nonce| Message::Alive(Challenge { nonce })),
+        any_namesake(),
         (number(), any_key()).prop_map(|(nonce, key)| Message::Inspect(Inspect { nonce, key })),
         any_report(),
         any_keep_alive(),
@@ -288,6 +292,18 @@ pub(crate) fn any_message_about(
         (instant(), epoch())
             .prop_map(|(sent_at, epoch)| { Message::VoterQuery(VoterQuery { sent_at, epoch }) }),
     ]
+}
+
+fn any_namesake() -> impl Strategy<Value = Message> {
+    let addr = || any::<([u8; 4], u16)>().prop_map(SocketAddr::from);
+    (incarnation(), addr(), incarnation(), addr()).prop_map(|(yours, yours_at, other, other_at)| {
+        Message::Namesake(Box::new(Namesake {
+            yours,
+            yours_at,
+            other,
+            other_at,
+        }))
+    })
 }
 
 fn any_voter_reply() -> impl Strategy<Value = Message> {
@@ -386,7 +402,20 @@ pub(crate) fn largest_messages() -> Vec<Message> {
         largest_reply(),
         Message::Describe(Role::Votes),
         largest_voter_set(),
+        Message::Challenge(Challenge { nonce }),
+        Message::Alive(Challenge { nonce }),
+        largest_namesake(incarnation),
     ]
+}
+
+fn largest_namesake(life: Incarnation) -> Message {
+    let addr = SocketAddr::from(([u16::MAX; 8], u16::MAX));
+    Message::Namesake(Box::new(Namesake {
+        yours: life,
+        yours_at: addr,
+        other: life,
+        other_at: addr,
+    }))
 }
 
 fn largest_memory(highest: Epoch, seen: Incarnation) -> Message {

@@ -42,9 +42,6 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000),
         requires = "measure")]
     rounds: u32,
-    /// Also play what the rules of today do not stand: twins under one name.
-    #[arg(long)]
-    not_stood: bool,
     /// Only print the plan.
     #[arg(long)]
     plan: bool,

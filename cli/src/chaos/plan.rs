@@ -40,7 +40,7 @@ enum Episode {
 }
 
 /// The last of them takes longest, so the first round ends with it: a short run plays the others.
-const EPISODES: [Episode; 20] = [
+const EPISODES: [Episode; 21] = [
     Episode::CutOff,
     Episode::Split,
     Episode::SplitWithoutMajority,
@@ -54,6 +54,7 @@ const EPISODES: [Episode; 20] = [
     Episode::FreezeShortly,
     Episode::FreezeMajority,
     Episode::Terminate,
+    Episode::Twin,
     Episode::OtherSecret,
     Episode::ShortMaxTtl,
     Episode::ShortMaxTtlMajority,
@@ -62,10 +63,6 @@ const EPISODES: [Episode; 20] = [
     Episode::Readdress,
     Episode::RollingRestart,
 ];
-
-/// The rules of today do not stand these: two processes under one name may both hold a lock. They
-/// are played if that is asked for.
-const NOT_STOOD: [Episode; 1] = [Episode::Twin];
 
 /// How far a wall clock is off that is.
 const WALL_OFFSET_MS: i64 = 60_000;
@@ -79,25 +76,16 @@ struct Planner {
     nodes: usize,
     /// How long a restarted voter abstains.
     quarantine: Duration,
-    /// `true` if it draws what the rules of today do not stand, too.
-    draws_not_stood: bool,
     steps: Vec<Step>,
 }
 
 /// The plan of a run of chaos. The same seed, nodes and span give the same plan in the same
 /// version of this command.
-pub(crate) fn chaos(
-    seed: u64,
-    nodes: usize,
-    span: Duration,
-    quarantine: Duration,
-    draws_not_stood: bool,
-) -> Vec<Step> {
+pub(crate) fn chaos(seed: u64, nodes: usize, span: Duration, quarantine: Duration) -> Vec<Step> {
     let mut planner = Planner {
         rng: StdRng::seed_from_u64(seed),
         nodes,
         quarantine,
-        draws_not_stood,
         steps: Vec::new(),
     };
     planner.episodes(span);
@@ -113,7 +101,6 @@ pub(crate) fn measurement(seed: u64, nodes: usize, rounds: u32, quarantine: Dura
         rng: StdRng::seed_from_u64(seed),
         nodes,
         quarantine,
-        draws_not_stood: false,
         steps: Vec::new(),
     };
     let mut at = BEGIN + Duration::from_secs(2);
@@ -168,16 +155,12 @@ impl Planner {
     /// One after another, with short pauses.
     fn episodes(&mut self, span: Duration) {
         let mut at = BEGIN;
-        let mut all = EPISODES.to_vec();
-        if self.draws_not_stood {
-            all.splice(0..0, NOT_STOOD);
-        }
-        let mut bag = all.clone();
-        bag[..all.len() - 1].shuffle(&mut self.rng);
+        let mut bag = EPISODES.to_vec();
+        bag[..EPISODES.len() - 1].shuffle(&mut self.rng);
         bag.reverse();
         while at < span {
             if bag.is_empty() {
-                bag.clone_from(&all);
+                bag.extend(EPISODES);
                 bag.shuffle(&mut self.rng);
             }
             let Some(episode) = bag.pop() else { return };
@@ -453,7 +436,7 @@ mod tests {
     const QUARANTINE: Duration = Duration::from_secs(4);
 
     fn plan(seed: u64, seconds: u64) -> Vec<Step> {
-        chaos(seed, 5, Duration::from_secs(seconds), QUARANTINE, true)
+        chaos(seed, 5, Duration::from_secs(seconds), QUARANTINE)
     }
 
     #[test]

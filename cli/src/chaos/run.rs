@@ -38,13 +38,7 @@ pub(super) async fn run(args: &Args) -> ExitCode {
     let steps = if args.measure {
         plan::measurement(seed, nodes, args.rounds, QUARANTINE)
     } else {
-        plan::chaos(
-            seed,
-            nodes,
-            Duration::from_secs(args.seconds),
-            QUARANTINE,
-            args.not_stood,
-        )
+        plan::chaos(seed, nodes, Duration::from_secs(args.seconds), QUARANTINE)
     };
     put(&format!("replay: {}", replay(args, seed)));
     if args.plan {

@@ -291,3 +291,33 @@ fn a_wrong_secret_is_told_on_both_sides_with_the_address() {
     let told = first.said().matches(is).count();
     assert_eq!(told, 1, "{}", first.said());
 }
+
+/// Both ask for one lock, as two pods do that were given one name.
+#[test]
+fn two_processes_of_one_name_never_hold_at_once_and_say_so() {
+    let place = place("settings-one-name");
+    let twin_place = place.join("twin");
+    fs::create_dir_all(&twin_place).unwrap();
+    let short = Setup {
+        max_ttl_ms: 4_000,
+        ..Setup::default()
+    };
+    let first = Node::start(&place, "n1", false, &short);
+    let seeds = &quoted(&first.addr());
+    let short = Setup { seeds, ..short };
+    let second = Node::start(&place, "n2", true, &short);
+    let _third = Node::start(&place, "n3", false, &short);
+    until("a lock", || second.last("held"));
+
+    let twin = Node::start(&twin_place, "n2", true, &short);
+    let is = "another process runs under this node's name";
+    let (mine, other) = (second.addr(), twin.addr());
+    second.says(&format!("{is}: it is at {other}, this one at {mine}"));
+    twin.says(&format!("{is}: it is at {mine}, this one at {other}"));
+    until("its loss", || second.last("lost"));
+    assert!(second.said().contains("ERROR"), "{}", second.said());
+    std::thread::sleep(Duration::from_secs(6));
+    assert!(twin.last("granted").is_none() && !twin.is_ready());
+    second.kill();
+    until("a lock", || twin.last("granted"));
+}

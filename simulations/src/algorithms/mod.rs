@@ -97,6 +97,7 @@ impl Algorithm {
             settings.gossip = Gossip::Heard;
             (settings.other_set, settings.has_twins) = (None, false);
             settings.wrong_clocks = None;
+            settings.has_namesakes = false;
             settings.send_plain_and_whole();
         }
     }

@@ -133,6 +133,7 @@ fn settings(seed: u64, algorithm: Algorithm) -> Settings {
         other_set: None,
         has_twins: false,
         wrong_clocks: None,
+        has_namesakes: false,
         fault_span: SPAN,
         habits: Habits {
             clients: 8,

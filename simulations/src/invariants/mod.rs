@@ -20,6 +20,7 @@ mod m4_a_majority_of_what;
 mod m5_amnesia;
 mod m6_outlives_its_process;
 mod m7_epochs_follow_most_clocks;
+mod m8_one_process_of_a_name;
 mod s4_damage_is_dropped;
 mod s6_leases_live_through_restarts;
 mod s7_leases_end;
@@ -162,6 +163,14 @@ pub(crate) enum Fact {
     /// A node read a datagram that was damaged on the way; whether it dropped and counted it, and
     /// did nothing else.
     Damaged { host: Host, is_dropped: bool },
+    /// Two processes of one name have been there for so long, and others heard both; whether either
+    /// holds a lock, or the voter of that name votes.
+    TwoProcesses {
+        host: Host,
+        both_for: u64,
+        goes_on: bool,
+        bound: u64,
+    },
     /// A lease that renews itself was lost; for how long a majority of its voters could have
     /// renewed it by then, and how long they need at the most.
     Lapsed {
@@ -248,7 +257,7 @@ pub(crate) trait Law {
 }
 
 /// How many there are.
-pub(crate) const LAWS: usize = 17;
+pub(crate) const LAWS: usize = 18;
 
 /// All laws, and what they have seen.
 pub(crate) struct Laws {
@@ -269,6 +278,7 @@ impl Laws {
             Box::new(m5_amnesia::Amnesia),
             Box::new(m6_outlives_its_process::OutlivesItsProcess::default()),
             Box::new(m7_epochs_follow_most_clocks::EpochsFollowMostClocks),
+            Box::new(m8_one_process_of_a_name::OneProcessOfAName),
             Box::new(l1_someone_wins::SomeoneWins),
             Box::new(l2_no_barging::NoBarging::default()),
             Box::new(l3_the_dead_do_not_hold_up::TheDeadDoNotHoldUp),

@@ -258,6 +258,8 @@ fn event_line(event: &Event) -> String {
             format!("RosterMismatch {node}: {differences}")
         }
         Event::RosterMatch { node } => format!("RosterMatch {node}"),
+        Event::TwinFound => "TwinFound".to_owned(),
+        Event::TwinGone => "TwinGone".to_owned(),
     }
 }
 

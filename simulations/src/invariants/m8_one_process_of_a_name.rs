@@ -1,0 +1,49 @@
+//! **M8 one process of a name** (`docs/PROTOCOL.md`, section 1): of two live processes of one name
+//! neither holds a lock nor votes, once somebody has heard both. That they do not hold one lock at
+//! once is M1, which is judged whether anybody heard them or not.
+
+use super::{Fact, History, Law};
+
+pub(super) struct OneProcessOfAName;
+
+impl Law for OneProcessOfAName {
+    fn number(&self) -> &'static str {
+        "M8"
+    }
+
+    fn see(&mut self, _at: u64, fact: &Fact, _history: &History) -> Option<String> {
+        match fact {
+            Fact::TwoProcesses {
+                host,
+                both_for,
+                goes_on: true,
+                bound,
+            } if both_for > bound => Some(format!(
+                "two processes of host {host} live, and one goes on after {both_for} ns"
+            )),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::forged::*;
+    use super::*;
+
+    #[test]
+    fn process_that_goes_on_beside_another_is_rejected() {
+        let judged = |both_for, goes_on| {
+            let fact = Fact::TwoProcesses {
+                host: 0,
+                both_for,
+                goes_on,
+                bound: 50,
+            };
+            rejected(&mut OneProcessOfAName, terms(), &[(90, fact)])
+        };
+        assert_eq!(judged(51, true), 1);
+        assert_eq!(judged(50, true), 0);
+        assert_eq!(judged(51, false), 0);
+    }
+}

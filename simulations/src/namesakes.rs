@@ -1,0 +1,463 @@
+//! A second process under the name of a host: it has an address of its own, and the links and the
+//! clock of some host. It claims, and lives on or dies as a fault says. A voter's never lives for
+//! so long that it would vote: whether two voters of one name vote is asked of the one that was
+//! there before.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use lockmesh::node::{Node, NodeConfig, Output};
+use lockmesh::proto::claimant::Request;
+use lockmesh::proto::epoch::Epoch;
+use lockmesh::proto::event::{Event, Ticket};
+use lockmesh::proto::id::Incarnation;
+use lockmesh::proto::time::Now;
+use lockmesh::proto::voter::Start;
+
+use crate::algorithms::Algorithm;
+use crate::datagrams::Datagram;
+use crate::faults::{Fault, Trouble};
+use crate::gossip::Sighting;
+use crate::invariants::{End, Fact, Host as HostAt, KeyAt, RequestId};
+use crate::rng::Rng;
+use crate::settings::{Gossip, MILLISECOND, Settings};
+use crate::world::{Happening, World};
+
+/// How many requests it has at once.
+const REQUESTS_MAX: usize = 3;
+
+/// A second process under a name.
+#[derive(Debug)]
+pub(crate) struct Namesake {
+    /// Whose name it has.
+    of: HostAt,
+    /// Whose links and clock it has.
+    on: HostAt,
+    addr: SocketAddr,
+    life: Incarnation,
+    node: Node,
+    started_at: u64,
+    requests: BTreeMap<Ticket, Asked>,
+    timer: u64,
+    rng: Rng,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    request: RequestId,
+    key: KeyAt,
+    epoch: u64,
+    is_held: bool,
+}
+
+/// In some worlds there are such processes, of voters and of others.
+pub(crate) fn draw(settings: &Settings, faults: &mut Vec<Fault>) {
+    let mut rng = Rng::stream(settings.seed, "namesakes");
+    if !settings.has_namesakes {
+        return;
+    }
+    // Its leases would have to be told of anew.
+    faults.retain(|fault| !matches!(fault.trouble, Trouble::Drift { .. }));
+    let (max_ttl, hosts) = (settings.max_ttl(), settings.hosts() as u64);
+    for _ in 0..rng.between(1, 3) {
+        let host = match settings.outsiders {
+            0 => rng.below(hosts) as HostAt,
+            _ if rng.chance(500_000) => rng.below(hosts) as HostAt,
+            more => settings.members + rng.below(more as u64) as HostAt,
+        };
+        let longest = match host < settings.members {
+            true => max_ttl * 9 / 10,
+            false => max_ttl * 4,
+        };
+        let trouble = Trouble::Namesake {
+            host,
+            on: rng.below(hosts) as HostAt,
+            span: rng.spread(max_ttl / 4, longest),
+        };
+        let at = rng.between(max_ttl / 4, settings.fault_span);
+        faults.push(Fault { at, trouble });
+    }
+}
+
+/// In some worlds all hosts are behind a NAT for a while, which then forgets them.
+pub(crate) fn draw_mappings(settings: &Settings, faults: &mut Vec<Fault>) {
+    let mut rng = Rng::stream(settings.seed, "mappings");
+    if settings.gossip != Gossip::Honest || !rng.chance(150_000) {
+        return;
+    }
+    let max_ttl = settings.max_ttl();
+    let at = rng.between(max_ttl / 4, settings.fault_span / 2);
+    let span = rng.spread(max_ttl / 2, max_ttl * 2);
+    for host in 0..settings.hosts() {
+        let trouble = Trouble::Mapping { host, span };
+        faults.push(Fault { at, trouble });
+    }
+}
+
+/// Whether a world has such processes.
+pub(crate) fn has(seed: u64, hosts: usize) -> bool {
+    hosts > 1 && Rng::stream(seed, "has namesakes").chance(150_000)
+}
+
+impl World {
+    /// A second process under the name of a host starts.
+    pub(crate) fn start_namesake(&mut self, fault: usize, of: HostAt, on: HostAt) {
+        if self.settings.algorithm != Algorithm::Lockmesh {
+            return;
+        }
+        let mut rng = Rng::stream(self.settings.seed, &format!("namesake {fault}"));
+        let life = match rng.chance(250_000) {
+            true => Incarnation::default(),
+            false => self.next_life(of).incarnation,
+        };
+        let addr = SocketAddr::from(([10, 1, fault as u8, of as u8], 7_000));
+        let now = self.hosts[on].clock.now(self.time);
+        let config = NodeConfig {
+            id: self.hosts[of].id.clone(),
+            incarnation: life,
+            roster: self.roster.clone(),
+            start: Start::Amnesia,
+            limits: self.settings.limits,
+            claims_max: 10,
+            renew_every: self.settings.renew_every,
+            seed: rng.draw(),
+            seal: self.next_seal(),
+        };
+        let mut node = Node::new(now, config);
+        let view = self.true_view(of);
+        node.handle_view(now, &view);
+        let namesake = Namesake {
+            of,
+            on,
+            addr,
+            life,
+            node,
+            started_at: self.time,
+            requests: BTreeMap::new(),
+            timer: 0,
+            rng,
+        };
+        let highest = &mut self.hosts[of].highest;
+        *highest = (*highest).max(life);
+        self.namesakes.insert(fault, namesake);
+        self.drain_namesake(fault);
+        self.push_in(0, Happening::NamesakeActs(fault));
+    }
+
+    /// It dies.
+    pub(crate) fn end_namesake(&mut self, fault: usize) {
+        let Some(gone) = self.namesakes.remove(&fault) else {
+            return;
+        };
+        let highest = &mut self.hosts[gone.of].highest;
+        *highest = (*highest).max(gone.node.claimant().incarnation());
+        self.note_host(gone.of);
+        for asked in gone.requests.into_values() {
+            self.wanted_at[asked.key] = self.time;
+            let (request, how) = (asked.request, End::Crashed);
+            self.see(&Fact::Over { request, how });
+        }
+    }
+
+    /// All that there are die.
+    pub(crate) fn end_namesakes(&mut self) {
+        let all: Vec<usize> = self.namesakes.keys().copied().collect();
+        for fault in all {
+            self.end_namesake(fault);
+        }
+    }
+
+    /// Whose links an address has.
+    pub(crate) fn links_of(&self, addr: SocketAddr) -> Option<HostAt> {
+        let namesake = || self.namesakes.values().find(|it| it.addr == addr);
+        let host = self.by_addr.get(&addr).copied();
+        host.or_else(|| namesake().map(|it| it.on))
+    }
+
+    /// What gossip may say of a namesake of a host.
+    pub(crate) fn sighting_beside(&self, host: HostAt) -> Option<Sighting> {
+        let it = self.namesakes.values().find(|it| it.of == host)?;
+        Some(Sighting {
+            addr: it.addr,
+            incarnation: it.life,
+        })
+    }
+
+    /// A datagram arrives where no host is.
+    pub(crate) fn arrive_at_namesake(&mut self, to: SocketAddr, datagram: &Datagram) {
+        let mut found = self.namesakes.iter().filter(|(_, it)| it.addr == to);
+        let Some(fault) = found.next().map(|(fault, _)| *fault) else {
+            return;
+        };
+        self.at_namesake(fault, |node, now| {
+            node.handle_datagram(now, datagram.from, &datagram.bytes);
+        });
+    }
+
+    pub(crate) fn wake_namesake(&mut self, fault: usize, timer: u64) {
+        if self
+            .namesakes
+            .get(&fault)
+            .is_some_and(|it| it.timer == timer)
+        {
+            self.at_namesake(fault, |node, now| node.handle_timeout(now));
+        }
+    }
+
+    fn at_namesake<R>(
+        &mut self,
+        fault: usize,
+        call: impl FnOnce(&mut Node, Now) -> R,
+    ) -> Option<R> {
+        let it = self.namesakes.get_mut(&fault)?;
+        let now = self.hosts[it.on].clock.now(self.time);
+        let answer = call(&mut it.node, now);
+        self.drain_namesake(fault);
+        Some(answer)
+    }
+
+    fn drain_namesake(&mut self, fault: usize) {
+        self.steps += 1;
+        let mut events = Vec::new();
+        loop {
+            let Some(it) = self.namesakes.get_mut(&fault) else {
+                return;
+            };
+            let (on, addr) = (it.on, it.addr);
+            match it.node.poll_output() {
+                Output::Transmit { to, bytes } => self.transmit_from(on, addr, to, bytes),
+                Output::Event(event) => events.push(event),
+                Output::Timeout(at) => {
+                    it.timer += 1;
+                    let timer = it.timer;
+                    if let Some(at) = at.and_then(|at| self.hosts[on].clock.when(at)) {
+                        let at = at.max(self.time);
+                        self.push(at, Happening::NamesakeWakes { fault, timer });
+                    }
+                    break;
+                }
+                Output::Gossip { .. } | Output::Inspected { .. } | Output::Stranger(_) => {}
+            }
+        }
+        self.see_namesake(fault, &events);
+    }
+
+    /// What it reports, as facts, in the order of [`World::see_events`].
+    fn see_namesake(&mut self, fault: usize, events: &[Event]) {
+        for event in events {
+            if let Event::Lost { ticket, .. } = event {
+                self.namesake_is_done(fault, *ticket, End::Lost);
+            }
+        }
+        let Some(it) = self.namesakes.get_mut(&fault) else {
+            return;
+        };
+        let mut facts = Vec::new();
+        for (ticket, asked) in &mut it.requests {
+            let epoch = it.node.claimant().epoch(*ticket).map(Epoch::get);
+            if let Some(epoch) = epoch.filter(|epoch| !asked.is_held && *epoch != asked.epoch) {
+                asked.epoch = epoch;
+                let request = asked.request;
+                facts.push(Fact::Claimed { request, epoch });
+            }
+        }
+        let clock = &self.hosts[it.on].clock;
+        let until_of = |until| clock.when(until).unwrap_or(u64::MAX);
+        for event in events {
+            match event {
+                Event::Granted {
+                    ticket,
+                    epoch,
+                    valid_until,
+                    ..
+                } => {
+                    if let Some(asked) = it.requests.get_mut(ticket) {
+                        asked.is_held = true;
+                        facts.push(Fact::Granted {
+                            request: asked.request,
+                            epoch: epoch.get(),
+                            until: until_of(*valid_until),
+                        });
+                    }
+                }
+                Event::Renewed {
+                    ticket,
+                    valid_until,
+                } => {
+                    if let Some(asked) = it.requests.get(ticket) {
+                        facts.push(Fact::Until {
+                            request: asked.request,
+                            until: until_of(*valid_until),
+                        });
+                    }
+                }
+                _ => {}
+            }
+        }
+        for fact in facts {
+            if matches!(fact, Fact::Granted { .. }) {
+                self.count("grants_of_namesakes");
+            }
+            self.see(&fact);
+        }
+        for event in events {
+            match event {
+                Event::TimedOut { ticket, .. } => {
+                    self.namesake_is_done(fault, *ticket, End::TimedOut);
+                }
+                Event::Denied { ticket } => self.namesake_is_done(fault, *ticket, End::Denied),
+                _ => {}
+            }
+        }
+    }
+
+    fn namesake_is_done(&mut self, fault: usize, ticket: Ticket, how: End) {
+        let it = self.namesakes.get_mut(&fault);
+        if let Some(asked) = it.and_then(|it| it.requests.remove(&ticket)) {
+            self.wanted_at[asked.key] = self.time;
+            let request = asked.request;
+            self.see(&Fact::Over { request, how });
+        }
+    }
+
+    /// It asks for something or lets go of it, and comes again.
+    pub(crate) fn namesake_acts(&mut self, fault: usize) {
+        let pause = self.beat_of_namesakes();
+        let (keys, max_ttl) = (self.settings.habits.keys, self.settings.max_ttl());
+        let round_trip = self.settings.round_trip();
+        let Some(it) = self.namesakes.get_mut(&fault) else {
+            return;
+        };
+        let (of, key) = (it.of, it.rng.below(keys as u64) as KeyAt);
+        let asks = it.requests.len() < REQUESTS_MAX && it.rng.chance(300_000);
+        let lets_go = it.rng.chance(50_000);
+        let wish = Request {
+            key: self.keys[key].clone(),
+            ttl: Duration::from_nanos(it.rng.spread(round_trip * 10, max_ttl)),
+            is_try: it.rng.chance(300_000),
+            renews: it.rng.chance(700_000),
+            outlives: false,
+            deadline: None,
+        };
+        let first = it.requests.keys().next().copied();
+        let now = self.hosts[it.on].clock.now(self.time);
+        let taken = asks.then(|| it.node.claim(now, wish).ok()).flatten();
+        if let Some(ticket) = taken {
+            self.requests += 1;
+            let request = RequestId(self.requests);
+            let asked = Asked {
+                request,
+                key,
+                epoch: 0,
+                is_held: false,
+            };
+            it.requests.insert(ticket, asked);
+            self.wanted_at[key] = self.time;
+            self.see(&Fact::Asked {
+                request,
+                host: of,
+                key,
+                outlives: false,
+            });
+            self.drain_namesake(fault);
+        }
+        if let Some(ticket) = first.filter(|_| lets_go) {
+            self.namesake_is_done(fault, ticket, End::Released);
+            self.at_namesake(fault, |node, now| node.release(now, ticket));
+        }
+        self.note_host(of);
+        self.judge_namesake(fault);
+        self.push_in(pause, Happening::NamesakeActs(fault));
+    }
+
+    fn beat_of_namesakes(&self) -> u64 {
+        (5 * self.settings.round_trip()).max(self.settings.max_ttl() / 40)
+    }
+
+    /// M8: for how long somebody has heard both, and whether either goes on all the same.
+    fn judge_namesake(&mut self, fault: usize) {
+        let hazards = &self.settings.hazards;
+        let is_prompt = hazards.timers_late_max == 0 && hazards.reading == 0;
+        if !is_prompt || self.settings.gossip != Gossip::Honest {
+            return;
+        }
+        let Some(it) = self.namesakes.get(&fault) else {
+            return;
+        };
+        let (of, on) = (it.of, it.on);
+        let Some(base) = self.process(of).filter(|_| self.hosts[of].acts()) else {
+            return;
+        };
+        let started = base.started_at.max(it.started_at);
+        let first = base.started_at.min(it.started_at);
+        // Who has run before either started, and has been able to hear both ever since.
+        let hears_both = (0..self.settings.members).any(|peer| {
+            let runs = self.hosts[peer].acts()
+                && self.process(peer).is_some_and(|it| it.started_at <= first)
+                && self.steady.host_since(peer) <= first;
+            let links = [of, on].map(|host| self.links_steady_since(host, peer));
+            let hears = links.iter().all(|it| it.is_some_and(|at| at <= first));
+            runs && hears && peer != of
+        });
+        // What became of it while it was frozen, or its machine slow, is not judged.
+        let since = started.max(self.paused_at[of]);
+        if !hears_both {
+            return;
+        }
+        let now = self.hosts[on].clock.now(self.time);
+        let base_now = self.hosts[of].clock.now(self.time);
+        let holds_there = it.node.claimant().held(now).next().is_some();
+        let votes = base
+            .node
+            .voter()
+            .is_some_and(|voter| voter.quarantine().is_none());
+        let is_held = |ticket: &Ticket| base.node.valid_until(base_now, *ticket).is_some();
+        let holds = base.requests.keys().any(is_held);
+        let fact = Fact::TwoProcesses {
+            host: of,
+            both_for: self.time - since,
+            goes_on: holds || votes || holds_there,
+            bound: 20 * self.settings.round_trip(),
+        };
+        self.count("namesakes_judged");
+        self.see(&fact);
+    }
+
+    /// A process has learnt of another one of its name: its voter has forgotten all.
+    pub(crate) fn see_twin(&mut self, host: HostAt, events: &[Event]) {
+        if events.contains(&Event::TwinGone) {
+            self.note_host(host);
+        }
+        if !events.contains(&Event::TwinFound) {
+            return;
+        }
+        self.count("twins_found");
+        self.note_host(host);
+        let now = self.hosts[host].clock.now(self.time);
+        let skew = self.roster_of(host).timing().max_clock_skew;
+        let Some(process) = self.hosts[host].process.as_mut() else {
+            return;
+        };
+        process.believed = Epoch::limit(now, skew).get();
+        process.voted.clear();
+        process.slots = 0;
+        if process.node.voter().is_some() {
+            self.see(&Fact::Forgot { voter: host });
+        }
+    }
+
+    /// In the calm: every process asks every voter for its opinion until all know where each is.
+    pub(crate) fn find_each_other(&mut self) {
+        if !self.settings.has_namesakes && !self.coverage.contains_key("mappings") {
+            return;
+        }
+        for _ in 0..8 {
+            for host in 0..self.hosts.len() {
+                self.at_node(host, |node, now| node.check_voters(now));
+            }
+            let pause = 300 * MILLISECOND;
+            self.run_until(self.time + pause, |_| false);
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! The lives of one node, as this node has heard them: which is the highest, which are over, and
+//! whether two of them are two processes that both live (rules 25 and 26).
+//!
+//! One socket has one process. So a life is over once a higher one speaks from the address that it
+//! was heard from itself. One that speaks from elsewhere proves nothing: the older may live on, and
+//! what it holds runs out by the clock. Then both are asked the same question. A process has one
+//! life at a time, and numbers rise; so if both lives answer a question that was asked after both
+//! had been heard, there are two processes. A late datagram of a process that is no more cannot do
+//! that.
+
+use std::net::SocketAddr;
+
+use crate::proto::id::Incarnation;
+use crate::proto::roster::Timing;
+use crate::proto::time::Instant;
+
+/// How many earlier lives are remembered that may not be over. What others hold runs out.
+const EARLIER_MAX: usize = 4;
+/// How often in its `max_ttl` two processes are asked whether both still live.
+pub(super) const ASKED_AGAIN: u32 = 16;
+/// After so many questions in vain to the highest life, a lower one that speaks is told of it.
+const IN_VAIN: u32 = 3;
+/// How many questions are asked in vain before only a word of the lower life asks again.
+const TRIES_MAX: u32 = 8;
+
+/// The lives of one node.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lives {
+    highest: Option<Life>,
+    /// Others that were heard and may not be over.
+    earlier: Vec<Life>,
+    rivals: Option<Box<Rivals>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Life {
+    number: Incarnation,
+    at: SocketAddr,
+    /// It was heard from another address, too: no address proves that it is over.
+    has_moved: bool,
+}
+
+/// Two lives at two addresses, of which it is not known whether they are two processes.
+#[derive(Clone, Debug)]
+struct Rivals {
+    /// The lower of them; the other is the highest of all.
+    lower: (Incarnation, SocketAddr),
+    nonce: u64,
+    asked_at: Option<Instant>,
+    /// How often both were asked since they last answered both.
+    tries: u32,
+    highest_answered: bool,
+    lower_answered: bool,
+}
+
+/// What hearing a node in one of its lives amounts to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Hearing {
+    pub(crate) heard: Heard,
+    /// Lives that are proven to be over.
+    pub(crate) over: Vec<Incarnation>,
+    /// What two of its lives are to be asked.
+    pub(crate) asks: Option<Asks>,
+}
+
+/// In which life a node was heard.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Heard {
+    /// In the highest that is known.
+    Again,
+    /// In a higher one, or for the first time.
+    NewLife,
+    /// In a lower one, which is to be told so or not yet.
+    Outdated { seen: Incarnation, is_told: bool },
+    /// There is no room to remember it.
+    TooMany,
+}
+
+/// A question to both of two lives.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Asks {
+    pub(crate) nonce: u64,
+    pub(crate) at: [SocketAddr; 2],
+}
+
+/// Two processes of one name: in which life each is, and where.
+pub(crate) type Two = [(Incarnation, SocketAddr); 2];
+
+impl Lives {
+    /// The highest life that was heard.
+    pub(super) fn highest(&self) -> Option<Incarnation> {
+        self.highest.map(|life| life.number)
+    }
+
+    /// The node was heard in this life from this address. `nonce` was never used.
+    pub(super) fn hear(
+        &mut self,
+        now: Instant,
+        (number, at): (Incarnation, SocketAddr),
+        nonce: u64,
+        timing: &Timing,
+    ) -> Hearing {
+        let has_moved = false;
+        let new = Life {
+            number,
+            at,
+            has_moved,
+        };
+        let heard = match &mut self.highest {
+            Some(highest) if number < highest.number => {
+                let (seen, home) = (highest.number, highest.at);
+                self.note_lower(number, at, home, nonce);
+                let is_told = self.tells(at, home);
+                Heard::Outdated { seen, is_told }
+            }
+            Some(highest) if number == highest.number => {
+                highest.has_moved |= highest.at != at;
+                highest.at = at;
+                Heard::Again
+            }
+            _ => {
+                self.begin(new, nonce);
+                Heard::NewLife
+            }
+        };
+        let over = match heard {
+            Heard::Outdated { .. } => Vec::new(),
+            _ => self.end_earlier(at),
+        };
+        let is_lower = matches!(heard, Heard::Outdated { .. });
+        let asks = self.ask(now, is_lower, timing);
+        Hearing { heard, over, asks }
+    }
+
+    /// A higher life than any before.
+    fn begin(&mut self, new: Life, nonce: u64) {
+        let Some(before) = self.highest.replace(new) else {
+            return;
+        };
+        if self.earlier.len() == EARLIER_MAX {
+            self.earlier.remove(0);
+        }
+        self.earlier.push(before);
+        let lower = match &self.rivals {
+            _ if before.at != new.at => Some((before.number, before.at)),
+            Some(rivals) if rivals.lower.1 != new.at => Some(rivals.lower),
+            _ => None,
+        };
+        self.rivals = lower.map(|lower| Box::new(Rivals::new(lower, nonce)));
+    }
+
+    /// A lower life speaks from this address, and the highest was last heard from `home`.
+    fn note_lower(&mut self, number: Incarnation, at: SocketAddr, home: SocketAddr, nonce: u64) {
+        if at == home {
+            return;
+        }
+        let asked_at = self.rivals.as_ref().and_then(|rivals| rivals.asked_at);
+        match &mut self.rivals {
+            Some(rivals) if rivals.lower.0 == number => rivals.lower.1 = at,
+            rivals => {
+                let mut new = Rivals::new((number, at), nonce);
+                // A third one makes no question come sooner.
+                new.asked_at = asked_at;
+                *rivals = Some(Box::new(new));
+            }
+        }
+    }
+
+    /// Whether a lower life is told that there was a higher one: not if that one may live elsewhere.
+    fn tells(&self, at: SocketAddr, home: SocketAddr) -> bool {
+        let is_silent = |it: &Rivals| it.tries >= IN_VAIN && !it.highest_answered;
+        at == home || self.rivals.as_deref().is_none_or(is_silent)
+    }
+
+    /// The highest life speaks from this address: those that spoke from there before are over.
+    fn end_earlier(&mut self, at: SocketAddr) -> Vec<Incarnation> {
+        let is_over = |life: &Life| life.at == at && !life.has_moved || mistaken!(AnyPlaceProves);
+        let over: Vec<Incarnation> = match self.earlier.is_empty() {
+            true => return Vec::new(),
+            false => self.earlier.iter().filter(|life| is_over(life)),
+        }
+        .map(|life| life.number)
+        .collect();
+        self.earlier.retain(|life| !is_over(life));
+        if self.rivals.as_ref().is_some_and(|it| it.lower.1 == at) {
+            self.rivals = None;
+        }
+        over
+    }
+
+    /// Asks both of two lives, if it is time to.
+    fn ask(&mut self, now: Instant, is_lower: bool, timing: &Timing) -> Option<Asks> {
+        let (highest, rivals) = (self.highest?, self.rivals.as_deref_mut()?);
+        let most = timing.max_ttl / ASKED_AGAIN;
+        let pause = match rivals.tries {
+            // Both have answered, or nobody does.
+            0 | TRIES_MAX.. => most,
+            tries => (timing.round_trip * (1 << tries)).min(most),
+        };
+        let is_due = rivals.asked_at.is_none_or(|at| now >= at.after(pause));
+        if !is_due || rivals.tries >= TRIES_MAX && !is_lower {
+            return None;
+        }
+        rivals.asked_at = Some(now);
+        rivals.tries = (rivals.tries + 1).min(TRIES_MAX);
+        Some(Asks {
+            nonce: rivals.nonce,
+            at: [highest.at, rivals.lower.1],
+        })
+    }
+
+    /// A life has answered a question, from this address. Returns both if both have.
+    pub(super) fn answer(
+        &mut self,
+        (number, at): (Incarnation, SocketAddr),
+        nonce: u64,
+        next_nonce: u64,
+    ) -> Option<Two> {
+        let (highest, rivals) = (self.highest?, self.rivals.as_deref_mut()?);
+        if nonce != rivals.nonce {
+            return None;
+        }
+        if number == highest.number {
+            rivals.highest_answered = true;
+        } else if number == rivals.lower.0 {
+            rivals.lower.1 = at;
+            rivals.lower_answered = true;
+        }
+        if !rivals.highest_answered || !rivals.lower_answered {
+            return None;
+        }
+        let asked_at = rivals.asked_at;
+        *rivals = Rivals::new(rivals.lower, next_nonce);
+        rivals.asked_at = asked_at;
+        Some([(highest.number, highest.at), rivals.lower])
+    }
+}
+
+impl Rivals {
+    fn new(lower: (Incarnation, SocketAddr), nonce: u64) -> Self {
+        Self {
+            lower,
+            nonce,
+            asked_at: None,
+            tries: 0,
+            highest_answered: false,
+            lower_answered: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn addr(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    fn at(ms: u64) -> Instant {
+        Instant::ZERO.after(Duration::from_millis(ms))
+    }
+
+    fn life(number: u64) -> Incarnation {
+        Incarnation::new(number)
+    }
+
+    fn hear(lives: &mut Lives, ms: u64, number: u64, port: u16) -> Hearing {
+        let from = (life(number), addr(port));
+        lives.hear(at(ms), from, ms + 1_000, &Timing::lan())
+    }
+
+    fn over(word: &Hearing) -> Vec<u64> {
+        word.over.iter().map(|life| life.get()).collect()
+    }
+
+    #[test]
+    fn higher_life_ends_the_one_at_its_own_address() {
+        let mut lives = Lives::default();
+        assert_eq!(hear(&mut lives, 0, 5, 1).heard, Heard::NewLife);
+        let word = hear(&mut lives, 1, 6, 1);
+        assert_eq!((word.heard, over(&word)), (Heard::NewLife, vec![5]));
+        assert_eq!(word.asks, None);
+    }
+
+    #[test]
+    fn higher_life_from_elsewhere_ends_nothing() {
+        let mut lives = Lives::default();
+        hear(&mut lives, 0, 5, 1);
+        assert!(over(&hear(&mut lives, 1, 6, 2)).is_empty());
+        assert_eq!(over(&hear(&mut lives, 2, 7, 2)), [6], "not 5");
+        assert_eq!(over(&hear(&mut lives, 3, 8, 1)), [5], "not 7");
+    }
+
+    #[test]
+    fn life_that_moved_is_not_ended_by_an_address() {
+        let mut lives = Lives::default();
+        hear(&mut lives, 0, 5, 1);
+        assert_eq!(hear(&mut lives, 1, 5, 2).heard, Heard::Again);
+        for port in [1, 2] {
+            let mut lives = lives.clone();
+            assert!(over(&hear(&mut lives, 2, 6, port)).is_empty());
+        }
+    }
+
+    #[test]
+    fn both_lives_are_asked_and_both_must_answer() {
+        let mut lives = Lives::default();
+        hear(&mut lives, 0, 5, 1);
+        let asks = hear(&mut lives, 1, 6, 2).asks.unwrap();
+        assert_eq!(asks.at, [addr(2), addr(1)]);
+        let mut answer = |number, port| {
+            let from = (life(number), addr(port));
+            lives.answer(from, asks.nonce, 7)
+        };
+        assert_eq!(answer(6, 2), None);
+        assert_eq!(answer(6, 2), None, "doubled");
+        assert_eq!(answer(4, 3), None, "a third one");
+        let two = [(life(6), addr(2)), (life(5), addr(1))];
+        assert_eq!(answer(5, 1), Some(two));
+        assert_eq!(answer(5, 1), None, "an old question");
+    }
+
+    #[test]
+    fn dead_earlier_life_is_asked_some_times_and_never_again() {
+        let mut lives = Lives::default();
+        hear(&mut lives, 0, 5, 1);
+        let asked = (1..200_000).step_by(5);
+        let asked = asked.filter(|ms| hear(&mut lives, *ms, 6, 2).asks.is_some());
+        assert_eq!(asked.count(), TRIES_MAX as usize);
+        // A late word of it asks anew, and nothing else comes of it.
+        let word = hear(&mut lives, 300_000, 5, 1);
+        assert!(word.asks.is_some());
+        assert!(matches!(word.heard, Heard::Outdated { .. }));
+    }
+
+    #[test]
+    fn two_that_live_are_asked_again_some_times_in_max_ttl() {
+        let mut lives = Lives::default();
+        hear(&mut lives, 0, 5, 1);
+        let mut told = 0;
+        for ms in (1..60_000).step_by(5) {
+            for (number, port) in [(6, 2), (5, 1)] {
+                if let Some(asks) = hear(&mut lives, ms, number, port).asks {
+                    lives.answer((life(6), addr(2)), asks.nonce, ms);
+                    let two = lives.answer((life(5), addr(1)), asks.nonce, ms);
+                    told += u32::from(two.is_some());
+                }
+            }
+        }
+        assert_eq!(told, ASKED_AGAIN);
+    }
+
+    #[test]
+    fn lower_life_is_told_at_once_only_at_the_address_of_the_highest() {
+        let mut lives = Lives::default();
+        hear(&mut lives, 0, 6, 2);
+        let told = |word: Hearing| matches!(word.heard, Heard::Outdated { is_told: true, .. });
+        assert!(told(hear(&mut lives, 1, 5, 2)));
+        let times: Vec<u64> = (2..200)
+            .filter(|ms| told(hear(&mut lives, *ms, 5, 1)))
+            .collect();
+        assert_eq!(
+            times[0], 63,
+            "after three questions, each twice as long after"
+        );
+        let mut lives = Lives::default();
+        hear(&mut lives, 0, 6, 2);
+        for ms in 2..200 {
+            let word = hear(&mut lives, ms, 5, 1);
+            if let Some(asks) = word.asks {
+                lives.answer((life(6), addr(2)), asks.nonce, ms);
+            }
+            assert!(!told(word), "the higher one lives");
+        }
+    }
+}
