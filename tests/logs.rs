@@ -473,7 +473,7 @@ async fn wrong_secret(five: &mut Five, log: &Log, watch: &Watch) {
 /// One has another `max_ttl`.
 async fn other_max_ttl(five: &mut Five, log: &Log, watch: &Watch) {
     let timing = timing(MAX_TTL - Duration::from_secs(1));
-    let change = |it: MeshBuilder| it.timing(timing.clone()).ttl(Duration::from_secs(1));
+    let change = |it: MeshBuilder| it.timing(timing).ttl(Duration::from_secs(1));
     let other = |node: &str| {
         [
             format!(

@@ -17,7 +17,8 @@ fn status(peer: &Node, name: &str) -> (Value, Option<i32>) {
         &peer.addr(),
     ]);
     let output = command.env("LOCKMESH_KEY", KEY).output().unwrap();
-    let seen: Value = serde_json::from_str(&stdout(&output)).expect(&stderr(&output));
+    let seen: Value =
+        serde_json::from_str(&stdout(&output)).unwrap_or_else(|_| panic!("{}", stderr(&output)));
     let nodes = seen["nodes"].as_array().unwrap();
     let node = nodes.iter().find(|node| node["node"] == name);
     (node.unwrap()["wall_clock"].clone(), output.status.code())
