@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 
 use lockmesh::node::NodeConfig;
-use lockmesh::proto::epoch::Epoch;
 use lockmesh::proto::event::Ticket;
 use lockmesh::proto::id::Incarnation;
 use lockmesh::proto::voter::Start;
@@ -337,12 +336,7 @@ impl World {
         let listens = self.trace.keeps_lines() && self.settings.algorithm == Algorithm::Lockmesh;
         let ear = listens.then(|| self.ear());
         let roster = self.roster_of(host).clone();
-        // One that had other settings may have voted for what it does not believe now.
-        let skew = match self.hosts[host].has_changed {
-            true => self.settings.largest_skew(),
-            false => roster.timing().max_clock_skew,
-        };
-        let believed_by_most = self.believed_by_most();
+        let (believed, believed_by_most) = (self.believed_by(host), self.believed_by_most());
         let machine = &mut self.hosts[host];
         let now = machine.clock.now(self.time);
         let life = machine.lives[machine.lives.len() - 1];
@@ -367,7 +361,7 @@ impl World {
             requests: Default::default(),
             voted: Default::default(),
             slots: 0,
-            believed: Epoch::limit(now, skew).get(),
+            believed,
             believed_by_most,
             started_at: self.time,
             incarnation: None,

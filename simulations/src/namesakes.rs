@@ -434,12 +434,12 @@ impl World {
         }
         self.count("twins_found");
         self.note_host(host);
-        let now = self.hosts[host].clock.now(self.time);
-        let skew = self.roster_of(host).timing().max_clock_skew;
+        let (believed, believed_by_most) = (self.believed_by(host), self.believed_by_most());
         let Some(process) = self.hosts[host].process.as_mut() else {
             return;
         };
-        process.believed = Epoch::limit(now, skew).get();
+        process.believed = believed;
+        process.believed_by_most = believed_by_most;
         process.voted.clear();
         process.slots = 0;
         if process.node.voter().is_some() {

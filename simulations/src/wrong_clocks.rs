@@ -108,6 +108,16 @@ impl World {
         }
     }
 
+    /// The highest epoch that the clock of a host believes in now.
+    pub(crate) fn believed_by(&self, host: HostAt) -> u64 {
+        // One that had other settings may have voted for what it does not believe now.
+        let skew = match self.hosts[host].has_changed {
+            true => self.settings.largest_skew(),
+            false => self.roster_of(host).timing().max_clock_skew,
+        };
+        Epoch::limit(self.hosts[host].clock.now(self.time), skew).get()
+    }
+
     /// The highest epoch that a majority of the members' clocks believes in now.
     pub(crate) fn believed_by_most(&self) -> u64 {
         let members = &self.hosts[..self.settings.members];

@@ -418,7 +418,8 @@ impl LocalMesh {
     }
 
     /// Starts node `i` again under its id, with another life, at the address that it had if that is
-    /// free; where it still runs it crashes first. [`node`](LocalMesh::node) is the new life from then on.
+    /// free. If it still runs, it crashes first. [`node`](LocalMesh::node) is the new life from
+    /// then on.
     ///
     /// Nodes keep their memory nowhere but in memory, so it has lost it: its voter abstains for
     /// the longest lease. It has not found the others when this returns; see

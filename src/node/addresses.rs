@@ -8,11 +8,12 @@
 //! 2. the one that it was last heard from;
 //! 3. the advertised one.
 //!
-//! Once [`FEW`] datagrams were not answered, for [`PATIENCE`] round trips at least, each further one
-//! goes to one of the other addresses too, to each in turn. Whichever the peer is then heard from is
-//! the one that it was last heard from. So a peer behind a NAT whose mapping has died is found
-//! where it says that it is, and a peer that is reached on IPv4 and on IPv6 is reached if one of the
-//! two works. It costs one more datagram for each that is sent to a peer which does not answer.
+//! If [`FEW`] datagrams were not answered, for [`PATIENCE`] round trips at least, each further one
+//! goes to one of the other addresses too, to each in turn. The one that the peer is then heard
+//! from becomes the one that it was last heard from. So a peer behind a NAT whose mapping has died
+//! is found at the address that it advertises, and a peer that is reached on IPv4 and on IPv6 is
+//! reached if one of the two works. It costs one more datagram for each that is sent to a peer that
+//! does not answer.
 
 use std::net::SocketAddr;
 

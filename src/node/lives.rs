@@ -166,7 +166,8 @@ impl Lives {
         }
     }
 
-    /// Whether a lower life is told that there was a higher one: not if that one may live elsewhere.
+    /// True if a lower life is told that there was a higher one: not if that one may live
+    /// elsewhere.
     fn tells(&self, at: SocketAddr, home: SocketAddr) -> bool {
         let is_silent = |it: &Rivals| it.tries >= IN_VAIN && !it.highest_answered;
         at == home || self.rivals.as_deref().is_none_or(is_silent)

@@ -40,7 +40,7 @@ use crate::proto::clocks::Clocks;
 use crate::proto::epoch::Epoch;
 use crate::proto::event::{Effects, Event, Ticket};
 use crate::proto::id::{ClaimId, Incarnation, Key, NodeId};
-use crate::proto::message::{Challenge, Claim, Memory, Message, Recall, Refuse, RefuseReason};
+use crate::proto::message::{Claim, Memory, Message, Recall, Refuse, RefuseReason};
 use crate::proto::rng::Jitter;
 use crate::proto::roster::Roster;
 use crate::proto::time::{Instant, Now, earliest};
@@ -531,10 +531,7 @@ impl Node {
             }
             Message::VoterQuery(query) => self.take_voter_query(now, head, &query),
             Message::VoterReply(reply) => self.take_voter_reply(now, from, reply),
-            Message::Challenge(Challenge { nonce }) => {
-                let alive = Message::Alive(Challenge { nonce });
-                self.effects.send(from, alive);
-            }
+            Message::Challenge(it) => self.effects.send(from, Message::Alive(it)),
             // It counts from where it came, and was taken there.
             Message::Alive(_) => {}
             Message::Namesake(word) => self.take_namesake(now, &word),
