@@ -168,6 +168,8 @@ pub enum Mutant {
     FirstClockTrusted,
     /// A voter that has lost its memory takes its floors from its own wall clock alone.
     FloorByOwnClock,
+    /// A voter that knows no other clock comes back by its own.
+    AloneByOwnClock,
     /// A later life ends the claims of earlier ones wherever it speaks from.
     AnyPlaceProves,
     /// A process that learns of another one of its name goes on.
@@ -179,7 +181,7 @@ pub enum Mutant {
 #[cfg(feature = "mutants")]
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 81] = [
+    pub const ALL: [Self; 82] = [
         Self::CountTheLiving,
         Self::NoQuarantine,
         Self::ShortQuarantine,
@@ -258,6 +260,7 @@ impl Mutant {
         Self::OutdatedUntold,
         Self::FirstClockTrusted,
         Self::FloorByOwnClock,
+        Self::AloneByOwnClock,
         Self::AnyPlaceProves,
         Self::TwinGoesOn,
         Self::HeardIsKept,

@@ -522,6 +522,33 @@ async fn wrong_wall_clock(five: &mut Five, log: &Log, watch: &Watch) {
     misconfigured(five, log, watch, change, [wrong, Expected::default()]).await;
 }
 
+/// Another process starts under the name of one.
+async fn twin(five: &Five, log: &Log, watch: &Watch) {
+    let [begun, over] = [
+        "ERROR [twin ADDR] another process runs under this node's name: it is at ADDR, this one at \
+         ADDR; neither holds locks or votes; stop one of the two, or give it a name of its own",
+        "INFO [twin ADDR] no other process of this node's name is heard; this one goes on, after \
+         _ s",
+    ]
+    .map(str::to_owned);
+    let twin = five.builder("n4").start().await.unwrap();
+    let mut found = Expected::default()
+        .says("n4", recovers(Level::INFO).into_iter().take(1))
+        .says("n4", [started(), begun]);
+    for n in 0..4 {
+        found = found.says(&name(n), [quarantined("n4")[0].clone()]);
+    }
+    log.expect("two processes of one name", watch, found).await;
+    twin.shutdown().await;
+    let mut gone = Expected::default()
+        .says("n4", recovers(Level::INFO).into_iter().skip(1))
+        .says("n4", [over]);
+    for n in 0..4 {
+        gone = gone.says(&name(n), [quarantined("n4")[1].clone()]);
+    }
+    log.expect("one of them is gone", watch, gone).await;
+}
+
 fn timing(max_ttl: Duration) -> Timing {
     let lan = Timing::lan();
     Timing {
@@ -584,6 +611,7 @@ async fn five_nodes_log_each_cause_once_and_its_end() {
     other_max_ttl(&mut five, &log, &watch).await;
     wrong_wall_clock(&mut five, &log, &watch).await;
     unresolved_seed(&five, &log, &watch).await;
+    twin(&five, &log, &watch).await;
     for node in &five.nodes {
         node.shutdown().await;
     }

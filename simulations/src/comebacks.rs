@@ -327,9 +327,15 @@ impl World {
                 self.pass(hold / 4);
                 continue;
             };
-            let is_done = self.is_held(request) || self.time > begun + bound;
+            // It was granted, for so short that it could not be renewed in time: a slow link.
+            let was_held = matches!(
+                self.probed.get(&request),
+                Some(Status::Over { how: End::Lost, .. })
+            );
+            let is_served = self.is_held(request) || was_held;
+            let is_done = is_served || self.time > begun + bound;
             if is_done || !self.laws.violations.is_empty() {
-                let took = self.is_held(request).then(|| self.time - begun);
+                let took = is_served.then(|| self.time - begun);
                 let what = Handover::Churn;
                 self.see(&Fact::Handed { what, took, bound });
                 break;

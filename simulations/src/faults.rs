@@ -5,7 +5,7 @@ use crate::invariants::Host;
 use crate::namesakes;
 use crate::rng::Rng;
 use crate::settings::{MILLISECOND, Pace, Settings};
-use crate::wrong_clocks::draw_leaps;
+use crate::wrong_clocks;
 
 /// Whom a fault befalls.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -172,7 +172,8 @@ pub(crate) fn draw(settings: &Settings) -> Vec<Fault> {
     faults.extend(draw_shutdowns(settings));
     draw_changes(settings, &mut faults);
     faults.extend(draw_more(settings));
-    faults.extend(draw_leaps(settings));
+    faults.extend(wrong_clocks::draw_leaps(settings));
+    faults.extend(wrong_clocks::draw_lonely(settings));
     namesakes::draw(settings, &mut faults);
     namesakes::draw_mappings(settings, &mut faults);
     faults.sort_by_key(|fault| fault.at);

@@ -70,9 +70,11 @@ pub(crate) fn draw(settings: &Settings, faults: &mut Vec<Fault>) {
             true => max_ttl * 9 / 10,
             false => max_ttl * 4,
         };
+        let on = rng.below(hosts) as HostAt;
         let trouble = Trouble::Namesake {
             host,
-            on: rng.below(hosts) as HostAt,
+            // A voter's right clock stays so: there are no more wrong ones than the world says.
+            on: if settings.is_wrong(on) { host } else { on },
             span: rng.spread(max_ttl / 4, longest),
         };
         let at = rng.between(max_ttl / 4, settings.fault_span);

@@ -131,6 +131,14 @@ impl OtherSet {
 }
 
 impl Settings {
+    /// Returns `true` if the wall clock of this host is wrong for the whole run.
+    pub(crate) fn is_wrong(&self, host: usize) -> bool {
+        self.wrong_clocks
+            .iter()
+            .flatten()
+            .any(|wrong| *wrong == host)
+    }
+
     /// Draws a world, with this many members where the number is given.
     pub(crate) fn draw(seed: u64, members: Option<usize>) -> Self {
         let mut rng = Rng::stream(seed, "settings");

@@ -6,10 +6,10 @@ use lockmesh::proto::epoch::Epoch;
 use lockmesh::proto::roster::majority;
 use lockmesh::proto::time::Now;
 
-use crate::faults::{Fault, Trouble};
+use crate::faults::{Cut, Fault, Target, Trouble};
 use crate::invariants::Host as HostAt;
 use crate::rng::Rng;
-use crate::settings::{MILLISECOND, Pace, Settings};
+use crate::settings::{MILLISECOND, Pace, SECOND, Settings};
 use crate::world::{Happening, World};
 
 /// How far a wrong wall clock is off at the most, in milliseconds.
@@ -49,6 +49,36 @@ pub(crate) fn draw_leaps(settings: &Settings) -> Vec<Fault> {
     leaps.collect()
 }
 
+/// In some worlds a voter whose clock is far ahead comes back while it hears nobody. It must not
+/// come back by its own clock: once it hears the others again they could not do without it.
+pub(crate) fn draw_lonely(settings: &Settings) -> Vec<Fault> {
+    let mut rng = Rng::stream(settings.seed, "lonely");
+    let span = settings.max_ttl() * 5 / 4 + 2 * SECOND;
+    let start = settings.max_ttl() / 4;
+    let wrong = settings.wrong_clocks.iter().flatten();
+    let voter = wrong.copied().find(|host| *host < settings.members);
+    let Some(host) = voter.filter(|_| rng.chance(400_000) && start + span < settings.fault_span)
+    else {
+        return Vec::new();
+    };
+    let at = rng.between(start, settings.fault_span - span);
+    let alone = (0..settings.hosts()).map(|other| u8::from(other == host));
+    let cut = Cut::Split(alone.collect());
+    let by_ms = rng.between(WRONG_MAX_MS / 4, WRONG_MAX_MS) as i64;
+    let troubles = [
+        Trouble::Cut { cut, span },
+        Trouble::WallJump { host, by_ms },
+        Trouble::Crash {
+            target: Target::Host(host),
+            down: MILLISECOND,
+            says_new: false,
+            moves: false,
+        },
+    ];
+    let faults = troubles.into_iter().zip(at..);
+    faults.map(|(trouble, at)| Fault { at, trouble }).collect()
+}
+
 /// By how much a wrong clock is off, or leaps.
 pub(crate) fn draw_wrong(rng: &mut Rng, settings: &Settings) -> i64 {
     let skew = settings.timing.max_clock_skew.as_millis() as u64;
@@ -63,8 +93,7 @@ impl World {
     }
 
     pub(crate) fn is_wrong(&self, host: HostAt) -> bool {
-        let wrong = self.settings.wrong_clocks.iter().flatten();
-        wrong.into_iter().any(|other| *other == host)
+        self.settings.is_wrong(host)
     }
 
     /// A wall clock leaps. Where most are to be right it stays near the true time, unless it is one

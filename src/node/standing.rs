@@ -167,6 +167,11 @@ impl Standings {
         true
     }
 
+    /// Returns `true` if the voters were ever asked.
+    pub(super) fn are_asked(&self) -> bool {
+        !self.asked.is_empty()
+    }
+
     /// Something has happened to a voter, or it said something that does not fit: it is asked at
     /// the next opportunity.
     pub(super) fn hurry(&mut self, voter: &NodeId) {

@@ -23,8 +23,11 @@ impl Node {
     /// A voter without memory comes back with floors by the high time.
     pub(super) fn tell_voter_of_clocks(&mut self, now: Now) {
         let own = self.shown(now);
+        let quorum = self.roster.majority();
+        let are_few = self.standings.are_asked() && self.clocks.are_fewer_than(quorum);
+        let is_unclear = are_few || self.clocks.are_disputed(own);
         if let Some(voter) = &mut self.voter {
-            voter.handle_clocks(self.clocks.high(own), self.clocks.are_disputed(own));
+            voter.handle_clocks(self.clocks.high(own), is_unclear);
         }
     }
 

@@ -185,6 +185,13 @@ impl Clocks {
         self.readings.len()
     }
 
+    /// Returns `true` if fewer clocks are known than this, with the own one if this node is a
+    /// member.
+    #[must_use]
+    pub fn are_fewer_than(&self, quorum: usize) -> bool {
+        self.readings.len() + usize::from(self.is_member) < quorum && !mistaken!(AloneByOwnClock)
+    }
+
     fn majority(&self) -> usize {
         majority(self.members)
     }
@@ -210,8 +217,7 @@ impl Clocks {
 
     /// A span of the own monotonic clock in milliseconds of another: at least and at most.
     fn spans(&self, span: Duration) -> (u64, u64) {
-        let ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-        let drift = ms / 1_000 * self.drift_ppm / 1_000 + 1;
+        let (ms, drift) = with_drift(span, self.drift_ppm);
         (ms.saturating_sub(drift), ms.saturating_add(drift + 1))
     }
 
@@ -243,6 +249,14 @@ impl Clocks {
             high_least_ms: nth(&highs, needed - 1).unwrap_or(0),
         })
     }
+}
+
+/// A span of one monotonic clock, and by how much more or less another may show, in milliseconds.
+pub(super) fn with_drift(span: Duration, drift_ppm: u64) -> (u64, u64) {
+    let ms = span.as_millis();
+    let drift = ms * u128::from(drift_ppm) / 1_000_000 + 1;
+    let [ms, drift] = [ms, drift].map(|it| u64::try_from(it).unwrap_or(u64::MAX / 2));
+    (ms, drift)
 }
 
 #[cfg(test)]
@@ -356,7 +370,8 @@ mod tests {
         clocks.hear(at(300, 0), &node(0), at(100, 0).mono, at(200, 0).wall_ms);
         assert!((-106..=-100).contains(&corrected(&clocks, 300, -HOUR)));
         assert!((100..=106).contains(&corrected(&clocks, 300, HOUR)));
-        // 5,000 ppm of a thousand seconds.
+        // 5,000 ppm of less than a second, and of a thousand.
+        assert!((104..=110).contains(&corrected(&clocks, 1_000, HOUR)));
         let later = 1_000_300;
         assert!((-5_110..=-5_100).contains(&corrected(&clocks, later, -HOUR)));
         assert!((5_100..=5_110).contains(&corrected(&clocks, later, HOUR)));

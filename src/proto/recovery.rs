@@ -7,7 +7,8 @@
 //! right clock than `max_clock_skew`, some right clock has not passed the high time
 //! ([`Clocks`](super::clocks::Clocks)), and right clocks differ by no more than `max_clock_skew`.
 //! Wrong ones that are a minority change nothing in that. A voter that knows too few clocks takes
-//! its own at the start.
+//! its own at the start, but not while it knows fewer than a quorum has: its floor might shut out
+//! everybody until time catches up, and without the others it is of no use.
 //!
 //! It may have had other settings then. So it asks all that it knows of for theirs, and waits for
 //! the longest votes that any of them tells. And it does not vote while a voter of another voter
@@ -21,6 +22,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::clocks::with_drift;
 use super::epoch::Epoch;
 use super::event::{Effects, Event};
 use super::id::NodeId;
@@ -66,8 +68,8 @@ pub(crate) struct Recovery {
     other_heard: Option<(Now, Duration)>,
     /// The high time when it was last told, where it is known.
     high: Option<Now>,
-    /// The clocks that are known differ by more than the skew, and nobody can tell which are right.
-    is_disputed: bool,
+    /// The clocks that are known do not tell a time by which this voter may come back.
+    is_unclear: bool,
     drift_ppm: u64,
     others: Vec<NodeId>,
     /// The nodes that gossip knows. Those of them that do not vote may still remember an earlier
@@ -80,9 +82,15 @@ pub(crate) struct Recovery {
     round_trip: Duration,
     asked: u32,
     next_ask: Instant,
-    answers: BTreeMap<NodeId, Epoch>,
-    /// An answer was further ahead than the own wall clock lets it believe.
-    is_cut: bool,
+    answers: BTreeMap<NodeId, Answer>,
+}
+
+/// The highest epoch that another voter knows.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+struct Answer {
+    highest: Epoch,
+    /// The highest that the own wall clock lets this voter believe, if the high time is unknown.
+    limit: Epoch,
 }
 
 /// How it ended.
@@ -116,7 +124,7 @@ impl Recovery {
             may_have_voted: true,
             other_heard: None,
             high: None,
-            is_disputed: false,
+            is_unclear: false,
             drift_ppm: u64::from(timing.max_drift_ppm),
             others: roster
                 .members()
@@ -135,11 +143,28 @@ impl Recovery {
             asked: 0,
             next_ask: now.mono,
             answers: BTreeMap::new(),
-            is_cut: false,
         };
         if start == Start::Amnesia {
             recovery.go_into_quarantine(out);
         }
+        recovery
+    }
+
+    /// It has to forget again: it waits anew, and keeps what it was told of other settings.
+    pub(crate) fn restart(self, now: Now, nonce: u64, out: &mut Effects) -> Self {
+        // Without the others' clocks the floor goes by the own one, which may have been set back.
+        let wall_ms = now.wall_ms.max(self.started.wall_ms);
+        let mut recovery = Self {
+            nonce,
+            started: Now { wall_ms, ..now },
+            may_have_voted: true,
+            asked: 0,
+            next_ask: now.mono,
+            // Those of now are told.
+            high: None,
+            ..self
+        };
+        recovery.go_into_quarantine(out);
         recovery
     }
 
@@ -219,9 +244,9 @@ impl Recovery {
         }
     }
 
-    pub(crate) fn handle_clocks(&mut self, high: Option<Now>, is_disputed: bool) {
+    pub(crate) fn handle_clocks(&mut self, high: Option<Now>, is_unclear: bool) {
         self.high = high;
-        self.is_disputed = is_disputed && !mistaken!(FloorByOwnClock);
+        self.is_unclear = is_unclear && !mistaken!(FloorByOwnClock);
     }
 
     pub(crate) fn handle_view(&mut self, view: &View) {
@@ -256,29 +281,35 @@ impl Recovery {
         }
         match self.phase {
             Phase::New if msg.knew && !mistaken!(NewIsBelieved) => self.go_into_quarantine(out),
-            Phase::New => self.answer(from, Epoch::ZERO),
+            Phase::New => self.answer(from, Answer::default()),
             Phase::Recall { .. } if msg.votes => {
-                let limit = Epoch::limit(self.high.unwrap_or(now), self.skew);
-                self.is_cut |= msg.highest > limit && !mistaken!(CutInSilence);
-                self.answer(from, msg.highest.min(limit));
+                let (highest, limit) = (msg.highest, Epoch::limit(now, self.skew));
+                self.answer(from, Answer { highest, limit });
             }
             Phase::Recall { .. } | Phase::Quarantine | Phase::Over => {}
         }
     }
 
-    fn answer(&mut self, from: &NodeId, highest: Epoch) {
+    fn answer(&mut self, from: &NodeId, answer: Answer) {
         if self.others.contains(from) {
             let known = self.answers.entry(from.clone()).or_default();
-            *known = highest.max(*known);
+            known.highest = answer.highest.max(known.highest);
+            known.limit = answer.limit;
         }
         self.end_if_answered();
+    }
+
+    /// The highest epoch that an answer makes it believe, by the clocks as they are known now.
+    fn limit(&self, answer: &Answer) -> Epoch {
+        let high = self.high.map(|high| Epoch::limit(high, self.skew));
+        high.unwrap_or(answer.limit)
     }
 
     /// While clocks are disputed a voter without memory does not vote: a floor by the one that is
     /// ahead would shut out everybody until time catches up, and one by the other may be too low.
     fn end_if_answered(&mut self) {
         let is_new = self.phase == Phase::New;
-        if self.answers.len() >= self.enough && (is_new || !self.is_disputed) {
+        if self.answers.len() >= self.enough && (is_new || !self.is_unclear) {
             self.may_have_voted &= !is_new;
             self.phase = Phase::Over;
         }
@@ -302,7 +333,7 @@ impl Recovery {
         }
         if let Phase::Recall { deadline } = self.phase {
             self.end_if_answered();
-            if now.mono >= deadline && self.is_disputed {
+            if now.mono >= deadline && self.is_unclear {
                 let deadline = now.mono.after(RECALL_WAIT);
                 self.phase = Phase::Recall { deadline };
             } else if now.mono >= deadline {
@@ -333,7 +364,7 @@ impl Recovery {
             _ => {
                 let pause = self.round_trip * (1 << self.asked.saturating_add(1).min(5));
                 // It may take long until somebody sets a clock right.
-                let least = if self.is_disputed { RECALL_WAIT } else { pause };
+                let least = if self.is_unclear { RECALL_WAIT } else { pause };
                 let pause = pause.max(least);
                 (Message::Recall(Recall { nonce }), pause)
             }
@@ -392,10 +423,7 @@ impl Recovery {
 
     /// No epoch that won is above this where this voter may have voted for it before it started, or
     /// in another voter set until that was last heard.
-    pub(crate) fn floor(&self) -> Epoch {
-        if !self.may_have_voted {
-            return Epoch::ZERO;
-        }
+    fn floor(&self) -> Epoch {
         let high = self.high.filter(|_| !mistaken!(FloorByOwnClock));
         let limit = |at: Now, skew: Duration| match high {
             Some(high) => Epoch::limit(self.back_at(high, at), skew),
@@ -410,11 +438,9 @@ impl Recovery {
 
     /// The high time as it was at an earlier instant, at most.
     fn back_at(&self, high: Now, at: Now) -> Now {
-        let passed = high.mono.since(at.mono).as_millis();
-        let passed = u64::try_from(passed).unwrap_or(u64::MAX);
-        let surely = passed.saturating_sub(passed / 1_000 * self.drift_ppm / 1_000 + 1);
+        let (passed, drift) = with_drift(high.mono.since(at.mono), self.drift_ppm);
         Now {
-            wall_ms: high.wall_ms.saturating_sub(surely),
+            wall_ms: high.wall_ms.saturating_sub(passed.saturating_sub(drift)),
             ..at
         }
     }
@@ -430,7 +456,10 @@ impl Recovery {
                 knows_clocks: false,
             });
         }
-        let answers = self.answers.values().copied();
+        let answers = self.answers.values();
+        let is_cut = |it: &Answer| it.highest > self.limit(it) && !mistaken!(CutInSilence);
+        let is_cut = answers.clone().any(is_cut);
+        let answers = answers.map(|it| it.highest.min(self.limit(it)));
         let highest = match mistaken!(LowestIsRecalled) {
             true => answers.min(),
             false => answers.max(),
@@ -444,7 +473,7 @@ impl Recovery {
             answers: self.answers.len(),
             knows_clocks: self.high.is_some(),
             leans_on_wall_clock: self.may_have_voted
-                && (self.decides_alone || self.is_cut || self.answers.len() < self.enough),
+                && (self.decides_alone || is_cut || self.answers.len() < self.enough),
         })
     }
 }

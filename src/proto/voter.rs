@@ -100,7 +100,19 @@ impl Voter {
         out: &mut Effects,
     ) -> Self {
         let recovery = Recovery::new(now, &me, &roster, start, nonce, out);
-        let mut voter = Self {
+        let mut voter = Self::without_memory(me, roster, limits, nonce, recovery);
+        voter.handle_timeout(now, out);
+        voter
+    }
+
+    fn without_memory(
+        me: NodeId,
+        roster: Arc<Roster>,
+        limits: Limits,
+        nonce: u64,
+        recovery: Recovery,
+    ) -> Self {
+        Self {
             me,
             roster,
             limits,
@@ -111,9 +123,7 @@ impl Voter {
             recovery: Some(recovery),
             forgot: false,
             dead: BTreeSet::new(),
-        };
-        voter.handle_timeout(now, out);
-        voter
+        }
     }
 
     /// A `Claim`: rules 1 to 5, and 8.
@@ -196,11 +206,15 @@ impl Voter {
     /// has had. No epoch that it knows of is below its floors.
     pub fn restart(&mut self, now: Now, nonce: u64, out: &mut Effects) {
         let (me, roster) = (self.me.clone(), self.roster.clone());
-        let recovering = self.recovery.as_ref().map(Recovery::floor);
-        let floor = self.highest_known().max(recovering.unwrap_or_default());
-        *self = Self::new(now, me, roster, self.limits, Start::Amnesia, nonce, out);
+        let floor = self.highest_known();
+        let recovery = match self.recovery.take() {
+            Some(recovery) => recovery.restart(now, nonce, out),
+            None => Recovery::new(now, &me, &roster, Start::Amnesia, nonce, out),
+        };
+        *self = Self::without_memory(me, roster, self.limits, nonce, recovery);
         self.floors.fill(floor);
         self.highest_floor = floor;
+        self.handle_timeout(now, out);
     }
 
     /// The highest of all floors, fences and votes that are out.
@@ -232,11 +246,11 @@ impl Voter {
         self.finish_recovery(out);
     }
 
-    /// The high time where it is known, and whether the clocks are disputed
-    /// ([`Clocks`](super::clocks::Clocks)). Counts while this voter has no memory.
-    pub fn handle_clocks(&mut self, high: Option<Now>, is_disputed: bool) {
+    /// The high time if it is known ([`Clocks`](super::clocks::Clocks)), and whether this voter
+    /// must not come back by the clocks that are known. Counts while it has no memory.
+    pub fn handle_clocks(&mut self, high: Option<Now>, is_unclear: bool) {
         if let Some(recovery) = &mut self.recovery {
-            recovery.handle_clocks(high, is_disputed);
+            recovery.handle_clocks(high, is_unclear);
         }
     }
 

@@ -161,7 +161,7 @@ fn floor_is_high_time_at_start_and_twice_the_skew() {
     booth.voter.handle_clocks(Some(high), false);
     let ended = booth.wakes(end);
     assert_eq!(ended, ["QuarantineEnded 0 leans true"]);
-    let passed = end - 310 - 1;
+    let passed = end - 316 - 1;
     let start = Now {
         wall_ms: high.wall_ms - passed,
         ..at(0)
@@ -194,6 +194,55 @@ fn quarantine_lasts_while_clocks_are_disputed() {
     booth.voter.handle_clocks(Some(at(end + 1_000)), false);
     let ended = booth.wakes(end + 1_000);
     assert_eq!(ended, ["QuarantineEnded 2 leans false"]);
+}
+
+/// Rule 28: an answer is cut by the clocks as they are known at the end, not as they were when it
+/// came.
+#[test]
+fn answers_are_cut_by_the_high_time_of_the_end() {
+    let mut booth = recalling(3, 3);
+    let ahead = Now {
+        wall_ms: WALL + 300_000,
+        ..at(QUARANTINE_MS)
+    };
+    booth.voter.handle_clocks(Some(ahead), true);
+    for other in ["v2", "v3"] {
+        booth.told(QUARANTINE_MS, other, &remembers(WALL + 290_000));
+    }
+    let high = at(QUARANTINE_MS + 10);
+    booth.voter.handle_clocks(Some(high), false);
+    let ended = booth.wakes(QUARANTINE_MS + 10);
+    assert_eq!(ended, ["QuarantineEnded 2 leans true"], "it was cut");
+    let limit = Epoch::limit(high, ms(SKEW_MS));
+    assert_eq!(booth.voter.fence(&key()), limit);
+}
+
+/// A voter that has to forget while it has no memory waits anew. What it was told of settings
+/// still counts; what its own clock showed does not, once those of the others are known.
+#[test]
+fn restart_without_memory_keeps_what_was_told_of_settings_and_no_floor() {
+    let (mut booth, _) = Booth::of(3, 3, Start::Amnesia);
+    let longer = memory(7, Epoch::ZERO, true, true);
+    let longer = Memory {
+        quarantine: ms(2 * QUARANTINE_MS),
+        ..longer
+    };
+    booth.told(10, "v2", &longer);
+    let again = Now {
+        wall_ms: WALL + 300_000,
+        ..at(1_000)
+    };
+    let said = booth.does(|v, out| v.restart(again, 70, out));
+    let until = 1_000 + 2 * QUARANTINE_MS;
+    assert_eq!(said[0], format!("QuarantineBegan {until}"));
+    booth.wakes(until);
+    let high = at(until + 1_000);
+    booth.voter.handle_clocks(Some(high), false);
+    let ended = booth.wakes(until + 1_000);
+    assert_eq!(ended, ["QuarantineEnded 0 leans true"]);
+    // One per cent of 62 s.
+    let limit = Epoch::limit(at(1_000 + 623), ms(2 * SKEW_MS));
+    assert!(booth.voter.fence(&key()) <= limit);
 }
 
 /// Those that are in quarantine themselves have nothing to say, and old answers are no answers.
