@@ -81,6 +81,7 @@ impl World {
             + 100 * settings.round_trip();
         let bound = settings.longest_quarantine()
             + 3 * SECOND
+            + self.clocks_wait()
             + 5 * lease
             + turn * (settings.habits.clients as u64 + 1);
         let end = self.time + bound;
@@ -103,7 +104,8 @@ impl World {
         let quarantine = self.settings.longest_quarantine();
         // Datagrams that were late may still come and open slots for a lease; a voter that comes
         // late out of its quarantine may be asked by such a datagram.
-        let bound = quarantine + 3 * SECOND + 3 * self.settings.longest_ttl() + late;
+        let bound =
+            quarantine + 3 * SECOND + self.clocks_wait() + 3 * self.settings.longest_ttl() + late;
         let end = self.time + bound;
         self.run_until(end, |_| false);
         for host in self.whole() {
@@ -383,6 +385,7 @@ impl World {
         };
         let timing = self.settings.timing;
         let settled = self.settings.at_most(timing.quarantine() + timing.max_ttl) + 2 * SECOND;
+        let settled = settled + self.clocks_wait();
         // It may have to claim anew, above the floor of the one that forgot.
         let bound = settled + self.settings.at_most(2 * timing.max_ttl);
         self.expect_grant(second, Handover::DeadHolder, bound);

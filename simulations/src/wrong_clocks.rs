@@ -92,6 +92,15 @@ impl World {
         self.settings.wrong_clocks.is_some()
     }
 
+    /// For so long a voter that comes back waits for clocks, if it knows those of a quorum.
+    pub(crate) fn clocks_wait(&self) -> u64 {
+        if self.has_right_clocks() {
+            3 * SECOND
+        } else {
+            0
+        }
+    }
+
     pub(crate) fn is_wrong(&self, host: HostAt) -> bool {
         self.settings.is_wrong(host)
     }

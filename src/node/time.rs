@@ -2,7 +2,7 @@
 //! What a driver hands in shows the own clock; what the rules are given shows the corrected time.
 
 use super::Node;
-use crate::proto::clocks::WallClock;
+use crate::proto::clocks::{MayReturn, WallClock};
 use crate::proto::time::Now;
 
 impl Node {
@@ -23,11 +23,13 @@ impl Node {
     /// A voter without memory comes back with floors by the high time.
     pub(super) fn tell_voter_of_clocks(&mut self, now: Now) {
         let own = self.shown(now);
-        let quorum = self.roster.majority();
-        let are_few = self.standings.are_asked() && self.clocks.are_fewer_than(quorum);
-        let is_unclear = are_few || self.clocks.are_disputed(own);
+        let may_return = match self.standings.are_asked() {
+            true => self.clocks.may_return(own, self.roster.majority()),
+            // Nobody wants to know.
+            false => MayReturn::Yes,
+        };
         if let Some(voter) = &mut self.voter {
-            voter.handle_clocks(self.clocks.high(own), is_unclear);
+            voter.handle_clocks(self.clocks.high(own), may_return);
         }
     }
 

@@ -80,6 +80,17 @@ pub enum WallClock {
     },
 }
 
+/// Whether a voter without memory may come back by the clocks that are known.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum MayReturn {
+    /// A majority of the members' clocks is known.
+    Yes,
+    /// Only those of a quorum are known: it may if that stays so.
+    Later,
+    /// It may not: a floor by these might shut out everybody until time catches up.
+    No,
+}
+
 impl Clocks {
     /// Nothing is known yet of any clock but the own.
     #[must_use]
@@ -185,11 +196,20 @@ impl Clocks {
         self.readings.len()
     }
 
-    /// Returns `true` if fewer clocks are known than this, with the own one if this node is a
-    /// member.
+    /// Returns whether a voter without memory may come back by the clocks that are known. `quorum`
+    /// is the majority of a key's voters.
     #[must_use]
-    pub fn are_fewer_than(&self, quorum: usize) -> bool {
-        self.readings.len() + usize::from(self.is_member) < quorum && !mistaken!(AloneByOwnClock)
+    pub fn may_return(&self, now: Now, quorum: usize) -> MayReturn {
+        let known = self.readings.len() + usize::from(self.is_member);
+        if self.are_disputed(now) {
+            MayReturn::No
+        } else if known >= self.majority() || mistaken!(AloneByOwnClock) {
+            MayReturn::Yes
+        } else if known >= quorum {
+            MayReturn::Later
+        } else {
+            MayReturn::No
+        }
     }
 
     fn majority(&self) -> usize {

@@ -8,7 +8,8 @@
 //! ([`Clocks`](super::clocks::Clocks)), and right clocks differ by no more than `max_clock_skew`.
 //! Wrong ones that are a minority change nothing in that. A voter that knows too few clocks takes
 //! its own at the start, but not while it knows fewer than a quorum has: its floor might shut out
-//! everybody until time catches up, and without the others it is of no use.
+//! everybody until time catches up, and without the others it is of no use. If it knows those of a
+//! quorum, it waits some seconds for more.
 //!
 //! It may have had other settings then. So it asks all that it knows of for theirs, and waits for
 //! the longest votes that any of them tells. And it does not vote while a voter of another voter
@@ -22,7 +23,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::clocks::with_drift;
+use super::clocks::{MayReturn, with_drift};
 use super::epoch::Epoch;
 use super::event::{Effects, Event};
 use super::id::NodeId;
@@ -37,6 +38,8 @@ use super::voter_set::{OtherSet, Role};
 const ASKS: u32 = 8;
 /// How long a voter waits for answers once its quarantine is over.
 const RECALL_WAIT: Duration = Duration::from_secs(1);
+/// The same for the clocks of more members than a quorum.
+const CLOCKS_WAIT: Duration = Duration::from_secs(3);
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 enum Phase {
@@ -68,8 +71,10 @@ pub(crate) struct Recovery {
     other_heard: Option<(Now, Duration)>,
     /// The high time when it was last told, where it is known.
     high: Option<Now>,
-    /// The clocks that are known do not tell a time by which this voter may come back.
-    is_unclear: bool,
+    /// By the clocks that are known.
+    may_return: MayReturn,
+    /// If that is later: then.
+    later: Option<Instant>,
     drift_ppm: u64,
     others: Vec<NodeId>,
     /// The nodes that gossip knows. Those of them that do not vote may still remember an earlier
@@ -124,7 +129,8 @@ impl Recovery {
             may_have_voted: true,
             other_heard: None,
             high: None,
-            is_unclear: false,
+            may_return: MayReturn::Yes,
+            later: None,
             drift_ppm: u64::from(timing.max_drift_ppm),
             others: roster
                 .members()
@@ -244,9 +250,20 @@ impl Recovery {
         }
     }
 
-    pub(crate) fn handle_clocks(&mut self, high: Option<Now>, is_unclear: bool) {
+    pub(crate) fn handle_clocks(&mut self, high: Option<Now>, may_return: MayReturn) {
         self.high = high;
-        self.is_unclear = is_unclear && !mistaken!(FloorByOwnClock);
+        if !mistaken!(FloorByOwnClock) {
+            self.may_return = may_return;
+        }
+    }
+
+    fn may_return(&mut self, now: Now) -> bool {
+        if self.may_return != MayReturn::Later {
+            self.later = None;
+            return self.may_return == MayReturn::Yes;
+        }
+        let later = now.mono.after(CLOCKS_WAIT);
+        now.mono >= *self.later.get_or_insert(later)
     }
 
     pub(crate) fn handle_view(&mut self, view: &View) {
@@ -281,22 +298,22 @@ impl Recovery {
         }
         match self.phase {
             Phase::New if msg.knew && !mistaken!(NewIsBelieved) => self.go_into_quarantine(out),
-            Phase::New => self.answer(from, Answer::default()),
+            Phase::New => self.answer(now, from, Answer::default()),
             Phase::Recall { .. } if msg.votes => {
                 let (highest, limit) = (msg.highest, Epoch::limit(now, self.skew));
-                self.answer(from, Answer { highest, limit });
+                self.answer(now, from, Answer { highest, limit });
             }
             Phase::Recall { .. } | Phase::Quarantine | Phase::Over => {}
         }
     }
 
-    fn answer(&mut self, from: &NodeId, answer: Answer) {
+    fn answer(&mut self, now: Now, from: &NodeId, answer: Answer) {
         if self.others.contains(from) {
             let known = self.answers.entry(from.clone()).or_default();
             known.highest = answer.highest.max(known.highest);
             known.limit = answer.limit;
         }
-        self.end_if_answered();
+        self.end_if_answered(now);
     }
 
     /// The highest epoch that an answer makes it believe, by the clocks as they are known now.
@@ -307,9 +324,10 @@ impl Recovery {
 
     /// While clocks are disputed a voter without memory does not vote: a floor by the one that is
     /// ahead would shut out everybody until time catches up, and one by the other may be too low.
-    fn end_if_answered(&mut self) {
+    fn end_if_answered(&mut self, now: Now) {
         let is_new = self.phase == Phase::New;
-        if self.answers.len() >= self.enough && (is_new || !self.is_unclear) {
+        let may_return = is_new || self.may_return(now);
+        if self.answers.len() >= self.enough && may_return {
             self.may_have_voted &= !is_new;
             self.phase = Phase::Over;
         }
@@ -332,8 +350,8 @@ impl Recovery {
             self.next_ask = now.mono;
         }
         if let Phase::Recall { deadline } = self.phase {
-            self.end_if_answered();
-            if now.mono >= deadline && self.is_unclear {
+            self.end_if_answered(now);
+            if now.mono >= deadline && !self.may_return(now) {
                 let deadline = now.mono.after(RECALL_WAIT);
                 self.phase = Phase::Recall { deadline };
             } else if now.mono >= deadline {
@@ -364,7 +382,10 @@ impl Recovery {
             _ => {
                 let pause = self.round_trip * (1 << self.asked.saturating_add(1).min(5));
                 // It may take long until somebody sets a clock right.
-                let least = if self.is_unclear { RECALL_WAIT } else { pause };
+                let least = match self.may_return {
+                    MayReturn::Yes => pause,
+                    MayReturn::Later | MayReturn::No => RECALL_WAIT,
+                };
                 let pause = pause.max(least);
                 (Message::Recall(Recall { nonce }), pause)
             }

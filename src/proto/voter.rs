@@ -14,6 +14,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::clocks::MayReturn;
 use super::epoch::Epoch;
 use super::event::{Effects, Event};
 use super::id::{ClaimId, Incarnation, Key, NodeId};
@@ -246,11 +247,11 @@ impl Voter {
         self.finish_recovery(out);
     }
 
-    /// The high time if it is known ([`Clocks`](super::clocks::Clocks)), and whether this voter
-    /// must not come back by the clocks that are known. Counts while it has no memory.
-    pub fn handle_clocks(&mut self, high: Option<Now>, is_unclear: bool) {
+    /// The high time if it is known ([`Clocks`](super::clocks::Clocks)), and whether this voter may
+    /// come back by the clocks that are known. Counts while it has no memory.
+    pub fn handle_clocks(&mut self, high: Option<Now>, may_return: MayReturn) {
         if let Some(recovery) = &mut self.recovery {
-            recovery.handle_clocks(high, is_unclear);
+            recovery.handle_clocks(high, may_return);
         }
     }
 

@@ -1,5 +1,6 @@
 //! Section 6, memory only: quarantine, floors, what the others remember, and new clusters.
 
+use super::super::clocks::MayReturn;
 use super::super::message::{Memory, Recall};
 use super::super::voter_set::OtherSet;
 use super::voter_rules::view;
@@ -158,7 +159,7 @@ fn floor_is_high_time_at_start_and_twice_the_skew() {
         wall_ms: WALL + 100_000,
         ..at(end)
     };
-    booth.voter.handle_clocks(Some(high), false);
+    booth.voter.handle_clocks(Some(high), MayReturn::Yes);
     let ended = booth.wakes(end);
     assert_eq!(ended, ["QuarantineEnded 0 leans true"]);
     let passed = end - 316 - 1;
@@ -170,7 +171,7 @@ fn floor_is_high_time_at_start_and_twice_the_skew() {
     assert_eq!(booth.voter.fence(&key()), floor);
     // What others remember is believed by it, too.
     let mut booth = recalling(3, 3);
-    booth.voter.handle_clocks(Some(high), false);
+    booth.voter.handle_clocks(Some(high), MayReturn::Yes);
     for other in ["v2", "v3"] {
         booth.told(QUARANTINE_MS, other, &remembers(WALL + 104_000));
     }
@@ -184,16 +185,35 @@ fn floor_is_high_time_at_start_and_twice_the_skew() {
 fn quarantine_lasts_while_clocks_are_disputed() {
     let mut booth = recalling(3, 3);
     let end = QUARANTINE_MS + 1_000;
-    booth.voter.handle_clocks(Some(at(end)), true);
+    booth.voter.handle_clocks(Some(at(end)), MayReturn::No);
     for other in ["v2", "v3"] {
         assert_eq!(booth.told(end, other, &remembers(WALL)), NOTHING);
     }
     assert_eq!(booth.wakes(end), NOTHING);
     assert_eq!(booth.hears(end, &claim("a", 5, 1)), ["a Refuse Quarantine"]);
     assert_eq!(booth.voter.next_timeout(), Some(instant(end + 1_000)));
-    booth.voter.handle_clocks(Some(at(end + 1_000)), false);
+    booth
+        .voter
+        .handle_clocks(Some(at(end + 1_000)), MayReturn::Yes);
     let ended = booth.wakes(end + 1_000);
     assert_eq!(ended, ["QuarantineEnded 2 leans false"]);
+}
+
+/// Rule 28: if it knows the clocks of a quorum alone, it waits three seconds for others.
+#[test]
+fn voter_that_knows_too_few_clocks_comes_back_later() {
+    let mut booth = recalling(5, 3);
+    booth.voter.handle_clocks(None, MayReturn::Later);
+    for other in ["v2", "v3", "v4", "v5"] {
+        assert_eq!(booth.told(QUARANTINE_MS, other, &remembers(WALL)), NOTHING);
+    }
+    let end = QUARANTINE_MS + 3_000;
+    while booth.voter.next_timeout().unwrap() < instant(end) {
+        let due = booth.voter.next_timeout().unwrap();
+        let ms = u64::try_from(due.since(instant(0)).as_millis()).unwrap();
+        assert_eq!(booth.wakes(ms), NOTHING);
+    }
+    assert_eq!(booth.wakes(end), ["QuarantineEnded 4 leans false"]);
 }
 
 /// Rule 28: an answer is cut by the clocks as they are known at the end, not as they were when it
@@ -205,12 +225,12 @@ fn answers_are_cut_by_the_high_time_of_the_end() {
         wall_ms: WALL + 300_000,
         ..at(QUARANTINE_MS)
     };
-    booth.voter.handle_clocks(Some(ahead), true);
+    booth.voter.handle_clocks(Some(ahead), MayReturn::No);
     for other in ["v2", "v3"] {
         booth.told(QUARANTINE_MS, other, &remembers(WALL + 290_000));
     }
     let high = at(QUARANTINE_MS + 10);
-    booth.voter.handle_clocks(Some(high), false);
+    booth.voter.handle_clocks(Some(high), MayReturn::Yes);
     let ended = booth.wakes(QUARANTINE_MS + 10);
     assert_eq!(ended, ["QuarantineEnded 2 leans true"], "it was cut");
     let limit = Epoch::limit(high, ms(SKEW_MS));
@@ -237,7 +257,7 @@ fn restart_without_memory_keeps_what_was_told_of_settings_and_no_floor() {
     assert_eq!(said[0], format!("QuarantineBegan {until}"));
     booth.wakes(until);
     let high = at(until + 1_000);
-    booth.voter.handle_clocks(Some(high), false);
+    booth.voter.handle_clocks(Some(high), MayReturn::Yes);
     let ended = booth.wakes(until + 1_000);
     assert_eq!(ended, ["QuarantineEnded 0 leans true"]);
     // One per cent of 62 s.
