@@ -248,8 +248,11 @@ fn about_recovering(remaining: Duration, blocks: bool) -> About {
         "quarantine",
         if blocks { Level::WARN } else { Level::INFO },
         format!(
-            "this node's voter is in quarantine: voting resumes in {} (restart without memory)",
-            rounded(remaining)
+            "this node's voter is in quarantine: voting resumes {} (restart without memory)",
+            match remaining {
+                Duration::ZERO => "once the other voters tell what they know".to_owned(),
+                _ => format!("in {}", rounded(remaining)),
+            }
         ),
         "restart voters one at a time, each after the one before it votes",
         "this node's voter votes",
@@ -422,8 +425,13 @@ pub(super) fn holding(core: &Core, now: Now) -> Vec<Obstacle> {
         holding.push(Obstacle::WallClock(clock));
     }
     if let Some(twin) = node.twin() {
-        // That its voter has no memory follows from it.
-        holding.retain(|it| !matches!(it, Obstacle::Recovering { .. }));
+        // The others may answer the other process, and its voter has no memory.
+        holding.retain(|it| {
+            !matches!(
+                it,
+                Obstacle::Recovering { .. } | Obstacle::NoQuorum(_) | Obstacle::Voter { .. }
+            )
+        });
         holding.push(Obstacle::Twin(twin));
     }
     if core.has_gossip_ended {
