@@ -1,5 +1,5 @@
-//! Many locks and long spans: what three nodes keep does not grow, and all is held through
-//! restarts.
+//! Many locks, many clients and long spans: what three nodes keep does not grow, and all is held
+//! through restarts.
 //!
 //! Here datagrams take no time and none is lost: it is numbers that are tried, not faults.
 
@@ -27,6 +27,10 @@ const KEYS: usize = if cfg!(debug_assertions) {
     100_000
 };
 const WALL_MS: u64 = 1_760_000_000_000;
+/// The place of a client, beside the members.
+const CLIENT: usize = NODES;
+/// As many nodes as one remembers.
+const REMEMBERED: usize = 8_192;
 
 struct Cluster {
     roster: Arc<Roster>,
@@ -42,6 +46,12 @@ fn id(at: usize) -> NodeId {
 
 fn addr(at: usize) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, at as u8 + 1], 7_000))
+}
+
+/// No two clients have one address.
+fn client_addr(life: u64) -> SocketAddr {
+    let [.., high, low] = life.to_be_bytes();
+    SocketAddr::from(([10, 1, high, low], 7_000))
 }
 
 impl Cluster {
@@ -79,9 +89,13 @@ impl Cluster {
     }
 
     fn node(&mut self, at: usize, start: Start) -> Node {
+        self.named(id(at), start)
+    }
+
+    fn named(&mut self, id: NodeId, start: Start) -> Node {
         self.lives += 1;
         let config = NodeConfig {
-            id: id(at),
+            id,
             incarnation: Incarnation::new(self.lives),
             roster: self.roster.clone(),
             start,
@@ -92,6 +106,22 @@ impl Cluster {
             seal: Seal::insecure_plaintext(),
         };
         Node::new(self.now(), config)
+    }
+
+    /// A client under a name of its own, in the place of the last one, which has crashed.
+    fn start_client(&mut self) {
+        self.nodes.truncate(CLIENT);
+        let name = NodeId::new(format!("client-{}", self.lives)).unwrap();
+        let client = self.named(name, Start::Amnesia);
+        self.nodes.push(client);
+        self.tell(CLIENT);
+    }
+
+    fn addr(&self, at: usize) -> SocketAddr {
+        match at {
+            CLIENT => client_addr(self.lives),
+            _ => addr(at),
+        }
     }
 
     fn tell(&mut self, at: usize) {
@@ -126,18 +156,19 @@ impl Cluster {
             }
             let now = self.now();
             for (from, to, bytes) in inbox.drain(..) {
-                self.nodes[to].handle_datagram(now, addr(from), &bytes);
+                let from = self.addr(from);
+                self.nodes[to].handle_datagram(now, from, &bytes);
             }
         }
     }
 
     fn drain(&mut self, inbox: &mut VecDeque<(usize, usize, Vec<u8>)>) -> Option<Instant> {
         let mut due: Option<Instant> = None;
-        for from in 0..NODES {
+        for from in 0..self.nodes.len() {
             loop {
                 match self.nodes[from].poll_output() {
                     Output::Transmit { to, bytes } => {
-                        let to = (0..NODES).find(|at| addr(*at) == to);
+                        let to = (0..self.nodes.len()).find(|at| self.addr(*at) == to);
                         inbox.extend(to.map(|to| (from, to, bytes)));
                     }
                     Output::Event(Event::Lost { .. }) => self.lost += 1,
@@ -264,4 +295,24 @@ fn what_nodes_keep_does_not_grow_in_calm() {
     }
     let (first, last) = (&sizes[1], sizes.last().unwrap());
     assert_eq!(first, last);
+}
+
+/// Each takes a lock and crashes. Those that come after as many as a node remembers are served all
+/// the same, and who holds a lock keeps it.
+#[test]
+fn clients_that_crash_in_a_loop_do_not_shut_out_others() {
+    let mut cluster = Cluster::new();
+    cluster.ask(0, "kept");
+    for n in 0..REMEMBERED + 200 {
+        cluster.start_client();
+        cluster.ask(CLIENT, &format!("job/{}", n % 100));
+        // The one before that had this key did so longer ago than its lease.
+        cluster.pass(MAX_TTL / 90);
+        assert_eq!(cluster.held(CLIENT), 1, "client {n}");
+    }
+    assert_eq!((cluster.held(0), cluster.lost), (1, 0));
+    assert_eq!(cluster.most("peers"), REMEMBERED);
+    cluster.nodes.truncate(CLIENT);
+    cluster.pass(MAX_TTL * 2);
+    assert_eq!((cluster.held(0), cluster.most("slots")), (1, 1));
 }
