@@ -427,9 +427,12 @@ impl World {
             .settings
             .at_most(2 * timing.max_ttl + timing.offer + timing.poke);
         // Where the holder also votes a vote sleeps with it, and nothing is promised to the rival.
+        // The same without a clock that the others need.
         let is_voter = self.laws.history.terms.voters[key].contains(&holder);
         match second {
-            Some(second) if !is_voter => self.expect_grant(second, Handover::DeadHolder, bound),
+            Some(second) if !is_voter && self.may_miss(holder) => {
+                self.expect_grant(second, Handover::DeadHolder, bound)
+            }
             _ => self.pass(bound),
         }
         if let Some(second) = second {
@@ -445,7 +448,9 @@ impl World {
         let voters = self.laws.history.terms.voters[key].clone();
         let hosts = self.start_rng.sample(self.hosts.len(), 3);
         let early = voters.iter().copied().find(|voter| *voter != hosts[0]);
-        let Some(early) = early.filter(|_| voters.len() >= 3 && hosts.len() == 3) else {
+        let Some(early) =
+            early.filter(|_| voters.len() >= 3 && hosts.len() == 3 && self.may_miss(hosts[0]))
+        else {
             return;
         };
         let timing = self.settings.timing;
@@ -537,7 +542,8 @@ impl World {
     /// Two hosts of which the first may die without a voter of the key being lost.
     pub(crate) fn pair_that_may_die(&mut self, key: KeyAt) -> Option<(HostAt, HostAt)> {
         let voters = &self.laws.history.terms.voters[key];
-        let mut others = (0..self.hosts.len()).filter(|host| !voters.contains(host));
+        let may_die = |host: &HostAt| !voters.contains(host) && self.may_miss(*host);
+        let mut others = (0..self.hosts.len()).filter(may_die);
         let mortal = others.next()?;
         let other = (0..self.hosts.len()).find(|host| *host != mortal)?;
         Some((mortal, other))

@@ -92,6 +92,14 @@ impl World {
         self.settings.wrong_clocks.is_some()
     }
 
+    /// Returns `true` if the right clocks of the other members are a majority: otherwise it cannot
+    /// be told which are right while this host is away.
+    pub(crate) fn may_miss(&self, host: HostAt) -> bool {
+        let members = self.settings.members;
+        let right = (0..members).filter(|it| *it != host && !self.is_wrong(*it));
+        !self.has_right_clocks() || right.count() >= majority(members)
+    }
+
     /// For so long a voter that comes back waits for clocks, if it knows those of a quorum.
     pub(crate) fn clocks_wait(&self) -> u64 {
         if self.has_right_clocks() {

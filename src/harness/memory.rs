@@ -89,7 +89,7 @@ impl InMemoryLocks {
         let checked = settings.clone().named(VOTER).check()?;
         let clock = Clock::of_tokio();
         let wire = Arc::new(Wire::default());
-        let incarnation = Incarnation::new(clock.incarnation());
+        let incarnation = Incarnation::new(clock.incarnation(0));
         let port = wire.port(0);
         let voter = Mesh::in_memory(clock, incarnation, checked, port.clone(), None);
         wire.join(&port, &voter);
@@ -129,7 +129,7 @@ impl InMemoryLocks {
         let checked = settings.clone().named(name).check();
         let checked = checked.expect("the settings were good for the voter");
         nodes.lives += 1;
-        let incarnation = Incarnation::new(clock.incarnation().saturating_add(nodes.lives));
+        let incarnation = Incarnation::new(clock.incarnation(0).saturating_add(nodes.lives));
         let port = Port {
             wire: wire.clone(),
             addr: nodes.addr(&id),

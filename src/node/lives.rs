@@ -49,6 +49,10 @@ struct Rivals {
     asked_at: Option<Instant>,
     /// How often both were asked since they last answered both.
     tries: u32,
+    /// How often the highest was asked since it last answered.
+    in_vain: u32,
+    /// Both have answered before: they are asked again from time to time.
+    are_two: bool,
     highest_answered: bool,
     lower_answered: bool,
 }
@@ -128,7 +132,7 @@ impl Lives {
             _ => self.end_earlier(at),
         };
         let is_lower = matches!(heard, Heard::Outdated { .. });
-        let asks = self.ask(now, is_lower, timing);
+        let asks = self.ask(now, is_lower, nonce, timing);
         Hearing { heard, over, asks }
     }
 
@@ -154,13 +158,17 @@ impl Lives {
         if at == home {
             return;
         }
-        let asked_at = self.rivals.as_ref().and_then(|rivals| rivals.asked_at);
         match &mut self.rivals {
             Some(rivals) if rivals.lower.0 == number => rivals.lower.1 = at,
             rivals => {
                 let mut new = Rivals::new((number, at), nonce);
-                // A third one makes no question come sooner.
-                new.asked_at = asked_at;
+                if let Some(before) = rivals {
+                    // Several of them cause few questions, and what the highest does not answer
+                    // it does not answer any of them.
+                    new.asked_at = before.asked_at;
+                    new.tries = before.tries.min(IN_VAIN);
+                    new.in_vain = before.in_vain;
+                }
                 *rivals = Some(Box::new(new));
             }
         }
@@ -169,7 +177,7 @@ impl Lives {
     /// True if a lower life is told that there was a higher one: not if that one may live
     /// elsewhere.
     fn tells(&self, at: SocketAddr, home: SocketAddr) -> bool {
-        let is_silent = |it: &Rivals| it.tries >= IN_VAIN && !it.highest_answered;
+        let is_silent = |it: &Rivals| it.in_vain >= IN_VAIN;
         at == home || self.rivals.as_deref().is_none_or(is_silent)
     }
 
@@ -190,20 +198,26 @@ impl Lives {
     }
 
     /// Asks both of two lives, if it is time to.
-    fn ask(&mut self, now: Instant, is_lower: bool, timing: &Timing) -> Option<Asks> {
+    fn ask(&mut self, now: Instant, is_lower: bool, nonce: u64, timing: &Timing) -> Option<Asks> {
         let (highest, rivals) = (self.highest?, self.rivals.as_deref_mut()?);
         let most = timing.max_ttl / ASKED_AGAIN;
         let pause = match rivals.tries {
-            // Both have answered, or nobody does.
-            0 | TRIES_MAX.. => most,
+            0 if rivals.are_two => most,
+            TRIES_MAX.. => most,
             tries => (timing.round_trip * (1 << tries)).min(most),
         };
         let is_due = rivals.asked_at.is_none_or(|at| now >= at.after(pause));
         if !is_due || rivals.tries >= TRIES_MAX && !is_lower {
             return None;
         }
+        if rivals.asked_at.is_some_and(|at| now >= at.after(most)) {
+            // One that answered an old question may have ended since.
+            rivals.nonce = nonce;
+            (rivals.highest_answered, rivals.lower_answered) = (false, false);
+        }
         rivals.asked_at = Some(now);
         rivals.tries = (rivals.tries + 1).min(TRIES_MAX);
+        rivals.in_vain = rivals.in_vain.saturating_add(1);
         Some(Asks {
             nonce: rivals.nonce,
             at: [highest.at, rivals.lower.1],
@@ -223,6 +237,7 @@ impl Lives {
         }
         if number == highest.number {
             rivals.highest_answered = true;
+            rivals.in_vain = 0;
         } else if number == rivals.lower.0 {
             rivals.lower.1 = at;
             rivals.lower_answered = true;
@@ -233,6 +248,7 @@ impl Lives {
         let asked_at = rivals.asked_at;
         *rivals = Rivals::new(rivals.lower, next_nonce);
         rivals.asked_at = asked_at;
+        rivals.are_two = true;
         Some([(highest.number, highest.at), rivals.lower])
     }
 }
@@ -244,6 +260,8 @@ impl Rivals {
             nonce,
             asked_at: None,
             tries: 0,
+            in_vain: 0,
+            are_two: false,
             highest_answered: false,
             lower_answered: false,
         }

@@ -42,7 +42,7 @@ use crate::proto::event::{Effects, Event, Ticket};
 use crate::proto::id::{ClaimId, Incarnation, Key, NodeId};
 use crate::proto::message::{Claim, Memory, Message, Recall, Refuse, RefuseReason};
 use crate::proto::rng::Jitter;
-use crate::proto::roster::Roster;
+use crate::proto::roster::{MAX_TTL_MAX, QUARANTINE_MAX, Roster};
 use crate::proto::time::{Instant, Now, earliest};
 use crate::proto::view::View;
 use crate::proto::voter::{Limits, Start, Voter};
@@ -607,6 +607,16 @@ impl Node {
             }
             self.routed = routed;
         }
+    }
+}
+
+/// Spans that are told are such as a node may have.
+pub(super) fn is_sane(message: &Message) -> bool {
+    match message {
+        Message::Described(set) => set.timing.check().is_ok(),
+        Message::Memory(it) => it.quarantine <= QUARANTINE_MAX && it.skew <= MAX_TTL_MAX,
+        Message::VoterReply(it) => it.remaining <= QUARANTINE_MAX,
+        _ => true,
     }
 }
 

@@ -5,7 +5,7 @@
 //! be told. Nothing of the protocol rests on it: it is for readiness, for the status and for the
 //! log. With it comes what the voter's wall clock shows (rule 28).
 //!
-//! It costs one datagram and one answer for each voter every [`CALM`], and more while a voter
+//! It costs one datagram and one answer for each voter every five seconds, and more while a voter
 //! does not answer, refuses, or a request waits.
 
 use std::collections::BTreeMap;
@@ -20,8 +20,6 @@ use crate::proto::roster::Timing;
 use crate::proto::time::{Instant, Now};
 use crate::wire::Head;
 
-/// How often a voter is asked that votes.
-const CALM: Duration = Duration::from_secs(5);
 /// The same while a request waits, and how often one is asked that refuses.
 const BUSY: Duration = Duration::from_secs(1);
 /// How soon a question is asked again that was not answered.
@@ -32,9 +30,6 @@ const SILENT_AFTER: Duration = Duration::from_secs(1);
 /// a voter silent for long.
 const SILENT: Duration = Duration::from_secs(2);
 const SILENT_FOR_A_WHILE: Duration = Duration::from_secs(3);
-/// The allowed skew is so many times what an interval may widen by.
-const WIDENINGS: u32 = 16;
-const MILLION: u32 = 1_000_000;
 
 /// What a voter would do with a claim of this node.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize)]
@@ -123,11 +118,9 @@ impl Asked {
 
 impl Standings {
     pub(super) fn new(timing: &Timing) -> Self {
-        let widens = timing.max_clock_skew.saturating_mul(MILLION / WIDENINGS);
-        let calm = widens / timing.max_drift_ppm.max(1);
         Self {
             asked: BTreeMap::new(),
-            calm: calm.max(timing.round_trip).min(CALM),
+            calm: timing.clocks_every(),
         }
     }
 

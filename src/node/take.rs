@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::lives::{Heard, Hearing};
-use super::{Node, Output};
+use super::{Node, Output, is_sane};
 use crate::proto::id::Incarnation;
 use crate::proto::message::{Message, Outdated};
 use crate::proto::time::Now;
@@ -81,6 +81,10 @@ impl Node {
         self.traffic.messages_in += messages.len() as u64;
         for message in messages.drain(..) {
             self.heard_only_votes &= asks_nothing(&message);
+            if !is_sane(&message) {
+                self.traffic.drop_one(DropReason::Undecodable);
+                continue;
+            }
             if let Message::Alive(alive) = message {
                 self.take_alive(&head, from, alive);
                 continue;

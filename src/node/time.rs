@@ -9,6 +9,7 @@ impl Node {
     /// The reading with the corrected time. What the own clock shows is kept for who asks for it.
     pub(super) fn corrected(&mut self, now: Now) -> Now {
         self.shown_ms = now.wall_ms;
+        self.clocks.pass(now.mono);
         self.clocks.correct(now)
     }
 

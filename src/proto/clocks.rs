@@ -8,6 +8,9 @@
 //! - the **low time**: the latest that m clocks have reached for certain,
 //! - the **high time**: the earliest that m clocks have not passed for certain.
 //!
+//! A reading counts for some of the intervals in which members are asked, no longer: a member that
+//! cannot be heard may have had its clock set since.
+//!
 //! A minority of wrong clocks moves neither beyond what the others show. The **corrected time** is
 //! the own wall clock, held between the two. While fewer than m clocks are known it is the own wall
 //! clock.
@@ -24,6 +27,11 @@ use super::id::NodeId;
 use super::roster::{Roster, majority};
 use super::time::{Instant, Now};
 
+/// A reading counts for so many of the spans in which a member is asked at least.
+const LASTS: u32 = 3;
+/// The least of these spans that counts: one that is silent for a while is asked so rarely.
+const LEAST: Duration = Duration::from_secs(2);
+
 /// What a member's clock showed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Reading {
@@ -38,6 +46,8 @@ struct Reading {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Bounds {
     at: Instant,
+    /// The widest of the intervals that they follow from.
+    width_ms: u64,
     /// The own clock is corrected to at least and at most this.
     least_ms: u64,
     most_ms: u64,
@@ -53,7 +63,11 @@ pub struct Clocks {
     is_member: bool,
     drift_ppm: u64,
     skew_ms: u64,
+    /// A reading counts for so long after its question.
+    lasts: Duration,
     readings: BTreeMap<NodeId, Reading>,
+    /// Then the oldest of them does not count any more.
+    until: Instant,
     /// `None` while fewer than a majority of the clocks are known.
     bounds: Option<Bounds>,
 }
@@ -101,8 +115,17 @@ impl Clocks {
             is_member: roster.has_member(me),
             drift_ppm: u64::from(roster.timing().max_drift_ppm),
             skew_ms: u64::try_from(skew_ms).unwrap_or(u64::MAX),
+            lasts: roster.timing().clocks_every().max(LEAST) * LASTS,
             readings: BTreeMap::new(),
+            until: Instant::FAR,
             bounds: None,
+        }
+    }
+
+    /// Time passes: forgets the readings that do not count any more.
+    pub fn pass(&mut self, now: Instant) {
+        if now > self.until {
+            self.weigh(now);
         }
     }
 
@@ -117,14 +140,14 @@ impl Clocks {
         let old = self.readings.get(member);
         if sent_at <= heard_at && old.is_none_or(|old| old.sent_at <= sent_at) {
             self.readings.insert(member.clone(), reading);
-            self.bounds = self.weigh(now.mono);
+            self.weigh(now.mono);
         }
     }
 
     /// A member lives anew: its clock may be another.
     pub fn forget(&mut self, now: Now, member: &NodeId) {
         if self.readings.remove(member).is_some() {
-            self.bounds = self.weigh(now.mono);
+            self.weigh(now.mono);
         }
     }
 
@@ -166,7 +189,7 @@ impl Clocks {
         let by_ms = high.saturating_sub(low);
         if ahead_ms.unsigned_abs() > self.skew_ms {
             WallClock::Skewed { ahead_ms }
-        } else if by_ms > self.skew_ms {
+        } else if by_ms > self.spread_of_right_ones(bounds, now) {
             WallClock::Disputed { by_ms }
         } else {
             WallClock::Right
@@ -177,11 +200,16 @@ impl Clocks {
     /// known to tell which are right.
     #[must_use]
     pub fn are_disputed(&self, now: Now) -> bool {
-        let spread = self.bounds.as_ref().map(|bounds| {
+        self.bounds.as_ref().is_some_and(|bounds| {
             let (low, high) = self.low_and_high(bounds, now);
-            high.saturating_sub(low)
-        });
-        spread.is_some_and(|spread| spread > self.skew_ms)
+            high.saturating_sub(low) > self.spread_of_right_ones(bounds, now)
+        })
+    }
+
+    /// Low and high time differ by so much at the most while all clocks are right.
+    fn spread_of_right_ones(&self, bounds: &Bounds, now: Now) -> u64 {
+        let (slow, fast) = self.spans(now.mono.since(bounds.at));
+        self.skew_ms + bounds.width_ms + (fast - slow)
     }
 
     /// Returns `true` if the corrected time has moved by more than `max_clock_skew`.
@@ -243,7 +271,20 @@ impl Clocks {
 
     /// The bounds by the clocks of the others. The own one is left out: it is read anew each time,
     /// and where it counts one fewer of the others makes a majority.
-    fn weigh(&self, at: Instant) -> Option<Bounds> {
+    fn weigh(&mut self, at: Instant) {
+        let lasts = self.lasts;
+        let until = |reading: &Reading| reading.sent_at.after(lasts);
+        self.readings.retain(|_, reading| at <= until(reading));
+        self.until = self
+            .readings
+            .values()
+            .map(until)
+            .min()
+            .unwrap_or(Instant::FAR);
+        self.bounds = self.bounds_at(at);
+    }
+
+    fn bounds_at(&self, at: Instant) -> Option<Bounds> {
         let needed = match mistaken!(FirstClockTrusted) {
             true => 1,
             false => self.majority(),
@@ -255,6 +296,8 @@ impl Clocks {
             lows.push(reading.wall_ms.saturating_add(least));
             highs.push(reading.wall_ms.saturating_add(most));
         }
+        let widths = lows.iter().zip(&highs);
+        let width_ms = widths.map(|(low, high)| high.saturating_sub(*low)).max();
         if lows.len() + usize::from(self.is_member) < needed {
             return None;
         }
@@ -263,6 +306,7 @@ impl Clocks {
         let nth = |list: &[u64], n: usize| list.get(n.checked_sub(1)?).copied();
         Some(Bounds {
             at,
+            width_ms: width_ms.unwrap_or(0),
             least_ms: nth(&lows, needed).unwrap_or(0),
             most_ms: nth(&highs, needed).unwrap_or(u64::MAX),
             low_most_ms: nth(&lows, needed - 1).unwrap_or(u64::MAX),

@@ -164,8 +164,7 @@ impl Recovery {
             nonce,
             started: Now { wall_ms, ..now },
             may_have_voted: true,
-            asked: 0,
-            next_ask: now.mono,
+            later: None,
             // Those of now are told.
             high: None,
             ..self
@@ -243,6 +242,7 @@ impl Recovery {
             Phase::Recall { .. } => {
                 self.phase = Phase::Quarantine;
                 self.answers.clear();
+                self.later = None;
                 self.asked = 0;
                 self.next_ask = now.mono;
             }

@@ -23,6 +23,14 @@ pub const TTL_ROUND_TRIPS_MIN: u32 = 10;
 /// The largest `max_drift_ppm`: clocks that differ more are no clocks.
 pub const MAX_DRIFT_PPM_MAX: u32 = 200_000;
 
+/// No voter without memory waits for longer.
+pub(crate) const QUARANTINE_MAX: Duration = MAX_TTL_MAX.saturating_mul(2);
+/// A member is asked for its wall clock so often at least.
+const CLOCKS_EVERY_MAX: Duration = Duration::from_secs(5);
+/// The allowed skew is so many times what an interval may widen by.
+const WIDENINGS: u32 = 16;
+const MILLION: u32 = 1_000_000;
+
 /// The constants that every node of a cluster must share. They are part of the roster, so that a
 /// node which was given others is refused instead of quietly weakening a lease.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
@@ -116,7 +124,15 @@ impl Timing {
             .saturating_add(Duration::from_nanos(drift))
     }
 
-    fn check(&self) -> Result<(), RosterError> {
+    /// How often a member is asked for its wall clock at least: what is known of it is not to widen
+    /// by more than a sixteenth of `max_clock_skew`.
+    pub(crate) fn clocks_every(&self) -> Duration {
+        let widens = self.max_clock_skew.saturating_mul(MILLION / WIDENINGS);
+        let every = widens / self.max_drift_ppm.max(1);
+        every.max(self.round_trip).min(CLOCKS_EVERY_MAX)
+    }
+
+    pub(crate) fn check(&self) -> Result<(), RosterError> {
         if self.max_drift_ppm > MAX_DRIFT_PPM_MAX {
             return Err(RosterError::Drift {
                 ppm: self.max_drift_ppm,

@@ -204,17 +204,22 @@ impl Voter {
     }
 
     /// This voter forgets its votes, as after a restart. `nonce` must differ from those that it
-    /// has had. No epoch that it knows of is below its floors.
+    /// has had. The floor of each key is at least every epoch that it knows of it.
     pub fn restart(&mut self, now: Now, nonce: u64, out: &mut Effects) {
         let (me, roster) = (self.me.clone(), self.roster.clone());
-        let floor = self.highest_known();
+        for (_, slot) in self.slots.iter() {
+            let floor = floor_of(&slot.key, self.floors.len());
+            let known = slot.fence.max(slot.vote.epoch);
+            self.floors[floor] = self.floors[floor].max(known);
+        }
+        let (floors, highest_floor) = (std::mem::take(&mut self.floors), self.highest_known());
         let recovery = match self.recovery.take() {
             Some(recovery) => recovery.restart(now, nonce, out),
             None => Recovery::new(now, &me, &roster, Start::Amnesia, nonce, out),
         };
         *self = Self::without_memory(me, roster, self.limits, nonce, recovery);
-        self.floors.fill(floor);
-        self.highest_floor = floor;
+        self.floors = floors;
+        self.highest_floor = highest_floor;
         self.handle_timeout(now, out);
     }
 

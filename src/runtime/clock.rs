@@ -4,6 +4,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::proto::time::{Instant, Now};
 
+/// So many of the number of a life are drawn: about a millisecond.
+const DRAWN: u64 = (1 << 10) - 1;
+
 /// Reads the clocks. Leases are measured by one that also counts the time that the machine was
 /// suspended: `CLOCK_BOOTTIME` on Linux and Android, the best that the standard library has
 /// elsewhere. A process that was frozen, or whose machine slept, past its lease finds the guard
@@ -91,10 +94,13 @@ impl Clock {
         Instant::from_nanos(nanos.saturating_add(1))
     }
 
-    /// The number of a life that begins now: microseconds of wall time. Where the wall clock was
-    /// set back it is too low; the node learns that from its peers and takes a higher one.
-    pub(crate) fn incarnation(self) -> u64 {
-        u64::try_from(self.wall().as_micros()).unwrap_or(u64::MAX)
+    /// The number of a life that begins now: microseconds of wall time, whose last ten bits are
+    /// those of `drawn`, so that two processes of one name do not begin under one number. If the
+    /// wall clock was set back it is too low; the node learns that from its peers and takes a
+    /// higher one.
+    pub(crate) fn incarnation(self, drawn: u64) -> u64 {
+        let micros = u64::try_from(self.wall().as_micros()).unwrap_or(u64::MAX);
+        micros & !DRAWN | drawn & DRAWN
     }
 }
 

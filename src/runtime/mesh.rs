@@ -93,7 +93,7 @@ impl MeshBuilder {
         .map_err(|source| ConfigError::Bind { listen, source })?;
         let advertise = checked.advertise.unwrap_or(addr);
         let clock = Clock::new().with_wall_offset_ms(checked.wall_offset_ms);
-        let incarnation = Incarnation::new(clock.incarnation());
+        let incarnation = Incarnation::new(clock.incarnation(rand::random()));
         let (gossip_in, incoming) = mpsc::channel(GOSSIP_QUEUE);
         let (seeds, resolver) = (checked.seeds.clone(), checked.resolver.clone());
         let query = checked

@@ -31,7 +31,8 @@
 //! not keep nodes from each other. There is no forward secrecy. The address that a datagram came
 //! from is not authenticated, nor whom gossip was meant for: who can hold datagrams back and send
 //! them on from elsewhere can make a node answer to a wrong address until it hears the right one
-//! again. That costs time, never a lock.
+//! again. That costs time. It costs a lock only if two processes have one name: what one says,
+//! sent on from the address of the other, frees what that one holds (rule 25).
 //!
 //! A stranger's datagram costs a key derivation and a failed decryption, about a microsecond, and
 //! leaves nothing behind.

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod addresses;
+mod clocks;
+mod forged;
 mod laws_of_liveness;
 mod laws_of_safety;
 mod lives;

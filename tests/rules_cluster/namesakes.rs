@@ -1,9 +1,11 @@
 //! Rules 25 to 27: two processes of one name, and a process that comes back elsewhere.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use lockmesh::proto::event::Event;
 use lockmesh::proto::message::Message;
+use lockmesh::proto::roster::{Roster, Timing};
 use lockmesh::proto::voter::Start;
 
 use super::net::*;
@@ -232,4 +234,117 @@ fn word_of_a_twin_to_another_life_means_nothing() {
     net.run_for(ms(60_000));
     assert!(net.holds(3, held));
     assert_eq!(count(&net, 3, &Event::TwinFound), 1);
+}
+
+/// How many datagrams are sent in a second while a voter has a twin, with so many clients.
+fn sent_beside_twin(guests: usize) -> usize {
+    let mut net = Net::new(3, 3, guests);
+    let twin = net.seat_beside(2, 7_777);
+    net.start(twin, Start::Amnesia);
+    net.run_for(ms(5_000));
+    let before = net.datagrams;
+    net.run_for(ms(20_000));
+    (net.datagrams - before) / 20
+}
+
+/// Each node that hears both tells both, and each such word makes the voter forget. It does not ask
+/// all others each time.
+#[test]
+fn twin_of_a_voter_costs_each_node_the_same_however_many_there_are() {
+    let (few, many) = (sent_beside_twin(10), sent_beside_twin(80));
+    assert!(
+        many <= few * 12,
+        "per second: {few} with 10 clients, {many} with 80"
+    );
+}
+
+/// Rule 26: the higher life answered and ended long ago; the lower one stood still, and goes on.
+#[test]
+fn answer_of_a_process_that_ended_since_does_not_count() {
+    let mut net = Net::new(3, 3, 1);
+    let first = net.acquire(3, "k", TTL);
+    net.run_for(ms(100));
+    net.release(3, first);
+    net.sleep(3, ms(600_000));
+    let later = net.seat_beside(3, 77);
+    // What is sent to the one that stands still is lost, but for a while at the end.
+    net.fate = losing(|packet| packet.to == 3);
+    net.start(later, Start::Amnesia);
+    let own = net.acquire(later, "k", TTL);
+    net.run_for(ms(20_000));
+    assert!(net.holds(later, own));
+    net.with(later, |node, now| node.release_all(now));
+    net.run_for(ms(1_000));
+    net.crash(later);
+    net.run_for(ms(600_000));
+    net.fate = straight();
+    let again = net.acquire(3, "k", TTL);
+    net.run_for(ms(2_000));
+    let twin = net.node(3).twin();
+    assert!(twin.is_none(), "{twin:?}; holds: {}", net.holds(3, again));
+}
+
+/// The wall clock of a process was set back, and it starts twice, each time at a new address.
+#[test]
+fn lower_life_that_starts_again_elsewhere_is_heard_soon() {
+    let mut net = Net::of(3, 3, 1);
+    let timing = Timing {
+        max_ttl: Duration::from_secs(3_600),
+        ..timing()
+    };
+    let members = net.roster.members().to_vec();
+    net.roster = Arc::new(Roster::new(1, members, 3, timing).unwrap());
+    (0..3).for_each(|seat| net.start(seat, Start::NewCluster));
+    net.run_for(ms(1_000));
+    net.seats[3].life = 1_000_000;
+    net.start(3, Start::Amnesia);
+    let first = net.acquire(3, "k0", TTL);
+    net.run_until(ms(1_000), |net| net.holds(3, first));
+    let roster = net.roster.clone();
+    for start in 1..=2_u64 {
+        net.crash(3);
+        net.seats[3].port = 70 + start as u16;
+        net.seats[3].life = 100 + start;
+        net.start_in(3, Start::Amnesia, roster.clone());
+        let ticket = net.acquire(3, &format!("k{start}"), TTL);
+        let began = net.time;
+        while !net.holds(3, ticket) && net.time < began + ms(300_000) {
+            net.run_for(ms(100));
+        }
+        let took = net.time - began;
+        assert!(took < ms(5_000), "start {start}: {took:?} for a free key");
+        net.run_for(ms(500));
+    }
+}
+
+/// Each word of the one stands between the questions to the other.
+#[test]
+fn twins_below_a_dead_life_are_told() {
+    let mut net = Net::new(3, 3, 1);
+    net.crash(3);
+    net.seats[3].life = 1_000_000;
+    net.start(3, Start::Amnesia);
+    let first = net.acquire(3, "k", TTL);
+    net.run_until(ms(1_000), |net| net.holds(3, first));
+    net.crash(3);
+    let roster = net.roster.clone();
+    net.seats[3].port = 71;
+    net.seats[3].life = 101;
+    let twin = net.seat_beside(3, 72);
+    net.seats[twin].life = 102;
+    for seat in [3, twin] {
+        net.start_in(seat, Start::Amnesia, roster.clone());
+        net.acquire(seat, "l", TTL);
+        net.run_for(ms(7));
+    }
+    net.run_for(ms(600_000));
+    let told = [3, twin].map(|seat| {
+        let node = net.node(seat);
+        node.twin().is_some() || node.claimant().incarnation().get() > 1_000_000
+    });
+    assert_ne!(
+        told,
+        [false, false],
+        "ten minutes, and neither is told of anything"
+    );
 }

@@ -593,3 +593,22 @@ fn voter_sets_are_asked_for_soon_at_first_and_eight_times_in_all() {
     assert_eq!(asked[..4], [10, 30, 70, 150]);
     assert_eq!(asked.len(), 15);
 }
+
+/// Rule 28: a voter that has to forget while it waits for clocks waits for them anew.
+#[test]
+fn restart_waits_for_clocks_anew() {
+    let mut booth = recalling(5, 3);
+    booth.voter.handle_clocks(None, MayReturn::Later);
+    for other in ["v2", "v3", "v4", "v5"] {
+        booth.told(QUARANTINE_MS, other, &remembers(WALL));
+    }
+    let again = QUARANTINE_MS + 1_500;
+    booth.does(|v, out| v.restart(at(again), 70, out));
+    booth.voter.handle_clocks(None, MayReturn::Later);
+    let end = again + QUARANTINE_MS;
+    booth.wakes(end);
+    for other in ["v2", "v3", "v4", "v5"] {
+        let answer = memory(71, Epoch::ZERO, true, true);
+        assert_eq!(booth.told(end + 10, other, &answer), NOTHING, "{other}");
+    }
+}
