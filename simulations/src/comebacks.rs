@@ -508,7 +508,7 @@ impl World {
         let [skewed, other, ..] = voters[..] else {
             return;
         };
-        if voters.len() != 3 {
+        if voters.len() != 3 || !self.may_miss(skewed) {
             return;
         }
         let both = |voter: HostAt| [(holder, voter), (voter, holder)];

@@ -103,7 +103,7 @@ impl World {
     /// For so long a voter that comes back waits for clocks, if it knows those of a quorum.
     pub(crate) fn clocks_wait(&self) -> u64 {
         if self.has_right_clocks() {
-            3 * SECOND
+            10 * SECOND
         } else {
             0
         }

@@ -39,7 +39,7 @@ const ASKS: u32 = 8;
 /// How long a voter waits for answers once its quarantine is over.
 const RECALL_WAIT: Duration = Duration::from_secs(1);
 /// The same for the clocks of more members than a quorum.
-const CLOCKS_WAIT: Duration = Duration::from_secs(3);
+const CLOCKS_WAIT: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 enum Phase {
