@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::proto::id::NodeId;
+use crate::proto::roster::majority;
 use crate::runtime::Status;
 
 /// A cluster that has not come to rest in time.
@@ -42,7 +43,16 @@ pub(super) fn missing(nodes: &[Seen], passes: impl Fn(usize, usize) -> bool) -> 
     let both_ways = |a, b| passes(a, b) && passes(b, a);
     let mut missing = Vec::new();
     for (i, node) in nodes.iter().enumerate().filter(|(_, node)| node.runs) {
-        if let Some(left) = node.status.quarantine {
+        // Whoever cannot hear most members does not vote before it can.
+        let is_alone = || {
+            let members = &node.status.members;
+            let can_answer = |j: &usize| *j == i || nodes[*j].runs && both_ways(i, *j);
+            let answer = (0..nodes.len()).filter(can_answer);
+            let is_member = |j: &usize| members.iter().any(|it| it.node == nodes[*j].id);
+            answer.filter(is_member).count() < majority(members.len())
+        };
+        let quarantine = node.status.quarantine;
+        if let Some(left) = quarantine.filter(|left| !left.is_zero() || !is_alone()) {
             let id = &node.id;
             missing.push(format!("{id} does not vote yet, for {left:?} at the least"));
         }

@@ -74,8 +74,8 @@ fn reading_of_member_that_is_cut_off_does_not_count_for_long() {
 }
 
 /// M2: never more than one of three clocks is wrong; that of the dead voter was when it was last
-/// read. 0 and 1 voted for the first owner. 0 restarts, reads the clock of 1 while that is behind, and 1
-/// dies; then the clock of 0 is set back. So it cannot tell which is right, and does not vote.
+/// read. 0 and 1 voted for the first owner. 0 restarts, reads the clock of 1 while that is behind,
+/// and 1 dies; then the clock of 0 is set back. It cannot tell which is right, and does not vote.
 #[test]
 fn epoch_does_not_fall_by_the_reading_of_a_dead_voter() {
     let mut net = Net::new(3, 3, 2);
