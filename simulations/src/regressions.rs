@@ -101,7 +101,7 @@ fn a_node_that_moved_while_its_wall_clock_was_set_back_learns_that_it_is_outdate
     }
     sent(&mut voter);
     let mut again = claims(5);
-    // Nobody answers any more where it was; so it is told where it speaks from.
+    // Its earlier address does not answer any more, so it is told at its present one.
     for second in 1..20 {
         let now = at(second, WALL_MS + second * 1_000);
         again.handle_timeout(now);

@@ -94,7 +94,7 @@ pub enum WallClock {
     },
 }
 
-/// Whether a voter without memory may come back by the clocks that are known.
+/// If a voter without memory may come back by the clocks that are known.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum MayReturn {
     /// A majority of the members' clocks is known.

@@ -16,7 +16,7 @@ fn votes(net: &Net, seat: usize) -> bool {
     net.node(seat).voter().unwrap().quarantine().is_none()
 }
 
-/// What the driver does: the voters are asked for their standing and their clocks.
+/// All nodes ask the voters for their standing and their clocks, as a driver makes them do.
 fn tick(net: &mut Net, span: Duration) {
     let end = net.time + span;
     while net.time < end {
@@ -141,7 +141,7 @@ fn wrong_clock_of_dead_member_is_not_disputed_for_long() {
     );
 }
 
-/// What is known of a dead member's clock widens with time; here the quarantine is ten minutes.
+/// The interval of a dead member's clock widens with time; here the quarantine is ten minutes.
 #[test]
 fn right_clock_of_dead_member_is_not_disputed_in_a_long_quarantine() {
     let run = |is_read: bool| {
@@ -179,7 +179,7 @@ fn right_clock_of_dead_member_is_not_disputed_in_a_long_quarantine() {
     );
 }
 
-/// What is known of a clock is as wide as the round trip.
+/// The interval of a clock is as wide as the round trip.
 #[test]
 fn clocks_are_not_disputed_if_a_round_trip_is_longer_than_the_skew() {
     let run = |skew: Duration| {
