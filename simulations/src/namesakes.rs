@@ -102,6 +102,24 @@ pub(crate) fn has(seed: u64, hosts: usize) -> bool {
     hosts > 1 && Rng::stream(seed, "has namesakes").chance(150_000)
 }
 
+/// M8 is judged only in a world whose links lose nothing, whose gossip is honest and whose timers
+/// are prompt. Half of the worlds with such processes are made so.
+pub(crate) fn make_fair(settings: &mut Settings) {
+    let is_fair = Rng::stream(settings.seed, "fair to namesakes").chance(500_000);
+    if !settings.has_namesakes || !is_fair {
+        return;
+    }
+    settings.gossip = Gossip::Honest;
+    let weather = &mut settings.weather;
+    (weather.loss_ppm, weather.late_ppm, weather.damage_ppm) = (0, 0, 0);
+    let hazards = &mut settings.hazards;
+    (
+        hazards.timers_late_max,
+        hazards.reading,
+        hazards.large_loss_ppm,
+    ) = (0, 0, 0);
+}
+
 impl World {
     /// A second process under the name of a host starts.
     pub(crate) fn start_namesake(&mut self, fault: usize, of: HostAt, on: HostAt) {
@@ -391,15 +409,24 @@ impl World {
         let Some(base) = self.process(of).filter(|_| self.hosts[of].acts()) else {
             return;
         };
-        let started = base.started_at.max(it.started_at);
-        let first = base.started_at.min(it.started_at);
-        // Who has run before either started, and has been able to hear both ever since.
+        // A client that wants nothing says nothing, and nobody hears it.
+        let open = &self.laws.history.open;
+        let asked = base.requests.values();
+        let asked_at = asked.filter_map(|it| Some(open.get(&it.request)?.asked_at));
+        let spoke_at = match of < self.settings.members {
+            true => base.started_at,
+            false => asked_at.min().unwrap_or(self.time),
+        };
+        let started = spoke_at.max(it.started_at);
+        // A peer that ran when both were there, and has been able to hear both ever since.
         let hears_both = (0..self.settings.members).any(|peer| {
             let runs = self.hosts[peer].acts()
-                && self.process(peer).is_some_and(|it| it.started_at <= first)
-                && self.steady.host_since(peer) <= first;
+                && self
+                    .process(peer)
+                    .is_some_and(|it| it.started_at <= started)
+                && self.steady.host_since(peer) <= started;
             let links = [of, on].map(|host| self.links_steady_since(host, peer));
-            let hears = links.iter().all(|it| it.is_some_and(|at| at <= first));
+            let hears = links.iter().all(|it| it.is_some_and(|at| at <= started));
             runs && hears && peer != of
         });
         // What became of it while it was frozen, or its machine slow, is not judged.

@@ -206,6 +206,7 @@ impl Settings {
         settings.wrong_clocks = wrong_clocks::draw(&settings);
         settings.hazards.maims &= settings.wrong_clocks.is_none();
         settings.has_namesakes &= settings.other_set.is_none() && !settings.has_twins;
+        namesakes::make_fair(&mut settings);
         settings
     }
 
