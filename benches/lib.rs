@@ -11,10 +11,10 @@ use lockmesh::node::{Node, NodeConfig, Output};
 use lockmesh::proto::claimant::Request;
 use lockmesh::proto::event::{Event, Ticket};
 use lockmesh::proto::id::{Incarnation, Key, NodeId};
-use lockmesh::proto::roster::{Roster, Timing};
 use lockmesh::proto::time::{Instant, Now};
 use lockmesh::proto::view::{Peer, View};
 use lockmesh::proto::voter::{Limits, Start};
+use lockmesh::proto::voter_set::{Timing, VoterSet};
 use lockmesh::wire::{ClusterKey, Seal};
 
 /// What leases are asked for.
@@ -52,8 +52,8 @@ impl World {
     #[must_use]
     pub fn new(nodes: u16) -> Self {
         let ids: Vec<NodeId> = (0..nodes).map(id).collect();
-        let roster = Roster::new(1, ids, usize::from(nodes), Timing::lan());
-        let roster = Arc::new(roster.expect("the roster is good"));
+        let voter_set = VoterSet::new(1, ids, usize::from(nodes), Timing::lan());
+        let voter_set = Arc::new(voter_set.expect("the voter set is good"));
         let mut world = Self {
             nodes: Vec::new(),
             due: vec![None; usize::from(nodes)],
@@ -66,7 +66,7 @@ impl World {
             datagrams: 0,
         };
         for n in 0..nodes {
-            let node = Node::new(world.now, config(n, &roster));
+            let node = Node::new(world.now, config(n, &voter_set));
             world.nodes.push(node);
         }
         for n in 0..nodes {
@@ -247,14 +247,14 @@ fn peer(number: u16) -> Peer {
     }
 }
 
-fn config(number: u16, roster: &Arc<Roster>) -> NodeConfig {
+fn config(number: u16, voter_set: &Arc<VoterSet>) -> NodeConfig {
     let mut boot_id = [0; 16];
     boot_id[..2].copy_from_slice(&number.to_le_bytes());
     let key = ClusterKey::from_bytes([7; 32]).expect("not all zeros");
     NodeConfig {
         id: id(number),
         incarnation: Incarnation::new(1),
-        roster: roster.clone(),
+        voter_set: voter_set.clone(),
         start: Start::NewCluster,
         limits: Limits::default(),
         claims_max: CLAIMS_MAX,

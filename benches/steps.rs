@@ -16,9 +16,9 @@ use lockmesh::proto::epoch::Epoch;
 use lockmesh::proto::event::{Effects, Event, Ticket};
 use lockmesh::proto::id::{ClaimId, Incarnation, NodeId};
 use lockmesh::proto::message::{Claim, Message, Release, Vote};
-use lockmesh::proto::roster::{Roster, Timing};
 use lockmesh::proto::time::{Instant, Now};
 use lockmesh::proto::voter::{Limits, Start, Voter};
+use lockmesh::proto::voter_set::{Timing, VoterSet};
 use lockmesh::wire::codec::{pack, unpack};
 use lockmesh::wire::{ClusterKey, DATAGRAM_BYTES_MAX, Head, Kind, Seal};
 
@@ -255,13 +255,13 @@ fn id(name: &str) -> NodeId {
     NodeId::new(name).unwrap()
 }
 
-fn roster(members: &[&str]) -> Arc<Roster> {
+fn voter_set(members: &[&str]) -> Arc<VoterSet> {
     let members: Vec<NodeId> = members.iter().map(|name| id(name)).collect();
     let voters = members.len();
-    Arc::new(Roster::new(1, members, voters, Timing::lan()).unwrap())
+    Arc::new(VoterSet::new(1, members, voters, Timing::lan()).unwrap())
 }
 
-/// The one voter of its roster: it has nobody to ask what it forgot.
+/// The one voter of its voter set: it has nobody to ask what it forgot.
 fn voter() -> Voter {
     let mut voter = Voter::new(
         Now {
@@ -269,7 +269,7 @@ fn voter() -> Voter {
             ..now()
         },
         id("n0"),
-        roster(&["n0"]),
+        voter_set(&["n0"]),
         Limits::default(),
         Start::NewCluster,
         1,
@@ -281,8 +281,8 @@ fn voter() -> Voter {
 }
 
 fn claimant() -> Claimant {
-    let roster = roster(&["n0", "n1", "n2"]);
-    Claimant::new(id("n9"), Incarnation::new(1), roster, 1 << 24, 1)
+    let voter_set = voter_set(&["n0", "n1", "n2"]);
+    Claimant::new(id("n9"), Incarnation::new(1), voter_set, 1 << 24, 1)
 }
 
 fn claim(number: u64) -> Claim {
@@ -309,7 +309,7 @@ fn head() -> Head {
         from: id("n9"),
         incarnation: Incarnation::new(1),
         to: id("n0"),
-        roster: roster(&["n0", "n1", "n2"]).tag(),
+        voter_set: voter_set(&["n0", "n1", "n2"]).tag(),
     }
 }
 

@@ -12,9 +12,9 @@ use lockmesh::proto::epoch::Epoch;
 use lockmesh::proto::event::Effects;
 use lockmesh::proto::id::{ClaimId, Incarnation, Key, NodeId};
 use lockmesh::proto::message::Claim;
-use lockmesh::proto::roster::{Roster, Timing};
 use lockmesh::proto::time::{Instant, Now};
 use lockmesh::proto::voter::{Limits, Start, Voter};
+use lockmesh::proto::voter_set::{Timing, VoterSet};
 
 const LOCKS: u64 = 1_000_000;
 /// A prime above: the keys come in no order.
@@ -23,9 +23,17 @@ const NODES: u64 = 16;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let me = NodeId::new("v1")?;
-    let roster = Arc::new(Roster::new(1, vec![me.clone()], 1, Timing::lan())?);
+    let voter_set = Arc::new(VoterSet::new(1, vec![me.clone()], 1, Timing::lan())?);
     let (limits, start) = (Limits::default(), Start::NewCluster);
-    let mut voter = Voter::new(at(0), me, roster, limits, start, 7, &mut Effects::default());
+    let mut voter = Voter::new(
+        at(0),
+        me,
+        voter_set,
+        limits,
+        start,
+        7,
+        &mut Effects::default(),
+    );
     let before = resident()?;
     for n in 0..LOCKS {
         let mut out = Effects::default();

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::error::ConfigError;
 use crate::proto::id::NodeId;
-use crate::proto::roster::{Roster, Timing};
 use crate::proto::voter::{Limits, Start};
+use crate::proto::voter_set::{Timing, VoterSet};
 use crate::runtime::{Resolve, System, check_seed};
 use crate::wire::ClusterKey;
 
@@ -76,7 +76,7 @@ pub struct MeshBuilder {
     resolver: Arc<dyn Resolve>,
     voters: Vec<String>,
     voters_per_key: Option<usize>,
-    roster_version: u64,
+    voter_set_version: u64,
     timing: Timing,
     key: KeySource,
     cluster: String,
@@ -101,7 +101,7 @@ pub(crate) struct Checked {
     pub(crate) advertise: Option<SocketAddr>,
     pub(crate) seeds: Vec<String>,
     pub(crate) resolver: Arc<dyn Resolve>,
-    pub(crate) roster: Roster,
+    pub(crate) voter_set: VoterSet,
     pub(crate) key: Option<ClusterKey>,
     pub(crate) cluster: String,
     pub(crate) start: Start,
@@ -132,7 +132,7 @@ impl MeshBuilder {
             resolver: Arc::new(System),
             voters: Vec::new(),
             voters_per_key: None,
-            roster_version: 1,
+            voter_set_version: 1,
             timing: Timing::lan(),
             key: KeySource::Unsaid,
             cluster: CLUSTER_DEFAULT.to_owned(),
@@ -214,9 +214,9 @@ impl MeshBuilder {
         self
     }
 
-    /// The number of the roster. In this release a cluster keeps its roster for life.
-    pub fn roster_version(mut self, version: u64) -> Self {
-        self.roster_version = version;
+    /// The number of the voter set. In this release a cluster keeps its voter set for life.
+    pub fn voter_set_version(mut self, version: u64) -> Self {
+        self.voter_set_version = version;
         self
     }
 
@@ -347,8 +347,8 @@ impl MeshBuilder {
         let r = self
             .voters_per_key
             .unwrap_or_else(|| voters.len().min(VOTERS_PER_KEY_DEFAULT_MAX));
-        let roster = Roster::new(self.roster_version, voters, r, self.timing)?;
-        let roster = roster.of_cluster(&self.cluster);
+        let voter_set = VoterSet::new(self.voter_set_version, voters, r, self.timing)?;
+        let voter_set = voter_set.of_cluster(&self.cluster);
         let listen = address("listen", &self.listen)?;
         let advertise = self
             .advertise
@@ -356,7 +356,7 @@ impl MeshBuilder {
             .map(|a| address("advertise", a))
             .transpose()?;
         check_reachable(listen, advertise)?;
-        if self.is_short_lived && roster.has_member(&id) {
+        if self.is_short_lived && voter_set.has_member(&id) {
             return Err(ConfigError::ShortLivedVoter);
         }
         for seed in &self.seeds {
@@ -373,7 +373,7 @@ impl MeshBuilder {
             advertise,
             seeds: self.seeds.clone(),
             resolver: self.resolver.clone(),
-            roster,
+            voter_set,
             key: self.read_key()?,
             cluster: self.cluster.clone(),
             start: if self.new_cluster {

@@ -9,7 +9,7 @@ use crate::proto::claimant::RequestError;
 use crate::proto::event::Answers;
 use crate::proto::id::NameError;
 use crate::proto::message::RefuseReason;
-use crate::proto::roster::RosterError;
+use crate::proto::voter_set::VoterSetError;
 use crate::wire::{DropReason, KeyError};
 
 /// A mesh that was not started. Nothing is left: no socket, no task.
@@ -24,9 +24,9 @@ pub enum ConfigError {
         /// What is wrong with it.
         error: NameError,
     },
-    /// The roster, or one of the constants that are part of it.
+    /// The voter set, or one of the constants that are part of it.
     #[error(transparent)]
-    Roster(#[from] RosterError),
+    VoterSet(#[from] VoterSetError),
     /// Neither a key nor `insecure_plaintext()` was given.
     #[error(
         "key: the mesh has no cluster key; give key(..) or key_from_env(..), \
@@ -191,7 +191,7 @@ fn describe(answers: &Answers) -> String {
     let why = match reason {
         None => "",
         Some(RefuseReason::Quarantine) => " (in quarantine after a restart)",
-        Some(RefuseReason::Roster) => " (it has another roster)",
+        Some(RefuseReason::VoterSet) => " (it has another voter set)",
         Some(RefuseReason::Skew) => " (the wall clocks are too far apart)",
         Some(RefuseReason::Limit) => " (it keeps as many claims as it may)",
         Some(RefuseReason::NotAVoter) => " (it is not a voter)",
@@ -222,7 +222,7 @@ pub enum ExtendError {
         remaining: Duration,
         /// What was asked for on top.
         extra: Duration,
-        /// `max_ttl` of the roster.
+        /// `max_ttl` of the voter set.
         max: Duration,
     },
     /// No majority has agreed in time. The lease may still grow by what was asked for.
@@ -253,7 +253,7 @@ pub enum InspectError {
     ShutDown,
 }
 
-/// The mesh is not ready: a majority of the roster cannot be reached, or this node's own voter
+/// The mesh is not ready: a majority of the voter set cannot be reached, or this node's own voter
 /// does not vote yet.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
 #[error("not ready in {waited:?}: {reachable} of {members} members can be counted on")]
@@ -262,6 +262,6 @@ pub struct NotReady {
     pub waited: Duration,
     /// How many members can be reached; this node counts where its voter votes.
     pub reachable: usize,
-    /// How many members the roster has.
+    /// How many members the voter set has.
     pub members: usize,
 }

@@ -36,8 +36,8 @@ pub use proto::epoch::Epoch;
 pub use proto::event::Answers;
 pub use proto::id::{Key, NameError, NodeId};
 pub use proto::message::RefuseReason;
-pub use proto::roster::{RosterError, RosterTag, Timing};
 pub use proto::voter::Limits;
+pub use proto::voter_set::{Timing, VoterSetError, VoterSetTag};
 pub use wire::{ClusterKey, DropReason, KeyError, Traffic};
 
 #[cfg(feature = "runtime")]

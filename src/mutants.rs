@@ -11,7 +11,7 @@ use std::cell::Cell;
 #[cfg(feature = "mutants")]
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Mutant {
-    /// A majority of the voters that answered, not of those that the roster names.
+    /// A majority of the voters that answered, not of those that the voter set names.
     CountTheLiving,
     /// A voter without memory votes at once.
     NoQuarantine,

@@ -276,7 +276,7 @@ const CHECK: &str = "check that those that do not answer run and can be reached"
 const WAIT: &str = "restart no other voter until it votes";
 
 const SAME_SETTINGS: &str =
-    "give all nodes the same voters, voters per key, timing and roster version";
+    "give all nodes the same voters, voters per key, timing and voter set version";
 
 fn leans_on_wall_clock(answers: usize, knows_clocks: bool) -> String {
     let if_so = match knows_clocks {

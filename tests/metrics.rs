@@ -220,11 +220,11 @@ async fn drops(mesh: &Mesh, metrics: &mut Metrics) {
     }
 }
 
-/// A node with another roster, and one that may have forgotten its votes.
+/// A node with another voter set, and one that may have forgotten its votes.
 async fn strangers(mesh: &Mesh, log: &Log) {
     let stranger = builder("stranger")
         .voters(["n0"])
-        .roster_version(2)
+        .voter_set_version(2)
         .seeds([mesh.local_addr().to_string()])
         .start()
         .await
@@ -232,7 +232,7 @@ async fn strangers(mesh: &Mesh, log: &Log) {
     let request = stranger.lock("k").wait_at_most(Duration::from_secs(60));
     let asking = tokio::spawn(request.acquire());
     let differs = ["WARN", "another voter set"];
-    until("the mesh says that a node has another roster", || {
+    until("the mesh says that a node has another voter set", || {
         log.says(&[&differs[..], &["node=n0", "peer=\"stranger\""]].concat())
     })
     .await;

@@ -21,9 +21,9 @@ use lockmesh::proto::claimant::{Claimant, Request};
 use lockmesh::proto::event::{Effects, Event, Ticket};
 use lockmesh::proto::id::{Incarnation, Key, NodeId};
 use lockmesh::proto::message::{Message, Outbox};
-use lockmesh::proto::roster::{Roster, Timing};
 use lockmesh::proto::time::{Instant, Now};
 use lockmesh::proto::voter::{Limits, Start, Voter};
+use lockmesh::proto::voter_set::{Timing, VoterSet};
 use stateright::{Model, Property};
 
 pub(crate) use found::search;
@@ -80,7 +80,7 @@ pub(crate) struct State {
 #[derive(Clone, Debug)]
 pub(crate) struct Search {
     scope: Scope,
-    roster: Arc<Roster>,
+    voter_set: Arc<VoterSet>,
     key: Key,
     ids: Vec<NodeId>,
 }
@@ -98,10 +98,10 @@ impl Search {
             offer: STEP,
             poke: ROUND_TRIP,
         };
-        let roster = Roster::new(1, ids[..VOTERS].to_vec(), VOTERS, timing);
+        let voter_set = VoterSet::new(1, ids[..VOTERS].to_vec(), VOTERS, timing);
         Self {
             scope,
-            roster: Arc::new(roster.expect("constants that fit")),
+            voter_set: Arc::new(voter_set.expect("constants that fit")),
             key: Key::new("k").expect("a short name"),
             ids,
         }
@@ -134,7 +134,7 @@ impl Search {
         Kept::new(Voter::new(
             now,
             me,
-            self.roster.clone(),
+            self.voter_set.clone(),
             limits,
             start,
             nonce,
@@ -437,7 +437,7 @@ impl Model for Search {
         }
         for claimant in 0..claims {
             let me = self.ids[VOTERS + claimant].clone();
-            let it = Claimant::new(me, Incarnation::new(1), self.roster.clone(), 4, 0);
+            let it = Claimant::new(me, Incarnation::new(1), self.voter_set.clone(), 4, 0);
             state.claimants.push(Kept::new(it));
         }
         self.begin(&mut state);

@@ -335,7 +335,7 @@ impl World {
         let seal = self.next_seal();
         let listens = self.trace.keeps_lines() && self.settings.algorithm == Algorithm::Lockmesh;
         let ear = listens.then(|| self.ear());
-        let roster = self.roster_of(host).clone();
+        let voter_set = self.voter_set_of(host).clone();
         let (believed, believed_by_most) = (self.believed_by(host), self.believed_by_most());
         let machine = &mut self.hosts[host];
         let now = machine.clock.now(self.time);
@@ -343,7 +343,7 @@ impl World {
         let config = NodeConfig {
             id: machine.id.clone(),
             incarnation: life.incarnation,
-            roster,
+            voter_set,
             start: if says_new {
                 Start::NewCluster
             } else {

@@ -12,10 +12,10 @@ use lockmesh::node::{Node, NodeConfig, Output};
 use lockmesh::proto::claimant::{NEVER_WON_MAX, Request};
 use lockmesh::proto::event::{Event, Ticket};
 use lockmesh::proto::id::{Incarnation, Key, NodeId};
-use lockmesh::proto::roster::{Roster, Timing};
 use lockmesh::proto::time::{Instant, Now};
 use lockmesh::proto::view::{Peer, View};
 use lockmesh::proto::voter::{Limits, Start};
+use lockmesh::proto::voter_set::{Timing, VoterSet};
 use lockmesh::wire::Seal;
 
 const NODES: usize = 3;
@@ -33,7 +33,7 @@ const CLIENT: usize = NODES;
 const REMEMBERED: usize = 8_192;
 
 struct Cluster {
-    roster: Arc<Roster>,
+    voter_set: Arc<VoterSet>,
     nodes: Vec<Node>,
     at: Duration,
     lives: u64,
@@ -64,9 +64,9 @@ impl Cluster {
             offer: Duration::from_millis(250),
             poke: Duration::from_millis(250),
         };
-        let roster = Roster::new(1, (0..NODES).map(id).collect(), NODES, timing).unwrap();
+        let voter_set = VoterSet::new(1, (0..NODES).map(id).collect(), NODES, timing).unwrap();
         let mut cluster = Self {
-            roster: Arc::new(roster),
+            voter_set: Arc::new(voter_set),
             nodes: Vec::new(),
             at: Duration::from_secs(1),
             lives: 0,
@@ -97,7 +97,7 @@ impl Cluster {
         let config = NodeConfig {
             id,
             incarnation: Incarnation::new(self.lives),
-            roster: self.roster.clone(),
+            voter_set: self.voter_set.clone(),
             start,
             limits: Limits::default(),
             claims_max: KEYS,

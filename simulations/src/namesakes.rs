@@ -136,7 +136,7 @@ impl World {
         let config = NodeConfig {
             id: self.hosts[of].id.clone(),
             incarnation: life,
-            roster: self.roster.clone(),
+            voter_set: self.voter_set.clone(),
             start: Start::Amnesia,
             limits: self.settings.limits,
             claims_max: 10,

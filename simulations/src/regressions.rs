@@ -10,10 +10,10 @@ use lockmesh::proto::epoch::Epoch;
 use lockmesh::proto::event::{Effects, Event};
 use lockmesh::proto::id::{Incarnation, Key, NodeId};
 use lockmesh::proto::message::{Memory, Message, Refuse, RefuseReason};
-use lockmesh::proto::roster::{Roster, Timing};
 use lockmesh::proto::time::{Instant, Now};
 use lockmesh::proto::view::{Peer, View};
 use lockmesh::proto::voter::{Limits, Start, Voter};
+use lockmesh::proto::voter_set::{Timing, VoterSet};
 use lockmesh::wire::Seal;
 
 const WALL_MS: u64 = 1_760_000_000_000;
@@ -26,10 +26,10 @@ fn addr(port: u16) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, 1], port))
 }
 
-fn roster(members: &[&str]) -> Arc<Roster> {
+fn voter_set(members: &[&str]) -> Arc<VoterSet> {
     let members: Vec<NodeId> = members.iter().map(|name| id(name)).collect();
     let voters = members.len();
-    Arc::new(Roster::new(1, members, voters, Timing::lan()).unwrap())
+    Arc::new(VoterSet::new(1, members, voters, Timing::lan()).unwrap())
 }
 
 fn at(seconds: u64, wall_ms: u64) -> Now {
@@ -50,11 +50,11 @@ fn request(key: &str) -> Request {
     }
 }
 
-fn node(name: &str, incarnation: u64, roster: &Arc<Roster>) -> Node {
+fn node(name: &str, incarnation: u64, voter_set: &Arc<VoterSet>) -> Node {
     let config = NodeConfig {
         id: id(name),
         incarnation: Incarnation::new(incarnation),
-        roster: roster.clone(),
+        voter_set: voter_set.clone(),
         start: Start::NewCluster,
         limits: Limits::default(),
         claims_max: 8,
@@ -79,8 +79,8 @@ fn sent(node: &mut Node) -> Vec<(SocketAddr, Vec<u8>)> {
 /// Seed 475 of the first world: passed over for ever (L2).
 #[test]
 fn a_node_that_moved_while_its_wall_clock_was_set_back_learns_that_it_is_outdated() {
-    let roster = roster(&["a"]);
-    let mut voter = node("a", 1, &roster);
+    let voter_set = voter_set(&["a"]);
+    let mut voter = node("a", 1, &voter_set);
     sent(&mut voter);
     let voter_is_at = Peer {
         addr: addr(1),
@@ -91,7 +91,7 @@ fn a_node_that_moved_while_its_wall_clock_was_set_back_learns_that_it_is_outdate
         peers: [(id("a"), voter_is_at)].into(),
     };
     let claims = |incarnation: u64| {
-        let mut claimant = node("b", incarnation, &roster);
+        let mut claimant = node("b", incarnation, &voter_set);
         claimant.handle_view(at(1, WALL_MS), &view);
         claimant.claim(at(1, WALL_MS), request("k")).unwrap();
         claimant
@@ -119,9 +119,9 @@ fn a_node_that_moved_while_its_wall_clock_was_set_back_learns_that_it_is_outdate
 /// Seed 94 of the first world: still waiting long after all was mended (L1).
 #[test]
 fn a_claim_drawn_while_the_wall_clock_was_far_ahead_claims_anew_once_it_is_set_right() {
-    let roster = roster(&["a", "b", "c"]);
+    let voter_set = voter_set(&["a", "b", "c"]);
     // Zero: it draws the lowest epochs that it may.
-    let mut claimant = Claimant::new(id("n"), Incarnation::new(1), roster, 8, 0);
+    let mut claimant = Claimant::new(id("n"), Incarnation::new(1), voter_set, 8, 0);
     let mut out = Effects::default();
     let ahead = WALL_MS + 10_000_000;
     let ticket = claimant
@@ -144,7 +144,7 @@ fn a_claim_drawn_while_the_wall_clock_was_far_ahead_claims_anew_once_it_is_set_r
 /// Seed 9 of the first world: a floor below an epoch that won, and not a word of it (M5).
 #[test]
 fn a_recovery_that_cuts_an_answer_says_that_it_leans_on_its_wall_clock() {
-    let roster = roster(&["a", "b", "c"]);
+    let voter_set = voter_set(&["a", "b", "c"]);
     for (ahead_ms, leans) in [(0, false), (60_000, true)] {
         let mut out = Effects::default();
         let limits = Limits::default();
@@ -153,7 +153,7 @@ fn a_recovery_that_cuts_an_answer_says_that_it_leans_on_its_wall_clock() {
         let mut voter = Voter::new(
             start,
             me,
-            roster.clone(),
+            voter_set.clone(),
             limits,
             Start::Amnesia,
             7,

@@ -8,8 +8,8 @@
 
 use std::time::Duration;
 
-use lockmesh::proto::roster::Timing;
 use lockmesh::proto::voter::Limits;
+use lockmesh::proto::voter_set::Timing;
 use serde::Serialize;
 
 use crate::algorithms::Algorithm;

@@ -9,8 +9,8 @@ mod format;
 use std::time::Duration;
 
 use lockmesh::proto::id::NodeId;
-use lockmesh::proto::roster::{Roster, RosterError, Timing};
 use lockmesh::proto::voter::Limits;
+use lockmesh::proto::voter_set::{Timing, VoterSet, VoterSetError};
 use serde::Deserialize as _;
 use toml::Spanned;
 
@@ -233,7 +233,7 @@ fn settings_of(reader: &Reader<'_>, file: &File) -> Result<Settings, BadScenario
     }
     let timing = timing_of(file.timing.as_ref());
     let voters = *cluster.voters_per_key.as_ref();
-    check_roster(reader, file, members, voters, timing)?;
+    check_voter_set(reader, file, members, voters, timing)?;
     let net = file.network.as_ref().map(Spanned::as_ref);
     let net = net.copied().unwrap_or_default();
     Ok(Settings {
@@ -279,7 +279,7 @@ fn settings_of(reader: &Reader<'_>, file: &File) -> Result<Settings, BadScenario
     })
 }
 
-fn check_roster(
+fn check_voter_set(
     reader: &Reader<'_>,
     file: &File,
     members: usize,
@@ -287,15 +287,15 @@ fn check_roster(
     timing: Timing,
 ) -> Result<(), BadScenario> {
     let names = (0..members).filter_map(|at| NodeId::new(format!("n{at}")).ok());
-    let roster = Roster::new(1, names.collect(), voters, timing);
-    roster.map(|_| ()).map_err(|error| match error {
-        RosterError::VotersPerKey { .. } => {
+    let voter_set = VoterSet::new(1, names.collect(), voters, timing);
+    voter_set.map(|_| ()).map_err(|error| match error {
+        VoterSetError::VotersPerKey { .. } => {
             reader.bad(&file.cluster.as_ref().voters_per_key, error)
         }
-        RosterError::OutOfBounds { field, .. } => {
+        VoterSetError::OutOfBounds { field, .. } => {
             reader.bad_key(&file.timing, &format!("{field}_ms"), error)
         }
-        RosterError::Drift { .. } => reader.bad_key(&file.timing, "max_drift_ppm", error),
+        VoterSetError::Drift { .. } => reader.bad_key(&file.timing, "max_drift_ppm", error),
         error => reader.bad(&file.cluster, error),
     })
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use lockmesh::proto::id::{Key, NodeId};
-use lockmesh::proto::roster::Roster;
+use lockmesh::proto::voter_set::VoterSet;
 
 use crate::invariants::{Host as HostAt, KeyAt};
 use crate::settings::Settings;
@@ -12,10 +12,10 @@ use crate::world::World;
 
 impl World {
     /// The voter set in which a host runs.
-    pub(crate) fn roster_of(&self, host: HostAt) -> &Arc<Roster> {
+    pub(crate) fn voter_set_of(&self, host: HostAt) -> &Arc<VoterSet> {
         match self.hosts[host].is_other {
-            true => &self.other_roster,
-            false => &self.roster,
+            true => &self.other_voter_set,
+            false => &self.voter_set,
         }
     }
 
@@ -25,19 +25,19 @@ impl World {
     }
 }
 
-pub(crate) fn other_roster(settings: &Settings, ids: &[NodeId]) -> Option<Arc<Roster>> {
+pub(crate) fn other_voter_set(settings: &Settings, ids: &[NodeId]) -> Option<Arc<VoterSet>> {
     let other = settings.other_set.as_ref()?;
     let members = other.members.iter().map(|host| ids[*host].clone());
-    let roster = Roster::new(1, members.collect(), other.voters_per_key, other.timing);
-    let roster = roster.expect("settings that were drawn are valid");
-    Some(Arc::new(roster.of_cluster(CLUSTER)))
+    let voter_set = VoterSet::new(1, members.collect(), other.voters_per_key, other.timing);
+    let voter_set = voter_set.expect("settings that were drawn are valid");
+    Some(Arc::new(voter_set.of_cluster(CLUSTER)))
 }
 
 pub(crate) fn voters_of(
-    roster: &Roster,
+    voter_set: &VoterSet,
     keys: &[Key],
     at: impl Fn(&NodeId) -> HostAt,
 ) -> Vec<Vec<HostAt>> {
-    let of = |key| roster.voters_for(key).iter().map(&at).collect();
+    let of = |key| voter_set.voters_for(key).iter().map(&at).collect();
     keys.iter().map(of).collect()
 }

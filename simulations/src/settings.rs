@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use lockmesh::proto::roster::Timing;
 use lockmesh::proto::voter::Limits;
+use lockmesh::proto::voter_set::Timing;
 
 use crate::algorithms::Algorithm;
 use crate::hazards::{self, Hazards};
@@ -22,7 +22,7 @@ pub(crate) const PROBE_KEYS: usize = 20;
 pub(crate) enum Pace {
     /// The ratio of any two rates is at most 1 + `max_drift`.
     Kept,
-    /// Up to this many parts per million off, either way: beyond what the roster allows.
+    /// Up to this many parts per million off, either way: beyond what the voter set allows.
     Wild(i64),
 }
 
@@ -79,7 +79,7 @@ pub(crate) struct Settings {
     pub(crate) is_sealed: bool,
     /// Whether the run is recorded for a page or a table; it then goes on after a broken law.
     pub(crate) is_recorded: bool,
-    /// Members of the roster, hosts 0 and up; those after them are no members.
+    /// Members of the voter set, hosts 0 and up; those after them are no members.
     pub(crate) members: usize,
     pub(crate) outsiders: usize,
     pub(crate) voters_per_key: usize,
@@ -420,24 +420,24 @@ fn keep_long(rng: &mut Rng, habits: &mut Habits, max_ttl: u64) {
 mod tests {
     use super::*;
     use lockmesh::proto::id::NodeId;
-    use lockmesh::proto::roster::Roster;
+    use lockmesh::proto::voter_set::VoterSet;
 
     #[test]
-    fn every_seed_draws_a_roster_that_can_be() {
+    fn every_seed_draws_a_voter_set_that_can_be() {
         for seed in 0..2_000 {
             let settings = Settings::draw(seed, None);
             let members = (0..settings.members)
                 .map(|n| NodeId::new(format!("n{n}")).unwrap())
                 .collect();
-            let roster = Roster::new(1, members, settings.voters_per_key, settings.timing);
-            assert!(roster.is_ok(), "seed {seed}: {roster:?}");
+            let voter_set = VoterSet::new(1, members, settings.voters_per_key, settings.timing);
+            assert!(voter_set.is_ok(), "seed {seed}: {voter_set:?}");
             let Some(other) = settings.other_set else {
                 continue;
             };
             let names = other.members.iter().map(|n| format!("n{n}"));
             let members = names.map(|name| NodeId::new(name).unwrap()).collect();
-            let roster = Roster::new(1, members, other.voters_per_key, other.timing);
-            assert!(roster.is_ok(), "seed {seed}: {roster:?}");
+            let voter_set = VoterSet::new(1, members, other.voters_per_key, other.timing);
+            assert!(voter_set.is_ok(), "seed {seed}: {voter_set:?}");
         }
     }
 }

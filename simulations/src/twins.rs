@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use lockmesh::node::{Node, NodeConfig, Output};
 use lockmesh::proto::id::Incarnation;
-use lockmesh::proto::roster::Roster;
 use lockmesh::proto::time::Now;
 use lockmesh::proto::view::{Peer, View};
 use lockmesh::proto::voter::{Limits, Start};
+use lockmesh::proto::voter_set::VoterSet;
 
 use crate::datagrams::Datagram;
 use crate::invariants::Host as HostAt;
@@ -34,13 +34,13 @@ impl World {
         if !self.settings.has_twins {
             return;
         }
-        let roster = roster(&self.settings, self);
+        let voter_set = voter_set(&self.settings, self);
         let now = self.hosts[0].clock.now(self.time);
         let nodes = (0..self.settings.members).map(|host| {
             let config = NodeConfig {
                 id: self.hosts[host].id.clone(),
                 incarnation: Incarnation::new(LIFE),
-                roster: roster.clone(),
+                voter_set: voter_set.clone(),
                 start: Start::NewCluster,
                 limits: Limits::default(),
                 claims_max: 1,
@@ -117,10 +117,10 @@ fn next(node: &mut Node) -> Output {
     }
 }
 
-fn roster(settings: &Settings, world: &World) -> Arc<Roster> {
+fn voter_set(settings: &Settings, world: &World) -> Arc<VoterSet> {
     let hosts = world.hosts[..settings.members].iter();
     let members = hosts.map(|host| host.id.clone()).collect();
-    let roster = Roster::new(1, members, settings.voters_per_key, settings.timing);
-    let roster = roster.expect("the cluster's own is the same");
-    Arc::new(roster.of_cluster(OTHER_CLUSTER))
+    let voter_set = VoterSet::new(1, members, settings.voters_per_key, settings.timing);
+    let voter_set = voter_set.expect("the cluster's own is the same");
+    Arc::new(voter_set.of_cluster(OTHER_CLUSTER))
 }

@@ -96,7 +96,7 @@ impl World {
         wish: Wish,
     ) -> Option<RequestId> {
         let now = self.hosts[host].clock.now(self.time);
-        let ttl_max = self.roster_of(host).timing().max_ttl;
+        let ttl_max = self.voter_set_of(host).timing().max_ttl;
         let process = self.hosts[host].process.as_mut()?;
         let patience = wish.patience.map(Duration::from_nanos);
         let deadline = patience.map(|span| now.mono.after(span));

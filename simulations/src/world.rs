@@ -11,9 +11,9 @@ use std::sync::Arc;
 use lockmesh::node::Output;
 use lockmesh::proto::event::Event;
 use lockmesh::proto::id::{Key, NodeId};
-use lockmesh::proto::roster::Roster;
 use lockmesh::proto::time::Now;
 use lockmesh::proto::view::View;
+use lockmesh::proto::voter_set::VoterSet;
 use lockmesh::wire::ClusterKey;
 
 use crate::algorithms::{Hearing, Machine};
@@ -28,7 +28,7 @@ use crate::network::Network;
 use crate::report::Record;
 use crate::rng::Rng;
 use crate::scenario::{AskAt, Counted};
-use crate::sets::{other_roster, voters_of};
+use crate::sets::{other_voter_set, voters_of};
 use crate::settings::{Gossip, PROBE_KEYS, SECOND, Settings};
 use crate::steady::Steady;
 use crate::trace::Trace;
@@ -137,9 +137,9 @@ pub(crate) struct World {
     pub(crate) hosts: Vec<Host>,
     pub(crate) by_addr: BTreeMap<SocketAddr, HostAt>,
     by_id: BTreeMap<NodeId, HostAt>,
-    pub(crate) roster: Arc<Roster>,
+    pub(crate) voter_set: Arc<VoterSet>,
     /// That of the other voter set; the same where there is none.
-    pub(crate) other_roster: Arc<Roster>,
+    pub(crate) other_voter_set: Arc<VoterSet>,
     pub(crate) keys: Vec<Key>,
     /// The keys that each host votes for, in each voter set.
     pub(crate) voter_keys: [Vec<Vec<KeyAt>>; 2],
@@ -196,16 +196,16 @@ impl World {
         let hosts = draw_hosts(&settings);
         let ids: Vec<NodeId> = hosts.iter().map(|host| host.id.clone()).collect();
         let members = ids[..settings.members].to_vec();
-        let roster = Roster::new(1, members, settings.voters_per_key, settings.timing);
-        let roster = roster.expect("settings that were drawn or checked are valid");
-        let roster = Arc::new(roster.of_cluster(CLUSTER));
+        let voter_set = VoterSet::new(1, members, settings.voters_per_key, settings.timing);
+        let voter_set = voter_set.expect("settings that were drawn or checked are valid");
+        let voter_set = Arc::new(voter_set.of_cluster(CLUSTER));
         let keys: Vec<Key> = (0..settings.habits.keys + PROBE_KEYS)
             .map(|key| Key::new(format!("key/{key}")).expect("a short name"))
             .collect();
         let by_id: BTreeMap<NodeId, HostAt> = ids.iter().cloned().zip(0..).collect();
-        let other_roster = other_roster(&settings, &ids).unwrap_or_else(|| roster.clone());
-        let voters =
-            [&roster, &other_roster].map(|roster| voters_of(roster, &keys, |id| by_id[id]));
+        let other_voter_set = other_voter_set(&settings, &ids).unwrap_or_else(|| voter_set.clone());
+        let voters = [&voter_set, &other_voter_set]
+            .map(|voter_set| voters_of(voter_set, &keys, |id| by_id[id]));
         let voter_keys = voters.each_ref().map(|voters| {
             let of = |host: HostAt| {
                 let keys = 0..keys.len();
@@ -222,8 +222,8 @@ impl World {
             queued: 0,
             by_addr: hosts.iter().map(|host| host.addr).zip(0..).collect(),
             by_id,
-            roster,
-            other_roster,
+            voter_set,
+            other_voter_set,
             voter_keys,
             network,
             faults,

@@ -3,8 +3,8 @@
 //! `max_clock_skew` of each other. The laws hold whatever the wrong ones show (rule 28).
 
 use lockmesh::proto::epoch::Epoch;
-use lockmesh::proto::roster::majority;
 use lockmesh::proto::time::Now;
+use lockmesh::proto::voter_set::majority;
 
 use crate::faults::{Cut, Fault, Target, Trouble};
 use crate::invariants::Host as HostAt;
@@ -159,7 +159,7 @@ impl World {
         // One that had other settings may have voted for what it does not believe now.
         let skew = match self.hosts[host].has_changed {
             true => self.settings.largest_skew(),
-            false => self.roster_of(host).timing().max_clock_skew,
+            false => self.voter_set_of(host).timing().max_clock_skew,
         };
         Epoch::limit(self.hosts[host].clock.now(self.time), skew).get()
     }

@@ -12,7 +12,7 @@ use super::links::{Fault, Links};
 use super::stable::{NotStable, Seen, missing};
 use crate::config::MeshBuilder;
 use crate::error::ConfigError;
-use crate::proto::roster::Timing;
+use crate::proto::voter_set::Timing;
 use crate::runtime::Mesh;
 use crate::wire::ClusterKey;
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::proto::id::NodeId;
-use crate::proto::roster::majority;
+use crate::proto::voter_set::majority;
 use crate::runtime::Status;
 
 /// A cluster that has not come to rest in time.

@@ -18,8 +18,8 @@
 use std::net::SocketAddr;
 
 use crate::proto::id::Incarnation;
-use crate::proto::roster::Timing;
 use crate::proto::time::Instant;
+use crate::proto::voter_set::Timing;
 
 /// How many datagrams go to the first address alone before others are tried.
 const FEW: u32 = 3;

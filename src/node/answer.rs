@@ -11,9 +11,9 @@ use super::{Node, Output};
 use crate::proto::event::Event;
 use crate::proto::id::{Key, NodeId};
 use crate::proto::message::{RefuseReason, Report, VoterQuery, VoterReply};
-use crate::proto::roster::RosterTag;
 use crate::proto::time::Now;
 use crate::proto::view::Peer;
+use crate::proto::voter_set::VoterSetTag;
 use crate::wire::observe::{
     Answer, Answered, Asked, Counts, LISTED_WAITERS_MAX, Overview, Page, Question, SeenLock,
     SeenNode, VoterState,
@@ -31,8 +31,8 @@ pub(super) fn count(counts: &mut Counts, event: &Event) {
         | Event::QuarantineBegan { .. }
         | Event::QuarantineEnded { .. }
         | Event::QuarantineExtended { .. }
-        | Event::RosterMismatch { .. }
-        | Event::RosterMatch { .. }
+        | Event::VoterSetMismatch { .. }
+        | Event::VoterSetMatch { .. }
         | Event::TwinFound
         | Event::TwinGone => {}
     }
@@ -58,7 +58,7 @@ impl Node {
             nonce,
             node: self.id.clone(),
             incarnation: self.claimant.incarnation(),
-            roster: self.roster.tag(),
+            voter_set: self.voter_set.tag(),
             answer: Answer::Nodes(Page::empty()),
         };
         // What a page has of its own is as long in every list.
@@ -96,9 +96,9 @@ impl Node {
         };
         let few = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         Overview {
-            members: few(self.roster.members().len()),
-            voters_per_key: few(self.roster.voters_per_key()),
-            timing: *self.roster.timing(),
+            members: few(self.voter_set.members().len()),
+            voters_per_key: few(self.voter_set.voters_per_key()),
+            timing: *self.voter_set.timing(),
             voter,
             wall_clock: self.clocks.judge(self.shown(now)),
             keys: self.voter.as_ref().map_or(0, |voter| voter.slots() as u64),
@@ -110,7 +110,7 @@ impl Node {
 
     /// Members, and nodes that gossip knows, in the order of their ids.
     fn nodes_after(&self, now: Now, after: Option<&NodeId>) -> impl Iterator<Item = SeenNode> {
-        let members = self.roster.members();
+        let members = self.voter_set.members();
         let from = after.map_or(0, |after| members.partition_point(|it| it <= after));
         let mut members = members[from..].iter().peekable();
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
@@ -163,11 +163,13 @@ impl Node {
     pub(super) fn voter_reply(
         &self,
         now: Now,
-        roster: RosterTag,
+        voter_set: VoterSetTag,
         query: &VoterQuery,
     ) -> VoterReply {
         let (refuses, remaining) = match &self.voter {
-            _ if roster != self.roster.tag() => (Some(RefuseReason::Roster), Duration::ZERO),
+            _ if voter_set != self.voter_set.tag() => {
+                (Some(RefuseReason::VoterSet), Duration::ZERO)
+            }
             None => (Some(RefuseReason::NotAVoter), Duration::ZERO),
             Some(voter) => voter.would_refuse(now, query.epoch),
         };

@@ -10,8 +10,8 @@ use crate::proto::epoch::Epoch;
 use crate::proto::event::Effects;
 use crate::proto::id::{ClaimId, Key, NodeId};
 use crate::proto::message::{Inspect, Message, Report, ReportedWaiter};
-use crate::proto::roster::majority;
 use crate::proto::time::{Instant, Now};
+use crate::proto::voter_set::majority;
 
 /// The most inspections that run at once; the oldest ends early where one more begins.
 const INSPECTIONS_MAX: usize = 1_024;

@@ -11,8 +11,8 @@
 use std::net::SocketAddr;
 
 use crate::proto::id::Incarnation;
-use crate::proto::roster::Timing;
 use crate::proto::time::Instant;
+use crate::proto::voter_set::Timing;
 
 /// How many earlier lives are remembered that may not be over. What others hold runs out.
 const EARLIER_MAX: usize = 4;

@@ -42,10 +42,10 @@ use crate::proto::event::{Effects, Event, Ticket};
 use crate::proto::id::{ClaimId, Incarnation, Key, NodeId};
 use crate::proto::message::{Claim, Memory, Message, Recall, Refuse, RefuseReason};
 use crate::proto::rng::Jitter;
-use crate::proto::roster::{MAX_TTL_MAX, QUARANTINE_MAX, Roster};
 use crate::proto::time::{Instant, Now, earliest};
 use crate::proto::view::View;
 use crate::proto::voter::{Limits, Start, Voter};
+use crate::proto::voter_set::{MAX_TTL_MAX, QUARANTINE_MAX, VoterSet};
 use crate::wire::observe::Counts;
 use crate::wire::{DropReason, GOSSIP_BYTES_MAX, Head, Kind, Seal, Traffic};
 
@@ -65,8 +65,8 @@ pub struct NodeConfig {
     /// This life of it: higher than in all lives before.
     pub incarnation: Incarnation,
     /// Who votes.
-    pub roster: Arc<Roster>,
-    /// Whether its voter, where the roster names it, may have forgotten something.
+    pub voter_set: Arc<VoterSet>,
+    /// Whether its voter, where the voter set names it, may have forgotten something.
     pub start: Start,
     /// What its voter keeps at the most.
     pub limits: Limits,
@@ -118,7 +118,7 @@ pub enum Output {
 #[derive(Debug)]
 pub struct Node {
     id: NodeId,
-    roster: Arc<Roster>,
+    voter_set: Arc<VoterSet>,
     voter: Option<Voter>,
     claimant: Claimant,
     peers: Peers,
@@ -169,7 +169,7 @@ impl Node {
         let NodeConfig {
             id,
             incarnation,
-            roster,
+            voter_set,
             start,
             limits,
             claims_max,
@@ -178,14 +178,14 @@ impl Node {
             seal,
         } = config;
         let mut effects = Effects::default();
-        let voter = roster.has_member(&id).then(|| {
-            let (me, roster) = (id.clone(), roster.clone());
-            Voter::new(now, me, roster, limits, start, seed, &mut effects)
+        let voter = voter_set.has_member(&id).then(|| {
+            let (me, voter_set) = (id.clone(), voter_set.clone());
+            Voter::new(now, me, voter_set, limits, start, seed, &mut effects)
         });
-        let claimant = Claimant::new(id.clone(), incarnation, roster.clone(), claims_max, seed)
+        let claimant = Claimant::new(id.clone(), incarnation, voter_set.clone(), claims_max, seed)
             .with_renewal(renew_every);
         let mut node = Self {
-            peers: Peers::new(id.clone(), roster.clone(), seed),
+            peers: Peers::new(id.clone(), voter_set.clone(), seed),
             view: View::default(),
             sets: Sets::default(),
             strangers: Strangers::new(now),
@@ -197,11 +197,11 @@ impl Node {
             now: now.mono,
             silent_since: BTreeMap::new(),
             inspector: Inspector::new(seed),
-            standings: Standings::new(roster.timing()),
-            clocks: Clocks::new(&id, &roster),
+            standings: Standings::new(voter_set.timing()),
+            clocks: Clocks::new(&id, &voter_set),
             shown_ms: now.wall_ms,
             id,
-            roster,
+            voter_set,
             voter,
             claimant,
             seal,
@@ -262,7 +262,7 @@ impl Node {
         });
         self.silent_since = since.collect();
         for node in reachable {
-            if self.roster.has_member(&node) {
+            if self.voter_set.has_member(&node) {
                 self.claimant
                     .handle_reachable(now, &node, &mut self.effects);
             }
@@ -350,7 +350,7 @@ impl Node {
     /// `patience` at the latest.
     pub fn inspect(&mut self, now: Now, key: &Key, patience: Duration) -> InspectId {
         let now = self.corrected(now);
-        let voters = self.roster.voters_for(key);
+        let voters = self.voter_set.voters_for(key);
         let until = now.mono.after(patience);
         let id = self.inspector.begin(until, key, voters, &mut self.effects);
         self.route(now);
@@ -393,11 +393,11 @@ impl Node {
 
     /// Who votes.
     #[must_use]
-    pub fn roster(&self) -> &Arc<Roster> {
-        &self.roster
+    pub fn voter_set(&self) -> &Arc<VoterSet> {
+        &self.voter_set
     }
 
-    /// Its voter, where the roster names it.
+    /// Its voter, where the voter set names it.
     #[must_use]
     pub fn voter(&self) -> Option<&Voter> {
         self.voter.as_ref()
@@ -452,7 +452,7 @@ impl Node {
 
     fn dispatch(&mut self, now: Now, head: &Head, message: Message) -> Result<(), DropReason> {
         let from = &head.from;
-        let same_roster = head.roster == self.roster.tag();
+        let same_voter_set = head.voter_set == self.voter_set.tag();
         if let Some(claim) = claim_of(&message) {
             let of_claimant = matches!(message, Message::Claim(_) | Message::Release(_));
             let owner = if of_claimant { from } else { &self.id };
@@ -466,8 +466,8 @@ impl Node {
                 let voter = self.voter.as_mut().ok_or(DropReason::NotAVoter)?;
                 voter.handle_release(now, &release, &mut self.effects);
             }
-            Message::Vote(_) | Message::Wait(_) | Message::Stale(_) if !same_roster => {
-                return Err(DropReason::Roster);
+            Message::Vote(_) | Message::Wait(_) | Message::Stale(_) if !same_voter_set => {
+                return Err(DropReason::VoterSet);
             }
             Message::Vote(_) | Message::Wait(_) | Message::Stale(_) | Message::Refuse(_) => {
                 if matches!(message, Message::Refuse(_)) {
@@ -482,7 +482,7 @@ impl Node {
                 }
             }
             Message::Describe(_) => {
-                let every = self.roster.timing().round_trip;
+                let every = self.voter_set.timing().round_trip;
                 self.describe_to(now, from, every);
             }
             Message::Described(set) => self.take_description(now, head, *set),
@@ -505,8 +505,8 @@ impl Node {
                     self.greet(from);
                 }
             }
-            Message::KeepAlive(_) | Message::Kept(_) if !same_roster => {
-                return Err(DropReason::Roster);
+            Message::KeepAlive(_) | Message::Kept(_) if !same_voter_set => {
+                return Err(DropReason::VoterSet);
             }
             Message::KeepAlive(keep) => {
                 let voter = self.voter.as_mut().ok_or(DropReason::NotAVoter)?;
@@ -525,7 +525,7 @@ impl Node {
                 self.effects.send(from, Message::Report(report));
             }
             Message::Report(report) => {
-                let grace = self.roster.timing().round_trip * 2;
+                let grace = self.voter_set.timing().round_trip * 2;
                 self.inspector.handle_report(now, from, report, grace);
                 self.finish_inspections(now);
             }
@@ -549,8 +549,8 @@ impl Node {
                 votes: false,
                 knew,
                 seen,
-                quarantine: self.roster.timing().quarantine(),
-                skew: self.roster.timing().max_clock_skew,
+                quarantine: self.voter_set.timing().quarantine(),
+                skew: self.voter_set.timing().max_clock_skew,
             },
         }
     }
@@ -561,7 +561,7 @@ impl Node {
         }
         self.claimant.observe(now, claim.epoch);
         let reason = match &mut self.voter {
-            _ if head.roster != self.roster.tag() => RefuseReason::Roster,
+            _ if head.voter_set != self.voter_set.tag() => RefuseReason::VoterSet,
             None => RefuseReason::NotAVoter,
             Some(voter) => {
                 voter.handle_claim(now, &claim, &mut self.effects);

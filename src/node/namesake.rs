@@ -83,7 +83,7 @@ impl Node {
             mine: word.yours_at,
             other: word.other_at,
         };
-        let timing = self.roster.timing();
+        let timing = self.voter_set.timing();
         let until = now.mono.after(timing.max_ttl / 2);
         let beat = now.mono.after(timing.max_ttl / ASKED_AGAIN);
         let before = self.stopped.replace(Stopped { twin, until, beat });
@@ -124,10 +124,10 @@ impl Node {
             let number = self.number_above(self.seen);
             self.begin_life(now, number);
         } else if now.mono >= stopped.beat {
-            let every = self.roster.timing().max_ttl / ASKED_AGAIN;
+            let every = self.voter_set.timing().max_ttl / ASKED_AGAIN;
             stopped.beat = now.mono.after(every);
-            let roster = self.roster.clone();
-            for member in roster.members() {
+            let voter_set = self.voter_set.clone();
+            for member in voter_set.members() {
                 if *member != self.id {
                     self.greet(member);
                 }

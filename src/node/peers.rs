@@ -7,11 +7,11 @@ use std::sync::Arc;
 use super::addresses::{Addresses, Targets};
 use super::lives::{Heard, Hearing, Lives, Two};
 use crate::proto::id::{Incarnation, NodeId, NodeName};
-use crate::proto::roster::Roster;
 use crate::proto::time::Instant;
 use crate::proto::view::View;
+use crate::proto::voter_set::VoterSet;
 
-/// The most nodes that are remembered, members of the roster aside.
+/// The most nodes that are remembered, members of the voter set aside.
 pub(crate) const NODES_MAX: usize = 8_192;
 
 #[derive(Clone, Debug, Default)]
@@ -30,7 +30,7 @@ struct Known {
 #[derive(Clone, Debug)]
 pub(crate) struct Peers {
     me: NodeId,
-    roster: Arc<Roster>,
+    voter_set: Arc<VoterSet>,
     known: BTreeMap<NodeId, Known>,
     /// Counts the datagrams that were heard: the clock of [`Known::heard`].
     heard: u64,
@@ -39,10 +39,10 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    pub(crate) fn new(me: NodeId, roster: Arc<Roster>, seed: u64) -> Self {
+    pub(crate) fn new(me: NodeId, voter_set: Arc<VoterSet>, seed: u64) -> Self {
         Self {
             me,
-            roster,
+            voter_set,
             known: BTreeMap::new(),
             heard: 0,
             seed,
@@ -88,7 +88,7 @@ impl Peers {
                 asks: None,
             };
         }
-        let timing = self.roster.timing();
+        let timing = self.voter_set.timing();
         let word = known.lives.hear(now, (incarnation, addr), nonce, timing);
         match word.heard {
             Heard::NewLife => known.knew = earlier.is_some() || knew(),
@@ -147,7 +147,7 @@ impl Peers {
         let known = self.known.iter().filter(|(node, known)| {
             let advertised = known.addresses.advertised();
             let gossiped = advertised.map(|(_, incarnation)| incarnation);
-            known.lives.highest() < gossiped && self.roster.has_member(node)
+            known.lives.highest() < gossiped && self.voter_set.has_member(node)
         });
         known.map(|(node, _)| node)
     }
@@ -159,16 +159,16 @@ impl Peers {
     fn has_room_for(&mut self, node: &NodeId) -> bool {
         if self.known.len() < NODES_MAX
             || self.known.contains_key(node)
-            || self.roster.has_member(node)
+            || self.voter_set.has_member(node)
         {
             return true;
         }
-        let roster = &self.roster;
+        let voter_set = &self.voter_set;
         let is_unknown = |known: &Known| known.addresses.advertised().is_none();
         let gone = self
             .known
             .iter()
-            .filter(|(node, known)| is_unknown(known) && !roster.has_member(node))
+            .filter(|(node, known)| is_unknown(known) && !voter_set.has_member(node))
             .min_by_key(|(_, known)| known.heard)
             .map(|(node, _)| node.clone());
         gone.is_some_and(|gone| self.known.remove(&gone).is_some())
@@ -181,7 +181,7 @@ impl Peers {
 
     /// A datagram is sent to a node: to which of its addresses.
     pub(crate) fn send(&mut self, now: Instant, node: &NodeId) -> Targets {
-        let timing = self.roster.timing();
+        let timing = self.voter_set.timing();
         let known = self.known.get_mut(node);
         known.map_or([None; 2], |known| known.addresses.send(now, timing))
     }
@@ -190,8 +190,8 @@ impl Peers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::roster::Timing;
     use crate::proto::view::Peer;
+    use crate::proto::voter_set::Timing;
 
     fn node(name: &str) -> NodeId {
         NodeId::new(name).unwrap()
@@ -202,8 +202,8 @@ mod tests {
     }
 
     fn peers() -> Peers {
-        let roster = Roster::new(1, vec![node("me"), node("voter")], 2, Timing::lan());
-        Peers::new(node("me"), Arc::new(roster.unwrap()), 1)
+        let voter_set = VoterSet::new(1, vec![node("me"), node("voter")], 2, Timing::lan());
+        Peers::new(node("me"), Arc::new(voter_set.unwrap()), 1)
     }
 
     /// Hears a node in a life, from a port.

@@ -12,7 +12,7 @@ impl Node {
     /// A word to a member, if only this node's name: a voter that hears of this life frees what the
     /// life before it held (rule 7), also where nothing is asked of it now.
     pub(super) fn greet(&mut self, node: &NodeId) {
-        if self.roster.has_member(node) {
+        if self.voter_set.has_member(node) {
             self.outbox.of(node.clone());
         }
     }
@@ -83,7 +83,7 @@ impl Node {
             from: self.id.clone(),
             incarnation: self.claimant.incarnation(),
             to,
-            roster: self.roster.tag(),
+            voter_set: self.voter_set.tag(),
         }
     }
 

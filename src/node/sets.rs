@@ -3,18 +3,18 @@
 //!
 //! A node is told apart by the tag in the head of each datagram. Both sides describe their voter
 //! set to each other, once in a while. Nothing here decides about a vote; a voter that has lost its
-//! memory is told of what is heard ([`crate::proto::voter_set`]).
+//! memory is told of what is heard ([`crate::proto::description`]).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Node;
+use crate::proto::description::{Differences, OtherSet, Role, VoterSetDescription};
 use crate::proto::event::Event;
 use crate::proto::id::{Incarnation, NodeId};
 use crate::proto::message::{Memory, Message};
-use crate::proto::roster::RosterTag;
 use crate::proto::time::{Instant, Now};
-use crate::proto::voter_set::{Differences, OtherSet, Role, VoterSet};
+use crate::proto::voter_set::VoterSetTag;
 use crate::wire::Head;
 
 /// The most speakers for other voter sets that are remembered.
@@ -32,7 +32,7 @@ const UNASKED: u32 = 16;
 #[derive(Debug, Default)]
 pub(super) struct Sets {
     speakers: BTreeMap<NodeId, Speaker>,
-    descriptions: BTreeMap<RosterTag, Description>,
+    descriptions: BTreeMap<VoterSetTag, Description>,
     /// The second in which descriptions were sent last, and how many.
     sent: (Instant, u32),
     /// When each node was sent one last; no more than there are speakers.
@@ -42,7 +42,7 @@ pub(super) struct Sets {
 #[derive(Debug)]
 struct Speaker {
     incarnation: Incarnation,
-    tag: RosterTag,
+    tag: VoterSetTag,
     heard_since: Instant,
     heard_at: Instant,
     /// What it said that it does there.
@@ -54,7 +54,7 @@ struct Speaker {
 
 #[derive(Debug)]
 struct Description {
-    set: VoterSet,
+    set: VoterSetDescription,
     heard_at: Instant,
 }
 
@@ -73,7 +73,7 @@ impl Sets {
         }
         let new = || Speaker {
             incarnation: head.incarnation,
-            tag: head.roster,
+            tag: head.voter_set,
             heard_since: now.mono,
             heard_at: now.mono,
             role: None,
@@ -81,17 +81,17 @@ impl Sets {
             is_told_in_what: false,
         };
         let speaker = self.speakers.entry(head.from.clone()).or_insert_with(new);
-        if (speaker.incarnation, speaker.tag) != (head.incarnation, head.roster) {
+        if (speaker.incarnation, speaker.tag) != (head.incarnation, head.voter_set) {
             *speaker = new();
         }
         speaker.heard_at = now.mono;
-        if let Some(description) = self.descriptions.get_mut(&head.roster) {
+        if let Some(description) = self.descriptions.get_mut(&head.voter_set) {
             description.heard_at = now.mono;
         }
         Some(speaker)
     }
 
-    fn keep(&mut self, now: Now, tag: RosterTag, set: VoterSet) {
+    fn keep(&mut self, now: Now, tag: VoterSetTag, set: VoterSetDescription) {
         if self.descriptions.len() >= DESCRIPTIONS_MAX && !self.descriptions.contains_key(&tag) {
             let oldest = self.descriptions.iter().min_by_key(|(_, it)| it.heard_at);
             if let Some(oldest) = oldest.map(|(tag, _)| *tag) {
@@ -156,16 +156,16 @@ impl Node {
     pub fn differences(&self, node: &NodeId) -> Option<Differences> {
         let speaker = self.sets.speakers.get(node)?;
         let known = self.sets.descriptions.get(&speaker.tag);
-        let of = |it: &Description| Differences::of(&self.roster, speaker.tag, &it.set);
+        let of = |it: &Description| Differences::of(&self.voter_set, speaker.tag, &it.set);
         Some(known.map(of).unwrap_or_default())
     }
 
     /// Notes for which voter set a node speaks.
     pub(super) fn note_set(&mut self, now: Now, head: &Head) {
-        if head.roster == self.roster.tag() {
+        if head.voter_set == self.voter_set.tag() {
             if let Some(was) = self.sets.speakers.remove(&head.from) {
                 let node = head.from.clone();
-                self.effects.tell(Event::RosterMatch { node });
+                self.effects.tell(Event::VoterSetMatch { node });
                 // It may have voted there until now.
                 self.tell_voter(now, &head.from, was.tag, was.role);
             }
@@ -178,19 +178,19 @@ impl Node {
         // What it says next may be in what they differ.
         if !speaker.is_told && now.mono >= speaker.heard_since.after(SECOND) {
             speaker.is_told = true;
-            self.effects.tell(Event::RosterMismatch {
+            self.effects.tell(Event::VoterSetMismatch {
                 node: head.from.clone(),
                 differences: Differences::default(),
             });
         }
-        self.tell_voter(now, &head.from, head.roster, role);
-        let every = self.roster.timing().max_ttl / UNASKED;
+        self.tell_voter(now, &head.from, head.voter_set, role);
+        let every = self.voter_set.timing().max_ttl / UNASKED;
         self.describe_to(now, &head.from, every);
     }
 
     /// A node has described its voter set.
-    pub(super) fn take_description(&mut self, now: Now, head: &Head, set: VoterSet) {
-        if head.roster == self.roster.tag() {
+    pub(super) fn take_description(&mut self, now: Now, head: &Head, set: VoterSetDescription) {
+        if head.voter_set == self.voter_set.tag() {
             return;
         }
         let Some(speaker) = self.sets.hear(now, head) else {
@@ -200,14 +200,14 @@ impl Node {
         speaker.role = Some(role);
         if !std::mem::replace(&mut speaker.is_told_in_what, true) {
             speaker.is_told = true;
-            let differences = Differences::of(&self.roster, head.roster, &set);
-            self.effects.tell(Event::RosterMismatch {
+            let differences = Differences::of(&self.voter_set, head.voter_set, &set);
+            self.effects.tell(Event::VoterSetMismatch {
                 node: head.from.clone(),
                 differences,
             });
         }
-        self.sets.keep(now, head.roster, set);
-        self.tell_voter(now, &head.from, head.roster, Some(role));
+        self.sets.keep(now, head.voter_set, set);
+        self.tell_voter(now, &head.from, head.voter_set, Some(role));
     }
 
     /// Describes this node's voter set, unless that was done not long ago.
@@ -220,13 +220,13 @@ impl Node {
             Some(voter) if voter.quarantine().is_some() => Role::Recovering,
             Some(_) => Role::Votes,
         };
-        let set = Box::new(VoterSet::of(&self.roster, role));
+        let set = Box::new(VoterSetDescription::of(&self.voter_set, role));
         self.effects.send(node, Message::Described(set));
     }
 
     /// What this node knows of how long the votes of `node` last, beside its own voter set.
     pub(super) fn with_other_sets(&self, now: Now, node: &NodeId, mut memory: Memory) -> Memory {
-        if !self.roster.has_member(node) {
+        if !self.voter_set.has_member(node) {
             (memory.quarantine, memory.skew) = Default::default();
         }
         let (quarantine, skew) = self.sets.longest(now, node);
@@ -235,7 +235,7 @@ impl Node {
         memory
     }
 
-    fn tell_voter(&mut self, now: Now, from: &NodeId, tag: RosterTag, role: Option<Role>) {
+    fn tell_voter(&mut self, now: Now, from: &NodeId, tag: VoterSetTag, role: Option<Role>) {
         let Some(voter) = &mut self.voter else {
             return;
         };
@@ -243,12 +243,12 @@ impl Node {
             return;
         }
         let known = self.sets.descriptions.get(&tag).map(|it| &it.set);
-        let timing = known.map_or_else(|| self.roster.timing(), |set| &set.timing);
+        let timing = known.map_or_else(|| self.voter_set.timing(), |set| &set.timing);
         let set = OtherSet {
             quarantine: timing.quarantine(),
             skew: timing.max_clock_skew,
             names_me: known.is_some_and(|set| set.may_name(&self.id)),
-            votes: self.roster.has_member(from) || role == Some(Role::Votes),
+            votes: self.voter_set.has_member(from) || role == Some(Role::Votes),
         };
         voter.handle_other_set(now, from, &set, &mut self.effects);
     }

@@ -16,8 +16,8 @@ use serde::Serialize;
 use super::Node;
 use crate::proto::id::NodeId;
 use crate::proto::message::{Message, RefuseReason, VoterQuery, VoterReply};
-use crate::proto::roster::Timing;
 use crate::proto::time::{Instant, Now};
+use crate::proto::voter_set::Timing;
 use crate::wire::Head;
 
 /// The same while a request waits, and how often one is asked that refuses.
@@ -188,9 +188,9 @@ impl Node {
     pub fn check_voters(&mut self, now: Now) {
         let now = self.corrected(now);
         let waits = self.claimant.waiting() > 0;
-        let roster = self.roster.clone();
+        let voter_set = self.voter_set.clone();
         let epoch = self.claimant.next_epoch(now);
-        for voter in roster.members().iter().filter(|it| **it != self.id) {
+        for voter in voter_set.members().iter().filter(|it| **it != self.id) {
             let asks = self.standings.asks(now.mono, voter, waits);
             if asks && self.peers.address_of(voter).is_some() {
                 let sent_at = now.mono;
@@ -210,7 +210,7 @@ impl Node {
                 sent_at: now.mono,
                 epoch: self.claimant.next_epoch(now),
             };
-            let reply = self.voter_reply(now, self.roster.tag(), &query);
+            let reply = self.voter_reply(now, self.voter_set.tag(), &query);
             return Standing::of(reply.refuses, reply.remaining);
         }
         let asked = self.standings.asked.get(voter);
@@ -218,7 +218,7 @@ impl Node {
     }
 
     pub(super) fn take_voter_query(&mut self, now: Now, head: &Head, query: &VoterQuery) {
-        let reply = self.voter_reply(now, head.roster, query);
+        let reply = self.voter_reply(now, head.voter_set, query);
         self.effects.send(&head.from, Message::VoterReply(reply));
     }
 
@@ -333,9 +333,9 @@ mod tests {
         all.take(&voter(), reply(1, None, 0));
         assert_eq!(standing(&all, 10), Standing::Silent, "of the future");
         assert!(all.asks(at(250), &voter(), false));
-        all.take(&voter(), reply(250, Some(RefuseReason::Roster), 0));
+        all.take(&voter(), reply(250, Some(RefuseReason::VoterSet), 0));
         all.take(&voter(), reply(0, None, 0));
-        let refuses = Standing::Refuses(RefuseReason::Roster);
+        let refuses = Standing::Refuses(RefuseReason::VoterSet);
         assert_eq!(standing(&all, 300), refuses, "late");
     }
 

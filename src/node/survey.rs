@@ -14,15 +14,15 @@ use crate::proto::clocks::WallClock;
 use crate::proto::id::{Incarnation, Key, NodeId};
 use crate::proto::listing::Place;
 use crate::proto::message::Report;
-use crate::proto::roster::{Roster, RosterTag, majority};
+use crate::proto::voter_set::{VoterSet, VoterSetTag, majority};
 use crate::wire::observe::{Overview, VoterState};
 
 /// What the members of a mesh told.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Survey {
-    /// The roster of the first that told one.
-    pub roster: Arc<Roster>,
+    /// The voter set of the first that told one.
+    pub voter_set: Arc<VoterSet>,
     /// Its members, and then others that they know, each in the order of their ids.
     pub nodes: Vec<NodeSurvey>,
     /// The keys that are held or waited for, sorted, where they were asked for.
@@ -40,7 +40,7 @@ pub struct Survey {
 pub struct NodeSurvey {
     /// Its id.
     pub node: NodeId,
-    /// Whether the roster names it.
+    /// Whether the voter set names it.
     pub is_member: bool,
     /// Where it answered, or else where others would send to.
     pub addr: Option<SocketAddr>,
@@ -61,8 +61,8 @@ pub struct NodeSurvey {
 pub struct NodeAnswer {
     /// In which life.
     pub incarnation: Incarnation,
-    /// Under which roster.
-    pub roster: RosterTag,
+    /// Under which voter set.
+    pub voter_set: VoterSetTag,
     /// How it is.
     pub overview: Overview,
 }
@@ -80,17 +80,18 @@ pub enum Health {
 }
 
 impl Survey {
-    /// The members of the roster.
+    /// The members of the voter set.
     pub fn members(&self) -> impl Iterator<Item = &NodeSurvey> {
         self.nodes.iter().filter(|node| node.is_member)
     }
 
-    /// How many members answered that they vote, under this roster.
+    /// How many members answered that they vote, under this voter set.
     #[must_use]
     pub fn voting(&self) -> usize {
         let votes = |node: &&NodeSurvey| {
             node.answer.as_ref().is_some_and(|answer| {
-                answer.roster == self.roster.tag() && answer.overview.voter == VoterState::Votes
+                answer.voter_set == self.voter_set.tag()
+                    && answer.overview.voter == VoterState::Votes
             })
         };
         self.members().filter(votes).count()
@@ -101,7 +102,7 @@ impl Survey {
     pub fn disputed(&self) -> usize {
         let is_disputed = |node: &&NodeSurvey| {
             node.answer.as_ref().is_some_and(|answer| {
-                answer.roster == self.roster.tag()
+                answer.voter_set == self.voter_set.tag()
                     && answer.overview.voter == VoterState::Votes
                     && matches!(answer.overview.wall_clock, WallClock::Disputed { .. })
             })
@@ -121,8 +122,8 @@ impl Survey {
     /// How it is with the mesh, as far as this survey could see.
     #[must_use]
     pub fn health(&self) -> Health {
-        let absent = self.roster.members().len() - self.voting() + self.disputed();
-        let voters = self.roster.voters_per_key();
+        let absent = self.voter_set.members().len() - self.voting() + self.disputed();
+        let voters = self.voter_set.voters_per_key();
         // They may all be voters of one key.
         if absent == 0 {
             Health::Ok
@@ -134,27 +135,27 @@ impl Survey {
     }
 }
 
-pub(super) fn conclude(roster: &Arc<Roster>, talks: &[Talk], wanted: &Wanted) -> Survey {
-    let said = Said::of(roster, talks);
+pub(super) fn conclude(voter_set: &Arc<VoterSet>, talks: &[Talk], wanted: &Wanted) -> Survey {
+    let said = Said::of(voter_set, talks);
     let (locks, has_all_locks) = said.locks(wanted);
     Survey {
         nodes: said.nodes(),
         locks,
         has_all_locks,
         key: wanted.key.as_ref().map(|key| said.key(key)),
-        roster: roster.clone(),
+        voter_set: voter_set.clone(),
     }
 }
 
 /// Who said what, once for each node.
 struct Said<'a> {
-    roster: &'a Roster,
+    voter_set: &'a VoterSet,
     talks: BTreeMap<&'a NodeId, &'a Talk>,
 }
 
 impl<'a> Said<'a> {
     /// Where a node was heard at several addresses, or in several lives, the one that told most.
-    fn of(roster: &'a Roster, all: &'a [Talk]) -> Self {
+    fn of(voter_set: &'a VoterSet, all: &'a [Talk]) -> Self {
         let mut talks: BTreeMap<&NodeId, &Talk> = BTreeMap::new();
         let rank = |talk: &Talk| {
             let life = talk.speaker.as_ref().map(|speaker| speaker.incarnation);
@@ -169,7 +170,7 @@ impl<'a> Said<'a> {
                 talks.insert(&speaker.node, talk);
             }
         }
-        Self { roster, talks }
+        Self { voter_set, talks }
     }
 
     fn nodes(&self) -> Vec<NodeSurvey> {
@@ -183,17 +184,17 @@ impl<'a> Said<'a> {
             dead_by: BTreeSet::new(),
             silent_for: None,
         };
-        for member in self.roster.members() {
+        for member in self.voter_set.members() {
             nodes.insert((false, member), new(member, true));
         }
         for (teller, talk) in &self.talks {
-            let is_member = self.roster.has_member(teller);
+            let is_member = self.voter_set.has_member(teller);
             let own = nodes.entry((!is_member, teller));
             let own = own.or_insert_with(|| new(teller, is_member));
             own.answer = talk.speaker.as_ref().map(Into::into);
             own.addr = Some(talk.addr);
             for (node, seen) in &talk.nodes {
-                let is_member = self.roster.has_member(node);
+                let is_member = self.voter_set.has_member(node);
                 let other = nodes.entry((!is_member, node));
                 let other = other.or_insert_with(|| new(node, is_member));
                 // What the node itself was found at is better than what others say.
@@ -215,18 +216,18 @@ impl<'a> Said<'a> {
         nodes.into_values().collect()
     }
 
-    /// The members that count for locks: those under the same roster.
+    /// The members that count for locks: those under the same voter set.
     fn voters(&self) -> impl Iterator<Item = (&'a NodeId, &'a Talk)> {
         let is_same = |talk: &Talk| {
-            let tag = talk.speaker.as_ref().map(|speaker| speaker.roster);
-            tag == Some(self.roster.tag())
+            let tag = talk.speaker.as_ref().map(|speaker| speaker.voter_set);
+            tag == Some(self.voter_set.tag())
         };
         let talks = self.talks.iter().map(|(node, talk)| (*node, *talk));
-        talks.filter(move |(node, talk)| self.roster.has_member(node) && is_same(talk))
+        talks.filter(move |(node, talk)| self.voter_set.has_member(node) && is_same(talk))
     }
 
     fn key(&self, key: &Key) -> Inspection {
-        let voters = self.roster.voters_for(key);
+        let voters = self.voter_set.voters_for(key);
         let told = self.voters().filter(|(node, _)| voters.contains(node));
         let told: Vec<&Report> = told.filter_map(|(_, talk)| talk.report.as_ref()).collect();
         judge(key.clone(), voters.len(), &told)
@@ -259,7 +260,7 @@ impl<'a> Said<'a> {
             .collect();
         let locks = places.into_iter().map(|place| {
             let key = &place.key;
-            let voters = self.roster.voters_for(key);
+            let voters = self.voter_set.voters_for(key);
             let told = voters.iter().filter_map(|voter| told.get(voter));
             let told: Vec<&Report> = told
                 .map(|talk| match talk.locks.get(place) {

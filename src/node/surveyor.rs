@@ -12,7 +12,7 @@ use super::survey::{NodeAnswer, Survey, conclude};
 use crate::proto::id::{Incarnation, Key, NodeId};
 use crate::proto::listing::Place;
 use crate::proto::message::Report;
-use crate::proto::roster::{MEMBERS_MAX, Roster, RosterTag};
+use crate::proto::voter_set::{MEMBERS_MAX, VoterSet, VoterSetTag};
 use crate::wire::observe::{
     Answer, Answered, Overview, Page, Question, SeenLock, SeenNode, VoterState,
 };
@@ -56,7 +56,7 @@ pub struct Surveyor {
     /// At how many addresses each member is looked for beside those that it began with.
     sought: BTreeMap<NodeId, usize>,
     cluster: Option<String>,
-    pub(super) roster: Option<Arc<Roster>>,
+    pub(super) voter_set: Option<Arc<VoterSet>>,
 }
 
 /// What those that answer say of others.
@@ -102,7 +102,7 @@ pub(super) struct Talk {
 pub(super) struct Speaker {
     pub(super) node: NodeId,
     pub(super) incarnation: Incarnation,
-    pub(super) roster: RosterTag,
+    pub(super) voter_set: VoterSetTag,
     pub(super) overview: Overview,
 }
 
@@ -165,7 +165,7 @@ impl Talk {
         self.speaker.as_ref().is_some_and(|speaker| {
             speaker.node == answered.node
                 && speaker.incarnation == answered.incarnation
-                && speaker.roster == answered.roster
+                && speaker.voter_set == answered.voter_set
         })
     }
 
@@ -182,7 +182,7 @@ impl Talk {
         let Answered {
             node,
             incarnation,
-            roster,
+            voter_set,
             answer,
             ..
         } = answered;
@@ -191,7 +191,7 @@ impl Talk {
                 self.speaker = Some(Speaker {
                     node,
                     incarnation,
-                    roster,
+                    voter_set,
                     overview: *overview,
                 });
                 self.step = Step::Nodes;
@@ -232,20 +232,20 @@ impl Talk {
         }
     }
 
-    /// The roster that it described, where what it said of it agrees with its digest.
-    fn roster(&self, cluster: Option<&str>) -> Option<Roster> {
+    /// The voter set that it described, where what it said of it agrees with its digest.
+    fn voter_set(&self, cluster: Option<&str>) -> Option<VoterSet> {
         let speaker = self.speaker.as_ref()?;
         let members = self.nodes.values().filter(|seen| seen.is_member);
         let members = members.map(|seen| seen.node.clone()).collect();
         let overview = &speaker.overview;
         let voters_per_key = usize::try_from(overview.voters_per_key).ok()?;
-        let version = speaker.roster.version;
-        let roster = Roster::new(version, members, voters_per_key, overview.timing).ok()?;
-        let roster = match cluster {
-            Some(name) => roster.of_cluster(name),
-            None => roster,
+        let version = speaker.voter_set.version;
+        let voter_set = VoterSet::new(version, members, voters_per_key, overview.timing).ok()?;
+        let voter_set = match cluster {
+            Some(name) => voter_set.of_cluster(name),
+            None => voter_set,
         };
-        (roster.tag() == speaker.roster).then_some(roster)
+        (voter_set.tag() == speaker.voter_set).then_some(voter_set)
     }
 }
 
@@ -260,7 +260,7 @@ impl Surveyor {
             told: Told::default(),
             sought: BTreeMap::new(),
             cluster: None,
-            roster: None,
+            voter_set: None,
         };
         for addr in peers {
             surveyor.begin(addr);
@@ -268,7 +268,7 @@ impl Surveyor {
         surveyor
     }
 
-    /// The same in the cluster of this name, which is part of the roster's digest.
+    /// The same in the cluster of this name, which is part of the voter set's digest.
     #[must_use]
     pub fn of_cluster(mut self, name: &str) -> Self {
         self.cluster = Some(name.to_owned());
@@ -308,9 +308,9 @@ impl Surveyor {
         if knew_nodes || matches!(talk.step, Step::Overview | Step::Nodes) {
             return;
         }
-        match (talk.roster(self.cluster.as_deref()), &self.roster) {
+        match (talk.voter_set(self.cluster.as_deref()), &self.voter_set) {
             (None, _) => talk.step = Step::Silent,
-            (Some(roster), None) => self.roster = Some(Arc::new(roster)),
+            (Some(voter_set), None) => self.voter_set = Some(Arc::new(voter_set)),
             (Some(_), Some(_)) => {}
         }
         self.seek();
@@ -335,22 +335,25 @@ impl Surveyor {
     /// Whether nothing more is to be learnt: all have told what they have, or were silent.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        let all_told = |roster: &Arc<Roster>| {
+        let all_told = |voter_set: &Arc<VoterSet>| {
             let done = self.talks.iter().filter(|talk| talk.is_done());
             let done: BTreeSet<&NodeId> = done
                 .filter_map(|talk| talk.speaker.as_ref())
                 .map(|speaker| &speaker.node)
                 .collect();
-            roster.members().iter().all(|member| done.contains(member))
+            voter_set
+                .members()
+                .iter()
+                .all(|member| done.contains(member))
         };
-        self.talks.iter().all(Talk::is_over) || self.roster.as_ref().is_some_and(all_told)
+        self.talks.iter().all(Talk::is_over) || self.voter_set.as_ref().is_some_and(all_told)
     }
 
-    /// What was learnt; `None` where nobody told what the roster is.
+    /// What was learnt; `None` where nobody told what the voter set is.
     #[must_use]
     pub fn conclude(&self) -> Option<Survey> {
-        let roster = self.roster.clone()?;
-        Some(conclude(&roster, &self.talks, &self.wanted))
+        let voter_set = self.voter_set.clone()?;
+        Some(conclude(&voter_set, &self.talks, &self.wanted))
     }
 
     fn begin(&mut self, addr: SocketAddr) {
@@ -362,11 +365,16 @@ impl Surveyor {
 
     /// Looks for members that have not answered yet, where the others say that they are.
     fn seek(&mut self) {
-        let Some(roster) = &self.roster else { return };
+        let Some(voter_set) = &self.voter_set else {
+            return;
+        };
         let speakers = self.talks.iter().filter_map(|talk| talk.speaker.as_ref());
         let speakers: BTreeSet<&NodeId> = speakers.map(|speaker| &speaker.node).collect();
         let mut found = Vec::new();
-        let silent = roster.members().iter().filter(|it| !speakers.contains(it));
+        let silent = voter_set
+            .members()
+            .iter()
+            .filter(|it| !speakers.contains(it));
         for member in silent {
             let told = self.told.at.get(member).into_iter().flatten();
             for addr in told.filter(|addr| !self.at.contains_key(addr)) {
@@ -387,7 +395,7 @@ impl From<&Speaker> for NodeAnswer {
     fn from(speaker: &Speaker) -> Self {
         Self {
             incarnation: speaker.incarnation,
-            roster: speaker.roster,
+            voter_set: speaker.voter_set,
             overview: speaker.overview.clone(),
         }
     }

@@ -64,7 +64,7 @@ impl Node {
             from: self.peers.id_of(head.from),
             incarnation: head.incarnation,
             to: self.id.clone(),
-            roster: head.roster,
+            voter_set: head.voter_set,
         };
         match self.hear(now, &head, from) {
             Heard::Again | Heard::NewLife => {}
@@ -74,7 +74,7 @@ impl Node {
             }
             Heard::TooMany => return Err(DropReason::TooManyNodes),
         }
-        if head.roster != self.roster.tag() || !self.sets.is_empty() {
+        if head.voter_set != self.voter_set.tag() || !self.sets.is_empty() {
             self.note_set(now, &head);
         }
         self.traffic.datagrams_in += 1;

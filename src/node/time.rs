@@ -25,7 +25,7 @@ impl Node {
     pub(super) fn tell_voter_of_clocks(&mut self, now: Now) {
         let own = self.shown(now);
         let may_return = match self.standings.are_asked() {
-            true => self.clocks.may_return(own, self.roster.majority()),
+            true => self.clocks.may_return(own, self.voter_set.majority()),
             // Nobody wants to know.
             false => MayReturn::Yes,
         };

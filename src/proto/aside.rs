@@ -10,8 +10,8 @@ use super::claimant::Claimant;
 use super::event::Effects;
 use super::own_claim::{Answer, OwnClaim};
 use super::pace::{chance_within, soon_pace};
-use super::roster::Tally;
 use super::time::Now;
+use super::voter_set::Tally;
 
 /// So often a voter is asked without an answer before it counts as one that gives none.
 const UNANSWERED_MAX: u32 = 2;
@@ -39,8 +39,8 @@ impl Claimant {
         }
         self.finish(claim, out);
         claim.asides = claim.asides.saturating_add(1);
-        let pace = soon_pace(claim.ttl, &self.roster, claim.asides);
-        let pause = self.roster.timing().round_trip + chance_within(pace, &mut self.jitter);
+        let pace = soon_pace(claim.ttl, &self.voter_set, claim.asides);
+        let pause = self.voter_set.timing().round_trip + chance_within(pace, &mut self.jitter);
         claim.aside_until = Some(now.mono.after(pause));
     }
 

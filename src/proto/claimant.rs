@@ -23,8 +23,8 @@ use super::message::{HolderWon, Message, RefuseReason, Release, Stale, Vote, Wai
 use super::own_claim::{Answer, Counted, OwnClaim};
 pub use super::request::{ExtendError, Request, RequestError};
 use super::rng::Jitter;
-use super::roster::Roster;
 use super::time::{Instant, Now, earliest};
+use super::voter_set::VoterSet;
 
 /// How many claims that never won are remembered, so that a late vote for one of them is given
 /// back without raising a fence.
@@ -40,7 +40,7 @@ pub(super) const WORK_MAX: usize = 1_000;
 pub struct Claimant {
     me: NodeId,
     incarnation: Incarnation,
-    pub(super) roster: Arc<Roster>,
+    pub(super) voter_set: Arc<VoterSet>,
     clock: EpochClock,
     pub(super) jitter: Jitter,
     /// Spreads epochs.
@@ -72,14 +72,14 @@ impl Claimant {
     pub fn new(
         me: NodeId,
         incarnation: Incarnation,
-        roster: Arc<Roster>,
+        voter_set: Arc<VoterSet>,
         claims_max: usize,
         seed: u64,
     ) -> Self {
         Self {
             me,
             incarnation,
-            roster,
+            voter_set,
             clock: EpochClock::default(),
             jitter: Jitter::new(seed),
             steps: Jitter::new(seed),
@@ -108,7 +108,7 @@ impl Claimant {
     /// instead of three times in a ttl.
     #[must_use]
     pub fn with_renewal(mut self, renew_every: Option<Duration>) -> Self {
-        let round_trip = self.roster.timing().round_trip;
+        let round_trip = self.voter_set.timing().round_trip;
         self.renew_every = renew_every.map(|every| every.max(round_trip));
         self
     }
@@ -144,7 +144,10 @@ impl Claimant {
         request: Request,
         out: &mut Effects,
     ) -> Result<(), RequestError> {
-        let (min, max) = (self.roster.timing().min_ttl(), self.roster.timing().max_ttl);
+        let (min, max) = (
+            self.voter_set.timing().min_ttl(),
+            self.voter_set.timing().max_ttl,
+        );
         if request.ttl < min || request.ttl > max {
             return Err(RequestError::Ttl {
                 ttl: request.ttl,
@@ -163,10 +166,10 @@ impl Claimant {
         self.last_ticket = self.last_ticket.max(ticket);
         let epoch = self.draw(now);
         let id = self.next_id();
-        let voters = self.roster.voters_for(&request.key);
+        let voters = self.voter_set.voters_for(&request.key);
         self.tickets.insert(id.seq, ticket);
         let mut claim = OwnClaim::new(ticket, id, epoch, request, voters, self.renew_every);
-        claim.send_to_all(now, &self.roster, &mut self.jitter, out);
+        claim.send_to_all(now, &self.voter_set, &mut self.jitter, out);
         self.keep(claim);
         Ok(())
     }
@@ -199,7 +202,7 @@ impl Claimant {
     ) -> Result<Instant, ExtendError> {
         let mut extended = Err(ExtendError::NotHeld);
         self.work_unless_lost(now, ticket, out, |me, claim, out| {
-            extended = claim.extend(now, extra, &me.roster, &mut me.jitter, out);
+            extended = claim.extend(now, extra, &me.voter_set, &mut me.jitter, out);
             false
         });
         extended
@@ -260,7 +263,7 @@ impl Claimant {
         self.look_at_leases(now, out);
         self.ask_again(now, out);
         self.links
-            .send_what_is_due(now, &self.roster, &mut self.jitter, out);
+            .send_what_is_due(now, &self.voter_set, &mut self.jitter, out);
     }
 
     fn do_what_is_due(&mut self, now: Now, ticket: Ticket, out: &mut Effects) {
@@ -276,7 +279,7 @@ impl Claimant {
             if me.is_denied(claim, out) {
                 return true;
             }
-            claim.send_what_is_due(now, &me.roster, &mut me.jitter, &me.links, out);
+            claim.send_what_is_due(now, &me.voter_set, &mut me.jitter, &me.links, out);
             me.lengthen(claim, out);
             false
         });
@@ -323,7 +326,7 @@ impl Claimant {
     /// Returns the epoch that a claim would have now. It is not drawn.
     #[must_use]
     pub fn next_epoch(&self, now: Now) -> Epoch {
-        let skew = self.roster.timing().max_clock_skew;
+        let skew = self.voter_set.timing().max_clock_skew;
         self.clock.clone().draw(now, skew)
     }
 
@@ -331,7 +334,7 @@ impl Claimant {
     /// believed.
     pub fn observe(&mut self, now: Now, epoch: Epoch) -> bool {
         self.clock
-            .observe(now, epoch, self.roster.timing().max_clock_skew)
+            .observe(now, epoch, self.voter_set.timing().max_clock_skew)
     }
 
     /// When [`Claimant::handle_timeout`] has something to do.
@@ -415,29 +418,29 @@ impl Claimant {
             return false;
         };
         claim.asked |= vote.ask;
-        let runs_out = claim.runs_out(now, at, vote, &self.roster);
+        let runs_out = claim.runs_out(now, at, vote, &self.voter_set);
         let counted = claim.count(now, at, vote);
         if counted == Counted::Newest {
             self.cover(now, claim, (at, from), vote.covered);
         }
         if counted != Counted::No {
-            let known = (&*self.roster, &self.links);
+            let known = (&*self.voter_set, &self.links);
             claim.answer(now, at, Answer::Voted, known, &mut self.jitter);
         }
         if claim.held.is_some() {
             self.lengthen(claim, out);
             if vote.back && mistaken!(WonIsGivenBack) {
-                claim.give_back(now, at, &self.roster, &mut self.jitter, out);
+                claim.give_back(now, at, &self.voter_set, &mut self.jitter, out);
             } else if vote.ask {
-                claim.send_to(now, at, &self.roster, &mut self.jitter, out);
+                claim.send_to(now, at, &self.voter_set, &mut self.jitter, out);
             }
             return false;
         }
-        let valid_until = claim.promised(&self.roster, &self.links);
+        let valid_until = claim.promised(&self.voter_set, &self.links);
         if now.mono < valid_until {
             self.win(now, claim, valid_until, out);
         } else if vote.back || runs_out && claim.may_win() {
-            claim.give_back(now, at, &self.roster, &mut self.jitter, out);
+            claim.give_back(now, at, &self.voter_set, &mut self.jitter, out);
         }
         false
     }
@@ -454,7 +457,7 @@ impl Claimant {
         });
         let is_short = valid_until.since(now.mono) < claim.ttl * 2 / 3;
         if (claim.asked || is_short) && !mistaken!(OffersNotRenewed) {
-            claim.tell_all(now, &self.roster, &mut self.jitter, out);
+            claim.tell_all(now, &self.voter_set, &mut self.jitter, out);
         }
     }
 
@@ -480,11 +483,11 @@ impl Claimant {
             true => HolderWon::No,
             false => wait.won,
         };
-        let known = (&*self.roster, &self.links);
+        let known = (&*self.voter_set, &self.links);
         claim.answer(now, at, Answer::Waits(won), known, &mut self.jitter);
         claim.note_holder(at, wait);
         if claim.held.is_some_and(|held| !held.told) {
-            claim.tell_all(now, &self.roster, &mut self.jitter, out);
+            claim.tell_all(now, &self.voter_set, &mut self.jitter, out);
         }
         self.is_denied(claim, out)
     }
@@ -506,7 +509,7 @@ impl Claimant {
         if claim.stales == 0 || !mistaken!(StalesNotCounted) {
             claim.stales = claim.stales.saturating_add(1);
         }
-        let skew = self.roster.timing().max_clock_skew;
+        let skew = self.voter_set.timing().max_clock_skew;
         self.clock.draw_above(now, stale.fence, claim.stales, skew);
         let epoch = self.step(now);
         self.claim_anew(now, claim, epoch, out);
@@ -531,7 +534,7 @@ impl Claimant {
         }
         // The epoch just above a fence may be one ahead of the limit; it is in time soon. What is
         // further ahead was drawn while the own wall clock was, and that was set right since.
-        let soon = Epoch::limit(now, self.roster.timing().max_clock_skew).next();
+        let soon = Epoch::limit(now, self.voter_set.timing().max_clock_skew).next();
         if reason == RefuseReason::Skew && claim.epoch > soon {
             self.finish(claim, out);
             let epoch = self.draw(now);
@@ -568,18 +571,18 @@ impl Claimant {
         let id = self.next_id();
         self.tickets.insert(id.seq, claim.ticket);
         claim.restart(id, epoch);
-        claim.send_to_all(now, &self.roster, &mut self.jitter, out);
+        claim.send_to_all(now, &self.voter_set, &mut self.jitter, out);
     }
 
     fn draw(&mut self, now: Now) -> Epoch {
-        let skew = self.roster.timing().max_clock_skew;
+        let skew = self.voter_set.timing().max_clock_skew;
         self.clock.draw(now, skew);
         self.step(now)
     }
 
     /// Some steps above the epoch that was drawn: nobody else is to draw the same.
     fn step(&mut self, now: Now) -> Epoch {
-        let skew = self.roster.timing().max_clock_skew;
+        let skew = self.voter_set.timing().max_clock_skew;
         let steps = match mistaken!(EqualEpochsNotOrdered) {
             true => 0,
             false => self.steps.below(EPOCH_STEPS),

@@ -36,7 +36,7 @@ impl Claimant {
         self.links.ask_again(now, voter);
         self.ask_again(now, out);
         self.links
-            .send_what_is_due(now, &self.roster, &mut self.jitter, out);
+            .send_what_is_due(now, &self.voter_set, &mut self.jitter, out);
     }
 
     /// Asks voters that answer again, some claims at a time, unless one still refuses.
@@ -56,7 +56,7 @@ impl Claimant {
             }
             for ticket in tickets {
                 self.work_unless_lost(now, ticket, out, |me, claim, out| {
-                    let known = (&*me.roster, &me.links);
+                    let known = (&*me.voter_set, &me.links);
                     claim.ask_again(now, &voter, known, &mut me.jitter, out);
                     false
                 });
@@ -84,7 +84,7 @@ impl Claimant {
 
     /// Rule 11, for a lease: tells where more was promised.
     pub(super) fn lengthen(&self, claim: &mut OwnClaim, out: &mut Effects) {
-        if let Some(valid_until) = claim.lengthen(&self.roster, &self.links) {
+        if let Some(valid_until) = claim.lengthen(&self.voter_set, &self.links) {
             let ticket = claim.ticket;
             out.tell(Event::Renewed {
                 ticket,
@@ -125,10 +125,10 @@ impl Claimant {
         (at, voter): (usize, &NodeId),
         reason: RefuseReason,
     ) {
-        let pace = common_pace(claim.ttl, &self.roster);
+        let pace = common_pace(claim.ttl, &self.voter_set);
         let until = now.mono.after(jittered(pace, &mut self.jitter));
         let refuses_all = match reason {
-            RefuseReason::Quarantine | RefuseReason::Roster | RefuseReason::NotAVoter => true,
+            RefuseReason::Quarantine | RefuseReason::VoterSet | RefuseReason::NotAVoter => true,
             RefuseReason::Skew | RefuseReason::Limit => false,
         };
         let asks_for_all = refuses_all && self.links.hush(now, voter, until);

@@ -24,8 +24,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::id::NodeId;
-use super::roster::{Roster, majority};
 use super::time::{Instant, Now};
+use super::voter_set::{VoterSet, majority};
 
 /// A reading counts for so many of the spans in which a member is asked at least.
 const LASTS: u32 = 3;
@@ -108,14 +108,14 @@ pub enum MayReturn {
 impl Clocks {
     /// Nothing is known yet of any clock but the own.
     #[must_use]
-    pub fn new(me: &NodeId, roster: &Roster) -> Self {
-        let skew_ms = roster.timing().max_clock_skew.as_millis();
+    pub fn new(me: &NodeId, voter_set: &VoterSet) -> Self {
+        let skew_ms = voter_set.timing().max_clock_skew.as_millis();
         Self {
-            members: roster.members().len(),
-            is_member: roster.has_member(me),
-            drift_ppm: u64::from(roster.timing().max_drift_ppm),
+            members: voter_set.members().len(),
+            is_member: voter_set.has_member(me),
+            drift_ppm: u64::from(voter_set.timing().max_drift_ppm),
             skew_ms: u64::try_from(skew_ms).unwrap_or(u64::MAX),
-            lasts: roster.timing().clocks_every().max(LEAST) * LASTS,
+            lasts: voter_set.timing().clocks_every().max(LEAST) * LASTS,
             readings: BTreeMap::new(),
             until: Instant::FAR,
             bounds: None,
@@ -326,7 +326,7 @@ pub(super) fn with_drift(span: Duration, drift_ppm: u64) -> (u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::roster::Timing;
+    use crate::proto::voter_set::Timing;
 
     const WALL: u64 = 1_760_000_000_000;
     const HOUR: i64 = 3_600_000;
@@ -346,8 +346,8 @@ mod tests {
     /// once with a clock that is so far off.
     fn clocks(me: &str, members: usize, offs: &[(usize, i64)]) -> Clocks {
         let all = (0..members).map(node).collect();
-        let roster = Roster::new(1, all, members, Timing::lan()).unwrap();
-        let mut clocks = Clocks::new(&NodeId::new(me).unwrap(), &roster);
+        let voter_set = VoterSet::new(1, all, members, Timing::lan()).unwrap();
+        let mut clocks = Clocks::new(&NodeId::new(me).unwrap(), &voter_set);
         for (n, off) in offs {
             hear(&mut clocks, *n, 0, *off);
         }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::roster::mix;
+use super::voter_set::mix;
 
 /// How many parts there are: a difference says in which it is.
 pub const PARTS: usize = 16;

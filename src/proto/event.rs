@@ -1,10 +1,10 @@
 //! What the rules have to say to whoever drives them.
 
+use super::description::Differences;
 use super::epoch::Epoch;
 use super::id::{Key, NodeId};
 use super::message::{Message, Outbox, RefuseReason};
 use super::time::Instant;
-use super::voter_set::Differences;
 
 /// Names one request for a lock from its beginning to its end. A request keeps its ticket while
 /// its claims change: one that is told `Stale` claims anew under another claim id.
@@ -98,14 +98,14 @@ pub enum Event {
     },
     /// A node has another voter set than this one. Said once for each of its lives, and again once
     /// it is known in what they differ.
-    RosterMismatch {
+    VoterSetMismatch {
         /// The node.
         node: NodeId,
         /// In what they differ, as far as it has said.
         differences: Differences,
     },
     /// A node that had another voter set has the same now.
-    RosterMatch {
+    VoterSetMatch {
         /// The node.
         node: NodeId,
     },

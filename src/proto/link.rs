@@ -15,8 +15,8 @@ use super::id::NodeId;
 use super::message::{KeepAlive, Kept, Message, SessionId};
 use super::pace::{common_pace, jittered, soon_pace};
 use super::rng::Jitter;
-use super::roster::Roster;
 use super::time::{Instant, Now};
+use super::voter_set::VoterSet;
 
 /// Names a link for ever.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -136,8 +136,8 @@ impl Links {
     }
 
     /// Rule 20: until when the voter has promised to keep what the link covers.
-    pub(crate) fn end(&self, number: LinkNo, roster: &Roster) -> Option<Instant> {
-        self.living.get(&number)?.end(roster)
+    pub(crate) fn end(&self, number: LinkNo, voter_set: &VoterSet) -> Option<Instant> {
+        self.living.get(&number)?.end(voter_set)
     }
 
     /// When the voter is asked next to keep the link, where it has answered the last time.
@@ -147,9 +147,9 @@ impl Links {
     }
 
     /// A mistake: whatever the voter keeps, and for which claims.
-    pub(crate) fn any_end(&self, voter: &NodeId, roster: &Roster) -> Option<Instant> {
+    pub(crate) fn any_end(&self, voter: &NodeId, voter_set: &VoterSet) -> Option<Instant> {
         let links = self.living.values().filter(|link| link.voter == *voter);
-        links.filter_map(|link| link.end(roster)).max()
+        links.filter_map(|link| link.end(voter_set)).max()
     }
 
     /// Rules 20 and 22.
@@ -189,13 +189,13 @@ impl Links {
     pub(crate) fn send_what_is_due(
         &mut self,
         now: Now,
-        roster: &Roster,
+        voter_set: &VoterSet,
         jitter: &mut Jitter,
         out: &mut Effects,
     ) {
         let due = self.living.values_mut().filter(|link| link.due <= now.mono);
         for link in due {
-            link.send(now, roster, jitter, out);
+            link.send(now, voter_set, jitter, out);
         }
     }
 
@@ -263,13 +263,13 @@ impl Links {
 
 impl Link {
     /// Counted from when it was asked, as a vote is, by the slowest clock that the voter may have.
-    fn end(&self, roster: &Roster) -> Option<Instant> {
+    fn end(&self, voter_set: &VoterSet) -> Option<Instant> {
         let (stamp, ttl) = self.kept?;
-        let end = stamp.after(roster.timing().at_least(ttl));
+        let end = stamp.after(voter_set.timing().at_least(ttl));
         Some(end.before(self.ahead))
     }
 
-    fn send(&mut self, now: Now, roster: &Roster, jitter: &mut Jitter, out: &mut Effects) {
+    fn send(&mut self, now: Now, voter_set: &VoterSet, jitter: &mut Jitter, out: &mut Effects) {
         let stamp = now.mono.max(self.last_stamp.after(Duration::from_nanos(1)));
         self.ahead = self.ahead.max(stamp.since(now.mono));
         self.last_stamp = stamp;
@@ -279,7 +279,8 @@ impl Link {
             covered: self.covered,
         };
         out.send(&self.voter, Message::KeepAlive(Box::new(keep)));
-        let pace = soon_pace(self.ttl, roster, self.unanswered).min(common_pace(self.ttl, roster));
+        let pace =
+            soon_pace(self.ttl, voter_set, self.unanswered).min(common_pace(self.ttl, voter_set));
         self.unanswered = self.unanswered.saturating_add(1);
         self.due = now.mono.after(jittered(pace, jitter));
     }

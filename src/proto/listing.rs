@@ -5,8 +5,8 @@
 //! locks come and go, so that no key which stays is passed over or told twice.
 
 use super::id::Key;
-use super::roster::short_hash;
 use super::voter::Voter;
+use super::voter_set::short_hash;
 
 /// Where a key stands in the pages.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -61,23 +61,23 @@ mod tests {
     use crate::proto::event::Effects;
     use crate::proto::id::{ClaimId, Incarnation, NodeId};
     use crate::proto::message::Claim;
-    use crate::proto::roster::{Roster, Timing};
     use crate::proto::time::{Instant, Now};
     use crate::proto::voter::{Limits, Start};
+    use crate::proto::voter_set::{Timing, VoterSet};
 
     /// Two keys with one short hash.
     const SAME: [&str; 2] = ["k8996", "k96629"];
 
     fn voter(keys: &[&str]) -> Voter {
         let me = NodeId::new("v").unwrap();
-        let roster = Arc::new(Roster::new(1, vec![me.clone()], 1, Timing::lan()).unwrap());
+        let voter_set = Arc::new(VoterSet::new(1, vec![me.clone()], 1, Timing::lan()).unwrap());
         let now = Now {
             mono: Instant::from_nanos(1),
             wall_ms: 1_700_000_000_000,
         };
         let (limits, mut out) = (Limits::default(), Effects::default());
         let start = Start::NewCluster;
-        let mut voter = Voter::new(now, me.clone(), roster, limits, start, 1, &mut out);
+        let mut voter = Voter::new(now, me.clone(), voter_set, limits, start, 1, &mut out);
         for (seq, key) in (1..).zip(keys) {
             let claim = Claim {
                 key: Key::new(key).unwrap(),

@@ -1,7 +1,7 @@
 //! What the nodes say to each other. All messages are idempotent and may be lost, doubled,
 //! reordered and delayed.
 //!
-//! A datagram's head names sender, receiver and roster once for all its messages
+//! A datagram's head names sender, receiver and voter set once for all its messages
 //! ([`crate::wire`]); the receiver checks that a [`Claim`] and a [`Release`] come from the node
 //! whose claim they name, and that an answer is for a claim of its own.
 
@@ -12,11 +12,11 @@ use std::time::Duration;
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::description::{Role, VoterSetDescription};
 use super::digest::{Digest, Parts};
 use super::epoch::Epoch;
 use super::id::{ClaimId, Incarnation, Key, NodeId};
 use super::time::Instant;
-use super::voter_set::{Role, VoterSet};
 
 /// One message from one node to another.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
@@ -57,7 +57,7 @@ pub enum Message {
     Describe(Role),
     /// The answer to [`Describe`](Self::Describe), and to a node that speaks for another voter set.
     /// Rare and large.
-    Described(Box<VoterSet>),
+    Described(Box<VoterSetDescription>),
     /// To both of two lives of one node that were heard from different addresses: do you live?
     Challenge(Challenge),
     /// The answer to [`Challenge`].
@@ -163,8 +163,8 @@ pub struct Stale {
 pub enum RefuseReason {
     /// It has lost its memory and waits until its old votes are over.
     Quarantine,
-    /// It has another roster.
-    Roster,
+    /// It has another voter set.
+    VoterSet,
     /// The epoch is further ahead of its wall clock than `max_clock_skew`.
     Skew,
     /// It already keeps as many keys, or as many waiters of this key, as it may.

@@ -10,8 +10,8 @@ use super::message::{Claim, HolderWon, Message, RefuseReason, Release, Vote, Wai
 use super::pace::{jittered, slow_pace, soon_pace};
 use super::request::Request;
 use super::rng::Jitter;
-use super::roster::{Roster, Tally, majority_reaches};
 use super::time::{Instant, Now};
+use super::voter_set::{Tally, VoterSet, majority_reaches};
 
 /// How many times a `try` claim repeats itself before a voter that does not answer counts as one
 /// that could have voted for the winner.
@@ -187,10 +187,10 @@ impl OwnClaim {
 
     /// Whether a vote is the one that counts already, told once more, and half an offer is left of
     /// it at the most. Such a turn is better given back than let run out.
-    pub(crate) fn runs_out(&self, now: Now, at: usize, vote: &Vote, roster: &Roster) -> bool {
+    pub(crate) fn runs_out(&self, now: Now, at: usize, vote: &Vote, voter_set: &VoterSet) -> bool {
         let remains = vote.stamp.after(vote.ttl).since(now.mono);
         let is_same = self.ballots[at].vote == Some((vote.stamp, vote.ttl));
-        is_same && remains <= roster.timing().offer / 2
+        is_same && remains <= voter_set.timing().offer / 2
     }
 
     /// Whether a majority of the voters answers, and so it wins when its turn has come. One that
@@ -228,11 +228,11 @@ impl OwnClaim {
         now: Now,
         at: usize,
         answer: Answer,
-        (roster, links): (&Roster, &Links),
+        (voter_set, links): (&VoterSet, &Links),
         jitter: &mut Jitter,
     ) {
         let is_covered = self.is_covered(at, links);
-        let slow = slow_pace(self.ttl, roster);
+        let slow = slow_pace(self.ttl, voter_set);
         let round = self.held.map(|held| held.round);
         let ballot = &mut self.ballots[at];
         ballot.answer = answer;
@@ -247,7 +247,7 @@ impl OwnClaim {
             (Answer::Voted, Some((_, ttl)), Some(_)) => slow.min(ttl / 2),
             (Answer::Voted, Some((stamp, ttl)), None) => {
                 let remains = stamp.after(ttl).since(now.mono);
-                slow.min((remains / 2).max(roster.timing().round_trip))
+                slow.min((remains / 2).max(voter_set.timing().round_trip))
             }
             _ => slow,
         };
@@ -276,13 +276,13 @@ impl OwnClaim {
 
     /// Rule 11: the newest instant that a majority of the key's voters have promised to reach,
     /// by the slowest clock that they may have; [`Instant::ZERO`] where no majority has promised.
-    pub(crate) fn promised(&self, roster: &Roster, links: &Links) -> Instant {
+    pub(crate) fn promised(&self, voter_set: &VoterSet, links: &Links) -> Instant {
         let ends = self.ballots.iter().filter_map(|ballot| {
             let (stamp, ttl) = ballot.vote?;
-            let own = stamp.after(roster.timing().at_least(ttl));
+            let own = stamp.after(voter_set.timing().at_least(ttl));
             let covered = match mistaken!(KeptCoversAll) {
-                true => links.any_end(&ballot.voter, roster),
-                false => ballot.link.and_then(|link| links.end(link, roster)),
+                true => links.any_end(&ballot.voter, voter_set),
+                false => ballot.link.and_then(|link| links.end(link, voter_set)),
             };
             Some(covered.map_or(own, |end| end.max(own)))
         });
@@ -344,7 +344,7 @@ impl OwnClaim {
         &mut self,
         now: Now,
         at: usize,
-        roster: &Roster,
+        voter_set: &VoterSet,
         jitter: &mut Jitter,
         out: &mut Effects,
     ) {
@@ -355,32 +355,32 @@ impl OwnClaim {
         }
         ballot.since = since;
         ballot.answer = Answer::Nothing;
-        self.send(now, at, since, roster, jitter, out);
+        self.send(now, at, since, voter_set, jitter, out);
     }
 
     /// Rules 12 and 14: what is due now.
     pub(crate) fn send_what_is_due(
         &mut self,
         now: Now,
-        roster: &Roster,
+        voter_set: &VoterSet,
         jitter: &mut Jitter,
         links: &Links,
         out: &mut Effects,
     ) {
         match self.held {
             Some(held) if now.mono >= held.next_round => {
-                self.renew(now, roster, jitter, links, out);
+                self.renew(now, voter_set, jitter, links, out);
             }
             None if self.is_try && now.mono >= self.next_repeat => {
                 self.repeats = self.repeats.saturating_add(1);
-                self.send_to_all(now, roster, jitter, out);
+                self.send_to_all(now, voter_set, jitter, out);
             }
             _ => {
                 let due: Vec<usize> = (0..self.ballots.len())
                     .filter(|at| self.ballots[*at].due <= now.mono)
                     .collect();
                 for at in due {
-                    self.send_to(now, at, roster, jitter, out);
+                    self.send_to(now, at, voter_set, jitter, out);
                 }
             }
         }
@@ -389,16 +389,16 @@ impl OwnClaim {
     pub(crate) fn send_to_all(
         &mut self,
         now: Now,
-        roster: &Roster,
+        voter_set: &VoterSet,
         jitter: &mut Jitter,
         out: &mut Effects,
     ) {
         let stamp = self.next_stamp(now);
         for at in 0..self.ballots.len() {
-            self.send(now, at, stamp, roster, jitter, out);
+            self.send(now, at, stamp, voter_set, jitter, out);
         }
         if self.is_try && self.held.is_none() {
-            let pace = soon_pace(self.ttl, roster, self.repeats);
+            let pace = soon_pace(self.ttl, voter_set, self.repeats);
             self.next_repeat = now.mono.after(jittered(pace, jitter));
         }
     }
@@ -407,12 +407,12 @@ impl OwnClaim {
         &mut self,
         now: Now,
         at: usize,
-        roster: &Roster,
+        voter_set: &VoterSet,
         jitter: &mut Jitter,
         out: &mut Effects,
     ) {
         let stamp = self.next_stamp(now);
-        self.send(now, at, stamp, roster, jitter, out);
+        self.send(now, at, stamp, voter_set, jitter, out);
     }
 
     pub(super) fn send(
@@ -420,7 +420,7 @@ impl OwnClaim {
         now: Now,
         at: usize,
         stamp: Instant,
-        roster: &Roster,
+        voter_set: &VoterSet,
         jitter: &mut Jitter,
         out: &mut Effects,
     ) {
@@ -440,7 +440,7 @@ impl OwnClaim {
             outlives: self.outlives,
         };
         out.send(&ballot.voter, Message::Claim(claim));
-        let pace = soon_pace(self.ttl, roster, ballot.unanswered);
+        let pace = soon_pace(self.ttl, voter_set, ballot.unanswered);
         ballot.unanswered = ballot.unanswered.saturating_add(1);
         ballot.due = now.mono.after(jittered(pace, jitter));
         if self.held.is_some() && mistaken!(RenewalsNotRepeated) {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::rng::Jitter;
-use super::roster::Roster;
 use super::time::nanos;
+use super::voter_set::VoterSet;
 
 /// A claim that waits repeats itself every so many round trips: only to stay in the queue, since
 /// the voter tells it unasked when its turn comes.
@@ -12,20 +12,20 @@ const WAITING_ROUND_TRIPS: u32 = 50;
 
 /// How long to wait for an answer that has not come `unanswered` times: twice a round trip,
 /// doubled each time, never slower than the pace of those that wait.
-pub(crate) fn soon_pace(ttl: Duration, roster: &Roster, unanswered: u32) -> Duration {
-    let soon = roster.timing().round_trip * (2 << unanswered.min(6));
-    soon.min(slow_pace(ttl, roster))
+pub(crate) fn soon_pace(ttl: Duration, voter_set: &VoterSet, unanswered: u32) -> Duration {
+    let soon = voter_set.timing().round_trip * (2 << unanswered.min(6));
+    soon.min(slow_pace(ttl, voter_set))
 }
 
 /// Rule 14: every 50 round trips, at most a quarter of the ttl.
-pub(crate) fn slow_pace(ttl: Duration, roster: &Roster) -> Duration {
-    (roster.timing().round_trip * WAITING_ROUND_TRIPS).min(ttl / 4)
+pub(crate) fn slow_pace(ttl: Duration, voter_set: &VoterSet) -> Duration {
+    (voter_set.timing().round_trip * WAITING_ROUND_TRIPS).min(ttl / 4)
 }
 
 /// How long one that asks for many waits at the most before it asks again: a voter that votes again
 /// has all their votes back well within a lease.
-pub(crate) fn common_pace(ttl: Duration, roster: &Roster) -> Duration {
-    slow_pace(ttl, roster).min((ttl / 12).max(roster.timing().round_trip))
+pub(crate) fn common_pace(ttl: Duration, voter_set: &VoterSet) -> Duration {
+    slow_pace(ttl, voter_set).min((ttl / 12).max(voter_set.timing().round_trip))
 }
 
 /// Any span shorter than this, by chance.

@@ -24,15 +24,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::clocks::{MayReturn, with_drift};
+use super::description::{OtherSet, Role};
 use super::epoch::Epoch;
 use super::event::{Effects, Event};
 use super::id::NodeId;
 use super::message::{Memory, Message, Recall};
-use super::roster::Roster;
 use super::time::{Instant, Now};
 use super::view::View;
 use super::voter::Start;
-use super::voter_set::{OtherSet, Role};
+use super::voter_set::VoterSet;
 
 /// How often a voter asks for voter sets in the course of its quarantine, at least.
 const ASKS: u32 = 8;
@@ -112,12 +112,12 @@ impl Recovery {
     pub(crate) fn new(
         now: Now,
         me: &NodeId,
-        roster: &Roster,
+        voter_set: &VoterSet,
         start: Start,
         nonce: u64,
         out: &mut Effects,
     ) -> Self {
-        let timing = roster.timing();
+        let timing = voter_set.timing();
         let quarantine = timing.quarantine();
         let mut recovery = Self {
             phase: Phase::New,
@@ -132,7 +132,7 @@ impl Recovery {
             may_return: MayReturn::Yes,
             later: None,
             drift_ppm: u64::from(timing.max_drift_ppm),
-            others: roster
+            others: voter_set
                 .members()
                 .iter()
                 .filter(|member| *member != me)
@@ -140,10 +140,10 @@ impl Recovery {
                 .collect(),
             gossiped: BTreeSet::new(),
             enough: match mistaken!(RecallOneFewer) {
-                true => roster.recall_answers().saturating_sub(1),
-                false => roster.recall_answers(),
+                true => voter_set.recall_answers().saturating_sub(1),
+                false => voter_set.recall_answers(),
             },
-            decides_alone: roster.majority() == 1,
+            decides_alone: voter_set.majority() == 1,
             skew: timing.max_clock_skew,
             round_trip: timing.round_trip,
             asked: 0,

@@ -8,8 +8,8 @@ use super::link::{LinkNo, Links};
 use super::own_claim::{Answer, Held, OwnClaim};
 use super::request::ExtendError;
 use super::rng::Jitter;
-use super::roster::{Roster, majority};
 use super::time::{Instant, Now};
+use super::voter_set::{VoterSet, majority};
 
 impl OwnClaim {
     /// Another link covers a ballot from now on, or none. Answers which did.
@@ -37,9 +37,9 @@ impl OwnClaim {
     }
 
     /// Rule 11, for a lease: until when it lasts, if that is longer than it was known to.
-    pub(crate) fn lengthen(&mut self, roster: &Roster, links: &Links) -> Option<Instant> {
+    pub(crate) fn lengthen(&mut self, voter_set: &VoterSet, links: &Links) -> Option<Instant> {
         let held = self.held?;
-        let valid_until = self.promised(roster, links).min(held.end);
+        let valid_until = self.promised(voter_set, links).min(held.end);
         let is_longer = valid_until > held.valid_until;
         is_longer.then(|| {
             self.held = Some(Held {
@@ -55,7 +55,7 @@ impl OwnClaim {
         &mut self,
         now: Now,
         voter: &NodeId,
-        (roster, links): (&Roster, &Links),
+        (voter_set, links): (&VoterSet, &Links),
         jitter: &mut Jitter,
         out: &mut Effects,
     ) {
@@ -71,7 +71,7 @@ impl OwnClaim {
             (None, _) => ballot.answer == Answer::Nothing,
         };
         if is_behind && !self.is_covered(at, links) {
-            self.send_to(now, at, roster, jitter, out);
+            self.send_to(now, at, voter_set, jitter, out);
         }
     }
 
@@ -79,11 +79,11 @@ impl OwnClaim {
     pub(crate) fn tell_all(
         &mut self,
         now: Now,
-        roster: &Roster,
+        voter_set: &VoterSet,
         jitter: &mut Jitter,
         out: &mut Effects,
     ) {
-        self.send_to_all(now, roster, jitter, out);
+        self.send_to_all(now, voter_set, jitter, out);
         self.note_round(now);
     }
 
@@ -92,7 +92,7 @@ impl OwnClaim {
     pub(super) fn renew(
         &mut self,
         now: Now,
-        roster: &Roster,
+        voter_set: &VoterSet,
         jitter: &mut Jitter,
         links: &Links,
         out: &mut Effects,
@@ -115,23 +115,23 @@ impl OwnClaim {
                 continue;
             }
             let stamp = *round.get_or_insert_with(|| self.next_stamp(now));
-            self.send(now, at, stamp, roster, jitter, out);
+            self.send(now, at, stamp, voter_set, jitter, out);
         }
         self.note_round(now);
-        self.look_once_kept(now, roster, links);
+        self.look_once_kept(now, voter_set, links);
     }
 
     /// The next look comes soon after a majority of its sessions were kept anew, and not just
     /// before: a lease that is known to last two thirds of its ttl lives through a longer stall
     /// than one of which a third is known. The looks at many are spread over a part of a round.
-    fn look_once_kept(&mut self, now: Now, roster: &Roster, links: &Links) {
+    fn look_once_kept(&mut self, now: Now, voter_set: &VoterSet, links: &Links) {
         let mut asks: Vec<Instant> = self.links().filter_map(|it| links.asks_at(it)).collect();
         asks.sort_unstable();
         let Some(asked) = asks.get(majority(self.ballots.len()) - 1) else {
             return;
         };
         let apart = self.renew_every / 512 * (self.id.seq % 64) as u32;
-        let look = asked.after(roster.timing().round_trip * 2 + apart);
+        let look = asked.after(voter_set.timing().round_trip * 2 + apart);
         if let Some(held) = &mut self.held
             && now.mono < look
         {
@@ -158,14 +158,14 @@ impl OwnClaim {
         &mut self,
         now: Now,
         extra: Duration,
-        roster: &Roster,
+        voter_set: &VoterSet,
         jitter: &mut Jitter,
         out: &mut Effects,
     ) -> Result<Instant, ExtendError> {
         let Some(held) = &mut self.held else {
             return Err(ExtendError::NotHeld);
         };
-        let max = roster.timing().max_ttl;
+        let max = voter_set.timing().max_ttl;
         let ends = if self.renews {
             held.valid_until
         } else {
@@ -186,10 +186,10 @@ impl OwnClaim {
             held.end = now.mono.after(wanted);
         }
         let asked_for = self.wanted(now);
-        self.tell_all(now, roster, jitter, out);
+        self.tell_all(now, voter_set, jitter, out);
         Ok(self
             .last_stamp
-            .after(roster.timing().at_least(asked_for))
+            .after(voter_set.timing().at_least(asked_for))
             .before(self.ahead))
     }
 }

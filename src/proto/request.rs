@@ -37,7 +37,7 @@ pub enum RequestError {
         ttl: Duration,
         /// Ten round trips.
         min: Duration,
-        /// `max_ttl` of the roster.
+        /// `max_ttl` of the voter set.
         max: Duration,
     },
     /// This node already has as many requests as it may.
@@ -61,7 +61,7 @@ pub enum ExtendError {
         remaining: Duration,
         /// What was asked for on top.
         extra: Duration,
-        /// `max_ttl` of the roster.
+        /// `max_ttl` of the voter set.
         max: Duration,
     },
 }

@@ -1,6 +1,6 @@
 //! Jitter from a seed that was handed in.
 
-use super::roster::mix;
+use super::voter_set::mix;
 
 /// SplitMix64 (Steele, Lea, Flood, 2014): eight bytes of state, good enough to spread repeats,
 /// and the same for ever from the same seed. Nothing secret is drawn from it.

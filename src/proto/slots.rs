@@ -15,9 +15,9 @@ use std::hash::{Hash, Hasher};
 
 use super::epoch::Epoch;
 use super::id::{Key, NodeId};
-use super::roster::short_hash;
 use super::slot::{GivenVote, Slot};
 use super::time::Instant;
+use super::voter_set::short_hash;
 
 /// One bit of [`Room::taken`] for each.
 const ROOM: u32 = u64::BITS;

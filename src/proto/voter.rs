@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::clocks::MayReturn;
+use super::description::OtherSet;
 use super::epoch::Epoch;
 use super::event::{Effects, Event};
 use super::id::{ClaimId, Incarnation, Key, NodeId};
@@ -23,14 +24,13 @@ use super::message::{
     ReportedWaiter,
 };
 use super::recovery::Recovery;
-use super::roster::{Roster, floor_of};
 use super::session::{SessionNo, Sessions};
 use super::slot::{GivenVote, Heard, Slot};
 use super::slots::{SlotAt, Slots};
 use super::time::{Instant, Now, earliest};
 use super::view::View;
 use super::voter_says::{count, is_gone, learn_won, send_refuse, send_stale, send_vote, send_wait};
-use super::voter_set::OtherSet;
+use super::voter_set::{VoterSet, floor_of};
 
 /// How many floors a voter keeps for the keys that have no slot: 32 KiB, for ever.
 pub const FLOORS: usize = 4_096;
@@ -73,7 +73,7 @@ pub enum Start {
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Voter {
     me: NodeId,
-    roster: Arc<Roster>,
+    voter_set: Arc<VoterSet>,
     limits: Limits,
     pub(super) slots: Slots,
     pub(super) sessions: Sessions,
@@ -94,28 +94,28 @@ impl Voter {
     pub fn new(
         now: Now,
         me: NodeId,
-        roster: Arc<Roster>,
+        voter_set: Arc<VoterSet>,
         limits: Limits,
         start: Start,
         nonce: u64,
         out: &mut Effects,
     ) -> Self {
-        let recovery = Recovery::new(now, &me, &roster, start, nonce, out);
-        let mut voter = Self::without_memory(me, roster, limits, nonce, recovery);
+        let recovery = Recovery::new(now, &me, &voter_set, start, nonce, out);
+        let mut voter = Self::without_memory(me, voter_set, limits, nonce, recovery);
         voter.handle_timeout(now, out);
         voter
     }
 
     fn without_memory(
         me: NodeId,
-        roster: Arc<Roster>,
+        voter_set: Arc<VoterSet>,
         limits: Limits,
         nonce: u64,
         recovery: Recovery,
     ) -> Self {
         Self {
             me,
-            roster,
+            voter_set,
             limits,
             slots: Slots::default(),
             sessions: Sessions::new(nonce),
@@ -133,7 +133,7 @@ impl Voter {
         if let Some(reason) = self.refusal(now, msg, at) {
             return send_refuse(&msg.claim, reason, out);
         }
-        let entry = Heard::new(now.mono, msg, self.roster.timing().max_ttl);
+        let entry = Heard::new(now.mono, msg, self.voter_set.timing().max_ttl);
         let Some((at, slot)) = at.and_then(|at| Some((at, self.slots.get(at)?))) else {
             return self.vote_for_first(now, &msg.key, entry, msg.join, out);
         };
@@ -206,7 +206,7 @@ impl Voter {
     /// This voter forgets its votes, as after a restart. `nonce` must differ from those that it
     /// has had. The floor of each key is at least every epoch that it knows of it.
     pub fn restart(&mut self, now: Now, nonce: u64, out: &mut Effects) {
-        let (me, roster) = (self.me.clone(), self.roster.clone());
+        let (me, voter_set) = (self.me.clone(), self.voter_set.clone());
         for (_, slot) in self.slots.iter() {
             let floor = floor_of(&slot.key, self.floors.len());
             let known = slot.fence.max(slot.vote.epoch);
@@ -215,9 +215,9 @@ impl Voter {
         let (floors, highest_floor) = (std::mem::take(&mut self.floors), self.highest_known());
         let recovery = match self.recovery.take() {
             Some(recovery) => recovery.restart(now, nonce, out),
-            None => Recovery::new(now, &me, &roster, Start::Amnesia, nonce, out),
+            None => Recovery::new(now, &me, &voter_set, Start::Amnesia, nonce, out),
         };
-        *self = Self::without_memory(me, roster, self.limits, nonce, recovery);
+        *self = Self::without_memory(me, voter_set, self.limits, nonce, recovery);
         self.floors = floors;
         self.highest_floor = highest_floor;
         self.handle_timeout(now, out);
@@ -288,8 +288,8 @@ impl Voter {
             votes: self.recovery.is_none(),
             knew,
             seen,
-            quarantine: self.roster.timing().quarantine(),
-            skew: self.roster.timing().max_clock_skew,
+            quarantine: self.voter_set.timing().quarantine(),
+            skew: self.voter_set.timing().max_clock_skew,
         }
     }
 
@@ -425,7 +425,7 @@ impl Voter {
     }
 
     fn refusal(&self, now: Now, msg: &Claim, at: Option<SlotAt>) -> Option<RefuseReason> {
-        if !self.roster.votes_for(&self.me, &msg.key) {
+        if !self.voter_set.votes_for(&self.me, &msg.key) {
             return Some(RefuseReason::NotAVoter);
         }
         if self.recovery.is_some() {
@@ -445,7 +445,7 @@ impl Voter {
     }
 
     fn is_too_far_ahead(&self, now: Now, epoch: Epoch) -> bool {
-        epoch > Epoch::limit(now, self.roster.timing().max_clock_skew)
+        epoch > Epoch::limit(now, self.voter_set.timing().max_clock_skew)
     }
 
     /// Returns why it would refuse a claim with this epoch on a key that nobody wants, and for how
@@ -467,7 +467,7 @@ impl Voter {
 
     /// Rule 1, for the claim that has the vote, and rule 18.
     fn renew(&mut self, now: Now, at: SlotAt, entry: &Heard, join: bool, out: &mut Effects) {
-        let poke = self.roster.timing().poke;
+        let poke = self.voter_set.timing().poke;
         let Some(slot) = self.slots.get_mut(at) else {
             return;
         };
@@ -515,7 +515,7 @@ impl Voter {
             return;
         };
         if let Some(ahead) = slot.queue().iter().position(|waiter| waiter.claim == claim) {
-            let poke = self.roster.timing().poke;
+            let poke = self.voter_set.timing().poke;
             send_wait(now, slot, (&claim, ahead), poke, out);
         }
     }
@@ -530,7 +530,7 @@ impl Voter {
             slot.remove_waiter(&entry.claim);
             return send_stale(&entry, slot.fence, out);
         }
-        let poke = self.roster.timing().poke;
+        let poke = self.voter_set.timing().poke;
         let claim = entry.claim.clone();
         let left_out = slot.make_room(&entry, self.limits.waiters_max);
         let is_left_out = left_out.as_ref().is_some_and(|it| it.claim == claim);
@@ -557,7 +557,7 @@ impl Voter {
 
     /// Rules 3 and 4, for a claim that comes while no vote is out, and rule 18.
     fn vote_for_first(&mut self, now: Now, key: &Key, entry: Heard, join: bool, out: &mut Effects) {
-        let poke = self.roster.timing().poke;
+        let poke = self.voter_set.timing().poke;
         let fence = self.floors[floor_of(key, self.floors.len())];
         if entry.is_below(fence) {
             return send_stale(&entry, fence, out);
@@ -591,7 +591,7 @@ impl Voter {
     /// Rule 9: clears the vote that is out and votes for the head of the queue. Where nobody
     /// waits the slot goes, and its floor keeps the fence.
     fn vote_for_head(&mut self, now: Now, at: SlotAt, out: &mut Effects) {
-        let (offer, poke) = (self.roster.timing().offer, self.roster.timing().poke);
+        let (offer, poke) = (self.voter_set.timing().offer, self.voter_set.timing().poke);
         let Some(slot) = self.slots.get_mut(at) else {
             return;
         };

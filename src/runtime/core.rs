@@ -16,8 +16,8 @@ use crate::node::{InspectId, Inspection, Node, Output, Standing, Stranger};
 use crate::proto::claimant::RequestError;
 use crate::proto::event::{Answers, Event, Ticket};
 use crate::proto::id::NodeId;
-use crate::proto::roster::majority;
 use crate::proto::time::{Instant, Now};
+use crate::proto::voter_set::majority;
 use crate::wire::DropReason;
 
 /// How an acquisition ended.
@@ -220,7 +220,7 @@ impl Core {
         told
     }
 
-    /// Whether this node is a member of the roster, and not in quarantine.
+    /// Whether this node is a member of the voter set, and not in quarantine.
     pub(crate) fn votes(&self) -> bool {
         self.node
             .voter()
@@ -230,7 +230,7 @@ impl Core {
     /// Whether a majority of the members would vote for claims of this node, its own voter among
     /// them.
     pub(crate) fn is_ready(&self, now: Now) -> bool {
-        let members = self.node.roster().members();
+        let members = self.node.voter_set().members();
         let votes = |member: &NodeId| self.node.standing_of(now, member) == Standing::Votes;
         let own = self.node.voter().is_none() || votes(self.node.id());
         let voting = members.iter().filter(|member| votes(member)).count();
@@ -245,10 +245,10 @@ impl Core {
         self.meter.gossip_ended();
     }
 
-    /// Where the other members of the roster are, as far as this node knows: also those that
+    /// Where the other members of the voter set are, as far as this node knows: also those that
     /// gossip has forgotten, and that votes were heard from.
     pub(crate) fn addresses_of_members(&self) -> Vec<SocketAddr> {
-        let members = self.node.roster().members().iter();
+        let members = self.node.voter_set().members().iter();
         let addrs = members.filter_map(|member| self.node.address_of(member));
         addrs.collect()
     }
@@ -394,8 +394,8 @@ impl Core {
             Event::QuarantineBegan { .. }
             | Event::QuarantineExtended { .. }
             | Event::QuarantineEnded { .. }
-            | Event::RosterMismatch { .. }
-            | Event::RosterMatch { .. }
+            | Event::VoterSetMismatch { .. }
+            | Event::VoterSetMatch { .. }
             | Event::TwinFound
             | Event::TwinGone => {}
         }
@@ -429,8 +429,8 @@ pub(super) mod tests {
     use crate::node::NodeConfig;
     use crate::proto::claimant::Request;
     use crate::proto::id::{Incarnation, Key};
-    use crate::proto::roster::{Roster, Timing};
     use crate::proto::voter::{Limits, Start};
+    use crate::proto::voter_set::{Timing, VoterSet};
     use crate::wire::Seal;
 
     /// The only voter there is.
@@ -446,7 +446,7 @@ pub(super) mod tests {
         let config = NodeConfig {
             id: ids[number].clone(),
             incarnation: Incarnation::new(1),
-            roster: Arc::new(Roster::new(1, ids, members, Timing::lan()).unwrap()),
+            voter_set: Arc::new(VoterSet::new(1, ids, members, Timing::lan()).unwrap()),
             start: Start::NewCluster,
             limits: Limits::default(),
             claims_max: members,

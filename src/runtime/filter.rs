@@ -24,8 +24,8 @@ use std::time::Duration;
 
 use super::digest::{Entry, Identity};
 use crate::proto::id::NodeId;
-use crate::proto::roster::Roster;
 use crate::proto::time::Instant;
+use crate::proto::voter_set::VoterSet;
 
 /// The most bytes that all entries of a digest may have. The library needs some hundred of the
 /// 65,507 that a datagram has for the rest of its message, or it panics.
@@ -41,7 +41,7 @@ pub(super) struct DigestFilter {
     me: Identity,
     /// This node is a voter.
     votes: bool,
-    roster: Arc<Roster>,
+    voter_set: Arc<VoterSet>,
     /// For how long a client is named to others after its heartbeat rose last.
     share_for: Duration,
     clients_bytes_max: usize,
@@ -66,20 +66,20 @@ struct Seen {
 }
 
 impl DigestFilter {
-    pub(super) fn new(me: Identity, roster: Arc<Roster>, share_for: Duration) -> Self {
-        let voters = roster.members().iter();
+    pub(super) fn new(me: Identity, voter_set: Arc<VoterSet>, share_for: Duration) -> Self {
+        let voters = voter_set.members().iter();
         let voters: usize = voters
             .map(|voter| voter.as_str().len() + ENTRY_BYTES_MAX)
             .sum();
         Self {
-            votes: is_member(&roster, &me.node),
+            votes: is_member(&voter_set, &me.node),
             me,
             share_for,
             // Room for two incarnations of each voter stays free.
             clients_bytes_max: DIGEST_BYTES_MAX
                 .saturating_sub(2 * voters)
                 .min(CLIENTS_BYTES_MAX),
-            roster,
+            voter_set,
             seen: BTreeMap::new(),
             bytes: Bytes::default(),
         }
@@ -184,7 +184,7 @@ impl DigestFilter {
             }
             return true;
         }
-        let is_voter = is_member(&self.roster, &id.node);
+        let is_voter = is_member(&self.voter_set, &id.node);
         if self.is_replaced(now, id) || !self.has_room_for(id, is_voter) {
             return false;
         }
@@ -195,7 +195,7 @@ impl DigestFilter {
     }
 
     fn seen_first(&self, now: Instant, id: &Identity, heartbeat: u64) -> Seen {
-        let is_voter = is_member(&self.roster, &id.node);
+        let is_voter = is_member(&self.voter_set, &id.node);
         Seen {
             heartbeat,
             rose_at: (is_voter || self.votes).then_some(now),
@@ -239,22 +239,22 @@ impl Bytes {
     }
 }
 
-fn is_member(roster: &Roster, node: &str) -> bool {
-    NodeId::new(node).is_ok_and(|node| roster.has_member(&node))
+fn is_member(voter_set: &VoterSet, node: &str) -> bool {
+    NodeId::new(node).is_ok_and(|node| voter_set.has_member(&node))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::roster::Timing;
+    use crate::proto::voter_set::Timing;
     use crate::runtime::digest::tests::{entry, identity};
 
     const SHARE_FOR: Duration = Duration::from_secs(2);
 
     fn filter(me: &str) -> DigestFilter {
         let voters = ["v0", "v1", "v2"].map(|voter| NodeId::new(voter).unwrap());
-        let roster = Roster::new(1, voters.to_vec(), 3, Timing::lan()).unwrap();
-        DigestFilter::new(identity(me, 1), Arc::new(roster), SHARE_FOR)
+        let voter_set = VoterSet::new(1, voters.to_vec(), 3, Timing::lan()).unwrap();
+        DigestFilter::new(identity(me, 1), Arc::new(voter_set), SHARE_FOR)
     }
 
     fn at(millis: u64) -> Instant {

@@ -28,10 +28,10 @@ const NODES_BYTES_MAX: usize =
 /// Checks that gossip has room for all voters and this node. All are taken to have addresses of the
 /// kind that this one has.
 pub(super) fn check(checked: &Checked) -> Result<(), ConfigError> {
-    let (roster, me) = (&checked.roster, &checked.id);
-    let client = Some(me).filter(|me| !roster.has_member(me));
+    let (voter_set, me) = (&checked.voter_set, &checked.id);
+    let client = Some(me).filter(|me| !voter_set.has_member(me));
     let addr = checked.advertise.unwrap_or(checked.listen);
-    let bytes = bytes_of(roster.members().iter().chain(client), addr);
+    let bytes = bytes_of(voter_set.members().iter().chain(client), addr);
     let max = NODES_BYTES_MAX;
     match bytes <= max {
         true => Ok(()),
@@ -52,7 +52,7 @@ mod tests {
     use chitchat::{ChitchatMessage, Deserializable, Serializable};
 
     use super::*;
-    use crate::proto::roster::MEMBERS_MAX;
+    use crate::proto::voter_set::MEMBERS_MAX;
 
     fn names(bytes: usize) -> Vec<NodeId> {
         let names = (0..MEMBERS_MAX).map(|n| format!("{n:0bytes$}"));

@@ -25,12 +25,12 @@ use super::filter::DigestFilter;
 use super::seeds::{Discovery, Seeds};
 use super::shared::Shared;
 use crate::proto::id::{Incarnation, NodeId};
-use crate::proto::roster::Roster;
 use crate::proto::view::{Peer, View};
+use crate::proto::voter_set::VoterSet;
 
 /// The key under which a node says that it leaves.
 const LEAVING: &str = "leaving";
-/// The key under which a member of the roster says that it votes: it is not in quarantine.
+/// The key under which a member of the voter set says that it votes: it is not in quarantine.
 const VOTES: &str = "votes";
 /// How many heartbeat intervals may pass before a node counts as dead.
 const PHI: f64 = 8.0;
@@ -211,15 +211,15 @@ impl Membership {
 
     /// Tells the node what is new. Returns how many incarnations the gossip library knows.
     async fn look(&mut self) -> usize {
-        let (roster, now) = self
+        let (voter_set, now) = self
             .shared
-            .with(|core, now| (core.node.roster().clone(), now.mono));
+            .with(|core, now| (core.node.voter_set().clone(), now.mono));
         let see = |chitchat: &mut Chitchat| {
             let states = chitchat.node_states().iter();
             let ids = states.map(|(id, state)| (identity(id), state.contains_key(LEAVING)));
             // Before anything else comes in.
             lock(&self.running.filter).sync(now, ids);
-            (look(chitchat, &roster), chitchat.node_states().len())
+            (look(chitchat, &voter_set), chitchat.node_states().len())
         };
         let (seen, known) = self.running.handle.with_chitchat(see).await;
         if seen != self.seen {
@@ -265,8 +265,8 @@ impl Running {
             generation_id: gossip.incarnation.get(),
             gossip_advertise_addr: gossip.advertise,
         };
-        let roster = shared.with(|core, _| core.node.roster().clone());
-        let filter = DigestFilter::new(identity(&id), roster, interval * SILENT_ROUNDS);
+        let voter_set = shared.with(|core, _| core.node.voter_set().clone());
+        let filter = DigestFilter::new(identity(&id), voter_set, interval * SILENT_ROUNDS);
         let filter = Arc::new(StdMutex::new(filter));
         let config = ChitchatConfig {
             chitchat_id: id,
@@ -354,7 +354,7 @@ fn lock(filter: &StdMutex<DigestFilter>) -> MutexGuard<'_, DigestFilter> {
 
 /// Who is where, and who of them says that it votes. A node that was only just discovered is not
 /// alive before it was heard of twice; its address is good at once.
-fn look(chitchat: &Chitchat, roster: &Roster) -> (View, BTreeSet<NodeId>) {
+fn look(chitchat: &Chitchat, voter_set: &VoterSet) -> (View, BTreeSet<NodeId>) {
     let me = &chitchat.self_chitchat_id().node_id;
     let live: BTreeSet<&ChitchatId> = chitchat.live_nodes().collect();
     let mut peers: BTreeMap<NodeId, ((bool, Incarnation), Peer, bool)> = BTreeMap::new();
@@ -364,7 +364,7 @@ fn look(chitchat: &Chitchat, roster: &Roster) -> (View, BTreeSet<NodeId>) {
         };
         let has_left = state.contains_key(LEAVING);
         // A client that left is forgotten at once.
-        if id.node_id == *me || has_left && !roster.has_member(&node) {
+        if id.node_id == *me || has_left && !voter_set.has_member(&node) {
             continue;
         }
         let is_live = live.contains(id);

@@ -190,7 +190,7 @@ fn new_node(clock: Clock, incarnation: Incarnation, checked: Checked) -> Node {
     let config = NodeConfig {
         id: checked.id,
         incarnation,
-        roster: Arc::new(checked.roster),
+        voter_set: Arc::new(checked.voter_set),
         start: checked.start,
         limits: checked.limits,
         claims_max: checked.claims_max,
@@ -224,8 +224,8 @@ impl Mesh {
         self.inner.addr
     }
 
-    /// Returns once a majority of the roster's members can be reached and this node's voter, where
-    /// it has one, votes. Locks can be asked for before that; they wait.
+    /// Returns once a majority of the voter set's members can be reached and this node's voter,
+    /// where it has one, votes. Locks can be asked for before that; they wait.
     ///
     /// # Errors
     /// [`NotReady`] where `at_most` is over before.
@@ -274,7 +274,7 @@ impl Mesh {
         let told = told.ok_or(InspectError::ShutDown)?.await;
         let inspection = told.map_err(|_| InspectError::ShutDown)?;
         let (answered, voters) = (inspection.answered, inspection.voters);
-        if answered < crate::proto::roster::majority(voters) {
+        if answered < crate::proto::voter_set::majority(voters) {
             return Err(InspectError::NoMajority { answered, voters });
         }
         Ok(inspection)

@@ -149,13 +149,13 @@ pub(crate) fn trace(event: &Event, node: &NodeId) {
         Event::QuarantineExtended { node: other, .. } => {
             tracing::debug!(%node, %other, "quarantine extended");
         }
-        Event::RosterMismatch {
+        Event::VoterSetMismatch {
             node: other,
             differences,
         } => {
             tracing::debug!(%node, %other, %differences, "another voter set");
         }
-        Event::RosterMatch { node: other } => {
+        Event::VoterSetMatch { node: other } => {
             tracing::debug!(%node, %other, "the same voter set");
         }
         // What keeps the node from getting locks is said in obstacles.rs.

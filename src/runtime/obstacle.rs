@@ -12,8 +12,8 @@ use crate::node::{Standing, Twin};
 use crate::proto::clocks::WallClock;
 use crate::proto::id::NodeId;
 use crate::proto::message::RefuseReason;
-use crate::proto::roster::majority;
 use crate::proto::time::Now;
+use crate::proto::voter_set::majority;
 use crate::wire::DropReason;
 
 /// What passes within this time is not said.
@@ -138,7 +138,7 @@ impl Obstacle {
                 format!(
                     "{node} has another voter set ({differs}); neither counts the other's votes"
                 ),
-                remedy(RefuseReason::Roster),
+                remedy(RefuseReason::VoterSet),
                 format!("{node} has the same voter set, or is gone"),
             )
             .of(node),
@@ -324,7 +324,7 @@ fn rounded(remaining: Duration) -> String {
 fn because(reason: RefuseReason) -> &'static str {
     match reason {
         RefuseReason::Quarantine => "it is in quarantine",
-        RefuseReason::Roster => "it has another voter set",
+        RefuseReason::VoterSet => "it has another voter set",
         RefuseReason::Skew => "the wall clocks are too far apart",
         RefuseReason::Limit => "it keeps as many keys as it may",
         RefuseReason::NotAVoter => "it is not a voter",
@@ -334,8 +334,8 @@ fn because(reason: RefuseReason) -> &'static str {
 fn remedy(reason: RefuseReason) -> &'static str {
     match reason {
         RefuseReason::Quarantine => "restart no other voter until it votes",
-        RefuseReason::Roster | RefuseReason::NotAVoter => {
-            "give all nodes the same voters, voters per key, timing and roster version"
+        RefuseReason::VoterSet | RefuseReason::NotAVoter => {
+            "give all nodes the same voters, voters per key, timing and voter set version"
         }
         RefuseReason::Skew => "set the wall clocks of both right",
         RefuseReason::Limit => "hold fewer locks at once, or raise its limits",
@@ -388,13 +388,13 @@ fn what_to_do(others: &[(NodeId, Standing)]) -> String {
 /// The obstacles that can be seen in a node now.
 pub(super) fn holding(core: &Core, now: Now) -> Vec<Obstacle> {
     let node = &core.node;
-    let members = node.roster().members();
+    let members = node.voter_set().members();
     let standings = members.iter().map(|it| (it, node.standing_of(now, it)));
     let others = standings.filter(|(_, standing)| *standing != Standing::Votes);
     let others: Vec<_> = others
         .map(|(it, standing)| (it.clone(), standing))
         .collect();
-    let voters_per_key = node.roster().voters_per_key();
+    let voters_per_key = node.voter_set().voters_per_key();
     let voting = members.len() - others.len();
     let has_quorum = others.len() <= voters_per_key - majority(voters_per_key);
     let mut holding: Vec<Obstacle> = others
@@ -479,7 +479,7 @@ fn of_voter(core: &Core, voter: &NodeId, standing: Standing, blocks: bool) -> Op
             Some(Obstacle::Recovering { remaining, blocks })
         }
         Standing::Votes => None,
-        Standing::Refuses(RefuseReason::Roster) => Some(other_voter_set(core, voter)),
+        Standing::Refuses(RefuseReason::VoterSet) => Some(other_voter_set(core, voter)),
         standing => {
             let node = voter.clone();
             Some(Obstacle::Voter { node, standing })

@@ -207,7 +207,7 @@ mod tests {
 
     const BEGUN: &str = "WARN n1 has another voter set (its max_ttl is 5 s, mine 60 s); neither \
                          counts the other's votes; give all nodes the same voters, voters per key, \
-                         timing and roster version";
+                         timing and voter set version";
 
     fn other(n: usize) -> Obstacle {
         let node = NodeId::new(format!("n{n}")).unwrap();

@@ -45,7 +45,7 @@ impl LockRequest {
     }
 
     /// The lease: for how long the voters promise their votes at a time. At least ten round
-    /// trips, at most `max_ttl` of the roster.
+    /// trips, at most `max_ttl` of the voter set.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
@@ -67,7 +67,7 @@ impl LockRequest {
 
     /// Returns the guard as soon as the lock is held, however short its lease is by then.
     ///
-    /// A lock that others waited for is handed over for the `offer` of the roster's timing (a
+    /// A lock that others waited for is handed over for the `offer` of the voter set's timing (a
     /// quarter of a second by default), and the first renewal makes a whole lease of that. Without
     /// `eager` the guard is returned once a majority has confirmed that renewal: one round trip
     /// later, and good for about its ttl. With it the guard is returned before; whoever then blocks

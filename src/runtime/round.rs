@@ -355,7 +355,7 @@ mod tests {
                 from: node(1),
                 incarnation: Incarnation::new(life),
                 to: node(0),
-                roster: core.node.roster().tag(),
+                voter_set: core.node.voter_set().tag(),
             };
             let claim = ClaimId {
                 node: node(0),
@@ -397,7 +397,7 @@ mod tests {
             from: NodeId::new("n1").unwrap(),
             incarnation: Incarnation::new(2),
             to: NodeId::new("n0").unwrap(),
-            roster: scene.shared.lock().node.roster().tag(),
+            voter_set: scene.shared.lock().node.voter_set().tag(),
         };
         let body = &pack_head(&head).bodies[0].0;
         let word = Seal::insecure_plaintext().seal(Kind::Votes, body);

@@ -13,8 +13,8 @@ use super::seeds::Seeds;
 use super::shared::Shared;
 use crate::node::{Survey, Surveyor};
 use crate::proto::id::{Incarnation, NodeId};
-use crate::proto::roster::{RosterTag, majority};
 use crate::proto::view::{Peer, View};
+use crate::proto::voter_set::{VoterSetTag, majority};
 use crate::wire::observe::VoterState;
 
 /// How long an answer is waited for.
@@ -57,7 +57,7 @@ impl SeedQuery {
             self.seeds.set_alone(answered == 0);
             let members = self
                 .shared
-                .with(|core, _| core.node.roster().members().len());
+                .with(|core, _| core.node.voter_set().members().len());
             let wait = if answered >= majority(members) {
                 retry = RETRY_MIN;
                 REFRESH
@@ -76,8 +76,8 @@ impl SeedQuery {
     /// Asks once. Returns how many members have answered.
     async fn ask(&mut self) -> usize {
         let (mut peers, tag) = self.shared.with(|core, _| {
-            let roster = core.node.roster().tag();
-            (BTreeSet::from_iter(core.addresses_of_members()), roster)
+            let voter_set = core.node.voter_set().tag();
+            (BTreeSet::from_iter(core.addresses_of_members()), voter_set)
         });
         peers.extend(self.seeds.addrs());
         let peers: Vec<SocketAddr> = peers.into_iter().collect();
@@ -106,7 +106,7 @@ impl SeedQuery {
 }
 
 /// The addresses of the members, and which of them say that they vote.
-fn look(survey: &Survey, tag: RosterTag) -> (View, BTreeSet<NodeId>) {
+fn look(survey: &Survey, tag: VoterSetTag) -> (View, BTreeSet<NodeId>) {
     let mut view = View::default();
     let mut voting = BTreeSet::new();
     for member in survey.members() {
@@ -119,7 +119,7 @@ fn look(survey: &Survey, tag: RosterTag) -> (View, BTreeSet<NodeId>) {
         };
         view.peers.insert(member.node.clone(), peer);
         let votes = |overview: &VoterState| *overview == VoterState::Votes;
-        if answer.is_some_and(|it| it.roster == tag && votes(&it.overview.voter)) {
+        if answer.is_some_and(|it| it.voter_set == tag && votes(&it.overview.voter)) {
             voting.insert(member.node.clone());
         }
     }

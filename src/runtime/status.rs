@@ -9,8 +9,8 @@ use super::core::Core;
 use crate::node::Standing;
 use crate::proto::clocks::WallClock;
 use crate::proto::id::NodeId;
-use crate::proto::roster::{RosterTag, Timing};
 use crate::proto::time::Now;
+use crate::proto::voter_set::{Timing, VoterSetTag};
 use crate::wire::Traffic;
 
 /// What a node knows of the cluster and of itself.
@@ -23,15 +23,15 @@ pub struct Status {
     pub incarnation: u64,
     /// Where it listens.
     pub listen: SocketAddr,
-    /// The roster: version and digest. Nodes that do not share it refuse each other.
-    pub roster: RosterTag,
+    /// The voter set: version and digest. Nodes that do not share it refuse each other.
+    pub voter_set: VoterSetTag,
     /// How many voters a key has.
     pub voters_per_key: usize,
     /// The constants that all nodes share.
     pub timing: Timing,
-    /// The members of the roster.
+    /// The members of the voter set.
     pub members: Vec<Member>,
-    /// Nodes that gossip knows and the roster does not: they claim and do not vote.
+    /// Nodes that gossip knows and the voter set does not: they claim and do not vote.
     pub others: Vec<Other>,
     /// Whether a majority of the members would vote for claims of this node, and this node's own
     /// voter is among them, if it has one. Never once the mesh was shut down.
@@ -58,7 +58,7 @@ pub struct Status {
     pub is_shut_down: bool,
 }
 
-/// A member of the roster, as this node sees it.
+/// A member of the voter set, as this node sees it.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Member {
@@ -78,7 +78,7 @@ pub struct Member {
     pub differs: Option<String>,
 }
 
-/// A node that is no member of the roster.
+/// A node that is no member of the voter set.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Other {
@@ -97,8 +97,8 @@ pub struct Other {
 impl Status {
     pub(crate) fn of(core: &Core, now: Now, listen: SocketAddr) -> Self {
         let node = &core.node;
-        let (roster, view) = (node.roster(), node.view());
-        let members: Vec<Member> = roster
+        let (voter_set, view) = (node.voter_set(), node.view());
+        let members: Vec<Member> = voter_set
             .members()
             .iter()
             .map(|member| {
@@ -122,7 +122,10 @@ impl Status {
                 }
             })
             .collect();
-        let others = view.peers.iter().filter(|(id, _)| !roster.has_member(id));
+        let others = view
+            .peers
+            .iter()
+            .filter(|(id, _)| !voter_set.has_member(id));
         let others = others
             .map(|(id, peer)| Other {
                 node: id.clone(),
@@ -137,9 +140,9 @@ impl Status {
             node: node.id().clone(),
             incarnation: node.claimant().incarnation().get(),
             listen,
-            roster: roster.tag(),
-            voters_per_key: roster.voters_per_key(),
-            timing: *roster.timing(),
+            voter_set: voter_set.tag(),
+            voters_per_key: voter_set.voters_per_key(),
+            timing: *voter_set.timing(),
             is_ready: core.is_ready(now),
             members,
             others,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::DropReason;
 use crate::proto::id::{Incarnation, NodeId, NodeName};
 use crate::proto::message::Message;
-use crate::proto::roster::RosterTag;
+use crate::proto::voter_set::VoterSetTag;
 
 /// What the messages of one datagram have in common.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -21,8 +21,8 @@ pub struct Head {
     pub incarnation: Incarnation,
     /// For whom it is: an address may meanwhile belong to another node.
     pub to: NodeId,
-    /// The sender's roster.
-    pub roster: RosterTag,
+    /// The sender's voter set.
+    pub voter_set: VoterSetTag,
 }
 
 /// A head where it was read: its names are mostly those of nodes that are known.
@@ -33,7 +33,7 @@ pub(crate) struct ReadHead<'a> {
     pub(crate) incarnation: Incarnation,
     #[serde(borrow)]
     pub(crate) to: NodeName<'a>,
-    pub(crate) roster: RosterTag,
+    pub(crate) voter_set: VoterSetTag,
 }
 
 /// Messages for one peer, packed.
@@ -131,7 +131,7 @@ pub fn unpack(body: &[u8]) -> Result<(Head, Vec<Message>), DropReason> {
         from: head.from.to_id(),
         incarnation: head.incarnation,
         to: head.to.to_id(),
-        roster: head.roster,
+        voter_set: head.voter_set,
     };
     Ok((head, messages))
 }
@@ -186,7 +186,7 @@ mod tests {
             from: node("a"),
             incarnation: Incarnation::new(1),
             to: node("b"),
-            roster: RosterTag::default(),
+            voter_set: VoterSetTag::default(),
         };
         let recall = Message::Recall(crate::proto::message::Recall { nonce: 1 });
         let many = vec![recall; MESSAGES_MAX + 1];

@@ -95,8 +95,8 @@ pub enum DropReason {
     NotTheirs,
     /// It comes from an earlier life of its sender.
     OutdatedIncarnation,
-    /// Its sender has another roster.
-    Roster,
+    /// Its sender has another voter set.
+    VoterSet,
     /// It is for a voter, and this node is none.
     NotAVoter,
     /// It is from this node itself.
@@ -130,7 +130,7 @@ impl DropReason {
             Self::Misaddressed => "misaddressed",
             Self::NotTheirs => "not_theirs",
             Self::OutdatedIncarnation => "outdated_incarnation",
-            Self::Roster => "roster",
+            Self::VoterSet => "voter_set",
             Self::NotAVoter => "not_a_voter",
             Self::FromMyself => "from_myself",
             Self::NoAddress => "no_address",

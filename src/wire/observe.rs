@@ -1,6 +1,6 @@
 //! What somebody beside the mesh may ask of a node, and what the node answers.
 //!
-//! An observer is no node: it has no name, no life and no roster, so its datagrams have no
+//! An observer is no node: it has no name, no life and no voter set, so its datagrams have no
 //! [`Head`](super::Head) and are of kinds of their own ([`Kind::Question`](super::Kind),
 //! [`Kind::Answer`](super::Kind)). A question is for whoever listens at the address that it is
 //! sent to. Nothing in the protocol depends on an answer, and no answer changes the node.
@@ -25,7 +25,7 @@ use super::{DATAGRAM_BYTES_MAX, DropReason, Traffic};
 use crate::proto::clocks::WallClock;
 use crate::proto::id::{Incarnation, Key, NodeId};
 use crate::proto::message::Report;
-use crate::proto::roster::{RosterTag, Timing};
+use crate::proto::voter_set::{Timing, VoterSetTag};
 
 /// The most entries that one page has.
 pub const PAGE_ENTRIES_MAX: usize = 128;
@@ -74,8 +74,8 @@ pub struct Answered {
     pub node: NodeId,
     /// In which life.
     pub incarnation: Incarnation,
-    /// The answerer's roster.
-    pub roster: RosterTag,
+    /// The answerer's voter set.
+    pub voter_set: VoterSetTag,
     /// What it says.
     pub answer: Answer,
 }
@@ -109,7 +109,7 @@ pub struct Page<T> {
 /// A node in its own words.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Overview {
-    /// How many members its roster names.
+    /// How many members its voter set names.
     pub members: u32,
     /// How many of them vote for each key.
     pub voters_per_key: u32,
@@ -132,7 +132,7 @@ pub struct Overview {
 /// Whether a node votes.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub enum VoterState {
-    /// It is no member of its roster.
+    /// It is no member of its voter set.
     NotAMember,
     /// It votes.
     Votes,
@@ -212,7 +212,7 @@ pub struct SeenNode {
     pub node: NodeId,
     /// Where the other would send to.
     pub addr: Option<SocketAddr>,
-    /// Whether the other's roster names it.
+    /// Whether the other's voter set names it.
     pub is_member: bool,
     /// What gossip says: advice. `None` where it has not heard of it, and of itself.
     pub is_alive: Option<bool>,

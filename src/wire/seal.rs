@@ -48,7 +48,7 @@ pub use super::key::{CLUSTER_KEY_BYTES, ClusterKey, KeyError};
 pub use super::window::REPLAY_WINDOW;
 use super::window::Window;
 use super::{DropReason, Kind, PROTOCOL_VERSION};
-use crate::proto::roster::hash_of_name;
+use crate::proto::voter_set::hash_of_name;
 
 /// The most boot ids whose keys and counters are remembered, each in less than 1 KiB. One more
 /// takes the place of the one that has not been heard for longest.

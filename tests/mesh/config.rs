@@ -54,7 +54,7 @@ async fn voters_are_named_once_and_by_names_that_can_be() {
     let many = (0..1_025).map(|n| format!("n{n}"));
     assert_eq!(
         words(good().voters(many)).await,
-        "voters has 1025 members; a roster names 1 to 1024"
+        "voters has 1025 members; a voter set names 1 to 1024"
     );
 }
 
@@ -193,7 +193,7 @@ async fn the_shared_constants_stay_within_their_bounds() {
     ];
     for (timing, expected) in cases {
         let error = refusal(good().timing(timing)).await;
-        assert!(matches!(error, ConfigError::Roster(_)));
+        assert!(matches!(error, ConfigError::VoterSet(_)));
         assert_eq!(error.to_string(), expected);
     }
 }

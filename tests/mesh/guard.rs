@@ -134,7 +134,7 @@ async fn a_guard_may_be_dropped_on_a_thread_without_a_runtime() {
 fn a_guard_may_outlive_the_runtime_that_its_mesh_was_started_on() {
     let others = tokio::runtime::Runtime::new().unwrap();
     let mut cluster = others.block_on(Cluster::start(3, Duration::from_secs(600)));
-    // A node outside the roster, on a runtime of its own.
+    // A node outside the voter set, on a runtime of its own.
     let (mesh, guard) = {
         let own = tokio::runtime::Runtime::new().unwrap();
         own.block_on(async {

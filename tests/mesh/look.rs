@@ -146,7 +146,7 @@ async fn a_status_tells_who_is_who_and_what_is_held() {
     assert_eq!(status.node.as_str(), "client");
     assert_eq!(status.listen, client.local_addr());
     assert_eq!((status.held, status.waiting), (1, 0));
-    assert_eq!((status.voters_per_key, status.roster.version), (3, 1));
+    assert_eq!((status.voters_per_key, status.voter_set.version), (3, 1));
     assert_eq!(status.timing, timing(Duration::from_secs(600)));
     // It does not vote: no quarantine, no keys.
     assert!(status.is_ready && status.quarantine.is_none());

@@ -33,7 +33,7 @@ async fn node_with_other_max_ttl_is_not_ready() {
             cluster.nodes[2].shutdown().await;
         }
         let other = other.new_cluster(true).start().await.unwrap();
-        refused_by_both(&other, RefuseReason::Roster).await;
+        refused_by_both(&other, RefuseReason::VoterSet).await;
     }
     assert!(cluster.nodes[0].status().is_ready, "two of three remain");
 }

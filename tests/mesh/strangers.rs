@@ -1,4 +1,4 @@
-//! Nodes that do not belong: another roster, another key, another name of the cluster.
+//! Nodes that do not belong: another voter set, another key, another name of the cluster.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,12 +11,12 @@ use crate::common::{Cluster, timing, until, within};
 
 const MAX_TTL: Duration = Duration::from_secs(30);
 
-/// The settings of a node that is given a roster of its own.
-fn with_roster(cluster: &Cluster, version: u64, voters: [&str; 3]) -> MeshBuilder {
+/// The settings of a node that is given a voter set of its own.
+fn with_voter_set(cluster: &Cluster, version: u64, voters: [&str; 3]) -> MeshBuilder {
     cluster
         .named("stranger")
         .voters(voters)
-        .roster_version(version)
+        .voter_set_version(version)
         .new_cluster(true)
 }
 
@@ -37,15 +37,15 @@ async fn is_refused(stranger: &Mesh, reachable: usize) {
             panic!("{text}")
         };
         assert!(answers.refused >= 2, "{text}");
-        assert_eq!(answers.reason, Some(RefuseReason::Roster), "{text}");
-        assert!(text.contains("(it has another roster)"), "{text}");
+        assert_eq!(answers.reason, Some(RefuseReason::VoterSet), "{text}");
+        assert!(text.contains("(it has another voter set)"), "{text}");
     }
 }
 
 #[tokio::test]
-async fn a_node_with_a_later_roster_is_refused_and_says_why() {
+async fn a_node_with_a_later_voter_set_is_refused_and_says_why() {
     let cluster = Cluster::start(3, MAX_TTL).await;
-    let stranger = with_roster(&cluster, 2, ["n0", "n1", "n2"]);
+    let stranger = with_voter_set(&cluster, 2, ["n0", "n1", "n2"]);
     let stranger = stranger.start().await.unwrap();
     is_refused(&stranger, 3).await;
     let differs = |mesh: &Mesh, other: &str| {
@@ -63,19 +63,25 @@ async fn a_node_with_a_later_roster_is_refused_and_says_why() {
     let words = ["its version is 2, mine 1", "its version is 1, mine 2"];
     assert_eq!(told.map(Option::unwrap_or_default), words);
     assert_eq!(differs(&cluster.nodes[0], "n1"), None);
-    let tags = (stranger.status().roster, cluster.nodes[0].status().roster);
+    let tags = (
+        stranger.status().voter_set,
+        cluster.nodes[0].status().voter_set,
+    );
     assert_eq!((tags.0.version, tags.1.version), (2, 1));
     let guard = cluster.nodes[0].lock("k").try_acquire().await.unwrap();
     assert!(guard.is_some_and(|guard| guard.is_held()));
 }
 
 #[tokio::test]
-async fn a_roster_of_the_same_version_with_other_members_is_another() {
+async fn a_voter_set_of_the_same_version_with_other_members_is_another() {
     let cluster = Cluster::start(3, MAX_TTL).await;
-    let stranger = with_roster(&cluster, 1, ["n0", "n1", "stranger"]);
+    let stranger = with_voter_set(&cluster, 1, ["n0", "n1", "stranger"]);
     let stranger = stranger.start().await.unwrap();
     is_refused(&stranger, 3).await;
-    let tags = (stranger.status().roster, cluster.nodes[0].status().roster);
+    let tags = (
+        stranger.status().voter_set,
+        cluster.nodes[0].status().voter_set,
+    );
     assert_eq!(tags.0.version, tags.1.version);
     assert_ne!(tags.0.digest, tags.1.digest);
     let guard = cluster.nodes[0].lock("k").try_acquire().await.unwrap();
@@ -83,22 +89,22 @@ async fn a_roster_of_the_same_version_with_other_members_is_another() {
 }
 
 #[tokio::test]
-async fn other_constants_make_another_roster() {
+async fn other_constants_make_another_voter_set() {
     let cluster = Cluster::start(3, MAX_TTL).await;
-    let stranger = with_roster(&cluster, 1, ["n0", "n1", "n2"]);
+    let stranger = with_voter_set(&cluster, 1, ["n0", "n1", "n2"]);
     let stranger = stranger.timing(timing(MAX_TTL * 2)).start().await.unwrap();
     is_refused(&stranger, 3).await;
 }
 
 #[tokio::test]
-async fn a_member_with_another_roster_is_refused_and_its_own_vote_is_not_counted() {
+async fn a_member_with_another_voter_set_is_refused_and_its_own_vote_is_not_counted() {
     // Of three voters one is misconfigured: the other two go on, and count it for nothing.
     let mut cluster = Cluster::start(3, MAX_TTL).await;
     cluster.nodes[2].shutdown().await;
-    let wrong = cluster.builder(2).roster_version(7).new_cluster(true);
+    let wrong = cluster.builder(2).voter_set_version(7).new_cluster(true);
     cluster.nodes[2] = wrong.start().await.unwrap();
     crate::common::sees_all(&cluster.nodes[2]).await;
-    // It has been here before with another roster: its own voter is in quarantine besides.
+    // It has been here before with another voter set: its own voter is in quarantine besides.
     let request = cluster.nodes[2]
         .lock("k")
         .wait_at_most(Duration::from_secs(2));
@@ -123,7 +129,7 @@ async fn a_member_with_another_roster_is_refused_and_its_own_vote_is_not_counted
         panic!("{error}")
     };
     assert_eq!((answers.voted, answers.refused), (1, 1));
-    assert_eq!(answers.reason, Some(RefuseReason::Roster));
+    assert_eq!(answers.reason, Some(RefuseReason::VoterSet));
     drop(guard);
 }
 

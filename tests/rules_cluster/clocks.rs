@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockmesh::proto::id::NodeId;
-use lockmesh::proto::roster::{Roster, Timing};
 use lockmesh::proto::voter::Start;
+use lockmesh::proto::voter_set::{Timing, VoterSet};
 
 use super::net::*;
 
@@ -31,12 +31,12 @@ fn tick(net: &mut Net, span: Duration) {
 
 /// Other timing than the net has, before its nodes start.
 fn set_timing(net: &mut Net, timing: Timing) {
-    let members = net.roster.members().to_vec();
-    net.roster = Arc::new(Roster::new(1, members, 3, timing).unwrap());
+    let members = net.voter_set.members().to_vec();
+    net.voter_set = Arc::new(VoterSet::new(1, members, 3, timing).unwrap());
 }
 
 fn seats_of(net: &Net, name: &str) -> Vec<usize> {
-    let voters = net.roster.voters_for(&key(name));
+    let voters = net.voter_set.voters_for(&key(name));
     let seat_of = |id: &NodeId| id.as_str()[1..].parse().unwrap();
     voters.iter().map(seat_of).collect()
 }

@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use lockmesh::proto::description::{Role, VoterSetDescription};
 use lockmesh::proto::id::{Incarnation, NodeId};
 use lockmesh::proto::message::Message;
-use lockmesh::proto::roster::{RosterTag, Timing};
 use lockmesh::proto::voter::Start;
-use lockmesh::proto::voter_set::{Role, VoterSet};
+use lockmesh::proto::voter_set::{Timing, VoterSetTag};
 use lockmesh::wire::codec::{Head, pack};
 use lockmesh::wire::{Kind, Seal};
 
@@ -23,7 +23,7 @@ fn forged(from: &str, to: &str, message: Message) -> Vec<u8> {
         from: NodeId::new(from).unwrap(),
         incarnation: Incarnation::new(9),
         to: NodeId::new(to).unwrap(),
-        roster: RosterTag {
+        voter_set: VoterSetTag {
             version: 7,
             digest: 7,
         },
@@ -34,7 +34,7 @@ fn forged(from: &str, to: &str, message: Message) -> Vec<u8> {
 }
 
 fn described(timing: Timing, role: Role, listed: &str) -> Message {
-    Message::Described(Box::new(VoterSet {
+    Message::Described(Box::new(VoterSetDescription {
         role,
         voters_per_key: 1,
         timing,

@@ -1,4 +1,4 @@
-//! Section 6 as several nodes see it: lives of a node, new clusters, and rosters that differ.
+//! Section 6 as several nodes see it: lives of a node, new clusters, and voter sets that differ.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,9 +6,9 @@ use std::time::Duration;
 use lockmesh::node::Node;
 use lockmesh::proto::event::Event;
 use lockmesh::proto::id::NodeId;
-use lockmesh::proto::roster::{Roster, Timing};
 use lockmesh::proto::view::View;
 use lockmesh::proto::voter::Start;
+use lockmesh::proto::voter_set::{Timing, VoterSet};
 use lockmesh::wire::DropReason;
 
 use super::net::*;
@@ -141,8 +141,8 @@ fn f24_a_node_whose_wall_clock_was_set_back_goes_on_under_a_higher_incarnation()
         net.log.clear();
         net.seats[3].port = port;
         net.seats[3].life = 7;
-        let roster = net.roster.clone();
-        net.start_in(3, Start::Amnesia, roster);
+        let voter_set = net.voter_set.clone();
+        net.start_in(3, Start::Amnesia, voter_set);
         let again = net.acquire(3, "other", TTL);
         net.run_until(ms(200), |net| net.granted(3, again).is_some());
         assert!(net.node(3).claimant().incarnation().get() > 53);
@@ -166,8 +166,8 @@ fn f24_a_node_whose_wall_clock_was_set_back_and_that_asks_for_nothing_frees_what
     net.run_for(ms(100));
     net.crash(3);
     net.seats[3].life = 7;
-    let roster = net.roster.clone();
-    net.start_in(3, Start::Amnesia, roster);
+    let voter_set = net.voter_set.clone();
+    net.start_in(3, Start::Amnesia, voter_set);
     net.run_for(ms(100));
     assert!(net.node(3).claimant().incarnation().get() > 51);
     assert!(net.granted(4, next).is_some());
@@ -185,9 +185,9 @@ fn a_lease_is_lost_when_its_node_learns_that_its_life_has_too_low_a_number() {
     net.run_for(ms(50));
     net.crash(3);
     net.seats[3].life = 40;
-    let roster = net.roster.clone();
+    let voter_set = net.voter_set.clone();
     net.fate = losing(|packet| packet.is_between(3, 2));
-    net.start_in(3, Start::Amnesia, roster);
+    net.start_in(3, Start::Amnesia, voter_set);
     let held = net.acquire(3, "l", ms(30_000));
     net.run_until(ms(100), |net| net.holds(3, held));
     let next = net.acquire(4, "l", ms(30_000));
@@ -234,8 +234,8 @@ fn a_new_voter_that_is_told_of_an_earlier_life_of_its_own_does_not_vote() {
     (1..4).for_each(|seat| net.start(seat, Start::NewCluster));
     net.seats[0].life = 7;
     net.fate = Box::new(|p| vec![if p.from == 4 { ms(5) } else { ms(8) }]);
-    let roster = net.roster.clone();
-    net.start_in(0, Start::NewCluster, roster);
+    let voter_set = net.voter_set.clone();
+    net.start_in(0, Start::NewCluster, voter_set);
     net.run_for(ms(1_000));
     assert!(net.node(0).claimant().incarnation().get() > 50);
     assert!(is_quarantined(&net, 0));
@@ -298,16 +298,16 @@ fn m5_a_voter_that_forgot_does_not_vouch_for_another_that_forgot() {
     }
 }
 
-/// F25: a node with another roster is refused, and both say so; the lock goes on without it.
+/// F25: a node with another voter set is refused, and both say so; the lock goes on without it.
 #[test]
-fn f25_a_node_with_another_roster_is_refused_and_named() {
+fn f25_a_node_with_another_voter_set_is_refused_and_named() {
     let mut net = Net::new(3, 3, 2);
-    let members: Vec<NodeId> = net.roster.members().to_vec();
+    let members: Vec<NodeId> = net.voter_set.members().to_vec();
     let shorter = Timing {
         max_ttl: ms(20_000),
         ..timing()
     };
-    let other = Arc::new(Roster::new(1, members, 3, shorter).unwrap());
+    let other = Arc::new(VoterSet::new(1, members, 3, shorter).unwrap());
     net.crash(4);
     net.seats[4].life += 1;
     net.start_in(4, Start::Amnesia, other);
@@ -317,19 +317,19 @@ fn f25_a_node_with_another_roster_is_refused_and_named() {
     let named = net
         .log
         .iter()
-        .filter(|(_, _, event)| matches!(event, Event::RosterMismatch { .. }));
+        .filter(|(_, _, event)| matches!(event, Event::VoterSetMismatch { .. }));
     assert_eq!(named.count(), 6);
     let ticket = net.acquire(3, "k", TTL);
     net.run_until(ms(100), |net| net.holds(3, ticket));
 }
 
 fn restart_with(net: &mut Net, seat: usize, max_ttl: Duration) {
-    let members: Vec<NodeId> = net.roster.members().to_vec();
+    let members: Vec<NodeId> = net.voter_set.members().to_vec();
     let timing = Timing {
         max_ttl,
         ..timing()
     };
-    let other = Roster::new(1, members, 3, timing).unwrap();
+    let other = VoterSet::new(1, members, 3, timing).unwrap();
     net.crash(seat);
     net.seats[seat].life += 1;
     net.start_in(seat, Start::Amnesia, Arc::new(other));

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use lockmesh::proto::event::Event;
 use lockmesh::proto::message::Message;
-use lockmesh::proto::roster::{Roster, Timing};
 use lockmesh::proto::voter::Start;
+use lockmesh::proto::voter_set::{Timing, VoterSet};
 
 use super::net::*;
 
@@ -122,8 +122,8 @@ fn twin_with_a_lower_number_is_found_too() {
     net.run_for(ms(100));
     let twin = net.seat_beside(3, 77);
     net.seats[twin].life = 7;
-    let roster = net.roster.clone();
-    net.start_in(twin, Start::Amnesia, roster);
+    let voter_set = net.voter_set.clone();
+    net.start_in(twin, Start::Amnesia, voter_set);
     net.acquire(twin, "k", TTL);
     net.run_for(ms(500));
     assert!(is_stopped(&net, 3) && is_stopped(&net, twin));
@@ -292,20 +292,20 @@ fn lower_life_that_starts_again_elsewhere_is_heard_soon() {
         max_ttl: Duration::from_secs(3_600),
         ..timing()
     };
-    let members = net.roster.members().to_vec();
-    net.roster = Arc::new(Roster::new(1, members, 3, timing).unwrap());
+    let members = net.voter_set.members().to_vec();
+    net.voter_set = Arc::new(VoterSet::new(1, members, 3, timing).unwrap());
     (0..3).for_each(|seat| net.start(seat, Start::NewCluster));
     net.run_for(ms(1_000));
     net.seats[3].life = 1_000_000;
     net.start(3, Start::Amnesia);
     let first = net.acquire(3, "k0", TTL);
     net.run_until(ms(1_000), |net| net.holds(3, first));
-    let roster = net.roster.clone();
+    let voter_set = net.voter_set.clone();
     for start in 1..=2_u64 {
         net.crash(3);
         net.seats[3].port = 70 + start as u16;
         net.seats[3].life = 100 + start;
-        net.start_in(3, Start::Amnesia, roster.clone());
+        net.start_in(3, Start::Amnesia, voter_set.clone());
         let ticket = net.acquire(3, &format!("k{start}"), TTL);
         let began = net.time;
         while !net.holds(3, ticket) && net.time < began + ms(300_000) {
@@ -327,13 +327,13 @@ fn twins_below_a_dead_life_are_told() {
     let first = net.acquire(3, "k", TTL);
     net.run_until(ms(1_000), |net| net.holds(3, first));
     net.crash(3);
-    let roster = net.roster.clone();
+    let voter_set = net.voter_set.clone();
     net.seats[3].port = 71;
     net.seats[3].life = 101;
     let twin = net.seat_beside(3, 72);
     net.seats[twin].life = 102;
     for seat in [3, twin] {
-        net.start_in(seat, Start::Amnesia, roster.clone());
+        net.start_in(seat, Start::Amnesia, voter_set.clone());
         net.acquire(seat, "l", TTL);
         net.run_for(ms(7));
     }

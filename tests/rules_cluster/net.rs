@@ -12,10 +12,10 @@ use lockmesh::proto::epoch::Epoch;
 use lockmesh::proto::event::{Event, Ticket};
 use lockmesh::proto::id::{Incarnation, Key, NodeId};
 use lockmesh::proto::message::Message;
-use lockmesh::proto::roster::{Roster, Timing};
 use lockmesh::proto::time::{Instant, Now};
 use lockmesh::proto::view::{Peer, View};
 use lockmesh::proto::voter::{Limits, Start};
+use lockmesh::proto::voter_set::{Timing, VoterSet};
 use lockmesh::wire::Seal;
 use lockmesh::wire::codec::unpack;
 
@@ -138,7 +138,7 @@ impl Seat {
 
 pub(crate) struct Net {
     pub(crate) time: Duration,
-    pub(crate) roster: Arc<Roster>,
+    pub(crate) voter_set: Arc<VoterSet>,
     pub(crate) seats: Vec<Seat>,
     pub(crate) fate: Fate,
     pub(crate) log: Vec<(Duration, usize, Event)>,
@@ -172,7 +172,7 @@ impl Net {
     /// The same, but nobody is alive yet.
     pub(crate) fn of(members: usize, voters: usize, guests: usize) -> Self {
         let id = |n| NodeId::new(format!("n{n}")).unwrap();
-        let roster = Roster::new(1, (0..members).map(id).collect(), voters, timing()).unwrap();
+        let voter_set = VoterSet::new(1, (0..members).map(id).collect(), voters, timing()).unwrap();
         let seats = (0..members + guests).map(|n| Seat {
             id: id(n),
             node: None,
@@ -186,7 +186,7 @@ impl Net {
         });
         Self {
             time: ms(1_000),
-            roster: Arc::new(roster),
+            voter_set: Arc::new(voter_set),
             seats: seats.collect(),
             fate: straight(),
             log: Vec::new(),
@@ -221,17 +221,17 @@ impl Net {
     /// A new process, in a later life than before.
     pub(crate) fn start(&mut self, seat: usize, start: Start) {
         self.seats[seat].life += 1;
-        self.start_in(seat, start, self.roster.clone());
+        self.start_in(seat, start, self.voter_set.clone());
     }
 
     /// A new process in the life that the seat names.
-    pub(crate) fn start_in(&mut self, seat: usize, start: Start, roster: Arc<Roster>) {
+    pub(crate) fn start_in(&mut self, seat: usize, start: Start, voter_set: Arc<VoterSet>) {
         let (time, view) = (self.time, self.view());
         let it = &mut self.seats[seat];
         let config = NodeConfig {
             id: it.id.clone(),
             incarnation: Incarnation::new(it.life),
-            roster,
+            voter_set,
             start,
             limits: Limits::default(),
             claims_max: 10_000,

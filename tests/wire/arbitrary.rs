@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use lockmesh::proto::description::{Role, VoterSetDescription};
 use lockmesh::proto::digest::{Digest, PARTS, Part};
 use lockmesh::proto::epoch::Epoch;
 use lockmesh::proto::id::{ClaimId, Incarnation, KEY_BYTES_MAX, Key, NODE_ID_BYTES_MAX, NodeId};
@@ -12,9 +13,8 @@ use lockmesh::proto::message::{
     REPORTED_WAITERS_MAX, Recall, Refuse, RefuseReason, Release, Report, ReportedVote,
     ReportedWaiter, SessionId, Stale, Vote, VoterQuery, VoterReply, Wait,
 };
-use lockmesh::proto::roster::{Roster, RosterTag, Timing};
 use lockmesh::proto::time::Instant;
-use lockmesh::proto::voter_set::{Role, VoterSet};
+use lockmesh::proto::voter_set::{Timing, VoterSet, VoterSetTag};
 use lockmesh::wire::Head;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -79,7 +79,7 @@ pub(crate) fn any_head() -> impl Strategy<Value = Head> {
             from,
             incarnation,
             to,
-            roster: RosterTag { version, digest },
+            voter_set: VoterSetTag { version, digest },
         })
 }
 
@@ -104,7 +104,7 @@ fn holder_won() -> impl Strategy<Value = HolderWon> {
 fn refuse_reason() -> impl Strategy<Value = RefuseReason> {
     prop::sample::select(vec![
         RefuseReason::Quarantine,
-        RefuseReason::Roster,
+        RefuseReason::VoterSet,
         RefuseReason::Skew,
         RefuseReason::Limit,
         RefuseReason::NotAVoter,
@@ -151,7 +151,7 @@ fn any_voter_set() -> impl Strategy<Value = Message> {
                 max_ttl,
                 ..Timing::lan()
             };
-            Message::Described(Box::new(VoterSet {
+            Message::Described(Box::new(VoterSetDescription {
                 role,
                 voters_per_key,
                 timing,
@@ -328,7 +328,7 @@ pub(crate) fn largest_head() -> Head {
         from: node_id(&"n".repeat(NODE_ID_BYTES_MAX)),
         incarnation: Incarnation::new(u64::MAX),
         to: node_id(&"m".repeat(NODE_ID_BYTES_MAX)),
-        roster: RosterTag {
+        voter_set: VoterSetTag {
             version: u64::MAX,
             digest: u64::MAX,
         },
@@ -448,8 +448,8 @@ fn largest_reply() -> Message {
 fn largest_voter_set() -> Message {
     let name = |n: usize| format!("{n:02}{}", "x".repeat(NODE_ID_BYTES_MAX - 2));
     let members = (0..50).map(|n| node_id(&name(n))).collect();
-    let roster = Roster::new(1, members, 3, Timing::lan()).unwrap();
-    let set = VoterSet::of(&roster, Role::Recovering);
+    let voter_set = VoterSet::new(1, members, 3, Timing::lan()).unwrap();
+    let set = VoterSetDescription::of(&voter_set, Role::Recovering);
     assert!((5..50).contains(&set.listed.len()));
     let longest = Duration::MAX;
     let timing = Timing {
@@ -460,7 +460,7 @@ fn largest_voter_set() -> Message {
         offer: longest,
         poke: longest,
     };
-    Message::Described(Box::new(VoterSet {
+    Message::Described(Box::new(VoterSetDescription {
         voters_per_key: u32::MAX,
         timing,
         members: u32::MAX,

@@ -11,9 +11,9 @@ use lockmesh::proto::id::{ClaimId, Incarnation, Key};
 use lockmesh::proto::message::{
     Claim, HolderWon, Inspect, Message, Outdated, Refuse, RefuseReason, Release, Stale, Vote, Wait,
 };
-use lockmesh::proto::roster::{Roster, RosterTag, Timing};
 use lockmesh::proto::time::{Instant, Now};
 use lockmesh::proto::voter::{Limits, Start};
+use lockmesh::proto::voter_set::{Timing, VoterSet, VoterSetTag};
 use lockmesh::wire::codec::{pack, pack_head};
 use lockmesh::wire::{ClusterKey, DATAGRAM_BYTES_MAX, DropReason, Head, Kind, Seal, Traffic};
 use proptest::collection::vec;
@@ -32,7 +32,7 @@ pub(crate) struct World {
     pub(crate) node: Node,
     pub(crate) now: Now,
     pub(crate) peer: Seal,
-    pub(crate) roster: RosterTag,
+    pub(crate) voter_set: VoterSetTag,
 }
 
 pub(crate) fn seal_of(boot: u8) -> Seal {
@@ -59,8 +59,8 @@ impl World {
     /// A node in a cluster of these voters.
     pub(crate) fn new(voters: &[&str]) -> Self {
         let members = voters.iter().map(|name| node_id(name)).collect();
-        let roster = Arc::new(Roster::new(1, members, voters.len(), Timing::lan()).unwrap());
-        let tag = roster.tag();
+        let voter_set = Arc::new(VoterSet::new(1, members, voters.len(), Timing::lan()).unwrap());
+        let tag = voter_set.tag();
         let now = Now {
             mono: Instant::from_nanos(1_000_000_000),
             wall_ms: 1_700_000_000_000,
@@ -68,7 +68,7 @@ impl World {
         let config = NodeConfig {
             id: node_id("a"),
             incarnation: LIFE,
-            roster,
+            voter_set,
             start: Start::NewCluster,
             limits: Limits {
                 slots_max: SLOTS_MAX,
@@ -84,7 +84,7 @@ impl World {
             node: Node::new(now, config),
             now,
             peer: seal_of(2),
-            roster: tag,
+            voter_set: tag,
         };
         world.drain();
         world
@@ -95,7 +95,7 @@ impl World {
             from: node_id("b"),
             incarnation: LIFE,
             to: node_id("a"),
-            roster: self.roster,
+            voter_set: self.voter_set,
         }
     }
 
@@ -345,14 +345,14 @@ fn a_drop_in_a_datagram_leaves_its_other_messages_alone() {
 }
 
 #[test]
-fn a_claim_from_another_roster_is_refused_and_takes_no_vote() {
+fn a_claim_from_another_voter_set_is_refused_and_takes_no_vote() {
     let mut world = World::new(&["a"]);
-    let roster = RosterTag {
+    let voter_set = VoterSetTag {
         version: 2,
-        ..world.roster
+        ..world.voter_set
     };
     let head = Head {
-        roster,
+        voter_set,
         ..world.head()
     };
     let datagram = world.datagram(&head, &[claim_message(claim_of("b"))]);
@@ -502,7 +502,7 @@ proptest! {
             let head = Head {
                 from: node_id(&from),
                 incarnation: Incarnation::new(life),
-                roster: if at.index(8) == 0 { RosterTag::default() } else { world.roster },
+                voter_set: if at.index(8) == 0 { VoterSetTag::default() } else { world.voter_set },
                 ..world.head()
             };
             let request = Request {

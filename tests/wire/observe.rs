@@ -8,9 +8,9 @@ use std::time::Duration;
 use lockmesh::node::{Node, NodeConfig, Observer, Output, Surveyor, Wanted};
 use lockmesh::proto::claimant::Request;
 use lockmesh::proto::id::{Incarnation, Key, NodeId};
-use lockmesh::proto::roster::{Roster, Timing};
 use lockmesh::proto::time::{Instant, Now};
 use lockmesh::proto::voter::{Limits, Start};
+use lockmesh::proto::voter_set::{Timing, VoterSet};
 use lockmesh::wire::observe::{
     Answer, Answered, Asked, Overview, Page, Question, SeenNode, VoterState,
 };
@@ -35,11 +35,11 @@ pub(crate) fn seal(boot: u8) -> Seal {
 
 /// A node alone, which holds so many locks.
 pub(crate) fn node(locks: usize) -> Node {
-    let roster = Roster::new(1, vec![node_id("a")], 1, Timing::lan()).unwrap();
+    let voter_set = VoterSet::new(1, vec![node_id("a")], 1, Timing::lan()).unwrap();
     let config = NodeConfig {
         id: node_id("a"),
         incarnation: Incarnation::new(3),
-        roster: Arc::new(roster),
+        voter_set: Arc::new(voter_set),
         start: Start::NewCluster,
         limits: Limits::default(),
         claims_max: 10_000,
@@ -121,7 +121,7 @@ fn a_survey_finds_every_key_of_a_node_page_by_page() {
 /// believe that the last one is where it was before.
 struct Many {
     ids: Vec<NodeId>,
-    roster: Roster,
+    voter_set: VoterSet,
 }
 
 impl Many {
@@ -135,8 +135,8 @@ impl Many {
             .map(|n| node_id(&format!("m{n}")))
             .collect();
         ids.sort();
-        let roster = Roster::new(1, ids.clone(), 5, Timing::lan()).unwrap();
-        Self { ids, roster }
+        let voter_set = VoterSet::new(1, ids.clone(), 5, Timing::lan()).unwrap();
+        Self { ids, voter_set }
     }
 
     fn addr(port: u16) -> SocketAddr {
@@ -177,7 +177,7 @@ impl Many {
             nonce: 0,
             node: self.ids[n].clone(),
             incarnation: Incarnation::new(1),
-            roster: self.roster.tag(),
+            voter_set: self.voter_set.tag(),
             answer,
         })
     }

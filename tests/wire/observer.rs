@@ -7,8 +7,8 @@ use lockmesh::node::{Observer, QuestionId};
 use lockmesh::proto::claimant::Request;
 use lockmesh::proto::id::{Incarnation, Key};
 use lockmesh::proto::message::{Claim, Message};
-use lockmesh::proto::roster::RosterTag;
 use lockmesh::proto::view::{Peer, View};
+use lockmesh::proto::voter_set::VoterSetTag;
 use lockmesh::wire::observe::{
     Answer, Answered, Asked, Counts, Overview, Page, Question, SeenLock, SeenNode,
 };
@@ -227,7 +227,7 @@ impl Interview {
             nonce: self.nonce,
             node: node_id("a"),
             incarnation: Incarnation::new(1),
-            roster: RosterTag::default(),
+            voter_set: VoterSetTag::default(),
             answer,
         };
         let bytes = self.teller.seal(Kind::Answer, &answered.to_body());

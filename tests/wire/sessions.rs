@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use lockmesh::proto::digest::Digest;
 use lockmesh::proto::message::{KeepAlive, Kept, Message, SessionId};
-use lockmesh::proto::roster::RosterTag;
 use lockmesh::proto::time::Instant;
+use lockmesh::proto::voter_set::VoterSetTag;
 use lockmesh::wire::{DropReason, Head};
 
 use crate::node::World;
@@ -51,23 +51,23 @@ fn answers_about_sessions_are_counted_by_whether_the_session_lives() {
 }
 
 #[test]
-fn what_is_said_of_sessions_under_another_roster_is_dropped() {
+fn what_is_said_of_sessions_under_another_voter_set_is_dropped() {
     let mut world = World::new(&["a"]);
-    let roster = RosterTag {
-        digest: world.roster.digest ^ 1,
-        ..world.roster
+    let voter_set = VoterSetTag {
+        digest: world.voter_set.digest ^ 1,
+        ..world.voter_set
     };
     let head = Head {
-        roster,
+        voter_set,
         ..world.head()
     };
-    // Of which the node first tells that its roster is another one.
+    // Of which the node first tells that its voter set is another one.
     let datagram = world.datagram(&head, &[keep_alive()]);
     assert_eq!(world.feed(&datagram).len(), 1);
     for message in [keep_alive(), kept(Some(Duration::from_secs(1))), kept(None)] {
-        world.drops_message(&head, message, DropReason::Roster);
+        world.drops_message(&head, message, DropReason::VoterSet);
     }
-    assert_eq!(world.node.traffic().dropped_for(DropReason::Roster), 4);
+    assert_eq!(world.node.traffic().dropped_for(DropReason::VoterSet), 4);
     assert_eq!(counted(&world), (0, 0));
     // Under its own it is answered, and that it is its own is told.
     let head = world.head();

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use lockmesh::node::Output;
 use lockmesh::proto::claimant::Request;
+use lockmesh::proto::description::{Role, VoterSetDescription};
 use lockmesh::proto::event::Event;
 use lockmesh::proto::message::Message;
-use lockmesh::proto::roster::{Roster, RosterTag, Timing};
-use lockmesh::proto::voter_set::{Role, VoterSet};
+use lockmesh::proto::voter_set::{Timing, VoterSet, VoterSetTag};
 use lockmesh::wire::codec::pack_head;
 use lockmesh::wire::{ClusterKey, DropReason, Head, Kind, Seal};
 
@@ -15,7 +15,7 @@ use crate::arbitrary::node_id;
 use crate::node::{LIFE, World, addr, answers, claim_of, key};
 
 #[test]
-fn a_node_with_another_roster_is_named_once_and_its_votes_do_not_count() {
+fn a_node_with_another_voter_set_is_named_once_and_its_votes_do_not_count() {
     let mut world = World::new(&["a", "b", "c"]);
     let request = Request {
         key: key(),
@@ -27,12 +27,12 @@ fn a_node_with_another_roster_is_named_once_and_its_votes_do_not_count() {
     };
     world.node.claim(world.now, request).unwrap();
     world.drain();
-    let roster = RosterTag {
-        digest: world.roster.digest ^ 1,
-        ..world.roster
+    let voter_set = VoterSetTag {
+        digest: world.voter_set.digest ^ 1,
+        ..world.voter_set
     };
     let head = Head {
-        roster,
+        voter_set,
         ..world.head()
     };
     let first = world.datagram(&head, &answers(&claim_of("a"))[..1]);
@@ -64,15 +64,15 @@ fn a_node_with_another_roster_is_named_once_and_its_votes_do_not_count() {
         );
     }
     for message in answers(&claim_of("a")) {
-        world.drops_message(&head, message, DropReason::Roster);
+        world.drops_message(&head, message, DropReason::VoterSet);
     }
-    assert_eq!(world.node.traffic().dropped_for(DropReason::Roster), 4);
+    assert_eq!(world.node.traffic().dropped_for(DropReason::VoterSet), 4);
     assert_eq!(world.node.claimant().held(world.now).count(), 0);
 }
 
 fn mismatch(output: &Output) -> Option<String> {
     match output {
-        Output::Event(Event::RosterMismatch { node, differences }) => {
+        Output::Event(Event::VoterSetMismatch { node, differences }) => {
             Some(format!("{node}: {differences}"))
         }
         _ => None,
@@ -86,8 +86,8 @@ fn described(members: &[&str], max_ttl_s: u64, role: Role) -> Message {
         ..Timing::lan()
     };
     let members = members.iter().map(|name| node_id(name)).collect();
-    let roster = Roster::new(1, members, 3, timing).unwrap();
-    Message::Described(Box::new(VoterSet::of(&roster, role)))
+    let voter_set = VoterSet::new(1, members, 3, timing).unwrap();
+    Message::Described(Box::new(VoterSetDescription::of(&voter_set, role)))
 }
 
 /// In plaintext an address may be forged, and a description is longer than what asks for it.
@@ -103,7 +103,7 @@ fn a_voter_set_is_described_to_one_node_and_to_all_within_bounds() {
     let asks = |world: &mut World, from: &str| {
         let head = Head {
             from: node_id(from),
-            roster: RosterTag::default(),
+            voter_set: VoterSetTag::default(),
             ..world.head()
         };
         let datagram = world.datagram(&head, &[Message::Describe(Role::Recovering)]);
@@ -122,7 +122,7 @@ fn a_voter_set_is_described_to_one_node_and_to_all_within_bounds() {
 fn a_node_that_has_the_same_voter_set_again_is_named() {
     let mut world = World::new(&["a", "b", "c"]);
     let other = Head {
-        roster: RosterTag::default(),
+        voter_set: VoterSetTag::default(),
         ..world.head()
     };
     let told = described(&["a", "b", "c"], 10, Role::Client);
@@ -136,7 +136,7 @@ fn a_node_that_has_the_same_voter_set_again_is_named() {
     let body = pack_head(&head).bodies.remove(0).0;
     let bytes = world.peer.seal(Kind::Votes, &body);
     let outputs = world.feed(&bytes);
-    let is_match = |output: &&Output| matches!(output, Output::Event(Event::RosterMatch { .. }));
+    let is_match = |output: &&Output| matches!(output, Output::Event(Event::VoterSetMatch { .. }));
     assert_eq!(outputs.iter().filter(is_match).count(), 1, "{outputs:?}");
     assert_eq!(world.node.differences(&node_id("b")), None);
 }

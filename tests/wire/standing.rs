@@ -6,7 +6,7 @@ use lockmesh::Standing;
 use lockmesh::node::Output;
 use lockmesh::proto::epoch::Epoch;
 use lockmesh::proto::message::{Message, RefuseReason, VoterQuery, VoterReply};
-use lockmesh::proto::roster::RosterTag;
+use lockmesh::proto::voter_set::VoterSetTag;
 use lockmesh::wire::codec::unpack;
 use lockmesh::wire::{Head, Seal};
 
@@ -14,9 +14,9 @@ use crate::arbitrary::node_id;
 use crate::node::{World, seal_of};
 
 /// The answer of a node to the query of `b`.
-fn reply(world: &mut World, ear: &mut Seal, roster: RosterTag, epoch: Epoch) -> VoterReply {
+fn reply(world: &mut World, ear: &mut Seal, voter_set: VoterSetTag, epoch: Epoch) -> VoterReply {
     let head = Head {
-        roster,
+        voter_set,
         ..world.head()
     };
     let sent_at = world.now.mono;
@@ -45,22 +45,22 @@ fn sent(ear: &mut Seal, outputs: Vec<Output>) -> Vec<(String, Message)> {
 #[test]
 fn voter_tells_what_a_claim_would_be_told() {
     let (mut world, mut ear) = (World::new(&["a"]), seal_of(9));
-    let roster = world.roster;
+    let voter_set = world.voter_set;
     let (near, far) = (
         Epoch::at_wall_ms(world.now.wall_ms),
         Epoch::at_wall_ms(world.now.wall_ms + 60_000),
     );
-    let mut told = |roster, epoch| reply(&mut world, &mut ear, roster, epoch).refuses;
-    assert_eq!(told(roster, near), None);
-    assert_eq!(told(roster, far), Some(RefuseReason::Skew));
-    let other = RosterTag {
+    let mut told = |voter_set, epoch| reply(&mut world, &mut ear, voter_set, epoch).refuses;
+    assert_eq!(told(voter_set, near), None);
+    assert_eq!(told(voter_set, far), Some(RefuseReason::Skew));
+    let other = VoterSetTag {
         version: 2,
-        ..roster
+        ..voter_set
     };
-    assert_eq!(told(other, near), Some(RefuseReason::Roster));
+    assert_eq!(told(other, near), Some(RefuseReason::VoterSet));
     let mut client = World::new(&["b"]);
-    let roster = client.roster;
-    let reply = reply(&mut client, &mut seal_of(9), roster, near);
+    let voter_set = client.voter_set;
+    let reply = reply(&mut client, &mut seal_of(9), voter_set, near);
     assert_eq!(reply.refuses, Some(RefuseReason::NotAVoter));
 }
 
@@ -68,8 +68,8 @@ fn voter_tells_what_a_claim_would_be_told() {
 fn voter_without_memory_tells_for_how_long() {
     // Nobody agrees that the cluster is new.
     let (mut world, mut ear) = (World::new(&["a", "b", "c"]), seal_of(9));
-    let (roster, near) = (world.roster, Epoch::at_wall_ms(world.now.wall_ms));
-    let new = reply(&mut world, &mut ear, roster, near);
+    let (voter_set, near) = (world.voter_set, Epoch::at_wall_ms(world.now.wall_ms));
+    let new = reply(&mut world, &mut ear, voter_set, near);
     let quarantine = Some(RefuseReason::Quarantine);
     assert_eq!((new.refuses, new.remaining), (quarantine, Duration::ZERO));
     let Standing::Recovering { remaining } = world.node.standing_of(world.now, &node_id("a"))
@@ -83,8 +83,8 @@ fn voter_without_memory_tells_for_how_long() {
 fn voters_are_asked_until_they_answer() {
     let (mut world, mut ear) = (World::new(&["a", "b", "c"]), seal_of(9));
     let near = Epoch::at_wall_ms(world.now.wall_ms);
-    let roster = world.roster;
-    reply(&mut world, &mut ear, roster, near);
+    let voter_set = world.voter_set;
+    reply(&mut world, &mut ear, voter_set, near);
     world.node.check_voters(world.now);
     // Where `c` is is not known.
     let asked = sent(&mut ear, world.drain());

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use lockmesh::node::{Health, Survey, Surveyor, Wanted};
 use lockmesh::proto::id::{Incarnation, Key, NodeId};
-use lockmesh::proto::roster::{Roster, Timing};
+use lockmesh::proto::voter_set::{Timing, VoterSet};
 use lockmesh::wire::observe::{Answer, Question, SeenLock, SeenNode, VoterState};
 
 use crate::arbitrary::node_id;
-use crate::tellers::{Mesh, Teller, at, keys, roster, seen, vote};
+use crate::tellers::{Mesh, Teller, at, keys, seen, vote, voter_set};
 
 fn nothing_more() -> Wanted {
     Wanted::default()
@@ -100,14 +100,14 @@ fn a_mesh_is_blocked_once_the_absent_may_be_a_majority_of_some_key() {
     ] {
         let members = ["a", "b", "c", "d", "e"];
         let ids = members.map(node_id).to_vec();
-        let roster = Arc::new(Roster::new(1, ids, voters, Timing::lan()).unwrap());
+        let voter_set = Arc::new(VoterSet::new(1, ids, voters, Timing::lan()).unwrap());
         let known: Vec<SeenNode> = (1..)
             .zip(members)
             .map(|(port, name)| seen(name, port, true, None))
             .collect();
         let mut mesh = Mesh::default();
         for (port, name) in (1..).zip(members) {
-            mesh.put(port, Teller::new(name, &roster, &known));
+            mesh.put(port, Teller::new(name, &voter_set, &known));
             if usize::from(port) > members.len() - absent {
                 mesh.teller(port).patience = 0;
             }
@@ -146,8 +146,11 @@ fn others_than_members_are_listed_and_not_looked_for() {
     );
     assert_eq!((survey.members().count(), survey.answered()), (3, 3));
 
-    let (roster, nodes) = (mesh.teller(1).roster.clone(), mesh.teller(1).nodes.clone());
-    let mut client = Teller::new("aa", &roster, &nodes);
+    let (voter_set, nodes) = (
+        mesh.teller(1).voter_set.clone(),
+        mesh.teller(1).nodes.clone(),
+    );
+    let mut client = Teller::new("aa", &voter_set, &nodes);
     client.voter = VoterState::NotAMember;
     mesh.put(9, client);
     let survey = mesh.survey(&[9], nothing_more());
@@ -166,12 +169,12 @@ fn a_member_is_looked_for_at_a_few_addresses_until_it_answers() {
     assert_eq!(survey.voting(), 3);
     assert_eq!(survey.nodes[2].addr, Some(at(3)));
     // Nobody at any of them, and a liar with a fourth.
-    let roster = mesh.teller(1).roster.clone();
+    let voter_set = mesh.teller(1).voter_set.clone();
     let mut mesh = Mesh::of_three();
     mesh.tellers.remove(&at(3));
     for (port, elsewhere) in [(1, 31), (2, 32), (4, 33), (5, 34), (6, 33)] {
         let mut teller = mesh.teller(1 + (port + 1) % 2).clone();
-        teller.roster = roster.clone();
+        teller.voter_set = voter_set.clone();
         teller.nodes[2].addr = Some(at(elsewhere));
         mesh.put(port, teller);
     }
@@ -187,12 +190,12 @@ fn a_member_is_looked_for_at_a_few_addresses_until_it_answers() {
 /// All tell at once, and most of them the same wrong address.
 #[test]
 fn an_address_that_many_tell_counts_once() {
-    let roster = roster(&["a", "b", "c", "d", "e"]);
+    let voter_set = voter_set(&["a", "b", "c", "d", "e"]);
     let members = [("a", 33), ("b", 2), ("c", 3), ("d", 4), ("e", 5)];
     let known = members.map(|(name, port)| seen(name, port, true, None));
     let mut mesh = Mesh::default();
     for (name, port) in members {
-        mesh.put(port, Teller::new(name, &roster, &known));
+        mesh.put(port, Teller::new(name, &voter_set, &known));
     }
     mesh.teller(5).nodes[0].addr = Some(at(1));
     let mut surveyor = Surveyor::new([2, 3, 4, 5].map(at), nothing_more());
@@ -294,7 +297,7 @@ fn who_becomes_another_node_on_the_way_is_asked_anew_and_given_up_the_third_time
     let changes: [Change; 3] = [
         |teller| teller.name = node_id("b"),
         |teller| teller.life = 2,
-        |teller| teller.roster = roster(&["a", "b"]),
+        |teller| teller.voter_set = voter_set(&["a", "b"]),
     ];
     for change in changes {
         let mesh = Mesh::of_three();
@@ -354,7 +357,7 @@ fn an_answer_to_another_question_begins_the_talk_anew() {
 }
 
 #[test]
-fn a_roster_that_does_not_have_the_digest_that_was_named_counts_as_silence() {
+fn a_voter_set_that_does_not_have_the_digest_that_was_named_counts_as_silence() {
     let mut mesh = Mesh::of_three();
     // It leaves out a member, or names one more.
     mesh.teller(1).nodes.pop();
@@ -366,14 +369,14 @@ fn a_roster_that_does_not_have_the_digest_that_was_named_counts_as_silence() {
     assert!(surveyor.conclude().is_none());
     // Others say what it is.
     let survey = mesh.survey(&[1, 2], nothing_more());
-    assert_eq!(names(survey.roster.members()), ["a", "b", "c"]);
+    assert_eq!(names(survey.voter_set.members()), ["a", "b", "c"]);
 }
 
-/// The roster is that of the first who told one; others are listed, and their votes not counted.
+/// The voter set is that of the first who told one; others are listed, and their votes not counted.
 #[test]
-fn a_member_under_another_roster_answers_and_does_not_vote() {
+fn a_member_under_another_voter_set_answers_and_does_not_vote() {
     let mut mesh = Mesh::of_three();
-    let other = roster(&["a", "b", "c", "d"]);
+    let other = voter_set(&["a", "b", "c", "d"]);
     let mut nodes = mesh.teller(3).nodes.clone();
     nodes.push(seen("d", 4, true, None));
     let mut c = Teller::new("c", &other, &nodes);
@@ -514,7 +517,7 @@ fn the_keys_of_all_voters_are_told_as_far_as_each_that_has_more_has_come() {
 fn one_key_is_judged_by_its_voters_alone() {
     let members = ["a", "b", "c", "d", "e"];
     let ids = members.map(node_id).to_vec();
-    let roster = Arc::new(Roster::new(1, ids, 3, Timing::lan()).unwrap());
+    let voter_set = Arc::new(VoterSet::new(1, ids, 3, Timing::lan()).unwrap());
     let known: Vec<SeenNode> = (1..)
         .zip(members)
         .map(|(port, name)| seen(name, port, true, None))
@@ -522,7 +525,7 @@ fn one_key_is_judged_by_its_voters_alone() {
     let key = keys().remove(0);
     let mut mesh = Mesh::default();
     for (port, name) in (1..).zip(members) {
-        let mut teller = Teller::new(name, &roster, &known);
+        let mut teller = Teller::new(name, &voter_set, &known);
         // Also those say that they have a vote who are no voters of this key.
         teller.locks = vec![vote(&key)];
         mesh.put(port, teller);

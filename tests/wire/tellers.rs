@@ -9,7 +9,7 @@ use lockmesh::node::{Observer, Survey, Surveyor, Wanted};
 use lockmesh::proto::epoch::Epoch;
 use lockmesh::proto::id::{Incarnation, Key, NodeId};
 use lockmesh::proto::message::{Report, ReportedVote};
-use lockmesh::proto::roster::{Roster, Timing};
+use lockmesh::proto::voter_set::{Timing, VoterSet};
 use lockmesh::wire::observe::{
     Answer, Answered, Counts, Flow, Overview, Page, Question, SeenLock, SeenNode, VoterState,
 };
@@ -25,9 +25,9 @@ pub(crate) fn at(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-pub(crate) fn roster(members: &[&str]) -> Arc<Roster> {
+pub(crate) fn voter_set(members: &[&str]) -> Arc<VoterSet> {
     let ids = members.iter().map(|name| node_id(name)).collect();
-    Arc::new(Roster::new(1, ids, members.len(), Timing::lan()).unwrap())
+    Arc::new(VoterSet::new(1, ids, members.len(), Timing::lan()).unwrap())
 }
 
 pub(crate) fn seen(name: &str, port: u16, is_member: bool, is_alive: Option<bool>) -> SeenNode {
@@ -73,7 +73,7 @@ pub(crate) fn vote(key: &Key) -> SeenLock {
 pub(crate) struct Teller {
     pub(crate) name: NodeId,
     pub(crate) life: u64,
-    pub(crate) roster: Arc<Roster>,
+    pub(crate) voter_set: Arc<VoterSet>,
     pub(crate) voter: VoterState,
     pub(crate) nodes: Vec<SeenNode>,
     /// In the order of their places.
@@ -83,11 +83,11 @@ pub(crate) struct Teller {
 }
 
 impl Teller {
-    pub(crate) fn new(name: &str, roster: &Arc<Roster>, nodes: &[SeenNode]) -> Self {
+    pub(crate) fn new(name: &str, voter_set: &Arc<VoterSet>, nodes: &[SeenNode]) -> Self {
         Self {
             name: node_id(name),
             life: 1,
-            roster: roster.clone(),
+            voter_set: voter_set.clone(),
             voter: VoterState::Votes,
             nodes: nodes.to_vec(),
             locks: Vec::new(),
@@ -98,9 +98,9 @@ impl Teller {
     pub(crate) fn answer(&self, question: &Question) -> Answered {
         let answer = match question {
             Question::Overview => Answer::Overview(Box::new(Overview {
-                members: self.roster.members().len() as u32,
-                voters_per_key: self.roster.voters_per_key() as u32,
-                timing: *self.roster.timing(),
+                members: self.voter_set.members().len() as u32,
+                voters_per_key: self.voter_set.voters_per_key() as u32,
+                timing: *self.voter_set.timing(),
                 voter: self.voter,
                 wall_clock: Default::default(),
                 keys: self.locks.len() as u64,
@@ -128,7 +128,7 @@ impl Teller {
             nonce: 0,
             node: self.name.clone(),
             incarnation: Incarnation::new(self.life),
-            roster: self.roster.tag(),
+            voter_set: self.voter_set.tag(),
             answer,
         }
     }
@@ -152,7 +152,7 @@ pub(crate) struct Mesh {
 impl Mesh {
     /// Three members that vote, at the ports 1 to 3, and know of each other.
     pub(crate) fn of_three() -> Self {
-        let roster = roster(&["a", "b", "c"]);
+        let voter_set = voter_set(&["a", "b", "c"]);
         let nodes = [("a", 1), ("b", 2), ("c", 3)];
         let mut mesh = Self::default();
         for (name, port) in nodes {
@@ -160,7 +160,7 @@ impl Mesh {
                 let is_alive = (other != name).then_some(true);
                 seen(other, at, true, is_alive)
             });
-            mesh.put(port, Teller::new(name, &roster, &known));
+            mesh.put(port, Teller::new(name, &voter_set, &known));
         }
         mesh
     }

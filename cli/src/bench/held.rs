@@ -9,9 +9,9 @@ use lockmesh::node::{Node, NodeConfig, Output};
 use lockmesh::proto::epoch::Epoch;
 use lockmesh::proto::id::{ClaimId, Incarnation, Key, NodeId};
 use lockmesh::proto::message::{Claim, Message};
-use lockmesh::proto::roster::{Roster, Timing};
 use lockmesh::proto::time::{Instant, Now};
 use lockmesh::proto::voter::{Limits, Start};
+use lockmesh::proto::voter_set::{Timing, VoterSet};
 use lockmesh::wire::codec::pack;
 use lockmesh::wire::{DATAGRAM_BYTES_MAX, Head, Seal};
 use tokio::task::JoinSet;
@@ -78,7 +78,7 @@ fn alone(now: Now) -> anyhow::Result<Node> {
     let config = NodeConfig {
         id: id.clone(),
         incarnation: Incarnation::new(1),
-        roster: Arc::new(Roster::new(1, vec![id], 1, Timing::lan())?),
+        voter_set: Arc::new(VoterSet::new(1, vec![id], 1, Timing::lan())?),
         start: Start::NewCluster,
         limits: Limits::default(),
         claims_max: 1,
@@ -127,7 +127,7 @@ fn claims(
         from: claimant,
         incarnation,
         to: node.id().clone(),
-        roster: node.roster().tag(),
+        voter_set: node.voter_set().tag(),
     };
     let mut seal = Seal::insecure_plaintext();
     let packed = pack(&head, &messages, DATAGRAM_BYTES_MAX - seal.overhead());

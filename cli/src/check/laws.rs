@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::records::{Histories, Place, Request, Seen};
 use crate::history::FaultKind;
 
-/// The most that a roster may allow clocks to drift.
+/// The most that a voter set may allow clocks to drift.
 const DRIFT_MAX_PPM: u64 = 100_000;
 
 /// Two lines that contradict each other.

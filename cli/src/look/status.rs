@@ -53,7 +53,7 @@ pub(crate) fn exit_code(survey: &Survey) -> ExitCode {
 }
 
 fn to_json(survey: &Survey, with_locks: bool) -> Value {
-    let roster = &survey.roster;
+    let voter_set = &survey.voter_set;
     let nodes: Vec<Value> = survey
         .nodes
         .iter()
@@ -63,12 +63,12 @@ fn to_json(survey: &Survey, with_locks: bool) -> Value {
         "schema": 1,
         "health": survey.health(),
         "voting": survey.voting(),
-        "roster": {
-            "version": roster.tag().version,
-            "digest": format!("{:016x}", roster.tag().digest),
-            "members": roster.members().len(),
-            "voters_per_key": roster.voters_per_key(),
-            "max_ttl_ms": millis(roster.timing().max_ttl),
+        "voter_set": {
+            "version": voter_set.tag().version,
+            "digest": format!("{:016x}", voter_set.tag().digest),
+            "members": voter_set.members().len(),
+            "voters_per_key": voter_set.voters_per_key(),
+            "max_ttl_ms": millis(voter_set.timing().max_ttl),
         },
         "nodes": nodes,
     });
@@ -156,8 +156,8 @@ pub(crate) fn state(survey: &Survey, node: &NodeSurvey) -> (&'static str, String
             ("silent", format!("silent since {} s", silent_for.as_secs()))
         }
         None => plain("not_asked", "client"),
-        Some(answer) if answer.roster != survey.roster.tag() => {
-            plain("other_roster", "other roster")
+        Some(answer) if answer.voter_set != survey.voter_set.tag() => {
+            plain("other_voter_set", "other voter set")
         }
         Some(answer) => match answer.overview.voter {
             VoterState::Votes => plain("votes", "votes"),
@@ -171,12 +171,12 @@ pub(crate) fn state(survey: &Survey, node: &NodeSurvey) -> (&'static str, String
 }
 
 fn to_text(survey: &Survey, with_locks: bool) -> String {
-    let roster = &survey.roster;
-    let (members, voting) = (roster.members().len(), survey.voting());
+    let voter_set = &survey.voter_set;
+    let (members, voting) = (voter_set.members().len(), survey.voting());
     let mut text = format!(
-        "roster {}: {members} members, {} of them vote for each key\n",
-        roster.tag(),
-        roster.voters_per_key(),
+        "voter set {}: {members} members, {} of them vote for each key\n",
+        voter_set.tag(),
+        voter_set.voters_per_key(),
     );
     for node in &survey.nodes {
         let addr = node

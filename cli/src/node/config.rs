@@ -21,7 +21,7 @@ pub(crate) struct NodeFile {
     seeds: Option<Vec<String>>,
     voters: Option<Vec<String>>,
     voters_per_key: Option<usize>,
-    roster_version: Option<u64>,
+    voter_set_version: Option<u64>,
     key: Option<String>,
     key_env: Option<String>,
     key_file: Option<PathBuf>,
@@ -243,8 +243,8 @@ impl NodeFile {
         if let Some(voters_per_key) = self.voters_per_key {
             builder = builder.voters_per_key(voters_per_key);
         }
-        if let Some(version) = self.roster_version {
-            builder = builder.roster_version(version);
+        if let Some(version) = self.voter_set_version {
+            builder = builder.voter_set_version(version);
         }
         if let Some(cluster) = &self.cluster {
             builder = builder.cluster(cluster);

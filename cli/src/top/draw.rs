@@ -59,9 +59,9 @@ fn title(top: &Top, survey: &Survey) -> Line<'static> {
     };
     let mut text = format!(
         "lockmesh {}: {word}, {} of {} members vote, {} locks{}",
-        survey.roster.tag(),
+        survey.voter_set.tag(),
         survey.voting(),
-        survey.roster.members().len(),
+        survey.voter_set.members().len(),
         survey.locks.len(),
         if survey.has_all_locks {
             ""
@@ -130,7 +130,7 @@ fn member_row(top: &Top, survey: &Survey, node: &NodeSurvey) -> Row<'static> {
         rate(rates.map(|rates| rates.datagrams_out)),
     ]);
     match status::state(survey, node).0 {
-        "silent" | "other_roster" => row.style(Style::new().fg(Color::Red)),
+        "silent" | "other_voter_set" => row.style(Style::new().fg(Color::Red)),
         "abstains" => row.style(Style::new().fg(Color::Yellow)),
         _ => row,
     }

@@ -16,10 +16,10 @@ use std::time::Duration;
 use lockmesh::node::NodeConfig;
 use lockmesh::proto::epoch::{Epoch, EpochClock};
 use lockmesh::proto::id::{Key, NodeId};
-use lockmesh::proto::roster::Timing;
 use lockmesh::proto::time::{Instant, Now};
 use lockmesh::proto::view::View;
 use lockmesh::proto::voter::Start;
+use lockmesh::proto::voter_set::Timing;
 
 use super::packet::{Packet, Verb};
 use super::poller::{Poller, Rules};
@@ -54,14 +54,14 @@ pub(super) struct Living {
 }
 
 pub(super) fn start(now: Now, config: NodeConfig) -> Poller<Living> {
-    let timing = *config.roster.timing();
+    let timing = *config.voter_set.timing();
     let votes_from = match config.start {
         Start::NewCluster => now.mono,
         _ => now.mono.after(timing.quarantine()),
     };
     let mut rules = Living {
         me: config.id.clone(),
-        members: config.roster.members().to_vec(),
+        members: config.voter_set.members().to_vec(),
         living: Vec::new(),
         timing,
         votes_from,

@@ -38,7 +38,7 @@ pub(crate) use tally::{Lease, Overlap, Story, Wait, Write};
 /// Which way to lock.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
 pub(crate) enum Algorithm {
-    /// This project: a majority of the voters that the roster names, and a fence.
+    /// This project: a majority of the voters that the voter set names, and a fence.
     #[default]
     Lockmesh,
     /// A majority of the members that gossip says are alive.

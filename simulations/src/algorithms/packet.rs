@@ -32,7 +32,7 @@ pub(super) struct Packet {
     pub(super) ttl: u64,
     /// The claimant's clock when it asked; a server only echoes it.
     pub(super) stamp: u64,
-    /// The place in the roster of the server that answers.
+    /// The place in the voter set of the server that answers.
     pub(super) server: u64,
     /// The highest epoch of an owner that the server knows of.
     pub(super) fence: u64,

@@ -13,9 +13,9 @@ use lockmesh::proto::claimant::{Request, RequestError};
 use lockmesh::proto::epoch::Epoch;
 use lockmesh::proto::event::{Answers, Event, Ticket};
 use lockmesh::proto::id::{Key, NodeId};
-use lockmesh::proto::roster::Timing;
 use lockmesh::proto::time::{Instant, Now};
 use lockmesh::proto::view::View;
+use lockmesh::proto::voter_set::Timing;
 
 use super::Machine;
 use super::packet::{Packet, Verb, hash};
@@ -30,8 +30,8 @@ const ENDED_MAX: usize = 1_024;
 
 /// What makes an algorithm of it.
 pub(super) trait Rules: Debug {
-    /// The servers that are asked for a key, by their places in the roster. More than half of them
-    /// have to say yes.
+    /// The servers that are asked for a key, by their places in the voter set. More than half of
+    /// them have to say yes.
     fn servers(&self, key: &Key) -> Vec<usize>;
 
     /// How long a yes to a question with this ttl counts, from when it was asked.
@@ -78,7 +78,7 @@ struct Claim {
 pub(super) struct Poller<R> {
     rules: R,
     members: Vec<NodeId>,
-    /// Its own place in the roster, if it has one.
+    /// Its own place in the voter set, if it has one.
     me: Option<usize>,
     timing: Timing,
     addrs: BTreeMap<usize, SocketAddr>,
@@ -93,12 +93,12 @@ pub(super) struct Poller<R> {
 
 impl<R: Rules> Poller<R> {
     pub(super) fn new(rules: R, config: NodeConfig) -> Self {
-        let members = config.roster.members().to_vec();
+        let members = config.voter_set.members().to_vec();
         Self {
             rules,
             me: members.iter().position(|member| *member == config.id),
             members,
-            timing: *config.roster.timing(),
+            timing: *config.voter_set.timing(),
             addrs: BTreeMap::new(),
             claims: BTreeMap::new(),
             ended: VecDeque::new(),

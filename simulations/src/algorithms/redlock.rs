@@ -19,9 +19,9 @@ use std::time::Duration;
 
 use lockmesh::node::NodeConfig;
 use lockmesh::proto::id::{Key, NodeId};
-use lockmesh::proto::roster::Roster;
 use lockmesh::proto::time::{Instant, Now};
 use lockmesh::proto::view::View;
+use lockmesh::proto::voter_set::VoterSet;
 
 use super::packet::{Packet, Verb};
 use super::poller::{Poller, Rules};
@@ -32,14 +32,14 @@ const DRIFT_FIXED: Duration = Duration::from_millis(2);
 /// A server, and where the others are.
 #[derive(Debug)]
 pub(super) struct Redlock {
-    roster: Arc<Roster>,
+    voter_set: Arc<VoterSet>,
     /// The value and the expiry of each key that is set.
     keys: BTreeMap<u64, (u64, Instant)>,
 }
 
 pub(super) fn start(config: NodeConfig) -> Poller<Redlock> {
     let rules = Redlock {
-        roster: config.roster.clone(),
+        voter_set: config.voter_set.clone(),
         keys: BTreeMap::new(),
     };
     Poller::new(rules, config)
@@ -47,15 +47,15 @@ pub(super) fn start(config: NodeConfig) -> Poller<Redlock> {
 
 impl Rules for Redlock {
     fn servers(&self, key: &Key) -> Vec<usize> {
-        let members: &[NodeId] = self.roster.members();
-        let voters = self.roster.voters_for(key);
+        let members: &[NodeId] = self.voter_set.members();
+        let voters = self.voter_set.voters_for(key);
         (0..members.len())
             .filter(|at| voters.contains(&members[*at]))
             .collect()
     }
 
     fn counts_for(&self, ttl: Duration) -> Duration {
-        let ppm = DRIFT_PPM.max(self.roster.timing().max_drift_ppm);
+        let ppm = DRIFT_PPM.max(self.voter_set.timing().max_drift_ppm);
         let drift = ttl / 1_000_000 * ppm + DRIFT_FIXED;
         ttl.saturating_sub(drift)
     }
@@ -92,13 +92,13 @@ impl Rules for Redlock {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lockmesh::proto::roster::Timing;
+    use lockmesh::proto::voter_set::Timing;
 
     fn server() -> Redlock {
         let members = (0..5).map(|n| NodeId::new(format!("n{n}")).unwrap());
-        let roster = Roster::new(1, members.collect(), 5, Timing::lan()).unwrap();
+        let voter_set = VoterSet::new(1, members.collect(), 5, Timing::lan()).unwrap();
         Redlock {
-            roster: Arc::new(roster),
+            voter_set: Arc::new(voter_set),
             keys: BTreeMap::new(),
         }
     }

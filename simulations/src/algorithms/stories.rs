@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use lockmesh::proto::roster::Timing;
 use lockmesh::proto::voter::Limits;
+use lockmesh::proto::voter_set::Timing;
 
 use super::{Algorithm, Plan};
 use crate::faults::{Cut, Fault, Target, Trouble};

@@ -1,10 +1,10 @@
 //! **M4 a majority of what** (`docs/PROTOCOL.md`, section 1): a majority is counted over the voters
-//! that the roster gives a key, never over the nodes that gossip says are alive.
+//! that the voter set gives a key, never over the nodes that gossip says are alive.
 //!
-//! At the instant of a grant, and whenever a lease is lengthened, a majority of the roster's voters
-//! has the vote for it on record. One that lost its memory meanwhile counts with what it had. Where
-//! clocks do not keep the bound a vote may be over at the voter before it is at the claimant, so
-//! only its having been given could be asked for; that is left to the ledger.
+//! At the instant of a grant, and whenever a lease is lengthened, a majority of the voter set's
+//! voters has the vote for it on record. One that lost its memory meanwhile counts with what it
+//! had. Where clocks do not keep the bound a vote may be over at the voter before it is at the
+//! claimant, so only its having been given could be asked for; that is left to the ledger.
 
 use super::{Fact, History, Law, RequestId};
 
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_grant_without_a_majority_of_the_roster_is_rejected() {
+    fn a_grant_without_a_majority_of_the_voter_set_is_rejected() {
         let mut facts = vec![
             (0, asked(1, 2)),
             (0, claimed(1, 10)),
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn a_renewal_without_a_majority_of_the_roster_is_rejected() {
+    fn a_renewal_without_a_majority_of_the_voter_set_is_rejected() {
         let until = Fact::Until {
             request: RequestId(1),
             until: 90,

@@ -70,7 +70,7 @@ fn nodes_that_claim_at_one_instant_or_above_one_fence_draw_different_epochs() {
     let mut drawn = std::collections::BTreeSet::new();
     for (name, seed) in [("a", 1), ("b", 2), ("c", 3)] {
         let life = Incarnation::new(1);
-        let mut claimant = Claimant::new(node(name), life, roster(1, 1), 100, seed);
+        let mut claimant = Claimant::new(node(name), life, voter_set(1, 1), 100, seed);
         let mut out = Effects::default();
         let ticket = claimant
             .request(at(100), Asker::request(), &mut out)
@@ -184,9 +184,9 @@ fn f16_the_kth_stale_in_a_row_leaps_by_twice_the_one_before() {
 
 /// F25: who was given other constants is told so, instead of weakening a lease.
 #[test]
-fn f25_the_constants_are_part_of_the_roster() {
+fn f25_the_constants_are_part_of_the_voter_set() {
     let members = vec![node("v1")];
-    let tag = |timing| Roster::new(1, members.clone(), 1, timing).unwrap().tag();
+    let tag = |timing| VoterSet::new(1, members.clone(), 1, timing).unwrap().tag();
     let shorter = Timing {
         max_ttl: ms(20_000),
         ..timing()

@@ -6,7 +6,7 @@
 //! since its start. The lease of a vote prints as `stamp+ttl`.
 //!
 //! A test with `f12` in its name goes wrong without the mend of finding F12. Not here are F4, which
-//! is about a roster that changes, and F26, which is about disks.
+//! is about a voter set that changes, and F26, which is about disks.
 
 mod claimant_rules;
 mod epochs;
@@ -18,11 +18,11 @@ mod queue_rules;
 mod recovery_rules;
 mod reports;
 mod requests;
-mod rosters;
 mod session_claimant;
 mod session_links;
 mod session_voter;
 mod voter_rules;
+mod voter_sets;
 mod waiting_rules;
 
 use std::sync::Arc;
@@ -37,10 +37,10 @@ use super::message::{
     Claim, HolderWon, KeepAlive, Kept, Message, Refuse, RefuseReason, Release, SessionId, Stale,
     Vote, Wait,
 };
-use super::roster::{Roster, Timing};
 use super::time::{Instant, Now, nanos};
 use super::view::View;
 use super::voter::{Limits, Start, Voter};
+use super::voter_set::{Timing, VoterSet};
 
 /// What the wall clock says at the instant zero, in milliseconds.
 const WALL: u64 = 1_000_000;
@@ -79,9 +79,9 @@ fn timing() -> Timing {
 }
 
 /// Members `v1`, `v2`, ...
-fn roster(members: usize, voters: usize) -> Arc<Roster> {
+fn voter_set(members: usize, voters: usize) -> Arc<VoterSet> {
     let names = (1..=members).map(|n| node(&format!("v{n}"))).collect();
-    Arc::new(Roster::new(1, names, voters, timing()).unwrap())
+    Arc::new(VoterSet::new(1, names, voters, timing()).unwrap())
 }
 
 fn id(name: &str) -> ClaimId {
@@ -254,10 +254,10 @@ fn event_line(event: &Event) -> String {
             "QuarantineExtended {} {node} {votes_elsewhere}",
             reading(*until)
         ),
-        Event::RosterMismatch { node, differences } => {
+        Event::VoterSetMismatch { node, differences } => {
             format!("RosterMismatch {node}: {differences}")
         }
-        Event::RosterMatch { node } => format!("RosterMatch {node}"),
+        Event::VoterSetMatch { node } => format!("RosterMatch {node}"),
         Event::TwinFound => "TwinFound".to_owned(),
         Event::TwinGone => "TwinGone".to_owned(),
     }
@@ -276,28 +276,28 @@ struct Booth {
 }
 
 impl Booth {
-    /// The only voter of its roster, and new: it votes at once. `v1`.
+    /// The only voter of its voter set, and new: it votes at once. `v1`.
     fn new() -> Self {
         Self::with(Limits::default())
     }
 
     fn with(limits: Limits) -> Self {
         let mut out = Effects::default();
-        let (me, roster) = (node("v1"), roster(1, 1));
-        let voter = Voter::new(at(0), me, roster, limits, Start::NewCluster, 7, &mut out);
+        let (me, voter_set) = (node("v1"), voter_set(1, 1));
+        let voter = Voter::new(at(0), me, voter_set, limits, Start::NewCluster, 7, &mut out);
         assert_eq!(voter.quarantine(), None);
         Self { voter }
     }
 
-    /// `v1` of a roster of `members`.
+    /// `v1` of a voter set of `members`.
     fn of(members: usize, voters: usize, start: Start) -> (Self, Vec<String>) {
         Self::born(at(0), members, voters, start)
     }
 
     fn born(now: Now, members: usize, voters: usize, start: Start) -> (Self, Vec<String>) {
         let mut out = Effects::default();
-        let (me, roster) = (node("v1"), roster(members, voters));
-        let voter = Voter::new(now, me, roster, Limits::default(), start, 7, &mut out);
+        let (me, voter_set) = (node("v1"), voter_set(members, voters));
+        let voter = Voter::new(now, me, voter_set, Limits::default(), start, 7, &mut out);
         (Self { voter }, lines(&out))
     }
 
@@ -350,8 +350,8 @@ struct Asker {
 impl Asker {
     /// The key has the voters `v1`, `v2`, ...
     fn new(voters: usize) -> Self {
-        let roster = roster(voters, voters);
-        let claimant = Claimant::new(node("a"), Incarnation::new(1), roster, 100, 7);
+        let voter_set = voter_set(voters, voters);
+        let claimant = Claimant::new(node("a"), Incarnation::new(1), voter_set, 100, 7);
         Self {
             claimant: claimant.with_lowest_epochs(),
         }

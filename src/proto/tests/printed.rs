@@ -1,10 +1,10 @@
 //! What people find in logs, errors and traces.
 
 use super::*;
-use crate::proto::roster::RosterTag;
+use crate::proto::voter_set::VoterSetTag;
 
 #[test]
-fn lives_claims_epochs_and_rosters_print_short_and_whole() {
+fn lives_claims_epochs_and_voter_sets_print_short_and_whole() {
     let claim = ClaimId {
         incarnation: Incarnation::new(4),
         ..own(7)
@@ -12,7 +12,7 @@ fn lives_claims_epochs_and_rosters_print_short_and_whole() {
     assert_eq!(claim.to_string(), "a/i4#7");
     assert_eq!(Incarnation::new(12).to_string(), "i12");
     assert_eq!(Epoch::new(1_048_577).to_string(), "e1048577");
-    let tag = RosterTag {
+    let tag = VoterSetTag {
         version: 3,
         digest: 0x1234_abcd_ffff_ffff,
     };

@@ -1,8 +1,8 @@
 //! Section 6, memory only: quarantine, floors, what the others remember, and new clusters.
 
 use super::super::clocks::MayReturn;
+use super::super::description::OtherSet;
 use super::super::message::{Memory, Recall};
-use super::super::voter_set::OtherSet;
 use super::voter_rules::view;
 use super::*;
 

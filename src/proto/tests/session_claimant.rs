@@ -398,8 +398,8 @@ fn a_lease_that_is_refused_for_its_own_sake_asks_in_its_rounds() {
 
 /// So many requests of one key, asked for at a time, of a claimant without jitter.
 fn with_many(many: usize, at_ms: u64) -> Asker {
-    let roster = roster(1, 1);
-    let claimant = Claimant::new(node("a"), Incarnation::new(1), roster, many, 0);
+    let voter_set = voter_set(1, 1);
+    let claimant = Claimant::new(node("a"), Incarnation::new(1), voter_set, many, 0);
     let mut asker = Asker { claimant };
     for _ in 0..many {
         asker.asks(at_ms, Asker::request());

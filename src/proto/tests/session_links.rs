@@ -20,7 +20,7 @@ fn linked() -> (Links, LinkNo) {
 
 fn sends(links: &mut Links, at_ms: u64) -> Vec<String> {
     let mut out = Effects::default();
-    links.send_what_is_due(at(at_ms), &roster(1, 1), &mut Jitter::new(0), &mut out);
+    links.send_what_is_due(at(at_ms), &voter_set(1, 1), &mut Jitter::new(0), &mut out);
     lines(&out)
 }
 
@@ -98,12 +98,12 @@ fn rule_20_sessions_of_one_name_at_two_voters_are_two() {
 /// than an answer can be there.
 #[test]
 fn rule_14_one_that_asks_for_many_waits_a_twelfth_of_a_short_ttl() {
-    let roster = roster(1, 1);
+    let voter_set = voter_set(1, 1);
     let paces = [30_000, 2_400, 1_200, 120, 100].map(|ttl| {
         let ttl = ms(ttl);
         (
-            span(slow_pace(ttl, &roster)),
-            span(common_pace(ttl, &roster)),
+            span(slow_pace(ttl, &voter_set)),
+            span(common_pace(ttl, &voter_set)),
         )
     });
     let paces = paces

@@ -565,12 +565,12 @@ fn a_voter_keeps_no_more_than_its_limits() {
 }
 
 #[test]
-fn a_node_votes_only_for_the_keys_that_the_roster_gives_it() {
+fn a_node_votes_only_for_the_keys_that_the_voter_set_gives_it() {
     let (mut booth, _) = Booth::of(5, 3, Start::Amnesia);
     let keys = (0..50).map(|n| Key::new(format!("k{n}")).unwrap());
-    let roster = roster(5, 3);
+    let voter_set = voter_set(5, 3);
     for key in keys {
-        let is_voter = roster.voters_for(&key).contains(&node("v1"));
+        let is_voter = voter_set.voters_for(&key).contains(&node("v1"));
         let answer = booth.hears(
             0,
             &Claim {

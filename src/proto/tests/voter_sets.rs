@@ -1,6 +1,8 @@
 //! Who votes for a key, how votes are counted, and how drift shortens a lease.
 
-use super::super::roster::{MEMBERS_MAX, Roster, RosterError, Tally, Timing, majority_reaches};
+use super::super::voter_set::{
+    MEMBERS_MAX, Tally, Timing, VoterSet, VoterSetError, majority_reaches,
+};
 use super::{Duration, Instant, Key, NodeId};
 
 fn nodes(count: usize) -> Vec<NodeId> {
@@ -9,23 +11,23 @@ fn nodes(count: usize) -> Vec<NodeId> {
         .collect()
 }
 
-fn roster(members: usize, voters: usize) -> Roster {
-    Roster::new(1, nodes(members), voters, Timing::lan()).unwrap()
+fn voter_set(members: usize, voters: usize) -> VoterSet {
+    VoterSet::new(1, nodes(members), voters, Timing::lan()).unwrap()
 }
 
 #[test]
-fn a_roster_that_cannot_be_is_refused_by_name() {
-    let new = |members, r, timing| Roster::new(1, members, r, timing);
-    assert_eq!(new(vec![], 1, Timing::lan()), Err(RosterError::NoMembers));
+fn a_voter_set_that_cannot_be_is_refused_by_name() {
+    let new = |members, r, timing| VoterSet::new(1, members, r, timing);
+    assert_eq!(new(vec![], 1, Timing::lan()), Err(VoterSetError::NoMembers));
     let twice = vec![nodes(1)[0].clone(), nodes(1)[0].clone()];
     assert!(matches!(
         new(twice, 1, Timing::lan()),
-        Err(RosterError::Twice { .. })
+        Err(VoterSetError::Twice { .. })
     ));
     let none = new(nodes(3), 0, Timing::lan());
     assert_eq!(
         none,
-        Err(RosterError::VotersPerKey {
+        Err(VoterSetError::VotersPerKey {
             value: 0,
             members: 3
         })
@@ -47,7 +49,7 @@ fn a_roster_that_cannot_be_is_refused_by_name() {
     };
     assert!(matches!(
         new(nodes(3), 3, drift),
-        Err(RosterError::Drift { .. })
+        Err(VoterSetError::Drift { .. })
     ));
 }
 
@@ -56,8 +58,8 @@ fn the_voters_of_a_key_are_the_same_wherever_they_are_worked_out() {
     let mut shuffled = nodes(11);
     shuffled.reverse();
     let (a, b) = (
-        roster(11, 5),
-        Roster::new(1, shuffled, 5, Timing::lan()).unwrap(),
+        voter_set(11, 5),
+        VoterSet::new(1, shuffled, 5, Timing::lan()).unwrap(),
     );
     assert_eq!(a, b);
     for k in 0..200 {
@@ -78,11 +80,15 @@ const PINNED_VOTERS: [&str; 5] = ["n03", "n05", "n06", "n07", "n08"];
 
 #[test]
 fn the_load_spreads_over_the_members() {
-    let roster = roster(10, 3);
+    let voter_set = voter_set(10, 3);
     let mut load = vec![0usize; 10];
     for k in 0..10_000 {
-        for voter in roster.voters_for(&Key::new(format!("k{k}")).unwrap()) {
-            load[roster.members().iter().position(|m| *m == voter).unwrap()] += 1;
+        for voter in voter_set.voters_for(&Key::new(format!("k{k}")).unwrap()) {
+            load[voter_set
+                .members()
+                .iter()
+                .position(|m| *m == voter)
+                .unwrap()] += 1;
         }
     }
     assert!(load.iter().all(|l| (2_700..3_300).contains(l)), "{load:?}");
@@ -90,7 +96,7 @@ fn the_load_spreads_over_the_members() {
 
 #[test]
 fn a_change_of_any_constant_changes_the_digest() {
-    let tag = |timing| Roster::new(1, nodes(3), 3, timing).unwrap().tag();
+    let tag = |timing| VoterSet::new(1, nodes(3), 3, timing).unwrap().tag();
     let lan = Timing::lan();
     let second = Duration::from_secs(1);
     let others = [
@@ -122,8 +128,8 @@ fn a_change_of_any_constant_changes_the_digest() {
     for other in others {
         assert_ne!(tag(lan).digest, tag(other).digest);
     }
-    assert_ne!(tag(lan), roster(4, 3).tag());
-    assert_ne!(roster(4, 3).tag(), roster(4, 4).tag());
+    assert_ne!(tag(lan), voter_set(4, 3).tag());
+    assert_ne!(voter_set(4, 3).tag(), voter_set(4, 4).tag());
 }
 
 #[test]
@@ -160,11 +166,11 @@ fn the_lease_ends_where_a_majority_ends() {
 
 #[test]
 fn a_voter_without_memory_needs_nearly_all_others() {
-    assert_eq!(roster(1, 1).recall_answers(), 0);
-    assert_eq!(roster(3, 3).recall_answers(), 2);
-    assert_eq!(roster(5, 3).recall_answers(), 4);
-    assert_eq!(roster(5, 5).recall_answers(), 3);
-    assert_eq!(roster(7, 7).recall_answers(), 4);
+    assert_eq!(voter_set(1, 1).recall_answers(), 0);
+    assert_eq!(voter_set(3, 3).recall_answers(), 2);
+    assert_eq!(voter_set(5, 3).recall_answers(), 4);
+    assert_eq!(voter_set(5, 5).recall_answers(), 3);
+    assert_eq!(voter_set(7, 7).recall_answers(), 4);
 }
 
 #[test]
@@ -182,7 +188,7 @@ fn drift_shortens_a_lease_and_never_lengthens_it() {
 }
 
 #[test]
-fn spans_that_no_roster_may_have_do_not_overflow() {
+fn spans_that_no_voter_set_may_have_do_not_overflow() {
     let round_trip = Duration::MAX;
     let timing = Timing {
         round_trip,
@@ -197,7 +203,7 @@ fn each_constant_may_be_at_its_bounds_and_not_a_nanosecond_beyond() {
         max_ttl: Duration::from_secs(100),
         ..Timing::lan()
     };
-    let takes = |timing| Roster::new(1, nodes(3), 3, timing).is_ok();
+    let takes = |timing| VoterSet::new(1, nodes(3), 3, timing).is_ok();
     let nano = Duration::from_nanos(1);
     type Set = fn(&mut Timing, Duration);
     let (sec, milli) = (Duration::from_secs, Duration::from_millis);
@@ -248,7 +254,7 @@ fn clocks_may_drift_apart_by_a_fifth_where_offers_leave_room_for_it() {
             offer: Duration::from_micros(offer),
             ..Timing::lan()
         };
-        Roster::new(1, nodes(3), 3, timing).is_ok()
+        VoterSet::new(1, nodes(3), 3, timing).is_ok()
     };
     assert!(takes(0, 20_000) && !takes(0, 19_999));
     // 2 round trips, and 125 more for each whole of drift.
@@ -258,22 +264,22 @@ fn clocks_may_drift_apart_by_a_fifth_where_offers_leave_room_for_it() {
 
 #[test]
 fn who_is_no_member_votes_for_no_key() {
-    for roster in [roster(11, 5), roster(5, 5), roster(11, 1)] {
+    for voter_set in [voter_set(11, 5), voter_set(5, 5), voter_set(11, 1)] {
         for k in 0..50 {
             let key = Key::new(format!("key/{k}")).unwrap();
             let stranger = NodeId::new(format!("stranger/{k}")).unwrap();
-            assert!(!roster.votes_for(&stranger, &key));
-            assert!(!roster.voters_for(&key).contains(&stranger));
+            assert!(!voter_set.votes_for(&stranger, &key));
+            assert!(!voter_set.voters_for(&key).contains(&stranger));
         }
     }
-    assert!(roster(11, 5).has_member(&nodes(1)[0]));
+    assert!(voter_set(11, 5).has_member(&nodes(1)[0]));
 }
 
 #[test]
-fn what_a_roster_was_made_of_can_be_read_back() {
-    let roster = Roster::new(7, nodes(5), 3, Timing::wan()).unwrap();
-    assert_eq!(roster.tag().version, 7);
-    assert_eq!(roster.members(), nodes(5));
-    assert_eq!((roster.voters_per_key(), roster.majority()), (3, 2));
-    assert_eq!(*roster.timing(), Timing::wan());
+fn what_a_voter_set_was_made_of_can_be_read_back() {
+    let voter_set = VoterSet::new(7, nodes(5), 3, Timing::wan()).unwrap();
+    assert_eq!(voter_set.tag().version, 7);
+    assert_eq!(voter_set.members(), nodes(5));
+    assert_eq!((voter_set.voters_per_key(), voter_set.majority()), (3, 2));
+    assert_eq!(*voter_set.timing(), Timing::wan());
 }

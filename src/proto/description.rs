@@ -1,0 +1,262 @@
+//! What a node says of its voter set to one that has another, and what the two differ in.
+//!
+//! Nodes of different voter sets refuse each other. Each describes its own to the other, so that
+//! both can say what has to be mended, and so that a voter that has lost its memory learns for how
+//! long votes last that it may have given under settings which it no longer has.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::id::NodeId;
+use super::voter_set::{Timing, VoterSet, VoterSetTag};
+
+/// The most members that a [`VoterSetDescription`] lists.
+pub const LISTED_MAX: usize = 256;
+/// The most bytes that their names take, with one for each: all fits into one datagram.
+const LISTED_BYTES_MAX: usize = 600;
+/// The most names that a sentence has.
+const NAMED_MAX: usize = 4;
+
+/// What a node does in its voter set.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub enum Role {
+    /// It claims and does not vote.
+    Client,
+    /// It is a voter that has no memory of its votes, and does not vote yet.
+    Recovering,
+    /// It votes.
+    Votes,
+}
+
+/// The voter set of a node, in its own words. Version and digest are in the datagram's head.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct VoterSetDescription {
+    /// What the sender does in it.
+    pub role: Role,
+    /// How many voters a key has.
+    pub voters_per_key: u32,
+    /// The constants.
+    pub timing: Timing,
+    /// How many members it has.
+    pub members: u32,
+    /// The first of them in the order of their ids: as many as fit.
+    #[serde(deserialize_with = "few_members")]
+    pub listed: Vec<NodeId>,
+}
+
+impl VoterSetDescription {
+    /// Of a voter set.
+    #[must_use]
+    pub fn of(voter_set: &VoterSet, role: Role) -> Self {
+        let mut room = LISTED_BYTES_MAX;
+        let fits = |member: &&NodeId| {
+            let bytes = member.as_str().len() + 1;
+            let fits = bytes <= room;
+            room = room.saturating_sub(bytes);
+            fits
+        };
+        let members = voter_set.members();
+        let listed = members.iter().take(LISTED_MAX).take_while(fits).cloned();
+        Self {
+            role,
+            voters_per_key: count(voter_set.voters_per_key()),
+            timing: *voter_set.timing(),
+            members: count(members.len()),
+            listed: listed.collect(),
+        }
+    }
+
+    /// `true` if it names `node`, or may: not all of its members are listed.
+    #[must_use]
+    pub fn may_name(&self, node: &NodeId) -> bool {
+        let is_beyond = self.listed.last().is_none_or(|last| last < node);
+        self.listed.binary_search(node).is_ok() || (!self.is_whole() && is_beyond)
+    }
+
+    fn is_whole(&self) -> bool {
+        self.listed.len() >= self.members as usize
+    }
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// One thing in which another node's voter set differs from this node's.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum Difference {
+    /// The version.
+    Version {
+        /// The other's.
+        its: u64,
+        /// This node's.
+        mine: u64,
+    },
+    /// A span of [`Timing`].
+    Span {
+        /// Its name.
+        field: &'static str,
+        /// The other's.
+        its: Duration,
+        /// This node's.
+        mine: Duration,
+    },
+    /// A number: `max_drift_ppm`, `voters_per_key`, or how many voters there are.
+    Number {
+        /// Its name.
+        field: &'static str,
+        /// The other's.
+        its: u32,
+        /// This node's.
+        mine: u32,
+    },
+    /// Voters that only this node's set has.
+    Lacks(Vec<NodeId>),
+    /// Voters that only the other's set has.
+    Adds(Vec<NodeId>),
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Version { its, mine } => write!(f, "its version is {its}, mine {mine}"),
+            Self::Span { field, its, mine } => {
+                write!(f, "its {field} is {}, mine {}", Shown(*its), Shown(*mine))
+            }
+            Self::Number { field, its, mine } => write!(f, "its {field} is {its}, mine {mine}"),
+            Self::Lacks(nodes) => write!(f, "its voters lack {}", Names(nodes)),
+            Self::Adds(nodes) => write!(f, "its voters have {} too", Names(nodes)),
+        }
+    }
+}
+
+/// A span as people write it.
+struct Shown(Duration);
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (nanos, millis) = (self.0.subsec_nanos(), self.0.as_millis());
+        match nanos {
+            0 => write!(f, "{} s", self.0.as_secs()),
+            _ if nanos % 1_000_000 == 0 => write!(f, "{millis} ms"),
+            _ => write!(f, "{:?}", self.0),
+        }
+    }
+}
+
+struct Names<'a>(&'a [NodeId]);
+
+impl fmt::Display for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named: Vec<&str> = self.0.iter().take(NAMED_MAX).map(NodeId::as_str).collect();
+        f.write_str(&named.join(", "))?;
+        match self.0.len().saturating_sub(NAMED_MAX) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+/// All that two voter sets are known to differ in. Empty: it is not known yet.
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Differences(pub Vec<Difference>);
+
+impl Differences {
+    /// Between the other's set, which has this tag, and this node's.
+    #[must_use]
+    pub fn of(voter_set: &VoterSet, tag: VoterSetTag, other: &VoterSetDescription) -> Self {
+        let mut all = Vec::new();
+        let (its, mine) = (tag.version, voter_set.tag().version);
+        if its != mine {
+            all.push(Difference::Version { its, mine });
+        }
+        all.extend(of_timing(&other.timing, voter_set.timing()));
+        let mut number = |field, its, mine| {
+            if its != mine {
+                all.push(Difference::Number { field, its, mine });
+            }
+        };
+        let (its, mine) = (other.timing.max_drift_ppm, voter_set.timing().max_drift_ppm);
+        number("max_drift_ppm", its, mine);
+        let mine = count(voter_set.voters_per_key());
+        number("voters_per_key", other.voters_per_key, mine);
+        let members = voter_set.members();
+        number("number of voters", other.members, count(members.len()));
+        let lacks = members.iter().filter(|member| !other.may_name(member));
+        let lacks: Vec<NodeId> = lacks.cloned().collect();
+        let adds = other.listed.iter().filter(|it| !voter_set.has_member(it));
+        let adds: Vec<NodeId> = adds.cloned().collect();
+        if !lacks.is_empty() {
+            all.push(Difference::Lacks(lacks));
+        }
+        if !adds.is_empty() {
+            all.push(Difference::Adds(adds));
+        }
+        Self(all)
+    }
+}
+
+fn of_timing(its: &Timing, mine: &Timing) -> impl Iterator<Item = Difference> {
+    let spans = [
+        ("max_ttl", its.max_ttl, mine.max_ttl),
+        ("max_clock_skew", its.max_clock_skew, mine.max_clock_skew),
+        ("round_trip", its.round_trip, mine.round_trip),
+        ("offer", its.offer, mine.offer),
+        ("poke", its.poke, mine.poke),
+    ];
+    let differ = spans.into_iter().filter(|(_, its, mine)| its != mine);
+    differ.map(|(field, its, mine)| Difference::Span { field, its, mine })
+}
+
+impl fmt::Display for Differences {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("it has not said in what");
+        }
+        let all: Vec<String> = self.0.iter().map(Difference::to_string).collect();
+        f.write_str(&all.join("; "))
+    }
+}
+
+/// A plain `Vec` would make room for as many as a stranger says there are, before it reads one.
+fn few_members<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<NodeId>, D::Error> {
+    struct FewMembers;
+
+    impl<'de> Visitor<'de> for FewMembers {
+        type Value = Vec<NodeId>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "at most {LISTED_MAX} members, in order")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            let mut members: Vec<NodeId> = Vec::new();
+            while let Some(member) = seq.next_element()? {
+                let is_ordered = members.last().is_none_or(|last| *last < member);
+                if members.len() == LISTED_MAX || !is_ordered {
+                    return Err(A::Error::invalid_length(members.len() + 1, &self));
+                }
+                members.push(member);
+            }
+            Ok(members)
+        }
+    }
+
+    from.deserialize_seq(FewMembers)
+}
+
+/// What a voter that has lost its memory is told of another node's voter set.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct OtherSet {
+    /// For how long a voter of that set is in quarantine; the own set's where it is not known.
+    pub quarantine: Duration,
+    /// Its `max_clock_skew`.
+    pub skew: Duration,
+    /// `true` if it may name the voter that is told: only then has that voter voted in it.
+    pub names_me: bool,
+    /// `true` if its speaker may give votes in it.
+    pub votes: bool,
+}
