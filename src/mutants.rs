@@ -58,7 +58,7 @@ pub enum Mutant {
     /// The latest waiter is served first.
     Barging,
     /// A waiter's turn lasts its whole ttl.
-    OfferIsWholeTtl,
+    ReservationIsWholeTtl,
     /// A waiter lets its turn run out where another voter is late, and loses its place.
     TurnsRunOut,
     /// A session that is over goes on with the next word of its claimant.
@@ -136,8 +136,8 @@ pub enum Mutant {
     LeasesOutliveTheirLife,
     /// A claim that has won gives its vote back.
     WonIsGivenBack,
-    /// A lease that counts on offers is not renewed at once.
-    OffersNotRenewed,
+    /// A lease that counts on reservations is not renewed at once.
+    ReservationsNotRenewed,
     /// `Stale` ends a claim that has won.
     StaleEndsLeases,
     /// The k-th `Stale` in a row makes a claim leap no further than the first.
@@ -205,7 +205,7 @@ impl Mutant {
         Self::EqualEpochsNotOrdered,
         Self::SkipInsteadOfDrop,
         Self::Barging,
-        Self::OfferIsWholeTtl,
+        Self::ReservationIsWholeTtl,
         Self::TurnsRunOut,
         Self::SessionsRevive,
         Self::CoveredVotesExpire,
@@ -244,7 +244,7 @@ impl Mutant {
         Self::DeadlineIgnored,
         Self::LeasesOutliveTheirLife,
         Self::WonIsGivenBack,
-        Self::OffersNotRenewed,
+        Self::ReservationsNotRenewed,
         Self::StaleEndsLeases,
         Self::StalesNotCounted,
         Self::TicketsKept,

@@ -38,11 +38,11 @@ impl Transition<u64, u64> for Work {
     }
 }
 
-/// A machine that stands still for longer than an offer costs the winner its lock: rightly so,
+/// A machine that stands still for longer than a reservation costs the winner its lock: rightly so,
 /// but then two run.
 fn patient() -> Timing {
     Timing {
-        offer: Duration::from_secs(5),
+        reservation: Duration::from_secs(5),
         ..Timing::lan()
     }
 }

@@ -77,7 +77,7 @@ impl World {
         let lease = settings.at_most(timing.max_ttl);
         let turn = lease
             + settings.habits.hold_max
-            + timing.offer.as_nanos() as u64
+            + timing.reservation.as_nanos() as u64
             + 100 * settings.round_trip();
         let bound = settings.longest_quarantine()
             + 3 * SECOND
@@ -232,7 +232,7 @@ impl World {
             };
             tries.extend(self.probe(*host, wish));
         }
-        // A try that had to learn a fence, or was given an offer, takes some steps more.
+        // A try that had to learn a fence, or was given a reservation, takes some steps more.
         let bound = 200 * self.settings.round_trip();
         let ids = tries.clone();
         let is_decided = move |world: &Self| {
@@ -281,9 +281,9 @@ impl World {
         self.pass(20 * self.settings.round_trip());
         self.crash(holder);
         let timing = self.settings.timing;
-        let offers = timing.offer + timing.poke;
+        let reservations = timing.reservation + timing.poke;
         let bound =
-            self.settings.at_most(timing.max_ttl + offers) + 20 * self.settings.round_trip();
+            self.settings.at_most(timing.max_ttl + reservations) + 20 * self.settings.round_trip();
         self.expect_grant(second, Handover::DeadHolder, bound);
         self.let_go(next, second);
         self.start(holder, false, false);
@@ -310,7 +310,7 @@ impl World {
         self.crash(waiter);
         self.let_go(other, first);
         let timing = self.settings.timing;
-        let bound = self.settings.at_most(timing.offer) + 20 * self.settings.round_trip();
+        let bound = self.settings.at_most(timing.reservation) + 20 * self.settings.round_trip();
         self.expect_grant(last, Handover::DeadWaiter, bound);
         self.let_go(other, last);
         self.start(waiter, false, false);
@@ -425,7 +425,7 @@ impl World {
         let timing = self.settings.timing;
         let bound = self
             .settings
-            .at_most(2 * timing.max_ttl + timing.offer + timing.poke);
+            .at_most(2 * timing.max_ttl + timing.reservation + timing.poke);
         // Where the holder also votes a vote sleeps with it, and nothing is promised to the rival.
         // The same without a clock that the others need.
         let is_voter = self.laws.history.terms.voters[key].contains(&holder);
@@ -470,7 +470,7 @@ impl World {
         self.pause(hosts[0], 3 * lease);
         let bound = self
             .settings
-            .at_most(timing.max_ttl + timing.offer + timing.poke)
+            .at_most(timing.max_ttl + timing.reservation + timing.poke)
             + 20 * self.settings.round_trip();
         while asked.len() > 1 && self.laws.violations.is_empty() {
             let begun = self.time;

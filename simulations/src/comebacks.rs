@@ -294,7 +294,8 @@ impl World {
         let leaps = u64::from((skew / 1_000_000).ilog2()) + 2;
         let way = 2 * by + self.settings.round_trip();
         let hold = 2 * self.settings.round_trip();
-        let bound = leaps * 2 * way + self.settings.at_most(timing.offer * 4) + 8 * (hold + way);
+        let bound =
+            leaps * 2 * way + self.settings.at_most(timing.reservation * 4) + 8 * (hold + way);
         self.churn(key, &near, hold, (far, bound));
         self.note_links();
         self.network.set_slow(far, 0);

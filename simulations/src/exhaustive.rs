@@ -95,7 +95,7 @@ impl Search {
             max_drift_ppm: 0,
             max_clock_skew: LEASE,
             round_trip: ROUND_TRIP,
-            offer: STEP,
+            reservation: STEP,
             poke: ROUND_TRIP,
         };
         let voter_set = VoterSet::new(1, ids[..VOTERS].to_vec(), VOTERS, timing);

@@ -61,7 +61,7 @@ impl Cluster {
             max_drift_ppm: 5_000,
             max_clock_skew: Duration::from_millis(500),
             round_trip: Duration::from_millis(10),
-            offer: Duration::from_millis(250),
+            reservation: Duration::from_millis(250),
             poke: Duration::from_millis(250),
         };
         let voter_set = VoterSet::new(1, (0..NODES).map(id).collect(), NODES, timing).unwrap();

@@ -114,7 +114,7 @@ fn settings(members: usize, span: u64) -> Settings {
             max_drift_ppm: 5_000,
             max_clock_skew: Duration::from_millis(500),
             round_trip: Duration::from_millis(10),
-            offer: Duration::from_millis(250),
+            reservation: Duration::from_millis(250),
             poke: Duration::from_millis(250),
         },
         pace: Pace::Kept,

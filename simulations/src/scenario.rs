@@ -306,7 +306,7 @@ fn timing_of(it: &TimingMs) -> Timing {
         max_drift_ppm: it.max_drift_ppm,
         max_clock_skew: Duration::from_millis(it.max_clock_skew_ms),
         round_trip: Duration::from_millis(it.round_trip_ms),
-        offer: Duration::from_millis(it.offer_ms),
+        reservation: Duration::from_millis(it.reservation_ms),
         poke: Duration::from_millis(it.poke_ms),
     }
 }

@@ -324,9 +324,11 @@ fn draw_other_set(
     };
     if rng.chance(300_000) {
         other.max_drift_ppm = timing.max_drift_ppm.max(50_000);
-        other.offer = timing.offer.max(timing.round_trip * 10);
+        other.reservation = timing.reservation.max(timing.round_trip * 10);
     }
-    let least = (timing.round_trip * 10).max(other.offer).max(other.poke);
+    let least = (timing.round_trip * 10)
+        .max(other.reservation)
+        .max(other.poke);
     other.max_ttl = other.max_ttl.max(least);
     let skew = timing.max_clock_skew * rng.between(1, 4) as u32 / 2;
     other.max_clock_skew = skew.max(Duration::from_millis(1)).min(other.max_ttl);
@@ -364,17 +366,17 @@ fn draw_timing(rng: &mut Rng, round_trip: u64) -> Timing {
     let max_ttl = (round_trip * rng.spread(30, 300)).clamp(200 * MILLISECOND, 3 * SECOND);
     let skew = rng.spread(max_ttl / 20, max_ttl).max(2 * MILLISECOND);
     let max_drift_ppm = *rng.pick(&[100, 5_000, 50_000]);
-    // An offer must outlast the drift over the age of a waiter's last word, which may be more than
-    // sixty round trips old.
-    let offer_min = if max_drift_ppm == 50_000 { 10 } else { 5 };
-    let offer = (round_trip * rng.between(offer_min, 15)).min(max_ttl);
+    // A reservation must outlast the drift over the age of a waiter's last word, which may be more
+    // than sixty round trips old.
+    let reservation_min = if max_drift_ppm == 50_000 { 10 } else { 5 };
+    let reservation = (round_trip * rng.between(reservation_min, 15)).min(max_ttl);
     let poke = (round_trip * rng.between(5, 15)).min(max_ttl);
     Timing {
         max_ttl: Duration::from_nanos(max_ttl),
         max_drift_ppm,
         max_clock_skew: Duration::from_millis(skew / MILLISECOND),
         round_trip: Duration::from_nanos(round_trip),
-        offer: Duration::from_nanos(offer),
+        reservation: Duration::from_nanos(reservation),
         poke: Duration::from_nanos(poke),
     }
 }

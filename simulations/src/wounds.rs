@@ -121,10 +121,10 @@ impl World {
     }
 
     fn hand_over(&mut self, key: KeyAt, first: HostAt, second: HostAt) {
-        // A voter that cannot be heard may have to let an offer run out.
+        // A voter that cannot be heard may have to let a reservation run out.
         let timing = self.settings.timing;
-        let offers = self.settings.at_most(timing.offer + timing.poke);
-        let bound = offers + 20 * self.settings.round_trip();
+        let reservations = self.settings.at_most(timing.reservation + timing.poke);
+        let bound = reservations + 20 * self.settings.round_trip();
         let Some(one) = self.probe(first, self.wish(key)) else {
             return;
         };

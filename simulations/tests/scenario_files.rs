@@ -13,7 +13,7 @@ span_ms = 4000
 round_trip_ms = 10
 max_ttl_ms = 2000
 max_clock_skew_ms = 500
-offer_ms = 100
+reservation_ms = 100
 poke_ms = 100
 [network]
 loss_percent = 2
@@ -104,10 +104,10 @@ const BAD: [(&str, &str, usize, &str); 34] = [
         "1 to 2000",
     ),
     (
-        "offer_ms = 100",
-        "offer_ms = 1",
+        "reservation_ms = 100",
+        "reservation_ms = 1",
         10,
-        "offer is 1ms; it must be",
+        "reservation is 1ms; it must be",
     ),
     (
         "loss_percent = 2",

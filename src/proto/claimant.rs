@@ -456,7 +456,7 @@ impl Claimant {
             valid_until,
         });
         let is_short = valid_until.since(now.mono) < claim.ttl * 2 / 3;
-        if (claim.asked || is_short) && !mistaken!(OffersNotRenewed) {
+        if (claim.asked || is_short) && !mistaken!(ReservationsNotRenewed) {
             claim.tell_all(now, &self.voter_set, &mut self.jitter, out);
         }
     }

@@ -204,7 +204,7 @@ fn of_timing(its: &Timing, mine: &Timing) -> impl Iterator<Item = Difference> {
         ("max_ttl", its.max_ttl, mine.max_ttl),
         ("max_clock_skew", its.max_clock_skew, mine.max_clock_skew),
         ("round_trip", its.round_trip, mine.round_trip),
-        ("offer", its.offer, mine.offer),
+        ("reservation", its.reservation, mine.reservation),
         ("poke", its.poke, mine.poke),
     ];
     let differ = spans.into_iter().filter(|(_, its, mine)| its != mine);

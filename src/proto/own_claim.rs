@@ -185,12 +185,12 @@ impl OwnClaim {
             .position(|ballot| ballot.voter == *voter)
     }
 
-    /// Whether a vote is the one that counts already, told once more, and half an offer is left of
-    /// it at the most. Such a turn is better given back than let run out.
+    /// Whether a vote is the one that counts already, told once more, and half a reservation is
+    /// left of it at the most. Such a turn is better given back than let run out.
     pub(crate) fn runs_out(&self, now: Now, at: usize, vote: &Vote, voter_set: &VoterSet) -> bool {
         let remains = vote.stamp.after(vote.ttl).since(now.mono);
         let is_same = self.ballots[at].vote == Some((vote.stamp, vote.ttl));
-        is_same && remains <= voter_set.timing().offer / 2
+        is_same && remains <= voter_set.timing().reservation / 2
     }
 
     /// Whether a majority of the voters answers, and so it wins when its turn has come. One that

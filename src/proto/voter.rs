@@ -591,7 +591,10 @@ impl Voter {
     /// Rule 9: clears the vote that is out and votes for the head of the queue. Where nobody
     /// waits the slot goes, and its floor keeps the fence.
     fn vote_for_head(&mut self, now: Now, at: SlotAt, out: &mut Effects) {
-        let (offer, poke) = (self.voter_set.timing().offer, self.voter_set.timing().poke);
+        let (reservation, poke) = (
+            self.voter_set.timing().reservation,
+            self.voter_set.timing().poke,
+        );
         let Some(slot) = self.slots.get_mut(at) else {
             return;
         };
@@ -617,12 +620,12 @@ impl Voter {
             self.highest_floor = self.highest_floor.max(fence);
             return self.slots.close(at);
         };
-        // An offer: a dead waiter must cost those behind it little. `Claim` with `won` makes a
+        // A reservation: a dead waiter must cost those behind it little. `Claim` with `won` makes a
         // lease of it.
-        let span = if head.won || mistaken!(OfferIsWholeTtl) {
+        let span = if head.won || mistaken!(ReservationIsWholeTtl) {
             head.ttl
         } else {
-            head.ttl.min(offer)
+            head.ttl.min(reservation)
         };
         self.slots
             .give(at, GivenVote::new(head, now.mono.after(span)));

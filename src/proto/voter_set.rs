@@ -52,7 +52,7 @@ pub struct Timing {
     /// For how long the vote given to a waiter whose turn it is stands without an answer: what a
     /// dead waiter costs those behind it. Some ten round trips; at least two, and more where
     /// `max_drift_ppm` is large.
-    pub offer: Duration,
+    pub reservation: Duration,
     /// How long a voter leaves the holder of its vote in peace before it asks whether it is still
     /// there, once somebody waits. Some ten round trips.
     pub poke: Duration,
@@ -67,7 +67,7 @@ impl Timing {
             max_drift_ppm: 5_000,
             max_clock_skew: Duration::from_secs(5),
             round_trip: Duration::from_millis(10),
-            offer: Duration::from_millis(250),
+            reservation: Duration::from_millis(250),
             poke: Duration::from_millis(100),
         }
     }
@@ -80,7 +80,7 @@ impl Timing {
             max_drift_ppm: 5_000,
             max_clock_skew: Duration::from_secs(10),
             round_trip: Duration::from_millis(300),
-            offer: Duration::from_secs(3),
+            reservation: Duration::from_secs(3),
             poke: Duration::from_secs(3),
         }
     }
@@ -113,10 +113,10 @@ impl Timing {
         Duration::from_nanos(u64::try_from(grown).unwrap_or(u64::MAX))
     }
 
-    /// The shortest `offer` that a waiter can take up. It counts an offer from its own last stamp,
-    /// up to some 62 round trips before (rule 14), shortened by `max_drift`, while its clock may
-    /// be as much too fast; a round trip must be left of it, and one more.
-    fn min_offer(&self) -> Duration {
+    /// The shortest `reservation` that a waiter can take up. It counts a reservation from its own
+    /// last stamp, up to some 62 round trips before (rule 14), shortened by `max_drift`, while its
+    /// clock may be as much too fast; a round trip must be left of it, and one more.
+    fn min_reservation(&self) -> Duration {
         let drift = u128::from(nanos(self.round_trip)) * 125 * u128::from(self.max_drift_ppm);
         let drift = u64::try_from(drift / 1_000_000).unwrap_or(u64::MAX);
         self.round_trip
@@ -157,7 +157,12 @@ impl Timing {
                 Duration::from_millis(1),
                 self.max_ttl,
             ),
-            ("offer", self.offer, self.min_offer(), self.max_ttl),
+            (
+                "reservation",
+                self.reservation,
+                self.min_reservation(),
+                self.max_ttl,
+            ),
             ("poke", self.poke, self.round_trip, self.max_ttl),
         ];
         for (field, value, min, max) in bounds {
@@ -451,7 +456,7 @@ fn digest(members: &[NodeId], voters_per_key: usize, timing: &Timing) -> u64 {
         u64::from(timing.max_drift_ppm),
         nanos(timing.max_clock_skew),
         nanos(timing.round_trip),
-        nanos(timing.offer),
+        nanos(timing.reservation),
         nanos(timing.poke),
     ];
     for number in numbers {

@@ -67,12 +67,12 @@ impl LockRequest {
 
     /// Returns the guard as soon as the lock is held, however short its lease is by then.
     ///
-    /// A lock that others waited for is handed over for the `offer` of the voter set's timing (a
-    /// quarter of a second by default), and the first renewal makes a whole lease of that. Without
-    /// `eager` the guard is returned once a majority has confirmed that renewal: one round trip
-    /// later, and good for about its ttl. With it the guard is returned before; whoever then blocks
-    /// its thread, or is not run for as long as an offer, has lost the lock. A lock that nobody
-    /// else wants is granted for its whole ttl at once: there both are the same.
+    /// A lock that others waited for is handed over for the `reservation` of the voter set's timing
+    /// (a quarter of a second by default), and the first renewal makes a whole lease of that.
+    /// Without `eager` the guard is returned once a majority has confirmed that renewal: one round
+    /// trip later, and good for about its ttl. With it the guard is returned before; whoever then
+    /// blocks its thread, or is not run for as long as a reservation, has lost the lock. A lock
+    /// that nobody else wants is granted for its whole ttl at once: there both are the same.
     pub fn eager(mut self) -> Self {
         self.is_eager = true;
         self
@@ -87,7 +87,7 @@ impl LockRequest {
     /// Waits for its turn. Those who wait are served in the order of their epochs, and learn of
     /// their turn by a message. The guard is good for about its ttl when it is returned, unless it
     /// was asked for [`eager`](LockRequest::eager)ly. Where the lease is over before that is
-    /// confirmed (no majority answered for the length of an offer), it waits for another turn.
+    /// confirmed (no majority answered for the length of a reservation), it waits for another turn.
     ///
     /// # Cancel safety
     /// Dropping the future withdraws the claim, and releases what was granted by then.
@@ -144,7 +144,7 @@ impl LockRequest {
 
     /// Returns `Some(true)` once a majority has confirmed about the whole lease; at once if the
     /// caller does not want to wait for that. A lock that was won in contention is valid for the
-    /// span of an offer only, until its first renewal comes back. Returns `Some(false)` if the
+    /// span of a reservation only, until its first renewal comes back. Returns `Some(false)` if the
     /// lease was over before, and `None`, with the lease released, if `until` was.
     async fn is_whole(&self, lease: &Lease, until: Option<Instant>) -> Option<bool> {
         let whole = self.ttl * 2 / 3;

@@ -17,13 +17,14 @@ pub(crate) use patience::within;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The constants of [`Timing::lan`] with a short longest lease, so that a quarantine is over
-/// soon, and longer offers: who is granted a lock in its turn has it for no longer than an offer
-/// until the voters have heard that it has won, and a busy machine may stand still for a while.
+/// soon, and longer reservations: who is granted a lock in its turn has it for no longer than a
+/// reservation until the voters have heard that it has won, and a busy machine may stand still for
+/// a while.
 pub(crate) fn timing(max_ttl: Duration) -> Timing {
     Timing {
         max_ttl,
         max_clock_skew: Duration::from_millis(500).min(max_ttl),
-        offer: Duration::from_secs(1).min(max_ttl),
+        reservation: Duration::from_secs(1).min(max_ttl),
         ..Timing::lan()
     }
 }

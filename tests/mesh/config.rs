@@ -178,10 +178,10 @@ async fn the_shared_constants_stay_within_their_bounds() {
         ),
         (
             Timing {
-                offer: Duration::ZERO,
+                reservation: Duration::ZERO,
                 ..lan
             },
-            "offer is 0ns; it must be 26.25ms to 60s",
+            "reservation is 0ns; it must be 26.25ms to 60s",
         ),
         (
             Timing {

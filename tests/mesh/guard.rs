@@ -88,7 +88,7 @@ async fn a_lease_that_renews_itself_outlives_many_ttls_and_keeps_its_epoch() {
 }
 
 #[tokio::test]
-async fn a_lease_that_began_as_an_offer_soon_lasts_its_whole_ttl() {
+async fn a_lease_that_began_as_an_reservation_soon_lasts_its_whole_ttl() {
     let cluster = Cluster::start(3, Duration::from_secs(600)).await;
     let ttl = Duration::from_secs(500);
     let mut guard = cluster.nodes[0].lock("k").ttl(ttl).acquire().await.unwrap();
@@ -98,7 +98,10 @@ async fn a_lease_that_began_as_an_offer_soon_lasts_its_whole_ttl() {
         waits_for(&cluster, "k", 1).await;
         drop(guard);
         guard = within("the next", waiting).await.unwrap().unwrap();
-        until("it is more than an offer", || guard.remaining() > ttl / 2).await;
+        until("it is more than a reservation", || {
+            guard.remaining() > ttl / 2
+        })
+        .await;
         assert!(guard.remaining() <= ttl);
     }
 }

@@ -11,7 +11,7 @@ use crate::common::{Cluster, until, within};
 const MAX_TTL: Duration = Duration::from_secs(60);
 const TTL: Duration = Duration::from_secs(50);
 /// A voter gives its vote to the next in line for so long at first.
-const OFFER: Duration = Duration::from_secs(1);
+const RESERVATION: Duration = Duration::from_secs(1);
 
 /// Nothing that `mesh` says reaches the voters.
 fn mute(cluster: &Cluster, mesh: &Mesh) {
@@ -38,8 +38,9 @@ async fn guard_that_was_waited_for_lasts_its_ttl() {
     assert!(next.remaining() > TTL / 2, "{:?}", next.remaining());
 }
 
-/// Somebody who waited for a key and is granted it for the span of an offer, while nothing that it
-/// says is heard. A busy machine may let the offer run out before: then another key is asked for.
+/// Somebody who waited for a key and is granted it for the span of a reservation, while nothing
+/// that it says is heard. A busy machine may let the reservation run out before: then another key
+/// is asked for.
 async fn offered(
     cluster: &Cluster,
     client: &Mesh,
@@ -62,7 +63,7 @@ async fn offered(
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        if tokio::time::timeout(OFFER * 3, granted).await.is_ok() {
+        if tokio::time::timeout(RESERVATION * 3, granted).await.is_ok() {
             return waits;
         }
         waits.abort();
@@ -81,12 +82,12 @@ async fn eager_guard_is_returned_before_its_lease_is_confirmed() {
     let client = cluster.client("client").await;
     let waits = offered(&cluster, &client, LockRequest::eager).await;
     let next = within("its turn", waits).await.unwrap().unwrap();
-    assert!(next.remaining() <= OFFER, "{:?}", next.remaining());
-    within("the end of the offer", next.lost()).await;
+    assert!(next.remaining() <= RESERVATION, "{:?}", next.remaining());
+    within("the end of the reservation", next.lost()).await;
 }
 
 #[tokio::test]
-async fn acquire_waits_again_if_its_offer_runs_out() {
+async fn acquire_waits_again_if_its_reservation_runs_out() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let client = cluster.client("client").await;
     let waits = offered(&cluster, &client, |request| request).await;
@@ -102,7 +103,7 @@ async fn acquire_waits_again_if_its_offer_runs_out() {
 async fn lease_that_is_not_confirmed_in_time_is_an_error() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let client = cluster.client("client").await;
-    let waits = offered(&cluster, &client, |it| it.wait_at_most(OFFER * 6)).await;
+    let waits = offered(&cluster, &client, |it| it.wait_at_most(RESERVATION * 6)).await;
     let error = within("its end", waits).await.unwrap().unwrap_err();
     let is_expected = matches!(
         error,

@@ -457,7 +457,7 @@ fn largest_voter_set() -> Message {
         max_drift_ppm: u32::MAX,
         max_clock_skew: longest,
         round_trip: longest,
-        offer: longest,
+        reservation: longest,
         poke: longest,
     };
     Message::Described(Box::new(VoterSetDescription {

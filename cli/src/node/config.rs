@@ -56,7 +56,7 @@ struct TimingFile {
     max_drift_ppm: Option<u32>,
     max_clock_skew_ms: Option<u64>,
     round_trip_ms: Option<u64>,
-    offer_ms: Option<u64>,
+    reservation_ms: Option<u64>,
     poke_ms: Option<u64>,
 }
 
@@ -276,7 +276,7 @@ impl TimingFile {
             max_drift_ppm: self.max_drift_ppm.unwrap_or(preset.max_drift_ppm),
             max_clock_skew: span(self.max_clock_skew_ms, preset.max_clock_skew),
             round_trip: span(self.round_trip_ms, preset.round_trip),
-            offer: span(self.offer_ms, preset.offer),
+            reservation: span(self.reservation_ms, preset.reservation),
             poke: span(self.poke_ms, preset.poke),
         }
     }

@@ -126,9 +126,9 @@ fn a_value_out_of_its_bounds_is_refused_with_line_field_value_and_bound() {
     );
 
     let text = "node_id = \"n1\"\ninsecure_plaintext = true\n[timing]\noffer_ms = 1\n";
-    let said = refusal("offer", text);
+    let said = refusal("reservation", text);
     assert!(
-        said.contains("node.toml:4: offer is 1ms; it must be 26.25ms to 60s"),
+        said.contains("node.toml:4: reservation is 1ms; it must be 26.25ms to 60s"),
         "{said}"
     );
 

@@ -104,7 +104,7 @@ fn settings(seed: u64, algorithm: Algorithm) -> Settings {
         max_drift_ppm: 5_000,
         max_clock_skew: Duration::from_millis(500),
         round_trip: Duration::from_millis(10),
-        offer: Duration::from_millis(100),
+        reservation: Duration::from_millis(100),
         poke: Duration::from_millis(100),
     };
     Settings {

@@ -73,7 +73,7 @@ fn timing(it: &TimingMs) -> Vec<Bound> {
             it.round_trip_ms.max(1) * 10..=HOUR_MS,
         ),
         ("max_clock_skew_ms", it.max_clock_skew_ms, 1..=it.max_ttl_ms),
-        ("offer_ms", it.offer_ms, 1..=it.max_ttl_ms),
+        ("reservation_ms", it.reservation_ms, 1..=it.max_ttl_ms),
         ("poke_ms", it.poke_ms, 1..=it.max_ttl_ms),
     ]
 }

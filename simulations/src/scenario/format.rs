@@ -52,7 +52,7 @@ pub(super) struct TimingMs {
     pub(super) max_drift_ppm: u32,
     pub(super) max_clock_skew_ms: u64,
     pub(super) round_trip_ms: u64,
-    pub(super) offer_ms: u64,
+    pub(super) reservation_ms: u64,
     pub(super) poke_ms: u64,
 }
 

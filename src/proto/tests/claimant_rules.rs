@@ -193,9 +193,9 @@ fn rule_12_an_owner_that_was_asked_or_told_to_wait_tells_at_once() {
     }
 }
 
-/// Where the votes are offers there is little time.
+/// Where the votes are reservations there is little time.
 #[test]
-fn rule_12_an_owner_by_offers_renews_together_with_the_guard() {
+fn rule_12_an_owner_by_reservations_renews_together_with_the_guard() {
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
     asker.hears(110, "v1", voted(100, 300));
@@ -289,7 +289,7 @@ fn an_extension_holds_once_a_majority_has_promised_it() {
     assert_eq!(too_long, NOTHING);
 }
 
-/// An asker whose turn at `v1` is an offer from 100 on, while it waits at the others.
+/// An asker whose turn at `v1` is a reservation from 100 on, while it waits at the others.
 fn offered(ttl_ms: u64) -> Asker {
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
@@ -299,7 +299,7 @@ fn offered(ttl_ms: u64) -> Asker {
 
 /// Somebody waits behind it, so the voter tells it of its turn once more.
 #[test]
-fn rule_13_a_turn_of_which_half_an_offer_is_left_is_given_back() {
+fn rule_13_a_turn_of_which_half_an_reservation_is_left_is_given_back() {
     for (at_ms, is_given_back) in [(224, false), (225, true), (349, true)] {
         let mut asker = offered(250);
         for voter in ["v2", "v3"] {

@@ -112,7 +112,7 @@ fn rule_2_a_vote_that_is_not_counted_goes_to_the_earlier_claim() {
     booth.hears(0, &claim("b", 9, 1));
     booth.hears(1, &claim("a", 5, 1));
     let answer = booth.hears(2, &giving_back(claim("b", 9, 2)));
-    // An offer of 250 ms, counted from when `a` was heard.
+    // A reservation of 250 ms, counted from when `a` was heard.
     assert_eq!(answer, ["a Vote 1+251", "b Wait a e5 no"]);
     // The fence has not moved: `b` still waits with its epoch.
     assert_eq!(booth.fence(), 0);
@@ -193,8 +193,8 @@ fn rule_5_those_who_wait_are_served_in_the_order_of_epoch_then_claim() {
     for holder in ["a", "b", "c", "d"] {
         served.extend(booth.hears_release(2, &release(holder, false)));
     }
-    let offer = |name| format!("{name} Vote 1+251");
-    assert_eq!(served, ["b", "c", "d", "e"].map(offer));
+    let reservation = |name| format!("{name} Vote 1+251");
+    assert_eq!(served, ["b", "c", "d", "e"].map(reservation));
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn rule_5_only_a_newer_stamp_replaces_a_place_in_the_queue() {
     booth.hears(20, &with_ttl(claim("b", 6, 49), 200));
     booth.hears(20, &with_ttl(claim("b", 6, 50), 200));
     assert_eq!(booth.voter.waiters(), 1);
-    // Heard at 10 with the stamp 50; the offer ends at 280.
+    // Heard at 10 with the stamp 50; the reservation ends at 280.
     assert_eq!(
         booth.hears_release(30, &release("a", false)),
         ["b Vote 50+270"]
@@ -454,7 +454,7 @@ fn rule_8_f13_a_winner_that_was_not_heard_lately_is_called_silent() {
 }
 
 #[test]
-fn rule_9_a_vote_unasked_is_an_offer_and_won_makes_a_lease_of_it() {
+fn rule_9_a_vote_unasked_is_an_reservation_and_won_makes_a_lease_of_it() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 1, 1));
     booth.hears(100, &claim("b", 6, 40));
@@ -478,9 +478,9 @@ fn rule_9_a_vote_unasked_is_an_offer_and_won_makes_a_lease_of_it() {
     assert_eq!(booth.expires(), "410");
 }
 
-/// F9: a dead waiter costs those behind it an offer.
+/// F9: a dead waiter costs those behind it a reservation.
 #[test]
-fn rule_9_f9_an_offer_that_nobody_takes_is_over_soon() {
+fn rule_9_f9_an_reservation_that_nobody_takes_is_over_soon() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 1, 1));
     booth.hears(1, &claim("b", 6, 1));

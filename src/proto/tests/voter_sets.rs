@@ -117,7 +117,7 @@ fn a_change_of_any_constant_changes_the_digest() {
             ..lan
         },
         Timing {
-            offer: second,
+            reservation: second,
             ..lan
         },
         Timing {
@@ -207,12 +207,12 @@ fn each_constant_may_be_at_its_bounds_and_not_a_nanosecond_beyond() {
     let nano = Duration::from_nanos(1);
     type Set = fn(&mut Timing, Duration);
     let (sec, milli) = (Duration::from_secs, Duration::from_millis);
-    // With a drift of five in a thousand an offer must last 2.625 round trips.
-    let offer = Duration::from_micros(26_250);
+    // With a drift of five in a thousand a reservation must last 2.625 round trips.
+    let reservation = Duration::from_micros(26_250);
     let bounds: [(Set, Duration, Duration); 4] = [
         (|t, to| t.round_trip = to, Duration::from_micros(1), sec(10)),
         (|t, to| t.max_clock_skew = to, milli(1), sec(100)),
-        (|t, to| t.offer = to, offer, sec(100)),
+        (|t, to| t.reservation = to, reservation, sec(100)),
         (|t, to| t.poke = to, milli(10), sec(100)),
     ];
     for (set, min, max) in bounds {
@@ -220,7 +220,7 @@ fn each_constant_may_be_at_its_bounds_and_not_a_nanosecond_beyond() {
             let mut timing = lan;
             set(&mut timing, value);
             if timing.round_trip > lan.round_trip {
-                (timing.offer, timing.poke) = (sec(50), sec(50));
+                (timing.reservation, timing.poke) = (sec(50), sec(50));
             }
             takes(timing)
         };
@@ -232,7 +232,7 @@ fn each_constant_may_be_at_its_bounds_and_not_a_nanosecond_beyond() {
     let short = Timing {
         max_clock_skew: milli(1),
         round_trip: Duration::from_micros(1),
-        offer: milli(1),
+        reservation: milli(1),
         poke: milli(1),
         ..lan
     };
@@ -247,11 +247,11 @@ fn each_constant_may_be_at_its_bounds_and_not_a_nanosecond_beyond() {
 }
 
 #[test]
-fn clocks_may_drift_apart_by_a_fifth_where_offers_leave_room_for_it() {
-    let takes = |max_drift_ppm, offer| {
+fn clocks_may_drift_apart_by_a_fifth_where_reservations_leave_room_for_it() {
+    let takes = |max_drift_ppm, reservation| {
         let timing = Timing {
             max_drift_ppm,
-            offer: Duration::from_micros(offer),
+            reservation: Duration::from_micros(reservation),
             ..Timing::lan()
         };
         VoterSet::new(1, nodes(3), 3, timing).is_ok()

@@ -431,7 +431,7 @@ fn what_is_said_by_a_node_that_is_no_voter_of_the_key_changes_nothing() {
     assert!(to("v1", &sent)[0].1.starts_with("v1 Claim #1 w100"));
 }
 
-/// An offer is soon over: the claim asks again while there is time to renew it.
+/// A reservation is soon over: the claim asks again while there is time to renew it.
 #[test]
 fn rule_14_a_voter_whose_vote_is_short_is_asked_again_within_half_of_it() {
     let mut asker = Asker::new(3);
