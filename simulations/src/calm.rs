@@ -281,7 +281,7 @@ impl World {
         self.pass(20 * self.settings.round_trip());
         self.crash(holder);
         let timing = self.settings.timing;
-        let reservations = timing.reservation + timing.poke;
+        let reservations = timing.reservation + timing.holder_probe_interval;
         let bound =
             self.settings.at_most(timing.max_ttl + reservations) + 20 * self.settings.round_trip();
         self.expect_grant(second, Handover::DeadHolder, bound);
@@ -425,7 +425,7 @@ impl World {
         let timing = self.settings.timing;
         let bound = self
             .settings
-            .at_most(2 * timing.max_ttl + timing.reservation + timing.poke);
+            .at_most(2 * timing.max_ttl + timing.reservation + timing.holder_probe_interval);
         // Where the holder also votes a vote sleeps with it, and nothing is promised to the rival.
         // The same without a clock that the others need.
         let is_voter = self.laws.history.terms.voters[key].contains(&holder);
@@ -470,7 +470,7 @@ impl World {
         self.pause(hosts[0], 3 * lease);
         let bound = self
             .settings
-            .at_most(timing.max_ttl + timing.reservation + timing.poke)
+            .at_most(timing.max_ttl + timing.reservation + timing.holder_probe_interval)
             + 20 * self.settings.round_trip();
         while asked.len() > 1 && self.laws.violations.is_empty() {
             let begun = self.time;

@@ -170,7 +170,7 @@ impl World {
         self.settle();
     }
 
-    /// Rules 5 and 17: a release that nobody heard costs those that wait a `poke`.
+    /// Rules 5 and 17: a release that nobody heard costs those that wait a `holder_probe_interval`.
     fn play_lost_word(&mut self, key: KeyAt) {
         let hosts = self.start_rng.sample(self.hosts.len(), 2);
         let [holder, other] = hosts[..] else {
@@ -192,7 +192,8 @@ impl World {
         // A voter that heard the holder of late asks it when the waiter next speaks.
         let timing = &self.settings.timing;
         let pace = (timing.round_trip * 50).min(timing.max_ttl / 4);
-        let bound = self.settings.at_most(timing.poke + pace) + 4 * self.settings.round_trip();
+        let bound = self.settings.at_most(timing.holder_probe_interval + pace)
+            + 4 * self.settings.round_trip();
         self.expect_grant(second, Handover::Reborn, bound);
         self.let_go(other, second);
     }

@@ -96,7 +96,7 @@ impl Search {
             max_clock_skew: LEASE,
             round_trip: ROUND_TRIP,
             reservation: STEP,
-            poke: ROUND_TRIP,
+            holder_probe_interval: ROUND_TRIP,
         };
         let voter_set = VoterSet::new(1, ids[..VOTERS].to_vec(), VOTERS, timing);
         Self {

@@ -62,7 +62,7 @@ impl Cluster {
             max_clock_skew: Duration::from_millis(500),
             round_trip: Duration::from_millis(10),
             reservation: Duration::from_millis(250),
-            poke: Duration::from_millis(250),
+            holder_probe_interval: Duration::from_millis(250),
         };
         let voter_set = VoterSet::new(1, (0..NODES).map(id).collect(), NODES, timing).unwrap();
         let mut cluster = Self {

@@ -115,7 +115,7 @@ fn settings(members: usize, span: u64) -> Settings {
             max_clock_skew: Duration::from_millis(500),
             round_trip: Duration::from_millis(10),
             reservation: Duration::from_millis(250),
-            poke: Duration::from_millis(250),
+            holder_probe_interval: Duration::from_millis(250),
         },
         pace: Pace::Kept,
         wall_off_max_ms: 0,

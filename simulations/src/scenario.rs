@@ -307,7 +307,7 @@ fn timing_of(it: &TimingMs) -> Timing {
         max_clock_skew: Duration::from_millis(it.max_clock_skew_ms),
         round_trip: Duration::from_millis(it.round_trip_ms),
         reservation: Duration::from_millis(it.reservation_ms),
-        poke: Duration::from_millis(it.poke_ms),
+        holder_probe_interval: Duration::from_millis(it.holder_probe_interval_ms),
     }
 }
 

@@ -328,7 +328,7 @@ fn draw_other_set(
     }
     let least = (timing.round_trip * 10)
         .max(other.reservation)
-        .max(other.poke);
+        .max(other.holder_probe_interval);
     other.max_ttl = other.max_ttl.max(least);
     let skew = timing.max_clock_skew * rng.between(1, 4) as u32 / 2;
     other.max_clock_skew = skew.max(Duration::from_millis(1)).min(other.max_ttl);
@@ -370,14 +370,14 @@ fn draw_timing(rng: &mut Rng, round_trip: u64) -> Timing {
     // than sixty round trips old.
     let reservation_min = if max_drift_ppm == 50_000 { 10 } else { 5 };
     let reservation = (round_trip * rng.between(reservation_min, 15)).min(max_ttl);
-    let poke = (round_trip * rng.between(5, 15)).min(max_ttl);
+    let holder_probe_interval = (round_trip * rng.between(5, 15)).min(max_ttl);
     Timing {
         max_ttl: Duration::from_nanos(max_ttl),
         max_drift_ppm,
         max_clock_skew: Duration::from_millis(skew / MILLISECOND),
         round_trip: Duration::from_nanos(round_trip),
         reservation: Duration::from_nanos(reservation),
-        poke: Duration::from_nanos(poke),
+        holder_probe_interval: Duration::from_nanos(holder_probe_interval),
     }
 }
 

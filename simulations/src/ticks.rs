@@ -59,8 +59,8 @@ impl World {
                 return;
             };
             // Three repeats take 14, and the next two 16 and 32 more; by one of them its owner was
-            // not heard for `poke`.
-            let bound = timing.poke.as_nanos() as u64 + 64 * round_trip;
+            // not heard for `holder_probe_interval`.
+            let bound = timing.holder_probe_interval.as_nanos() as u64 + 64 * round_trip;
             let told = |world: &Self| world.probed.get(&second) != Some(&Status::Waits);
             let took = self
                 .run_until(begun + bound, told)

@@ -123,7 +123,9 @@ impl World {
     fn hand_over(&mut self, key: KeyAt, first: HostAt, second: HostAt) {
         // A voter that cannot be heard may have to let a reservation run out.
         let timing = self.settings.timing;
-        let reservations = self.settings.at_most(timing.reservation + timing.poke);
+        let reservations = self
+            .settings
+            .at_most(timing.reservation + timing.holder_probe_interval);
         let bound = reservations + 20 * self.settings.round_trip();
         let Some(one) = self.probe(first, self.wish(key)) else {
             return;

@@ -14,7 +14,7 @@ round_trip_ms = 10
 max_ttl_ms = 2000
 max_clock_skew_ms = 500
 reservation_ms = 100
-poke_ms = 100
+holder_probe_interval_ms = 100
 [network]
 loss_percent = 2
 delay_us_min = 1000

@@ -205,7 +205,11 @@ fn of_timing(its: &Timing, mine: &Timing) -> impl Iterator<Item = Difference> {
         ("max_clock_skew", its.max_clock_skew, mine.max_clock_skew),
         ("round_trip", its.round_trip, mine.round_trip),
         ("reservation", its.reservation, mine.reservation),
-        ("poke", its.poke, mine.poke),
+        (
+            "holder_probe_interval",
+            its.holder_probe_interval,
+            mine.holder_probe_interval,
+        ),
     ];
     let differ = spans.into_iter().filter(|(_, its, mine)| its != mine);
     differ.map(|(field, its, mine)| Difference::Span { field, its, mine })

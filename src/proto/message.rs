@@ -124,11 +124,12 @@ pub struct SessionId {
 pub enum HolderWon {
     /// It has not said so, and was heard not long ago.
     No,
-    /// It has not said so, and was not heard for `poke`: it may have won all the same.
+    /// It has not said so, and was not heard for `holder_probe_interval`: it may have won all the
+    /// same.
     Unheard,
     /// It has, and was heard not long ago.
     Yes,
-    /// It has, but was not heard for `poke`.
+    /// It has, but was not heard for `holder_probe_interval`.
     Silent,
 }
 

@@ -101,9 +101,9 @@ impl GivenVote {
         }
     }
 
-    /// Whether its holder was not asked within the last `poke`.
-    pub(crate) fn is_rested(&self, now: Instant, poke: Duration) -> bool {
-        self.asked == Instant::FAR || now.since(self.asked) >= poke
+    /// Whether its holder was not asked within the last `holder_probe_interval`.
+    pub(crate) fn is_rested(&self, now: Instant, holder_probe_interval: Duration) -> bool {
+        self.asked == Instant::FAR || now.since(self.asked) >= holder_probe_interval
     }
 
     pub(crate) fn note_asked(&mut self, now: Instant) {

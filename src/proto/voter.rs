@@ -467,7 +467,7 @@ impl Voter {
 
     /// Rule 1, for the claim that has the vote, and rule 18.
     fn renew(&mut self, now: Now, at: SlotAt, entry: &Heard, join: bool, out: &mut Effects) {
-        let poke = self.voter_set.timing().poke;
+        let holder_probe_interval = self.voter_set.timing().holder_probe_interval;
         let Some(slot) = self.slots.get_mut(at) else {
             return;
         };
@@ -495,7 +495,7 @@ impl Voter {
         let covered = self.sessions.name_of(now, slot.vote.session);
         send_vote(slot, covered, false, out);
         if entry.won {
-            learn_won(now, slot, poke, out);
+            learn_won(now, slot, holder_probe_interval, out);
         }
     }
 
@@ -515,8 +515,8 @@ impl Voter {
             return;
         };
         if let Some(ahead) = slot.queue().iter().position(|waiter| waiter.claim == claim) {
-            let poke = self.voter_set.timing().poke;
-            send_wait(now, slot, (&claim, ahead), poke, out);
+            let holder_probe_interval = self.voter_set.timing().holder_probe_interval;
+            send_wait(now, slot, (&claim, ahead), holder_probe_interval, out);
         }
     }
 
@@ -530,7 +530,7 @@ impl Voter {
             slot.remove_waiter(&entry.claim);
             return send_stale(&entry, slot.fence, out);
         }
-        let poke = self.voter_set.timing().poke;
+        let holder_probe_interval = self.voter_set.timing().holder_probe_interval;
         let claim = entry.claim.clone();
         let left_out = slot.make_room(&entry, self.limits.waiters_max);
         let is_left_out = left_out.as_ref().is_some_and(|it| it.claim == claim);
@@ -541,12 +541,18 @@ impl Voter {
         }
         if !is_left_out {
             let ahead = slot.enqueue(entry);
-            send_wait(now, slot, (&claim, ahead), poke, out);
+            send_wait(now, slot, (&claim, ahead), holder_probe_interval, out);
         } else if entry.is_try {
-            send_wait(now, slot, (&claim, slot.queue().len()), poke, out);
+            send_wait(
+                now,
+                slot,
+                (&claim, slot.queue().len()),
+                holder_probe_interval,
+                out,
+            );
         }
-        let silent = now.mono.since(slot.vote.heard) >= poke;
-        let rested = slot.vote.is_rested(now.mono, poke);
+        let silent = now.mono.since(slot.vote.heard) >= holder_probe_interval;
+        let rested = slot.vote.is_rested(now.mono, holder_probe_interval);
         let asks = !mistaken!(HolderNotAsked);
         if asks && (!slot.vote.won || silent) && rested || slot.wants_back() {
             slot.vote.note_asked(now.mono);
@@ -557,7 +563,7 @@ impl Voter {
 
     /// Rules 3 and 4, for a claim that comes while no vote is out, and rule 18.
     fn vote_for_first(&mut self, now: Now, key: &Key, entry: Heard, join: bool, out: &mut Effects) {
-        let poke = self.voter_set.timing().poke;
+        let holder_probe_interval = self.voter_set.timing().holder_probe_interval;
         let fence = self.floors[floor_of(key, self.floors.len())];
         if entry.is_below(fence) {
             return send_stale(&entry, fence, out);
@@ -574,7 +580,7 @@ impl Voter {
         let covered = self.sessions.name_of(now, slot.vote.session);
         send_vote(slot, covered, false, out);
         if slot.vote.won {
-            learn_won(now, slot, poke, out);
+            learn_won(now, slot, holder_probe_interval, out);
         }
     }
 
@@ -591,9 +597,9 @@ impl Voter {
     /// Rule 9: clears the vote that is out and votes for the head of the queue. Where nobody
     /// waits the slot goes, and its floor keeps the fence.
     fn vote_for_head(&mut self, now: Now, at: SlotAt, out: &mut Effects) {
-        let (reservation, poke) = (
+        let (reservation, holder_probe_interval) = (
             self.voter_set.timing().reservation,
-            self.voter_set.timing().poke,
+            self.voter_set.timing().holder_probe_interval,
         );
         let Some(slot) = self.slots.get_mut(at) else {
             return;
@@ -634,7 +640,7 @@ impl Voter {
         };
         send_vote(slot, None, false, out);
         if slot.vote.won {
-            learn_won(now, slot, poke, out);
+            learn_won(now, slot, holder_probe_interval, out);
         }
     }
 

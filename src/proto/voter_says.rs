@@ -27,7 +27,12 @@ pub(crate) fn is_gone(now: Now, waiter: &Heard, dead: &BTreeSet<NodeId>) -> bool
 
 /// Rule 8: the claim that has the vote has won. Those that can no longer win are told at once,
 /// and so are those that would rather not wait.
-pub(crate) fn learn_won(now: Now, slot: &mut Slot, poke: Duration, out: &mut Effects) {
+pub(crate) fn learn_won(
+    now: Now,
+    slot: &mut Slot,
+    holder_probe_interval: Duration,
+    out: &mut Effects,
+) {
     if !mistaken!(FenceNotRaisedOnWin) {
         slot.raise_fence(slot.vote.epoch);
     }
@@ -40,7 +45,13 @@ pub(crate) fn learn_won(now: Now, slot: &mut Slot, poke: Duration, out: &mut Eff
         .into_iter()
         .enumerate()
     {
-        send_wait(now, slot, (&waiter.claim, ahead), poke, out);
+        send_wait(
+            now,
+            slot,
+            (&waiter.claim, ahead),
+            holder_probe_interval,
+            out,
+        );
     }
 }
 
@@ -64,11 +75,11 @@ pub(crate) fn send_wait(
     now: Now,
     slot: &Slot,
     (claim, ahead): (&ClaimId, usize),
-    poke: Duration,
+    holder_probe_interval: Duration,
     out: &mut Effects,
 ) {
     let holder = &slot.vote;
-    let silent = now.mono.since(holder.heard) >= poke;
+    let silent = now.mono.since(holder.heard) >= holder_probe_interval;
     let wait = Wait {
         key: slot.key.clone(),
         claim: claim.clone(),

@@ -55,7 +55,7 @@ pub struct Timing {
     pub reservation: Duration,
     /// How long a voter leaves the holder of its vote in peace before it asks whether it is still
     /// there, once somebody waits. Some ten round trips.
-    pub poke: Duration,
+    pub holder_probe_interval: Duration,
 }
 
 impl Timing {
@@ -68,7 +68,7 @@ impl Timing {
             max_clock_skew: Duration::from_secs(5),
             round_trip: Duration::from_millis(10),
             reservation: Duration::from_millis(250),
-            poke: Duration::from_millis(100),
+            holder_probe_interval: Duration::from_millis(100),
         }
     }
 
@@ -81,7 +81,7 @@ impl Timing {
             max_clock_skew: Duration::from_secs(10),
             round_trip: Duration::from_millis(300),
             reservation: Duration::from_secs(3),
-            poke: Duration::from_secs(3),
+            holder_probe_interval: Duration::from_secs(3),
         }
     }
 
@@ -163,7 +163,12 @@ impl Timing {
                 self.min_reservation(),
                 self.max_ttl,
             ),
-            ("poke", self.poke, self.round_trip, self.max_ttl),
+            (
+                "holder_probe_interval",
+                self.holder_probe_interval,
+                self.round_trip,
+                self.max_ttl,
+            ),
         ];
         for (field, value, min, max) in bounds {
             if value < min || value > max {
@@ -457,7 +462,7 @@ fn digest(members: &[NodeId], voters_per_key: usize, timing: &Timing) -> u64 {
         nanos(timing.max_clock_skew),
         nanos(timing.round_trip),
         nanos(timing.reservation),
-        nanos(timing.poke),
+        nanos(timing.holder_probe_interval),
     ];
     for number in numbers {
         hash = fnv(hash, &number.to_le_bytes());

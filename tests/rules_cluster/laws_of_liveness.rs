@@ -244,9 +244,9 @@ fn l3_f9_dead_waiters_cost_an_reservation_each() {
     assert!(took <= ms(2 * 250 + 50), "{took:?}");
 }
 
-/// F12: and a lost `Release` costs a `poke`.
+/// F12: and a lost `Release` costs a `holder_probe_interval`.
 #[test]
-fn l3_f12_a_lost_release_delays_the_next_by_a_poke() {
+fn l3_f12_a_lost_release_delays_the_next_by_a_holder_probe_interval() {
     let mut net = Net::new(3, 3, 2);
     let holder = net.acquire(3, "k", ms(30_000));
     net.run_for(ms(50));

@@ -458,7 +458,7 @@ fn largest_voter_set() -> Message {
         max_clock_skew: longest,
         round_trip: longest,
         reservation: longest,
-        poke: longest,
+        holder_probe_interval: longest,
     };
     Message::Described(Box::new(VoterSetDescription {
         voters_per_key: u32::MAX,

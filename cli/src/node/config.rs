@@ -57,7 +57,7 @@ struct TimingFile {
     max_clock_skew_ms: Option<u64>,
     round_trip_ms: Option<u64>,
     reservation_ms: Option<u64>,
-    poke_ms: Option<u64>,
+    holder_probe_interval_ms: Option<u64>,
 }
 
 /// The settings that a client beside a mesh needs to meet it.
@@ -277,7 +277,10 @@ impl TimingFile {
             max_clock_skew: span(self.max_clock_skew_ms, preset.max_clock_skew),
             round_trip: span(self.round_trip_ms, preset.round_trip),
             reservation: span(self.reservation_ms, preset.reservation),
-            poke: span(self.poke_ms, preset.poke),
+            holder_probe_interval: span(
+                self.holder_probe_interval_ms,
+                preset.holder_probe_interval,
+            ),
         }
     }
 }

@@ -105,7 +105,7 @@ fn settings(seed: u64, algorithm: Algorithm) -> Settings {
         max_clock_skew: Duration::from_millis(500),
         round_trip: Duration::from_millis(10),
         reservation: Duration::from_millis(100),
-        poke: Duration::from_millis(100),
+        holder_probe_interval: Duration::from_millis(100),
     };
     Settings {
         seed,

@@ -74,7 +74,11 @@ fn timing(it: &TimingMs) -> Vec<Bound> {
         ),
         ("max_clock_skew_ms", it.max_clock_skew_ms, 1..=it.max_ttl_ms),
         ("reservation_ms", it.reservation_ms, 1..=it.max_ttl_ms),
-        ("poke_ms", it.poke_ms, 1..=it.max_ttl_ms),
+        (
+            "holder_probe_interval_ms",
+            it.holder_probe_interval_ms,
+            1..=it.max_ttl_ms,
+        ),
     ]
 }
 

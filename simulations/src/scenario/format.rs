@@ -53,7 +53,7 @@ pub(super) struct TimingMs {
     pub(super) max_clock_skew_ms: u64,
     pub(super) round_trip_ms: u64,
     pub(super) reservation_ms: u64,
-    pub(super) poke_ms: u64,
+    pub(super) holder_probe_interval_ms: u64,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]

@@ -68,8 +68,9 @@ fn key() -> Key {
     Key::new("k").unwrap()
 }
 
-/// Ten milliseconds for a round trip, a hundred for `poke`, 250 for a reservation, `max_ttl` of 30
-/// s, a skew of 5 s, and one per cent of drift: a ttl of 10,000 ms counts for 9,900.
+/// Ten milliseconds for a round trip, a hundred for `holder_probe_interval`, 250 for a reservation,
+/// `max_ttl` of 30 s, a skew of 5 s, and one per cent of drift: a ttl of 10,000 ms counts for
+/// 9,900.
 fn timing() -> Timing {
     Timing {
         max_drift_ppm: 10_000,

@@ -31,7 +31,7 @@ fn l5_who_waited_and_left_leaves_nothing_behind() {
 }
 
 #[test]
-fn rule_5_holder_not_heard_for_poke_is_unheard() {
+fn rule_5_holder_not_heard_for_holder_probe_interval_is_unheard() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 5, 1));
     assert_eq!(booth.hears(99, &claim("b", 9, 1))[0], "b Wait a e5 no");

@@ -224,9 +224,9 @@ fn rule_5_won_sticks_in_the_queue_and_comes_first() {
     assert_eq!(answer, ["c Vote 5+10002", "b Stale e9"]);
 }
 
-/// F12: a lost `Release` costs one `poke`, not a lease.
+/// F12: a lost `Release` costs one `holder_probe_interval`, not a lease.
 #[test]
-fn rule_5_f12_a_holder_that_has_not_won_is_asked_once_within_poke() {
+fn rule_5_f12_a_holder_that_has_not_won_is_asked_once_within_holder_probe_interval() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 1, 1));
     let first = booth.hears(10, &claim("b", 6, 1));
@@ -249,8 +249,8 @@ fn rule_5_a_holder_that_has_won_is_asked_only_when_it_is_silent() {
     assert_eq!(booth.hears(170, &claim("b", 6, 4)), ["b Wait a e1 yes"]);
 }
 
-/// Also within `poke`, and always with `ask`: the one `ask` before may have been lost, and a
-/// holder that has won answers to nothing else.
+/// Also within `holder_probe_interval`, and always with `ask`: the one `ask` before may have been
+/// lost, and a holder that has won answers to nothing else.
 #[test]
 fn rule_5_a_holder_behind_an_earlier_claim_is_always_asked_to_give_back() {
     let mut booth = Booth::new();

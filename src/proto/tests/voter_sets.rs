@@ -121,7 +121,7 @@ fn a_change_of_any_constant_changes_the_digest() {
             ..lan
         },
         Timing {
-            poke: second,
+            holder_probe_interval: second,
             ..lan
         },
     ];
@@ -213,14 +213,14 @@ fn each_constant_may_be_at_its_bounds_and_not_a_nanosecond_beyond() {
         (|t, to| t.round_trip = to, Duration::from_micros(1), sec(10)),
         (|t, to| t.max_clock_skew = to, milli(1), sec(100)),
         (|t, to| t.reservation = to, reservation, sec(100)),
-        (|t, to| t.poke = to, milli(10), sec(100)),
+        (|t, to| t.holder_probe_interval = to, milli(10), sec(100)),
     ];
     for (set, min, max) in bounds {
         let with = |value| {
             let mut timing = lan;
             set(&mut timing, value);
             if timing.round_trip > lan.round_trip {
-                (timing.reservation, timing.poke) = (sec(50), sec(50));
+                (timing.reservation, timing.holder_probe_interval) = (sec(50), sec(50));
             }
             takes(timing)
         };
@@ -233,7 +233,7 @@ fn each_constant_may_be_at_its_bounds_and_not_a_nanosecond_beyond() {
         max_clock_skew: milli(1),
         round_trip: Duration::from_micros(1),
         reservation: milli(1),
-        poke: milli(1),
+        holder_probe_interval: milli(1),
         ..lan
     };
     for (max_ttl, is_taken) in [
