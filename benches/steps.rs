@@ -198,7 +198,7 @@ mod claimant {
             let vote = Vote {
                 key: claim.key,
                 claim: claim.claim,
-                stamp: claim.stamp,
+                sent_at: claim.sent_at,
                 ttl: claim.ttl,
                 back: false,
                 ask: false,
@@ -295,7 +295,7 @@ fn claim(number: u64) -> Claim {
         },
         epoch: Epoch::new(Epoch::limit(now(), Duration::ZERO).get() + number),
         ttl: TTL,
-        stamp: Instant::ZERO.after(Duration::from_secs(1)),
+        sent_at: Instant::ZERO.after(Duration::from_secs(1)),
         since: Instant::ZERO,
         won: false,
         is_try: false,

@@ -61,7 +61,7 @@ fn claim(n: u64) -> Result<Claim, Box<dyn std::error::Error>> {
         claim,
         epoch: Epoch::at_wall_ms(1_000_000),
         ttl: Duration::from_secs(60),
-        stamp: at(n / 100).mono,
+        sent_at: at(n / 100).mono,
         since: Instant::ZERO,
         won: true,
         is_try: false,

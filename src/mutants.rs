@@ -90,7 +90,7 @@ pub enum Mutant {
     /// A voter that was restarted with a shorter `max_ttl` waits for that alone, and votes while
     /// its peers vote in another voter set.
     OtherSetIgnored,
-    /// A claim that gives nothing back gives back a vote with the stamp that it names.
+    /// A claim that gives nothing back gives back a vote with the send time that it names.
     SinceNotAfter,
     /// A waiter that withdraws stays in the queue.
     WaitersNotReleased,
@@ -113,7 +113,7 @@ pub enum Mutant {
     /// A waiter that gossip calls dead loses its place at once.
     DeadWaitersGoAtOnce,
     /// How long ago a waiter was heard is judged by its own clock.
-    GoneByTheirStamp,
+    GoneByTheirSentAt,
     /// A claim that says that it has won leaves the fence where it was.
     FenceNotRaisedOnWin,
     /// Those that would rather not wait are not told that another has won.
@@ -232,7 +232,7 @@ impl Mutant {
         Self::StaleUntold,
         Self::FenceNotCarried,
         Self::DeadWaitersGoAtOnce,
-        Self::GoneByTheirStamp,
+        Self::GoneByTheirSentAt,
         Self::FenceNotRaisedOnWin,
         Self::TriesUntold,
         Self::NeverAskedBack,

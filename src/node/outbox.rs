@@ -131,7 +131,7 @@ mod tests {
             claim,
             epoch: Epoch::new(1),
             ttl: Duration::from_secs(1),
-            stamp: Instant::ZERO,
+            sent_at: Instant::ZERO,
             since: Instant::ZERO,
             won: false,
             is_try: true,

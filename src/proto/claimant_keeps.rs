@@ -109,7 +109,7 @@ impl Claimant {
         let paces = (claim.ttl, claim.renew_every);
         let link = session.and_then(|it| self.links.meet(now, voter, it, paces));
         if let Some(link) = link {
-            self.links.join(link, claim.id.seq, claim.stamp_of(at));
+            self.links.join(link, claim.id.seq, claim.sent_at_of(at));
         }
         if let Some(last) = claim.cover(at, link) {
             self.links.leave(last, claim.id.seq);

@@ -29,12 +29,12 @@ struct Link {
     ttl: Duration,
     /// How long after one `KeepAlive` the next goes out.
     every: Duration,
-    /// The newest that the voter has promised: a stamp, and how long from there.
+    /// The newest that the voter has promised: a send time, and how long from there.
     kept: Option<(Instant, Duration)>,
-    /// When that came from: the stamp, or that of the oldest vote while it was not kept yet.
+    /// When that came from: the send time, or that of the oldest vote while it was not kept yet.
     kept_since: Instant,
-    last_stamp: Instant,
-    /// How far a stamp was ever ahead of the clock.
+    last_sent_at: Instant,
+    /// How far a send time was ever ahead of the clock.
     ahead: Duration,
     /// How often it was sent without an answer.
     unanswered: u32,
@@ -86,7 +86,7 @@ impl Links {
             every,
             kept: None,
             kept_since: now.mono,
-            last_stamp: Instant::ZERO,
+            last_sent_at: Instant::ZERO,
             ahead: Duration::ZERO,
             unanswered: 0,
             due: now.mono,
@@ -103,13 +103,13 @@ impl Links {
         link.is_some_and(|link| link.session == session)
     }
 
-    /// A claim is covered from now on, by a vote with this stamp.
-    pub(crate) fn join(&mut self, number: LinkNo, seq: u64, stamp: Option<Instant>) {
+    /// A claim is covered from now on, by a vote with this send time.
+    pub(crate) fn join(&mut self, number: LinkNo, seq: u64, sent_at: Option<Instant>) {
         if let Some(link) = self.living.get_mut(&number) {
             link.covered.add(seq);
             // Until it is kept, a lease that it covers is known to last from its vote only.
-            if let (None, Some(stamp)) = (link.kept, stamp) {
-                link.kept_since = link.kept_since.min(stamp);
+            if let (None, Some(sent_at)) = (link.kept, sent_at) {
+                link.kept_since = link.kept_since.min(sent_at);
             }
         }
     }
@@ -164,20 +164,20 @@ impl Links {
         let Some(link) = self.living.get_mut(&number) else {
             return News::None;
         };
-        let is_newest = link.kept.is_none() || msg.stamp >= link.kept_since;
-        if msg.stamp > link.last_stamp || !is_newest {
+        let is_newest = link.kept.is_none() || msg.sent_at >= link.kept_since;
+        if msg.sent_at > link.last_sent_at || !is_newest {
             return News::None;
         }
         let from = match mistaken!(KeptFromReceipt) {
             true => now.mono,
-            false => msg.stamp,
+            false => msg.sent_at,
         };
         let unseen = now.mono.since(link.kept_since) + link.every;
         link.kept = Some((from, ttl));
-        link.kept_since = msg.stamp;
+        link.kept_since = msg.sent_at;
         link.doubted = msg.lacks;
         link.unanswered = 0;
-        link.due = link.due.max(msg.stamp.after(link.every));
+        link.due = link.due.max(msg.sent_at.after(link.every));
         if unseen > link.ttl / 6 * 5 && !mistaken!(LateKeptUnseen) {
             News::Late
         } else {
@@ -264,18 +264,20 @@ impl Links {
 impl Link {
     /// Counted from when it was asked, as a vote is, by the slowest clock that the voter may have.
     fn end(&self, voter_set: &VoterSet) -> Option<Instant> {
-        let (stamp, ttl) = self.kept?;
-        let end = stamp.after(voter_set.timing().at_least(ttl));
+        let (sent_at, ttl) = self.kept?;
+        let end = sent_at.after(voter_set.timing().at_least(ttl));
         Some(end.before(self.ahead))
     }
 
     fn send(&mut self, now: Now, voter_set: &VoterSet, jitter: &mut Jitter, out: &mut Effects) {
-        let stamp = now.mono.max(self.last_stamp.after(Duration::from_nanos(1)));
-        self.ahead = self.ahead.max(stamp.since(now.mono));
-        self.last_stamp = stamp;
+        let sent_at = now
+            .mono
+            .max(self.last_sent_at.after(Duration::from_nanos(1)));
+        self.ahead = self.ahead.max(sent_at.since(now.mono));
+        self.last_sent_at = sent_at;
         let keep = KeepAlive {
             session: self.session,
-            stamp,
+            sent_at,
             covered: self.covered,
         };
         out.send(&self.voter, Message::KeepAlive(Box::new(keep)));

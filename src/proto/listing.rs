@@ -88,7 +88,7 @@ mod tests {
                 },
                 epoch: Epoch::new(seq),
                 ttl: Duration::from_secs(5),
-                stamp: now.mono,
+                sent_at: now.mono,
                 since: Instant::ZERO,
                 won: true,
                 is_try: false,

@@ -78,8 +78,8 @@ pub struct Claim {
     /// For how long it wants the vote.
     pub ttl: Duration,
     /// The claimant's own clock when it sent this; a voter only echoes it.
-    pub stamp: Instant,
-    /// "I count no vote of yours whose stamp is before this."
+    pub sent_at: Instant,
+    /// "I count no vote of yours whose send time is before this."
     pub since: Instant,
     /// Whether the claim has a majority.
     pub won: bool,
@@ -91,16 +91,16 @@ pub struct Claim {
     pub outlives: bool,
 }
 
-/// "You have my vote until `ttl` after `stamp`."
+/// "You have my vote until `ttl` after `sent_at`."
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Vote {
     /// What the claim is on.
     pub key: Key,
     /// The claim that has the vote.
     pub claim: ClaimId,
-    /// The newest stamp of the claimant that the voter has heard.
-    pub stamp: Instant,
-    /// From that stamp on.
+    /// The newest send time of the claimant that the voter has heard.
+    pub sent_at: Instant,
+    /// From that send time on.
     pub ttl: Duration,
     /// An earlier claim waits: give it back unless you have won.
     pub back: bool,
@@ -200,19 +200,19 @@ pub struct KeepAlive {
     /// The session, as a `Vote` has named it.
     pub session: SessionId,
     /// The claimant's own clock when it sent this; a voter only echoes it.
-    pub stamp: Instant,
+    pub sent_at: Instant,
     /// The claims that the claimant knows to be covered.
     pub covered: Digest,
 }
 
-/// "All votes that this session covers last until `ttl` after `stamp`."
+/// "All votes that this session covers last until `ttl` after `sent_at`."
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Kept {
     /// The session.
     pub session: SessionId,
-    /// The newest stamp of a [`KeepAlive`] that the voter has heard for it.
-    pub stamp: Instant,
-    /// From that stamp on; `None`: the session is over for good.
+    /// The newest send time of a [`KeepAlive`] that the voter has heard for it.
+    pub sent_at: Instant,
+    /// From that send time on; `None`: the session is over for good.
     pub ttl: Option<Duration>,
     /// Where the voter covers fewer claims than the claimant believes.
     pub lacks: Parts,

@@ -29,9 +29,9 @@ pub(crate) enum Answer {
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(super) struct Ballot {
     pub(super) voter: NodeId,
-    /// Votes with an older stamp do not count: the voter was told so.
+    /// Votes with an older send time do not count: the voter was told so.
     since: Instant,
-    /// The newest vote that counts: its stamp, and how long from there.
+    /// The newest vote that counts: its send time, and how long from there.
     pub(super) vote: Option<(Instant, Duration)>,
     /// The session that covers the vote.
     pub(super) link: Option<LinkNo>,
@@ -71,7 +71,7 @@ pub(crate) struct Held {
     pub(crate) end: Instant,
     /// Whether all voters were told that it has won.
     pub(crate) told: bool,
-    /// The stamp of the last message that went to all voters.
+    /// The send time of the last message that went to all voters.
     pub(super) round: Instant,
     /// When the next such message goes out.
     pub(super) next_round: Instant,
@@ -102,9 +102,9 @@ pub(crate) struct OwnClaim {
     /// How long after one renewal the next goes out.
     pub(crate) renew_every: Duration,
     pub(super) ballots: Vec<Ballot>,
-    pub(super) last_stamp: Instant,
-    /// How far a stamp was ever ahead of the clock: two stamps of one instant must differ. The
-    /// lease is counted so much shorter.
+    pub(super) last_sent_at: Instant,
+    /// How far a send time was ever ahead of the clock: two send times of one instant must differ.
+    /// The lease is counted so much shorter.
     pub(super) ahead: Duration,
     /// How often it was sent to all voters again.
     repeats: u32,
@@ -151,7 +151,7 @@ impl OwnClaim {
             outlives: request.outlives && !request.renews,
             renew_every: renew_every.map_or(third, |every| every.min(request.ttl / 2)),
             ballots: ballots.collect(),
-            last_stamp: Instant::ZERO,
+            last_sent_at: Instant::ZERO,
             ahead: Duration::ZERO,
             repeats: 0,
             next_repeat: Instant::FAR,
@@ -188,8 +188,8 @@ impl OwnClaim {
     /// Whether a vote is the one that counts already, told once more, and half a reservation is
     /// left of it at the most. Such a turn is better given back than let run out.
     pub(crate) fn runs_out(&self, now: Now, at: usize, vote: &Vote, voter_set: &VoterSet) -> bool {
-        let remains = vote.stamp.after(vote.ttl).since(now.mono);
-        let is_same = self.ballots[at].vote == Some((vote.stamp, vote.ttl));
+        let remains = vote.sent_at.after(vote.ttl).since(now.mono);
+        let is_same = self.ballots[at].vote == Some((vote.sent_at, vote.ttl));
         is_same && remains <= voter_set.timing().reservation / 2
     }
 
@@ -203,16 +203,19 @@ impl OwnClaim {
     /// Rule 10: keeps the newest vote that counts. Answers whether this one does.
     pub(crate) fn count(&mut self, now: Now, at: usize, vote: &Vote) -> Counted {
         let ballot = &mut self.ballots[at];
-        let given_back = vote.stamp < ballot.since && !mistaken!(GivenBackVotesCount);
-        if given_back || vote.stamp > self.last_stamp {
+        let given_back = vote.sent_at < ballot.since && !mistaken!(GivenBackVotesCount);
+        if given_back || vote.sent_at > self.last_sent_at {
             return Counted::No;
         }
-        if ballot.vote.is_some_and(|(stamp, _)| vote.stamp < stamp) {
+        if ballot
+            .vote
+            .is_some_and(|(sent_at, _)| vote.sent_at < sent_at)
+        {
             return Counted::Older;
         }
         let from = match mistaken!(ValidFromReceipt) {
             true => now.mono,
-            false => vote.stamp,
+            false => vote.sent_at,
         };
         let ttl = match mistaken!(VoteWithoutTtl) {
             true => self.ttl,
@@ -240,13 +243,13 @@ impl OwnClaim {
         ballot.unanswered = 0;
         let pace = match (answer, ballot.vote, round) {
             // Only the next round, unless the answer is to an earlier one.
-            (Answer::Voted, Some((stamp, _)), Some(round)) if stamp >= round || is_covered => {
+            (Answer::Voted, Some((sent_at, _)), Some(round)) if sent_at >= round || is_covered => {
                 ballot.due = Instant::FAR;
                 return;
             }
             (Answer::Voted, Some((_, ttl)), Some(_)) => slow.min(ttl / 2),
-            (Answer::Voted, Some((stamp, ttl)), None) => {
-                let remains = stamp.after(ttl).since(now.mono);
+            (Answer::Voted, Some((sent_at, ttl)), None) => {
+                let remains = sent_at.after(ttl).since(now.mono);
                 slow.min((remains / 2).max(voter_set.timing().round_trip))
             }
             _ => slow,
@@ -278,8 +281,8 @@ impl OwnClaim {
     /// by the slowest clock that they may have; [`Instant::ZERO`] where no majority has promised.
     pub(crate) fn promised(&self, voter_set: &VoterSet, links: &Links) -> Instant {
         let ends = self.ballots.iter().filter_map(|ballot| {
-            let (stamp, ttl) = ballot.vote?;
-            let own = stamp.after(voter_set.timing().at_least(ttl));
+            let (sent_at, ttl) = ballot.vote?;
+            let own = sent_at.after(voter_set.timing().at_least(ttl));
             let covered = match mistaken!(KeptCoversAll) {
                 true => links.any_end(&ballot.voter, voter_set),
                 false => ballot.link.and_then(|link| links.end(link, voter_set)),
@@ -319,7 +322,7 @@ impl OwnClaim {
             Instant::FAR
         };
         let valid_until = promised.min(end);
-        let round = self.last_stamp;
+        let round = self.last_sent_at;
         self.held = Some(Held {
             valid_until,
             end,
@@ -348,7 +351,7 @@ impl OwnClaim {
         jitter: &mut Jitter,
         out: &mut Effects,
     ) {
-        let since = self.next_stamp(now);
+        let since = self.next_sent_at(now);
         let ballot = &mut self.ballots[at];
         if !mistaken!(GivenBackVotesCount) {
             ballot.vote = None;
@@ -393,9 +396,9 @@ impl OwnClaim {
         jitter: &mut Jitter,
         out: &mut Effects,
     ) {
-        let stamp = self.next_stamp(now);
+        let sent_at = self.next_sent_at(now);
         for at in 0..self.ballots.len() {
-            self.send(now, at, stamp, voter_set, jitter, out);
+            self.send(now, at, sent_at, voter_set, jitter, out);
         }
         if self.is_try && self.held.is_none() {
             let pace = soon_pace(self.ttl, voter_set, self.repeats);
@@ -411,15 +414,15 @@ impl OwnClaim {
         jitter: &mut Jitter,
         out: &mut Effects,
     ) {
-        let stamp = self.next_stamp(now);
-        self.send(now, at, stamp, voter_set, jitter, out);
+        let sent_at = self.next_sent_at(now);
+        self.send(now, at, sent_at, voter_set, jitter, out);
     }
 
     pub(super) fn send(
         &mut self,
         now: Now,
         at: usize,
-        stamp: Instant,
+        sent_at: Instant,
         voter_set: &VoterSet,
         jitter: &mut Jitter,
         out: &mut Effects,
@@ -432,7 +435,7 @@ impl OwnClaim {
             claim: self.id.clone(),
             epoch: self.epoch,
             ttl,
-            stamp,
+            sent_at,
             since: ballot.since,
             won: self.held.is_some(),
             is_try: self.is_try,
@@ -571,12 +574,14 @@ impl OwnClaim {
         }
     }
 
-    /// A stamp newer than any sent. Where two fall on one instant the second is ahead of the
+    /// A send time newer than any sent. Where two fall on one instant the second is ahead of the
     /// clock, and the lease is counted so much shorter.
-    pub(super) fn next_stamp(&mut self, now: Now) -> Instant {
-        let stamp = now.mono.max(self.last_stamp.after(Duration::from_nanos(1)));
-        self.ahead = self.ahead.max(stamp.since(now.mono));
-        self.last_stamp = stamp;
-        stamp
+    pub(super) fn next_sent_at(&mut self, now: Now) -> Instant {
+        let sent_at = now
+            .mono
+            .max(self.last_sent_at.after(Duration::from_nanos(1)));
+        self.ahead = self.ahead.max(sent_at.since(now.mono));
+        self.last_sent_at = sent_at;
+        sent_at
     }
 }

@@ -22,9 +22,9 @@ impl OwnClaim {
         self.ballots[at].link
     }
 
-    /// The stamp of the newest vote of a ballot.
-    pub(crate) fn stamp_of(&self, at: usize) -> Option<Instant> {
-        self.ballots[at].vote.map(|(stamp, _)| stamp)
+    /// The send time of the newest vote of a ballot.
+    pub(crate) fn sent_at_of(&self, at: usize) -> Option<Instant> {
+        self.ballots[at].vote.map(|(sent_at, _)| sent_at)
     }
 
     /// All links that cover a ballot of it.
@@ -66,7 +66,7 @@ impl OwnClaim {
         let round = self.held.map(|held| held.round);
         let was_covered = ballot.link.is_some();
         let is_behind = match (round, ballot.vote) {
-            (Some(round), Some((stamp, _))) => stamp < round || was_covered,
+            (Some(round), Some((sent_at, _))) => sent_at < round || was_covered,
             (Some(_), None) => true,
             (None, _) => ballot.answer == Answer::Nothing,
         };
@@ -114,8 +114,8 @@ impl OwnClaim {
             if links.is_quiet(now, &ballot.voter) {
                 continue;
             }
-            let stamp = *round.get_or_insert_with(|| self.next_stamp(now));
-            self.send(now, at, stamp, voter_set, jitter, out);
+            let sent_at = *round.get_or_insert_with(|| self.next_sent_at(now));
+            self.send(now, at, sent_at, voter_set, jitter, out);
         }
         self.note_round(now);
         self.look_once_kept(now, voter_set, links);
@@ -141,7 +141,7 @@ impl OwnClaim {
 
     /// All voters that were to be told are.
     fn note_round(&mut self, now: Now) {
-        let (renews, every, round) = (self.renews, self.renew_every, self.last_stamp);
+        let (renews, every, round) = (self.renews, self.renew_every, self.last_sent_at);
         if let Some(held) = &mut self.held {
             held.told = true;
             held.round = round;
@@ -188,7 +188,7 @@ impl OwnClaim {
         let asked_for = self.wanted(now);
         self.tell_all(now, voter_set, jitter, out);
         Ok(self
-            .last_stamp
+            .last_sent_at
             .after(voter_set.timing().at_least(asked_for))
             .before(self.ahead))
     }

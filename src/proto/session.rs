@@ -33,9 +33,9 @@ struct Session {
     node: NodeId,
     incarnation: Incarnation,
     ttl: Duration,
-    /// The newest stamp of a `KeepAlive`; zero: there was none yet.
-    stamp: Instant,
-    /// The voter's clock when `stamp` came.
+    /// The newest send time of a `KeepAlive`; zero: there was none yet.
+    sent_at: Instant,
+    /// The voter's clock when `sent_at` came.
     heard: Instant,
     /// Until when it covers. It never moves back.
     expires: Instant,
@@ -147,7 +147,7 @@ impl Sessions {
         let Some(session) = found.filter(|_| msg.session.nonce == self.nonce) else {
             let answer = Kept {
                 session: msg.session,
-                stamp: msg.stamp,
+                sent_at: msg.sent_at,
                 ttl: None,
                 lacks: 0,
             };
@@ -158,8 +158,8 @@ impl Sessions {
         };
         let mut disputed = 0;
         let mut lacks = 0;
-        if msg.stamp > session.stamp {
-            session.stamp = msg.stamp;
+        if msg.sent_at > session.sent_at {
+            session.sent_at = msg.sent_at;
             session.heard = now.mono;
             let expires = session.expires.max(now.mono.after(session.ttl));
             let was_due = std::mem::replace(&mut session.expires, expires);
@@ -172,7 +172,7 @@ impl Sessions {
         }
         let answer = Kept {
             session: msg.session,
-            stamp: session.stamp,
+            sent_at: session.sent_at,
             ttl: Some(session.expires.since(session.heard)),
             lacks,
         };
@@ -240,7 +240,7 @@ impl Sessions {
             node: claim.node.clone(),
             incarnation: claim.incarnation,
             ttl,
-            stamp: Instant::ZERO,
+            sent_at: Instant::ZERO,
             heard: now.mono,
             expires,
             covered: Digest::default(),

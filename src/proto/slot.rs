@@ -16,8 +16,8 @@ pub(crate) struct Heard {
     /// What it asked for, at most `max_ttl`.
     pub(crate) ttl: Duration,
     /// Its clock, echoed.
-    pub(crate) stamp: Instant,
-    /// The voter's clock when `stamp` came.
+    pub(crate) sent_at: Instant,
+    /// The voter's clock when `sent_at` came.
     pub(crate) heard: Instant,
     pub(crate) won: bool,
     pub(crate) is_try: bool,
@@ -30,7 +30,7 @@ impl Heard {
             claim: msg.claim.clone(),
             epoch: msg.epoch,
             ttl: msg.ttl.min(max_ttl),
-            stamp: msg.stamp,
+            sent_at: msg.sent_at,
             heard: now,
             won: msg.won,
             is_try: msg.is_try,
@@ -70,9 +70,9 @@ fn rank(won: bool, epoch: Epoch, claim: &ClaimId) -> Rank<'_> {
 pub(crate) struct GivenVote {
     pub(crate) claim: ClaimId,
     pub(crate) epoch: Epoch,
-    /// The newest stamp of its claimant.
-    pub(crate) stamp: Instant,
-    /// The voter's clock when `stamp` came.
+    /// The newest send time of its claimant.
+    pub(crate) sent_at: Instant,
+    /// The voter's clock when `sent_at` came.
     pub(crate) heard: Instant,
     /// When the voter may give it to another, unless a session covers it for longer. It never
     /// moves back.
@@ -91,7 +91,7 @@ impl GivenVote {
         Self {
             claim: to.claim,
             epoch: to.epoch,
-            stamp: to.stamp,
+            sent_at: to.sent_at,
             heard: to.heard,
             expires,
             asked: Instant::FAR,
@@ -160,7 +160,7 @@ impl Slot {
         self.fence = self.fence.max(epoch);
     }
 
-    /// Puts a claim into the queue, in order. Only a newer stamp replaces what is there; `won`
+    /// Puts a claim into the queue, in order. Only a newer send time replaces what is there; `won`
     /// sticks. Answers how many wait before it.
     pub(crate) fn enqueue(&mut self, mut entry: Heard) -> usize {
         let waiters = &mut self.queue.get_or_insert_default().waiters;
@@ -170,7 +170,7 @@ impl Slot {
         {
             let old = waiters.remove(at);
             let won = old.won || entry.won;
-            if old.stamp >= entry.stamp {
+            if old.sent_at >= entry.sent_at {
                 entry = old;
             }
             entry.won = won;

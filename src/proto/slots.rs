@@ -301,7 +301,7 @@ mod tests {
             claim,
             epoch: Epoch::new(1),
             ttl: Duration::ZERO,
-            stamp: Instant::ZERO,
+            sent_at: Instant::ZERO,
             heard: Instant::ZERO,
             won: false,
             is_try: false,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 /// A reading of one node's own monotonic clock, in nanoseconds since a start that only this node
-/// knows. Readings of two nodes must never be compared; what travels is a span, or a stamp that
+/// knows. Readings of two nodes must never be compared; what travels is a span, or a send time that
 /// is only echoed.
 #[derive(
     Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize,

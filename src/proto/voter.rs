@@ -139,8 +139,8 @@ impl Voter {
         };
         if slot.vote.claim != msg.claim {
             self.wait_or_stale(now, at, entry, out);
-        } else if msg.since < slot.vote.stamp
-            || msg.since == slot.vote.stamp && !mistaken!(SinceNotAfter)
+        } else if msg.since < slot.vote.sent_at
+            || msg.since == slot.vote.sent_at && !mistaken!(SinceNotAfter)
         {
             self.renew(now, at, &entry, msg.join, out);
         } else {
@@ -474,11 +474,11 @@ impl Voter {
         let is_alone = slot.queue().is_empty();
         let vote = &mut slot.vote;
         vote.won |= entry.won;
-        let is_newer = entry.stamp > vote.stamp;
+        let is_newer = entry.sent_at > vote.sent_at;
         // A vote that has not won is never lengthened while others wait: its holder may be one
         // that cannot win.
         if (vote.won || is_alone) && is_newer {
-            vote.stamp = entry.stamp;
+            vote.sent_at = entry.sent_at;
             vote.heard = now.mono;
             let expires = match mistaken!(LeaseShrinks) {
                 true => now.mono.after(entry.ttl),

@@ -18,8 +18,8 @@ pub(crate) fn is_gone(now: Now, waiter: &Heard, dead: &BTreeSet<NodeId>) -> bool
     if is_dead && mistaken!(DeadWaitersGoAtOnce) {
         return true;
     }
-    let heard = match mistaken!(GoneByTheirStamp) {
-        true => waiter.stamp,
+    let heard = match mistaken!(GoneByTheirSentAt) {
+        true => waiter.sent_at,
         false => waiter.heard,
     };
     now.mono.since(heard) >= patience
@@ -60,7 +60,7 @@ pub(crate) fn send_vote(slot: &Slot, covered: Option<SessionId>, ask: bool, out:
     let vote = Vote {
         key: slot.key.clone(),
         claim: given.claim.clone(),
-        stamp: given.stamp,
+        sent_at: given.sent_at,
         ttl: given.expires.since(given.heard),
         back: slot.wants_back(),
         ask,

@@ -114,8 +114,8 @@ impl Timing {
     }
 
     /// The shortest `reservation` that a waiter can take up. It counts a reservation from its own
-    /// last stamp, up to some 62 round trips before (rule 14), shortened by `max_drift`, while its
-    /// clock may be as much too fast; a round trip must be left of it, and one more.
+    /// last send time, up to some 62 round trips before (rule 14), shortened by `max_drift`, while
+    /// its clock may be as much too fast; a round trip must be left of it, and one more.
     fn min_reservation(&self) -> Duration {
         let drift = u128::from(nanos(self.round_trip)) * 125 * u128::from(self.max_drift_ppm);
         let drift = u64::try_from(drift / 1_000_000).unwrap_or(u64::MAX);

@@ -365,7 +365,7 @@ mod tests {
             let vote = Message::Vote(Vote {
                 key: Key::new("over").unwrap(),
                 claim,
-                stamp: Instant::ZERO,
+                sent_at: Instant::ZERO,
                 ttl: Duration::from_secs(1),
                 back,
                 ask,

@@ -172,10 +172,10 @@ fn any_digest() -> impl Strategy<Value = Digest> {
 }
 
 fn any_keep_alive() -> impl Strategy<Value = Message> {
-    (session_id(), instant(), any_digest()).prop_map(|(session, stamp, covered)| {
+    (session_id(), instant(), any_digest()).prop_map(|(session, sent_at, covered)| {
         Message::KeepAlive(Box::new(KeepAlive {
             session,
-            stamp,
+            sent_at,
             covered,
         }))
     })
@@ -183,10 +183,10 @@ fn any_keep_alive() -> impl Strategy<Value = Message> {
 
 fn any_kept() -> impl Strategy<Value = Message> {
     let ttl = proptest::option::of(span());
-    (session_id(), instant(), ttl, any::<u16>()).prop_map(|(session, stamp, ttl, lacks)| {
+    (session_id(), instant(), ttl, any::<u16>()).prop_map(|(session, sent_at, ttl, lacks)| {
         Message::Kept(Kept {
             session,
-            stamp,
+            sent_at,
             ttl,
             lacks,
         })
@@ -205,13 +205,13 @@ fn any_claim(claims: impl Strategy<Value = ClaimId> + 'static) -> impl Strategy<
         flags,
     )
         .prop_map(
-            |(key, claim, epoch, ttl, stamp, since, (won, is_try, join, outlives))| {
+            |(key, claim, epoch, ttl, sent_at, since, (won, is_try, join, outlives))| {
                 Message::Claim(Claim {
                     key,
                     claim,
                     epoch,
                     ttl,
-                    stamp,
+                    sent_at,
                     since,
                     won,
                     is_try,
@@ -226,11 +226,11 @@ fn any_vote(claims: impl Strategy<Value = ClaimId> + 'static) -> impl Strategy<V
     let flags = (any::<bool>(), any::<bool>());
     let covered = proptest::option::of(session_id());
     (any_key(), claims, instant(), span(), flags, covered).prop_map(
-        |(key, claim, stamp, ttl, (back, ask), covered)| {
+        |(key, claim, sent_at, ttl, (back, ask), covered)| {
             Message::Vote(Vote {
                 key,
                 claim,
-                stamp,
+                sent_at,
                 ttl,
                 back,
                 ask,
@@ -345,7 +345,7 @@ pub(crate) fn largest_messages() -> Vec<Message> {
         incarnation,
         seq: u64::MAX,
     };
-    let (epoch, stamp, nonce) = (Epoch::new(u64::MAX), Instant::FAR, u64::MAX);
+    let (epoch, sent_at, nonce) = (Epoch::new(u64::MAX), Instant::FAR, u64::MAX);
     let (ttl, number) = (Duration::MAX, u32::MAX);
     let session = SessionId { nonce, number };
     vec![
@@ -354,8 +354,8 @@ pub(crate) fn largest_messages() -> Vec<Message> {
             claim: claim.clone(),
             epoch,
             ttl,
-            stamp,
-            since: stamp,
+            sent_at,
+            since: sent_at,
             won: true,
             is_try: true,
             join: true,
@@ -364,7 +364,7 @@ pub(crate) fn largest_messages() -> Vec<Message> {
         Message::Vote(Vote {
             key: key.clone(),
             claim: claim.clone(),
-            stamp,
+            sent_at,
             ttl,
             back: true,
             ask: true,
@@ -471,7 +471,7 @@ fn largest_voter_set() -> Message {
 fn largest_kept(session: SessionId) -> Message {
     Message::Kept(Kept {
         session,
-        stamp: Instant::FAR,
+        sent_at: Instant::FAR,
         ttl: Some(Duration::MAX),
         lacks: u16::MAX,
     })
@@ -482,13 +482,13 @@ fn largest_keep_alive(session: SessionId) -> Message {
         count: u32::MAX,
         sum: u32::MAX,
     };
-    let stamp = Instant::FAR;
+    let sent_at = Instant::FAR;
     let covered = Digest {
         parts: [part; PARTS],
     };
     Message::KeepAlive(Box::new(KeepAlive {
         session,
-        stamp,
+        sent_at,
         covered,
     }))
 }

@@ -128,7 +128,7 @@ fn a_report_of_too_many_waiters_is_undecodable() {
 /// with nothing else.
 #[test]
 fn the_messages_of_sessions_have_the_bytes_that_they_had() {
-    let (session, stamp) = (
+    let (session, sent_at) = (
         SessionId {
             nonce: 7,
             number: 300,
@@ -142,7 +142,7 @@ fn the_messages_of_sessions_have_the_bytes_that_they_had() {
     };
     let keep_alive = Message::KeepAlive(Box::new(KeepAlive {
         session,
-        stamp,
+        sent_at,
         covered,
     }));
     let head = [11, 7, 251, 44, 1, 9];
@@ -151,7 +151,7 @@ fn the_messages_of_sessions_have_the_bytes_that_they_had() {
     let kept = |ttl| {
         bytes_of(&Message::Kept(Kept {
             session,
-            stamp,
+            sent_at,
             ttl,
             lacks: 5,
         }))

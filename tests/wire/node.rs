@@ -173,7 +173,7 @@ pub(crate) fn claim_message(claim: ClaimId) -> Message {
         claim,
         epoch: Epoch::at_wall_ms(1_700_000_000_000),
         ttl: Duration::from_secs(1),
-        stamp: Instant::from_nanos(5),
+        sent_at: Instant::from_nanos(5),
         since: Instant::ZERO,
         won: false,
         is_try: false,
@@ -193,12 +193,12 @@ fn release(claim: ClaimId) -> Message {
 /// The answers of a voter, to a claim.
 pub(crate) fn answers(claim: &ClaimId) -> [Message; 3] {
     let (claim, ttl) = (claim.clone(), Duration::from_secs(9));
-    let stamp = Instant::from_nanos(5);
+    let sent_at = Instant::from_nanos(5);
     [
         Message::Vote(Vote {
             key: key(),
             claim: claim.clone(),
-            stamp,
+            sent_at,
             ttl,
             back: false,
             ask: false,
@@ -224,8 +224,8 @@ pub(crate) fn vote_for(claim: &Claim) -> Message {
     let [Message::Vote(vote), ..] = answers(&claim.claim) else {
         panic!("a vote comes first");
     };
-    let stamp = claim.stamp;
-    Message::Vote(Vote { stamp, ..vote })
+    let sent_at = claim.sent_at;
+    Message::Vote(Vote { sent_at, ..vote })
 }
 
 #[test]
@@ -443,7 +443,7 @@ fn a_vote_for_another_life_is_answered_with_this_ones_name() {
                 incarnation: Incarnation::new(life),
                 ..claim_of("a")
             },
-            stamp: Instant::from_nanos(5),
+            sent_at: Instant::from_nanos(5),
             ttl: Duration::from_secs(1),
             back: false,
             ask: true,

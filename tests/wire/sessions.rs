@@ -18,7 +18,7 @@ const SESSION: SessionId = SessionId {
 fn keep_alive() -> Message {
     let keep = KeepAlive {
         session: SESSION,
-        stamp: Instant::from_nanos(5),
+        sent_at: Instant::from_nanos(5),
         covered: Digest::default(),
     };
     Message::KeepAlive(Box::new(keep))
@@ -27,7 +27,7 @@ fn keep_alive() -> Message {
 fn kept(ttl: Option<Duration>) -> Message {
     Message::Kept(Kept {
         session: SESSION,
-        stamp: Instant::from_nanos(5),
+        sent_at: Instant::from_nanos(5),
         ttl,
         lacks: 0,
     })

@@ -115,7 +115,7 @@ fn claims(
             },
             epoch: Epoch::new(Epoch::limit(now, Duration::ZERO).get() + u64::from(number)),
             ttl: TTL,
-            stamp: now.mono,
+            sent_at: now.mono,
             since: Instant::ZERO,
             won: false,
             is_try: false,

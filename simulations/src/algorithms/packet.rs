@@ -31,7 +31,7 @@ pub(super) struct Packet {
     /// In nanoseconds.
     pub(super) ttl: u64,
     /// The claimant's clock when it asked; a server only echoes it.
-    pub(super) stamp: u64,
+    pub(super) sent_at: u64,
     /// The place in the voter set of the server that answers.
     pub(super) server: u64,
     /// The highest epoch of an owner that the server knows of.
@@ -49,7 +49,7 @@ impl Packet {
             self.value,
             self.epoch,
             self.ttl,
-            self.stamp,
+            self.sent_at,
             self.server,
             self.fence,
             0,
@@ -83,7 +83,7 @@ impl Packet {
             value: word(1),
             epoch: word(2),
             ttl: word(3),
-            stamp: word(4),
+            sent_at: word(4),
             server: word(5),
             fence: word(6),
         })
@@ -122,7 +122,7 @@ mod tests {
                 value: 2,
                 epoch: 3,
                 ttl: 4,
-                stamp: 5,
+                sent_at: 5,
                 server: 6,
                 fence: u64::MAX,
             };

@@ -187,7 +187,7 @@ impl<R: Rules> Poller<R> {
         claim.fence = claim.fence.max(answer.fence);
         if answer.verb == Verb::Yes {
             let counts = self.rules.counts_for(Duration::from_nanos(answer.ttl));
-            let promise = Instant::from_nanos(answer.stamp).after(counts);
+            let promise = Instant::from_nanos(answer.sent_at).after(counts);
             let kept = claim.promises.entry(server).or_insert(promise);
             *kept = promise.max(*kept);
             claim.refusals.remove(&server);
@@ -340,7 +340,7 @@ fn packet(claim: &Claim, verb: Verb, now: Now) -> Packet {
         value: claim.value,
         epoch: claim.epoch,
         ttl: claim.ttl.as_nanos() as u64,
-        stamp: now.mono.as_nanos(),
+        sent_at: now.mono.as_nanos(),
         server: 0,
         fence: 0,
     }

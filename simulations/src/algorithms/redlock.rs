@@ -110,7 +110,7 @@ mod tests {
             value,
             epoch: value,
             ttl: 1_000,
-            stamp: 0,
+            sent_at: 0,
             server: 0,
             fence: 0,
         }

@@ -46,22 +46,22 @@ fn rule_10_an_older_vote_does_not_replace_a_newer_one() {
     let mut asker = Asker::new(3);
     asker.asks(100, trying());
     let again = asker.runs(130);
-    let stamp = to("v1", &again)[0].0;
-    asker.hears(500, "v1", voted(stamp, 10_000));
+    let sent_at = to("v1", &again)[0].0;
+    asker.hears(500, "v1", voted(sent_at, 10_000));
     asker.hears(501, "v1", voted(100, 10_000));
-    let granted = asker.hears(502, "v2", voted(stamp, 10_000));
-    assert_eq!(granted, [format!("Granted w100 until {}", stamp + 9_900)]);
+    let granted = asker.hears(502, "v2", voted(sent_at, 10_000));
+    assert_eq!(granted, [format!("Granted w100 until {}", sent_at + 9_900)]);
 }
 
 #[test]
-fn rule_10_a_vote_for_a_stamp_that_was_never_sent_does_not_count() {
+fn rule_10_a_vote_for_a_sent_at_that_was_never_sent_does_not_count() {
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
     asker.hears(110, "v1", voted(100, 10_000));
     assert_eq!(asker.hears(110, "v2", voted(101, 10_000)), NOTHING);
 }
 
-/// F2: the ttl that counts is the one that the voter names, less the drift, from the stamp on.
+/// F2: the ttl that counts is the one that the voter names, less the drift, from the send time on.
 #[test]
 fn rule_11_f2_a_lease_reaches_as_far_as_a_majority_has_promised() {
     let mut asker = Asker::new(5);
@@ -79,7 +79,7 @@ fn rule_11_f2_a_lease_reaches_as_far_as_a_majority_has_promised() {
     assert_eq!(asker.held(9_010), None);
 }
 
-/// Counted from the stamp, not from when the vote came.
+/// Counted from the send time, not from when the vote came.
 #[test]
 fn rule_11_a_vote_that_was_slow_on_its_way_may_be_over_when_it_comes() {
     let mut asker = Asker::new(3);
@@ -143,10 +143,10 @@ fn rule_11_m3_a_lease_that_is_over_is_lost_for_good_before_any_message() {
     assert_eq!(sent[0], "v1 Claim #2 w10001 10001+10000");
 }
 
-/// Two stamps of one instant must differ, or a vote that was given back could be taken for the
+/// Two send times of one instant must differ, or a vote that was given back could be taken for the
 /// one given after; the second is ahead of the clock, and the lease so much shorter.
 #[test]
-fn rule_11_stamps_never_repeat_and_what_is_ahead_is_taken_off() {
+fn rule_11_send_times_never_repeat_and_what_is_ahead_is_taken_off() {
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
     let back = asker.hears(100, "v1", wanted_back(100, 10_000));

@@ -37,9 +37,9 @@ fn a_claim_too_far_ahead_is_refused_unless_it_has_won() {
         mono: instant(10),
         wall_ms: WALL - 60_000,
     };
-    let stamp = instant(9);
+    let sent_at = instant(9);
     let renewal = Claim {
-        stamp,
+        sent_at,
         ..won(near_wall("a", SKEW_MS))
     };
     let answer = booth.does(|voter, out| voter.handle_claim(set_back, &renewal, out));

@@ -3,7 +3,7 @@
 //! What they say is compared as text, one line for each message and event, in order. Times in it
 //! are milliseconds of the one who speaks; `5'1` is one nanosecond after the fifth. Small epochs
 //! are plain numbers; those near the wall clock of these tests print as `w` and the milliseconds
-//! since its start. The lease of a vote prints as `stamp+ttl`.
+//! since its start. The lease of a vote prints as `sent_at+ttl`.
 //!
 //! A test with `f12` in its name goes wrong without the mend of finding F12. Not here are F4, which
 //! is about a voter set that changes, and F26, which is about disks.
@@ -94,13 +94,13 @@ fn id(name: &str) -> ClaimId {
 }
 
 /// The first claim of a node, with a ttl of ten seconds.
-fn claim(name: &str, epoch: u64, stamp_ms: u64) -> Claim {
+fn claim(name: &str, epoch: u64, sent_at_ms: u64) -> Claim {
     Claim {
         key: key(),
         claim: id(name),
         epoch: Epoch::new(epoch),
         ttl: ms(10_000),
-        stamp: instant(stamp_ms),
+        sent_at: instant(sent_at_ms),
         since: Instant::ZERO,
         won: false,
         is_try: false,
@@ -189,8 +189,8 @@ fn line(to: &NodeId, message: &Message) -> String {
                 flag(m.outlives, "outlives"),
             ]
             .concat();
-            let (seq, stamp) = (m.claim.seq, reading(m.stamp));
-            format!("{to} Claim #{seq} {epoch} {stamp}+{ttl}{since}{flags}")
+            let (seq, sent_at) = (m.claim.seq, reading(m.sent_at));
+            format!("{to} Claim #{seq} {epoch} {sent_at}+{ttl}{since}{flags}")
         }
         Message::Vote(m) => {
             let flags = [flag(m.back, "back"), flag(m.ask, "ask")].concat();
@@ -198,7 +198,7 @@ fn line(to: &NodeId, message: &Message) -> String {
             let covered = covered.unwrap_or_default();
             format!(
                 "{to} Vote {}+{}{flags}{covered}",
-                reading(m.stamp),
+                reading(m.sent_at),
                 span(m.ttl)
             )
         }
@@ -218,13 +218,13 @@ fn line(to: &NodeId, message: &Message) -> String {
         Message::Describe(_) => format!("{to} Describe"),
         Message::KeepAlive(m) => {
             let covered: u32 = m.covered.parts.iter().map(|part| part.count).sum();
-            let (number, stamp) = (m.session.number, reading(m.stamp));
-            format!("{to} KeepAlive S{number} {stamp} of {covered}")
+            let (number, sent_at) = (m.session.number, reading(m.sent_at));
+            format!("{to} KeepAlive S{number} {sent_at} of {covered}")
         }
         Message::Kept(m) => {
             let lasts = m
                 .ttl
-                .map(|ttl| format!("{}+{}", reading(m.stamp), span(ttl)));
+                .map(|ttl| format!("{}+{}", reading(m.sent_at), span(ttl)));
             let lasts = lasts.unwrap_or_else(|| "over".to_owned());
             format!("{to} Kept S{} {lasts}", m.session.number)
         }
@@ -324,7 +324,7 @@ impl Booth {
     fn is_kept(&mut self, at_ms: u64, from: &str, number: u32, covered: Digest) -> Vec<String> {
         let keep = KeepAlive {
             session: session(number),
-            stamp: instant(at_ms),
+            sent_at: instant(at_ms),
             covered,
         };
         let (from, life) = (node(from), Incarnation::new(1));
@@ -421,11 +421,11 @@ fn own(seq: u64) -> ClaimId {
     ClaimId { seq, ..id("a") }
 }
 
-fn vote(seq: u64, stamp: Instant, ttl_ms: u64) -> Vote {
+fn vote(seq: u64, sent_at: Instant, ttl_ms: u64) -> Vote {
     Vote {
         key: key(),
         claim: own(seq),
-        stamp,
+        sent_at,
         ttl: ms(ttl_ms),
         back: false,
         ask: false,
@@ -433,19 +433,19 @@ fn vote(seq: u64, stamp: Instant, ttl_ms: u64) -> Vote {
     }
 }
 
-/// A vote for the first claim, with a stamp in milliseconds.
-fn voted(stamp_ms: u64, ttl_ms: u64) -> Message {
-    Message::Vote(vote(1, instant(stamp_ms), ttl_ms))
+/// A vote for the first claim, with a send time in milliseconds.
+fn voted(sent_at_ms: u64, ttl_ms: u64) -> Message {
+    Message::Vote(vote(1, instant(sent_at_ms), ttl_ms))
 }
 
-fn asked(stamp_ms: u64, ttl_ms: u64) -> Message {
-    let vote = vote(1, instant(stamp_ms), ttl_ms);
+fn asked(sent_at_ms: u64, ttl_ms: u64) -> Message {
+    let vote = vote(1, instant(sent_at_ms), ttl_ms);
     Message::Vote(Vote { ask: true, ..vote })
 }
 
-fn wanted_back(stamp_ms: u64, ttl_ms: u64) -> Message {
+fn wanted_back(sent_at_ms: u64, ttl_ms: u64) -> Message {
     let (back, ask) = (true, true);
-    let vote = vote(1, instant(stamp_ms), ttl_ms);
+    let vote = vote(1, instant(sent_at_ms), ttl_ms);
     Message::Vote(Vote { back, ask, ..vote })
 }
 

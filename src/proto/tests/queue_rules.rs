@@ -9,8 +9,8 @@ fn rule_5_a_claim_that_wins_while_it_waits_goes_before_all_that_have_not() {
     booth.hears(0, &claim("a", 1, 1));
     booth.hears(1, &claim("b", 6, 1));
     booth.hears(1, &claim("c", 9, 1));
-    for (stamp, at_ms) in [(1, 2), (5, 3)] {
-        let answer = booth.hears(at_ms, &won(claim("c", 9, stamp)));
+    for (sent_at, at_ms) in [(1, 2), (5, 3)] {
+        let answer = booth.hears(at_ms, &won(claim("c", 9, sent_at)));
         assert_eq!(answer[0], "c Wait a e1 no");
     }
     let served = booth.hears_release(4, &release("a", false));

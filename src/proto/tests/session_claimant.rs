@@ -8,17 +8,17 @@ use super::*;
 /// When the lease of [`holding`] is renewed first.
 const ROUND: u64 = 3_444;
 
-fn covered(stamp_ms: u64, number: u32) -> Message {
+fn covered(sent_at_ms: u64, number: u32) -> Message {
     Message::Vote(Vote {
         covered: Some(session(number)),
-        ..vote(1, instant(stamp_ms), 10_000)
+        ..vote(1, instant(sent_at_ms), 10_000)
     })
 }
 
-pub(super) fn kept_by(number: u32, stamp_ms: u64, ttl_ms: u64) -> Kept {
+pub(super) fn kept_by(number: u32, sent_at_ms: u64, ttl_ms: u64) -> Kept {
     Kept {
         session: session(number),
-        stamp: instant(stamp_ms),
+        sent_at: instant(sent_at_ms),
         ttl: Some(ms(ttl_ms)),
         lacks: 0,
     }
@@ -93,7 +93,7 @@ fn rule_20_one_answer_of_each_voter_renews_what_it_covers() {
 }
 
 #[test]
-fn rule_20_it_counts_from_the_stamp_and_less_the_drift() {
+fn rule_20_it_counts_from_the_sent_at_and_less_the_drift() {
     let mut asker = holding(Asker::request());
     asker.wakes(ROUND);
     for voter in ["v1", "v2"] {
@@ -148,8 +148,8 @@ fn rule_20_a_vote_that_was_late_does_not_bring_back_an_earlier_session() {
     let mut asker = holding(Asker::request());
     asker.wakes(ROUND);
     let again = asker.runs(3_470);
-    let stamp = to("v1", &again)[0].0;
-    asker.hears(3_480, "v1", covered(stamp, 2));
+    let sent_at = to("v1", &again)[0].0;
+    asker.hears(3_480, "v1", covered(sent_at, 2));
     asker.hears(3_481, "v1", covered(3_444, 1));
     let keeps = asker.wakes(3_482);
     let to_v1: Vec<&String> = keeps
@@ -166,9 +166,9 @@ fn rule_20_a_newer_vote_may_name_another_session() {
     let mut asker = holding(Asker::request());
     asker.wakes(ROUND);
     let again = asker.runs(3_470);
-    let stamp = to("v1", &again)[0].0;
+    let sent_at = to("v1", &again)[0].0;
     asker.hears(3_480, "v1", covered(ROUND, 1));
-    asker.hears(3_481, "v1", covered(stamp, 2));
+    asker.hears(3_481, "v1", covered(sent_at, 2));
     assert_eq!(asker.claimant.sessions(), 1);
     let keeps = asker.wakes(3_482);
     assert!(
@@ -508,7 +508,7 @@ fn rule_20_a_vote_that_is_told_again_may_name_its_session() {
     assert_eq!(asker.claimant.sessions(), 1);
 }
 
-/// Its stamp is that of an earlier round, since there was nothing to ask.
+/// Its send time is that of an earlier round, since there was nothing to ask.
 #[test]
 fn a_voter_that_tells_of_a_covered_vote_is_not_asked_for_it() {
     let mut asker = covered_by_three();

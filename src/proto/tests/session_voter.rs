@@ -6,11 +6,11 @@ use super::*;
 const NOTHING: [&str; 0] = [];
 
 /// Claim `seq` of node `a` on a key of its own, which has won.
-fn numbered(seq: u64, stamp_ms: u64) -> Claim {
+fn numbered(seq: u64, sent_at_ms: u64) -> Claim {
     Claim {
         key: Key::new(format!("k{seq}")).unwrap(),
         claim: own(seq),
-        ..joining(claim("a", seq + 1, stamp_ms))
+        ..joining(claim("a", seq + 1, sent_at_ms))
     }
 }
 
@@ -84,7 +84,7 @@ fn rule_18_a_session_that_ends_now_covers_nothing_any_more() {
 }
 
 #[test]
-fn rule_18_a_join_counts_only_with_a_newer_stamp() {
+fn rule_18_a_join_counts_only_with_a_newer_sent_at() {
     let mut booth = covering();
     // Its own vote outlives the session.
     booth.hears(9_000, &won(claim("a", 5, 9_000)));
@@ -128,7 +128,7 @@ fn rule_18_nodes_and_ttls_have_sessions_of_their_own_but_not_many() {
     // One that is over makes room.
     booth.wakes(2_000);
     let vote = booth.hears(2_000, &of_ttl(9, 9_000));
-    assert_eq!(vote, ["a Vote 1000+9000"], "the stamp is old");
+    assert_eq!(vote, ["a Vote 1000+9000"], "the send time is old");
     let again = Claim {
         ttl: ms(9_000),
         ..numbered(9, 2_000)
@@ -139,9 +139,9 @@ fn rule_18_nodes_and_ttls_have_sessions_of_their_own_but_not_many() {
 #[test]
 fn rule_18_the_end_of_a_session_leaves_the_others_of_its_node_alone() {
     let mut booth = Booth::new();
-    let of_ttl = |seq: u64, ttl: u64, stamp_ms: u64| Claim {
+    let of_ttl = |seq: u64, ttl: u64, sent_at_ms: u64| Claim {
         ttl: ms(ttl),
-        ..numbered(seq, stamp_ms)
+        ..numbered(seq, sent_at_ms)
     };
     booth.hears(1_000, &of_ttl(1, 1_000, 1_000));
     booth.hears(1_000, &of_ttl(2, 3_000, 1_000));
@@ -196,7 +196,7 @@ fn rule_19_an_older_word_does_not_lengthen_and_is_told_what_holds() {
     booth.is_kept(6_000, "a", 1, digest([1]));
     let keep = KeepAlive {
         session: session(1),
-        stamp: instant(5_999),
+        sent_at: instant(5_999),
         covered: digest([1]),
     };
     let (from, life) = (node("a"), Incarnation::new(1));
@@ -211,7 +211,7 @@ fn rule_19_the_same_word_once_more_does_not_lengthen() {
     let mut booth = covering();
     let keep = KeepAlive {
         session: session(1),
-        stamp: instant(6_000),
+        sent_at: instant(6_000),
         covered: digest([1]),
     };
     let (from, life) = (node("a"), Incarnation::new(1));
@@ -250,7 +250,7 @@ fn rule_19_only_its_own_node_in_this_life_keeps_a_session() {
         node("a"),
         KeepAlive {
             session: session(1),
-            stamp: instant(3_000),
+            sent_at: instant(3_000),
             covered: digest([1]),
         },
     );
@@ -359,7 +359,7 @@ fn rule_21_a_claimant_that_believes_otherwise_twice_is_told_what_is_covered() {
     let mut told = Effects::default();
     let keep = KeepAlive {
         session: session(1),
-        stamp: instant(1_300),
+        sent_at: instant(1_300),
         covered: believed(),
     };
     let (from, life) = (node("a"), Incarnation::new(1));
@@ -440,7 +440,7 @@ fn rule_22_a_voter_that_covers_fewer_says_so_the_second_time() {
         let mut out = Effects::default();
         let keep = KeepAlive {
             session: session(1),
-            stamp: instant(at_ms),
+            sent_at: instant(at_ms),
             covered,
         };
         let (from, life) = (node("a"), Incarnation::new(1));

@@ -15,7 +15,7 @@ fn with_ttl(claim: Claim, ttl_ms: u64) -> Claim {
 }
 
 fn giving_back(claim: Claim) -> Claim {
-    let since = claim.stamp;
+    let since = claim.sent_at;
     Claim { since, ..claim }
 }
 
@@ -28,11 +28,11 @@ fn rule_1_a_holder_alone_lengthens_its_vote() {
 }
 
 #[test]
-fn rule_1_an_old_stamp_lengthens_nothing() {
+fn rule_1_an_old_sent_at_lengthens_nothing() {
     let mut booth = Booth::new();
     booth.hears(100, &claim("a", 5, 50));
-    for stamp in [50, 49, 1] {
-        let answer = booth.hears(900, &claim("a", 5, stamp));
+    for sent_at in [50, 49, 1] {
+        let answer = booth.hears(900, &claim("a", 5, sent_at));
         assert_eq!(answer, ["a Vote 50+10000"]);
     }
     assert_eq!(booth.expires(), "10100");
@@ -90,14 +90,14 @@ fn rule_1_a_vote_that_has_won_is_lengthened_though_others_wait() {
     assert_eq!(booth.expires(), "15000");
 }
 
-/// F6: `won` sticks, whatever the stamp it came with.
+/// F6: `won` sticks, whatever the send time it came with.
 #[test]
-fn rule_1_f6_won_sticks_at_an_equal_or_older_stamp() {
-    for stamp in [50, 7] {
+fn rule_1_f6_won_sticks_at_an_equal_or_older_sent_at() {
+    for sent_at in [50, 7] {
         let mut booth = Booth::new();
         booth.hears(0, &claim("a", 5, 50));
         assert_eq!(
-            booth.hears(1, &won(claim("a", 5, stamp))),
+            booth.hears(1, &won(claim("a", 5, sent_at))),
             ["a Vote 50+10000"]
         );
         assert_eq!(booth.hears(2, &claim("a", 5, 51)), ["a Vote 51+10000"]);
@@ -124,12 +124,12 @@ fn rule_2_a_vote_that_is_not_counted_goes_to_the_earlier_claim() {
 
 /// F11: a lost answer does not make the voter useless for the claim.
 #[test]
-fn rule_2_f11_a_claim_alone_gets_its_vote_again_with_a_stamp_that_counts() {
+fn rule_2_f11_a_claim_alone_gets_its_vote_again_with_a_sent_at_that_counts() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("b", 9, 1));
     let answer = booth.hears(5, &giving_back(claim("b", 9, 6)));
     assert_eq!(answer, ["b Vote 6+250"]);
-    // `since` not after the stamp: a renewal like any other, though it names a `since`.
+    // `since` not after the send time: a renewal like any other, though it names a `since`.
     let since = instant(6);
     let repeat = Claim {
         since,
@@ -198,14 +198,14 @@ fn rule_5_those_who_wait_are_served_in_the_order_of_epoch_then_claim() {
 }
 
 #[test]
-fn rule_5_only_a_newer_stamp_replaces_a_place_in_the_queue() {
+fn rule_5_only_a_newer_sent_at_replaces_a_place_in_the_queue() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 1, 1));
     booth.hears(10, &claim("b", 6, 50));
     booth.hears(20, &with_ttl(claim("b", 6, 49), 200));
     booth.hears(20, &with_ttl(claim("b", 6, 50), 200));
     assert_eq!(booth.voter.waiters(), 1);
-    // Heard at 10 with the stamp 50; the reservation ends at 280.
+    // Heard at 10 with the send time 50; the reservation ends at 280.
     assert_eq!(
         booth.hears_release(30, &release("a", false)),
         ["b Vote 50+270"]
@@ -257,8 +257,8 @@ fn rule_5_a_holder_behind_an_earlier_claim_is_always_asked_to_give_back() {
     booth.hears(0, &claim("c", 9, 1));
     let later = booth.hears(1, &claim("d", 10, 1));
     assert_eq!(later, ["d Wait c e9 no", "c Vote 1+10000 ask"]);
-    for (stamp, earlier) in [(1, "a"), (1, "b"), (2, "a")] {
-        let answer = booth.hears(2, &claim(earlier, 5, stamp));
+    for (sent_at, earlier) in [(1, "a"), (1, "b"), (2, "a")] {
+        let answer = booth.hears(2, &claim(earlier, 5, sent_at));
         let wait = format!("{earlier} Wait c e9 no");
         assert_eq!(answer, [&wait, "c Vote 1+10000 back ask"]);
     }
