@@ -200,8 +200,8 @@ mod claimant {
                 claim: claim.claim,
                 sent_at: claim.sent_at,
                 ttl: claim.ttl,
-                back: false,
-                ask: false,
+                yield_requested: false,
+                probe: false,
                 covered: None,
             };
             Some((to, Message::Vote(vote)))
@@ -296,7 +296,7 @@ fn claim(number: u64) -> Claim {
         epoch: Epoch::new(Epoch::limit(now(), Duration::ZERO).get() + number),
         ttl: TTL,
         sent_at: Instant::ZERO.after(Duration::from_secs(1)),
-        since: Instant::ZERO,
+        votes_valid_since: Instant::ZERO,
         won: false,
         is_try: false,
         join: false,

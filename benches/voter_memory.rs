@@ -62,7 +62,7 @@ fn claim(n: u64) -> Result<Claim, Box<dyn std::error::Error>> {
         epoch: Epoch::at_wall_ms(1_000_000),
         ttl: Duration::from_secs(60),
         sent_at: at(n / 100).mono,
-        since: Instant::ZERO,
+        votes_valid_since: Instant::ZERO,
         won: true,
         is_try: false,
         join: false,

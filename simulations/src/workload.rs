@@ -193,7 +193,7 @@ impl World {
             (wish.is_try, wish.renews) = (true, false);
         }
         self.clients[client].key = wish.key;
-        // Its request may be over before `ask` returns: then it already rests.
+        // Its request may be over before `probe` returns: then it already rests.
         let before = self.clients[client].turn;
         let request = RequestId(self.requests + 1);
         self.clients[client].state = State::Waits { request };

@@ -132,7 +132,7 @@ mod tests {
             epoch: Epoch::new(1),
             ttl: Duration::from_secs(1),
             sent_at: Instant::ZERO,
-            since: Instant::ZERO,
+            votes_valid_since: Instant::ZERO,
             won: false,
             is_try: true,
             join: false,

@@ -152,5 +152,5 @@ impl Node {
 
 /// Whether it is a vote, and its voter wants no answer.
 fn asks_nothing(message: &Message) -> bool {
-    matches!(message, Message::Vote(vote) if !vote.ask && !vote.back)
+    matches!(message, Message::Vote(vote) if !vote.probe && !vote.yield_requested)
 }

@@ -417,7 +417,7 @@ impl Claimant {
         let Some(at) = claim.ballot_of(from) else {
             return false;
         };
-        claim.asked |= vote.ask;
+        claim.asked |= vote.probe;
         let runs_out = claim.runs_out(now, at, vote, &self.voter_set);
         let counted = claim.count(now, at, vote);
         if counted == Counted::Newest {
@@ -429,9 +429,9 @@ impl Claimant {
         }
         if claim.held.is_some() {
             self.lengthen(claim, out);
-            if vote.back && mistaken!(WonIsGivenBack) {
+            if vote.yield_requested && mistaken!(WonIsGivenBack) {
                 claim.give_back(now, at, &self.voter_set, &mut self.jitter, out);
-            } else if vote.ask {
+            } else if vote.probe {
                 claim.send_to(now, at, &self.voter_set, &mut self.jitter, out);
             }
             return false;
@@ -439,7 +439,7 @@ impl Claimant {
         let valid_until = claim.promised(&self.voter_set, &self.links);
         if now.mono < valid_until {
             self.win(now, claim, valid_until, out);
-        } else if vote.back || runs_out && claim.may_win() {
+        } else if vote.yield_requested || runs_out && claim.may_win() {
             claim.give_back(now, at, &self.voter_set, &mut self.jitter, out);
         }
         false

@@ -89,7 +89,7 @@ mod tests {
                 epoch: Epoch::new(seq),
                 ttl: Duration::from_secs(5),
                 sent_at: now.mono,
-                since: Instant::ZERO,
+                votes_valid_since: Instant::ZERO,
                 won: true,
                 is_try: false,
                 join: false,

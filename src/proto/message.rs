@@ -80,7 +80,7 @@ pub struct Claim {
     /// The claimant's own clock when it sent this; a voter only echoes it.
     pub sent_at: Instant,
     /// "I count no vote of yours whose send time is before this."
-    pub since: Instant,
+    pub votes_valid_since: Instant,
     /// Whether the claim has a majority.
     pub won: bool,
     /// Whether it would rather be told no than wait.
@@ -103,9 +103,9 @@ pub struct Vote {
     /// From that send time on.
     pub ttl: Duration,
     /// An earlier claim waits: give it back unless you have won.
-    pub back: bool,
+    pub yield_requested: bool,
     /// Are you there?
-    pub ask: bool,
+    pub probe: bool,
     /// The session that covers the vote.
     pub covered: Option<SessionId>,
 }

@@ -30,7 +30,7 @@ pub(crate) enum Answer {
 pub(super) struct Ballot {
     pub(super) voter: NodeId,
     /// Votes with an older send time do not count: the voter was told so.
-    since: Instant,
+    votes_valid_since: Instant,
     /// The newest vote that counts: its send time, and how long from there.
     pub(super) vote: Option<(Instant, Duration)>,
     /// The session that covers the vote.
@@ -90,7 +90,7 @@ pub(crate) struct OwnClaim {
     pub(crate) ttl: Duration,
     pub(crate) deadline: Option<Instant>,
     pub(crate) held: Option<Held>,
-    /// A voter has said `ask` or `Wait`: somebody else wants the key, or may.
+    /// A voter has said `probe` or `Wait`: somebody else wants the key, or may.
     pub(crate) asked: bool,
     /// How often in a row it was told `Stale`.
     pub(crate) stales: u32,
@@ -127,7 +127,7 @@ impl OwnClaim {
         let third = request.ttl / 3;
         let ballots = voters.into_iter().map(|voter| Ballot {
             voter,
-            since: Instant::ZERO,
+            votes_valid_since: Instant::ZERO,
             vote: None,
             link: None,
             answer: Answer::Nothing,
@@ -168,7 +168,7 @@ impl OwnClaim {
         self.repeats = 0;
         self.aside_until = None;
         for ballot in &mut self.ballots {
-            ballot.since = Instant::ZERO;
+            ballot.votes_valid_since = Instant::ZERO;
             if !mistaken!(OldVotesCount) {
                 ballot.vote = None;
             }
@@ -203,7 +203,7 @@ impl OwnClaim {
     /// Rule 10: keeps the newest vote that counts. Answers whether this one does.
     pub(crate) fn count(&mut self, now: Now, at: usize, vote: &Vote) -> Counted {
         let ballot = &mut self.ballots[at];
-        let given_back = vote.sent_at < ballot.since && !mistaken!(GivenBackVotesCount);
+        let given_back = vote.sent_at < ballot.votes_valid_since && !mistaken!(GivenBackVotesCount);
         if given_back || vote.sent_at > self.last_sent_at {
             return Counted::No;
         }
@@ -356,7 +356,7 @@ impl OwnClaim {
         if !mistaken!(GivenBackVotesCount) {
             ballot.vote = None;
         }
-        ballot.since = since;
+        ballot.votes_valid_since = since;
         ballot.answer = Answer::Nothing;
         self.send(now, at, since, voter_set, jitter, out);
     }
@@ -436,7 +436,7 @@ impl OwnClaim {
             epoch: self.epoch,
             ttl,
             sent_at,
-            since: ballot.since,
+            votes_valid_since: ballot.votes_valid_since,
             won: self.held.is_some(),
             is_try: self.is_try,
             join: joins && self.renews && ttl == self.ttl,

@@ -139,8 +139,8 @@ impl Voter {
         };
         if slot.vote.claim != msg.claim {
             self.wait_or_stale(now, at, entry, out);
-        } else if msg.since < slot.vote.sent_at
-            || msg.since == slot.vote.sent_at && !mistaken!(SinceNotAfter)
+        } else if msg.votes_valid_since < slot.vote.sent_at
+            || msg.votes_valid_since == slot.vote.sent_at && !mistaken!(SinceNotAfter)
         {
             self.renew(now, at, &entry, msg.join, out);
         } else {

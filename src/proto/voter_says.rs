@@ -55,15 +55,15 @@ pub(crate) fn learn_won(
     }
 }
 
-pub(crate) fn send_vote(slot: &Slot, covered: Option<SessionId>, ask: bool, out: &mut Effects) {
+pub(crate) fn send_vote(slot: &Slot, covered: Option<SessionId>, probe: bool, out: &mut Effects) {
     let given = &slot.vote;
     let vote = Vote {
         key: slot.key.clone(),
         claim: given.claim.clone(),
         sent_at: given.sent_at,
         ttl: given.expires.since(given.heard),
-        back: slot.wants_back(),
-        ask,
+        yield_requested: slot.wants_back(),
+        probe,
         covered,
     };
     out.send(&given.claim.node, Message::Vote(vote));

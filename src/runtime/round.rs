@@ -367,8 +367,8 @@ mod tests {
                 claim,
                 sent_at: Instant::ZERO,
                 ttl: Duration::from_secs(1),
-                back,
-                ask,
+                yield_requested: back,
+                probe: ask,
                 covered: None,
             });
             let packed = pack(&head, &[vote], DATAGRAM_BYTES);

@@ -212,7 +212,7 @@ fn any_claim(claims: impl Strategy<Value = ClaimId> + 'static) -> impl Strategy<
                     epoch,
                     ttl,
                     sent_at,
-                    since,
+                    votes_valid_since: since,
                     won,
                     is_try,
                     join,
@@ -226,14 +226,14 @@ fn any_vote(claims: impl Strategy<Value = ClaimId> + 'static) -> impl Strategy<V
     let flags = (any::<bool>(), any::<bool>());
     let covered = proptest::option::of(session_id());
     (any_key(), claims, instant(), span(), flags, covered).prop_map(
-        |(key, claim, sent_at, ttl, (back, ask), covered)| {
+        |(key, claim, sent_at, ttl, (yield_requested, probe), covered)| {
             Message::Vote(Vote {
                 key,
                 claim,
                 sent_at,
                 ttl,
-                back,
-                ask,
+                yield_requested,
+                probe,
                 covered,
             })
         },
@@ -355,7 +355,7 @@ pub(crate) fn largest_messages() -> Vec<Message> {
             epoch,
             ttl,
             sent_at,
-            since: sent_at,
+            votes_valid_since: sent_at,
             won: true,
             is_try: true,
             join: true,
@@ -366,8 +366,8 @@ pub(crate) fn largest_messages() -> Vec<Message> {
             claim: claim.clone(),
             sent_at,
             ttl,
-            back: true,
-            ask: true,
+            yield_requested: true,
+            probe: true,
             covered: Some(session),
         }),
         Message::Wait(Wait {

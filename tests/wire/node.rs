@@ -174,7 +174,7 @@ pub(crate) fn claim_message(claim: ClaimId) -> Message {
         epoch: Epoch::at_wall_ms(1_700_000_000_000),
         ttl: Duration::from_secs(1),
         sent_at: Instant::from_nanos(5),
-        since: Instant::ZERO,
+        votes_valid_since: Instant::ZERO,
         won: false,
         is_try: false,
         join: false,
@@ -200,8 +200,8 @@ pub(crate) fn answers(claim: &ClaimId) -> [Message; 3] {
             claim: claim.clone(),
             sent_at,
             ttl,
-            back: false,
-            ask: false,
+            yield_requested: false,
+            probe: false,
             covered: None,
         }),
         Message::Wait(Wait {
@@ -445,8 +445,8 @@ fn a_vote_for_another_life_is_answered_with_this_ones_name() {
             },
             sent_at: Instant::from_nanos(5),
             ttl: Duration::from_secs(1),
-            back: false,
-            ask: true,
+            yield_requested: false,
+            probe: true,
             covered: None,
         });
         let datagram = world.datagram(&head, &[vote]);

@@ -116,7 +116,7 @@ fn claims(
             epoch: Epoch::new(Epoch::limit(now, Duration::ZERO).get() + u64::from(number)),
             ttl: TTL,
             sent_at: now.mono,
-            since: Instant::ZERO,
+            votes_valid_since: Instant::ZERO,
             won: false,
             is_try: false,
             join: false,

@@ -137,7 +137,7 @@ impl Lab {
             Deed::Acquire { node, key } => self.claim(node, key, false),
             Deed::Try { node, key } => self.claim(node, key, true),
             Deed::Release { node, key } => self.release(node, &key).await,
-            // By `ask`: within a play there is no other.
+            // By `probe`: within a play there is no other.
             Deed::Show => Ok(()),
             links => {
                 self.disturb(&links);

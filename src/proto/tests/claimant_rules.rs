@@ -183,7 +183,7 @@ fn rule_12_an_owner_that_was_asked_or_told_to_wait_tells_at_once() {
         let told = |v| format!("v{v} Claim #1 w100 111+10000 won");
         assert_eq!(news[1..], [1, 2, 3, 4, 5].map(told));
 
-        // The same where the question comes after the grant: a `Wait` tells all voters, `ask`
+        // The same where the question comes after the grant: a `Wait` tells all voters, `probe`
         // the one that asked (rule 13).
         let mut asker = holding(Asker::request());
         let is_wait = matches!(before, Message::Wait(_));

@@ -101,7 +101,7 @@ fn claim(name: &str, epoch: u64, sent_at_ms: u64) -> Claim {
         epoch: Epoch::new(epoch),
         ttl: ms(10_000),
         sent_at: instant(sent_at_ms),
-        since: Instant::ZERO,
+        votes_valid_since: Instant::ZERO,
         won: false,
         is_try: false,
         join: false,
@@ -178,7 +178,7 @@ fn line(to: &NodeId, message: &Message) -> String {
     match message {
         Message::Claim(m) => {
             let (epoch, ttl) = (number(m.epoch), span(m.ttl));
-            let since = match m.since {
+            let since = match m.votes_valid_since {
                 Instant::ZERO => String::new(),
                 since => format!(" since {}", reading(since)),
             };
@@ -193,7 +193,7 @@ fn line(to: &NodeId, message: &Message) -> String {
             format!("{to} Claim #{seq} {epoch} {sent_at}+{ttl}{since}{flags}")
         }
         Message::Vote(m) => {
-            let flags = [flag(m.back, "back"), flag(m.ask, "ask")].concat();
+            let flags = [flag(m.yield_requested, "back"), flag(m.probe, "ask")].concat();
             let covered = m.covered.map(|by| format!(" by S{}", by.number));
             let covered = covered.unwrap_or_default();
             format!(
@@ -427,8 +427,8 @@ fn vote(seq: u64, sent_at: Instant, ttl_ms: u64) -> Vote {
         claim: own(seq),
         sent_at,
         ttl: ms(ttl_ms),
-        back: false,
-        ask: false,
+        yield_requested: false,
+        probe: false,
         covered: None,
     }
 }
@@ -440,13 +440,20 @@ fn voted(sent_at_ms: u64, ttl_ms: u64) -> Message {
 
 fn asked(sent_at_ms: u64, ttl_ms: u64) -> Message {
     let vote = vote(1, instant(sent_at_ms), ttl_ms);
-    Message::Vote(Vote { ask: true, ..vote })
+    Message::Vote(Vote {
+        probe: true,
+        ..vote
+    })
 }
 
 fn wanted_back(sent_at_ms: u64, ttl_ms: u64) -> Message {
-    let (back, ask) = (true, true);
+    let (yield_requested, probe) = (true, true);
     let vote = vote(1, instant(sent_at_ms), ttl_ms);
-    Message::Vote(Vote { back, ask, ..vote })
+    Message::Vote(Vote {
+        yield_requested,
+        probe,
+        ..vote
+    })
 }
 
 /// The first claim waits behind node `b`.

@@ -44,7 +44,7 @@ fn who_gives_its_vote_back_is_told_its_new_place() {
         booth.hears(1, &claim(name, epoch, 1));
     }
     let back = Claim {
-        since: instant(2),
+        votes_valid_since: instant(2),
         ..claim("d", 9, 2)
     };
     assert_eq!(place(&mut booth, 2, &back), [("d".to_owned(), 2)]);

@@ -16,7 +16,10 @@ fn with_ttl(claim: Claim, ttl_ms: u64) -> Claim {
 
 fn giving_back(claim: Claim) -> Claim {
     let since = claim.sent_at;
-    Claim { since, ..claim }
+    Claim {
+        votes_valid_since: since,
+        ..claim
+    }
 }
 
 #[test]
@@ -129,10 +132,10 @@ fn rule_2_f11_a_claim_alone_gets_its_vote_again_with_a_sent_at_that_counts() {
     booth.hears(0, &claim("b", 9, 1));
     let answer = booth.hears(5, &giving_back(claim("b", 9, 6)));
     assert_eq!(answer, ["b Vote 6+250"]);
-    // `since` not after the send time: a renewal like any other, though it names a `since`.
+    // `votes_valid_since` not after the send time: a renewal like any other, though it names a `votes_valid_since`.
     let since = instant(6);
     let repeat = Claim {
-        since,
+        votes_valid_since: since,
         ..claim("b", 9, 20)
     };
     assert_eq!(booth.hears(20, &repeat), ["b Vote 20+10000"]);
@@ -249,7 +252,7 @@ fn rule_5_a_holder_that_has_won_is_asked_only_when_it_is_silent() {
     assert_eq!(booth.hears(170, &claim("b", 6, 4)), ["b Wait a e1 yes"]);
 }
 
-/// Also within `holder_probe_interval`, and always with `ask`: the one `ask` before may have been
+/// Also within `holder_probe_interval`, and always with `probe`: the one `probe` before may have been
 /// lost, and a holder that has won answers to nothing else.
 #[test]
 fn rule_5_a_holder_behind_an_earlier_claim_is_always_asked_to_give_back() {
