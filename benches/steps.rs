@@ -78,7 +78,7 @@ mod voter {
     fn renews_its_vote(bencher: Bencher<'_, '_>) {
         let (mut voter, mut claim) = (voter(), claim(1));
         voter.handle_claim(now(), &claim, &mut Effects::default());
-        claim.won = true;
+        claim.granted = true;
         bencher
             .with_inputs(Effects::default)
             .bench_local_values(|mut out| {
@@ -99,7 +99,7 @@ mod voter {
                     Release {
                         key,
                         claim,
-                        won: true,
+                        granted: true,
                     },
                     Effects::default(),
                 )
@@ -297,7 +297,7 @@ fn claim(number: u64) -> Claim {
         ttl: TTL,
         sent_at: Instant::ZERO.after(Duration::from_secs(1)),
         votes_valid_since: Instant::ZERO,
-        won: false,
+        granted: false,
         is_try: false,
         join: false,
         outlives: false,

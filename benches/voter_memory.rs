@@ -63,7 +63,7 @@ fn claim(n: u64) -> Result<Claim, Box<dyn std::error::Error>> {
         ttl: Duration::from_secs(60),
         sent_at: at(n / 100).mono,
         votes_valid_since: Instant::ZERO,
-        won: true,
+        granted: true,
         is_try: false,
         join: false,
         outlives: false,

@@ -158,9 +158,9 @@ pub enum AcquireError {
         /// if none came.
         hears_nobody: Option<DropReason>,
     },
-    /// It was won in contention, and so for a short while at first, but no majority confirmed the
-    /// whole lease in time; it is released.
-    #[error("won, but the whole lease was not confirmed in {waited:?}")]
+    /// It was granted in contention, and so for a short while at first, but no majority
+    /// confirmed the whole lease in time; it is released.
+    #[error("granted, but the whole lease was not confirmed in {waited:?}")]
     Unconfirmed {
         /// How long it was waited for.
         waited: Duration,

@@ -39,8 +39,8 @@ pub enum Mutant {
     FenceIgnored,
     /// A vote that was given back still counts.
     GivenBackVotesCount,
-    /// A claim that won and is over says that it never won.
-    WonIsForgotten,
+    /// A claim that was granted and is over says that it was never granted.
+    GrantedIsForgotten,
     /// A vote does not say for how long it is: the claimant counts what it asked for.
     VoteWithoutTtl,
     /// A renewal asks for less, and the voter takes back what it had promised.
@@ -49,8 +49,8 @@ pub enum Mutant {
     ReleaseByKeyAlone,
     /// A node that gossip calls dead loses its votes.
     GossipFreesVotes,
-    /// A claim that has won is held against the fence.
-    WonHeldAgainstFence,
+    /// A granted claim is held against the fence.
+    GrantedHeldAgainstFence,
     /// Claims of equal epochs are not ordered, and nothing keeps epochs apart.
     EqualEpochsNotOrdered,
     /// A waiter that is not heard any more is skipped, not dropped.
@@ -100,8 +100,8 @@ pub enum Mutant {
     EarlierLivesHold,
     /// A voter that may have forgotten says that there was nothing before.
     ForgetfulVouch,
-    /// A claim that has won is refused for its skew.
-    WonHeldAgainstSkew,
+    /// A granted claim is refused for its skew.
+    GrantedHeldAgainstSkew,
     /// A vote that is given back raises the fence.
     GivingBackRaisesFence,
     /// A holder that is silent is not asked whether it is there.
@@ -114,9 +114,9 @@ pub enum Mutant {
     DeadWaitersGoAtOnce,
     /// How long ago a waiter was heard is judged by its own clock.
     GoneByTheirSentAt,
-    /// A claim that says that it has won leaves the fence where it was.
+    /// A claim that says that it is granted leaves the fence where it was.
     FenceNotRaisedOnWin,
-    /// Those that would rather not wait are not told that another has won.
+    /// Those that would rather not wait are not told that another is granted.
     TriesUntold,
     /// A vote is never asked back for an earlier claim.
     NeverAskedBack,
@@ -128,17 +128,17 @@ pub enum Mutant {
     NoEnd,
     /// A renewal that is not answered is not repeated before the next round.
     RenewalsNotRepeated,
-    /// A `try` ends in `false` beside a claim that has not won.
+    /// A `try` ends in `false` beside a claim that is not granted.
     UnwonDenies,
     /// A request does not end at its deadline.
     DeadlineIgnored,
     /// A lease goes on though its node goes on under another number.
     LeasesOutliveTheirLife,
-    /// A claim that has won gives its vote back.
-    WonIsGivenBack,
+    /// A granted claim gives its vote back.
+    GrantedIsGivenBack,
     /// A lease that counts on reservations is not renewed at once.
     ReservationsNotRenewed,
-    /// `Stale` ends a claim that has won.
+    /// `Stale` ends a granted claim.
     StaleEndsLeases,
     /// The k-th `Stale` in a row makes a claim leap no further than the first.
     StalesNotCounted,
@@ -196,12 +196,12 @@ impl Mutant {
         Self::FenceNotRaisedOnExpiry,
         Self::FenceIgnored,
         Self::GivenBackVotesCount,
-        Self::WonIsForgotten,
+        Self::GrantedIsForgotten,
         Self::VoteWithoutTtl,
         Self::LeaseShrinks,
         Self::ReleaseByKeyAlone,
         Self::GossipFreesVotes,
-        Self::WonHeldAgainstFence,
+        Self::GrantedHeldAgainstFence,
         Self::EqualEpochsNotOrdered,
         Self::SkipInsteadOfDrop,
         Self::Barging,
@@ -226,7 +226,7 @@ impl Mutant {
         Self::EarlierLivesWait,
         Self::EarlierLivesHold,
         Self::ForgetfulVouch,
-        Self::WonHeldAgainstSkew,
+        Self::GrantedHeldAgainstSkew,
         Self::GivingBackRaisesFence,
         Self::HolderNotAsked,
         Self::StaleUntold,
@@ -243,7 +243,7 @@ impl Mutant {
         Self::UnwonDenies,
         Self::DeadlineIgnored,
         Self::LeasesOutliveTheirLife,
-        Self::WonIsGivenBack,
+        Self::GrantedIsGivenBack,
         Self::ReservationsNotRenewed,
         Self::StaleEndsLeases,
         Self::StalesNotCounted,

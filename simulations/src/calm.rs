@@ -240,7 +240,7 @@ impl World {
                 .all(|id| world.probed.get(id) != Some(&Status::Waits))
         };
         self.run_until(self.time + bound.min(self.settings.max_ttl()), is_decided);
-        let won = self.count_probed(&tries, |status| matches!(status, Status::Held { .. }));
+        let granted = self.count_probed(&tries, |status| matches!(status, Status::Held { .. }));
         let denied = self.count_probed(&tries, |status| {
             matches!(
                 status,
@@ -252,7 +252,7 @@ impl World {
         });
         self.see(&Fact::Stormed {
             asked: tries.len(),
-            won,
+            granted,
             denied,
             bound,
         });

@@ -207,7 +207,7 @@ impl World {
         let Some(first) = self.probe(holder, self.wish(key)) else {
             return;
         };
-        // It was renewed, so its voters know that it has won.
+        // It was renewed, so its voters know that it is granted.
         self.pass(self.settings.max_ttl());
         let skew = self.settings.timing.max_clock_skew.as_millis() as i64;
         self.hosts[slow].clock.set_wall(-skew / 2);
@@ -501,7 +501,7 @@ impl World {
         voter.is_some_and(|voter| voter.quarantine().is_none())
     }
 
-    /// Section 2: a claim that has won is refused by nobody for its skew.
+    /// Section 2: a granted claim is refused by nobody for its skew.
     fn play_skewed_voter(&mut self, key: KeyAt) {
         let voters = self.laws.history.terms.voters[key].clone();
         let Some(holder) = (0..self.hosts.len()).find(|host| !voters.contains(host)) else {

@@ -309,7 +309,7 @@ impl Search {
         }
     }
 
-    /// The first claim has won; it is renewed, covered and kept, by two voters.
+    /// The first claim is granted; it is renewed, covered and kept, by two voters.
     fn renew_by_session(&self, state: &mut State) {
         for _ in 0..2 {
             self.wake(state, 0);

@@ -141,7 +141,7 @@ fn a_claim_drawn_while_the_wall_clock_was_far_ahead_claims_anew_once_it_is_set_r
     assert_eq!(claimant.epoch(ticket), Some(Epoch::at_wall_ms(WALL_MS)));
 }
 
-/// Seed 9 of the first world: a floor below an epoch that won, and not a word of it (M5).
+/// Seed 9 of the first world: a floor below an epoch that was granted, and not a word of it (M5).
 #[test]
 fn a_recovery_that_cuts_an_answer_says_that_it_leans_on_its_wall_clock() {
     let voter_set = voter_set(&["a", "b", "c"]);

@@ -78,8 +78,8 @@ impl World {
     }
 
     /// L1: voters have their votes out for claims of a process that is gone, each for another, so
-    /// none of those has won. Who tried before them is not told no; it has the lock once they are
-    /// over.
+    /// none of those is granted. Who tried before them is not told no; it has the lock once they
+    /// are over.
     pub(crate) fn play_split_votes(&mut self, key: KeyAt) {
         let voters = self.laws.history.terms.voters[key].clone();
         let Some((gone, other)) = self.pair_that_may_die(key) else {

@@ -1,7 +1,7 @@
 //! A minority of the voters that stays broken when all else was mended: dead, cut off, mute or deaf
 //! for good. Whoever can reach the others is served all the same.
 
-use lockmesh::proto::claimant::NEVER_WON_MAX;
+use lockmesh::proto::claimant::NEVER_GRANTED_MAX;
 use lockmesh::proto::view::{Peer, View};
 
 use crate::invariants::{Fact, Handover, Host as HostAt, KeyAt};
@@ -62,7 +62,7 @@ impl World {
                 let bound = match what {
                     "peers" => hosts,
                     "boot ids" => lives + namesakes as usize,
-                    "claims that never won" => NEVER_WON_MAX,
+                    "claims that was never granted" => NEVER_GRANTED_MAX,
                     "voters asked again" | "voters left alone" => members,
                     "rooms of slots" => 1,
                     _ => 0,

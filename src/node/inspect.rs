@@ -104,7 +104,7 @@ pub struct Owner {
     pub node: NodeId,
     /// Its fencing token.
     pub epoch: Epoch,
-    /// Whether it has told a voter that it has won. An uncontended owner does so only at its
+    /// Whether it has told a voter that it is granted. An uncontended owner does so only at its
     /// first renewal.
     pub confirmed: bool,
     /// How long a majority of the votes still runs: the holder's own guard ends sooner.
@@ -224,7 +224,7 @@ fn conclude(running: Running) -> Inspection {
     judge(key, voters.len(), &told)
 }
 
-/// Of one vote: how long it runs, the claim's epoch, and whether the claim has won.
+/// Of one vote: how long it runs, the claim's epoch, and whether the claim is granted.
 type Vote = (Duration, Epoch, bool);
 
 fn seen_votes((claim, votes): (&&ClaimId, &Vec<Vote>)) -> Option<SeenVotes> {
@@ -244,7 +244,7 @@ pub(super) fn judge(key: Key, voters: usize, reports: &[&Report]) -> Inspection 
     for report in reports {
         if let Some(vote) = &report.vote {
             let vote_for = votes.entry(&vote.claim).or_default();
-            vote_for.push((vote.remaining, vote.epoch, vote.won));
+            vote_for.push((vote.remaining, vote.epoch, vote.granted));
         }
         let named = report.waiters.iter();
         waiters.extend(named.map(|ReportedWaiter { node, epoch }| Waiter {
@@ -266,7 +266,7 @@ pub(super) fn judge(key: Key, voters: usize, reports: &[&Report]) -> Inspection 
         Owner {
             node: claim.node.clone(),
             epoch: votes[0].1,
-            confirmed: votes.iter().any(|(_, _, won)| *won),
+            confirmed: votes.iter().any(|(_, _, granted)| *granted),
             remaining: votes[needed - 1].0,
         }
     });

@@ -133,7 +133,7 @@ mod tests {
             ttl: Duration::from_secs(1),
             sent_at: Instant::ZERO,
             votes_valid_since: Instant::ZERO,
-            won: false,
+            granted: false,
             is_try: true,
             join: false,
             outlives: false,
@@ -144,8 +144,12 @@ mod tests {
         let Message::Claim(Claim { key, claim, .. }) = claim() else {
             unreachable!()
         };
-        let won = true;
-        Message::Release(Release { key, claim, won })
+        let granted = true;
+        Message::Release(Release {
+            key,
+            claim,
+            granted,
+        })
     }
 
     #[test]

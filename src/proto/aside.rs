@@ -25,12 +25,12 @@ impl OwnClaim {
             Answer::Nothing => ballot.unanswered < UNANSWERED_MAX,
             Answer::Refused(_) => false,
         });
-        Tally::of(self.ballots.len(), may_vote.count(), 0) != Tally::Won
+        Tally::of(self.ballots.len(), may_vote.count(), 0) != Tally::Granted
     }
 }
 
 impl Claimant {
-    /// A voter refuses a claim that has not won for a limit. Where it can do without that voter
+    /// A voter refuses a claim that is not granted for a limit. Where it can do without that voter
     /// nothing is done; else the claim gives back all that it has. It asks again under its epoch,
     /// and so with its place in the order.
     pub(super) fn step_aside(&mut self, now: Now, claim: &mut OwnClaim, out: &mut Effects) {

@@ -19,16 +19,16 @@ use super::epoch::{Epoch, EpochClock};
 use super::event::{Effects, Event, Ticket};
 use super::id::{ClaimId, Incarnation, Key, NodeId};
 use super::link::Links;
-use super::message::{HolderWon, Message, RefuseReason, Release, Stale, Vote, Wait};
+use super::message::{HolderGranted, Message, RefuseReason, Release, Stale, Vote, Wait};
 use super::own_claim::{Answer, Counted, OwnClaim};
 pub use super::request::{ExtendError, Request, RequestError};
 use super::rng::Jitter;
 use super::time::{Instant, Now, earliest};
 use super::voter_set::VoterSet;
 
-/// How many claims that never won are remembered, so that a late vote for one of them is given
-/// back without raising a fence.
-pub const NEVER_WON_MAX: usize = 1_024;
+/// How many claims that was never granted are remembered, so that a late vote for one of them is
+/// given back without raising a fence.
+pub const NEVER_GRANTED_MAX: usize = 1_024;
 /// An epoch is drawn up to so many steps further on than it must be. A millisecond has room for a
 /// thousand such.
 const EPOCH_STEPS: u64 = 1_024;
@@ -55,7 +55,7 @@ pub struct Claimant {
     last_ticket: Ticket,
     /// Numbers from 1 and never repeats.
     last_seq: u64,
-    pub(super) never_won: VecDeque<u64>,
+    pub(super) never_granted: VecDeque<u64>,
     /// Sessions with voters.
     pub(super) links: Links,
     /// A session was renewed late, so leases are looked at before their time: since when, and
@@ -90,7 +90,7 @@ impl Claimant {
             due: BTreeSet::new(),
             last_ticket: Ticket(0),
             last_seq: 0,
-            never_won: VecDeque::new(),
+            never_granted: VecDeque::new(),
             links: Links::default(),
             sweep: None,
             returned: BTreeMap::new(),
@@ -241,11 +241,11 @@ impl Claimant {
         // what does not outlive it.
         let is_of_this_life = id.incarnation == self.incarnation;
         if let Some(key) = key.filter(|_| !is_known && is_of_this_life) {
-            let won = !self.never_won(id);
+            let granted = !self.never_granted(id);
             let release = Release {
                 key: key.clone(),
                 claim: id.clone(),
-                won,
+                granted,
             };
             out.send(from, Message::Release(release));
         }
@@ -302,9 +302,9 @@ impl Claimant {
         let tickets: Vec<Ticket> = self.claims.keys().copied().collect();
         let claims: Vec<OwnClaim> = tickets.into_iter().filter_map(|t| self.take(t)).collect();
         for claim in &claims {
-            let won = self.forget(claim);
+            let granted = self.forget(claim);
             if !claim.outlives() {
-                claim.release_all(won, out);
+                claim.release_all(granted, out);
             }
         }
         self.links.end_all();
@@ -429,7 +429,7 @@ impl Claimant {
         }
         if claim.held.is_some() {
             self.lengthen(claim, out);
-            if vote.yield_requested && mistaken!(WonIsGivenBack) {
+            if vote.yield_requested && mistaken!(GrantedIsGivenBack) {
                 claim.give_back(now, at, &self.voter_set, &mut self.jitter, out);
             } else if vote.probe {
                 claim.send_to(now, at, &self.voter_set, &mut self.jitter, out);
@@ -479,12 +479,12 @@ impl Claimant {
         let holder = &wait.holder;
         let is_own = holder.node == self.me && holder.incarnation == self.incarnation;
         let is_over = is_own && !self.tickets.contains_key(&holder.seq);
-        let won = match is_over && !mistaken!(OwnGhostsDeny) {
-            true => HolderWon::No,
-            false => wait.won,
+        let granted = match is_over && !mistaken!(OwnGhostsDeny) {
+            true => HolderGranted::No,
+            false => wait.granted,
         };
         let known = (&*self.voter_set, &self.links);
-        claim.answer(now, at, Answer::Waits(won), known, &mut self.jitter);
+        claim.answer(now, at, Answer::Waits(granted), known, &mut self.jitter);
         claim.note_holder(at, wait);
         if claim.held.is_some_and(|held| !held.told) {
             claim.tell_all(now, &self.voter_set, &mut self.jitter, out);
@@ -550,7 +550,7 @@ impl Claimant {
         false
     }
 
-    /// Rule 16: a `try` claim ends once another has won.
+    /// Rule 16: a `try` claim ends once another is granted.
     fn is_denied(&self, claim: &OwnClaim, out: &mut Effects) -> bool {
         let is_denied = claim.is_denied();
         if is_denied {
@@ -601,30 +601,30 @@ impl Claimant {
 
     /// Tells all voters that a claim is over, and forgets it but for what a late vote may ask.
     pub(super) fn finish(&mut self, claim: &OwnClaim, out: &mut Effects) {
-        let won = self.forget(claim);
-        claim.release_all(won, out);
+        let granted = self.forget(claim);
+        claim.release_all(granted, out);
     }
 
-    /// Answers whether it has won, or may have.
+    /// Answers whether it is granted, or may have.
     fn forget(&mut self, claim: &OwnClaim) -> bool {
         if !mistaken!(TicketsKept) {
             self.tickets.remove(&claim.id.seq);
         }
-        let won = claim.held.is_some() && !mistaken!(WonIsForgotten);
-        if !won {
-            if self.never_won.len() == NEVER_WON_MAX {
-                self.never_won.pop_front();
+        let granted = claim.held.is_some() && !mistaken!(GrantedIsForgotten);
+        if !granted {
+            if self.never_granted.len() == NEVER_GRANTED_MAX {
+                self.never_granted.pop_front();
             }
-            self.never_won.push_back(claim.id.seq);
+            self.never_granted.push_back(claim.id.seq);
         }
         for link in claim.links() {
             self.links.leave(link, claim.id.seq);
         }
-        won
+        granted
     }
 
-    fn never_won(&self, id: &ClaimId) -> bool {
+    fn never_granted(&self, id: &ClaimId) -> bool {
         // In the order in which they ended, which is not that of their numbers.
-        id.incarnation == self.incarnation && self.never_won.contains(&id.seq)
+        id.incarnation == self.incarnation && self.never_granted.contains(&id.seq)
     }
 }

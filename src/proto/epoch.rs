@@ -123,7 +123,7 @@ impl EpochClock {
     /// Goes on from the epoch that was drawn last by so many steps, though never for that beyond
     /// what others would believe. Nodes that draw within one millisecond, or above one fence,
     /// would draw the same epoch otherwise, and all but one of them would lose their place when
-    /// that one has won.
+    /// that one is granted.
     pub fn step(&mut self, now: Now, steps: u64, max_clock_skew: Duration) -> Epoch {
         let ahead = Epoch(self.last.0.saturating_add(steps));
         self.last = self.last.max(ahead.min(Epoch::limit(now, max_clock_skew)));

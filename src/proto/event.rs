@@ -60,7 +60,7 @@ pub enum Event {
         /// The lease was not to renew itself, and has come to its end.
         was_due: bool,
     },
-    /// A `try` request ended since another claim has won.
+    /// A `try` request ended since another claim is granted.
     Denied {
         /// Which request.
         ticket: Ticket,

@@ -229,7 +229,7 @@ impl Links {
         self.living.clear();
     }
 
-    /// A voter has refused a claim that has won, for a reason that is the same for all: the others
+    /// A voter has refused a granted claim, for a reason that is the same for all: the others
     /// leave it alone until then. Answers whether that is new; the one claim that brought the news
     /// asks again for all.
     pub(crate) fn hush(&mut self, now: Now, voter: &NodeId, until: Instant) -> bool {

@@ -90,7 +90,7 @@ mod tests {
                 ttl: Duration::from_secs(5),
                 sent_at: now.mono,
                 votes_valid_since: Instant::ZERO,
-                won: true,
+                granted: true,
                 is_try: false,
                 join: false,
                 outlives: false,

@@ -82,7 +82,7 @@ pub struct Claim {
     /// "I count no vote of yours whose send time is before this."
     pub votes_valid_since: Instant,
     /// Whether the claim has a majority.
-    pub won: bool,
+    pub granted: bool,
     /// Whether it would rather be told no than wait.
     pub is_try: bool,
     /// Whether the vote is to be covered by a session of the claimant's node.
@@ -102,7 +102,7 @@ pub struct Vote {
     pub sent_at: Instant,
     /// From that send time on.
     pub ttl: Duration,
-    /// An earlier claim waits: give it back unless you have won.
+    /// An earlier claim waits: give it back unless you are granted.
     pub yield_requested: bool,
     /// Are you there?
     pub probe: bool,
@@ -119,13 +119,13 @@ pub struct SessionId {
     pub number: u32,
 }
 
-/// Whether the claim that has a voter's vote has won.
+/// Whether the claim that has a voter's vote is granted.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
-pub enum HolderWon {
+pub enum HolderGranted {
     /// It has not said so, and was heard not long ago.
     No,
-    /// It has not said so, and was not heard for `holder_probe_interval`: it may have won all the
-    /// same.
+    /// It has not said so, and was not heard for `holder_probe_interval`: it may have been granted
+    /// all the same.
     Unheard,
     /// It has, and was heard not long ago.
     Yes,
@@ -144,8 +144,8 @@ pub struct Wait {
     pub holder: ClaimId,
     /// The holder's epoch.
     pub epoch: Epoch,
-    /// Whether the holder has won.
-    pub won: HolderWon,
+    /// Whether the holder is granted.
+    pub granted: HolderGranted,
     /// How many wait before this claim.
     pub ahead: u32,
 }
@@ -190,8 +190,8 @@ pub struct Release {
     pub key: Key,
     /// Which claim.
     pub claim: ClaimId,
-    /// It has won, or the sender cannot know that it has not.
-    pub won: bool,
+    /// It is granted, or the sender cannot know that it has not.
+    pub granted: bool,
 }
 
 /// "Renew all votes that this session covers."
@@ -333,8 +333,8 @@ pub struct ReportedVote {
     pub claim: ClaimId,
     /// Its epoch.
     pub epoch: Epoch,
-    /// Whether the voter knows that it has won.
-    pub won: bool,
+    /// Whether the voter knows that it is granted.
+    pub granted: bool,
     /// How long the vote still runs.
     pub remaining: Duration,
 }

@@ -6,7 +6,7 @@ use super::epoch::Epoch;
 use super::event::{Answers, Effects, Event, Ticket};
 use super::id::{ClaimId, Key, NodeId};
 use super::link::{LinkNo, Links};
-use super::message::{Claim, HolderWon, Message, RefuseReason, Release, Vote, Wait};
+use super::message::{Claim, HolderGranted, Message, RefuseReason, Release, Vote, Wait};
 use super::pace::{jittered, slow_pace, soon_pace};
 use super::request::Request;
 use super::rng::Jitter;
@@ -22,7 +22,7 @@ const TRY_REPEATS: u32 = 3;
 pub(crate) enum Answer {
     Nothing,
     Voted,
-    Waits(HolderWon),
+    Waits(HolderGranted),
     Refused(RefuseReason),
 }
 
@@ -62,14 +62,14 @@ pub(crate) enum Counted {
     Newest,
 }
 
-/// What a claim that has won knows of its lease.
+/// What a granted claim knows of its lease.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Held {
     /// From here on it is lost.
     pub(crate) valid_until: Instant,
     /// Not beyond here, whatever is promised: a lease that does not renew itself is over then.
     pub(crate) end: Instant,
-    /// Whether all voters were told that it has won.
+    /// Whether all voters were told that it is granted.
     pub(crate) told: bool,
     /// The send time of the last message that went to all voters.
     pub(super) round: Instant,
@@ -197,7 +197,7 @@ impl OwnClaim {
     /// cannot win must let its turns run out, or it would hold up those behind it.
     pub(crate) fn may_win(&self) -> bool {
         let answers = self.ballots.iter().filter(|it| it.unanswered < 2).count();
-        Tally::of(self.ballots.len(), answers, 0) == Tally::Won && !mistaken!(TurnsRunOut)
+        Tally::of(self.ballots.len(), answers, 0) == Tally::Granted && !mistaken!(TurnsRunOut)
     }
 
     /// Rule 10: keeps the newest vote that counts. Answers whether this one does.
@@ -293,7 +293,8 @@ impl OwnClaim {
             true => self.answered(),
             false => self.ballots.len(),
         };
-        if mistaken!(ExpiredVotesCount) && Tally::of(voters, ends.clone().count(), 0) == Tally::Won
+        if mistaken!(ExpiredVotesCount)
+            && Tally::of(voters, ends.clone().count(), 0) == Tally::Granted
         {
             return ends.max().unwrap_or_default();
         }
@@ -437,7 +438,7 @@ impl OwnClaim {
             ttl,
             sent_at,
             votes_valid_since: ballot.votes_valid_since,
-            won: self.held.is_some(),
+            granted: self.held.is_some(),
             is_try: self.is_try,
             join: joins && self.renews && ttl == self.ttl,
             outlives: self.outlives,
@@ -461,18 +462,18 @@ impl OwnClaim {
         }
     }
 
-    pub(crate) fn release_all(&self, won: bool, out: &mut Effects) {
+    pub(crate) fn release_all(&self, granted: bool, out: &mut Effects) {
         for ballot in &self.ballots {
             let release = Release {
                 key: self.key.clone(),
                 claim: self.id.clone(),
-                won,
+                granted,
             };
             out.send(&ballot.voter, Message::Release(release));
         }
     }
 
-    /// Rule 16: another claim has won.
+    /// Rule 16: another claim is granted.
     pub(crate) fn is_denied(&self) -> bool {
         if !self.is_try || self.held.is_some() {
             return false;
@@ -480,32 +481,31 @@ impl OwnClaim {
         let voters = self.ballots.len();
         let count = |is: fn(Answer) -> bool| self.ballots.iter().filter(|b| is(b.answer)).count();
         let yes = count(|answer| {
-            let is_unwon = answer == Answer::Waits(HolderWon::No) && mistaken!(UnwonDenies);
-            answer == Answer::Waits(HolderWon::Yes) || is_unwon
+            let is_unwon = answer == Answer::Waits(HolderGranted::No) && mistaken!(UnwonDenies);
+            answer == Answer::Waits(HolderGranted::Yes) || is_unwon
         });
-        let silent = count(|answer| answer == Answer::Waits(HolderWon::Silent));
+        let silent = count(|answer| answer == Answer::Waits(HolderGranted::Silent));
         let mute = count(|answer| matches!(answer, Answer::Nothing | Answer::Refused(_)));
         let surely = Tally::of(voters, 0, yes) == Tally::Lost;
         let likely = self.repeats >= TRY_REPEATS
             && yes + silent > 0
             && Tally::of(voters, 0, yes + silent + mute) == Tally::Lost;
-        surely || likely || self.repeats >= TRY_REPEATS && self.another_may_have_won(mute)
+        surely || likely || self.repeats >= TRY_REPEATS && self.another_may_have_granted(mute)
     }
 
-    /// Rule 16: whether a majority of the voters name one claim that may have won. Of those that do
-    /// not answer, if a majority does, each may have voted for it too, if it comes before this
-    /// one: one that lives and comes after gives its votes back. Holders that differ prove nothing:
-    /// they may all be trying, too.
-    fn another_may_have_won(&self, mute: usize) -> bool {
+    /// Rule 16: whether a majority of the voters name one claim that may have been granted. Of
+    /// those that do not answer, if a majority does, each may have voted for it too, if it comes
+    /// before this one: one that lives and comes after gives its votes back. Holders that differ
+    /// prove nothing: they may all be trying, too.
+    fn another_may_have_granted(&self, mute: usize) -> bool {
         let own = Holder {
             epoch: self.epoch,
             claim: self.id.clone(),
         };
         let voters = self.ballots.len();
-        let answered = Tally::of(voters, voters - mute, 0) == Tally::Won;
-        let may_have_won =
-            |ballot: &&Ballot| matches!(ballot.answer, Answer::Waits(won) if won != HolderWon::No);
-        let named = || self.ballots.iter().filter(may_have_won);
+        let answered = Tally::of(voters, voters - mute, 0) == Tally::Granted;
+        let may_have_granted = |ballot: &&Ballot| matches!(ballot.answer, Answer::Waits(granted) if granted != HolderGranted::No);
+        let named = || self.ballots.iter().filter(may_have_granted);
         let mut holders = named().filter_map(|ballot| ballot.holder.as_ref());
         holders.any(|holder| {
             let is_it = |ballot: &&Ballot| {
@@ -514,11 +514,11 @@ impl OwnClaim {
             let count = named().filter(is_it).count();
             let is_before = **holder < own || mistaken!(AnySilentHolders);
             let mute = if answered && is_before { mute } else { 0 };
-            Tally::of(voters, count + mute, 0) == Tally::Won
+            Tally::of(voters, count + mute, 0) == Tally::Granted
         })
     }
 
-    /// `true` if it has won, and stays whatever becomes of its process.
+    /// `true` if it is granted, and stays whatever becomes of its process.
     pub(crate) fn outlives(&self) -> bool {
         self.outlives && self.held.is_some()
     }

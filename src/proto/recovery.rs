@@ -3,8 +3,8 @@
 //! A voter that forgot whom it voted for would vote again, and two claims would have a majority.
 //! So it abstains until every lease it may have voted for is over, and then asks the others for
 //! the highest epoch they know, since it may have been the only one that two owners share. The
-//! wall clocks are the second belt. Whatever had won when it started was no further ahead of a
-//! right clock than `max_clock_skew`, some right clock has not passed the high time
+//! wall clocks are the second belt. Whatever had been granted when it started was no further ahead
+//! of a right clock than `max_clock_skew`, some right clock has not passed the high time
 //! ([`Clocks`](super::clocks::Clocks)), and right clocks differ by no more than `max_clock_skew`.
 //! Wrong ones that are a minority change nothing in that. A voter that knows too few clocks takes
 //! its own at the start, but not while it knows fewer than a quorum has: its floor might shut out
@@ -442,8 +442,8 @@ impl Recovery {
         own.max(self.others_until)
     }
 
-    /// No epoch that won is above this where this voter may have voted for it before it started, or
-    /// in another voter set until that was last heard.
+    /// No epoch that was granted is above this where this voter may have voted for it before it
+    /// started, or in another voter set until that was last heard.
     fn floor(&self) -> Epoch {
         let high = self.high.filter(|_| !mistaken!(FloorByOwnClock));
         let limit = |at: Now, skew: Duration| match high {
@@ -452,7 +452,7 @@ impl Recovery {
         };
         let skews = if high.is_some() { 2 } else { 1 };
         let own = limit(self.started, self.skew * skews);
-        // What won there is no further ahead of its clock than that, nor that of this one.
+        // What was granted there is no further ahead of its clock than that, nor that of this one.
         let other = self.other_heard.map(|(at, skew)| limit(at, skew * 2));
         own.max(other.unwrap_or_default())
     }

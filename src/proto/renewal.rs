@@ -1,4 +1,4 @@
-//! The part of a claim's life in which it has won: it is told, renewed, covered and extended.
+//! The part of a claim's life in which it is granted: it is told, renewed, covered and extended.
 
 use std::time::Duration;
 
@@ -75,7 +75,7 @@ impl OwnClaim {
         }
     }
 
-    /// Sends the claim that has won to all voters.
+    /// Sends the claim that is granted to all voters.
     pub(crate) fn tell_all(
         &mut self,
         now: Now,

@@ -14,8 +14,8 @@ pub struct Request {
     pub key: Key,
     /// For how long a vote is asked for at a time.
     pub ttl: Duration,
-    /// End with [`Event::Denied`](super::event::Event::Denied) once another claim has won, instead
-    /// of waiting for it.
+    /// End with [`Event::Denied`](super::event::Event::Denied) once another claim is granted,
+    /// instead of waiting for it.
     pub is_try: bool,
     /// Renew the lease until it is released. Otherwise it is over `ttl` after the grant.
     pub renews: bool,

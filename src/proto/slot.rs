@@ -19,7 +19,7 @@ pub(crate) struct Heard {
     pub(crate) sent_at: Instant,
     /// The voter's clock when `sent_at` came.
     pub(crate) heard: Instant,
-    pub(crate) won: bool,
+    pub(crate) granted: bool,
     pub(crate) is_try: bool,
     pub(crate) outlives: bool,
 }
@@ -32,7 +32,7 @@ impl Heard {
             ttl: msg.ttl.min(max_ttl),
             sent_at: msg.sent_at,
             heard: now,
-            won: msg.won,
+            granted: msg.granted,
             is_try: msg.is_try,
             outlives: msg.outlives,
         }
@@ -44,24 +44,24 @@ impl Heard {
     }
 
     fn rank(&self) -> Rank<'_> {
-        rank(self.won, self.epoch, &self.claim)
+        rank(self.granted, self.epoch, &self.claim)
     }
 
-    /// Whether the fence shuts it out. It never does once the claim has won: a claim that is
-    /// still valid has had a majority all along, so no other can have won since.
+    /// Whether the fence shuts it out. It never does once the claim is granted: a claim that is
+    /// still valid has had a majority all along, so no other can are granted since.
     pub(crate) fn is_below(&self, fence: Epoch) -> bool {
-        let counts = !self.won || mistaken!(WonHeldAgainstFence);
+        let counts = !self.granted || mistaken!(GrantedHeldAgainstFence);
         counts && self.epoch <= fence && !mistaken!(FenceIgnored)
     }
 }
 
 type Rank<'a> = (bool, Epoch, Option<&'a ClaimId>);
 
-/// The order of claims: those that have won first, then by epoch, then by claim id. Without the
+/// The order of claims: those that are granted first, then by epoch, then by claim id. Without the
 /// id, claims of equal epochs would wait for each other for ever.
-fn rank(won: bool, epoch: Epoch, claim: &ClaimId) -> Rank<'_> {
+fn rank(granted: bool, epoch: Epoch, claim: &ClaimId) -> Rank<'_> {
     let id = (!mistaken!(EqualEpochsNotOrdered)).then_some(claim);
-    (!won, epoch, id)
+    (!granted, epoch, id)
 }
 
 /// The vote that is out. There may be a million of them: nothing is kept here that no rule asks
@@ -79,7 +79,7 @@ pub(crate) struct GivenVote {
     pub(crate) expires: Instant,
     /// When its holder was last asked whether it is still there; [`Instant::FAR`]: never.
     asked: Instant,
-    pub(crate) won: bool,
+    pub(crate) granted: bool,
     /// `true` if it outlives its claimant's process.
     pub(crate) outlives: bool,
     /// Which session covers it, or has covered it.
@@ -95,7 +95,7 @@ impl GivenVote {
             heard: to.heard,
             expires,
             asked: Instant::FAR,
-            won: to.won,
+            granted: to.granted,
             outlives: to.outlives,
             session: SessionNo::NONE,
         }
@@ -116,7 +116,7 @@ impl GivenVote {
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Slot {
     pub(crate) key: Key,
-    /// The highest epoch of a claim that has won, or whose vote ended here other than by being
+    /// The highest epoch of a granted claim, or whose vote ended here other than by being
     /// given back.
     pub(crate) fence: Epoch,
     pub(crate) vote: GivenVote,
@@ -148,11 +148,11 @@ impl Slot {
         self.queue().iter().find(|waiter| waiter.claim == *claim)
     }
 
-    /// Whether an earlier claim waits for a vote whose holder has not won.
+    /// Whether an earlier claim waits for a vote whose holder is not granted.
     pub(crate) fn wants_back(&self) -> bool {
         let vote = &self.vote;
-        let of_vote = || rank(vote.won, vote.epoch, &vote.claim);
-        let asks = !vote.won && !mistaken!(NeverAskedBack);
+        let of_vote = || rank(vote.granted, vote.epoch, &vote.claim);
+        let asks = !vote.granted && !mistaken!(NeverAskedBack);
         asks && self.queue().first().is_some_and(|it| it.rank() < of_vote())
     }
 
@@ -160,8 +160,8 @@ impl Slot {
         self.fence = self.fence.max(epoch);
     }
 
-    /// Puts a claim into the queue, in order. Only a newer send time replaces what is there; `won`
-    /// sticks. Answers how many wait before it.
+    /// Puts a claim into the queue, in order. Only a newer send time replaces what is there;
+    /// `granted` sticks. Answers how many wait before it.
     pub(crate) fn enqueue(&mut self, mut entry: Heard) -> usize {
         let waiters = &mut self.queue.get_or_insert_default().waiters;
         if let Some(at) = waiters
@@ -169,11 +169,11 @@ impl Slot {
             .position(|waiter| waiter.claim == entry.claim)
         {
             let old = waiters.remove(at);
-            let won = old.won || entry.won;
+            let granted = old.granted || entry.granted;
             if old.sent_at >= entry.sent_at {
                 entry = old;
             }
-            entry.won = won;
+            entry.granted = granted;
         }
         let at = waiters.partition_point(|waiter| waiter.is_before(&entry));
         waiters.insert(at, entry);
@@ -217,7 +217,7 @@ impl Slot {
 
     /// The first in the queue, taken out of it.
     pub(crate) fn pop_head(&mut self) -> Option<Heard> {
-        let barges = mistaken!(Barging) && self.vote.won;
+        let barges = mistaken!(Barging) && self.vote.granted;
         let waiters = &mut self.queue.as_mut()?.waiters;
         let head = match waiters.is_empty() {
             true => None,

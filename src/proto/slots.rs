@@ -303,7 +303,7 @@ mod tests {
             ttl: Duration::ZERO,
             sent_at: Instant::ZERO,
             heard: Instant::ZERO,
-            won: false,
+            granted: false,
             is_try: false,
             outlives: false,
         };

@@ -29,7 +29,9 @@ use super::slot::{GivenVote, Heard, Slot};
 use super::slots::{SlotAt, Slots};
 use super::time::{Instant, Now, earliest};
 use super::view::View;
-use super::voter_says::{count, is_gone, learn_won, send_refuse, send_stale, send_vote, send_wait};
+use super::voter_says::{
+    count, is_gone, learn_granted, send_refuse, send_stale, send_vote, send_wait,
+};
 use super::voter_set::{VoterSet, floor_of};
 
 /// How many floors a voter keeps for the keys that have no slot: 32 KiB, for ever.
@@ -160,7 +162,7 @@ impl Voter {
             }
             return;
         }
-        if (msg.won || slot.vote.won) && !mistaken!(FenceNotRaisedOnRelease) {
+        if (msg.granted || slot.vote.granted) && !mistaken!(FenceNotRaisedOnRelease) {
             slot.raise_fence(slot.vote.epoch);
         }
         self.vote_for_head(now, at, out);
@@ -388,7 +390,7 @@ impl Voter {
         let vote = ReportedVote {
             claim: slot.vote.claim.clone(),
             epoch: slot.vote.epoch,
-            won: slot.vote.won,
+            granted: slot.vote.granted,
             remaining: expires(slot).since(now.mono),
         };
         let waiters = slot.queue().iter().take(REPORTED_WAITERS_MAX);
@@ -434,8 +436,8 @@ impl Voter {
         let slot = at.and_then(|at| self.slots.get(at));
         let holds = slot.is_some_and(|slot| slot.vote.claim == msg.claim);
         let waiter = slot.and_then(|slot| slot.waiter(&msg.claim));
-        let won = msg.won || waiter.is_some_and(|waiter| waiter.won);
-        let excused = won && !mistaken!(WonHeldAgainstSkew);
+        let granted = msg.granted || waiter.is_some_and(|waiter| waiter.granted);
+        let excused = granted && !mistaken!(GrantedHeldAgainstSkew);
         if !excused && !holds && self.is_too_far_ahead(now, msg.epoch) {
             return Some(RefuseReason::Skew);
         }
@@ -473,11 +475,11 @@ impl Voter {
         };
         let is_alone = slot.queue().is_empty();
         let vote = &mut slot.vote;
-        vote.won |= entry.won;
+        vote.granted |= entry.granted;
         let is_newer = entry.sent_at > vote.sent_at;
-        // A vote that has not won is never lengthened while others wait: its holder may be one
+        // A vote that is not granted is never lengthened while others wait: its holder may be one
         // that cannot win.
-        if (vote.won || is_alone) && is_newer {
+        if (vote.granted || is_alone) && is_newer {
             vote.sent_at = entry.sent_at;
             vote.heard = now.mono;
             let expires = match mistaken!(LeaseShrinks) {
@@ -486,7 +488,7 @@ impl Voter {
             };
             self.slots.lengthen(at, expires);
         }
-        if join && entry.won && is_newer {
+        if join && entry.granted && is_newer {
             self.cover(now, at, entry.ttl);
         }
         let Some(slot) = self.slots.get_mut(at) else {
@@ -494,8 +496,8 @@ impl Voter {
         };
         let covered = self.sessions.name_of(now, slot.vote.session);
         send_vote(slot, covered, false, out);
-        if entry.won {
-            learn_won(now, slot, holder_probe_interval, out);
+        if entry.granted {
+            learn_granted(now, slot, holder_probe_interval, out);
         }
     }
 
@@ -504,7 +506,7 @@ impl Voter {
         let Some(slot) = self.slots.get_mut(at) else {
             return;
         };
-        entry.won |= slot.vote.won;
+        entry.granted |= slot.vote.granted;
         let claim = entry.claim.clone();
         if mistaken!(GivingBackRaisesFence) {
             slot.raise_fence(entry.epoch);
@@ -525,7 +527,9 @@ impl Voter {
         let Some(slot) = self.slots.get_mut(at) else {
             return;
         };
-        entry.won |= slot.waiter(&entry.claim).is_some_and(|waiter| waiter.won);
+        entry.granted |= slot
+            .waiter(&entry.claim)
+            .is_some_and(|waiter| waiter.granted);
         if entry.is_below(slot.fence) {
             slot.remove_waiter(&entry.claim);
             return send_stale(&entry, slot.fence, out);
@@ -534,7 +538,7 @@ impl Voter {
         let claim = entry.claim.clone();
         let left_out = slot.make_room(&entry, self.limits.waiters_max);
         let is_left_out = left_out.as_ref().is_some_and(|it| it.claim == claim);
-        // A `try` claim needs no place to be told whether the holder has won.
+        // A `try` claim needs no place to be told whether the holder is granted.
         match left_out {
             Some(it) if !it.is_try => send_refuse(&it.claim, RefuseReason::Limit, out),
             _ => {}
@@ -554,7 +558,7 @@ impl Voter {
         let silent = now.mono.since(slot.vote.heard) >= holder_probe_interval;
         let rested = slot.vote.is_rested(now.mono, holder_probe_interval);
         let asks = !mistaken!(HolderNotAsked);
-        if asks && (!slot.vote.won || silent) && rested || slot.wants_back() {
+        if asks && (!slot.vote.granted || silent) && rested || slot.wants_back() {
             slot.vote.note_asked(now.mono);
             let covered = self.sessions.name_of(now, slot.vote.session);
             send_vote(slot, covered, true, out);
@@ -568,10 +572,10 @@ impl Voter {
         if entry.is_below(fence) {
             return send_stale(&entry, fence, out);
         }
-        let (expires, ttl, won) = (now.mono.after(entry.ttl), entry.ttl, entry.won);
+        let (expires, ttl, granted) = (now.mono.after(entry.ttl), entry.ttl, entry.granted);
         let vote = GivenVote::new(entry, expires);
         let at = self.slots.open(key.clone(), fence, vote);
-        if join && won {
+        if join && granted {
             self.cover(now, at, ttl);
         }
         let Some(slot) = self.slots.get_mut(at) else {
@@ -579,8 +583,8 @@ impl Voter {
         };
         let covered = self.sessions.name_of(now, slot.vote.session);
         send_vote(slot, covered, false, out);
-        if slot.vote.won {
-            learn_won(now, slot, holder_probe_interval, out);
+        if slot.vote.granted {
+            learn_granted(now, slot, holder_probe_interval, out);
         }
     }
 
@@ -626,9 +630,9 @@ impl Voter {
             self.highest_floor = self.highest_floor.max(fence);
             return self.slots.close(at);
         };
-        // A reservation: a dead waiter must cost those behind it little. `Claim` with `won` makes a
-        // lease of it.
-        let span = if head.won || mistaken!(ReservationIsWholeTtl) {
+        // A reservation: a dead waiter must cost those behind it little. `Claim` with `granted`
+        // makes a lease of it.
+        let span = if head.granted || mistaken!(ReservationIsWholeTtl) {
             head.ttl
         } else {
             head.ttl.min(reservation)
@@ -639,8 +643,8 @@ impl Voter {
             return;
         };
         send_vote(slot, None, false, out);
-        if slot.vote.won {
-            learn_won(now, slot, holder_probe_interval, out);
+        if slot.vote.granted {
+            learn_granted(now, slot, holder_probe_interval, out);
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::epoch::Epoch;
 use super::event::Effects;
 use super::id::{ClaimId, NodeId};
-use super::message::{HolderWon, Message, Refuse, RefuseReason, SessionId, Stale, Vote, Wait};
+use super::message::{HolderGranted, Message, Refuse, RefuseReason, SessionId, Stale, Vote, Wait};
 use super::slot::{Heard, Slot};
 use super::time::Now;
 
@@ -25,9 +25,9 @@ pub(crate) fn is_gone(now: Now, waiter: &Heard, dead: &BTreeSet<NodeId>) -> bool
     now.mono.since(heard) >= patience
 }
 
-/// Rule 8: the claim that has the vote has won. Those that can no longer win are told at once,
+/// Rule 8: the claim that has the vote is granted. Those that can no longer win are told at once,
 /// and so are those that would rather not wait.
-pub(crate) fn learn_won(
+pub(crate) fn learn_granted(
     now: Now,
     slot: &mut Slot,
     holder_probe_interval: Duration,
@@ -41,7 +41,7 @@ pub(crate) fn learn_won(
         send_stale(&waiter, fence, out);
     }
     for (ahead, waiter) in slot
-        .take_waiters(|w| w.is_try && !w.won && !mistaken!(TriesUntold))
+        .take_waiters(|w| w.is_try && !w.granted && !mistaken!(TriesUntold))
         .into_iter()
         .enumerate()
     {
@@ -70,7 +70,7 @@ pub(crate) fn send_vote(slot: &Slot, covered: Option<SessionId>, probe: bool, ou
 }
 
 /// To the claim that has so many before it. A holder that was not heard lately is called silent:
-/// one that has won may be over by now.
+/// one that is granted may be over by now.
 pub(crate) fn send_wait(
     now: Now,
     slot: &Slot,
@@ -85,11 +85,11 @@ pub(crate) fn send_wait(
         claim: claim.clone(),
         holder: holder.claim.clone(),
         epoch: holder.epoch,
-        won: match (holder.won, silent) {
-            (false, false) => HolderWon::No,
-            (false, true) => HolderWon::Unheard,
-            (true, false) => HolderWon::Yes,
-            (true, true) => HolderWon::Silent,
+        granted: match (holder.granted, silent) {
+            (false, false) => HolderGranted::No,
+            (false, true) => HolderGranted::Unheard,
+            (true, false) => HolderGranted::Yes,
+            (true, true) => HolderGranted::Silent,
         },
         ahead: count(ahead),
     };

@@ -401,7 +401,7 @@ pub enum Tally {
     /// Neither a majority for it, nor so many against it that there can be none.
     Pending,
     /// A majority is for it.
-    Won,
+    Granted,
     /// So many are against it that the rest are no majority.
     Lost,
 }
@@ -411,7 +411,7 @@ impl Tally {
     #[must_use]
     pub fn of(voters: usize, yes: usize, no: usize) -> Self {
         if yes >= majority(voters) {
-            Self::Won
+            Self::Granted
         } else if voters.saturating_sub(no) < majority(voters) {
             Self::Lost
         } else {

@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | `lockmesh_requests_total` | counter | requests for locks |
 //! | `lockmesh_grants_total` | counter | locks granted |
-//! | `lockmesh_denied_total` | counter | `try` requests that another claim won |
+//! | `lockmesh_denied_total` | counter | `try` requests that another claim was granted |
 //! | `lockmesh_timeouts_total` | counter | requests that ended without a majority |
 //! | `lockmesh_lost_total` | counter | leases that could not be renewed in time |
 //! | `lockmesh_acquire_seconds` | histogram | time from a request to its grant |

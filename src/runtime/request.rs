@@ -112,10 +112,10 @@ impl LockRequest {
         }
     }
 
-    /// Acquires the lock unless another has it. `Ok(None)` where another claim has won it, or may
-    /// have: a majority of the voters have their votes out for one that is silent, and nobody else
-    /// can win before those are over. Of several that try at once exactly one gets it. The guard is
-    /// good for about its ttl, as that of [`acquire`](LockRequest::acquire) is.
+    /// Acquires the lock unless another has it. `Ok(None)` where another claim is granted it, or
+    /// may have: a majority of the voters have their votes out for one that is silent, and nobody
+    /// else can win before those are over. Of several that try at once exactly one gets it. The
+    /// guard is good for about its ttl, as that of [`acquire`](LockRequest::acquire) is.
     ///
     /// # Cancel safety
     /// Dropping the future withdraws the claim, and releases what was granted by then.
@@ -143,9 +143,10 @@ impl LockRequest {
     }
 
     /// Returns `Some(true)` once a majority has confirmed about the whole lease; at once if the
-    /// caller does not want to wait for that. A lock that was won in contention is valid for the
-    /// span of a reservation only, until its first renewal comes back. Returns `Some(false)` if the
-    /// lease was over before, and `None`, with the lease released, if `until` was.
+    /// caller does not want to wait for that. A lock that was granted in contention is valid
+    /// for the span of a reservation only, until its first renewal comes back. Returns
+    /// `Some(false)` if the lease was over before, and `None`, with the lease released, if `until`
+    /// was.
     async fn is_whole(&self, lease: &Lease, until: Option<Instant>) -> Option<bool> {
         let whole = self.ttl * 2 / 3;
         if self.is_eager || lease.remaining() >= whole {

@@ -150,7 +150,7 @@ pub struct Counts {
     pub requests: u64,
     /// Locks that were granted.
     pub granted: u64,
-    /// `try` requests that another claim won.
+    /// `try` requests that another claim was granted.
     pub denied: u64,
     /// Requests that ended without a majority.
     pub timed_out: u64,

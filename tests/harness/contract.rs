@@ -16,7 +16,7 @@ const SHORT: Duration = Duration::from_millis(400);
 over_all_backends! {
     nothing_is_asked_for_before_acquire,
     of_several_that_try_at_once_exactly_one_gets_it,
-    a_try_is_none_only_where_another_claim_has_won,
+    a_try_is_none_only_where_another_claim_has_granted,
     the_epochs_of_successive_owners_rise,
     those_who_wait_are_served_in_order,
     a_future_that_is_dropped_withdraws_its_claim,
@@ -58,7 +58,7 @@ async fn of_several_that_try_at_once_exactly_one_gets_it(Backend { a, b, .. }: B
     }
 }
 
-async fn a_try_is_none_only_where_another_claim_has_won(Backend { a, b, .. }: Backend) {
+async fn a_try_is_none_only_where_another_claim_has_granted(Backend { a, b, .. }: Backend) {
     let guard = a.lock("k").ttl(LONG).acquire().await.unwrap();
     for mesh in [&a, &b] {
         assert!(mesh.lock("k").try_acquire().await.unwrap().is_none());
@@ -76,7 +76,7 @@ async fn the_epochs_of_successive_owners_rise(Backend { a, b, .. }: Backend) {
         let guard = mesh.lock("k").acquire().await.unwrap();
         assert!(Some(guard.epoch()) > highest, "round {round}");
         highest = Some(guard.epoch());
-        // One that was won in contention may be over by now where the machine is slow.
+        // One that was granted in contention may be over by now where the machine is slow.
         let _ = guard.release().await;
     }
 }

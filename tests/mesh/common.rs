@@ -18,8 +18,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The constants of [`Timing::lan`] with a short longest lease, so that a quarantine is over
 /// soon, and longer reservations: who is granted a lock in its turn has it for no longer than a
-/// reservation until the voters have heard that it has won, and a busy machine may stand still for
-/// a while.
+/// reservation until the voters have heard that it is granted, and a busy machine may stand still
+/// for a while.
 pub(crate) fn timing(max_ttl: Duration) -> Timing {
     Timing {
         max_ttl,

@@ -24,7 +24,7 @@ async fn eight_nodes() -> (Cluster, Vec<Mesh>) {
     (cluster, nodes)
 }
 
-/// No lease is over before that, not even one that was won in contention.
+/// No lease is over before that, not even one that was granted in contention.
 const LEASE_MIN: Duration = Duration::from_millis(900);
 
 /// All try at the same instant. Returns the last guard; panics unless there is exactly one. Only if
@@ -40,16 +40,18 @@ async fn round(nodes: &[Mesh], key: &str) -> Guard {
         })
     });
     let tries: Vec<_> = tries.collect();
-    let mut won = Vec::new();
+    let mut granted = Vec::new();
     for tried in tries {
         let answer = within("an answer", tried).await.unwrap();
-        won.extend(answer.unwrap_or_else(|error| panic!("{key}: {error}")));
+        granted.extend(answer.unwrap_or_else(|error| panic!("{key}: {error}")));
     }
-    won.sort_by_key(Guard::epoch);
-    let last = won.pop().unwrap_or_else(|| panic!("{key}: nobody won"));
-    assert!(won.iter().all(|guard| !guard.is_held()), "{key}");
+    granted.sort_by_key(Guard::epoch);
+    let last = granted
+        .pop()
+        .unwrap_or_else(|| panic!("{key}: nobody was granted"));
+    assert!(granted.iter().all(|guard| !guard.is_held()), "{key}");
     let took = began.elapsed();
-    assert!(won.is_empty() || took >= LEASE_MIN, "{key}: {took:?}");
+    assert!(granted.is_empty() || took >= LEASE_MIN, "{key}: {took:?}");
     last
 }
 

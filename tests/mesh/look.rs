@@ -26,7 +26,7 @@ async fn an_inspection_tells_the_owner_and_who_waits_in_order() {
     let second = tokio::spawn(c.lock("k").acquire());
     waits_for(&cluster, "k", 2).await;
     for node in &cluster.nodes {
-        // Those who wait make it tell the voters that it has won.
+        // Those who wait make it tell the voters that it is granted.
         let told = async {
             loop {
                 let seen = node.inspect("k").await.unwrap();

@@ -69,7 +69,7 @@ fn reading_of_member_that_is_cut_off_does_not_count_for_long() {
     let ahead = granted.map(|(at, epoch)| epoch.wall_ms() - WALL_MS - at.as_millis() as u64);
     assert!(
         ahead.is_none_or(|ahead| ahead <= 5_001) && free,
-        "it won {ahead:?} ms ahead; afterwards the key can be taken: {free}"
+        "it was granted {ahead:?} ms ahead; afterwards the key can be taken: {free}"
     );
 }
 

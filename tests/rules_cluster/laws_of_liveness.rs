@@ -9,7 +9,8 @@ use super::net::*;
 
 const TTL: std::time::Duration = ms(2_000);
 
-/// One round of eight tries at one instant on a free key. Answers who won, and how long it took.
+/// One round of eight tries at one instant on a free key. Answers who was granted, and how long it
+/// took.
 fn round(net: &mut Net, name: &str) -> (Vec<usize>, std::time::Duration) {
     net.log.clear();
     let tickets: Vec<Ticket> = (0..8).map(|seat| net.attempt(seat, name, TTL)).collect();
@@ -17,8 +18,8 @@ fn round(net: &mut Net, name: &str) -> (Vec<usize>, std::time::Duration) {
         let decided = |seat| net.granted(seat, tickets[seat]).is_some();
         (0..8).all(|seat| decided(seat) || net.is_denied(seat, tickets[seat]))
     });
-    let won = |seat: &usize| net.granted(*seat, tickets[*seat]).is_some();
-    let winners: Vec<usize> = (0..8).filter(won).collect();
+    let granted = |seat: &usize| net.granted(*seat, tickets[*seat]).is_some();
+    let winners: Vec<usize> = (0..8).filter(granted).collect();
     for winner in &winners {
         net.release(*winner, tickets[*winner]);
     }
@@ -29,15 +30,15 @@ fn round(net: &mut Net, name: &str) -> (Vec<usize>, std::time::Duration) {
 #[test]
 fn l1_eight_nodes_that_try_at_the_same_instant_never_all_get_false() {
     let mut net = Net::new(8, 3, 0);
-    let mut won = [0; 8];
+    let mut granted = [0; 8];
     for n in 0..1_000 {
         // Every other time the key of the time before.
         let (winners, took) = round(&mut net, &format!("key/{}", n / 2));
         assert_eq!(winners.len(), 1, "round {n}: {winners:?}");
         assert!(took <= ms(100), "round {n}: {took:?}");
-        won[winners[0]] += 1;
+        granted[winners[0]] += 1;
     }
-    assert!(won.iter().sum::<u32>() == 1_000);
+    assert!(granted.iter().sum::<u32>() == 1_000);
 }
 
 /// F12, F13: a lost `Release` makes one voter's word out of date.
@@ -119,7 +120,7 @@ fn l2_a_waiter_learns_of_its_turn_without_asking() {
     net.run_for(ms(50));
     let next = net.acquire(4, "k", TTL);
     net.run_for(ms(50));
-    let is_claim = |m: &Message| matches!(m, Message::Claim(claim) if !claim.won);
+    let is_claim = |m: &Message| matches!(m, Message::Claim(claim) if !claim.granted);
     net.fate = losing(move |packet| packet.from == 4 && packet.has(is_claim));
     net.run_for(ms(1_000));
     net.release(3, first);

@@ -223,7 +223,7 @@ fn m4_a_minority_gets_nothing_whatever_gossip_says() {
     net.run_for(TTL * 5);
     assert_eq!(net.granted(0, minority[0]), None);
     assert_eq!(net.granted(1, minority[1]), None);
-    // Nor is it an answer: nobody has told them that another has won.
+    // Nor is it an answer: nobody has told them that another is granted.
     assert!(!net.is_denied(1, minority[1]));
 }
 
@@ -321,7 +321,7 @@ fn m5_f17_a_lease_lives_through_a_rolling_restart_of_its_voters() {
 
 /// F1: the release reaches one voter, and the other asks for its vote back.
 #[test]
-fn m2_f1_a_claim_that_has_won_and_is_over_yields_to_no_lower_epoch() {
+fn m2_f1_a_claim_that_has_granted_and_is_over_yields_to_no_lower_epoch() {
     let mut net = Net::of(3, 3, 2);
     net.seats[4].wall_off_ms = -1_000;
     for seat in 0..5 {

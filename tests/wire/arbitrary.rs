@@ -9,7 +9,7 @@ use lockmesh::proto::digest::{Digest, PARTS, Part};
 use lockmesh::proto::epoch::Epoch;
 use lockmesh::proto::id::{ClaimId, Incarnation, KEY_BYTES_MAX, Key, NODE_ID_BYTES_MAX, NodeId};
 use lockmesh::proto::message::{
-    Challenge, Claim, HolderWon, Inspect, KeepAlive, Kept, Memory, Message, Namesake, Outdated,
+    Challenge, Claim, HolderGranted, Inspect, KeepAlive, Kept, Memory, Message, Namesake, Outdated,
     REPORTED_WAITERS_MAX, Recall, Refuse, RefuseReason, Release, Report, ReportedVote,
     ReportedWaiter, SessionId, Stale, Vote, VoterQuery, VoterReply, Wait,
 };
@@ -92,12 +92,12 @@ pub(crate) fn any_claim_id() -> impl Strategy<Value = ClaimId> {
     })
 }
 
-fn holder_won() -> impl Strategy<Value = HolderWon> {
+fn holder_granted() -> impl Strategy<Value = HolderGranted> {
     prop::sample::select(vec![
-        HolderWon::No,
-        HolderWon::Unheard,
-        HolderWon::Yes,
-        HolderWon::Silent,
+        HolderGranted::No,
+        HolderGranted::Unheard,
+        HolderGranted::Yes,
+        HolderGranted::Silent,
     ])
 }
 
@@ -113,10 +113,10 @@ fn refuse_reason() -> impl Strategy<Value = RefuseReason> {
 
 fn any_report() -> impl Strategy<Value = Message> {
     let vote = (any_claim_id(), epoch(), any::<bool>(), span()).prop_map(
-        |(claim, epoch, won, remaining)| ReportedVote {
+        |(claim, epoch, granted, remaining)| ReportedVote {
             claim,
             epoch,
-            won,
+            granted,
             remaining,
         },
     );
@@ -205,7 +205,7 @@ fn any_claim(claims: impl Strategy<Value = ClaimId> + 'static) -> impl Strategy<
         flags,
     )
         .prop_map(
-            |(key, claim, epoch, ttl, sent_at, since, (won, is_try, join, outlives))| {
+            |(key, claim, epoch, ttl, sent_at, since, (granted, is_try, join, outlives))| {
                 Message::Claim(Claim {
                     key,
                     claim,
@@ -213,7 +213,7 @@ fn any_claim(claims: impl Strategy<Value = ClaimId> + 'static) -> impl Strategy<
                     ttl,
                     sent_at,
                     votes_valid_since: since,
-                    won,
+                    granted,
                     is_try,
                     join,
                     outlives,
@@ -245,27 +245,32 @@ pub(crate) fn any_message_about(
     claims: impl Strategy<Value = ClaimId> + Clone + 'static,
 ) -> impl Strategy<Value = Message> {
     let flags = (any::<bool>(), any::<bool>());
-    let holder = (any_claim_id(), epoch(), holder_won(), any::<u32>());
+    let holder = (any_claim_id(), epoch(), holder_granted(), any::<u32>());
     let wait = (any_key(), claims.clone(), holder);
     let memory = (number(), epoch(), flags, incarnation(), span(), span());
     prop_oneof![
         any_claim(claims.clone()),
         any_vote(claims.clone()),
-        wait.prop_map(|(key, claim, (holder, epoch, won, ahead))| {
+        wait.prop_map(|(key, claim, (holder, epoch, granted, ahead))| {
             Message::Wait(Wait {
                 key,
                 claim,
                 holder,
                 epoch,
-                won,
+                granted,
                 ahead,
             })
         }),
         (claims.clone(), epoch()).prop_map(|(claim, fence)| Message::Stale(Stale { claim, fence })),
         (claims.clone(), refuse_reason())
             .prop_map(|(claim, reason)| Message::Refuse(Refuse { claim, reason })),
-        (any_key(), claims, any::<bool>())
-            .prop_map(|(key, claim, won)| Message::Release(Release { key, claim, won })),
+        (any_key(), claims, any::<bool>()).prop_map(|(key, claim, granted)| Message::Release(
+            Release {
+                key,
+                claim,
+                granted
+            }
+        )),
         number().prop_map(|nonce| Message::Recall(Recall { nonce })),
         prop::sample::select(roles()).prop_map(Message::Describe),
         any_voter_set(),
@@ -356,7 +361,7 @@ pub(crate) fn largest_messages() -> Vec<Message> {
             ttl,
             sent_at,
             votes_valid_since: sent_at,
-            won: true,
+            granted: true,
             is_try: true,
             join: true,
             outlives: true,
@@ -375,7 +380,7 @@ pub(crate) fn largest_messages() -> Vec<Message> {
             claim: claim.clone(),
             holder: claim.clone(),
             epoch,
-            won: HolderWon::Silent,
+            granted: HolderGranted::Silent,
             ahead: u32::MAX,
         }),
         Message::Stale(Stale {
@@ -389,7 +394,7 @@ pub(crate) fn largest_messages() -> Vec<Message> {
         Message::Release(Release {
             key: key.clone(),
             claim: claim.clone(),
-            won: true,
+            granted: true,
         }),
         Message::Recall(Recall { nonce }),
         largest_memory(epoch, incarnation),
@@ -501,7 +506,7 @@ fn largest_report(claim: ClaimId, epoch: Epoch) -> Message {
     let vote = ReportedVote {
         claim,
         epoch,
-        won: true,
+        granted: true,
         remaining: Duration::MAX,
     };
     Message::Report(Report {

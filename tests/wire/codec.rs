@@ -171,7 +171,8 @@ fn a_span_that_overflows_is_an_error_and_no_panic() {
     vote.ttl = Duration::new(u64::MAX, 999_999_999);
     vote.covered = None;
     let body = body_of(&head, &[Message::Vote(vote)]);
-    // The nanoseconds stand before `yield_requested`, `probe` and `covered`, as a marker and four bytes.
+    // The nanoseconds stand before `yield_requested`, `probe` and `covered`, as a marker and four
+    // bytes.
     let at = body.len() - 3 - 4;
     assert_eq!(body[at..at + 4], 999_999_999_u32.to_le_bytes());
     for nanos in [1_000_000_000, u32::MAX] {

@@ -121,11 +121,11 @@ fn nothing(nonce: u64) -> Report {
     }
 }
 
-fn voted_for(nonce: u64, claim: &ClaimId, won: bool, secs: u64) -> Report {
+fn voted_for(nonce: u64, claim: &ClaimId, granted: bool, secs: u64) -> Report {
     let vote = ReportedVote {
         claim: claim.clone(),
         epoch: Epoch::new(70),
-        won,
+        granted,
         remaining: Duration::from_secs(secs),
     };
     Report {
@@ -234,10 +234,10 @@ fn where_too_many_inspections_run_the_oldest_ends_early() {
 #[test]
 fn the_owner_is_the_claim_with_a_majority_for_as_long_as_a_majority_of_votes_lasts() {
     let mut asker = Asker::new();
-    let owner = |won, secs| Owner {
+    let owner = |granted, secs| Owner {
         node: node_id("x"),
         epoch: Epoch::new(70),
-        confirmed: won,
+        confirmed: granted,
         remaining: Duration::from_secs(secs),
     };
     let (x, y) = (claim_of("x"), claim_of("y"));
@@ -259,8 +259,8 @@ fn the_owner_is_the_claim_with_a_majority_for_as_long_as_a_majority_of_votes_las
     for (votes, owner) in rounds {
         let (_, nonce) = asker.asks(&key());
         let mut ended = Vec::new();
-        for (voter, (claim, won, secs)) in VOTERS.into_iter().zip(votes) {
-            ended = asker.hears(voter, voted_for(nonce, claim, won, secs));
+        for (voter, (claim, granted, secs)) in VOTERS.into_iter().zip(votes) {
+            ended = asker.hears(voter, voted_for(nonce, claim, granted, secs));
         }
         assert_eq!(ended[0].1.owner(), Some(&owner));
     }

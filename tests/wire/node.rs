@@ -9,7 +9,8 @@ use lockmesh::proto::claimant::Request;
 use lockmesh::proto::epoch::Epoch;
 use lockmesh::proto::id::{ClaimId, Incarnation, Key};
 use lockmesh::proto::message::{
-    Claim, HolderWon, Inspect, Message, Outdated, Refuse, RefuseReason, Release, Stale, Vote, Wait,
+    Claim, HolderGranted, Inspect, Message, Outdated, Refuse, RefuseReason, Release, Stale, Vote,
+    Wait,
 };
 use lockmesh::proto::time::{Instant, Now};
 use lockmesh::proto::voter::{Limits, Start};
@@ -175,7 +176,7 @@ pub(crate) fn claim_message(claim: ClaimId) -> Message {
         ttl: Duration::from_secs(1),
         sent_at: Instant::from_nanos(5),
         votes_valid_since: Instant::ZERO,
-        won: false,
+        granted: false,
         is_try: false,
         join: false,
         outlives: false,
@@ -186,7 +187,7 @@ fn release(claim: ClaimId) -> Message {
     Message::Release(Release {
         key: key(),
         claim,
-        won: true,
+        granted: true,
     })
 }
 
@@ -209,7 +210,7 @@ pub(crate) fn answers(claim: &ClaimId) -> [Message; 3] {
             claim: claim.clone(),
             holder: claim_of("c"),
             epoch: Epoch::new(5),
-            won: HolderWon::Yes,
+            granted: HolderGranted::Yes,
             ahead: 0,
         }),
         Message::Stale(Stale {

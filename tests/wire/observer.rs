@@ -56,13 +56,16 @@ fn request(name: &str) -> Request {
 #[test]
 fn a_node_counts_what_became_of_its_requests() {
     let mut world = World::new(&["a"]);
-    // The other has won `k`, for a second.
+    // The other is granted `k`, for a second.
     let Message::Claim(claim) = claim_message(claim_of("b")) else {
         unreachable!()
     };
-    let won = Message::Claim(Claim { won: true, ..claim });
+    let granted = Message::Claim(Claim {
+        granted: true,
+        ..claim
+    });
     let head = world.head();
-    let datagram = world.datagram(&head, &[won]);
+    let datagram = world.datagram(&head, &[granted]);
     world.feed(&datagram);
     let deadline = Some(world.now.mono.after(Duration::from_millis(300)));
     let wanted = [

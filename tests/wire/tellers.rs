@@ -56,7 +56,7 @@ pub(crate) fn vote(key: &Key) -> SeenLock {
     let vote = ReportedVote {
         claim: claim_of("x"),
         epoch: Epoch::new(70),
-        won: true,
+        granted: true,
         remaining: Duration::from_secs(3),
     };
     SeenLock {

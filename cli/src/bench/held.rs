@@ -117,7 +117,7 @@ fn claims(
             ttl: TTL,
             sent_at: now.mono,
             votes_valid_since: Instant::ZERO,
-            won: false,
+            granted: false,
             is_try: false,
             join: false,
             outlives: false,

@@ -33,7 +33,7 @@ pub(crate) struct History {
     votes: BTreeMap<(Host, KeyAt), (Host, u64)>,
     /// The highest epoch that each voter ever voted for.
     voted_for: BTreeMap<(Host, KeyAt), u64>,
-    /// Of those, the highest that had won when the voter last lost its memory.
+    /// Of those, the highest that had been granted when the voter last lost its memory.
     lost: BTreeMap<(Host, KeyAt), u64>,
     /// Voters that lost their memory and do not vote yet.
     pub(crate) abstaining: BTreeSet<Host>,
@@ -130,7 +130,7 @@ impl History {
         highest.copied().unwrap_or_default()
     }
 
-    /// The highest epoch that a voter may have voted for and that had won when it forgot.
+    /// The highest epoch that a voter may have voted for and that had been granted when it forgot.
     pub(crate) fn lost_owner(&self, voter: Host, key: KeyAt) -> u64 {
         self.lost.get(&(voter, key)).copied().unwrap_or_default()
     }
@@ -218,9 +218,9 @@ impl History {
         }
     }
 
-    /// `true` if another claim may have won while `asked` waited: a majority had voted for it; or,
-    /// if it comes before, one voter had, and others may not have been heard.
-    pub(crate) fn may_have_won(&self, asked: &Asked) -> bool {
+    /// `true` if another claim may have been granted while `asked` waited: a majority had voted for
+    /// it; or, if it comes before, one voter had, and others may not have been heard.
+    pub(crate) fn may_have_granted(&self, asked: &Asked) -> bool {
         let claims = self.voted.get(&asked.key).into_iter().flatten();
         let others =
             claims.filter(|((epoch, host), _)| (*host, *epoch) != (asked.host, asked.epoch));
@@ -256,9 +256,9 @@ impl History {
 
     fn keep_loss(&mut self, voter: Host) {
         for key in 0..self.terms.voters.len() {
-            let won = self.owner_up_to(key, self.voted_for(voter, key));
+            let granted = self.owner_up_to(key, self.voted_for(voter, key));
             let lost = self.lost.entry((voter, key)).or_default();
-            *lost = (*lost).max(won);
+            *lost = (*lost).max(granted);
         }
     }
 

@@ -22,9 +22,9 @@ impl Law for SomeoneWins {
                 let end = history.last_end(asked.key);
                 let RequestId(id) = request;
                 let was_owned = end.is_some_and(|end| end + linger >= asked.asked_at);
-                (!was_owned && !history.may_have_won(asked)).then(|| {
+                (!was_owned && !history.may_have_granted(asked)).then(|| {
                     format!(
-                        "key {}: request {id} got false and nobody had won, or may have",
+                        "key {}: request {id} got false and nobody had been granted, or may have",
                         asked.key
                     )
                 })
@@ -41,11 +41,11 @@ impl Law for SomeoneWins {
             }
             Fact::Stormed {
                 asked,
-                won,
+                granted,
                 denied,
                 bound,
-            } if *won != 1 || won + denied != *asked => Some(format!(
-                "of {asked} tries in one instant {won} won and {denied} got false in {} ms",
+            } if *granted != 1 || granted + denied != *asked => Some(format!(
+                "of {asked} tries in one instant {granted} were granted and {denied} got false in {} ms",
                 bound / 1_000_000
             )),
             _ => None,
@@ -59,13 +59,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_false_though_nobody_won_is_rejected() {
+    fn a_false_though_nobody_granted_is_rejected() {
         let facts = [(0, asked(1, 0)), (9, over(1, End::Denied))];
         assert_eq!(rejected(&mut SomeoneWins, terms(), &facts), 1);
     }
 
     #[test]
-    fn a_false_since_another_won_is_not() {
+    fn a_false_since_another_granted_is_not() {
         let facts = [
             (0, asked(1, 0)),
             (0, asked(2, 1)),
@@ -114,14 +114,14 @@ mod tests {
 
     #[test]
     fn a_storm_has_one_winner() {
-        let stormed = |won, denied| Fact::Stormed {
+        let stormed = |granted, denied| Fact::Stormed {
             asked: 8,
-            won,
+            granted,
             denied,
             bound: 1,
         };
-        for (won, denied, count) in [(1, 7, 0), (0, 8, 1), (2, 6, 1), (1, 6, 1)] {
-            let facts = [(0, stormed(won, denied))];
+        for (granted, denied, count) in [(1, 7, 0), (0, 8, 1), (2, 6, 1), (1, 6, 1)] {
+            let facts = [(0, stormed(granted, denied))];
             assert_eq!(rejected(&mut SomeoneWins, terms(), &facts), count);
         }
     }

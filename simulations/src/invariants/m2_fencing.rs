@@ -48,7 +48,7 @@ fn judge_grant(request: RequestId, epoch: u64, history: &History) -> Option<Stri
     if epoch <= asked.above {
         let above = asked.above;
         return Some(format!(
-            "key {key}: request {id} claimed after epoch {above} had won, and won with {epoch}"
+            "key {key}: request {id} claimed after epoch {above} had been granted, and was granted with {epoch}"
         ));
     }
     let highest = history.highest_owner(key);

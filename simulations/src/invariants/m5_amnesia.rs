@@ -3,8 +3,8 @@
 //! least every epoch it may have voted for.
 //!
 //! The second half has the exception of section 6: where the wall clock was set back, only epochs
-//! that won count, since only those are known to others; and where too few others answered, the
-//! voter says that it leans on its wall clock, and nothing is asked of it.
+//! that was granted count, since only those are known to others; and where too few others answered,
+//! the voter says that it leans on its wall clock, and nothing is asked of it.
 
 use super::{Fact, History, Host, KeyAt, Law, RequestId};
 
@@ -112,16 +112,16 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_asked_of_it_that_won_after_it_forgot() {
+    fn nothing_is_asked_of_it_that_granted_after_it_forgot() {
         let mut facts = history(60, returned(9, 9, false));
-        // Before it forgot it had voted for a far higher epoch that never won.
+        // Before it forgot it had voted for a far higher epoch that was never granted.
         facts.insert(2, (0, voted(1, Some((0, 40)))));
         facts.insert(7, (51, asked(2, 0)));
         facts.insert(8, (52, granted(2, 20, 90)));
         assert_eq!(
             rejected(&mut Amnesia, terms(), &facts),
             1,
-            "it had voted for 10, which won"
+            "it had voted for 10, which was granted"
         );
         facts[9] = (60, returned(10, 9, false));
         assert_eq!(rejected(&mut Amnesia, terms(), &facts), 0);

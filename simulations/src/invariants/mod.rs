@@ -199,7 +199,7 @@ pub(crate) enum Fact {
     /// Some asked for one free key with `try`, in one instant.
     Stormed {
         asked: usize,
-        won: usize,
+        granted: usize,
         denied: usize,
         bound: u64,
     },

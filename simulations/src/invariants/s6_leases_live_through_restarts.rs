@@ -1,5 +1,5 @@
 //! **Section 6** of `docs/PROTOCOL.md`: voters are restarted one by one, so far apart that each is
-//! out of its quarantine before the next; a lease lives through it, since a claim that has won is
+//! out of its quarantine before the next; a lease lives through it, since a granted claim is
 //! voted for again.
 
 use super::{Fact, History, Law, RequestId};

@@ -301,7 +301,7 @@ fn why(how: Option<End>, held: bool) -> &'static str {
         Some(End::Released) => "its user gave up waiting",
         Some(End::Lost) => "its lease was over, and it was not renewed in time",
         Some(End::TimedOut) => "its deadline passed",
-        Some(End::Denied) => "it was only a try, and another had won",
+        Some(End::Denied) => "it was only a try, and another had been granted",
         Some(End::Crashed) => "its process crashed",
         Some(End::ShutDown) => "its process was shut down",
         None if held => "it was still held when the run was over",

@@ -109,10 +109,10 @@ fn rule_11_m3_a_lease_that_is_over_is_lost_for_good_before_any_message() {
     let vote_from_the_socket = voted(100, 20_000);
     let lost = [
         "Lost w100",
-        "v1 Release #1 won",
-        "v2 Release #1 won",
-        "v3 Release #1 won",
-        "v3 Release #1 won",
+        "v1 Release #1 granted",
+        "v2 Release #1 granted",
+        "v3 Release #1 granted",
+        "v3 Release #1 granted",
     ];
     let mut asker = holding(Asker::request());
     assert_eq!(
@@ -122,7 +122,7 @@ fn rule_11_m3_a_lease_that_is_over_is_lost_for_good_before_any_message() {
     assert_eq!(asker.held(10_000), None);
     assert_eq!(
         asker.hears(10_001, "v2", vote_from_the_socket),
-        ["v2 Release #1 won"]
+        ["v2 Release #1 granted"]
     );
     // Nor does a look, a timer, an extension or a release.
     let mut asker = holding(Asker::request());
@@ -165,14 +165,14 @@ fn rule_12_an_owner_that_nobody_asked_tells_with_its_first_renewal() {
     let said = asker.runs(5_000);
     // A third of ten seconds after the grant, to all.
     assert_eq!(said[0].0, 3_444);
-    assert_eq!(said[0].1, "v1 Claim #1 w100 3444+10000 won join");
+    assert_eq!(said[0].1, "v1 Claim #1 w100 3444+10000 granted join");
     assert_eq!(to("v2", &said)[0].0, 3_444);
     assert_eq!(to("v3", &said)[0].0, 3_444);
 }
 
 #[test]
 fn rule_12_an_owner_that_was_asked_or_told_to_wait_tells_at_once() {
-    for before in [asked(100, 10_000), waits(HolderWon::No)] {
+    for before in [asked(100, 10_000), waits(HolderGranted::No)] {
         let mut asker = Asker::new(5);
         asker.asks(100, Asker::request());
         asker.hears(109, "v3", before.clone());
@@ -180,7 +180,7 @@ fn rule_12_an_owner_that_was_asked_or_told_to_wait_tells_at_once() {
         let mut news = asker.hears(111, "v2", voted(100, 10_000));
         news.extend(asker.hears(111, "v4", voted(100, 10_000)));
         assert_eq!(news[0], "Granted w100 until 10000");
-        let told = |v| format!("v{v} Claim #1 w100 111+10000 won");
+        let told = |v| format!("v{v} Claim #1 w100 111+10000 granted");
         assert_eq!(news[1..], [1, 2, 3, 4, 5].map(told));
 
         // The same where the question comes after the grant: a `Wait` tells all voters, `probe`
@@ -201,7 +201,7 @@ fn rule_12_an_owner_by_reservations_renews_together_with_the_guard() {
     asker.hears(110, "v1", voted(100, 300));
     let news = asker.hears(110, "v2", voted(100, 300));
     assert_eq!(news[0], "Granted w100 until 397");
-    assert_eq!(news[1], "v1 Claim #1 w100 110+10000 won");
+    assert_eq!(news[1], "v1 Claim #1 w100 110+10000 granted");
     assert_eq!(asker.hears(120, "v1", voted(110, 10_000)), NOTHING);
     assert_eq!(
         asker.hears(120, "v2", voted(110, 10_000)),
@@ -258,13 +258,16 @@ fn rule_12_a_lease_that_does_not_renew_itself_is_over_after_its_ttl() {
     assert_eq!(asker.runs(9_999), []);
     // Asked, it lengthens the vote no further than its own end: 10,110.
     let answer = asker.hears(5_000, "v1", asked(100, 10_000));
-    assert_eq!(answer, ["v1 Claim #1 w100 5000+5110 won"]);
+    assert_eq!(answer, ["v1 Claim #1 w100 5000+5110 granted"]);
     assert_eq!(
         asker.hears(5_001, "v1", voted(5_000, 30_000)),
         ["Renewed until 10110"]
     );
     assert_eq!(asker.held(10_110), None);
-    assert_eq!(asker.wakes(10_110), ["Lost w100", "v1 Release #1 won"]);
+    assert_eq!(
+        asker.wakes(10_110),
+        ["Lost w100", "v1 Release #1 granted"]
+    );
 }
 
 #[test]
@@ -275,7 +278,7 @@ fn an_extension_holds_once_a_majority_has_promised_it() {
         goal = c.extend(at(1_000), Ticket(1), ms(6_000), out).unwrap();
     });
     // 9,000 remain; 15,000 are asked for, and 14,850 sure whatever the drift.
-    assert_eq!(sent[0], "v1 Claim #1 w100 1000+15000 won");
+    assert_eq!(sent[0], "v1 Claim #1 w100 1000+15000 granted");
     assert_eq!(reading(goal), "15850");
     assert_eq!(asker.held(1_001).as_deref(), Some("10000"));
     asker.hears(1_010, "v1", voted(1_000, 15_000));
@@ -303,7 +306,7 @@ fn rule_13_a_turn_of_which_half_an_reservation_is_left_is_given_back() {
     for (at_ms, is_given_back) in [(224, false), (225, true), (349, true)] {
         let mut asker = offered(250);
         for voter in ["v2", "v3"] {
-            asker.hears(110, voter, waits(HolderWon::No));
+            asker.hears(110, voter, waits(HolderGranted::No));
         }
         // Heard for the first time so late, it may be what wins.
         let first = asker.hears(at_ms, "v1", asked(100, 249));
@@ -326,7 +329,7 @@ fn rule_13_one_that_no_majority_answers_lets_its_turns_run_out() {
     let again = asker.runs(130);
     assert_eq!([to("v2", &again).len(), to("v3", &again).len()], [1, 1]);
     assert_eq!(asker.hears(131, "v1", asked(100, 140)), NOTHING);
-    asker.hears(132, "v2", waits(HolderWon::No));
+    asker.hears(132, "v2", waits(HolderGranted::No));
     let back = asker.hears(133, "v1", asked(100, 140));
     assert_eq!(back, ["v1 Claim #1 w100 133+10000 since 133"]);
 }
@@ -350,7 +353,7 @@ fn rule_13_a_vote_that_is_wanted_back_is_given_back_unless_it_wins() {
     asker.hears(110, "v1", voted(100, 10_000));
     let granted = asker.hears(110, "v2", wanted_back(100, 10_000));
     assert_eq!(granted[0], "Granted w100 until 10000");
-    assert_eq!(granted[1], "v1 Claim #1 w100 110+10000 won");
+    assert_eq!(granted[1], "v1 Claim #1 w100 110+10000 granted");
     assert_eq!(granted.len(), 4);
 }
 
@@ -378,9 +381,9 @@ fn rule_13_f11_the_voter_is_told_again_and_again_what_does_not_count() {
 fn rule_13_an_owner_that_is_asked_says_so_to_that_voter() {
     let mut asker = holding(Asker::request());
     let answer = asker.hears(120, "v2", asked(100, 10_000));
-    assert_eq!(answer, ["v2 Claim #1 w100 120+10000 won"]);
+    assert_eq!(answer, ["v2 Claim #1 w100 120+10000 granted"]);
     let answer = asker.hears(121, "v3", wanted_back(100, 10_000));
-    assert_eq!(answer, ["v3 Claim #1 w100 121+10000 won"]);
+    assert_eq!(answer, ["v3 Claim #1 w100 121+10000 granted"]);
 }
 
 #[test]

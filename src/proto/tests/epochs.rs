@@ -24,7 +24,7 @@ fn drawn(said: &[String]) -> String {
 }
 
 #[test]
-fn a_claim_too_far_ahead_is_refused_unless_it_has_won() {
+fn a_claim_too_far_ahead_is_refused_unless_it_has_granted() {
     let mut booth = Booth::new();
     assert_eq!(
         booth.hears(0, &near_wall("a", SKEW_MS + 1)),
@@ -40,7 +40,7 @@ fn a_claim_too_far_ahead_is_refused_unless_it_has_won() {
     let sent_at = instant(9);
     let renewal = Claim {
         sent_at,
-        ..won(near_wall("a", SKEW_MS))
+        ..granted(near_wall("a", SKEW_MS))
     };
     let answer = booth.does(|voter, out| voter.handle_claim(set_back, &renewal, out));
     assert_eq!(answer, ["a Vote 9+10000"]);
@@ -63,7 +63,7 @@ fn epochs_rise_with_every_claim_of_a_node_though_its_wall_clock_is_set_back() {
     assert_eq!(drawn(&said), "w100.2");
 }
 
-/// Otherwise the others would be told `Stale` once the first of them has won, and the node whose
+/// Otherwise the others would be told `Stale` once the first of them is granted, and the node whose
 /// name sorts first would be served more often than they are.
 #[test]
 fn nodes_that_claim_at_one_instant_or_above_one_fence_draw_different_epochs() {
@@ -113,7 +113,7 @@ fn f23_what_a_broken_clock_says_counts_as_a_refusal() {
         claim: own(1),
         holder: id("b"),
         epoch: far,
-        won: HolderWon::Yes,
+        granted: HolderGranted::Yes,
         ahead: 0,
     };
     for voter in ["v1", "v2", "v3"] {
@@ -123,7 +123,7 @@ fn f23_what_a_broken_clock_says_counts_as_a_refusal() {
         );
     }
     assert_eq!(drawn(&asker.asks(120, Asker::request())), "w120");
-    // It is no word on who has won, so a `try` is not denied by it.
+    // It is no word on who is granted, so a `try` is not denied by it.
     let mut asker = Asker::new(3);
     asker.asks(
         100,
@@ -152,7 +152,7 @@ fn a_clock_moves_past_the_epochs_in_answers_to_claims_that_are_over() {
         claim: own(1),
         holder: id("b"),
         epoch: Epoch::at_wall_ms(WALL + 1_000),
-        won: HolderWon::No,
+        granted: HolderGranted::No,
         ahead: 0,
     };
     asker.hears(130, "v3", Message::Wait(late));
@@ -206,15 +206,15 @@ fn f25_the_constants_are_part_of_the_voter_set() {
 
 /// F17, F7: while it is valid nobody else can win, whatever the wall clocks say.
 #[test]
-fn a_claim_that_has_won_is_heard_however_far_ahead_its_epoch_is() {
+fn a_claim_that_has_granted_is_heard_however_far_ahead_its_epoch_is() {
     let mut booth = Booth::new();
     let far = near_wall("a", SKEW_MS + 60_000);
-    assert_eq!(booth.hears(0, &won(far)), ["a Vote 1+10000"]);
+    assert_eq!(booth.hears(0, &granted(far)), ["a Vote 1+10000"]);
     // Also where it waits, and an earlier word of it comes late.
     let mut booth = Booth::new();
-    booth.hears(0, &won(claim("x", 5, 1)));
+    booth.hears(0, &granted(claim("x", 5, 1)));
     let far = near_wall("a", SKEW_MS + 60_000);
-    assert_eq!(booth.hears(1, &won(far.clone())), ["a Wait x e5 yes"]);
+    assert_eq!(booth.hears(1, &granted(far.clone())), ["a Wait x e5 yes"]);
     assert_eq!(booth.hears(2, &far), ["a Wait x e5 yes"]);
 }
 
@@ -259,7 +259,7 @@ fn a_claim_drawn_by_a_clock_that_was_set_right_since_is_made_anew_once_it_is_ref
 }
 
 #[test]
-fn a_claim_that_has_won_goes_on_though_a_voter_refuses_its_epoch() {
+fn a_claim_that_has_granted_goes_on_though_a_voter_refuses_its_epoch() {
     let mut asker = Asker::new(3);
     let ahead = Now {
         mono: instant(100),

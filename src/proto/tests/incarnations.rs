@@ -47,7 +47,7 @@ fn f24_a_node_that_learns_of_a_later_life_loses_its_leases_and_claims_anew() {
     let said = asker.does(|c, out| c.adopt(at(130), Incarnation::new(9), out));
     let expected = [
         "Lost w100",
-        "v1 Release #1 won",
+        "v1 Release #1 granted",
         "v1 Release #2",
         "v1 Claim #3 w130 130+10000",
     ];

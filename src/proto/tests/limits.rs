@@ -38,7 +38,7 @@ fn granted_claim_takes_the_last_place() {
     let mut booth = tight(1);
     booth.hears(0, &claim("a", 1, 1));
     booth.hears(1, &claim("b", 2, 1));
-    let said = booth.hears(2, &won(claim("z", 9, 1)));
+    let said = booth.hears(2, &granted(claim("z", 9, 1)));
     assert_eq!(said[..2], ["b Refuse Limit", "z Wait a e1 no"]);
 }
 
@@ -47,7 +47,7 @@ fn granted_claim_takes_the_last_place() {
 fn try_beside_full_queue_is_told_of_the_holder() {
     let mut booth = tight(1);
     let is_try = true;
-    booth.hears(0, &won(claim("a", 1, 1)));
+    booth.hears(0, &granted(claim("a", 1, 1)));
     booth.hears(1, &claim("b", 2, 1));
     let late = Claim {
         is_try,
@@ -96,7 +96,7 @@ fn claim_that_can_do_without_a_full_voter_stays() {
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
     asker.hears(110, "v1", voted(100, 10_000));
-    asker.hears(110, "v2", waits(HolderWon::No));
+    asker.hears(110, "v2", waits(HolderGranted::No));
     for _ in 0..5 {
         assert_eq!(asker.hears(110, "v3", limit()), NOTHING);
     }

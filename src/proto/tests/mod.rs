@@ -34,8 +34,8 @@ use super::epoch::Epoch;
 use super::event::{Effects, Event, Ticket};
 use super::id::{ClaimId, Incarnation, Key, NodeId};
 use super::message::{
-    Claim, HolderWon, KeepAlive, Kept, Message, Refuse, RefuseReason, Release, SessionId, Stale,
-    Vote, Wait,
+    Claim, HolderGranted, KeepAlive, Kept, Message, Refuse, RefuseReason, Release, SessionId,
+    Stale, Vote, Wait,
 };
 use super::time::{Instant, Now, nanos};
 use super::view::View;
@@ -102,22 +102,25 @@ fn claim(name: &str, epoch: u64, sent_at_ms: u64) -> Claim {
         ttl: ms(10_000),
         sent_at: instant(sent_at_ms),
         votes_valid_since: Instant::ZERO,
-        won: false,
+        granted: false,
         is_try: false,
         join: false,
         outlives: false,
     }
 }
 
-fn won(claim: Claim) -> Claim {
-    Claim { won: true, ..claim }
+fn granted(claim: Claim) -> Claim {
+    Claim {
+        granted: true,
+        ..claim
+    }
 }
 
 /// A renewal that asks for a session.
 fn joining(claim: Claim) -> Claim {
     Claim {
         join: true,
-        ..won(claim)
+        ..granted(claim)
     }
 }
 
@@ -133,11 +136,11 @@ fn digest(seqs: impl IntoIterator<Item = u64>) -> Digest {
     digest
 }
 
-fn release(name: &str, won: bool) -> Release {
+fn release(name: &str, granted: bool) -> Release {
     Release {
         key: key(),
         claim: id(name),
-        won,
+        granted,
     }
 }
 
@@ -183,7 +186,7 @@ fn line(to: &NodeId, message: &Message) -> String {
                 since => format!(" since {}", reading(since)),
             };
             let flags = [
-                flag(m.won, "won"),
+                flag(m.granted, "granted"),
                 flag(m.is_try, "try"),
                 flag(m.join, "join"),
                 flag(m.outlives, "outlives"),
@@ -203,17 +206,21 @@ fn line(to: &NodeId, message: &Message) -> String {
             )
         }
         Message::Wait(m) => {
-            let won = match m.won {
-                HolderWon::No => "no",
-                HolderWon::Unheard => "unheard",
-                HolderWon::Yes => "yes",
-                HolderWon::Silent => "silent",
+            let granted = match m.granted {
+                HolderGranted::No => "no",
+                HolderGranted::Unheard => "unheard",
+                HolderGranted::Yes => "yes",
+                HolderGranted::Silent => "silent",
             };
-            format!("{to} Wait {} {} {won}", m.holder.node, number(m.epoch))
+            format!("{to} Wait {} {} {granted}", m.holder.node, number(m.epoch))
         }
         Message::Stale(m) => format!("{to} Stale {}", number(m.fence)),
         Message::Refuse(m) => format!("{to} Refuse {:?}", m.reason),
-        Message::Release(m) => format!("{to} Release #{}{}", m.claim.seq, flag(m.won, "won")),
+        Message::Release(m) => format!(
+            "{to} Release #{}{}",
+            m.claim.seq,
+            flag(m.granted, "granted")
+        ),
         Message::Recall(_) => format!("{to} Recall"),
         Message::Describe(_) => format!("{to} Describe"),
         Message::KeepAlive(m) => {
@@ -457,13 +464,13 @@ fn wanted_back(sent_at_ms: u64, ttl_ms: u64) -> Message {
 }
 
 /// The first claim waits behind node `b`.
-fn waits(won: HolderWon) -> Message {
+fn waits(granted: HolderGranted) -> Message {
     Message::Wait(Wait {
         key: key(),
         claim: own(1),
         holder: id("b"),
         epoch: Epoch::at_wall_ms(WALL),
-        won,
+        granted,
         ahead: 0,
     })
 }

@@ -75,7 +75,7 @@ fn shutdown_withdraws_requests_and_leaves_outliving_leases() {
     // An explicit release ends it as ever.
     assert_eq!(
         asker.releases(140),
-        ["v1", "v2", "v3"].map(|v| format!("{v} Release #1 won"))
+        ["v1", "v2", "v3"].map(|v| format!("{v} Release #1 granted"))
     );
 }
 
@@ -88,7 +88,7 @@ fn shutdown_releases_a_lease_that_renews_itself() {
     let said = asker.does(|c, out| c.release_all(at(130), out));
     assert_eq!(
         said,
-        ["v1", "v2", "v3"].map(|v| format!("{v} Release #1 won"))
+        ["v1", "v2", "v3"].map(|v| format!("{v} Release #1 granted"))
     );
 }
 
@@ -111,7 +111,7 @@ fn rule_17_claims_of_other_lives_are_not_released() {
             ..vote(1, instant(100), 10_000)
         };
         assert_eq!(asker.hears(110, "v1", Message::Vote(vote)), NOTHING);
-        let Message::Wait(wait) = waits(HolderWon::No) else {
+        let Message::Wait(wait) = waits(HolderGranted::No) else {
             unreachable!()
         };
         let claim = in_life(&own(1), life);
@@ -123,7 +123,7 @@ fn rule_17_claims_of_other_lives_are_not_released() {
     assert_eq!(asker.wakes(10_000)[0], "Lost w100");
     assert_eq!(
         asker.hears(10_001, "v1", asked(100, 10_000)),
-        ["v1 Release #1 won"]
+        ["v1 Release #1 granted"]
     );
 }
 
@@ -136,5 +136,8 @@ fn every_claim_of_an_outliving_request_says_so() {
     );
     asker.hears(110, "v1", voted(100, 10_000));
     let again = asker.hears(200, "v1", asked(100, 10_000));
-    assert_eq!(again, ["v1 Claim #1 w100 200+9910 won try outlives"]);
+    assert_eq!(
+        again,
+        ["v1 Claim #1 w100 200+9910 granted try outlives"]
+    );
 }

@@ -10,7 +10,7 @@ fn rule_5_a_claim_that_wins_while_it_waits_goes_before_all_that_have_not() {
     booth.hears(1, &claim("b", 6, 1));
     booth.hears(1, &claim("c", 9, 1));
     for (sent_at, at_ms) in [(1, 2), (5, 3)] {
-        let answer = booth.hears(at_ms, &won(claim("c", 9, sent_at)));
+        let answer = booth.hears(at_ms, &granted(claim("c", 9, sent_at)));
         assert_eq!(answer[0], "c Wait a e1 no");
     }
     let served = booth.hears_release(4, &release("a", false));
@@ -21,9 +21,9 @@ fn rule_5_a_claim_that_wins_while_it_waits_goes_before_all_that_have_not() {
 #[test]
 fn l5_who_waited_and_left_leaves_nothing_behind() {
     let mut alone = Booth::new();
-    alone.hears(0, &won(claim("a", 1, 1)));
+    alone.hears(0, &granted(claim("a", 1, 1)));
     let mut waited = Booth::new();
-    waited.hears(0, &won(claim("a", 1, 1)));
+    waited.hears(0, &granted(claim("a", 1, 1)));
     waited.hears(1, &claim("b", 6, 1));
     assert_ne!(waited.voter, alone.voter);
     waited.hears_release(2, &release("b", false));
@@ -39,6 +39,6 @@ fn rule_5_holder_not_heard_for_holder_probe_interval_is_unheard() {
         booth.hears(100, &claim("b", 9, 2))[0],
         "b Wait a e5 unheard"
     );
-    booth.hears(101, &won(claim("a", 5, 2)));
+    booth.hears(101, &granted(claim("a", 5, 2)));
     assert_eq!(booth.hears(102, &claim("b", 9, 3))[0], "b Wait a e5 yes");
 }

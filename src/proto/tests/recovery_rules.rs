@@ -56,7 +56,7 @@ fn m5_a_voter_without_memory_takes_no_part_until_its_votes_are_over() {
     assert_eq!(booth.voter.quarantine(), Some(instant(QUARANTINE_MS)));
     let refuse = ["a Refuse Quarantine"];
     assert_eq!(booth.hears(0, &claim("a", 5, 1)), refuse);
-    assert_eq!(booth.hears(1, &won(claim("a", 5, 2))), refuse);
+    assert_eq!(booth.hears(1, &granted(claim("a", 5, 2))), refuse);
     let asks = ["v2 Describe", "v3 Describe"];
     assert_eq!(booth.wakes(QUARANTINE_MS - 1), asks);
     assert_eq!(booth.hears(QUARANTINE_MS - 1, &claim("a", 5, 3)), refuse);
@@ -301,7 +301,7 @@ fn f28_what_a_voter_remembers_includes_the_votes_that_are_out() {
     assert_eq!(booth.recalls(false).highest, Epoch::new(5));
     booth.hears_release(1, &release("a", true));
     assert_eq!(booth.recalls(false).highest, Epoch::new(5));
-    booth.hears(2, &won(claim("b", 4, 1)));
+    booth.hears(2, &granted(claim("b", 4, 1)));
     assert_eq!(booth.recalls(false).highest, Epoch::new(5));
     let memory = booth.recalls(true);
     assert!(memory.votes && memory.knew);
@@ -401,7 +401,7 @@ fn a_new_voter_that_hears_of_an_earlier_life_of_itself_goes_into_quarantine() {
 
 /// F17: a lease lives through the restart of its voters one by one.
 #[test]
-fn f17_after_the_quarantine_a_claim_that_has_won_is_voted_for_again() {
+fn f17_after_the_quarantine_a_claim_that_has_granted_is_voted_for_again() {
     let mut booth = recalling(3, 3);
     booth.wakes(QUARANTINE_MS + 1_000);
     let now = QUARANTINE_MS + 1_001;
@@ -409,7 +409,10 @@ fn f17_after_the_quarantine_a_claim_that_has_won_is_voted_for_again() {
         booth.hears(now, &claim("a", 5, 1)),
         ["a Stale w5000.1048575"]
     );
-    assert_eq!(booth.hears(now, &won(claim("a", 5, 2))), ["a Vote 2+10000"]);
+    assert_eq!(
+        booth.hears(now, &granted(claim("a", 5, 2))),
+        ["a Vote 2+10000"]
+    );
     assert_eq!(
         booth.hears(now, &claim("b", 6, 2)),
         ["b Stale w5000.1048575"]
@@ -563,9 +566,9 @@ fn a_voter_of_another_set_is_waited_for_until_its_votes_are_over() {
     assert!(began[0].starts_with("QuarantineBegan"), "{began:?}");
 }
 
-/// What won in another set is above no floor of this one.
+/// What was granted in another set is above no floor of this one.
 #[test]
-fn the_floor_is_above_what_may_have_won_in_another_set() {
+fn the_floor_is_above_what_may_have_granted_in_another_set() {
     let (mut booth, _) = Booth::of(3, 3, Start::Amnesia);
     booth.hears_of(20_000, "v2", &other_set(20_000, false, true));
     let mut now = 20_000;

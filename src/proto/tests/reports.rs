@@ -24,7 +24,7 @@ fn place(booth: &mut Booth, at_ms: u64, claim: &Claim) -> Vec<(String, u32)> {
 #[test]
 fn who_waits_is_told_how_many_wait_before_it() {
     let mut booth = Booth::new();
-    booth.hears(0, &won(claim("a", 1, 1)));
+    booth.hears(0, &granted(claim("a", 1, 1)));
     let told = |name: &str, ahead| vec![(name.to_owned(), ahead)];
     assert_eq!(place(&mut booth, 1, &claim("c", 7, 1)), told("c", 0));
     assert_eq!(place(&mut booth, 1, &claim("d", 8, 1)), told("d", 1));
@@ -68,7 +68,7 @@ fn tries_that_leave_the_queue_are_told_their_places_in_order() {
     let mut out = Effects::default();
     booth
         .voter
-        .handle_claim(at(2), &won(claim("a", 1, 2)), &mut out);
+        .handle_claim(at(2), &granted(claim("a", 1, 2)), &mut out);
     assert_eq!(places(&out), [("b".to_owned(), 0), ("c".to_owned(), 1)]);
 }
 
@@ -79,14 +79,14 @@ fn report(booth: &Booth, at_ms: u64) -> Report {
 #[test]
 fn a_report_names_who_has_the_vote_and_the_first_who_wait() {
     let mut booth = Booth::new();
-    booth.hears(0, &won(claim("a", 5, 1)));
+    booth.hears(0, &granted(claim("a", 5, 1)));
     for n in 0..12 {
         booth.hears(1, &claim(&format!("w{n:02}"), 20 + n, 1));
     }
     let said = report(&booth, 1_000);
     let vote = said.vote.unwrap();
     assert_eq!(
-        (vote.claim, vote.epoch, vote.won),
+        (vote.claim, vote.epoch, vote.granted),
         (id("a"), Epoch::new(5), true)
     );
     assert_eq!(vote.remaining, ms(9_000));
@@ -126,7 +126,7 @@ fn a_voter_has_something_to_remember_from_its_first_vote_on() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 5, 1));
     booth.hears_release(1, &release("a", false));
-    assert!(!booth.voter.has_memory(), "nothing was won");
+    assert!(!booth.voter.has_memory(), "nothing was granted");
 }
 
 #[test]

@@ -84,7 +84,7 @@ fn a_release_says_whether_the_lock_was_held_until_now() {
     };
     let mut asker = holding(Asker::request());
     let held = release(&mut asker, 9_999);
-    assert_eq!(held, (true, "v1 Release #1 won".to_owned()));
+    assert_eq!(held, (true, "v1 Release #1 granted".to_owned()));
     // It is over: it was lost before, and that is told first.
     let mut asker = holding(Asker::request());
     let lost = release(&mut asker, 10_000);
@@ -152,8 +152,8 @@ fn a_request_that_ends_without_the_lock_tells_what_each_voter_had_said() {
     );
     asker.hears(110, "v1", voted(100, 10_000));
     asker.hears(110, "v2", voted(100, 10_000));
-    asker.hears(110, "v3", waits(HolderWon::Yes));
-    asker.hears(110, "v4", waits(HolderWon::No));
+    asker.hears(110, "v3", waits(HolderGranted::Yes));
+    asker.hears(110, "v4", waits(HolderGranted::No));
     // Of several reasons one that does not pass by itself.
     asker.hears(110, "v5", refused(RefuseReason::Limit));
     asker.hears(110, "v6", refused(RefuseReason::Quarantine));
@@ -189,12 +189,12 @@ fn a_deadline_that_passes_after_the_grant_ends_nothing() {
     assert_eq!(asker.held(3_000).as_deref(), Some("10000"));
 }
 
-/// It may have won by votes that other voters do not know of yet.
+/// It may have been granted by votes that other voters do not know of yet.
 #[test]
-fn a_try_that_has_won_is_not_denied_by_those_who_say_that_another_has() {
+fn a_try_that_has_granted_is_not_denied_by_those_who_say_that_another_has() {
     let mut asker = holding(trying());
     for voter in ["v1", "v2", "v3"] {
-        let said = asker.hears(120, voter, waits(HolderWon::Yes));
+        let said = asker.hears(120, voter, waits(HolderGranted::Yes));
         assert!(!said.contains(&"Denied".to_owned()), "{said:?}");
     }
     let said = asker.runs(5_000);
@@ -208,15 +208,15 @@ fn rule_16_a_voter_that_refuses_is_no_more_than_a_silent_one() {
     let denials = |said: &[(u64, String)]| said.iter().filter(|(_, line)| line == "Denied").count();
     let mut asker = Asker::new(3);
     asker.asks(100, trying());
-    asker.hears(101, "v1", waits(HolderWon::Yes));
+    asker.hears(101, "v1", waits(HolderGranted::Yes));
     asker.hears(101, "v2", voted(100, 10_000));
     asker.hears(101, "v3", refused(RefuseReason::Limit));
     assert_eq!(denials(&asker.runs(1_000)), 1);
     // Not while those who have not spoken for another may still be a majority.
     let mut asker = Asker::new(5);
     asker.asks(100, trying());
-    asker.hears(101, "v1", waits(HolderWon::Yes));
-    asker.hears(101, "v2", waits(HolderWon::No));
+    asker.hears(101, "v1", waits(HolderGranted::Yes));
+    asker.hears(101, "v2", waits(HolderGranted::No));
     asker.hears(101, "v3", voted(100, 10_000));
     asker.hears(101, "v4", voted(100, 10_000));
     asker.hears(101, "v5", refused(RefuseReason::Limit));

@@ -43,7 +43,8 @@ fn covered_by_three() -> Asker {
     let mut asker = holding(Asker::request());
     asker.hears(120, "v3", voted(100, 10_000));
     let round = asker.wakes(ROUND);
-    let joins = ["v1", "v2", "v3"].map(|v| format!("{v} Claim #1 w100 3444+10000 won join"));
+    let joins =
+        ["v1", "v2", "v3"].map(|v| format!("{v} Claim #1 w100 3444+10000 granted join"));
     assert_eq!(round, joins);
     for voter in ["v1", "v2", "v3"] {
         asker.hears(3_450, voter, covered(3_444, 1));
@@ -59,9 +60,12 @@ fn covered_by_three() -> Asker {
 #[test]
 fn rule_18_only_renewals_of_leases_that_renew_themselves_ask_for_a_session() {
     let mut asker = holding(Asker::request());
-    // That it has won is no renewal.
-    let told = asker.hears(120, "v3", waits(HolderWon::No));
-    assert!(told.iter().all(|line| line.ends_with("won")), "{told:?}");
+    // That it is granted is no renewal.
+    let told = asker.hears(120, "v3", waits(HolderGranted::No));
+    assert!(
+        told.iter().all(|line| line.ends_with("granted")),
+        "{told:?}"
+    );
     assert_eq!(told.len(), 3);
     let once = Request {
         renews: false,
@@ -184,7 +188,7 @@ fn rule_20_a_session_that_is_over_sends_its_claims_back_to_renewals_that_join() 
     assert_eq!(asker.claimant.sessions(), 2);
     // Soon, so that the voter has its vote back before another voter goes.
     let said = asker.wakes(3_500);
-    assert_eq!(said, ["v2 Claim #1 w100 3500+10000 won join"]);
+    assert_eq!(said, ["v2 Claim #1 w100 3500+10000 granted join"]);
     asker.hears(3_510, "v2", covered(3_500, 9));
     assert_eq!(asker.claimant.sessions(), 3);
     // Late word of the one that is over says nothing of the new one.
@@ -195,11 +199,11 @@ fn rule_20_a_session_that_is_over_sends_its_claims_back_to_renewals_that_join() 
 #[test]
 fn a_voter_that_lets_a_covered_claim_wait_is_asked_again() {
     let mut asker = covered_by_three();
-    asker.hears(3_500, "v2", waits(HolderWon::No));
+    asker.hears(3_500, "v2", waits(HolderGranted::No));
     assert_eq!(asker.claimant.sessions(), 2);
     let said = asker.runs(4_100);
     let to_v2 = to("v2", &said);
-    assert!(to_v2[0].1.ends_with("won join"), "{to_v2:?}");
+    assert!(to_v2[0].1.ends_with("granted join"), "{to_v2:?}");
 }
 
 #[test]
@@ -208,7 +212,7 @@ fn what_is_to_last_longer_than_its_session_is_renewed_singly() {
     let extended = asker.does(|c, out| {
         c.extend(at(4_000), Ticket(1), ms(10_000), out).unwrap();
     });
-    let claims = ["v1", "v2", "v3"].map(|v| format!("{v} Claim #1 w100 4000+19344 won"));
+    let claims = ["v1", "v2", "v3"].map(|v| format!("{v} Claim #1 w100 4000+19344 granted"));
     assert_eq!(extended, claims);
     for voter in ["v1", "v2", "v3"] {
         let vote = Vote {
@@ -220,7 +224,7 @@ fn what_is_to_last_longer_than_its_session_is_renewed_singly() {
     let said = asker.runs(7_334);
     let single = to("v1", &said);
     assert!(
-        single.contains(&(7_334, "v1 Claim #1 w100 7334+16010 won")),
+        single.contains(&(7_334, "v1 Claim #1 w100 7334+16010 granted")),
         "{single:?}"
     );
 }
@@ -290,7 +294,10 @@ fn rule_22_where_the_voter_covers_fewer_a_claim_is_renewed_singly() {
     let said = asker.runs(6_778);
     assert!(to("v1", &said).is_empty());
     let single = to("v2", &said);
-    assert_eq!(single, [(6_778, "v2 Claim #1 w100 6778+10000 won join")]);
+    assert_eq!(
+        single,
+        [(6_778, "v2 Claim #1 w100 6778+10000 granted join")]
+    );
 }
 
 fn three_leases() -> Asker {
@@ -514,7 +521,10 @@ fn a_voter_that_tells_of_a_covered_vote_is_not_asked_for_it() {
     let mut asker = covered_by_three();
     asker.is_told(3_500, "v2", is_over(1));
     let said = asker.runs(6_778);
-    assert!(said.contains(&(6_778, "v2 Claim #1 w100 6778+10000 won join".to_owned())));
+    assert!(said.contains(&(
+        6_778,
+        "v2 Claim #1 w100 6778+10000 granted join".to_owned()
+    )));
     asker.hears(6_780, "v1", covered(ROUND, 1));
     let said = asker.runs(8_000);
     let claims = to("v1", &said);
@@ -528,8 +538,8 @@ fn a_voter_that_tells_of_a_covered_vote_is_not_asked_for_it() {
 #[test]
 fn rule_12_a_voter_whose_vote_is_short_is_asked_again_within_half_of_it() {
     let mut asker = holding(Asker::request());
-    // Somebody else waits, so that all are told that it has won.
-    assert_eq!(asker.hears(120, "v1", waits(HolderWon::No)).len(), 3);
+    // Somebody else waits, so that all are told that it is granted.
+    assert_eq!(asker.hears(120, "v1", waits(HolderGranted::No)).len(), 3);
     asker.hears(125, "v3", voted(100, 300));
     let said = asker.runs(1_000);
     let again = to("v3", &said)[0].0;

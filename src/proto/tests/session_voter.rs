@@ -5,7 +5,7 @@ use super::*;
 
 const NOTHING: [&str; 0] = [];
 
-/// Claim `seq` of node `a` on a key of its own, which has won.
+/// Claim `seq` of node `a` on a key of its own, which is granted.
 fn numbered(seq: u64, sent_at_ms: u64) -> Claim {
     Claim {
         key: Key::new(format!("k{seq}")).unwrap(),
@@ -30,21 +30,24 @@ fn remains(booth: &Booth, at_ms: u64) -> Option<String> {
 }
 
 #[test]
-fn rule_18_a_claim_that_has_won_is_covered_if_it_asks_for_that() {
+fn rule_18_a_claim_that_has_granted_is_covered_if_it_asks_for_that() {
     let mut booth = Booth::new();
     assert_eq!(booth.hears(0, &claim("a", 5, 0)), ["a Vote 0+10000"]);
     let only_says_join = Claim {
         join: true,
         ..claim("a", 5, 1_000)
     };
-    let only_says_won = won(claim("a", 5, 2_000));
+    let only_says_granted = granted(claim("a", 5, 2_000));
     assert_eq!(booth.hears(1_000, &only_says_join), ["a Vote 1000+10000"]);
-    assert_eq!(booth.hears(2_000, &only_says_won), ["a Vote 2000+10000"]);
+    assert_eq!(
+        booth.hears(2_000, &only_says_granted),
+        ["a Vote 2000+10000"]
+    );
     assert_eq!(booth.voter.sessions(), 0);
     let joins = joining(claim("a", 5, 3_000));
     assert_eq!(booth.hears(3_000, &joins), ["a Vote 3000+10000 by S1"]);
     // Every later vote says so, asked for or not.
-    let again = won(claim("a", 5, 4_000));
+    let again = granted(claim("a", 5, 4_000));
     assert_eq!(booth.hears(4_000, &again), ["a Vote 4000+10000 by S1"]);
 }
 
@@ -57,12 +60,12 @@ fn rule_18_a_vote_that_is_new_is_covered_at_once() {
 }
 
 #[test]
-fn rule_18_a_vote_that_is_new_is_covered_only_if_its_claim_has_won_and_asks_for_that() {
-    for only_says_won in [false, true] {
+fn rule_18_a_vote_that_is_new_is_covered_only_if_its_claim_has_granted_and_asks_for_that() {
+    for only_says_granted in [false, true] {
         let mut booth = Booth::new();
         let claim = Claim {
-            won: only_says_won,
-            join: !only_says_won,
+            granted: only_says_granted,
+            join: !only_says_granted,
             ..claim("a", 5, 1_000)
         };
         assert_eq!(booth.hears(1_000, &claim), ["a Vote 1000+10000"]);
@@ -74,9 +77,9 @@ fn rule_18_a_vote_that_is_new_is_covered_only_if_its_claim_has_won_and_asks_for_
 #[test]
 fn rule_18_a_session_that_ends_now_covers_nothing_any_more() {
     let mut booth = covering();
-    booth.hears(9_000, &won(claim("a", 5, 9_000)));
+    booth.hears(9_000, &granted(claim("a", 5, 9_000)));
     let mut other = booth.voter.clone();
-    let again = booth.hears(11_000, &won(claim("a", 5, 11_000)));
+    let again = booth.hears(11_000, &granted(claim("a", 5, 11_000)));
     assert_eq!(again, ["a Vote 11000+10000"]);
     let mut out = Effects::default();
     other.handle_claim(at(11_000), &numbered(2, 11_000), &mut out);
@@ -87,7 +90,7 @@ fn rule_18_a_session_that_ends_now_covers_nothing_any_more() {
 fn rule_18_a_join_counts_only_with_a_newer_sent_at() {
     let mut booth = covering();
     // Its own vote outlives the session.
-    booth.hears(9_000, &won(claim("a", 5, 9_000)));
+    booth.hears(9_000, &granted(claim("a", 5, 9_000)));
     booth.wakes(11_000);
     assert_eq!(booth.voter.sessions(), 0);
     for old in [1_000, 9_000] {
@@ -155,7 +158,7 @@ fn rule_18_the_end_of_a_session_leaves_the_others_of_its_node_alone() {
 #[test]
 fn a_voter_wakes_for_the_end_of_a_session_though_its_vote_lasts_longer() {
     let mut booth = covering();
-    booth.hears(9_000, &won(claim("a", 5, 9_000)));
+    booth.hears(9_000, &granted(claim("a", 5, 9_000)));
     assert_eq!(booth.expires(), "11000");
     assert_eq!(booth.wakes(11_000), NOTHING);
     assert_eq!(
@@ -286,7 +289,7 @@ fn a_session_that_covers_nothing_is_over() {
     let gone = Release {
         key: numbered(2, 0).key,
         claim: own(2),
-        won: true,
+        granted: true,
     };
     booth.hears_release(2_000, &gone);
     assert_eq!((booth.voter.sessions(), booth.voter.slots()), (0, 0));
@@ -379,7 +382,7 @@ fn rule_21_a_claimant_that_believes_otherwise_twice_is_told_what_is_covered() {
     let gone = Release {
         key: numbered(17, 0).key,
         claim: own(17),
-        won: true,
+        granted: true,
     };
     booth.hears_release(1_350, &gone);
     assert_eq!(booth.is_kept(1_400, "a", 1, believed()).len(), 1);

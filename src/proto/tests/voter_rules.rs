@@ -68,7 +68,7 @@ fn rule_1_a_ttl_over_max_ttl_is_cut_and_the_vote_says_so() {
 
 /// F14: it may be one that reaches no majority.
 #[test]
-fn rule_1_f14_a_vote_that_has_not_won_is_never_lengthened_while_others_wait() {
+fn rule_1_f14_a_vote_that_has_not_granted_is_never_lengthened_while_others_wait() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 5, 1));
     booth.hears(10, &claim("b", 9, 1));
@@ -84,23 +84,23 @@ fn rule_1_f14_a_vote_that_has_not_won_is_never_lengthened_while_others_wait() {
 }
 
 #[test]
-fn rule_1_a_vote_that_has_won_is_lengthened_though_others_wait() {
+fn rule_1_a_vote_that_has_granted_is_lengthened_though_others_wait() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 5, 1));
     booth.hears(10, &claim("b", 9, 1));
-    let renewal = won(claim("a", 5, 5_001));
+    let renewal = granted(claim("a", 5, 5_001));
     assert_eq!(booth.hears(5_000, &renewal), ["a Vote 5001+10000"]);
     assert_eq!(booth.expires(), "15000");
 }
 
-/// F6: `won` sticks, whatever the send time it came with.
+/// F6: `granted` sticks, whatever the send time it came with.
 #[test]
-fn rule_1_f6_won_sticks_at_an_equal_or_older_sent_at() {
+fn rule_1_f6_granted_sticks_at_an_equal_or_older_sent_at() {
     for sent_at in [50, 7] {
         let mut booth = Booth::new();
         booth.hears(0, &claim("a", 5, 50));
         assert_eq!(
-            booth.hears(1, &won(claim("a", 5, sent_at))),
+            booth.hears(1, &granted(claim("a", 5, sent_at))),
             ["a Vote 50+10000"]
         );
         assert_eq!(booth.hears(2, &claim("a", 5, 51)), ["a Vote 51+10000"]);
@@ -132,7 +132,8 @@ fn rule_2_f11_a_claim_alone_gets_its_vote_again_with_a_sent_at_that_counts() {
     booth.hears(0, &claim("b", 9, 1));
     let answer = booth.hears(5, &giving_back(claim("b", 9, 6)));
     assert_eq!(answer, ["b Vote 6+250"]);
-    // `votes_valid_since` not after the send time: a renewal like any other, though it names a `votes_valid_since`.
+    // `votes_valid_since` not after the send time: a renewal like any other, though it names a
+    // `votes_valid_since`.
     let since = instant(6);
     let repeat = Claim {
         votes_valid_since: since,
@@ -141,13 +142,13 @@ fn rule_2_f11_a_claim_alone_gets_its_vote_again_with_a_sent_at_that_counts() {
     assert_eq!(booth.hears(20, &repeat), ["b Vote 20+10000"]);
 }
 
-/// F19: the give-back crossed with the news that the claim has won by other votes.
+/// F19: the give-back crossed with the news that the claim is granted by other votes.
 #[test]
-fn rule_2_f19_a_claim_that_won_meanwhile_is_voted_for_again_with_its_whole_ttl() {
+fn rule_2_f19_a_claim_that_granted_meanwhile_is_voted_for_again_with_its_whole_ttl() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("b", 9, 1));
     booth.hears(1, &claim("a", 5, 1));
-    let answer = booth.hears(2, &won(giving_back(claim("b", 9, 2))));
+    let answer = booth.hears(2, &granted(giving_back(claim("b", 9, 2))));
     assert_eq!(answer, ["b Vote 2+10000", "a Stale e9"]);
     assert_eq!(booth.fence(), 9);
 }
@@ -164,14 +165,17 @@ fn rule_3_a_claim_not_above_the_fence_is_stale_and_leaves_the_queue() {
     assert_eq!(booth.voter.waiters(), 0);
 }
 
-/// F17: what has won is above no fence, and need not be.
+/// F17: what is granted is above no fence, and need not be.
 #[test]
-fn rule_3_f17_a_claim_that_has_won_is_not_held_against_the_fence() {
+fn rule_3_f17_a_claim_that_has_granted_is_not_held_against_the_fence() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("b", 9, 1));
     booth.hears_release(1, &release("b", true));
     assert_eq!(booth.hears(2, &claim("a", 5, 1)), ["a Stale e9"]);
-    assert_eq!(booth.hears(3, &won(claim("a", 5, 2))), ["a Vote 2+10000"]);
+    assert_eq!(
+        booth.hears(3, &granted(claim("a", 5, 2))),
+        ["a Vote 2+10000"]
+    );
     assert_eq!(booth.fence(), 9);
 }
 
@@ -216,11 +220,11 @@ fn rule_5_only_a_newer_sent_at_replaces_a_place_in_the_queue() {
 }
 
 #[test]
-fn rule_5_won_sticks_in_the_queue_and_comes_first() {
+fn rule_5_granted_sticks_in_the_queue_and_comes_first() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 1, 1));
     booth.hears(1, &claim("b", 2, 1));
-    booth.hears(1, &won(claim("c", 9, 5)));
+    booth.hears(1, &granted(claim("c", 9, 5)));
     booth.hears(2, &claim("c", 9, 4));
     let answer = booth.hears_release(3, &release("a", false));
     // The whole ttl, and rule 8 at once: nobody below it can win any more.
@@ -229,7 +233,7 @@ fn rule_5_won_sticks_in_the_queue_and_comes_first() {
 
 /// F12: a lost `Release` costs one `holder_probe_interval`, not a lease.
 #[test]
-fn rule_5_f12_a_holder_that_has_not_won_is_asked_once_within_holder_probe_interval() {
+fn rule_5_f12_a_holder_that_has_not_granted_is_asked_once_within_holder_probe_interval() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 1, 1));
     let first = booth.hears(10, &claim("b", 6, 1));
@@ -241,19 +245,19 @@ fn rule_5_f12_a_holder_that_has_not_won_is_asked_once_within_holder_probe_interv
 }
 
 #[test]
-fn rule_5_a_holder_that_has_won_is_asked_only_when_it_is_silent() {
+fn rule_5_a_holder_that_has_granted_is_asked_only_when_it_is_silent() {
     let mut booth = Booth::new();
-    booth.hears(0, &won(claim("a", 1, 1)));
+    booth.hears(0, &granted(claim("a", 1, 1)));
     assert_eq!(booth.hears(99, &claim("b", 6, 1)), ["b Wait a e1 yes"]);
     let silent = booth.hears(100, &claim("b", 6, 2));
     assert_eq!(silent, ["b Wait a e1 silent", "a Vote 1+10000 ask"]);
     assert_eq!(booth.hears(150, &claim("b", 6, 3)), ["b Wait a e1 silent"]);
-    booth.hears(160, &won(claim("a", 1, 161)));
+    booth.hears(160, &granted(claim("a", 1, 161)));
     assert_eq!(booth.hears(170, &claim("b", 6, 4)), ["b Wait a e1 yes"]);
 }
 
-/// Also within `holder_probe_interval`, and always with `probe`: the one `probe` before may have been
-/// lost, and a holder that has won answers to nothing else.
+/// Also within `holder_probe_interval`, and always with `probe`: the one `probe` before may have
+/// been lost, and a granted holder answers to nothing else.
 #[test]
 fn rule_5_a_holder_behind_an_earlier_claim_is_always_asked_to_give_back() {
     let mut booth = Booth::new();
@@ -268,17 +272,24 @@ fn rule_5_a_holder_behind_an_earlier_claim_is_always_asked_to_give_back() {
     // Asked just now: a later claim is no reason to ask again, but the earlier one still waits.
     let later = booth.hears(3, &claim("d", 10, 2));
     assert_eq!(later, ["d Wait c e9 no", "c Vote 1+10000 back ask"]);
-    booth.hears(4, &won(claim("c", 9, 4)));
+    booth.hears(4, &granted(claim("c", 9, 4)));
     assert_eq!(booth.hears(5, &claim("d", 10, 3)), ["d Wait c e9 yes"]);
 }
 
 #[test]
-fn rule_5_a_holder_that_has_won_is_never_asked_to_give_back() {
+fn rule_5_a_holder_that_has_granted_is_never_asked_to_give_back() {
     let mut booth = Booth::new();
-    booth.hears(0, &won(claim("b", 9, 1)));
-    // It has won as well, by other votes: one of the two is over, and the voter cannot know which.
-    assert_eq!(booth.hears(1, &won(claim("a", 5, 1))), ["a Wait b e9 yes"]);
-    assert_eq!(booth.hears(2, &won(claim("b", 9, 2))), ["b Vote 2+10000"]);
+    booth.hears(0, &granted(claim("b", 9, 1)));
+    // It is granted as well, by other votes: one of the two is over, and the voter cannot know
+    // which.
+    assert_eq!(
+        booth.hears(1, &granted(claim("a", 5, 1))),
+        ["a Wait b e9 yes"]
+    );
+    assert_eq!(
+        booth.hears(2, &granted(claim("b", 9, 2))),
+        ["b Vote 2+10000"]
+    );
 }
 
 /// F8: claims of one epoch are in order too, or they would wait for each other for ever.
@@ -291,18 +302,18 @@ fn rule_5_f8_equal_epochs_are_ordered_by_claim() {
     let answer = booth.hears(2, &claim("c", 5, 1));
     assert_eq!(answer[0], "c Wait b e5 no");
     // The fence compares epochs alone: owners of a key never share one.
-    let news = booth.hears(3, &won(claim("b", 5, 3)));
+    let news = booth.hears(3, &granted(claim("b", 5, 3)));
     assert_eq!(news, ["b Vote 3+10000", "a Stale e5", "c Stale e5"]);
 }
 
 #[test]
-fn rule_6_a_release_raises_the_fence_if_either_side_knows_that_it_won() {
+fn rule_6_a_release_raises_the_fence_if_either_side_knows_that_it_granted() {
     for (told, said, fence) in [(false, false, 0), (true, false, 5), (false, true, 5)] {
         let mut booth = Booth::new();
         booth.hears(
             0,
             &Claim {
-                won: told,
+                granted: told,
                 ..claim("a", 5, 1)
             },
         );
@@ -315,7 +326,7 @@ fn rule_6_a_release_raises_the_fence_if_either_side_knows_that_it_won() {
 
 /// F20: it would throw out earlier claims for nothing.
 #[test]
-fn rule_6_f20_a_claim_that_never_won_leaves_the_fence_where_it_is() {
+fn rule_6_f20_a_claim_that_never_granted_leaves_the_fence_where_it_is() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("b", 9, 1));
     booth.hears(1, &claim("a", 5, 1));
@@ -379,11 +390,11 @@ fn rule_7_comes_before_any_message() {
 #[test]
 fn rule_7_f10_a_waiter_not_heard_for_its_ttl_is_dropped() {
     let mut booth = Booth::new();
-    booth.hears(0, &won(claim("a", 1, 1)));
+    booth.hears(0, &granted(claim("a", 1, 1)));
     booth.hears(0, &with_ttl(claim("b", 6, 1), 2_000));
-    booth.hears(1_999, &won(claim("a", 1, 2)));
+    booth.hears(1_999, &granted(claim("a", 1, 2)));
     assert_eq!(booth.voter.waiters(), 1);
-    booth.hears(2_000, &won(claim("a", 1, 3)));
+    booth.hears(2_000, &granted(claim("a", 1, 3)));
     assert_eq!(booth.voter.waiters(), 0);
     booth.hears(2_000, &with_ttl(claim("b", 6, 2), 2_000));
     booth.hears(2_001, &claim("c", 7, 1));
@@ -410,14 +421,14 @@ fn rule_9_a_waiter_that_is_gone_is_not_voted_for_when_the_vote_expires() {
 #[test]
 fn rule_7_a_waiter_that_gossip_calls_dead_is_dropped_after_half_its_ttl() {
     let mut booth = Booth::new();
-    booth.hears(0, &won(claim("a", 1, 1)));
+    booth.hears(0, &granted(claim("a", 1, 1)));
     booth.hears(0, &claim("b", 6, 1));
     booth
         .voter
         .handle_view(&view(&[("a", false), ("b", false)]));
-    booth.hears(4_999, &won(claim("a", 1, 2)));
+    booth.hears(4_999, &granted(claim("a", 1, 2)));
     assert_eq!(booth.voter.waiters(), 1);
-    booth.hears(5_000, &won(claim("a", 1, 3)));
+    booth.hears(5_000, &granted(claim("a", 1, 3)));
     assert_eq!(booth.voter.waiters(), 0);
     // The holder is "dead" as well, and keeps its vote.
     assert_eq!(booth.expires(), "15000");
@@ -434,30 +445,30 @@ fn rule_8_those_who_can_no_longer_win_are_told_and_so_are_tries() {
     booth.hears(1, &claim("a", 5, 1));
     booth.hears(1, &tries(claim("c", 7, 1)));
     booth.hears(1, &claim("d", 8, 1));
-    let news = booth.hears(2, &won(claim("b", 6, 2)));
+    let news = booth.hears(2, &granted(claim("b", 6, 2)));
     assert_eq!(news, ["b Vote 2+10000", "a Stale e6", "c Wait b e6 yes"]);
     assert_eq!(booth.voter.waiters(), 1);
     assert_eq!(booth.fence(), 6);
-    // A try that has won by other votes is no mere waiter, and stays.
-    booth.hears(3, &won(tries(claim("e", 9, 1))));
-    booth.hears(4, &won(claim("b", 6, 3)));
+    // A try that is granted by other votes is no mere waiter, and stays.
+    booth.hears(3, &granted(tries(claim("e", 9, 1))));
+    booth.hears(4, &granted(claim("b", 6, 3)));
     assert_eq!(booth.voter.waiters(), 2);
 }
 
-/// A claim that is known to have won may be long dead when its turn comes; then a `try` must not
+/// A claim that is known to are granted may be long dead when its turn comes; then a `try` must not
 /// take it for the owner (F13).
 #[test]
 fn rule_8_f13_a_winner_that_was_not_heard_lately_is_called_silent() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 1, 1));
-    booth.hears(0, &won(claim("b", 6, 1)));
+    booth.hears(0, &granted(claim("b", 6, 1)));
     booth.hears(150, &tries(claim("c", 7, 1)));
     let answer = booth.hears_release(200, &release("a", false));
     assert_eq!(answer, ["b Vote 1+10200", "c Wait b e6 silent"]);
 }
 
 #[test]
-fn rule_9_a_vote_unasked_is_an_reservation_and_won_makes_a_lease_of_it() {
+fn rule_9_a_vote_unasked_is_an_reservation_and_granted_makes_a_lease_of_it() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 1, 1));
     booth.hears(100, &claim("b", 6, 40));
@@ -468,7 +479,7 @@ fn rule_9_a_vote_unasked_is_an_reservation_and_won_makes_a_lease_of_it() {
     );
     assert_eq!(booth.expires(), "400");
     assert_eq!(
-        booth.hears(160, &won(claim("b", 6, 60))),
+        booth.hears(160, &granted(claim("b", 6, 60))),
         ["b Vote 60+10000"]
     );
     assert_eq!(booth.expires(), "10160");

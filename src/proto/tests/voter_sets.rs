@@ -138,7 +138,7 @@ fn a_tally_agrees_with_its_naive_twin() {
         for yes in 0..=voters {
             for no in 0..=voters - yes {
                 let naive = if yes * 2 > voters {
-                    Tally::Won
+                    Tally::Granted
                 } else if (voters - no) * 2 <= voters {
                     Tally::Lost
                 } else {

@@ -9,7 +9,7 @@ const NOTHING: [&str; 0] = [];
 fn rule_14_a_claim_is_repeated_soon_to_the_silent_and_seldom_to_those_that_said_wait() {
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
-    asker.hears(105, "v1", waits(HolderWon::Yes));
+    asker.hears(105, "v1", waits(HolderGranted::Yes));
     let said = asker.runs(5_000);
     let silent = to("v2", &said);
     // Twice a round trip, doubled each time, with jitter, but never slower than those that wait.
@@ -45,7 +45,7 @@ fn rule_14_a_claim_that_waits_repeats_itself_within_a_quarter_of_its_ttl() {
             claim: own(n),
             holder: id("b"),
             epoch: Epoch::at_wall_ms(WALL),
-            won: HolderWon::Yes,
+            granted: HolderGranted::Yes,
             ahead: 0,
         };
         asker.hears(start, "v1", Message::Wait(wait));
@@ -61,7 +61,7 @@ fn rule_14_a_claim_that_waits_repeats_itself_within_a_quarter_of_its_ttl() {
 fn rule_14_a_try_is_repeated_to_all() {
     let mut asker = Asker::new(3);
     asker.asks(100, trying());
-    asker.hears(105, "v1", waits(HolderWon::No));
+    asker.hears(105, "v1", waits(HolderGranted::No));
     asker.hears(105, "v2", voted(100, 10_000));
     let said = asker.runs(300);
     let (v1, v2, v3) = (to("v1", &said), to("v2", &said), to("v3", &said));
@@ -71,7 +71,7 @@ fn rule_14_a_try_is_repeated_to_all() {
 }
 
 #[test]
-fn rule_15_stale_before_it_has_won_claims_anew_above_the_fence() {
+fn rule_15_stale_before_it_has_granted_claims_anew_above_the_fence() {
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
     asker.hears(109, "v1", voted(100, 10_000));
@@ -93,7 +93,7 @@ fn rule_15_stale_before_it_has_won_claims_anew_above_the_fence() {
 }
 
 #[test]
-fn rule_15_stale_after_it_has_won_is_ignored() {
+fn rule_15_stale_after_it_has_granted_is_ignored() {
     let mut asker = holding(Asker::request());
     let fence = Epoch::at_wall_ms(WALL + 700);
     assert_eq!(asker.hears(120, "v3", stale(1, fence)), NOTHING);
@@ -113,10 +113,10 @@ fn rule_15_stale_for_a_claim_that_is_over_starts_nothing() {
 fn rule_16_a_try_ends_when_so_many_say_yes_that_the_rest_are_no_majority() {
     let mut asker = Asker::new(5);
     asker.asks(100, trying());
-    assert_eq!(asker.hears(110, "v1", waits(HolderWon::Yes)), NOTHING);
-    assert_eq!(asker.hears(110, "v1", waits(HolderWon::Yes)), NOTHING);
-    assert_eq!(asker.hears(110, "v2", waits(HolderWon::Yes)), NOTHING);
-    let denied = asker.hears(110, "v3", waits(HolderWon::Yes));
+    assert_eq!(asker.hears(110, "v1", waits(HolderGranted::Yes)), NOTHING);
+    assert_eq!(asker.hears(110, "v1", waits(HolderGranted::Yes)), NOTHING);
+    assert_eq!(asker.hears(110, "v2", waits(HolderGranted::Yes)), NOTHING);
+    let denied = asker.hears(110, "v3", waits(HolderGranted::Yes));
     assert_eq!(denied[0], "Denied");
     assert_eq!(denied[1], "v1 Release #1");
     assert_eq!(denied.len(), 6);
@@ -124,15 +124,15 @@ fn rule_16_a_try_ends_when_so_many_say_yes_that_the_rest_are_no_majority() {
 }
 
 /// F13: one voter's word, which may be out of date, is not enough; nor are voters that say that
-/// nobody has won, however many.
+/// nobody is granted, however many.
 #[test]
 fn rule_16_f13_a_try_is_not_denied_by_one_voter_or_by_no() {
     let mut asker = Asker::new(3);
     asker.asks(100, trying());
-    asker.hears(110, "v1", waits(HolderWon::Yes));
+    asker.hears(110, "v1", waits(HolderGranted::Yes));
     for _ in 0..2 {
-        asker.hears(110, "v2", waits(HolderWon::No));
-        asker.hears(110, "v3", waits(HolderWon::No));
+        asker.hears(110, "v2", waits(HolderGranted::No));
+        asker.hears(110, "v3", waits(HolderGranted::No));
     }
     let said = asker.runs(3_000);
     assert!(said.iter().all(|(_, line)| line != "Denied"));
@@ -146,15 +146,23 @@ fn rule_16_f13_a_try_is_not_denied_by_one_voter_or_by_no() {
 #[test]
 fn rule_16_after_three_repeats_the_silent_count_too() {
     let outcomes = [
-        (waits(HolderWon::Silent), waits(HolderWon::Silent), true),
         (
-            waits(HolderWon::Silent),
+            waits(HolderGranted::Silent),
+            waits(HolderGranted::Silent),
+            true,
+        ),
+        (
+            waits(HolderGranted::Silent),
             refused(RefuseReason::Quarantine),
             true,
         ),
-        (waits(HolderWon::Yes), waits(HolderWon::Silent), true),
-        (waits(HolderWon::Silent), waits(HolderWon::No), true),
-        (waits(HolderWon::No), waits(HolderWon::No), false),
+        (
+            waits(HolderGranted::Yes),
+            waits(HolderGranted::Silent),
+            true,
+        ),
+        (waits(HolderGranted::Silent), waits(HolderGranted::No), true),
+        (waits(HolderGranted::No), waits(HolderGranted::No), false),
         (
             refused(RefuseReason::Limit),
             refused(RefuseReason::Limit),
@@ -184,8 +192,8 @@ fn rule_16_after_three_repeats_the_silent_count_too() {
 }
 
 /// The first claim waits behind this node's, with this epoch.
-fn waits_for(holder: &str, epoch: u64, won: HolderWon) -> Message {
-    let Message::Wait(wait) = waits(won) else {
+fn waits_for(holder: &str, epoch: u64, granted: HolderGranted) -> Message {
+    let Message::Wait(wait) = waits(granted) else {
         unreachable!()
     };
     Message::Wait(Wait {
@@ -217,14 +225,14 @@ fn denied_after(said: &[Option<Message>]) -> Option<u32> {
     None
 }
 
-/// It may have won: nobody else can before those votes are over.
+/// It may have been granted: nobody else can before those votes are over.
 #[test]
 fn rule_16_try_beside_one_unheard_holder_is_false() {
-    let unheard = |holder, epoch| Some(waits_for(holder, epoch, HolderWon::Unheard));
+    let unheard = |holder, epoch| Some(waits_for(holder, epoch, HolderGranted::Unheard));
     let before = unheard("b", 50);
     let after = unheard("b", 150);
-    let no = Some(waits_for("b", 50, HolderWon::No));
-    let silent = Some(waits_for("b", 50, HolderWon::Silent));
+    let no = Some(waits_for("b", 50, HolderGranted::No));
+    let silent = Some(waits_for("b", 50, HolderGranted::Silent));
     let vote = Some(voted(101, 10_000));
     for (said, denied) in [
         // A majority names it.
@@ -251,7 +259,7 @@ fn rule_16_try_beside_one_unheard_holder_is_false() {
 /// All of them may be trying still: were each told no, nobody would win.
 #[test]
 fn rule_16_unheard_holders_that_differ_prove_nothing() {
-    let unheard = |holder, epoch| Some(waits_for(holder, epoch, HolderWon::Unheard));
+    let unheard = |holder, epoch| Some(waits_for(holder, epoch, HolderGranted::Unheard));
     let vote = Some(voted(101, 10_000));
     let split = vec![unheard("b", 50), unheard("c", 60), vote];
     assert_eq!(denied_after(&split), None);
@@ -262,13 +270,21 @@ fn rule_16_unheard_holders_that_differ_prove_nothing() {
 /// Its release was lost, and the voter will ask for it.
 #[test]
 fn rule_16_own_claim_that_is_over_denies_nobody() {
-    for won in [HolderWon::Unheard, HolderWon::Silent, HolderWon::Yes] {
-        let Message::Wait(wait) = waits_for("b", 50, won) else {
+    for granted in [
+        HolderGranted::Unheard,
+        HolderGranted::Silent,
+        HolderGranted::Yes,
+    ] {
+        let Message::Wait(wait) = waits_for("b", 50, granted) else {
             unreachable!()
         };
         let holder = own(77);
         let ghost = Some(Message::Wait(Wait { holder, ..wait }));
-        assert_eq!(denied_after(&[ghost.clone(), ghost, None]), None, "{won:?}");
+        assert_eq!(
+            denied_after(&[ghost.clone(), ghost, None]),
+            None,
+            "{granted:?}"
+        );
     }
 }
 
@@ -278,14 +294,14 @@ fn rule_16_only_a_try_is_denied() {
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
     for voter in ["v1", "v2", "v3"] {
-        assert_eq!(asker.hears(110, voter, waits(HolderWon::Yes)), NOTHING);
+        assert_eq!(asker.hears(110, voter, waits(HolderGranted::Yes)), NOTHING);
     }
     assert_eq!(asker.claimant.waiting(), 1);
 }
 
 #[test]
 fn rule_17_no_ghost_keeps_a_vote() {
-    // Of this process, and over without having won.
+    // Of this process, and over without having was granted.
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
     asker.releases(105);
@@ -294,15 +310,15 @@ fn rule_17_no_ghost_keeps_a_vote() {
         ["v1 Release #1"]
     );
     assert_eq!(
-        asker.hears(110, "v2", waits(HolderWon::No)),
+        asker.hears(110, "v2", waits(HolderGranted::No)),
         ["v2 Release #1"]
     );
-    // Over, and it had won.
+    // Over, and it had been granted.
     let mut asker = holding(Asker::request());
     asker.releases(120);
     assert_eq!(
         asker.hears(130, "v3", voted(100, 10_000)),
-        ["v3 Release #1 won"]
+        ["v3 Release #1 granted"]
     );
     // Never known.
     let unknown = Vote {
@@ -310,7 +326,7 @@ fn rule_17_no_ghost_keeps_a_vote() {
         ..vote(1, instant(100), 10_000)
     };
     let answer = asker.hears(131, "v3", Message::Vote(unknown));
-    assert_eq!(answer, ["v3 Release #77 won"]);
+    assert_eq!(answer, ["v3 Release #77 granted"]);
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
     // Stale and Refuse hold no vote and no place.
@@ -322,17 +338,17 @@ fn rule_17_no_ghost_keeps_a_vote() {
     );
 }
 
-/// F1: a claim that has won and is over gives nothing back; it raises the fence. So does a claim
-/// of which nobody remembers whether it won.
+/// F1: a granted claim and is over gives nothing back; it raises the fence. So does a claim
+/// of which nobody remembers whether it was granted.
 #[test]
-fn rule_17_f1_what_is_over_is_released_as_won_unless_it_surely_never_won() {
+fn rule_17_f1_what_is_over_is_released_as_granted_unless_it_surely_never_granted() {
     let mut asker = holding(Asker::request());
     asker.wakes(10_000);
     assert_eq!(
         asker.hears(10_001, "v2", wanted_back(100, 10_000)),
-        ["v2 Release #1 won"]
+        ["v2 Release #1 granted"]
     );
-    // A thousand claims later it is not remembered that the first never won.
+    // A thousand claims later it is not remembered that the first was never granted.
     let mut asker = Asker::new(1);
     for n in 1..=1_025 {
         asker.asks(100, Asker::request());
@@ -341,12 +357,15 @@ fn rule_17_f1_what_is_over_is_released_as_won_unless_it_surely_never_won() {
         });
     }
     let late = |seq| Message::Vote(vote(seq, instant(100), 10_000));
-    assert_eq!(asker.hears(110, "v1", late(1)), ["v1 Release #1 won"]);
+    assert_eq!(
+        asker.hears(110, "v1", late(1)),
+        ["v1 Release #1 granted"]
+    );
     assert_eq!(asker.hears(110, "v1", late(2)), ["v1 Release #2"]);
 }
 
 #[test]
-fn rule_17_claims_that_never_won_are_known_in_whatever_order_they_end() {
+fn rule_17_claims_that_never_granted_are_known_in_whatever_order_they_end() {
     let mut asker = Asker::new(1);
     for _ in 1..=4 {
         asker.asks(100, Asker::request());
@@ -374,7 +393,7 @@ fn a_request_ends_at_its_deadline_and_leaves_the_queues() {
             ..Asker::request()
         },
     );
-    asker.hears(110, "v1", waits(HolderWon::Yes));
+    asker.hears(110, "v1", waits(HolderGranted::Yes));
     let said = asker.runs(10_000);
     let last: Vec<_> = said.iter().rev().take(4).rev().cloned().collect();
     let releases = ["v1", "v2", "v3"].map(|v| (600, format!("{v} Release #1")));
@@ -418,7 +437,7 @@ fn what_is_said_by_a_node_that_is_no_voter_of_the_key_changes_nothing() {
     let fence = Epoch::at_wall_ms(WALL + 700);
     let said = [
         stale(1, fence),
-        waits(HolderWon::Yes),
+        waits(HolderGranted::Yes),
         refused(RefuseReason::Skew),
         voted(100, 10_000),
     ];
@@ -437,7 +456,7 @@ fn rule_14_a_voter_whose_vote_is_short_is_asked_again_within_half_of_it() {
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
     asker.hears(110, "v1", voted(100, 300));
-    asker.hears(110, "v2", waits(HolderWon::No));
+    asker.hears(110, "v2", waits(HolderGranted::No));
     let said = asker.runs(1_000);
     let (v1, v2) = (to("v1", &said)[0].0, to("v2", &said)[0].0);
     assert!((110 + 112..=110 + 150).contains(&v1), "{v1}");
@@ -467,7 +486,7 @@ fn reaches(asker: &mut Asker, at_ms: u64, voter: &str) -> Vec<String> {
 fn a_voter_that_can_be_reached_again_is_asked_at_once_by_those_it_owes_an_answer() {
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
-    asker.hears(105, "v1", waits(HolderWon::No));
+    asker.hears(105, "v1", waits(HolderGranted::No));
     assert_eq!(reaches(&mut asker, 106, "v1"), NOTHING);
     assert_eq!(reaches(&mut asker, 106, "v9"), NOTHING);
     assert_eq!(
@@ -482,7 +501,7 @@ fn a_voter_that_can_be_reached_again_is_told_of_a_lease_whose_renewal_it_missed(
     assert_eq!(reaches(&mut asker, 120, "v1"), NOTHING);
     assert_eq!(
         reaches(&mut asker, 120, "v3"),
-        ["v3 Claim #1 w100 120+10000 won"]
+        ["v3 Claim #1 w100 120+10000 granted"]
     );
     // The renewal is out.
     asker.runs(3_444);
@@ -490,6 +509,6 @@ fn a_voter_that_can_be_reached_again_is_told_of_a_lease_whose_renewal_it_missed(
     assert_eq!(reaches(&mut asker, 3_460, "v1"), NOTHING);
     assert_eq!(
         reaches(&mut asker, 3_460, "v2"),
-        ["v2 Claim #1 w100 3460+10000 won join"]
+        ["v2 Claim #1 w100 3460+10000 granted join"]
     );
 }
