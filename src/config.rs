@@ -162,9 +162,9 @@ impl MeshBuilder {
     }
 
     /// One node alone, without peers: for development, and for tests. It votes at once, since
-    /// there is nobody but itself whom it could have voted for in an earlier life: give it no
-    /// clients. That its epochs rise over a restart leans on its wall clock. It still needs a key,
-    /// or `insecure_plaintext()`.
+    /// there is nobody but itself whom it could have voted for in an earlier incarnation: give it
+    /// no clients. That its epochs rise over a restart leans on its wall clock. It still needs a
+    /// key, or `insecure_plaintext()`.
     pub fn single(node_id: impl Into<String>) -> Self {
         Self {
             new_cluster: true,
@@ -259,7 +259,7 @@ impl MeshBuilder {
     }
 
     /// The cluster is started for the first time: its voters may vote as soon as the others
-    /// confirm that they know of no earlier life of it. Without this they first sit out the
+    /// confirm that they know of no earlier incarnation of it. Without this they first sit out the
     /// longest lease, since they may have voted before and forgotten it. Those that do remember
     /// something are asked first, so a setting which was left on does no harm while they are there.
     /// Yet unset it once the cluster runs: where all voters restart at once nobody remembers, and

@@ -49,8 +49,8 @@ pub enum ClusterError {
 #[async_trait]
 pub trait DistributedLock: Send + Sync {
     /// Tries to acquire `key` for `ttl_ms` milliseconds. `Ok(false)`: another claim has it or may
-    /// have it, and that may be one of this very node, in this life or an earlier one. A future
-    /// that is dropped before it is done leaves no lock behind.
+    /// have it, and that may be one of this very node, in this incarnation or an earlier one. A
+    /// future that is dropped before it is done leaves no lock behind.
     ///
     /// # Errors
     /// [`ClusterError`] where it is not known whether another has it, since no majority of the

@@ -73,8 +73,8 @@ pub enum Mutant {
     KeptCoversAll,
     /// A voter does not look at what its claimant believes to be covered.
     DigestIgnored,
-    /// A later life of a node ends also the claims that outlive their process.
-    LaterLifeEndsAll,
+    /// A later incarnation of a node ends also the claims that outlive their process.
+    LaterIncarnationEndsAll,
     /// A shutdown releases also the leases that outlive their process.
     ShutdownReleasesAll,
     /// A try ends in false where voters name silent holders, though each another.
@@ -94,10 +94,10 @@ pub enum Mutant {
     SinceNotAfter,
     /// A waiter that withdraws stays in the queue.
     WaitersNotReleased,
-    /// The claims of a node's earlier lives go on waiting.
-    EarlierLivesWait,
-    /// The votes of a node's earlier lives stay out.
-    EarlierLivesHold,
+    /// The claims of a node's earlier incarnations go on waiting.
+    EarlierIncarnationsWait,
+    /// The votes of a node's earlier incarnations stay out.
+    EarlierIncarnationsHold,
     /// A voter that may have forgotten says that there was nothing before.
     ForgetfulVouch,
     /// A granted claim is refused for its skew.
@@ -133,7 +133,7 @@ pub enum Mutant {
     /// A request does not end at its deadline.
     DeadlineIgnored,
     /// A lease goes on though its node goes on under another number.
-    LeasesOutliveTheirLife,
+    LeasesOutliveTheirIncarnation,
     /// A granted claim gives its vote back.
     GrantedIsGivenBack,
     /// A lease that counts on reservations is not renewed at once.
@@ -158,9 +158,9 @@ pub enum Mutant {
     CutInSilence,
     /// A recovering voter takes the lowest of the answers.
     LowestIsRecalled,
-    /// A datagram of an earlier life is heard after one of a later.
-    EarlierLivesHeard,
-    /// A node goes on under the number of its earlier life.
+    /// A datagram of an earlier incarnation is heard after one of a later.
+    EarlierIncarnationsHeard,
+    /// A node goes on under the number of its earlier incarnation.
     AdoptsTheSameNumber,
     /// A node is not told that its number is too low.
     OutdatedUntold,
@@ -170,7 +170,7 @@ pub enum Mutant {
     FloorByOwnClock,
     /// A voter that knows no other clock comes back by its own.
     AloneByOwnClock,
-    /// A later life ends the claims of earlier ones wherever it speaks from.
+    /// A later incarnation ends the claims of earlier ones wherever it speaks from.
     AnyPlaceProves,
     /// A process that learns of another one of its name goes on.
     TwinGoesOn,
@@ -213,7 +213,7 @@ impl Mutant {
         Self::KeptForAnother,
         Self::KeptCoversAll,
         Self::DigestIgnored,
-        Self::LaterLifeEndsAll,
+        Self::LaterIncarnationEndsAll,
         Self::ShutdownReleasesAll,
         Self::AnySilentHolders,
         Self::OwnGhostsDeny,
@@ -223,8 +223,8 @@ impl Mutant {
         Self::OtherSetIgnored,
         Self::SinceNotAfter,
         Self::WaitersNotReleased,
-        Self::EarlierLivesWait,
-        Self::EarlierLivesHold,
+        Self::EarlierIncarnationsWait,
+        Self::EarlierIncarnationsHold,
         Self::ForgetfulVouch,
         Self::GrantedHeldAgainstSkew,
         Self::GivingBackRaisesFence,
@@ -242,7 +242,7 @@ impl Mutant {
         Self::RenewalsNotRepeated,
         Self::UnwonDenies,
         Self::DeadlineIgnored,
-        Self::LeasesOutliveTheirLife,
+        Self::LeasesOutliveTheirIncarnation,
         Self::GrantedIsGivenBack,
         Self::ReservationsNotRenewed,
         Self::StaleEndsLeases,
@@ -255,7 +255,7 @@ impl Mutant {
         Self::NewIsBelieved,
         Self::CutInSilence,
         Self::LowestIsRecalled,
-        Self::EarlierLivesHeard,
+        Self::EarlierIncarnationsHeard,
         Self::AdoptsTheSameNumber,
         Self::OutdatedUntold,
         Self::FirstClockTrusted,

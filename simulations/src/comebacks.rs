@@ -412,7 +412,8 @@ impl World {
         self.pass(lease);
     }
 
-    /// Section 7: a node wins a lock, and then hears of a life of its own with a higher number.
+    /// Section 7: a node wins a lock, and then hears of an incarnation of its own with a higher
+    /// number.
     fn play_adoption(&mut self, key: KeyAt) {
         let voters = self.laws.history.terms.voters[key].clone();
         let Some(holder) = (0..self.hosts.len()).find(|host| !voters.contains(host)) else {
@@ -429,10 +430,12 @@ impl World {
             .flat_map(|host| [(holder, host), (host, holder)])
             .collect();
         let to_it = [(holder, knows), (knows, holder)];
-        // One voter alone hears of a life with a far higher number.
+        // One voter alone hears of an incarnation with a far higher number.
         self.cut(&to_others);
-        let lives = self.hosts[holder].lives.iter();
-        let last = lives.map(|life| life.incarnation.get()).max();
+        let incarnations = self.hosts[holder].incarnations.iter();
+        let last = incarnations
+            .map(|incarnation| incarnation.incarnation.get())
+            .max();
         let last = last.unwrap_or_default();
         self.be_born(holder, last + 1_000_000);
         self.settle();
@@ -483,8 +486,8 @@ impl World {
         self.cut(&to_it);
         let quarantine = self.settings.at_most(self.settings.timing.quarantine());
         self.pass(quarantine + SECOND - 10 * self.settings.round_trip());
-        let life = self.next_life(flagged);
-        self.hosts[flagged].lives.push(life);
+        let incarnation = self.next_incarnation(flagged);
+        self.hosts[flagged].incarnations.push(incarnation);
         self.count("restarts_told_new");
         self.start_as(flagged, true);
         for host in 0..self.hosts.len() {
@@ -571,13 +574,13 @@ impl World {
         self.settle();
     }
 
-    /// A host dies, and comes back in a life with this number.
+    /// A host dies, and comes back in an incarnation with this number.
     fn be_born(&mut self, host: HostAt, number: u64) {
         self.crash(host);
         let addr = self.hosts[host].addr;
         let incarnation = Incarnation::new(number);
-        let life = Sighting { addr, incarnation };
-        self.hosts[host].lives.push(life);
+        let incarnation = Sighting { addr, incarnation };
+        self.hosts[host].incarnations.push(incarnation);
         self.count("restarts");
         self.start_as(host, false);
         self.tell_truth(host);

@@ -120,14 +120,14 @@ impl Search {
         }
     }
 
-    fn voter(&self, now: Now, at: usize, life: u8, out: &mut Effects) -> Kept<Voter> {
+    fn voter(&self, now: Now, at: usize, incarnation: u8, out: &mut Effects) -> Kept<Voter> {
         let limits = Limits {
             floors: 1,
             ..Limits::default()
         };
         let me = self.ids[at].clone();
-        let nonce = at as u64 + u64::from(life) * VOTERS as u64;
-        let start = match life {
+        let nonce = at as u64 + u64::from(incarnation) * VOTERS as u64;
+        let start = match incarnation {
             0 => Start::NewCluster,
             _ => Start::Amnesia,
         };
@@ -251,8 +251,8 @@ impl Search {
             Message::Claim(claim) => voter.handle_claim(now, claim, &mut out),
             Message::Release(release) => voter.handle_release(now, release, &mut out),
             Message::KeepAlive(keep) => {
-                let life = Incarnation::new(1);
-                voter.handle_keep_alive(now, &self.ids[from], life, keep, &mut out);
+                let incarnation = Incarnation::new(1);
+                voter.handle_keep_alive(now, &self.ids[from], incarnation, keep, &mut out);
             }
             Message::Recall(recall) => {
                 let memory = voter.recollect(recall, true, Incarnation::new(1));

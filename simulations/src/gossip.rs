@@ -1,7 +1,7 @@
 //! Membership as an adversary: what gossip tells each node.
 //!
 //! Gossip is advice. No lock may change hands early whatever it says, so here it may say anything:
-//! that the living are dead, that the dead live, that a node is where it was two lives ago.
+//! that the living are dead, that the dead live, that a node is where it was two incarnations ago.
 
 use std::net::SocketAddr;
 
@@ -11,7 +11,7 @@ use lockmesh::proto::view::{Peer, View};
 use crate::rng::Rng;
 use crate::settings::Gossip;
 
-/// One life of a host, as gossip knew it.
+/// One incarnation of a host, as gossip knew it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sighting {
     pub(crate) addr: SocketAddr,
@@ -22,8 +22,8 @@ pub(crate) struct Sighting {
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
     pub(crate) id: NodeId,
-    /// All its lives, the present or last one at the end.
-    pub(crate) lives: Vec<Sighting>,
+    /// All its incarnations, the present or last one at the end.
+    pub(crate) incarnations: Vec<Sighting>,
     pub(crate) up: bool,
 }
 
@@ -31,7 +31,7 @@ pub(crate) struct Known {
 pub(crate) fn view(rng: &mut Rng, gossip: Gossip, me: usize, hosts: &[Known]) -> View {
     let mut view = View::default();
     for (at, known) in hosts.iter().enumerate() {
-        let Some(last) = known.lives.last() else {
+        let Some(last) = known.incarnations.last() else {
             continue;
         };
         if at == me {
@@ -40,7 +40,7 @@ pub(crate) fn view(rng: &mut Rng, gossip: Gossip, me: usize, hosts: &[Known]) ->
         let (sighting, alive) = match gossip {
             Gossip::Honest | Gossip::Heard => (last, known.up),
             Gossip::Hostile if rng.chance(150_000) => continue,
-            Gossip::Hostile => (rng.pick(&known.lives), rng.chance(500_000)),
+            Gossip::Hostile => (rng.pick(&known.incarnations), rng.chance(500_000)),
         };
         let peer = Peer {
             addr: sighting.addr,

@@ -38,7 +38,7 @@ pub(crate) struct Ongoing {
     pub(crate) span: Duration,
 }
 
-/// One life of a node.
+/// One incarnation of a node.
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) node: Box<dyn Machine>,
@@ -68,8 +68,8 @@ pub(crate) struct Host {
     pub(crate) highest: Incarnation,
     pub(crate) clock: Clock,
     pub(crate) process: Option<Process>,
-    /// All its lives, the last at the end.
-    pub(crate) lives: Vec<Sighting>,
+    /// All its incarnations, the last at the end.
+    pub(crate) incarnations: Vec<Sighting>,
     /// It runs in the other voter set.
     pub(crate) is_other: bool,
     /// It was ever started in another voter set than before.
@@ -99,7 +99,7 @@ impl Host {
             highest: Incarnation::default(),
             clock,
             process: None,
-            lives: Vec::new(),
+            incarnations: Vec::new(),
             is_other: false,
             has_changed: false,
             paused_until: None,

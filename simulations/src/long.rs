@@ -36,7 +36,7 @@ struct Cluster {
     voter_set: Arc<VoterSet>,
     nodes: Vec<Node>,
     at: Duration,
-    lives: u64,
+    incarnations: u64,
     lost: usize,
 }
 
@@ -49,8 +49,8 @@ fn addr(at: usize) -> SocketAddr {
 }
 
 /// No two clients have one address.
-fn client_addr(life: u64) -> SocketAddr {
-    let [.., high, low] = life.to_be_bytes();
+fn client_addr(incarnation: u64) -> SocketAddr {
+    let [.., high, low] = incarnation.to_be_bytes();
     SocketAddr::from(([10, 1, high, low], 7_000))
 }
 
@@ -69,7 +69,7 @@ impl Cluster {
             voter_set: Arc::new(voter_set),
             nodes: Vec::new(),
             at: Duration::from_secs(1),
-            lives: 0,
+            incarnations: 0,
             lost: 0,
         };
         for at in 0..NODES {
@@ -93,16 +93,16 @@ impl Cluster {
     }
 
     fn named(&mut self, id: NodeId, start: Start) -> Node {
-        self.lives += 1;
+        self.incarnations += 1;
         let config = NodeConfig {
             id,
-            incarnation: Incarnation::new(self.lives),
+            incarnation: Incarnation::new(self.incarnations),
             voter_set: self.voter_set.clone(),
             start,
             limits: Limits::default(),
             claims_max: KEYS,
             renew_every: None,
-            seed: self.lives,
+            seed: self.incarnations,
             seal: Seal::insecure_plaintext(),
         };
         Node::new(self.now(), config)
@@ -111,7 +111,7 @@ impl Cluster {
     /// A client under a name of its own, in the place of the last one, which has crashed.
     fn start_client(&mut self) {
         self.nodes.truncate(CLIENT);
-        let name = NodeId::new(format!("client-{}", self.lives)).unwrap();
+        let name = NodeId::new(format!("client-{}", self.incarnations)).unwrap();
         let client = self.named(name, Start::Amnesia);
         self.nodes.push(client);
         self.tell(CLIENT);
@@ -119,7 +119,7 @@ impl Cluster {
 
     fn addr(&self, at: usize) -> SocketAddr {
         match at {
-            CLIENT => client_addr(self.lives),
+            CLIENT => client_addr(self.incarnations),
             _ => addr(at),
         }
     }

@@ -21,7 +21,7 @@ mod hazards;
 mod host;
 mod invariants;
 mod ledger;
-mod lives;
+mod lifecycle;
 #[cfg(test)]
 mod long;
 #[cfg(feature = "mutants")]

@@ -35,7 +35,7 @@ pub(crate) struct Namesake {
     /// Whose links and clock it has.
     on: HostAt,
     addr: SocketAddr,
-    life: Incarnation,
+    incarnation: Incarnation,
     node: Node,
     started_at: u64,
     requests: BTreeMap<Ticket, Asked>,
@@ -127,15 +127,15 @@ impl World {
             return;
         }
         let mut rng = Rng::stream(self.settings.seed, &format!("namesake {fault}"));
-        let life = match rng.chance(250_000) {
+        let incarnation = match rng.chance(250_000) {
             true => Incarnation::default(),
-            false => self.next_life(of).incarnation,
+            false => self.next_incarnation(of).incarnation,
         };
         let addr = SocketAddr::from(([10, 1, fault as u8, of as u8], 7_000));
         let now = self.hosts[on].clock.now(self.time);
         let config = NodeConfig {
             id: self.hosts[of].id.clone(),
-            incarnation: life,
+            incarnation: incarnation,
             voter_set: self.voter_set.clone(),
             start: Start::Amnesia,
             limits: self.settings.limits,
@@ -151,7 +151,7 @@ impl World {
             of,
             on,
             addr,
-            life,
+            incarnation,
             node,
             started_at: self.time,
             requests: BTreeMap::new(),
@@ -159,7 +159,7 @@ impl World {
             rng,
         };
         let highest = &mut self.hosts[of].highest;
-        *highest = (*highest).max(life);
+        *highest = (*highest).max(incarnation);
         self.namesakes.insert(fault, namesake);
         self.drain_namesake(fault);
         self.push_in(0, Happening::NamesakeActs(fault));
@@ -200,7 +200,7 @@ impl World {
         let it = self.namesakes.values().find(|it| it.of == host)?;
         Some(Sighting {
             addr: it.addr,
-            incarnation: it.life,
+            incarnation: it.incarnation,
         })
     }
 

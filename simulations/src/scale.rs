@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::algorithms::Algorithm;
 use crate::hazards::Hazards;
 use crate::network::Weather;
-use crate::settings::{Gossip, Habits, Lives, MILLISECOND, Pace, SECOND, Settings};
+use crate::settings::{Gossip, Habits, Incarnations, MILLISECOND, Pace, SECOND, Settings};
 use crate::world::World;
 
 const MEMBERS: [usize; 4] = [5, 10, 20, 50];
@@ -129,7 +129,7 @@ fn settings(members: usize, span: u64) -> Settings {
         },
         delay: (MILLISECOND, 3 * MILLISECOND),
         gossip: Gossip::Honest,
-        lives: Lives::Counted,
+        incarnations: Incarnations::Counted,
         starts_new: true,
         other_set: None,
         has_twins: false,

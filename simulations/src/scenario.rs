@@ -18,7 +18,7 @@ use crate::algorithms::Algorithm;
 use crate::faults::{Cut, Fault, Target, Trouble};
 use crate::hazards::Hazards;
 use crate::network::Weather;
-use crate::settings::{Gossip, Habits, Lives, MILLISECOND, Pace, Settings};
+use crate::settings::{Gossip, Habits, Incarnations, MILLISECOND, Pace, Settings};
 use crate::workload::Wish;
 use crate::world::{Outcome, World};
 
@@ -265,7 +265,7 @@ fn settings_of(reader: &Reader<'_>, file: &File) -> Result<Settings, BadScenario
         } else {
             Gossip::Honest
         },
-        lives: Lives::Counted,
+        incarnations: Incarnations::Counted,
         starts_new: !cluster.starts_in_quarantine,
         other_set: None,
         has_twins: false,
@@ -560,7 +560,10 @@ pub(crate) const NAMED: [(&str, &str); 20] = [
         "wall_clock_ahead",
         include_str!("../scenarios/wall_clock_ahead.toml"),
     ),
-    ("former_life", include_str!("../scenarios/former_life.toml")),
+    (
+        "former_incarnation",
+        include_str!("../scenarios/former_incarnation.toml"),
+    ),
     ("called_dead", include_str!("../scenarios/called_dead.toml")),
     (
         "releases_overtake",

@@ -38,9 +38,9 @@ pub(crate) enum Gossip {
     Heard,
 }
 
-/// Where the number of a new life comes from.
+/// Where the number of a new incarnation comes from.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Lives {
+pub(crate) enum Incarnations {
     /// It rises with every start.
     Counted,
     /// The node's wall clock, which may have been set back.
@@ -90,7 +90,7 @@ pub(crate) struct Settings {
     /// Each link's own delay is drawn between these.
     pub(crate) delay: (u64, u64),
     pub(crate) gossip: Gossip,
-    pub(crate) lives: Lives,
+    pub(crate) incarnations: Incarnations,
     /// Whether the first start is said to be a new cluster's; else it begins in quarantine.
     pub(crate) starts_new: bool,
     /// For how long faults are allowed.
@@ -177,10 +177,10 @@ impl Settings {
             } else {
                 Gossip::Honest
             },
-            lives: if rng.chance(300_000) {
-                Lives::WallClock
+            incarnations: if rng.chance(300_000) {
+                Incarnations::WallClock
             } else {
-                Lives::Counted
+                Incarnations::Counted
             },
             starts_new: rng.chance(800_000),
             fault_span,

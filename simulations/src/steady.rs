@@ -81,7 +81,10 @@ impl World {
     fn host_steady_since(&self, host: HostAt) -> Option<u64> {
         let machine = &self.hosts[host];
         // Nobody may know where it is now.
-        let moved = machine.lives.iter().any(|life| life.addr != machine.addr);
+        let moved = machine
+            .incarnations
+            .iter()
+            .any(|incarnation| incarnation.addr != machine.addr);
         let is_lost = moved && !self.is_calm && self.settings.gossip == Gossip::Hostile;
         (machine.acts() && !is_lost).then_some(self.steady.hosts[host])
     }

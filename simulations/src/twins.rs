@@ -21,15 +21,16 @@ use crate::world::World;
 /// The names of the two clusters.
 pub(crate) const CLUSTER: &str = "prod";
 const OTHER_CLUSTER: &str = "staging";
-/// Beyond all of the hosts' own: else it would be heard as an earlier life of the host's.
-const LIFE: u64 = u64::MAX / 2;
+/// Beyond all of the hosts' own: else it would be heard as an earlier incarnation of the host's.
+const INCARNATION: u64 = u64::MAX / 2;
 
 /// Each member's twin, if the settings ask for it.
 #[derive(Debug, Default)]
 pub(crate) struct Twins(Vec<Node>);
 
 impl World {
-    /// The voters of the other cluster begin their lives, and tell each other that all is new.
+    /// The voters of the other cluster begin their incarnations, and tell each other that all is
+    /// new.
     pub(crate) fn begin_twins(&mut self) {
         if !self.settings.has_twins {
             return;
@@ -39,7 +40,7 @@ impl World {
         let nodes = (0..self.settings.members).map(|host| {
             let config = NodeConfig {
                 id: self.hosts[host].id.clone(),
-                incarnation: Incarnation::new(LIFE),
+                incarnation: Incarnation::new(INCARNATION),
                 voter_set: voter_set.clone(),
                 start: Start::NewCluster,
                 limits: Limits::default(),
@@ -54,7 +55,7 @@ impl World {
         let peers = self.hosts[..self.settings.members].iter().map(|host| {
             let peer = Peer {
                 addr: host.addr,
-                incarnation: Incarnation::new(LIFE),
+                incarnation: Incarnation::new(INCARNATION),
                 alive: true,
             };
             (host.id.clone(), peer)

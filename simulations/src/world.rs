@@ -267,8 +267,8 @@ impl World {
         let says_new = self.settings.starts_new;
         self.begin_twins();
         for host in 0..self.hosts.len() {
-            let life = self.next_life(host);
-            self.hosts[host].lives.push(life);
+            let incarnation = self.next_incarnation(host);
+            self.hosts[host].incarnations.push(incarnation);
         }
         for host in 0..self.hosts.len() {
             self.start_as(host, says_new);
@@ -532,11 +532,11 @@ impl World {
     fn known(&self, up: Vec<bool>) -> Vec<Known> {
         let hosts = self.hosts.iter().enumerate().zip(up);
         let known = hosts.map(|((at, host), up)| {
-            let mut lives = host.lives.clone();
-            lives.extend(self.sighting_beside(at));
+            let mut incarnations = host.incarnations.clone();
+            incarnations.extend(self.sighting_beside(at));
             Known {
                 id: host.id.clone(),
-                lives,
+                incarnations,
                 up,
             }
         });

@@ -54,14 +54,14 @@ impl World {
     pub(crate) fn see_sizes(&mut self) {
         let members = self.settings.members;
         let hosts = self.hosts.len();
-        let lives: usize = self.hosts.iter().map(|host| host.lives.len()).sum();
+        let incarnations: usize = self.hosts.iter().map(|host| host.incarnations.len()).sum();
         let namesakes = self.coverage.get("namesakes").copied().unwrap_or_default();
         for host in self.whole() {
             let sizes = self.process(host).map(|it| it.node.sizes());
             for (what, size) in sizes.into_iter().flatten() {
                 let bound = match what {
                     "peers" => hosts,
-                    "boot ids" => lives + namesakes as usize,
+                    "boot ids" => incarnations + namesakes as usize,
                     "claims that was never granted" => NEVER_GRANTED_MAX,
                     "voters asked again" | "voters left alone" => members,
                     "rooms of slots" => 1,
@@ -83,10 +83,10 @@ impl World {
         let others = (0..self.hosts.len()).filter(|other| *other != host);
         let peers = others.filter_map(|other| {
             let machine = &self.hosts[other];
-            let life = machine.lives.last()?;
+            let incarnation = machine.incarnations.last()?;
             let peer = Peer {
-                addr: life.addr,
-                incarnation: life.incarnation,
+                addr: incarnation.addr,
+                incarnation: incarnation.incarnation,
                 alive: other != dead,
             };
             Some((machine.id.clone(), peer))

@@ -58,12 +58,12 @@ pub struct LocalMesh {
     links: Arc<Links>,
     nodes: Mutex<Vec<Node>>,
     /// Held while a node ends or begins.
-    lives: tokio::sync::Mutex<()>,
+    lifecycle: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
 struct Node {
-    /// The present life, or the last.
+    /// The present incarnation, or the last.
     mesh: Mesh,
     condition: Condition,
 }
@@ -220,7 +220,7 @@ impl LocalMeshBuilder {
         let mesh = LocalMesh {
             links: Arc::new(Links::new(self.seed)),
             nodes: Mutex::default(),
-            lives: tokio::sync::Mutex::default(),
+            lifecycle: tokio::sync::Mutex::default(),
             settings: self,
             key,
         };
@@ -281,7 +281,7 @@ impl LocalMesh {
         }
     }
 
-    /// Node `i`. One that is down is its last life, whose requests all end.
+    /// Node `i`. One that is down is its last incarnation, whose requests all end.
     #[must_use]
     pub fn node(&self, i: usize) -> Mesh {
         self.nodes()[i].mesh.clone()
@@ -391,7 +391,7 @@ impl LocalMesh {
     /// Ends node `i` as the end of its process would, without a word to anybody; see
     /// [`Mesh::crash`]. No effect on a node that is down.
     pub async fn crash(&self, i: usize) {
-        let _life = self.lives.lock().await;
+        let _lifecycle = self.lifecycle.lock().await;
         if let Some(mesh) = self.take_down(i) {
             mesh.crash().await;
         }
@@ -400,7 +400,7 @@ impl LocalMesh {
     /// Shuts node `i` down: it releases what it holds, and tells the others that it leaves. One
     /// that is paused goes on for it. No effect on a node that is down.
     pub async fn shutdown(&self, i: usize) {
-        let _life = self.lives.lock().await;
+        let _lifecycle = self.lifecycle.lock().await;
         self.resume(i);
         if let Some(mesh) = self.take_down(i) {
             mesh.shutdown().await;
@@ -417,9 +417,9 @@ impl LocalMesh {
         was_up.then(|| node.mesh.clone())
     }
 
-    /// Starts node `i` again under its id, with another life, at the address that it had if that is
-    /// free. If it still runs, it crashes first. [`node`](LocalMesh::node) is the new life from
-    /// then on.
+    /// Starts node `i` again under its id, with another incarnation, at the address that it had if
+    /// that is free. If it still runs, it crashes first. [`node`](LocalMesh::node) is the new
+    /// incarnation from then on.
     ///
     /// Nodes keep their memory nowhere but in memory, so it has lost it: its voter abstains for
     /// the longest lease. It has not found the others when this returns; see
@@ -428,7 +428,7 @@ impl LocalMesh {
     /// # Errors
     /// [`ConfigError`] where it does not start. It is down then.
     pub async fn restart(&self, i: usize) -> Result<(), ConfigError> {
-        let _life = self.lives.lock().await;
+        let _lifecycle = self.lifecycle.lock().await;
         if let Some(mesh) = self.take_down(i) {
             mesh.crash().await;
         }

@@ -50,7 +50,7 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct Nodes {
-    lives: u64,
+    incarnations: u64,
     addrs: BTreeMap<NodeId, SocketAddr>,
     meshes: BTreeMap<NodeId, Mesh>,
 }
@@ -105,8 +105,8 @@ impl InMemoryLocks {
         })
     }
 
-    /// The node that is called `name`: always the same one, until it is shut down; then a new life
-    /// of it.
+    /// The node that is called `name`: always the same one, until it is shut down; then a new
+    /// incarnation of it.
     ///
     /// # Panics
     /// Where `name` is no node id (1 to 64 bytes), and outside of a tokio runtime.
@@ -128,8 +128,8 @@ impl InMemoryLocks {
         }
         let checked = settings.clone().named(name).check();
         let checked = checked.expect("the settings were good for the voter");
-        nodes.lives += 1;
-        let incarnation = Incarnation::new(clock.incarnation(0).saturating_add(nodes.lives));
+        nodes.incarnations += 1;
+        let incarnation = Incarnation::new(clock.incarnation(0).saturating_add(nodes.incarnations));
         let port = Port {
             wire: wire.clone(),
             addr: nodes.addr(&id),
@@ -190,7 +190,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Nodes {
-    /// A node has the same address in all its lives.
+    /// A node has the same address in all its incarnations.
     fn addr(&mut self, id: &NodeId) -> SocketAddr {
         let next = self.addrs.len() + 1;
         let addr = || address(u16::try_from(next).expect("a test has less than 65,536 nodes"));

@@ -4,7 +4,7 @@
 //! (gossip tells it), and the one that it was heard from before. A datagram goes to the first of
 //! these that there is:
 //!
-//! 1. the advertised one, if gossip knows a later life than the one that was heard;
+//! 1. the advertised one, if gossip knows a later incarnation than the one that was heard;
 //! 2. the one that it was last heard from;
 //! 3. the advertised one.
 //!
@@ -29,11 +29,11 @@ const PATIENCE: u32 = 2;
 /// The addresses of one peer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Addresses {
-    /// The life that was heard, and the address that it was last heard from.
+    /// The incarnation that was heard, and the address that it was last heard from.
     heard: Option<(SocketAddr, Incarnation)>,
-    /// The address that the same life was heard from before.
+    /// The address that the same incarnation was heard from before.
     before: Option<SocketAddr>,
-    /// The address that gossip tells, and of which life.
+    /// The address that gossip tells, and of which incarnation.
     advertised: Option<(SocketAddr, Incarnation)>,
     /// How many datagrams were sent since the peer was last heard, and when the first of them.
     unanswered: u32,
@@ -46,13 +46,15 @@ pub(super) struct Addresses {
 pub(super) type Targets = [Option<SocketAddr>; 2];
 
 impl Addresses {
-    /// The peer was heard, in its highest life, from this address.
-    pub(super) fn hear(&mut self, addr: SocketAddr, life: Incarnation) {
-        let before = self.heard.replace((addr, life));
+    /// The peer was heard, in its highest incarnation, from this address.
+    pub(super) fn hear(&mut self, addr: SocketAddr, incarnation: Incarnation) {
+        let before = self.heard.replace((addr, incarnation));
         let is_same = before == self.heard;
         match before {
-            Some((other, same)) if same == life && other != addr => self.before = Some(other),
-            Some((_, same)) if same == life => {}
+            Some((other, same)) if same == incarnation && other != addr => {
+                self.before = Some(other)
+            }
+            Some((_, same)) if same == incarnation => {}
             _ => self.before = None,
         }
         // If the answer to one of several addresses comes from the one that may be dead, the next
@@ -68,7 +70,7 @@ impl Addresses {
         self.advertised = advertised;
     }
 
-    /// The address that gossip tells, and of which life.
+    /// The address that gossip tells, and of which incarnation.
     pub(super) fn advertised(&self) -> Option<(SocketAddr, Incarnation)> {
         self.advertised
     }
@@ -77,7 +79,7 @@ impl Addresses {
     pub(super) fn first(&self) -> Option<SocketAddr> {
         let advertised = self.advertised.map(|(addr, _)| addr);
         match (self.heard, self.advertised) {
-            (Some((_, life)), Some((_, later))) if later > life => advertised,
+            (Some((_, incarnation)), Some((_, later))) if later > incarnation => advertised,
             (Some((addr, _)), _) => Some(addr),
             (None, _) => advertised,
         }
@@ -103,7 +105,7 @@ impl Addresses {
     }
 
     /// All others that there are. Gossip knows each process by the number that it began with, so
-    /// the advertised one is tried whichever life it is of.
+    /// the advertised one is tried whichever incarnation it is of.
     fn others(&self, first: Option<SocketAddr>) -> [Option<SocketAddr>; 3] {
         let heard = self.heard.map(|(addr, _)| addr);
         let advertised = self.advertised.map(|(addr, _)| addr);
@@ -118,7 +120,7 @@ mod tests {
 
     use super::*;
 
-    const LIFE: Incarnation = Incarnation::new(5);
+    const INCARNATION: Incarnation = Incarnation::new(5);
 
     fn addr(port: u16) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], port))
@@ -141,33 +143,37 @@ mod tests {
     fn address_heard_from_is_first() {
         let mut to = Addresses::default();
         assert_eq!(to.first(), None);
-        to.advertise(Some((addr(9), LIFE)));
+        to.advertise(Some((addr(9), INCARNATION)));
         assert_eq!(to.first(), Some(addr(9)));
-        to.hear(addr(1), LIFE);
+        to.hear(addr(1), INCARNATION);
         assert_eq!(to.first(), Some(addr(1)));
-        to.advertise(Some((addr(9), LIFE.next())));
-        assert_eq!(to.first(), Some(addr(9)), "it has a later life there");
-        to.hear(addr(2), LIFE.next());
+        to.advertise(Some((addr(9), INCARNATION.next())));
+        assert_eq!(
+            to.first(),
+            Some(addr(9)),
+            "it has a later incarnation there"
+        );
+        to.hear(addr(2), INCARNATION.next());
         assert_eq!(to.first(), Some(addr(2)));
     }
 
     #[test]
     fn dead_mapping_is_given_up_for_the_advertised_address() {
         let mut to = Addresses::default();
-        to.advertise(Some((addr(9), LIFE)));
-        to.hear(addr(1), LIFE);
+        to.advertise(Some((addr(9), INCARNATION)));
+        to.hear(addr(1), INCARNATION);
         let all = [vec![1], vec![1], vec![1], vec![1, 9], vec![1, 9]];
         assert_eq!(sent(&mut to, 0, 5), all);
-        to.hear(addr(9), LIFE);
+        to.hear(addr(9), INCARNATION);
         assert_eq!(sent(&mut to, 200, 1), [vec![9]]);
     }
 
     #[test]
     fn other_addresses_are_tried_in_turn() {
         let mut to = Addresses::default();
-        to.advertise(Some((addr(9), LIFE)));
-        to.hear(addr(1), LIFE);
-        to.hear(addr(2), LIFE);
+        to.advertise(Some((addr(9), INCARNATION)));
+        to.hear(addr(1), INCARNATION);
+        to.hear(addr(2), INCARNATION);
         let tried = sent(&mut to, 0, 7).split_off(3);
         assert_eq!(tried, [[2, 9], [2, 1], [2, 9], [2, 1]]);
     }
@@ -175,8 +181,8 @@ mod tests {
     #[test]
     fn burst_is_not_unanswered() {
         let mut to = Addresses::default();
-        to.advertise(Some((addr(9), LIFE)));
-        to.hear(addr(1), LIFE);
+        to.advertise(Some((addr(9), INCARNATION)));
+        to.hear(addr(1), INCARNATION);
         for _ in 0..100 {
             assert_eq!(to.send(at(1), &Timing::lan()), [Some(addr(1)), None]);
         }
@@ -185,34 +191,34 @@ mod tests {
     #[test]
     fn answer_from_a_doubtful_address_is_not_trusted_at_once() {
         let mut to = Addresses::default();
-        to.advertise(Some((addr(9), LIFE)));
-        to.hear(addr(1), LIFE);
+        to.advertise(Some((addr(9), INCARNATION)));
+        to.hear(addr(1), INCARNATION);
         sent(&mut to, 0, 4);
-        to.hear(addr(1), LIFE);
+        to.hear(addr(1), INCARNATION);
         let all = [vec![1], vec![1, 9]];
         assert_eq!(sent(&mut to, 100, 2), all);
-        to.hear(addr(1), LIFE);
+        to.hear(addr(1), INCARNATION);
         sent(&mut to, 200, 1);
-        to.hear(addr(1), LIFE);
+        to.hear(addr(1), INCARNATION);
         assert_eq!(sent(&mut to, 300, 3), [[1], [1], [1]], "it answers");
     }
 
     #[test]
-    fn what_an_earlier_life_was_heard_from_is_not_tried() {
+    fn what_an_earlier_incarnation_was_heard_from_is_not_tried() {
         let mut to = Addresses::default();
-        to.hear(addr(1), LIFE);
-        to.hear(addr(2), LIFE.next());
+        to.hear(addr(1), INCARNATION);
+        to.hear(addr(2), INCARNATION.next());
         assert!(sent(&mut to, 0, 9).iter().all(|ports| *ports == [2]));
         // It goes on under a number that gossip does not know.
-        to.advertise(Some((addr(9), LIFE)));
+        to.advertise(Some((addr(9), INCARNATION)));
         assert_eq!(sent(&mut to, 200, 1), [[2, 9]]);
     }
 
     #[test]
     fn peer_without_another_address_costs_one_datagram() {
         let mut to = Addresses::default();
-        to.advertise(Some((addr(1), LIFE)));
-        to.hear(addr(1), LIFE);
+        to.advertise(Some((addr(1), INCARNATION)));
+        to.hear(addr(1), INCARNATION);
         assert!(sent(&mut to, 0, 9).iter().all(|ports| *ports == [1]));
     }
 }

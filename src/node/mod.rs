@@ -6,8 +6,8 @@
 
 mod addresses;
 mod answer;
+mod incarnations;
 mod inspect;
-mod lives;
 mod namesake;
 mod observer;
 mod outbox;
@@ -62,7 +62,7 @@ use strangers::Strangers;
 pub struct NodeConfig {
     /// Its lasting name.
     pub id: NodeId,
-    /// This life of it: higher than in all lives before.
+    /// This incarnation of it: higher than in all incarnations before.
     pub incarnation: Incarnation,
     /// Who votes.
     pub voter_set: Arc<VoterSet>,
@@ -127,9 +127,9 @@ pub struct Node {
     strangers: Strangers,
     /// While another live process of this node's name is known.
     stopped: Option<Stopped>,
-    /// The highest life of this node that others have told of.
+    /// The highest incarnation of this node that others have told of.
     seen: Incarnation,
-    /// Spreads the numbers of lives.
+    /// Spreads the numbers of incarnations.
     numbers: Jitter,
     seed: u64,
     /// How often the voter was restarted.
@@ -477,7 +477,8 @@ impl Node {
                 let is_other = claim_of(&message).is_some_and(|c| c.incarnation != incarnation);
                 self.claimant.handle(now, from, &message, &mut self.effects);
                 if is_other {
-                    // Who hears of this life ends what does not outlive the earlier ones (rule 7).
+                    // Who hears of this incarnation ends what does not outlive the earlier ones
+                    // (rule 7).
                     self.greet(from);
                 }
             }
@@ -500,7 +501,8 @@ impl Node {
             }
             Message::Outdated(outdated) => {
                 self.adopt(now, outdated.seen);
-                // What this life said so far was not heard. One that stays below says no more.
+                // What this incarnation said so far was not heard. One that stays below says no
+                // more.
                 if self.claimant.incarnation() >= outdated.seen {
                     self.greet(from);
                 }
@@ -510,8 +512,8 @@ impl Node {
             }
             Message::KeepAlive(keep) => {
                 let voter = self.voter.as_mut().ok_or(DropReason::NotAVoter)?;
-                let life = head.incarnation;
-                voter.handle_keep_alive(now, from, life, &keep, &mut self.effects);
+                let incarnation = head.incarnation;
+                voter.handle_keep_alive(now, from, incarnation, &keep, &mut self.effects);
             }
             Message::Kept(kept) => {
                 let is_over = kept.ttl.is_none();

@@ -2,12 +2,12 @@
 //! of what it holds, claims nothing and does not vote, until it has not heard of the other for a
 //! while. Then it goes on under a higher number, as a voter without memory.
 //!
-//! Nodes that hear both find them out ([`super::lives`]) and tell both.
+//! Nodes that hear both find them out ([`super::incarnations`]) and tell both.
 
 use std::net::SocketAddr;
 
 use super::Node;
-use super::lives::{ASKED_AGAIN, Asks};
+use super::incarnations::{ASKED_AGAIN, Asks};
 use crate::proto::event::{Effects, Event};
 use crate::proto::id::{Incarnation, NodeId};
 use crate::proto::message::{Challenge, Message, Namesake};
@@ -45,7 +45,7 @@ impl Node {
         self.stopped.map(|stopped| stopped.twin)
     }
 
-    /// Asks two lives of a node whether they live.
+    /// Asks two incarnations of a node whether they live.
     pub(super) fn challenge(&mut self, node: &NodeId, asks: Asks) {
         let nonce = asks.nonce;
         for addr in asks.at {
@@ -54,10 +54,10 @@ impl Node {
         }
     }
 
-    /// A life of a node has answered. If both have, each is told of the other.
+    /// An incarnation of a node has answered. If both have, each is told of the other.
     pub(super) fn take_alive(&mut self, head: &Head, addr: SocketAddr, alive: Challenge) {
-        let life = (head.incarnation, addr);
-        let Some(two) = self.peers.answer(&head.from, life, alive.nonce) else {
+        let incarnation = (head.incarnation, addr);
+        let Some(two) = self.peers.answer(&head.from, incarnation, alive.nonce) else {
             return;
         };
         for (mine, other) in [(two[0], two[1]), (two[1], two[0])] {
@@ -122,7 +122,7 @@ impl Node {
             self.stopped = None;
             self.effects.tell(Event::TwinGone);
             let number = self.number_above(self.seen);
-            self.begin_life(now, number);
+            self.begin_incarnation(now, number);
         } else if now.mono >= stopped.beat {
             let every = self.voter_set.timing().max_ttl / ASKED_AGAIN;
             stopped.beat = now.mono.after(every);
@@ -140,8 +140,8 @@ impl Node {
         earliest([Some(stopped.until), Some(stopped.beat)])
     }
 
-    /// Another node has heard of a life of this one with a number above its own: its wall clock
-    /// was set back. It goes on under a higher number.
+    /// Another node has heard of an incarnation of this one with a number above its own: its wall
+    /// clock was set back. It goes on under a higher number.
     pub(super) fn adopt(&mut self, now: Now, seen: Incarnation) {
         self.seen = self.seen.max(seen);
         if seen <= self.claimant.incarnation() || self.stopped.is_some() {
@@ -151,9 +151,9 @@ impl Node {
             true => seen,
             false => self.number_above(seen),
         };
-        self.begin_life(now, number);
+        self.begin_incarnation(now, number);
         if let Some(voter) = &mut self.voter {
-            voter.handle_earlier_life(&mut self.effects);
+            voter.handle_earlier_incarnation(&mut self.effects);
         }
     }
 
@@ -163,7 +163,7 @@ impl Node {
         Incarnation::new(number)
     }
 
-    fn begin_life(&mut self, now: Now, number: Incarnation) {
+    fn begin_incarnation(&mut self, now: Now, number: Incarnation) {
         self.claimant.adopt(now, number, &mut self.effects);
         if let Some(voter) = &mut self.voter {
             let number = self.claimant.incarnation();

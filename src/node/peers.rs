@@ -1,11 +1,11 @@
-//! The other nodes: where they are, and which of their lives was last heard of.
+//! The other nodes: where they are, and which of their incarnations was last heard of.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::addresses::{Addresses, Targets};
-use super::lives::{Heard, Hearing, Lives, Two};
+use super::incarnations::{Heard, Hearing, Incarnations, Two};
 use crate::proto::id::{Incarnation, NodeId, NodeName};
 use crate::proto::time::Instant;
 use crate::proto::view::View;
@@ -17,9 +17,9 @@ pub(crate) const NODES_MAX: usize = 8_192;
 #[derive(Clone, Debug, Default)]
 struct Known {
     /// The lives that themselves were heard of, not by gossip.
-    lives: Lives,
-    /// Whether this node remembered anything of a life of the cluster before the highest of them,
-    /// when it first heard of that one.
+    incarnations: Incarnations,
+    /// Whether this node remembered anything of an incarnation of the cluster before the highest of
+    /// them, when it first heard of that one.
     knew: bool,
     addresses: Addresses,
     /// When it was last heard, in datagrams heard.
@@ -34,7 +34,7 @@ pub(crate) struct Peers {
     known: BTreeMap<NodeId, Known>,
     /// Counts the datagrams that were heard: the clock of [`Known::heard`].
     heard: u64,
-    /// Different for every start: what lives are asked is told apart by it.
+    /// Different for every start: what incarnations are asked is told apart by it.
     seed: u64,
 }
 
@@ -60,8 +60,9 @@ impl Peers {
         known.map_or_else(|| name.to_id(), |(node, _)| node.clone())
     }
 
-    /// A datagram of `node` has come, in this life and from this address. `knew` answers whether
-    /// this node has anything to remember now; it is only asked where the life is new.
+    /// A datagram of `node` has come, in this incarnation and from this address. `knew` answers
+    /// whether this node has anything to remember now; it is only asked where the incarnation is
+    /// new.
     pub(crate) fn hear(
         &mut self,
         now: Instant,
@@ -80,8 +81,8 @@ impl Peers {
         let nonce = self.seed.wrapping_add(self.heard);
         let known = self.known.entry(node.clone()).or_default();
         known.heard = self.heard;
-        let earlier = known.lives.highest();
-        if mistaken!(EarlierLivesHeard) && earlier.is_some_and(|it| incarnation < it) {
+        let earlier = known.incarnations.highest();
+        if mistaken!(EarlierIncarnationsHeard) && earlier.is_some_and(|it| incarnation < it) {
             return Hearing {
                 heard: Heard::Again,
                 over: Vec::new(),
@@ -89,9 +90,11 @@ impl Peers {
             };
         }
         let timing = self.voter_set.timing();
-        let word = known.lives.hear(now, (incarnation, addr), nonce, timing);
+        let word = known
+            .incarnations
+            .hear(now, (incarnation, addr), nonce, timing);
         match word.heard {
-            Heard::NewLife => known.knew = earlier.is_some() || knew(),
+            Heard::NewIncarnation => known.knew = earlier.is_some() || knew(),
             Heard::Again => {}
             Heard::Outdated { .. } | Heard::TooMany => return word,
         }
@@ -99,22 +102,25 @@ impl Peers {
         word
     }
 
-    /// A life of `node` has answered what two were asked. Returns both if both have.
+    /// An incarnation of `node` has answered what two were asked. Returns both if both have.
     pub(crate) fn answer(
         &mut self,
         node: &NodeId,
-        life: (Incarnation, SocketAddr),
+        incarnation: (Incarnation, SocketAddr),
         nonce: u64,
     ) -> Option<Two> {
         let next = self.seed.wrapping_add(self.heard);
-        self.known.get_mut(node)?.lives.answer(life, nonce, next)
+        self.known
+            .get_mut(node)?
+            .incarnations
+            .answer(incarnation, nonce, next)
     }
 
-    /// Whether anything was known of a life before the present one of `node`, and which was the
-    /// highest that was heard of.
+    /// Whether anything was known of an incarnation before the present one of `node`, and which was
+    /// the highest that was heard of.
     pub(crate) fn memory_of(&self, node: &NodeId) -> (bool, Incarnation) {
         let known = self.known.get(node);
-        let seen = known.and_then(|known| known.lives.highest());
+        let seen = known.and_then(|known| known.incarnations.highest());
         let seen = seen.unwrap_or_default();
         (known.is_some_and(|known| known.knew), seen)
     }
@@ -142,12 +148,12 @@ impl Peers {
         reachable
     }
 
-    /// The members that gossip knows in a life in which they were not heard themselves.
+    /// The members that gossip knows in an incarnation in which they were not heard themselves.
     pub(crate) fn unheard_members(&self) -> impl Iterator<Item = &NodeId> {
         let known = self.known.iter().filter(|(node, known)| {
             let advertised = known.addresses.advertised();
             let gossiped = advertised.map(|(_, incarnation)| incarnation);
-            known.lives.highest() < gossiped && self.voter_set.has_member(node)
+            known.incarnations.highest() < gossiped && self.voter_set.has_member(node)
         });
         known.map(|(node, _)| node)
     }
@@ -206,15 +212,15 @@ mod tests {
         Peers::new(node("me"), Arc::new(voter_set.unwrap()), 1)
     }
 
-    /// Hears a node in a life, from a port.
-    fn hear(peers: &mut Peers, name: &str, life: u64, port: u16, knew: bool) -> Heard {
-        let from = (Incarnation::new(life), addr(port));
+    /// Hears a node in an incarnation, from a port.
+    fn hear(peers: &mut Peers, name: &str, incarnation: u64, port: u16, knew: bool) -> Heard {
+        let from = (Incarnation::new(incarnation), addr(port));
         peers.hear(Instant::ZERO, &node(name), from, || knew).heard
     }
 
     fn view(peers: &[(&str, u16, u64, bool)]) -> View {
-        let peers = peers.iter().map(|(name, port, life, alive)| {
-            let incarnation = Incarnation::new(*life);
+        let peers = peers.iter().map(|(name, port, incarnation, alive)| {
+            let incarnation = Incarnation::new(*incarnation);
             (
                 node(name),
                 Peer {
@@ -230,23 +236,23 @@ mod tests {
     }
 
     #[test]
-    fn an_earlier_life_is_not_heard_after_a_later_one() {
+    fn an_earlier_incarnation_is_not_heard_after_a_later_one() {
         let mut peers = peers();
         let seen = Incarnation::new(5);
-        assert_eq!(hear(&mut peers, "a", 5, 1, false), Heard::NewLife);
+        assert_eq!(hear(&mut peers, "a", 5, 1, false), Heard::NewIncarnation);
         assert_eq!(hear(&mut peers, "a", 5, 2, true), Heard::Again);
         let is_told = true;
         let outdated = Heard::Outdated { seen, is_told };
         assert_eq!(hear(&mut peers, "a", 4, 2, true), outdated);
         assert_eq!(peers.address_of(&node("a")), Some(addr(2)));
-        // What was known when this life was first heard of is what counts.
+        // What was known when this incarnation was first heard of is what counts.
         assert_eq!(peers.memory_of(&node("a")), (false, seen));
-        assert_eq!(hear(&mut peers, "a", 6, 4, false), Heard::NewLife);
+        assert_eq!(hear(&mut peers, "a", 6, 4, false), Heard::NewIncarnation);
         assert_eq!(peers.memory_of(&node("a")), (true, seen.next()));
     }
 
     #[test]
-    fn a_later_life_that_gossip_knows_has_the_address() {
+    fn a_later_incarnation_that_gossip_knows_has_the_address() {
         let mut peers = peers();
         hear(&mut peers, "a", 5, 1, false);
         assert!(peers.handle_view(&view(&[("a", 9, 5, true)])).is_empty());
@@ -270,17 +276,22 @@ mod tests {
     }
 
     #[test]
-    fn a_member_is_unheard_until_it_speaks_in_the_life_that_gossip_knows() {
+    fn a_member_is_unheard_until_it_speaks_in_the_incarnation_that_gossip_knows() {
         let mut peers = peers();
-        let life = |life| view(&[("client", 8, life, true), ("voter", 9, life, true)]);
+        let incarnation = |incarnation| {
+            view(&[
+                ("client", 8, incarnation, true),
+                ("voter", 9, incarnation, true),
+            ])
+        };
         let unheard = |peers: &Peers| peers.unheard_members().cloned().collect::<Vec<_>>();
-        peers.handle_view(&life(5));
+        peers.handle_view(&incarnation(5));
         assert_eq!(unheard(&peers), [node("voter")]);
         hear(&mut peers, "voter", 5, 9, false);
         assert_eq!(unheard(&peers), []);
-        peers.handle_view(&life(5));
+        peers.handle_view(&incarnation(5));
         assert_eq!(unheard(&peers), []);
-        peers.handle_view(&life(6));
+        peers.handle_view(&incarnation(6));
         assert_eq!(unheard(&peers), [node("voter")]);
     }
 
@@ -291,7 +302,7 @@ mod tests {
     #[test]
     fn clients_that_came_and_went_leave_room_for_others() {
         let mut peers = peers();
-        assert_eq!(hears(&mut peers, "voter"), Heard::NewLife);
+        assert_eq!(hears(&mut peers, "voter"), Heard::NewIncarnation);
         assert!(
             peers
                 .handle_view(&view(&[("n0", 9, 1, true)]))
@@ -299,7 +310,7 @@ mod tests {
         );
         for n in 0..NODES_MAX + 10 {
             let heard = hears(&mut peers, &format!("n{n}"));
-            assert!(heard == Heard::NewLife || n == 1, "n{n}: {heard:?}");
+            assert!(heard == Heard::NewIncarnation || n == 1, "n{n}: {heard:?}");
             hears(&mut peers, "n1");
         }
         assert_eq!(peers.known.len(), NODES_MAX);
@@ -307,7 +318,7 @@ mod tests {
         for name in ["voter", "n0", "n1"] {
             assert_eq!(hears(&mut peers, name), Heard::Again, "{name}");
         }
-        assert_eq!(hears(&mut peers, "n2"), Heard::NewLife);
+        assert_eq!(hears(&mut peers, "n2"), Heard::NewIncarnation);
     }
 
     #[test]
@@ -319,6 +330,6 @@ mod tests {
         assert_eq!(peers.known.len(), NODES_MAX);
         assert_eq!(hears(&mut peers, "late"), Heard::TooMany);
         // A voter is heard though the rest of the world is too large.
-        assert_eq!(hears(&mut peers, "voter"), Heard::NewLife);
+        assert_eq!(hears(&mut peers, "voter"), Heard::NewIncarnation);
     }
 }

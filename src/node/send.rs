@@ -9,8 +9,8 @@ use crate::wire::codec::{pack_head, pack_into};
 use crate::wire::{DATAGRAM_BYTES_MAX, DropReason, Head, Kind};
 
 impl Node {
-    /// A word to a member, if only this node's name: a voter that hears of this life frees what the
-    /// life before it held (rule 7), also where nothing is asked of it now.
+    /// A word to a member, if only this node's name: a voter that hears of this incarnation frees
+    /// what the incarnation before it held (rule 7), also where nothing is asked of it now.
     pub(super) fn greet(&mut self, node: &NodeId) {
         if self.voter_set.has_member(node) {
             self.outbox.of(node.clone());

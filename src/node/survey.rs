@@ -59,7 +59,7 @@ pub struct NodeSurvey {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct NodeAnswer {
-    /// In which life.
+    /// In which incarnation.
     pub incarnation: Incarnation,
     /// Under which voter set.
     pub voter_set: VoterSetTag,
@@ -154,12 +154,13 @@ struct Said<'a> {
 }
 
 impl<'a> Said<'a> {
-    /// Where a node was heard at several addresses, or in several lives, the one that told most.
+    /// Where a node was heard at several addresses, or in several incarnations, the one that told
+    /// most.
     fn of(voter_set: &'a VoterSet, all: &'a [Talk]) -> Self {
         let mut talks: BTreeMap<&NodeId, &Talk> = BTreeMap::new();
         let rank = |talk: &Talk| {
-            let life = talk.speaker.as_ref().map(|speaker| speaker.incarnation);
-            (talk.is_done(), life)
+            let incarnation = talk.speaker.as_ref().map(|speaker| speaker.incarnation);
+            (talk.is_done(), incarnation)
         };
         for talk in all {
             let Some(speaker) = &talk.speaker else {

@@ -65,7 +65,7 @@ struct Told {
     /// Where each node is, in the order in which it was told.
     at: BTreeMap<NodeId, Vec<SocketAddr>>,
     /// Whether anybody calls the node at an address alive, and dead.
-    lives: BTreeMap<SocketAddr, (bool, bool)>,
+    incarnations: BTreeMap<SocketAddr, (bool, bool)>,
 }
 
 impl Told {
@@ -75,7 +75,7 @@ impl Told {
         if at.len() < TOLD_MAX && !at.contains(&addr) {
             at.push(addr);
         }
-        let (alive, dead) = self.lives.entry(addr).or_default();
+        let (alive, dead) = self.incarnations.entry(addr).or_default();
         *alive |= seen.is_alive == Some(true);
         *dead |= seen.is_alive == Some(false);
     }
@@ -329,7 +329,7 @@ impl Surveyor {
     #[must_use]
     pub fn is_doubtful(&self, talk: usize) -> bool {
         let talk = self.talks.get(talk);
-        talk.is_none_or(|talk| self.told.lives.get(&talk.addr) == Some(&(false, true)))
+        talk.is_none_or(|talk| self.told.incarnations.get(&talk.addr) == Some(&(false, true)))
     }
 
     /// Whether nothing more is to be learnt: all have told what they have, or were silent.

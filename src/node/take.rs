@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::lives::{Heard, Hearing};
+use super::incarnations::{Heard, Hearing};
 use super::{Node, Output, is_sane};
 use crate::proto::id::Incarnation;
 use crate::proto::message::{Message, Outdated};
@@ -67,7 +67,7 @@ impl Node {
             voter_set: head.voter_set,
         };
         match self.hear(now, &head, from) {
-            Heard::Again | Heard::NewLife => {}
+            Heard::Again | Heard::NewIncarnation => {}
             Heard::Outdated { seen, is_told } => {
                 self.take_outdated(now, (&head, from), is_told.then_some(seen), messages);
                 return Err(DropReason::OutdatedIncarnation);
@@ -96,33 +96,34 @@ impl Node {
         Ok(())
     }
 
-    /// Notes that a node speaks, and in which life.
+    /// Notes that a node speaks, and in which incarnation.
     fn hear(&mut self, now: Now, head: &Head, addr: SocketAddr) -> Heard {
         let (claimant, voter) = (&self.claimant, &self.voter);
         let knew =
             || claimant.held(now).next().is_some() || voter.as_ref().is_some_and(Voter::has_memory);
-        let life = (head.incarnation, addr);
-        let hearing = self.peers.hear(now.mono, &head.from, life, knew);
+        let incarnation = (head.incarnation, addr);
+        let hearing = self.peers.hear(now.mono, &head.from, incarnation, knew);
         let Hearing { heard, over, asks } = hearing;
         self.heard_only_votes &= heard == Heard::Again && asks.is_none();
         if let Some(voter) = self.voter.as_mut().filter(|_| !over.is_empty()) {
-            let is_over = |life| over.contains(&life);
-            voter.handle_lives_over(now, &head.from, is_over, &mut self.effects);
+            let is_over = |incarnation| over.contains(&incarnation);
+            voter.handle_incarnations_over(now, &head.from, is_over, &mut self.effects);
         }
         if let Some(asks) = asks {
             self.challenge(&head.from, asks);
         }
-        if heard == Heard::NewLife {
+        if heard == Heard::NewIncarnation {
             self.standings.hurry(&head.from);
             self.clocks.forget(now, &head.from);
-            // It may not have heard of this life, and gossip may not know where it is.
+            // It may not have heard of this incarnation, and gossip may not know where it is.
             self.greet(&head.from);
         }
         heard
     }
 
-    /// A lower life speaks than one that was heard. It may say that it lives, and that this node's
-    /// number is too low; to that it is not told the same, or two such nodes would never end.
+    /// A lower incarnation speaks than one that was heard. It may say that it lives, and that this
+    /// node's number is too low; to that it is not told the same, or two such nodes would never
+    /// end.
     fn take_outdated(
         &mut self,
         now: Now,
@@ -142,7 +143,7 @@ impl Node {
             }
         }
         if let Some(seen) = told.filter(|_| !says_same && !mistaken!(OutdatedUntold)) {
-            // To where it speaks from now, not to where its later life was.
+            // To where it speaks from now, not to where its later incarnation was.
             let message = Message::Outdated(Outdated { seen });
             self.transmit(addr, head.from.clone(), &[message]);
         }

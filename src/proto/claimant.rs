@@ -237,10 +237,10 @@ impl Claimant {
             true => self.work_on(ticket, out, work),
             false => self.work_unless_lost(now, ticket, out, work),
         });
-        // Rule 17: no ghost keeps a vote. Of an earlier life this one knows nothing: rule 7 ends
-        // what does not outlive it.
-        let is_of_this_life = id.incarnation == self.incarnation;
-        if let Some(key) = key.filter(|_| !is_known && is_of_this_life) {
+        // Rule 17: no ghost keeps a vote. Of an earlier incarnation this one knows nothing: rule 7
+        // ends what does not outlive it.
+        let is_of_this_incarnation = id.incarnation == self.incarnation;
+        if let Some(key) = key.filter(|_| !is_known && is_of_this_incarnation) {
             let granted = !self.never_granted(id);
             let release = Release {
                 key: key.clone(),
@@ -285,10 +285,10 @@ impl Claimant {
         });
     }
 
-    /// This node learns that an earlier life of it had a number as high as its own: it goes on
-    /// under a higher one. Voters take that as proof that its claims so far are over, and so they
-    /// are: leases are lost, and those that wait claim anew. Leases that outlive their process are
-    /// lost for this one, and run out at the voters.
+    /// This node learns that an earlier incarnation of it had a number as high as its own: it goes
+    /// on under a higher one. Voters take that as proof that its claims so far are over, and so
+    /// they are: leases are lost, and those that wait claim anew. Leases that outlive their process
+    /// are lost for this one, and run out at the voters.
     pub fn adopt(&mut self, now: Now, incarnation: Incarnation, out: &mut Effects) {
         if incarnation > self.incarnation {
             self.incarnation = incarnation;
@@ -310,7 +310,7 @@ impl Claimant {
         self.links.end_all();
         self.returned.clear();
         for mut claim in claims {
-            if claim.held.is_some() && mistaken!(LeasesOutliveTheirLife) {
+            if claim.held.is_some() && mistaken!(LeasesOutliveTheirIncarnation) {
                 self.tickets.insert(claim.id.seq, claim.ticket);
                 self.keep(claim);
             } else if claim.held.is_some() {
@@ -346,7 +346,7 @@ impl Claimant {
         earliest([claims, sweep, again, self.links.next_timeout()])
     }
 
-    /// The life that it claims in.
+    /// The incarnation that it claims in.
     #[must_use]
     pub fn incarnation(&self) -> Incarnation {
         self.incarnation

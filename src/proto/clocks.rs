@@ -442,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn newest_reading_counts_and_one_of_an_earlier_life_does_not() {
+    fn newest_reading_counts_and_one_of_an_earlier_incarnation_does_not() {
         let mut clocks = clocks("client", 1, &[(0, 0)]);
         hear(&mut clocks, 0, 50, HOUR);
         let late = at(70, 0);

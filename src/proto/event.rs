@@ -96,8 +96,8 @@ pub enum Event {
         /// Otherwise the node knows of votes that last longer.
         votes_elsewhere: bool,
     },
-    /// A node has another voter set than this one. Said once for each of its lives, and again once
-    /// it is known in what they differ.
+    /// A node has another voter set than this one. Said once for each of its incarnations, and
+    /// again once it is known in what they differ.
     VoterSetMismatch {
         /// The node.
         node: NodeId,

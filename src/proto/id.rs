@@ -1,4 +1,4 @@
-//! Who and what: nodes, their lives, keys and claims.
+//! Who and what: nodes, their incarnations, keys and claims.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -190,14 +190,14 @@ macro_rules! name_traits {
 name_traits!(NodeId, "a node id");
 name_traits!(Key, "a key");
 
-/// One life of a node: it rises at every start, also where the wall clock was set back.
+/// One incarnation of a node: it rises at every start, also where the wall clock was set back.
 #[derive(
     Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize,
 )]
 pub struct Incarnation(u64);
 
 impl Incarnation {
-    /// The life with this number.
+    /// The incarnation with this number.
     #[must_use]
     pub const fn new(number: u64) -> Self {
         Self(number)
@@ -227,9 +227,9 @@ impl fmt::Display for Incarnation {
 pub struct ClaimId {
     /// The node that claims.
     pub node: NodeId,
-    /// The life of that node in which it claims.
+    /// The incarnation of that node in which it claims.
     pub incarnation: Incarnation,
-    /// The attempt's number within that life.
+    /// The attempt's number within that incarnation.
     pub seq: u64,
 }
 

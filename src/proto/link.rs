@@ -125,7 +125,7 @@ impl Links {
         }
     }
 
-    pub(crate) fn lives(&self, number: LinkNo) -> bool {
+    pub(crate) fn incarnations(&self, number: LinkNo) -> bool {
         self.living.contains_key(&number)
     }
 
@@ -224,7 +224,7 @@ impl Links {
         self.living.len()
     }
 
-    /// The sessions were those of a life that is over.
+    /// The sessions were those of an incarnation that is over.
     pub(crate) fn end_all(&mut self) {
         self.living.clear();
     }

@@ -58,7 +58,8 @@ pub enum Message {
     /// The answer to [`Describe`](Self::Describe), and to a node that speaks for another voter set.
     /// Rare and large.
     Described(Box<VoterSetDescription>),
-    /// To both of two lives of one node that were heard from different addresses: do you live?
+    /// To both of two incarnations of one node that were heard from different addresses: do you
+    /// live?
     Challenge(Challenge),
     /// The answer to [`Challenge`].
     Alive(Challenge),
@@ -87,7 +88,8 @@ pub struct Claim {
     pub is_try: bool,
     /// Whether the vote is to be covered by a session of the claimant's node.
     pub join: bool,
-    /// Whether the claim outlives its process: a later life of its node does not end its vote.
+    /// Whether the claim outlives its process: a later incarnation of its node does not end its
+    /// vote.
     pub outlives: bool,
 }
 
@@ -115,7 +117,7 @@ pub struct Vote {
 pub struct SessionId {
     /// The voter's: different for every start.
     pub nonce: u64,
-    /// Which of that life.
+    /// Which of that incarnation.
     pub number: u32,
 }
 
@@ -234,8 +236,8 @@ pub struct Memory {
     pub highest: Epoch,
     /// Whether the answerer is a voter that votes, and so has a memory to speak of.
     pub votes: bool,
-    /// Whether it knew of any earlier life of the cluster, or of the asker, when it first heard
-    /// of the asker's present life.
+    /// Whether it knew of any earlier incarnation of the cluster, or of the asker, when it first
+    /// heard of the asker's present incarnation.
     pub knew: bool,
     /// The highest incarnation of the asker that it has heard of.
     pub seen: Incarnation,
@@ -246,7 +248,7 @@ pub struct Memory {
     pub skew: Duration,
 }
 
-/// "I have heard of a later life of yours than the one you speak under."
+/// "I have heard of a later incarnation of yours than the one you speak under."
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Outdated {
     /// The highest incarnation of the addressee that the sender has heard of.
@@ -263,11 +265,11 @@ pub struct Challenge {
 /// "Another process of your name lives: it and you have answered the same question."
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Namesake {
-    /// The addressee's life when it answered. In any other this means nothing.
+    /// The addressee's incarnation when it answered. In any other this means nothing.
     pub yours: Incarnation,
     /// Where the addressee was heard from.
     pub yours_at: SocketAddr,
-    /// The other process's life.
+    /// The other process's incarnation.
     pub other: Incarnation,
     /// Where the other process was heard from.
     pub other_at: SocketAddr,

@@ -17,8 +17,8 @@
 //!
 //! A cluster that is started for the first time need not wait. But a flag that says so will stay
 //! set, so a voter that is told "new" asks first, and believes it only when nearly all others say
-//! that they know of no earlier life. Silence is not consent: without those answers it sits out
-//! the quarantine.
+//! that they know of no earlier incarnation. Silence is not consent: without those answers it sits
+//! out the quarantine.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -78,7 +78,7 @@ pub(crate) struct Recovery {
     drift_ppm: u64,
     others: Vec<NodeId>,
     /// The nodes that gossip knows. Those of them that do not vote may still remember an earlier
-    /// life of the cluster.
+    /// incarnation of the cluster.
     gossiped: BTreeSet<NodeId>,
     enough: usize,
     /// One vote is a majority: no other voter can have seen what this one voted for.
@@ -275,8 +275,8 @@ impl Recovery {
         self.gossiped = gossiped;
     }
 
-    /// Somebody remembers an earlier life of this voter.
-    pub(crate) fn handle_earlier_life(&mut self, out: &mut Effects) {
+    /// Somebody remembers an earlier incarnation of this voter.
+    pub(crate) fn handle_earlier_incarnation(&mut self, out: &mut Effects) {
         if self.phase == Phase::New {
             self.go_into_quarantine(out);
         }
@@ -395,8 +395,8 @@ impl Recovery {
             .iter()
             .filter(|node| !self.answers.contains_key(*node));
         let mut to: Vec<NodeId> = unheard.cloned().collect();
-        // Others than members are asked too: they may know of an earlier life of the cluster, and
-        // they learn at which address this life of the node is.
+        // Others than members are asked too: they may know of an earlier incarnation of the
+        // cluster, and they learn at which address this incarnation of the node is.
         let members = &self.others;
         let bystanders = self.gossiped.iter().filter(|node| !members.contains(*node));
         to.extend(bystanders.cloned());

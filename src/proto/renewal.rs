@@ -1,4 +1,5 @@
-//! The part of a claim's life in which it is granted: it is told, renewed, covered and extended.
+//! The part of a claim's incarnation in which it is granted: it is told, renewed, covered and
+//! extended.
 
 use std::time::Duration;
 
@@ -33,7 +34,9 @@ impl OwnClaim {
     }
 
     pub(super) fn is_covered(&self, at: usize, links: &Links) -> bool {
-        self.ballots[at].link.is_some_and(|link| links.lives(link))
+        self.ballots[at]
+            .link
+            .is_some_and(|link| links.incarnations(link))
     }
 
     /// Rule 11, for a lease: until when it lasts, if that is longer than it was known to.

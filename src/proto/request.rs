@@ -19,7 +19,7 @@ pub struct Request {
     pub is_try: bool,
     /// Renew the lease until it is released. Otherwise it is over `ttl` after the grant.
     pub renews: bool,
-    /// The lease outlives its process: neither a later life of the node nor
+    /// The lease outlives its process: neither a later incarnation of the node nor
     /// [`Claimant::release_all`](super::claimant::Claimant::release_all) ends it. Only for a lease
     /// that does not renew itself, whose end is known.
     pub outlives: bool,

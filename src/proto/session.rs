@@ -2,8 +2,8 @@
 //!
 //! A vote is covered by a number. It expires no sooner than the session with that number, so a
 //! session is lengthened without touching its votes. A number that was used never comes back,
-//! neither in a voter's life nor, with the nonce of its start, after it: what was ever said of a
-//! session stays true of all votes that it was said to cover.
+//! neither in a voter's incarnation nor, with the nonce of its start, after it: what was ever said
+//! of a session stays true of all votes that it was said to cover.
 //!
 //! The alternative that was rejected is a range of claims in each message: then the voter would
 //! touch every vote, and both sides would have to agree on what the ranges hold.
@@ -20,7 +20,7 @@ use super::time::{Instant, Now};
 /// The most sessions that a node has at a voter: one for each ttl that it uses.
 pub(crate) const SESSIONS_MAX: usize = 8;
 
-/// Names a session for a voter's life; zero is none.
+/// Names a session for a voter's incarnation; zero is none.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) struct SessionNo(u32);
 
@@ -189,7 +189,11 @@ impl Sessions {
     }
 
     /// These lives of a node are over, and their sessions with them.
-    pub(crate) fn end_lives(&mut self, node: &NodeId, is_over: impl Fn(Incarnation) -> bool) {
+    pub(crate) fn end_incarnations(
+        &mut self,
+        node: &NodeId,
+        is_over: impl Fn(Incarnation) -> bool,
+    ) {
         let own = self.by_node.get(node).cloned().unwrap_or_default();
         for number in own {
             let session = self.living.get(&number);

@@ -14,7 +14,7 @@ use super::id::{Incarnation, NodeId};
 pub struct Peer {
     /// Where it takes datagrams.
     pub addr: SocketAddr,
-    /// The life in which it was last heard of.
+    /// The incarnation in which it was last heard of.
     pub incarnation: Incarnation,
     /// Whether the failure detector believes it to be alive.
     pub alive: bool,

@@ -64,7 +64,7 @@ impl Default for Limits {
 /// How a voter comes into the world.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Start {
-    /// It may have voted in an earlier life, and has forgotten: quarantine.
+    /// It may have voted in an earlier incarnation, and has forgotten: quarantine.
     Amnesia,
     /// Its operator says that the cluster is new. It asks the others all the same, and goes into
     /// quarantine unless they agree.
@@ -168,9 +168,9 @@ impl Voter {
         self.vote_for_head(now, at, out);
     }
 
-    /// Rule 7: the claims of these lives of a node are over, but for those that outlive their
-    /// process.
-    pub fn handle_lives_over(
+    /// Rule 7: the claims of these incarnations of a node are over, but for those that outlive
+    /// their process.
+    pub fn handle_incarnations_over(
         &mut self,
         now: Now,
         node: &NodeId,
@@ -184,17 +184,17 @@ impl Voter {
                 continue;
             };
             slot.take_waiters(|waiter| {
-                is_claim_over(&waiter.claim) && !mistaken!(EarlierLivesWait)
+                is_claim_over(&waiter.claim) && !mistaken!(EarlierIncarnationsWait)
             });
-            let stays = slot.vote.outlives && !mistaken!(LaterLifeEndsAll);
-            if is_claim_over(&slot.vote.claim) && !stays && !mistaken!(EarlierLivesHold) {
+            let stays = slot.vote.outlives && !mistaken!(LaterIncarnationEndsAll);
+            if is_claim_over(&slot.vote.claim) && !stays && !mistaken!(EarlierIncarnationsHold) {
                 self.end_vote(now, at, out);
             }
         }
-        self.sessions.end_lives(node, is_over);
+        self.sessions.end_incarnations(node, is_over);
     }
 
-    /// The same for all lives of a node below this one.
+    /// The same for all incarnations of a node below this one.
     pub fn handle_incarnation(
         &mut self,
         now: Now,
@@ -202,7 +202,7 @@ impl Voter {
         incarnation: Incarnation,
         out: &mut Effects,
     ) {
-        self.handle_lives_over(now, node, |life| life < incarnation, out);
+        self.handle_incarnations_over(now, node, |other| other < incarnation, out);
     }
 
     /// This voter forgets its votes, as after a restart. `nonce` must differ from those that it
@@ -269,10 +269,11 @@ impl Voter {
         }
     }
 
-    /// Somebody remembers an earlier life of this voter: it was told wrongly that all is new.
-    pub fn handle_earlier_life(&mut self, out: &mut Effects) {
+    /// Somebody remembers an earlier incarnation of this voter: it was told wrongly that all is
+    /// new.
+    pub fn handle_earlier_incarnation(&mut self, out: &mut Effects) {
         if let Some(recovery) = &mut self.recovery {
-            recovery.handle_earlier_life(out);
+            recovery.handle_earlier_incarnation(out);
         }
     }
 

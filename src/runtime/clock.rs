@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::proto::time::{Instant, Now};
 
-/// So many of the number of a life are drawn: about a millisecond.
+/// So many of the number of an incarnation are drawn: about a millisecond.
 const DRAWN: u64 = (1 << 10) - 1;
 
 /// Reads the clocks. Leases are measured by one that also counts the time that the machine was
@@ -94,9 +94,9 @@ impl Clock {
         Instant::from_nanos(nanos.saturating_add(1))
     }
 
-    /// The number of a life that begins now: microseconds of wall time, whose last ten bits are
-    /// those of `drawn`, so that two processes of one name do not begin under one number. If the
-    /// wall clock was set back it is too low; the node learns that from its peers and takes a
+    /// The number of an incarnation that begins now: microseconds of wall time, whose last ten bits
+    /// are those of `drawn`, so that two processes of one name do not begin under one number. If
+    /// the wall clock was set back it is too low; the node learns that from its peers and takes a
     /// higher one.
     pub(crate) fn incarnation(self, drawn: u64) -> u64 {
         let micros = u64::try_from(self.wall().as_micros()).unwrap_or(u64::MAX);

@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn digest_of_many_lives_stays_within_bound() {
+    fn digest_of_many_incarnations_stays_within_bound() {
         let mut filter = filter("v0");
         let name = |n: usize| format!("{n:038}");
         let many = (0..1_000).map(|n| entry(&name(n), 1, 1));

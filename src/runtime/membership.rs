@@ -1,5 +1,5 @@
-//! Gossip: where the other nodes are, in which life, and who was heard of lately. The only file
-//! that knows the crate `chitchat`.
+//! Gossip: where the other nodes are, in which incarnation, and who was heard of lately. The only
+//! file that knows the crate `chitchat`.
 //!
 //! Its datagrams travel over the socket of the mesh, sealed like all others. What it says becomes
 //! a [`View`]: advice to the node, on which no majority rests.
@@ -369,7 +369,7 @@ fn look(chitchat: &Chitchat, voter_set: &VoterSet) -> (View, BTreeSet<NodeId>) {
         }
         let is_live = live.contains(id);
         let incarnation = Incarnation::new(id.generation_id);
-        // Of several lives the one that is alive, of several such the latest.
+        // Of several incarnations the one that is alive, of several such the latest.
         let rank = (is_live, incarnation);
         if peers.get(&node).is_none_or(|(known, ..)| rank > *known) {
             let peer = Peer {

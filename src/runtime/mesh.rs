@@ -298,8 +298,8 @@ impl Mesh {
     /// told, not one datagram leaves, and the address is free again once this returns. Requests
     /// that wait end as they do after a shutdown. Guards that are still there are those of a
     /// process that was frozen: they hold for what remains of their leases and are not renewed.
-    /// Drop them before the node is started again under its id: its new life ends the claims of
-    /// the old one at once.
+    /// Drop them before the node is started again under its id: its new incarnation ends the claims
+    /// of the old one at once.
     #[cfg(feature = "harness")]
     pub async fn crash(&self) {
         self.halt();

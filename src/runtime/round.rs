@@ -348,12 +348,12 @@ mod tests {
     async fn a_late_vote_may_wait_for_its_release_unless_its_voter_asks_or_is_new() {
         let scene = Scene::new();
         let addr = scene.others[0].1.local_addr().unwrap();
-        let may_wait = |life, ask, back| {
+        let may_wait = |incarnation, ask, back| {
             let mut core = scene.shared.lock();
             let node = |number: usize| NodeId::new(format!("n{number}")).unwrap();
             let head = Head {
                 from: node(1),
-                incarnation: Incarnation::new(life),
+                incarnation: Incarnation::new(incarnation),
                 to: node(0),
                 voter_set: core.node.voter_set().tag(),
             };
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_overheard_of_a_life_that_is_over_is_answered() {
+    async fn what_is_overheard_of_a_incarnation_that_is_over_is_answered() {
         let mut scene = Scene::new();
         let addr = scene.others[0].1.local_addr().unwrap();
         let head = Head {

@@ -19,7 +19,7 @@ use crate::wire::Traffic;
 pub struct Status {
     /// This node.
     pub node: NodeId,
-    /// This life of it.
+    /// This incarnation of it.
     pub incarnation: u64,
     /// Where it listens.
     pub listen: SocketAddr,

@@ -17,7 +17,7 @@ use crate::proto::voter_set::VoterSetTag;
 pub struct Head {
     /// Who sends it.
     pub from: NodeId,
-    /// In which life.
+    /// In which incarnation.
     pub incarnation: Incarnation,
     /// For whom it is: an address may meanwhile belong to another node.
     pub to: NodeId,
@@ -106,7 +106,7 @@ pub(crate) fn pack_into(
     too_large
 }
 
-/// A body without any message: who it is from, in which life.
+/// A body without any message: who it is from, in which incarnation.
 #[must_use]
 pub fn pack_head(head: &Head) -> Packed {
     let mut body = Vec::with_capacity(BODY_BYTES_USUAL);

@@ -93,7 +93,7 @@ pub enum DropReason {
     Misaddressed,
     /// A message speaks for a claim that is not its sender's, or not its receiver's.
     NotTheirs,
-    /// It comes from an earlier life of its sender.
+    /// It comes from an earlier incarnation of its sender.
     OutdatedIncarnation,
     /// Its sender has another voter set.
     VoterSet,

@@ -1,9 +1,9 @@
 //! What somebody beside the mesh may ask of a node, and what the node answers.
 //!
-//! An observer is no node: it has no name, no life and no voter set, so its datagrams have no
-//! [`Head`](super::Head) and are of kinds of their own ([`Kind::Question`](super::Kind),
-//! [`Kind::Answer`](super::Kind)). A question is for whoever listens at the address that it is
-//! sent to. Nothing in the protocol depends on an answer, and no answer changes the node.
+//! An observer is no node: it has no name, no incarnation and no voter set, so its datagrams have
+//! no [`Head`](super::Head) and are of kinds of their own ([`Kind::Question`](super::Kind),
+//! [`Kind::Answer`](super::Kind)). A question is for whoever listens at the address that it is sent
+//! to. Nothing in the protocol depends on an answer, and no answer changes the node.
 //!
 //! **Small.** One question has one answer, of one datagram. What is longer is told in pages: each
 //! question names the last entry that the asker has, and the node answers what follows it in order,
@@ -72,7 +72,7 @@ pub struct Answered {
     pub nonce: u64,
     /// Who answers.
     pub node: NodeId,
-    /// In which life.
+    /// In which incarnation.
     pub incarnation: Incarnation,
     /// The answerer's voter set.
     pub voter_set: VoterSetTag,

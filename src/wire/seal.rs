@@ -102,7 +102,7 @@ struct Sealed {
     taken: u64,
 }
 
-/// One life of another node, as the wire knows it.
+/// One incarnation of another node, as the wire knows it.
 struct Peer {
     key: LessSafeKey,
     window: Window,

@@ -269,7 +269,7 @@ async fn a_paused_node_may_crash_and_be_shut_down() {
 }
 
 #[tokio::test]
-async fn a_node_that_crashed_is_gone_and_comes_back_with_another_life() {
+async fn a_node_that_crashed_is_gone_and_comes_back_with_another_incarnation() {
     let mesh = LocalMesh::start(3).await.unwrap();
     let crashed = mesh.node(0);
     let guard = crashed.lock("k").acquire().await.unwrap();
@@ -303,7 +303,7 @@ async fn a_node_that_comes_back_learns_that_another_is_gone_whom_it_never_heard(
 }
 
 #[tokio::test]
-async fn a_restart_frees_what_the_former_life_held_before_its_lease_is_over() {
+async fn a_restart_frees_what_the_former_incarnation_held_before_its_lease_is_over() {
     let mesh = with_long_leases(3).await;
     let lost = mesh.node(0).lock("k").acquire().await.unwrap();
     let waits = tokio::spawn(mesh.node(1).lock("k").acquire());

@@ -62,24 +62,24 @@ async fn a_node_that_is_cut_off_loses_its_locks_to_the_next_in_line() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_is_the_same_until_it_is_shut_down_and_then_a_new_life() {
+async fn a_node_is_the_same_until_it_is_shut_down_and_then_a_new_incarnation() {
     let locks = InMemoryLocks::new();
     let first = locks.node("a");
-    let life = first.status().incarnation;
+    let incarnation = first.status().incarnation;
     let guard = first.lock("k").acquire().await.unwrap();
     let same = locks.clone().node("a");
-    assert_eq!(same.status().incarnation, life);
+    assert_eq!(same.status().incarnation, incarnation);
     assert_eq!(same.status().held, 1);
     same.shutdown().await;
     assert!(!guard.is_held());
     let second = locks.node("a");
-    assert!(second.status().incarnation > life);
+    assert!(second.status().incarnation > incarnation);
     let next = second.lock("k").acquire().await.unwrap();
     assert!(next.epoch() > guard.epoch());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_life_frees_what_its_former_life_held_when_it_crashed() {
+async fn a_new_incarnation_frees_what_its_former_incarnation_held_when_it_crashed() {
     let locks = InMemoryLocks::new();
     let guard = locks.node("a").lock("k").acquire().await.unwrap();
     let began = Instant::now();

@@ -110,7 +110,7 @@ impl Cluster {
         mesh
     }
 
-    /// Starts node `n` again, without memory, in place of its last life.
+    /// Starts node `n` again, without memory, in place of its last incarnation.
     pub(crate) async fn restart(&mut self, n: usize) {
         let mesh = self.builder(n).start().await.unwrap();
         self.nodes[n] = mesh;

@@ -124,7 +124,7 @@ async fn the_address_is_free_once_a_shutdown_returns_though_a_handle_and_a_guard
     let again = again.start().await.unwrap();
     assert_eq!(again.local_addr(), client.local_addr());
     sees_all(&again).await;
-    let next = within("its next life", again.lock("k").acquire()).await;
+    let next = within("its next incarnation", again.lock("k").acquire()).await;
     assert!(next.unwrap().epoch() > guard.epoch());
 }
 

@@ -70,8 +70,8 @@ async fn a_node_that_comes_back_at_another_address_is_found_there() {
     cluster.ready().await;
 }
 
-/// What its former life held is free as soon as it speaks to the voters; to find them it needs one
-/// seed of many that is up, and no second round of gossip.
+/// What its former incarnation held is free as soon as it speaks to the voters; to find them it
+/// needs one seed of many that is up, and no second round of gossip.
 #[tokio::test]
 async fn a_node_that_comes_back_finds_the_voters_within_its_first_round_of_gossip() {
     let round = Duration::from_secs(60);
@@ -85,7 +85,7 @@ async fn a_node_that_comes_back_finds_the_voters_within_its_first_round_of_gossi
     // Nobody listens at the ports that nobody may bind.
     let mut seeds: Vec<_> = (1..10).map(|port| format!("127.0.0.1:{port}")).collect();
     seeds.push(cluster.nodes[1].local_addr().to_string());
-    // Where it was, its word proves that its former life is over.
+    // Where it was, its word proves that its former incarnation is over.
     let back = cluster.named("n2").listen(gone.to_string());
     let back = back.seeds(seeds).gossip_every(round);
     cluster.nodes[2] = back.start().await.unwrap();

@@ -23,6 +23,6 @@ mod outliving;
 mod ready;
 mod requests;
 mod rolling;
-mod short_lives;
+mod short_incarnations;
 mod strangers;
 mod whole;

@@ -22,7 +22,7 @@ async fn lock_through_trait_outlives_an_orderly_shutdown() {
     assert_eq!(other.try_acquire("tick", LONG_MS).await, Ok(false));
     let next = within("what the guard held", other.lock("guarded").acquire()).await;
     assert!(next.unwrap().is_held());
-    // Its next life knows nothing of it, and is told what all are told.
+    // Its next incarnation knows nothing of it, and is told what all are told.
     let again = cluster.client("client").await;
     assert_eq!(again.try_acquire("tick", LONG_MS).await, Ok(false));
     assert!(DistributedLock::release(&again, "tick").await.is_err());

@@ -6,8 +6,8 @@
 mod addresses;
 mod clocks;
 mod forged;
+mod incarnations;
 mod laws_of_liveness;
 mod laws_of_safety;
-mod lives;
 mod namesakes;
 mod net;

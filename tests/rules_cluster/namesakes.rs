@@ -32,7 +32,7 @@ fn count(net: &Net, seat: usize, event: &Event) -> usize {
 
 /// A holder lives on, and another process of its name asks for the same lock.
 #[test]
-fn later_life_elsewhere_frees_nothing_that_a_live_one_holds() {
+fn later_incarnation_elsewhere_frees_nothing_that_a_live_one_holds() {
     let mut net = Net::new(3, 3, 2);
     let held = net.acquire(3, "k", ms(30_000));
     net.run_for(ms(100));
@@ -116,12 +116,12 @@ fn twin_that_is_told_that_the_cluster_is_new_does_not_vote() {
 fn twin_with_a_lower_number_is_found_too() {
     let mut net = Net::new(3, 3, 2);
     net.crash(3);
-    net.seats[3].life = 50;
+    net.seats[3].incarnation = 50;
     net.start(3, Start::Amnesia);
     let held = net.acquire(3, "k", ms(30_000));
     net.run_for(ms(100));
     let twin = net.seat_beside(3, 77);
-    net.seats[twin].life = 7;
+    net.seats[twin].incarnation = 7;
     let voter_set = net.voter_set.clone();
     net.start_in(twin, Start::Amnesia, voter_set);
     net.acquire(twin, "k", TTL);
@@ -169,9 +169,9 @@ fn process_that_comes_back_elsewhere_goes_on() {
     assert_eq!(count(&net, 3, &Event::TwinFound), 0);
 }
 
-/// A datagram of a life that is no more comes late, and again: it answers nothing.
+/// A datagram of an incarnation that is no more comes late, and again: it answers nothing.
 #[test]
-fn late_word_of_a_dead_life_stops_nobody() {
+fn late_word_of_a_dead_incarnation_stops_nobody() {
     let mut net = Net::new(3, 3, 1);
     let is_claim = |message: &Message| matches!(message, Message::Claim(_));
     net.fate = Box::new(
@@ -195,7 +195,7 @@ fn late_word_of_a_dead_life_stops_nobody() {
 
 /// The interface changes while the process lives.
 #[test]
-fn same_life_from_another_address_is_no_twin() {
+fn same_incarnation_from_another_address_is_no_twin() {
     let mut net = Net::new(3, 3, 1);
     let held = net.acquire(3, "k", TTL);
     net.run_for(ms(100));
@@ -215,9 +215,9 @@ fn same_life_from_another_address_is_no_twin() {
     assert_eq!(count(&net, 3, &Event::TwinFound), 0);
 }
 
-/// A word to a life that the process does not have any more means nothing.
+/// A word to an incarnation that the process does not have any more means nothing.
 #[test]
-fn word_of_a_twin_to_another_life_means_nothing() {
+fn word_of_a_twin_to_another_incarnation_means_nothing() {
     let mut net = Net::new(3, 3, 1);
     let twin = net.seat_beside(3, 77);
     let is_word = |message: &Message| matches!(message, Message::Namesake(_));
@@ -258,7 +258,8 @@ fn twin_of_a_voter_costs_each_node_the_same_however_many_there_are() {
     );
 }
 
-/// Rule 26: the higher life answered and ended long ago; the lower one stood still, and goes on.
+/// Rule 26: the higher incarnation answered and ended long ago; the lower one stood still, and goes
+/// on.
 #[test]
 fn answer_of_a_process_that_ended_since_does_not_count() {
     let mut net = Net::new(3, 3, 1);
@@ -286,7 +287,7 @@ fn answer_of_a_process_that_ended_since_does_not_count() {
 
 /// The wall clock of a process was set back, and it starts twice, each time at a new address.
 #[test]
-fn lower_life_that_starts_again_elsewhere_is_heard_soon() {
+fn lower_incarnation_that_starts_again_elsewhere_is_heard_soon() {
     let mut net = Net::of(3, 3, 1);
     let timing = Timing {
         max_ttl: Duration::from_secs(3_600),
@@ -296,7 +297,7 @@ fn lower_life_that_starts_again_elsewhere_is_heard_soon() {
     net.voter_set = Arc::new(VoterSet::new(1, members, 3, timing).unwrap());
     (0..3).for_each(|seat| net.start(seat, Start::NewCluster));
     net.run_for(ms(1_000));
-    net.seats[3].life = 1_000_000;
+    net.seats[3].incarnation = 1_000_000;
     net.start(3, Start::Amnesia);
     let first = net.acquire(3, "k0", TTL);
     net.run_until(ms(1_000), |net| net.holds(3, first));
@@ -304,7 +305,7 @@ fn lower_life_that_starts_again_elsewhere_is_heard_soon() {
     for start in 1..=2_u64 {
         net.crash(3);
         net.seats[3].port = 70 + start as u16;
-        net.seats[3].life = 100 + start;
+        net.seats[3].incarnation = 100 + start;
         net.start_in(3, Start::Amnesia, voter_set.clone());
         let ticket = net.acquire(3, &format!("k{start}"), TTL);
         let began = net.time;
@@ -319,19 +320,19 @@ fn lower_life_that_starts_again_elsewhere_is_heard_soon() {
 
 /// Each word of the one stands between the questions to the other.
 #[test]
-fn twins_below_a_dead_life_are_told() {
+fn twins_below_a_dead_incarnation_are_told() {
     let mut net = Net::new(3, 3, 1);
     net.crash(3);
-    net.seats[3].life = 1_000_000;
+    net.seats[3].incarnation = 1_000_000;
     net.start(3, Start::Amnesia);
     let first = net.acquire(3, "k", TTL);
     net.run_until(ms(1_000), |net| net.holds(3, first));
     net.crash(3);
     let voter_set = net.voter_set.clone();
     net.seats[3].port = 71;
-    net.seats[3].life = 101;
+    net.seats[3].incarnation = 101;
     let twin = net.seat_beside(3, 72);
-    net.seats[twin].life = 102;
+    net.seats[twin].incarnation = 102;
     for seat in [3, twin] {
         net.start_in(seat, Start::Amnesia, voter_set.clone());
         net.acquire(seat, "l", TTL);

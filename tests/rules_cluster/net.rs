@@ -105,7 +105,7 @@ impl Random {
 pub(crate) struct Seat {
     id: NodeId,
     pub(crate) node: Option<Node>,
-    pub(crate) life: u64,
+    pub(crate) incarnation: u64,
     /// Fast or slow, in parts per million.
     pub(crate) rate_ppm: i64,
     /// How far its wall clock is off, in milliseconds.
@@ -176,7 +176,7 @@ impl Net {
         let seats = (0..members + guests).map(|n| Seat {
             id: id(n),
             node: None,
-            life: 0,
+            incarnation: 0,
             rate_ppm: 0,
             wall_off_ms: 0,
             port: n as u16,
@@ -208,8 +208,8 @@ impl Net {
         let peers = self.seats.iter().map(|seat| {
             let peer = Peer {
                 addr: Self::addr(seat.port),
-                incarnation: Incarnation::new(seat.life),
-                alive: seat.node.is_some() || seat.life <= 1,
+                incarnation: Incarnation::new(seat.incarnation),
+                alive: seat.node.is_some() || seat.incarnation <= 1,
             };
             (seat.id.clone(), peer)
         });
@@ -218,25 +218,25 @@ impl Net {
         }
     }
 
-    /// A new process, in a later life than before.
+    /// A new process, in a later incarnation than before.
     pub(crate) fn start(&mut self, seat: usize, start: Start) {
-        self.seats[seat].life += 1;
+        self.seats[seat].incarnation += 1;
         self.start_in(seat, start, self.voter_set.clone());
     }
 
-    /// A new process in the life that the seat names.
+    /// A new process in the incarnation that the seat names.
     pub(crate) fn start_in(&mut self, seat: usize, start: Start, voter_set: Arc<VoterSet>) {
         let (time, view) = (self.time, self.view());
         let it = &mut self.seats[seat];
         let config = NodeConfig {
             id: it.id.clone(),
-            incarnation: Incarnation::new(it.life),
+            incarnation: Incarnation::new(it.incarnation),
             voter_set,
             start,
             limits: Limits::default(),
             claims_max: 10_000,
             renew_every: None,
-            seed: it.life * 1_000 + seat as u64,
+            seed: it.incarnation * 1_000 + seat as u64,
             seal: Seal::insecure_plaintext(),
         };
         let mut node = Node::new(it.now(time), config);
@@ -246,13 +246,13 @@ impl Net {
         self.drain(seat);
     }
 
-    /// A seat for another process of a seat's name, at another port. Its next life is later.
+    /// A seat for another process of a seat's name, at another port. Its next incarnation is later.
     pub(crate) fn seat_beside(&mut self, seat: usize, port: u16) -> usize {
         let it = &self.seats[seat];
         let beside = Seat {
             id: it.id.clone(),
             node: None,
-            life: it.life,
+            incarnation: it.incarnation,
             rate_ppm: it.rate_ppm,
             wall_off_ms: it.wall_off_ms,
             port,

@@ -83,7 +83,7 @@ pub(crate) fn any_head() -> impl Strategy<Value = Head> {
         })
 }
 
-/// Claim ids: of any node, in any life.
+/// Claim ids: of any node, in any incarnation.
 pub(crate) fn any_claim_id() -> impl Strategy<Value = ClaimId> {
     (any_node_id(), incarnation(), number()).prop_map(|(node, incarnation, seq)| ClaimId {
         node,
@@ -413,12 +413,12 @@ pub(crate) fn largest_messages() -> Vec<Message> {
     ]
 }
 
-fn largest_namesake(life: Incarnation) -> Message {
+fn largest_namesake(incarnation: Incarnation) -> Message {
     let addr = SocketAddr::from(([u16::MAX; 8], u16::MAX));
     Message::Namesake(Box::new(Namesake {
-        yours: life,
+        yours: incarnation,
         yours_at: addr,
-        other: life,
+        other: incarnation,
         other_at: addr,
     }))
 }

@@ -22,7 +22,7 @@ use proptest::prelude::*;
 
 use crate::arbitrary::{any_message_about, node_id};
 
-pub(crate) const LIFE: Incarnation = Incarnation::new(3);
+pub(crate) const INCARNATION: Incarnation = Incarnation::new(3);
 const SLOTS_MAX: usize = 4;
 const WAITERS_MAX: usize = 3;
 /// More outputs than any datagram may cause.
@@ -51,7 +51,7 @@ pub(crate) fn key() -> Key {
 pub(crate) fn claim_of(node: &str) -> ClaimId {
     ClaimId {
         node: node_id(node),
-        incarnation: LIFE,
+        incarnation: INCARNATION,
         seq: 1,
     }
 }
@@ -68,7 +68,7 @@ impl World {
         };
         let config = NodeConfig {
             id: node_id("a"),
-            incarnation: LIFE,
+            incarnation: INCARNATION,
             voter_set,
             start: Start::NewCluster,
             limits: Limits {
@@ -94,7 +94,7 @@ impl World {
     pub(crate) fn head(&self) -> Head {
         Head {
             from: node_id("b"),
-            incarnation: LIFE,
+            incarnation: INCARNATION,
             to: node_id("a"),
             voter_set: self.voter_set,
         }
@@ -315,9 +315,13 @@ fn nobody_speaks_for_anothers_claim() {
             world.drops_message(&head, message, DropReason::NotTheirs);
         }
     }
-    let mut of_another_life = claim_of("b");
-    of_another_life.incarnation = LIFE.next();
-    world.drops_message(&head, claim_message(of_another_life), DropReason::NotTheirs);
+    let mut of_another_incarnation = claim_of("b");
+    of_another_incarnation.incarnation = INCARNATION.next();
+    world.drops_message(
+        &head,
+        claim_message(of_another_incarnation),
+        DropReason::NotTheirs,
+    );
     let refuse = Refuse {
         claim: claim_of("c"),
         reason: RefuseReason::Limit,
@@ -366,41 +370,41 @@ fn a_claim_from_another_voter_set_is_refused_and_takes_no_vote() {
 fn a_node_that_is_no_voter_says_so_and_drops_what_is_for_voters() {
     let mut world = World::new(&["b"]);
     let head = world.head();
-    let greeting = world.datagram(&head, &[Message::Outdated(Outdated { seen: LIFE })]);
+    let greeting = world.datagram(&head, &[Message::Outdated(Outdated { seen: INCARNATION })]);
     assert_eq!(world.feed(&greeting).len(), 1);
     world.drops_message(&head, inspect(), DropReason::NotAVoter);
     world.drops_message(&head, release(claim_of("b")), DropReason::NotAVoter);
 }
 
-/// A member says its name once to each life of another, never more than it was told; and nothing
-/// to a node that has no vote.
+/// A member says its name once to each incarnation of another, never more than it was told; and
+/// nothing to a node that has no vote.
 #[test]
-fn a_member_is_greeted_once_in_each_of_its_lives() {
+fn a_member_is_greeted_once_in_each_of_its_incarnations() {
     let mut world = World::new(&["a", "b"]);
-    let hello = |world: &mut World, from: &str, life: u64| {
+    let hello = |world: &mut World, from: &str, incarnation: u64| {
         let head = Head {
             from: node_id(from),
-            incarnation: Incarnation::new(life),
+            incarnation: Incarnation::new(incarnation),
             ..world.head()
         };
         let body = pack_head(&head).bodies.remove(0).0;
         let bytes = world.peer.seal(Kind::Votes, &body);
         (world.feed(&bytes), bytes.len())
     };
-    for life in [10, 11, 12] {
-        let (outputs, len) = hello(&mut world, "b", life);
+    for incarnation in [10, 11, 12] {
+        let (outputs, len) = hello(&mut world, "b", incarnation);
         assert!(
             matches!(&outputs[..], [Output::Transmit { to, bytes }]
                 if *to == addr() && bytes.len() <= len),
             "{outputs:?}"
         );
-        assert!(hello(&mut world, "b", life).0.is_empty());
-        assert!(hello(&mut world, "stranger", life).0.is_empty());
+        assert!(hello(&mut world, "b", incarnation).0.is_empty());
+        assert!(hello(&mut world, "stranger", incarnation).0.is_empty());
     }
 }
 
 #[test]
-fn an_earlier_life_is_told_so_and_does_nothing_else() {
+fn an_earlier_incarnation_is_told_so_and_does_nothing_else() {
     let mut world = World::new(&["a"]);
     let now = world.head();
     let greeting = Message::Outdated(Outdated {
@@ -429,19 +433,19 @@ fn an_earlier_life_is_told_so_and_does_nothing_else() {
     assert_eq!(world.node.voter().unwrap().slots(), 0);
 }
 
-/// Whose locks may outlast it: who hears this life's name ends what does not (rule 7).
+/// Whose locks may outlast it: who hears this incarnation's name ends what does not (rule 7).
 #[test]
-fn a_vote_for_another_life_is_answered_with_this_ones_name() {
+fn a_vote_for_another_incarnation_is_answered_with_this_ones_name() {
     let mut world = World::new(&["a", "b"]);
     let head = world.head();
     let greeting = pack_head(&head).bodies.remove(0).0;
     let greeting = world.peer.seal(Kind::Votes, &greeting);
     world.feed(&greeting);
-    for life in [LIFE.get() - 1, LIFE.get() + 1] {
+    for incarnation in [INCARNATION.get() - 1, INCARNATION.get() + 1] {
         let vote = Message::Vote(Vote {
             key: key(),
             claim: ClaimId {
-                incarnation: Incarnation::new(life),
+                incarnation: Incarnation::new(incarnation),
                 ..claim_of("a")
             },
             sent_at: Instant::from_nanos(5),
@@ -460,11 +464,11 @@ fn a_vote_for_another_life_is_answered_with_this_ones_name() {
     }
 }
 
-/// Claim ids of few nodes, lives and numbers, so that some are those of real claims.
+/// Claim ids of few nodes, incarnations and numbers, so that some are those of real claims.
 fn few_claim_ids() -> impl Strategy<Value = ClaimId> + Clone {
-    ("[aaabc]", 2..5_u64, 0..5_u64).prop_map(|(node, life, seq)| ClaimId {
+    ("[aaabc]", 2..5_u64, 0..5_u64).prop_map(|(node, incarnation, seq)| ClaimId {
         node: node_id(&node),
-        incarnation: Incarnation::new(life),
+        incarnation: Incarnation::new(incarnation),
         seq,
     })
 }
@@ -499,10 +503,10 @@ proptest! {
     ) {
         let mut world = World::new(if is_alone { &["a"] } else { &["a", "b", "c"] });
         world.pass(Duration::from_secs(40));
-        for ((from, life, at), messages, millis) in steps {
+        for ((from, incarnation, at), messages, millis) in steps {
             let head = Head {
                 from: node_id(&from),
-                incarnation: Incarnation::new(life),
+                incarnation: Incarnation::new(incarnation),
                 voter_set: if at.index(8) == 0 { VoterSetTag::default() } else { world.voter_set },
                 ..world.head()
             };

@@ -234,7 +234,7 @@ fn recalls(world: &mut World, from: &NodeId) -> Memory {
 
 /// Section 6: what it has then proves to the other that the cluster was alive before.
 #[test]
-fn a_node_that_votes_or_holds_when_it_first_hears_of_another_knew_of_a_life_before() {
+fn a_node_that_votes_or_holds_when_it_first_hears_of_another_knew_of_a_incarnation_before() {
     // A voter that never voted, and holds nothing.
     let mut world = World::new(&["a"]);
     let memory = recalls(&mut world, &node_id("c"));
@@ -244,7 +244,7 @@ fn a_node_that_votes_or_holds_when_it_first_hears_of_another_knew_of_a_life_befo
     let datagram = world.datagram(&head, &[claim_message(claim_of("b"))]);
     world.feed(&datagram);
     assert!(recalls(&mut world, &node_id("d")).knew);
-    // What counts is what it knew when it first heard of that life.
+    // What counts is what it knew when it first heard of that incarnation.
     assert!(!recalls(&mut world, &node_id("c")).knew);
 
     // No voter: it asks for a lock, and then holds it.

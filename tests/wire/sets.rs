@@ -12,7 +12,7 @@ use lockmesh::wire::codec::pack_head;
 use lockmesh::wire::{ClusterKey, DropReason, Head, Kind, Seal};
 
 use crate::arbitrary::node_id;
-use crate::node::{LIFE, World, addr, answers, claim_of, key};
+use crate::node::{INCARNATION, World, addr, answers, claim_of, key};
 
 #[test]
 fn a_node_with_another_voter_set_is_named_once_and_its_votes_do_not_count() {
@@ -130,7 +130,7 @@ fn a_node_that_has_the_same_voter_set_again_is_named() {
     world.feed(&datagram);
     assert!(world.node.differences(&node_id("b")).is_some());
     let head = Head {
-        incarnation: LIFE.next(),
+        incarnation: INCARNATION.next(),
         ..world.head()
     };
     let body = pack_head(&head).bodies.remove(0).0;

@@ -296,7 +296,7 @@ fn who_becomes_another_node_on_the_way_is_asked_anew_and_given_up_the_third_time
     type Change = fn(&mut Teller);
     let changes: [Change; 3] = [
         |teller| teller.name = node_id("b"),
-        |teller| teller.life = 2,
+        |teller| teller.incarnation = 2,
         |teller| teller.voter_set = voter_set(&["a", "b"]),
     ];
     for change in changes {
@@ -317,7 +317,7 @@ fn who_becomes_another_node_on_the_way_is_asked_anew_and_given_up_the_third_time
         let overviews = asked.iter().filter(|it| **it == Question::Overview);
         assert_eq!((overviews.count(), asked.len()), (3, 6));
         assert!(surveyor.is_done() && surveyor.conclude().is_none());
-        // Once only, as where a node is restarted meanwhile: all is well with the new life.
+        // Once only, as where a node is restarted meanwhile: all is well with the new incarnation.
         let mut surveyor = Surveyor::new([at(1)], nothing_more());
         let ask = surveyor.next_question().unwrap();
         surveyor.handle_answer(ask.talk, other.answer(&ask.question));
@@ -441,13 +441,13 @@ fn who_is_called_dead_by_some_and_alive_by_none_is_doubtful() {
     }
 }
 
-/// A node that was restarted may be heard at two addresses, under two lives.
+/// A node that was restarted may be heard at two addresses, under two incarnations.
 #[test]
 fn of_two_who_say_that_they_are_one_node_the_later_that_told_all_counts() {
     let mut mesh = Mesh::of_three();
     let mut old = mesh.teller(3).clone();
     old.voter = VoterState::NotAMember;
-    mesh.teller(3).life = 5;
+    mesh.teller(3).incarnation = 5;
     mesh.put(4, old);
     for ports in [[4, 3], [3, 4]] {
         let survey = mesh.survey(&ports, nothing_more());
@@ -464,9 +464,9 @@ fn of_two_who_say_that_they_are_one_node_the_later_that_told_all_counts() {
         assert_eq!(answer.incarnation, Incarnation::new(1));
         assert_eq!(survey.nodes[2].addr, Some(at(4)));
     }
-    // Two of one life: the first that was asked.
+    // Two of one incarnation: the first that was asked.
     mesh.teller(3).patience = usize::MAX;
-    mesh.teller(3).life = 1;
+    mesh.teller(3).incarnation = 1;
     let survey = mesh.survey(&[3, 4], nothing_more());
     assert_eq!(survey.nodes[2].addr, Some(at(3)));
 }

@@ -72,7 +72,7 @@ pub(crate) fn vote(key: &Key) -> SeenLock {
 #[derive(Clone)]
 pub(crate) struct Teller {
     pub(crate) name: NodeId,
-    pub(crate) life: u64,
+    pub(crate) incarnation: u64,
     pub(crate) voter_set: Arc<VoterSet>,
     pub(crate) voter: VoterState,
     pub(crate) nodes: Vec<SeenNode>,
@@ -86,7 +86,7 @@ impl Teller {
     pub(crate) fn new(name: &str, voter_set: &Arc<VoterSet>, nodes: &[SeenNode]) -> Self {
         Self {
             name: node_id(name),
-            life: 1,
+            incarnation: 1,
             voter_set: voter_set.clone(),
             voter: VoterState::Votes,
             nodes: nodes.to_vec(),
@@ -127,7 +127,7 @@ impl Teller {
         Answered {
             nonce: 0,
             node: self.name.clone(),
-            incarnation: Incarnation::new(self.life),
+            incarnation: Incarnation::new(self.incarnation),
             voter_set: self.voter_set.tag(),
             answer,
         }

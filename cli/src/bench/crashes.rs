@@ -24,7 +24,7 @@ pub(super) const HELD: Duration = Duration::from_millis(170);
 pub(crate) struct Crashes {
     /// From the end of the lease as the holder saw it; below zero where that was sooner.
     pub(crate) after_end: Vec<f64>,
-    /// From the moment at which the holder's next life began to start its node.
+    /// From the moment at which the holder's next incarnation began to start its node.
     pub(crate) after_return: Vec<f64>,
 }
 

@@ -291,7 +291,7 @@ fn in_order(name: &str, status: ExitStatus) -> anyhow::Result<()> {
 
 /// As long as the names of pods are.
 pub(crate) fn client_id(number: u32) -> String {
-    format!("a-client-that-lives-for-seconds-{number:06}")
+    format!("a-client-that-incarnations-for-seconds-{number:06}")
 }
 
 /// The parts of the configurations of processes.
@@ -330,7 +330,7 @@ impl Crew {
         };
         let (lease, max_lease) = (lease.as_millis(), max_lease.as_millis());
         let secret = SECRETS[usize::from(setup == Setup::OtherSecret)];
-        // Each node of a seed does something else, and every life of it the same again.
+        // Each node of a seed does something else, and every incarnation of it the same again.
         let seed = self.seed.wrapping_mul(1_000).wrapping_add(n as u64) >> 1;
         let common = self.common();
         // On all addresses, so that the process lives through a change of the interface's.

@@ -372,7 +372,7 @@ impl Planner {
         end
     }
 
-    /// A hundred short lives a minute, half of which are killed, beside all else.
+    /// A hundred short incarnations a minute, half of which are killed, beside all else.
     fn clients(&mut self, span: Duration) {
         let mut at = BEGIN;
         let mut number = 0;

@@ -13,7 +13,7 @@ pub(crate) struct Figures {
     pub(crate) files: usize,
     pub(crate) nodes: usize,
     pub(crate) keys: usize,
-    pub(crate) lives: usize,
+    pub(crate) incarnations: usize,
     /// Lines that broke off where a process was killed.
     pub(crate) torn: usize,
     pub(crate) requests: usize,
@@ -49,7 +49,7 @@ impl Figures {
             files: histories.files.len(),
             nodes: histories.nodes.len(),
             keys: histories.keys.len(),
-            lives: histories.lives.len(),
+            incarnations: histories.incarnations.len(),
             torn: histories.torn,
             requests: histories.requests.len(),
             longest_wait_for_free_ms: ms(longest_wait_for_free),
@@ -121,22 +121,23 @@ fn takeovers(histories: &Histories) -> BTreeMap<FaultKind, Spread> {
 fn takeover(histories: &Histories, fault: &Fault, requests: &[&Request]) -> Option<u64> {
     // A twin is not what was done to the node itself.
     let is_hit = |request: &Request| {
-        fault.nodes.contains(&histories.node_of(request)) && !histories.lives[request.life].is_twin
+        fault.nodes.contains(&histories.node_of(request))
+            && !histories.incarnations[request.incarnation].is_twin
     };
     let (held, _) = requests
         .iter()
         .filter(|request| is_hit(request))
         .filter_map(|request| Some((request, request.certain()?.0)))
         .find(|(request, from)| {
-            let life = &histories.lives[request.life];
-            let end = request.over.map_or(life.gone, |over| over.after);
+            let incarnation = &histories.incarnations[request.incarnation];
+            let end = request.over.map_or(incarnation.gone, |over| over.after);
             from.at < fault.before && fault.before < end
         })?;
     let waits = |request: &Request| {
         let end = request.grant.map_or_else(
             // Who died in line waits no more.
             || {
-                let gone = histories.lives[request.life].gone;
+                let gone = histories.incarnations[request.incarnation].gone;
                 request.over.map_or(gone, |over| over.after)
             },
             |grant| grant.before,

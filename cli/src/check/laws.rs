@@ -174,8 +174,11 @@ pub(crate) fn served_in_the_calm(histories: &Histories, found: &mut Vec<Contradi
             histories.node_of(request) == *node && grant > Some(calm.at)
         });
         if !is_served {
-            let lives = histories.lives.iter().filter(|life| life.node == *node);
-            let last = lives.map(|life| life.last).max();
+            let incarnations = histories
+                .incarnations
+                .iter()
+                .filter(|incarnation| incarnation.node == *node);
+            let last = incarnations.map(|incarnation| incarnation.last).max();
             found.push(Contradiction {
                 law: "L1",
                 lines: [calm.place, last.map_or(calm.place, |last| last.place)],
@@ -188,8 +191,8 @@ pub(crate) fn served_in_the_calm(histories: &Histories, found: &mut Vec<Contradi
     }
 }
 
-/// A life that is shorter may be granted nothing.
-const FAIR_LIFE: u64 = 6_000_000_000;
+/// An incarnation that is shorter may be granted nothing.
+const FAIR_INCARNATION: u64 = 6_000_000_000;
 
 /// **L1 someone wins**: a wall clock that is off costs its node no lock, if it is alone in that.
 pub(crate) fn served_with_a_wrong_wall_clock(
@@ -201,24 +204,26 @@ pub(crate) fn served_with_a_wrong_wall_clock(
             continue;
         }
         for node in &fault.nodes {
-            let lives = histories.lives.iter().enumerate();
-            let life = lives
-                .filter(|(_, life)| life.node == *node && !life.is_twin)
-                .filter(|(_, life)| life.start >= fault.before)
-                .min_by_key(|(_, life)| life.start);
-            let Some((number, life)) = life else { continue };
-            let (start, end) = (life.start, life.gone.min(histories.end));
+            let incarnations = histories.incarnations.iter().enumerate();
+            let incarnation = incarnations
+                .filter(|(_, incarnation)| incarnation.node == *node && !incarnation.is_twin)
+                .filter(|(_, incarnation)| incarnation.start >= fault.before)
+                .min_by_key(|(_, incarnation)| incarnation.start);
+            let Some((number, incarnation)) = incarnation else {
+                continue;
+            };
+            let (start, end) = (incarnation.start, incarnation.gone.min(histories.end));
             let unserved: u64 = histories
                 .unserved(*node)
                 .into_iter()
                 .map(|(from, to)| to.min(end).saturating_sub(from.max(start)))
                 .sum();
             let mut requests = histories.requests.iter();
-            let is_granted = requests.any(|it| it.life == number && it.grant.is_some());
-            if !is_granted && (end - start).saturating_sub(unserved) >= FAIR_LIFE {
+            let is_granted = requests.any(|it| it.incarnation == number && it.grant.is_some());
+            if !is_granted && (end - start).saturating_sub(unserved) >= FAIR_INCARNATION {
                 found.push(Contradiction {
                     law: "L1",
-                    lines: [life.place, life.last.place],
+                    lines: [incarnation.place, incarnation.last.place],
                     what: format!(
                         "{} was granted nothing while its wall clock was off",
                         histories.nodes[*node]

@@ -147,7 +147,7 @@ pub(crate) fn print(verdict: &Verdict) {
          {} denied, {} timed out, {} withdrawn, {} extended; {} lines broke off",
         figures.files,
         figures.nodes,
-        figures.lives,
+        figures.incarnations,
         figures.keys,
         figures.requests,
         figures.grants,

@@ -1,7 +1,7 @@
 //! From files to what is judged: requests, lives of processes, and what was done to them.
 //!
 //! Whatever is not understood is an error with its file and line, but for the one thing that a
-//! killed process cannot help: the last line of a life may break off.
+//! killed process cannot help: the last line of an incarnation may break off.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,7 +9,7 @@ use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use super::records::{
-    End, Fault, Grant, Histories, Life, NodeAt, Over, Place, Request, Seen, Tick,
+    End, Fault, Grant, Histories, NodeAt, Over, Place, ProcessIncarnation, Request, Seen, Tick,
 };
 use crate::history::{FORMAT, Line};
 
@@ -58,8 +58,8 @@ pub(crate) struct Reader {
 enum Speaker {
     #[default]
     Nobody,
-    /// A life, and its requests by their ids.
-    Life(usize, HashMap<u64, usize>),
+    /// An incarnation, and its requests by their ids.
+    ProcessIncarnation(usize, HashMap<u64, usize>),
     /// Whoever does something to these nodes.
     Chaos(Vec<NodeAt>),
 }
@@ -111,7 +111,7 @@ impl Reader {
             if let Some((at, what)) = torn.take()
                 && !matches!(line, Line::Start { .. } | Line::Chaos { .. })
             {
-                let what = format!("breaks off, and is not the last of a life: {what}");
+                let what = format!("breaks off, and is not the last of an incarnation: {what}");
                 return Err(error(Some(at), what));
             }
             self.take(&mut speaker, Place { file, line: n }, line)
@@ -122,7 +122,7 @@ impl Reader {
                 None,
                 "is empty: a process begins with a start".into(),
             )),
-            (_, Speaker::Nobody) => Err(error(Some(1), "no life has a whole start".into())),
+            (_, Speaker::Nobody) => Err(error(Some(1), "no incarnation has a whole start".into())),
             _ => Ok(()),
         }
     }
@@ -130,18 +130,18 @@ impl Reader {
     /// All that was read.
     ///
     /// # Errors
-    /// Two lives of one node were there at once, and nobody noted that this was done to it.
+    /// Two incarnations of one node were there at once, and nobody noted that this was done to it.
     pub(crate) fn finish(mut self) -> Result<Histories, BadInput> {
         self.histories.finish();
-        let mut by_node = self.histories.lives_in_order();
+        let mut by_node = self.histories.incarnations_in_order();
         let histories = &self.histories;
-        by_node.sort_by_key(|life| {
-            let life = &histories.lives[*life];
-            (life.node, life.start)
+        by_node.sort_by_key(|incarnation| {
+            let incarnation = &histories.incarnations[*incarnation];
+            (incarnation.node, incarnation.start)
         });
-        let mut last: Option<&Life> = None;
-        for life in by_node {
-            let two = &histories.lives[life];
+        let mut last: Option<&ProcessIncarnation> = None;
+        for incarnation in by_node {
+            let two = &histories.incarnations[incarnation];
             let one = last.filter(|one| one.node == two.node);
             if let Some(one) = one
                 && two.start < one.last.at
@@ -151,7 +151,7 @@ impl Reader {
                     file: histories.files[two.place.file].clone(),
                     line: Some(two.place.line),
                     what: format!(
-                        "{} starts while its life of {} still speaks; one process for each node",
+                        "{} starts while its incarnation of {} still speaks; one process for each node",
                         histories.nodes[two.node],
                         histories.at(one.last.place),
                     ),
@@ -179,7 +179,7 @@ impl Reader {
                 let node = self.histories.node(&node);
                 let last = Seen { at, place };
                 let max_lease = max_lease_ms.saturating_mul(1_000_000);
-                self.histories.lives.push(Life {
+                self.histories.incarnations.push(ProcessIncarnation {
                     node,
                     incarnation,
                     place,
@@ -190,7 +190,10 @@ impl Reader {
                     gone: u64::MAX,
                     is_twin: false,
                 });
-                *speaker = Speaker::Life(self.histories.lives.len() - 1, HashMap::new());
+                *speaker = Speaker::ProcessIncarnation(
+                    self.histories.incarnations.len() - 1,
+                    HashMap::new(),
+                );
                 Ok(())
             }
             Line::Chaos {
@@ -209,7 +212,9 @@ impl Reader {
             line => match speaker {
                 Speaker::Nobody => Err("there is no start before this line".to_owned()),
                 Speaker::Chaos(nodes) => self.chaos(nodes, place, line),
-                Speaker::Life(life, ids) => self.life(*life, ids, place, line),
+                Speaker::ProcessIncarnation(incarnation, ids) => {
+                    self.incarnation(*incarnation, ids, place, line)
+                }
             },
         }
     }
@@ -272,53 +277,58 @@ impl Reader {
         Ok(())
     }
 
-    fn life(
+    fn incarnation(
         &mut self,
-        life: usize,
+        incarnation: usize,
         ids: &mut HashMap<u64, usize>,
         place: Place,
         line: Line,
     ) -> Result<(), String> {
         let known = |ids: &HashMap<u64, usize>, id: u64| {
             let request = ids.get(&id).copied();
-            request.ok_or_else(|| format!("request {id} was never asked for in this life"))
+            request.ok_or_else(|| format!("request {id} was never asked for in this incarnation"))
         };
         let (id, event) = match line {
             Line::Asked {
                 at, id, key, how, ..
             } => {
-                self.speak(life, place, at);
+                self.speak(incarnation, place, at);
                 let key = self.histories.key(&key);
-                self.histories
-                    .requests
-                    .push(Request::new(life, key, how, Seen { at, place }));
+                self.histories.requests.push(Request::new(
+                    incarnation,
+                    key,
+                    how,
+                    Seen { at, place },
+                ));
                 return match ids.insert(id, self.histories.requests.len() - 1) {
                     None => Ok(()),
-                    Some(_) => Err(format!("request {id} was asked for before in this life")),
+                    Some(_) => Err(format!(
+                        "request {id} was asked for before in this incarnation"
+                    )),
                 };
             }
             Line::Voting { at, .. } | Line::Stopping { at, .. } => {
-                self.speak(life, place, at);
+                self.speak(incarnation, place, at);
                 return Ok(());
             }
             Line::End { at } => {
-                self.speak(life, place, at);
-                self.histories.lives[life].ended = Some(at);
+                self.speak(incarnation, place, at);
+                self.histories.incarnations[incarnation].ended = Some(at);
                 return Ok(());
             }
             line => Event::of(line)?,
         };
         let request = known(ids, id)?;
         in_order(event.before, event.after)?;
-        self.speak(life, place, event.after);
+        self.speak(incarnation, place, event.after);
         self.histories.requests[request]
             .take(place, &event)
             .map_err(|what| format!("request {id}: {what}"))
     }
 
-    fn speak(&mut self, life: usize, place: Place, at: u64) {
+    fn speak(&mut self, incarnation: usize, place: Place, at: u64) {
         self.histories.see(at);
-        let last = &mut self.histories.lives[life].last;
+        let last = &mut self.histories.incarnations[incarnation].last;
         *last = Seen {
             at: at.max(last.at),
             place,

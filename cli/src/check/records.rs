@@ -27,7 +27,7 @@ pub(crate) type KeyAt = usize;
 
 /// One process of a node.
 #[derive(Clone, Debug)]
-pub(crate) struct Life {
+pub(crate) struct ProcessIncarnation {
     pub(crate) node: NodeAt,
     /// Together with the node it names the process.
     pub(crate) incarnation: u64,
@@ -82,7 +82,7 @@ pub(crate) struct Over {
 /// One request for a lock.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
-    pub(crate) life: usize,
+    pub(crate) incarnation: usize,
     pub(crate) key: KeyAt,
     pub(crate) how: How,
     pub(crate) asked: Seen,
@@ -99,9 +99,9 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    pub(crate) fn new(life: usize, key: KeyAt, how: How, asked: Seen) -> Self {
+    pub(crate) fn new(incarnation: usize, key: KeyAt, how: How, asked: Seen) -> Self {
         Self {
-            life,
+            incarnation,
             key,
             how,
             asked,
@@ -141,7 +141,7 @@ pub(crate) struct Histories {
     pub(crate) files: Vec<PathBuf>,
     pub(crate) nodes: Vec<String>,
     pub(crate) keys: Vec<String>,
-    pub(crate) lives: Vec<Life>,
+    pub(crate) incarnations: Vec<ProcessIncarnation>,
     pub(crate) requests: Vec<Request>,
     pub(crate) faults: Vec<Fault>,
     /// Lines that broke off where a process was killed.
@@ -179,7 +179,7 @@ impl Histories {
 
     /// The node of a request.
     pub(crate) fn node_of(&self, request: &Request) -> NodeAt {
-        self.lives[request.life].node
+        self.incarnations[request.incarnation].node
     }
 
     /// The spans in which a node could not reach a majority, in order.
@@ -204,16 +204,19 @@ impl Histories {
 
     /// The process of a request.
     pub(crate) fn process(&self, request: &Request) -> String {
-        let life = &self.lives[request.life];
-        format!("{} (life {})", self.nodes[life.node], life.incarnation)
+        let incarnation = &self.incarnations[request.incarnation];
+        format!(
+            "{} (incarnation {})",
+            self.nodes[incarnation.node], incarnation.incarnation
+        )
     }
 
-    /// All lives, by node, file and time: those in one file follow each other.
-    pub(crate) fn lives_in_order(&self) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.lives.len()).collect();
-        order.sort_by_key(|life| {
-            let life = &self.lives[*life];
-            (life.node, life.place.file, life.start)
+    /// All incarnations, by node, file and time: those in one file follow each other.
+    pub(crate) fn incarnations_in_order(&self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.incarnations.len()).collect();
+        order.sort_by_key(|incarnation| {
+            let incarnation = &self.incarnations[*incarnation];
+            (incarnation.node, incarnation.place.file, incarnation.start)
         });
         order
     }
@@ -242,20 +245,20 @@ impl Histories {
         keys
     }
 
-    /// Works out which lives are twins, and when each life was over: in order, by a kill that
-    /// somebody noted, or by the next life in the same file at the latest.
+    /// Works out which incarnations are twins, and when each incarnation was over: in order, by a
+    /// kill that somebody noted, or by the next incarnation in the same file at the latest.
     pub(crate) fn finish(&mut self) {
         let mut first: BTreeMap<NodeAt, (u64, usize)> = BTreeMap::new();
-        for life in &self.lives {
-            let of_node = first.entry(life.node).or_insert((u64::MAX, 0));
-            *of_node = (*of_node).min((life.start, life.place.file));
+        for incarnation in &self.incarnations {
+            let of_node = first.entry(incarnation.node).or_insert((u64::MAX, 0));
+            *of_node = (*of_node).min((incarnation.start, incarnation.place.file));
         }
-        let order = self.lives_in_order();
-        for (n, life) in order.iter().enumerate() {
-            let next = order.get(n + 1).map(|next| &self.lives[*next]);
-            let Life {
+        let order = self.incarnations_in_order();
+        for (n, incarnation) in order.iter().enumerate() {
+            let next = order.get(n + 1).map(|next| &self.incarnations[*next]);
+            let ProcessIncarnation {
                 node, place, start, ..
-            } = self.lives[*life];
+            } = self.incarnations[*incarnation];
             let next = next.filter(|next| (next.node, next.place.file) == (node, place.file));
             let next = next.map_or(u64::MAX, |next| next.start);
             let is_twin = first
@@ -276,9 +279,9 @@ impl Histories {
                 .map(|fault| fault.after)
                 .filter(|at| (start..next).contains(at))
                 .min();
-            let life = &mut self.lives[*life];
-            life.is_twin = is_twin;
-            life.gone = life.ended.or(kill).unwrap_or(next);
+            let incarnation = &mut self.incarnations[*incarnation];
+            incarnation.is_twin = is_twin;
+            incarnation.gone = incarnation.ended.or(kill).unwrap_or(next);
         }
     }
 }

@@ -296,7 +296,7 @@ fn who_died_in_line_is_nobody_that_a_takeover_is_measured_for() {
 }
 
 #[test]
-fn a_line_that_breaks_off_is_forgiven_at_the_end_of_a_life_alone() {
+fn a_line_that_breaks_off_is_forgiven_at_the_end_of_a_incarnation_alone() {
     let [mut first, second] = two(21, 101);
     let torn = r#"{"event":"he"#.to_owned();
     first.push(torn.clone());
@@ -304,7 +304,10 @@ fn a_line_that_breaks_off_is_forgiven_at_the_end_of_a_life_alone() {
     assert_eq!(ends.figures.torn, 1);
     first.push(start("n0", 50));
     let restarts = judged(&[first, second], Vec::new()).unwrap();
-    assert_eq!((restarts.figures.torn, restarts.figures.lives), (1, 3));
+    assert_eq!(
+        (restarts.figures.torn, restarts.figures.incarnations),
+        (1, 3)
+    );
     let [mut first, second] = two(21, 101);
     first.insert(3, torn);
     let said = error(&[first, second]);
@@ -375,12 +378,12 @@ fn a_request_cannot_end_before_it_is_granted_nor_be_granted_twice() {
 }
 
 #[test]
-fn two_lives_of_one_node_at_once_are_an_error() {
+fn two_incarnations_of_one_node_at_once_are_an_error() {
     let one = vec![start("n0", 1), asked(0, 50)];
     let other = vec![start("n0", 20)];
     let said = error(&[one.clone(), other.clone()]);
     assert!(
-        said.starts_with("n1:1: n0 starts while its life of n0:2"),
+        said.starts_with("n1:1: n0 starts while its incarnation of n0:2"),
         "{said}"
     );
     let noted = |begin, end| {
@@ -412,13 +415,13 @@ fn twins(second: u64) -> [Vec<String>; 3] {
 }
 
 #[test]
-fn m1_twins_that_hold_at_once_are_rejected_with_both_lives() {
+fn m1_twins_that_hold_at_once_are_rejected_with_both_incarnations() {
     assert_eq!(contradictions(&twins(21)), Vec::<String>::new());
     let found = contradictions(&twins(15));
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].starts_with("M1: n0:5 and n1:3: "), "{found:?}");
     assert!(
-        found[0].contains("n0 (life 1) and n0 (life 8)"),
+        found[0].contains("n0 (incarnation 1) and n0 (incarnation 8)"),
         "{found:?}"
     );
 }

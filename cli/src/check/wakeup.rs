@@ -7,7 +7,7 @@
 //! be out of reach of one, and those that the caller names.
 
 use super::laws::Contradiction;
-use super::records::{End, Histories, Life, NodeAt, Place, Request};
+use super::records::{End, Histories, NodeAt, Place, ProcessIncarnation, Request};
 use crate::history::{FaultKind, How};
 
 /// What a waiter is owed.
@@ -82,11 +82,11 @@ fn contradiction(
 
 /// When it stopped to wait, and the line that says so.
 fn end_of_wait(histories: &Histories, request: &Request) -> (u64, Place) {
-    let life = &histories.lives[request.life];
+    let incarnation = &histories.incarnations[request.incarnation];
     match (request.grant, request.over) {
         (Some(grant), _) => (grant.before, grant.place),
         (None, Some(over)) => (over.after, over.place),
-        (None, None) => (life.gone.min(histories.end), life.last.place),
+        (None, None) => (incarnation.gone.min(histories.end), incarnation.last.place),
     }
 }
 
@@ -104,17 +104,22 @@ fn owned(histories: &Histories, requests: &[&Request]) -> Vec<Owned> {
         .iter()
         .filter_map(|request| {
             let grant = request.grant?;
-            let life = &histories.lives[request.life];
+            let incarnation = &histories.incarnations[request.incarnation];
             let (mut to, end) = match request.over {
                 Some(over) => (over.after, over.place),
-                None if life.ended.is_some() => (life.gone, life.last.place),
-                None => (life.gone.saturating_add(life.max_lease), life.last.place),
+                None if incarnation.ended.is_some() => (incarnation.gone, incarnation.last.place),
+                None => (
+                    incarnation.gone.saturating_add(incarnation.max_lease),
+                    incarnation.last.place,
+                ),
             };
             // One that was stopped learns late that it was lost: nobody else need wait for that.
             if request.over.is_some_and(|over| over.how == End::Lost) {
                 let last = request.held.map_or(grant.before, |held| held.at);
-                let stop = stopped(histories, life, last, to);
-                to = stop.map_or(to, |stop| to.min(stop.saturating_add(life.max_lease)));
+                let stop = stopped(histories, incarnation, last, to);
+                to = stop.map_or(to, |stop| {
+                    to.min(stop.saturating_add(incarnation.max_lease))
+                });
             }
             let from = grant.before;
             Some(Owned { from, to, end })
@@ -125,12 +130,17 @@ fn owned(histories: &Histories, requests: &[&Request]) -> Vec<Owned> {
 }
 
 /// When a process was stopped within a span.
-fn stopped(histories: &Histories, life: &Life, from: u64, to: u64) -> Option<u64> {
+fn stopped(
+    histories: &Histories,
+    incarnation: &ProcessIncarnation,
+    from: u64,
+    to: u64,
+) -> Option<u64> {
     let faults = histories.faults.iter();
     let stops = faults.filter(|fault| {
         fault.kind == FaultKind::Frozen
-            && !life.is_twin
-            && fault.nodes.contains(&life.node)
+            && !incarnation.is_twin
+            && fault.nodes.contains(&incarnation.node)
             && fault.after >= from
             && fault.after < to
     });

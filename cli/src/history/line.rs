@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The number of the format, in the first line of every life.
+/// The number of the format, in the first line of every incarnation.
 pub(crate) const FORMAT: u32 = 1;
 
 /// How a lock is asked for.
@@ -22,7 +22,8 @@ pub(crate) enum How {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Line {
-    /// A process begins to speak for a node: what follows is this life's, until the next start.
+    /// A process begins to speak for a node: what follows is this incarnation's, until the next
+    /// start.
     Start {
         at: u64,
         format: u32,
@@ -37,7 +38,7 @@ pub(crate) enum Line {
     /// A lock is about to be asked for.
     Asked {
         at: u64,
-        /// Counts the requests of this life.
+        /// Counts the requests of this incarnation.
         id: u64,
         key: String,
         how: How,

@@ -16,8 +16,8 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Opens a file, which may hold the lives before this one. A line that the last of them did
-    /// not get to the end of is ended here.
+    /// Opens a file, which may hold the incarnations before this one. A line that the last of them
+    /// did not get to the end of is ended here.
     ///
     /// # Errors
     /// What the system says, with the path.

@@ -18,8 +18,8 @@ fn checked(files: &[&Path]) -> (Option<i32>, String, String) {
     (output.status.code(), stdout(&output), stderr(&output))
 }
 
-/// A life that holds `k` from `from` to `to`, by its own looks.
-fn life(node: &str, from: u64, to: u64, epoch: u64) -> String {
+/// An incarnation that holds `k` from `from` to `to`, by its own looks.
+fn incarnation(node: &str, from: u64, to: u64, epoch: u64) -> String {
     let (asked, after) = (from - 1, from + 1);
     let start = r#""event":"start","at":1,"format":1,"boot":"b","incarnation":1"#;
     format!(
@@ -35,11 +35,11 @@ fn life(node: &str, from: u64, to: u64, epoch: u64) -> String {
 fn forged_histories_are_rejected_with_the_two_lines_that_contradict_each_other() {
     let dir = dir("forged");
     let (a, b) = (dir.join("a.jsonl"), dir.join("b.jsonl"));
-    fs::write(&a, life("n1", 10, 30, 7)).unwrap();
-    fs::write(&b, life("n2", 40, 50, 8)).unwrap();
+    fs::write(&a, incarnation("n1", 10, 30, 7)).unwrap();
+    fs::write(&b, incarnation("n2", 40, 50, 8)).unwrap();
     let (code, said, _) = checked(&[&a, &b]);
     assert_eq!(code, Some(0), "{said}");
-    fs::write(&b, life("n2", 20, 50, 8)).unwrap();
+    fs::write(&b, incarnation("n2", 20, 50, 8)).unwrap();
     let (code, said, _) = checked(&[&a, &b]);
     assert_eq!(code, Some(1), "{said}");
     let lines = format!("M1: {}:4 and {}:3: ", a.display(), b.display());
@@ -51,7 +51,7 @@ fn forged_histories_are_rejected_with_the_two_lines_that_contradict_each_other()
 #[test]
 fn what_is_no_history_ends_with_two_and_names_the_line() {
     let file = dir("rubbish").join("a.jsonl");
-    fs::write(&file, life("n1", 10, 30, 7) + "rubbish\n").unwrap();
+    fs::write(&file, incarnation("n1", 10, 30, 7) + "rubbish\n").unwrap();
     let (code, _, said) = checked(&[&file]);
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains(&format!("{}:5: ", file.display())), "{said}");
@@ -60,7 +60,7 @@ fn what_is_no_history_ends_with_two_and_names_the_line() {
     assert!(said.contains("cannot be read"), "{said}");
 }
 
-/// Two lives of one node under load: the first is killed, the second told to stop.
+/// Two incarnations of one node under load: the first is killed, the second told to stop.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_node_under_load_writes_a_history_that_is_accepted_also_where_it_was_killed() {
@@ -86,11 +86,11 @@ fn a_node_under_load_writes_a_history_that_is_accepted_also_where_it_was_killed(
             assert!(log.read_line(&mut said).unwrap() > 0, "{said}");
         }
         let written = || fs::read_to_string(&history).unwrap();
-        let lives = || written().matches("\"start\"").count();
-        let life = || written().rsplit("\"start\"").next().unwrap().to_owned();
+        let incarnations = || written().matches("\"start\"").count();
+        let incarnation = || written().rsplit("\"start\"").next().unwrap().to_owned();
         let expected = if signal == "-KILL" { 1 } else { 2 };
         // A grant, a release, and somebody who holds right now, or nearly so.
-        while lives() < expected || life().matches("\"released\"").count() < 10 {
+        while incarnations() < expected || incarnation().matches("\"released\"").count() < 10 {
             assert!(node.try_wait().unwrap().is_none(), "it ended: {said}");
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
@@ -106,7 +106,7 @@ fn a_node_under_load_writes_a_history_that_is_accepted_also_where_it_was_killed(
     let (code, said, error) = checked(&[&history]);
     assert_eq!(code, Some(0), "{said}{error}");
     let last: serde_json::Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
-    assert_eq!(last["figures"]["lives"], 2);
+    assert_eq!(last["figures"]["incarnations"], 2);
 }
 
 #[test]

@@ -51,7 +51,7 @@ async fn status_finds_all_members_from_one_and_says_when_one_is_gone() {
     assert_eq!(seen["locks"][0]["owner"]["node"], "n1", "{seen}");
     let epoch = guard.epoch().get().to_string();
     assert_eq!(seen["locks"][0]["owner"]["epoch"], epoch, "{seen}");
-    // Those who look are nobody: no node has come, and none has had another life.
+    // Those who look are nobody: no node has come, and none has had another incarnation.
     assert!(mesh.node(0).status().others.is_empty());
 
     let plain = asks(&["status", "--locks"], &mesh.node(2), &key().to_base64()).await;

@@ -9,7 +9,7 @@ use super::{Algorithm, Plan};
 use crate::faults::{Cut, Fault, Target, Trouble};
 use crate::hazards::Hazards;
 use crate::network::Weather;
-use crate::settings::{Gossip, Habits, Lives, MILLISECOND, Pace, SECOND, Settings};
+use crate::settings::{Gossip, Habits, Incarnations, MILLISECOND, Pace, SECOND, Settings};
 
 const MEMBERS: usize = 5;
 const SPAN: u64 = 24 * SECOND;
@@ -128,7 +128,7 @@ fn settings(seed: u64, algorithm: Algorithm) -> Settings {
         },
         delay: (MILLISECOND, 4 * MILLISECOND),
         gossip: Gossip::Heard,
-        lives: Lives::Counted,
+        incarnations: Incarnations::Counted,
         starts_new: true,
         other_set: None,
         has_twins: false,

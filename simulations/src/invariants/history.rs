@@ -44,7 +44,7 @@ pub(crate) struct History {
     /// Keys for which a voter said that fencing leans on a wall clock which had been set back.
     pub(crate) waived: BTreeSet<KeyAt>,
     /// A voter said that too few others answered, and had other settings before: what it promised
-    /// in an earlier life nobody may have told it.
+    /// in an earlier incarnation nobody may have told it.
     pub(crate) leans_on_settings: bool,
     /// Hosts that run in the other voter set.
     others: BTreeSet<Host>,

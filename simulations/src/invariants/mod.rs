@@ -148,7 +148,7 @@ pub(crate) enum Fact {
         believed: u64,
         /// It says that too few others answered.
         leans_on_wall_clock: bool,
-        /// And it had other settings in an earlier life.
+        /// And it had other settings in an earlier incarnation.
         leans_on_settings: bool,
     },
     /// A host runs in the other voter set, or in the first one again.

@@ -9,7 +9,7 @@ use crate::world::World;
 /// What a host is up to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Condition {
-    /// Its process runs; the number of its life.
+    /// Its process runs; the number of its incarnation.
     Runs(usize),
     /// Its process is frozen.
     Frozen(usize),
@@ -116,8 +116,8 @@ impl World {
         if let Some(record) = &mut self.record {
             let hosts = self.hosts.iter().map(|host| match &host.process {
                 None => Condition::Down,
-                Some(_) if host.is_paused() => Condition::Frozen(host.lives.len()),
-                Some(_) => Condition::Runs(host.lives.len()),
+                Some(_) if host.is_paused() => Condition::Frozen(host.incarnations.len()),
+                Some(_) => Condition::Runs(host.incarnations.len()),
             });
             record.look(self.time, hosts, &self.network, self.is_calm);
         }

@@ -264,10 +264,7 @@ fn rule_12_a_lease_that_does_not_renew_itself_is_over_after_its_ttl() {
         ["Renewed until 10110"]
     );
     assert_eq!(asker.held(10_110), None);
-    assert_eq!(
-        asker.wakes(10_110),
-        ["Lost w100", "v1 Release #1 granted"]
-    );
+    assert_eq!(asker.wakes(10_110), ["Lost w100", "v1 Release #1 granted"]);
 }
 
 #[test]

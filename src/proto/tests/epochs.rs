@@ -69,8 +69,8 @@ fn epochs_rise_with_every_claim_of_a_node_though_its_wall_clock_is_set_back() {
 fn nodes_that_claim_at_one_instant_or_above_one_fence_draw_different_epochs() {
     let mut drawn = std::collections::BTreeSet::new();
     for (name, seed) in [("a", 1), ("b", 2), ("c", 3)] {
-        let life = Incarnation::new(1);
-        let mut claimant = Claimant::new(node(name), life, voter_set(1, 1), 100, seed);
+        let incarnation = Incarnation::new(1);
+        let mut claimant = Claimant::new(node(name), incarnation, voter_set(1, 1), 100, seed);
         let mut out = Effects::default();
         let ticket = claimant
             .request(at(100), Asker::request(), &mut out)

@@ -2,8 +2,8 @@
 
 use super::*;
 
-fn in_life(claim: Claim, life: u64) -> Claim {
-    let incarnation = Incarnation::new(life);
+fn in_incarnation(claim: Claim, incarnation: u64) -> Claim {
+    let incarnation = Incarnation::new(incarnation);
     let id = ClaimId {
         incarnation,
         ..claim.claim.clone()
@@ -12,24 +12,25 @@ fn in_life(claim: Claim, life: u64) -> Claim {
 }
 
 #[test]
-fn rule_7_a_later_life_of_a_node_ends_the_claims_of_the_earlier_ones() {
+fn rule_7_a_later_incarnation_of_a_node_ends_the_claims_of_the_earlier_ones() {
     let mut booth = Booth::new();
     let on = |key: &str, claim| Claim {
         key: Key::new(key).unwrap(),
         ..claim
     };
-    booth.hears(0, &in_life(claim("a", 5, 1), 3));
+    booth.hears(0, &in_incarnation(claim("a", 5, 1), 3));
     booth.hears(1, &claim("b", 6, 1));
     booth.hears(1, &on("l", claim("b", 6, 1)));
-    booth.hears(1, &on("l", in_life(claim("a", 7, 1), 3)));
-    booth.hears(1, &on("l", in_life(claim("c", 8, 1), 3)));
+    booth.hears(1, &on("l", in_incarnation(claim("a", 7, 1), 3)));
+    booth.hears(1, &on("l", in_incarnation(claim("c", 8, 1), 3)));
     assert_eq!(booth.voter.waiters(), 3);
     let same =
         booth.does(|v, out| v.handle_incarnation(at(2), &node("a"), Incarnation::new(3), out));
     assert_eq!(same, [""; 0]);
     let next =
         booth.does(|v, out| v.handle_incarnation(at(3), &node("a"), Incarnation::new(4), out));
-    // The vote goes to the next, over the fence of the life that ended; its waiters are gone.
+    // The vote goes to the next, over the fence of the incarnation that ended; its waiters are
+    // gone.
     assert_eq!(next, ["b Vote 1+252"]);
     assert_eq!(booth.fence(), 5);
     assert_eq!(booth.voter.waiters(), 1);
@@ -37,9 +38,9 @@ fn rule_7_a_later_life_of_a_node_ends_the_claims_of_the_earlier_ones() {
     assert_eq!(booth.voter.fence(&l), Epoch::ZERO);
 }
 
-/// F24: leases of the life that is proven over are over at the claimant first.
+/// F24: leases of the incarnation that is proven over are over at the claimant first.
 #[test]
-fn f24_a_node_that_learns_of_a_later_life_loses_its_leases_and_claims_anew() {
+fn f24_a_node_that_learns_of_a_later_incarnation_loses_its_leases_and_claims_anew() {
     let mut asker = Asker::new(1);
     asker.asks(100, Asker::request());
     asker.hears(110, "v1", voted(100, 10_000));
@@ -54,7 +55,7 @@ fn f24_a_node_that_learns_of_a_later_life_loses_its_leases_and_claims_anew() {
     assert_eq!(said, expected);
     assert_eq!(asker.held(131), None);
     assert_eq!(asker.claimant.incarnation(), Incarnation::new(9));
-    // A vote for the same number in the life before is not for this one.
+    // A vote for the same number in the incarnation before is not for this one.
     let old = Vote {
         claim: own(3),
         ..vote(3, instant(130), 10_000)

@@ -334,8 +334,8 @@ impl Booth {
             sent_at: instant(at_ms),
             covered,
         };
-        let (from, life) = (node(from), Incarnation::new(1));
-        self.does(|voter, out| voter.handle_keep_alive(at(at_ms), &from, life, &keep, out))
+        let (from, incarnation) = (node(from), Incarnation::new(1));
+        self.does(|voter, out| voter.handle_keep_alive(at(at_ms), &from, incarnation, &keep, out))
     }
 
     fn fence(&self) -> u64 {

@@ -21,9 +21,9 @@ fn tick() -> Request {
     }
 }
 
-fn in_life(claim: &ClaimId, life: u64) -> ClaimId {
+fn in_incarnation(claim: &ClaimId, incarnation: u64) -> ClaimId {
     ClaimId {
-        incarnation: Incarnation::new(life),
+        incarnation: Incarnation::new(incarnation),
         ..claim.clone()
     }
 }
@@ -100,25 +100,25 @@ fn adoption_loses_an_outliving_lease_and_releases_nothing() {
     assert_eq!(asker.held(131), None);
 }
 
-/// Of an earlier life it cannot know whether its locks are over.
+/// Of an earlier incarnation it cannot know whether its locks are over.
 #[test]
-fn rule_17_claims_of_other_lives_are_not_released() {
+fn rule_17_claims_of_other_incarnations_are_not_released() {
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
-    for life in [0, 2] {
+    for incarnation in [0, 2] {
         let vote = Vote {
-            claim: in_life(&own(1), life),
+            claim: in_incarnation(&own(1), incarnation),
             ..vote(1, instant(100), 10_000)
         };
         assert_eq!(asker.hears(110, "v1", Message::Vote(vote)), NOTHING);
         let Message::Wait(wait) = waits(HolderGranted::No) else {
             unreachable!()
         };
-        let claim = in_life(&own(1), life);
+        let claim = in_incarnation(&own(1), incarnation);
         let wait = Message::Wait(Wait { claim, ..wait });
         assert_eq!(asker.hears(110, "v1", wait), NOTHING);
     }
-    // Of this life it knows that it is over, by release or by the clock.
+    // Of this incarnation it knows that it is over, by release or by the clock.
     let mut asker = holding(tick());
     assert_eq!(asker.wakes(10_000)[0], "Lost w100");
     assert_eq!(
@@ -136,8 +136,5 @@ fn every_claim_of_an_outliving_request_says_so() {
     );
     asker.hears(110, "v1", voted(100, 10_000));
     let again = asker.hears(200, "v1", asked(100, 10_000));
-    assert_eq!(
-        again,
-        ["v1 Claim #1 w100 200+9910 granted try outlives"]
-    );
+    assert_eq!(again, ["v1 Claim #1 w100 200+9910 granted try outlives"]);
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::proto::voter_set::VoterSetTag;
 
 #[test]
-fn lives_claims_epochs_and_voter_sets_print_short_and_whole() {
+fn incarnations_claims_epochs_and_voter_sets_print_short_and_whole() {
     let claim = ClaimId {
         incarnation: Incarnation::new(4),
         ..own(7)

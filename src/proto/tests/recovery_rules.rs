@@ -335,7 +335,7 @@ fn a_new_cluster_votes_once_nearly_all_others_say_that_they_know_of_nothing() {
     assert_eq!(booth.hears(3, &claim("a", 5, 1)), ["a Vote 1+10000"]);
 }
 
-/// F27: the flag will stay set. One that knows of an earlier life is enough.
+/// F27: the flag will stay set. One that knows of an earlier incarnation is enough.
 #[test]
 fn f27_a_voter_told_that_all_is_new_goes_into_quarantine_if_anybody_knows_better() {
     let (mut booth, _) = Booth::of(3, 3, Start::NewCluster);
@@ -386,17 +386,17 @@ fn a_voter_that_was_ever_in_quarantine_vouches_for_nobody() {
     assert!(booth.recalls(false).knew);
 }
 
-/// A voter that is told of an earlier life of itself need not ask any further.
+/// A voter that is told of an earlier incarnation of itself need not ask any further.
 #[test]
-fn a_new_voter_that_hears_of_an_earlier_life_of_itself_goes_into_quarantine() {
+fn a_new_voter_that_hears_of_an_earlier_incarnation_of_itself_goes_into_quarantine() {
     let (mut booth, _) = Booth::of(5, 5, Start::NewCluster);
-    let began = booth.does(Voter::handle_earlier_life);
+    let began = booth.does(Voter::handle_earlier_incarnation);
     assert_eq!(began, [format!("QuarantineBegan {QUARANTINE_MS}")]);
     for other in ["v2", "v3", "v4"] {
         booth.told(1, other, &new_here());
     }
     assert!(booth.voter.quarantine().is_some());
-    assert_eq!(booth.does(Voter::handle_earlier_life), NOTHING);
+    assert_eq!(booth.does(Voter::handle_earlier_incarnation), NOTHING);
 }
 
 /// F17: a lease lives through the restart of its voters one by one.
@@ -464,7 +464,7 @@ fn a_voter_without_memory_asks_soon_at_first_and_then_less_often() {
     assert_eq!(asked, [0, 20, 60, 140, 300, 620, 940, 1_260]);
 }
 
-/// Others than members may know of an earlier life of the cluster, and are asked too.
+/// Others than members may know of an earlier incarnation of the cluster, and are asked too.
 #[test]
 fn a_voter_without_memory_asks_at_once_whom_gossip_has_just_found() {
     let (mut booth, said) = Booth::of(3, 3, Start::NewCluster);

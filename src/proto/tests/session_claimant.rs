@@ -43,8 +43,7 @@ fn covered_by_three() -> Asker {
     let mut asker = holding(Asker::request());
     asker.hears(120, "v3", voted(100, 10_000));
     let round = asker.wakes(ROUND);
-    let joins =
-        ["v1", "v2", "v3"].map(|v| format!("{v} Claim #1 w100 3444+10000 granted join"));
+    let joins = ["v1", "v2", "v3"].map(|v| format!("{v} Claim #1 w100 3444+10000 granted join"));
     assert_eq!(round, joins);
     for voter in ["v1", "v2", "v3"] {
         asker.hears(3_450, voter, covered(3_444, 1));
@@ -261,7 +260,7 @@ fn a_lease_that_is_over_leaves_its_sessions() {
 }
 
 #[test]
-fn a_later_life_has_no_sessions() {
+fn a_later_incarnation_has_no_sessions() {
     let mut asker = covered_by_three();
     asker.does(|c, out| c.adopt(at(4_000), Incarnation::new(5), out));
     assert_eq!(asker.claimant.sessions(), 0);
@@ -521,10 +520,7 @@ fn a_voter_that_tells_of_a_covered_vote_is_not_asked_for_it() {
     let mut asker = covered_by_three();
     asker.is_told(3_500, "v2", is_over(1));
     let said = asker.runs(6_778);
-    assert!(said.contains(&(
-        6_778,
-        "v2 Claim #1 w100 6778+10000 granted join".to_owned()
-    )));
+    assert!(said.contains(&(6_778, "v2 Claim #1 w100 6778+10000 granted join".to_owned())));
     asker.hears(6_780, "v1", covered(ROUND, 1));
     let said = asker.runs(8_000);
     let claims = to("v1", &said);

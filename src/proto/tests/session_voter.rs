@@ -202,8 +202,8 @@ fn rule_19_an_older_word_does_not_lengthen_and_is_told_what_holds() {
         sent_at: instant(5_999),
         covered: digest([1]),
     };
-    let (from, life) = (node("a"), Incarnation::new(1));
-    let kept = booth.does(|v, out| v.handle_keep_alive(at(9_000), &from, life, &keep, out));
+    let (from, incarnation) = (node("a"), Incarnation::new(1));
+    let kept = booth.does(|v, out| v.handle_keep_alive(at(9_000), &from, incarnation, &keep, out));
     assert_eq!(kept, ["a Kept S1 6000+10000"]);
     assert_eq!(remains(&booth, 9_000).as_deref(), Some("7000"));
 }
@@ -217,9 +217,10 @@ fn rule_19_the_same_word_once_more_does_not_lengthen() {
         sent_at: instant(6_000),
         covered: digest([1]),
     };
-    let (from, life) = (node("a"), Incarnation::new(1));
+    let (from, incarnation) = (node("a"), Incarnation::new(1));
     for now in [6_000, 9_000] {
-        let kept = booth.does(|v, out| v.handle_keep_alive(at(now), &from, life, &keep, out));
+        let kept =
+            booth.does(|v, out| v.handle_keep_alive(at(now), &from, incarnation, &keep, out));
         assert_eq!(kept, ["a Kept S1 6000+10000"]);
     }
     assert_eq!(remains(&booth, 9_000).as_deref(), Some("7000"));
@@ -243,7 +244,7 @@ fn rule_19_a_session_that_is_over_by_the_clock_does_not_come_back() {
 }
 
 #[test]
-fn rule_19_only_its_own_node_in_this_life_keeps_a_session() {
+fn rule_19_only_its_own_node_in_this_incarnation_keeps_a_session() {
     let mut booth = covering();
     assert_eq!(
         booth.is_kept(2_000, "b", 1, digest([1])),
@@ -257,11 +258,11 @@ fn rule_19_only_its_own_node_in_this_life_keeps_a_session() {
             covered: digest([1]),
         },
     );
-    let of_life = |booth: &mut Booth, life, keep: KeepAlive| {
-        let life = Incarnation::new(life);
-        booth.does(|v, out| v.handle_keep_alive(at(3_000), &from, life, &keep, out))
+    let of_incarnation = |booth: &mut Booth, incarnation, keep: KeepAlive| {
+        let incarnation = Incarnation::new(incarnation);
+        booth.does(|v, out| v.handle_keep_alive(at(3_000), &from, incarnation, &keep, out))
     };
-    assert_eq!(of_life(&mut booth, 2, keep), ["a Kept S1 over"]);
+    assert_eq!(of_incarnation(&mut booth, 2, keep), ["a Kept S1 over"]);
     let of_other_voter = KeepAlive {
         session: SessionId {
             nonce: 8,
@@ -269,7 +270,10 @@ fn rule_19_only_its_own_node_in_this_life_keeps_a_session() {
         },
         ..keep
     };
-    assert_eq!(of_life(&mut booth, 1, of_other_voter), ["a Kept S1 over"]);
+    assert_eq!(
+        of_incarnation(&mut booth, 1, of_other_voter),
+        ["a Kept S1 over"]
+    );
     assert_eq!(remains(&booth, 3_000).as_deref(), Some("8000"));
 }
 
@@ -297,7 +301,7 @@ fn a_session_that_covers_nothing_is_over() {
 }
 
 #[test]
-fn rule_7_a_later_life_of_its_node_ends_a_session() {
+fn rule_7_a_later_incarnation_of_its_node_ends_a_session() {
     let mut booth = covering();
     booth.does(|v, out| v.handle_incarnation(at(2_000), &node("a"), Incarnation::new(2), out));
     assert_eq!((booth.voter.sessions(), booth.voter.slots()), (0, 0));
@@ -308,11 +312,11 @@ fn rule_7_a_later_life_of_its_node_ends_a_session() {
 }
 
 #[test]
-fn rule_7_the_life_that_a_session_is_of_and_those_before_it_do_not_end_it() {
+fn rule_7_the_incarnation_that_a_session_is_of_and_those_before_it_do_not_end_it() {
     let mut booth = covering();
-    for life in [0, 1] {
-        let life = Incarnation::new(life);
-        booth.does(|v, out| v.handle_incarnation(at(2_000), &node("a"), life, out));
+    for incarnation in [0, 1] {
+        let incarnation = Incarnation::new(incarnation);
+        booth.does(|v, out| v.handle_incarnation(at(2_000), &node("a"), incarnation, out));
         assert_eq!((booth.voter.sessions(), booth.voter.slots()), (1, 1));
     }
 }
@@ -365,9 +369,9 @@ fn rule_21_a_claimant_that_believes_otherwise_twice_is_told_what_is_covered() {
         sent_at: instant(1_300),
         covered: believed(),
     };
-    let (from, life) = (node("a"), Incarnation::new(1));
+    let (from, incarnation) = (node("a"), Incarnation::new(1));
     let voter = &mut booth.voter;
-    voter.handle_keep_alive(at(1_300), &from, life, &keep, &mut told);
+    voter.handle_keep_alive(at(1_300), &from, incarnation, &keep, &mut told);
     let seqs = told
         .messages
         .iter()
@@ -446,9 +450,9 @@ fn rule_22_a_voter_that_covers_fewer_says_so_the_second_time() {
             sent_at: instant(at_ms),
             covered,
         };
-        let (from, life) = (node("a"), Incarnation::new(1));
+        let (from, incarnation) = (node("a"), Incarnation::new(1));
         let voter = &mut booth.voter;
-        voter.handle_keep_alive(at(at_ms), &from, life, &keep, &mut out);
+        voter.handle_keep_alive(at(at_ms), &from, incarnation, &keep, &mut out);
         match out.messages.first() {
             Some((_, Message::Kept(kept))) => kept.lacks,
             other => panic!("{other:?}"),

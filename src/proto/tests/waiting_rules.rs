@@ -357,10 +357,7 @@ fn rule_17_f1_what_is_over_is_released_as_granted_unless_it_surely_never_granted
         });
     }
     let late = |seq| Message::Vote(vote(seq, instant(100), 10_000));
-    assert_eq!(
-        asker.hears(110, "v1", late(1)),
-        ["v1 Release #1 granted"]
-    );
+    assert_eq!(asker.hears(110, "v1", late(1)), ["v1 Release #1 granted"]);
     assert_eq!(asker.hears(110, "v1", late(2)), ["v1 Release #2"]);
 }
 

@@ -23,7 +23,7 @@ fn is_quarantined(net: &Net, seat: usize) -> bool {
 
 /// It comes back long before its lease would be over, and says so itself.
 #[test]
-fn a_node_that_comes_back_frees_what_its_last_life_held() {
+fn a_node_that_comes_back_frees_what_its_last_incarnation_held() {
     let mut net = Net::new(3, 3, 2);
     net.acquire(3, "k", ms(30_000));
     net.run_for(ms(100));
@@ -36,14 +36,14 @@ fn a_node_that_comes_back_frees_what_its_last_life_held() {
     net.run_until(ms(50), |net| net.granted(4, next).is_some());
 }
 
-/// F24: gossip that tells of a later life is no proof; the node itself must be heard.
+/// F24: gossip that tells of a later incarnation is no proof; the node itself must be heard.
 #[test]
-fn f24_gossip_of_a_later_life_frees_nothing() {
+fn f24_gossip_of_a_later_incarnation_frees_nothing() {
     let mut net = Net::new(3, 3, 2);
     let holder = net.acquire(3, "k", ms(30_000));
     net.run_for(ms(100));
     let next = net.acquire(4, "k", ms(30_000));
-    net.seats[3].life += 1;
+    net.seats[3].incarnation += 1;
     let view = net.view();
     for seat in [0, 1, 2, 4] {
         net.with(seat, |node, now| node.handle_view(now, &view));
@@ -53,8 +53,8 @@ fn f24_gossip_of_a_later_life_frees_nothing() {
     assert_eq!(net.granted(4, next), None);
 }
 
-/// Rule 7: a process that comes back under its id frees what its former life held at once, also
-/// where it asks for nothing.
+/// Rule 7: a process that comes back under its id frees what its former incarnation held at once,
+/// also where it asks for nothing.
 #[test]
 fn a_node_that_comes_back_and_asks_for_nothing_frees_what_it_held() {
     let mut net = Net::new(3, 3, 2);
@@ -65,7 +65,7 @@ fn a_node_that_comes_back_and_asks_for_nothing_frees_what_it_held() {
     net.crash(3);
     net.run_for(ms(100));
     assert_eq!(net.granted(4, next), None);
-    net.seats[3].life += 1;
+    net.seats[3].incarnation += 1;
     net.start(3, Start::Amnesia);
     net.run_for(ms(100));
     assert!(net.granted(4, next).is_some());
@@ -122,15 +122,15 @@ fn names_only(net: &mut Net, seat: usize) {
         losing(move |packet| (packet.from == seat || packet.to == seat) && packet.has(|_| true));
 }
 
-/// F24: its wall clock was set back, so its life has a lower number than the one before; and it
-/// has another address. It is told where it is now, not where it was.
+/// F24: its wall clock was set back, so its incarnation has a lower number than the one before; and
+/// it has another address. It is told where it is now, not where it was.
 #[test]
 fn f24_a_node_whose_wall_clock_was_set_back_goes_on_under_a_higher_incarnation() {
     for port in [3, 77] {
         let mut net = Net::new(3, 3, 2);
         for seat in 3..5 {
             net.crash(seat);
-            net.seats[seat].life = 50 + seat as u64;
+            net.seats[seat].incarnation = 50 + seat as u64;
             net.start(seat, Start::Amnesia);
         }
         net.acquire(3, "k", ms(30_000));
@@ -140,13 +140,13 @@ fn f24_a_node_whose_wall_clock_was_set_back_goes_on_under_a_higher_incarnation()
         net.crash(3);
         net.log.clear();
         net.seats[3].port = port;
-        net.seats[3].life = 7;
+        net.seats[3].incarnation = 7;
         let voter_set = net.voter_set.clone();
         net.start_in(3, Start::Amnesia, voter_set);
         let again = net.acquire(3, "other", TTL);
         net.run_until(ms(200), |net| net.granted(3, again).is_some());
         assert!(net.node(3).claimant().incarnation().get() > 53);
-        // What the life before held is free at once if it was there, and else by the clock.
+        // What the incarnation before held is free at once if it was there, and else by the clock.
         let limit = if port == 3 { ms(200) } else { ms(31_000) };
         let took = net.run_until(limit, |net| net.granted(4, waiter).is_some());
         assert_eq!(took > ms(20_000), port == 77, "{took:?}");
@@ -158,14 +158,14 @@ fn f24_a_node_whose_wall_clock_was_set_back_goes_on_under_a_higher_incarnation()
 fn f24_a_node_whose_wall_clock_was_set_back_and_that_asks_for_nothing_frees_what_it_held() {
     let mut net = Net::new(3, 3, 2);
     net.crash(3);
-    net.seats[3].life = 50;
+    net.seats[3].incarnation = 50;
     net.start(3, Start::Amnesia);
     net.acquire(3, "k", ms(30_000));
     net.run_for(ms(100));
     let next = net.acquire(4, "k", ms(30_000));
     net.run_for(ms(100));
     net.crash(3);
-    net.seats[3].life = 7;
+    net.seats[3].incarnation = 7;
     let voter_set = net.voter_set.clone();
     net.start_in(3, Start::Amnesia, voter_set);
     net.run_for(ms(100));
@@ -174,17 +174,17 @@ fn f24_a_node_whose_wall_clock_was_set_back_and_that_asks_for_nothing_frees_what
 }
 
 #[test]
-fn a_lease_is_lost_when_its_node_learns_that_its_life_has_too_low_a_number() {
+fn a_lease_is_lost_when_its_node_learns_that_its_incarnation_has_too_low_a_number() {
     let mut net = Net::new(3, 3, 2);
     net.crash(3);
-    net.seats[3].life = 50;
-    // Only voter 2 hears of that life.
+    net.seats[3].incarnation = 50;
+    // Only voter 2 hears of that incarnation.
     net.fate = losing(|packet| packet.from == 3 && packet.to != 2);
     net.start(3, Start::Amnesia);
     net.acquire(3, "k", TTL);
     net.run_for(ms(50));
     net.crash(3);
-    net.seats[3].life = 40;
+    net.seats[3].incarnation = 40;
     let voter_set = net.voter_set.clone();
     net.fate = losing(|packet| packet.is_between(3, 2));
     net.start_in(3, Start::Amnesia, voter_set);
@@ -221,18 +221,18 @@ fn a_new_cluster_votes_at_once_and_one_that_is_told_so_again_does_not() {
     assert!(!is_quarantined(&net, 2));
 }
 
-/// One of five remembers an earlier life of it, and tells it so by the way; the three answers that
-/// would be enough come later.
+/// One of five remembers an earlier incarnation of it, and tells it so by the way; the three
+/// answers that would be enough come later.
 #[test]
-fn a_new_voter_that_is_told_of_an_earlier_life_of_its_own_does_not_vote() {
+fn a_new_voter_that_is_told_of_an_earlier_incarnation_of_its_own_does_not_vote() {
     let mut net = Net::of(5, 5, 0);
     net.start(4, Start::NewCluster);
-    net.seats[0].life = 50;
+    net.seats[0].incarnation = 50;
     net.start(0, Start::NewCluster);
     net.run_for(ms(50));
     net.crash(0);
     (1..4).for_each(|seat| net.start(seat, Start::NewCluster));
-    net.seats[0].life = 7;
+    net.seats[0].incarnation = 7;
     net.fate = Box::new(|p| vec![if p.from == 4 { ms(5) } else { ms(8) }]);
     let voter_set = net.voter_set.clone();
     net.start_in(0, Start::NewCluster, voter_set);
@@ -309,7 +309,7 @@ fn f25_a_node_with_another_voter_set_is_refused_and_named() {
     };
     let other = Arc::new(VoterSet::new(1, members, 3, shorter).unwrap());
     net.crash(4);
-    net.seats[4].life += 1;
+    net.seats[4].incarnation += 1;
     net.start_in(4, Start::Amnesia, other);
     let never = net.acquire(4, "k", TTL);
     net.run_for(ms(2_000));
@@ -331,7 +331,7 @@ fn restart_with(net: &mut Net, seat: usize, max_ttl: Duration) {
     };
     let other = VoterSet::new(1, members, 3, timing).unwrap();
     net.crash(seat);
-    net.seats[seat].life += 1;
+    net.seats[seat].incarnation += 1;
     net.start_in(seat, Start::Amnesia, Arc::new(other));
 }
 
@@ -393,9 +393,9 @@ fn a_voter_with_its_memory_goes_on_beside_another_set() {
 }
 
 #[test]
-fn what_an_earlier_life_sent_is_dropped_when_a_later_one_was_heard() {
+fn what_an_earlier_incarnation_sent_is_dropped_when_a_later_one_was_heard() {
     let mut net = Net::new(3, 3, 2);
-    // The first life's claims are long under way.
+    // The first incarnation's claims are long under way.
     net.fate = Box::new(|_| vec![ms(500)]);
     net.acquire(3, "k", ms(30_000));
     net.run_for(ms(10));

@@ -76,27 +76,27 @@ async fn live(client: MeshBuilder) {
 }
 
 /// The gossip of a node that has met clients which lived for a second each.
-fn names_of(lives: std::ops::Range<u64>) -> Vec<u8> {
+fn names_of(incarnations: std::ops::Range<u64>) -> Vec<u8> {
     let text = |text: &str| {
         let len = u16::try_from(text.len()).unwrap();
         [&len.to_le_bytes(), text.as_bytes()].concat()
     };
-    let count = u16::try_from(lives.end - lives.start).unwrap();
-    let entry = |life: u64| {
-        let node = text(&format!("{life:038}"));
-        let generation = life.to_le_bytes().to_vec();
+    let count = u16::try_from(incarnations.end - incarnations.start).unwrap();
+    let entry = |incarnation: u64| {
+        let node = text(&format!("{incarnation:038}"));
+        let generation = incarnation.to_le_bytes().to_vec();
         let addr = vec![4, 127, 0, 0, 1, 9, 0];
         let [heartbeat, gc, version] = [3, 0, 0].map(|n: u64| n.to_le_bytes().to_vec());
         [node, generation, addr, heartbeat, gc, version].concat()
     };
     let head = [&45_139u16.to_le_bytes()[..], &[0, 0], &count.to_le_bytes()].concat();
-    let entries: Vec<u8> = lives.flat_map(entry).collect();
+    let entries: Vec<u8> = incarnations.flat_map(entry).collect();
     [head, entries, text("lockmesh")].concat()
 }
 
 /// The gossip library ends with a panic once it knows 827 names of 38 bytes.
 #[tokio::test]
-async fn gossip_survives_more_lives_than_fit_a_digest() {
+async fn gossip_survives_more_incarnations_than_fit_a_digest() {
     let plain = |name: &str| {
         let plain = Mesh::builder(name).insecure_plaintext().voters(["a", "b"]);
         plain.gossip_every(Duration::from_millis(50))
@@ -190,8 +190,10 @@ async fn short_lived_client_locks_and_nobody_names_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hundred_short_lived_clients_leave_nothing_behind() {
     let members = Members::start(Duration::from_millis(20)).await;
-    for life in 0..100 {
-        let client = members.named(&format!("{life:038}")).short_lived(true);
+    for incarnation in 0..100 {
+        let client = members
+            .named(&format!("{incarnation:038}"))
+            .short_lived(true);
         live(client).await;
     }
     until("nothing is held or waited for", || {
@@ -229,32 +231,32 @@ fn number(variable: &str, default: u64) -> u64 {
     text.map_or(default, |text| text.parse().expect("a number"))
 }
 
-/// Measures the cost of gossip while clients come and go: `LIVES` of them, `RATE` a second.
+/// Measures the cost of gossip while clients come and go: `INCARNATIONS` of them, `RATE` a second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement: seventeen minutes"]
-async fn gossip_over_many_lives_costs_the_same() {
-    let (lives, rate) = (number("LIVES", 10_000), number("RATE", 10));
+async fn gossip_over_many_incarnations_costs_the_same() {
+    let (incarnations, rate) = (number("INCARNATIONS", 10_000), number("RATE", 10));
     let members = Arc::new(Members::start(Duration::from_millis(200)).await);
     let start = Instant::now();
     let mut last = (start, members.bytes());
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / u32::try_from(rate).unwrap());
-    for life in 0..lives {
+    for incarnation in 0..incarnations {
         ticks.tick().await;
-        tokio::spawn(live(members.named(&format!("{life:038}"))));
-        if life % (rate * 10) == 0 {
+        tokio::spawn(live(members.named(&format!("{incarnation:038}"))));
+        if incarnation % (rate * 10) == 0 {
             let (now, bytes) = (Instant::now(), members.bytes());
             let per_second = (bytes - last.1) as f64 / (now - last.0).as_secs_f64();
             last = (now, bytes);
             println!(
-                "{life} lives in {} s: {:.1} kB/s of gossip by three members, {} kB resident",
+                "{incarnation} lives in {} s: {:.1} kB/s of gossip by three members, {} kB resident",
                 start.elapsed().as_secs(),
                 per_second / 1e3,
                 resident_kb(),
             );
             let members = members.clone();
             tokio::spawn(async move {
-                let took = members.time_to_find(&format!("probe-{life}")).await;
-                println!("a node that starts after {life} lives is found in {took:?}");
+                let took = members.time_to_find(&format!("probe-{incarnation}")).await;
+                println!("a node that starts after {incarnation} lives is found in {took:?}");
             });
         }
     }

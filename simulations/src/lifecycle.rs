@@ -12,7 +12,7 @@ use crate::faults::{Target, Trouble};
 use crate::gossip::Sighting;
 use crate::host::Process;
 use crate::invariants::{End, Fact, Host as HostAt, KeyAt};
-use crate::settings::{Gossip, Lives, SECOND};
+use crate::settings::{Gossip, Incarnations, SECOND};
 use crate::world::{Happening, World};
 
 const CLAIMS_MAX: usize = 1_000;
@@ -285,8 +285,8 @@ impl World {
         if moves {
             self.move_on(host);
         }
-        let life = self.next_life(host);
-        self.hosts[host].lives.push(life);
+        let incarnation = self.next_incarnation(host);
+        self.hosts[host].incarnations.push(incarnation);
         self.hosts[host].mapped = None;
         // A flag that was left on is only harmless while somebody else remembers: that is what the
         // protocol promises, and no more.
@@ -308,11 +308,11 @@ impl World {
     /// It starts at another address; not so where its number falls behind, too. Nobody would find
     /// it then whom it does not speak to first: a limit that the protocol has.
     fn move_on(&mut self, host: HostAt) {
-        let life = self.next_life(host).incarnation;
+        let incarnation = self.next_incarnation(host).incarnation;
         if self.hosts[host]
-            .lives
+            .incarnations
             .iter()
-            .all(|earlier| earlier.incarnation < life)
+            .all(|earlier| earlier.incarnation < incarnation)
         {
             let old = self.hosts[host].addr;
             let port = old.port().wrapping_add(1).max(7_000);
@@ -339,10 +339,10 @@ impl World {
         let (believed, believed_by_most) = (self.believed_by(host), self.believed_by_most());
         let machine = &mut self.hosts[host];
         let now = machine.clock.now(self.time);
-        let life = machine.lives[machine.lives.len() - 1];
+        let incarnation = machine.incarnations[machine.incarnations.len() - 1];
         let config = NodeConfig {
             id: machine.id.clone(),
-            incarnation: life.incarnation,
+            incarnation: incarnation.incarnation,
             voter_set,
             start: if says_new {
                 Start::NewCluster
@@ -374,7 +374,7 @@ impl World {
         machine.timer += 1;
         machine.timer_at = None;
         self.trace
-            .line(self.time, format_args!("n{host} starts as {life:?}"));
+            .line(self.time, format_args!("n{host} starts as {incarnation:?}"));
         if self
             .process(host)
             .is_some_and(|process| process.node.voter().is_some())
@@ -385,24 +385,27 @@ impl World {
         self.check_voters(host, false);
     }
 
-    /// The number and the place of a host's next life.
-    pub(crate) fn next_life(&self, host: HostAt) -> Sighting {
+    /// The number and the place of a host's next incarnation.
+    pub(crate) fn next_incarnation(&self, host: HostAt) -> Sighting {
         let machine = &self.hosts[host];
-        let number = match self.settings.lives {
+        let number = match self.settings.incarnations {
             // A number that was taken since counts, too: wall clocks are ahead of those.
-            Lives::Counted => {
-                let numbers = machine.lives.iter().map(|life| life.incarnation);
+            Incarnations::Counted => {
+                let numbers = machine
+                    .incarnations
+                    .iter()
+                    .map(|incarnation| incarnation.incarnation);
                 let highest = numbers.fold(machine.highest, Incarnation::max);
                 highest.next().get()
             }
             // Two starts within a millisecond are told apart; a clock that was set back is not.
-            Lives::WallClock => {
+            Incarnations::WallClock => {
                 let wall = machine.clock.now(self.time).wall_ms;
-                let mut number = wall * 1_000 + machine.lives.len() as u64;
+                let mut number = wall * 1_000 + machine.incarnations.len() as u64;
                 while machine
-                    .lives
+                    .incarnations
                     .iter()
-                    .any(|life| life.incarnation.get() == number)
+                    .any(|incarnation| incarnation.incarnation.get() == number)
                 {
                     number += 1;
                 }
