@@ -21,7 +21,7 @@ use lockmesh::wire::{ClusterKey, Seal};
 pub const TTL: Duration = Duration::from_secs(10);
 /// How much time passes before each call.
 const STEP: Duration = Duration::from_micros(100);
-const CLAIMS_MAX: usize = 1 << 20;
+const MAX_CLAIMS: usize = 1 << 20;
 const PORT: u16 = 4000;
 
 /// A cluster without a network.
@@ -257,8 +257,8 @@ fn config(number: u16, voter_set: &Arc<VoterSet>) -> NodeConfig {
         voter_set: voter_set.clone(),
         start: Start::NewCluster,
         limits: Limits::default(),
-        claims_max: CLAIMS_MAX,
-        renew_every: None,
+        max_claims: MAX_CLAIMS,
+        renew_interval: None,
         seed: u64::from(number),
         // Repeated boot ids are for measurements alone: nobody else reads these datagrams.
         seal: Seal::sealed(key, boot_id),

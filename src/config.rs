@@ -21,10 +21,10 @@ const VOTERS_PER_KEY_DEFAULT_MAX: usize = 5;
 pub(crate) const CLUSTER_DEFAULT: &str = "lockmesh";
 /// The longest name of a cluster, in bytes.
 pub(crate) const CLUSTER_BYTES_MAX: usize = 128;
-const GOSSIP_EVERY_MIN: Duration = Duration::from_millis(10);
-const GOSSIP_EVERY_MAX: Duration = Duration::from_secs(60);
-const TRY_AT_MOST_MAX: Duration = Duration::from_secs(3_600);
-const CLAIMS_MAX: usize = 1 << 20;
+const GOSSIP_INTERVAL_MIN: Duration = Duration::from_millis(10);
+const GOSSIP_INTERVAL_MAX: Duration = Duration::from_secs(60);
+const TRY_TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
+const MAX_CLAIMS: usize = 1 << 20;
 
 /// How datagrams are sealed.
 #[derive(Clone, Default)]
@@ -62,9 +62,9 @@ impl fmt::Debug for KeySource {
 /// | `voters` | this node alone | three or five, the same everywhere | nodes refuse each other |
 /// | `voters_per_key` | all, at most five | 3; 5 to survive two losses | more: slower grants |
 /// | `ttl` | 10 s | the longest pause of a holder | short: lost under load; long: slow take-over |
-/// | `renew_every` | a third of the ttl | leave it | slow: lost after one or two lost datagrams |
-/// | `try_at_most` | 2 s | some hundred round trips | short: errors while a peer restarts |
-/// | `gossip_every` | 200 ms | 100 ms to 1 s | long: new nodes are found late |
+/// | `renew_interval` | a third of the ttl | leave it | slow: lost after one or two lost datagrams |
+/// | `try_timeout` | 2 s | some hundred round trips | short: errors while a peer restarts |
+/// | `gossip_interval` | 200 ms | 100 ms to 1 s | long: new nodes are found late |
 /// | `timing` | [`Timing::lan`] | leave it | see there; the same on all nodes |
 #[derive(Clone, Debug)]
 #[must_use = "a mesh that is not started does nothing"]
@@ -83,11 +83,11 @@ pub struct MeshBuilder {
     new_cluster: bool,
     is_short_lived: bool,
     ttl: Duration,
-    renew_every: Option<Duration>,
-    try_at_most: Duration,
-    gossip_every: Duration,
+    renew_interval: Option<Duration>,
+    try_timeout: Duration,
+    gossip_interval: Duration,
     limits: Limits,
-    claims_max: usize,
+    max_claims: usize,
     wall_offset_ms: i64,
     #[cfg(feature = "harness")]
     pub(crate) links: Option<Arc<Links>>,
@@ -107,9 +107,9 @@ pub(crate) struct Checked {
     pub(crate) start: Start,
     pub(crate) is_short_lived: bool,
     pub(crate) settings: Settings,
-    pub(crate) gossip_every: Duration,
+    pub(crate) gossip_interval: Duration,
     pub(crate) limits: Limits,
-    pub(crate) claims_max: usize,
+    pub(crate) max_claims: usize,
     pub(crate) wall_offset_ms: i64,
 }
 
@@ -117,8 +117,8 @@ pub(crate) struct Checked {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
     pub(crate) ttl: Duration,
-    pub(crate) renew_every: Option<Duration>,
-    pub(crate) try_at_most: Duration,
+    pub(crate) renew_interval: Option<Duration>,
+    pub(crate) try_timeout: Duration,
 }
 
 impl MeshBuilder {
@@ -139,11 +139,11 @@ impl MeshBuilder {
             new_cluster: false,
             is_short_lived: false,
             ttl: Duration::from_secs(10),
-            renew_every: None,
-            try_at_most: Duration::from_secs(2),
-            gossip_every: Duration::from_millis(200),
+            renew_interval: None,
+            try_timeout: Duration::from_secs(2),
+            gossip_interval: Duration::from_millis(200),
             limits: Limits::default(),
-            claims_max: CLAIMS_MAX,
+            max_claims: MAX_CLAIMS,
             wall_offset_ms: 0,
             #[cfg(feature = "harness")]
             links: None,
@@ -155,8 +155,8 @@ impl MeshBuilder {
         Self {
             timing: Timing::wan(),
             ttl: Duration::from_secs(30),
-            try_at_most: Duration::from_secs(30),
-            gossip_every: Duration::from_secs(1),
+            try_timeout: Duration::from_secs(30),
+            gossip_interval: Duration::from_secs(1),
             ..Self::lan(node_id)
         }
     }
@@ -285,20 +285,20 @@ impl MeshBuilder {
     }
 
     /// How often a held lock is renewed, at most half of its ttl; a third of it by default.
-    pub fn renew_every(mut self, renew_every: Duration) -> Self {
-        self.renew_every = Some(renew_every);
+    pub fn renew_interval(mut self, renew_interval: Duration) -> Self {
+        self.renew_interval = Some(renew_interval);
         self
     }
 
     /// How long a `try_acquire` waits for a majority before it is an error.
-    pub fn try_at_most(mut self, try_at_most: Duration) -> Self {
-        self.try_at_most = try_at_most;
+    pub fn try_timeout(mut self, try_timeout: Duration) -> Self {
+        self.try_timeout = try_timeout;
         self
     }
 
     /// How often this node gossips. Gossip finds nodes; no lock waits for it.
-    pub fn gossip_every(mut self, gossip_every: Duration) -> Self {
-        self.gossip_every = gossip_every;
+    pub fn gossip_interval(mut self, gossip_interval: Duration) -> Self {
+        self.gossip_interval = gossip_interval;
         self
     }
 
@@ -309,8 +309,8 @@ impl MeshBuilder {
     }
 
     /// How many locks and requests for locks this node may have at once.
-    pub fn claims_max(mut self, claims_max: usize) -> Self {
-        self.claims_max = claims_max;
+    pub fn max_claims(mut self, max_claims: usize) -> Self {
+        self.max_claims = max_claims;
         self
     }
 
@@ -384,12 +384,12 @@ impl MeshBuilder {
             is_short_lived: self.is_short_lived,
             settings: Settings {
                 ttl: self.ttl,
-                renew_every: self.renew_every,
-                try_at_most: self.try_at_most,
+                renew_interval: self.renew_interval,
+                try_timeout: self.try_timeout,
             },
-            gossip_every: self.gossip_every,
+            gossip_interval: self.gossip_interval,
             limits: self.limits,
-            claims_max: self.claims_max,
+            max_claims: self.max_claims,
             wall_offset_ms: self.wall_offset_ms,
         })
     }
@@ -399,16 +399,16 @@ impl MeshBuilder {
         let spans = [
             ("ttl", self.ttl, timing.min_ttl(), timing.max_ttl),
             (
-                "try_at_most",
-                self.try_at_most,
+                "try_timeout",
+                self.try_timeout,
                 timing.round_trip,
-                TRY_AT_MOST_MAX,
+                TRY_TIMEOUT_MAX,
             ),
             (
-                "gossip_every",
-                self.gossip_every,
-                GOSSIP_EVERY_MIN,
-                GOSSIP_EVERY_MAX,
+                "gossip_interval",
+                self.gossip_interval,
+                GOSSIP_INTERVAL_MIN,
+                GOSSIP_INTERVAL_MAX,
             ),
         ];
         for (field, value, min, max) in spans {
@@ -416,11 +416,13 @@ impl MeshBuilder {
                 return Err(ConfigError::span(field, value, min, max));
             }
         }
-        match self.renew_every {
-            Some(renew_every) if renew_every < timing.round_trip || renew_every > self.ttl / 2 => {
+        match self.renew_interval {
+            Some(renew_interval)
+                if renew_interval < timing.round_trip || renew_interval > self.ttl / 2 =>
+            {
                 let (min, max, ttl) = (timing.round_trip, self.ttl / 2, self.ttl);
                 Err(ConfigError::Renewal {
-                    renew_every,
+                    renew_interval,
                     min,
                     max,
                     ttl,
@@ -432,7 +434,7 @@ impl MeshBuilder {
 
     fn check_counts(&self) -> Result<(), ConfigError> {
         let counts = [
-            ("claims_max", self.claims_max, CLAIMS_MAX),
+            ("max_claims", self.max_claims, MAX_CLAIMS),
             ("limits.slots_max", self.limits.slots_max, 1 << 24),
             ("limits.waiters_max", self.limits.waiters_max, 1 << 20),
             ("limits.floors", self.limits.floors, 1 << 20),

@@ -94,10 +94,12 @@ pub enum ConfigError {
         max: String,
     },
     /// A lease would be over before it is renewed with time to spare.
-    #[error("renew_every is {renew_every:?}; it must be {min:?} to {max:?}, half of ttl ({ttl:?})")]
+    #[error(
+        "renew_interval is {renew_interval:?}; it must be {min:?} to {max:?}, half of ttl ({ttl:?})"
+    )]
     Renewal {
         /// What was given.
-        renew_every: Duration,
+        renew_interval: Duration,
         /// The least allowed: a round trip.
         min: Duration,
         /// The most allowed: half of the default ttl.

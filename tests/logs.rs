@@ -313,7 +313,7 @@ impl Five {
             .key(ClusterKey::from_bytes([7; 32]).unwrap())
             .timing(timing(MAX_TTL))
             .ttl(MAX_TTL / 2)
-            .gossip_every(Duration::from_millis(50))
+            .gossip_interval(Duration::from_millis(50))
             .links(self.links.clone())
     }
 

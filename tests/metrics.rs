@@ -159,7 +159,7 @@ async fn grants_and_refusals(mesh: &Mesh, metrics: &mut Metrics) {
     let n0 = "node=n0";
     let guard = mesh.lock("k").acquire().await.unwrap();
     assert!(mesh.lock("k").try_acquire().await.unwrap().is_none());
-    let waits = mesh.lock("k").wait_at_most(Duration::from_millis(50));
+    let waits = mesh.lock("k").acquire_timeout(Duration::from_millis(50));
     waits.acquire().await.map(drop).unwrap_err();
     let waiting = tokio::spawn(mesh.lock("k").acquire());
     metrics.reaches("lockmesh_requests_total", n0, 4.0).await;
@@ -229,7 +229,7 @@ async fn strangers(mesh: &Mesh, log: &Log) {
         .start()
         .await
         .unwrap();
-    let request = stranger.lock("k").wait_at_most(Duration::from_secs(60));
+    let request = stranger.lock("k").acquire_timeout(Duration::from_secs(60));
     let asking = tokio::spawn(request.acquire());
     let differs = ["WARN", "another voter set"];
     until("the mesh says that a node has another voter set", || {

@@ -56,8 +56,8 @@ async fn three_meshes() -> Vec<Mesh> {
             .seeds(seeds)
             .key(ClusterKey::from_bytes([9; 32]).unwrap())
             .timing(patient())
-            .gossip_every(Duration::from_millis(50))
-            .try_at_most(PATIENCE)
+            .gossip_interval(Duration::from_millis(50))
+            .try_timeout(PATIENCE)
             .new_cluster(true)
             .start()
             .await

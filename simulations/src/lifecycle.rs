@@ -15,7 +15,7 @@ use crate::invariants::{End, Fact, Host as HostAt, KeyAt};
 use crate::settings::{Gossip, Incarnations, SECOND};
 use crate::world::{Happening, World};
 
-const CLAIMS_MAX: usize = 1_000;
+const MAX_CLAIMS: usize = 1_000;
 
 impl World {
     /// A fault begins.
@@ -350,8 +350,8 @@ impl World {
                 Start::Amnesia
             },
             limits: self.settings.limits,
-            claims_max: CLAIMS_MAX,
-            renew_every: self.settings.renew_every,
+            max_claims: MAX_CLAIMS,
+            renew_interval: self.settings.renew_interval,
             seed: self.start_rng.draw(),
             seal,
         };

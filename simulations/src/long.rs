@@ -100,8 +100,8 @@ impl Cluster {
             voter_set: self.voter_set.clone(),
             start,
             limits: Limits::default(),
-            claims_max: KEYS,
-            renew_every: None,
+            max_claims: KEYS,
+            renew_interval: None,
             seed: self.incarnations,
             seal: Seal::insecure_plaintext(),
         };

@@ -139,8 +139,8 @@ impl World {
             voter_set: self.voter_set.clone(),
             start: Start::Amnesia,
             limits: self.settings.limits,
-            claims_max: 10,
-            renew_every: self.settings.renew_every,
+            max_claims: 10,
+            renew_interval: self.settings.renew_interval,
             seed: rng.draw(),
             seal: self.next_seal(),
         };

@@ -57,8 +57,8 @@ fn node(name: &str, incarnation: u64, voter_set: &Arc<VoterSet>) -> Node {
         voter_set: voter_set.clone(),
         start: Start::NewCluster,
         limits: Limits::default(),
-        claims_max: 8,
-        renew_every: None,
+        max_claims: 8,
+        renew_interval: None,
         seed: incarnation,
         seal: Seal::insecure_plaintext(),
     };

@@ -150,7 +150,7 @@ fn settings(members: usize, span: u64) -> Settings {
             tick_ppm: 0,
         },
         limits: Limits::default(),
-        renew_every: None,
+        renew_interval: None,
         hazards: Hazards::default(),
     }
 }

@@ -274,7 +274,7 @@ fn settings_of(reader: &Reader<'_>, file: &File) -> Result<Settings, BadScenario
         fault_span: *cluster.span_ms.as_ref() * MILLISECOND,
         habits: habits_of(reader, file.workload.as_ref().map(Spanned::as_ref))?,
         limits: Limits::default(),
-        renew_every: None,
+        renew_interval: None,
         hazards: Hazards::default(),
     })
 }

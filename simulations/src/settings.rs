@@ -99,7 +99,7 @@ pub(crate) struct Settings {
     /// What each voter keeps at the most.
     pub(crate) limits: Limits,
     /// How often leases are renewed, where not three times in a ttl.
-    pub(crate) renew_every: Option<Duration>,
+    pub(crate) renew_interval: Option<Duration>,
     /// What some hosts are restarted with, and later perhaps back.
     pub(crate) other_set: Option<OtherSet>,
     /// Whose wall clocks are wrong; those of all others are right then, and nodes ask for them.
@@ -194,7 +194,7 @@ impl Settings {
                 habits
             },
             limits: Limits::default(),
-            renew_every: draw_renewal(seed, &timing),
+            renew_interval: draw_renewal(seed, &timing),
             has_twins: Rng::stream(seed, "twins").chance(80_000),
             has_namesakes: namesakes::has(seed, members + outsiders),
             other_set: draw_other_set(seed, (members, outsiders), voters_per_key, timing),

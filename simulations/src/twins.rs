@@ -44,8 +44,8 @@ impl World {
                 voter_set: voter_set.clone(),
                 start: Start::NewCluster,
                 limits: Limits::default(),
-                claims_max: 1,
-                renew_every: None,
+                max_claims: 1,
+                renew_interval: None,
                 seed: host as u64,
                 seal: self.seal_of(OTHER_CLUSTER, [host as u8; 16]),
             };

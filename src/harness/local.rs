@@ -194,7 +194,7 @@ impl LocalMeshBuilder {
         self
     }
 
-    /// Further settings of every node, such as `try_at_most`. Addresses, seeds, voters and key
+    /// Further settings of every node, such as `try_timeout`. Addresses, seeds, voters and key
     /// are set after it.
     pub fn configure(
         mut self,
@@ -490,7 +490,7 @@ impl LocalMesh {
         let mut builder = Mesh::builder(name(i))
             .timing(settings.timing_or_default())
             .ttl(settings.ttl)
-            .gossip_every(Duration::from_millis(50));
+            .gossip_interval(Duration::from_millis(50));
         if let Some(configure) = &settings.configure {
             builder = configure(builder);
         }

@@ -71,9 +71,9 @@ pub struct NodeConfig {
     /// What its voter keeps at the most.
     pub limits: Limits,
     /// How many requests it may have at once.
-    pub claims_max: usize,
+    pub max_claims: usize,
     /// How often leases are renewed; `None`: three times in a ttl.
-    pub renew_every: Option<Duration>,
+    pub renew_interval: Option<Duration>,
     /// Different for every start: spreads repeats and tells questions apart.
     pub seed: u64,
     /// How its datagrams are sealed.
@@ -172,8 +172,8 @@ impl Node {
             voter_set,
             start,
             limits,
-            claims_max,
-            renew_every,
+            max_claims,
+            renew_interval,
             seed,
             seal,
         } = config;
@@ -182,8 +182,8 @@ impl Node {
             let (me, voter_set) = (id.clone(), voter_set.clone());
             Voter::new(now, me, voter_set, limits, start, seed, &mut effects)
         });
-        let claimant = Claimant::new(id.clone(), incarnation, voter_set.clone(), claims_max, seed)
-            .with_renewal(renew_every);
+        let claimant = Claimant::new(id.clone(), incarnation, voter_set.clone(), max_claims, seed)
+            .with_renewal(renew_interval);
         let mut node = Self {
             peers: Peers::new(id.clone(), voter_set.clone(), seed),
             view: View::default(),

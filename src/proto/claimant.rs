@@ -45,8 +45,8 @@ pub struct Claimant {
     pub(super) jitter: Jitter,
     /// Spreads epochs.
     steps: Jitter,
-    claims_max: usize,
-    renew_every: Option<Duration>,
+    max_claims: usize,
+    renew_interval: Option<Duration>,
     pub(super) claims: BTreeMap<Ticket, OwnClaim>,
     pub(super) tickets: BTreeMap<u64, Ticket>,
     /// When each claim has something to do.
@@ -73,7 +73,7 @@ impl Claimant {
         me: NodeId,
         incarnation: Incarnation,
         voter_set: Arc<VoterSet>,
-        claims_max: usize,
+        max_claims: usize,
         seed: u64,
     ) -> Self {
         Self {
@@ -83,8 +83,8 @@ impl Claimant {
             clock: EpochClock::default(),
             jitter: Jitter::new(seed),
             steps: Jitter::new(seed),
-            claims_max,
-            renew_every: None,
+            max_claims,
+            renew_interval: None,
             claims: BTreeMap::new(),
             tickets: BTreeMap::new(),
             due: BTreeSet::new(),
@@ -107,9 +107,9 @@ impl Claimant {
     /// Renews leases so often, though at least twice in a ttl and at most once in a round trip,
     /// instead of three times in a ttl.
     #[must_use]
-    pub fn with_renewal(mut self, renew_every: Option<Duration>) -> Self {
+    pub fn with_renewal(mut self, renew_interval: Option<Duration>) -> Self {
         let round_trip = self.voter_set.timing().round_trip;
-        self.renew_every = renew_every.map(|every| every.max(round_trip));
+        self.renew_interval = renew_interval.map(|every| every.max(round_trip));
         self
     }
 
@@ -155,9 +155,9 @@ impl Claimant {
                 max,
             });
         }
-        if self.claims.len() >= self.claims_max {
+        if self.claims.len() >= self.max_claims {
             return Err(RequestError::TooMany {
-                max: self.claims_max,
+                max: self.max_claims,
             });
         }
         if ticket <= self.last_ticket {
@@ -168,7 +168,7 @@ impl Claimant {
         let id = self.next_id();
         let voters = self.voter_set.voters_for(&request.key);
         self.tickets.insert(id.seq, ticket);
-        let mut claim = OwnClaim::new(ticket, id, epoch, request, voters, self.renew_every);
+        let mut claim = OwnClaim::new(ticket, id, epoch, request, voters, self.renew_interval);
         claim.send_to_all(now, &self.voter_set, &mut self.jitter, out);
         self.keep(claim);
         Ok(())

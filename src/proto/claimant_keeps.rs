@@ -106,7 +106,7 @@ impl Claimant {
         if is_known.is_some_and(|(link, session)| self.links.is_for(link, session)) {
             return;
         }
-        let paces = (claim.ttl, claim.renew_every);
+        let paces = (claim.ttl, claim.renew_interval);
         let link = session.and_then(|it| self.links.meet(now, voter, it, paces));
         if let Some(link) = link {
             self.links.join(link, claim.id.seq, claim.sent_at_of(at));

@@ -100,7 +100,7 @@ pub(crate) struct OwnClaim {
     pub(crate) renews: bool,
     outlives: bool,
     /// How long after one renewal the next goes out.
-    pub(crate) renew_every: Duration,
+    pub(crate) renew_interval: Duration,
     pub(super) ballots: Vec<Ballot>,
     pub(super) last_sent_at: Instant,
     /// How far a send time was ever ahead of the clock: two send times of one instant must differ.
@@ -122,7 +122,7 @@ impl OwnClaim {
         epoch: Epoch,
         request: Request,
         voters: Vec<NodeId>,
-        renew_every: Option<Duration>,
+        renew_interval: Option<Duration>,
     ) -> Self {
         let third = request.ttl / 3;
         let ballots = voters.into_iter().map(|voter| Ballot {
@@ -149,7 +149,7 @@ impl OwnClaim {
             is_try: request.is_try,
             renews: request.renews,
             outlives: request.outlives && !request.renews,
-            renew_every: renew_every.map_or(third, |every| every.min(request.ttl / 2)),
+            renew_interval: renew_interval.map_or(third, |every| every.min(request.ttl / 2)),
             ballots: ballots.collect(),
             last_sent_at: Instant::ZERO,
             ahead: Duration::ZERO,
@@ -318,7 +318,7 @@ impl OwnClaim {
             now.mono.after(self.ttl)
         };
         let next_round = if self.renews {
-            now.mono.after(self.renew_every)
+            now.mono.after(self.renew_interval)
         } else {
             Instant::FAR
         };

@@ -133,7 +133,7 @@ impl OwnClaim {
         let Some(asked) = asks.get(majority(self.ballots.len()) - 1) else {
             return;
         };
-        let apart = self.renew_every / 512 * (self.id.seq % 64) as u32;
+        let apart = self.renew_interval / 512 * (self.id.seq % 64) as u32;
         let look = asked.after(voter_set.timing().round_trip * 2 + apart);
         if let Some(held) = &mut self.held
             && now.mono < look
@@ -144,7 +144,7 @@ impl OwnClaim {
 
     /// All voters that were to be told are.
     fn note_round(&mut self, now: Now) {
-        let (renews, every, round) = (self.renews, self.renew_every, self.last_sent_at);
+        let (renews, every, round) = (self.renews, self.renew_interval, self.last_sent_at);
         if let Some(held) = &mut self.held {
             held.told = true;
             held.round = round;

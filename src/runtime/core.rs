@@ -449,8 +449,8 @@ pub(super) mod tests {
             voter_set: Arc::new(VoterSet::new(1, ids, members, Timing::lan()).unwrap()),
             start: Start::NewCluster,
             limits: Limits::default(),
-            claims_max: members,
-            renew_every: None,
+            max_claims: members,
+            renew_interval: None,
             seed: 1,
             seal: Seal::insecure_plaintext(),
         };

@@ -148,7 +148,7 @@ pub(crate) async fn extend(
             max,
         },
     })?;
-    let waited = mesh.settings.try_at_most;
+    let waited = mesh.settings.try_timeout;
     match tokio::time::timeout(waited, lease.reaches(goal)).await {
         Ok(true) => Ok(()),
         Ok(false) => Err(ExtendError::NotHeld),

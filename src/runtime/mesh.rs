@@ -104,7 +104,7 @@ impl MeshBuilder {
             incarnation,
             cluster: checked.cluster.clone(),
             advertise,
-            interval: checked.gossip_every,
+            interval: checked.gossip_interval,
         };
         let (id, settings) = (checked.id.clone(), checked.settings);
         let node = new_node(clock, incarnation, checked);
@@ -193,8 +193,8 @@ fn new_node(clock: Clock, incarnation: Incarnation, checked: Checked) -> Node {
         voter_set: Arc::new(checked.voter_set),
         start: checked.start,
         limits: checked.limits,
-        claims_max: checked.claims_max,
-        renew_every: checked.settings.renew_every,
+        max_claims: checked.max_claims,
+        renew_interval: checked.settings.renew_interval,
         seed: rand::random(),
         seal,
     };
@@ -263,7 +263,7 @@ impl Mesh {
     /// [`InspectError`]: the key cannot be, too few voters answered, or the mesh is shut down.
     pub async fn inspect(&self, key: impl AsRef<str>) -> Result<Inspection, InspectError> {
         let key = Key::new(key)?;
-        let patience = self.inner.settings.try_at_most;
+        let patience = self.inner.settings.try_timeout;
         let told = self.inner.shared.with(|core, now| {
             if core.is_shut_down {
                 return None;

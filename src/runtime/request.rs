@@ -24,7 +24,7 @@ pub struct LockRequest {
     mesh: Arc<Inner>,
     key: String,
     ttl: Duration,
-    wait_at_most: Option<Duration>,
+    acquire_timeout: Option<Duration>,
     renews: bool,
     is_eager: bool,
     outlives: bool,
@@ -37,7 +37,7 @@ impl LockRequest {
             mesh,
             key,
             ttl,
-            wait_at_most: None,
+            acquire_timeout: None,
             renews: true,
             is_eager: false,
             outlives: false,
@@ -52,9 +52,9 @@ impl LockRequest {
     }
 
     /// How long to wait at the most. Without it [`acquire`](LockRequest::acquire) waits for ever
-    /// and [`try_acquire`](LockRequest::try_acquire) as long as the mesh's `try_at_most`.
-    pub fn wait_at_most(mut self, wait_at_most: Duration) -> Self {
-        self.wait_at_most = Some(wait_at_most);
+    /// and [`try_acquire`](LockRequest::try_acquire) as long as the mesh's `try_timeout`.
+    pub fn acquire_timeout(mut self, acquire_timeout: Duration) -> Self {
+        self.acquire_timeout = Some(acquire_timeout);
         self
     }
 
@@ -98,7 +98,7 @@ impl LockRequest {
     pub async fn acquire(self) -> Result<Guard, AcquireError> {
         let clock = self.mesh.shared.clock;
         let since = clock.mono();
-        let until = self.wait_at_most.map(|wait| since.after(wait));
+        let until = self.acquire_timeout.map(|wait| since.after(wait));
         loop {
             let left = until.map(|until| until.since(clock.mono()));
             match self.ask(false, left).await? {
@@ -107,7 +107,7 @@ impl LockRequest {
                     Some(false) => {}
                     None => return Err(self.unconfirmed(since)),
                 },
-                ended => return Err(self.no_lock(&ended, self.wait_at_most)),
+                ended => return Err(self.no_lock(&ended, self.acquire_timeout)),
             }
         }
     }
@@ -130,7 +130,9 @@ impl LockRequest {
 
     pub(crate) async fn try_lease(&self) -> Result<Option<Arc<Lease>>, AcquireError> {
         let clock = self.mesh.shared.clock;
-        let wait = self.wait_at_most.unwrap_or(self.mesh.settings.try_at_most);
+        let wait = self
+            .acquire_timeout
+            .unwrap_or(self.mesh.settings.try_timeout);
         let since = clock.mono();
         match self.ask(true, Some(wait)).await? {
             Ended::Granted(lease) => match self.is_whole(&lease, Some(since.after(wait))).await {

@@ -60,7 +60,7 @@ impl Backend {
         let mesh = LocalMesh::builder()
             .timing(Timing::lan())
             .ttl(Duration::from_secs(10))
-            .configure(|mesh| mesh.try_at_most(PATIENCE));
+            .configure(|mesh| mesh.try_timeout(PATIENCE));
         let mesh = mesh.start().await.unwrap();
         let (a, b) = (mesh.node(0), mesh.node(1));
         let _all = Some(mesh);

@@ -123,7 +123,7 @@ async fn a_future_that_is_dropped_withdraws_its_claim(Backend { a, b, .. }: Back
 async fn a_wait_that_is_over_is_an_error_and_withdraws_its_claim(Backend { a, b, .. }: Backend) {
     let guard = a.lock("k").ttl(LONG).acquire().await.unwrap();
     let patience = Duration::from_secs(2);
-    let request = b.lock("k").wait_at_most(patience);
+    let request = b.lock("k").acquire_timeout(patience);
     let error = within("the error", request.acquire()).await.unwrap_err();
     let AcquireError::TimedOut {
         waited, answers, ..

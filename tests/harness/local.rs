@@ -14,13 +14,13 @@ const SHORT: Duration = Duration::from_millis(400);
 async fn with_long_leases(nodes: usize) -> LocalMesh {
     let mesh = LocalMesh::builder().nodes(nodes);
     let mesh = mesh.ttl(Duration::from_secs(300));
-    let mesh = mesh.configure(|mesh| mesh.try_at_most(PATIENCE));
+    let mesh = mesh.configure(|mesh| mesh.try_timeout(PATIENCE));
     mesh.start().await.unwrap()
 }
 
 /// Locks and releases `key`, or says that no majority answered.
 async fn can_lock(mesh: &Mesh, key: &str) -> bool {
-    match mesh.lock(key).wait_at_most(SHORT).acquire().await {
+    match mesh.lock(key).acquire_timeout(SHORT).acquire().await {
         Ok(_) => true,
         Err(AcquireError::TimedOut { .. }) => false,
         Err(error) => panic!("{error}"),

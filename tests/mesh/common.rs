@@ -98,8 +98,8 @@ impl Cluster {
             .key(key())
             .timing(timing(self.max_ttl))
             .ttl((self.max_ttl / 2).min(Duration::from_secs(5)))
-            .try_at_most(PATIENCE)
-            .gossip_every(Duration::from_millis(50))
+            .try_timeout(PATIENCE)
+            .gossip_interval(Duration::from_millis(50))
             .links(self.links.clone())
     }
 

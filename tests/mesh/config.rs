@@ -99,14 +99,14 @@ async fn a_ttl_is_ten_round_trips_at_least_and_max_ttl_at_most() {
 
 #[tokio::test]
 async fn a_renewal_leaves_time_for_another() {
-    let error = refusal(good().renew_every(Duration::from_secs(6))).await;
+    let error = refusal(good().renew_interval(Duration::from_secs(6))).await;
     assert!(matches!(error, ConfigError::Renewal { .. }));
     assert_eq!(
         error.to_string(),
-        "renew_every is 6s; it must be 10ms to 5s, half of ttl (10s)"
+        "renew_interval is 6s; it must be 10ms to 5s, half of ttl (10s)"
     );
     assert!(matches!(
-        refusal(good().renew_every(Duration::from_millis(9))).await,
+        refusal(good().renew_interval(Duration::from_millis(9))).await,
         ConfigError::Renewal { .. }
     ));
 }
@@ -120,16 +120,16 @@ async fn spans_and_counts_stay_within_their_bounds() {
     };
     let cases = [
         (
-            good().try_at_most(Duration::ZERO),
-            "try_at_most is 0ns; it must be 10ms to 3600s",
+            good().try_timeout(Duration::ZERO),
+            "try_timeout is 0ns; it must be 10ms to 3600s",
         ),
         (
-            good().gossip_every(61 * second),
-            "gossip_every is 61s; it must be 10ms to 60s",
+            good().gossip_interval(61 * second),
+            "gossip_interval is 61s; it must be 10ms to 60s",
         ),
         (
-            good().claims_max(0),
-            "claims_max is 0; it must be 1 to 1048576",
+            good().max_claims(0),
+            "max_claims is 0; it must be 1 to 1048576",
         ),
         (
             good().limits(limits),

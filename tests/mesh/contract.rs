@@ -133,9 +133,9 @@ async fn an_extended_lock_outlives_its_ttl_and_still_ends() {
 async fn no_majority_is_an_error_and_never_false() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let addrs: Vec<_> = cluster.nodes.iter().map(Mesh::local_addr).collect();
-    let client = cluster.named("client").try_at_most(Duration::from_secs(2));
+    let client = cluster.named("client").try_timeout(Duration::from_secs(2));
     let client = client.start().await.unwrap();
-    let alone = cluster.named("n9").try_at_most(Duration::from_secs(2));
+    let alone = cluster.named("n9").try_timeout(Duration::from_secs(2));
     let alone = alone.start().await.unwrap();
     crate::common::sees_all(&client).await;
     crate::common::sees_all(&alone).await;

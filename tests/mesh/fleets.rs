@@ -226,7 +226,7 @@ async fn partition_and_heal(size: usize) {
     let next = ledger.enter(next).expect("it is held");
     progress(&ledger).await;
     // M4: gossip sees a small cluster on either side; a majority is one of the voter set.
-    let request = few.lock("fresh").wait_at_most(Duration::from_secs(1));
+    let request = few.lock("fresh").acquire_timeout(Duration::from_secs(1));
     let error = request.clone().try_acquire().await.unwrap_err();
     assert!(matches!(error, AcquireError::TimedOut { .. }), "{error}");
     assert!(request.acquire().await.is_err());

@@ -18,7 +18,7 @@ fn of_two(cluster: &Cluster, name: &str) -> MeshBuilder {
         .key(key())
         .links(cluster.links.clone())
         .new_cluster(true)
-        .gossip_every(Duration::from_millis(300))
+        .gossip_interval(Duration::from_millis(300))
 }
 
 #[tokio::test]
@@ -87,7 +87,7 @@ async fn a_node_that_comes_back_finds_the_voters_within_its_first_round_of_gossi
     seeds.push(cluster.nodes[1].local_addr().to_string());
     // Where it was, its word proves that its former incarnation is over.
     let back = cluster.named("n2").listen(gone.to_string());
-    let back = back.seeds(seeds).gossip_every(round);
+    let back = back.seeds(seeds).gossip_interval(round);
     cluster.nodes[2] = back.start().await.unwrap();
     let next = tokio::time::timeout(round / 2, waiting).await;
     let next = next.expect("within the first round").unwrap().unwrap();
@@ -141,7 +141,7 @@ async fn seed_that_resolves_late_is_found_soon() {
     let hosts = Hosts::default();
     // Gossip itself is slow: what finds the seed is the news of its address.
     let late = cluster.named("late").resolver(hosts.clone());
-    let late = late.gossip_every(Duration::from_secs(60));
+    let late = late.gossip_interval(Duration::from_secs(60));
     let late = late.seeds(["headless:7400"]).start().await.unwrap();
     let locks = tokio::spawn(late.lock("k").acquire());
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -229,7 +229,7 @@ async fn client_that_left_is_forgotten_at_once() {
     // It stays for two rounds, so that its word spreads on a busy machine too.
     let client = cluster
         .named("client")
-        .gossip_every(Duration::from_millis(500));
+        .gossip_interval(Duration::from_millis(500));
     let client = client.start().await.unwrap();
     sees_all(&client).await;
     let listed = |node: &Mesh| node.status().others.len();

@@ -207,7 +207,7 @@ async fn an_extension_without_a_majority_is_an_error_and_leaves_the_lease() {
     let cluster = Cluster::start(3, Duration::from_secs(60)).await;
     let asks = cluster
         .named("asks")
-        .try_at_most(Duration::from_millis(300));
+        .try_timeout(Duration::from_millis(300));
     let asks = asks.start().await.unwrap();
     let ttl = Duration::from_secs(30);
     let guard = asks.lock("k").ttl(ttl).acquire().await.unwrap();
@@ -301,7 +301,7 @@ async fn a_wait_that_is_over_withdraws_its_claim_too() {
     let guard = a.lock("k").ttl(Duration::from_secs(500)).acquire().await;
     let guard = guard.unwrap();
     let waited = Duration::from_secs(1);
-    let error = b.lock("k").wait_at_most(waited).acquire().await;
+    let error = b.lock("k").acquire_timeout(waited).acquire().await;
     let text = error.unwrap_err().to_string();
     assert!(text.contains("no majority in 1s"), "{text}");
     assert!(

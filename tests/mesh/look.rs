@@ -108,7 +108,7 @@ async fn an_inspection_serializes() {
 #[tokio::test]
 async fn an_inspection_without_a_majority_is_an_error() {
     let cluster = three().await;
-    let asks = cluster.named("asks").try_at_most(Duration::from_secs(2));
+    let asks = cluster.named("asks").try_timeout(Duration::from_secs(2));
     let asks = asks.start().await.unwrap();
     let addrs: Vec<_> = cluster.nodes.iter().map(Mesh::local_addr).collect();
     crate::common::sees_all(&asks).await;
@@ -201,7 +201,7 @@ async fn a_status_tells_the_quarantine_and_what_was_dropped() {
     let guard = within("two of three", again.lock("k").acquire()).await;
     assert!(guard.unwrap().is_held());
     cluster.nodes[1].crash().await;
-    let request = again.lock("l").wait_at_most(Duration::from_secs(1));
+    let request = again.lock("l").acquire_timeout(Duration::from_secs(1));
     let error = request.acquire().await.unwrap_err().to_string();
     assert!(error.contains("in quarantine after a restart"), "{error}");
 }

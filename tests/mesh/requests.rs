@@ -60,7 +60,7 @@ async fn a_ttl_is_ten_round_trips_at_least_and_max_ttl_at_most() {
 #[tokio::test]
 async fn a_node_has_no_more_requests_than_it_may() {
     let cluster = three().await;
-    let mesh = cluster.named("few").claims_max(2).start().await.unwrap();
+    let mesh = cluster.named("few").max_claims(2).start().await.unwrap();
     let a = mesh.lock("a").acquire().await.unwrap();
     let _b = mesh.lock("b").acquire().await.unwrap();
     let error = mesh.lock("c").acquire().await.unwrap_err();
@@ -116,7 +116,7 @@ async fn a_wait_that_is_over_tells_who_did_not_answer() {
     let addrs: Vec<_> = cluster.nodes.iter().map(Mesh::local_addr).collect();
     cluster.links.partition(&[client.local_addr()], &addrs[..2]);
     let waited = Duration::from_secs(1);
-    let error = client.lock("k").wait_at_most(waited).acquire().await;
+    let error = client.lock("k").acquire_timeout(waited).acquire().await;
     assert_eq!(
         error.unwrap_err().to_string(),
         "no majority in 1s: of 3 voters 1 voted for it, 0 have another claim before it, \
@@ -131,7 +131,12 @@ async fn a_wait_that_is_over_tells_who_did_not_answer() {
     })
     .await;
     cluster.links.heal();
-    let guard = client.lock("k").wait_at_most(LONG).acquire().await.unwrap();
+    let guard = client
+        .lock("k")
+        .acquire_timeout(LONG)
+        .acquire()
+        .await
+        .unwrap();
     assert!(guard.is_held());
 }
 
@@ -139,10 +144,10 @@ async fn a_wait_that_is_over_tells_who_did_not_answer() {
 async fn a_request_that_may_not_wait_at_all_ends_at_once() {
     let cluster = three().await;
     let client = cluster.client("client").await;
-    let request = client.lock("k").wait_at_most(Duration::ZERO);
+    let request = client.lock("k").acquire_timeout(Duration::ZERO);
     let error = within("its end", request.acquire()).await.unwrap_err();
     assert!(matches!(error, AcquireError::TimedOut { .. }));
-    let patient = client.lock("k").wait_at_most(Duration::MAX).acquire();
+    let patient = client.lock("k").acquire_timeout(Duration::MAX).acquire();
     assert!(within("its turn", patient).await.unwrap().is_held());
 }
 
@@ -165,7 +170,7 @@ async fn a_voter_that_keeps_as_many_waiters_as_it_may_says_so() {
     let guard = tight.lock("k").ttl(LONG).acquire().await.unwrap();
     let waiting = tokio::spawn(tight.lock("k").acquire());
     until("one waits", || tight.status().voter_waiters == 1).await;
-    let request = tight.lock("k").wait_at_most(Duration::from_millis(300));
+    let request = tight.lock("k").acquire_timeout(Duration::from_millis(300));
     let error = request.acquire().await.unwrap_err();
     let AcquireError::TimedOut { answers, .. } = &error else {
         panic!("{error}")
@@ -190,7 +195,7 @@ async fn what_is_asked_for_before_the_cluster_is_there_waits_for_it() {
         .voters(["n0", "n1", "n2"])
         .key(crate::common::key())
         .new_cluster(true)
-        .gossip_every(Duration::from_millis(50))
+        .gossip_interval(Duration::from_millis(50))
         .start()
         .await
         .unwrap();
@@ -203,7 +208,7 @@ async fn what_is_asked_for_before_the_cluster_is_there_waits_for_it() {
             .seeds([first.local_addr().to_string()])
             .key(crate::common::key())
             .new_cluster(true)
-            .gossip_every(Duration::from_millis(50));
+            .gossip_interval(Duration::from_millis(50));
         others.push(other.start().await.unwrap());
     }
     assert!(

@@ -15,7 +15,7 @@ fn rival(mesh: Mesh, stop: Arc<AtomicBool>) -> tokio::task::JoinHandle<u32> {
     tokio::spawn(async move {
         let mut denied = 0;
         while !stop.load(Ordering::SeqCst) {
-            let request = mesh.lock("held").wait_at_most(Duration::from_secs(2));
+            let request = mesh.lock("held").acquire_timeout(Duration::from_secs(2));
             match request.try_acquire().await {
                 Ok(Some(guard)) => panic!("a second owner, with epoch {}", guard.epoch()),
                 Ok(None) => denied += 1,

@@ -13,15 +13,15 @@ use crate::common::{key, timing, until, within};
 struct Members {
     nodes: Vec<Mesh>,
     links: Arc<Links>,
-    gossip_every: Duration,
+    gossip_interval: Duration,
 }
 
 impl Members {
-    async fn start(gossip_every: Duration) -> Self {
+    async fn start(gossip_interval: Duration) -> Self {
         let mut members = Self {
             nodes: Vec::new(),
             links: Arc::new(Links::new(7)),
-            gossip_every,
+            gossip_interval,
         };
         for n in 0..3 {
             let node = members.named(&format!("n{n}")).new_cluster(true);
@@ -40,7 +40,7 @@ impl Members {
             .key(key())
             .timing(timing(Duration::from_secs(10)))
             .ttl(Duration::from_secs(1))
-            .gossip_every(self.gossip_every)
+            .gossip_interval(self.gossip_interval)
             .links(self.links.clone())
     }
 
@@ -99,7 +99,7 @@ fn names_of(incarnations: std::ops::Range<u64>) -> Vec<u8> {
 async fn gossip_survives_more_incarnations_than_fit_a_digest() {
     let plain = |name: &str| {
         let plain = Mesh::builder(name).insecure_plaintext().voters(["a", "b"]);
-        plain.gossip_every(Duration::from_millis(50))
+        plain.gossip_interval(Duration::from_millis(50))
     };
     let a = plain("a").new_cluster(true).start().await.unwrap();
     let seed = a.local_addr().to_string();

@@ -27,7 +27,7 @@ async fn is_refused(stranger: &Mesh, reachable: usize) {
         members.iter().filter(|member| member.is_reachable).count() >= reachable
     })
     .await;
-    let request = stranger.lock("k").wait_at_most(Duration::from_secs(2));
+    let request = stranger.lock("k").acquire_timeout(Duration::from_secs(2));
     for error in [
         request.clone().try_acquire().await.map(drop).unwrap_err(),
         request.acquire().await.map(drop).unwrap_err(),
@@ -107,7 +107,7 @@ async fn a_member_with_another_voter_set_is_refused_and_its_own_vote_is_not_coun
     // It has been here before with another voter set: its own voter is in quarantine besides.
     let request = cluster.nodes[2]
         .lock("k")
-        .wait_at_most(Duration::from_secs(2));
+        .acquire_timeout(Duration::from_secs(2));
     let AcquireError::TimedOut { answers, .. } = request.acquire().await.map(drop).unwrap_err()
     else {
         panic!("it was served")
@@ -123,7 +123,7 @@ async fn a_member_with_another_voter_set_is_refused_and_its_own_vote_is_not_coun
     cluster.nodes[1].crash().await;
     let request = cluster.nodes[0]
         .lock("l")
-        .wait_at_most(Duration::from_secs(2));
+        .acquire_timeout(Duration::from_secs(2));
     let error = request.try_acquire().await.unwrap_err();
     let AcquireError::TimedOut { answers, .. } = error else {
         panic!("{error}")
@@ -149,7 +149,7 @@ async fn what_is_due_is_done_while_a_stranger_floods_the_socket() {
             let _ = socket.send_to(b"?", to);
         }
     });
-    let request = cluster.nodes[0].lock("k").wait_at_most(MAX_TTL / 30);
+    let request = cluster.nodes[0].lock("k").acquire_timeout(MAX_TTL / 30);
     let ended = within("the end of its time", request.acquire()).await;
     is_over.store(true, Ordering::Relaxed);
     floods.join().unwrap();
@@ -166,7 +166,7 @@ async fn unheard(n0: MeshBuilder, stranger: MeshBuilder) -> (Mesh, Mesh) {
     let stranger = stranger
         .voters(["n0", "stranger", "third"])
         .seeds([seed])
-        .gossip_every(Duration::from_millis(20))
+        .gossip_interval(Duration::from_millis(20))
         .start()
         .await
         .unwrap();
@@ -181,7 +181,9 @@ async fn do_not_know_each_other(n0: &Mesh, stranger: &Mesh) {
     assert_eq!(n0_at_stranger.node.as_str(), "n0");
     assert_eq!((n0_at_stranger.addr, n0_at_stranger.is_alive), (None, None));
     assert!(!stranger.status().is_ready);
-    let request = stranger.lock("k").wait_at_most(Duration::from_millis(300));
+    let request = stranger
+        .lock("k")
+        .acquire_timeout(Duration::from_millis(300));
     let error = request.acquire().await.unwrap_err();
     let AcquireError::TimedOut { answers, .. } = error else {
         panic!("{error}")
@@ -211,11 +213,13 @@ async fn a_mesh_with_another_key_hears_nothing() {
 #[tokio::test]
 async fn a_request_says_that_nothing_can_be_opened() {
     let (n0, stranger) = unheard(sealed("n0", 1), sealed("stranger", 2)).await;
-    let request = stranger.lock("k").wait_at_most(Duration::from_millis(300));
+    let request = stranger
+        .lock("k")
+        .acquire_timeout(Duration::from_millis(300));
     let silent = request.clone().acquire().await.unwrap_err().to_string();
     assert!(silent.ends_with("2 did not answer"), "{silent}");
     let sends = sealed("sends", 1).seeds([stranger.local_addr().to_string()]);
-    let sends = sends.gossip_every(Duration::from_millis(20));
+    let sends = sends.gossip_interval(Duration::from_millis(20));
     let _sends = sends.voters(["n0"]).start().await.unwrap();
     counts(&stranger, DropReason::Key).await;
     until("it is so for a second", || {
@@ -268,7 +272,7 @@ async fn noise_on_the_port_is_counted_and_harms_nobody() {
 async fn a_cluster_of_another_name_is_not_gossiped_with() {
     let named = |name: &str, cluster: &str| sealed(name, 1).cluster(cluster);
     let (n0, stranger) = unheard(named("n0", "one"), named("stranger", "two")).await;
-    let request = stranger.lock("k").wait_at_most(Duration::from_secs(2));
+    let request = stranger.lock("k").acquire_timeout(Duration::from_secs(2));
     assert!(request.acquire().await.is_err());
     do_not_know_each_other(&n0, &stranger).await;
 }

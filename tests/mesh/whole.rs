@@ -103,7 +103,7 @@ async fn acquire_waits_again_if_its_reservation_runs_out() {
 async fn lease_that_is_not_confirmed_in_time_is_an_error() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let client = cluster.client("client").await;
-    let waits = offered(&cluster, &client, |it| it.wait_at_most(RESERVATION * 6)).await;
+    let waits = offered(&cluster, &client, |it| it.acquire_timeout(RESERVATION * 6)).await;
     let error = within("its end", waits).await.unwrap().unwrap_err();
     let is_expected = matches!(
         error,

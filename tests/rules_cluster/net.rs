@@ -234,8 +234,8 @@ impl Net {
             voter_set,
             start,
             limits: Limits::default(),
-            claims_max: 10_000,
-            renew_every: None,
+            max_claims: 10_000,
+            renew_interval: None,
             seed: it.incarnation * 1_000 + seat as u64,
             seal: Seal::insecure_plaintext(),
         };

@@ -76,8 +76,8 @@ impl World {
                 waiters_max: WAITERS_MAX,
                 floors: 16,
             },
-            claims_max: 8,
-            renew_every: None,
+            max_claims: 8,
+            renew_interval: None,
             seed: 7,
             seal: seal_of(1),
         };

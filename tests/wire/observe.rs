@@ -42,8 +42,8 @@ pub(crate) fn node(locks: usize) -> Node {
         voter_set: Arc::new(voter_set),
         start: Start::NewCluster,
         limits: Limits::default(),
-        claims_max: 10_000,
-        renew_every: None,
+        max_claims: 10_000,
+        renew_interval: None,
         seed: 7,
         seal: seal(1),
     };

@@ -63,7 +63,7 @@ type Waiter = JoinHandle<anyhow::Result<(Guard, Duration)>>;
 /// lease of the last ends.
 async fn crash(cluster: &mut Cluster, key: &str, run: u32) -> anyhow::Result<(Duration, Waiter)> {
     cluster.hold(key, TTL).await?;
-    let request = cluster.mesh.lock(key).wait_at_most(PATIENCE);
+    let request = cluster.mesh.lock(key).acquire_timeout(PATIENCE);
     let waiter = tokio::spawn(async move {
         let guard = request.acquire().await?;
         Ok((guard, orders::clock()))

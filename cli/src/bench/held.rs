@@ -81,8 +81,8 @@ fn alone(now: Now) -> anyhow::Result<Node> {
         voter_set: Arc::new(VoterSet::new(1, vec![id], 1, Timing::lan())?),
         start: Start::NewCluster,
         limits: Limits::default(),
-        claims_max: 1,
-        renew_every: None,
+        max_claims: 1,
+        renew_interval: None,
         seed: 1,
         seal: Seal::insecure_plaintext(),
     };
@@ -178,7 +178,7 @@ pub(crate) async fn kept(setup: Setup) -> anyhow::Result<Kept> {
             let mut guards = Vec::new();
             for number in (task..KEPT).step_by(TASKS as usize) {
                 let request = mesh.lock(format!("key/{number:012}")).ttl(TTL);
-                guards.push(request.wait_at_most(AT_MOST).acquire().await?);
+                guards.push(request.acquire_timeout(AT_MOST).acquire().await?);
             }
             anyhow::Ok(guards)
         });

@@ -233,7 +233,7 @@ pub(crate) fn builder(
         .key(key)
         .cluster("bench")
         .new_cluster(true)
-        .try_at_most(TRY_AT_MOST)
+        .try_timeout(TRY_AT_MOST)
 }
 
 /// Returns once a node finds all others alive, and so many members voting.

@@ -320,7 +320,7 @@ impl Crew {
             Load::Everything => "keys = 6\ntasks = 4\nlook_every_ms = 20\n",
             Load::Holds => {
                 "keys = 8\ntasks = 6\nmix = \"hold\"\nhold_ms = [6000, 12000]\n\
-                 look_every_ms = 20\nwait_at_most_ms = [60000, 60000]\n"
+                 look_every_ms = 20\nacquire_timeout_ms = [60000, 60000]\n"
             }
         };
         let (lease, max_lease) = match setup {
@@ -337,7 +337,7 @@ impl Crew {
         format!(
             "node_id = \"n{n}\"\n{common}listen = \"0.0.0.0:{PORT}\"\n\
              advertise = \"{address}:{PORT}\"\nkey_file = \"{secret}\"\n\
-             new_cluster = {is_new}\nttl_ms = {lease}\ngossip_every_ms = 100\n\n\
+             new_cluster = {is_new}\nttl_ms = {lease}\ngossip_interval_ms = 100\n\n\
              [timing]\nmax_ttl_ms = {max_lease}\nmax_clock_skew_ms = 500\n\n\
              [workload]\n{workload}seed = {seed}\n"
         )
@@ -355,7 +355,7 @@ impl Crew {
             "node_id = \"{id}\"\n{common}listen = \"{address}:0\"\n\
              key_file = \"../{secret}\"\nttl_ms = {lease}\n\n\
              [timing]\nmax_ttl_ms = {max_lease}\nmax_clock_skew_ms = 500\n\n\
-             [workload]\nkeys = 6\ntasks = 1\nrequests = 1\nwait_at_most_ms = [1000, 5000]\n\
+             [workload]\nkeys = 6\ntasks = 1\nrequests = 1\nacquire_timeout_ms = [1000, 5000]\n\
              seed = {seed}\n"
         )
     }

@@ -149,7 +149,7 @@ impl Cluster {
             .cluster("demo")
             .timing(timing)
             .ttl(LEASE)
-            .gossip_every(Duration::from_millis(50))
+            .gossip_interval(Duration::from_millis(50))
             .links(self.links.clone())
     }
 }
@@ -163,7 +163,7 @@ async fn work(mesh: Mesh, ledger: Arc<Ledger>, who: Who, stop: Arc<AtomicBool>) 
         let asked = ledger.ask(who.node);
         match mesh
             .lock(key)
-            .wait_at_most(WORKER_WAITS_AT_MOST)
+            .acquire_timeout(WORKER_WAITS_AT_MOST)
             .acquire()
             .await
         {

@@ -177,7 +177,7 @@ impl Story {
             .cluster
             .node(who.node)
             .lock(FREE_KEY)
-            .wait_at_most(ASK_AT_MOST);
+            .acquire_timeout(ASK_AT_MOST);
         let answer = self
             .within("an answer in the minority", SOON, request.acquire())
             .await?;

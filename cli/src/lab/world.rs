@@ -14,7 +14,7 @@ use super::look::Queue;
 use super::record::{Ended, How, Kind, Ms, Record, Shown, Tone};
 
 /// The most locks that nodes hold or wait for at once, and the most keys among them.
-const CLAIMS_MAX: usize = 32;
+const MAX_CLAIMS: usize = 32;
 const KEYS_MAX: usize = 6;
 /// A key must fit on the page.
 const KEY_BYTES_MAX: usize = 40;
@@ -79,7 +79,7 @@ impl Lab {
             .voters_per_key(nodes)
             .ttl(ttl)
             .seed(rand::random())
-            .configure(|mesh| mesh.try_at_most(TRY_AT_MOST));
+            .configure(|mesh| mesh.try_timeout(TRY_AT_MOST));
         let lab = Arc::new(Self {
             mesh: mesh.start().await?,
             ttl,
@@ -415,8 +415,8 @@ impl State {
             };
             return Err(Refused::not_now(format!("n{node} {word} {key} already")));
         }
-        if self.claims.len() >= CLAIMS_MAX {
-            let what = format!("{CLAIMS_MAX} locks are held or waited for; release some first");
+        if self.claims.len() >= MAX_CLAIMS {
+            let what = format!("{MAX_CLAIMS} locks are held or waited for; release some first");
             return Err(Refused::too_many(what));
         }
         let mut keys: Vec<&str> = self.claims.iter().map(|claim| claim.key.as_str()).collect();

@@ -30,9 +30,9 @@ pub(crate) struct NodeFile {
     cluster: Option<String>,
     new_cluster: Option<bool>,
     ttl_ms: Option<u64>,
-    renew_every_ms: Option<u64>,
-    try_at_most_ms: Option<u64>,
-    gossip_every_ms: Option<u64>,
+    renew_interval_ms: Option<u64>,
+    try_timeout_ms: Option<u64>,
+    gossip_interval_ms: Option<u64>,
     #[serde(default)]
     timing: TimingFile,
     #[serde(default)]
@@ -255,14 +255,14 @@ impl NodeFile {
         if let Some(ms) = self.ttl_ms {
             builder = builder.ttl(Duration::from_millis(ms));
         }
-        if let Some(ms) = self.renew_every_ms {
-            builder = builder.renew_every(Duration::from_millis(ms));
+        if let Some(ms) = self.renew_interval_ms {
+            builder = builder.renew_interval(Duration::from_millis(ms));
         }
-        if let Some(ms) = self.try_at_most_ms {
-            builder = builder.try_at_most(Duration::from_millis(ms));
+        if let Some(ms) = self.try_timeout_ms {
+            builder = builder.try_timeout(Duration::from_millis(ms));
         }
-        if let Some(ms) = self.gossip_every_ms {
-            builder = builder.gossip_every(Duration::from_millis(ms));
+        if let Some(ms) = self.gossip_interval_ms {
+            builder = builder.gossip_interval(Duration::from_millis(ms));
         }
         builder
     }

@@ -36,7 +36,7 @@ pub(crate) struct WorkloadFile {
     mix: Mix,
     hold_ms: [u64; 2],
     pause_ms: [u64; 2],
-    wait_at_most_ms: [u64; 2],
+    acquire_timeout_ms: [u64; 2],
     look_every_ms: u64,
     requests: Option<u32>,
     seed: Option<u64>,
@@ -79,7 +79,7 @@ impl Default for WorkloadFile {
             mix: Mix::Everything,
             hold_ms: [5, 300],
             pause_ms: [20, 200],
-            wait_at_most_ms: [1_000, 20_000],
+            acquire_timeout_ms: [1_000, 20_000],
             look_every_ms: 20,
             requests: None,
             seed: None,
@@ -105,7 +105,7 @@ impl WorkloadFile {
         let spans = [
             ("hold_ms", self.hold_ms),
             ("pause_ms", self.pause_ms),
-            ("wait_at_most_ms", self.wait_at_most_ms),
+            ("acquire_timeout_ms", self.acquire_timeout_ms),
             ("look_every_ms", [self.look_every_ms; 2]),
         ];
         for (field, [least, most]) in spans {
@@ -290,7 +290,7 @@ impl Worker {
         }
         let key = format!("k{}", self.rng.random_range(0..self.settings.keys));
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
-        let wait = self.within(self.settings.wait_at_most_ms);
+        let wait = self.within(self.settings.acquire_timeout_ms);
         let how = if act == Act::Try {
             How::Try
         } else {
@@ -343,7 +343,7 @@ impl Worker {
             Act::Try => request.try_acquire().await,
             Act::Withdraw => {
                 let patience = self.within([1, WITHDRAW_WITHIN_MS]);
-                let request = request.wait_at_most(wait).acquire();
+                let request = request.acquire_timeout(wait).acquire();
                 match tokio::time::timeout(patience, request).await {
                     Ok(asked) => asked.map(Some),
                     Err(_) => {
@@ -353,7 +353,7 @@ impl Worker {
                     }
                 }
             }
-            _ => request.wait_at_most(wait).acquire().await.map(Some),
+            _ => request.acquire_timeout(wait).acquire().await.map(Some),
         };
         let at = self.log.now();
         match asked {

@@ -26,7 +26,7 @@ impl Node {
             "node_id = \"{name}\"\nlisten = \"127.0.0.1:0\"\nseeds = [{seeds}]\n\
              voters = [\"n1\", \"n2\", \"n3\"]\nkey = \"{KEY}\"\nnew_cluster = true\n\
              ttl_ms = 30000\n[workload]\nkeys = 1\ntasks = 1\nmix = \"hold\"\n\
-             hold_ms = [3600000, 3600000]\nwait_at_most_ms = [3600000, 3600000]\n"
+             hold_ms = [3600000, 3600000]\nacquire_timeout_ms = [3600000, 3600000]\n"
         );
         fs::write(&config, text).unwrap();
         let history = place.join(format!("{name}.jsonl"));

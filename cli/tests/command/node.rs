@@ -132,10 +132,10 @@ fn a_value_out_of_its_bounds_is_refused_with_line_field_value_and_bound() {
         "{said}"
     );
 
-    let text = "node_id = \"n1\"\ninsecure_plaintext = true\nrenew_every_ms = 9000\n";
+    let text = "node_id = \"n1\"\ninsecure_plaintext = true\nrenew_interval_ms = 9000\n";
     let said = refusal("renewal", text);
     assert!(
-        said.contains("node.toml:3: renew_every is 9s; it must be 10ms to 5s"),
+        said.contains("node.toml:3: renew_interval is 9s; it must be 10ms to 5s"),
         "{said}"
     );
 

@@ -69,7 +69,7 @@ impl Node {
              new_cluster = {is_new}\nttl_ms = {ttl_ms}\n\
              [timing]\nmax_ttl_ms = {max_ttl_ms}\nmax_clock_skew_ms = 1000\n\
              [workload]\nkeys = 1\ntasks = 1\nmix = \"hold\"\n\
-             hold_ms = [3600000, 3600000]\nwait_at_most_ms = [3600000, 3600000]\n"
+             hold_ms = [3600000, 3600000]\nacquire_timeout_ms = [3600000, 3600000]\n"
         );
         let config = place.join(format!("{name}-{cluster}-{max_ttl_ms}.toml"));
         fs::write(&config, text).unwrap();

@@ -149,7 +149,7 @@ fn settings(seed: u64, algorithm: Algorithm) -> Settings {
             tick_ppm: 0,
         },
         limits: Limits::default(),
-        renew_every: None,
+        renew_interval: None,
         hazards: Hazards::default(),
     }
 }
