@@ -13,7 +13,7 @@ use lockmesh::proto::event::{Event, Ticket};
 use lockmesh::proto::id::{Incarnation, Key, NodeId};
 use lockmesh::proto::time::{Instant, Now};
 use lockmesh::proto::view::{Peer, View};
-use lockmesh::proto::voter::{Limits, Start};
+use lockmesh::proto::voter::{Start, VoterLimits};
 use lockmesh::proto::voter_set::{Timing, VoterSet};
 use lockmesh::wire::{ClusterKey, Seal};
 
@@ -256,7 +256,7 @@ fn config(number: u16, voter_set: &Arc<VoterSet>) -> NodeConfig {
         incarnation: Incarnation::new(1),
         voter_set: voter_set.clone(),
         start: Start::NewCluster,
-        limits: Limits::default(),
+        limits: VoterLimits::default(),
         max_claims: MAX_CLAIMS,
         renew_interval: None,
         seed: u64::from(number),

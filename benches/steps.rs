@@ -17,7 +17,7 @@ use lockmesh::proto::event::{Effects, Event, Ticket};
 use lockmesh::proto::id::{ClaimId, Incarnation, NodeId};
 use lockmesh::proto::message::{Claim, Message, Release, Vote};
 use lockmesh::proto::time::{Instant, Now};
-use lockmesh::proto::voter::{Limits, Start, Voter};
+use lockmesh::proto::voter::{Start, Voter, VoterLimits};
 use lockmesh::proto::voter_set::{Timing, VoterSet};
 use lockmesh::wire::codec::{pack, unpack};
 use lockmesh::wire::{ClusterKey, DATAGRAM_BYTES_MAX, Head, Kind, Seal};
@@ -270,7 +270,7 @@ fn voter() -> Voter {
         },
         id("n0"),
         voter_set(&["n0"]),
-        Limits::default(),
+        VoterLimits::default(),
         Start::NewCluster,
         1,
         &mut Effects::default(),

@@ -13,7 +13,7 @@ use lockmesh::proto::event::Effects;
 use lockmesh::proto::id::{ClaimId, Incarnation, Key, NodeId};
 use lockmesh::proto::message::Claim;
 use lockmesh::proto::time::{Instant, Now};
-use lockmesh::proto::voter::{Limits, Start, Voter};
+use lockmesh::proto::voter::{Start, Voter, VoterLimits};
 use lockmesh::proto::voter_set::{Timing, VoterSet};
 
 const LOCKS: u64 = 1_000_000;
@@ -24,7 +24,7 @@ const NODES: u64 = 16;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let me = NodeId::new("v1")?;
     let voter_set = Arc::new(VoterSet::new(1, vec![me.clone()], 1, Timing::lan())?);
-    let (limits, start) = (Limits::default(), Start::NewCluster);
+    let (limits, start) = (VoterLimits::default(), Start::NewCluster);
     let mut voter = Voter::new(
         at(0),
         me,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::error::ConfigError;
 use crate::proto::id::NodeId;
-use crate::proto::voter::{Limits, Start};
+use crate::proto::voter::{Start, VoterLimits};
 use crate::proto::voter_set::{Timing, VoterSet};
 use crate::runtime::{Resolve, System, check_seed};
 use crate::wire::ClusterKey;
@@ -86,7 +86,7 @@ pub struct MeshBuilder {
     renew_interval: Option<Duration>,
     try_timeout: Duration,
     gossip_interval: Duration,
-    limits: Limits,
+    limits: VoterLimits,
     max_claims: usize,
     wall_offset_ms: i64,
     #[cfg(feature = "harness")]
@@ -108,7 +108,7 @@ pub(crate) struct Checked {
     pub(crate) is_short_lived: bool,
     pub(crate) settings: Settings,
     pub(crate) gossip_interval: Duration,
-    pub(crate) limits: Limits,
+    pub(crate) limits: VoterLimits,
     pub(crate) max_claims: usize,
     pub(crate) wall_offset_ms: i64,
 }
@@ -142,7 +142,7 @@ impl MeshBuilder {
             renew_interval: None,
             try_timeout: Duration::from_secs(2),
             gossip_interval: Duration::from_millis(200),
-            limits: Limits::default(),
+            limits: VoterLimits::default(),
             max_claims: MAX_CLAIMS,
             wall_offset_ms: 0,
             #[cfg(feature = "harness")]
@@ -303,7 +303,7 @@ impl MeshBuilder {
     }
 
     /// What this node's voter keeps at the most.
-    pub fn limits(mut self, limits: Limits) -> Self {
+    pub fn limits(mut self, limits: VoterLimits) -> Self {
         self.limits = limits;
         self
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::proto::claimant::RequestError;
-use crate::proto::event::Answers;
+use crate::proto::event::VoteTally;
 use crate::proto::id::NameError;
 use crate::proto::message::RefuseReason;
 use crate::proto::voter_set::VoterSetError;
@@ -155,7 +155,7 @@ pub enum AcquireError {
         /// How long it was waited for.
         waited: Duration,
         /// What the voters had said by then.
-        answers: Answers,
+        answers: VoteTally,
         /// Why this node could open none of the datagrams that came lately; `None` if it could, or
         /// if none came.
         hears_nobody: Option<DropReason>,
@@ -181,8 +181,8 @@ fn unopened(hears_nobody: Option<DropReason>) -> String {
 }
 
 /// What the voters said, in words.
-fn describe(answers: &Answers) -> String {
-    let Answers {
+fn describe(answers: &VoteTally) -> String {
+    let VoteTally {
         voters,
         voted,
         waiting,

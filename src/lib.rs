@@ -33,10 +33,10 @@ pub mod observe {
 pub use proto::claimant::RequestError;
 pub use proto::clocks::WallClock;
 pub use proto::epoch::Epoch;
-pub use proto::event::Answers;
+pub use proto::event::VoteTally;
 pub use proto::id::{Key, NameError, NodeId};
 pub use proto::message::RefuseReason;
-pub use proto::voter::Limits;
+pub use proto::voter::VoterLimits;
 pub use proto::voter_set::{Timing, VoterSetError, VoterSetTag};
 pub use wire::{ClusterKey, DropReason, KeyError, Traffic};
 
@@ -47,6 +47,6 @@ pub use error::{AcquireError, ConfigError, ExtendError, InspectError, NotReady, 
 #[cfg(feature = "runtime")]
 pub use lock::{ClusterError, DistributedLock};
 #[cfg(feature = "runtime")]
-pub use node::{Inspection, LockState, Owner, SeenVotes, Standing, Waiter};
+pub use node::{Inspection, KeyOwner, LockState, SeenVotes, Standing, Waiter};
 #[cfg(feature = "runtime")]
-pub use runtime::{Guard, LockRequest, Lost, Member, Mesh, Other, Resolve, Status};
+pub use runtime::{ClientNode, Guard, LeaseLost, LockRequest, MemberStatus, Mesh, Resolve, Status};

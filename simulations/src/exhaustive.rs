@@ -22,7 +22,7 @@ use lockmesh::proto::event::{Effects, Event, Ticket};
 use lockmesh::proto::id::{Incarnation, Key, NodeId};
 use lockmesh::proto::message::{Message, Outbox};
 use lockmesh::proto::time::{Instant, Now};
-use lockmesh::proto::voter::{Limits, Start, Voter};
+use lockmesh::proto::voter::{Start, Voter, VoterLimits};
 use lockmesh::proto::voter_set::{Timing, VoterSet};
 use stateright::{Model, Property};
 
@@ -121,9 +121,9 @@ impl Search {
     }
 
     fn voter(&self, now: Now, at: usize, incarnation: u8, out: &mut Effects) -> Kept<Voter> {
-        let limits = Limits {
+        let limits = VoterLimits {
             floors: 1,
-            ..Limits::default()
+            ..VoterLimits::default()
         };
         let me = self.ids[at].clone();
         let nonce = at as u64 + u64::from(incarnation) * VOTERS as u64;

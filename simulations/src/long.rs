@@ -14,7 +14,7 @@ use lockmesh::proto::event::{Event, Ticket};
 use lockmesh::proto::id::{Incarnation, Key, NodeId};
 use lockmesh::proto::time::{Instant, Now};
 use lockmesh::proto::view::{Peer, View};
-use lockmesh::proto::voter::{Limits, Start};
+use lockmesh::proto::voter::{Start, VoterLimits};
 use lockmesh::proto::voter_set::{Timing, VoterSet};
 use lockmesh::wire::Seal;
 
@@ -99,7 +99,7 @@ impl Cluster {
             incarnation: Incarnation::new(self.incarnations),
             voter_set: self.voter_set.clone(),
             start,
-            limits: Limits::default(),
+            limits: VoterLimits::default(),
             max_claims: KEYS,
             renew_interval: None,
             seed: self.incarnations,
@@ -146,7 +146,7 @@ impl Cluster {
         self.pass(MAX_TTL * 2);
     }
 
-    /// Delivers all that there is to deliver. Answers when somebody wants to be woken.
+    /// Delivers all that there is to deliver. Returns when somebody wants to be woken.
     fn settle(&mut self) -> Option<Instant> {
         let mut inbox = VecDeque::new();
         loop {

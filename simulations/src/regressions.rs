@@ -12,7 +12,7 @@ use lockmesh::proto::id::{Incarnation, Key, NodeId};
 use lockmesh::proto::message::{Memory, Message, Refuse, RefuseReason};
 use lockmesh::proto::time::{Instant, Now};
 use lockmesh::proto::view::{Peer, View};
-use lockmesh::proto::voter::{Limits, Start, Voter};
+use lockmesh::proto::voter::{Start, Voter, VoterLimits};
 use lockmesh::proto::voter_set::{Timing, VoterSet};
 use lockmesh::wire::Seal;
 
@@ -56,7 +56,7 @@ fn node(name: &str, incarnation: u64, voter_set: &Arc<VoterSet>) -> Node {
         incarnation: Incarnation::new(incarnation),
         voter_set: voter_set.clone(),
         start: Start::NewCluster,
-        limits: Limits::default(),
+        limits: VoterLimits::default(),
         max_claims: 8,
         renew_interval: None,
         seed: incarnation,
@@ -147,7 +147,7 @@ fn a_recovery_that_cuts_an_answer_says_that_it_leans_on_its_wall_clock() {
     let voter_set = voter_set(&["a", "b", "c"]);
     for (ahead_ms, leans) in [(0, false), (60_000, true)] {
         let mut out = Effects::default();
-        let limits = Limits::default();
+        let limits = VoterLimits::default();
         let me = id("a");
         let start = at(1, WALL_MS);
         let mut voter = Voter::new(

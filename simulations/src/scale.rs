@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use lockmesh::proto::voter::Limits;
+use lockmesh::proto::voter::VoterLimits;
 use lockmesh::proto::voter_set::Timing;
 use serde::Serialize;
 
@@ -149,7 +149,7 @@ fn settings(members: usize, span: u64) -> Settings {
             extend_ppm: 0,
             tick_ppm: 0,
         },
-        limits: Limits::default(),
+        limits: VoterLimits::default(),
         renew_interval: None,
         hazards: Hazards::default(),
     }

@@ -9,7 +9,7 @@ mod format;
 use std::time::Duration;
 
 use lockmesh::proto::id::NodeId;
-use lockmesh::proto::voter::Limits;
+use lockmesh::proto::voter::VoterLimits;
 use lockmesh::proto::voter_set::{Timing, VoterSet, VoterSetError};
 use serde::Deserialize as _;
 use toml::Spanned;
@@ -273,7 +273,7 @@ fn settings_of(reader: &Reader<'_>, file: &File) -> Result<Settings, BadScenario
         has_namesakes: false,
         fault_span: *cluster.span_ms.as_ref() * MILLISECOND,
         habits: habits_of(reader, file.workload.as_ref().map(Spanned::as_ref))?,
-        limits: Limits::default(),
+        limits: VoterLimits::default(),
         renew_interval: None,
         hazards: Hazards::default(),
     })

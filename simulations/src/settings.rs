@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lockmesh::proto::voter::Limits;
+use lockmesh::proto::voter::VoterLimits;
 use lockmesh::proto::voter_set::Timing;
 
 use crate::algorithms::Algorithm;
@@ -97,7 +97,7 @@ pub(crate) struct Settings {
     pub(crate) fault_span: u64,
     pub(crate) habits: Habits,
     /// What each voter keeps at the most.
-    pub(crate) limits: Limits,
+    pub(crate) limits: VoterLimits,
     /// How often leases are renewed, where not three times in a ttl.
     pub(crate) renew_interval: Option<Duration>,
     /// What some hosts are restarted with, and later perhaps back.
@@ -193,7 +193,7 @@ impl Settings {
                 habits.tick_ppm = *Rng::stream(seed, "ticks").pick(&[0, 0, 300_000, 1_000_000]);
                 habits
             },
-            limits: Limits::default(),
+            limits: VoterLimits::default(),
             renew_interval: draw_renewal(seed, &timing),
             has_twins: Rng::stream(seed, "twins").chance(80_000),
             has_namesakes: namesakes::has(seed, members + outsiders),
@@ -230,7 +230,7 @@ impl Settings {
 
     /// Whether there is more to keep than voters may.
     pub(crate) fn is_tight(&self) -> bool {
-        self.limits != Limits::default()
+        self.limits != VoterLimits::default()
     }
 
     /// For those whose datagrams have no seal, and no form that damage would break for certain:

@@ -10,7 +10,7 @@ use lockmesh::node::{Node, NodeConfig, Output};
 use lockmesh::proto::id::Incarnation;
 use lockmesh::proto::time::Now;
 use lockmesh::proto::view::{Peer, View};
-use lockmesh::proto::voter::{Limits, Start};
+use lockmesh::proto::voter::{Start, VoterLimits};
 use lockmesh::proto::voter_set::VoterSet;
 
 use crate::datagrams::Datagram;
@@ -43,7 +43,7 @@ impl World {
                 incarnation: Incarnation::new(INCARNATION),
                 voter_set: voter_set.clone(),
                 start: Start::NewCluster,
-                limits: Limits::default(),
+                limits: VoterLimits::default(),
                 max_claims: 1,
                 renew_interval: None,
                 seed: host as u64,

@@ -88,7 +88,7 @@ impl World {
         }
     }
 
-    /// Asks for a lock on a host. Answers `None` where no process runs there.
+    /// Asks for a lock on a host. Returns `None` where no process runs there.
     pub(crate) fn ask(
         &mut self,
         host: HostAt,

@@ -265,7 +265,7 @@ impl Port {
         self.addr
     }
 
-    /// Puts a datagram on its way. Answers `true`, as a system does that takes one and loses it.
+    /// Puts a datagram on its way. Returns `true`, as a system does that takes one and loses it.
     pub(crate) fn send(&self, to: SocketAddr, bytes: &[u8]) -> bool {
         let datagram = Datagram {
             from: self.addr,

@@ -48,7 +48,7 @@ pub struct Inspection {
 #[serde(rename_all = "snake_case")]
 pub enum LockState {
     /// A claim has the votes of a majority.
-    Held(Owner),
+    Held(KeyOwner),
     /// None has, whatever the other voters would have said.
     Free,
     /// So many voters did not answer, or have no memory, that one may have.
@@ -71,7 +71,7 @@ pub struct SeenVotes {
 impl Inspection {
     /// The claim that has the votes of a majority, if any is known to have.
     #[must_use]
-    pub fn owner(&self) -> Option<&Owner> {
+    pub fn owner(&self) -> Option<&KeyOwner> {
         match &self.state {
             LockState::Held(owner) => Some(owner),
             LockState::Free | LockState::Unknown => None,
@@ -99,7 +99,7 @@ impl Inspection {
 
 /// The claim that has the votes of a majority.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
-pub struct Owner {
+pub struct KeyOwner {
     /// The node that claims.
     pub node: NodeId,
     /// Its fencing token.
@@ -263,7 +263,7 @@ pub(super) fn judge(key: Key, voters: usize, reports: &[&Report]) -> Inspection 
     let owner = votes.into_iter().find(|(_, votes)| votes.len() >= needed);
     let owner = owner.map(|(claim, mut votes)| {
         votes.sort_by(|a, b| b.cmp(a));
-        Owner {
+        KeyOwner {
             node: claim.node.clone(),
             epoch: votes[0].1,
             confirmed: votes.iter().any(|(_, _, granted)| *granted),

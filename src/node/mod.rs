@@ -27,7 +27,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use inspect::{InspectId, Inspection, LockState, Owner, SeenVotes, Waiter};
+pub use inspect::{InspectId, Inspection, KeyOwner, LockState, SeenVotes, Waiter};
 pub use namesake::Twin;
 pub use observer::{Observer, QuestionId};
 pub use standing::Standing;
@@ -44,7 +44,7 @@ use crate::proto::message::{Claim, Memory, Message, Recall, Refuse, RefuseReason
 use crate::proto::rng::Jitter;
 use crate::proto::time::{Instant, Now, earliest};
 use crate::proto::view::View;
-use crate::proto::voter::{Limits, Start, Voter};
+use crate::proto::voter::{Start, Voter, VoterLimits};
 use crate::proto::voter_set::{MAX_TTL_MAX, QUARANTINE_MAX, VoterSet};
 use crate::wire::observe::Counts;
 use crate::wire::{DropReason, GOSSIP_BYTES_MAX, Head, Kind, Seal, Traffic};
@@ -69,7 +69,7 @@ pub struct NodeConfig {
     /// Whether its voter, where the voter set names it, may have forgotten something.
     pub start: Start,
     /// What its voter keeps at the most.
-    pub limits: Limits,
+    pub limits: VoterLimits,
     /// How many requests it may have at once.
     pub max_claims: usize,
     /// How often leases are renewed; `None`: three times in a ttl.

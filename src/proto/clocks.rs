@@ -224,7 +224,7 @@ impl Clocks {
         self.readings.len()
     }
 
-    /// Returns whether a voter without memory may come back by the clocks that are known. `quorum`
+    /// Returns `true` if a voter without memory may come back by the clocks that are known. `quorum`
     /// is the majority of a key's voters.
     #[must_use]
     pub fn may_return(&self, now: Now, quorum: usize) -> MayReturn {

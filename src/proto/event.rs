@@ -13,7 +13,7 @@ pub struct Ticket(pub u64);
 
 /// What the voters had said when a request ended without the lock.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-pub struct Answers {
+pub struct VoteTally {
     /// How many voters the key has.
     pub voters: usize,
     /// How many had given their vote.
@@ -70,7 +70,7 @@ pub enum Event {
         /// Which request.
         ticket: Ticket,
         /// What the voters had said.
-        answers: Answers,
+        answers: VoteTally,
     },
     /// This voter has lost its memory, and abstains for now.
     QuarantineBegan {

@@ -62,7 +62,7 @@ mod tests {
     use crate::proto::id::{ClaimId, Incarnation, NodeId};
     use crate::proto::message::Claim;
     use crate::proto::time::{Instant, Now};
-    use crate::proto::voter::{Limits, Start};
+    use crate::proto::voter::{Start, VoterLimits};
     use crate::proto::voter_set::{Timing, VoterSet};
 
     /// Two keys with one short hash.
@@ -75,7 +75,7 @@ mod tests {
             mono: Instant::from_nanos(1),
             wall_ms: 1_700_000_000_000,
         };
-        let (limits, mut out) = (Limits::default(), Effects::default());
+        let (limits, mut out) = (VoterLimits::default(), Effects::default());
         let start = Start::NewCluster;
         let mut voter = Voter::new(now, me.clone(), voter_set, limits, start, 1, &mut out);
         for (seq, key) in (1..).zip(keys) {

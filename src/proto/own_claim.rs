@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::epoch::Epoch;
-use super::event::{Answers, Effects, Event, Ticket};
+use super::event::{Effects, Event, Ticket, VoteTally};
 use super::id::{ClaimId, Key, NodeId};
 use super::link::{LinkNo, Links};
 use super::message::{Claim, HolderGranted, Message, RefuseReason, Release, Vote, Wait};
@@ -310,7 +310,7 @@ impl OwnClaim {
         self.ballots.len() - self.ballots.iter().filter(silent).count()
     }
 
-    /// It owns the key. Answers until when.
+    /// It owns the key. Returns until when.
     pub(crate) fn win(&mut self, now: Now, promised: Instant) -> Instant {
         let end = if self.renews || mistaken!(NoEnd) {
             Instant::FAR
@@ -523,10 +523,10 @@ impl OwnClaim {
         self.outlives && self.held.is_some()
     }
 
-    pub(crate) fn answers(&self) -> Answers {
-        let mut answers = Answers {
+    pub(crate) fn answers(&self) -> VoteTally {
+        let mut answers = VoteTally {
             voters: self.ballots.len(),
-            ..Answers::default()
+            ..VoteTally::default()
         };
         for ballot in &self.ballots {
             match ballot.answer {

@@ -13,7 +13,7 @@ use super::time::{Instant, Now};
 use super::voter_set::{VoterSet, majority};
 
 impl OwnClaim {
-    /// Another link covers a ballot from now on, or none. Answers which did.
+    /// Another link covers a ballot from now on, or none. Returns which did.
     pub(crate) fn cover(&mut self, at: usize, link: Option<LinkNo>) -> Option<LinkNo> {
         std::mem::replace(&mut self.ballots[at].link, link)
     }
@@ -156,7 +156,7 @@ impl OwnClaim {
         }
     }
 
-    /// Asks for `extra` on top of what remains. Answers when the lease then ends at the least.
+    /// Asks for `extra` on top of what remains. Returns when the lease then ends at the least.
     pub(crate) fn extend(
         &mut self,
         now: Now,

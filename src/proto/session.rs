@@ -97,7 +97,7 @@ impl Sessions {
         })
     }
 
-    /// Covers the vote of a claim by its node's session for this ttl. Answers by which: none where
+    /// Covers the vote of a claim by its node's session for this ttl. Returns by which: none where
     /// the node has too many.
     pub(crate) fn cover(&mut self, now: Now, claim: &ClaimId, ttl: Duration) -> SessionNo {
         let own = self.by_node.get(&claim.node).map_or(&[][..], Vec::as_slice);

@@ -41,7 +41,7 @@ pub(super) const EXPIRIES_MAX: usize = 1_000;
 
 /// What a voter may keep at the most.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub struct Limits {
+pub struct VoterLimits {
     /// Keys that are held or waited for at once. Some 180 bytes each, with keys of 16 bytes.
     pub slots_max: usize,
     /// Claims that wait for one key.
@@ -51,7 +51,7 @@ pub struct Limits {
     pub floors: usize,
 }
 
-impl Default for Limits {
+impl Default for VoterLimits {
     fn default() -> Self {
         Self {
             slots_max: 1 << 20,
@@ -76,7 +76,7 @@ pub enum Start {
 pub struct Voter {
     me: NodeId,
     voter_set: Arc<VoterSet>,
-    limits: Limits,
+    limits: VoterLimits,
     pub(super) slots: Slots,
     pub(super) sessions: Sessions,
     floors: Vec<Epoch>,
@@ -97,7 +97,7 @@ impl Voter {
         now: Now,
         me: NodeId,
         voter_set: Arc<VoterSet>,
-        limits: Limits,
+        limits: VoterLimits,
         start: Start,
         nonce: u64,
         out: &mut Effects,
@@ -111,7 +111,7 @@ impl Voter {
     fn without_memory(
         me: NodeId,
         voter_set: Arc<VoterSet>,
-        limits: Limits,
+        limits: VoterLimits,
         nonce: u64,
         recovery: Recovery,
     ) -> Self {

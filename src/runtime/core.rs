@@ -14,7 +14,7 @@ use super::obstacle::{Obstacle, holding};
 use super::obstacles::{Line, Obstacles};
 use crate::node::{InspectId, Inspection, Node, Output, Standing, Stranger};
 use crate::proto::claimant::RequestError;
-use crate::proto::event::{Answers, Event, Ticket};
+use crate::proto::event::{Event, Ticket, VoteTally};
 use crate::proto::id::NodeId;
 use crate::proto::time::{Instant, Now};
 use crate::proto::voter_set::majority;
@@ -28,7 +28,7 @@ pub(crate) enum Ended {
     /// It was not taken up.
     Refused(RequestError),
     TimedOut {
-        answers: Answers,
+        answers: VoteTally,
         /// Why no datagram could be opened, where none could.
         hears_nobody: Option<DropReason>,
     },
@@ -293,7 +293,7 @@ impl Core {
         is_granted && self.node.rest_may_wait()
     }
 
-    /// Takes from the node all that it has to say. Answers when it wants to be woken.
+    /// Takes from the node all that it has to say. Returns when it wants to be woken.
     pub(super) fn drain(
         &mut self,
         clock: Clock,
@@ -429,7 +429,7 @@ pub(super) mod tests {
     use crate::node::NodeConfig;
     use crate::proto::claimant::Request;
     use crate::proto::id::{Incarnation, Key};
-    use crate::proto::voter::{Limits, Start};
+    use crate::proto::voter::{Start, VoterLimits};
     use crate::proto::voter_set::{Timing, VoterSet};
     use crate::wire::Seal;
 
@@ -448,7 +448,7 @@ pub(super) mod tests {
             incarnation: Incarnation::new(1),
             voter_set: Arc::new(VoterSet::new(1, ids, members, Timing::lan()).unwrap()),
             start: Start::NewCluster,
-            limits: Limits::default(),
+            limits: VoterLimits::default(),
             max_claims: members,
             renew_interval: None,
             seed: 1,

@@ -31,7 +31,7 @@ pub struct Guard {
 /// The future was stopped, since the lease was over before it was done.
 #[derive(Clone, Copy, Debug, Eq, thiserror::Error, PartialEq)]
 #[error("the lease was lost while the work was still going on")]
-pub struct Lost;
+pub struct LeaseLost;
 
 impl Guard {
     pub(crate) fn new(lease: Arc<Lease>, mesh: Arc<Inner>) -> Self {
@@ -75,12 +75,12 @@ impl Guard {
     /// dropped at its next `.await`; the rest of it does not happen.
     ///
     /// # Errors
-    /// [`Lost`] where the lease was over before `work` was done, or by the time that it was.
-    pub async fn run<F: Future>(&self, work: F) -> Result<F::Output, Lost> {
+    /// [`LeaseLost`] where the lease was over before `work` was done, or by the time that it was.
+    pub async fn run<F: Future>(&self, work: F) -> Result<F::Output, LeaseLost> {
         tokio::select! {
             biased;
-            () = self.lease.lost() => Err(Lost),
-            done = work => if self.is_held() { Ok(done) } else { Err(Lost) },
+            () = self.lease.lost() => Err(LeaseLost),
+            done = work => if self.is_held() { Ok(done) } else { Err(LeaseLost) },
         }
     }
 

@@ -117,12 +117,12 @@ impl Lease {
         }
     }
 
-    /// Returns whether it was valid for `span` more before it was over.
+    /// Returns `true` if it was valid for `span` more before it was over.
     pub(crate) async fn lasts(&self, span: Duration) -> bool {
         self.reaches(self.clock.mono().after(span)).await
     }
 
-    /// Returns whether it reached `goal` before it was over.
+    /// Returns `true` if it reached `goal` before it was over.
     pub(crate) async fn reaches(&self, goal: Instant) -> bool {
         let reached = async {
             loop {

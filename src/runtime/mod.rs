@@ -31,12 +31,12 @@ mod status;
 #[cfg(feature = "harness")]
 mod wakeups;
 
-pub use guard::{Guard, Lost};
+pub use guard::{Guard, LeaseLost};
 pub use mesh::Mesh;
 pub use observe::{ObserveError, Observer};
 pub use request::LockRequest;
 pub use seeds::Resolve;
-pub use status::{Member, Other, Status};
+pub use status::{ClientNode, MemberStatus, Status};
 
 pub(crate) use seeds::{System, check as check_seed};
 

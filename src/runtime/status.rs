@@ -30,9 +30,9 @@ pub struct Status {
     /// The constants that all nodes share.
     pub timing: Timing,
     /// The members of the voter set.
-    pub members: Vec<Member>,
+    pub members: Vec<MemberStatus>,
     /// Nodes that gossip knows and the voter set does not: they claim and do not vote.
-    pub others: Vec<Other>,
+    pub others: Vec<ClientNode>,
     /// Whether a majority of the members would vote for claims of this node, and this node's own
     /// voter is among them, if it has one. Never once the mesh was shut down.
     pub is_ready: bool,
@@ -61,7 +61,7 @@ pub struct Status {
 /// A member of the voter set, as this node sees it.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
-pub struct Member {
+pub struct MemberStatus {
     /// Its id.
     pub node: NodeId,
     /// Where this node would send to.
@@ -70,7 +70,7 @@ pub struct Member {
     pub is_alive: Option<bool>,
     /// Whether it is this node, or has answered this node lately.
     pub is_reachable: bool,
-    /// Whether it would vote for a claim of this node: its [`standing`](Member::standing).
+    /// Whether it would vote for a claim of this node: its [`standing`](MemberStatus::standing).
     pub votes: bool,
     /// What it would do with a claim of this node, as it said itself some seconds ago at the most.
     pub standing: Standing,
@@ -81,7 +81,7 @@ pub struct Member {
 /// A node that is no member of the voter set.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
-pub struct Other {
+pub struct ClientNode {
     /// Its id.
     pub node: NodeId,
     /// Where it is.
@@ -98,7 +98,7 @@ impl Status {
     pub(crate) fn of(core: &Core, now: Now, listen: SocketAddr) -> Self {
         let node = &core.node;
         let (voter_set, view) = (node.voter_set(), node.view());
-        let members: Vec<Member> = voter_set
+        let members: Vec<MemberStatus> = voter_set
             .members()
             .iter()
             .map(|member| {
@@ -111,7 +111,7 @@ impl Status {
                 };
                 let is_alive = if is_me { Some(true) } else { alive };
                 let standing = node.standing_of(now, member);
-                Member {
+                MemberStatus {
                     node: member.clone(),
                     addr,
                     is_alive,
@@ -127,7 +127,7 @@ impl Status {
             .iter()
             .filter(|(id, _)| !voter_set.has_member(id));
         let others = others
-            .map(|(id, peer)| Other {
+            .map(|(id, peer)| ClientNode {
                 node: id.clone(),
                 addr: peer.addr,
                 is_alive: peer.alive,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lockmesh::{AcquireError, ExtendError, Lost, ReleaseError};
+use lockmesh::{AcquireError, ExtendError, LeaseLost, ReleaseError};
 use tokio::time::Instant;
 
 use crate::common::{Backend, over_all_backends, until, waits_for, within};
@@ -252,9 +252,9 @@ async fn run_answers_with_the_output_and_stops_work_whose_lease_is_lost(
         let _dropped = dropped;
         std::future::pending::<()>().await;
     };
-    assert_eq!(within("the end", guard.run(work)).await, Err(Lost));
+    assert_eq!(within("the end", guard.run(work)).await, Err(LeaseLost));
     assert!(stopped.load(Ordering::SeqCst));
-    assert_eq!(guard.run(async {}).await, Err(Lost));
+    assert_eq!(guard.run(async {}).await, Err(LeaseLost));
 }
 
 async fn an_extension_adds_to_what_remains_and_has_a_bound(Backend { a, .. }: Backend) {

@@ -145,7 +145,7 @@ struct Entry {
 }
 
 impl Ledger {
-    /// Enters a guard. Answers `None`, and lets go of it, where its lease is over already: then
+    /// Enters a guard. Returns `None`, and lets go of it, where its lease is over already: then
     /// a fenced resource would not serve it either.
     pub(crate) fn enter(&self, guard: Guard) -> Option<Arc<Guard>> {
         let guard = Arc::new(guard);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lockmesh::proto::voter::Limits;
+use lockmesh::proto::voter::VoterLimits;
 use lockmesh::{ClusterKey, ConfigError, Mesh, MeshBuilder, Timing};
 
 use crate::common::{PATIENCE, key};
@@ -114,9 +114,9 @@ async fn a_renewal_leaves_time_for_another() {
 #[tokio::test]
 async fn spans_and_counts_stay_within_their_bounds() {
     let second = Duration::from_secs(1);
-    let limits = Limits {
+    let limits = VoterLimits {
         slots_max: 0,
-        ..Limits::default()
+        ..VoterLimits::default()
     };
     let cases = [
         (

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lockmesh::{ExtendError, Lost, ReleaseError};
+use lockmesh::{ExtendError, LeaseLost, ReleaseError};
 
 use crate::common::{Cluster, until, within};
 
@@ -248,10 +248,10 @@ async fn run_stops_its_future_once_the_lease_is_lost() {
         let _dropped = dropped;
         std::future::pending::<()>().await;
     };
-    assert_eq!(within("the end", guard.run(work)).await, Err(Lost));
+    assert_eq!(within("the end", guard.run(work)).await, Err(LeaseLost));
     assert!(stopped.load(Ordering::SeqCst));
     // Work that is ready at once does not count either, once the lease is over.
-    assert_eq!(guard.run(async {}).await, Err(Lost));
+    assert_eq!(guard.run(async {}).await, Err(LeaseLost));
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lockmesh::proto::claimant::RequestError;
 use lockmesh::proto::message::RefuseReason;
-use lockmesh::proto::voter::Limits;
+use lockmesh::proto::voter::VoterLimits;
 use lockmesh::{AcquireError, Mesh, NameError};
 
 use crate::common::{Cluster, sees_all, until, within};
@@ -153,9 +153,9 @@ async fn a_request_that_may_not_wait_at_all_ends_at_once() {
 
 #[tokio::test]
 async fn a_voter_that_keeps_as_many_waiters_as_it_may_says_so() {
-    let limits = Limits {
+    let limits = VoterLimits {
         waiters_max: 1,
-        ..Limits::default()
+        ..VoterLimits::default()
     };
     let cluster = Cluster::start(1, Duration::from_secs(600)).await;
     let tight = cluster.nodes[0].clone();

@@ -159,7 +159,7 @@ async fn what_is_due_is_done_while_a_stranger_floods_the_socket() {
     assert!(dropped.values().sum::<u64>() > 0);
 }
 
-/// A stranger that gossips at `n0` and is not heard. Answers both.
+/// A stranger that gossips at `n0` and is not heard. Returns both.
 async fn unheard(n0: MeshBuilder, stranger: MeshBuilder) -> (Mesh, Mesh) {
     let n0 = n0.new_cluster(true).start().await.unwrap();
     let seed = n0.local_addr().to_string();

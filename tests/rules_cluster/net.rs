@@ -14,7 +14,7 @@ use lockmesh::proto::id::{Incarnation, Key, NodeId};
 use lockmesh::proto::message::Message;
 use lockmesh::proto::time::{Instant, Now};
 use lockmesh::proto::view::{Peer, View};
-use lockmesh::proto::voter::{Limits, Start};
+use lockmesh::proto::voter::{Start, VoterLimits};
 use lockmesh::proto::voter_set::{Timing, VoterSet};
 use lockmesh::wire::Seal;
 use lockmesh::wire::codec::unpack;
@@ -233,7 +233,7 @@ impl Net {
             incarnation: Incarnation::new(it.incarnation),
             voter_set,
             start,
-            limits: Limits::default(),
+            limits: VoterLimits::default(),
             max_claims: 10_000,
             renew_interval: None,
             seed: it.incarnation * 1_000 + seat as u64,

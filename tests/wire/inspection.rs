@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lockmesh::node::{InspectId, Inspection, LockState, Output, Owner, SeenVotes, Waiter};
+use lockmesh::node::{InspectId, Inspection, KeyOwner, LockState, Output, SeenVotes, Waiter};
 use lockmesh::proto::epoch::Epoch;
 use lockmesh::proto::id::{ClaimId, Incarnation, Key};
 use lockmesh::proto::message::{Message, Report, ReportedVote, ReportedWaiter};
@@ -234,7 +234,7 @@ fn where_too_many_inspections_run_the_oldest_ends_early() {
 #[test]
 fn the_owner_is_the_claim_with_a_majority_for_as_long_as_a_majority_of_votes_lasts() {
     let mut asker = Asker::new();
-    let owner = |granted, secs| Owner {
+    let owner = |granted, secs| KeyOwner {
         node: node_id("x"),
         epoch: Epoch::new(70),
         confirmed: granted,

@@ -13,7 +13,7 @@ use lockmesh::proto::message::{
     Wait,
 };
 use lockmesh::proto::time::{Instant, Now};
-use lockmesh::proto::voter::{Limits, Start};
+use lockmesh::proto::voter::{Start, VoterLimits};
 use lockmesh::proto::voter_set::{Timing, VoterSet, VoterSetTag};
 use lockmesh::wire::codec::{pack, pack_head};
 use lockmesh::wire::{ClusterKey, DATAGRAM_BYTES_MAX, DropReason, Head, Kind, Seal, Traffic};
@@ -71,7 +71,7 @@ impl World {
             incarnation: INCARNATION,
             voter_set,
             start: Start::NewCluster,
-            limits: Limits {
+            limits: VoterLimits {
                 slots_max: SLOTS_MAX,
                 waiters_max: WAITERS_MAX,
                 floors: 16,

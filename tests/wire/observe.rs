@@ -9,7 +9,7 @@ use lockmesh::node::{Node, NodeConfig, Observer, Output, Surveyor, Wanted};
 use lockmesh::proto::claimant::Request;
 use lockmesh::proto::id::{Incarnation, Key, NodeId};
 use lockmesh::proto::time::{Instant, Now};
-use lockmesh::proto::voter::{Limits, Start};
+use lockmesh::proto::voter::{Start, VoterLimits};
 use lockmesh::proto::voter_set::{Timing, VoterSet};
 use lockmesh::wire::observe::{
     Answer, Answered, Asked, Overview, Page, Question, SeenNode, VoterState,
@@ -41,7 +41,7 @@ pub(crate) fn node(locks: usize) -> Node {
         incarnation: Incarnation::new(3),
         voter_set: Arc::new(voter_set),
         start: Start::NewCluster,
-        limits: Limits::default(),
+        limits: VoterLimits::default(),
         max_claims: 10_000,
         renew_interval: None,
         seed: 7,

@@ -59,7 +59,7 @@ pub(crate) async fn measure(flavour: Flavour) -> anyhow::Result<Crashes> {
 
 type Waiter = JoinHandle<anyhow::Result<(Guard, Duration)>>;
 
-/// The last node holds a key, the first waits for it, and the last is killed. Answers when the
+/// The last node holds a key, the first waits for it, and the last is killed. Returns when the
 /// lease of the last ends.
 async fn crash(cluster: &mut Cluster, key: &str, run: u32) -> anyhow::Result<(Duration, Waiter)> {
     cluster.hold(key, TTL).await?;

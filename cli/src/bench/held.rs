@@ -10,7 +10,7 @@ use lockmesh::proto::epoch::Epoch;
 use lockmesh::proto::id::{ClaimId, Incarnation, Key, NodeId};
 use lockmesh::proto::message::{Claim, Message};
 use lockmesh::proto::time::{Instant, Now};
-use lockmesh::proto::voter::{Limits, Start};
+use lockmesh::proto::voter::{Start, VoterLimits};
 use lockmesh::proto::voter_set::{Timing, VoterSet};
 use lockmesh::wire::codec::pack;
 use lockmesh::wire::{DATAGRAM_BYTES_MAX, Head, Seal};
@@ -43,7 +43,7 @@ pub(crate) async fn memory(flavour: Flavour) -> anyhow::Result<Option<f64>> {
     }
 }
 
-/// Makes a voter remember so many claims of three nodes, as datagrams bring them. Answers by how
+/// Makes a voter remember so many claims of three nodes, as datagrams bring them. Returns by how
 /// many bytes this process grew meanwhile.
 pub(crate) fn remember(locks: u32) -> anyhow::Result<Option<u64>> {
     let now = Now {
@@ -80,7 +80,7 @@ fn alone(now: Now) -> anyhow::Result<Node> {
         incarnation: Incarnation::new(1),
         voter_set: Arc::new(VoterSet::new(1, vec![id], 1, Timing::lan())?),
         start: Start::NewCluster,
-        limits: Limits::default(),
+        limits: VoterLimits::default(),
         max_claims: 1,
         renew_interval: None,
         seed: 1,

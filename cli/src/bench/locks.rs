@@ -79,7 +79,7 @@ impl Cluster {
         self.last_child()?.ask(&order, PATIENCE).await.map(drop)
     }
 
-    /// Kills the process of the last node. Answers when the lease ends of what it kept.
+    /// Kills the process of the last node. Returns when the lease ends of what it kept.
     pub(crate) async fn kill(&mut self) -> anyhow::Result<Duration> {
         let child = self.last_child()?;
         let ends = match child.ask(&Order::Ends, PATIENCE).await? {
@@ -90,7 +90,7 @@ impl Cluster {
         Ok(ends)
     }
 
-    /// Starts the last node again, under its id and in a new process. Answers when it began.
+    /// Starts the last node again, under its id and in a new process. Returns when it began.
     pub(crate) async fn restart(&mut self, flavour: Flavour) -> anyhow::Result<Duration> {
         let mut order = self.last.clone().context("no node is a child")?;
         order.is_new = false;

@@ -178,7 +178,7 @@ impl Planner {
         }
     }
 
-    /// Answers when it is over.
+    /// Returns when it is over.
     fn episode(&mut self, at: Duration, episode: Episode) -> Duration {
         match episode {
             Episode::CutOff | Episode::Split | Episode::SplitWithoutMajority => {

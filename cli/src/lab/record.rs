@@ -129,7 +129,7 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// Something begins. Answers its id.
+    /// Something begins. Returns its id.
     pub(super) fn begin(&mut self, at: Ms, kind: Kind, node: Option<usize>, what: String) -> u64 {
         self.version += 1;
         self.next += 1;
@@ -186,7 +186,7 @@ impl Record {
         }
     }
 
-    /// A key has a new owner. Answers its epoch as it is shown, and whether the epoch has risen.
+    /// A key has a new owner. Returns its epoch as it is shown, and whether the epoch has risen.
     pub(super) fn owner(&mut self, at: Ms, key: &str, epoch: Epoch) -> (Shown, bool) {
         self.grants += 1;
         let story = self.touch(key);

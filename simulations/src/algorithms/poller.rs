@@ -11,7 +11,7 @@ use std::time::Duration;
 use lockmesh::node::{NodeConfig, Output};
 use lockmesh::proto::claimant::{Request, RequestError};
 use lockmesh::proto::epoch::Epoch;
-use lockmesh::proto::event::{Answers, Event, Ticket};
+use lockmesh::proto::event::{Event, Ticket, VoteTally};
 use lockmesh::proto::id::{Key, NodeId};
 use lockmesh::proto::time::{Instant, Now};
 use lockmesh::proto::view::View;
@@ -305,11 +305,11 @@ impl<R: Rules> Poller<R> {
 
     fn give_up(&mut self, now: Now, ticket: Ticket) {
         if let Some(claim) = self.claims.remove(&ticket) {
-            let answers = Answers {
+            let answers = VoteTally {
                 voters: claim.asked.len(),
                 voted: claim.promises.len(),
                 refused: claim.refusals.len(),
-                ..Answers::default()
+                ..VoteTally::default()
             };
             self.tell(Event::TimedOut { ticket, answers });
             self.unlock(now, &claim);

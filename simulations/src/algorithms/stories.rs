@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lockmesh::proto::voter::Limits;
+use lockmesh::proto::voter::VoterLimits;
 use lockmesh::proto::voter_set::Timing;
 
 use super::{Algorithm, Plan};
@@ -148,7 +148,7 @@ fn settings(seed: u64, algorithm: Algorithm) -> Settings {
             extend_ppm: 0,
             tick_ppm: 0,
         },
-        limits: Limits::default(),
+        limits: VoterLimits::default(),
         renew_interval: None,
         hazards: Hazards::default(),
     }

@@ -6,9 +6,9 @@ use super::*;
 const NOTHING: [&str; 0] = [];
 
 fn tight(waiters_max: usize) -> Booth {
-    Booth::with(Limits {
+    Booth::with(VoterLimits {
         waiters_max,
-        ..Limits::default()
+        ..VoterLimits::default()
     })
 }
 

@@ -39,7 +39,7 @@ use super::message::{
 };
 use super::time::{Instant, Now, nanos};
 use super::view::View;
-use super::voter::{Limits, Start, Voter};
+use super::voter::{Start, Voter, VoterLimits};
 use super::voter_set::{Timing, VoterSet};
 
 /// What the wall clock says at the instant zero, in milliseconds.
@@ -286,10 +286,10 @@ struct Booth {
 impl Booth {
     /// The only voter of its voter set, and new: it votes at once. `v1`.
     fn new() -> Self {
-        Self::with(Limits::default())
+        Self::with(VoterLimits::default())
     }
 
-    fn with(limits: Limits) -> Self {
+    fn with(limits: VoterLimits) -> Self {
         let mut out = Effects::default();
         let (me, voter_set) = (node("v1"), voter_set(1, 1));
         let voter = Voter::new(at(0), me, voter_set, limits, Start::NewCluster, 7, &mut out);
@@ -305,7 +305,15 @@ impl Booth {
     fn born(now: Now, members: usize, voters: usize, start: Start) -> (Self, Vec<String>) {
         let mut out = Effects::default();
         let (me, voter_set) = (node("v1"), voter_set(members, voters));
-        let voter = Voter::new(now, me, voter_set, Limits::default(), start, 7, &mut out);
+        let voter = Voter::new(
+            now,
+            me,
+            voter_set,
+            VoterLimits::default(),
+            start,
+            7,
+            &mut out,
+        );
         (Self { voter }, lines(&out))
     }
 

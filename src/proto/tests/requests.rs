@@ -3,7 +3,7 @@
 use super::claimant_rules::{holding, trying};
 use super::*;
 use crate::proto::claimant::{ExtendError, RequestError};
-use crate::proto::event::Answers;
+use crate::proto::event::VoteTally;
 
 const NOTHING: [&str; 0] = [];
 
@@ -161,7 +161,7 @@ fn a_request_that_ends_without_the_lock_tells_what_each_voter_had_said() {
     asker.claimant.handle_timeout(at(599), &mut out);
     assert_eq!(out.events, []);
     asker.claimant.handle_timeout(at(600), &mut out);
-    let answers = Answers {
+    let answers = VoteTally {
         voters: 7,
         voted: 2,
         waiting: 2,

@@ -533,9 +533,9 @@ fn a_dropped_slot_leaves_its_fence_in_the_floor_of_its_hash() {
 #[test]
 fn a_floor_that_keys_share_is_not_lowered_by_the_lower_fence() {
     let floors = 1;
-    let mut booth = Booth::with(Limits {
+    let mut booth = Booth::with(VoterLimits {
         floors,
-        ..Limits::default()
+        ..VoterLimits::default()
     });
     booth.hears(0, &claim("a", 5, 1));
     let other = Key::new("l").unwrap();
@@ -555,7 +555,7 @@ fn a_floor_that_keys_share_is_not_lowered_by_the_lower_fence() {
 
 #[test]
 fn a_voter_keeps_no_more_than_its_limits() {
-    let mut booth = Booth::with(Limits {
+    let mut booth = Booth::with(VoterLimits {
         slots_max: 2,
         waiters_max: 2,
         floors: 16,

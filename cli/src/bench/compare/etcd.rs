@@ -116,7 +116,7 @@ impl Etcd {
         Ok(Lease { id, ends, keeper })
     }
 
-    /// Answers when the lease ends now.
+    /// Returns when the lease ends now.
     async fn keep(&mut self, id: i64) -> anyhow::Result<Duration> {
         self.grpc.ready().await?;
         let path = PathAndQuery::from_static("/etcdserverpb.Lease/LeaseKeepAlive");
