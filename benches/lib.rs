@@ -80,7 +80,7 @@ impl World {
             world.pass();
         }
         let votes = |node: &Node| node.voter().is_some_and(|of| of.quarantine().is_none());
-        assert!(world.nodes.iter().all(votes), "they abstain");
+        assert!(world.nodes.iter().all(votes), "they are in recovery");
         world
     }
 

@@ -379,7 +379,7 @@ impl MeshBuilder {
             start: if self.new_cluster {
                 Start::NewCluster
             } else {
-                Start::Amnesia
+                Start::Recovering
             },
             is_short_lived: self.is_short_lived,
             settings: Settings {

@@ -19,8 +19,8 @@ pub enum Mutant {
     ShortQuarantine,
     /// Its floors stay at zero.
     NoFloors,
-    /// What others recall leaves out the votes that are out.
-    RecallWithoutVotes,
+    /// What others recovery query leaves out the votes that are out.
+    RepliesWithoutVotes,
     /// A vote counts from its receipt, not from when it was asked for.
     ValidFromReceipt,
     /// Votes that are over still count towards a majority.
@@ -151,7 +151,7 @@ pub enum Mutant {
     /// Half of an even number of voters is a majority.
     HalfIsAMajority,
     /// A recovering voter makes do with one answer fewer.
-    RecallOneFewer,
+    OneReplyFewer,
     /// A voter that is told that the cluster is new believes it against the others' word.
     NewIsBelieved,
     /// A recovering voter cuts what it is told, and does not say so.
@@ -186,7 +186,7 @@ impl Mutant {
         Self::NoQuarantine,
         Self::ShortQuarantine,
         Self::NoFloors,
-        Self::RecallWithoutVotes,
+        Self::RepliesWithoutVotes,
         Self::ValidFromReceipt,
         Self::ExpiredVotesCount,
         Self::LostIsNotForGood,
@@ -251,7 +251,7 @@ impl Mutant {
         Self::LateKeptUnseen,
         Self::LinksKept,
         Self::HalfIsAMajority,
-        Self::RecallOneFewer,
+        Self::OneReplyFewer,
         Self::NewIsBelieved,
         Self::CutInSilence,
         Self::LowestIsRecalled,

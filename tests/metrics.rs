@@ -242,7 +242,7 @@ async fn strangers(mesh: &Mesh, log: &Log) {
     .await;
     asking.abort();
     let forgetful = builder("forgetful").start().await.unwrap();
-    until("it says that it abstains", || {
+    until("it says that it is in recovery", || {
         log.says(&[
             "WARN",
             "voter is in quarantine: voting resumes in",

@@ -129,7 +129,7 @@ impl Search {
         let nonce = at as u64 + u64::from(incarnation) * VOTERS as u64;
         let start = match incarnation {
             0 => Start::NewCluster,
-            _ => Start::Amnesia,
+            _ => Start::Recovering,
         };
         Kept::new(Voter::new(
             now,
@@ -254,13 +254,13 @@ impl Search {
                 let incarnation = Incarnation::new(1);
                 voter.handle_keep_alive(now, &self.ids[from], incarnation, keep, &mut out);
             }
-            Message::Recall(recall) => {
-                let memory = voter.recollect(recall, true, Incarnation::new(1));
-                let answer = Message::Memory(memory);
+            Message::RecoveryQuery(query) => {
+                let memory = voter.recovery_reply(query, true, Incarnation::new(1));
+                let answer = Message::RecoveryReply(memory);
                 out.messages.push((self.ids[from].clone(), answer));
             }
-            Message::Memory(memory) => {
-                voter.handle_memory(now, &self.ids[from], memory, &mut out);
+            Message::RecoveryReply(memory) => {
+                voter.handle_recovery_reply(now, &self.ids[from], memory, &mut out);
             }
             _ => {}
         });
@@ -422,7 +422,7 @@ impl Model for Search {
             // The cluster is new, and the others say so.
             let now = self.now(&state, at);
             for other in (0..VOTERS).filter(|other| *other != at) {
-                let memory = lockmesh::proto::message::Memory {
+                let memory = lockmesh::proto::message::RecoveryReply {
                     nonce: at as u64,
                     highest: Default::default(),
                     votes: false,
@@ -431,7 +431,9 @@ impl Model for Search {
                     quarantine: Duration::ZERO,
                     skew: Duration::ZERO,
                 };
-                voter.change(|it| it.handle_memory(now, &self.ids[other], &memory, &mut out));
+                voter.change(|it| {
+                    it.handle_recovery_reply(now, &self.ids[other], &memory, &mut out)
+                });
             }
             state.voters.push(voter);
         }

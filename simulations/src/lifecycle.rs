@@ -347,7 +347,7 @@ impl World {
             start: if says_new {
                 Start::NewCluster
             } else {
-                Start::Amnesia
+                Start::Recovering
             },
             limits: self.settings.limits,
             max_claims: MAX_CLAIMS,

@@ -112,7 +112,7 @@ impl Cluster {
     fn start_client(&mut self) {
         self.nodes.truncate(CLIENT);
         let name = NodeId::new(format!("client-{}", self.incarnations)).unwrap();
-        let client = self.named(name, Start::Amnesia);
+        let client = self.named(name, Start::Recovering);
         self.nodes.push(client);
         self.tell(CLIENT);
     }
@@ -141,7 +141,7 @@ impl Cluster {
     }
 
     fn restart(&mut self, at: usize) {
-        self.nodes[at] = self.node(at, Start::Amnesia);
+        self.nodes[at] = self.node(at, Start::Recovering);
         (0..NODES).for_each(|at| self.tell(at));
         self.pass(MAX_TTL * 2);
     }

@@ -137,7 +137,7 @@ impl World {
             id: self.hosts[of].id.clone(),
             incarnation: incarnation,
             voter_set: self.voter_set.clone(),
-            start: Start::Amnesia,
+            start: Start::Recovering,
             limits: self.settings.limits,
             max_claims: 10,
             renew_interval: self.settings.renew_interval,

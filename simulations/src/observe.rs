@@ -95,7 +95,7 @@ impl World {
     }
 
     fn see_return(&mut self, host: HostAt, answers: usize, leans: bool, knows_clocks: bool) {
-        let too_few = answers < self.voter_set_of(host).recall_answers();
+        let too_few = answers < self.voter_set_of(host).recovery_replies();
         let leans_on_settings = too_few && self.hosts[host].has_changed;
         let Some(process) = self.process(host) else {
             return;

@@ -9,7 +9,7 @@ use lockmesh::proto::claimant::{Claimant, Request};
 use lockmesh::proto::epoch::Epoch;
 use lockmesh::proto::event::{Effects, Event};
 use lockmesh::proto::id::{Incarnation, Key, NodeId};
-use lockmesh::proto::message::{Memory, Message, Refuse, RefuseReason};
+use lockmesh::proto::message::{Message, RecoveryReply, Refuse, RefuseReason};
 use lockmesh::proto::time::{Instant, Now};
 use lockmesh::proto::view::{Peer, View};
 use lockmesh::proto::voter::{Start, Voter, VoterLimits};
@@ -155,7 +155,7 @@ fn a_recovery_that_cuts_an_answer_says_that_it_leans_on_its_wall_clock() {
             me,
             voter_set.clone(),
             limits,
-            Start::Amnesia,
+            Start::Recovering,
             7,
             &mut out,
         );
@@ -164,12 +164,12 @@ fn a_recovery_that_cuts_an_answer_says_that_it_leans_on_its_wall_clock() {
             wall_ms: WALL_MS + 30_000,
         };
         voter.handle_timeout(over, &mut out);
-        let recall = out.messages.iter().find_map(|(_, message)| match message {
-            Message::Recall(recall) => Some(*recall),
+        let query = out.messages.iter().find_map(|(_, message)| match message {
+            Message::RecoveryQuery(query) => Some(*query),
             _ => None,
         });
-        let memory = Memory {
-            nonce: recall.unwrap().nonce,
+        let memory = RecoveryReply {
+            nonce: query.unwrap().nonce,
             highest: Epoch::at_wall_ms(WALL_MS + ahead_ms),
             votes: true,
             knew: true,
@@ -178,7 +178,7 @@ fn a_recovery_that_cuts_an_answer_says_that_it_leans_on_its_wall_clock() {
             skew: Duration::ZERO,
         };
         for other in ["b", "c"] {
-            voter.handle_memory(over, &id(other), &memory, &mut out);
+            voter.handle_recovery_reply(over, &id(other), &memory, &mut out);
         }
         let ended = Event::QuarantineEnded {
             answers: 2,

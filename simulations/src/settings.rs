@@ -259,8 +259,9 @@ impl Settings {
         other.map_or_else(|| self.max_ttl(), |other| self.max_ttl().max(nanos(other)))
     }
 
-    /// The longest that a voter without memory may abstain in true time, but for a second. With two
-    /// voter sets it may have heard of the other at the end of its quarantine, by a late datagram.
+    /// The longest that a voter without memory may be in recovery in true time, but for a second.
+    /// With two voter sets it may have heard of the other at the end of its quarantine, by a late
+    /// datagram.
     pub(crate) fn longest_quarantine(&self) -> u64 {
         let own = self.timing.quarantine();
         let Some(other) = &self.other_set else {

@@ -89,7 +89,7 @@ impl Node {
             None => VoterState::NotAMember,
             Some(voter) => match voter.quarantine() {
                 None => VoterState::Votes,
-                Some(until) => VoterState::Abstains {
+                Some(until) => VoterState::Recovering {
                     remaining: until.since(now.mono),
                 },
             },

@@ -40,7 +40,7 @@ use crate::proto::clocks::Clocks;
 use crate::proto::epoch::Epoch;
 use crate::proto::event::{Effects, Event, Ticket};
 use crate::proto::id::{ClaimId, Incarnation, Key, NodeId};
-use crate::proto::message::{Claim, Memory, Message, Recall, Refuse, RefuseReason};
+use crate::proto::message::{Claim, Message, RecoveryQuery, RecoveryReply, Refuse, RefuseReason};
 use crate::proto::rng::Jitter;
 use crate::proto::time::{Instant, Now, earliest};
 use crate::proto::view::View;
@@ -487,16 +487,16 @@ impl Node {
                 self.describe_to(now, from, every);
             }
             Message::Described(set) => self.take_description(now, head, *set),
-            Message::Recall(recall) => {
-                let memory = self.recollect(from, recall);
+            Message::RecoveryQuery(query) => {
+                let memory = self.recovery_reply(from, query);
                 let memory = self.with_other_sets(now, from, memory);
-                self.effects.send(from, Message::Memory(memory));
+                self.effects.send(from, Message::RecoveryReply(memory));
             }
-            Message::Memory(memory) => {
+            Message::RecoveryReply(memory) => {
                 self.adopt(now, memory.seen);
                 self.tell_voter_of_clocks(now);
                 if let Some(voter) = &mut self.voter {
-                    voter.handle_memory(now, from, &memory, &mut self.effects);
+                    voter.handle_recovery_reply(now, from, &memory, &mut self.effects);
                 }
             }
             Message::Outdated(outdated) => {
@@ -541,12 +541,12 @@ impl Node {
         Ok(())
     }
 
-    fn recollect(&self, from: &NodeId, recall: Recall) -> Memory {
+    fn recovery_reply(&self, from: &NodeId, query: RecoveryQuery) -> RecoveryReply {
         let (knew, seen) = self.peers.memory_of(from);
         match &self.voter {
-            Some(voter) => voter.recollect(&recall, knew, seen),
-            None => Memory {
-                nonce: recall.nonce,
+            Some(voter) => voter.recovery_reply(&query, knew, seen),
+            None => RecoveryReply {
+                nonce: query.nonce,
                 highest: Epoch::ZERO,
                 votes: false,
                 knew,
@@ -616,7 +616,7 @@ impl Node {
 pub(super) fn is_sane(message: &Message) -> bool {
     match message {
         Message::Described(set) => set.timing.check().is_ok(),
-        Message::Memory(it) => it.quarantine <= QUARANTINE_MAX && it.skew <= MAX_TTL_MAX,
+        Message::RecoveryReply(it) => it.quarantine <= QUARANTINE_MAX && it.skew <= MAX_TTL_MAX,
         Message::VoterReply(it) => it.remaining <= QUARANTINE_MAX,
         _ => true,
     }
@@ -630,8 +630,8 @@ fn claim_of(message: &Message) -> Option<&ClaimId> {
         Message::Wait(wait) => Some(&wait.claim),
         Message::Stale(stale) => Some(&stale.claim),
         Message::Refuse(refuse) => Some(&refuse.claim),
-        Message::Recall(_)
-        | Message::Memory(_)
+        Message::RecoveryQuery(_)
+        | Message::RecoveryReply(_)
         | Message::Outdated(_)
         | Message::Inspect(_)
         | Message::Report(_)

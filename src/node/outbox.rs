@@ -109,15 +109,15 @@ mod tests {
     use super::*;
     use crate::proto::epoch::Epoch;
     use crate::proto::id::{ClaimId, Incarnation, Key};
-    use crate::proto::message::{Claim, Recall, Release};
+    use crate::proto::message::{Claim, RecoveryQuery, Release};
     use crate::proto::time::Instant;
 
     fn node(number: usize) -> NodeId {
         NodeId::new(format!("n{number:02}")).unwrap()
     }
 
-    fn recall() -> Message {
-        Message::Recall(Recall { nonce: 1 })
+    fn query() -> Message {
+        Message::RecoveryQuery(RecoveryQuery { nonce: 1 })
     }
 
     fn claim() -> Message {
@@ -156,7 +156,7 @@ mod tests {
     fn room_is_used_again_and_a_storm_leaves_none_behind() {
         let mut outbox = Outbox::default();
         for number in 0..2 * LISTS_MAX {
-            outbox.of(node(number)).push(recall());
+            outbox.of(node(number)).push(query());
         }
         let room = outbox.of(node(0)).as_ptr();
         let mut taken = Vec::new();
@@ -183,11 +183,11 @@ mod tests {
     fn a_round_is_what_was_there_when_it_began() {
         let mut outbox = Outbox::default();
         for number in [1, 3] {
-            outbox.of(node(number)).push(recall());
+            outbox.of(node(number)).push(query());
         }
         assert_eq!(outbox.begin_round(), 2);
         for number in [0, 1, 2] {
-            outbox.of(node(number)).push(recall());
+            outbox.of(node(number)).push(query());
         }
         let (to, messages) = outbox.take_of_round().unwrap();
         assert_eq!((to, messages.len()), (node(1), 2));
@@ -211,7 +211,7 @@ mod tests {
         for number in [1, 2] {
             assert!(rest_with(number, Some(release())), "{number}");
             assert!(!rest_with(number, Some(claim())), "{number}");
-            assert!(!rest_with(number, Some(recall())), "{number}");
+            assert!(!rest_with(number, Some(query())), "{number}");
         }
         assert!(!rest_with(2, None), "a word of its own");
     }

@@ -12,7 +12,7 @@ use super::Node;
 use crate::proto::description::{Differences, OtherSet, Role, VoterSetDescription};
 use crate::proto::event::Event;
 use crate::proto::id::{Incarnation, NodeId};
-use crate::proto::message::{Memory, Message};
+use crate::proto::message::{Message, RecoveryReply};
 use crate::proto::time::{Instant, Now};
 use crate::proto::voter_set::VoterSetTag;
 use crate::wire::Head;
@@ -225,7 +225,12 @@ impl Node {
     }
 
     /// What this node knows of how long the votes of `node` last, beside its own voter set.
-    pub(super) fn with_other_sets(&self, now: Now, node: &NodeId, mut memory: Memory) -> Memory {
+    pub(super) fn with_other_sets(
+        &self,
+        now: Now,
+        node: &NodeId,
+        mut memory: RecoveryReply,
+    ) -> RecoveryReply {
         if !self.voter_set.has_member(node) {
             (memory.quarantine, memory.skew) = Default::default();
         }

@@ -143,7 +143,7 @@ impl Talk {
     /// `true` if its voter has no memory of its votes.
     pub(super) fn is_recovering(&self) -> bool {
         let voter = self.speaker.as_ref().map(|speaker| speaker.overview.voter);
-        matches!(voter, Some(VoterState::Abstains { .. }))
+        matches!(voter, Some(VoterState::Recovering { .. }))
     }
 
     fn question(&self, wanted: &Wanted) -> Option<Question> {

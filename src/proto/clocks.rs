@@ -224,8 +224,8 @@ impl Clocks {
         self.readings.len()
     }
 
-    /// Returns `true` if a voter without memory may come back by the clocks that are known. `quorum`
-    /// is the majority of a key's voters.
+    /// Returns `true` if a voter without memory may come back by the clocks that are known.
+    /// `quorum` is the majority of a key's voters.
     #[must_use]
     pub fn may_return(&self, now: Now, quorum: usize) -> MayReturn {
         let known = self.readings.len() + usize::from(self.is_member);

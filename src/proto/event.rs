@@ -72,7 +72,7 @@ pub enum Event {
         /// What the voters had said.
         answers: VoteTally,
     },
-    /// This voter has lost its memory, and abstains for now.
+    /// This voter has lost its memory, and is in recovery for now.
     QuarantineBegan {
         /// When it ends at the latest but for the second in which it asks the others.
         until: Instant,
@@ -86,7 +86,7 @@ pub enum Event {
         /// A majority of the members' clocks was known: it leans on those, not on the own one.
         knows_clocks: bool,
     },
-    /// This voter has no memory, and abstains for longer than it said before.
+    /// This voter has no memory, and is in recovery for longer than it said before.
     QuarantineExtended {
         /// When it ends at the latest now, but for the second in which it asks the others.
         until: Instant,

@@ -34,9 +34,9 @@ pub enum Message {
     /// Claimant to voter: this claim is over.
     Release(Release),
     /// A voter without memory to all: what do you remember? (Section 6 of the protocol.)
-    Recall(Recall),
-    /// The answer to [`Recall`].
-    Memory(Memory),
+    RecoveryQuery(RecoveryQuery),
+    /// The answer to [`RecoveryQuery`].
+    RecoveryReply(RecoveryReply),
     /// To a node that speaks under an incarnation lower than one it had before: its wall clock was
     /// set back. It goes on under a higher one.
     Outdated(Outdated),
@@ -222,14 +222,14 @@ pub struct Kept {
 
 /// "I have no memory: what do you remember?"
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
-pub struct Recall {
+pub struct RecoveryQuery {
     /// Chosen by the asker, echoed in the answer: an answer to an earlier question does not count.
     pub nonce: u64,
 }
 
 /// "This is what I remember."
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
-pub struct Memory {
+pub struct RecoveryReply {
     /// The question's nonce.
     pub nonce: u64,
     /// The highest of the floors, fences and votes that are out.

@@ -1,8 +1,8 @@
 //! What a voter does that has lost its memory.
 //!
 //! A voter that forgot whom it voted for would vote again, and two claims would have a majority.
-//! So it abstains until every lease it may have voted for is over, and then asks the others for
-//! the highest epoch they know, since it may have been the only one that two owners share. The
+//! So it is in recovery until every lease it may have voted for is over, and then asks the others
+//! for the highest epoch they know, since it may have been the only one that two owners share. The
 //! wall clocks are the second belt. Whatever had been granted when it started was no further ahead
 //! of a right clock than `max_clock_skew`, some right clock has not passed the high time
 //! ([`Clocks`](super::clocks::Clocks)), and right clocks differ by no more than `max_clock_skew`.
@@ -28,7 +28,7 @@ use super::description::{OtherSet, Role};
 use super::epoch::Epoch;
 use super::event::{Effects, Event};
 use super::id::NodeId;
-use super::message::{Memory, Message, Recall};
+use super::message::{Message, RecoveryQuery, RecoveryReply};
 use super::time::{Instant, Now};
 use super::view::View;
 use super::voter::Start;
@@ -37,7 +37,7 @@ use super::voter_set::VoterSet;
 /// How often a voter asks for voter sets in the course of its quarantine, at least.
 const ASKS: u32 = 8;
 /// How long a voter waits for answers once its quarantine is over.
-const RECALL_WAIT: Duration = Duration::from_secs(1);
+const REPLY_WAIT: Duration = Duration::from_secs(1);
 /// The same for the clocks of more members than a quorum.
 const CLOCKS_WAIT: Duration = Duration::from_secs(10);
 
@@ -48,7 +48,7 @@ enum Phase {
     /// It waits for the leases it may have voted for.
     Quarantine,
     /// They are over; it asks what was the highest epoch.
-    Recall { deadline: Instant },
+    RecoveryQuery { deadline: Instant },
     /// It may vote.
     Over,
 }
@@ -139,9 +139,9 @@ impl Recovery {
                 .cloned()
                 .collect(),
             gossiped: BTreeSet::new(),
-            enough: match mistaken!(RecallOneFewer) {
-                true => voter_set.recall_answers().saturating_sub(1),
-                false => voter_set.recall_answers(),
+            enough: match mistaken!(OneReplyFewer) {
+                true => voter_set.recovery_replies().saturating_sub(1),
+                false => voter_set.recovery_replies(),
             },
             decides_alone: voter_set.majority() == 1,
             skew: timing.max_clock_skew,
@@ -150,7 +150,7 @@ impl Recovery {
             next_ask: now.mono,
             answers: BTreeMap::new(),
         };
-        if start == Start::Amnesia {
+        if start == Start::Recovering {
             recovery.go_into_quarantine(out);
         }
         recovery
@@ -239,7 +239,7 @@ impl Recovery {
         }
         match self.phase {
             Phase::New => self.go_into_quarantine(out),
-            Phase::Recall { .. } => {
+            Phase::RecoveryQuery { .. } => {
                 self.phase = Phase::Quarantine;
                 self.answers.clear();
                 self.later = None;
@@ -282,28 +282,28 @@ impl Recovery {
         }
     }
 
-    pub(crate) fn handle_memory(
+    pub(crate) fn handle_recovery_reply(
         &mut self,
         now: Now,
         from: &NodeId,
-        msg: &Memory,
+        msg: &RecoveryReply,
         out: &mut Effects,
     ) {
-        if msg.nonce != self.nonce.wrapping_add(u64::from(self.is_recalling())) {
+        if msg.nonce != self.nonce.wrapping_add(u64::from(self.is_querying())) {
             return;
         }
         self.wait_as_long_as(from, msg.quarantine, msg.skew, out);
-        if self.is_recalling() {
+        if self.is_querying() {
             self.hold(now, out);
         }
         match self.phase {
             Phase::New if msg.knew && !mistaken!(NewIsBelieved) => self.go_into_quarantine(out),
             Phase::New => self.answer(now, from, Answer::default()),
-            Phase::Recall { .. } if msg.votes => {
+            Phase::RecoveryQuery { .. } if msg.votes => {
                 let (highest, limit) = (msg.highest, Epoch::limit(now, self.skew));
                 self.answer(now, from, Answer { highest, limit });
             }
-            Phase::Recall { .. } | Phase::Quarantine | Phase::Over => {}
+            Phase::RecoveryQuery { .. } | Phase::Quarantine | Phase::Over => {}
         }
     }
 
@@ -343,17 +343,17 @@ impl Recovery {
             self.go_into_quarantine(out);
         }
         if self.phase == Phase::Quarantine && now.mono >= self.until() {
-            self.phase = Phase::Recall {
-                deadline: now.mono.after(RECALL_WAIT),
+            self.phase = Phase::RecoveryQuery {
+                deadline: now.mono.after(REPLY_WAIT),
             };
             self.asked = 0;
             self.next_ask = now.mono;
         }
-        if let Phase::Recall { deadline } = self.phase {
+        if let Phase::RecoveryQuery { deadline } = self.phase {
             self.end_if_answered(now);
             if now.mono >= deadline && !self.may_return(now) {
-                let deadline = now.mono.after(RECALL_WAIT);
-                self.phase = Phase::Recall { deadline };
+                let deadline = now.mono.after(REPLY_WAIT);
+                self.phase = Phase::RecoveryQuery { deadline };
             } else if now.mono >= deadline {
                 self.phase = Phase::Over;
             }
@@ -370,7 +370,7 @@ impl Recovery {
 
     /// Asks for voter sets during the quarantine, for what is remembered before and after.
     fn ask(&mut self, now: Now, out: &mut Effects) {
-        let nonce = self.nonce.wrapping_add(u64::from(self.is_recalling()));
+        let nonce = self.nonce.wrapping_add(u64::from(self.is_querying()));
         let (question, pause) = match self.phase {
             Phase::Quarantine => {
                 let pause = self.round_trip * (1 << self.asked.min(16));
@@ -384,10 +384,10 @@ impl Recovery {
                 // It may take long until somebody sets a clock right.
                 let least = match self.may_return {
                     MayReturn::Yes => pause,
-                    MayReturn::Later | MayReturn::No => RECALL_WAIT,
+                    MayReturn::Later | MayReturn::No => REPLY_WAIT,
                 };
                 let pause = pause.max(least);
-                (Message::Recall(Recall { nonce }), pause)
+                (Message::RecoveryQuery(RecoveryQuery { nonce }), pause)
             }
         };
         let unheard = self
@@ -409,17 +409,17 @@ impl Recovery {
 
     /// Whether it may have forgotten something, and so can vouch for nothing.
     pub(crate) fn is_quarantined(&self) -> bool {
-        matches!(self.phase, Phase::Quarantine | Phase::Recall { .. })
+        matches!(self.phase, Phase::Quarantine | Phase::RecoveryQuery { .. })
     }
 
-    fn is_recalling(&self) -> bool {
-        matches!(self.phase, Phase::Recall { .. })
+    fn is_querying(&self) -> bool {
+        matches!(self.phase, Phase::RecoveryQuery { .. })
     }
 
     pub(crate) fn next_timeout(&self) -> Instant {
         match self.phase {
             Phase::New | Phase::Quarantine => self.next_ask.min(self.until()),
-            Phase::Recall { deadline } => self.next_ask.min(deadline),
+            Phase::RecoveryQuery { deadline } => self.next_ask.min(deadline),
             Phase::Over => Instant::ZERO,
         }
     }

@@ -20,8 +20,8 @@ use super::epoch::Epoch;
 use super::event::{Effects, Event};
 use super::id::{ClaimId, Incarnation, Key, NodeId};
 use super::message::{
-    Claim, Memory, REPORTED_WAITERS_MAX, Recall, RefuseReason, Release, Report, ReportedVote,
-    ReportedWaiter,
+    Claim, REPORTED_WAITERS_MAX, RecoveryQuery, RecoveryReply, RefuseReason, Release, Report,
+    ReportedVote, ReportedWaiter,
 };
 use super::recovery::Recovery;
 use super::session::{SessionNo, Sessions};
@@ -65,7 +65,7 @@ impl Default for VoterLimits {
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Start {
     /// It may have voted in an earlier incarnation, and has forgotten: quarantine.
-    Amnesia,
+    Recovering,
     /// Its operator says that the cluster is new. It asks the others all the same, and goes into
     /// quarantine unless they agree.
     NewCluster,
@@ -217,7 +217,7 @@ impl Voter {
         let (floors, highest_floor) = (std::mem::take(&mut self.floors), self.highest_known());
         let recovery = match self.recovery.take() {
             Some(recovery) => recovery.restart(now, nonce, out),
-            None => Recovery::new(now, &me, &voter_set, Start::Amnesia, nonce, out),
+            None => Recovery::new(now, &me, &voter_set, Start::Recovering, nonce, out),
         };
         *self = Self::without_memory(me, voter_set, self.limits, nonce, recovery);
         self.floors = floors;
@@ -230,7 +230,7 @@ impl Voter {
         let fences = self
             .slots
             .iter()
-            .map(|(_, slot)| match mistaken!(RecallWithoutVotes) {
+            .map(|(_, slot)| match mistaken!(RepliesWithoutVotes) {
                 true => slot.fence,
                 false => slot.fence.max(slot.vote.epoch),
             });
@@ -247,9 +247,15 @@ impl Voter {
     }
 
     /// An answer to a question that this voter asked since it has no memory.
-    pub fn handle_memory(&mut self, now: Now, from: &NodeId, msg: &Memory, out: &mut Effects) {
+    pub fn handle_recovery_reply(
+        &mut self,
+        now: Now,
+        from: &NodeId,
+        msg: &RecoveryReply,
+        out: &mut Effects,
+    ) {
         if let Some(recovery) = &mut self.recovery {
-            recovery.handle_memory(now, from, msg, out);
+            recovery.handle_recovery_reply(now, from, msg, out);
         }
         self.finish_recovery(out);
     }
@@ -280,12 +286,17 @@ impl Voter {
     /// What this voter remembers, for one that has lost its memory. `knew` and `seen` are of the
     /// node's knowledge of the asker.
     #[must_use]
-    pub fn recollect(&self, msg: &Recall, knew: bool, seen: Incarnation) -> Memory {
+    pub fn recovery_reply(
+        &self,
+        msg: &RecoveryQuery,
+        knew: bool,
+        seen: Incarnation,
+    ) -> RecoveryReply {
         let highest = self.highest_known();
         // One that may itself have forgotten cannot vouch that there was nothing before.
         let forgets = self.recovery.as_ref().is_some_and(Recovery::is_quarantined);
         let knew = knew || (self.forgot || forgets) && !mistaken!(ForgetfulVouch);
-        Memory {
+        RecoveryReply {
             nonce: msg.nonce,
             highest,
             votes: self.recovery.is_none(),
@@ -327,13 +338,13 @@ impl Voter {
         earliest([expiry, self.sessions.first_due(), recovery])
     }
 
-    /// Until when this voter abstains at the latest but for a second; `None` once it votes.
+    /// Until when this voter is in recovery at the latest but for a second; `None` once it votes.
     #[must_use]
     pub fn quarantine(&self) -> Option<Instant> {
         self.recovery.as_ref().map(Recovery::until)
     }
 
-    /// A node that speaks for another voter set, while this voter abstains for its sake.
+    /// A node that speaks for another voter set, while this voter is in recovery for its sake.
     #[must_use]
     pub fn waits_for(&self, now: Now) -> Option<&NodeId> {
         self.recovery.as_ref().and_then(|it| it.waits_for(now))

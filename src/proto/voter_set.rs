@@ -35,9 +35,9 @@ const MILLION: u32 = 1_000_000;
 /// node which was given others is refused instead of quietly weakening a lease.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Timing {
-    /// The longest lease. A voter that restarts without its memory abstains for about so long,
-    /// and a dead holder delays the next by at most its own ttl. Rule of thumb: a
-    /// minute, since some jobs run for so long.
+    /// The longest lease. A voter that restarts without its memory is in recovery for about so
+    /// long, and a dead holder delays the next by at most its own ttl. Rule of thumb: a minute,
+    /// since some jobs run for so long.
     pub max_ttl: Duration,
     /// How much faster one node's monotonic clock may run than another's, in parts per million.
     /// Mutual exclusion leans on this and on nothing else. Crystals stay within 100, a clock that
@@ -381,7 +381,7 @@ impl VoterSet {
     /// How many *other* members must have answered a voter that lost its memory, so that one of
     /// them is sure to have voted for whatever it voted for: all but `majority - 2`.
     #[must_use]
-    pub fn recall_answers(&self) -> usize {
+    pub fn recovery_replies(&self) -> usize {
         (self.members.len() - 1).saturating_sub(self.majority().saturating_sub(2))
     }
 }

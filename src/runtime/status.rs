@@ -36,7 +36,7 @@ pub struct Status {
     /// Whether a majority of the members would vote for claims of this node, and this node's own
     /// voter is among them, if it has one. Never once the mesh was shut down.
     pub is_ready: bool,
-    /// How long this node's voter still abstains at the least, since it has no memory; `None`
+    /// How long this node's voter is still in recovery at the least, since it has no memory; `None`
     /// where it votes, or where this node is no member.
     pub quarantine: Option<Duration>,
     /// What the voters' wall clocks say of this node's. A wrong one costs no lock while most are

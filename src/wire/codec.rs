@@ -188,8 +188,8 @@ mod tests {
             to: node("b"),
             voter_set: VoterSetTag::default(),
         };
-        let recall = Message::Recall(crate::proto::message::Recall { nonce: 1 });
-        let many = vec![recall; MESSAGES_MAX + 1];
+        let query = Message::RecoveryQuery(crate::proto::message::RecoveryQuery { nonce: 1 });
+        let many = vec![query; MESSAGES_MAX + 1];
         let packed = pack(&head, &many, BODY_BYTES_MAX);
         let counts: Vec<usize> = packed.bodies.iter().map(|(_, count)| *count).collect();
         assert_eq!(counts, [MESSAGES_MAX, 1]);

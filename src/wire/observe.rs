@@ -136,8 +136,8 @@ pub enum VoterState {
     NotAMember,
     /// It votes.
     Votes,
-    /// It has no memory of its votes and abstains.
-    Abstains {
+    /// It has no memory of its votes and is in recovery.
+    Recovering {
         /// For so long at the most, but for a second.
         remaining: Duration,
     },

@@ -160,7 +160,7 @@ async fn progress(ledger: &Ledger) {
 /// The last node crashes while it holds a lock, comes back without memory, and votes again; then
 /// the first one crashes, so that a majority needs it. Depends on real time where it takes a guard
 /// to be held: a machine that does not run it for a second breaks it.
-async fn crash_and_amnesia(size: usize) {
+async fn crash_and_recovery(size: usize) {
     let mut cluster = Cluster::start(size, Duration::from_secs(2)).await;
     let ledger = Arc::new(Ledger::default());
     let last = size - 1;
@@ -193,17 +193,17 @@ async fn crash_and_amnesia(size: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn m5_of_three_nodes_one_crashes_comes_back_without_memory_and_is_relied_on_again() {
-    crash_and_amnesia(3).await;
+    crash_and_recovery(3).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn m5_of_five_nodes_one_crashes_comes_back_without_memory_and_is_relied_on_again() {
-    crash_and_amnesia(5).await;
+    crash_and_recovery(5).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn m5_of_seven_nodes_one_crashes_comes_back_without_memory_and_is_relied_on_again() {
-    crash_and_amnesia(7).await;
+    crash_and_recovery(7).await;
 }
 
 /// The lesser half is cut off while one of it holds a lock. It loses it before the greater half

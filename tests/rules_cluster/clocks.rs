@@ -88,7 +88,7 @@ fn epoch_does_not_fall_by_the_reading_of_a_dead_voter() {
     net.crash(3);
     net.fate = straight();
     net.crash(0);
-    net.start(0, Start::Amnesia);
+    net.start(0, Start::Recovering);
     net.seats[1].wall_off_ms = -HOUR_MS;
     tick(&mut net, ms(10_000));
     // It dies for good; from now on the clock of 0 is the only wrong one.
@@ -123,7 +123,7 @@ fn wrong_clock_of_dead_member_is_not_disputed_for_long() {
             net.crash(dies);
         }
         net.crash(back);
-        net.start(back, Start::Amnesia);
+        net.start(back, Start::Recovering);
         tick(&mut net, ms(25_000));
         if is_read {
             net.crash(dies);
@@ -162,7 +162,7 @@ fn right_clock_of_dead_member_is_not_disputed_in_a_long_quarantine() {
         if !is_read {
             net.crash(dies);
         }
-        net.start(back, Start::Amnesia);
+        net.start(back, Start::Recovering);
         tick(&mut net, ms(10_000));
         if is_read {
             net.crash(dies);
@@ -191,7 +191,7 @@ fn clocks_are_not_disputed_if_a_round_trip_is_longer_than_the_skew() {
         };
         set_timing(&mut net, timing);
         net.fate = Box::new(|_| vec![ms(140)]);
-        (0..3).for_each(|seat| net.start(seat, Start::Amnesia));
+        (0..3).for_each(|seat| net.start(seat, Start::Recovering));
         tick(&mut net, ms(300_000));
         (0..3).all(|seat| votes(&net, seat))
     };
@@ -218,12 +218,12 @@ fn voter_that_had_a_twin_keeps_a_fence_for_its_key_alone() {
         tick(&mut net, ms(10_000));
         if has_twin {
             let twin = net.seat_beside(2, 77);
-            net.start(twin, Start::Amnesia);
+            net.start(twin, Start::Recovering);
             tick(&mut net, ms(1_000));
             net.crash(twin);
         } else {
             net.crash(2);
-            net.start(2, Start::Amnesia);
+            net.start(2, Start::Recovering);
         }
         tick(&mut net, ms(60_000));
         assert!(votes(&net, 2));

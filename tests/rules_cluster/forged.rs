@@ -52,7 +52,7 @@ fn inject(net: &mut Net, to: usize, bytes: &[u8]) {
 #[test]
 fn voter_set_with_an_endless_skew_is_dropped() {
     let mut net = Net::of(3, 3, 0);
-    (0..3).for_each(|seat| net.start(seat, Start::Amnesia));
+    (0..3).for_each(|seat| net.start(seat, Start::Recovering));
     net.run_for(ms(100));
     let timing = Timing {
         max_clock_skew: Duration::MAX,
@@ -69,7 +69,7 @@ fn voter_set_with_an_endless_skew_is_dropped() {
 fn voter_set_with_a_max_ttl_of_centuries_is_dropped() {
     let mut net = Net::new(3, 3, 1);
     net.crash(0);
-    net.start(0, Start::Amnesia);
+    net.start(0, Start::Recovering);
     net.run_for(ms(100));
     let timing = Timing {
         max_ttl: Duration::from_secs(400 * 365 * 24 * 3_600),
@@ -82,7 +82,7 @@ fn voter_set_with_a_max_ttl_of_centuries_is_dropped() {
     net.run_for(ms(120_000));
     // The other one was never sent anything, and restarts later.
     net.crash(1);
-    net.start(1, Start::Amnesia);
+    net.start(1, Start::Recovering);
     net.run_for(ms(120_000));
     assert!(
         votes(&net, 0) && votes(&net, 1),

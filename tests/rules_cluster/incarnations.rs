@@ -31,7 +31,7 @@ fn a_node_that_comes_back_frees_what_its_last_incarnation_held() {
     net.crash(3);
     net.run_for(ms(1_000));
     assert_eq!(net.granted(4, next), None);
-    net.start(3, Start::Amnesia);
+    net.start(3, Start::Recovering);
     net.acquire(3, "another", TTL);
     net.run_until(ms(50), |net| net.granted(4, next).is_some());
 }
@@ -66,7 +66,7 @@ fn a_node_that_comes_back_and_asks_for_nothing_frees_what_it_held() {
     net.run_for(ms(100));
     assert_eq!(net.granted(4, next), None);
     net.seats[3].incarnation += 1;
-    net.start(3, Start::Amnesia);
+    net.start(3, Start::Recovering);
     net.run_for(ms(100));
     assert!(net.granted(4, next).is_some());
 }
@@ -82,7 +82,7 @@ fn a_node_that_comes_back_is_heard_though_its_first_words_are_lost() {
     net.run_for(ms(100));
     net.crash(3);
     net.fate = losing(|packet| packet.from == 3 || packet.to == 3);
-    net.start(3, Start::Amnesia);
+    net.start(3, Start::Recovering);
     net.run_for(ms(1_000));
     names_only(&mut net, 3);
     net.run_for(ms(1_000));
@@ -104,7 +104,7 @@ fn a_node_that_comes_back_answers_those_that_find_it_first() {
     net.run_for(ms(100));
     net.crash(2);
     net.fate = losing(|packet| packet.from == 2);
-    net.start(2, Start::Amnesia);
+    net.start(2, Start::Recovering);
     net.with(2, |node, now| node.handle_view(now, &View::default()));
     net.run_for(ms(100));
     names_only(&mut net, 2);
@@ -131,7 +131,7 @@ fn f24_a_node_whose_wall_clock_was_set_back_goes_on_under_a_higher_incarnation()
         for seat in 3..5 {
             net.crash(seat);
             net.seats[seat].incarnation = 50 + seat as u64;
-            net.start(seat, Start::Amnesia);
+            net.start(seat, Start::Recovering);
         }
         net.acquire(3, "k", ms(30_000));
         net.run_for(ms(100));
@@ -142,7 +142,7 @@ fn f24_a_node_whose_wall_clock_was_set_back_goes_on_under_a_higher_incarnation()
         net.seats[3].port = port;
         net.seats[3].incarnation = 7;
         let voter_set = net.voter_set.clone();
-        net.start_in(3, Start::Amnesia, voter_set);
+        net.start_in(3, Start::Recovering, voter_set);
         let again = net.acquire(3, "other", TTL);
         net.run_until(ms(200), |net| net.granted(3, again).is_some());
         assert!(net.node(3).claimant().incarnation().get() > 53);
@@ -159,7 +159,7 @@ fn f24_a_node_whose_wall_clock_was_set_back_and_that_asks_for_nothing_frees_what
     let mut net = Net::new(3, 3, 2);
     net.crash(3);
     net.seats[3].incarnation = 50;
-    net.start(3, Start::Amnesia);
+    net.start(3, Start::Recovering);
     net.acquire(3, "k", ms(30_000));
     net.run_for(ms(100));
     let next = net.acquire(4, "k", ms(30_000));
@@ -167,7 +167,7 @@ fn f24_a_node_whose_wall_clock_was_set_back_and_that_asks_for_nothing_frees_what
     net.crash(3);
     net.seats[3].incarnation = 7;
     let voter_set = net.voter_set.clone();
-    net.start_in(3, Start::Amnesia, voter_set);
+    net.start_in(3, Start::Recovering, voter_set);
     net.run_for(ms(100));
     assert!(net.node(3).claimant().incarnation().get() > 51);
     assert!(net.granted(4, next).is_some());
@@ -180,14 +180,14 @@ fn a_lease_is_lost_when_its_node_learns_that_its_incarnation_has_too_low_a_numbe
     net.seats[3].incarnation = 50;
     // Only voter 2 hears of that incarnation.
     net.fate = losing(|packet| packet.from == 3 && packet.to != 2);
-    net.start(3, Start::Amnesia);
+    net.start(3, Start::Recovering);
     net.acquire(3, "k", TTL);
     net.run_for(ms(50));
     net.crash(3);
     net.seats[3].incarnation = 40;
     let voter_set = net.voter_set.clone();
     net.fate = losing(|packet| packet.is_between(3, 2));
-    net.start_in(3, Start::Amnesia, voter_set);
+    net.start_in(3, Start::Recovering, voter_set);
     let held = net.acquire(3, "l", ms(30_000));
     net.run_until(ms(100), |net| net.holds(3, held));
     let next = net.acquire(4, "l", ms(30_000));
@@ -279,7 +279,7 @@ fn m5_a_voter_that_forgot_does_not_vouch_for_another_that_forgot() {
     // The third forgets, and hears of the others' next lives while it is in quarantine; its
     // answers are lost.
     net.crash(2);
-    net.start(2, Start::Amnesia);
+    net.start(2, Start::Recovering);
     net.run_for(ms(3_000));
     net.fate = losing(|packet| packet.from == 2 || packet.from == 3);
     for voter in [0, 1] {
@@ -310,7 +310,7 @@ fn f25_a_node_with_another_voter_set_is_refused_and_named() {
     let other = Arc::new(VoterSet::new(1, members, 3, shorter).unwrap());
     net.crash(4);
     net.seats[4].incarnation += 1;
-    net.start_in(4, Start::Amnesia, other);
+    net.start_in(4, Start::Recovering, other);
     let never = net.acquire(4, "k", TTL);
     net.run_for(ms(2_000));
     assert_eq!(net.granted(4, never), None);
@@ -332,7 +332,7 @@ fn restart_with(net: &mut Net, seat: usize, max_ttl: Duration) {
     let other = VoterSet::new(1, members, 3, timing).unwrap();
     net.crash(seat);
     net.seats[seat].incarnation += 1;
-    net.start_in(seat, Start::Amnesia, Arc::new(other));
+    net.start_in(seat, Start::Recovering, Arc::new(other));
 }
 
 /// A voter that was restarted with a shorter `max_ttl` may have promised more before; and two voter
@@ -401,7 +401,7 @@ fn what_an_earlier_incarnation_sent_is_dropped_when_a_later_one_was_heard() {
     net.run_for(ms(10));
     net.crash(3);
     net.fate = straight();
-    net.start(3, Start::Amnesia);
+    net.start(3, Start::Recovering);
     net.acquire(3, "another", TTL);
     net.run_for(ms(1_000));
     let dropped = |node: &Node| node.traffic().dropped_for(DropReason::OutdatedIncarnation);
@@ -416,12 +416,12 @@ fn what_an_earlier_incarnation_sent_is_dropped_when_a_later_one_was_heard() {
 fn f29_two_restarts_within_max_ttl_stop_new_grants_until_the_first_is_back() {
     let mut net = Net::new(3, 3, 1);
     net.crash(0);
-    net.start(0, Start::Amnesia);
+    net.start(0, Start::Recovering);
     let one = net.acquire(3, "one", TTL);
     net.run_until(ms(100), |net| net.holds(3, one));
     net.run_for(ms(5_000));
     net.crash(1);
-    net.start(1, Start::Amnesia);
+    net.start(1, Start::Recovering);
     net.run_for(ms(50));
     let two = net.acquire(3, "two", TTL);
     net.run_for(ms(25_000));

@@ -188,7 +188,7 @@ fn l2_those_who_wait_while_a_voter_comes_back_are_put_in_line_anew() {
     let old = before(&net);
     assert!(old.0 < old.1);
     net.crash(0);
-    net.start(0, Start::Amnesia);
+    net.start(0, Start::Recovering);
     net.fate = losing(|packet| packet.is_between(5, 0));
     net.run_for(ms(30_600 + 1_000 + 1_000));
     net.fate = straight();

@@ -55,7 +55,7 @@ fn stormy(seed: u64) -> usize {
         let seat = random.below(SEATS as u64) as usize;
         if net.seats[seat].node.is_none() {
             if net.time >= back[seat] {
-                net.start(seat, Start::Amnesia);
+                net.start(seat, Start::Recovering);
             }
             continue;
         }
@@ -260,7 +260,7 @@ fn m5_a_voter_that_forgot_is_in_no_majority_until_its_votes_are_over() {
     net.run_until(ms(100), |net| net.holds(3, holder));
     // Voter 1 forgets; the holder is cut off; voters 1 and 2 would be a majority.
     net.crash(1);
-    net.start(1, Start::Amnesia);
+    net.start(1, Start::Recovering);
     let forgot = net.time;
     net.fate = losing(|packet| packet.from == 3 || packet.to == 3 || packet.is_between(0, 4));
     let next = net.acquire(4, "k", ms(30_000));
@@ -284,7 +284,7 @@ fn m5_f3_the_epochs_rise_though_a_voter_forgot_and_its_wall_clock_is_set_back() 
     net.fate = straight();
     net.crash(1);
     net.seats[1].wall_off_ms = -3_600_000;
-    net.start(1, Start::Amnesia);
+    net.start(1, Start::Recovering);
     net.run_for(RECOVERY);
     let seat = |n: usize| net.node(n).voter().unwrap();
     assert_eq!(seat(1).quarantine(), None);
@@ -293,7 +293,7 @@ fn m5_f3_the_epochs_rise_though_a_voter_forgot_and_its_wall_clock_is_set_back() 
     assert!(seat(1).fence(&key("k")) < first);
     net.crash(1);
     net.seats[1].wall_off_ms = -4_000;
-    net.start(1, Start::Amnesia);
+    net.start(1, Start::Recovering);
     net.run_for(RECOVERY);
     assert!(net.node(1).voter().unwrap().fence(&key("k")) >= first);
 }
@@ -308,7 +308,7 @@ fn m5_f17_a_lease_lives_through_a_rolling_restart_of_its_voters() {
     for voter in [0, 1, 2, 0, 1, 2] {
         net.crash(voter);
         net.run_for(ms(500));
-        net.start(voter, Start::Amnesia);
+        net.start(voter, Start::Recovering);
         net.run_for(RECOVERY);
         assert_eq!(net.node(voter).voter().unwrap().quarantine(), None);
         net.run_for(ms(1_000));

@@ -40,7 +40,7 @@ fn later_incarnation_elsewhere_frees_nothing_that_a_live_one_holds() {
     let twin = net.seat_beside(3, 77);
     // The twin's word reaches the voters, and theirs reaches nobody of that name.
     net.fate = losing(move |packet| packet.to == 3 || packet.to == twin);
-    net.start(twin, Start::Amnesia);
+    net.start(twin, Start::Recovering);
     let own = net.acquire(twin, "k", TTL);
     net.run_for(ms(15_000));
     assert!(net.holds(3, held), "it could not hear of it");
@@ -57,7 +57,7 @@ fn twins_that_only_claim_let_go_and_claim_nothing() {
     let held = net.acquire(3, "k", ms(30_000));
     net.run_for(ms(100));
     let twin = net.seat_beside(3, 77);
-    net.start(twin, Start::Amnesia);
+    net.start(twin, Start::Recovering);
     let own = net.acquire(twin, "k", TTL);
     net.run_for(ms(100));
     assert!(is_stopped(&net, 3) && is_stopped(&net, twin));
@@ -82,7 +82,7 @@ fn twins_that_only_claim_let_go_and_claim_nothing() {
 fn twins_of_a_voter_do_not_vote_and_the_one_that_is_left_comes_back_without_memory() {
     let mut net = Net::new(3, 3, 1);
     let twin = net.seat_beside(2, 77);
-    net.start(twin, Start::Amnesia);
+    net.start(twin, Start::Recovering);
     net.run_for(ms(100));
     assert!(is_stopped(&net, 2) && is_stopped(&net, twin));
     assert!(!votes(&net, 2) && !votes(&net, twin));
@@ -117,13 +117,13 @@ fn twin_with_a_lower_number_is_found_too() {
     let mut net = Net::new(3, 3, 2);
     net.crash(3);
     net.seats[3].incarnation = 50;
-    net.start(3, Start::Amnesia);
+    net.start(3, Start::Recovering);
     let held = net.acquire(3, "k", ms(30_000));
     net.run_for(ms(100));
     let twin = net.seat_beside(3, 77);
     net.seats[twin].incarnation = 7;
     let voter_set = net.voter_set.clone();
-    net.start_in(twin, Start::Amnesia, voter_set);
+    net.start_in(twin, Start::Recovering, voter_set);
     net.acquire(twin, "k", TTL);
     net.run_for(ms(500));
     assert!(is_stopped(&net, 3) && is_stopped(&net, twin));
@@ -139,7 +139,7 @@ fn process_that_was_replaced_while_it_slept_stops_with_its_successor() {
     net.run_for(ms(100));
     net.sleep(3, ms(60_000));
     let twin = net.seat_beside(3, 77);
-    net.start(twin, Start::Amnesia);
+    net.start(twin, Start::Recovering);
     let own = net.acquire(twin, "k", TTL);
     net.run_until(ms(11_000), |net| net.holds(twin, own));
     net.run_for(ms(40_000));
@@ -158,7 +158,7 @@ fn process_that_comes_back_elsewhere_goes_on() {
     let next = net.acquire(4, "k", TTL);
     net.crash(3);
     net.seats[3].port = 77;
-    net.start(3, Start::Amnesia);
+    net.start(3, Start::Recovering);
     let own = net.acquire(3, "l", TTL);
     net.run_until(ms(100), |net| net.holds(3, own));
     net.run_for(ms(5_000));
@@ -185,7 +185,7 @@ fn late_word_of_a_dead_incarnation_stops_nobody() {
     net.crash(3);
     net.seats[3].port = 77;
     net.fate = straight();
-    net.start(3, Start::Amnesia);
+    net.start(3, Start::Recovering);
     let own = net.acquire(3, "l", TTL);
     net.run_until(ms(100), |net| net.holds(3, own));
     net.run_for(ms(30_000));
@@ -225,7 +225,7 @@ fn word_of_a_twin_to_another_incarnation_means_nothing() {
         true => vec![ONE_WAY, ms(60_000)],
         false => vec![ONE_WAY],
     });
-    net.start(twin, Start::Amnesia);
+    net.start(twin, Start::Recovering);
     net.run_for(ms(100));
     net.crash(twin);
     net.run_for(ms(20_000));
@@ -240,7 +240,7 @@ fn word_of_a_twin_to_another_incarnation_means_nothing() {
 fn sent_beside_twin(guests: usize) -> usize {
     let mut net = Net::new(3, 3, guests);
     let twin = net.seat_beside(2, 7_777);
-    net.start(twin, Start::Amnesia);
+    net.start(twin, Start::Recovering);
     net.run_for(ms(5_000));
     let before = net.datagrams;
     net.run_for(ms(20_000));
@@ -270,7 +270,7 @@ fn answer_of_a_process_that_ended_since_does_not_count() {
     let later = net.seat_beside(3, 77);
     // What is sent to the one that stands still is lost, but for a while at the end.
     net.fate = losing(|packet| packet.to == 3);
-    net.start(later, Start::Amnesia);
+    net.start(later, Start::Recovering);
     let own = net.acquire(later, "k", TTL);
     net.run_for(ms(20_000));
     assert!(net.holds(later, own));
@@ -298,7 +298,7 @@ fn lower_incarnation_that_starts_again_elsewhere_is_heard_soon() {
     (0..3).for_each(|seat| net.start(seat, Start::NewCluster));
     net.run_for(ms(1_000));
     net.seats[3].incarnation = 1_000_000;
-    net.start(3, Start::Amnesia);
+    net.start(3, Start::Recovering);
     let first = net.acquire(3, "k0", TTL);
     net.run_until(ms(1_000), |net| net.holds(3, first));
     let voter_set = net.voter_set.clone();
@@ -306,7 +306,7 @@ fn lower_incarnation_that_starts_again_elsewhere_is_heard_soon() {
         net.crash(3);
         net.seats[3].port = 70 + start as u16;
         net.seats[3].incarnation = 100 + start;
-        net.start_in(3, Start::Amnesia, voter_set.clone());
+        net.start_in(3, Start::Recovering, voter_set.clone());
         let ticket = net.acquire(3, &format!("k{start}"), TTL);
         let began = net.time;
         while !net.holds(3, ticket) && net.time < began + ms(300_000) {
@@ -324,7 +324,7 @@ fn twins_below_a_dead_incarnation_are_told() {
     let mut net = Net::new(3, 3, 1);
     net.crash(3);
     net.seats[3].incarnation = 1_000_000;
-    net.start(3, Start::Amnesia);
+    net.start(3, Start::Recovering);
     let first = net.acquire(3, "k", TTL);
     net.run_until(ms(1_000), |net| net.holds(3, first));
     net.crash(3);
@@ -334,7 +334,7 @@ fn twins_below_a_dead_incarnation_are_told() {
     let twin = net.seat_beside(3, 72);
     net.seats[twin].incarnation = 102;
     for seat in [3, twin] {
-        net.start_in(seat, Start::Amnesia, voter_set.clone());
+        net.start_in(seat, Start::Recovering, voter_set.clone());
         net.acquire(seat, "l", TTL);
         net.run_for(ms(7));
     }

@@ -9,9 +9,9 @@ use lockmesh::proto::digest::{Digest, PARTS, Part};
 use lockmesh::proto::epoch::Epoch;
 use lockmesh::proto::id::{ClaimId, Incarnation, KEY_BYTES_MAX, Key, NODE_ID_BYTES_MAX, NodeId};
 use lockmesh::proto::message::{
-    Challenge, Claim, HolderGranted, Inspect, KeepAlive, Kept, Memory, Message, Namesake, Outdated,
-    REPORTED_WAITERS_MAX, Recall, Refuse, RefuseReason, Release, Report, ReportedVote,
-    ReportedWaiter, SessionId, Stale, Vote, VoterQuery, VoterReply, Wait,
+    Challenge, Claim, HolderGranted, Inspect, KeepAlive, Kept, Message, Namesake, Outdated,
+    REPORTED_WAITERS_MAX, RecoveryQuery, RecoveryReply, Refuse, RefuseReason, Release, Report,
+    ReportedVote, ReportedWaiter, SessionId, Stale, Vote, VoterQuery, VoterReply, Wait,
 };
 use lockmesh::proto::time::Instant;
 use lockmesh::proto::voter_set::{Timing, VoterSet, VoterSetTag};
@@ -271,11 +271,11 @@ pub(crate) fn any_message_about(
                 granted
             }
         )),
-        number().prop_map(|nonce| Message::Recall(Recall { nonce })),
+        number().prop_map(|nonce| Message::RecoveryQuery(RecoveryQuery { nonce })),
         prop::sample::select(roles()).prop_map(Message::Describe),
         any_voter_set(),
         memory.prop_map(|(nonce, highest, (votes, knew), seen, quarantine, skew)| {
-            Message::Memory(Memory {
+            Message::RecoveryReply(RecoveryReply {
                 nonce,
                 highest,
                 votes,
@@ -396,7 +396,7 @@ pub(crate) fn largest_messages() -> Vec<Message> {
             claim: claim.clone(),
             granted: true,
         }),
-        Message::Recall(Recall { nonce }),
+        Message::RecoveryQuery(RecoveryQuery { nonce }),
         largest_memory(epoch, incarnation),
         Message::Outdated(Outdated { seen: incarnation }),
         Message::Inspect(Inspect { nonce, key }),
@@ -424,7 +424,7 @@ fn largest_namesake(incarnation: Incarnation) -> Message {
 }
 
 fn largest_memory(highest: Epoch, seen: Incarnation) -> Message {
-    Message::Memory(Memory {
+    Message::RecoveryReply(RecoveryReply {
         nonce: u64::MAX,
         highest,
         votes: true,

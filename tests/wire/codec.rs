@@ -47,8 +47,8 @@ fn every_message_at_its_largest_fits_into_a_sealed_datagram() {
             // A new kind of message does not compile here until it is among the largest.
             match message {
                 Message::Claim(_) | Message::Vote(_) | Message::Wait(_) | Message::Stale(_) => {}
-                Message::Refuse(_) | Message::Release(_) | Message::Recall(_) => {}
-                Message::Memory(_) | Message::Outdated(_) | Message::Inspect(_) => {}
+                Message::Refuse(_) | Message::Release(_) | Message::RecoveryQuery(_) => {}
+                Message::RecoveryReply(_) | Message::Outdated(_) | Message::Inspect(_) => {}
                 Message::Report(_) | Message::KeepAlive(_) | Message::Kept(_) => {}
                 Message::VoterQuery(_) | Message::VoterReply(_) => {}
                 Message::Describe(_) | Message::Described(_) => {}
@@ -74,22 +74,22 @@ fn every_message_at_its_largest_fits_into_a_sealed_datagram() {
 fn a_message_over_the_budget_is_reported_and_takes_no_other_with_it() {
     let head = largest_head();
     let messages = largest_messages();
-    let recall = messages[6].clone();
+    let query = messages[6].clone();
     let report = messages[10].clone();
-    let one_recall = body_of(&head, std::slice::from_ref(&recall)).len();
+    let one_query = body_of(&head, std::slice::from_ref(&query)).len();
     let mixed = [
-        recall.clone(),
+        query.clone(),
         report.clone(),
-        recall.clone(),
-        recall.clone(),
+        query.clone(),
+        query.clone(),
         report,
     ];
-    let packed = pack(&head, &mixed, one_recall + 20);
+    let packed = pack(&head, &mixed, one_query + 20);
     assert_eq!(packed.too_large, 2);
     let counts: Vec<usize> = packed.bodies.iter().map(|(_, count)| *count).collect();
     assert_eq!(counts, [3]);
     let taken = unpack(&packed.bodies[0].0).map(|(_, messages)| messages);
-    assert_eq!(taken, Ok(vec![recall; 3]));
+    assert_eq!(taken, Ok(vec![query; 3]));
     let none = pack(&head, &mixed, 10);
     assert_eq!((none.bodies.len(), none.too_large), (0, mixed.len()));
     assert!(pack(&head, &[], DATAGRAM_BYTES_MAX).bodies.is_empty());

@@ -6,7 +6,7 @@ use lockmesh::node::{Node, Output};
 use lockmesh::proto::claimant::{ExtendError, Request, RequestError};
 use lockmesh::proto::event::Event;
 use lockmesh::proto::id::{Incarnation, KEY_BYTES_MAX, Key, NodeId};
-use lockmesh::proto::message::{Memory, Message, Recall};
+use lockmesh::proto::message::{Message, RecoveryQuery, RecoveryReply};
 use lockmesh::proto::time::Instant;
 use lockmesh::proto::view::{Peer, View};
 use lockmesh::wire::codec::unpack;
@@ -219,15 +219,15 @@ fn renewal(output: &Output) -> Option<Instant> {
 }
 
 /// Asks as a voter that has lost its memory does, under a name that was not heard before.
-fn recalls(world: &mut World, from: &NodeId) -> Memory {
+fn reply_of(world: &mut World, from: &NodeId) -> RecoveryReply {
     let head = Head {
         from: from.clone(),
         ..world.head()
     };
-    let datagram = world.datagram(&head, &[Message::Recall(Recall { nonce: 5 })]);
+    let datagram = world.datagram(&head, &[Message::RecoveryQuery(RecoveryQuery { nonce: 5 })]);
     let outputs = world.feed(&datagram);
     match &said(&outputs)[..] {
-        [Message::Memory(memory)] => *memory,
+        [Message::RecoveryReply(memory)] => *memory,
         other => panic!("{other:?}"),
     }
 }
@@ -237,15 +237,15 @@ fn recalls(world: &mut World, from: &NodeId) -> Memory {
 fn a_node_that_votes_or_holds_when_it_first_hears_of_another_knew_of_a_incarnation_before() {
     // A voter that never voted, and holds nothing.
     let mut world = World::new(&["a"]);
-    let memory = recalls(&mut world, &node_id("c"));
+    let memory = reply_of(&mut world, &node_id("c"));
     assert!(memory.votes && !memory.knew);
     // Its vote is out.
     let head = world.head();
     let datagram = world.datagram(&head, &[claim_message(claim_of("b"))]);
     world.feed(&datagram);
-    assert!(recalls(&mut world, &node_id("d")).knew);
+    assert!(reply_of(&mut world, &node_id("d")).knew);
     // What counts is what it knew when it first heard of that incarnation.
-    assert!(!recalls(&mut world, &node_id("c")).knew);
+    assert!(!reply_of(&mut world, &node_id("c")).knew);
 
     // No voter: it asks for a lock, and then holds it.
     let mut world = client();
@@ -255,11 +255,11 @@ fn a_node_that_votes_or_holds_when_it_first_hears_of_another_knew_of_a_incarnati
         [Message::Claim(claim)] => vote_for(claim),
         other => panic!("{other:?}"),
     };
-    assert!(!recalls(&mut world, &node_id("c")).knew);
+    assert!(!reply_of(&mut world, &node_id("c")).knew);
     let datagram = world.datagram(&head, &[vote]);
     world.feed(&datagram);
     let held = world.node.claimant().valid_until(world.now, asked);
     assert!(held.is_some());
-    let memory = recalls(&mut world, &node_id("d"));
+    let memory = reply_of(&mut world, &node_id("d"));
     assert!(memory.knew && !memory.votes);
 }

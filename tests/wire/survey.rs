@@ -78,7 +78,7 @@ fn who_is_silent_dead_or_abstains_is_told_from_who_votes() {
     assert_eq!(names(&c.alive_by), ["a", "b"]);
     assert!(c.answer.is_none() && c.addr == Some(at(3)));
 
-    mesh.teller(2).voter = VoterState::Abstains {
+    mesh.teller(2).voter = VoterState::Recovering {
         remaining: Duration::from_secs(9),
     };
     let survey = mesh.survey(&[1], nothing_more());

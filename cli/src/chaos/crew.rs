@@ -20,7 +20,7 @@ const STOP_AT_MOST: Duration = Duration::from_secs(20);
 const LEASE: Duration = Duration::from_millis(2_800);
 /// The lease where take-overs are measured.
 const LEASE_OF_HOLDS: Duration = Duration::from_secs(2);
-/// The longest lease, and so how long a voter abstains that was restarted.
+/// The longest lease, and so how long a voter is in recovery that was restarted.
 const MAX_LEASE: Duration = Duration::from_secs(3);
 /// The longest lease of a node that differs from its peers, and the lease of its locks.
 const SHORT_MAX_LEASE: Duration = Duration::from_millis(500);

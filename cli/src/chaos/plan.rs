@@ -74,7 +74,7 @@ const CLIENT_EVERY_MS: u64 = 600;
 struct Planner {
     rng: StdRng,
     nodes: usize,
-    /// How long a restarted voter abstains.
+    /// How long a restarted voter is in recovery.
     quarantine: Duration,
     steps: Vec<Step>,
 }

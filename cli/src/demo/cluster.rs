@@ -19,7 +19,7 @@ pub(crate) const WORKERS_PER_NODE: usize = 4;
 pub(crate) const KEYS: [&str; 4] = ["orders", "invoices", "emails", "backups"];
 /// The lease of every lock in the demo.
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
-/// The longest lease, and so how long a voter that has lost its memory abstains.
+/// The longest lease, and so how long a voter that has lost its memory is in recovery.
 pub(crate) const MAX_TTL: Duration = Duration::from_secs(3);
 const WORKER_WAITS_AT_MOST: Duration = Duration::from_secs(1);
 const WORK: Duration = Duration::from_millis(1);

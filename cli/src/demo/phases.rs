@@ -276,7 +276,7 @@ impl Story {
         let mesh = self.cluster.node(CRASHED);
         match mesh.status().quarantine {
             Some(left) => self.say(format!(
-                "it may have voted before (leases of up to {MAX_TTL:?}): it abstains for {}",
+                "it may have voted before (leases of up to {MAX_TTL:?}): it is in recovery for {}",
                 span(left)
             )),
             None => bail!("n1 votes at once, and may have voted before"),

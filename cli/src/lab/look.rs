@@ -48,7 +48,7 @@ pub(super) struct Snapshot {
 pub(super) struct NodeSeen {
     /// `running`, `frozen` or `down`.
     pub(super) condition: &'static str,
-    /// How long its voter still abstains at the least.
+    /// How long its voter is still in recovery at the least.
     pub(super) quarantine: Option<Ms>,
     /// Whether it believes each node to be alive.
     pub(super) sees: Vec<bool>,
@@ -320,7 +320,7 @@ fn follow(record: &mut Record, now: Ms, kind: Kind, node: usize, is_so: bool) {
             let what = match kind {
                 Kind::Frozen => "is frozen: its process does not run, its clock goes on",
                 Kind::Down => "is down: its process has crashed",
-                _ => "has lost its memory and abstains from voting",
+                _ => "has lost its memory and is in recovery ",
             };
             record.begin(now, kind, Some(node), format!("n{node} {what}"));
         }

@@ -97,8 +97,8 @@ fn node_json(survey: &Survey, node: &NodeSurvey) -> Value {
         value["keys"] = json!(told.keys);
         value["claims"] = json!(told.claims);
         value["counts"] = json!(told.counts);
-        if let VoterState::Abstains { remaining } = told.voter {
-            value["abstains_for_ms"] = json!(millis(remaining));
+        if let VoterState::Recovering { remaining } = told.voter {
+            value["recovering_for_ms"] = json!(millis(remaining));
         }
         let dropped = traffic.dropped.iter();
         let dropped: serde_json::Map<String, Value> = dropped
@@ -162,9 +162,9 @@ pub(crate) fn state(survey: &Survey, node: &NodeSurvey) -> (&'static str, String
         Some(answer) => match answer.overview.voter {
             VoterState::Votes => plain("votes", "votes"),
             VoterState::NotAMember => plain("client", "client"),
-            VoterState::Abstains { remaining } => (
-                "abstains",
-                format!("abstains {} s", remaining.as_secs() + 1),
+            VoterState::Recovering { remaining } => (
+                "recovering",
+                format!("in recovery {} s", remaining.as_secs() + 1),
             ),
         },
     }

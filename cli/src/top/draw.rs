@@ -131,7 +131,7 @@ fn member_row(top: &Top, survey: &Survey, node: &NodeSurvey) -> Row<'static> {
     ]);
     match status::state(survey, node).0 {
         "silent" | "other_voter_set" => row.style(Style::new().fg(Color::Red)),
-        "abstains" => row.style(Style::new().fg(Color::Yellow)),
+        "recovering" => row.style(Style::new().fg(Color::Yellow)),
         _ => row,
     }
 }

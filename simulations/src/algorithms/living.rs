@@ -7,8 +7,8 @@
 //!
 //! All else is done well, so that the count alone is compared: a vote counts from when it was asked
 //! for, less the drift of the clocks; epochs are drawn as lockmesh draws them and a voter refuses
-//! one that is not above the last; a voter that lost its memory abstains until every lease it may
-//! have voted for is over.
+//! one that is not above the last; a voter that lost its memory is in recovery until every lease it
+//! may have voted for is over.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

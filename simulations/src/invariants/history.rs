@@ -36,7 +36,7 @@ pub(crate) struct History {
     /// Of those, the highest that had been granted when the voter last lost its memory.
     lost: BTreeMap<(Host, KeyAt), u64>,
     /// Voters that lost their memory and do not vote yet.
-    pub(crate) abstaining: BTreeSet<Host>,
+    pub(crate) recovering: BTreeSet<Host>,
     /// The epochs of all owners, for each key.
     owners: Vec<BTreeSet<u64>>,
     /// The latest end of a lease that was ever told, for each key.
@@ -63,7 +63,7 @@ impl History {
             votes: BTreeMap::new(),
             voted_for: BTreeMap::new(),
             lost: BTreeMap::new(),
-            abstaining: BTreeSet::new(),
+            recovering: BTreeSet::new(),
             owners: vec![BTreeSet::new(); keys],
             last_end: vec![0; keys],
             waived: BTreeSet::new(),
@@ -182,7 +182,7 @@ impl History {
             }
             Fact::Voted { voter, key, to } => self.keep_vote(at, *voter, *key, *to),
             Fact::Forgot { voter } => {
-                self.abstaining.insert(*voter);
+                self.recovering.insert(*voter);
                 self.keep_loss(*voter);
             }
             Fact::Returned {
@@ -263,7 +263,7 @@ impl History {
     }
 
     fn keep_return(&mut self, voter: Host, fences: &[(KeyAt, u64)], leans: bool) {
-        self.abstaining.remove(&voter);
+        self.recovering.remove(&voter);
         for (key, fence) in fences {
             self.votes.remove(&(voter, *key));
             let needed = self.lost_owner(voter, *key);

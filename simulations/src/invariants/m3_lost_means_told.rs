@@ -21,7 +21,7 @@ impl Law for LostMeansTold {
                 if history.terms.clocks_kept && !history.leans_on_settings =>
             {
                 let was = history.vote_of(*voter, *key)?;
-                if *to == Some(was) || history.abstaining.contains(voter) {
+                if *to == Some(was) || history.recovering.contains(voter) {
                     return None;
                 }
                 // The vote of `was` is gone: does its guard still need it?

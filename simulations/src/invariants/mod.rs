@@ -17,7 +17,7 @@ mod m1_mutual_exclusion;
 mod m2_fencing;
 mod m3_lost_means_told;
 mod m4_a_majority_of_what;
-mod m5_amnesia;
+mod m5_recovery;
 mod m6_outlives_its_process;
 mod m7_epochs_follow_most_clocks;
 mod m8_one_process_of_a_name;
@@ -275,7 +275,7 @@ impl Laws {
             Box::new(m2_fencing::Fencing),
             Box::new(m3_lost_means_told::LostMeansTold),
             Box::new(m4_a_majority_of_what::AMajorityOfWhat),
-            Box::new(m5_amnesia::Amnesia),
+            Box::new(m5_recovery::Recovering),
             Box::new(m6_outlives_its_process::OutlivesItsProcess::default()),
             Box::new(m7_epochs_follow_most_clocks::EpochsFollowMostClocks),
             Box::new(m8_one_process_of_a_name::OneProcessOfAName),

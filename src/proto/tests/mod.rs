@@ -221,7 +221,7 @@ fn line(to: &NodeId, message: &Message) -> String {
             m.claim.seq,
             flag(m.granted, "granted")
         ),
-        Message::Recall(_) => format!("{to} Recall"),
+        Message::RecoveryQuery(_) => format!("{to} Recovery query"),
         Message::Describe(_) => format!("{to} Describe"),
         Message::KeepAlive(m) => {
             let covered: u32 = m.covered.parts.iter().map(|part| part.count).sum();

@@ -2,7 +2,7 @@
 
 use super::super::clocks::MayReturn;
 use super::super::description::OtherSet;
-use super::super::message::{Memory, Recall};
+use super::super::message::{RecoveryQuery, RecoveryReply};
 use super::voter_rules::view;
 use super::*;
 
@@ -11,10 +11,10 @@ const NOTHING: [&str; 0] = [];
 const QUARANTINE_MS: u64 = 30_600;
 const SKEW_MS: u64 = 5_000;
 
-/// The nonce of the first question is the voter's own; that of the recall is the next one.
-fn memory(nonce: u64, highest: Epoch, votes: bool, knew: bool) -> Memory {
+/// The nonce of the first question is the voter's own; that of the recovery query is the next one.
+fn memory(nonce: u64, highest: Epoch, votes: bool, knew: bool) -> RecoveryReply {
     let seen = Incarnation::new(1);
-    Memory {
+    RecoveryReply {
         nonce,
         highest,
         votes,
@@ -25,24 +25,24 @@ fn memory(nonce: u64, highest: Epoch, votes: bool, knew: bool) -> Memory {
     }
 }
 
-fn remembers(wall_ms: u64) -> Memory {
+fn remembers(wall_ms: u64) -> RecoveryReply {
     memory(8, Epoch::at_wall_ms(wall_ms), true, true)
 }
 
 impl Booth {
-    fn told(&mut self, at_ms: u64, from: &str, memory: &Memory) -> Vec<String> {
-        self.does(|v, out| v.handle_memory(at(at_ms), &node(from), memory, out))
+    fn told(&mut self, at_ms: u64, from: &str, memory: &RecoveryReply) -> Vec<String> {
+        self.does(|v, out| v.handle_recovery_reply(at(at_ms), &node(from), memory, out))
     }
 
-    fn recalls(&self, knew: bool) -> Memory {
+    fn reply_of(&self, knew: bool) -> RecoveryReply {
         self.voter
-            .recollect(&Recall { nonce: 1 }, knew, Incarnation::new(1))
+            .recovery_reply(&RecoveryQuery { nonce: 1 }, knew, Incarnation::new(1))
     }
 }
 
 /// The quarantine of `v1` is over, and it has asked the others.
-fn recalling(members: usize, voters: usize) -> Booth {
-    let (mut booth, _) = Booth::of(members, voters, Start::Amnesia);
+fn in_query(members: usize, voters: usize) -> Booth {
+    let (mut booth, _) = Booth::of(members, voters, Start::Recovering);
     let asked = booth.wakes(QUARANTINE_MS);
     assert_eq!(asked.len(), members - 1);
     booth
@@ -51,7 +51,7 @@ fn recalling(members: usize, voters: usize) -> Booth {
 /// M5: it neither votes nor queues until every lease that it may have voted for is over.
 #[test]
 fn m5_a_voter_without_memory_takes_no_part_until_its_votes_are_over() {
-    let (mut booth, said) = Booth::of(3, 3, Start::Amnesia);
+    let (mut booth, said) = Booth::of(3, 3, Start::Recovering);
     assert_eq!(said[0], format!("QuarantineBegan {QUARANTINE_MS}"));
     assert_eq!(booth.voter.quarantine(), Some(instant(QUARANTINE_MS)));
     let refuse = ["a Refuse Quarantine"];
@@ -61,7 +61,10 @@ fn m5_a_voter_without_memory_takes_no_part_until_its_votes_are_over() {
     assert_eq!(booth.wakes(QUARANTINE_MS - 1), asks);
     assert_eq!(booth.hears(QUARANTINE_MS - 1, &claim("a", 5, 3)), refuse);
     assert_eq!((booth.voter.slots(), booth.voter.waiters()), (0, 0));
-    assert_eq!(booth.wakes(QUARANTINE_MS), ["v2 Recall", "v3 Recall"]);
+    assert_eq!(
+        booth.wakes(QUARANTINE_MS),
+        ["v2 Recovery query", "v3 Recovery query"]
+    );
     assert_eq!(booth.hears(QUARANTINE_MS, &claim("a", 5, 4)), refuse);
 }
 
@@ -69,7 +72,7 @@ fn m5_a_voter_without_memory_takes_no_part_until_its_votes_are_over() {
 /// least the highest that one of them knows.
 #[test]
 fn m5_f3_the_floors_are_the_highest_that_all_but_m_minus_2_others_know() {
-    let mut booth = recalling(3, 3);
+    let mut booth = in_query(3, 3);
     let now = QUARANTINE_MS + 10;
     assert_eq!(booth.told(now, "v2", &remembers(WALL + 20_000)), NOTHING);
     // Twice from one is one answer, and a stranger's is none.
@@ -86,7 +89,7 @@ fn m5_f3_the_floors_are_the_highest_that_all_but_m_minus_2_others_know() {
 #[test]
 fn f3_how_many_must_answer_depends_on_members_and_voters() {
     for (members, voters, needed) in [(5, 3, 4), (5, 5, 3), (7, 5, 5), (7, 7, 4)] {
-        let mut booth = recalling(members, voters);
+        let mut booth = in_query(members, voters);
         for other in 2..=members {
             let ended = booth.told(QUARANTINE_MS, &format!("v{other}"), &remembers(WALL));
             assert_eq!(
@@ -105,7 +108,7 @@ fn f3_how_many_must_answer_depends_on_members_and_voters() {
 /// F21: read at the start of the quarantine, so that no claimant of the end is below it.
 #[test]
 fn f21_the_floor_is_the_wall_clock_at_the_start_and_the_skew() {
-    let mut booth = recalling(3, 3);
+    let mut booth = in_query(3, 3);
     let floor = Epoch::limit(at(0), ms(SKEW_MS));
     booth.wakes(QUARANTINE_MS + 1_000);
     assert_eq!(booth.voter.fence(&key()), floor);
@@ -125,7 +128,7 @@ fn f21_the_floor_is_the_wall_clock_at_the_start_and_the_skew() {
 /// F22: it waits a second for answers, no longer; then M2 leans on the wall clock, and it says so.
 #[test]
 fn f22_it_waits_a_second_for_answers_and_no_longer() {
-    let mut booth = recalling(3, 3);
+    let mut booth = in_query(3, 3);
     booth.told(QUARANTINE_MS, "v2", &remembers(WALL + 7_000));
     let mut due = booth.voter.next_timeout().unwrap();
     let mut asked = 0;
@@ -138,7 +141,7 @@ fn f22_it_waits_a_second_for_answers_and_no_longer() {
             v.handle_timeout(now, out);
         });
         // Only the one that has not answered is asked again.
-        assert_eq!(said, ["v3 Recall"]);
+        assert_eq!(said, ["v3 Recovery query"]);
         asked += 1;
         due = booth.voter.next_timeout().unwrap();
     }
@@ -153,7 +156,7 @@ fn f22_it_waits_a_second_for_answers_and_no_longer() {
 /// to the start by what surely passed, and right clocks may differ by the skew.
 #[test]
 fn floor_is_high_time_at_start_and_twice_the_skew() {
-    let mut booth = recalling(3, 3);
+    let mut booth = in_query(3, 3);
     let end = QUARANTINE_MS + 1_000;
     let high = Now {
         wall_ms: WALL + 100_000,
@@ -170,7 +173,7 @@ fn floor_is_high_time_at_start_and_twice_the_skew() {
     let floor = Epoch::limit(start, ms(2 * SKEW_MS));
     assert_eq!(booth.voter.fence(&key()), floor);
     // What others remember is believed by it, too.
-    let mut booth = recalling(3, 3);
+    let mut booth = in_query(3, 3);
     booth.voter.handle_clocks(Some(high), MayReturn::Yes);
     for other in ["v2", "v3"] {
         booth.told(QUARANTINE_MS, other, &remembers(WALL + 104_000));
@@ -183,7 +186,7 @@ fn floor_is_high_time_at_start_and_twice_the_skew() {
 /// too low. So the voter does not vote until it is known which are right.
 #[test]
 fn quarantine_lasts_while_clocks_are_disputed() {
-    let mut booth = recalling(3, 3);
+    let mut booth = in_query(3, 3);
     let end = QUARANTINE_MS + 1_000;
     booth.voter.handle_clocks(Some(at(end)), MayReturn::No);
     for other in ["v2", "v3"] {
@@ -202,7 +205,7 @@ fn quarantine_lasts_while_clocks_are_disputed() {
 /// Rule 28: if it knows the clocks of a quorum alone, it waits ten seconds for others.
 #[test]
 fn voter_that_knows_too_few_clocks_comes_back_later() {
-    let mut booth = recalling(5, 3);
+    let mut booth = in_query(5, 3);
     booth.voter.handle_clocks(None, MayReturn::Later);
     for other in ["v2", "v3", "v4", "v5"] {
         assert_eq!(booth.told(QUARANTINE_MS, other, &remembers(WALL)), NOTHING);
@@ -220,7 +223,7 @@ fn voter_that_knows_too_few_clocks_comes_back_later() {
 /// came.
 #[test]
 fn answers_are_cut_by_the_high_time_of_the_end() {
-    let mut booth = recalling(3, 3);
+    let mut booth = in_query(3, 3);
     let ahead = Now {
         wall_ms: WALL + 300_000,
         ..at(QUARANTINE_MS)
@@ -241,9 +244,9 @@ fn answers_are_cut_by_the_high_time_of_the_end() {
 /// still counts; what its own clock showed does not, once those of the others are known.
 #[test]
 fn restart_without_memory_keeps_what_was_told_of_settings_and_no_floor() {
-    let (mut booth, _) = Booth::of(3, 3, Start::Amnesia);
+    let (mut booth, _) = Booth::of(3, 3, Start::Recovering);
     let longer = memory(7, Epoch::ZERO, true, true);
-    let longer = Memory {
+    let longer = RecoveryReply {
         quarantine: ms(2 * QUARANTINE_MS),
         ..longer
     };
@@ -268,7 +271,7 @@ fn restart_without_memory_keeps_what_was_told_of_settings_and_no_floor() {
 /// Those that are in quarantine themselves have nothing to say, and old answers are no answers.
 #[test]
 fn answers_of_the_quarantined_and_to_other_questions_do_not_count() {
-    let mut booth = recalling(3, 3);
+    let mut booth = in_query(3, 3);
     let highest = Epoch::at_wall_ms(WALL + 9_000);
     booth.told(QUARANTINE_MS, "v2", &memory(8, highest, false, true));
     booth.told(QUARANTINE_MS, "v2", &memory(7, highest, true, true));
@@ -276,7 +279,7 @@ fn answers_of_the_quarantined_and_to_other_questions_do_not_count() {
     let ended = booth.wakes(QUARANTINE_MS + 1_000);
     assert_eq!(ended, ["QuarantineEnded 0 leans true"]);
     assert_eq!(booth.voter.fence(&key()), Epoch::limit(at(0), ms(SKEW_MS)));
-    let (mut booth, _) = Booth::of(3, 3, Start::Amnesia);
+    let (mut booth, _) = Booth::of(3, 3, Start::Recovering);
     booth.told(10, "v2", &remembers(WALL));
     booth.told(10, "v3", &memory(7, highest, true, false));
     assert!(booth.voter.quarantine().is_some());
@@ -285,7 +288,7 @@ fn answers_of_the_quarantined_and_to_other_questions_do_not_count() {
 /// F23: one clock in the year 2100 must not shut out all claimants.
 #[test]
 fn f23_answers_are_cut_at_the_wall_clock_and_the_skew() {
-    let mut booth = recalling(3, 3);
+    let mut booth = in_query(3, 3);
     booth.told(QUARANTINE_MS, "v2", &remembers(WALL + 900_000));
     booth.told(QUARANTINE_MS, "v3", &remembers(WALL));
     let cut = Epoch::limit(at(QUARANTINE_MS), ms(SKEW_MS));
@@ -296,36 +299,44 @@ fn f23_answers_are_cut_at_the_wall_clock_and_the_skew() {
 #[test]
 fn f28_what_a_voter_remembers_includes_the_votes_that_are_out() {
     let mut booth = Booth::new();
-    assert_eq!(booth.recalls(false).highest, Epoch::ZERO);
+    assert_eq!(booth.reply_of(false).highest, Epoch::ZERO);
     booth.hears(0, &claim("a", 5, 1));
-    assert_eq!(booth.recalls(false).highest, Epoch::new(5));
+    assert_eq!(booth.reply_of(false).highest, Epoch::new(5));
     booth.hears_release(1, &release("a", true));
-    assert_eq!(booth.recalls(false).highest, Epoch::new(5));
+    assert_eq!(booth.reply_of(false).highest, Epoch::new(5));
     booth.hears(2, &granted(claim("b", 4, 1)));
-    assert_eq!(booth.recalls(false).highest, Epoch::new(5));
-    let memory = booth.recalls(true);
+    assert_eq!(booth.reply_of(false).highest, Epoch::new(5));
+    let memory = booth.reply_of(true);
     assert!(memory.votes && memory.knew);
-    assert!(!booth.recalls(false).knew);
+    assert!(!booth.reply_of(false).knew);
 }
 
 #[test]
 fn one_voter_for_a_key_leans_on_its_wall_clock_whoever_answers() {
-    let mut booth = recalling(3, 1);
+    let mut booth = in_query(3, 1);
     booth.told(QUARANTINE_MS, "v2", &remembers(WALL));
     let ended = booth.told(QUARANTINE_MS, "v3", &remembers(WALL));
     assert_eq!(ended, ["QuarantineEnded 2 leans true"]);
-    let (mut booth, _) = Booth::of(1, 1, Start::Amnesia);
+    let (mut booth, _) = Booth::of(1, 1, Start::Recovering);
     assert_eq!(booth.wakes(QUARANTINE_MS), ["QuarantineEnded 0 leans true"]);
 }
 
-fn new_here() -> Memory {
+fn new_here() -> RecoveryReply {
     memory(7, Epoch::ZERO, false, false)
 }
 
 #[test]
 fn a_new_cluster_votes_once_nearly_all_others_say_that_they_know_of_nothing() {
     let (mut booth, said) = Booth::of(5, 5, Start::NewCluster);
-    assert_eq!(said, ["v2 Recall", "v3 Recall", "v4 Recall", "v5 Recall"]);
+    assert_eq!(
+        said,
+        [
+            "v2 Recovery query",
+            "v3 Recovery query",
+            "v4 Recovery query",
+            "v5 Recovery query"
+        ]
+    );
     assert_eq!(booth.hears(1, &claim("a", 5, 1)), ["a Refuse Quarantine"]);
     booth.told(2, "v2", &new_here());
     booth.told(2, "v3", &new_here());
@@ -344,7 +355,10 @@ fn f27_a_voter_told_that_all_is_new_goes_into_quarantine_if_anybody_knows_better
     let began = booth.told(2, "v3", &knows);
     assert_eq!(began, [format!("QuarantineBegan {QUARANTINE_MS}")]);
     assert_eq!(booth.told(3, "v3", &new_here()), NOTHING);
-    assert_eq!(booth.wakes(QUARANTINE_MS), ["v2 Recall", "v3 Recall"]);
+    assert_eq!(
+        booth.wakes(QUARANTINE_MS),
+        ["v2 Recovery query", "v3 Recovery query"]
+    );
     // Counted from its start, with the floor of its start.
     booth.wakes(QUARANTINE_MS + 1_000);
     assert_eq!(booth.voter.fence(&key()), Epoch::limit(at(0), ms(SKEW_MS)));
@@ -375,15 +389,15 @@ fn f27_a_voter_told_that_all_is_new_sits_out_the_quarantine_if_nobody_answers() 
 #[test]
 fn a_voter_that_was_ever_in_quarantine_vouches_for_nobody() {
     let (booth, _) = Booth::of(3, 3, Start::NewCluster);
-    assert!(!booth.recalls(false).knew);
-    let (mut booth, _) = Booth::of(3, 3, Start::Amnesia);
-    let memory = booth.recalls(false);
+    assert!(!booth.reply_of(false).knew);
+    let (mut booth, _) = Booth::of(3, 3, Start::Recovering);
+    let memory = booth.reply_of(false);
     assert!(memory.knew && !memory.votes);
     booth.wakes(QUARANTINE_MS);
-    assert!(booth.recalls(false).knew);
+    assert!(booth.reply_of(false).knew);
     booth.wakes(QUARANTINE_MS + 1_000);
     // It first heard of the asker while it had nothing to remember: that proves nothing.
-    assert!(booth.recalls(false).knew);
+    assert!(booth.reply_of(false).knew);
 }
 
 /// A voter that is told of an earlier incarnation of itself need not ask any further.
@@ -402,7 +416,7 @@ fn a_new_voter_that_hears_of_an_earlier_incarnation_of_itself_goes_into_quaranti
 /// F17: a lease lives through the restart of its voters one by one.
 #[test]
 fn f17_after_the_quarantine_a_claim_that_has_granted_is_voted_for_again() {
-    let mut booth = recalling(3, 3);
+    let mut booth = in_query(3, 3);
     booth.wakes(QUARANTINE_MS + 1_000);
     let now = QUARANTINE_MS + 1_001;
     assert_eq!(
@@ -424,7 +438,7 @@ fn f17_after_the_quarantine_a_claim_that_has_granted_is_voted_for_again() {
 fn f23_an_answer_that_was_cut_is_told_and_one_just_not_cut_is_none() {
     let limit = Epoch::limit(at(QUARANTINE_MS), ms(SKEW_MS));
     for (highest, leans) in [(limit, false), (limit.next(), true)] {
-        let mut booth = recalling(3, 3);
+        let mut booth = in_query(3, 3);
         booth.told(QUARANTINE_MS, "v2", &memory(8, highest, true, true));
         let ended = booth.told(QUARANTINE_MS, "v3", &remembers(WALL));
         assert_eq!(ended, [format!("QuarantineEnded 2 leans {leans}")]);
@@ -435,12 +449,12 @@ fn f23_an_answer_that_was_cut_is_told_and_one_just_not_cut_is_none() {
 /// The others may know of nothing so high: this voter may have been the only one that voted.
 #[test]
 fn f21_the_floor_of_the_start_stands_whatever_little_the_others_remember() {
-    let mut booth = recalling(3, 3);
+    let mut booth = in_query(3, 3);
     booth.told(QUARANTINE_MS, "v2", &remembers(0));
     let ended = booth.told(QUARANTINE_MS, "v3", &remembers(0));
     assert_eq!(ended, ["QuarantineEnded 2 leans false"]);
     assert_eq!(booth.voter.fence(&key()), Epoch::limit(at(0), ms(SKEW_MS)));
-    assert!(booth.recalls(false).knew, "it has forgotten something");
+    assert!(booth.reply_of(false).knew, "it has forgotten something");
 }
 
 #[test]
@@ -458,7 +472,7 @@ fn a_voter_without_memory_asks_soon_at_first_and_then_less_often() {
     while asked.len() < 8 {
         let due = booth.voter.next_timeout().unwrap().as_nanos() / 1_000_000;
         assert_eq!(booth.wakes(due - 1), NOTHING);
-        assert_eq!(booth.wakes(due), ["v2 Recall", "v3 Recall"]);
+        assert_eq!(booth.wakes(due), ["v2 Recovery query", "v3 Recovery query"]);
         asked.push(due);
     }
     assert_eq!(asked, [0, 20, 60, 140, 300, 620, 940, 1_260]);
@@ -468,11 +482,11 @@ fn a_voter_without_memory_asks_soon_at_first_and_then_less_often() {
 #[test]
 fn a_voter_without_memory_asks_at_once_whom_gossip_has_just_found() {
     let (mut booth, said) = Booth::of(3, 3, Start::NewCluster);
-    assert_eq!(said, ["v2 Recall", "v3 Recall"]);
+    assert_eq!(said, ["v2 Recovery query", "v3 Recovery query"]);
     booth.told(1, "v3", &new_here());
     let found = view(&[("v2", true), ("x", true)]);
     booth.voter.handle_view(&found);
-    assert_eq!(booth.wakes(5), ["v2 Recall", "x Recall"]);
+    assert_eq!(booth.wakes(5), ["v2 Recovery query", "x Recovery query"]);
     // The same again is no news; nor is one that is gone.
     booth.voter.handle_view(&found);
     booth.voter.handle_view(&view(&[("x", true)]));
@@ -497,7 +511,7 @@ impl Booth {
 /// It may have promised as much, if that set names it.
 #[test]
 fn a_longer_quarantine_of_a_set_that_names_it_is_sat_out() {
-    let (mut booth, _) = Booth::of(3, 3, Start::Amnesia);
+    let (mut booth, _) = Booth::of(3, 3, Start::Recovering);
     assert_eq!(
         booth.hears_of(1, "x", &other_set(90_000, false, false)),
         NOTHING
@@ -516,14 +530,17 @@ fn a_longer_quarantine_of_a_set_that_names_it_is_sat_out() {
         booth.hears(89_999, &claim("a", 5, 1)),
         ["a Refuse Quarantine"]
     );
-    assert_eq!(booth.wakes(90_000), ["v2 Recall", "v3 Recall"]);
+    assert_eq!(
+        booth.wakes(90_000),
+        ["v2 Recovery query", "v3 Recovery query"]
+    );
 }
 
 /// The last belt: those that are asked at the end know it.
 #[test]
 fn an_answer_that_tells_of_longer_votes_sends_it_back_into_quarantine() {
-    let mut booth = recalling(3, 3);
-    let longer = Memory {
+    let mut booth = in_query(3, 3);
+    let longer = RecoveryReply {
         quarantine: ms(60_000),
         ..remembers(WALL)
     };
@@ -532,7 +549,10 @@ fn an_answer_that_tells_of_longer_votes_sends_it_back_into_quarantine() {
     assert_eq!(booth.told(QUARANTINE_MS, "v3", &remembers(WALL)), NOTHING);
     assert_eq!(booth.voter.quarantine(), Some(instant(60_000)));
     booth.wakes(59_999);
-    assert_eq!(booth.wakes(60_000), ["v2 Recall", "v3 Recall"]);
+    assert_eq!(
+        booth.wakes(60_000),
+        ["v2 Recovery query", "v3 Recovery query"]
+    );
     booth.told(60_001, "v2", &longer);
     let ended = booth.told(60_001, "v3", &remembers(WALL));
     assert_eq!(ended, ["QuarantineEnded 2 leans false"]);
@@ -541,7 +561,7 @@ fn an_answer_that_tells_of_longer_votes_sends_it_back_into_quarantine() {
 /// An eighth of it more: so long a voter may have been asked and not have answered.
 #[test]
 fn a_voter_of_another_set_is_waited_for_until_its_votes_are_over() {
-    let (mut booth, _) = Booth::of(3, 3, Start::Amnesia);
+    let (mut booth, _) = Booth::of(3, 3, Start::Recovering);
     let votes = other_set(20_000, false, true);
     let (at_ms, after) = (20_000, QUARANTINE_MS + QUARANTINE_MS / 8);
     let told = [format!("QuarantineExtended {} v2 true", at_ms + after)];
@@ -549,7 +569,7 @@ fn a_voter_of_another_set_is_waited_for_until_its_votes_are_over() {
     assert_eq!(booth.hears_of(at_ms + 5, "v2", &votes), NOTHING);
     assert_eq!(booth.voter.quarantine(), Some(instant(at_ms + 5 + after)));
     // Also while it asks what is remembered.
-    let mut booth = recalling(3, 3);
+    let mut booth = in_query(3, 3);
     booth.hears_of(QUARANTINE_MS + 1, "v2", &votes);
     assert_eq!(
         booth.told(QUARANTINE_MS + 2, "v2", &remembers(WALL)),
@@ -569,7 +589,7 @@ fn a_voter_of_another_set_is_waited_for_until_its_votes_are_over() {
 /// What was granted in another set is above no floor of this one.
 #[test]
 fn the_floor_is_above_what_may_have_granted_in_another_set() {
-    let (mut booth, _) = Booth::of(3, 3, Start::Amnesia);
+    let (mut booth, _) = Booth::of(3, 3, Start::Recovering);
     booth.hears_of(20_000, "v2", &other_set(20_000, false, true));
     let mut now = 20_000;
     while booth.voter.quarantine().is_some() {
@@ -582,7 +602,7 @@ fn the_floor_is_above_what_may_have_granted_in_another_set() {
 
 #[test]
 fn voter_sets_are_asked_for_soon_at_first_and_eight_times_in_all() {
-    let (mut booth, said) = Booth::of(3, 3, Start::Amnesia);
+    let (mut booth, said) = Booth::of(3, 3, Start::Recovering);
     assert_eq!(said[1..], ["v2 Describe", "v3 Describe"]);
     let mut asked = Vec::new();
     loop {
@@ -600,7 +620,7 @@ fn voter_sets_are_asked_for_soon_at_first_and_eight_times_in_all() {
 /// Rule 28: a voter that has to forget while it waits for clocks waits for them anew.
 #[test]
 fn restart_waits_for_clocks_anew() {
-    let mut booth = recalling(5, 3);
+    let mut booth = in_query(5, 3);
     booth.voter.handle_clocks(None, MayReturn::Later);
     for other in ["v2", "v3", "v4", "v5"] {
         booth.told(QUARANTINE_MS, other, &remembers(WALL));

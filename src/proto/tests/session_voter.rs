@@ -280,7 +280,7 @@ fn rule_19_only_its_own_node_in_this_incarnation_keeps_a_session() {
 /// Were it to say "over", everything that the session covered would come to be refused.
 #[test]
 fn rule_19_a_voter_in_quarantine_is_mute() {
-    let (mut booth, _) = Booth::of(3, 3, Start::Amnesia);
+    let (mut booth, _) = Booth::of(3, 3, Start::Recovering);
     assert_eq!(booth.is_kept(1_000, "a", 1, digest([1])), NOTHING);
 }
 

@@ -580,7 +580,7 @@ fn a_voter_keeps_no_more_than_its_limits() {
 
 #[test]
 fn a_node_votes_only_for_the_keys_that_the_voter_set_gives_it() {
-    let (mut booth, _) = Booth::of(5, 3, Start::Amnesia);
+    let (mut booth, _) = Booth::of(5, 3, Start::Recovering);
     let keys = (0..50).map(|n| Key::new(format!("k{n}")).unwrap());
     let voter_set = voter_set(5, 3);
     for key in keys {

@@ -166,11 +166,11 @@ fn the_lease_ends_where_a_majority_ends() {
 
 #[test]
 fn a_voter_without_memory_needs_nearly_all_others() {
-    assert_eq!(voter_set(1, 1).recall_answers(), 0);
-    assert_eq!(voter_set(3, 3).recall_answers(), 2);
-    assert_eq!(voter_set(5, 3).recall_answers(), 4);
-    assert_eq!(voter_set(5, 5).recall_answers(), 3);
-    assert_eq!(voter_set(7, 7).recall_answers(), 4);
+    assert_eq!(voter_set(1, 1).recovery_replies(), 0);
+    assert_eq!(voter_set(3, 3).recovery_replies(), 2);
+    assert_eq!(voter_set(5, 3).recovery_replies(), 4);
+    assert_eq!(voter_set(5, 5).recovery_replies(), 3);
+    assert_eq!(voter_set(7, 7).recovery_replies(), 4);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! **M5 amnesia** (`docs/PROTOCOL.md`, sections 1 and 6): a voter that has lost its memory takes no
-//! part in any vote until every lease it may have voted for is over, and until its floors are at
+//! **M5 recovery** (`docs/PROTOCOL.md`, sections 1 and 6): a voter that has lost its memory takes
+//! no part in any vote until every lease it may have voted for is over, and until its floors are at
 //! least every epoch it may have voted for.
 //!
 //! The second half has the exception of section 6: where the wall clock was set back, only epochs
@@ -8,9 +8,9 @@
 
 use super::{Fact, History, Host, KeyAt, Law, RequestId};
 
-pub(super) struct Amnesia;
+pub(super) struct Recovering;
 
-impl Law for Amnesia {
+impl Law for Recovering {
     fn number(&self) -> &'static str {
         "M5"
     }
@@ -21,7 +21,7 @@ impl Law for Amnesia {
                 voter,
                 key,
                 to: Some((host, epoch)),
-            } if history.abstaining.contains(voter) => Some(format!(
+            } if history.recovering.contains(voter) => Some(format!(
                 "key {key}: voter {voter} has no memory and votes for host {host}, epoch {epoch}"
             )),
             Fact::Returned {
@@ -100,15 +100,15 @@ mod tests {
     #[test]
     fn a_vote_without_memory_is_rejected() {
         let facts = history(20, voted(1, Some((0, 11))));
-        assert_eq!(rejected(&mut Amnesia, terms(), &facts), 1);
+        assert_eq!(rejected(&mut Recovering, terms(), &facts), 1);
     }
 
     #[test]
     fn a_voter_that_is_back_before_the_lease_is_over_is_rejected() {
         let facts = history(49, returned(10, 99, false));
-        assert_eq!(rejected(&mut Amnesia, terms(), &facts), 1);
+        assert_eq!(rejected(&mut Recovering, terms(), &facts), 1);
         let facts = history(50, returned(10, 99, false));
-        assert_eq!(rejected(&mut Amnesia, terms(), &facts), 0);
+        assert_eq!(rejected(&mut Recovering, terms(), &facts), 0);
     }
 
     #[test]
@@ -119,25 +119,25 @@ mod tests {
         facts.insert(7, (51, asked(2, 0)));
         facts.insert(8, (52, granted(2, 20, 90)));
         assert_eq!(
-            rejected(&mut Amnesia, terms(), &facts),
+            rejected(&mut Recovering, terms(), &facts),
             1,
             "it had voted for 10, which was granted"
         );
         facts[9] = (60, returned(10, 9, false));
-        assert_eq!(rejected(&mut Amnesia, terms(), &facts), 0);
+        assert_eq!(rejected(&mut Recovering, terms(), &facts), 0);
     }
 
     #[test]
     fn a_floor_below_what_it_voted_for_is_rejected_unless_it_was_said() {
         let facts = history(60, returned(9, 99, false));
-        assert_eq!(rejected(&mut Amnesia, terms(), &facts), 1);
+        assert_eq!(rejected(&mut Recovering, terms(), &facts), 1);
         // The wall clock was set back: the others' word has to do.
         let facts = history(60, returned(9, 5, false));
-        assert_eq!(rejected(&mut Amnesia, terms(), &facts), 1);
+        assert_eq!(rejected(&mut Recovering, terms(), &facts), 1);
         let facts = history(60, returned(9, 5, true));
-        assert_eq!(rejected(&mut Amnesia, terms(), &facts), 0);
+        assert_eq!(rejected(&mut Recovering, terms(), &facts), 0);
         // A wall clock that was not set back is no excuse.
         let facts = history(60, returned(9, 99, true));
-        assert_eq!(rejected(&mut Amnesia, terms(), &facts), 1);
+        assert_eq!(rejected(&mut Recovering, terms(), &facts), 1);
     }
 }
