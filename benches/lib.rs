@@ -15,7 +15,7 @@ use lockmesh::proto::time::{Instant, Now};
 use lockmesh::proto::view::{Peer, View};
 use lockmesh::proto::voter::{Start, VoterLimits};
 use lockmesh::proto::voter_set::{Timing, VoterSet};
-use lockmesh::wire::{ClusterKey, Seal};
+use lockmesh::wire::{ClusterSecret, Seal};
 
 /// What leases are asked for.
 pub const TTL: Duration = Duration::from_secs(10);
@@ -250,7 +250,7 @@ fn peer(number: u16) -> Peer {
 fn config(number: u16, voter_set: &Arc<VoterSet>) -> NodeConfig {
     let mut boot_id = [0; 16];
     boot_id[..2].copy_from_slice(&number.to_le_bytes());
-    let key = ClusterKey::from_bytes([7; 32]).expect("not all zeros");
+    let key = ClusterSecret::from_bytes([7; 32]).expect("not all zeros");
     NodeConfig {
         id: id(number),
         incarnation: Incarnation::new(1),

@@ -20,7 +20,7 @@ use lockmesh::proto::time::{Instant, Now};
 use lockmesh::proto::voter::{Start, Voter, VoterLimits};
 use lockmesh::proto::voter_set::{Timing, VoterSet};
 use lockmesh::wire::codec::{pack, unpack};
-use lockmesh::wire::{ClusterKey, DATAGRAM_BYTES_MAX, Head, Kind, Seal};
+use lockmesh::wire::{ClusterSecret, DATAGRAM_BYTES_MAX, Head, Kind, Seal};
 
 #[global_allocator]
 static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
@@ -325,5 +325,5 @@ fn body(many: u64) -> Vec<u8> {
 }
 
 fn seal(boot: u8) -> Seal {
-    Seal::sealed(ClusterKey::from_bytes([7; 32]).unwrap(), [boot; 16])
+    Seal::sealed(ClusterSecret::from_bytes([7; 32]).unwrap(), [boot; 16])
 }

@@ -10,7 +10,7 @@ use crate::proto::id::NodeId;
 use crate::proto::voter::{Start, VoterLimits};
 use crate::proto::voter_set::{Timing, VoterSet};
 use crate::runtime::{Resolve, System, check_seed};
-use crate::wire::ClusterKey;
+use crate::wire::ClusterSecret;
 
 #[cfg(feature = "harness")]
 use crate::harness::Links;
@@ -28,21 +28,21 @@ const MAX_CLAIMS: usize = 1 << 20;
 
 /// How datagrams are sealed.
 #[derive(Clone, Default)]
-enum KeySource {
+enum SecretSource {
     #[default]
     Unsaid,
-    Key(ClusterKey),
+    Secret(ClusterSecret),
     Text(String),
     Variable(String),
     Plaintext,
 }
 
-impl fmt::Debug for KeySource {
-    /// Settings are logged; keys are not.
+impl fmt::Debug for SecretSource {
+    /// Settings are logged; secrets are not.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unsaid => f.write_str("Unsaid"),
-            Self::Key(_) => f.write_str("Key(redacted)"),
+            Self::Secret(_) => f.write_str("Secret(redacted)"),
             Self::Text(_) => f.write_str("Text(redacted)"),
             Self::Variable(variable) => f.debug_tuple("Variable").field(variable).finish(),
             Self::Plaintext => f.write_str("Plaintext"),
@@ -78,7 +78,7 @@ pub struct MeshBuilder {
     voters_per_key: Option<usize>,
     voter_set_version: u64,
     timing: Timing,
-    key: KeySource,
+    secret: SecretSource,
     cluster: String,
     new_cluster: bool,
     is_short_lived: bool,
@@ -102,7 +102,7 @@ pub(crate) struct Checked {
     pub(crate) seeds: Vec<String>,
     pub(crate) resolver: Arc<dyn Resolve>,
     pub(crate) voter_set: VoterSet,
-    pub(crate) key: Option<ClusterKey>,
+    pub(crate) secret: Option<ClusterSecret>,
     pub(crate) cluster: String,
     pub(crate) start: Start,
     pub(crate) is_short_lived: bool,
@@ -134,7 +134,7 @@ impl MeshBuilder {
             voters_per_key: None,
             voter_set_version: 1,
             timing: Timing::lan(),
-            key: KeySource::Unsaid,
+            secret: SecretSource::Unsaid,
             cluster: CLUSTER_DEFAULT.to_owned(),
             new_cluster: false,
             is_short_lived: false,
@@ -226,28 +226,28 @@ impl MeshBuilder {
         self
     }
 
-    /// The cluster's key.
-    pub fn key(mut self, key: ClusterKey) -> Self {
-        self.key = KeySource::Key(key);
+    /// The cluster's secret.
+    pub fn secret(mut self, secret: ClusterSecret) -> Self {
+        self.secret = SecretSource::Secret(secret);
         self
     }
 
-    /// The cluster's key as text: 32 bytes in base64 or hex. `lockmesh keygen` makes one.
-    pub fn key_text(mut self, key: impl Into<String>) -> Self {
-        self.key = KeySource::Text(key.into());
+    /// The cluster's secret as text: 32 bytes in base64 or hex. `lockmesh keygen` makes one.
+    pub fn secret_text(mut self, key: impl Into<String>) -> Self {
+        self.secret = SecretSource::Text(key.into());
         self
     }
 
-    /// The cluster's key as text in an environment variable.
-    pub fn key_from_env(mut self, variable: impl Into<String>) -> Self {
-        self.key = KeySource::Variable(variable.into());
+    /// The cluster's secret as text in an environment variable.
+    pub fn secret_from_env(mut self, variable: impl Into<String>) -> Self {
+        self.secret = SecretSource::Variable(variable.into());
         self
     }
 
     /// Datagrams that everybody on the network can read and forge: whoever can send one can take
     /// and release any lock.
     pub fn insecure_plaintext(mut self) -> Self {
-        self.key = KeySource::Plaintext;
+        self.secret = SecretSource::Plaintext;
         self
     }
 
@@ -374,7 +374,7 @@ impl MeshBuilder {
             seeds: self.seeds.clone(),
             resolver: self.resolver.clone(),
             voter_set,
-            key: self.read_key()?,
+            secret: self.read_secret()?,
             cluster: self.cluster.clone(),
             start: if self.new_cluster {
                 Start::NewCluster
@@ -454,17 +454,17 @@ impl MeshBuilder {
         Ok(())
     }
 
-    fn read_key(&self) -> Result<Option<ClusterKey>, ConfigError> {
-        match &self.key {
-            KeySource::Unsaid => Err(ConfigError::NoKey),
-            KeySource::Plaintext => Ok(None),
-            KeySource::Key(key) => Ok(Some(key.clone())),
-            KeySource::Text(text) => Ok(Some(ClusterKey::parse(text)?)),
-            KeySource::Variable(variable) => {
+    fn read_secret(&self) -> Result<Option<ClusterSecret>, ConfigError> {
+        match &self.secret {
+            SecretSource::Unsaid => Err(ConfigError::NoSecret),
+            SecretSource::Plaintext => Ok(None),
+            SecretSource::Secret(key) => Ok(Some(key.clone())),
+            SecretSource::Text(text) => Ok(Some(ClusterSecret::parse(text)?)),
+            SecretSource::Variable(variable) => {
                 let text = std::env::var(variable).map_err(|_| ConfigError::KeyVariable {
                     variable: variable.clone(),
                 })?;
-                Ok(Some(ClusterKey::parse(&text)?))
+                Ok(Some(ClusterSecret::parse(&text)?))
             }
         }
     }

@@ -10,7 +10,7 @@ use crate::proto::event::VoteTally;
 use crate::proto::id::NameError;
 use crate::proto::message::RefuseReason;
 use crate::proto::voter_set::VoterSetError;
-use crate::wire::{DropReason, KeyError};
+use crate::wire::{DropReason, SecretError};
 
 /// A mesh that was not started. Nothing is left: no socket, no task.
 #[derive(Debug, Error)]
@@ -29,14 +29,14 @@ pub enum ConfigError {
     VoterSet(#[from] VoterSetError),
     /// Neither a key nor `insecure_plaintext()` was given.
     #[error(
-        "key: the mesh has no cluster key; give key(..) or key_from_env(..), \
+        "secret: the mesh has no cluster secret; give secret(..) or secret_from_env(..), \
          or ask for insecure_plaintext()"
     )]
-    NoKey,
-    /// The cluster key cannot be read.
-    #[error("key: {0}")]
-    Key(#[from] KeyError),
-    /// The environment variable that should hold the cluster key is not set.
+    NoSecret,
+    /// The cluster secret cannot be read.
+    #[error("secret: {0}")]
+    Secret(#[from] SecretError),
+    /// The environment variable that should hold the cluster secret is not set.
     #[error("key: the environment variable {variable} is not set, or is not Unicode")]
     KeyVariable {
         /// Its name.

@@ -38,7 +38,7 @@ pub use proto::id::{Key, NameError, NodeId};
 pub use proto::message::RefuseReason;
 pub use proto::voter::VoterLimits;
 pub use proto::voter_set::{Timing, VoterSetError, VoterSetTag};
-pub use wire::{ClusterKey, DropReason, KeyError, Traffic};
+pub use wire::{ClusterSecret, DropReason, SecretError, Traffic};
 
 #[cfg(feature = "runtime")]
 pub use config::MeshBuilder;

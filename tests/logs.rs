@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lockmesh::harness::Links;
-use lockmesh::{ClusterKey, Mesh, MeshBuilder, Resolve, Timing};
+use lockmesh::{ClusterSecret, Mesh, MeshBuilder, Resolve, Timing};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -310,7 +310,7 @@ impl Five {
         Mesh::builder(name)
             .voters((0..5).map(self::name))
             .seeds(running.map(|node| node.local_addr().to_string()))
-            .key(ClusterKey::from_bytes([7; 32]).unwrap())
+            .secret(ClusterSecret::from_bytes([7; 32]).unwrap())
             .timing(timing(MAX_TTL))
             .ttl(MAX_TTL / 2)
             .gossip_interval(Duration::from_millis(50))
@@ -466,8 +466,8 @@ async fn wrong_secret(five: &mut Five, log: &Log, watch: &Watch) {
         let lines = [silent("n4")[1].clone(), stranger[1].clone()];
         mended = mended.says(&name(n), lines);
     }
-    let secret = ClusterKey::from_bytes([8; 32]).unwrap();
-    let change = |it: MeshBuilder| it.key(secret.clone());
+    let secret = ClusterSecret::from_bytes([8; 32]).unwrap();
+    let change = |it: MeshBuilder| it.secret(secret.clone());
     misconfigured(five, log, watch, change, [wrong, mended]).await;
 }
 

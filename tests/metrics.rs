@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lockmesh::wire::{Kind, Seal};
-use lockmesh::{ClusterKey, Guard, Mesh, MeshBuilder, Resolve};
+use lockmesh::{ClusterSecret, Guard, Mesh, MeshBuilder, Resolve};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -113,7 +113,7 @@ impl Metrics {
 }
 
 fn builder(name: &str) -> MeshBuilder {
-    Mesh::builder(name).key(ClusterKey::from_bytes([3; 32]).unwrap())
+    Mesh::builder(name).secret(ClusterSecret::from_bytes([3; 32]).unwrap())
 }
 
 async fn until(what: &str, is_so: impl Fn() -> bool) {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lockmesh::{ClusterKey, Mesh, Timing};
+use lockmesh::{ClusterSecret, Mesh, Timing};
 use ranvier_core::cluster::DistributedLock;
 use ranvier_core::prelude::{Bus, Outcome, Transition};
 use ranvier_runtime::axon::{Axon, ExecutionMode};
@@ -54,7 +54,7 @@ async fn three_meshes() -> Vec<Mesh> {
         let mesh = Mesh::builder(format!("n{n}"))
             .voters(["n0", "n1", "n2"])
             .seeds(seeds)
-            .key(ClusterKey::from_bytes([9; 32]).unwrap())
+            .secret(ClusterSecret::from_bytes([9; 32]).unwrap())
             .timing(patient())
             .gossip_interval(Duration::from_millis(50))
             .try_timeout(PATIENCE)

@@ -1,27 +1,27 @@
-//! `lockmesh keygen`: a fresh cluster key.
+//! `lockmesh keygen`: a fresh cluster secret.
 
 use std::process::ExitCode;
 
-use lockmesh::ClusterKey;
+use lockmesh::ClusterSecret;
 use rand::TryRng;
 use rand::rngs::SysRng;
 
 pub(crate) fn run() -> ExitCode {
     match fresh() {
-        Ok(key) => {
-            println!("{}", key.to_base64());
+        Ok(secret) => {
+            println!("{}", secret.to_base64());
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("lockmesh: no key: {error}");
+            eprintln!("lockmesh: no secret: {error}");
             ExitCode::FAILURE
         }
     }
 }
 
-/// A key of the operating system's randomness.
-pub(crate) fn fresh() -> anyhow::Result<ClusterKey> {
+/// A secret of the operating system's randomness.
+pub(crate) fn fresh() -> anyhow::Result<ClusterSecret> {
     let mut bytes = [0; 32];
     SysRng.try_fill_bytes(&mut bytes)?;
-    Ok(ClusterKey::from_bytes(bytes)?)
+    Ok(ClusterSecret::from_bytes(bytes)?)
 }

@@ -34,7 +34,7 @@ enum Command {
     },
     /// Several nodes on this machine and a page to see them and to break them, on 127.0.0.1.
     Lab(lab::Args),
-    /// Print a fresh cluster key.
+    /// Print a fresh cluster secret.
     Keygen,
     /// Run one bare node until SIGTERM or SIGINT.
     Node(node::Args),

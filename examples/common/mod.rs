@@ -3,16 +3,16 @@
 
 use std::time::Duration;
 
-use lockmesh::{ClusterKey, Mesh};
+use lockmesh::{ClusterSecret, Mesh};
 
 /// Starts `a`, `b` and `c`, and waits until they have found each other.
 pub(crate) async fn three_nodes() -> Result<[Mesh; 3], Box<dyn std::error::Error>> {
-    let key = ClusterKey::from_bytes(*b"an example's key: make your own!")?;
+    let key = ClusterSecret::from_bytes(*b"an example's key: make your own!")?;
     let start = |id: &str, seeds: Vec<String>| {
         Mesh::builder(id)
             .voters(["a", "b", "c"])
             .seeds(seeds)
-            .key(key.clone())
+            .secret(key.clone())
             .new_cluster(true)
             .start()
     };

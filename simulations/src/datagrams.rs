@@ -7,7 +7,7 @@
 
 use std::net::SocketAddr;
 
-use lockmesh::wire::{ClusterKey, PROTOCOL_VERSION, Seal};
+use lockmesh::wire::{ClusterSecret, PROTOCOL_VERSION, Seal};
 
 use crate::host::SOCKET_DATAGRAMS_MAX;
 use crate::invariants::{Fact, Host as HostAt};
@@ -27,8 +27,8 @@ pub(crate) struct Datagram {
 }
 
 /// The key of a cluster that seals.
-pub(crate) fn draw_key(rng: &mut Rng) -> ClusterKey {
-    ClusterKey::from_bytes(draw_bytes(rng)).expect("not all of them are zero")
+pub(crate) fn draw_secret(rng: &mut Rng) -> ClusterSecret {
+    ClusterSecret::from_bytes(draw_bytes(rng)).expect("not all of them are zero")
 }
 
 fn draw_bytes<const N: usize>(rng: &mut Rng) -> [u8; N] {
@@ -74,9 +74,9 @@ fn flip(bytes: &mut [u8], bit: u64) {
 }
 
 impl World {
-    /// How the next process seals: with the cluster's key, and a boot id that no other has.
+    /// How the next process seals: with the cluster's secret, and a boot id that no other has.
     pub(crate) fn next_seal(&mut self) -> Seal {
-        let boot_id = match self.cluster_key {
+        let boot_id = match self.cluster_secret {
             Some(_) => draw_bytes(&mut self.seal_rng),
             None => [0; 16],
         };
@@ -85,7 +85,7 @@ impl World {
 
     /// How a process of this cluster seals.
     pub(crate) fn seal_of(&self, cluster: &str, boot_id: [u8; 16]) -> Seal {
-        let seal = match &self.cluster_key {
+        let seal = match &self.cluster_secret {
             Some(key) => Seal::sealed(key.clone(), boot_id),
             None => Seal::insecure_plaintext(),
         };

@@ -14,7 +14,7 @@ use lockmesh::proto::id::{Key, NodeId};
 use lockmesh::proto::time::Now;
 use lockmesh::proto::view::View;
 use lockmesh::proto::voter_set::VoterSet;
-use lockmesh::wire::ClusterKey;
+use lockmesh::wire::ClusterSecret;
 
 use crate::algorithms::{Hearing, Machine};
 use crate::datagrams::{self, Datagram};
@@ -161,10 +161,10 @@ pub(crate) struct World {
     pub(crate) steps: u64,
     pub(crate) gossip_rng: Rng,
     pub(crate) start_rng: Rng,
-    /// What the cluster's key and the boot ids are drawn from.
+    /// What the cluster's secret and the boot ids are drawn from.
     pub(crate) seal_rng: Rng,
     /// The key that all nodes share, where they seal.
-    pub(crate) cluster_key: Option<ClusterKey>,
+    pub(crate) cluster_secret: Option<ClusterSecret>,
     /// The voters of another cluster with the same names.
     pub(crate) twins: Twins,
     /// Second processes under the names of hosts, by the faults that started them.
@@ -240,9 +240,9 @@ impl World {
             steps: 0,
             gossip_rng: Rng::stream(seed, "gossip"),
             start_rng: Rng::stream(seed, "start"),
-            cluster_key: settings
+            cluster_secret: settings
                 .is_sealed
-                .then(|| datagrams::draw_key(&mut seal_rng)),
+                .then(|| datagrams::draw_secret(&mut seal_rng)),
             seal_rng,
             twins: Twins::default(),
             namesakes: BTreeMap::new(),

@@ -14,7 +14,7 @@ use crate::config::MeshBuilder;
 use crate::error::ConfigError;
 use crate::proto::voter_set::Timing;
 use crate::runtime::Mesh;
-use crate::wire::ClusterKey;
+use crate::wire::ClusterSecret;
 
 /// The most nodes that one process is asked to run.
 const NODES_MAX: usize = 64;
@@ -54,7 +54,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub struct LocalMesh {
     settings: LocalMeshBuilder,
-    key: Option<ClusterKey>,
+    secret: Option<ClusterSecret>,
     links: Arc<Links>,
     nodes: Mutex<Vec<Node>>,
     /// Held while a node ends or begins.
@@ -112,14 +112,14 @@ pub struct LocalMeshBuilder {
     ttl: Duration,
     patience: Duration,
     seed: u64,
-    key: KeyChoice,
+    secret: SecretChoice,
     configure: Option<Arc<dyn Fn(MeshBuilder) -> MeshBuilder + Send + Sync>>,
 }
 
 #[derive(Clone)]
-enum KeyChoice {
+enum SecretChoice {
     Random,
-    Given(ClusterKey),
+    Given(ClusterSecret),
     Plaintext,
 }
 
@@ -182,15 +182,15 @@ impl LocalMeshBuilder {
         self
     }
 
-    /// The cluster's key, instead of a random one.
-    pub fn key(mut self, key: ClusterKey) -> Self {
-        self.key = KeyChoice::Given(key);
+    /// The cluster's secret, instead of a random one.
+    pub fn secret(mut self, secret: ClusterSecret) -> Self {
+        self.secret = SecretChoice::Given(secret);
         self
     }
 
     /// Datagrams in the clear.
     pub fn insecure_plaintext(mut self) -> Self {
-        self.key = KeyChoice::Plaintext;
+        self.secret = SecretChoice::Plaintext;
         self
     }
 
@@ -212,17 +212,17 @@ impl LocalMeshBuilder {
         let voters = self.voters.unwrap_or(self.nodes);
         within("nodes", self.nodes, NODES_MAX)?;
         within("voters", voters, self.nodes)?;
-        let key = match &self.key {
-            KeyChoice::Random => Some(random_key()?),
-            KeyChoice::Given(key) => Some(key.clone()),
-            KeyChoice::Plaintext => None,
+        let secret = match &self.secret {
+            SecretChoice::Random => Some(random_secret()?),
+            SecretChoice::Given(secret) => Some(secret.clone()),
+            SecretChoice::Plaintext => None,
         };
         let mesh = LocalMesh {
             links: Arc::new(Links::new(self.seed)),
             nodes: Mutex::default(),
             lifecycle: tokio::sync::Mutex::default(),
             settings: self,
-            key,
+            secret,
         };
         for i in 0..mesh.settings.nodes {
             let node = mesh.describe(i).new_cluster(true).start().await?;
@@ -253,8 +253,8 @@ fn within(field: &'static str, value: usize, max: usize) -> Result<(), LocalMesh
     Err(LocalMeshError::OutOfBounds { field, value, max })
 }
 
-fn random_key() -> Result<ClusterKey, ConfigError> {
-    Ok(ClusterKey::from_bytes(rand::random())?)
+fn random_secret() -> Result<ClusterSecret, ConfigError> {
+    Ok(ClusterSecret::from_bytes(rand::random())?)
 }
 
 impl LocalMesh {
@@ -276,7 +276,7 @@ impl LocalMesh {
             ttl: Duration::from_secs(2),
             patience: PATIENCE,
             seed: 0,
-            key: KeyChoice::Random,
+            secret: SecretChoice::Random,
             configure: None,
         }
     }
@@ -497,8 +497,8 @@ impl LocalMesh {
         if let Some(voters_per_key) = settings.voters_per_key {
             builder = builder.voters_per_key(voters_per_key);
         }
-        builder = match &self.key {
-            Some(key) => builder.key(key.clone()),
+        builder = match &self.secret {
+            Some(secret) => builder.secret(secret.clone()),
             None => builder.insecure_plaintext(),
         };
         let nodes = self.nodes();

@@ -32,7 +32,7 @@ use crate::harness::Port;
 use crate::lock::{ClusterError, DistributedLock};
 use crate::node::{Inspection, Node, NodeConfig};
 use crate::proto::id::{Incarnation, Key, NodeId};
-use crate::wire::{ClusterKey, Seal};
+use crate::wire::{ClusterSecret, Seal};
 
 /// To a task that would end, or lengthen, what another task of this node has acquired since.
 const LATE: &str = "the lease of this task is over, and another task of this node holds the lock";
@@ -98,7 +98,7 @@ impl MeshBuilder {
         let (seeds, resolver) = (checked.seeds.clone(), checked.resolver.clone());
         let query = checked
             .is_short_lived
-            .then(|| Observer::of_node(seal(checked.key.clone())).cluster(&checked.cluster));
+            .then(|| Observer::of_node(seal(checked.secret.clone())).cluster(&checked.cluster));
         let gossip = Gossip {
             id: checked.id.clone(),
             incarnation,
@@ -178,7 +178,7 @@ async fn live(
     shared.close();
 }
 
-fn seal(key: Option<ClusterKey>) -> Seal {
+fn seal(key: Option<ClusterSecret>) -> Seal {
     match key {
         Some(key) => Seal::sealed(key, rand::random()),
         None => Seal::insecure_plaintext(),
@@ -186,7 +186,7 @@ fn seal(key: Option<ClusterKey>) -> Seal {
 }
 
 fn new_node(clock: Clock, incarnation: Incarnation, checked: Checked) -> Node {
-    let seal = seal(checked.key).of_cluster(&checked.cluster);
+    let seal = seal(checked.secret).of_cluster(&checked.cluster);
     let config = NodeConfig {
         id: checked.id,
         incarnation,

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::config::CLUSTER_DEFAULT;
 use crate::node::{self, Inspection, QuestionId, Survey, Surveyor, Wanted};
 use crate::proto::id::{Key, NameError};
-use crate::wire::{ClusterKey, Seal};
+use crate::wire::{ClusterSecret, Seal};
 
 /// How long an answer is waited for, unless it is said otherwise.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -33,7 +33,7 @@ const DATAGRAM_BYTES: usize = 65_536;
 /// ```no_run
 /// use lockmesh::observe::Observer;
 ///
-/// # async fn look(key: lockmesh::ClusterKey) -> Result<(), Box<dyn std::error::Error>> {
+/// # async fn look(key: lockmesh::ClusterSecret) -> Result<(), Box<dyn std::error::Error>> {
 /// let mut observer = Observer::sealed(["10.0.0.1:7400"], key);
 /// let survey = observer.survey().await?;
 /// println!("{} of {} vote", survey.voting(), survey.voter set.members().len());
@@ -117,7 +117,7 @@ impl Observer {
     /// Asks a mesh that is sealed with this key. Each peer is `HOST:PORT`; one that is up is
     /// enough.
     #[must_use]
-    pub fn sealed<S: Into<String>>(peers: impl IntoIterator<Item = S>, key: ClusterKey) -> Self {
+    pub fn sealed<S: Into<String>>(peers: impl IntoIterator<Item = S>, key: ClusterSecret) -> Self {
         Self::new(peers, Seal::sealed(key, rand::random()), true)
     }
 

@@ -2,9 +2,9 @@
 //!
 //! A datagram is `version | mode | frame`. In mode 0 the frame is `cluster id | kind | body`, for
 //! everybody to read and to forge. In mode 1 it is encrypted and authenticated with an AEAD under a
-//! key that is derived from the cluster's key for this cluster's name, this sender and this start
-//! ([`seal`]), and `kind | body` is its plaintext. A [`Kind::Votes`] body is a [`Head`] and its
-//! messages ([`codec`]), a [`Kind::Gossip`] body belongs to the gossip library, a
+//! key that is derived from the cluster's secret for this cluster's name, this sender and this
+//! start ([`seal`]), and `kind | body` is its plaintext. A [`Kind::Votes`] body is a [`Head`] and
+//! its messages ([`codec`]), a [`Kind::Gossip`] body belongs to the gossip library, a
 //! [`Kind::Question`] and a [`Kind::Answer`] are for those who look at a mesh from beside it
 //! ([`observe`]).
 //!
@@ -12,9 +12,9 @@
 //! from the network panics, blocks, or makes memory grow.
 
 pub mod codec;
-mod key;
 pub mod observe;
 pub mod seal;
+mod secret;
 mod window;
 
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ use std::fmt;
 use serde::Serialize;
 
 pub use codec::Head;
-pub use seal::{ClusterKey, KeyError, Seal};
+pub use seal::{ClusterSecret, Seal, SecretError};
 
 /// The first byte of every datagram. A datagram of another version is dropped.
 pub const PROTOCOL_VERSION: u8 = 1;

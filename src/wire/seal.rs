@@ -8,17 +8,16 @@
 //! ```
 //!
 //! The ciphertext is AES-256-GCM of `kind u8 | body`, and all that stands before it is
-//! authenticated with it. The AEAD's key is HKDF-SHA256 of the cluster's key, the sender's boot id
-//! and the cluster's name. A boot id is 16 random bytes that a process draws once, when it starts.
-//! Under a key of its own,
-//! the sender can count its nonces instead of drawing them, and needs to write down nothing: the
-//! next start has another boot id, hence another key. The usual alternative, one key for all and
-//! a random nonce, is used up after some 2^32 datagrams.
+//! authenticated with it. The AEAD's key is HKDF-SHA256 of the cluster's secret, the sender's boot
+//! id and the cluster's name. A boot id is 16 random bytes that a process draws once, when it
+//! starts. Under a key of its own, the sender can count its nonces instead of drawing them, and
+//! needs to write down nothing: the next start has another boot id, hence another key. The usual
+//! alternative, one key for all and a random nonce, is used up after some 2^32 datagrams.
 //!
-//! The key id is derived from the cluster's key, the cluster id from the cluster's name. They tell
-//! a node with another key, and one of another cluster with the same key, from a forger. Nothing
-//! rests on them: the AEAD's key differs in both cases. In plaintext the cluster id is all that
-//! keeps two clusters apart.
+//! The key id is derived from the cluster's secret, the cluster id from the cluster's name. They
+//! tell a node with another key, and one of another cluster with the same key, from a forger.
+//! Nothing rests on them: the AEAD's key differs in both cases. In plaintext the cluster id is all
+//! that keeps two clusters apart.
 //!
 //! **Replays.** For each boot id that has authenticated, the last [`REPLAY_WINDOW`] counters are
 //! remembered, and a datagram is taken once. The protocol does not lean on that: it is correct
@@ -27,11 +26,11 @@
 //! of this node, or once [`PEERS_MAX`] other boot ids have been heard since, a recorded datagram
 //! of that boot id is taken once more, as a late duplicate.
 //!
-//! **What it is not.** The cluster's key speaks for every node: this keeps strangers out, it does
-//! not keep nodes from each other. There is no forward secrecy. The address that a datagram came
-//! from is not authenticated, nor whom gossip was meant for: who can hold datagrams back and send
-//! them on from elsewhere can make a node answer to a wrong address until it hears the right one
-//! again. That costs time. It costs a lock only if two processes have one name: what one says,
+//! **What it is not.** The cluster's secret speaks for every node: this keeps strangers out, it
+//! does not keep nodes from each other. There is no forward secrecy. The address that a datagram
+//! came from is not authenticated, nor whom gossip was meant for: who can hold datagrams back and
+//! send them on from elsewhere can make a node answer to a wrong address until it hears the right
+//! one again. That costs time. It costs a lock only if two processes have one name: what one says,
 //! sent on from the address of the other, frees what that one holds (rule 25).
 //!
 //! A stranger's datagram costs a key derivation and a failed decryption, about a microsecond, and
@@ -44,7 +43,7 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::error::Unspecified;
 use ring::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 
-pub use super::key::{CLUSTER_KEY_BYTES, ClusterKey, KeyError};
+pub use super::secret::{CLUSTER_SECRET_BYTES, ClusterSecret, SecretError};
 pub use super::window::REPLAY_WINDOW;
 use super::window::Window;
 use super::{DropReason, Kind, PROTOCOL_VERSION};
@@ -88,7 +87,7 @@ pub struct Seal {
 
 /// The state of a mesh that seals.
 struct Sealed {
-    /// Of the cluster's key: the subkeys are drawn from it.
+    /// Of the cluster's secret: the subkeys are drawn from it.
     prk: Prk,
     key_id: Id,
     /// The cluster's name.
@@ -128,7 +127,7 @@ impl Seal {
     /// # Panics
     /// Never: HKDF-SHA256 always has the 32 bytes that are asked of it.
     #[must_use]
-    pub fn sealed(key: ClusterKey, boot_id: [u8; BOOT_ID_BYTES]) -> Self {
+    pub fn sealed(key: ClusterSecret, boot_id: [u8; BOOT_ID_BYTES]) -> Self {
         let prk = Salt::new(HKDF_SHA256, SALT).extract(key.as_bytes());
         let mut key_id = [0; ID_BYTES];
         prk.expand(&[KEY_ID_LABEL], IdLength)
@@ -410,8 +409,8 @@ mod tests {
 
     const BODY: &[u8] = b"a body of some thirty bytes here";
 
-    fn key(byte: u8) -> ClusterKey {
-        ClusterKey::from_bytes([byte; CLUSTER_KEY_BYTES]).unwrap()
+    fn key(byte: u8) -> ClusterSecret {
+        ClusterSecret::from_bytes([byte; CLUSTER_SECRET_BYTES]).unwrap()
     }
 
     fn seal_of(boot: u16) -> Seal {

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lockmesh::harness::{Condition, Fault, LocalMesh, LocalMeshError};
-use lockmesh::{AcquireError, ClusterKey, Mesh, MeshBuilder};
+use lockmesh::{AcquireError, ClusterSecret, Mesh, MeshBuilder};
 
 use crate::common::{PATIENCE, until, within};
 
@@ -342,8 +342,8 @@ async fn a_node_that_is_restarted_keeps_the_faults_laid_on_it() {
 
 #[tokio::test]
 async fn handles_and_guards_that_are_left_do_not_keep_a_dropped_cluster_alive() {
-    let key = ClusterKey::from_bytes([7; 32]).unwrap();
-    let mesh = LocalMesh::builder().nodes(3).key(key).seed(1).start();
+    let key = ClusterSecret::from_bytes([7; 32]).unwrap();
+    let mesh = LocalMesh::builder().nodes(3).secret(key).seed(1).start();
     let mesh = mesh.await.unwrap();
     let left = mesh.node(0);
     let guard = left.lock("k").acquire().await.unwrap();

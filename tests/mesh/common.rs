@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lockmesh::harness::Links;
-use lockmesh::{ClusterKey, Epoch, Guard, Mesh, MeshBuilder, Timing};
+use lockmesh::{ClusterSecret, Epoch, Guard, Mesh, MeshBuilder, Timing};
 
 #[path = "../common/patience.rs"]
 mod patience;
@@ -95,7 +95,7 @@ impl Cluster {
             .voters((0..self.size).map(|n| format!("n{n}")))
             .voters_per_key(self.per_key)
             .seeds(running.map(|node| node.local_addr().to_string()))
-            .key(key())
+            .secret(key())
             .timing(timing(self.max_ttl))
             .ttl((self.max_ttl / 2).min(Duration::from_secs(5)))
             .try_timeout(PATIENCE)
@@ -125,8 +125,8 @@ pub(crate) async fn sees_all(mesh: &Mesh) {
     .await;
 }
 
-pub(crate) fn key() -> ClusterKey {
-    ClusterKey::from_bytes([7; 32]).unwrap()
+pub(crate) fn key() -> ClusterSecret {
+    ClusterSecret::from_bytes([7; 32]).unwrap()
 }
 
 /// What every grant is entered into: it sees two holders at once, and epochs that do not rise.

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use lockmesh::proto::voter::VoterLimits;
-use lockmesh::{ClusterKey, ConfigError, Mesh, MeshBuilder, Timing};
+use lockmesh::{ClusterSecret, ConfigError, Mesh, MeshBuilder, Timing};
 
 use crate::common::{PATIENCE, key};
 
 fn good() -> MeshBuilder {
-    Mesh::builder("n0").key(key())
+    Mesh::builder("n0").secret(key())
 }
 
 async fn refusal(builder: MeshBuilder) -> ConfigError {
@@ -25,7 +25,7 @@ async fn words(builder: MeshBuilder) -> String {
 
 #[tokio::test]
 async fn a_node_id_has_one_to_sixty_four_bytes() {
-    let named = |id: &str| Mesh::builder(id).key(key());
+    let named = |id: &str| Mesh::builder(id).secret(key());
     assert_eq!(
         words(named("")).await,
         "node_id: node id is empty; it must have 1 to 64 bytes"
@@ -68,7 +68,7 @@ async fn names_that_gossip_cannot_carry_are_refused_with_the_bound() {
          voters, or give them shorter names"
     );
     let me = format!("{:022}", 7);
-    let fits = Mesh::builder(me).key(key()).voters(voters(22));
+    let fits = Mesh::builder(me).secret(key()).voters(voters(22));
     fits.start().await.unwrap();
 }
 
@@ -272,10 +272,10 @@ async fn seed_that_is_no_host_and_port_is_refused() {
 #[tokio::test]
 async fn a_mesh_needs_a_key_or_a_word_for_having_none() {
     let error = refusal(Mesh::builder("n0")).await;
-    assert!(matches!(error, ConfigError::NoKey));
+    assert!(matches!(error, ConfigError::NoSecret));
     let text = error.to_string();
     assert!(
-        text.starts_with("key: the mesh has no cluster key"),
+        text.starts_with("secret: the mesh has no cluster secret"),
         "{text}"
     );
     assert!(text.contains("insecure_plaintext()"), "{text}");
@@ -285,18 +285,18 @@ async fn a_mesh_needs_a_key_or_a_word_for_having_none() {
 
 #[tokio::test]
 async fn a_key_that_is_no_key_is_refused_without_telling_it() {
-    let text = |key: &str| Mesh::builder("n0").key_text(key);
+    let text = |key: &str| Mesh::builder("n0").secret_text(key);
     assert_eq!(
         words(text("not base64!")).await,
-        "key: the cluster key is neither base64 nor 64 hex digits"
+        "key: the cluster secret is neither base64 nor 64 hex digits"
     );
     assert_eq!(
         words(text("c2hvcnQ=")).await,
-        "key: the cluster key has 5 bytes; it must have 32"
+        "key: the cluster secret has 5 bytes; it must have 32"
     );
     assert_eq!(
         words(text(&"0".repeat(64))).await,
-        "key: the cluster key is all zeros; draw 32 random bytes"
+        "key: the cluster secret is all zeros; draw 32 random bytes"
     );
     text(&key().to_base64()).start().await.unwrap();
     let builder = format!("{:?}", text(&key().to_base64()));
@@ -304,24 +304,24 @@ async fn a_key_that_is_no_key_is_refused_without_telling_it() {
 }
 
 /// Set for the second run of the test below.
-const KEY_VARIABLE: &str = "LOCKMESH_TEST_KEY_OF_A_CHILD";
+const SECRET_VARIABLE: &str = "LOCKMESH_TEST_KEY_OF_A_CHILD";
 
 #[tokio::test]
 async fn a_key_may_come_from_an_environment_variable() {
-    let from_env = |name: &str| Mesh::builder("n0").key_from_env(name);
-    if std::env::var_os(KEY_VARIABLE).is_some() {
-        from_env(KEY_VARIABLE).start().await.unwrap();
+    let from_env = |name: &str| Mesh::builder("n0").secret_from_env(name);
+    if std::env::var_os(SECRET_VARIABLE).is_some() {
+        from_env(SECRET_VARIABLE).start().await.unwrap();
         return;
     }
     assert_eq!(
-        words(from_env(KEY_VARIABLE)).await,
-        format!("key: the environment variable {KEY_VARIABLE} is not set, or is not Unicode")
+        words(from_env(SECRET_VARIABLE)).await,
+        format!("key: the environment variable {SECRET_VARIABLE} is not set, or is not Unicode")
     );
     // The environment of this process is everybody's: the rest happens in another.
     let name = "config::a_key_may_come_from_an_environment_variable";
     let child = |key: &str| {
         let mut test = std::process::Command::new(std::env::current_exe().unwrap());
-        test.args(["--exact", name]).env(KEY_VARIABLE, key);
+        test.args(["--exact", name]).env(SECRET_VARIABLE, key);
         test.output().unwrap()
     };
     let output = child(&key().to_base64());
@@ -376,10 +376,14 @@ async fn the_presets_start_as_they_are() {
         MeshBuilder::wan("n0"),
         MeshBuilder::single("n0"),
     ] {
-        let mesh = builder.key(ClusterKey::from_bytes([1; 32]).unwrap());
+        let mesh = builder.secret(ClusterSecret::from_bytes([1; 32]).unwrap());
         mesh.start().await.unwrap();
     }
-    let mesh = MeshBuilder::single("n0").key(key()).start().await.unwrap();
+    let mesh = MeshBuilder::single("n0")
+        .secret(key())
+        .start()
+        .await
+        .unwrap();
     mesh.ready(PATIENCE).await.unwrap();
     let guard = mesh.lock("k").try_acquire().await.unwrap().unwrap();
     assert!(guard.is_held());

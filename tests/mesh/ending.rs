@@ -134,7 +134,11 @@ async fn the_address_is_free_soon_after_the_last_handle_was_dropped() {
     let client = cluster.client("client").await;
     let addr = client.local_addr();
     drop(client);
-    let settings = || Mesh::builder("client").key(key()).listen(addr.to_string());
+    let settings = || {
+        Mesh::builder("client")
+            .secret(key())
+            .listen(addr.to_string())
+    };
     let look = async {
         while settings().start().await.is_err() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -179,7 +183,7 @@ async fn a_shutdown_goes_on_where_nobody_waits_for_it_to_the_end() {
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         assert!(shutdown.poll(&mut context).is_pending());
     }
-    let settings = || Mesh::builder("next").key(key());
+    let settings = || Mesh::builder("next").secret(key());
     let look = async {
         let addr = client.local_addr().to_string();
         while settings().listen(&addr).start().await.is_err() {
@@ -194,7 +198,7 @@ fn nobody_waits_for_a_mesh_whose_runtime_is_gone() {
     let runtime = || tokio::runtime::Runtime::new().unwrap();
     let (its_own, other) = (runtime(), runtime());
     let mesh = its_own.block_on(async {
-        let alone = Mesh::builder("n0").new_cluster(true).key(key());
+        let alone = Mesh::builder("n0").new_cluster(true).secret(key());
         alone.voters(["n0", "n1"]).start().await.unwrap()
     });
     let waiting = other.spawn(mesh.lock("k").acquire());

@@ -15,7 +15,7 @@ use crate::guard::waits_for;
 fn of_two(cluster: &Cluster, name: &str) -> MeshBuilder {
     Mesh::builder(name)
         .voters(["a", "b"])
-        .key(key())
+        .secret(key())
         .links(cluster.links.clone())
         .new_cluster(true)
         .gossip_interval(Duration::from_millis(300))

@@ -208,7 +208,7 @@ async fn a_status_tells_the_quarantine_and_what_was_dropped() {
 
 #[tokio::test]
 async fn a_node_in_quarantine_is_not_ready_and_does_not_count_itself() {
-    let alone = Mesh::builder("n0").key(key()).start().await.unwrap();
+    let alone = Mesh::builder("n0").secret(key()).start().await.unwrap();
     let error = alone.ready(Duration::from_millis(100)).await.unwrap_err();
     assert_eq!((error.reachable, error.members), (0, 1));
     let text = error.to_string();
@@ -221,7 +221,7 @@ async fn a_node_that_finds_no_majority_is_not_ready() {
     for node in &cluster.nodes {
         node.ready(Duration::ZERO).await.unwrap();
     }
-    let lonely = Mesh::builder("n0").voters(["n0", "n1", "n2"]).key(key());
+    let lonely = Mesh::builder("n0").voters(["n0", "n1", "n2"]).secret(key());
     let lonely = lonely.new_cluster(true).start().await.unwrap();
     let error = lonely.ready(Duration::from_millis(50)).await.unwrap_err();
     assert_eq!(error.members, 3);

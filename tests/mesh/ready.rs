@@ -79,7 +79,7 @@ async fn voter_that_is_behind_votes_by_the_others() {
 async fn two_voters_whose_clocks_differ_say_that_nobody_can_tell() {
     let start = |name: &str, seeds: Vec<String>| {
         let builder = Mesh::builder(name).voters(["n0", "n1"]).seeds(seeds);
-        let builder = builder.key(key()).timing(timing(LONG)).new_cluster(true);
+        let builder = builder.secret(key()).timing(timing(LONG)).new_cluster(true);
         builder.wall_offset_ms(if name == "n1" { -60_000 } else { 0 })
     };
     let n0 = start("n0", Vec::new()).start().await.unwrap();
@@ -158,7 +158,7 @@ async fn nodes_beside_voters_in_quarantine_are_not_ready() {
 async fn cold_start_is_not_ready_and_inspects_nothing() {
     let start = |name: &str, seeds: Vec<String>| {
         let builder = Mesh::builder(name).voters(["n0", "n1", "n2"]).seeds(seeds);
-        builder.key(key()).timing(timing(LONG)).start()
+        builder.secret(key()).timing(timing(LONG)).start()
     };
     let n0 = start("n0", Vec::new()).await.unwrap();
     let seed = vec![n0.local_addr().to_string()];

@@ -193,7 +193,7 @@ async fn a_voter_that_keeps_as_many_waiters_as_it_may_says_so() {
 async fn what_is_asked_for_before_the_cluster_is_there_waits_for_it() {
     let first = Mesh::builder("n0")
         .voters(["n0", "n1", "n2"])
-        .key(crate::common::key())
+        .secret(crate::common::key())
         .new_cluster(true)
         .gossip_interval(Duration::from_millis(50))
         .start()
@@ -206,7 +206,7 @@ async fn what_is_asked_for_before_the_cluster_is_there_waits_for_it() {
         let other = Mesh::builder(name)
             .voters(["n0", "n1", "n2"])
             .seeds([first.local_addr().to_string()])
-            .key(crate::common::key())
+            .secret(crate::common::key())
             .new_cluster(true)
             .gossip_interval(Duration::from_millis(50));
         others.push(other.start().await.unwrap());

@@ -37,7 +37,7 @@ impl Members {
         Mesh::builder(name)
             .voters(["n0", "n1", "n2"])
             .seeds(self.nodes.iter().map(|node| node.local_addr().to_string()))
-            .key(key())
+            .secret(key())
             .timing(timing(Duration::from_secs(10)))
             .ttl(Duration::from_secs(1))
             .gossip_interval(self.gossip_interval)
@@ -210,7 +210,7 @@ async fn hundred_short_lived_clients_leave_nothing_behind() {
 async fn voter_cannot_be_short_lived() {
     let error = Mesh::builder("n0")
         .voters(["n0"])
-        .key(key())
+        .secret(key())
         .short_lived(true);
     let error = error.start().await.unwrap_err();
     assert!(

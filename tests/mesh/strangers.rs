@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lockmesh::proto::message::RefuseReason;
-use lockmesh::{AcquireError, ClusterKey, DropReason, Mesh, MeshBuilder};
+use lockmesh::{AcquireError, ClusterSecret, DropReason, Mesh, MeshBuilder};
 
 use crate::common::{Cluster, timing, until, within};
 
@@ -199,7 +199,7 @@ async fn counts(mesh: &Mesh, reason: DropReason) {
 }
 
 fn sealed(name: &str, byte: u8) -> MeshBuilder {
-    Mesh::builder(name).key(ClusterKey::from_bytes([byte; 32]).unwrap())
+    Mesh::builder(name).secret(ClusterSecret::from_bytes([byte; 32]).unwrap())
 }
 
 #[tokio::test]

@@ -8,14 +8,14 @@ use lockmesh::proto::digest::{Digest, Part};
 use lockmesh::proto::message::{KeepAlive, Kept, Message, REPORTED_WAITERS_MAX, SessionId};
 use lockmesh::proto::time::Instant;
 use lockmesh::wire::codec::{pack, unpack};
-use lockmesh::wire::{ClusterKey, DATAGRAM_BYTES_MAX, DropReason, Head, Seal};
+use lockmesh::wire::{ClusterSecret, DATAGRAM_BYTES_MAX, DropReason, Head, Seal};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::arbitrary::{any_head, any_message, largest_head, largest_messages};
 
 fn sealed_budget() -> usize {
-    let key = ClusterKey::from_bytes([1; 32]).unwrap();
+    let key = ClusterSecret::from_bytes([1; 32]).unwrap();
     DATAGRAM_BYTES_MAX - Seal::sealed(key, [1; 16]).overhead()
 }
 

@@ -16,7 +16,7 @@ use lockmesh::proto::time::{Instant, Now};
 use lockmesh::proto::voter::{Start, VoterLimits};
 use lockmesh::proto::voter_set::{Timing, VoterSet, VoterSetTag};
 use lockmesh::wire::codec::{pack, pack_head};
-use lockmesh::wire::{ClusterKey, DATAGRAM_BYTES_MAX, DropReason, Head, Kind, Seal, Traffic};
+use lockmesh::wire::{ClusterSecret, DATAGRAM_BYTES_MAX, DropReason, Head, Kind, Seal, Traffic};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -37,7 +37,7 @@ pub(crate) struct World {
 }
 
 pub(crate) fn seal_of(boot: u8) -> Seal {
-    Seal::sealed(ClusterKey::from_bytes([1; 32]).unwrap(), [boot; 16])
+    Seal::sealed(ClusterSecret::from_bytes([1; 32]).unwrap(), [boot; 16])
 }
 
 pub(crate) fn addr() -> SocketAddr {
@@ -281,7 +281,7 @@ fn a_node_drops_what_does_not_open_and_says_nothing() {
         .0;
     let plain = Seal::insecure_plaintext().seal(Kind::Votes, &body);
     world.drops(&plain, DropReason::Plaintext);
-    let mut stranger = Seal::sealed(ClusterKey::from_bytes([2; 32]).unwrap(), [3; 16]);
+    let mut stranger = Seal::sealed(ClusterSecret::from_bytes([2; 32]).unwrap(), [3; 16]);
     world.drops(&stranger.seal(Kind::Votes, &body), DropReason::Key);
     world.drops(&seal_of(1).seal(Kind::Votes, &body), DropReason::FromMyself);
     let cut = world.peer.seal(Kind::Votes, &body[..body.len() - 1]);

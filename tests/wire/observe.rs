@@ -14,7 +14,7 @@ use lockmesh::proto::voter_set::{Timing, VoterSet};
 use lockmesh::wire::observe::{
     Answer, Answered, Asked, Overview, Page, Question, SeenNode, VoterState,
 };
-use lockmesh::wire::{ClusterKey, DATAGRAM_BYTES_MAX, DropReason, Kind, Seal};
+use lockmesh::wire::{ClusterSecret, DATAGRAM_BYTES_MAX, DropReason, Kind, Seal};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -30,7 +30,7 @@ fn addr() -> SocketAddr {
 }
 
 pub(crate) fn seal(boot: u8) -> Seal {
-    Seal::sealed(ClusterKey::from_bytes([1; 32]).unwrap(), [boot; 16])
+    Seal::sealed(ClusterSecret::from_bytes([1; 32]).unwrap(), [boot; 16])
 }
 
 /// A node alone, which holds so many locks.
@@ -266,7 +266,7 @@ fn a_flood_of_questions_leaves_nothing_behind() {
     for boot in 0..2_000_u32 {
         let mut boot_id = [9; 16];
         boot_id[..4].copy_from_slice(&boot.to_be_bytes());
-        let key = ClusterKey::from_bytes([1; 32]).unwrap();
+        let key = ClusterSecret::from_bytes([1; 32]).unwrap();
         let mut observer = Observer::new(Seal::sealed(key, boot_id), u64::from(boot));
         let (_, bytes) = observer.ask(Question::Overview);
         assert_eq!(feed(&mut node, &bytes).len(), 1);

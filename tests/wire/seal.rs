@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use lockmesh::wire::seal::REPLAY_WINDOW;
-use lockmesh::wire::{ClusterKey, DropReason, Kind, PROTOCOL_VERSION, Seal};
+use lockmesh::wire::{ClusterSecret, DropReason, Kind, PROTOCOL_VERSION, Seal};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 const BODY: &[u8] = b"a body";
 
 fn seal_of(key: u8, boot: u8) -> Seal {
-    Seal::sealed(ClusterKey::from_bytes([key; 32]).unwrap(), [boot; 16])
+    Seal::sealed(ClusterSecret::from_bytes([key; 32]).unwrap(), [boot; 16])
 }
 
 /// A sender and a receiver of one cluster.

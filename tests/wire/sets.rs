@@ -9,7 +9,7 @@ use lockmesh::proto::event::Event;
 use lockmesh::proto::message::Message;
 use lockmesh::proto::voter_set::{Timing, VoterSet, VoterSetTag};
 use lockmesh::wire::codec::pack_head;
-use lockmesh::wire::{ClusterKey, DropReason, Head, Kind, Seal};
+use lockmesh::wire::{ClusterSecret, DropReason, Head, Kind, Seal};
 
 use crate::arbitrary::node_id;
 use crate::node::{INCARNATION, World, addr, answers, claim_of, key};
@@ -145,7 +145,7 @@ fn a_node_that_has_the_same_voter_set_again_is_named() {
 fn a_datagram_of_another_secret_or_cluster_is_told_once_with_its_address() {
     let mut world = World::new(&["a"]);
     let body = pack_head(&world.head()).bodies.remove(0).0;
-    let key = |byte| ClusterKey::from_bytes([byte; 32]).unwrap();
+    let key = |byte| ClusterSecret::from_bytes([byte; 32]).unwrap();
     let wrong = Seal::sealed(key(2), [3; 16]);
     let elsewhere = Seal::sealed(key(1), [4; 16]).of_cluster("staging");
     let later = Duration::from_secs(15);

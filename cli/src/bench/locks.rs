@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use lockmesh::{ClusterKey, Mesh, MeshBuilder};
+use lockmesh::{ClusterSecret, Mesh, MeshBuilder};
 use tokio::task::JoinHandle;
 
 use super::child::{Child, cpu_with};
@@ -14,7 +14,7 @@ use super::{Flavour, PATIENCE, Setup, obey, work};
 
 const TRY_AT_MOST: Duration = Duration::from_secs(5);
 
-/// Nodes that all vote for every key, sealed with a fresh key.
+/// Nodes that all vote for every key, sealed with a fresh secret.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     /// The first node, in this process: what one client sees is measured there.
@@ -224,13 +224,13 @@ pub(crate) fn builder(
     number: usize,
     nodes: usize,
     seeds: &[SocketAddr],
-    key: ClusterKey,
+    secret: ClusterSecret,
 ) -> MeshBuilder {
     Mesh::builder(format!("n{number}"))
         .voters((0..nodes).map(|n| format!("n{n}")))
         .voters_per_key(nodes)
         .seeds(seeds.iter().map(ToString::to_string))
-        .key(key)
+        .secret(secret)
         .cluster("bench")
         .new_cluster(true)
         .try_timeout(TRY_AT_MOST)

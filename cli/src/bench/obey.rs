@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use lockmesh::{ClusterKey, Mesh};
+use lockmesh::{ClusterSecret, Mesh};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::orders::{self, NodeOrder, Order, Reply};
@@ -73,7 +73,7 @@ async fn be_node(node: &NodeOrder, orders: &mut UnboundedReceiver<Order>) -> any
 
 /// Starts a node as it is ordered.
 async fn start(node: &NodeOrder) -> anyhow::Result<Mesh> {
-    let key = ClusterKey::parse(&node.key)?;
+    let key = ClusterSecret::parse(&node.key)?;
     let builder = locks::builder(node.number, node.nodes, &node.seeds, key);
     let builder = builder.new_cluster(node.is_new);
     Ok(builder.start().await?)

@@ -73,7 +73,7 @@ pub(crate) struct NodeOrder {
     pub(crate) nodes: usize,
     /// Nodes that run already.
     pub(crate) seeds: Vec<SocketAddr>,
-    /// The cluster's key, in base64.
+    /// The cluster's secret, in base64.
     pub(crate) key: String,
     /// Whether it is there for the first time.
     pub(crate) is_new: bool,

@@ -175,7 +175,7 @@ impl Crew {
             .args(more)
             .arg("--history")
             .arg(self.dir.join(format!("{name}.jsonl")))
-            .env_remove("LOCKMESH_KEY")
+            .env_remove("LOCKMESH_SECRET")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -336,7 +336,7 @@ impl Crew {
         // On all addresses, so that the process lives through a change of the interface's.
         format!(
             "node_id = \"n{n}\"\n{common}listen = \"0.0.0.0:{PORT}\"\n\
-             advertise = \"{address}:{PORT}\"\nkey_file = \"{secret}\"\n\
+             advertise = \"{address}:{PORT}\"\nsecret_file = \"{secret}\"\n\
              new_cluster = {is_new}\nttl_ms = {lease}\ngossip_interval_ms = 100\n\n\
              [timing]\nmax_ttl_ms = {max_lease}\nmax_clock_skew_ms = 500\n\n\
              [workload]\n{workload}seed = {seed}\n"
@@ -353,7 +353,7 @@ impl Crew {
         let (id, common, secret) = (client_id(number), self.common(), SECRETS[0]);
         format!(
             "node_id = \"{id}\"\n{common}listen = \"{address}:0\"\n\
-             key_file = \"../{secret}\"\nttl_ms = {lease}\n\n\
+             secret_file = \"../{secret}\"\nttl_ms = {lease}\n\n\
              [timing]\nmax_ttl_ms = {max_lease}\nmax_clock_skew_ms = 500\n\n\
              [workload]\nkeys = 6\ntasks = 1\nrequests = 1\nacquire_timeout_ms = [1000, 5000]\n\
              seed = {seed}\n"

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use lockmesh::harness::Links;
-use lockmesh::{AcquireError, ClusterKey, ConfigError, Guard, Mesh, MeshBuilder, Timing};
+use lockmesh::{AcquireError, ClusterSecret, ConfigError, Guard, Mesh, MeshBuilder, Timing};
 use tokio::task::JoinHandle;
 
 use super::ledger::{Ledger, Who};
@@ -28,7 +28,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// The nodes `n0` to `n4`.
 #[derive(Debug)]
 pub(crate) struct Cluster {
-    key: ClusterKey,
+    secret: ClusterSecret,
     links: Arc<Links>,
     ledger: Arc<Ledger>,
     meshes: Vec<Mesh>,
@@ -40,7 +40,7 @@ impl Cluster {
     /// Starts the meshes; they need not have found each other yet.
     pub(crate) async fn start(ledger: Arc<Ledger>) -> anyhow::Result<Self> {
         let mut cluster = Self {
-            key: crate::keygen::fresh()?,
+            secret: crate::keygen::fresh()?,
             links: Arc::new(Links::new(0)),
             ledger,
             meshes: Vec::new(),
@@ -145,7 +145,7 @@ impl Cluster {
         Mesh::builder(format!("n{n}"))
             .voters((0..NODES).map(|n| format!("n{n}")))
             .seeds(seeds)
-            .key(self.key.clone())
+            .secret(self.secret.clone())
             .cluster("demo")
             .timing(timing)
             .ttl(LEASE)

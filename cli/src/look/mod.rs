@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use lockmesh::ClusterKey;
+use lockmesh::ClusterSecret;
 use lockmesh::observe::Observer;
 
 use crate::node::config::{Meeting, Source};
@@ -22,30 +22,40 @@ pub(crate) const BAD_USAGE: u8 = 2;
 const DEGRADED: u8 = 3;
 /// Some keys, or the one that was asked for, have no majority of voters.
 const NO_MAJORITY: u8 = 4;
-/// Where the key is taken from if nothing else is said.
-const KEY_VARIABLE: &str = "LOCKMESH_KEY";
+/// Where the secret is taken from if nothing else is said.
+const SECRET_VARIABLE: &str = "LOCKMESH_SECRET";
 
-/// Which mesh, and by which key.
+/// Which mesh, and by which secret.
 #[derive(Args)]
 pub(crate) struct Target {
-    /// The configuration of one of its nodes, in TOML: names address, seeds and key.
+    /// The configuration of one of its nodes, in TOML: names address, seeds and secret.
     #[arg(long, required_unless_present = "peer")]
     config: Option<PathBuf>,
     /// HOST:PORT of any of its nodes; may be given several times.
     #[arg(long, conflicts_with = "config")]
     peer: Vec<String>,
-    /// The cluster's key. Other users of this machine may see it in the list of processes: rather
-    /// give --key-env or --key-file.
-    #[arg(long, group = "secret", conflicts_with = "config")]
-    key: Option<String>,
-    /// The environment variable that has the cluster's key; LOCKMESH_KEY by default.
-    #[arg(long, value_name = "NAME", group = "secret", conflicts_with = "config")]
-    key_env: Option<String>,
-    /// The file that has the cluster's key.
-    #[arg(long, value_name = "FILE", group = "secret", conflicts_with = "config")]
-    key_file: Option<PathBuf>,
+    /// The cluster's secret. Other users of this machine may see it in the list of processes:
+    /// rather give --secret-env or --secret-file.
+    #[arg(long, group = "sealed_by", conflicts_with = "config")]
+    secret: Option<String>,
+    /// The environment variable that has the cluster's secret; LOCKMESH_SECRET by default.
+    #[arg(
+        long,
+        value_name = "NAME",
+        group = "sealed_by",
+        conflicts_with = "config"
+    )]
+    secret_env: Option<String>,
+    /// The file that has the cluster's secret.
+    #[arg(
+        long,
+        value_name = "FILE",
+        group = "sealed_by",
+        conflicts_with = "config"
+    )]
+    secret_file: Option<PathBuf>,
     /// The mesh is not sealed.
-    #[arg(long, group = "secret", conflicts_with = "config")]
+    #[arg(long, group = "sealed_by", conflicts_with = "config")]
     insecure_plaintext: bool,
     /// The cluster's name, if it is not "lockmesh".
     #[arg(long, value_name = "NAME", conflicts_with = "config")]
@@ -57,11 +67,11 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// What is wrong is said without the key.
+    /// What is wrong is said without the secret.
     pub(crate) fn observer(&self) -> Result<Observer, String> {
         let Meeting {
             peers,
-            key,
+            secret,
             cluster,
         } = match &self.config {
             Some(file) => {
@@ -70,14 +80,15 @@ impl Target {
             }
             None => Meeting {
                 peers: self.peer.clone(),
-                key: self.key()?,
+                secret: self.secret()?,
                 cluster: self.cluster.clone(),
             },
         };
-        let observer = match key {
-            Some(key) => {
-                let key = ClusterKey::parse(&key).map_err(|error| format!("key: {error}"))?;
-                Observer::sealed(peers, key)
+        let observer = match secret {
+            Some(secret) => {
+                let secret =
+                    ClusterSecret::parse(&secret).map_err(|error| format!("secret: {error}"))?;
+                Observer::sealed(peers, secret)
             }
             None => Observer::insecure_plaintext(peers),
         };
@@ -88,24 +99,24 @@ impl Target {
         Ok(observer.patience(Duration::from_millis(self.patience_ms)))
     }
 
-    fn key(&self) -> Result<Option<String>, String> {
+    fn secret(&self) -> Result<Option<String>, String> {
         if self.insecure_plaintext {
             return Ok(None);
         }
-        if let Some(key) = &self.key {
-            return Ok(Some(key.clone()));
+        if let Some(secret) = &self.secret {
+            return Ok(Some(secret.clone()));
         }
-        if let Some(file) = &self.key_file {
+        if let Some(file) = &self.secret_file {
             let read = std::fs::read_to_string(file);
-            return read
-                .map(Some)
-                .map_err(|error| format!("key-file: {} cannot be read: {error}", file.display()));
+            return read.map(Some).map_err(|error| {
+                format!("secret-file: {} cannot be read: {error}", file.display())
+            });
         }
-        let variable = self.key_env.as_deref().unwrap_or(KEY_VARIABLE);
+        let variable = self.secret_env.as_deref().unwrap_or(SECRET_VARIABLE);
         std::env::var(variable).map(Some).map_err(|_| {
             format!(
-                "key: the environment variable {variable} is not set, or is not Unicode; give \
-                 --key-env, --key-file or --insecure-plaintext"
+                "secret: the environment variable {variable} is not set, or is not Unicode; give \
+                 --secret-env, --secret-file or --insecure-plaintext"
             )
         })
     }

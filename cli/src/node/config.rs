@@ -22,9 +22,9 @@ pub(crate) struct NodeFile {
     voters: Option<Vec<String>>,
     voters_per_key: Option<usize>,
     voter_set_version: Option<u64>,
-    key: Option<String>,
-    key_env: Option<String>,
-    key_file: Option<PathBuf>,
+    secret: Option<String>,
+    secret_env: Option<String>,
+    secret_file: Option<PathBuf>,
     #[serde(default)]
     insecure_plaintext: bool,
     cluster: Option<String>,
@@ -65,8 +65,8 @@ struct TimingFile {
 pub(crate) struct Meeting {
     /// A node and its peers.
     pub(crate) peers: Vec<String>,
-    /// The cluster's key as text; `None` for plaintext.
-    pub(crate) key: Option<String>,
+    /// The cluster's secret as text; `None` for plaintext.
+    pub(crate) secret: Option<String>,
     /// The cluster's name, if it is not the default.
     pub(crate) cluster: Option<String>,
 }
@@ -135,18 +135,18 @@ impl Source {
             let line = error.span().map(|span| self.line_at(span.start));
             self.error(line, error.message().to_owned())
         })?;
-        // Whether there is exactly one way to the key, and whether a file of it can be read.
+        // Whether there is exactly one way to the secret, and whether a file of it can be read.
         drop(self.sealed(MeshBuilder::lan(&file.node_id), &file)?);
         let unset = |variable: &String| {
-            let what = format!("key: the environment variable {variable} is not set");
-            self.error(self.line_of("key"), what)
+            let what = format!("secret: the environment variable {variable} is not set");
+            self.error(self.line_of("secret"), what)
         };
         let unread = |error: std::io::Error| {
-            let what = format!("key_file: it cannot be read: {error}");
-            self.error(self.line_of("key_file"), what)
+            let what = format!("secret_file: it cannot be read: {error}");
+            self.error(self.line_of("secret_file"), what)
         };
-        let key = match (&file.key, &file.key_env, &file.key_file) {
-            (Some(key), ..) => Some(key.clone()),
+        let secret = match (&file.secret, &file.secret_env, &file.secret_file) {
+            (Some(secret), ..) => Some(secret.clone()),
             (_, Some(name), _) => Some(std::env::var(name).map_err(|_| unset(name))?),
             (_, _, Some(path)) => {
                 let dir = self.file.parent();
@@ -160,7 +160,7 @@ impl Source {
         let cluster = file.cluster;
         Ok(Meeting {
             peers,
-            key,
+            secret,
             cluster,
         })
     }
@@ -172,32 +172,32 @@ impl Source {
         self.error(self.line_of(field), what.clone())
     }
 
-    /// Exactly one way to the key.
+    /// Exactly one way to the secret.
     fn sealed(&self, builder: MeshBuilder, file: &NodeFile) -> Result<MeshBuilder, FileError> {
         match (
-            &file.key,
-            &file.key_env,
-            &file.key_file,
+            &file.secret,
+            &file.secret_env,
+            &file.secret_file,
             file.insecure_plaintext,
         ) {
-            (Some(key), None, None, false) => Ok(builder.key_text(key)),
-            (None, Some(variable), None, false) => Ok(builder.key_from_env(variable)),
+            (Some(secret), None, None, false) => Ok(builder.secret_text(secret)),
+            (None, Some(variable), None, false) => Ok(builder.secret_from_env(variable)),
             (None, None, Some(path), false) => {
                 let path = self
                     .file
                     .parent()
                     .map_or_else(|| path.clone(), |dir| dir.join(path));
-                let key = std::fs::read_to_string(&path).map_err(|error| {
-                    let what = format!("key_file: {} cannot be read: {error}", path.display());
-                    self.error(self.line_of("key_file"), what)
+                let secret = std::fs::read_to_string(&path).map_err(|error| {
+                    let what = format!("secret_file: {} cannot be read: {error}", path.display());
+                    self.error(self.line_of("secret_file"), what)
                 })?;
-                Ok(builder.key_text(key))
+                Ok(builder.secret_text(secret))
             }
             (None, None, None, true) => Ok(builder.insecure_plaintext()),
             _ => {
-                let what = "key: there must be exactly one of key, key_env, key_file and \
+                let what = "secret: there must be exactly one of secret, secret_env, secret_file and \
                             insecure_plaintext = true";
-                Err(self.error(self.line_of("key"), what.to_owned()))
+                Err(self.error(self.line_of("secret"), what.to_owned()))
             }
         }
     }

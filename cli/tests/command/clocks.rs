@@ -16,7 +16,7 @@ fn status(peer: &Node, name: &str) -> (Value, Option<i32>) {
         "--peer",
         &peer.addr(),
     ]);
-    let output = command.env("LOCKMESH_KEY", KEY).output().unwrap();
+    let output = command.env("LOCKMESH_SECRET", KEY).output().unwrap();
     let seen: Value =
         serde_json::from_str(&stdout(&output)).unwrap_or_else(|_| panic!("{}", stderr(&output)));
     let nodes = seen["nodes"].as_array().unwrap();

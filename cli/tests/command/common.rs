@@ -12,7 +12,7 @@ pub(crate) fn lockmesh(args: &[&str]) -> Command {
     command
         .args(args)
         .env_remove("RUST_LOG")
-        .env_remove("LOCKMESH_KEY");
+        .env_remove("LOCKMESH_SECRET");
     command
 }
 

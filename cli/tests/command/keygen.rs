@@ -1,6 +1,6 @@
 //! `lockmesh keygen`.
 
-use lockmesh::ClusterKey;
+use lockmesh::ClusterSecret;
 
 use crate::common::{lockmesh, stdout};
 
@@ -14,7 +14,7 @@ fn fresh() -> String {
 fn keygen_prints_one_line_that_is_a_key_and_never_the_same() {
     let (one, other) = (fresh(), fresh());
     assert_eq!(one.lines().count(), 1);
-    assert!(ClusterKey::parse(&one).is_ok());
-    assert!(ClusterKey::parse(&other).is_ok());
+    assert!(ClusterSecret::parse(&one).is_ok());
+    assert!(ClusterSecret::parse(&other).is_ok());
     assert_ne!(one, other);
 }

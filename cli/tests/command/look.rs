@@ -4,21 +4,21 @@ use std::process::Output;
 use std::time::Duration;
 
 use lockmesh::harness::LocalMesh;
-use lockmesh::{ClusterKey, Mesh, Timing};
+use lockmesh::{ClusterSecret, Mesh, Timing};
 use serde_json::Value;
 
 use super::common::{lockmesh, stderr, stdout, within};
 
 const OTHER_KEY: &str = "abababababababababababababababababababababababababababababababab";
 
-fn key() -> ClusterKey {
-    ClusterKey::from_bytes([7; 32]).unwrap()
+fn key() -> ClusterSecret {
+    ClusterSecret::from_bytes([7; 32]).unwrap()
 }
 
 async fn mesh() -> LocalMesh {
     LocalMesh::builder()
         .nodes(3)
-        .key(key())
+        .secret(key())
         .start()
         .await
         .unwrap()
@@ -27,7 +27,7 @@ async fn mesh() -> LocalMesh {
 async fn asks(args: &[&str], peer: &Mesh, key: &str) -> Output {
     let addr = peer.local_addr().to_string();
     let mut command = lockmesh(args);
-    command.args(["--peer", &addr]).env("LOCKMESH_KEY", key);
+    command.args(["--peer", &addr]).env("LOCKMESH_SECRET", key);
     let run = tokio::task::spawn_blocking(move || command.output().unwrap());
     run.await.unwrap()
 }
@@ -172,7 +172,7 @@ async fn voters_in_quarantine_make_a_key_unknown() {
         max_ttl: Duration::from_secs(600),
         ..Timing::lan()
     };
-    let builder = LocalMesh::builder().nodes(3).key(key()).timing(timing);
+    let builder = LocalMesh::builder().nodes(3).secret(key()).timing(timing);
     let mesh = builder.start().await.unwrap();
     let request = mesh.node(0).lock("deploy").ttl(Duration::from_secs(500));
     let guard = request.acquire().await.unwrap();

@@ -76,7 +76,7 @@ fn the_example_is_a_configuration_that_starts() {
     let (child, log) = ready(
         lockmesh(&["node", "--config"])
             .arg(path)
-            .env("LOCKMESH_KEY", KEY),
+            .env("LOCKMESH_SECRET", KEY),
     );
     stops_on("-TERM", child, log);
 }
@@ -102,7 +102,7 @@ fn every_setting_that_the_example_shows_in_a_comment_is_one() {
         .replace("[\"n1\", \"n2\", \"n3\"]", "[\"n1\"]")
         .replace("voters_per_key = 3", "voters_per_key = 1")
         .replace("new_cluster = false", "new_cluster = true")
-        .replace("key_env = \"LOCKMESH_KEY\"", "")
+        .replace("secret_env = \"LOCKMESH_SECRET\"", "")
         .replace("key = \"...\"", "")
         .replace("insecure_plaintext = true", "");
     let path = file("uncommented", &text);
@@ -178,23 +178,29 @@ fn a_file_that_cannot_be_read_as_it_should_be_is_refused_with_its_line() {
 fn a_key_comes_from_exactly_one_place_and_is_never_shown() {
     let said = refusal("no-key", "node_id = \"n1\"\n");
     assert!(
-        said.contains("exactly one of key, key_env, key_file"),
+        said.contains("exactly one of key, secret_env, secret_file"),
         "{said}"
     );
     let text = format!("node_id = \"n1\"\nkey = \"{KEY}\"\ninsecure_plaintext = true\n");
     let said = refusal("two-keys", &text);
     assert!(
-        said.contains("node.toml:2: key: there must be exactly one"),
+        said.contains("node.toml:2: secret: there must be exactly one"),
         "{said}"
     );
-    let said = refusal("unset", "node_id = \"n1\"\nkey_env = \"LOCKMESH_KEY\"\n");
+    let said = refusal(
+        "unset",
+        "node_id = \"n1\"\nsecret_env = \"LOCKMESH_SECRET\"\n",
+    );
     assert!(
-        said.contains("node.toml:2: key: the environment variable LOCKMESH_KEY"),
+        said.contains("node.toml:2: key: the environment variable LOCKMESH_SECRET"),
         "{said}"
     );
     let said = refusal("bad-key", "node_id = \"n1\"\nkey = \"c2VjcmV0\"\n");
     assert!(said.contains("node.toml:2: key: "), "{said}");
     assert!(!said.contains("c2VjcmV0"), "{said}");
-    let said = refusal("no-file", "node_id = \"n1\"\nkey_file = \"nothing.here\"\n");
-    assert!(said.contains("node.toml:2: key_file: "), "{said}");
+    let said = refusal(
+        "no-file",
+        "node_id = \"n1\"\nsecret_file = \"nothing.here\"\n",
+    );
+    assert!(said.contains("node.toml:2: secret_file: "), "{said}");
 }

@@ -1,4 +1,4 @@
-//! The cluster's key: how it is read and written. What is done with it is in [`super::seal`].
+//! The cluster's secret: how it is read and written. What is done with it is in [`super::seal`].
 
 use std::fmt;
 
@@ -7,46 +7,46 @@ use base64::alphabet::{STANDARD, URL_SAFE};
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use thiserror::Error;
 
-/// How many bytes a [`ClusterKey`] has.
-pub const CLUSTER_KEY_BYTES: usize = 32;
+/// How many bytes a [`ClusterSecret`] has.
+pub const CLUSTER_SECRET_BYTES: usize = 32;
 
 const LENIENT: GeneralPurposeConfig =
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
 const BASE64: GeneralPurpose = GeneralPurpose::new(&STANDARD, LENIENT);
 const BASE64_URL: GeneralPurpose = GeneralPurpose::new(&URL_SAFE, LENIENT);
 
-/// The cluster's key: 32 bytes that every node has and nobody else.
+/// The cluster's secret: 32 bytes that every node has and nobody else.
 ///
 /// Whoever has it can speak for any node. Draw it from the operating system's randomness, never
 /// from a pass phrase: `head -c 32 /dev/urandom | base64`.
 #[derive(Clone)]
-pub struct ClusterKey([u8; CLUSTER_KEY_BYTES]);
+pub struct ClusterSecret([u8; CLUSTER_SECRET_BYTES]);
 
 /// A key that cannot be used. No variant repeats what was given: it might be nearly the key.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
-pub enum KeyError {
+pub enum SecretError {
     /// The text is neither base64 nor 64 hex digits.
-    #[error("the cluster key is neither base64 nor 64 hex digits")]
+    #[error("the cluster secret is neither base64 nor 64 hex digits")]
     Encoding,
     /// The text stands for more or fewer than 32 bytes.
-    #[error("the cluster key has {len} bytes; it must have {CLUSTER_KEY_BYTES}")]
+    #[error("the cluster secret has {len} bytes; it must have {CLUSTER_SECRET_BYTES}")]
     Length {
         /// How many bytes it stands for.
         len: usize,
     },
     /// All bytes are zero: a place holder, or memory that nobody filled.
-    #[error("the cluster key is all zeros; draw 32 random bytes")]
+    #[error("the cluster secret is all zeros; draw 32 random bytes")]
     Weak,
 }
 
-impl ClusterKey {
+impl ClusterSecret {
     /// The key with these bytes.
     ///
     /// # Errors
-    /// [`KeyError::Weak`] where they are all zero.
-    pub fn from_bytes(bytes: [u8; CLUSTER_KEY_BYTES]) -> Result<Self, KeyError> {
-        if bytes == [0; CLUSTER_KEY_BYTES] {
-            return Err(KeyError::Weak);
+    /// [`SecretError::Weak`] where they are all zero.
+    pub fn from_bytes(bytes: [u8; CLUSTER_SECRET_BYTES]) -> Result<Self, SecretError> {
+        if bytes == [0; CLUSTER_SECRET_BYTES] {
+            return Err(SecretError::Weak);
         }
         Ok(Self(bytes))
     }
@@ -55,44 +55,44 @@ impl ClusterKey {
     /// space around it does not count.
     ///
     /// # Errors
-    /// [`KeyError`] where the text is something else, or not 32 bytes long, or all zero.
-    pub fn parse(text: &str) -> Result<Self, KeyError> {
+    /// [`SecretError`] where the text is something else, or not 32 bytes long, or all zero.
+    pub fn parse(text: &str) -> Result<Self, SecretError> {
         let text = text.trim();
         if let Some(bytes) = from_hex(text) {
             return Self::from_bytes(bytes);
         }
         let is_url_safe = text.contains(['-', '_']);
         let engine = if is_url_safe { &BASE64_URL } else { &BASE64 };
-        let bytes = engine.decode(text).map_err(|_| KeyError::Encoding)?;
+        let bytes = engine.decode(text).map_err(|_| SecretError::Encoding)?;
         let len = bytes.len();
-        Self::from_bytes(bytes.try_into().map_err(|_| KeyError::Length { len })?)
+        Self::from_bytes(bytes.try_into().map_err(|_| SecretError::Length { len })?)
     }
 
-    /// The key in padded standard base64: 44 characters that [`ClusterKey::parse`] reads. Keep
+    /// The key in padded standard base64: 44 characters that [`ClusterSecret::parse`] reads. Keep
     /// them as you keep the key.
     #[must_use]
     pub fn to_base64(&self) -> String {
         BASE64.encode(self.0)
     }
 
-    pub(super) fn as_bytes(&self) -> &[u8; CLUSTER_KEY_BYTES] {
+    pub(super) fn as_bytes(&self) -> &[u8; CLUSTER_SECRET_BYTES] {
         &self.0
     }
 }
 
-impl fmt::Debug for ClusterKey {
+impl fmt::Debug for ClusterSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ClusterKey(redacted)")
+        f.write_str("ClusterSecret(redacted)")
     }
 }
 
 /// 64 hex digits are valid base64 too, but of 48 bytes: no key is read in two ways.
-fn from_hex(text: &str) -> Option<[u8; CLUSTER_KEY_BYTES]> {
+fn from_hex(text: &str) -> Option<[u8; CLUSTER_SECRET_BYTES]> {
     let digits = text.as_bytes();
-    if digits.len() != 2 * CLUSTER_KEY_BYTES {
+    if digits.len() != 2 * CLUSTER_SECRET_BYTES {
         return None;
     }
-    let mut bytes = [0; CLUSTER_KEY_BYTES];
+    let mut bytes = [0; CLUSTER_SECRET_BYTES];
     for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
         let high = char::from(pair[0]).to_digit(16)?;
         let low = char::from(pair[1]).to_digit(16)?;
@@ -105,17 +105,17 @@ fn from_hex(text: &str) -> Option<[u8; CLUSTER_KEY_BYTES]> {
 mod tests {
     use super::*;
 
-    fn some_bytes() -> [u8; CLUSTER_KEY_BYTES] {
+    fn some_bytes() -> [u8; CLUSTER_SECRET_BYTES] {
         std::array::from_fn(|n| 0xe0 | n as u8)
     }
 
-    fn parsed(text: &str) -> Result<[u8; CLUSTER_KEY_BYTES], KeyError> {
-        ClusterKey::parse(text).map(|key| *key.as_bytes())
+    fn parsed(text: &str) -> Result<[u8; CLUSTER_SECRET_BYTES], SecretError> {
+        ClusterSecret::parse(text).map(|key| *key.as_bytes())
     }
 
     #[test]
     fn a_key_is_read_from_every_usual_spelling() {
-        let key = ClusterKey::from_bytes(some_bytes()).unwrap();
+        let key = ClusterSecret::from_bytes(some_bytes()).unwrap();
         let padded = key.to_base64();
         assert_eq!(padded.len(), 44);
         assert!(padded.contains(['+', '/']), "{padded} tells no alphabet");
@@ -137,31 +137,34 @@ mod tests {
 
     #[test]
     fn a_text_that_is_no_key_says_why() {
-        assert_eq!(parsed("not base64!"), Err(KeyError::Encoding));
-        assert_eq!(parsed("ä"), Err(KeyError::Encoding));
-        assert_eq!(parsed("+_+_"), Err(KeyError::Encoding));
-        assert_eq!(parsed(""), Err(KeyError::Length { len: 0 }));
-        assert_eq!(parsed("AAAA"), Err(KeyError::Length { len: 3 }));
+        assert_eq!(parsed("not base64!"), Err(SecretError::Encoding));
+        assert_eq!(parsed("ä"), Err(SecretError::Encoding));
+        assert_eq!(parsed("+_+_"), Err(SecretError::Encoding));
+        assert_eq!(parsed(""), Err(SecretError::Length { len: 0 }));
+        assert_eq!(parsed("AAAA"), Err(SecretError::Length { len: 3 }));
         let hex_of_48 = "ab".repeat(48);
-        assert_eq!(parsed(&hex_of_48), Err(KeyError::Length { len: 72 }));
+        assert_eq!(parsed(&hex_of_48), Err(SecretError::Length { len: 72 }));
         // 64 characters, but one of them is no hex digit: base64 of 48 bytes.
         let nearly_hex = format!("{}g", "a".repeat(63));
-        assert_eq!(parsed(&nearly_hex), Err(KeyError::Length { len: 48 }));
-        let message = KeyError::Length { len: 3 }.to_string();
-        assert_eq!(message, "the cluster key has 3 bytes; it must have 32");
+        assert_eq!(parsed(&nearly_hex), Err(SecretError::Length { len: 48 }));
+        let message = SecretError::Length { len: 3 }.to_string();
+        assert_eq!(message, "the cluster secret has 3 bytes; it must have 32");
     }
 
     #[test]
     fn a_key_of_zeros_is_refused() {
-        let zeros = [0; CLUSTER_KEY_BYTES];
-        assert_eq!(ClusterKey::from_bytes(zeros).err(), Some(KeyError::Weak));
-        assert_eq!(parsed(&BASE64.encode(zeros)), Err(KeyError::Weak));
-        assert_eq!(parsed(&"0".repeat(64)), Err(KeyError::Weak));
+        let zeros = [0; CLUSTER_SECRET_BYTES];
+        assert_eq!(
+            ClusterSecret::from_bytes(zeros).err(),
+            Some(SecretError::Weak)
+        );
+        assert_eq!(parsed(&BASE64.encode(zeros)), Err(SecretError::Weak));
+        assert_eq!(parsed(&"0".repeat(64)), Err(SecretError::Weak));
     }
 
     #[test]
     fn a_key_does_not_show_itself_in_logs() {
-        let key = ClusterKey::from_bytes(some_bytes()).unwrap();
-        assert_eq!(format!("{key:?}"), "ClusterKey(redacted)");
+        let key = ClusterSecret::from_bytes(some_bytes()).unwrap();
+        assert_eq!(format!("{key:?}"), "ClusterSecret(redacted)");
     }
 }
