@@ -160,7 +160,7 @@ impl World {
                 Output::Event(_)
                 | Output::Gossip { .. }
                 | Output::Inspected { .. }
-                | Output::Stranger(_) => {}
+                | Output::ForeignNode(_) => {}
                 Output::Timeout(due) => {
                     self.due[node] = due;
                     return;

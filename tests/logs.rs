@@ -447,10 +447,10 @@ async fn misconfigured(
 
 /// One has another secret.
 async fn wrong_secret(five: &mut Five, log: &Log, watch: &Watch) {
-    let stranger = [
-        "WARN [stranger ADDR] a datagram from ADDR is not sealed with our secret; give all nodes \
+    let foreign_node = [
+        "WARN [foreign node ADDR] a datagram from ADDR is not sealed with our secret; give all nodes \
          of the cluster the same secret and cluster name",
-        "INFO [stranger ADDR] all datagrams from ADDR can be opened, or none come, after _ s",
+        "INFO [foreign node ADDR] all datagrams from ADDR can be opened, or none come, after _ s",
     ]
     .map(str::to_owned);
     let mut wrong = Expected::default()
@@ -458,12 +458,12 @@ async fn wrong_secret(five: &mut Five, log: &Log, watch: &Watch) {
         .says("n4", [recovers(Level::WARN)[0].clone()])
         .says("n4", (0..4).map(|it| silent(&name(it))[0].clone()))
         .says("n4", [no_quorum(&format!("{CHECK}; {WAIT}"))[0].clone()])
-        .says("n4", [stranger[0].clone()]);
+        .says("n4", [foreign_node[0].clone()]);
     let mut mended = Expected::default();
     for n in 0..4 {
-        let lines = [silent("n4")[0].clone(), stranger[0].clone()];
+        let lines = [silent("n4")[0].clone(), foreign_node[0].clone()];
         wrong = wrong.says(&name(n), lines);
-        let lines = [silent("n4")[1].clone(), stranger[1].clone()];
+        let lines = [silent("n4")[1].clone(), foreign_node[1].clone()];
         mended = mended.says(&name(n), lines);
     }
     let secret = ClusterSecret::from_bytes([8; 32]).unwrap();

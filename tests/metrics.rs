@@ -146,7 +146,7 @@ async fn an_operator_sees_the_documented_metrics_and_the_events_of_a_mesh() {
     assert!(log.says(&["DEBUG", "lock granted", "key=k", "epoch="]));
     assert!(log.says(&["DEBUG", "lease over", "key=short"]));
     assert!(log.says(&["WARN", "lease lost", "key=short"]));
-    strangers(&mesh, &log).await;
+    foreign_nodes(&mesh, &log).await;
     gossip_that_panics_is_started_again(&log, &mut metrics).await;
     seed_that_does_not_resolve_is_a_warning(&log).await;
     mesh.shutdown().await;
@@ -221,23 +221,25 @@ async fn drops(mesh: &Mesh, metrics: &mut Metrics) {
 }
 
 /// A node with another voter set, and one that may have forgotten its votes.
-async fn strangers(mesh: &Mesh, log: &Log) {
-    let stranger = builder("stranger")
+async fn foreign_nodes(mesh: &Mesh, log: &Log) {
+    let foreign_node = builder("foreign_node")
         .voters(["n0"])
         .voter_set_version(2)
         .seeds([mesh.local_addr().to_string()])
         .start()
         .await
         .unwrap();
-    let request = stranger.lock("k").acquire_timeout(Duration::from_secs(60));
+    let request = foreign_node
+        .lock("k")
+        .acquire_timeout(Duration::from_secs(60));
     let asking = tokio::spawn(request.acquire());
     let differs = ["WARN", "another voter set"];
     until("the mesh says that a node has another voter set", || {
-        log.says(&[&differs[..], &["node=n0", "peer=\"stranger\""]].concat())
+        log.says(&[&differs[..], &["node=n0", "peer=\"foreign_node\""]].concat())
     })
     .await;
-    until("so does the stranger", || {
-        log.says(&[&differs[..], &["node=stranger", "peer=\"n0\""]].concat())
+    until("so does the foreign node", || {
+        log.says(&[&differs[..], &["node=foreign_node", "peer=\"n0\""]].concat())
     })
     .await;
     asking.abort();

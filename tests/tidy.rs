@@ -44,7 +44,7 @@ const MAY_NAME: [(&str, &[&str]); 3] = [
 ];
 
 /// The two sides only exchange messages.
-const STRANGERS: [(&[&str], &[&str]); 2] = [
+const FOREIGN_NODES: [(&[&str], &[&str]); 2] = [
     (
         &[
             "voter.rs",
@@ -85,7 +85,7 @@ const STRANGERS: [(&[&str], &[&str]); 2] = [
 enum Law {
     Word,
     Import,
-    Stranger,
+    ForeignNode,
     FunctionLength,
     FileLength,
     LineLength,
@@ -276,13 +276,16 @@ fn check_imports(path: &str, text: &str) -> Vec<Offence> {
 }
 
 /// Whether the voter's files name the claimant's, or the other way round.
-fn check_strangers(path: &str, text: &str) -> Vec<Offence> {
+fn check_foreign_nodes(path: &str, text: &str) -> Vec<Offence> {
     let Some(file) = path.strip_prefix("src/proto/") else {
         return Vec::new();
     };
     let code = code_of(text);
     let mut offences = Vec::new();
-    for (_, names) in STRANGERS.iter().filter(|(files, _)| files.contains(&file)) {
+    for (_, names) in FOREIGN_NODES
+        .iter()
+        .filter(|(files, _)| files.contains(&file))
+    {
         for name in *names {
             // Modules are also good names for variables: there they follow no `::` or `use`.
             let is_type = name.starts_with(char::is_uppercase);
@@ -295,7 +298,7 @@ fn check_strangers(path: &str, text: &str) -> Vec<Offence> {
                     offences.push(Offence {
                         path,
                         line,
-                        law: Law::Stranger,
+                        law: Law::ForeignNode,
                         what,
                     });
                 }
@@ -425,7 +428,7 @@ fn arrows_point_down_only() {
 
 #[test]
 fn voter_and_claimant_never_see_each_other() {
-    complain(check_strangers, &PURE, &[Law::Stranger]);
+    complain(check_foreign_nodes, &PURE, &[Law::ForeignNode]);
 }
 
 #[test]
@@ -510,7 +513,7 @@ fn an_arrow_that_points_up_is_found() {
 #[test]
 fn a_voter_that_names_a_claimant_is_found_and_a_variable_is_none() {
     let names = |path, text| {
-        let offences = check_strangers(path, text);
+        let offences = check_foreign_nodes(path, text);
         found(&offences)
             .iter()
             .map(|(_, name)| (*name).to_owned())

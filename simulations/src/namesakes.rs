@@ -257,7 +257,7 @@ impl World {
                     }
                     break;
                 }
-                Output::Gossip { .. } | Output::Inspected { .. } | Output::Stranger(_) => {}
+                Output::Gossip { .. } | Output::Inspected { .. } | Output::ForeignNode(_) => {}
             }
         }
         self.see_namesake(fault, &events);

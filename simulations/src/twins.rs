@@ -112,7 +112,7 @@ impl World {
 fn next(node: &mut Node) -> Output {
     loop {
         match node.poll_output() {
-            Output::Event(_) | Output::Stranger(_) => {}
+            Output::Event(_) | Output::ForeignNode(_) => {}
             output => return output,
         }
     }

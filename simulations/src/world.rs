@@ -479,7 +479,7 @@ impl World {
             match process.node.poll_output() {
                 Output::Transmit { to, bytes } => self.transmit(host, to, bytes),
                 Output::Event(event) => events.push(event),
-                Output::Gossip { .. } | Output::Inspected { .. } | Output::Stranger(_) => {}
+                Output::Gossip { .. } | Output::Inspected { .. } | Output::ForeignNode(_) => {}
                 Output::Timeout(at) => break at,
             }
         };

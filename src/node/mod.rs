@@ -6,6 +6,7 @@
 
 mod addresses;
 mod answer;
+mod foreign_nodes;
 mod incarnations;
 mod inspect;
 mod namesake;
@@ -16,7 +17,6 @@ mod send;
 mod sets;
 mod sizes;
 mod standing;
-mod strangers;
 mod survey;
 mod surveyor;
 mod take;
@@ -27,11 +27,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use foreign_nodes::{ForeignNode, TOLD_EVERY};
 pub use inspect::{InspectId, Inspection, KeyOwner, LockState, SeenVotes, Waiter};
 pub use namesake::Twin;
 pub use observer::{Observer, QuestionId};
 pub use standing::Standing;
-pub use strangers::{Stranger, TOLD_EVERY};
 pub use survey::{Health, NodeAnswer, NodeSurvey, Survey};
 pub use surveyor::{Ask, Surveyor, Wanted};
 
@@ -49,13 +49,13 @@ use crate::proto::voter_set::{MAX_TTL_MAX, QUARANTINE_MAX, VoterSet};
 use crate::wire::observe::Counts;
 use crate::wire::{DropReason, GOSSIP_BYTES_MAX, Head, Kind, Seal, Traffic};
 
+use foreign_nodes::ForeignNodes;
 use inspect::Inspector;
 use namesake::Stopped;
 use outbox::Outbox;
 use peers::Peers;
 use sets::Sets;
 use standing::Standings;
-use strangers::Strangers;
 
 /// How a node comes into the world.
 #[derive(Debug)]
@@ -102,7 +102,7 @@ pub enum Output {
     Event(Event),
     /// Datagrams came that could not be opened. Told at once, and then every
     /// [`TOLD_EVERY`] of each address.
-    Stranger(Stranger),
+    ForeignNode(ForeignNode),
     /// An inspection is done.
     Inspected {
         /// Which.
@@ -124,7 +124,7 @@ pub struct Node {
     peers: Peers,
     view: View,
     sets: Sets,
-    strangers: Strangers,
+    foreign_nodes: ForeignNodes,
     /// While another live process of this node's name is known.
     stopped: Option<Stopped>,
     /// The highest incarnation of this node that others have told of.
@@ -188,7 +188,7 @@ impl Node {
             peers: Peers::new(id.clone(), voter_set.clone(), seed),
             view: View::default(),
             sets: Sets::default(),
-            strangers: Strangers::new(now),
+            foreign_nodes: ForeignNodes::new(now),
             stopped: None,
             seen: incarnation,
             numbers: Jitter::new(seed),
@@ -227,8 +227,8 @@ impl Node {
             Ok(()) => self.route(now),
             Err(reason) => {
                 self.traffic.drop_one(reason);
-                if let Some(stranger) = self.strangers.dropped(now, from, reason) {
-                    self.outputs.push_back(Output::Stranger(stranger));
+                if let Some(foreign_node) = self.foreign_nodes.dropped(now, from, reason) {
+                    self.outputs.push_back(Output::ForeignNode(foreign_node));
                 }
             }
         }
@@ -431,7 +431,7 @@ impl Node {
     /// Why no datagram can be opened, where some came lately and none could.
     #[must_use]
     pub fn hears_nobody(&self, now: Now) -> Option<DropReason> {
-        self.strangers.nobody(now)
+        self.foreign_nodes.nobody(now)
     }
 
     /// The address that it would send to, for a node.

@@ -188,10 +188,10 @@ impl<'a> Said<'a> {
         for member in self.voter_set.members() {
             nodes.insert((false, member), new(member, true));
         }
-        for (teller, talk) in &self.talks {
-            let is_member = self.voter_set.has_member(teller);
-            let own = nodes.entry((!is_member, teller));
-            let own = own.or_insert_with(|| new(teller, is_member));
+        for (scripted_node, talk) in &self.talks {
+            let is_member = self.voter_set.has_member(scripted_node);
+            let own = nodes.entry((!is_member, scripted_node));
+            let own = own.or_insert_with(|| new(scripted_node, is_member));
             own.answer = talk.speaker.as_ref().map(Into::into);
             own.addr = Some(talk.addr);
             for (node, seen) in &talk.nodes {
@@ -203,8 +203,8 @@ impl<'a> Said<'a> {
                 let known = [other.silent_for, seen.silent_for];
                 other.silent_for = known.into_iter().flatten().min();
                 match seen.is_alive {
-                    Some(true) => drop(other.alive_by.insert((*teller).clone())),
-                    Some(false) => drop(other.dead_by.insert((*teller).clone())),
+                    Some(true) => drop(other.alive_by.insert((*scripted_node).clone())),
+                    Some(false) => drop(other.dead_by.insert((*scripted_node).clone())),
                     None => {}
                 }
             }

@@ -21,7 +21,7 @@ impl Node {
         let mut body = std::mem::take(&mut self.opened);
         let opened = self.seal.open_into(bytes, &mut body);
         if opened.is_ok() {
-            self.strangers.opened(now);
+            self.foreign_nodes.opened(now);
         }
         let taken = opened.and_then(|kind| match kind {
             Kind::Votes => self.take_votes(now, from, &body),

@@ -225,7 +225,7 @@ impl fmt::Display for Differences {
     }
 }
 
-/// A plain `Vec` would make room for as many as a stranger says there are, before it reads one.
+/// A plain `Vec` would make room for as many as a foreign node says there are, before it reads one.
 fn few_members<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<NodeId>, D::Error> {
     struct FewMembers;
 

@@ -350,7 +350,7 @@ pub struct ReportedWaiter {
     pub epoch: Epoch,
 }
 
-/// A plain `Vec` would make room for as many as a stranger says there are, before it reads one.
+/// A plain `Vec` would make room for as many as a foreign node says there are, before it reads one.
 fn few_waiters<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<ReportedWaiter>, D::Error> {
     struct FewWaiters;
 

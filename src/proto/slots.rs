@@ -94,8 +94,8 @@ impl Slots {
         same.find(|(_, at)| is_it(*at)).map(|(_, at)| *at)
     }
 
-    /// Whether as many keys have this one's short hash as may. Strangers may choose keys, and each
-    /// look-up goes through all of one hash; by chance there are no more than a few.
+    /// Whether as many keys have this one's short hash as may. Foreign nodes may choose keys, and
+    /// each look-up goes through all of one hash; by chance there are no more than a few.
     pub(crate) fn is_crowded(&self, key: &Key) -> bool {
         self.has_alike(key, SAME_HASH_MAX)
     }

@@ -12,7 +12,7 @@ use super::lease::Lease;
 use super::metrics::Meter;
 use super::obstacle::{Obstacle, holding};
 use super::obstacles::{Line, Obstacles};
-use crate::node::{InspectId, Inspection, Node, Output, Standing, Stranger};
+use crate::node::{ForeignNode, InspectId, Inspection, Node, Output, Standing};
 use crate::proto::claimant::RequestError;
 use crate::proto::event::{Event, Ticket, VoteTally};
 use crate::proto::id::NodeId;
@@ -316,8 +316,8 @@ impl Core {
                 }
             }
             Output::Event(event) => self.on_event(clock, event),
-            Output::Stranger(Stranger { from, reason, .. }) => {
-                self.note(clock, &Obstacle::Stranger { from, reason });
+            Output::ForeignNode(ForeignNode { from, reason, .. }) => {
+                self.note(clock, &Obstacle::ForeignNode { from, reason });
             }
             Output::Inspected { id, inspection } => {
                 if let Some(tell) = self.inspections.remove(&id) {

@@ -225,10 +225,10 @@ mod tests {
     /// A socket with so many datagrams in it that are none.
     async fn socket_with(datagrams: usize) -> UdpSocket {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let stranger = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let foreign_node = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let to = socket.local_addr().unwrap();
         for _ in 0..datagrams {
-            stranger.send_to(b"?", to).await.unwrap();
+            foreign_node.send_to(b"?", to).await.unwrap();
         }
         if datagrams > 0 {
             socket.readable().await.unwrap();

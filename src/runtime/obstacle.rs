@@ -35,7 +35,7 @@ pub(crate) enum Obstacle {
     /// This node's voter has no memory, and a voter of another voter set is heard.
     WaitsForOtherSet { node: NodeId },
     /// Datagrams from this address cannot be opened.
-    Stranger {
+    ForeignNode {
         from: SocketAddr,
         reason: DropReason,
     },
@@ -131,7 +131,7 @@ impl Obstacle {
             Self::Voter { node, standing } => about_voter(node, *standing),
             Self::Recovering { remaining, blocks } => about_recovering(*remaining, *blocks),
             Self::WaitsForOtherSet { node } => waits_for_other_set(node),
-            Self::Stranger { from, reason } => about_stranger(*from, *reason),
+            Self::ForeignNode { from, reason } => about_foreign_node(*from, *reason),
             Self::OtherVoterSet { node, differs } => About::new(
                 "other_voter_set",
                 Level::WARN,
@@ -451,10 +451,10 @@ fn waits_for_other_set(node: &NodeId) -> About {
     .repeated()
 }
 
-fn about_stranger(from: SocketAddr, reason: DropReason) -> About {
+fn about_foreign_node(from: SocketAddr, reason: DropReason) -> About {
     let is = reason.as_unopened().unwrap_or(reason.as_str());
     About::new(
-        "stranger",
+        "foreign_node",
         Level::WARN,
         format!("a datagram from {from} is {is}"),
         "give all nodes of the cluster the same secret and cluster name",
@@ -535,7 +535,7 @@ mod tests {
                 differs: String::new(),
             },
             Obstacle::WaitsForOtherSet { node: node() },
-            Obstacle::Stranger {
+            Obstacle::ForeignNode {
                 from: "127.0.0.1:1".parse().unwrap(),
                 reason: DropReason::Key,
             },

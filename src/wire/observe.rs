@@ -316,7 +316,7 @@ impl<T: Serialize> Page<T> {
     }
 }
 
-/// A plain `Vec` would make room for as many as a stranger says there are, before it reads one.
+/// A plain `Vec` would make room for as many as a foreign node says there are, before it reads one.
 fn few<'de, D, T, const MAX: usize>(from: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,

@@ -26,15 +26,15 @@
 //! of this node, or once [`PEERS_MAX`] other boot ids have been heard since, a recorded datagram
 //! of that boot id is taken once more, as a late duplicate.
 //!
-//! **What it is not.** The cluster's secret speaks for every node: this keeps strangers out, it
+//! **What it is not.** The cluster's secret speaks for every node: this keeps foreign nodes out, it
 //! does not keep nodes from each other. There is no forward secrecy. The address that a datagram
 //! came from is not authenticated, nor whom gossip was meant for: who can hold datagrams back and
 //! send them on from elsewhere can make a node answer to a wrong address until it hears the right
 //! one again. That costs time. It costs a lock only if two processes have one name: what one says,
 //! sent on from the address of the other, frees what that one holds (rule 25).
 //!
-//! A stranger's datagram costs a key derivation and a failed decryption, about a microsecond, and
-//! leaves nothing behind.
+//! A foreign node's datagram costs a key derivation and a failed decryption, about a microsecond,
+//! and leaves nothing behind.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -477,9 +477,9 @@ mod tests {
 
     #[test]
     fn another_key_is_told_from_a_forgery() {
-        let mut stranger = Seal::sealed(key(2), [9; BOOT_ID_BYTES]);
+        let mut foreign_node = Seal::sealed(key(2), [9; BOOT_ID_BYTES]);
         let mut node = seal_of(1);
-        let datagram = stranger.seal(Kind::Votes, BODY);
+        let datagram = foreign_node.seal(Kind::Votes, BODY);
         assert_eq!(node.open(&datagram), Err(DropReason::Key));
         let mut relabelled = datagram;
         relabelled[2..CLUSTER_AT]

@@ -110,12 +110,12 @@ async fn gossip_survives_more_incarnations_than_fit_a_digest() {
     })
     .await;
     let small = bytes_of_a_datagram(&a).await;
-    let teller = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let scripted_node = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     for hundred in 0..100 {
         let names = names_of(hundred * 100..hundred * 100 + 100);
         let mut seal = Seal::insecure_plaintext().of_cluster("lockmesh");
         let datagram = seal.seal(Kind::Gossip, &names);
-        teller.send_to(&datagram, a.local_addr()).unwrap();
+        scripted_node.send_to(&datagram, a.local_addr()).unwrap();
         let knows = |mesh: &Mesh| !mesh.status().others.is_empty();
         until("they are known", || knows(&a)).await;
     }

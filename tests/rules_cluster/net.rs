@@ -430,7 +430,7 @@ impl Net {
                     self.seats[seat].timeout = at;
                     return;
                 }
-                Output::Gossip { .. } | Output::Inspected { .. } | Output::Stranger(_) => {}
+                Output::Gossip { .. } | Output::Inspected { .. } | Output::ForeignNode(_) => {}
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Bytes in, bytes out, and what strangers make of them.
+//! Bytes in, bytes out, and what foreign nodes make of them.
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
 
@@ -9,9 +9,9 @@ mod node;
 mod observe;
 mod observer;
 mod outputs;
+mod scripted_nodes;
 mod seal;
 mod sessions;
 mod sets;
 mod standing;
 mod survey;
-mod tellers;

@@ -128,7 +128,7 @@ impl World {
         let mut expected = self.node.traffic().dropped.clone();
         *expected.entry(reason).or_default() += 1;
         let mut outputs = self.feed(bytes);
-        outputs.retain(|output| !matches!(output, Output::Stranger(_)));
+        outputs.retain(|output| !matches!(output, Output::ForeignNode(_)));
         assert!(outputs.is_empty(), "{outputs:?}");
         assert_eq!(self.node.traffic().dropped, expected);
     }
@@ -281,8 +281,8 @@ fn a_node_drops_what_does_not_open_and_says_nothing() {
         .0;
     let plain = Seal::insecure_plaintext().seal(Kind::Votes, &body);
     world.drops(&plain, DropReason::Plaintext);
-    let mut stranger = Seal::sealed(ClusterSecret::from_bytes([2; 32]).unwrap(), [3; 16]);
-    world.drops(&stranger.seal(Kind::Votes, &body), DropReason::Key);
+    let mut foreign_node = Seal::sealed(ClusterSecret::from_bytes([2; 32]).unwrap(), [3; 16]);
+    world.drops(&foreign_node.seal(Kind::Votes, &body), DropReason::Key);
     world.drops(&seal_of(1).seal(Kind::Votes, &body), DropReason::FromMyself);
     let cut = world.peer.seal(Kind::Votes, &body[..body.len() - 1]);
     world.drops(&cut, DropReason::Undecodable);
@@ -399,7 +399,7 @@ fn a_member_is_greeted_once_in_each_of_its_incarnations() {
             "{outputs:?}"
         );
         assert!(hello(&mut world, "b", incarnation).0.is_empty());
-        assert!(hello(&mut world, "stranger", incarnation).0.is_empty());
+        assert!(hello(&mut world, "foreign_node", incarnation).0.is_empty());
     }
 }
 
@@ -482,7 +482,7 @@ proptest! {
     fn random_bytes_make_a_node_say_nothing(datagrams in vec(vec(any::<u8>(), 0..300), 1..20)) {
         let mut world = World::new(&["a"]);
         for (n, bytes) in datagrams.iter().enumerate() {
-            let told = |it: &Output| matches!(it, Output::Stranger(_));
+            let told = |it: &Output| matches!(it, Output::ForeignNode(_));
             prop_assert!(world.feed(bytes).iter().all(told));
             prop_assert_eq!(total_dropped(world.node.traffic()), n as u64 + 1);
         }

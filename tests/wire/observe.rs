@@ -182,8 +182,8 @@ impl Many {
         })
     }
 
-    fn seen(&self, teller: usize, other: usize, id: &NodeId) -> SeenNode {
-        let has_left = other == Self::COUNT - 1 && teller < Self::COUNT / 2;
+    fn seen(&self, scripted_node: usize, other: usize, id: &NodeId) -> SeenNode {
+        let has_left = other == Self::COUNT - 1 && scripted_node < Self::COUNT / 2;
         let port = if has_left {
             Self::LEFT
         } else {
@@ -193,7 +193,7 @@ impl Many {
             node: id.clone(),
             addr: Some(Self::addr(port)),
             is_member: true,
-            is_alive: (teller != other).then_some(other != Self::SILENT),
+            is_alive: (scripted_node != other).then_some(other != Self::SILENT),
             silent_for: None,
         }
     }
@@ -287,9 +287,9 @@ fn an_observer_takes_one_answer_to_what_it_asked() {
     let mut observer = Observer::new(seal(2), 9);
     let (_, bytes) = observer.ask(Question::Overview);
     let answer = feed(&mut node, &bytes).remove(0);
-    let mut stranger = Observer::new(seal(3), 1_000);
-    stranger.ask(Question::Overview);
-    let refused = stranger.handle_datagram(&answer).unwrap_err();
+    let mut foreign_node = Observer::new(seal(3), 1_000);
+    foreign_node.ask(Question::Overview);
+    let refused = foreign_node.handle_datagram(&answer).unwrap_err();
     assert_eq!(refused, DropReason::Misaddressed);
     assert!(observer.handle_datagram(&answer).is_ok());
     assert!(observer.handle_datagram(&answer).is_err());

@@ -206,7 +206,7 @@ fn a_node_lists_members_and_others_that_it_knows_in_the_order_of_their_ids() {
 /// An observer, and somebody of the mesh who answers as he likes.
 struct Interview {
     observer: Observer,
-    teller: Seal,
+    scripted_node: Seal,
     id: QuestionId,
     nonce: u64,
 }
@@ -218,7 +218,7 @@ impl Interview {
         let nonce = Asked::from_body(&open(&bytes)).unwrap().nonce;
         Self {
             observer,
-            teller: seal(3),
+            scripted_node: seal(3),
             id,
             nonce,
         }
@@ -233,7 +233,7 @@ impl Interview {
             voter_set: VoterSetTag::default(),
             answer,
         };
-        let bytes = self.teller.seal(Kind::Answer, &answered.to_body());
+        let bytes = self.scripted_node.seal(Kind::Answer, &answered.to_body());
         let heard = self.observer.handle_datagram(&bytes);
         assert_eq!(self.observer.repeat(self.id).is_some(), heard.is_err());
         match heard {

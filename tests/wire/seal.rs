@@ -125,7 +125,7 @@ proptest! {
     }
 
     #[test]
-    fn bytes_of_strangers_leave_nothing_behind(
+    fn bytes_of_foreign_nodes_leave_nothing_behind(
         bytes in vec(any::<u8>(), 0..200),
         has_header in any::<bool>(),
     ) {

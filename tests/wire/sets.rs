@@ -154,7 +154,7 @@ fn a_datagram_of_another_secret_or_cluster_is_told_once_with_its_address() {
         for count in [1, 0] {
             let outputs = world.feed(&seal.seal(Kind::Votes, &body));
             let told = outputs.iter().filter(
-                |it| matches!(it, Output::Stranger(it) if (it.from, it.reason) == (addr(), reason)),
+                |it| matches!(it, Output::ForeignNode(it) if (it.from, it.reason) == (addr(), reason)),
             );
             assert_eq!(told.count(), count, "{reason}");
         }

@@ -10,7 +10,7 @@ use lockmesh::proto::voter_set::{Timing, VoterSet};
 use lockmesh::wire::observe::{Answer, Question, SeenLock, SeenNode, VoterState};
 
 use crate::arbitrary::node_id;
-use crate::tellers::{Mesh, Teller, at, keys, seen, vote, voter_set};
+use crate::scripted_nodes::{Mesh, ScriptedNode, at, keys, seen, vote, voter_set};
 
 fn nothing_more() -> Wanted {
     Wanted::default()
@@ -65,8 +65,8 @@ fn nothing_is_asked_that_nobody_wants_to_know() {
 #[test]
 fn who_is_silent_dead_or_abstains_is_told_from_who_votes() {
     let mut mesh = Mesh::of_three();
-    mesh.teller(1).nodes[1].is_alive = Some(false);
-    mesh.teller(3).patience = 0;
+    mesh.scripted_node(1).nodes[1].is_alive = Some(false);
+    mesh.scripted_node(3).patience = 0;
     let survey = mesh.survey(&[1], nothing_more());
     assert_eq!((survey.answered(), survey.voting()), (2, 2));
     assert_eq!(survey.health(), Health::Degraded);
@@ -78,7 +78,7 @@ fn who_is_silent_dead_or_abstains_is_told_from_who_votes() {
     assert_eq!(names(&c.alive_by), ["a", "b"]);
     assert!(c.answer.is_none() && c.addr == Some(at(3)));
 
-    mesh.teller(2).voter = VoterState::Recovering {
+    mesh.scripted_node(2).voter = VoterState::Recovering {
         remaining: Duration::from_secs(9),
     };
     let survey = mesh.survey(&[1], nothing_more());
@@ -107,9 +107,9 @@ fn a_mesh_is_blocked_once_the_absent_may_be_a_majority_of_some_key() {
             .collect();
         let mut mesh = Mesh::default();
         for (port, name) in (1..).zip(members) {
-            mesh.put(port, Teller::new(name, &voter_set, &known));
+            mesh.put(port, ScriptedNode::new(name, &voter_set, &known));
             if usize::from(port) > members.len() - absent {
-                mesh.teller(port).patience = 0;
+                mesh.scripted_node(port).patience = 0;
             }
         }
         let survey = mesh.survey(&[1], nothing_more());
@@ -122,8 +122,8 @@ fn a_mesh_is_blocked_once_the_absent_may_be_a_majority_of_some_key() {
 fn others_than_members_are_listed_and_not_looked_for() {
     let mut mesh = Mesh::of_three();
     let client = seen("aa", 9, false, Some(true));
-    mesh.teller(1).nodes.insert(1, client.clone());
-    mesh.teller(2).nodes.insert(
+    mesh.scripted_node(1).nodes.insert(1, client.clone());
+    mesh.scripted_node(2).nodes.insert(
         1,
         SeenNode {
             is_alive: Some(false),
@@ -147,10 +147,10 @@ fn others_than_members_are_listed_and_not_looked_for() {
     assert_eq!((survey.members().count(), survey.answered()), (3, 3));
 
     let (voter_set, nodes) = (
-        mesh.teller(1).voter_set.clone(),
-        mesh.teller(1).nodes.clone(),
+        mesh.scripted_node(1).voter_set.clone(),
+        mesh.scripted_node(1).nodes.clone(),
     );
-    let mut client = Teller::new("aa", &voter_set, &nodes);
+    let mut client = ScriptedNode::new("aa", &voter_set, &nodes);
     client.voter = VoterState::NotAMember;
     mesh.put(9, client);
     let survey = mesh.survey(&[9], nothing_more());
@@ -164,19 +164,19 @@ fn others_than_members_are_listed_and_not_looked_for() {
 fn a_member_is_looked_for_at_a_few_addresses_until_it_answers() {
     let mut mesh = Mesh::of_three();
     // `a` and `b` disagree on where `c` is; only one of them is right.
-    mesh.teller(1).nodes[2].addr = Some(at(33));
+    mesh.scripted_node(1).nodes[2].addr = Some(at(33));
     let survey = mesh.survey(&[1], nothing_more());
     assert_eq!(survey.voting(), 3);
     assert_eq!(survey.nodes[2].addr, Some(at(3)));
     // Nobody at any of them, and a liar with a fourth.
-    let voter_set = mesh.teller(1).voter_set.clone();
+    let voter_set = mesh.scripted_node(1).voter_set.clone();
     let mut mesh = Mesh::of_three();
-    mesh.tellers.remove(&at(3));
+    mesh.scripted_nodes.remove(&at(3));
     for (port, elsewhere) in [(1, 31), (2, 32), (4, 33), (5, 34), (6, 33)] {
-        let mut teller = mesh.teller(1 + (port + 1) % 2).clone();
-        teller.voter_set = voter_set.clone();
-        teller.nodes[2].addr = Some(at(elsewhere));
-        mesh.put(port, teller);
+        let mut scripted_node = mesh.scripted_node(1 + (port + 1) % 2).clone();
+        scripted_node.voter_set = voter_set.clone();
+        scripted_node.nodes[2].addr = Some(at(elsewhere));
+        mesh.put(port, scripted_node);
     }
     let survey = mesh.survey(&[1, 2, 4, 5, 6], nothing_more());
     let sought: Vec<u16> = [3, 31, 32, 33, 34]
@@ -195,9 +195,9 @@ fn an_address_that_many_tell_counts_once() {
     let known = members.map(|(name, port)| seen(name, port, true, None));
     let mut mesh = Mesh::default();
     for (name, port) in members {
-        mesh.put(port, Teller::new(name, &voter_set, &known));
+        mesh.put(port, ScriptedNode::new(name, &voter_set, &known));
     }
-    mesh.teller(5).nodes[0].addr = Some(at(1));
+    mesh.scripted_node(5).nodes[0].addr = Some(at(1));
     let mut surveyor = Surveyor::new([2, 3, 4, 5].map(at), nothing_more());
     let mut sought = BTreeSet::new();
     loop {
@@ -207,8 +207,10 @@ fn an_address_that_many_tell_counts_once() {
         }
         for ask in asks {
             sought.insert(ask.to.port());
-            match mesh.tellers.get(&ask.to) {
-                Some(teller) => surveyor.handle_answer(ask.talk, teller.answer(&ask.question)),
+            match mesh.scripted_nodes.get(&ask.to) {
+                Some(scripted_node) => {
+                    surveyor.handle_answer(ask.talk, scripted_node.answer(&ask.question))
+                }
                 None => surveyor.handle_silence(ask.talk),
             }
         }
@@ -220,22 +222,24 @@ fn an_address_that_many_tell_counts_once() {
 #[test]
 fn sixteen_addresses_of_a_node_are_remembered_and_no_more() {
     let mut mesh = Mesh::of_three();
-    mesh.tellers.remove(&at(1));
+    mesh.scripted_nodes.remove(&at(1));
     for (began_with, is_sought) in [(15, true), (16, false)] {
         let ports = (101..=100 + began_with).chain([2]);
         let mut surveyor = Surveyor::new(ports.map(at), nothing_more());
         let mut was_sought = false;
         while let Some(ask) = surveyor.next_question() {
             was_sought |= ask.to == at(99);
-            let Some(teller) = mesh.tellers.get(&ask.to) else {
+            let Some(scripted_node) = mesh.scripted_nodes.get(&ask.to) else {
                 surveyor.handle_silence(ask.talk);
                 continue;
             };
-            let mut answered = teller.answer(&ask.question);
+            let mut answered = scripted_node.answer(&ask.question);
             if let Answer::Nodes(page) = &mut answered.answer {
                 let told = (101..=100 + began_with).chain([99]);
                 let told = told.map(|port| seen("a", port, true, None));
-                page.entries = told.chain(teller.nodes[1..].iter().cloned()).collect();
+                page.entries = told
+                    .chain(scripted_node.nodes[1..].iter().cloned())
+                    .collect();
                 page.more = false;
             }
             surveyor.handle_answer(ask.talk, answered);
@@ -247,8 +251,8 @@ fn sixteen_addresses_of_a_node_are_remembered_and_no_more() {
 #[test]
 fn a_member_that_has_answered_is_not_looked_for_anywhere_else() {
     let mut mesh = Mesh::of_three();
-    mesh.teller(2).nodes[0].addr = Some(at(11));
-    mesh.teller(3).nodes[0].addr = Some(at(12));
+    mesh.scripted_node(2).nodes[0].addr = Some(at(11));
+    mesh.scripted_node(3).nodes[0].addr = Some(at(12));
     mesh.survey(&[1], nothing_more());
     assert!(!mesh.was_asked(11) && !mesh.was_asked(12));
 }
@@ -260,9 +264,9 @@ fn a_survey_is_done_once_all_members_have_told_though_another_address_is_silent(
     let mut surveyor = Surveyor::new(addrs, nothing_more());
     let mut told = 0;
     while let Some(ask) = surveyor.next_question() {
-        if let Some(teller) = mesh.tellers.get(&ask.to) {
+        if let Some(scripted_node) = mesh.scripted_nodes.get(&ask.to) {
             assert!(!surveyor.is_done() && told < 9);
-            surveyor.handle_answer(ask.talk, teller.answer(&ask.question));
+            surveyor.handle_answer(ask.talk, scripted_node.answer(&ask.question));
             told += 1;
         }
     }
@@ -276,7 +280,7 @@ fn a_survey_is_done_once_all_members_have_told_though_another_address_is_silent(
 fn an_answer_that_was_not_asked_for_changes_nothing() {
     let mesh = Mesh::of_three();
     let mut surveyor = Surveyor::new([at(1)], nothing_more());
-    let overview = mesh.tellers[&at(1)].answer(&Question::Overview);
+    let overview = mesh.scripted_nodes[&at(1)].answer(&Question::Overview);
     surveyor.handle_answer(0, overview.clone());
     let ask = surveyor.next_question().unwrap();
     assert_eq!(
@@ -293,15 +297,15 @@ fn an_answer_that_was_not_asked_for_changes_nothing() {
 
 #[test]
 fn who_becomes_another_node_on_the_way_is_asked_anew_and_given_up_the_third_time() {
-    type Change = fn(&mut Teller);
+    type Change = fn(&mut ScriptedNode);
     let changes: [Change; 3] = [
-        |teller| teller.name = node_id("b"),
-        |teller| teller.incarnation = 2,
-        |teller| teller.voter_set = voter_set(&["a", "b"]),
+        |scripted_node| scripted_node.name = node_id("b"),
+        |scripted_node| scripted_node.incarnation = 2,
+        |scripted_node| scripted_node.voter_set = voter_set(&["a", "b"]),
     ];
     for change in changes {
         let mesh = Mesh::of_three();
-        let one = mesh.tellers[&at(1)].clone();
+        let one = mesh.scripted_nodes[&at(1)].clone();
         let mut other = one.clone();
         change(&mut other);
         // Overviews of the one, nodes of the other, as often as it asks.
@@ -310,8 +314,8 @@ fn who_becomes_another_node_on_the_way_is_asked_anew_and_given_up_the_third_time
         while let Some(ask) = surveyor.next_question() {
             assert!(asked.len() < 20, "it asks for ever");
             let is_first = ask.question == Question::Overview;
-            let teller = if is_first { &one } else { &other };
-            surveyor.handle_answer(ask.talk, teller.answer(&ask.question));
+            let scripted_node = if is_first { &one } else { &other };
+            surveyor.handle_answer(ask.talk, scripted_node.answer(&ask.question));
             asked.push(ask.question);
         }
         let overviews = asked.iter().filter(|it| **it == Question::Overview);
@@ -323,7 +327,7 @@ fn who_becomes_another_node_on_the_way_is_asked_anew_and_given_up_the_third_time
         surveyor.handle_answer(ask.talk, other.answer(&ask.question));
         let mut asked = 0;
         while let Some(ask) = surveyor.next_question() {
-            surveyor.handle_answer(ask.talk, mesh.tellers[&ask.to].answer(&ask.question));
+            surveyor.handle_answer(ask.talk, mesh.scripted_nodes[&ask.to].answer(&ask.question));
             asked += 1;
             assert!(asked < 20, "it asks for ever");
         }
@@ -336,20 +340,20 @@ fn who_becomes_another_node_on_the_way_is_asked_anew_and_given_up_the_third_time
 #[test]
 fn an_answer_to_another_question_begins_the_talk_anew() {
     let mesh = Mesh::of_three();
-    let teller = &mesh.tellers[&at(1)];
+    let scripted_node = &mesh.scripted_nodes[&at(1)];
     let mut surveyor = Surveyor::new([at(1)], nothing_more());
     surveyor.next_question().unwrap();
-    surveyor.handle_answer(0, teller.answer(&Question::Nodes { after: None }));
+    surveyor.handle_answer(0, scripted_node.answer(&Question::Nodes { after: None }));
     assert_eq!(
         surveyor.next_question().unwrap().question,
         Question::Overview
     );
-    surveyor.handle_answer(0, teller.answer(&Question::Overview));
+    surveyor.handle_answer(0, scripted_node.answer(&Question::Overview));
     assert_eq!(
         surveyor.next_question().unwrap().question,
         Question::Nodes { after: None }
     );
-    surveyor.handle_answer(0, teller.answer(&Question::Overview));
+    surveyor.handle_answer(0, scripted_node.answer(&Question::Overview));
     assert_eq!(
         surveyor.next_question().unwrap().question,
         Question::Overview
@@ -360,11 +364,11 @@ fn an_answer_to_another_question_begins_the_talk_anew() {
 fn a_voter_set_that_does_not_have_the_digest_that_was_named_counts_as_silence() {
     let mut mesh = Mesh::of_three();
     // It leaves out a member, or names one more.
-    mesh.teller(1).nodes.pop();
+    mesh.scripted_node(1).nodes.pop();
     let surveyor = mesh.look(&[1], nothing_more());
     assert!(surveyor.conclude().is_none());
     let mut mesh = Mesh::of_three();
-    mesh.teller(1).nodes.push(seen("d", 4, true, None));
+    mesh.scripted_node(1).nodes.push(seen("d", 4, true, None));
     let surveyor = mesh.look(&[1], nothing_more());
     assert!(surveyor.conclude().is_none());
     // Others say what it is.
@@ -377,14 +381,14 @@ fn a_voter_set_that_does_not_have_the_digest_that_was_named_counts_as_silence() 
 fn a_member_under_another_voter_set_answers_and_does_not_vote() {
     let mut mesh = Mesh::of_three();
     let other = voter_set(&["a", "b", "c", "d"]);
-    let mut nodes = mesh.teller(3).nodes.clone();
+    let mut nodes = mesh.scripted_node(3).nodes.clone();
     nodes.push(seen("d", 4, true, None));
-    let mut c = Teller::new("c", &other, &nodes);
+    let mut c = ScriptedNode::new("c", &other, &nodes);
     let key = keys().remove(0);
     c.locks = vec![vote(&key)];
     mesh.put(3, c);
     for port in [1, 2] {
-        mesh.teller(port).locks = vec![vote(&key)];
+        mesh.scripted_node(port).locks = vec![vote(&key)];
     }
     let wanted = Wanted {
         locks_max: 9,
@@ -400,11 +404,11 @@ fn a_member_under_another_voter_set_answers_and_does_not_vote() {
 
 #[test]
 fn a_node_without_end_of_nodes_is_believed_so_many_and_no_more() {
-    let teller = Mesh::of_three().tellers.remove(&at(1)).unwrap();
+    let scripted_node = Mesh::of_three().scripted_nodes.remove(&at(1)).unwrap();
     let mut surveyor = Surveyor::new([at(1)], nothing_more());
     let mut told = 0_usize;
     while let Some(ask) = surveyor.next_question() {
-        let mut answered = teller.answer(&ask.question);
+        let mut answered = scripted_node.answer(&ask.question);
         if let Answer::Nodes(page) = &mut answered.answer {
             let next = (told..told + 128).map(|n| seen(&format!("n{n:09}"), 9, false, None));
             page.entries = next.collect();
@@ -431,9 +435,9 @@ fn who_is_called_dead_by_some_and_alive_by_none_is_doubtful() {
         (Some(false), Some(true), false),
         (Some(true), Some(false), false),
     ] {
-        mesh.teller(1).nodes[2] = c(a);
-        mesh.teller(2).nodes[2] = c(b);
-        mesh.teller(3).patience = 0;
+        mesh.scripted_node(1).nodes[2] = c(a);
+        mesh.scripted_node(2).nodes[2] = c(b);
+        mesh.scripted_node(3).patience = 0;
         let surveyor = mesh.look(&[1, 2, 3], nothing_more());
         let doubts: Vec<bool> = (0..3).map(|talk| surveyor.is_doubtful(talk)).collect();
         assert_eq!(doubts, [false, false, is_doubtful], "{a:?} {b:?}");
@@ -445,9 +449,9 @@ fn who_is_called_dead_by_some_and_alive_by_none_is_doubtful() {
 #[test]
 fn of_two_who_say_that_they_are_one_node_the_later_that_told_all_counts() {
     let mut mesh = Mesh::of_three();
-    let mut old = mesh.teller(3).clone();
+    let mut old = mesh.scripted_node(3).clone();
     old.voter = VoterState::NotAMember;
-    mesh.teller(3).incarnation = 5;
+    mesh.scripted_node(3).incarnation = 5;
     mesh.put(4, old);
     for ports in [[4, 3], [3, 4]] {
         let survey = mesh.survey(&ports, nothing_more());
@@ -458,15 +462,15 @@ fn of_two_who_say_that_they_are_one_node_the_later_that_told_all_counts() {
     }
     // The later one fell silent on the way.
     for ports in [[4, 3], [3, 4]] {
-        mesh.teller(3).patience = 1;
+        mesh.scripted_node(3).patience = 1;
         let survey = mesh.survey(&ports, nothing_more());
         let answer = survey.nodes[2].answer.as_ref().unwrap();
         assert_eq!(answer.incarnation, Incarnation::new(1));
         assert_eq!(survey.nodes[2].addr, Some(at(4)));
     }
     // Two of one incarnation: the first that was asked.
-    mesh.teller(3).patience = usize::MAX;
-    mesh.teller(3).incarnation = 1;
+    mesh.scripted_node(3).patience = usize::MAX;
+    mesh.scripted_node(3).incarnation = 1;
     let survey = mesh.survey(&[3, 4], nothing_more());
     assert_eq!(survey.nodes[2].addr, Some(at(3)));
 }
@@ -489,9 +493,9 @@ fn the_keys_of_all_voters_are_told_as_far_as_each_that_has_more_has_come() {
     };
     let mut mesh = Mesh::of_three();
     // `b` lacks some, `c` has three keys of its own.
-    mesh.teller(1).locks = votes[..6].to_vec();
-    mesh.teller(2).locks = votes[1..3].to_vec();
-    mesh.teller(3).locks = [&votes[..2], &votes[5..8]].concat();
+    mesh.scripted_node(1).locks = votes[..6].to_vec();
+    mesh.scripted_node(2).locks = votes[1..3].to_vec();
+    mesh.scripted_node(3).locks = [&votes[..2], &votes[5..8]].concat();
     let survey = mesh.survey(&[1], wanted(100));
     assert_eq!(told(&survey), sorted(&keys[..8]));
     assert!(survey.has_all_locks);
@@ -506,7 +510,7 @@ fn the_keys_of_all_voters_are_told_as_far_as_each_that_has_more_has_come() {
     assert_eq!(told(&survey), sorted(&keys[..4]));
     assert!(!survey.has_all_locks);
     // One that fell silent among its keys has told nothing that is whole.
-    mesh.teller(1).patience = 4;
+    mesh.scripted_node(1).patience = 4;
     let survey = mesh.survey(&[2], wanted(100));
     assert_eq!(told(&survey), sorted(&[&keys[..3], &keys[5..8]].concat()));
     assert!(survey.has_all_locks);
@@ -525,10 +529,10 @@ fn one_key_is_judged_by_its_voters_alone() {
     let key = keys().remove(0);
     let mut mesh = Mesh::default();
     for (port, name) in (1..).zip(members) {
-        let mut teller = Teller::new(name, &voter_set, &known);
+        let mut scripted_node = ScriptedNode::new(name, &voter_set, &known);
         // Also those say that they have a vote who are no voters of this key.
-        teller.locks = vec![vote(&key)];
-        mesh.put(port, teller);
+        scripted_node.locks = vec![vote(&key)];
+        mesh.put(port, scripted_node);
     }
     let wanted = Wanted {
         locks_max: 0,

@@ -1,8 +1,6 @@
 //! `lockmesh chaos`: real processes in networks of their own, and what may happen to them.
 
 #[cfg(target_os = "linux")]
-mod crew;
-#[cfg(target_os = "linux")]
 mod deed;
 #[cfg(target_os = "linux")]
 mod model;
@@ -10,6 +8,8 @@ mod model;
 mod plan;
 #[cfg(target_os = "linux")]
 mod play;
+#[cfg(target_os = "linux")]
+mod processes;
 #[cfg(target_os = "linux")]
 mod run;
 #[cfg(target_os = "linux")]

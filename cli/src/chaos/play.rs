@@ -9,9 +9,9 @@ use rustix::process::Signal;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::crew::{Crew, Load, QUARANTINE, client_id};
 use super::deed::{Deed, Setup, Step};
 use super::model::Model;
+use super::processes::{Load, Processes, QUARANTINE, client_id};
 use super::world::{Netem, Rules, World};
 use crate::demo::put;
 use crate::history::{Clock, FORMAT, FaultKind, Line, Writer};
@@ -23,7 +23,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Stage {
     // First: the processes go before the namespaces that they are in.
-    crew: Crew,
+    processes: Processes,
     world: World,
     model: Model,
     rules: Vec<Rules>,
@@ -46,12 +46,12 @@ impl Stage {
         has_netem: bool,
     ) -> anyhow::Result<Self> {
         let clock = Clock::open().map_err(anyhow::Error::msg)?;
-        let crew = Crew::hire(dir, nodes, seed, load)?;
+        let processes = Processes::hire(dir, nodes, seed, load)?;
         let file = dir.join("chaos.jsonl");
         let notes = Writer::open(&file)?;
         let quarantine = u64::try_from(QUARANTINE.as_nanos())?;
         let mut stage = Self {
-            crew,
+            processes,
             world,
             model: Model::new(nodes, quarantine),
             rules: vec![Rules::default(); nodes],
@@ -78,7 +78,7 @@ impl Stage {
 
     /// All files that were written.
     pub(crate) fn histories(&self) -> Vec<PathBuf> {
-        let mut files = self.crew.histories();
+        let mut files = self.processes.histories();
         files.push(self.file.clone());
         files
     }
@@ -107,7 +107,7 @@ impl Stage {
         loop {
             let now = self.clock.now();
             self.tell(now, now)?;
-            self.crew.check()?;
+            self.processes.check()?;
             while let Some(gone) = self.leaving.try_join_next() {
                 gone.context("a wait broke off")??;
             }
@@ -146,9 +146,9 @@ impl Stage {
         while let Some(gone) = self.leaving.join_next().await {
             gone.context("a wait broke off")??;
         }
-        self.crew.check()?;
-        self.crew.clients_gone().await?;
-        self.crew.dismiss().await
+        self.processes.check()?;
+        self.processes.clients_gone().await?;
+        self.processes.dismiss().await
     }
 
     async fn act(&mut self, deed: &Deed) -> anyhow::Result<()> {
@@ -156,7 +156,7 @@ impl Stage {
         let (kind, nodes) = match deed {
             Deed::Kill { node, restarts } => {
                 self.model.end(*node);
-                self.crew.kill(*node).await?;
+                self.processes.kill(*node).await?;
                 let kind = if *restarts {
                     FaultKind::KilledAndRestarted
                 } else {
@@ -166,7 +166,7 @@ impl Stage {
             }
             Deed::Terminate { node } => {
                 self.model.end(*node);
-                let leaving = self.crew.terminate(*node)?;
+                let leaving = self.processes.terminate(*node)?;
                 self.leaving.spawn(leaving.gone());
                 (FaultKind::Terminated, vec![*node])
             }
@@ -195,11 +195,11 @@ impl Stage {
             Deed::Disturb { nodes, netem } => return self.disturb(before, deed, nodes, *netem),
             Deed::Twin { node } => {
                 self.model.twin(*node);
-                self.crew.start_twin(&self.world, *node)?;
+                self.processes.start_twin(&self.world, *node)?;
                 (FaultKind::Twin, vec![*node])
             }
             Deed::TwinGone { node } => {
-                self.crew.kill_twin().await?;
+                self.processes.kill_twin().await?;
                 (FaultKind::TwinGone, vec![*node])
             }
             Deed::Readdress { node, moved } => (self.readdress(*node, *moved)?, vec![*node]),
@@ -222,7 +222,7 @@ impl Stage {
             (Signal::CONT, FaultKind::Thawed)
         };
         self.model.freeze(node, is_frozen);
-        self.crew.signal(node, signal)?;
+        self.processes.signal(node, signal)?;
         Ok(kind)
     }
 
@@ -280,7 +280,7 @@ impl Stage {
     fn tell(&mut self, before: u64, after: u64) -> anyhow::Result<()> {
         for (n, is_served) in self.model.changes(after) {
             let nodes = if n == self.model.clients() {
-                self.crew.clients()
+                self.processes.clients()
             } else {
                 vec![name(n)]
             };
@@ -305,7 +305,7 @@ impl Stage {
 
     fn start(&mut self, node: usize, setup: Setup) -> anyhow::Result<()> {
         let before = self.clock.now();
-        self.crew.start(&self.world, node, setup)?;
+        self.processes.start(&self.world, node, setup)?;
         self.model.start(node, before, setup);
         let what = Deed::Start { node, setup }.to_string();
         self.note(before, setup.kind(), &[node], &what)
@@ -319,13 +319,13 @@ impl Stage {
             let node = node.clone();
             self.notes.write(&Line::Unserved { at: before, node })?;
         }
-        self.crew.start_client(&self.world, number)?;
+        self.processes.start_client(&self.world, number)?;
         let what = Deed::Client { number }.to_string();
         self.write(before, FaultKind::Client, vec![node], &what)
     }
 
     async fn kill_client(&mut self, before: u64, number: u32) -> anyhow::Result<()> {
-        if !self.crew.kill_client(number).await? {
+        if !self.processes.kill_client(number).await? {
             return Ok(());
         }
         let what = Deed::KillClient { number }.to_string();

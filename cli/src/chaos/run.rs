@@ -11,10 +11,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use super::Args;
-use super::crew::{Load, QUARANTINE};
 use super::deed::{Deed, Step};
 use super::plan;
 use super::play::Stage;
+use super::processes::{Load, QUARANTINE};
 use super::world::World;
 use crate::check::{self, Verdict};
 use crate::demo::put;

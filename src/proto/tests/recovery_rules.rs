@@ -75,7 +75,7 @@ fn m5_f3_the_floors_are_the_highest_that_all_but_m_minus_2_others_know() {
     let mut booth = in_query(3, 3);
     let now = QUARANTINE_MS + 10;
     assert_eq!(booth.told(now, "v2", &remembers(WALL + 20_000)), NOTHING);
-    // Twice from one is one answer, and a stranger's is none.
+    // Twice from one is one answer, and a foreign node's is none.
     assert_eq!(booth.told(now, "v2", &remembers(WALL + 1)), NOTHING);
     assert_eq!(booth.told(now, "v9", &remembers(WALL + 1)), NOTHING);
     let ended = booth.told(now, "v3", &remembers(WALL + 1));

@@ -267,9 +267,9 @@ fn who_is_no_member_votes_for_no_key() {
     for voter_set in [voter_set(11, 5), voter_set(5, 5), voter_set(11, 1)] {
         for k in 0..50 {
             let key = Key::new(format!("key/{k}")).unwrap();
-            let stranger = NodeId::new(format!("stranger/{k}")).unwrap();
-            assert!(!voter_set.votes_for(&stranger, &key));
-            assert!(!voter_set.voters_for(&key).contains(&stranger));
+            let foreign_node = NodeId::new(format!("foreign_node/{k}")).unwrap();
+            assert!(!voter_set.votes_for(&foreign_node, &key));
+            assert!(!voter_set.voters_for(&key).contains(&foreign_node));
         }
     }
     assert!(voter_set(11, 5).has_member(&nodes(1)[0]));

@@ -439,8 +439,8 @@ fn what_is_said_by_a_node_that_is_no_voter_of_the_key_changes_nothing() {
         voted(100, 10_000),
     ];
     for message in said {
-        for stranger in ["v4", "v5", "a"] {
-            assert_eq!(asker.hears(110, stranger, message.clone()), NOTHING);
+        for foreign_node in ["v4", "v5", "a"] {
+            assert_eq!(asker.hears(110, foreign_node, message.clone()), NOTHING);
         }
     }
     let sent = asker.runs(130);

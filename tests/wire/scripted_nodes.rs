@@ -70,7 +70,7 @@ pub(crate) fn vote(key: &Key) -> SeenLock {
 
 /// Somebody who answers.
 #[derive(Clone)]
-pub(crate) struct Teller {
+pub(crate) struct ScriptedNode {
     pub(crate) name: NodeId,
     pub(crate) incarnation: u64,
     pub(crate) voter_set: Arc<VoterSet>,
@@ -82,7 +82,7 @@ pub(crate) struct Teller {
     pub(crate) patience: usize,
 }
 
-impl Teller {
+impl ScriptedNode {
     pub(crate) fn new(name: &str, voter_set: &Arc<VoterSet>, nodes: &[SeenNode]) -> Self {
         Self {
             name: node_id(name),
@@ -144,7 +144,7 @@ fn page<T: Clone>(entries: &[T]) -> Page<T> {
 /// Who answers at which address.
 #[derive(Default)]
 pub(crate) struct Mesh {
-    pub(crate) tellers: BTreeMap<SocketAddr, Teller>,
+    pub(crate) scripted_nodes: BTreeMap<SocketAddr, ScriptedNode>,
     /// What was asked, and where.
     pub(crate) asked: Vec<(SocketAddr, Question)>,
 }
@@ -160,17 +160,17 @@ impl Mesh {
                 let is_alive = (other != name).then_some(true);
                 seen(other, at, true, is_alive)
             });
-            mesh.put(port, Teller::new(name, &voter_set, &known));
+            mesh.put(port, ScriptedNode::new(name, &voter_set, &known));
         }
         mesh
     }
 
-    pub(crate) fn put(&mut self, port: u16, teller: Teller) {
-        self.tellers.insert(at(port), teller);
+    pub(crate) fn put(&mut self, port: u16, scripted_node: ScriptedNode) {
+        self.scripted_nodes.insert(at(port), scripted_node);
     }
 
-    pub(crate) fn teller(&mut self, port: u16) -> &mut Teller {
-        self.tellers.get_mut(&at(port)).unwrap()
+    pub(crate) fn scripted_node(&mut self, port: u16) -> &mut ScriptedNode {
+        self.scripted_nodes.get_mut(&at(port)).unwrap()
     }
 
     /// Asks until there is nothing more to ask. Who is not there, or fell silent, does not answer.
@@ -180,10 +180,10 @@ impl Mesh {
             assert!(self.asked.len() < 1_000, "it asks for ever");
             assert!(!surveyor.is_done());
             self.asked.push((ask.to, ask.question.clone()));
-            match self.tellers.get_mut(&ask.to) {
-                Some(teller) if teller.patience > 0 => {
-                    teller.patience -= 1;
-                    surveyor.handle_answer(ask.talk, teller.answer(&ask.question));
+            match self.scripted_nodes.get_mut(&ask.to) {
+                Some(scripted_node) if scripted_node.patience > 0 => {
+                    scripted_node.patience -= 1;
+                    surveyor.handle_answer(ask.talk, scripted_node.answer(&ask.question));
                 }
                 _ => surveyor.handle_silence(ask.talk),
             }

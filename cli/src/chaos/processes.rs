@@ -42,7 +42,7 @@ pub(crate) enum Load {
 
 /// The nodes n0 and up, each a process, or none while it is away; and who else there is.
 #[derive(Debug)]
-pub(crate) struct Crew {
+pub(crate) struct Processes {
     dir: PathBuf,
     program: PathBuf,
     seed: u64,
@@ -58,7 +58,7 @@ pub(crate) struct Crew {
     others: Vec<PathBuf>,
 }
 
-impl Crew {
+impl Processes {
     /// Finds the program and makes the secrets. None of the nodes runs yet.
     pub(crate) fn hire(dir: &Path, nodes: usize, seed: u64, load: Load) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("this program cannot be found")?;
@@ -295,7 +295,7 @@ pub(crate) fn client_id(number: u32) -> String {
 }
 
 /// The parts of the configurations of processes.
-impl Crew {
+impl Processes {
     /// Common to all processes of the cluster.
     fn common(&self) -> String {
         let nodes = self.nodes.len();

@@ -17,7 +17,7 @@ const NOBODY_AFTER: Duration = Duration::from_secs(1);
 
 /// Datagrams of one address that could not be opened.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Stranger {
+pub struct ForeignNode {
     /// The address that they came from.
     pub from: SocketAddr,
     /// Why the last one could not be opened.
@@ -28,7 +28,7 @@ pub struct Stranger {
 
 /// Datagrams that came lately and could not be opened.
 #[derive(Debug)]
-pub(super) struct Strangers {
+pub(super) struct ForeignNodes {
     by_addr: BTreeMap<SocketAddr, Seen>,
     opened_at: Instant,
     /// Why the last datagram could not be opened that came after that.
@@ -41,7 +41,7 @@ struct Seen {
     told_at: Instant,
 }
 
-impl Strangers {
+impl ForeignNodes {
     pub(super) fn new(now: Now) -> Self {
         Self {
             by_addr: BTreeMap::new(),
@@ -62,7 +62,7 @@ impl Strangers {
         now: Now,
         from: SocketAddr,
         reason: DropReason,
-    ) -> Option<Stranger> {
+    ) -> Option<ForeignNode> {
         reason.as_unopened()?;
         self.since = Some(reason);
         let is_over = |seen: &Seen| now.mono >= seen.told_at.after(TOLD_EVERY);
@@ -80,7 +80,7 @@ impl Strangers {
         let told_at = now.mono;
         let before = self.by_addr.insert(from, Seen { count: 0, told_at });
         let count = before.map_or(1, |seen| seen.count);
-        Some(Stranger {
+        Some(ForeignNode {
             from,
             reason,
             count,
@@ -111,51 +111,51 @@ mod tests {
 
     #[test]
     fn one_address_is_told_at_once_and_then_every_15_s() {
-        let mut strangers = Strangers::new(at(0));
+        let mut foreign_nodes = ForeignNodes::new(at(0));
         let told: Vec<(u64, u64)> = (0..40)
             .filter_map(|s| {
-                let told = strangers.dropped(at(s * 1_000), addr(1), DropReason::Key)?;
+                let told = foreign_nodes.dropped(at(s * 1_000), addr(1), DropReason::Key)?;
                 Some((s, told.count))
             })
             .collect();
         assert_eq!(told, [(0, 1), (15, 15), (30, 15)]);
-        let other = strangers.dropped(at(40_000), addr(2), DropReason::Cluster);
+        let other = foreign_nodes.dropped(at(40_000), addr(2), DropReason::Cluster);
         let (from, reason, count) = (addr(2), DropReason::Cluster, 1);
         assert_eq!(
             other,
-            Some(Stranger {
+            Some(ForeignNode {
                 from,
                 reason,
                 count
             })
         );
-        let replay = strangers.dropped(at(40_000), addr(3), DropReason::Replayed);
+        let replay = foreign_nodes.dropped(at(40_000), addr(3), DropReason::Replayed);
         assert_eq!(replay, None, "it was opened");
     }
 
     #[test]
     fn many_addresses_are_told_of_no_more_than_some() {
-        let mut strangers = Strangers::new(at(0));
+        let mut foreign_nodes = ForeignNodes::new(at(0));
         let mut told = |ms| {
             let addrs = (0..1_000).map(|n| addr(n + ms as u16));
             addrs
-                .filter_map(|from| strangers.dropped(at(ms), from, DropReason::Key))
+                .filter_map(|from| foreign_nodes.dropped(at(ms), from, DropReason::Key))
                 .count()
         };
         assert_eq!([told(0), told(14_999), told(15_000)], [16, 0, 16]);
-        assert_eq!(strangers.by_addr.len(), ADDRESSES_MAX);
+        assert_eq!(foreign_nodes.by_addr.len(), ADDRESSES_MAX);
     }
 
     #[test]
     fn nobody_is_heard_if_nothing_was_opened_for_a_second() {
-        let mut strangers = Strangers::new(at(0));
-        assert_eq!(strangers.nobody(at(5_000)), None, "nothing came");
-        strangers.dropped(at(5_000), addr(1), DropReason::Key);
-        assert_eq!(strangers.nobody(at(5_000)), Some(DropReason::Key));
-        strangers.opened(at(6_000));
-        assert_eq!(strangers.nobody(at(9_000)), None);
-        strangers.dropped(at(6_900), addr(1), DropReason::Key);
-        assert_eq!(strangers.nobody(at(6_999)), None);
-        assert_eq!(strangers.nobody(at(7_000)), Some(DropReason::Key));
+        let mut foreign_nodes = ForeignNodes::new(at(0));
+        assert_eq!(foreign_nodes.nobody(at(5_000)), None, "nothing came");
+        foreign_nodes.dropped(at(5_000), addr(1), DropReason::Key);
+        assert_eq!(foreign_nodes.nobody(at(5_000)), Some(DropReason::Key));
+        foreign_nodes.opened(at(6_000));
+        assert_eq!(foreign_nodes.nobody(at(9_000)), None);
+        foreign_nodes.dropped(at(6_900), addr(1), DropReason::Key);
+        assert_eq!(foreign_nodes.nobody(at(6_999)), None);
+        assert_eq!(foreign_nodes.nobody(at(7_000)), Some(DropReason::Key));
     }
 }

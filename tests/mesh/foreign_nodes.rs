@@ -14,20 +14,22 @@ const MAX_TTL: Duration = Duration::from_secs(30);
 /// The settings of a node that is given a voter set of its own.
 fn with_voter_set(cluster: &Cluster, version: u64, voters: [&str; 3]) -> MeshBuilder {
     cluster
-        .named("stranger")
+        .named("foreign_node")
         .voters(voters)
         .voter_set_version(version)
         .new_cluster(true)
 }
 
 /// It asks for a lock, is refused by two of three voters, and is told why.
-async fn is_refused(stranger: &Mesh, reachable: usize) {
-    until("the stranger finds the others", || {
-        let members = stranger.status().members;
+async fn is_refused(foreign_node: &Mesh, reachable: usize) {
+    until("the foreign node finds the others", || {
+        let members = foreign_node.status().members;
         members.iter().filter(|member| member.is_reachable).count() >= reachable
     })
     .await;
-    let request = stranger.lock("k").acquire_timeout(Duration::from_secs(2));
+    let request = foreign_node
+        .lock("k")
+        .acquire_timeout(Duration::from_secs(2));
     for error in [
         request.clone().try_acquire().await.map(drop).unwrap_err(),
         request.acquire().await.map(drop).unwrap_err(),
@@ -45,9 +47,9 @@ async fn is_refused(stranger: &Mesh, reachable: usize) {
 #[tokio::test]
 async fn a_node_with_a_later_voter_set_is_refused_and_says_why() {
     let cluster = Cluster::start(3, MAX_TTL).await;
-    let stranger = with_voter_set(&cluster, 2, ["n0", "n1", "n2"]);
-    let stranger = stranger.start().await.unwrap();
-    is_refused(&stranger, 3).await;
+    let foreign_node = with_voter_set(&cluster, 2, ["n0", "n1", "n2"]);
+    let foreign_node = foreign_node.start().await.unwrap();
+    is_refused(&foreign_node, 3).await;
     let differs = |mesh: &Mesh, other: &str| {
         let status = mesh.status();
         let known = status.others.iter().map(|it| (&it.node, &it.differs));
@@ -57,14 +59,14 @@ async fn a_node_with_a_later_voter_set_is_refused_and_says_why() {
         found.filter_map(|(_, differs)| differs.clone()).next()
     };
     let told = [
-        differs(&cluster.nodes[0], "stranger"),
-        differs(&stranger, "n0"),
+        differs(&cluster.nodes[0], "foreign_node"),
+        differs(&foreign_node, "n0"),
     ];
     let words = ["its version is 2, mine 1", "its version is 1, mine 2"];
     assert_eq!(told.map(Option::unwrap_or_default), words);
     assert_eq!(differs(&cluster.nodes[0], "n1"), None);
     let tags = (
-        stranger.status().voter_set,
+        foreign_node.status().voter_set,
         cluster.nodes[0].status().voter_set,
     );
     assert_eq!((tags.0.version, tags.1.version), (2, 1));
@@ -75,11 +77,11 @@ async fn a_node_with_a_later_voter_set_is_refused_and_says_why() {
 #[tokio::test]
 async fn a_voter_set_of_the_same_version_with_other_members_is_another() {
     let cluster = Cluster::start(3, MAX_TTL).await;
-    let stranger = with_voter_set(&cluster, 1, ["n0", "n1", "stranger"]);
-    let stranger = stranger.start().await.unwrap();
-    is_refused(&stranger, 3).await;
+    let foreign_node = with_voter_set(&cluster, 1, ["n0", "n1", "foreign_node"]);
+    let foreign_node = foreign_node.start().await.unwrap();
+    is_refused(&foreign_node, 3).await;
     let tags = (
-        stranger.status().voter_set,
+        foreign_node.status().voter_set,
         cluster.nodes[0].status().voter_set,
     );
     assert_eq!(tags.0.version, tags.1.version);
@@ -91,9 +93,13 @@ async fn a_voter_set_of_the_same_version_with_other_members_is_another() {
 #[tokio::test]
 async fn other_constants_make_another_voter_set() {
     let cluster = Cluster::start(3, MAX_TTL).await;
-    let stranger = with_voter_set(&cluster, 1, ["n0", "n1", "n2"]);
-    let stranger = stranger.timing(timing(MAX_TTL * 2)).start().await.unwrap();
-    is_refused(&stranger, 3).await;
+    let foreign_node = with_voter_set(&cluster, 1, ["n0", "n1", "n2"]);
+    let foreign_node = foreign_node
+        .timing(timing(MAX_TTL * 2))
+        .start()
+        .await
+        .unwrap();
+    is_refused(&foreign_node, 3).await;
 }
 
 #[tokio::test]
@@ -134,7 +140,7 @@ async fn a_member_with_another_voter_set_is_refused_and_its_own_vote_is_not_coun
 }
 
 #[tokio::test]
-async fn what_is_due_is_done_while_a_stranger_floods_the_socket() {
+async fn what_is_due_is_done_while_a_foreign_node_floods_the_socket() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     for other in &cluster.nodes[1..] {
         other.crash().await;
@@ -159,29 +165,32 @@ async fn what_is_due_is_done_while_a_stranger_floods_the_socket() {
     assert!(dropped.values().sum::<u64>() > 0);
 }
 
-/// A stranger that gossips at `n0` and is not heard. Returns both.
-async fn unheard(n0: MeshBuilder, stranger: MeshBuilder) -> (Mesh, Mesh) {
+/// A foreign node that gossips at `n0` and is not heard. Returns both.
+async fn unheard(n0: MeshBuilder, foreign_node: MeshBuilder) -> (Mesh, Mesh) {
     let n0 = n0.new_cluster(true).start().await.unwrap();
     let seed = n0.local_addr().to_string();
-    let stranger = stranger
-        .voters(["n0", "stranger", "third"])
+    let foreign_node = foreign_node
+        .voters(["n0", "foreign_node", "third"])
         .seeds([seed])
         .gossip_interval(Duration::from_millis(20))
         .start()
         .await
         .unwrap();
-    (n0, stranger)
+    (n0, foreign_node)
 }
 
 /// Neither knows of the other, and neither can lock with the other's help.
-async fn do_not_know_each_other(n0: &Mesh, stranger: &Mesh) {
+async fn do_not_know_each_other(n0: &Mesh, foreign_node: &Mesh) {
     assert!(n0.status().others.is_empty());
     assert_eq!(n0.status().traffic.datagrams_in, 0);
-    let n0_at_stranger = &stranger.status().members[0];
-    assert_eq!(n0_at_stranger.node.as_str(), "n0");
-    assert_eq!((n0_at_stranger.addr, n0_at_stranger.is_alive), (None, None));
-    assert!(!stranger.status().is_ready);
-    let request = stranger
+    let n0_at_foreign_node = &foreign_node.status().members[0];
+    assert_eq!(n0_at_foreign_node.node.as_str(), "n0");
+    assert_eq!(
+        (n0_at_foreign_node.addr, n0_at_foreign_node.is_alive),
+        (None, None)
+    );
+    assert!(!foreign_node.status().is_ready);
+    let request = foreign_node
         .lock("k")
         .acquire_timeout(Duration::from_millis(300));
     let error = request.acquire().await.unwrap_err();
@@ -204,26 +213,26 @@ fn sealed(name: &str, byte: u8) -> MeshBuilder {
 
 #[tokio::test]
 async fn a_mesh_with_another_key_hears_nothing() {
-    let (n0, stranger) = unheard(sealed("n0", 1), sealed("stranger", 2)).await;
+    let (n0, foreign_node) = unheard(sealed("n0", 1), sealed("foreign_node", 2)).await;
     counts(&n0, DropReason::Key).await;
-    do_not_know_each_other(&n0, &stranger).await;
+    do_not_know_each_other(&n0, &foreign_node).await;
     assert_eq!(n0.status().traffic.dropped.len(), 1);
 }
 
 #[tokio::test]
 async fn a_request_says_that_nothing_can_be_opened() {
-    let (n0, stranger) = unheard(sealed("n0", 1), sealed("stranger", 2)).await;
-    let request = stranger
+    let (n0, foreign_node) = unheard(sealed("n0", 1), sealed("foreign_node", 2)).await;
+    let request = foreign_node
         .lock("k")
         .acquire_timeout(Duration::from_millis(300));
     let silent = request.clone().acquire().await.unwrap_err().to_string();
     assert!(silent.ends_with("2 did not answer"), "{silent}");
-    let sends = sealed("sends", 1).seeds([stranger.local_addr().to_string()]);
+    let sends = sealed("sends", 1).seeds([foreign_node.local_addr().to_string()]);
     let sends = sends.gossip_interval(Duration::from_millis(20));
     let _sends = sends.voters(["n0"]).start().await.unwrap();
-    counts(&stranger, DropReason::Key).await;
+    counts(&foreign_node, DropReason::Key).await;
     until("it is so for a second", || {
-        stranger.status().traffic.dropped_for(DropReason::Key) >= 60
+        foreign_node.status().traffic.dropped_for(DropReason::Key) >= 60
     })
     .await;
     let error = request.acquire().await.unwrap_err().to_string();
@@ -234,18 +243,18 @@ async fn a_request_says_that_nothing_can_be_opened() {
 
 #[tokio::test]
 async fn a_plaintext_mesh_is_not_heard_by_a_sealed_one() {
-    let plain = Mesh::builder("stranger").insecure_plaintext();
-    let (n0, stranger) = unheard(sealed("n0", 1), plain).await;
+    let plain = Mesh::builder("foreign_node").insecure_plaintext();
+    let (n0, foreign_node) = unheard(sealed("n0", 1), plain).await;
     counts(&n0, DropReason::Plaintext).await;
-    do_not_know_each_other(&n0, &stranger).await;
+    do_not_know_each_other(&n0, &foreign_node).await;
 }
 
 #[tokio::test]
 async fn a_sealed_mesh_is_not_heard_by_a_plaintext_one() {
     let plain = Mesh::builder("n0").insecure_plaintext();
-    let (n0, stranger) = unheard(plain, sealed("stranger", 1)).await;
+    let (n0, foreign_node) = unheard(plain, sealed("foreign_node", 1)).await;
     counts(&n0, DropReason::Sealed).await;
-    do_not_know_each_other(&n0, &stranger).await;
+    do_not_know_each_other(&n0, &foreign_node).await;
 }
 
 #[tokio::test]
@@ -271,8 +280,10 @@ async fn noise_on_the_port_is_counted_and_harms_nobody() {
 #[tokio::test]
 async fn a_cluster_of_another_name_is_not_gossiped_with() {
     let named = |name: &str, cluster: &str| sealed(name, 1).cluster(cluster);
-    let (n0, stranger) = unheard(named("n0", "one"), named("stranger", "two")).await;
-    let request = stranger.lock("k").acquire_timeout(Duration::from_secs(2));
+    let (n0, foreign_node) = unheard(named("n0", "one"), named("foreign_node", "two")).await;
+    let request = foreign_node
+        .lock("k")
+        .acquire_timeout(Duration::from_secs(2));
     assert!(request.acquire().await.is_err());
-    do_not_know_each_other(&n0, &stranger).await;
+    do_not_know_each_other(&n0, &foreign_node).await;
 }
