@@ -13,7 +13,7 @@ use crate::host::SOCKET_DATAGRAMS_MAX;
 use crate::invariants::{Fact, Host as HostAt};
 use crate::rng::Rng;
 use crate::twins::CLUSTER;
-use crate::world::{Happening, World};
+use crate::world::{World, WorldEvent};
 
 /// Version, mode and kind of a plaintext datagram.
 const PLAINTEXT_HEAD_BYTES: u64 = 3;
@@ -138,7 +138,7 @@ impl World {
             bytes,
             is_damaged,
         };
-        self.push_in(delay, Happening::Arrive { to, datagram });
+        self.push_in(delay, WorldEvent::Arrive { to, datagram });
     }
 
     /// A datagram arrives at an address.
@@ -166,7 +166,7 @@ impl World {
         let was_reading = std::mem::replace(&mut machine.is_reading, true);
         self.keep(host, datagram);
         if !was_reading {
-            self.push_in(reading, Happening::Read { host });
+            self.push_in(reading, WorldEvent::Read { host });
         }
     }
 
@@ -193,7 +193,7 @@ impl World {
             return;
         }
         let datagram = machine.inbox.remove(0);
-        self.push_in(self.settings.hazards.reading, Happening::Read { host });
+        self.push_in(self.settings.hazards.reading, WorldEvent::Read { host });
         self.take_in(host, &datagram);
     }
 

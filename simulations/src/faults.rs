@@ -48,7 +48,7 @@ impl Cut {
 
 /// Something that goes wrong. Spans are in nanoseconds of true time.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum Trouble {
+pub(crate) enum FaultKind {
     /// Links are cut.
     Cut { cut: Cut, span: u64 },
     /// Links are cut and mended in turn, as often as it says.
@@ -110,7 +110,7 @@ pub(crate) enum Trouble {
     },
 }
 
-impl Trouble {
+impl FaultKind {
     /// What coverage calls it.
     pub(crate) fn name(&self) -> &'static str {
         match self {
@@ -139,11 +139,11 @@ impl Trouble {
     }
 }
 
-/// A trouble and its time.
+/// A fault and its time.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Fault {
     pub(crate) at: u64,
-    pub(crate) trouble: Trouble,
+    pub(crate) kind: FaultKind,
 }
 
 /// Draws the faults of a world, in order of time. Each world favours some kinds over others.
@@ -166,7 +166,7 @@ pub(crate) fn draw(settings: &Settings) -> Vec<Fault> {
     let mut faults: Vec<Fault> = (0..count)
         .map(|_| Fault {
             at: rng.between(start, settings.fault_span),
-            trouble: draw_trouble(&mut rng, &weights, settings),
+            kind: draw_kind(&mut rng, &weights, settings),
         })
         .collect();
     faults.extend(draw_shutdowns(settings));
@@ -193,7 +193,7 @@ fn draw_shutdowns(settings: &Settings) -> Vec<Fault> {
     (0..count)
         .map(|_| Fault {
             at: rng.between(start, settings.fault_span),
-            trouble: Trouble::Shutdown {
+            kind: FaultKind::Shutdown {
                 target: Target::HolderOr(host(&mut rng)),
                 down: rng.spread(MILLISECOND, settings.max_ttl()),
             },
@@ -209,9 +209,9 @@ fn draw_changes(settings: &Settings, faults: &mut Vec<Fault>) {
         return;
     };
     if other.is_other_members(settings) {
-        faults.retain(|fault| match fault.trouble {
-            Trouble::Crash { says_new, .. } => !says_new,
-            Trouble::Slow { .. } | Trouble::Drift { .. } => true,
+        faults.retain(|fault| match fault.kind {
+            FaultKind::Crash { says_new, .. } => !says_new,
+            FaultKind::Slow { .. } | FaultKind::Drift { .. } => true,
             _ => false,
         });
     }
@@ -221,12 +221,12 @@ fn draw_changes(settings: &Settings, faults: &mut Vec<Fault>) {
     for round in 0..rng.between(1, 3) {
         let count = rng.between(1, hosts as u64) as usize;
         for host in rng.sample(hosts, count) {
-            let trouble = Trouble::Change {
+            let kind = FaultKind::Change {
                 host,
                 is_other: round % 2 == 0,
                 down: rng.spread(MILLISECOND, settings.max_ttl() / 2),
             };
-            faults.push(Fault { at, trouble });
+            faults.push(Fault { at, kind });
             at += rng.spread(settings.round_trip(), settings.max_ttl() * 2);
         }
     }
@@ -246,31 +246,31 @@ fn draw_more(settings: &Settings) -> Vec<Fault> {
             rng.spread(MILLISECOND, max_ttl / 4),
             rng.spread(max_ttl / 4, max_ttl * 4),
         );
-        let trouble = match kind {
-            0 => Trouble::SlowWay {
+        let kind = match kind {
+            0 => FaultKind::SlowWay {
                 from: host,
                 to: (host + 1 + rng.below(hosts as u64) as Host) % hosts,
                 by: rng.spread(settings.round_trip(), max_ttl * 2),
                 span,
             },
-            1 => Trouble::SetBack {
+            1 => FaultKind::SetBack {
                 target: Target::HolderOr(host),
                 back_ms: rng.between(1, max_ttl / MILLISECOND * 2) as i64,
                 down,
             },
-            _ => Trouble::Knot {
+            _ => FaultKind::Knot {
                 host,
                 down,
                 span,
                 restarts: rng.chance(300_000),
             },
         };
-        Fault { at, trouble }
+        Fault { at, kind }
     });
     faults.collect()
 }
 
-fn draw_trouble(rng: &mut Rng, weights: &[u64], settings: &Settings) -> Trouble {
+fn draw_kind(rng: &mut Rng, weights: &[u64], settings: &Settings) -> FaultKind {
     let mut at = rng.below(weights.iter().sum());
     let mut kind = 0;
     while at >= weights[kind] {
@@ -286,34 +286,34 @@ fn draw_trouble(rng: &mut Rng, weights: &[u64], settings: &Settings) -> Trouble 
         _ => Target::HolderOr(host),
     };
     match kind {
-        0 => Trouble::Cut {
+        0 => FaultKind::Cut {
             cut: draw_cut(rng, hosts),
             span,
         },
-        1 => Trouble::Flap {
+        1 => FaultKind::Flap {
             cut: draw_cut(rng, hosts),
             half: rng.spread(settings.round_trip(), settings.max_ttl()),
             times: rng.between(2, 6) as u32,
         },
-        2 => Trouble::Slow {
+        2 => FaultKind::Slow {
             host,
             by: rng.spread(settings.round_trip(), settings.max_ttl()),
             span,
         },
-        3 => Trouble::Storm {
+        3 => FaultKind::Storm {
             loss_ppm: *rng.pick(&[300_000, 600_000, 900_000]),
             span: span / 2,
         },
-        4 => Trouble::Crash {
+        4 => FaultKind::Crash {
             target,
             down: rng.spread(MILLISECOND, settings.max_ttl()),
             says_new: rng.chance(300_000),
             moves: rng.chance(300_000),
         },
-        5 if rng.chance(300_000) => Trouble::Suspend { target, span },
-        5 => Trouble::Pause { target, span },
+        5 if rng.chance(300_000) => FaultKind::Suspend { target, span },
+        5 => FaultKind::Pause { target, span },
         6 => draw_wall_jump(rng, host, settings),
-        _ => Trouble::Drift {
+        _ => FaultKind::Drift {
             host,
             rate_ppm: draw_rate(rng, settings),
         },
@@ -337,7 +337,7 @@ fn draw_cut(rng: &mut Rng, hosts: usize) -> Cut {
     }
 }
 
-fn draw_wall_jump(rng: &mut Rng, host: Host, settings: &Settings) -> Trouble {
+fn draw_wall_jump(rng: &mut Rng, host: Host, settings: &Settings) -> FaultKind {
     let skew = settings.timing.max_clock_skew.as_millis() as u64;
     let by = match rng.below(10) {
         0..6 => rng.between(1, skew),
@@ -345,7 +345,7 @@ fn draw_wall_jump(rng: &mut Rng, host: Host, settings: &Settings) -> Trouble {
         _ => rng.spread(skew, 10_000_000),
     } as i64;
     let back = rng.chance(500_000);
-    Trouble::WallJump {
+    FaultKind::WallJump {
         host,
         by_ms: if back { -by } else { by },
     }

@@ -14,7 +14,7 @@ use crate::clocks::Clock;
 use crate::datagrams::Datagram;
 use crate::gossip::Sighting;
 use crate::invariants::{KeyAt, RequestId};
-use crate::world::Happening;
+use crate::world::WorldEvent;
 
 /// How many datagrams the operating system keeps for a process that does not read them.
 pub(crate) const SOCKET_DATAGRAMS_MAX: usize = 256;
@@ -82,7 +82,7 @@ pub(crate) struct Host {
     /// Its process is busy with a datagram, and reads the next one then.
     pub(crate) is_reading: bool,
     /// What its process would have done while it was frozen.
-    pub(crate) put_off: Vec<Happening>,
+    pub(crate) put_off: Vec<WorldEvent>,
     /// Tells timers that are still meant from those that are not.
     pub(crate) timer: u64,
     pub(crate) timer_at: Option<u64>,

@@ -8,12 +8,12 @@ use lockmesh::proto::id::Incarnation;
 use lockmesh::proto::voter::Start;
 
 use crate::algorithms::{self, Algorithm};
-use crate::faults::{Target, Trouble};
+use crate::faults::{FaultKind, Target};
 use crate::gossip::Sighting;
 use crate::host::Process;
 use crate::invariants::{End, Fact, Host as HostAt, KeyAt};
 use crate::settings::{Gossip, Incarnations, SECOND};
-use crate::world::{Happening, World};
+use crate::world::{World, WorldEvent};
 
 const MAX_CLAIMS: usize = 1_000;
 
@@ -23,30 +23,30 @@ impl World {
         if self.is_calm {
             return;
         }
-        let trouble = self.faults[fault].trouble.clone();
-        self.count(trouble.name());
+        let kind = self.faults[fault].kind.clone();
+        self.count(kind.name());
         self.trace
-            .line(self.time, format_args!("FAULT {fault} {trouble:?}"));
+            .line(self.time, format_args!("FAULT {fault} {kind:?}"));
         self.note_links();
         let hosts = self.hosts.len();
-        match trouble {
-            Trouble::Cut { cut, span } => {
+        match kind {
+            FaultKind::Cut { cut, span } => {
                 self.network.cut(&cut.links(hosts));
-                self.push_in(span, Happening::Mend { fault, step: 1 });
+                self.push_in(span, WorldEvent::Mend { fault, step: 1 });
             }
-            Trouble::Flap { cut, half, .. } => {
+            FaultKind::Flap { cut, half, .. } => {
                 self.network.cut(&cut.links(hosts));
-                self.push_in(half, Happening::Mend { fault, step: 1 });
+                self.push_in(half, WorldEvent::Mend { fault, step: 1 });
             }
-            Trouble::Slow { host, by, span } => {
+            FaultKind::Slow { host, by, span } => {
                 self.network.set_slow(host, by);
-                self.push_in(span, Happening::Mend { fault, step: 1 });
+                self.push_in(span, WorldEvent::Mend { fault, step: 1 });
             }
-            Trouble::Storm { loss_ppm, span } => {
+            FaultKind::Storm { loss_ppm, span } => {
                 self.network.set_storm(loss_ppm);
-                self.push_in(span, Happening::Mend { fault, step: 1 });
+                self.push_in(span, WorldEvent::Mend { fault, step: 1 });
             }
-            Trouble::Crash {
+            FaultKind::Crash {
                 target,
                 down,
                 says_new,
@@ -54,50 +54,50 @@ impl World {
             } => {
                 let host = self.resolve(target);
                 self.crash(host);
-                let start = Happening::Start {
+                let start = WorldEvent::Start {
                     host,
                     says_new,
                     moves,
                 };
                 self.push_in(down, start);
             }
-            Trouble::Shutdown { target, down } => {
+            FaultKind::Shutdown { target, down } => {
                 let host = self.resolve(target);
                 self.shut_down(host);
-                let start = Happening::Start {
+                let start = WorldEvent::Start {
                     host,
                     says_new: false,
                     moves: false,
                 };
                 self.push_in(down, start);
             }
-            Trouble::Pause { target, span } => {
+            FaultKind::Pause { target, span } => {
                 let host = self.resolve(target);
                 self.pause(host, span);
             }
-            Trouble::Suspend { target, span } => {
+            FaultKind::Suspend { target, span } => {
                 let host = self.resolve(target);
                 self.hosts[host].is_suspended = self.hosts[host].process.is_some();
                 self.pause(host, span);
             }
-            Trouble::Change {
+            FaultKind::Change {
                 host,
                 is_other,
                 down,
             } => self.restart_in(host, is_other, down),
-            Trouble::WallJump { host, by_ms } => self.jump_wall(host, by_ms),
-            Trouble::Drift { host, rate_ppm } => self.set_rate(host, rate_ppm),
+            FaultKind::WallJump { host, by_ms } => self.jump_wall(host, by_ms),
+            FaultKind::Drift { host, rate_ppm } => self.set_rate(host, rate_ppm),
             other => self.strike_more(fault, other),
         }
     }
 
-    fn strike_more(&mut self, fault: usize, trouble: Trouble) {
-        match trouble {
-            Trouble::SlowWay { from, to, by, span } => {
+    fn strike_more(&mut self, fault: usize, kind: FaultKind) {
+        match kind {
+            FaultKind::SlowWay { from, to, by, span } => {
                 self.network.set_slow_way(from, to, by);
-                self.push_in(span, Happening::Mend { fault, step: 1 });
+                self.push_in(span, WorldEvent::Mend { fault, step: 1 });
             }
-            Trouble::SetBack {
+            FaultKind::SetBack {
                 target,
                 back_ms,
                 down,
@@ -107,17 +107,17 @@ impl World {
                 self.crash(host);
                 self.start_in(down, host);
             }
-            Trouble::Namesake { host, on, span } => {
+            FaultKind::Namesake { host, on, span } => {
                 self.start_namesake(fault, host, on);
-                self.push_in(span, Happening::Mend { fault, step: 1 });
+                self.push_in(span, WorldEvent::Mend { fault, step: 1 });
             }
-            Trouble::Mapping { host, span } => {
+            FaultKind::Mapping { host, span } => {
                 let addr = SocketAddr::from(([10, 2, fault as u8, host as u8], 7_000));
                 self.by_addr.insert(addr, host);
                 self.hosts[host].mapped = Some(addr);
-                self.push_in(span, Happening::Mend { fault, step: 1 });
+                self.push_in(span, WorldEvent::Mend { fault, step: 1 });
             }
-            Trouble::Knot {
+            FaultKind::Knot {
                 host,
                 down,
                 span,
@@ -128,7 +128,7 @@ impl World {
     }
 
     fn start_in(&mut self, span: u64, host: HostAt) {
-        let start = Happening::Start {
+        let start = WorldEvent::Start {
             host,
             says_new: false,
             moves: false,
@@ -149,7 +149,7 @@ impl World {
             let links = vec![(holder, cut), (cut, holder)];
             self.network.cut(&links);
             self.knots.insert(fault, links);
-            self.push_in(span, Happening::Mend { fault, step: 1 });
+            self.push_in(span, WorldEvent::Mend { fault, step: 1 });
         }
         if restarts {
             self.crash(holder);
@@ -164,9 +164,9 @@ impl World {
         }
         self.note_links();
         let hosts = self.hosts.len();
-        match self.faults[fault].trouble.clone() {
-            Trouble::Cut { cut, .. } => self.network.mend(&cut.links(hosts)),
-            Trouble::Flap { cut, half, times } => {
+        match self.faults[fault].kind.clone() {
+            FaultKind::Cut { cut, .. } => self.network.mend(&cut.links(hosts)),
+            FaultKind::Flap { cut, half, times } => {
                 let links = cut.links(hosts);
                 if step % 2 == 1 {
                     self.network.mend(&links);
@@ -175,19 +175,19 @@ impl World {
                 }
                 if step < times * 2 - 1 {
                     let step = step + 1;
-                    self.push_in(half, Happening::Mend { fault, step });
+                    self.push_in(half, WorldEvent::Mend { fault, step });
                 }
             }
-            Trouble::Slow { host, .. } => self.network.set_slow(host, 0),
-            Trouble::SlowWay { from, to, .. } => self.network.set_slow_way(from, to, 0),
-            Trouble::Knot { .. } => {
+            FaultKind::Slow { host, .. } => self.network.set_slow(host, 0),
+            FaultKind::SlowWay { from, to, .. } => self.network.set_slow_way(from, to, 0),
+            FaultKind::Knot { .. } => {
                 if let Some(links) = self.knots.remove(&fault) {
                     self.network.mend(&links);
                 }
             }
-            Trouble::Storm { .. } => self.network.set_storm(0),
-            Trouble::Namesake { .. } => self.end_namesake(fault),
-            Trouble::Mapping { host, .. } => self.hosts[host].mapped = None,
+            FaultKind::Storm { .. } => self.network.set_storm(0),
+            FaultKind::Namesake { .. } => self.end_namesake(fault),
+            FaultKind::Mapping { host, .. } => self.hosts[host].mapped = None,
             _ => {}
         }
     }
@@ -195,7 +195,7 @@ impl World {
     fn restart_in(&mut self, host: HostAt, is_other: bool, down: u64) {
         self.crash(host);
         self.change(host, is_other);
-        let start = Happening::Start {
+        let start = WorldEvent::Start {
             host,
             says_new: false,
             moves: false,
@@ -428,7 +428,7 @@ impl World {
         self.paused_at[host] = until;
         let paused = &mut self.hosts[host].paused_until;
         *paused = Some(paused.map_or(until, |earlier| earlier.max(until)));
-        self.push(until, Happening::Resume { host });
+        self.push(until, WorldEvent::Resume { host });
     }
 
     /// A frozen process goes on. Whoever waited to look at a guard looks first; then it reads what
@@ -445,8 +445,8 @@ impl World {
         let inbox = std::mem::take(&mut machine.inbox);
         let put_off = std::mem::take(&mut machine.put_off);
         self.see_guards(host);
-        for happening in put_off {
-            self.push_in(0, happening);
+        for event in put_off {
+            self.push_in(0, event);
         }
         let timers_first = self.start_rng.chance(500_000);
         if timers_first {

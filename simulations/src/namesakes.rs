@@ -17,12 +17,12 @@ use lockmesh::proto::voter::Start;
 
 use crate::algorithms::Algorithm;
 use crate::datagrams::Datagram;
-use crate::faults::{Fault, Trouble};
+use crate::faults::{Fault, FaultKind};
 use crate::gossip::Sighting;
 use crate::invariants::{End, Fact, Host as HostAt, KeyAt, RequestId};
 use crate::rng::Rng;
 use crate::settings::{Gossip, MILLISECOND, Settings};
-use crate::world::{Happening, World};
+use crate::world::{World, WorldEvent};
 
 /// How many requests it has at once.
 const REQUESTS_MAX: usize = 3;
@@ -58,7 +58,7 @@ pub(crate) fn draw(settings: &Settings, faults: &mut Vec<Fault>) {
         return;
     }
     // Its leases would have to be told of anew.
-    faults.retain(|fault| !matches!(fault.trouble, Trouble::Drift { .. }));
+    faults.retain(|fault| !matches!(fault.kind, FaultKind::Drift { .. }));
     let (max_ttl, hosts) = (settings.max_ttl(), settings.hosts() as u64);
     for _ in 0..rng.between(1, 3) {
         let host = match settings.outsiders {
@@ -71,14 +71,14 @@ pub(crate) fn draw(settings: &Settings, faults: &mut Vec<Fault>) {
             false => max_ttl * 4,
         };
         let on = rng.below(hosts) as HostAt;
-        let trouble = Trouble::Namesake {
+        let kind = FaultKind::Namesake {
             host,
             // A voter's right clock stays so: there are no more wrong ones than the world says.
             on: if settings.is_wrong(on) { host } else { on },
             span: rng.spread(max_ttl / 4, longest),
         };
         let at = rng.between(max_ttl / 4, settings.fault_span);
-        faults.push(Fault { at, trouble });
+        faults.push(Fault { at, kind });
     }
 }
 
@@ -92,8 +92,8 @@ pub(crate) fn draw_mappings(settings: &Settings, faults: &mut Vec<Fault>) {
     let at = rng.between(max_ttl / 4, settings.fault_span / 2);
     let span = rng.spread(max_ttl / 2, max_ttl * 2);
     for host in 0..settings.hosts() {
-        let trouble = Trouble::Mapping { host, span };
-        faults.push(Fault { at, trouble });
+        let kind = FaultKind::Mapping { host, span };
+        faults.push(Fault { at, kind });
     }
 }
 
@@ -162,7 +162,7 @@ impl World {
         *highest = (*highest).max(incarnation);
         self.namesakes.insert(fault, namesake);
         self.drain_namesake(fault);
-        self.push_in(0, Happening::NamesakeActs(fault));
+        self.push_in(0, WorldEvent::NamesakeActs(fault));
     }
 
     /// It dies.
@@ -253,7 +253,7 @@ impl World {
                     let timer = it.timer;
                     if let Some(at) = at.and_then(|at| self.hosts[on].clock.when(at)) {
                         let at = at.max(self.time);
-                        self.push(at, Happening::NamesakeWakes { fault, timer });
+                        self.push(at, WorldEvent::NamesakeWakes { fault, timer });
                     }
                     break;
                 }
@@ -388,7 +388,7 @@ impl World {
         }
         self.note_host(of);
         self.judge_namesake(fault);
-        self.push_in(pause, Happening::NamesakeActs(fault));
+        self.push_in(pause, WorldEvent::NamesakeActs(fault));
     }
 
     fn beat_of_namesakes(&self) -> u64 {

@@ -7,7 +7,7 @@ use crate::host::Ongoing;
 use crate::invariants::{End, Fact, Host as HostAt, RequestId};
 use crate::scenario::Counted;
 use crate::workload::Status;
-use crate::world::{Happening, World};
+use crate::world::{World, WorldEvent};
 
 impl World {
     /// Turns what a node reports into facts. Within one instant a lease that is over comes before a
@@ -251,7 +251,7 @@ impl World {
                 let status = Status::Held { at: self.time };
                 self.probed.insert(request, status);
                 if let Some(hold) = self.holds.get(&request).copied() {
-                    self.push_in(hold, Happening::LetGo { host, request });
+                    self.push_in(hold, WorldEvent::LetGo { host, request });
                 }
             }
         }
@@ -372,7 +372,7 @@ impl World {
             self.hosts[host].timer += 1;
             let timer = self.hosts[host].timer;
             self.hosts[host].timer_at = Some(self.time);
-            self.push_in(0, Happening::Timer { host, timer });
+            self.push_in(0, WorldEvent::Timer { host, timer });
         }
     }
 }

@@ -15,7 +15,7 @@ use serde::Deserialize as _;
 use toml::Spanned;
 
 use crate::algorithms::Algorithm;
-use crate::faults::{Cut, Fault, Target, Trouble};
+use crate::faults::{Cut, Fault, FaultKind, Target};
 use crate::hazards::Hazards;
 use crate::network::Weather;
 use crate::settings::{Gossip, Habits, Incarnations, MILLISECOND, Pace, Settings};
@@ -130,14 +130,14 @@ pub(crate) fn read(text: &str) -> Result<Scenario, BadScenario> {
     let span_ms = *file.cluster.as_ref().span_ms.as_ref();
     let mut faults = Vec::new();
     for fault in &faults_at {
-        let (at, trouble, named) = trouble_of(fault.as_ref(), hosts);
+        let (at, kind, named) = kind_of(fault.as_ref(), hosts);
         reader.host(fault, &named, hosts)?;
         if at * MILLISECOND > settings.fault_span {
             return Err(reader.bad_key(fault, "at_ms", LATE));
         }
         faults.push(Fault {
             at: at * MILLISECOND,
-            trouble: trouble.map_err(|what| reader.bad(fault, what))?,
+            kind: kind.map_err(|what| reader.bad(fault, what))?,
         });
     }
     faults.sort_by_key(|fault| fault.at);
@@ -336,7 +336,7 @@ fn habits_of(reader: &Reader<'_>, it: Option<&Work>) -> Result<Habits, BadScenar
 }
 
 /// When it begins, what it is, and the hosts that it names.
-fn trouble_of(it: &FaultAt, hosts: usize) -> (u64, Result<Trouble, String>, Vec<usize>) {
+fn kind_of(it: &FaultAt, hosts: usize) -> (u64, Result<FaultKind, String>, Vec<usize>) {
     let ns = |ms: &u64| *ms * MILLISECOND;
     match it {
         FaultAt::Split {
@@ -344,7 +344,7 @@ fn trouble_of(it: &FaultAt, hosts: usize) -> (u64, Result<Trouble, String>, Vec<
             for_ms,
             groups,
         } => {
-            let cut = split(groups, hosts).map(|cut| Trouble::Cut {
+            let cut = split(groups, hosts).map(|cut| FaultKind::Cut {
                 cut,
                 span: ns(for_ms),
             });
@@ -357,7 +357,7 @@ fn trouble_of(it: &FaultAt, hosts: usize) -> (u64, Result<Trouble, String>, Vec<
         } => {
             let cut = Cut::OneWay(mute.clone());
             let span = ns(for_ms);
-            (*at_ms, Ok(Trouble::Cut { cut, span }), mute.clone())
+            (*at_ms, Ok(FaultKind::Cut { cut, span }), mute.clone())
         }
         FaultAt::Between {
             at_ms,
@@ -366,7 +366,7 @@ fn trouble_of(it: &FaultAt, hosts: usize) -> (u64, Result<Trouble, String>, Vec<
         } => {
             let cut = Cut::Between(hosts[0], hosts[1]);
             let span = ns(for_ms);
-            (*at_ms, Ok(Trouble::Cut { cut, span }), hosts.to_vec())
+            (*at_ms, Ok(FaultKind::Cut { cut, span }), hosts.to_vec())
         }
         FaultAt::Flap {
             at_ms,
@@ -374,7 +374,7 @@ fn trouble_of(it: &FaultAt, hosts: usize) -> (u64, Result<Trouble, String>, Vec<
             times,
             hosts,
         } => {
-            let flap = Trouble::Flap {
+            let flap = FaultKind::Flap {
                 cut: Cut::Between(hosts[0], hosts[1]),
                 half: ns(every_ms),
                 times: *times,
@@ -386,17 +386,17 @@ fn trouble_of(it: &FaultAt, hosts: usize) -> (u64, Result<Trouble, String>, Vec<
             for_ms,
             loss_percent,
         } => {
-            let storm = Trouble::Storm {
+            let storm = FaultKind::Storm {
                 loss_ppm: loss_percent.ppm(),
                 span: ns(for_ms),
             };
             (*at_ms, Ok(storm), Vec::new())
         }
-        other => trouble_of_host(other),
+        other => kind_of_host(other),
     }
 }
 
-fn trouble_of_host(it: &FaultAt) -> (u64, Result<Trouble, String>, Vec<usize>) {
+fn kind_of_host(it: &FaultAt) -> (u64, Result<FaultKind, String>, Vec<usize>) {
     let target = |who: &Who| match who {
         Who::Host(host) => (Target::Host(*host), vec![*host]),
         Who::Holder(HolderWord::Holder) => (Target::HolderOr(0), Vec::new()),
@@ -408,7 +408,7 @@ fn trouble_of_host(it: &FaultAt) -> (u64, Result<Trouble, String>, Vec<usize>) {
             host,
             by_ms,
         } => {
-            let slow = Trouble::Slow {
+            let slow = FaultKind::Slow {
                 host: *host,
                 by: *by_ms * MILLISECOND,
                 span: *for_ms * MILLISECOND,
@@ -421,7 +421,7 @@ fn trouble_of_host(it: &FaultAt) -> (u64, Result<Trouble, String>, Vec<usize>) {
             host,
         } => {
             let (target, named) = target(host);
-            let crash = Trouble::Crash {
+            let crash = FaultKind::Crash {
                 target,
                 down: *for_ms * MILLISECOND,
                 says_new: false,
@@ -436,7 +436,7 @@ fn trouble_of_host(it: &FaultAt) -> (u64, Result<Trouble, String>, Vec<usize>) {
         } => {
             let (target, named) = target(host);
             let span = *for_ms * MILLISECOND;
-            (*at_ms, Ok(Trouble::Pause { target, span }), named)
+            (*at_ms, Ok(FaultKind::Pause { target, span }), named)
         }
         FaultAt::Suspend {
             at_ms,
@@ -445,11 +445,11 @@ fn trouble_of_host(it: &FaultAt) -> (u64, Result<Trouble, String>, Vec<usize>) {
         } => {
             let (target, named) = target(host);
             let span = *for_ms * MILLISECOND;
-            (*at_ms, Ok(Trouble::Suspend { target, span }), named)
+            (*at_ms, Ok(FaultKind::Suspend { target, span }), named)
         }
         FaultAt::WallJump { at_ms, host, by_ms } => {
             let (host, by_ms) = (*host, *by_ms);
-            (*at_ms, Ok(Trouble::WallJump { host, by_ms }), vec![host])
+            (*at_ms, Ok(FaultKind::WallJump { host, by_ms }), vec![host])
         }
         FaultAt::Drift {
             at_ms,
@@ -457,7 +457,7 @@ fn trouble_of_host(it: &FaultAt) -> (u64, Result<Trouble, String>, Vec<usize>) {
             rate_ppm,
         } => {
             let (host, rate_ppm) = (*host, *rate_ppm);
-            (*at_ms, Ok(Trouble::Drift { host, rate_ppm }), vec![host])
+            (*at_ms, Ok(FaultKind::Drift { host, rate_ppm }), vec![host])
         }
         _ => (0, Err("not a fault of a host".to_owned()), Vec::new()),
     }

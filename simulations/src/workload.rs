@@ -11,7 +11,7 @@ use crate::ledger::Verdict;
 use crate::rng::Rng;
 use crate::scenario::Counted;
 use crate::settings::Habits;
-use crate::world::{Happening, World, Write};
+use crate::world::{World, WorldEvent, Write};
 
 /// What a client is up to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -84,7 +84,7 @@ impl World {
                 turn: 0,
                 key: 0,
             });
-            self.push(first, Happening::Wake { client, turn: 0 });
+            self.push(first, WorldEvent::Wake { client, turn: 0 });
         }
     }
 
@@ -165,7 +165,7 @@ impl World {
         let host = self.clients[client].host;
         let machine = &mut self.hosts[host];
         if machine.is_paused() {
-            machine.put_off.push(Happening::Wake { client, turn });
+            machine.put_off.push(WorldEvent::Wake { client, turn });
             return;
         }
         match self.clients[client].state {
@@ -204,7 +204,7 @@ impl World {
             self.clients[client].turn += 1;
             if let Some(span) = withdraws {
                 let turn = self.clients[client].turn;
-                self.push_in(span, Happening::Wake { client, turn });
+                self.push_in(span, WorldEvent::Wake { client, turn });
             }
         }
     }
@@ -217,7 +217,7 @@ impl World {
         it.turn += 1;
         let turn = it.turn;
         let span = it.rng.between(rest_max / 10, rest_max);
-        self.push_in(span, Happening::Wake { client, turn });
+        self.push_in(span, WorldEvent::Wake { client, turn });
     }
 
     /// A client's request was granted: it will write, and let go.
@@ -249,10 +249,10 @@ impl World {
         let room = hold.saturating_sub(last);
         let looks: Vec<u64> = (0..writes).map(|_| it.rng.below(room)).collect();
         if !self.clients[client].keeps {
-            self.push_in(hold, Happening::Wake { client, turn });
+            self.push_in(hold, WorldEvent::Wake { client, turn });
         }
         for span in looks {
-            self.push_in(span, Happening::Look { client, request });
+            self.push_in(span, WorldEvent::Look { client, request });
         }
     }
 
@@ -273,7 +273,7 @@ impl World {
         }
         let machine = &mut self.hosts[host];
         if machine.is_paused() {
-            machine.put_off.push(Happening::Look { client, request });
+            machine.put_off.push(WorldEvent::Look { client, request });
             return;
         }
         let Some(ticket) = self.ticket_of(host, request) else {
@@ -312,7 +312,7 @@ impl World {
             key,
             epoch,
         };
-        self.push_in(gap, Happening::Leave { host, write });
+        self.push_in(gap, WorldEvent::Leave { host, write });
     }
 
     /// A write leaves its process, frozen for however long since the process looked at its guard.
@@ -322,12 +322,12 @@ impl World {
             return;
         }
         if machine.is_paused() {
-            machine.put_off.push(Happening::Leave { host, write });
+            machine.put_off.push(WorldEvent::Leave { host, write });
             return;
         }
         let round_trip = self.settings.round_trip();
         let span = self.start_rng.below(round_trip);
-        self.push_in(span, Happening::Reach(write));
+        self.push_in(span, WorldEvent::Reach(write));
     }
 
     pub(crate) fn write_reaches(&mut self, write: Write) {

@@ -38,7 +38,7 @@ use crate::wrong_clocks::draw_wrong;
 
 /// Something that is to happen at a time.
 #[derive(Clone, Debug)]
-pub(crate) enum Happening {
+pub(crate) enum WorldEvent {
     /// A datagram arrives at an address.
     Arrive { to: SocketAddr, datagram: Datagram },
     /// A node wanted to be woken.
@@ -89,7 +89,7 @@ pub(crate) struct Write {
 }
 
 #[derive(Debug)]
-struct Entry(u64, u64, Happening);
+struct Entry(u64, u64, WorldEvent);
 
 impl PartialEq for Entry {
     fn eq(&self, other: &Self) -> bool {
@@ -274,7 +274,7 @@ impl World {
             self.start_as(host, says_new);
             self.tell_truth(host);
             let at = self.gossip_rng.below(self.settings.max_ttl());
-            self.push(at, Happening::Gossip { host });
+            self.push(at, WorldEvent::Gossip { host });
             self.check_voters(host, true);
         }
         if self.settings.gossip == Gossip::Heard {
@@ -283,7 +283,7 @@ impl World {
             }
         }
         for fault in 0..self.faults.len() {
-            self.push(self.faults[fault].at, Happening::Fault(fault));
+            self.push(self.faults[fault].at, WorldEvent::Fault(fault));
         }
         self.draw_clients();
     }
@@ -291,7 +291,7 @@ impl World {
     /// Adds what a scenario says.
     pub(crate) fn with_asks(mut self, asks: Vec<AskAt>) -> Self {
         for (at, ask) in asks.iter().enumerate() {
-            self.push(ask.at, Happening::Ask(at));
+            self.push(ask.at, WorldEvent::Ask(at));
         }
         self.asks = asks;
         self
@@ -392,11 +392,11 @@ impl World {
                 Some(entry) if entry.0 <= end => {}
                 _ => break,
             }
-            let Some(Entry(at, _, happening)) = self.heap.pop() else {
+            let Some(Entry(at, _, event)) = self.heap.pop() else {
                 break;
             };
             self.time = at;
-            self.happen(happening);
+            self.happen(event);
             self.look();
         }
         self.time = end;
@@ -409,43 +409,43 @@ impl World {
         is_broken || self.steps > STEPS_MAX
     }
 
-    pub(crate) fn push(&mut self, at: u64, happening: Happening) {
+    pub(crate) fn push(&mut self, at: u64, event: WorldEvent) {
         self.queued += 1;
-        self.heap.push(Entry(at, self.queued, happening));
+        self.heap.push(Entry(at, self.queued, event));
     }
 
-    pub(crate) fn push_in(&mut self, span: u64, happening: Happening) {
-        self.push(self.time + span, happening);
+    pub(crate) fn push_in(&mut self, span: u64, event: WorldEvent) {
+        self.push(self.time + span, event);
     }
 
-    fn happen(&mut self, happening: Happening) {
-        match happening {
-            Happening::Arrive { to, datagram } => self.arrive(to, datagram),
-            Happening::Timer { host, timer } => {
+    fn happen(&mut self, event: WorldEvent) {
+        match event {
+            WorldEvent::Arrive { to, datagram } => self.arrive(to, datagram),
+            WorldEvent::Timer { host, timer } => {
                 if self.hosts[host].timer == timer && self.hosts[host].acts() {
                     self.hosts[host].timer_at = None;
                     self.wake(host);
                 }
             }
-            Happening::Read { host } => self.read_next(host),
-            Happening::Gossip { host } => self.gossip(host),
-            Happening::Fault(fault) => self.strike(fault),
-            Happening::Mend { fault, step } => self.mend(fault, step),
-            Happening::Resume { host } => self.resume(host),
-            Happening::Start {
+            WorldEvent::Read { host } => self.read_next(host),
+            WorldEvent::Gossip { host } => self.gossip(host),
+            WorldEvent::Fault(fault) => self.strike(fault),
+            WorldEvent::Mend { fault, step } => self.mend(fault, step),
+            WorldEvent::Resume { host } => self.resume(host),
+            WorldEvent::Start {
                 host,
                 says_new,
                 moves,
             } => self.start(host, says_new, moves),
-            Happening::Check { host } => self.check_voters(host, true),
-            Happening::NamesakeWakes { fault, timer } => self.wake_namesake(fault, timer),
-            Happening::NamesakeActs(fault) => self.namesake_acts(fault),
-            Happening::Ask(at) => self.ask_as_told(at),
-            Happening::LetGo { host, request } => self.let_go(host, request),
-            Happening::Wake { client, turn } => self.wake_client(client, turn),
-            Happening::Look { client, request } => self.look_and_write(client, request),
-            Happening::Leave { host, write } => self.write_leaves(host, write),
-            Happening::Reach(write) => self.write_reaches(write),
+            WorldEvent::Check { host } => self.check_voters(host, true),
+            WorldEvent::NamesakeWakes { fault, timer } => self.wake_namesake(fault, timer),
+            WorldEvent::NamesakeActs(fault) => self.namesake_acts(fault),
+            WorldEvent::Ask(at) => self.ask_as_told(at),
+            WorldEvent::LetGo { host, request } => self.let_go(host, request),
+            WorldEvent::Wake { client, turn } => self.wake_client(client, turn),
+            WorldEvent::Look { client, request } => self.look_and_write(client, request),
+            WorldEvent::Leave { host, write } => self.write_leaves(host, write),
+            WorldEvent::Reach(write) => self.write_reaches(write),
         }
     }
 
@@ -500,7 +500,7 @@ impl World {
         if let Some(at) = at {
             let timer = machine.timer;
             let late = self.lateness();
-            self.push(at.max(self.time) + late, Happening::Timer { host, timer });
+            self.push(at.max(self.time) + late, WorldEvent::Timer { host, timer });
         }
     }
 
@@ -511,7 +511,7 @@ impl World {
             return;
         }
         let next = self.gossip_rng.between(pause / 4, pause);
-        self.push_in(next, Happening::Gossip { host });
+        self.push_in(next, WorldEvent::Gossip { host });
         if self.hosts[host].acts() {
             self.tell(host, self.settings.gossip);
         }

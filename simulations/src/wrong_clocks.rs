@@ -6,11 +6,11 @@ use lockmesh::proto::epoch::Epoch;
 use lockmesh::proto::time::Now;
 use lockmesh::proto::voter_set::majority;
 
-use crate::faults::{Cut, Fault, Target, Trouble};
+use crate::faults::{Cut, Fault, FaultKind, Target};
 use crate::invariants::Host as HostAt;
 use crate::rng::Rng;
 use crate::settings::{MILLISECOND, Pace, SECOND, Settings};
-use crate::world::{Happening, World};
+use crate::world::{World, WorldEvent};
 
 /// How far a wrong wall clock is off at the most, in milliseconds.
 const WRONG_MAX_MS: u64 = 1_800_000;
@@ -39,7 +39,7 @@ pub(crate) fn draw_leaps(settings: &Settings) -> Vec<Fault> {
         let count = rng.between(0, 4);
         let leap = |_| Fault {
             at: rng.between(settings.max_ttl() / 4, settings.fault_span),
-            trouble: Trouble::WallJump {
+            kind: FaultKind::WallJump {
                 host: *host,
                 by_ms: draw_wrong(&mut rng, settings),
             },
@@ -66,9 +66,9 @@ pub(crate) fn draw_lonely(settings: &Settings) -> Vec<Fault> {
     let cut = Cut::Split(alone.collect());
     let by_ms = rng.between(WRONG_MAX_MS / 4, WRONG_MAX_MS) as i64;
     let troubles = [
-        Trouble::Cut { cut, span },
-        Trouble::WallJump { host, by_ms },
-        Trouble::Crash {
+        FaultKind::Cut { cut, span },
+        FaultKind::WallJump { host, by_ms },
+        FaultKind::Crash {
             target: Target::Host(host),
             down: MILLISECOND,
             says_new: false,
@@ -76,7 +76,7 @@ pub(crate) fn draw_lonely(settings: &Settings) -> Vec<Fault> {
         },
     ];
     let faults = troubles.into_iter().zip(at..);
-    faults.map(|(trouble, at)| Fault { at, trouble }).collect()
+    faults.map(|(kind, at)| Fault { at, kind }).collect()
 }
 
 /// By how much a wrong clock is off, or leaps.
@@ -150,7 +150,7 @@ impl World {
         }
         if asks_again {
             let pause = (self.settings.max_ttl() / 16).max(10 * MILLISECOND);
-            self.push_in(pause, Happening::Check { host });
+            self.push_in(pause, WorldEvent::Check { host });
         }
     }
 

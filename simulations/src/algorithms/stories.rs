@@ -6,7 +6,7 @@ use lockmesh::proto::voter::VoterLimits;
 use lockmesh::proto::voter_set::Timing;
 
 use super::{Algorithm, Plan};
-use crate::faults::{Cut, Fault, Target, Trouble};
+use crate::faults::{Cut, Fault, FaultKind, Target};
 use crate::hazards::Hazards;
 use crate::network::Weather;
 use crate::settings::{Gossip, Habits, Incarnations, MILLISECOND, Pace, SECOND, Settings};
@@ -154,10 +154,10 @@ fn settings(seed: u64, algorithm: Algorithm) -> Settings {
     }
 }
 
-fn at(ms: u64, trouble: Trouble) -> Fault {
+fn at(ms: u64, kind: FaultKind) -> Fault {
     Fault {
         at: ms * MILLISECOND,
-        trouble,
+        kind,
     }
 }
 
@@ -167,45 +167,45 @@ fn halves() -> Cut {
 
 fn split() -> Vec<Fault> {
     let (cut, span) = (halves(), 8 * SECOND);
-    vec![at(6_000, Trouble::Cut { cut, span })]
+    vec![at(6_000, FaultKind::Cut { cut, span })]
 }
 
 fn flapping_split() -> Vec<Fault> {
     let (cut, half, times) = (halves(), 2 * SECOND, 5);
-    vec![at(3_000, Trouble::Flap { cut, half, times })]
+    vec![at(3_000, FaultKind::Flap { cut, half, times })]
 }
 
 fn one_way() -> Vec<Fault> {
     let (cut, span) = (Cut::OneWay(vec![3, 4]), 8 * SECOND);
-    vec![at(6_000, Trouble::Cut { cut, span })]
+    vec![at(6_000, FaultKind::Cut { cut, span })]
 }
 
 fn bridge() -> Vec<Fault> {
     let pairs = [(0, 3), (0, 4), (1, 3), (1, 4)];
     let links = pairs.into_iter().flat_map(|(a, b)| [(a, b), (b, a)]);
     let (cut, span) = (Cut::Links(links.collect()), 8 * SECOND);
-    vec![at(6_000, Trouble::Cut { cut, span })]
+    vec![at(6_000, FaultKind::Cut { cut, span })]
 }
 
 fn frozen_holder() -> Vec<Fault> {
     let freeze = |n: u64| {
-        let trouble = Trouble::Pause {
+        let kind = FaultKind::Pause {
             target: Target::HolderOr(n as usize),
             span: 5 * SECOND,
         };
-        at(3_000 + n * 5_000, trouble)
+        at(3_000 + n * 5_000, kind)
     };
     (0..4).map(freeze).collect()
 }
 
 fn crash(ms: u64, target: Target, down: u64) -> Fault {
-    let trouble = Trouble::Crash {
+    let kind = FaultKind::Crash {
         target,
         down,
         says_new: false,
         moves: false,
     };
-    at(ms, trouble)
+    at(ms, kind)
 }
 
 fn dead_holder() -> Vec<Fault> {
@@ -236,12 +236,12 @@ fn restart_of_three() -> Vec<Fault> {
 fn slow_members() -> Vec<Fault> {
     let slow = |host| {
         let (by, span) = (SECOND, 8 * SECOND);
-        at(6_000, Trouble::Slow { host, by, span })
+        at(6_000, FaultKind::Slow { host, by, span })
     };
     vec![slow(0), slow(1)]
 }
 
 fn storm() -> Vec<Fault> {
     let (loss_ppm, span) = (600_000, 8 * SECOND);
-    vec![at(6_000, Trouble::Storm { loss_ppm, span })]
+    vec![at(6_000, FaultKind::Storm { loss_ppm, span })]
 }
