@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{ChildStdin, ChildStdout, Command};
 
-use super::orders::{Order, Reply};
+use super::protocol::{Order, Reply};
 use super::{Flavour, PATIENCE};
 
 /// It is killed when this is dropped; and it ends by itself where its standard input does, which
@@ -15,7 +15,7 @@ use super::{Flavour, PATIENCE};
 #[derive(Debug)]
 pub(crate) struct Child {
     process: tokio::process::Child,
-    orders: ChildStdin,
+    protocol: ChildStdin,
     replies: Lines<BufReader<ChildStdout>>,
 }
 
@@ -30,11 +30,11 @@ impl Child {
             .kill_on_drop(true)
             .spawn()
             .context("no child process")?;
-        let orders = process.stdin.take().context("a child without input")?;
+        let protocol = process.stdin.take().context("a child without input")?;
         let replies = process.stdout.take().context("a child without output")?;
         Ok(Self {
             process,
-            orders,
+            protocol,
             replies: BufReader::new(replies).lines(),
         })
     }
@@ -61,7 +61,7 @@ impl Child {
     /// Gives an order.
     pub(crate) async fn tell(&mut self, order: &Order) -> anyhow::Result<()> {
         let line = serde_json::to_string(order)? + "\n";
-        let told = self.orders.write_all(line.as_bytes()).await;
+        let told = self.protocol.write_all(line.as_bytes()).await;
         told.context("a child is gone")
     }
 
@@ -79,7 +79,7 @@ impl Child {
 
 /// The processor time of this process and of all these.
 pub(crate) async fn cpu_with(children: Vec<&mut Child>) -> anyhow::Result<Duration> {
-    let mut sum = super::orders::cpu();
+    let mut sum = super::protocol::cpu();
     for child in children {
         sum += child.cpu().await?;
     }

@@ -7,7 +7,7 @@ use lockmesh::Guard;
 use tokio::task::JoinHandle;
 
 use super::locks::Cluster;
-use super::{Flavour, PATIENCE, Setup, orders};
+use super::{Flavour, PATIENCE, Setup, protocol};
 
 /// One of them has no vote once it was killed: it has forgotten what it promised.
 const NODES: usize = 3;
@@ -66,7 +66,7 @@ async fn crash(cluster: &mut Cluster, key: &str, run: u32) -> anyhow::Result<(Du
     let request = cluster.mesh.lock(key).acquire_timeout(PATIENCE);
     let waiter = tokio::spawn(async move {
         let guard = request.acquire().await?;
-        Ok((guard, orders::clock()))
+        Ok((guard, protocol::clock()))
     });
     tokio::time::sleep(HELD * (run + 1)).await;
     if waiter.is_finished() {

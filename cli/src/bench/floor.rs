@@ -10,7 +10,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::child::{Child, cpu_with};
-use super::orders::{Order, Reply};
+use super::protocol::{Order, Reply};
 use super::{PATIENCE, Setup};
 
 /// What a datagram of the floor carries.

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use super::child::Child;
 use super::locks::Cluster;
-use super::orders::{Order, Reply};
+use super::protocol::{Order, Reply};
 use super::{Flavour, GOAL_NODES, Setup};
 
 /// How many locks a voter holds whose memory is measured.

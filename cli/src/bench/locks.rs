@@ -9,8 +9,8 @@ use lockmesh::{ClusterSecret, Mesh, MeshBuilder};
 use tokio::task::JoinHandle;
 
 use super::child::{Child, cpu_with};
-use super::orders::{NodeOrder, Order, Reply};
-use super::{Flavour, PATIENCE, Setup, obey, work};
+use super::protocol::{NodeOrder, Order, Reply};
+use super::{Flavour, PATIENCE, Setup, work, worker};
 
 const TRY_AT_MOST: Duration = Duration::from_secs(5);
 
@@ -68,8 +68,8 @@ impl Cluster {
 
     /// Waits until all have found each other, and so many of them vote.
     pub(crate) async fn ready(&mut self, voting: usize) -> anyhow::Result<()> {
-        let orders = vec![Order::Ready { voting }; self.nodes.len()];
-        self.all(orders, PATIENCE).await.map(drop)
+        let protocol = vec![Order::Ready { voting }; self.nodes.len()];
+        self.all(protocol, PATIENCE).await.map(drop)
     }
 
     /// The last node acquires a key and keeps it.
@@ -126,9 +126,9 @@ impl Cluster {
         span: Duration,
     ) -> anyhow::Result<u64> {
         let shares = shares(keys, self.nodes.len()).into_iter();
-        let orders = shares.map(|keys| Order::Cycles { keys, span }).collect();
+        let protocol = shares.map(|keys| Order::Cycles { keys, span }).collect();
         let mut sum = 0;
-        for reply in self.all(orders, span + PATIENCE).await? {
+        for reply in self.all(protocol, span + PATIENCE).await? {
             match reply {
                 Reply::Cycles(done) => sum += done,
                 other => bail!("a node answered {other:?}"),
@@ -158,13 +158,13 @@ impl Cluster {
     ) -> anyhow::Result<Vec<u16>> {
         let tasks: Vec<u16> = (0..tasks).collect();
         let shares = shares(&tasks, self.nodes.len()).into_iter();
-        let orders = shares.map(|tasks| Order::Contend {
+        let protocol = shares.map(|tasks| Order::Contend {
             key: key.to_owned(),
             tasks,
             span,
         });
         let mut grants = Vec::new();
-        for reply in self.all(orders.collect(), span + PATIENCE).await? {
+        for reply in self.all(protocol.collect(), span + PATIENCE).await? {
             match reply {
                 Reply::Grants(more) => grants.extend(more),
                 other => bail!("a node answered {other:?}"),
@@ -178,12 +178,14 @@ impl Cluster {
     }
 
     /// Gives each node its order, and waits for all replies.
-    async fn all(&mut self, orders: Vec<Order>, at_most: Duration) -> anyhow::Result<Vec<Reply>> {
-        for (node, order) in self.nodes.iter_mut().zip(orders) {
+    async fn all(&mut self, protocol: Vec<Order>, at_most: Duration) -> anyhow::Result<Vec<Reply>> {
+        for (node, order) in self.nodes.iter_mut().zip(protocol) {
             match node {
                 Node::Here(mesh, doing) => {
                     let mesh = mesh.clone();
-                    *doing = Some(tokio::spawn(async move { obey::obey(&mesh, order).await }));
+                    *doing = Some(tokio::spawn(
+                        async move { worker::worker(&mesh, order).await },
+                    ));
                 }
                 Node::There(child) => child.tell(&order).await?,
             }

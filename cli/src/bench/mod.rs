@@ -11,19 +11,19 @@ mod crashes;
 mod floor;
 mod held;
 mod locks;
-mod obey;
-mod orders;
+mod protocol;
 mod report;
 mod turns;
 mod work;
+mod worker;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-pub(crate) use obey::run as run_child;
 use report::Figures;
 use turns::Load;
+pub(crate) use worker::run as run_child;
 
 /// The sides take turns so often.
 const SLICE: Duration = Duration::from_millis(250);

@@ -1,7 +1,7 @@
 //! `lockmesh chaos`: real processes in networks of their own, and what may happen to them.
 
 #[cfg(target_os = "linux")]
-mod deed;
+mod command;
 #[cfg(target_os = "linux")]
 mod model;
 #[cfg(target_os = "linux")]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::deed::Setup;
+use super::command::Setup;
 
 /// What is known of a node.
 #[derive(Clone, Copy, Debug, Default)]

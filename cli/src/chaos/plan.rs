@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{RngExt, SeedableRng};
 
-use super::deed::{Deed, Setup, Step};
+use super::command::{Command, Setup, Step};
 use super::world::Netem;
 use crate::history::FaultKind;
 
@@ -109,13 +109,13 @@ pub(crate) fn measurement(seed: u64, nodes: usize, rounds: u32, quarantine: Dura
         for kind in 0..4 {
             let node = planner.node();
             let restarts = kind == 1;
-            let (deed, undo, lasts) = match kind {
-                0 => (Deed::Kill { node, restarts }, Some(start(node)), away),
-                1 => (Deed::Kill { node, restarts }, None, Duration::ZERO),
-                2 => (Deed::Terminate { node }, Some(start(node)), away),
-                _ => (planner.cut_off(&[node], false), Some(Deed::Heal), away),
+            let (command, undo, lasts) = match kind {
+                0 => (Command::Kill { node, restarts }, Some(start(node)), away),
+                1 => (Command::Kill { node, restarts }, None, Duration::ZERO),
+                2 => (Command::Terminate { node }, Some(start(node)), away),
+                _ => (planner.cut_off(&[node], false), Some(Command::Heal), away),
             };
-            planner.step(at, deed);
+            planner.step(at, command);
             at += lasts;
             if let Some(undo) = undo {
                 planner.step(at, undo);
@@ -127,8 +127,8 @@ pub(crate) fn measurement(seed: u64, nodes: usize, rounds: u32, quarantine: Dura
 }
 
 impl Planner {
-    fn step(&mut self, at: Duration, deed: Deed) {
-        self.steps.push(Step { at, deed });
+    fn step(&mut self, at: Duration, command: Command) {
+        self.steps.push(Step { at, command });
     }
 
     fn node(&mut self) -> usize {
@@ -189,18 +189,18 @@ impl Planner {
                 };
                 let nodes = self.some(count);
                 let alone = matches!(episode, Episode::SplitWithoutMajority);
-                let deed = self.cut_off(&nodes, alone);
-                self.cut(at, deed, 1_000, 6_000)
+                let command = self.cut_off(&nodes, alone);
+                self.cut(at, command, 1_000, 6_000)
             }
             Episode::Deaf | Episode::Mute | Episode::OneLink => {
-                let deed = self.one_way(episode);
-                self.cut(at, deed, 1_000, 6_000)
+                let command = self.one_way(episode);
+                self.cut(at, command, 1_000, 6_000)
             }
             Episode::Kill => self.away(at, 1, 500, 4_000),
             Episode::KillMajority => self.away(at, self.majority(), 300, 2_000) + self.quarantine,
             Episode::KillAndRestart => {
                 let (node, restarts) = (self.node(), true);
-                self.step(at, Deed::Kill { node, restarts });
+                self.step(at, Command::Kill { node, restarts });
                 at
             }
             Episode::Freeze => self.freeze(at, 1, 2_500, 5_000),
@@ -230,9 +230,9 @@ impl Planner {
             }
             Episode::Readdress => {
                 let node = self.node();
-                self.step(at, Deed::Readdress { node, moved: true });
+                self.step(at, Command::Readdress { node, moved: true });
                 let end = at + self.ms(2_000, 5_000);
-                self.step(end, Deed::Readdress { node, moved: false });
+                self.step(end, Command::Readdress { node, moved: false });
                 end
             }
             Episode::RollingRestart => {
@@ -246,7 +246,7 @@ impl Planner {
     }
 
     /// Links of one node that go one way.
-    fn one_way(&mut self, episode: Episode) -> Deed {
+    fn one_way(&mut self, episode: Episode) -> Command {
         let (one, other) = match self.some(2)[..] {
             [one, other] => (one, other),
             _ => (0, 1),
@@ -257,7 +257,7 @@ impl Planner {
             Episode::Mute => others.map(|n| (one, n)).collect(),
             _ => vec![(one, other)],
         };
-        Deed::Cut {
+        Command::Cut {
             kind: FaultKind::OneWay,
             nodes: vec![one],
             pairs,
@@ -271,18 +271,18 @@ impl Planner {
         let node = self.node();
         let mut begin = at;
         if self.rng.random_bool(0.5) {
-            let deed = self.cut_off(&[node], false);
+            let command = self.cut_off(&[node], false);
             begin += self.ms(100, 300);
-            self.cut(at, deed, 2_500, 4_000);
+            self.cut(at, command, 2_500, 4_000);
         }
-        self.step(begin, Deed::Twin { node });
+        self.step(begin, Command::Twin { node });
         let end = at + self.ms(5_000, 8_000);
-        self.step(end, Deed::TwinGone { node });
+        self.step(end, Command::TwinGone { node });
         self.restart(end, node)
     }
 
     /// Cuts nodes off from the others, or from the others and from each other.
-    fn cut_off(&mut self, nodes: &[usize], alone: bool) -> Deed {
+    fn cut_off(&mut self, nodes: &[usize], alone: bool) -> Command {
         let mut pairs = Vec::new();
         for one in nodes {
             for other in (0..self.nodes).filter(|other| other != one) {
@@ -293,7 +293,7 @@ impl Planner {
         }
         pairs.sort_unstable();
         pairs.dedup();
-        Deed::Cut {
+        Command::Cut {
             kind: if nodes.len() == 1 {
                 FaultKind::CutOff
             } else {
@@ -305,10 +305,10 @@ impl Planner {
         }
     }
 
-    fn cut(&mut self, at: Duration, deed: Deed, least: u64, most: u64) -> Duration {
-        self.step(at, deed);
+    fn cut(&mut self, at: Duration, command: Command, least: u64, most: u64) -> Duration {
+        self.step(at, command);
         let end = at + self.ms(least, most);
-        self.step(end, Deed::Heal);
+        self.step(end, Command::Heal);
         end
     }
 
@@ -318,7 +318,7 @@ impl Planner {
         for node in self.some(count) {
             self.step(
                 at,
-                Deed::Kill {
+                Command::Kill {
                     node,
                     restarts: false,
                 },
@@ -340,8 +340,8 @@ impl Planner {
         let mut end = back;
         for node in nodes {
             let restarts = false;
-            self.step(at, Deed::Kill { node, restarts });
-            self.step(at, Deed::Start { node, setup });
+            self.step(at, Command::Kill { node, restarts });
+            self.step(at, Command::Start { node, setup });
             end = end.max(self.restart(back, node));
         }
         end
@@ -349,9 +349,9 @@ impl Planner {
 
     /// A node stops, and its next process has another address, or the first one again.
     fn restart_elsewhere(&mut self, at: Duration, node: usize, moved: bool) -> Duration {
-        self.step(at, Deed::Terminate { node });
+        self.step(at, Command::Terminate { node });
         let end = at + self.ms(500, 2_000);
-        self.step(end, Deed::Readdress { node, moved });
+        self.step(end, Command::Readdress { node, moved });
         self.step(end, start(node));
         end
     }
@@ -359,15 +359,15 @@ impl Planner {
     fn freeze(&mut self, at: Duration, count: usize, least: u64, most: u64) -> Duration {
         let end = at + self.ms(least, most);
         for node in self.some(count) {
-            self.step(at, Deed::Freeze { node });
-            self.step(end, Deed::Thaw { node });
+            self.step(at, Command::Freeze { node });
+            self.step(end, Command::Thaw { node });
         }
         end
     }
 
     fn restart(&mut self, at: Duration, node: usize) -> Duration {
         let end = at + self.ms(500, 2_000);
-        self.step(at, Deed::Terminate { node });
+        self.step(at, Command::Terminate { node });
         self.step(end, start(node));
         end
     }
@@ -377,10 +377,10 @@ impl Planner {
         let mut at = BEGIN;
         let mut number = 0;
         while at + Duration::from_secs(2) < span {
-            self.step(at, Deed::Client { number });
+            self.step(at, Command::Client { number });
             if self.rng.random_bool(0.5) {
                 let end = at + self.ms(30, 1_500);
-                self.step(end, Deed::KillClient { number });
+                self.step(end, Command::KillClient { number });
             }
             number += 1;
             at += self.ms(CLIENT_EVERY_MS / 2, CLIENT_EVERY_MS * 3 / 2);
@@ -400,7 +400,7 @@ impl Planner {
             if self.rng.random_bool(0.6) {
                 let permille = self.rng.random_range(50..=300);
                 let nodes = nodes.clone();
-                self.step(at, Deed::Loss { nodes, permille });
+                self.step(at, Command::Loss { nodes, permille });
             } else {
                 let netem = Netem {
                     delay_ms: self.rng.random_range(1..=20),
@@ -409,14 +409,14 @@ impl Planner {
                     reorder_percent: self.rng.random_range(0..=20),
                 };
                 let nodes = nodes.clone();
-                self.step(at, Deed::Disturb { nodes, netem });
+                self.step(at, Command::Disturb { nodes, netem });
             }
-            let undo = match self.steps.last().map(|step| &step.deed) {
-                Some(Deed::Disturb { .. }) => Deed::Disturb {
+            let undo = match self.steps.last().map(|step| &step.command) {
+                Some(Command::Disturb { .. }) => Command::Disturb {
                     nodes,
                     netem: Netem::default(),
                 },
-                _ => Deed::Loss { nodes, permille: 0 },
+                _ => Command::Loss { nodes, permille: 0 },
             };
             self.step(end, undo);
             at = end + self.ms(1_000, 6_000);
@@ -424,9 +424,9 @@ impl Planner {
     }
 }
 
-fn start(node: usize) -> Deed {
+fn start(node: usize) -> Command {
     let setup = Setup::Usual;
-    Deed::Start { node, setup }
+    Command::Start { node, setup }
 }
 
 #[cfg(test)]
@@ -455,34 +455,36 @@ mod tests {
             assert!(steps.is_sorted_by_key(|step| step.at));
             for step in steps {
                 assert!(step.at <= Duration::from_secs(120), "{step}");
-                match step.deed {
-                    Deed::Kill { node, restarts } => {
+                match step.command {
+                    Command::Kill { node, restarts } => {
                         assert!(!away[node] && !frozen[node], "{seed}");
                         away[node] = !restarts;
                     }
-                    Deed::Terminate { node } => {
+                    Command::Terminate { node } => {
                         assert!(!away[node] && !frozen[node], "{seed}");
                         away[node] = true;
                     }
-                    Deed::Start { node, setup } => {
+                    Command::Start { node, setup } => {
                         assert!(std::mem::take(&mut away[node]), "{seed}");
                         differs[node] = setup != Setup::Usual;
                     }
-                    Deed::Twin { node } => twins[node] = true,
-                    Deed::TwinGone { node } => assert!(std::mem::take(&mut twins[node]), "{seed}"),
-                    Deed::Readdress { node, moved: to } => {
+                    Command::Twin { node } => twins[node] = true,
+                    Command::TwinGone { node } => {
+                        assert!(std::mem::take(&mut twins[node]), "{seed}")
+                    }
+                    Command::Readdress { node, moved: to } => {
                         assert_ne!(std::mem::replace(&mut moved[node], to), to, "{seed}");
                     }
-                    Deed::Client { number } => clients = number + 1,
-                    Deed::KillClient { number } => assert!(number < clients, "{seed}"),
-                    Deed::Freeze { node } => frozen[node] = true,
-                    Deed::Thaw { node } => assert!(std::mem::take(&mut frozen[node]), "{seed}"),
-                    Deed::Cut { .. } => cut = true,
-                    Deed::Heal => assert!(std::mem::take(&mut cut), "{seed}"),
-                    Deed::Loss { nodes, permille } => {
+                    Command::Client { number } => clients = number + 1,
+                    Command::KillClient { number } => assert!(number < clients, "{seed}"),
+                    Command::Freeze { node } => frozen[node] = true,
+                    Command::Thaw { node } => assert!(std::mem::take(&mut frozen[node]), "{seed}"),
+                    Command::Cut { .. } => cut = true,
+                    Command::Heal => assert!(std::mem::take(&mut cut), "{seed}"),
+                    Command::Loss { nodes, permille } => {
                         nodes.iter().for_each(|n| disturbed[*n] = permille > 0);
                     }
-                    Deed::Disturb { nodes, netem } => nodes
+                    Command::Disturb { nodes, netem } => nodes
                         .iter()
                         .for_each(|n| disturbed[*n] = netem != Netem::default()),
                 }
@@ -497,25 +499,25 @@ mod tests {
         for seed in 0..200 {
             let mut kinds = [0; 13];
             for step in plan(seed, 120) {
-                let kind = match step.deed {
-                    Deed::Kill { restarts, .. } => usize::from(restarts),
-                    Deed::Terminate { .. } => 2,
-                    Deed::Freeze { .. } => 3,
-                    Deed::Cut { .. } => 4,
-                    Deed::Loss { .. } | Deed::Disturb { .. } => 5,
-                    Deed::Twin { .. } => 6,
-                    Deed::Start {
+                let kind = match step.command {
+                    Command::Kill { restarts, .. } => usize::from(restarts),
+                    Command::Terminate { .. } => 2,
+                    Command::Freeze { .. } => 3,
+                    Command::Cut { .. } => 4,
+                    Command::Loss { .. } | Command::Disturb { .. } => 5,
+                    Command::Twin { .. } => 6,
+                    Command::Start {
                         setup: Setup::OtherSecret,
                         ..
                     } => 7,
-                    Deed::Start {
+                    Command::Start {
                         setup: Setup::ShortMaxTtl,
                         ..
                     } => 8,
-                    Deed::Readdress { .. } => 9,
-                    Deed::Client { .. } => 10,
-                    Deed::KillClient { .. } => 11,
-                    Deed::Start {
+                    Command::Readdress { .. } => 9,
+                    Command::Client { .. } => 10,
+                    Command::KillClient { .. } => 11,
+                    Command::Start {
                         setup: Setup::WallClock { .. },
                         ..
                     } => 12,

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::deed::{Deed, Setup, Step};
+use super::command::{Command, Setup, Step};
 use super::model::Model;
 use super::processes::{Load, Processes, QUARANTINE, client_id};
 use super::world::{Netem, Rules, World};
@@ -88,14 +88,17 @@ impl Stage {
         let begin = Instant::now();
         for step in steps {
             self.wait_until(begin + step.at).await?;
-            if !self.has_netem && matches!(step.deed, Deed::Disturb { .. }) {
+            if !self.has_netem && matches!(step.command, Command::Disturb { .. }) {
                 continue;
             }
-            if !matches!(step.deed, Deed::Client { .. } | Deed::KillClient { .. }) {
+            if !matches!(
+                step.command,
+                Command::Client { .. } | Command::KillClient { .. }
+            ) {
                 // Those are too many to be read, and they are in the notes.
                 put(&step.to_string());
             }
-            self.act(&step.deed)
+            self.act(&step.command)
                 .await
                 .with_context(|| format!("{step}"))?;
         }
@@ -123,7 +126,7 @@ impl Stage {
     pub(crate) async fn heal(&mut self) -> anyhow::Result<()> {
         for n in 0..self.rules.len() {
             if self.model.is_frozen(n) {
-                self.act(&Deed::Thaw { node: n }).await?;
+                self.act(&Command::Thaw { node: n }).await?;
             }
             if !self.model.is_up(n) {
                 self.restart(n, Setup::Usual).await?;
@@ -132,7 +135,7 @@ impl Stage {
             self.world.filter(n, &self.rules[n])?;
             self.world.queue(n, Netem::default())?;
         }
-        self.act(&Deed::Heal).await
+        self.act(&Command::Heal).await
     }
 
     /// All faults are over.
@@ -151,10 +154,10 @@ impl Stage {
         self.processes.dismiss().await
     }
 
-    async fn act(&mut self, deed: &Deed) -> anyhow::Result<()> {
+    async fn act(&mut self, command: &Command) -> anyhow::Result<()> {
         let before = self.clock.now();
-        let (kind, nodes) = match deed {
-            Deed::Kill { node, restarts } => {
+        let (kind, nodes) = match command {
+            Command::Kill { node, restarts } => {
                 self.model.end(*node);
                 self.processes.kill(*node).await?;
                 let kind = if *restarts {
@@ -164,16 +167,16 @@ impl Stage {
                 };
                 (kind, vec![*node])
             }
-            Deed::Terminate { node } => {
+            Command::Terminate { node } => {
                 self.model.end(*node);
                 let leaving = self.processes.terminate(*node)?;
                 self.leaving.spawn(leaving.gone());
                 (FaultKind::Terminated, vec![*node])
             }
-            Deed::Start { node, setup } => return self.restart(*node, *setup).await,
-            Deed::Freeze { node } => (self.freeze(*node, true)?, vec![*node]),
-            Deed::Thaw { node } => (self.freeze(*node, false)?, vec![*node]),
-            Deed::Cut {
+            Command::Start { node, setup } => return self.restart(*node, *setup).await,
+            Command::Freeze { node } => (self.freeze(*node, true)?, vec![*node]),
+            Command::Thaw { node } => (self.freeze(*node, false)?, vec![*node]),
+            Command::Cut {
                 kind,
                 nodes,
                 pairs,
@@ -183,31 +186,33 @@ impl Stage {
                 self.cut(pairs, *refused)?;
                 (*kind, nodes.clone())
             }
-            Deed::Heal => {
+            Command::Heal => {
                 self.model.heal();
                 self.whole()?;
                 (FaultKind::Healed, Vec::new())
             }
-            Deed::Loss { nodes, permille } => {
+            Command::Loss { nodes, permille } => {
                 let kind = self.lose(nodes, *permille)?;
                 (kind, nodes.clone())
             }
-            Deed::Disturb { nodes, netem } => return self.disturb(before, deed, nodes, *netem),
-            Deed::Twin { node } => {
+            Command::Disturb { nodes, netem } => {
+                return self.disturb(before, command, nodes, *netem);
+            }
+            Command::Twin { node } => {
                 self.model.twin(*node);
                 self.processes.start_twin(&self.world, *node)?;
                 (FaultKind::Twin, vec![*node])
             }
-            Deed::TwinGone { node } => {
+            Command::TwinGone { node } => {
                 self.processes.kill_twin().await?;
                 (FaultKind::TwinGone, vec![*node])
             }
-            Deed::Readdress { node, moved } => (self.readdress(*node, *moved)?, vec![*node]),
-            Deed::Client { number } => return self.client(*number),
-            Deed::KillClient { number } => return self.kill_client(before, *number).await,
+            Command::Readdress { node, moved } => (self.readdress(*node, *moved)?, vec![*node]),
+            Command::Client { number } => return self.client(*number),
+            Command::KillClient { number } => return self.kill_client(before, *number).await,
         };
-        self.note(before, kind, &nodes, &deed.to_string())?;
-        if matches!(deed, Deed::Kill { restarts: true, .. }) {
+        self.note(before, kind, &nodes, &command.to_string())?;
+        if matches!(command, Command::Kill { restarts: true, .. }) {
             for node in nodes {
                 self.start(node, Setup::Usual)?;
             }
@@ -307,7 +312,7 @@ impl Stage {
         let before = self.clock.now();
         self.processes.start(&self.world, node, setup)?;
         self.model.start(node, before, setup);
-        let what = Deed::Start { node, setup }.to_string();
+        let what = Command::Start { node, setup }.to_string();
         self.note(before, setup.kind(), &[node], &what)
     }
 
@@ -320,7 +325,7 @@ impl Stage {
             self.notes.write(&Line::Unserved { at: before, node })?;
         }
         self.processes.start_client(&self.world, number)?;
-        let what = Deed::Client { number }.to_string();
+        let what = Command::Client { number }.to_string();
         self.write(before, FaultKind::Client, vec![node], &what)
     }
 
@@ -328,7 +333,7 @@ impl Stage {
         if !self.processes.kill_client(number).await? {
             return Ok(());
         }
-        let what = Deed::KillClient { number }.to_string();
+        let what = Command::KillClient { number }.to_string();
         let nodes = vec![client_id(number)];
         self.write(before, FaultKind::ClientKilled, nodes, &what)
     }
@@ -366,7 +371,7 @@ impl Stage {
     fn disturb(
         &mut self,
         before: u64,
-        deed: &Deed,
+        command: &Command,
         nodes: &[usize],
         netem: Netem,
     ) -> anyhow::Result<()> {
@@ -380,10 +385,10 @@ impl Stage {
         ];
         let mut done = kinds.into_iter().filter(|(much, _)| *much > 0).peekable();
         if done.peek().is_none() {
-            return self.note(before, FaultKind::Healed, nodes, &deed.to_string());
+            return self.note(before, FaultKind::Healed, nodes, &command.to_string());
         }
         for (_, kind) in done {
-            self.note(before, kind, nodes, &deed.to_string())?;
+            self.note(before, kind, nodes, &command.to_string())?;
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Child;
 
-use super::deed::Setup;
+use super::command::Setup;
 use super::world::{PORT, World, address};
 
 /// A node that was told to stop is gone by then.

@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use super::Args;
-use super::deed::{Deed, Step};
+use super::command::{Command, Step};
 use super::plan;
 use super::play::Stage;
 use super::processes::{Load, QUARANTINE};
@@ -182,7 +182,7 @@ async fn whole(stage: &mut Stage, steps: &[Step], load: Load) -> anyhow::Result<
 fn left_out(netem_missing: Option<&str>, steps: &[Step]) -> Vec<(&'static str, String)> {
     let is_planned = steps
         .iter()
-        .any(|step| matches!(step.deed, Deed::Disturb { .. }));
+        .any(|step| matches!(step.command, Command::Disturb { .. }));
     match netem_missing {
         Some(why) if is_planned => ["delay", "duplication", "reordering"]
             .map(|fault| (fault, why.to_owned()))

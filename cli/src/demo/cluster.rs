@@ -16,7 +16,7 @@ pub(crate) const NODES: usize = 5;
 /// How many workers a node has.
 pub(crate) const WORKERS_PER_NODE: usize = 4;
 /// What the workers fight for.
-pub(crate) const KEYS: [&str; 4] = ["orders", "invoices", "emails", "backups"];
+pub(crate) const KEYS: [&str; 4] = ["protocol", "invoices", "emails", "backups"];
 /// The lease of every lock in the demo.
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
 /// The longest lease, and so how long a voter that has lost its memory is in recovery.

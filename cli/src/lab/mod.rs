@@ -1,7 +1,7 @@
 //! `lockmesh lab`: a cluster on this machine, and a page that shows it and breaks it.
 
 mod caption;
-mod deed;
+mod command;
 mod look;
 mod play;
 mod record;

@@ -47,12 +47,12 @@
     clearTimeout(told);
     told = setTimeout(() => put(byId("told"), ""), 6000);
   };
-  const ask = async (deed) => {
+  const ask = async (command) => {
     try {
       const answer = await fetch("/api/do", {
         method: "POST",
         headers: { "content-type": "application/json" },
-        body: JSON.stringify(deed),
+        body: JSON.stringify(command),
       });
       if (!answer.ok) complain((await answer.json()).error);
       return answer.ok;
@@ -63,8 +63,8 @@
   };
   const isCut = (a, b) => now.cuts[a][b];
   const turnLink = (a, b) => {
-    const deed = isCut(a, b) || isCut(b, a) ? "mend" : "cut";
-    ask({ do: deed, from: a, to: b, both: true });
+    const command = isCut(a, b) || isCut(b, a) ? "mend" : "cut";
+    ask({ do: command, from: a, to: b, both: true });
   };
   const claim = (what) => () => ask({ do: what, node: chosen, key: key() });
   const islands = async (groups) => {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::deed::Deed;
+use super::command::Command;
 use super::world::{Lab, Stage};
 
 const KEY: &str = "invoice/42";
@@ -35,7 +35,7 @@ async fn act(lab: &Arc<Lab>) -> Option<()> {
         lab,
         "2 of 5: the network splits, and the holder is on the small side",
     );
-    deed(lab, Deed::Split { side }).await?;
+    command(lab, Command::Split { side }).await?;
     until(lab, |lab| !holds(lab, holder)).await?;
     step(
         lab,
@@ -50,10 +50,10 @@ async fn act(lab: &Arc<Lab>) -> Option<()> {
         lab,
         "5 of 5: the links are healed, and it waits in line like all others",
     );
-    deed(lab, Deed::Heal).await?;
+    command(lab, Command::Heal).await?;
     tokio::time::sleep(READ).await;
     let key = KEY.to_owned();
-    deed(lab, Deed::Release { node: next, key }).await?;
+    command(lab, Command::Release { node: next, key }).await?;
     until(lab, |lab| holds(lab, holder)).await?;
     tokio::time::sleep(READ).await;
     Some(())
@@ -62,12 +62,12 @@ async fn act(lab: &Arc<Lab>) -> Option<()> {
 /// Every node runs and votes, and nobody wants anything.
 async fn tidy(lab: &Arc<Lab>) -> Option<()> {
     step(lab, "making room: all links, all nodes, no locks");
-    deed(lab, Deed::Heal).await?;
+    command(lab, Command::Heal).await?;
     for node in 0..lab.mesh.size() {
         // Refused where there is nothing to do.
-        let _ = lab.perform(Deed::Resume { node }).await;
+        let _ = lab.perform(Command::Resume { node }).await;
         if lab.mesh.condition(node) == lockmesh::harness::Condition::Down {
-            deed(lab, Deed::Restart { node }).await?;
+            command(lab, Command::Restart { node }).await?;
         }
     }
     let wanted: Vec<(usize, String)> = {
@@ -78,7 +78,7 @@ async fn tidy(lab: &Arc<Lab>) -> Option<()> {
             .collect()
     };
     for (node, key) in wanted {
-        let _ = lab.perform(Deed::Release { node, key }).await;
+        let _ = lab.perform(Command::Release { node, key }).await;
     }
     lab.mesh.wait_until_stable().await.ok()
 }
@@ -87,13 +87,13 @@ fn step(lab: &Lab, text: &'static str) {
     lab.lock().step = Some(text);
 }
 
-async fn deed(lab: &Arc<Lab>, deed: Deed) -> Option<()> {
-    lab.perform(deed).await.ok()
+async fn command(lab: &Arc<Lab>, command: Command) -> Option<()> {
+    lab.perform(command).await.ok()
 }
 
 async fn acquire(lab: &Arc<Lab>, node: usize) -> Option<()> {
     let key = KEY.to_owned();
-    deed(lab, Deed::Acquire { node, key }).await
+    command(lab, Command::Acquire { node, key }).await
 }
 
 fn holds(lab: &Lab, node: usize) -> bool {

@@ -27,7 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_io_timeout::TimeoutStream;
 
-use super::deed::{Deed, Refused, Why};
+use super::command::{Command, Refused, Why};
 use super::world::Lab;
 
 const PAGE: &str = include_str!("page.html");
@@ -210,13 +210,16 @@ async fn events(State(site): State<Site>) -> Response {
     Sse::new(messages).into_response()
 }
 
-async fn perform(State(site): State<Site>, deed: Result<Json<Deed>, JsonRejection>) -> Response {
-    let deed = match deed {
-        Ok(Json(deed)) => deed,
+async fn perform(
+    State(site): State<Site>,
+    command: Result<Json<Command>, JsonRejection>,
+) -> Response {
+    let command = match command {
+        Ok(Json(command)) => command,
         Err(rejection) => return error(rejection.status(), rejection.body_text()),
     };
     // In a task of its own: a client that goes away does not leave half a restart behind.
-    let done = tokio::spawn(async move { site.lab.ask(deed).await }).await;
+    let done = tokio::spawn(async move { site.lab.ask(command).await }).await;
     match done {
         Ok(Ok(())) => Json(json!({ "ok": true })).into_response(),
         Ok(Err(refused)) => error(status_of(&refused), refused.to_string()),

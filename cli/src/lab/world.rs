@@ -9,7 +9,7 @@ use lockmesh::{AcquireError, Guard, Key};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use super::deed::{Deed, Refused};
+use super::command::{Command, Refused};
 use super::look::Queue;
 use super::record::{Ended, How, Kind, Ms, Record, Shown, Tone};
 
@@ -29,8 +29,8 @@ pub(super) struct Lab {
     state: Mutex<State>,
     /// Rises with every look.
     pub(super) looks: watch::Sender<u64>,
-    /// One deed after the other.
-    deeds: tokio::sync::Mutex<()>,
+    /// One command after the other.
+    commands: tokio::sync::Mutex<()>,
     play: Mutex<Option<AbortHandle>>,
 }
 
@@ -86,7 +86,7 @@ impl Lab {
             began: Instant::now(),
             state: Mutex::default(),
             looks: watch::Sender::new(0),
-            deeds: tokio::sync::Mutex::default(),
+            commands: tokio::sync::Mutex::default(),
             play: Mutex::default(),
         });
         lab.look();
@@ -107,15 +107,15 @@ impl Lab {
     }
 
     /// Does what a user asks for. A play that is on ends: the stage is the user's.
-    pub(super) async fn ask(self: &Arc<Self>, deed: Deed) -> Result<(), Refused> {
-        deed.check(self.mesh.size())?;
+    pub(super) async fn ask(self: &Arc<Self>, command: Command) -> Result<(), Refused> {
+        command.check(self.mesh.size())?;
         self.end_play();
-        if deed == Deed::Show {
+        if command == Command::Show {
             let task = tokio::spawn(super::play::split_brain(self.clone()));
             *self.play.lock().unwrap_or_else(PoisonError::into_inner) = Some(task.abort_handle());
             return Ok(());
         }
-        self.perform(deed).await
+        self.perform(command).await
     }
 
     fn end_play(&self) {
@@ -126,19 +126,19 @@ impl Lab {
         self.lock().step = None;
     }
 
-    /// Does a deed that was checked.
-    pub(super) async fn perform(self: &Arc<Self>, deed: Deed) -> Result<(), Refused> {
-        let _one = self.deeds.lock().await;
-        let done = match deed {
-            Deed::Freeze { node } => self.freeze(node),
-            Deed::Resume { node } => self.resume(node),
-            Deed::Crash { node } => self.crash(node).await,
-            Deed::Restart { node } => self.restart(node).await,
-            Deed::Acquire { node, key } => self.claim(node, key, false),
-            Deed::Try { node, key } => self.claim(node, key, true),
-            Deed::Release { node, key } => self.release(node, &key).await,
+    /// Does a command that was checked.
+    pub(super) async fn perform(self: &Arc<Self>, command: Command) -> Result<(), Refused> {
+        let _one = self.commands.lock().await;
+        let done = match command {
+            Command::Freeze { node } => self.freeze(node),
+            Command::Resume { node } => self.resume(node),
+            Command::Crash { node } => self.crash(node).await,
+            Command::Restart { node } => self.restart(node).await,
+            Command::Acquire { node, key } => self.claim(node, key, false),
+            Command::Try { node, key } => self.claim(node, key, true),
+            Command::Release { node, key } => self.release(node, &key).await,
             // By `probe`: within a play there is no other.
-            Deed::Show => Ok(()),
+            Command::Show => Ok(()),
             links => {
                 self.disturb(&links);
                 Ok(())
@@ -148,17 +148,17 @@ impl Lab {
         done
     }
 
-    fn disturb(&self, deed: &Deed) {
-        let text = match deed {
-            Deed::Cut { from, to, both } => {
+    fn disturb(&self, command: &Command) {
+        let text = match command {
+            Command::Cut { from, to, both } => {
                 self.link(*from, *to, *both).cut();
                 format!("the link {} is cut", arrow(*from, *to, *both))
             }
-            Deed::Mend { from, to, both } => {
+            Command::Mend { from, to, both } => {
                 self.link(*from, *to, *both).mend();
                 format!("the link {} is healed", arrow(*from, *to, *both))
             }
-            Deed::Split { side } => {
+            Command::Split { side } => {
                 self.mesh.every_link().mend();
                 let others = (0..self.mesh.size()).filter(|n| !side.contains(n));
                 let others: Vec<usize> = others.collect();
@@ -166,18 +166,18 @@ impl Lab {
                     .partition(side.iter().copied(), others.iter().copied());
                 format!("the network splits: {} | {}", names(&others), names(side))
             }
-            Deed::Heal => {
+            Command::Heal => {
                 self.mesh.heal();
                 let mut state = self.lock();
                 (state.loss, state.delay) = (0, 0);
                 "all links are healed".to_owned()
             }
-            Deed::Loss { percent } => {
+            Command::Loss { percent } => {
                 self.mesh.every_link().loss(f64::from(*percent) / 100.0);
                 self.lock().loss = *percent;
                 format!("every link loses {percent} of 100 datagrams")
             }
-            Deed::Delay { ms } => {
+            Command::Delay { ms } => {
                 let span = Duration::from_millis((*ms).into());
                 self.mesh.every_link().delay(span..span * 5 / 4);
                 self.lock().delay = *ms;

@@ -46,16 +46,16 @@ impl Lab {
     }
 
     /// The status of the answer, and the answer.
-    fn ask(&self, deed: &Value) -> (u16, Value) {
+    fn ask(&self, command: &Value) -> (u16, Value) {
         let request = self.agent.post(format!("http://{}/api/do", self.addr));
-        let mut answer = request.send_json(deed).unwrap();
+        let mut answer = request.send_json(command).unwrap();
         let status = answer.status().as_u16();
         (status, answer.body_mut().read_json().unwrap())
     }
 
-    fn does(&self, deed: &Value) {
-        let (status, answer) = self.ask(deed);
-        assert_eq!(status, 200, "{deed}: {answer}");
+    fn does(&self, command: &Value) {
+        let (status, answer) = self.ask(command);
+        assert_eq!(status, 200, "{command}: {answer}");
     }
 
     pub(crate) fn state(&self) -> Value {
@@ -139,15 +139,15 @@ fn nodes_are_frozen_and_crashed_and_what_cannot_be_now_is_refused() {
         nodes[2]["condition"] == "frozen" && nodes[4]["condition"] == "down"
     });
     assert_eq!(state["now"]["loss"], 10);
-    for deed in [
+    for command in [
         json!({"do": "freeze", "node": 2}),
         json!({"do": "crash", "node": 4}),
         json!({"do": "resume", "node": 0}),
         json!({"do": "acquire", "node": 4, "key": "k"}),
         json!({"do": "release", "node": 0, "key": "k"}),
     ] {
-        let (status, answer) = lab.ask(&deed);
-        assert_eq!(status, 409, "{deed}: {answer}");
+        let (status, answer) = lab.ask(&command);
+        assert_eq!(status, 409, "{command}: {answer}");
         assert!(answer["error"].is_string());
     }
     lab.does(&json!({"do": "resume", "node": 2}));
@@ -161,9 +161,9 @@ fn nodes_are_frozen_and_crashed_and_what_cannot_be_now_is_refused() {
 }
 
 #[test]
-fn bad_deeds_are_told_and_change_nothing() {
+fn bad_commands_are_told_and_change_nothing() {
     let lab = Lab::start();
-    for (deed, words) in [
+    for (command, words) in [
         (json!({"do": "explode"}), "explode"),
         (json!({"do": "freeze", "node": 5}), "0 to 4"),
         (json!({"do": "loss", "percent": 101}), "0 to 100"),
@@ -174,8 +174,8 @@ fn bad_deeds_are_told_and_change_nothing() {
             "41 bytes",
         ),
     ] {
-        let (status, answer) = lab.ask(&deed);
-        assert_eq!(status, 422, "{deed}: {answer}");
+        let (status, answer) = lab.ask(&command);
+        assert_eq!(status, 422, "{command}: {answer}");
         assert!(
             answer["error"].as_str().unwrap().contains(words),
             "{answer}"

@@ -8,7 +8,7 @@ use redis::aio::MultiplexedConnection;
 use serde::{Deserialize, Serialize};
 
 use super::etcd::{Etcd, Lease};
-use crate::bench::orders;
+use crate::bench::protocol;
 
 /// After so long at the most who was refused by one Redis asks again: what rslock does by default.
 const RETRY_WITHIN: Duration = Duration::from_millis(200);
@@ -94,7 +94,7 @@ impl Contender {
     pub(super) async fn acquire(&mut self, key: &str) -> anyhow::Result<Held> {
         match &mut self.client {
             Client::Redis(connection, _) => loop {
-                let (token, sent): (u64, _) = (rand::random(), orders::clock());
+                let (token, sent): (u64, _) = (rand::random(), protocol::clock());
                 let mut set = redis::cmd("SET");
                 let ttl = u64::try_from(self.ttl.as_millis())?;
                 set.arg(key).arg(token).arg("NX").arg("PX").arg(ttl);
@@ -107,7 +107,7 @@ impl Contender {
             Client::Redlock(manager) => {
                 let lock = manager.acquire_no_guard(key, self.ttl).await?;
                 let valid = Duration::from_millis(u64::try_from(lock.validity_time)?);
-                Ok(Held::Redlock(lock, orders::clock() + valid))
+                Ok(Held::Redlock(lock, protocol::clock() + valid))
             }
             Client::Etcd(etcd) => {
                 let lease = self.lease.as_ref().context("no lease")?;
@@ -139,7 +139,7 @@ impl Contender {
         }
     }
 
-    /// When what it holds ends, by [`orders::clock`], unless it is renewed.
+    /// When what it holds ends, by [`protocol::clock`], unless it is renewed.
     pub(super) fn ends(&self, held: &Held) -> anyhow::Result<Duration> {
         match held {
             Held::Redis(_, _, ends) | Held::Redlock(_, ends) => Ok(*ends),

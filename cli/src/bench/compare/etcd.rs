@@ -12,7 +12,7 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Channel;
 use tonic_prost::ProstCodec;
 
-use crate::bench::orders;
+use crate::bench::protocol;
 
 #[derive(Clone, PartialEq, Message)]
 struct LeaseGrantRequest {
@@ -94,7 +94,7 @@ impl Etcd {
     /// A lease that is kept alive until it is dropped, every third of it.
     pub(super) async fn lease(&self, ttl: Duration) -> anyhow::Result<Lease> {
         let mut etcd = self.clone();
-        let sent = orders::clock();
+        let sent = protocol::clock();
         let question = LeaseGrantRequest {
             ttl: i64::try_from(ttl.as_secs())?,
         };
@@ -121,7 +121,7 @@ impl Etcd {
         self.grpc.ready().await?;
         let path = PathAndQuery::from_static("/etcdserverpb.Lease/LeaseKeepAlive");
         let question = futures_util::stream::iter([LeaseKeepAliveRequest { id }]);
-        let (sent, codec) = (orders::clock(), ProstCodec::default());
+        let (sent, codec) = (protocol::clock(), ProstCodec::default());
         let question = Request::new(question);
         let mut answers = self
             .grpc
@@ -159,7 +159,7 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// When it ends, by [`orders::clock`], counted from when it was last asked for.
+    /// When it ends, by [`protocol::clock`], counted from when it was last asked for.
     pub(super) fn ends(&self) -> Duration {
         *self.ends.borrow()
     }

@@ -6,21 +6,21 @@ use anyhow::bail;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::client::{Client, Service};
-use crate::bench::obey::say;
-use crate::bench::orders::{Order, Reply};
+use crate::bench::protocol::{Order, Reply};
+use crate::bench::worker::say;
 
 /// Acquires, and tells when its lease ends whenever it is asked.
 pub(crate) async fn hold(
     service: &Service,
     key: &str,
     ttl: Duration,
-    orders: &mut UnboundedReceiver<Order>,
+    protocol: &mut UnboundedReceiver<Order>,
 ) -> anyhow::Result<()> {
     let client = Client::connect(service, 1).await?;
     let mut contender = client.contender(ttl).await?;
     let held = contender.acquire(key).await?;
     say(&Reply::Done)?;
-    while let Some(order) = orders.recv().await {
+    while let Some(order) = protocol.recv().await {
         match order {
             Order::Ends => say(&Reply::Ends(contender.ends(&held)?))?,
             other => bail!("a holder cannot {other:?}"),

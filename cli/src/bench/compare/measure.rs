@@ -13,7 +13,7 @@ use super::servers::Servers;
 use crate::bench::child::Child;
 use crate::bench::crashes::{HELD, RUNS, TTL};
 use crate::bench::floor::{self, Caller, Floor};
-use crate::bench::orders::{self, Order, Reply};
+use crate::bench::protocol::{self, Order, Reply};
 use crate::bench::turns::{Contended, Count, Load, WAITERS, nanos, slices};
 use crate::bench::{PATIENCE, Row, SLICE, Setup};
 
@@ -131,7 +131,7 @@ async fn cycles(
 fn cpu_with(servers: &Servers) -> anyhow::Result<Duration> {
     let servers = servers.cpu();
     let servers = servers.context("the system does not say what processor time a server took")?;
-    Ok(servers + orders::cpu())
+    Ok(servers + protocol::cpu())
 }
 
 async fn cycles_for(
@@ -221,7 +221,7 @@ async fn crash(service: &Service, setup: Setup, client: &Client) -> anyhow::Resu
         let mut waiter = client.contender(LONG).await?;
         let waiter = tokio::spawn(async move {
             let held = waiter.acquire(&key).await?;
-            let at = orders::clock();
+            let at = protocol::clock();
             waiter.release(held).await?;
             anyhow::Ok(at)
         });

@@ -10,12 +10,12 @@ use crate::history::FaultKind;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Step {
     pub(crate) at: Duration,
-    pub(crate) deed: Deed,
+    pub(crate) command: Command,
 }
 
 /// One thing that is done. Nodes are numbers from 0.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Deed {
+pub(crate) enum Command {
     /// SIGKILL; whether the next process starts at once.
     Kill { node: usize, restarts: bool },
     /// SIGTERM.
@@ -98,11 +98,11 @@ impl fmt::Display for Setup {
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:7.2} s  {}", self.at.as_secs_f64(), self.deed)
+        write!(f, "{:7.2} s  {}", self.at.as_secs_f64(), self.command)
     }
 }
 
-impl fmt::Display for Deed {
+impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = |nodes: &[usize]| {
             let names: Vec<String> = nodes.iter().map(|n| format!("n{n}")).collect();

@@ -7,14 +7,14 @@ use anyhow::{Context, bail};
 use lockmesh::{ClusterSecret, Mesh};
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::orders::{self, NodeOrder, Order, Reply};
+use super::protocol::{self, NodeOrder, Order, Reply};
 use super::{floor, held, locks, work};
 
 /// Obeys until the parent is gone.
 pub(crate) async fn run() -> ExitCode {
-    let mut orders = orders::from_stdin();
+    let mut protocol = protocol::from_stdin();
     // On a worker of the runtime, like the parent's own work.
-    let obeyed = tokio::spawn(async move { live(&mut orders).await }).await;
+    let obeyed = tokio::spawn(async move { live(&mut protocol).await }).await;
     match obeyed.context("the child broke off").and_then(|done| done) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -24,15 +24,15 @@ pub(crate) async fn run() -> ExitCode {
     }
 }
 
-async fn live(orders: &mut UnboundedReceiver<Order>) -> anyhow::Result<()> {
-    match orders.recv().await {
+async fn live(protocol: &mut UnboundedReceiver<Order>) -> anyhow::Result<()> {
+    match protocol.recv().await {
         Some(Order::Echo) => {
             let (socket, addr) = floor::bind().await?;
             tokio::spawn(floor::echo(socket));
             say(&Reply::Listens(addr))?;
-            while let Some(order) = orders.recv().await {
+            while let Some(order) = protocol.recv().await {
                 match order {
-                    Order::Cpu => say(&Reply::Cpu(orders::cpu()))?,
+                    Order::Cpu => say(&Reply::Cpu(protocol::cpu()))?,
                     other => bail!("an echo cannot {other:?}"),
                 }
             }
@@ -40,21 +40,21 @@ async fn live(orders: &mut UnboundedReceiver<Order>) -> anyhow::Result<()> {
         }
         #[cfg(feature = "compare")]
         Some(Order::HoldOf { service, key, ttl }) => {
-            super::compare::hold(&service, &key, ttl, orders).await
+            super::compare::hold(&service, &key, ttl, protocol).await
         }
         Some(Order::Remember { locks }) => say(&Reply::Grew(held::remember(locks)?)),
-        Some(Order::Node(node)) => be_node(&node, orders).await,
+        Some(Order::Node(node)) => be_node(&node, protocol).await,
         Some(other) => bail!("it is nothing yet and cannot {other:?}"),
         None => Ok(()),
     }
 }
 
-async fn be_node(node: &NodeOrder, orders: &mut UnboundedReceiver<Order>) -> anyhow::Result<()> {
-    let began = orders::clock();
+async fn be_node(node: &NodeOrder, protocol: &mut UnboundedReceiver<Order>) -> anyhow::Result<()> {
+    let began = protocol::clock();
     let mesh = start(node).await?;
     say(&Reply::Runs(mesh.local_addr(), began))?;
     let mut kept = None;
-    while let Some(order) = orders.recv().await {
+    while let Some(order) = protocol.recv().await {
         let reply = match order {
             Order::Hold { key, ttl } => {
                 kept = Some(mesh.lock(key).ttl(ttl).acquire().await?);
@@ -62,9 +62,9 @@ async fn be_node(node: &NodeOrder, orders: &mut UnboundedReceiver<Order>) -> any
             }
             Order::Ends => {
                 let guard = kept.as_ref().context("it keeps nothing")?;
-                Reply::Ends(orders::clock() + guard.remaining())
+                Reply::Ends(protocol::clock() + guard.remaining())
             }
-            order => obey(&mesh, order).await?,
+            order => worker(&mesh, order).await?,
         };
         say(&reply)?;
     }
@@ -80,7 +80,7 @@ async fn start(node: &NodeOrder) -> anyhow::Result<Mesh> {
 }
 
 /// Does what a node is ordered to do.
-pub(crate) async fn obey(mesh: &Mesh, order: Order) -> anyhow::Result<Reply> {
+pub(crate) async fn worker(mesh: &Mesh, order: Order) -> anyhow::Result<Reply> {
     Ok(match order {
         Order::Ready { voting } => {
             locks::ready(mesh, voting).await?;
@@ -90,7 +90,7 @@ pub(crate) async fn obey(mesh: &Mesh, order: Order) -> anyhow::Result<Reply> {
         Order::Contend { key, tasks, span } => {
             Reply::Grants(work::contend(mesh, &key, &tasks, span).await?)
         }
-        Order::Cpu => Reply::Cpu(orders::cpu()),
+        Order::Cpu => Reply::Cpu(protocol::cpu()),
         other => bail!("a node cannot {other:?}"),
     })
 }

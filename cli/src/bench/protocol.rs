@@ -105,7 +105,7 @@ pub(crate) enum Reply {
 /// The orders that come down the standard input. Where it ends the parent is gone, however it
 /// ended, and so is this process.
 pub(crate) fn from_stdin() -> mpsc::UnboundedReceiver<Order> {
-    let (pass_on, orders) = mpsc::unbounded_channel();
+    let (pass_on, protocol) = mpsc::unbounded_channel();
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines() {
             let order = line.map_err(anyhow::Error::from);
@@ -120,7 +120,7 @@ pub(crate) fn from_stdin() -> mpsc::UnboundedReceiver<Order> {
         }
         std::process::exit(0);
     });
-    orders
+    protocol
 }
 
 /// Processor time that this process has taken, all its threads together.

@@ -7,10 +7,10 @@ use serde::Deserialize;
 /// The longest delay that may be laid on the links, in milliseconds.
 pub(super) const DELAY_MAX_MS: u16 = 500;
 
-/// One deed: `{"do":"cut","from":0,"to":3,"both":true}`. Nodes are named by number.
+/// One command: `{"do":"cut","from":0,"to":3,"both":true}`. Nodes are named by number.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
-pub(super) enum Deed {
+pub(super) enum Command {
     /// Nothing passes from one node to another, or between them.
     Cut { from: usize, to: usize, both: bool },
     /// Takes such a cut away.
@@ -41,7 +41,7 @@ pub(super) enum Deed {
     Show,
 }
 
-impl Deed {
+impl Command {
     /// The nodes that it names.
     pub(super) fn nodes(&self) -> Vec<usize> {
         match self {
@@ -58,7 +58,7 @@ impl Deed {
         }
     }
 
-    /// Whether such a deed can be at all, among so many nodes.
+    /// Whether such a command can be at all, among so many nodes.
     ///
     /// # Errors
     /// A sentence that names the value and its bounds.
@@ -90,7 +90,7 @@ impl Deed {
     }
 }
 
-/// A deed that was not done. Nothing has changed.
+/// A command that was not done. Nothing has changed.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Refused {
     pub(super) why: Why,
@@ -134,16 +134,16 @@ impl fmt::Display for Refused {
 mod tests {
     use super::*;
 
-    fn deed(text: &str) -> Deed {
+    fn command(text: &str) -> Command {
         serde_json::from_str(text).unwrap()
     }
 
     #[test]
-    fn a_deed_is_read_as_it_is_written() {
-        let cut = deed(r#"{"do":"cut","from":0,"to":3,"both":true}"#);
+    fn a_command_is_read_as_it_is_written() {
+        let cut = command(r#"{"do":"cut","from":0,"to":3,"both":true}"#);
         let (from, to, both) = (0, 3, true);
-        assert_eq!(cut, Deed::Cut { from, to, both });
-        assert_eq!(deed(r#"{"do":"heal"}"#), Deed::Heal);
+        assert_eq!(cut, Command::Cut { from, to, both });
+        assert_eq!(command(r#"{"do":"heal"}"#), Command::Heal);
         for bad in [
             r#"{"do":"explode"}"#,
             r#"{"do":"freeze"}"#,
@@ -151,13 +151,13 @@ mod tests {
             r#"{"do":"freeze","node":1,"hard":true}"#,
             r#"{"do":"loss","percent":300}"#,
         ] {
-            assert!(serde_json::from_str::<Deed>(bad).is_err(), "{bad}");
+            assert!(serde_json::from_str::<Command>(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn what_is_out_of_its_bounds_is_told_with_them() {
-        let words = |text: &str| deed(text).check(5).unwrap_err().to_string();
+        let words = |text: &str| command(text).check(5).unwrap_err().to_string();
         let node = r#"{"do":"crash","node":5}"#;
         assert_eq!(words(node), "node is 5; it must be 0 to 4");
         let itself = r#"{"do":"cut","from":2,"to":2,"both":false}"#;
