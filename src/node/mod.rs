@@ -269,7 +269,7 @@ impl Node {
         }
         let unheard: Vec<NodeId> = self.peers.unheard_members().cloned().collect();
         for node in &unheard {
-            self.greet(node);
+            self.announce(node);
         }
         self.route(now);
     }
@@ -479,7 +479,7 @@ impl Node {
                 if is_other {
                     // Who hears of this incarnation ends what does not outlive the earlier ones
                     // (rule 7).
-                    self.greet(from);
+                    self.announce(from);
                 }
             }
             Message::Describe(_) => {
@@ -504,7 +504,7 @@ impl Node {
                 // What this incarnation said so far was not heard. One that stays below says no
                 // more.
                 if self.claimant.incarnation() >= outdated.seen {
-                    self.greet(from);
+                    self.announce(from);
                 }
             }
             Message::KeepAlive(_) | Message::Kept(_) if !same_voter_set => {

@@ -129,7 +129,7 @@ impl Node {
             let voter_set = self.voter_set.clone();
             for member in voter_set.members() {
                 if *member != self.id {
-                    self.greet(member);
+                    self.announce(member);
                 }
             }
         }

@@ -11,7 +11,7 @@ use crate::wire::{DATAGRAM_BYTES_MAX, DropReason, Head, Kind};
 impl Node {
     /// A word to a member, if only this node's name: a voter that hears of this incarnation frees
     /// what the incarnation before it held (rule 7), also where nothing is asked of it now.
-    pub(super) fn greet(&mut self, node: &NodeId) {
+    pub(super) fn announce(&mut self, node: &NodeId) {
         if self.voter_set.has_member(node) {
             self.outbox.of(node.clone());
         }

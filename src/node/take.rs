@@ -116,7 +116,7 @@ impl Node {
             self.standings.hurry(&head.from);
             self.clocks.forget(now, &head.from);
             // It may not have heard of this incarnation, and gossip may not know where it is.
-            self.greet(&head.from);
+            self.announce(&head.from);
         }
         heard
     }

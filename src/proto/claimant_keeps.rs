@@ -131,7 +131,7 @@ impl Claimant {
             RefuseReason::Quarantine | RefuseReason::VoterSet | RefuseReason::NotAVoter => true,
             RefuseReason::Skew | RefuseReason::Limit => false,
         };
-        let asks_for_all = refuses_all && self.links.hush(now, voter, until);
+        let asks_for_all = refuses_all && self.links.suppress_until(now, voter, until);
         claim.rest(at, if asks_for_all { until } else { Instant::FAR });
     }
 

@@ -232,7 +232,7 @@ impl Links {
     /// A voter has refused a granted claim, for a reason that is the same for all: the others
     /// leave it alone until then. Answers whether that is new; the one claim that brought the news
     /// asks again for all.
-    pub(crate) fn hush(&mut self, now: Now, voter: &NodeId, until: Instant) -> bool {
+    pub(crate) fn suppress_until(&mut self, now: Now, voter: &NodeId, until: Instant) -> bool {
         let is_new = !self.is_quiet(now, voter);
         if is_new {
             self.quiet.insert(voter.clone(), until);

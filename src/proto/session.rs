@@ -49,7 +49,7 @@ struct Session {
 
 /// What came of a `KeepAlive`.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Heeded {
+pub(crate) struct KeptAlive {
     pub(crate) answer: Kept,
     /// The claimant and the voter have not agreed, for two times now, about the claims in these.
     pub(crate) disputed: Option<(SessionNo, Parts)>,
@@ -130,13 +130,13 @@ impl Sessions {
     }
 
     /// Rule 19: lengthens a session, unless it is over.
-    pub(crate) fn heed(
+    pub(crate) fn handle_keep_alive(
         &mut self,
         now: Now,
         from: &NodeId,
         incarnation: Incarnation,
         msg: &KeepAlive,
-    ) -> Heeded {
+    ) -> KeptAlive {
         let number = SessionNo(msg.session.number);
         let is_over = |s: &Session| now.mono >= s.expires && !mistaken!(SessionsRevive);
         if self.living.get(&number).is_some_and(is_over) {
@@ -151,7 +151,7 @@ impl Sessions {
                 ttl: None,
                 lacks: 0,
             };
-            return Heeded {
+            return KeptAlive {
                 answer,
                 disputed: None,
             };
@@ -177,7 +177,7 @@ impl Sessions {
             lacks,
         };
         let is_disputed = disputed != 0 && !mistaken!(DigestIgnored);
-        Heeded {
+        KeptAlive {
             answer,
             disputed: is_disputed.then_some((number, disputed)),
         }

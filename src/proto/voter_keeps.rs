@@ -37,7 +37,7 @@ impl Voter {
         if self.recovery.is_some() {
             return;
         }
-        let heeded = self.sessions.heed(now, from, incarnation, msg);
+        let heeded = self.sessions.handle_keep_alive(now, from, incarnation, msg);
         out.send(from, Message::Kept(heeded.answer));
         if let Some((session, parts)) = heeded.disputed {
             self.tell_covered(now, session, parts, out);

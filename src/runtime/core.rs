@@ -258,7 +258,7 @@ impl Core {
     }
 
     /// Takes in a datagram while more is to be sent, and what came of it but messages.
-    pub(super) fn overhear(
+    pub(super) fn try_recv(
         &mut self,
         clock: Clock,
         (from, bytes): (SocketAddr, &[u8]),

@@ -33,14 +33,14 @@ impl Shared {
             return self.turn(core);
         }
         let mut datagrams = Vec::new();
-        let mut may_overhear = OVERHEARD_MAX * asked;
+        let mut may_try_recv = OVERHEARD_MAX * asked;
         for left in (1..=asked).rev() {
             if core.is_paused {
                 return;
             }
             core.take_made(self.clock, &mut datagrams);
             if left <= asked / 2 {
-                self.overhear(&mut core, ticket, &mut may_overhear, &mut datagrams);
+                self.try_recv(&mut core, ticket, &mut may_try_recv, &mut datagrams);
                 if core.rest_may_wait(ticket) {
                     let next = core.node.next_timeout();
                     return self.end_turn(core, next, &datagrams);
@@ -61,7 +61,7 @@ impl Shared {
 
     /// Takes in what has come, until the request has ended. The driver may have one in hand that
     /// came before, and takes it in after: as if they had changed places on their way.
-    fn overhear(
+    fn try_recv(
         &self,
         core: &mut Core,
         ticket: Ticket,
@@ -75,7 +75,7 @@ impl Shared {
                 break;
             };
             *at_most -= 1;
-            core.overhear(self.clock, (from, &ear[..len]), datagrams);
+            core.try_recv(self.clock, (from, &ear[..len]), datagrams);
         }
         core.ear = ear;
     }
@@ -384,7 +384,7 @@ mod tests {
         assert!(may_wait(1, false, false));
         assert!(!may_wait(1, true, false));
         assert!(!may_wait(1, false, true));
-        // It is greeted (rule 7), by whatever is sent.
+        // It is announced (rule 7), by whatever is sent.
         assert!(!may_wait(2, false, false));
         assert!(may_wait(2, false, false));
     }

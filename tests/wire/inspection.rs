@@ -44,7 +44,7 @@ impl Asker {
             world,
             ear: seal_of(9),
         };
-        // Each is greeted when it is first heard; here it answers a question that nobody asked.
+        // Each is announced when it is first heard; here it answers a question that nobody asked.
         for voter in VOTERS {
             asker.feeds(voter, nothing(0));
         }

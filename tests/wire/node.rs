@@ -379,7 +379,7 @@ fn a_node_that_is_no_voter_says_so_and_drops_what_is_for_voters() {
 /// A member says its name once to each incarnation of another, never more than it was told; and
 /// nothing to a node that has no vote.
 #[test]
-fn a_member_is_greeted_once_in_each_of_its_incarnations() {
+fn a_member_is_announced_once_in_each_of_its_incarnations() {
     let mut world = World::new(&["a", "b"]);
     let hello = |world: &mut World, from: &str, incarnation: u64| {
         let head = Head {

@@ -68,11 +68,11 @@ fn a_voter_that_can_be_reached_again_is_asked_for_what_it_did_not_answer_alone()
 fn a_voter_is_left_alone_until_then_and_that_is_news_once() {
     let mut links = Links::default();
     let (v1, v2) = (node("v1"), node("v2"));
-    assert!(links.hush(at(100), &v1, instant(200)));
-    assert!(!links.hush(at(150), &v1, instant(300)));
+    assert!(links.suppress_until(at(100), &v1, instant(200)));
+    assert!(!links.suppress_until(at(150), &v1, instant(300)));
     assert!(links.is_quiet(at(199), &v1) && !links.is_quiet(at(199), &v2));
     assert!(!links.is_quiet(at(200), &v1));
-    assert!(links.hush(at(200), &v1, instant(300)));
+    assert!(links.suppress_until(at(200), &v1, instant(300)));
     assert!(!links.note_voice(&v2) && links.is_quiet(at(201), &v1));
     assert!(links.note_voice(&v1) && !links.is_quiet(at(201), &v1));
     assert!(!links.note_voice(&v1));
