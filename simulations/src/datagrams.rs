@@ -93,7 +93,7 @@ impl World {
     }
 
     /// What opens for a trace all that a node opens, under a boot id that is no node's.
-    pub(crate) fn ear(&self) -> Seal {
+    pub(crate) fn opener(&self) -> Seal {
         self.seal_of(CLUSTER, [0xff; 16])
     }
 
@@ -161,7 +161,7 @@ impl World {
         }
         let reading = self.settings.hazards.reading;
         if reading == 0 || self.is_calm && machine.inbox.is_empty() {
-            return self.take_in(host, &datagram);
+            return self.receive(host, &datagram);
         }
         let was_reading = std::mem::replace(&mut machine.is_reading, true);
         self.keep(host, datagram);
@@ -194,11 +194,11 @@ impl World {
         }
         let datagram = machine.inbox.remove(0);
         self.push_in(self.settings.hazards.reading, WorldEvent::Read { host });
-        self.take_in(host, &datagram);
+        self.receive(host, &datagram);
     }
 
     /// A process reads a datagram.
-    pub(crate) fn take_in(&mut self, host: HostAt, datagram: &Datagram) {
+    pub(crate) fn receive(&mut self, host: HostAt, datagram: &Datagram) {
         let Datagram {
             from,
             bytes,
@@ -226,7 +226,7 @@ impl World {
         let Some(process) = self.hosts[host].process.as_mut() else {
             return;
         };
-        let opened = process.ear.as_mut().map(|ear| ear.open(bytes));
+        let opened = process.opener.as_mut().map(|opener| opener.open(bytes));
         self.trace.datagram(self.time, host, bytes, opened);
     }
 }

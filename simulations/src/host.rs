@@ -43,7 +43,7 @@ pub(crate) struct Ongoing {
 pub(crate) struct Process {
     pub(crate) node: Box<dyn Machine>,
     /// Where lines of a trace are wanted: opens what the node opens.
-    pub(crate) ear: Option<Seal>,
+    pub(crate) opener: Option<Seal>,
     pub(crate) requests: BTreeMap<Ticket, Ongoing>,
     /// What its voter had on record when it was last looked at.
     pub(crate) voted: BTreeMap<KeyAt, (usize, u64)>,

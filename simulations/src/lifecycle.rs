@@ -334,7 +334,7 @@ impl World {
     pub(crate) fn start_as(&mut self, host: HostAt, says_new: bool) {
         let seal = self.next_seal();
         let listens = self.trace.keeps_lines() && self.settings.algorithm == Algorithm::Lockmesh;
-        let ear = listens.then(|| self.ear());
+        let opener = listens.then(|| self.opener());
         let voter_set = self.voter_set_of(host).clone();
         let (believed, believed_by_most) = (self.believed_by(host), self.believed_by_most());
         let machine = &mut self.hosts[host];
@@ -357,7 +357,7 @@ impl World {
         };
         machine.process = Some(Process {
             node: algorithms::start(self.settings.algorithm, now, config),
-            ear,
+            opener,
             requests: Default::default(),
             voted: Default::default(),
             slots: 0,
@@ -453,7 +453,7 @@ impl World {
             self.wake(host);
         }
         for datagram in inbox {
-            self.take_in(host, &datagram);
+            self.receive(host, &datagram);
         }
         if !timers_first {
             self.wake(host);

@@ -223,7 +223,7 @@ impl Node {
     /// A datagram came in.
     pub fn handle_datagram(&mut self, now: Now, from: SocketAddr, bytes: &[u8]) {
         let now = self.corrected(now);
-        match self.take_in(now, from, bytes) {
+        match self.receive(now, from, bytes) {
             Ok(()) => self.route(now),
             Err(reason) => {
                 self.traffic.drop_one(reason);

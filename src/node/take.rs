@@ -12,7 +12,7 @@ use crate::wire::codec::{ReadHead, unpack_into};
 use crate::wire::{DropReason, Head, Kind};
 
 impl Node {
-    pub(super) fn take_in(
+    pub(super) fn receive(
         &mut self,
         now: Now,
         from: SocketAddr,

@@ -56,9 +56,9 @@ pub(crate) struct Core {
     asks: Vec<Ask>,
     /// How many callers have asked, and how many were told something, since they were counted.
     asked: usize,
-    told: usize,
+    notified: usize,
     /// Who is to be told what, once the lock is let go.
-    tells: Vec<Tell>,
+    notifies: Vec<Tell>,
     pub(crate) is_shut_down: bool,
     /// The node stands still: what is asked of it stays in it, and what it hears is not taken in,
     /// but for what was in the inbox by then.
@@ -68,12 +68,12 @@ pub(crate) struct Core {
     pub(crate) obstacles: Obstacles,
     pub(crate) has_gossip_ended: bool,
     /// What is overheard; empty until then.
-    pub(super) ear: Vec<u8>,
+    pub(super) recv_buf: Vec<u8>,
 }
 
 struct Waiting {
     since: Instant,
-    tell: oneshot::Sender<Ended>,
+    notify: oneshot::Sender<Ended>,
 }
 
 impl Core {
@@ -89,25 +89,25 @@ impl Core {
             gossip_restarts: 0,
             asks: Vec::new(),
             asked: 0,
-            told: 0,
-            tells: Vec::new(),
+            notified: 0,
+            notifies: Vec::new(),
             is_shut_down: false,
             is_paused: false,
             obstacles: Obstacles::default(),
             has_gossip_ended: false,
-            ear: Vec::new(),
+            recv_buf: Vec::new(),
         }
     }
 
     /// Takes to the node what was left in the inbox. Answers the time, which is read after that:
     /// a voter counts from when it heard a claim, so never from before it was sent.
-    pub(super) fn take_in(&mut self, clock: Clock, inbox: &Inbox) -> Now {
+    pub(super) fn submit(&mut self, clock: Clock, inbox: &Inbox) -> Now {
         inbox.take(&mut self.asks);
         self.take_all(clock)
     }
 
     /// The same, but for what is left to whoever leads callers.
-    pub(super) fn take_in_unless_led(&mut self, clock: Clock, inbox: &Inbox) {
+    pub(super) fn submit_unless_combined(&mut self, clock: Clock, inbox: &Inbox) {
         inbox.take_unless_led(&mut self.asks);
         if !self.asks.is_empty() {
             self.take_all(clock);
@@ -128,18 +128,18 @@ impl Core {
     /// Takes something to the node.
     pub(super) fn take(&mut self, now: Now, ask: Ask) {
         match ask {
-            Ask::Claim { tell, .. } if self.is_shut_down => self.later(tell, Ended::ShutDown),
+            Ask::Claim { notify, .. } if self.is_shut_down => self.later(notify, Ended::ShutDown),
             Ask::Claim {
                 ticket,
                 since,
                 request,
-                tell,
+                notify,
             } => match self.node.claim_as(now, ticket, request) {
                 Ok(()) => {
                     self.meter.began();
-                    self.waiting.insert(ticket, Waiting { since, tell });
+                    self.waiting.insert(ticket, Waiting { since, notify });
                 }
-                Err(error) => self.later(tell, Ended::Refused(error)),
+                Err(error) => self.later(notify, Ended::Refused(error)),
             },
             Ask::Release { ticket, was_held } => {
                 self.free(now, ticket, was_held);
@@ -157,16 +157,16 @@ impl Core {
 
     /// How many callers have asked in company or were told something since this was last called.
     pub(super) fn callers(&mut self) -> usize {
-        std::mem::take(&mut self.asked) + std::mem::take(&mut self.told)
+        std::mem::take(&mut self.asked) + std::mem::take(&mut self.notified)
     }
 
-    pub(super) fn tells(&mut self) -> Vec<Tell> {
-        std::mem::take(&mut self.tells)
+    pub(super) fn notifies(&mut self) -> Vec<Tell> {
+        std::mem::take(&mut self.notifies)
     }
 
-    fn later(&mut self, tell: oneshot::Sender<Ended>, ended: Ended) {
-        self.told += 1;
-        self.tells.push((tell, ended));
+    fn later(&mut self, notify: oneshot::Sender<Ended>, ended: Ended) {
+        self.notified += 1;
+        self.notifies.push((notify, ended));
     }
 
     /// Withdraws a request that nobody waits for any more.
@@ -200,7 +200,7 @@ impl Core {
             lease.end();
         }
         for (_, waiting) in self.waiting.drain() {
-            let _ = waiting.tell.send(Ended::ShutDown);
+            let _ = waiting.notify.send(Ended::ShutDown);
         }
         // Nobody drives the node for much longer: who waits for its answer would wait for ever.
         self.inspections.clear();
@@ -215,9 +215,9 @@ impl Core {
     }
 
     pub(crate) fn expect_inspection(&mut self, id: InspectId) -> oneshot::Receiver<Inspection> {
-        let (tell, told) = oneshot::channel();
-        self.inspections.insert(id, tell);
-        told
+        let (notify, notified) = oneshot::channel();
+        self.inspections.insert(id, notify);
+        notified
     }
 
     /// Whether this node is a member of the voter set, and not in quarantine.
@@ -273,7 +273,7 @@ impl Core {
         while let Some(output) = self.node.poll_made() {
             match output {
                 Output::Transmit { to, bytes } => datagrams.push((to, bytes)),
-                output => self.tell(clock, output),
+                output => self.notify(clock, output),
             }
         }
     }
@@ -287,7 +287,7 @@ impl Core {
     /// be told anything, namely that it was granted, and no other node waits for an answer.
     pub(super) fn rest_may_wait(&self, ticket: Ticket) -> bool {
         let is_granted = matches!(
-            self.tells.as_slice(),
+            self.notifies.as_slice(),
             [(_, Ended::Granted(lease))] if lease.ticket == ticket
         );
         is_granted && self.node.rest_may_wait()
@@ -303,12 +303,12 @@ impl Core {
             match self.node.poll_output() {
                 Output::Transmit { to, bytes } => datagrams.push((to, bytes)),
                 Output::Timeout(next) => return next,
-                output => self.tell(clock, output),
+                output => self.notify(clock, output),
             }
         }
     }
 
-    fn tell(&mut self, clock: Clock, output: Output) {
+    fn notify(&mut self, clock: Clock, output: Output) {
         match output {
             Output::Gossip { from, bytes } => {
                 if self.gossip.try_send((from, bytes)).is_err() {
@@ -320,8 +320,8 @@ impl Core {
                 self.note(clock, &Obstacle::ForeignNode { from, reason });
             }
             Output::Inspected { id, inspection } => {
-                if let Some(tell) = self.inspections.remove(&id) {
-                    let _ = tell.send(inspection);
+                if let Some(notify) = self.inspections.remove(&id) {
+                    let _ = notify.send(inspection);
                 }
             }
             Output::Transmit { .. } | Output::Timeout(_) => {}
@@ -338,13 +338,13 @@ impl Core {
                 valid_until,
             } => {
                 let lease = Arc::new(Lease::new(ticket, key, epoch, clock, valid_until));
-                let Some(Waiting { since, tell }) = self.waiting.remove(&ticket) else {
+                let Some(Waiting { since, notify }) = self.waiting.remove(&ticket) else {
                     self.release(clock.now(), ticket);
                     return;
                 };
                 self.meter.granted(clock.mono().since(since));
                 self.leases.insert(ticket, lease.clone());
-                self.later(tell, Ended::Granted(lease));
+                self.later(notify, Ended::Granted(lease));
             }
             // What is left outlives this process.
             Event::Renewed { .. } if self.is_shut_down => {}
@@ -415,7 +415,7 @@ impl Core {
     fn end(&mut self, ticket: Ticket, ended: Ended) {
         if let Some(waiting) = self.waiting.remove(&ticket) {
             self.meter.ended_without(&ended);
-            self.later(waiting.tell, ended);
+            self.later(waiting.notify, ended);
         }
     }
 }
@@ -462,7 +462,7 @@ pub(super) mod tests {
     }
 
     fn claim(ticket: u64) -> (Ask, oneshot::Receiver<Ended>) {
-        let (tell, told) = oneshot::channel();
+        let (notify, notified) = oneshot::channel();
         let request = Request {
             key: Key::new("k").unwrap(),
             ttl: Duration::from_secs(10),
@@ -475,25 +475,29 @@ pub(super) mod tests {
             ticket: Ticket(ticket),
             since: Instant::ZERO,
             request,
-            tell,
+            notify,
         };
-        (ask, told)
+        (ask, notified)
     }
 
     /// What a claim was told by now.
-    fn told(core: &mut Core, clock: Clock, mut told: oneshot::Receiver<Ended>) -> Option<Ended> {
+    fn notified(
+        core: &mut Core,
+        clock: Clock,
+        mut notified: oneshot::Receiver<Ended>,
+    ) -> Option<Ended> {
         core.drain(clock, &mut Vec::new());
-        for (tell, ended) in core.tells() {
-            let _ = tell.send(ended);
+        for (notify, ended) in core.notifies() {
+            let _ = notify.send(ended);
         }
-        told.try_recv().ok()
+        notified.try_recv().ok()
     }
 
     /// The lease of a claim on a key that is free.
     fn granted(core: &mut Core, clock: Clock, ticket: u64) -> Arc<Lease> {
         let (ask, asked) = claim(ticket);
         core.take(clock.now(), ask);
-        match told(core, clock, asked) {
+        match notified(core, clock, asked) {
             Some(Ended::Granted(lease)) => lease,
             other => panic!("there is nobody else: {other:?}"),
         }
@@ -507,14 +511,14 @@ pub(super) mod tests {
         assert!(lease.is_held());
         let (ask, second) = claim(2);
         core.take(clock.now(), ask);
-        let refused = told(&mut core, clock, second);
+        let refused = notified(&mut core, clock, second);
         let too_many = RequestError::TooMany { max: 1 };
         assert!(matches!(refused, Some(Ended::Refused(error)) if error == too_many));
         assert_eq!(core.callers(), 2);
         core.forget_all();
         let (ask, third) = claim(3);
         core.take(clock.now(), ask);
-        let late = told(&mut core, clock, third);
+        let late = notified(&mut core, clock, third);
         assert!(matches!(late, Some(Ended::ShutDown)), "{late:?}");
     }
 
@@ -549,7 +553,7 @@ pub(super) mod tests {
     fn what_is_in_the_inbox_comes_to_the_node_and_callers_are_counted() {
         let clock = Clock::new();
         let (mut core, inbox) = (core(clock), Inbox::default());
-        core.take_in(clock, &inbox);
+        core.submit(clock, &inbox);
         assert_eq!(core.callers(), 0);
         let (ask, _told) = claim(1);
         inbox.push(ask);
@@ -557,7 +561,7 @@ pub(super) mod tests {
             from: "127.0.0.1:1".parse().unwrap(),
             bytes: vec![0; 3],
         }]);
-        core.take_in(clock, &inbox);
+        core.submit(clock, &inbox);
         assert_eq!(core.callers(), 1, "a datagram is no caller");
         assert_eq!(core.node.traffic().dropped.values().sum::<u64>(), 1);
     }
@@ -616,7 +620,7 @@ pub(super) mod tests {
             });
             for ticket in (1..=MANY).map(Ticket) {
                 let (since, now) = loop {
-                    let now = core.take_in(clock, &inbox);
+                    let now = core.submit(clock, &inbox);
                     if let Some(waiting) = core.waiting.get(&ticket) {
                         break (waiting.since, now);
                     }

@@ -44,7 +44,7 @@ pub(crate) async fn drive(shared: Arc<Shared>, socket: Option<UdpSocket>) {
         shared.going().await;
         let mut nap = shared.nap(&mut alarm, due.look_every);
         if nap == Some(Duration::ZERO) {
-            tend(&shared, &mut due);
+            on_tick(&shared, &mut due);
             nap = shared.nap(&mut alarm, due.look_every);
         }
         if let Some(nap) = nap {
@@ -62,7 +62,7 @@ pub(crate) async fn drive(shared: Arc<Shared>, socket: Option<UdpSocket>) {
             Some((socket, Ok(()))) => hear(&shared, socket, &mut buffer, &mut batch),
             Some((_, Err(error))) => Err(error),
             None => {
-                tend(&shared, &mut due);
+                on_tick(&shared, &mut due);
                 Ok(())
             }
         };
@@ -110,7 +110,7 @@ impl Due {
 }
 
 /// Does what is due, and says what is to be said, once the engine is let go.
-fn tend(shared: &Shared, due: &mut Due) {
+fn on_tick(shared: &Shared, due: &mut Due) {
     let (node, lines) = shared.with(|core, now| {
         if core.is_paused {
             return (None, Vec::new());
@@ -157,7 +157,7 @@ fn hear(
         *batch = 1;
         return Ok(());
     };
-    let mut take_in = |handle: &mut dyn FnMut(SocketAddr, &[u8])| {
+    let mut submit = |handle: &mut dyn FnMut(SocketAddr, &[u8])| {
         for taken in 1.. {
             handle(from, &buffer[..len]);
             if taken >= at_most {
@@ -172,14 +172,14 @@ fn hear(
         Ok(())
     };
     let heard = shared.hear(|core| {
-        take_in(&mut |from, bytes| {
+        submit(&mut |from, bytes| {
             core.node.handle_datagram(shared.clock.now(), from, bytes);
         })
     });
     // Somebody else is at the node, and does this too.
     heard.unwrap_or_else(|| {
         let mut datagrams = Vec::new();
-        let taken = take_in(&mut |from, bytes| {
+        let taken = submit(&mut |from, bytes| {
             let bytes = bytes.to_vec();
             datagrams.push(Ask::Datagram { from, bytes });
         });

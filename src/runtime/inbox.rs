@@ -35,7 +35,7 @@ pub(crate) enum Ask {
         /// When it was asked.
         since: Instant,
         request: Request,
-        tell: oneshot::Sender<Ended>,
+        notify: oneshot::Sender<Ended>,
     },
     /// Of a lease that its guard has ended.
     Release {
@@ -219,7 +219,7 @@ mod tests {
                 outlives: false,
                 deadline: None,
             },
-            tell: oneshot::channel().0,
+            notify: oneshot::channel().0,
         }
     }
 

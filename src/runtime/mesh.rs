@@ -264,15 +264,15 @@ impl Mesh {
     pub async fn inspect(&self, key: impl AsRef<str>) -> Result<Inspection, InspectError> {
         let key = Key::new(key)?;
         let patience = self.inner.settings.try_timeout;
-        let told = self.inner.shared.with(|core, now| {
+        let notified = self.inner.shared.with(|core, now| {
             if core.is_shut_down {
                 return None;
             }
             let id = core.node.inspect(now, &key, patience);
             Some(core.expect_inspection(id))
         });
-        let told = told.ok_or(InspectError::ShutDown)?.await;
-        let inspection = told.map_err(|_| InspectError::ShutDown)?;
+        let notified = notified.ok_or(InspectError::ShutDown)?.await;
+        let inspection = notified.map_err(|_| InspectError::ShutDown)?;
         let (answered, voters) = (inspection.answered, inspection.voters);
         if answered < crate::proto::voter_set::majority(voters) {
             return Err(InspectError::NoMajority { answered, voters });

@@ -289,7 +289,7 @@ impl Observer {
                 surveyor.handle_answer(asked.talk, answered);
                 progress(&surveyor);
             }
-            self.press(&mut surveyor, &mut open).await?;
+            self.retransmit_due(&mut surveyor, &mut open).await?;
         }
         let survey = surveyor.conclude();
         if let Some(survey) = &survey {
@@ -315,7 +315,7 @@ impl Observer {
     }
 
     /// Repeats what was not answered, and gives up what was not answered for too long.
-    async fn press(
+    async fn retransmit_due(
         &mut self,
         surveyor: &mut Surveyor,
         open: &mut BTreeMap<QuestionId, Open>,

@@ -181,7 +181,7 @@ impl LockRequest {
         let key = Key::new(&self.key)?;
         let (ttl, renews, outlives) = (self.ttl, self.renews, self.outlives);
         let shared = &self.mesh.shared;
-        let (tell, told) = oneshot::channel();
+        let (notify, notified) = oneshot::channel();
         let (ticket, since) = (shared.ticket(), shared.clock.mono());
         let mut leading = shared.ask(Ask::Claim {
             ticket,
@@ -194,7 +194,7 @@ impl LockRequest {
                 outlives,
                 deadline: wait.map(|wait| since.after(wait)),
             },
-            tell,
+            notify,
         });
         // Dropped before the leading is: then claim and withdrawal leave together.
         let mut pending = Pending {
@@ -204,7 +204,7 @@ impl LockRequest {
         if let Some(leading) = &mut leading {
             leading.await;
         }
-        let ended = told.await.unwrap_or(Ended::ShutDown);
+        let ended = notified.await.unwrap_or(Ended::ShutDown);
         pending.ticket = None;
         match ended {
             Ended::Refused(error) => Err(error.into()),

@@ -68,16 +68,16 @@ impl Shared {
         at_most: &mut usize,
         datagrams: &mut Vec<(SocketAddr, Vec<u8>)>,
     ) {
-        let mut ear = std::mem::take(&mut core.ear);
-        ear.resize(DATAGRAM_BYTES, 0);
+        let mut recv_buf = std::mem::take(&mut core.recv_buf);
+        recv_buf.resize(DATAGRAM_BYTES, 0);
         while *at_most > 0 && core.is_waiting(ticket) {
-            let Some((len, from)) = self.sender.receive(&mut ear) else {
+            let Some((len, from)) = self.sender.receive(&mut recv_buf) else {
                 break;
             };
             *at_most -= 1;
-            core.try_recv(self.clock, (from, &ear[..len]), datagrams);
+            core.try_recv(self.clock, (from, &recv_buf[..len]), datagrams);
         }
-        core.ear = ear;
+        core.recv_buf = recv_buf;
     }
 }
 
@@ -176,21 +176,21 @@ mod tests {
         }
 
         fn claim(&self, ticket: u64, key: &str) -> (Ask, oneshot::Receiver<Ended>) {
-            let (tell, told) = oneshot::channel();
+            let (notify, notified) = oneshot::channel();
             let ask = Ask::Claim {
                 ticket: Ticket(ticket),
                 since: self.clock.mono(),
                 request: request(key),
-                tell,
+                notify,
             };
-            (ask, told)
+            (ask, notified)
         }
 
         fn ask(&self) -> oneshot::Receiver<Ended> {
-            let (ask, told) = self.claim(1, "k");
+            let (ask, notified) = self.claim(1, "k");
             let leading = self.shared.ask(ask);
             assert!(leading.is_none(), "nobody else is here");
-            told
+            notified
         }
 
         /// How many datagrams each of the others was sent since the last look.
@@ -281,8 +281,8 @@ mod tests {
     async fn who_has_a_majority_is_told_before_the_rest_is_asked() {
         let mut scene = Scene::new();
         scene.answer(&[1, 4]);
-        let mut told = scene.ask();
-        assert!(matches!(told.try_recv(), Ok(Ended::Granted(_))));
+        let mut notified = scene.ask();
+        assert!(matches!(notified.try_recv(), Ok(Ended::Granted(_))));
         assert_eq!(scene.arrived(), [1, 1, 0, 0]);
         // The driver knows when the lease is to be renewed.
         let (mut alarm, at_most) = (Instant::ZERO, Duration::from_secs(60));
@@ -300,8 +300,8 @@ mod tests {
     async fn the_rest_and_the_release_share_a_datagram() {
         let mut scene = Scene::new();
         scene.answer(&[2, 3]);
-        let mut told = scene.ask();
-        assert!(told.try_recv().is_ok());
+        let mut notified = scene.ask();
+        assert!(notified.try_recv().is_ok());
         let release = Ask::Release {
             ticket: Ticket(1),
             was_held: true,
@@ -314,8 +314,8 @@ mod tests {
     async fn all_are_asked_where_too_few_have_answered() {
         let mut scene = Scene::new();
         scene.answer(&[3]);
-        let mut told = scene.ask();
-        assert!(told.try_recv().is_err());
+        let mut notified = scene.ask();
+        assert!(notified.try_recv().is_err());
         assert_eq!(scene.arrived(), [1, 1, 1, 1]);
         // The vote was heard meanwhile: one more is enough.
         scene.answer(&[1]);
@@ -326,7 +326,7 @@ mod tests {
                 .handle_datagram(scene.clock.now(), from, &buffer[..len])
         });
         assert!(heard.is_some());
-        assert!(matches!(told.try_recv(), Ok(Ended::Granted(_))));
+        assert!(matches!(notified.try_recv(), Ok(Ended::Granted(_))));
     }
 
     #[tokio::test(start_paused = true)]
@@ -339,8 +339,8 @@ mod tests {
         let (to, claim) = claims.iter().find(|(to, _)| *to == scene.addr).unwrap();
         socket.send_to(claim, to).unwrap();
         scene.answer(&[1, 4]);
-        let mut told = scene.ask();
-        assert!(matches!(told.try_recv(), Ok(Ended::Granted(_))));
+        let mut notified = scene.ask();
+        assert!(matches!(notified.try_recv(), Ok(Ended::Granted(_))));
         assert_eq!(scene.arrived(), [1, 2, 1, 1]);
     }
 
@@ -407,8 +407,8 @@ mod tests {
             .with(|core, _| core.node.handle_datagram(now, addr, &word));
         scene.arrived();
         scene.answer(&[1, 2, 3]);
-        let mut told = scene.ask();
-        assert!(matches!(told.try_recv(), Ok(Ended::Granted(_))));
+        let mut notified = scene.ask();
+        assert!(matches!(notified.try_recv(), Ok(Ended::Granted(_))));
         assert_eq!(scene.arrived(), [2, 1, 1, 1]);
     }
 
@@ -417,8 +417,8 @@ mod tests {
     async fn a_lease_that_is_found_over_does_not_wait() {
         let mut scene = Scene::new();
         scene.answer(&[1, 4]);
-        let mut told = scene.ask();
-        assert!(matches!(told.try_recv(), Ok(Ended::Granted(_))));
+        let mut notified = scene.ask();
+        assert!(matches!(notified.try_recv(), Ok(Ended::Granted(_))));
         scene.shared.with(|_, _| ());
         scene.answer(&[2]);
         tokio::time::advance(Duration::from_secs(11)).await;
@@ -439,8 +439,8 @@ mod tests {
         let (ask, mut other) = scene.claim(2, "another");
         scene.shared.inbox.push(ask);
         scene.answer(&[1, 4]);
-        let mut told = scene.ask();
-        assert!(matches!(told.try_recv(), Err(TryRecvError::Empty)));
+        let mut notified = scene.ask();
+        assert!(matches!(notified.try_recv(), Err(TryRecvError::Empty)));
         assert!(matches!(other.try_recv(), Err(TryRecvError::Empty)));
         assert_eq!(scene.arrived(), [1, 1, 1, 1]);
     }
@@ -450,11 +450,11 @@ mod tests {
         let mut scene = Scene::new();
         scene.answer(&[1, 4]);
         scene.shared.pause(true);
-        let mut told = scene.ask();
-        assert!(told.try_recv().is_err());
+        let mut notified = scene.ask();
+        assert!(notified.try_recv().is_err());
         assert_eq!(scene.arrived(), [0, 0, 0, 0]);
         scene.shared.pause(false);
-        assert!(told.try_recv().is_err(), "that is in the socket");
+        assert!(notified.try_recv().is_err(), "that is in the socket");
         assert_eq!(scene.arrived(), [1, 1, 1, 1]);
     }
 }

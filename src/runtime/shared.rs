@@ -94,7 +94,7 @@ impl Shared {
     /// it no longer stands still.
     pub(crate) fn with<T>(&self, ask: impl FnOnce(&mut Core, Now) -> T) -> T {
         let mut core = self.lock();
-        let now = core.take_in(self.clock, &self.inbox);
+        let now = core.submit(self.clock, &self.inbox);
         let answer = ask(&mut core, now);
         self.turn(core);
         answer
@@ -111,7 +111,7 @@ impl Shared {
         if self.company.load(Ordering::Relaxed) == 0 || self.sender.is_in_memory() {
             let claims = ask.claims();
             let mut core = self.lock();
-            let now = core.take_in(self.clock, &self.inbox);
+            let now = core.submit(self.clock, &self.inbox);
             // Else what others have asked would be of the round, and might be left.
             let is_alone = core.node.has_nothing_to_say();
             core.take(now, ask);
@@ -152,7 +152,7 @@ impl Shared {
             return None;
         }
         // What callers ask is left to who leads them: more may come, and share a datagram.
-        core.take_in_unless_led(self.clock, &self.inbox);
+        core.submit_unless_combined(self.clock, &self.inbox);
         let taken = take(&mut core);
         self.turn(core);
         Some(taken)
@@ -172,7 +172,7 @@ impl Shared {
             let mut core = self.lock();
             let has_driver = !core.is_shut_down;
             if !core.is_paused {
-                core.take_in(self.clock, &self.inbox);
+                core.submit(self.clock, &self.inbox);
             }
             self.turn(core);
             #[cfg(all(test, feature = "harness"))]
@@ -226,7 +226,7 @@ impl Shared {
             self.company.store(company, Ordering::Relaxed);
         }
         let failed = if datagrams.is_empty() {
-            tell(core);
+            notify(core);
             0
         } else {
             self.send(core, datagrams)
@@ -250,7 +250,7 @@ impl Shared {
         datagrams: &[(SocketAddr, Vec<u8>)],
     ) -> usize {
         let in_turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        tell(core);
+        notify(core);
         let failed = datagrams
             .iter()
             .filter(|(to, bytes)| !self.sender.send(*to, bytes))
@@ -355,11 +355,11 @@ impl Shared {
 
 /// Lets go of the lock, and only then tells those who are to be told something: they run at once,
 /// perhaps beside this, and take the lock. One who is gone withdraws by itself.
-fn tell(mut core: MutexGuard<'_, Core>) {
-    let tells = core.tells();
+fn notify(mut core: MutexGuard<'_, Core>) {
+    let notifies = core.notifies();
     drop(core);
-    for (tell, ended) in tells {
-        let _ = tell.send(ended);
+    for (notify, ended) in notifies {
+        let _ = notify.send(ended);
     }
 }
 

@@ -62,7 +62,7 @@ fn claim(
     key: &str,
     wait: Option<Duration>,
 ) -> (Ticket, Ask, oneshot::Receiver<Ended>) {
-    let (tell, told) = oneshot::channel();
+    let (notify, notified) = oneshot::channel();
     let (ticket, since) = (shared.ticket(), shared.clock.mono());
     let request = Request {
         key: Key::new(key).unwrap(),
@@ -76,9 +76,9 @@ fn claim(
         ticket,
         since,
         request,
-        tell,
+        notify,
     };
-    (ticket, ask, told)
+    (ticket, ask, notified)
 }
 
 /// From here on callers of this node are in company.
@@ -140,14 +140,14 @@ async fn driver_that_naps_is_woken_for_an_earlier_timer() {
             if in_company {
                 make_company(&shared);
             }
-            let (_, ask, told) = claim(&shared, "k", Some(wait));
+            let (_, ask, notified) = claim(&shared, "k", Some(wait));
             let began = Virtual::now();
             let leading = shared.ask(ask);
             assert_eq!(leading.is_some(), in_company);
             if let Some(leading) = leading {
                 leading.await;
             }
-            assert!(matches!(told.await, Ok(Ended::TimedOut { .. })));
+            assert!(matches!(notified.await, Ok(Ended::TimedOut { .. })));
             let took = began.elapsed();
             assert!(
                 took >= wait && took <= wait + Duration::from_millis(2),
@@ -167,8 +167,8 @@ async fn what_a_last_turn_leaves_is_served_at_once() {
     let all = Arc::new(std::sync::Mutex::new(VecDeque::new()));
     let (asks, began) = (all.clone(), Virtual::now());
     AFTER_A_TURN.set(Some(Box::new(move |shared| {
-        let (_, ask, told) = claim(shared, "k", None);
-        asks.lock().unwrap().push_back(told);
+        let (_, ask, notified) = claim(shared, "k", None);
+        asks.lock().unwrap().push_back(notified);
         // Somebody is at it, and is to look again.
         if let Lead::Later(number) = shared.inbox.push(ask) {
             shared.lead(number);
@@ -185,7 +185,7 @@ async fn what_a_last_turn_leaves_is_served_at_once() {
     let mut last = all.pop_back().unwrap();
     assert!(last.try_recv().is_err(), "it was served within the turns");
     assert!(matches!(last.await, Ok(Ended::Refused(_))));
-    assert!(all.iter_mut().all(|told| told.try_recv().is_ok()));
+    assert!(all.iter_mut().all(|notified| notified.try_recv().is_ok()));
     assert_eq!(began.elapsed(), Duration::ZERO);
     driver.abort();
 }
@@ -195,9 +195,9 @@ async fn what_a_last_turn_leaves_is_served_at_once() {
 async fn batched_release_whose_future_is_dropped_is_sent() {
     for is_polled in [false, true] {
         let shared = shared(only_voter);
-        let (ticket, ask, told) = claim(&shared, "k", None);
+        let (ticket, ask, notified) = claim(&shared, "k", None);
         assert!(shared.ask(ask).is_none());
-        assert!(matches!(told.await, Ok(Ended::Granted(_))));
+        assert!(matches!(notified.await, Ok(Ended::Granted(_))));
         make_company(&shared);
         let was_held = true;
         let mut leading = shared.ask(Ask::Release { ticket, was_held }).unwrap();
