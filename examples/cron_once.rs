@@ -20,7 +20,7 @@ const LATENESS_MAX: Duration = Duration::from_secs(10);
 async fn once_per_tick(mesh: &Mesh, tick: u64) -> Result<bool, Box<dyn std::error::Error>> {
     let key = format!("report/{tick}");
     let ttl_ms = LATENESS_MAX.as_millis().try_into()?;
-    // `Ok(false)`: another node has this tick. `Err`: nobody knows, since no majority answered;
+    // `Ok(false)`: another node has this tick. `Err`: nobody knows, since no quorum answered;
     // whether to skip or to try again is the job's to say.
     if !mesh.try_acquire(&key, ttl_ms).await? {
         return Ok(false);

@@ -290,7 +290,7 @@ impl MeshBuilder {
         self
     }
 
-    /// How long a `try_acquire` waits for a majority before it is an error.
+    /// How long a `try_acquire` waits for a quorum before it is an error.
     pub fn try_timeout(mut self, try_timeout: Duration) -> Self {
         self.try_timeout = try_timeout;
         self

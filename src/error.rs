@@ -148,9 +148,9 @@ pub enum AcquireError {
     /// The ttl is out of its bounds, or this node has too many requests. Nothing was sent.
     #[error(transparent)]
     Request(#[from] RequestError),
-    /// The time was over before a majority of the key's voters had voted for it. The claim is
+    /// The time was over before a quorum of the key's voters had voted for it. The claim is
     /// withdrawn. Whether anybody holds the key is not known.
-    #[error("no majority in {waited:?}: {}{}", describe(.answers), unopened(*.hears_nobody))]
+    #[error("no quorum in {waited:?}: {}{}", describe(.answers), unopened(*.hears_nobody))]
     TimedOut {
         /// How long it was waited for.
         waited: Duration,
@@ -160,7 +160,7 @@ pub enum AcquireError {
         /// if none came.
         hears_nobody: Option<DropReason>,
     },
-    /// It was granted in contention, and so for a short while at first, but no majority
+    /// It was granted in contention, and so for a short while at first, but no quorum
     /// confirmed the whole lease in time; it is released.
     #[error("granted, but the whole lease was not confirmed in {waited:?}")]
     Unconfirmed {
@@ -227,9 +227,9 @@ pub enum ExtendError {
         /// `max_ttl` of the voter set.
         max: Duration,
     },
-    /// No majority has agreed in time. The lease may still grow by what was asked for.
-    #[error("no majority has agreed to the extension in {waited:?}")]
-    NoMajority {
+    /// No quorum has agreed in time. The lease may still grow by what was asked for.
+    #[error("no quorum has agreed to the extension in {waited:?}")]
+    NoQuorum {
         /// How long it was waited for.
         waited: Duration,
     },
@@ -242,9 +242,9 @@ pub enum InspectError {
     /// The key is empty or too long.
     #[error(transparent)]
     Key(#[from] NameError),
-    /// Fewer than a majority of the key's voters answered.
+    /// Fewer than a quorum of the key's voters answered.
     #[error("only {answered} of {voters} voters answered")]
-    NoMajority {
+    NoQuorum {
         /// How many answered.
         answered: usize,
         /// How many voters the key has.
@@ -255,7 +255,7 @@ pub enum InspectError {
     ShutDown,
 }
 
-/// The mesh is not ready: a majority of the voter set cannot be reached, or this node's own voter
+/// The mesh is not ready: a quorum of the voter set cannot be reached, or this node's own voter
 /// does not vote yet.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
 #[error("not ready in {waited:?}: {reachable} of {members} members can be counted on")]

@@ -53,7 +53,7 @@ pub trait DistributedLock: Send + Sync {
     /// future that is dropped before it is done leaves no lock behind.
     ///
     /// # Errors
-    /// [`ClusterError`] where it is not known whether another has it, since no majority of the
+    /// [`ClusterError`] where it is not known whether another has it, since no quorum of the
     /// voters answered in time; where the lock was over before the caller learned that it had it;
     /// and where key or ttl cannot be.
     async fn try_acquire(&self, key: &str, ttl_ms: u64) -> Result<bool, ClusterError>;
@@ -69,6 +69,6 @@ pub trait DistributedLock: Send + Sync {
     ///
     /// # Errors
     /// [`ClusterError::LockAcquisitionFailed`] where this node does not hold `key`, where the
-    /// lease would be too long, or where no majority agreed in time.
+    /// lease would be too long, or where no quorum agreed in time.
     async fn extend(&self, key: &str, extra_ttl_ms: u64) -> Result<(), ClusterError>;
 }

@@ -11,7 +11,7 @@ use std::cell::Cell;
 #[cfg(feature = "mutants")]
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Mutant {
-    /// A majority of the voters that answered, not of those that the voter set names.
+    /// A quorum of the voters that answered, not of those that the voter set names.
     CountTheLiving,
     /// A voter without memory votes at once.
     NoQuarantine,
@@ -23,7 +23,7 @@ pub enum Mutant {
     RepliesWithoutVotes,
     /// A vote counts from its receipt, not from when it was asked for.
     ValidFromReceipt,
-    /// Votes that are over still count towards a majority.
+    /// Votes that are over still count towards a quorum.
     ExpiredVotesCount,
     /// A lease that is over comes back with the next vote.
     LostIsNotForGood,
@@ -148,8 +148,8 @@ pub enum Mutant {
     LateKeptUnseen,
     /// A session that covers nothing is kept alive.
     LinksKept,
-    /// Half of an even number of voters is a majority.
-    HalfIsAMajority,
+    /// Half of an even number of voters is a quorum.
+    HalfIsAQuorum,
     /// A recovering voter makes do with one answer fewer.
     OneReplyFewer,
     /// A voter that is told that the cluster is new believes it against the others' word.
@@ -250,7 +250,7 @@ impl Mutant {
         Self::TicketsKept,
         Self::LateKeptUnseen,
         Self::LinksKept,
-        Self::HalfIsAMajority,
+        Self::HalfIsAQuorum,
         Self::OneReplyFewer,
         Self::NewIsBelieved,
         Self::CutInSilence,

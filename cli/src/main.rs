@@ -53,7 +53,7 @@ enum Command {
         runtime: bench::Flavour,
     },
     /// Show the members of a running mesh and whether locks can be had. Ends with 0 where every
-    /// member votes, 3 where some do not, 4 where some keys have no majority, 1 without an answer.
+    /// member votes, 3 where some do not, 4 where some keys have no quorum, 1 without an answer.
     Status(look::status::Args),
     /// Show who holds a lock of a running mesh and who waits for it. Ends with 0, with 4 where too
     /// few voters answered, 1 without an answer.

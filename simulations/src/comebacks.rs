@@ -389,7 +389,7 @@ impl World {
         let from_others: Vec<_> = voters[kept]
             .iter()
             .filter(|voter| **voter != forgets)
-            .take(self.laws.history.majority(kept) - 1)
+            .take(self.laws.history.quorum(kept) - 1)
             .flat_map(|voter| [(holder, *voter), (*voter, holder)])
             .collect();
         // From now on the lease needs the vote of the one that forgot.

@@ -160,7 +160,7 @@ impl World {
             return;
         }
         let reading = self.settings.hazards.reading;
-        if reading == 0 || self.is_calm && machine.inbox.is_empty() {
+        if reading == 0 || self.is_settled && machine.inbox.is_empty() {
             return self.receive(host, &datagram);
         }
         let was_reading = std::mem::replace(&mut machine.is_reading, true);

@@ -22,7 +22,7 @@ pub(crate) struct Hazards {
     pub(crate) large_bytes: usize,
     /// How many per million of the large ones are lost.
     pub(crate) large_loss_ppm: u64,
-    /// A minority of the voters stays broken in the calm.
+    /// A minority of the voters stays broken once the world has settled.
     pub(crate) maims: bool,
 }
 
@@ -60,7 +60,7 @@ impl World {
     /// How late the next timer is, in nanoseconds.
     pub(crate) fn lateness(&mut self) -> u64 {
         let most = self.settings.hazards.timers_late_max;
-        if most == 0 || self.is_calm {
+        if most == 0 || self.is_settled {
             return 0;
         }
         self.count("timers_late");

@@ -50,7 +50,7 @@ pub(crate) struct Process {
     pub(crate) slots: usize,
     /// The highest epoch that its wall clock believed in when it started.
     pub(crate) believed: u64,
-    /// The highest that a majority of the members' clocks believed in then.
+    /// The highest that a quorum of the members' clocks believed in then.
     pub(crate) believed_by_most: u64,
     pub(crate) started_at: u64,
     /// The number that it goes by.

@@ -20,7 +20,7 @@ const MAX_CLAIMS: usize = 1_000;
 impl World {
     /// A fault begins.
     pub(crate) fn strike(&mut self, fault: usize) {
-        if self.is_calm {
+        if self.is_settled {
             return;
         }
         let kind = self.faults[fault].kind.clone();
@@ -159,7 +159,7 @@ impl World {
 
     /// A fault ends, or its next step comes.
     pub(crate) fn mend(&mut self, fault: usize, step: u32) {
-        if self.is_calm {
+        if self.is_settled {
             return;
         }
         self.note_links();
@@ -272,7 +272,7 @@ impl World {
             history.holders(*key, self.time).any(|(_, asked)| {
                 history.vote_of(voter, *key) == Some((asked.host, asked.epoch))
                     && history.votes_for(*key, asked.host, asked.epoch)
-                        <= history.majority_of(*key, asked.host)
+                        <= history.quorum_of(*key, asked.host)
             })
         })
     }
@@ -298,7 +298,7 @@ impl World {
         });
         self.start_as(host, says_new);
         self.hearing.forget(host);
-        if self.is_calm {
+        if self.is_settled {
             self.tell_truth(host);
         } else if self.settings.gossip != Gossip::Hostile {
             self.tell(host, self.settings.gossip);

@@ -261,7 +261,7 @@ fn many_locks_live_through_restarts_of_voters() {
 }
 
 #[test]
-fn what_nodes_keep_does_not_grow_in_calm() {
+fn what_nodes_keep_does_not_grow_in_settled() {
     let mut cluster = Cluster::new();
     let mut sizes = Vec::new();
     for round in 0..1_200 {

@@ -8,7 +8,7 @@
 //! `README.md` tells how to run, replay and read it.
 
 mod algorithms;
-mod calm;
+mod settled;
 mod campaign;
 mod clocks;
 mod comebacks;
@@ -109,7 +109,7 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Plays the same stories with lockmesh, a majority of the living, and Redlock.
+    /// Plays the same stories with lockmesh, a quorum of the living, and Redlock.
     Compare {
         /// The seeds with which each story is played.
         #[arg(long, value_name = "A..B", value_parser = parse_range, default_value = "0..50")]

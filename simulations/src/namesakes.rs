@@ -476,7 +476,8 @@ impl World {
         }
     }
 
-    /// In the calm: every process asks every voter for its opinion until all know where each is.
+    /// Once the world has settled: every process asks every voter for its opinion until all know
+    /// where each is.
     pub(crate) fn find_each_other(&mut self) {
         if !self.settings.has_namesakes && !self.coverage.contains_key("mappings") {
             return;

@@ -506,8 +506,8 @@ pub(crate) fn play(scenario: Scenario, keeps_lines: bool) -> (Outcome, Vec<Strin
 pub(crate) const NAMED: [(&str, &str); 20] = [
     ("split_brain", include_str!("../scenarios/split_brain.toml")),
     (
-        "majority_lost",
-        include_str!("../scenarios/majority_lost.toml"),
+        "quorum_lost",
+        include_str!("../scenarios/quorum_lost.toml"),
     ),
     (
         "one_way_link",

@@ -123,7 +123,7 @@ pub(crate) struct OtherSet {
 }
 
 impl OtherSet {
-    /// Whether more than constants differ: then majorities of the two need not meet.
+    /// Whether more than constants differ: then quorums of the two need not meet.
     pub(crate) fn is_other_members(&self, settings: &Settings) -> bool {
         self.voters_per_key != settings.voters_per_key
             || self.members != (0..settings.members).collect::<Vec<_>>()

@@ -61,7 +61,7 @@ impl World {
         self.steady.hosts[host] = self.time;
     }
 
-    /// Since when a majority of a key's voters could have renewed a lease of this host at any time.
+    /// Since when a quorum of a key's voters could have renewed a lease of this host at any time.
     fn steady_since(&self, holder: HostAt, key: KeyAt) -> Option<u64> {
         let voters = &self.laws.history.terms.voters[key];
         let own = self.host_steady_since(holder)?;
@@ -75,7 +75,7 @@ impl World {
             })
             .collect();
         since.sort_unstable();
-        since.get(self.laws.history.majority(key) - 1).copied()
+        since.get(self.laws.history.quorum(key) - 1).copied()
     }
 
     fn host_steady_since(&self, host: HostAt) -> Option<u64> {
@@ -85,7 +85,7 @@ impl World {
             .incarnations
             .iter()
             .any(|incarnation| incarnation.addr != machine.addr);
-        let is_lost = moved && !self.is_calm && self.settings.gossip == Gossip::Hostile;
+        let is_lost = moved && !self.is_settled && self.settings.gossip == Gossip::Hostile;
         (machine.acts() && !is_lost).then_some(self.steady.hosts[host])
     }
 
@@ -103,7 +103,7 @@ impl World {
     /// A lease that renews itself was lost: for how long could it have been renewed?
     pub(crate) fn see_lapse(&mut self, host: HostAt, ongoing: &Ongoing) {
         let hazards = &self.settings.hazards;
-        let is_late = hazards.timers_late_max > 0 && !self.is_calm;
+        let is_late = hazards.timers_late_max > 0 && !self.is_settled;
         let Some(asked) = self.laws.history.open.get(&ongoing.request) else {
             return;
         };

@@ -169,7 +169,7 @@ impl World {
             return;
         }
         match self.clients[client].state {
-            State::Rests if self.is_calm => {}
+            State::Rests if self.is_settled => {}
             State::Rests => self.client_asks(client),
             State::Waits { request } | State::Holds { request, .. } => self.let_go(host, request),
         }

@@ -150,7 +150,7 @@ pub(crate) struct World {
     pub(crate) steady: Steady,
     /// The links that knots have cut.
     pub(crate) knots: BTreeMap<usize, Vec<(HostAt, HostAt)>>,
-    /// Hosts that stay broken in the calm.
+    /// Hosts that stay broken once the world has settled.
     pub(crate) broken: BTreeSet<HostAt>,
     /// How late timers are.
     pub(crate) late_rng: Rng,
@@ -172,7 +172,7 @@ pub(crate) struct World {
     /// Until when the process of each host was last frozen.
     pub(crate) paused_at: Vec<u64>,
     /// Faults are over.
-    pub(crate) is_calm: bool,
+    pub(crate) is_settled: bool,
     pub(crate) requests: u64,
     /// What became of the requests of the probes at the end.
     pub(crate) probed: BTreeMap<RequestId, Status>,
@@ -247,7 +247,7 @@ impl World {
             twins: Twins::default(),
             namesakes: BTreeMap::new(),
             paused_at: vec![0; hosts.len()],
-            is_calm: false,
+            is_settled: false,
             requests: 0,
             probed: BTreeMap::new(),
             wanted_at: vec![0; keys.len()],
@@ -313,11 +313,11 @@ impl World {
         self.happened.push((self.time, what, host));
     }
 
-    /// Runs to the end: faults, then the calm in which all must come right.
+    /// Runs to the end: faults, then the settled time in which all must come right.
     pub(crate) fn run(mut self) -> Outcome {
         self.run_until(self.settings.fault_span, |_| false);
         if !self.is_over() {
-            self.calm_down();
+            self.run_settled();
         }
         if self.steps > STEPS_MAX {
             self.see(&Fact::Endless { steps: self.steps });
@@ -507,7 +507,7 @@ impl World {
     /// Gossip has news, and comes again.
     fn gossip(&mut self, host: HostAt) {
         let pause = self.settings.max_ttl() / 2;
-        if self.is_calm {
+        if self.is_settled {
             return;
         }
         let next = self.gossip_rng.between(pause / 4, pause);

@@ -4,7 +4,7 @@
 
 use lockmesh::proto::epoch::Epoch;
 use lockmesh::proto::time::Now;
-use lockmesh::proto::voter_set::majority;
+use lockmesh::proto::voter_set::quorum;
 
 use crate::faults::{Cut, Fault, FaultKind, Target};
 use crate::invariants::Host as HostAt;
@@ -97,7 +97,7 @@ impl World {
     pub(crate) fn may_miss(&self, host: HostAt) -> bool {
         let members = self.settings.members;
         let right = (0..members).filter(|it| *it != host && !self.is_wrong(*it));
-        !self.has_right_clocks() || right.count() >= majority(members)
+        !self.has_right_clocks() || right.count() >= quorum(members)
     }
 
     /// For so long a voter that comes back waits for clocks, if it knows those of a quorum.
@@ -131,7 +131,7 @@ impl World {
         self.hosts[host].was_far_ahead |= is_far_ahead && !is_kept;
     }
 
-    /// In the calm all clocks are right but those that are wrong for the whole run.
+    /// Once the world has settled all clocks are right but those that are wrong for the whole run.
     pub(crate) fn set_walls_right(&mut self) {
         for host in 0..self.hosts.len() {
             if !self.is_wrong(host) {
@@ -170,7 +170,7 @@ impl World {
         let mut shown: Vec<Now> = members.iter().map(|it| it.clock.now(self.time)).collect();
         shown.sort_unstable_by_key(|it| it.wall_ms);
         let skew = self.settings.timing.max_clock_skew;
-        Epoch::limit(shown[majority(members.len()) - 1], skew).get()
+        Epoch::limit(shown[quorum(members.len()) - 1], skew).get()
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::proto::id::NodeId;
-use crate::proto::voter_set::majority;
+use crate::proto::voter_set::quorum;
 use crate::runtime::Status;
 
 /// A cluster that has not come to rest in time.
@@ -49,7 +49,7 @@ pub(super) fn missing(nodes: &[Seen], passes: impl Fn(usize, usize) -> bool) -> 
             let can_answer = |j: &usize| *j == i || nodes[*j].runs && both_ways(i, *j);
             let answer = (0..nodes.len()).filter(can_answer);
             let is_member = |j: &usize| members.iter().any(|it| it.node == nodes[*j].id);
-            answer.filter(is_member).count() < majority(members.len())
+            answer.filter(is_member).count() < quorum(members.len())
         };
         let quarantine = node.status.quarantine;
         if let Some(left) = quarantine.filter(|left| !left.is_zero() || !is_alone()) {

@@ -1,4 +1,4 @@
-//! Who owns a key, as a majority of its voters sees it. Advice for people: by the time they read
+//! Who owns a key, as a quorum of its voters sees it. Advice for people: by the time they read
 //! it, it may be over.
 
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use crate::proto::event::Effects;
 use crate::proto::id::{ClaimId, Key, NodeId};
 use crate::proto::message::{Inspect, Message, Report, ReportedWaiter};
 use crate::proto::time::{Instant, Now};
-use crate::proto::voter_set::majority;
+use crate::proto::voter_set::quorum;
 
 /// The most inspections that run at once; the oldest ends early where one more begins.
 const INSPECTIONS_MAX: usize = 1_024;
@@ -47,7 +47,7 @@ pub struct Inspection {
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LockState {
-    /// A claim has the votes of a majority.
+    /// A claim has the votes of a quorum.
     Held(KeyOwner),
     /// None has, whatever the other voters would have said.
     Free,
@@ -69,7 +69,7 @@ pub struct SeenVotes {
 }
 
 impl Inspection {
-    /// The claim that has the votes of a majority, if any is known to have.
+    /// The claim that has the votes of a quorum, if any is known to have.
     #[must_use]
     pub fn owner(&self) -> Option<&KeyOwner> {
         match &self.state {
@@ -97,7 +97,7 @@ impl Inspection {
     }
 }
 
-/// The claim that has the votes of a majority.
+/// The claim that has the votes of a quorum.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct KeyOwner {
     /// The node that claims.
@@ -107,7 +107,7 @@ pub struct KeyOwner {
     /// Whether it has told a voter that it is granted. An uncontended owner does so only at its
     /// first renewal.
     pub confirmed: bool,
-    /// How long a majority of the votes still runs: the holder's own guard ends sooner.
+    /// How long a quorum of the votes still runs: the holder's own guard ends sooner.
     pub remaining: Duration,
 }
 
@@ -180,7 +180,7 @@ impl Inspector {
         InspectId(nonce)
     }
 
-    /// Once a majority has answered, the others have `grace` to do so too: one that is dead must
+    /// Once a quorum has answered, the others have `grace` to do so too: one that is dead must
     /// not cost all of the patience.
     pub(crate) fn handle_report(
         &mut self,
@@ -193,7 +193,7 @@ impl Inspector {
             && running.voters.contains(from)
         {
             running.reports.insert(from.clone(), report);
-            if running.reports.len() >= majority(running.voters.len()) {
+            if running.reports.len() >= quorum(running.voters.len()) {
                 running.until = running.until.min(now.mono.after(grace));
             }
         }
@@ -254,7 +254,7 @@ pub(super) fn judge(key: Key, voters: usize, reports: &[&Report]) -> Inspection 
     }
     waiters.sort();
     waiters.dedup();
-    let needed = majority(voters);
+    let needed = quorum(voters);
     let recovering = reports.iter().filter(|it| it.is_recovering).count();
     let unknown = voters - (reports.len() - recovering);
     let most = votes.values().map(Vec::len).max().unwrap_or_default();

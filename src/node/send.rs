@@ -46,7 +46,7 @@ impl Node {
 
     /// Whether nobody is kept waiting by what is in no datagram: since the round began no message
     /// came but votes that ask for nothing, no event of them but grants, and what is left is the
-    /// rest of the round, a claim for each node, and releases. A claim that has a majority loses
+    /// rest of the round, a claim for each node, and releases. A claim that has a quorum loses
     /// nothing by it. A late vote of which nobody asks whether it is wanted has crossed its release
     /// on the way: what answers it is a repetition.
     #[must_use]

@@ -14,7 +14,7 @@ use crate::proto::clocks::WallClock;
 use crate::proto::id::{Incarnation, Key, NodeId};
 use crate::proto::listing::Place;
 use crate::proto::message::Report;
-use crate::proto::voter_set::{VoterSet, VoterSetTag, majority};
+use crate::proto::voter_set::{VoterSet, VoterSetTag, quorum};
 use crate::wire::observe::{Overview, VoterState};
 
 /// What the members of a mesh told.
@@ -73,7 +73,7 @@ pub struct NodeAnswer {
 pub enum Health {
     /// Every member answered, and votes.
     Ok,
-    /// Some do not. Every key still has a majority of its voters.
+    /// Some do not. Every key still has a quorum of its voters.
     Degraded,
     /// So many do not vote that some keys, or all, cannot be locked.
     Blocked,
@@ -127,7 +127,7 @@ impl Survey {
         // They may all be voters of one key.
         if absent == 0 {
             Health::Ok
-        } else if absent <= voters - majority(voters) {
+        } else if absent <= voters - quorum(voters) {
             Health::Degraded
         } else {
             Health::Blocked

@@ -25,7 +25,7 @@ impl Node {
     pub(super) fn tell_voter_of_clocks(&mut self, now: Now) {
         let own = self.shown(now);
         let may_return = match self.standings.are_asked() {
-            true => self.clocks.may_return(own, self.voter_set.majority()),
+            true => self.clocks.may_return(own, self.voter_set.quorum()),
             // Nobody wants to know.
             false => MayReturn::Yes,
         };

@@ -18,7 +18,7 @@ const UNANSWERED_MAX: u32 = 2;
 
 impl OwnClaim {
     /// `true` if those voters that have voted for it, queue it, or have yet to answer
-    /// are no majority.
+    /// are no quorum.
     fn is_shut_out(&self) -> bool {
         let may_vote = self.ballots.iter().filter(|ballot| match ballot.answer {
             Answer::Voted | Answer::Waits(_) => true,

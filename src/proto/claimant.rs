@@ -1,7 +1,7 @@
 //! The side that asks.
 //!
 //! A claimant sends its claim to the voters of the key, counts what they promise, and owns the key
-//! for as long as a majority of them have promised to vote for nobody else. It measures that by
+//! for as long as a quorum of them have promised to vote for nobody else. It measures that by
 //! its own clock from the moment it *sent* a claim, while a voter measures from the moment it
 //! heard it: so the claimant's lease ends first, whatever the network does, and no message is
 //! needed to learn that it has.

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::id::NodeId;
 use super::time::{Instant, Now};
-use super::voter_set::{VoterSet, majority};
+use super::voter_set::{VoterSet, quorum};
 
 /// A reading counts for so many of the spans in which a member is asked at least.
 const LASTS: u32 = 3;
@@ -165,7 +165,7 @@ impl Clocks {
     /// The high time. Unknown while too few clocks are known, and where one is a majority.
     #[must_use]
     pub fn high(&self, now: Now) -> Option<Now> {
-        let bounds = self.bounds.as_ref().filter(|_| self.majority() > 1)?;
+        let bounds = self.bounds.as_ref().filter(|_| self.quorum() > 1)?;
         let (_, wall_ms) = self.low_and_high(bounds, now);
         Some(Now { wall_ms, ..now })
     }
@@ -231,7 +231,7 @@ impl Clocks {
         let known = self.readings.len() + usize::from(self.is_member);
         if self.are_disputed(now) {
             MayReturn::No
-        } else if known >= self.majority() || mistaken!(AloneByOwnClock) {
+        } else if known >= self.quorum() || mistaken!(AloneByOwnClock) {
             MayReturn::Yes
         } else if known >= quorum {
             MayReturn::Later
@@ -240,8 +240,8 @@ impl Clocks {
         }
     }
 
-    fn majority(&self) -> usize {
-        majority(self.members)
+    fn quorum(&self) -> usize {
+        quorum(self.members)
     }
 
     /// The own clock is corrected to at least and at most this.
@@ -287,7 +287,7 @@ impl Clocks {
     fn bounds_at(&self, at: Instant) -> Option<Bounds> {
         let needed = match mistaken!(FirstClockTrusted) {
             true => 1,
-            false => self.majority(),
+            false => self.quorum(),
         };
         let (mut lows, mut highs) = (Vec::new(), Vec::new());
         for reading in self.readings.values() {

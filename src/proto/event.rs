@@ -65,7 +65,7 @@ pub enum Event {
         /// Which request.
         ticket: Ticket,
     },
-    /// A request's deadline passed before a majority had voted for it.
+    /// A request's deadline passed before a quorum had voted for it.
     TimedOut {
         /// Which request.
         ticket: Ticket,
@@ -83,7 +83,7 @@ pub enum Event {
         answers: usize,
         /// Too few did: that epochs rise leans on a wall clock that was not set back.
         leans_on_wall_clock: bool,
-        /// A majority of the members' clocks was known: it leans on those, not on the own one.
+        /// A quorum of the members' clocks was known: it leans on those, not on the own one.
         knows_clocks: bool,
     },
     /// This voter has no memory, and is in recovery for longer than it said before.

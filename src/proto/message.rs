@@ -82,7 +82,7 @@ pub struct Claim {
     pub sent_at: Instant,
     /// "I count no vote of yours whose send time is before this."
     pub votes_valid_since: Instant,
-    /// Whether the claim has a majority.
+    /// Whether the claim has a quorum.
     pub granted: bool,
     /// Whether it would rather be told no than wait.
     pub is_try: bool,

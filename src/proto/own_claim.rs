@@ -11,7 +11,7 @@ use super::pace::{jittered, slow_pace, soon_pace};
 use super::request::Request;
 use super::rng::Jitter;
 use super::time::{Instant, Now};
-use super::voter_set::{Tally, VoterSet, majority_reaches};
+use super::voter_set::{Tally, VoterSet, quorum_reaches};
 
 /// How many times a `try` claim repeats itself before a voter that does not answer counts as one
 /// that could have voted for the winner.
@@ -193,7 +193,7 @@ impl OwnClaim {
         is_same && remains <= voter_set.timing().reservation / 2
     }
 
-    /// Whether a majority of the voters answers, and so it wins when its turn has come. One that
+    /// Whether a quorum of the voters answers, and so it wins when its turn has come. One that
     /// cannot win must let its turns run out, or it would hold up those behind it.
     pub(crate) fn may_win(&self) -> bool {
         let answers = self.ballots.iter().filter(|it| it.unanswered < 2).count();
@@ -277,8 +277,8 @@ impl OwnClaim {
         self.ballots[at].due = until;
     }
 
-    /// Rule 11: the newest instant that a majority of the key's voters have promised to reach,
-    /// by the slowest clock that they may have; [`Instant::ZERO`] where no majority has promised.
+    /// Rule 11: the newest instant that a quorum of the key's voters have promised to reach,
+    /// by the slowest clock that they may have; [`Instant::ZERO`] where no quorum has promised.
     pub(crate) fn promised(&self, voter_set: &VoterSet, links: &Links) -> Instant {
         let ends = self.ballots.iter().filter_map(|ballot| {
             let (sent_at, ttl) = ballot.vote?;
@@ -298,7 +298,7 @@ impl OwnClaim {
         {
             return ends.max().unwrap_or_default();
         }
-        match majority_reaches(voters, ends) {
+        match quorum_reaches(voters, ends) {
             Some(end) => end.before(self.ahead),
             None => Instant::ZERO,
         }
@@ -493,8 +493,8 @@ impl OwnClaim {
         surely || likely || self.repeats >= TRY_REPEATS && self.another_may_have_granted(mute)
     }
 
-    /// Rule 16: whether a majority of the voters name one claim that may have been granted. Of
-    /// those that do not answer, if a majority does, each may have voted for it too, if it comes
+    /// Rule 16: whether a quorum of the voters name one claim that may have been granted. Of
+    /// those that do not answer, if a quorum does, each may have voted for it too, if it comes
     /// before this one: one that lives and comes after gives its votes back. Holders that differ
     /// prove nothing: they may all be trying, too.
     fn another_may_have_granted(&self, mute: usize) -> bool {

@@ -1,6 +1,6 @@
 //! What a voter does that has lost its memory.
 //!
-//! A voter that forgot whom it voted for would vote again, and two claims would have a majority.
+//! A voter that forgot whom it voted for would vote again, and two claims would have a quorum.
 //! So it is in recovery until every lease it may have voted for is over, and then asks the others
 //! for the highest epoch they know, since it may have been the only one that two owners share. The
 //! wall clocks are the second belt. Whatever had been granted when it started was no further ahead
@@ -13,7 +13,7 @@
 //!
 //! It may have had other settings then. So it asks all that it knows of for theirs, and waits for
 //! the longest votes that any of them tells. And it does not vote while a voter of another voter
-//! set is heard: two sets need not share a majority.
+//! set is heard: two sets need not share a quorum.
 //!
 //! A cluster that is started for the first time need not wait. But a flag that says so will stay
 //! set, so a voter that is told "new" asks first, and believes it only when nearly all others say
@@ -81,7 +81,7 @@ pub(crate) struct Recovery {
     /// incarnation of the cluster.
     gossiped: BTreeSet<NodeId>,
     enough: usize,
-    /// One vote is a majority: no other voter can have seen what this one voted for.
+    /// One vote is a quorum: no other voter can have seen what this one voted for.
     decides_alone: bool,
     skew: Duration,
     round_trip: Duration,
@@ -143,7 +143,7 @@ impl Recovery {
                 true => voter_set.recovery_replies().saturating_sub(1),
                 false => voter_set.recovery_replies(),
             },
-            decides_alone: voter_set.majority() == 1,
+            decides_alone: voter_set.quorum() == 1,
             skew: timing.max_clock_skew,
             round_trip: timing.round_trip,
             asked: 0,

@@ -10,7 +10,7 @@ use super::own_claim::{Answer, Held, OwnClaim};
 use super::request::ExtendError;
 use super::rng::Jitter;
 use super::time::{Instant, Now};
-use super::voter_set::{VoterSet, majority};
+use super::voter_set::{VoterSet, quorum};
 
 impl OwnClaim {
     /// Another link covers a ballot from now on, or none. Returns which did.
@@ -124,13 +124,13 @@ impl OwnClaim {
         self.look_once_kept(now, voter_set, links);
     }
 
-    /// The next look comes soon after a majority of its sessions were kept anew, and not just
+    /// The next look comes soon after a quorum of its sessions were kept anew, and not just
     /// before: a lease that is known to last two thirds of its ttl lives through a longer stall
     /// than one of which a third is known. The looks at many are spread over a part of a round.
     fn look_once_kept(&mut self, now: Now, voter_set: &VoterSet, links: &Links) {
         let mut asks: Vec<Instant> = self.links().filter_map(|it| links.asks_at(it)).collect();
         asks.sort_unstable();
-        let Some(asked) = asks.get(majority(self.ballots.len()) - 1) else {
+        let Some(asked) = asks.get(quorum(self.ballots.len()) - 1) else {
             return;
         };
         let apart = self.renew_interval / 512 * (self.id.seq % 64) as u32;

@@ -48,7 +48,7 @@ impl Heard {
     }
 
     /// Whether the fence shuts it out. It never does once the claim is granted: a claim that is
-    /// still valid has had a majority all along, so no other can are granted since.
+    /// still valid has had a quorum all along, so no other can are granted since.
     pub(crate) fn is_below(&self, fence: Epoch) -> bool {
         let counts = !self.granted || mistaken!(GrantedHeldAgainstFence);
         counts && self.epoch <= fence && !mistaken!(FenceIgnored)

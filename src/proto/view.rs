@@ -1,7 +1,7 @@
 //! What gossip says now: advice, not truth.
 //!
 //! A view tells where nodes are to be found and whether somebody has heard of them lately. It may
-//! be stale, wrong, and different on every node. No majority is counted over it, and nothing in it
+//! be stale, wrong, and different on every node. No quorum is counted over it, and nothing in it
 //! makes a lock change hands early.
 
 use std::collections::BTreeMap;

@@ -2,7 +2,7 @@
 //!
 //! A voter has one vote for each key. It lends it to one claim at a time, for a span that it names
 //! in the `Vote`, and never takes it back before that span is over unless the claimant says that it
-//! does not count it. Whoever comes meanwhile waits in order. Two majorities share a voter; this
+//! does not count it. Whoever comes meanwhile waits in order. Two quorums share a voter; this
 //! file is why that is enough.
 //!
 //! The numbers in the comments are the rules of `docs/PROTOCOL.md`.

@@ -1,8 +1,8 @@
 //! The voter set: who votes, and the constants that all must share.
 //!
-//! A majority is counted over the voters that the voter set gives a key, never over the nodes that
+//! A quorum is counted over the voters that the voter set gives a key, never over the nodes that
 //! gossip says are alive: during a partition both sides see a smaller live set, and both would
-//! find a majority of it. Which members vote for a key is settled by rendezvous hashing (Thaler
+//! find a quorum of it. Which members vote for a key is settled by rendezvous hashing (Thaler
 //! and Ravishankar, 1996): every node works it out alone, and the load spreads over the members.
 
 use std::fmt;
@@ -374,22 +374,22 @@ impl VoterSet {
 
     /// The least number of a key's voters that is more than half of them.
     #[must_use]
-    pub fn majority(&self) -> usize {
-        majority(self.voters_per_key)
+    pub fn quorum(&self) -> usize {
+        quorum(self.voters_per_key)
     }
 
     /// How many *other* members must have answered a voter that lost its memory, so that one of
-    /// them is sure to have voted for whatever it voted for: all but `majority - 2`.
+    /// them is sure to have voted for whatever it voted for: all but `quorum - 2`.
     #[must_use]
     pub fn recovery_replies(&self) -> usize {
-        (self.members.len() - 1).saturating_sub(self.majority().saturating_sub(2))
+        (self.members.len() - 1).saturating_sub(self.quorum().saturating_sub(2))
     }
 }
 
 /// The least number that is more than half of `voters`.
 #[must_use]
-pub fn majority(voters: usize) -> usize {
-    if mistaken!(HalfIsAMajority) {
+pub fn quorum(voters: usize) -> usize {
+    if mistaken!(HalfIsAQuorum) {
         return voters.div_ceil(2);
     }
     voters / 2 + 1
@@ -398,11 +398,11 @@ pub fn majority(voters: usize) -> usize {
 /// What a count of votes says: never a yes beside a number.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Tally {
-    /// Neither a majority for it, nor so many against it that there can be none.
+    /// Neither a quorum for it, nor so many against it that there can be none.
     Pending,
-    /// A majority is for it.
+    /// A quorum is for it.
     Granted,
-    /// So many are against it that the rest are no majority.
+    /// So many are against it that the rest are no quorum.
     Lost,
 }
 
@@ -410,9 +410,9 @@ impl Tally {
     /// Counts `yes` and `no` of `voters`; the others have not said.
     #[must_use]
     pub fn of(voters: usize, yes: usize, no: usize) -> Self {
-        if yes >= majority(voters) {
+        if yes >= quorum(voters) {
             Self::Granted
-        } else if voters.saturating_sub(no) < majority(voters) {
+        } else if voters.saturating_sub(no) < quorum(voters) {
             Self::Lost
         } else {
             Self::Pending
@@ -420,13 +420,13 @@ impl Tally {
     }
 }
 
-/// Where the lease ends for a claimant that has these promises, `None` where no majority has
-/// promised anything: the newest instant that a majority of the `voters` have promised to reach.
+/// Where the lease ends for a claimant that has these promises, `None` where no quorum has
+/// promised anything: the newest instant that a quorum of the `voters` have promised to reach.
 #[must_use]
-pub fn majority_reaches(voters: usize, promises: impl Iterator<Item = Instant>) -> Option<Instant> {
+pub fn quorum_reaches(voters: usize, promises: impl Iterator<Item = Instant>) -> Option<Instant> {
     let mut promises: Vec<Instant> = promises.collect();
     promises.sort_unstable_by(|a, b| b.cmp(a));
-    promises.get(majority(voters) - 1).copied()
+    promises.get(quorum(voters) - 1).copied()
 }
 
 fn score(member: &NodeId, key: &Key) -> u64 {

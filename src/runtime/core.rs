@@ -17,7 +17,7 @@ use crate::proto::claimant::RequestError;
 use crate::proto::event::{Event, Ticket, VoteTally};
 use crate::proto::id::NodeId;
 use crate::proto::time::{Instant, Now};
-use crate::proto::voter_set::majority;
+use crate::proto::voter_set::quorum;
 use crate::wire::DropReason;
 
 /// How an acquisition ended.
@@ -227,7 +227,7 @@ impl Core {
             .is_some_and(|voter| voter.quarantine().is_none())
     }
 
-    /// Whether a majority of the members would vote for claims of this node, its own voter among
+    /// Whether a quorum of the members would vote for claims of this node, its own voter among
     /// them.
     pub(crate) fn is_ready(&self, now: Now) -> bool {
         let members = self.node.voter_set().members();
@@ -235,7 +235,7 @@ impl Core {
         let own = self.node.voter().is_none() || votes(self.node.id());
         let voting = members.iter().filter(|member| votes(member)).count();
         let is_one = self.node.twin().is_none();
-        !self.is_shut_down && is_one && own && voting >= majority(members.len())
+        !self.is_shut_down && is_one && own && voting >= quorum(members.len())
     }
 
     /// The gossip has ended, and is to be started again.

@@ -84,12 +84,12 @@ impl Guard {
         }
     }
 
-    /// Adds `extra` to what remains of the lease, once a majority agrees. A lease that renews
+    /// Adds `extra` to what remains of the lease, once a quorum agrees. A lease that renews
     /// itself goes on to do so with its own ttl; this helps before a stretch in which the process
     /// cannot renew.
     ///
     /// # Errors
-    /// [`ExtendError`]: not held any more, more than `max_ttl` would remain, or no majority
+    /// [`ExtendError`]: not held any more, more than `max_ttl` would remain, or no quorum
     /// agreed in time. In the last case the lease may still grow later.
     pub async fn extend(&self, extra: Duration) -> Result<(), ExtendError> {
         extend(&self.mesh, &self.lease, extra).await
@@ -127,7 +127,7 @@ impl Drop for Guard {
     }
 }
 
-/// Asks for an extension and waits until a majority agrees.
+/// Asks for an extension and waits until a quorum agrees.
 pub(crate) async fn extend(
     mesh: &Inner,
     lease: &Lease,
@@ -152,6 +152,6 @@ pub(crate) async fn extend(
     match tokio::time::timeout(waited, lease.reaches(goal)).await {
         Ok(true) => Ok(()),
         Ok(false) => Err(ExtendError::NotHeld),
-        Err(_) => Err(ExtendError::NoMajority { waited }),
+        Err(_) => Err(ExtendError::NoQuorum { waited }),
     }
 }

@@ -73,7 +73,7 @@ impl Lease {
         Duration::ZERO
     }
 
-    /// A majority has promised more. Answers whether the lease was still valid.
+    /// A quorum has promised more. Answers whether the lease was still valid.
     pub(crate) fn renew(&self, valid_until: Instant) -> bool {
         if !self.is_held() {
             return false;

@@ -2,7 +2,7 @@
 //! file that knows the crate `chitchat`.
 //!
 //! Its datagrams travel over the socket of the mesh, sealed like all others. What it says becomes
-//! a [`View`]: advice to the node, on which no majority rests.
+//! a [`View`]: advice to the node, on which no quorum rests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

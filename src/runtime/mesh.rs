@@ -224,7 +224,7 @@ impl Mesh {
         self.inner.addr
     }
 
-    /// Returns once a majority of the voter set's members can be reached and this node's voter,
+    /// Returns once a quorum of the voter set's members can be reached and this node's voter,
     /// where it has one, votes. Locks can be asked for before that; they wait.
     ///
     /// # Errors
@@ -256,7 +256,7 @@ impl Mesh {
             .with(|core, now| Status::of(core, now, self.inner.addr))
     }
 
-    /// Who owns `key`, as a majority of its voters see it. It may be over by the time that it is
+    /// Who owns `key`, as a quorum of its voters see it. It may be over by the time that it is
     /// read: decide nothing by it.
     ///
     /// # Errors
@@ -274,8 +274,8 @@ impl Mesh {
         let notified = notified.ok_or(InspectError::ShutDown)?.await;
         let inspection = notified.map_err(|_| InspectError::ShutDown)?;
         let (answered, voters) = (inspection.answered, inspection.voters);
-        if answered < crate::proto::voter_set::majority(voters) {
-            return Err(InspectError::NoMajority { answered, voters });
+        if answered < crate::proto::voter_set::quorum(voters) {
+            return Err(InspectError::NoQuorum { answered, voters });
         }
         Ok(inspection)
     }

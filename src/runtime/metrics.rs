@@ -5,7 +5,7 @@
 //! | `lockmesh_requests_total` | counter | requests for locks |
 //! | `lockmesh_grants_total` | counter | locks granted |
 //! | `lockmesh_denied_total` | counter | `try` requests that another claim was granted |
-//! | `lockmesh_timeouts_total` | counter | requests that ended without a majority |
+//! | `lockmesh_timeouts_total` | counter | requests that ended without a quorum |
 //! | `lockmesh_lost_total` | counter | leases that could not be renewed in time |
 //! | `lockmesh_acquire_seconds` | histogram | time from a request to its grant |
 //! | `lockmesh_held` | gauge | locks held by this node |
@@ -141,7 +141,7 @@ pub(crate) fn trace(event: &Event, node: &NodeId) {
             tracing::debug!(%node, ticket = ticket.0, "lock is another's");
         }
         Event::TimedOut { ticket, answers } => {
-            tracing::debug!(%node, ticket = ticket.0, ?answers, "no majority in time");
+            tracing::debug!(%node, ticket = ticket.0, ?answers, "no quorum in time");
         }
         Event::QuarantineEnded { answers, .. } => {
             tracing::debug!(%node, answers, "quarantine over");

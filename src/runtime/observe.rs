@@ -195,7 +195,7 @@ impl Observer {
     }
 
     /// Who owns `key`, as its voters see it. It may be over by the time that it is read: decide
-    /// nothing by it. Where fewer than a majority of the voters answered, it is hearsay.
+    /// nothing by it. Where fewer than a quorum of the voters answered, it is hearsay.
     ///
     /// # Errors
     /// As [`survey`](Self::survey), and [`ObserveError::Key`] where the key cannot be.

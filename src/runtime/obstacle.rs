@@ -13,7 +13,7 @@ use crate::proto::clocks::WallClock;
 use crate::proto::id::NodeId;
 use crate::proto::message::RefuseReason;
 use crate::proto::time::Now;
-use crate::proto::voter_set::majority;
+use crate::proto::voter_set::quorum;
 use crate::wire::DropReason;
 
 /// What passes within this time is not said.
@@ -396,7 +396,7 @@ pub(super) fn holding(core: &Core, now: Now) -> Vec<Obstacle> {
         .collect();
     let voters_per_key = node.voter_set().voters_per_key();
     let voting = members.len() - others.len();
-    let has_quorum = others.len() <= voters_per_key - majority(voters_per_key);
+    let has_quorum = others.len() <= voters_per_key - quorum(voters_per_key);
     let mut holding: Vec<Obstacle> = others
         .iter()
         .filter_map(|(voter, standing)| of_voter(core, voter, *standing, !has_quorum))
@@ -405,7 +405,7 @@ pub(super) fn holding(core: &Core, now: Now) -> Vec<Obstacle> {
         holding.push(Obstacle::NoQuorum(NoQuorum {
             voting,
             members: members.len(),
-            of_some: voting >= majority(voters_per_key),
+            of_some: voting >= quorum(voters_per_key),
             others,
         }));
     }

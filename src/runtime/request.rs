@@ -69,7 +69,7 @@ impl LockRequest {
     ///
     /// A lock that others waited for is handed over for the `reservation` of the voter set's timing
     /// (a quarter of a second by default), and the first renewal makes a whole lease of that.
-    /// Without `eager` the guard is returned once a majority has confirmed that renewal: one round
+    /// Without `eager` the guard is returned once a quorum has confirmed that renewal: one round
     /// trip later, and good for about its ttl. With it the guard is returned before; whoever then
     /// blocks its thread, or is not run for as long as a reservation, has lost the lock. A lock
     /// that nobody else wants is granted for its whole ttl at once: there both are the same.
@@ -87,7 +87,7 @@ impl LockRequest {
     /// Waits for its turn. Those who wait are served in the order of their epochs, and learn of
     /// their turn by a message. The guard is good for about its ttl when it is returned, unless it
     /// was asked for [`eager`](LockRequest::eager)ly. Where the lease is over before that is
-    /// confirmed (no majority answered for the length of a reservation), it waits for another turn.
+    /// confirmed (no quorum answered for the length of a reservation), it waits for another turn.
     ///
     /// # Cancel safety
     /// Dropping the future withdraws the claim, and releases what was granted by then.
@@ -113,7 +113,7 @@ impl LockRequest {
     }
 
     /// Acquires the lock unless another has it. `Ok(None)` where another claim is granted it, or
-    /// may have: a majority of the voters have their votes out for one that is silent, and nobody
+    /// may have: a quorum of the voters have their votes out for one that is silent, and nobody
     /// else can win before those are over. Of several that try at once exactly one gets it. The
     /// guard is good for about its ttl, as that of [`acquire`](LockRequest::acquire) is.
     ///
@@ -121,7 +121,7 @@ impl LockRequest {
     /// Dropping the future withdraws the claim, and releases what was granted by then.
     ///
     /// # Errors
-    /// [`AcquireError`]: key or ttl cannot be, no majority in time, or the mesh is shut down.
+    /// [`AcquireError`]: key or ttl cannot be, no quorum in time, or the mesh is shut down.
     #[tracing::instrument(level = "debug", skip_all, fields(key = %self.key))]
     pub async fn try_acquire(self) -> Result<Option<Guard>, AcquireError> {
         let lease = self.try_lease().await?;
@@ -144,7 +144,7 @@ impl LockRequest {
         }
     }
 
-    /// Returns `Some(true)` once a majority has confirmed about the whole lease; at once if the
+    /// Returns `Some(true)` once a quorum has confirmed about the whole lease; at once if the
     /// caller does not want to wait for that. A lock that was granted in contention is valid
     /// for the span of a reservation only, until its first renewal comes back. Returns
     /// `Some(false)` if the lease was over before, and `None`, with the lease released, if `until`

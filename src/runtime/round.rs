@@ -3,7 +3,7 @@
 //!
 //! Where voters share the processor with who asks, a voter that was sent a claim runs before the
 //! next is sent, and has voted by then. So the socket is looked into as soon as so many were asked
-//! as could make a majority. Where they have granted the claim its caller is told at once, and the
+//! as could make a quorum. Where they have granted the claim its caller is told at once, and the
 //! rest of the round stays in the node: it leaves with what anybody says next, be it the release,
 //! or an answer to the vote that comes next, and at the latest when the driver's nap is over, if it
 //! can run by then. Where nobody answers as quickly all voters are asked at once.
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_has_a_majority_is_told_before_the_rest_is_asked() {
+    async fn who_has_a_quorum_is_told_before_the_rest_is_asked() {
         let mut scene = Scene::new();
         scene.answer(&[1, 4]);
         let mut notified = scene.ask();

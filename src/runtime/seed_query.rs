@@ -14,7 +14,7 @@ use super::shared::Shared;
 use crate::node::{Survey, Surveyor};
 use crate::proto::id::{Incarnation, NodeId};
 use crate::proto::view::{Peer, View};
-use crate::proto::voter_set::{VoterSetTag, majority};
+use crate::proto::voter_set::{VoterSetTag, quorum};
 use crate::wire::observe::VoterState;
 
 /// How long an answer is waited for.
@@ -58,7 +58,7 @@ impl SeedQuery {
             let members = self
                 .shared
                 .with(|core, _| core.node.voter_set().members().len());
-            let wait = if answered >= majority(members) {
+            let wait = if answered >= quorum(members) {
                 retry = RETRY_MIN;
                 REFRESH
             } else {

@@ -33,7 +33,7 @@ pub struct Status {
     pub members: Vec<MemberStatus>,
     /// Nodes that gossip knows and the voter set does not: they claim and do not vote.
     pub others: Vec<ClientNode>,
-    /// Whether a majority of the members would vote for claims of this node, and this node's own
+    /// Whether a quorum of the members would vote for claims of this node, and this node's own
     /// voter is among them, if it has one. Never once the mesh was shut down.
     pub is_ready: bool,
     /// How long this node's voter is still in recovery at the least, since it has no memory; `None`

@@ -152,7 +152,7 @@ pub struct Counts {
     pub granted: u64,
     /// `try` requests that another claim was granted.
     pub denied: u64,
-    /// Requests that ended without a majority.
+    /// Requests that ended without a quorum.
     pub timed_out: u64,
     /// Leases that could not be renewed in time.
     pub lost: u64,

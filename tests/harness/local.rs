@@ -18,7 +18,7 @@ async fn with_long_leases(nodes: usize) -> LocalMesh {
     mesh.start().await.unwrap()
 }
 
-/// Locks and releases `key`, or says that no majority answered.
+/// Locks and releases `key`, or says that no quorum answered.
 async fn can_lock(mesh: &Mesh, key: &str) -> bool {
     match mesh.lock(key).acquire_timeout(SHORT).acquire().await {
         Ok(_) => true,
@@ -115,13 +115,13 @@ async fn a_minority_gets_nothing_until_the_partition_is_healed() {
     let mesh = LocalMesh::start(5).await.unwrap();
     let guard = mesh.node(0).lock("k").acquire().await.unwrap();
     mesh.partition([0, 1], [2, 3, 4]);
-    let next = within("the majority", mesh.node(2).lock("k").acquire()).await;
+    let next = within("the quorum", mesh.node(2).lock("k").acquire()).await;
     let next = next.unwrap();
     assert!(!guard.is_held());
     assert!(next.epoch() > guard.epoch());
     assert!(!can_lock(&mesh.node(1), "other").await);
     drop(
-        within("the majority", mesh.node(4).lock("other").acquire())
+        within("the quorum", mesh.node(4).lock("other").acquire())
             .await
             .unwrap(),
     );
@@ -147,7 +147,7 @@ async fn a_link_may_be_cut_in_one_direction_only() {
     // Nobody hears n0; n0 hears all.
     assert!(!can_lock(&mesh.node(0), "k").await);
     drop(
-        within("a majority", mesh.node(1).lock("k").acquire())
+        within("a quorum", mesh.node(1).lock("k").acquire())
             .await
             .unwrap(),
     );
@@ -161,7 +161,7 @@ async fn a_link_may_be_cut_in_one_direction_only() {
     assert!(sees(1, 0) && sees(2, 0), "over n1");
     assert!(reaches(1, 0) && !reaches(2, 0) && mesh.node(0).status().is_ready);
     drop(
-        within("a majority", mesh.node(0).lock("k").acquire())
+        within("a quorum", mesh.node(0).lock("k").acquire())
             .await
             .unwrap(),
     );

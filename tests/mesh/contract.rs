@@ -130,7 +130,7 @@ async fn an_extended_lock_outlives_its_ttl_and_still_ends() {
 }
 
 #[tokio::test]
-async fn no_majority_is_an_error_and_never_false() {
+async fn no_quorum_is_an_error_and_never_false() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let addrs: Vec<_> = cluster.nodes.iter().map(Mesh::local_addr).collect();
     let client = cluster.named("client").try_timeout(Duration::from_secs(2));
@@ -203,7 +203,7 @@ async fn of_sixteen_tasks_on_three_nodes_exactly_one_is_told_true_in_every_round
             }
         }
         assert_eq!(winners.len(), 1, "round {round}: {winners:?}");
-        // A majority has promised the lease, not only a reservation of a second.
+        // A quorum has promised the lease, not only a reservation of a second.
         let seen = cluster.nodes[winners[0]].inspect("k").await.unwrap();
         let remaining = seen.owner().cloned().unwrap().remaining;
         assert!(remaining > Duration::from_secs(2), "{remaining:?}");

@@ -108,7 +108,7 @@ async fn others_see_a_node_leave_that_was_shut_down() {
     .await;
     assert!(
         cluster.nodes[0].status().is_ready,
-        "two of three are a majority"
+        "two of three are a quorum"
     );
 }
 

@@ -125,7 +125,7 @@ async fn a_member_with_another_voter_set_is_refused_and_its_own_vote_is_not_coun
         .await
         .unwrap()
         .unwrap();
-    // With one of the two gone, the third does not make up a majority.
+    // With one of the two gone, the third does not make up a quorum.
     cluster.nodes[1].crash().await;
     let request = cluster.nodes[0]
         .lock("l")

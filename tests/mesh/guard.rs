@@ -203,7 +203,7 @@ async fn an_extension_adds_to_what_remains() {
 }
 
 #[tokio::test]
-async fn an_extension_without_a_majority_is_an_error_and_leaves_the_lease() {
+async fn an_extension_without_a_quorum_is_an_error_and_leaves_the_lease() {
     let cluster = Cluster::start(3, Duration::from_secs(60)).await;
     let asks = cluster
         .named("asks")
@@ -219,7 +219,7 @@ async fn an_extension_without_a_majority_is_an_error_and_leaves_the_lease() {
     cluster.links.partition(&[asks.local_addr()], &voters);
     let error = guard.extend(Duration::from_secs(25)).await.unwrap_err();
     let waited = Duration::from_millis(300);
-    assert_eq!(error, ExtendError::NoMajority { waited });
+    assert_eq!(error, ExtendError::NoQuorum { waited });
     assert!(guard.is_held());
 }
 
@@ -303,7 +303,7 @@ async fn a_wait_that_is_over_withdraws_its_claim_too() {
     let waited = Duration::from_secs(1);
     let error = b.lock("k").acquire_timeout(waited).acquire().await;
     let text = error.unwrap_err().to_string();
-    assert!(text.contains("no majority in 1s"), "{text}");
+    assert!(text.contains("no quorum in 1s"), "{text}");
     assert!(
         text.contains("of 3 voters 0 voted for it, 3 have another"),
         "{text}"

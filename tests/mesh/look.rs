@@ -106,7 +106,7 @@ async fn an_inspection_serializes() {
 }
 
 #[tokio::test]
-async fn an_inspection_without_a_majority_is_an_error() {
+async fn an_inspection_without_a_quorum_is_an_error() {
     let cluster = three().await;
     let asks = cluster.named("asks").try_timeout(Duration::from_secs(2));
     let asks = asks.start().await.unwrap();
@@ -114,7 +114,7 @@ async fn an_inspection_without_a_majority_is_an_error() {
     crate::common::sees_all(&asks).await;
     cluster.links.partition(&[asks.local_addr()], &addrs[1..]);
     let error = asks.inspect("k").await.unwrap_err();
-    let expected = InspectError::NoMajority {
+    let expected = InspectError::NoQuorum {
         answered: 1,
         voters: 3,
     };
@@ -216,7 +216,7 @@ async fn a_node_in_quarantine_is_not_ready_and_does_not_count_itself() {
 }
 
 #[tokio::test]
-async fn a_node_that_finds_no_majority_is_not_ready() {
+async fn a_node_that_finds_no_quorum_is_not_ready() {
     let cluster = three().await;
     for node in &cluster.nodes {
         node.ready(Duration::ZERO).await.unwrap();

@@ -36,7 +36,7 @@ async fn lock_through_trait_outlives_a_crash_and_a_restart() {
     let client = cluster.client("client").await;
     assert_eq!(client.try_acquire("tick", LONG_MS).await, Ok(true));
     client.crash().await;
-    // Nobody knows whether it was granted: a majority has voted for it, and it is silent.
+    // Nobody knows whether it was granted: a quorum has voted for it, and it is silent.
     let told = within("an answer", other.try_acquire("tick", LONG_MS)).await;
     assert_eq!(told, Ok(false));
     let again = cluster.client("client").await;

@@ -119,7 +119,7 @@ async fn a_wait_that_is_over_tells_who_did_not_answer() {
     let error = client.lock("k").acquire_timeout(waited).acquire().await;
     assert_eq!(
         error.unwrap_err().to_string(),
-        "no majority in 1s: of 3 voters 1 voted for it, 0 have another claim before it, \
+        "no quorum in 1s: of 3 voters 1 voted for it, 0 have another claim before it, \
          0 refused, 2 did not answer"
     );
     // The one vote that it had does not stay out.

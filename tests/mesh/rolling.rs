@@ -19,7 +19,7 @@ fn rival(mesh: Mesh, stop: Arc<AtomicBool>) -> tokio::task::JoinHandle<u32> {
             match request.try_acquire().await {
                 Ok(Some(guard)) => panic!("a second owner, with epoch {}", guard.epoch()),
                 Ok(None) => denied += 1,
-                // While voters come and go there may be no majority to say so.
+                // While voters come and go there may be no quorum to say so.
                 Err(_) => {}
             }
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -158,7 +158,7 @@ async fn progress(ledger: &Ledger) {
 }
 
 /// The last node crashes while it holds a lock, comes back without memory, and votes again; then
-/// the first one crashes, so that a majority needs it. Depends on real time where it takes a guard
+/// the first one crashes, so that a quorum needs it. Depends on real time where it takes a guard
 /// to be held: a machine that does not run it for a second breaks it.
 async fn crash_and_recovery(size: usize) {
     let mut cluster = Cluster::start(size, Duration::from_secs(2)).await;
@@ -209,7 +209,7 @@ async fn m5_of_seven_nodes_one_crashes_comes_back_without_memory_and_is_relied_o
 /// The lesser half is cut off while one of it holds a lock. It loses it before the greater half
 /// grants it, gets nothing more, and is served again once the links are healed.
 async fn partition_and_heal(size: usize) {
-    // All vote for each key: with fewer, the lesser half may well have a majority of a key's.
+    // All vote for each key: with fewer, the lesser half may well have a quorum of a key's.
     let cluster = Cluster::with_voters(size, size, Duration::from_secs(2)).await;
     let ledger = Arc::new(Ledger::default());
     let addrs: Vec<_> = cluster.nodes.iter().map(Mesh::local_addr).collect();
@@ -225,7 +225,7 @@ async fn partition_and_heal(size: usize) {
     assert!(!guard.is_held());
     let next = ledger.enter(next).expect("it is held");
     progress(&ledger).await;
-    // M4: gossip sees a small cluster on either side; a majority is one of the voter set.
+    // M4: gossip sees a small cluster on either side; a quorum is one of the voter set.
     let request = few.lock("fresh").acquire_timeout(Duration::from_secs(1));
     let error = request.clone().try_acquire().await.unwrap_err();
     assert!(matches!(error, AcquireError::TimedOut { .. }), "{error}");

@@ -98,7 +98,7 @@ async fn acquire_waits_again_if_its_reservation_runs_out() {
     assert!(next.remaining() > TTL / 2, "{:?}", next.remaining());
 }
 
-/// The votes were given for the next in line; no majority confirms more while nothing reaches it.
+/// The votes were given for the next in line; no quorum confirms more while nothing reaches it.
 #[tokio::test]
 async fn lease_that_is_not_confirmed_in_time_is_an_error() {
     let cluster = Cluster::start(3, MAX_TTL).await;

@@ -336,7 +336,7 @@ fn restart_with(net: &mut Net, seat: usize, max_ttl: Duration) {
 }
 
 /// A voter that was restarted with a shorter `max_ttl` may have promised more before; and two voter
-/// sets share no majority.
+/// sets share no quorum.
 #[test]
 fn voters_restarted_with_a_shorter_max_ttl_give_no_second_lease() {
     let mut net = Net::new(3, 3, 0);

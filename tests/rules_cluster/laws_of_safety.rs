@@ -167,7 +167,7 @@ fn watch_the_voters(net: &mut Net, seat: usize, ticket: Ticket) {
 }
 
 #[test]
-fn m3_a_guard_is_lost_before_a_majority_is_free_to_vote_for_another() {
+fn m3_a_guard_is_lost_before_a_quorum_is_free_to_vote_for_another() {
     for (holder_ppm, voters_ppm) in [(0, 0), (-4_900, 4_900), (4_900, -4_900)] {
         let mut net = Net::of(3, 3, 1);
         for seat in 0..4 {
@@ -203,7 +203,7 @@ fn m3_a_process_that_slept_past_its_lease_finds_it_lost_at_the_first_look() {
     assert!(net.holds(4, next));
 }
 
-/// Two of five: their gossip says that the other three are dead. It is no majority.
+/// Two of five: their gossip says that the other three are dead. It is no quorum.
 #[test]
 fn m4_a_minority_gets_nothing_whatever_gossip_says() {
     let mut net = Net::new(5, 5, 0);
@@ -217,8 +217,8 @@ fn m4_a_minority_gets_nothing_whatever_gossip_says() {
     }
     let minority = [net.acquire(0, "k", TTL), net.attempt(1, "k", TTL)];
     net.run_for(ms(1_000));
-    let majority = net.acquire(2, "k", TTL);
-    let took = net.run_until(TTL * 2, |net| net.granted(2, majority).is_some());
+    let quorum = net.acquire(2, "k", TTL);
+    let took = net.run_until(TTL * 2, |net| net.granted(2, quorum).is_some());
     assert_eq!(took, ms(10));
     net.run_for(TTL * 5);
     assert_eq!(net.granted(0, minority[0]), None);
@@ -251,14 +251,14 @@ fn m4_gossip_that_calls_the_holder_dead_makes_no_lock_change_hands() {
     }
 }
 
-/// F3: the one voter that two majorities share has forgotten the first.
+/// F3: the one voter that two quorums share has forgotten the first.
 #[test]
-fn m5_a_voter_that_forgot_is_in_no_majority_until_its_votes_are_over() {
+fn m5_a_voter_that_forgot_is_in_no_quorum_until_its_votes_are_over() {
     let mut net = Net::new(3, 3, 2);
     net.fate = losing(|packet| packet.to == 2 || packet.from == 2);
     let holder = net.acquire(3, "k", ms(30_000));
     net.run_until(ms(100), |net| net.holds(3, holder));
-    // Voter 1 forgets; the holder is cut off; voters 1 and 2 would be a majority.
+    // Voter 1 forgets; the holder is cut off; voters 1 and 2 would be a quorum.
     net.crash(1);
     net.start(1, Start::Recovering);
     let forgot = net.time;

@@ -159,7 +159,7 @@ fn an_inspection_ends_as_soon_as_all_voters_have_answered() {
 
 /// Two round trips: one voter that is dead must not cost all of the patience.
 #[test]
-fn once_a_majority_has_answered_the_others_have_two_round_trips_left() {
+fn once_a_quorum_has_answered_the_others_have_two_round_trips_left() {
     let mut asker = Asker::new();
     let began = asker.world.now.mono;
     let (id, nonce) = asker.asks(&key());
@@ -185,7 +185,7 @@ fn an_inspection_that_too_few_answer_ends_with_the_askers_patience() {
     let ended = asker.wakes(end);
     assert_eq!((ended[0].0, ended[0].1.answered), (id, 1));
     assert_eq!(ended[0].1.owner(), None, "one vote of three owns nothing");
-    // The majority came late: what is left of the patience is all that the last one has.
+    // The quorum came late: what is left of the patience is all that the last one has.
     let (_, nonce) = asker.asks(&key());
     let end = asker.world.now.mono.after(PATIENCE);
     asker.world.now.mono = end.before(Duration::from_millis(3));
@@ -232,7 +232,7 @@ fn where_too_many_inspections_run_the_oldest_ends_early() {
 }
 
 #[test]
-fn the_owner_is_the_claim_with_a_majority_for_as_long_as_a_majority_of_votes_lasts() {
+fn the_owner_is_the_claim_with_a_quorum_for_as_long_as_a_quorum_of_votes_lasts() {
     let mut asker = Asker::new();
     let owner = |granted, secs| KeyOwner {
         node: node_id("x"),

@@ -86,9 +86,9 @@ fn who_is_silent_dead_or_abstains_is_told_from_who_votes() {
     assert_eq!(survey.health(), Health::Blocked);
 }
 
-/// Five members, three voters for each key: two that are absent may be a majority of some key.
+/// Five members, three voters for each key: two that are absent may be a quorum of some key.
 #[test]
-fn a_mesh_is_blocked_once_the_absent_may_be_a_majority_of_some_key() {
+fn a_mesh_is_blocked_once_the_absent_may_be_a_quorum_of_some_key() {
     for (voters, absent, health) in [
         (3, 0, Health::Ok),
         (3, 1, Health::Degraded),

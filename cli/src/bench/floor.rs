@@ -1,4 +1,4 @@
-//! The floor: a majority round of bare datagrams, which no lock by vote can beat.
+//! The floor: a quorum round of bare datagrams, which no lock by vote can beat.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -35,7 +35,7 @@ enum Echo {
 }
 
 impl Floor {
-    /// The peers of one of `nodes` nodes: it needs as many replies as make a majority with it.
+    /// The peers of one of `nodes` nodes: it needs as many replies as make a quorum with it.
     pub(crate) async fn start(setup: Setup, nodes: usize) -> anyhow::Result<Self> {
         let (mut peers, mut echoes) = (Vec::new(), Vec::new());
         for _ in 1..nodes {
@@ -52,7 +52,7 @@ impl Floor {
             }
             echoes.push(Echo::There(Box::new(child)));
         }
-        // A majority but for the node itself.
+        // A quorum but for the node itself.
         let replies = u32::try_from(nodes / 2)?;
         Ok(Self {
             peers,

@@ -49,7 +49,7 @@ pub(crate) struct Args {
     /// it they are kept only where something went wrong.
     #[arg(long)]
     keep: Option<PathBuf>,
-    /// How long somebody may stand in line while the key is free and a majority is up, in
+    /// How long somebody may stand in line while the key is free and a quorum is up, in
     /// milliseconds: five leases.
     #[arg(long, default_value_t = 10_000)]
     wait_bound_ms: u64,

@@ -1,4 +1,4 @@
-//! Who can be served: which nodes reach a majority of voters that vote.
+//! Who can be served: which nodes reach a quorum of voters that vote.
 
 use std::collections::BTreeSet;
 
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_served_where_it_reaches_a_majority_both_ways() {
+    fn a_node_is_served_where_it_reaches_a_quorum_both_ways() {
         let mut model = five();
         model.cut(&[(0, 1), (0, 2)]);
         assert!(model.changes(QUARANTINE).is_empty());

@@ -18,21 +18,21 @@ const BEGIN: Duration = Duration::from_secs(4);
 enum Episode {
     CutOff,
     Split,
-    SplitWithoutMajority,
+    SplitWithoutQuorum,
     Deaf,
     Mute,
     OneLink,
     Kill,
     KillAndRestart,
-    KillMajority,
+    KillQuorum,
     Freeze,
     FreezeShortly,
-    FreezeMajority,
+    FreezeQuorum,
     Terminate,
     Twin,
     OtherSecret,
     ShortMaxTtl,
-    ShortMaxTtlMajority,
+    ShortMaxTtlQuorum,
     WallClock,
     Elsewhere,
     Readdress,
@@ -43,21 +43,21 @@ enum Episode {
 const EPISODES: [Episode; 21] = [
     Episode::CutOff,
     Episode::Split,
-    Episode::SplitWithoutMajority,
+    Episode::SplitWithoutQuorum,
     Episode::Deaf,
     Episode::Mute,
     Episode::OneLink,
     Episode::Kill,
     Episode::KillAndRestart,
-    Episode::KillMajority,
+    Episode::KillQuorum,
     Episode::Freeze,
     Episode::FreezeShortly,
-    Episode::FreezeMajority,
+    Episode::FreezeQuorum,
     Episode::Terminate,
     Episode::Twin,
     Episode::OtherSecret,
     Episode::ShortMaxTtl,
-    Episode::ShortMaxTtlMajority,
+    Episode::ShortMaxTtlQuorum,
     Episode::WallClock,
     Episode::Elsewhere,
     Episode::Readdress,
@@ -148,7 +148,7 @@ impl Planner {
         all
     }
 
-    fn majority(&self) -> usize {
+    fn quorum(&self) -> usize {
         self.nodes / 2 + 1
     }
 
@@ -181,14 +181,14 @@ impl Planner {
     /// Returns when it is over.
     fn episode(&mut self, at: Duration, episode: Episode) -> Duration {
         match episode {
-            Episode::CutOff | Episode::Split | Episode::SplitWithoutMajority => {
+            Episode::CutOff | Episode::Split | Episode::SplitWithoutQuorum => {
                 let count = match episode {
                     Episode::CutOff => 1,
-                    Episode::Split => (self.nodes - self.majority()).max(1),
-                    _ => self.majority(),
+                    Episode::Split => (self.nodes - self.quorum()).max(1),
+                    _ => self.quorum(),
                 };
                 let nodes = self.some(count);
-                let alone = matches!(episode, Episode::SplitWithoutMajority);
+                let alone = matches!(episode, Episode::SplitWithoutQuorum);
                 let command = self.cut_off(&nodes, alone);
                 self.cut(at, command, 1_000, 6_000)
             }
@@ -197,7 +197,7 @@ impl Planner {
                 self.cut(at, command, 1_000, 6_000)
             }
             Episode::Kill => self.away(at, 1, 500, 4_000),
-            Episode::KillMajority => self.away(at, self.majority(), 300, 2_000) + self.quarantine,
+            Episode::KillQuorum => self.away(at, self.quorum(), 300, 2_000) + self.quarantine,
             Episode::KillAndRestart => {
                 let (node, restarts) = (self.node(), true);
                 self.step(at, Command::Kill { node, restarts });
@@ -205,7 +205,7 @@ impl Planner {
             }
             Episode::Freeze => self.freeze(at, 1, 2_500, 5_000),
             Episode::FreezeShortly => self.freeze(at, 1, 100, 1_500),
-            Episode::FreezeMajority => self.freeze(at, self.majority(), 2_500, 4_000),
+            Episode::FreezeQuorum => self.freeze(at, self.quorum(), 2_500, 4_000),
             Episode::Terminate => {
                 let node = self.node();
                 self.restart(at, node)
@@ -213,8 +213,8 @@ impl Planner {
             Episode::Twin => self.twin(at),
             Episode::OtherSecret => self.differs(at, 1, Setup::OtherSecret),
             Episode::ShortMaxTtl => self.differs(at, 1, Setup::ShortMaxTtl),
-            Episode::ShortMaxTtlMajority => {
-                self.differs(at, self.majority(), Setup::ShortMaxTtl) + self.quarantine
+            Episode::ShortMaxTtlQuorum => {
+                self.differs(at, self.quorum(), Setup::ShortMaxTtl) + self.quarantine
             }
             Episode::WallClock => {
                 let offset_ms = *[-WALL_OFFSET_MS, WALL_OFFSET_MS]

@@ -27,7 +27,7 @@ pub(crate) struct Figures {
     pub(crate) withdrawn: usize,
     /// The longest that anybody stood in line before it was granted.
     pub(crate) longest_wait_ms: f64,
-    /// The longest that anybody stood in line while the key was free and a majority up.
+    /// The longest that anybody stood in line while the key was free and a quorum up.
     pub(crate) longest_wait_for_free_ms: f64,
     pub(crate) faults: BTreeMap<FaultKind, usize>,
     /// From what was done to a holder to the next grant of what it held, where somebody waited.

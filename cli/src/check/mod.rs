@@ -33,11 +33,11 @@ pub(crate) struct Args {
     /// Files that `lockmesh node --workload --history` and `lockmesh chaos` wrote.
     #[arg(required = true)]
     histories: Vec<PathBuf>,
-    /// How long somebody may stand in line while the key is free and a majority is up, in
+    /// How long somebody may stand in line while the key is free and a quorum is up, in
     /// milliseconds. Five leases are a fair bound.
     #[arg(long, default_value_t = 10_000)]
     wait_bound_ms: u64,
-    /// A span in which no majority was up, FROM..TO in nanoseconds of the boot clock. Those that
+    /// A span in which no quorum was up, FROM..TO in nanoseconds of the boot clock. Those that
     /// the chaos has noted are known already.
     #[arg(long, value_parser = outage)]
     outage: Vec<(u64, u64)>,
@@ -160,7 +160,7 @@ pub(crate) fn print(verdict: &Verdict) {
         figures.torn,
     ));
     put(&format!(
-        "longest wait in line: {} ms; while the key was free and a majority up: {} ms",
+        "longest wait in line: {} ms; while the key was free and a quorum up: {} ms",
         figures.longest_wait_ms, figures.longest_wait_for_free_ms
     ));
     if !figures.faults.is_empty() {

@@ -150,7 +150,7 @@ pub(crate) struct Histories {
     pub(crate) end: u64,
     /// From when on all these nodes must be served again.
     pub(crate) calm: Option<(Seen, Vec<NodeAt>)>,
-    /// When a node was told to be out of reach of a majority, and when it was not any more.
+    /// When a node was told to be out of reach of a quorum, and when it was not any more.
     changes: BTreeMap<NodeAt, Vec<(u64, bool)>>,
 }
 
@@ -182,7 +182,7 @@ impl Histories {
         self.incarnations[request.incarnation].node
     }
 
-    /// The spans in which a node could not reach a majority, in order.
+    /// The spans in which a node could not reach a quorum, in order.
     pub(crate) fn unserved(&self, node: NodeAt) -> Vec<(u64, u64)> {
         let mut changes = self.changes.get(&node).cloned().unwrap_or_default();
         changes.sort_unstable();

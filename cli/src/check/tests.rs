@@ -225,7 +225,7 @@ fn a_waiter_that_is_not_woken_is_rejected_beyond_the_bound_alone() {
 }
 
 #[test]
-fn a_waiter_without_a_majority_is_owed_nothing() {
+fn a_waiter_without_a_quorum_is_owed_nothing() {
     let outage = vec![(4 * S, 6 * S)];
     let files = waiter(BOUND + 5 * S);
     assert_eq!(judged(&files, Vec::new()).unwrap().contradictions.len(), 1);

@@ -1,9 +1,9 @@
 //! **No lost wake-up**: nobody stands in line for longer than a bound while the key is free and a
-//! majority is up.
+//! quorum is up.
 //!
 //! The key is free while no request possibly owns it. A request possibly owns it from its grant
 //! until it was released or lost; one whose process went away, or was stopped, until the longest
-//! lease after that. A majority is up for a waiter but for the spans in which its node was told to
+//! lease after that. A quorum is up for a waiter but for the spans in which its node was told to
 //! be out of reach of one, and those that the caller names.
 
 use super::laws::Contradiction;
@@ -15,7 +15,7 @@ use crate::history::{FaultKind, How};
 pub(crate) struct Terms {
     /// The longest that it may stand in line while the key is free, in nanoseconds.
     pub(crate) bound: u64,
-    /// Spans without a majority for anybody.
+    /// Spans without a quorum for anybody.
     pub(crate) outages: Vec<(u64, u64)>,
 }
 

@@ -159,7 +159,7 @@ impl Story {
         tokio::time::sleep(CUT_ON).await;
         let tally = self.ledger.tally();
         self.say(format!(
-            "majority: {} grants since the cut, {:.0}/s by now; minority: {} requests ended, \
+            "quorum: {} grants since the cut, {:.0}/s by now; minority: {} requests ended, \
              {} granted",
             tally.grants - before.grants,
             rate(tally.grants - by_then, CUT_ON),

@@ -111,7 +111,7 @@ pub(crate) enum Line {
     },
     /// All faults are over: from here on every node must be granted something.
     Calm { at: u64 },
-    /// From here on a majority of voters that vote cannot be reached from this node.
+    /// From here on a quorum of voters that vote cannot be reached from this node.
     Unserved { at: u64, node: String },
     /// From here on it can.
     Served { at: u64, node: String },

@@ -66,7 +66,7 @@ fn focus<'a>(seen: &'a Snapshot, record: &'a Record) -> Option<(&'a str, &'a Sto
 fn held(seen: &Snapshot, story: &Story, holder: &ClaimSeen, waiters: &[&ClaimSeen]) -> Caption {
     let (node, key, left) = (holder.node, &holder.key, seconds(holder.left));
     let rank = holder.epoch.as_ref().map_or(0, |epoch| epoch.rank);
-    let (majority, of) = (seen.majority, seen.nodes.len());
+    let (quorum, of) = (seen.quorum, seen.nodes.len());
     let it = &seen.nodes[node];
     if it.condition == "frozen" {
         let head = format!("n{node} is frozen while it holds {key} at e{rank}");
@@ -76,11 +76,11 @@ fn held(seen: &Snapshot, story: &Story, holder: &ClaimSeen, waiters: &[&ClaimSee
         );
         return said(Tone::Warn, head, text);
     }
-    if it.reaches < majority {
+    if it.reaches < quorum {
         let reaches = it.reaches;
-        let head = format!("n{node} holds {key} at e{rank}, cut off from the majority");
+        let head = format!("n{node} holds {key} at e{rank}, cut off from the quorum");
         let text = format!(
-            "It reaches {reaches} of {of} voters and needs {majority}, so it cannot renew: its \
+            "It reaches {reaches} of {of} voters and needs {quorum}, so it cannot renew: its \
              lease is over in {left}. Until then nobody else gets the lock."
         );
         return said(Tone::Warn, head, text);
@@ -92,13 +92,13 @@ fn held(seen: &Snapshot, story: &Story, holder: &ClaimSeen, waiters: &[&ClaimSee
     if holder.left < seen.ttl * 2 / 5 {
         let head = format!("n{node} holds {key} at e{rank}, and its renewals are late");
         let text =
-            format!("Datagrams are lost. If no majority answers within {left}, the lock is lost.");
+            format!("Datagrams are lost. If no quorum answers within {left}, the lock is lost.");
         return said(Tone::Warn, head, text);
     }
     let head = format!("n{node} holds {key} at e{rank}");
     let every = seconds(seen.ttl / 3);
     let line = in_line(waiters);
-    let text = format!("Every {every} it renews its lease with {majority} of {of} voters. {line}");
+    let text = format!("Every {every} it renews its lease with {quorum} of {of} voters. {line}");
     said(Tone::Calm, head, text)
 }
 
@@ -131,17 +131,17 @@ fn taken_over(node: usize, key: &str, rank: u64, ended: &Ended, after: Ms) -> Ca
 }
 
 fn free(seen: &Snapshot, key: &str, story: &Story, waiters: &[&ClaimSeen]) -> Caption {
-    let (majority, of) = (seen.majority, seen.nodes.len());
+    let (quorum, of) = (seen.quorum, seen.nodes.len());
     let can = waiters.iter().find(|it| {
         let node = &seen.nodes[it.node];
-        node.condition == "running" && node.reaches >= majority
+        node.condition == "running" && node.reaches >= quorum
     });
     let is_news = |ended: &&Ended| ended.how != How::Released && seen.at < ended.at + NEWS_MS;
     if let Some(ended) = story.ended.as_ref().filter(is_news) {
         let next = match (can, waiters.is_empty()) {
             (Some(_), _) => "then the next in line has its turn",
-            (None, true) => "then any node of the majority may acquire it",
-            (None, false) => "but nobody in line reaches a majority",
+            (None, true) => "then any node of the quorum may acquire it",
+            (None, false) => "but nobody in line reaches a quorum",
         };
         let (node, rank) = (ended.node, ended.rank);
         return match ended.how {
@@ -169,27 +169,27 @@ fn free(seen: &Snapshot, key: &str, story: &Story, waiters: &[&ClaimSeen]) -> Ca
         let most = most.unwrap_or_default();
         let head = format!("Nobody gets {key} now");
         let text = format!(
-            "{who} asks for it, but reaches {most} of {of} voters, and a lock takes {majority}. A \
+            "{who} asks for it, but reaches {most} of {of} voters, and a lock takes {quorum}. A \
              minority gives nothing: that is what keeps two holders apart."
         );
         return said(Tone::Warn, head, text);
     }
     let head = format!("{who} asks for {key}");
-    let text = format!("It has the lock once {majority} of {of} voters have promised their votes.");
+    let text = format!("It has the lock once {quorum} of {of} voters have promised their votes.");
     said(Tone::Calm, head, text)
 }
 
 fn idle(seen: &Snapshot) -> Caption {
-    let (majority, of) = (seen.majority, seen.nodes.len());
+    let (quorum, of) = (seen.quorum, seen.nodes.len());
     let best = seen.nodes.iter().map(|node| node.reaches).max();
-    if best.unwrap_or_default() < majority {
-        let head = "No side has a majority".to_owned();
-        let text = format!("A lock takes {majority} of {of} voters: nobody can get one now.");
+    if best.unwrap_or_default() < quorum {
+        let head = "No side has a quorum".to_owned();
+        let text = format!("A lock takes {quorum} of {of} voters: nobody can get one now.");
         return said(Tone::Warn, head, text);
     }
     if !seen.sides.is_empty() {
         let head = "The network is split".to_owned();
-        let text = format!("Only the side with {majority} of {of} voters can give locks.");
+        let text = format!("Only the side with {quorum} of {of} voters can give locks.");
         return said(Tone::Calm, head, text);
     }
     let head = "Nobody holds a lock".to_owned();

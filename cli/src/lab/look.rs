@@ -23,8 +23,8 @@ const ANSWER_AT_MOST: Duration = Duration::from_secs(1);
 pub(super) struct Snapshot {
     pub(super) at: Ms,
     pub(super) ttl: Ms,
-    /// How many voters are a majority.
-    pub(super) majority: usize,
+    /// How many voters are a quorum.
+    pub(super) quorum: usize,
     pub(super) nodes: Vec<NodeSeen>,
     /// `cuts[from][to]`: nothing passes.
     pub(super) cuts: Vec<Vec<bool>>,
@@ -67,10 +67,10 @@ pub(super) struct ClaimSeen {
     pub(super) left: Ms,
 }
 
-/// What a majority of the voters says of a key.
+/// What a quorum of the voters says of a key.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Queue {
-    /// Whether a majority answered; the rest is not known otherwise.
+    /// Whether a quorum answered; the rest is not known otherwise.
     pub(super) is_known: bool,
     /// The nodes in line, the next first.
     pub(super) waiters: Vec<String>,
@@ -169,7 +169,7 @@ impl Lab {
         Snapshot {
             at: now,
             ttl: millis(self.ttl),
-            majority: nodes.len() / 2 + 1,
+            quorum: nodes.len() / 2 + 1,
             claims: claims.collect(),
             queues: state.queues.clone(),
             loss: state.loss,
@@ -217,7 +217,7 @@ impl Lab {
         self.lock().queues = queues;
     }
 
-    /// The running node that reaches most voters, if they are a majority.
+    /// The running node that reaches most voters, if they are a quorum.
     fn best_asker(&self) -> Option<Mesh> {
         let size = self.mesh.size();
         let runs = |i: &usize| self.mesh.condition(*i) == Condition::Running;

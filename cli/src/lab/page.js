@@ -175,10 +175,10 @@
   const makePresets = (count) => {
     const few = Math.floor(count / 2);
     const presets = {
-      minority: [`${few + 1} | ${count - few - 1}`, "Cuts the last few off from the majority"],
+      minority: [`${few + 1} | ${count - few - 1}`, "Cuts the last few off from the quorum"],
       holder: ["cut off the holder", "Cuts the node that holds the lock off from all others"],
       isolate: ["isolate n0", "Cuts the chosen node off from all others (i)"],
-      islands: [`${few} | ${few} | ${count - 2 * few}`, "No side has a majority"],
+      islands: [`${few} | ${few} | ${count - 2 * few}`, "No side has a quorum"],
       heal: ["heal all", "Takes all faults of the links away (h)"],
     };
     if (count % 2 === 0) presets.islands[0] = `${few} | ${few}`;

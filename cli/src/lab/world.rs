@@ -333,7 +333,7 @@ impl Lab {
                 return state.record.end(claim.span, now, "its node is down");
             }
             Err(error) => (
-                "no majority answered",
+                "no quorum answered",
                 format!("n{node} tries {key}: {error}"),
             ),
         };

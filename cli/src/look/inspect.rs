@@ -6,7 +6,7 @@ use lockmesh::observe::ObserveError;
 use lockmesh::{Inspection, LockState};
 use serde_json::{Value, json};
 
-use super::{BAD_USAGE, NO_ANSWER, NO_MAJORITY, Target, fail, millis, shown};
+use super::{BAD_USAGE, NO_ANSWER, NO_QUORUM, Target, fail, millis, shown};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -36,11 +36,11 @@ pub(crate) async fn run(args: &Args) -> ExitCode {
     }
     match seen.state {
         LockState::Held(_) | LockState::Free => ExitCode::SUCCESS,
-        _ => ExitCode::from(NO_MAJORITY),
+        _ => ExitCode::from(NO_QUORUM),
     }
 }
 
-fn has_majority(seen: &Inspection) -> bool {
+fn has_quorum(seen: &Inspection) -> bool {
     seen.answered > seen.voters / 2
 }
 
@@ -81,7 +81,7 @@ pub(crate) fn to_json(seen: &Inspection) -> Value {
         },
         "unknown_because": seen.unknown_because(),
         "votes": votes,
-        "has_majority": has_majority(seen),
+        "has_quorum": has_quorum(seen),
         "owner": owner,
         "fence": seen.fence.get().to_string(),
         "waiting": seen.waiting,

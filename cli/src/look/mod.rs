@@ -18,10 +18,10 @@ use crate::node::config::{Meeting, Source};
 pub(crate) const NO_ANSWER: u8 = 1;
 /// What is asked for cannot be: an option or the configuration.
 pub(crate) const BAD_USAGE: u8 = 2;
-/// A voter is missing, and every key still has a majority.
+/// A voter is missing, and every key still has a quorum.
 const DEGRADED: u8 = 3;
-/// Some keys, or the one that was asked for, have no majority of voters.
-const NO_MAJORITY: u8 = 4;
+/// Some keys, or the one that was asked for, have no quorum of voters.
+const NO_QUORUM: u8 = 4;
 /// Where the secret is taken from if nothing else is said.
 const SECRET_VARIABLE: &str = "LOCKMESH_SECRET";
 

@@ -7,7 +7,7 @@ use lockmesh::{Inspection, WallClock};
 use serde_json::{Value, json};
 
 use super::inspect;
-use super::{BAD_USAGE, DEGRADED, NO_ANSWER, NO_MAJORITY, Target, fail, millis, shown};
+use super::{BAD_USAGE, DEGRADED, NO_ANSWER, NO_QUORUM, Target, fail, millis, shown};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -48,7 +48,7 @@ pub(crate) fn exit_code(survey: &Survey) -> ExitCode {
     match survey.health() {
         Health::Ok => ExitCode::SUCCESS,
         Health::Degraded => ExitCode::from(DEGRADED),
-        Health::Blocked => ExitCode::from(NO_MAJORITY),
+        Health::Blocked => ExitCode::from(NO_QUORUM),
     }
 }
 
@@ -207,7 +207,7 @@ fn to_text(survey: &Survey, with_locks: bool) -> String {
     text + &match survey.health() {
         Health::Ok => "ok: every member votes\n".to_owned(),
         Health::Degraded => {
-            format!("degraded: {voting} of {members} members vote; every key has a majority\n")
+            format!("degraded: {voting} of {members} members vote; every key has a quorum\n")
         }
         Health::Blocked if survey.disputed() > 0 => format!(
             "blocked: {voting} of {members} members vote, and {} of them cannot tell which wall \

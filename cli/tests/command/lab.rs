@@ -103,7 +103,7 @@ fn a_holder_that_is_cut_off_loses_the_lock_before_the_next_in_line_has_it() {
     let lab = Lab::start();
     let fresh = lab.state();
     assert_eq!(fresh["now"]["nodes"].as_array().unwrap().len(), 5);
-    assert_eq!(fresh["now"]["majority"], 3);
+    assert_eq!(fresh["now"]["quorum"], 3);
     lab.does(&json!({"do": "acquire", "node": 3, "key": "k"}));
     lab.until("held by n3", |state| holds(state, 3));
     lab.does(&json!({"do": "acquire", "node": 1, "key": "k"}));

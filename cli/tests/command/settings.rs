@@ -164,7 +164,7 @@ pub(crate) fn quoted(addr: &str) -> String {
     format!("\"{addr}\"")
 }
 
-/// The two that were restarted would be a majority of their own long before the lease is over that
+/// The two that were restarted would be a quorum of their own long before the lease is over that
 /// they had voted for.
 #[test]
 fn restarts_with_a_shorter_max_ttl_give_no_second_lease() {

@@ -132,7 +132,7 @@ fn tally_of(plan: Plan) -> Tally {
     settings.is_recorded = true;
     let world = World::new(settings, plan.faults, false).with_asks(plan.asks);
     let mut record = world.run().record.unwrap_or_default();
-    record.end_at_calm();
+    record.end_at_settled();
     tally::Story::of(&record).tally(record.healed)
 }
 
@@ -215,12 +215,12 @@ mod tests {
     }
 
     #[test]
-    fn in_calm_weather_all_of_them_lock_and_none_has_two_holders() {
+    fn in_settled_weather_all_of_them_lock_and_none_has_two_holders() {
         for algorithm in Algorithm::ALL {
-            let calm = tally("calm", algorithm, 0..5);
-            assert!(calm.grants > 50, "{algorithm:?}: {calm:?}");
-            assert_eq!(calm.overlaps, 0, "{algorithm:?}");
-            assert_eq!(calm.stale_taken, 0, "{algorithm:?}");
+            let settled = tally("settled", algorithm, 0..5);
+            assert!(settled.grants > 50, "{algorithm:?}: {settled:?}");
+            assert_eq!(settled.overlaps, 0, "{algorithm:?}");
+            assert_eq!(settled.stale_taken, 0, "{algorithm:?}");
         }
     }
 

@@ -26,7 +26,7 @@ pub(crate) struct Story {
 /// All of them, in the order of the table.
 pub(crate) const STORIES: [Story; 11] = [
     Story {
-        name: "calm",
+        name: "settled",
         what: "nothing goes wrong",
         faults: Vec::new,
     },

@@ -48,7 +48,7 @@ pub(crate) struct History {
     pub(crate) leans_on_settings: bool,
     /// Hosts that run in the other voter set.
     others: BTreeSet<Host>,
-    pub(crate) calm_since: Option<u64>,
+    pub(crate) settled_since: Option<u64>,
     /// Which voters ever had their vote on record for a claim, and until when; for ever where they
     /// have it now.
     voted: BTreeMap<KeyAt, VotesFor>,
@@ -69,7 +69,7 @@ impl History {
             waived: BTreeSet::new(),
             leans_on_settings: false,
             others: BTreeSet::new(),
-            calm_since: None,
+            settled_since: None,
             voted: BTreeMap::new(),
         }
     }
@@ -106,8 +106,8 @@ impl History {
         }
     }
 
-    /// The least number that is a majority of those.
-    pub(crate) fn majority_of(&self, key: KeyAt, host: Host) -> usize {
+    /// The least number that is a quorum of those.
+    pub(crate) fn quorum_of(&self, key: KeyAt, host: Host) -> usize {
         self.voters_of(key, host).len() / 2 + 1
     }
 
@@ -135,8 +135,8 @@ impl History {
         self.lost.get(&(voter, key)).copied().unwrap_or_default()
     }
 
-    /// The least number that is a majority of the voters of a key.
-    pub(crate) fn majority(&self, key: KeyAt) -> usize {
+    /// The least number that is a quorum of the voters of a key.
+    pub(crate) fn quorum(&self, key: KeyAt) -> usize {
         self.terms.voters[key].len() / 2 + 1
     }
 
@@ -201,7 +201,7 @@ impl History {
                     false => self.others.remove(host),
                 };
             }
-            Fact::Calm => self.calm_since = Some(at),
+            Fact::Settled => self.settled_since = Some(at),
             _ => {}
         }
     }
@@ -218,7 +218,7 @@ impl History {
         }
     }
 
-    /// `true` if another claim may have been granted while `asked` waited: a majority had voted for
+    /// `true` if another claim may have been granted while `asked` waited: a quorum had voted for
     /// it; or, if it comes before, one voter had, and others may not have been heard.
     pub(crate) fn may_have_granted(&self, asked: &Asked) -> bool {
         let claims = self.voted.get(&asked.key).into_iter().flatten();
@@ -228,7 +228,7 @@ impl History {
         others
             .map(|((epoch, _), voters)| (*epoch, voters.values().filter(since).count()))
             .any(|(epoch, count)| {
-                count >= self.majority(asked.key) || count > 0 && epoch <= asked.epoch
+                count >= self.quorum(asked.key) || count > 0 && epoch <= asked.epoch
             })
     }
 

@@ -2,8 +2,8 @@
 //! epochs.
 //!
 //! A claim that is still on its way to the voters cannot be served before one that is there. So
-//! this is judged in the calm, and a claim counts as passed over only if it was made long enough
-//! ago to have reached every voter before the winner's votes left them.
+//! this is judged once the world has settled, and a claim counts as passed over only if it was made
+//! long enough ago to have reached every voter before the winner's votes left them.
 //!
 //! A claim that has stood so long has a place. Its request keeps it though it claims anew, under an
 //! epoch that is higher: else nobody who lost its place would ever have been passed over. Where the
@@ -32,9 +32,9 @@ impl Law for NoBarging {
     }
 
     fn see(&mut self, at: u64, fact: &Fact, history: &History) -> Option<String> {
-        let calm_since = history.calm_since?;
+        let settled_since = history.settled_since?;
         let settled = history.terms.settled;
-        let stands = |asked: &Asked| asked.claimed_at.max(calm_since) + settled < at;
+        let stands = |asked: &Asked| asked.claimed_at.max(settled_since) + settled < at;
         let (request, epoch) = match fact {
             Fact::Claimed { request, .. } => {
                 let asked = history.open.get(request)?;
@@ -80,7 +80,7 @@ mod tests {
 
     fn barging(second_claimed: u64) -> Vec<(u64, Fact)> {
         vec![
-            (0, Fact::Calm),
+            (0, Fact::Settled),
             (1, asked(1, 0)),
             (1, claimed(1, 10)),
             (second_claimed, asked(2, 1)),
@@ -103,7 +103,7 @@ mod tests {
             rejected(&mut NoBarging::default(), terms(), &barging(45)),
             0
         );
-        // Nor is anything judged before the calm.
+        // Nor is anything judged before the settled time.
         assert_eq!(
             rejected(&mut NoBarging::default(), terms(), &barging(30)[1..]),
             0
@@ -112,7 +112,7 @@ mod tests {
     /// The second stood at 9 from 30 on, and the first at 8; then the first claims anew.
     fn places(anew: u64) -> Vec<(u64, Fact)> {
         vec![
-            (0, Fact::Calm),
+            (0, Fact::Settled),
             (28, asked(1, 0)),
             (28, claimed(1, 8)),
             (30, asked(2, 1)),
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn the_winner_keeps_its_place_as_well() {
         let facts = [
-            (0, Fact::Calm),
+            (0, Fact::Settled),
             (28, asked(1, 0)),
             (28, claimed(1, 8)),
             (30, asked(2, 1)),

@@ -1,8 +1,8 @@
 //! **L7 leases are kept** (`docs/PROTOCOL.md`, section 1): a lease that renews itself is not lost
-//! while a majority of the key's voters can be reached and answers in time.
+//! while a quorum of the key's voters can be reached and answers in time.
 //!
 //! It counts on what was promised up to a lease ago, and a voter may have to let another claim's
-//! vote run out first. So a majority must have been there for that long. Judged where clocks keep
+//! vote run out first. So a quorum must have been there for that long. Judged where clocks keep
 //! the bound.
 
 use super::{Fact, History, Law, RequestId};
@@ -25,7 +25,7 @@ impl Law for LeasesAreKept {
         };
         (history.terms.clocks_kept && steady > bound).then(|| {
             format!(
-                "request {id}: its lease was lost though a majority of its voters could be reached \
+                "request {id}: its lease was lost though a quorum of its voters could be reached \
                  for {steady} ns"
             )
         })

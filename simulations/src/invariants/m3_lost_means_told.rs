@@ -2,7 +2,7 @@
 //! any voter may give its vote away, and never needs a message to learn that. A process that
 //! slept past its lease finds the guard lost at the first look.
 //!
-//! A lease counts on a majority of the voters. So while a guard reports that it is held, a majority
+//! A lease counts on a quorum of the voters. So while a guard reports that it is held, a quorum
 //! of the voters has the vote for it on record; one that lost its memory counts with what it had,
 //! since it gives nothing away before that is over (M5). Judged where clocks keep the bound.
 
@@ -29,7 +29,7 @@ impl Law for LostMeansTold {
                 let holder = holders.find(|(_, asked)| (asked.host, asked.epoch) == was)?;
                 let left = history.votes_for(*key, was.0, was.1) - 1;
                 let RequestId(id) = holder.0;
-                (left < history.majority_of(*key, was.0)).then(|| {
+                (left < history.quorum_of(*key, was.0)).then(|| {
                     format!(
                         "key {key}: voter {voter} gave its vote away under request {id}, \
                          {left} votes are left and the guard still says that it is held"

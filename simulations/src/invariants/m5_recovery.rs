@@ -55,7 +55,7 @@ fn under_a_guard(at: u64, voter: Host, key: KeyAt, history: &History) -> Option<
     let (RequestId(id), _) = holders.find(|(_, asked)| (asked.host, asked.epoch) == had)?;
     // It may be held by the votes of others alone, given long after this one was over.
     let left = history.votes_for(key, had.0, had.1) - 1;
-    (left < history.majority_of(key, had.0)).then(|| {
+    (left < history.quorum_of(key, had.0)).then(|| {
         format!("key {key}: voter {voter} votes again while request {id} is held by its old vote")
     })
 }

@@ -16,7 +16,7 @@ mod l7_leases_are_kept;
 mod m1_mutual_exclusion;
 mod m2_fencing;
 mod m3_lost_means_told;
-mod m4_a_majority_of_what;
+mod m4_a_quorum_of_what;
 mod m5_recovery;
 mod m6_outlives_its_process;
 mod m7_epochs_follow_most_clocks;
@@ -76,7 +76,7 @@ pub(crate) enum End {
     ShutDown,
 }
 
-/// What somebody waited for in the calm at the end, and for how long.
+/// What somebody waited for once the world has settled at the end, and for how long.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Handover {
     /// A key that was free.
@@ -171,7 +171,7 @@ pub(crate) enum Fact {
         goes_on: bool,
         bound: u64,
     },
-    /// A lease that renews itself was lost; for how long a majority of its voters could have
+    /// A lease that renews itself was lost; for how long a quorum of its voters could have
     /// renewed it by then, and how long they need at the most.
     Lapsed {
         request: RequestId,
@@ -193,7 +193,7 @@ pub(crate) enum Fact {
         bound: usize,
     },
     /// All faults are over, and the network is fair.
-    Calm,
+    Settled,
     /// A lock was still wanted when all had to be served.
     Unserved { request: RequestId, bound: u64 },
     /// Some asked for one free key with `try`, in one instant.
@@ -203,7 +203,8 @@ pub(crate) enum Fact {
         denied: usize,
         bound: u64,
     },
-    /// A key changed hands in the calm; `took` is `None` where it did not within the bound.
+    /// A key changed hands once the world has settled; `took` is `None` where it did not within the
+    /// bound.
     Handed {
         what: Handover,
         took: Option<u64>,
@@ -274,7 +275,7 @@ impl Laws {
             Box::new(m1_mutual_exclusion::MutualExclusion),
             Box::new(m2_fencing::Fencing),
             Box::new(m3_lost_means_told::LostMeansTold),
-            Box::new(m4_a_majority_of_what::AMajorityOfWhat),
+            Box::new(m4_a_quorum_of_what::AQuorumOfWhat),
             Box::new(m5_recovery::Recovering),
             Box::new(m6_outlives_its_process::OutlivesItsProcess::default()),
             Box::new(m7_epochs_follow_most_clocks::EpochsFollowMostClocks),

@@ -320,20 +320,20 @@ fn window(source: &Source<'_>, story: &Story) -> (Range<u64>, String) {
         return (window.start * MILLISECOND..window.end * MILLISECOND, text);
     }
     // What is played at the end to time a quiet cluster is left out, unless it broke a law.
-    let calm = source
+    let settled = source
         .record
         .notes
         .iter()
         .find_map(|(at, note)| match note {
-            Note::Fact(Fact::Calm) => Some(*at),
+            Note::Fact(Fact::Settled) => Some(*at),
             _ => None,
         });
-    let calm = calm.unwrap_or(source.record.end);
-    let leases = story.leases.iter().filter(|it| it.from < calm);
+    let settled = settled.unwrap_or(source.record.end);
+    let leases = story.leases.iter().filter(|it| it.from < settled);
     let ends = leases.map(|it| it.until.min(source.record.end));
     let notes = source.record.notes.iter().map(|(at, note)| match note {
         Note::Fact(_) => 0,
-        _ if *at >= calm => 0,
+        _ if *at >= settled => 0,
         _ => *at,
     });
     let marks = source.violations.iter().map(|it| it.at);

@@ -62,19 +62,20 @@ impl Record {
                 | Fact::Wrote { .. }
                 | Fact::Forgot { .. }
                 | Fact::Returned { .. }
-                | Fact::Calm
+                | Fact::Settled
         );
         if is_shown {
             self.notes.push((at, Note::Fact(fact.clone())));
         }
     }
 
-    /// Leaves out what is played in the calm at the end: only one of the algorithms plays it.
-    pub(crate) fn end_at_calm(&mut self) {
-        let is_calm = |note: &(u64, Note)| matches!(note.1, Note::Fact(Fact::Calm));
-        if let Some(calm) = self.notes.iter().position(is_calm) {
-            self.end = self.notes[calm].0;
-            self.notes.truncate(calm);
+    /// Leaves out what is played once the world has settled at the end: only one of the algorithms
+    /// plays it.
+    pub(crate) fn end_at_settled(&mut self) {
+        let is_settled = |note: &(u64, Note)| matches!(note.1, Note::Fact(Fact::Settled));
+        if let Some(settled) = self.notes.iter().position(is_settled) {
+            self.end = self.notes[settled].0;
+            self.notes.truncate(settled);
         }
     }
 
@@ -84,10 +85,10 @@ impl Record {
         at: u64,
         hosts: impl Iterator<Item = Condition>,
         network: &Network,
-        is_calm: bool,
+        is_settled: bool,
     ) {
         self.end = at;
-        if is_calm && self.healed.is_none() {
+        if is_settled && self.healed.is_none() {
             self.healed = Some(at);
         }
         for (host, condition) in hosts.enumerate() {
@@ -119,7 +120,7 @@ impl World {
                 Some(_) if host.is_paused() => Condition::Frozen(host.incarnations.len()),
                 Some(_) => Condition::Runs(host.incarnations.len()),
             });
-            record.look(self.time, hosts, &self.network, self.is_calm);
+            record.look(self.time, hosts, &self.network, self.is_settled);
         }
     }
 }

@@ -63,7 +63,7 @@ fn rule_10_a_vote_for_a_sent_at_that_was_never_sent_does_not_count() {
 
 /// F2: the ttl that counts is the one that the voter names, less the drift, from the send time on.
 #[test]
-fn rule_11_f2_a_lease_reaches_as_far_as_a_majority_has_promised() {
+fn rule_11_f2_a_lease_reaches_as_far_as_a_quorum_has_promised() {
     let mut asker = Asker::new(5);
     asker.asks(100, Asker::request());
     asker.hears(110, "v1", voted(100, 8_000));
@@ -268,7 +268,7 @@ fn rule_12_a_lease_that_does_not_renew_itself_is_over_after_its_ttl() {
 }
 
 #[test]
-fn an_extension_holds_once_a_majority_has_promised_it() {
+fn an_extension_holds_once_a_quorum_has_promised_it() {
     let mut asker = holding(Asker::request());
     let mut goal = Instant::ZERO;
     let sent = asker.does(|c, out| {
@@ -318,7 +318,7 @@ fn rule_13_a_turn_of_which_half_an_reservation_is_left_is_given_back() {
 
 /// Each turn of one that cannot win would hold up those behind it.
 #[test]
-fn rule_13_one_that_no_majority_answers_lets_its_turns_run_out() {
+fn rule_13_one_that_no_quorum_answers_lets_its_turns_run_out() {
     let mut asker = offered(120);
     let back = asker.hears(112, "v1", asked(100, 120));
     assert_eq!(back, ["v1 Claim #1 w100 112+10000 since 112"]);
@@ -344,7 +344,7 @@ fn rule_13_a_vote_that_is_wanted_back_is_given_back_unless_it_wins() {
     let granted = asker.hears(113, "v1", voted(110, 10_000));
     assert_eq!(granted[0], "Granted w100 until 10000");
 
-    // Counted first: the vote that is wanted back makes a majority, and is not given back.
+    // Counted first: the vote that is wanted back makes a quorum, and is not given back.
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
     asker.hears(110, "v1", voted(100, 10_000));

@@ -212,7 +212,7 @@ fn rule_16_a_voter_that_refuses_is_no_more_than_a_silent_one() {
     asker.hears(101, "v2", voted(100, 10_000));
     asker.hears(101, "v3", refused(RefuseReason::Limit));
     assert_eq!(denials(&asker.runs(1_000)), 1);
-    // Not while those who have not spoken for another may still be a majority.
+    // Not while those who have not spoken for another may still be a quorum.
     let mut asker = Asker::new(5);
     asker.asks(100, trying());
     asker.hears(101, "v1", waits(HolderGranted::Yes));

@@ -66,7 +66,7 @@ fn rule_1_a_ttl_over_max_ttl_is_cut_and_the_vote_says_so() {
     assert_eq!(booth.expires(), "31000");
 }
 
-/// F14: it may be one that reaches no majority.
+/// F14: it may be one that reaches no quorum.
 #[test]
 fn rule_1_f14_a_vote_that_has_not_granted_is_never_lengthened_while_others_wait() {
     let mut booth = Booth::new();

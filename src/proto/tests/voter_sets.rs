@@ -1,7 +1,7 @@
 //! Who votes for a key, how votes are counted, and how drift shortens a lease.
 
 use super::super::voter_set::{
-    MEMBERS_MAX, Tally, Timing, VoterSet, VoterSetError, majority_reaches,
+    MEMBERS_MAX, Tally, Timing, VoterSet, VoterSetError, quorum_reaches,
 };
 use super::{Duration, Instant, Key, NodeId};
 
@@ -151,10 +151,10 @@ fn a_tally_agrees_with_its_naive_twin() {
 }
 
 #[test]
-fn the_lease_ends_where_a_majority_ends() {
+fn the_lease_ends_where_a_quorum_ends() {
     let at = Instant::from_nanos;
     let reach = |n, promises: &[u64]| {
-        majority_reaches(n, promises.iter().copied().map(at)).map(Instant::as_nanos)
+        quorum_reaches(n, promises.iter().copied().map(at)).map(Instant::as_nanos)
     };
     assert_eq!(reach(3, &[]), None);
     assert_eq!(reach(3, &[9]), None);
@@ -280,6 +280,6 @@ fn what_a_voter_set_was_made_of_can_be_read_back() {
     let voter_set = VoterSet::new(7, nodes(5), 3, Timing::wan()).unwrap();
     assert_eq!(voter_set.tag().version, 7);
     assert_eq!(voter_set.members(), nodes(5));
-    assert_eq!((voter_set.voters_per_key(), voter_set.majority()), (3, 2));
+    assert_eq!((voter_set.voters_per_key(), voter_set.quorum()), (3, 2));
     assert_eq!(*voter_set.timing(), Timing::wan());
 }

@@ -110,7 +110,7 @@ fn rule_15_stale_for_a_claim_that_is_over_starts_nothing() {
 }
 
 #[test]
-fn rule_16_a_try_ends_when_so_many_say_yes_that_the_rest_are_no_majority() {
+fn rule_16_a_try_ends_when_so_many_say_yes_that_the_rest_are_no_quorum() {
     let mut asker = Asker::new(5);
     asker.asks(100, trying());
     assert_eq!(asker.hears(110, "v1", waits(HolderGranted::Yes)), NOTHING);
@@ -235,7 +235,7 @@ fn rule_16_try_beside_one_unheard_holder_is_false() {
     let silent = Some(waits_for("b", 50, HolderGranted::Silent));
     let vote = Some(voted(101, 10_000));
     for (said, denied) in [
-        // A majority names it.
+        // A quorum names it.
         (vec![before.clone(), before.clone(), vote.clone()], true),
         (vec![after.clone(), after.clone(), vote.clone()], true),
         (vec![before.clone(), silent, vote.clone()], true),
@@ -243,7 +243,7 @@ fn rule_16_try_beside_one_unheard_holder_is_false() {
         (vec![before.clone(), None, vote.clone()], true),
         (vec![after, None, vote.clone()], false),
         (vec![before.clone(), vote.clone(), None, None, vote], true),
-        // No majority answers, or it was heard of late.
+        // No quorum answers, or it was heard of late.
         (
             vec![before.clone(), before.clone(), None, None, None],
             false,

@@ -16,7 +16,7 @@ const STORIES: usize = 11;
 
 impl World {
     /// The second half of a run.
-    pub(crate) fn calm_down(&mut self) {
+    pub(crate) fn run_settled(&mut self) {
         self.heal();
         self.expect_served();
         if self.settings.algorithm != Algorithm::Lockmesh {
@@ -36,7 +36,7 @@ impl World {
     }
 
     fn heal(&mut self) {
-        self.is_calm = true;
+        self.is_settled = true;
         self.trace.line(self.time, format_args!("HEAL"));
         self.note_links();
         self.end_namesakes();
@@ -128,7 +128,7 @@ impl World {
     fn play(&mut self) {
         self.find_each_other();
         // Judged from here on: what is late from the faults has come by now.
-        self.see(&Fact::Calm);
+        self.see(&Fact::Settled);
         let first = self.settings.habits.keys;
         let keys = first..first + PROBE_KEYS;
         // The last story takes two keys.
@@ -321,7 +321,7 @@ impl World {
     fn play_rolling_restart(&mut self, key: KeyAt) {
         let voters = self.laws.history.terms.voters[key].clone();
         let holder = (0..self.hosts.len()).find(|host| !voters.contains(host));
-        // The others must be a majority without the one that is out.
+        // The others must be a quorum without the one that is out.
         let Some(holder) = holder.filter(|_| voters.len() >= 3) else {
             return;
         };
@@ -348,15 +348,15 @@ impl World {
         self.pass(self.laws.history.terms.settled);
     }
 
-    /// M5: a holder has only just a majority and is cut off; one of those that voted for it
+    /// M5: a holder has only just a quorum and is cut off; one of those that voted for it
     /// forgets; and a rival asks that one and all the others. The laws of safety look on.
     fn play_forgetful_voter(&mut self, key: KeyAt) {
         let voters = self.laws.history.terms.voters[key].clone();
-        let majority = self.laws.history.majority(key);
+        let quorum = self.laws.history.quorum(key);
         let Some(holder) = (0..self.hosts.len()).find(|host| !voters.contains(host)) else {
             return;
         };
-        let (voted, others) = voters.split_at(majority);
+        let (voted, others) = voters.split_at(quorum);
         let Some(rival) = (0..self.hosts.len()).find(|host| *host != holder && *host != voted[0])
         else {
             return;

@@ -1,16 +1,16 @@
-//! **M4 a majority of what** (`docs/PROTOCOL.md`, section 1): a majority is counted over the voters
+//! **M4 a quorum of what** (`docs/PROTOCOL.md`, section 1): a quorum is counted over the voters
 //! that the voter set gives a key, never over the nodes that gossip says are alive.
 //!
-//! At the instant of a grant, and whenever a lease is lengthened, a majority of the voter set's
+//! At the instant of a grant, and whenever a lease is lengthened, a quorum of the voter set's
 //! voters has the vote for it on record. One that lost its memory meanwhile counts with what it
 //! had. Where clocks do not keep the bound a vote may be over at the voter before it is at the
 //! claimant, so only its having been given could be asked for; that is left to the ledger.
 
 use super::{Fact, History, Law, RequestId};
 
-pub(super) struct AMajorityOfWhat;
+pub(super) struct AQuorumOfWhat;
 
-impl Law for AMajorityOfWhat {
+impl Law for AQuorumOfWhat {
     fn number(&self) -> &'static str {
         "M4"
     }
@@ -31,9 +31,9 @@ impl Law for AMajorityOfWhat {
         }
         let asked = history.open.get(request)?;
         let votes = history.votes_for(asked.key, asked.host, epoch);
-        let majority = history.majority_of(asked.key, asked.host);
+        let quorum = history.quorum_of(asked.key, asked.host);
         let RequestId(id) = request;
-        (votes < majority).then(|| {
+        (votes < quorum).then(|| {
             format!(
                 "key {}: request {id} owns it by {votes} votes of {}",
                 asked.key,
@@ -49,20 +49,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_grant_without_a_majority_of_the_voter_set_is_rejected() {
+    fn a_grant_without_a_quorum_of_the_voter_set_is_rejected() {
         let mut facts = vec![
             (0, asked(1, 2)),
             (0, claimed(1, 10)),
             (1, voted(0, Some((2, 10)))),
             (2, granted(1, 10, 50)),
         ];
-        assert_eq!(rejected(&mut AMajorityOfWhat, terms(), &facts), 1);
+        assert_eq!(rejected(&mut AQuorumOfWhat, terms(), &facts), 1);
         facts.insert(3, (1, voted(1, Some((2, 10)))));
-        assert_eq!(rejected(&mut AMajorityOfWhat, terms(), &facts), 0);
+        assert_eq!(rejected(&mut AQuorumOfWhat, terms(), &facts), 0);
     }
 
     #[test]
-    fn a_renewal_without_a_majority_of_the_voter_set_is_rejected() {
+    fn a_renewal_without_a_quorum_of_the_voter_set_is_rejected() {
         let until = Fact::Until {
             request: RequestId(1),
             until: 90,
@@ -75,9 +75,9 @@ mod tests {
             (2, granted(1, 10, 50)),
             (30, until),
         ];
-        assert_eq!(rejected(&mut AMajorityOfWhat, terms(), &facts), 0);
+        assert_eq!(rejected(&mut AQuorumOfWhat, terms(), &facts), 0);
         facts.insert(5, (20, voted(1, None)));
-        assert_eq!(rejected(&mut AMajorityOfWhat, terms(), &facts), 1);
+        assert_eq!(rejected(&mut AQuorumOfWhat, terms(), &facts), 1);
     }
 
     #[test]
@@ -89,9 +89,9 @@ mod tests {
             (1, voted(1, Some((2, 9)))),
             (2, granted(1, 10, 50)),
         ];
-        assert_eq!(rejected(&mut AMajorityOfWhat, terms(), &facts), 1);
+        assert_eq!(rejected(&mut AQuorumOfWhat, terms(), &facts), 1);
         facts[3] = (1, voted(1, Some((2, 10))));
         facts.insert(4, (1, Fact::Forgot { voter: 1 }));
-        assert_eq!(rejected(&mut AMajorityOfWhat, terms(), &facts), 0);
+        assert_eq!(rejected(&mut AQuorumOfWhat, terms(), &facts), 0);
     }
 }
