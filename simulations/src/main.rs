@@ -8,7 +8,6 @@
 //! `README.md` tells how to run, replay and read it.
 
 mod algorithms;
-mod settled;
 mod campaign;
 mod clocks;
 mod comebacks;
@@ -39,6 +38,7 @@ mod scale;
 mod scenario;
 mod sets;
 mod settings;
+mod settled;
 mod steady;
 mod summary;
 mod ticks;

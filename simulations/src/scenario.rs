@@ -505,10 +505,7 @@ pub(crate) fn play(scenario: Scenario, keeps_lines: bool) -> (Outcome, Vec<Strin
 /// The scenarios that come with the project.
 pub(crate) const NAMED: [(&str, &str); 20] = [
     ("split_brain", include_str!("../scenarios/split_brain.toml")),
-    (
-        "quorum_lost",
-        include_str!("../scenarios/quorum_lost.toml"),
-    ),
+    ("quorum_lost", include_str!("../scenarios/quorum_lost.toml")),
     (
         "one_way_link",
         include_str!("../scenarios/one_way_link.toml"),

@@ -1,8 +1,7 @@
 //! A node: voter, claimant and wire put together. It routes; the rules are in [`crate::proto`].
 //!
 //! One invariant: after every call that takes `&mut self`, drain [`Node::poll_output`] until it
-//! answers [`Output::Timeout`], and come back with [`Node::handle_timeout`] at that instant. Who
-//! sends a [round](Node::begin_round) may take in datagrams before all of it is drained.
+//! answers [`Output::Timeout`], and come back with [`Node::handle_timeout`] at that instant.
 
 mod addresses;
 mod answer;
@@ -154,9 +153,6 @@ pub struct Node {
     opened: Vec<u8>,
     taken: Vec<Message>,
     outbox: Outbox,
-    /// Since the round began no message came but votes that ask for nothing, from lives that are
-    /// known, and no event of them but grants.
-    heard_only_votes: bool,
     /// The body of the datagram that is sent; its room is used again.
     packing: Vec<u8>,
     outputs: VecDeque<Output>,
@@ -212,7 +208,6 @@ impl Node {
             opened: Vec::new(),
             taken: Vec::new(),
             outbox: Outbox::default(),
-            heard_only_votes: false,
             packing: Vec::new(),
             outputs: VecDeque::new(),
         };
@@ -591,7 +586,6 @@ impl Node {
             std::mem::swap(&mut routed, &mut self.effects);
             for event in routed.events.drain(..) {
                 answer::count(&mut self.counts, &event);
-                self.heard_only_votes &= matches!(event, Event::Granted { .. });
                 self.outputs.push_back(Output::Event(event));
             }
             for (to, message) in routed.messages.drain(..) {

@@ -17,51 +17,9 @@ impl Node {
         }
     }
 
-    /// Whether there is nothing to do that [`Node::poll_output`] would answer, timers aside.
-    #[must_use]
-    pub fn has_nothing_to_say(&self) -> bool {
-        self.outputs.is_empty() && self.outbox.is_empty()
-    }
-
-    /// What is in no datagram by now is a round. Answers how many nodes it is for. With
-    /// [`Node::pack_of_round`] it can be sent to one after the other, and what they answer taken in
-    /// between.
-    pub fn begin_round(&mut self) -> usize {
-        self.heard_only_votes = true;
-        self.outbox.begin_round()
-    }
-
-    /// Makes datagrams of what there is for one node of the round, if any is left. They are among
-    /// what [`Node::poll_made`] answers.
-    pub fn pack_of_round(&mut self) {
-        let list = self.outbox.take_of_round();
-        self.pack(list);
-    }
-
-    /// The next thing to do, as of [`Node::poll_output`], so far as no datagram is to be made for
-    /// it: what is in none stays so, and leaves with what comes later.
-    pub fn poll_made(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
-    }
-
-    /// Whether nobody is kept waiting by what is in no datagram: since the round began no message
-    /// came but votes that ask for nothing, no event of them but grants, and what is left is the
-    /// rest of the round, a claim for each node, and releases. A claim that has a quorum loses
-    /// nothing by it. A late vote of which nobody asks whether it is wanted has crossed its release
-    /// on the way: what answers it is a repetition.
-    #[must_use]
-    pub fn rest_may_wait(&self) -> bool {
-        self.heard_only_votes && self.outbox.may_wait()
-    }
-
     /// Makes datagrams of what there is for the first node. Answers whether there was any.
     pub(super) fn flush(&mut self) -> bool {
-        let list = self.outbox.take();
-        self.pack(list)
-    }
-
-    fn pack(&mut self, list: Option<(NodeId, Vec<Message>)>) -> bool {
-        let Some((node, messages)) = list else {
+        let Some((node, messages)) = self.outbox.take() else {
             return false;
         };
         match self.peers.send(self.now, &node) {

@@ -80,7 +80,6 @@ impl Node {
         self.traffic.datagrams_in += 1;
         self.traffic.messages_in += messages.len() as u64;
         for message in messages.drain(..) {
-            self.heard_only_votes &= asks_nothing(&message);
             if !is_sane(&message) {
                 self.traffic.drop_one(DropReason::Undecodable);
                 continue;
@@ -104,7 +103,6 @@ impl Node {
         let incarnation = (head.incarnation, addr);
         let hearing = self.peers.hear(now.mono, &head.from, incarnation, knew);
         let Hearing { heard, over, asks } = hearing;
-        self.heard_only_votes &= heard == Heard::Again && asks.is_none();
         if let Some(voter) = self.voter.as_mut().filter(|_| !over.is_empty()) {
             let is_over = |incarnation| over.contains(&incarnation);
             voter.handle_incarnations_over(now, &head.from, is_over, &mut self.effects);
@@ -149,9 +147,4 @@ impl Node {
         }
         self.route(now);
     }
-}
-
-/// Whether it is a vote, and its voter wants no answer.
-fn asks_nothing(message: &Message) -> bool {
-    matches!(message, Message::Vote(vote) if !vote.probe && !vote.yield_requested)
 }

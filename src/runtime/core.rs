@@ -67,8 +67,6 @@ pub(crate) struct Core {
     /// What keeps this node from getting locks, for the log.
     pub(crate) obstacles: Obstacles,
     pub(crate) has_gossip_ended: bool,
-    /// What is overheard; empty until then.
-    pub(super) recv_buf: Vec<u8>,
 }
 
 struct Waiting {
@@ -95,7 +93,6 @@ impl Core {
             is_paused: false,
             obstacles: Obstacles::default(),
             has_gossip_ended: false,
-            recv_buf: Vec::new(),
         }
     }
 
@@ -255,42 +252,6 @@ impl Core {
 
     pub(crate) fn held(&self) -> usize {
         self.leases.len()
-    }
-
-    /// Takes in a datagram while more is to be sent, and what came of it but messages.
-    pub(super) fn try_recv(
-        &mut self,
-        clock: Clock,
-        (from, bytes): (SocketAddr, &[u8]),
-        datagrams: &mut Vec<(SocketAddr, Vec<u8>)>,
-    ) {
-        self.node.handle_datagram(clock.now(), from, bytes);
-        self.take_made(clock, datagrams);
-    }
-
-    /// Takes from the node what it has made, and makes no more datagrams.
-    pub(super) fn take_made(&mut self, clock: Clock, datagrams: &mut Vec<(SocketAddr, Vec<u8>)>) {
-        while let Some(output) = self.node.poll_made() {
-            match output {
-                Output::Transmit { to, bytes } => datagrams.push((to, bytes)),
-                output => self.notify(clock, output),
-            }
-        }
-    }
-
-    /// Whether this request waits to be told how it ends.
-    pub(super) fn is_waiting(&self, ticket: Ticket) -> bool {
-        self.waiting.contains_key(&ticket)
-    }
-
-    /// Whether what is in no datagram may wait for what comes later: nobody but this request is to
-    /// be told anything, namely that it was granted, and no other node waits for an answer.
-    pub(super) fn rest_may_wait(&self, ticket: Ticket) -> bool {
-        let is_granted = matches!(
-            self.notifies.as_slice(),
-            [(_, Ended::Granted(lease))] if lease.ticket == ticket
-        );
-        is_granted && self.node.rest_may_wait()
     }
 
     /// Takes from the node all that it has to say. Returns when it wants to be woken.

@@ -48,16 +48,6 @@ pub(crate) enum Ask {
     },
 }
 
-impl Ask {
-    /// The ticket of a claim.
-    pub(super) fn claims(&self) -> Option<Ticket> {
-        match self {
-            Self::Claim { ticket, .. } => Some(*ticket),
-            Self::Release { .. } | Self::Datagram { .. } => None,
-        }
-    }
-}
-
 /// Who takes to the node what was just left here.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Lead {

@@ -21,7 +21,6 @@ mod obstacles;
 #[cfg(feature = "ranvier")]
 mod ranvier;
 mod request;
-mod round;
 mod seed_query;
 mod seeds;
 mod shared;

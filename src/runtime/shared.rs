@@ -9,8 +9,7 @@
 //! about the same time: what they ask stays in the [inbox](super::inbox) while one of them, who
 //! leads, lets the others run once. Then it takes all of that to the node and sends it, in a few
 //! datagrams instead of one for each. There is no timer behind that. What comes from other nodes
-//! while somebody is at the node goes the same way. Who claims alone hears the voters while it asks
-//! them ([`super::round`]).
+//! while somebody is at the node goes the same way.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -109,16 +108,7 @@ impl Shared {
     /// the others ask; where it leads them, once what this answers was awaited or dropped.
     pub(crate) fn ask(&self, ask: Ask) -> Option<Leading<'_>> {
         if self.company.load(Ordering::Relaxed) == 0 || self.sender.is_in_memory() {
-            let claims = ask.claims();
-            let mut core = self.lock();
-            let now = core.submit(self.clock, &self.inbox);
-            // Else what others have asked would be of the round, and might be left.
-            let is_alone = core.node.has_nothing_to_say();
-            core.take(now, ask);
-            match claims {
-                Some(ticket) if is_alone => self.round(core, ticket),
-                _ => self.turn(core),
-            }
+            self.with(|core, now| core.take(now, ask));
             return None;
         }
         match self.inbox.push(ask) {
@@ -188,31 +178,14 @@ impl Shared {
         self.earlier.notify_one();
     }
 
-    /// Drains the node and sends, unless it stands still.
-    pub(super) fn turn(&self, core: MutexGuard<'_, Core>) {
+    /// Drains the node, notes when it wants to be woken, tells who is to be told something, and
+    /// sends; unless the node stands still.
+    pub(super) fn turn(&self, mut core: MutexGuard<'_, Core>) {
         if core.is_paused {
             return;
         }
-        self.turn_with(core, Vec::new());
-    }
-
-    /// The same, with datagrams that were taken from the node before.
-    pub(super) fn turn_with(
-        &self,
-        mut core: MutexGuard<'_, Core>,
-        mut datagrams: Vec<(SocketAddr, Vec<u8>)>,
-    ) {
+        let mut datagrams = Vec::new();
         let next = core.drain(self.clock, &mut datagrams);
-        self.end_turn(core, next, &datagrams);
-    }
-
-    /// Notes when the node wants to be woken, tells who is to be told something, and sends.
-    pub(super) fn end_turn(
-        &self,
-        mut core: MutexGuard<'_, Core>,
-        next: Option<Instant>,
-        datagrams: &[(SocketAddr, Vec<u8>)],
-    ) {
         let is_earlier = self.sleeps_beyond(next);
         let company = match core.callers() {
             _ if core.is_shut_down => Some(0),
@@ -229,7 +202,7 @@ impl Shared {
             notify(core);
             0
         } else {
-            self.send(core, datagrams)
+            self.send(core, &datagrams)
         };
         if failed > 0 {
             self.lock().count_failed(failed);

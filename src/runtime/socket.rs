@@ -74,19 +74,6 @@ impl Sender {
         }
     }
 
-    /// A datagram that has come, where there is one now: the socket is the one that the driver
-    /// listens to.
-    pub(crate) fn receive(&self, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
-        match &*self.way.read().unwrap_or_else(PoisonError::into_inner) {
-            None => None,
-            Some(Way::Socket(socket)) => socket.recv_from(buffer).ok(),
-            #[cfg(feature = "harness")]
-            Some(Way::Links(socket, ..)) => socket.recv_from(buffer).ok(),
-            #[cfg(feature = "harness")]
-            Some(Way::Memory(_)) => None,
-        }
-    }
-
     /// Whether it sends within this process, to who is there at once.
     #[cfg(feature = "harness")]
     pub(crate) fn is_in_memory(&self) -> bool {

@@ -84,7 +84,11 @@ mod tests {
 
     #[test]
     fn text_is_escaped_wherever_it_comes_from() {
-        let page = page_of("settled", Algorithm::Lockmesh, "</script><img onerror=\"x\">");
+        let page = page_of(
+            "settled",
+            Algorithm::Lockmesh,
+            "</script><img onerror=\"x\">",
+        );
         assert!(!page.contains("<img") && !page.contains("</script><"));
         assert!(page.contains("&lt;/script&gt;&lt;img onerror=&quot;x&quot;&gt;"));
     }
