@@ -35,8 +35,8 @@ enum Node {
 impl Cluster {
     /// Starts `nodes` nodes, and waits until they have found each other.
     pub(crate) async fn start(setup: Setup, nodes: usize) -> anyhow::Result<Self> {
-        let key = crate::keygen::fresh()?;
-        let mesh = builder(0, nodes, &[], key.clone()).start().await?;
+        let secret = crate::keygen::fresh()?;
+        let mesh = builder(0, nodes, &[], secret.clone()).start().await?;
         let seeds = vec![mesh.local_addr()];
         let mut cluster = Self {
             nodes: vec![Node::Here(mesh.clone(), None)],
@@ -45,7 +45,7 @@ impl Cluster {
         };
         for number in 1..nodes {
             let node = if setup.in_process {
-                let builder = builder(number, nodes, &seeds, key.clone());
+                let builder = builder(number, nodes, &seeds, secret.clone());
                 Node::Here(builder.start().await?, None)
             } else {
                 let mut child = Child::start(setup.flavour)?;
@@ -53,11 +53,16 @@ impl Cluster {
                     number,
                     nodes,
                     seeds: seeds.clone(),
-                    key: key.to_base64(),
+                    secret: secret.to_base64(),
+                    listen: None,
                     is_new: true,
                 };
-                child.ask(&Order::Node(order.clone()), PATIENCE).await?;
-                cluster.last = Some(order);
+                let reply = child.ask(&Order::Node(order.clone()), PATIENCE).await?;
+                let Reply::Runs(addr, _) = reply else {
+                    bail!("a node answered {reply:?}");
+                };
+                let listen = Some(addr);
+                cluster.last = Some(NodeOrder { listen, ..order });
                 Node::There(Box::new(child))
             };
             cluster.nodes.push(node);
@@ -90,7 +95,7 @@ impl Cluster {
         Ok(ends)
     }
 
-    /// Starts the last node again, under its id and in a new process. Returns when it began.
+    /// Starts the last node again, under its id and at its address, in a new process. Returns when it began.
     pub(crate) async fn restart(&mut self, flavour: Flavour) -> anyhow::Result<Duration> {
         let mut order = self.last.clone().context("no node is a child")?;
         order.is_new = false;

@@ -74,7 +74,9 @@ pub(crate) struct NodeOrder {
     /// Nodes that run already.
     pub(crate) seeds: Vec<SocketAddr>,
     /// The cluster's secret, in base64.
-    pub(crate) key: String,
+    pub(crate) secret: String,
+    /// Where it listens; on a free port if nothing is said.
+    pub(crate) listen: Option<SocketAddr>,
     /// Whether it is there for the first time.
     pub(crate) is_new: bool,
 }

@@ -73,9 +73,12 @@ async fn be_node(node: &NodeOrder, protocol: &mut UnboundedReceiver<Order>) -> a
 
 /// Starts a node as it is ordered.
 async fn start(node: &NodeOrder) -> anyhow::Result<Mesh> {
-    let key = ClusterSecret::parse(&node.key)?;
-    let builder = locks::builder(node.number, node.nodes, &node.seeds, key);
-    let builder = builder.new_cluster(node.is_new);
+    let secret = ClusterSecret::parse(&node.secret)?;
+    let builder = locks::builder(node.number, node.nodes, &node.seeds, secret);
+    let mut builder = builder.new_cluster(node.is_new);
+    if let Some(listen) = node.listen {
+        builder = builder.listen(listen.to_string());
+    }
     Ok(builder.start().await?)
 }
 
