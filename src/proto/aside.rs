@@ -6,10 +6,10 @@
 //! was rejected is an order over all keys by which a voter takes a slot back: it would need an
 //! index of its slots by rank, which every voter would pay for.
 
+use super::backoff::{chance_within, retransmit_backoff};
 use super::claimant::Claimant;
 use super::event::Effects;
 use super::own_claim::{Answer, OwnClaim};
-use super::pace::{chance_within, soon_pace};
 use super::time::Now;
 use super::voter_set::Tally;
 
@@ -39,8 +39,8 @@ impl Claimant {
         }
         self.finish(claim, out);
         claim.asides = claim.asides.saturating_add(1);
-        let pace = soon_pace(claim.ttl, &self.voter_set, claim.asides);
-        let pause = self.voter_set.timing().round_trip + chance_within(pace, &mut self.jitter);
+        let backoff = retransmit_backoff(claim.ttl, &self.voter_set, claim.asides);
+        let pause = self.voter_set.timing().round_trip + chance_within(backoff, &mut self.jitter);
         claim.aside_until = Some(now.mono.after(pause));
     }
 

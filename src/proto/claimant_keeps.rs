@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
+use super::backoff::{jittered, sweep_interval};
 use super::claimant::{Claimant, WORK_MAX};
 use super::event::{Effects, Event, Ticket};
 use super::id::NodeId;
 use super::link::News;
 use super::message::{Kept, RefuseReason, SessionId};
 use super::own_claim::OwnClaim;
-use super::pace::{common_pace, jittered};
 use super::time::{Instant, Now};
 
 /// How many claims ask a voter again at once, and how soon the next do: a hundred thousand within
@@ -125,8 +125,8 @@ impl Claimant {
         (at, voter): (usize, &NodeId),
         reason: RefuseReason,
     ) {
-        let pace = common_pace(claim.ttl, &self.voter_set);
-        let until = now.mono.after(jittered(pace, &mut self.jitter));
+        let backoff = sweep_interval(claim.ttl, &self.voter_set);
+        let until = now.mono.after(jittered(backoff, &mut self.jitter));
         let refuses_all = match reason {
             RefuseReason::Quarantine | RefuseReason::VoterSet | RefuseReason::NotAVoter => true,
             RefuseReason::Skew | RefuseReason::Limit => false,

@@ -9,11 +9,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::backoff::{jittered, retransmit_backoff, sweep_interval};
 use super::digest::{Digest, Parts};
 use super::event::Effects;
 use super::id::NodeId;
 use super::message::{KeepAlive, Kept, Message, SessionId};
-use super::pace::{common_pace, jittered, soon_pace};
 use super::rng::Jitter;
 use super::time::{Instant, Now};
 use super::voter_set::VoterSet;
@@ -281,9 +281,9 @@ impl Link {
             covered: self.covered,
         };
         out.send(&self.voter, Message::KeepAlive(Box::new(keep)));
-        let pace =
-            soon_pace(self.ttl, voter_set, self.unanswered).min(common_pace(self.ttl, voter_set));
+        let backoff = retransmit_backoff(self.ttl, voter_set, self.unanswered)
+            .min(sweep_interval(self.ttl, voter_set));
         self.unanswered = self.unanswered.saturating_add(1);
-        self.due = now.mono.after(jittered(pace, jitter));
+        self.due = now.mono.after(jittered(backoff, jitter));
     }
 }

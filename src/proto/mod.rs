@@ -7,6 +7,7 @@
 //! Read [`message`] first, then [`voter`], then [`claimant`].
 
 mod aside;
+mod backoff;
 pub mod claimant;
 mod claimant_keeps;
 mod claimant_works;
@@ -20,7 +21,6 @@ mod link;
 pub(crate) mod listing;
 pub mod message;
 mod own_claim;
-mod pace;
 mod recovery;
 mod renewal;
 pub mod request;

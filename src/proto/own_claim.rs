@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use super::backoff::{jittered, queue_interval, retransmit_backoff};
 use super::epoch::Epoch;
 use super::event::{Effects, Event, Ticket, VoteTally};
 use super::id::{ClaimId, Key, NodeId};
 use super::link::{LinkNo, Links};
 use super::message::{Claim, HolderGranted, Message, RefuseReason, Release, Vote, Wait};
-use super::pace::{jittered, slow_pace, soon_pace};
 use super::request::Request;
 use super::rng::Jitter;
 use super::time::{Instant, Now};
@@ -235,13 +235,13 @@ impl OwnClaim {
         jitter: &mut Jitter,
     ) {
         let is_covered = self.is_covered(at, links);
-        let slow = slow_pace(self.ttl, voter_set);
+        let slow = queue_interval(self.ttl, voter_set);
         let round = self.held.map(|held| held.round);
         let ballot = &mut self.ballots[at];
         ballot.answer = answer;
         ballot.holder = None;
         ballot.unanswered = 0;
-        let pace = match (answer, ballot.vote, round) {
+        let backoff = match (answer, ballot.vote, round) {
             // Only the next round, unless the answer is to an earlier one.
             (Answer::Voted, Some((sent_at, _)), Some(round)) if sent_at >= round || is_covered => {
                 ballot.due = Instant::FAR;
@@ -254,7 +254,7 @@ impl OwnClaim {
             }
             _ => slow,
         };
-        ballot.due = now.mono.after(jittered(pace, jitter));
+        ballot.due = now.mono.after(jittered(backoff, jitter));
     }
 
     pub(crate) fn refused(&mut self, at: usize, reason: RefuseReason) {
@@ -402,8 +402,8 @@ impl OwnClaim {
             self.send(now, at, sent_at, voter_set, jitter, out);
         }
         if self.is_try && self.held.is_none() {
-            let pace = soon_pace(self.ttl, voter_set, self.repeats);
-            self.next_repeat = now.mono.after(jittered(pace, jitter));
+            let backoff = retransmit_backoff(self.ttl, voter_set, self.repeats);
+            self.next_repeat = now.mono.after(jittered(backoff, jitter));
         }
     }
 
@@ -444,9 +444,9 @@ impl OwnClaim {
             outlives: self.outlives,
         };
         out.send(&ballot.voter, Message::Claim(claim));
-        let pace = soon_pace(self.ttl, voter_set, ballot.unanswered);
+        let backoff = retransmit_backoff(self.ttl, voter_set, ballot.unanswered);
         ballot.unanswered = ballot.unanswered.saturating_add(1);
-        ballot.due = now.mono.after(jittered(pace, jitter));
+        ballot.due = now.mono.after(jittered(backoff, jitter));
         if self.held.is_some() && mistaken!(RenewalsNotRepeated) {
             ballot.due = Instant::FAR;
         }

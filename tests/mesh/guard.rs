@@ -88,7 +88,7 @@ async fn a_lease_that_renews_itself_outlives_many_ttls_and_keeps_its_epoch() {
 }
 
 #[tokio::test]
-async fn a_lease_that_began_as_an_reservation_soon_lasts_its_whole_ttl() {
+async fn a_lease_that_began_as_a_reservation_soon_lasts_its_whole_ttl() {
     let cluster = Cluster::start(3, Duration::from_secs(600)).await;
     let ttl = Duration::from_secs(500);
     let mut guard = cluster.nodes[0].lock("k").ttl(ttl).acquire().await.unwrap();

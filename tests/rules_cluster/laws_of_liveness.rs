@@ -228,7 +228,7 @@ fn l3_a_dead_holder_delays_the_next_by_at_most_its_lease() {
 }
 
 #[test]
-fn l3_f9_dead_waiters_cost_an_reservation_each() {
+fn l3_f9_dead_waiters_cost_a_reservation_each() {
     let mut net = Net::new(3, 3, 4);
     let holder = net.acquire(3, "k", ms(30_000));
     net.run_for(ms(50));

@@ -234,7 +234,7 @@ fn reply_of(world: &mut World, from: &NodeId) -> RecoveryReply {
 
 /// Section 6: what it has then proves to the other that the cluster was alive before.
 #[test]
-fn a_node_that_votes_or_holds_when_it_first_hears_of_another_knew_of_a_incarnation_before() {
+fn a_node_that_votes_or_holds_when_it_first_hears_of_another_knew_of_an_incarnation_before() {
     // A voter that never voted, and holds nothing.
     let mut world = World::new(&["a"]);
     let memory = reply_of(&mut world, &node_id("c"));

@@ -296,7 +296,7 @@ fn who_died_in_line_is_nobody_that_a_takeover_is_measured_for() {
 }
 
 #[test]
-fn a_line_that_breaks_off_is_forgiven_at_the_end_of_a_incarnation_alone() {
+fn a_line_that_breaks_off_is_forgiven_at_the_end_of_an_incarnation_alone() {
     let [mut first, second] = two(21, 101);
     let torn = r#"{"event":"he"#.to_owned();
     first.push(torn.clone());

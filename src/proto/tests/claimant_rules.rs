@@ -299,7 +299,7 @@ fn offered(ttl_ms: u64) -> Asker {
 
 /// Somebody waits behind it, so the voter tells it of its turn once more.
 #[test]
-fn rule_13_a_turn_of_which_half_an_reservation_is_left_is_given_back() {
+fn rule_13_a_turn_of_which_half_a_reservation_is_left_is_given_back() {
     for (at_ms, is_given_back) in [(224, false), (225, true), (349, true)] {
         let mut asker = offered(250);
         for voter in ["v2", "v3"] {

@@ -266,7 +266,7 @@ fn a_later_incarnation_has_no_sessions() {
     assert_eq!(asker.claimant.sessions(), 0);
 }
 
-/// Rule 14's pace: soon at first, then every 50 round trips.
+/// Rule 14's interval: soon at first, then every 50 round trips.
 #[test]
 fn a_voter_that_is_mute_is_asked_by_the_session_alone() {
     let mut asker = covered_by_three();

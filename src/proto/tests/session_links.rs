@@ -1,7 +1,7 @@
 //! What a claimant knows of its voters over all its claims, by itself. There is no jitter here.
 
+use super::super::backoff::{jittered, queue_interval, sweep_interval};
 use super::super::link::{LinkNo, Links, News};
-use super::super::pace::{common_pace, jittered, slow_pace};
 use super::super::rng::Jitter;
 use super::session_claimant::{is_over, kept_by};
 use super::*;
@@ -102,8 +102,8 @@ fn rule_14_one_that_asks_for_many_waits_a_twelfth_of_a_short_ttl() {
     let paces = [30_000, 2_400, 1_200, 120, 100].map(|ttl| {
         let ttl = ms(ttl);
         (
-            span(slow_pace(ttl, &voter_set)),
-            span(common_pace(ttl, &voter_set)),
+            span(queue_interval(ttl, &voter_set)),
+            span(sweep_interval(ttl, &voter_set)),
         )
     });
     let paces = paces

@@ -468,7 +468,7 @@ fn rule_8_f13_a_winner_that_was_not_heard_lately_is_called_silent() {
 }
 
 #[test]
-fn rule_9_a_vote_unasked_is_an_reservation_and_granted_makes_a_lease_of_it() {
+fn rule_9_a_vote_unasked_is_a_reservation_and_granted_makes_a_lease_of_it() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 1, 1));
     booth.hears(100, &claim("b", 6, 40));
@@ -494,7 +494,7 @@ fn rule_9_a_vote_unasked_is_an_reservation_and_granted_makes_a_lease_of_it() {
 
 /// F9: a dead waiter costs those behind it a reservation.
 #[test]
-fn rule_9_f9_an_reservation_that_nobody_takes_is_over_soon() {
+fn rule_9_f9_a_reservation_that_nobody_takes_is_over_soon() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 1, 1));
     booth.hears(1, &claim("b", 6, 1));
