@@ -207,6 +207,9 @@ impl World {
         if self.trace.keeps_lines() {
             self.tell_datagram(host, bytes);
         }
+        if !is_damaged {
+            self.note_heard(host, *from);
+        }
         let before = is_damaged.then(|| self.counted(host)).flatten();
         self.at_node(host, |node, now| node.handle_datagram(now, *from, bytes));
         if let (Some(before), Some(after)) = (before, self.counted(host)) {

@@ -114,6 +114,7 @@ impl World {
             FaultKind::Mapping { host, span } => {
                 let addr = SocketAddr::from(([10, 2, fault as u8, host as u8], 7_000));
                 self.by_addr.insert(addr, host);
+                self.forget_heard(host);
                 self.hosts[host].mapped = Some(addr);
                 self.push_in(span, WorldEvent::Mend { fault, step: 1 });
             }
@@ -187,7 +188,10 @@ impl World {
             }
             FaultKind::Storm { .. } => self.network.set_storm(0),
             FaultKind::Namesake { .. } => self.end_namesake(fault),
-            FaultKind::Mapping { host, .. } => self.hosts[host].mapped = None,
+            FaultKind::Mapping { host, .. } => {
+                self.forget_heard(host);
+                self.hosts[host].mapped = None;
+            }
             _ => {}
         }
     }
@@ -332,6 +336,7 @@ impl World {
     }
 
     pub(crate) fn start_as(&mut self, host: HostAt, says_new: bool) {
+        self.forget_heard(host);
         let seal = self.next_seal();
         let listens = self.trace.keeps_lines() && self.settings.algorithm == Algorithm::Lockmesh;
         let opener = listens.then(|| self.opener());

@@ -41,6 +41,11 @@ pub(crate) struct Namesake {
     requests: BTreeMap<Ticket, Asked>,
     timer: u64,
     rng: Rng,
+    /// When each member first heard this process, and the other one of its name.
+    heard: BTreeMap<HostAt, u64>,
+    heard_other: BTreeMap<HostAt, u64>,
+    /// Under which incarnations they were heard.
+    under: Option<(Incarnation, Incarnation)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -157,9 +162,13 @@ impl World {
             requests: BTreeMap::new(),
             timer: 0,
             rng,
+            heard: BTreeMap::new(),
+            heard_other: BTreeMap::new(),
+            under: None,
         };
         let highest = &mut self.hosts[of].highest;
         *highest = (*highest).max(incarnation);
+        self.had_namesake.insert(of);
         self.namesakes.insert(fault, namesake);
         self.drain_namesake(fault);
         self.push_in(0, WorldEvent::NamesakeActs(fault));
@@ -402,6 +411,7 @@ impl World {
         if !is_prompt || self.settings.gossip != Gossip::Honest {
             return;
         }
+        self.forget_if_renamed(fault);
         let Some(it) = self.namesakes.get(&fault) else {
             return;
         };
@@ -409,31 +419,22 @@ impl World {
         let Some(base) = self.process(of).filter(|_| self.hosts[of].acts()) else {
             return;
         };
-        // A client that wants nothing says nothing, and nobody hears it.
-        let open = &self.laws.history.open;
-        let asked = base.requests.values();
-        let asked_at = asked.filter_map(|it| Some(open.get(&it.request)?.asked_at));
-        let spoke_at = match of < self.settings.members {
-            true => base.started_at,
-            false => asked_at.min().unwrap_or(self.time),
-        };
-        let started = spoke_at.max(it.started_at);
-        // A peer that ran when both were there, and has been able to hear both ever since.
-        let hears_both = (0..self.settings.members).any(|peer| {
-            let runs = self.hosts[peer].acts()
-                && self
-                    .process(peer)
-                    .is_some_and(|it| it.started_at <= started)
-                && self.steady.host_since(peer) <= started;
+        let started = base.started_at.max(it.started_at);
+        let heard_both = (0..self.settings.members).filter_map(|peer| {
+            let (one, other) = (it.heard.get(&peer)?, it.heard_other.get(&peer)?);
             let links = [of, on].map(|host| self.links_steady_since(host, peer));
-            let hears = links.iter().all(|it| it.is_some_and(|at| at <= started));
-            runs && hears && peer != of
+            let links = links[0]?.max(links[1]?);
+            let is_one = peer != of && !self.had_namesake(peer);
+            let heard = (*one).max(*other).max(links);
+            let steady = self.steady.host_since(peer);
+            (is_one && self.hosts[peer].acts() && *other >= started)
+                .then(|| heard.max(steady).max(started))
         });
-        // What became of it while it was frozen, or its machine slow, is not judged.
-        let since = started.max(self.paused_at[of]);
-        if !hears_both {
+        let Some(heard_both) = heard_both.min() else {
             return;
-        }
+        };
+        // What became of it while it was frozen, or its machine slow, is not judged.
+        let since = heard_both.max(self.paused_at[of]);
         let now = self.hosts[on].clock.now(self.time);
         let base_now = self.hosts[of].clock.now(self.time);
         let holds_there = it.node.claimant().held(now).next().is_some();
@@ -451,6 +452,53 @@ impl World {
         };
         self.count("namesakes_judged");
         self.see(&fact);
+    }
+
+    /// A host reads a datagram from an address.
+    pub(crate) fn note_heard(&mut self, peer: HostAt, from: SocketAddr) {
+        let time = self.time;
+        let host = self.by_addr.get(&from).copied();
+        for it in self.namesakes.values_mut() {
+            if it.addr == from {
+                it.heard.entry(peer).or_insert(time);
+            } else if host == Some(it.of) {
+                it.heard_other.entry(peer).or_insert(time);
+            }
+        }
+    }
+
+    /// Whom a host has heard does not count any more: it or they are reached elsewhere, or it is
+    /// another process.
+    pub(crate) fn forget_heard(&mut self, host: HostAt) {
+        for it in self.namesakes.values_mut() {
+            if it.of == host {
+                it.heard_other.clear();
+            }
+            if it.on == host {
+                it.heard.clear();
+            }
+            it.heard.remove(&host);
+            it.heard_other.remove(&host);
+        }
+    }
+
+    /// One that has taken another incarnation has to be heard anew.
+    fn forget_if_renamed(&mut self, fault: usize) {
+        let of = self.namesakes.get(&fault).map(|it| it.of);
+        let other = of.and_then(|of| self.process(of)?.node.incarnation());
+        if let (Some(it), Some(other)) = (self.namesakes.get_mut(&fault), other) {
+            let under = Some((it.node.claimant().incarnation(), other));
+            if it.under != under {
+                it.heard.clear();
+                it.heard_other.clear();
+            }
+            it.under = under;
+        }
+    }
+
+    /// Peers may not take a process seriously yet that had a namesake.
+    fn had_namesake(&self, host: HostAt) -> bool {
+        self.had_namesake.contains(&host)
     }
 
     /// A process has learnt of another one of its name: its voter has forgotten all.

@@ -103,7 +103,10 @@ impl World {
     /// A lease that renews itself was lost: for how long could it have been renewed?
     pub(crate) fn see_lapse(&mut self, host: HostAt, ongoing: &Ongoing) {
         let hazards = &self.settings.hazards;
-        let is_late = hazards.timers_late_max > 0 && !self.is_settled;
+        // A timer that was set before the world settled may still be late.
+        let late = hazards.timers_late_max;
+        let settled_since = self.laws.history.settled_since;
+        let is_late = late > 0 && settled_since.is_none_or(|since| self.time <= since + late);
         let Some(asked) = self.laws.history.open.get(&ongoing.request) else {
             return;
         };

@@ -171,6 +171,8 @@ pub(crate) struct World {
     pub(crate) namesakes: BTreeMap<usize, Namesake>,
     /// Until when the process of each host was last frozen.
     pub(crate) paused_at: Vec<u64>,
+    /// Of which hosts there was ever a second process.
+    pub(crate) had_namesake: BTreeSet<HostAt>,
     /// Faults are over.
     pub(crate) is_settled: bool,
     pub(crate) requests: u64,
@@ -247,6 +249,7 @@ impl World {
             twins: Twins::default(),
             namesakes: BTreeMap::new(),
             paused_at: vec![0; hosts.len()],
+            had_namesake: BTreeSet::new(),
             is_settled: false,
             requests: 0,
             probed: BTreeMap::new(),
