@@ -11,16 +11,16 @@ use std::time::Duration;
 
 use benches::{Contended, TTL, World, key};
 use divan::{AllocProfiler, Bencher, black_box};
-use lockmesh::proto::claimant::{Claimant, Request};
-use lockmesh::proto::epoch::Epoch;
-use lockmesh::proto::event::{Effects, Event, Ticket};
-use lockmesh::proto::id::{ClaimId, Incarnation, NodeId};
-use lockmesh::proto::message::{Claim, Message, Release, Vote};
-use lockmesh::proto::time::{Instant, Now};
-use lockmesh::proto::voter::{Start, Voter, VoterLimits};
-use lockmesh::proto::voter_set::{Timing, VoterSet};
-use lockmesh::wire::codec::{pack, unpack};
-use lockmesh::wire::{ClusterSecret, DATAGRAM_BYTES_MAX, Head, Kind, Seal};
+use lockmesh_proto::claimant::{Claimant, Request};
+use lockmesh_proto::epoch::Epoch;
+use lockmesh_proto::event::{Effects, Event, Ticket};
+use lockmesh_proto::id::{ClaimId, Incarnation, NodeId};
+use lockmesh_proto::message::{Claim, Message, Release, Vote};
+use lockmesh_proto::time::{Instant, Now};
+use lockmesh_proto::voter::{Start, Voter, VoterLimits};
+use lockmesh_proto::voter_set::{Timing, VoterSet};
+use lockmesh_proto::wire::codec::{pack, unpack};
+use lockmesh_proto::wire::{ClusterSecret, DATAGRAM_BYTES_MAX, Head, Kind, Seal};
 
 #[global_allocator]
 static ALLOCATIONS: AllocProfiler = AllocProfiler::system();

@@ -8,13 +8,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockmesh::proto::epoch::Epoch;
-use lockmesh::proto::event::Effects;
-use lockmesh::proto::id::{ClaimId, Incarnation, Key, NodeId};
-use lockmesh::proto::message::Claim;
-use lockmesh::proto::time::{Instant, Now};
-use lockmesh::proto::voter::{Start, Voter, VoterLimits};
-use lockmesh::proto::voter_set::{Timing, VoterSet};
+use lockmesh_proto::epoch::Epoch;
+use lockmesh_proto::event::Effects;
+use lockmesh_proto::id::{ClaimId, Incarnation, Key, NodeId};
+use lockmesh_proto::message::Claim;
+use lockmesh_proto::time::{Instant, Now};
+use lockmesh_proto::voter::{Start, Voter, VoterLimits};
+use lockmesh_proto::voter_set::{Timing, VoterSet};
 
 const LOCKS: u64 = 1_000_000;
 /// A prime above: the keys come in no order.

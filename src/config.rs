@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::ConfigError;
-use crate::proto::id::NodeId;
-use crate::proto::voter::{Start, VoterLimits};
-use crate::proto::voter_set::{Timing, VoterSet};
 use crate::runtime::{Resolve, System, check_seed};
-use crate::wire::ClusterSecret;
+use lockmesh_proto::id::NodeId;
+use lockmesh_proto::voter::{Start, VoterLimits};
+use lockmesh_proto::voter_set::{Timing, VoterSet};
+use lockmesh_proto::wire::ClusterSecret;
 
 #[cfg(feature = "harness")]
 use crate::harness::Links;

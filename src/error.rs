@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::proto::claimant::RequestError;
-use crate::proto::event::VoteTally;
-use crate::proto::id::NameError;
-use crate::proto::message::RefuseReason;
-use crate::proto::voter_set::VoterSetError;
-use crate::wire::{DropReason, SecretError};
+use lockmesh_proto::claimant::RequestError;
+use lockmesh_proto::event::VoteTally;
+use lockmesh_proto::id::NameError;
+use lockmesh_proto::message::RefuseReason;
+use lockmesh_proto::voter_set::VoterSetError;
+use lockmesh_proto::wire::{DropReason, SecretError};
 
 /// A mesh that was not started. Nothing is left: no socket, no task.
 #[derive(Debug, Error)]

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lockmesh::wire::{Kind, Seal};
 use lockmesh::{ClusterSecret, Guard, Mesh, MeshBuilder, Resolve};
+use lockmesh_proto::wire::{Kind, Seal};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};

@@ -4,7 +4,7 @@
 //! sees a monotonic clock that runs at a rate of its own from an origin of its own, and a wall
 //! clock that is off and may jump.
 
-use lockmesh::proto::time::{Instant, Now};
+use lockmesh_proto::time::{Instant, Now};
 
 /// What wall clocks show when the world begins, in milliseconds since the Unix epoch.
 const WALL_START_MS: u64 = 1_760_000_000_000;

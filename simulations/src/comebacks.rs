@@ -1,7 +1,7 @@
 //! More plain stories on the quiet cluster: who withdraws, comes back, is far away, or goes on
 //! under another number. A world plays some of them.
 
-use lockmesh::proto::id::Incarnation;
+use lockmesh_proto::id::Incarnation;
 
 use crate::gossip::Sighting;
 use crate::invariants::{End, Fact, Handover, Host as HostAt, KeyAt, RequestId};

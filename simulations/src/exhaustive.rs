@@ -17,13 +17,13 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockmesh::proto::claimant::{Claimant, Request};
-use lockmesh::proto::event::{Effects, Event, Ticket};
-use lockmesh::proto::id::{Incarnation, Key, NodeId};
-use lockmesh::proto::message::{Message, Outbox};
-use lockmesh::proto::time::{Instant, Now};
-use lockmesh::proto::voter::{Start, Voter, VoterLimits};
-use lockmesh::proto::voter_set::{Timing, VoterSet};
+use lockmesh_proto::claimant::{Claimant, Request};
+use lockmesh_proto::event::{Effects, Event, Ticket};
+use lockmesh_proto::id::{Incarnation, Key, NodeId};
+use lockmesh_proto::message::{Message, Outbox};
+use lockmesh_proto::time::{Instant, Now};
+use lockmesh_proto::voter::{Start, Voter, VoterLimits};
+use lockmesh_proto::voter_set::{Timing, VoterSet};
 use stateright::{Model, Property};
 
 pub(crate) use found::search;
@@ -422,7 +422,7 @@ impl Model for Search {
             // The cluster is new, and the others say so.
             let now = self.now(&state, at);
             for other in (0..VOTERS).filter(|other| *other != at) {
-                let memory = lockmesh::proto::message::RecoveryReply {
+                let memory = lockmesh_proto::message::RecoveryReply {
                     nonce: at as u64,
                     highest: Default::default(),
                     votes: false,
@@ -507,12 +507,12 @@ impl Model for Search {
     }
 }
 
-#[cfg(feature = "mutants")]
+#[cfg(lockmesh_mutants)]
 fn make_mistake(scope: &Scope) {
-    lockmesh::mutants::make(scope.mutant);
+    lockmesh_proto::mutants::make(scope.mutant);
 }
 
-#[cfg(not(feature = "mutants"))]
+#[cfg(not(lockmesh_mutants))]
 fn make_mistake(_scope: &Scope) {}
 
 #[cfg(test)]

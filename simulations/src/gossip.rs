@@ -5,8 +5,8 @@
 
 use std::net::SocketAddr;
 
-use lockmesh::proto::id::{Incarnation, NodeId};
-use lockmesh::proto::view::{Peer, View};
+use lockmesh_proto::id::{Incarnation, NodeId};
+use lockmesh_proto::view::{Peer, View};
 
 use crate::rng::Rng;
 use crate::settings::Gossip;

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use lockmesh::proto::event::Ticket;
-use lockmesh::proto::id::{Incarnation, NodeId};
-use lockmesh::proto::time::Instant;
-use lockmesh::wire::Seal;
+use lockmesh_proto::event::Ticket;
+use lockmesh_proto::id::{Incarnation, NodeId};
+use lockmesh_proto::time::Instant;
+use lockmesh_proto::wire::Seal;
 
 use crate::algorithms::Machine;
 use crate::clocks::Clock;

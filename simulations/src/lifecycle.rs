@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
-use lockmesh::node::NodeConfig;
-use lockmesh::proto::event::Ticket;
-use lockmesh::proto::id::Incarnation;
-use lockmesh::proto::voter::Start;
+use lockmesh_proto::event::Ticket;
+use lockmesh_proto::id::Incarnation;
+use lockmesh_proto::node::NodeConfig;
+use lockmesh_proto::voter::Start;
 
 use crate::algorithms::{self, Algorithm};
 use crate::faults::{FaultKind, Target};

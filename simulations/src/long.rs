@@ -8,15 +8,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockmesh::node::{Node, NodeConfig, Output};
-use lockmesh::proto::claimant::{NEVER_GRANTED_MAX, Request};
-use lockmesh::proto::event::{Event, Ticket};
-use lockmesh::proto::id::{Incarnation, Key, NodeId};
-use lockmesh::proto::time::{Instant, Now};
-use lockmesh::proto::view::{Peer, View};
-use lockmesh::proto::voter::{Start, VoterLimits};
-use lockmesh::proto::voter_set::{Timing, VoterSet};
-use lockmesh::wire::Seal;
+use lockmesh_proto::claimant::{NEVER_GRANTED_MAX, Request};
+use lockmesh_proto::event::{Event, Ticket};
+use lockmesh_proto::id::{Incarnation, Key, NodeId};
+use lockmesh_proto::node::{Node, NodeConfig, Output};
+use lockmesh_proto::time::{Instant, Now};
+use lockmesh_proto::view::{Peer, View};
+use lockmesh_proto::voter::{Start, VoterLimits};
+use lockmesh_proto::voter_set::{Timing, VoterSet};
+use lockmesh_proto::wire::Seal;
 
 const NODES: usize = 3;
 const MAX_TTL: Duration = Duration::from_secs(3);

@@ -23,7 +23,7 @@ mod ledger;
 mod lifecycle;
 #[cfg(test)]
 mod long;
-#[cfg(feature = "mutants")]
+#[cfg(lockmesh_mutants)]
 mod mutation;
 mod namesakes;
 mod network;
@@ -31,7 +31,7 @@ mod observe;
 #[cfg(test)]
 mod regressions;
 mod report;
-#[cfg(not(feature = "mutants"))]
+#[cfg(not(lockmesh_mutants))]
 mod rerun;
 mod rng;
 mod scale;
@@ -316,9 +316,9 @@ fn obey(command: Command) -> ExitCode {
             states,
             json,
         } => search_all(Duration::from_secs(seconds), states, json),
-        #[cfg(not(feature = "mutants"))]
+        #[cfg(not(lockmesh_mutants))]
         Command::Mutants { .. } => rerun::with_mistakes(),
-        #[cfg(feature = "mutants")]
+        #[cfg(lockmesh_mutants)]
         Command::Mutants {
             seeds,
             only,
@@ -328,7 +328,7 @@ fn obey(command: Command) -> ExitCode {
     }
 }
 
-#[cfg(feature = "mutants")]
+#[cfg(lockmesh_mutants)]
 fn try_mutants(seeds: u64, only: &str, search: Duration, json: bool) -> ExitCode {
     // A mistake may well panic: that counts as caught, and needs no words.
     std::panic::set_hook(Box::new(|_| {}));

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use lockmesh::mutants::{self, Mutant};
+use lockmesh_proto::mutants::{self, Mutant};
 use serde::Serialize;
 
 use crate::campaign::{Tweaks, judge};

@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use lockmesh::node::{Node, NodeConfig, Output};
-use lockmesh::proto::claimant::Request;
-use lockmesh::proto::epoch::Epoch;
-use lockmesh::proto::event::{Event, Ticket};
-use lockmesh::proto::id::Incarnation;
-use lockmesh::proto::time::Now;
-use lockmesh::proto::voter::Start;
+use lockmesh_proto::claimant::Request;
+use lockmesh_proto::epoch::Epoch;
+use lockmesh_proto::event::{Event, Ticket};
+use lockmesh_proto::id::Incarnation;
+use lockmesh_proto::node::{Node, NodeConfig, Output};
+use lockmesh_proto::time::Now;
+use lockmesh_proto::voter::Start;
 
 use crate::algorithms::Algorithm;
 use crate::datagrams::Datagram;

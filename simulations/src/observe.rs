@@ -1,7 +1,7 @@
 //! Looking at a node after each call: its events, its guards, what its voter has on record.
 
-use lockmesh::proto::event::{Event, Ticket};
-use lockmesh::proto::time::Instant;
+use lockmesh_proto::event::{Event, Ticket};
+use lockmesh_proto::time::Instant;
 
 use crate::host::Ongoing;
 use crate::invariants::{End, Fact, Host as HostAt, RequestId};

@@ -4,17 +4,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockmesh::node::{Node, NodeConfig, Output};
-use lockmesh::proto::claimant::{Claimant, Request};
-use lockmesh::proto::epoch::Epoch;
-use lockmesh::proto::event::{Effects, Event};
-use lockmesh::proto::id::{Incarnation, Key, NodeId};
-use lockmesh::proto::message::{Message, RecoveryReply, Refuse, RefuseReason};
-use lockmesh::proto::time::{Instant, Now};
-use lockmesh::proto::view::{Peer, View};
-use lockmesh::proto::voter::{Start, Voter, VoterLimits};
-use lockmesh::proto::voter_set::{Timing, VoterSet};
-use lockmesh::wire::Seal;
+use lockmesh_proto::claimant::{Claimant, Request};
+use lockmesh_proto::epoch::Epoch;
+use lockmesh_proto::event::{Effects, Event};
+use lockmesh_proto::id::{Incarnation, Key, NodeId};
+use lockmesh_proto::message::{Message, RecoveryReply, Refuse, RefuseReason};
+use lockmesh_proto::node::{Node, NodeConfig, Output};
+use lockmesh_proto::time::{Instant, Now};
+use lockmesh_proto::view::{Peer, View};
+use lockmesh_proto::voter::{Start, Voter, VoterLimits};
+use lockmesh_proto::voter_set::{Timing, VoterSet};
+use lockmesh_proto::wire::Seal;
 
 const WALL_MS: u64 = 1_760_000_000_000;
 

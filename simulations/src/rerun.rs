@@ -7,21 +7,22 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
-/// Runs the same command line with the feature `mutants`, and passes its exit code on.
+/// Runs the same command line with `--cfg lockmesh_mutants`, and passes its exit code on.
 pub(crate) fn with_mistakes() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
     let (Some(cargo), Some(target)) = (std::env::var_os("CARGO"), target_folder()) else {
         let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
         eprintln!(
-            "this build has no mistakes in it; run\n  cargo run --release -p simulations \
-             --features mutants --target-dir target/mutants -- {}",
+            "this build has no mistakes in it; run\n  RUSTFLAGS=\"--cfg lockmesh_mutants\" cargo run \
+             --release -p simulations --target-dir target/mutants -- {}",
             words.join(" ")
         );
         return ExitCode::from(2);
     };
     let mut command = Command::new(&cargo);
     command
-        .args(["run", "--release", "--features", "mutants"])
+        .args(["run", "--release"])
+        .env("RUSTFLAGS", "--cfg lockmesh_mutants")
         .args([
             "--manifest-path",
             concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),

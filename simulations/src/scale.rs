@@ -8,8 +8,8 @@
 
 use std::time::Duration;
 
-use lockmesh::proto::voter::VoterLimits;
-use lockmesh::proto::voter_set::Timing;
+use lockmesh_proto::voter::VoterLimits;
+use lockmesh_proto::voter_set::Timing;
 use serde::Serialize;
 
 use crate::algorithms::Algorithm;

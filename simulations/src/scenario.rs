@@ -8,9 +8,9 @@ mod format;
 
 use std::time::Duration;
 
-use lockmesh::proto::id::NodeId;
-use lockmesh::proto::voter::VoterLimits;
-use lockmesh::proto::voter_set::{Timing, VoterSet, VoterSetError};
+use lockmesh_proto::id::NodeId;
+use lockmesh_proto::voter::VoterLimits;
+use lockmesh_proto::voter_set::{Timing, VoterSet, VoterSetError};
 use serde::Deserialize as _;
 use toml::Spanned;
 

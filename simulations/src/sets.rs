@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use lockmesh::proto::id::{Key, NodeId};
-use lockmesh::proto::voter_set::VoterSet;
+use lockmesh_proto::id::{Key, NodeId};
+use lockmesh_proto::voter_set::VoterSet;
 
 use crate::invariants::{Host as HostAt, KeyAt};
 use crate::settings::Settings;

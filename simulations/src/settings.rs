@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use lockmesh::proto::voter::VoterLimits;
-use lockmesh::proto::voter_set::Timing;
+use lockmesh_proto::voter::VoterLimits;
+use lockmesh_proto::voter_set::Timing;
 
 use crate::algorithms::Algorithm;
 use crate::hazards::{self, Hazards};
@@ -422,8 +422,8 @@ fn keep_long(rng: &mut Rng, habits: &mut Habits, max_ttl: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lockmesh::proto::id::NodeId;
-    use lockmesh::proto::voter_set::VoterSet;
+    use lockmesh_proto::id::NodeId;
+    use lockmesh_proto::voter_set::VoterSet;
 
     #[test]
     fn every_seed_draws_a_voter_set_that_can_be() {

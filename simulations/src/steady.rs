@@ -1,7 +1,7 @@
 //! Since when each host and each link has been as it should be: whether a lease could have been
 //! kept.
 
-use lockmesh::proto::event::Event;
+use lockmesh_proto::event::Event;
 
 use crate::host::Ongoing;
 use crate::invariants::{Fact, Host as HostAt, KeyAt};

@@ -1,7 +1,7 @@
 //! Locks that outlive their process, and voters without room: deploys, what others are told beside
 //! an owner that is gone, and keys that take turns.
 
-use lockmesh::proto::event::Ticket;
+use lockmesh_proto::event::Ticket;
 
 use crate::invariants::{End, Fact, Handover, Host as HostAt, KeyAt};
 use crate::settings::{PROBE_KEYS, SECOND};

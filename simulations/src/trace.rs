@@ -2,8 +2,8 @@
 
 use std::fmt::{self, Write as _};
 
-use lockmesh::wire::codec::unpack;
-use lockmesh::wire::{DropReason, Kind};
+use lockmesh_proto::wire::codec::unpack;
+use lockmesh_proto::wire::{DropReason, Kind};
 
 use crate::rng::mix;
 

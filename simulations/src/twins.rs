@@ -6,12 +6,12 @@
 
 use std::sync::Arc;
 
-use lockmesh::node::{Node, NodeConfig, Output};
-use lockmesh::proto::id::Incarnation;
-use lockmesh::proto::time::Now;
-use lockmesh::proto::view::{Peer, View};
-use lockmesh::proto::voter::{Start, VoterLimits};
-use lockmesh::proto::voter_set::VoterSet;
+use lockmesh_proto::id::Incarnation;
+use lockmesh_proto::node::{Node, NodeConfig, Output};
+use lockmesh_proto::time::Now;
+use lockmesh_proto::view::{Peer, View};
+use lockmesh_proto::voter::{Start, VoterLimits};
+use lockmesh_proto::voter_set::VoterSet;
 
 use crate::datagrams::Datagram;
 use crate::invariants::Host as HostAt;

@@ -8,13 +8,13 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use lockmesh::node::Output;
-use lockmesh::proto::event::Event;
-use lockmesh::proto::id::{Key, NodeId};
-use lockmesh::proto::time::Now;
-use lockmesh::proto::view::View;
-use lockmesh::proto::voter_set::VoterSet;
-use lockmesh::wire::ClusterSecret;
+use lockmesh_proto::event::Event;
+use lockmesh_proto::id::{Key, NodeId};
+use lockmesh_proto::node::Output;
+use lockmesh_proto::time::Now;
+use lockmesh_proto::view::View;
+use lockmesh_proto::voter_set::VoterSet;
+use lockmesh_proto::wire::ClusterSecret;
 
 use crate::algorithms::{Hearing, Machine};
 use crate::datagrams::{self, Datagram};

@@ -1,8 +1,8 @@
 //! A minority of the voters that stays broken when all else was mended: dead, cut off, mute or deaf
 //! for good. Whoever can reach the others is served all the same.
 
-use lockmesh::proto::claimant::NEVER_GRANTED_MAX;
-use lockmesh::proto::view::{Peer, View};
+use lockmesh_proto::claimant::NEVER_GRANTED_MAX;
+use lockmesh_proto::view::{Peer, View};
 
 use crate::invariants::{Fact, Handover, Host as HostAt, KeyAt};
 use crate::rng::Rng;

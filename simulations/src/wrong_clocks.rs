@@ -2,9 +2,9 @@
 //! of a minority of the voters of each key, and of nodes that do not vote. All others stay within
 //! `max_clock_skew` of each other. The laws hold whatever the wrong ones show (rule 28).
 
-use lockmesh::proto::epoch::Epoch;
-use lockmesh::proto::time::Now;
-use lockmesh::proto::voter_set::quorum;
+use lockmesh_proto::epoch::Epoch;
+use lockmesh_proto::time::Now;
+use lockmesh_proto::voter_set::quorum;
 
 use crate::faults::{Cut, Fault, FaultKind, Target};
 use crate::invariants::Host as HostAt;

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::links::{Fault, Links};
-use crate::proto::id::NodeId;
+use lockmesh_proto::id::NodeId;
 
 /// Links of a [`LocalMesh`](super::LocalMesh), to be disturbed: `mesh.link(0, 1).loss(0.2)`. What
 /// is said takes effect at once, on top of what was said before, and lasts until it is healed.

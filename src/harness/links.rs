@@ -10,7 +10,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tokio::task::JoinSet;
 
-use crate::proto::id::NodeId;
+use lockmesh_proto::id::NodeId;
 
 /// What is wrong with a link, in one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

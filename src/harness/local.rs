@@ -12,9 +12,9 @@ use super::links::{Fault, Links};
 use super::stable::{NotStable, Seen, missing};
 use crate::config::MeshBuilder;
 use crate::error::ConfigError;
-use crate::proto::voter_set::Timing;
 use crate::runtime::Mesh;
-use crate::wire::ClusterSecret;
+use lockmesh_proto::voter_set::Timing;
+use lockmesh_proto::wire::ClusterSecret;
 
 /// The most nodes that one process is asked to run.
 const NODES_MAX: usize = 64;

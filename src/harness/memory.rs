@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 
 use crate::config::MeshBuilder;
 use crate::error::ConfigError;
-use crate::proto::id::{Incarnation, NodeId};
-use crate::proto::view::{Peer, View};
 use crate::runtime::{Clock, Mesh, Shared};
+use lockmesh_proto::id::{Incarnation, NodeId};
+use lockmesh_proto::view::{Peer, View};
 
 /// The voter behind the nodes.
 const VOTER: &str = "the voter in memory";

@@ -5,9 +5,9 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::proto::id::NodeId;
-use crate::proto::voter_set::quorum;
 use crate::runtime::Status;
+use lockmesh_proto::id::NodeId;
+use lockmesh_proto::voter_set::quorum;
 
 /// A cluster that has not come to rest in time.
 #[derive(Clone, Debug, Eq, PartialEq)]

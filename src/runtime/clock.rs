@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::proto::time::{Instant, Now};
+use lockmesh_proto::time::{Instant, Now};
 
 /// So many of the number of an incarnation are drawn: about a millisecond.
 const DRAWN: u64 = (1 << 10) - 1;

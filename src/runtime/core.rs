@@ -12,13 +12,13 @@ use super::lease::Lease;
 use super::metrics::Meter;
 use super::obstacle::{Obstacle, holding};
 use super::obstacles::{Line, Obstacles};
-use crate::node::{ForeignNode, InspectId, Inspection, Node, Output, Standing};
-use crate::proto::claimant::RequestError;
-use crate::proto::event::{Event, Ticket, VoteTally};
-use crate::proto::id::NodeId;
-use crate::proto::time::{Instant, Now};
-use crate::proto::voter_set::quorum;
-use crate::wire::DropReason;
+use lockmesh_proto::claimant::RequestError;
+use lockmesh_proto::event::{Event, Ticket, VoteTally};
+use lockmesh_proto::id::NodeId;
+use lockmesh_proto::node::{ForeignNode, InspectId, Inspection, Node, Output, Standing};
+use lockmesh_proto::time::{Instant, Now};
+use lockmesh_proto::voter_set::quorum;
+use lockmesh_proto::wire::DropReason;
 
 /// How an acquisition ended.
 #[derive(Debug)]
@@ -387,12 +387,12 @@ pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::node::NodeConfig;
-    use crate::proto::claimant::Request;
-    use crate::proto::id::{Incarnation, Key};
-    use crate::proto::voter::{Start, VoterLimits};
-    use crate::proto::voter_set::{Timing, VoterSet};
-    use crate::wire::Seal;
+    use lockmesh_proto::claimant::Request;
+    use lockmesh_proto::id::{Incarnation, Key};
+    use lockmesh_proto::node::NodeConfig;
+    use lockmesh_proto::voter::{Start, VoterLimits};
+    use lockmesh_proto::voter_set::{Timing, VoterSet};
+    use lockmesh_proto::wire::Seal;
 
     /// The only voter there is.
     pub(in crate::runtime) fn only_voter(clock: Clock) -> Node {

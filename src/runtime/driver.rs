@@ -12,7 +12,7 @@ use tokio::net::UdpSocket;
 use super::inbox::Ask;
 use super::obstacle::Obstacle;
 use super::shared::Shared;
-use crate::proto::time::Instant;
+use lockmesh_proto::time::Instant;
 
 /// How long the loop sleeps at the most: timers do not count the time that the machine was
 /// suspended, leases do.
@@ -214,7 +214,7 @@ mod tests {
     use crate::runtime::clock::Clock;
     use crate::runtime::core::tests::only_voter;
     use crate::runtime::socket::Sender;
-    use crate::wire::DropReason;
+    use lockmesh_proto::wire::DropReason;
 
     fn shared() -> Shared {
         let clock = Clock::new();

@@ -23,9 +23,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::digest::{Entry, Identity};
-use crate::proto::id::NodeId;
-use crate::proto::time::Instant;
-use crate::proto::voter_set::VoterSet;
+use lockmesh_proto::id::NodeId;
+use lockmesh_proto::time::Instant;
+use lockmesh_proto::voter_set::VoterSet;
 
 /// The most bytes that all entries of a digest may have. The library needs some hundred of the
 /// 65,507 that a datagram has for the rest of its message, or it panics.
@@ -246,8 +246,8 @@ fn is_member(voter_set: &VoterSet, node: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::voter_set::Timing;
     use crate::runtime::digest::tests::{entry, identity};
+    use lockmesh_proto::voter_set::Timing;
 
     const SHARE_FOR: Duration = Duration::from_secs(2);
 

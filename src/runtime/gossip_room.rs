@@ -7,9 +7,9 @@ use std::net::SocketAddr;
 
 use crate::config::Checked;
 use crate::error::ConfigError;
-use crate::proto::id::NodeId;
-use crate::wire::GOSSIP_BYTES_MAX;
-use crate::wire::seal::SEALED_OVERHEAD;
+use lockmesh_proto::id::NodeId;
+use lockmesh_proto::wire::GOSSIP_BYTES_MAX;
+use lockmesh_proto::wire::seal::SEALED_OVERHEAD;
 
 /// The bytes of a node beside its name and its address: the length of the name, its generation,
 /// heartbeat and two versions.
@@ -52,7 +52,7 @@ mod tests {
     use chitchat::{ChitchatMessage, Deserializable, Serializable};
 
     use super::*;
-    use crate::proto::voter_set::MEMBERS_MAX;
+    use lockmesh_proto::voter_set::MEMBERS_MAX;
 
     fn names(bytes: usize) -> Vec<NodeId> {
         let names = (0..MEMBERS_MAX).map(|n| format!("{n:0bytes$}"));

@@ -8,8 +8,8 @@ use super::inbox::Ask;
 use super::lease::Lease;
 use super::mesh::Inner;
 use crate::error::{ExtendError, ReleaseError};
-use crate::proto::claimant;
-use crate::proto::epoch::Epoch;
+use lockmesh_proto::claimant;
+use lockmesh_proto::epoch::Epoch;
 
 /// A lock that is held. Dropping it releases the lock, without blocking and without a runtime.
 ///

@@ -118,10 +118,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::proto::epoch::Epoch;
-    use crate::proto::event::Ticket;
-    use crate::proto::id::Key;
     use crate::runtime::clock::Clock;
+    use lockmesh_proto::epoch::Epoch;
+    use lockmesh_proto::event::Ticket;
+    use lockmesh_proto::id::Key;
 
     fn lease(key: &str) -> Arc<Lease> {
         let clock = Clock::new();

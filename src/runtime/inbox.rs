@@ -12,9 +12,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 use super::core::Ended;
-use crate::proto::claimant::Request;
-use crate::proto::event::Ticket;
-use crate::proto::time::Instant;
+use lockmesh_proto::claimant::Request;
+use lockmesh_proto::event::Ticket;
+use lockmesh_proto::time::Instant;
 
 /// With so much in it, it is taken to the node at once: that fills a datagram to each voter, and
 /// the voters can begin.
@@ -202,7 +202,7 @@ mod tests {
             ticket: Ticket(ticket),
             since: Instant::ZERO,
             request: Request {
-                key: crate::proto::id::Key::new("k").unwrap(),
+                key: lockmesh_proto::id::Key::new("k").unwrap(),
                 ttl: std::time::Duration::from_secs(1),
                 is_try: false,
                 renews: true,

@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::clock::Clock;
-use crate::proto::epoch::Epoch;
-use crate::proto::event::Ticket;
-use crate::proto::id::Key;
-use crate::proto::time::Instant;
+use lockmesh_proto::epoch::Epoch;
+use lockmesh_proto::event::Ticket;
+use lockmesh_proto::id::Key;
+use lockmesh_proto::time::Instant;
 
 /// The longest that a wait for the end of a lease sleeps at a time: timers do not count the time
 /// that the machine was suspended, leases do.

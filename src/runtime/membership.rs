@@ -24,9 +24,9 @@ use super::digest::{Identity, Message};
 use super::filter::DigestFilter;
 use super::seeds::{Discovery, Seeds};
 use super::shared::Shared;
-use crate::proto::id::{Incarnation, NodeId};
-use crate::proto::view::{Peer, View};
-use crate::proto::voter_set::VoterSet;
+use lockmesh_proto::id::{Incarnation, NodeId};
+use lockmesh_proto::view::{Peer, View};
+use lockmesh_proto::voter_set::VoterSet;
 
 /// The key under which a node says that it leaves.
 const LEAVING: &str = "leaving";
@@ -461,7 +461,8 @@ impl Socket for OpenSocket {
                     return Ok((from, message));
                 }
                 _ => shared.with(|core, _| {
-                    core.node.count_drop(crate::wire::DropReason::Undecodable);
+                    core.node
+                        .count_drop(lockmesh_proto::wire::DropReason::Undecodable);
                 }),
             }
         }

@@ -30,9 +30,9 @@ use crate::error::{AcquireError, ConfigError, ExtendError, InspectError, NotRead
 #[cfg(feature = "harness")]
 use crate::harness::Port;
 use crate::lock::{ClusterError, DistributedLock};
-use crate::node::{Inspection, Node, NodeConfig};
-use crate::proto::id::{Incarnation, Key, NodeId};
-use crate::wire::{ClusterSecret, Seal};
+use lockmesh_proto::id::{Incarnation, Key, NodeId};
+use lockmesh_proto::node::{Inspection, Node, NodeConfig};
+use lockmesh_proto::wire::{ClusterSecret, Seal};
 
 /// To a task that would end, or lengthen, what another task of this node has acquired since.
 const LATE: &str = "the lease of this task is over, and another task of this node holds the lock";
@@ -274,7 +274,7 @@ impl Mesh {
         let notified = notified.ok_or(InspectError::ShutDown)?.await;
         let inspection = notified.map_err(|_| InspectError::ShutDown)?;
         let (answered, voters) = (inspection.answered, inspection.voters);
-        if answered < crate::proto::voter_set::quorum(voters) {
+        if answered < lockmesh_proto::voter_set::quorum(voters) {
             return Err(InspectError::NoQuorum { answered, voters });
         }
         Ok(inspection)

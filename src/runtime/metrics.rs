@@ -26,11 +26,11 @@ use std::time::Duration;
 use metrics::{Counter, Histogram, counter, gauge, histogram};
 
 use super::core::Ended;
-use crate::node::Node;
-use crate::proto::event::Event;
-use crate::proto::id::NodeId;
-use crate::proto::time::Now;
-use crate::proto::voter::Voter;
+use lockmesh_proto::event::Event;
+use lockmesh_proto::id::NodeId;
+use lockmesh_proto::node::Node;
+use lockmesh_proto::time::Now;
+use lockmesh_proto::voter::Voter;
 
 /// The numbers of one mesh.
 pub(crate) struct Meter {

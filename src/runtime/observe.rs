@@ -1,4 +1,4 @@
-//! A mesh seen from beside it: the sockets and clocks of [`node::Observer`](crate::node::Observer).
+//! A mesh seen from beside it: the sockets and clocks of [`node::Observer`](lockmesh_proto::node::Observer).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,9 +10,9 @@ use tokio::net::UdpSocket;
 use tokio::time::Instant;
 
 use crate::config::CLUSTER_DEFAULT;
-use crate::node::{self, Inspection, QuestionId, Survey, Surveyor, Wanted};
-use crate::proto::id::{Key, NameError};
-use crate::wire::{ClusterSecret, Seal};
+use lockmesh_proto::id::{Key, NameError};
+use lockmesh_proto::node::{self, Inspection, QuestionId, Survey, Surveyor, Wanted};
+use lockmesh_proto::wire::{ClusterSecret, Seal};
 
 /// How long an answer is waited for, unless it is said otherwise.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -8,13 +8,13 @@ use tracing::Level;
 
 use super::core::Core;
 use super::obstacles::{NOTED_FOR, PEERS_MAX};
-use crate::node::{Standing, Twin};
-use crate::proto::clocks::WallClock;
-use crate::proto::id::NodeId;
-use crate::proto::message::RefuseReason;
-use crate::proto::time::Now;
-use crate::proto::voter_set::quorum;
-use crate::wire::DropReason;
+use lockmesh_proto::clocks::WallClock;
+use lockmesh_proto::id::NodeId;
+use lockmesh_proto::message::RefuseReason;
+use lockmesh_proto::node::{Standing, Twin};
+use lockmesh_proto::time::Now;
+use lockmesh_proto::voter_set::quorum;
+use lockmesh_proto::wire::DropReason;
 
 /// What passes within this time is not said.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -15,8 +15,8 @@ use std::time::Duration;
 use tracing::Level;
 
 use super::obstacle::{About, Obstacle};
-use crate::proto::id::NodeId;
-use crate::proto::time::Instant;
+use lockmesh_proto::id::NodeId;
+use lockmesh_proto::time::Instant;
 
 /// What is gone for less than this was not over: no pair of lines for each flap.
 const LINGER: Duration = Duration::from_secs(1);

@@ -11,10 +11,10 @@ use super::inbox::Ask;
 use super::lease::Lease;
 use super::mesh::Inner;
 use crate::error::AcquireError;
-use crate::proto::claimant::Request;
-use crate::proto::event::Ticket;
-use crate::proto::id::Key;
-use crate::proto::time::Instant;
+use lockmesh_proto::claimant::Request;
+use lockmesh_proto::event::Ticket;
+use lockmesh_proto::id::Key;
+use lockmesh_proto::time::Instant;
 
 /// A lock that is asked for. From [`Mesh::lock`](crate::Mesh::lock); nothing is sent before
 /// [`acquire`](LockRequest::acquire) or [`try_acquire`](LockRequest::try_acquire).

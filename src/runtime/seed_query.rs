@@ -11,11 +11,11 @@ use tokio::sync::watch;
 use super::observe::Observer;
 use super::seeds::Seeds;
 use super::shared::Shared;
-use crate::node::{Survey, Surveyor};
-use crate::proto::id::{Incarnation, NodeId};
-use crate::proto::view::{Peer, View};
-use crate::proto::voter_set::{VoterSetTag, quorum};
-use crate::wire::observe::VoterState;
+use lockmesh_proto::id::{Incarnation, NodeId};
+use lockmesh_proto::node::{Survey, Surveyor};
+use lockmesh_proto::view::{Peer, View};
+use lockmesh_proto::voter_set::{VoterSetTag, quorum};
+use lockmesh_proto::wire::observe::VoterState;
 
 /// How long an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);

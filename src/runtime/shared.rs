@@ -25,9 +25,9 @@ use super::company::Leading;
 use super::core::{Core, GossipIn};
 use super::inbox::{Ask, Inbox, Lead};
 use super::socket::Sender;
-use crate::node::Node;
-use crate::proto::event::Ticket;
-use crate::proto::time::{Instant, Now};
+use lockmesh_proto::event::Ticket;
+use lockmesh_proto::node::Node;
+use lockmesh_proto::time::{Instant, Now};
 
 /// So many callers make company.
 const COMPANY: usize = 2;

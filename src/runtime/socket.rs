@@ -11,7 +11,7 @@ use tokio::net::UdpSocket;
 #[cfg(feature = "harness")]
 use crate::harness::{Links, Port};
 #[cfg(feature = "harness")]
-use crate::proto::id::NodeId;
+use lockmesh_proto::id::NodeId;
 
 /// What the socket's buffers are asked to hold. The system's default of some 200 KiB overflows
 /// when many peers answer at once, and UDP drops in silence.

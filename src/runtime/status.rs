@@ -6,12 +6,12 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::core::Core;
-use crate::node::Standing;
-use crate::proto::clocks::WallClock;
-use crate::proto::id::NodeId;
-use crate::proto::time::Now;
-use crate::proto::voter_set::{Timing, VoterSetTag};
-use crate::wire::Traffic;
+use lockmesh_proto::clocks::WallClock;
+use lockmesh_proto::id::NodeId;
+use lockmesh_proto::node::Standing;
+use lockmesh_proto::time::Now;
+use lockmesh_proto::voter_set::{Timing, VoterSetTag};
+use lockmesh_proto::wire::Traffic;
 
 /// What a node knows of the cluster and of itself.
 #[derive(Clone, Debug, Serialize)]

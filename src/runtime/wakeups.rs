@@ -17,11 +17,11 @@ use super::inbox::{Ask, Lead};
 use super::lease::Lease;
 use super::shared::Shared;
 use super::socket::Sender;
-use crate::node::Node;
-use crate::proto::claimant::Request;
-use crate::proto::epoch::Epoch;
-use crate::proto::event::Ticket;
-use crate::proto::id::Key;
+use lockmesh_proto::claimant::Request;
+use lockmesh_proto::epoch::Epoch;
+use lockmesh_proto::event::Ticket;
+use lockmesh_proto::id::Key;
+use lockmesh_proto::node::Node;
 
 /// Longer than any test waits in virtual time.
 const LONG: Duration = Duration::from_secs(60);

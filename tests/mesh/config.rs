@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use lockmesh::proto::voter::VoterLimits;
 use lockmesh::{ClusterSecret, ConfigError, Mesh, MeshBuilder, Timing};
+use lockmesh_proto::voter::VoterLimits;
 
 use crate::common::{PATIENCE, key};
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lockmesh::proto::message::RefuseReason;
 use lockmesh::{AcquireError, ClusterSecret, DropReason, Mesh, MeshBuilder};
+use lockmesh_proto::message::RefuseReason;
 
 use crate::common::{Cluster, timing, until, within};
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use lockmesh::proto::message::RefuseReason;
 use lockmesh::{InspectError, LockState, Mesh, Standing, WallClock};
+use lockmesh_proto::message::RefuseReason;
 
 use crate::common::{Cluster, PATIENCE, key, timing, until};
 

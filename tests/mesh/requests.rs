@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use lockmesh::proto::claimant::RequestError;
-use lockmesh::proto::message::RefuseReason;
-use lockmesh::proto::voter::VoterLimits;
 use lockmesh::{AcquireError, Mesh, NameError};
+use lockmesh_proto::claimant::RequestError;
+use lockmesh_proto::message::RefuseReason;
+use lockmesh_proto::voter::VoterLimits;
 
 use crate::common::{Cluster, sees_all, until, within};
 use crate::guard::waits_for;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lockmesh::harness::{Links, LocalMesh};
-use lockmesh::wire::{Kind, Seal};
 use lockmesh::{Mesh, MeshBuilder};
+use lockmesh_proto::wire::{Kind, Seal};
 
 use crate::common::{key, timing, until, within};
 

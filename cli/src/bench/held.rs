@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use lockmesh::node::{Node, NodeConfig, Output};
-use lockmesh::proto::epoch::Epoch;
-use lockmesh::proto::id::{ClaimId, Incarnation, Key, NodeId};
-use lockmesh::proto::message::{Claim, Message};
-use lockmesh::proto::time::{Instant, Now};
-use lockmesh::proto::voter::{Start, VoterLimits};
-use lockmesh::proto::voter_set::{Timing, VoterSet};
-use lockmesh::wire::codec::pack;
-use lockmesh::wire::{DATAGRAM_BYTES_MAX, Head, Seal};
+use lockmesh_proto::epoch::Epoch;
+use lockmesh_proto::id::{ClaimId, Incarnation, Key, NodeId};
+use lockmesh_proto::message::{Claim, Message};
+use lockmesh_proto::node::{Node, NodeConfig, Output};
+use lockmesh_proto::time::{Instant, Now};
+use lockmesh_proto::voter::{Start, VoterLimits};
+use lockmesh_proto::voter_set::{Timing, VoterSet};
+use lockmesh_proto::wire::codec::pack;
+use lockmesh_proto::wire::{DATAGRAM_BYTES_MAX, Head, Seal};
 use tokio::task::JoinSet;
 
 use super::child::Child;
@@ -134,7 +134,7 @@ fn claims(
     let [(body, _)] = packed.bodies.as_slice() else {
         bail!("{MESSAGES_AT_ONCE} claims do not fit into a datagram");
     };
-    let bytes = seal.seal(lockmesh::wire::Kind::Votes, body);
+    let bytes = seal.seal(lockmesh_proto::wire::Kind::Votes, body);
     let port = 4000 + u16::try_from(from)?;
     Ok(((Ipv4Addr::LOCALHOST, port).into(), bytes))
 }

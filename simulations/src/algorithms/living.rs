@@ -13,13 +13,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use lockmesh::node::NodeConfig;
-use lockmesh::proto::epoch::{Epoch, EpochClock};
-use lockmesh::proto::id::{Key, NodeId};
-use lockmesh::proto::time::{Instant, Now};
-use lockmesh::proto::view::View;
-use lockmesh::proto::voter::Start;
-use lockmesh::proto::voter_set::Timing;
+use lockmesh_proto::epoch::{Epoch, EpochClock};
+use lockmesh_proto::id::{Key, NodeId};
+use lockmesh_proto::node::NodeConfig;
+use lockmesh_proto::time::{Instant, Now};
+use lockmesh_proto::view::View;
+use lockmesh_proto::voter::Start;
+use lockmesh_proto::voter_set::Timing;
 
 use super::packet::{Packet, Verb};
 use super::poller::{Poller, Rules};

@@ -18,15 +18,15 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use lockmesh::node::{Node, NodeConfig, Output};
-use lockmesh::proto::claimant::{Request, RequestError};
-use lockmesh::proto::epoch::Epoch;
-use lockmesh::proto::event::Ticket;
-use lockmesh::proto::id::{Incarnation, Key};
-use lockmesh::proto::time::{Instant, Now};
-use lockmesh::proto::view::View;
-use lockmesh::proto::voter::Voter;
-use lockmesh::wire::Traffic;
+use lockmesh_proto::claimant::{Request, RequestError};
+use lockmesh_proto::epoch::Epoch;
+use lockmesh_proto::event::Ticket;
+use lockmesh_proto::id::{Incarnation, Key};
+use lockmesh_proto::node::{Node, NodeConfig, Output};
+use lockmesh_proto::time::{Instant, Now};
+use lockmesh_proto::view::View;
+use lockmesh_proto::voter::Voter;
+use lockmesh_proto::wire::Traffic;
 
 use crate::faults::Fault;
 use crate::scenario::{AskAt, Scenario};

@@ -1,6 +1,6 @@
 //! What the two other algorithms send: one shape for all, eight numbers.
 
-use lockmesh::proto::id::Key;
+use lockmesh_proto::id::Key;
 
 /// What a packet asks or answers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

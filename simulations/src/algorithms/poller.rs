@@ -8,14 +8,14 @@ use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use lockmesh::node::{NodeConfig, Output};
-use lockmesh::proto::claimant::{Request, RequestError};
-use lockmesh::proto::epoch::Epoch;
-use lockmesh::proto::event::{Event, Ticket, VoteTally};
-use lockmesh::proto::id::{Key, NodeId};
-use lockmesh::proto::time::{Instant, Now};
-use lockmesh::proto::view::View;
-use lockmesh::proto::voter_set::Timing;
+use lockmesh_proto::claimant::{Request, RequestError};
+use lockmesh_proto::epoch::Epoch;
+use lockmesh_proto::event::{Event, Ticket, VoteTally};
+use lockmesh_proto::id::{Key, NodeId};
+use lockmesh_proto::node::{NodeConfig, Output};
+use lockmesh_proto::time::{Instant, Now};
+use lockmesh_proto::view::View;
+use lockmesh_proto::voter_set::Timing;
 
 use super::Machine;
 use super::packet::{Packet, Verb, hash};

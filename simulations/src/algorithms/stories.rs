@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use lockmesh::proto::voter::VoterLimits;
-use lockmesh::proto::voter_set::Timing;
+use lockmesh_proto::voter::VoterLimits;
+use lockmesh_proto::voter_set::Timing;
 
 use super::{Algorithm, Plan};
 use crate::faults::{Cut, Fault, FaultKind, Target};

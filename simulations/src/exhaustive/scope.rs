@@ -16,8 +16,8 @@ pub(crate) struct Scope {
     /// The most messages that are on their way.
     pub(crate) messages_max: usize,
     /// The mistake that the rules make, for the searches that must find one.
-    #[cfg(feature = "mutants")]
-    pub(crate) mutant: Option<lockmesh::mutants::Mutant>,
+    #[cfg(lockmesh_mutants)]
+    pub(crate) mutant: Option<lockmesh_proto::mutants::Mutant>,
 }
 
 /// The scopes of the search for the real rules.
@@ -30,7 +30,7 @@ pub(crate) fn scopes() -> Vec<Scope> {
         crashes,
         doubles,
         messages_max: 16,
-        #[cfg(feature = "mutants")]
+        #[cfg(lockmesh_mutants)]
         mutant: None,
     };
     vec![

@@ -5,7 +5,7 @@
 //! Judged where the world says how far the right clocks are off at the most, and where monotonic
 //! clocks keep M1's bound: by these a node knows what the others' wall clocks show.
 
-use lockmesh::proto::epoch::Epoch;
+use lockmesh_proto::epoch::Epoch;
 
 use super::{Fact, History, Law};
 use crate::clocks::wall_ms;

@@ -1,0 +1,411 @@
+//! The lives of one node, as this node has heard them: which is the highest, which are over, and
+//! whether two of them are two processes that both live (rules 25 and 26).
+//!
+//! One socket has one process. So an incarnation is over once a higher one speaks from the address
+//! that it was heard from itself. One that speaks from elsewhere proves nothing: the older may live
+//! on, and what it holds runs out by the clock. Then both are asked the same question. A process
+//! has one incarnation at a time, and numbers rise; so if both incarnations answer a question that
+//! was asked after both had been heard, there are two processes. A late datagram of a process that
+//! is no more cannot do that.
+
+use std::net::SocketAddr;
+
+use crate::id::Incarnation;
+use crate::time::Instant;
+use crate::voter_set::Timing;
+
+/// How many earlier incarnations are remembered that may not be over. What others hold runs out.
+const EARLIER_MAX: usize = 4;
+/// How often in its `max_ttl` two processes are asked whether both still live.
+pub(super) const ASKED_AGAIN: u32 = 16;
+/// After so many questions in vain to the highest incarnation, a lower one that speaks is told of
+/// it.
+const IN_VAIN: u32 = 3;
+/// How many questions are asked in vain before only a word of the lower incarnation asks again.
+const TRIES_MAX: u32 = 8;
+
+/// The lives of one node.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Incarnations {
+    highest: Option<KnownIncarnation>,
+    /// Others that were heard and may not be over.
+    earlier: Vec<KnownIncarnation>,
+    rivals: Option<Box<Rivals>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct KnownIncarnation {
+    number: Incarnation,
+    at: SocketAddr,
+    /// It was heard from another address, too: no address proves that it is over.
+    has_moved: bool,
+}
+
+/// Two incarnations at two addresses, of which it is not known whether they are two processes.
+#[derive(Clone, Debug)]
+struct Rivals {
+    /// The lower of them; the other is the highest of all.
+    lower: (Incarnation, SocketAddr),
+    nonce: u64,
+    asked_at: Option<Instant>,
+    /// How often both were asked since they last answered both.
+    tries: u32,
+    /// How often the highest was asked since it last answered.
+    in_vain: u32,
+    /// Both have answered before: they are asked again from time to time.
+    are_two: bool,
+    highest_answered: bool,
+    lower_answered: bool,
+}
+
+/// What hearing a node in one of its incarnations amounts to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Hearing {
+    pub(crate) heard: Heard,
+    /// Incarnations that are proven to be over.
+    pub(crate) over: Vec<Incarnation>,
+    /// What two of its incarnations are to be asked.
+    pub(crate) asks: Option<Asks>,
+}
+
+/// In which incarnation a node was heard.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Heard {
+    /// In the highest that is known.
+    Again,
+    /// In a higher one, or for the first time.
+    NewIncarnation,
+    /// In a lower one, which is to be told so or not yet.
+    Outdated { seen: Incarnation, is_told: bool },
+    /// There is no room to remember it.
+    TooMany,
+}
+
+/// A question to both of two incarnations.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Asks {
+    pub(crate) nonce: u64,
+    pub(crate) at: [SocketAddr; 2],
+}
+
+/// Two processes of one name: in which incarnation each is, and where.
+pub(crate) type Two = [(Incarnation, SocketAddr); 2];
+
+impl Incarnations {
+    /// The highest incarnation that was heard.
+    pub(super) fn highest(&self) -> Option<Incarnation> {
+        self.highest.map(|incarnation| incarnation.number)
+    }
+
+    /// The node was heard in this incarnation from this address. `nonce` was never used.
+    pub(super) fn hear(
+        &mut self,
+        now: Instant,
+        (number, at): (Incarnation, SocketAddr),
+        nonce: u64,
+        timing: &Timing,
+    ) -> Hearing {
+        let has_moved = false;
+        let new = KnownIncarnation {
+            number,
+            at,
+            has_moved,
+        };
+        let heard = match &mut self.highest {
+            Some(highest) if number < highest.number => {
+                let (seen, home) = (highest.number, highest.at);
+                self.note_lower(number, at, home, nonce);
+                let is_told = self.tells(at, home);
+                Heard::Outdated { seen, is_told }
+            }
+            Some(highest) if number == highest.number => {
+                highest.has_moved |= highest.at != at;
+                highest.at = at;
+                Heard::Again
+            }
+            _ => {
+                self.begin(new, nonce);
+                Heard::NewIncarnation
+            }
+        };
+        let over = match heard {
+            Heard::Outdated { .. } => Vec::new(),
+            _ => self.end_earlier(at),
+        };
+        let is_lower = matches!(heard, Heard::Outdated { .. });
+        let asks = self.ask(now, is_lower, nonce, timing);
+        Hearing { heard, over, asks }
+    }
+
+    /// A higher incarnation than any before.
+    fn begin(&mut self, new: KnownIncarnation, nonce: u64) {
+        let Some(before) = self.highest.replace(new) else {
+            return;
+        };
+        if self.earlier.len() == EARLIER_MAX {
+            self.earlier.remove(0);
+        }
+        self.earlier.push(before);
+        let lower = match &self.rivals {
+            _ if before.at != new.at => Some((before.number, before.at)),
+            Some(rivals) if rivals.lower.1 != new.at => Some(rivals.lower),
+            _ => None,
+        };
+        self.rivals = lower.map(|lower| Box::new(Rivals::new(lower, nonce)));
+    }
+
+    /// A lower incarnation speaks from this address, and the highest was last heard from `home`.
+    fn note_lower(&mut self, number: Incarnation, at: SocketAddr, home: SocketAddr, nonce: u64) {
+        if at == home {
+            return;
+        }
+        match &mut self.rivals {
+            Some(rivals) if rivals.lower.0 == number => rivals.lower.1 = at,
+            rivals => {
+                let mut new = Rivals::new((number, at), nonce);
+                if let Some(before) = rivals {
+                    // Several of them cause few questions, and what the highest does not answer
+                    // it does not answer any of them.
+                    new.asked_at = before.asked_at;
+                    new.tries = before.tries.min(IN_VAIN);
+                    new.in_vain = before.in_vain;
+                }
+                *rivals = Some(Box::new(new));
+            }
+        }
+    }
+
+    /// True if a lower incarnation is told that there was a higher one: not if that one may live
+    /// elsewhere.
+    fn tells(&self, at: SocketAddr, home: SocketAddr) -> bool {
+        let is_silent = |it: &Rivals| it.in_vain >= IN_VAIN;
+        at == home || self.rivals.as_deref().is_none_or(is_silent)
+    }
+
+    /// The highest incarnation speaks from this address: those that spoke from there before are
+    /// over.
+    fn end_earlier(&mut self, at: SocketAddr) -> Vec<Incarnation> {
+        let is_over = |incarnation: &KnownIncarnation| {
+            incarnation.at == at && !incarnation.has_moved || mistaken!(AnyPlaceProves)
+        };
+        let over: Vec<Incarnation> = match self.earlier.is_empty() {
+            true => return Vec::new(),
+            false => self
+                .earlier
+                .iter()
+                .filter(|incarnation| is_over(incarnation)),
+        }
+        .map(|incarnation| incarnation.number)
+        .collect();
+        self.earlier.retain(|incarnation| !is_over(incarnation));
+        if self.rivals.as_ref().is_some_and(|it| it.lower.1 == at) {
+            self.rivals = None;
+        }
+        over
+    }
+
+    /// Asks both of two incarnations, if it is time to.
+    fn ask(&mut self, now: Instant, is_lower: bool, nonce: u64, timing: &Timing) -> Option<Asks> {
+        let (highest, rivals) = (self.highest?, self.rivals.as_deref_mut()?);
+        let most = timing.max_ttl / ASKED_AGAIN;
+        let pause = match rivals.tries {
+            0 if rivals.are_two => most,
+            TRIES_MAX.. => most,
+            tries => (timing.round_trip * (1 << tries)).min(most),
+        };
+        let is_due = rivals.asked_at.is_none_or(|at| now >= at.after(pause));
+        if !is_due || rivals.tries >= TRIES_MAX && !is_lower {
+            return None;
+        }
+        if rivals.asked_at.is_some_and(|at| now >= at.after(most)) {
+            // One that answered an old question may have ended since.
+            rivals.nonce = nonce;
+            (rivals.highest_answered, rivals.lower_answered) = (false, false);
+        }
+        rivals.asked_at = Some(now);
+        rivals.tries = (rivals.tries + 1).min(TRIES_MAX);
+        rivals.in_vain = rivals.in_vain.saturating_add(1);
+        Some(Asks {
+            nonce: rivals.nonce,
+            at: [highest.at, rivals.lower.1],
+        })
+    }
+
+    /// An incarnation has answered a question, from this address. Returns both if both have.
+    pub(super) fn answer(
+        &mut self,
+        (number, at): (Incarnation, SocketAddr),
+        nonce: u64,
+        next_nonce: u64,
+    ) -> Option<Two> {
+        let (highest, rivals) = (self.highest?, self.rivals.as_deref_mut()?);
+        if nonce != rivals.nonce {
+            return None;
+        }
+        if number == highest.number {
+            rivals.highest_answered = true;
+            rivals.in_vain = 0;
+        } else if number == rivals.lower.0 {
+            rivals.lower.1 = at;
+            rivals.lower_answered = true;
+        }
+        if !rivals.highest_answered || !rivals.lower_answered {
+            return None;
+        }
+        let asked_at = rivals.asked_at;
+        *rivals = Rivals::new(rivals.lower, next_nonce);
+        rivals.asked_at = asked_at;
+        rivals.are_two = true;
+        Some([(highest.number, highest.at), rivals.lower])
+    }
+}
+
+impl Rivals {
+    fn new(lower: (Incarnation, SocketAddr), nonce: u64) -> Self {
+        Self {
+            lower,
+            nonce,
+            asked_at: None,
+            tries: 0,
+            in_vain: 0,
+            are_two: false,
+            highest_answered: false,
+            lower_answered: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn addr(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    fn at(ms: u64) -> Instant {
+        Instant::ZERO.after(Duration::from_millis(ms))
+    }
+
+    fn incarnation(number: u64) -> Incarnation {
+        Incarnation::new(number)
+    }
+
+    fn hear(incarnations: &mut Incarnations, ms: u64, number: u64, port: u16) -> Hearing {
+        let from = (incarnation(number), addr(port));
+        incarnations.hear(at(ms), from, ms + 1_000, &Timing::lan())
+    }
+
+    fn over(word: &Hearing) -> Vec<u64> {
+        word.over
+            .iter()
+            .map(|incarnation| incarnation.get())
+            .collect()
+    }
+
+    #[test]
+    fn higher_incarnation_ends_the_one_at_its_own_address() {
+        let mut incarnations = Incarnations::default();
+        assert_eq!(
+            hear(&mut incarnations, 0, 5, 1).heard,
+            Heard::NewIncarnation
+        );
+        let word = hear(&mut incarnations, 1, 6, 1);
+        assert_eq!((word.heard, over(&word)), (Heard::NewIncarnation, vec![5]));
+        assert_eq!(word.asks, None);
+    }
+
+    #[test]
+    fn higher_incarnation_from_elsewhere_ends_nothing() {
+        let mut incarnations = Incarnations::default();
+        hear(&mut incarnations, 0, 5, 1);
+        assert!(over(&hear(&mut incarnations, 1, 6, 2)).is_empty());
+        assert_eq!(over(&hear(&mut incarnations, 2, 7, 2)), [6], "not 5");
+        assert_eq!(over(&hear(&mut incarnations, 3, 8, 1)), [5], "not 7");
+    }
+
+    #[test]
+    fn incarnation_that_moved_is_not_ended_by_an_address() {
+        let mut incarnations = Incarnations::default();
+        hear(&mut incarnations, 0, 5, 1);
+        assert_eq!(hear(&mut incarnations, 1, 5, 2).heard, Heard::Again);
+        for port in [1, 2] {
+            let mut incarnations = incarnations.clone();
+            assert!(over(&hear(&mut incarnations, 2, 6, port)).is_empty());
+        }
+    }
+
+    #[test]
+    fn both_incarnations_are_asked_and_both_must_answer() {
+        let mut incarnations = Incarnations::default();
+        hear(&mut incarnations, 0, 5, 1);
+        let asks = hear(&mut incarnations, 1, 6, 2).asks.unwrap();
+        assert_eq!(asks.at, [addr(2), addr(1)]);
+        let mut answer = |number, port| {
+            let from = (incarnation(number), addr(port));
+            incarnations.answer(from, asks.nonce, 7)
+        };
+        assert_eq!(answer(6, 2), None);
+        assert_eq!(answer(6, 2), None, "doubled");
+        assert_eq!(answer(4, 3), None, "a third one");
+        let two = [(incarnation(6), addr(2)), (incarnation(5), addr(1))];
+        assert_eq!(answer(5, 1), Some(two));
+        assert_eq!(answer(5, 1), None, "an old question");
+    }
+
+    #[test]
+    fn dead_earlier_incarnation_is_asked_some_times_and_never_again() {
+        let mut incarnations = Incarnations::default();
+        hear(&mut incarnations, 0, 5, 1);
+        let asked = (1..200_000).step_by(5);
+        let asked = asked.filter(|ms| hear(&mut incarnations, *ms, 6, 2).asks.is_some());
+        assert_eq!(asked.count(), TRIES_MAX as usize);
+        // A late word of it asks anew, and nothing else comes of it.
+        let word = hear(&mut incarnations, 300_000, 5, 1);
+        assert!(word.asks.is_some());
+        assert!(matches!(word.heard, Heard::Outdated { .. }));
+    }
+
+    #[test]
+    fn two_that_live_are_asked_again_some_times_in_max_ttl() {
+        let mut incarnations = Incarnations::default();
+        hear(&mut incarnations, 0, 5, 1);
+        let mut told = 0;
+        for ms in (1..60_000).step_by(5) {
+            for (number, port) in [(6, 2), (5, 1)] {
+                if let Some(asks) = hear(&mut incarnations, ms, number, port).asks {
+                    incarnations.answer((incarnation(6), addr(2)), asks.nonce, ms);
+                    let two = incarnations.answer((incarnation(5), addr(1)), asks.nonce, ms);
+                    told += u32::from(two.is_some());
+                }
+            }
+        }
+        assert_eq!(told, ASKED_AGAIN);
+    }
+
+    #[test]
+    fn lower_incarnation_is_told_at_once_only_at_the_address_of_the_highest() {
+        let mut incarnations = Incarnations::default();
+        hear(&mut incarnations, 0, 6, 2);
+        let told = |word: Hearing| matches!(word.heard, Heard::Outdated { is_told: true, .. });
+        assert!(told(hear(&mut incarnations, 1, 5, 2)));
+        let times: Vec<u64> = (2..200)
+            .filter(|ms| told(hear(&mut incarnations, *ms, 5, 1)))
+            .collect();
+        assert_eq!(
+            times[0], 63,
+            "after three questions, each twice as long after"
+        );
+        let mut incarnations = Incarnations::default();
+        hear(&mut incarnations, 0, 6, 2);
+        for ms in 2..200 {
+            let word = hear(&mut incarnations, ms, 5, 1);
+            if let Some(asks) = word.asks {
+                incarnations.answer((incarnation(6), addr(2)), asks.nonce, ms);
+            }
+            assert!(!told(word), "the higher one lives");
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! Who owns a key, as a quorum of its voters sees it. Advice for people: by the time they read
+//! it, it may be over.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::epoch::Epoch;
+use crate::event::Effects;
+use crate::id::{ClaimId, Key, NodeId};
+use crate::message::{Inspect, Message, Report, ReportedWaiter};
+use crate::time::{Instant, Now};
+use crate::voter_set::quorum;
+
+/// The most inspections that run at once; the oldest ends early where one more begins.
+const INSPECTIONS_MAX: usize = 1_024;
+
+/// Names one inspection.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct InspectId(u64);
+
+/// What the voters of a key said about it.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Inspection {
+    /// The key.
+    pub key: Key,
+    /// How many voters the key has.
+    pub voters: usize,
+    /// How many of them answered.
+    pub answered: usize,
+    /// How many of those have no memory of their votes: what they do not know of may be.
+    pub recovering: usize,
+    /// The holder, as far as it is known.
+    pub state: LockState,
+    /// The claims that have votes of those that answered, those with the most first.
+    pub votes: Vec<SeenVotes>,
+    /// The highest fence that a voter told.
+    pub fence: Epoch,
+    /// How many wait at the voter where most do.
+    pub waiting: usize,
+    /// Nodes that wait at any voter, in order; each voter names the first few.
+    pub waiters: Vec<Waiter>,
+}
+
+/// The holder of a key.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LockState {
+    /// A claim has the votes of a quorum.
+    Held(KeyOwner),
+    /// None has, whatever the other voters would have said.
+    Free,
+    /// So many voters did not answer, or have no memory, that one may have.
+    Unknown,
+}
+
+/// A claim that some voters have voted for.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct SeenVotes {
+    /// The node that claims.
+    pub node: NodeId,
+    /// The claim's epoch.
+    pub epoch: Epoch,
+    /// How many voters have voted for it.
+    pub votes: usize,
+    /// How long the last of the votes still runs.
+    pub remaining: Duration,
+}
+
+impl Inspection {
+    /// The claim that has the votes of a quorum, if any is known to have.
+    #[must_use]
+    pub fn owner(&self) -> Option<&KeyOwner> {
+        match &self.state {
+            LockState::Held(owner) => Some(owner),
+            LockState::Free | LockState::Unknown => None,
+        }
+    }
+
+    /// Why it is not known who holds the key; `None` if it is.
+    #[must_use]
+    pub fn unknown_because(&self) -> Option<String> {
+        let (voters, recovering) = (self.voters, self.recovering);
+        let silent = voters - self.answered;
+        let are = |n: usize| if n == 1 { "is" } else { "are" };
+        let quarantine = format!(
+            "{recovering} of {voters} voters {} in quarantine",
+            are(recovering)
+        );
+        let no_answer = format!("{silent} of {voters} voters did not answer");
+        (self.state == LockState::Unknown).then(|| match (recovering, silent) {
+            (0, _) => no_answer,
+            (_, 0) => quarantine,
+            _ => format!("{quarantine}, {silent} did not answer"),
+        })
+    }
+}
+
+/// The claim that has the votes of a quorum.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct KeyOwner {
+    /// The node that claims.
+    pub node: NodeId,
+    /// Its fencing token.
+    pub epoch: Epoch,
+    /// Whether it has told a voter that it is granted. An uncontended owner does so only at its
+    /// first renewal.
+    pub confirmed: bool,
+    /// How long a quorum of the votes still runs: the holder's own guard ends sooner.
+    pub remaining: Duration,
+}
+
+/// A node that waits.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct Waiter {
+    /// Its place in the queue.
+    pub epoch: Epoch,
+    /// The node.
+    pub node: NodeId,
+}
+
+#[derive(Clone, Debug)]
+struct Running {
+    key: Key,
+    until: Instant,
+    voters: Vec<NodeId>,
+    reports: BTreeMap<NodeId, Report>,
+}
+
+/// The inspections that this node has begun.
+#[derive(Clone, Debug)]
+pub(crate) struct Inspector {
+    next: u64,
+    running: BTreeMap<u64, Running>,
+}
+
+impl Inspector {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            next: seed >> 1,
+            running: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.running.len()
+    }
+
+    pub(crate) fn begin(
+        &mut self,
+        until: Instant,
+        key: &Key,
+        voters: Vec<NodeId>,
+        out: &mut Effects,
+    ) -> InspectId {
+        self.next = self.next.wrapping_add(1);
+        let nonce = self.next;
+        for voter in &voters {
+            out.send(
+                voter,
+                Message::Inspect(Inspect {
+                    nonce,
+                    key: key.clone(),
+                }),
+            );
+        }
+        if self.running.len() >= INSPECTIONS_MAX
+            && let Some(mut oldest) = self.running.first_entry()
+        {
+            oldest.get_mut().until = Instant::ZERO;
+        }
+        let running = Running {
+            key: key.clone(),
+            until,
+            voters,
+            reports: BTreeMap::new(),
+        };
+        self.running.insert(nonce, running);
+        InspectId(nonce)
+    }
+
+    /// Once a quorum has answered, the others have `grace` to do so too: one that is dead must
+    /// not cost all of the patience.
+    pub(crate) fn handle_report(
+        &mut self,
+        now: Now,
+        from: &NodeId,
+        report: Report,
+        grace: Duration,
+    ) {
+        if let Some(running) = self.running.get_mut(&report.nonce)
+            && running.voters.contains(from)
+        {
+            running.reports.insert(from.clone(), report);
+            if running.reports.len() >= quorum(running.voters.len()) {
+                running.until = running.until.min(now.mono.after(grace));
+            }
+        }
+    }
+
+    pub(crate) fn finished(&mut self, now: Now) -> Vec<(InspectId, Inspection)> {
+        let is_done = |running: &Running| {
+            running.reports.len() == running.voters.len() || now.mono >= running.until
+        };
+        let done = self.running.extract_if(.., |_, running| is_done(running));
+        done.map(|(nonce, running)| (InspectId(nonce), conclude(running)))
+            .collect()
+    }
+
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+        self.running.values().map(|running| running.until).min()
+    }
+}
+
+fn conclude(running: Running) -> Inspection {
+    let Running {
+        key,
+        voters,
+        reports,
+        ..
+    } = running;
+    let told: Vec<&Report> = reports.values().collect();
+    judge(key, voters.len(), &told)
+}
+
+/// Of one vote: how long it runs, the claim's epoch, and whether the claim is granted.
+type Vote = (Duration, Epoch, bool);
+
+fn seen_votes((claim, votes): (&&ClaimId, &Vec<Vote>)) -> Option<SeenVotes> {
+    let (remaining, epoch, _) = *votes.iter().max()?;
+    Some(SeenVotes {
+        node: claim.node.clone(),
+        epoch,
+        votes: votes.len(),
+        remaining,
+    })
+}
+
+/// What the reports of some of a key's voters amount to.
+pub(super) fn judge(key: Key, voters: usize, reports: &[&Report]) -> Inspection {
+    let mut votes: BTreeMap<&ClaimId, Vec<Vote>> = BTreeMap::new();
+    let mut waiters: Vec<Waiter> = Vec::new();
+    for report in reports {
+        if let Some(vote) = &report.vote {
+            let vote_for = votes.entry(&vote.claim).or_default();
+            vote_for.push((vote.remaining, vote.epoch, vote.granted));
+        }
+        let named = report.waiters.iter();
+        waiters.extend(named.map(|ReportedWaiter { node, epoch }| Waiter {
+            epoch: *epoch,
+            node: node.clone(),
+        }));
+    }
+    waiters.sort();
+    waiters.dedup();
+    let needed = quorum(voters);
+    let recovering = reports.iter().filter(|it| it.is_recovering).count();
+    let unknown = voters - (reports.len() - recovering);
+    let most = votes.values().map(Vec::len).max().unwrap_or_default();
+    let mut seen: Vec<SeenVotes> = votes.iter().filter_map(seen_votes).collect();
+    seen.sort_by(|a, b| (b.votes, a.epoch, &a.node).cmp(&(a.votes, b.epoch, &b.node)));
+    let owner = votes.into_iter().find(|(_, votes)| votes.len() >= needed);
+    let owner = owner.map(|(claim, mut votes)| {
+        votes.sort_by(|a, b| b.cmp(a));
+        KeyOwner {
+            node: claim.node.clone(),
+            epoch: votes[0].1,
+            confirmed: votes.iter().any(|(_, _, granted)| *granted),
+            remaining: votes[needed - 1].0,
+        }
+    });
+    let state = match owner {
+        Some(owner) => LockState::Held(owner),
+        None if most + unknown < needed => LockState::Free,
+        None => LockState::Unknown,
+    };
+    let fence = reports.iter().map(|report| report.fence).max();
+    let waiting = reports.iter().map(|report| report.waiting).max();
+    Inspection {
+        key,
+        voters,
+        answered: reports.len(),
+        recovering,
+        state,
+        votes: seen,
+        fence: fence.unwrap_or_default(),
+        waiting: waiting.unwrap_or_default() as usize,
+        waiters,
+    }
+}

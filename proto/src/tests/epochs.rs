@@ -1,0 +1,298 @@
+//! Section 2: epochs that are drawn, seen, believed or not.
+
+use super::*;
+use crate::epoch::EpochClock;
+
+const SKEW_MS: u64 = 5_000;
+
+fn near_wall(name: &str, ahead_ms: u64) -> Claim {
+    let epoch = Epoch::at_wall_ms(WALL + ahead_ms);
+    Claim {
+        epoch,
+        ..claim(name, 0, 1)
+    }
+}
+
+/// The epoch of the latest claim that was sent.
+fn drawn(said: &[String]) -> String {
+    let last = said
+        .iter()
+        .rev()
+        .find(|line| line.contains("Claim"))
+        .unwrap();
+    last.split(' ').nth(3).unwrap().to_owned()
+}
+
+#[test]
+fn a_claim_too_far_ahead_is_refused_unless_it_has_granted() {
+    let mut booth = Booth::new();
+    assert_eq!(
+        booth.hears(0, &near_wall("a", SKEW_MS + 1)),
+        ["a Refuse Skew"]
+    );
+    assert_eq!(booth.voter.slots(), 0);
+    assert_eq!(booth.hears(0, &near_wall("a", SKEW_MS)), ["a Vote 1+10000"]);
+    // F7: the voter's wall clock is set back by a minute; the lease is none of its business.
+    let set_back = Now {
+        mono: instant(10),
+        wall_ms: WALL - 60_000,
+    };
+    let sent_at = instant(9);
+    let renewal = Claim {
+        sent_at,
+        ..granted(near_wall("a", SKEW_MS))
+    };
+    let answer = booth.does(|voter, out| voter.handle_claim(set_back, &renewal, out));
+    assert_eq!(answer, ["a Vote 9+10000"]);
+    let answer = booth.does(|voter, out| voter.handle_claim(set_back, &near_wall("b", 0), out));
+    assert_eq!(answer, ["b Refuse Skew"]);
+}
+
+#[test]
+fn epochs_rise_with_every_claim_of_a_node_though_its_wall_clock_is_set_back() {
+    let mut asker = Asker::new(1);
+    assert_eq!(drawn(&asker.asks(100, Asker::request())), "w100");
+    assert_eq!(drawn(&asker.asks(100, Asker::request())), "w100.1");
+    let set_back = Now {
+        mono: instant(200),
+        wall_ms: WALL - 4_000,
+    };
+    let said = asker.does(|c, out| {
+        c.request(set_back, Asker::request(), out).unwrap();
+    });
+    assert_eq!(drawn(&said), "w100.2");
+}
+
+/// Otherwise the others would be told `Stale` once the first of them is granted, and the node whose
+/// name sorts first would be served more often than they are.
+#[test]
+fn nodes_that_claim_at_one_instant_or_above_one_fence_draw_different_epochs() {
+    let mut drawn = std::collections::BTreeSet::new();
+    for (name, seed) in [("a", 1), ("b", 2), ("c", 3)] {
+        let incarnation = Incarnation::new(1);
+        let mut claimant = Claimant::new(node(name), incarnation, voter_set(1, 1), 100, seed);
+        let mut out = Effects::default();
+        let ticket = claimant
+            .request(at(100), Asker::request(), &mut out)
+            .unwrap();
+        let epoch = claimant.epoch(ticket).unwrap();
+        assert_eq!(epoch.wall_ms(), WALL + 100);
+        let stale = Message::Stale(Stale {
+            claim: id(name),
+            fence: Epoch::at_wall_ms(WALL + 200),
+        });
+        claimant.handle(at(101), &node("v1"), &stale, &mut out);
+        let anew = claimant.epoch(ticket).unwrap();
+        assert!(anew.wall_ms() > WALL + 200);
+        drawn.extend([epoch, anew]);
+    }
+    assert_eq!(drawn.len(), 6);
+}
+
+#[test]
+fn a_clock_moves_past_every_epoch_that_it_believes() {
+    let believed = Epoch::at_wall_ms(WALL + 100 + SKEW_MS);
+    let broken = Epoch::at_wall_ms(WALL + 100 + SKEW_MS + 1);
+    let mut asker = Asker::new(1);
+    assert!(asker.claimant.observe(at(100), believed));
+    assert_eq!(drawn(&asker.asks(200, Asker::request())), "w5100.1");
+    let mut asker = Asker::new(1);
+    assert!(!asker.claimant.observe(at(100), broken));
+    assert_eq!(drawn(&asker.asks(200, Asker::request())), "w200");
+}
+
+/// F23: one clock in the year 2100 must not drag the others along.
+#[test]
+fn f23_what_a_broken_clock_says_counts_as_a_refusal() {
+    let far = Epoch::at_wall_ms(WALL + 100_000);
+    let mut asker = Asker::new(3);
+    asker.asks(100, Asker::request());
+    assert_eq!(asker.hears(110, "v1", stale(1, far)), [""; 0]);
+    let wait = Wait {
+        key: key(),
+        claim: own(1),
+        holder: id("b"),
+        epoch: far,
+        granted: HolderGranted::Yes,
+        ahead: 0,
+    };
+    for voter in ["v1", "v2", "v3"] {
+        assert_eq!(
+            asker.hears(110, voter, Message::Wait(wait.clone())),
+            [""; 0]
+        );
+    }
+    assert_eq!(drawn(&asker.asks(120, Asker::request())), "w120");
+    // It is no word on who is granted, so a `try` is not denied by it.
+    let mut asker = Asker::new(3);
+    asker.asks(
+        100,
+        Request {
+            is_try: true,
+            ..Asker::request()
+        },
+    );
+    for voter in ["v1", "v2", "v3"] {
+        let said = asker.hears(110, voter, Message::Wait(wait.clone()));
+        assert_eq!(said, [""; 0]);
+    }
+    assert!(asker.runs(5_000).iter().all(|(_, line)| line != "Denied"));
+}
+
+/// A second `Stale`, to the claim that has just been given up, has the higher fence.
+#[test]
+fn a_clock_moves_past_the_epochs_in_answers_to_claims_that_are_over() {
+    let mut asker = Asker::new(3);
+    asker.asks(100, Asker::request());
+    asker.hears(110, "v1", stale(1, Epoch::at_wall_ms(WALL + 500)));
+    asker.hears(111, "v2", stale(1, Epoch::at_wall_ms(WALL + 900)));
+    assert_eq!(drawn(&asker.asks(120, Asker::request())), "w900.1");
+    let late = Wait {
+        key: key(),
+        claim: own(1),
+        holder: id("b"),
+        epoch: Epoch::at_wall_ms(WALL + 1_000),
+        granted: HolderGranted::No,
+        ahead: 0,
+    };
+    asker.hears(130, "v3", Message::Wait(late));
+    assert_eq!(drawn(&asker.asks(140, Asker::request())), "w1000.1");
+}
+
+/// F16 (b): it learns the fence, and the fence has moved on when it arrives.
+#[test]
+fn f16_the_kth_stale_in_a_row_leaps_by_twice_the_one_before() {
+    let mut asker = Asker::new(1);
+    asker.asks(100, Asker::request());
+    let mut fence = WALL + 500;
+    for k in 1..=12 {
+        let said = asker.hears(110, "v1", stale(k, Epoch::at_wall_ms(fence)));
+        fence += 1 << (k - 1);
+        assert_eq!(drawn(&said), format!("w{}", fence - WALL));
+    }
+    // Never beyond what others would believe, but always above the fence.
+    let said = asker.hears(110, "v1", stale(13, Epoch::at_wall_ms(fence)));
+    assert_eq!(drawn(&said), "w5110.1048575");
+    // Another request begins anew.
+    let mut asker = Asker::new(1);
+    asker.asks(100, Asker::request());
+    asker.hears(110, "v1", stale(1, Epoch::at_wall_ms(WALL + 500)));
+    asker.asks(110, Asker::request());
+    let said = asker.hears(110, "v1", stale(3, Epoch::at_wall_ms(WALL + 600)));
+    assert_eq!(drawn(&said), "w601");
+}
+
+/// F25: who was given other constants is told so, instead of weakening a lease.
+#[test]
+fn f25_the_constants_are_part_of_the_voter_set() {
+    let members = vec![node("v1")];
+    let tag = |timing| VoterSet::new(1, members.clone(), 1, timing).unwrap().tag();
+    let shorter = Timing {
+        max_ttl: ms(20_000),
+        ..timing()
+    };
+    let drift = Timing {
+        max_drift_ppm: 1,
+        ..timing()
+    };
+    let skew = Timing {
+        max_clock_skew: ms(100),
+        ..timing()
+    };
+    for other in [shorter, drift, skew] {
+        assert_ne!(tag(other), tag(timing()));
+    }
+}
+
+/// F17, F7: while it is valid nobody else can win, whatever the wall clocks say.
+#[test]
+fn a_claim_that_has_granted_is_heard_however_far_ahead_its_epoch_is() {
+    let mut booth = Booth::new();
+    let far = near_wall("a", SKEW_MS + 60_000);
+    assert_eq!(booth.hears(0, &granted(far)), ["a Vote 1+10000"]);
+    // Also where it waits, and an earlier word of it comes late.
+    let mut booth = Booth::new();
+    booth.hears(0, &granted(claim("x", 5, 1)));
+    let far = near_wall("a", SKEW_MS + 60_000);
+    assert_eq!(booth.hears(1, &granted(far.clone())), ["a Wait x e5 yes"]);
+    assert_eq!(booth.hears(2, &far), ["a Wait x e5 yes"]);
+}
+
+#[test]
+fn the_highest_epoch_that_is_believed_is_the_last_of_its_millisecond() {
+    let limit = Epoch::limit(at(0), ms(SKEW_MS));
+    for (epoch, answer) in [(limit, "a Vote 1+10000"), (limit.next(), "a Refuse Skew")] {
+        let claim = Claim {
+            epoch,
+            ..claim("a", 0, 1)
+        };
+        assert_eq!(Booth::new().hears(0, &claim), [answer]);
+    }
+}
+
+/// A claimant whose wall clock is `ahead_ms` ahead asks, and its clock is set right before it
+/// hears this from one voter.
+fn set_right(ahead_ms: u64, message: &Message) -> Vec<String> {
+    let mut asker = Asker::new(3);
+    let ahead = Now {
+        mono: instant(100),
+        wall_ms: WALL + ahead_ms,
+    };
+    asker.does(|c, out| {
+        c.request(ahead, Asker::request(), out).unwrap();
+    });
+    asker.hears(110, "v2", message.clone())
+}
+
+/// It would be refused for as long as its clock was ahead.
+#[test]
+fn a_claim_drawn_by_a_clock_that_was_set_right_since_is_made_anew_once_it_is_refused() {
+    let skew = refused(RefuseReason::Skew);
+    let soon = 110 + SKEW_MS + 1;
+    let anew = set_right(soon + 1, &skew);
+    let releases = ["v1", "v2", "v3"].map(|v| format!("{v} Release #1"));
+    let claims = ["v1", "v2", "v3"].map(|v| format!("{v} Claim #2 w110 110+10000"));
+    assert_eq!(anew, [releases, claims].concat());
+    // The voter believes this one in a millisecond; and another reason is no word on the epoch.
+    assert_eq!(set_right(soon, &skew), [""; 0]);
+    assert_eq!(set_right(soon + 1, &refused(RefuseReason::Limit)), [""; 0]);
+}
+
+#[test]
+fn a_claim_that_has_granted_goes_on_though_a_voter_refuses_its_epoch() {
+    let mut asker = Asker::new(3);
+    let ahead = Now {
+        mono: instant(100),
+        wall_ms: WALL + 60_000,
+    };
+    asker.does(|c, out| {
+        c.request(ahead, Asker::request(), out).unwrap();
+    });
+    asker.hears(110, "v1", voted(100, 10_000));
+    let granted = asker.hears(110, "v3", voted(100, 10_000));
+    assert_eq!(granted, ["Granted w60000 until 10000"]);
+    assert_eq!(asker.hears(111, "v2", refused(RefuseReason::Skew)), [""; 0]);
+    assert_eq!(asker.held(111).as_deref(), Some("10000"));
+}
+
+#[test]
+fn a_wall_clock_beyond_what_an_epoch_can_carry_counts_as_the_last_millisecond_that_it_can() {
+    let last = (1 << 44) - 1;
+    let end = Epoch::at_wall_ms(last);
+    assert_eq!(end.wall_ms(), last);
+    assert!(end > Epoch::at_wall_ms(last - 1));
+    for beyond in [1 << 44, (1 << 44) + 1, u64::MAX] {
+        assert_eq!(Epoch::at_wall_ms(beyond), end);
+    }
+}
+
+/// The highest epoch that is believed is no sign of a broken clock.
+#[test]
+fn a_clock_that_saw_the_highest_epoch_that_is_believed_draws_above_it() {
+    let mut clock = EpochClock::default();
+    let limit = Epoch::limit(at(0), ms(SKEW_MS));
+    assert!(clock.observe(at(0), limit, ms(SKEW_MS)));
+    assert_eq!(clock.draw(at(0), ms(SKEW_MS)), limit.next());
+    // That one is: nobody would vote above it.
+    assert_eq!(clock.draw(at(0), ms(SKEW_MS)), Epoch::at_wall_ms(WALL));
+}

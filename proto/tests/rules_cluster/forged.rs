@@ -1,0 +1,93 @@
+//! Spans in datagrams that no node may have.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use lockmesh_proto::description::{Role, VoterSetDescription};
+use lockmesh_proto::id::{Incarnation, NodeId};
+use lockmesh_proto::message::Message;
+use lockmesh_proto::voter::Start;
+use lockmesh_proto::voter_set::{Timing, VoterSetTag};
+use lockmesh_proto::wire::codec::{Head, pack};
+use lockmesh_proto::wire::{Kind, Seal};
+
+use super::net::*;
+
+fn votes(net: &Net, seat: usize) -> bool {
+    net.node(seat).voter().unwrap().quarantine().is_none()
+}
+
+/// A datagram with this message from a node of another voter set.
+fn forged(from: &str, to: &str, message: Message) -> Vec<u8> {
+    let head = Head {
+        from: NodeId::new(from).unwrap(),
+        incarnation: Incarnation::new(9),
+        to: NodeId::new(to).unwrap(),
+        voter_set: VoterSetTag {
+            version: 7,
+            digest: 7,
+        },
+    };
+    let packed = pack(&head, &[message], 1_200);
+    let (body, _) = &packed.bodies[0];
+    Seal::insecure_plaintext().seal(Kind::Votes, body)
+}
+
+fn described(timing: Timing, role: Role, listed: &str) -> Message {
+    Message::Described(Box::new(VoterSetDescription {
+        role,
+        voters_per_key: 1,
+        timing,
+        members: 1,
+        listed: vec![NodeId::new(listed).unwrap()],
+    }))
+}
+
+fn inject(net: &mut Net, to: usize, bytes: &[u8]) {
+    let from = SocketAddr::from(([127, 0, 0, 9], 9));
+    net.with(to, |node, now| node.handle_datagram(now, from, bytes));
+}
+
+/// Twice that is more than a span can be.
+#[test]
+fn voter_set_with_an_endless_skew_is_dropped() {
+    let mut net = Net::of(3, 3, 0);
+    (0..3).for_each(|seat| net.start(seat, Start::Recovering));
+    net.run_for(ms(100));
+    let timing = Timing {
+        max_clock_skew: Duration::MAX,
+        ..timing()
+    };
+    let bytes = forged("x", "n0", described(timing, Role::Votes, "x"));
+    inject(&mut net, 0, &bytes);
+    net.run_for(ms(60_000));
+    assert!(votes(&net, 0));
+}
+
+/// Neither does it keep the one in quarantine that heard it, nor one that restarts later.
+#[test]
+fn voter_set_with_a_max_ttl_of_centuries_is_dropped() {
+    let mut net = Net::new(3, 3, 1);
+    net.crash(0);
+    net.start(0, Start::Recovering);
+    net.run_for(ms(100));
+    let timing = Timing {
+        max_ttl: Duration::from_secs(400 * 365 * 24 * 3_600),
+        ..timing()
+    };
+    let bytes = forged("x", "n0", described(timing, Role::Client, "n0"));
+    inject(&mut net, 0, &bytes);
+    let to_other = forged("x", "n2", described(timing, Role::Client, "n1"));
+    inject(&mut net, 2, &to_other);
+    net.run_for(ms(120_000));
+    // The other one was never sent anything, and restarts later.
+    net.crash(1);
+    net.start(1, Start::Recovering);
+    net.run_for(ms(120_000));
+    assert!(
+        votes(&net, 0) && votes(&net, 1),
+        "{} {}",
+        votes(&net, 0),
+        votes(&net, 1)
+    );
+}

@@ -1,0 +1,345 @@
+//! M1 to M5. The net itself fails at the first grant that breaks M1 or M2.
+
+use std::time::Duration;
+
+use lockmesh_proto::event::{Event, Ticket};
+use lockmesh_proto::message::Message;
+use lockmesh_proto::voter::Start;
+
+use super::net::*;
+
+const TTL: Duration = ms(2_000);
+/// `max_ttl`, twice the drift, the second of waiting for answers, and a little.
+const RECOVERY: Duration = ms(30_600 + 1_000 + 100);
+
+/// Loss, duplicates, delays up to a tenth of a second, and links that are cut now and then.
+fn storm(seed: u64, seats: u64) -> Fate {
+    let mut random = Random(seed);
+    let mut cut = (0, 0);
+    Box::new(move |packet| {
+        if random.below(200) == 0 {
+            cut = (random.below(seats) as usize, random.below(seats) as usize);
+        }
+        if packet.is_between(cut.0, cut.1) || random.percent(8) {
+            return vec![];
+        }
+        let copies = 1 + random.below(10) / 8;
+        let slow = if random.percent(80) { 8 } else { 100 };
+        (0..copies).map(|_| ms(1 + random.below(slow))).collect()
+    })
+}
+
+/// One seed: whoever does not hold or want a key claims one; holders keep it for a while; nodes
+/// sleep, and crash and come back without memory.
+fn stormy(seed: u64) -> usize {
+    const VOTERS: usize = 5;
+    const SEATS: usize = 7;
+    let mut net = Net::of(
+        VOTERS,
+        if seed.is_multiple_of(2) { 3 } else { 5 },
+        SEATS - VOTERS,
+    );
+    let mut random = Random(seed);
+    for seat in 0..SEATS {
+        // The ratio of two rates is at most 1.01.
+        net.seats[seat].rate_ppm = random.below(9_800) as i64 - 4_900;
+        net.seats[seat].wall_off_ms = random.below(2_000) as i64 - 1_000;
+        net.start(seat, Start::NewCluster);
+    }
+    net.run_for(ms(100));
+    net.fate = storm(seed, SEATS as u64);
+    let mut wanted: Vec<Option<(Ticket, Duration)>> = vec![None; SEATS];
+    let mut back = [Duration::ZERO; SEATS];
+    for _ in 0..1_500 {
+        net.run_for(ms(20));
+        let seat = random.below(SEATS as u64) as usize;
+        if net.seats[seat].node.is_none() {
+            if net.time >= back[seat] {
+                net.start(seat, Start::Recovering);
+            }
+            continue;
+        }
+        match random.below(400) {
+            0..2 => {
+                net.crash(seat);
+                wanted[seat] = None;
+                back[seat] = net.time + ms(random.below(2_000));
+                continue;
+            }
+            2..6 => net.sleep(seat, ms(random.below(4_000))),
+            _ => {}
+        }
+        if !net.is_awake(seat) {
+            continue;
+        }
+        match wanted[seat] {
+            Some((ticket, until)) if net.time >= until => {
+                net.release(seat, ticket);
+                wanted[seat] = None;
+            }
+            Some(_) => {}
+            None => {
+                let name = format!("key/{}", random.below(2));
+                let ttl = ms(200 + random.below(2_000));
+                let ticket = net.acquire(seat, &name, ttl);
+                let until = net.time + ms(random.below(1_500));
+                wanted[seat] = Some((ticket, until));
+            }
+        }
+    }
+    net.log
+        .iter()
+        .filter(|(_, _, event)| matches!(event, Event::Granted { .. }))
+        .count()
+}
+
+#[test]
+fn m1_m2_no_storm_makes_two_holders_or_a_falling_epoch() {
+    let grants: usize = (0..12).map(stormy).sum();
+    assert!(grants > 500, "{grants}");
+}
+
+/// Clocks at both ends of what is allowed: the holder's is slow, the voters' are fast.
+#[test]
+fn m1_holds_at_the_limit_of_drift() {
+    let mut net = Net::of(3, 3, 2);
+    for seat in 0..5 {
+        net.seats[seat].rate_ppm = if seat == 3 { -4_900 } else { 4_900 };
+        net.start(seat, Start::NewCluster);
+    }
+    net.run_for(ms(100));
+    for _ in 0..20 {
+        let holder = net.acquire(3, "k", TTL);
+        net.run_until(ms(100), |net| net.holds(3, holder));
+        let next = net.acquire(4, "k", TTL);
+        net.run_for(ms(100));
+        net.fate = losing(|packet| packet.from == 3 || packet.to == 3);
+        net.run_until(TTL * 2, |net| net.granted(4, next).is_some());
+        net.release(4, next);
+        net.fate = straight();
+        net.run_for(ms(500));
+        net.log.clear();
+    }
+}
+
+/// F5: where clocks keep no bound, an owner whose attempt began after another had become the owner
+/// has the higher epoch all the same: so the resource that the lock protects can tell.
+#[test]
+fn m2_f5_a_later_claim_has_the_higher_epoch_whatever_the_clocks() {
+    let mut net = Net::of(3, 3, 2);
+    for seat in 0..5 {
+        net.seats[seat].rate_ppm = if seat == 3 { -400_000 } else { 0 };
+        net.seats[seat].wall_off_ms = if seat == 3 { 4_000 } else { -900 };
+        net.start(seat, Start::NewCluster);
+    }
+    net.run_for(ms(100));
+    let holder = net.acquire(3, "k", TTL);
+    net.run_until(ms(100), |net| net.holds(3, holder));
+    let (_, first) = net.granted(3, holder).unwrap();
+    net.fate = losing(|packet| packet.from == 3 || packet.to == 3);
+    let next = net.acquire(4, "k", TTL);
+    net.watches_m1 = false;
+    net.run_until(TTL * 2, |net| net.granted(4, next).is_some());
+    // Two do hold it now, and the epochs tell.
+    assert!(net.holds(3, holder));
+    assert!(net.granted(4, next).unwrap().1 > first);
+}
+
+/// The guard is lost at the latest when the first voter is free to vote for another.
+fn watch_the_voters(net: &mut Net, seat: usize, ticket: Ticket) {
+    let end = net.time + TTL * 3;
+    let mut over = false;
+    while net.time < end {
+        net.run_for(ms(1));
+        let free = (0..3).filter(|voter| {
+            let report = net.with(*voter, |node, now| {
+                node.voter().unwrap().report(now, 1, &key("k"))
+            });
+            report
+                .vote
+                .is_none_or(|vote| vote.claim.node != *net.node(seat).id())
+        });
+        let free = free.count();
+        over |= !net.holds(seat, ticket);
+        assert!(free < 2 || over, "at {:?}", net.time);
+    }
+    assert!(over);
+}
+
+#[test]
+fn m3_a_guard_is_lost_before_a_quorum_is_free_to_vote_for_another() {
+    for (holder_ppm, voters_ppm) in [(0, 0), (-4_900, 4_900), (4_900, -4_900)] {
+        let mut net = Net::of(3, 3, 1);
+        for seat in 0..4 {
+            net.seats[seat].rate_ppm = if seat == 3 { holder_ppm } else { voters_ppm };
+            net.start(seat, Start::NewCluster);
+        }
+        net.run_for(ms(100));
+        let ticket = net.acquire(3, "k", TTL);
+        net.run_for(ms(500));
+        assert!(net.holds(3, ticket));
+        // No message reaches it any more, or leaves it.
+        net.fate = losing(|_| true);
+        watch_the_voters(&mut net, 3, ticket);
+    }
+}
+
+/// It looks before it reads what is in its socket.
+#[test]
+fn m3_a_process_that_slept_past_its_lease_finds_it_lost_at_the_first_look() {
+    let mut net = Net::new(3, 3, 2);
+    let slept = net.acquire(3, "k", TTL);
+    net.run_for(ms(50));
+    let next = net.acquire(4, "k", TTL);
+    net.run_for(ms(50));
+    net.sleep(3, TTL * 2);
+    net.run_until(TTL + ms(100), |net| net.granted(4, next).is_some());
+    assert!(!net.holds(3, slept));
+    net.run_for(TTL * 2);
+    let lost = |(_, by, event): &(_, usize, Event)| {
+        *by == 3 && matches!(event, Event::Lost { ticket, .. } if *ticket == slept)
+    };
+    assert!(net.log.iter().any(lost));
+    assert!(net.holds(4, next));
+}
+
+/// Two of five: their gossip says that the other three are dead. It is no quorum.
+#[test]
+fn m4_a_minority_gets_nothing_whatever_gossip_says() {
+    let mut net = Net::new(5, 5, 0);
+    net.fate = losing(|packet| (packet.from < 2) != (packet.to < 2));
+    let mut view = net.view();
+    for (n, peer) in view.peers.values_mut().enumerate() {
+        peer.alive = n < 2;
+    }
+    for seat in 0..2 {
+        net.with(seat, |node, now| node.handle_view(now, &view));
+    }
+    let minority = [net.acquire(0, "k", TTL), net.attempt(1, "k", TTL)];
+    net.run_for(ms(1_000));
+    let quorum = net.acquire(2, "k", TTL);
+    let took = net.run_until(TTL * 2, |net| net.granted(2, quorum).is_some());
+    assert_eq!(took, ms(10));
+    net.run_for(TTL * 5);
+    assert_eq!(net.granted(0, minority[0]), None);
+    assert_eq!(net.granted(1, minority[1]), None);
+    // Nor is it an answer: nobody has told them that another is granted.
+    assert!(!net.is_denied(1, minority[1]));
+}
+
+#[test]
+fn m4_gossip_that_calls_the_holder_dead_makes_no_lock_change_hands() {
+    let mut net = Net::new(3, 3, 2);
+    let holder = net.acquire(3, "k", TTL);
+    net.run_for(ms(50));
+    let next = net.acquire(4, "k", TTL);
+    for n in 0..100 {
+        let mut view = net.view();
+        if n % 2 == 0 {
+            view.peers.clear();
+        }
+        for peer in view.peers.values_mut() {
+            peer.alive = false;
+            peer.incarnation = lockmesh_proto::id::Incarnation::new(99);
+        }
+        for seat in [0, 1, 2, 4] {
+            net.with(seat, |node, now| node.handle_view(now, &view));
+        }
+        net.run_for(ms(100));
+        assert!(net.holds(3, holder));
+        assert_eq!(net.granted(4, next), None);
+    }
+}
+
+/// F3: the one voter that two quorums share has forgotten the first.
+#[test]
+fn m5_a_voter_that_forgot_is_in_no_quorum_until_its_votes_are_over() {
+    let mut net = Net::new(3, 3, 2);
+    net.fate = losing(|packet| packet.to == 2 || packet.from == 2);
+    let holder = net.acquire(3, "k", ms(30_000));
+    net.run_until(ms(100), |net| net.holds(3, holder));
+    // Voter 1 forgets; the holder is cut off; voters 1 and 2 would be a quorum.
+    net.crash(1);
+    net.start(1, Start::Recovering);
+    let forgot = net.time;
+    net.fate = losing(|packet| packet.from == 3 || packet.to == 3 || packet.is_between(0, 4));
+    let next = net.acquire(4, "k", ms(30_000));
+    let took = net.run_until(RECOVERY * 2, |net| net.granted(4, next).is_some());
+    let at = forgot + took;
+    assert!(at >= forgot + ms(30_600), "{took:?}");
+    assert!(!net.holds(3, holder));
+}
+
+/// F3, M2: the first owner's epoch is known to a voter that does not take part in the second
+/// vote; the claimant's wall clock is far back, and so is the one of the voter that forgot.
+#[test]
+fn m5_f3_the_epochs_rise_though_a_voter_forgot_and_its_wall_clock_is_set_back() {
+    let mut net = Net::new(3, 3, 2);
+    net.fate = losing(|packet| packet.to == 2 || packet.from == 2);
+    let holder = net.acquire(3, "k", TTL);
+    net.run_until(ms(100), |net| net.holds(3, holder));
+    let (_, first) = net.granted(3, holder).unwrap();
+    net.release(3, holder);
+    net.run_for(ms(100));
+    net.fate = straight();
+    net.crash(1);
+    net.seats[1].wall_off_ms = -3_600_000;
+    net.start(1, Start::Recovering);
+    net.run_for(RECOVERY);
+    let seat = |n: usize| net.node(n).voter().unwrap();
+    assert_eq!(seat(1).quarantine(), None);
+    // Cut at the wall clock that was set back, so it does not reach the first epoch: then the
+    // claim must lean on the others. With its clock right it does.
+    assert!(seat(1).fence(&key("k")) < first);
+    net.crash(1);
+    net.seats[1].wall_off_ms = -4_000;
+    net.start(1, Start::Recovering);
+    net.run_for(RECOVERY);
+    assert!(net.node(1).voter().unwrap().fence(&key("k")) >= first);
+}
+
+/// F17: one guard is held while all voters restart without memory, one after the other.
+#[test]
+fn m5_f17_a_lease_lives_through_a_rolling_restart_of_its_voters() {
+    let mut net = Net::new(3, 3, 2);
+    let holder = net.acquire(3, "k", TTL);
+    net.run_for(ms(100));
+    let waiter = net.acquire(4, "k", TTL);
+    for voter in [0, 1, 2, 0, 1, 2] {
+        net.crash(voter);
+        net.run_for(ms(500));
+        net.start(voter, Start::Recovering);
+        net.run_for(RECOVERY);
+        assert_eq!(net.node(voter).voter().unwrap().quarantine(), None);
+        net.run_for(ms(1_000));
+        assert!(net.holds(3, holder));
+    }
+    assert_eq!(net.granted(4, waiter), None);
+    net.release(3, holder);
+    net.run_until(ms(2_000), |net| net.granted(4, waiter).is_some());
+}
+
+/// F1: the release reaches one voter, and the other asks for its vote back.
+#[test]
+fn m2_f1_a_claim_that_has_granted_and_is_over_yields_to_no_lower_epoch() {
+    let mut net = Net::of(3, 3, 2);
+    net.seats[4].wall_off_ms = -1_000;
+    for seat in 0..5 {
+        net.start(seat, Start::NewCluster);
+    }
+    net.run_for(ms(100));
+    let mut is_first = true;
+    net.fate = losing(move |packet| {
+        let is_release = |m: &Message| matches!(m, Message::Release(_));
+        let is_lost = is_first && packet.is_between(3, 1) && packet.has(is_release);
+        is_first &= !is_lost;
+        is_lost || packet.is_between(3, 2) || packet.is_between(4, 0)
+    });
+    let first = net.acquire(3, "k", TTL);
+    net.run_until(ms(100), |net| net.holds(3, first));
+    net.release(3, first);
+    // With a lower epoch, at voters 1 and 2. The net sees to it that it does not win as it is.
+    let second = net.acquire(4, "k", TTL);
+    let took = net.run_until(TTL * 2, |net| net.granted(4, second).is_some());
+    assert!(took < ms(200), "{took:?}");
+}

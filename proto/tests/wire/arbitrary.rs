@@ -1,0 +1,520 @@
+//! Heads and messages of every shape that their types allow.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use lockmesh_proto::description::{Role, VoterSetDescription};
+use lockmesh_proto::digest::{Digest, PARTS, Part};
+use lockmesh_proto::epoch::Epoch;
+use lockmesh_proto::id::{ClaimId, Incarnation, KEY_BYTES_MAX, Key, NODE_ID_BYTES_MAX, NodeId};
+use lockmesh_proto::message::{
+    Challenge, Claim, HolderGranted, Inspect, KeepAlive, Kept, Message, Namesake, Outdated,
+    REPORTED_WAITERS_MAX, RecoveryQuery, RecoveryReply, Refuse, RefuseReason, Release, Report,
+    ReportedVote, ReportedWaiter, SessionId, Stale, Vote, VoterQuery, VoterReply, Wait,
+};
+use lockmesh_proto::time::Instant;
+use lockmesh_proto::voter_set::{Timing, VoterSet, VoterSetTag};
+use lockmesh_proto::wire::Head;
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+pub(crate) fn node_id(name: &str) -> NodeId {
+    NodeId::new(name).unwrap()
+}
+
+fn number() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        0..300_u64,
+        any::<u64>(),
+        Just(u64::MAX),
+        any::<u64>().prop_map(|n| n >> 20),
+    ]
+}
+
+fn span() -> impl Strategy<Value = Duration> {
+    prop_oneof![
+        (0..40_000_u64).prop_map(Duration::from_millis),
+        (number(), 0..1_000_000_000_u32).prop_map(|(secs, nanos)| Duration::new(secs, nanos)),
+        Just(Duration::MAX),
+        Just(Duration::ZERO),
+    ]
+}
+
+fn instant() -> impl Strategy<Value = Instant> {
+    number().prop_map(Instant::from_nanos)
+}
+
+fn epoch() -> impl Strategy<Value = Epoch> {
+    number().prop_map(Epoch::new)
+}
+
+fn incarnation() -> impl Strategy<Value = Incarnation> {
+    number().prop_map(Incarnation::new)
+}
+
+pub(crate) fn any_node_id() -> impl Strategy<Value = NodeId> {
+    prop_oneof![
+        "[abcd]",
+        "[^\\p{Cc}]{1,16}",
+        Just("n".repeat(NODE_ID_BYTES_MAX))
+    ]
+    .prop_map(|name| node_id(&name))
+}
+
+fn any_key() -> impl Strategy<Value = Key> {
+    prop_oneof!["[kl]", "(?s).{1,64}", Just("k".repeat(KEY_BYTES_MAX))]
+        .prop_map(|name| Key::new(name).unwrap())
+}
+
+pub(crate) fn any_head() -> impl Strategy<Value = Head> {
+    (
+        any_node_id(),
+        incarnation(),
+        any_node_id(),
+        number(),
+        number(),
+    )
+        .prop_map(|(from, incarnation, to, version, digest)| Head {
+            from,
+            incarnation,
+            to,
+            voter_set: VoterSetTag { version, digest },
+        })
+}
+
+/// Claim ids: of any node, in any incarnation.
+pub(crate) fn any_claim_id() -> impl Strategy<Value = ClaimId> {
+    (any_node_id(), incarnation(), number()).prop_map(|(node, incarnation, seq)| ClaimId {
+        node,
+        incarnation,
+        seq,
+    })
+}
+
+fn holder_granted() -> impl Strategy<Value = HolderGranted> {
+    prop::sample::select(vec![
+        HolderGranted::No,
+        HolderGranted::Unheard,
+        HolderGranted::Yes,
+        HolderGranted::Silent,
+    ])
+}
+
+fn refuse_reason() -> impl Strategy<Value = RefuseReason> {
+    prop::sample::select(vec![
+        RefuseReason::Quarantine,
+        RefuseReason::VoterSet,
+        RefuseReason::Skew,
+        RefuseReason::Limit,
+        RefuseReason::NotAVoter,
+    ])
+}
+
+fn any_report() -> impl Strategy<Value = Message> {
+    let vote = (any_claim_id(), epoch(), any::<bool>(), span()).prop_map(
+        |(claim, epoch, granted, remaining)| ReportedVote {
+            claim,
+            epoch,
+            granted,
+            remaining,
+        },
+    );
+    let waiter = (any_node_id(), epoch()).prop_map(|(node, epoch)| ReportedWaiter { node, epoch });
+    let waiters = vec(waiter, 0..=REPORTED_WAITERS_MAX);
+    let vote = proptest::option::of(vote);
+    (number(), vote, waiters, any::<u32>(), epoch()).prop_map(
+        |(nonce, vote, waiters, waiting, fence)| {
+            Message::Report(Report {
+                nonce,
+                vote,
+                waiters,
+                waiting,
+                fence,
+                is_recovering: waiting % 2 == 1,
+            })
+        },
+    )
+}
+
+fn roles() -> Vec<Role> {
+    vec![Role::Client, Role::Recovering, Role::Votes]
+}
+
+fn any_voter_set() -> impl Strategy<Value = Message> {
+    let role = prop::sample::select(roles());
+    let members = vec(any_node_id(), 0..6);
+    (role, any::<u32>(), any::<u32>(), span(), members).prop_map(
+        |(role, voters_per_key, members, max_ttl, listed)| {
+            let listed: BTreeSet<_> = listed.into_iter().collect();
+            let timing = Timing {
+                max_ttl,
+                ..Timing::lan()
+            };
+            Message::Described(Box::new(VoterSetDescription {
+                role,
+                voters_per_key,
+                timing,
+                members,
+                listed: listed.into_iter().collect(),
+            }))
+        },
+    )
+}
+
+fn session_id() -> impl Strategy<Value = SessionId> {
+    (number(), any::<u32>()).prop_map(|(nonce, number)| SessionId { nonce, number })
+}
+
+fn any_digest() -> impl Strategy<Value = Digest> {
+    let part = (any::<u32>(), any::<u32>()).prop_map(|(count, sum)| Part { count, sum });
+    prop::array::uniform::<_, PARTS>(part).prop_map(|parts| Digest { parts })
+}
+
+fn any_keep_alive() -> impl Strategy<Value = Message> {
+    (session_id(), instant(), any_digest()).prop_map(|(session, sent_at, covered)| {
+        Message::KeepAlive(Box::new(KeepAlive {
+            session,
+            sent_at,
+            covered,
+        }))
+    })
+}
+
+fn any_kept() -> impl Strategy<Value = Message> {
+    let ttl = proptest::option::of(span());
+    (session_id(), instant(), ttl, any::<u16>()).prop_map(|(session, sent_at, ttl, lacks)| {
+        Message::Kept(Kept {
+            session,
+            sent_at,
+            ttl,
+            lacks,
+        })
+    })
+}
+
+fn any_claim(claims: impl Strategy<Value = ClaimId> + 'static) -> impl Strategy<Value = Message> {
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    (
+        any_key(),
+        claims,
+        epoch(),
+        span(),
+        instant(),
+        instant(),
+        flags,
+    )
+        .prop_map(
+            |(key, claim, epoch, ttl, sent_at, since, (granted, is_try, join, outlives))| {
+                Message::Claim(Claim {
+                    key,
+                    claim,
+                    epoch,
+                    ttl,
+                    sent_at,
+                    votes_valid_since: since,
+                    granted,
+                    is_try,
+                    join,
+                    outlives,
+                })
+            },
+        )
+}
+
+fn any_vote(claims: impl Strategy<Value = ClaimId> + 'static) -> impl Strategy<Value = Message> {
+    let flags = (any::<bool>(), any::<bool>());
+    let covered = proptest::option::of(session_id());
+    (any_key(), claims, instant(), span(), flags, covered).prop_map(
+        |(key, claim, sent_at, ttl, (yield_requested, probe), covered)| {
+            Message::Vote(Vote {
+                key,
+                claim,
+                sent_at,
+                ttl,
+                yield_requested,
+                probe,
+                covered,
+            })
+        },
+    )
+}
+
+/// Messages, those that name a claim with a claim id from `claims`.
+pub(crate) fn any_message_about(
+    claims: impl Strategy<Value = ClaimId> + Clone + 'static,
+) -> impl Strategy<Value = Message> {
+    let flags = (any::<bool>(), any::<bool>());
+    let holder = (any_claim_id(), epoch(), holder_granted(), any::<u32>());
+    let wait = (any_key(), claims.clone(), holder);
+    let memory = (number(), epoch(), flags, incarnation(), span(), span());
+    prop_oneof![
+        any_claim(claims.clone()),
+        any_vote(claims.clone()),
+        wait.prop_map(|(key, claim, (holder, epoch, granted, ahead))| {
+            Message::Wait(Wait {
+                key,
+                claim,
+                holder,
+                epoch,
+                granted,
+                ahead,
+            })
+        }),
+        (claims.clone(), epoch()).prop_map(|(claim, fence)| Message::Stale(Stale { claim, fence })),
+        (claims.clone(), refuse_reason())
+            .prop_map(|(claim, reason)| Message::Refuse(Refuse { claim, reason })),
+        (any_key(), claims, any::<bool>()).prop_map(|(key, claim, granted)| Message::Release(
+            Release {
+                key,
+                claim,
+                granted
+            }
+        )),
+        number().prop_map(|nonce| Message::RecoveryQuery(RecoveryQuery { nonce })),
+        prop::sample::select(roles()).prop_map(Message::Describe),
+        any_voter_set(),
+        memory.prop_map(|(nonce, highest, (votes, knew), seen, quarantine, skew)| {
+            Message::RecoveryReply(RecoveryReply {
+                nonce,
+                highest,
+                votes,
+                knew,
+                seen,
+                quarantine,
+                skew,
+            })
+        }),
+        incarnation().prop_map(|seen| Message::Outdated(Outdated { seen })),
+        number().prop_map(|nonce| Message::Challenge(Challenge { nonce })),
+        number().prop_map(|nonce| Message::Alive(Challenge { nonce })),
+        any_namesake(),
+        (number(), any_key()).prop_map(|(nonce, key)| Message::Inspect(Inspect { nonce, key })),
+        any_report(),
+        any_keep_alive(),
+        any_kept(),
+        any_voter_reply(),
+        (instant(), epoch())
+            .prop_map(|(sent_at, epoch)| { Message::VoterQuery(VoterQuery { sent_at, epoch }) }),
+    ]
+}
+
+fn any_namesake() -> impl Strategy<Value = Message> {
+    let addr = || any::<([u8; 4], u16)>().prop_map(SocketAddr::from);
+    (incarnation(), addr(), incarnation(), addr()).prop_map(|(yours, yours_at, other, other_at)| {
+        Message::Namesake(Box::new(Namesake {
+            yours,
+            yours_at,
+            other,
+            other_at,
+        }))
+    })
+}
+
+fn any_voter_reply() -> impl Strategy<Value = Message> {
+    let refuses = proptest::option::of(refuse_reason());
+    (instant(), refuses, span(), any::<u64>()).prop_map(|(sent_at, refuses, remaining, wall_ms)| {
+        Message::VoterReply(VoterReply {
+            sent_at,
+            refuses,
+            remaining,
+            wall_ms,
+        })
+    })
+}
+
+pub(crate) fn any_message() -> impl Strategy<Value = Message> {
+    any_message_about(any_claim_id().boxed())
+}
+
+/// The head that takes most bytes.
+pub(crate) fn largest_head() -> Head {
+    Head {
+        from: node_id(&"n".repeat(NODE_ID_BYTES_MAX)),
+        incarnation: Incarnation::new(u64::MAX),
+        to: node_id(&"m".repeat(NODE_ID_BYTES_MAX)),
+        voter_set: VoterSetTag {
+            version: u64::MAX,
+            digest: u64::MAX,
+        },
+    }
+}
+
+/// Of each kind the message that takes most bytes.
+pub(crate) fn largest_messages() -> Vec<Message> {
+    let key = Key::new("k".repeat(KEY_BYTES_MAX)).unwrap();
+    let node = node_id(&"n".repeat(NODE_ID_BYTES_MAX));
+    let incarnation = Incarnation::new(u64::MAX);
+    let claim = ClaimId {
+        node: node.clone(),
+        incarnation,
+        seq: u64::MAX,
+    };
+    let (epoch, sent_at, nonce) = (Epoch::new(u64::MAX), Instant::FAR, u64::MAX);
+    let (ttl, number) = (Duration::MAX, u32::MAX);
+    let session = SessionId { nonce, number };
+    vec![
+        Message::Claim(Claim {
+            key: key.clone(),
+            claim: claim.clone(),
+            epoch,
+            ttl,
+            sent_at,
+            votes_valid_since: sent_at,
+            granted: true,
+            is_try: true,
+            join: true,
+            outlives: true,
+        }),
+        Message::Vote(Vote {
+            key: key.clone(),
+            claim: claim.clone(),
+            sent_at,
+            ttl,
+            yield_requested: true,
+            probe: true,
+            covered: Some(session),
+        }),
+        Message::Wait(Wait {
+            key: key.clone(),
+            claim: claim.clone(),
+            holder: claim.clone(),
+            epoch,
+            granted: HolderGranted::Silent,
+            ahead: u32::MAX,
+        }),
+        Message::Stale(Stale {
+            claim: claim.clone(),
+            fence: epoch,
+        }),
+        Message::Refuse(Refuse {
+            claim: claim.clone(),
+            reason: RefuseReason::NotAVoter,
+        }),
+        Message::Release(Release {
+            key: key.clone(),
+            claim: claim.clone(),
+            granted: true,
+        }),
+        Message::RecoveryQuery(RecoveryQuery { nonce }),
+        largest_memory(epoch, incarnation),
+        Message::Outdated(Outdated { seen: incarnation }),
+        Message::Inspect(Inspect { nonce, key }),
+        largest_report(claim, epoch),
+        largest_keep_alive(session),
+        largest_kept(session),
+        largest_query(epoch),
+        largest_reply(),
+        Message::Describe(Role::Votes),
+        largest_voter_set(),
+        Message::Challenge(Challenge { nonce }),
+        Message::Alive(Challenge { nonce }),
+        largest_namesake(incarnation),
+    ]
+}
+
+fn largest_namesake(incarnation: Incarnation) -> Message {
+    let addr = SocketAddr::from(([u16::MAX; 8], u16::MAX));
+    Message::Namesake(Box::new(Namesake {
+        yours: incarnation,
+        yours_at: addr,
+        other: incarnation,
+        other_at: addr,
+    }))
+}
+
+fn largest_memory(highest: Epoch, seen: Incarnation) -> Message {
+    Message::RecoveryReply(RecoveryReply {
+        nonce: u64::MAX,
+        highest,
+        votes: true,
+        knew: true,
+        seen,
+        quarantine: Duration::MAX,
+        skew: Duration::MAX,
+    })
+}
+
+fn largest_query(epoch: Epoch) -> Message {
+    let sent_at = Instant::FAR;
+    Message::VoterQuery(VoterQuery { sent_at, epoch })
+}
+
+fn largest_reply() -> Message {
+    Message::VoterReply(VoterReply {
+        sent_at: Instant::FAR,
+        refuses: Some(RefuseReason::NotAVoter),
+        remaining: Duration::MAX,
+        wall_ms: u64::MAX,
+    })
+}
+
+/// As many names as are listed, each as long as a name may be.
+fn largest_voter_set() -> Message {
+    let name = |n: usize| format!("{n:02}{}", "x".repeat(NODE_ID_BYTES_MAX - 2));
+    let members = (0..50).map(|n| node_id(&name(n))).collect();
+    let voter_set = VoterSet::new(1, members, 3, Timing::lan()).unwrap();
+    let set = VoterSetDescription::of(&voter_set, Role::Recovering);
+    assert!((5..50).contains(&set.listed.len()));
+    let longest = Duration::MAX;
+    let timing = Timing {
+        max_ttl: longest,
+        max_drift_ppm: u32::MAX,
+        max_clock_skew: longest,
+        round_trip: longest,
+        reservation: longest,
+        holder_probe_interval: longest,
+    };
+    Message::Described(Box::new(VoterSetDescription {
+        voters_per_key: u32::MAX,
+        timing,
+        members: u32::MAX,
+        ..set
+    }))
+}
+
+fn largest_kept(session: SessionId) -> Message {
+    Message::Kept(Kept {
+        session,
+        sent_at: Instant::FAR,
+        ttl: Some(Duration::MAX),
+        lacks: u16::MAX,
+    })
+}
+
+fn largest_keep_alive(session: SessionId) -> Message {
+    let part = Part {
+        count: u32::MAX,
+        sum: u32::MAX,
+    };
+    let sent_at = Instant::FAR;
+    let covered = Digest {
+        parts: [part; PARTS],
+    };
+    Message::KeepAlive(Box::new(KeepAlive {
+        session,
+        sent_at,
+        covered,
+    }))
+}
+
+fn largest_report(claim: ClaimId, epoch: Epoch) -> Message {
+    let waiter = ReportedWaiter {
+        node: claim.node.clone(),
+        epoch,
+    };
+    let vote = ReportedVote {
+        claim,
+        epoch,
+        granted: true,
+        remaining: Duration::MAX,
+    };
+    Message::Report(Report {
+        nonce: u64::MAX,
+        vote: Some(vote),
+        waiters: vec![waiter; REPORTED_WAITERS_MAX],
+        waiting: u32::MAX,
+        fence: epoch,
+        is_recovering: true,
+    })
+}

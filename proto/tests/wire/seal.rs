@@ -1,0 +1,162 @@
+//! What a seal makes of datagrams that are not, or not quite, what a node of the cluster sent.
+
+use std::collections::BTreeMap;
+
+use lockmesh_proto::wire::seal::REPLAY_WINDOW;
+use lockmesh_proto::wire::{ClusterSecret, DropReason, Kind, PROTOCOL_VERSION, Seal};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+const BODY: &[u8] = b"a body";
+
+fn seal_of(key: u8, boot: u8) -> Seal {
+    Seal::sealed(ClusterSecret::from_bytes([key; 32]).unwrap(), [boot; 16])
+}
+
+/// A sender and a receiver of one cluster.
+fn pair() -> (Seal, Seal) {
+    (seal_of(1, 1), seal_of(1, 2))
+}
+
+#[test]
+fn a_datagram_cut_off_anywhere_does_not_open() {
+    let (mut a, mut b) = pair();
+    let datagram = a.seal(Kind::Votes, BODY);
+    for len in 0..datagram.len() {
+        let reason = b.open(&datagram[..len]).unwrap_err();
+        let expected = if len < a.overhead() {
+            DropReason::Short
+        } else {
+            DropReason::Forged
+        };
+        assert_eq!(reason, expected, "{len} bytes");
+    }
+    assert_eq!(b.peers(), 0);
+    let mut long = datagram.clone();
+    long.push(0);
+    assert_eq!(b.open(&long), Err(DropReason::Forged));
+    assert_eq!(b.open(&datagram), Ok((Kind::Votes, BODY.to_vec())));
+}
+
+#[test]
+fn plaintext_cut_off_before_its_kind_does_not_open() {
+    let mut seal = Seal::insecure_plaintext();
+    let datagram = seal.seal(Kind::Votes, BODY);
+    for len in 0..seal.overhead() {
+        assert_eq!(seal.open(&datagram[..len]), Err(DropReason::Short));
+    }
+}
+
+#[test]
+fn a_datagram_with_any_bit_flipped_does_not_open() {
+    let (mut a, mut b) = pair();
+    // Also where its sender is known, and its counter was taken already.
+    let known = a.seal(Kind::Votes, BODY);
+    let datagram = a.seal(Kind::Votes, BODY);
+    for _ in 0..2 {
+        for bit in 0..datagram.len() * 8 {
+            let mut flipped = datagram.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let expected = match bit {
+                0..8 => DropReason::Version,
+                8 => DropReason::Plaintext,
+                9..16 => DropReason::Version,
+                16..48 => DropReason::Key,
+                48..80 => DropReason::Cluster,
+                _ => DropReason::Forged,
+            };
+            assert_eq!(b.open(&flipped), Err(expected), "bit {bit}");
+        }
+        let _ = b.open(&known);
+        let _ = b.open(&datagram);
+        assert_eq!(b.peers(), 1);
+    }
+}
+
+#[test]
+fn another_version_is_dropped_whatever_follows() {
+    for mut seal in [seal_of(1, 2), Seal::insecure_plaintext()] {
+        let mut datagram = seal_of(1, 1).seal(Kind::Votes, BODY);
+        for version in (0..=u8::MAX).filter(|version| *version != PROTOCOL_VERSION) {
+            datagram[0] = version;
+            assert_eq!(seal.open(&datagram), Err(DropReason::Version));
+            assert_eq!(seal.open(&[version]), Err(DropReason::Version));
+        }
+        assert_eq!(seal.open(&[]), Err(DropReason::Short));
+    }
+}
+
+#[test]
+fn datagrams_may_come_in_any_order_within_the_window_and_once() {
+    let (mut a, mut b) = pair();
+    let window = usize::try_from(REPLAY_WINDOW).unwrap();
+    let sent: Vec<Vec<u8>> = (0..=window).map(|_| a.seal(Kind::Votes, BODY)).collect();
+    for datagram in sent[1..].iter().rev() {
+        assert!(b.open(datagram).is_ok());
+    }
+    for datagram in &sent {
+        assert_eq!(b.open(datagram), Err(DropReason::Replayed));
+    }
+    // The first was never heard, but nobody can tell any more.
+    assert_eq!(b.peers(), 1);
+}
+
+#[test]
+fn a_replay_window_is_each_senders_own() {
+    let mut b = seal_of(1, 2);
+    for boot in 10..20 {
+        let mut sender = seal_of(1, boot);
+        let datagram = sender.seal(Kind::Gossip, BODY);
+        assert!(b.open(&datagram).is_ok());
+        assert_eq!(b.open(&datagram), Err(DropReason::Replayed));
+    }
+    assert_eq!(b.peers(), 10);
+}
+
+proptest! {
+    #[test]
+    fn what_is_sealed_opens(body in vec(any::<u8>(), 0..2_000), is_gossip in any::<bool>()) {
+        let kind = if is_gossip { Kind::Gossip } else { Kind::Votes };
+        let (mut a, mut b) = pair();
+        prop_assert_eq!(b.open(&a.seal(kind, &body)), Ok((kind, body.clone())));
+        let mut plain = Seal::insecure_plaintext();
+        let datagram = plain.seal(kind, &body);
+        prop_assert_eq!(plain.open(&datagram), Ok((kind, body)));
+    }
+
+    #[test]
+    fn bytes_of_foreign_nodes_leave_nothing_behind(
+        bytes in vec(any::<u8>(), 0..200),
+        has_header in any::<bool>(),
+    ) {
+        let (mut a, mut b) = pair();
+        let mut datagram = bytes;
+        if has_header {
+            // All that can be guessed of a header is right.
+            let head = a.seal(Kind::Votes, b"");
+            for (byte, right) in datagram.iter_mut().zip(&head[..3]) {
+                *byte = *right;
+            }
+        }
+        prop_assert!(b.open(&datagram).is_err());
+        prop_assert_eq!(b.peers(), 0);
+        let _ = Seal::insecure_plaintext().open(&datagram);
+    }
+
+    #[test]
+    fn every_datagram_is_taken_at_most_once(order in vec(0..40_usize, 0..200)) {
+        let (mut a, mut b) = pair();
+        let sent: Vec<Vec<u8>> = (0..40_u8).map(|n| a.seal(Kind::Votes, &[n])).collect();
+        let mut taken: BTreeMap<usize, usize> = BTreeMap::new();
+        for at in &order {
+            match b.open(&sent[*at]) {
+                Ok((Kind::Votes, body)) => {
+                    prop_assert_eq!(usize::from(body[0]), *at);
+                    *taken.entry(*at).or_default() += 1;
+                }
+                other => prop_assert_eq!(other, Err(DropReason::Replayed)),
+            }
+        }
+        prop_assert!(order.iter().all(|at| taken.get(at) == Some(&1)));
+    }
+}
