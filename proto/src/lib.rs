@@ -6,6 +6,52 @@
 //! voter and the claimant only exchange messages.
 //!
 //! Read [`message`] first, then [`voter`], then [`claimant`], then [`node`].
+//!
+//! A node that is its own only voter. After each call, drain [`node::Node::poll_output`] until it
+//! returns [`node::Output::Timeout`]:
+//!
+//! ```rust
+//! use std::sync::Arc;
+//! use lockmesh_proto::node::{Node, NodeConfig, Output};
+//! use lockmesh_proto::claimant::Request;
+//! use lockmesh_proto::event::Event;
+//! use lockmesh_proto::id::{Incarnation, Key, NodeId};
+//! use lockmesh_proto::time::{Instant, Now};
+//! use lockmesh_proto::voter::{Start, VoterLimits};
+//! use lockmesh_proto::voter_set::{Timing, VoterSet};
+//! use lockmesh_proto::wire::Seal;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let id = NodeId::new("alone")?;
+//! let voter_set = VoterSet::new(1, vec![id.clone()], 1, Timing::lan())?;
+//! let now = Now { mono: Instant::from_nanos(1), wall_ms: 1_700_000_000_000 };
+//! let mut node = Node::new(now, NodeConfig {
+//!     id,
+//!     incarnation: Incarnation::new(1),
+//!     voter_set: Arc::new(voter_set),
+//!     start: Start::NewCluster,
+//!     limits: VoterLimits::default(),
+//!     max_claims: 1_000,
+//!     renew_interval: None,
+//!     seed: 42,
+//!     seal: Seal::insecure_plaintext(),
+//! });
+//! let ttl = std::time::Duration::from_secs(10);
+//! let request = Request { key: Key::new("k")?, ttl, is_try: true, renews: true, outlives: false, deadline: None };
+//! node.claim(now, request)?;
+//! let mut granted = false;
+//! loop {
+//!     match node.poll_output() {
+//!         Output::Transmit { to, bytes } => { /* socket.send_to(&bytes, to) */ }
+//!         Output::Event(Event::Granted { epoch, .. }) => granted = true,
+//!         Output::Timeout(at) => break, // node.handle_timeout(now) then
+//!         _ => {}
+//!     }
+//! }
+//! assert!(granted); // one voter, which is this node itself: no datagram is needed
+//! # Ok(())
+//! # }
+//! ```
 
 #[cfg(not(lockmesh_mutants))]
 #[macro_use]

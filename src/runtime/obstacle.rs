@@ -354,6 +354,7 @@ fn list(others: &[(NodeId, Standing)]) -> String {
                 format!("{node} is in quarantine for {}", rounded(*remaining))
             }
             Standing::Refuses(reason) => format!("{node} refuses, {}", because(*reason)),
+            _ => format!("{node} does not vote"),
         })
         .collect();
     if others.len() > NAMED_MAX {
@@ -372,7 +373,7 @@ fn what_to_do(others: &[(NodeId, Standing)]) -> String {
         match standing {
             Standing::Refuses(reason) => remedies.push(remedy(*reason)),
             Standing::Recovering { .. } => remedies.push(remedy(RefuseReason::Quarantine)),
-            Standing::Votes | Standing::Silent => {}
+            _ => {}
         }
     }
     let mut said = Vec::new();

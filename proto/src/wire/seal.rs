@@ -66,7 +66,7 @@ const BOOT_AT: usize = CLUSTER_AT + ID_BYTES;
 const COUNTER_AT: usize = BOOT_AT + BOOT_ID_BYTES;
 const HEADER_BYTES: usize = COUNTER_AT + size_of::<u64>();
 /// Header, kind and tag.
-pub(crate) const SEALED_OVERHEAD: usize = HEADER_BYTES + 1 + TAG_BYTES;
+pub const SEALED_OVERHEAD: usize = HEADER_BYTES + 1 + TAG_BYTES;
 /// Version, mode, cluster id and kind.
 const PLAINTEXT_OVERHEAD: usize = 3 + ID_BYTES;
 

@@ -1,4 +1,4 @@
-//! Which of a peer's addresses is tried when (src/node/addresses.rs), as nodes see it.
+//! Which of a peer's addresses is tried when (proto/src/node/addresses.rs), as nodes see it.
 
 use std::time::Duration;
 

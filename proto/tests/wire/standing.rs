@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lockmesh_proto::Standing;
+use lockmesh_proto::node::Standing;
 use lockmesh_proto::epoch::Epoch;
 use lockmesh_proto::message::{Message, RefuseReason, VoterQuery, VoterReply};
 use lockmesh_proto::node::Output;
