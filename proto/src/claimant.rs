@@ -6,7 +6,7 @@
 //! heard it: so the claimant's lease ends first, whatever the network does, and no message is
 //! needed to learn that it has.
 //!
-//! The numbers in the comments are the rules of `docs/PROTOCOL.md`.
+//! The numbers in the comments are the rules of `docs/protocol.md`.
 //!
 //! The alternative that was rejected is to count from the receipt of the vote: then a vote that
 //! was slow on its way counts longer than the voter keeps it.

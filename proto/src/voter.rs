@@ -5,7 +5,7 @@
 //! does not count it. Whoever comes meanwhile waits in order. Two quorums share a voter; this
 //! file is why that is enough.
 //!
-//! The numbers in the comments are the rules of `docs/PROTOCOL.md`.
+//! The numbers in the comments are the rules of `docs/protocol.md`.
 //!
 //! The alternative that was rejected is to let the claimant say how long a vote lasts: then a
 //! shrinking or clamped ttl frees a vote under its owner.

@@ -412,7 +412,7 @@ impl World {
         self.pass(lease);
     }
 
-    /// Section 7: a node wins a lock, and then hears of an incarnation of its own with a higher
+    /// Section 6: a node wins a lock, and then hears of an incarnation of its own with a higher
     /// number.
     fn play_adoption(&mut self, key: KeyAt) {
         let voters = self.laws.history.terms.voters[key].clone();
@@ -504,7 +504,7 @@ impl World {
         voter.is_some_and(|voter| voter.quarantine().is_none())
     }
 
-    /// Section 2: a granted claim is refused by nobody for its skew.
+    /// Before rule 1: a granted claim is refused by nobody for its skew.
     fn play_skewed_voter(&mut self, key: KeyAt) {
         let voters = self.laws.history.terms.voters[key].clone();
         let Some(holder) = (0..self.hosts.len()).find(|host| !voters.contains(host)) else {

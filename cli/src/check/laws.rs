@@ -1,4 +1,4 @@
-//! The laws of `docs/PROTOCOL.md`, section 1, as far as histories of real processes can show them.
+//! The laws of `docs/protocol.md`, section 1, as far as histories of real processes can show them.
 //!
 //! What a process believed between two lines is not known, so a law is broken only where no run
 //! that keeps it could have left these lines.

@@ -1,4 +1,4 @@
-//! **L1 someone wins** (`docs/PROTOCOL.md`, section 1): of several claims that meet on a free key,
+//! **L1 someone wins** (`docs/protocol.md`, section 1): of several claims that meet on a free key,
 //! `try` claims included, exactly one wins. Nodes that all try at the same tick never all get
 //! `false`; and once faults are over every lock that is wanted is granted within a stated bound.
 

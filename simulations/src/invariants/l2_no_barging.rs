@@ -1,4 +1,4 @@
-//! **L2 no barging** (`docs/PROTOCOL.md`, section 1): waiters are served in the order of their
+//! **L2 no barging** (`docs/protocol.md`, section 1): waiters are served in the order of their
 //! epochs.
 //!
 //! A claim that is still on its way to the voters cannot be served before one that is there. So

@@ -1,4 +1,4 @@
-//! **L3 the dead do not hold up** (`docs/PROTOCOL.md`, section 1): a dead holder delays the next by
+//! **L3 the dead do not hold up** (`docs/protocol.md`, section 1): a dead holder delays the next by
 //! at most its lease; a dead waiter by at most an `reservation`; one that has come back, or whose
 //! release was lost, no longer than it takes to hear from it; and one that tries is told within a
 //! few round trips.

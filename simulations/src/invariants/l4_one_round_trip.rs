@@ -1,4 +1,4 @@
-//! **L4 one round trip** (`docs/PROTOCOL.md`, section 1): from the decision to acquire a free key
+//! **L4 one round trip** (`docs/protocol.md`, section 1): from the decision to acquire a free key
 //! to owning it, and from a release to the next waiter owning it (holder to voters, voters to
 //! waiter). A `try` beside a holder that has told nobody yet is told after two: the voters ask it.
 

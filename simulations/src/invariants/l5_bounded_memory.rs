@@ -1,4 +1,4 @@
-//! **L5 bounded memory** (`docs/PROTOCOL.md`, section 1): what a voter keeps is bounded by the keys
+//! **L5 bounded memory** (`docs/protocol.md`, section 1): what a voter keeps is bounded by the keys
 //! that are held or waited for now, not by the keys ever seen. Once everybody has let go and
 //! every lease is over, a voter keeps no slot and no waiter, a claimant keeps no claim, and none of
 //! a node's maps has more than it may have.

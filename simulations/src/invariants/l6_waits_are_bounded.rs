@@ -1,4 +1,4 @@
-//! **L6 waits are bounded** (`docs/PROTOCOL.md`, section 1): a request is over by its deadline, and
+//! **L6 waits are bounded** (`docs/protocol.md`, section 1): a request is over by its deadline, and
 //! a waiter is served within a stated bound however often others ask for the key: one that is far
 //! away, or whose wall clock is slow, too, and also where a minority of the voters is broken for
 //! good.

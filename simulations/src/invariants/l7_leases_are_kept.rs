@@ -1,4 +1,4 @@
-//! **L7 leases are kept** (`docs/PROTOCOL.md`, section 1): a lease that renews itself is not lost
+//! **L7 leases are kept** (`docs/protocol.md`, section 1): a lease that renews itself is not lost
 //! while a quorum of the key's voters can be reached and answers in time.
 //!
 //! It counts on what was promised up to a lease ago, and a voter may have to let another claim's

@@ -1,4 +1,4 @@
-//! **M1 mutual exclusion** (`docs/PROTOCOL.md`, section 1): at no instant do two claims for one key
+//! **M1 mutual exclusion** (`docs/protocol.md`, section 1): at no instant do two claims for one key
 //! both report that they are held. This alone assumes that clocks keep `max_drift`, so it is
 //! judged only where they do.
 //!

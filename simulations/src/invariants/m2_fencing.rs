@@ -1,4 +1,4 @@
-//! **M2 fencing** (`docs/PROTOCOL.md`, section 1), in both wordings.
+//! **M2 fencing** (`docs/protocol.md`, section 1), in both wordings.
 //!
 //! Where clocks keep M1's bound: the epochs of the successive owners of a key strictly rise, in the
 //! order of ownership, and the resource takes every write of whoever holds the lock. Whatever the

@@ -1,4 +1,4 @@
-//! **M3 lost means told** (`docs/PROTOCOL.md`, section 1): a guard stops reporting "held" before
+//! **M3 lost means told** (`docs/protocol.md`, section 1): a guard stops reporting "held" before
 //! any voter may give its vote away, and never needs a message to learn that. A process that
 //! slept past its lease finds the guard lost at the first look.
 //!

@@ -1,4 +1,4 @@
-//! **M6 a lock through the trait lasts its ttl** (`docs/PROTOCOL.md`, section 1): a key that was
+//! **M6 a lock through the trait lasts its ttl** (`docs/protocol.md`, section 1): a key that was
 //! granted to a claim that outlives its process is granted to nobody else until the end that its
 //! holder was told, whatever becomes of the process, unless it was released. It assumes that clocks
 //! keep `max_drift`, so it is judged only where they do.

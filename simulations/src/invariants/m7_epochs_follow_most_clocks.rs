@@ -1,4 +1,4 @@
-//! **M7 epochs follow most clocks** (`docs/PROTOCOL.md`, section 1): while fewer than half of the
+//! **M7 epochs follow most clocks** (`docs/protocol.md`, section 1): while fewer than half of the
 //! voters of each key have a wrong wall clock, no claim wins with an epoch that is further ahead of
 //! the clocks of all others than `max_clock_skew`.
 //!

@@ -1,4 +1,4 @@
-//! **M8 one process of a name** (`docs/PROTOCOL.md`, section 1): of two live processes of one name
+//! **M8 one process of a name** (`docs/protocol.md`, section 1): of two live processes of one name
 //! neither holds a lock nor votes, once somebody has heard both. That they do not hold one lock at
 //! once is M1, which is judged whether anybody heard them or not.
 

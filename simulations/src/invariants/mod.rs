@@ -1,4 +1,4 @@
-//! The laws of `docs/PROTOCOL.md`, section 1: one file for each, and what they look at.
+//! The laws of `docs/protocol.md`, section 1: one file for each, and what they look at.
 //!
 //! The world tells [`Fact`]s: what nodes report of their locks, what their voters have on record,
 //! what the ledger took. [`History`] keeps what several laws need; a law sees each fact together

@@ -1,4 +1,4 @@
-//! **Section 4** of `docs/PROTOCOL.md`: messages may be lost, and that is all that damage may do. A
+//! **Section 4** of `docs/protocol.md`: messages may be lost, and that is all that damage may do. A
 //! datagram that was damaged on its way is dropped and counted as a whole; none of it is believed.
 //!
 //! Whoever reads half a message acts on something that nobody said, so this counts as safety.

@@ -1,4 +1,4 @@
-//! **Section 6** of `docs/PROTOCOL.md`: voters are restarted one by one, so far apart that each is
+//! **Section 6** of `docs/protocol.md`: voters are restarted one by one, so far apart that each is
 //! out of its quarantine before the next; a lease lives through it, since a granted claim is
 //! voted for again.
 

@@ -1,4 +1,4 @@
-//! **Section 7** of `docs/PROTOCOL.md`: a lease that does not renew itself is over one ttl after
+//! **Rule 12** of `docs/protocol.md`: a lease that does not renew itself is over one ttl after
 //! its grant, unless it was lengthened.
 
 use super::{Fact, History, Law, RequestId};
