@@ -26,7 +26,7 @@ use super::rng::Jitter;
 use super::time::{Instant, Now, earliest};
 use super::voter_set::VoterSet;
 
-/// How many claims that was never granted are remembered, so that a late vote for one of them is
+/// How many claims that were never granted are remembered, so that a late vote for one of them is
 /// given back without raising a fence.
 pub const NEVER_GRANTED_MAX: usize = 1_024;
 /// An epoch is drawn up to so many steps further on than it must be. A millisecond has room for a

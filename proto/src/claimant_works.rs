@@ -22,7 +22,7 @@ impl Claimant {
             ("claims", self.claims.len()),
             ("tickets", self.tickets.len()),
             ("timers of claims", self.due.len()),
-            ("claims that was never granted", self.never_granted.len()),
+            ("claims that were never granted", self.never_granted.len()),
             ("voters asked again", self.returned.len()),
         ];
         sizes.extend(self.links.sizes());

@@ -125,7 +125,7 @@ impl Links {
         }
     }
 
-    pub(crate) fn incarnations(&self, number: LinkNo) -> bool {
+    pub(crate) fn is_live(&self, number: LinkNo) -> bool {
         self.living.contains_key(&number)
     }
 

@@ -36,7 +36,7 @@ impl OwnClaim {
     pub(super) fn is_covered(&self, at: usize, links: &Links) -> bool {
         self.ballots[at]
             .link
-            .is_some_and(|link| links.incarnations(link))
+            .is_some_and(|link| links.is_live(link))
     }
 
     /// Rule 11, for a lease: until when it lasts, if that is longer than it was known to.

@@ -227,7 +227,7 @@ impl Cluster {
         for (what, size) in self.nodes.iter().flat_map(|node| node.sizes()) {
             let bound = match what {
                 "peers" => NODES - 1,
-                "claims that was never granted" => NEVER_GRANTED_MAX,
+                "claims that were never granted" => NEVER_GRANTED_MAX,
                 "voters asked again" | "voters left alone" => NODES,
                 "rooms of slots" => 1,
                 _ => 0,
@@ -285,7 +285,7 @@ fn what_nodes_keep_does_not_grow_in_settled() {
             cluster.keeps_nothing();
             let sizes_now = cluster.nodes.iter().flat_map(|node| node.sizes());
             // A ring that fills up with time; `keeps_nothing` holds it to its bound.
-            let grows = |what: &str| what != "claims that was never granted";
+            let grows = |what: &str| what != "claims that were never granted";
             sizes.push(
                 sizes_now
                     .filter(|(what, _)| grows(what))

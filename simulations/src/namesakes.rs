@@ -140,7 +140,7 @@ impl World {
         let now = self.hosts[on].clock.now(self.time);
         let config = NodeConfig {
             id: self.hosts[of].id.clone(),
-            incarnation: incarnation,
+            incarnation,
             voter_set: self.voter_set.clone(),
             start: Start::Recovering,
             limits: self.settings.limits,

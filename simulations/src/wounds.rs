@@ -62,7 +62,7 @@ impl World {
                 let bound = match what {
                     "peers" => hosts,
                     "boot ids" => incarnations + namesakes as usize,
-                    "claims that was never granted" => NEVER_GRANTED_MAX,
+                    "claims that were never granted" => NEVER_GRANTED_MAX,
                     "voters asked again" | "voters left alone" => members,
                     "rooms of slots" => 1,
                     _ => 0,

@@ -305,7 +305,7 @@ fn about_voter(node: &NodeId, standing: Standing) -> About {
             remedy(reason),
             format!("{node} does not refuse this node's claims"),
         ),
-        Standing::Silent | Standing::Votes => About::new(
+        _ => About::new(
             "voter_silent",
             Level::INFO,
             format!("{node} does not answer"),

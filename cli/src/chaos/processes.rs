@@ -291,7 +291,7 @@ fn in_order(name: &str, status: ExitStatus) -> anyhow::Result<()> {
 
 /// As long as the names of pods are.
 pub(crate) fn client_id(number: u32) -> String {
-    format!("a-client-that-incarnations-for-seconds-{number:06}")
+    format!("a-client-that-lives-for-seconds-{number:06}")
 }
 
 /// The parts of the configurations of processes.

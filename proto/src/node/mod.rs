@@ -1,4 +1,4 @@
-//! A node: voter, claimant and wire put together. It routes; the rules are in [`crate::proto`].
+//! A node: voter, claimant and wire put together. It routes; the rules are in the other modules.
 //!
 //! One invariant: after every call that takes `&mut self`, drain [`Node::poll_output`] until it
 //! answers [`Output::Timeout`], and come back with [`Node::handle_timeout`] at that instant.

@@ -91,7 +91,7 @@ fn rule_20_sessions_of_one_name_at_two_voters_are_two() {
         Some(link)
     );
     assert_eq!(is_told(&mut links, 1_010, is_over(1)), News::Over);
-    assert!(!links.incarnations(link) && links.incarnations(other.unwrap()));
+    assert!(!links.is_live(link) && links.is_live(other.unwrap()));
 }
 
 /// What asks for many asks more often where their ttl is short: a twelfth of it, but no sooner

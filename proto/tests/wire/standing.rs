@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use lockmesh_proto::node::Standing;
 use lockmesh_proto::epoch::Epoch;
 use lockmesh_proto::message::{Message, RefuseReason, VoterQuery, VoterReply};
 use lockmesh_proto::node::Output;
+use lockmesh_proto::node::Standing;
 use lockmesh_proto::voter_set::VoterSetTag;
 use lockmesh_proto::wire::codec::unpack;
 use lockmesh_proto::wire::{Head, Seal};
