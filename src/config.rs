@@ -461,7 +461,7 @@ impl MeshBuilder {
             SecretSource::Secret(key) => Ok(Some(key.clone())),
             SecretSource::Text(text) => Ok(Some(ClusterSecret::parse(text)?)),
             SecretSource::Variable(variable) => {
-                let text = std::env::var(variable).map_err(|_| ConfigError::KeyVariable {
+                let text = std::env::var(variable).map_err(|_| ConfigError::SecretVariable {
                     variable: variable.clone(),
                 })?;
                 Ok(Some(ClusterSecret::parse(&text)?))

@@ -37,8 +37,8 @@ pub enum ConfigError {
     #[error("secret: {0}")]
     Secret(#[from] SecretError),
     /// The environment variable that should hold the cluster secret is not set.
-    #[error("key: the environment variable {variable} is not set, or is not Unicode")]
-    KeyVariable {
+    #[error("secret: the environment variable {variable} is not set, or is not Unicode")]
+    SecretVariable {
         /// Its name.
         variable: String,
     },

@@ -79,7 +79,7 @@ pub enum ObserveError {
         "no answer from {} within {waited:?}: is {}, is it up?",
         list(.peers),
         match *.is_sealed {
-            true => "the key right, the cluster's name right and the mesh sealed",
+            true => "the secret right, the cluster's name right and the mesh sealed",
             false => "the mesh plaintext and the cluster's name right",
         }
     )]

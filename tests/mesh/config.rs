@@ -288,15 +288,15 @@ async fn a_key_that_is_no_key_is_refused_without_telling_it() {
     let text = |key: &str| Mesh::builder("n0").secret_text(key);
     assert_eq!(
         words(text("not base64!")).await,
-        "key: the cluster secret is neither base64 nor 64 hex digits"
+        "secret: the cluster secret is neither base64 nor 64 hex digits"
     );
     assert_eq!(
         words(text("c2hvcnQ=")).await,
-        "key: the cluster secret has 5 bytes; it must have 32"
+        "secret: the cluster secret has 5 bytes; it must have 32"
     );
     assert_eq!(
         words(text(&"0".repeat(64))).await,
-        "key: the cluster secret is all zeros; draw 32 random bytes"
+        "secret: the cluster secret is all zeros; draw 32 random bytes"
     );
     text(&key().to_base64()).start().await.unwrap();
     let builder = format!("{:?}", text(&key().to_base64()));
@@ -315,7 +315,7 @@ async fn a_key_may_come_from_an_environment_variable() {
     }
     assert_eq!(
         words(from_env(SECRET_VARIABLE)).await,
-        format!("key: the environment variable {SECRET_VARIABLE} is not set, or is not Unicode")
+        format!("secret: the environment variable {SECRET_VARIABLE} is not set, or is not Unicode")
     );
     // The environment of this process is everybody's: the rest happens in another.
     let name = "config::a_key_may_come_from_an_environment_variable";

@@ -94,7 +94,7 @@ enum Row {
     /// Processor time; measured with W2.
     W5,
     /// Memory of a voter for each of 1,000,000 locks.
-    RecoveryReply,
+    Memory,
     /// Datagrams that keep 100,000 locks.
     Keep,
 }
@@ -107,7 +107,7 @@ impl Row {
         Self::W3,
         Self::W4,
         Self::W5,
-        Self::RecoveryReply,
+        Self::Memory,
         Self::Keep,
     ];
 }
@@ -226,7 +226,7 @@ async fn of_mesh(args: &Args, setup: Setup, load: &Load) -> anyhow::Result<Figur
     if has(Row::W4) {
         figures.crashes = Some(crashes::measure(args.runtime).await?);
     }
-    if has(Row::RecoveryReply) {
+    if has(Row::Memory) {
         figures.memory = held::memory(args.runtime).await?;
     }
     if has(Row::Keep) {

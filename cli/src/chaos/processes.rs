@@ -26,7 +26,7 @@ const MAX_LEASE: Duration = Duration::from_secs(3);
 const SHORT_MAX_LEASE: Duration = Duration::from_millis(500);
 const SHORT_LEASE: Duration = Duration::from_millis(400);
 /// The secret of the cluster, and another one.
-const SECRETS: [&str; 2] = ["cluster.key", "other.key"];
+const SECRETS: [&str; 2] = ["cluster.secret", "other.secret"];
 /// After so long a restarted voter votes again: its quarantine, the answers that it waits for,
 /// and the start of a process on a busy machine.
 pub(crate) const QUARANTINE: Duration = Duration::from_millis(5_500);

@@ -141,7 +141,7 @@ fn error(status: StatusCode, what: impl Into<String>) -> Response {
 
 /// Before and after every request.
 async fn guard(State(site): State<Site>, request: Request, next: Next) -> Response {
-    let answer = match foreign_node(&site.hosts, request.method(), request.headers()) {
+    let answer = match cross_site(&site.hosts, request.method(), request.headers()) {
         Some(what) => error(StatusCode::FORBIDDEN, what),
         None => {
             let answer = tokio::time::timeout(REQUEST_AT_MOST, next.run(request)).await;
@@ -166,7 +166,7 @@ fn with_headers(mut answer: Response<Body>) -> Response {
 }
 
 /// Why a request is not of the page's own user.
-fn foreign_node(hosts: &[String], method: &Method, headers: &HeaderMap) -> Option<&'static str> {
+fn cross_site(hosts: &[String], method: &Method, headers: &HeaderMap) -> Option<&'static str> {
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     let is_ours = |host: &str| hosts.iter().any(|ours| ours.eq_ignore_ascii_case(host));
     if !text(header::HOST).is_some_and(is_ours) {
@@ -245,7 +245,7 @@ mod tests {
             let name = HeaderName::from_static(name);
             (name, HeaderValue::from_static(value))
         });
-        foreign_node(&hosts, &method, &headers.collect())
+        cross_site(&hosts, &method, &headers.collect())
     }
 
     #[test]

@@ -129,7 +129,7 @@ async fn who_has_not_the_key_is_told_that_nobody_answers() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("no answer from 127.0.0.1:"), "{said}");
     assert!(
-        said.contains("is the key right, the cluster's name right and the mesh sealed, is it up?"),
+        said.contains("is the secret right, the cluster's name right and the mesh sealed, is it up?"),
         "{said}"
     );
     assert!(!said.contains(OTHER_KEY), "{said}");

@@ -103,10 +103,10 @@ fn every_setting_that_the_example_shows_in_a_comment_is_one() {
         .replace("voters_per_key = 3", "voters_per_key = 1")
         .replace("new_cluster = false", "new_cluster = true")
         .replace("secret_env = \"LOCKMESH_SECRET\"", "")
-        .replace("key = \"...\"", "")
+        .replace("secret = \"...\"", "")
         .replace("insecure_plaintext = true", "");
     let path = file("uncommented", &text);
-    fs::write(path.with_file_name("cluster.key"), format!("{KEY}\n")).unwrap();
+    fs::write(path.with_file_name("cluster.secret"), format!("{KEY}\n")).unwrap();
     let (child, log) = ready(lockmesh(&["node", "--config"]).arg(path));
     stops_on("-TERM", child, log);
 }
@@ -125,7 +125,7 @@ fn a_value_out_of_its_bounds_is_refused_with_line_field_value_and_bound() {
         "{said}"
     );
 
-    let text = "node_id = \"n1\"\ninsecure_plaintext = true\n[timing]\noffer_ms = 1\n";
+    let text = "node_id = \"n1\"\ninsecure_plaintext = true\n[timing]\nreservation_ms = 1\n";
     let said = refusal("reservation", text);
     assert!(
         said.contains("node.toml:4: reservation is 1ms; it must be 26.25ms to 60s"),
@@ -178,10 +178,10 @@ fn a_file_that_cannot_be_read_as_it_should_be_is_refused_with_its_line() {
 fn a_key_comes_from_exactly_one_place_and_is_never_shown() {
     let said = refusal("no-key", "node_id = \"n1\"\n");
     assert!(
-        said.contains("exactly one of key, secret_env, secret_file"),
+        said.contains("exactly one of secret, secret_env, secret_file"),
         "{said}"
     );
-    let text = format!("node_id = \"n1\"\nkey = \"{KEY}\"\ninsecure_plaintext = true\n");
+    let text = format!("node_id = \"n1\"\nsecret = \"{KEY}\"\ninsecure_plaintext = true\n");
     let said = refusal("two-keys", &text);
     assert!(
         said.contains("node.toml:2: secret: there must be exactly one"),
@@ -192,11 +192,11 @@ fn a_key_comes_from_exactly_one_place_and_is_never_shown() {
         "node_id = \"n1\"\nsecret_env = \"LOCKMESH_SECRET\"\n",
     );
     assert!(
-        said.contains("node.toml:2: key: the environment variable LOCKMESH_SECRET"),
+        said.contains("node.toml:2: secret: the environment variable LOCKMESH_SECRET"),
         "{said}"
     );
-    let said = refusal("bad-key", "node_id = \"n1\"\nkey = \"c2VjcmV0\"\n");
-    assert!(said.contains("node.toml:2: key: "), "{said}");
+    let said = refusal("bad-key", "node_id = \"n1\"\nsecret = \"c2VjcmV0\"\n");
+    assert!(said.contains("node.toml:2: secret: "), "{said}");
     assert!(!said.contains("c2VjcmV0"), "{said}");
     let said = refusal(
         "no-file",

@@ -121,7 +121,7 @@ impl Contender {
         match (&mut self.client, held) {
             (Client::Redis(connection, script), Held::Redis(key, token, _)) => {
                 let released: u32 = script
-                    .secret(key)
+                    .key(key)
                     .arg(token)
                     .invoke_async(connection)
                     .await?;
