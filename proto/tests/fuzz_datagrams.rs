@@ -1,0 +1,158 @@
+//! A fuzz target: whatever arrives at the port of a node neither panics, nor floods, nor grows
+//! memory without bound.
+//!
+//! ```sh
+//! cargo test --release -p lockmesh-proto --test fuzz_datagrams              # random inputs
+//! BOLERO_RANDOM_ITERATIONS=1000000 cargo test --release -p lockmesh-proto --test fuzz_datagrams
+//! cargo bolero test -p lockmesh-proto --test fuzz_datagrams datagrams       # guided, with cargo-bolero
+//! ```
+
+use std::net::SocketAddr;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use lockmesh_proto::claimant::Request;
+use lockmesh_proto::id::{Incarnation, Key, NodeId};
+use lockmesh_proto::node::{Node, NodeConfig, Output};
+use lockmesh_proto::time::{Instant, Now};
+use lockmesh_proto::voter::{Start, VoterLimits};
+use lockmesh_proto::voter_set::{Timing, VoterSet};
+use lockmesh_proto::wire::codec::pack_head;
+use lockmesh_proto::wire::{Head, Kind, Seal};
+
+/// The most outputs that one step may cause.
+const OUTPUTS_MAX: usize = 10_000;
+/// The most entries that all maps and queues of the node may have: small limits are set below.
+const ENTRIES_MAX: usize = 2_000;
+
+static VOTER_SET: LazyLock<Arc<VoterSet>> = LazyLock::new(|| {
+    let members = ["a", "b", "c"].map(name).to_vec();
+    Arc::new(VoterSet::new(1, members, 3, Timing::lan()).unwrap())
+});
+
+fn name(name: &str) -> NodeId {
+    NodeId::new(name).unwrap()
+}
+
+/// The node `a`, in plaintext, so that what follows a head is decoded.
+struct World {
+    node: Node,
+    now: Now,
+    peer: Seal,
+}
+
+impl World {
+    fn new(start: Start) -> Self {
+        let now = Now {
+            mono: Instant::from_nanos(1_000_000_000),
+            wall_ms: 1_700_000_000_000,
+        };
+        let config = NodeConfig {
+            id: name("a"),
+            incarnation: Incarnation::new(3),
+            voter_set: VOTER_SET.clone(),
+            start,
+            limits: VoterLimits {
+                slots_max: 8,
+                waiters_max: 4,
+                floors: 16,
+            },
+            max_claims: 8,
+            renew_interval: None,
+            seed: 7,
+            seal: Seal::insecure_plaintext(),
+        };
+        let mut world = Self {
+            node: Node::new(now, config),
+            now,
+            peer: Seal::insecure_plaintext(),
+        };
+        world.drain();
+        world
+    }
+
+    fn drain(&mut self) {
+        for outputs in 0.. {
+            assert!(outputs < OUTPUTS_MAX, "a flood of outputs");
+            if let Output::Timeout(_) = self.node.poll_output() {
+                break;
+            }
+        }
+        let entries: usize = self.node.sizes().iter().map(|(_, len)| len).sum();
+        assert!(entries < ENTRIES_MAX, "{:?}", self.node.sizes());
+    }
+
+    /// Takes one step by the first byte, and returns what is left of the input.
+    fn step<'a>(&mut self, input: &'a [u8]) -> Option<&'a [u8]> {
+        let ([op, argument], rest) = input.split_first_chunk()?;
+        let (argument, number) = (usize::from(*argument), u64::from(*argument));
+        let (bytes, after) = rest.split_at(argument.min(rest.len()));
+        let from = SocketAddr::from(([127, 0, 0, op % 5], 7_000));
+        match op % 8 {
+            // Any datagram.
+            0 => self.node.handle_datagram(self.now, from, bytes),
+            // The head of a peer, and any messages.
+            1..=3 => {
+                let head = Head {
+                    from: name(["b", "c", "d"][usize::from(op / 8 % 3)]),
+                    incarnation: Incarnation::new(1 + u64::from(op / 24 % 5)),
+                    to: name("a"),
+                    voter_set: VOTER_SET.tag(),
+                };
+                let mut body = pack_head(&head).bodies.remove(0).0;
+                body.extend(bytes);
+                let datagram = self.peer.seal(Kind::Votes, &body);
+                self.node.handle_datagram(self.now, from, &datagram);
+            }
+            // A question or an answer of an observer, or gossip.
+            4 => {
+                let kinds = [Kind::Question, Kind::Answer, Kind::Gossip];
+                let kind = kinds[usize::from(op / 8 % 3)];
+                let datagram = self.peer.seal(kind, bytes);
+                self.node.handle_datagram(self.now, from, &datagram);
+            }
+            // Time passes, up to 25 s at once.
+            5 => {
+                self.now.mono = self.now.mono.after(Duration::from_millis(number * 100));
+                self.now.wall_ms += number * 100;
+                self.node.handle_timeout(self.now);
+                self.drain();
+                return Some(rest);
+            }
+            // A request of this node.
+            _ => {
+                let request = Request {
+                    key: Key::new(["k", "l", "m"][argument % 3]).unwrap(),
+                    ttl: Duration::from_secs(1),
+                    is_try: op & 8 != 0,
+                    renews: op & 16 != 0,
+                    outlives: op & 32 != 0,
+                    deadline: None,
+                };
+                if let Ok(ticket) = self.node.claim(self.now, request)
+                    && op & 64 != 0
+                {
+                    self.drain();
+                    self.node.release(self.now, ticket);
+                }
+                self.drain();
+                return Some(rest);
+            }
+        }
+        self.drain();
+        Some(after)
+    }
+}
+
+#[test]
+fn datagrams() {
+    bolero::check!().with_max_len(2_048).for_each(|input: &[u8]| {
+        let starts = [Start::NewCluster, Start::Recovering];
+        let start = starts[input.len() % 2];
+        let mut world = World::new(start);
+        let mut rest = Some(input);
+        while let Some(input) = rest {
+            rest = world.step(input);
+        }
+    });
+}
