@@ -36,7 +36,7 @@ const DATAGRAM_BYTES: usize = 65_536;
 /// # async fn look(key: lockmesh::ClusterSecret) -> Result<(), Box<dyn std::error::Error>> {
 /// let mut observer = Observer::sealed(["10.0.0.1:7400"], key);
 /// let survey = observer.survey().await?;
-/// println!("{} of {} vote", survey.voting(), survey.voter set.members().len());
+/// println!("{} of {} vote", survey.voting(), survey.voter_set.members().len());
 /// let seen = observer.inspect("invoice/42").await?;
 /// println!("held by {:?}", seen.owner().map(|owner| &owner.node));
 /// # Ok(())
