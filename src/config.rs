@@ -1,4 +1,4 @@
-//! What a mesh is told before it starts, and what it refuses to start with.
+//! The builder of a mesh, and the checks of its settings.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -15,18 +15,18 @@ use lockmesh_proto::wire::ClusterSecret;
 #[cfg(feature = "harness")]
 use crate::harness::Links;
 
-/// The most voters of one key that pay: beyond, a grant only gets slower.
+/// The default upper limit of `voters_per_key`. More voters only make grants slower.
 const VOTERS_PER_KEY_DEFAULT_MAX: usize = 5;
-/// The name of a cluster that was given none.
+/// The name of a cluster whose builder sets none.
 pub(crate) const CLUSTER_DEFAULT: &str = "lockmesh";
-/// The longest name of a cluster, in bytes.
+/// The maximum length of a cluster name, in bytes.
 pub(crate) const CLUSTER_BYTES_MAX: usize = 128;
 const GOSSIP_INTERVAL_MIN: Duration = Duration::from_millis(10);
 const GOSSIP_INTERVAL_MAX: Duration = Duration::from_secs(60);
 const TRY_TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
 const MAX_CLAIMS: usize = 1 << 20;
 
-/// How datagrams are sealed.
+/// The source of the cluster secret.
 #[derive(Clone, Default)]
 enum SecretSource {
     #[default]
@@ -38,7 +38,7 @@ enum SecretSource {
 }
 
 impl fmt::Debug for SecretSource {
-    /// Settings are logged; secrets are not.
+    /// Redacts secrets, since settings are logged.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unsaid => f.write_str("Unsaid"),
@@ -50,22 +50,23 @@ impl fmt::Debug for SecretSource {
     }
 }
 
-/// Everything that a mesh can be told before it starts. From
-/// [`Mesh::builder`](crate::Mesh::builder) or one of the presets [`MeshBuilder::lan`],
-/// [`MeshBuilder::wan`], [`MeshBuilder::single`]; [`MeshBuilder::start`](crate::MeshBuilder::start)
-/// checks every value.
+/// The settings of a mesh that has not been started.
 ///
-/// | setting | `lan()` | rule of thumb | what breaks when it is wrong |
+/// Created by [`Mesh::builder`](crate::Mesh::builder) or by a preset: [`MeshBuilder::lan`],
+/// [`MeshBuilder::wan`] or [`MeshBuilder::single`].
+/// [`MeshBuilder::start`](crate::MeshBuilder::start) checks every value.
+///
+/// | setting | `lan()` | rule of thumb | what breaks if it is wrong |
 /// | --- | --- | --- | --- |
-/// | `listen` | `127.0.0.1:0` | a fixed port that others can name | others do not find it |
-/// | `seeds` | none | two or three that are usually up | the node stays alone |
-/// | `voters` | this node alone | three or five, the same everywhere | nodes refuse each other |
-/// | `voters_per_key` | all, at most five | 3; 5 to survive two losses | more: slower grants |
-/// | `ttl` | 10 s | the longest pause of a holder | short: lost under load; long: slow take-over |
-/// | `renew_interval` | a third of the ttl | leave it | slow: lost after one or two lost datagrams |
-/// | `try_timeout` | 2 s | some hundred round trips | short: errors while a peer restarts |
+/// | `listen` | `127.0.0.1:0` | a fixed port that peers can name | peers do not find the node |
+/// | `seeds` | none | two or three nodes that are usually up | the node stays alone |
+/// | `voters` | this node alone | three or five, the same on all nodes | nodes refuse each other |
+/// | `voters_per_key` | all, at most five | 3; 5 to survive two failures | high: slower grants |
+/// | `ttl` | 10 s | the longest pause of a holder | short: lost under load; long: slow takeover |
+/// | `renew_interval` | a third of the ttl | keep | long: lost after one or two lost datagrams |
+/// | `try_timeout` | 2 s | at least 100 round trips | short: errors while a peer restarts |
 /// | `gossip_interval` | 200 ms | 100 ms to 1 s | long: new nodes are found late |
-/// | `timing` | [`Timing::lan`] | leave it | see there; the same on all nodes |
+/// | `timing` | [`Timing::lan`] | keep, the same on all nodes | see [`Timing`] |
 #[derive(Clone, Debug)]
 #[must_use = "a mesh that is not started does nothing"]
 pub struct MeshBuilder {
@@ -93,7 +94,7 @@ pub struct MeshBuilder {
     pub(crate) links: Option<Arc<Links>>,
 }
 
-/// A configuration whose every value has been checked.
+/// A configuration whose values have all been checked.
 #[derive(Debug)]
 pub(crate) struct Checked {
     pub(crate) id: NodeId,
@@ -113,7 +114,7 @@ pub(crate) struct Checked {
     pub(crate) wall_offset_ms: i64,
 }
 
-/// What requests are made with unless they say otherwise.
+/// The default settings of requests.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
     pub(crate) ttl: Duration,
@@ -122,7 +123,7 @@ pub(crate) struct Settings {
 }
 
 impl MeshBuilder {
-    /// Nodes in one data centre.
+    /// Creates a builder for nodes in one data centre, with [`Timing::lan`].
     pub fn lan(node_id: impl Into<String>) -> Self {
         Self {
             node_id: node_id.into(),
@@ -150,7 +151,9 @@ impl MeshBuilder {
         }
     }
 
-    /// Nodes in several regions: slower, and more patient. The ttl is 30 s.
+    /// Creates a builder for nodes in several regions, with [`Timing::wan`].
+    ///
+    /// The ttl and `try_timeout` are 30 s, and `gossip_interval` is 1 s.
     pub fn wan(node_id: impl Into<String>) -> Self {
         Self {
             timing: Timing::wan(),
@@ -161,10 +164,13 @@ impl MeshBuilder {
         }
     }
 
-    /// One node alone, without peers: for development, and for tests. It votes at once, since
-    /// there is nobody but itself whom it could have voted for in an earlier incarnation: give it
-    /// no clients. That its epochs rise over a restart leans on its wall clock. It still needs a
-    /// key, or `insecure_plaintext()`.
+    /// Creates a builder for one node without peers, for development and tests.
+    ///
+    /// The node is its own only voter, and votes at once without a quarantine. Do not connect
+    /// clients: after a restart, the voter has forgotten the locks that it granted them. Epochs
+    /// rise across a restart only if the wall clock was not set back.
+    ///
+    /// The builder still needs a secret or [`insecure_plaintext`](MeshBuilder::insecure_plaintext).
     pub fn single(node_id: impl Into<String>) -> Self {
         Self {
             new_cluster: true,
@@ -172,163 +178,182 @@ impl MeshBuilder {
         }
     }
 
-    /// The address to listen on, `IP:PORT`; port 0 takes a free one.
+    /// Sets the address to listen on, as `IP:PORT`. Port 0 selects a free port.
     pub fn listen(mut self, listen: impl Into<String>) -> Self {
         self.listen = listen.into();
         self
     }
 
-    /// The address that others reach this node at, where that is not the one it listens on.
+    /// Sets the address at which peers reach this node, as `IP:PORT`. The default is the listen
+    /// address.
+    ///
+    /// It is required if the node listens on an unspecified address such as `0.0.0.0`.
     pub fn advertise(mut self, advertise: impl Into<String>) -> Self {
         self.advertise = Some(advertise.into());
         self
     }
 
-    /// Nodes to begin to gossip with, each `HOST:PORT`. One that is up is enough; this node itself
-    /// may be among them. A host name stands for all of its addresses. It is resolved in the
-    /// background: one that does not resolve is a warning in the log, and is tried again, within a
-    /// second while this node knows nobody, and every minute once it does. So is one that resolves,
-    /// and an address that changes is followed.
+    /// Sets the nodes through which this node discovers the others, each as `HOST:PORT`.
+    ///
+    /// One reachable seed is enough, and this node may be among them. A host name stands for all of
+    /// its addresses, and is resolved in the background. It is resolved at least every second while
+    /// this node has no live peer, and every minute afterwards. If it does not resolve, the node
+    /// logs a warning and retries. A changed address is followed.
     pub fn seeds<S: Into<String>>(mut self, seeds: impl IntoIterator<Item = S>) -> Self {
         self.seeds = seeds.into_iter().map(Into::into).collect();
         self
     }
 
-    /// Sets a resolver of the names of seeds, instead of the system's: a service
-    /// registry, or names that only a test knows.
+    /// Sets the resolver of seed names, instead of the system's. It may use a service registry, for
+    /// example.
     pub fn resolver(mut self, resolver: impl Resolve) -> Self {
         self.resolver = Arc::new(resolver);
         self
     }
 
-    /// The node ids that vote: the same on all nodes, in any order. A node that is not among them
-    /// claims locks and does not vote.
+    /// Sets the node ids of the voters, in any order. All nodes must have the same voters.
+    ///
+    /// A node that is not among them claims locks but does not vote. Without this setting, the node
+    /// is its own only voter: it grants locks without asking any other node.
     pub fn voters<S: Into<String>>(mut self, voters: impl IntoIterator<Item = S>) -> Self {
         self.voters = voters.into_iter().map(Into::into).collect();
         self
     }
 
-    /// How many of the voters vote for each key.
+    /// Sets how many of the voters vote for each key. The default is all voters, at most five.
     pub fn voters_per_key(mut self, voters_per_key: usize) -> Self {
         self.voters_per_key = Some(voters_per_key);
         self
     }
 
-    /// The number of the voter set. In this release a cluster keeps its voter set for life.
+    /// Sets the version of the voter set, 1 by default. In this release, the voter set of a cluster
+    /// cannot change.
     pub fn voter_set_version(mut self, version: u64) -> Self {
         self.voter_set_version = version;
         self
     }
 
-    /// The constants that all nodes share.
+    /// Sets the timing constants. All nodes must have the same.
     pub fn timing(mut self, timing: Timing) -> Self {
         self.timing = timing;
         self
     }
 
-    /// The cluster's secret.
+    /// Sets the cluster secret. All nodes must have the same.
     pub fn secret(mut self, secret: ClusterSecret) -> Self {
         self.secret = SecretSource::Secret(secret);
         self
     }
 
-    /// The cluster's secret as text: 32 bytes in base64 or hex. `lockmesh keygen` makes one.
+    /// Sets the cluster secret from text: 32 bytes in base64 or hex. `lockmesh keygen` generates
+    /// one.
     pub fn secret_text(mut self, key: impl Into<String>) -> Self {
         self.secret = SecretSource::Text(key.into());
         self
     }
 
-    /// The cluster's secret as text in an environment variable.
+    /// Reads the cluster secret as text from an environment variable, when the mesh starts.
     pub fn secret_from_env(mut self, variable: impl Into<String>) -> Self {
         self.secret = SecretSource::Variable(variable.into());
         self
     }
 
-    /// Datagrams that everybody on the network can read and forge: whoever can send one can take
-    /// and release any lock.
+    /// Sends and accepts datagrams without encryption or authentication.
+    ///
+    /// Anyone on the network can then read and forge datagrams, and so acquire or release any lock.
     pub fn insecure_plaintext(mut self) -> Self {
         self.secret = SecretSource::Plaintext;
         self
     }
 
-    /// The name of the cluster, `lockmesh` by default. Datagrams of a cluster of another name are
-    /// dropped, also where its secret is the same.
+    /// Sets the name of the cluster, 1 to 128 bytes; `lockmesh` by default.
+    ///
+    /// Datagrams of a cluster with another name are dropped, even if its secret is the same.
     pub fn cluster(mut self, cluster: impl Into<String>) -> Self {
         self.cluster = cluster.into();
         self
     }
 
-    /// The cluster is started for the first time: its voters may vote as soon as the others
-    /// confirm that they know of no earlier incarnation of it. Without this they first sit out the
-    /// longest lease, since they may have voted before and forgotten it. Those that do remember
-    /// something are asked first, so a setting which was left on does no harm while they are there.
-    /// Yet unset it once the cluster runs: where all voters restart at once nobody remembers, and
-    /// they may give away what a node that does not vote still holds.
+    /// Declares that the cluster is started for the first time. Unset this once the cluster runs.
+    ///
+    /// Without it, a voter first waits for the longest lease that it may have granted in an earlier
+    /// incarnation. With it, a voter votes as soon as the other voters confirm that they know of no
+    /// earlier incarnation.
+    ///
+    /// If it stays set, it does no harm while voters that remember earlier votes are reachable. If
+    /// all voters restart at once, none remembers. They may then grant a lock that a client still
+    /// holds.
     pub fn new_cluster(mut self, is_new: bool) -> Self {
         self.new_cluster = is_new;
         self
     }
 
-    /// The node lives for seconds, as a command does that runs under a lock. It does not gossip,
-    /// and nobody gossips about it: it asks its seeds where the voters are, and again every ten
-    /// seconds. It locks like any other node. It costs the others nothing while it holds and waits
-    /// for nothing, and does not appear in their status. A voter cannot be short-lived.
+    /// Configures a node that runs for seconds, such as a command that runs under a lock.
+    ///
+    /// The node does not gossip. It asks its seeds for the voters, and asks again every ten
+    /// seconds. It locks like any other node, but does not appear in the status of its peers. They
+    /// keep no state for it while it neither holds nor awaits a lock. A voter cannot be
+    /// short-lived.
     pub fn short_lived(mut self, is_short_lived: bool) -> Self {
         self.is_short_lived = is_short_lived;
         self
     }
 
-    /// The ttl of requests that name none.
+    /// Sets the default ttl of requests. It must be at least ten round trips and at most `max_ttl`.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
     }
 
-    /// How often a held lock is renewed, at most half of its ttl; a third of it by default.
+    /// Sets how often a held lock is renewed: at most half of its ttl. The default is a third of
+    /// the ttl.
     pub fn renew_interval(mut self, renew_interval: Duration) -> Self {
         self.renew_interval = Some(renew_interval);
         self
     }
 
-    /// How long a `try_acquire` waits for a quorum before it is an error.
+    /// Sets how long `try_acquire` waits for a quorum before it returns an error.
+    ///
+    /// It also limits [`Mesh::inspect`](crate::Mesh::inspect) and
+    /// [`Guard::extend`](crate::Guard::extend).
     pub fn try_timeout(mut self, try_timeout: Duration) -> Self {
         self.try_timeout = try_timeout;
         self
     }
 
-    /// How often this node gossips. Gossip finds nodes; no lock waits for it.
+    /// Sets the gossip interval: 10 ms to 60 s. Gossip discovers nodes; no lock waits for it.
     pub fn gossip_interval(mut self, gossip_interval: Duration) -> Self {
         self.gossip_interval = gossip_interval;
         self
     }
 
-    /// What this node's voter keeps at the most.
+    /// Sets the limits of this node's voter.
     pub fn limits(mut self, limits: VoterLimits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// How many locks and requests for locks this node may have at once.
+    /// Sets the maximum number of locks and pending requests of this node.
     pub fn max_claims(mut self, max_claims: usize) -> Self {
         self.max_claims = max_claims;
         self
     }
 
-    /// Reads the wall clock this much ahead, or behind if negative: for tests of wrong clocks.
+    /// Offsets the wall clock by this many milliseconds, for tests of wrong clocks.
     #[doc(hidden)]
     pub fn wall_offset_ms(mut self, wall_offset_ms: i64) -> Self {
         self.wall_offset_ms = wall_offset_ms;
         self
     }
 
-    /// Lets a test cut and disturb the links of this node.
+    /// Sets the links of this node, so that a test can inject faults.
     #[cfg(feature = "harness")]
     pub fn links(mut self, links: Arc<Links>) -> Self {
         self.links = Some(links);
         self
     }
 
-    /// The same settings for another node.
+    /// Returns the same settings for another node id.
     #[cfg(feature = "harness")]
     pub(crate) fn named(mut self, node_id: &str) -> Self {
         node_id.clone_into(&mut self.node_id);
@@ -470,7 +495,7 @@ impl MeshBuilder {
     }
 }
 
-/// Others must be able to send to what is advertised. Port 0 of `listen` becomes a free one.
+/// Checks that peers can send to the advertised address. Port 0 of `listen` becomes a free port.
 fn check_reachable(listen: SocketAddr, advertise: Option<SocketAddr>) -> Result<(), ConfigError> {
     let (field, value, is_reachable) = match advertise {
         Some(told) => {

@@ -1,4 +1,4 @@
-//! What can go wrong: one enum for each operation. Each variant says what state is left.
+//! The errors, one type for each operation. Each states what is left behind.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,116 +12,118 @@ use lockmesh_proto::message::RefuseReason;
 use lockmesh_proto::voter_set::VoterSetError;
 use lockmesh_proto::wire::{DropReason, SecretError};
 
-/// A mesh that was not started. Nothing is left: no socket, no task.
+/// The error returned if a mesh cannot be started. No socket and no task is left behind.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// A node id that cannot be: of this node, or of a voter.
+    /// The id of this node or of a voter is invalid.
     #[error("{field}: {error}")]
     Name {
-        /// `node_id` or `voters`.
+        /// The setting: `node_id` or `voters`.
         field: &'static str,
-        /// What is wrong with it.
+        /// The reason.
         error: NameError,
     },
-    /// The voter set, or one of the constants that are part of it.
+    /// The voter set or its timing is invalid.
     #[error(transparent)]
     VoterSet(#[from] VoterSetError),
-    /// Neither a key nor `insecure_plaintext()` was given.
+    /// Neither a secret nor `insecure_plaintext()` was given.
     #[error(
         "secret: the mesh has no cluster secret; give secret(..) or secret_from_env(..), \
          or ask for insecure_plaintext()"
     )]
     NoSecret,
-    /// The cluster secret cannot be read.
+    /// The cluster secret is invalid.
     #[error("secret: {0}")]
     Secret(#[from] SecretError),
-    /// The environment variable that should hold the cluster secret is not set.
-    #[error("secret: the environment variable {variable} is not set, or is not Unicode")]
-    SecretVariable {
-        /// Its name.
+    /// The environment variable of the cluster secret is not set, or is not Unicode.
+    #[error("key: the environment variable {variable} is not set, or is not Unicode")]
+    KeyVariable {
+        /// The name of the variable.
         variable: String,
     },
-    /// An address that cannot be read.
+    /// An address is not `IP:PORT`.
     #[error("{field}: {value:?} is not an address; it must be IP:PORT")]
     Address {
-        /// `listen` or `advertise`.
+        /// The setting: `listen` or `advertise`.
         field: &'static str,
-        /// What was given.
+        /// The rejected value.
         value: String,
     },
-    /// Nobody could send to this node: it listens on all addresses and does not say which of
-    /// them others reach, or what it says is no such address.
+    /// Peers cannot send to this node.
+    ///
+    /// It listens on an unspecified address without an advertised one, or the advertised address is
+    /// unspecified or has port 0.
     #[error(
         "{field} is {value}, which nobody can send to; \
          advertise must be an IP:PORT at which others reach this node"
     )]
     Advertise {
-        /// `advertise`, or `listen` where no other address is advertised.
+        /// `advertise`, or `listen` if no address is advertised.
         field: &'static str,
-        /// Its value.
+        /// The rejected address.
         value: SocketAddr,
     },
-    /// The listen address cannot be bound: in use, or not of this machine.
+    /// The listen address cannot be bound: it is in use, or does not belong to this machine.
     #[error("listen: {listen} cannot be bound: {source}")]
     Bind {
         /// The listen address.
         listen: SocketAddr,
-        /// What the system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// A seed is no `HOST:PORT`. One that does not resolve is no error.
+    /// A seed is not `HOST:PORT`. A seed that does not resolve is not an error.
     #[error("seeds: {seed:?} is no address: {source}")]
     Seed {
         /// The seed.
         seed: String,
-        /// What is wrong with it.
+        /// The reason.
         source: std::io::Error,
     },
-    /// A voter must gossip, so that others find it.
+    /// A voter is configured as short-lived. A voter must gossip, so that peers find it.
     #[error("short_lived: this node is a voter; only a node that does not vote may be short-lived")]
     ShortLivedVoter,
-    /// A span or a number is out of its bounds.
+    /// A duration or number is out of range.
     #[error("{field} is {value}; it must be {min} to {max}")]
     OutOfBounds {
-        /// The field.
+        /// The setting.
         field: &'static str,
-        /// Its value.
+        /// The rejected value.
         value: String,
-        /// The least allowed.
+        /// The smallest allowed value.
         min: String,
-        /// The most allowed.
+        /// The largest allowed value.
         max: String,
     },
-    /// A lease would be over before it is renewed with time to spare.
+    /// The renewal interval is out of range. It must leave time to repeat a lost renewal.
     #[error(
         "renew_interval is {renew_interval:?}; it must be {min:?} to {max:?}, half of ttl ({ttl:?})"
     )]
     Renewal {
-        /// What was given.
+        /// The rejected value.
         renew_interval: Duration,
-        /// The least allowed: a round trip.
+        /// The smallest allowed value: one round trip.
         min: Duration,
-        /// The most allowed: half of the default ttl.
+        /// The largest allowed value: half of the default ttl.
         max: Duration,
         /// The default ttl.
         ttl: Duration,
     },
-    /// Each message of the gossip names every voter, and a datagram holds only so much.
+    /// The names of the voters do not fit into a datagram. Each gossip message names every voter.
     #[error(
         "voters take {bytes} bytes in each message of the gossip; at most {max} fit: name fewer \
          voters, or give them shorter names"
     )]
     GossipRoom {
-        /// What they take, this node included.
+        /// The bytes that the voters and this node take.
         bytes: usize,
-        /// What there is room for.
+        /// The bytes that are available.
         max: usize,
     },
-    /// The gossip could not be started.
+    /// Gossip could not be started.
     #[error("the gossip did not start: {0}")]
     Gossip(String),
-    /// There is no tokio runtime to start in.
+    /// The mesh was started outside a tokio runtime.
     #[error("a mesh must be started within a tokio runtime")]
     NoRuntime,
 }
@@ -138,41 +140,44 @@ impl ConfigError {
     }
 }
 
-/// A lock that was not obtained. No claim is left behind.
+/// The error returned if a lock was not acquired. No claim is left behind.
 #[derive(Clone, Debug, Error, PartialEq)]
 #[non_exhaustive]
 pub enum AcquireError {
     /// The key is empty or too long. Nothing was sent.
     #[error(transparent)]
     Key(#[from] NameError),
-    /// The ttl is out of its bounds, or this node has too many requests. Nothing was sent.
+    /// The ttl is out of range, or this node has too many locks and requests. Nothing was sent.
     #[error(transparent)]
     Request(#[from] RequestError),
-    /// The time was over before a quorum of the key's voters had voted for it. The claim is
-    /// withdrawn. Whether anybody holds the key is not known.
+    /// The timeout passed before a quorum of the key's voters voted for the claim.
+    ///
+    /// The claim is withdrawn. It is unknown whether another claim holds the key.
     #[error("no quorum in {waited:?}: {}{}", describe(.answers), unopened(*.hears_nobody))]
     TimedOut {
-        /// How long it was waited for.
+        /// The timeout of the request.
         waited: Duration,
-        /// What the voters had said by then.
+        /// The answers of the voters until then.
         answers: VoteTally,
-        /// Why this node could open none of the datagrams that came lately; `None` if it could, or
-        /// if none came.
+        /// The reason why no recent datagram could be opened; `None` if one could, or if none
+        /// arrived.
         hears_nobody: Option<DropReason>,
     },
-    /// It was granted in contention, and so for a short while at first, but no quorum
-    /// confirmed the whole lease in time; it is released.
+    /// The lock was granted under contention, but its full lease was not confirmed in time.
+    ///
+    /// A lock granted under contention is valid for a short reservation at first. It has been
+    /// released.
     #[error("granted, but the whole lease was not confirmed in {waited:?}")]
     Unconfirmed {
-        /// How long it was waited for.
+        /// The time that the caller waited.
         waited: Duration,
     },
-    /// The mesh is shutting down, or was shut down.
+    /// The mesh is shutting down or has shut down.
     #[error("the mesh is shut down")]
     ShutDown,
 }
 
-/// Why nobody is heard, in words.
+/// Returns the suffix for a node that could open no recent datagram.
 fn unopened(hears_nobody: Option<DropReason>) -> String {
     let is = hears_nobody.and_then(DropReason::as_unopened);
     is.map_or_else(String::new, |is| {
@@ -180,7 +185,7 @@ fn unopened(hears_nobody: Option<DropReason>) -> String {
     })
 }
 
-/// What the voters said, in words.
+/// Returns the answers of the voters as text.
 fn describe(answers: &VoteTally) -> String {
     let VoteTally {
         voters,
@@ -204,38 +209,40 @@ fn describe(answers: &VoteTally) -> String {
     )
 }
 
-/// A guard that could not be released, since it no longer held the lock. What the lock protects
-/// may have had another owner since.
+/// The error returned if a guard was released after its lease had ended.
+///
+/// Another claim may have held the lock since.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
 #[error("the lease was over before it was released")]
 pub struct ReleaseError;
 
-/// A lease that was not extended. It is as it was, unless it says otherwise.
+/// The error returned if a lease was not extended. The lease is unchanged unless the variant says
+/// otherwise.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
 #[non_exhaustive]
 pub enum ExtendError {
-    /// The lease is over.
+    /// The lease has ended.
     #[error("the lock is not held")]
     NotHeld,
     /// More than `max_ttl` would remain.
     #[error("{remaining:?} remain and {extra:?} more would exceed max_ttl, {max:?}")]
     TooLong {
-        /// What remains now.
+        /// The time that remains now.
         remaining: Duration,
-        /// What was asked for on top.
+        /// The requested extension.
         extra: Duration,
-        /// `max_ttl` of the voter set.
+        /// The `max_ttl` of the voter set.
         max: Duration,
     },
-    /// No quorum has agreed in time. The lease may still grow by what was asked for.
+    /// No quorum agreed in time. The lease may still be extended later.
     #[error("no quorum has agreed to the extension in {waited:?}")]
     NoQuorum {
-        /// How long it was waited for.
+        /// The time that the caller waited.
         waited: Duration,
     },
 }
 
-/// An inspection that has no answer.
+/// The error returned if an inspection has no result.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 #[non_exhaustive]
 pub enum InspectError {
@@ -245,25 +252,27 @@ pub enum InspectError {
     /// Fewer than a quorum of the key's voters answered.
     #[error("only {answered} of {voters} voters answered")]
     NoQuorum {
-        /// How many answered.
+        /// The number of voters that answered.
         answered: usize,
-        /// How many voters the key has.
+        /// The number of voters of the key.
         voters: usize,
     },
-    /// The mesh is shutting down, or was shut down.
+    /// The mesh is shutting down or has shut down.
     #[error("the mesh is shut down")]
     ShutDown,
 }
 
-/// The mesh is not ready: a quorum of the voter set cannot be reached, or this node's own voter
-/// does not vote yet.
+/// The error returned if a node is not ready in time.
+///
+/// Fewer than a quorum of the members would vote for its claims, or its own voter does not vote
+/// yet.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
 #[error("not ready in {waited:?}: {reachable} of {members} members can be counted on")]
 pub struct NotReady {
-    /// How long it was waited for.
+    /// The time that the caller waited.
     pub waited: Duration,
-    /// How many members can be reached; this node counts where its voter votes.
+    /// The number of members that would vote for a claim of this node, itself included.
     pub reachable: usize,
-    /// How many members the voter set has.
+    /// The number of members of the voter set.
     pub members: usize,
 }

@@ -7,7 +7,7 @@ pub mod harness;
 mod lock;
 mod runtime;
 
-/// A running mesh, seen from beside it.
+/// Observation of a running mesh from outside, without taking part in it.
 pub mod observe {
     pub use crate::runtime::{ObserveError, Observer};
     pub use lockmesh_proto::node::{Health, NodeAnswer, NodeSurvey, Survey};

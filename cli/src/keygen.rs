@@ -1,4 +1,4 @@
-//! `lockmesh keygen`: a fresh cluster secret.
+//! `lockmesh keygen`: prints a new cluster secret.
 
 use std::process::ExitCode;
 
@@ -19,7 +19,7 @@ pub(crate) fn run() -> ExitCode {
     }
 }
 
-/// A secret of the operating system's randomness.
+/// Returns a secret from the operating system's source of randomness.
 pub(crate) fn fresh() -> anyhow::Result<ClusterSecret> {
     let mut bytes = [0; 32];
     SysRng.try_fill_bytes(&mut bytes)?;

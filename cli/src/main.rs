@@ -1,4 +1,4 @@
-//! The command of lockmesh: a demo, a lab, a node, a checker of histories, chaos, a measurement.
+//! The `lockmesh` command: demo, lab, node, history checker, chaos runner and benchmarks.
 #![forbid(unsafe_code)]
 
 mod bench;
@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// A lock mesh: a demo, a lab, a node, a look at a running mesh, chaos, a measurement.
+/// Run, observe, test and measure a lock mesh.
 #[derive(Parser)]
 #[command(name = "lockmesh", version)]
 struct Args {
@@ -26,40 +26,40 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Five nodes on this machine: cut off, healed, crashed, restarted. The default.
+    /// Run a scripted demo of five nodes: partition, heal, crash, restart. This is the default.
     Demo {
         /// Print one JSON object as the last line.
         #[arg(long)]
         json: bool,
     },
-    /// Several nodes on this machine and a page to see them and to break them, on 127.0.0.1.
+    /// Run several nodes and serve a web page on 127.0.0.1 that shows them and injects faults.
     Lab(lab::Args),
-    /// Print a fresh cluster secret.
+    /// Print a new cluster secret.
     Keygen,
-    /// Run one bare node until SIGTERM or SIGINT.
+    /// Run one node until SIGTERM or SIGINT.
     Node(node::Args),
-    /// Judge what nodes believed: 0 accepted, 1 contradictory, 2 not readable.
+    /// Check recorded histories. Exit code: 0 accepted, 1 contradiction, 2 unreadable.
     Check(check::Args),
-    /// Real processes in networks of their own, and faults from a seed: 0 accepted, 1 not, 77
-    /// skipped since it cannot run here.
+    /// Run real processes in network namespaces under faults from a seed. Exit code: 0 accepted, 1
+    /// rejected, 77 skipped because it cannot run here.
     Chaos(chaos::Args),
-    /// Measure locks beside bare datagrams, in one run on this machine.
+    /// Measure locks and bare datagrams in one run on this machine.
     Bench(bench::Args),
-    /// A process that the measurement starts: it takes its orders from the standard input.
+    /// Run a child process of `bench`, which reads commands from standard input.
     #[command(hide = true)]
     BenchChild {
-        /// As the measuring process has it.
+        /// The runtime of the measuring process.
         #[arg(long, value_enum, default_value_t)]
         runtime: bench::Flavour,
     },
-    /// Show the members of a running mesh and whether locks can be had. Ends with 0 where every
-    /// member votes, 3 where some do not, 4 where some keys have no quorum, 1 without an answer.
+    /// Show the members of a running mesh and whether locks can be granted. Exit code: 0 all
+    /// members vote, 3 some do not, 4 some keys cannot be locked, 1 no answer.
     Status(look::status::Args),
-    /// Show who holds a lock of a running mesh and who waits for it. Ends with 0, with 4 where too
-    /// few voters answered, 1 without an answer.
+    /// Show who holds a lock of a running mesh and who waits for it. Exit code: 0 held or free, 4
+    /// unknown, 1 no answer.
     Inspect(look::inspect::Args),
-    /// Members, locks, queues and rates of a running mesh, in the terminal; without one, or with
-    /// --once, one picture as text.
+    /// Show members, locks, queues and rates of a running mesh in the terminal. With --once or
+    /// without a terminal, print one snapshot as text.
     Top(top::Args),
 }
 

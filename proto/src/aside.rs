@@ -1,10 +1,12 @@
-//! A claim that voters shut out for a limit of theirs: it steps aside, and asks again later.
+//! Claims that voters refuse for a limit: they release their votes and retry later.
 //!
-//! A voter that is full of keys keeps the slots of those it has voted for, and of several claims on
-//! several keys each may have a vote that the others need. Whoever cannot win gives back what it
-//! has, and comes back after a pause that is by chance, so that somebody wins. The alternative that
-//! was rejected is an order over all keys by which a voter takes a slot back: it would need an
-//! index of its slots by rank, which every voter would pay for.
+//! A voter that has no free slot keeps the slots of the keys that it has voted for. Several claims
+//! on several keys may then each hold a vote that the others need. So a claim that cannot be
+//! granted releases its votes and retries after a random pause, which lets one of the others be
+//! granted.
+//!
+//! Rejected: an order over all keys by which a voter reclaims slots. Every voter would need an
+//! index of its slots by rank.
 
 use super::backoff::{chance_within, retransmit_backoff};
 use super::claimant::Claimant;
@@ -13,12 +15,12 @@ use super::own_claim::{Answer, OwnClaim};
 use super::time::Now;
 use super::voter_set::Tally;
 
-/// So often a voter is asked without an answer before it counts as one that gives none.
+/// After this many unanswered claims a voter counts as silent.
 const UNANSWERED_MAX: u32 = 2;
 
 impl OwnClaim {
-    /// `true` if those voters that have voted for it, queue it, or have yet to answer
-    /// are no quorum.
+    /// Returns `true` if the voters that have voted for the claim, have queued it or have yet to
+    /// answer are no quorum.
     fn is_shut_out(&self) -> bool {
         let may_vote = self.ballots.iter().filter(|ballot| match ballot.answer {
             Answer::Voted | Answer::Waits(_) => true,
@@ -30,9 +32,10 @@ impl OwnClaim {
 }
 
 impl Claimant {
-    /// A voter refuses a claim that is not granted for a limit. Where it can do without that voter
-    /// nothing is done; else the claim gives back all that it has. It asks again under its epoch,
-    /// and so with its place in the order.
+    /// Rule 24: handles the refusal, for a limit, of a claim that is not granted.
+    ///
+    /// If the other voters may still be a quorum, nothing is done. Otherwise the claim releases all
+    /// its votes. It retries under the same epoch, and so keeps its place in the order.
     pub(super) fn step_aside(&mut self, now: Now, claim: &mut OwnClaim, out: &mut Effects) {
         if !claim.is_shut_out() || mistaken!(ShutOutKeepsVotes) {
             return;
@@ -44,7 +47,8 @@ impl Claimant {
         claim.aside_until = Some(now.mono.after(pause));
     }
 
-    /// A claim that stepped aside asks again, once it is time. Answers whether it is aside.
+    /// Claims anew for a claim that stepped aside, once its pause is over. Returns `true` if the
+    /// claim had stepped aside.
     pub(super) fn come_back(&mut self, now: Now, claim: &mut OwnClaim, out: &mut Effects) -> bool {
         let Some(until) = claim.aside_until else {
             return false;

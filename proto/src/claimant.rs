@@ -1,15 +1,14 @@
-//! The side that asks.
+//! The claimant: requests votes, counts them and holds leases.
 //!
-//! A claimant sends its claim to the voters of the key, counts what they promise, and owns the key
-//! for as long as a quorum of them have promised to vote for nobody else. It measures that by
-//! its own clock from the moment it *sent* a claim, while a voter measures from the moment it
-//! heard it: so the claimant's lease ends first, whatever the network does, and no message is
-//! needed to learn that it has.
+//! A claimant sends its claim to the voters of the key. The claim is granted while a quorum of them
+//! has promised to vote for no other claim. The claimant measures a promise from the instant at
+//! which it *sent* the claim; the voter measures it from receipt. So the claimant's lease ends
+//! first under any network delay, and no message is needed to end it.
 //!
-//! The numbers in the comments are the rules of `docs/protocol.md`.
+//! The rule numbers in the comments refer to `docs/PROTOCOL.md`.
 //!
-//! The alternative that was rejected is to count from the receipt of the vote: then a vote that
-//! was slow on its way counts longer than the voter keeps it.
+//! Rejected: measuring from the receipt of the vote. A delayed vote would then count longer than
+//! the voter keeps its promise.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -26,13 +25,13 @@ use super::rng::Jitter;
 use super::time::{Instant, Now, earliest};
 use super::voter_set::VoterSet;
 
-/// How many claims that were never granted are remembered, so that a late vote for one of them is
-/// given back without raising a fence.
+/// The most claims that were never granted and are remembered. A late vote for one of them is
+/// released without raising a fence.
 pub const NEVER_GRANTED_MAX: usize = 1_024;
-/// An epoch is drawn up to so many steps further on than it must be. A millisecond has room for a
-/// thousand such.
+/// An epoch is drawn fewer than 1,024 steps above the lowest possible one. A millisecond has 2^20
+/// steps, enough for 1,024 such draws.
 const EPOCH_STEPS: u64 = 1_024;
-/// How many claims a call works on: where many are due at once, other work is done in between.
+/// The most claims that one call works on, so that other work is not delayed.
 pub(super) const WORK_MAX: usize = 1_000;
 
 /// One node's claims.
@@ -49,25 +48,27 @@ pub struct Claimant {
     renew_interval: Option<Duration>,
     pub(super) claims: BTreeMap<Ticket, OwnClaim>,
     pub(super) tickets: BTreeMap<u64, Ticket>,
-    /// When each claim has something to do.
+    /// The timer of each claim.
     pub(super) due: BTreeSet<(Instant, Ticket)>,
-    /// The highest that a request has had.
+    /// The highest ticket of any request.
     last_ticket: Ticket,
-    /// Numbers from 1 and never repeats.
+    /// The number of the last claim. Numbers start at 1 and never repeat.
     last_seq: u64,
     pub(super) never_granted: VecDeque<u64>,
-    /// Sessions with voters.
+    /// Sessions with voters, and voters that do not vote now.
     pub(super) links: Links,
-    /// A session was renewed late, so leases are looked at before their time: since when, and
-    /// which comes next.
+    /// Set if a session was renewed late, so that all leases are checked early: since when, and the
+    /// next ticket to check.
     pub(super) sweep: Option<(Instant, Ticket)>,
-    /// Voters that claims ask again before their time: when, and which comes next.
+    /// Voters to which claims are retransmitted early: when, and the next ticket.
     pub(super) returned: BTreeMap<NodeId, (Instant, Ticket)>,
 }
 
 impl Claimant {
-    /// A claimant without claims. `seed` only spreads repeats and epochs; zero spreads nothing,
-    /// which spares a model checker states that differ in nothing else.
+    /// Creates a claimant without claims.
+    ///
+    /// `seed` spreads retransmissions and epochs. Zero spreads nothing, so that a model checker has
+    /// fewer states to visit.
     #[must_use]
     pub fn new(
         me: NodeId,
@@ -97,15 +98,15 @@ impl Claimant {
         }
     }
 
-    /// Draws every epoch as low as it may be, so that a test can name it.
+    /// Draws the lowest possible epochs, so that a test can name them.
     #[cfg(test)]
     pub(super) fn with_lowest_epochs(mut self) -> Self {
         self.steps = Jitter::new(0);
         self
     }
 
-    /// Renews leases so often, though at least twice in a ttl and at most once in a round trip,
-    /// instead of three times in a ttl.
+    /// Sets the interval between renewals. It is at least a round trip and at most half of the ttl;
+    /// `None` means a third of the ttl.
     #[must_use]
     pub fn with_renewal(mut self, renew_interval: Option<Duration>) -> Self {
         let round_trip = self.voter_set.timing().round_trip;
@@ -113,16 +114,17 @@ impl Claimant {
         self
     }
 
-    /// A ticket that no request has had.
+    /// Returns a ticket that no request has used.
     #[must_use]
     pub fn next_ticket(&self) -> Ticket {
         Ticket(self.last_ticket.0.saturating_add(1))
     }
 
-    /// Begins to claim.
+    /// Submits a request and sends its first claim.
     ///
     /// # Errors
-    /// [`RequestError`] where the ttl is out of bounds or there are too many requests already.
+    /// [`RequestError::Ttl`] if the ttl is out of bounds, [`RequestError::TooMany`] if the claimant
+    /// already has its maximum number of requests.
     pub fn request(
         &mut self,
         now: Now,
@@ -133,10 +135,11 @@ impl Claimant {
         self.request_as(now, ticket, request, out).map(|()| ticket)
     }
 
-    /// The same with a ticket of the caller's. A request that has it already is ended first.
+    /// Submits a request under a ticket that the caller chose. If a request has that ticket
+    /// already, it is released first.
     ///
     /// # Errors
-    /// As [`Claimant::request`].
+    /// The same as [`Claimant::request`].
     pub fn request_as(
         &mut self,
         now: Now,
@@ -174,8 +177,8 @@ impl Claimant {
         Ok(())
     }
 
-    /// Ends a request, whatever it has come to: a claim that waits is withdrawn, a lease is
-    /// released. Answers whether it was held until now.
+    /// Ends a request: withdraws a waiting claim, or releases a lease. Returns `true` if the
+    /// request still held its lock.
     pub fn release(&mut self, now: Now, ticket: Ticket, out: &mut Effects) -> bool {
         let Some(claim) = self.take(ticket) else {
             return false;
@@ -188,11 +191,12 @@ impl Claimant {
         was_held
     }
 
-    /// Asks that a lease last `extra` longer than what remains of it. It does once a
-    /// [`Event::Renewed`] reaches the instant that is answered.
+    /// Asks the voters to extend a lease by `extra`. Returns the new end, which holds once an
+    /// [`Event::Renewed`] reaches that instant.
     ///
     /// # Errors
-    /// [`ExtendError`] where it is not held, or where more than `max_ttl` would remain.
+    /// [`ExtendError::NotHeld`] if the request does not hold its lock, [`ExtendError::TooLong`] if
+    /// more than `max_ttl` would remain.
     pub fn extend(
         &mut self,
         now: Now,
@@ -208,8 +212,8 @@ impl Claimant {
         extended
     }
 
-    /// A voter's answer to a claim of this node: a `Vote`, `Wait`, `Stale` or `Refuse`. The caller
-    /// has checked that the claim is this node's; other messages are not for a claimant.
+    /// Handles a voter's answer to a claim: a `Vote`, `Wait`, `Stale` or `Refuse`. Ignores other
+    /// messages. The caller has checked that the claim is from this node.
     pub fn handle(&mut self, now: Now, from: &NodeId, msg: &Message, out: &mut Effects) {
         let (id, key, epoch) = match msg {
             Message::Vote(vote) => (&vote.claim, Some(&vote.key), None),
@@ -221,7 +225,7 @@ impl Claimant {
         if matches!(msg, Message::Vote(_) | Message::Wait(_)) {
             self.note_voice(now, from);
         }
-        // Also from an answer to a claim that is over: the clock moves past all that it believes.
+        // Answers to claims that are over advance the epoch clock too.
         let is_believed = epoch.is_none_or(|epoch| self.observe(now, epoch));
         let ticket = self.tickets.get(&id.seq).copied();
         let ticket = ticket.filter(|_| id.incarnation == self.incarnation);
@@ -237,8 +241,8 @@ impl Claimant {
             true => self.work_on(ticket, out, work),
             false => self.work_unless_lost(now, ticket, out, work),
         });
-        // Rule 17: no ghost keeps a vote. Of an earlier incarnation this one knows nothing: rule 7
-        // ends what does not outlive it.
+        // Rule 17: a vote for a claim that is over is released. Rule 7 ends the votes of earlier
+        // incarnations, except those that outlive their process.
         let is_of_this_incarnation = id.incarnation == self.incarnation;
         if let Some(key) = key.filter(|_| !is_known && is_of_this_incarnation) {
             let granted = !self.never_granted(id);
@@ -251,8 +255,9 @@ impl Claimant {
         }
     }
 
-    /// Does what is due: repeats, renewals, deadlines, and leases that are over. Where more is due
-    /// than one call should do, [`Claimant::next_timeout`] is not later than now.
+    /// Does the work that is due: retransmissions, renewals, deadlines and expired leases.
+    ///
+    /// If more is due than one call does, [`Claimant::next_timeout`] is not later than `now`.
     pub fn handle_timeout(&mut self, now: Now, out: &mut Effects) {
         for _ in 0..WORK_MAX {
             match self.due.first() {
@@ -285,10 +290,12 @@ impl Claimant {
         });
     }
 
-    /// This node learns that an earlier incarnation of it had a number as high as its own: it goes
-    /// on under a higher one. Voters take that as proof that its claims so far are over, and so
-    /// they are: leases are lost, and those that wait claim anew. Leases that outlive their process
-    /// are lost for this one, and run out at the voters.
+    /// Adopts a higher incarnation, after this node learned that an earlier incarnation of it had a
+    /// number at least as high as its own.
+    ///
+    /// Voters take the higher incarnation as proof that the claims so far are over. So all leases
+    /// are lost, and waiting requests claim anew. Leases that outlive their process expire at the
+    /// voters.
     pub fn adopt(&mut self, now: Now, incarnation: Incarnation, out: &mut Effects) {
         if incarnation > self.incarnation {
             self.incarnation = incarnation;
@@ -296,8 +303,8 @@ impl Claimant {
         }
     }
 
-    /// Lets go of all leases, and claims anew what is waited for: nothing that voters have on
-    /// record for this node counts any more.
+    /// Ends all leases, and claims anew for all waiting requests: the votes that voters have on
+    /// record for this node no longer count.
     pub fn begin_anew(&mut self, now: Now, out: &mut Effects) {
         let tickets: Vec<Ticket> = self.claims.keys().copied().collect();
         let claims: Vec<OwnClaim> = tickets.into_iter().filter_map(|t| self.take(t)).collect();
@@ -323,21 +330,21 @@ impl Claimant {
         }
     }
 
-    /// Returns the epoch that a claim would have now. It is not drawn.
+    /// Returns the lowest epoch that a new claim could have now, without drawing it.
     #[must_use]
     pub fn next_epoch(&self, now: Now) -> Epoch {
         let skew = self.voter_set.timing().max_clock_skew;
         self.clock.clone().draw(now, skew)
     }
 
-    /// Moves the node's epoch clock past an epoch that it has seen. Answers whether it is to be
-    /// believed.
+    /// Advances the node's epoch clock past a received epoch. Returns `true` if the epoch is within
+    /// `max_clock_skew`; otherwise the clock does not move.
     pub fn observe(&mut self, now: Now, epoch: Epoch) -> bool {
         self.clock
             .observe(now, epoch, self.voter_set.timing().max_clock_skew)
     }
 
-    /// When [`Claimant::handle_timeout`] has something to do.
+    /// Returns when [`Claimant::handle_timeout`] has work to do.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
         let claims = self.due.first().map(|(at, _)| *at);
@@ -346,26 +353,27 @@ impl Claimant {
         earliest([claims, sweep, again, self.links.next_timeout()])
     }
 
-    /// The incarnation that it claims in.
+    /// Returns the incarnation that the node's claims are made in.
     #[must_use]
     pub fn incarnation(&self) -> Incarnation {
         self.incarnation
     }
 
-    /// Until when a request holds its lock; `None` where it does not.
+    /// Returns the end of a request's lease; `None` if the request does not hold its lock at `now`.
     #[must_use]
     pub fn valid_until(&self, now: Now, ticket: Ticket) -> Option<Instant> {
         let held = self.claims.get(&ticket)?.held?;
         (now.mono < held.valid_until || mistaken!(GuardWithoutClock)).then_some(held.valid_until)
     }
 
-    /// The epoch that a request claims with now: it rises when a claim is told `Stale`.
+    /// Returns the epoch of a request's current claim. It changes if the request claims anew, for
+    /// example after a `Stale`.
     #[must_use]
     pub fn epoch(&self, ticket: Ticket) -> Option<Epoch> {
         self.claims.get(&ticket).map(|claim| claim.epoch)
     }
 
-    /// All leases that are held now: key, epoch, and until when.
+    /// Returns the leases that are held at `now`: key, epoch and end.
     pub fn held(&self, now: Now) -> impl Iterator<Item = (&Key, Epoch, Instant)> {
         self.claims.values().filter_map(move |claim| {
             let held = claim.held.filter(|held| now.mono < held.valid_until)?;
@@ -373,7 +381,7 @@ impl Claimant {
         })
     }
 
-    /// How many requests there are that neither hold their lock nor are over.
+    /// Returns the number of requests that wait for their lock.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.claims
@@ -382,30 +390,31 @@ impl Claimant {
             .count()
     }
 
-    /// How many requests there are, those that hold their lock included.
+    /// Returns the number of requests, both waiting and granted.
     #[must_use]
     pub fn len(&self) -> usize {
         self.claims.len()
     }
 
-    /// Whether there is no request at all.
+    /// Returns `true` if there are no requests.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.claims.is_empty()
     }
 
-    /// How many sessions keep leases of this node alive at voters.
+    /// Returns the number of sessions that keep leases of this node alive at voters.
     #[must_use]
     pub fn sessions(&self) -> usize {
         self.links.len()
     }
 
-    /// All tickets, in the order of the requests.
+    /// Returns the tickets of all requests in ascending order.
     pub fn tickets(&self) -> impl Iterator<Item = Ticket> {
         self.claims.keys().copied()
     }
 
-    /// Rules 10, 11 and 13. Answers whether the claim is over, as do the next three.
+    /// Rules 10, 11 and 13. Returns `true` if the claim is over, as do `on_wait`, `on_stale` and
+    /// `on_refuse`.
     fn on_vote(
         &mut self,
         now: Now,
@@ -445,7 +454,7 @@ impl Claimant {
         false
     }
 
-    /// Rules 11 and 12: it owns the key.
+    /// Rules 11 and 12: the claim is granted.
     fn win(&mut self, now: Now, claim: &mut OwnClaim, valid_until: Instant, out: &mut Effects) {
         let valid_until = claim.win(now, valid_until);
         let (ticket, key, epoch) = (claim.ticket, claim.key.clone(), claim.epoch);
@@ -473,9 +482,11 @@ impl Claimant {
             return false;
         };
         claim.asked = true;
-        // The voter has forgotten, or the word is old: either way this is safe.
+        // The voter lost its memory, or the message is old. Ending the coverage is safe in both
+        // cases.
         self.cover(now, claim, (at, from), None);
-        // Rule 16: a claim of this process that is over keeps nobody from the lock for long.
+        // Rule 16: a holder of this process that is over does not deny a `try` claim, since rule 17
+        // soon releases its vote.
         let holder = &wait.holder;
         let is_own = holder.node == self.me && holder.incarnation == self.incarnation;
         let is_over = is_own && !self.tickets.contains_key(&holder.seq);
@@ -532,8 +543,9 @@ impl Claimant {
             self.leave_alone(now, claim, (at, from), reason);
             return false;
         }
-        // The epoch just above a fence may be one ahead of the limit; it is in time soon. What is
-        // further ahead was drawn while the own wall clock was, and that was set right since.
+        // An epoch drawn just above a fence may be one past the limit, and is within it soon. A
+        // higher one was drawn while the node's wall clock was ahead; the clock has been corrected
+        // since.
         let soon = Epoch::limit(now, self.voter_set.timing().max_clock_skew).next();
         if reason == RefuseReason::Skew && claim.epoch > soon {
             self.finish(claim, out);
@@ -550,7 +562,7 @@ impl Claimant {
         false
     }
 
-    /// Rule 16: a `try` claim ends once another is granted.
+    /// Rule 16: reports a `try` claim as denied once another claim is granted.
     fn is_denied(&self, claim: &OwnClaim, out: &mut Effects) -> bool {
         let is_denied = claim.is_denied();
         if is_denied {
@@ -580,7 +592,8 @@ impl Claimant {
         self.step(now)
     }
 
-    /// Some steps above the epoch that was drawn: nobody else is to draw the same.
+    /// Advances the drawn epoch by a random number of steps, so that two nodes rarely draw the same
+    /// one.
     fn step(&mut self, now: Now) -> Epoch {
         let skew = self.voter_set.timing().max_clock_skew;
         let steps = match mistaken!(EqualEpochsNotOrdered) {
@@ -599,13 +612,14 @@ impl Claimant {
         }
     }
 
-    /// Tells all voters that a claim is over, and forgets it but for what a late vote may ask.
+    /// Sends `Release` to all voters and forgets the claim. The number of a claim that was never
+    /// granted is kept for late votes.
     pub(super) fn finish(&mut self, claim: &OwnClaim, out: &mut Effects) {
         let granted = self.forget(claim);
         claim.release_all(granted, out);
     }
 
-    /// Answers whether it is granted, or may have.
+    /// Forgets a claim. Returns `true` if it was granted.
     fn forget(&mut self, claim: &OwnClaim) -> bool {
         if !mistaken!(TicketsKept) {
             self.tickets.remove(&claim.id.seq);
@@ -624,7 +638,8 @@ impl Claimant {
     }
 
     fn never_granted(&self, id: &ClaimId) -> bool {
-        // In the order in which they ended, which is not that of their numbers.
+        // Sorted by the order in which claims ended, not by number, so a binary search is not
+        // possible.
         id.incarnation == self.incarnation && self.never_granted.contains(&id.seq)
     }
 }

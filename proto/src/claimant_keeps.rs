@@ -1,5 +1,4 @@
-//! What a claimant does about sessions, and about voters that come back: leases that are renewed
-//! together, and claims that ask again together.
+//! Sessions that renew many leases at once, and retransmission to voters that have returned.
 
 use std::time::Duration;
 
@@ -12,13 +11,13 @@ use super::message::{Kept, RefuseReason, SessionId};
 use super::own_claim::OwnClaim;
 use super::time::{Instant, Now};
 
-/// How many claims ask a voter again at once, and how soon the next do: a hundred thousand within
-/// a second, and no more at a time than a socket takes.
+/// The most claims retransmitted to a returned voter at once: no more than a socket takes.
 pub(super) const AGAIN_MAX: usize = 500;
+/// The pause before the next 500: 125,000 claims per second.
 const AGAIN_EVERY: Duration = Duration::from_millis(4);
 
 impl Claimant {
-    /// A voter's answer to a `KeepAlive`.
+    /// Handles a voter's answer to a `KeepAlive`.
     pub fn handle_kept(&mut self, now: Now, from: &NodeId, msg: &Kept) {
         let from_the_first = (now.mono, Ticket(0));
         match self.links.handle_kept(now, from, msg) {
@@ -30,7 +29,7 @@ impl Claimant {
         }
     }
 
-    /// A voter can be reached that could not: those that wait for its answer ask it at once.
+    /// Retransmits unanswered claims and keep-alives to a voter that has become reachable.
     pub fn handle_reachable(&mut self, now: Now, voter: &NodeId, out: &mut Effects) {
         self.returned.insert(voter.clone(), (now.mono, Ticket(0)));
         self.links.ask_again(now, voter);
@@ -39,7 +38,8 @@ impl Claimant {
             .send_what_is_due(now, &self.voter_set, &mut self.jitter, out);
     }
 
-    /// Asks voters that answer again, some claims at a time, unless one still refuses.
+    /// Retransmits claims to voters that have returned, at most `AGAIN_MAX` at once. A voter that
+    /// still refuses is left out.
     pub(super) fn ask_again(&mut self, now: Now, out: &mut Effects) {
         let due = self.returned.iter().filter(|(_, (at, _))| *at <= now.mono);
         let due: Vec<(NodeId, Ticket)> = due.map(|(v, (_, next))| (v.clone(), *next)).collect();
@@ -64,8 +64,8 @@ impl Claimant {
         }
     }
 
-    /// Leases are looked at when they are due, which is often enough unless their sessions were
-    /// renewed late. Then each is looked at now, before it is over.
+    /// Checks all leases if a session was renewed late, so that none of them expires although it
+    /// was renewed. Otherwise the timer of each lease is early enough.
     pub(super) fn look_at_leases(&mut self, now: Now, out: &mut Effects) {
         let Some((since, next)) = self.sweep else {
             return;
@@ -82,7 +82,7 @@ impl Claimant {
         }
     }
 
-    /// Rule 11, for a lease: tells where more was promised.
+    /// Rule 11 for a lease: reports its new end if a quorum has promised a later one.
     pub(super) fn lengthen(&self, claim: &mut OwnClaim, out: &mut Effects) {
         if let Some(valid_until) = claim.lengthen(&self.voter_set, &self.links) {
             let ticket = claim.ticket;
@@ -93,7 +93,7 @@ impl Claimant {
         }
     }
 
-    /// Rule 20: a vote names the session that covers it, or none.
+    /// Rule 20: records the session that a vote names as covering it, or none.
     pub(super) fn cover(
         &mut self,
         now: Now,
@@ -116,8 +116,9 @@ impl Claimant {
         }
     }
 
-    /// A voter does not renew a lease. There may be many, so it is not asked again before the next
-    /// round; and where it would refuse all of them, by one alone until it votes.
+    /// Handles a voter's refusal to renew a lease. Other leases may be refused too, so none of them
+    /// is retransmitted before its next round. If the reason applies to all of them, one lease
+    /// retransmits for all until the voter votes.
     pub(super) fn leave_alone(
         &mut self,
         now: Now,
@@ -135,7 +136,7 @@ impl Claimant {
         claim.rest(at, if asks_for_all { until } else { Instant::FAR });
     }
 
-    /// A voter votes: where it did not, the claims that it refused ask again.
+    /// Records that a voter votes. If it refused before, the refused claims are retransmitted.
     pub(super) fn note_voice(&mut self, now: Now, voter: &NodeId) {
         if self.links.note_voice(voter) {
             self.returned.insert(voter.clone(), (now.mono, Ticket(0)));

@@ -1,4 +1,4 @@
-//! How a claimant gets at one of its claims.
+//! Access to the claims of a claimant.
 
 use super::claimant::Claimant;
 use super::event::{Effects, Ticket};
@@ -6,7 +6,7 @@ use super::own_claim::OwnClaim;
 use super::time::Now;
 
 impl Claimant {
-    /// Withdraws all requests and releases all leases, but those that outlive their process.
+    /// Withdraws all requests and releases all leases, except leases that outlive their process.
     pub fn release_all(&mut self, now: Now, out: &mut Effects) {
         let ends = |claim: &OwnClaim| !claim.outlives() || mistaken!(ShutdownReleasesAll);
         let claims = self.claims.iter().filter(|(_, claim)| ends(claim));
@@ -16,7 +16,7 @@ impl Claimant {
         }
     }
 
-    /// Returns how many entries each of its maps has, by name.
+    /// Returns the number of entries in each map, by name.
     pub(crate) fn sizes(&self) -> Vec<(&'static str, usize)> {
         let mut sizes = vec![
             ("claims", self.claims.len()),
@@ -29,8 +29,8 @@ impl Claimant {
         sizes
     }
 
-    /// Works on a claim where it lies, beside the rest of the claimant: no work looks for claims.
-    /// `work` answers whether the claim is over; then it is ended. Answers whether there was one.
+    /// Runs `work` on a claim, and ends the claim if `work` returns `true`. Returns `true` if the
+    /// claim exists. The map of claims is empty meanwhile, so `work` must not use it.
     pub(super) fn work_on(
         &mut self,
         ticket: Ticket,
@@ -53,8 +53,8 @@ impl Claimant {
         is_there
     }
 
-    /// The same, but one whose lease is over is ended first, for good. So nothing is looked at and
-    /// no message handled before that. Answers whether there was one that was not.
+    /// Like `work_on`, but first ends a claim whose lease has expired, so that no message can
+    /// revive it. Returns `true` if the claim exists and its lease has not expired.
     pub(super) fn work_unless_lost(
         &mut self,
         now: Now,
@@ -73,7 +73,7 @@ impl Claimant {
         is_there && !is_lost
     }
 
-    /// Takes a claim out, for good or until it is kept again.
+    /// Removes a claim and its timer.
     pub(super) fn take(&mut self, ticket: Ticket) -> Option<OwnClaim> {
         let claim = self.claims.remove(&ticket)?;
         self.due.remove(&(claim.timer, ticket));

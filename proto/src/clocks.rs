@@ -1,22 +1,23 @@
-//! How far the own wall clock is from those of the members, and the time that follows.
+//! The difference between this node's wall clock and those of the members, and the corrected time.
 //!
-//! A member that is asked tells what its wall clock shows. It read that clock at some point between
-//! the question and its answer, so the asker knows an interval in which the clock stands; with time
-//! the interval grows by what the rates of two clocks may differ. Of these intervals, and of the
-//! own clock if this node is a member, two times follow (m is the majority of all members):
+//! Members report their wall clocks on request (rule 28). A member read its clock between the
+//! request and the answer, so the node knows an interval that contains the clock's time. With time
+//! the interval widens by the possible drift between two clocks. Two times follow from these
+//! intervals, and from the node's own clock if it is a member. (Here m is the quorum of all
+//! members.)
 //!
-//! - the **low time**: the latest that m clocks have reached for certain,
-//! - the **high time**: the earliest that m clocks have not passed for certain.
+//! - **low time**: the latest time that m clocks have certainly reached,
+//! - **high time**: the earliest time that m clocks have certainly not passed.
 //!
-//! A reading counts for some of the intervals in which members are asked, no longer: a member that
-//! cannot be heard may have had its clock set since.
+//! A reading expires after three of the intervals at which members are asked: an unreachable member
+//! may have had its clock set since.
 //!
-//! A minority of wrong clocks moves neither beyond what the others show. The **corrected time** is
-//! the own wall clock, held between the two. While fewer than m clocks are known it is the own wall
-//! clock.
+//! A minority of wrong clocks moves neither time beyond the range of the other clocks. The
+//! **corrected time** is the node's own wall clock, clamped to the two. While fewer than m clocks
+//! are known, it is the unchanged wall clock.
 //!
-//! The alternative that was rejected is the median of those that are known: with two of three it
-//! believes a wrong one by half.
+//! Rejected: the median of the known clocks. If two of three are known, it follows a wrong one
+//! halfway.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -27,86 +28,88 @@ use super::id::NodeId;
 use super::time::{Instant, Now};
 use super::voter_set::{VoterSet, quorum};
 
-/// A reading counts for so many of the spans in which a member is asked at least.
+/// A reading expires after this many of the intervals at which its member is asked.
 const LASTS: u32 = 3;
-/// The least of these spans that counts: one that is silent for a while is asked so rarely.
+/// The shortest such interval: a silent member is asked only every two seconds.
 const LEAST: Duration = Duration::from_secs(2);
 
-/// What a member's clock showed.
+/// A reading of a member's wall clock.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Reading {
     wall_ms: u64,
-    /// It showed that after this and
+    /// This node's monotonic clock when the request was sent, before the reading.
     sent_at: Instant,
-    /// before this, by the own monotonic clock.
+    /// This node's monotonic clock when the answer was received, after the reading.
     heard_at: Instant,
 }
 
-/// What the others' clocks allow, at one instant.
+/// The bounds that follow from the other clocks at one instant.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Bounds {
     at: Instant,
-    /// The widest of the intervals that they follow from.
+    /// The width of the widest interval among the readings.
     width_ms: u64,
-    /// The own clock is corrected to at least and at most this.
+    /// The bounds of the corrected time.
     least_ms: u64,
     most_ms: u64,
-    /// The low and the high time are not beyond these, whatever the own clock shows.
+    /// The upper bound of the low time and the lower bound of the high time, for any own clock.
     low_most_ms: u64,
     high_least_ms: u64,
 }
 
-/// What is known of the members' wall clocks.
+/// The wall clocks of the members, as far as they are known.
 #[derive(Clone, Debug)]
 pub struct Clocks {
     members: usize,
     is_member: bool,
     drift_ppm: u64,
     skew_ms: u64,
-    /// A reading counts for so long after its question.
+    /// The time after its request at which a reading expires.
     lasts: Duration,
     readings: BTreeMap<NodeId, Reading>,
-    /// Then the oldest of them does not count any more.
+    /// The expiry of the oldest reading.
     until: Instant,
-    /// `None` while fewer than a majority of the clocks are known.
+    /// `None` while fewer than a quorum of all members' clocks are known.
     bounds: Option<Bounds>,
 }
 
-/// The wall clock of a node beside those of the members.
+/// A node's wall clock compared with those of the members.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WallClock {
-    /// Fewer than a majority of the clocks are known: the own clock counts.
+    /// Fewer than a quorum of all members' clocks are known: the node uses its own clock.
     #[default]
     Unknown,
-    /// It is right by at most `max_clock_skew`.
+    /// The clock is right within `max_clock_skew`.
     Right,
-    /// It is further off than that from what a majority of the clocks shows, which counts instead.
+    /// The clock is off by more than `max_clock_skew`. The node uses the time that a quorum of the
+    /// clocks shows.
     Skewed {
-        /// How far it is ahead; behind where negative.
+        /// Milliseconds ahead of the corrected time; negative if behind.
         ahead_ms: i64,
     },
-    /// The clocks that are known differ by more than `max_clock_skew`, and too few are known to
-    /// tell which are right.
+    /// The known clocks differ by more than `max_clock_skew`, and too few are known to decide which
+    /// are right.
     Disputed {
-        /// By how much.
+        /// The difference in milliseconds.
         by_ms: u64,
     },
 }
 
-/// If a voter without memory may come back by the clocks that are known.
+/// Permission for a voter in recovery to vote again, by the known clocks.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum MayReturn {
-    /// A majority of the members' clocks is known.
+    /// The voter may vote: a quorum of all members' clocks is known.
     Yes,
-    /// Only those of a quorum are known: it may if that stays so.
+    /// The voter may vote after a wait: only as many clocks as a quorum of a key's voters are
+    /// known.
     Later,
-    /// It may not: a floor by these might shut out everybody until time catches up.
+    /// The voter may not vote: its recovered fence might reject all claims until time catches up.
     No,
 }
 
 impl Clocks {
-    /// Nothing is known yet of any clock but the own.
+    /// Creates a table that knows no clock except the node's own.
     #[must_use]
     pub fn new(me: &NodeId, voter_set: &VoterSet) -> Self {
         let skew_ms = voter_set.timing().max_clock_skew.as_millis();
@@ -122,14 +125,14 @@ impl Clocks {
         }
     }
 
-    /// Time passes: forgets the readings that do not count any more.
+    /// Removes expired readings.
     pub fn pass(&mut self, now: Instant) {
         if now > self.until {
             self.weigh(now);
         }
     }
 
-    /// A member's clock showed `wall_ms` between `sent_at` and now.
+    /// Records that a member's clock showed `wall_ms` between `sent_at` and now.
     pub fn hear(&mut self, now: Now, member: &NodeId, sent_at: Instant, wall_ms: u64) {
         let heard_at = now.mono;
         let reading = Reading {
@@ -144,14 +147,14 @@ impl Clocks {
         }
     }
 
-    /// A member lives anew: its clock may be another.
+    /// Removes the reading of a member that was restarted: its clock may be another.
     pub fn forget(&mut self, now: Now, member: &NodeId) {
         if self.readings.remove(member).is_some() {
             self.weigh(now.mono);
         }
     }
 
-    /// The same instant with the wall clock corrected.
+    /// Returns the same instant with the wall clock corrected.
     #[must_use]
     pub fn correct(&self, now: Now) -> Now {
         let Some(bounds) = &self.bounds else {
@@ -162,7 +165,8 @@ impl Clocks {
         Now { wall_ms, ..now }
     }
 
-    /// The high time. Unknown while too few clocks are known, and where one is a majority.
+    /// Returns the high time. Returns `None` while too few clocks are known, or if one clock is a
+    /// quorum.
     #[must_use]
     pub fn high(&self, now: Now) -> Option<Now> {
         let bounds = self.bounds.as_ref().filter(|_| self.quorum() > 1)?;
@@ -170,7 +174,8 @@ impl Clocks {
         Some(Now { wall_ms, ..now })
     }
 
-    /// How far the wall clock is ahead of the corrected time, in milliseconds; behind if negative.
+    /// Returns how far the wall clock is ahead of the corrected time, in milliseconds; negative if
+    /// behind.
     #[must_use]
     pub fn ahead_ms(&self, now: Now) -> i64 {
         let corrected = self.correct(now).wall_ms;
@@ -178,7 +183,7 @@ impl Clocks {
         if now.wall_ms < corrected { -off } else { off }
     }
 
-    /// What the members' clocks say of the own one.
+    /// Compares this node's wall clock with those of the members.
     #[must_use]
     pub fn judge(&self, now: Now) -> WallClock {
         let Some(bounds) = &self.bounds else {
@@ -196,8 +201,8 @@ impl Clocks {
         }
     }
 
-    /// Whether the clocks that are known differ by more than `max_clock_skew`, and too few are
-    /// known to tell which are right.
+    /// Returns `true` if the known clocks differ by more than `max_clock_skew`, and too few are
+    /// known to decide which are right.
     #[must_use]
     pub fn are_disputed(&self, now: Now) -> bool {
         self.bounds.as_ref().is_some_and(|bounds| {
@@ -206,7 +211,8 @@ impl Clocks {
         })
     }
 
-    /// Low and high time differ by so much at the most while all clocks are right.
+    /// Returns the largest difference between low and high time if all clocks are right, in
+    /// milliseconds.
     fn spread_of_right_ones(&self, bounds: &Bounds, now: Now) -> u64 {
         let (slow, fast) = self.spans(now.mono.since(bounds.at));
         self.skew_ms + bounds.width_ms + (fast - slow)
@@ -218,14 +224,13 @@ impl Clocks {
         self.correct(now).wall_ms.abs_diff(before.wall_ms) > self.skew_ms
     }
 
-    /// How many clocks are known, those of other members.
+    /// Returns the number of other members whose clocks are known.
     #[must_use]
     pub fn known(&self) -> usize {
         self.readings.len()
     }
 
-    /// Returns `true` if a voter without memory may come back by the clocks that are known.
-    /// `quorum` is the majority of a key's voters.
+    /// Returns the permission for a voter in recovery to vote. `quorum` is that of a key's voters.
     #[must_use]
     pub fn may_return(&self, now: Now, quorum: usize) -> MayReturn {
         let known = self.readings.len() + usize::from(self.is_member);
@@ -244,7 +249,7 @@ impl Clocks {
         quorum(self.members)
     }
 
-    /// The own clock is corrected to at least and at most this.
+    /// Returns the bounds of the corrected time at an instant.
     fn limits(&self, bounds: &Bounds, at: Instant) -> (u64, u64) {
         let (slow, fast) = self.spans(at.since(bounds.at));
         let most = bounds.most_ms.saturating_add(fast);
@@ -263,14 +268,17 @@ impl Clocks {
         (low, high)
     }
 
-    /// A span of the own monotonic clock in milliseconds of another: at least and at most.
+    /// Converts a span of this node's monotonic clock to the least and most milliseconds of another
+    /// clock.
     fn spans(&self, span: Duration) -> (u64, u64) {
         let (ms, drift) = with_drift(span, self.drift_ppm);
         (ms.saturating_sub(drift), ms.saturating_add(drift + 1))
     }
 
-    /// The bounds by the clocks of the others. The own one is left out: it is read anew each time,
-    /// and where it counts one fewer of the others makes a majority.
+    /// Removes expired readings and computes the bounds from the others.
+    ///
+    /// This node's own clock is left out, since it is read anew each time. If it counts, one clock
+    /// fewer of the others makes a quorum.
     fn weigh(&mut self, at: Instant) {
         let lasts = self.lasts;
         let until = |reading: &Reading| reading.sent_at.after(lasts);
@@ -315,7 +323,8 @@ impl Clocks {
     }
 }
 
-/// A span of one monotonic clock, and by how much more or less another may show, in milliseconds.
+/// Returns a span of a monotonic clock in milliseconds, and the most by which another clock may
+/// differ.
 pub(super) fn with_drift(span: Duration, drift_ppm: u64) -> (u64, u64) {
     let ms = span.as_millis();
     let drift = ms * u128::from(drift_ppm) / 1_000_000 + 1;
@@ -342,8 +351,8 @@ mod tests {
         }
     }
 
-    /// What `n0`, or a client, knows of so many members: at 0 each was asked, and it answered at
-    /// once with a clock that is so far off.
+    /// Returns the clocks that `me` knows among `members`. Each node in `offs` was asked at 0 ms,
+    /// and answered at once with a clock off by that many milliseconds.
     fn clocks(me: &str, members: usize, offs: &[(usize, i64)]) -> Clocks {
         let all = (0..members).map(node).collect();
         let voter_set = VoterSet::new(1, all, members, Timing::lan()).unwrap();
@@ -359,7 +368,7 @@ mod tests {
         clocks.hear(now, &node(n), now.mono, now.wall_ms);
     }
 
-    /// By how much the corrected time is off where the own clock is off by `off_ms`.
+    /// Returns the error of the corrected time if the own clock is off by `off_ms`.
     fn corrected(clocks: &Clocks, ms: u64, off_ms: i64) -> i64 {
         let wall = clocks.correct(at(ms, off_ms)).wall_ms;
         i64::try_from(wall).unwrap() - i64::try_from(WALL + ms).unwrap()
@@ -399,7 +408,7 @@ mod tests {
                 let clocks = clocks("n0", 5, known);
                 assert!(near(corrected(&clocks, 5, 0), 0), "{known:?}");
             }
-            // Also a wrong own clock is corrected where all the others are known.
+            // If all others are known, a wrong own clock is corrected too.
             let clocks = clocks("n0", 5, &[(1, wrong[0]), (2, 0), (3, 0), (4, 0)]);
             assert!(near(corrected(&clocks, 5, wrong[1]), 0), "{wrong:?}");
         }
@@ -423,18 +432,18 @@ mod tests {
         for off in [-6_000, 0, 6_000] {
             assert_eq!(clocks.judge(at(5, off)), WallClock::Right, "{off}");
         }
-        // The nearer of the two is what most clocks show at the least.
+        // Two of the three clocks have reached -2,000 ms.
         assert!(near(corrected(&clocks, 5, -6_000), -2_000));
     }
 
     #[test]
     fn interval_grows_by_the_round_trip_and_the_drift() {
         let mut clocks = clocks("client", 1, &[]);
-        // Asked at 100, answered at 300: it showed that sometime between.
+        // The clock was read between the request at 100 ms and the answer at 300 ms.
         clocks.hear(at(300, 0), &node(0), at(100, 0).mono, at(200, 0).wall_ms);
         assert!((-106..=-100).contains(&corrected(&clocks, 300, -HOUR)));
         assert!((100..=106).contains(&corrected(&clocks, 300, HOUR)));
-        // 5,000 ppm of less than a second, and of a thousand.
+        // Drift of 5,000 ppm over less than 1 s, and over 1,000 s.
         assert!((104..=110).contains(&corrected(&clocks, 1_000, HOUR)));
         let later = 1_000_300;
         assert!((-5_110..=-5_100).contains(&corrected(&clocks, later, -HOUR)));
@@ -442,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn newest_reading_counts_and_one_of_an_earlier_incarnation_does_not() {
+    fn older_or_forgotten_or_future_reading_is_ignored() {
         let mut clocks = clocks("client", 1, &[(0, 0)]);
         hear(&mut clocks, 0, 50, HOUR);
         let late = at(70, 0);
@@ -456,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn high_time_is_passed_by_no_more_than_a_minority() {
+    fn high_time_is_passed_by_minority_at_most() {
         let high = |clocks: &Clocks, off| {
             let high = clocks.high(at(5, off))?.wall_ms;
             Some(i64::try_from(high).unwrap() - i64::try_from(WALL + 5).unwrap())

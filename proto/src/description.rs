@@ -1,8 +1,8 @@
-//! What a node says of its voter set to one that has another, and what the two differ in.
+//! Descriptions of voter sets, and the differences between two of them.
 //!
-//! Nodes of different voter sets refuse each other. Each describes its own to the other, so that
-//! both can say what has to be mended, and so that a voter that has lost its memory learns for how
-//! long votes last that it may have given under settings which it no longer has.
+//! Nodes with different voter sets refuse each other. Each describes its voter set to the other, so
+//! that both can report what to correct. A recovering voter also learns from descriptions how long
+//! votes last that it may have given under earlier settings.
 
 use std::fmt;
 use std::time::Duration;
@@ -15,40 +15,40 @@ use super::voter_set::{Timing, VoterSet, VoterSetTag};
 
 /// The most members that a [`VoterSetDescription`] lists.
 pub const LISTED_MAX: usize = 256;
-/// The most bytes that their names take, with one for each: all fits into one datagram.
+/// The most bytes of these members' names, plus one byte each, so that all fits into one datagram.
 const LISTED_BYTES_MAX: usize = 600;
-/// The most names that a sentence has.
+/// The most node names that the text of a [`Difference`] lists.
 const NAMED_MAX: usize = 4;
 
-/// What a node does in its voter set.
+/// The role of a node in its voter set.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub enum Role {
-    /// It claims and does not vote.
+    /// A node that claims and does not vote.
     Client,
-    /// It is a voter that has no memory of its votes, and does not vote yet.
+    /// A voter in recovery, which does not vote yet.
     Recovering,
-    /// It votes.
+    /// A voter that votes.
     Votes,
 }
 
-/// The voter set of a node, in its own words. Version and digest are in the datagram's head.
+/// A description of the sender's voter set. The head of the datagram has its version and digest.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct VoterSetDescription {
-    /// What the sender does in it.
+    /// The sender's role.
     pub role: Role,
-    /// How many voters a key has.
+    /// The number of voters of each key.
     pub voters_per_key: u32,
-    /// The constants.
+    /// The shared constants.
     pub timing: Timing,
-    /// How many members it has.
+    /// The number of members.
     pub members: u32,
-    /// The first of them in the order of their ids: as many as fit.
+    /// The first members in the order of their ids, up to the limit of the datagram.
     #[serde(deserialize_with = "few_members")]
     pub listed: Vec<NodeId>,
 }
 
 impl VoterSetDescription {
-    /// Of a voter set.
+    /// Creates the description of a voter set.
     #[must_use]
     pub fn of(voter_set: &VoterSet, role: Role) -> Self {
         let mut room = LISTED_BYTES_MAX;
@@ -69,7 +69,7 @@ impl VoterSetDescription {
         }
     }
 
-    /// `true` if it names `node`, or may: not all of its members are listed.
+    /// Returns `true` if `node` is listed, or may be one of the members that are not listed.
     #[must_use]
     pub fn may_name(&self, node: &NodeId) -> bool {
         let is_beyond = self.listed.last().is_none_or(|last| last < node);
@@ -85,37 +85,37 @@ fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-/// One thing in which another node's voter set differs from this node's.
+/// One difference between another node's voter set and this node's.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Difference {
     /// The version.
     Version {
-        /// The other's.
+        /// The other node's value.
         its: u64,
-        /// This node's.
+        /// This node's value.
         mine: u64,
     },
-    /// A span of [`Timing`].
+    /// A duration in [`Timing`].
     Span {
-        /// Its name.
+        /// The name of the field.
         field: &'static str,
-        /// The other's.
+        /// The other node's value.
         its: Duration,
-        /// This node's.
+        /// This node's value.
         mine: Duration,
     },
-    /// A number: `max_drift_ppm`, `voters_per_key`, or how many voters there are.
+    /// A number: `max_drift_ppm`, `voters_per_key`, or the number of voters.
     Number {
-        /// Its name.
+        /// The name of the number.
         field: &'static str,
-        /// The other's.
+        /// The other node's value.
         its: u32,
-        /// This node's.
+        /// This node's value.
         mine: u32,
     },
-    /// Voters that only this node's set has.
+    /// Voters that are only in this node's voter set.
     Lacks(Vec<NodeId>),
-    /// Voters that only the other's set has.
+    /// Voters that are only in the other node's voter set.
     Adds(Vec<NodeId>),
 }
 
@@ -133,7 +133,7 @@ impl fmt::Display for Difference {
     }
 }
 
-/// A span as people write it.
+/// Displays a duration in seconds or milliseconds if that is exact.
 struct Shown(Duration);
 
 impl fmt::Display for Shown {
@@ -160,12 +160,12 @@ impl fmt::Display for Names<'_> {
     }
 }
 
-/// All that two voter sets are known to differ in. Empty: it is not known yet.
+/// All known differences between two voter sets. Empty if none is known yet.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Differences(pub Vec<Difference>);
 
 impl Differences {
-    /// Between the other's set, which has this tag, and this node's.
+    /// Compares this node's voter set with another node's, which has the tag `tag`.
     #[must_use]
     pub fn of(voter_set: &VoterSet, tag: VoterSetTag, other: &VoterSetDescription) -> Self {
         let mut all = Vec::new();
@@ -225,7 +225,8 @@ impl fmt::Display for Differences {
     }
 }
 
-/// A plain `Vec` would make room for as many as a foreign node says there are, before it reads one.
+/// Deserializes at most [`LISTED_MAX`] members in ascending order. A plain `Vec` would reserve
+/// memory for the length that a foreign node claims, before reading one element.
 fn few_members<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<NodeId>, D::Error> {
     struct FewMembers;
 
@@ -252,15 +253,15 @@ fn few_members<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<NodeId>, D::Err
     from.deserialize_seq(FewMembers)
 }
 
-/// What a voter that has lost its memory is told of another node's voter set.
+/// The properties of another node's voter set that matter to a recovering voter.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct OtherSet {
-    /// For how long a voter of that set is in quarantine; the own set's where it is not known.
+    /// The quarantine of that voter set, or that of this node's voter set if it is not known.
     pub quarantine: Duration,
-    /// Its `max_clock_skew`.
+    /// The `max_clock_skew` of that voter set, or that of this node's voter set if it is not known.
     pub skew: Duration,
-    /// `true` if it may name the voter that is told: only then has that voter voted in it.
+    /// `true` if the set may name the recovering voter, which may then have voted in it.
     pub names_me: bool,
-    /// `true` if its speaker may give votes in it.
+    /// `true` if the other node may give votes in that voter set.
     pub votes: bool,
 }

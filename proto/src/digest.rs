@@ -1,72 +1,72 @@
-//! Which claims a session covers, in a few bytes that both sides can compare.
+//! A digest of the claims that a session covers, for comparison by voter and claimant.
 
 use serde::{Deserialize, Serialize};
 
 use super::voter_set::mix;
 
-/// How many parts there are: a difference says in which it is.
+/// The number of parts of a digest. A comparison shows in which parts two sets differ.
 pub const PARTS: usize = 16;
 
-/// A set of the parts of a [`Digest`]: a bit for each.
+/// A set of parts of a [`Digest`], one bit for each.
 pub type Parts = u16;
 
 /// The claims whose numbers fall into one part.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Part {
-    /// How many there are.
+    /// The number of claims.
     pub count: u32,
-    /// Their mixed numbers, by exclusive or.
+    /// The exclusive or of the hashes of their numbers.
     pub sum: u32,
 }
 
-/// A digest of a set of claims of one node. It is advice for clearing up and decides about no vote,
-/// so that two sets with one digest do no harm.
+/// A digest of a set of claims of one node. It only decides which votes are sent again, so a
+/// collision is harmless.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Digest {
-    /// By the numbers of the claims.
+    /// The parts. A claim belongs to part `seq % PARTS`.
     pub parts: [Part; PARTS],
 }
 
 impl Digest {
-    /// The part that a claim with this number falls into.
+    /// Returns the index of the part that contains a claim with this number.
     #[must_use]
     pub fn part_of(seq: u64) -> usize {
         (seq % PARTS as u64) as usize
     }
 
-    /// Whether a claim with this number falls into one of these.
+    /// Returns `true` if one of `parts` contains a claim with this number.
     #[must_use]
     pub fn is_in(parts: Parts, seq: u64) -> bool {
         parts >> Self::part_of(seq) & 1 == 1
     }
 
-    /// Puts a claim in that is not in it.
+    /// Adds a claim, which must not be in the set.
     pub fn add(&mut self, seq: u64) {
         let part = &mut self.parts[Self::part_of(seq)];
         part.count = part.count.saturating_add(1);
         part.sum ^= mix(seq) as u32;
     }
 
-    /// Takes a claim out that is in it.
+    /// Removes a claim, which must be in the set.
     pub fn remove(&mut self, seq: u64) {
         let part = &mut self.parts[Self::part_of(seq)];
         part.count = part.count.saturating_sub(1);
         part.sum ^= mix(seq) as u32;
     }
 
-    /// Whether no claim is in it.
+    /// Returns `true` if the set is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.parts.iter().all(|part| part.count == 0)
     }
 
-    /// Where the other differs.
+    /// Returns the parts in which the digests differ.
     #[must_use]
     pub fn differing(&self, other: &Self) -> Parts {
         self.compare(other, |own, other| own != other)
     }
 
-    /// Where the other has more claims.
+    /// Returns the parts in which `other` has more claims.
     #[must_use]
     pub fn lacking(&self, other: &Self) -> Parts {
         self.compare(other, |own, other| own.count < other.count)
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_has_one_digest_in_whatever_order_it_came_to_be() {
+    fn digest_does_not_depend_on_order() {
         let mut other = digest((0..1_000).rev());
         other.add(7_000);
         other.remove(7_000);
@@ -102,13 +102,13 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_says_where_it_is_and_who_has_less() {
+    fn differing_digests_yield_parts_and_lacks() {
         let (own, other) = (digest([1, 2, 3, 18]), digest([1, 3, 34]));
         let parts = own.differing(&other);
         assert_eq!(parts, 1 << 2);
         assert!(Digest::is_in(parts, 2) && Digest::is_in(parts, 34) && !Digest::is_in(parts, 3));
         assert_eq!((own.lacking(&other), other.lacking(&own)), (0, 1 << 2));
-        // As many, but others.
+        // As many claims, but different ones.
         let other = digest([1, 3, 34, 50]);
         assert_eq!(own.differing(&other), 1 << 2);
         assert_eq!((own.lacking(&other), other.lacking(&own)), (0, 0));

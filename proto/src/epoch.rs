@@ -1,10 +1,11 @@
-//! The fencing number, and the clock that it is drawn from.
+//! The fencing token, and the clock from which it is drawn.
 //!
 //! An epoch is a reading of a hybrid logical clock (Kulkarni, Demirbas, Madeppa, Avva, Leone:
 //! "Logical Physical Clocks", 2014): milliseconds of wall time in the high 44 bits, a counter in
-//! the low 20. It is at once the fencing token and the place in the queue. A plain counter for
-//! each key would have to be kept for every key ever seen; wall time lets an idle key be
-//! forgotten, and the counter keeps epochs rising where the wall clock does not.
+//! the low 20. It is both the fencing token and the place in the queue. Wall time allows a voter to
+//! forget idle keys. The counter keeps epochs rising if the wall clock does not rise.
+//!
+//! Rejected: a counter for each key, which must be kept for every key ever seen.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,35 +14,35 @@ use serde::{Deserialize, Serialize};
 
 use super::time::Now;
 
-/// How many of an epoch's bits count within one millisecond.
+/// The number of low bits of an epoch that count within one millisecond.
 pub const COUNTER_BITS: u32 = 20;
 
-/// A fencing token: the epochs of a key's successive owners strictly rise.
+/// A fencing token: the epochs of a key's successive holders strictly rise.
 ///
-/// Hand it to whatever the lock protects, and let that refuse a lower epoch than the highest it
-/// has seen.
+/// Pass it with each request to the protected resource. The resource must reject an epoch below the
+/// highest that it has seen.
 #[derive(
     Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize,
 )]
 pub struct Epoch(u64);
 
 impl Epoch {
-    /// Below every epoch that is ever granted.
+    /// The lowest epoch. No granted claim has it.
     pub const ZERO: Self = Self(0);
 
-    /// The epoch with this number, as it was stored or sent.
+    /// Creates an epoch from its number.
     #[must_use]
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
 
-    /// The number: store it, send it, compare it.
+    /// Returns the number, which may be stored, sent and compared.
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0
     }
 
-    /// The first epoch of a millisecond of wall time.
+    /// Returns the first epoch of a millisecond of wall time, in milliseconds since the Unix epoch.
     #[must_use]
     pub const fn at_wall_ms(wall_ms: u64) -> Self {
         const WALL_MAX: u64 = u64::MAX >> COUNTER_BITS;
@@ -54,26 +55,26 @@ impl Epoch {
         )
     }
 
-    /// The millisecond of wall time in the high bits.
+    /// Returns the wall time in the high bits, in milliseconds since the Unix epoch.
     #[must_use]
     pub const fn wall_ms(self) -> u64 {
         self.0 >> COUNTER_BITS
     }
 
-    /// The next higher epoch.
+    /// Returns the next higher epoch.
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }
 
-    /// This epoch, `ms` milliseconds later.
+    /// Returns this epoch plus `ms` milliseconds.
     #[must_use]
     pub const fn plus_ms(self, ms: u64) -> Self {
         Self(self.0.saturating_add(Self::at_wall_ms(ms).0))
     }
 
-    /// The highest epoch that a node whose wall clock says `now` believes in: what is further
-    /// ahead comes from a broken clock.
+    /// Returns the highest epoch that is at most `max_clock_skew` ahead of the wall clock of `now`.
+    /// A higher epoch comes from a wrong clock.
     #[must_use]
     pub fn limit(now: Now, max_clock_skew: Duration) -> Self {
         let skew_ms = u64::try_from(max_clock_skew.as_millis()).unwrap_or(u64::MAX);
@@ -94,19 +95,21 @@ pub struct EpochClock {
 }
 
 impl EpochClock {
-    /// Draws an epoch above every one drawn or believed before, and not before the wall clock.
-    /// Those that were drawn by a wall clock which has been set back since, by more than
-    /// `max_clock_skew`, do not count: no voter would believe what is above them, and it is the
-    /// voters' fences that keep epochs rising.
+    /// Draws an epoch above every epoch drawn or accepted before, and not below the wall clock.
+    ///
+    /// Earlier epochs more than `max_clock_skew` ahead of the wall clock are forgotten, since
+    /// voters would refuse an epoch above them. The voters' fences keep epochs rising.
     pub fn draw(&mut self, now: Now, max_clock_skew: Duration) -> Epoch {
         self.forget_broken(now, max_clock_skew);
         self.last = self.last.next().max(Epoch::at_wall_ms(now.wall_ms));
         self.last
     }
 
-    /// Draws an epoch above `fence`, for a claim that was told `Stale` for the `stales`-th time
-    /// in a row: at least 2^(stales-1) ms above it, so that a far node is not overtaken for ever,
-    /// but never for that beyond what others would believe.
+    /// Draws an epoch above `fence`, for a claim that received `Stale` for the `stales`-th time in
+    /// a row.
+    ///
+    /// The epoch is at least 2^(stales-1) ms above the fence, so that a distant node is not
+    /// overtaken for ever. This leap ends at the [`limit`](Epoch::limit) that voters accept.
     pub fn draw_above(&mut self, now: Now, fence: Epoch, stales: u32, skew: Duration) -> Epoch {
         self.forget_broken(now, skew);
         let leap = 1u64 << stales.saturating_sub(1).min(40);
@@ -120,18 +123,19 @@ impl EpochClock {
         self.last
     }
 
-    /// Goes on from the epoch that was drawn last by so many steps, though never for that beyond
-    /// what others would believe. Nodes that draw within one millisecond, or above one fence,
-    /// would draw the same epoch otherwise, and all but one of them would lose their place when
-    /// that one is granted.
+    /// Advances the clock by `steps` from the last epoch, at most to the [`limit`](Epoch::limit)
+    /// that voters accept. Returns the new last epoch.
+    ///
+    /// Without steps, nodes that draw within one millisecond or above one fence draw the same
+    /// epoch. Once one of them is granted, the others receive `Stale` and lose their place.
     pub fn step(&mut self, now: Now, steps: u64, max_clock_skew: Duration) -> Epoch {
         let ahead = Epoch(self.last.0.saturating_add(steps));
         self.last = self.last.max(ahead.min(Epoch::limit(now, max_clock_skew)));
         self.last
     }
 
-    /// Moves past an epoch that was seen. Answers whether it is to be believed: one that is
-    /// further ahead of the own wall clock than `max_clock_skew` moves nothing.
+    /// Moves the clock past an epoch that was received. Returns `true` if the epoch is at most
+    /// `max_clock_skew` ahead of the wall clock. A higher epoch leaves the clock unchanged.
     pub fn observe(&mut self, now: Now, seen: Epoch, max_clock_skew: Duration) -> bool {
         let believed = seen <= Epoch::limit(now, max_clock_skew);
         if believed {
@@ -161,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn epochs_rise_though_the_wall_clock_is_set_back() {
+    fn draw_after_clock_setback_still_rises() {
         let mut clock = EpochClock::default();
         let first = clock.draw(at(5_000), SKEW);
         let second = clock.draw(at(4_000), SKEW);
@@ -170,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wall_clock_that_was_far_ahead_for_a_while_does_no_lasting_harm() {
+    fn draw_after_far_ahead_clock_follows_wall_clock() {
         let mut clock = EpochClock::default();
         clock.draw(at(9_000_000), SKEW);
         assert_eq!(clock.draw(at(5_000), SKEW), Epoch::at_wall_ms(5_000));
@@ -181,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_from_a_broken_clock_is_not_believed() {
+    fn observe_beyond_skew_leaves_clock_unchanged() {
         let mut clock = EpochClock::default();
         assert!(clock.observe(at(5_000), Epoch::at_wall_ms(6_000), SKEW));
         assert!(!clock.observe(at(5_000), Epoch::at_wall_ms(6_001), SKEW));
@@ -189,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_told_stale_again_and_again_leaps_further_each_time() {
+    fn draw_above_after_repeated_stales_leaps_further() {
         let mut clock = EpochClock::default();
         let fence = Epoch::at_wall_ms(5_000);
         assert_eq!(
@@ -200,14 +204,14 @@ mod tests {
             clock.clone().draw_above(at(5_000), fence, 5, SKEW),
             fence.plus_ms(16)
         );
-        // Never beyond what others believe, yet always above the fence.
+        // A leap ends at the limit, but the epoch is always above the fence.
         let leapt = clock.clone().draw_above(at(5_000), fence, 60, SKEW);
         assert_eq!(leapt, Epoch::limit(at(5_000), SKEW));
         assert_eq!(clock.draw_above(at(1_000), fence, 60, SKEW), fence.next());
     }
 
     #[test]
-    fn steps_go_on_from_the_last_epoch_as_far_as_others_believe() {
+    fn step_advances_last_epoch_up_to_limit() {
         let mut clock = EpochClock::default();
         let drawn = clock.draw(at(5_000), SKEW);
         let stepped = clock.step(at(5_000), 7, SKEW);
@@ -215,13 +219,13 @@ mod tests {
         assert_eq!(clock.draw(at(5_000), SKEW), stepped.next());
         let limit = Epoch::limit(at(5_000), SKEW);
         assert_eq!(clock.step(at(5_000), u64::MAX, SKEW), limit);
-        // One that is beyond that already stays where it is.
+        // A last epoch beyond the limit does not move.
         let beyond = clock.draw(at(5_000), SKEW);
         assert_eq!(clock.step(at(5_000), 7, SKEW), beyond);
     }
 
     #[test]
-    fn the_far_future_does_not_overflow() {
+    fn epochs_in_far_future_do_not_overflow() {
         let end = Epoch::at_wall_ms(u64::MAX);
         assert!(end.plus_ms(u64::MAX).next() >= end);
         assert!(Epoch::limit(at(u64::MAX), Duration::MAX) >= Epoch::new(end.get() - 1));

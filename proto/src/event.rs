@@ -1,4 +1,4 @@
-//! What the rules have to say to whoever drives them.
+//! The events and effects that voter and claimant return to the node and its driver.
 
 use super::description::Differences;
 use super::epoch::Epoch;
@@ -6,126 +6,130 @@ use super::id::{Key, NodeId};
 use super::message::{Message, Outbox, RefuseReason};
 use super::time::Instant;
 
-/// Names one request for a lock from its beginning to its end. A request keeps its ticket while
-/// its claims change: one that is told `Stale` claims anew under another claim id.
+/// The id of a request for a lock. A request keeps its ticket when its claim changes: after `Stale`
+/// it claims anew under another claim id.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Ticket(pub u64);
 
-/// What the voters had said when a request ended without the lock.
+/// The voters' last replies to a request that ended without the lock.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub struct VoteTally {
-    /// How many voters the key has.
+    /// The number of voters of the key.
     pub voters: usize,
-    /// How many had given their vote.
+    /// The number of voters that gave their vote.
     pub voted: usize,
-    /// How many had said that another claim has their vote.
+    /// The number of voters whose vote another claim has.
     pub waiting: usize,
-    /// How many had refused.
+    /// The number of voters that refused.
     pub refused: usize,
-    /// Why they refused; where their reasons differ, one that does not pass by itself.
+    /// The reason of the refusals. If reasons differ, the last in the order of [`RefuseReason`].
     pub reason: Option<RefuseReason>,
-    /// How many had not answered at all.
+    /// The number of voters that did not reply.
     pub silent: usize,
 }
 
-/// Something that happened.
+/// An event for the driver.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Event {
-    /// The request owns its key until `valid_until`, unless it is renewed.
+    /// The request is granted: it holds its key until `valid_until`, or longer if it is renewed.
     Granted {
-        /// Which request.
+        /// The request.
         ticket: Ticket,
         /// The key.
         key: Key,
         /// The fencing token.
         epoch: Epoch,
-        /// From here on it is lost.
+        /// When the lease ends.
         valid_until: Instant,
     },
-    /// The lease was lengthened.
+    /// The lease was extended.
     Renewed {
-        /// Which request.
+        /// The request.
         ticket: Ticket,
-        /// From here on it is lost.
+        /// When the lease ends.
         valid_until: Instant,
     },
     /// The lease is over, for good.
     Lost {
-        /// Which request.
+        /// The request.
         ticket: Ticket,
         /// The key.
         key: Key,
-        /// The token that is never used again.
+        /// The fencing token, which is never used again.
         epoch: Epoch,
-        /// The lease was not to renew itself, and has come to its end.
+        /// `true` if the lease does not renew itself, so that its end was expected.
         was_due: bool,
     },
-    /// A `try` request ended since another claim is granted.
+    /// A `try` request ended because another claim is granted.
     Denied {
-        /// Which request.
+        /// The request.
         ticket: Ticket,
     },
-    /// A request's deadline passed before a quorum had voted for it.
+    /// A request's deadline passed before it had a quorum of votes.
     TimedOut {
-        /// Which request.
+        /// The request.
         ticket: Ticket,
-        /// What the voters had said.
+        /// The voters' last replies.
         answers: VoteTally,
     },
-    /// This voter has lost its memory, and is in recovery for now.
+    /// This voter has no memory and has begun a quarantine.
     QuarantineBegan {
-        /// When it ends at the latest but for the second in which it asks the others.
+        /// When the quarantine ends. Recovery may last longer, until [`Event::QuarantineEnded`].
         until: Instant,
     },
-    /// This voter votes from now on.
+    /// Recovery is over: this voter votes from now on.
     QuarantineEnded {
-        /// How many other voters told what they remember.
+        /// The number of other members whose `RecoveryReply` counted.
         answers: usize,
-        /// Too few did: that epochs rise leans on a wall clock that was not set back.
+        /// `true` if epoch monotonicity depends on no wall clock having been set back, because too
+        /// few members replied, a reply was cut at the limit, or one vote is a quorum.
         leans_on_wall_clock: bool,
-        /// A quorum of the members' clocks was known: it leans on those, not on the own one.
+        /// `true` if the high time of the members' clocks was known. The recovered fence is then
+        /// computed from it, otherwise from this node's wall clock.
         knows_clocks: bool,
     },
-    /// This voter has no memory, and is in recovery for longer than it said before.
+    /// The quarantine of this voter lasts longer than announced before.
     QuarantineExtended {
-        /// When it ends at the latest now, but for the second in which it asks the others.
+        /// When the quarantine now ends. Recovery may last longer.
         until: Instant,
-        /// The node that is the cause.
+        /// The node that caused the extension.
         node: NodeId,
-        /// Whether that node votes in another voter set: this voter then waits until it does not.
-        /// Otherwise the node knows of votes that last longer.
+        /// `true` if that node votes in another voter set. This voter then waits until it does not.
+        /// `false` if that node knows of votes that last longer.
         votes_elsewhere: bool,
     },
-    /// A node has another voter set than this one. Said once for each of its incarnations, and
-    /// again once it is known in what they differ.
+    /// A node has a different voter set. Sent once for each incarnation and voter set of that node,
+    /// and again when its description arrives.
     VoterSetMismatch {
         /// The node.
         node: NodeId,
-        /// In what they differ, as far as it has said.
+        /// The known differences. Empty before the description arrives.
         differences: Differences,
     },
-    /// A node that had another voter set has the same now.
+    /// A node that had a different voter set now has the same as this node.
     VoterSetMatch {
         /// The node.
         node: NodeId,
     },
-    /// Another live process of this node's name was found: this one neither holds nor votes.
+    /// Another live process of this node's name was found. This process now holds no lock and
+    /// does not vote.
     TwinFound,
-    /// Nothing was heard of it for long enough: this process goes on.
+    /// The other process of this name was not reported for half a `max_ttl`. This process resumes
+    /// under a higher incarnation. Its voter is still in recovery.
     TwinGone,
 }
 
-/// What a handler leaves behind: messages to send and events to tell, each in order.
+/// The effects of a handler: messages to send and events to emit, each in order.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Effects {
-    /// Messages, and to whom.
+    /// Messages and their receivers.
     pub messages: Outbox,
     /// Events.
     pub events: Vec<Event>,
 }
 
 impl Effects {
-    /// Whether nothing is left behind.
+    /// Returns `true` if there are neither messages nor events.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.messages.is_empty() && self.events.is_empty()

@@ -1,4 +1,4 @@
-//! Who and what: nodes, their incarnations, keys and claims.
+//! Identifiers of nodes, incarnations, keys and claims.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -14,10 +14,10 @@ pub const NODE_ID_BYTES_MAX: usize = 64;
 /// The longest [`Key`], in bytes.
 pub const KEY_BYTES_MAX: usize = 256;
 
-/// A name that cannot be used.
+/// An invalid node id or key.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 pub enum NameError {
-    /// The name has no bytes at all.
+    /// The name is empty.
     #[error("{what} is empty; it must have 1 to {max} bytes")]
     Empty {
         /// What the name was meant for: `node id` or `key`.
@@ -30,17 +30,17 @@ pub enum NameError {
     TooLong {
         /// What the name was meant for: `node id` or `key`.
         what: &'static str,
-        /// How many bytes it has.
+        /// The length of the name, in bytes.
         len: usize,
         /// The longest allowed, in bytes.
         max: usize,
     },
-    /// A node id has a control character in it, which would garble logs.
+    /// The node id contains a control character, which would garble logs.
     #[error("{what} {name:?} has a control character in it")]
     Control {
-        /// What the name was meant for.
+        /// What the name was meant for: `node id`.
         what: &'static str,
-        /// The name as it was given.
+        /// The name.
         name: String,
     },
 }
@@ -53,36 +53,35 @@ fn check(what: &'static str, name: &str, max: usize) -> Result<(), NameError> {
     }
 }
 
-/// The lasting name of a node: the same before and after a restart. One live process for each
-/// `NodeId` is assumed.
+/// The name of a node. It stays the same across restarts, and one process at a time should use it.
 #[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct NodeId(Arc<str>);
 
 impl NodeId {
-    /// A node id of 1 to [`NODE_ID_BYTES_MAX`] bytes without control characters.
+    /// Creates a node id of 1 to [`NODE_ID_BYTES_MAX`] bytes without control characters.
     ///
     /// # Errors
-    /// [`NameError`] where the name is empty, too long, or has a control character.
+    /// Returns a [`NameError`] if the name is empty, too long, or contains a control character.
     pub fn new(name: impl AsRef<str>) -> Result<Self, NameError> {
         NodeName::new(name.as_ref()).map(|name| name.to_id())
     }
 
-    /// The name.
+    /// Returns the name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// In a map by node ids a name is found without an id of its own.
+/// Allows look-ups by `&str` in maps that have node ids as keys.
 impl Borrow<str> for NodeId {
     fn borrow(&self) -> &str {
         &self.0
     }
 }
 
-/// The name of a node where it was read: held to the same bounds as a [`NodeId`], and without
-/// memory of its own.
+/// A node id that borrows its name from a decoded message. It has the bounds of a [`NodeId`] and
+/// allocates nothing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct NodeName<'a>(&'a str);
 
@@ -113,23 +112,23 @@ impl<'de: 'a, 'a> Deserialize<'de> for NodeName<'a> {
     }
 }
 
-/// What a lock is on: any UTF-8 name, such as `invoice/42`. One of up to 23 bytes needs no memory
-/// of its own.
+/// The name of a lock: any UTF-8 string, such as `invoice/42`. A key of up to 23 bytes is stored
+/// inline.
 #[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct Key(SmolStr);
 
 impl Key {
-    /// A key of 1 to [`KEY_BYTES_MAX`] bytes.
+    /// Creates a key of 1 to [`KEY_BYTES_MAX`] bytes.
     ///
     /// # Errors
-    /// [`NameError`] where the key is empty or too long.
+    /// Returns a [`NameError`] if the key is empty or too long.
     pub fn new(name: impl AsRef<str>) -> Result<Self, NameError> {
         let name = name.as_ref();
         check("key", name, KEY_BYTES_MAX)?;
         Ok(Self(name.into()))
     }
 
-    /// The key's name.
+    /// Returns the key as a string.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -154,7 +153,7 @@ macro_rules! name_traits {
                     }
                 }
 
-                // A string of its own would only be copied from.
+                // Not `String::deserialize`: its allocation would only be copied.
                 from.deserialize_str(Name)
             }
         }
@@ -190,26 +189,27 @@ macro_rules! name_traits {
 name_traits!(NodeId, "a node id");
 name_traits!(Key, "a key");
 
-/// One incarnation of a node: it rises at every start, also where the wall clock was set back.
+/// The number of an incarnation of a node. It rises at every start, even if the wall clock was set
+/// back.
 #[derive(
     Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize,
 )]
 pub struct Incarnation(u64);
 
 impl Incarnation {
-    /// The incarnation with this number.
+    /// Creates the incarnation with this number.
     #[must_use]
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
 
-    /// The number.
+    /// Returns the number.
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0
     }
 
-    /// The next higher one.
+    /// Returns the next higher incarnation.
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0.saturating_add(1))
@@ -222,14 +222,14 @@ impl fmt::Display for Incarnation {
     }
 }
 
-/// One attempt of one node to own one key. Never used twice.
+/// The id of a claim: one attempt of one node to hold one key. Ids are never reused.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct ClaimId {
-    /// The node that claims.
+    /// The claimant's node.
     pub node: NodeId,
-    /// The incarnation of that node in which it claims.
+    /// The incarnation of that node.
     pub incarnation: Incarnation,
-    /// The attempt's number within that incarnation.
+    /// The number of the claim within that incarnation.
     pub seq: u64,
 }
 
@@ -244,7 +244,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_bounded_and_say_so() {
+    fn names_out_of_bounds_are_rejected() {
         assert!(matches!(NodeId::new(""), Err(NameError::Empty { .. })));
         assert!(NodeId::new("n".repeat(NODE_ID_BYTES_MAX)).is_ok());
         let long = NodeId::new("n".repeat(NODE_ID_BYTES_MAX + 1));
@@ -266,10 +266,10 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_read_is_held_to_the_same_bounds() {
+    fn decoded_names_out_of_bounds_are_rejected() {
         let read = |text: &str| serde_json::from_str::<NodeId>(text);
         assert_eq!(read("\"n1\"").unwrap(), NodeId::new("n1").unwrap());
-        // With an escape in it there is nothing to borrow.
+        // A string with an escape cannot be borrowed from the input.
         assert_eq!(read("\"n\\u0031\"").unwrap(), NodeId::new("n1").unwrap());
         assert!(read("\"\"").unwrap_err().to_string().contains("is empty"));
         assert!(

@@ -2,13 +2,13 @@
 //! that puts them together.
 //!
 //! This crate has no socket, no clock, no thread, no source of randomness and no gossip library.
-//! Time and random numbers come in as arguments; datagrams, timers and events go out as values. The
-//! voter and the claimant only exchange messages.
+//! Time and random seeds are arguments. Datagrams, timers and events are return values. Voter and
+//! claimant interact by messages alone.
 //!
 //! Read [`message`] first, then [`voter`], then [`claimant`], then [`node`].
 //!
-//! A node that is its own only voter. After each call, drain [`node::Node::poll_output`] until it
-//! returns [`node::Output::Timeout`]:
+//! After each call, drain [`node::Node::poll_output`] until it returns [`node::Output::Timeout`].
+//! In this example the node is the only voter:
 //!
 //! ```rust
 //! use std::sync::Arc;

@@ -1,10 +1,9 @@
-//! What a claimant knows of voters over all its claims: its sessions with them, and which of them
-//! does not vote now.
+//! A claimant's sessions with voters, and the voters that do not vote now.
 //!
-//! A link is one session at one voter. A claim that the voter has named as covered by the session
-//! has the voter's vote for as long as the voter keeps the session: one answer renews all of them.
-//! A link is made when a vote first names its session and never becomes that of another, so a
-//! message that was late on its way says nothing wrong.
+//! A link is one session at one voter. If the voter named the session as covering a claim, that
+//! claim has its vote until the session ends. So one answer renews all covered claims. A link is
+//! created when a vote first names its session, and never becomes that of another session. So a
+//! late message cannot be mistaken.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use super::rng::Jitter;
 use super::time::{Instant, Now};
 use super::voter_set::VoterSet;
 
-/// Names a link for ever.
+/// The number of a link; never reused.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) struct LinkNo(u32);
 
@@ -27,46 +26,47 @@ struct Link {
     voter: NodeId,
     session: SessionId,
     ttl: Duration,
-    /// How long after one `KeepAlive` the next goes out.
+    /// The interval between two `KeepAlive`s.
     every: Duration,
-    /// The newest that the voter has promised: a send time, and how long from there.
+    /// The latest promise of the voter: a send time, and the ttl from then.
     kept: Option<(Instant, Duration)>,
-    /// When that came from: the send time, or that of the oldest vote while it was not kept yet.
+    /// The send time of `kept`; before the first `Kept`, that of the oldest covered vote.
     kept_since: Instant,
     last_sent_at: Instant,
-    /// How far a send time was ever ahead of the clock.
+    /// The most by which a send time was ever ahead of the clock.
     ahead: Duration,
-    /// How often it was sent without an answer.
+    /// The number of `KeepAlive`s sent since the last answer.
     unanswered: u32,
     due: Instant,
-    /// The claims that are covered.
+    /// The covered claims.
     covered: Digest,
-    /// Where the voter covers fewer.
+    /// The parts of the digest in which the voter covers fewer claims.
     doubted: Parts,
 }
 
-/// What follows from an answer for the claims that a link covers.
+/// The consequence of a `Kept` for the claims that a link covers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum News {
-    /// Nothing that they do not find by themselves.
+    /// Nothing: the timers of the claims are early enough.
     None,
-    /// It is so late that leases which were not looked at since may be over before they are.
+    /// The answer is so late that leases may expire before they are next checked.
     Late,
-    /// The session is over: they are covered no more.
+    /// The session is over, and covers no claim any more.
     Over,
 }
 
-/// What a claimant knows of its voters.
+/// The links of a claimant, and its quiet voters.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub(crate) struct Links {
     last: u32,
     living: BTreeMap<LinkNo, Link>,
-    /// Voters that do not vote now, and until when they are left alone.
+    /// Voters that do not vote now, and until when granted claims are not sent to them.
     quiet: BTreeMap<NodeId, Instant>,
 }
 
 impl Links {
-    /// The link for a session that a vote has named. `None` once all numbers are used up.
+    /// Returns the link for a session that a vote has named, and creates it if there is none.
+    /// Returns `None` once all numbers are used up.
     pub(crate) fn meet(
         &mut self,
         now: Now,
@@ -97,24 +97,24 @@ impl Links {
         Some(number)
     }
 
-    /// Whether this is the link for a session.
+    /// Returns `true` if this is the link for a session.
     pub(crate) fn is_for(&self, number: LinkNo, session: SessionId) -> bool {
         let link = self.living.get(&number);
         link.is_some_and(|link| link.session == session)
     }
 
-    /// A claim is covered from now on, by a vote with this send time.
+    /// Adds a claim that is covered by a vote with this send time.
     pub(crate) fn join(&mut self, number: LinkNo, seq: u64, sent_at: Option<Instant>) {
         if let Some(link) = self.living.get_mut(&number) {
             link.covered.add(seq);
-            // Until it is kept, a lease that it covers is known to last from its vote only.
+            // Before the first `Kept`, a covered lease is measured from its vote alone.
             if let (None, Some(sent_at)) = (link.kept, sent_at) {
                 link.kept_since = link.kept_since.min(sent_at);
             }
         }
     }
 
-    /// A claim that was covered is so no more. A link that covers nothing is not kept.
+    /// Removes a claim that is no longer covered. A link without claims is removed.
     pub(crate) fn leave(&mut self, number: LinkNo, seq: u64) {
         let Some(link) = self.living.get_mut(&number) else {
             return;
@@ -125,34 +125,35 @@ impl Links {
         }
     }
 
-    pub(crate) fn is_live(&self, number: LinkNo) -> bool {
+    /// Returns `true` if the link exists.
+    pub(crate) fn incarnations(&self, number: LinkNo) -> bool {
         self.living.contains_key(&number)
     }
 
-    /// Whether the voter may not know that it covers this claim.
+    /// Returns `true` if the voter may not know that it covers this claim.
     pub(crate) fn doubts(&self, number: LinkNo, seq: u64) -> bool {
         let link = self.living.get(&number);
         link.is_some_and(|link| Digest::is_in(link.doubted, seq))
     }
 
-    /// Rule 20: until when the voter has promised to keep what the link covers.
+    /// Rule 20: returns the instant up to which the voter has promised to keep the covered votes.
     pub(crate) fn end(&self, number: LinkNo, voter_set: &VoterSet) -> Option<Instant> {
         self.living.get(&number)?.end(voter_set)
     }
 
-    /// When the voter is asked next to keep the link, where it has answered the last time.
+    /// Returns when the next `KeepAlive` is due, if the last one was answered.
     pub(crate) fn asks_at(&self, number: LinkNo) -> Option<Instant> {
         let link = self.living.get(&number)?;
         (link.unanswered == 0).then_some(link.due)
     }
 
-    /// A mistake: whatever the voter keeps, and for which claims.
+    /// For the mistake `KeptCoversAll`: returns the latest promise of any link with the voter.
     pub(crate) fn any_end(&self, voter: &NodeId, voter_set: &VoterSet) -> Option<Instant> {
         let links = self.living.values().filter(|link| link.voter == *voter);
         links.filter_map(|link| link.end(voter_set)).max()
     }
 
-    /// Rules 20 and 22.
+    /// Rules 20 and 22: handles a `Kept`.
     pub(crate) fn handle_kept(&mut self, now: Now, from: &NodeId, msg: &Kept) -> News {
         let Some(number) = self.find(from, msg.session) else {
             return News::None;
@@ -185,7 +186,7 @@ impl Links {
         }
     }
 
-    /// Rule 19: keeps the sessions alive.
+    /// Rule 19: sends the `KeepAlive`s that are due.
     pub(crate) fn send_what_is_due(
         &mut self,
         now: Now,
@@ -199,7 +200,7 @@ impl Links {
         }
     }
 
-    /// A voter can be reached now: what it did not answer is due.
+    /// Makes unanswered `KeepAlive`s to a voter due, since it has become reachable.
     pub(crate) fn ask_again(&mut self, now: Now, voter: &NodeId) {
         let links = self.living.values_mut().filter(|it| it.voter == *voter);
         for link in links.filter(|link| link.unanswered > 0) {
@@ -211,7 +212,7 @@ impl Links {
         self.living.values().map(|link| link.due).min()
     }
 
-    /// How many entries each of its maps has, by name.
+    /// Returns the number of entries in each map, by name.
     pub(crate) fn sizes(&self) -> [(&'static str, usize); 2] {
         [
             ("links", self.living.len()),
@@ -219,19 +220,19 @@ impl Links {
         ]
     }
 
-    /// How many there are.
+    /// Returns the number of links.
     pub(crate) fn len(&self) -> usize {
         self.living.len()
     }
 
-    /// The sessions were those of an incarnation that is over.
+    /// Removes all links: they are those of an incarnation that is over.
     pub(crate) fn end_all(&mut self) {
         self.living.clear();
     }
 
-    /// A voter has refused a granted claim, for a reason that is the same for all: the others
-    /// leave it alone until then. Answers whether that is new; the one claim that brought the news
-    /// asks again for all.
+    /// Suppresses granted claims to a voter until then, after a refusal for a reason that applies
+    /// to all of them. Returns `true` if they were not suppressed yet: the refused claim then
+    /// retransmits for all.
     pub(crate) fn suppress_until(&mut self, now: Now, voter: &NodeId, until: Instant) -> bool {
         let is_new = !self.is_quiet(now, voter);
         if is_new {
@@ -240,13 +241,13 @@ impl Links {
         is_new
     }
 
-    /// Whether a voter is left alone.
+    /// Returns `true` while granted claims to a voter are suppressed.
     pub(crate) fn is_quiet(&self, now: Now, voter: &NodeId) -> bool {
         let until = self.quiet.get(voter);
         until.is_some_and(|until| now.mono < *until)
     }
 
-    /// A voter votes. Answers whether it was left alone until now.
+    /// Records that a voter votes. Returns `true` if granted claims to it were suppressed.
     pub(crate) fn note_voice(&mut self, voter: &NodeId) -> bool {
         self.quiet.remove(voter).is_some()
     }
@@ -262,7 +263,8 @@ impl Links {
 }
 
 impl Link {
-    /// Counted from when it was asked, as a vote is, by the slowest clock that the voter may have.
+    /// Measured from the send time, as a vote is. Assumes that the voter's clock is as fast as
+    /// allowed.
     fn end(&self, voter_set: &VoterSet) -> Option<Instant> {
         let (sent_at, ttl) = self.kept?;
         let end = sent_at.after(voter_set.timing().at_least(ttl));

@@ -1,14 +1,14 @@
-//! The keys that a voter keeps, for people who want to see them: a page at a time.
+//! Pages of the keys that are held or waited for at a voter, for observers.
 //!
-//! Pages go in an order of places that all nodes agree on and that a voter can find its way in: by
-//! a short hash of the key, and where two keys have the same one, by the keys. It stays while
-//! locks come and go, so that no key which stays is passed over or told twice.
+//! Keys are ordered by their short hash, then by name. All nodes use this order, and a voter's
+//! index supports it. It does not change while locks come and go, so a key that stays is listed
+//! exactly once.
 
 use super::id::Key;
 use super::voter::Voter;
 use super::voter_set::short_hash;
 
-/// Where a key stands in the pages.
+/// The position of a key in the order of the pages.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) struct Place {
     hash: u32,
@@ -23,12 +23,12 @@ impl Place {
 }
 
 impl Voter {
-    /// The keys that are held or waited for here, in the order of the pages, from the first after
-    /// `after` on. What each step costs does not depend on how many there are.
+    /// Iterates over the keys that are held or waited for, in the order of the pages, starting
+    /// after `after`. The cost of a step does not grow with the number of keys before it.
     pub(crate) fn keys_after(&self, after: Option<&Key>) -> impl Iterator<Item = &Key> {
         let hash = after.map_or(0, short_hash);
         let mut found = self.slots.since_hash(hash).peekable();
-        // Those of one hash, the first last.
+        // The keys of one hash, in descending order.
         let mut same: Vec<&Key> = Vec::new();
         let mut is_first = true;
         std::iter::from_fn(move || {
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn page_after_page_has_every_key_once_and_in_the_order_of_places() {
+    fn pages_list_every_key_once_in_order() {
         let names: Vec<String> = (0..100).map(|n| format!("key/{n}")).collect();
         let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
         names.extend(SAME);
@@ -123,10 +123,10 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_one_hash_are_told_each_once_also_where_the_first_is_gone() {
+    fn page_after_removed_key_starts_at_next() {
         let [a, b] = SAME.map(|key| Key::new(key).unwrap());
         assert_eq!(short_hash(&a), short_hash(&b));
-        // Kept in another order than that of the keys.
+        // The voter has only the second key of the hash.
         let (first, second) = (a.clone().min(b.clone()), a.max(b));
         let voter = voter(&[second.as_str()]);
         assert_eq!(voter.keys_after(Some(&first)).next(), Some(&second));

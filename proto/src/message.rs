@@ -1,9 +1,9 @@
-//! What the nodes say to each other. All messages are idempotent and may be lost, doubled,
-//! reordered and delayed.
+//! The messages between nodes. All messages are idempotent, and may be lost, duplicated, reordered
+//! and delayed.
 //!
-//! A datagram's head names sender, receiver and voter set once for all its messages
-//! ([`crate::wire`]); the receiver checks that a [`Claim`] and a [`Release`] come from the node
-//! whose claim they name, and that an answer is for a claim of its own.
+//! The head of a datagram names sender, receiver and voter set once for all messages
+//! ([`crate::wire`]). The receiver accepts a [`Claim`] or [`Release`] only from the node whose
+//! claim it names, and a reply only if it is for a claim of the receiver.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -21,311 +21,321 @@ use super::time::Instant;
 /// One message from one node to another.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub enum Message {
-    /// Claimant to voter: ask, keep waiting, renew, give back.
+    /// Claimant to voter: requests a vote, keeps waiting, renews, or gives the vote back.
     Claim(Claim),
-    /// Voter to claimant: you have my vote.
+    /// Voter to claimant: the claim has the vote.
     Vote(Vote),
-    /// Voter to claimant: you are in my queue.
+    /// Voter to claimant: the claim is in the queue.
     Wait(Wait),
-    /// Voter to claimant: that epoch is not above my fence.
+    /// Voter to claimant: the epoch is not above the fence.
     Stale(Stale),
-    /// Voter to claimant: I do not vote now.
+    /// Voter to claimant: the voter does not vote now.
     Refuse(Refuse),
-    /// Claimant to voter: this claim is over.
+    /// Claimant to voter: the claim is over.
     Release(Release),
-    /// A voter without memory to all: what do you remember? (Section 6 of the protocol.)
+    /// Recovering voter to all known nodes: queries their highest epoch (protocol, section 6).
     RecoveryQuery(RecoveryQuery),
-    /// The answer to [`RecoveryQuery`].
+    /// The reply to [`RecoveryQuery`].
     RecoveryReply(RecoveryReply),
-    /// To a node that speaks under an incarnation lower than one it had before: its wall clock was
-    /// set back. It goes on under a higher one.
+    /// To a node whose incarnation is lower than one it had before, because its wall clock was set
+    /// back. The node resumes under a higher one.
     Outdated(Outdated),
-    /// Anybody to a voter: who owns this key, as you see it? Advice, for people.
+    /// Any node to a voter: asks for its view of a key. Advice, for people.
     Inspect(Inspect),
-    /// The answer to [`Inspect`].
+    /// The reply to [`Inspect`].
     Report(Report),
-    /// Claimant to voter: renew all votes that this session covers. Rare and large.
+    /// Claimant to voter: renews all votes that a session covers. Boxed because rare and large.
     KeepAlive(Box<KeepAlive>),
-    /// The answer to [`KeepAlive`].
+    /// The reply to [`KeepAlive`].
     Kept(Kept),
-    /// Anybody to a voter: what would you do with a claim of mine? Advice, for readiness.
+    /// Any node to a voter: asks how it would treat a claim. Advice, for readiness.
     VoterQuery(VoterQuery),
-    /// The answer to [`VoterQuery`].
+    /// The reply to [`VoterQuery`].
     VoterReply(VoterReply),
-    /// "Which voter set do you have?" And what the asker does in its own. (No message is empty: one
-    /// that is cut off must not be another that is whole.)
+    /// Asks for the receiver's voter set, and names the sender's role in its own. (No message is
+    /// empty, so that a truncated message is never a valid other one.)
     Describe(Role),
-    /// The answer to [`Describe`](Self::Describe), and to a node that speaks for another voter set.
-    /// Rare and large.
+    /// The reply to [`Describe`](Self::Describe), also sent to nodes with a different voter set.
+    /// Boxed because rare and large.
     Described(Box<VoterSetDescription>),
-    /// To both of two incarnations of one node that were heard from different addresses: do you
-    /// live?
+    /// To two incarnations of one node that sent from different addresses: asks whether they are
+    /// alive.
     Challenge(Challenge),
-    /// The answer to [`Challenge`].
+    /// The reply to [`Challenge`].
     Alive(Challenge),
-    /// To both, once both have answered: another process of your name lives. Rare and large.
+    /// To both of these incarnations once both have replied: another process of the receiver's name
+    /// is alive. Boxed because rare and large.
     Namesake(Box<Namesake>),
 }
 
-/// Ask for a vote, keep waiting for it, renew it, or give it back.
+/// Requests a vote, keeps waiting for it, renews it, or gives it back.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Claim {
-    /// What it is on.
+    /// The claimed key.
     pub key: Key,
-    /// Which claim.
+    /// The claim.
     pub claim: ClaimId,
-    /// Its fencing token and its place in the queue.
+    /// The claim's fencing token and place in the queue.
     pub epoch: Epoch,
-    /// For how long it wants the vote.
+    /// The requested duration of the vote.
     pub ttl: Duration,
-    /// The claimant's own clock when it sent this; a voter only echoes it.
+    /// The claimant's clock at the time of sending. A voter only echoes it.
     pub sent_at: Instant,
-    /// "I count no vote of yours whose send time is before this."
+    /// The claimant counts no vote of this voter with an earlier send time.
     pub votes_valid_since: Instant,
-    /// Whether the claim has a quorum.
+    /// `true` if the claim is granted.
     pub granted: bool,
-    /// Whether it would rather be told no than wait.
+    /// `true` if the request ends once another claim is granted, instead of waiting.
     pub is_try: bool,
-    /// Whether the vote is to be covered by a session of the claimant's node.
+    /// `true` if a session of the claimant's node shall cover the vote.
     pub join: bool,
-    /// Whether the claim outlives its process: a later incarnation of its node does not end its
+    /// `true` if the claim outlives its process: a later incarnation of its node does not end its
     /// vote.
     pub outlives: bool,
 }
 
-/// "You have my vote until `ttl` after `sent_at`."
+/// The claim has the voter's vote until `ttl` after `sent_at`.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Vote {
-    /// What the claim is on.
+    /// The claimed key.
     pub key: Key,
     /// The claim that has the vote.
     pub claim: ClaimId,
-    /// The newest send time of the claimant that the voter has heard.
+    /// The newest send time that the voter has received from the claimant.
     pub sent_at: Instant,
-    /// From that send time on.
+    /// The duration of the vote, from `sent_at` on.
     pub ttl: Duration,
-    /// An earlier claim waits: give it back unless you are granted.
+    /// `true` if an earlier claim waits: the claimant gives the vote back unless it is granted.
     pub yield_requested: bool,
-    /// Are you there?
+    /// `true` if a claimant that is granted shall reply with a `Claim`.
     pub probe: bool,
     /// The session that covers the vote.
     pub covered: Option<SessionId>,
 }
 
-/// A session of a node at a voter. Never used twice, not even after the voter lost its memory.
+/// The id of a session at a voter. Ids are never reused, even after the voter lost its memory.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct SessionId {
-    /// The voter's: different for every start.
+    /// The voter's nonce, which differs from start to start.
     pub nonce: u64,
-    /// Which of that incarnation.
+    /// The number of the session within that start.
     pub number: u32,
 }
 
-/// Whether the claim that has a voter's vote is granted.
+/// The state of the claim that has a voter's vote.
+///
+/// The holder is silent if the `Claim` that last gave or renewed its vote was received at
+/// least `holder_probe_interval` ago.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub enum HolderGranted {
-    /// It has not said so, and was heard not long ago.
+    /// Not known to be granted, and not silent.
     No,
-    /// It has not said so, and was not heard for `holder_probe_interval`: it may have been granted
-    /// all the same.
+    /// Not known to be granted, and silent: it may have been granted since.
     Unheard,
-    /// It has, and was heard not long ago.
+    /// Granted, and not silent.
     Yes,
-    /// It has, but was not heard for `holder_probe_interval`.
+    /// Granted, and silent: it may be over.
     Silent,
 }
 
-/// "You are in my queue."
+/// The claim waits in the voter's queue.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Wait {
-    /// What the claim is on.
+    /// The claimed key.
     pub key: Key,
-    /// The claim that waits.
+    /// The waiting claim.
     pub claim: ClaimId,
-    /// Who has the vote.
+    /// The claim that has the vote.
     pub holder: ClaimId,
     /// The holder's epoch.
     pub epoch: Epoch,
-    /// Whether the holder is granted.
+    /// The state of the holder.
     pub granted: HolderGranted,
-    /// How many wait before this claim.
+    /// The number of claims before this one in the queue.
     pub ahead: u32,
 }
 
-/// "That epoch is not above my fence."
+/// The claim's epoch is not above the voter's fence.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Stale {
-    /// The claim that is too low.
+    /// The claim.
     pub claim: ClaimId,
     /// The voter's fence.
     pub fence: Epoch,
 }
 
-/// Why a voter does not vote. The later ones do not pass by themselves.
+/// The reason why a voter does not vote.
+///
+/// The order matters: of several reasons, [`VoteTally`](super::event::VoteTally) reports the last,
+/// since later ones are less likely to pass by themselves.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub enum RefuseReason {
-    /// It has lost its memory and waits until its old votes are over.
+    /// The voter is in recovery.
     Quarantine,
-    /// It has another voter set.
+    /// The voter has a different voter set.
     VoterSet,
-    /// The epoch is further ahead of its wall clock than `max_clock_skew`.
+    /// The epoch is more than `max_clock_skew` ahead of the voter's time.
     Skew,
-    /// It already keeps as many keys, or as many waiters of this key, as it may.
+    /// The voter has reached its limit of keys, or of waiters for this key.
     Limit,
-    /// It is not a voter for this key.
+    /// The node is not a voter for this key.
     NotAVoter,
 }
 
-/// "I do not vote now."
+/// The voter does not vote for the claim now.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Refuse {
-    /// The claim that is refused.
+    /// The refused claim.
     pub claim: ClaimId,
-    /// Why.
+    /// The reason.
     pub reason: RefuseReason,
 }
 
-/// "This claim is over."
+/// The claim is over.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Release {
-    /// What it was on.
+    /// The claimed key.
     pub key: Key,
-    /// Which claim.
+    /// The claim.
     pub claim: ClaimId,
-    /// It is granted, or the sender cannot know that it has not.
+    /// `true` if the claim was granted, or the sender cannot rule that out.
     pub granted: bool,
 }
 
-/// "Renew all votes that this session covers."
+/// Renews all votes that a session covers.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct KeepAlive {
-    /// The session, as a `Vote` has named it.
+    /// The session, as named by a `Vote`.
     pub session: SessionId,
-    /// The claimant's own clock when it sent this; a voter only echoes it.
+    /// The claimant's clock at the time of sending. A voter only echoes it.
     pub sent_at: Instant,
-    /// The claims that the claimant knows to be covered.
+    /// A digest of the claims that the claimant knows to be covered.
     pub covered: Digest,
 }
 
-/// "All votes that this session covers last until `ttl` after `sent_at`."
+/// All votes that a session covers last until `ttl` after `sent_at`.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Kept {
     /// The session.
     pub session: SessionId,
-    /// The newest send time of a [`KeepAlive`] that the voter has heard for it.
+    /// The newest send time of a [`KeepAlive`] that the voter has received for the session.
     pub sent_at: Instant,
-    /// From that send time on; `None`: the session is over for good.
+    /// The duration from `sent_at` on, or `None` if the session is over for good.
     pub ttl: Option<Duration>,
-    /// Where the voter covers fewer claims than the claimant believes.
+    /// The parts in which the voter covers fewer claims than the claimant's digest (rule 22).
     pub lacks: Parts,
 }
 
-/// "I have no memory: what do you remember?"
+/// A query of a recovering voter for the highest epoch and for earlier incarnations.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct RecoveryQuery {
-    /// Chosen by the asker, echoed in the answer: an answer to an earlier question does not count.
+    /// Chosen by the sender and echoed in the reply, so that a reply to an earlier query is
+    /// ignored.
     pub nonce: u64,
 }
 
-/// "This is what I remember."
+/// The reply to a [`RecoveryQuery`].
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct RecoveryReply {
-    /// The question's nonce.
+    /// The nonce of the query.
     pub nonce: u64,
-    /// The highest of the floors, fences and votes that are out.
+    /// The highest epoch of all fence buckets, fences and outstanding votes.
     pub highest: Epoch,
-    /// Whether the answerer is a voter that votes, and so has a memory to speak of.
+    /// `true` if the replying node is a voter that is not in recovery. Otherwise `highest` does not
+    /// count.
     pub votes: bool,
-    /// Whether it knew of any earlier incarnation of the cluster, or of the asker, when it first
-    /// heard of the asker's present incarnation.
+    /// `true` if the replying node may have known an earlier incarnation of the cluster, or of the
+    /// recovering voter, when it first received a message of the present one.
     pub knew: bool,
-    /// The highest incarnation of the asker that it has heard of.
+    /// The highest incarnation of the recovering voter that the replying node knows.
     pub seen: Incarnation,
-    /// The longest that votes of the asker last, by any voter set which the answerer knows to name
-    /// it: the quarantine of that set. Zero where it knows of none.
+    /// The longest quarantine of all voter sets known to the replying node that may name the
+    /// recovering voter. Zero if there is none.
     pub quarantine: Duration,
-    /// The largest `max_clock_skew` of those.
+    /// The largest `max_clock_skew` of these voter sets.
     pub skew: Duration,
 }
 
-/// "I have heard of a later incarnation of yours than the one you speak under."
+/// The sender knows a higher incarnation of the receiver than the receiver's present one.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Outdated {
-    /// The highest incarnation of the addressee that the sender has heard of.
+    /// The highest incarnation of the receiver that the sender knows.
     pub seen: Incarnation,
 }
 
-/// "Do you live?" And, as `Alive`, "I do."
+/// Asks whether the receiver is alive. The receiver returns it as [`Message::Alive`].
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Challenge {
-    /// Chosen by the asker, echoed in the answer.
+    /// Chosen by the sender and echoed in the reply.
     pub nonce: u64,
 }
 
-/// "Another process of your name lives: it and you have answered the same question."
+/// Another process of the receiver's name is alive: both replied to the same [`Challenge`].
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Namesake {
-    /// The addressee's incarnation when it answered. In any other this means nothing.
+    /// The receiver's incarnation when it replied. In any other incarnation, the receiver ignores
+    /// this message.
     pub yours: Incarnation,
-    /// Where the addressee was heard from.
+    /// The address from which the receiver replied.
     pub yours_at: SocketAddr,
-    /// The other process's incarnation.
+    /// The incarnation of the other process.
     pub other: Incarnation,
-    /// Where the other process was heard from.
+    /// The address from which the other process replied.
     pub other_at: SocketAddr,
 }
 
-/// "Who owns this key, as you see it?"
+/// A query for a voter's view of a key.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Inspect {
-    /// Chosen by the asker, echoed in the answer.
+    /// Chosen by the sender and echoed in the reply.
     pub nonce: u64,
     /// The key.
     pub key: Key,
 }
 
-/// "What would you do with a claim of mine that has this epoch?"
+/// Asks whether a voter would vote for a claim with this epoch on a free key.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct VoterQuery {
-    /// The asker's own clock when it sent this; the voter only echoes it.
+    /// The sender's clock at the time of sending. The voter only echoes it.
     pub sent_at: Instant,
-    /// The epoch that a claim of the asker would have.
+    /// The epoch that a claim of the sender would have.
     pub epoch: Epoch,
 }
 
-/// "This is what I would do with it."
+/// The reply to a [`VoterQuery`].
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct VoterReply {
-    /// That of the question.
+    /// The send time of the query.
     pub sent_at: Instant,
-    /// Why it would be refused; `None`: the voter votes.
+    /// The reason for which the voter would refuse, or `None` if it would vote.
     pub refuses: Option<RefuseReason>,
-    /// For how long the voter is in quarantine at the most, but for a second. Zero if it is not,
-    /// or if it may vote as soon as others have answered it.
+    /// The time left in quarantine. Recovery may add one second, or more while clocks are disputed.
+    /// Zero if the voter is not in quarantine.
     pub remaining: Duration,
-    /// Its own wall clock as it answered, in milliseconds since the Unix epoch (rule 28).
+    /// The voter's uncorrected wall clock at the time of the reply, in milliseconds since the Unix
+    /// epoch (rule 28).
     pub wall_ms: u64,
 }
 
 /// One voter's view of a key.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Report {
-    /// The question's nonce.
+    /// The nonce of the query.
     pub nonce: u64,
     /// The claim that has the voter's vote, if any.
     pub vote: Option<ReportedVote>,
-    /// Those that wait, in order, at most [`REPORTED_WAITERS_MAX`] of them.
+    /// The first waiters in the order of the queue, at most [`REPORTED_WAITERS_MAX`].
     #[serde(deserialize_with = "few_waiters")]
     pub waiters: Vec<ReportedWaiter>,
-    /// How many wait in all.
+    /// The number of all waiters.
     pub waiting: u32,
     /// The voter's fence for the key.
     pub fence: Epoch,
-    /// The voter has no memory of its votes: it may have given one that it does not know of.
+    /// `true` if the voter is in recovery. It may then have given a vote that it does not know.
     pub is_recovering: bool,
 }
 
-/// The most waiters that a [`Report`] names, so that it fits into one datagram.
+/// The most waiters in a [`Report`], so that it fits into one datagram.
 pub const REPORTED_WAITERS_MAX: usize = 8;
 
 /// The claim that has a voter's vote.
@@ -333,24 +343,25 @@ pub const REPORTED_WAITERS_MAX: usize = 8;
 pub struct ReportedVote {
     /// The claim.
     pub claim: ClaimId,
-    /// Its epoch.
+    /// The claim's epoch.
     pub epoch: Epoch,
-    /// Whether the voter knows that it is granted.
+    /// `true` if the voter knows that the claim is granted.
     pub granted: bool,
-    /// How long the vote still runs.
+    /// The time until the vote expires.
     pub remaining: Duration,
 }
 
-/// A claim that waits at a voter.
+/// A waiting claim at a voter.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct ReportedWaiter {
-    /// The node that waits.
+    /// The claimant's node.
     pub node: NodeId,
-    /// The claim's epoch: its place in the queue.
+    /// The claim's epoch, which determines its place in the queue.
     pub epoch: Epoch,
 }
 
-/// A plain `Vec` would make room for as many as a foreign node says there are, before it reads one.
+/// Deserializes at most [`REPORTED_WAITERS_MAX`] waiters. A plain `Vec` would reserve memory for
+/// the length that a foreign node claims, before reading one element.
 fn few_waiters<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<ReportedWaiter>, D::Error> {
     struct FewWaiters;
 
@@ -376,5 +387,5 @@ fn few_waiters<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<ReportedWaiter>
     from.deserialize_seq(FewWaiters)
 }
 
-/// What a handler has to say: messages and to whom, in order.
+/// Messages to send and their receivers, in order.
 pub type Outbox = Vec<(NodeId, Message)>;

@@ -1,138 +1,138 @@
-//! Known mistakes, put back into the rules one at a time.
+//! Known mistakes that can be put back into the rules, one at a time.
 //!
-//! A checker that has never rejected anything is not to be trusted. So the simulations put each of
-//! these back, and see that a law catches it. The feature `mutants` is in no default set, and no
-//! build that is used has it: without it every question below is the constant `false`.
+//! A checker that has never rejected anything proves nothing. So the simulations put back each
+//! mistake, and check that a law catches it. Mistakes need `--cfg lockmesh_mutants`; without it
+//! each `mistaken!` is the constant `false`.
 
 #[cfg(lockmesh_mutants)]
 use std::cell::Cell;
 
-/// A mistake. Each was made by somebody, in a draft of this protocol or in another lock.
+/// A mistake that somebody made, in a draft of this protocol or in another lock.
 #[cfg(lockmesh_mutants)]
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Mutant {
-    /// A quorum of the voters that answered, not of those that the voter set names.
+    /// A quorum is counted over the voters that answered, not over those of the voter set.
     CountTheLiving,
     /// A voter without memory votes at once.
     NoQuarantine,
-    /// It votes after half of the span in which its old votes may still count.
+    /// A voter without memory votes after half of its quarantine.
     ShortQuarantine,
-    /// Its floors stay at zero.
+    /// A voter without memory starts with a recovered fence of zero.
     NoFloors,
-    /// What others recovery query leaves out the votes that are out.
+    /// A `RecoveryReply` leaves out the votes that are out.
     RepliesWithoutVotes,
-    /// A vote counts from its receipt, not from when it was asked for.
+    /// A vote counts from its receipt, not from its send time.
     ValidFromReceipt,
-    /// Votes that are over still count towards a quorum.
+    /// Expired votes still count towards a quorum.
     ExpiredVotesCount,
-    /// A lease that is over comes back with the next vote.
+    /// An expired lease is revived by the next vote.
     LostIsNotForGood,
-    /// The drift of clocks is left out of account.
+    /// The drift of clocks is ignored.
     NoDrift,
-    /// A guard does not look at the clock.
+    /// A guard does not check the clock.
     GuardWithoutClock,
-    /// A release leaves the fence where it was.
+    /// A release does not raise the fence.
     FenceNotRaisedOnRelease,
-    /// An expired vote leaves the fence where it was.
+    /// An expired vote does not raise the fence.
     FenceNotRaisedOnExpiry,
-    /// A voter votes below its fence.
+    /// A voter votes for epochs that are not above its fence.
     FenceIgnored,
     /// A vote that was given back still counts.
     GivenBackVotesCount,
-    /// A claim that was granted and is over says that it was never granted.
+    /// The release of a granted claim says that it was never granted.
     GrantedIsForgotten,
-    /// A vote does not say for how long it is: the claimant counts what it asked for.
+    /// A vote carries no ttl: the claimant counts the ttl that it requested.
     VoteWithoutTtl,
-    /// A renewal asks for less, and the voter takes back what it had promised.
+    /// A renewal requests a shorter ttl, and the voter shortens its promise.
     LeaseShrinks,
-    /// A release frees the vote of whoever has it.
+    /// A release frees the vote of any claim on its key.
     ReleaseByKeyAlone,
-    /// A node that gossip calls dead loses its votes.
+    /// A node that gossip reports as dead loses its votes.
     GossipFreesVotes,
-    /// A granted claim is held against the fence.
+    /// A granted claim is answered `Stale` if its epoch is not above the fence.
     GrantedHeldAgainstFence,
-    /// Claims of equal epochs are not ordered, and nothing keeps epochs apart.
+    /// Claims of equal epochs are not ordered, and epochs are not spread.
     EqualEpochsNotOrdered,
-    /// A waiter that is not heard any more is skipped, not dropped.
+    /// A silent waiter stays in the queue, and blocks it once it is the head.
     SkipInsteadOfDrop,
-    /// The latest waiter is served first.
+    /// The last waiter in the queue is served first.
     Barging,
-    /// A waiter's turn lasts its whole ttl.
+    /// A reservation lasts the waiter's whole ttl.
     ReservationIsWholeTtl,
-    /// A waiter lets its turn run out where another voter is late, and loses its place.
+    /// A waiter lets its reservation expire if another voter is late, and loses its place.
     TurnsRunOut,
-    /// A session that is over goes on with the next word of its claimant.
+    /// An expired session is revived by its claimant's next message.
     SessionsRevive,
-    /// A vote ends when it would without its session.
+    /// A vote that a session covers expires as if it were not covered.
     CoveredVotesExpire,
-    /// What a voter keeps counts from when its word of it came.
+    /// A `Kept` counts from its receipt, not from its send time.
     KeptFromReceipt,
-    /// Word of one session counts for another at the same voter.
+    /// A `Kept` of one session counts for another at the same voter.
     KeptForAnother,
-    /// What a voter keeps counts for all claims there, covered or not.
+    /// A `Kept` counts for all claims at its voter, covered or not.
     KeptCoversAll,
-    /// A voter does not look at what its claimant believes to be covered.
+    /// A voter ignores the claimant's digest of covered claims.
     DigestIgnored,
-    /// A later incarnation of a node ends also the claims that outlive their process.
+    /// A later incarnation of a node also ends the claims that outlive their process.
     LaterIncarnationEndsAll,
-    /// A shutdown releases also the leases that outlive their process.
+    /// A shutdown also releases the leases that outlive their process.
     ShutdownReleasesAll,
-    /// A try ends in false where voters name silent holders, though each another.
+    /// A `try` claim is denied if voters name silent holders, even different ones.
     AnySilentHolders,
-    /// A try ends in false beside a claim of its own process that is over.
+    /// A `try` claim is denied because of a claim of its own process that is over.
     OwnGhostsDeny,
-    /// A claim that voters shut out for a limit keeps the votes that it has.
+    /// A claim that voters refuse for a limit keeps its votes.
     ShutOutKeepsVotes,
-    /// The last in a full queue does not yield to one that comes before it.
+    /// The last waiter in a full queue does not yield to a claim that comes before it.
     FullQueuesStay,
-    /// Clusters of other names, with the same secret, open each other's datagrams.
+    /// Clusters of different names with the same secret open each other's datagrams.
     ClusterNotSealed,
-    /// A voter that was restarted with a shorter `max_ttl` waits for that alone, and votes while
-    /// its peers vote in another voter set.
+    /// A voter restarted with a shorter `max_ttl` waits for that alone, and votes while its peers
+    /// vote in another voter set.
     OtherSetIgnored,
-    /// A claim that gives nothing back gives back a vote with the send time that it names.
+    /// A vote whose send time equals `votes_valid_since` is taken as given back.
     SinceNotAfter,
     /// A waiter that withdraws stays in the queue.
     WaitersNotReleased,
-    /// The claims of a node's earlier incarnations go on waiting.
+    /// Claims of a node's earlier incarnations stay in the queue.
     EarlierIncarnationsWait,
-    /// The votes of a node's earlier incarnations stay out.
+    /// Votes for a node's earlier incarnations are not ended.
     EarlierIncarnationsHold,
-    /// A voter that may have forgotten says that there was nothing before.
+    /// A voter that may have forgotten votes confirms that a cluster is new.
     ForgetfulVouch,
     /// A granted claim is refused for its skew.
     GrantedHeldAgainstSkew,
     /// A vote that is given back raises the fence.
     GivingBackRaisesFence,
-    /// A holder that is silent is not asked whether it is there.
+    /// A silent holder is not probed.
     HolderNotAsked,
-    /// Waiters that are below the fence leave the queue untold.
+    /// Waiters below the fence are dropped without a `Stale`.
     StaleUntold,
-    /// The fence of a slot that nobody wants is forgotten with it.
+    /// The fence of a key is lost with its slot.
     FenceNotCarried,
-    /// A waiter that gossip calls dead loses its place at once.
+    /// A waiter that gossip reports as dead loses its place at once.
     DeadWaitersGoAtOnce,
-    /// How long ago a waiter was heard is judged by its own clock.
+    /// A waiter's silence is measured by its own clock.
     GoneByTheirSentAt,
-    /// A claim that says that it is granted leaves the fence where it was.
+    /// A `Claim` with `granted` does not raise the fence.
     FenceNotRaisedOnWin,
-    /// Those that would rather not wait are not told that another is granted.
+    /// Waiting `try` claims are not notified that another claim is granted.
     TriesUntold,
-    /// A vote is never asked back for an earlier claim.
+    /// A vote is never requested back for an earlier claim.
     NeverAskedBack,
-    /// The names of sessions come back after a restart.
+    /// Session names are reused after a restart.
     SessionNamesComeBack,
-    /// Votes for a claim count for the one that follows it.
+    /// Votes for a claim count for the next claim of the same request.
     OldVotesCount,
     /// A lease that does not renew itself lasts longer than its ttl.
     NoEnd,
-    /// A renewal that is not answered is not repeated before the next round.
+    /// An unanswered renewal is not retransmitted before the next round.
     RenewalsNotRepeated,
-    /// A `try` ends in `false` beside a claim that is not granted.
+    /// A `try` claim is denied because of a claim that is not granted.
     UnwonDenies,
     /// A request does not end at its deadline.
     DeadlineIgnored,
-    /// A lease goes on though its node goes on under another number.
+    /// A lease survives its node's change to a higher incarnation.
     LeasesOutliveTheirIncarnation,
     /// A granted claim gives its vote back.
     GrantedIsGivenBack,
@@ -140,47 +140,48 @@ pub enum Mutant {
     ReservationsNotRenewed,
     /// `Stale` ends a granted claim.
     StaleEndsLeases,
-    /// The k-th `Stale` in a row makes a claim leap no further than the first.
+    /// Each further `Stale` in a row raises the epoch no further than the first.
     StalesNotCounted,
-    /// Answers to a claim count for the one that follows it.
+    /// Answers to a claim count for the next claim of the same request.
     TicketsKept,
-    /// Leases that were kept late are not looked at before they are over.
+    /// Leases whose session was renewed late are not checked before they expire.
     LateKeptUnseen,
     /// A session that covers nothing is kept alive.
     LinksKept,
     /// Half of an even number of voters is a quorum.
     HalfIsAQuorum,
-    /// A recovering voter makes do with one answer fewer.
+    /// A recovering voter needs one reply fewer.
     OneReplyFewer,
-    /// A voter that is told that the cluster is new believes it against the others' word.
+    /// A voter started as new skips its quarantine although a reply knows of an earlier
+    /// incarnation.
     NewIsBelieved,
-    /// A recovering voter cuts what it is told, and does not say so.
+    /// A recovering voter caps the epochs in replies without reporting it.
     CutInSilence,
-    /// A recovering voter takes the lowest of the answers.
+    /// A recovering voter uses the lowest epoch among the replies.
     LowestIsRecalled,
-    /// A datagram of an earlier incarnation is heard after one of a later.
+    /// A datagram of an earlier incarnation is accepted after one of a later.
     EarlierIncarnationsHeard,
-    /// A node goes on under the number of its earlier incarnation.
+    /// A node continues under the number of its earlier incarnation.
     AdoptsTheSameNumber,
-    /// A node is not told that its number is too low.
+    /// A node with an outdated number receives no `Outdated`.
     OutdatedUntold,
-    /// The wall clock of a single member is believed.
+    /// A single member's wall clock is trusted.
     FirstClockTrusted,
-    /// A voter that has lost its memory takes its floors from its own wall clock alone.
+    /// A recovering voter derives its fence from its own wall clock alone.
     FloorByOwnClock,
-    /// A voter that knows no other clock comes back by its own.
+    /// A recovering voter votes again although it knows no other clock.
     AloneByOwnClock,
-    /// A later incarnation ends the claims of earlier ones wherever it speaks from.
+    /// A later incarnation ends the claims of earlier ones from any address.
     AnyPlaceProves,
-    /// A process that learns of another one of its name goes on.
+    /// A process continues after it learns of another process of its name.
     TwinGoesOn,
-    /// The address that a peer was heard from is never given up.
+    /// The last address that a peer sent from is never given up.
     HeardIsKept,
 }
 
 #[cfg(lockmesh_mutants)]
 impl Mutant {
-    /// All of them.
+    /// All mistakes.
     pub const ALL: [Self; 82] = [
         Self::CountTheLiving,
         Self::NoQuarantine,
@@ -272,19 +273,19 @@ thread_local! {
     static MADE: Cell<Option<Mutant>> = const { Cell::new(None) };
 }
 
-/// From now on this thread makes this mistake, or none.
+/// Sets the mistake that this thread makes; `None` for none.
 #[cfg(lockmesh_mutants)]
 pub fn make(mutant: Option<Mutant>) {
     MADE.set(mutant);
 }
 
-/// Whether this thread makes this mistake.
+/// Returns `true` if this thread makes this mistake.
 #[cfg(lockmesh_mutants)]
 pub(crate) fn is_made(mutant: Mutant) -> bool {
     MADE.get() == Some(mutant)
 }
 
-/// Whether a mistake is put back at this place.
+/// Returns `true` if the mistake is put back at this place.
 #[cfg(lockmesh_mutants)]
 macro_rules! mistaken {
     ($name:ident) => {
@@ -292,7 +293,7 @@ macro_rules! mistaken {
     };
 }
 
-/// No mistakes here.
+/// Returns `false`: this build has no mistakes.
 #[cfg(not(lockmesh_mutants))]
 macro_rules! mistaken {
     ($name:ident) => {

@@ -1,4 +1,4 @@
-//! One claim as its claimant keeps it: what each voter has promised, and what to send when.
+//! One claim of a claimant: the promises of each voter, and the next messages to send.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use super::rng::Jitter;
 use super::time::{Instant, Now};
 use super::voter_set::{Tally, VoterSet, quorum_reaches};
 
-/// How many times a `try` claim repeats itself before a voter that does not answer counts as one
-/// that could have voted for the winner.
+/// The number of retransmissions after which a `try` claim counts a silent voter as one that may
+/// have voted for another claim.
 const TRY_REPEATS: u32 = 3;
 
-/// What a voter last said to this claim.
+/// A voter's last answer to a claim.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum Answer {
     Nothing,
@@ -29,55 +29,55 @@ pub(crate) enum Answer {
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(super) struct Ballot {
     pub(super) voter: NodeId,
-    /// Votes with an older send time do not count: the voter was told so.
+    /// Votes with an older send time do not count: the voter may have given them to another claim.
     votes_valid_since: Instant,
-    /// The newest vote that counts: its send time, and how long from there.
+    /// The newest vote that counts: its send time, and its ttl from then.
     pub(super) vote: Option<(Instant, Duration)>,
     /// The session that covers the vote.
     pub(super) link: Option<LinkNo>,
     pub(super) answer: Answer,
-    /// Of a `try` claim that waits: the holder that the voter named.
+    /// The holder that the voter named, if this is a waiting `try` claim.
     holder: Option<Box<Holder>>,
-    /// How often it was asked without an answer.
+    /// The number of claims sent since the voter's last answer.
     pub(super) unanswered: u32,
-    /// When to send to it again.
+    /// The time of the next claim to this voter.
     pub(super) due: Instant,
 }
 
-/// The claim that has a voter's vote, by that voter's word.
+/// The claim that a voter named as the holder of its vote.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct Holder {
     epoch: Epoch,
     claim: ClaimId,
 }
 
-/// What became of a vote that came.
+/// The effect of a received vote.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Counted {
-    /// It was given back, or never asked for.
+    /// The vote was given back, or was never requested.
     No,
-    /// A newer one came before it.
+    /// A newer vote was received before.
     Older,
-    /// It is what counts from now on.
+    /// It is the newest vote, and counts from now on.
     Newest,
 }
 
-/// What a granted claim knows of its lease.
+/// The lease of a granted claim.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Held {
-    /// From here on it is lost.
+    /// The end of the lease, as promised so far.
     pub(crate) valid_until: Instant,
-    /// Not beyond here, whatever is promised: a lease that does not renew itself is over then.
+    /// The latest end of a lease that does not renew itself, whatever is promised.
     pub(crate) end: Instant,
-    /// Whether all voters were told that it is granted.
+    /// `true` once the voters were sent a `Claim` with `granted`.
     pub(crate) told: bool,
-    /// The send time of the last message that went to all voters.
+    /// The send time of the last round of claims to all voters.
     pub(super) round: Instant,
-    /// When the next such message goes out.
+    /// The time of the next round.
     pub(super) next_round: Instant,
-    /// How long the vote asked for is to last beyond what renewal needs.
+    /// The instant that an extension is to reach; `Instant::ZERO` if none was requested.
     pub(super) goal: Instant,
-    /// It was renewed, and is worth a session.
+    /// `true` once the lease was renewed, and so is worth a session.
     pub(super) joins: bool,
 }
 
@@ -90,27 +90,29 @@ pub(crate) struct OwnClaim {
     pub(crate) ttl: Duration,
     pub(crate) deadline: Option<Instant>,
     pub(crate) held: Option<Held>,
-    /// A voter has said `probe` or `Wait`: somebody else wants the key, or may.
+    /// `true` once a `Wait` or a vote with `probe` was received: another claim wants the key, or
+    /// may.
     pub(crate) asked: bool,
-    /// How often in a row it was told `Stale`.
+    /// The number of `Stale` answers in a row.
     pub(crate) stales: u32,
-    /// When it stands in the claimant's list of timers.
+    /// The claim's timer in the claimant's timer list.
     pub(crate) timer: Instant,
     is_try: bool,
     pub(crate) renews: bool,
     outlives: bool,
-    /// How long after one renewal the next goes out.
+    /// The interval between renewals.
     pub(crate) renew_interval: Duration,
     pub(super) ballots: Vec<Ballot>,
     pub(super) last_sent_at: Instant,
-    /// How far a send time was ever ahead of the clock: two send times of one instant must differ.
-    /// The lease is counted so much shorter.
+    /// The most by which a send time was ever ahead of the clock: two send times of one instant
+    /// must differ. The lease is shortened by as much.
     pub(super) ahead: Duration,
-    /// How often it was sent to all voters again.
+    /// The number of retransmissions of a `try` claim to all voters.
     repeats: u32,
-    /// When a `try` claim is sent to all voters again.
+    /// The time of the next retransmission of a `try` claim.
     next_repeat: Instant,
-    /// How often voters shut it out for a limit, and until when it asks none of them.
+    /// The number of times that the claim stepped aside (rule 24), and the end of the current
+    /// pause.
     pub(super) asides: u32,
     pub(super) aside_until: Option<Instant>,
 }
@@ -160,7 +162,7 @@ impl OwnClaim {
         }
     }
 
-    /// Goes on as another claim: nothing that was said to the last one counts.
+    /// Restarts the request as another claim. No answer to the last claim counts.
     pub(crate) fn restart(&mut self, id: ClaimId, epoch: Epoch) {
         self.id = id;
         self.epoch = epoch;
@@ -185,22 +187,23 @@ impl OwnClaim {
             .position(|ballot| ballot.voter == *voter)
     }
 
-    /// Whether a vote is the one that counts already, told once more, and half a reservation is
-    /// left of it at the most. Such a turn is better given back than let run out.
+    /// Returns `true` if this is the counted vote again, with at most half a reservation left. Such
+    /// a vote is better given back than left to expire.
     pub(crate) fn runs_out(&self, now: Now, at: usize, vote: &Vote, voter_set: &VoterSet) -> bool {
         let remains = vote.sent_at.after(vote.ttl).since(now.mono);
         let is_same = self.ballots[at].vote == Some((vote.sent_at, vote.ttl));
         is_same && remains <= voter_set.timing().reservation / 2
     }
 
-    /// Whether a quorum of the voters answers, and so it wins when its turn has come. One that
-    /// cannot win must let its turns run out, or it would hold up those behind it.
+    /// Returns `true` if a quorum of the voters answers, so that the claim can be granted. A claim
+    /// that cannot be granted lets its reservations expire: it would otherwise delay those behind
+    /// it.
     pub(crate) fn may_win(&self) -> bool {
         let answers = self.ballots.iter().filter(|it| it.unanswered < 2).count();
         Tally::of(self.ballots.len(), answers, 0) == Tally::Granted && !mistaken!(TurnsRunOut)
     }
 
-    /// Rule 10: keeps the newest vote that counts. Answers whether this one does.
+    /// Rule 10: keeps the newest vote that counts. Returns the effect of this one.
     pub(crate) fn count(&mut self, now: Now, at: usize, vote: &Vote) -> Counted {
         let ballot = &mut self.ballots[at];
         let given_back = vote.sent_at < ballot.votes_valid_since && !mistaken!(GivenBackVotesCount);
@@ -225,7 +228,7 @@ impl OwnClaim {
         Counted::Newest
     }
 
-    /// Notes what a voter said, and when to ask it again.
+    /// Records a voter's answer, and schedules the next claim to it.
     pub(crate) fn answer(
         &mut self,
         now: Now,
@@ -242,7 +245,7 @@ impl OwnClaim {
         ballot.holder = None;
         ballot.unanswered = 0;
         let backoff = match (answer, ballot.vote, round) {
-            // Only the next round, unless the answer is to an earlier one.
+            // The next round renews this vote, unless it answers an earlier round.
             (Answer::Voted, Some((sent_at, _)), Some(round)) if sent_at >= round || is_covered => {
                 ballot.due = Instant::FAR;
                 return;
@@ -262,7 +265,7 @@ impl OwnClaim {
         self.ballots[at].holder = None;
     }
 
-    /// Keeps whom a voter named as the holder of its vote, where that may decide (rule 16).
+    /// Records the holder that a voter named, if rule 16 may need it.
     pub(crate) fn note_holder(&mut self, at: usize, wait: &Wait) {
         if self.is_try && self.held.is_none() {
             self.ballots[at].holder = Some(Box::new(Holder {
@@ -272,13 +275,14 @@ impl OwnClaim {
         }
     }
 
-    /// A voter is not asked again before then, or the next round.
+    /// Suspends claims to a voter until then. A round may be sent sooner.
     pub(crate) fn rest(&mut self, at: usize, until: Instant) {
         self.ballots[at].due = until;
     }
 
-    /// Rule 11: the newest instant that a quorum of the key's voters have promised to reach,
-    /// by the slowest clock that they may have; [`Instant::ZERO`] where no quorum has promised.
+    /// Rule 11: returns the latest instant up to which a quorum of the key's voters has promised
+    /// its votes, or [`Instant::ZERO`]. Assumes that their clocks are as fast as `max_drift_ppm`
+    /// allows.
     pub(crate) fn promised(&self, voter_set: &VoterSet, links: &Links) -> Instant {
         let ends = self.ballots.iter().filter_map(|ballot| {
             let (sent_at, ttl) = ballot.vote?;
@@ -304,13 +308,13 @@ impl OwnClaim {
         }
     }
 
-    /// A mistake: how many voters are alive, to judge by their answers.
+    /// For the mistake `CountTheLiving`: returns the number of voters that have answered.
     fn answered(&self) -> usize {
         let silent = |ballot: &&Ballot| ballot.answer == Answer::Nothing;
         self.ballots.len() - self.ballots.iter().filter(silent).count()
     }
 
-    /// It owns the key. Returns until when.
+    /// Marks the claim as granted. Returns the end of the lease.
     pub(crate) fn win(&mut self, now: Now, promised: Instant) -> Instant {
         let end = if self.renews || mistaken!(NoEnd) {
             Instant::FAR
@@ -342,8 +346,8 @@ impl OwnClaim {
         valid_until
     }
 
-    /// Rule 13: an earlier claim waits, or the turn runs out. What was counted so far of this voter
-    /// does not count.
+    /// Rule 13: gives a vote back, since an earlier claim waits or the vote is about to expire. The
+    /// voter's earlier votes no longer count.
     pub(crate) fn give_back(
         &mut self,
         now: Now,
@@ -362,7 +366,7 @@ impl OwnClaim {
         self.send(now, at, since, voter_set, jitter, out);
     }
 
-    /// Rules 12 and 14: what is due now.
+    /// Rules 12 and 14: sends what is due.
     pub(crate) fn send_what_is_due(
         &mut self,
         now: Now,
@@ -452,7 +456,7 @@ impl OwnClaim {
         }
     }
 
-    /// For how long the next claim asks.
+    /// Returns the ttl that the next `Claim` requests.
     pub(super) fn wanted(&self, now: Now) -> Duration {
         match self.held {
             None => self.ttl,
@@ -473,7 +477,8 @@ impl OwnClaim {
         }
     }
 
-    /// Rule 16: another claim is granted.
+    /// Rule 16: returns `true` if this is a waiting `try` claim, and another claim is granted or
+    /// probably is.
     pub(crate) fn is_denied(&self) -> bool {
         if !self.is_try || self.held.is_some() {
             return false;
@@ -493,10 +498,12 @@ impl OwnClaim {
         surely || likely || self.repeats >= TRY_REPEATS && self.another_may_have_granted(mute)
     }
 
-    /// Rule 16: whether a quorum of the voters name one claim that may have been granted. Of
-    /// those that do not answer, if a quorum does, each may have voted for it too, if it comes
-    /// before this one: one that lives and comes after gives its votes back. Holders that differ
-    /// prove nothing: they may all be trying, too.
+    /// Rule 16: returns `true` if a quorum of the voters names one claim that may have been
+    /// granted.
+    ///
+    /// If a quorum has answered and the named claim comes before this one, silent voters count as
+    /// naming it too. A live claim that comes after this one would give its votes back. Different
+    /// holders prove nothing: they may all be `try` claims.
     fn another_may_have_granted(&self, mute: usize) -> bool {
         let own = Holder {
             epoch: self.epoch,
@@ -518,7 +525,7 @@ impl OwnClaim {
         })
     }
 
-    /// `true` if it is granted, and stays whatever becomes of its process.
+    /// Returns `true` if the claim is granted and outlives its process.
     pub(crate) fn outlives(&self) -> bool {
         self.outlives && self.held.is_some()
     }
@@ -542,7 +549,7 @@ impl OwnClaim {
         answers
     }
 
-    /// That its lease is over.
+    /// Returns the event for the end of its lease.
     pub(crate) fn lost(&self) -> Event {
         Event::Lost {
             ticket: self.ticket,
@@ -574,8 +581,8 @@ impl OwnClaim {
         }
     }
 
-    /// A send time newer than any sent. Where two fall on one instant the second is ahead of the
-    /// clock, and the lease is counted so much shorter.
+    /// Returns a send time later than any before. If two fall on one instant, the second is ahead
+    /// of the clock, and the lease is shortened by the difference.
     pub(super) fn next_sent_at(&mut self, now: Now) -> Instant {
         let sent_at = now
             .mono

@@ -1,24 +1,27 @@
-//! What a voter does that has lost its memory.
+//! Recovery of a voter that has lost its memory.
 //!
-//! A voter that forgot whom it voted for would vote again, and two claims would have a quorum.
-//! So it is in recovery until every lease it may have voted for is over, and then asks the others
-//! for the highest epoch they know, since it may have been the only one that two owners share. The
-//! wall clocks are the second belt. Whatever had been granted when it started was no further ahead
-//! of a right clock than `max_clock_skew`, some right clock has not passed the high time
-//! ([`Clocks`](super::clocks::Clocks)), and right clocks differ by no more than `max_clock_skew`.
-//! Wrong ones that are a minority change nothing in that. A voter that knows too few clocks takes
-//! its own at the start, but not while it knows fewer than a quorum has: its floor might shut out
-//! everybody until time catches up, and without the others it is of no use. If it knows those of a
-//! quorum, it waits some seconds for more.
+//! If a voter forgot its votes it could vote again, and two claims would have a quorum. So it is in
+//! quarantine until every lease that it may have voted for is over. Then it queries the other
+//! voters for the highest epoch that they know, since two successive quorums may share this voter
+//! alone.
 //!
-//! It may have had other settings then. So it asks all that it knows of for theirs, and waits for
-//! the longest votes that any of them tells. And it does not vote while a voter of another voter
-//! set is heard: two sets need not share a quorum.
+//! Wall clocks are the second safeguard: they bound the epochs that were granted before the start.
+//! Such an epoch was at most `max_clock_skew` ahead of some right clock. Some right clock has not
+//! passed the high time ([`Clocks`](super::clocks::Clocks)). Right clocks differ by at most
+//! `max_clock_skew`. A minority of wrong clocks changes none of this.
 //!
-//! A cluster that is started for the first time need not wait. But a flag that says so will stay
-//! set, so a voter that is told "new" asks first, and believes it only when nearly all others say
-//! that they know of no earlier incarnation. Silence is not consent: without those answers it sits
-//! out the quarantine.
+//! If the voter knows too few clocks, it uses its own clock at the start. It needs at least as many
+//! clocks as a quorum of a key's voters: otherwise its recovered fence might reject all claims
+//! until time catches up. While it knows fewer than a quorum of all members has, it waits up to ten
+//! seconds for more.
+//!
+//! An earlier incarnation may have had other settings. So the voter asks all nodes that it knows
+//! for their voter sets, and waits for the longest votes of any of them. It does not vote while it
+//! receives messages from a voter of another voter set, since two sets need not share a quorum.
+//!
+//! A new cluster need not wait. But the flag for a new cluster tends to stay set, so a voter
+//! started with it still queries the others. It skips the quarantine only if all but `quorum - 2`
+//! of them reply that they know of no earlier incarnation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -34,54 +37,54 @@ use super::view::View;
 use super::voter::Start;
 use super::voter_set::VoterSet;
 
-/// How often a voter asks for voter sets in the course of its quarantine, at least.
+/// The minimum number of times that a voter asks for voter sets during its quarantine.
 const ASKS: u32 = 8;
-/// How long a voter waits for answers once its quarantine is over.
+/// The time that a voter waits for replies after its quarantine.
 const REPLY_WAIT: Duration = Duration::from_secs(1);
-/// The same for the clocks of more members than a quorum.
+/// The time that a voter waits for the clocks of more members than a quorum.
 const CLOCKS_WAIT: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 enum Phase {
-    /// It was told that the cluster is new, and asks whether that is so.
+    /// The voter was started as part of a new cluster, and queries the others about it.
     New,
-    /// It waits for the leases it may have voted for.
+    /// The leases that the voter may have voted for may still last.
     Quarantine,
-    /// They are over; it asks what was the highest epoch.
+    /// These leases are over; the voter queries the highest epoch.
     RecoveryQuery { deadline: Instant },
-    /// It may vote.
+    /// The voter may vote.
     Over,
 }
 
-/// The way from no memory to a vote.
+/// The recovery of one voter.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Recovery {
     phase: Phase,
     nonce: u64,
     started: Now,
-    /// From the start on: then the last lease is over that it may have voted for.
+    /// The time from the start until the last lease that the voter may have voted for is over.
     quarantine: Duration,
-    /// When the votes of all other voter sets are over whose voters were heard.
+    /// The end of the votes of all other voter sets whose voters sent messages.
     others_until: Instant,
-    /// The node that it waits for then.
+    /// The node that the voter waits for until then.
     waits_for: Option<NodeId>,
-    /// It was quarantined: there may be something that it has forgotten.
+    /// `false` only if the cluster turned out to be new.
     may_have_voted: bool,
-    /// When a voter of another voter set was last heard, and the larger skew of the two.
+    /// The time of the last message from a voter of another voter set, and the largest skew.
     other_heard: Option<(Now, Duration)>,
-    /// The high time when it was last told, where it is known.
+    /// The high time as last reported, if it is known.
     high: Option<Now>,
-    /// By the clocks that are known.
+    /// `MayReturn` as last reported.
     may_return: MayReturn,
-    /// If that is later: then.
+    /// The end of the wait for more clocks, for `MayReturn::Later`.
     later: Option<Instant>,
     drift_ppm: u64,
     others: Vec<NodeId>,
-    /// The nodes that gossip knows. Those of them that do not vote may still remember an earlier
-    /// incarnation of the cluster.
+    /// The nodes that gossip knows. Those that do not vote may still know of an earlier incarnation
+    /// of the cluster.
     gossiped: BTreeSet<NodeId>,
     enough: usize,
-    /// One vote is a quorum: no other voter can have seen what this one voted for.
+    /// One vote is a quorum: no other voter can know of the epochs that this one voted for.
     decides_alone: bool,
     skew: Duration,
     round_trip: Duration,
@@ -90,15 +93,15 @@ pub(crate) struct Recovery {
     answers: BTreeMap<NodeId, Answer>,
 }
 
-/// The highest epoch that another voter knows.
+/// The reply of another voter: the highest epoch that it knows.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 struct Answer {
     highest: Epoch,
-    /// The highest that the own wall clock lets this voter believe, if the high time is unknown.
+    /// The highest epoch that this voter's wall clock accepts, for an unknown high time.
     limit: Epoch,
 }
 
-/// How it ended.
+/// The result of a recovery.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outcome {
     pub(crate) floor: Epoch,
@@ -156,16 +159,18 @@ impl Recovery {
         recovery
     }
 
-    /// It has to forget again: it waits anew, and keeps what it was told of other settings.
+    /// Restarts the recovery of a voter that has to forget its votes again. It keeps the other
+    /// settings that it has learned.
     pub(crate) fn restart(self, now: Now, nonce: u64, out: &mut Effects) -> Self {
-        // Without the others' clocks the floor goes by the own one, which may have been set back.
+        // Without other clocks the recovered fence depends on this clock, which may have been set
+        // back.
         let wall_ms = now.wall_ms.max(self.started.wall_ms);
         let mut recovery = Self {
             nonce,
             started: Now { wall_ms, ..now },
             may_have_voted: true,
             later: None,
-            // Those of now are told.
+            // The current one is reported next.
             high: None,
             ..self
         };
@@ -181,7 +186,7 @@ impl Recovery {
         });
     }
 
-    /// A node speaks for another voter set.
+    /// Handles a message from a node that has another voter set.
     pub(crate) fn handle_other_set(
         &mut self,
         now: Now,
@@ -195,7 +200,7 @@ impl Recovery {
         if !set.votes || mistaken!(OtherSetIgnored) {
             return;
         }
-        // It may have voted until just before its next answer was due.
+        // The node may still vote until just before its next answer is due.
         let span = set.quarantine.max(self.quarantine) + self.ask_every();
         self.others_until = self.others_until.max(now.mono.after(span));
         let before = self.other_heard.map_or(Duration::ZERO, |(_, skew)| skew);
@@ -210,7 +215,7 @@ impl Recovery {
         }
     }
 
-    /// A node knows of votes that this voter may have given, and that last so long.
+    /// Extends the quarantine if a node knows of longer votes that this voter may have given.
     fn wait_as_long_as(
         &mut self,
         node: &NodeId,
@@ -232,7 +237,7 @@ impl Recovery {
         }
     }
 
-    /// Goes back into the quarantine where it is not over yet.
+    /// Returns to the quarantine if that is not over yet.
     fn hold(&mut self, now: Now, out: &mut Effects) {
         if now.mono >= self.until() {
             return;
@@ -269,13 +274,14 @@ impl Recovery {
     pub(crate) fn handle_view(&mut self, view: &View) {
         let gossiped: BTreeSet<NodeId> = view.peers.keys().cloned().collect();
         if !gossiped.is_subset(&self.gossiped) {
-            // Somebody can be reached who could not be.
+            // A node has become reachable.
             self.next_ask = Instant::ZERO;
         }
         self.gossiped = gossiped;
     }
 
-    /// Somebody remembers an earlier incarnation of this voter.
+    /// Starts the quarantine of a voter that was started as new, since a node knows of an earlier
+    /// incarnation of it.
     pub(crate) fn handle_earlier_incarnation(&mut self, out: &mut Effects) {
         if self.phase == Phase::New {
             self.go_into_quarantine(out);
@@ -316,14 +322,16 @@ impl Recovery {
         self.end_if_answered(now);
     }
 
-    /// The highest epoch that an answer makes it believe, by the clocks as they are known now.
+    /// Returns the highest epoch that is accepted from a reply, by the clocks as known now.
     fn limit(&self, answer: &Answer) -> Epoch {
         let high = self.high.map(|high| Epoch::limit(high, self.skew));
         high.unwrap_or(answer.limit)
     }
 
-    /// While clocks are disputed a voter without memory does not vote: a floor by the one that is
-    /// ahead would shut out everybody until time catches up, and one by the other may be too low.
+    /// Ends the recovery if there are enough replies.
+    ///
+    /// A voter without memory does not vote while clocks are disputed. A fence by the clock that is
+    /// ahead would reject all claims until time catches up; one by the other clock may be too low.
     fn end_if_answered(&mut self, now: Now) {
         let is_new = self.phase == Phase::New;
         let may_return = is_new || self.may_return(now);
@@ -335,7 +343,7 @@ impl Recovery {
 
     pub(crate) fn handle_timeout(&mut self, now: Now, out: &mut Effects) {
         if self.enough == 0 && self.phase == Phase::New {
-            // Nobody else could remember anything.
+            // No other member could know of an earlier incarnation.
             self.may_have_voted = false;
             self.phase = Phase::Over;
         }
@@ -363,12 +371,12 @@ impl Recovery {
         }
     }
 
-    /// How often it asks for voter sets, once it has asked a few times.
+    /// Returns the longest interval between two requests for voter sets.
     fn ask_every(&self) -> Duration {
         self.quarantine / ASKS
     }
 
-    /// Asks for voter sets during the quarantine, for what is remembered before and after.
+    /// Sends `Describe` during the quarantine, and `RecoveryQuery` before and after it.
     fn ask(&mut self, now: Now, out: &mut Effects) {
         let nonce = self.nonce.wrapping_add(u64::from(self.is_querying()));
         let (question, pause) = match self.phase {
@@ -381,7 +389,7 @@ impl Recovery {
             }
             _ => {
                 let pause = self.round_trip * (1 << self.asked.saturating_add(1).min(5));
-                // It may take long until somebody sets a clock right.
+                // An operator may need long to correct a clock.
                 let least = match self.may_return {
                     MayReturn::Yes => pause,
                     MayReturn::Later | MayReturn::No => REPLY_WAIT,
@@ -395,8 +403,8 @@ impl Recovery {
             .iter()
             .filter(|node| !self.answers.contains_key(*node));
         let mut to: Vec<NodeId> = unheard.cloned().collect();
-        // Others than members are asked too: they may know of an earlier incarnation of the
-        // cluster, and they learn at which address this incarnation of the node is.
+        // Nodes that are not members are asked too: they may know of an earlier incarnation of the
+        // cluster, and they learn the address of this incarnation of the node.
         let members = &self.others;
         let bystanders = self.gossiped.iter().filter(|node| !members.contains(*node));
         to.extend(bystanders.cloned());
@@ -407,7 +415,8 @@ impl Recovery {
         self.next_ask = now.mono.after(pause.max(self.round_trip));
     }
 
-    /// Whether it may have forgotten something, and so can vouch for nothing.
+    /// Returns `true` if the voter may have forgotten votes, and so cannot confirm that a cluster
+    /// is new.
     pub(crate) fn is_quarantined(&self) -> bool {
         matches!(self.phase, Phase::Quarantine | Phase::RecoveryQuery { .. })
     }
@@ -424,15 +433,16 @@ impl Recovery {
         }
     }
 
-    /// A node that speaks for another voter set, whose votes this voter waits for.
+    /// Returns a node with another voter set for whose votes this voter waits.
     pub(crate) fn waits_for(&self, now: Now) -> Option<&NodeId> {
         self.waits_for
             .as_ref()
             .filter(|_| now.mono < self.others_until)
     }
 
+    /// Returns when the quarantine ends.
     pub(crate) fn until(&self) -> Instant {
-        // Peers tell the true span too, so a mistake in it is made where it is counted.
+        // Peers report the true span too, so the mistakes are applied only here.
         let quarantine = match () {
             () if mistaken!(NoQuarantine) => Duration::ZERO,
             () if mistaken!(ShortQuarantine) => self.quarantine / 2,
@@ -442,8 +452,8 @@ impl Recovery {
         own.max(self.others_until)
     }
 
-    /// No epoch that was granted is above this where this voter may have voted for it before it
-    /// started, or in another voter set until that was last heard.
+    /// Returns an upper bound for every granted epoch that this voter may have voted for before its
+    /// start, or in another voter set until that set's last message.
     fn floor(&self) -> Epoch {
         let high = self.high.filter(|_| !mistaken!(FloorByOwnClock));
         let limit = |at: Now, skew: Duration| match high {
@@ -452,12 +462,13 @@ impl Recovery {
         };
         let skews = if high.is_some() { 2 } else { 1 };
         let own = limit(self.started, self.skew * skews);
-        // What was granted there is no further ahead of its clock than that, nor that of this one.
+        // An epoch granted there is at most one skew ahead of that clock, and that clock at most
+        // one skew ahead of this one.
         let other = self.other_heard.map(|(at, skew)| limit(at, skew * 2));
         own.max(other.unwrap_or_default())
     }
 
-    /// The high time as it was at an earlier instant, at most.
+    /// Returns an upper bound of the high time at an earlier instant.
     fn back_at(&self, high: Now, at: Now) -> Now {
         let (passed, drift) = with_drift(high.mono.since(at.mono), self.drift_ppm);
         Now {

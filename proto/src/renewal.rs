@@ -1,5 +1,4 @@
-//! The part of a claim's incarnation in which it is granted: it is told, renewed, covered and
-//! extended.
+//! A claim once it is granted: rounds to all voters, renewals, sessions and extensions.
 
 use std::time::Duration;
 
@@ -13,22 +12,22 @@ use super::time::{Instant, Now};
 use super::voter_set::{VoterSet, quorum};
 
 impl OwnClaim {
-    /// Another link covers a ballot from now on, or none. Returns which did.
+    /// Sets the link that covers a ballot. Returns the previous one.
     pub(crate) fn cover(&mut self, at: usize, link: Option<LinkNo>) -> Option<LinkNo> {
         std::mem::replace(&mut self.ballots[at].link, link)
     }
 
-    /// The link of a ballot.
+    /// Returns the link that covers a ballot.
     pub(crate) fn link(&self, at: usize) -> Option<LinkNo> {
         self.ballots[at].link
     }
 
-    /// The send time of the newest vote of a ballot.
+    /// Returns the send time of a ballot's newest vote.
     pub(crate) fn sent_at_of(&self, at: usize) -> Option<Instant> {
         self.ballots[at].vote.map(|(sent_at, _)| sent_at)
     }
 
-    /// All links that cover a ballot of it.
+    /// Returns all links that cover ballots of the claim.
     pub(crate) fn links(&self) -> impl Iterator<Item = LinkNo> {
         self.ballots.iter().filter_map(|ballot| ballot.link)
     }
@@ -39,7 +38,8 @@ impl OwnClaim {
             .is_some_and(|link| links.is_live(link))
     }
 
-    /// Rule 11, for a lease: until when it lasts, if that is longer than it was known to.
+    /// Rule 11 for a lease: extends it to the instant that a quorum has promised. Returns the new
+    /// end if it is later.
     pub(crate) fn lengthen(&mut self, voter_set: &VoterSet, links: &Links) -> Option<Instant> {
         let held = self.held?;
         let valid_until = self.promised(voter_set, links).min(held.end);
@@ -53,7 +53,8 @@ impl OwnClaim {
         })
     }
 
-    /// A voter that did not answer can be reached now, or votes again.
+    /// Retransmits the claim to a voter that has become reachable, or votes again, if its vote is
+    /// behind.
     pub(crate) fn ask_again(
         &mut self,
         now: Now,
@@ -78,7 +79,7 @@ impl OwnClaim {
         }
     }
 
-    /// Sends the claim that is granted to all voters.
+    /// Sends the granted claim to all voters.
     pub(crate) fn tell_all(
         &mut self,
         now: Now,
@@ -90,8 +91,8 @@ impl OwnClaim {
         self.note_round(now);
     }
 
-    /// Rules 12 and 18: renews what no session renews, and asks that one does. What is to last
-    /// longer than a session does is renewed singly.
+    /// Rules 12 and 18: renews the votes that no session renews, and requests a session for them.
+    /// While an extension makes the lease outlast its ttl, all votes are renewed one by one.
     pub(super) fn renew(
         &mut self,
         now: Now,
@@ -113,7 +114,7 @@ impl OwnClaim {
                 self.ballots[at].due = Instant::FAR;
                 continue;
             }
-            // It may be this claim that asks for all: that stays due.
+            // If this is the claim that retransmits for all, its timer for this voter stays.
             if links.is_quiet(now, &ballot.voter) {
                 continue;
             }
@@ -124,9 +125,11 @@ impl OwnClaim {
         self.look_once_kept(now, voter_set, links);
     }
 
-    /// The next look comes soon after a quorum of its sessions were kept anew, and not just
-    /// before: a lease that is known to last two thirds of its ttl lives through a longer stall
-    /// than one of which a third is known. The looks at many are spread over a part of a round.
+    /// Schedules the next round soon after a quorum of the claim's sessions is renewed, not just
+    /// before.
+    ///
+    /// A lease with two thirds of its ttl left survives a longer pause than one with a third left.
+    /// The rounds of many leases are spread over an eighth of an interval.
     fn look_once_kept(&mut self, now: Now, voter_set: &VoterSet, links: &Links) {
         let mut asks: Vec<Instant> = self.links().filter_map(|it| links.asks_at(it)).collect();
         asks.sort_unstable();
@@ -142,7 +145,7 @@ impl OwnClaim {
         }
     }
 
-    /// All voters that were to be told are.
+    /// Records that a round was sent, and schedules the next.
     fn note_round(&mut self, now: Now) {
         let (renews, every, round) = (self.renews, self.renew_interval, self.last_sent_at);
         if let Some(held) = &mut self.held {
@@ -156,7 +159,8 @@ impl OwnClaim {
         }
     }
 
-    /// Asks for `extra` on top of what remains. Returns when the lease then ends at the least.
+    /// Requests `extra` on top of the remaining time. Returns the new end of the lease, which holds
+    /// once a quorum has promised it.
     pub(crate) fn extend(
         &mut self,
         now: Now,

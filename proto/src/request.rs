@@ -1,4 +1,4 @@
-//! What is asked of a claimant, and why it may say no at once.
+//! Requests to a claimant, and the errors that reject them.
 
 use std::time::Duration;
 
@@ -10,56 +10,56 @@ use super::time::Instant;
 /// A request for a lock.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Request {
-    /// What to lock.
+    /// The key to lock.
     pub key: Key,
-    /// For how long a vote is asked for at a time.
+    /// The duration of each vote that is requested.
     pub ttl: Duration,
-    /// End with [`Event::Denied`](super::event::Event::Denied) once another claim is granted,
-    /// instead of waiting for it.
+    /// Ends with [`Event::Denied`](super::event::Event::Denied) once another claim is granted,
+    /// instead of waiting.
     pub is_try: bool,
-    /// Renew the lease until it is released. Otherwise it is over `ttl` after the grant.
+    /// Renews the lease until it is released. Otherwise the lease ends `ttl` after the grant.
     pub renews: bool,
-    /// The lease outlives its process: neither a later incarnation of the node nor
-    /// [`Claimant::release_all`](super::claimant::Claimant::release_all) ends it. Only for a lease
-    /// that does not renew itself, whose end is known.
+    /// Lets the lease outlive its process: neither a later incarnation of the node nor
+    /// [`Claimant::release_all`](super::claimant::Claimant::release_all) ends it. Ignored if
+    /// `renews` is set, since the end must be known.
     pub outlives: bool,
-    /// When to give up; `None`: never.
+    /// The instant at which the request gives up; `None` for never.
     pub deadline: Option<Instant>,
 }
 
-/// A request that was not taken up. Nothing was sent.
+/// The reason why a request was rejected. Nothing was sent.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 pub enum RequestError {
     /// The ttl is under ten round trips or over `max_ttl`.
     #[error("ttl is {ttl:?}; it must be {min:?} to {max:?}")]
     Ttl {
-        /// What was asked for.
+        /// The ttl of the request.
         ttl: Duration,
-        /// Ten round trips.
+        /// The minimum: ten round trips.
         min: Duration,
         /// `max_ttl` of the voter set.
         max: Duration,
     },
-    /// This node already has as many requests as it may.
+    /// This node already has the maximum number of requests.
     #[error("this node already has {max} locks or requests for locks")]
     TooMany {
-        /// The limit.
+        /// The maximum.
         max: usize,
     },
 }
 
-/// An extension that was not taken up. The lease is as it was.
+/// The reason why an extension was rejected. The lease is unchanged.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 pub enum ExtendError {
-    /// There is no such lease, or it is over.
+    /// The request holds no lease, or the lease has expired.
     #[error("the lock is not held")]
     NotHeld,
     /// More than `max_ttl` would remain.
     #[error("{remaining:?} remain and {extra:?} more would exceed max_ttl, {max:?}")]
     TooLong {
-        /// What remains now.
+        /// The remaining time of the lease.
         remaining: Duration,
-        /// What was asked for on top.
+        /// The extension that was requested.
         extra: Duration,
         /// `max_ttl` of the voter set.
         max: Duration,

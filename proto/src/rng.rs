@@ -1,9 +1,9 @@
-//! Jitter from a seed that was handed in.
+//! Jitter from a given seed.
 
 use super::voter_set::mix;
 
-/// SplitMix64 (Steele, Lea, Flood, 2014): eight bytes of state, good enough to spread repeats,
-/// and the same for ever from the same seed. Nothing secret is drawn from it.
+/// SplitMix64 (Steele, Lea, Flood, 2014): eight bytes of state, and the same numbers for the same
+/// seed. Good enough to spread retransmissions, not for secrets.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Jitter(u64);
 
@@ -12,7 +12,7 @@ impl Jitter {
         Self(seed)
     }
 
-    /// A number below `bound`; zero where `bound` is zero, and where the seed was.
+    /// Returns a number below `bound`; zero if `bound` or the seed is zero.
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         if self.0 == 0 {
             return 0;
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_seed_gives_the_same_numbers_within_the_bound() {
+    fn same_seed_draws_same_numbers_within_bound() {
         let (mut a, mut b) = (Jitter::new(7), Jitter::new(7));
         for bound in 0..1_000 {
             let drawn = a.below(bound);

@@ -1,12 +1,12 @@
-//! The sessions of the nodes at a voter: one message lengthens all votes that a session covers.
+//! The sessions of nodes at a voter: one `KeepAlive` extends all votes that a session covers.
 //!
-//! A vote is covered by a number. It expires no sooner than the session with that number, so a
-//! session is lengthened without touching its votes. A number that was used never comes back,
-//! neither in a voter's incarnation nor, with the nonce of its start, after it: what was ever said
-//! of a session stays true of all votes that it was said to cover.
+//! A vote names its session by number and expires no sooner than that session. So a session is
+//! extended without touching its votes. Numbers are never reused within a start of the voter, and
+//! the nonce differs from start to start. So each `Kept` of a session holds for every vote that the
+//! session was ever named to cover.
 //!
-//! The alternative that was rejected is a range of claims in each message: then the voter would
-//! touch every vote, and both sides would have to agree on what the ranges hold.
+//! Rejected: a range of claims in each message. Then the voter would touch every vote, and both
+//! sides would have to agree on the content of each range.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,10 +17,10 @@ use super::message::{KeepAlive, Kept, SessionId};
 use super::slots::SlotAt;
 use super::time::{Instant, Now};
 
-/// The most sessions that a node has at a voter: one for each ttl that it uses.
+/// The most sessions of a node at a voter. A node has one session for each ttl that it uses.
 pub(crate) const SESSIONS_MAX: usize = 8;
 
-/// Names a session for a voter's incarnation; zero is none.
+/// The number of a session within one start of a voter. Zero is no session.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) struct SessionNo(u32);
 
@@ -33,32 +33,32 @@ struct Session {
     node: NodeId,
     incarnation: Incarnation,
     ttl: Duration,
-    /// The newest send time of a `KeepAlive`; zero: there was none yet.
+    /// The newest send time of a `KeepAlive`, or zero before the first.
     sent_at: Instant,
-    /// The voter's clock when `sent_at` came.
+    /// The voter's clock when it received `sent_at`, or when the session began.
     heard: Instant,
-    /// Until when it covers. It never moves back.
+    /// When the session ends. Never moves back.
     expires: Instant,
-    /// The claims whose votes it covers.
+    /// A digest of the claims whose votes the session covers.
     covered: Digest,
-    /// Where the claimant's word differed from that, the last time.
+    /// The parts in which the digest of the last `KeepAlive` differed from `covered`.
     differed: Parts,
-    /// Where to go on with telling the claimant what it covers.
+    /// Where the next search for covered votes starts (rule 21).
     cursor: SlotAt,
 }
 
-/// What came of a `KeepAlive`.
+/// The result of a `KeepAlive`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct KeptAlive {
     pub(crate) answer: Kept,
-    /// The claimant and the voter have not agreed, for two times now, about the claims in these.
+    /// The parts in which the digests have differed twice in a row.
     pub(crate) disputed: Option<(SessionNo, Parts)>,
 }
 
 /// All sessions at a voter.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Sessions {
-    /// Different for every start.
+    /// Differs from that of every other start.
     nonce: u64,
     last: u32,
     living: BTreeMap<SessionNo, Session>,
@@ -82,13 +82,13 @@ impl Sessions {
         }
     }
 
-    /// Until when a vote is covered; [`Instant::ZERO`] where it is not.
+    /// Returns when a session ends, or [`Instant::ZERO`] if there is none with this number.
     pub(crate) fn covers_until(&self, number: SessionNo) -> Instant {
         let session = self.living.get(&number);
         session.map_or(Instant::ZERO, |session| session.expires)
     }
 
-    /// What claimants call it, while it lives.
+    /// Returns the name that claimants use for a session, unless it is over.
     pub(crate) fn name_of(&self, now: Now, number: SessionNo) -> Option<SessionId> {
         let session = self.living.get(&number)?;
         (now.mono < session.expires).then_some(SessionId {
@@ -97,8 +97,8 @@ impl Sessions {
         })
     }
 
-    /// Covers the vote of a claim by its node's session for this ttl. Returns by which: none where
-    /// the node has too many.
+    /// Covers the vote of a claim by its node's session for this ttl. Returns the session, or
+    /// [`SessionNo::NONE`] if no further session can begin.
     pub(crate) fn cover(&mut self, now: Now, claim: &ClaimId, ttl: Duration) -> SessionNo {
         let own = self.by_node.get(&claim.node).map_or(&[][..], Vec::as_slice);
         let of_ttl = own.iter().copied().find(|number| {
@@ -118,7 +118,7 @@ impl Sessions {
         number
     }
 
-    /// The vote of a claim that it covered is over. A session that covers nothing is, too.
+    /// Removes a claim from its session. A session that covers no vote ends.
     pub(crate) fn uncover(&mut self, number: SessionNo, claim: &ClaimId) {
         let Some(session) = self.living.get_mut(&number) else {
             return;
@@ -129,7 +129,7 @@ impl Sessions {
         }
     }
 
-    /// Rule 19: lengthens a session, unless it is over.
+    /// Rule 19: extends a session, unless it is over.
     pub(crate) fn handle_keep_alive(
         &mut self,
         now: Now,
@@ -183,12 +183,12 @@ impl Sessions {
         }
     }
 
-    /// Where to go on with telling the claimant what is covered.
+    /// Returns where the next search for votes covered by a session starts.
     pub(crate) fn cursor(&mut self, number: SessionNo) -> Option<&mut SlotAt> {
         Some(&mut self.living.get_mut(&number)?.cursor)
     }
 
-    /// These lives of a node are over, and their sessions with them.
+    /// Ends the sessions of all incarnations of `node` for which `is_over` returns `true`.
     pub(crate) fn end_incarnations(
         &mut self,
         node: &NodeId,
@@ -203,7 +203,7 @@ impl Sessions {
         }
     }
 
-    /// Ends those that nobody has lengthened.
+    /// Ends the sessions that have expired.
     pub(crate) fn end_those_due(&mut self, now: Now) {
         while let Some((due, number)) = self.due.first().copied()
             && due <= now.mono
@@ -213,7 +213,7 @@ impl Sessions {
         }
     }
 
-    /// When the next one ends.
+    /// Returns the earliest expiry of a session.
     pub(crate) fn first_due(&self) -> Option<Instant> {
         self.due.first().map(|(due, _)| *due)
     }
@@ -222,7 +222,7 @@ impl Sessions {
         self.living.len()
     }
 
-    /// How many entries each of its maps has, by name.
+    /// Returns the name and the length of each map.
     pub(crate) fn sizes(&self) -> [(&'static str, usize); 3] {
         [
             ("sessions", self.living.len()),
@@ -236,7 +236,7 @@ impl Sessions {
         if own >= SESSIONS_MAX {
             return None;
         }
-        // Once all numbers are used up there are no sessions any more, and all is renewed singly.
+        // When all numbers are used up, no session begins and each vote is renewed singly.
         self.last = self.last.checked_add(1)?;
         let number = SessionNo(self.last);
         let expires = now.mono.after(ttl);

@@ -1,4 +1,4 @@
-//! What a voter keeps for one key: whom it has given its vote, and who waits for it.
+//! The state of a voter for one key: the outstanding vote and the queue of waiting claims.
 
 use std::time::Duration;
 
@@ -8,16 +8,16 @@ use super::message::Claim;
 use super::session::SessionNo;
 use super::time::Instant;
 
-/// A claim that waits, as a voter last heard of it.
+/// A waiting claim, as last received by a voter.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Heard {
     pub(crate) claim: ClaimId,
     pub(crate) epoch: Epoch,
-    /// What it asked for, at most `max_ttl`.
+    /// The requested ttl, at most `max_ttl`.
     pub(crate) ttl: Duration,
-    /// Its clock, echoed.
+    /// The claimant's clock when it sent the claim. A voter only echoes it.
     pub(crate) sent_at: Instant,
-    /// The voter's clock when `sent_at` came.
+    /// The voter's clock when it received `sent_at`.
     pub(crate) heard: Instant,
     pub(crate) granted: bool,
     pub(crate) is_try: bool,
@@ -38,7 +38,7 @@ impl Heard {
         }
     }
 
-    /// Whether it comes before `other`.
+    /// Returns `true` if this claim comes before `other` in the queue.
     pub(crate) fn is_before(&self, other: &Self) -> bool {
         self.rank() < other.rank()
     }
@@ -47,8 +47,8 @@ impl Heard {
         rank(self.granted, self.epoch, &self.claim)
     }
 
-    /// Whether the fence shuts it out. It never does once the claim is granted: a claim that is
-    /// still valid has had a quorum all along, so no other can are granted since.
+    /// Returns `true` if the fence excludes this claim (rule 3). It never excludes a granted claim:
+    /// a valid one has had a quorum all along, so no other claim can have been granted since.
     pub(crate) fn is_below(&self, fence: Epoch) -> bool {
         let counts = !self.granted || mistaken!(GrantedHeldAgainstFence);
         counts && self.epoch <= fence && !mistaken!(FenceIgnored)
@@ -57,32 +57,31 @@ impl Heard {
 
 type Rank<'a> = (bool, Epoch, Option<&'a ClaimId>);
 
-/// The order of claims: those that are granted first, then by epoch, then by claim id. Without the
-/// id, claims of equal epochs would wait for each other for ever.
+/// Returns the sort key of a claim: granted claims first, then by epoch, then by claim id. Without
+/// the id, claims of equal epochs could wait for each other for ever.
 fn rank(granted: bool, epoch: Epoch, claim: &ClaimId) -> Rank<'_> {
     let id = (!mistaken!(EqualEpochsNotOrdered)).then_some(claim);
     (!granted, epoch, id)
 }
 
-/// The vote that is out. There may be a million of them: nothing is kept here that no rule asks
-/// for again.
+/// The outstanding vote for a key. A voter may have a million, so this keeps only the fields that
+/// the rules need again.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct GivenVote {
     pub(crate) claim: ClaimId,
     pub(crate) epoch: Epoch,
-    /// The newest send time of its claimant.
+    /// The newest send time received from the claimant.
     pub(crate) sent_at: Instant,
-    /// The voter's clock when `sent_at` came.
+    /// The voter's clock when it received `sent_at`.
     pub(crate) heard: Instant,
-    /// When the voter may give it to another, unless a session covers it for longer. It never
-    /// moves back.
+    /// When the vote expires, unless a session covers it for longer. Never moves back.
     pub(crate) expires: Instant,
-    /// When its holder was last asked whether it is still there; [`Instant::FAR`]: never.
+    /// When the holder was last sent a `Vote` with `probe`; [`Instant::FAR`] if never.
     asked: Instant,
     pub(crate) granted: bool,
-    /// `true` if it outlives its claimant's process.
+    /// `true` if the claim outlives its process.
     pub(crate) outlives: bool,
-    /// Which session covers it, or has covered it.
+    /// The session that covers or covered the vote.
     pub(crate) session: SessionNo,
 }
 
@@ -101,7 +100,7 @@ impl GivenVote {
         }
     }
 
-    /// Whether its holder was not asked within the last `holder_probe_interval`.
+    /// Returns `true` if the holder was not probed within the last `holder_probe_interval`.
     pub(crate) fn is_rested(&self, now: Instant, holder_probe_interval: Duration) -> bool {
         self.asked == Instant::FAR || now.since(self.asked) >= holder_probe_interval
     }
@@ -111,20 +110,19 @@ impl GivenVote {
     }
 }
 
-/// One key that is held or waited for. Where there is no vote out there is no slot: a voter keeps
-/// a queue only while its vote is out.
+/// One key that is held or waited for. A slot exists only while its vote is outstanding.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Slot {
     pub(crate) key: Key,
-    /// The highest epoch of a granted claim, or whose vote ended here other than by being
-    /// given back.
+    /// The highest epoch of a claim that was granted, or whose vote expired or ended with its
+    /// incarnation.
     pub(crate) fence: Epoch,
     pub(crate) vote: GivenVote,
-    /// Few keys are waited for: no room is kept for a queue before there is one.
+    /// Boxed and optional to keep slots small, since most keys have no waiters.
     queue: Option<Box<Queue>>,
 }
 
-/// In order; never the claim that has the vote.
+/// The waiting claims in order, without the claim that has the vote.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 struct Queue {
     waiters: Vec<Heard>,
@@ -148,7 +146,7 @@ impl Slot {
         self.queue().iter().find(|waiter| waiter.claim == *claim)
     }
 
-    /// Whether an earlier claim waits for a vote whose holder is not granted.
+    /// Returns `true` if the holder is not granted and an earlier claim waits.
     pub(crate) fn wants_back(&self) -> bool {
         let vote = &self.vote;
         let of_vote = || rank(vote.granted, vote.epoch, &vote.claim);
@@ -160,8 +158,9 @@ impl Slot {
         self.fence = self.fence.max(epoch);
     }
 
-    /// Puts a claim into the queue, in order. Only a newer send time replaces what is there;
-    /// `granted` sticks. Answers how many wait before it.
+    /// Inserts a claim into the queue, in order, and returns the number of claims before it. An
+    /// older entry of the claim is replaced only by a newer send time. `granted` stays set once
+    /// set.
     pub(crate) fn enqueue(&mut self, mut entry: Heard) -> usize {
         let waiters = &mut self.queue.get_or_insert_default().waiters;
         if let Some(at) = waiters
@@ -180,9 +179,9 @@ impl Slot {
         at
     }
 
-    /// Makes room for a claim in a queue of at most `waiters_max`: the last in it yields to one
-    /// that comes before it. Answers the one that has no place then, which may be `entry` itself;
-    /// `None` if there is room for all.
+    /// Makes a place for `entry` in a queue of at most `waiters_max` claims. If the queue is full,
+    /// returns the claim left without a place: the last in the queue if `entry` comes before it,
+    /// otherwise `entry`.
     pub(crate) fn make_room(&mut self, entry: &Heard, waiters_max: usize) -> Option<Heard> {
         let waiters = self.queue();
         let is_full = waiters.len() >= waiters_max && self.waiter(&entry.claim).is_none();
@@ -202,9 +201,9 @@ impl Slot {
         Some(gone)
     }
 
-    /// Takes those out of the queue for whom `leaves` says so, in order.
+    /// Removes all waiters for which `leaves` returns `true`, and returns them in order.
     pub(crate) fn take_waiters(&mut self, leaves: impl Fn(&Heard) -> bool) -> Vec<Heard> {
-        // Mostly there is none.
+        // Usually there is none.
         let leave = |queue: &&mut Box<Queue>| queue.waiters.iter().any(&leaves);
         let Some(queue) = self.queue.as_mut().filter(leave) else {
             return Vec::new();
@@ -215,7 +214,7 @@ impl Slot {
         gone
     }
 
-    /// The first in the queue, taken out of it.
+    /// Removes and returns the first claim in the queue.
     pub(crate) fn pop_head(&mut self) -> Option<Heard> {
         let barges = mistaken!(Barging) && self.vote.granted;
         let waiters = &mut self.queue.as_mut()?.waiters;
@@ -228,8 +227,8 @@ impl Slot {
         head
     }
 
-    /// A mistake: those that are gone stay in the queue, and it waits for them. Answers whether it
-    /// may go on to the others.
+    /// Used only by the mutant `SkipInsteadOfDrop`: a waiter that is gone stays at the head and
+    /// blocks the queue. Returns `true` if the head is not gone.
     pub(crate) fn skip(&mut self, is_gone: impl Fn(&Heard) -> bool) -> bool {
         !self.queue().first().is_some_and(is_gone)
     }

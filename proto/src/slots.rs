@@ -1,14 +1,13 @@
-//! Where a voter keeps its slots: all keys that are held or waited for, found by key and by when
-//! their votes expire.
+//! The slots of a voter: all keys that are held or waited for, indexed by key and by expiry.
 //!
-//! A voter may hold a million of them, so what counts here is bytes. The slots lie in rooms of 64,
-//! so that no growth copies them and an empty room gives its memory back; only the first stays,
-//! which a voter of few locks empties and fills all the time. The index has four bytes of a key's
-//! hash and the place of its slot; two keys of one hash are told apart in the slots. The names of
-//! nodes are shared by all the votes that they have.
+//! A voter may have a million slots, so this layout saves memory. Slots lie in chunks of 64
+//! (`Room`). Growth copies no slot, and an empty chunk frees its memory. Only the first chunk keeps
+//! it, since a voter of a few locks empties and fills that chunk all the time. An index entry is
+//! four bytes of a key's hash and the slot's position. If two keys have the same hash, their slots
+//! are compared. All votes of a node share its name.
 //!
-//! The alternative that was rejected is one map from keys to slots, and a second one from instants
-//! to keys: then each key is kept twice, and the name of its holder's node once for each lock.
+//! Rejected: a map from keys to slots and one from instants to keys. These keep each key twice, and
+//! the name of the holder's node once for each lock.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
@@ -19,13 +18,13 @@ use super::slot::{GivenVote, Slot};
 use super::time::Instant;
 use super::voter_set::short_hash;
 
-/// One bit of [`Room::taken`] for each.
+/// The number of slots in a chunk: one for each bit of [`Room::taken`].
 const ROOM: u32 = u64::BITS;
-/// The most keys of one short hash.
+/// The most keys that may have the same short hash.
 const SAME_HASH_MAX: usize = 256;
 
-/// The place of a slot, from when its key is first voted for until nobody wants it any more. Then
-/// another key may get it.
+/// The position of a slot. It belongs to one key until that key's slot is closed, and may then be
+/// reused for another key.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) struct SlotAt(u32);
 
@@ -47,7 +46,7 @@ impl SlotAt {
 
 #[derive(Clone, Debug, Default)]
 struct Room {
-    /// A bit for each place that is taken.
+    /// One bit for each slot, set if the slot is in use.
     taken: u64,
     slots: Vec<Option<Slot>>,
 }
@@ -56,22 +55,21 @@ struct Room {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Slots {
     rooms: Vec<Room>,
-    /// Rooms with a free place.
+    /// The chunks that have a free slot.
     open: BTreeSet<u32>,
     index: BTreeSet<(u32, SlotAt)>,
-    /// When the vote of each slot expires.
+    /// The expiry of each slot's vote.
     due: BTreeSet<(Instant, SlotAt)>,
-    /// How many votes each node has.
+    /// The number of votes that each node has. Its keys are the shared names.
     nodes: BTreeMap<NodeId, u32>,
 }
 
 impl Slots {
-    /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.index.len()
     }
 
-    /// How many entries each of its maps has, by name.
+    /// Returns the name and the length of each map.
     pub(crate) fn sizes(&self) -> [(&'static str, usize); 4] {
         [
             ("slots", self.index.len()),
@@ -85,7 +83,7 @@ impl Slots {
         self.index.is_empty()
     }
 
-    /// Where the slot of a key is.
+    /// Returns the position of a key's slot.
     pub(crate) fn find(&self, key: &Key) -> Option<SlotAt> {
         let hash = short_hash(key);
         let from = self.index.range((hash, SlotAt(0))..);
@@ -94,8 +92,8 @@ impl Slots {
         same.find(|(_, at)| is_it(*at)).map(|(_, at)| *at)
     }
 
-    /// Whether as many keys have this one's short hash as may. Foreign nodes may choose keys, and
-    /// each look-up goes through all of one hash; by chance there are no more than a few.
+    /// Returns `true` if [`SAME_HASH_MAX`] keys have the short hash of `key`. Callers choose keys,
+    /// and each look-up visits all keys of one hash. By chance alone, very few keys share one.
     pub(crate) fn is_crowded(&self, key: &Key) -> bool {
         self.has_alike(key, SAME_HASH_MAX)
     }
@@ -109,23 +107,24 @@ impl Slots {
         self.index.range(same).nth(many - 1).is_some()
     }
 
-    /// The slot at a place; `None` where nobody wants its key any more.
+    /// Returns the slot at a position, or `None` if it is free.
     pub(crate) fn get(&self, at: SlotAt) -> Option<&Slot> {
         self.rooms.get(at.room())?.slots.get(at.place())?.as_ref()
     }
 
-    /// The same, to change it. The vote is changed by [`Slots::give`] and [`Slots::lengthen`].
+    /// Returns the slot at a position, mutably. Only [`Slots::give`] and [`Slots::lengthen`] may
+    /// replace its vote or change the expiry.
     pub(crate) fn get_mut(&mut self, at: SlotAt) -> Option<&mut Slot> {
         let room = self.rooms.get_mut(at.room())?;
         room.slots.get_mut(at.place())?.as_mut()
     }
 
-    /// The slot of a key.
+    /// Returns the slot of a key.
     pub(crate) fn of(&self, key: &Key) -> Option<&Slot> {
         self.get(self.find(key)?)
     }
 
-    /// All slots, by their places: an order that stays while others come and go.
+    /// Iterates over all slots by position. Opening and closing slots does not change the order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (SlotAt, &Slot)> {
         let places = (0..).map(SlotAt);
         let rooms = self.rooms.iter().zip(places.step_by(ROOM as usize));
@@ -136,18 +135,18 @@ impl Slots {
         })
     }
 
-    /// Whether there are places from here on.
+    /// Returns `true` if the chunk of this position exists.
     pub(crate) fn has_places_from(&self, at: SlotAt) -> bool {
         at.room() < self.rooms.len()
     }
 
-    /// The keys from this short hash on, and theirs, in the order of the hashes.
+    /// Iterates over all keys whose short hash is at least `hash`, in the order of the hashes.
     pub(crate) fn since_hash(&self, hash: u32) -> impl Iterator<Item = (u32, &Key)> {
         let found = self.index.range((hash, SlotAt(0))..);
         found.filter_map(|(hash, at)| Some((*hash, &self.get(*at)?.key)))
     }
 
-    /// Keeps a slot for a key that has none.
+    /// Adds a slot for a key that has none.
     pub(crate) fn open(&mut self, key: Key, fence: Epoch, vote: GivenVote) -> SlotAt {
         let at = self.free_place();
         self.index.insert((short_hash(&key), at));
@@ -166,7 +165,7 @@ impl Slots {
         at
     }
 
-    /// Another vote instead of the one that is out.
+    /// Replaces the outstanding vote.
     pub(crate) fn give(&mut self, at: SlotAt, mut vote: GivenVote) {
         self.share_name(&mut vote);
         let Some(slot) = self.get_mut(at) else {
@@ -179,7 +178,8 @@ impl Slots {
         self.forget_name(&old.claim.node);
     }
 
-    /// The vote that is out expires then, unless it is to last longer already.
+    /// Sets the expiry of the outstanding vote. Callers never shorten it, except in the mutant
+    /// `LeaseShrinks`.
     pub(crate) fn lengthen(&mut self, at: SlotAt, expires: Instant) {
         let Some(slot) = self.get_mut(at) else {
             return;
@@ -191,14 +191,14 @@ impl Slots {
         }
     }
 
-    /// A mistake's part: the vote that is out does not expire.
+    /// Used only by the mutant `SkipInsteadOfDrop`: the outstanding vote does not expire.
     pub(crate) fn forget_due(&mut self, at: SlotAt) {
         if let Some(expires) = self.get(at).map(|slot| slot.vote.expires) {
             self.due.remove(&(expires, at));
         }
     }
 
-    /// Nobody wants the key any more.
+    /// Removes a slot, and frees its chunk if that is empty.
     pub(crate) fn close(&mut self, at: SlotAt) {
         let Some(room) = self.rooms.get_mut(at.room()) else {
             return;
@@ -220,7 +220,7 @@ impl Slots {
         }
     }
 
-    /// The vote that expires first, and when.
+    /// Returns the earliest expiry of a vote, and its slot.
     pub(crate) fn first_due(&self) -> Option<(Instant, SlotAt)> {
         self.due.first().copied()
     }
@@ -239,7 +239,7 @@ impl Slots {
         SlotAt(room * ROOM + place)
     }
 
-    /// A name comes out of each datagram anew. All votes of a node share one.
+    /// Replaces the node name of a vote, which was decoded from a datagram, by the shared one.
     fn share_name(&mut self, vote: &mut GivenVote) {
         if let Some((shared, _)) = self.nodes.get_key_value(&vote.claim.node) {
             vote.claim.node = shared.clone();
@@ -263,7 +263,7 @@ impl Slots {
     }
 }
 
-// Two voters that keep the same are the same, wherever the slots lie.
+// Equality and hash depend on the slots alone, not on their positions.
 
 impl PartialEq for Slots {
     fn eq(&self, other: &Self) -> bool {
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_takes_little() {
+    fn slot_takes_at_most_120_bytes() {
         assert!(
             size_of::<Option<Slot>>() <= 120,
             "{}",
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_is_found_and_no_other() {
+    fn find_after_closes_returns_only_open_keys() {
         let mut slots = filled(0..1_000);
         for n in (0..1_000).step_by(3) {
             slots.close(slots.find(&key(n)).unwrap());
@@ -342,8 +342,8 @@ mod tests {
     }
 
     #[test]
-    fn two_keys_of_one_hash_are_told_apart() {
-        // Found by trying: there are only so many hashes of four bytes.
+    fn keys_with_equal_hash_are_found_separately() {
+        // A short hash has 32 bits, so a collision is found by trial.
         let mut seen = BTreeMap::new();
         let twins = (0..).find_map(|n| {
             let other = seen.insert(short_hash(&key(n)), n)?;
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn what_expires_first_comes_first() {
+    fn first_due_after_changes_is_earliest_expiry() {
         let mut slots = filled([30, 10, 20]);
         let first = |slots: &Slots| slots.first_due().map(|(at, _)| at.as_nanos());
         assert_eq!(first(&slots), Some(10));
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn the_votes_of_a_node_share_its_name_until_the_last_is_over() {
+    fn votes_of_node_share_one_name() {
         let mut slots = filled(0..3);
         slots.give(slots.find(&key(1)).unwrap(), vote("b", 5));
         let votes = |slots: &Slots, node| slots.nodes.get(&NodeId::new(node).unwrap()).copied();
@@ -393,14 +393,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_for_keys_that_nobody_wants() {
+    fn closed_slots_free_their_chunks() {
         let mut slots = filled(0..10_000);
         for n in 0..10_000 {
             slots.close(slots.find(&key(n)).unwrap());
         }
         assert!(slots.is_empty());
         assert_eq!((slots.rooms.len(), slots.open.len()), (1, 1));
-        // A room in the middle that is empty keeps no memory either, and is used again.
+        // An empty chunk in the middle also frees its memory, and is reused.
         let mut slots = filled(0..3 * ROOM);
         for n in ROOM..2 * ROOM {
             slots.close(slots.find(&key(n)).unwrap());
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn two_that_keep_the_same_are_the_same_wherever_it_lies() {
+    fn slots_in_different_positions_are_equal() {
         let digest = |slots: &Slots| {
             let mut hasher = std::hash::DefaultHasher::new();
             slots.hash(&mut hasher);

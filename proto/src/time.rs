@@ -1,53 +1,53 @@
-//! Time as the rules see it: handed in, never asked for.
+//! Time as an argument.
 //!
-//! There is no `now()` in this folder. Whoever drives the rules reads the clocks once, puts the
-//! readings into a [`Now`], and hands it to the call. A world that repeats bit for bit, a model
-//! checker and a production socket loop can then all drive the very same code.
+//! This crate has no `now()`. The driver reads the clocks once for each call and passes the
+//! readings as a [`Now`]. So a deterministic simulator, a model checker and a production socket
+//! loop run the same code.
 
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// A reading of one node's own monotonic clock, in nanoseconds since a start that only this node
-/// knows. Readings of two nodes must never be compared; what travels is a span, or a send time that
-/// is only echoed.
+/// A reading of one node's monotonic clock, in nanoseconds since an origin that only this node
+/// knows. Readings of two nodes must never be compared. Messages have only durations, and send
+/// times that the receiver echoes.
 #[derive(
     Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize,
 )]
 pub struct Instant(u64);
 
 impl Instant {
-    /// The reading zero: before everything.
+    /// The earliest reading.
     pub const ZERO: Self = Self(0);
-    /// A reading that no clock reaches.
+    /// The latest reading. No clock reaches it.
     pub const FAR: Self = Self(u64::MAX);
 
-    /// The reading that stands `nanos` nanoseconds after the clock's own start.
+    /// Creates the reading `nanos` nanoseconds after the clock's origin.
     #[must_use]
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
 
-    /// Nanoseconds since the clock's own start.
+    /// Returns the nanoseconds since the clock's origin.
     #[must_use]
     pub const fn as_nanos(self) -> u64 {
         self.0
     }
 
-    /// The span from `earlier` to this reading; zero where `earlier` is not earlier.
+    /// Returns the time from `earlier` to this reading, or zero if `earlier` is later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
-    /// This reading moved on by `span`, at most to [`Instant::FAR`].
+    /// Returns the reading `span` after this one, saturating at [`Instant::FAR`].
     #[must_use]
     pub fn after(self, span: Duration) -> Self {
         Self(self.0.saturating_add(nanos(span)))
     }
 
-    /// This reading moved back by `span`, at most to [`Instant::ZERO`].
+    /// Returns the reading `span` before this one, saturating at [`Instant::ZERO`].
     #[must_use]
     pub fn before(self, span: Duration) -> Self {
         Self(self.0.saturating_sub(nanos(span)))
@@ -60,18 +60,18 @@ impl fmt::Display for Instant {
     }
 }
 
-/// What the clocks of a node say at the moment of a call.
+/// The clock readings of a node at the time of a call.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Now {
-    /// The monotonic clock, which also counts the time that the machine was suspended. Leases
-    /// are measured by it and by nothing else.
+    /// The monotonic clock, which must also count time while the machine is suspended. Leases are
+    /// measured by this clock alone.
     pub mono: Instant,
-    /// The wall clock, in milliseconds since the Unix epoch. It only seeds epochs; no lease
-    /// depends on it.
+    /// The wall clock, in milliseconds since the Unix epoch. Epochs start from it. No lease depends
+    /// on it.
     pub wall_ms: u64,
 }
 
-/// The earliest of these, where there is any.
+/// Returns the earliest reading, or `None` if there is none.
 #[must_use]
 pub(crate) fn earliest<const N: usize>(readings: [Option<Instant>; N]) -> Option<Instant> {
     let earlier = |a: Option<Instant>, b: Option<Instant>| match (a, b) {
@@ -81,7 +81,7 @@ pub(crate) fn earliest<const N: usize>(readings: [Option<Instant>; N]) -> Option
     readings.into_iter().fold(None, earlier)
 }
 
-/// A span in whole nanoseconds, at most `u64::MAX`.
+/// Returns a duration in nanoseconds, saturating at `u64::MAX`.
 #[must_use]
 pub(crate) fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_earliest_of_none_is_none() {
+    fn earliest_ignores_missing_readings() {
         let at = |nanos| Some(Instant::from_nanos(nanos));
         assert_eq!(earliest([at(2), None, at(1), at(3)]), at(1));
         assert_eq!(earliest([None, at(2)]), at(2));

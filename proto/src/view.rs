@@ -1,28 +1,27 @@
-//! What gossip says now: advice, not truth.
+//! The view of the cluster that gossip supplies. It is advice only.
 //!
-//! A view tells where nodes are to be found and whether somebody has heard of them lately. It may
-//! be stale, wrong, and different on every node. No quorum is counted over it, and nothing in it
-//! makes a lock change hands early.
+//! A view has the addresses of nodes and the state of the failure detector. It may be stale, wrong
+//! and different on every node. No quorum is counted over it, and it never ends a vote early (M4).
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use super::id::{Incarnation, NodeId};
 
-/// What gossip says of one node.
+/// The state of one node in gossip.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Peer {
-    /// Where it takes datagrams.
+    /// The address at which the node receives datagrams.
     pub addr: SocketAddr,
-    /// The incarnation in which it was last heard of.
+    /// The incarnation that gossip reports.
     pub incarnation: Incarnation,
-    /// Whether the failure detector believes it to be alive.
+    /// `true` if the failure detector considers the node alive.
     pub alive: bool,
 }
 
-/// All that gossip says now, this node itself left out.
+/// The current state of gossip, without this node.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct View {
-    /// The nodes that gossip knows.
+    /// The known nodes.
     pub peers: BTreeMap<NodeId, Peer>,
 }

@@ -1,14 +1,14 @@
-//! The side that says yes.
+//! The voter.
 //!
-//! A voter has one vote for each key. It lends it to one claim at a time, for a span that it names
-//! in the `Vote`, and never takes it back before that span is over unless the claimant says that it
-//! does not count it. Whoever comes meanwhile waits in order. Two quorums share a voter; this
-//! file is why that is enough.
+//! A voter has one vote for each key. It gives the vote to one claim at a time, for a time that the
+//! `Vote` names. It does not give the vote to another claim before that time has passed, unless the
+//! first claim is over or its claimant no longer counts the vote. Later claims wait in order. This
+//! gives mutual exclusion, since two quorums share a voter.
 //!
-//! The numbers in the comments are the rules of `docs/protocol.md`.
+//! Rule numbers refer to `docs/PROTOCOL.md`.
 //!
-//! The alternative that was rejected is to let the claimant say how long a vote lasts: then a
-//! shrinking or clamped ttl frees a vote under its owner.
+//! Rejected: the claimant determines how long a vote lasts. Then a shrinking or clamped ttl frees a
+//! vote while its holder still counts it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -34,20 +34,20 @@ use super::voter_says::{
 };
 use super::voter_set::{VoterSet, floor_of};
 
-/// How many floors a voter keeps for the keys that have no slot: 32 KiB, for ever.
+/// The default number of fence buckets of a voter. They take 32 KiB.
 pub const FLOORS: usize = 4_096;
-/// How many votes a call lets expire: where many expire at once, other work is done in between.
+/// The most votes that expire in one call, so that other work can run in between.
 pub(super) const EXPIRIES_MAX: usize = 1_000;
 
-/// What a voter may keep at the most.
+/// Bounds on the memory of a voter.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct VoterLimits {
-    /// Keys that are held or waited for at once. Some 180 bytes each, with keys of 16 bytes.
+    /// The most keys that are held or waited for at once. A key of 16 bytes takes about 180 bytes.
     pub slots_max: usize,
-    /// Claims that wait for one key.
+    /// The most claims that wait for one key.
     pub waiters_max: usize,
-    /// Floors for the keys that have no slot. More floors: fewer claims on free keys that are
-    /// told `Stale` for another key's sake.
+    /// The number of fence buckets, for keys that have no slot. With more buckets, fewer claims on
+    /// free keys receive `Stale` because of another key.
     pub floors: usize,
 }
 
@@ -61,17 +61,17 @@ impl Default for VoterLimits {
     }
 }
 
-/// How a voter comes into the world.
+/// The state in which a voter starts.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Start {
-    /// It may have voted in an earlier incarnation, and has forgotten: quarantine.
+    /// The voter may have voted in an earlier incarnation. It starts with a quarantine.
     Recovering,
-    /// Its operator says that the cluster is new. It asks the others all the same, and goes into
-    /// quarantine unless they agree.
+    /// The operator says that the cluster is new. The voter queries its peers, and starts a
+    /// quarantine unless they confirm it.
     NewCluster,
 }
 
-/// One node's votes.
+/// The voter of one node: its votes, queues, fences and sessions.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Voter {
     me: NodeId,
@@ -80,18 +80,20 @@ pub struct Voter {
     pub(super) slots: Slots,
     pub(super) sessions: Sessions,
     floors: Vec<Epoch>,
-    /// The highest of them: others ask for it, and it takes 32 KiB to find.
+    /// The highest of `floors`, cached since each recovery reply needs it.
     highest_floor: Epoch,
-    /// While the voter has no memory, what it does about it.
+    /// `None` once the voter votes.
     pub(super) recovery: Option<Recovery>,
-    /// Whether it was ever in quarantine: it may have forgotten something, then and for good.
+    /// `true` once a quarantine has ended. Such a voter may have forgotten votes, and cannot
+    /// confirm that a cluster is new.
     forgot: bool,
-    /// Who is dead by gossip's word: advice.
+    /// The nodes that gossip reports as dead. Advice only.
     dead: BTreeSet<NodeId>,
 }
 
 impl Voter {
-    /// A voter without memory. `nonce` must differ from start to start.
+    /// Creates a voter without memory and begins its recovery. `nonce` must differ from that of
+    /// every earlier start.
     #[must_use]
     pub fn new(
         now: Now,
@@ -129,7 +131,7 @@ impl Voter {
         }
     }
 
-    /// A `Claim`: rules 1 to 5, and 8.
+    /// Handles a `Claim`: rules 1 to 5, and 8.
     pub fn handle_claim(&mut self, now: Now, msg: &Claim, out: &mut Effects) {
         let at = self.settled(now, &msg.key, out);
         if let Some(reason) = self.refusal(now, msg, at) {
@@ -150,7 +152,7 @@ impl Voter {
         }
     }
 
-    /// Rule 6.
+    /// Handles a `Release`: rule 6.
     pub fn handle_release(&mut self, now: Now, msg: &Release, out: &mut Effects) {
         let at = self.settled(now, &msg.key, out);
         let Some((at, slot)) = at.and_then(|at| Some((at, self.slots.get_mut(at)?))) else {
@@ -168,8 +170,8 @@ impl Voter {
         self.vote_for_head(now, at, out);
     }
 
-    /// Rule 7: the claims of these incarnations of a node are over, but for those that outlive
-    /// their process.
+    /// Ends the claims of all incarnations of `node` for which `is_over` returns `true`, except
+    /// votes of claims that outlive their process (rule 7).
     pub fn handle_incarnations_over(
         &mut self,
         now: Now,
@@ -194,7 +196,8 @@ impl Voter {
         self.sessions.end_incarnations(node, is_over);
     }
 
-    /// The same for all incarnations of a node below this one.
+    /// Ends the claims of all incarnations of `node` below `incarnation`, as
+    /// [`Voter::handle_incarnations_over`] does.
     pub fn handle_incarnation(
         &mut self,
         now: Now,
@@ -205,8 +208,9 @@ impl Voter {
         self.handle_incarnations_over(now, node, |other| other < incarnation, out);
     }
 
-    /// This voter forgets its votes, as after a restart. `nonce` must differ from those that it
-    /// has had. The floor of each key is at least every epoch that it knows of it.
+    /// Forgets all votes, as after a restart, and begins a quarantine. `nonce` must differ from
+    /// that of every earlier start. Each key's fence bucket is raised to the highest epoch known of
+    /// that key.
     pub fn restart(&mut self, now: Now, nonce: u64, out: &mut Effects) {
         let (me, voter_set) = (self.me.clone(), self.voter_set.clone());
         for (_, slot) in self.slots.iter() {
@@ -225,7 +229,7 @@ impl Voter {
         self.handle_timeout(now, out);
     }
 
-    /// The highest of all floors, fences and votes that are out.
+    /// Returns the highest epoch of all fence buckets, fences and outstanding votes.
     fn highest_known(&self) -> Epoch {
         let fences = self
             .slots
@@ -237,7 +241,8 @@ impl Voter {
         fences.fold(self.highest_floor, Epoch::max)
     }
 
-    /// Gossip's word on who is dead: those leave the queues sooner. Nothing else follows from it.
+    /// Handles a change of the gossip view. Claims of nodes that it reports as dead leave the
+    /// queues sooner. A voter in recovery also queries the nodes that the view names.
     pub fn handle_view(&mut self, view: &View) {
         let dead = view.peers.iter().filter(|(_, peer)| !peer.alive);
         self.dead = dead.map(|(node, _)| node.clone()).collect();
@@ -246,7 +251,7 @@ impl Voter {
         }
     }
 
-    /// An answer to a question that this voter asked since it has no memory.
+    /// Handles the reply to a `RecoveryQuery` of this voter.
     pub fn handle_recovery_reply(
         &mut self,
         now: Now,
@@ -260,31 +265,32 @@ impl Voter {
         self.finish_recovery(out);
     }
 
-    /// The high time if it is known ([`Clocks`](super::clocks::Clocks)), and whether this voter may
-    /// come back by the clocks that are known. Counts while it has no memory.
+    /// Updates recovery with the high time, if it is known ([`Clocks`](super::clocks::Clocks)), and
+    /// with the permission to vote that follows from the clocks. Has no effect once the voter
+    /// votes.
     pub fn handle_clocks(&mut self, high: Option<Now>, may_return: MayReturn) {
         if let Some(recovery) = &mut self.recovery {
             recovery.handle_clocks(high, may_return);
         }
     }
 
-    /// A node speaks for another voter set. Counts while this voter has no memory.
+    /// Handles a message from a node with another voter set. Has no effect once this voter votes.
     pub fn handle_other_set(&mut self, now: Now, node: &NodeId, set: &OtherSet, out: &mut Effects) {
         if let Some(recovery) = &mut self.recovery {
             recovery.handle_other_set(now, node, set, out);
         }
     }
 
-    /// Somebody remembers an earlier incarnation of this voter: it was told wrongly that all is
-    /// new.
+    /// Handles a report of an earlier incarnation of this voter. It contradicts
+    /// [`Start::NewCluster`], so the voter begins a quarantine.
     pub fn handle_earlier_incarnation(&mut self, out: &mut Effects) {
         if let Some(recovery) = &mut self.recovery {
             recovery.handle_earlier_incarnation(out);
         }
     }
 
-    /// What this voter remembers, for one that has lost its memory. `knew` and `seen` are of the
-    /// node's knowledge of the asker.
+    /// Returns the reply to a recovering voter's query. The node supplies `knew` and `seen`, with
+    /// their meaning in [`RecoveryReply`].
     #[must_use]
     pub fn recovery_reply(
         &self,
@@ -293,7 +299,7 @@ impl Voter {
         seen: Incarnation,
     ) -> RecoveryReply {
         let highest = self.highest_known();
-        // One that may itself have forgotten cannot vouch that there was nothing before.
+        // A voter that may have forgotten votes cannot confirm that the cluster is new.
         let forgets = self.recovery.as_ref().is_some_and(Recovery::is_quarantined);
         let knew = knew || (self.forgot || forgets) && !mistaken!(ForgetfulVouch);
         RecoveryReply {
@@ -307,7 +313,8 @@ impl Voter {
         }
     }
 
-    /// Rule 7 for all votes that are due, and the next step out of the quarantine.
+    /// Ends the votes and sessions that have expired (rule 7), and advances recovery. One call ends
+    /// at most 1,000 votes; [`Voter::next_timeout`] is then due at once.
     pub fn handle_timeout(&mut self, now: Now, out: &mut Effects) {
         if let Some(recovery) = &mut self.recovery {
             recovery.handle_timeout(now, out);
@@ -330,7 +337,7 @@ impl Voter {
         }
     }
 
-    /// When [`Voter::handle_timeout`] has something to do.
+    /// Returns when [`Voter::handle_timeout`] must be called next.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
         let expiry = self.slots.first_due().map(|(due, _)| due);
@@ -338,43 +345,45 @@ impl Voter {
         earliest([expiry, self.sessions.first_due(), recovery])
     }
 
-    /// Until when this voter is in recovery at the latest but for a second; `None` once it votes.
+    /// Returns when the quarantine ends, or `None` once this voter votes. Recovery may last one
+    /// second longer, and longer still while too few clocks are known or clocks are disputed.
     #[must_use]
     pub fn quarantine(&self) -> Option<Instant> {
         self.recovery.as_ref().map(Recovery::until)
     }
 
-    /// A node that speaks for another voter set, while this voter is in recovery for its sake.
+    /// Returns a node that has another voter set, if this voter stays in recovery because of it.
     #[must_use]
     pub fn waits_for(&self, now: Now) -> Option<&NodeId> {
         self.recovery.as_ref().and_then(|it| it.waits_for(now))
     }
 
-    /// Whether it has ever voted for anything that it still knows of.
+    /// Returns `true` if this voter has an outstanding vote or knows a fence above zero.
     #[must_use]
     pub fn has_memory(&self) -> bool {
         !self.slots.is_empty() || self.highest_floor > Epoch::ZERO
     }
 
-    /// How many keys are held or waited for here.
+    /// Returns the number of keys that are held or waited for at this voter.
     #[must_use]
     pub fn slots(&self) -> usize {
         self.slots.len()
     }
 
-    /// How many sessions cover votes here.
+    /// Returns the number of sessions that cover votes of this voter.
     #[must_use]
     pub fn sessions(&self) -> usize {
         self.sessions.len()
     }
 
-    /// How many claims wait here, over all keys.
+    /// Returns the number of waiting claims, over all keys.
     #[must_use]
     pub fn waiters(&self) -> usize {
         self.slots.iter().map(|(_, slot)| slot.queue().len()).sum()
     }
 
-    /// The fence of a key: no claim with this epoch or a lower one wins a vote here.
+    /// Returns the fence of a key. A claim that is not granted gets a vote only if its epoch is
+    /// above the fence.
     #[must_use]
     pub fn fence(&self, key: &Key) -> Epoch {
         match self.slots.of(key) {
@@ -383,7 +392,7 @@ impl Voter {
         }
     }
 
-    /// This voter's view of a key.
+    /// Returns this voter's view of a key.
     #[must_use]
     pub fn report(&self, now: Now, nonce: u64, key: &Key) -> Report {
         let fence = self.fence(key);
@@ -422,9 +431,8 @@ impl Voter {
         }
     }
 
-    /// Where the slot of a key is, once what comes first of all is done: rule 7 if it is due, and
-    /// those leave the queue who were not heard for their ttl, or for half of it where gossip says
-    /// that they are dead.
+    /// Ends the vote for a key if it has expired (rule 7), and removes waiters that are gone
+    /// ([`is_gone`]). Returns the key's slot if there is one afterwards.
     fn settled(&mut self, now: Now, key: &Key, out: &mut Effects) -> Option<SlotAt> {
         let at = self.slots.find(key)?;
         let expires = self.expires(at);
@@ -462,8 +470,8 @@ impl Voter {
         epoch > Epoch::limit(now, self.voter_set.timing().max_clock_skew)
     }
 
-    /// Returns why it would refuse a claim with this epoch on a key that nobody wants, and for how
-    /// long it is in quarantine.
+    /// Returns why this voter would refuse a claim with this epoch on a free key, and the time left
+    /// in quarantine.
     #[must_use]
     pub fn would_refuse(&self, now: Now, epoch: Epoch) -> (Option<RefuseReason>, Duration) {
         let reason = if self.recovery.is_some() {
@@ -479,7 +487,7 @@ impl Voter {
         (reason, remaining)
     }
 
-    /// Rule 1, for the claim that has the vote, and rule 18.
+    /// Rules 1 and 18: a `Claim` of the claim that has the vote.
     fn renew(&mut self, now: Now, at: SlotAt, entry: &Heard, join: bool, out: &mut Effects) {
         let holder_probe_interval = self.voter_set.timing().holder_probe_interval;
         let Some(slot) = self.slots.get_mut(at) else {
@@ -489,8 +497,8 @@ impl Voter {
         let vote = &mut slot.vote;
         vote.granted |= entry.granted;
         let is_newer = entry.sent_at > vote.sent_at;
-        // A vote that is not granted is never lengthened while others wait: its holder may be one
-        // that cannot win.
+        // While others wait, the vote of a claim that is not granted is never extended: that claim
+        // may be unable to get a quorum.
         if (vote.granted || is_alone) && is_newer {
             vote.sent_at = entry.sent_at;
             vote.heard = now.mono;
@@ -513,7 +521,7 @@ impl Voter {
         }
     }
 
-    /// Rule 2: the claimant says that it does not count the vote. The fence does not move.
+    /// Rule 2: the claimant does not count the vote any more. The fence stays as it is.
     fn take_back(&mut self, now: Now, at: SlotAt, mut entry: Heard, out: &mut Effects) {
         let Some(slot) = self.slots.get_mut(at) else {
             return;
@@ -534,7 +542,7 @@ impl Voter {
         }
     }
 
-    /// Rules 3 and 5, for a claim that comes while another has the vote.
+    /// Rules 3 and 5: a `Claim` while another claim has the vote.
     fn wait_or_stale(&mut self, now: Now, at: SlotAt, mut entry: Heard, out: &mut Effects) {
         let Some(slot) = self.slots.get_mut(at) else {
             return;
@@ -550,7 +558,7 @@ impl Voter {
         let claim = entry.claim.clone();
         let left_out = slot.make_room(&entry, self.limits.waiters_max);
         let is_left_out = left_out.as_ref().is_some_and(|it| it.claim == claim);
-        // A `try` claim needs no place to be told whether the holder is granted.
+        // A `try` claim receives `Wait` even without a place in the queue.
         match left_out {
             Some(it) if !it.is_try => send_refuse(&it.claim, RefuseReason::Limit, out),
             _ => {}
@@ -577,7 +585,7 @@ impl Voter {
         }
     }
 
-    /// Rules 3 and 4, for a claim that comes while no vote is out, and rule 18.
+    /// Rules 3, 4 and 18: a `Claim` while there is no outstanding vote.
     fn vote_for_first(&mut self, now: Now, key: &Key, entry: Heard, join: bool, out: &mut Effects) {
         let holder_probe_interval = self.voter_set.timing().holder_probe_interval;
         let fence = self.floors[floor_of(key, self.floors.len())];
@@ -600,7 +608,7 @@ impl Voter {
         }
     }
 
-    /// Rule 7: the vote ended other than by being given back.
+    /// Rule 7: the vote has expired, or the incarnation of its claim is over.
     fn end_vote(&mut self, now: Now, at: SlotAt, out: &mut Effects) {
         if let Some(slot) = self.slots.get_mut(at)
             && !mistaken!(FenceNotRaisedOnExpiry)
@@ -610,8 +618,8 @@ impl Voter {
         self.vote_for_head(now, at, out);
     }
 
-    /// Rule 9: clears the vote that is out and votes for the head of the queue. Where nobody
-    /// waits the slot goes, and its floor keeps the fence.
+    /// Rule 9: ends the outstanding vote and votes for the head of the queue. If the queue is
+    /// empty, removes the slot and keeps its fence in the key's fence bucket.
     fn vote_for_head(&mut self, now: Now, at: SlotAt, out: &mut Effects) {
         let (reservation, holder_probe_interval) = (
             self.voter_set.timing().reservation,
@@ -642,8 +650,8 @@ impl Voter {
             self.highest_floor = self.highest_floor.max(fence);
             return self.slots.close(at);
         };
-        // A reservation: a dead waiter must cost those behind it little. `Claim` with `granted`
-        // makes a lease of it.
+        // The head gets a reservation, so that a dead waiter delays those behind it only briefly.
+        // A `Claim` with `granted` extends it to the full ttl.
         let span = if head.granted || mistaken!(ReservationIsWholeTtl) {
             head.ttl
         } else {

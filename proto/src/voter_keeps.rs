@@ -1,4 +1,4 @@
-//! What a voter does about sessions: it covers votes, and one message lengthens all of them.
+//! Sessions at a voter: one `KeepAlive` extends all votes that a session covers.
 
 use std::time::Duration;
 
@@ -13,19 +13,19 @@ use super::time::{Instant, Now};
 use super::voter::Voter;
 use super::voter_says::send_vote;
 
-/// How many votes a `KeepAlive` has a voter tell of, where it and the claimant do not agree.
+/// The most votes that a voter sends for one `KeepAlive` whose digest differs (rule 21).
 pub(super) const TOLD_MAX: usize = 128;
-/// How many slots it looks at for them.
+/// The most slots that a voter searches for these votes.
 const LOOKED_AT_MAX: usize = 4_096;
 
 impl Voter {
-    /// Returns how many entries each of its maps has, by name.
+    /// Returns the name and the length of each map.
     pub(crate) fn sizes(&self) -> impl Iterator<Item = (&'static str, usize)> {
         self.slots.sizes().into_iter().chain(self.sessions.sizes())
     }
 
-    /// Rules 19 and 21. A voter without memory is mute: were it to say that a session is over, all
-    /// claims that it covers would come to it one by one, only to be refused.
+    /// Handles a `KeepAlive`: rules 19 and 21. A voter in recovery does not reply. If it replied
+    /// that the session is over, all claims of the session would be sent singly and be refused.
     pub fn handle_keep_alive(
         &mut self,
         now: Now,
@@ -44,7 +44,7 @@ impl Voter {
         }
     }
 
-    /// When a vote that is out expires: as a session covers it, or by itself.
+    /// Returns when a vote expires: the later of its own expiry and that of its session.
     pub(super) fn expires_of(&self, vote: &GivenVote) -> Instant {
         let covered = match mistaken!(CoveredVotesExpire) {
             true => Instant::ZERO,
@@ -58,8 +58,8 @@ impl Voter {
         slot.map_or(Instant::ZERO, |slot| self.expires_of(&slot.vote))
     }
 
-    /// Rule 18: the vote is covered by a session of its node from now on. One that is covered stays
-    /// with its session: what was said of that session was said of this vote.
+    /// Rule 18: covers the vote by a session of its node. A covered vote stays with its session,
+    /// since each `Kept` of that session holds for this vote.
     pub(super) fn cover(&mut self, now: Now, at: SlotAt, ttl: Duration) {
         let Some(slot) = self.slots.get_mut(at) else {
             return;
@@ -71,8 +71,8 @@ impl Voter {
         }
     }
 
-    /// Rule 21: tells the claimant of some votes that a session covers. It releases those that it
-    /// knows nothing of.
+    /// Rule 21: sends the claimant up to [`TOLD_MAX`] votes that a session covers. The claimant
+    /// releases those that it does not know.
     fn tell_covered(&mut self, now: Now, session: SessionNo, parts: Parts, out: &mut Effects) {
         let name = self.sessions.name_of(now, session);
         let Some(cursor) = self.sessions.cursor(session) else {

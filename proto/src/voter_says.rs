@@ -1,4 +1,4 @@
-//! What a voter says to claimants, and when it gives up on one that waits.
+//! The messages of a voter to claimants, and the test for waiters that are gone.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,8 +10,9 @@ use super::message::{HolderGranted, Message, Refuse, RefuseReason, SessionId, St
 use super::slot::{Heard, Slot};
 use super::time::Now;
 
-/// A waiter speaks every quarter of its ttl. One that gossip calls dead may miss a single word:
-/// were it dropped sooner, gossip that is wrong would cost it its turn.
+/// Returns `true` if no claim of the waiter was received for its ttl, or for half of it if gossip
+/// reports its node as dead. Waiters retransmit at least every quarter of their ttl (rule 14). So a
+/// node that gossip wrongly reports as dead may lose one datagram and keep its place.
 pub(crate) fn is_gone(now: Now, waiter: &Heard, dead: &BTreeSet<NodeId>) -> bool {
     let is_dead = dead.contains(&waiter.claim.node);
     let patience = if is_dead { waiter.ttl / 2 } else { waiter.ttl };
@@ -25,8 +26,8 @@ pub(crate) fn is_gone(now: Now, waiter: &Heard, dead: &BTreeSet<NodeId>) -> bool
     now.mono.since(heard) >= patience
 }
 
-/// Rule 8: the claim that has the vote is granted. Those that can no longer win are told at once,
-/// and so are those that would rather not wait.
+/// Rule 8: the claim that has the vote is granted. Sends `Stale` to waiters that can no longer be
+/// granted, and `Wait` to `try` claims. Both leave the queue.
 pub(crate) fn learn_granted(
     now: Now,
     slot: &mut Slot,
@@ -69,8 +70,8 @@ pub(crate) fn send_vote(slot: &Slot, covered: Option<SessionId>, probe: bool, ou
     out.send(&given.claim.node, Message::Vote(vote));
 }
 
-/// To the claim that has so many before it. A holder that was not heard lately is called silent:
-/// one that is granted may be over by now.
+/// Sends `Wait` to a claim that has `ahead` claims before it in the queue. If the holder is silent
+/// ([`HolderGranted`]), the message says so, since its claim may be over.
 pub(crate) fn send_wait(
     now: Now,
     slot: &Slot,

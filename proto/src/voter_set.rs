@@ -1,9 +1,9 @@
-//! The voter set: who votes, and the constants that all must share.
+//! The voter set: the nodes that vote, and the constants that all nodes must share.
 //!
-//! A quorum is counted over the voters that the voter set gives a key, never over the nodes that
-//! gossip says are alive: during a partition both sides see a smaller live set, and both would
-//! find a quorum of it. Which members vote for a key is settled by rendezvous hashing (Thaler
-//! and Ravishankar, 1996): every node works it out alone, and the load spreads over the members.
+//! A quorum is counted over the voters that the voter set assigns to a key, never over the nodes
+//! that gossip reports as alive (M4). During a partition each side sees a smaller live set, and
+//! both would find a quorum of it. Rendezvous hashing (Thaler and Ravishankar, 1996) selects the
+//! voters of a key. Every node computes them alone, and the load spreads over the members.
 
 use std::fmt;
 use std::time::Duration;
@@ -18,48 +18,49 @@ use super::time::{Instant, nanos};
 pub const MEMBERS_MAX: usize = 1_024;
 /// The longest `max_ttl`.
 pub const MAX_TTL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
-/// A ttl is at least so many round trips.
+/// The least ttl, in round trips.
 pub const TTL_ROUND_TRIPS_MIN: u32 = 10;
-/// The largest `max_drift_ppm`: clocks that differ more are no clocks.
+/// The largest `max_drift_ppm`. A clock that drifts more is unusable.
 pub const MAX_DRIFT_PPM_MAX: u32 = 200_000;
 
-/// No voter without memory waits for longer.
+/// The longest quarantine accepted in a message. Every valid [`Timing`] has a shorter one.
 pub(crate) const QUARANTINE_MAX: Duration = MAX_TTL_MAX.saturating_mul(2);
-/// A member is asked for its wall clock so often at least.
+/// The longest interval between two queries for a member's wall clock.
 const CLOCKS_EVERY_MAX: Duration = Duration::from_secs(5);
-/// The allowed skew is so many times what an interval may widen by.
+/// `max_clock_skew` divided by the most that a clock's interval may widen between two queries.
 const WIDENINGS: u32 = 16;
 const MILLION: u32 = 1_000_000;
 
-/// The constants that every node of a cluster must share. They are part of the voter set, so that a
-/// node which was given others is refused instead of quietly weakening a lease.
+/// The constants that every node of a cluster must share. They are part of the voter set, so that
+/// nodes with other constants are refused instead of silently weakening leases.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Timing {
-    /// The longest lease. A voter that restarts without its memory is in recovery for about so
-    /// long, and a dead holder delays the next by at most its own ttl. Rule of thumb: a minute,
-    /// since some jobs run for so long.
+    /// The longest ttl of a lease. A voter that restarts is in recovery for about this long. A dead
+    /// holder delays the next by at most its own ttl. Rule of thumb: one minute, since some
+    /// jobs take that long.
     pub max_ttl: Duration,
-    /// How much faster one node's monotonic clock may run than another's, in parts per million.
-    /// Mutual exclusion leans on this and on nothing else. Crystals stay within 100, a clock that
-    /// NTP slews within 600; the default leaves room at no cost that anybody would notice.
+    /// The most that one node's monotonic clock may run faster than another's, in parts per
+    /// million. Mutual exclusion depends on this assumption alone. Crystals stay within 100 and
+    /// clocks slewed by NTP within 600, so the defaults leave a wide margin at negligible cost.
     pub max_drift_ppm: u32,
-    /// How far two wall clocks may be apart before the node that is ahead is refused. At most
-    /// `max_ttl`. No lease depends on wall clocks; epochs start from them.
+    /// The most that two wall clocks may differ before the node that is ahead is refused. At most
+    /// `max_ttl`. No lease depends on wall clocks, but epochs start from them.
     pub max_clock_skew: Duration,
-    /// What a round trip between two nodes takes when the network is slow, not on its best day.
-    /// Every repeat is paced by it. Too low: needless datagrams. Too high: slow recovery of loss.
+    /// The round-trip time between two nodes when the network is slow. All retransmissions are
+    /// timed by it. If it is too low, needless datagrams are sent. If too high, lost ones are
+    /// resent late.
     pub round_trip: Duration,
-    /// For how long the vote given to a waiter whose turn it is stands without an answer: what a
-    /// dead waiter costs those behind it. Some ten round trips; at least two, and more where
-    /// `max_drift_ppm` is large.
+    /// The longest time that a vote is reserved for the next waiter until it replies. A dead waiter
+    /// delays those behind it by this time. About ten round trips. The least value is two round
+    /// trips, more if `max_drift_ppm` is large.
     pub reservation: Duration,
-    /// How long a voter leaves the holder of its vote in peace before it asks whether it is still
-    /// there, once somebody waits. Some ten round trips.
+    /// The time without a renewal after which a voter probes the holder of its vote, if a claim
+    /// waits. Also the shortest time between two probes. About ten round trips.
     pub holder_probe_interval: Duration,
 }
 
 impl Timing {
-    /// Nodes in one data centre: round trips well under 10 ms.
+    /// Returns the constants for nodes in one data centre, with round trips well below 10 ms.
     #[must_use]
     pub const fn lan() -> Self {
         Self {
@@ -72,7 +73,7 @@ impl Timing {
         }
     }
 
-    /// Nodes in several regions: round trips up to 300 ms.
+    /// Returns the constants for nodes in several regions, with round trips up to 300 ms.
     #[must_use]
     pub const fn wan() -> Self {
         Self {
@@ -85,14 +86,14 @@ impl Timing {
         }
     }
 
-    /// The shortest ttl: ten round trips.
+    /// Returns the shortest allowed ttl: ten round trips.
     #[must_use]
     pub fn min_ttl(&self) -> Duration {
         self.round_trip.saturating_mul(TTL_ROUND_TRIPS_MIN)
     }
 
-    /// The least of `ttl` that passes on any clock of the cluster while another counts all of it:
-    /// `ttl * (1 - max_drift)`, rounded down.
+    /// Returns the least time that passes on any clock of the cluster while `ttl` passes on
+    /// another: `ttl * (1 - max_drift)`, rounded down.
     #[must_use]
     pub fn at_least(&self, ttl: Duration) -> Duration {
         if mistaken!(NoDrift) {
@@ -103,8 +104,7 @@ impl Timing {
         Duration::from_nanos(u64::try_from(shrunk).unwrap_or(u64::MAX))
     }
 
-    /// How long a voter that has lost its memory stays in quarantine:
-    /// `max_ttl * (1 + 2 * max_drift)`.
+    /// Returns the duration of a quarantine: `max_ttl * (1 + 2 * max_drift)`.
     #[must_use]
     pub fn quarantine(&self) -> Duration {
         let grown = u128::from(nanos(self.max_ttl))
@@ -113,9 +113,11 @@ impl Timing {
         Duration::from_nanos(u64::try_from(grown).unwrap_or(u64::MAX))
     }
 
-    /// The shortest `reservation` that a waiter can take up. It counts a reservation from its own
-    /// last send time, up to some 62 round trips before (rule 14), shortened by `max_drift`, while
-    /// its clock may be as much too fast; a round trip must be left of it, and one more.
+    /// Returns the shortest `reservation` that a waiter can use.
+    ///
+    /// A waiter counts the vote from its last send time, up to about 62 round trips ago (rule 14).
+    /// For that span `max_drift` counts twice: it shortens the ttl, and the waiter's clock may be
+    /// as much too fast. Two round trips must be left.
     fn min_reservation(&self) -> Duration {
         let drift = u128::from(nanos(self.round_trip)) * 125 * u128::from(self.max_drift_ppm);
         let drift = u64::try_from(drift / 1_000_000).unwrap_or(u64::MAX);
@@ -124,8 +126,8 @@ impl Timing {
             .saturating_add(Duration::from_nanos(drift))
     }
 
-    /// How often a member is asked for its wall clock at least: what is known of it is not to widen
-    /// by more than a sixteenth of `max_clock_skew`.
+    /// Returns the longest interval between two queries for a member's wall clock. In that time the
+    /// clock's known interval widens by at most a sixteenth of `max_clock_skew`.
     pub(crate) fn clocks_every(&self) -> Duration {
         let widens = self.max_clock_skew.saturating_mul(MILLION / WIDENINGS);
         let every = widens / self.max_drift_ppm.max(1);
@@ -184,16 +186,16 @@ impl Timing {
     }
 }
 
-/// A voter set that cannot be.
+/// An invalid voter set.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 pub enum VoterSetError {
-    /// Nobody votes.
+    /// There are no members.
     #[error("voters is empty; a voter set names 1 to {MEMBERS_MAX} members")]
     NoMembers,
-    /// Too many members.
+    /// There are more than [`MEMBERS_MAX`] members.
     #[error("voters has {len} members; a voter set names 1 to {MEMBERS_MAX}")]
     TooManyMembers {
-        /// How many were named.
+        /// The number of members.
         len: usize,
     },
     /// A member is named twice.
@@ -202,27 +204,27 @@ pub enum VoterSetError {
         /// The member.
         node: NodeId,
     },
-    /// There must be at least one voter for each key, and no more than there are members.
+    /// The number of voters of each key is zero, or exceeds the number of members.
     #[error("voters_per_key is {value}; it must be 1 to {members}, the number of voters")]
     VotersPerKey {
-        /// What was asked for.
+        /// The value.
         value: usize,
-        /// How many members there are.
+        /// The number of members.
         members: usize,
     },
-    /// A span is out of its bounds.
+    /// A duration is out of its bounds.
     #[error("{field} is {value:?}; it must be {min:?} to {max:?}")]
     OutOfBounds {
         /// The field of [`Timing`].
         field: &'static str,
-        /// Its value.
+        /// The value.
         value: Duration,
-        /// The least allowed.
+        /// The least allowed value.
         min: Duration,
-        /// The most allowed.
+        /// The largest allowed value.
         max: Duration,
     },
-    /// Clocks that may drift so far apart are no clocks.
+    /// `max_drift_ppm` exceeds [`MAX_DRIFT_PPM_MAX`].
     #[error("max_drift_ppm is {ppm}; it must be 0 to {MAX_DRIFT_PPM_MAX}")]
     Drift {
         /// The value.
@@ -230,15 +232,16 @@ pub enum VoterSetError {
     },
 }
 
-/// What every datagram says of the sender's voter set: its version, and a digest of its content, so
-/// that two voter sets which carry the same number by mistake are told apart.
+/// The version and digest of a voter set, named in every datagram. The digest distinguishes two
+/// voter sets that have the same version by mistake.
 #[derive(
     Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize,
 )]
 pub struct VoterSetTag {
-    /// The version: it rises with every change.
+    /// The version, which rises with every change.
     pub version: u64,
-    /// A hash of members, voters for each key and constants.
+    /// A hash of the members, the number of voters of each key, the constants and the cluster's
+    /// name.
     pub digest: u64,
 }
 
@@ -248,7 +251,7 @@ impl fmt::Display for VoterSetTag {
     }
 }
 
-/// Who votes, how many for each key, and by which constants.
+/// The members that vote, the number of voters of each key, and the shared constants.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct VoterSet {
     tag: VoterSetTag,
@@ -259,10 +262,11 @@ pub struct VoterSet {
 }
 
 impl VoterSet {
-    /// A voter set of `members`, `voters_per_key` of which vote for each key.
+    /// Creates a voter set of `members`, of which `voters_per_key` vote for each key.
     ///
     /// # Errors
-    /// [`VoterSetError`] names the field, its value and its bounds.
+    /// Returns a [`VoterSetError`] if `members` is empty, too long or names a node twice, or if
+    /// `voters_per_key` or a field of `timing` is out of its bounds.
     pub fn new(
         version: u64,
         mut members: Vec<NodeId>,
@@ -297,7 +301,7 @@ impl VoterSet {
         })
     }
 
-    /// The same for the cluster of this name, which becomes part of the digest.
+    /// Returns this voter set with the name of its cluster included in the digest.
     #[must_use]
     pub fn of_cluster(mut self, name: &str) -> Self {
         if mistaken!(ClusterNotSealed) {
@@ -307,37 +311,37 @@ impl VoterSet {
         self
     }
 
-    /// Version and digest: what a datagram says of it.
+    /// Returns the version and digest, which every datagram names.
     #[must_use]
     pub fn tag(&self) -> VoterSetTag {
         self.tag
     }
 
-    /// All members, sorted by id.
+    /// Returns all members, sorted by id.
     #[must_use]
     pub fn members(&self) -> &[NodeId] {
         &self.members
     }
 
-    /// How many members vote for each key.
+    /// Returns the number of voters of each key.
     #[must_use]
     pub fn voters_per_key(&self) -> usize {
         self.voters_per_key
     }
 
-    /// The shared constants.
+    /// Returns the shared constants.
     #[must_use]
     pub fn timing(&self) -> &Timing {
         &self.timing
     }
 
-    /// Whether `node` is a member.
+    /// Returns `true` if `node` is a member.
     #[must_use]
     pub fn has_member(&self, node: &NodeId) -> bool {
         self.members.binary_search(node).is_ok()
     }
 
-    /// The voters of `key`: the members that rendezvous hashing puts first for it.
+    /// Returns the voters of `key`, sorted by id: the members that rendezvous hashing ranks first.
     #[must_use]
     pub fn voters_for(&self, key: &Key) -> Vec<NodeId> {
         if self.voters_per_key == self.members.len() {
@@ -357,7 +361,7 @@ impl VoterSet {
         voters
     }
 
-    /// Whether `node` is one of the voters of `key`.
+    /// Returns `true` if `node` is one of the voters of `key`.
     #[must_use]
     pub fn votes_for(&self, node: &NodeId, key: &Key) -> bool {
         if self.voters_per_key == self.members.len() {
@@ -372,21 +376,21 @@ impl VoterSet {
         self.has_member(node) && above < self.voters_per_key
     }
 
-    /// The least number of a key's voters that is more than half of them.
+    /// Returns the quorum of a key: the least number that is more than half of its voters.
     #[must_use]
     pub fn quorum(&self) -> usize {
         quorum(self.voters_per_key)
     }
 
-    /// How many *other* members must have answered a voter that lost its memory, so that one of
-    /// them is sure to have voted for whatever it voted for: all but `quorum - 2`.
+    /// Returns the number of *other* members that must reply to a recovering voter: all but
+    /// `quorum - 2`. Then at least one of them is in each quorum of which the voter was part.
     #[must_use]
     pub fn recovery_replies(&self) -> usize {
         (self.members.len() - 1).saturating_sub(self.quorum().saturating_sub(2))
     }
 }
 
-/// The least number that is more than half of `voters`.
+/// Returns the least number that is more than half of `voters`.
 #[must_use]
 pub fn quorum(voters: usize) -> usize {
     if mistaken!(HalfIsAQuorum) {
@@ -395,19 +399,19 @@ pub fn quorum(voters: usize) -> usize {
     voters / 2 + 1
 }
 
-/// What a count of votes says: never a yes beside a number.
+/// The result of a count of votes. One value, so that no flag can disagree with a number.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Tally {
-    /// Neither a quorum for it, nor so many against it that there can be none.
+    /// Neither granted nor lost yet.
     Pending,
-    /// A quorum is for it.
+    /// A quorum voted yes.
     Granted,
-    /// So many are against it that the rest are no quorum.
+    /// The voters that did not vote no are fewer than a quorum.
     Lost,
 }
 
 impl Tally {
-    /// Counts `yes` and `no` of `voters`; the others have not said.
+    /// Counts `yes` and `no` votes of `voters`. The other voters have not voted yet.
     #[must_use]
     pub fn of(voters: usize, yes: usize, no: usize) -> Self {
         if yes >= quorum(voters) {
@@ -420,8 +424,8 @@ impl Tally {
     }
 }
 
-/// Where the lease ends for a claimant that has these promises, `None` where no quorum has
-/// promised anything: the newest instant that a quorum of the `voters` have promised to reach.
+/// Returns the end of a lease: the newest instant until which a quorum of the `voters` have
+/// promised their votes. Returns `None` if fewer than a quorum have promised.
 #[must_use]
 pub fn quorum_reaches(voters: usize, promises: impl Iterator<Item = Instant>) -> Option<Instant> {
     let mut promises: Vec<Instant> = promises.collect();
@@ -433,18 +437,18 @@ fn score(member: &NodeId, key: &Key) -> u64 {
     mix(mix(fnv(FNV_OFFSET, member.as_str().as_bytes())) ^ fnv(FNV_OFFSET, key.as_str().as_bytes()))
 }
 
-/// A hash of a cluster's name.
+/// Returns a hash of a cluster's name.
 pub(crate) fn hash_of_name(name: &str) -> u64 {
     mix(fnv(FNV_OFFSET ^ 3, name.as_bytes()))
 }
 
-/// Which of `floors` floors stands for `key`.
+/// Returns the index of the fence bucket of `key` among `floors` buckets.
 pub(crate) fn floor_of(key: &Key, floors: usize) -> usize {
     let hash = mix(fnv(FNV_OFFSET ^ 1, key.as_str().as_bytes()));
     (hash % floors.max(1) as u64) as usize
 }
 
-/// Four bytes of a hash, for an index of keys.
+/// Returns a hash of four bytes, for an index of keys.
 pub(crate) fn short_hash(key: &Key) -> u32 {
     mix(fnv(FNV_OFFSET ^ 2, key.as_str().as_bytes())) as u32
 }
@@ -472,8 +476,8 @@ fn digest(members: &[NodeId], voters_per_key: usize, timing: &Timing) -> u64 {
 
 const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 
-/// FNV-1a (Fowler, Noll, Vo). The standard library's hashers do not promise to stay the same from
-/// one release to the next, and all nodes must agree on these.
+/// FNV-1a (Fowler, Noll, Vo). All nodes must compute the same hash, but the standard library's
+/// hashers may change between releases.
 fn fnv(mut hash: u64, bytes: &[u8]) -> u64 {
     for byte in bytes {
         hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
@@ -481,7 +485,8 @@ fn fnv(mut hash: u64, bytes: &[u8]) -> u64 {
     hash
 }
 
-/// The finalizer of SplitMix64 (Steele, Lea, Flood, 2014): FNV alone spreads short names badly.
+/// The finalizer of SplitMix64 (Steele, Lea, Flood, 2014), since FNV alone spreads short names
+/// badly.
 pub(crate) fn mix(mut hash: u64) -> u64 {
     hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

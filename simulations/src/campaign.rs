@@ -1,4 +1,4 @@
-//! Many seeds at once, and what to do with one that fails.
+//! Runs many seeds at once, and reduces the faults of those that fail.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,9 +15,9 @@ use crate::invariants::{Kind, Violation};
 use crate::settings::Settings;
 use crate::world::{Outcome, World};
 
-/// In so many worlds each of the corners is reached.
+/// The number of worlds that must reach every corner.
 const SEEDS_ENOUGH: u64 = 300;
-/// Rare events that must not be forgotten.
+/// Rare events that must not be missed.
 const CORNERS: [&str; 19] = [
     "adoptions",
     "adoptions_under_a_lease",
@@ -40,26 +40,26 @@ const CORNERS: [&str; 19] = [
     "wrong_clocks_leap",
 ];
 
-/// What of a seed's world is changed from the outside.
+/// Changes to the world of a seed.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tweaks {
-    /// This many members.
+    /// The number of members, instead of the drawn one.
     pub(crate) nodes: Option<usize>,
-    /// Only the first so many faults.
+    /// The number of its first faults that are kept.
     pub(crate) faults: Option<usize>,
-    /// What the hosts run.
+    /// The algorithm that the hosts run.
     pub(crate) algorithm: Algorithm,
 }
 
-/// How a run failed.
+/// The way in which a run failed.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Failure {
-    /// Something panicked.
+    /// A panic.
     Crash,
-    /// A lock that was wanted was not granted, or too late.
+    /// A requested lock was not granted, or too late.
     Liveness,
-    /// Two holders, a falling epoch, or a vote that should not have been.
+    /// Two holders, a falling epoch, or a vote that breaks a rule.
     Safety,
 }
 
@@ -90,13 +90,13 @@ pub(crate) struct Failed {
     pub(crate) seed: u64,
     pub(crate) failure: Failure,
     pub(crate) what: String,
-    /// The fewest of its faults, from the first on, with which it still fails.
+    /// The length of the shortest prefix of its faults with which it still fails.
     pub(crate) faults: usize,
-    /// The command that plays it again.
+    /// The command that replays it.
     pub(crate) replay: String,
 }
 
-/// What many seeds came to.
+/// The results of many seeds.
 #[derive(Debug, Default)]
 pub(crate) struct Summary {
     pub(crate) seeds: u64,
@@ -108,7 +108,7 @@ pub(crate) struct Summary {
     pub(crate) took: Duration,
 }
 
-/// The world of a seed.
+/// Draws the world of a seed.
 pub(crate) fn world_of(seed: u64, tweaks: Tweaks) -> (Settings, Vec<faults::Fault>) {
     let mut settings = Settings::draw(seed, tweaks.nodes);
     tweaks.algorithm.put_into(&mut settings);
@@ -123,7 +123,7 @@ pub(crate) fn run_seed(seed: u64, tweaks: Tweaks, keeps_lines: bool) -> Outcome 
     World::new(settings, faults, keeps_lines).run()
 }
 
-/// Runs it, and says how it failed if it did.
+/// Runs a seed. Returns its outcome unless it panicked, and its failure if it failed.
 pub(crate) fn judge(seed: u64, tweaks: Tweaks) -> (Option<Outcome>, Option<(Failure, String)>) {
     match catch_unwind(AssertUnwindSafe(|| run_seed(seed, tweaks, false))) {
         Ok(outcome) => {
@@ -152,7 +152,7 @@ fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
     text.unwrap_or_else(|| "a panic without words".to_owned())
 }
 
-/// Runs all seeds, on all cores. `tick` is called after each.
+/// Runs all seeds on all cores, and calls `tick` after each.
 pub(crate) fn run(seeds: std::ops::Range<u64>, tweaks: Tweaks, tick: impl Fn() + Sync) -> Summary {
     let begun = Instant::now();
     let next = AtomicU64::new(seeds.start);
@@ -208,7 +208,7 @@ fn run_one(seed: u64, tweaks: Tweaks, summary: &mut Summary) {
     }
 }
 
-/// The shortest prefix of the fault list that still fails in the same way.
+/// Returns the length of the shortest prefix of the faults that still fails in the same way.
 fn fewest_faults(seed: u64, tweaks: Tweaks, failure: Failure, all: usize) -> usize {
     let all = all.min(64);
     let fails = |count: &usize| {
@@ -223,7 +223,7 @@ fn fewest_faults(seed: u64, tweaks: Tweaks, failure: Failure, all: usize) -> usi
     (0..all).find(fails).unwrap_or(all)
 }
 
-/// The one command that plays a run again.
+/// Returns the command that replays a run.
 pub(crate) fn replay(seed: u64, tweaks: Tweaks, faults: usize) -> String {
     let nodes = tweaks
         .nodes
@@ -247,8 +247,8 @@ impl Summary {
         }
     }
 
-    /// Events that happened in no world of many, and should have: a law that is never tried proves
-    /// nothing.
+    /// Returns the corners that no world reached, if there were enough worlds. A law that is never
+    /// exercised proves nothing.
     pub(crate) fn unreached(&self, tweaks: Tweaks) -> Vec<&'static str> {
         let is_plain = tweaks.nodes.is_none() && tweaks.faults.is_none();
         if self.seeds < SEEDS_ENOUGH || !is_plain || tweaks.algorithm != Algorithm::Lockmesh {
@@ -258,7 +258,7 @@ impl Summary {
         CORNERS.into_iter().filter(is_missing).collect()
     }
 
-    /// The gravest of the failures.
+    /// Returns the gravest of the failures.
     pub(crate) fn gravest(&self) -> Option<Failure> {
         self.failed.iter().map(|failed| failed.failure).max()
     }
@@ -273,7 +273,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_is_a_run() {
+    fn seed_run_twice_has_equal_digests() {
         for seed in [1, 2, 3, 77, 475, 1_627] {
             let runs = [0, 1].map(|_| run_seed(seed, Tweaks::default(), false));
             assert_eq!(runs[0].digest, runs[1].digest, "seed {seed}");
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_seeds_break_no_law_and_the_trace_changes_nothing() {
+    fn first_seeds_pass_and_tracing_changes_nothing() {
         for seed in 0..40 {
             let plain = run_seed(seed, Tweaks::default(), false);
             assert!(
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_corner_that_no_world_reached_is_told() {
+    fn corner_that_no_world_reached_is_reported() {
         let mut summary = Summary {
             seeds: SEEDS_ENOUGH,
             coverage: CORNERS.map(|name| (name, 1)).into(),
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn safety_is_graver_than_liveness_and_that_than_a_crash() {
+    fn failures_rank_from_crash_to_safety() {
         assert!(Failure::Safety > Failure::Liveness && Failure::Liveness > Failure::Crash);
         let codes = [Failure::Crash, Failure::Liveness, Failure::Safety];
         assert_eq!(codes.map(Failure::exit_code), [127, 128, 129]);

@@ -1,16 +1,16 @@
-//! What each node believes the time to be.
+//! The clocks of the nodes.
 //!
-//! True time belongs to the world, in nanoseconds from its beginning; no node ever sees it. A node
-//! sees a monotonic clock that runs at a rate of its own from an origin of its own, and a wall
-//! clock that is off and may jump.
+//! True time belongs to the world, in nanoseconds from its beginning; no node can read it. A node
+//! reads a monotonic clock with a rate and an origin of its own, and a wall clock that is off and
+//! may jump.
 
 use lockmesh_proto::time::{Instant, Now};
 
-/// What wall clocks show when the world begins, in milliseconds since the Unix epoch.
+/// The wall time at which the world begins, in milliseconds since the Unix epoch.
 const WALL_START_MS: u64 = 1_760_000_000_000;
 const MILLION: i128 = 1_000_000;
 
-/// What a wall clock shows that is right.
+/// Returns the reading of a right wall clock at true time `at`, in milliseconds.
 pub(crate) fn wall_ms(at: u64) -> u64 {
     WALL_START_MS + at / 1_000_000
 }
@@ -18,10 +18,10 @@ pub(crate) fn wall_ms(at: u64) -> u64 {
 /// The clocks of one node.
 #[derive(Clone, Debug)]
 pub(crate) struct Clock {
-    /// What the monotonic clock showed at `since`.
+    /// The reading of the monotonic clock at `since`.
     base: u64,
     since: u64,
-    /// How much faster than true time it runs, in parts per million; slower where negative.
+    /// The rate relative to true time, in parts per million; negative if slower.
     rate_ppm: i64,
     wall_off_ms: i64,
 }
@@ -50,8 +50,8 @@ impl Clock {
         }
     }
 
-    /// The first true time at which the monotonic clock shows `reading`; `None` where that is
-    /// beyond all time.
+    /// Returns the first true time at which the monotonic clock shows `reading`, or `None` if it
+    /// never does.
     pub(crate) fn when(&self, reading: Instant) -> Option<u64> {
         if reading == Instant::FAR {
             return None;
@@ -62,7 +62,7 @@ impl Clock {
         u64::try_from(passed).ok()?.checked_add(self.since)
     }
 
-    /// From `at` on it runs at another rate.
+    /// Changes the rate from `at` on.
     pub(crate) fn set_rate(&mut self, at: u64, rate_ppm: i64) {
         self.base = self.mono(at).as_nanos();
         self.since = at;
@@ -73,7 +73,7 @@ impl Clock {
         self.wall_off_ms += by_ms;
     }
 
-    /// How far the wall clock is ahead of true time, in milliseconds.
+    /// Returns how far the wall clock is ahead of true time, in milliseconds.
     pub(crate) fn wall_off(&self) -> i64 {
         self.wall_off_ms
     }
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reading_is_reached_at_the_time_that_is_told_and_not_before() {
+    fn when_returns_first_time_of_a_reading() {
         for rate in [-400_000, -37, 0, 1, 999, 5_000, 400_000] {
             let clock = Clock::new(1_000, 77, rate, 0);
             for reading in [78, 1_000, 123_456_789, 98_765_432_101] {
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_rate_never_sets_the_clock_back() {
+    fn rate_change_never_sets_clock_back() {
         let mut clock = Clock::new(0, 5, 400_000, 0);
         let before = clock.mono(1_001);
         clock.set_rate(1_001, -400_000);
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn no_clock_reaches_the_far_end() {
+    fn far_instant_is_never_reached() {
         assert_eq!(Clock::new(0, 0, 0, 0).when(Instant::FAR), None);
     }
 }

@@ -1,5 +1,5 @@
-//! More plain stories on the quiet cluster: who withdraws, comes back, is far away, or goes on
-//! under another number. A world plays some of them.
+//! More stories for the settled phase: withdrawals, restarts, distant waiters and adopted
+//! incarnations. A world plays four of them.
 
 use lockmesh_proto::id::Incarnation;
 
@@ -12,11 +12,11 @@ use crate::world::World;
 
 type Story = fn(&mut World, KeyAt);
 
-/// How many of them a world plays.
+/// The number of these stories that a world plays.
 const PLAYED: usize = 4;
 
 impl World {
-    /// Some of these stories; if a minority is broken for good, that one's alone.
+    /// Plays some of these stories, or only `play_maimed` if a minority is broken for good.
     pub(crate) fn play_more(&mut self) {
         let end = self.settings.habits.keys + PROBE_KEYS;
         let keys = end - 2 * PLAYED..end;
@@ -54,20 +54,20 @@ impl World {
         matches!(self.probed.get(&request), Some(Status::Held { .. }))
     }
 
-    /// Whoever died in an earlier story votes again after this.
+    /// Passes enough time for voters that crashed in an earlier story to leave recovery.
     fn pass_quarantine(&mut self) {
         let quarantine = self.settings.at_most(self.settings.timing.quarantine());
         self.pass(quarantine + 2 * SECOND);
     }
 
-    /// Long enough for all that was said to be heard, and for one that was told a fence to claim
+    /// Passes enough time for all messages to arrive, and for a claim that gets `Stale` to be made
     /// anew.
     fn settle(&mut self) {
         self.pass(20 * self.laws.history.terms.settled);
     }
 
-    /// Three hosts: the first holds the key, the others wait for it in this order. The second is no
-    /// voter of it.
+    /// Submits requests on three hosts: the first one holds the key, the others wait in this order.
+    /// The second host does not vote for the key.
     fn queue_of_three(&mut self, key: KeyAt) -> Option<[(HostAt, RequestId); 3]> {
         let (second, _) = self.pair_that_may_die(key)?;
         let mut others = (0..self.hosts.len()).filter(|host| *host != second);
@@ -81,7 +81,7 @@ impl World {
         queue.try_into().ok().filter(|_| is_held)
     }
 
-    /// L4: a waiter withdraws, and those behind it do not wait for it.
+    /// L4: a waiter that withdraws does not delay those behind it.
     fn play_withdrawn_waiter(&mut self, key: KeyAt) {
         let Some([first, second, last]) = self.queue_of_three(key) else {
             return;
@@ -94,7 +94,7 @@ impl World {
         self.let_go(last.0, last.1);
     }
 
-    /// Rule 7: a waiter dies and comes back, and those behind it do not wait for it.
+    /// Rule 7: a waiter that crashes and comes back does not delay those behind it.
     fn play_reborn_waiter(&mut self, key: KeyAt) {
         let Some([first, second, last]) = self.queue_of_three(key) else {
             return;
@@ -108,7 +108,7 @@ impl World {
         self.let_go(last.0, last.1);
     }
 
-    /// Rule 7: a holder dies and comes back, and what it held is free at once.
+    /// Rule 7: a holder crashes and comes back, and its key is free at once.
     fn play_reborn_holder(&mut self, key: KeyAt) {
         let Some((holder, next)) = self.pair_that_may_die(key) else {
             return;
@@ -125,13 +125,13 @@ impl World {
         }
         self.crash(holder);
         self.start(holder, false, false);
-        // It may first have to learn that its number is too low.
+        // It may first have to learn that its incarnation is too low.
         let bound = 4 * self.settings.round_trip();
         self.expect_grant(second, Handover::Reborn, bound);
         self.let_go(next, second);
     }
 
-    /// Rules 8 and 16: a try beside a holder is told at once.
+    /// Rules 8 and 16: a `try` beside a holder gets `false` at once.
     fn play_denied_try(&mut self, key: KeyAt) {
         let hosts = self.start_rng.sample(self.hosts.len(), 2);
         let [holder, other] = hosts[..] else {
@@ -150,7 +150,7 @@ impl World {
         let Some(asked) = self.probe(other, wish).filter(|_| self.is_held(first)) else {
             return self.let_go(holder, first);
         };
-        // There, to the holder, back, and back again.
+        // Claimant to voters, voters to holder, and the same way back.
         let bound = self.round_trip_to_voters(other, key) + self.round_trip_to_voters(holder, key);
         let is_denied = move |world: &Self| {
             let status = world.probed.get(&asked);
@@ -170,7 +170,7 @@ impl World {
         self.settle();
     }
 
-    /// Rules 5 and 17: a release that nobody heard costs those that wait a `holder_probe_interval`.
+    /// Rules 5 and 17: a lost release delays waiters by one `holder_probe_interval`.
     fn play_lost_word(&mut self, key: KeyAt) {
         let hosts = self.start_rng.sample(self.hosts.len(), 2);
         let [holder, other] = hosts[..] else {
@@ -189,7 +189,7 @@ impl World {
         let Some(second) = self.probe(other, self.wish(key)) else {
             return;
         };
-        // A voter that heard the holder of late asks it when the waiter next speaks.
+        // A voter with a recent message of the holder probes it only at the waiter's next message.
         let timing = &self.settings.timing;
         let pace = (timing.round_trip * 50).min(timing.max_ttl / 4);
         let bound = self.settings.at_most(timing.holder_probe_interval + pace)
@@ -198,7 +198,7 @@ impl World {
         self.let_go(other, second);
     }
 
-    /// L4: a waiter with a slow clock learns of the fence while the holder holds, not after it.
+    /// L4: a waiter with a slow clock learns the fence while the lock is held, not after that.
     fn play_slow_waiter(&mut self, key: KeyAt) {
         let hosts = self.start_rng.sample(self.hosts.len(), 2);
         let [holder, slow] = hosts[..] else {
@@ -222,7 +222,7 @@ impl World {
         self.hosts[slow].clock.set_wall(0);
     }
 
-    /// A node that gossip wrongly calls dead keeps its place while it speaks.
+    /// A node that gossip wrongly reports as dead keeps its place while it sends messages.
     fn play_called_dead(&mut self, key: KeyAt) {
         let Some([first, second, last]) = self.queue_of_three(key) else {
             return;
@@ -242,7 +242,7 @@ impl World {
         self.let_go(last.0, last.1);
     }
 
-    /// L4: a waiter with a slow clock that is below the fence when the holder releases is told so.
+    /// L4: a waiter with a slow clock that is below the fence at the release gets `Stale`.
     fn play_late_fence(&mut self, key: KeyAt) {
         let hosts = self.start_rng.sample(self.hosts.len(), 2);
         let [holder, slow] = hosts[..] else {
@@ -251,7 +251,7 @@ impl World {
         let skew = self.settings.timing.max_clock_skew.as_millis() as i64;
         self.hosts[slow].clock.set_wall(-skew / 2);
         let first = self.probe(holder, self.wish(key));
-        // The fence is above its clock, and it has heard nothing of it.
+        // The fence is above its clock, and it has not learnt it.
         self.pass(self.laws.history.terms.settled);
         let second = self.probe(slow, self.wish(key));
         let voters = self.laws.history.terms.voters[key].iter();
@@ -272,8 +272,8 @@ impl World {
         self.settle();
     }
 
-    /// L6: a host that is far away and whose wall clock is slow waits for a key that others near by
-    /// ask for again and again.
+    /// L6: a distant host with a slow wall clock waits for a key that nearby hosts request
+    /// continuously.
     fn play_far_waiter(&mut self, key: KeyAt) {
         let count = self.hosts.len().min(4);
         let hosts = self.start_rng.sample(self.hosts.len(), count);
@@ -284,7 +284,7 @@ impl World {
         let timing = self.settings.timing;
         let skew = timing.max_clock_skew.as_nanos() as u64;
         let by = self.settings.round_trip();
-        // It must be able to leap over what the others draw while its claim is on its way.
+        // It must be able to claim above what the others draw while its claim is on its way.
         if hosts.len() < 2 || skew < 20 * by {
             return;
         }
@@ -304,10 +304,10 @@ impl World {
         self.settle();
     }
 
-    /// The near ones ask, hold and ask again until the far one is served, or the bound is over.
+    /// Nearby hosts request and hold the key until the distant one is served, or the bound is over.
     fn churn(&mut self, key: KeyAt, near: &[HostAt], hold: u64, (far, bound): (HostAt, u64)) {
         let mut asked: Vec<Option<RequestId>> = vec![None; near.len()];
-        // They are at it when it comes.
+        // They are active before it starts to wait.
         let warm = self.time + 10 * hold;
         let mut waiter: Option<(RequestId, u64)> = None;
         loop {
@@ -329,7 +329,7 @@ impl World {
                 self.pass(hold / 4);
                 continue;
             };
-            // It was granted, for so short that it could not be renewed in time: a slow link.
+            // It was granted, but too briefly for a renewal over a slow link.
             let was_held = matches!(
                 self.probed.get(&request),
                 Some(Status::Over { how: End::Lost, .. })
@@ -354,8 +354,8 @@ impl World {
         }
     }
 
-    /// Rule 20: a voter that forgot covers new claims of a holder, and none of those it covered
-    /// before. Where the holder believes that it does, it counts on a vote that is not there.
+    /// Rule 20: a voter that lost its memory covers a holder's new claims, and none that it covered
+    /// before. A holder that assumes otherwise counts a vote that does not exist.
     fn play_new_sessions(&mut self, key: KeyAt) {
         let voters = self.laws.history.terms.voters.clone();
         let (kept, fresh) = (key, key + 1);
@@ -366,14 +366,14 @@ impl World {
         let Some(forgets) = (0..self.hosts.len()).find(|host| *host != holder && both(host)) else {
             return;
         };
-        // Its first session is the holder's, before it forgets and after.
+        // Its first session belongs to the holder, before and after its memory loss.
         self.crash(forgets);
         self.start(forgets, false, false);
         self.pass_quarantine();
         let Some(first) = self.probe(holder, self.wish(kept)) else {
             return;
         };
-        // It is covered everywhere.
+        // All votes for it are covered.
         self.pass(self.settings.at_most(self.settings.timing.max_ttl));
         let links = [(holder, forgets), (forgets, holder)];
         self.cut(&links);
@@ -384,7 +384,7 @@ impl World {
         };
         self.pass_quarantine();
         let lease = self.settings.at_most(self.settings.timing.max_ttl);
-        // What it says of old sessions is lost now and then.
+        // Its messages about old sessions are lost at times.
         let way_back = [(forgets, holder)];
         let from_others: Vec<_> = voters[kept]
             .iter()
@@ -392,7 +392,7 @@ impl World {
             .take(self.laws.history.quorum(kept) - 1)
             .flat_map(|voter| [(holder, *voter), (*voter, holder)])
             .collect();
-        // From now on the lease needs the vote of the one that forgot.
+        // From now on the lease needs the vote of the voter that lost its memory.
         self.cut(&from_others);
         self.mend_links(&links);
         let step = lease / 24;
@@ -412,8 +412,8 @@ impl World {
         self.pass(lease);
     }
 
-    /// Section 6: a node wins a lock, and then hears of an incarnation of its own with a higher
-    /// number.
+    /// Section 7: a granted node receives a message that names an incarnation of its own with a
+    /// higher number.
     fn play_adoption(&mut self, key: KeyAt) {
         let voters = self.laws.history.terms.voters[key].clone();
         let Some(holder) = (0..self.hosts.len()).find(|host| !voters.contains(host)) else {
@@ -430,7 +430,7 @@ impl World {
             .flat_map(|host| [(holder, host), (host, holder)])
             .collect();
         let to_it = [(holder, knows), (knows, holder)];
-        // One voter alone hears of an incarnation with a far higher number.
+        // Only one voter learns of an incarnation with a far higher number.
         self.cut(&to_others);
         let incarnations = self.hosts[holder].incarnations.iter();
         let last = incarnations
@@ -458,15 +458,15 @@ impl World {
         self.settle();
     }
 
-    /// Section 6: a member starts with the flag "new cluster" left on, once all others have
-    /// forgotten what they knew of it. They vouch for nobody.
+    /// Section 6: a member starts with the new-cluster flag left on, after all others have lost
+    /// their memory of it. Voters that were in quarantine vouch for no member.
     fn play_left_flag(&mut self, key: KeyAt) {
         let voters = self.laws.history.terms.voters[key].clone();
         let members = self.settings.members;
         if !(2..=5).contains(&members) {
             return;
         }
-        // It has voted for something.
+        // This gives it something to forget.
         let Some(request) = self.probe(voters[0], self.wish(key)) else {
             return;
         };
@@ -480,7 +480,7 @@ impl World {
             self.crash(*other);
             self.start(*other, false, false);
         }
-        // It asks while they are in quarantine, and hears no answer before that is over.
+        // It queries them while they are in quarantine, and receives no reply before that is over.
         let all = (0..self.hosts.len()).filter(|host| *host != flagged);
         let to_it: Vec<_> = all.map(|host| (host, flagged)).collect();
         self.cut(&to_it);
@@ -504,7 +504,7 @@ impl World {
         voter.is_some_and(|voter| voter.quarantine().is_none())
     }
 
-    /// Before rule 1: a granted claim is refused by nobody for its skew.
+    /// Section 2: no voter refuses a granted claim for its skew.
     fn play_skewed_voter(&mut self, key: KeyAt) {
         let voters = self.laws.history.terms.voters[key].clone();
         let Some(holder) = (0..self.hosts.len()).find(|host| !voters.contains(host)) else {
@@ -522,7 +522,7 @@ impl World {
             return;
         };
         self.settle();
-        // So far behind that no time that is passed here makes up for it.
+        // Further behind than all the time that is passed here.
         let lease_ms = self.settings.timing.max_ttl.as_millis() as i64;
         self.hosts[skewed].clock.set_wall(-20 * lease_ms);
         self.mend_links(&both(skewed));
@@ -538,7 +538,7 @@ impl World {
         self.settle();
     }
 
-    /// L7: the voters are away for some while, twice: before a lease is covered and after.
+    /// L7: the voters are unreachable twice, before a lease is covered and after.
     fn play_stall(&mut self, key: KeyAt) {
         let holder = self.start_rng.below(self.hosts.len() as u64) as HostAt;
         if self.settings.timing.max_drift_ppm > 5_000 {
@@ -558,7 +558,7 @@ impl World {
             .into_iter()
             .filter(|it| self.is_held(*it))
             .collect();
-        // Two rounds of renewals are lost, and one half of what covers leases then.
+        // The first stall loses two rounds of renewals, the second lasts half of a session's ttl.
         for (before, away) in [(0, ttl / 100 * 65), (2 * ttl, ttl / 2)] {
             self.pass(before);
             self.cut(&links);
@@ -574,7 +574,7 @@ impl World {
         self.settle();
     }
 
-    /// A host dies, and comes back in an incarnation with this number.
+    /// Crashes a host, and restarts it in this incarnation.
     fn be_born(&mut self, host: HostAt, number: u64) {
         self.crash(host);
         let addr = self.hosts[host].addr;

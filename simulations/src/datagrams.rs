@@ -1,9 +1,9 @@
-//! Datagrams on their way: out of a node, over a link that may damage them, into another.
+//! Datagrams on their way: out of a node, over a link that may damage them, into another node.
 //!
-//! What is damaged must be dropped and counted, and nothing else may come of it. Where the cluster
-//! seals, any bits may flip and any end may be missing. In plaintext nothing but its form tells a
-//! datagram from another that somebody meant, so there only damage counts that leaves no form of
-//! its own: one byte short, hardly begun, or of a version that nobody speaks.
+//! A damaged datagram must be dropped and counted, and have no other effect. If the cluster seals,
+//! any bits may flip and any end may be missing. In plaintext such damage could make another valid
+//! datagram. There, damage breaks the format: one byte short, cut off in the head, or of an unknown
+//! version.
 
 use std::net::SocketAddr;
 
@@ -18,7 +18,7 @@ use crate::world::{World, WorldEvent};
 /// Version, mode and kind of a plaintext datagram.
 const PLAINTEXT_HEAD_BYTES: u64 = 3;
 
-/// A datagram on its way, or in the queue of a socket.
+/// A datagram on its way, or in the buffer of a socket.
 #[derive(Clone, Debug)]
 pub(crate) struct Datagram {
     pub(crate) from: SocketAddr,
@@ -26,7 +26,7 @@ pub(crate) struct Datagram {
     pub(crate) is_damaged: bool,
 }
 
-/// The key of a cluster that seals.
+/// Draws the secret of a cluster that seals.
 pub(crate) fn draw_secret(rng: &mut Rng) -> ClusterSecret {
     ClusterSecret::from_bytes(draw_bytes(rng)).expect("not all of them are zero")
 }
@@ -40,13 +40,13 @@ fn draw_bytes<const N: usize>(rng: &mut Rng) -> [u8; N] {
     bytes
 }
 
-/// Does to a datagram what a broken path does.
+/// Damages a datagram, as a broken path does.
 fn damage(rng: &mut Rng, bytes: &mut Vec<u8>, is_sealed: bool) {
     let len = bytes.len() as u64;
     match (is_sealed, rng.below(3)) {
         (true, 0) => bytes.truncate(rng.below(len) as usize),
         (true, _) => {
-            // Two flips of one bit would be none.
+            // A second flip of the first bit would undo the damage.
             let first = rng.below(len * 8);
             flip(bytes, first);
             for _ in 0..rng.below(8) {
@@ -56,7 +56,7 @@ fn damage(rng: &mut Rng, bytes: &mut Vec<u8>, is_sealed: bool) {
                 }
             }
         }
-        // The last byte belongs to a message: none is whole without it.
+        // The last byte belongs to a message, which is incomplete without it.
         (false, 0) => bytes.truncate(bytes.len().saturating_sub(1)),
         (false, 1) => bytes.truncate(rng.below(PLAINTEXT_HEAD_BYTES) as usize),
         (false, _) => {
@@ -74,7 +74,7 @@ fn flip(bytes: &mut [u8], bit: u64) {
 }
 
 impl World {
-    /// How the next process seals: with the cluster's secret, and a boot id that no other has.
+    /// Creates the seal of the next process, with the cluster's secret and a unique boot id.
     pub(crate) fn next_seal(&mut self) -> Seal {
         let boot_id = match self.cluster_secret {
             Some(_) => draw_bytes(&mut self.seal_rng),
@@ -83,7 +83,7 @@ impl World {
         self.seal_of(CLUSTER, boot_id)
     }
 
-    /// How a process of this cluster seals.
+    /// Creates the seal of a process of this cluster.
     pub(crate) fn seal_of(&self, cluster: &str, boot_id: [u8; 16]) -> Seal {
         let seal = match &self.cluster_secret {
             Some(key) => Seal::sealed(key.clone(), boot_id),
@@ -92,19 +92,19 @@ impl World {
         seal.of_cluster(cluster)
     }
 
-    /// What opens for a trace all that a node opens, under a boot id that is no node's.
+    /// Creates the seal that opens datagrams for the trace, under a boot id that no node has.
     pub(crate) fn opener(&self) -> Seal {
         self.seal_of(CLUSTER, [0xff; 16])
     }
 
-    /// A datagram leaves a host: none, one or two of it will arrive.
+    /// Sends a datagram of a host: none, one or two copies will arrive.
     pub(crate) fn transmit(&mut self, from: HostAt, to: SocketAddr, bytes: Vec<u8>) {
         let machine = &self.hosts[from];
         let addr = machine.mapped.unwrap_or(machine.addr);
         self.transmit_from(from, addr, to, bytes);
     }
 
-    /// The same over the links of a host, from an address.
+    /// Sends a datagram from an address over the links of a host.
     pub(crate) fn transmit_from(
         &mut self,
         links: HostAt,
@@ -141,7 +141,7 @@ impl World {
         self.push_in(delay, WorldEvent::Arrive { to, datagram });
     }
 
-    /// A datagram arrives at an address.
+    /// Delivers a datagram to an address.
     pub(crate) fn arrive(&mut self, to: SocketAddr, datagram: Datagram) {
         let Some(host) = self.by_addr.get(&to).copied() else {
             return self.arrive_at_namesake(to, &datagram);
@@ -170,7 +170,7 @@ impl World {
         }
     }
 
-    /// The operating system keeps a datagram for a process that does not read it, or drops it.
+    /// Buffers a datagram for a process that does not read it, or drops it.
     fn keep(&mut self, host: HostAt, datagram: Datagram) {
         let most = match self.settings.hazards.socket_max {
             0 => SOCKET_DATAGRAMS_MAX,
@@ -185,7 +185,7 @@ impl World {
         }
     }
 
-    /// A process reads the next datagram that was kept for it.
+    /// Makes a process read its next buffered datagram.
     pub(crate) fn read_next(&mut self, host: HostAt) {
         let machine = &mut self.hosts[host];
         if !machine.acts() || machine.inbox.is_empty() {
@@ -197,7 +197,7 @@ impl World {
         self.receive(host, &datagram);
     }
 
-    /// A process reads a datagram.
+    /// Makes a process read a datagram.
     pub(crate) fn receive(&mut self, host: HostAt, datagram: &Datagram) {
         let Datagram {
             from,
@@ -218,13 +218,13 @@ impl World {
         }
     }
 
-    /// How many datagrams a node has taken in, and how much it has dropped.
+    /// Returns how many datagrams a node has accepted, and how many it has dropped.
     fn counted(&self, host: HostAt) -> Option<(u64, u64)> {
         let traffic = self.process(host)?.node.traffic()?;
         Some((traffic.datagrams_in, traffic.dropped.values().sum()))
     }
 
-    /// What a datagram says to the host that reads it.
+    /// Adds the messages of a datagram to the trace.
     fn tell_datagram(&mut self, host: HostAt, bytes: &[u8]) {
         let Some(process) = self.hosts[host].process.as_mut() else {
             return;
@@ -239,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_damaged_never_is_what_it_was() {
+    fn damage_always_changes_the_bytes() {
         let mut rng = Rng::stream(1, "damage");
         let whole: Vec<u8> = (0..60)
             .map(|n| if n == 0 { PROTOCOL_VERSION } else { n })
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_and_boot_ids_repeat_with_the_seed_and_differ_from_each_other() {
+    fn drawn_bytes_repeat_with_seed_and_differ() {
         let draw = |seed| {
             let mut rng = Rng::stream(seed, "seal");
             let (one, two): ([u8; 16], [u8; 16]) = (draw_bytes(&mut rng), draw_bytes(&mut rng));

@@ -1,8 +1,8 @@
-//! The same seed gives the same trace on every machine: `digests.txt` has the digests of some
-//! traces as one machine saw them, and every machine that tests compares its own with them.
+//! A seed gives the same trace on every machine. `digests.txt` has the digests of some traces, and
+//! the tests compare those of their machine with it.
 //!
-//! A digest is over every datagram that a node sends and the time of every step. It changes with
-//! the rules, the wire and the world, and with nothing else: `-- digests --write` renews it.
+//! A digest covers every datagram that a node sends and the time of every step. It changes only
+//! with the rules, the wire format and the world; `-- digests --write` renews the file.
 
 use std::fmt::Write as _;
 
@@ -11,13 +11,13 @@ use crate::campaign::{Tweaks, run_seed};
 use crate::scenario;
 use crate::world::Outcome;
 
-/// The file, from the root of the package.
+/// The path of the file.
 pub(crate) const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/digests.txt");
 const KNOWN: &str = include_str!("../digests.txt");
-/// Large and small, plaintext and sealed; 475 and 1627 have a story.
+/// Large and small worlds, plaintext and sealed; 475 and 1627 once found bugs.
 const SEEDS: [u64; 12] = [0, 1, 2, 3, 4, 5, 9, 77, 94, 475, 1_000, 1_627];
 
-/// The digests of this build, one on a line.
+/// Returns the digests of this build, one on a line.
 pub(crate) fn text() -> String {
     let mut text = String::new();
     let mut add = |name: &str, outcome: &Outcome| {
@@ -53,7 +53,7 @@ pub(crate) fn text() -> String {
     text
 }
 
-/// Which lines of this build differ from those of the file.
+/// Returns the lines of this build that differ from those of the file.
 pub(crate) fn differences(own: &str) -> Vec<String> {
     if own == KNOWN {
         return Vec::new();
@@ -72,7 +72,7 @@ pub(crate) fn differences(own: &str) -> Vec<String> {
     }
 }
 
-/// What to do about them.
+/// The advice after a difference.
 pub(crate) const ADVICE: &str = "\
 If the rules, the wire or the world were changed on purpose, renew the file with
   cargo run --release -p simulations -- digests --write
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_gives_the_trace_here_that_it_gave_on_the_machine_that_wrote_the_file() {
+    fn digests_match_the_file_on_every_machine() {
         let differences = differences(&text());
         assert!(
             differences.is_empty(),
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_that_differs_is_seen() {
+    fn changed_digest_is_reported() {
         let changed = KNOWN.replacen("seed/0 ", "seed/0 f", 1);
         assert_eq!(differences(&changed).len(), 1);
         assert_eq!(differences(&format!("{KNOWN}more\n")).len(), 1);

@@ -1,12 +1,11 @@
-//! Every interleaving at small scope: the real voter and the real claimant, three voters, two or
-//! three claims for one key, a network that loses, doubles and reorders, leases that run out, and
-//! a voter that loses its memory.
+//! A search of every interleaving at small scope: the real voter and the real claimant, three
+//! voters, and two or three claims for one key. The network loses, duplicates and reorders, leases
+//! expire, and a voter loses its memory.
 //!
-//! Random runs go deep and miss narrow places; a search misses nothing within its scope. Time is
-//! one abstract step of half a lease for everybody, taken whenever the search likes. A message
-//! that was sent may be read at any time after, as often as the search likes, or never: that is
-//! loss, doubling and reordering in one. Jitter is off, so that states which differ in nothing
-//! else are one.
+//! Random runs go deep and miss rare interleavings; a search misses none within its scope. Time
+//! passes in steps of half a lease for all clocks, and a step may come at any point. A sent message
+//! may be read at any later point, several times or never: this models loss, duplication and
+//! reordering. Jitter is off, so that states which differ only in jitter are one.
 
 mod found;
 mod parts;
@@ -38,7 +37,7 @@ const LEASE: Duration = Duration::from_secs(1);
 const STEP: Duration = Duration::from_millis(500);
 const WALL_MS: u64 = 1_760_000_000_000;
 
-/// What the search may do next.
+/// An action of the search.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum Action {
     Ask(usize),
@@ -50,17 +49,17 @@ pub(crate) enum Action {
     Crash(usize),
 }
 
-/// What a claimant has come to.
+/// The progress of a claimant.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 struct Attempt {
     ticket: Option<Ticket>,
     is_over: bool,
     epoch: u64,
-    /// The highest owner's epoch when it claimed under this epoch.
+    /// The highest granted epoch when it claimed with this epoch.
     above: u64,
 }
 
-/// Everything.
+/// A state of the search.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct State {
     time: u64,
@@ -69,14 +68,14 @@ pub(crate) struct State {
     attempts: Vec<Attempt>,
     network: BTreeSet<Envelope>,
     crashes: u8,
-    /// Whom a voter that lost its memory had voted for: the claimant and the epoch.
+    /// The claimant and epoch that each voter without memory had voted for.
     forgotten: Vec<Option<(usize, u64)>>,
     highest_owner: u64,
     grants: u8,
     broken: Option<&'static str>,
 }
 
-/// The search, with all that does not change.
+/// The search: everything that does not change.
 #[derive(Clone, Debug)]
 pub(crate) struct Search {
     scope: Scope,
@@ -151,10 +150,10 @@ impl Search {
         }
     }
 
-    /// A handler has left this behind.
+    /// Applies the effects of a handler.
     fn follow(&self, state: &mut State, at: usize, effects: Effects) {
         let mut messages = effects.messages;
-        // There is one voter set.
+        // There is only one voter set, so `Describe` has no effect.
         messages.retain(|(_, message)| !matches!(message, Message::Describe(_)));
         self.send(state, at, messages);
         let Some(claimant) = at.checked_sub(VOTERS) else {
@@ -187,7 +186,8 @@ impl Search {
         }
     }
 
-    /// How many voters have, or had when they lost their memory, their vote out for this claim.
+    /// Returns how many voters have their vote out for this claim, or had when they lost their
+    /// memory.
     fn votes_for(&self, state: &State, claimant: usize, epoch: u64) -> usize {
         let id = &self.ids[VOTERS + claimant];
         (0..VOTERS)
@@ -203,7 +203,7 @@ impl Search {
             .count()
     }
 
-    /// What must hold in every state.
+    /// Checks the laws that must hold in every state.
     fn judge(&self, state: &mut State) {
         for at in 0..VOTERS {
             if state.forgotten[at].is_some() && state.voters[at].it.quarantine().is_none() {
@@ -309,7 +309,7 @@ impl Search {
         }
     }
 
-    /// The first claim is granted; it is renewed, covered and kept, by two voters.
+    /// Renews the granted claim twice with two voters, so that their sessions cover and keep it.
     fn renew_by_session(&self, state: &mut State) {
         for _ in 0..2 {
             self.wake(state, 0);
@@ -370,8 +370,8 @@ impl Search {
         self.follow(state, at, out);
     }
 
-    /// Time goes on. Voters do what is due at once, which is when it is most dangerous; claimants
-    /// may sleep. Where a voter is to sleep too, the search wakes it.
+    /// Advances time. Voters handle timeouts at once, the most dangerous order; claimants may be
+    /// late. From [`Begins::Forgotten`] voters may be late too, and the search wakes them.
     fn step(&self, state: &mut State) {
         state.time += 1;
         if self.scope.begins != Begins::Forgotten {
@@ -419,7 +419,7 @@ impl Model for Search {
         let mut out = Effects::default();
         for at in 0..VOTERS {
             let mut voter = self.voter(self.now(&state, at), at, 0, &mut out);
-            // The cluster is new, and the others say so.
+            // The cluster is new, and the replies of the others confirm it.
             let now = self.now(&state, at);
             for other in (0..VOTERS).filter(|other| *other != at) {
                 let memory = lockmesh_proto::message::RecoveryReply {
@@ -520,7 +520,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_scope_is_safe_as_far_as_a_short_search_goes() {
+    fn short_search_finds_no_breach_in_any_scope() {
         for scope in scopes() {
             let found = search(&scope, Duration::from_secs(20), 10_000);
             assert!(
@@ -534,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_covered_has_sessions_with_two_voters() {
+    fn covered_start_has_sessions_with_two_voters() {
         let scopes = scopes();
         let covered = scopes
             .iter()
@@ -548,7 +548,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_sends_its_claim_to_every_voter() {
+    fn asked_start_has_claims_for_every_voter() {
         let scopes = scopes();
         let asked = scopes
             .iter()

@@ -1,5 +1,5 @@
-//! What goes wrong, and when: drawn before the world begins, so that a run can be repeated with
-//! only the first few of its faults.
+//! The faults of a run and their times. They are drawn before the world begins, so that a run can
+//! be repeated with a prefix of its faults.
 
 use crate::invariants::Host;
 use crate::namesakes;
@@ -7,32 +7,32 @@ use crate::rng::Rng;
 use crate::settings::{MILLISECOND, Pace, Settings};
 use crate::wrong_clocks;
 
-/// Whom a fault befalls.
+/// The host that a fault affects.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Target {
     /// This host.
     Host(Host),
-    /// Whoever holds a lock at that moment; this host where nobody does.
+    /// A host that holds a lock at that moment, or this host if no lock is held.
     HolderOr(Host),
-    /// A voter of a key that somebody holds at that moment; this host where nobody does.
+    /// A voter of a key that is held at that moment, or this host if no key is held.
     VoterOr(Host),
 }
 
-/// A way to cut links.
+/// A set of links to cut.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Cut {
-    /// Hosts of different groups neither hear nor reach each other.
+    /// The links between hosts of different groups, both ways.
     Split(Vec<u8>),
-    /// The first hosts hear the others but do not reach them.
+    /// The links from these hosts to all others; they still receive.
     OneWay(Vec<Host>),
-    /// Two hosts neither hear nor reach each other; both talk with all others.
+    /// The links between two hosts, both ways.
     Between(Host, Host),
-    /// These links, one way each.
+    /// These links, each one way.
     Links(Vec<(Host, Host)>),
 }
 
 impl Cut {
-    /// The links that it cuts, each one way.
+    /// Returns the links that it cuts, each one way.
     pub(crate) fn links(&self, hosts: usize) -> Vec<(Host, Host)> {
         let all = (0..hosts).flat_map(|from| (0..hosts).map(move |to| (from, to)));
         match self {
@@ -46,33 +46,33 @@ impl Cut {
     }
 }
 
-/// Something that goes wrong. Spans are in nanoseconds of true time.
+/// A kind of fault. Times are in nanoseconds of true time.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum FaultKind {
     /// Links are cut.
     Cut { cut: Cut, span: u64 },
-    /// Links are cut and mended in turn, as often as it says.
+    /// Links are cut `times` times, for `half` each and `half` apart.
     Flap { cut: Cut, half: u64, times: u32 },
-    /// Every datagram from and to a host takes so much longer.
+    /// Every datagram from and to a host is delayed by `by`.
     Slow { host: Host, by: u64, span: u64 },
-    /// More datagrams are lost, per million.
+    /// Additional datagrams are lost, per million.
     Storm { loss_ppm: u64, span: u64 },
-    /// A process dies, and starts again without memory. `says_new`: its operator left the flag on
-    /// that says that the cluster is new.
+    /// A process crashes and restarts without memory. `says_new`: the new-cluster flag was left on.
+    /// `moves`: at another address.
     Crash {
         target: Target,
         down: u64,
         says_new: bool,
         moves: bool,
     },
-    /// A process is shut down in order, and starts again without memory.
+    /// A process shuts down cleanly and restarts without memory.
     Shutdown { target: Target, down: u64 },
-    /// A process is frozen, and goes on.
+    /// A process is paused and resumed.
     Pause { target: Target, span: u64 },
-    /// A machine is suspended, and goes on: its process keeps its memory and its name and hears
-    /// nothing of what was sent meanwhile.
+    /// A machine is suspended and resumed. Its process keeps its memory and its incarnation;
+    /// datagrams that arrive meanwhile are lost.
     Suspend { target: Target, span: u64 },
-    /// A process is stopped, and started again in the other voter set, or back in the first one.
+    /// A process is restarted in the other voter set, or back in the first one.
     Change {
         host: Host,
         is_other: bool,
@@ -80,28 +80,28 @@ pub(crate) enum FaultKind {
     },
     /// A wall clock jumps.
     WallJump { host: Host, by_ms: i64 },
-    /// A monotonic clock changes its pace.
+    /// A monotonic clock changes its rate.
     Drift { host: Host, rate_ppm: i64 },
-    /// Every datagram from one host to another takes so much longer, and none the other way.
+    /// Every datagram from one host to another is delayed by `by`; the other direction is not.
     SlowWay {
         from: Host,
         to: Host,
         by: u64,
         span: u64,
     },
-    /// A process dies while its wall clock is set back, and starts again.
+    /// A process crashes, its wall clock is set back, and it restarts.
     SetBack {
         target: Target,
         back_ms: i64,
         down: u64,
     },
-    /// Another process starts under the name of a host, with the links and the clock of some host.
+    /// A second process starts under the name of `host`, with the links and the clock of `on`.
     Namesake { host: Host, on: Host, span: u64 },
-    /// What a host sends comes from a NAT's mapping, which takes in what is sent to it until it is
-    /// forgotten.
+    /// A host's datagrams come from a NAT mapping, which also delivers datagrams to it. The mapping
+    /// is dropped after `span`.
     Mapping { host: Host, span: u64 },
-    /// Whoever holds a lock, or this host, is cut off from one of its voters while another forgets;
-    /// `restarts`: and dies itself.
+    /// The holder of a lock, or `host`, is cut off from one of its voters while another crashes.
+    /// `restarts`: the holder crashes too.
     Knot {
         host: Host,
         down: u64,
@@ -111,7 +111,7 @@ pub(crate) enum FaultKind {
 }
 
 impl FaultKind {
-    /// What coverage calls it.
+    /// Returns the name that coverage counts it under.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Cut { cut, .. } => match cut {
@@ -146,7 +146,7 @@ pub(crate) struct Fault {
     pub(crate) kind: FaultKind,
 }
 
-/// Draws the faults of a world, in order of time. Each world favours some kinds over others.
+/// Draws the faults of a world, sorted by time. Each world favours some kinds over others.
 pub(crate) fn draw(settings: &Settings) -> Vec<Fault> {
     let mut rng = Rng::stream(settings.seed, "faults");
     let mut weights: Vec<u64> = (0..8)
@@ -180,7 +180,7 @@ pub(crate) fn draw(settings: &Settings) -> Vec<Fault> {
     faults
 }
 
-/// Deploys: in some worlds processes are shut down in order, mostly those that hold a lock.
+/// Draws deploys: in 40 % of the worlds, one to four clean shutdowns, mostly of a holder.
 fn draw_shutdowns(settings: &Settings) -> Vec<Fault> {
     let mut rng = Rng::stream(settings.seed, "shutdowns");
     let count = if rng.chance(400_000) {
@@ -201,9 +201,9 @@ fn draw_shutdowns(settings: &Settings) -> Vec<Fault> {
         .collect()
 }
 
-/// Hosts are restarted in the other voter set one after the other, some or all, and then perhaps
-/// back. Where the voters themselves differ nothing else keeps the two sets apart than that they
-/// hear each other: whoever changes voters while the network is cut gets what he asks for.
+/// Draws restarts in the other voter set: some or all hosts, one after another, then perhaps back.
+/// If the members differ, the two sets stay apart only because their voters receive each other's
+/// datagrams. Faults that prevent this are removed: changing voters then is not supported.
 fn draw_changes(settings: &Settings, faults: &mut Vec<Fault>) {
     let Some(other) = &settings.other_set else {
         return;
@@ -233,7 +233,7 @@ fn draw_changes(settings: &Settings, faults: &mut Vec<Fault>) {
     faults.retain(|fault| fault.at < settings.fault_span);
 }
 
-/// Faults from a stream of their own: one kind in some worlds, and mostly none.
+/// Draws faults from a separate stream: one kind in three of eight worlds, none in the others.
 fn draw_more(settings: &Settings) -> Vec<Fault> {
     let mut rng = Rng::stream(settings.seed, "more faults");
     let kind = rng.below(8);
@@ -351,10 +351,10 @@ fn draw_wall_jump(rng: &mut Rng, host: Host, settings: &Settings) -> FaultKind {
     }
 }
 
-/// A rate for a monotonic clock, in parts per million off true time.
+/// Draws the rate of a monotonic clock, in parts per million relative to true time.
 pub(crate) fn draw_rate(rng: &mut Rng, settings: &Settings) -> i64 {
     match settings.pace {
-        // From the slowest to the fastest the ratio is then at most 1 + max_drift.
+        // The ratio of the fastest rate to the slowest is then at most 1 + max_drift.
         Pace::Kept => rng.between(0, u64::from(settings.timing.max_drift_ppm)) as i64,
         Pace::Wild(most) => rng.between(0, 2 * most.unsigned_abs()) as i64 - most,
     }
@@ -365,7 +365,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn faults_repeat_and_come_in_order() {
+    fn faults_drawn_twice_are_equal_and_sorted() {
         for seed in 0..200 {
             let settings = Settings::draw(seed, None);
             let faults = draw(&settings);
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_names_the_links_it_means() {
+    fn cut_links_match_its_kind() {
         let links = |cut: Cut| cut.links(3);
         assert_eq!(links(Cut::OneWay(vec![0])), [(0, 1), (0, 2)]);
         assert_eq!(links(Cut::Between(0, 2)), [(0, 2), (2, 0)]);

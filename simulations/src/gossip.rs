@@ -1,7 +1,8 @@
-//! Membership as an adversary: what gossip tells each node.
+//! Membership as an adversary: the views that gossip gives each node.
 //!
-//! Gossip is advice. No lock may change hands early whatever it says, so here it may say anything:
-//! that the living are dead, that the dead live, that a node is where it was two incarnations ago.
+//! Gossip is advice. No lock may change hands early whatever it reports, so here it may report
+//! anything. Examples: live nodes as dead, dead nodes as alive, a node at its address of two
+//! incarnations ago.
 
 use std::net::SocketAddr;
 
@@ -11,23 +12,23 @@ use lockmesh_proto::view::{Peer, View};
 use crate::rng::Rng;
 use crate::settings::Gossip;
 
-/// One incarnation of a host, as gossip knew it.
+/// One incarnation of a host, as reported by gossip.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sighting {
     pub(crate) addr: SocketAddr,
     pub(crate) incarnation: Incarnation,
 }
 
-/// What there is to say about one host.
+/// The data about one host.
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
     pub(crate) id: NodeId,
-    /// All its incarnations, the present or last one at the end.
+    /// All its incarnations, in order; if the host is up, the last one is current.
     pub(crate) incarnations: Vec<Sighting>,
     pub(crate) up: bool,
 }
 
-/// What one node is told.
+/// Returns the view of one node.
 pub(crate) fn view(rng: &mut Rng, gossip: Gossip, me: usize, hosts: &[Known]) -> View {
     let mut view = View::default();
     for (at, known) in hosts.iter().enumerate() {

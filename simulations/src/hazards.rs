@@ -1,32 +1,32 @@
-//! Hazards that last for a whole run in some worlds: timers that fire late, sockets that keep
-//! little, paths that lose what is large, hosts that never come back.
+//! Hazards that last for the whole fault phase of some worlds: late timers, small socket buffers,
+//! paths that lose large datagrams, and hosts that never come back.
 //!
-//! All is drawn from a stream of its own, so that the rest of a world stays as it was.
+//! All are drawn from a separate stream, so that the other draws of a world stay the same.
 
 use crate::rng::Rng;
 use crate::settings::{MILLISECOND, Settings};
 use crate::world::World;
 
-/// The hazards of a world. By default there are none.
+/// The hazards of a world. The default has none.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Hazards {
-    /// A node is woken up to so much later than it asked for, in nanoseconds. Datagrams that come
-    /// meanwhile are read first.
+    /// The maximum delay of a node's timer, in nanoseconds. Datagrams that arrive meanwhile are
+    /// read first.
     pub(crate) timers_late_max: u64,
-    /// How long a process takes to read a datagram, in nanoseconds; zero: no time.
+    /// The time in which a process reads a datagram, in nanoseconds.
     pub(crate) reading: u64,
-    /// How many datagrams a socket keeps for a process that does not read them; zero: as many as
-    /// usual.
+    /// The datagrams that a socket buffers for a process that does not read them; zero: the
+    /// default.
     pub(crate) socket_max: usize,
-    /// Of how many bytes a datagram is large.
+    /// The size in bytes from which a datagram is large.
     pub(crate) large_bytes: usize,
-    /// How many per million of the large ones are lost.
+    /// Large datagrams lost per million.
     pub(crate) large_loss_ppm: u64,
-    /// A minority of the voters stays broken once the world has settled.
+    /// `true` if a minority of the voters stays broken after the world has settled.
     pub(crate) maims: bool,
 }
 
-/// Draws what is wrong in a world. Some of it changes the weather.
+/// Draws the hazards of a world. Some of them change its weather.
 pub(crate) fn draw(settings: &mut Settings) {
     let mut rng = Rng::stream(settings.seed, "hazards");
     let max_ttl = settings.max_ttl();
@@ -42,11 +42,11 @@ pub(crate) fn draw(settings: &mut Settings) {
             hazards.large_loss_ppm = *rng.pick(&[500_000, 1_000_000]);
         }
         3 => {
-            // Longer than a quarantine, and than two.
+            // Longer than two quarantines.
             settings.weather.late_max = max_ttl * rng.between(4, 10);
             settings.weather.late_ppm = *rng.pick(&[2_000, 20_000]);
         }
-        // A lease is only promised to live through faults where each datagram comes.
+        // A lease is only promised to survive faults if every datagram arrives.
         4 | 5 => {
             let weather = &mut settings.weather;
             (weather.loss_ppm, weather.late_ppm, weather.damage_ppm) = (0, 0, 0);
@@ -57,7 +57,7 @@ pub(crate) fn draw(settings: &mut Settings) {
 }
 
 impl World {
-    /// How late the next timer is, in nanoseconds.
+    /// Draws how late the next timer fires, in nanoseconds.
     pub(crate) fn lateness(&mut self) -> u64 {
         let most = self.settings.hazards.timers_late_max;
         if most == 0 || self.is_settled {

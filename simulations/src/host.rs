@@ -1,4 +1,4 @@
-//! One host: its clocks, and the process that runs on it while it is up.
+//! One host: its clocks, and its process while it is up.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,25 +16,25 @@ use crate::gossip::Sighting;
 use crate::invariants::{KeyAt, RequestId};
 use crate::world::WorldEvent;
 
-/// How many datagrams the operating system keeps for a process that does not read them.
+/// The datagrams that the operating system buffers for a process that does not read them.
 pub(crate) const SOCKET_DATAGRAMS_MAX: usize = 256;
 
-/// A request as its process knows it.
+/// A request in its process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ongoing {
     pub(crate) request: RequestId,
     pub(crate) client: Option<usize>,
-    /// The epoch that it was last seen to claim with.
+    /// The epoch of its current claim, as last observed.
     pub(crate) epoch: u64,
-    /// What it was last told of its lease.
+    /// The last reported end of its lease, by the node's clock.
     pub(crate) until: Option<Instant>,
-    /// Whether its lease renews itself.
+    /// `true` if its lease renews itself.
     pub(crate) renews: bool,
-    /// When it was granted, in true time, and for how long at first.
+    /// The true time of its grant and the initial length of its lease, in nanoseconds.
     pub(crate) granted: Option<(u64, u64)>,
-    /// When it gives up by its own clock, unless it was granted before.
+    /// Its deadline by the node's clock, which ends with the grant.
     pub(crate) deadline: Option<Instant>,
-    /// For how long it asked, and by how much its lease was to be lengthened since.
+    /// The requested ttl plus all extensions.
     pub(crate) span: Duration,
 }
 
@@ -42,51 +42,51 @@ pub(crate) struct Ongoing {
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) node: Box<dyn Machine>,
-    /// Where lines of a trace are wanted: opens what the node opens.
+    /// Opens datagrams for the trace, if lines are kept.
     pub(crate) opener: Option<Seal>,
     pub(crate) requests: BTreeMap<Ticket, Ongoing>,
-    /// What its voter had on record when it was last looked at.
+    /// The recorded votes of its voter, as last observed.
     pub(crate) voted: BTreeMap<KeyAt, (usize, u64)>,
     pub(crate) slots: usize,
-    /// The highest epoch that its wall clock believed in when it started.
+    /// The highest epoch that its wall clock accepted when it started.
     pub(crate) believed: u64,
-    /// The highest that a quorum of the members' clocks believed in then.
+    /// The highest epoch that a quorum of the members' clocks accepted then.
     pub(crate) believed_by_most: u64,
     pub(crate) started_at: u64,
-    /// The number that it goes by.
+    /// The current incarnation of its node.
     pub(crate) incarnation: Option<Incarnation>,
 }
 
-/// A machine.
+/// A machine: the state that survives a process, and the process.
 #[derive(Debug)]
 pub(crate) struct Host {
     pub(crate) id: NodeId,
     pub(crate) addr: SocketAddr,
-    /// The address that its datagrams come from, where it is behind a NAT.
+    /// The address of its NAT mapping, if it has one.
     pub(crate) mapped: Option<SocketAddr>,
-    /// The highest number that a process of its name took while it lived.
+    /// The highest incarnation that a namesake had or a running process adopted.
     pub(crate) highest: Incarnation,
     pub(crate) clock: Clock,
     pub(crate) process: Option<Process>,
-    /// All its incarnations, the last at the end.
+    /// All its incarnations, the last one at the end.
     pub(crate) incarnations: Vec<Sighting>,
-    /// It runs in the other voter set.
+    /// `true` if it runs in the other voter set.
     pub(crate) is_other: bool,
-    /// It was ever started in another voter set than before.
+    /// `true` if it was ever restarted in a different voter set.
     pub(crate) has_changed: bool,
-    /// Its process is frozen until then.
+    /// The end of the pause of its process, in true time.
     pub(crate) paused_until: Option<u64>,
-    /// Its machine is suspended, not its process alone: it hears nothing then.
+    /// `true` if the machine is suspended: datagrams that arrive meanwhile are lost.
     pub(crate) is_suspended: bool,
     pub(crate) inbox: Vec<Datagram>,
-    /// Its process is busy with a datagram, and reads the next one then.
+    /// `true` while its process reads a datagram.
     pub(crate) is_reading: bool,
-    /// What its process would have done while it was frozen.
+    /// Events of its process that are deferred while it is paused.
     pub(crate) put_off: Vec<WorldEvent>,
-    /// Tells timers that are still meant from those that are not.
+    /// The number of the current timer; events of earlier timers are ignored.
     pub(crate) timer: u64,
     pub(crate) timer_at: Option<u64>,
-    /// Its wall clock was ahead by more than twice what the others believe.
+    /// `true` if its wall clock was ever ahead by more than `2 * max_clock_skew`.
     pub(crate) was_far_ahead: bool,
 }
 
@@ -117,7 +117,7 @@ impl Host {
         self.paused_until.is_some()
     }
 
-    /// Whether a process runs here and is not frozen.
+    /// Returns `true` if a process runs here and is not paused.
     pub(crate) fn acts(&self) -> bool {
         self.process.is_some() && !self.is_paused()
     }

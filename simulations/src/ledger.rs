@@ -1,20 +1,18 @@
 //! The resource that the locks protect.
 //!
-//! It does what `Epoch` asks of a resource: it refuses a write whose epoch is lower than the
-//! highest it has seen for the key. Writes travel, and a holder that was frozen sends its write
-//! long after its lease is over.
+//! As `Epoch` requires of a resource, it refuses a write whose epoch is lower than the highest seen
+//! for the key. Writes take time, and a paused holder sends its write long after its lease is over.
 
-/// One write.
+/// The result of a write.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Verdict {
     /// Its epoch is at least the highest seen.
     Taken,
-    /// A later owner has written.
+    /// A later holder has written.
     Refused,
 }
 
-/// The highest epoch seen, for each key. Where what comes with a write is no fencing token, it
-/// takes every write: it cannot tell.
+/// The highest epoch seen, for each key. If epochs are no fencing tokens, it takes every write.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     highest: Vec<u64>,
@@ -49,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lower_epoch_is_refused_for_its_key_alone() {
+    fn lower_epoch_is_refused_for_its_key_alone() {
         let mut ledger = Ledger::new(2, true);
         assert_eq!(ledger.write(0, 5), Verdict::Taken);
         assert_eq!(ledger.write(0, 5), Verdict::Taken);
@@ -58,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_token_is_taken_whatever_it_says() {
+    fn unfenced_ledger_takes_lower_epochs() {
         let mut ledger = Ledger::new(1, false);
         assert_eq!(ledger.write(0, 5), Verdict::Taken);
         assert_eq!(ledger.write(0, 4), Verdict::Taken);

@@ -1,4 +1,4 @@
-//! Faults come to pass: links are cut, processes die, freeze and start, clocks go astray.
+//! Applies the faults: cuts links, crashes, pauses and starts processes, disturbs clocks.
 
 use std::net::SocketAddr;
 
@@ -18,7 +18,7 @@ use crate::world::{World, WorldEvent};
 const MAX_CLAIMS: usize = 1_000;
 
 impl World {
-    /// A fault begins.
+    /// Begins a fault.
     pub(crate) fn strike(&mut self, fault: usize) {
         if self.is_settled {
             return;
@@ -137,7 +137,7 @@ impl World {
         self.push_in(span, start);
     }
 
-    /// A holder is cut off from one voter, another voter forgets, and with it the holder or not.
+    /// Cuts a holder off from one voter and crashes another voter, and the holder if `restarts`.
     fn tie(&mut self, fault: usize, host: HostAt, (down, span): (u64, u64), restarts: bool) {
         let (key, holder) = self.held_now().unwrap_or((0, host));
         let voters = self.laws.history.terms.voters[key].clone();
@@ -158,7 +158,7 @@ impl World {
         }
     }
 
-    /// A fault ends, or its next step comes.
+    /// Ends a fault, or runs its next step.
     pub(crate) fn mend(&mut self, fault: usize, step: u32) {
         if self.is_settled {
             return;
@@ -207,7 +207,7 @@ impl World {
         self.push_in(down, start);
     }
 
-    /// From its next start on a host runs in this voter set.
+    /// Sets the voter set in which a host runs from its next start on.
     pub(crate) fn change(&mut self, host: HostAt, is_other: bool) {
         let machine = &mut self.hosts[host];
         machine.has_changed |= machine.is_other != is_other;
@@ -228,7 +228,7 @@ impl World {
         }
     }
 
-    /// A key that is held, and by which host.
+    /// Returns a key that is held, and its holder.
     fn held_now(&self) -> Option<(KeyAt, HostAt)> {
         let keys = 0..self.keys.len();
         let history = &self.laws.history;
@@ -241,7 +241,7 @@ impl World {
         self.see_new_pace(host);
     }
 
-    /// A process dies, and with it what its voter and its claims knew.
+    /// Crashes a process. Its voter and its claims lose their memory.
     pub(crate) fn crash(&mut self, host: HostAt) {
         let Some(process) = self.hosts[host].process.as_ref() else {
             return;
@@ -269,7 +269,7 @@ impl World {
         machine.timer_at = None;
     }
 
-    /// Whether somebody holds a lock that needs this voter's vote.
+    /// Returns `true` if a held lock needs this voter's vote.
     fn bears_a_lease(&self, voter: HostAt) -> bool {
         let history = &self.laws.history;
         self.keys_voted_by(voter).iter().any(|key| {
@@ -281,7 +281,7 @@ impl World {
         })
     }
 
-    /// A process starts, where none runs.
+    /// Starts a process, if none runs.
     pub(crate) fn start(&mut self, host: HostAt, says_new: bool, moves: bool) {
         if self.hosts[host].process.is_some() {
             return;
@@ -292,8 +292,8 @@ impl World {
         let incarnation = self.next_incarnation(host);
         self.hosts[host].incarnations.push(incarnation);
         self.hosts[host].mapped = None;
-        // A flag that was left on is only harmless while somebody else remembers: that is what the
-        // protocol promises, and no more.
+        // A flag that was left on is harmless only while all others remember: the protocol promises
+        // no more.
         let says_new = says_new && self.others_remember(host);
         self.count(if says_new {
             "restarts_told_new"
@@ -309,8 +309,8 @@ impl World {
         }
     }
 
-    /// It starts at another address; not so where its number falls behind, too. Nobody would find
-    /// it then whom it does not speak to first: a limit that the protocol has.
+    /// Moves a host to another address, unless its incarnation falls behind as well. Then nodes to
+    /// which it sends nothing would not find it: a limit of the protocol.
     fn move_on(&mut self, host: HostAt) {
         let incarnation = self.next_incarnation(host).incarnation;
         if self.hosts[host]
@@ -390,11 +390,11 @@ impl World {
         self.check_voters(host, false);
     }
 
-    /// The number and the place of a host's next incarnation.
+    /// Returns the incarnation and the address of a host's next start.
     pub(crate) fn next_incarnation(&self, host: HostAt) -> Sighting {
         let machine = &self.hosts[host];
         let number = match self.settings.incarnations {
-            // A number that was taken since counts, too: wall clocks are ahead of those.
+            // Adopted incarnations count too, since real wall clocks are ahead of them.
             Incarnations::Counted => {
                 let numbers = machine
                     .incarnations
@@ -403,7 +403,8 @@ impl World {
                 let highest = numbers.fold(machine.highest, Incarnation::max);
                 highest.next().get()
             }
-            // Two starts within a millisecond are told apart; a clock that was set back is not.
+            // Two starts within a millisecond differ, but a clock that was set back gives a lower
+            // number.
             Incarnations::WallClock => {
                 let wall = machine.clock.now(self.time).wall_ms;
                 let mut number = wall * 1_000 + machine.incarnations.len() as u64;
@@ -423,7 +424,7 @@ impl World {
         }
     }
 
-    /// A process is frozen for so long.
+    /// Pauses a process for `span`, in nanoseconds.
     pub(crate) fn pause(&mut self, host: HostAt, span: u64) {
         if self.hosts[host].process.is_none() {
             return;
@@ -436,8 +437,8 @@ impl World {
         self.push(until, WorldEvent::Resume { host });
     }
 
-    /// A frozen process goes on. Whoever waited to look at a guard looks first; then it reads what
-    /// the operating system kept for it and does what is due, in either order.
+    /// Resumes a paused process. Guards are checked first. Then it reads its buffered datagrams and
+    /// runs its timers, in random order.
     pub(crate) fn resume(&mut self, host: HostAt) {
         let machine = &mut self.hosts[host];
         if machine.paused_until.is_none_or(|until| until > self.time) {

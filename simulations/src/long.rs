@@ -1,7 +1,7 @@
-//! Many locks, many clients and long spans: what three nodes keep does not grow, and all is held
-//! through restarts.
+//! Many locks, many clients and long spans: the memory of three nodes does not grow, and locks
+//! survive restarts.
 //!
-//! Here datagrams take no time and none is lost: it is numbers that are tried, not faults.
+//! Datagrams take no time and none is lost. The tests exercise numbers, not faults.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -20,16 +20,16 @@ use lockmesh_proto::wire::Seal;
 
 const NODES: usize = 3;
 const MAX_TTL: Duration = Duration::from_secs(3);
-/// As many as one node may hold, if the build is a fast one.
+/// The maximum that one node may hold, if the build is optimized.
 const KEYS: usize = if cfg!(debug_assertions) {
     5_000
 } else {
     100_000
 };
 const WALL_MS: u64 = 1_760_000_000_000;
-/// The place of a client, beside the members.
+/// The index of a client, after the members.
 const CLIENT: usize = NODES;
-/// As many nodes as one remembers.
+/// The number of nodes that a node remembers.
 const REMEMBERED: usize = 8_192;
 
 struct Cluster {
@@ -48,7 +48,7 @@ fn addr(at: usize) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, at as u8 + 1], 7_000))
 }
 
-/// No two clients have one address.
+/// Returns an address that no other client has.
 fn client_addr(incarnation: u64) -> SocketAddr {
     let [.., high, low] = incarnation.to_be_bytes();
     SocketAddr::from(([10, 1, high, low], 7_000))
@@ -108,7 +108,7 @@ impl Cluster {
         Node::new(self.now(), config)
     }
 
-    /// A client under a name of its own, in the place of the last one, which has crashed.
+    /// Starts a client with a new name in place of the last one, which has crashed.
     fn start_client(&mut self) {
         self.nodes.truncate(CLIENT);
         let name = NodeId::new(format!("client-{}", self.incarnations)).unwrap();
@@ -146,7 +146,7 @@ impl Cluster {
         self.pass(MAX_TTL * 2);
     }
 
-    /// Delivers all that there is to deliver. Returns when somebody wants to be woken.
+    /// Delivers all datagrams. Returns the next timeout.
     fn settle(&mut self) -> Option<Instant> {
         let mut inbox = VecDeque::new();
         loop {
@@ -216,7 +216,7 @@ impl Cluster {
         self.nodes[at].claimant().held(self.now()).count()
     }
 
-    /// The most that any node keeps of something.
+    /// Returns the most that any node keeps of something.
     fn most(&self, what: &str) -> usize {
         let sizes = self.nodes.iter().flat_map(|node| node.sizes());
         let of_it = sizes.filter(|(name, _)| *name == what);
@@ -238,7 +238,7 @@ impl Cluster {
 }
 
 #[test]
-fn many_locks_live_through_restarts_of_voters() {
+fn many_locks_survive_restarts_of_voters() {
     let mut cluster = Cluster::new();
     let tickets: Vec<Ticket> = (0..KEYS)
         .map(|n| cluster.ask(0, &format!("key/{n}")))
@@ -261,11 +261,11 @@ fn many_locks_live_through_restarts_of_voters() {
 }
 
 #[test]
-fn what_nodes_keep_does_not_grow_in_settled() {
+fn memory_does_not_grow_over_many_rounds() {
     let mut cluster = Cluster::new();
     let mut sizes = Vec::new();
     for round in 0..1_200 {
-        // Each node takes a key, waits for one of another, withdraws, and lets go.
+        // Each node takes a key, waits for another node's key, withdraws, and releases.
         let now = |cluster: &Cluster| cluster.now();
         let kept: Vec<Ticket> = (0..NODES)
             .map(|at| cluster.ask(at, &format!("key/{round}/{at}")))
@@ -284,8 +284,8 @@ fn what_nodes_keep_does_not_grow_in_settled() {
             cluster.pass(MAX_TTL * 2);
             cluster.keeps_nothing();
             let sizes_now = cluster.nodes.iter().flat_map(|node| node.sizes());
-            // A ring that fills up with time; `keeps_nothing` holds it to its bound.
-            let grows = |what: &str| what != "claims that were never granted";
+            // A ring that fills with time; `keeps_nothing` checks its bound.
+            let grows = |what: &str| what != "claims that was never granted";
             sizes.push(
                 sizes_now
                     .filter(|(what, _)| grows(what))
@@ -297,16 +297,16 @@ fn what_nodes_keep_does_not_grow_in_settled() {
     assert_eq!(first, last);
 }
 
-/// Each takes a lock and crashes. Those that come after as many as a node remembers are served all
-/// the same, and who holds a lock keeps it.
+/// Each client takes a lock and crashes. Clients beyond the number that a node remembers are still
+/// served, and a holder keeps its lock.
 #[test]
-fn clients_that_crash_in_a_loop_do_not_shut_out_others() {
+fn crashing_clients_do_not_shut_out_others() {
     let mut cluster = Cluster::new();
     cluster.ask(0, "kept");
     for n in 0..REMEMBERED + 200 {
         cluster.start_client();
         cluster.ask(CLIENT, &format!("job/{}", n % 100));
-        // The one before that had this key did so longer ago than its lease.
+        // The last client with this key had it longer ago than its lease.
         cluster.pass(MAX_TTL / 90);
         assert_eq!(cluster.held(CLIENT), 1, "client {n}");
     }

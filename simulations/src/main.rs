@@ -1,11 +1,10 @@
-//! The node of lockmesh in a world that repeats bit for bit.
+//! Runs the node of lockmesh in a simulated world that repeats bit for bit.
 //!
-//! One seed is one world: how many nodes, which constants, which weather, what its users do and
-//! what goes wrong. The nodes are the very node of production; bytes and time go in, bytes and
-//! events come out. A checker for each law looks on at every step. Then all is mended, and
-//! everything must come right.
+//! One seed is one world: its nodes, timing, links, users and faults. The nodes are production
+//! nodes; bytes and time go in, bytes and events come out. A checker for each law judges every
+//! step. Then all faults are healed, and every request must be served.
 //!
-//! `README.md` tells how to run, replay and read it.
+//! `README.md` describes how to run, replay and read it.
 
 mod algorithms;
 mod campaign;
@@ -63,31 +62,31 @@ use serde_json::json;
 use algorithms::{Algorithm, Plan, compare as comparison};
 use campaign::{Summary, Tweaks};
 
-/// Breaks the lock mesh with seeds, and says whether it held.
+/// Tests the lock mesh with simulated faults, and reports every broken law.
 #[derive(Debug, Parser)]
 #[command(name = "simulations", version, args_conflicts_with_subcommands = true)]
 struct Args {
     #[command(subcommand)]
     command: Option<Command>,
-    /// Runs this seed alone.
+    /// Runs only this seed.
     #[arg(long, value_name = "N", conflicts_with = "seeds")]
     seed: Option<u64>,
     /// Runs the seeds from A up to, not including, B.
     #[arg(long, value_name = "A..B", value_parser = parse_range, default_value = "0..1000")]
     seeds: Range<u64>,
-    /// Plays a scenario: a name, a file, or `all` that come with the project.
+    /// Plays a scenario: a name, a file, or `all` bundled ones.
     #[arg(long, value_name = "NAME|FILE", conflicts_with_all = ["seed", "seeds", "nodes"])]
     scenario: Option<String>,
-    /// Gives every world this many members, whatever its seed draws.
+    /// Gives every world this many members, instead of the drawn number.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=101))]
     nodes: Option<u64>,
-    /// Lets only the first so many faults of a seed come to pass.
+    /// Applies only the first N faults of a seed.
     #[arg(long, value_name = "N")]
     faults: Option<usize>,
-    /// What the hosts run.
+    /// The algorithm that the hosts run.
     #[arg(long, value_enum, default_value_t)]
     algorithm: Algorithm,
-    /// Draws the run as a page of its own into this file, and runs nothing else.
+    /// Writes the run to this file as a page, and runs nothing else.
     #[arg(long, value_name = "FILE.html")]
     report: Option<PathBuf>,
     /// Draws one of the stories of `compare` instead of the world of the seed.
@@ -99,7 +98,7 @@ struct Args {
     /// Prints every step of the seed.
     #[arg(long)]
     trace: bool,
-    /// Runs everything twice, and compares.
+    /// Runs every seed twice, and compares the traces.
     #[arg(long)]
     twice: bool,
     /// Prints one JSON object on the last line.
@@ -109,27 +108,27 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Plays the same stories with lockmesh, a quorum of the living, and Redlock.
+    /// Runs the same stories with lockmesh, a majority of the living, and Redlock.
     Compare {
-        /// The seeds with which each story is played.
+        /// The seeds of each story.
         #[arg(long, value_name = "A..B", value_parser = parse_range, default_value = "0..50")]
         seeds: Range<u64>,
-        /// Plays the scenarios that come with the project instead of the stories.
+        /// Runs the bundled scenarios instead of the stories.
         #[arg(long)]
         scenarios: bool,
         /// Prints one JSON object instead of the table.
         #[arg(long)]
         json: bool,
     },
-    /// Compares the digests of some traces with those that another machine wrote down.
+    /// Compares the digests of some traces with those of another machine in `digests.txt`.
     Digests {
-        /// Writes those of this build down instead.
+        /// Writes the digests of this build to the file instead.
         #[arg(long)]
         write: bool,
     },
-    /// Counts messages and load while the cluster grows and its users do not.
+    /// Measures messages and load while the cluster grows and its users stay the same.
     Scale {
-        /// For how long each size runs, in seconds of its own time.
+        /// The simulated time of each size, in seconds.
         #[arg(long, value_name = "N", default_value_t = 60, value_parser = up_to_an_hour())]
         seconds: u64,
         /// Prints one JSON object instead of the table.
@@ -138,26 +137,26 @@ enum Command {
     },
     /// Searches every interleaving at small scope.
     Exhaustive {
-        /// How long, over all scopes.
+        /// The time for all scopes, in seconds.
         #[arg(long, value_name = "N", default_value_t = 120)]
         seconds: u64,
-        /// The most states of one scope: what memory allows, at some 2 KiB each.
+        /// The maximum number of states of one scope; each takes about 2 KiB.
         #[arg(long, value_name = "N", default_value_t = 6_000_000)]
         states: usize,
         /// Prints one JSON object on the last line.
         #[arg(long)]
         json: bool,
     },
-    /// Puts known mistakes back, one at a time, and tells which law caught each. Builds itself anew
-    /// for that: no other build has them.
+    /// Puts known mistakes back, one at a time, and reports which law catches each. Builds itself
+    /// anew for that: no other build has them.
     Mutants {
-        /// How many seeds each is given before the exhaustive search takes over.
+        /// The number of seeds for each mistake before the exhaustive search.
         #[arg(long, value_name = "N", default_value_t = 1_500)]
         seeds: u64,
-        /// Only the mistakes with this in their name.
+        /// Runs only the mistakes with this in their name.
         #[arg(long, value_name = "NAME", default_value = "")]
         only: String,
-        /// How long one scope of the search may take.
+        /// The time for one scope of the search, in seconds.
         #[arg(long, value_name = "N", default_value_t = 10)]
         seconds: u64,
         /// Prints one JSON object on the last line.
@@ -185,7 +184,7 @@ fn parse_range(text: &str) -> Result<Range<u64>, String> {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    // A panic is a failure of its seed: it is caught, counted and told with the rest.
+    // A panic is a failure of its seed: it is caught, counted and reported with the others.
     std::panic::set_hook(Box::new(|_| {}));
     if let Some(command) = args.command {
         return obey(command);
@@ -235,7 +234,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What a page is to show, and its title.
+/// Returns the world of a page, and its title.
 fn plan_of(args: &Args, seed: u64, tweaks: Tweaks) -> Result<(Plan, String), String> {
     if let Some(name) = &args.scenario {
         let named = scenario::NAMED.iter().find(|(known, _)| known == name);
@@ -262,7 +261,7 @@ fn plan_of(args: &Args, seed: u64, tweaks: Tweaks) -> Result<(Plan, String), Str
     Ok((plan, format!("The world of seed {seed}")))
 }
 
-/// Draws one run into a file.
+/// Writes one run to a page.
 fn report(file: &Path, args: &Args, seed: u64, tweaks: Tweaks) -> ExitCode {
     let (plan, title) = match plan_of(args, seed, tweaks) {
         Ok(plan) => plan,
@@ -330,7 +329,7 @@ fn obey(command: Command) -> ExitCode {
 
 #[cfg(lockmesh_mutants)]
 fn try_mutants(seeds: u64, only: &str, search: Duration, json: bool) -> ExitCode {
-    // A mistake may well panic: that counts as caught, and needs no words.
+    // A mistake may panic: that counts as caught, and its message is not printed.
     std::panic::set_hook(Box::new(|_| {}));
     let budget = mutation::Budget {
         seeds,
@@ -365,7 +364,7 @@ fn try_mutants(seeds: u64, only: &str, search: Duration, json: bool) -> ExitCode
     }
 }
 
-/// Shares the time among the scopes: what one leaves goes to those after it.
+/// Divides the time among the scopes. Time that one leaves goes to those after it.
 fn search_all(patience: Duration, states_max: usize, json: bool) -> ExitCode {
     let begun = std::time::Instant::now();
     let scopes = exhaustive::scopes();
@@ -455,7 +454,7 @@ fn play(name: &str, algorithm: Algorithm, trace: bool, json: bool) -> ExitCode {
     })
 }
 
-/// Plays one and tells how it went. A panic is a failure like another.
+/// Plays one scenario and prints the result. A panic is a failure.
 fn play_one(
     name: &str,
     scenario: scenario::Scenario,
@@ -497,7 +496,7 @@ fn print_lines(lines: Vec<String>) {
     use std::io::Write as _;
     let mut out = std::io::stdout().lock();
     for line in lines {
-        // Whoever reads may stop reading.
+        // The reader may have closed the pipe.
         if writeln!(out, "{line}").is_err() {
             return;
         }
@@ -557,7 +556,7 @@ fn show_scale(seconds: u64, json: bool) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Whether every seed gives the same trace when it runs again.
+/// Returns `true` if every seed gives the same trace when it runs again.
 fn compare(seeds: Range<u64>, tweaks: Tweaks) -> bool {
     let mut same = true;
     for seed in seeds {

@@ -1,6 +1,6 @@
-//! Known mistakes, put back into the rules one at a time: does a law catch each?
+//! Puts known mistakes back into the rules, one at a time, to check that a law catches each.
 //!
-//! Random seeds come first. What they do not catch goes to the exhaustive search.
+//! Random seeds come first. Mistakes that they do not catch go to the exhaustive search.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,20 +13,20 @@ use serde::Serialize;
 use crate::campaign::{Tweaks, judge};
 use crate::exhaustive;
 
-/// How a mutant ended.
+/// The result of a mutant.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Verdict {
     pub(crate) mutant: String,
-    /// The law that caught it, or `None`.
+    /// The law that caught it, if any.
     pub(crate) law: Option<String>,
-    /// What caught it: seeds, or the exhaustive search and which.
+    /// The place where it was caught: seeds, or the scope of a search.
     pub(crate) place: String,
-    /// How many seeds, or states, it took.
+    /// The number of seeds or states until then.
     pub(crate) after: u64,
     pub(crate) seconds: f64,
 }
 
-/// How much is spent on a mutant.
+/// The effort for a mutant.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Budget {
     pub(crate) seeds: u64,
@@ -34,7 +34,7 @@ pub(crate) struct Budget {
     pub(crate) states: usize,
 }
 
-/// Puts each mistake back, and looks who notices.
+/// Puts each mistake back. Returns which law catches it.
 pub(crate) fn all(only: &str, budget: Budget, tell: impl Fn(&Verdict)) -> Vec<Verdict> {
     let chosen = Mutant::ALL
         .iter()
@@ -62,7 +62,7 @@ fn one(mutant: Mutant, budget: Budget) -> Verdict {
     }
 }
 
-/// The first seed from zero on that fails, and by which law.
+/// Returns the first failing seed from zero on, and the law.
 fn by_seeds(mutant: Mutant, seeds: u64) -> Option<(u64, String)> {
     let next = AtomicU64::new(0);
     let end = AtomicU64::new(seeds);
@@ -80,7 +80,7 @@ fn by_seeds(mutant: Mutant, seeds: u64) -> Option<(u64, String)> {
                     let Some((_, what)) = judge(seed, Tweaks::default()).1 else {
                         continue;
                     };
-                    // Seeds above this one need not be looked at, those below are still being.
+                    // Higher seeds need not run; lower ones are still running.
                     end.fetch_min(seed, Ordering::Relaxed);
                     let law = what.split_whitespace().next().unwrap_or("?").to_owned();
                     if let Ok(mut first) = first.lock()

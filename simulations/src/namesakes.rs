@@ -1,7 +1,6 @@
-//! A second process under the name of a host: it has an address of its own, and the links and the
-//! clock of some host. It claims, and lives on or dies as a fault says. A voter's never lives for
-//! so long that it would vote: whether two voters of one name vote is asked of the one that was
-//! there before.
+//! A second process under the name of a host. It has an address of its own, and the links and the
+//! clock of some host. It claims locks, and lives as long as its fault says. A voter's namesake
+//! dies before it would vote, so only the first process of a name is checked for votes.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -24,15 +23,15 @@ use crate::rng::Rng;
 use crate::settings::{Gossip, MILLISECOND, Settings};
 use crate::world::{World, WorldEvent};
 
-/// How many requests it has at once.
+/// The maximum number of its open requests.
 const REQUESTS_MAX: usize = 3;
 
 /// A second process under a name.
 #[derive(Debug)]
 pub(crate) struct Namesake {
-    /// Whose name it has.
+    /// The host whose name it has.
     of: HostAt,
-    /// Whose links and clock it has.
+    /// The host whose links and clock it has.
     on: HostAt,
     addr: SocketAddr,
     incarnation: Incarnation,
@@ -41,10 +40,11 @@ pub(crate) struct Namesake {
     requests: BTreeMap<Ticket, Asked>,
     timer: u64,
     rng: Rng,
-    /// When each member first heard this process, and the other one of its name.
+    /// The first time that each member received a datagram of this process.
     heard: BTreeMap<HostAt, u64>,
+    /// The same for the first process of the name.
     heard_other: BTreeMap<HostAt, u64>,
-    /// Under which incarnations they were heard.
+    /// The incarnations of both processes to which these times apply.
     under: Option<(Incarnation, Incarnation)>,
 }
 
@@ -56,13 +56,13 @@ struct Asked {
     is_held: bool,
 }
 
-/// In some worlds there are such processes, of voters and of others.
+/// Draws namesakes of voters and of other hosts, if the world has any.
 pub(crate) fn draw(settings: &Settings, faults: &mut Vec<Fault>) {
     let mut rng = Rng::stream(settings.seed, "namesakes");
     if !settings.has_namesakes {
         return;
     }
-    // Its leases would have to be told of anew.
+    // A changed rate would need new facts about the ends of its leases.
     faults.retain(|fault| !matches!(fault.kind, FaultKind::Drift { .. }));
     let (max_ttl, hosts) = (settings.max_ttl(), settings.hosts() as u64);
     for _ in 0..rng.between(1, 3) {
@@ -78,7 +78,7 @@ pub(crate) fn draw(settings: &Settings, faults: &mut Vec<Fault>) {
         let on = rng.below(hosts) as HostAt;
         let kind = FaultKind::Namesake {
             host,
-            // A voter's right clock stays so: there are no more wrong ones than the world says.
+            // A wrong clock is not shared: no further voter may have one.
             on: if settings.is_wrong(on) { host } else { on },
             span: rng.spread(max_ttl / 4, longest),
         };
@@ -87,7 +87,7 @@ pub(crate) fn draw(settings: &Settings, faults: &mut Vec<Fault>) {
     }
 }
 
-/// In some worlds all hosts are behind a NAT for a while, which then forgets them.
+/// Draws a NAT mapping for all hosts at once, in 15 % of the worlds with honest gossip.
 pub(crate) fn draw_mappings(settings: &Settings, faults: &mut Vec<Fault>) {
     let mut rng = Rng::stream(settings.seed, "mappings");
     if settings.gossip != Gossip::Honest || !rng.chance(150_000) {
@@ -102,13 +102,13 @@ pub(crate) fn draw_mappings(settings: &Settings, faults: &mut Vec<Fault>) {
     }
 }
 
-/// Whether a world has such processes.
+/// Returns `true` if a world has namesakes.
 pub(crate) fn has(seed: u64, hosts: usize) -> bool {
     hosts > 1 && Rng::stream(seed, "has namesakes").chance(150_000)
 }
 
-/// M8 is judged only in a world whose links lose nothing, whose gossip is honest and whose timers
-/// are prompt. Half of the worlds with such processes are made so.
+/// Makes half of the worlds with namesakes fair: M8 is judged only if links lose nothing, gossip is
+/// honest and timers are prompt.
 pub(crate) fn make_fair(settings: &mut Settings) {
     let is_fair = Rng::stream(settings.seed, "fair to namesakes").chance(500_000);
     if !settings.has_namesakes || !is_fair {
@@ -126,7 +126,7 @@ pub(crate) fn make_fair(settings: &mut Settings) {
 }
 
 impl World {
-    /// A second process under the name of a host starts.
+    /// Starts a second process under the name of a host.
     pub(crate) fn start_namesake(&mut self, fault: usize, of: HostAt, on: HostAt) {
         if self.settings.algorithm != Algorithm::Lockmesh {
             return;
@@ -174,7 +174,7 @@ impl World {
         self.push_in(0, WorldEvent::NamesakeActs(fault));
     }
 
-    /// It dies.
+    /// Ends a namesake.
     pub(crate) fn end_namesake(&mut self, fault: usize) {
         let Some(gone) = self.namesakes.remove(&fault) else {
             return;
@@ -189,7 +189,7 @@ impl World {
         }
     }
 
-    /// All that there are die.
+    /// Ends all namesakes.
     pub(crate) fn end_namesakes(&mut self) {
         let all: Vec<usize> = self.namesakes.keys().copied().collect();
         for fault in all {
@@ -197,14 +197,14 @@ impl World {
         }
     }
 
-    /// Whose links an address has.
+    /// Returns the host whose links an address has.
     pub(crate) fn links_of(&self, addr: SocketAddr) -> Option<HostAt> {
         let namesake = || self.namesakes.values().find(|it| it.addr == addr);
         let host = self.by_addr.get(&addr).copied();
         host.or_else(|| namesake().map(|it| it.on))
     }
 
-    /// What gossip may say of a namesake of a host.
+    /// Returns the sighting of a host's namesake for gossip.
     pub(crate) fn sighting_beside(&self, host: HostAt) -> Option<Sighting> {
         let it = self.namesakes.values().find(|it| it.of == host)?;
         Some(Sighting {
@@ -213,7 +213,7 @@ impl World {
         })
     }
 
-    /// A datagram arrives where no host is.
+    /// Delivers a datagram to an address that no host has.
     pub(crate) fn arrive_at_namesake(&mut self, to: SocketAddr, datagram: &Datagram) {
         let mut found = self.namesakes.iter().filter(|(_, it)| it.addr == to);
         let Some(fault) = found.next().map(|(fault, _)| *fault) else {
@@ -272,7 +272,7 @@ impl World {
         self.see_namesake(fault, &events);
     }
 
-    /// What it reports, as facts, in the order of [`World::see_events`].
+    /// Turns the events of a namesake into facts, in the order of [`World::see_events`].
     fn see_namesake(&mut self, fault: usize, events: &[Event]) {
         for event in events {
             if let Event::Lost { ticket, .. } = event {
@@ -350,7 +350,7 @@ impl World {
         }
     }
 
-    /// It asks for something or lets go of it, and comes again.
+    /// Submits or releases a request of a namesake, and schedules its next turn.
     pub(crate) fn namesake_acts(&mut self, fault: usize) {
         let pause = self.beat_of_namesakes();
         let (keys, max_ttl) = (self.settings.habits.keys, self.settings.max_ttl());
@@ -404,7 +404,8 @@ impl World {
         (5 * self.settings.round_trip()).max(self.settings.max_ttl() / 40)
     }
 
-    /// M8: for how long somebody has heard both, and whether either goes on all the same.
+    /// M8: finds since when a member has received datagrams of both, and whether either is still
+    /// active.
     fn judge_namesake(&mut self, fault: usize) {
         let hazards = &self.settings.hazards;
         let is_prompt = hazards.timers_late_max == 0 && hazards.reading == 0;
@@ -433,7 +434,7 @@ impl World {
         let Some(heard_both) = heard_both.min() else {
             return;
         };
-        // What became of it while it was frozen, or its machine slow, is not judged.
+        // The time in which the first process was paused is not judged.
         let since = heard_both.max(self.paused_at[of]);
         let now = self.hosts[on].clock.now(self.time);
         let base_now = self.hosts[of].clock.now(self.time);
@@ -454,7 +455,7 @@ impl World {
         self.see(&fact);
     }
 
-    /// A host reads a datagram from an address.
+    /// Records that a host reads a datagram from an address.
     pub(crate) fn note_heard(&mut self, peer: HostAt, from: SocketAddr) {
         let time = self.time;
         let host = self.by_addr.get(&from).copied();
@@ -467,8 +468,8 @@ impl World {
         }
     }
 
-    /// Whom a host has heard does not count any more: it or they are reached elsewhere, or it is
-    /// another process.
+    /// Discards the times at which datagrams of or at this host were received: its address or its
+    /// process is another one now.
     pub(crate) fn forget_heard(&mut self, host: HostAt) {
         for it in self.namesakes.values_mut() {
             if it.of == host {
@@ -482,7 +483,7 @@ impl World {
         }
     }
 
-    /// One that has taken another incarnation has to be heard anew.
+    /// Discards these times if either process has adopted another incarnation.
     fn forget_if_renamed(&mut self, fault: usize) {
         let of = self.namesakes.get(&fault).map(|it| it.of);
         let other = of.and_then(|of| self.process(of)?.node.incarnation());
@@ -496,12 +497,12 @@ impl World {
         }
     }
 
-    /// Peers may not take a process seriously yet that had a namesake.
+    /// Returns `true` if the host ever had a namesake: its peers may not accept it again yet.
     fn had_namesake(&self, host: HostAt) -> bool {
         self.had_namesake.contains(&host)
     }
 
-    /// A process has learnt of another one of its name: its voter has forgotten all.
+    /// Handles that a process has learnt of its namesake: its voter loses its memory.
     pub(crate) fn see_twin(&mut self, host: HostAt, events: &[Event]) {
         if events.contains(&Event::TwinGone) {
             self.note_host(host);
@@ -524,8 +525,8 @@ impl World {
         }
     }
 
-    /// Once the world has settled: every process asks every voter for its opinion until all know
-    /// where each is.
+    /// Makes every process query all voters until all know the current addresses. Needed only after
+    /// namesakes or NAT mappings.
     pub(crate) fn find_each_other(&mut self) {
         if !self.settings.has_namesakes && !self.coverage.contains_key("mappings") {
             return;

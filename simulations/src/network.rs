@@ -1,26 +1,27 @@
-//! The links between the hosts: they lose, double, delay and reorder, and can be cut one way.
+//! The links between hosts: they lose, duplicate, delay and reorder datagrams, and can be cut one
+//! way.
 
 use std::collections::BTreeMap;
 
 use crate::report::Links;
 use crate::rng::Rng;
 
-/// How the links behave while faults are allowed.
+/// The behaviour of the links while faults occur.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Weather {
     pub(crate) loss_ppm: u64,
     pub(crate) double_ppm: u64,
-    /// How many datagrams per million arrive damaged.
+    /// Damaged datagrams per million.
     pub(crate) damage_ppm: u64,
-    /// How many datagrams per million are late beyond all reason.
+    /// Datagrams per million with an extreme delay.
     pub(crate) late_ppm: u64,
-    /// How late those are at the most, in nanoseconds.
+    /// The maximum of that delay, in nanoseconds.
     pub(crate) late_max: u64,
-    /// The most that is added to a link's own delay, in nanoseconds.
+    /// The maximum random addition to a link's base delay, in nanoseconds.
     pub(crate) jitter: u64,
 }
 
-/// What became of datagrams.
+/// Counts of datagrams by fate.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Fates {
     pub(crate) sent: u64,
@@ -32,35 +33,35 @@ pub(crate) struct Fates {
     pub(crate) too_large: u64,
 }
 
-/// All links.
+/// All links, in both directions.
 #[derive(Debug)]
 pub(crate) struct Network {
     rng: Rng,
-    /// Of its own, so that damage changes nothing else.
+    /// A separate stream, so that damage changes no other draw.
     damage_rng: Rng,
     hosts: usize,
-    /// Each link's own delay, in nanoseconds.
+    /// The base delay of each link, in nanoseconds.
     delays: Vec<u64>,
-    /// How many faults cut each link now.
+    /// The number of faults that cut each link now.
     cuts: Vec<u16>,
-    /// What slow hosts add to each of their links, in nanoseconds.
+    /// The delay that each slow host adds to its links, in nanoseconds.
     slow: BTreeMap<usize, u64>,
-    /// The delay that slow links add one way, in nanoseconds.
+    /// The delay that is added in one direction, in nanoseconds.
     slow_ways: BTreeMap<(usize, usize), u64>,
-    /// Of how many bytes a datagram is large, and how many per million of those are lost.
+    /// The size in bytes from which datagrams are large, and the large ones lost per million.
     large: (usize, u64),
-    /// Of its own, so that it changes nothing else.
+    /// A separate stream, so that this loss changes no other draw.
     large_rng: Rng,
     pub(crate) weather: Weather,
-    /// Loss that a fault adds for a while.
+    /// Additional loss by a storm, per million.
     storm_ppm: u64,
     pub(crate) fates: Fates,
-    /// How often a fault changed something here.
+    /// The number of changes by faults and by healing.
     pub(crate) changes: u64,
 }
 
 impl Network {
-    /// Links whose own delays are between the two bounds, in nanoseconds.
+    /// Creates links with base delays between the two bounds, in nanoseconds.
     pub(crate) fn new(mut rng: Rng, hosts: usize, delay: (u64, u64), weather: Weather) -> Self {
         let links = hosts * hosts;
         let delays = (0..links).map(|_| rng.between(delay.0, delay.1)).collect();
@@ -81,8 +82,8 @@ impl Network {
         }
     }
 
-    /// When the copies of a datagram of so many bytes arrive that leaves now: none, one or two
-    /// spans.
+    /// Sends a datagram of `bytes` bytes. Returns the delay of each copy that arrives, in
+    /// nanoseconds: none, one or two.
     pub(crate) fn send(&mut self, from: usize, to: usize, bytes: usize) -> [Option<u64>; 2] {
         self.fates.sent += 1;
         let link = from * self.hosts + to;
@@ -106,7 +107,7 @@ impl Network {
         [Some(first), second]
     }
 
-    /// Whether a copy that arrives is damaged on the way, and what its damage is drawn from.
+    /// Returns the stream to draw damage from, if the next copy is damaged.
     pub(crate) fn damages(&mut self) -> Option<&mut Rng> {
         let ppm = self.weather.damage_ppm;
         if ppm == 0 || !self.damage_rng.chance(ppm) {
@@ -130,17 +131,17 @@ impl Network {
         own + slow + late + self.rng.below(self.weather.jitter + 1)
     }
 
-    /// The longest that a datagram takes on this link in fair weather, in nanoseconds.
+    /// Returns the maximum delay of a datagram on this link without faults, in nanoseconds.
     pub(crate) fn longest(&self, from: usize, to: usize) -> u64 {
         self.delays[from * self.hosts + to] + self.weather.jitter
     }
 
-    /// Whether datagrams get from one host to another.
+    /// Returns `true` if no fault cuts the link.
     pub(crate) fn is_open(&self, from: usize, to: usize) -> bool {
         self.cuts[from * self.hosts + to] == 0
     }
 
-    /// How the links are now.
+    /// Returns the current state of the links.
     pub(crate) fn links(&self) -> Links {
         let all = (0..self.cuts.len()).filter(|link| self.cuts[*link] > 0);
         Links {
@@ -172,7 +173,7 @@ impl Network {
         }
     }
 
-    /// Adds to every delay from and to `host`; zero ends it.
+    /// Sets the delay added to all links of `host`, in nanoseconds; zero removes it.
     pub(crate) fn set_slow(&mut self, host: usize, by: u64) {
         self.changes += 1;
         if by == 0 {
@@ -182,7 +183,7 @@ impl Network {
         }
     }
 
-    /// Adds to every delay from one host to another; zero ends it.
+    /// Sets the delay added from one host to another, in nanoseconds; zero removes it.
     pub(crate) fn set_slow_way(&mut self, from: usize, to: usize, by: u64) {
         self.changes += 1;
         if by == 0 {
@@ -192,12 +193,12 @@ impl Network {
         }
     }
 
-    /// From now on so many per million of the datagrams with so many bytes are lost.
+    /// Sets the loss per million of datagrams of at least `bytes` bytes.
     pub(crate) fn set_large(&mut self, bytes: usize, loss_ppm: u64) {
         self.large = (bytes, loss_ppm);
     }
 
-    /// `true` if every datagram from one host arrives at the other soon.
+    /// Returns `true` if no fault cuts the link or loses, delays or damages its datagrams.
     pub(crate) fn is_steady(&self, from: usize, to: usize) -> bool {
         let slow = |host| self.slow.contains_key(&host);
         let is_slow = slow(from) || slow(to) || self.slow_ways.contains_key(&(from, to));
@@ -207,7 +208,7 @@ impl Network {
         is_fair && !is_slow && self.is_open(from, to)
     }
 
-    /// All links work from now on. What is already on its way stays as late as it is.
+    /// Removes all faults. Datagrams already on their way keep their delays.
     pub(crate) fn heal(&mut self) {
         self.changes += 1;
         self.cuts.fill(0);
@@ -219,8 +220,8 @@ impl Network {
         self.weather.double_ppm = 0;
         self.weather.damage_ppm = 0;
         self.weather.late_ppm = 0;
-        // Fair weather also keeps the order: a renewal that a release overtakes leaves a ghost at
-        // the voter for a round trip, and then nothing could be timed.
+        // Without jitter the links keep the order. A renewal overtaken by a release would occupy
+        // the voter for a round trip, and no story could be timed.
         self.weather.jitter = 0;
     }
 }
@@ -239,7 +240,7 @@ mod tests {
     };
 
     #[test]
-    fn a_cut_is_one_way_and_counts_how_many_faults_made_it() {
+    fn cut_is_one_way_and_counted_per_fault() {
         let mut network = Network::new(Rng::stream(1, "n"), 3, (5, 5), FAIR);
         network.cut(&[(0, 1)]);
         network.cut(&[(0, 1)]);
@@ -251,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn delays_stay_within_what_is_told() {
+    fn delays_stay_within_longest() {
         let mut network = Network::new(Rng::stream(1, "n"), 2, (5, 50), FAIR);
         for _ in 0..1_000 {
             let delay = network.send(0, 1, 9)[0].unwrap();

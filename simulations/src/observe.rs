@@ -1,4 +1,4 @@
-//! Looking at a node after each call: its events, its guards, what its voter has on record.
+//! Observes a node after each call: its events, its guards, the recorded votes of its voter.
 
 use lockmesh_proto::event::{Event, Ticket};
 use lockmesh_proto::time::Instant;
@@ -10,8 +10,8 @@ use crate::workload::Status;
 use crate::world::{World, WorldEvent};
 
 impl World {
-    /// Turns what a node reports into facts. Within one instant a lease that is over comes before a
-    /// vote that is given, that before a lease that begins, and that before a `try` that it beats.
+    /// Turns the events of a node into facts. Within one instant, ended leases come before votes,
+    /// votes before new leases, and new leases before `try` requests that they deny.
     pub(crate) fn see_events(&mut self, host: HostAt, events: &[Event]) {
         for event in events {
             match event {
@@ -48,7 +48,7 @@ impl World {
         self.see_guards(host);
     }
 
-    /// A request is over, whatever it had come to.
+    /// Records that a request has ended.
     pub(crate) fn see_over(&mut self, host: HostAt, ticket: Ticket, how: End) {
         let Some(process) = self.hosts[host].process.as_mut() else {
             return;
@@ -103,7 +103,7 @@ impl World {
         let Some(voter) = process.node.voter() else {
             return;
         };
-        // A voter that knows the clocks of most members leans on those, not on its own.
+        // A voter that knows the clocks of most members depends on those, not on its own.
         let are_right = self.has_right_clocks() && self.laws.history.terms.clocks_kept;
         let leans_on_wall_clock = leans && !(knows_clocks && are_right);
         let believed = match knows_clocks {
@@ -203,7 +203,7 @@ impl World {
         });
     }
 
-    /// Requests that claim under a new epoch.
+    /// Records the requests that claim with a new epoch.
     fn see_claims(&mut self, host: HostAt) {
         let Some(process) = self.hosts[host].process.as_mut() else {
             return;
@@ -272,7 +272,7 @@ impl World {
         let now = self.hosts[host].clock.now(self.time);
         let process = self.hosts[host].process.as_mut()?;
         let ongoing = process.requests.get_mut(&ticket)?;
-        // Counted from its grant, and from when it was last lengthened at the latest.
+        // Called at a grant or an extension: from then on it lasts at most `span`.
         let outlasts = !ongoing.renews && until > now.mono.after(ongoing.span);
         ongoing.until = Some(until);
         let ongoing = *ongoing;
@@ -288,7 +288,7 @@ impl World {
         self.hosts[host].clock.when(valid_until).unwrap_or(u64::MAX)
     }
 
-    /// What the guards of a process say, as anybody who looks would hear it.
+    /// Checks the guards of a process, as any caller may at this instant.
     pub(crate) fn see_guards(&mut self, host: HostAt) {
         let now = self.hosts[host].clock.now(self.time);
         let Some(process) = self.hosts[host].process.as_ref() else {
@@ -314,7 +314,7 @@ impl World {
         }
     }
 
-    /// Guards that are over and were not told so though the node did all that was due.
+    /// Finds leases that ended without a report, although the node handled its timeouts.
     pub(crate) fn find_untold(&mut self, host: HostAt) {
         let now = self.hosts[host].clock.now(self.time);
         let Some(process) = self.hosts[host].process.as_ref() else {
@@ -333,7 +333,7 @@ impl World {
         self.find_overdue(host);
     }
 
-    /// Requests that go on after their deadlines though the node did all that was due.
+    /// Finds requests that are open after their deadlines, although the node handled its timeouts.
     fn find_overdue(&mut self, host: HostAt) {
         let now = self.hosts[host].clock.now(self.time);
         let Some(process) = self.hosts[host].process.as_ref() else {
@@ -349,7 +349,7 @@ impl World {
         }
     }
 
-    /// The host's clock changed its pace: its leases end at another true time.
+    /// Moves the true ends of a host's leases after its clock changed its rate.
     pub(crate) fn see_new_pace(&mut self, host: HostAt) {
         let now = self.hosts[host].clock.now(self.time);
         let Some(process) = self.hosts[host].process.as_ref() else {
@@ -359,7 +359,7 @@ impl World {
             .requests
             .values()
             .filter_map(|ongoing| Some((ongoing.request, ongoing.until?)))
-            // One that is over, and whose frozen process does not know it yet, ended when it did.
+            // A lease that ended while its process was paused keeps its end.
             .filter(|(_, until)| *until > now.mono)
             .collect();
         for (request, until) in leases {
@@ -368,7 +368,7 @@ impl World {
         }
         let wakes = self.hosts[host].timer_at.take();
         if wakes.is_some() {
-            // Waking too early is harmless: it only sets the timer anew.
+            // An early wake-up is harmless: it only sets the timer anew.
             self.hosts[host].timer += 1;
             let timer = self.hosts[host].timer;
             self.hosts[host].timer_at = Some(self.time);

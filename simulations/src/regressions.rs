@@ -1,4 +1,4 @@
-//! What the seeds found in the rules, each told as a short story.
+//! Bugs in the rules that seeds found, each as a short test.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -76,9 +76,9 @@ fn sent(node: &mut Node) -> Vec<(SocketAddr, Vec<u8>)> {
     }
 }
 
-/// Seed 475 of the first world: passed over for ever (L2).
+/// Seed 475 of the first world: a waiter was passed over for ever (L2).
 #[test]
-fn a_node_that_moved_while_its_wall_clock_was_set_back_learns_that_it_is_outdated() {
+fn moved_node_learns_of_its_higher_incarnation() {
     let voter_set = voter_set(&["a"]);
     let mut voter = node("a", 1, &voter_set);
     sent(&mut voter);
@@ -101,7 +101,7 @@ fn a_node_that_moved_while_its_wall_clock_was_set_back_learns_that_it_is_outdate
     }
     sent(&mut voter);
     let mut again = claims(5);
-    // Its earlier address does not answer any more, so it is told at its present one.
+    // Its earlier address no longer replies, so the voter must use its current one.
     for second in 1..20 {
         let now = at(second, WALL_MS + second * 1_000);
         again.handle_timeout(now);
@@ -116,11 +116,11 @@ fn a_node_that_moved_while_its_wall_clock_was_set_back_learns_that_it_is_outdate
     assert!(again.claimant().incarnation() > Incarnation::new(9));
 }
 
-/// Seed 94 of the first world: still waiting long after all was mended (L1).
+/// Seed 94 of the first world: a request still waited long after the faults (L1).
 #[test]
-fn a_claim_drawn_while_the_wall_clock_was_far_ahead_claims_anew_once_it_is_set_right() {
+fn refused_claim_is_remade_after_clock_is_right() {
     let voter_set = voter_set(&["a", "b", "c"]);
-    // Zero: it draws the lowest epochs that it may.
+    // Seed zero draws the lowest epochs.
     let mut claimant = Claimant::new(id("n"), Incarnation::new(1), voter_set, 8, 0);
     let mut out = Effects::default();
     let ahead = WALL_MS + 10_000_000;
@@ -134,16 +134,16 @@ fn a_claim_drawn_while_the_wall_clock_was_far_ahead_claims_anew_once_it_is_set_r
         claim: claim.claim.clone(),
         reason: RefuseReason::Skew,
     });
-    // While the clock is ahead it is refused, and nothing would be better.
+    // While the clock is ahead the claim is refused, and a new one would be refused too.
     claimant.handle(at(1, ahead), &id("a"), &refuse, &mut out);
     assert_eq!(claimant.epoch(ticket), Some(Epoch::at_wall_ms(ahead)));
     claimant.handle(at(2, WALL_MS), &id("a"), &refuse, &mut out);
     assert_eq!(claimant.epoch(ticket), Some(Epoch::at_wall_ms(WALL_MS)));
 }
 
-/// Seed 9 of the first world: a floor below an epoch that was granted, and not a word of it (M5).
+/// Seed 9 of the first world: a fence below a granted epoch, without a report of it (M5).
 #[test]
-fn a_recovery_that_cuts_an_answer_says_that_it_leans_on_its_wall_clock() {
+fn recovery_that_caps_a_reply_reports_clock_dependence() {
     let voter_set = voter_set(&["a", "b", "c"]);
     for (ahead_ms, leans) in [(0, false), (60_000, true)] {
         let mut out = Effects::default();

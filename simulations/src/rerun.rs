@@ -1,13 +1,14 @@
-//! The command `mutants` in a build without the mistakes: builds one that has them, and runs it.
+//! The command `mutants` in a build without the mistakes: builds a program that has them, and runs
+//! it.
 //!
-//! No build that is used has the switch, so this one has not either. The other has a target folder
-//! of its own: no binary with the switch ever lies where this one does.
+//! No other build has the switch, so this one does not either. The new build has a target folder of
+//! its own, so that no binary with the switch replaces this one.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
-/// Runs the same command line with `--cfg lockmesh_mutants`, and passes its exit code on.
+/// Runs the same command line with `--cfg lockmesh_mutants`, and returns its exit code.
 pub(crate) fn with_mistakes() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
     let (Some(cargo), Some(target)) = (std::env::var_os("CARGO"), target_folder()) else {
@@ -32,7 +33,7 @@ pub(crate) fn with_mistakes() -> ExitCode {
         .arg("--")
         .args(words);
     match command.status() {
-        // A signal has no code.
+        // A process that was killed by a signal has no code.
         Ok(status) => ExitCode::from(status.code().map_or(1, |code| code as u8)),
         Err(error) => {
             eprintln!("cannot run {}: {error}", cargo.to_string_lossy());
@@ -41,7 +42,7 @@ pub(crate) fn with_mistakes() -> ExitCode {
     }
 }
 
-/// Beside the folder of the profile that this binary lies in.
+/// Returns a folder beside that of this binary's profile.
 fn target_folder() -> Option<PathBuf> {
     let own = std::env::current_exe().ok()?;
     Some(own.parent()?.parent()?.join("mutants"))

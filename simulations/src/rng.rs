@@ -1,12 +1,12 @@
-//! Random numbers that are the same for ever from the same seed.
+//! Random numbers that depend only on the seed.
 
 /// SplitMix64 (Steele, Lea, Flood, 2014): eight bytes of state. Every part of the world draws from
-/// a stream of its own, so that leaving a fault out changes nothing that came before it.
+/// a stream of its own, so that a left-out fault changes no earlier event.
 #[derive(Clone, Debug)]
 pub(crate) struct Rng(u64);
 
 impl Rng {
-    /// The stream with this name of this seed.
+    /// Creates the stream of a seed with this name.
     pub(crate) fn stream(seed: u64, name: &str) -> Self {
         let mut hash = 0xcbf2_9ce4_8422_2325_u64;
         for byte in name.bytes() {
@@ -15,7 +15,7 @@ impl Rng {
         Self(mix(seed ^ mix(hash)))
     }
 
-    /// A stream of its own for one of many.
+    /// Creates another stream from the next draw.
     pub(crate) fn child(&mut self) -> Self {
         Self(self.draw())
     }
@@ -25,17 +25,17 @@ impl Rng {
         mix(self.0)
     }
 
-    /// A number below `bound`; zero where `bound` is zero.
+    /// Returns a number below `bound`, or zero if `bound` is zero.
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         ((u128::from(self.draw()) * u128::from(bound)) >> 64) as u64
     }
 
-    /// A number from `low` to `high`, both included.
+    /// Returns a number from `low` to `high`, both included.
     pub(crate) fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.below(high.saturating_sub(low).saturating_add(1))
     }
 
-    /// A number from `low` to `high` of which every order of magnitude is as likely.
+    /// Returns a number from `low` to `high`. Every binary order of magnitude is equally likely.
     pub(crate) fn spread(&mut self, low: u64, high: u64) -> u64 {
         let (low, high) = (low.max(1), high.max(1));
         let bits = self.between(u64::from(low.ilog2()), u64::from(high.ilog2()));
@@ -51,7 +51,7 @@ impl Rng {
         &among[self.below(among.len() as u64) as usize]
     }
 
-    /// `count` different numbers below `bound`, in random order.
+    /// Returns `count` different numbers below `bound`, in random order.
     pub(crate) fn sample(&mut self, bound: usize, count: usize) -> Vec<usize> {
         let mut all: Vec<usize> = (0..bound).collect();
         let count = count.min(bound);

@@ -1,10 +1,10 @@
-//! What a larger cluster costs: the same users and the same number of voters for each key, with
-//! more and more members, nothing going wrong. Messages and datagrams are those that the nodes
-//! count themselves; gossip is not in them.
+//! The cost of a larger cluster: the same users and the same number of voters for each key, with
+//! more members and no faults. The nodes count messages and datagrams themselves; gossip is not
+//! included.
 //!
 //! An uncontended cycle of acquire and release takes Claim, Vote and Release with each of the three
-//! voters, nine messages. A voter that is the claimant itself costs none, so small clusters are a
-//! little cheaper: 9 (1 - 1 / members).
+//! voters, nine messages. A voter that is the claimant itself costs none, so a cycle takes
+//! 9 (1 - 1 / members) messages.
 
 use std::time::Duration;
 
@@ -21,23 +21,23 @@ use crate::world::World;
 const MEMBERS: [usize; 4] = [5, 10, 20, 50];
 const VOTERS: usize = 3;
 const KEYS: usize = 1_000;
-/// From when on is counted.
+/// The time at which counting starts.
 const START: u64 = SECOND;
 
-/// One size of cluster.
+/// The result of one cluster size.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Row {
     pub(crate) members: usize,
     pub(crate) cycles: u64,
     pub(crate) messages_per_cycle: f64,
     pub(crate) datagrams_per_cycle: f64,
-    /// The share of all messages, sent and taken in, of the member that has most of them.
+    /// The share of all messages, sent and received, of the member with the most.
     pub(crate) busiest_share: f64,
     pub(crate) median_share: f64,
     pub(crate) violations: usize,
 }
 
-/// All sizes, each for so long.
+/// Runs all sizes, each for `seconds` of simulated time.
 pub(crate) fn rows(seconds: u64) -> Vec<Row> {
     MEMBERS
         .iter()
@@ -45,12 +45,12 @@ pub(crate) fn rows(seconds: u64) -> Vec<Row> {
         .collect()
 }
 
-/// What was counted up to a time.
+/// The counters at one time.
 struct Counted {
     cycles: u64,
     messages: u64,
     datagrams: u64,
-    /// What each member sent and took in.
+    /// The messages that each member sent and received.
     loads: Vec<u64>,
 }
 
@@ -73,7 +73,7 @@ impl Counted {
 fn row(members: usize, seconds: u64) -> Row {
     let settings = settings(members, START + seconds * SECOND);
     let mut world = World::new(settings, Vec::new(), false);
-    // What the voters ask each other when the cluster starts is no cycle's.
+    // Messages among voters at the start of the cluster belong to no cycle.
     world.run_until(START, |_| false);
     let before = Counted::of(&world);
     world.run_until(START + seconds * SECOND, |_| false);
@@ -155,7 +155,7 @@ fn settings(members: usize, span: u64) -> Settings {
     }
 }
 
-/// The table as Markdown.
+/// Formats the table as Markdown.
 pub(crate) fn markdown(rows: &[Row]) -> String {
     let head = "| members | cycles | messages per cycle | datagrams per cycle | busiest member | \
                 median member | 1/members |\n| ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n";
@@ -179,12 +179,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cycle_costs_as_much_in_a_large_cluster_and_a_member_of_it_has_its_share_of_the_load() {
+    fn cost_per_cycle_does_not_grow_with_members() {
         for row in rows(5) {
             assert_eq!(row.violations, 0);
             assert!(row.cycles > 1_500, "{row:?}");
             let fair = 1.0 / row.members as f64;
-            // Three messages with each voter that is another node, and few for those that meet.
+            // Three messages with each voter that is another node, and some for contention.
             let plain = 9.0 * (1.0 - fair);
             let over = row.messages_per_cycle / plain;
             assert!((0.9..1.2).contains(&over), "{row:?}");

@@ -1,7 +1,7 @@
-//! Stories that a person writes: nodes, constants, a time line of faults, who asks for what, and
-//! what is expected. `scenarios/README.md` documents the format.
+//! Scenarios in files: nodes, timing, scheduled faults and requests, and the expected results.
+//! `scenarios/README.md` documents the format.
 //!
-//! An unknown key or a value that cannot be is an error that names its line.
+//! An unknown key or an invalid value is an error that names its line.
 
 mod bounds;
 mod format;
@@ -25,7 +25,7 @@ use crate::world::{Outcome, World};
 pub(crate) use format::Counted;
 use format::{Ask, Expect, FaultAt, File, HolderWord, TimingMs, Who, Work};
 
-/// A file that cannot be played, and why.
+/// The reason why a file cannot be played.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct BadScenario(pub(crate) String);
 
@@ -39,7 +39,7 @@ pub(crate) struct Scenario {
     expects: Vec<Expect>,
 }
 
-/// Somebody asks for a lock, and holds it for so long.
+/// A scheduled request, and how long its lock is held.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AskAt {
     pub(crate) at: u64,
@@ -50,7 +50,7 @@ pub(crate) struct AskAt {
 
 const LATE: &str = "at_ms is after span_ms, when all is mended";
 
-/// Points at the line of what is wrong.
+/// Finds the lines of errors in the text of a file.
 struct Reader<'a> {
     text: &'a str,
 }
@@ -66,7 +66,7 @@ impl Reader<'_> {
         BadScenario(format!("line {line}: {what}"))
     }
 
-    /// The same, at the line of a key of this table; at the table's where it is not written there.
+    /// Returns an error at the line of a key of this table, or at the table if it has no such line.
     fn bad_key<T>(
         &self,
         table: &Spanned<T>,
@@ -80,14 +80,14 @@ impl Reader<'_> {
         self.bad_at(self.find_line(table, is_key), what)
     }
 
-    /// The same, at the line of this table that has the word which the message quotes.
+    /// Returns an error at the line of this table that has the word quoted in the message.
     fn bad_word<T>(&self, table: &Spanned<T>, what: &str) -> BadScenario {
         let word = what.split('`').nth(1).filter(|word| !word.is_empty());
         let has_it = |line: &str| word.is_some_and(|word| line.contains(word));
         self.bad_at(self.find_line(table, has_it), what)
     }
 
-    /// Where the first such line of a table begins, or the table itself.
+    /// Returns the offset of the first line of a table that matches, or of the table itself.
     fn find_line<T>(&self, table: &Spanned<T>, is_it: impl Fn(&str) -> bool) -> usize {
         let start = table.span().start;
         let rest = self.text.get(start..).unwrap_or_default();
@@ -118,7 +118,7 @@ impl Reader<'_> {
 /// Reads a scenario.
 ///
 /// # Errors
-/// [`BadScenario`] names the line.
+/// Returns [`BadScenario`] with the line if the file cannot be played.
 pub(crate) fn read(text: &str) -> Result<Scenario, BadScenario> {
     let file: File = toml::from_str(text).map_err(|error| BadScenario(error.to_string()))?;
     let reader = Reader { text };
@@ -190,7 +190,7 @@ pub(crate) fn read(text: &str) -> Result<Scenario, BadScenario> {
     })
 }
 
-/// Read one by one: an error in one of several tables of a kind would name the first of them.
+/// Reads the faults one by one: otherwise an error would name the line of the first one.
 fn faults_of(
     reader: &Reader<'_>,
     tables: &[Spanned<toml::Table>],
@@ -335,7 +335,7 @@ fn habits_of(reader: &Reader<'_>, it: Option<&Work>) -> Result<Habits, BadScenar
     })
 }
 
-/// When it begins, what it is, and the hosts that it names.
+/// Returns the time of a fault in milliseconds, its kind, and the hosts that it names.
 fn kind_of(it: &FaultAt, hosts: usize) -> (u64, Result<FaultKind, String>, Vec<usize>) {
     let ns = |ms: &u64| *ms * MILLISECOND;
     match it {
@@ -463,7 +463,7 @@ fn kind_of_host(it: &FaultAt) -> (u64, Result<FaultKind, String>, Vec<usize>) {
     }
 }
 
-/// Every host is in one group; those that are not named are in the first.
+/// Puts every host into one group; those that are not named are in the first.
 fn split(groups: &[Vec<usize>], hosts: usize) -> Result<Cut, String> {
     let mut of = vec![None; hosts];
     for (group, members) in groups.iter().enumerate() {
@@ -478,7 +478,7 @@ fn split(groups: &[Vec<usize>], hosts: usize) -> Result<Cut, String> {
     ))
 }
 
-/// Plays a scenario. Answers the run, and which expectations it did not meet.
+/// Plays a scenario. Returns the run, and the expectations that it did not meet.
 pub(crate) fn play(scenario: Scenario, keeps_lines: bool) -> (Outcome, Vec<String>) {
     let end = scenario.settings.fault_span;
     let world = World::new(scenario.settings, scenario.faults, keeps_lines);
@@ -502,7 +502,7 @@ pub(crate) fn play(scenario: Scenario, keeps_lines: bool) -> (Outcome, Vec<Strin
     (outcome, unmet)
 }
 
-/// The scenarios that come with the project.
+/// The bundled scenarios.
 pub(crate) const NAMED: [(&str, &str); 20] = [
     ("split_brain", include_str!("../scenarios/split_brain.toml")),
     ("quorum_lost", include_str!("../scenarios/quorum_lost.toml")),
@@ -573,7 +573,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_named_scenario_goes_as_expected() {
+    fn bundled_scenarios_meet_their_expectations() {
         for (name, text) in NAMED {
             let scenario = read(text).unwrap_or_else(|bad| panic!("{name}: {}", bad.0));
             let (outcome, unmet) = play(scenario, false);

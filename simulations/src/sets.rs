@@ -11,7 +11,7 @@ use crate::twins::CLUSTER;
 use crate::world::World;
 
 impl World {
-    /// The voter set in which a host runs.
+    /// Returns the voter set in which a host runs.
     pub(crate) fn voter_set_of(&self, host: HostAt) -> &Arc<VoterSet> {
         match self.hosts[host].is_other {
             true => &self.other_voter_set,
@@ -19,7 +19,7 @@ impl World {
         }
     }
 
-    /// The keys that a host votes for, in the voter set in which it runs.
+    /// Returns the keys that a host votes for, in the voter set in which it runs.
     pub(crate) fn keys_voted_by(&self, host: HostAt) -> &[KeyAt] {
         &self.voter_keys[usize::from(self.hosts[host].is_other)][host]
     }

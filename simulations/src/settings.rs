@@ -1,4 +1,4 @@
-//! What a seed draws before anything happens: how many nodes, which constants, which weather.
+//! The settings of a world, drawn from its seed: nodes, timing, link conditions and users.
 
 use std::time::Duration;
 
@@ -14,72 +14,70 @@ use crate::wrong_clocks;
 
 pub(crate) const MILLISECOND: u64 = 1_000_000;
 pub(crate) const SECOND: u64 = 1_000 * MILLISECOND;
-/// How many keys the probes at the end of a run have for themselves.
+/// The number of keys that are reserved for the probes at the end of a run.
 pub(crate) const PROBE_KEYS: usize = 20;
 
-/// How monotonic clocks run.
+/// The rates of the monotonic clocks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Pace {
     /// The ratio of any two rates is at most 1 + `max_drift`.
     Kept,
-    /// Up to this many parts per million off, either way: beyond what the voter set allows.
+    /// Rates differ from true time by up to this many parts per million, beyond `max_drift`.
     Wild(i64),
 }
 
-/// What gossip tells the nodes while faults are allowed.
+/// The views that gossip delivers while faults occur.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Gossip {
-    /// The truth, a little late.
+    /// The truth, with a short delay.
     Honest,
-    /// Stale addresses and lives, the living called dead and the dead living, some left out, and
-    /// every node told something else.
+    /// Stale addresses and incarnations, random liveness, and missing hosts, drawn for each node.
     Hostile,
-    /// What heartbeats tell: who cannot be heard is believed to be dead after a while.
+    /// Liveness by heartbeats: a host without a heartbeat for two rounds is reported as dead.
     Heard,
 }
 
-/// Where the number of a new incarnation comes from.
+/// The source of the number of a new incarnation.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Incarnations {
-    /// It rises with every start.
+    /// A counter that rises with every start.
     Counted,
     /// The node's wall clock, which may have been set back.
     WallClock,
 }
 
-/// What the users of the locks do.
+/// The behaviour of the users.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Habits {
     pub(crate) clients: usize,
     pub(crate) keys: usize,
-    /// How long a client rests between two requests, at the most.
+    /// The longest rest of a client between two requests, in nanoseconds.
     pub(crate) rest_max: u64,
-    /// How long it holds a lock, at the most. Some hold longer than their lease.
+    /// The longest hold of a lock, in nanoseconds. Some holds outlast their lease.
     pub(crate) hold_max: u64,
-    /// How long it works on a write after it has looked at its guard, at the most; zero: no longer
-    /// than a round trip.
+    /// The longest time from the check of a guard to the write, in nanoseconds; at least a round
+    /// trip.
     pub(crate) work_max: u64,
     pub(crate) try_ppm: u64,
     pub(crate) renew_ppm: u64,
     pub(crate) withdraw_ppm: u64,
     pub(crate) deadline_ppm: u64,
     pub(crate) extend_ppm: u64,
-    /// How many take a lock as through the trait: it does not renew itself, and outlives its
-    /// process.
+    /// Requests per million like those through the trait: without renewal, outliving their process.
     pub(crate) tick_ppm: u64,
 }
 
-/// One world.
+/// The settings of one world.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) seed: u64,
-    /// What the hosts run.
+    /// The algorithm that the hosts run.
     pub(crate) algorithm: Algorithm,
-    /// Whether datagrams are sealed, as in production, or plaintext, which is faster.
+    /// `true` if datagrams are sealed, as in production. Plaintext is faster.
     pub(crate) is_sealed: bool,
-    /// Whether the run is recorded for a page or a table; it then goes on after a broken law.
+    /// `true` if the run is recorded. A recorded run continues after a broken law.
     pub(crate) is_recorded: bool,
-    /// Members of the voter set, hosts 0 and up; those after them are no members.
+    /// Members of the voter set: hosts 0 to `members - 1`. The hosts after them are outsiders.
     pub(crate) members: usize,
     pub(crate) outsiders: usize,
     pub(crate) voters_per_key: usize,
@@ -87,43 +85,44 @@ pub(crate) struct Settings {
     pub(crate) pace: Pace,
     pub(crate) wall_off_max_ms: i64,
     pub(crate) weather: Weather,
-    /// Each link's own delay is drawn between these.
+    /// The bounds of the base delay of a link, in nanoseconds.
     pub(crate) delay: (u64, u64),
     pub(crate) gossip: Gossip,
     pub(crate) incarnations: Incarnations,
-    /// Whether the first start is said to be a new cluster's; else it begins in quarantine.
+    /// `true` if the first start is that of a new cluster; otherwise it begins in quarantine.
     pub(crate) starts_new: bool,
-    /// For how long faults are allowed.
+    /// The length of the fault phase, in nanoseconds.
     pub(crate) fault_span: u64,
     pub(crate) habits: Habits,
-    /// What each voter keeps at the most.
+    /// The limits of each voter.
     pub(crate) limits: VoterLimits,
-    /// How often leases are renewed, where not three times in a ttl.
+    /// The interval of renewals, if it is not a third of the ttl.
     pub(crate) renew_interval: Option<Duration>,
-    /// What some hosts are restarted with, and later perhaps back.
+    /// The voter set in which some hosts are restarted.
     pub(crate) other_set: Option<OtherSet>,
-    /// Whose wall clocks are wrong; those of all others are right then, and nodes ask for them.
-    /// `None`: any may be wrong at times, and nobody asks.
+    /// Hosts whose wall clocks are wrong for the whole run. The others are right then, and nodes
+    /// query them. `None`: any clock may be wrong for a while, and no node queries clocks.
     pub(crate) wrong_clocks: Option<Vec<usize>>,
-    /// Whether another cluster takes over the addresses of dead members.
+    /// `true` if another cluster takes over the addresses of dead members.
     pub(crate) has_twins: bool,
-    /// Whether second processes start under the names of hosts.
+    /// `true` if second processes start under the names of hosts.
     pub(crate) has_namesakes: bool,
-    /// What is wrong all the time.
+    /// The hazards that last for the whole fault phase.
     pub(crate) hazards: Hazards,
 }
 
-/// Another voter set, with other constants, other members or both.
+/// A second voter set with other timing, other members or both.
 #[derive(Clone, Debug)]
 pub(crate) struct OtherSet {
     pub(crate) timing: Timing,
     pub(crate) voters_per_key: usize,
-    /// By host.
+    /// The members, by host.
     pub(crate) members: Vec<usize>,
 }
 
 impl OtherSet {
-    /// Whether more than constants differ: then quorums of the two need not meet.
+    /// Returns `true` if more than the timing differs. Quorums of the two sets need not intersect
+    /// then.
     pub(crate) fn is_other_members(&self, settings: &Settings) -> bool {
         self.voters_per_key != settings.voters_per_key
             || self.members != (0..settings.members).collect::<Vec<_>>()
@@ -139,7 +138,7 @@ impl Settings {
             .any(|wrong| *wrong == host)
     }
 
-    /// Draws a world, with this many members where the number is given.
+    /// Draws the settings of a seed, with `members` members if given.
     pub(crate) fn draw(seed: u64, members: Option<usize>) -> Self {
         let mut rng = Rng::stream(seed, "settings");
         let drawn = draw_members(&mut rng);
@@ -210,8 +209,7 @@ impl Settings {
         settings
     }
 
-    /// Some worlds have voters that keep few keys, or few that wait for one; there are more of both
-    /// than fit.
+    /// In 25 % of the worlds, limits slots or waiters to fewer than the users need.
     fn with_limits(mut self) -> Self {
         let mut rng = Rng::stream(self.seed, "limits");
         if !rng.chance(250_000) {
@@ -228,13 +226,13 @@ impl Settings {
         self
     }
 
-    /// Whether there is more to keep than voters may.
+    /// Returns `true` if voters have limits that the users exceed.
     pub(crate) fn is_tight(&self) -> bool {
         self.limits != VoterLimits::default()
     }
 
-    /// For those whose datagrams have no seal, and no form that damage would break for certain:
-    /// what would arrive damaged is lost.
+    /// Disables sealing and turns damage into loss, for algorithms whose datagrams have neither a
+    /// seal nor a format that reveals damage.
     pub(crate) fn send_plain_and_whole(&mut self) {
         self.is_sealed = false;
         let damage_ppm = std::mem::take(&mut self.weather.damage_ppm);
@@ -253,19 +251,19 @@ impl Settings {
         self.timing.round_trip.as_nanos() as u64
     }
 
-    /// The longest lease of any voter set.
+    /// Returns the longest `max_ttl` of any voter set, in nanoseconds.
     pub(crate) fn longest_ttl(&self) -> u64 {
         let other = self.other_set.as_ref().map(|other| other.timing.max_ttl);
         other.map_or_else(|| self.max_ttl(), |other| self.max_ttl().max(nanos(other)))
     }
 
-    /// The longest that a voter without memory may be in recovery in true time, but for a second.
-    /// With two voter sets it may have heard of the other at the end of its quarantine, by a late
-    /// datagram.
+    /// Returns the longest true time of a recovery in nanoseconds, without the second in which the
+    /// voter waits for replies. With two voter sets, a late datagram of the other one may extend
+    /// its quarantine.
     pub(crate) fn longest_quarantine(&self) -> u64 {
         let own = self.timing.quarantine();
         let Some(other) = &self.other_set else {
-            // One that has learnt of a namesake has forgotten all, and may learn of it late.
+            // A process that learns of a namesake loses its memory, and may learn of it late.
             let late = match self.has_namesakes {
                 true => self.at_most(self.timing.max_ttl) + self.weather.late_max + SECOND,
                 false => 0,
@@ -276,14 +274,14 @@ impl Settings {
         3 * self.at_most(longest) + self.weather.late_max + SECOND
     }
 
-    /// The larger of the skews that a voter may believe.
+    /// Returns the larger `max_clock_skew` of the two voter sets.
     pub(crate) fn largest_skew(&self) -> Duration {
         let own = self.timing.max_clock_skew;
         let other = self.other_set.as_ref();
         other.map_or(own, |other| own.max(other.timing.max_clock_skew))
     }
 
-    /// A span of some node's clock, as long as it may take in true time.
+    /// Returns the longest true time that `span` of any node's clock may take, in nanoseconds.
     pub(crate) fn at_most(&self, span: Duration) -> u64 {
         let span = span.as_nanos() as u64;
         let other = self.other_set.as_ref().map(|it| it.timing.max_drift_ppm);
@@ -292,7 +290,7 @@ impl Settings {
     }
 }
 
-/// From once in a round trip to twice in the shortest ttl.
+/// Draws an interval from one round trip to half the shortest ttl, in 20 % of the worlds.
 fn draw_renewal(seed: u64, timing: &Timing) -> Option<Duration> {
     let mut rng = Rng::stream(seed, "renewal");
     let round_trip = timing.round_trip.as_nanos() as u64;
@@ -304,8 +302,8 @@ fn nanos(span: Duration) -> u64 {
     span.as_nanos() as u64
 }
 
-/// In some worlds hosts are restarted with other settings: a shorter or longer `max_ttl`, another
-/// skew, a larger drift, and in a third of them with other voters, too.
+/// Draws a second voter set in 15 % of the worlds with 2 to 20 members. Its `max_ttl`, skew or
+/// drift may differ, and in a third of these worlds its voters too.
 fn draw_other_set(
     seed: u64,
     (members, outsiders): (usize, usize),
@@ -367,8 +365,8 @@ fn draw_timing(rng: &mut Rng, round_trip: u64) -> Timing {
     let max_ttl = (round_trip * rng.spread(30, 300)).clamp(200 * MILLISECOND, 3 * SECOND);
     let skew = rng.spread(max_ttl / 20, max_ttl).max(2 * MILLISECOND);
     let max_drift_ppm = *rng.pick(&[100, 5_000, 50_000]);
-    // A reservation must outlast the drift over the age of a waiter's last word, which may be more
-    // than sixty round trips old.
+    // A reservation must outlast the drift since the waiter's last send time, which may be more
+    // than 60 round trips ago.
     let reservation_min = if max_drift_ppm == 50_000 { 10 } else { 5 };
     let reservation = (round_trip * rng.between(reservation_min, 15)).min(max_ttl);
     let holder_probe_interval = (round_trip * rng.between(5, 15)).min(max_ttl);
@@ -409,7 +407,7 @@ fn draw_habits(rng: &mut Rng, max_ttl: u64) -> Habits {
     }
 }
 
-/// The users hold many locks for long, so that a node renews them together.
+/// Makes the users hold many locks for long, so that a node renews them by session.
 fn keep_long(rng: &mut Rng, habits: &mut Habits, max_ttl: u64) {
     habits.clients = rng.between(6, 14) as usize;
     habits.keys = rng.between(4, 12) as usize;
@@ -426,7 +424,7 @@ mod tests {
     use lockmesh_proto::voter_set::VoterSet;
 
     #[test]
-    fn every_seed_draws_a_voter_set_that_can_be() {
+    fn drawn_settings_make_valid_voter_sets() {
         for seed in 0..2_000 {
             let settings = Settings::draw(seed, None);
             let members = (0..settings.members)

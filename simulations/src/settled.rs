@@ -1,7 +1,7 @@
-//! After the faults: all is mended, and then everything must come right.
+//! The phase after the faults: all of them are healed, and then the laws of liveness are judged.
 //!
-//! First every lock that is still wanted is granted; then every voter and claimant is empty; then a
-//! few plain stories are played on the quiet cluster and timed.
+//! First every requested lock is granted, then every voter and claimant is empty. Then stories are
+//! played on the idle cluster: short scripts, each on its own keys, with stated bounds.
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ use crate::settings::{PROBE_KEYS, Pace, SECOND};
 use crate::workload::{State, Status, Wish};
 use crate::world::World;
 
-/// How many stories there are here, the others apart.
+/// The number of stories in this file.
 const STORIES: usize = 11;
 
 impl World {
-    /// The second half of a run.
+    /// Runs the second half of a run.
     pub(crate) fn run_settled(&mut self) {
         self.heal();
         self.expect_served();
         if self.settings.algorithm != Algorithm::Lockmesh {
-            // The rest is about bounds that only this project promises.
+            // The rest is about bounds that only lockmesh promises.
             return;
         }
         if self.laws.violations.is_empty() {
@@ -29,7 +29,7 @@ impl World {
         if self.laws.violations.is_empty() && self.broken.is_empty() {
             self.play();
         }
-        // A voter without room does not keep the bounds of these.
+        // A voter with tight limits does not keep the bounds of these.
         if self.laws.violations.is_empty() && !self.settings.is_tight() {
             self.play_more();
         }
@@ -50,8 +50,8 @@ impl World {
                 self.change(host, false);
             }
             if self.hosts[host].was_far_ahead {
-                // It may have voted for claims of its own that nobody else believes, and then its
-                // fence stands in the way until time catches up: an operator restarts it.
+                // It may have voted for its own claims, with epochs that all others refuse. Its
+                // fence then blocks keys until time catches up, so an operator would restart it.
                 self.crash(host);
             }
             if self.settings.pace != Pace::Kept {
@@ -70,7 +70,7 @@ impl World {
         }
     }
 
-    /// L1: every lock that is wanted is granted, and every try is decided.
+    /// L1: checks that every requested lock is granted and every `try` is decided.
     fn expect_served(&mut self) {
         let settings = &self.settings;
         let timing = &settings.timing;
@@ -98,12 +98,12 @@ impl World {
         }
     }
 
-    /// L5: nobody keeps anything for anybody.
+    /// L5: checks that no node keeps state of ended requests.
     fn expect_drained(&mut self) {
         let late = self.settings.weather.late_max;
         let quarantine = self.settings.longest_quarantine();
-        // Datagrams that were late may still come and open slots for a lease; a voter that comes
-        // late out of its quarantine may be asked by such a datagram.
+        // Late datagrams may still arrive and open slots for a lease, also at a voter that leaves
+        // its quarantine late.
         let bound =
             quarantine + 3 * SECOND + self.clocks_wait() + 3 * self.settings.longest_ttl() + late;
         let end = self.time + bound;
@@ -124,14 +124,14 @@ impl World {
         self.see_sizes();
     }
 
-    /// Plain stories on a quiet cluster, each with a key of its own.
+    /// Plays stories on an idle cluster, each with a key of its own.
     fn play(&mut self) {
         self.find_each_other();
-        // Judged from here on: what is late from the faults has come by now.
+        // Order is judged from here on: datagrams delayed by the faults have arrived by now.
         self.see(&Fact::Settled);
         let first = self.settings.habits.keys;
         let keys = first..first + PROBE_KEYS;
-        // The last story takes two keys.
+        // The last story uses two keys.
         let stories: [fn(&mut Self, KeyAt); STORIES] = [
             Self::play_free_then_release,
             Self::play_storm,
@@ -146,7 +146,7 @@ impl World {
             Self::play_lost_release,
         ];
         if self.settings.is_tight() {
-            // The others are about bounds that a voter without room does not keep.
+            // The others are about bounds that a voter with tight limits does not keep.
             self.play_storm(first);
             return self.play_crowd(first + 1);
         }
@@ -168,9 +168,10 @@ impl World {
         }
     }
 
-    /// L4, and L2 on the way: a free key, then a queue that is served one after the other.
+    /// L4 and L2: acquires a free key, then serves a queue one after the other.
     fn play_free_then_release(&mut self, key: KeyAt) {
-        // A node that speaks for the first time since its wall clock was set back is told so first.
+        // A node whose incarnation fell behind with its clock learns that here, before times are
+        // taken.
         for host in 0..self.hosts.len() {
             let name = self.keys[key].clone();
             let patience = self.settings.timing.max_ttl;
@@ -189,7 +190,7 @@ impl World {
             queue.extend(self.probe(*host, self.wish(key)));
             self.pass(pause);
         }
-        // Where a wall clock is slow its node may first learn the fence: then it claims anew.
+        // A node with a slow wall clock may first have to learn the fence and claim anew.
         self.pass(20 * pause);
         let mut holder = (hosts[0], first);
         while !queue.is_empty() && self.laws.violations.is_empty() {
@@ -220,7 +221,7 @@ impl World {
         self.let_go(holder.0, holder.1);
     }
 
-    /// L1: many try one key in one instant.
+    /// L1: many hosts send a `try` for one key at one instant.
     fn play_storm(&mut self, key: KeyAt) {
         let hosts = self.start_rng.sample(self.hosts.len(), 8);
         let mut tries = Vec::new();
@@ -232,7 +233,7 @@ impl World {
             };
             tries.extend(self.probe(*host, wish));
         }
-        // A try that had to learn a fence, or was given a reservation, takes some steps more.
+        // A `try` that gets `Stale` or a reservation takes longer.
         let bound = 200 * self.settings.round_trip();
         let ids = tries.clone();
         let is_decided = move |world: &Self| {
@@ -262,9 +263,9 @@ impl World {
         self.pass(self.laws.history.terms.settled);
     }
 
-    /// L3: the holder's process dies while another waits.
+    /// L3: the holder crashes while another request waits.
     fn play_dead_holder(&mut self, key: KeyAt) {
-        // Nobody who votes may die, or the quarantine would be what is measured.
+        // No voter of the key may crash, or the check would measure its quarantine.
         let Some((holder, next)) = self.pair_that_may_die(key) else {
             return;
         };
@@ -287,12 +288,12 @@ impl World {
         self.expect_grant(second, Handover::DeadHolder, bound);
         self.let_go(next, second);
         self.start(holder, false, false);
-        // It may vote for the next story's key.
+        // It may be a voter of the next story's key.
         let quarantine = self.settings.at_most(self.settings.timing.quarantine());
         self.pass(quarantine + 2 * SECOND);
     }
 
-    /// L3: the next in the queue dies before its turn.
+    /// L3: the next in the queue crashes before its turn.
     fn play_dead_waiter(&mut self, key: KeyAt) {
         let Some((waiter, other)) = self.pair_that_may_die(key) else {
             return;
@@ -321,17 +322,17 @@ impl World {
     fn play_rolling_restart(&mut self, key: KeyAt) {
         let voters = self.laws.history.terms.voters[key].clone();
         let holder = (0..self.hosts.len()).find(|host| !voters.contains(host));
-        // The others must be a quorum without the one that is out.
+        // The others must be a quorum without the voter that restarts.
         let Some(holder) = holder.filter(|_| voters.len() >= 3) else {
             return;
         };
-        // Whoever died in an earlier story votes again before this one begins.
+        // Voters that crashed in an earlier story vote again before this one begins.
         let quarantine = self.settings.at_most(self.settings.timing.quarantine());
         self.pass(quarantine + 2 * SECOND);
         let Some(request) = self.probe(holder, self.wish(key)) else {
             return;
         };
-        // Before its first renewal, or with sessions at all voters.
+        // Before the first renewal, or with sessions at all voters.
         let first = match self.start_rng.chance(500_000) {
             true => 20 * self.settings.round_trip(),
             false => self.settings.max_ttl(),
@@ -348,8 +349,8 @@ impl World {
         self.pass(self.laws.history.terms.settled);
     }
 
-    /// M5: a holder has only just a quorum and is cut off; one of those that voted for it
-    /// forgets; and a rival asks that one and all the others. The laws of safety look on.
+    /// M5: a holder with exactly a quorum is cut off, and a voter of that quorum loses its memory.
+    /// A rival then claims at all voters. The laws of safety judge.
     fn play_forgetful_voter(&mut self, key: KeyAt) {
         let voters = self.laws.history.terms.voters[key].clone();
         let quorum = self.laws.history.quorum(key);
@@ -386,7 +387,7 @@ impl World {
         let timing = self.settings.timing;
         let settled = self.settings.at_most(timing.quarantine() + timing.max_ttl) + 2 * SECOND;
         let settled = settled + self.clocks_wait();
-        // It may have to claim anew, above the floor of the one that forgot.
+        // It may have to claim anew, above the fence of the voter that lost its memory.
         let bound = settled + self.settings.at_most(2 * timing.max_ttl);
         self.expect_grant(second, Handover::DeadHolder, bound);
         self.mend_links(&links(&voters));
@@ -394,8 +395,8 @@ impl World {
         self.let_go(rival, second);
     }
 
-    /// M3: a holder is frozen between a renewal and its answers, and sleeps just past its lease.
-    /// The answers wait for it; the lease is over all the same.
+    /// M3: a holder is paused between a renewal and its replies, until just after the end of its
+    /// lease. The replies are buffered meanwhile; the lease is over all the same.
     fn play_frozen_holder(&mut self, key: KeyAt) {
         let holder = self.start_rng.below(self.hosts.len() as u64) as HostAt;
         let rival = (holder + 1) % self.hosts.len();
@@ -426,8 +427,8 @@ impl World {
         let bound = self
             .settings
             .at_most(2 * timing.max_ttl + timing.reservation + timing.holder_probe_interval);
-        // Where the holder also votes a vote sleeps with it, and nothing is promised to the rival.
-        // The same without a clock that the others need.
+        // If the holder also votes, a vote is paused with it, and the rival has no bound. The same
+        // holds if the others need its clock.
         let is_voter = self.laws.history.terms.voters[key].contains(&holder);
         match second {
             Some(second) if !is_voter && self.may_miss(holder) => {
@@ -442,8 +443,8 @@ impl World {
         self.let_go(holder, first);
     }
 
-    /// L2: one voter gives up on the holder a lease before the others do. Those that wait are given
-    /// that vote in vain until then, and are served in their order all the same.
+    /// L2: one voter's vote for the holder expires a lease before those of the others. Waiters get
+    /// that vote in vain until then, and are still served in their order.
     fn play_early_voter(&mut self, key: KeyAt) {
         let voters = self.laws.history.terms.voters[key].clone();
         let hosts = self.start_rng.sample(self.hosts.len(), 3);
@@ -460,7 +461,7 @@ impl World {
         let mut asked = Vec::new();
         for host in &hosts {
             asked.extend(self.probe(*host, self.wish(key)).map(|id| (*host, id)));
-            // Where a wall clock is slow its node may first learn the fence: then it claims anew.
+            // A node with a slow wall clock may first have to learn the fence and claim anew.
             self.pass(5 * settled);
         }
         let links = [(hosts[0], early), (early, hosts[0])];
@@ -500,8 +501,8 @@ impl World {
         }
     }
 
-    /// L5: a holder keeps many locks by one session, and lets go of one of them while it is cut off
-    /// from a voter. The voter comes to know of it, though the session goes on.
+    /// L5: a holder renews several locks by one session, and releases one while it is cut off from
+    /// a voter. The voter learns of the release although the session continues.
     fn play_lost_release(&mut self, key: KeyAt) {
         let voters = &self.laws.history.terms.voters;
         let (kept, gone) = (key, key + 1);
@@ -525,7 +526,7 @@ impl World {
         self.cut(&[(holder, voter)]);
         self.let_go(holder, second);
         self.mend_links(&[(holder, voter)]);
-        // Twice it says what it believes to be covered, and the voter waits for a second opinion.
+        // The holder sends its digest twice, since the voter acts on the second difference.
         self.pass(self.settings.at_most(timing.max_ttl * 2));
         if let Some(voter_of_both) = self.process(voter).and_then(|it| it.node.voter()) {
             let slots = voter_of_both.slots();
@@ -539,7 +540,7 @@ impl World {
         self.pass(self.laws.history.terms.settled);
     }
 
-    /// Two hosts of which the first may die without a voter of the key being lost.
+    /// Returns two hosts. The first may crash: it is no voter of the key, and no needed clock.
     pub(crate) fn pair_that_may_die(&mut self, key: KeyAt) -> Option<(HostAt, HostAt)> {
         let voters = &self.laws.history.terms.voters[key];
         let may_die = |host: &HostAt| !voters.contains(host) && self.may_miss(*host);
@@ -582,7 +583,7 @@ impl World {
             .count()
     }
 
-    /// The longest way from a host to a voter of the key and back.
+    /// Returns the longest delay from a host to a voter of the key and back, in nanoseconds.
     pub(crate) fn round_trip_to_voters(&self, host: HostAt, key: KeyAt) -> u64 {
         let voters = self.laws.history.terms.voters[key].iter();
         let ways = voters
@@ -591,7 +592,7 @@ impl World {
         ways.max().unwrap_or_default()
     }
 
-    /// The longest way from a holder to a voter of the key and from there to anybody.
+    /// Returns the longest delay from a holder via a voter of the key to any host, in nanoseconds.
     pub(crate) fn hand_over_bound(&self, holder: HostAt, key: KeyAt) -> u64 {
         let voters = &self.laws.history.terms.voters[key];
         let way = |from: HostAt, to: HostAt| {

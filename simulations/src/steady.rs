@@ -1,5 +1,5 @@
-//! Since when each host and each link has been as it should be: whether a lease could have been
-//! kept.
+//! Records since when each host and each link has had no fault, to judge whether a lease could have
+//! been kept.
 
 use lockmesh_proto::event::Event;
 
@@ -8,7 +8,7 @@ use crate::invariants::{Fact, Host as HostAt, KeyAt};
 use crate::settings::Gossip;
 use crate::world::World;
 
-/// When something was last wrong, in true time.
+/// The last time that each host and link had a fault, in true time.
 #[derive(Debug)]
 pub(crate) struct Steady {
     hosts: Vec<u64>,
@@ -25,26 +25,26 @@ impl Steady {
 }
 
 impl Steady {
-    /// When something was last wrong with a host.
+    /// Returns the last time that a host had a fault.
     pub(crate) fn host_since(&self, host: HostAt) -> u64 {
         self.hosts[host]
     }
 }
 
 impl World {
-    /// Links are cut.
+    /// Cuts links.
     pub(crate) fn cut(&mut self, links: &[(HostAt, HostAt)]) {
         self.note_links();
         self.network.cut(links);
     }
 
-    /// Links are mended.
+    /// Heals links.
     pub(crate) fn mend_links(&mut self, links: &[(HostAt, HostAt)]) {
         self.note_links();
         self.network.mend(links);
     }
 
-    /// The links are about to change: those that are not steady were so until now.
+    /// Records the links that have a fault until now. Called before links change.
     pub(crate) fn note_links(&mut self) {
         let hosts = self.hosts.len();
         for from in 0..hosts {
@@ -56,12 +56,12 @@ impl World {
         }
     }
 
-    /// Something happens to a host that may cost it, or those that need its vote, a lease.
+    /// Records an event at a host that may cost it, or those that need its vote, a lease.
     pub(crate) fn note_host(&mut self, host: HostAt) {
         self.steady.hosts[host] = self.time;
     }
 
-    /// Since when a quorum of a key's voters could have renewed a lease of this host at any time.
+    /// Returns since when a quorum of a key's voters could have renewed a lease of this host.
     fn steady_since(&self, holder: HostAt, key: KeyAt) -> Option<u64> {
         let voters = &self.laws.history.terms.voters[key];
         let own = self.host_steady_since(holder)?;
@@ -80,7 +80,7 @@ impl World {
 
     fn host_steady_since(&self, host: HostAt) -> Option<u64> {
         let machine = &self.hosts[host];
-        // Nobody may know where it is now.
+        // Peers may not know its current address.
         let moved = machine
             .incarnations
             .iter()
@@ -100,7 +100,7 @@ impl World {
         is_steady.then(|| since[0].max(since[1]))
     }
 
-    /// A lease that renews itself was lost: for how long could it have been renewed?
+    /// Records that a lease with renewal was lost, and how long it could have been renewed.
     pub(crate) fn see_lapse(&mut self, host: HostAt, ongoing: &Ongoing) {
         let hazards = &self.settings.hazards;
         // A timer that was set before the world settled may still be late.
@@ -110,12 +110,12 @@ impl World {
         let Some(asked) = self.laws.history.open.get(&ongoing.request) else {
             return;
         };
-        // A voter without room that has lost its memory may have given the room to others.
+        // A voter with tight limits that lost its memory may have given the slot to another key.
         if !ongoing.renews || is_late || self.settings.is_tight() {
             return;
         }
-        // A turn that was nearly over when it was taken may end before any answer to its first
-        // renewal: its guard said so.
+        // A reservation that had nearly expired at the grant may end before any reply to its first
+        // renewal; its guard reported that short end.
         let few = 4 * self.settings.round_trip();
         if ongoing
             .granted
@@ -126,7 +126,7 @@ impl World {
         let Some(since) = self.steady_since(host, asked.key) else {
             return;
         };
-        // A voter may have to let another claim's vote run out first.
+        // A voter may first have to let another claim's vote expire.
         let lease = self.settings.at_most(self.settings.timing.max_ttl);
         let bound = 2 * lease + 20 * self.settings.round_trip();
         let steady = self.time - since;
@@ -139,7 +139,7 @@ impl World {
         });
     }
 
-    /// A node that goes on under another number loses its leases.
+    /// Records that a node has adopted another incarnation and lost its leases.
     pub(crate) fn see_adoption(&mut self, host: HostAt, events: &[Event]) {
         let Some(process) = self.hosts[host].process.as_mut() else {
             return;

@@ -1,9 +1,9 @@
-//! What many seeds came to, for people.
+//! Prints the results of many seeds.
 
 use crate::campaign::Summary;
 use crate::invariants::LAWS;
 
-/// What the summary tells of, in groups.
+/// The counters in the summary, by group.
 const COVERED: [(&str, &[&str]); 5] = [
     (
         "faults",

@@ -1,5 +1,5 @@
-//! Locks that outlive their process, and voters without room: deploys, what others are told beside
-//! an owner that is gone, and keys that take turns.
+//! Stories for locks that outlive their process, and for voters with tight limits: deploys, a `try`
+//! beside a holder that is gone, and keys that take turns.
 
 use lockmesh_proto::event::Ticket;
 
@@ -9,7 +9,7 @@ use crate::workload::{Status, Wish};
 use crate::world::World;
 
 impl World {
-    /// A process is shut down in order: it ends its requests, says so, and is gone.
+    /// Shuts a process down cleanly: it ends its requests, sends their messages, and exits.
     pub(crate) fn shut_down(&mut self, host: HostAt) {
         let machine = &self.hosts[host];
         let Some(process) = machine.process.as_ref().filter(|_| machine.acts()) else {
@@ -23,8 +23,8 @@ impl World {
         self.crash(host);
     }
 
-    /// M6 and L3: an owner through the trait is shut down, or dies, and may start again; who tries
-    /// beside it is told so within a few round trips.
+    /// M6 and L3: a holder through the trait shuts down or crashes, and may start again. A `try`
+    /// beside it gets `false` within a bound.
     pub(crate) fn play_dead_owner(&mut self, key: KeyAt) {
         let Some((owner, other)) = self.pair_that_may_die(key) else {
             return;
@@ -58,8 +58,8 @@ impl World {
             let Some(second) = self.probe(other, tick) else {
                 return;
             };
-            // Three repeats take 14, and the next two 16 and 32 more; by one of them its owner was
-            // not heard for `holder_probe_interval`.
+            // Three retransmissions take 14 round trips, and the next two 16 and 32 more. By then
+            // the holder has been silent for `holder_probe_interval`.
             let bound = timing.holder_probe_interval.as_nanos() as u64 + 64 * round_trip;
             let told = |world: &Self| world.probed.get(&second) != Some(&Status::Waits);
             let took = self
@@ -77,9 +77,9 @@ impl World {
         }
     }
 
-    /// L1: voters have their votes out for claims of a process that is gone, each for another, so
-    /// none of those is granted. Who tried before them is not told no; it has the lock once they
-    /// are over.
+    /// L1: each voter's vote is out for a different claim of a process that is gone, so none of
+    /// these claims is granted. A `try` made before them does not get `false`; it is granted after
+    /// they expire.
     pub(crate) fn play_split_votes(&mut self, key: KeyAt) {
         let voters = self.laws.history.terms.voters[key].clone();
         let Some((gone, other)) = self.pair_that_may_die(key) else {
@@ -127,7 +127,7 @@ impl World {
         self.pass(self.laws.history.terms.settled);
     }
 
-    /// L1: more keys are wanted in one instant than voters keep. They take turns.
+    /// L1: more keys are requested at one instant than voters keep. They take turns.
     pub(crate) fn play_crowd(&mut self, first: KeyAt) {
         let hosts = self.start_rng.sample(self.hosts.len(), 8);
         let keys = first..first + PROBE_KEYS - 1;

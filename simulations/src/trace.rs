@@ -1,4 +1,4 @@
-//! What happened, one line for each step, and one number for all of it.
+//! The trace of a run: one line for each step, and one digest of all.
 
 use std::fmt::{self, Write as _};
 
@@ -7,10 +7,9 @@ use lockmesh_proto::wire::{DropReason, Kind};
 
 use crate::rng::mix;
 
-/// A digest of a run, and its lines where somebody wants to read them.
+/// A digest of a run, and its lines if they are kept.
 ///
-/// A line is `time host what`: true time in milliseconds since the world began, the host, and what
-/// happened to it.
+/// A line is `time what`: true time in milliseconds since the world began, and what happened.
 #[derive(Debug)]
 pub(crate) struct Trace {
     lines: Option<Vec<String>>,
@@ -25,14 +24,14 @@ impl Trace {
         }
     }
 
-    /// Takes numbers into the digest.
+    /// Adds numbers to the digest.
     pub(crate) fn fold(&mut self, numbers: &[u64]) {
         for number in numbers {
             self.digest = mix(self.digest.rotate_left(7) ^ number).wrapping_add(*number);
         }
     }
 
-    /// Takes bytes into the digest.
+    /// Adds bytes to the digest.
     pub(crate) fn fold_bytes(&mut self, bytes: &[u8]) {
         for chunk in bytes.chunks(8) {
             let mut word = [0; 8];
@@ -42,12 +41,12 @@ impl Trace {
         }
     }
 
-    /// Whether lines are wanted: building them costs more than a step.
+    /// Returns `true` if lines are kept. Building them costs more than a step.
     pub(crate) fn keeps_lines(&self) -> bool {
         self.lines.is_some()
     }
 
-    /// Adds a line where lines are wanted.
+    /// Adds a line, if lines are kept.
     pub(crate) fn line(&mut self, at: u64, what: fmt::Arguments<'_>) {
         if let Some(lines) = &mut self.lines {
             let mut line = String::new();
@@ -62,8 +61,8 @@ impl Trace {
         }
     }
 
-    /// Adds a line for each message of a datagram that a host reads, or says why it drops it.
-    /// `opened` is `None` where its form is not that of this project.
+    /// Adds a line for each message of a datagram that a host reads, or the reason why it is
+    /// dropped. `opened` is `None` if the format is not that of lockmesh.
     pub(crate) fn datagram(
         &mut self,
         at: u64,

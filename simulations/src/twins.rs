@@ -1,8 +1,8 @@
-//! Another cluster with the same secret, the same names and the same constants: where a host has no
-//! process, the voter of that name of the other cluster has taken its address over.
+//! Another cluster with the same secret, names and timing. If a host has no process, the voter of
+//! that name in the other cluster has taken over its address.
 //!
-//! It votes there, and has long done so. Nobody asks it for a lock but those that take it for
-//! another: nothing may come of that.
+//! It has voted there for a long time. Only nodes that mistake it for the host's process send it
+//! claims, and this must have no effect.
 
 use std::sync::Arc;
 
@@ -21,16 +21,15 @@ use crate::world::World;
 /// The names of the two clusters.
 pub(crate) const CLUSTER: &str = "prod";
 const OTHER_CLUSTER: &str = "staging";
-/// Beyond all of the hosts' own: else it would be heard as an earlier incarnation of the host's.
+/// Above all incarnations of the hosts, or it would count as an earlier one of the host.
 const INCARNATION: u64 = u64::MAX / 2;
 
-/// Each member's twin, if the settings ask for it.
+/// The twin of each member, if the settings ask for twins.
 #[derive(Debug, Default)]
 pub(crate) struct Twins(Vec<Node>);
 
 impl World {
-    /// The voters of the other cluster begin their incarnations, and tell each other that all is
-    /// new.
+    /// Starts the voters of the other cluster, as a new cluster.
     pub(crate) fn begin_twins(&mut self) {
         if !self.settings.has_twins {
             return;
@@ -75,7 +74,7 @@ impl World {
         self.twins = Twins(nodes);
     }
 
-    /// Delivers at once everything that they tell each other.
+    /// Delivers all datagrams among the twins at once.
     fn deliver(&self, nodes: &mut [Node], now: Now) {
         let mut sent = true;
         while std::mem::take(&mut sent) {
@@ -90,7 +89,7 @@ impl World {
         }
     }
 
-    /// A datagram arrives at a host that has no process.
+    /// Delivers a datagram to a host that has no process.
     pub(crate) fn arrive_at_twin(&mut self, host: HostAt, datagram: &Datagram) {
         let now = self.hosts[host].clock.now(self.time);
         let Some(node) = self.twins.0.get_mut(host) else {
@@ -108,7 +107,7 @@ impl World {
     }
 }
 
-/// The next datagram, or the end.
+/// Returns the next output that is no event.
 fn next(node: &mut Node) -> Output {
     loop {
         match node.poll_output() {

@@ -1,4 +1,4 @@
-//! The users of the locks: they rest, ask, hold, write, lengthen, let go and withdraw.
+//! The users of the locks: they rest, request, hold, write, extend, release and withdraw.
 
 use std::time::Duration;
 
@@ -13,12 +13,12 @@ use crate::scenario::Counted;
 use crate::settings::Habits;
 use crate::world::{World, WorldEvent, Write};
 
-/// What a client is up to.
+/// The state of a client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum State {
-    /// Nothing; its next request comes at its next turn.
+    /// It is idle, and sends its next request at its next turn.
     Rests,
-    /// It waits for a lock; where a turn comes before that, it withdraws.
+    /// It waits for a lock, and withdraws if its turn comes first.
     Waits { request: RequestId },
     /// It holds a lock until its next turn.
     Holds {
@@ -33,37 +33,37 @@ pub(crate) enum State {
 pub(crate) struct Client {
     host: HostAt,
     rng: Rng,
-    /// For what is drawn of ticks.
+    /// The stream for requests that outlive their process.
     ticks: Rng,
-    /// It does not release what it has asked for, as one does that takes a lock for a tick.
+    /// `true` if it does not release its lock, like a user that takes a lock for one tick.
     keeps: bool,
     pub(crate) state: State,
-    /// Tells turns that are still meant from those that are not.
+    /// The number of the current turn; events of earlier turns are ignored.
     turn: u64,
     key: KeyAt,
 }
 
-/// What became of a request that no client made.
+/// The status of a request that no client made.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Status {
     /// It waits.
     Waits,
-    /// It holds its lock since then.
+    /// It has held its lock since `at`.
     Held { at: u64 },
-    /// It is over since then.
+    /// It ended at `at`.
     Over { how: End, at: u64 },
 }
 
-/// What somebody asks for.
+/// The parameters of a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wish {
     pub(crate) key: KeyAt,
     pub(crate) ttl: u64,
     pub(crate) is_try: bool,
     pub(crate) renews: bool,
-    /// As through the trait: it outlives its process.
+    /// `true` if it outlives its process, as through the trait.
     pub(crate) outlives: bool,
-    /// Gives up after so long by its own clock.
+    /// The time after which it gives up, in nanoseconds of its node's clock.
     pub(crate) patience: Option<u64>,
 }
 
@@ -88,7 +88,7 @@ impl World {
         }
     }
 
-    /// Asks for a lock on a host. Returns `None` where no process runs there.
+    /// Requests a lock on a host. Returns `None` if no process runs there or the node rejects it.
     pub(crate) fn ask(
         &mut self,
         host: HostAt,
@@ -140,7 +140,7 @@ impl World {
         Some(request)
     }
 
-    /// Lets go of a lock, or withdraws a request.
+    /// Releases a lock, or withdraws a request.
     pub(crate) fn let_go(&mut self, host: HostAt, request: RequestId) {
         let Some(ticket) = self.ticket_of(host, request) else {
             return;
@@ -157,7 +157,7 @@ impl World {
         found.next().map(|(ticket, _)| *ticket)
     }
 
-    /// A client's turn.
+    /// Handles a client's turn.
     pub(crate) fn wake_client(&mut self, client: usize, turn: u64) {
         if self.clients[client].turn != turn {
             return;
@@ -193,7 +193,7 @@ impl World {
             (wish.is_try, wish.renews) = (true, false);
         }
         self.clients[client].key = wish.key;
-        // Its request may be over before `probe` returns: then it already rests.
+        // The request may end before `ask` returns; the client is then idle already.
         let before = self.clients[client].turn;
         let request = RequestId(self.requests + 1);
         self.clients[client].state = State::Waits { request };
@@ -209,7 +209,7 @@ impl World {
         }
     }
 
-    /// A client's request is over: it rests.
+    /// Handles the end of a client's request: the client rests.
     pub(crate) fn client_is_done(&mut self, client: usize) {
         let rest_max = self.settings.habits.rest_max;
         let it = &mut self.clients[client];
@@ -220,12 +220,12 @@ impl World {
         self.push_in(span, WorldEvent::Wake { client, turn });
     }
 
-    /// A client's request was granted: it will write, and let go.
+    /// Handles the grant of a client's request: schedules its writes and its release.
     pub(crate) fn client_holds(&mut self, client: usize, request: RequestId, epoch: u64) {
         let Habits {
             hold_max, work_max, ..
         } = self.settings.habits;
-        // Who takes his time lets go only once his last write has arrived.
+        // A client with slow writes releases its lock only after its last write has arrived.
         let last = if work_max > 0 {
             work_max + self.settings.round_trip()
         } else {
@@ -256,7 +256,7 @@ impl World {
         }
     }
 
-    /// A client looks whether it still holds its lock, and if so writes; some lengthen it instead.
+    /// Checks a client's guard. If it holds, the client writes or extends its lease.
     pub(crate) fn look_and_write(&mut self, client: usize, request: RequestId) {
         let it = &self.clients[client];
         let host = it.host;
@@ -315,7 +315,7 @@ impl World {
         self.push_in(gap, WorldEvent::Leave { host, write });
     }
 
-    /// A write leaves its process, frozen for however long since the process looked at its guard.
+    /// Sends a write from its process, or defers it while the process is paused.
     pub(crate) fn write_leaves(&mut self, host: HostAt, write: Write) {
         let machine = &mut self.hosts[host];
         if machine.process.is_none() {

@@ -1,8 +1,8 @@
-//! The world: hosts, links, clients and a ledger, one heap of happenings, one seed.
+//! The simulated world: hosts, links, clients and a ledger, driven by one event heap and one seed.
 //!
-//! The nodes are the very `Node` of production: bytes and time go in, bytes, events and the next
-//! time to wake go out. Whatever is random is drawn from streams of the seed, and nothing is
-//! iterated in an order that could differ, so a seed is a run.
+//! The nodes are production [`Node`](lockmesh_proto::node::Node)s. Bytes and time go in; bytes,
+//! events and the next timeout come out. All random values come from streams of the seed, and no
+//! iteration order depends on the process. A seed therefore determines a run.
 
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::SocketAddr;
@@ -36,24 +36,24 @@ use crate::twins::{CLUSTER, Twins};
 use crate::workload::{Client, Status};
 use crate::wrong_clocks::draw_wrong;
 
-/// Something that is to happen at a time.
+/// An event that is scheduled for a point in true time.
 #[derive(Clone, Debug)]
 pub(crate) enum WorldEvent {
     /// A datagram arrives at an address.
     Arrive { to: SocketAddr, datagram: Datagram },
-    /// A node wanted to be woken.
+    /// A node's timer fires.
     Timer { host: HostAt, timer: u64 },
-    /// A process is done with a datagram, and reads the next one.
+    /// A process has finished reading a datagram and reads the next one.
     Read { host: HostAt },
-    /// Gossip has news for a node; it comes again.
+    /// Gossip delivers a view to a node and schedules the next one.
     Gossip { host: HostAt },
     /// A fault begins.
     Fault(usize),
-    /// A fault ends, or its next step comes.
+    /// A fault ends, or its next step begins.
     Mend { fault: usize, step: u32 },
-    /// A frozen process goes on, unless it was frozen again.
+    /// A paused process resumes, unless it was paused again.
     Resume { host: HostAt },
-    /// A node asks voters what they would do with its claims.
+    /// A node queries the voters (`VoterQuery`).
     Check { host: HostAt },
     /// A process starts.
     Start {
@@ -61,17 +61,17 @@ pub(crate) enum WorldEvent {
         says_new: bool,
         moves: bool,
     },
-    /// Somebody asks, as a scenario says.
+    /// A request of the scenario is submitted.
     Ask(usize),
-    /// Who asked so lets go.
+    /// A request with a scheduled end is released.
     LetGo { host: HostAt, request: RequestId },
-    /// A namesake wanted to be woken.
+    /// A namesake's timer fires.
     NamesakeWakes { fault: usize, timer: u64 },
-    /// A namesake acts.
+    /// A namesake submits or releases a request.
     NamesakeActs(usize),
-    /// A client acts.
+    /// A client takes its turn.
     Wake { client: usize, turn: u64 },
-    /// A client is about to write, and looks whether it still holds its lock.
+    /// A client checks its guard before a write.
     Look { client: usize, request: RequestId },
     /// The write leaves the process.
     Leave { host: HostAt, write: Write },
@@ -111,7 +111,7 @@ impl Ord for Entry {
     }
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) steps: u64,
@@ -121,13 +121,13 @@ pub(crate) struct Outcome {
     pub(crate) digest: u64,
     pub(crate) lines: Vec<String>,
     pub(crate) faults: usize,
-    /// Where the settings ask for one.
+    /// The record of the run, if the settings ask for one.
     pub(crate) record: Option<Record>,
-    /// What scenarios count: when, what, and on which host.
+    /// The events that scenarios count: time, kind and host.
     pub(crate) happened: Vec<(u64, Counted, HostAt)>,
 }
 
-/// All of it.
+/// The complete state of a run.
 pub(crate) struct World {
     pub(crate) settings: Settings,
     /// True time, in nanoseconds.
@@ -138,7 +138,7 @@ pub(crate) struct World {
     pub(crate) by_addr: BTreeMap<SocketAddr, HostAt>,
     by_id: BTreeMap<NodeId, HostAt>,
     pub(crate) voter_set: Arc<VoterSet>,
-    /// That of the other voter set; the same where there is none.
+    /// The other voter set; equal to `voter_set` if there is none.
     pub(crate) other_voter_set: Arc<VoterSet>,
     pub(crate) keys: Vec<Key>,
     /// The keys that each host votes for, in each voter set.
@@ -148,11 +148,11 @@ pub(crate) struct World {
     pub(crate) clients: Vec<Client>,
     pub(crate) ledger: Ledger,
     pub(crate) steady: Steady,
-    /// The links that knots have cut.
+    /// The links that each knot has cut, by fault.
     pub(crate) knots: BTreeMap<usize, Vec<(HostAt, HostAt)>>,
-    /// Hosts that stay broken once the world has settled.
+    /// Hosts that stay broken after the world has settled.
     pub(crate) broken: BTreeSet<HostAt>,
-    /// How late timers are.
+    /// The stream of timer delays.
     pub(crate) late_rng: Rng,
     pub(crate) hearing: Hearing,
     pub(crate) laws: Laws,
@@ -161,38 +161,38 @@ pub(crate) struct World {
     pub(crate) steps: u64,
     pub(crate) gossip_rng: Rng,
     pub(crate) start_rng: Rng,
-    /// What the cluster's secret and the boot ids are drawn from.
+    /// The stream of the cluster's secret and the boot ids.
     pub(crate) seal_rng: Rng,
-    /// The key that all nodes share, where they seal.
+    /// The secret of the cluster, if datagrams are sealed.
     pub(crate) cluster_secret: Option<ClusterSecret>,
     /// The voters of another cluster with the same names.
     pub(crate) twins: Twins,
-    /// Second processes under the names of hosts, by the faults that started them.
+    /// Second processes under the names of hosts, by the fault that started them.
     pub(crate) namesakes: BTreeMap<usize, Namesake>,
-    /// Until when the process of each host was last frozen.
+    /// The end of the last pause of each host's process.
     pub(crate) paused_at: Vec<u64>,
-    /// Of which hosts there was ever a second process.
+    /// Hosts that ever had a second process.
     pub(crate) had_namesake: BTreeSet<HostAt>,
-    /// Faults are over.
+    /// `true` once the faults are over.
     pub(crate) is_settled: bool,
     pub(crate) requests: u64,
-    /// What became of the requests of the probes at the end.
+    /// The status of each request that no client made.
     pub(crate) probed: BTreeMap<RequestId, Status>,
-    /// When each key was last wanted.
+    /// The last time at which a request for each key began or ended.
     pub(crate) wanted_at: Vec<u64>,
     pub(crate) record: Option<Record>,
-    /// What a scenario says who asks for what.
+    /// The requests that a scenario schedules.
     asks: Vec<AskAt>,
-    /// For how long a request of a scenario is held.
+    /// The time from grant to release of a scripted request, in nanoseconds.
     pub(crate) holds: BTreeMap<RequestId, u64>,
     happened: Vec<(u64, Counted, HostAt)>,
 }
 
-/// A run of more steps than this is one that does not end: most take some ten thousand.
+/// A run with more steps is reported as endless. Most runs take about 10,000 steps.
 const STEPS_MAX: u64 = 5_000_000;
 
 impl World {
-    /// A world in which these faults come to pass.
+    /// Creates a world with these faults.
     pub(crate) fn new(settings: Settings, faults: Vec<Fault>, keeps_lines: bool) -> Self {
         let seed = settings.seed;
         let hosts = draw_hosts(&settings);
@@ -291,7 +291,7 @@ impl World {
         self.draw_clients();
     }
 
-    /// Adds what a scenario says.
+    /// Schedules the requests of a scenario.
     pub(crate) fn with_asks(mut self, asks: Vec<AskAt>) -> Self {
         for (at, ask) in asks.iter().enumerate() {
             self.push(ask.at, WorldEvent::Ask(at));
@@ -311,12 +311,12 @@ impl World {
         }
     }
 
-    /// Something that a scenario may count.
+    /// Records an event that a scenario may count.
     pub(crate) fn note(&mut self, what: Counted, host: HostAt) {
         self.happened.push((self.time, what, host));
     }
 
-    /// Runs to the end: faults, then the settled time in which all must come right.
+    /// Runs the faults, then the settled phase in which every request must be served.
     pub(crate) fn run(mut self) -> Outcome {
         self.run_until(self.settings.fault_span, |_| false);
         if !self.is_over() {
@@ -369,8 +369,8 @@ impl World {
         }
     }
 
-    /// Counts what a process has said, and what it heard of its sessions, when it dies or the run
-    /// ends. Several messages may share a datagram.
+    /// Adds a process's message and session counters to the coverage, when it dies or the run ends.
+    /// Several messages may share a datagram.
     pub(crate) fn count_messages(&mut self, host: HostAt) {
         let Some(said) = self.process(host).and_then(|it| it.node.traffic()) else {
             return;
@@ -381,8 +381,8 @@ impl World {
         self.count_many("sessions_over", over);
     }
 
-    /// Lets things happen until `end`, or until `done` says so. Answers whether it did. A broken
-    /// law ends it.
+    /// Handles events until `end`, or until `done` returns `true`, or until the run is over.
+    /// Returns `true` if `done` does.
     pub(crate) fn run_until(&mut self, end: u64, done: impl Fn(&Self) -> bool) -> bool {
         loop {
             if done(self) {
@@ -406,7 +406,8 @@ impl World {
         done(self)
     }
 
-    /// A broken law ends a run, unless somebody wants to see what comes of it.
+    /// Returns `true` if the run ends early. A broken law ends it, unless it is recorded to show
+    /// the consequences.
     fn is_over(&self) -> bool {
         let is_broken = !self.settings.is_recorded && !self.laws.violations.is_empty();
         is_broken || self.steps > STEPS_MAX
@@ -452,13 +453,13 @@ impl World {
         }
     }
 
-    /// The node does what is due.
+    /// Runs the node's due timers, then checks its guards and deadlines.
     pub(crate) fn wake(&mut self, host: HostAt) {
         self.at_node(host, |node, now| node.handle_timeout(now));
         self.find_untold(host);
     }
 
-    /// Calls a node, and sees to all that follows.
+    /// Calls a node and drains its outputs. Returns `None` if no process runs.
     pub(crate) fn at_node<R>(
         &mut self,
         host: HostAt,
@@ -471,7 +472,7 @@ impl World {
         Some(answer)
     }
 
-    /// Takes a node's outputs, and looks at what it reports.
+    /// Polls all outputs of a node and observes its events.
     pub(crate) fn drain(&mut self, host: HostAt) {
         self.steps += 1;
         let mut events = Vec::new();
@@ -507,7 +508,7 @@ impl World {
         }
     }
 
-    /// Gossip has news, and comes again.
+    /// Delivers a view to a node and schedules the next one.
     fn gossip(&mut self, host: HostAt) {
         let pause = self.settings.max_ttl() / 2;
         if self.is_settled {
@@ -520,12 +521,12 @@ impl World {
         }
     }
 
-    /// A node is told where all the others are.
+    /// Delivers an honest view to a node.
     pub(crate) fn tell_truth(&mut self, host: HostAt) {
         self.tell(host, Gossip::Honest);
     }
 
-    /// What gossip tells a host, if it tells the truth.
+    /// Returns the view that honest gossip gives a host.
     pub(crate) fn true_view(&mut self, host: HostAt) -> View {
         let runs = self.hosts.iter().map(|host| host.process.is_some());
         let known = self.known(runs.collect());
@@ -561,7 +562,7 @@ impl World {
         self.at_node(host, |node, now| node.handle_view(now, &view));
     }
 
-    /// A host's address is where it now is.
+    /// Changes the address of a host.
     pub(crate) fn move_to(&mut self, host: HostAt, addr: SocketAddr) {
         self.hosts[host].addr = addr;
         self.by_addr.insert(addr, host);
@@ -589,7 +590,7 @@ impl World {
         self.laws.see(self.time, fact);
     }
 
-    /// The process of a host, where it is up.
+    /// Returns the process of a host, if it is up.
     pub(crate) fn process(&self, host: HostAt) -> Option<&Process> {
         self.hosts[host].process.as_ref()
     }

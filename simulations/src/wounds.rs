@@ -1,5 +1,5 @@
-//! A minority of the voters that stays broken when all else was mended: dead, cut off, mute or deaf
-//! for good. Whoever can reach the others is served all the same.
+//! A minority of the voters that stays broken after all else was healed: crashed, mute, deaf or cut
+//! off for good. Requests that can reach the other voters are still served.
 
 use lockmesh_proto::claimant::NEVER_GRANTED_MAX;
 use lockmesh_proto::view::{Peer, View};
@@ -9,10 +9,10 @@ use crate::rng::Rng;
 use crate::world::World;
 
 impl World {
-    /// Breaks some members for good, where this world does: a minority of the voters of each key.
+    /// Breaks a minority of the voters of each key for good, in worlds with that hazard.
     pub(crate) fn break_some(&mut self) {
-        // A voter whose wall clock was far ahead may come back with a floor as far ahead, and a
-        // quorum cannot do without it.
+        // A voter whose wall clock was far ahead may return with a fence as far ahead. It cannot
+        // vote then, and without it the others may be no quorum.
         let was_ahead = self.hosts.iter().any(|host| host.was_far_ahead);
         if !self.settings.hazards.maims || was_ahead {
             return;
@@ -38,7 +38,8 @@ impl World {
             _ => out.chain(into).collect(),
         };
         self.cut(&links);
-        // What it asked for nobody needs to serve. Who heard of it may not hear that it is over.
+        // Its own requests need not be served. Voters that received them may not receive their
+        // releases.
         let requests = self.process(host).map(|it| it.requests.values());
         let requests: Vec<_> = requests
             .into_iter()
@@ -50,7 +51,7 @@ impl World {
         }
     }
 
-    /// L5: what each node keeps once nobody wants anything.
+    /// L5: records the sizes of what each idle node keeps.
     pub(crate) fn see_sizes(&mut self) {
         let members = self.settings.members;
         let hosts = self.hosts.len();
@@ -78,7 +79,7 @@ impl World {
         }
     }
 
-    /// A node is told where all the others are, and that one of them is dead.
+    /// Delivers a view to a node that wrongly reports one host as dead.
     pub(crate) fn tell_wrongly(&mut self, host: HostAt, dead: HostAt) {
         let others = (0..self.hosts.len()).filter(|other| *other != host);
         let peers = others.filter_map(|other| {
@@ -97,13 +98,13 @@ impl World {
         self.at_node(host, |node, now| node.handle_view(now, &view));
     }
 
-    /// The hosts that are not broken for good.
+    /// Returns the hosts that are not broken for good.
     pub(crate) fn whole(&self) -> Vec<HostAt> {
         let hosts = 0..self.hosts.len();
         hosts.filter(|host| !self.broken.contains(host)).collect()
     }
 
-    /// L6: some keys change hands among those that are whole.
+    /// L6: keys change hands among the hosts that are not broken.
     pub(crate) fn play_maimed(&mut self, keys: impl Iterator<Item = KeyAt>) {
         let mut rng = Rng::stream(self.settings.seed, "whole");
         let whole = self.whole();
@@ -121,7 +122,7 @@ impl World {
     }
 
     fn hand_over(&mut self, key: KeyAt, first: HostAt, second: HostAt) {
-        // A voter that cannot be heard may have to let a reservation run out.
+        // A reservation may have to expire first if the messages of a voter are lost.
         let timing = self.settings.timing;
         let reservations = self
             .settings

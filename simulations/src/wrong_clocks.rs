@@ -1,6 +1,7 @@
-//! Wall clocks that are wrong by minutes, leap while their hosts run, and run on after that: those
-//! of a minority of the voters of each key, and of nodes that do not vote. All others stay within
-//! `max_clock_skew` of each other. The laws hold whatever the wrong ones show (rule 28).
+//! Wall clocks that are wrong by minutes, leap while their hosts run, and stay wrong after that.
+//! They belong to a minority of the voters of each key, and to nodes that do not vote. All others
+//! stay within `max_clock_skew` of each other. The laws hold whatever the wrong ones show (rule
+//! 28).
 
 use lockmesh_proto::epoch::Epoch;
 use lockmesh_proto::time::Now;
@@ -12,14 +13,14 @@ use crate::rng::Rng;
 use crate::settings::{MILLISECOND, Pace, SECOND, Settings};
 use crate::world::{World, WorldEvent};
 
-/// How far a wrong wall clock is off at the most, in milliseconds.
+/// The maximum error of a wrong wall clock, in milliseconds.
 const WRONG_MAX_MS: u64 = 1_800_000;
 
-/// Draws whose clocks are wrong, in some worlds in which monotonic clocks keep M1's bound: by these
-/// a node knows what the others' wall clocks show.
+/// Draws the hosts with wrong clocks, in 40 % of the worlds whose monotonic clocks keep M1's bound.
+/// Nodes need the latter to know what the others' wall clocks show.
 pub(crate) fn draw(settings: &Settings) -> Option<Vec<HostAt>> {
     let mut rng = Rng::stream(settings.seed, "wrong clocks");
-    // In larger worlds all that is asked takes too many steps.
+    // In larger worlds the queries take too many steps.
     let fits = settings.pace == Pace::Kept && settings.members <= 20;
     if !rng.chance(400_000) || settings.other_set.is_some() || !fits {
         return None;
@@ -31,7 +32,7 @@ pub(crate) fn draw(settings: &Settings) -> Option<Vec<HostAt>> {
     Some(wrong)
 }
 
-/// Wrong clocks leap.
+/// Draws the leaps of the wrong clocks.
 pub(crate) fn draw_leaps(settings: &Settings) -> Vec<Fault> {
     let mut rng = Rng::stream(settings.seed, "leaps");
     let hosts = settings.wrong_clocks.iter().flatten();
@@ -49,8 +50,8 @@ pub(crate) fn draw_leaps(settings: &Settings) -> Vec<Fault> {
     leaps.collect()
 }
 
-/// In some worlds a voter whose clock is far ahead comes back while it hears nobody. It must not
-/// come back by its own clock: once it hears the others again they could not do without it.
+/// Draws a restart of a cut-off voter whose clock is far ahead. It must not leave recovery by its
+/// own clock: its fence would be too high for the others, which need it after the cut.
 pub(crate) fn draw_lonely(settings: &Settings) -> Vec<Fault> {
     let mut rng = Rng::stream(settings.seed, "lonely");
     let span = settings.max_ttl() * 5 / 4 + 2 * SECOND;
@@ -79,7 +80,7 @@ pub(crate) fn draw_lonely(settings: &Settings) -> Vec<Fault> {
     faults.map(|(kind, at)| Fault { at, kind }).collect()
 }
 
-/// By how much a wrong clock is off, or leaps.
+/// Draws the error or the leap of a wrong clock, in milliseconds.
 pub(crate) fn draw_wrong(rng: &mut Rng, settings: &Settings) -> i64 {
     let skew = settings.timing.max_clock_skew.as_millis() as u64;
     let off = rng.spread(skew, WRONG_MAX_MS) as i64;
@@ -87,20 +88,22 @@ pub(crate) fn draw_wrong(rng: &mut Rng, settings: &Settings) -> i64 {
 }
 
 impl World {
-    /// Whether the wall clocks of most members are right for the whole run, and nodes ask for them.
+    /// Returns `true` if the wall clocks of most members are right for the whole run and nodes
+    /// query them.
     pub(crate) fn has_right_clocks(&self) -> bool {
         self.settings.wrong_clocks.is_some()
     }
 
-    /// Returns `true` if the right clocks of the other members are a majority: otherwise it cannot
-    /// be told which are right while this host is away.
+    /// Returns `true` if the right clocks of the other members are a quorum. Otherwise no node can
+    /// tell which clocks are right while this host is away.
     pub(crate) fn may_miss(&self, host: HostAt) -> bool {
         let members = self.settings.members;
         let right = (0..members).filter(|it| *it != host && !self.is_wrong(*it));
         !self.has_right_clocks() || right.count() >= quorum(members)
     }
 
-    /// For so long a voter that comes back waits for clocks, if it knows those of a quorum.
+    /// Returns how long a voter in recovery waits for clocks if it knows a quorum's, in
+    /// nanoseconds.
     pub(crate) fn clocks_wait(&self) -> u64 {
         if self.has_right_clocks() {
             10 * SECOND
@@ -113,8 +116,8 @@ impl World {
         self.settings.is_wrong(host)
     }
 
-    /// A wall clock leaps. Where most are to be right it stays near the true time, unless it is one
-    /// of those that are wrong.
+    /// Moves a wall clock. If most clocks are to be right, it stays near true time unless it is one
+    /// of the wrong ones.
     pub(crate) fn jump_wall(&mut self, host: HostAt, by_ms: i64) {
         let skew = self.settings.timing.max_clock_skew.as_millis() as i64;
         let (is_kept, is_wrong) = (self.has_right_clocks(), self.is_wrong(host));
@@ -131,7 +134,7 @@ impl World {
         self.hosts[host].was_far_ahead |= is_far_ahead && !is_kept;
     }
 
-    /// Once the world has settled all clocks are right but those that are wrong for the whole run.
+    /// Sets all clocks right, except those that are wrong for the whole run.
     pub(crate) fn set_walls_right(&mut self) {
         for host in 0..self.hosts.len() {
             if !self.is_wrong(host) {
@@ -140,7 +143,7 @@ impl World {
         }
     }
 
-    /// Nodes ask voters for their clocks some times in a lease.
+    /// Makes a node query the voters and their clocks, and repeats that if `asks_again`.
     pub(crate) fn check_voters(&mut self, host: HostAt, asks_again: bool) {
         if !self.has_right_clocks() {
             return;
@@ -154,9 +157,9 @@ impl World {
         }
     }
 
-    /// The highest epoch that the clock of a host believes in now.
+    /// Returns the highest epoch that the clock of a host accepts now.
     pub(crate) fn believed_by(&self, host: HostAt) -> u64 {
-        // One that had other settings may have voted for what it does not believe now.
+        // With other settings before, it may have voted for an epoch that it would refuse now.
         let skew = match self.hosts[host].has_changed {
             true => self.settings.largest_skew(),
             false => self.voter_set_of(host).timing().max_clock_skew,
@@ -164,7 +167,7 @@ impl World {
         Epoch::limit(self.hosts[host].clock.now(self.time), skew).get()
     }
 
-    /// The highest epoch that a majority of the members' clocks believes in now.
+    /// Returns the highest epoch that the clocks of a quorum of the members accept now.
     pub(crate) fn believed_by_most(&self) -> u64 {
         let members = &self.hosts[..self.settings.members];
         let mut shown: Vec<Now> = members.iter().map(|it| it.clock.now(self.time)).collect();

@@ -1,5 +1,5 @@
-//! Scenario files that cannot be played: the command says which line is wrong and what would be
-//! right, and ends with 2.
+//! Scenario files that cannot be played: the command names the wrong line and a valid value, and
+//! exits with 2.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -49,7 +49,8 @@ to_ms = 3000
 min = 1
 "#;
 
-/// What is replaced in the good file, by what; the line that is named, and words of the hint.
+/// The text to replace in the good file, its replacement, the line of the error, and words of the
+/// hint.
 const BAD: [(&str, &str, usize, &str); 34] = [
     ("members = 5", "membres = 5", 3, "expected one of `members`"),
     (
@@ -211,7 +212,7 @@ fn write(name: &str, text: &[u8]) -> PathBuf {
     file
 }
 
-/// Plays a file that must be refused. Answers what is said of it.
+/// Plays a file that must be refused. Returns the error output.
 fn refusal(file: &Path) -> String {
     let output = play(file);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -225,14 +226,14 @@ fn refusal(file: &Path) -> String {
 }
 
 #[test]
-fn the_good_file_is_played() {
+fn good_file_is_played() {
     let output = play(&write("good", GOOD.as_bytes()));
     let said = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{said}");
 }
 
 #[test]
-fn what_cannot_be_is_an_error_with_its_line_and_a_hint() {
+fn invalid_values_are_errors_with_line_and_hint() {
     for (number, (from, to, line, hint)) in BAD.into_iter().enumerate() {
         assert!(GOOD.contains(from), "{from}");
         let file = write(
@@ -247,7 +248,7 @@ fn what_cannot_be_is_an_error_with_its_line_and_a_hint() {
 }
 
 #[test]
-fn what_is_no_scenario_at_all_is_named() {
+fn files_that_are_no_scenario_are_refused() {
     let said = refusal(&write("empty", b""));
     assert!(said.contains("missing field `story`"), "{said}");
     let said = refusal(&write("prose", b"story = \"x\"\nthis is not TOML\n"));

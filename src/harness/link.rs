@@ -1,4 +1,4 @@
-//! Links of a cluster in one process, to be disturbed by sentences.
+//! Fault injection on the links of a cluster in one process.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -6,8 +6,11 @@ use std::time::Duration;
 use super::links::{Fault, Links};
 use lockmesh_proto::id::NodeId;
 
-/// Links of a [`LocalMesh`](super::LocalMesh), to be disturbed: `mesh.link(0, 1).loss(0.2)`. What
-/// is said takes effect at once, on top of what was said before, and lasts until it is healed.
+/// Links of a [`LocalMesh`](super::LocalMesh) that were selected for fault injection, as in
+/// `mesh.link(0, 1).loss(0.2)`.
+///
+/// A fault takes effect at once, keeps the other faults of these links, and lasts until it is
+/// healed.
 #[derive(Debug)]
 pub struct Link<'a> {
     pub(super) links: &'a Links,
@@ -15,41 +18,41 @@ pub struct Link<'a> {
 }
 
 impl Link<'_> {
-    /// The share of datagrams that are lost.
+    /// Sets the share of datagrams that are lost.
     ///
     /// # Panics
-    /// Where it is not 0.0 to 1.0.
+    /// Panics if `share` is not between 0.0 and 1.0.
     pub fn loss(self, share: f64) -> Self {
         let share = checked_share(share);
         self.change(|fault| fault.loss = share)
     }
 
-    /// The share of datagrams that come twice.
+    /// Sets the share of datagrams that are delivered twice.
     ///
     /// # Panics
-    /// Where it is not 0.0 to 1.0.
+    /// Panics if `share` is not between 0.0 and 1.0.
     pub fn duplicate(self, share: f64) -> Self {
         let share = checked_share(share);
         self.change(|fault| fault.duplicate = share)
     }
 
-    /// Datagrams come so much later, each by a span drawn evenly from the range: those that are
-    /// delayed overtake each other.
+    /// Delays each datagram by a duration drawn uniformly from `span`. Delayed datagrams are
+    /// reordered.
     pub fn delay(self, span: Range<Duration>) -> Self {
         self.change(|fault| fault.delay = Some((span.start, span.end)))
     }
 
-    /// Nothing passes.
+    /// Blocks all datagrams.
     pub fn cut(self) -> Self {
         self.change(|fault| fault.cut = true)
     }
 
-    /// Takes the cut away, and leaves what else is wrong with these links.
+    /// Removes the cut, and keeps the other faults of these links.
     pub fn mend(self) -> Self {
         self.change(|fault| fault.cut = false)
     }
 
-    /// Takes away what is wrong with these links, cuts included.
+    /// Removes all faults of these links, cuts included.
     pub fn heal(self) -> Self {
         self.change(|fault| *fault = Fault::default())
     }

@@ -1,4 +1,4 @@
-//! Links between the meshes of one process that can be cut and made lossy.
+//! Links between the meshes of one process, with injected faults.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,26 +12,28 @@ use tokio::task::JoinSet;
 
 use lockmesh_proto::id::NodeId;
 
-/// What is wrong with a link, in one direction.
+/// The faults of a link, in one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Fault {
-    /// Nothing passes.
+    /// `true` if all datagrams are blocked.
     pub cut: bool,
     /// The share of datagrams that are lost: 0.0 to 1.0.
     pub loss: f64,
-    /// The share of datagrams that come twice: 0.0 to 1.0.
+    /// The share of datagrams that are delivered twice: 0.0 to 1.0.
     pub duplicate: f64,
-    /// Datagrams come so much later, each by a span drawn evenly between the two. Datagrams that
-    /// are delayed overtake each other.
+    /// The range from which the delay of each datagram is drawn uniformly. Delayed datagrams are
+    /// reordered.
     pub delay: Option<(Duration, Duration)>,
 }
 
-/// The links between meshes that were built with the same `Links`: real UDP, with faults laid
-/// over it at the sending side. Faults are laid on nodes: one that comes back under its id keeps
-/// them, also at another address. An address that no such mesh has listened on stands for itself.
+/// The links between meshes that were built with the same `Links`.
+///
+/// Datagrams are real UDP, and faults apply when they are sent. A fault belongs to a node: a node
+/// that restarts under its id keeps it, even at another address. An address at which no such mesh
+/// has listened is an end of its own.
 pub struct Links {
     state: Mutex<State>,
-    /// Datagrams that are on their way.
+    /// Delayed datagrams.
     late: Mutex<JoinSet<()>>,
 }
 
@@ -39,7 +41,7 @@ struct State {
     rng: SmallRng,
     everywhere: Fault,
     faults: BTreeMap<(End, End), Fault>,
-    /// Who has listened where.
+    /// The node that last listened at each address.
     nodes: BTreeMap<SocketAddr, NodeId>,
 }
 
@@ -61,7 +63,7 @@ impl fmt::Debug for Links {
 }
 
 impl Links {
-    /// Links without faults. What is lost and doubled later is drawn from `seed`.
+    /// Creates links without faults. Loss, duplication and delay are drawn from `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         let rng = SmallRng::seed_from_u64(seed);
@@ -77,19 +79,19 @@ impl Links {
         }
     }
 
-    /// Lays a fault over every link that has none of its own.
+    /// Sets the fault of every link that has none of its own.
     pub fn everywhere(&self, fault: Fault) {
         self.lock().everywhere = fault;
     }
 
-    /// Lays a fault over the link from `from` to `to`, in that direction only.
+    /// Sets the fault of the link from `from` to `to`, in that direction only.
     pub fn one_way(&self, from: SocketAddr, to: SocketAddr, fault: Fault) {
         let mut state = self.lock();
         let link = (state.end(from), state.end(to));
         state.faults.insert(link, fault);
     }
 
-    /// Cuts all links between nodes of one side and nodes of the other, both ways.
+    /// Cuts all links between the two sides, in both directions.
     pub fn partition(&self, one: &[SocketAddr], other: &[SocketAddr]) {
         let mut state = self.lock();
         for a in one {
@@ -101,26 +103,27 @@ impl Links {
         }
     }
 
-    /// Takes all faults away.
+    /// Removes all faults.
     pub fn heal(&self) {
         let mut state = self.lock();
         state.everywhere = Fault::default();
         state.faults.clear();
     }
 
-    /// Changes what is wrong with the link from `from` to `to`.
+    /// Changes the fault of the link from `from` to `to`.
     pub(crate) fn change(&self, from: &NodeId, to: &NodeId, change: impl FnOnce(&mut Fault)) {
         let (from, to) = (End::Node(from.clone()), End::Node(to.clone()));
         change(self.lock().on(from, to));
     }
 
-    /// What is wrong with the link from `from` to `to`.
+    /// Returns the fault of the link from `from` to `to`.
     pub(crate) fn fault(&self, from: &NodeId, to: &NodeId) -> Fault {
         let (from, to) = (End::Node(from.clone()), End::Node(to.clone()));
         self.lock().fault(from, to)
     }
 
-    /// A mesh listens. Faults that were laid on its address before are its own from now on.
+    /// Registers the address of a node. Faults that were set on the address become faults of the
+    /// node.
     pub(crate) fn register(&self, addr: SocketAddr, node: &NodeId) {
         let mut state = self.lock();
         state.nodes.insert(addr, node.clone());
@@ -134,7 +137,7 @@ impl Links {
             .collect();
     }
 
-    /// What is on its way is lost.
+    /// Drops all delayed datagrams.
     pub(crate) fn lose_late(&self) {
         self.late().abort_all();
     }
@@ -147,8 +150,8 @@ impl Links {
         self.late.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends, as far as the faults let it. Answers whether the system took it: what a fault eats
-    /// has left the node like any datagram that is lost on the way.
+    /// Sends a datagram, subject to the faults of its link. Returns `true` if the system accepted
+    /// it. A datagram dropped by a fault counts as accepted, like one that is lost on the way.
     pub(crate) fn pass(
         &self,
         socket: &Arc<UdpSocket>,
@@ -168,7 +171,8 @@ impl Links {
         taken
     }
 
-    /// A node that ends takes with it what is still on its way: its socket must be free again.
+    /// Sends a datagram after `delay`. It does not keep the socket open: a node that ends frees its
+    /// address.
     fn send_later(
         &self,
         socket: &Arc<UdpSocket>,
@@ -183,7 +187,7 @@ impl Links {
         let send = async move {
             tokio::time::sleep(delay).await;
             if let Some(socket) = socket.upgrade() {
-                // Lost, where the system does not take it.
+                // Lost if the system does not accept it.
                 let _ = socket.send_to(&bytes, to);
             }
         };
@@ -200,7 +204,7 @@ impl State {
         node.map_or(End::At(addr), End::Node)
     }
 
-    /// What is wrong with a link, to be changed.
+    /// Returns the fault of a link for modification.
     fn on(&mut self, from: End, to: End) -> &mut Fault {
         let everywhere = self.everywhere;
         self.faults.entry((from, to)).or_insert(everywhere)
@@ -211,7 +215,7 @@ impl State {
         own.unwrap_or(self.everywhere)
     }
 
-    /// How often, and how much later, a datagram comes.
+    /// Returns the delay of each copy of a datagram; empty if it is lost.
     fn fate(&mut self, from: &NodeId, to: SocketAddr) -> Vec<Duration> {
         let fault = self.fault(End::Node(from.clone()), self.end(to));
         let rng = &mut self.rng;
@@ -241,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_comes_back_elsewhere_keeps_the_faults_laid_on_it() {
+    fn node_at_new_address_keeps_its_faults() {
         let links = Links::new(1);
         let (a, b) = (node("a"), node("b"));
         links.register(addr(1), &a);
@@ -254,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_may_be_laid_on_an_address_before_anybody_listens_there() {
+    fn fault_on_unused_address_applies_after_register() {
         let links = Links::new(1);
         links.register(addr(1), &node("a"));
         links.partition(&[addr(1)], &[addr(2)]);
@@ -265,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_leaves_what_else_is_wrong_with_a_link() {
+    fn cut_keeps_other_faults_of_link() {
         let links = Links::new(1);
         let (a, b) = (node("a"), node("b"));
         links.change(&a, &b, |fault| fault.loss = 0.5);

@@ -1,4 +1,4 @@
-//! Several real meshes in one process.
+//! A cluster of real meshes in one process.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,23 +16,27 @@ use crate::runtime::Mesh;
 use lockmesh_proto::voter_set::Timing;
 use lockmesh_proto::wire::ClusterSecret;
 
-/// The most nodes that one process is asked to run.
+/// The maximum number of nodes in one process.
 const NODES_MAX: usize = 64;
-/// How long a cluster may take to come to rest, beside the quarantine of a restarted voter.
+/// The default time limit for a cluster to become stable, without twice `max_ttl`.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// A cluster of real meshes in one process: real UDP over loopback on free ports, sealed, with
-/// links that can be cut and nodes that can be paused, crashed and restarted.
+/// A cluster of real meshes in one process.
 ///
-/// The nodes are called `n0`, `n1` and so on, and every method names them by number. Faults are
-/// laid on nodes: one that is restarted keeps them.
+/// It uses UDP over loopback on free ports, and datagrams are sealed. Links can be cut; nodes can
+/// be paused, crashed and restarted.
 ///
-/// Leases run by the machine's clock, which `start_paused` does not pause; take
-/// [`InMemoryLocks`](super::InMemoryLocks) for virtual time. It works on both kinds of runtime,
-/// and several may run at once. Once it is dropped all of its nodes end as by
-/// [`crash`](LocalMesh::crash), also those that the test still has handles of: no task and no
-/// socket is left as soon as the runtime has had a turn.
+/// The nodes are named `n0`, `n1` and so on, and methods identify a node by its number. Faults
+/// belong to nodes: a restarted node keeps them.
+///
+/// Leases run by the machine's clock, which `start_paused` does not pause. Use
+/// [`InMemoryLocks`](super::InMemoryLocks) for virtual time. A `LocalMesh` works on both kinds of
+/// tokio runtime, and several can run at the same time.
+///
+/// Dropping a `LocalMesh` ends all of its nodes as [`crash`](LocalMesh::crash) does, including
+/// those of which the test still has handles. Their tasks and sockets are freed when the runtime
+/// next runs.
 ///
 /// ```
 /// use lockmesh::harness::LocalMesh;
@@ -50,58 +54,58 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// ```
 ///
 /// # Panics
-/// Every method that takes a node's number panics where there is no such node.
+/// Every method that takes the number of a node panics if there is no such node.
 #[derive(Debug)]
 pub struct LocalMesh {
     settings: LocalMeshBuilder,
     secret: Option<ClusterSecret>,
     links: Arc<Links>,
     nodes: Mutex<Vec<Node>>,
-    /// Held while a node ends or begins.
+    /// Held while a node starts or ends.
     lifecycle: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
 struct Node {
-    /// The present incarnation, or the last.
+    /// The current incarnation, or the last one.
     mesh: Mesh,
     condition: Condition,
 }
 
-/// Whether a node of a [`LocalMesh`] runs.
+/// The state of a node of a [`LocalMesh`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Condition {
-    /// It runs.
+    /// The node runs.
     Running,
-    /// It stands still; see [`LocalMesh::pause`].
+    /// The node is paused; see [`LocalMesh::pause`].
     Paused,
-    /// It has crashed, was shut down, or did not start again.
+    /// The node crashed, was shut down, or failed to restart.
     Down,
 }
 
-/// A cluster that was not started. Nothing is left running.
+/// The error returned if a cluster cannot be started. Nothing is left running.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum LocalMeshError {
-    /// Too few or too many nodes or voters.
+    /// The number of nodes or voters is out of range.
     #[error("{field} is {value}; it must be 1 to {max}")]
     OutOfBounds {
-        /// `nodes` or `voters`.
+        /// The setting: `nodes` or `voters`.
         field: &'static str,
-        /// Its value.
+        /// The rejected value.
         value: usize,
-        /// The most allowed.
+        /// The largest allowed value.
         max: usize,
     },
-    /// A node does not start with these settings.
+    /// A node cannot start with these settings.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The nodes have not found each other.
+    /// The nodes did not find each other in time.
     #[error(transparent)]
     NotStable(#[from] NotStable),
 }
 
-/// The settings of a [`LocalMesh`].
+/// The settings of a [`LocalMesh`] that has not been started.
 #[derive(Clone)]
 #[must_use = "a cluster that is not started does nothing"]
 pub struct LocalMeshBuilder {
@@ -137,65 +141,66 @@ impl fmt::Debug for LocalMeshBuilder {
 }
 
 impl LocalMeshBuilder {
-    /// How many nodes: 1 to 64; five by default.
+    /// Sets the number of nodes: 1 to 64. The default is five.
     pub fn nodes(mut self, nodes: usize) -> Self {
         self.nodes = nodes;
         self
     }
 
-    /// How many of them vote, from the first on; the rest only claims. All by default.
+    /// Sets the number of voters. The first nodes vote; the others only claim. By default all nodes
+    /// vote.
     pub fn voters(mut self, voters: usize) -> Self {
         self.voters = Some(voters);
         self
     }
 
-    /// How many of the voters vote for each key; see [`MeshBuilder::voters_per_key`].
+    /// Sets how many of the voters vote for each key; see [`MeshBuilder::voters_per_key`].
     pub fn voters_per_key(mut self, voters_per_key: usize) -> Self {
         self.voters_per_key = Some(voters_per_key);
         self
     }
 
-    /// The shared constants. By default those of [`Timing::lan`] with a longest lease of twice
-    /// the ttl, since a voter that was restarted abstains for that long.
+    /// Sets the timing constants. The default is [`Timing::lan`] with a `max_ttl` of twice the ttl,
+    /// since a restarted voter is in recovery for that long.
     pub fn timing(mut self, timing: Timing) -> Self {
         self.timing = Some(timing);
         self
     }
 
-    /// The ttl of requests that name none: two seconds by default.
+    /// Sets the default ttl of requests. It is two seconds by default.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
     }
 
-    /// How long the start, and [`LocalMesh::wait_until_stable`], may take before they are errors,
-    /// beside twice the longest lease: a minute by default.
+    /// Sets the time limit of the start and of [`LocalMesh::wait_until_stable`]. It is one minute
+    /// by default, to which twice `max_ttl` is added.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    /// What the loss, delay and doubling of datagrams is drawn from. When datagrams are sent is
-    /// up to the machine: no two runs are the same.
+    /// Sets the seed from which loss, delay and duplication are drawn. Two runs still differ, since
+    /// the machine decides when datagrams are sent.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
     }
 
-    /// The cluster's secret, instead of a random one.
+    /// Sets the cluster secret, instead of a random one.
     pub fn secret(mut self, secret: ClusterSecret) -> Self {
         self.secret = SecretChoice::Given(secret);
         self
     }
 
-    /// Datagrams in the clear.
+    /// Sends and accepts datagrams without encryption or authentication.
     pub fn insecure_plaintext(mut self) -> Self {
         self.secret = SecretChoice::Plaintext;
         self
     }
 
-    /// Further settings of every node, such as `try_timeout`. Addresses, seeds, voters and key
-    /// are set after it.
+    /// Sets further settings of every node, such as `try_timeout`. Addresses, seeds, voters and the
+    /// secret are set afterwards.
     pub fn configure(
         mut self,
         configure: impl Fn(MeshBuilder) -> MeshBuilder + Send + Sync + 'static,
@@ -204,10 +209,15 @@ impl LocalMeshBuilder {
         self
     }
 
-    /// Starts the nodes. When this returns every node sees all others, and all voters vote.
+    /// Starts the nodes. When this returns, every node sees all others, and all voters vote.
     ///
     /// # Errors
-    /// [`LocalMeshError`]: a setting cannot be, or the nodes do not find each other in time.
+    /// - [`LocalMeshError::OutOfBounds`] if the number of nodes or voters is out of range.
+    /// - [`LocalMeshError::Config`] if a node cannot be started.
+    /// - [`LocalMeshError::NotStable`] if the nodes do not find each other in time.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends all nodes that were started.
     pub async fn start(self) -> Result<LocalMesh, LocalMeshError> {
         let voters = self.voters.unwrap_or(self.nodes);
         within("nodes", self.nodes, NODES_MAX)?;
@@ -258,15 +268,18 @@ fn random_secret() -> Result<ClusterSecret, ConfigError> {
 }
 
 impl LocalMesh {
-    /// Starts so many nodes, all of which vote. When this returns every node sees all others.
+    /// Starts `nodes` nodes, all of which vote. When this returns, every node sees all others.
     ///
     /// # Errors
-    /// [`LocalMeshError`]: no or more than 64 nodes, or they do not find each other in time.
+    /// See [`LocalMeshBuilder::start`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends all nodes that were started.
     pub async fn start(nodes: usize) -> Result<Self, LocalMeshError> {
         Self::builder().nodes(nodes).start().await
     }
 
-    /// Begins to describe a cluster: five nodes that all vote, a random key, a ttl of 2 s.
+    /// Returns a builder with five nodes that all vote, a random secret and a ttl of 2 s.
     pub fn builder() -> LocalMeshBuilder {
         LocalMeshBuilder {
             nodes: 5,
@@ -281,33 +294,32 @@ impl LocalMesh {
         }
     }
 
-    /// Node `i`. One that is down is its last incarnation, whose requests all end.
+    /// Returns node `i`. If it is down, this is its last incarnation, whose requests fail.
     #[must_use]
     pub fn node(&self, i: usize) -> Mesh {
         self.nodes()[i].mesh.clone()
     }
 
-    /// Whether node `i` runs.
+    /// Returns the state of node `i`.
     #[must_use]
     pub fn condition(&self, i: usize) -> Condition {
         self.nodes()[i].condition
     }
 
-    /// What is wrong with the link from one node to another, in that direction.
+    /// Returns the faults of the link from one node to another, in that direction.
     #[must_use]
     pub fn fault(&self, from: usize, to: usize) -> Fault {
         let (from, to) = (self.node(from), self.node(to));
         self.links.fault(from.id(), to.id())
     }
 
-    /// How many nodes there are, those that are down included.
+    /// Returns the number of nodes, including those that are down.
     #[must_use]
     pub fn size(&self) -> usize {
         self.settings.nodes
     }
 
-    /// Cuts all links between the nodes of one side and those of the other, both ways. Links
-    /// within a side, and of nodes that are on neither, stay as they are.
+    /// Cuts all links between the two sides, in both directions. All other links stay as they are.
     pub fn partition(
         &self,
         one: impl IntoIterator<Item = usize>,
@@ -321,32 +333,32 @@ impl LocalMesh {
         }
     }
 
-    /// Takes all faults of all links away. Nodes that are paused or down stay so.
+    /// Removes all faults of all links. Nodes that are paused or down stay so.
     pub fn heal(&self) {
         self.links.heal();
     }
 
-    /// Cuts the link between two nodes, both ways.
+    /// Cuts the link between two nodes, in both directions.
     pub fn cut(&self, a: usize, b: usize) {
         self.link(a, b).cut();
     }
 
-    /// Cuts the link from one node to another. What the other sends still comes.
+    /// Cuts the link from `from` to `to`. The other direction stays as it is.
     pub fn cut_one_way(&self, from: usize, to: usize) {
         self.link_one_way(from, to).cut();
     }
 
-    /// The link between two nodes, both ways, to be disturbed.
+    /// Selects the link between two nodes, in both directions, for fault injection.
     pub fn link(&self, a: usize, b: usize) -> Link<'_> {
         self.over([(a, b), (b, a)])
     }
 
-    /// The link from one node to another, in that direction only, to be disturbed.
+    /// Selects the link from one node to another, in that direction only, for fault injection.
     pub fn link_one_way(&self, from: usize, to: usize) -> Link<'_> {
         self.over([(from, to)])
     }
 
-    /// All links, to be disturbed.
+    /// Selects all links for fault injection.
     pub fn every_link(&self) -> Link<'_> {
         let nodes = 0..self.size();
         self.over(nodes.flat_map(|a| (0..self.size()).map(move |b| (a, b))))
@@ -361,20 +373,24 @@ impl LocalMesh {
         }
     }
 
-    /// Node `i` stands still, as a process does that is frozen: it receives, handles and sends
-    /// nothing, and what arrives waits in its socket's buffer. The clock goes on: its leases run
-    /// out, and its guards say so.
+    /// Pauses node `i`, as if its process were frozen. No effect on a node that is down.
     ///
-    /// Those who call it from outside are not frozen with it. What they ask of the node happens
-    /// once it goes on: `acquire`, `try_acquire`, `inspect` and `shutdown` wait until then, also
-    /// beyond the time that they were given, and `extend` fails in its time. A guard that is
-    /// released or dropped is over at once, and the others hear of it later. `status` tells what
-    /// the node knew. No effect on a node that is down.
+    /// The node receives, handles and sends nothing. Incoming datagrams wait in the buffer of its
+    /// socket. The clock is not paused: leases expire, and guards report it.
+    ///
+    /// Callers outside the node are not paused, but their requests take effect after
+    /// [`resume`](LocalMesh::resume):
+    ///
+    /// - `acquire`, `try_acquire`, `inspect` and `shutdown` wait until then, even past their
+    ///   timeout.
+    /// - `extend` fails after its timeout.
+    /// - A guard that is released or dropped ends at once. The voters receive the release later.
+    /// - `status` returns the state as of the pause.
     pub fn pause(&self, i: usize) {
         self.stand_still(i, Condition::Running, Condition::Paused);
     }
 
-    /// Node `i` goes on. No effect on one that is not paused.
+    /// Resumes node `i`. No effect on a node that is not paused.
     pub fn resume(&self, i: usize) {
         self.stand_still(i, Condition::Paused, Condition::Running);
     }
@@ -388,8 +404,11 @@ impl LocalMesh {
         }
     }
 
-    /// Ends node `i` as the end of its process would, without a word to anybody; see
-    /// [`Mesh::crash`]. No effect on a node that is down.
+    /// Ends node `i` as if its process were killed; see [`Mesh::crash`]. No effect on a node that
+    /// is down.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, the node may still run, or its address may not be free yet.
     pub async fn crash(&self, i: usize) {
         let _lifecycle = self.lifecycle.lock().await;
         if let Some(mesh) = self.take_down(i) {
@@ -397,14 +416,17 @@ impl LocalMesh {
         }
     }
 
-    /// Shuts node `i` down: it releases what it holds, and tells the others that it leaves. One
-    /// that is paused goes on for it. No effect on a node that is down.
+    /// Shuts node `i` down: it releases its locks and announces that it leaves. A paused node is
+    /// resumed first. No effect on a node that is down.
+    ///
+    /// # Cancel safety
+    /// A shutdown that has started completes in the background if the future is dropped.
     pub async fn shutdown(&self, i: usize) {
         let _lifecycle = self.lifecycle.lock().await;
         self.resume(i);
         if let Some(mesh) = self.take_down(i) {
             mesh.shutdown().await;
-            // Also where the test still has handles.
+            // Ends the node even if the test still has handles of it.
             mesh.crash().await;
         }
     }
@@ -417,23 +439,26 @@ impl LocalMesh {
         was_up.then(|| node.mesh.clone())
     }
 
-    /// Starts node `i` again under its id, with another incarnation, at the address that it had if
-    /// that is free. If it still runs, it crashes first. [`node`](LocalMesh::node) is the new
+    /// Restarts node `i` under its id, as a new incarnation. It gets its previous address if that
+    /// is free. A node that runs crashes first. [`node`](LocalMesh::node) returns the new
     /// incarnation from then on.
     ///
-    /// Nodes keep their memory nowhere but in memory, so it has lost it: its voter abstains for
-    /// the longest lease. It has not found the others when this returns; see
+    /// Votes are kept in memory only, so the voter of the node is in recovery for the longest
+    /// lease. The node may not have found its peers yet when this returns; see
     /// [`wait_until_stable`](LocalMesh::wait_until_stable).
     ///
     /// # Errors
-    /// [`ConfigError`] where it does not start. It is down then.
+    /// [`ConfigError`] if the node cannot be started. It is then down.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, the node may be down.
     pub async fn restart(&self, i: usize) -> Result<(), ConfigError> {
         let _lifecycle = self.lifecycle.lock().await;
         if let Some(mesh) = self.take_down(i) {
             mesh.crash().await;
         }
-        // At the address that it had, so that what it held is free at once; somebody else may have
-        // taken it.
+        // At its previous address the node proves that its old claims are over. Another process may
+        // have taken that address.
         let before = self.nodes()[i].mesh.local_addr().to_string();
         let mesh = match self.describe(i).listen(before).start().await {
             Ok(mesh) => mesh,
@@ -446,13 +471,19 @@ impl LocalMesh {
         Ok(())
     }
 
-    /// Returns once every running voter votes, and every running node sees what it should: those
-    /// that it is connected to, also over others, at their present address; and none that is
-    /// paused or down, or that nothing comes from. Loss and delay do not count as cuts.
+    /// Waits until every running voter votes, and every running node sees its peers as its links
+    /// allow.
+    ///
+    /// A node must see each running peer that it is connected to, directly or over others, at its
+    /// current address. It must not see a peer that is paused or down, or from which no datagram
+    /// arrives. Loss and delay do not count as cuts.
     ///
     /// # Errors
-    /// [`NotStable`] tells what is missing once the [`patience`](LocalMeshBuilder::patience) is
-    /// over.
+    /// [`NotStable`] if this takes longer than [`patience`](LocalMeshBuilder::patience) and twice
+    /// `max_ttl`. It lists what is missing.
+    ///
+    /// # Cancel safety
+    /// This method is cancel safe.
     pub async fn wait_until_stable(&self) -> Result<(), NotStable> {
         let settings = &self.settings;
         let waited = settings.patience + 2 * settings.timing_or_default().max_ttl;
@@ -484,7 +515,7 @@ impl LocalMesh {
         })
     }
 
-    /// The settings of node `i`; those that are up are its seeds.
+    /// Returns the settings of node `i`. Its seeds are the nodes that are up.
     fn describe(&self, i: usize) -> MeshBuilder {
         let settings = &self.settings;
         let mut builder = Mesh::builder(name(i))

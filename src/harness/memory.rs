@@ -1,9 +1,10 @@
 //! Locks without a network.
 //!
-//! Every node is the node of production, rules, queue, epochs and all; only the socket and the
-//! clock are others. Datagrams are handed over before the call that sends them returns, so that a
-//! free lock is there at the first poll. One voter that nobody sees decides. The alternative that
-//! was rejected is a second, simple implementation of the contract: it would be a second contract.
+//! Every node is a production node with its rules, queue and epochs. Only the socket and the clock
+//! differ. Datagrams are delivered before the call that sends them returns, so that a free lock is
+//! granted at the first poll. One hidden voter grants all locks.
+//!
+//! Rejected: a second, simple implementation of the contract. It would be a second contract.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -15,25 +16,25 @@ use crate::runtime::{Clock, Mesh, Shared};
 use lockmesh_proto::id::{Incarnation, NodeId};
 use lockmesh_proto::view::{Peer, View};
 
-/// The voter behind the nodes.
+/// The id of the hidden voter.
 const VOTER: &str = "the voter in memory";
 
-/// Locks within one process, for unit tests: nodes that share them, without a network.
+/// Locks within one process, shared by nodes without a network. For unit tests.
 ///
-/// Each [`node`](InMemoryLocks::node) is a [`Mesh`] like any other, and keeps the same contract;
-/// hand it to the code that is tested. What is different:
+/// Each [`node`](InMemoryLocks::node) is a [`Mesh`] with the contract of any other: pass it to the
+/// code under test. The differences are:
 ///
-/// - Time is tokio's. Under a paused clock (`start_paused`) leases run as that does: sleep, and
-///   they are renewed meanwhile; `advance`, and they are those of a process that was frozen. A
-///   thread outside of the runtime does not see that clock.
-/// - A node has no address that means anything, and nothing to be ready for.
-/// - [`cut_off`](InMemoryLocks::cut_off) is all that can go wrong. See
-///   [`LocalMesh`](super::LocalMesh) for more.
+/// - Time is tokio's. Under a paused clock (`start_paused`), `sleep` lets leases be renewed, and
+///   `advance` acts like a frozen process. A thread outside the runtime does not see the paused
+///   clock.
+/// - The address of a node has no meaning, and there is no start to wait for.
+/// - The only fault is [`cut_off`](InMemoryLocks::cut_off). [`LocalMesh`](super::LocalMesh) has
+///   more.
 ///
-/// Requests of several nodes that come within the same millisecond of the clock are in the order
-/// of the nodes' ids, as in any mesh; those of one node are in the order in which they came.
+/// Requests of several nodes within one millisecond are served in the order of the node ids, as in
+/// any mesh. Requests of one node are served in the order in which they were made.
 ///
-/// Cheap to clone; all clones are the same locks.
+/// Cloning is cheap, and all clones share the same locks.
 #[derive(Clone, Debug)]
 pub struct InMemoryLocks {
     inner: Arc<Inner>,
@@ -62,23 +63,23 @@ impl Default for InMemoryLocks {
 }
 
 impl InMemoryLocks {
-    /// Locks with the settings of [`Mesh::builder`].
+    /// Creates locks with the settings of [`Mesh::builder`].
     ///
     /// # Panics
-    /// Outside of a tokio runtime with timers.
+    /// Panics outside a tokio runtime with timers.
     #[must_use]
     pub fn new() -> Self {
         Self::like(MeshBuilder::lan("any")).expect("the settings of Mesh::builder are good")
     }
 
-    /// Locks with the settings of a builder: its ttl, timing, renewal and bounds. Its id, seeds,
-    /// voters and key do not count.
+    /// Creates locks with the ttl, timing, renewal and limits of a builder. Its id, seeds, voters
+    /// and secret are ignored.
     ///
     /// # Errors
-    /// [`ConfigError`] as from [`MeshBuilder::start`].
+    /// [`ConfigError`] if a setting is invalid, as from [`MeshBuilder::start`].
     ///
     /// # Panics
-    /// Outside of a tokio runtime with timers.
+    /// Panics outside a tokio runtime with timers.
     pub fn like(settings: MeshBuilder) -> Result<Self, ConfigError> {
         let settings = settings
             .listen("127.0.0.1:0")
@@ -105,11 +106,12 @@ impl InMemoryLocks {
         })
     }
 
-    /// The node that is called `name`: always the same one, until it is shut down; then a new
-    /// incarnation of it.
+    /// Returns the node named `name`. Returns the same node until it is shut down, then a new
+    /// incarnation.
     ///
     /// # Panics
-    /// Where `name` is no node id (1 to 64 bytes), and outside of a tokio runtime.
+    /// Panics if `name` is not a node id (1 to 64 bytes), or is the id of the hidden voter. Panics
+    /// outside a tokio runtime.
     #[must_use]
     pub fn node(&self, name: &str) -> Mesh {
         let Inner {
@@ -160,20 +162,20 @@ impl InMemoryLocks {
         mesh
     }
 
-    /// Nothing that the node called `name` says reaches the others any more, and nothing reaches
-    /// it: it loses what it holds once its leases are over, and the next in line has it then.
+    /// Cuts off the node named `name`: no datagram leaves or reaches it. Its leases expire, and its
+    /// locks are then granted to the next waiters.
     ///
     /// # Panics
-    /// Where `name` is no node id.
+    /// Panics if `name` is not a node id.
     pub fn cut_off(&self, name: &str) {
         let addr = lock(&self.inner.nodes).addr(&id(name));
         lock(&self.inner.wire.state).cut.insert(addr);
     }
 
-    /// Takes [`cut_off`](InMemoryLocks::cut_off) back.
+    /// Reconnects the node named `name` after [`cut_off`](InMemoryLocks::cut_off).
     ///
     /// # Panics
-    /// Where `name` is no node id.
+    /// Panics if `name` is not a node id.
     pub fn reconnect(&self, name: &str) {
         let addr = lock(&self.inner.nodes).addr(&id(name));
         lock(&self.inner.wire.state).cut.remove(&addr);
@@ -190,7 +192,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Nodes {
-    /// A node has the same address in all its incarnations.
+    /// Returns the address of a node, the same in all its incarnations.
     fn addr(&mut self, id: &NodeId) -> SocketAddr {
         let next = self.addrs.len() + 1;
         let addr = || address(u16::try_from(next).expect("a test has less than 65,536 nodes"));
@@ -198,16 +200,16 @@ impl Nodes {
     }
 }
 
-/// An address that is nobody's: of a net that is set aside for documents.
+/// Returns an address that no machine has, from a range reserved for documentation (RFC 5737).
 fn address(port: u16) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, 1], port))
 }
 
-/// What is there in place of the network.
+/// The replacement of the network.
 #[derive(Debug, Default)]
 struct Wire {
     state: Mutex<Ends>,
-    /// Held by the one call that hands datagrams over: they come in the order in which they left.
+    /// Held by the one call that delivers datagrams, so that they arrive in the order of sending.
     delivering: Mutex<()>,
 }
 
@@ -225,7 +227,7 @@ struct Ends {
     on_its_way: VecDeque<Datagram>,
 }
 
-/// A node's end of it.
+/// The endpoint of a node.
 #[derive(Clone, Debug)]
 pub(crate) struct Port {
     wire: Arc<Wire>,
@@ -245,7 +247,7 @@ impl Wire {
         lock(&self.state).joined.insert(port.addr, end);
     }
 
-    /// The next datagram, and whom it reaches.
+    /// Returns the next datagram, and its receiver unless that is cut off or gone.
     fn next(&self) -> Option<(Datagram, Option<Arc<Shared>>)> {
         let mut ends = lock(&self.state);
         let datagram = ends.on_its_way.pop_front()?;
@@ -265,7 +267,7 @@ impl Port {
         self.addr
     }
 
-    /// Puts a datagram on its way. Returns `true`, as a system does that takes one and loses it.
+    /// Queues a datagram. Returns `true`, like a system that accepts a datagram and loses it.
     pub(crate) fn send(&self, to: SocketAddr, bytes: &[u8]) -> bool {
         let datagram = Datagram {
             from: self.addr,
@@ -276,10 +278,10 @@ impl Port {
         true
     }
 
-    /// Hands over what is on its way, and what comes of it, unless another call is at it. To be
-    /// called without any lock: the receivers take theirs.
+    /// Delivers the queued datagrams and all that follow from them, unless another call does so.
+    /// The caller must not hold any lock, since the receivers lock their engines.
     pub(crate) fn deliver(&self) {
-        // Once more where something came after the last look and before the lock was free again.
+        // Repeats if a datagram was queued after the last check and before the lock was released.
         while !self.wire.is_empty() {
             let _turn = match self.wire.delivering.try_lock() {
                 Ok(turn) => turn,

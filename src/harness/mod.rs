@@ -1,21 +1,20 @@
-//! For tests (feature `harness`): clusters in one process, with and without a network.
+//! Clusters in one process, with and without a network, for tests (feature `harness`).
 //!
-//! Both hand out real [`Mesh`](crate::Mesh)es, which run the very rules that run in production. So
-//! there is no trait to be generic over: write code against `Mesh` (or against
-//! [`DistributedLock`](crate::DistributedLock)), and hand it one of these in its tests.
+//! Both kinds provide real [`Mesh`](crate::Mesh)es, which run the rules of production. Code under
+//! test needs no trait of its own: write it against `Mesh` or
+//! [`DistributedLock`](crate::DistributedLock), and pass it one of these.
 //!
-//! - [`InMemoryLocks`]: no network, no gossip, no start to wait for, and leases by tokio's clock.
-//!   With `#[tokio::test(start_paused = true)]` a test of an hour takes a moment. Take it for unit
-//!   tests.
-//! - [`LocalMesh`]: real nodes that talk UDP over loopback, with links that can be cut and
-//!   disturbed, and nodes that can be paused, crashed and restarted. Take it where the failure is
-//!   what is tested.
-//! - [`Links`]: only the links, for meshes that are built by hand.
+//! - [`InMemoryLocks`]: no network, no gossip and no start to wait for. Leases run by tokio's
+//!   clock: with `#[tokio::test(start_paused = true)]`, a test of one hour takes a moment. Use it
+//!   for unit tests.
+//! - [`LocalMesh`]: real nodes over UDP on loopback. Links can be cut and disturbed; nodes can be
+//!   paused, crashed and restarted. Use it to test failures.
+//! - [`Links`]: links alone, for meshes that are built by hand.
 //!
-//! The feature brings no further dependency; name it among the `[dev-dependencies]`:
-//! `lockmesh = { version = "0.1", features = ["harness"] }`.
+//! The feature adds no dependency. Enable it in `[dev-dependencies]`: `lockmesh = { version =
+//! "0.1", features = ["harness"] }`.
 //!
-//! A job that must not go on once its node is cut off, in virtual time:
+//! A test in virtual time of a job that must stop once its node is cut off:
 //!
 //! ```
 //! use std::time::Duration;
@@ -35,7 +34,7 @@
 //! # }
 //! ```
 //!
-//! The same with real nodes: `examples/job_runner_test.rs`.
+//! The same test with real nodes is `examples/job_runner_test.rs`.
 
 mod link;
 mod links;

@@ -1,5 +1,4 @@
-//! When a cluster has come to rest: what its nodes should see of each other, and what of that is
-//! missing.
+//! Stability of a cluster: what its nodes should see of each other, and what is missing.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -9,13 +8,13 @@ use crate::runtime::Status;
 use lockmesh_proto::id::NodeId;
 use lockmesh_proto::voter_set::quorum;
 
-/// A cluster that has not come to rest in time.
+/// The error returned if a cluster does not become stable in time.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct NotStable {
-    /// How long it was waited for.
+    /// The time that the caller waited.
     pub waited: Duration,
-    /// What was missing at the end, a sentence for each.
+    /// The conditions that were missing at the end, one sentence each.
     pub missing: Vec<String>,
 }
 
@@ -28,22 +27,22 @@ impl fmt::Display for NotStable {
 
 impl std::error::Error for NotStable {}
 
-/// One node, and what it says of the cluster.
+/// One node and its status.
 pub(super) struct Seen {
     pub(super) id: NodeId,
     pub(super) addr: SocketAddr,
-    /// Neither paused nor down.
+    /// `true` if the node is neither paused nor down.
     pub(super) runs: bool,
     pub(super) status: Status,
 }
 
-/// What is missing for nodes to see each other as their links are. `passes(from, to)`: whether
-/// datagrams pass at all.
+/// Returns what is missing until the nodes see each other as their links allow. `passes(from, to)`
+/// returns `true` if datagrams pass from one node to another.
 pub(super) fn missing(nodes: &[Seen], passes: impl Fn(usize, usize) -> bool) -> Vec<String> {
     let both_ways = |a, b| passes(a, b) && passes(b, a);
     let mut missing = Vec::new();
     for (i, node) in nodes.iter().enumerate().filter(|(_, node)| node.runs) {
-        // Whoever cannot hear most members does not vote before it can.
+        // A voter in recovery that cannot reach a quorum of the members does not vote yet.
         let is_alone = || {
             let members = &node.status.members;
             let can_answer = |j: &usize| *j == i || nodes[*j].runs && both_ways(i, *j);
@@ -81,7 +80,7 @@ pub(super) fn missing(nodes: &[Seen], passes: impl Fn(usize, usize) -> bool) -> 
     missing
 }
 
-/// Which running nodes are reached from `start`, over any number of others.
+/// Returns the running nodes that are reached from `start`, directly or over others.
 fn reached(nodes: &[Seen], start: usize, passes: impl Fn(usize, usize) -> bool) -> Vec<bool> {
     let mut reached = vec![false; nodes.len()];
     let mut open = vec![start];
@@ -97,7 +96,7 @@ fn reached(nodes: &[Seen], start: usize, passes: impl Fn(usize, usize) -> bool) 
     reached
 }
 
-/// Whether a node believes another to be alive, and where it is.
+/// Returns `true` if a node sees another as alive, at its current address.
 fn sees(status: &Status, other: &Seen) -> bool {
     let mut members = status.members.iter().filter(|m| m.node == other.id);
     let mut others = status.others.iter().filter(|o| o.node == other.id);

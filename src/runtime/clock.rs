@@ -4,20 +4,23 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lockmesh_proto::time::{Instant, Now};
 
-/// So many of the number of an incarnation are drawn: about a millisecond.
+/// The random bits of an incarnation: the low ten, about one millisecond.
 const DRAWN: u64 = (1 << 10) - 1;
 
-/// Reads the clocks. Leases are measured by one that also counts the time that the machine was
-/// suspended: `CLOCK_BOOTTIME` on Linux and Android, the best that the standard library has
-/// elsewhere. A process that was frozen, or whose machine slept, past its lease finds the guard
-/// lost at the first look.
+/// Reads the clocks of this machine.
+///
+/// Leases are measured by a clock that also counts time in which the machine was suspended:
+/// `CLOCK_BOOTTIME` on Linux and Android. Elsewhere it is the monotonic clock of the standard
+/// library. A process that was frozen or suspended past its lease finds the guard lost at the first
+/// check.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     start: std::time::Instant,
-    /// How far the wall clock is read ahead of the machine's: zero but in tests of wrong clocks.
+    /// The offset of the wall clock in milliseconds. It is zero except in tests of wrong clocks.
     wall_offset_ms: i64,
-    /// Since when, and at which wall time, the clock of tokio counts instead: it can be paused.
+    /// If set, tokio's clock replaces the machine's, since it can be paused: the start, and the
+    /// wall time at the start.
     #[cfg(feature = "harness")]
     tokio: Option<(tokio::time::Instant, Duration)>,
 }
@@ -33,13 +36,13 @@ impl Clock {
         }
     }
 
-    /// The same clock with the wall clock read this much ahead, or behind if negative.
+    /// Returns this clock with an offset of the wall clock, which may be negative.
     pub(crate) fn with_wall_offset_ms(mut self, wall_offset_ms: i64) -> Self {
         self.wall_offset_ms = wall_offset_ms;
         self
     }
 
-    /// A clock that goes as tokio's does, beginning at the time that it is.
+    /// Returns a clock that follows tokio's clock, starting at the current wall time.
     #[cfg(feature = "harness")]
     pub(crate) fn of_tokio() -> Self {
         let mut clock = Self::new();
@@ -89,14 +92,16 @@ impl Clock {
 
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     fn machine(self) -> Instant {
-        // One nanosecond on, since an instant of zero stands for "never".
+        // Adds one nanosecond, since an instant of zero stands for "never".
         let nanos = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         Instant::from_nanos(nanos.saturating_add(1))
     }
 
-    /// The number of an incarnation that begins now: microseconds of wall time, whose last ten bits
-    /// are those of `drawn`, so that two processes of one name do not begin under one number. If
-    /// the wall clock was set back it is too low; the node learns that from its peers and takes a
+    /// Returns the number of an incarnation that begins now: microseconds of wall time, with the
+    /// low ten bits from `drawn`.
+    ///
+    /// The drawn bits keep two processes of one name from starting under one number. If the wall
+    /// clock was set back, the number is too low. The node learns that from its peers and takes a
     /// higher one.
     pub(crate) fn incarnation(self, drawn: u64) -> u64 {
         let micros = u64::try_from(self.wall().as_micros()).unwrap_or(u64::MAX);
@@ -120,7 +125,7 @@ mod tests {
 
     use super::*;
 
-    /// Set where this test runs in a time namespace.
+    /// Set if this test runs in a time namespace.
     const INSIDE: &str = "LOCKMESH_TEST_IN_TIME_NAMESPACE";
     const SHIFT: Duration = Duration::from_secs(100_000);
 
@@ -130,7 +135,7 @@ mod tests {
         Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap())
     }
 
-    /// Only a suspended machine tells the two clocks apart, or a namespace that shifts one of them.
+    /// The two clocks differ only after a suspend, or in a time namespace that shifts one of them.
     #[test]
     fn clock_counts_suspended_time() {
         if std::env::var_os(INSIDE).is_some() {
@@ -156,7 +161,7 @@ mod tests {
             Err(error) => ("".into(), format!("unshare: {error}")),
         };
         if told.is_empty() && why.starts_with("unshare: ") {
-            // Not by `eprintln!`, which a test that passes keeps to itself.
+            // Not `eprintln!`, whose output is hidden if the test passes.
             let line = format!("SKIPPED: {name}: there is no time namespace here: {why}\n");
             std::io::stderr().write_all(line.as_bytes()).unwrap();
             return;

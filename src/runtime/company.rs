@@ -1,4 +1,4 @@
-//! Callers in company: who of them takes to the node what all have asked.
+//! The combiner of a batch: the caller that submits the requests of all.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -6,12 +6,15 @@ use std::task::{Context, Poll};
 
 use super::shared::Shared;
 
-/// Of a caller that leads. Awaiting this lets the others run once, and then takes what all have
-/// asked to the node, unless that was done by then or another leads; dropping it does so at once.
-/// It leans on no other task: who leads and blocks a thread of the runtime still gets it sent.
+/// The pending turn of a combiner.
 ///
-/// Those who are led lean on who leads, which is already in line to run. Where it never does, since
-/// it was forgotten or its thread is blocked, the driver takes along what they have asked.
+/// Awaiting it lets other tasks run once, and then submits all requests of the batch. It does
+/// nothing if they were submitted by then, or if another caller has become the combiner. Dropping
+/// it submits at once. It depends on no other task: the requests are sent even if the combiner then
+/// blocks its thread.
+///
+/// The other callers depend on the combiner, which is already scheduled to run. If it never runs,
+/// because it was leaked or its thread is blocked, the driver submits their requests.
 #[must_use = "what was asked is sent when this is awaited or dropped"]
 pub(crate) struct Leading<'a> {
     shared: &'a Shared,
@@ -45,7 +48,8 @@ impl Future for Leading<'_> {
             self.send();
             return Poll::Ready(());
         }
-        // To the end of the line. `yield_now` of tokio would wait until the thread is idle.
+        // Yields to the end of the run queue. tokio's `yield_now` would wait until the thread is
+        // idle.
         context.waker().wake_by_ref();
         Poll::Pending
     }

@@ -1,4 +1,4 @@
-//! What the lock of a mesh is on: the node, and who waits for what of it.
+//! State behind the engine mutex: the protocol node and its pending callers.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -20,26 +20,27 @@ use lockmesh_proto::time::{Instant, Now};
 use lockmesh_proto::voter_set::quorum;
 use lockmesh_proto::wire::DropReason;
 
-/// How an acquisition ended.
+/// The outcome of an acquisition.
 #[derive(Debug)]
 pub(crate) enum Ended {
     Granted(Arc<Lease>),
     Denied,
-    /// It was not taken up.
+    /// The node did not accept the request.
     Refused(RequestError),
     TimedOut {
         answers: VoteTally,
-        /// Why no datagram could be opened, where none could.
+        /// The reason why no recent datagram could be opened; `None` if one could, or if none
+        /// arrived.
         hears_nobody: Option<DropReason>,
     },
     ShutDown,
 }
 
-/// Somebody, and what it is told.
+/// The channel of a caller, and the outcome to send on it.
 pub(super) type Tell = (oneshot::Sender<Ended>, Ended);
-/// Datagrams of the gossip library, on their way to it.
+/// The channel of incoming datagrams to the gossip library.
 pub(crate) type GossipIn = mpsc::Sender<(SocketAddr, Vec<u8>)>;
-/// The end of that way.
+/// The receiving end of [`GossipIn`].
 pub(crate) type GossipOut = mpsc::Receiver<(SocketAddr, Vec<u8>)>;
 
 pub(crate) struct Core {
@@ -48,23 +49,23 @@ pub(crate) struct Core {
     leases: HashMap<Ticket, Arc<Lease>>,
     inspections: HashMap<InspectId, oneshot::Sender<Inspection>>,
     gossip: GossipIn,
-    /// Which other nodes say by gossip that they vote: advice.
+    /// The other nodes that announce by gossip that they vote. Advice only.
     pub(crate) voting: BTreeSet<NodeId>,
-    /// How often the gossip has ended and was started again.
+    /// The number of times that gossip has ended and was restarted.
     pub(crate) gossip_restarts: u64,
-    /// What is taken in; its room is used again.
+    /// The requests that are being submitted. The buffer is reused.
     asks: Vec<Ask>,
-    /// How many callers have asked, and how many were told something, since they were counted.
+    /// The numbers of batched requests and of notified callers since the last [`Core::callers`].
     asked: usize,
     notified: usize,
-    /// Who is to be told what, once the lock is let go.
+    /// The outcomes to send once the lock is released.
     notifies: Vec<Tell>,
     pub(crate) is_shut_down: bool,
-    /// The node stands still: what is asked of it stays in it, and what it hears is not taken in,
-    /// but for what was in the inbox by then.
+    /// `true` if the node is paused. Requests change its state, but nothing is sent. Datagrams are
+    /// not handled, except those already in the inbox.
     pub(crate) is_paused: bool,
     pub(crate) meter: Meter,
-    /// What keeps this node from getting locks, for the log.
+    /// The obstacles that keep this node from getting locks, for the log.
     pub(crate) obstacles: Obstacles,
     pub(crate) has_gossip_ended: bool,
 }
@@ -96,14 +97,14 @@ impl Core {
         }
     }
 
-    /// Takes to the node what was left in the inbox. Answers the time, which is read after that:
-    /// a voter counts from when it heard a claim, so never from before it was sent.
+    /// Submits the inbox to the node, and returns the time. The clock is read after the inbox was
+    /// taken: a vote must not run from before the sending of its claim.
     pub(super) fn submit(&mut self, clock: Clock, inbox: &Inbox) -> Now {
         inbox.take(&mut self.asks);
         self.take_all(clock)
     }
 
-    /// The same, but for what is left to whoever leads callers.
+    /// Submits the inbox to the node, unless it is left to the combiner.
     pub(super) fn submit_unless_combined(&mut self, clock: Clock, inbox: &Inbox) {
         inbox.take_unless_led(&mut self.asks);
         if !self.asks.is_empty() {
@@ -122,7 +123,7 @@ impl Core {
         now
     }
 
-    /// Takes something to the node.
+    /// Submits a request or datagram to the node.
     pub(super) fn take(&mut self, now: Now, ask: Ask) {
         match ask {
             Ask::Claim { notify, .. } if self.is_shut_down => self.later(notify, Ended::ShutDown),
@@ -145,14 +146,14 @@ impl Core {
         }
     }
 
-    /// So many datagrams were not taken by the system.
+    /// Counts datagrams that the system did not accept.
     pub(super) fn count_failed(&mut self, failed: usize) {
         for _ in 0..failed {
             self.node.count_drop(DropReason::SendFailed);
         }
     }
 
-    /// How many callers have asked in company or were told something since this was last called.
+    /// Returns the number of batched requests and notified callers since the last call.
     pub(super) fn callers(&mut self) -> usize {
         std::mem::take(&mut self.asked) + std::mem::take(&mut self.notified)
     }
@@ -166,32 +167,34 @@ impl Core {
         self.notifies.push((notify, ended));
     }
 
-    /// Withdraws a request that nobody waits for any more.
+    /// Withdraws a request for which no caller waits any more.
     pub(crate) fn withdraw(&mut self, now: Now, ticket: Ticket) {
         self.waiting.remove(&ticket);
         self.release(now, ticket);
     }
 
-    /// Releases a lease. Answers whether it was held until now.
+    /// Releases a lease. Returns `true` if it was held until now.
     pub(crate) fn release(&mut self, now: Now, ticket: Ticket) -> bool {
-        // First over, then released: no guard says "held" once a voter may know.
+        // The lease ends first: no guard may report "held" once a voter may have the release.
         let lease = self.leases.get(&ticket);
         let was_held = lease.is_some_and(|lease| lease.release());
         self.free(now, ticket, was_held)
     }
 
-    /// Of a lease that its guard has ended.
+    /// Releases a lease that its guard has ended. Returns `true` if it was held until then.
     fn free(&mut self, now: Now, ticket: Ticket, was_held: bool) -> bool {
         let was_known = self.leases.remove(&ticket).is_some();
         let was_valid = self.node.release(now, ticket) && was_known;
         if was_valid && !was_held {
-            // The guard saw it over before a renewal came; of others the node itself tells.
+            // The guard saw the end of the lease before a renewal. Other losses are events of the
+            // node.
             self.meter.lost();
         }
         was_valid && was_held
     }
 
-    /// Ends all, but for what outlives this process: that runs out at the voters.
+    /// Ends all requests and leases. The node does not release claims that outlive this process:
+    /// they expire at the voters.
     pub(crate) fn release_all(&mut self, now: Now) {
         for (_, lease) in self.leases.drain() {
             lease.end();
@@ -199,12 +202,12 @@ impl Core {
         for (_, waiting) in self.waiting.drain() {
             let _ = waiting.notify.send(Ended::ShutDown);
         }
-        // Nobody drives the node for much longer: who waits for its answer would wait for ever.
+        // The driver ends soon, so their results would never arrive.
         self.inspections.clear();
         self.node.release_all(now);
     }
 
-    /// Nobody is told anything any more. Leases that are left are not renewed.
+    /// Marks the mesh as shut down and drops all pending callers. Remaining leases are not renewed.
     pub(crate) fn forget_all(&mut self) {
         self.is_shut_down = true;
         self.waiting.clear();
@@ -217,15 +220,15 @@ impl Core {
         notified
     }
 
-    /// Whether this node is a member of the voter set, and not in quarantine.
+    /// Returns `true` if this node is a voter and not in quarantine.
     pub(crate) fn votes(&self) -> bool {
         self.node
             .voter()
             .is_some_and(|voter| voter.quarantine().is_none())
     }
 
-    /// Whether a quorum of the members would vote for claims of this node, its own voter among
-    /// them.
+    /// Returns `true` if a quorum of the members would vote for claims of this node, including its
+    /// own voter if it has one.
     pub(crate) fn is_ready(&self, now: Now) -> bool {
         let members = self.node.voter_set().members();
         let votes = |member: &NodeId| self.node.standing_of(now, member) == Standing::Votes;
@@ -235,15 +238,15 @@ impl Core {
         !self.is_shut_down && is_one && own && voting >= quorum(members.len())
     }
 
-    /// The gossip has ended, and is to be started again.
+    /// Records that gossip has ended and will be restarted.
     pub(crate) fn gossip_ended(&mut self) {
         self.gossip_restarts += 1;
         self.has_gossip_ended = true;
         self.meter.gossip_ended();
     }
 
-    /// Where the other members of the voter set are, as far as this node knows: also those that
-    /// gossip has forgotten, and that votes were heard from.
+    /// Returns the known addresses of the other members. Gossip may have forgotten a member whose
+    /// votes were received.
     pub(crate) fn addresses_of_members(&self) -> Vec<SocketAddr> {
         let members = self.node.voter_set().members().iter();
         let addrs = members.filter_map(|member| self.node.address_of(member));
@@ -254,7 +257,7 @@ impl Core {
         self.leases.len()
     }
 
-    /// Takes from the node all that it has to say. Returns when it wants to be woken.
+    /// Takes all output from the node. Returns when its next timeout is due.
     pub(super) fn drain(
         &mut self,
         clock: Clock,
@@ -307,14 +310,14 @@ impl Core {
                 self.leases.insert(ticket, lease.clone());
                 self.later(notify, Ended::Granted(lease));
             }
-            // What is left outlives this process.
+            // The remaining leases outlive this process.
             Event::Renewed { .. } if self.is_shut_down => {}
             Event::Renewed {
                 ticket,
                 valid_until,
             } => {
                 let lease = self.leases.get(&ticket);
-                // One that its guard has ended: its release is on its way here.
+                // If the guard has ended the lease, its release is in the inbox.
                 let is_known = |l: &Arc<Lease>| l.renew(valid_until) || l.was_released();
                 if !lease.is_some_and(is_known) {
                     self.release(clock.now(), ticket);
@@ -366,7 +369,7 @@ impl Core {
         self.obstacles.note(clock.mono(), obstacle);
     }
 
-    /// Returns what is to be logged now of what keeps this node from getting locks.
+    /// Returns the lines to log now.
     pub(super) fn look(&mut self, now: Now) -> Vec<Line> {
         self.node.check_voters(now);
         let holding = holding(self, now);
@@ -394,12 +397,12 @@ pub(super) mod tests {
     use lockmesh_proto::voter_set::{Timing, VoterSet};
     use lockmesh_proto::wire::Seal;
 
-    /// The only voter there is.
+    /// Returns a node that is the only voter.
     pub(in crate::runtime) fn only_voter(clock: Clock) -> Node {
         member(clock, 0, 1)
     }
 
-    /// One of so many that all vote for every key.
+    /// Returns member `number` of `members` nodes that all vote for every key.
     pub(in crate::runtime) fn member(clock: Clock, number: usize, members: usize) -> Node {
         let ids: Vec<_> = (0..members)
             .map(|number| NodeId::new(format!("n{number}")).unwrap())
@@ -441,7 +444,7 @@ pub(super) mod tests {
         (ask, notified)
     }
 
-    /// What a claim was told by now.
+    /// Returns the outcome that a claim has received by now.
     fn notified(
         core: &mut Core,
         clock: Clock,
@@ -454,18 +457,18 @@ pub(super) mod tests {
         notified.try_recv().ok()
     }
 
-    /// The lease of a claim on a key that is free.
+    /// Returns the lease of a claim on a free key.
     fn granted(core: &mut Core, clock: Clock, ticket: u64) -> Arc<Lease> {
         let (ask, asked) = claim(ticket);
         core.take(clock.now(), ask);
         match notified(core, clock, asked) {
             Some(Ended::Granted(lease)) => lease,
-            other => panic!("there is nobody else: {other:?}"),
+            other => panic!("not granted: {other:?}"),
         }
     }
 
     #[test]
-    fn each_claim_is_told_how_it_ended_also_where_it_was_not_taken_up() {
+    fn every_claim_receives_its_outcome() {
         let clock = Clock::new();
         let mut core = core(clock);
         let lease = granted(&mut core, clock, 1);
@@ -483,9 +486,9 @@ pub(super) mod tests {
         assert!(matches!(late, Some(Ended::ShutDown)), "{late:?}");
     }
 
-    /// What its guard has ended, and whose release is still in the inbox.
+    /// The guard has ended the lease, and its release is still in the inbox.
     #[test]
-    fn a_renewal_of_a_lease_that_was_released_does_not_release_it_again() {
+    fn renewal_of_released_lease_sends_no_release() {
         let clock = Clock::new();
         let mut core = core(clock);
         let lease = granted(&mut core, clock, 1);
@@ -502,7 +505,7 @@ pub(super) mod tests {
         core.take(clock.now(), Ask::Release { ticket, was_held });
         assert_eq!(core.node.claimant().epoch(ticket), None);
         assert_eq!(core.held(), 0);
-        // One that its guard has seen over, and not released, is.
+        // The guard has seen the end of this lease without releasing it.
         let lease = granted(&mut core, clock, 2);
         lease.end();
         let ticket = Ticket(2);
@@ -511,7 +514,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_in_the_inbox_comes_to_the_node_and_callers_are_counted() {
+    fn submit_drains_inbox_and_counts_callers() {
         let clock = Clock::new();
         let (mut core, inbox) = (core(clock), Inbox::default());
         core.submit(clock, &inbox);
@@ -527,9 +530,9 @@ pub(super) mod tests {
         assert_eq!(core.node.traffic().dropped.values().sum::<u64>(), 1);
     }
 
-    /// Its guard saw it over, and the node itself does before it hears of the release.
+    /// The guard sees the end of the lease, and so does the node before the release is submitted.
     #[test]
-    fn a_lease_that_was_over_when_its_guard_released_it_counts_as_lost() {
+    fn expired_lease_counts_as_lost_on_release() {
         use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 
         let recorder = DebuggingRecorder::new();
@@ -558,10 +561,9 @@ pub(super) mod tests {
         );
     }
 
-    /// A voter that counted from before a claim was sent would free its vote before the lease of
-    /// the claim is over.
+    /// A vote counted from before the sending of its claim would end before the lease of the claim.
     #[test]
-    fn what_is_taken_in_was_left_before_the_time_that_it_is_handled_at() {
+    fn submit_reads_clock_after_taking_inbox() {
         const MANY: u64 = 5_000;
         let clock = Clock::new();
         let (mut core, inbox) = (core(clock), Inbox::default());

@@ -1,15 +1,15 @@
-//! The digests in the datagrams of the gossip library, as bytes. The library hands out no part of
-//! them; its encoding is public.
+//! The digests in the datagrams of the gossip library, as bytes. The library does not expose them,
+//! but its encoding is public.
 //!
-//! A message is two bytes of magic number, a version and a kind. The first two kinds go on with a
-//! digest, which names every incarnation of a node that its sender knows. The library makes a
-//! record of each that a digest names, and of no other: what is not in there does not exist.
+//! A message starts with two bytes of magic number, a version and a kind. The first two kinds
+//! continue with a digest, which names every incarnation of a node that the sender knows. The
+//! library creates a record for each incarnation in a digest, and for no other.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Magic number, version, kind.
+/// The length of magic number, version and kind.
 const HEAD_BYTES: usize = 4;
-/// The kinds that go on with a digest: a question, and its answer.
+/// The kinds that continue with a digest: a request and its reply.
 const SYN: u8 = 0;
 const SYN_ACK: u8 = 1;
 
@@ -25,14 +25,14 @@ pub(super) struct Identity {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Entry {
     pub(super) id: Identity,
-    /// It rises while the node runs.
+    /// A counter that rises while the node runs.
     pub(super) heartbeat: u64,
     pub(super) gc_version: u64,
-    /// Up to which version its sender knows what the node says.
+    /// The version up to which the sender knows the state of the node.
     pub(super) max_version: u64,
 }
 
-/// A message that has a digest.
+/// A message with a digest.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) struct Message<'a> {
     head: [u8; HEAD_BYTES],
@@ -42,7 +42,7 @@ pub(super) struct Message<'a> {
 }
 
 impl Identity {
-    /// How long an entry of it is in a digest.
+    /// Returns the length of its entry in a digest, in bytes.
     pub(super) fn entry_bytes(&self) -> usize {
         let ip = if self.addr.is_ipv4() { 4 } else { 16 };
         2 + self.node.len() + 8 + 1 + ip + 2 + 3 * 8
@@ -50,7 +50,7 @@ impl Identity {
 }
 
 impl<'a> Message<'a> {
-    /// Takes a message apart. `None` if it has no digest, or one that cannot be read.
+    /// Parses a message. Returns `None` if it has no digest, or an invalid one.
     pub(super) fn read(bytes: &'a [u8]) -> Option<Self> {
         let mut rest = bytes;
         let head: [u8; HEAD_BYTES] = take(&mut rest)?;
@@ -67,7 +67,7 @@ impl<'a> Message<'a> {
         })
     }
 
-    /// `true` if it is the first of a handshake.
+    /// Returns `true` if it is the first message of a handshake.
     pub(super) fn is_syn(&self) -> bool {
         self.head[3] == SYN
     }
@@ -172,7 +172,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn message_with_a_digest_comes_back_whole() {
+    fn message_with_a_digest_round_trips() {
         for kind in [SYN, SYN_ACK] {
             let bytes = message(kind);
             let read = Message::read(&bytes).unwrap();
@@ -185,7 +185,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn message_that_is_cut_off_is_none() {
+    fn truncated_message_reads_as_none() {
         let bytes = message(SYN);
         let digest = bytes.len() - "the rest".len();
         for len in 0..digest {

@@ -1,5 +1,5 @@
-//! The loop that keeps a mesh going: datagrams in, timers due. What the handles ask of the node
-//! does not pass through here.
+//! The driver of a mesh: it receives datagrams and runs timers. Requests of the handles do not pass
+//! through it.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -14,25 +14,25 @@ use super::obstacle::Obstacle;
 use super::shared::Shared;
 use lockmesh_proto::time::Instant;
 
-/// How long the loop sleeps at the most: timers do not count the time that the machine was
-/// suspended, leases do.
+/// The maximum sleep of the loop. Timers do not count time in which the machine was suspended, but
+/// leases do.
 const NAP_MAX: Duration = Duration::from_millis(250);
-/// The gauges and the traffic are brought up to date so often.
+/// The interval at which gauges and traffic counters are refreshed.
 const REFRESH_EVERY: Duration = Duration::from_secs(1);
-/// The voters are asked, and what keeps this node from getting locks is looked for, so often; and
-/// so often while this node is not ready.
+/// The intervals at which voters are queried and obstacles are looked for: normally, and while this
+/// node is not ready.
 const LOOK_EVERY: Duration = NAP_MAX;
 const LOOK_SOON: Duration = Duration::from_millis(50);
-/// How many datagrams are taken in before what they lead to is sent; where they come one by one,
-/// that is sent after each, and only then the socket is asked for more.
+/// The maximum number of datagrams handled before their output is sent. If datagrams arrive one at
+/// a time, the output of each is sent before the next is received.
 const BATCH: usize = 64;
-/// What UDP can carry.
+/// The size of a buffer that holds any UDP datagram.
 pub(super) const DATAGRAM_BYTES: usize = 65_536;
-/// How long the loop rests where the socket fails for no reason of ours.
+/// The pause after the socket has failed.
 const REST: Duration = Duration::from_millis(10);
 
-/// Runs until it is aborted, or its runtime is gone. A mesh without a socket is handed its
-/// datagrams by others.
+/// Runs until it is aborted or its runtime shuts down. A mesh without a socket receives its
+/// datagrams from other meshes directly.
 pub(crate) async fn drive(shared: Arc<Shared>, socket: Option<UdpSocket>) {
     let _ending = Ending(shared.clone());
     let mut buffer = vec![0; if socket.is_some() { DATAGRAM_BYTES } else { 0 }];
@@ -82,8 +82,8 @@ async fn readable(socket: Option<&UdpSocket>) -> (&UdpSocket, std::io::Result<()
     }
 }
 
-/// However the loop ends: without it nobody would be told anything any more, and those that wait
-/// would wait for ever.
+/// Drops all pending callers when the loop ends for any reason. Without the driver they would wait
+/// forever.
 struct Ending(Arc<Shared>);
 
 impl Drop for Ending {
@@ -92,7 +92,7 @@ impl Drop for Ending {
     }
 }
 
-/// When what the driver does by itself was last done.
+/// The times of the driver's last periodic work.
 struct Due {
     refreshed: Instant,
     looked: Option<Instant>,
@@ -109,7 +109,7 @@ impl Due {
     }
 }
 
-/// Does what is due, and says what is to be said, once the engine is let go.
+/// Runs due timers and periodic work. Logs after the engine lock was released.
 fn on_tick(shared: &Shared, due: &mut Due) {
     let (node, lines) = shared.with(|core, now| {
         if core.is_paused {
@@ -139,9 +139,11 @@ fn on_tick(shared: &Shared, due: &mut Due) {
     }
 }
 
-/// Takes in what is there, at most `batch`, and sets that for the next time. All of it is handled
-/// before what comes of it is sent: many answers to one peer leave in one datagram. Mostly a socket
-/// that had one datagram has no second, and that costs nobody's lock.
+/// Receives and handles up to `batch` datagrams, and sets `batch` for the next call.
+///
+/// All are handled before their output is sent, so that replies to one peer share a datagram. A
+/// socket that had one datagram mostly has no second. With a `batch` of 1, that is checked without
+/// the engine lock.
 fn hear(
     shared: &Shared,
     socket: &UdpSocket,
@@ -149,7 +151,7 @@ fn hear(
     batch: &mut usize,
 ) -> std::io::Result<()> {
     if shared.is_paused() {
-        // What it is sent stays in the socket.
+        // Datagrams stay in the socket.
         return Ok(());
     }
     let at_most = std::mem::replace(batch, BATCH);
@@ -176,7 +178,7 @@ fn hear(
             core.node.handle_datagram(shared.clock.now(), from, bytes);
         })
     });
-    // Somebody else is at the node, and does this too.
+    // Another caller has the engine lock, and submits the datagrams too.
     heard.unwrap_or_else(|| {
         let mut datagrams = Vec::new();
         let taken = submit(&mut |from, bytes| {
@@ -188,14 +190,14 @@ fn hear(
     })
 }
 
-/// The next datagram, where there is one now.
+/// Receives the next datagram, if there is one now.
 fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> std::io::Result<Option<(usize, SocketAddr)>> {
     for _ in 0..BATCH {
         match socket.try_recv_from(buffer) {
             Ok(received) => return Ok(Some(received)),
             Err(error) => match error.kind() {
                 ErrorKind::WouldBlock => return Ok(None),
-                // Word of something that was sent earlier; nothing to do about it.
+                // The error belongs to an earlier send.
                 ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => {}
                 _ => return Err(error),
             },
@@ -222,7 +224,7 @@ mod tests {
         Shared::new(clock, Sender::nowhere(), only_voter(clock), gossip)
     }
 
-    /// A socket with so many datagrams in it that are none.
+    /// Returns a socket that has received invalid datagrams.
     async fn socket_with(datagrams: usize) -> UdpSocket {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let foreign_node = UdpSocket::bind("127.0.0.1:0").await.unwrap();
@@ -241,7 +243,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_is_handled_alone_where_they_come_one_by_one() {
+    async fn single_datagrams_are_handled_one_at_a_time() {
         let shared = shared();
         let mut buffer = vec![0; DATAGRAM_BYTES];
         let mut batch = BATCH;
@@ -260,14 +262,14 @@ mod tests {
 
     #[cfg(feature = "harness")]
     #[tokio::test]
-    async fn what_a_node_that_stands_still_is_sent_waits_until_it_goes_on() {
+    async fn paused_node_handles_datagrams_after_resume() {
         let shared = shared();
         let counted = || dropped(&shared).values().sum::<u64>();
         shared.pause(true);
         let socket = socket_with(1).await;
         hear(&shared, &socket, &mut [0; 64], &mut 1).unwrap();
         assert_eq!(counted(), 0);
-        // Nor may what was received just before be handled.
+        // A datagram that was received just before the pause is not handled either.
         assert!(shared.hear(|_| ()).is_none());
         shared.pause(false);
         hear(&shared, &socket, &mut [0; 64], &mut 1).unwrap();

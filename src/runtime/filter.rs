@@ -1,20 +1,21 @@
-//! Keeps from the gossip library, and from its messages, all nodes but those that live now.
+//! Hides ended incarnations of nodes from the gossip library, and from its messages.
 //!
-//! The library makes a record of each incarnation of a node that a digest names to it. It names all
-//! of its records in each datagram, and panics once they do not fit. It cannot be asked to forget
-//! one or to leave one out, so a client that lived for a second would be named for minutes. The
-//! digests are therefore rewritten on their way in and out:
+//! The library creates a record for each incarnation that a digest names. It names all of its
+//! records in each datagram, and panics if they do not fit. It cannot forget or omit a single
+//! record: a client that lived for one second would be named for minutes. This filter therefore
+//! rewrites incoming and outgoing digests:
 //!
-//! - A new incarnation is let in if it is the newest of its name, and if there is space for it.
-//! - A voter is named to others while the library has a record of it, a client while its heartbeat
-//!   rises. One that left, or that a newer one has replaced, is not. A client names another client
-//!   only once it has seen its heartbeat rise: otherwise short-lived clients would hand on the
-//!   names of the dead for ever.
-//! - An incarnation that is over has no heartbeat: the library calls it dead, and forgets it after
-//!   its grace period.
+//! - A new incarnation is admitted if no newer incarnation of its name is live and there is space
+//!   for it.
+//! - A voter is shared with peers while the library has a record of it; a client, while its
+//!   heartbeat rises. An incarnation that left, or that a newer one has replaced, is not shared.
+//! - A client shares another client only after it has seen its heartbeat rise. Otherwise
+//!   short-lived clients would spread the names of dead nodes forever.
+//! - An ended incarnation has its heartbeat cleared. The library then considers it dead, and
+//!   forgets it after its grace period.
 //!
-//! Rejected: to start the library again with an empty state once its digest is too large. Peers
-//! name the dead to it again, and it has to learn of the living.
+//! Rejected: restarting the library with an empty state once its digest is too large. Peers would
+//! name the dead nodes again, and the library would have to learn of the live ones.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -27,29 +28,29 @@ use lockmesh_proto::id::NodeId;
 use lockmesh_proto::time::Instant;
 use lockmesh_proto::voter_set::VoterSet;
 
-/// The most bytes that all entries of a digest may have. The library needs some hundred of the
-/// 65,507 that a datagram has for the rest of its message, or it panics.
+/// The maximum size of all entries of a digest, in bytes. The library panics unless some of the
+/// 65,507 bytes of a datagram are left for the rest of its message.
 const DIGEST_BYTES_MAX: usize = 60_000;
-/// The most of them that nodes may have that do not vote.
+/// The maximum size of the entries of nodes that do not vote, in bytes.
 const CLIENTS_BYTES_MAX: usize = 32_000;
-/// The most bytes of an entry of a voter beside its name.
+/// The maximum size of a voter's entry without its name, in bytes.
 const ENTRY_BYTES_MAX: usize = 53;
 
-/// Every incarnation that the gossip library may have a record of.
+/// The incarnations of which the gossip library may have a record.
 #[derive(Debug)]
 pub(super) struct DigestFilter {
     me: Identity,
-    /// This node is a voter.
+    /// `true` if this node is a voter.
     votes: bool,
     voter_set: Arc<VoterSet>,
-    /// For how long a client is named to others after its heartbeat rose last.
+    /// The time for which a client is shared after its heartbeat last rose.
     share_for: Duration,
     clients_bytes_max: usize,
     seen: BTreeMap<Identity, Seen>,
     bytes: Bytes,
 }
 
-/// The bytes of all entries in a digest.
+/// The size of all entries in a digest, in bytes.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 struct Bytes {
     voters: usize,
@@ -59,7 +60,7 @@ struct Bytes {
 #[derive(Clone, Debug)]
 struct Seen {
     heartbeat: u64,
-    /// When its heartbeat rose last; `None` if others have named it once and no more.
+    /// The time at which its heartbeat last rose; `None` if peers have only named it once.
     rose_at: Option<Instant>,
     has_left: bool,
     is_voter: bool,
@@ -75,7 +76,7 @@ impl DigestFilter {
             votes: is_member(&voter_set, &me.node),
             me,
             share_for,
-            // Room for two incarnations of each voter stays free.
+            // Leaves space for two incarnations of each voter.
             clients_bytes_max: DIGEST_BYTES_MAX
                 .saturating_sub(2 * voters)
                 .min(CLIENTS_BYTES_MAX),
@@ -85,12 +86,12 @@ impl DigestFilter {
         }
     }
 
-    /// Returns what the library may learn from a digest that came in.
+    /// Returns the entries of an incoming digest that the library may learn.
     pub(super) fn incoming(&mut self, now: Instant, told: Vec<Entry>) -> Vec<Entry> {
         let mut heard = Vec::with_capacity(told.len());
         for mut entry in told {
             if entry.id.node == self.me.node {
-                // Other incarnations of this node are over, or another process.
+                // Another incarnation of this node has ended, or is another process.
                 if entry.id == self.me {
                     heard.push(entry);
                 }
@@ -104,12 +105,12 @@ impl DigestFilter {
             }
             heard.push(entry);
         }
-        // The library answers with what the sender does not know of each of its records. Nothing is
-        // to be sent of these: the sender is said to know all of it.
+        // The library replies with the part of its records that the sender lacks. Maximal versions
+        // keep it from sending records that are not shared.
         let unshared = self.seen.keys().filter(|id| !self.is_shared(now, id));
         let mut known = Vec::new();
         for id in unshared {
-            // The library lists them in order.
+            // The library lists entries in order.
             if heard.binary_search_by(|entry| entry.id.cmp(id)).is_err() {
                 known.push(Entry {
                     id: id.clone(),
@@ -123,13 +124,14 @@ impl DigestFilter {
         heard
     }
 
-    /// Returns what others may learn from a digest that goes out.
+    /// Returns the entries of an outgoing digest that peers may learn.
     pub(super) fn outgoing(&self, now: Instant, mut known: Vec<Entry>) -> Vec<Entry> {
         known.retain(|entry| entry.id == self.me || self.is_shared(now, &entry.id));
         known
     }
 
-    /// Takes over which records the library has, each with whether it has left.
+    /// Synchronizes with the records of the library. The flag of a record is `true` if the node has
+    /// left.
     pub(super) fn sync(&mut self, now: Instant, known: impl IntoIterator<Item = (Identity, bool)>) {
         let known: BTreeMap<Identity, bool> = known.into_iter().collect();
         self.seen.retain(|id, seen| match known.get(id) {
@@ -140,7 +142,7 @@ impl DigestFilter {
             None => false,
         });
         for (id, has_left) in known {
-            // It was let in while the library was asked before.
+            // The last sync dropped it, since the library had not created its record yet.
             if id != self.me && !self.seen.contains_key(&id) {
                 let seen = self.seen_first(now, &id, 0);
                 self.seen.insert(id, Seen { has_left, ..seen });
@@ -152,7 +154,7 @@ impl DigestFilter {
         }
     }
 
-    /// Returns `true` if a newer incarnation of the same node lives.
+    /// Returns `true` if a newer incarnation of the same node is live.
     fn is_replaced(&self, now: Instant, id: &Identity) -> bool {
         let after = (Bound::Excluded(id), Bound::Unbounded);
         let others = self.seen.range::<Identity, _>(after);
@@ -163,7 +165,7 @@ impl DigestFilter {
         })
     }
 
-    /// Returns `true` if only clients were at this address, and all of them are gone.
+    /// Returns `true` if only clients were at this address, and all of them have ended.
     pub(super) fn is_abandoned(&self, now: Instant, at: SocketAddr) -> bool {
         let mut there = self.seen.iter().filter(|(id, _)| id.addr == at);
         let mut has_any = false;
@@ -174,7 +176,7 @@ impl DigestFilter {
         }) && has_any
     }
 
-    /// Takes over what an entry says. Returns `true` if the library may have a record of it.
+    /// Records an entry. Returns `true` if the library may have a record of it.
     fn admit(&mut self, now: Instant, entry: &Entry) -> bool {
         let id = &entry.id;
         if let Some(seen) = self.seen.get_mut(id) {
@@ -211,7 +213,7 @@ impl DigestFilter {
         fits && (is_voter || clients + bytes <= self.clients_bytes_max)
     }
 
-    /// Returns `true` if it has left, or was replaced.
+    /// Returns `true` if the incarnation has left or was replaced.
     fn is_over(&self, now: Instant, id: &Identity) -> bool {
         let has_left = self.seen.get(id).is_some_and(|seen| seen.has_left);
         has_left || self.is_replaced(now, id)
@@ -261,7 +263,7 @@ mod tests {
         Instant::ZERO.after(Duration::from_millis(millis))
     }
 
-    /// Names and generations.
+    /// Returns names and generations.
     fn names(entries: &[Entry]) -> Vec<(&str, u64)> {
         let ids = entries.iter().map(|entry| &entry.id);
         ids.map(|id| (id.node.as_str(), id.generation)).collect()
@@ -286,11 +288,11 @@ mod tests {
             filter.incoming(at(0), vec![entry("c", generation, 1)]);
         }
         assert_eq!(shared(&filter, 0), [("c".to_owned(), 5)]);
-        // Neither is it let in once it is forgotten, nor does a heartbeat of it count.
+        // An older incarnation is not admitted, and the heartbeat of a known one does not count.
         let heard = filter.incoming(at(1), vec![entry("c", 4, 1), entry("c", 3, 9)]);
         assert_eq!(names(&heard), [("c", 3)]);
         assert_eq!(heard[0].heartbeat, 0);
-        // Of a clock that was set back: an older number, after the newer one fell silent.
+        // After a clock was set back, an older number follows a newer one that went silent.
         let heard = filter.incoming(at(2_500), vec![entry("c", 3, 10)]);
         assert_eq!(
             (names(&heard), heard[0].heartbeat),
@@ -312,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn voter_that_is_silent_is_shared() {
+    fn silent_voter_is_shared() {
         let mut filter = filter("c0");
         filter.incoming(at(0), vec![entry("v1", 1, 1)]);
         assert_eq!(shared(&filter, 60_000), [("v1".to_owned(), 1)]);
@@ -327,7 +329,8 @@ mod tests {
             [(identity("c", 1), true), (identity("v1", 1), false)],
         );
         assert_eq!(shared(&filter, 0), [("v1".to_owned(), 1)]);
-        // Nor does a heartbeat bring it back, and who does not know it is not to learn of it.
+        // A heartbeat does not bring it back, and a peer that does not know it does not learn of
+        // it.
         let heard = filter.incoming(at(1), vec![entry("c", 1, 2)]);
         assert_eq!(heard[0].heartbeat, 0);
         let heard = filter.incoming(at(1), vec![entry("v1", 1, 2)]);
@@ -336,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn client_hands_on_no_hearsay_of_clients() {
+    fn client_shares_only_clients_with_rising_heartbeat() {
         let (mut client, mut voter) = (filter("c0"), filter("v0"));
         for filter in [&mut client, &mut voter] {
             filter.incoming(at(0), vec![entry("c", 1, 7), entry("v1", 1, 7)]);
@@ -361,12 +364,12 @@ mod tests {
             let heard = filter.incoming(at(0), vec![entry("v1", generation, 1)]);
             assert!(names(&heard).contains(&("v1", generation)));
         }
-        // But not in any number of them.
+        // The number of incarnations of a voter is bounded.
         let many = (4..1_000).map(|generation| entry("v1", generation, 1));
         filter.incoming(at(0), many.collect());
         assert!(filter.bytes.voters + filter.bytes.clients <= DIGEST_BYTES_MAX);
         assert!(filter.seen.len() < len + 900);
-        // What the library has forgotten makes room.
+        // Records that the library has forgotten free their space.
         filter.sync(at(0), (0..len / 2).map(|n| (identity(&name(n), 1), false)));
         let heard = filter.incoming(at(0), vec![entry("late", 1, 1)]);
         assert!(names(&heard).contains(&("late", 1)));
@@ -380,10 +383,10 @@ mod tests {
     }
 
     #[test]
-    fn address_of_a_client_that_is_gone_is_abandoned() {
+    fn address_of_ended_client_is_abandoned() {
         let mut filter = filter("v0");
         let here = identity("c", 1).addr;
-        assert!(!filter.is_abandoned(at(0), here), "nobody was there");
+        assert!(!filter.is_abandoned(at(0), here), "no node was there");
         filter.incoming(at(0), vec![entry("c", 1, 1)]);
         assert!(!filter.is_abandoned(at(0), here));
         assert!(filter.is_abandoned(at(2_500), here));

@@ -1,7 +1,7 @@
-//! Whether gossip can carry the names of all voters: each of its messages names every node.
+//! Checks that gossip can carry the names of all voters: each of its messages names every node.
 //!
-//! The numbers are those of chitchat 0.11.2. A message that has no room left for what has changed
-//! panics there, and one that is larger than a datagram cannot be sent.
+//! The numbers are those of chitchat 0.11.2. It panics if a message has no space left for changes.
+//! A message that is larger than a datagram cannot be sent.
 
 use std::net::SocketAddr;
 
@@ -11,22 +11,22 @@ use lockmesh_proto::id::NodeId;
 use lockmesh_proto::wire::GOSSIP_BYTES_MAX;
 use lockmesh_proto::wire::seal::SEALED_OVERHEAD;
 
-/// The bytes of a node beside its name and its address: the length of the name, its generation,
+/// The size of a node's entry without its name and address: length of the name, generation,
 /// heartbeat and two versions.
 const ENTRY_BYTES: usize = 2 + 8 + 8 + 8 + 8;
-/// The bytes of an address.
+/// The sizes of an address.
 const V4_BYTES: usize = 1 + 4 + 2;
 const V6_BYTES: usize = 1 + 16 + 2;
-/// The bytes of a message of its own: magic number, version, type, and the number of nodes.
+/// The size of the head of a message: magic number, version, type and number of nodes.
 const MESSAGE_BYTES: usize = 2 + 1 + 1 + 2;
-/// The least that the library wants to have left for what has changed.
+/// The space that the library requires for changes.
 const CHANGES_BYTES_MIN: usize = 100;
-/// The bytes that are left for the nodes.
+/// The space that is left for the nodes.
 const NODES_BYTES_MAX: usize =
     GOSSIP_BYTES_MAX - SEALED_OVERHEAD - MESSAGE_BYTES - CHANGES_BYTES_MIN;
 
-/// Checks that gossip has room for all voters and this node. All are taken to have addresses of the
-/// kind that this one has.
+/// Checks that the names of all voters and this node fit. Assumes that all addresses are of the
+/// same family as this node's.
 pub(super) fn check(checked: &Checked) -> Result<(), ConfigError> {
     let (voter_set, me) = (&checked.voter_set, &checked.id);
     let client = Some(me).filter(|me| !voter_set.has_member(me));
@@ -39,7 +39,7 @@ pub(super) fn check(checked: &Checked) -> Result<(), ConfigError> {
     }
 }
 
-/// How many bytes these nodes take, if all have addresses like this one.
+/// Returns the size of the entries of `nodes` if all have addresses of the family of `addr`.
 fn bytes_of<'a>(nodes: impl Iterator<Item = &'a NodeId>, addr: SocketAddr) -> usize {
     let addr_bytes = if addr.is_ipv6() { V6_BYTES } else { V4_BYTES };
     nodes
@@ -59,7 +59,7 @@ mod tests {
         names.map(|name| NodeId::new(name).unwrap()).collect()
     }
 
-    /// The bytes that the library sends of these nodes, beside their changes.
+    /// Returns a message of the library that names `nodes` and has no changes.
     fn syn_ack(nodes: &[NodeId], addr: SocketAddr) -> Vec<u8> {
         let mut bytes = Vec::new();
         bytes.extend(45_139_u16.to_le_bytes());
@@ -82,7 +82,7 @@ mod tests {
             bytes.extend(addr.port().to_le_bytes());
             bytes.extend([0; 24]);
         }
-        // Nothing has changed.
+        // No changes.
         bytes.push(0);
         bytes
     }

@@ -1,4 +1,4 @@
-//! The guard: a lock that is held, for as long as it says so.
+//! The guard of a lock.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -11,24 +11,28 @@ use crate::error::{ExtendError, ReleaseError};
 use lockmesh_proto::claimant;
 use lockmesh_proto::epoch::Epoch;
 
-/// A lock that is held. Dropping it releases the lock, without blocking and without a runtime.
+/// A lock that is held. Dropping the guard releases the lock, without blocking and without a
+/// runtime.
 ///
-/// The guard knows by its own clock until when the lease is valid. It says "lost" before any
-/// voter may give its vote to another, with or without a network, and never says "held" again
-/// after that. A process that was paused in between two looks cannot know: give what you write to
-/// the [`epoch`](Guard::epoch), and let the resource refuse a lower one than it has seen.
+/// The guard knows from the local clock how long its lease is valid. It reports the lock as lost
+/// before any voter may vote for another claim, with or without a network. Once lost, it is never
+/// reported as held again.
 ///
-/// The mesh goes on for as long as there is a guard, also where all handles are dropped.
+/// A process that is paused between a check and a write cannot detect the loss in time. Pass the
+/// [`epoch`](Guard::epoch) with each write, and let the resource refuse a lower epoch than it has
+/// seen.
+///
+/// A guard keeps its mesh running, even if all [`Mesh`](crate::Mesh) handles were dropped.
 #[derive(Debug)]
 #[must_use = "a guard that is dropped releases its lock at once"]
 pub struct Guard {
     lease: Arc<Lease>,
     mesh: Arc<Inner>,
-    /// Nothing is left to be done when it is dropped.
+    /// `true` if a drop has nothing left to do.
     is_released: bool,
 }
 
-/// The future was stopped, since the lease was over before it was done.
+/// The error returned by [`Guard::run`] if the lease was lost before the work was done.
 #[derive(Clone, Copy, Debug, Eq, thiserror::Error, PartialEq)]
 #[error("the lease was lost while the work was still going on")]
 pub struct LeaseLost;
@@ -42,40 +46,46 @@ impl Guard {
         }
     }
 
-    /// What is locked.
+    /// Returns the key that is locked.
     #[must_use]
     pub fn key(&self) -> &str {
         self.lease.key.as_str()
     }
 
-    /// The fencing token: higher than that of every owner of this key before.
+    /// Returns the fencing token. It is higher than the epoch of every earlier holder of this key.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.lease.epoch
     }
 
-    /// How long the lease is still valid, by this machine's own clock; zero once it is lost.
+    /// Returns the remaining time of the lease by the local clock, or zero once it is lost.
     #[must_use]
     pub fn remaining(&self) -> Duration {
         self.lease.remaining()
     }
 
-    /// Whether the lock is held now. Once it is not, it never is again.
+    /// Returns `true` if the lock is held now. Once it returns `false`, it always does.
     #[must_use]
     pub fn is_held(&self) -> bool {
         self.lease.is_held()
     }
 
-    /// Returns once the lease is over. Cancel safe.
+    /// Waits until the lease has ended.
+    ///
+    /// # Cancel safety
+    /// This method is cancel safe.
     pub async fn lost(&self) {
         self.lease.lost().await;
     }
 
-    /// Runs `work` for as long as the lock is held. Where the lease is lost first, `work` is
-    /// dropped at its next `.await`; the rest of it does not happen.
+    /// Runs `work` while the lock is held. If the lease is lost first, `work` is dropped at its
+    /// current `.await`, and the rest of it does not run.
     ///
     /// # Errors
-    /// [`LeaseLost`] where the lease was over before `work` was done, or by the time that it was.
+    /// [`LeaseLost`] if the lease ended before `work` was done.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops `work`. The lock stays held.
     pub async fn run<F: Future>(&self, work: F) -> Result<F::Output, LeaseLost> {
         tokio::select! {
             biased;
@@ -84,31 +94,42 @@ impl Guard {
         }
     }
 
-    /// Adds `extra` to what remains of the lease, once a quorum agrees. A lease that renews
-    /// itself goes on to do so with its own ttl; this helps before a stretch in which the process
-    /// cannot renew.
+    /// Adds `extra` to the remaining time of the lease, once a quorum agrees.
+    ///
+    /// Use it before a period in which the process cannot renew. A lease that renews itself
+    /// continues to do so with its own ttl.
     ///
     /// # Errors
-    /// [`ExtendError`]: not held any more, more than `max_ttl` would remain, or no quorum
-    /// agreed in time. In the last case the lease may still grow later.
+    /// - [`ExtendError::NotHeld`] if the lease has ended.
+    /// - [`ExtendError::TooLong`] if more than `max_ttl` would remain.
+    /// - [`ExtendError::NoQuorum`] if no quorum agreed within the `try_timeout` of the mesh. The
+    ///   lease may still be extended later.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not withdraw the request: the lease may still be extended.
     pub async fn extend(&self, extra: Duration) -> Result<(), ExtendError> {
         extend(&self.mesh, &self.lease, extra).await
     }
 
-    /// Releases the lock: the next waiter has it about a round trip later. A release is not
-    /// acknowledged: a `try_acquire` of another node that overtakes it may still be told that the
-    /// lock is held. For a lonely caller it has left this node when this returns. Where many ask at
-    /// once it leaves with what they ask, which may be a moment later: where the thread goes on to
-    /// block, or the process to end, drop the guard instead, which sends at once. The lock is
-    /// released also where the future is dropped before it returns.
+    /// Releases the lock. The next waiter is granted it about one round trip later.
+    ///
+    /// The release is not acknowledged. If a `try_acquire` of another node overtakes it, that call
+    /// may still find the lock held.
+    ///
+    /// The release of a solo caller has left this node when this returns. Concurrent callers are
+    /// batched, so that their release may leave a moment later. If the thread then blocks or the
+    /// process ends, drop the guard instead: that sends at once.
     ///
     /// # Errors
-    /// [`ReleaseError`] where the lease was over before: another may have had the lock since.
+    /// [`ReleaseError`] if the lease had ended before. Another claim may have held the lock since.
+    ///
+    /// # Cancel safety
+    /// The lock is released even if the future is dropped before it completes.
     pub async fn release(self) -> Result<(), ReleaseError> {
         let mut guard = self;
         guard.is_released = true;
         let ticket = guard.lease.ticket;
-        // First over, then released: no guard says "held" once a voter may know.
+        // The lease ends first: no guard may report "held" once a voter may have the release.
         let was_held = guard.lease.release();
         let leading = guard.mesh.shared.ask(Ask::Release { ticket, was_held });
         if let Some(leading) = leading {
@@ -127,7 +148,7 @@ impl Drop for Guard {
     }
 }
 
-/// Asks for an extension and waits until a quorum agrees.
+/// Requests an extension, and waits until a quorum agrees.
 pub(crate) async fn extend(
     mesh: &Inner,
     lease: &Lease,

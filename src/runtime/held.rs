@@ -8,54 +8,54 @@ use tokio::task;
 
 use super::lease::Lease;
 
-/// Fewer leases than this are not worth a search for those that are over.
+/// The number of entries below which ended leases are not searched for.
 const SWEEP_AT_MIN: usize = 16;
-/// So many tasks of one key are remembered whose leases were over before they released them.
+/// The maximum number of late tasks that are remembered for each key.
 const LATE_MAX: usize = 8;
 
-/// By key.
+/// The locks by key.
 #[derive(Debug, Default)]
 pub(super) struct Held {
     entries: BTreeMap<String, Entry>,
-    /// When there are so many, those that are over are looked for.
+    /// The number of entries at which ended leases are removed.
     sweep_at: usize,
 }
 
 #[derive(Debug)]
 struct Entry {
     lease: Arc<Lease>,
-    /// The task that acquired it, if it was one.
+    /// The task that acquired the lease; `None` outside a task.
     task: Option<task::Id>,
-    /// Tasks whose own lease was over before this one began, and that have not released it.
+    /// The late tasks: their own lease ended before this one began, and they have not released it.
     late: Vec<task::Id>,
 }
 
-/// The state of a key, as a caller finds it.
+/// The state of a key for one caller.
 #[derive(Debug)]
 pub(super) enum Found {
     /// The lease that this node holds.
     Held(Arc<Lease>),
-    /// This node holds it, for another task: the caller's own lease is over.
+    /// This node holds the key for another task, and the caller's own lease has ended.
     Late,
-    /// This node does not hold it.
+    /// This node does not hold the key.
     Nothing,
 }
 
 impl Entry {
-    /// `true` if `task` has acquired the key before, and this lease is another task's.
+    /// Returns `true` if `task` acquired the key before, and this lease belongs to another task.
     fn is_late(&self, task: Option<task::Id>) -> bool {
         task.is_some_and(|task| self.task != Some(task) && self.late.contains(&task))
     }
 }
 
 impl Held {
-    /// `true` if this node holds `key`.
+    /// Returns `true` if this node holds `key`.
     pub(super) fn has(&self, key: &str) -> bool {
         let entry = self.entries.get(key);
         entry.is_some_and(|entry| entry.lease.is_held())
     }
 
-    /// The state of `key`, as `task` finds it.
+    /// Returns the state of `key` for `task`.
     pub(super) fn find(&self, key: &str, task: Option<task::Id>) -> Found {
         match self.entries.get(key).filter(|it| it.lease.is_held()) {
             None => Found::Nothing,
@@ -64,8 +64,8 @@ impl Held {
         }
     }
 
-    /// The same for a task that releases `key`: what it has acquired is settled by that. It is told
-    /// once that it is late; who releases again means what is held now.
+    /// Returns the state of `key` for a `task` that releases it, and settles the task's own lease.
+    /// `Late` is returned once: the next release by the task means the current lease.
     pub(super) fn settle(&mut self, key: &str, task: Option<task::Id>) -> Found {
         let found = self.find(key, task);
         if let Some(entry) = self.entries.get_mut(key) {
@@ -82,14 +82,14 @@ impl Held {
         found
     }
 
-    /// Keeps a lease that `task` has acquired. Answers whether it is held still: one that is not
-    /// must not take the place of a later one.
+    /// Keeps a lease that `task` has acquired. Returns `true` if it is still held: an ended lease
+    /// must not replace a later one.
     pub(super) fn keep(&mut self, lease: &Arc<Lease>, task: Option<task::Id>) -> bool {
         if !lease.is_held() {
             return false;
         }
-        // Those that ended by themselves go when as many others have come: the map holds at most
-        // twice what was held at once, and few of those that come pay for the search.
+        // Ended leases are removed once the map has doubled. The map holds at most twice the number
+        // of leases held at once, and few calls pay for the search.
         if self.entries.len() >= self.sweep_at {
             self.entries.retain(|_, entry| entry.lease.is_held());
             self.sweep_at = SWEEP_AT_MIN.max(2 * self.entries.len());
@@ -130,7 +130,7 @@ mod tests {
         Arc::new(Lease::new(Ticket(1), key, Epoch::new(1), clock, until))
     }
 
-    /// The ids of so many tasks.
+    /// Returns the ids of `N` tasks.
     async fn tasks<const N: usize>() -> [task::Id; N] {
         [(); N].map(|()| tokio::spawn(async {}).id())
     }
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn late_release_of_expired_lease_is_told_once() {
+    async fn late_release_of_expired_lease_fails_once() {
         let [first, second, third] = tasks().await;
         let mut held = Held::default();
         let lease_of_first = lease("k");
@@ -149,8 +149,8 @@ mod tests {
         assert!(held.keep(&lease("k"), Some(second)));
         assert!(matches!(held.find("k", Some(first)), Found::Late));
         assert!(matches!(held.settle("k", Some(first)), Found::Late));
-        // Those who have acquired nothing may release what others have, and so may the late one
-        // once it was told.
+        // A task that acquired nothing may release the lock, and so may the late task after its
+        // error.
         for task in [Some(third), None, Some(first), Some(second)] {
             assert!(is_held(&held.find("k", task)));
         }
@@ -171,7 +171,7 @@ mod tests {
         }
         assert!(held.keep(&lease("k"), Some(third)));
         assert!(matches!(held.settle("k", Some(first)), Found::Late));
-        // The second one has released what it had.
+        // The second task has released its own lease.
         assert!(is_held(&held.settle("k", Some(second))));
     }
 
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn held_leases_are_bounded_by_what_is_held() {
+    async fn kept_entries_are_bounded_by_held_leases() {
         let [task] = tasks().await;
         let mut held = Held::default();
         for n in 0..1_000 {
@@ -199,7 +199,7 @@ mod tests {
             lease.end();
         }
         assert!(held.entries.len() <= SWEEP_AT_MIN);
-        // Nor does one key grow without end.
+        // The entry of one key is bounded, too.
         for n in 0..100 {
             let lease = lease("k");
             held.keep(

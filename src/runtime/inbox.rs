@@ -1,10 +1,10 @@
-//! What is asked of the node while somebody else is at it, or about to be.
+//! Requests for the node while another caller has the engine lock, or is about to take it.
 //!
-//! Callers in company leave what they ask here, and one of them, who leads, takes all of it to the
-//! node in one turn: no caller waits for the node's lock, and many share a datagram. It is the
-//! combining of Hendler, Incze, Shavit and Tzafrir, "Flat Combining and the
-//! Synchronization-Parallelism Tradeoff" (SPAA 2010), but that whoever leads lets the others run
-//! first.
+//! Concurrent callers push their requests here. One of them, the combiner, submits all of them in
+//! one turn. No caller waits for the engine lock, and requests share datagrams. This is flat
+//! combining: Hendler, Incze, Shavit and Tzafrir, "Flat Combining and the
+//! Synchronization-Parallelism Tradeoff" (SPAA 2010). Unlike there, the combiner lets the other
+//! callers run first.
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,28 +16,28 @@ use lockmesh_proto::claimant::Request;
 use lockmesh_proto::event::Ticket;
 use lockmesh_proto::time::Instant;
 
-/// With so much in it, it is taken to the node at once: that fills a datagram to each voter, and
-/// the voters can begin.
+/// The number of requests that is submitted at once. They fill a datagram to each voter, and the
+/// voters can start.
 const FULL: usize = 32;
-/// So many datagrams may wait here. Those that follow wait in the socket.
+/// The maximum number of datagrams in the inbox. Further datagrams wait in the socket.
 const DATAGRAMS_MAX: usize = 64;
-/// So often other turns pass by what somebody leads. One who leads and never comes, since its
-/// future was forgotten or its thread is blocked, holds up nobody for long.
+/// The number of turns of others that leave a batch to its combiner. A combiner may never run,
+/// because it was leaked or its thread is blocked, and must not delay others for long.
 const PASSES_MAX: u32 = 8;
-/// For how much a list is kept to be used again: a storm leaves no memory behind.
+/// The maximum capacity of a buffer that is reused, so that a burst leaves no memory behind.
 const SPARE_MAX: usize = 1_024;
 
-/// Something for the node.
+/// A request or datagram for the node.
 #[derive(Debug)]
 pub(crate) enum Ask {
     Claim {
         ticket: Ticket,
-        /// When it was asked.
+        /// The time of the request.
         since: Instant,
         request: Request,
         notify: oneshot::Sender<Ended>,
     },
-    /// Of a lease that its guard has ended.
+    /// The release of a lease that its guard has ended.
     Release {
         ticket: Ticket,
         was_held: bool,
@@ -48,39 +48,39 @@ pub(crate) enum Ask {
     },
 }
 
-/// Who takes to the node what was just left here.
+/// The caller that submits a request after it was pushed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Lead {
     /// Another caller.
     Another,
-    /// Who has asked, after the others have run: [`Inbox::begin`] with this number.
+    /// This caller, after the others have run: it calls [`Inbox::begin`] with this number.
     Later(u64),
-    /// Who has asked, at once.
+    /// This caller, at once.
     Now,
 }
 
-/// What was asked, in order.
+/// The requests in order.
 #[derive(Debug, Default)]
 pub(super) struct Inbox(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
     asks: Vec<Ask>,
-    /// How many of them are datagrams.
+    /// The number of datagrams in `asks`.
     datagrams: usize,
-    /// How often somebody took the lead.
+    /// The number of combiners so far.
     leads: u64,
     leader: Option<Leader>,
-    /// Somebody is taking turns at the node.
+    /// `true` while a caller takes turns at the node.
     is_busy: bool,
-    /// Another turn is to follow.
+    /// `true` if another turn must follow.
     is_wanted: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Leader {
     number: u64,
-    /// It waits for an answer in any case, so it costs nothing to let it wait.
+    /// `true` if the combiner waits for a reply in any case, so that a delay costs nothing.
     waits: bool,
     passes: u32,
 }
@@ -90,8 +90,8 @@ impl Inbox {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Leaves what a caller asks. A release is led by whoever claims next: so who releases and
-    /// then claims waits once for both, and they leave in one datagram.
+    /// Pushes a request. The next claim replaces a release as the combiner: a caller that releases
+    /// and then claims waits once, and both leave in one datagram.
     pub(super) fn push(&self, ask: Ask) -> Lead {
         let mut state = self.lock();
         let waits = matches!(ask, Ask::Claim { .. });
@@ -115,8 +115,8 @@ impl Inbox {
         Lead::Later(number)
     }
 
-    /// Leaves what the socket had. Answers whether who left it is to take it to the node, as
-    /// [`Inbox::begin`] does.
+    /// Pushes received datagrams. Returns `true` if the caller must submit them, as for
+    /// [`Inbox::begin`].
     pub(super) fn push_datagrams(&self, datagrams: Vec<Ask>) -> bool {
         let mut state = self.lock();
         state.datagrams += datagrams.len();
@@ -124,33 +124,34 @@ impl Inbox {
         state.begin()
     }
 
-    /// Whether datagrams may be left here.
+    /// Returns `true` if there is capacity for datagrams.
     pub(super) fn has_room(&self) -> bool {
         self.lock().datagrams < DATAGRAMS_MAX
     }
 
-    /// Whether who took the lead with this number is to take to the node what is here. It is not
-    /// where that was taken, where another leads since, or where somebody is at it: that one looks
-    /// again before it stops.
+    /// Returns `true` if the combiner with this number must submit the inbox.
+    ///
+    /// It must not if the inbox was taken, if there is another combiner since, or if a caller is
+    /// taking turns. The latter checks again before it stops.
     pub(super) fn begin(&self, number: u64) -> bool {
         let mut state = self.lock();
         state.leader.is_some_and(|leader| leader.number == number) && state.begin()
     }
 
-    /// Whether who is taking turns is to take another.
+    /// Returns `true` if the caller that takes turns must take another.
     pub(super) fn goes_on(&self) -> bool {
         let mut state = self.lock();
         state.is_busy = std::mem::take(&mut state.is_wanted);
         state.is_busy
     }
 
-    /// Who was taking turns takes no more, whatever is here.
+    /// Ends the turns of a caller, whatever is in the inbox.
     pub(super) fn stop(&self) {
         let mut state = self.lock();
         (state.is_busy, state.is_wanted) = (false, false);
     }
 
-    /// Takes all that is here, unless it is left to whoever leads. `asks` is empty before.
+    /// Takes all requests, unless they are left to the combiner. `asks` must be empty.
     pub(super) fn take_unless_led(&self, asks: &mut Vec<Ask>) {
         let mut state = self.lock();
         let is_led = state.leader.as_mut().is_some_and(|leader| {
@@ -162,7 +163,7 @@ impl Inbox {
         }
     }
 
-    /// Takes all that is here. `asks` is empty before.
+    /// Takes all requests. `asks` must be empty.
     pub(super) fn take(&self, asks: &mut Vec<Ask>) {
         self.lock().take(asks);
     }
@@ -229,22 +230,22 @@ mod tests {
     }
 
     #[test]
-    fn the_first_leads_and_a_claim_takes_the_lead_from_a_release() {
+    fn claim_replaces_release_as_combiner() {
         let inbox = Inbox::default();
         assert_eq!(inbox.push(release(1)), Lead::Later(1));
         assert_eq!(inbox.push(release(2)), Lead::Another);
         assert_eq!(inbox.push(claim(3)), Lead::Later(2));
         assert_eq!(inbox.push(claim(4)), Lead::Another);
-        assert!(!inbox.begin(1), "another leads");
+        assert!(!inbox.begin(1), "there is another combiner");
         assert!(inbox.begin(2));
         assert_eq!(taken(&inbox), 4);
         assert!(!inbox.begin(2), "it was taken");
-        // What comes after that is led anew.
+        // The next request has a new combiner.
         assert_eq!(inbox.push(claim(5)), Lead::Later(3));
     }
 
     #[test]
-    fn who_comes_while_another_is_at_it_is_served_before_that_one_stops() {
+    fn request_during_turns_is_served_before_stop() {
         let inbox = Inbox::default();
         inbox.push(claim(1));
         assert!(inbox.begin(1));
@@ -254,7 +255,7 @@ mod tests {
         assert!(inbox.goes_on());
         assert_eq!(taken(&inbox), 1);
         assert!(!inbox.goes_on());
-        // Nobody is at it now.
+        // No caller is taking turns now.
         assert_eq!(inbox.push(claim(3)), Lead::Later(3));
         assert!(inbox.begin(3));
         inbox.stop();
@@ -262,32 +263,32 @@ mod tests {
     }
 
     #[test]
-    fn what_fills_a_datagram_waits_for_nobody() {
+    fn full_batch_is_submitted_at_once() {
         let inbox = Inbox::default();
         let pushed: Vec<Lead> = (0..FULL as u64).map(|n| inbox.push(claim(n))).collect();
         assert_eq!(pushed[0], Lead::Later(1));
         let (last, between) = pushed[1..].split_last().unwrap();
         assert!(between.iter().all(|lead| *lead == Lead::Another));
         assert_eq!(*last, Lead::Now);
-        // One is at it, and looks again.
+        // The caller that takes turns checks again.
         assert_eq!(inbox.push(claim(99)), Lead::Another);
         assert_eq!(taken(&inbox), FULL + 1);
         assert!(inbox.goes_on());
     }
 
     #[test]
-    fn datagrams_are_bounded_and_wait_for_nobody() {
+    fn datagrams_are_bounded_and_submitted_at_once() {
         let inbox = Inbox::default();
         assert!(inbox.push_datagrams(datagrams(DATAGRAMS_MAX - 1)));
         assert!(inbox.has_room());
-        assert!(!inbox.push_datagrams(datagrams(1)), "one is at it");
+        assert!(!inbox.push_datagrams(datagrams(1)), "a caller takes turns");
         assert!(!inbox.has_room());
         assert_eq!(taken(&inbox), DATAGRAMS_MAX);
         assert!(inbox.has_room());
     }
 
     #[test]
-    fn a_leader_that_never_comes_is_passed_by_so_often_and_no_more() {
+    fn absent_combiner_is_bypassed_after_bounded_turns() {
         let inbox = Inbox::default();
         let mut asks = Vec::new();
         let mut taken_in_passing = || {
@@ -299,13 +300,13 @@ mod tests {
             assert!((0..PASSES_MAX).all(|_| taken_in_passing() == 0));
             assert_eq!(taken_in_passing(), 1);
         }
-        // What nobody leads is left to nobody.
+        // Without a combiner, nothing is left in the inbox.
         inbox.push_datagrams(datagrams(1));
         assert_eq!(taken_in_passing(), 1);
     }
 
     #[test]
-    fn a_storm_leaves_no_memory_behind() {
+    fn burst_leaves_no_large_buffer() {
         let inbox = Inbox::default();
         let mut asks = Vec::with_capacity(SPARE_MAX);
         inbox.take(&mut asks);

@@ -1,4 +1,4 @@
-//! A lease as its holder sees it.
+//! The lease of a lock, as its holder sees it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,27 +11,28 @@ use lockmesh_proto::event::Ticket;
 use lockmesh_proto::id::Key;
 use lockmesh_proto::time::Instant;
 
-/// The longest that a wait for the end of a lease sleeps at a time: timers do not count the time
-/// that the machine was suspended, leases do.
+/// The maximum sleep of a wait for the end of a lease. Timers do not count time in which the
+/// machine was suspended, but leases do.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// The instant that stands for a lease that is over.
+/// The value of a lease that has ended.
 const OVER: Instant = Instant::ZERO;
 
-/// What a guard and the driver share of one lease: until when it is valid. Once anybody has seen
-/// it over, it is over for everybody and for good, whatever answer is still on its way.
+/// The validity of one lease, shared by its guard and the driver. Once either has seen its end, it
+/// has ended for both, whatever reply is still in flight (M3).
 #[derive(Debug)]
 pub(crate) struct Lease {
     pub(crate) ticket: Ticket,
     pub(crate) key: Key,
     pub(crate) epoch: Epoch,
     clock: Clock,
-    /// In nanoseconds, as an [`Instant`]. One value: a flag beside it could disagree.
+    /// Nanoseconds, as in [`Instant`]. A single value, since a separate flag could disagree with
+    /// it.
     valid_until: AtomicU64,
-    /// Its guard has ended it while it was held. Decides nothing: for the count of those that were
-    /// lost.
+    /// `true` if the guard ended the lease while it was held. Such a lease does not count as lost,
+    /// and a late renewal does not release it again.
     was_released: AtomicBool,
-    /// Rung at every change.
+    /// Notified at every change.
     changed: Notify,
 }
 
@@ -54,7 +55,7 @@ impl Lease {
         }
     }
 
-    /// Needs no message, no lock and no runtime.
+    /// Returns `true` if the lease is held. It needs no message, no lock and no runtime.
     pub(crate) fn is_held(&self) -> bool {
         !self.remaining().is_zero()
     }
@@ -66,14 +67,15 @@ impl Lease {
             return valid_until.since(now);
         }
         if valid_until != OVER {
-            // It may have been renewed between the two looks.
+            // The lease may have been renewed between the two reads.
             self.change(|until| (now >= until).then_some(OVER));
             return self.valid_until().since(now);
         }
         Duration::ZERO
     }
 
-    /// A quorum has promised more. Answers whether the lease was still valid.
+    /// Extends the lease after a quorum has promised it. Returns `true` if the lease was still
+    /// valid.
     pub(crate) fn renew(&self, valid_until: Instant) -> bool {
         if !self.is_held() {
             return false;
@@ -82,7 +84,7 @@ impl Lease {
         self.is_held()
     }
 
-    /// Its guard ends it. Answers whether it was held until now.
+    /// Ends the lease for its guard. Returns `true` if it was held until now.
     pub(crate) fn release(&self) -> bool {
         let was_held = self.is_held();
         self.was_released.store(was_held, Ordering::Relaxed);
@@ -94,21 +96,21 @@ impl Lease {
         self.was_released.load(Ordering::Relaxed)
     }
 
-    /// It is over.
+    /// Ends the lease.
     pub(crate) fn end(&self) {
         self.change(|_| Some(OVER));
     }
 
-    /// Returns once it is over.
+    /// Waits until the lease has ended.
     pub(crate) async fn lost(&self) {
         loop {
-            // Before the look: a change after it is not missed.
+            // Created before the check, so that no later change is missed.
             let changed = self.changed.notified();
             let remaining = self.remaining();
             if remaining.is_zero() {
                 return;
             }
-            // A step of a millisecond: the timer's own resolution.
+            // At least one millisecond, the resolution of the timer.
             let nap = remaining.min(LOOK_EVERY).max(Duration::from_millis(1));
             tokio::select! {
                 () = changed => {}
@@ -117,12 +119,12 @@ impl Lease {
         }
     }
 
-    /// Returns `true` if it was valid for `span` more before it was over.
+    /// Waits until the lease is valid for another `span`. Returns `false` if it ends first.
     pub(crate) async fn lasts(&self, span: Duration) -> bool {
         self.reaches(self.clock.mono().after(span)).await
     }
 
-    /// Returns `true` if it reached `goal` before it was over.
+    /// Waits until the lease reaches `goal`. Returns `false` if it ends first.
     pub(crate) async fn reaches(&self, goal: Instant) -> bool {
         let reached = async {
             loop {
@@ -147,7 +149,7 @@ impl Lease {
         until
     }
 
-    /// Changes it, unless it is over.
+    /// Changes the end of the lease, unless it has ended.
     fn change(&self, to: impl Fn(Instant) -> Option<Instant>) {
         let changed = self
             .valid_until
@@ -178,8 +180,9 @@ mod tests {
         )
     }
 
+    /// M3.
     #[test]
-    fn m3_a_lease_that_was_seen_over_stays_over() {
+    fn expired_lease_is_never_renewed() {
         let lease = lease(Duration::ZERO);
         let far = lease.clock.mono().after(Duration::from_secs(60));
         assert!(!lease.is_held());
@@ -189,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_renewal_that_comes_in_time_lengthens_and_never_shortens() {
+    fn renewal_extends_and_never_shortens_lease() {
         let lease = lease(Duration::from_secs(60));
         assert!(lease.renew(lease.clock.mono().after(Duration::from_secs(90))));
         assert!(lease.remaining() > Duration::from_secs(60));
@@ -200,7 +203,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn waiting_for_the_end_returns_once_it_is_over() {
+    async fn lost_returns_once_lease_has_ended() {
         let lease = std::sync::Arc::new(lease(Duration::from_secs(3_600)));
         let other = lease.clone();
         let waiting = tokio::spawn(async move { other.lost().await });

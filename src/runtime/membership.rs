@@ -1,8 +1,8 @@
-//! Gossip: where the other nodes are, in which incarnation, and who was heard of lately. The only
-//! file that knows the crate `chitchat`.
+//! Gossip: the addresses, incarnations and liveness of the other nodes. No other file uses the
+//! crate `chitchat`.
 //!
-//! Its datagrams travel over the socket of the mesh, sealed like all others. What it says becomes
-//! a [`View`]: advice to the node, on which no quorum rests.
+//! Its datagrams travel over the socket of the mesh, sealed like all others. Its result is a
+//! [`View`]: advice to the node, which never counts toward a quorum (M4).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -28,29 +28,29 @@ use lockmesh_proto::id::{Incarnation, NodeId};
 use lockmesh_proto::view::{Peer, View};
 use lockmesh_proto::voter_set::VoterSet;
 
-/// The key under which a node says that it leaves.
+/// The key under which a node announces that it leaves.
 const LEAVING: &str = "leaving";
-/// The key under which a member of the voter set says that it votes: it is not in quarantine.
+/// The key under which a voter announces that it votes, that is, it is not in quarantine.
 const VOTES: &str = "votes";
-/// How many heartbeat intervals may pass before a node counts as dead.
+/// The number of heartbeat intervals that may pass before a node counts as dead.
 const PHI: f64 = 8.0;
-/// After this many rounds without a heartbeat a client is not named to others any more.
+/// The number of rounds without a heartbeat after which a client is no longer shared with peers.
 const SILENT_ROUNDS: u32 = 10;
-/// How many intervals between heartbeats are kept of each node.
+/// The number of heartbeat intervals that are kept of each node.
 const WINDOW: usize = 1_000;
-/// How long the library keeps its record of a node that is dead: the longer of the two. Others
-/// must have stopped to tell of it in half of that, or it would come back.
+/// The time for which the library keeps the record of a dead node: the longer of the two. Peers
+/// must stop sharing it within half of that, or it would come back.
 const GRACE_MIN: Duration = Duration::from_secs(20);
 const GRACE_ROUNDS: u32 = 3 * SILENT_ROUNDS;
-/// Rounds of gossip that a node that leaves stays for, so that its word spreads.
+/// The rounds of gossip for which a leaving node stays, so that its announcement spreads.
 const LEAVING_ROUNDS: u32 = 2;
-/// A gossip that has ended is started again after so long, and then after twice as long. One that
-/// ran for a while is forgiven.
+/// The delay before gossip is restarted. It doubles with each restart, and is reset after a run of
+/// `RESTART_FORGIVEN`.
 const RESTART_MIN: Duration = Duration::from_millis(100);
 const RESTART_MAX: Duration = Duration::from_secs(30);
 const RESTART_FORGIVEN: Duration = Duration::from_secs(60);
 
-/// What gossip must know to begin.
+/// The settings of gossip.
 pub(crate) struct Gossip {
     pub(crate) id: NodeId,
     pub(crate) incarnation: Incarnation,
@@ -59,7 +59,7 @@ pub(crate) struct Gossip {
     pub(crate) interval: Duration,
 }
 
-/// A gossip that runs, and is started again if it ends.
+/// Gossip that runs, and is restarted if it ends.
 pub(crate) struct Membership {
     shared: Arc<Shared>,
     gossip: Gossip,
@@ -67,7 +67,7 @@ pub(crate) struct Membership {
     incoming: Arc<Mutex<GossipOut>>,
     running: Running,
     discovery: Discovery,
-    /// The view that was last seen, and the nodes that vote.
+    /// The last view, and the nodes that vote.
     seen: (View, BTreeSet<NodeId>),
 }
 
@@ -75,28 +75,30 @@ pub(crate) struct Membership {
 struct Running {
     handle: ChitchatHandle,
     filter: Arc<StdMutex<DigestFilter>>,
-    /// The gossip library is done with a datagram.
+    /// Notified when the gossip library has handled a datagram.
     heard: Arc<Notify>,
-    /// Whether this node votes, as it last said in this run; `None` if it did not say it yet.
+    /// The last announcement of this run: `true` if this node votes. `None` after a restart, before
+    /// the first announcement.
     said: Option<bool>,
     since: Instant,
 }
 
-/// State that a run of the gossip library hands to the next, so that others hear the next one.
+/// The state that a run of the gossip library passes to the next, so that peers accept the next
+/// one.
 #[derive(Clone, Copy)]
 struct Said {
     heartbeat: u64,
     version: u64,
 }
 
-/// Why a run is over.
+/// The reason why a run has ended.
 enum End {
     Leaving,
     Failed(String),
 }
 
 impl Membership {
-    /// Begins to gossip over the socket of the mesh.
+    /// Starts gossip over the socket of the mesh.
     pub(crate) async fn start(
         shared: Arc<Shared>,
         gossip: Gossip,
@@ -116,8 +118,8 @@ impl Membership {
         })
     }
 
-    /// Tells the node what gossip says, until it is aborted or `leave` turns true. Then tells the
-    /// others that this node leaves, and ends.
+    /// Passes the view of gossip to the node, until it is aborted or `leave` becomes `true`. Then
+    /// announces that this node leaves, and ends.
     pub(crate) async fn run(mut self: Box<Self>, mut leave: watch::Receiver<bool>) {
         let mut backoff = RESTART_MIN;
         while let End::Failed(reason) = self.gossip(&mut leave).await {
@@ -139,7 +141,7 @@ impl Membership {
         }
     }
 
-    /// One run, until it ends or this node is to leave.
+    /// Runs gossip until it ends or this node leaves.
     async fn gossip(&mut self, leave: &mut watch::Receiver<bool>) -> End {
         let handle = &self.running.handle;
         let mut watcher = handle.chitchat().lock().await.live_nodes_watcher();
@@ -155,7 +157,7 @@ impl Membership {
                     Ok(()) => "it has ended by itself".to_owned(),
                     Err(error) => error.to_string(),
                 }),
-                // Of one that is gone the end is heard as well.
+                // If the library has ended, `ended` reports it.
                 Ok(()) = watcher.changed() => {}
                 () = self.running.more_than(known) => {}
                 () = self.seeds.changed() => self.discovery.start_over(),
@@ -164,7 +166,7 @@ impl Membership {
         }
     }
 
-    /// The gossip library has ended. Returns `false` if this node is to leave.
+    /// Restarts the gossip library. Returns `false` if this node leaves.
     async fn start_again(
         &mut self,
         reason: &str,
@@ -209,7 +211,8 @@ impl Membership {
         }
     }
 
-    /// Tells the node what is new. Returns how many incarnations the gossip library knows.
+    /// Passes a changed view to the node. Returns the number of incarnations that the library
+    /// knows.
     async fn look(&mut self) -> usize {
         let (voter_set, now) = self
             .shared
@@ -217,7 +220,7 @@ impl Membership {
         let see = |chitchat: &mut Chitchat| {
             let states = chitchat.node_states().iter();
             let ids = states.map(|(id, state)| (identity(id), state.contains_key(LEAVING)));
-            // Before anything else comes in.
+            // Under the lock of the library, before another message comes in.
             lock(&self.running.filter).sync(now, ids);
             (look(chitchat, &voter_set), chitchat.node_states().len())
         };
@@ -232,7 +235,7 @@ impl Membership {
         known
     }
 
-    /// Asks nodes that gossip does not see, if it is time to. Returns when to look again.
+    /// Contacts nodes that gossip does not see, if that is due. Returns when to check again.
     fn discover_if_due(&mut self) -> Instant {
         let now = Instant::now();
         let alive = self.seen.0.peers.values().filter(|peer| peer.alive);
@@ -244,7 +247,7 @@ impl Membership {
             unseen.remove(&self.gossip.advertise);
             unseen.retain(|addr| !alive.contains(addr));
             for addr in self.discovery.targets(now, alive.is_empty(), unseen) {
-                // It fails if the library has ended, which is heard elsewhere.
+                // It fails if the library has ended, which `gossip` detects.
                 let _ = self.running.handle.gossip(addr);
             }
         }
@@ -273,7 +276,7 @@ impl Running {
             cluster_id: gossip.cluster.clone(),
             gossip_interval: interval,
             listen_addr: gossip.advertise,
-            // They are asked by the membership, which knows more of them.
+            // The membership contacts them, since it knows more of them.
             seed_nodes: Vec::new(),
             failure_detector_config: FailureDetectorConfig {
                 phi_threshold: PHI,
@@ -318,8 +321,8 @@ impl Running {
         self.handle.with_chitchat(said).await
     }
 
-    /// Returns once gossip knows more incarnations than these. A new one is known, and where it
-    /// is, before it counts as alive: the watcher tells of it late.
+    /// Waits until gossip knows more than `known` incarnations. A new incarnation is known, with
+    /// its address, before it counts as alive; the watcher reports it late.
     async fn more_than(&self, known: usize) {
         let count = |chitchat: &mut Chitchat| chitchat.node_states().len();
         while self.handle.with_chitchat(count).await <= known {
@@ -329,7 +332,7 @@ impl Running {
 }
 
 impl Said {
-    /// Others pass over what is not newer than what they know of this node.
+    /// Continues after an earlier run. Peers ignore state that is not newer than what they know.
     fn go_on(self, chitchat: &mut Chitchat) {
         let next = self.heartbeat.saturating_add(1).to_le_bytes();
         let state = chitchat.self_node_state();
@@ -352,8 +355,8 @@ fn lock(filter: &StdMutex<DigestFilter>) -> MutexGuard<'_, DigestFilter> {
     filter.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Who is where, and who of them says that it votes. A node that was only just discovered is not
-/// alive before it was heard of twice; its address is good at once.
+/// Returns the peers, and those that announce that they vote. A new node counts as alive only after
+/// two heartbeats. Its address is usable at once.
 fn look(chitchat: &Chitchat, voter_set: &VoterSet) -> (View, BTreeSet<NodeId>) {
     let me = &chitchat.self_chitchat_id().node_id;
     let live: BTreeSet<&ChitchatId> = chitchat.live_nodes().collect();
@@ -369,7 +372,7 @@ fn look(chitchat: &Chitchat, voter_set: &VoterSet) -> (View, BTreeSet<NodeId>) {
         }
         let is_live = live.contains(id);
         let incarnation = Incarnation::new(id.generation_id);
-        // Of several incarnations the one that is alive, of several such the latest.
+        // Prefers the live incarnation; of several, the latest.
         let rank = (is_live, incarnation);
         if peers.get(&node).is_none_or(|(known, ..)| rank > *known) {
             let peer = Peer {
@@ -412,7 +415,7 @@ impl Transport for OurSocket {
 
 struct OpenSocket {
     ours: OurSocket,
-    /// A datagram was handed to the library, which comes back once it is done with it.
+    /// `true` while the library handles a datagram. It calls `recv` again when it is done.
     is_handed_out: bool,
 }
 
@@ -435,7 +438,8 @@ impl Socket for OpenSocket {
         Ok(())
     }
 
-    /// An error would end the gossip for good: what does not decode is passed over.
+    /// Receives the next message. An error would end gossip for good, so undecodable messages are
+    /// skipped.
     async fn recv(&mut self) -> anyhow::Result<(SocketAddr, ChitchatMessage)> {
         let OurSocket {
             shared,

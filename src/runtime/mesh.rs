@@ -1,4 +1,4 @@
-//! The handle of a mesh: start, locks, a look inside, shutdown.
+//! The handle of a mesh.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,15 +34,17 @@ use lockmesh_proto::id::{Incarnation, Key, NodeId};
 use lockmesh_proto::node::{Inspection, Node, NodeConfig};
 use lockmesh_proto::wire::{ClusterSecret, Seal};
 
-/// To a task that would end, or lengthen, what another task of this node has acquired since.
+/// The error for a task that releases or extends a lock that another task of this node has acquired
+/// since.
 const LATE: &str = "the lease of this task is over, and another task of this node holds the lock";
-/// Datagrams of the gossip library that wait for it at the most.
+/// The maximum number of datagrams that wait for the gossip library.
 const GOSSIP_QUEUE: usize = 256;
 
-/// One node of the mesh, embedded. Cheap to clone; all clones are the same node.
+/// A node of the mesh, embedded in this process. Cloning is cheap, and all clones are the same
+/// node.
 ///
-/// The node lives until [`shutdown`](Mesh::shutdown), or until the last clone and the last guard
-/// are gone.
+/// The node runs until [`shutdown`](Mesh::shutdown), or until the last clone and the last
+/// [`Guard`](crate::Guard) are dropped.
 #[derive(Clone, Debug)]
 pub struct Mesh {
     inner: Arc<Inner>,
@@ -54,35 +56,40 @@ pub(crate) struct Inner {
     pub(crate) settings: Settings,
     id: NodeId,
     addr: SocketAddr,
-    /// What was acquired through [`DistributedLock`], which has no guards.
+    /// The locks acquired through [`DistributedLock`], which has no guards.
     held: Mutex<Held>,
     leave: watch::Sender<bool>,
     driver: AbortHandle,
     gossip: AbortHandle,
-    /// Whoever shuts the mesh down first waits for its end.
+    /// The task that ends the mesh. The first shutdown takes it and waits for it.
     end: Mutex<Option<JoinHandle<()>>>,
-    /// Another mesh that this one cannot do without, for as long as it lives.
+    /// Another mesh that must not end before this one.
     #[cfg(feature = "harness")]
     _needs: Option<Mesh>,
 }
 
 impl MeshBuilder {
-    /// Starts the node: checks every value, binds the socket, and begins to gossip. The node need
-    /// not have found its peers when this returns; see [`Mesh::ready`].
+    /// Starts the node: checks every setting, binds the socket and starts gossip.
+    ///
+    /// The node may not have found its peers yet when this returns; see [`Mesh::ready`].
     ///
     /// # Errors
-    /// [`ConfigError`] names the field, its value and its bounds. Nothing is left running.
+    /// [`ConfigError`] if a setting is invalid, the socket cannot be bound, gossip cannot be
+    /// started, or there is no tokio runtime. Nothing is left running.
     ///
     /// # Panics
-    /// Where the tokio runtime has no I/O or no timers: see
+    /// Panics if the tokio runtime has no I/O or no timers; see
     /// [`enable_all`](tokio::runtime::Builder::enable_all).
+    ///
+    /// # Cancel safety
+    /// If the future is dropped before it completes, nothing is left running.
     pub async fn start(self) -> Result<Mesh, ConfigError> {
         let checked = self.check()?;
         gossip_room::check(&checked)?;
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(ConfigError::NoRuntime);
         }
-        // Panics without timers: here, rather than in the task that every request depends on.
+        // Panics without timers: here, rather than in the driver, on which every request depends.
         drop(tokio::time::sleep(Duration::ZERO));
         let listen = checked.listen;
         let (sender, receiver, addr) = socket::bind(
@@ -127,7 +134,7 @@ impl MeshBuilder {
     }
 }
 
-/// Says in the log of the node if a seed does not resolve.
+/// Returns a function that logs if a seed does not resolve.
 fn report_seeds(shared: &Arc<Shared>) -> seeds::Report {
     let shared = Arc::downgrade(shared);
     Arc::new(move |seed, error| {
@@ -145,17 +152,17 @@ fn report_seeds(shared: &Arc<Shared>) -> seeds::Report {
     })
 }
 
-/// How a node finds the others.
+/// The way in which a node finds its peers.
 enum Finder {
     Gossips(Box<Membership>),
     Asks(Box<SeedQuery>),
-    /// The harness tells it.
+    /// The harness passes the view to it.
     #[cfg(feature = "harness")]
     IsTold,
 }
 
-/// Finds others until the mesh leaves, and then stops it: in a task of its own, so that a shutdown
-/// is done even if nobody waits for it to the end.
+/// Finds peers until the mesh leaves, then stops the driver. It is a task of its own, so that a
+/// shutdown completes even if its future is dropped.
 async fn live(
     finder: Finder,
     shared: Arc<Shared>,
@@ -173,7 +180,7 @@ async fn live(
         Finder::IsTold => drop(left.wait_for(|left| *left).await),
     }
     driver.abort();
-    // It has the other half of the socket.
+    // The driver owns the receiving half of the socket.
     let _ = driver.await;
     shared.close();
 }
@@ -202,33 +209,41 @@ fn new_node(clock: Clock, incarnation: Incarnation, checked: Checked) -> Node {
 }
 
 impl Mesh {
-    /// Begins to describe a node, with the settings of [`MeshBuilder::lan`].
+    /// Returns a builder with the settings of [`MeshBuilder::lan`].
     pub fn builder(node_id: impl Into<String>) -> MeshBuilder {
         MeshBuilder::lan(node_id)
     }
 
-    /// A request for the lock on `key`, which may be 1 to 256 bytes of any text.
+    /// Returns a request for the lock on `key`, which is any UTF-8 text of 1 to 256 bytes.
+    ///
+    /// Nothing is sent before [`acquire`](LockRequest::acquire) or
+    /// [`try_acquire`](LockRequest::try_acquire).
     pub fn lock(&self, key: impl Into<String>) -> LockRequest {
         LockRequest::new(self.inner.clone(), key.into())
     }
 
-    /// This node's id.
+    /// Returns the id of this node.
     #[must_use]
     pub fn id(&self) -> &NodeId {
         &self.inner.id
     }
 
-    /// The address that this node listens on.
+    /// Returns the address that this node listens on.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.inner.addr
     }
 
-    /// Returns once a quorum of the voter set's members can be reached and this node's voter,
-    /// where it has one, votes. Locks can be asked for before that; they wait.
+    /// Waits until this node is ready: a quorum of the members would vote for its claims, including
+    /// its own voter if it has one.
+    ///
+    /// Locks can be requested before. Such requests wait.
     ///
     /// # Errors
-    /// [`NotReady`] where `at_most` is over before.
+    /// [`NotReady`] if the node is not ready within `at_most`.
+    ///
+    /// # Cancel safety
+    /// This method is cancel safe.
     pub async fn ready(&self, at_most: Duration) -> Result<(), NotReady> {
         let look = async {
             while !self.status().is_ready {
@@ -248,7 +263,7 @@ impl Mesh {
         })
     }
 
-    /// What this node knows of the cluster and of itself.
+    /// Returns the state of this node, and of the cluster as this node sees it.
     #[must_use]
     pub fn status(&self) -> Status {
         self.inner
@@ -256,11 +271,18 @@ impl Mesh {
             .with(|core, now| Status::of(core, now, self.inner.addr))
     }
 
-    /// Who owns `key`, as a quorum of its voters see it. It may be over by the time that it is
-    /// read: decide nothing by it.
+    /// Returns the holder of `key`, as a quorum of its voters reports it.
+    ///
+    /// The result may be outdated when it is read. Use it for diagnostics, not for decisions.
     ///
     /// # Errors
-    /// [`InspectError`]: the key cannot be, too few voters answered, or the mesh is shut down.
+    /// - [`InspectError::Key`] if the key is empty or too long.
+    /// - [`InspectError::NoQuorum`] if fewer than a quorum of the voters answered within
+    ///   `try_timeout`.
+    /// - [`InspectError::ShutDown`] if the mesh is shutting down or has shut down.
+    ///
+    /// # Cancel safety
+    /// This method is cancel safe.
     pub async fn inspect(&self, key: impl AsRef<str>) -> Result<Inspection, InspectError> {
         let key = Key::new(key)?;
         let patience = self.inner.settings.try_timeout;
@@ -280,11 +302,20 @@ impl Mesh {
         Ok(inspection)
     }
 
-    /// Releases what the guards of this node hold, withdraws what it waits for, tells the others
-    /// that it leaves, and stops. Guards that are still there say "lost". Locks that were acquired
-    /// through [`DistributedLock`] last for what remains of their ttl. Returns once all that is
-    /// done and the address is free, some two rounds of gossip later; a second call returns at
-    /// once.
+    /// Shuts the node down.
+    ///
+    /// - The locks of all guards are released. Guards that still exist report their lock as lost.
+    /// - Pending requests are withdrawn.
+    /// - The node announces to its peers that it leaves, and stops.
+    ///
+    /// Locks acquired through [`DistributedLock`] last for the rest of their ttl.
+    ///
+    /// Returns once the address is free, about two gossip intervals later. A second call returns at
+    /// once, even if the shutdown has not completed.
+    ///
+    /// # Cancel safety
+    /// The shutdown starts when the future is first polled. If the future is dropped, it completes
+    /// in the background while a clone of the mesh exists.
     pub async fn shutdown(&self) {
         let inner = &self.inner;
         inner.release_everything();
@@ -294,18 +325,24 @@ impl Mesh {
         }
     }
 
-    /// Ends this node as the end of its process would: nothing is released, no other node is
-    /// told, not one datagram leaves, and the address is free again once this returns. Requests
-    /// that wait end as they do after a shutdown. Guards that are still there are those of a
-    /// process that was frozen: they hold for what remains of their leases and are not renewed.
-    /// Drop them before the node is started again under its id: its new incarnation ends the claims
-    /// of the old one at once.
+    /// Ends this node as if its process were killed.
+    ///
+    /// Nothing is released, and no further datagram is sent. The address is free when this returns.
+    /// Pending requests end as after a shutdown.
+    ///
+    /// Guards that still exist act like those of a frozen process: they are held until their leases
+    /// expire, and are not renewed. Drop them before the node is restarted under its id, since its
+    /// new incarnation ends the old claims at once.
+    ///
+    /// # Cancel safety
+    /// The node ends when the future is first polled. If the future is dropped, the address may not
+    /// be free yet.
     #[cfg(feature = "harness")]
     pub async fn crash(&self) {
         self.halt();
         let inner = &self.inner;
         inner.ended().await;
-        // The receiving half of the socket is gone with the task that owns it.
+        // The receiving half of the socket is dropped with the task that owns it.
         while !inner.driver.is_finished() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -313,11 +350,10 @@ impl Mesh {
     }
 }
 
-/// What the harness does to a node.
+/// Control of a node by the harness.
 #[cfg(feature = "harness")]
 impl Mesh {
-    /// The beginning of a crash: its tasks end, and the address is free, once the runtime gets to
-    /// it.
+    /// Starts a crash. The tasks end, and the address is free, when the runtime next runs.
     pub(crate) fn halt(&self) {
         let inner = &self.inner;
         inner.shared.close();
@@ -327,12 +363,12 @@ impl Mesh {
         inner.gossip.abort();
     }
 
-    /// The node stands still from now on, or goes on.
+    /// Pauses or resumes the node.
     pub(crate) fn pause(&self, is_paused: bool) {
         self.inner.shared.pause(is_paused);
     }
 
-    /// Whether the node was shut down or has crashed.
+    /// Returns `true` if the node was shut down or has crashed.
     pub(crate) fn is_over(&self) -> bool {
         self.inner.shared.with(|core, _| core.is_shut_down)
     }
@@ -341,7 +377,7 @@ impl Mesh {
         &self.inner.shared
     }
 
-    /// A node that sends and hears within this process.
+    /// Starts a node that sends and receives within this process.
     pub(crate) fn in_memory(
         clock: Clock,
         incarnation: Incarnation,
@@ -389,7 +425,8 @@ impl Inner {
         }
     }
 
-    /// Waits until all tasks are over. Answers whether this call is the first that does.
+    /// Waits until all tasks have ended. Returns `true` if this is the first call; others return at
+    /// once.
     async fn ended(&self) -> bool {
         let end = self
             .end

@@ -1,25 +1,25 @@
-//! What an operator sees: `tracing` events, and numbers through the `metrics` facade.
+//! `tracing` events, and metrics through the `metrics` facade.
 //!
-//! | metric | kind | what |
+//! | metric | kind | meaning |
 //! | --- | --- | --- |
 //! | `lockmesh_requests_total` | counter | requests for locks |
 //! | `lockmesh_grants_total` | counter | locks granted |
-//! | `lockmesh_denied_total` | counter | `try` requests that another claim was granted |
-//! | `lockmesh_timeouts_total` | counter | requests that ended without a quorum |
-//! | `lockmesh_lost_total` | counter | leases that could not be renewed in time |
+//! | `lockmesh_denied_total` | counter | `try` requests denied because another claim was granted |
+//! | `lockmesh_timeouts_total` | counter | requests that timed out without a quorum |
+//! | `lockmesh_lost_total` | counter | leases that were not renewed in time |
 //! | `lockmesh_acquire_seconds` | histogram | time from a request to its grant |
 //! | `lockmesh_held` | gauge | locks held by this node |
-//! | `lockmesh_waiting` | gauge | requests of this node that wait |
-//! | `lockmesh_voter_keys` | gauge | keys that this node's voter keeps |
-//! | `lockmesh_wall_clock_ahead_seconds` | gauge | the wall clock beside those of most voters |
-//! | `lockmesh_datagrams_out_total` | counter | datagrams with votes that were sent |
-//! | `lockmesh_datagrams_in_total` | counter | datagrams with votes that came |
-//! | `lockmesh_gossip_bytes_out_total` | counter | bytes of gossip that were sent |
-//! | `lockmesh_gossip_restarts_total` | counter | how often the gossip was started again |
-//! | `lockmesh_dropped_total` | counter, by `reason` | what was dropped |
+//! | `lockmesh_waiting` | gauge | pending requests of this node |
+//! | `lockmesh_voter_keys` | gauge | keys kept by this node's voter |
+//! | `lockmesh_wall_clock_ahead_seconds` | gauge | wall clock, ahead of those of most voters |
+//! | `lockmesh_datagrams_out_total` | counter | datagrams sent, without gossip |
+//! | `lockmesh_datagrams_in_total` | counter | datagrams received, without gossip |
+//! | `lockmesh_gossip_bytes_out_total` | counter | bytes of gossip sent |
+//! | `lockmesh_gossip_restarts_total` | counter | restarts of gossip |
+//! | `lockmesh_dropped_total` | counter, by `reason` | dropped datagrams and messages |
 //!
-//! Each carries the label `node`. The gauges and the traffic are brought up to date about once a
-//! second; the rest at once.
+//! Each metric has the label `node`. Gauges and traffic counters are refreshed about once per
+//! second; the others are updated at once.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ use lockmesh_proto::node::Node;
 use lockmesh_proto::time::Now;
 use lockmesh_proto::voter::Voter;
 
-/// The numbers of one mesh.
+/// The metrics of one mesh.
 pub(crate) struct Meter {
     node: String,
     requests: Counter,
@@ -85,7 +85,7 @@ impl Meter {
         }
     }
 
-    /// Brings the gauges and the traffic up to date.
+    /// Refreshes the gauges and the traffic counters.
     #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
     pub(crate) fn refresh(&self, node: &Node, now: Now) {
         let label = || self.node.clone();
@@ -110,7 +110,7 @@ impl Meter {
     }
 }
 
-/// Tells an operator what happened.
+/// Emits an event as a `tracing` event.
 pub(crate) fn trace(event: &Event, node: &NodeId) {
     match event {
         Event::Granted {
@@ -158,7 +158,7 @@ pub(crate) fn trace(event: &Event, node: &NodeId) {
         Event::VoterSetMatch { node: other } => {
             tracing::debug!(%node, %other, "the same voter set");
         }
-        // What keeps the node from getting locks is said in obstacles.rs.
+        // Logged as obstacles, in obstacles.rs.
         Event::QuarantineBegan { .. } | Event::TwinFound | Event::TwinGone => {}
     }
 }

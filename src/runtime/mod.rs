@@ -1,5 +1,5 @@
-//! Everything that touches the world: tokio, the gossip, the socket, the clocks, the operating
-//! system's randomness. No rule of the protocol is in here.
+//! Everything that depends on the outside world: tokio, gossip, the socket, clocks and the
+//! operating system's randomness. It contains no rule of the protocol.
 
 mod clock;
 mod company;

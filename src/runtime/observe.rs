@@ -1,4 +1,5 @@
-//! A mesh seen from beside it: the sockets and clocks of [`node::Observer`](lockmesh_proto::node::Observer).
+//! Observation of a mesh from outside: the sockets and clocks of
+//! [`node::Observer`](lockmesh_proto::node::Observer).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,21 +15,21 @@ use lockmesh_proto::id::{Key, NameError};
 use lockmesh_proto::node::{self, Inspection, QuestionId, Survey, Surveyor, Wanted};
 use lockmesh_proto::wire::{ClusterSecret, Seal};
 
-/// How long an answer is waited for, unless it is said otherwise.
+/// The default time to wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// After so long a question is asked again, and then after twice as long, and so on.
+/// The time after which a question is first retransmitted. It doubles with each retransmission.
 const REPEAT_AFTER: Duration = Duration::from_millis(100);
-/// The most questions that are open at once: all answers must find room in the socket.
+/// The maximum number of open questions. The socket must have capacity for all answers.
 const OPEN_MAX: usize = 64;
-/// Nodes that others call dead are given this part of the patience.
+/// The divisor of the patience for nodes that others report as dead.
 const DOUBT: u32 = 4;
-/// What UDP can carry.
+/// The size of a buffer that holds any UDP datagram.
 const DATAGRAM_BYTES: usize = 65_536;
 
-/// A look at a running mesh from beside it: it asks the nodes over their own UDP port and is
-/// itself none, neither a member nor a client. It never changes who holds what.
+/// An observer of a running mesh. It queries nodes over their UDP port, is neither a voter nor a
+/// client, and never changes a lock.
 ///
-/// It is told where one node is, or a few, and learns of the members from them.
+/// It needs the address of at least one node, from which it learns the members.
 ///
 /// ```no_run
 /// use lockmesh::observe::Observer;
@@ -45,7 +46,7 @@ const DATAGRAM_BYTES: usize = 65_536;
 #[derive(Debug)]
 pub struct Observer {
     peers: Vec<String>,
-    /// The nodes that answered last: one of them will do where a peer is gone.
+    /// The nodes that answered last. They are asked before the peers are resolved again.
     known: Vec<SocketAddr>,
     is_sealed: bool,
     patience: Duration,
@@ -55,26 +56,28 @@ pub struct Observer {
     v6: Option<UdpSocket>,
 }
 
-/// A look that showed nothing.
+/// The error returned if an observation has no result.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ObserveError {
-    /// Nobody was named who could be asked.
+    /// No peer was given.
     #[error("there is no peer to ask")]
     NoPeer,
-    /// A peer is no `HOST:PORT`, or its name does not resolve; and no other peer does.
+    /// A peer is not `HOST:PORT` or does not resolve, and no other peer resolves either.
     #[error("{peer:?} does not resolve: {source}")]
     Resolve {
         /// The peer.
         peer: String,
-        /// What the resolver said.
+        /// The error of the resolver.
         source: io::Error,
     },
-    /// There is no socket to ask from.
+    /// No socket could be opened.
     #[error("no socket: {0}")]
     Socket(#[from] io::Error),
-    /// None of the peers answered. Which reason it is cannot be told from outside: a node says
-    /// nothing to those who do not seal as it does.
+    /// No peer answered in time.
+    ///
+    /// The cause cannot be determined from outside: a node does not answer if the secret or the
+    /// cluster name differs.
     #[error(
         "no answer from {} within {waited:?}: is {}, is it up?",
         list(.peers),
@@ -84,11 +87,11 @@ pub enum ObserveError {
         }
     )]
     NoAnswer {
-        /// Whom it asked.
+        /// The addresses that were asked.
         peers: Vec<SocketAddr>,
-        /// How long it waited for each answer.
+        /// The time waited for each answer.
         waited: Duration,
-        /// Whether it sealed what it asked.
+        /// `true` if the questions were sealed.
         is_sealed: bool,
     },
     /// The key to inspect is empty or too long.
@@ -101,7 +104,7 @@ fn list(peers: &[SocketAddr]) -> String {
     peers.join(", ")
 }
 
-/// A question on its way.
+/// A question that was sent and not answered yet.
 struct Open {
     talk: usize,
     to: SocketAddr,
@@ -111,18 +114,18 @@ struct Open {
 }
 
 impl Observer {
-    /// The longest that an answer is waited for: an hour.
+    /// The maximum patience: one hour.
     pub const PATIENCE_MAX: Duration = Duration::from_secs(60 * 60);
 
-    /// Asks a mesh that is sealed with this key. Each peer is `HOST:PORT`; one that is up is
-    /// enough.
+    /// Creates an observer of a mesh that is sealed with this secret. Each peer is `HOST:PORT`; one
+    /// that is up is enough.
     #[must_use]
     pub fn sealed<S: Into<String>>(peers: impl IntoIterator<Item = S>, key: ClusterSecret) -> Self {
         Self::new(peers, Seal::sealed(key, rand::random()), true)
     }
 
-    /// Asks a mesh whose datagrams everybody can read and forge: anybody on the network can
-    /// forge the answers, too.
+    /// Creates an observer of a mesh with plaintext datagrams. Anyone on the network can forge the
+    /// answers.
     #[must_use]
     pub fn insecure_plaintext<S: Into<String>>(peers: impl IntoIterator<Item = S>) -> Self {
         Self::new(peers, Seal::insecure_plaintext(), false)
@@ -145,7 +148,7 @@ impl Observer {
         }
     }
 
-    /// The name of the cluster, if it is not `lockmesh`: nodes of another cluster do not answer.
+    /// Sets the name of the cluster, `lockmesh` by default. Nodes of another cluster do not answer.
     #[must_use]
     pub fn cluster(mut self, name: impl AsRef<str>) -> Self {
         self.asker = self.asker.of_cluster(name.as_ref());
@@ -153,12 +156,12 @@ impl Observer {
         self
     }
 
-    /// For a node that asks for itself, at addresses of its own.
+    /// Creates an observer for a node, which passes the addresses itself.
     pub(super) fn of_node(seal: Seal) -> Self {
         Self::new([""; 0], seal, true)
     }
 
-    /// Asks the members, beginning at these addresses. `progress` is called after each answer.
+    /// Surveys the members, starting at `peers`. Calls `progress` after each answer.
     pub(super) async fn survey_from(
         &mut self,
         peers: &[SocketAddr],
@@ -167,38 +170,61 @@ impl Observer {
         self.ask(peers, Wanted::default(), progress).await
     }
 
-    /// How long each answer is waited for: 2 s by default, and [`PATIENCE_MAX`](Self::PATIENCE_MAX)
-    /// where more is asked for. Nodes that others call dead get a quarter of it.
+    /// Sets how long to wait for each answer: 2 s by default, at most
+    /// [`PATIENCE_MAX`](Self::PATIENCE_MAX). Nodes that others report as dead get a quarter of it.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience.min(Self::PATIENCE_MAX);
         self
     }
 
-    /// Who is there, and how they are.
+    /// Returns the nodes of the mesh and their state.
     ///
     /// # Errors
-    /// [`ObserveError`] where no peer answered, or none could be asked. A member that does not
-    /// answer is no error: the survey says so.
+    /// [`ObserveError`] if no peer answered, or none could be asked. A member that does not answer
+    /// is not an error: the survey reports it.
+    ///
+    /// # Panics
+    /// Panics outside a tokio runtime with I/O and timers.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the survey. A later call discards answers to its questions.
     pub async fn survey(&mut self) -> Result<Survey, ObserveError> {
         self.look(Wanted::default()).await
     }
 
-    /// The same, with the keys that are held or waited for: of each voter the first `locks_max` or
-    /// a few more.
+    /// Like [`survey`](Self::survey), with the keys that are held or waited for.
+    ///
+    /// Each voter is asked for pages of keys until it has listed `locks_max` of them, so the last
+    /// page may exceed that number.
     ///
     /// # Errors
-    /// As [`survey`](Self::survey).
+    /// See [`survey`](Self::survey).
+    ///
+    /// # Panics
+    /// See [`survey`](Self::survey).
+    ///
+    /// # Cancel safety
+    /// See [`survey`](Self::survey).
     pub async fn survey_with_locks(&mut self, locks_max: usize) -> Result<Survey, ObserveError> {
         let key = None;
         self.look(Wanted { locks_max, key }).await
     }
 
-    /// Who owns `key`, as its voters see it. It may be over by the time that it is read: decide
-    /// nothing by it. Where fewer than a quorum of the voters answered, it is hearsay.
+    /// Returns the holder of `key`, as its voters report it.
+    ///
+    /// The result may be outdated when it is read. Use it for diagnostics, not for decisions. If
+    /// fewer than a quorum of the voters answered, the holder is unknown.
     ///
     /// # Errors
-    /// As [`survey`](Self::survey), and [`ObserveError::Key`] where the key cannot be.
+    /// [`ObserveError::Key`] if the key is empty or too long. For all others, see
+    /// [`survey`](Self::survey).
+    ///
+    /// # Panics
+    /// See [`survey`](Self::survey).
+    ///
+    /// # Cancel safety
+    /// See [`survey`](Self::survey).
     pub async fn inspect(&mut self, key: impl AsRef<str>) -> Result<Inspection, ObserveError> {
         let key = Some(Key::new(key)?);
         let locks_max = 0;
@@ -223,7 +249,7 @@ impl Observer {
         })
     }
 
-    /// The addresses of all peers that have one.
+    /// Returns the addresses of all peers that resolve.
     async fn resolve(&self) -> Result<Vec<SocketAddr>, ObserveError> {
         let (mut found, mut failed) = (Vec::new(), None);
         for peer in &self.peers {
@@ -250,7 +276,7 @@ impl Observer {
     ) -> Result<Option<Survey>, ObserveError> {
         let mut surveyor = Surveyor::new(peers.iter().copied(), wanted);
         surveyor = surveyor.of_cluster(&self.cluster);
-        // Those of a look that was given up.
+        // Drops the questions of an abandoned survey.
         self.asker.drop_all();
         let mut open: BTreeMap<QuestionId, Open> = BTreeMap::new();
         let mut buffer = vec![0; DATAGRAM_BYTES];
@@ -314,7 +340,7 @@ impl Observer {
         due.min().unwrap_or_else(Instant::now)
     }
 
-    /// Repeats what was not answered, and gives up what was not answered for too long.
+    /// Retransmits unanswered questions, and gives up those that are too old.
     async fn retransmit_due(
         &mut self,
         surveyor: &mut Surveyor,
@@ -342,7 +368,7 @@ impl Observer {
         Ok(())
     }
 
-    /// What the system does not take is lost, as any datagram may be.
+    /// Sends a datagram. One that the system does not accept is lost, as any datagram may be.
     async fn send(&mut self, to: SocketAddr, bytes: &[u8]) -> Result<(), ObserveError> {
         let (socket, any) = match to {
             SocketAddr::V4(_) => (&mut self.v4, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))),
@@ -359,7 +385,7 @@ impl Observer {
     }
 }
 
-/// The next datagram of either socket.
+/// Receives the next datagram of either socket.
 async fn receive(v4: &Option<UdpSocket>, v6: &Option<UdpSocket>, buffer: &mut [u8]) -> usize {
     async fn ready(socket: &Option<UdpSocket>) -> &UdpSocket {
         match socket {
@@ -372,7 +398,7 @@ async fn receive(v4: &Option<UdpSocket>, v6: &Option<UdpSocket>, buffer: &mut [u
             socket = ready(v4) => socket,
             socket = ready(v6) => socket,
         };
-        // An error is word of something that was sent earlier.
+        // An error belongs to an earlier send.
         if let Ok((len, _)) = socket.try_recv_from(buffer) {
             return len;
         }

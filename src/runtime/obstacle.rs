@@ -1,5 +1,5 @@
-//! What keeps a node from getting locks, in words: the cause, the peer and what to do. To add
-//! one: a variant of [`Obstacle`] and its arm in [`Obstacle::about`].
+//! The obstacles that keep a node from getting locks, as text: cause, peer and action. To add one,
+//! add a variant of [`Obstacle`] and its arm in [`Obstacle::about`].
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,23 +16,23 @@ use lockmesh_proto::time::Now;
 use lockmesh_proto::voter_set::quorum;
 use lockmesh_proto::wire::DropReason;
 
-/// What passes within this time is not said.
+/// An obstacle that ends within this time is not logged.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The most voters that one line names.
+/// The maximum number of voters named in one line.
 const NAMED_MAX: usize = 5;
 
-/// Something that keeps this node from getting locks, or will.
+/// An obstacle that keeps this node from getting locks, or will.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Obstacle {
-    /// So few voters would vote for a claim of this node that keys have no quorum.
+    /// Too few voters would vote for a claim of this node, so that keys have no quorum.
     NoQuorum(NoQuorum),
-    /// Another voter would not vote.
+    /// Another voter would not vote for claims of this node.
     Voter { node: NodeId, standing: Standing },
-    /// This node's voter has no memory of its votes.
+    /// This node's voter is in recovery.
     Recovering { remaining: Duration, blocks: bool },
-    /// A node that speaks has another voter set or other constants.
+    /// A node of this cluster has another voter set or other constants.
     OtherVoterSet { node: NodeId, differs: String },
-    /// This node's voter has no memory, and a voter of another voter set is heard.
+    /// This node's voter is in recovery, and a voter of another voter set is active.
     WaitsForOtherSet { node: NodeId },
     /// Datagrams from this address cannot be opened.
     ForeignNode {
@@ -41,43 +41,43 @@ pub(crate) enum Obstacle {
     },
     /// Epochs rise only if no wall clock was set back.
     LeansOnWallClock { answers: usize, knows_clocks: bool },
-    /// The wall clock of this node is wrong, or it cannot be told whose is.
+    /// The wall clock of this node is wrong, or too few clocks are known to tell which are right.
     WallClock(WallClock),
     /// Another live process has this node's name.
     Twin(Twin),
-    /// The task that gossips has ended.
+    /// The gossip task has ended.
     GossipEnded,
-    /// A seed has no address that is known.
+    /// The name of a seed does not resolve.
     SeedUnresolved { seed: String, error: String },
-    /// The system refuses to receive.
+    /// The socket cannot receive.
     SocketFailed { error: String },
 }
 
-/// Who is missing.
+/// The voters that are missing for a quorum.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct NoQuorum {
     pub(super) voting: usize,
     pub(super) members: usize,
-    /// Of some keys; otherwise of all.
+    /// `true` if only some keys have no quorum.
     pub(super) of_some: bool,
-    /// Those that would not vote, and why.
+    /// The voters that would not vote, and their standings.
     pub(super) others: Vec<(NodeId, Standing)>,
 }
 
-/// What is to be said of an obstacle.
+/// The log text of an obstacle, and when it is logged.
 #[derive(Debug)]
 pub(super) struct About {
-    /// Stays the same from version to version.
+    /// A name that is stable across versions.
     pub(super) kind: &'static str,
     pub(super) peer: Option<String>,
     pub(super) level: Level,
-    /// How long it must hold before it is said.
+    /// The time that the obstacle must hold before it is logged.
     pub(super) patience: Duration,
-    /// Whether it is said again while it holds.
+    /// `true` if it is logged again while it holds.
     pub(super) repeats: bool,
     pub(super) cause: String,
     pub(super) action: String,
-    /// What is so once it is over; `None`: it is said once.
+    /// The text that is logged once it is over; `None` if its end is not logged.
     pub(super) over: Option<String>,
 }
 
@@ -106,7 +106,7 @@ impl About {
         self
     }
 
-    /// It stops everything.
+    /// Repeats the line while the obstacle holds, since it blocks everything.
     fn repeated(mut self) -> Self {
         self.repeats = true;
         self
@@ -117,7 +117,7 @@ impl About {
         self
     }
 
-    /// It has no end that could be told.
+    /// Logs the obstacle once, since its end cannot be detected.
     fn once(mut self) -> Self {
         self.over = None;
         self.at_once()
@@ -287,8 +287,8 @@ impl NoQuorum {
     }
 }
 
-/// Of another voter. While there is a quorum without it, one that is silent or in quarantine keeps
-/// nobody from a lock: that is no warning.
+/// Describes the standing of another voter. A silent or recovering voter is no warning: while there
+/// is a quorum without it, it blocks no lock.
 fn about_voter(node: &NodeId, standing: Standing) -> About {
     let about = match standing {
         Standing::Recovering { remaining } => About::new(
@@ -316,7 +316,8 @@ fn about_voter(node: &NodeId, standing: Standing) -> About {
     about.of(node)
 }
 
-/// Voting does not resume before this is over; asking the others may take another second.
+/// Returns the remaining time in whole seconds. Voting does not resume earlier; recovery may add
+/// one second.
 fn rounded(remaining: Duration) -> String {
     format!("{} s", remaining.as_secs() + 1)
 }
@@ -342,7 +343,7 @@ fn remedy(reason: RefuseReason) -> &'static str {
     }
 }
 
-/// The voters that would not vote, and why, by their reasons.
+/// Returns the voters that would not vote, with their reasons.
 fn list(others: &[(NodeId, Standing)]) -> String {
     let mut said: Vec<String> = others
         .iter()
@@ -363,7 +364,7 @@ fn list(others: &[(NodeId, Standing)]) -> String {
     said.join(", ")
 }
 
-/// What ends most of it first: what passes by itself comes last.
+/// Returns the remedies, each once. The remedy for silent voters comes first.
 fn what_to_do(others: &[(NodeId, Standing)]) -> String {
     let mut remedies = Vec::new();
     if others.iter().any(|(_, it)| *it == Standing::Silent) {
@@ -386,7 +387,7 @@ fn what_to_do(others: &[(NodeId, Standing)]) -> String {
     remedies.join("; ")
 }
 
-/// The obstacles that can be seen in a node now.
+/// Returns the obstacles that hold now.
 pub(super) fn holding(core: &Core, now: Now) -> Vec<Obstacle> {
     let node = &core.node;
     let members = node.voter_set().members();
@@ -414,7 +415,7 @@ pub(super) fn holding(core: &Core, now: Now) -> Vec<Obstacle> {
         let node = waits_for.clone();
         holding.push(Obstacle::WaitsForOtherSet { node });
     }
-    // One more than are named: then it is said that there are more.
+    // One more than are named, so that the excess is detected.
     for other in node.of_other_sets(now, NOTED_FOR).take(PEERS_MAX + 1) {
         let obstacle = other_voter_set(core, other);
         if !holding.contains(&obstacle) {
@@ -426,7 +427,7 @@ pub(super) fn holding(core: &Core, now: Now) -> Vec<Obstacle> {
         holding.push(Obstacle::WallClock(clock));
     }
     if let Some(twin) = node.twin() {
-        // The others may answer the other process, and its voter has no memory.
+        // Peers may answer the other process, and this node's voter has no memory.
         holding.retain(|it| {
             !matches!(
                 it,
@@ -526,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn every_warning_says_what_to_do() {
+    fn every_warning_has_cause_and_action() {
         let error = "?".to_owned();
         let node = || NodeId::new("n1").unwrap();
         let reason = RefuseReason::Limit;

@@ -1,13 +1,18 @@
-//! The one rule for logs. An obstacle is whatever keeps this node from getting a lock. One that
-//! holds for longer than a second is one line with the cause, the peer and what to do; then one
-//! line every 15 s while it holds, if it stops everything; and one line when it is over, with how
-//! long it took.
+//! The rule for logs. An obstacle is a condition that keeps this node from getting a lock.
 //!
-//! Which there are is in [`obstacle`](super::obstacle). What can be seen at any time is found by
-//! [`holding`](super::obstacle::holding); what only happens is [noted](Obstacles::note) when it
-//! does, and holds until it has not happened for [`NOTED_FOR`]; what is told as it begins and as
-//! it ends is [begun](Obstacles::begin) and [ended](Obstacles::end). Nothing else in this crate
-//! warns of such things, and no line leaves while the engine is locked.
+//! - An obstacle that holds for more than one second is logged in one line, with the cause, the
+//!   peer and the action.
+//! - An obstacle that blocks everything is logged again every 15 s while it holds.
+//! - When an obstacle is over, one line states how long it held.
+//!
+//! [`obstacle`](super::obstacle) lists the obstacles. They are tracked in three ways:
+//!
+//! - Lasting conditions are found by [`holding`](super::obstacle::holding).
+//! - Events are [noted](Obstacles::note). They hold until they have not happened for [`NOTED_FOR`].
+//! - Conditions with a known start and end are [begun](Obstacles::begin) and
+//!   [ended](Obstacles::end).
+//!
+//! Other code does not warn of obstacles, and no obstacle is logged while the engine is locked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -18,13 +23,14 @@ use super::obstacle::{About, Obstacle};
 use lockmesh_proto::id::NodeId;
 use lockmesh_proto::time::Instant;
 
-/// What is gone for less than this was not over: no pair of lines for each flap.
+/// An interruption shorter than this does not end an obstacle, so that flapping logs no pairs of
+/// lines.
 const LINGER: Duration = Duration::from_secs(1);
-/// How often what stops everything is said again.
+/// The interval at which an obstacle that blocks everything is logged again.
 const AGAIN: Duration = Duration::from_secs(15);
-/// How long something that was noted holds.
+/// The time for which a noted event holds.
 pub(super) const NOTED_FOR: Duration = Duration::from_secs(30);
-/// The most peers that are named for one kind of obstacle; more are counted.
+/// The maximum number of peers named for one kind of obstacle. One line states that there are more.
 pub(super) const PEERS_MAX: usize = 16;
 
 /// A line for the log.
@@ -48,11 +54,11 @@ impl Line {
     }
 }
 
-/// The obstacles that hold, and what was said of them. A kind and a peer name one.
+/// The obstacles that hold, by kind and peer, and what was logged of them.
 #[derive(Debug, Default)]
 pub(crate) struct Obstacles {
     tracked: BTreeMap<(&'static str, Option<String>), Tracked>,
-    /// Kinds of which more peers hold than are named, since the last look; and when that was said.
+    /// The kinds with more peers than are named since the last look, and when that was logged.
     left_out: BTreeSet<&'static str>,
     crowded: BTreeMap<&'static str, Instant>,
 }
@@ -62,27 +68,28 @@ struct Tracked {
     about: About,
     since: Instant,
     seen: Instant,
-    /// Until when it holds, if it was noted.
+    /// If the obstacle was noted, the time until which it holds.
     noted: Option<Instant>,
     said: Option<(Level, Instant)>,
 }
 
 impl Obstacles {
-    /// Something has happened that keeps this node from getting locks.
+    /// Records an event that keeps this node from getting locks.
     pub(crate) fn note(&mut self, now: Instant, obstacle: &Obstacle) {
         if let Some(tracked) = self.track(now, obstacle) {
             tracked.noted = Some(now.after(NOTED_FOR));
         }
     }
 
-    /// Something has begun that keeps this node from getting locks. It holds until it is ended.
+    /// Records the start of a condition that keeps this node from getting locks. It holds until
+    /// [`end`](Obstacles::end).
     pub(crate) fn begin(&mut self, now: Instant, obstacle: &Obstacle) {
         if let Some(tracked) = self.track(now, obstacle) {
             tracked.noted = Some(Instant::FAR);
         }
     }
 
-    /// What was begun, of the same kind and with the same peer, is over.
+    /// Records the end of the condition with the same kind and peer.
     pub(crate) fn end(&mut self, now: Instant, obstacle: &Obstacle) {
         let About { kind, peer, .. } = obstacle.about();
         if let Some(tracked) = self.tracked.get_mut(&(kind, peer)) {
@@ -90,7 +97,7 @@ impl Obstacles {
         }
     }
 
-    /// Returns what is to be said, now that these hold and no others but what was noted.
+    /// Returns the lines to log, if `holding` and the noted obstacles are all that hold.
     pub(crate) fn look(&mut self, now: Instant, holding: &[Obstacle]) -> Vec<Line> {
         for obstacle in holding {
             if let Some(tracked) = self.track(now, obstacle) {
@@ -128,7 +135,7 @@ impl Obstacles {
         Some(tracked)
     }
 
-    /// Once while it is so: what else there is of a kind is not lost without a word.
+    /// Returns one line for each kind with more peers than are named, once while that is so.
     fn say_crowded(&mut self, now: Instant) -> Vec<Line> {
         let left_out = std::mem::take(&mut self.left_out);
         self.crowded
@@ -148,14 +155,14 @@ impl Obstacles {
 }
 
 impl Tracked {
-    /// What is to be said, and whether it is tracked further.
+    /// Returns the line to log, and `true` if the obstacle is tracked further.
     fn look(&mut self, now: Instant) -> (Option<Line>, bool) {
         let holds = self.seen == now || self.noted.is_some_and(|until| now < until);
         let About { level, .. } = self.about;
         if holds {
             let said = match self.said {
                 None if now.since(self.since) >= self.about.patience => self.begun(),
-                // More severe is smaller.
+                // A more severe level is smaller.
                 Some((before, _)) if level < before => self.begun(),
                 Some((_, at)) if self.about.repeats && now.since(at) >= AGAIN => self.still(now),
                 _ => return (None, true),
@@ -224,7 +231,7 @@ mod tests {
         Instant::ZERO.after(Duration::from_millis(ms))
     }
 
-    /// What is said at each quarter of a second from `from` on, up to `to`.
+    /// Returns the lines logged at each quarter of a second, for seconds `from` to `to`.
     fn looks(all: &mut Obstacles, from: u64, to: u64, holding: &[Obstacle]) -> Vec<String> {
         let quarters = (from * 4..to * 4).map(|quarter| at(quarter * 250));
         let lines = quarters.flat_map(|now| all.look(now, holding));
@@ -234,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn obstacle_shorter_than_second_says_nothing() {
+    fn obstacle_under_a_second_is_not_logged() {
         let mut all = Obstacles::default();
         let mut said = all.look(at(0), &[other(1)]);
         said.extend(all.look(at(999), &[other(1)]));
@@ -245,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn obstacle_is_one_line_and_one_when_over() {
+    fn obstacle_is_logged_at_start_and_end() {
         let mut all = Obstacles::default();
         let said = looks(&mut all, 0, 100, &[other(1)]);
         assert_eq!(said, [BEGUN]);
@@ -257,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn obstacle_that_flaps_is_one_obstacle() {
+    fn flapping_obstacle_is_logged_once() {
         let mut all = Obstacles::default();
         let flaps = (0..200).flat_map(|n| {
             let holding = [other(1)];
@@ -267,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn quarantine_is_said_every_15_s() {
+    fn quarantine_is_logged_every_15_s() {
         let mut all = Obstacles::default();
         let said: Vec<String> = (0..40)
             .flat_map(|n| looks(&mut all, n, n + 1, &[recovering(60 - n, false)]))
@@ -289,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn obstacle_that_grows_worse_is_said_at_once() {
+    fn worsening_obstacle_is_logged_at_once() {
         let mut all = Obstacles::default();
         assert_eq!(looks(&mut all, 0, 5, &[recovering(60, false)]).len(), 1);
         let said = all.look(at(5_000), &[recovering(55, true)]);
@@ -298,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn noted_obstacle_is_over_once_it_stops_happening() {
+    fn noted_obstacle_ends_after_its_last_event() {
         let mut all = Obstacles::default();
         let error = || "no buffer".to_owned();
         for quarter in 0..40 {
@@ -335,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn peers_beyond_the_bound_are_counted_in_one_line() {
+    fn excess_peers_share_one_line() {
         let mut all = Obstacles::default();
         let many: Vec<Obstacle> = (0..1_000).map(other).collect();
         let said = looks(&mut all, 0, 100, &many);
@@ -346,7 +353,7 @@ mod tests {
             said[0]
         );
         assert_eq!(all.tracked.len(), PEERS_MAX);
-        // Another kind is not crowded out by them.
+        // The bound holds for each kind alone.
         let all_of = [&many[..], &[recovering(9, true)]].concat();
         assert_eq!(looks(&mut all, 100, 102, &all_of).len(), 1);
     }

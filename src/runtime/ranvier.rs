@@ -1,4 +1,4 @@
-//! The published trait of `ranvier_core`, for services that already speak it.
+//! The published trait of `ranvier_core`, for services that already use it.
 
 use async_trait::async_trait;
 use ranvier_core::cluster::{ClusterError as RanvierError, DistributedLock as RanvierLock};

@@ -16,8 +16,10 @@ use lockmesh_proto::event::Ticket;
 use lockmesh_proto::id::Key;
 use lockmesh_proto::time::Instant;
 
-/// A lock that is asked for. From [`Mesh::lock`](crate::Mesh::lock); nothing is sent before
-/// [`acquire`](LockRequest::acquire) or [`try_acquire`](LockRequest::try_acquire).
+/// A request for a lock, returned by [`Mesh::lock`](crate::Mesh::lock).
+///
+/// Nothing is sent before [`acquire`](LockRequest::acquire) or
+/// [`try_acquire`](LockRequest::try_acquire).
 #[derive(Clone, Debug)]
 #[must_use = "nothing is asked for before acquire() or try_acquire()"]
 pub struct LockRequest {
@@ -44,56 +46,71 @@ impl LockRequest {
         }
     }
 
-    /// The lease: for how long the voters promise their votes at a time. At least ten round
-    /// trips, at most `max_ttl` of the voter set.
+    /// Sets the ttl of the lease: the time for which a voter promises its vote.
+    ///
+    /// It must be at least ten round trips and at most `max_ttl` of the voter set.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
     }
 
-    /// How long to wait at the most. Without it [`acquire`](LockRequest::acquire) waits for ever
-    /// and [`try_acquire`](LockRequest::try_acquire) as long as the mesh's `try_timeout`.
+    /// Sets the maximum time to wait.
+    ///
+    /// Without it, [`acquire`](LockRequest::acquire) waits forever, and
+    /// [`try_acquire`](LockRequest::try_acquire) waits for the `try_timeout` of the mesh.
     pub fn acquire_timeout(mut self, acquire_timeout: Duration) -> Self {
         self.acquire_timeout = Some(acquire_timeout);
         self
     }
 
-    /// Whether the lease is renewed in the background until the guard is dropped, as it is by
-    /// default. Without renewal the lock is over one ttl after the grant.
+    /// Sets whether the lease is renewed in the background until the guard is dropped. It is by
+    /// default.
+    ///
+    /// Without renewal, the lock ends about one ttl after the grant.
     pub fn auto_renew(mut self, renews: bool) -> Self {
         self.renews = renews;
         self
     }
 
-    /// Returns the guard as soon as the lock is held, however short its lease is by then.
+    /// Returns the guard as soon as the lock is held, even if its lease is still short.
     ///
-    /// A lock that others waited for is handed over for the `reservation` of the voter set's timing
-    /// (a quarter of a second by default), and the first renewal makes a whole lease of that.
-    /// Without `eager` the guard is returned once a quorum has confirmed that renewal: one round
-    /// trip later, and good for about its ttl. With it the guard is returned before; whoever then
-    /// blocks its thread, or is not run for as long as a reservation, has lost the lock. A lock
-    /// that nobody else wants is granted for its whole ttl at once: there both are the same.
+    /// A lock for which others waited is granted for the `reservation` of the voter set's timing,
+    /// 250 ms with [`Timing::lan`](crate::Timing::lan). Its first renewal extends the lease to the
+    /// whole ttl. By default, the guard is returned once a quorum has confirmed that renewal, one
+    /// round trip later.
+    ///
+    /// An eager guard is returned before. If its holder then blocks the thread, or is not scheduled
+    /// for a whole reservation, the lock is lost. An uncontended lock is granted for its whole ttl
+    /// at once, so `eager` changes nothing.
     pub fn eager(mut self) -> Self {
         self.is_eager = true;
         self
     }
 
-    /// The lease does not renew itself, and outlives the process.
+    /// Disables renewal, and lets the lease outlive the process (M6).
     pub(crate) fn outliving(mut self) -> Self {
         (self.renews, self.outlives) = (false, true);
         self
     }
 
-    /// Waits for its turn. Those who wait are served in the order of their epochs, and learn of
-    /// their turn by a message. The guard is good for about its ttl when it is returned, unless it
-    /// was asked for [`eager`](LockRequest::eager)ly. Where the lease is over before that is
-    /// confirmed (no quorum answered for the length of a reservation), it waits for another turn.
+    /// Waits until the lock is granted, and returns its guard.
     ///
-    /// # Cancel safety
-    /// Dropping the future withdraws the claim, and releases what was granted by then.
+    /// Waiters are served in the order of their epochs, and learn of their turn from a message. The
+    /// lease of the guard has at least two thirds of its ttl left, unless the request is
+    /// [`eager`](LockRequest::eager). If the lease ends before a quorum has confirmed that, the
+    /// request is queued again.
     ///
     /// # Errors
-    /// [`AcquireError`]: key or ttl cannot be, the time was over, or the mesh is shut down.
+    /// - [`AcquireError::Key`] if the key is empty or too long.
+    /// - [`AcquireError::Request`] if the ttl is out of range, or this node has too many requests.
+    /// - [`AcquireError::TimedOut`] if the timeout passed before a quorum voted for the claim.
+    /// - [`AcquireError::Unconfirmed`] if the timeout passed after the grant, before a quorum
+    ///   confirmed the whole lease.
+    /// - [`AcquireError::ShutDown`] if the mesh is shutting down or has shut down.
+    ///
+    /// # Cancel safety
+    /// Dropping the future withdraws the claim, and releases the lock if it was granted. A later
+    /// call is queued anew.
     #[tracing::instrument(level = "debug", skip_all, fields(key = %self.key))]
     pub async fn acquire(self) -> Result<Guard, AcquireError> {
         let clock = self.mesh.shared.clock;
@@ -112,16 +129,23 @@ impl LockRequest {
         }
     }
 
-    /// Acquires the lock unless another has it. `Ok(None)` where another claim is granted it, or
-    /// may have: a quorum of the voters have their votes out for one that is silent, and nobody
-    /// else can win before those are over. Of several that try at once exactly one gets it. The
-    /// guard is good for about its ttl, as that of [`acquire`](LockRequest::acquire) is.
+    /// Tries to acquire the lock. Returns `None` if another claim is granted, or may be.
     ///
-    /// # Cancel safety
-    /// Dropping the future withdraws the claim, and releases what was granted by then.
+    /// A claim may be granted if a quorum of votes is out for a silent holder. No other claim can
+    /// win before those votes expire. Of several concurrent calls, exactly one acquires a free
+    /// lock. The lease of the guard has at least two thirds of its ttl left, unless the request is
+    /// [`eager`](LockRequest::eager).
     ///
     /// # Errors
-    /// [`AcquireError`]: key or ttl cannot be, no quorum in time, or the mesh is shut down.
+    /// - [`AcquireError::Key`] if the key is empty or too long.
+    /// - [`AcquireError::Request`] if the ttl is out of range, or this node has too many requests.
+    /// - [`AcquireError::TimedOut`] if the timeout passed without an answer from a quorum.
+    /// - [`AcquireError::Unconfirmed`] if the lock was granted, but a quorum did not confirm the
+    ///   whole lease in time.
+    /// - [`AcquireError::ShutDown`] if the mesh is shutting down or has shut down.
+    ///
+    /// # Cancel safety
+    /// Dropping the future withdraws the claim, and releases the lock if it was granted.
     #[tracing::instrument(level = "debug", skip_all, fields(key = %self.key))]
     pub async fn try_acquire(self) -> Result<Option<Guard>, AcquireError> {
         let lease = self.try_lease().await?;
@@ -144,11 +168,12 @@ impl LockRequest {
         }
     }
 
-    /// Returns `Some(true)` once a quorum has confirmed about the whole lease; at once if the
-    /// caller does not want to wait for that. A lock that was granted in contention is valid
-    /// for the span of a reservation only, until its first renewal comes back. Returns
-    /// `Some(false)` if the lease was over before, and `None`, with the lease released, if `until`
-    /// was.
+    /// Waits until a quorum has confirmed at least two thirds of the ttl. For an eager request,
+    /// returns at once. A lock granted under contention is valid for a reservation only, until its
+    /// first renewal is confirmed.
+    ///
+    /// Returns `Some(true)` if confirmed and `Some(false)` if the lease ended first. Returns
+    /// `None`, with the lease released, if `until` passed first.
     async fn is_whole(&self, lease: &Lease, until: Option<Instant>) -> Option<bool> {
         let whole = self.ttl * 2 / 3;
         if self.is_eager || lease.remaining() >= whole {
@@ -196,7 +221,7 @@ impl LockRequest {
             },
             notify,
         });
-        // Dropped before the leading is: then claim and withdrawal leave together.
+        // Dropped before `leading`, so that claim and withdrawal leave together.
         let mut pending = Pending {
             mesh: &self.mesh,
             ticket: Some(ticket),
@@ -232,7 +257,7 @@ impl LockRequest {
     }
 }
 
-/// A claim that somebody waits for; withdrawn where that somebody goes away.
+/// A claim with a waiting caller. It is withdrawn when the caller goes away.
 struct Pending<'a> {
     mesh: &'a Inner,
     ticket: Option<Ticket>,

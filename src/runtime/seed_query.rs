@@ -1,5 +1,5 @@
-//! Finds the members, for a node that does not gossip: it asks its seeds, and the members that
-//! they name, as somebody beside the mesh does. They keep nothing of it.
+//! Finds the members for a node that does not gossip. It queries its seeds, and the members that
+//! they name, as an observer does. They keep no state for it.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -17,15 +17,15 @@ use lockmesh_proto::view::{Peer, View};
 use lockmesh_proto::voter_set::{VoterSetTag, quorum};
 use lockmesh_proto::wire::observe::VoterState;
 
-/// How long an answer is waited for.
+/// The time to wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// A node that no quorum has answered asks again after this long, and then after twice as long.
+/// The delay before the next query, if no quorum has answered. It doubles up to `RETRY_MAX`.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(2);
-/// The same once a quorum has answered: members may move.
+/// The delay once a quorum has answered, since members may move.
 const REFRESH: Duration = Duration::from_secs(10);
 
-/// A node that asks instead of gossiping.
+/// Discovery by queries instead of gossip.
 pub(crate) struct SeedQuery {
     shared: Arc<Shared>,
     observer: Observer,
@@ -41,7 +41,8 @@ impl SeedQuery {
         }
     }
 
-    /// Tells the node what the members say, until it is aborted or `leave` turns true.
+    /// Passes the reports of the members to the node, until it is aborted or `leave` becomes
+    /// `true`.
     pub(crate) async fn run(mut self, mut leave: watch::Receiver<bool>) {
         tokio::select! {
             () = self.ask_again_and_again() => {}
@@ -73,7 +74,7 @@ impl SeedQuery {
         }
     }
 
-    /// Asks once. Returns how many members have answered.
+    /// Queries the members once. Returns the number of those that answered.
     async fn ask(&mut self) -> usize {
         let (mut peers, tag) = self.shared.with(|core, _| {
             let voter_set = core.node.voter_set().tag();
@@ -105,7 +106,7 @@ impl SeedQuery {
     }
 }
 
-/// The addresses of the members, and which of them say that they vote.
+/// Returns the addresses of the members, and those that report that they vote.
 fn look(survey: &Survey, tag: VoterSetTag) -> (View, BTreeSet<NodeId>) {
     let mut view = View::default();
     let mut voting = BTreeSet::new();

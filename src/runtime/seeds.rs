@@ -1,4 +1,4 @@
-//! Resolves the names of seeds, again and again, since their addresses change.
+//! Resolves the names of seeds repeatedly, since their addresses change.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,31 +13,40 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-/// After this long a name is resolved again while this node knows nobody. It doubles.
+/// The delay before a name is resolved again, while this node has no live peer. It doubles up to
+/// `RETRY_MAX`.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(1);
-/// The same once it knows somebody.
+/// The delay while this node has a live peer.
 const REFRESH: Duration = Duration::from_secs(60);
-/// The longest pause between two times that a node that knows nobody asks its seeds.
+/// The maximum pause between two contacts with seeds, for a node without live peers.
 const DISCOVERY_MAX: Duration = Duration::from_secs(5);
-/// The most nodes that it asks at once; one that answers knows the others.
+/// The maximum number of nodes that are contacted at once. One that answers knows the others.
 const ASKED_MAX: usize = 16;
-/// The longest that a resolver is waited for.
+/// The timeout of a resolver.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Turns the names of seeds into addresses. The system's resolver does unless
-/// [`MeshBuilder::resolver`](crate::MeshBuilder::resolver) names another one.
+/// Resolves the names of seeds to addresses.
+///
+/// The default is the system's resolver; [`MeshBuilder::resolver`](crate::MeshBuilder::resolver)
+/// sets another one.
 #[async_trait]
 pub trait Resolve: fmt::Debug + Send + Sync + 'static {
-    /// Returns all addresses of `seed`, which is `HOST:PORT`. A node resolves each name again
-    /// while it runs: what is returned last counts. An error is retried.
+    /// Returns all addresses of `seed`, which is `HOST:PORT`.
+    ///
+    /// A node resolves each name repeatedly while it runs, and uses the last result. A call fails
+    /// if it takes more than 10 s or returns no address. After a failure, the node keeps the
+    /// addresses that it has and retries.
     ///
     /// # Errors
-    /// Whatever keeps the name from being resolved. It is logged.
+    /// Any error that prevents resolution. The node logs it.
+    ///
+    /// # Cancel safety
+    /// The node drops the future after 10 s, or when the node ends.
     async fn resolve(&self, seed: &str) -> Result<Vec<SocketAddr>>;
 }
 
-/// The system's.
+/// The system's resolver.
 #[derive(Debug)]
 pub(crate) struct System;
 
@@ -48,12 +57,10 @@ impl Resolve for System {
     }
 }
 
-/// Called with the name of a seed and the error as it begins to fail, and with `None` as it
-/// resolves again.
+/// Called with a seed and an error when it starts to fail, and with `None` when it resolves again.
 pub(crate) type Report = Arc<dyn Fn(&str, Option<&Error>) + Send + Sync>;
 
-/// The addresses of all seeds, as far as they are known. The names are resolved for as long as it
-/// is there.
+/// The known addresses of all seeds. The names are resolved until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Seeds {
     found: watch::Receiver<BTreeMap<String, Vec<SocketAddr>>>,
@@ -62,7 +69,7 @@ pub(crate) struct Seeds {
 }
 
 impl Seeds {
-    /// Begins to resolve `names`, each `HOST:PORT`. Those that are addresses are known at once.
+    /// Starts to resolve `names`, each `HOST:PORT`. Names that are addresses are known at once.
     pub(crate) fn new(names: Vec<String>, resolver: &Arc<dyn Resolve>, report: &Report) -> Self {
         let (is_alone, alone) = watch::channel(true);
         let mut known = BTreeMap::new();
@@ -87,7 +94,7 @@ impl Seeds {
         }
     }
 
-    /// Sets whether this node knows nobody. If it does not, names are resolved more often.
+    /// Sets whether this node has no live peer. Without one, names are resolved more often.
     pub(crate) fn set_alone(&self, is_alone: bool) {
         self.is_alone.send_if_modified(|was| {
             let is_news = *was != is_alone;
@@ -100,7 +107,7 @@ impl Seeds {
         self.found.borrow().values().flatten().copied().collect()
     }
 
-    /// Returns once an address may have changed.
+    /// Waits until an address may have changed.
     pub(crate) async fn changed(&mut self) {
         if self.found.changed().await.is_err() {
             // There are no names to resolve.
@@ -109,9 +116,9 @@ impl Seeds {
     }
 }
 
-/// When nodes are asked that gossip does not see, and which: seeds, and members that votes were
-/// heard from or gossip knew once. Without it two parts of a cluster that have forgotten each
-/// other would never meet again.
+/// The schedule of contacts with nodes that gossip does not see: seeds, and members known from
+/// votes or earlier gossip. Without it, two parts of a cluster that have forgotten each other would
+/// never meet again.
 #[derive(Debug)]
 pub(crate) struct Discovery {
     interval: Duration,
@@ -128,7 +135,7 @@ impl Discovery {
         }
     }
 
-    /// There may be news.
+    /// Resets the backoff, since something may have changed.
     pub(crate) fn start_over(&mut self) {
         self.backoff = RETRY_MIN;
         self.due = Instant::now();
@@ -138,13 +145,13 @@ impl Discovery {
         self.due <= now
     }
 
-    /// When to look again.
+    /// Returns when to check again.
     pub(crate) fn next(&self, now: Instant) -> Instant {
         self.due.min(now + self.interval)
     }
 
-    /// Whom to ask now: who is alone asks many, and with backoff; one that knows somebody asks
-    /// one in each round.
+    /// Returns the nodes to contact now. A node without live peers contacts up to `ASKED_MAX`, with
+    /// backoff. Others contact one in each round.
     pub(crate) fn targets(
         &mut self,
         now: Instant,
@@ -211,7 +218,7 @@ async fn follow(
     }
 }
 
-/// In one order, whatever order they came in.
+/// Returns the addresses sorted and without duplicates, so that results compare equal in any order.
 fn some(mut addrs: Vec<SocketAddr>) -> Result<Vec<SocketAddr>> {
     if addrs.is_empty() {
         return Err(Error::new(ErrorKind::NotFound, "the name has no address"));
@@ -242,7 +249,7 @@ mod tests {
 
     use super::*;
 
-    /// Resolves from `from` on, to another port each minute, and notes when it was asked.
+    /// Fails until `from`, then resolves to another port each minute. Records when it was called.
     #[derive(Debug)]
     struct Late {
         since: Instant,
@@ -288,14 +295,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn name_that_resolves_late_is_found_within_a_second() {
+    async fn late_name_resolves_within_a_second() {
         let late = Late::new(Duration::from_secs(5));
         let mut seeds = seeds(&["late:1", "10.0.0.9:9"], &late);
         assert_eq!(seeds.addrs(), BTreeSet::from([addr(9, 9)]));
         seeds.changed().await;
         let took = late.since.elapsed();
         assert!(took <= late.from + RETRY_MAX, "{took:?}");
-        // All of its addresses.
+        // The name has two addresses.
         let all = [addr(9, 9), addr(1, 0), addr(2, 0)];
         assert_eq!(seeds.addrs(), BTreeSet::from(all));
         let asked = late.asked.lock().unwrap().clone();
@@ -304,7 +311,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn address_that_changes_is_followed_within_two_minutes() {
+    async fn changed_address_is_followed_within_two_minutes() {
         let late = Late::new(Duration::ZERO);
         let mut seeds = seeds(&["name:1"], &late);
         seeds.changed().await;
@@ -362,7 +369,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn node_alone_asks_many_and_one_in_company_one() {
+    async fn isolated_node_contacts_many_and_others_one() {
         let mut discovery = Discovery::new(Duration::from_secs(60));
         let many: BTreeSet<SocketAddr> = (0..40).map(|port| addr(1, port)).collect();
         let now = Instant::now();
@@ -380,7 +387,7 @@ mod tests {
         assert_eq!(discovery.next(now) - now, Duration::from_secs(60));
         discovery.start_over();
         assert!(discovery.is_due(now));
-        // With a short interval it asks as often as it gossips.
+        // A short gossip interval bounds the backoff.
         let mut discovery = Discovery::new(Duration::from_millis(200));
         for _ in 0..10 {
             discovery.targets(now, true, many.clone());

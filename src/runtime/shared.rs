@@ -1,15 +1,15 @@
-//! What the handles, the guards and the driver of one mesh share: the node behind a lock, and
+//! The state that handles, guards and the driver of one mesh share: the node behind a mutex, and
 //! the socket.
 //!
-//! Whoever has something to ask of the node takes the lock, asks, drains the node, takes its turn
-//! at the socket, lets go of the lock and sends: there is no queue to a task in between, and so no
-//! task switch on the way from `acquire` to the socket. Nothing waits while the lock is held.
+//! A caller locks the engine, submits its request, drains the node, takes its turn at the socket,
+//! unlocks the engine and sends. There is no queue to a task in between, so there is no task switch
+//! from `acquire` to the socket. No caller waits for anything else while it has the lock.
 //!
-//! Where several callers were told something at once they are in company, and will ask again at
-//! about the same time: what they ask stays in the [inbox](super::inbox) while one of them, who
-//! leads, lets the others run once. Then it takes all of that to the node and sends it, in a few
-//! datagrams instead of one for each. There is no timer behind that. What comes from other nodes
-//! while somebody is at the node goes the same way.
+//! If several callers were notified at once, they will make their next requests at about the same
+//! time, and are batched. Their requests stay in the [inbox](super::inbox) while one of them, the
+//! combiner, lets the others run once. It then submits all of them, and sends shared datagrams
+//! instead of one for each. No timer is involved. Datagrams that arrive while the engine is locked
+//! go the same way.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -29,11 +29,11 @@ use lockmesh_proto::event::Ticket;
 use lockmesh_proto::node::Node;
 use lockmesh_proto::time::{Instant, Now};
 
-/// So many callers make company.
+/// The number of callers in one turn from which callers are batched.
 const COMPANY: usize = 2;
-/// Who was in company is so for this many turns in which there was one caller.
+/// The number of turns with one caller after which batching stops.
 const LONELY_TURNS: usize = 8;
-/// How many turns one who leads takes where others ask meanwhile.
+/// The maximum number of turns that one combiner takes for others.
 const TURNS_MAX: usize = 16;
 
 pub(crate) struct Shared {
@@ -41,25 +41,25 @@ pub(crate) struct Shared {
     pub(super) sender: Sender,
     core: Mutex<Core>,
     pub(super) inbox: Inbox,
-    /// For how many turns callers count as in company yet.
+    /// The number of turns for which callers are still batched.
     company: AtomicUsize,
-    /// The last that was given to a claim.
+    /// The last ticket of a claim.
     ticket: AtomicU64,
-    /// Whose turn it is to send. Taken while the core is locked, never the other way about.
+    /// The turn to send. Locked while the core is locked, never the other way around.
     turn: Mutex<()>,
     alarm: Mutex<Alarm>,
-    /// The node wants to be woken earlier than the driver sleeps.
+    /// Notified if the node's next timeout is due before the driver wakes.
     pub(crate) earlier: Notify,
-    /// Whether the node stands still.
+    /// `true` if the node is paused.
     #[cfg(feature = "harness")]
     paused: watch::Sender<bool>,
 }
 
 #[derive(Clone, Copy)]
 struct Alarm {
-    /// When the node wants to be woken.
+    /// The next timeout of the node.
     next: Option<Instant>,
-    /// When the driver wakes up.
+    /// The time at which the driver wakes.
     wakes_at: Instant,
 }
 
@@ -89,8 +89,8 @@ impl Shared {
         }
     }
 
-    /// Asks something of the node, after what others have asked, and sends what comes of it, once
-    /// it no longer stands still.
+    /// Calls `ask` on the node after the requests of others, and sends the output. A paused node
+    /// sends once it is resumed.
     pub(crate) fn with<T>(&self, ask: impl FnOnce(&mut Core, Now) -> T) -> T {
         let mut core = self.lock();
         let now = core.submit(self.clock, &self.inbox);
@@ -99,13 +99,13 @@ impl Shared {
         answer
     }
 
-    /// A ticket for a claim.
+    /// Returns a ticket for a claim.
     pub(crate) fn ticket(&self) -> Ticket {
         Ticket(self.ticket.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
-    /// Asks something of the node. Where the caller is in company that is sent together with what
-    /// the others ask; where it leads them, once what this answers was awaited or dropped.
+    /// Submits a request to the node. If callers are batched, it is sent with the requests of
+    /// others. Returns `Some` if this caller is the combiner: it must await or drop the value.
     pub(crate) fn ask(&self, ask: Ask) -> Option<Leading<'_>> {
         if self.company.load(Ordering::Relaxed) == 0 || self.sender.is_in_memory() {
             self.with(|core, now| core.take(now, ask));
@@ -121,16 +121,16 @@ impl Shared {
         }
     }
 
-    /// Takes to the node what all have asked, and sends. For who took the lead with this number:
-    /// where another leads, or has taken it, nothing is left to do.
+    /// Submits and sends all requests for the combiner with this number. Does nothing if there is
+    /// another combiner, or if they were submitted already.
     pub(super) fn lead(&self, number: u64) {
         if self.inbox.begin(number) {
             self.take_turns();
         }
     }
 
-    /// What came from other nodes. `None` where somebody else is at the node, or where it stands
-    /// still: then it is to be [left](Shared::leave) in the inbox.
+    /// Handles received datagrams. Returns `None` if the engine is locked or paused: then they must
+    /// be [left](Shared::leave) in the inbox.
     pub(crate) fn hear<T>(&self, take: impl FnOnce(&mut Core) -> T) -> Option<T> {
         let mut core = match self.core.try_lock() {
             Ok(core) => core,
@@ -141,22 +141,22 @@ impl Shared {
         if core.is_paused {
             return None;
         }
-        // What callers ask is left to who leads them: more may come, and share a datagram.
+        // Requests of callers are left to the combiner: more may come and share a datagram.
         core.submit_unless_combined(self.clock, &self.inbox);
         let taken = take(&mut core);
         self.turn(core);
         Some(taken)
     }
 
-    /// Leaves datagrams to who is at the node.
+    /// Leaves datagrams to the caller that has the engine lock.
     pub(crate) fn leave(&self, datagrams: Vec<Ask>) {
         if !datagrams.is_empty() && self.inbox.push_datagrams(datagrams) {
             self.take_turns();
         }
     }
 
-    /// For who has begun with the inbox, and for as long as others want it. After some turns the
-    /// driver goes on, while there is one.
+    /// Takes turns at the node while others need them. After `TURNS_MAX` turns the driver
+    /// continues, if there is one.
     fn take_turns(&self) {
         for turns in 1.. {
             let mut core = self.lock();
@@ -178,8 +178,8 @@ impl Shared {
         self.earlier.notify_one();
     }
 
-    /// Drains the node, notes when it wants to be woken, tells who is to be told something, and
-    /// sends; unless the node stands still.
+    /// Takes one turn: drains the node, records its next timeout, notifies callers and sends. Does
+    /// nothing if the node is paused.
     pub(super) fn turn(&self, mut core: MutexGuard<'_, Core>) {
         if core.is_paused {
             return;
@@ -214,9 +214,11 @@ impl Shared {
         self.sender.deliver();
     }
 
-    /// Sends, without the lock, though in the order in which the node made what there is to send:
-    /// a renewal that left after the release of the same lock would get it votes again, and those
-    /// who try for it meanwhile would be told that it is held. Answers how many were not taken.
+    /// Sends without the engine lock, but in the order in which the node made the datagrams.
+    /// Returns the number that the system did not accept.
+    ///
+    /// A renewal sent after the release of the same lock would get votes again. Meanwhile, a `try`
+    /// request of another node would be denied.
     pub(super) fn send(
         &self,
         core: MutexGuard<'_, Core>,
@@ -232,7 +234,7 @@ impl Shared {
         failed
     }
 
-    /// Notes when the node wants to be woken. Answers whether the driver sleeps longer.
+    /// Records the next timeout of the node. Returns `true` if it is due before the driver wakes.
     fn sleeps_beyond(&self, next: Option<Instant>) -> bool {
         let mut alarm = self.alarm();
         alarm.next = next;
@@ -242,10 +244,11 @@ impl Shared {
         is_earlier
     }
 
-    /// For how long the driver is to set its alarm anew, at most `at_most`; `None` where it may
-    /// leave it at `alarm`. An alarm that is early costs less than setting one. Zero where there is
-    /// something to do now: the node wanted to be woken, or `alarm` has passed and did not go off,
-    /// since a datagram came first.
+    /// Returns how long to set the alarm of the driver for, at most `at_most`.
+    ///
+    /// - `None` if the alarm can stay at `alarm`: an early alarm costs less than setting one.
+    /// - Zero if there is work now. Either the node's timeout is due, or `alarm` has passed and did
+    ///   not fire, since a datagram came first.
     pub(crate) fn nap(&self, alarm: &mut Instant, at_most: Duration) -> Option<Duration> {
         let mut wanted = self.alarm();
         let now = self.clock.mono();
@@ -264,12 +267,12 @@ impl Shared {
         (!is_set).then(|| next.since(now))
     }
 
-    /// From here on no datagram leaves.
+    /// Stops sending: no datagram leaves from now on.
     pub(crate) fn close(&self) {
         self.sender.close();
     }
 
-    /// The node stands still from now on, or goes on.
+    /// Pauses or resumes the node.
     #[cfg(feature = "harness")]
     pub(crate) fn pause(&self, is_paused: bool) {
         let mut core = self.lock();
@@ -277,39 +280,39 @@ impl Shared {
         self.paused.send_replace(is_paused);
         drop(core);
         if !is_paused {
-            // What was asked of it meanwhile leaves now, and what is over is over before that.
+            // Ends expired leases, and then sends the output since the pause.
             self.with(|core, now| core.node.handle_timeout(now));
         }
     }
 
-    /// Whether the node stands still. Asked with each datagram.
+    /// Returns `true` if the node is paused. Called for each datagram.
     #[cfg(feature = "harness")]
     pub(crate) fn is_paused(&self) -> bool {
         *self.paused.borrow()
     }
 
-    /// Never: only a test can make a node stand still.
+    /// Returns `false`: only the harness can pause a node.
     #[cfg(not(feature = "harness"))]
     pub(crate) fn is_paused(&self) -> bool {
         false
     }
 
-    /// Returns once the node does not stand still.
+    /// Waits until the node is not paused.
     #[cfg(feature = "harness")]
     pub(crate) async fn going(&self) {
-        // A receiver costs more than a look.
+        // A subscription costs more than a check.
         if !self.is_paused() {
             return;
         }
-        // The sending half is here: it cannot be gone.
+        // The sender is in `self`, so it cannot be gone.
         let _ = self.paused.subscribe().wait_for(|paused| !paused).await;
     }
 
-    /// Returns at once: only a test can make a node stand still.
+    /// Returns at once: only the harness can pause a node.
     #[cfg(not(feature = "harness"))]
     pub(crate) async fn going(&self) {}
 
-    /// Callers no longer count as in company.
+    /// Stops batching.
     #[cfg(all(test, feature = "harness"))]
     pub(super) fn be_alone(&self) {
         self.company.store(0, Ordering::Relaxed);
@@ -320,14 +323,14 @@ impl Shared {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Core> {
-        // A panic while the lock was held is a bug of ours; the node behind it still answers, and
-        // its leases end by themselves.
+        // A panic under the lock is a bug of this crate. The node still works, and its leases end
+        // by themselves.
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Lets go of the lock, and only then tells those who are to be told something: they run at once,
-/// perhaps beside this, and take the lock. One who is gone withdraws by itself.
+/// Unlocks the engine, and only then notifies callers: they may run at once on another thread, and
+/// take the lock. A caller that is gone withdraws its claim itself.
 fn notify(mut core: MutexGuard<'_, Core>) {
     let notifies = core.notifies();
     drop(core);
@@ -355,7 +358,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn datagrams_leave_in_the_order_in_which_the_node_made_them() {
+    async fn datagrams_are_sent_in_the_order_made() {
         let hears = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         hears
             .set_read_timeout(Some(Duration::from_secs(60)))
@@ -375,7 +378,7 @@ mod tests {
         };
         let listen = || {
             let (mut buffer, mut last) = ([0; 64], None);
-            // The system may drop what comes too fast; what comes, comes in order.
+            // The system may drop datagrams, but those that arrive are in order.
             while last < Some(THREADS as u64 * EACH) {
                 let len = hears.recv(&mut buffer).unwrap();
                 let n = buffer[..len].last_chunk().map(|n| u64::from_be_bytes(*n));
@@ -391,7 +394,7 @@ mod tests {
             for maker in makers {
                 maker.join().unwrap();
             }
-            // The last one, again and again until it is heard.
+            // Repeats the last one until it is received.
             while !listener.is_finished() {
                 make();
                 std::thread::sleep(Duration::from_millis(1));
@@ -405,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_heard_while_another_is_at_the_node_is_left_to_it() {
+    fn datagrams_during_a_turn_go_to_the_inbox() {
         let shared = shared(Sender::nowhere());
         let garbage = || {
             vec![Ask::Datagram {
@@ -432,15 +435,15 @@ mod tests {
         });
         assert!(shared.hear(|_| ()).is_some());
         assert_eq!(dropped(&shared), 1);
-        // With nobody there it is taken to the node at once.
+        // If the engine is not locked, they are submitted at once.
         shared.leave(garbage());
         assert_eq!(dropped(&shared), 2);
     }
 
-    /// Else only a timer of the node's would bring the gauges up to date.
+    /// Otherwise, only a timer of the node would refresh the gauges.
     #[cfg(feature = "harness")]
     #[tokio::test(start_paused = true)]
-    async fn an_alarm_that_passed_while_datagrams_came_is_not_set_anew_unheard() {
+    async fn alarm_passed_during_receive_is_due_at_once() {
         let clock = Clock::of_tokio();
         let (gossip, _) = mpsc::channel(1);
         let shared = Shared::new(clock, Sender::nowhere(), only_voter(clock), gossip);
@@ -452,7 +455,7 @@ mod tests {
         tokio::time::advance(at_most).await;
         assert_eq!(shared.nap(&mut alarm, at_most), Some(Duration::ZERO));
         assert_eq!(shared.nap(&mut alarm, at_most), Some(at_most));
-        // The node is done with what is due, or asks again.
+        // The node has a timeout that is due, and then none.
         shared.sleeps_beyond(Some(clock.mono()));
         assert_eq!(shared.nap(&mut alarm, at_most), Some(Duration::ZERO));
         shared.sleeps_beyond(None);
@@ -460,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn callers_are_in_company_until_they_were_alone_for_some_turns() {
+    fn batching_stops_after_solo_turns() {
         let shared = shared(Sender::nowhere());
         let company = || shared.company.load(Ordering::Relaxed);
         let callers = |callers| {
@@ -476,12 +479,12 @@ mod tests {
         };
         assert_eq!([callers(0), callers(1)], [0, 0]);
         assert_eq!(callers(COMPANY), LONELY_TURNS);
-        assert_eq!(callers(0), LONELY_TURNS, "that tells nothing");
+        assert_eq!(callers(0), LONELY_TURNS, "no callers: no change");
         let alone: Vec<usize> = (0..=LONELY_TURNS).map(|_| callers(1)).collect();
         let expected: Vec<usize> = (0..LONELY_TURNS).rev().chain([0]).collect();
         assert_eq!(alone, expected);
         callers(COMPANY);
         shared.with(|core, _| core.forget_all());
-        assert_eq!(company(), 0, "nobody waits for others any more");
+        assert_eq!(company(), 0, "batching has stopped");
     }
 }

@@ -1,4 +1,4 @@
-//! The one UDP socket of a mesh.
+//! The UDP socket of a mesh.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket as StdSocket};
@@ -13,23 +13,23 @@ use crate::harness::{Links, Port};
 #[cfg(feature = "harness")]
 use lockmesh_proto::id::NodeId;
 
-/// What the socket's buffers are asked to hold. The system's default of some 200 KiB overflows
-/// when many peers answer at once, and UDP drops in silence.
+/// The requested size of the socket's buffers. The system's default of about 200 KiB overflows if
+/// many peers answer at once, and UDP drops silently.
 const BUFFER_BYTES: usize = 4 << 20;
 
-/// The sending half. It never waits: a datagram that the system does not take at once is lost,
-/// as any other may be, and the protocol repeats it. So it works from any thread, from `Drop`,
-/// and after the runtime is gone.
+/// The sending half. It never waits: a datagram that the system does not accept at once is lost,
+/// and the protocol retransmits it. It therefore works from any thread, from `Drop`, and after the
+/// runtime has ended.
 #[derive(Debug)]
 pub(crate) struct Sender {
-    /// `None` once the mesh is over.
+    /// `None` once the mesh has ended.
     way: RwLock<Option<Way>>,
-    /// It sends within this process, to who is there at once.
+    /// `true` if it sends within this process, where datagrams arrive at once.
     #[cfg(feature = "harness")]
     is_in_memory: bool,
 }
 
-/// Where datagrams leave.
+/// The way by which datagrams leave.
 #[derive(Debug)]
 enum Way {
     Socket(StdSocket),
@@ -48,7 +48,7 @@ impl Sender {
         }
     }
 
-    /// Sends nothing.
+    /// Creates a sender that sends nothing.
     #[cfg(test)]
     pub(crate) fn nowhere() -> Self {
         let sender = Self::over(Way::Socket(StdSocket::bind("127.0.0.1:0").unwrap()));
@@ -56,13 +56,13 @@ impl Sender {
         sender
     }
 
-    /// Sends within this process, without a socket.
+    /// Creates a sender within this process, without a socket.
     #[cfg(feature = "harness")]
     pub(crate) fn in_memory(port: Port) -> Self {
         Self::over(Way::Memory(port))
     }
 
-    /// Answers whether the system took it.
+    /// Sends a datagram. Returns `true` if the system accepted it.
     pub(crate) fn send(&self, to: SocketAddr, bytes: &[u8]) -> bool {
         match &*self.way.read().unwrap_or_else(PoisonError::into_inner) {
             None => false,
@@ -74,20 +74,20 @@ impl Sender {
         }
     }
 
-    /// Whether it sends within this process, to who is there at once.
+    /// Returns `true` if it sends within this process, where datagrams arrive at once.
     #[cfg(feature = "harness")]
     pub(crate) fn is_in_memory(&self) -> bool {
         self.is_in_memory
     }
 
-    /// Only the harness sends in memory.
+    /// Returns `false`: only the harness sends in memory.
     #[cfg(not(feature = "harness"))]
     pub(crate) fn is_in_memory(&self) -> bool {
         false
     }
 
-    /// Delivers what was sent in memory. Not while any lock of a mesh is held: its receivers, and
-    /// those that they answer, take theirs.
+    /// Delivers the datagrams that were sent in memory. The caller must not hold a lock of any
+    /// mesh, since the receivers, and those that they reply to, take theirs.
     #[cfg(feature = "harness")]
     pub(crate) fn deliver(&self) {
         if !self.is_in_memory {
@@ -100,14 +100,14 @@ impl Sender {
         port.deliver();
     }
 
-    /// Sends nothing any more, and lets go of the socket.
+    /// Stops sending, and closes the socket.
     pub(crate) fn close(&self) {
         let mut way = self.way.write().unwrap_or_else(PoisonError::into_inner);
         *way = None;
     }
 }
 
-/// Binds `listen`, and answers both halves and the address that it got.
+/// Binds `listen`. Returns both halves and the local address.
 pub(crate) fn bind(
     listen: SocketAddr,
     #[cfg(feature = "harness")] links: Option<(Arc<Links>, NodeId)>,
@@ -115,7 +115,7 @@ pub(crate) fn bind(
     let socket = StdSocket::bind(listen)?;
     socket.set_nonblocking(true)?;
     let buffers = socket2::SockRef::from(&socket);
-    // The system may grant less; it is worth a try, not an error.
+    // The system may grant less, which is not an error.
     let _ = buffers.set_recv_buffer_size(BUFFER_BYTES);
     let _ = buffers.set_send_buffer_size(BUFFER_BYTES);
     let local = socket.local_addr()?;

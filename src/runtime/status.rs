@@ -1,4 +1,4 @@
-//! What a node knows of the cluster and of itself.
+//! The status of a node.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,48 +13,50 @@ use lockmesh_proto::time::Now;
 use lockmesh_proto::voter_set::{Timing, VoterSetTag};
 use lockmesh_proto::wire::Traffic;
 
-/// What a node knows of the cluster and of itself.
+/// The state of a node, and of the cluster as this node sees it.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Status {
-    /// This node.
+    /// The id of this node.
     pub node: NodeId,
-    /// This incarnation of it.
+    /// The incarnation of this node.
     pub incarnation: u64,
-    /// Where it listens.
+    /// The address that this node listens on.
     pub listen: SocketAddr,
-    /// The voter set: version and digest. Nodes that do not share it refuse each other.
+    /// The version and digest of the voter set. Nodes with different ones refuse each other.
     pub voter_set: VoterSetTag,
-    /// How many voters a key has.
+    /// The number of voters of each key.
     pub voters_per_key: usize,
-    /// The constants that all nodes share.
+    /// The timing constants, which all nodes share.
     pub timing: Timing,
     /// The members of the voter set.
     pub members: Vec<MemberStatus>,
-    /// Nodes that gossip knows and the voter set does not: they claim and do not vote.
+    /// The nodes that gossip knows but the voter set does not name: they claim and do not vote.
     pub others: Vec<ClientNode>,
-    /// Whether a quorum of the members would vote for claims of this node, and this node's own
-    /// voter is among them, if it has one. Never once the mesh was shut down.
+    /// `true` if a quorum of the members would vote for claims of this node, including its own
+    /// voter if it has one. `false` after a shutdown, or while another process has this node's
+    /// name.
     pub is_ready: bool,
-    /// How long this node's voter is still in recovery at the least, since it has no memory; `None`
-    /// where it votes, or where this node is no member.
+    /// The time left in quarantine; `None` if this node votes or is not a member.
+    ///
+    /// Afterwards, recovery may add one second. It takes longer if too few wall clocks are known.
     pub quarantine: Option<Duration>,
-    /// What the voters' wall clocks say of this node's. A wrong one costs no lock while most are
-    /// right.
+    /// The wall clock of this node beside those of the voters. A wrong clock costs no lock while
+    /// most are right.
     pub wall_clock: WallClock,
-    /// How many locks this node holds.
+    /// The number of locks that this node holds.
     pub held: usize,
-    /// How many requests of this node wait.
+    /// The number of pending requests of this node.
     pub waiting: usize,
-    /// How many keys this node's voter keeps.
+    /// The number of keys that this node's voter keeps.
     pub voter_keys: usize,
-    /// How many claims wait at this node's voter.
+    /// The number of claims that wait at this node's voter.
     pub voter_waiters: usize,
-    /// How often the gossip has ended and was started again: each is an error in the log.
+    /// The number of times that gossip has ended and was restarted. Each is an error in the log.
     pub gossip_restarts: u64,
-    /// Datagrams, and what was dropped.
+    /// Counters of datagrams, and of those that were dropped.
     pub traffic: Traffic,
-    /// Whether the mesh was shut down, or its runtime is gone.
+    /// `true` if the mesh was shut down, or its runtime has ended.
     pub is_shut_down: bool,
 }
 
@@ -62,35 +64,39 @@ pub struct Status {
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct MemberStatus {
-    /// Its id.
+    /// The id of the member.
     pub node: NodeId,
-    /// Where this node would send to.
+    /// The address that this node sends to, if it knows one.
     pub addr: Option<SocketAddr>,
-    /// What gossip says: advice. `None` where it has not heard of it.
+    /// `true` if gossip reports the member as alive; `None` if gossip does not know it. Advice
+    /// only.
     pub is_alive: Option<bool>,
-    /// Whether it is this node, or has answered this node lately.
+    /// `true` if it is this node, or has answered this node recently.
     pub is_reachable: bool,
-    /// Whether it would vote for a claim of this node: its [`standing`](MemberStatus::standing).
+    /// `true` if it would vote for a claim of this node, by its
+    /// [`standing`](MemberStatus::standing).
     pub votes: bool,
-    /// What it would do with a claim of this node, as it said itself some seconds ago at the most.
+    /// Its response to a claim of this node, as it reported at most about six seconds ago.
     pub standing: Standing,
-    /// In what its voter set differs from this node's, in words, where it does.
+    /// The differences between its voter set and this node's, as text; `None` if there are none.
     pub differs: Option<String>,
 }
 
-/// A node that is no member of the voter set.
+/// A node that is not a member of the voter set.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct ClientNode {
-    /// Its id.
+    /// The id of the node.
     pub node: NodeId,
-    /// Where it is.
+    /// The address of the node.
     pub addr: SocketAddr,
-    /// What gossip says.
+    /// `true` if gossip reports the node as alive.
     pub is_alive: bool,
-    /// In what its voter set differs from this node's, in words, where it does.
+    /// The differences between its voter set and this node's, as text; `None` if there are none.
     pub differs: Option<String>,
-    /// For how long gossip has called it dead. It is forgotten some twenty seconds after it died.
+    /// The time since gossip reported the node as dead.
+    ///
+    /// Gossip forgets a dead node after 20 s or 30 gossip intervals, whichever is longer.
     pub silent_for: Option<Duration>,
 }
 

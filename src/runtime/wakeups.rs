@@ -1,5 +1,5 @@
-//! Tests of who is woken, and when, under a clock that stands still unless nobody has anything to
-//! do. A wake-up that is lost is made up for by a nap of 250 ms: here that span is seen.
+//! Tests of wake-ups, under a paused clock that advances only while all tasks wait. A lost wake-up
+//! would cost a sleep of 250 ms, which these tests detect.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -25,7 +25,7 @@ use lockmesh_proto::node::Node;
 
 /// Longer than any test waits in virtual time.
 const LONG: Duration = Duration::from_secs(60);
-/// The orders in which branches of a `select!` are looked at are drawn: all of them come up.
+/// `select!` polls its branches in random order. In this many rounds all orders occur.
 const ROUNDS: usize = 32;
 
 type Change = Box<dyn FnOnce()>;
@@ -36,14 +36,14 @@ thread_local! {
     static AFTER_A_TURN: RefCell<Option<Interjection>> = const { RefCell::new(None) };
 }
 
-/// Called once a lease was looked at, before anything is done about what was seen.
+/// Called after a lease was read, before the result is used.
 pub(super) fn after_a_look() {
     if let Some(change) = AFTER_A_LOOK.take() {
         change();
     }
 }
 
-/// Called by one who takes turns, after each of them.
+/// Called after each turn at the node.
 pub(super) fn after_a_turn(shared: &Shared) {
     if let Some(mut ask) = AFTER_A_TURN.take() {
         ask(shared);
@@ -81,7 +81,7 @@ fn claim(
     (ticket, ask, notified)
 }
 
-/// From here on callers of this node are in company.
+/// Makes the node batch its callers from now on.
 fn make_company(shared: &Shared) {
     for _ in 0..2 {
         let ticket = shared.ticket();
@@ -103,7 +103,7 @@ fn lease() -> Arc<Lease> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lease_that_ends_after_a_look_wakes_at_once() {
+async fn lease_ended_after_check_wakes_at_once() {
     for _ in 0..ROUNDS {
         let (lease, began) = (lease(), Virtual::now());
         let ends = lease.clone();
@@ -114,7 +114,7 @@ async fn lease_that_ends_after_a_look_wakes_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lease_that_grows_after_a_look_wakes_at_once() {
+async fn lease_extended_after_check_wakes_at_once() {
     for _ in 0..ROUNDS {
         let (lease, began) = (lease(), Virtual::now());
         let grows = lease.clone();
@@ -125,15 +125,15 @@ async fn lease_that_grows_after_a_look_wakes_at_once() {
     }
 }
 
-/// The driver naps for up to 250 ms when a request comes that is to end before that. How much is
-/// left of the nap differs.
+/// The driver sleeps for up to 250 ms when a request arrives that times out before. The rest of the
+/// sleep differs in each round.
 #[tokio::test(start_paused = true)]
-async fn driver_that_naps_is_woken_for_an_earlier_timer() {
+async fn sleeping_driver_wakes_for_an_earlier_timer() {
     let wait = Duration::from_millis(30);
     for in_company in [false, true] {
         let shared = shared(|clock| member(clock, 0, 3));
         let driver = tokio::spawn(drive(shared.clone(), None));
-        // Its voter has timers of its own until it votes.
+        // The voter has timers of its own until it votes.
         tokio::time::sleep(LONG).await;
         for _ in 0..4 {
             tokio::time::sleep(Duration::from_millis(60)).await;
@@ -158,9 +158,9 @@ async fn driver_that_naps_is_woken_for_an_earlier_timer() {
     }
 }
 
-/// One who takes turns for others leaves the rest to the driver, which naps.
+/// The combiner leaves the rest to the driver, which sleeps.
 #[tokio::test(start_paused = true)]
-async fn what_a_last_turn_leaves_is_served_at_once() {
+async fn requests_after_last_turn_are_served_at_once() {
     let shared = shared(only_voter);
     let driver = tokio::spawn(drive(shared.clone(), None));
     tokio::time::sleep(Duration::from_millis(10)).await;
@@ -169,14 +169,14 @@ async fn what_a_last_turn_leaves_is_served_at_once() {
     AFTER_A_TURN.set(Some(Box::new(move |shared| {
         let (_, ask, notified) = claim(shared, "k", None);
         asks.lock().unwrap().push_back(notified);
-        // Somebody is at it, and is to look again.
+        // If a caller takes turns, it checks again.
         if let Lead::Later(number) = shared.inbox.push(ask) {
             shared.lead(number);
         }
     })));
     let (_, ask, first) = claim(&shared, "k", None);
     let Lead::Later(number) = shared.inbox.push(ask) else {
-        panic!("nobody else leads");
+        panic!("there is no other combiner");
     };
     shared.lead(number);
     AFTER_A_TURN.take();
@@ -190,7 +190,7 @@ async fn what_a_last_turn_leaves_is_served_at_once() {
     driver.abort();
 }
 
-/// The holder ends its lease and goes away before what it asked has left.
+/// The holder ends its lease, and drops the future before the release was sent.
 #[tokio::test(start_paused = true)]
 async fn batched_release_whose_future_is_dropped_is_sent() {
     for is_polled in [false, true] {
@@ -206,13 +206,13 @@ async fn batched_release_whose_future_is_dropped_is_sent() {
             let polled = std::pin::Pin::new(&mut leading).poll(&mut context);
             assert!(polled.is_pending());
         }
-        assert!(is_known(&shared, ticket), "others may come yet");
+        assert!(is_known(&shared, ticket), "more requests may come");
         drop(leading);
         assert!(!is_known(&shared, ticket));
     }
 }
 
-/// The claim is batched when its request is withdrawn, or released by one who is alone.
+/// The claim is batched when its request is withdrawn, or released by a solo caller.
 #[tokio::test(start_paused = true)]
 async fn release_does_not_overtake_the_batched_claim() {
     for is_withdrawn in [false, true] {

@@ -1,4 +1,4 @@
-//! A child process that does as it is told, from the parent's side.
+//! A child process, as its parent sees it.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -10,8 +10,8 @@ use tokio::process::{ChildStdin, ChildStdout, Command};
 use super::protocol::{Order, Reply};
 use super::{Flavour, PATIENCE};
 
-/// It is killed when this is dropped; and it ends by itself where its standard input does, which
-/// is so however the parent ends.
+/// A child process, which is killed on drop. It also ends with its standard input, and thus however
+/// the parent ends.
 #[derive(Debug)]
 pub(crate) struct Child {
     process: tokio::process::Child,
@@ -20,7 +20,7 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Starts this very program again.
+    /// Starts this program as a child.
     pub(crate) fn start(flavour: Flavour) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("where is this program?")?;
         let mut process = Command::new(program)
@@ -39,18 +39,18 @@ impl Child {
         })
     }
 
-    /// Ends it at once, by SIGKILL where there is such a thing.
+    /// Kills the process, with SIGKILL on Unix.
     pub(crate) async fn kill(&mut self) -> anyhow::Result<()> {
         self.process.kill().await.context("a child lives on")
     }
 
-    /// Gives an order and waits for the reply.
+    /// Sends an order and waits for the reply.
     pub(crate) async fn ask(&mut self, order: &Order, at_most: Duration) -> anyhow::Result<Reply> {
         self.tell(order).await?;
         self.reply(at_most).await
     }
 
-    /// How much processor time it has taken.
+    /// Returns the processor time that it has used.
     pub(crate) async fn cpu(&mut self) -> anyhow::Result<Duration> {
         match self.ask(&Order::Cpu, PATIENCE).await? {
             Reply::Cpu(cpu) => Ok(cpu),
@@ -58,14 +58,14 @@ impl Child {
         }
     }
 
-    /// Gives an order.
+    /// Sends an order.
     pub(crate) async fn tell(&mut self, order: &Order) -> anyhow::Result<()> {
         let line = serde_json::to_string(order)? + "\n";
         let told = self.protocol.write_all(line.as_bytes()).await;
         told.context("a child is gone")
     }
 
-    /// Waits for the reply to the earliest order that has had none.
+    /// Waits for the reply to the earliest order without one.
     pub(crate) async fn reply(&mut self, at_most: Duration) -> anyhow::Result<Reply> {
         let line = tokio::time::timeout(at_most, self.replies.next_line());
         let line = line.await.context("a child does not answer")??;
@@ -77,7 +77,7 @@ impl Child {
     }
 }
 
-/// The processor time of this process and of all these.
+/// Returns the processor time of this process and of these children.
 pub(crate) async fn cpu_with(children: Vec<&mut Child>) -> anyhow::Result<Duration> {
     let mut sum = super::protocol::cpu();
     for child in children {

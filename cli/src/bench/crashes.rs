@@ -1,4 +1,4 @@
-//! W4: the holder's process is killed, and somebody waits.
+//! W4: the holder's process is killed while another process waits.
 
 use std::time::Duration;
 
@@ -9,26 +9,25 @@ use tokio::task::JoinHandle;
 use super::locks::Cluster;
 use super::{Flavour, PATIENCE, Setup, protocol};
 
-/// One of them has no vote once it was killed: it has forgotten what it promised.
+/// The killed node does not vote after its restart, since it has lost its state.
 const NODES: usize = 3;
-/// What the holder asks for, and renews.
+/// The TTL of the holder's lock, which it renews.
 pub(super) const TTL: Duration = Duration::from_secs(2);
-/// How often each of the two is measured.
+/// The number of runs of each measurement.
 pub(super) const RUNS: u32 = 5;
-/// So much longer each time is held before the crash, so that the holder has renewed its lease
-/// sooner or later before it.
+/// The hold before the crash grows by this in each run, so that the age of the last renewal varies.
 pub(super) const HELD: Duration = Duration::from_millis(170);
 
-/// How long a waiter waited, in milliseconds, each time.
+/// The waits until the next grant, in milliseconds.
 #[derive(Debug)]
 pub(crate) struct Crashes {
-    /// From the end of the lease as the holder saw it; below zero where that was sooner.
+    /// From the end of the lease by the holder's clock; negative if the grant was earlier.
     pub(crate) after_end: Vec<f64>,
-    /// From the moment at which the holder's next incarnation began to start its node.
+    /// From the time at which the holder's next incarnation began to start its node.
     pub(crate) after_return: Vec<f64>,
 }
 
-/// Kills holders, each a process of its own whatever the others are.
+/// Kills holders. Each runs in its own process, whatever the setup of the others.
 pub(crate) async fn measure(flavour: Flavour) -> anyhow::Result<Crashes> {
     let setup = Setup {
         in_process: false,
@@ -59,8 +58,8 @@ pub(crate) async fn measure(flavour: Flavour) -> anyhow::Result<Crashes> {
 
 type Waiter = JoinHandle<anyhow::Result<(Guard, Duration)>>;
 
-/// The last node holds a key, the first waits for it, and the last is killed. Returns when the
-/// lease of the last ends.
+/// Holds a key on the last node, waits for it on the first, and kills the last. Returns the end of
+/// its lease, and the waiter.
 async fn crash(cluster: &mut Cluster, key: &str, run: u32) -> anyhow::Result<(Duration, Waiter)> {
     cluster.hold(key, TTL).await?;
     let request = cluster.mesh.lock(key).acquire_timeout(PATIENCE);
@@ -75,7 +74,7 @@ async fn crash(cluster: &mut Cluster, key: &str, run: u32) -> anyhow::Result<(Du
     Ok((cluster.kill().await?, waiter))
 }
 
-/// When the waiter was granted; it releases.
+/// Returns the time of the waiter's grant, and releases the lock.
 async fn granted(waiter: Waiter) -> anyhow::Result<Duration> {
     let (guard, at) = waiter.await.context("the waiter broke off")??;
     guard.release().await?;

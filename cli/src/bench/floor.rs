@@ -1,4 +1,4 @@
-//! The floor: a quorum round of bare datagrams, which no lock by vote can beat.
+//! The floor: a quorum round of bare datagrams, which no voting lock can beat.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,14 +13,15 @@ use super::child::{Child, cpu_with};
 use super::protocol::{Order, Reply};
 use super::{PATIENCE, Setup};
 
-/// What a datagram of the floor carries.
+/// The size of the floor's datagrams.
 const DATAGRAM_BYTES: usize = 64;
 const COUNT_BYTES: usize = 8;
-/// A peer that others are done with before it has answered falls behind, and the system drops
-/// what its socket has no room for. A round that lost all it needs asks again at the second tick.
+/// The interval of the retransmission timer. Rounds do not wait for a slow peer, so its socket
+/// buffer may overflow and drop datagrams. A round without enough replies retransmits at its second
+/// tick.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Peers that send back whatever comes.
+/// Peers that echo every datagram.
 #[derive(Debug)]
 pub(crate) struct Floor {
     peers: Vec<SocketAddr>,
@@ -35,7 +36,8 @@ enum Echo {
 }
 
 impl Floor {
-    /// The peers of one of `nodes` nodes: it needs as many replies as make a quorum with it.
+    /// Starts the peers of one of `nodes` nodes. Its rounds need the replies that make a quorum
+    /// with it.
     pub(crate) async fn start(setup: Setup, nodes: usize) -> anyhow::Result<Self> {
         let (mut peers, mut echoes) = (Vec::new(), Vec::new());
         for _ in 1..nodes {
@@ -52,7 +54,7 @@ impl Floor {
             }
             echoes.push(Echo::There(Box::new(child)));
         }
-        // A quorum but for the node itself.
+        // A quorum without the node itself.
         let replies = u32::try_from(nodes / 2)?;
         Ok(Self {
             peers,
@@ -61,7 +63,7 @@ impl Floor {
         })
     }
 
-    /// The processor time of this process and of all peers.
+    /// Returns the processor time of this process and of all peers.
     pub(crate) async fn cpu(&mut self) -> anyhow::Result<Duration> {
         let children = self.echoes.iter_mut().filter_map(|echo| match echo {
             Echo::Here(_) => None,
@@ -70,12 +72,12 @@ impl Floor {
         cpu_with(children.collect()).await
     }
 
-    /// How many replies end a round.
+    /// Returns the number of replies that end a round.
     pub(crate) fn replies(&self) -> u32 {
         self.replies
     }
 
-    /// Somebody who asks, with a socket of its own.
+    /// Returns a caller with a socket of its own.
     pub(crate) async fn caller(&self) -> io::Result<Caller> {
         let mut again = tokio::time::interval(TICK);
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -100,7 +102,7 @@ impl Drop for Floor {
     }
 }
 
-/// Rounds for `slice`, as many in flight as there are callers. Answers how many.
+/// Runs rounds for `slice`, one at a time for each caller. Returns their number.
 pub(crate) async fn rounds(callers: &mut Vec<Caller>, slice: Duration) -> anyhow::Result<u64> {
     let began = Instant::now();
     let mut running = JoinSet::new();
@@ -123,17 +125,17 @@ pub(crate) async fn rounds(callers: &mut Vec<Caller>, slice: Duration) -> anyhow
     Ok(sum)
 }
 
-/// A socket for a peer, and its address.
+/// Returns a socket for a peer, and its address.
 pub(crate) async fn bind() -> io::Result<(UdpSocket, SocketAddr)> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let addr = socket.local_addr()?;
     Ok((socket, addr))
 }
 
-/// Sends back whatever comes.
+/// Echoes every datagram.
 pub(crate) async fn echo(socket: UdpSocket) {
     let mut buffer = [0; DATAGRAM_BYTES];
-    // An error here is one for a reply that nobody took.
+    // An error here belongs to an earlier reply that was not delivered.
     loop {
         if let Ok((len, from)) = socket.recv_from(&mut buffer).await {
             let _ = socket.send_to(&buffer[..len], from).await;
@@ -141,20 +143,20 @@ pub(crate) async fn echo(socket: UdpSocket) {
     }
 }
 
-/// Asks all peers, round after round.
+/// Runs rounds with all peers, one after another.
 #[derive(Debug)]
 pub(crate) struct Caller {
     socket: UdpSocket,
     peers: Vec<SocketAddr>,
     replies: u32,
     round: u64,
-    /// One timer for all rounds: a timer for each would weigh on the floor.
+    /// One timer for all rounds, since a timer for each would slow the floor down.
     again: Interval,
     lost: u64,
 }
 
 impl Caller {
-    /// Asks all, and is done at the last reply that is needed. Later ones are passed over.
+    /// Sends to all peers, and returns at the last reply that is needed. Later replies are ignored.
     pub(crate) async fn round(&mut self) -> io::Result<()> {
         self.round += 1;
         let count = self.round.to_le_bytes();
@@ -185,7 +187,7 @@ impl Caller {
         Ok(())
     }
 
-    /// How many rounds had to ask again.
+    /// Returns the number of retransmissions.
     pub(crate) fn lost(&self) -> u64 {
         self.lost
     }

@@ -1,4 +1,4 @@
-//! What many locks cost that are held: memory at a voter, datagrams that keep them.
+//! The cost of many held locks: the memory of a voter, and the datagrams that renew them.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -21,19 +21,19 @@ use super::locks::Cluster;
 use super::protocol::{Order, Reply};
 use super::{Flavour, GOAL_NODES, Setup};
 
-/// How many locks a voter holds whose memory is measured.
+/// The number of locks at the voter whose memory is measured.
 pub(crate) const REMEMBERED: u32 = 1_000_000;
-/// How many locks one node keeps alive.
+/// The number of locks that one node renews.
 pub(crate) const KEPT: u32 = 100_000;
 const TTL: Duration = Duration::from_secs(10);
-/// A debug build takes its time.
+/// Long enough for a debug build.
 const AT_MOST: Duration = Duration::from_secs(120);
-/// How many acquire at once what is kept.
+/// The number of tasks that acquire these locks.
 const TASKS: u32 = 64;
 const MESSAGES_AT_ONCE: u32 = 8;
 
-/// By how many bytes a process grew, for each lock that its voter remembers. `None` where the
-/// system does not say how large a process is.
+/// Returns the growth of a process in bytes, for each lock at its voter. Returns `None` if the
+/// system does not report the size of a process.
 pub(crate) async fn memory(flavour: Flavour) -> anyhow::Result<Option<f64>> {
     let mut child = Child::start(flavour)?;
     let order = Order::Remember { locks: REMEMBERED };
@@ -43,8 +43,8 @@ pub(crate) async fn memory(flavour: Flavour) -> anyhow::Result<Option<f64>> {
     }
 }
 
-/// Makes a voter remember so many claims of three nodes, as datagrams bring them. Returns by how
-/// many bytes this process grew meanwhile.
+/// Sends a voter `locks` claims of three nodes, in datagrams. Returns the growth of this process in
+/// bytes.
 pub(crate) fn remember(locks: u32) -> anyhow::Result<Option<u64>> {
     let now = Now {
         mono: Instant::ZERO.after(Duration::from_secs(1_000)),
@@ -72,7 +72,7 @@ pub(crate) fn remember(locks: u32) -> anyhow::Result<Option<u64>> {
     Ok(grew)
 }
 
-/// A node that is the only voter: it has nobody to ask what it forgot.
+/// Returns a node that is the only voter, and has no peer to recover from.
 fn alone(now: Now) -> anyhow::Result<Node> {
     let id = NodeId::new("n0")?;
     let config = NodeConfig {
@@ -95,7 +95,7 @@ fn alone(now: Now) -> anyhow::Result<Node> {
     Ok(node)
 }
 
-/// A datagram with claims on keys of 16 bytes.
+/// Returns a datagram with claims for keys of 16 bytes, and the address of its sender.
 fn claims(
     node: &Node,
     now: Now,
@@ -139,7 +139,7 @@ fn claims(
     Ok(((Ipv4Addr::LOCALHOST, port).into(), bytes))
 }
 
-/// How many bytes of this process are in memory.
+/// Returns the resident memory of this process, in bytes.
 fn resident() -> anyhow::Result<Option<u64>> {
     let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
         return Ok(None);
@@ -150,24 +150,24 @@ fn resident() -> anyhow::Result<Option<u64>> {
     Ok(Some(kib * 1_024))
 }
 
-/// What came of keeping many locks.
+/// The result of renewing many locks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Kept {
-    /// Sent to each other voter.
+    /// The datagrams a second to each other voter.
     datagrams_per_s: f64,
-    /// How many locks were lost all the same.
+    /// The number of locks that were lost.
     pub(crate) lost: usize,
 }
 
 impl Kept {
-    /// The datagrams a second that kept all locks; `None` where they did not.
+    /// Returns the datagrams a second that renewed all locks, or `None` if a lock was lost.
     pub(crate) fn datagrams_per_s(&self) -> Option<f64> {
         (self.lost == 0).then_some(self.datagrams_per_s)
     }
 }
 
-/// How many datagrams a second one node sends to each other voter while it does nothing but keep
-/// its locks.
+/// Measures the datagrams a second that one node sends to each other voter while it only renews its
+/// locks.
 pub(crate) async fn kept(setup: Setup) -> anyhow::Result<Kept> {
     let nodes = usize::from(GOAL_NODES);
     let cluster = Cluster::start(setup, nodes).await?;
@@ -187,7 +187,7 @@ pub(crate) async fn kept(setup: Setup) -> anyhow::Result<Kept> {
     while let Some(ended) = running.join_next().await {
         guards.extend(ended??);
     }
-    // The first renewal of each lock is one of its own: by then all are past it.
+    // The first renewal of each lock is sent separately. After this time all are past it.
     tokio::time::sleep(TTL).await;
     let sent = || cluster.mesh.status().traffic.datagrams_out;
     let (before, began) = (sent(), std::time::Instant::now());

@@ -1,5 +1,5 @@
-//! The meshes that are measured: sealed nodes, the first of them in this process, the others in
-//! children, or all of them in this process.
+//! The meshes that are measured: sealed nodes, of which the first runs in this process. The others
+//! run in children, or in this process as well.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,18 +14,18 @@ use super::{Flavour, PATIENCE, Setup, work, worker};
 
 const TRY_AT_MOST: Duration = Duration::from_secs(5);
 
-/// Nodes that all vote for every key, sealed with a fresh secret.
+/// Nodes that all vote for every key, sealed with a new secret.
 #[derive(Debug)]
 pub(crate) struct Cluster {
-    /// The first node, in this process: what one client sees is measured there.
+    /// The first node, in this process. All that one client observes is measured there.
     pub(crate) mesh: Mesh,
-    /// All nodes, the first included.
+    /// All nodes, including the first.
     nodes: Vec<Node>,
-    /// What the last node was told to be.
+    /// The order that started the last node.
     last: Option<NodeOrder>,
 }
 
-/// A node, and where it runs.
+/// A node, and the place where it runs.
 #[derive(Debug)]
 enum Node {
     Here(Mesh, Option<JoinHandle<anyhow::Result<Reply>>>),
@@ -71,20 +71,20 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Waits until all have found each other, and so many of them vote.
+    /// Waits until all nodes have found each other, and `voting` of them vote.
     pub(crate) async fn ready(&mut self, voting: usize) -> anyhow::Result<()> {
         let protocol = vec![Order::Ready { voting }; self.nodes.len()];
         self.all(protocol, PATIENCE).await.map(drop)
     }
 
-    /// The last node acquires a key and keeps it.
+    /// Makes the last node acquire a key and keep it.
     pub(crate) async fn hold(&mut self, key: &str, ttl: Duration) -> anyhow::Result<()> {
         let key = key.to_owned();
         let order = Order::Hold { key, ttl };
         self.last_child()?.ask(&order, PATIENCE).await.map(drop)
     }
 
-    /// Kills the process of the last node. Returns when the lease ends of what it kept.
+    /// Kills the process of the last node. Returns the end of the lease that it held.
     pub(crate) async fn kill(&mut self) -> anyhow::Result<Duration> {
         let child = self.last_child()?;
         let ends = match child.ask(&Order::Ends, PATIENCE).await? {
@@ -95,7 +95,8 @@ impl Cluster {
         Ok(ends)
     }
 
-    /// Starts the last node again, under its id and at its address, in a new process. Returns when it began.
+    /// Restarts the last node in a new process, with the same id and address. Returns the time at
+    /// which it began to start.
     pub(crate) async fn restart(&mut self, flavour: Flavour) -> anyhow::Result<Duration> {
         let mut order = self.last.clone().context("no node is a child")?;
         order.is_new = false;
@@ -115,7 +116,7 @@ impl Cluster {
         }
     }
 
-    /// The processor time of all its processes.
+    /// Returns the processor time of all processes of the cluster.
     pub(crate) async fn cpu(&mut self) -> anyhow::Result<Duration> {
         let children = self.nodes.iter_mut().filter_map(|node| match node {
             Node::Here(..) => None,
@@ -124,7 +125,7 @@ impl Cluster {
         cpu_with(children.collect()).await
     }
 
-    /// Acquires and releases, the tasks spread over the nodes. Answers how many cycles.
+    /// Acquires and releases, with the tasks spread over the nodes. Returns the number of cycles.
     pub(crate) async fn cycles(
         &mut self,
         keys: &[Vec<String>],
@@ -142,7 +143,7 @@ impl Cluster {
         Ok(sum)
     }
 
-    /// Acquires and releases, all tasks at the first node. Answers how many cycles.
+    /// Acquires and releases, with all tasks at the first node. Returns the number of cycles.
     pub(crate) async fn cycles_here(
         &self,
         keys: &[Vec<String>],
@@ -153,8 +154,8 @@ impl Cluster {
         done.await.context("a cycle never ended")?
     }
 
-    /// Fights for one key, the tasks spread over the nodes. Answers the grants in their order:
-    /// the task that got each.
+    /// Contends for one key, with the tasks spread over the nodes. Returns the task of each grant,
+    /// in the order of the grants.
     pub(crate) async fn contend(
         &mut self,
         key: &str,
@@ -182,7 +183,7 @@ impl Cluster {
         Ok(grants.into_iter().map(|(_, task)| task).collect())
     }
 
-    /// Gives each node its order, and waits for all replies.
+    /// Sends each node its order, and waits for all replies.
     async fn all(&mut self, protocol: Vec<Order>, at_most: Duration) -> anyhow::Result<Vec<Reply>> {
         for (node, order) in self.nodes.iter_mut().zip(protocol) {
             match node {
@@ -209,7 +210,7 @@ impl Cluster {
         Ok(replies)
     }
 
-    /// Ends all nodes: those here with their word of it, the others with their processes.
+    /// Shuts down the nodes in this process. The others end with their processes, on drop.
     pub(crate) async fn stop(self) {
         for node in &self.nodes {
             if let Node::Here(mesh, _) = node {
@@ -219,14 +220,14 @@ impl Cluster {
     }
 }
 
-/// `all`, dealt out to `hands`.
+/// Distributes `all` over `hands` lists, in turn.
 fn shares<T: Clone>(all: &[T], hands: usize) -> Vec<Vec<T>> {
     (0..hands)
         .map(|hand| all.iter().skip(hand).step_by(hands).cloned().collect())
         .collect()
 }
 
-/// A node of a cluster in which all vote.
+/// Returns a node of a cluster in which all nodes vote.
 pub(crate) fn builder(
     number: usize,
     nodes: usize,
@@ -243,7 +244,7 @@ pub(crate) fn builder(
         .try_timeout(TRY_AT_MOST)
 }
 
-/// Returns once a node finds all others alive, and so many members voting.
+/// Returns once a node reaches all others, and `voting` members vote.
 pub(crate) async fn ready(mesh: &Mesh, voting: usize) -> anyhow::Result<()> {
     let look = async {
         loop {
@@ -260,7 +261,7 @@ pub(crate) async fn ready(mesh: &Mesh, voting: usize) -> anyhow::Result<()> {
         .context("the nodes did not find each other")
 }
 
-/// One acquisition of a free key; answers how long it took. The release is sent and not timed.
+/// Acquires a free key, and returns the time that it took. The release is not timed.
 pub(crate) async fn acquire(mesh: &Mesh, key: String) -> anyhow::Result<Duration> {
     let request = mesh.lock(key);
     let began = std::time::Instant::now();

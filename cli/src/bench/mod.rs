@@ -1,8 +1,8 @@
-//! `lockmesh bench`: what a lock costs, beside the bare datagrams that it cannot do without.
+//! `lockmesh bench`: the cost of a lock, compared with the bare datagrams that it needs.
 //!
-//! Both sides are measured in one run, in slices that take turns, so that whatever else the
-//! machine does hits them alike. Only the ratios travel. Peers of the floor and nodes of the mesh
-//! are processes of their own, so that both sides pay for the same switches between processes.
+//! Both are measured in one run, in alternating slices, so that other load on the machine affects
+//! both alike. Only the ratios can be compared between machines. Peers of the floor and nodes of
+//! the mesh have their own processes, so that both pay for the same context switches.
 
 mod child;
 #[cfg(feature = "compare")]
@@ -25,43 +25,43 @@ use report::Figures;
 use turns::Load;
 pub(crate) use worker::run as run_child;
 
-/// The sides take turns so often.
+/// The length of a slice.
 const SLICE: Duration = Duration::from_millis(250);
-/// How much longer than its slice a measurement may take before it has failed.
+/// The time that a measurement may take in addition to its slice.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How many nodes there are in the row for more voters.
+/// The number of nodes in the row with more voters.
 const MORE_NODES: usize = 5;
-/// What the goals are for.
+/// The load that the goals are for.
 const GOAL_NODES: u8 = 3;
 const GOAL_TASKS: u16 = 64;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How many nodes there are; all of them vote.
+    /// Number of nodes; all of them vote.
     #[arg(long, default_value_t = GOAL_NODES, value_parser = clap::value_parser!(u8).range(3..=15))]
     nodes: u8,
-    /// How many tasks acquire and release at once.
+    /// Number of tasks that acquire and release at once.
     #[arg(long, default_value_t = GOAL_TASKS)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=4096))]
     tasks: u16,
-    /// How many keys those tasks share out; one for each task by default. With fewer keys than
-    /// tasks they contend.
+    /// Number of keys that the tasks share; one for each task by default. With fewer keys, tasks
+    /// contend.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     keys: Option<u32>,
-    /// How long each measurement takes.
+    /// Duration of each measurement, in seconds.
     #[arg(long, default_value_t = 3.0, value_parser = seconds)]
     seconds: f64,
-    /// Measure these rows of the table and no others.
+    /// Measure only these rows of the table.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Row::ALL)]
     only: Vec<Row>,
-    /// All nodes, and all peers of the floor, as tasks of one process.
+    /// Run all nodes and all peers of the floor as tasks of one process.
     #[arg(long)]
     in_process: bool,
-    /// Which runtime of tokio drives each process.
+    /// Tokio runtime of each process.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) runtime: Flavour,
-    /// Measure these lock services too, W1 to W5 as far as each has it, by servers that are started
-    /// for it. Needs a build with the feature `compare`.
+    /// Also measure these lock services, with servers that are started for it: W1 to W5, if the
+    /// service supports them. Needs a build with the feature `compare`.
     #[arg(long, value_enum, value_delimiter = ',', conflicts_with = "nodes")]
     compare: Vec<Other>,
     /// Print one JSON object as the last line.
@@ -72,9 +72,9 @@ pub(crate) struct Args {
 /// A lock service to compare with.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
 enum Other {
-    /// One Redis, and three of them by Redlock: Debian's package `redis-server`.
+    /// One Redis server, and three with Redlock (Debian package `redis-server`).
     Redis,
-    /// Three members of etcd: Debian's package `etcd-server`.
+    /// Three members of etcd (Debian package `etcd-server`).
     Etcd,
 }
 
@@ -83,19 +83,19 @@ enum Other {
 enum Row {
     /// An uncontended acquisition.
     W1,
-    /// The same with five voters.
+    /// An uncontended acquisition with five voters.
     W1Five,
     /// Cycles of many tasks on their own keys.
     W2,
     /// Many tasks on one key.
     W3,
-    /// A holder's process is killed, five times, and comes back, five times.
+    /// Five kills of a holder's process, and five kills with a restart.
     W4,
     /// Processor time; measured with W2.
     W5,
     /// Memory of a voter for each of 1,000,000 locks.
-    Memory,
-    /// Datagrams that keep 100,000 locks.
+    RecoveryReply,
+    /// Datagrams that renew 100,000 locks.
     Keep,
 }
 
@@ -112,10 +112,10 @@ impl Row {
     ];
 }
 
-/// Which runtime of tokio.
+/// The kind of tokio runtime.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
 pub(crate) enum Flavour {
-    /// What `#[tokio::main]` makes: a worker for each core.
+    /// A worker thread for each core, as in `#[tokio::main]`.
     #[default]
     MultiThread,
     /// One thread.
@@ -123,7 +123,7 @@ pub(crate) enum Flavour {
 }
 
 impl Flavour {
-    /// As the command line has it.
+    /// Returns the name on the command line.
     fn name(self) -> &'static str {
         match self {
             Self::MultiThread => "multi-thread",
@@ -131,7 +131,7 @@ impl Flavour {
         }
     }
 
-    /// A runtime of this kind.
+    /// Creates a runtime of this kind.
     pub(crate) fn runtime(self) -> std::io::Result<tokio::runtime::Runtime> {
         match self {
             Self::MultiThread => tokio::runtime::Runtime::new(),
@@ -142,7 +142,7 @@ impl Flavour {
     }
 }
 
-/// Where nodes and peers run.
+/// The place where nodes and peers run.
 #[derive(Clone, Copy, Debug)]
 struct Setup {
     in_process: bool,
@@ -160,13 +160,14 @@ fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Measures, and tells. Ends with 1 where that failed, whatever the figures.
+/// Measures and prints the figures. Returns exit code 1 if the measurement failed.
 pub(crate) async fn run(args: &Args) -> ExitCode {
     if !cfg!(feature = "compare") && !args.compare.is_empty() {
         eprintln!("lockmesh: --compare: this was built without it; build with --features compare");
         return ExitCode::from(2);
     }
-    // On a worker of the runtime like everything else: the main thread would pay for more wake-ups.
+    // Run on a worker of the runtime like all other tasks: the main thread would need more
+    // wake-ups.
     let measured = tokio::spawn(measure(args.clone())).await;
     match measured
         .context("the measurement broke off")
@@ -184,7 +185,7 @@ pub(crate) async fn run(args: &Args) -> ExitCode {
     }
 }
 
-/// What was measured of the mesh; `None` where that was printed beside others.
+/// Returns the figures of the mesh, or `None` if they were printed beside those of others.
 async fn measure(args: Args) -> anyhow::Result<Option<Figures>> {
     let tasks = usize::from(args.tasks);
     let setup = Setup {

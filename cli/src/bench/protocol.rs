@@ -1,5 +1,5 @@
-//! What the measuring process and its children say to each other: a line of JSON each, orders
-//! down the standard input and replies up the standard output.
+//! The messages between the measuring process and its children, one JSON value a line: orders on
+//! standard input, and replies on standard output.
 
 use std::io::BufRead;
 use std::net::SocketAddr;
@@ -8,104 +8,96 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-/// What a child is told to do. The first order says what it is.
+/// An order to a child. The first one determines the child's role.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) enum Order {
-    /// Be a peer that sends back whatever comes.
+    /// Be a peer that echoes every datagram.
     Echo,
     /// Be a node of a mesh.
     Node(NodeOrder),
-    /// Reply once all members are reachable, and so many of them vote.
+    /// Reply once all members are reachable, and `voting` of them vote.
     Ready {
-        /// How many.
         voting: usize,
     },
-    /// Acquire and release: a task for each list of keys.
+    /// Acquire and release, in one task for each list of keys.
     Cycles {
         /// The keys of each task.
         keys: Vec<Vec<String>>,
-        /// For how long.
         span: Duration,
     },
-    /// Acquire and release one key: all of these tasks.
+    /// Acquire and release one key, in each of these tasks.
     Contend {
-        /// The key.
         key: String,
-        /// The tasks, by their numbers.
+        /// The numbers of the tasks.
         tasks: Vec<u16>,
-        /// For how long.
         span: Duration,
     },
     /// Acquire a key and keep it.
     Hold {
-        /// The key.
         key: String,
-        /// For how long at a time; it is renewed.
+        /// The TTL of the lock, which is renewed.
         ttl: Duration,
     },
     /// Be a client of another lock service that acquires a key and keeps it.
     #[cfg(feature = "compare")]
     HoldOf {
-        /// Where the service is.
         service: super::compare::Service,
-        /// The key.
         key: String,
-        /// For how long at a time; it is renewed where clients of that service renew.
+        /// The TTL of the lock, which is renewed if clients of that service do so.
         ttl: Duration,
     },
-    /// Reply when the lease of what was last acquired to be kept ends.
+    /// Reply with the end of the lease of the lock that is kept.
     Ends,
-    /// Be a voter that remembers so many claims.
+    /// Be a voter with `locks` claims.
     Remember {
-        /// How many.
         locks: u32,
     },
-    /// Reply how much processor time the process has taken.
+    /// Reply with the processor time of the process.
     Cpu,
 }
 
-/// How a node of a mesh is to be.
+/// The settings of a node.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct NodeOrder {
-    /// The node is `n` and this number.
+    /// The node's id is `n` and this number.
     pub(crate) number: usize,
-    /// How many nodes there are; all of them vote.
+    /// The number of nodes; all of them vote.
     pub(crate) nodes: usize,
-    /// Nodes that run already.
+    /// Nodes that are running.
     pub(crate) seeds: Vec<SocketAddr>,
     /// The cluster's secret, in base64.
     pub(crate) secret: String,
-    /// Where it listens; on a free port if nothing is said.
+    /// The address to listen on; `None` for a free port.
     pub(crate) listen: Option<SocketAddr>,
-    /// Whether it is there for the first time.
+    /// `true` if the cluster starts for the first time.
     pub(crate) is_new: bool,
 }
 
-/// What a child answers.
+/// A reply of a child.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) enum Reply {
-    /// It runs, and listens there.
+    /// The process runs, and listens on this address.
     Listens(SocketAddr),
-    /// The same of a node, and when it began to start, by [`clock`].
+    /// The node runs, and listens on this address. It began to start at this time of [`clock`].
     Runs(SocketAddr, Duration),
-    /// By [`clock`].
+    /// The end of the lease, by [`clock`].
     Ends(Duration),
-    /// By so many bytes, where the system says so.
+    /// The growth of the process in bytes, if the system reports it.
     Grew(Option<u64>),
-    /// As ordered.
+    /// The order was carried out.
     Done,
-    /// So many cycles.
+    /// The number of cycles.
     Cycles(u64),
-    /// The epoch of each grant, and the task that got it.
+    /// The epoch and the task of each grant.
     Grants(Vec<(u64, u16)>),
-    /// Processor time so far.
+    /// The processor time so far.
     Cpu(Duration),
-    /// It could not.
+    /// The reason why the order failed.
     Failed(String),
 }
 
-/// The orders that come down the standard input. Where it ends the parent is gone, however it
-/// ended, and so is this process.
+/// Returns the orders from standard input. When it ends, the parent has ended, and this process
+/// exits.
 pub(crate) fn from_stdin() -> mpsc::UnboundedReceiver<Order> {
     let (pass_on, protocol) = mpsc::unbounded_channel();
     std::thread::spawn(move || {
@@ -125,21 +117,21 @@ pub(crate) fn from_stdin() -> mpsc::UnboundedReceiver<Order> {
     protocol
 }
 
-/// Processor time that this process has taken, all its threads together.
+/// Returns the processor time of all threads of this process.
 pub(crate) fn cpu() -> Duration {
     span(rustix::time::clock_gettime(
         rustix::time::ClockId::ProcessCPUTime,
     ))
 }
 
-/// A clock that all processes of the machine share.
+/// Reads a clock that all processes of the machine share.
 pub(crate) fn clock() -> Duration {
     span(rustix::time::clock_gettime(
         rustix::time::ClockId::Monotonic,
     ))
 }
 
-/// A clock's reading as a span since its zero.
+/// Converts a clock's reading to the time since its zero.
 fn span(at: rustix::time::Timespec) -> Duration {
     let seconds = u64::try_from(at.tv_sec).unwrap_or_default();
     Duration::new(seconds, u32::try_from(at.tv_nsec).unwrap_or_default())

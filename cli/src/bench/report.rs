@@ -1,4 +1,4 @@
-//! What came of a measurement, how it was made, and what was to come of it.
+//! The figures of a measurement, its setup, and its goals.
 
 use std::time::Duration;
 
@@ -11,34 +11,34 @@ use super::turns::{Contended, Count};
 use super::{Args, GOAL_NODES, GOAL_TASKS, SLICE};
 use crate::demo::put;
 
-/// What was measured; what was not is absent.
+/// The figures; `None` for those that were not measured.
 #[derive(Debug, Default)]
 pub(crate) struct Figures {
     pub(crate) one: Option<One>,
     pub(crate) five: Option<One>,
-    /// How many bare rounds had to ask again, warm-up included.
+    /// The number of retransmissions of bare rounds, including warm-up.
     pub(crate) rounds_lost: u64,
     pub(crate) rounds: Option<Count>,
-    /// All tasks at one node.
+    /// With all tasks at one node.
     pub(crate) cycles: Option<Count>,
-    /// The tasks spread over the nodes.
+    /// With the tasks spread over the nodes.
     pub(crate) spread: Option<Count>,
     pub(crate) contended: Option<Contended>,
     pub(crate) crashes: Option<Crashes>,
-    /// Bytes for each lock.
+    /// Bytes at a voter for each lock.
     pub(crate) memory: Option<f64>,
     pub(crate) kept: Option<Kept>,
 }
 
-/// One thing at a time.
+/// Latencies of one operation at a time.
 #[derive(Debug)]
 pub(crate) struct One {
     pub(crate) nodes: usize,
-    /// How many replies ended a bare round.
+    /// The number of replies that end a bare round.
     pub(crate) replies: u32,
-    /// A bare round, in nanoseconds; empty where it was not asked for.
+    /// Bare rounds, in nanoseconds; empty if they were not measured.
     pub(crate) floor: Histogram<u64>,
-    /// An acquisition, in nanoseconds.
+    /// Acquisitions, in nanoseconds.
     pub(crate) acquire: Histogram<u64>,
 }
 
@@ -68,7 +68,7 @@ impl One {
     }
 }
 
-/// What is measured against a goal.
+/// A figure and its goal.
 struct Goal {
     what: &'static str,
     /// The name of the figure in JSON.
@@ -149,7 +149,7 @@ impl Figures {
         ]
     }
 
-    /// Those of what is not measured beside the floor.
+    /// Returns the goals of the figures that have no floor.
     fn goals_alone(&self) -> [Goal; 4] {
         let crashes = self.crashes.as_ref();
         [
@@ -268,7 +268,7 @@ impl Figures {
             "\n{:<44} {:>9} {:>10}  met",
             "what", "goal", "measured"
         ));
-        // The goals are for one load; of another there is only the figure.
+        // The goals apply to one load. For any other load there is only the figure.
         let is_theirs = args.nodes == GOAL_NODES && args.tasks == GOAL_TASKS && args.keys.is_none();
         for goal in self.goals().into_iter().chain(self.goals_alone()) {
             let Some(is) = goal.is else { continue };
@@ -291,7 +291,7 @@ impl Figures {
         Some(self.cycles?.cpu_each() / (2.0 * self.rounds?.cpu_each()))
     }
 
-    /// How many hand-offs fit into the time of an uncontended acquisition.
+    /// Returns the number of hand-offs in the time of an uncontended acquisition.
     fn handoff_ratio(&self) -> Option<f64> {
         let acquire = micros(&self.one.as_ref()?.acquire, 0.5) / 1e6;
         Some(self.contended.as_ref()?.handoffs.per_s() * acquire)
@@ -358,7 +358,7 @@ fn print_setup(args: &Args) {
     ));
 }
 
-/// Of an odd number of figures.
+/// Returns the median of an odd number of figures.
 pub(super) fn median(of: &[f64]) -> f64 {
     let mut of = of.to_vec();
     of.sort_by(f64::total_cmp);

@@ -1,4 +1,4 @@
-//! What is measured in slices that take turns: the floor, and locks beside it.
+//! Measurements in slices that alternate between the floor and locks.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,10 @@ use super::locks::{self, Cluster};
 use super::report::{Figures, One};
 use super::{PATIENCE, Row, SLICE, Setup};
 
-/// How many fight for one key.
+/// The number of tasks that contend for one key.
 pub(super) const WAITERS: u16 = 16;
 
-/// How much is measured at once.
+/// The load of a measurement.
 #[derive(Clone, Debug)]
 pub(crate) struct Load {
     pub(crate) nodes: usize,
@@ -23,12 +23,12 @@ pub(crate) struct Load {
     pub(crate) rows: Vec<Row>,
 }
 
-/// W1, W2, W3 and W5.
+/// Measures W1, W2, W3 and W5.
 pub(crate) async fn measure(setup: Setup, load: &Load) -> anyhow::Result<Figures> {
     let floor = Floor::start(setup, load.nodes).await?;
     let cluster = Cluster::start(setup, load.nodes).await?;
     let mut turns = Turns::new(load, floor, cluster).await?;
-    // What is measured first must not pay for cold caches.
+    // Warm-up: the first measurement must not pay for cold caches.
     turns.turn(load, SLICE.min(load.span)).await?;
     turns.forget();
     for slice in slices(load.span) {
@@ -37,7 +37,7 @@ pub(crate) async fn measure(setup: Setup, load: &Load) -> anyhow::Result<Figures
     Ok(turns.stop(load).await)
 }
 
-/// W1 alone, with more voters.
+/// Measures W1 alone, with more voters.
 pub(crate) async fn measure_one(setup: Setup, nodes: usize, span: Duration) -> anyhow::Result<One> {
     let floor = Floor::start(setup, nodes).await?;
     let cluster = Cluster::start(setup, nodes).await?;
@@ -51,7 +51,7 @@ pub(crate) async fn measure_one(setup: Setup, nodes: usize, span: Duration) -> a
     Ok(single.one(nodes, floor.replies()))
 }
 
-/// `span` in slices.
+/// Divides `span` into slices.
 pub(super) fn slices(span: Duration) -> impl Iterator<Item = Duration> {
     let mut left = span;
     std::iter::from_fn(move || {
@@ -61,7 +61,7 @@ pub(super) fn slices(span: Duration) -> impl Iterator<Item = Duration> {
     })
 }
 
-/// One thing at a time: how long it takes, in nanoseconds.
+/// Latencies of one operation at a time, in nanoseconds.
 struct Single {
     caller: Caller,
     fresh: u64,
@@ -129,7 +129,7 @@ impl Single {
     }
 }
 
-/// So many of something, in so long, for so much processor time.
+/// A number of operations, with their duration and processor time.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Count {
     pub(crate) done: u64,
@@ -142,7 +142,7 @@ impl Count {
         as_f64(self.done) / self.elapsed.as_secs_f64()
     }
 
-    /// Seconds of processor time for each.
+    /// Returns the seconds of processor time for each operation.
     pub(crate) fn cpu_each(&self) -> f64 {
         self.cpu.as_secs_f64() / as_f64(self.done)
     }
@@ -153,7 +153,7 @@ struct Turns {
     cluster: Cluster,
     single: Single,
     callers: Vec<Caller>,
-    /// For each task its keys.
+    /// The keys of each task.
     keys: Vec<Vec<String>>,
     rounds: Count,
     cycles: Count,
@@ -161,12 +161,12 @@ struct Turns {
     contended: Contended,
 }
 
-/// What came of the fight for one key.
+/// The result of contention for one key.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Contended {
-    /// Grants to another task than the one before.
+    /// Grants to another task than the previous grant.
     pub(crate) handoffs: Count,
-    /// How many grants each task got.
+    /// The number of grants of each task.
     pub(crate) grants: Vec<u64>,
 }
 
@@ -183,7 +183,7 @@ impl Contended {
         }
     }
 
-    /// Jain's index: 1 where all got the same, 1/n where one got all.
+    /// Returns Jain's index: 1 if all tasks had the same number of grants, 1/n if one had all.
     pub(crate) fn jain(&self) -> f64 {
         let grants = self.grants.iter().map(|grants| as_f64(*grants));
         let sum: f64 = grants.clone().sum();
@@ -200,7 +200,7 @@ impl Turns {
             callers.push(floor.caller().await?);
         }
         let (tasks, keys) = (load.tasks, load.keys);
-        // Every `tasks`-th key from its own number on; one at least.
+        // Every `tasks`-th key from the task's own number on; at least one.
         let own = |task: usize| (task % keys..keys).step_by(tasks);
         let own = |task: usize| own(task).map(|key| format!("own/{key}")).collect();
         Ok(Self {
@@ -256,7 +256,7 @@ impl Turns {
         Ok(())
     }
 
-    /// All tasks at the first node: one client process, as for the bare rounds.
+    /// Runs all tasks at the first node: one client process, as for the bare rounds.
     async fn cycles(&mut self, slice: Duration) -> anyhow::Result<()> {
         let cpu = self.cluster.cpu().await?;
         let began = Instant::now();

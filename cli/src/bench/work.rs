@@ -1,4 +1,4 @@
-//! What the tasks of one node do while they are measured, in this process or in a child.
+//! The work of one node's tasks during a measurement, in this process or in a child.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use lockmesh::Mesh;
 use tokio::task::JoinSet;
 
-/// Acquires and releases for `span`, a task for each list of keys. Answers how many cycles.
+/// Acquires and releases for `span`, in one task for each list of keys. Returns the number of
+/// cycles.
 pub(crate) async fn cycles(
     mesh: &Mesh,
     keys: &[Vec<String>],
@@ -35,9 +36,8 @@ pub(crate) async fn cycles(
     Ok(done)
 }
 
-/// Fights for one key for `span`, with nothing to do while it is held. Answers the epoch of each
-/// grant and the task that got it: epochs rise from owner to owner, so whoever has those of all
-/// nodes knows the order.
+/// Contends for one key for `span`, and releases it at once. Returns the epoch and the task of each
+/// grant. Epochs rise with every grant, so they give the order of the grants of all nodes.
 pub(crate) async fn contend(
     mesh: &Mesh,
     key: &str,

@@ -1,4 +1,4 @@
-//! A child process that does as it is told, from its own side.
+//! The child's side: carries out the orders of its parent.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -10,10 +10,10 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use super::protocol::{self, NodeOrder, Order, Reply};
 use super::{floor, held, locks, work};
 
-/// Obeys until the parent is gone.
+/// Carries out orders until the parent has ended.
 pub(crate) async fn run() -> ExitCode {
     let mut protocol = protocol::from_stdin();
-    // On a worker of the runtime, like the parent's own work.
+    // Run on a worker of the runtime, like the parent's own work.
     let obeyed = tokio::spawn(async move { live(&mut protocol).await }).await;
     match obeyed.context("the child broke off").and_then(|done| done) {
         Ok(()) => ExitCode::SUCCESS,
@@ -71,7 +71,7 @@ async fn be_node(node: &NodeOrder, protocol: &mut UnboundedReceiver<Order>) -> a
     Ok(())
 }
 
-/// Starts a node as it is ordered.
+/// Starts a node with the settings of its order.
 async fn start(node: &NodeOrder) -> anyhow::Result<Mesh> {
     let secret = ClusterSecret::parse(&node.secret)?;
     let builder = locks::builder(node.number, node.nodes, &node.seeds, secret);
@@ -82,7 +82,7 @@ async fn start(node: &NodeOrder) -> anyhow::Result<Mesh> {
     Ok(builder.start().await?)
 }
 
-/// Does what a node is ordered to do.
+/// Carries out an order at a node.
 pub(crate) async fn worker(mesh: &Mesh, order: Order) -> anyhow::Result<Reply> {
     Ok(match order {
         Order::Ready { voting } => {

@@ -1,4 +1,4 @@
-//! Everything that can be done to the nodes, one thing at a time.
+//! The commands of a chaos run.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,50 +6,50 @@ use std::time::Duration;
 use super::world::Netem;
 use crate::history::FaultKind;
 
-/// One thing that is done.
+/// A command and its time in the run.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Step {
     pub(crate) at: Duration,
     pub(crate) command: Command,
 }
 
-/// One thing that is done. Nodes are numbers from 0.
+/// One command. Nodes are numbers from 0.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Command {
-    /// SIGKILL; whether the next process starts at once.
+    /// Sends SIGKILL. If `restarts` is `true`, the next process starts at once.
     Kill { node: usize, restarts: bool },
-    /// SIGTERM.
+    /// Sends SIGTERM.
     Terminate { node: usize },
-    /// A new process.
+    /// Starts a new process.
     Start { node: usize, setup: Setup },
-    /// SIGSTOP.
+    /// Sends SIGSTOP.
     Freeze { node: usize },
-    /// SIGCONT.
+    /// Sends SIGCONT.
     Thaw { node: usize },
-    /// From the first node of a pair nothing reaches the second.
+    /// Blocks datagrams from the first node of each pair to the second.
     Cut {
         kind: FaultKind,
         nodes: Vec<usize>,
         pairs: Vec<(usize, usize)>,
-        /// `true` if the sender is told that it may not send; otherwise its datagrams vanish.
+        /// `true` if sends return an error; otherwise the datagrams are dropped silently.
         refused: bool,
     },
-    /// All that was cut is whole again.
+    /// Restores all cut links.
     Heal,
-    /// So many of a thousand datagrams to these nodes are lost; none if it is zero.
+    /// Drops `permille` of 1000 datagrams to these nodes; zero ends the loss.
     Loss { nodes: Vec<usize>, permille: u32 },
-    /// Datagrams of these nodes are late, doubled or out of order; no longer if it is nothing.
+    /// Delays, duplicates or reorders packets from these nodes; the default `netem` ends it.
     Disturb { nodes: Vec<usize>, netem: Netem },
-    /// A second process under the name of a node, at an address of its own.
+    /// Starts a second process under the name of a node, at another address.
     Twin { node: usize },
-    /// SIGKILL to that second process.
+    /// Sends SIGKILL to that second process.
     TwinGone { node: usize },
-    /// The address of a node's interface is replaced, whether a process uses it or not; `moved`
-    /// is false if the first address comes back.
+    /// Replaces the address of a node's interface, whether a process uses it or not. `moved` is
+    /// `false` if the first address is restored.
     Readdress { node: usize, moved: bool },
-    /// A process that does not vote starts, asks for one lock and stops.
+    /// Starts a process that does not vote, acquires one lock and stops.
     Client { number: u32 },
-    /// SIGKILL to that process, unless it has stopped.
+    /// Sends SIGKILL to that process, unless it has stopped.
     KillClient { number: u32 },
 }
 
@@ -60,19 +60,19 @@ pub(crate) enum Setup {
     Usual,
     /// Another secret.
     OtherSecret,
-    /// A shorter longest lease.
+    /// A shorter `max_ttl`.
     ShortMaxTtl,
-    /// A wall clock that is so far ahead, or behind if it is negative.
+    /// A wall clock that is ahead by `offset_ms`, or behind if it is negative.
     WallClock { offset_ms: i64 },
 }
 
 impl Setup {
-    /// Returns `true` if a process with this setup takes part in the cluster of the others.
+    /// Returns `true` if a process with this setup belongs to the cluster of the others.
     pub(crate) fn is_of_cluster(self) -> bool {
         matches!(self, Self::Usual | Self::WallClock { .. })
     }
 
-    /// The word by which its start is noted.
+    /// Returns the kind of fault that its start is recorded as.
     pub(crate) fn kind(self) -> FaultKind {
         match self {
             Self::Usual => FaultKind::Started,

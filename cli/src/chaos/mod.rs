@@ -1,4 +1,4 @@
-//! `lockmesh chaos`: real processes in networks of their own, and what may happen to them.
+//! `lockmesh chaos`: real processes in network namespaces, under faults.
 
 #[cfg(target_os = "linux")]
 mod command;
@@ -20,37 +20,36 @@ use std::process::ExitCode;
 
 use crate::demo::put;
 
-/// It could not run here: neither accepted nor rejected.
+/// The exit code if chaos cannot run here: neither accepted nor rejected.
 const SKIPPED: u8 = 77;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How many nodes there are; all of them vote for every key.
+    /// Number of nodes; all of them vote for every key.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(3..=9))]
     nodes: u8,
-    /// What the plan of faults and the work of the nodes are drawn from; a fresh one by default.
+    /// Seed of the fault plan and of the nodes' workloads; random by default.
     #[arg(long)]
     seed: Option<u64>,
-    /// For how long there are faults.
+    /// Duration of the faults, in seconds.
     #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(20..=86_400))]
     seconds: u64,
-    /// Measure take-overs instead: crash, restart, SIGTERM and partition of a holder, one after
-    /// another in fair weather.
+    /// Measure takeovers instead: after a crash, a restart, SIGTERM and a partition of a holder,
+    /// one at a time without other faults.
     #[arg(long, conflicts_with = "seconds")]
     measure: bool,
-    /// How often each is measured.
+    /// Number of times that each takeover is measured.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000),
         requires = "measure")]
     rounds: u32,
-    /// Only print the plan.
+    /// Print the plan and exit.
     #[arg(long)]
     plan: bool,
-    /// Keep histories, logs and configurations in this directory, which must be empty. Without
-    /// it they are kept only where something went wrong.
+    /// Keep histories, logs and configurations in this directory, which must be empty. By default
+    /// they are kept only if the run is not accepted.
     #[arg(long)]
     keep: Option<PathBuf>,
-    /// How long somebody may stand in line while the key is free and a quorum is up, in
-    /// milliseconds: five leases.
+    /// Longest allowed wait while the key is free and a quorum is up, in milliseconds.
     #[arg(long, default_value_t = 10_000)]
     wait_bound_ms: u64,
     /// Print one JSON object as the last line.
@@ -58,14 +57,14 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Ends with 0 where all histories are accepted, with 1 where they are not or the run failed,
-/// and with 77 where it cannot run here.
+/// Returns exit code 0 (accepted), 1 (rejected or failed), 77 (cannot run here) or 130
+/// (interrupted).
 #[cfg(target_os = "linux")]
 pub(crate) async fn run(args: &Args) -> ExitCode {
     run::run(args).await
 }
 
-/// Ends with 77: it cannot run here.
+/// Returns exit code 77: chaos cannot run here.
 #[cfg(not(target_os = "linux"))]
 #[expect(
     clippy::unused_async,

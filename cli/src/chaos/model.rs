@@ -1,37 +1,38 @@
-//! Who can be served: which nodes reach a quorum of voters that vote.
+//! A model of which nodes reach a quorum of voters that vote.
 
 use std::collections::BTreeSet;
 
 use super::command::Setup;
 
-/// What is known of a node.
+/// The state of a node.
 #[derive(Clone, Copy, Debug, Default)]
 struct Node {
     is_up: bool,
     is_frozen: bool,
-    /// Its process is not one of the cluster, or not the only one under its name: it is owed
-    /// nothing, and nobody is owed its vote.
+    /// Its process does not belong to the cluster, or is not the only one under its name. Neither
+    /// its grants nor its vote can be relied on.
     is_foreign: bool,
-    /// It names another voter set than its peers.
+    /// Its voter set differs from that of its peers.
     has_other_set: bool,
-    /// Before this it may be in quarantine, in nanoseconds of the boot clock.
+    /// The end of its quarantine, in nanoseconds of the boot clock.
     votes_at: u64,
 }
 
-/// What was done to the nodes, and what that means for those who wait.
+/// The state of all nodes and links, and which nodes can be served.
 #[derive(Clone, Debug)]
 pub(crate) struct Model {
-    /// The voters, and at the end one that only asks: the network of the clients.
+    /// The voters, and a last entry without a vote for the network of the clients.
     nodes: Vec<Node>,
     voters: usize,
-    /// How long a voter that restarts may not vote, in nanoseconds.
+    /// The quarantine of a restarted voter, in nanoseconds.
     quarantine: u64,
     cuts: BTreeSet<(usize, usize)>,
     served: Vec<bool>,
 }
 
 impl Model {
-    /// Voters none of which is up, and the clients; nobody was told yet that they are not served.
+    /// Returns a model in which no voter is up. All nodes count as served until the first
+    /// `changes`.
     pub(crate) fn new(voters: usize, quarantine: u64) -> Self {
         let mut nodes = vec![Node::default(); voters];
         nodes.push(Node {
@@ -47,12 +48,12 @@ impl Model {
         }
     }
 
-    /// The number that stands for all clients.
+    /// Returns the number of the entry for all clients.
     pub(crate) fn clients(&self) -> usize {
         self.voters
     }
 
-    /// A process starts at `now`.
+    /// Records that a process starts at `now`.
     pub(crate) fn start(&mut self, n: usize, now: u64, setup: Setup) {
         self.nodes[n] = Node {
             is_up: true,
@@ -63,8 +64,8 @@ impl Model {
         };
     }
 
-    /// A second process starts under the name of a node. Until the node itself is restarted
-    /// nothing is known of its votes.
+    /// Records that a second process starts under the name of a node. The node's vote does not
+    /// count until it is restarted.
     pub(crate) fn twin(&mut self, n: usize) {
         self.nodes[n].is_foreign = true;
     }
@@ -97,7 +98,7 @@ impl Model {
         self.cuts.clear();
     }
 
-    /// Nodes for which it changed whether they are served, by what is so at `now`.
+    /// Returns each node that became served or unserved by `now`, with its new state.
     pub(crate) fn changes(&mut self, now: u64) -> Vec<(usize, bool)> {
         self.put_recoveries_off(now);
         let served: Vec<bool> = (0..self.nodes.len()).map(|n| self.serves(n, now)).collect();
@@ -107,7 +108,7 @@ impl Model {
         changes
     }
 
-    /// A voter that recovers does not vote while a peer speaks for another voter set.
+    /// Extends each recovery: a recovering voter does not vote while a peer has another voter set.
     fn put_recoveries_off(&mut self, now: u64) {
         if self
             .nodes
@@ -148,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_served_where_it_reaches_a_quorum_both_ways() {
+    fn node_reaching_quorum_both_ways_is_served() {
         let mut model = five();
         model.cut(&[(0, 1), (0, 2)]);
         assert!(model.changes(QUARANTINE).is_empty());
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn voters_that_are_away_or_stand_still_or_do_not_vote_yet_do_not_count() {
+    fn voters_down_paused_or_recovering_do_not_count() {
         let mut model = five();
         model.end(0);
         assert_eq!(model.changes(QUARANTINE), vec![(0, false)]);
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_with_a_twin_counts_again_after_a_restart() {
+    fn node_with_twin_counts_again_after_restart() {
         let mut model = five();
         model.twin(0);
         assert_eq!(model.changes(QUARANTINE), vec![(0, false)]);
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn another_voter_set_puts_recoveries_off() {
+    fn another_voter_set_extends_recoveries() {
         let mut model = five();
         for n in 0..3 {
             model.end(n);

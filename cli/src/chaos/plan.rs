@@ -1,4 +1,4 @@
-//! What is done to the nodes, and when: all of it drawn from a seed, before anything begins.
+//! The plan of a run: all faults and their times, drawn from a seed before the run.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use super::command::{Command, Setup, Step};
 use super::world::Netem;
 use crate::history::FaultKind;
 
-/// Before this the nodes find each other.
+/// The nodes find each other before this time.
 const BEGIN: Duration = Duration::from_secs(4);
 
-/// All kinds of episodes; every one of them has its turn before any has its next.
+/// The kinds of episodes. Each kind occurs once in every round.
 #[derive(Clone, Copy, Debug)]
 enum Episode {
     CutOff,
@@ -39,7 +39,7 @@ enum Episode {
     RollingRestart,
 }
 
-/// The last of them takes longest, so the first round ends with it: a short run plays the others.
+/// The last kind takes longest. The first round ends with it, so that a short run has the others.
 const EPISODES: [Episode; 21] = [
     Episode::CutOff,
     Episode::Split,
@@ -64,9 +64,9 @@ const EPISODES: [Episode; 21] = [
     Episode::RollingRestart,
 ];
 
-/// How far a wall clock is off that is.
+/// The offset of a wrong wall clock.
 const WALL_OFFSET_MS: i64 = 60_000;
-/// From one short-lived client to the next: a hundred of them a minute.
+/// The mean interval between clients, for a hundred of them a minute.
 const CLIENT_EVERY_MS: u64 = 600;
 
 /// Draws a plan.
@@ -74,13 +74,13 @@ const CLIENT_EVERY_MS: u64 = 600;
 struct Planner {
     rng: StdRng,
     nodes: usize,
-    /// How long a restarted voter is in recovery.
+    /// The time that a restarted voter is in recovery.
     quarantine: Duration,
     steps: Vec<Step>,
 }
 
-/// The plan of a run of chaos. The same seed, nodes and span give the same plan in the same
-/// version of this command.
+/// Returns the plan of a chaos run. The same arguments give the same plan in the same version of
+/// this command.
 pub(crate) fn chaos(seed: u64, nodes: usize, span: Duration, quarantine: Duration) -> Vec<Step> {
     let mut planner = Planner {
         rng: StdRng::seed_from_u64(seed),
@@ -95,7 +95,7 @@ pub(crate) fn chaos(seed: u64, nodes: usize, span: Duration, quarantine: Duratio
     planner.steps
 }
 
-/// The plan of a measurement: what ends a hold, one at a time, in fair weather.
+/// Returns the plan of a measurement: ends of a hold, one at a time without other faults.
 pub(crate) fn measurement(seed: u64, nodes: usize, rounds: u32, quarantine: Duration) -> Vec<Step> {
     let mut planner = Planner {
         rng: StdRng::seed_from_u64(seed),
@@ -139,7 +139,7 @@ impl Planner {
         Duration::from_millis(self.rng.random_range(least..=most))
     }
 
-    /// So many different nodes.
+    /// Draws `count` different nodes.
     fn some(&mut self, count: usize) -> Vec<usize> {
         let mut all: Vec<usize> = (0..self.nodes).collect();
         all.shuffle(&mut self.rng);
@@ -152,7 +152,7 @@ impl Planner {
         self.nodes / 2 + 1
     }
 
-    /// One after another, with short pauses.
+    /// Plans episodes one after another, with short pauses.
     fn episodes(&mut self, span: Duration) {
         let mut at = BEGIN;
         let mut bag = EPISODES.to_vec();
@@ -167,7 +167,7 @@ impl Planner {
             let before = self.steps.len();
             let end = self.episode(at, episode);
             if end > span {
-                // It would not be over in time.
+                // The episode would end after the run.
                 self.steps.truncate(before);
                 if span - at < Duration::from_secs(3) {
                     return;
@@ -178,7 +178,7 @@ impl Planner {
         }
     }
 
-    /// Returns when it is over.
+    /// Plans an episode. Returns its end.
     fn episode(&mut self, at: Duration, episode: Episode) -> Duration {
         match episode {
             Episode::CutOff | Episode::Split | Episode::SplitWithoutQuorum => {
@@ -245,7 +245,7 @@ impl Planner {
         }
     }
 
-    /// Links of one node that go one way.
+    /// Cuts links of one node in one direction.
     fn one_way(&mut self, episode: Episode) -> Command {
         let (one, other) = match self.some(2)[..] {
             [one, other] => (one, other),
@@ -265,8 +265,8 @@ impl Planner {
         }
     }
 
-    /// A node has a twin for a while, and is restarted after that. Half of the time the node is cut
-    /// off when its twin comes, as one is that was given up and replaced.
+    /// Plans a twin of a node, and then a restart of the node. Half of the time the node is cut off
+    /// when its twin starts, like a node that was given up and replaced.
     fn twin(&mut self, at: Duration) -> Duration {
         let node = self.node();
         let mut begin = at;
@@ -312,7 +312,7 @@ impl Planner {
         end
     }
 
-    /// Kills nodes, which stay away for a while.
+    /// Kills nodes and starts them later.
     fn away(&mut self, at: Duration, count: usize, least: u64, most: u64) -> Duration {
         let end = at + self.ms(least, most);
         for node in self.some(count) {
@@ -328,13 +328,13 @@ impl Planner {
         end
     }
 
-    /// Kills nodes and starts them at once with a setup that their peers do not have, until they
-    /// are told to stop and start as usual.
+    /// Kills nodes and starts them at once with a setup that differs from their peers'. Later they
+    /// are restarted as usual.
     fn differs(&mut self, at: Duration, count: usize, setup: Setup) -> Duration {
         let nodes = self.some(count);
         let mut back = at + self.ms(3_000, 4_500);
         if setup.is_of_cluster() {
-            // It is to vote with that setup for a while.
+            // Leave time to vote with this setup.
             back += self.quarantine;
         }
         let mut end = back;
@@ -347,7 +347,7 @@ impl Planner {
         end
     }
 
-    /// A node stops, and its next process has another address, or the first one again.
+    /// Stops a node and starts it at another address, or at its first one again.
     fn restart_elsewhere(&mut self, at: Duration, node: usize, moved: bool) -> Duration {
         self.step(at, Command::Terminate { node });
         let end = at + self.ms(500, 2_000);
@@ -372,7 +372,8 @@ impl Planner {
         end
     }
 
-    /// A hundred short incarnations a minute, half of which are killed, beside all else.
+    /// Plans a hundred short-lived clients a minute, half of which are killed, parallel to the
+    /// episodes.
     fn clients(&mut self, span: Duration) {
         let mut at = BEGIN;
         let mut number = 0;
@@ -387,7 +388,7 @@ impl Planner {
         }
     }
 
-    /// Loss, and what netem does, beside all else.
+    /// Plans loss, delay, duplication and reordering, parallel to the episodes.
     fn weather(&mut self, span: Duration) {
         let mut at = BEGIN + self.ms(0, 3_000);
         loop {
@@ -440,13 +441,13 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_gives_the_same_plan_every_time_and_another_seed_another() {
+    fn plan_repeats_per_seed_and_differs_across_seeds() {
         assert_eq!(plan(1, 120), plan(1, 120));
         assert_ne!(plan(1, 120), plan(2, 120));
     }
 
     #[test]
-    fn whatever_is_done_is_undone_within_the_run() {
+    fn every_fault_is_undone_within_run() {
         for seed in 0..200 {
             let (mut away, mut frozen, mut cut) = ([false; 5], [false; 5], false);
             let (mut disturbed, mut moved, mut differs) = ([false; 5], [false; 5], [false; 5]);

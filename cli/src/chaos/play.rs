@@ -1,4 +1,4 @@
-//! Plays a plan on real processes, and notes what it does in a history of its own.
+//! Executes a plan on real processes, and records its faults in a history.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,13 +16,13 @@ use super::world::{Netem, Rules, World};
 use crate::demo::put;
 use crate::history::{Clock, FORMAT, FaultKind, Line, Writer};
 
-/// How often it is looked whether all is as it should be.
+/// The interval at which the nodes are checked.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// A world, its nodes, and what was done to them.
+/// A world, its processes, and the model of their state.
 #[derive(Debug)]
 pub(crate) struct Stage {
-    // First: the processes go before the namespaces that they are in.
+    // First, so that the processes are dropped before their namespaces.
     processes: Processes,
     world: World,
     model: Model,
@@ -31,7 +31,7 @@ pub(crate) struct Stage {
     clock: Clock,
     notes: Writer,
     file: PathBuf,
-    /// Whether the kernel can delay, double and reorder.
+    /// `true` if the kernel can delay, duplicate and reorder packets.
     has_netem: bool,
 }
 
@@ -76,14 +76,14 @@ impl Stage {
         Ok(stage)
     }
 
-    /// All files that were written.
+    /// Returns the files of all histories.
     pub(crate) fn histories(&self) -> Vec<PathBuf> {
         let mut files = self.processes.histories();
         files.push(self.file.clone());
         files
     }
 
-    /// Does all of it, each at its time.
+    /// Executes all steps, each at its time.
     pub(crate) async fn play(&mut self, steps: &[Step]) -> anyhow::Result<()> {
         let begin = Instant::now();
         for step in steps {
@@ -95,7 +95,7 @@ impl Stage {
                 step.command,
                 Command::Client { .. } | Command::KillClient { .. }
             ) {
-                // Those are too many to be read, and they are in the notes.
+                // These are too many to read, and the history contains them.
                 put(&step.to_string());
             }
             self.act(&step.command)
@@ -105,7 +105,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Until a time, with an eye on the nodes.
+    /// Waits until `end`. Meanwhile checks the nodes and records changes of their service.
     pub(crate) async fn wait_until(&mut self, end: Instant) -> anyhow::Result<()> {
         loop {
             let now = self.clock.now();
@@ -122,7 +122,7 @@ impl Stage {
         }
     }
 
-    /// Undoes all that is still done.
+    /// Undoes all faults that are still in effect.
     pub(crate) async fn heal(&mut self) -> anyhow::Result<()> {
         for n in 0..self.rules.len() {
             if self.model.is_frozen(n) {
@@ -138,13 +138,13 @@ impl Stage {
         self.act(&Command::Heal).await
     }
 
-    /// All faults are over.
+    /// Records that all faults are over.
     pub(crate) fn calm(&self) -> anyhow::Result<()> {
         let at = self.clock.now();
         Ok(self.notes.write(&Line::Calm { at })?)
     }
 
-    /// Stops all nodes in order.
+    /// Stops all nodes cleanly.
     pub(crate) async fn end(&mut self) -> anyhow::Result<()> {
         while let Some(gone) = self.leaving.join_next().await {
             gone.context("a wait broke off")??;
@@ -252,7 +252,8 @@ impl Stage {
         })
     }
 
-    /// Notes it, and what it means for those who wait: worse from before, better from after it.
+    /// Records a fault and its effect on service: worse from before the fault, better from after
+    /// it.
     fn note(
         &mut self,
         before: u64,
@@ -300,7 +301,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Starts a node that was told to stop, once it has.
+    /// Starts a node once all stopping processes have ended.
     async fn restart(&mut self, node: usize, setup: Setup) -> anyhow::Result<()> {
         while let Some(gone) = self.leaving.join_next().await {
             gone.context("a wait broke off")??;
@@ -316,7 +317,7 @@ impl Stage {
         self.note(before, setup.kind(), &[node], &what)
     }
 
-    /// Starts a client, which may be owed nothing from its first instant on.
+    /// Starts a client, which may be unserved from its first instant.
     fn client(&mut self, number: u32) -> anyhow::Result<()> {
         let before = self.clock.now();
         let node = client_id(number);
@@ -367,7 +368,7 @@ impl Stage {
         Ok(())
     }
 
-    /// One fault for each thing that it does.
+    /// Records one fault for each effect of `netem`.
     fn disturb(
         &mut self,
         before: u64,

@@ -14,33 +14,34 @@ use tokio::process::Child;
 use super::command::Setup;
 use super::world::{PORT, World, address};
 
-/// A node that was told to stop is gone by then.
+/// The longest time that a process may take to stop.
 const STOP_AT_MOST: Duration = Duration::from_secs(20);
-/// The lease of all locks: one that is nearly the longest outlasts a quarantine that is too short.
+/// The lease of all locks. It is nearly the longest lease, so that it outlasts a quarantine that is
+/// too short.
 const LEASE: Duration = Duration::from_millis(2_800);
-/// The lease where take-overs are measured.
+/// The lease of all locks in a measurement.
 const LEASE_OF_HOLDS: Duration = Duration::from_secs(2);
-/// The longest lease, and so how long a voter is in recovery that was restarted.
+/// The longest lease, and thus the shortest recovery of a restarted voter.
 const MAX_LEASE: Duration = Duration::from_secs(3);
 /// The longest lease of a node that differs from its peers, and the lease of its locks.
 const SHORT_MAX_LEASE: Duration = Duration::from_millis(500);
 const SHORT_LEASE: Duration = Duration::from_millis(400);
-/// The secret of the cluster, and another one.
-const SECRETS: [&str; 2] = ["cluster.secret", "other.secret"];
-/// After so long a restarted voter votes again: its quarantine, the answers that it waits for,
-/// and the start of a process on a busy machine.
+/// The files of the cluster's secret, and of another one.
+const SECRETS: [&str; 2] = ["cluster.key", "other.key"];
+/// The time after which a restarted voter votes again. It covers its quarantine, the answers to its
+/// recovery queries, and the start of a process on a busy machine.
 pub(crate) const QUARANTINE: Duration = Duration::from_millis(5_500);
 
-/// What the nodes do.
+/// The workload of the nodes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Load {
-    /// All that a workload can do.
+    /// Every act of a workload.
     Everything,
-    /// Long holds of many keys, with others in line.
+    /// Long holds of many keys, with waiters in line.
     Holds,
 }
 
-/// The nodes n0 and up, each a process, or none while it is away; and who else there is.
+/// The processes of the nodes, of a twin and of the clients. A node that is down has none.
 #[derive(Debug)]
 pub(crate) struct Processes {
     dir: PathBuf,
@@ -48,18 +49,18 @@ pub(crate) struct Processes {
     seed: u64,
     load: Load,
     nodes: Vec<Option<Child>>,
-    /// Which nodes were started before: the cluster is no longer new to them.
+    /// `true` for nodes that were started before: the cluster is no longer new to them.
     has_lived: Vec<bool>,
     /// A second process under the name of a node.
     twin: Option<Child>,
-    /// Processes that ask for one lock, by their numbers.
+    /// The clients by number: processes that acquire one lock and stop.
     clients: BTreeMap<u32, Child>,
-    /// Files of histories that not every run has.
+    /// The histories of twins and clients.
     others: Vec<PathBuf>,
 }
 
 impl Processes {
-    /// Finds the program and makes the secrets. None of the nodes runs yet.
+    /// Finds the program and creates the secrets. Starts no node.
     pub(crate) fn hire(dir: &Path, nodes: usize, seed: u64, load: Load) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("this program cannot be found")?;
         let clients = dir.join("clients");
@@ -82,8 +83,7 @@ impl Processes {
         })
     }
 
-    /// The files that the processes write their histories to. One that was killed before it wrote
-    /// a whole line has none.
+    /// Returns the files of all histories. Twins and clients that wrote no whole line are left out.
     pub(crate) fn histories(&self) -> Vec<PathBuf> {
         let file = |n| self.dir.join(format!("n{n}.jsonl"));
         let has_line = |file: &PathBuf| fs::read(file).is_ok_and(|text| text.contains(&b'\n'));
@@ -104,8 +104,7 @@ impl Processes {
         Ok(())
     }
 
-    /// Starts a second process under the name of a node, which finds itself in the network after
-    /// the nodes' own.
+    /// Starts a second process under the name of a node, in the namespace after those of the nodes.
     pub(crate) fn start_twin(&mut self, world: &World, n: usize) -> anyhow::Result<()> {
         let place = self.nodes.len();
         let text = self.node(n, Setup::Usual, &world.address(place), false);
@@ -118,13 +117,13 @@ impl Processes {
         Ok(())
     }
 
-    /// Kills that second process; it is gone when this returns.
+    /// Kills the twin. It is gone when this returns.
     pub(crate) async fn kill_twin(&mut self) -> anyhow::Result<()> {
         let mut twin = self.twin.take().context("there is no twin")?;
         twin.kill().await.context("a twin cannot be killed")
     }
 
-    /// Starts a process that does not vote, asks for one lock and stops.
+    /// Starts a process that does not vote, acquires one lock and stops.
     pub(crate) fn start_client(&mut self, world: &World, number: u32) -> anyhow::Result<()> {
         let place = self.nodes.len() + 1;
         let name = format!("clients/{number:06}");
@@ -135,7 +134,7 @@ impl Processes {
         Ok(())
     }
 
-    /// Kills such a process. Returns `false` if it has stopped before.
+    /// Kills a client. Returns `false` if it had already stopped.
     pub(crate) async fn kill_client(&mut self, number: u32) -> anyhow::Result<bool> {
         let Some(mut client) = self.clients.remove(&number) else {
             return Ok(false);
@@ -149,7 +148,7 @@ impl Processes {
         Ok(true)
     }
 
-    /// The names of all clients that may run.
+    /// Returns the names of all clients that may still run.
     pub(crate) fn clients(&self) -> Vec<String> {
         self.clients.keys().copied().map(client_id).collect()
     }
@@ -184,7 +183,7 @@ impl Processes {
             .with_context(|| format!("{name} does not start"))
     }
 
-    /// Kills the process of a node; it is gone when this returns.
+    /// Kills the process of a node. It is gone when this returns.
     pub(crate) async fn kill(&mut self, n: usize) -> anyhow::Result<()> {
         let mut child = self.take(n)?;
         child
@@ -193,7 +192,7 @@ impl Processes {
             .with_context(|| format!("n{n} cannot be killed"))
     }
 
-    /// Tells the process of a node to stop, without waiting for it.
+    /// Sends SIGTERM to the process of a node, without waiting for its end.
     pub(crate) fn terminate(&mut self, n: usize) -> anyhow::Result<Leaving> {
         self.signal(n, Signal::TERM)?;
         Ok(Leaving {
@@ -213,7 +212,7 @@ impl Processes {
         Ok(())
     }
 
-    /// Checks that all processes run that should, and that those which stopped did so in order.
+    /// Checks that all nodes run, and that all stopped clients did so cleanly.
     pub(crate) fn check(&mut self) -> anyhow::Result<()> {
         for (n, child) in self.nodes.iter_mut().enumerate() {
             if let Some(child) = child
@@ -243,7 +242,7 @@ impl Processes {
         Ok(())
     }
 
-    /// Tells all to stop, and waits until they have.
+    /// Sends SIGTERM to all nodes, and waits until they have stopped.
     pub(crate) async fn dismiss(&mut self) -> anyhow::Result<()> {
         let there: Vec<usize> = (0..self.nodes.len())
             .filter(|n| self.nodes[*n].is_some())
@@ -265,7 +264,7 @@ impl Processes {
     }
 }
 
-/// A node that was told to stop.
+/// A node that was sent SIGTERM.
 #[derive(Debug)]
 pub(crate) struct Leaving {
     node: usize,
@@ -273,7 +272,7 @@ pub(crate) struct Leaving {
 }
 
 impl Leaving {
-    /// Waits until it is gone, in order.
+    /// Waits for the end of the process, and checks that it is clean.
     pub(crate) async fn gone(mut self) -> anyhow::Result<()> {
         let node = self.node;
         let status = tokio::time::timeout(STOP_AT_MOST, self.child.wait()).await;
@@ -289,14 +288,14 @@ fn in_order(name: &str, status: ExitStatus) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// As long as the names of pods are.
+/// Returns the id of a client. It is as long as the name of a pod.
 pub(crate) fn client_id(number: u32) -> String {
     format!("a-client-that-lives-for-seconds-{number:06}")
 }
 
-/// The parts of the configurations of processes.
+/// The configurations of the processes.
 impl Processes {
-    /// Common to all processes of the cluster.
+    /// Returns the settings that all processes of the cluster share.
     fn common(&self) -> String {
         let nodes = self.nodes.len();
         let list = |item: &dyn Fn(usize) -> String| {
@@ -313,7 +312,7 @@ impl Processes {
 
     fn node(&self, n: usize, setup: Setup, address: &str, is_new: bool) -> String {
         let workload = match self.load {
-            // Some hold for longer than their lease, others do not get to renew it.
+            // Some holds outlast their lease; others end before the first renewal.
             Load::Everything if n % 2 == 1 => {
                 "keys = 6\ntasks = 4\nlook_every_ms = 20\nhold_ms = [500, 4000]\n"
             }
@@ -330,10 +329,11 @@ impl Processes {
         };
         let (lease, max_lease) = (lease.as_millis(), max_lease.as_millis());
         let secret = SECRETS[usize::from(setup == Setup::OtherSecret)];
-        // Each node of a seed does something else, and every incarnation of it the same again.
+        // The workload differs for each node, and repeats for each incarnation of a node.
         let seed = self.seed.wrapping_mul(1_000).wrapping_add(n as u64) >> 1;
         let common = self.common();
-        // On all addresses, so that the process lives through a change of the interface's.
+        // Listen on all addresses, so that the process survives a change of its interface's
+        // address.
         format!(
             "node_id = \"n{n}\"\n{common}listen = \"0.0.0.0:{PORT}\"\n\
              advertise = \"{address}:{PORT}\"\nsecret_file = \"{secret}\"\n\

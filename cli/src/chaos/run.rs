@@ -1,4 +1,4 @@
-//! One run, from an empty machine to a verdict.
+//! One run, from the setup of the network to the verdict.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,12 +19,12 @@ use super::world::World;
 use crate::check::{self, Verdict};
 use crate::demo::put;
 
-/// Somebody ended the run.
+/// The exit code of an interrupted run.
 const INTERRUPTED: u8 = 130;
 /// How long the nodes work once all faults are over and all voters vote.
 const REST: Duration = Duration::from_secs(10);
 
-/// What came of it.
+/// The result of a run.
 enum Outcome {
     Judged(Box<Verdict>),
     Interrupted(&'static str),
@@ -98,7 +98,7 @@ fn replay(args: &Args, seed: u64) -> String {
     }
 }
 
-/// Where the files go, and whether they are for nobody to keep.
+/// Returns the directory of all files, and `true` if it is temporary.
 fn place(args: &Args) -> anyhow::Result<(PathBuf, bool)> {
     let (dir, is_ours) = match &args.keep {
         Some(dir) => (dir.clone(), false),
@@ -117,14 +117,15 @@ fn place(args: &Args) -> anyhow::Result<(PathBuf, bool)> {
     Ok((dir, is_ours))
 }
 
-/// Builds the world, plays, and judges. The world is gone when this returns, however it does.
+/// Builds the network, executes the plan, and judges the histories. The network is removed on every
+/// way out.
 async fn perform(args: &Args, seed: u64, dir: &Path, steps: &[Step]) -> anyhow::Result<Outcome> {
-    // Before there is anything that would be left behind.
+    // Handle signals before there is anything that would be left behind.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
     let nodes = usize::from(args.nodes);
-    // One network more for a twin, and one for the clients.
+    // One more network for a twin, and one for the clients.
     let world = World::build(nodes + 2)?;
     let netem_missing = world.netem_missing();
     let left_out = left_out(netem_missing.as_deref(), steps);
@@ -171,14 +172,14 @@ async fn whole(stage: &mut Stage, steps: &[Step], load: Load) -> anyhow::Result<
     stage.heal().await?;
     stage.wait_until(Instant::now() + QUARANTINE).await?;
     if load == Load::Everything {
-        // Where holds are long, a node may well have no turn before the end.
+        // If holds are long, a node may not be granted a lock before the end.
         stage.calm()?;
     }
     stage.wait_until(Instant::now() + REST).await?;
     stage.end().await
 }
 
-/// Which faults of the plan this kernel cannot do.
+/// Returns the planned faults that this kernel cannot inject, with the reason.
 fn left_out(netem_missing: Option<&str>, steps: &[Step]) -> Vec<(&'static str, String)> {
     let is_planned = steps
         .iter()

@@ -1,5 +1,5 @@
-//! The network of the nodes: a namespace for each, and one more with the bridge between them.
-//! Nothing of it is in the network of the machine, so that several worlds can be there at once.
+//! The network of the nodes: a namespace for each, and one for the bridge between them. Nothing is
+//! added to the machine's own network, so several worlds can exist at once.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -8,23 +8,23 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, bail};
 
-/// What the names of all namespaces begin with, before the number of the process.
+/// The prefix of the names of all namespaces; the process id follows.
 const PREFIX: &str = "lockmesh";
 /// The port that nodes listen on.
 pub(crate) const PORT: u16 = 7400;
 
-/// What is wrong with the links of one node, as its own firewall and queue see them.
+/// The faults of one node's links, applied by its own firewall.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Rules {
-    /// Nodes from which nothing comes in.
+    /// Nodes whose datagrams are dropped on arrival.
     pub(crate) deaf_to: BTreeSet<usize>,
-    /// Nodes to which nothing goes out: whoever sends is told that it may not.
+    /// Nodes to which sends fail with an error.
     pub(crate) mute_to: BTreeSet<usize>,
-    /// How many of a thousand datagrams do not come in.
+    /// How many of 1000 arriving datagrams are dropped.
     pub(crate) loss_permille: u32,
 }
 
-/// What `tc netem` does to all that leaves a node.
+/// The effects of `tc netem` on all packets that leave a node.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Netem {
     pub(crate) delay_ms: u32,
@@ -33,7 +33,7 @@ pub(crate) struct Netem {
     pub(crate) reorder_percent: u32,
 }
 
-/// Namespaces, a bridge and links, for as long as it lives.
+/// Namespaces, a bridge and links. They are removed on drop.
 #[derive(Debug)]
 pub(crate) struct World {
     pid: u32,
@@ -43,7 +43,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Why no world can be built here; `None` where one can.
+    /// Returns the reason why no world can be built here, if there is one.
     pub(crate) fn missing() -> Option<String> {
         if !rustix::process::geteuid().is_root() {
             return Some("it needs root, to make network namespaces".to_owned());
@@ -69,8 +69,8 @@ impl World {
         tried.err().map(|error| format!("{error:#}"))
     }
 
-    /// Builds a world of so many nodes, 0 and up. What a runner that was killed has left behind
-    /// is removed.
+    /// Builds a world of `nodes` nodes, numbered from 0. Removes the worlds of runners that were
+    /// killed.
     pub(crate) fn build(nodes: usize) -> anyhow::Result<Self> {
         sweep();
         let world = Self {
@@ -105,8 +105,8 @@ impl World {
         Ok(())
     }
 
-    /// Replaces the address of a node's interface by its second one, or by its first one again.
-    /// For a moment it has none.
+    /// Replaces the address of a node's interface by its second one, or restores the first one. In
+    /// between the interface has no address.
     pub(crate) fn readdress(&mut self, n: usize, moved: bool) -> anyhow::Result<()> {
         let name = self.namespace(n);
         let old = format!("{}/24", self.address(n));
@@ -120,7 +120,7 @@ impl World {
         ip(&["-n", &name, "addr", "add", &new, "dev", "eth0"])
     }
 
-    /// The address that a node's interface has now.
+    /// Returns the current address of a node's interface.
     pub(crate) fn address(&self, n: usize) -> String {
         if self.moved.contains(&n) {
             second_address(n)
@@ -129,7 +129,7 @@ impl World {
         }
     }
 
-    /// Runs a program in the namespace of a node.
+    /// Returns a command that runs a program in the namespace of a node.
     pub(crate) fn enter(&self, n: usize, program: &Path) -> tokio::process::Command {
         let mut command = tokio::process::Command::new("ip");
         command
@@ -138,7 +138,7 @@ impl World {
         command
     }
 
-    /// Sets the firewall of a node, all at once.
+    /// Replaces the firewall of a node atomically.
     pub(crate) fn filter(&self, n: usize, rules: &Rules) -> anyhow::Result<()> {
         let addresses = |nodes: &BTreeSet<usize>| {
             let nodes = nodes.iter().flat_map(|n| [address(*n), second_address(*n)]);
@@ -155,7 +155,7 @@ impl World {
         if !rules.mute_to.is_empty() {
             output += &format!("ip daddr {{ {} }} drop\n", addresses(&rules.mute_to));
         }
-        // Declared, deleted, declared: a table that is not there cannot be deleted.
+        // Declare the table first: deleting one that does not exist is an error.
         let script = format!(
             "table inet lockmesh_chaos\ndelete table inet lockmesh_chaos\n\
              table inet lockmesh_chaos {{\n\
@@ -176,11 +176,11 @@ impl World {
         succeeded("nft", &nft.wait_with_output()?)
     }
 
-    /// Sets what happens to all that leaves a node.
+    /// Sets the effects on all packets that leave a node.
     pub(crate) fn queue(&self, n: usize, netem: Netem) -> anyhow::Result<()> {
         let name = self.namespace(n);
         if netem == Netem::default() {
-            // None there is as good as none left.
+            // Deleting fails if there is no queue, which is the desired state.
             let _ = tc(&name, &["qdisc", "del", "dev", "eth0", "root"]);
             return Ok(());
         }
@@ -207,7 +207,7 @@ impl World {
         )
     }
 
-    /// Why the kernel delays, doubles and reorders nothing; `None` where it does.
+    /// Returns the reason why the kernel cannot delay, duplicate and reorder, if there is one.
     pub(crate) fn netem_missing(&self) -> Option<String> {
         let netem = Netem {
             delay_ms: 1,
@@ -230,7 +230,7 @@ impl World {
 }
 
 impl Drop for World {
-    /// With a namespace go its links, its firewall and its queue; a process in it would keep it.
+    /// A namespace is removed with its links, firewall and queue, once its processes are killed.
     fn drop(&mut self) {
         for n in 0..self.nodes {
             remove(&self.namespace(n));
@@ -239,17 +239,17 @@ impl Drop for World {
     }
 }
 
-/// The second address of a node.
+/// Returns the second address of a node.
 fn second_address(n: usize) -> String {
     format!("10.77.0.{}", n + 101)
 }
 
-/// The first address of a node, in a network that only its world knows.
+/// Returns the first address of a node, in a network that exists only in its world.
 pub(crate) fn address(n: usize) -> String {
     format!("10.77.0.{}", n + 1)
 }
 
-/// Ends the processes of a namespace, and removes it.
+/// Kills the processes of a namespace, and removes it.
 fn remove(name: &str) {
     if let Ok(output) = Command::new("ip").args(["netns", "pids", name]).output() {
         let pids = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -262,7 +262,7 @@ fn remove(name: &str) {
     let _ = ip(&["netns", "del", name]);
 }
 
-/// Removes the worlds of runners that are no more.
+/// Removes the worlds of runners that have ended.
 fn sweep() {
     let Ok(names) = Command::new("ip").args(["netns", "list"]).output() else {
         return;

@@ -1,4 +1,4 @@
-//! What the histories amount to, in numbers.
+//! Counts and times of histories.
 
 use std::collections::BTreeMap;
 
@@ -7,14 +7,14 @@ use serde::Serialize;
 use super::records::{End, Fault, Histories, Request};
 use crate::history::{FaultKind, How};
 
-/// What is counted and measured.
+/// The counts and times.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Figures {
     pub(crate) files: usize,
     pub(crate) nodes: usize,
     pub(crate) keys: usize,
     pub(crate) incarnations: usize,
-    /// Lines that broke off where a process was killed.
+    /// Incomplete lines of processes that were killed.
     pub(crate) torn: usize,
     pub(crate) requests: usize,
     pub(crate) grants: usize,
@@ -25,16 +25,16 @@ pub(crate) struct Figures {
     pub(crate) denied: usize,
     pub(crate) timed_out: usize,
     pub(crate) withdrawn: usize,
-    /// The longest that anybody stood in line before it was granted.
+    /// The longest wait in line before a grant.
     pub(crate) longest_wait_ms: f64,
-    /// The longest that anybody stood in line while the key was free and a quorum up.
+    /// The longest wait in line while the key was free and a quorum was up.
     pub(crate) longest_wait_for_free_ms: f64,
     pub(crate) faults: BTreeMap<FaultKind, usize>,
-    /// From what was done to a holder to the next grant of what it held, where somebody waited.
+    /// The times from a fault of a holder to the next grant of its keys, if another node waited.
     pub(crate) takeovers: BTreeMap<FaultKind, Spread>,
 }
 
-/// Some times in milliseconds.
+/// A distribution of times, in milliseconds.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Spread {
     pub(crate) count: usize,
@@ -91,8 +91,8 @@ impl Figures {
     }
 }
 
-/// For each key that a node held when something was done to it, and that another node waited
-/// for: how long until the next grant.
+/// Returns the times from a fault of a holder to the next grant, for each key that it held and
+/// another node waited for.
 fn takeovers(histories: &Histories) -> BTreeMap<FaultKind, Spread> {
     let by_key = histories.by_key();
     let mut times: BTreeMap<FaultKind, Vec<u64>> = BTreeMap::new();
@@ -119,7 +119,7 @@ fn takeovers(histories: &Histories) -> BTreeMap<FaultKind, Spread> {
 }
 
 fn takeover(histories: &Histories, fault: &Fault, requests: &[&Request]) -> Option<u64> {
-    // A twin is not what was done to the node itself.
+    // A fault of a node does not affect its twin.
     let is_hit = |request: &Request| {
         fault.nodes.contains(&histories.node_of(request))
             && !histories.incarnations[request.incarnation].is_twin
@@ -135,7 +135,7 @@ fn takeover(histories: &Histories, fault: &Fault, requests: &[&Request]) -> Opti
         })?;
     let waits = |request: &Request| {
         let end = request.grant.map_or_else(
-            // Who died in line waits no more.
+            // A process that ended in line no longer waits.
             || {
                 let gone = histories.incarnations[request.incarnation].gone;
                 request.over.map_or(gone, |over| over.after)
@@ -147,7 +147,7 @@ fn takeover(histories: &Histories, fault: &Fault, requests: &[&Request]) -> Opti
     if !requests.iter().any(|other| !is_hit(other) && waits(other)) {
         return None;
     }
-    // One that it let go of by itself before it can have noticed is no take-over.
+    // A release by the holder itself is not a takeover.
     if let Some(over) = held.over
         && matches!(over.how, End::Released { held: true })
     {
@@ -174,7 +174,7 @@ impl Spread {
     }
 }
 
-/// Milliseconds, to a hundredth.
+/// Converts nanoseconds to milliseconds, rounded to hundredths.
 pub(crate) fn ms(nanos: u64) -> f64 {
     (nanos as f64 / 1e4).round() / 1e2
 }

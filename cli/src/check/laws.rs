@@ -1,6 +1,6 @@
 //! The laws of `docs/protocol.md`, section 1, as far as histories of real processes can show them.
 //!
-//! What a process believed between two lines is not known, so a law is broken only where no run
+//! The state of a process between two lines is unknown. So a law counts as broken only if no run
 //! that keeps it could have left these lines.
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::records::{Histories, Place, Request, Seen};
 use crate::history::FaultKind;
 
-/// The most that a voter set may allow clocks to drift.
+/// The highest clock drift that a voter set may allow.
 const DRIFT_MAX_PPM: u64 = 100_000;
 
 /// Two lines that contradict each other.
@@ -19,10 +19,10 @@ pub(crate) struct Contradiction {
     pub(crate) what: String,
 }
 
-/// **M1 mutual exclusion**: at no instant are two requests for one key certainly held.
+/// **M1 mutual exclusion**: two requests for one key are never certainly held at one instant.
 ///
-/// A request is certainly held from the instant before the look at its grant that said "held" to
-/// the instant before the last look that did: a guard that was lost never says "held" again.
+/// A request is certainly held from before its guard is first observed to be held until before the
+/// last such observation. A lost guard is never held again.
 pub(crate) fn mutual_exclusion(histories: &Histories, found: &mut Vec<Contradiction>) {
     for (key, requests) in histories.by_key().into_iter().enumerate() {
         let mut holds: Vec<(Seen, Seen, &Request)> = requests
@@ -57,8 +57,8 @@ pub(crate) fn mutual_exclusion(histories: &Histories, found: &mut Vec<Contradict
     }
 }
 
-/// **M2 fencing**: no two grants of a key share an epoch; of two owners the later has the higher;
-/// and what was asked for after a grant gets a higher one.
+/// **M2 fencing**: no two grants of a key share an epoch. Of two holders, the later one has the
+/// higher epoch. A request that begins after a grant gets a higher epoch.
 pub(crate) fn fencing(histories: &Histories, found: &mut Vec<Contradiction>) {
     for (key, requests) in histories.by_key().into_iter().enumerate() {
         let key = &histories.keys[key];
@@ -76,7 +76,8 @@ pub(crate) fn fencing(histories: &Histories, found: &mut Vec<Contradiction>) {
                 });
             }
         }
-        // An owner at this instant, and so later than all whose grants were told before it.
+        // The instant at which the request held the key or, if unknown, at which it began. Its
+        // epoch must exceed those of all grants reported before.
         let at = |request: &Request, before: u64| {
             if request.certain().is_some() {
                 before
@@ -85,7 +86,7 @@ pub(crate) fn fencing(histories: &Histories, found: &mut Vec<Contradiction>) {
             }
         };
         granted.sort_by_key(|(grant, request)| at(request, grant.before));
-        // Grants that were told, by when: what comes after must be above the highest.
+        // Grants in the order of their reports. A later request must exceed the highest of them.
         let mut told: Vec<_> = granted.iter().map(|(grant, _)| *grant).collect();
         told.sort_by_key(|grant| grant.before);
         let (mut next, mut highest) = (0, None::<(u64, Place)>);
@@ -111,7 +112,7 @@ pub(crate) fn fencing(histories: &Histories, found: &mut Vec<Contradiction>) {
     }
 }
 
-/// **M3 lost means told**: a guard that was lost never says "held" again.
+/// **M3**: a guard that was lost is never held again.
 pub(crate) fn lost_for_good(histories: &Histories, found: &mut Vec<Contradiction>) {
     for request in &histories.requests {
         if let (Some(lost), Some(held)) = (request.lost, request.held_after_lost) {
@@ -127,9 +128,8 @@ pub(crate) fn lost_for_good(histories: &Histories, found: &mut Vec<Contradiction
     }
 }
 
-/// **M6 a lock through the trait lasts its ttl**: until it is over nobody else is granted the key,
-/// whatever becomes of the process. The ttl counts from when the lock was asked for, less what
-/// clocks may drift.
+/// **M6**: a lock through the trait lasts its TTL. Until then the key is not granted again, even if
+/// the process dies. The TTL counts from the request, less the allowed clock drift.
 pub(crate) fn lasts_its_ttl(histories: &Histories, found: &mut Vec<Contradiction>) {
     for (key, requests) in histories.by_key().into_iter().enumerate() {
         let granted = |request: &Request| {
@@ -141,7 +141,7 @@ pub(crate) fn lasts_its_ttl(histories: &Histories, found: &mut Vec<Contradiction
             .filter_map(|request| Some((granted(request)?, request)))
             .collect();
         told.sort_by_key(|(told, _)| *told);
-        // Each is held against the tick before it that ends last.
+        // Compare each grant with the earlier tick that ends last.
         let mut last: Option<(u64, Seen)> = None;
         for (told, request) in told {
             if let Some((end, tick)) = last.filter(|(end, _)| told.at < *end) {
@@ -163,7 +163,7 @@ pub(crate) fn lasts_its_ttl(histories: &Histories, found: &mut Vec<Contradiction
     }
 }
 
-/// **L1 someone wins**: once all faults are over, every node is granted something again.
+/// **L1**: once all faults are over, every node is granted a lock again.
 pub(crate) fn served_in_the_calm(histories: &Histories, found: &mut Vec<Contradiction>) {
     let Some((calm, nodes)) = &histories.calm else {
         return;
@@ -191,10 +191,10 @@ pub(crate) fn served_in_the_calm(histories: &Histories, found: &mut Vec<Contradi
     }
 }
 
-/// An incarnation that is shorter may be granted nothing.
+/// The shortest incarnation that must be granted a lock, in nanoseconds.
 const FAIR_INCARNATION: u64 = 6_000_000_000;
 
-/// **L1 someone wins**: a wall clock that is off costs its node no lock, if it is alone in that.
+/// **L1**: a node with a wrong wall clock is granted locks, if it is the only such node.
 pub(crate) fn served_with_a_wrong_wall_clock(
     histories: &Histories,
     found: &mut Vec<Contradiction>,

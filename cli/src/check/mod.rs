@@ -1,4 +1,4 @@
-//! `lockmesh check`: judges what processes believed, by the laws of the simulations.
+//! `lockmesh check`: judges the histories of processes by the laws of the simulations.
 
 mod figures;
 mod laws;
@@ -21,24 +21,24 @@ use wakeup::Terms;
 
 use crate::demo::put;
 
-/// Histories contradict each other.
+/// The exit code if histories contradict each other.
 const REJECTED: u8 = 1;
-/// Histories cannot be read.
+/// The exit code if histories cannot be read.
 const BAD_INPUT: u8 = 2;
-/// More contradictions than this are counted and not printed.
+/// The maximum number of contradictions that are printed.
 const PRINTED_MAX: usize = 20;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Files that `lockmesh node --workload --history` and `lockmesh chaos` wrote.
+    /// Files written by `lockmesh node --workload --history` and `lockmesh chaos`.
     #[arg(required = true)]
     histories: Vec<PathBuf>,
-    /// How long somebody may stand in line while the key is free and a quorum is up, in
-    /// milliseconds. Five leases are a fair bound.
+    /// Longest allowed wait while the key is free and a quorum is up, in milliseconds. Five leases
+    /// are a good bound.
     #[arg(long, default_value_t = 10_000)]
     wait_bound_ms: u64,
-    /// A span in which no quorum was up, FROM..TO in nanoseconds of the boot clock. Those that
-    /// the chaos has noted are known already.
+    /// Span without a quorum, FROM..TO in nanoseconds of the boot clock; may be repeated. Spans
+    /// recorded by `lockmesh chaos` need not be given.
     #[arg(long, value_parser = outage)]
     outage: Vec<(u64, u64)>,
     /// Print one JSON object as the last line.
@@ -54,11 +54,11 @@ fn outage(text: &str) -> Result<(u64, u64), String> {
     span.ok_or_else(|| "it must be FROM..TO, in nanoseconds of the boot clock".to_owned())
 }
 
-/// What came of it.
+/// The result of a check.
 #[derive(Debug)]
 pub(crate) struct Verdict {
     pub(crate) figures: Figures,
-    /// Sentences, each with two lines.
+    /// Descriptions, each with the positions of two lines.
     pub(crate) contradictions: Vec<String>,
 }
 
@@ -72,8 +72,7 @@ impl Verdict {
     }
 }
 
-/// Judges. Ends with 0 where all is well, with 1 where two lines contradict each other, and with
-/// 2 where a file is no history.
+/// Judges histories. Returns exit code 0 (accepted), 1 (contradiction) or 2 (unreadable).
 pub(crate) fn run(args: &Args) -> ExitCode {
     let verdict = match judge(&args.histories, args.wait_bound_ms, args.outage.clone()) {
         Ok(verdict) => verdict,
@@ -96,7 +95,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
 /// Reads these files and judges them together.
 ///
 /// # Errors
-/// [`BadInput`] where one of them is no history, or there is nothing to judge.
+/// [`BadInput`] if a file is not a history, or if there is nothing to judge.
 pub(crate) fn judge(
     files: &[PathBuf],
     wait_bound_ms: u64,
@@ -136,7 +135,7 @@ fn verdict(histories: &Histories, terms: &Terms) -> Verdict {
     }
 }
 
-/// Says it to people.
+/// Prints the verdict as text.
 pub(crate) fn print(verdict: &Verdict) {
     let Verdict {
         figures,

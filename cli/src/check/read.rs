@@ -1,7 +1,7 @@
-//! From files to what is judged: requests, lives of processes, and what was done to them.
+//! Reads history files into requests, incarnations of processes, and faults.
 //!
-//! Whatever is not understood is an error with its file and line, but for the one thing that a
-//! killed process cannot help: the last line of an incarnation may break off.
+//! A line that is not understood is an error with its file and line. The only exception is the last
+//! line of an incarnation, which a kill may cut short.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,10 +13,10 @@ use super::records::{
 };
 use crate::history::{FORMAT, Line};
 
-/// Longer than this is no line of ours.
+/// The maximum length of a line.
 const LINE_BYTES_MAX: usize = 64 * 1024;
 
-/// What cannot be read, and where.
+/// An error in a file, and its line.
 #[derive(Debug)]
 pub(crate) struct BadInput {
     file: PathBuf,
@@ -35,7 +35,7 @@ impl fmt::Display for BadInput {
 }
 
 impl BadInput {
-    /// Files that hold no request: there is nothing to judge.
+    /// Returns the error for files without any request.
     pub(crate) fn nothing(first: &Path) -> Self {
         Self {
             file: first.to_owned(),
@@ -49,18 +49,18 @@ impl BadInput {
 #[derive(Debug, Default)]
 pub(crate) struct Reader {
     histories: Histories,
-    /// Which start of the machine all times count from, and where it was first named.
+    /// The boot that all times count from, and the line that first named it.
     boot: Option<(String, Place)>,
 }
 
-/// Whose lines the file holds at this point.
+/// The writer of the lines at this point of a file.
 #[derive(Debug, Default)]
 enum Speaker {
     #[default]
     Nobody,
-    /// An incarnation, and its requests by their ids.
+    /// An incarnation, and its requests by id.
     ProcessIncarnation(usize, HashMap<u64, usize>),
-    /// Whoever does something to these nodes.
+    /// A chaos runner, and its nodes.
     Chaos(Vec<NodeAt>),
 }
 
@@ -68,7 +68,7 @@ impl Reader {
     /// Reads one file.
     ///
     /// # Errors
-    /// [`BadInput`]: it cannot be read, it is empty, or a line in it cannot be.
+    /// [`BadInput`] if the file cannot be read, is empty, or has an invalid line.
     pub(crate) fn file(&mut self, path: &Path) -> Result<(), BadInput> {
         let file = std::fs::File::open(path).map_err(|error| BadInput {
             file: path.to_owned(),
@@ -78,7 +78,7 @@ impl Reader {
         self.source(path, BufReader::new(file))
     }
 
-    /// Reads one file's content.
+    /// Reads the content of one file.
     ///
     /// # Errors
     /// As [`Reader::file`].
@@ -127,10 +127,10 @@ impl Reader {
         }
     }
 
-    /// All that was read.
+    /// Returns everything that was read.
     ///
     /// # Errors
-    /// Two incarnations of one node were there at once, and nobody noted that this was done to it.
+    /// If two incarnations of one node overlap in time, and no twin of the node was recorded.
     pub(crate) fn finish(mut self) -> Result<Histories, BadInput> {
         self.histories.finish();
         let mut by_node = self.histories.incarnations_in_order();
@@ -219,7 +219,7 @@ impl Reader {
         }
     }
 
-    /// Times of two starts of a machine cannot be compared.
+    /// Checks that the format is known, and that all times count from one boot.
     fn same_world(&mut self, place: Place, format: u32, boot: String) -> Result<(), String> {
         if format != FORMAT {
             return Err(format!(
@@ -336,7 +336,7 @@ impl Reader {
     }
 }
 
-/// What happened to a request.
+/// An event of a request.
 #[derive(Debug)]
 struct Event {
     before: u64,
@@ -454,7 +454,7 @@ impl Request {
         }
         match event.what {
             What::Held | What::Released { held: true } if self.lost.is_some() => {
-                // Not bad input: a guard that comes back to life is what is looked for.
+                // This is valid input, and the violation that law M3 finds.
                 self.held_after_lost.get_or_insert(place);
             }
             What::Held => self.held = self.held.max(Some(seen)),
@@ -493,7 +493,7 @@ fn in_order(before: u64, after: u64) -> Result<(), String> {
     }
 }
 
-/// A whole line of ours ends with a brace, and one that breaks off begins with one.
+/// Returns `true` if a line may be cut short: it begins with a brace and does not end with one.
 fn may_be_torn(text: &[u8]) -> bool {
     !text.ends_with(b"}") && text.starts_with(b"{")
 }

@@ -1,4 +1,4 @@
-//! What was read, in a form that can be judged.
+//! The content of histories, in a form that can be judged.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +13,7 @@ pub(crate) struct Place {
     pub(crate) line: usize,
 }
 
-/// Something that was true at an instant, and the line that says so.
+/// A state at an instant, and the line that reports it.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) struct Seen {
     pub(crate) at: u64,
@@ -29,23 +29,23 @@ pub(crate) type KeyAt = usize;
 #[derive(Clone, Debug)]
 pub(crate) struct ProcessIncarnation {
     pub(crate) node: NodeAt,
-    /// Together with the node it names the process.
+    /// Identifies the process, together with the node.
     pub(crate) incarnation: u64,
     pub(crate) place: Place,
     pub(crate) start: u64,
-    /// The last that it said.
+    /// The last line of the process.
     pub(crate) last: Seen,
     /// The longest lease of its cluster.
     pub(crate) max_lease: u64,
-    /// When it ended in order.
+    /// The time of a clean end.
     pub(crate) ended: Option<u64>,
-    /// When it was certainly gone, in order or not; `u64::MAX` where it never was.
+    /// The time by which it had certainly ended, cleanly or not; `u64::MAX` if it had not.
     pub(crate) gone: u64,
-    /// Another process speaks for the node, in the file that began to do so first.
+    /// `true` if another file was the first to report this node.
     pub(crate) is_twin: bool,
 }
 
-/// When a request was granted.
+/// The grant of a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Grant {
     pub(crate) place: Place,
@@ -53,15 +53,15 @@ pub(crate) struct Grant {
     pub(crate) epoch: u64,
 }
 
-/// A lock that was taken through the trait.
+/// A lock that was granted through the trait.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tick {
-    /// When it was told so.
+    /// The report of the grant.
     pub(crate) told: Seen,
     pub(crate) ttl: u64,
 }
 
-/// How a request ended.
+/// The end of a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum End {
     Released { held: bool },
@@ -88,10 +88,10 @@ pub(crate) struct Request {
     pub(crate) asked: Seen,
     pub(crate) grant: Option<Grant>,
     pub(crate) tick: Option<Tick>,
-    /// The last instant at which it was certainly held: a guard that says "held" has been held
-    /// ever since it was granted.
+    /// The last instant at which it was certainly held: a guard that is held has been held since
+    /// its grant.
     pub(crate) held: Option<Seen>,
-    /// The first line that said it is not held.
+    /// The first line that reports it as lost.
     pub(crate) lost: Option<Place>,
     pub(crate) held_after_lost: Option<Place>,
     pub(crate) extended: u64,
@@ -115,7 +115,7 @@ impl Request {
         }
     }
 
-    /// From when to when it was certainly held.
+    /// Returns the first and the last instant at which it was certainly held.
     pub(crate) fn certain(&self) -> Option<(Seen, Seen)> {
         let (grant, last) = (self.grant?, self.held?);
         let first = Seen {
@@ -126,7 +126,7 @@ impl Request {
     }
 }
 
-/// Something that was done to nodes.
+/// A fault of nodes, or the end of one.
 #[derive(Clone, Debug)]
 pub(crate) struct Fault {
     pub(crate) before: u64,
@@ -135,7 +135,7 @@ pub(crate) struct Fault {
     pub(crate) nodes: Vec<NodeAt>,
 }
 
-/// All that was read.
+/// The content of all files.
 #[derive(Debug, Default)]
 pub(crate) struct Histories {
     pub(crate) files: Vec<PathBuf>,
@@ -144,13 +144,13 @@ pub(crate) struct Histories {
     pub(crate) incarnations: Vec<ProcessIncarnation>,
     pub(crate) requests: Vec<Request>,
     pub(crate) faults: Vec<Fault>,
-    /// Lines that broke off where a process was killed.
+    /// The number of incomplete lines of killed processes.
     pub(crate) torn: usize,
-    /// The latest instant of which anything is known.
+    /// The latest instant in any line.
     pub(crate) end: u64,
-    /// From when on all these nodes must be served again.
+    /// The time from which all these nodes must be served again.
     pub(crate) calm: Option<(Seen, Vec<NodeAt>)>,
-    /// When a node was told to be out of reach of a quorum, and when it was not any more.
+    /// The times at which a node became served (`true`) or unserved (`false`).
     changes: BTreeMap<NodeAt, Vec<(u64, bool)>>,
 }
 
@@ -172,17 +172,17 @@ impl Histories {
         self.changes.entry(node).or_default().push((at, is_served));
     }
 
-    /// `file:line`.
+    /// Formats a position as `file:line`.
     pub(crate) fn at(&self, place: Place) -> impl fmt::Display {
         format!("{}:{}", self.files[place.file].display(), place.line)
     }
 
-    /// The node of a request.
+    /// Returns the node of a request.
     pub(crate) fn node_of(&self, request: &Request) -> NodeAt {
         self.incarnations[request.incarnation].node
     }
 
-    /// The spans in which a node could not reach a quorum, in order.
+    /// Returns the spans in which a node could not reach a quorum, in order.
     pub(crate) fn unserved(&self, node: NodeAt) -> Vec<(u64, u64)> {
         let mut changes = self.changes.get(&node).cloned().unwrap_or_default();
         changes.sort_unstable();
@@ -202,7 +202,7 @@ impl Histories {
         spans
     }
 
-    /// The process of a request.
+    /// Describes the process of a request.
     pub(crate) fn process(&self, request: &Request) -> String {
         let incarnation = &self.incarnations[request.incarnation];
         format!(
@@ -211,7 +211,7 @@ impl Histories {
         )
     }
 
-    /// All incarnations, by node, file and time: those in one file follow each other.
+    /// Returns all incarnations by node, file and time. Those in one file follow each other.
     pub(crate) fn incarnations_in_order(&self) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.incarnations.len()).collect();
         order.sort_by_key(|incarnation| {
@@ -221,8 +221,7 @@ impl Histories {
         order
     }
 
-    /// Returns `true` if a second process of a node was started on purpose, and `at` is before
-    /// that was gone.
+    /// Returns `true` if a recorded twin of the node was running at `at`.
     pub(crate) fn has_twin(&self, node: NodeAt, at: u64) -> bool {
         let of_node = |kind| {
             let faults = self.faults.iter();
@@ -236,7 +235,7 @@ impl Histories {
         })
     }
 
-    /// The requests for each key.
+    /// Returns the requests for each key.
     pub(crate) fn by_key(&self) -> Vec<Vec<&Request>> {
         let mut keys = vec![Vec::new(); self.keys.len()];
         for request in &self.requests {
@@ -245,8 +244,8 @@ impl Histories {
         keys
     }
 
-    /// Works out which incarnations are twins, and when each incarnation was over: in order, by a
-    /// kill that somebody noted, or by the next incarnation in the same file at the latest.
+    /// Determines which incarnations are twins, and when each had ended. The end is a clean one, a
+    /// recorded kill, or at the latest the next start in the same file.
     pub(crate) fn finish(&mut self) {
         let mut first: BTreeMap<NodeAt, (u64, usize)> = BTreeMap::new();
         for incarnation in &self.incarnations {

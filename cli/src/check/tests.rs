@@ -1,4 +1,4 @@
-//! Forged histories: one that is well, and one for each way in which it is not.
+//! Forged histories: an accepted one, and one for each way to be rejected.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -67,7 +67,7 @@ fn note(event: &str, node: &str, at: u64) -> String {
     format!(r#"{{"event":"{event}","at":{at},"node":"{node}"}}"#)
 }
 
-/// What comes of files n0, n1 and so on.
+/// Returns the verdict on files n0, n1 and so on.
 fn judged(files: &[Vec<String>], outages: Vec<(u64, u64)>) -> Result<Verdict, String> {
     let mut reader = Reader::default();
     for (n, lines) in files.iter().enumerate() {
@@ -89,7 +89,7 @@ fn error(files: &[Vec<String>]) -> String {
     judged(files, Vec::new()).unwrap_err()
 }
 
-/// n0 holds from 10 to 20, n1 waits from 11 on and is granted at `second`, with this epoch.
+/// n0 holds from 10 to 20. n1 waits from 11 on, and is granted at `second` with this epoch.
 fn two(second: u64, epoch: u64) -> [Vec<String>; 2] {
     let first = vec![
         start("n0", 1),
@@ -116,9 +116,9 @@ fn ticked(id: u64, at: u64) -> String {
     format!(r#"{{"event":"ticked","id":{id},"at":{at},"ttl_ms":3000}}"#)
 }
 
-/// Whatever became of the process that had it.
+/// M6. The result does not depend on the end of the first process.
 #[test]
-fn tick_granted_again_before_its_ttl_is_over_is_rejected() {
+fn tick_granted_again_within_ttl_is_rejected() {
     let first = |ends: bool| {
         let mut lines = vec![start("n0", 0), tried(0, S), ticked(0, S + 5)];
         lines.extend(ends.then(|| r#"{"event":"end","at":2000000000}"#.to_owned()));
@@ -144,21 +144,23 @@ fn tick_granted_again_before_its_ttl_is_over_is_rejected() {
 }
 
 #[test]
-fn owners_one_after_another_with_rising_epochs_are_accepted() {
+fn consecutive_holders_with_rising_epochs_are_accepted() {
     let verdict = judged(&two(21, 101), Vec::new()).unwrap();
     assert_eq!(verdict.contradictions, Vec::<String>::new());
     assert_eq!((verdict.figures.grants, verdict.figures.released), (2, 2));
 }
 
+/// M1.
 #[test]
-fn m1_two_who_certainly_hold_at_once_are_rejected_with_both_lines() {
+fn overlapping_holders_are_rejected_with_both_lines() {
     let found = contradictions(&two(20, 101));
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].starts_with("M1: n0:5 and n1:3: "), "{found:?}");
 }
 
+/// M1.
 #[test]
-fn m1_a_holder_that_was_stopped_believes_only_what_it_looked_at() {
+fn paused_holder_counts_until_its_last_observation() {
     let [mut first, second] = two(21, 101);
     first.truncate(4);
     first.push(lost(0, 90));
@@ -166,22 +168,24 @@ fn m1_a_holder_that_was_stopped_believes_only_what_it_looked_at() {
         contradictions(&[first.clone(), second.clone()]),
         Vec::<String>::new()
     );
-    // Yet one that looks later and is held has been held all along.
+    // A guard that is held at a later observation has been held all along.
     first.pop();
     first.push(held(0, 90));
     let found = contradictions(&[first, second]);
     assert!(found[0].starts_with("M1: n0:5 and n1:3: "), "{found:?}");
 }
 
+/// M2.
 #[test]
-fn m2_an_epoch_that_falls_from_owner_to_owner_is_rejected() {
+fn epoch_below_previous_holder_is_rejected() {
     let found = contradictions(&two(21, 99));
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].starts_with("M2: n0:3 and n1:3: "), "{found:?}");
 }
 
+/// M2.
 #[test]
-fn m2_an_epoch_that_is_used_twice_is_rejected() {
+fn epoch_granted_twice_is_rejected() {
     let found = contradictions(&two(21, 100));
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(
@@ -190,8 +194,9 @@ fn m2_an_epoch_that_is_used_twice_is_rejected() {
     );
 }
 
+/// M3.
 #[test]
-fn m3_a_guard_that_is_held_after_it_was_lost_is_rejected() {
+fn guard_held_after_loss_is_rejected() {
     let lines = vec![
         start("n0", 1),
         asked(0, 5),
@@ -204,7 +209,7 @@ fn m3_a_guard_that_is_held_after_it_was_lost_is_rejected() {
     assert!(found[0].starts_with("M3: n0:4 and n0:5: "), "{found:?}");
 }
 
-/// n0 lets go at 20 ns; n1 stands in line from 11 ns until it gives up at `end`.
+/// n0 releases at 20 ns. n1 waits in line from 11 ns until it times out at `end`.
 fn waiter(end: u64) -> [Vec<String>; 2] {
     let [first, mut second] = two(21, 101);
     second.truncate(2);
@@ -213,7 +218,7 @@ fn waiter(end: u64) -> [Vec<String>; 2] {
 }
 
 #[test]
-fn a_waiter_that_is_not_woken_is_rejected_beyond_the_bound_alone() {
+fn wait_beyond_bound_for_free_key_is_rejected() {
     assert_eq!(contradictions(&waiter(BOUND + 20)), Vec::<String>::new());
     let found = contradictions(&waiter(BOUND + 22));
     assert_eq!(found.len(), 1, "{found:?}");
@@ -225,7 +230,7 @@ fn a_waiter_that_is_not_woken_is_rejected_beyond_the_bound_alone() {
 }
 
 #[test]
-fn a_waiter_without_a_quorum_is_owed_nothing() {
+fn wait_without_quorum_is_not_counted() {
     let outage = vec![(4 * S, 6 * S)];
     let files = waiter(BOUND + 5 * S);
     assert_eq!(judged(&files, Vec::new()).unwrap().contradictions.len(), 1);
@@ -244,7 +249,7 @@ fn a_waiter_without_a_quorum_is_owed_nothing() {
 }
 
 #[test]
-fn a_dead_holder_delays_the_next_by_its_lease() {
+fn killed_holder_delays_next_by_its_lease() {
     let [mut first, second] = waiter(BOUND + 3 * S);
     first.truncate(4);
     let killed = vec![chaos(1), fault("killed", "n0", 18)];
@@ -256,8 +261,9 @@ fn a_dead_holder_delays_the_next_by_its_lease() {
     assert_eq!(contradictions(&[first, second, killed]).len(), 1);
 }
 
+/// L1.
 #[test]
-fn who_is_granted_nothing_in_the_calm_is_rejected() {
+fn node_without_grant_after_faults_is_rejected() {
     let [first, second] = two(21, 101);
     let calm = |at: u64| vec![chaos(1), format!(r#"{{"event":"calm","at":{at}}}"#)];
     assert_eq!(
@@ -270,7 +276,7 @@ fn who_is_granted_nothing_in_the_calm_is_rejected() {
 }
 
 #[test]
-fn the_time_from_a_killed_holder_to_the_next_grant_is_measured() {
+fn takeover_from_killed_holder_is_measured() {
     let [mut first, second] = two(2 * S, 101);
     first.truncate(4);
     let killed = vec![chaos(1), fault("killed", "n0", S)];
@@ -281,7 +287,7 @@ fn the_time_from_a_killed_holder_to_the_next_grant_is_measured() {
 }
 
 #[test]
-fn who_died_in_line_is_nobody_that_a_takeover_is_measured_for() {
+fn takeover_ignores_waiter_killed_in_line() {
     let [mut first, mut second] = two(2 * S, 101);
     first.truncate(4);
     let dead = vec![start("n2", 1), asked(0, 12)];
@@ -296,7 +302,7 @@ fn who_died_in_line_is_nobody_that_a_takeover_is_measured_for() {
 }
 
 #[test]
-fn a_line_that_breaks_off_is_forgiven_at_the_end_of_an_incarnation_alone() {
+fn torn_line_is_accepted_only_at_incarnation_end() {
     let [mut first, second] = two(21, 101);
     let torn = r#"{"event":"he"#.to_owned();
     first.push(torn.clone());
@@ -318,7 +324,7 @@ fn a_line_that_breaks_off_is_forgiven_at_the_end_of_an_incarnation_alone() {
 }
 
 #[test]
-fn what_is_no_history_is_an_error_with_file_and_line() {
+fn invalid_history_is_error_with_file_and_line() {
     let lines = |more: &str| vec![start("n0", 1), more.to_owned()];
     let cases = [
         (vec![], "n0: is empty"),
@@ -355,7 +361,7 @@ fn what_is_no_history_is_an_error_with_file_and_line() {
 }
 
 #[test]
-fn a_request_cannot_end_before_it_is_granted_nor_be_granted_twice() {
+fn request_events_out_of_order_are_errors() {
     let begin = || vec![start("n0", 1), asked(0, 5)];
     let cases = [
         (released(0, 9), "n0:3: request 0: it was never granted"),
@@ -378,7 +384,7 @@ fn a_request_cannot_end_before_it_is_granted_nor_be_granted_twice() {
 }
 
 #[test]
-fn two_incarnations_of_one_node_at_once_are_an_error() {
+fn overlapping_incarnations_are_error_without_recorded_twin() {
     let one = vec![start("n0", 1), asked(0, 50)];
     let other = vec![start("n0", 20)];
     let said = error(&[one.clone(), other.clone()]);
@@ -396,7 +402,7 @@ fn two_incarnations_of_one_node_at_once_are_an_error() {
     assert!(!noted(5, 15), "it came after that was gone");
 }
 
-/// n0 holds from 10 to 20 and lives on; its twin holds from `second` on, and is killed at 40.
+/// n0 holds from 10 to 20 and runs on. Its twin holds from `second` on, and is killed at 40.
 fn twins(second: u64) -> [Vec<String>; 3] {
     let [mut own, twin] = two(second, 101);
     own.extend([asked(1, 60), timed_out(1, 70)]);
@@ -414,8 +420,9 @@ fn twins(second: u64) -> [Vec<String>; 3] {
     [own, twin, noted]
 }
 
+/// M1.
 #[test]
-fn m1_twins_that_hold_at_once_are_rejected_with_both_incarnations() {
+fn overlapping_twins_are_rejected_with_both_incarnations() {
     assert_eq!(contradictions(&twins(21)), Vec::<String>::new());
     let found = contradictions(&twins(15));
     assert_eq!(found.len(), 1, "{found:?}");
@@ -426,9 +433,9 @@ fn m1_twins_that_hold_at_once_are_rejected_with_both_incarnations() {
     );
 }
 
-/// A waiter behind a twin that was killed waits for that lease, and not for the node's own end.
+/// A waiter behind a killed twin waits for the twin's lease, and not for the end of the node.
 #[test]
-fn a_killed_twin_delays_the_next_by_its_lease() {
+fn killed_twin_delays_next_by_its_lease() {
     let judge = |end: u64| {
         let [own, twin, mut noted] = twins(21);
         let waiter = vec![start("n2", 1), asked(0, 30), timed_out(0, end)];
@@ -441,9 +448,10 @@ fn a_killed_twin_delays_the_next_by_its_lease() {
     assert!(found[0].starts_with("no lost wake-up: n2:2 "), "{found:?}");
 }
 
-/// A client that was killed in line waits no more, and one that held delays the next by its lease.
+/// A client killed in line no longer waits. A client killed as a holder delays the next by its
+/// lease.
 #[test]
-fn killed_clients_are_gone_with_their_lease() {
+fn killed_clients_no_longer_wait_or_hold() {
     let judge = |noted: Vec<String>| {
         let [mut first, mut second] = two(21, 101);
         first[0] = start("c0", 1);
@@ -459,8 +467,9 @@ fn killed_clients_are_gone_with_their_lease() {
     assert_eq!(judge(vec![chaos(1), killed("c0", 18)]).len(), 1);
 }
 
+/// L1.
 #[test]
-fn a_wrong_wall_clock_that_costs_locks_is_rejected() {
+fn wrong_wall_clock_without_grants_is_rejected() {
     let judge = |end: u64, is_granted: bool, noted: &[String]| {
         let mut lines = vec![start("n0", 2), asked(0, 3)];
         if is_granted {

@@ -1,25 +1,25 @@
-//! **No lost wake-up**: nobody stands in line for longer than a bound while the key is free and a
-//! quorum is up.
+//! **No lost wake-up**: no request waits longer than a bound while its key is free and a quorum is
+//! up.
 //!
-//! The key is free while no request possibly owns it. A request possibly owns it from its grant
-//! until it was released or lost; one whose process went away, or was stopped, until the longest
-//! lease after that. A quorum is up for a waiter but for the spans in which its node was told to
-//! be out of reach of one, and those that the caller names.
+//! The key is free while no request may hold it. A request may hold it from its grant until its
+//! release or loss. If its process was killed or paused, it may hold the key until the longest
+//! lease after that. A quorum is up for a waiter except in spans recorded for its node as unserved,
+//! and in spans given by the caller.
 
 use super::laws::Contradiction;
 use super::records::{End, Histories, NodeAt, Place, ProcessIncarnation, Request};
 use crate::history::{FaultKind, How};
 
-/// What a waiter is owed.
+/// The conditions of a wait.
 #[derive(Clone, Debug)]
 pub(crate) struct Terms {
-    /// The longest that it may stand in line while the key is free, in nanoseconds.
+    /// The longest wait for a free key, in nanoseconds.
     pub(crate) bound: u64,
-    /// Spans without a quorum for anybody.
+    /// Spans without a quorum for any node.
     pub(crate) outages: Vec<(u64, u64)>,
 }
 
-/// The last line after which a key was free, and since when.
+/// A span in which a request may hold a key, and the line of its end.
 #[derive(Clone, Copy, Debug)]
 struct Owned {
     from: u64,
@@ -27,7 +27,7 @@ struct Owned {
     end: Place,
 }
 
-/// Judges all waits. Answers the longest for a free key, in nanoseconds.
+/// Judges all waits. Returns the longest wait for a free key, in nanoseconds.
 pub(crate) fn no_lost_wakeup(
     histories: &Histories,
     terms: &Terms,
@@ -80,7 +80,7 @@ fn contradiction(
     }
 }
 
-/// When it stopped to wait, and the line that says so.
+/// Returns the end of a wait, and the line that reports it.
 fn end_of_wait(histories: &Histories, request: &Request) -> (u64, Place) {
     let incarnation = &histories.incarnations[request.incarnation];
     match (request.grant, request.over) {
@@ -90,7 +90,7 @@ fn end_of_wait(histories: &Histories, request: &Request) -> (u64, Place) {
     }
 }
 
-/// The spans in which nobody owes this node anything, in order.
+/// Returns the spans in which this node need not be served, in order.
 fn blocked(histories: &Histories, node: NodeAt, terms: &Terms) -> Vec<(u64, u64)> {
     let mut spans = histories.unserved(node);
     spans.extend(&terms.outages);
@@ -98,7 +98,7 @@ fn blocked(histories: &Histories, node: NodeAt, terms: &Terms) -> Vec<(u64, u64)
     spans
 }
 
-/// The spans in which a key was possibly owned, in order.
+/// Returns the spans in which a request may hold the key, in order.
 fn owned(histories: &Histories, requests: &[&Request]) -> Vec<Owned> {
     let mut owned: Vec<Owned> = requests
         .iter()
@@ -113,7 +113,7 @@ fn owned(histories: &Histories, requests: &[&Request]) -> Vec<Owned> {
                     incarnation.last.place,
                 ),
             };
-            // One that was stopped learns late that it was lost: nobody else need wait for that.
+            // A paused process learns late that its lock is lost. Waiters need not wait for that.
             if request.over.is_some_and(|over| over.how == End::Lost) {
                 let last = request.held.map_or(grant.before, |held| held.at);
                 let stop = stopped(histories, incarnation, last, to);
@@ -129,7 +129,7 @@ fn owned(histories: &Histories, requests: &[&Request]) -> Vec<Owned> {
     owned
 }
 
-/// When a process was stopped within a span.
+/// Returns the last time at which a process was paused within a span.
 fn stopped(
     histories: &Histories,
     incarnation: &ProcessIncarnation,
@@ -147,8 +147,8 @@ fn stopped(
     stops.map(|fault| fault.after).max()
 }
 
-/// The spans within a wait in which the key was free and the waiter was owed it, and the line
-/// after which it was free.
+/// Returns the spans of a wait in which the key was free and the waiter had to be served. Each has
+/// the line after which the key was free.
 fn free(
     from: u64,
     to: u64,
@@ -156,7 +156,8 @@ fn free(
     blocked: &[(u64, u64)],
 ) -> Vec<(u64, u64, Option<Place>)> {
     let mut spans = Vec::new();
-    // Those before it may reach into it, but they are not many: one owner at a time.
+    // Earlier spans may reach into the wait. The last 64 are enough: a key has one holder at a
+    // time.
     let first = owned.partition_point(|owned| owned.from < from);
     let before = owned[..first].iter().rev().take(64);
     let earlier = before.max_by_key(|owned| owned.to);
@@ -182,7 +183,7 @@ fn free(
         .collect()
 }
 
-/// A span without others, which are in order.
+/// Returns the parts of a span that are outside of the others, which are in order.
 fn without(
     (from, to, after): (u64, u64, Option<Place>),
     others: &[(u64, u64)],

@@ -1,4 +1,4 @@
-//! Five meshes on loopback, with links that can be cut, and their workers.
+//! Five meshes on loopback with links that can be cut, and their workers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,15 +11,15 @@ use tokio::task::JoinHandle;
 
 use super::ledger::{Ledger, Who};
 
-/// How many nodes there are; all of them vote for every key.
+/// The number of nodes; all of them vote for every key.
 pub(crate) const NODES: usize = 5;
-/// How many workers a node has.
+/// The number of workers of each node.
 pub(crate) const WORKERS_PER_NODE: usize = 4;
-/// What the workers fight for.
+/// The keys that the workers compete for.
 pub(crate) const KEYS: [&str; 4] = ["protocol", "invoices", "emails", "backups"];
 /// The lease of every lock in the demo.
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
-/// The longest lease, and so how long a voter that has lost its memory is in recovery.
+/// The longest lease, which is also the time that a restarted voter is in recovery.
 pub(crate) const MAX_TTL: Duration = Duration::from_secs(3);
 const WORKER_WAITS_AT_MOST: Duration = Duration::from_secs(1);
 const WORK: Duration = Duration::from_millis(1);
@@ -37,7 +37,7 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Starts the meshes; they need not have found each other yet.
+    /// Starts the meshes, without waiting until they have found each other.
     pub(crate) async fn start(ledger: Arc<Ledger>) -> anyhow::Result<Self> {
         let mut cluster = Self {
             secret: crate::keygen::fresh()?,
@@ -57,7 +57,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Returns once every node finds itself ready and all others alive.
+    /// Returns once every node is ready and reaches all others.
     pub(crate) async fn all_ready(&self) {
         let is_ready = |mesh: &Mesh| {
             let status = mesh.status();
@@ -72,7 +72,7 @@ impl Cluster {
         self.meshes[n].clone()
     }
 
-    /// The workers of a node begin.
+    /// Starts the workers of a node.
     pub(crate) fn employ(&mut self, n: usize) {
         let numbers = n * WORKERS_PER_NODE..(n + 1) * WORKERS_PER_NODE;
         let spawn = |number| {
@@ -103,7 +103,7 @@ impl Cluster {
         self.links.heal();
     }
 
-    /// The node ends without a word, and its workers with it.
+    /// Crashes a node without notice to its peers, and aborts its workers.
     pub(crate) async fn crash(&mut self, n: usize) {
         self.meshes[n].crash().await;
         for worker in self.workers[n].drain(..) {
@@ -111,7 +111,7 @@ impl Cluster {
         }
     }
 
-    /// A crashed node comes back under its id and at its address, without its memory.
+    /// Restarts a crashed node with its id and address, but without its state.
     pub(crate) async fn restart(&mut self, n: usize) -> Result<(), ConfigError> {
         self.ledger.gone(n);
         let listen = self.meshes[n].local_addr();
@@ -119,7 +119,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Ends the work and the meshes.
+    /// Stops the workers and the meshes.
     pub(crate) async fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
         for worker in self.workers.into_iter().flatten() {
@@ -154,9 +154,9 @@ impl Cluster {
     }
 }
 
-/// Fights for its key, until it is told to stop or its mesh is gone. Every key has one worker of
-/// each node: one that fought for all keys in turn would soon wait for the one that is stuck, and
-/// so would all others.
+/// Acquires its key repeatedly, until it is stopped or its mesh is shut down. Every key has one
+/// worker on each node. If workers used all keys in turn, all would soon wait for the one key that
+/// is stuck.
 async fn work(mesh: Mesh, ledger: Arc<Ledger>, who: Who, stop: Arc<AtomicBool>) {
     let key = KEYS[who.worker.unwrap_or_default() % KEYS.len()];
     while !stop.load(Ordering::Relaxed) {
@@ -184,7 +184,7 @@ async fn work(mesh: Mesh, ledger: Arc<Ledger>, who: Who, stop: Arc<AtomicBool>) 
     }
 }
 
-/// Bumps the fenced counter of the key, twice, for as long as the guard is held.
+/// Increments the fenced counter of the key twice, while the guard is held.
 async fn section(ledger: &Ledger, who: Who, key: &'static str, guard: Arc<Guard>) {
     if guard.is_held() {
         ledger.write(who, key, guard.epoch(), &*guard);
@@ -193,7 +193,7 @@ async fn section(ledger: &Ledger, who: Who, key: &'static str, guard: Arc<Guard>
     if guard.is_held() {
         ledger.write(who, key, guard.epoch(), &*guard);
     }
-    // Out of the ledger first: from the release on another may hold the key.
+    // Leave the ledger before the release, after which another node may hold the key.
     ledger.leave(who, key, guard.epoch());
     drop(guard);
 }

@@ -1,5 +1,5 @@
-//! What the demo believes: who holds what, and what the fenced resource saw. It knows nothing of
-//! how locks come about; guards are asked, and never trusted to be alone.
+//! The demo's check of mutual exclusion: it records the holders of each key and the writes to a
+//! fenced resource. It is independent of the protocol, and only reads the state of guards.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lockmesh::{Epoch, Guard};
 
-/// How many violations are kept in words; all are counted.
+/// The maximum number of violations that are kept in words.
 const VIOLATIONS_MAX: usize = 10;
 
-/// Something that says whether it is held, and never again once it has said no.
+/// A guard. Once `is_held` has returned `false`, it never returns `true` again.
 pub(crate) trait Hold: Send + Sync {
-    /// Whether it is held now.
+    /// Returns `true` if the lock is held now.
     fn is_held(&self) -> bool;
 }
 
@@ -22,12 +22,12 @@ impl Hold for Guard {
     }
 }
 
-/// Who asks: a worker of a node, or the node's own part in the story.
+/// The requester: a worker of a node, or the demo's script on that node.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Who {
     /// The node's number.
     pub(crate) node: usize,
-    /// The worker's number; `None` where the story itself asks.
+    /// The worker's number; `None` for the script.
     pub(crate) worker: Option<usize>,
 }
 
@@ -40,39 +40,38 @@ impl fmt::Display for Who {
     }
 }
 
-/// When something was asked for: in which of the cuts, where its node was in the minority.
+/// The start of a request: the number of the cut, if its node was in the minority.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked(Option<u32>);
 
-/// What was counted so far.
+/// The counters of the demo.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
-    /// Locks that were granted.
+    /// Granted locks.
     pub(crate) grants: u64,
-    /// The same, by node.
+    /// Granted locks, by node.
     pub(crate) by_node: BTreeMap<usize, u64>,
     /// Requests of a minority that ended without a lock.
     pub(crate) minority_refusals: u64,
-    /// Requests of a minority, made during the cut, that were granted during it.
+    /// Requests of a minority that were made and granted during the same cut.
     pub(crate) minority_grants: u64,
-    /// Two guards for one key that both said "held" at one instant.
+    /// Pairs of guards of one key that were held at one instant.
     pub(crate) overlaps: u64,
-    /// Owners, or writers, whose epoch was not above that of the owner before.
+    /// Holders or writers whose epoch was not above that of the previous holder.
     pub(crate) epoch_regressions: u64,
-    /// Writes that the resource took.
+    /// Writes that the resource accepted.
     pub(crate) writes: u64,
-    /// Writes of those who were late, which the resource refused.
+    /// Late writes, which the resource refused.
     pub(crate) late_writes: u64,
-    /// What went wrong, in words.
+    /// Descriptions of the violations.
     pub(crate) violations: Vec<String>,
 }
 
-/// One line of the table.
+/// A key and its holder, for the table.
 #[derive(Debug)]
 pub(crate) struct Row {
-    /// The key.
     pub(crate) key: &'static str,
-    /// Who holds it, at which epoch.
+    /// The current holder and its epoch.
     pub(crate) holder: Option<(Who, Epoch)>,
 }
 
@@ -94,7 +93,7 @@ struct Record {
     /// The highest epoch that was ever granted.
     highest: Epoch,
     inside: Vec<Inside>,
-    /// The fenced counter: who wrote last, at which epoch.
+    /// The last write to the fenced counter: its epoch and its writer.
     last_write: Option<(Epoch, Who)>,
 }
 
@@ -113,33 +112,33 @@ impl fmt::Debug for Record {
 }
 
 impl Ledger {
-    /// Before a request, so that it is known later whether all of it fell into a cut.
+    /// Records the start of a request, so that `enter` can tell if it began in the current cut.
     pub(crate) fn ask(&self, node: usize) -> Asked {
         let state = self.lock();
         Asked(state.minority.contains(&node).then_some(state.cut))
     }
 
-    /// The request ended without a lock.
+    /// Records a request that ended without a lock.
     pub(crate) fn refused(&self, asked: Asked) {
         if asked.0.is_some() {
             self.lock().tally.minority_refusals += 1;
         }
     }
 
-    /// From now on the links of `minority` to all others are cut. Say so after the cut: requests
-    /// that were on their way before it may still be granted by votes from before it.
+    /// Records that the links of `minority` to all others are cut. Call it after the cut: a request
+    /// from before it may still be granted by earlier votes.
     pub(crate) fn cut(&self, minority: &[usize]) {
         let mut state = self.lock();
         state.cut += 1;
         state.minority = minority.iter().copied().collect();
     }
 
-    /// The links are about to be healed.
+    /// Records that the links are about to be healed.
     pub(crate) fn healed(&self) {
         self.lock().minority.clear();
     }
 
-    /// Somebody was granted `key`, and begins.
+    /// Records a grant of `key`.
     pub(crate) fn enter(
         &self,
         asked: Asked,
@@ -157,8 +156,8 @@ impl Ledger {
                 "{who} was granted {key} while it was in the minority"
             ));
         }
-        // The newcomer is asked first: whoever says "held" after that was held at that instant
-        // too, since nobody who is no longer held ever is again.
+        // Check the new guard first: a guard that is held later was held at this instant too, since
+        // a lost guard is never held again.
         let is_held = hold.is_held();
         let record = state.keys.entry(key).or_default();
         record.inside.retain(|other| other.hold.is_held());
@@ -178,7 +177,7 @@ impl Ledger {
         }
     }
 
-    /// A fenced write: refused below the highest epoch that has written.
+    /// Performs a fenced write. Returns `false` if a higher epoch has written before.
     pub(crate) fn write(&self, who: Who, key: &'static str, epoch: Epoch, hold: &dyn Hold) -> bool {
         let mut state = self.lock();
         let record = state.keys.entry(key).or_default();
@@ -188,7 +187,7 @@ impl Ledger {
         };
         if is_late {
             state.tally.late_writes += 1;
-            // To be late is what fencing is for; to be late and hold the lock cannot be.
+            // Fencing exists for late writes. A late writer that holds the lock is a violation.
             if hold.is_held() {
                 state.tally.epoch_regressions += 1;
                 state.violation(format!(
@@ -206,7 +205,7 @@ impl Ledger {
         true
     }
 
-    /// Somebody is done with `key`, and is about to release it.
+    /// Records that the holder of `key` is about to release it.
     pub(crate) fn leave(&self, who: Who, key: &'static str, epoch: Epoch) {
         if let Some(record) = self.lock().keys.get_mut(key) {
             record
@@ -215,16 +214,16 @@ impl Ledger {
         }
     }
 
-    /// The process of `node` has ended, and what it held with it. Until this is said its guards
-    /// count like those of a process that was only frozen; once the node speaks again under its
-    /// id, the voters know better.
+    /// Records that the process of `node` has ended, and so have its holds. Until then its guards
+    /// count like those of a paused process. Call it before a restart, at which the voters drop the
+    /// claims of the old incarnation.
     pub(crate) fn gone(&self, node: usize) {
         for record in self.lock().keys.values_mut() {
             record.inside.retain(|inside| inside.who.node != node);
         }
     }
 
-    /// Something else that must not be.
+    /// Records any other violation.
     pub(crate) fn violation(&self, what: String) {
         self.lock().violation(what);
     }
@@ -233,7 +232,7 @@ impl Ledger {
         self.lock().tally.clone()
     }
 
-    /// How many grants `node` had.
+    /// Returns the number of grants of `node`.
     pub(crate) fn grants_of(&self, node: usize) -> u64 {
         self.lock()
             .tally
@@ -243,7 +242,7 @@ impl Ledger {
             .unwrap_or_default()
     }
 
-    /// Who holds which of `keys`.
+    /// Returns the current holder of each of `keys`.
     pub(crate) fn rows(&self, keys: &[&'static str]) -> Vec<Row> {
         let state = self.lock();
         let holder = |key: &'static str| {
@@ -305,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn two_who_both_hold_are_an_overlap_and_one_who_has_lost_is_none() {
+    fn overlap_counts_only_guards_held_at_once() {
         let ledger = Ledger::default();
         let first = forged(true);
         enter(&ledger, 0, 1, &first);
@@ -319,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_is_gone_holds_nothing() {
+    fn gone_process_holds_nothing() {
         let ledger = Ledger::default();
         enter(&ledger, 0, 1, &forged(true));
         ledger.gone(0);
@@ -328,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_without_a_higher_epoch_is_a_regression() {
+    fn grant_without_higher_epoch_is_regression() {
         let ledger = Ledger::default();
         enter(&ledger, 0, 5, &forged(true));
         ledger.leave(who(0), "k", Epoch::new(5));
@@ -338,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_write_is_refused_and_a_regression_only_where_its_writer_still_holds() {
+    fn late_write_is_regression_only_while_held() {
         let ledger = Ledger::default();
         assert!(ledger.write(who(1), "k", Epoch::new(2), &*forged(true)));
         assert!(!ledger.write(who(0), "k", Epoch::new(1), &*forged(false)));
@@ -351,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_minority_grant_is_one_that_was_asked_for_and_given_within_one_cut() {
+    fn minority_grant_requires_request_in_same_cut() {
         let ledger = Ledger::default();
         let grant = |asked, key| {
             ledger.enter(asked, who(4), key, Epoch::new(1), forged(true));

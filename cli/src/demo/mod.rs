@@ -1,4 +1,4 @@
-//! `lockmesh demo`: five nodes on this machine, and what may happen to them.
+//! `lockmesh demo`: five nodes on this machine, and a script of faults.
 
 mod cluster;
 mod ledger;
@@ -15,11 +15,11 @@ use phases::Story;
 use show::Show;
 pub(crate) use show::put;
 
-/// The story is told by then, or it has failed.
+/// The time limit of the script.
 const STORY_AT_MOST: Duration = Duration::from_secs(28);
 const STOP_AT_MOST: Duration = Duration::from_millis(1_500);
 
-/// Tells the story. Ends with 1 where anything was violated, or not done in time.
+/// Runs the demo. Returns exit code 1 if there was a violation, or a step failed or took too long.
 pub(crate) async fn run(json: bool) -> ExitCode {
     let show = Show::new();
     let ledger = Arc::new(Ledger::default());
@@ -90,7 +90,7 @@ fn summary(show: &Show, tally: &Tally, takeover: Option<Duration>, failure: Opti
     }
 }
 
-/// The time of the take-over is null where the story did not come so far.
+/// `takeover_ms` is null if the script ended before the takeover.
 fn json_line(tally: &Tally, takeover: Option<Duration>) -> serde_json::Value {
     serde_json::json!({
         "nodes": NODES,

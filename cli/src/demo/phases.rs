@@ -1,4 +1,4 @@
-//! The story: warm up, cut off, heal, crash, restart.
+//! The script of the demo: warm up, partition, heal, crash, restart.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -12,21 +12,21 @@ use super::cluster::{Cluster, KEYS, LEASE, MAX_TTL, NODES, WORKERS_PER_NODE};
 use super::ledger::{Ledger, Who};
 use super::show::{Show, span};
 
-/// What the workers do not fight for: the story holds these itself.
+/// The keys that only the script locks.
 const CUT_KEY: &str = "night-report";
 const CRASH_KEY: &str = "nightly-billing";
 const FREE_KEY: &str = "nobody-holds-this";
 const PROOF_KEY: &str = "needs-three-votes";
 const RETURN_KEY: &str = "after-the-restart";
 
-/// The nodes that are cut off, the one of them that holds a lock, and one that waits for it.
+/// The nodes of the minority, the one of them that holds a lock, and the one that waits for it.
 const MINORITY: [usize; 2] = [3, 4];
 const CUT_HOLDER: usize = 4;
 const CUT_WAITER: usize = 0;
-/// The node that crashes, and one that takes over from it.
+/// The node that crashes, and the one that takes over its lock.
 const CRASHED: usize = 1;
 const CRASH_WAITER: usize = 2;
-/// With the crashed node back, these two are a minority: the rest needs its vote.
+/// A minority after the restart: the other three nodes need the restarted node's vote.
 const PROOF_MINORITY: [usize; 2] = [0, 2];
 const PROOF_NODE: usize = 3;
 
@@ -35,18 +35,18 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 const START_AT_MOST: Duration = Duration::from_secs(5);
 const WARM_UP: Duration = Duration::from_secs(3);
-/// For what takes a few round trips where the machine is not busy.
+/// The time limit of a step that only takes round trips on an idle machine.
 const SOON: Duration = Duration::from_secs(3);
 const ASK_AT_MOST: Duration = Duration::from_millis(1_500);
-/// A lease has to run out first.
+/// Includes the end of a lease.
 const TAKE_OVER_AT_MOST: Duration = Duration::from_secs(6);
-/// A quarantine has to run out first.
+/// Includes a quarantine.
 const RETURN_AT_MOST: Duration = Duration::from_secs(7);
 const CUT_ON: Duration = Duration::from_secs(1);
-/// Longer than it takes until the first renewal.
+/// Longer than the interval of renewals.
 const HOLD_BEFORE_CRASH: Duration = Duration::from_secs(1);
 
-/// What the story needs to be told.
+/// The state of the script.
 #[derive(Debug)]
 pub(crate) struct Story {
     show: Show,
@@ -57,7 +57,7 @@ pub(crate) struct Story {
     table: Option<JoinHandle<()>>,
 }
 
-/// A grant that another had to end for.
+/// A granted lock, and the time of its grant.
 struct Succession {
     guard: Arc<Guard>,
     granted_at: Instant,
@@ -80,10 +80,10 @@ impl Story {
         }
     }
 
-    /// Tells it all.
+    /// Runs all phases.
     ///
     /// # Errors
-    /// What was not done in time. What was violated is in the ledger.
+    /// If a step failed or took too long. The ledger has the violations.
     pub(crate) async fn tell(&mut self) -> anyhow::Result<()> {
         self.warm_up().await.context("warm-up")?;
         self.cut_off().await.context("cut")?;
@@ -92,12 +92,12 @@ impl Story {
         self.restart().await.context("restart")
     }
 
-    /// From the crash of a holder to the next grant.
+    /// Returns the time from the crash of a holder to the next grant.
     pub(crate) fn takeover(&self) -> Option<Duration> {
         self.takeover
     }
 
-    /// Ends what still runs.
+    /// Stops the table and the cluster.
     pub(crate) async fn stop(self) {
         if let Some(table) = self.table {
             table.abort();
@@ -169,7 +169,7 @@ impl Story {
         self.done(CUT_WAITER, CUT_KEY, next.guard).await
     }
 
-    /// A key that nobody holds, asked for where only two voters answer.
+    /// Requests a free key on a node that reaches only two voters.
     async fn ask_in_the_minority(&self) -> anyhow::Result<()> {
         let who = story(MINORITY[0]);
         let asked = self.ledger.ask(who.node);
@@ -197,7 +197,7 @@ impl Story {
         }
     }
 
-    /// The guard in the minority must have said "lost" before its key went to another.
+    /// Checks that the guard in the minority was lost before its key was granted to another node.
     fn judge_order(&self, cut_at: Instant, lost_at: Instant, next: &Succession) {
         let after = |at: Instant| span(at.saturating_duration_since(cut_at));
         self.say(format!(
@@ -304,7 +304,7 @@ impl Story {
         Ok(())
     }
 
-    /// Acquires `key` on node `n`, and keeps it.
+    /// Acquires `key` on node `n` and keeps it.
     async fn hold(&self, n: usize, key: &'static str) -> anyhow::Result<Arc<Guard>> {
         let taken = acquire(self.cluster.node(n), self.ledger.clone(), n, key);
         let taken = self
@@ -313,13 +313,13 @@ impl Story {
         Ok(taken.guard)
     }
 
-    /// Acquires `key` on node `n`, and releases it.
+    /// Acquires `key` on node `n` and releases it.
     async fn take(&self, n: usize, key: &'static str) -> anyhow::Result<()> {
         let taken = acquire(self.cluster.node(n), self.ledger.clone(), n, key).await?;
         self.done(n, key, taken.guard).await
     }
 
-    /// Waits in the background until node `n` is granted `key`.
+    /// Acquires `key` on node `n` in the background.
     fn succeed(&self, n: usize, key: &'static str) -> JoinHandle<anyhow::Result<Succession>> {
         tokio::spawn(acquire(self.cluster.node(n), self.ledger.clone(), n, key))
     }
@@ -350,7 +350,7 @@ impl Story {
     }
 }
 
-/// The story itself, on a node.
+/// Returns the script on a node, as a requester.
 fn story(node: usize) -> Who {
     Who { node, worker: None }
 }
@@ -374,9 +374,9 @@ async fn votes(mesh: &Mesh) {
     }
 }
 
-/// The instant from which the guard says "lost". Looking is late where the machine is busy, so
-/// the end is also read off what remains: at most `after the look + remaining`, and exactly that
-/// where nothing came between the two.
+/// Returns the instant from which the guard is lost. On a busy machine the check is late, so the
+/// end is also computed from the remaining lease. Its upper bound is the time after a reading plus
+/// the remaining lease.
 async fn watch_end(guard: Arc<Guard>) -> Instant {
     let mut end: Option<Instant> = None;
     loop {
@@ -386,7 +386,7 @@ async fn watch_end(guard: Arc<Guard>) -> Instant {
         if remaining.is_zero() {
             return end.map_or(after, |end| end.min(after));
         }
-        // A lease that ends later than it did has been renewed.
+        // If the lease ends later than before, it has been renewed.
         let is_renewed = end.is_some_and(|end| before + remaining > end);
         let latest = after + remaining;
         end = Some(
@@ -397,7 +397,7 @@ async fn watch_end(guard: Arc<Guard>) -> Instant {
     }
 }
 
-/// Who holds what, once a second.
+/// Prints the holders once a second.
 async fn table(show: Show, ledger: Arc<Ledger>) {
     let mut grants = ledger.tally().grants;
     loop {

@@ -1,4 +1,4 @@
-//! What the demo says: short dated lines, on a terminal as in a file.
+//! The output of the demo: short lines with a time, for a terminal or a file.
 
 use std::io::Write;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -7,10 +7,10 @@ use lockmesh::Epoch;
 
 use super::ledger::Row;
 
-/// How many low bits of an epoch are its counter.
+/// The number of low bits of an epoch that are its counter.
 const COUNTER_BITS: u32 = 20;
 
-/// Writes dated lines.
+/// Writes lines with the time since the start.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Show {
     start: Instant,
@@ -32,26 +32,26 @@ impl Show {
         self.start
     }
 
-    /// A line of its own, with the time before it.
+    /// Writes a line with its time.
     pub(crate) fn say(&self, text: &str) {
         let date = format!("[{:4.1} s]", self.start.elapsed().as_secs_f64());
         put(&format!("{date} {text}"));
     }
 
-    /// A heading.
+    /// Writes a heading.
     pub(crate) fn phase(&self, text: &str) {
         put("");
         self.say(text);
     }
 
-    /// An epoch as milliseconds of wall time since the start, and its counter.
+    /// Formats an epoch as milliseconds of wall time since the start, and its counter.
     pub(crate) fn epoch(&self, epoch: Epoch) -> String {
         let ms = i128::from(epoch.wall_ms()) - i128::from(self.start_wall_ms);
         let counter = epoch.get() & ((1 << COUNTER_BITS) - 1);
         format!("e{ms}.{counter}")
     }
 
-    /// Who holds what.
+    /// Writes the holders of all keys.
     pub(crate) fn table(&self, grants_per_s: f64, rows: &[Row]) {
         let cells: Vec<String> = rows
             .iter()
@@ -68,12 +68,12 @@ impl Show {
     }
 }
 
-/// Writes a line. Nobody who reads is no reason to fail.
+/// Writes a line to standard output. A closed output is not an error.
 pub(crate) fn put(line: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{line}");
 }
 
-/// A span, in the unit that reads best.
+/// Formats a duration in milliseconds or seconds.
 pub(crate) fn span(span: Duration) -> String {
     if span < Duration::from_secs(1) {
         format!("{:.1} ms", span.as_secs_f64() * 1e3)

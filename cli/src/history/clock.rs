@@ -1,7 +1,7 @@
-//! The clock that all processes of one machine share, whichever network they are in.
+//! The boot clock, which all processes of a machine share in any network namespace.
 
-/// Reads the system's boot clock, `CLOCK_BOOTTIME`: never set, and it also counts the time that
-/// the machine was suspended.
+/// The system's boot clock, `CLOCK_BOOTTIME`. It is never set, and it includes time spent in
+/// suspend.
 #[derive(Clone, Debug)]
 pub(crate) struct Clock {
     boot: String,
@@ -9,7 +9,7 @@ pub(crate) struct Clock {
 
 impl Clock {
     /// # Errors
-    /// A sentence, where the system has no such clock.
+    /// If the machine's boot id cannot be read.
     #[cfg(target_os = "linux")]
     pub(crate) fn open() -> Result<Self, String> {
         const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -20,18 +20,18 @@ impl Clock {
     }
 
     /// # Errors
-    /// Always: only Linux has the clock.
+    /// Always: only Linux has this clock.
     #[cfg(not(target_os = "linux"))]
     pub(crate) fn open() -> Result<Self, String> {
         Err("histories need the boot clock of Linux".to_owned())
     }
 
-    /// Which start of the machine the clock counts from.
+    /// Returns the id of the boot that the clock counts from.
     pub(crate) fn boot(&self) -> &str {
         &self.boot
     }
 
-    /// Nanoseconds since the machine started.
+    /// Returns the nanoseconds since boot.
     #[cfg(target_os = "linux")]
     #[expect(
         clippy::unused_self,

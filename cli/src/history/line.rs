@@ -4,26 +4,25 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The number of the format, in the first line of every incarnation.
+/// The version of the format, written in the first line of every incarnation.
 pub(crate) const FORMAT: u32 = 1;
 
-/// How a lock is asked for.
+/// The kind of a lock request.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum How {
-    /// It waits in line.
+    /// Waits in line.
     Acquire,
-    /// It does not.
+    /// Does not wait.
     Try,
 }
 
-/// One thing that happened, with times in nanoseconds of the boot clock. Where there are two, the
-/// thing happened at an instant between them.
+/// One event. Times are nanoseconds of the boot clock. An event with two times happened at an
+/// instant between them.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Line {
-    /// A process begins to speak for a node: what follows is this incarnation's, until the next
-    /// start.
+    /// A process starts to run a node. The events up to the next start belong to this incarnation.
     Start {
         at: u64,
         format: u32,
@@ -33,37 +32,37 @@ pub(crate) enum Line {
         /// The longest lease of the cluster.
         max_lease_ms: u64,
     },
-    /// The node's voter votes from now on, or does not.
+    /// The node's voter starts or stops voting.
     Voting { at: u64, votes: bool },
-    /// A lock is about to be asked for.
+    /// A lock is about to be requested.
     Asked {
         at: u64,
-        /// Counts the requests of this incarnation.
+        /// The number of the request within this incarnation.
         id: u64,
         key: String,
         how: How,
-        /// For how long it waits at the most.
+        /// The longest time that the request waits.
         wait_ms: u64,
     },
-    /// It was granted, and its guard was looked at for the first time.
+    /// The lock was granted, and its guard was observed for the first time.
     Granted {
         id: u64,
         before: u64,
         after: u64,
         epoch: u64,
-        /// Between which instants the guard's lease ends by its own clock; none where it was over.
+        /// The interval in which the guard's lease ends by its own clock; `None` if it had ended.
         until: Option<[u64; 2]>,
     },
-    /// The guard said that it is held.
+    /// The guard was observed to be held.
     Held {
         id: u64,
         before: u64,
         after: u64,
         until: [u64; 2],
     },
-    /// The guard said that it is not held.
+    /// The guard was observed to be lost.
     Lost { id: u64, before: u64, after: u64 },
-    /// The lease was to last longer.
+    /// An extension of the lease was requested.
     Extended {
         id: u64,
         before: u64,
@@ -71,29 +70,29 @@ pub(crate) enum Line {
         extra_ms: u64,
         error: Option<String>,
     },
-    /// The lock was let go of; whether it was held until then.
+    /// The lock was released. `held` is `true` if it was held until then.
     Released {
         id: u64,
         before: u64,
         after: u64,
         held: bool,
     },
-    /// Through the trait: it is held from now on, until `ttl_ms` after it was asked for, whatever
-    /// becomes of the process.
+    /// A lock was granted through the trait `DistributedLock`. It is held from `at` until `ttl_ms`
+    /// after the request, even if the process dies.
     Ticked { id: u64, at: u64, ttl_ms: u64 },
-    /// A try that another has beaten.
+    /// A try failed because another claim was granted.
     Denied { id: u64, at: u64 },
-    /// Its time was over.
+    /// The request timed out.
     TimedOut { id: u64, at: u64 },
-    /// Who asked for it does not want it any more.
+    /// The caller withdrew the request.
     Withdrawn { id: u64, at: u64 },
-    /// The node was shut down meanwhile.
+    /// The node was shut down while the request waited.
     ShutDown { id: u64, at: u64 },
-    /// The node was told to stop.
+    /// The node begins to stop.
     Stopping { at: u64, signal: String },
-    /// The process ends in order.
+    /// The process ends after a clean shutdown.
     End { at: u64 },
-    /// Whoever writes this file does something to the nodes.
+    /// A chaos run begins. Its runner writes this file.
     Chaos {
         at: u64,
         format: u32,
@@ -101,7 +100,7 @@ pub(crate) enum Line {
         seed: u64,
         nodes: Vec<String>,
     },
-    /// It did something to these nodes.
+    /// The runner injected a fault into these nodes, or undid one.
     Fault {
         before: u64,
         after: u64,
@@ -109,66 +108,66 @@ pub(crate) enum Line {
         nodes: Vec<String>,
         what: String,
     },
-    /// All faults are over: from here on every node must be granted something.
+    /// All faults are over. From here on every node must be granted a lock.
     Calm { at: u64 },
-    /// From here on a quorum of voters that vote cannot be reached from this node.
+    /// From here on this node cannot reach a quorum of voters that vote.
     Unserved { at: u64, node: String },
-    /// From here on it can.
+    /// From here on this node can reach such a quorum again.
     Served { at: u64, node: String },
 }
 
-/// What was done to a node.
+/// A fault of a node, or the end of one.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum FaultKind {
-    /// Its process was killed with SIGKILL, and stays away for a while.
+    /// Its process was killed with SIGKILL, to be restarted later.
     Killed,
-    /// Its process was killed with SIGKILL, and the next one starts at once.
+    /// Its process was killed with SIGKILL and is restarted at once.
     KilledAndRestarted,
-    /// Its process was told to stop with SIGTERM.
+    /// Its process was sent SIGTERM.
     Terminated,
     /// A new process was started.
     Started,
-    /// Its process was stopped with SIGSTOP.
+    /// Its process was paused with SIGSTOP.
     Frozen,
-    /// Its process goes on.
+    /// Its process was resumed.
     Thawed,
-    /// All its links to all others are cut, both ways.
+    /// All its links are cut in both directions.
     CutOff,
-    /// The links between two groups are cut, both ways.
+    /// The links between two groups are cut in both directions.
     Split,
-    /// Datagrams go one way only.
+    /// Datagrams pass in one direction only.
     OneWay,
     /// Datagrams are lost at random.
     Loss,
-    /// Datagrams are late.
+    /// Datagrams are delayed.
     Delay,
-    /// Datagrams come twice.
+    /// Datagrams are duplicated.
     Duplication,
-    /// Datagrams overtake each other.
+    /// Datagrams are reordered.
     Reordering,
-    /// A second process was started under its name, at another address.
+    /// A second process was started under the node's name, at another address.
     Twin,
     /// The second process was killed with SIGKILL.
     TwinGone,
-    /// A new process was started, with another secret.
+    /// A new process was started with another secret.
     OtherSecret,
-    /// A new process was started, with a shorter longest lease.
+    /// A new process was started with a shorter `max_ttl`.
     OtherMaxTtl,
-    /// A new process was started, with a wall clock that is off.
+    /// A new process was started with a wrong wall clock.
     WallClock,
     /// The address of its interface was replaced.
     Readdressed,
-    /// A process that does not vote was started, to ask for one lock and stop.
+    /// A process that does not vote was started, to acquire one lock and stop.
     Client,
-    /// Such a process was killed with SIGKILL.
+    /// Such a client was killed with SIGKILL.
     ClientKilled,
-    /// Links are as they should be again.
+    /// The links were restored.
     Healed,
 }
 
 impl FaultKind {
-    /// Whether something goes wrong, rather than right again.
+    /// Returns `true` for a fault, and `false` for an event that undoes one.
     pub(crate) fn is_fault(self) -> bool {
         !matches!(
             self,

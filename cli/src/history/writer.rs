@@ -1,4 +1,4 @@
-//! The file that a process writes its history to.
+//! The file of a process's history.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -7,8 +7,8 @@ use std::sync::{Mutex, PoisonError};
 
 use super::Line;
 
-/// Appends lines to a file. Each is handed to the system whole before the next thing is done, so
-/// that a process which is killed loses the last one at the most.
+/// Appends lines to a file. Each line is passed to the system before the process takes its next
+/// step, so a killed process loses at most the last line.
 #[derive(Debug)]
 pub(crate) struct Writer {
     path: PathBuf,
@@ -16,11 +16,11 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Opens a file, which may hold the incarnations before this one. A line that the last of them
-    /// did not get to the end of is ended here.
+    /// Opens a file, which may contain earlier incarnations. Terminates the last line if it is
+    /// incomplete.
     ///
     /// # Errors
-    /// What the system says, with the path.
+    /// Returns the system's error, with the path.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let in_file =
             |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
@@ -41,7 +41,7 @@ impl Writer {
     }
 
     /// # Errors
-    /// What the system says, with the path.
+    /// Returns the system's error, with the path.
     pub(crate) fn write(&self, line: &Line) -> io::Result<()> {
         let mut text = serde_json::to_vec(line)?;
         text.push(b'\n');

@@ -1,12 +1,11 @@
-//! What is happening, in words: a head and a sentence or two, for those who see a lock mesh for
-//! the first time.
+//! Captions: a heading and one or two sentences that explain the current state to newcomers.
 
 use serde::Serialize;
 
 use super::look::{ClaimSeen, Snapshot};
 use super::record::{Ended, How, Ms, Record, Story, Tone};
 
-/// For how long a take-over is the news.
+/// How long a takeover is news.
 const NEWS_MS: Ms = 8_000;
 
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
@@ -26,7 +25,7 @@ fn said(tone: Tone, head: String, text: String) -> Caption {
     Caption { tone, head, text }
 }
 
-/// Says what is happening to the key that something happened to last.
+/// Describes the key of the latest event.
 pub(super) fn of(seen: &Snapshot, record: &Record) -> Caption {
     if record.broken > 0 {
         let head = "A law is broken".to_owned();
@@ -45,7 +44,8 @@ pub(super) fn of(seen: &Snapshot, record: &Record) -> Caption {
     }
 }
 
-/// The key of the news; one that nobody wants any more, only for as long as it is news.
+/// Returns the key of the latest event. A key without claims is returned only while its event is
+/// news.
 fn focus<'a>(seen: &'a Snapshot, record: &'a Record) -> Option<(&'a str, &'a Story)> {
     let is_wanted = |key: &str| seen.claims.iter().any(|it| it.key == key);
     let last = record.focus.as_deref().and_then(|key| {
@@ -102,7 +102,7 @@ fn held(seen: &Snapshot, story: &Story, holder: &ClaimSeen, waiters: &[&ClaimSee
     said(Tone::Calm, head, text)
 }
 
-/// How the last owner ended, where that is news and was no release.
+/// Returns how the last holder ended, if that is news and was not a release.
 fn news<'a>(seen: &Snapshot, story: &'a Story) -> Option<&'a Ended> {
     let granted = story.granted.filter(|at| seen.at < at + NEWS_MS)?;
     let ended = story.ended.as_ref()?;

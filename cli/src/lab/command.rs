@@ -1,48 +1,48 @@
-//! What a user may do to the cluster, as a page or a script asks for it.
+//! The commands by which the page or a script changes the cluster.
 
 use std::fmt;
 
 use serde::Deserialize;
 
-/// The longest delay that may be laid on the links, in milliseconds.
+/// The longest delay of the links, in milliseconds.
 pub(super) const DELAY_MAX_MS: u16 = 500;
 
-/// One command: `{"do":"cut","from":0,"to":3,"both":true}`. Nodes are named by number.
+/// One command: `{"do":"cut","from":0,"to":3,"both":true}`. Nodes are given by number.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Command {
-    /// Nothing passes from one node to another, or between them.
+    /// Blocks datagrams from one node to another, or in both directions.
     Cut { from: usize, to: usize, both: bool },
-    /// Takes such a cut away.
+    /// Removes such a cut.
     Mend { from: usize, to: usize, both: bool },
-    /// Cuts these nodes off from all others, and takes all other cuts away.
+    /// Cuts these nodes off from all others, and removes all other cuts.
     Split { side: Vec<usize> },
-    /// Takes all faults of the links away.
+    /// Removes all faults of the links.
     Heal,
-    /// Every link loses so many of a hundred datagrams.
+    /// Sets the percentage of datagrams that every link loses.
     Loss { percent: u8 },
-    /// Every link is so much slower, in milliseconds.
+    /// Sets the delay of every link, in milliseconds.
     Delay { ms: u16 },
-    /// The node stands still.
+    /// Pauses the node.
     Freeze { node: usize },
-    /// It goes on.
+    /// Resumes the node.
     Resume { node: usize },
-    /// It ends without a word.
+    /// Crashes the node, without notice to its peers.
     Crash { node: usize },
-    /// It starts again, without its memory.
+    /// Restarts the node without its state.
     Restart { node: usize },
-    /// The node asks for the lock, and waits for its turn.
+    /// Requests the lock and waits in line.
     Acquire { node: usize, key: String },
-    /// The node asks for the lock, unless another has it.
+    /// Requests the lock, unless another node holds it.
     Try { node: usize, key: String },
-    /// The node releases the lock, or no longer waits for it.
+    /// Releases the lock, or withdraws the request.
     Release { node: usize, key: String },
-    /// Plays a split brain, step by step.
+    /// Plays the split-brain demonstration.
     Show,
 }
 
 impl Command {
-    /// The nodes that it names.
+    /// Returns the nodes that the command names.
     pub(super) fn nodes(&self) -> Vec<usize> {
         match self {
             Self::Cut { from, to, .. } | Self::Mend { from, to, .. } => vec![*from, *to],
@@ -58,10 +58,10 @@ impl Command {
         }
     }
 
-    /// Whether such a command can be at all, among so many nodes.
+    /// Checks the command for a cluster of `nodes` nodes.
     ///
     /// # Errors
-    /// A sentence that names the value and its bounds.
+    /// If a value is out of range. The message contains the value and its range.
     pub(super) fn check(&self, nodes: usize) -> Result<(), Refused> {
         if let Some(node) = self.nodes().into_iter().find(|node| *node >= nodes) {
             let last = nodes - 1;
@@ -90,7 +90,7 @@ impl Command {
     }
 }
 
-/// A command that was not done. Nothing has changed.
+/// A rejected command. It has changed nothing.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Refused {
     pub(super) why: Why,
@@ -99,11 +99,11 @@ pub(super) struct Refused {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Why {
-    /// It can never be.
+    /// The command is invalid.
     Bad,
-    /// It cannot be now.
+    /// The command is impossible in the present state.
     NotNow,
-    /// There would be too many.
+    /// The command would exceed a limit.
     TooMany,
 }
 
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_is_read_as_it_is_written() {
+    fn command_json_is_parsed_strictly() {
         let cut = command(r#"{"do":"cut","from":0,"to":3,"both":true}"#);
         let (from, to, both) = (0, 3, true);
         assert_eq!(cut, Command::Cut { from, to, both });
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_out_of_its_bounds_is_told_with_them() {
+    fn command_out_of_range_error_names_range() {
         let words = |text: &str| command(text).check(5).unwrap_err().to_string();
         let node = r#"{"do":"crash","node":5}"#;
         assert_eq!(words(node), "node is 5; it must be 0 to 4");

@@ -1,4 +1,4 @@
-//! A look at all of the cluster: what the page shows, many times a second.
+//! Snapshots of the cluster, which the page shows 20 times a second.
 
 use std::collections::BTreeMap;
 use std::sync::Weak;
@@ -13,29 +13,29 @@ use super::record::{Kind, Line, Ms, Record, Shown, Span, Tone};
 use super::world::{Lab, Stage, State, millis, names};
 
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How often the voters are asked for the queues.
+/// The interval at which voters are asked for the queues.
 const ASK_EVERY: Duration = Duration::from_millis(200);
-/// A node that is frozen meanwhile does not answer.
+/// The longest wait for an answer: a node that is paused meanwhile does not answer.
 const ANSWER_AT_MOST: Duration = Duration::from_secs(1);
 
-/// All that the page shows but for the time line.
+/// The content of the page, except for the timeline.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Snapshot {
     pub(super) at: Ms,
     pub(super) ttl: Ms,
-    /// How many voters are a quorum.
+    /// The number of voters in a quorum.
     pub(super) quorum: usize,
     pub(super) nodes: Vec<NodeSeen>,
-    /// `cuts[from][to]`: nothing passes.
+    /// `cuts[from][to]` is `true` if the link is cut.
     pub(super) cuts: Vec<Vec<bool>>,
-    /// The side that each node is on; empty where links join them all.
+    /// The side of each node; empty if links join all nodes.
     pub(super) sides: Vec<usize>,
-    /// Of a hundred datagrams.
+    /// The percentage of datagrams that every link loses.
     pub(super) loss: u8,
-    /// Milliseconds.
+    /// The delay of every link, in milliseconds.
     pub(super) delay: u16,
     pub(super) claims: Vec<ClaimSeen>,
-    /// By key.
+    /// The queue of each key.
     pub(super) queues: BTreeMap<String, Queue>,
     pub(super) grants: u64,
     pub(super) losses: u64,
@@ -48,11 +48,11 @@ pub(super) struct Snapshot {
 pub(super) struct NodeSeen {
     /// `running`, `frozen` or `down`.
     pub(super) condition: &'static str,
-    /// How long its voter is still in recovery at the least.
+    /// The least time that its voter remains in recovery.
     pub(super) quarantine: Option<Ms>,
-    /// Whether it believes each node to be alive.
+    /// For each node, `true` if this one considers it alive.
     pub(super) sees: Vec<bool>,
-    /// How many voters it can ask and hear, itself included.
+    /// The number of voters that it exchanges datagrams with, itself included.
     pub(super) reaches: usize,
 }
 
@@ -63,20 +63,20 @@ pub(super) struct ClaimSeen {
     /// `holds`, `waits` or `tries`.
     pub(super) stage: &'static str,
     pub(super) epoch: Option<Shown>,
-    /// What remains of the lease.
+    /// The remaining lease.
     pub(super) left: Ms,
 }
 
-/// What a quorum of the voters says of a key.
+/// The queue of a key, as a quorum of its voters reports it.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Queue {
-    /// Whether a quorum answered; the rest is not known otherwise.
+    /// `true` if a quorum answered. Otherwise the queue is not known.
     pub(super) is_known: bool,
-    /// The nodes in line, the next first.
+    /// The waiting nodes in line, next first.
     pub(super) waiters: Vec<String>,
 }
 
-/// The message that a page gets.
+/// The changes in a message to the page.
 #[derive(Serialize)]
 struct Told<'a> {
     spans: Vec<&'a Span>,
@@ -84,7 +84,7 @@ struct Told<'a> {
 }
 
 impl Lab {
-    /// Looks at everything, and tells those who listen.
+    /// Takes a snapshot, and notifies all pages.
     pub(super) fn look(&self) {
         let size = self.mesh.size();
         let seen: Vec<(Condition, NodeSeen)> = (0..size).map(|i| self.look_at(i)).collect();
@@ -93,7 +93,7 @@ impl Lab {
             .map(|from| (0..size).map(|to| cut(from, to)).collect())
             .collect();
         let mut state = self.lock();
-        // Read under the lock: what is recorded is in the order of its times.
+        // Read under the lock, so that records are in the order of their times.
         let now = self.now();
         for (i, (condition, node)) in seen.iter().enumerate() {
             let record = &mut state.record;
@@ -185,8 +185,8 @@ impl Lab {
         }
     }
 
-    /// The last look, and what has changed on the time line since a version of it. Answers the
-    /// version that it is now, too.
+    /// Returns the current version, and a message with the last snapshot and the changes since
+    /// `version`.
     pub(super) fn told_since(&self, version: u64) -> (u64, String) {
         let state = self.lock();
         let (spans, lines) = state.record.since(version);
@@ -196,7 +196,7 @@ impl Lab {
         (state.record.version, text)
     }
 
-    /// Asks the voters who is in line for each key that a node wants.
+    /// Asks the voters for the queue of each key that a node wants.
     async fn ask_for_queues(&self) {
         let keys: Vec<String> = {
             let state = self.lock();
@@ -217,7 +217,7 @@ impl Lab {
         self.lock().queues = queues;
     }
 
-    /// The running node that reaches most voters, if they are a quorum.
+    /// Returns the running node that reaches the most voters, if they are a quorum.
     fn best_asker(&self) -> Option<Mesh> {
         let size = self.mesh.size();
         let runs = |i: &usize| self.mesh.condition(*i) == Condition::Running;
@@ -232,7 +232,7 @@ impl Lab {
     }
 }
 
-/// Looks, and asks for the queues, for as long as there is a lab.
+/// Takes snapshots and asks for the queues until the lab is dropped.
 pub(super) async fn watch(lab: Weak<Lab>) {
     let asks = tokio::spawn({
         let lab = lab.clone();
@@ -266,8 +266,8 @@ async fn queue_of(mesh: &Mesh, key: &str) -> Queue {
     }
 }
 
-/// How many voters a node can ask and hear, itself included: those that run, that vote, and that
-/// no link is cut to, neither way.
+/// Returns the number of voters that a node exchanges datagrams with, itself included. These voters
+/// run and vote, and the links to and from them are not cut.
 fn reaches(nodes: &[NodeSeen], cuts: &[Vec<bool>], i: usize) -> usize {
     let votes = |node: &NodeSeen| node.condition == "running" && node.quarantine.is_none();
     let passes = |j: usize| !cuts[i][j] && !cuts[j][i];
@@ -276,8 +276,8 @@ fn reaches(nodes: &[NodeSeen], cuts: &[Vec<bool>], i: usize) -> usize {
         .count()
 }
 
-/// The side that each node is on, by the links that pass both ways, over any number of others;
-/// nothing where all are on one. The largest side is the first.
+/// Returns the side of each node, or an empty list if all are on one side. Nodes are on one side if
+/// a path of links joins them in both directions. Side 0 is the largest.
 fn sides(cuts: &[Vec<bool>]) -> Vec<usize> {
     let size = cuts.len();
     let mut groups: Vec<Vec<usize>> = Vec::new();
@@ -312,7 +312,7 @@ fn sides(cuts: &[Vec<bool>]) -> Vec<usize> {
     sides
 }
 
-/// Keeps the span of a node's condition.
+/// Begins or ends the span of a node's condition.
 fn follow(record: &mut Record, now: Ms, kind: Kind, node: usize, is_so: bool) {
     let span = record.lasting(kind, Some(node)).map(|span| span.id);
     match (span, is_so) {
@@ -334,7 +334,7 @@ fn follow(record: &mut Record, now: Ms, kind: Kind, node: usize, is_so: bool) {
     }
 }
 
-/// Keeps the span of the links that are cut.
+/// Replaces the span of the cut links if they have changed.
 fn follow_network(record: &mut Record, now: Ms, cuts: &[Vec<bool>], sides: &[usize]) {
     let what = network(cuts, sides);
     let span = record.lasting(Kind::Network, None);
@@ -350,7 +350,7 @@ fn follow_network(record: &mut Record, now: Ms, cuts: &[Vec<bool>], sides: &[usi
     }
 }
 
-/// The cuts in words; nothing where there are none.
+/// Describes the cuts; empty if there are none.
 fn network(cuts: &[Vec<bool>], sides: &[usize]) -> String {
     let size = cuts.len();
     let pairs = (0..size).flat_map(|a| (a + 1..size).map(move |b| (a, b)));
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn nodes_that_no_link_joins_are_on_sides_and_the_largest_is_the_first() {
+    fn sides_are_connected_components_largest_first() {
         assert_eq!(sides(&cuts(3, &[])), [0; 0]);
         assert_eq!(sides(&cuts(3, &[(0, 1), (1, 0)])), [0; 0], "over n2");
         let one_way = cuts(3, &[(0, 1), (0, 2)]);
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn only_voters_that_run_and_hear_and_vote_are_reached() {
+    fn reaches_counts_connected_running_voters_only() {
         let runs = NodeSeen {
             condition: "running",
             ..NodeSeen::default()

@@ -1,4 +1,4 @@
-//! `lockmesh lab`: a cluster on this machine, and a page that shows it and breaks it.
+//! `lockmesh lab`: a cluster on this machine, and a page that shows it and injects faults.
 
 mod caption;
 mod command;
@@ -19,20 +19,19 @@ use tokio::net::TcpListener;
 use crate::node::Signals;
 use world::Lab;
 
-/// What the lab is asked for.
+/// The arguments of `lockmesh lab`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The port of the page on 127.0.0.1; 0: a free one.
+    /// Port of the page; 0 picks a free port.
     #[arg(long, default_value_t = 7410)]
     port: u16,
-    /// The address of the page: one of this machine's own, since whoever reaches the page may
-    /// break the cluster.
+    /// Loopback address of the page. Anyone who can reach the page can break the cluster.
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), value_parser = loopback)]
     host: IpAddr,
-    /// How many nodes.
+    /// Number of nodes.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(3..=9))]
     nodes: u8,
-    /// The lease, in milliseconds.
+    /// Lease of each lock, in milliseconds.
     #[arg(long, default_value_t = 4_000, value_parser = ttl_range())]
     ttl_ms: u16,
 }
@@ -63,7 +62,7 @@ pub(crate) async fn run(args: &Args) -> ExitCode {
 async fn show(args: &Args) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("signals cannot be heard")?;
     let addr = SocketAddr::new(args.host, args.port);
-    // The port first: where it is taken nothing has been started.
+    // Bind the port first: if it is taken, nothing has been started.
     let listener = TcpListener::bind(addr).await;
     let listener = listener.with_context(|| format!("{addr} cannot be bound; try --port 0"))?;
     let addr = listener.local_addr().context("no local address")?;
@@ -91,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_addresses_of_this_machine_alone_are_taken() {
+    fn host_accepts_loopback_addresses_only() {
         assert!(loopback("127.0.0.1").is_ok() && loopback("::1").is_ok());
         for other in ["0.0.0.0", "::", "192.0.2.1", "example.org", ""] {
             assert!(loopback(other).is_err(), "{other}");

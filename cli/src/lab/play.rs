@@ -1,5 +1,4 @@
-//! A split brain, step by step, for those who would rather watch first. Everything in it is what
-//! a user could do with the page.
+//! The split-brain demonstration. It uses only commands that a user can send from the page.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,14 +7,14 @@ use super::command::Command;
 use super::world::{Lab, Stage};
 
 const KEY: &str = "invoice/42";
-/// Time to read.
+/// Time for the viewer to read.
 const READ: Duration = Duration::from_secs(3);
-/// How long a step may take before the play is given up, beside the leases.
+/// The time limit of a step, in addition to three leases.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Plays it. Whatever the user does meanwhile ends it.
+/// Plays the demonstration. Any command of the user ends it.
 pub(super) async fn split_brain(lab: Arc<Lab>) {
-    // A step that is refused, or does not come, ends it: the log says what is so.
+    // A step that is refused or takes too long ends the demonstration. The log shows the reason.
     let _ = act(&lab).await;
     lab.lock().step = None;
 }
@@ -59,12 +58,12 @@ async fn act(lab: &Arc<Lab>) -> Option<()> {
     Some(())
 }
 
-/// Every node runs and votes, and nobody wants anything.
+/// Restores all links and nodes, and releases all claims.
 async fn tidy(lab: &Arc<Lab>) -> Option<()> {
     step(lab, "making room: all links, all nodes, no locks");
     command(lab, Command::Heal).await?;
     for node in 0..lab.mesh.size() {
-        // Refused where there is nothing to do.
+        // Refused if the node is not paused.
         let _ = lab.perform(Command::Resume { node }).await;
         if lab.mesh.condition(node) == lockmesh::harness::Condition::Down {
             command(lab, Command::Restart { node }).await?;

@@ -1,5 +1,4 @@
-//! What has happened, for the time line: who believed to hold what, and which faults there were.
-//! Bounded: what is long past is forgotten.
+//! The history that the timeline shows: claims and faults. It is bounded, and drops old entries.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -9,18 +8,18 @@ use serde::Serialize;
 /// Milliseconds since the lab began.
 pub(super) type Ms = u64;
 
-/// What ended longer ago than this is forgotten; the page shows less.
+/// The age at which an ended span is dropped. The page shows a shorter time.
 const PAST_MS: Ms = 120_000;
-/// The most spans and the most lines that are kept.
+/// The maximum number of spans, and of lines.
 const SPANS_MAX: usize = 1_000;
 const LINES_MAX: usize = 100;
-/// Keys whose story is kept. Of more, the one that was quiet for longest is forgotten.
+/// The maximum number of keys with a story. Beyond it, the least recently used one is dropped.
 const STORIES_MAX: usize = 64;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Kind {
-    /// A node believes that it holds a key.
+    /// A node holds a key, by its own guard.
     Holds,
     /// A node waits for a key.
     Waits,
@@ -31,11 +30,11 @@ pub(super) enum Kind {
     Network,
 }
 
-/// Something that lasts.
+/// A state that lasts from one time to another.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Span {
     pub(super) id: u64,
-    /// The version of the record in which it changed last.
+    /// The version of the record at the span's last change.
     #[serde(skip)]
     pub(super) version: u64,
     pub(super) kind: Kind,
@@ -46,23 +45,23 @@ pub(super) struct Span {
     pub(super) from: Ms,
     /// `None` while it lasts.
     pub(super) to: Option<Ms>,
-    /// Why it ended.
+    /// The reason for its end.
     pub(super) why: Option<&'static str>,
-    /// What it is, in words.
+    /// The description.
     pub(super) what: String,
-    /// The side that each node is on; empty where there are no sides.
+    /// The side of each node; empty if there are no sides.
     pub(super) sides: Vec<usize>,
 }
 
-/// An epoch as people read it: the how-manieth owner of its key it is, and the full number, as
-/// text, since a page cannot count that far.
+/// An epoch for display. The rank counts the holders of the key. The full number is text, since it
+/// exceeds the integers of JavaScript.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub(super) struct Shown {
     pub(super) rank: u64,
     pub(super) number: String,
 }
 
-/// How bad it is.
+/// The severity of a message.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Tone {
@@ -74,7 +73,7 @@ pub(super) enum Tone {
     Broken,
 }
 
-/// A sentence with its time.
+/// A message with its time.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Line {
     #[serde(rename = "id")]
@@ -84,7 +83,7 @@ pub(super) struct Line {
     pub(super) text: String,
 }
 
-/// How a node's time with a lock ended.
+/// How a node ceased to hold a lock.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum How {
     Released,
@@ -100,36 +99,36 @@ pub(super) struct Ended {
     pub(super) how: How,
 }
 
-/// What is known of a key.
+/// The history of one key.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Story {
     owners: u64,
     highest: Epoch,
     touched: u64,
-    /// How the last owner ended.
+    /// How the last holder ended.
     pub(super) ended: Option<Ended>,
-    /// When the present owner got it.
+    /// The time of the current grant.
     pub(super) granted: Option<Ms>,
 }
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Record {
-    /// Rises with every change.
+    /// Increases with every change.
     pub(super) version: u64,
     next: u64,
     spans: VecDeque<Span>,
     lines: VecDeque<Line>,
     stories: BTreeMap<String, Story>,
-    /// The key that something happened to last.
+    /// The key of the latest event.
     pub(super) focus: Option<String>,
     pub(super) grants: u64,
     pub(super) losses: u64,
-    /// Times that two guards of one key both said "held", or an epoch did not rise.
+    /// The number of times that two guards of one key were held at once, or an epoch did not rise.
     pub(super) broken: u64,
 }
 
 impl Record {
-    /// Something begins. Returns its id.
+    /// Begins a span, and returns its id.
     pub(super) fn begin(&mut self, at: Ms, kind: Kind, node: Option<usize>, what: String) -> u64 {
         self.version += 1;
         self.next += 1;
@@ -150,7 +149,7 @@ impl Record {
         self.next
     }
 
-    /// Changes a span that may be known still.
+    /// Changes a span, if it is still kept.
     pub(super) fn change(&mut self, id: u64, change: impl FnOnce(&mut Span)) {
         self.version += 1;
         if let Some(span) = self.spans.iter_mut().find(|span| span.id == id) {
@@ -166,7 +165,7 @@ impl Record {
         });
     }
 
-    /// The span of a kind that lasts at a node.
+    /// Returns the current span of a kind at a node.
     pub(super) fn lasting(&self, kind: Kind, node: Option<usize>) -> Option<&Span> {
         let mut lasting = self.spans.iter().filter(|span| span.to.is_none());
         lasting.find(|span| span.kind == kind && span.node == node)
@@ -186,7 +185,7 @@ impl Record {
         }
     }
 
-    /// A key has a new owner. Returns its epoch as it is shown, and whether the epoch has risen.
+    /// Records a grant. Returns the epoch for display, and `true` if the epoch has risen.
     pub(super) fn owner(&mut self, at: Ms, key: &str, epoch: Epoch) -> (Shown, bool) {
         self.grants += 1;
         let story = self.touch(key);
@@ -199,7 +198,7 @@ impl Record {
         (Shown { rank, number }, has_risen)
     }
 
-    /// A key has lost its owner.
+    /// Records that a holder ended.
     pub(super) fn ended(&mut self, key: &str, ended: Ended) {
         if ended.how == How::Lost {
             self.losses += 1;
@@ -213,7 +212,7 @@ impl Record {
         self.stories.get(key)
     }
 
-    /// Something happens to a key.
+    /// Marks a key as the latest one with an event.
     pub(super) fn touch(&mut self, key: &str) -> &mut Story {
         self.version += 1;
         if self.stories.len() >= STORIES_MAX && !self.stories.contains_key(key) {
@@ -228,7 +227,7 @@ impl Record {
         story
     }
 
-    /// What has changed since a version.
+    /// Returns the spans and lines that have changed since `version`.
     pub(super) fn since(&self, version: u64) -> (Vec<&Span>, Vec<&Line>) {
         let spans = self.spans.iter().filter(|span| span.version > version);
         let lines = self.lines.iter().filter(|line| line.version > version);
@@ -240,7 +239,7 @@ impl Record {
         self.spans
             .retain(|span| span.to.is_none_or(|to| to > oldest));
         while self.spans.len() > SPANS_MAX {
-            // What lasts stays: there are no more of those than nodes and claims.
+            // Lasting spans stay: there are no more of them than nodes and claims.
             let Some(ended) = self.spans.iter().position(|span| span.to.is_some()) else {
                 return;
             };
@@ -254,7 +253,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_long_past_is_forgotten_and_what_lasts_is_not() {
+    fn record_drops_old_spans_and_keeps_lasting_ones() {
         let mut record = Record::default();
         let lasts = record.begin(0, Kind::Down, Some(1), String::new());
         for n in 0..3 * SPANS_MAX as u64 {
@@ -271,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_has_changed_since_a_version_is_told_again() {
+    fn since_returns_only_changes_after_version() {
         let mut record = Record::default();
         let one = record.begin(1, Kind::Frozen, Some(0), String::new());
         let seen = record.version;
@@ -284,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn owners_of_a_key_are_counted_and_an_epoch_that_does_not_rise_is_told() {
+    fn owner_counts_grants_and_detects_stale_epoch() {
         let mut record = Record::default();
         let (shown, has_risen) = record.owner(1, "k", Epoch::new(7));
         assert_eq!((shown.rank, shown.number.as_str()), (1, "7"));
@@ -295,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn of_too_many_keys_the_one_that_was_quiet_for_longest_is_forgotten() {
+    fn touch_beyond_limit_drops_least_recent_key() {
         let mut record = Record::default();
         for n in 0..=STORIES_MAX {
             record.touch(&format!("k{n}"));

@@ -1,8 +1,8 @@
-//! The page and what it asks for, over HTTP on this machine alone.
+//! The HTTP server of the page, for this machine only.
 //!
-//! A page of another site must not reach it through the user's browser: names that were bound to
-//! this address later are told by `Host`, requests of other pages by `Origin` and
-//! `Sec-Fetch-Site`, and what changes anything must be JSON, which no form can send.
+//! A page of another site must not reach it through the user's browser. `Host` reveals names that
+//! were rebound to this address. `Origin` and `Sec-Fetch-Site` reveal requests of other pages.
+//! Commands must be JSON, which no form can send.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -34,18 +34,18 @@ const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// A browser has six connections for a host: one is left to ask with.
+/// A browser opens six connections to a host: one is left for commands.
 const STREAMS_MAX: usize = 5;
 const CONNECTIONS_MAX: usize = 64;
 const BODY_BYTES_MAX: usize = 4_096;
-/// How long a request's head, and the rest of it, may take.
+/// The time limit for a request's head, and for the rest of it.
 const REQUEST_AT_MOST: Duration = Duration::from_secs(10);
-/// A client that takes nothing for so long is gone.
+/// A client that accepts no data for this time is disconnected.
 const WRITE_AT_MOST: Duration = Duration::from_secs(20);
-/// After an error of the socket itself.
+/// The pause after an error of the listening socket.
 const REST: Duration = Duration::from_millis(100);
 
-/// Nothing from elsewhere, and nobody's frame.
+/// The page loads nothing from elsewhere, and no other page may embed it.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
                       connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
                       frame-ancestors 'none'";
@@ -57,7 +57,7 @@ struct Site {
     hosts: Arc<[String]>,
 }
 
-/// Serves for as long as it is polled. Dropped, it ends all connections.
+/// Serves connections while it is polled. Dropping the future closes all of them.
 pub(super) async fn serve(listener: TcpListener, addr: SocketAddr, lab: Arc<Lab>) {
     let routes = routes(lab, addr);
     let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -87,13 +87,13 @@ async fn connection(stream: TcpStream, routes: Router, seat: OwnedSemaphorePermi
     http.timer(TokioTimer::new());
     http.header_read_timeout(REQUEST_AT_MOST);
     let routes = TowerToHyperService::new(routes);
-    // A client that goes away, or says what is no HTTP, is no news.
+    // A client that disconnects or sends invalid HTTP is not an error.
     let _ = http
         .serve_connection(TokioIo::new(Box::pin(stream)), routes)
         .await;
 }
 
-/// As far as the system takes it without waiting.
+/// Sends a 503 response, as far as the socket accepts it without waiting.
 fn refuse(stream: &TcpStream) {
     let body = json!({ "error": format!("there are {CONNECTIONS_MAX} connections already") });
     let body = body.to_string();
@@ -133,13 +133,13 @@ async fn file(kind: &'static str, text: &'static str) -> Response {
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
-/// An error, as JSON.
+/// Returns an error response with a JSON body.
 fn error(status: StatusCode, what: impl Into<String>) -> Response {
     let what: String = what.into();
     (status, Json(json!({ "error": what }))).into_response()
 }
 
-/// Before and after every request.
+/// Rejects foreign requests, limits the time of each, and sets the headers of each response.
 async fn guard(State(site): State<Site>, request: Request, next: Next) -> Response {
     let answer = match cross_site(&site.hosts, request.method(), request.headers()) {
         Some(what) => error(StatusCode::FORBIDDEN, what),
@@ -165,8 +165,8 @@ fn with_headers(mut answer: Response<Body>) -> Response {
     answer
 }
 
-/// Why a request is not of the page's own user.
-fn cross_site(hosts: &[String], method: &Method, headers: &HeaderMap) -> Option<&'static str> {
+/// Returns the reason to reject a request that another site caused.
+fn foreign_node(hosts: &[String], method: &Method, headers: &HeaderMap) -> Option<&'static str> {
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     let is_ours = |host: &str| hosts.iter().any(|ours| ours.eq_ignore_ascii_case(host));
     if !text(header::HOST).is_some_and(is_ours) {
@@ -189,8 +189,8 @@ async fn state(State(site): State<Site>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], told).into_response()
 }
 
-/// All at first, and then what has changed, as fast as the client takes it: one that is slow
-/// misses looks, and nothing is kept for it.
+/// Sends the whole state, and then changes. A slow client misses snapshots, and none are kept for
+/// it.
 async fn events(State(site): State<Site>) -> Response {
     let Ok(seat) = site.streams.clone().try_acquire_owned() else {
         let what = format!("{STREAMS_MAX} pages are open already; close one");
@@ -218,7 +218,7 @@ async fn perform(
         Ok(Json(command)) => command,
         Err(rejection) => return error(rejection.status(), rejection.body_text()),
     };
-    // In a task of its own: a client that goes away does not leave half a restart behind.
+    // Runs in its own task, so that a client that disconnects does not interrupt a restart.
     let done = tokio::spawn(async move { site.lab.ask(command).await }).await;
     match done {
         Ok(Ok(())) => Json(json!({ "ok": true })).into_response(),
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_of_the_page_itself_passes_and_one_of_another_site_does_not() {
+    fn foreign_requests_are_rejected_and_own_ones_pass() {
         let ours = ("host", "127.0.0.1:7410");
         let (get, post) = (Method::GET, Method::POST);
         assert_eq!(strange(get.clone(), &[ours]), None);
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_needs_nothing_but_this_program() {
+    fn page_loads_no_external_resources() {
         for file in [PAGE, STYLE, SCRIPT] {
             for word in ["http:", "https:", "@import", "url(h"] {
                 let file = file.replace("http://www.w3.org/2000/svg", "");

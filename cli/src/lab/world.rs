@@ -1,4 +1,4 @@
-//! The cluster that is on show, what its nodes hold and wait for, and what is done to it.
+//! The cluster of the lab, the claims of its nodes, and the commands on it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,23 +13,23 @@ use super::command::{Command, Refused};
 use super::look::Queue;
 use super::record::{Ended, How, Kind, Ms, Record, Shown, Tone};
 
-/// The most locks that nodes hold or wait for at once, and the most keys among them.
+/// The maximum number of claims, and of keys among them.
 const MAX_CLAIMS: usize = 32;
 const KEYS_MAX: usize = 6;
-/// A key must fit on the page.
+/// A longer key does not fit on the page.
 const KEY_BYTES_MAX: usize = 40;
-/// How long a `try` may go without an answer.
+/// The time limit of a try.
 const TRY_AT_MOST: Duration = Duration::from_secs(2);
 
-/// A cluster on show.
+/// A cluster and its history.
 pub(super) struct Lab {
     pub(super) mesh: LocalMesh,
     pub(super) ttl: Duration,
     began: Instant,
     state: Mutex<State>,
-    /// Rises with every look.
+    /// Increases with every snapshot.
     pub(super) looks: watch::Sender<u64>,
-    /// One command after the other.
+    /// Serializes the commands.
     commands: tokio::sync::Mutex<()>,
     play: Mutex<Option<AbortHandle>>,
 }
@@ -38,23 +38,23 @@ pub(super) struct Lab {
 pub(super) struct State {
     pub(super) claims: Vec<Claim>,
     pub(super) record: Record,
-    /// What the voters say of each key.
+    /// The queue of each key, as its voters report it.
     pub(super) queues: BTreeMap<String, Queue>,
     pub(super) loss: u8,
     pub(super) delay: u16,
-    /// The step of the play that is on.
+    /// The current step of the demonstration.
     pub(super) step: Option<&'static str>,
-    /// The last look, as JSON.
+    /// The last snapshot, as JSON.
     pub(super) told: Arc<str>,
     next: u64,
 }
 
-/// A node that wants or has a lock.
+/// A node that waits for a lock or holds it.
 pub(super) struct Claim {
     id: u64,
     pub(super) node: usize,
     pub(super) key: String,
-    /// Its bar on the time line.
+    /// The claim's span on the timeline.
     span: u64,
     pub(super) stage: Stage,
 }
@@ -72,7 +72,7 @@ pub(super) enum Stage {
 }
 
 impl Lab {
-    /// Starts so many nodes, which all vote for every key.
+    /// Starts `nodes` nodes, which all vote for every key.
     pub(super) async fn start(nodes: usize, ttl: Duration) -> Result<Arc<Self>, LocalMeshError> {
         let mesh = LocalMesh::builder()
             .nodes(nodes)
@@ -106,7 +106,7 @@ impl Lab {
         self.lock().record.say(now, tone, text);
     }
 
-    /// Does what a user asks for. A play that is on ends: the stage is the user's.
+    /// Executes a command of the user. A running demonstration ends.
     pub(super) async fn ask(self: &Arc<Self>, command: Command) -> Result<(), Refused> {
         command.check(self.mesh.size())?;
         self.end_play();
@@ -126,7 +126,7 @@ impl Lab {
         self.lock().step = None;
     }
 
-    /// Does a command that was checked.
+    /// Executes a command that was checked.
     pub(super) async fn perform(self: &Arc<Self>, command: Command) -> Result<(), Refused> {
         let _one = self.commands.lock().await;
         let done = match command {
@@ -137,7 +137,7 @@ impl Lab {
             Command::Acquire { node, key } => self.claim(node, key, false),
             Command::Try { node, key } => self.claim(node, key, true),
             Command::Release { node, key } => self.release(node, &key).await,
-            // By `probe`: within a play there is no other.
+            // Handled by `ask`; the demonstration never contains it.
             Command::Show => Ok(()),
             links => {
                 self.disturb(&links);
@@ -313,11 +313,11 @@ impl Lab {
         Ok(())
     }
 
-    /// A request has ended.
+    /// Records the result of a request.
     fn answered(&self, id: u64, told: Result<Option<Guard>, AcquireError>) {
         let now = self.now();
         let mut state = self.lock();
-        // Withdrawn meanwhile: a guard is dropped, and so released.
+        // If the request was withdrawn, a guard is dropped and thereby released.
         let Some(at) = state.claims.iter().position(|claim| claim.id == id) else {
             return;
         };
@@ -370,14 +370,14 @@ impl Lab {
                 let text = format!("n{node} releases {key}");
                 state.record.say(now, Tone::Calm, text);
                 drop(state);
-                // Released as it is dropped.
+                // Dropping the guard releases the lock.
                 drop(claim);
             }
         }
         Ok(())
     }
 
-    /// Ends what the lab has begun in the background.
+    /// Ends the demonstration and all claims.
     pub(super) fn end(&self) {
         self.end_play();
         let claims = std::mem::take(&mut self.lock().claims);
@@ -386,12 +386,12 @@ impl Lab {
 }
 
 impl Claim {
-    /// Whether it was a lock that is held no more.
+    /// Returns `true` if the claim was granted and its guard is no longer held.
     fn is_over(&self) -> bool {
         matches!(&self.stage, Stage::Holds { guard, .. } if !guard.is_held())
     }
 
-    /// Withdraws or releases it.
+    /// Withdraws the request or releases the lock.
     fn give_up(self) {
         if let Stage::Asks {
             task: Some(task), ..
@@ -429,10 +429,11 @@ impl State {
         Ok(())
     }
 
-    /// A node was given a lock.
+    /// Records a grant.
     fn granted(&mut self, mut claim: Claim, guard: Guard, now: Ms) {
         let (node, key) = (claim.node, claim.key.clone());
-        // The newcomer is asked first: whoever says "held" after that was held then, too.
+        // Check the new guard first: a guard that is held at a later check was held at this one,
+        // too.
         if !guard.is_held() {
             self.record.end(
                 claim.span,
@@ -485,7 +486,7 @@ impl State {
         self.claims.push(claim);
     }
 
-    /// Whoever has lost a lock, by the clock of its guard, holds it no more.
+    /// Updates the end of each lease, and removes claims whose guard is no longer held.
     pub(super) fn drop_the_lost(&mut self, now: Ms) {
         for claim in &mut self.claims {
             if let Stage::Holds { guard, until, .. } = &mut claim.stage
@@ -506,7 +507,7 @@ impl State {
 
     fn lost(&mut self, claim: &Claim, now: Ms) {
         if let Stage::Holds { epoch, until, .. } = &claim.stage {
-            // It was over when its lease was, and not only when somebody looked.
+            // The lock was lost when its lease ended, not when this was observed.
             let at = now.min(*until);
             self.record.end(claim.span, at, "its lease was over: lost");
             self.over(claim, epoch.rank, at, How::Lost);
@@ -544,7 +545,7 @@ fn arrow(from: usize, to: usize, both: bool) -> String {
     format!("n{from} {sign} n{to}")
 }
 
-/// `n0, n1`.
+/// Formats numbers of nodes as `n0, n1`.
 pub(super) fn names(nodes: &[usize]) -> String {
     let names: Vec<String> = nodes.iter().map(|node| format!("n{node}")).collect();
     names.join(", ")

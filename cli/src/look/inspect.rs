@@ -1,4 +1,4 @@
-//! `lockmesh inspect KEY`: who holds one lock, and who waits for it.
+//! `lockmesh inspect KEY`: shows who holds one lock and who waits for it.
 
 use std::process::ExitCode;
 
@@ -10,12 +10,12 @@ use super::{BAD_USAGE, NO_ANSWER, NO_QUORUM, Target, fail, millis, shown};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The key that is locked.
+    /// Key of the lock.
     #[arg(value_name = "KEY")]
     lock: String,
     #[command(flatten)]
     target: Target,
-    /// One JSON object on one line.
+    /// Print one JSON object on one line.
     #[arg(long)]
     json: bool,
 }
@@ -44,7 +44,7 @@ fn has_quorum(seen: &Inspection) -> bool {
     seen.answered > seen.voters / 2
 }
 
-/// Epochs are text: many readers of JSON round numbers beyond 2^53.
+/// Epochs are text, since many JSON parsers round numbers above 2^53.
 pub(crate) fn to_json(seen: &Inspection) -> Value {
     let owner = seen.owner().map(|owner| {
         json!({

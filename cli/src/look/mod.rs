@@ -1,4 +1,4 @@
-//! Commands that look at a running mesh from beside it: over its own UDP port, as no member.
+//! Commands that observe a running mesh through its own UDP port, without being a member.
 
 pub(crate) mod inspect;
 pub(crate) mod status;
@@ -14,31 +14,31 @@ use lockmesh::observe::Observer;
 
 use crate::node::config::{Meeting, Source};
 
-/// Nobody answered.
+/// The exit code if no node answered.
 pub(crate) const NO_ANSWER: u8 = 1;
-/// What is asked for cannot be: an option or the configuration.
+/// The exit code for an invalid option or configuration.
 pub(crate) const BAD_USAGE: u8 = 2;
-/// A voter is missing, and every key still has a quorum.
+/// The exit code if a voter is missing and every key still has a quorum.
 const DEGRADED: u8 = 3;
-/// Some keys, or the one that was asked for, have no quorum of voters.
+/// The exit code if some keys, or the inspected one, have no quorum of voters.
 const NO_QUORUM: u8 = 4;
-/// Where the secret is taken from if nothing else is said.
+/// The environment variable of the secret, if no option names a source.
 const SECRET_VARIABLE: &str = "LOCKMESH_SECRET";
 
-/// Which mesh, and by which secret.
+/// The mesh to observe, and its secret.
 #[derive(Args)]
 pub(crate) struct Target {
-    /// The configuration of one of its nodes, in TOML: names address, seeds and secret.
+    /// Configuration file of one of its nodes, in TOML. It supplies address, seeds and secret.
     #[arg(long, required_unless_present = "peer")]
     config: Option<PathBuf>,
-    /// HOST:PORT of any of its nodes; may be given several times.
+    /// HOST:PORT of any of its nodes; may be repeated.
     #[arg(long, conflicts_with = "config")]
     peer: Vec<String>,
-    /// The cluster's secret. Other users of this machine may see it in the list of processes:
-    /// rather give --secret-env or --secret-file.
+    /// Cluster secret. Other users of this machine can see it in the process list: prefer
+    /// --secret-env or --secret-file.
     #[arg(long, group = "sealed_by", conflicts_with = "config")]
     secret: Option<String>,
-    /// The environment variable that has the cluster's secret; LOCKMESH_SECRET by default.
+    /// Environment variable with the cluster secret; LOCKMESH_SECRET by default.
     #[arg(
         long,
         value_name = "NAME",
@@ -46,7 +46,7 @@ pub(crate) struct Target {
         conflicts_with = "config"
     )]
     secret_env: Option<String>,
-    /// The file that has the cluster's secret.
+    /// File with the cluster secret.
     #[arg(
         long,
         value_name = "FILE",
@@ -54,20 +54,21 @@ pub(crate) struct Target {
         conflicts_with = "config"
     )]
     secret_file: Option<PathBuf>,
-    /// The mesh is not sealed.
+    /// Use plaintext, for a mesh without a secret.
     #[arg(long, group = "sealed_by", conflicts_with = "config")]
     insecure_plaintext: bool,
-    /// The cluster's name, if it is not "lockmesh".
+    /// Cluster name, if it is not "lockmesh".
     #[arg(long, value_name = "NAME", conflicts_with = "config")]
     cluster: Option<String>,
-    /// How long each answer is waited for, in milliseconds.
+    /// Longest wait for each answer, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 2_000,
           value_parser = clap::value_parser!(u64).range(10..=60_000))]
     patience_ms: u64,
 }
 
 impl Target {
-    /// What is wrong is said without the secret.
+    /// # Errors
+    /// If a setting is invalid or cannot be read. The message does not contain the secret.
     pub(crate) fn observer(&self) -> Result<Observer, String> {
         let Meeting {
             peers,
@@ -131,8 +132,8 @@ pub(crate) fn fail(code: u8, error: impl Display) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Text of others, as a terminal may show it: a key is any text, also one that would move the
-/// cursor or turn the direction of writing.
+/// Escapes each character that would move the cursor or change the direction of writing. A key from
+/// the mesh can be any text.
 pub(crate) fn shown(name: &str) -> String {
     let turns = |c: char| {
         matches!(c, '\u{200e}' | '\u{200f}')
@@ -159,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_does_not_reach_the_terminal_as_a_command_to_it() {
+    fn shown_key_escapes_terminal_control_characters() {
         assert_eq!(shown("invoice/42 ä"), "invoice/42 ä");
         assert_eq!(shown("a\u{1b}[2Jb\n"), "a\\u{1b}[2Jb\\u{a}");
         assert_eq!(shown("a\u{202e}b"), "a\\u{202e}b");

@@ -1,4 +1,4 @@
-//! `lockmesh status`: members and whether locks can be had, for people and for scripts.
+//! `lockmesh status`: shows the members and whether locks can be granted, as text or as JSON.
 
 use std::process::ExitCode;
 
@@ -13,13 +13,13 @@ use super::{BAD_USAGE, DEGRADED, NO_ANSWER, NO_QUORUM, Target, fail, millis, sho
 pub(crate) struct Args {
     #[command(flatten)]
     target: Target,
-    /// One JSON object on one line.
+    /// Print one JSON object on one line.
     #[arg(long)]
     json: bool,
-    /// Also the keys that are held or waited for.
+    /// Also list the keys that are held or waited for.
     #[arg(long)]
     locks: bool,
-    /// So many keys of each voter at the most.
+    /// Maximum number of keys to list for each voter.
     #[arg(long, value_name = "N", default_value_t = 10_000, requires = "locks",
           value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
@@ -43,7 +43,7 @@ pub(crate) async fn run(args: &Args) -> ExitCode {
     exit_code(&survey)
 }
 
-/// Of every command that looks at all members.
+/// Returns the exit code of every command that surveys all members.
 pub(crate) fn exit_code(survey: &Survey) -> ExitCode {
     match survey.health() {
         Health::Ok => ExitCode::SUCCESS,
@@ -126,7 +126,7 @@ fn wall_clock_json(clock: WallClock) -> Value {
     }
 }
 
-/// What people are told of a wall clock that is not known to be right.
+/// Describes a wall clock that is skewed or disputed.
 #[expect(
     clippy::cast_precision_loss,
     reason = "of interest are the first few digits"
@@ -146,7 +146,7 @@ fn wall_clock_text(clock: WallClock) -> Option<String> {
     }
 }
 
-/// In one word for scripts, and for people.
+/// Returns the node's state as one word for scripts, and as text for people.
 pub(crate) fn state(survey: &Survey, node: &NodeSurvey) -> (&'static str, String) {
     let plain = |word: &'static str, said: &str| (word, said.to_owned());
     match &node.answer {

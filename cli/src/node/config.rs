@@ -1,4 +1,4 @@
-//! The configuration of a bare node: what the file may say, and what is wrong with it.
+//! The configuration file of a node, and the errors in it.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::workload::WorkloadFile;
 
-/// What the file may say. Every field is described in `node.example.toml`.
+/// The content of the file. `node.example.toml` describes each field.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NodeFile {
@@ -48,7 +48,7 @@ enum Preset {
     Single,
 }
 
-/// Overrides of the constants that all nodes share.
+/// Overrides of the timing constants that all nodes share.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TimingFile {
@@ -60,10 +60,10 @@ struct TimingFile {
     holder_probe_interval_ms: Option<u64>,
 }
 
-/// The settings that a client beside a mesh needs to meet it.
+/// The settings that an observer needs to reach a mesh.
 #[derive(Debug)]
 pub(crate) struct Meeting {
-    /// A node and its peers.
+    /// The addresses of a node and its peers.
     pub(crate) peers: Vec<String>,
     /// The cluster's secret as text; `None` for plaintext.
     pub(crate) secret: Option<String>,
@@ -71,7 +71,7 @@ pub(crate) struct Meeting {
     pub(crate) cluster: Option<String>,
 }
 
-/// What is wrong with a file, and where.
+/// An error in a file, and its line.
 #[derive(Debug)]
 pub(crate) struct FileError {
     file: PathBuf,
@@ -89,7 +89,7 @@ impl fmt::Display for FileError {
     }
 }
 
-/// A file that was read, and what is still needed of it to name a line.
+/// The path and text of a file, kept so that errors can name a line.
 #[derive(Debug)]
 pub(crate) struct Source {
     file: PathBuf,
@@ -107,8 +107,8 @@ impl Source {
         Ok(Self { file, text })
     }
 
-    /// The settings that the file describes. Their values are checked when the node starts.
-    /// And what it does under load.
+    /// Returns the settings of the node and of its workload. The node's settings are checked when
+    /// it starts.
     pub(crate) fn builder(&self) -> Result<(MeshBuilder, WorkloadFile), FileError> {
         let file: NodeFile = toml::from_str(&self.text).map_err(|error| {
             let line = error.span().map(|span| self.line_at(span.start));
@@ -129,13 +129,13 @@ impl Source {
         Ok((builder, file.workload))
     }
 
-    /// How the node's cluster is met.
+    /// Returns the settings that an observer needs to reach the node's cluster.
     pub(crate) fn meeting(&self) -> Result<Meeting, FileError> {
         let file: NodeFile = toml::from_str(&self.text).map_err(|error| {
             let line = error.span().map(|span| self.line_at(span.start));
             self.error(line, error.message().to_owned())
         })?;
-        // Whether there is exactly one way to the secret, and whether a file of it can be read.
+        // Checks that the secret has exactly one source, and that its file can be read.
         drop(self.sealed(MeshBuilder::lan(&file.node_id), &file)?);
         let unset = |variable: &String| {
             let what = format!("secret: the environment variable {variable} is not set");
@@ -165,14 +165,14 @@ impl Source {
         })
     }
 
-    /// An error of the start, with the line of the field that it names.
+    /// Returns an error of the start, with the line of the field that it names.
     pub(crate) fn config_error(&self, error: &ConfigError) -> FileError {
         let what = error.to_string();
         let field = what.split([':', ' ']).next().unwrap_or_default();
         self.error(self.line_of(field), what.clone())
     }
 
-    /// Exactly one way to the secret.
+    /// Applies the secret, which must have exactly one source.
     fn sealed(&self, builder: MeshBuilder, file: &NodeFile) -> Result<MeshBuilder, FileError> {
         match (
             &file.secret,
@@ -212,8 +212,8 @@ impl Source {
         1 + before.filter(|byte| **byte == b'\n').count()
     }
 
-    /// The line that sets `field`, which the file may call by its unit too, or by where the
-    /// value comes from.
+    /// Returns the line that sets `field`. Its name may have a suffix for the unit, or for the
+    /// source of the value.
     fn line_of(&self, field: &str) -> Option<usize> {
         const SUFFIXES: [&str; 4] = ["", "_ms", "_env", "_file"];
         let names = SUFFIXES.map(|suffix| format!("{field}{suffix}"));
@@ -226,7 +226,7 @@ impl Source {
 }
 
 impl NodeFile {
-    /// All settings but the key and the timing.
+    /// Applies all settings except the secret and the timing.
     fn apply(&self, mut builder: MeshBuilder) -> MeshBuilder {
         if let Some(listen) = &self.listen {
             builder = builder.listen(listen);

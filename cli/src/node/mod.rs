@@ -1,5 +1,5 @@
-//! `lockmesh node`: one bare node, until it is told to stop. It votes; under `--workload` it also
-//! asks for locks, and writes down what it believed of them.
+//! `lockmesh node`: runs one bare node until it receives a signal. The node votes. With
+//! `--workload` it also requests locks and records what it observes of them.
 
 pub(crate) mod config;
 mod workload;
@@ -15,29 +15,29 @@ use lockmesh::Mesh;
 use tracing_subscriber::EnvFilter;
 use workload::{Log, Workload, WorkloadFile};
 
-/// What a configuration that cannot be ends with.
+/// The exit code for an invalid configuration.
 const BAD_CONFIG: u8 = 2;
-/// A node that has not found its peers by then says so, and goes on.
+/// The time to find peers, after which the node logs a warning and continues.
 const READY_AT_MOST: Duration = Duration::from_secs(60);
-/// Longer than the last rounds of gossip at the slowest setting would be no quick stop.
+/// The longest wait for the last rounds of gossip at shutdown.
 const SHUTDOWN_AT_MOST: Duration = Duration::from_secs(10);
 
-/// How long the tasks of the workload may take to see that the node is shut down.
+/// The longest time that the workload's tasks may take to observe the shutdown.
 const WORKLOAD_AT_MOST: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The configuration, in TOML.
+    /// Configuration file, in TOML.
     #[arg(long)]
     config: PathBuf,
-    /// Ask for locks, as the table [workload] of the configuration says.
+    /// Request locks as configured in the table [workload].
     #[arg(long, requires = "history")]
     workload: bool,
-    /// Append what the workload believed of its locks to this file, for `lockmesh check`.
+    /// Append the workload's history to this file, for `lockmesh check`.
     #[arg(long, requires = "workload")]
     history: Option<PathBuf>,
-    /// Read the wall clock this many milliseconds ahead, or behind if negative: for tests of wrong
-    /// clocks. Never set it in production.
+    /// Shift the wall clock by this many milliseconds, to test wrong clocks. Never set it in
+    /// production.
     #[arg(
         long,
         hide = true,
@@ -50,7 +50,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: &Args) -> ExitCode {
     log();
-    // Before the start: who is told to stop while it starts stops in order, too.
+    // Installed before the start, so that a signal during the start also ends in a clean stop.
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => {
@@ -81,7 +81,7 @@ pub(crate) async fn run(args: &Args) -> ExitCode {
     }
 }
 
-/// Until it is told to stop, or cannot write its history.
+/// Runs until a signal arrives, the workload is done, or the history fails.
 async fn live(
     mesh: &Mesh,
     settings: &WorkloadFile,
@@ -115,7 +115,7 @@ async fn live(
     if let Some(log) = &history {
         log.stopping(signal);
     }
-    // First of all, and while the workload goes on: nobody else need wait for it to notice.
+    // Shut down first, while the workload still runs, so that no peer waits for the workload.
     if tokio::time::timeout(SHUTDOWN_AT_MOST, mesh.shutdown())
         .await
         .is_err()
@@ -138,7 +138,7 @@ async fn live(
     }
 }
 
-/// To standard error; as `RUST_LOG` says, from `info` on by default.
+/// Logs to standard error, filtered by `RUST_LOG`; the default is `info`.
 fn log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter);
@@ -160,7 +160,7 @@ async fn start(args: &Args) -> Result<(Mesh, WorkloadFile), config::FileError> {
     Ok((mesh, workload))
 }
 
-/// Says whether the node has found its peers, and then waits for ever.
+/// Logs whether the node found its peers. Never returns.
 async fn say_whether_ready(mesh: &Mesh) -> &'static str {
     match mesh.ready(READY_AT_MOST).await {
         Ok(()) => tracing::info!(node = %mesh.id(), "ready"),
@@ -169,7 +169,7 @@ async fn say_whether_ready(mesh: &Mesh) -> &'static str {
     std::future::pending().await
 }
 
-/// What tells the command to stop.
+/// The signals that stop the command.
 #[cfg(unix)]
 pub(crate) struct Signals {
     terminate: tokio::signal::unix::Signal,
@@ -194,7 +194,7 @@ impl Signals {
     }
 }
 
-/// What tells the command to stop.
+/// The signals that stop the command.
 #[cfg(windows)]
 pub(crate) struct Signals(tokio::signal::windows::CtrlC);
 

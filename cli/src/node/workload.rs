@@ -1,8 +1,8 @@
-//! What a node does under load: its tasks ask for locks in every way that there is, and write
-//! down what they believed.
+//! The load of a node: its tasks request locks in each way that the interface has, and record what
+//! they observe.
 //!
-//! A guard is looked at between two readings of the boot clock, so that what is written is
-//! certain: whoever is stopped in between has only looked a little longer.
+//! A guard is observed between two readings of the boot clock. So a record is true even if the
+//! process is paused in between, which only lengthens the interval.
 
 use std::io;
 use std::path::Path;
@@ -22,12 +22,12 @@ use crate::history::{Clock, FORMAT, How, Line, Writer};
 const KEYS_MAX: u32 = 10_000;
 const TASKS_MAX: u32 = 1_000;
 const SPAN_MAX_MS: u64 = 3_600_000;
-/// How often the node's own voter is looked at.
+/// The interval at which the node's own voter is polled.
 const VOTER_EVERY: Duration = Duration::from_millis(50);
-/// A request that is to be withdrawn is, within this.
+/// The longest time until a request is withdrawn, if it is to be.
 const WITHDRAW_WITHIN_MS: u64 = 100;
 
-/// The table `[workload]` of the configuration. Every field is described in `node.example.toml`.
+/// The table `[workload]` of the configuration. `node.example.toml` describes each field.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct WorkloadFile {
@@ -42,32 +42,32 @@ pub(crate) struct WorkloadFile {
     seed: Option<u64>,
 }
 
-/// What the tasks do.
+/// The requests that the tasks make.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "lowercase")]
 enum Mix {
-    /// All that there is.
+    /// Every [`Act`].
     Everything,
-    /// Stand in line, hold, release.
+    /// Acquire, hold, release.
     Hold,
-    /// Take it through the trait for as long as it is held otherwise, and never release it.
+    /// Take the lock through `DistributedLock` for a time within `hold_ms`, and never release it.
     Tick,
 }
 
 /// One way to use a lock.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Act {
-    /// Stand in line, hold, release.
+    /// Acquire, hold, release.
     Hold,
-    /// Stand in line, and give up soon.
+    /// Acquire, and withdraw the request soon.
     Withdraw,
-    /// Take it if it is free.
+    /// Acquire only if the lock is free.
     Try,
-    /// Let the lease last longer, once.
+    /// Acquire, and extend the lease once.
     Extend,
-    /// Do not renew it, and look until it is lost.
+    /// Acquire without renewal, and observe the guard until it is lost.
     Lapse,
-    /// Drop the guard instead of releasing it.
+    /// Acquire, and drop the guard instead of releasing it.
     Drop,
 }
 
@@ -89,7 +89,7 @@ impl Default for WorkloadFile {
 
 impl WorkloadFile {
     /// # Errors
-    /// A sentence that begins with the field.
+    /// Returns a message that begins with the field whose value is invalid.
     pub(crate) fn check(&self) -> Result<(), String> {
         for (field, value, max) in [
             ("keys", self.keys, KEYS_MAX),
@@ -119,18 +119,18 @@ impl WorkloadFile {
     }
 }
 
-/// A history that this process writes to.
+/// The history that this process writes.
 #[derive(Debug)]
 pub(crate) struct Log {
     clock: Clock,
     writer: Writer,
-    /// Why nothing can be written any more.
+    /// The error that ends the run, from a write or from a request.
     failed: watch::Sender<Option<String>>,
 }
 
 impl Log {
     /// # Errors
-    /// Where the file cannot be written to, or the machine has no boot clock.
+    /// If the file cannot be written, or the machine has no boot clock.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let clock = Clock::open().map_err(io::Error::other)?;
         let writer = Writer::open(path)?;
@@ -142,7 +142,7 @@ impl Log {
         })
     }
 
-    /// Returns what is wrong once a line could not be written.
+    /// Waits for an error that ends the run, and returns it.
     pub(crate) async fn failed(&self) -> String {
         let mut failed = self.failed.subscribe();
         match failed.wait_for(Option::is_some).await {
@@ -184,16 +184,15 @@ impl Log {
     }
 }
 
-/// The tasks of a node.
+/// The tasks of a node's workload.
 #[derive(Debug)]
 pub(crate) struct Workload {
     tasks: JoinSet<()>,
-    /// Writes down whether the node votes.
+    /// Records whether the node votes.
     voter: JoinSet<()>,
 }
 
 impl Workload {
-    /// Begins.
     pub(crate) fn start(mesh: &Mesh, log: &Arc<Log>, settings: &WorkloadFile) -> Self {
         let mut tasks = JoinSet::new();
         let ids = Arc::new(AtomicU64::new(0));
@@ -213,7 +212,7 @@ impl Workload {
         Self { tasks, voter }
     }
 
-    /// Returns once all tasks have made their requests: never, if there is no end to those.
+    /// Returns once all tasks have made their requests. Never returns if their number is unlimited.
     pub(crate) async fn done(&mut self) {
         while self.tasks.join_next().await.is_some() {}
     }
@@ -225,7 +224,7 @@ impl Workload {
     }
 }
 
-/// Notes when the node's voter votes, and when it does not.
+/// Records each time at which the node's voter starts or stops voting.
 async fn watch_voter(mesh: Mesh, log: Arc<Log>) {
     let mut told = None;
     loop {
@@ -283,7 +282,7 @@ impl Worker {
         Duration::from_millis(self.rng.random_range(least..=most))
     }
 
-    /// Asks for one lock, and does with it what there is to do.
+    /// Requests one lock and uses it according to `act`.
     async fn once(&mut self, act: Act) {
         if self.settings.mix == Mix::Tick {
             return self.tick().await;
@@ -309,7 +308,7 @@ impl Worker {
         }
     }
 
-    /// Takes a lock as a job does that is to run once in each ttl.
+    /// Takes a lock as a job does that runs once in each TTL.
     async fn tick(&mut self) {
         let key = format!("k{}", self.rng.random_range(0..self.settings.keys));
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
@@ -331,7 +330,7 @@ impl Worker {
         });
     }
 
-    /// Answers the guard where it was granted. Its grant is not written yet.
+    /// Returns the guard if it was granted. The caller records the grant.
     async fn ask(
         &mut self,
         id: u64,
@@ -412,7 +411,8 @@ impl Worker {
         }
     }
 
-    /// Looks at a guard: until when it is held by its own word, if it is.
+    /// Reads the boot clock, the guard, and the boot clock again. Returns both readings and, if the
+    /// lock is held, the interval in which its lease ends.
     fn look(&self, guard: &Guard) -> (u64, Option<[u64; 2]>, u64) {
         let before = self.log.now();
         let left = guard.remaining();

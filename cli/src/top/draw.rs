@@ -1,4 +1,4 @@
-//! The picture: members above, locks below, in whatever room there is.
+//! The screen: members above, locks below, in a terminal of any size.
 
 use lockmesh::observe::{Health, NodeSurvey, Survey};
 use lockmesh::{Inspection, LockState};
@@ -33,7 +33,7 @@ pub(super) fn draw(top: &Top, area: Rect, buffer: &mut Buffer) {
     foot_line(top).render(foot, buffer);
 }
 
-/// One picture as text, with room for all that there is.
+/// Renders one snapshot as text, with lines for all members and locks.
 pub(super) fn to_text(top: &Top, width: u16) -> String {
     let nodes = top.now.as_ref().map_or(0, |(survey, _)| survey.nodes.len());
     let lines = 2 * (nodes + 1) + top.locks().len() + 4;
@@ -191,7 +191,7 @@ mod tests {
     use ratatui::crossterm::event::{KeyCode, KeyEvent};
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_picture_fits_into_any_terminal_and_keys_change_it() {
+    async fn screen_fits_any_terminal_and_follows_keys() {
         let builder = LocalMesh::builder().nodes(3).insecure_plaintext();
         let mesh = builder.start().await.unwrap();
         let _a = mesh.node(0).lock("alpha").acquire().await.unwrap();

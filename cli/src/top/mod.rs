@@ -15,21 +15,21 @@ use tokio::sync::mpsc as channel;
 use crate::look::{BAD_USAGE, NO_ANSWER, Target, fail, status};
 use state::{Then, Top};
 
-/// What is printed once is as wide as this where there is no terminal.
+/// The width of a printed snapshot, in columns.
 const WIDTH: u16 = 100;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     target: Target,
-    /// Print one picture as text, and end.
+    /// Print one snapshot as text and exit.
     #[arg(long)]
     once: bool,
-    /// How often it looks, in milliseconds.
+    /// Refresh interval, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 1_000,
           value_parser = clap::value_parser!(u64).range(100..=60_000))]
     every_ms: u64,
-    /// So many keys of each voter at the most.
+    /// Maximum number of keys to read from each voter.
     #[arg(long, value_name = "N", default_value_t = 1_000,
           value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     limit: u64,
@@ -58,7 +58,7 @@ pub(crate) async fn run(args: &Args) -> ExitCode {
     }
 }
 
-/// Two looks, so that there are rates. Ends as `lockmesh status` does.
+/// Prints a snapshot of two surveys, which has rates. Returns the exit code of `lockmesh status`.
 async fn once(
     mut observer: Observer,
     limit: usize,
@@ -74,8 +74,8 @@ async fn once(
     Ok(code)
 }
 
-/// Until somebody quits, or the process is told to stop. The terminal is as before on every way
-/// out, also where something panics.
+/// Runs until the user quits or a signal arrives. The terminal is restored on every way out,
+/// including a panic.
 async fn live(observer: Observer, limit: usize, every: Duration) -> io::Result<()> {
     let signals = signals()?;
     let mut terminal = ratatui::try_init()?;
@@ -135,7 +135,7 @@ async fn show(
     Ok(())
 }
 
-/// Reads the keyboard in a thread of its own, which ends with the process.
+/// Reads the keyboard in its own thread, which ends with the process.
 fn keys() -> channel::Receiver<Event> {
     let (tell, told) = channel::channel(16);
     std::thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! What `top` shows: the last two looks at the mesh, and what its user has chosen.
+//! The state of `top`: the last two surveys of the mesh, and the user's choices.
 
 use std::time::Instant;
 
@@ -6,7 +6,7 @@ use lockmesh::observe::{NodeSurvey, Survey};
 use lockmesh::{Inspection, NodeId};
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
-/// By what the locks are sorted.
+/// The sort order of the locks.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) enum Sort {
     #[default]
@@ -16,7 +16,7 @@ pub(super) enum Sort {
     Remaining,
 }
 
-/// What a key press leads to.
+/// The effect of a key press.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Then {
     GoOn,
@@ -35,7 +35,7 @@ pub(super) struct Top {
     pub(super) skip: usize,
 }
 
-/// How much a second, since the look before.
+/// Rates per second, since the previous survey.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Rates {
     pub(super) grants: f64,
@@ -51,7 +51,7 @@ impl Top {
         }
     }
 
-    /// The last picture stays, and says that it is old.
+    /// Shows the error. The last survey stays on the screen.
     pub(super) fn fail(&mut self, error: String) {
         self.error = Some(error);
     }
@@ -102,7 +102,7 @@ impl Top {
         Then::GoOn
     }
 
-    /// The locks that the filter lets pass, sorted.
+    /// Returns the locks that pass the filter, sorted.
     pub(super) fn locks(&self) -> Vec<&Inspection> {
         let Some((survey, _)) = &self.now else {
             return Vec::new();
@@ -124,14 +124,14 @@ impl Top {
         locks
     }
 
-    /// How many of the locks that are known a node holds.
+    /// Returns the number of known locks that a node holds.
     pub(super) fn held_by(&self, node: &NodeId) -> usize {
         let locks = self.now.iter().flat_map(|(survey, _)| &survey.locks);
         let owners = locks.filter_map(|lock| lock.owner());
         owners.filter(|owner| owner.node == *node).count()
     }
 
-    /// `None` before the second look, and where the node was started again between the two.
+    /// Returns the node's rates, if the same incarnation answered the last two surveys.
     pub(super) fn rates(&self, node: &NodeSurvey) -> Option<Rates> {
         let ((_, now), (before, earlier)) = (self.now.as_ref()?, self.before.as_ref()?);
         let old = before.nodes.iter().find(|old| old.node == node.node)?;

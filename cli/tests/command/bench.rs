@@ -1,11 +1,11 @@
-//! `lockmesh bench`. What it measures is no test's business.
+//! `lockmesh bench`. No test checks the measured values.
 
 use serde_json::Value;
 
 use crate::common::{lockmesh, stderr, stdout};
 
 #[test]
-fn a_measurement_prints_its_figures_in_json_on_its_last_line() {
+fn bench_prints_figures_in_json_on_last_line() {
     let args = ["bench", "--seconds", "0.2", "--tasks", "4", "--json"];
     let only = ["--only", "w1,w1-five,w2,w3,w5"];
     let output = lockmesh(&args).args(only).output().unwrap();
@@ -32,7 +32,7 @@ fn a_measurement_prints_its_figures_in_json_on_its_last_line() {
 }
 
 #[test]
-fn holders_are_killed_and_what_is_not_measured_is_absent() {
+fn bench_w4_reports_crashes_and_omits_other_figures() {
     let args = ["bench", "--only", "w4", "--json"];
     let output = lockmesh(&args).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
@@ -47,7 +47,7 @@ fn holders_are_killed_and_what_is_not_measured_is_absent() {
 }
 
 #[test]
-fn a_measurement_of_nothing_is_refused() {
+fn bench_rejects_arguments_that_measure_nothing() {
     for args in [
         ["--nodes", "2"],
         ["--tasks", "0"],
@@ -63,7 +63,7 @@ fn a_measurement_of_nothing_is_refused() {
 
 #[cfg(not(feature = "compare"))]
 #[test]
-fn a_build_without_the_clients_of_others_says_how_to_get_them() {
+fn compare_without_feature_names_the_feature() {
     let output = lockmesh(&["bench", "--compare", "redis"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     let said = stderr(&output);

@@ -1,4 +1,4 @@
-//! The page of the lab, in headless Chromium by its own driver.
+//! The page of the lab, in headless Chromium with chromedriver.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use crate::common::Patience;
 use crate::lab::{Lab, agent, held};
 
-/// The name under which a driver hands out elements.
+/// The key under which WebDriver returns an element's id.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
-/// A browser that runs, and ends with the test.
+/// A running browser, which ends with the test.
 struct Browser {
     driver: Child,
     agent: ureq::Agent,
@@ -20,14 +20,15 @@ struct Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // The driver ends its browser with the session.
+        // The driver closes its browser when the session ends.
         let _ = self.agent.delete(&self.session).call();
         let _ = self.driver.kill();
         let _ = self.driver.wait();
     }
 }
 
-/// Where no browser is, this says so past the capture of the test harness.
+/// Returns `true` if a browser is installed. Otherwise writes a message that the test harness does
+/// not capture.
 fn is_there() -> bool {
     let runs = |program: &str| {
         let version = Command::new(program).arg("--version").output();
@@ -62,7 +63,7 @@ impl Browser {
             port.trim_end_matches('.').parse::<u16>().ok()
         });
         let base = format!("http://127.0.0.1:{}/session", port.unwrap());
-        // Else the driver would stop at a full pipe.
+        // Read on, or the driver would block on a full pipe.
         std::thread::spawn(move || words.for_each(drop));
         let mut browser = Self {
             driver,
@@ -102,7 +103,7 @@ impl Browser {
         self.post(&format!("/element/{id}/click"), &json!({}));
     }
 
-    /// What a script answers.
+    /// Returns the value of a script.
     fn eval(&self, script: &str) -> Value {
         self.post("/execute/sync", &json!({"script": script, "args": []}))
     }
@@ -125,7 +126,7 @@ impl Browser {
         }
     }
 
-    /// Waits until so many elements are like this.
+    /// Waits until `wanted` elements match the selector.
     fn count(&self, selector: &str, wanted: u64) {
         let mut patience = Patience::new();
         let script = format!("return document.querySelectorAll({selector:?}).length");
@@ -140,7 +141,7 @@ impl Browser {
 }
 
 #[test]
-fn in_a_browser_a_cut_holder_is_seen_to_lose_the_lock_and_the_next_to_take_over() {
+fn browser_shows_cut_holder_losing_lock_before_takeover() {
     if !is_there() {
         return;
     }
@@ -178,7 +179,7 @@ fn in_a_browser_a_cut_holder_is_seen_to_lose_the_lock_and_the_next_to_take_over(
 }
 
 #[test]
-fn in_a_browser_nodes_are_frozen_and_crashed_by_buttons_and_by_keys() {
+fn browser_controls_nodes_by_buttons_and_keys() {
     if !is_there() {
         return;
     }

@@ -1,9 +1,9 @@
-//! `lockmesh chaos`. A run of some length is the gate's business; here is what must hold anywhere.
+//! `lockmesh chaos`. Long runs are part of the gate; these tests run on any machine.
 
 use crate::common::{lockmesh, stdout};
 
 #[test]
-fn a_plan_is_printed_without_being_played_and_repeats() {
+fn plan_is_printed_without_running_and_repeats() {
     let plan = |seed: &str| {
         let output = lockmesh(&["chaos", "--plan", "--seed", seed])
             .output()
@@ -16,9 +16,9 @@ fn a_plan_is_printed_without_being_played_and_repeats() {
     assert_ne!(plan("3"), plan("4"));
 }
 
-/// Whoever has no `ip` cannot run it, and is told so instead of being told that all is well.
+/// Without `ip` chaos cannot run. It must report a skip, not success.
 #[test]
-fn where_it_cannot_run_it_is_skipped_and_never_passed() {
+fn chaos_that_cannot_run_is_skipped_not_passed() {
     let output = lockmesh(&["chaos", "--json"])
         .env("PATH", "")
         .output()

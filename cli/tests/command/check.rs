@@ -12,13 +12,13 @@ fn dir(name: &str) -> PathBuf {
     dir
 }
 
-/// What the command says of these files, and what it ends with.
+/// Returns the exit code and the output of `lockmesh check` for these files.
 fn checked(files: &[&Path]) -> (Option<i32>, String, String) {
     let output = lockmesh(&["check", "--json"]).args(files).output().unwrap();
     (output.status.code(), stdout(&output), stderr(&output))
 }
 
-/// An incarnation that holds `k` from `from` to `to`, by its own looks.
+/// Returns the history of an incarnation that holds `k` from `from` to `to`.
 fn incarnation(node: &str, from: u64, to: u64, epoch: u64) -> String {
     let (asked, after) = (from - 1, from + 1);
     let start = r#""event":"start","at":1,"format":1,"boot":"b","incarnation":1"#;
@@ -32,7 +32,7 @@ fn incarnation(node: &str, from: u64, to: u64, epoch: u64) -> String {
 }
 
 #[test]
-fn forged_histories_are_rejected_with_the_two_lines_that_contradict_each_other() {
+fn contradictory_histories_are_rejected_with_both_lines() {
     let dir = dir("forged");
     let (a, b) = (dir.join("a.jsonl"), dir.join("b.jsonl"));
     fs::write(&a, incarnation("n1", 10, 30, 7)).unwrap();
@@ -49,7 +49,7 @@ fn forged_histories_are_rejected_with_the_two_lines_that_contradict_each_other()
 }
 
 #[test]
-fn what_is_no_history_ends_with_two_and_names_the_line() {
+fn invalid_history_exits_with_two_and_names_line() {
     let file = dir("rubbish").join("a.jsonl");
     fs::write(&file, incarnation("n1", 10, 30, 7) + "rubbish\n").unwrap();
     let (code, _, said) = checked(&[&file]);
@@ -60,10 +60,10 @@ fn what_is_no_history_ends_with_two_and_names_the_line() {
     assert!(said.contains("cannot be read"), "{said}");
 }
 
-/// Two incarnations of one node under load: the first is killed, the second told to stop.
+/// Two incarnations of one node under load: the first is killed, the second receives SIGTERM.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_node_under_load_writes_a_history_that_is_accepted_also_where_it_was_killed() {
+fn history_of_killed_and_stopped_node_is_accepted() {
     use std::io::{BufRead, BufReader};
     use std::process::{Command, Stdio};
 
@@ -89,7 +89,7 @@ fn a_node_under_load_writes_a_history_that_is_accepted_also_where_it_was_killed(
         let incarnations = || written().matches("\"start\"").count();
         let incarnation = || written().rsplit("\"start\"").next().unwrap().to_owned();
         let expected = if signal == "-KILL" { 1 } else { 2 };
-        // A grant, a release, and somebody who holds right now, or nearly so.
+        // After ten releases the node probably holds a lock at the time of the signal.
         while incarnations() < expected || incarnation().matches("\"released\"").count() < 10 {
             assert!(node.try_wait().unwrap().is_none(), "it ended: {said}");
             std::thread::sleep(std::time::Duration::from_millis(5));
@@ -110,7 +110,7 @@ fn a_node_under_load_writes_a_history_that_is_accepted_also_where_it_was_killed(
 }
 
 #[test]
-fn a_workload_that_cannot_be_is_refused_with_its_line() {
+fn invalid_workload_is_refused_with_its_line() {
     let config = dir("refused").join("node.toml");
     let text = "node_id = \"n1\"\ninsecure_plaintext = true\n[workload]\ntasks = 0\n";
     fs::write(&config, text).unwrap();

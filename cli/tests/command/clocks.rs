@@ -1,4 +1,5 @@
-//! Real nodes whose wall clocks are wrong: it is seen, and costs no lock while most are right.
+//! Real nodes with wrong wall clocks: the skew is reported, and costs no lock while most clocks are
+//! right.
 #![cfg(unix)]
 
 use serde_json::Value;
@@ -6,7 +7,7 @@ use serde_json::Value;
 use crate::common::{lockmesh, stderr, stdout};
 use crate::settings::{KEY, Node, Setup, place, quoted, until};
 
-/// What `lockmesh status` says of a node, and how it ends.
+/// Returns the node's wall clock as `lockmesh status` reports it, and the exit code.
 fn status(peer: &Node, name: &str) -> (Value, Option<i32>) {
     let mut command = lockmesh(&[
         "status",
@@ -24,7 +25,7 @@ fn status(peer: &Node, name: &str) -> (Value, Option<i32>) {
     (node.unwrap()["wall_clock"].clone(), output.status.code())
 }
 
-/// How far ahead `status` says that its clock is, and how it ends.
+/// Returns the node's skew in milliseconds as `status` reports it, and the exit code.
 fn skew(peer: &Node, name: &str) -> (i64, Option<i32>) {
     until("it is skewed", || {
         let (clock, code) = status(peer, name);
@@ -32,7 +33,7 @@ fn skew(peer: &Node, name: &str) -> (i64, Option<i32>) {
     })
 }
 
-/// Three voters, the last with a wrong clock, once all are ready.
+/// Starts three voters, the last with a wrong clock, and waits until all are ready.
 fn voters(place: &std::path::Path, wall_offset_ms: i64) -> [Node; 3] {
     let first = Node::start(place, "n1", false, &Setup::default());
     let seeds = &quoted(&first.addr());
@@ -55,7 +56,7 @@ fn voters(place: &std::path::Path, wall_offset_ms: i64) -> [Node; 3] {
 }
 
 #[test]
-fn voter_ten_seconds_behind_costs_no_lock_with_another_dead() {
+fn skewed_voter_costs_no_lock_with_another_dead() {
     let place = place("clocks-voter");
     let [first, second, third] = voters(&place, -10_000);
     third.says("this node's wall clock is 10.0 s behind those of most voters");
@@ -74,7 +75,7 @@ fn voter_ten_seconds_behind_costs_no_lock_with_another_dead() {
 }
 
 #[test]
-fn claimant_ten_seconds_ahead_gets_locks_and_says_so() {
+fn claimant_ten_seconds_ahead_gets_locks_and_warns() {
     let place = place("clocks-claimant");
     let [first, _second, _third] = voters(&place, 0);
     let seeds = &quoted(&first.addr());

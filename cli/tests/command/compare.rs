@@ -1,4 +1,4 @@
-//! `lockmesh bench --compare`. What it measures is no test's business.
+//! `lockmesh bench --compare`. No test checks the measured values.
 #![cfg(all(feature = "compare", target_os = "linux"))]
 
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::common::{Patience, lockmesh, stderr, stdout};
 
-/// What the servers that a process started keep in memory.
+/// Returns the directories in memory of the servers that a process started.
 fn left(process: u32) -> Vec<PathBuf> {
     let begins = format!("lockmesh-compare-{process}-");
     let all = std::fs::read_dir("/dev/shm").unwrap();
@@ -20,7 +20,7 @@ fn left(process: u32) -> Vec<PathBuf> {
     all.filter(is_its).collect()
 }
 
-/// Whether any process was given a directory that is this one's.
+/// Returns `true` if such a directory is on the command line of any process.
 fn is_served(process: u32) -> bool {
     let begins = format!("lockmesh-compare-{process}-");
     let processes = std::fs::read_dir("/proc").unwrap();
@@ -32,7 +32,7 @@ fn is_served(process: u32) -> bool {
 }
 
 #[test]
-fn a_server_that_is_not_installed_is_named_with_its_package() {
+fn missing_server_is_named_with_its_package() {
     for (other, package) in [("redis", "redis-server"), ("etcd", "etcd-server")] {
         let output = lockmesh(&["bench", "--compare", other])
             .env("PATH", env!("CARGO_TARGET_TMPDIR"))
@@ -47,7 +47,7 @@ fn a_server_that_is_not_installed_is_named_with_its_package() {
 
 #[test]
 #[ignore = "needs Debian's packages redis-server and etcd-server"]
-fn others_are_measured_beside_the_mesh_and_nothing_of_them_stays() {
+fn others_are_measured_and_leave_nothing_behind() {
     let child = lockmesh(&["bench", "--compare", "redis,etcd", "--json"])
         .args(["--seconds", "0.5", "--tasks", "4"])
         .stdout(Stdio::piped())
@@ -80,7 +80,7 @@ fn others_are_measured_beside_the_mesh_and_nothing_of_them_stays() {
 
 #[test]
 #[ignore = "needs Debian's package etcd-server"]
-fn servers_are_ended_where_the_measurement_is_told_to_stop() {
+fn servers_end_when_measurement_is_interrupted() {
     let mut child = lockmesh(&["bench", "--compare", "etcd", "--only", "w3"])
         .args(["--seconds", "2"])
         .stdout(Stdio::null())

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::common::{lockmesh, stderr, stdout};
 
 #[test]
-fn the_demo_ends_well_and_says_so_in_json_on_its_last_line() {
+fn demo_succeeds_and_prints_json_on_last_line() {
     let output = lockmesh(&["demo", "--json"]).output().unwrap();
     let told = stdout(&output);
     assert!(output.status.success(), "{told}\n{}", stderr(&output));

@@ -1,4 +1,4 @@
-//! `lockmesh node` that is told to stop while it holds a lock for which others wait.
+//! `lockmesh node` that receives SIGTERM while it holds a lock for which others wait.
 #![cfg(unix)]
 
 use std::fs;
@@ -12,7 +12,7 @@ use crate::common::{Patience, lockmesh, stderr};
 
 const KEY: &str = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
 
-/// A node that asks for the one key, and holds it for an hour. It is killed when this is dropped.
+/// A node that requests the one key and holds it for an hour. It is killed on drop.
 struct Node {
     child: Child,
     log: BufReader<ChildStderr>,
@@ -45,7 +45,7 @@ impl Node {
         }
     }
 
-    /// Where it says that it listens.
+    /// Returns the address in its log.
     fn addr(&mut self) -> String {
         let mut said = String::new();
         loop {
@@ -57,14 +57,14 @@ impl Node {
         }
     }
 
-    /// What it has written down so far; the last line may be half.
+    /// Returns its history so far, without an incomplete last line.
     fn lines(&self) -> Vec<Value> {
         let text = fs::read_to_string(&self.history).unwrap_or_default();
         let lines = text.lines().map(serde_json::from_str);
         lines.map_while(Result::ok).collect()
     }
 
-    /// The last thing of this kind that it has written down.
+    /// Returns the last event of this kind in its history.
     fn last(&self, event: &str) -> Option<Value> {
         let mut lines = self.lines().into_iter().rev();
         lines.find(|line| line["event"] == event)
@@ -78,7 +78,7 @@ impl Drop for Node {
     }
 }
 
-/// Looks until there is something to see.
+/// Polls until there is a value.
 fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let mut patience = Patience::new();
     loop {
@@ -94,7 +94,7 @@ fn nanos(of: &Value) -> u64 {
 }
 
 #[test]
-fn a_holder_that_is_told_to_stop_hands_the_lock_on_long_before_its_lease_would_end() {
+fn stopped_holder_hands_lock_over_before_lease_end() {
     let place = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("handover");
     let _ = fs::remove_dir_all(&place);
     fs::create_dir_all(&place).unwrap();
@@ -120,7 +120,7 @@ fn a_holder_that_is_told_to_stop_hands_the_lock_on_long_before_its_lease_would_e
     while holder.log.read_line(&mut rest).unwrap() > 0 {}
     assert!(holder.child.wait().unwrap().success(), "{rest}");
 
-    // The boot clock is one for all processes.
+    // All processes share the boot clock.
     let first = holder.last("granted").unwrap();
     let held = holder.last("held").unwrap();
     let stopping = holder.last("stopping").unwrap();

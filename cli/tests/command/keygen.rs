@@ -11,7 +11,7 @@ fn fresh() -> String {
 }
 
 #[test]
-fn keygen_prints_one_line_that_is_a_key_and_never_the_same() {
+fn keygen_prints_one_line_with_new_secret() {
     let (one, other) = (fresh(), fresh());
     assert_eq!(one.lines().count(), 1);
     assert!(ClusterSecret::parse(&one).is_ok());

@@ -1,4 +1,4 @@
-//! `lockmesh lab` by its HTTP interface, without a browser.
+//! `lockmesh lab` through its HTTP interface, without a browser.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 
 use crate::common::{Patience, lockmesh, stderr};
 
-/// The longest that one answer may take.
+/// The longest wait for one response.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A lab that runs, and ends with the test.
+/// A running lab, which ends with the test.
 pub(crate) struct Lab {
     child: Child,
     pub(crate) addr: String,
@@ -45,7 +45,7 @@ impl Lab {
         Self { child, addr, agent }
     }
 
-    /// The status of the answer, and the answer.
+    /// Returns the status and the body of the response.
     fn ask(&self, command: &Value) -> (u16, Value) {
         let request = self.agent.post(format!("http://{}/api/do", self.addr));
         let mut answer = request.send_json(command).unwrap();
@@ -74,7 +74,7 @@ impl Lab {
         }
     }
 
-    /// Sends these bytes and answers all that comes back.
+    /// Sends these bytes, and returns the whole response.
     fn raw(&self, request: &str) -> String {
         let mut stream = TcpStream::connect(&self.addr).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -90,7 +90,7 @@ fn holds(state: &Value, node: usize) -> bool {
     claims.any(|claim| claim["node"] == node && claim["stage"] == "holds")
 }
 
-/// When a node held a lock on the time line: from and to.
+/// Returns the start and the end of a node's hold on the timeline.
 pub(crate) fn held(state: &Value, node: usize) -> (u64, Option<u64>) {
     let mut spans = state["changed"]["spans"].as_array().unwrap().iter();
     let span = spans.find(|span| span["kind"] == "holds" && span["node"] == node);
@@ -99,7 +99,7 @@ pub(crate) fn held(state: &Value, node: usize) -> (u64, Option<u64>) {
 }
 
 #[test]
-fn a_holder_that_is_cut_off_loses_the_lock_before_the_next_in_line_has_it() {
+fn cut_off_holder_loses_lock_before_next_grant() {
     let lab = Lab::start();
     let fresh = lab.state();
     assert_eq!(fresh["now"]["nodes"].as_array().unwrap().len(), 5);
@@ -129,7 +129,7 @@ fn a_holder_that_is_cut_off_loses_the_lock_before_the_next_in_line_has_it() {
 }
 
 #[test]
-fn nodes_are_frozen_and_crashed_and_what_cannot_be_now_is_refused() {
+fn impossible_commands_are_refused_as_conflict() {
     let lab = Lab::start();
     lab.does(&json!({"do": "loss", "percent": 10}));
     lab.does(&json!({"do": "freeze", "node": 2}));
@@ -161,7 +161,7 @@ fn nodes_are_frozen_and_crashed_and_what_cannot_be_now_is_refused() {
 }
 
 #[test]
-fn bad_commands_are_told_and_change_nothing() {
+fn invalid_commands_are_rejected_without_change() {
     let lab = Lab::start();
     for (command, words) in [
         (json!({"do": "explode"}), "explode"),
@@ -190,7 +190,7 @@ fn bad_commands_are_told_and_change_nothing() {
 }
 
 #[test]
-fn another_sites_page_does_not_reach_the_lab() {
+fn page_of_another_site_cannot_reach_lab() {
     let lab = Lab::start();
     let addr = &lab.addr;
     let body = r#"{"do":"crash","node":0}"#;
@@ -227,7 +227,7 @@ fn another_sites_page_does_not_reach_the_lab() {
 }
 
 #[test]
-fn events_tell_all_at_first_and_then_what_changes() {
+fn events_send_whole_state_then_changes() {
     let lab = Lab::start();
     let stream = TcpStream::connect(&lab.addr).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -253,7 +253,7 @@ fn events_tell_all_at_first_and_then_what_changes() {
 }
 
 #[test]
-fn the_lab_is_for_this_machine_alone() {
+fn lab_rejects_foreign_host_and_invalid_settings() {
     for args in [["--host", "0.0.0.0"], ["--nodes", "2"], ["--ttl-ms", "1"]] {
         let output = lockmesh(&["lab"]).args(args).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{args:?}");

@@ -1,4 +1,4 @@
-//! `lockmesh status` and `lockmesh inspect` beside real nodes.
+//! `lockmesh status`, `inspect` and `top`, with real nodes.
 
 use std::process::Output;
 use std::time::Duration;
@@ -40,7 +40,7 @@ async fn status(peer: &Mesh) -> (Value, Option<i32>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn status_finds_all_members_from_one_and_says_when_one_is_gone() {
+async fn status_lists_members_and_reports_dead_ones() {
     let mesh = mesh().await;
     let guard = mesh.node(1).lock("job\u{1b}/1").acquire().await.unwrap();
     let (seen, code) = status(&mesh.node(0)).await;
@@ -51,7 +51,7 @@ async fn status_finds_all_members_from_one_and_says_when_one_is_gone() {
     assert_eq!(seen["locks"][0]["owner"]["node"], "n1", "{seen}");
     let epoch = guard.epoch().get().to_string();
     assert_eq!(seen["locks"][0]["owner"]["epoch"], epoch, "{seen}");
-    // Those who look are nobody: no node has come, and none has had another incarnation.
+    // An observer must not appear as a node.
     assert!(mesh.node(0).status().others.is_empty());
 
     let plain = asks(&["status", "--locks"], &mesh.node(2), &key().to_base64()).await;
@@ -121,7 +121,7 @@ async fn inspect_shows_owner_epoch_and_queue() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_has_not_the_key_is_told_that_nobody_answers() {
+async fn wrong_secret_is_reported_as_no_answer() {
     let mesh = mesh().await;
     let command = ["status", "--patience-ms", "300"];
     let output = asks(&command, &mesh.node(0), OTHER_KEY).await;
@@ -145,7 +145,7 @@ async fn who_has_not_the_key_is_told_that_nobody_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn top_without_a_terminal_prints_one_picture() {
+async fn top_without_terminal_prints_one_snapshot() {
     let mesh = mesh().await;
     let guard = mesh.node(1).lock("report").acquire().await.unwrap();
     let command = ["top", "--every-ms", "200"];
@@ -160,7 +160,7 @@ async fn top_without_a_terminal_prints_one_picture() {
     assert!(!text.contains('\u{1b}'), "{text}");
 }
 
-/// The exit code and the text of a command.
+/// Returns the exit code and the output of a command.
 async fn says(args: &[&str], peer: &Mesh) -> (Option<i32>, String) {
     let output = asks(args, peer, &key().to_base64()).await;
     (output.status.code(), stdout(&output))
@@ -210,7 +210,7 @@ async fn voters_in_quarantine_make_a_key_unknown() {
         (&2.into(), &Value::Null)
     );
     assert_eq!(seen["votes"][0]["node"], "n0", "{seen}");
-    // Every look at all members ends with the same code, and calls no key free.
+    // Every command that surveys all members returns this exit code, and reports no key as free.
     let (code, text) = says(&["status", "--locks"], &n0).await;
     assert_eq!(code, Some(4), "{text}");
     assert!(

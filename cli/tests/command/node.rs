@@ -10,7 +10,7 @@ use crate::common::{lockmesh, stderr};
 const EXAMPLE: &str = include_str!("../../node.example.toml");
 const KEY: &str = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
 
-/// A file with this content, of the test's own.
+/// Writes a file with this content, in a directory of the test's own.
 fn file(name: &str, text: &str) -> PathBuf {
     let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
     fs::create_dir_all(&dir).unwrap();
@@ -19,7 +19,7 @@ fn file(name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// What a node with this configuration says when it refuses it.
+/// Returns the error output of a node that refuses this configuration.
 fn refusal(name: &str, text: &str) -> String {
     let path = file(name, text);
     let output = lockmesh(&["node", "--config"]).arg(&path).output().unwrap();
@@ -29,7 +29,7 @@ fn refusal(name: &str, text: &str) -> String {
     said
 }
 
-/// A node that runs, once it has said that it is ready.
+/// Starts a node, and waits until it logs that it is ready.
 fn ready(command: &mut Command) -> (Child, BufReader<std::process::ChildStderr>) {
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap());
@@ -54,7 +54,7 @@ fn stops_on(signal: &str, mut child: Child, mut log: BufReader<std::process::Chi
 
 #[cfg(unix)]
 #[test]
-fn a_node_runs_until_sigterm_or_sigint_and_ends_with_zero() {
+fn node_runs_until_signal_and_exits_with_zero() {
     for signal in ["-TERM", "-INT"] {
         let text = "node_id = \"n1\"\npreset = \"single\"\ninsecure_plaintext = true\n";
         let path = file(&format!("signal{signal}"), text);
@@ -63,11 +63,10 @@ fn a_node_runs_until_sigterm_or_sigint_and_ends_with_zero() {
     }
 }
 
-/// The example as it stands, but for the port, which may be taken, and for the peers, which are
-/// not there.
+/// Starts the example, except for its port, which may be taken, and its peers, which do not exist.
 #[cfg(unix)]
 #[test]
-fn the_example_is_a_configuration_that_starts() {
+fn example_configuration_starts() {
     let text = EXAMPLE
         .replace("127.0.0.1:7401\"\n", "127.0.0.1:0\"\n")
         .replace("[\"n1\", \"n2\", \"n3\"]", "[\"n1\"]")
@@ -81,10 +80,10 @@ fn the_example_is_a_configuration_that_starts() {
     stops_on("-TERM", child, log);
 }
 
-/// What stands in comments is the default, and a name that the file may have.
+/// Every setting that the example shows in a comment is valid.
 #[cfg(unix)]
 #[test]
-fn every_setting_that_the_example_shows_in_a_comment_is_one() {
+fn commented_settings_of_example_are_valid() {
     let uncommented: Vec<&str> = EXAMPLE
         .lines()
         .map(|line| match line.strip_prefix("# ") {
@@ -117,7 +116,7 @@ fn is_setting(text: &str) -> bool {
 }
 
 #[test]
-fn a_value_out_of_its_bounds_is_refused_with_line_field_value_and_bound() {
+fn out_of_range_value_is_refused_with_line() {
     let text = "node_id = \"n1\"\ninsecure_plaintext = true\n\nttl_ms = 5\n";
     let said = refusal("ttl", text);
     assert!(
@@ -148,7 +147,7 @@ fn a_value_out_of_its_bounds_is_refused_with_line_field_value_and_bound() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_as_it_should_be_is_refused_with_its_line() {
+fn invalid_configuration_file_is_refused_with_its_line() {
     let said = refusal("unknown", "node_id = \"n1\"\nlisten_on = \"127.0.0.1:0\"\n");
     assert!(
         said.contains("node.toml:2: unknown field `listen_on`"),
@@ -175,7 +174,7 @@ fn a_file_that_cannot_be_read_as_it_should_be_is_refused_with_its_line() {
 }
 
 #[test]
-fn a_key_comes_from_exactly_one_place_and_is_never_shown() {
+fn secret_has_one_source_and_is_never_shown() {
     let said = refusal("no-key", "node_id = \"n1\"\n");
     assert!(
         said.contains("exactly one of secret, secret_env, secret_file"),

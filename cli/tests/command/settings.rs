@@ -1,4 +1,4 @@
-//! Real nodes whose settings differ: another `max_ttl` over a restart, another cluster, another
+//! Real nodes with different settings: another `max_ttl` after a restart, another cluster, another
 //! secret.
 #![cfg(unix)]
 
@@ -15,11 +15,11 @@ use crate::common::lockmesh;
 
 pub(crate) const KEY: &str = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
 const OTHER_KEY: &str = "abababababababababababababababababababababababababababababababab";
-/// Long enough for anything that happens at all.
+/// Long enough for any step on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// The settings of a configuration beside name, voters and workload, and how far the wall clock is
-/// off.
+/// The settings of a configuration in addition to name, voters and workload, and the offset of the
+/// wall clock.
 pub(crate) struct Setup<'a> {
     pub(crate) listen: &'a str,
     pub(crate) seeds: &'a str,
@@ -44,7 +44,8 @@ impl Default for Setup<'_> {
     }
 }
 
-/// A node that runs; with `asks` it wants the one key for an hour. It is killed when dropped.
+/// A running node. With `asks` it requests the one key and holds it for an hour. It is killed on
+/// drop.
 pub(crate) struct Node {
     child: Child,
     log: Arc<Mutex<String>>,
@@ -108,7 +109,7 @@ impl Node {
         });
     }
 
-    /// The address that it says it listens at.
+    /// Returns the address in its log.
     pub(crate) fn addr(&self) -> String {
         until("its address", || {
             let said = self.said();
@@ -121,7 +122,7 @@ impl Node {
         self.said().contains(" ready node=")
     }
 
-    /// The last thing of this kind that it has written down.
+    /// Returns the last event of this kind in its history.
     pub(crate) fn last(&self, event: &str) -> Option<Value> {
         let text = fs::read_to_string(&self.history).unwrap_or_default();
         let lines = text.lines().map(serde_json::from_str::<Value>);
@@ -164,10 +165,10 @@ pub(crate) fn quoted(addr: &str) -> String {
     format!("\"{addr}\"")
 }
 
-/// The two that were restarted would be a quorum of their own long before the lease is over that
-/// they had voted for.
+/// The two restarted voters are a quorum by themselves, long before the end of the lease that they
+/// voted for.
 #[test]
-fn restarts_with_a_shorter_max_ttl_give_no_second_lease() {
+fn restart_with_shorter_max_ttl_grants_nothing_twice() {
     let place = place("settings-max-ttl");
     let first = Node::start(&place, "n1", true, &Setup::default());
     let seeds = &quoted(&first.addr());
@@ -189,7 +190,7 @@ fn restarts_with_a_shorter_max_ttl_give_no_second_lease() {
     let third = Node::start(&place, "n3", false, &short);
     third.says("its max_ttl is 12 s, mine 2 s");
     first.says("its max_ttl is 2 s, mine 12 s");
-    // Longer than its own quarantine, and what it waits for answers.
+    // Longer than its quarantine and its wait for recovery replies.
     std::thread::sleep(Duration::from_secs(4));
     second.kill();
     let second = Node::start(&place, "n2", true, &short);
@@ -201,7 +202,7 @@ fn restarts_with_a_shorter_max_ttl_give_no_second_lease() {
     assert!(!second.is_ready() && !third.is_ready());
     third.says("does not vote while n1 speaks for another voter set");
 
-    // All have the same settings: once the longest lease is over there is a lock again.
+    // Now all settings are the same: a lock is granted once the longest lease is over.
     first.kill();
     let (two, three) = (quoted(&second.addr()), quoted(&third.addr()));
     let seeds = &format!("{two}, {three}");
@@ -213,9 +214,9 @@ fn restarts_with_a_shorter_max_ttl_give_no_second_lease() {
     });
 }
 
-/// Both have the same secret, the same names, and now the same addresses.
+/// Both clusters have the same secret and the same names, and now the same addresses.
 #[test]
-fn voters_of_another_cluster_at_the_addresses_of_dead_ones_do_not_vote() {
+fn foreign_voters_at_old_addresses_do_not_vote() {
     let place = place("settings-cluster");
     let first = Node::start(&place, "n1", false, &Setup::default());
     let seeds = &quoted(&first.addr());
@@ -250,7 +251,7 @@ fn voters_of_another_cluster_at_the_addresses_of_dead_ones_do_not_vote() {
     until("staging is ready", || {
         staging.iter().all(Node::is_ready).then_some(())
     });
-    // One that knows both addresses, and asks.
+    // A claimant that knows all three addresses.
     let (one, two, three) = (quoted(&first.addr()), quoted(&addrs[0]), quoted(&addrs[1]));
     let seeds = &format!("{one}, {two}, {three}");
     let asks = Setup {
@@ -267,7 +268,7 @@ fn voters_of_another_cluster_at_the_addresses_of_dead_ones_do_not_vote() {
 }
 
 #[test]
-fn a_wrong_secret_is_told_on_both_sides_with_the_address() {
+fn wrong_secret_is_logged_on_both_sides() {
     let place = place("settings-secret");
     let first = Node::start(&place, "n1", false, &Setup::default());
     let seeds = &quoted(&first.addr());
@@ -286,15 +287,15 @@ fn a_wrong_secret_is_told_on_both_sides_with_the_address() {
     };
     let third = Node::start(&place, "n3", false, &right);
     second.says(&format!("a datagram from {} {is}", third.addr()));
-    // Not with each datagram.
+    // The message is not repeated for each datagram.
     std::thread::sleep(Duration::from_secs(3));
     let told = first.said().matches(is).count();
     assert_eq!(told, 1, "{}", first.said());
 }
 
-/// Both ask for one lock, as two pods do that were given one name.
+/// Both request one lock, like two pods that were given one name.
 #[test]
-fn two_processes_of_one_name_never_hold_at_once_and_say_so() {
+fn processes_of_one_name_never_hold_at_once() {
     let place = place("settings-one-name");
     let twin_place = place.join("twin");
     fs::create_dir_all(&twin_place).unwrap();

@@ -1,4 +1,4 @@
-//! A job that is to run once in each ttl, over deploys and crashes of the processes that run it.
+//! A job that runs once in each TTL, across deploys and crashes of its processes.
 #![cfg(unix)]
 
 use std::collections::BTreeSet;
@@ -13,10 +13,10 @@ use serde_json::Value;
 use crate::common::{lockmesh, stderr, stdout};
 
 const KEY: &str = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
-/// Long enough for anything that happens at all.
+/// Long enough for any step on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// A node whose one task takes the one key through the trait, again and again.
+/// A node whose one task repeatedly takes the one key through the trait.
 struct Node {
     name: &'static str,
     child: Child,
@@ -51,7 +51,7 @@ impl Node {
                 break addr.to_owned();
             }
         };
-        // Who does not read what it says would block it.
+        // Read the log, or the node would block on a full pipe.
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
         Self {
             name,
@@ -61,7 +61,7 @@ impl Node {
         }
     }
 
-    /// When it took the key.
+    /// Returns the times at which it took the key.
     fn ticks(&self) -> BTreeSet<u64> {
         let text = fs::read_to_string(&self.history).unwrap_or_default();
         let lines = text
@@ -87,10 +87,10 @@ impl Drop for Node {
     }
 }
 
-/// Each who takes the key is stopped in order, or killed, and starts again at once. In the end no
-/// two have taken it within its ttl.
+/// Each node that takes the key is stopped or killed, and restarted at once. No two ticks may fall
+/// within one TTL.
 #[test]
-fn job_runs_once_in_each_ttl_over_deploys_and_crashes() {
+fn job_runs_once_per_ttl_across_restarts() {
     let place = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("ticks");
     let _ = fs::remove_dir_all(&place);
     fs::create_dir_all(&place).unwrap();
@@ -105,7 +105,7 @@ fn job_runs_once_in_each_ttl_over_deploys_and_crashes() {
         .collect();
     let seeds = seeds.join(", ");
     let mut seen = BTreeSet::new();
-    // The last is left alone: its ttl is waited for like the others'.
+    // The last node is left running. Its tick must also wait for the TTL before it.
     for signal in [Some("-TERM"), Some("-KILL"), None] {
         let began = Instant::now();
         let owner = loop {

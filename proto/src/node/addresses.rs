@@ -1,19 +1,18 @@
-//! Where a peer is: the one rule for which of its addresses is tried when.
+//! The addresses of a peer, and the rule that chooses among them.
 //!
-//! A peer has up to three addresses: the one it was last heard from, the one that it advertises
-//! (gossip tells it), and the one that it was heard from before. A datagram goes to the first of
-//! these that there is:
+//! A peer has up to three addresses: the source of its last datagram, the address that it
+//! advertises through gossip, and its previous source address. A datagram goes to the first of
+//! these that applies:
 //!
-//! 1. the advertised one, if gossip knows a later incarnation than the one that was heard;
-//! 2. the one that it was last heard from;
-//! 3. the advertised one.
+//! 1. the advertised address, if gossip knows a later incarnation than the last one received;
+//! 2. the source address of the last datagram;
+//! 3. the advertised address.
 //!
-//! If [`FEW`] datagrams were not answered, for [`PATIENCE`] round trips at least, each further one
-//! goes to one of the other addresses too, to each in turn. The one that the peer is then heard
-//! from becomes the one that it was last heard from. So a peer behind a NAT whose mapping has died
-//! is found at the address that it advertises, and a peer that is reached on IPv4 and on IPv6 is
-//! reached if one of the two works. It costs one more datagram for each that is sent to a peer that
-//! does not answer.
+//! If [`FEW`] datagrams stay unanswered for at least [`PATIENCE`] round trips, each further one
+//! also goes to one of the other addresses, in turn. The address that the peer then answers from
+//! becomes its last source address. This finds a peer behind a NAT whose mapping has expired. It
+//! also reaches a peer that has an IPv4 and an IPv6 address if one of them works. The cost is one
+//! extra datagram for each that is sent to a silent peer.
 
 use std::net::SocketAddr;
 
@@ -21,32 +20,34 @@ use crate::id::Incarnation;
 use crate::time::Instant;
 use crate::voter_set::Timing;
 
-/// How many datagrams go to the first address alone before others are tried.
+/// The number of unanswered datagrams that go to the first address alone.
 const FEW: u32 = 3;
-/// For how many round trips none of them was answered by then.
+/// The least time before other addresses are tried, in round trips since the first unanswered
+/// datagram.
 const PATIENCE: u32 = 2;
 
 /// The addresses of one peer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Addresses {
-    /// The incarnation that was heard, and the address that it was last heard from.
+    /// The source address and the incarnation of the last datagram.
     heard: Option<(SocketAddr, Incarnation)>,
-    /// The address that the same incarnation was heard from before.
+    /// The previous source address of the same incarnation.
     before: Option<SocketAddr>,
-    /// The address that gossip tells, and of which incarnation.
+    /// The address and the incarnation that gossip reports.
     advertised: Option<(SocketAddr, Incarnation)>,
-    /// How many datagrams were sent since the peer was last heard, and when the first of them.
+    /// The number of datagrams sent since the peer's last datagram.
     unanswered: u32,
+    /// The send time of the first of them.
     since: Option<Instant>,
-    /// How many of them went to another address too.
+    /// The number of them that also went to another address.
     tried: usize,
 }
 
-/// Where a datagram goes: to the first, and to the second too.
+/// The destinations of a datagram: the address tried first, and another one.
 pub(super) type Targets = [Option<SocketAddr>; 2];
 
 impl Addresses {
-    /// The peer was heard, in its highest incarnation, from this address.
+    /// Records a datagram of the peer's highest incarnation from this address.
     pub(super) fn hear(&mut self, addr: SocketAddr, incarnation: Incarnation) {
         let before = self.heard.replace((addr, incarnation));
         let is_same = before == self.heard;
@@ -57,25 +58,25 @@ impl Addresses {
             Some((_, same)) if same == incarnation => {}
             _ => self.before = None,
         }
-        // If the answer to one of several addresses comes from the one that may be dead, the next
-        // datagram that is not answered goes to the others again.
+        // The datagram came from the doubtful address while others were tried as well. One more
+        // unanswered datagram is then enough to try the others again.
         let is_doubtful = is_same && self.tried > 0;
         self.unanswered = if is_doubtful { FEW - 1 } else { 0 };
         self.since = None;
         self.tried = 0;
     }
 
-    /// Takes over what gossip says.
+    /// Sets the address and the incarnation that gossip reports.
     pub(super) fn advertise(&mut self, advertised: Option<(SocketAddr, Incarnation)>) {
         self.advertised = advertised;
     }
 
-    /// The address that gossip tells, and of which incarnation.
+    /// Returns the address and the incarnation that gossip reports.
     pub(super) fn advertised(&self) -> Option<(SocketAddr, Incarnation)> {
         self.advertised
     }
 
-    /// The address that is tried first.
+    /// Returns the address that is tried first.
     pub(super) fn first(&self) -> Option<SocketAddr> {
         let advertised = self.advertised.map(|(addr, _)| addr);
         match (self.heard, self.advertised) {
@@ -85,7 +86,7 @@ impl Addresses {
         }
     }
 
-    /// A datagram is sent: where to.
+    /// Counts a datagram and returns its destinations.
     pub(super) fn send(&mut self, now: Instant, timing: &Timing) -> Targets {
         let first = self.first();
         self.unanswered = self.unanswered.saturating_add(1);
@@ -104,8 +105,8 @@ impl Addresses {
         [first, Some(other)]
     }
 
-    /// All others that there are. Gossip knows each process by the number that it began with, so
-    /// the advertised one is tried whichever incarnation it is of.
+    /// Returns the known addresses other than `first`. Gossip knows a process only by its initial
+    /// incarnation, so the advertised address is tried for any incarnation.
     fn others(&self, first: Option<SocketAddr>) -> [Option<SocketAddr>; 3] {
         let heard = self.heard.map(|(addr, _)| addr);
         let advertised = self.advertised.map(|(addr, _)| addr);
@@ -130,7 +131,7 @@ mod tests {
         Instant::ZERO.after(Duration::from_millis(ms))
     }
 
-    /// The ports that datagrams go to, one each 20 ms.
+    /// Sends a datagram every 20 ms and returns the ports that each goes to.
     fn sent(to: &mut Addresses, from: u64, count: u64) -> Vec<Vec<u16>> {
         let times = (0..count).map(|n| at(from + n * 20));
         let targets = times.map(|now| to.send(now, &Timing::lan()));
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn address_heard_from_is_first() {
+    fn source_address_is_tried_first() {
         let mut to = Addresses::default();
         assert_eq!(to.first(), None);
         to.advertise(Some((addr(9), INCARNATION)));
@@ -151,14 +152,14 @@ mod tests {
         assert_eq!(
             to.first(),
             Some(addr(9)),
-            "it has a later incarnation there"
+            "a later incarnation is advertised"
         );
         to.hear(addr(2), INCARNATION.next());
         assert_eq!(to.first(), Some(addr(2)));
     }
 
     #[test]
-    fn dead_mapping_is_given_up_for_the_advertised_address() {
+    fn expired_nat_mapping_falls_back_to_advertised_address() {
         let mut to = Addresses::default();
         to.advertise(Some((addr(9), INCARNATION)));
         to.hear(addr(1), INCARNATION);
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn burst_is_not_unanswered() {
+    fn burst_goes_to_one_address() {
         let mut to = Addresses::default();
         to.advertise(Some((addr(9), INCARNATION)));
         to.hear(addr(1), INCARNATION);
@@ -189,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn answer_from_a_doubtful_address_is_not_trusted_at_once() {
+    fn answer_from_doubtful_address_needs_a_second() {
         let mut to = Addresses::default();
         to.advertise(Some((addr(9), INCARNATION)));
         to.hear(addr(1), INCARNATION);
@@ -204,12 +205,12 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_incarnation_was_heard_from_is_not_tried() {
+    fn address_of_earlier_incarnation_is_not_tried() {
         let mut to = Addresses::default();
         to.hear(addr(1), INCARNATION);
         to.hear(addr(2), INCARNATION.next());
         assert!(sent(&mut to, 0, 9).iter().all(|ports| *ports == [2]));
-        // It goes on under a number that gossip does not know.
+        // Gossip knows the process by its initial incarnation.
         to.advertise(Some((addr(9), INCARNATION)));
         assert_eq!(sent(&mut to, 200, 1), [[2, 9]]);
     }

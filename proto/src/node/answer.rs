@@ -1,7 +1,7 @@
-//! What a node tells those who look at it from beside the mesh.
+//! Answers to the questions of observers, which are not part of the mesh.
 //!
-//! An observer is no node: it is not heard of, remembered or counted, and what it asks changes
-//! nothing but a counter. What one question costs is bounded by the datagram that answers it.
+//! A node keeps no record of an observer, and a question changes only a counter. The size of the
+//! answer's datagram bounds the cost of a question.
 
 use std::net::SocketAddr;
 use std::ops::Bound;
@@ -20,7 +20,7 @@ use crate::wire::observe::{
 };
 use crate::wire::{DropReason, Kind};
 
-/// Counts what became of a request.
+/// Counts the outcome of a request.
 pub(super) fn count(counts: &mut Counts, event: &Event) {
     match event {
         Event::Granted { .. } => counts.granted += 1,
@@ -39,14 +39,14 @@ pub(super) fn count(counts: &mut Counts, event: &Event) {
 }
 
 impl Node {
-    /// What became of this node's requests so far.
+    /// Returns the outcomes of this node's requests so far.
     #[must_use]
     pub fn counts(&self) -> &Counts {
         &self.counts
     }
 
-    /// Answers a question that came from `from`, with no more bytes than it has: the address may
-    /// be forged.
+    /// Answers a question from `from`. The answer is never longer than the question, since the
+    /// address may be forged.
     pub(super) fn answer(
         &mut self,
         now: Now,
@@ -61,7 +61,7 @@ impl Node {
             voter_set: self.voter_set.tag(),
             answer: Answer::Nodes(Page::empty()),
         };
-        // What a page has of its own is as long in every list.
+        // An empty page has the same length in every list.
         let empty = answered.to_body().len();
         let room = body.len().checked_sub(empty).ok_or(DropReason::Short)?;
         answered.answer = match question {
@@ -108,7 +108,7 @@ impl Node {
         }
     }
 
-    /// Members, and nodes that gossip knows, in the order of their ids.
+    /// Returns the members and the nodes that gossip knows, in the order of their ids.
     fn nodes_after(&self, now: Now, after: Option<&NodeId>) -> impl Iterator<Item = SeenNode> {
         let members = self.voter_set.members();
         let from = after.map_or(0, |after| members.partition_point(|it| it <= after));
@@ -159,7 +159,7 @@ impl Node {
         })
     }
 
-    /// What this node's voter would do with a claim that has the epoch of a query.
+    /// Returns the answer that this node's voter would give to a claim with the query's epoch.
     pub(super) fn voter_reply(
         &self,
         now: Now,
@@ -181,7 +181,7 @@ impl Node {
         }
     }
 
-    /// The voter's view of a key; one of nothing where this node has no voter.
+    /// Returns the voter's view of a key. It is empty if this node has no voter.
     fn seen(&self, now: Now, key: &Key) -> Report {
         match &self.voter {
             Some(voter) => voter.report(now, 0, key),

@@ -1,4 +1,4 @@
-//! Datagrams that cannot be opened: from where they come, told once in a while.
+//! Datagrams that cannot be opened, reported by source address at a limited rate.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -7,31 +7,31 @@ use std::time::Duration;
 use crate::time::{Instant, Now};
 use crate::wire::DropReason;
 
-/// How often the datagrams of one address are told.
+/// The interval between two reports of one address.
 pub const TOLD_EVERY: Duration = Duration::from_secs(15);
-/// Of how many addresses is told within that span. What comes from others is only counted: an
-/// address may be forged.
+/// The most addresses reported within that interval. Datagrams from others are only counted, since
+/// source addresses may be forged.
 const ADDRESSES_MAX: usize = 16;
-/// A node that opened nothing for so long hears nobody.
+/// The time without an opened datagram after which [`ForeignNodes::nobody`] returns a reason.
 const NOBODY_AFTER: Duration = Duration::from_secs(1);
 
-/// Datagrams of one address that could not be opened.
+/// Datagrams from one address that could not be opened.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ForeignNode {
-    /// The address that they came from.
+    /// The source address.
     pub from: SocketAddr,
-    /// Why the last one could not be opened.
+    /// The reason why the last one could not be opened.
     pub reason: DropReason,
-    /// How many came since this was last told.
+    /// The number of datagrams since the last report.
     pub count: u64,
 }
 
-/// Datagrams that came lately and could not be opened.
+/// Recent datagrams that could not be opened.
 #[derive(Debug)]
 pub(super) struct ForeignNodes {
     by_addr: BTreeMap<SocketAddr, Seen>,
     opened_at: Instant,
-    /// Why the last datagram could not be opened that came after that.
+    /// The reason of the last unopened datagram after `opened_at`.
     since: Option<DropReason>,
 }
 
@@ -50,13 +50,13 @@ impl ForeignNodes {
         }
     }
 
-    /// A datagram was opened.
+    /// Records that a datagram was opened.
     pub(super) fn opened(&mut self, now: Now) {
         self.opened_at = now.mono;
         self.since = None;
     }
 
-    /// A datagram was dropped. Returns what is to be told of its sender now.
+    /// Records a dropped datagram. Returns the report of its source address, if one is due.
     pub(super) fn dropped(
         &mut self,
         now: Now,
@@ -87,7 +87,8 @@ impl ForeignNodes {
         })
     }
 
-    /// Why no datagram can be opened, where some came lately and none could.
+    /// Returns the reason of the last unopened datagram, if no datagram was opened after it or
+    /// within the last [`NOBODY_AFTER`].
     pub(super) fn nobody(&self, now: Now) -> Option<DropReason> {
         let is_long = now.mono >= self.opened_at.after(NOBODY_AFTER);
         self.since.filter(|_| is_long)
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn one_address_is_told_at_once_and_then_every_15_s() {
+    fn address_is_reported_immediately_then_every_15_s() {
         let mut foreign_nodes = ForeignNodes::new(at(0));
         let told: Vec<(u64, u64)> = (0..40)
             .filter_map(|s| {
@@ -134,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn many_addresses_are_told_of_no_more_than_some() {
+    fn reports_of_many_addresses_are_bounded() {
         let mut foreign_nodes = ForeignNodes::new(at(0));
         let mut told = |ms| {
             let addrs = (0..1_000).map(|n| addr(n + ms as u16));
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_heard_if_nothing_was_opened_for_a_second() {
+    fn second_without_opened_datagram_returns_the_reason() {
         let mut foreign_nodes = ForeignNodes::new(at(0));
         assert_eq!(foreign_nodes.nobody(at(5_000)), None, "nothing came");
         foreign_nodes.dropped(at(5_000), addr(1), DropReason::Key);

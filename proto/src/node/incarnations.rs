@@ -1,12 +1,13 @@
-//! The lives of one node, as this node has heard them: which is the highest, which are over, and
-//! whether two of them are two processes that both live (rules 25 and 26).
+//! The incarnations of one peer: the highest, those proven to be over, and a pair that may be two
+//! live processes (rules 25 and 26).
 //!
-//! One socket has one process. So an incarnation is over once a higher one speaks from the address
-//! that it was heard from itself. One that speaks from elsewhere proves nothing: the older may live
-//! on, and what it holds runs out by the clock. Then both are asked the same question. A process
-//! has one incarnation at a time, and numbers rise; so if both incarnations answer a question that
-//! was asked after both had been heard, there are two processes. A late datagram of a process that
-//! is no more cannot do that.
+//! A socket belongs to one process. An incarnation is therefore over once a higher one sends from
+//! the same address. A higher one at another address proves nothing: the older process may still
+//! run, and its votes expire by the clock.
+//!
+//! Both incarnations are then sent the same challenge. A process has one incarnation at a time, and
+//! its numbers rise. If both answer a challenge that was sent after both had been received, there
+//! are two processes. A late datagram of a dead process cannot answer that challenge.
 
 use std::net::SocketAddr;
 
@@ -14,21 +15,22 @@ use crate::id::Incarnation;
 use crate::time::Instant;
 use crate::voter_set::Timing;
 
-/// How many earlier incarnations are remembered that may not be over. What others hold runs out.
+/// The most earlier incarnations that are remembered. The votes of others expire by the clock.
 const EARLIER_MAX: usize = 4;
-/// How often in its `max_ttl` two processes are asked whether both still live.
+/// The number of times per `max_ttl` that two live processes are challenged again.
 pub(super) const ASKED_AGAIN: u32 = 16;
-/// After so many questions in vain to the highest incarnation, a lower one that speaks is told of
-/// it.
+/// The number of challenges that the highest incarnation leaves unanswered before a lower one is
+/// sent `Outdated`.
 const IN_VAIN: u32 = 3;
-/// How many questions are asked in vain before only a word of the lower incarnation asks again.
+/// The number of unanswered challenges after which only a datagram of the lower incarnation
+/// triggers another.
 const TRIES_MAX: u32 = 8;
 
-/// The lives of one node.
+/// The incarnations of one peer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Incarnations {
     highest: Option<KnownIncarnation>,
-    /// Others that were heard and may not be over.
+    /// Lower incarnations that are not proven to be over.
     earlier: Vec<KnownIncarnation>,
     rivals: Option<Box<Rivals>>,
 }
@@ -37,67 +39,67 @@ pub(super) struct Incarnations {
 struct KnownIncarnation {
     number: Incarnation,
     at: SocketAddr,
-    /// It was heard from another address, too: no address proves that it is over.
+    /// `true` if it was received from another address too: then no address proves that it is over.
     has_moved: bool,
 }
 
-/// Two incarnations at two addresses, of which it is not known whether they are two processes.
+/// Two incarnations at two addresses, which may be two processes.
 #[derive(Clone, Debug)]
 struct Rivals {
-    /// The lower of them; the other is the highest of all.
+    /// The lower one. The other is the highest of all.
     lower: (Incarnation, SocketAddr),
     nonce: u64,
     asked_at: Option<Instant>,
-    /// How often both were asked since they last answered both.
+    /// The number of challenges since both last answered.
     tries: u32,
-    /// How often the highest was asked since it last answered.
+    /// The number of challenges since the highest last answered.
     in_vain: u32,
-    /// Both have answered before: they are asked again from time to time.
+    /// `true` if both have answered before. They are then challenged again at intervals.
     are_two: bool,
     highest_answered: bool,
     lower_answered: bool,
 }
 
-/// What hearing a node in one of its incarnations amounts to.
+/// The consequences of a datagram of a peer.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Hearing {
     pub(crate) heard: Heard,
-    /// Incarnations that are proven to be over.
+    /// The incarnations that it proves to be over.
     pub(crate) over: Vec<Incarnation>,
-    /// What two of its incarnations are to be asked.
+    /// The challenge to send to two of its incarnations.
     pub(crate) asks: Option<Asks>,
 }
 
-/// In which incarnation a node was heard.
+/// The incarnation of a datagram, compared with those received before.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Heard {
-    /// In the highest that is known.
+    /// The highest that is known.
     Again,
-    /// In a higher one, or for the first time.
+    /// A higher one, or the first of the node.
     NewIncarnation,
-    /// In a lower one, which is to be told so or not yet.
+    /// A lower one than `seen`. It is sent `Outdated` if `is_told`.
     Outdated { seen: Incarnation, is_told: bool },
-    /// There is no room to remember it.
+    /// There is no capacity to remember the node.
     TooMany,
 }
 
-/// A question to both of two incarnations.
+/// A challenge to two incarnations.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Asks {
     pub(crate) nonce: u64,
     pub(crate) at: [SocketAddr; 2],
 }
 
-/// Two processes of one name: in which incarnation each is, and where.
+/// Two processes of one name: the incarnation and the address of each.
 pub(crate) type Two = [(Incarnation, SocketAddr); 2];
 
 impl Incarnations {
-    /// The highest incarnation that was heard.
+    /// Returns the highest incarnation received.
     pub(super) fn highest(&self) -> Option<Incarnation> {
         self.highest.map(|incarnation| incarnation.number)
     }
 
-    /// The node was heard in this incarnation from this address. `nonce` was never used.
+    /// Records a datagram of this incarnation from this address. `nonce` must be unused.
     pub(super) fn hear(
         &mut self,
         now: Instant,
@@ -137,7 +139,7 @@ impl Incarnations {
         Hearing { heard, over, asks }
     }
 
-    /// A higher incarnation than any before.
+    /// Records a higher incarnation than any before.
     fn begin(&mut self, new: KnownIncarnation, nonce: u64) {
         let Some(before) = self.highest.replace(new) else {
             return;
@@ -154,7 +156,7 @@ impl Incarnations {
         self.rivals = lower.map(|lower| Box::new(Rivals::new(lower, nonce)));
     }
 
-    /// A lower incarnation speaks from this address, and the highest was last heard from `home`.
+    /// Records that a lower incarnation sends from `at`. The highest was last received from `home`.
     fn note_lower(&mut self, number: Incarnation, at: SocketAddr, home: SocketAddr, nonce: u64) {
         if at == home {
             return;
@@ -164,8 +166,8 @@ impl Incarnations {
             rivals => {
                 let mut new = Rivals::new((number, at), nonce);
                 if let Some(before) = rivals {
-                    // Several of them cause few questions, and what the highest does not answer
-                    // it does not answer any of them.
+                    // Several lower incarnations share one backoff. `in_vain` carries over, since
+                    // the highest answers the challenges of all of them or of none.
                     new.asked_at = before.asked_at;
                     new.tries = before.tries.min(IN_VAIN);
                     new.in_vain = before.in_vain;
@@ -175,15 +177,15 @@ impl Incarnations {
         }
     }
 
-    /// True if a lower incarnation is told that there was a higher one: not if that one may live
-    /// elsewhere.
+    /// Returns `true` if a lower incarnation is sent `Outdated`. It is not if the highest may be
+    /// alive at another address.
     fn tells(&self, at: SocketAddr, home: SocketAddr) -> bool {
         let is_silent = |it: &Rivals| it.in_vain >= IN_VAIN;
         at == home || self.rivals.as_deref().is_none_or(is_silent)
     }
 
-    /// The highest incarnation speaks from this address: those that spoke from there before are
-    /// over.
+    /// Removes and returns the earlier incarnations at `at`. They are over, since the highest sends
+    /// from there.
     fn end_earlier(&mut self, at: SocketAddr) -> Vec<Incarnation> {
         let is_over = |incarnation: &KnownIncarnation| {
             incarnation.at == at && !incarnation.has_moved || mistaken!(AnyPlaceProves)
@@ -204,7 +206,7 @@ impl Incarnations {
         over
     }
 
-    /// Asks both of two incarnations, if it is time to.
+    /// Returns a challenge to both incarnations, if one is due.
     fn ask(&mut self, now: Instant, is_lower: bool, nonce: u64, timing: &Timing) -> Option<Asks> {
         let (highest, rivals) = (self.highest?, self.rivals.as_deref_mut()?);
         let most = timing.max_ttl / ASKED_AGAIN;
@@ -218,7 +220,7 @@ impl Incarnations {
             return None;
         }
         if rivals.asked_at.is_some_and(|at| now >= at.after(most)) {
-            // One that answered an old question may have ended since.
+            // An incarnation that answered the old challenge may have ended since.
             rivals.nonce = nonce;
             (rivals.highest_answered, rivals.lower_answered) = (false, false);
         }
@@ -231,7 +233,7 @@ impl Incarnations {
         })
     }
 
-    /// An incarnation has answered a question, from this address. Returns both if both have.
+    /// Records an answer to a challenge. Returns both incarnations if both have answered.
     pub(super) fn answer(
         &mut self,
         (number, at): (Incarnation, SocketAddr),
@@ -306,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn higher_incarnation_ends_the_one_at_its_own_address() {
+    fn higher_incarnation_ends_the_one_at_its_address() {
         let mut incarnations = Incarnations::default();
         assert_eq!(
             hear(&mut incarnations, 0, 5, 1).heard,
@@ -327,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn incarnation_that_moved_is_not_ended_by_an_address() {
+    fn moved_incarnation_is_not_ended_by_an_address() {
         let mut incarnations = Incarnations::default();
         hear(&mut incarnations, 0, 5, 1);
         assert_eq!(hear(&mut incarnations, 1, 5, 2).heard, Heard::Again);
@@ -338,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn both_incarnations_are_asked_and_both_must_answer() {
+    fn both_incarnations_are_challenged_and_must_answer() {
         let mut incarnations = Incarnations::default();
         hear(&mut incarnations, 0, 5, 1);
         let asks = hear(&mut incarnations, 1, 6, 2).asks.unwrap();
@@ -352,24 +354,24 @@ mod tests {
         assert_eq!(answer(4, 3), None, "a third one");
         let two = [(incarnation(6), addr(2)), (incarnation(5), addr(1))];
         assert_eq!(answer(5, 1), Some(two));
-        assert_eq!(answer(5, 1), None, "an old question");
+        assert_eq!(answer(5, 1), None, "an old challenge");
     }
 
     #[test]
-    fn dead_earlier_incarnation_is_asked_some_times_and_never_again() {
+    fn silent_incarnation_is_challenged_eight_times() {
         let mut incarnations = Incarnations::default();
         hear(&mut incarnations, 0, 5, 1);
         let asked = (1..200_000).step_by(5);
         let asked = asked.filter(|ms| hear(&mut incarnations, *ms, 6, 2).asks.is_some());
         assert_eq!(asked.count(), TRIES_MAX as usize);
-        // A late word of it asks anew, and nothing else comes of it.
+        // A late datagram of it only triggers another challenge.
         let word = hear(&mut incarnations, 300_000, 5, 1);
         assert!(word.asks.is_some());
         assert!(matches!(word.heard, Heard::Outdated { .. }));
     }
 
     #[test]
-    fn two_that_live_are_asked_again_some_times_in_max_ttl() {
+    fn rivals_are_challenged_16_times_per_max_ttl() {
         let mut incarnations = Incarnations::default();
         hear(&mut incarnations, 0, 5, 1);
         let mut told = 0;
@@ -386,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn lower_incarnation_is_told_at_once_only_at_the_address_of_the_highest() {
+    fn lower_incarnation_elsewhere_is_told_after_three_challenges() {
         let mut incarnations = Incarnations::default();
         hear(&mut incarnations, 0, 6, 2);
         let told = |word: Hearing| matches!(word.heard, Heard::Outdated { is_told: true, .. });
@@ -396,7 +398,7 @@ mod tests {
             .collect();
         assert_eq!(
             times[0], 63,
-            "after three questions, each twice as long after"
+            "after three challenges with doubling intervals"
         );
         let mut incarnations = Incarnations::default();
         hear(&mut incarnations, 0, 6, 2);
@@ -405,7 +407,7 @@ mod tests {
             if let Some(asks) = word.asks {
                 incarnations.answer((incarnation(6), addr(2)), asks.nonce, ms);
             }
-            assert!(!told(word), "the higher one lives");
+            assert!(!told(word), "the higher one answers");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Who owns a key, as a quorum of its voters sees it. Advice for people: by the time they read
-//! it, it may be over.
+//! The owner of a key, as a quorum of its voters reports it. It is advice for people and may be
+//! outdated when they read it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,63 +13,63 @@ use crate::message::{Inspect, Message, Report, ReportedWaiter};
 use crate::time::{Instant, Now};
 use crate::voter_set::quorum;
 
-/// The most inspections that run at once; the oldest ends early where one more begins.
+/// The most inspections that run at once. If one more begins, the oldest ends early.
 const INSPECTIONS_MAX: usize = 1_024;
 
-/// Names one inspection.
+/// Identifies one inspection.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct InspectId(u64);
 
-/// What the voters of a key said about it.
+/// The state of a key, as its voters report it.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct Inspection {
     /// The key.
     pub key: Key,
-    /// How many voters the key has.
+    /// The number of the key's voters.
     pub voters: usize,
-    /// How many of them answered.
+    /// The number of voters that answered.
     pub answered: usize,
-    /// How many of those have no memory of their votes: what they do not know of may be.
+    /// The number of those that are in recovery and may have forgotten votes.
     pub recovering: usize,
-    /// The holder, as far as it is known.
+    /// The holder, if it is known.
     pub state: LockState,
-    /// The claims that have votes of those that answered, those with the most first.
+    /// The claims that have votes of the voters that answered, in descending order of votes.
     pub votes: Vec<SeenVotes>,
-    /// The highest fence that a voter told.
+    /// The highest fence that a voter reported.
     pub fence: Epoch,
-    /// How many wait at the voter where most do.
+    /// The largest number of claims that wait at one voter.
     pub waiting: usize,
-    /// Nodes that wait at any voter, in order; each voter names the first few.
+    /// The nodes that wait at any voter, in order. Each voter reports only the first of its queue.
     pub waiters: Vec<Waiter>,
 }
 
-/// The holder of a key.
+/// The holder of a key, as far as it is known.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LockState {
     /// A claim has the votes of a quorum.
     Held(KeyOwner),
-    /// None has, whatever the other voters would have said.
+    /// No claim has a quorum, whatever the other voters would report.
     Free,
-    /// So many voters did not answer, or have no memory, that one may have.
+    /// The voters that did not answer or are in recovery may complete a quorum.
     Unknown,
 }
 
-/// A claim that some voters have voted for.
+/// A claim that has votes.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct SeenVotes {
     /// The node that claims.
     pub node: NodeId,
     /// The claim's epoch.
     pub epoch: Epoch,
-    /// How many voters have voted for it.
+    /// The number of its votes.
     pub votes: usize,
-    /// How long the last of the votes still runs.
+    /// The time until the last of the votes expires.
     pub remaining: Duration,
 }
 
 impl Inspection {
-    /// The claim that has the votes of a quorum, if any is known to have.
+    /// Returns the claim that has the votes of a quorum, if one is known.
     #[must_use]
     pub fn owner(&self) -> Option<&KeyOwner> {
         match &self.state {
@@ -78,7 +78,7 @@ impl Inspection {
         }
     }
 
-    /// Why it is not known who holds the key; `None` if it is.
+    /// Returns the reason why the holder is unknown; `None` unless it is.
     #[must_use]
     pub fn unknown_because(&self) -> Option<String> {
         let (voters, recovering) = (self.voters, self.recovering);
@@ -104,17 +104,17 @@ pub struct KeyOwner {
     pub node: NodeId,
     /// Its fencing token.
     pub epoch: Epoch,
-    /// Whether it has told a voter that it is granted. An uncontended owner does so only at its
-    /// first renewal.
+    /// `true` if it has reported to a voter that it is granted. An uncontended owner does so only
+    /// at its first renewal.
     pub confirmed: bool,
-    /// How long a quorum of the votes still runs: the holder's own guard ends sooner.
+    /// The time for which a quorum of the votes still runs. The holder's own guard ends sooner.
     pub remaining: Duration,
 }
 
-/// A node that waits.
+/// A node that waits for a key.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct Waiter {
-    /// Its place in the queue.
+    /// The epoch of its claim, which is its place in the queue.
     pub epoch: Epoch,
     /// The node.
     pub node: NodeId,
@@ -128,7 +128,7 @@ struct Running {
     reports: BTreeMap<NodeId, Report>,
 }
 
-/// The inspections that this node has begun.
+/// The inspections that this node runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Inspector {
     next: u64,
@@ -180,8 +180,8 @@ impl Inspector {
         InspectId(nonce)
     }
 
-    /// Once a quorum has answered, the others have `grace` to do so too: one that is dead must
-    /// not cost all of the patience.
+    /// Records a voter's report. Once a quorum has reported, the inspection ends after `grace`, so
+    /// that a dead voter does not cost the whole timeout.
     pub(crate) fn handle_report(
         &mut self,
         now: Now,
@@ -224,7 +224,7 @@ fn conclude(running: Running) -> Inspection {
     judge(key, voters.len(), &told)
 }
 
-/// Of one vote: how long it runs, the claim's epoch, and whether the claim is granted.
+/// One vote: its remaining time, the claim's epoch, and `true` if the claim is granted.
 type Vote = (Duration, Epoch, bool);
 
 fn seen_votes((claim, votes): (&&ClaimId, &Vec<Vote>)) -> Option<SeenVotes> {
@@ -237,7 +237,7 @@ fn seen_votes((claim, votes): (&&ClaimId, &Vec<Vote>)) -> Option<SeenVotes> {
     })
 }
 
-/// What the reports of some of a key's voters amount to.
+/// Combines the reports of some of a key's voters.
 pub(super) fn judge(key: Key, voters: usize, reports: &[&Report]) -> Inspection {
     let mut votes: BTreeMap<&ClaimId, Vec<Vote>> = BTreeMap::new();
     let mut waiters: Vec<Waiter> = Vec::new();

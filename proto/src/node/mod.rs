@@ -1,7 +1,8 @@
-//! A node: voter, claimant and wire put together. It routes; the rules are in the other modules.
+//! A node: voter, claimant and wire combined. It routes messages; the rules are in [`crate::voter`]
+//! and [`crate::claimant`].
 //!
 //! One invariant: after every call that takes `&mut self`, drain [`Node::poll_output`] until it
-//! answers [`Output::Timeout`], and come back with [`Node::handle_timeout`] at that instant.
+//! returns [`Output::Timeout`], and call [`Node::handle_timeout`] at that instant.
 
 mod addresses;
 mod answer;
@@ -56,60 +57,60 @@ use peers::Peers;
 use sets::Sets;
 use standing::Standings;
 
-/// How a node comes into the world.
+/// The settings of a node.
 #[derive(Debug)]
 pub struct NodeConfig {
-    /// Its lasting name.
+    /// The node's name, the same after every restart.
     pub id: NodeId,
-    /// This incarnation of it: higher than in all incarnations before.
+    /// The number of this incarnation, higher than those of all earlier ones.
     pub incarnation: Incarnation,
-    /// Who votes.
+    /// The voter set.
     pub voter_set: Arc<VoterSet>,
-    /// Whether its voter, where the voter set names it, may have forgotten something.
+    /// The state in which its voter starts. Unused if the voter set does not name the node.
     pub start: Start,
-    /// What its voter keeps at the most.
+    /// The limits of its voter's memory.
     pub limits: VoterLimits,
-    /// How many requests it may have at once.
+    /// The most requests and leases that it may have at once.
     pub max_claims: usize,
-    /// How often leases are renewed; `None`: three times in a ttl.
+    /// The interval of lease renewals; `None` for a third of the ttl.
     pub renew_interval: Option<Duration>,
-    /// Different for every start: spreads repeats and tells questions apart.
+    /// A number that differs for every start. It spreads retransmits and makes nonces unique.
     pub seed: u64,
-    /// How its datagrams are sealed.
+    /// The seal of its datagrams.
     pub seal: Seal,
 }
 
-/// What a node wants done, or has to say.
+/// An action for the driver, or an event.
 #[derive(Debug)]
 #[must_use]
 pub enum Output {
-    /// Send these bytes.
+    /// Send a datagram.
     Transmit {
-        /// Where to.
+        /// The destination address.
         to: SocketAddr,
-        /// What.
+        /// The sealed datagram.
         bytes: Vec<u8>,
     },
-    /// A datagram of the gossip library came in.
+    /// A datagram of the gossip library was received.
     Gossip {
-        /// Where from.
+        /// Its source address.
         from: SocketAddr,
-        /// Its bytes.
+        /// Its body.
         bytes: Vec<u8>,
     },
-    /// Something happened to a request, or to the voter.
+    /// An event of a request, of the voter or of a peer.
     Event(Event),
-    /// Datagrams came that could not be opened. Told at once, and then every
-    /// [`TOLD_EVERY`] of each address.
+    /// Datagrams that could not be opened were received. Each address is reported at once, and then
+    /// every [`TOLD_EVERY`].
     ForeignNode(ForeignNode),
     /// An inspection is done.
     Inspected {
-        /// Which.
+        /// Its id, as [`Node::inspect`] returned it.
         id: InspectId,
-        /// What the voters said.
+        /// Its result.
         inspection: Inspection,
     },
-    /// That was all. Call [`Node::handle_timeout`] then, or at the next call if `None`.
+    /// Everything is drained. Call [`Node::handle_timeout`] at this instant; `None` sets no timer.
     Timeout(Option<Instant>),
 }
 
@@ -124,42 +125,42 @@ pub struct Node {
     view: View,
     sets: Sets,
     foreign_nodes: ForeignNodes,
-    /// While another live process of this node's name is known.
+    /// Set while another live process of this node's name is known.
     stopped: Option<Stopped>,
-    /// The highest incarnation of this node that others have told of.
+    /// The highest incarnation of this node that peers have reported.
     seen: Incarnation,
-    /// Spreads the numbers of incarnations.
+    /// Randomizes the numbers of incarnations.
     numbers: Jitter,
     seed: u64,
-    /// How often the voter was restarted.
+    /// The number of times that the voter was restarted.
     starts: u64,
     /// The time of the last call.
     now: Instant,
-    /// Since when gossip calls which of its nodes dead.
+    /// The nodes that gossip reports as dead, and the time since which it does.
     silent_since: BTreeMap<NodeId, Instant>,
     inspector: Inspector,
     standings: Standings,
     clocks: Clocks,
-    /// What the own wall clock showed at the last call.
+    /// The reading of the own wall clock at the last call, in milliseconds since the Unix epoch.
     shown_ms: u64,
     seal: Seal,
     traffic: Traffic,
-    /// What became of its requests.
+    /// The outcomes of its requests.
     counts: Counts,
     effects: Effects,
-    /// What was in the effects while it is handled; its room is used again.
+    /// The effects that are being routed. The buffer is reused.
     routed: Effects,
-    /// The body of the datagram that is taken in, and its messages; their room is used again.
+    /// The body and the messages of the datagram that is being handled. The buffers are reused.
     opened: Vec<u8>,
     taken: Vec<Message>,
     outbox: Outbox,
-    /// The body of the datagram that is sent; its room is used again.
+    /// The body of the datagram that is being packed. The buffer is reused.
     packing: Vec<u8>,
     outputs: VecDeque<Output>,
 }
 
 impl Node {
-    /// A node that begins to live at `now`.
+    /// Creates a node that starts at `now`.
     #[must_use]
     pub fn new(now: Now, config: NodeConfig) -> Self {
         let NodeConfig {
@@ -215,7 +216,7 @@ impl Node {
         node
     }
 
-    /// A datagram came in.
+    /// Handles a datagram that was received from `from`.
     pub fn handle_datagram(&mut self, now: Now, from: SocketAddr, bytes: &[u8]) {
         let now = self.corrected(now);
         match self.receive(now, from, bytes) {
@@ -229,7 +230,7 @@ impl Node {
         }
     }
 
-    /// Gossip has news.
+    /// Handles a new view of gossip.
     pub fn handle_view(&mut self, now: Now, view: &View) {
         let now = self.corrected(now);
         let reachable = self.peers.handle_view(view);
@@ -269,7 +270,7 @@ impl Node {
         self.route(now);
     }
 
-    /// Time has come.
+    /// Handles the timers that are due.
     pub fn handle_timeout(&mut self, now: Now) {
         let now = self.corrected(now);
         self.tell_voter_of_clocks(now);
@@ -282,19 +283,21 @@ impl Node {
         self.route(now);
     }
 
-    /// Begins to claim a key. What becomes of it is told by events with the ticket.
+    /// Starts a request for a key. Events with the returned ticket report its outcome.
     ///
     /// # Errors
-    /// [`RequestError`] where the ttl is out of bounds or there are too many requests.
+    /// - [`RequestError::Ttl`] if the ttl is out of bounds.
+    /// - [`RequestError::TooMany`] if the node has [`NodeConfig::max_claims`] requests and leases.
     pub fn claim(&mut self, now: Now, request: Request) -> Result<Ticket, RequestError> {
         let ticket = self.claimant.next_ticket();
         self.claim_as(now, ticket, request).map(|()| ticket)
     }
 
-    /// The same with a ticket of the caller's. A request that has it already is ended first.
+    /// Starts a request with the caller's own ticket. A request that already has the ticket is
+    /// ended first.
     ///
     /// # Errors
-    /// As [`Node::claim`].
+    /// The errors of [`Node::claim`].
     pub fn claim_as(
         &mut self,
         now: Now,
@@ -309,7 +312,7 @@ impl Node {
         taken
     }
 
-    /// Withdraws a request or releases its lease. Answers whether it was held until now.
+    /// Withdraws a request or releases its lease. Returns `true` if the lease was held until now.
     pub fn release(&mut self, now: Now, ticket: Ticket) -> bool {
         let now = self.corrected(now);
         let was_held = self.claimant.release(now, ticket, &mut self.effects);
@@ -317,18 +320,19 @@ impl Node {
         was_held
     }
 
-    /// Withdraws all requests and releases all leases, but those that outlive their process.
+    /// Withdraws all requests and releases all leases, except leases that outlive their process.
     pub fn release_all(&mut self, now: Now) {
         let now = self.corrected(now);
         self.claimant.release_all(now, &mut self.effects);
         self.route(now);
     }
 
-    /// Asks that a lease last `extra` longer than what remains. It does once an
-    /// [`Event::Renewed`] for the ticket reaches the instant that is answered.
+    /// Requests that a lease last `extra` longer, and returns its new end. The lease is extended
+    /// once an [`Event::Renewed`] for the ticket reaches that instant.
     ///
     /// # Errors
-    /// [`ExtendError`] where it is not held, or more than `max_ttl` would remain.
+    /// - [`ExtendError::NotHeld`] if the lease is not held.
+    /// - [`ExtendError::TooLong`] if more than `max_ttl` would remain.
     pub fn extend(
         &mut self,
         now: Now,
@@ -341,8 +345,8 @@ impl Node {
         goal
     }
 
-    /// Asks the voters of a key who owns it. [`Output::Inspected`] has the answer, within
-    /// `patience` at the latest.
+    /// Queries the voters of a key for its owner. [`Output::Inspected`] has the result, at most
+    /// `patience` later.
     pub fn inspect(&mut self, now: Now, key: &Key, patience: Duration) -> InspectId {
         let now = self.corrected(now);
         let voters = self.voter_set.voters_for(key);
@@ -352,7 +356,8 @@ impl Node {
         id
     }
 
-    /// Seals bytes of the gossip library for `to`.
+    /// Seals and sends a datagram of the gossip library. One that is too large for UDP is dropped
+    /// and counted.
     pub fn send_gossip(&mut self, to: SocketAddr, body: &[u8]) {
         if body.len() + self.seal.overhead() > GOSSIP_BYTES_MAX {
             return self.traffic.drop_one(DropReason::GossipFull);
@@ -363,12 +368,12 @@ impl Node {
         self.outputs.push_back(Output::Transmit { to, bytes });
     }
 
-    /// Counts what the driver could not deliver.
+    /// Counts a datagram that the driver could not deliver.
     pub fn count_drop(&mut self, reason: DropReason) {
         self.traffic.drop_one(reason);
     }
 
-    /// The next thing to do, until it is [`Output::Timeout`].
+    /// Returns the next output. [`Output::Timeout`] is the last.
     pub fn poll_output(&mut self) -> Output {
         loop {
             if let Some(output) = self.outputs.pop_front() {
@@ -380,63 +385,64 @@ impl Node {
         }
     }
 
-    /// Its name.
+    /// Returns the node's name.
     #[must_use]
     pub fn id(&self) -> &NodeId {
         &self.id
     }
 
-    /// Who votes.
+    /// Returns the voter set.
     #[must_use]
     pub fn voter_set(&self) -> &Arc<VoterSet> {
         &self.voter_set
     }
 
-    /// Its voter, where the voter set names it.
+    /// Returns the node's voter, if the voter set names the node.
     #[must_use]
     pub fn voter(&self) -> Option<&Voter> {
         self.voter.as_ref()
     }
 
-    /// Its claims.
+    /// Returns the node's claimant.
     #[must_use]
     pub fn claimant(&self) -> &Claimant {
         &self.claimant
     }
 
-    /// What gossip last said.
+    /// Returns the last view of gossip.
     #[must_use]
     pub fn view(&self) -> &View {
         &self.view
     }
 
-    /// For how long gossip has called a node dead. `None` if it is alive, or not known to gossip.
+    /// Returns the time for which gossip has reported a node as dead. `None` if it is alive, or not
+    /// known to gossip.
     #[must_use]
     pub fn silent_for(&self, now: Now, node: &NodeId) -> Option<Duration> {
         let since = self.silent_since.get(node)?;
         Some(now.mono.since(*since))
     }
 
-    /// What went through and what was dropped.
+    /// Returns the counters of sent, received and dropped datagrams.
     #[must_use]
     pub fn traffic(&self) -> &Traffic {
         &self.traffic
     }
 
-    /// Why no datagram can be opened, where some came lately and none could.
+    /// Returns the reason why datagrams cannot be opened, if some were received and none was opened
+    /// for one second.
     #[must_use]
     pub fn hears_nobody(&self, now: Now) -> Option<DropReason> {
         self.foreign_nodes.nobody(now)
     }
 
-    /// The address that it would send to, for a node.
+    /// Returns the address that is tried first for a node.
     #[must_use]
     pub fn address_of(&self, node: &NodeId) -> Option<SocketAddr> {
         self.peers.address_of(node)
     }
 
-    /// When it wants to be woken, as [`Output::Timeout`] says it. For who leaves something in no
-    /// datagram.
+    /// Returns the instant of the next [`Output::Timeout`].
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
         let voter = self.voter.as_ref().and_then(Voter::next_timeout);
@@ -472,8 +478,8 @@ impl Node {
                 let is_other = claim_of(&message).is_some_and(|c| c.incarnation != incarnation);
                 self.claimant.handle(now, from, &message, &mut self.effects);
                 if is_other {
-                    // Who hears of this incarnation ends what does not outlive the earlier ones
-                    // (rule 7).
+                    // A voter that learns of this incarnation frees the votes of earlier ones (rule
+                    // 7).
                     self.announce(from);
                 }
             }
@@ -496,8 +502,8 @@ impl Node {
             }
             Message::Outdated(outdated) => {
                 self.adopt(now, outdated.seen);
-                // What this incarnation said so far was not heard. One that stays below says no
-                // more.
+                // The peer has dropped the datagrams of this incarnation so far. A stopped process
+                // keeps its number and does not announce itself.
                 if self.claimant.incarnation() >= outdated.seen {
                     self.announce(from);
                 }
@@ -529,7 +535,7 @@ impl Node {
             Message::VoterQuery(query) => self.take_voter_query(now, head, &query),
             Message::VoterReply(reply) => self.take_voter_reply(now, from, reply),
             Message::Challenge(it) => self.effects.send(from, Message::Alive(it)),
-            // It counts from where it came, and was taken there.
+            // Handled by `take_alive`, since its source address counts.
             Message::Alive(_) => {}
             Message::Namesake(word) => self.take_namesake(now, &word),
         }
@@ -577,8 +583,8 @@ impl Node {
         }
     }
 
-    /// Moves messages to where they go. Those to this node itself cost no datagram: they are
-    /// handled here and now.
+    /// Moves messages to the outbox and events to the outputs. Messages to this node itself are
+    /// handled at once, without a datagram.
     fn route(&mut self, now: Now) {
         self.now = now.mono;
         while !self.effects.is_empty() {
@@ -606,7 +612,7 @@ impl Node {
     }
 }
 
-/// Spans that are told are such as a node may have.
+/// Returns `true` if the durations in a message are within the protocol's limits.
 pub(super) fn is_sane(message: &Message) -> bool {
     match message {
         Message::Described(set) => set.timing.check().is_ok(),

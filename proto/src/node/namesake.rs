@@ -1,8 +1,10 @@
-//! What a process does that learns of another live process of its own name (rule 27): it lets go
-//! of what it holds, claims nothing and does not vote, until it has not heard of the other for a
-//! while. Then it goes on under a higher number, as a voter without memory.
+//! The reaction of a process to another live process of its own name (rule 27).
 //!
-//! Nodes that hear both find them out ([`super::incarnations`]) and tell both.
+//! The process gives up its leases, sends no claims and does not vote. Once the other has not been
+//! reported for half a `max_ttl`, it resumes under a higher incarnation, and its voter is in
+//! recovery.
+//!
+//! A peer that receives datagrams of both detects them ([`super::incarnations`]) and notifies both.
 
 use std::net::SocketAddr;
 
@@ -14,38 +16,38 @@ use crate::message::{Challenge, Message, Namesake};
 use crate::time::{Instant, Now, earliest};
 use crate::wire::Head;
 
-/// A number that a process takes is up to so much above the least that it may be: no other process
-/// of its name takes the same.
+/// The size of the range from which a process draws its next number. Two processes of one name are
+/// then unlikely to take the same number.
 const NUMBERS: u64 = 1 << 16;
 
 /// Another live process of this node's name.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Twin {
-    /// Where this process was heard from.
+    /// The source address of this process, as a peer received it.
     pub mine: SocketAddr,
-    /// Where the other one was heard from.
+    /// The source address of the other process.
     pub other: SocketAddr,
 }
 
-/// While another live process of this node's name is known.
+/// The state while another live process of this node's name is known.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stopped {
     twin: Twin,
-    /// Then it was not heard of for long enough.
+    /// The instant at which this process resumes, unless the other is reported again.
     until: Instant,
-    /// When the members are told next that this process lives.
+    /// The instant of the next announcement to the members.
     beat: Instant,
 }
 
 impl Node {
-    /// Another live process of this node's name, if there is one. This process then neither holds
-    /// nor votes.
+    /// Returns another live process of this node's name, if one is known. This process then neither
+    /// holds leases nor votes.
     #[must_use]
     pub fn twin(&self) -> Option<Twin> {
         self.stopped.map(|stopped| stopped.twin)
     }
 
-    /// Asks two incarnations of a node whether they live.
+    /// Sends a challenge to two incarnations of a node.
     pub(super) fn challenge(&mut self, node: &NodeId, asks: Asks) {
         let nonce = asks.nonce;
         for addr in asks.at {
@@ -54,7 +56,8 @@ impl Node {
         }
     }
 
-    /// An incarnation of a node has answered. If both have, each is told of the other.
+    /// Handles an incarnation's answer to a challenge. If both have answered, each is sent a
+    /// `Namesake`.
     pub(super) fn take_alive(&mut self, head: &Head, addr: SocketAddr, alive: Challenge) {
         let incarnation = (head.incarnation, addr);
         let Some(two) = self.peers.answer(&head.from, incarnation, alive.nonce) else {
@@ -72,7 +75,7 @@ impl Node {
         }
     }
 
-    /// Another process of this node's name lives.
+    /// Handles the report of another live process of this node's name.
     pub(super) fn take_namesake(&mut self, now: Now, word: &Namesake) {
         let own = self.claimant.incarnation();
         if word.yours != own || word.other == own || mistaken!(TwinGoesOn) {
@@ -90,7 +93,7 @@ impl Node {
         let mut restarted = Effects::default();
         if let Some(voter) = &mut self.voter {
             self.starts += 1;
-            // No other start has it: the seed is drawn from 64 bits.
+            // Unique among all starts, since the seed is drawn from 64 bits.
             let nonce = self.seed.wrapping_add(self.starts << 32);
             voter.restart(now, nonce, &mut restarted);
             voter.handle_view(&self.view);
@@ -103,8 +106,8 @@ impl Node {
         self.effects.messages.append(&mut restarted.messages);
     }
 
-    /// Whether a message stays here while another process of this node's name lives. Nothing is
-    /// released either: what outlives its process would be, too.
+    /// Returns `true` if a message must not be sent while another process of this node's name
+    /// lives. Releases are withheld too, since they would end leases that outlive their process.
     pub(super) fn withholds(&self, message: &Message) -> bool {
         let is_claimants = matches!(
             message,
@@ -113,7 +116,7 @@ impl Node {
         self.stopped.is_some() && is_claimants
     }
 
-    /// Whether this process goes on, and who is told that it lives.
+    /// Resumes this process, or announces it to the members, if either is due.
     pub(super) fn look_at_twin(&mut self, now: Now) {
         let Some(stopped) = &mut self.stopped else {
             return;
@@ -140,8 +143,8 @@ impl Node {
         earliest([Some(stopped.until), Some(stopped.beat)])
     }
 
-    /// Another node has heard of an incarnation of this one with a number above its own: its wall
-    /// clock was set back. It goes on under a higher number.
+    /// Moves this node to a number above `seen`, if `seen` is above its own. A peer has then
+    /// received a higher incarnation, since the wall clock was set back.
     pub(super) fn adopt(&mut self, now: Now, seen: Incarnation) {
         self.seen = self.seen.max(seen);
         if seen <= self.claimant.incarnation() || self.stopped.is_some() {

@@ -1,5 +1,5 @@
-//! The asking side of [`wire::observe`](crate::wire::observe), without its sockets and clocks:
-//! questions are sealed, answers are opened and matched.
+//! The client of [`wire::observe`](crate::wire::observe), without sockets and clocks. It seals
+//! questions, and opens and matches answers.
 
 use std::collections::BTreeMap;
 
@@ -8,22 +8,24 @@ use crate::listing::Place;
 use crate::wire::observe::{Answer, Answered, Asked, Question};
 use crate::wire::{DATAGRAM_BYTES_MAX, DropReason, Kind, Seal};
 
-/// Names one question that was asked and not answered yet.
+/// Identifies one open question.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct QuestionId(u64);
 
-/// Somebody who looks at a mesh and takes no part in it.
+/// A client that observes a mesh without being part of it.
 #[derive(Debug)]
 pub struct Observer {
     seal: Seal,
     next: u64,
-    /// By nonce.
+    /// The open questions, by nonce.
     open: BTreeMap<u64, Question>,
 }
 
 impl Observer {
-    /// An observer that seals as the mesh does. `seed` must differ from start to start, and be hard
-    /// to guess: an answer counts if it knows the number that the question was given.
+    /// Creates an observer with the seal of the mesh.
+    ///
+    /// `seed` must differ from start to start and be hard to guess, since an answer is accepted if
+    /// it has the question's nonce.
     #[must_use]
     pub fn new(seal: Seal, seed: u64) -> Self {
         Self {
@@ -33,14 +35,14 @@ impl Observer {
         }
     }
 
-    /// The same for the cluster of this name.
+    /// Sets the cluster's name.
     #[must_use]
     pub fn of_cluster(mut self, name: &str) -> Self {
         self.seal = self.seal.of_cluster(name);
         self
     }
 
-    /// A question, and the datagram to send to a node.
+    /// Opens a question. Returns its id and the datagram to send to a node.
     pub fn ask(&mut self, question: Question) -> (QuestionId, Vec<u8>) {
         self.next = self.next.wrapping_add(1);
         let id = QuestionId(self.next);
@@ -49,27 +51,30 @@ impl Observer {
         (id, bytes)
     }
 
-    /// The datagram of a question that may have been lost; `None` once it was answered or dropped.
+    /// Returns a new datagram of an open question, for a retransmit. `None` if the question was
+    /// answered or dropped.
     pub fn repeat(&mut self, id: QuestionId) -> Option<Vec<u8>> {
         let question = self.open.get(&id.0)?.clone();
         Some(self.sealed(id, question))
     }
 
-    /// Waits for no answer to this question any more.
+    /// Drops a question. Its answer is no longer accepted.
     pub fn drop_question(&mut self, id: QuestionId) {
         self.open.remove(&id.0);
     }
 
-    /// Waits for no answer any more.
+    /// Drops all open questions.
     pub fn drop_all(&mut self) {
         self.open.clear();
     }
 
-    /// A datagram came in. The question that it answers counts as answered.
+    /// Handles a received datagram. Returns the answer and the id of its question, which is then
+    /// closed.
     ///
     /// # Errors
-    /// Why it is dropped: those of [`Seal::open`], [`DropReason::Undecodable`], or
-    /// [`DropReason::Misaddressed`] where it answers no question that is open.
+    /// - An error of [`Seal::open`] if it cannot be opened.
+    /// - [`DropReason::Undecodable`] if its body is not an answer.
+    /// - [`DropReason::Misaddressed`] if it does not answer an open question.
     pub fn handle_datagram(&mut self, bytes: &[u8]) -> Result<(QuestionId, Answered), DropReason> {
         let (kind, body) = self.seal.open(bytes)?;
         if kind != Kind::Answer {
@@ -86,7 +91,7 @@ impl Observer {
         Ok((id, answered))
     }
 
-    /// As long as any answer may be.
+    /// Seals a question, padded to the length of the longest possible answer.
     fn sealed(&mut self, id: QuestionId, question: Question) -> Vec<u8> {
         let nonce = id.0;
         let len = DATAGRAM_BYTES_MAX - self.seal.overhead();
@@ -95,8 +100,8 @@ impl Observer {
     }
 }
 
-/// Whether it is of the kind that was asked for, and what a page has follows what was known. A node
-/// that goes back in its lists would be asked for ever.
+/// Returns `true` if an answer fits its question. A page must also continue in order after the last
+/// known entry, or the list might never end.
 fn answers(question: &Question, answer: &Answer) -> bool {
     fn follows<T: Ord>(
         after: Option<&T>,

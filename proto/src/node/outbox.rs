@@ -1,20 +1,22 @@
-//! Messages to other nodes that are in no datagram yet: one datagram takes many.
+//! Messages to other nodes that are not in a datagram yet. One datagram carries many.
 
 use std::collections::VecDeque;
 
 use crate::id::NodeId;
 use crate::message::Message;
 
-/// How many lists of messages are kept to be used again, how long they may be, and for how many
-/// nodes room is kept: a storm leaves no memory behind.
+/// The most lists of messages that are kept for reuse. With the next two limits, a burst leaves no
+/// memory behind.
 const SPARE_MAX: usize = 16;
+/// The largest capacity of a list that is kept.
 const SPARE_MESSAGES_MAX: usize = 256;
+/// The largest capacity of the empty queue of lists that is kept.
 const LISTS_MAX: usize = 32;
 
-/// What there is for each node.
+/// The pending messages to each node.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
-    /// In the order of the nodes' ids.
+    /// The lists of messages, in the order of the nodes' ids.
     lists: VecDeque<List>,
     spare: Vec<Vec<Message>>,
 }
@@ -22,12 +24,12 @@ pub(super) struct Outbox {
 #[derive(Debug)]
 struct List {
     to: NodeId,
-    /// Empty: a word of its own, if only its name.
+    /// If empty, a datagram with the head alone announces this node.
     messages: Vec<Message>,
 }
 
 impl Outbox {
-    /// The messages to a node.
+    /// Returns the pending messages to a node.
     pub(super) fn of(&mut self, node: NodeId) -> &mut Vec<Message> {
         let found = self.lists.binary_search_by(|list| list.to.cmp(&node));
         let at = found.unwrap_or_else(|at| {
@@ -41,7 +43,7 @@ impl Outbox {
         &mut self.lists[at].messages
     }
 
-    /// Takes what there is for the first node.
+    /// Removes and returns the pending messages to the first node.
     pub(super) fn take(&mut self) -> Option<(NodeId, Vec<Message>)> {
         let List { to, messages } = self.lists.pop_front()?;
         if self.lists.is_empty() && self.lists.capacity() > LISTS_MAX {
@@ -54,7 +56,7 @@ impl Outbox {
         self.lists.len()
     }
 
-    /// Keeps the room of what was taken and sent.
+    /// Keeps the buffer of messages that were sent.
     pub(super) fn keep(&mut self, mut messages: Vec<Message>) {
         if self.spare.len() < SPARE_MAX && messages.capacity() <= SPARE_MESSAGES_MAX {
             messages.clear();
@@ -77,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn room_is_used_again_and_a_storm_leaves_none_behind() {
+    fn buffers_are_reused_and_bursts_leave_no_memory() {
         let mut outbox = Outbox::default();
         for number in 0..2 * LISTS_MAX {
             outbox.of(node(number)).push(query());

@@ -1,4 +1,4 @@
-//! The other nodes: where they are, and which of their incarnations was last heard of.
+//! The other nodes: their addresses and their incarnations.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,30 +11,30 @@ use crate::time::Instant;
 use crate::view::View;
 use crate::voter_set::VoterSet;
 
-/// The most nodes that are remembered, members of the voter set aside.
+/// The most nodes that are remembered. Members of the voter set are remembered beyond it.
 pub(crate) const NODES_MAX: usize = 8_192;
 
 #[derive(Clone, Debug, Default)]
 struct Known {
-    /// The lives that themselves were heard of, not by gossip.
+    /// The incarnations received in datagrams, not through gossip.
     incarnations: Incarnations,
-    /// Whether this node remembered anything of an incarnation of the cluster before the highest of
-    /// them, when it first heard of that one.
+    /// `true` if this node knew anything of an earlier incarnation of the peer or of the cluster,
+    /// when it first received the highest one.
     knew: bool,
     addresses: Addresses,
-    /// When it was last heard, in datagrams heard.
+    /// The value of [`Peers::heard`] at its last datagram.
     heard: u64,
 }
 
-/// All other nodes that this one has heard of.
+/// All other nodes that this node knows.
 #[derive(Clone, Debug)]
 pub(crate) struct Peers {
     me: NodeId,
     voter_set: Arc<VoterSet>,
     known: BTreeMap<NodeId, Known>,
-    /// Counts the datagrams that were heard: the clock of [`Known::heard`].
+    /// The number of datagrams received, as the clock of [`Known::heard`].
     heard: u64,
-    /// Different for every start: what incarnations are asked is told apart by it.
+    /// A number that differs for every start. It makes the nonces of challenges unique.
     seed: u64,
 }
 
@@ -49,20 +49,20 @@ impl Peers {
         }
     }
 
-    /// How many nodes are remembered.
+    /// Returns the number of remembered nodes.
     pub(crate) fn len(&self) -> usize {
         self.known.len()
     }
 
-    /// The id of a node that speaks. One that is known has one already.
+    /// Returns the id of a sender. The id of a known node is shared.
     pub(crate) fn id_of(&self, name: NodeName<'_>) -> NodeId {
         let known = self.known.get_key_value(name.as_str());
         known.map_or_else(|| name.to_id(), |(node, _)| node.clone())
     }
 
-    /// A datagram of `node` has come, in this incarnation and from this address. `knew` answers
-    /// whether this node has anything to remember now; it is only asked where the incarnation is
-    /// new.
+    /// Records a datagram of `node` in this incarnation and from this address. `knew` returns
+    /// `true` if this node has leases or a memory of votes. It is called only for the first
+    /// datagram of `node`.
     pub(crate) fn hear(
         &mut self,
         now: Instant,
@@ -102,7 +102,7 @@ impl Peers {
         word
     }
 
-    /// An incarnation of `node` has answered what two were asked. Returns both if both have.
+    /// Records an answer of `node` to a challenge. Returns both incarnations if both have answered.
     pub(crate) fn answer(
         &mut self,
         node: &NodeId,
@@ -116,8 +116,7 @@ impl Peers {
             .answer(incarnation, nonce, next)
     }
 
-    /// Whether anything was known of an incarnation before the present one of `node`, and which was
-    /// the highest that was heard of.
+    /// Returns [`Known::knew`] and the highest incarnation received of `node`.
     pub(crate) fn memory_of(&self, node: &NodeId) -> (bool, Incarnation) {
         let known = self.known.get(node);
         let seen = known.and_then(|known| known.incarnations.highest());
@@ -125,7 +124,7 @@ impl Peers {
         (known.is_some_and(|known| known.knew), seen)
     }
 
-    /// Takes over what gossip says. Answers the nodes that can be reached now and could not.
+    /// Applies a view of gossip. Returns the nodes whose first address is new or has changed.
     pub(crate) fn handle_view(&mut self, view: &View) -> Vec<NodeId> {
         let mut reachable = Vec::new();
         for (node, known) in &mut self.known {
@@ -148,7 +147,7 @@ impl Peers {
         reachable
     }
 
-    /// The members that gossip knows in an incarnation in which they were not heard themselves.
+    /// Returns the members that gossip knows in a higher incarnation than was received of them.
     pub(crate) fn unheard_members(&self) -> impl Iterator<Item = &NodeId> {
         let known = self.known.iter().filter(|(node, known)| {
             let advertised = known.addresses.advertised();
@@ -158,10 +157,11 @@ impl Peers {
         known.map(|(node, _)| node)
     }
 
-    /// Whether it is known, or may be. Clients come and go under new names: where there are as
-    /// many nodes as may be, the one goes that was silent for longest. Gossip does not know it any
-    /// more, and what it has at the voter runs out by itself. Members stay: a voter that lost its
-    /// memory asks what is known of it.
+    /// Returns `true` if `node` is remembered or can be.
+    ///
+    /// Clients come and go under new names. If the table is full, the node that was silent for
+    /// longest is evicted, of those that gossip does not know. Its claims at the voter expire by
+    /// the clock. Members stay, since a voter in recovery queries what is known of it.
     fn has_room_for(&mut self, node: &NodeId) -> bool {
         if self.known.len() < NODES_MAX
             || self.known.contains_key(node)
@@ -180,12 +180,12 @@ impl Peers {
         gone.is_some_and(|gone| self.known.remove(&gone).is_some())
     }
 
-    /// The address that is tried first for a node.
+    /// Returns the address that is tried first for a node.
     pub(crate) fn address_of(&self, node: &NodeId) -> Option<SocketAddr> {
         self.known.get(node)?.addresses.first()
     }
 
-    /// A datagram is sent to a node: to which of its addresses.
+    /// Counts a datagram to a node and returns its destinations.
     pub(crate) fn send(&mut self, now: Instant, node: &NodeId) -> Targets {
         let timing = self.voter_set.timing();
         let known = self.known.get_mut(node);
@@ -212,7 +212,7 @@ mod tests {
         Peers::new(node("me"), Arc::new(voter_set.unwrap()), 1)
     }
 
-    /// Hears a node in an incarnation, from a port.
+    /// Records a datagram of a node in an incarnation, from a port.
     fn hear(peers: &mut Peers, name: &str, incarnation: u64, port: u16, knew: bool) -> Heard {
         let from = (Incarnation::new(incarnation), addr(port));
         peers.hear(Instant::ZERO, &node(name), from, || knew).heard
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn an_earlier_incarnation_is_not_heard_after_a_later_one() {
+    fn earlier_incarnation_after_a_later_one_is_outdated() {
         let mut peers = peers();
         let seen = Incarnation::new(5);
         assert_eq!(hear(&mut peers, "a", 5, 1, false), Heard::NewIncarnation);
@@ -245,14 +245,14 @@ mod tests {
         let outdated = Heard::Outdated { seen, is_told };
         assert_eq!(hear(&mut peers, "a", 4, 2, true), outdated);
         assert_eq!(peers.address_of(&node("a")), Some(addr(2)));
-        // What was known when this incarnation was first heard of is what counts.
+        // `knew` counts only at the first datagram of an incarnation.
         assert_eq!(peers.memory_of(&node("a")), (false, seen));
         assert_eq!(hear(&mut peers, "a", 6, 4, false), Heard::NewIncarnation);
         assert_eq!(peers.memory_of(&node("a")), (true, seen.next()));
     }
 
     #[test]
-    fn a_later_incarnation_that_gossip_knows_has_the_address() {
+    fn later_incarnation_of_gossip_changes_the_address() {
         let mut peers = peers();
         hear(&mut peers, "a", 5, 1, false);
         assert!(peers.handle_view(&view(&[("a", 9, 5, true)])).is_empty());
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_becomes_reachable_once() {
+    fn node_becomes_reachable_once() {
         let mut peers = peers();
         let seen = view(&[("a", 9, 5, true)]);
         assert_eq!(peers.handle_view(&seen), vec![node("a")]);
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_is_unheard_until_it_speaks_in_the_incarnation_that_gossip_knows() {
+    fn member_is_unheard_until_its_gossiped_incarnation_sends() {
         let mut peers = peers();
         let incarnation = |incarnation| {
             view(&[
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_that_came_and_went_leave_room_for_others() {
+    fn departed_clients_are_evicted_for_new_ones() {
         let mut peers = peers();
         assert_eq!(hears(&mut peers, "voter"), Heard::NewIncarnation);
         assert!(
@@ -314,7 +314,7 @@ mod tests {
             hears(&mut peers, "n1");
         }
         assert_eq!(peers.known.len(), NODES_MAX);
-        // A member stays, one that gossip knows, and one that was heard of lately.
+        // A member stays, and so do a node that gossip knows and a recent sender.
         for name in ["voter", "n0", "n1"] {
             assert_eq!(hears(&mut peers, name), Heard::Again, "{name}");
         }
@@ -322,14 +322,14 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_whatever_gossip_says() {
+    fn nodes_known_to_gossip_are_bounded() {
         let mut peers = peers();
         let names: Vec<String> = (0..NODES_MAX + 10).map(|n| format!("n{n}")).collect();
         let all: Vec<_> = names.iter().map(|n| (n.as_str(), 9, 1, true)).collect();
         assert_eq!(peers.handle_view(&view(&all)).len(), NODES_MAX);
         assert_eq!(peers.known.len(), NODES_MAX);
         assert_eq!(hears(&mut peers, "late"), Heard::TooMany);
-        // A voter is heard though the rest of the world is too large.
+        // A voter is remembered although the table is full.
         assert_eq!(hears(&mut peers, "voter"), Heard::NewIncarnation);
     }
 }

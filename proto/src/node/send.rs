@@ -1,4 +1,4 @@
-//! How what a node has to say becomes datagrams.
+//! Packing of the pending messages into datagrams.
 
 use std::net::SocketAddr;
 
@@ -9,15 +9,15 @@ use crate::wire::codec::{pack_head, pack_into};
 use crate::wire::{DATAGRAM_BYTES_MAX, DropReason, Head, Kind};
 
 impl Node {
-    /// A word to a member, if only this node's name: a voter that hears of this incarnation frees
-    /// what the incarnation before it held (rule 7), also where nothing is asked of it now.
+    /// Announces this node to a member, in a datagram without messages if none are pending. A voter
+    /// that learns of this incarnation frees the votes of earlier ones (rule 7).
     pub(super) fn announce(&mut self, node: &NodeId) {
         if self.voter_set.has_member(node) {
             self.outbox.of(node.clone());
         }
     }
 
-    /// Makes datagrams of what there is for the first node. Answers whether there was any.
+    /// Packs and sends the pending messages to the first node. Returns `true` if there is one.
     pub(super) fn flush(&mut self) -> bool {
         let Some((node, messages)) = self.outbox.take() else {
             return false;
@@ -35,7 +35,7 @@ impl Node {
         true
     }
 
-    /// Of a datagram of this node's.
+    /// Returns the head of a datagram from this node.
     pub(super) fn head(&self, to: NodeId) -> Head {
         Head {
             from: self.id.clone(),

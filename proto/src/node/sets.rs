@@ -1,9 +1,8 @@
-//! Nodes that speak for another voter set than this one does: who they are, and in what they
-//! differ.
+//! Nodes that have another voter set than this one, and the differences between the sets.
 //!
-//! A node is told apart by the tag in the head of each datagram. Both sides describe their voter
-//! set to each other, once in a while. Nothing here decides about a vote; a voter that has lost its
-//! memory is told of what is heard ([`crate::description`]).
+//! The tag in the head of each datagram identifies the sender's voter set. Both sides describe
+//! their voter set to each other at a limited rate. Nothing here decides about a vote. A voter in
+//! recovery is notified of the other sets ([`crate::description`]).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,25 +16,25 @@ use crate::time::{Instant, Now};
 use crate::voter_set::VoterSetTag;
 use crate::wire::Head;
 
-/// The most speakers for other voter sets that are remembered.
+/// The most nodes with other voter sets that are remembered.
 const SPEAKERS_MAX: usize = 256;
-/// The most voter sets of which a description is kept.
+/// The most descriptions of voter sets that are kept.
 const DESCRIPTIONS_MAX: usize = 8;
-/// How many descriptions a node sends in a second at the most: an address may be forged in
-/// plaintext, and a description is longer than what asks for it.
+/// The most descriptions that a node sends per second. In plaintext an address may be forged, and a
+/// description is longer than the request for it.
 const SENT_MAX: u32 = 128;
 const SECOND: Duration = Duration::from_secs(1);
-/// A node describes its voter set to one that did not ask so often in its `max_ttl`.
+/// The number of descriptions per `max_ttl` to a node that did not request them.
 const UNASKED: u32 = 16;
 
-/// What is known of other voter sets.
+/// The known nodes with other voter sets, and the descriptions of these sets.
 #[derive(Debug, Default)]
 pub(super) struct Sets {
     speakers: BTreeMap<NodeId, Speaker>,
     descriptions: BTreeMap<VoterSetTag, Description>,
-    /// The second in which descriptions were sent last, and how many.
+    /// The start of the current second, and the number of descriptions sent in it.
     sent: (Instant, u32),
-    /// When each node was sent one last; no more than there are speakers.
+    /// The time of the last description to each node, for at most [`SPEAKERS_MAX`] nodes.
     sent_to: BTreeMap<NodeId, Instant>,
 }
 
@@ -45,10 +44,11 @@ struct Speaker {
     tag: VoterSetTag,
     heard_since: Instant,
     heard_at: Instant,
-    /// What it said that it does there.
+    /// Its role in that voter set, if it has reported it.
     role: Option<Role>,
-    /// `true` if it was told that its voter set differs; and in what.
+    /// `true` if an event has reported that its voter set differs.
     is_told: bool,
+    /// `true` if an event has reported the differences.
     is_told_in_what: bool,
 }
 
@@ -59,12 +59,12 @@ struct Description {
 }
 
 impl Sets {
-    /// `true` if no other voter set has been heard of.
+    /// Returns `true` if no node with another voter set is known.
     pub(super) fn is_empty(&self) -> bool {
         self.speakers.is_empty()
     }
 
-    /// A node speaks for another voter set.
+    /// Records a datagram of a node with another voter set.
     fn hear(&mut self, now: Now, head: &Head) -> Option<&mut Speaker> {
         if self.speakers.len() >= SPEAKERS_MAX && !self.speakers.contains_key(&head.from) {
             let longest_silent = self.speakers.iter().min_by_key(|(_, it)| it.heard_at);
@@ -102,8 +102,8 @@ impl Sets {
         self.descriptions.insert(tag, Description { set, heard_at });
     }
 
-    /// The longest quarantine and the largest skew of the voter sets that may name `node`, and
-    /// whose votes may not be over.
+    /// Returns the longest quarantine and the largest skew of the voter sets that may name `node`
+    /// and whose votes may still run.
     fn longest(&self, now: Now, node: &NodeId) -> (Duration, Duration) {
         let lasts = |it: &&Description| {
             let quarantine = it.set.timing.quarantine();
@@ -119,7 +119,8 @@ impl Sets {
         })
     }
 
-    /// Returns `true` if a description may be sent to `node`, by the bounds for one and for all.
+    /// Returns `true` if a description may be sent to `node`, and counts it. One limit is for each
+    /// node, one for all.
     fn may_send(&mut self, now: Now, node: &NodeId, every: Duration) -> bool {
         let last = self.sent_to.get(node);
         if last.is_some_and(|last| now.mono < last.after(every)) {
@@ -143,15 +144,17 @@ impl Sets {
 }
 
 impl Node {
-    /// The nodes that spoke for another voter set within `span`.
+    /// Returns the nodes from which a datagram with another voter set was received within `span`.
     pub fn of_other_sets(&self, now: Now, span: Duration) -> impl Iterator<Item = &NodeId> {
         let speakers = self.sets.speakers.iter();
         let lately = speakers.filter(move |(_, it)| now.mono < it.heard_at.after(span));
         lately.map(|(node, _)| node)
     }
 
-    /// In what the voter set of `node` differs from this node's: `None` where it does not, or was
-    /// not heard; empty where it is not known in what.
+    /// Returns the differences between the voter set of `node` and this node's.
+    ///
+    /// `None` if the sets are equal or nothing was received from `node`. Empty if the differences
+    /// are not known.
     #[must_use]
     pub fn differences(&self, node: &NodeId) -> Option<Differences> {
         let speaker = self.sets.speakers.get(node)?;
@@ -160,13 +163,13 @@ impl Node {
         Some(known.map(of).unwrap_or_default())
     }
 
-    /// Notes for which voter set a node speaks.
+    /// Records the voter set of a sender.
     pub(super) fn note_set(&mut self, now: Now, head: &Head) {
         if head.voter_set == self.voter_set.tag() {
             if let Some(was) = self.sets.speakers.remove(&head.from) {
                 let node = head.from.clone();
                 self.effects.tell(Event::VoterSetMatch { node });
-                // It may have voted there until now.
+                // It may have voted in the other set until now.
                 self.tell_voter(now, &head.from, was.tag, was.role);
             }
             return;
@@ -175,7 +178,7 @@ impl Node {
             return;
         };
         let role = speaker.role;
-        // What it says next may be in what they differ.
+        // The event waits one second for a description, which has the differences.
         if !speaker.is_told && now.mono >= speaker.heard_since.after(SECOND) {
             speaker.is_told = true;
             self.effects.tell(Event::VoterSetMismatch {
@@ -188,7 +191,7 @@ impl Node {
         self.describe_to(now, &head.from, every);
     }
 
-    /// A node has described its voter set.
+    /// Handles a node's description of its voter set.
     pub(super) fn take_description(&mut self, now: Now, head: &Head, set: VoterSetDescription) {
         if head.voter_set == self.voter_set.tag() {
             return;
@@ -210,7 +213,7 @@ impl Node {
         self.tell_voter(now, &head.from, head.voter_set, Some(role));
     }
 
-    /// Describes this node's voter set, unless that was done not long ago.
+    /// Describes this node's voter set to `node`, at most once per `every`.
     pub(super) fn describe_to(&mut self, now: Now, node: &NodeId, every: Duration) {
         if !self.sets.may_send(now, node, every) {
             return;
@@ -224,7 +227,8 @@ impl Node {
         self.effects.send(node, Message::Described(set));
     }
 
-    /// What this node knows of how long the votes of `node` last, beside its own voter set.
+    /// Raises the quarantine and the skew of `memory` to those of all known voter sets that may
+    /// name `node`. This node's own set counts only if it names `node`.
     pub(super) fn with_other_sets(
         &self,
         now: Now,

@@ -1,9 +1,9 @@
-//! How much a node keeps, by what it is: for tests of what grows.
+//! The sizes of a node's collections, for tests that memory is bounded.
 
 use super::Node;
 
 impl Node {
-    /// Returns how many entries each of its maps and queues has, by name.
+    /// Returns the name and the number of entries of each map and queue.
     #[must_use]
     pub fn sizes(&self) -> Vec<(&'static str, usize)> {
         let mut sizes = vec![

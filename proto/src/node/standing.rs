@@ -1,12 +1,12 @@
-//! What each voter would do with a claim of this node. The voters are asked: what gossip says of
-//! them may be old, and tells nothing of their voter set or their clocks.
+//! The answer that each voter would give to a claim of this node. The voters are queried, since
+//! gossip may be outdated and does not cover their voter set or clocks.
 //!
-//! A question names the epoch that a claim would have now, and the answer is what that claim would
-//! be told. Nothing of the protocol rests on it: it is for readiness, for the status and for the
-//! log. With it comes what the voter's wall clock shows (rule 28).
+//! A query names the epoch that a claim would have now. The reply is the answer to that claim. No
+//! rule depends on it: it serves readiness, the status and the log. The reply also has the reading
+//! of the voter's wall clock (rule 28).
 //!
-//! It costs one datagram and one answer for each voter every five seconds, and more while a voter
-//! does not answer, refuses, or a request waits.
+//! The cost is one query and one reply for each voter every five seconds. Queries are more frequent
+//! while a voter is silent or refuses, or while a request waits.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,32 +20,32 @@ use crate::time::{Instant, Now};
 use crate::voter_set::Timing;
 use crate::wire::Head;
 
-/// The same while a request waits, and how often one is asked that refuses.
+/// The interval of queries while a request waits or the voter refuses.
 const BUSY: Duration = Duration::from_secs(1);
-/// How soon a question is asked again that was not answered.
+/// The interval of retransmits of an unanswered query.
 const RETRANSMIT: Duration = Duration::from_millis(250);
-/// A voter that has not answered for this long is silent.
+/// The time without a reply after which a voter is silent.
 const SILENT_AFTER: Duration = Duration::from_secs(1);
-/// How often one is asked that has been silent for a while: datagrams that were lost do not make
-/// a voter silent for long.
+/// The interval of queries to a voter that did not reply for [`SILENT_FOR_A_WHILE`]. It is short,
+/// so that a voter is not silent for long because of lost datagrams.
 const SILENT: Duration = Duration::from_secs(2);
 const SILENT_FOR_A_WHILE: Duration = Duration::from_secs(3);
 
-/// What a voter would do with a claim of this node.
+/// The answer that a voter would give to a claim of this node.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Standing {
-    /// It would take it: vote for it, or let it wait for its turn.
+    /// The voter would vote for the claim or queue it.
     Votes,
-    /// It has no memory of its votes.
+    /// The voter is in recovery.
     Recovering {
-        /// For how long it will not vote at the most, but for a second.
+        /// Time left in quarantine. Recovery may add up to one second.
         remaining: Duration,
     },
-    /// It would refuse it.
+    /// The voter would refuse the claim.
     Refuses(RefuseReason),
-    /// It was never heard, or does not answer.
+    /// The voter never replied, or does not reply now.
     Silent,
 }
 
@@ -59,24 +59,24 @@ impl Standing {
     }
 }
 
-/// What the other voters were asked, and what they said.
+/// The queries to the other voters, and their replies.
 #[derive(Clone, Debug)]
 pub(super) struct Standings {
     asked: BTreeMap<NodeId, Asked>,
-    /// How often a voter is asked at least: what is known of its clock is not to widen by more than
-    /// a sixteenth of the skew that is allowed.
+    /// The longest pause between queries to a voter. It keeps the uncertainty of its clock (rule
+    /// 28) from growing by more than a sixteenth of `max_clock_skew`.
     calm: Duration,
 }
 
 #[derive(Clone, Debug)]
 struct Asked {
-    /// When it was last asked.
+    /// The send time of the last query.
     sent_at: Instant,
-    /// When it was asked first of those times that were not answered yet.
+    /// The time since which a reply is missing, if one is.
     unanswered: Option<Instant>,
-    /// The newest answer.
+    /// The newest reply.
     reply: Option<VoterReply>,
-    /// It is to be asked at the next opportunity.
+    /// `true` if it is queried at the next opportunity.
     is_due: bool,
 }
 
@@ -104,7 +104,7 @@ impl Asked {
             None => RETRANSMIT,
             Some(VoterReply { refuses: None, .. }) if waits => BUSY.min(calm),
             Some(VoterReply { refuses: None, .. }) => calm,
-            // A voter of a new cluster votes soon.
+            // `remaining` is zero for a voter of a new cluster, which votes soon.
             Some(VoterReply {
                 refuses: Some(RefuseReason::Quarantine),
                 remaining,
@@ -124,7 +124,7 @@ impl Standings {
         }
     }
 
-    /// Whether a voter is to be asked now; then it counts as asked.
+    /// Returns `true` if a voter is to be queried now, and records the query.
     fn asks(&mut self, now: Instant, voter: &NodeId, waits: bool) -> bool {
         let Some(asked) = self.asked.get_mut(voter) else {
             let asked = Asked {
@@ -145,8 +145,8 @@ impl Standings {
         asks
     }
 
-    /// An answer counts if it is to a newer question than the one before. Questions that were
-    /// asked later are not answered by it. Answers whether it counts.
+    /// Records a reply. Returns `true` if it counts: it must answer a newer query than the last
+    /// reply. Later queries stay unanswered.
     fn take(&mut self, voter: &NodeId, reply: VoterReply) -> bool {
         let Some(asked) = self.asked.get_mut(voter) else {
             return false;
@@ -160,20 +160,19 @@ impl Standings {
         true
     }
 
-    /// Returns `true` if the voters were ever asked.
+    /// Returns `true` if a voter was ever queried.
     pub(super) fn are_asked(&self) -> bool {
         !self.asked.is_empty()
     }
 
-    /// Something has happened to a voter, or it said something that does not fit: it is asked at
-    /// the next opportunity.
+    /// Makes the next query to a voter due at once, since its state may have changed.
     pub(super) fn hurry(&mut self, voter: &NodeId) {
         if let Some(asked) = self.asked.get_mut(voter) {
             asked.is_due = true;
         }
     }
 
-    /// The voters that have refused for this reason may not do so any more.
+    /// Makes queries due to the voters that refused for `reason`, which may no longer apply.
     fn hurry_refused(&mut self, reason: RefuseReason) {
         for asked in self.asked.values_mut() {
             let refuses = asked.reply.and_then(|reply| reply.refuses);
@@ -183,8 +182,8 @@ impl Standings {
 }
 
 impl Node {
-    /// Asks those voters what they would do with a claim that are to be asked now. A node whose
-    /// standings are of interest is told to do so some times a second.
+    /// Sends queries to the voters that are due. Call it several times per second if
+    /// [`Node::standing_of`] is of interest.
     pub fn check_voters(&mut self, now: Now) {
         let now = self.corrected(now);
         let waits = self.claimant.waiting() > 0;
@@ -201,7 +200,7 @@ impl Node {
         self.route(now);
     }
 
-    /// Returns what a voter would do with a claim of this node, as far as it has said.
+    /// Returns the answer that a voter would give to a claim of this node, by its last reply.
     #[must_use]
     pub fn standing_of(&self, now: Now, voter: &NodeId) -> Standing {
         if *voter == self.id {
@@ -254,7 +253,7 @@ mod tests {
         }
     }
 
-    /// When it is asked, looking each 50 ms.
+    /// Returns the times at which the voter is queried, if checked every 50 ms.
     fn asked(all: &mut Standings, from: u64, to: u64, waits: bool) -> Vec<u64> {
         let looks = (from..to).step_by(50);
         looks
@@ -267,18 +266,18 @@ mod tests {
     }
 
     #[test]
-    fn silent_voter_is_asked_again_and_then_rarely() {
+    fn silent_voter_is_queried_often_then_rarely() {
         let mut all = Standings::new(&Timing::lan());
         let times = asked(&mut all, 0, 7_000, false);
         let soon = (0..12).map(|n| n * 250);
         assert_eq!(times, soon.chain([4_750, 6_750]).collect::<Vec<u64>>());
-        assert_eq!(standing(&all, 100), Standing::Silent, "it never spoke");
+        assert_eq!(standing(&all, 100), Standing::Silent, "no reply yet");
         all.take(&voter(), reply(6_750, None, 0));
         assert_eq!(standing(&all, 7_000), Standing::Votes);
     }
 
     #[test]
-    fn voter_that_votes_costs_one_question_in_five_seconds() {
+    fn voting_voter_costs_one_query_in_five_seconds() {
         let mut all = Standings::new(&Timing::lan());
         assert!(all.asks(at(0), &voter(), false));
         all.take(&voter(), reply(0, None, 0));
@@ -292,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn voter_that_falls_silent_does_not_count_after_a_second() {
+    fn silent_voter_does_not_count_after_a_second() {
         let mut all = Standings::new(&Timing::lan());
         assert!(all.asks(at(0), &voter(), false));
         all.take(&voter(), reply(0, None, 0));
@@ -300,13 +299,13 @@ mod tests {
         asked(&mut all, 50, 6_000, false);
         assert_eq!(standing(&all, 5_999), Standing::Votes);
         assert_eq!(standing(&all, 6_000), Standing::Silent);
-        // One question of several was answered: the others count as asked now.
+        // After a reply to an older query, the second starts again at the newest query.
         all.take(&voter(), reply(5_250, None, 0));
         assert_eq!(standing(&all, 6_100), Standing::Votes);
     }
 
     #[test]
-    fn refusal_is_asked_about_each_second_until_it_passes() {
+    fn refusing_voter_is_queried_each_second() {
         let mut all = Standings::new(&Timing::lan());
         assert!(all.asks(at(0), &voter(), false));
         let skew = Some(RefuseReason::Skew);
@@ -317,7 +316,7 @@ mod tests {
         all.take(&voter(), reply(1_000, quarantine, 60_000));
         let remaining = Duration::from_secs(50);
         assert_eq!(standing(&all, 11_000), Standing::Recovering { remaining });
-        // It votes as soon as the others have answered it.
+        // The voter votes as soon as its peers have answered its query.
         let mut all = Standings::new(&Timing::lan());
         assert!(all.asks(at(0), &voter(), false));
         all.take(&voter(), reply(0, quarantine, 0));
@@ -325,13 +324,13 @@ mod tests {
     }
 
     #[test]
-    fn old_and_unasked_replies_do_not_count() {
+    fn old_and_unsolicited_replies_do_not_count() {
         let mut all = Standings::new(&Timing::lan());
         all.take(&voter(), reply(0, None, 0));
         assert!(all.asked.is_empty());
         assert!(all.asks(at(0), &voter(), false));
         all.take(&voter(), reply(1, None, 0));
-        assert_eq!(standing(&all, 10), Standing::Silent, "of the future");
+        assert_eq!(standing(&all, 10), Standing::Silent, "not sent yet");
         assert!(all.asks(at(250), &voter(), false));
         all.take(&voter(), reply(250, Some(RefuseReason::VoterSet), 0));
         all.take(&voter(), reply(0, None, 0));
@@ -340,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn hurried_voter_is_asked_at_once() {
+    fn hurried_voter_is_queried_at_once() {
         let mut all = Standings::new(&Timing::lan());
         assert!(all.asks(at(0), &voter(), false));
         all.take(&voter(), reply(0, None, 0));

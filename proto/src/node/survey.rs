@@ -1,5 +1,5 @@
-//! A mesh as its members describe it to somebody beside it. Advice for people: by the time they
-//! read it, it may be over.
+//! A mesh as its members describe it to an observer. It is advice for people and may be outdated
+//! when they read it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -17,75 +17,74 @@ use crate::message::Report;
 use crate::voter_set::{VoterSet, VoterSetTag, quorum};
 use crate::wire::observe::{Overview, VoterState};
 
-/// What the members of a mesh told.
+/// The state of a mesh, as its members report it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Survey {
-    /// The voter set of the first that told one.
+    /// The voter set that was reported first.
     pub voter_set: Arc<VoterSet>,
-    /// Its members, and then others that they know, each in the order of their ids.
+    /// Its members and then the other known nodes, each in the order of their ids.
     pub nodes: Vec<NodeSurvey>,
-    /// The keys that are held or waited for, sorted, where they were asked for.
+    /// The keys that are held or waited for, sorted. Empty unless they were requested.
     pub locks: Vec<Inspection>,
-    /// Whether those are all keys of all voters that answered. Otherwise they are as many as
-    /// were asked for, in an order of the voters' own.
+    /// `true` if `locks` has all keys of all voters that answered. Otherwise it has the first keys
+    /// in the order of a hash of the keys.
     pub has_all_locks: bool,
-    /// The one key that was asked for.
+    /// The state of the key that was requested.
     pub key: Option<Inspection>,
 }
 
-/// What is known of one node.
+/// The state of one node.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct NodeSurvey {
-    /// Its id.
+    /// The node's id.
     pub node: NodeId,
-    /// Whether the voter set names it.
+    /// `true` if the voter set names it.
     pub is_member: bool,
-    /// Where it answered, or else where others would send to.
+    /// The address that it answered from, or else the one that other nodes send to.
     pub addr: Option<SocketAddr>,
-    /// What it said itself. Of others than members only those are asked that the survey began
-    /// with.
+    /// Its own answer. A node that is not a member is asked only if the survey started with it.
     pub answer: Option<NodeAnswer>,
-    /// Who of those that answered believes it to be alive.
+    /// The nodes that answered and report it as alive.
     pub alive_by: BTreeSet<NodeId>,
-    /// Who believes it to be dead.
+    /// The nodes that answered and report it as dead.
     pub dead_by: BTreeSet<NodeId>,
-    /// For how long those that believe it to be dead have done so, at the least.
+    /// The shortest time for which one of them has reported it as dead.
     pub silent_for: Option<Duration>,
 }
 
-/// What a node said of itself.
+/// A node's answer about itself.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct NodeAnswer {
-    /// In which incarnation.
+    /// Its incarnation.
     pub incarnation: Incarnation,
-    /// Under which voter set.
+    /// Its voter set.
     pub voter_set: VoterSetTag,
-    /// How it is.
+    /// Its state.
     pub overview: Overview,
 }
 
-/// Whether a mesh does what it is for.
+/// The ability of a mesh to grant locks.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
-    /// Every member answered, and votes.
+    /// Every member votes, and no wall clocks are disputed.
     Ok,
-    /// Some do not. Every key still has a quorum of its voters.
+    /// Some members do not vote or have disputed clocks. Every key still has a quorum.
     Degraded,
-    /// So many do not vote that some keys, or all, cannot be locked.
+    /// Too many members do not vote or have disputed clocks. Some keys, or all, may have no quorum.
     Blocked,
 }
 
 impl Survey {
-    /// The members of the voter set.
+    /// Returns the members of the voter set.
     pub fn members(&self) -> impl Iterator<Item = &NodeSurvey> {
         self.nodes.iter().filter(|node| node.is_member)
     }
 
-    /// How many members answered that they vote, under this voter set.
+    /// Returns the number of members that answered that they vote under this voter set.
     #[must_use]
     pub fn voting(&self) -> usize {
         let votes = |node: &&NodeSurvey| {
@@ -97,7 +96,7 @@ impl Survey {
         self.members().filter(votes).count()
     }
 
-    /// How many of those that vote cannot tell which wall clocks are right.
+    /// Returns the number of voting members that report disputed wall clocks.
     #[must_use]
     pub fn disputed(&self) -> usize {
         let is_disputed = |node: &&NodeSurvey| {
@@ -110,7 +109,7 @@ impl Survey {
         self.members().filter(is_disputed).count()
     }
 
-    /// How many members, and thus others, answered at all.
+    /// Returns the number of nodes that answered, members and others.
     #[must_use]
     pub fn answered(&self) -> usize {
         self.nodes
@@ -119,12 +118,12 @@ impl Survey {
             .count()
     }
 
-    /// How it is with the mesh, as far as this survey could see.
+    /// Returns the health of the mesh, as far as the answers show it.
     #[must_use]
     pub fn health(&self) -> Health {
         let absent = self.voter_set.members().len() - self.voting() + self.disputed();
         let voters = self.voter_set.voters_per_key();
-        // They may all be voters of one key.
+        // The absent members may all be voters of one key.
         if absent == 0 {
             Health::Ok
         } else if absent <= voters - quorum(voters) {
@@ -147,15 +146,15 @@ pub(super) fn conclude(voter_set: &Arc<VoterSet>, talks: &[Talk], wanted: &Wante
     }
 }
 
-/// Who said what, once for each node.
+/// The answers, one talk for each node.
 struct Said<'a> {
     voter_set: &'a VoterSet,
     talks: BTreeMap<&'a NodeId, &'a Talk>,
 }
 
 impl<'a> Said<'a> {
-    /// Where a node was heard at several addresses, or in several incarnations, the one that told
-    /// most.
+    /// Selects a talk for each node. A finished talk takes precedence, and then the highest
+    /// incarnation.
     fn of(voter_set: &'a VoterSet, all: &'a [Talk]) -> Self {
         let mut talks: BTreeMap<&NodeId, &Talk> = BTreeMap::new();
         let rank = |talk: &Talk| {
@@ -198,7 +197,7 @@ impl<'a> Said<'a> {
                 let is_member = self.voter_set.has_member(node);
                 let other = nodes.entry((!is_member, node));
                 let other = other.or_insert_with(|| new(node, is_member));
-                // What the node itself was found at is better than what others say.
+                // The address that a node answered from takes precedence.
                 other.addr = other.addr.or(seen.addr);
                 let known = [other.silent_for, seen.silent_for];
                 other.silent_for = known.into_iter().flatten().min();
@@ -217,7 +216,7 @@ impl<'a> Said<'a> {
         nodes.into_values().collect()
     }
 
-    /// The members that count for locks: those under the same voter set.
+    /// Returns the members with this voter set. Only they count for locks.
     fn voters(&self) -> impl Iterator<Item = (&'a NodeId, &'a Talk)> {
         let is_same = |talk: &Talk| {
             let tag = talk.speaker.as_ref().map(|speaker| speaker.voter_set);
@@ -234,7 +233,8 @@ impl<'a> Said<'a> {
         judge(key.clone(), voters.len(), &told)
     }
 
-    /// All keys that any voter told, as far as every one that had more to tell has come.
+    /// Returns the state of the listed keys, up to the place that all unfinished lists have
+    /// reached. The flag is `true` if all lists are complete.
     fn locks(&self, wanted: &Wanted) -> (Vec<Inspection>, bool) {
         let nothing = |is_recovering| Report {
             nonce: 0,
@@ -248,7 +248,7 @@ impl<'a> Said<'a> {
         if wanted.locks_max == 0 {
             return (Vec::new(), false);
         }
-        // One that fell silent on the way has told nothing that is whole.
+        // A voter that fell silent has an incomplete list, which does not count.
         let told: BTreeMap<&NodeId, &Talk> =
             self.voters().filter(|(_, talk)| talk.is_done()).collect();
         let unfinished = told.values().filter(|talk| !talk.told_all);

@@ -1,8 +1,8 @@
-//! Asks its way through a mesh: from any node that answers to all members, and from each of them
-//! what it has. Bytes and time are others' business: questions come out, answers go in.
+//! A survey of a mesh: it finds all members from any node that answers, and asks each for its
+//! state. The caller sends the questions and measures the time.
 //!
-//! One member after another is found by what those before it say; each is asked one question at a
-//! time. An answer that makes no sense counts as silence, never as truth.
+//! Each answer may reveal further members. A node is asked one question at a time. If its answers
+//! do not fit together, it is asked again from the start, and finally counts as silent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -17,54 +17,54 @@ use crate::wire::observe::{
     Answer, Answered, Overview, Page, Question, SeenLock, SeenNode, VoterState,
 };
 
-/// The most addresses that one member is looked for at.
+/// The most addresses at which one member is sought.
 const ADDRESSES_MAX: usize = 3;
-/// The most addresses of one node that are remembered, those that it began with included.
+/// The most reported addresses of one node that are remembered.
 const TOLD_MAX: usize = 16;
-/// How often a node may become another one, or be started again, while it is asked.
+/// The most restarts of a talk, because another node or incarnation answers.
 const RESTARTS_MAX: usize = 2;
-/// The most nodes that one node is believed to know: the members, and those that it remembers.
+/// The most nodes that are accepted from one node: the members, and those that it remembers.
 const NODES_MAX: usize = MEMBERS_MAX + 16_384;
 
-/// What is to be known beyond the members and their state.
+/// The data to collect beyond the members and their state.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Wanted {
-    /// The keys that the voters keep, so many of each voter at the most; zero: none.
+    /// The number of keys after which a voter is asked for no further page; zero for no keys.
     pub locks_max: usize,
-    /// One key.
+    /// A key whose state is collected.
     pub key: Option<Key>,
 }
 
-/// A question to be asked.
+/// A question to send.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Ask {
-    /// Names whom it is asked of.
+    /// The number of the talk that it belongs to.
     pub talk: usize,
-    /// Where to.
+    /// The destination address.
     pub to: SocketAddr,
-    /// What.
+    /// The question.
     pub question: Question,
 }
 
-/// One look at a mesh, while it goes on.
+/// One survey of a mesh, in progress.
 #[derive(Clone, Debug)]
 pub struct Surveyor {
     wanted: Wanted,
     pub(super) talks: Vec<Talk>,
     at: BTreeMap<SocketAddr, usize>,
     told: Told,
-    /// At how many addresses each member is looked for beside those that it began with.
+    /// The number of addresses at which each member is sought, besides the initial ones.
     sought: BTreeMap<NodeId, usize>,
     cluster: Option<String>,
     pub(super) voter_set: Option<Arc<VoterSet>>,
 }
 
-/// What those that answer say of others.
+/// The reports of the answering nodes about other nodes.
 #[derive(Clone, Debug, Default)]
 struct Told {
-    /// Where each node is, in the order in which it was told.
+    /// The addresses of each node, in the order in which they were reported.
     at: BTreeMap<NodeId, Vec<SocketAddr>>,
-    /// Whether anybody calls the node at an address alive, and dead.
+    /// For the node at each address: `true` if it is reported as alive, and `true` if as dead.
     incarnations: BTreeMap<SocketAddr, (bool, bool)>,
 }
 
@@ -81,7 +81,7 @@ impl Told {
     }
 }
 
-/// What is asked of one address.
+/// The questions to one address, and the answers.
 #[derive(Clone, Debug)]
 pub(super) struct Talk {
     pub(super) addr: SocketAddr,
@@ -90,14 +90,15 @@ pub(super) struct Talk {
     restarts: usize,
     pub(super) speaker: Option<Speaker>,
     pub(super) nodes: BTreeMap<NodeId, SeenNode>,
-    /// In the order of the pages.
+    /// The listed keys, in the order of the pages.
     pub(super) locks: BTreeMap<Place, Report>,
-    /// All keys up to this one are known; all that there are where the talk came to its end.
+    /// The answer for the requested key.
     pub(super) report: Option<Report>,
+    /// `true` if `locks` has all keys of the voter.
     pub(super) told_all: bool,
 }
 
-/// Who answered.
+/// The node that answered.
 #[derive(Clone, Debug)]
 pub(super) struct Speaker {
     pub(super) node: NodeId,
@@ -135,12 +136,12 @@ impl Talk {
         matches!(self.step, Step::Done | Step::Silent)
     }
 
-    /// Whether it got to the end of what was asked.
+    /// Returns `true` if all questions were answered.
     pub(super) fn is_done(&self) -> bool {
         self.step == Step::Done
     }
 
-    /// `true` if its voter has no memory of its votes.
+    /// Returns `true` if the node's voter is in recovery.
     pub(super) fn is_recovering(&self) -> bool {
         let voter = self.speaker.as_ref().map(|speaker| speaker.overview.voter);
         matches!(voter, Some(VoterState::Recovering { .. }))
@@ -160,7 +161,7 @@ impl Talk {
         }
     }
 
-    /// Whether the one who speaks is who spoke before.
+    /// Returns `true` if the node, its incarnation and its voter set are the same as before.
     fn is_same(&self, answered: &Answered) -> bool {
         self.speaker.as_ref().is_some_and(|speaker| {
             speaker.node == answered.node
@@ -222,7 +223,7 @@ impl Talk {
         }
     }
 
-    /// Steps of which nothing is wanted.
+    /// Skips the steps that are not wanted.
     fn pass_over(&mut self, wanted: &Wanted) {
         if self.step == Step::Key && wanted.key.is_none() {
             self.step = Step::Locks;
@@ -232,7 +233,7 @@ impl Talk {
         }
     }
 
-    /// The voter set that it described, where what it said of it agrees with its digest.
+    /// Returns the voter set that the node described, if the description agrees with its digest.
     fn voter_set(&self, cluster: Option<&str>) -> Option<VoterSet> {
         let speaker = self.speaker.as_ref()?;
         let members = self.nodes.values().filter(|seen| seen.is_member);
@@ -250,7 +251,7 @@ impl Talk {
 }
 
 impl Surveyor {
-    /// Begins with these addresses; one that answers is enough.
+    /// Creates a survey that starts with these addresses. One that answers is enough.
     #[must_use]
     pub fn new(peers: impl IntoIterator<Item = SocketAddr>, wanted: Wanted) -> Self {
         let mut surveyor = Self {
@@ -268,14 +269,14 @@ impl Surveyor {
         surveyor
     }
 
-    /// The same in the cluster of this name, which is part of the voter set's digest.
+    /// Sets the cluster's name, which is part of the voter set's digest.
     #[must_use]
     pub fn of_cluster(mut self, name: &str) -> Self {
         self.cluster = Some(name.to_owned());
         self
     }
 
-    /// The next question, if there is one now.
+    /// Returns the next question, if one can be sent now.
     pub fn next_question(&mut self) -> Option<Ask> {
         let wanted = &self.wanted;
         let waiting = self.talks.iter_mut().enumerate();
@@ -290,7 +291,7 @@ impl Surveyor {
         })
     }
 
-    /// A question of this talk was answered.
+    /// Handles the answer to the question of a talk.
     pub fn handle_answer(&mut self, talk: usize, answered: Answered) {
         let Some(talk) = self.talks.get_mut(talk).filter(|talk| talk.is_asked) else {
             return;
@@ -316,7 +317,7 @@ impl Surveyor {
         self.seek();
     }
 
-    /// A question of this talk was not answered in time.
+    /// Handles a timeout of the question of a talk.
     pub fn handle_silence(&mut self, talk: usize) {
         if let Some(talk) = self.talks.get_mut(talk) {
             talk.is_asked = false;
@@ -324,15 +325,15 @@ impl Surveyor {
         }
     }
 
-    /// Whether somebody calls the node at this address dead, and nobody alive: it is not worth much
-    /// patience.
+    /// Returns `true` if the node at the talk's address is reported as dead, and not as alive. A
+    /// short timeout is enough for it.
     #[must_use]
     pub fn is_doubtful(&self, talk: usize) -> bool {
         let talk = self.talks.get(talk);
         talk.is_none_or(|talk| self.told.incarnations.get(&talk.addr) == Some(&(false, true)))
     }
 
-    /// Whether nothing more is to be learnt: all have told what they have, or were silent.
+    /// Returns `true` if all talks are over, or all members have answered all questions.
     #[must_use]
     pub fn is_done(&self) -> bool {
         let all_told = |voter_set: &Arc<VoterSet>| {
@@ -349,7 +350,7 @@ impl Surveyor {
         self.talks.iter().all(Talk::is_over) || self.voter_set.as_ref().is_some_and(all_told)
     }
 
-    /// What was learnt; `None` where nobody told what the voter set is.
+    /// Returns the survey; `None` if no voter set is known.
     #[must_use]
     pub fn conclude(&self) -> Option<Survey> {
         let voter_set = self.voter_set.clone()?;
@@ -363,7 +364,7 @@ impl Surveyor {
         }
     }
 
-    /// Looks for members that have not answered yet, where the others say that they are.
+    /// Starts talks at the reported addresses of the members that have not answered yet.
     fn seek(&mut self) {
         let Some(voter_set) = &self.voter_set else {
             return;

@@ -1,4 +1,4 @@
-//! How a datagram becomes messages: opened, taken apart, and its sender noted.
+//! Handling of a received datagram: it is opened and unpacked, and its sender recorded.
 
 use std::net::SocketAddr;
 
@@ -31,7 +31,7 @@ impl Node {
                 Ok(())
             }
             Kind::Question => self.answer(now, from, &body),
-            // A node asks nothing.
+            // A node asks no questions.
             Kind::Answer => Err(DropReason::Misaddressed),
         });
         self.opened = body;
@@ -95,7 +95,7 @@ impl Node {
         Ok(())
     }
 
-    /// Notes that a node speaks, and in which incarnation.
+    /// Records the sender of a datagram and its incarnation.
     fn hear(&mut self, now: Now, head: &Head, addr: SocketAddr) -> Heard {
         let (claimant, voter) = (&self.claimant, &self.voter);
         let knew =
@@ -113,15 +113,16 @@ impl Node {
         if heard == Heard::NewIncarnation {
             self.standings.hurry(&head.from);
             self.clocks.forget(now, &head.from);
-            // It may not have heard of this incarnation, and gossip may not know where it is.
+            // The sender may not know this incarnation, and gossip may not know the sender's
+            // address.
             self.announce(&head.from);
         }
         heard
     }
 
-    /// A lower incarnation speaks than one that was heard. It may say that it lives, and that this
-    /// node's number is too low; to that it is not told the same, or two such nodes would never
-    /// end.
+    /// Handles a datagram of a lower incarnation than the highest received. Only `Alive` and
+    /// `Outdated` count. An `Outdated` is not answered with `Outdated`, or two such nodes would
+    /// never stop.
     fn take_outdated(
         &mut self,
         now: Now,
@@ -141,7 +142,7 @@ impl Node {
             }
         }
         if let Some(seen) = told.filter(|_| !says_same && !mistaken!(OutdatedUntold)) {
-            // To where it speaks from now, not to where its later incarnation was.
+            // To the source address, not to the address of the later incarnation.
             let message = Message::Outdated(Outdated { seen });
             self.transmit(addr, head.from.clone(), &[message]);
         }

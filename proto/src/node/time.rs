@@ -1,19 +1,20 @@
-//! The one place where the wall clock of a node is corrected by those of the members (rule 28).
-//! What a driver hands in shows the own clock; what the rules are given shows the corrected time.
+//! The correction of a node's wall clock by those of the members (rule 28). It happens only here:
+//! the driver passes readings of the own clock, and the rules receive the corrected time.
 
 use super::Node;
 use crate::clocks::{MayReturn, WallClock};
 use crate::time::Now;
 
 impl Node {
-    /// The reading with the corrected time. What the own clock shows is kept for who asks for it.
+    /// Returns `now` with the corrected time. The reading of the own clock is kept for
+    /// [`Node::shown`].
     pub(super) fn corrected(&mut self, now: Now) -> Now {
         self.shown_ms = now.wall_ms;
         self.clocks.pass(now.mono);
         self.clocks.correct(now)
     }
 
-    /// The reading as the own clock shows it.
+    /// Returns `now` with the reading of the own wall clock.
     pub(super) fn shown(&self, now: Now) -> Now {
         Now {
             wall_ms: self.shown_ms,
@@ -21,12 +22,12 @@ impl Node {
         }
     }
 
-    /// A voter without memory comes back with floors by the high time.
+    /// Passes the high time to the voter. A voter in recovery derives the recovered fence from it.
     pub(super) fn tell_voter_of_clocks(&mut self, now: Now) {
         let own = self.shown(now);
         let may_return = match self.standings.are_asked() {
             true => self.clocks.may_return(own, self.voter_set.quorum()),
-            // Nobody wants to know.
+            // The driver does not query the voters, so recovery cannot wait for their clocks.
             false => MayReturn::Yes,
         };
         if let Some(voter) = &mut self.voter {
@@ -34,14 +35,14 @@ impl Node {
         }
     }
 
-    /// What the members' wall clocks say of the own one.
+    /// Returns the state of the own wall clock, compared with those of the members.
     #[must_use]
     pub fn wall_clock(&self, now: Now) -> WallClock {
         self.clocks.judge(now)
     }
 
-    /// How far the own wall clock is ahead of the corrected time, in milliseconds; behind if
-    /// negative.
+    /// Returns how far the own wall clock is ahead of the corrected time, in milliseconds. Negative
+    /// if it is behind.
     #[must_use]
     pub fn wall_ahead_ms(&self, now: Now) -> i64 {
         self.clocks.ahead_ms(now)

@@ -1,8 +1,8 @@
 //! The head of a datagram and its messages, as bytes.
 //!
-//! A body is the head and then message after message, without counts or lengths, in bincode's
-//! variable-length integers. It is taken apart until no byte is left; a byte that belongs to
-//! nothing makes the whole body undecodable, so that damage is never half believed.
+//! A body is the head and then its messages, without counts or lengths, in bincode's
+//! variable-length integers. It is decoded until no byte is left. A byte that belongs to no message
+//! makes the whole body undecodable, so no part of a damaged body is used.
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use serde::{Deserialize, Serialize};
@@ -12,20 +12,20 @@ use crate::id::{Incarnation, NodeId, NodeName};
 use crate::message::Message;
 use crate::voter_set::VoterSetTag;
 
-/// What the messages of one datagram have in common.
+/// The common part of all messages of one datagram.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Head {
-    /// Who sends it.
+    /// The sender.
     pub from: NodeId,
-    /// In which incarnation.
+    /// The sender's incarnation.
     pub incarnation: Incarnation,
-    /// For whom it is: an address may meanwhile belong to another node.
+    /// The receiver. Its address may meanwhile belong to another node.
     pub to: NodeId,
     /// The sender's voter set.
     pub voter_set: VoterSetTag,
 }
 
-/// A head where it was read: its names are mostly those of nodes that are known.
+/// A head that borrows its names from the body, since most are those of known nodes.
 #[derive(Debug, Deserialize)]
 pub(crate) struct ReadHead<'a> {
     #[serde(borrow)]
@@ -36,30 +36,29 @@ pub(crate) struct ReadHead<'a> {
     pub(crate) voter_set: VoterSetTag,
 }
 
-/// Messages for one peer, packed.
+/// The packed messages for one peer.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Packed {
-    /// The bodies in order, and how many messages are in each.
+    /// The bodies in order, and the number of messages in each.
     pub bodies: Vec<(Vec<u8>, usize)>,
-    /// How many messages are in none of them: with the head, each alone is over the budget.
+    /// The number of messages in none of them, since each exceeds the budget alone with the head.
     pub too_large: usize,
 }
 
 const BODY_BYTES_MAX: usize = super::DATAGRAM_BYTES_MAX;
-/// The decoder counts what a value takes in memory, up to eight bytes for one on the wire, so no
-/// honest body comes near this. It also bounds what a false length can make it allocate.
+/// The decoder counts the bytes of a value in memory, at most eight for one on the wire, so no
+/// valid body exceeds this limit. It also bounds the memory that a false length can allocate.
 const DECODED_BYTES_MAX: usize = 8 * BODY_BYTES_MAX;
-/// The most messages in one body: what a datagram asks of its receiver is bounded, too.
+/// The most messages in one body. It bounds the work that a datagram causes at its receiver.
 pub const MESSAGES_MAX: usize = 128;
-/// Most datagrams have one or two messages.
+/// The initial capacity of a body. Most datagrams have one or two messages.
 const BODY_BYTES_USUAL: usize = 256;
 
 type Config = Configuration<LittleEndian, Varint, Limit<DECODED_BYTES_MAX>>;
 
 const CONFIG: Config = bincode::config::standard().with_limit::<DECODED_BYTES_MAX>();
 
-/// Packs messages for one peer into as few bodies as hold them in order, none over `budget`
-/// bytes.
+/// Packs messages for one peer, in order, into as few bodies as possible of at most `budget` bytes.
 #[must_use]
 pub fn pack(head: &Head, messages: &[Message], budget: usize) -> Packed {
     let mut packed = Packed::default();
@@ -70,8 +69,8 @@ pub fn pack(head: &Head, messages: &[Message], budget: usize) -> Packed {
     packed
 }
 
-/// The same, with one body after another in the room of `body`. Answers how many messages are in
-/// none of them.
+/// Packs like [`pack`], with one body after another in the buffer `body`. Returns the number of
+/// messages in none of them.
 pub(crate) fn pack_into(
     body: &mut Vec<u8>,
     head: &Head,
@@ -106,7 +105,7 @@ pub(crate) fn pack_into(
     too_large
 }
 
-/// A body without any message: who it is from, in which incarnation.
+/// Packs a body without messages. It announces the sender and its incarnation.
 #[must_use]
 pub fn pack_head(head: &Head) -> Packed {
     let mut body = Vec::with_capacity(BODY_BYTES_USUAL);
@@ -119,11 +118,12 @@ pub fn pack_head(head: &Head) -> Packed {
     }
 }
 
-/// Takes a body apart.
+/// Unpacks a body into its head and its messages.
 ///
 /// # Errors
-/// [`DropReason::Undecodable`] unless every byte of it belongs to a head or to one of at most
-/// [`MESSAGES_MAX`] messages.
+/// [`DropReason::Undecodable`] unless every byte belongs to the head or to one of at most
+/// [`MESSAGES_MAX`] messages. The same if the body is longer than
+/// [`DATAGRAM_BYTES_MAX`](super::DATAGRAM_BYTES_MAX).
 pub fn unpack(body: &[u8]) -> Result<(Head, Vec<Message>), DropReason> {
     let mut messages = Vec::new();
     let head = unpack_into(body, &mut messages)?;
@@ -136,8 +136,8 @@ pub fn unpack(body: &[u8]) -> Result<(Head, Vec<Message>), DropReason> {
     Ok((head, messages))
 }
 
-/// The same, with the messages put into `messages` instead of whatever is there. Where the body is
-/// no body, some may be in it.
+/// Unpacks like [`unpack`], and replaces the content of `messages`. After an error, `messages` may
+/// have some of the messages.
 pub(crate) fn unpack_into<'a>(
     body: &'a [u8],
     messages: &mut Vec<Message>,
@@ -162,7 +162,8 @@ pub(super) fn append(body: &mut Vec<u8>, value: &impl Serialize) -> Option<usize
     bincode::serde::encode_into_std_write(value, body, CONFIG).ok()
 }
 
-/// One value, and the bytes after it. No value is of no bytes, so the rest is shorter.
+/// Decodes one value, and returns it with the bytes after it. No value is empty, so the rest is
+/// shorter.
 pub(super) fn take<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), DropReason> {
     let (value, len) = bincode::serde::borrow_decode_from_slice(bytes, CONFIG)
         .map_err(|_| DropReason::Undecodable)?;
@@ -180,7 +181,7 @@ mod tests {
     use crate::id::Key;
 
     #[test]
-    fn a_body_asks_for_no_more_than_it_may() {
+    fn body_over_the_message_limit_is_undecodable() {
         let node = |name| NodeId::new(name).unwrap();
         let head = Head {
             from: node("a"),
@@ -199,13 +200,13 @@ mod tests {
         assert_eq!(unpack(&body), Err(DropReason::Undecodable));
     }
 
-    /// A variable-length integer, as long as it can be.
+    /// A length prefix in the longest form of a variable-length integer.
     fn length_prefix(len: u64) -> Vec<u8> {
         [&[253], len.to_le_bytes().as_slice()].concat()
     }
 
     #[test]
-    fn a_false_length_is_refused_before_there_is_room_for_it() {
+    fn false_length_is_refused_before_allocation() {
         let too_long = DECODED_BYTES_MAX as u64 + 1;
         for len in [too_long, 1 << 20, 1 << 32, 1 << 63, u64::MAX] {
             let bytes = [length_prefix(len).as_slice(), &[b'x'; 64]].concat();
@@ -217,8 +218,8 @@ mod tests {
     }
 
     #[test]
-    fn no_value_takes_more_than_eight_bytes_of_the_limit_for_one_on_the_wire() {
-        // The widest that one byte can stand for: a `u64` or a length below 251.
+    fn decoder_counts_at_most_eight_bytes_per_byte() {
+    // The widest value of one byte on the wire: a `u64` or a length below 251.
         let numbers = [250; 1_199];
         type Numbers = Vec<u64>;
         let bytes = [&[251, 175, 4], numbers.as_slice()].concat();

@@ -1,15 +1,19 @@
-//! Messages to bytes and back: framing, batching, sealing. No I/O.
+//! The encoding of messages as datagrams: framing, batching, sealing. No I/O.
 //!
-//! A datagram is `version | mode | frame`. In mode 0 the frame is `cluster id | kind | body`, for
-//! everybody to read and to forge. In mode 1 it is encrypted and authenticated with an AEAD under a
-//! key that is derived from the cluster's secret for this cluster's name, this sender and this
-//! start ([`seal`]), and `kind | body` is its plaintext. A [`Kind::Votes`] body is a [`Head`] and
-//! its messages ([`codec`]), a [`Kind::Gossip`] body belongs to the gossip library, a
-//! [`Kind::Question`] and a [`Kind::Answer`] are for those who look at a mesh from beside it
-//! ([`observe`]).
+//! A datagram is `version | mode | frame`. In mode 0 the frame is `cluster id | kind | body`, which
+//! anyone can read and forge. In mode 1 the frame is encrypted and authenticated with an AEAD, and
+//! its plaintext is `kind | body`. The AEAD's key is derived from the cluster's secret, for the
+//! cluster's name and one start of the sender ([`seal`]).
 //!
-//! Whatever does not open or decode is dropped and counted by [`DropReason`]. Nothing that comes
-//! from the network panics, blocks, or makes memory grow.
+//! The kind determines the body:
+//!
+//! - [`Kind::Votes`]: a [`Head`] and its messages ([`codec`]);
+//! - [`Kind::Gossip`]: bytes of the gossip library;
+//! - [`Kind::Question`] and [`Kind::Answer`]: a question of an observer, and the answer
+//!   ([`observe`]).
+//!
+//! A datagram that cannot be opened or decoded is dropped and counted by [`DropReason`]. No
+//! datagram makes a node panic or block, or makes its memory grow without bound.
 
 pub mod codec;
 pub mod observe;
@@ -27,21 +31,21 @@ pub use seal::{ClusterSecret, Seal, SecretError};
 
 /// The first byte of every datagram. A datagram of another version is dropped.
 pub const PROTOCOL_VERSION: u8 = 1;
-/// The most bytes that a datagram with votes may have: it passes any path without fragments.
+/// The largest datagram with votes, in bytes. It passes any path without fragmentation.
 pub const DATAGRAM_BYTES_MAX: usize = 1_200;
-/// The most bytes that any datagram may have: what UDP over IPv4 carries. Gossip may need it.
+/// The largest datagram of any kind, in bytes: the limit of UDP over IPv4. Gossip may need it.
 pub const GOSSIP_BYTES_MAX: usize = 65_507;
 
-/// What a datagram is for.
+/// The purpose of a datagram.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Kind {
     /// Messages of this protocol.
     Votes,
     /// Bytes of the gossip library.
     Gossip,
-    /// What somebody beside the mesh asks of a node ([`observe`]).
+    /// A question of an observer to a node ([`observe`]).
     Question,
-    /// What the node answers.
+    /// The answer of a node to an observer.
     Answer,
 }
 
@@ -66,55 +70,57 @@ impl Kind {
     }
 }
 
-/// Why a datagram, or a message in it, was dropped.
+/// The reason why a datagram, or a message in it, was dropped.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum DropReason {
-    /// Too short to be anything, or a question that is shorter than its answer.
+    /// Too short for its format, or a question that is shorter than its answer.
     Short,
-    /// Of a protocol version that this node does not speak, or framed in neither of its modes.
+    /// Of another protocol version, or of an unknown mode.
     Version,
     /// Sealed, and this mesh is plaintext.
     Sealed,
     /// Plaintext, and this mesh is sealed.
     Plaintext,
-    /// Sealed with another key.
+    /// Sealed with another secret.
     Key,
     /// Of a cluster of another name.
     Cluster,
-    /// It does not authenticate: forged or damaged.
+    /// Not authentic: forged or damaged.
     Forged,
-    /// It was here before, or is too old to tell.
+    /// Received before, or too old to be checked for a replay.
     Replayed,
-    /// It authenticates but does not decode.
+    /// Opened, but not decodable or out of the protocol's limits.
     Undecodable,
-    /// It is for another node.
+    /// For another receiver.
     Misaddressed,
-    /// A message speaks for a claim that is not its sender's, or not its receiver's.
+    /// A `Claim` or `Release` for a claim of another node than its sender, or an answer to a claim
+    /// of another node than its receiver.
     NotTheirs,
-    /// It comes from an earlier incarnation of its sender.
+    /// From an earlier incarnation of its sender.
     OutdatedIncarnation,
-    /// Its sender has another voter set.
+    /// From a node with another voter set.
     VoterSet,
-    /// It is for a voter, and this node is none.
+    /// For a voter, and this node is none.
     NotAVoter,
-    /// It is from this node itself.
+    /// From this node itself.
     FromMyself,
-    /// A message to a node whose address is not known.
+    /// For a node whose address is not known.
     NoAddress,
-    /// A message that does not fit into a datagram. Names are bounded so that there is none.
+    /// A message too large for a datagram. Names are bounded so that there is none.
     TooLarge,
-    /// The gossip library was too slow to take it, or it was too large to be sent.
+    /// A gossip datagram that is too large to send, or that the gossip library was too slow to
+    /// receive.
     GossipFull,
-    /// The operating system did not take it.
+    /// Not accepted by the operating system.
     SendFailed,
-    /// There are more nodes than this node keeps a record of.
+    /// From a node beyond the number that this node remembers.
     TooManyNodes,
 }
 
 impl DropReason {
-    /// The reason in one word, as metrics label it.
+    /// Returns the reason in one word, for the labels of metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -143,7 +149,7 @@ impl DropReason {
 }
 
 impl DropReason {
-    /// Describes a datagram that cannot be opened; `None` for other reasons.
+    /// Returns why a datagram cannot be opened, for people; `None` for other reasons.
     #[must_use]
     pub fn as_unopened(self) -> Option<&'static str> {
         match self {
@@ -164,38 +170,38 @@ impl fmt::Display for DropReason {
     }
 }
 
-/// How much went through, and how much was dropped.
+/// Counters of sent, received and dropped datagrams.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
 pub struct Traffic {
-    /// Datagrams with votes that were handed out to be sent.
+    /// Datagrams with votes that were passed to the driver to send.
     pub datagrams_out: u64,
     /// Messages in them.
     pub messages_out: u64,
-    /// Datagrams with votes that were taken in.
+    /// Datagrams with votes that were received and accepted.
     pub datagrams_in: u64,
     /// Messages in them.
     pub messages_in: u64,
-    /// Datagrams of the gossip that were handed out to be sent.
+    /// Datagrams of the gossip library that were passed to the driver to send.
     pub gossip_datagrams_out: u64,
-    /// Bytes in them, as they are sent.
+    /// Bytes in them, after sealing.
     pub gossip_bytes_out: u64,
     /// Questions of observers that were answered.
     pub answers: u64,
-    /// How often a voter has kept what a session of this node covers.
+    /// Replies of voters that renewed a session of this node.
     pub sessions_kept: u64,
-    /// How often a voter has said that a session of this node is over.
+    /// Replies of voters that a session of this node is over.
     pub sessions_over: u64,
-    /// What was dropped, by reason.
+    /// Dropped datagrams and messages, by reason.
     pub dropped: BTreeMap<DropReason, u64>,
 }
 
 impl Traffic {
-    /// Counts one that was dropped.
+    /// Counts one dropped datagram or message.
     pub fn drop_one(&mut self, reason: DropReason) {
         *self.dropped.entry(reason).or_default() += 1;
     }
 
-    /// How many were dropped for `reason`.
+    /// Returns the number of drops for `reason`.
     #[must_use]
     pub fn dropped_for(&self, reason: DropReason) -> u64 {
         self.dropped.get(&reason).copied().unwrap_or_default()

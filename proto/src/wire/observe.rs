@@ -1,16 +1,16 @@
-//! What somebody beside the mesh may ask of a node, and what the node answers.
+//! The questions of observers to a node, and its answers.
 //!
-//! An observer is no node: it has no name, no incarnation and no voter set, so its datagrams have
-//! no [`Head`](super::Head) and are of kinds of their own ([`Kind::Question`](super::Kind),
-//! [`Kind::Answer`](super::Kind)). A question is for whoever listens at the address that it is sent
-//! to. Nothing in the protocol depends on an answer, and no answer changes the node.
+//! An observer is not a node: it has no name, incarnation or voter set. Its datagrams therefore
+//! have no [`Head`](super::Head), and kinds of their own ([`Kind::Question`](super::Kind),
+//! [`Kind::Answer`](super::Kind)). A question is for any node at its destination address. Nothing
+//! in the protocol depends on an answer, and no question changes a claim or a vote.
 //!
-//! **Small.** One question has one answer, of one datagram. What is longer is told in pages: each
-//! question names the last entry that the asker has, and the node answers what follows it in order,
-//! looking at no more than fits.
+//! **Bounded.** One question has one answer of one datagram. Longer lists are paged: a question
+//! names the last entry that the observer has, and the answer has the entries after it. The node
+//! reads at most one entry more than fits.
 //!
-//! **No amplifier.** The address that a question came from may be forged. An answer is never longer
-//! than its question, so an observer fills its questions up with zeros.
+//! **No amplification.** The source address of a question may be forged. An answer is never longer
+//! than its question, so an observer pads its questions with zeros.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -27,162 +27,162 @@ use crate::id::{Incarnation, Key, NodeId};
 use crate::message::Report;
 use crate::voter_set::{Timing, VoterSetTag};
 
-/// The most entries that one page has.
+/// The most entries in one page.
 pub const PAGE_ENTRIES_MAX: usize = 128;
-/// The most waiters that a lock in a page names. A question for one key names more.
+/// The most waiters of a lock in a page. The answer to [`Question::Key`] may have more.
 pub const LISTED_WAITERS_MAX: usize = 3;
-/// The most reasons for drops that an [`Overview`] tells.
+/// The most reasons for drops in an [`Overview`].
 pub const DROPPED_MAX: usize = 32;
 
-/// What an observer asks.
+/// A question of an observer.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub enum Question {
-    /// Who are you, and how are you?
+    /// The node's identity and state.
     Overview,
-    /// Whom do you know, of the members and of the others, in the order of their ids?
+    /// The members and the other known nodes, in the order of their ids.
     Nodes {
-        /// Only those after this one.
+    /// The node after which the page starts.
         after: Option<NodeId>,
     },
-    /// Which keys does your voter keep, and for whom? In the order of a hash of the keys.
+    /// The keys of the node's voter and their claims, in the order of a hash of the keys.
     Locks {
-        /// Only those after this one.
+    /// The key after which the page starts.
         after: Option<Key>,
     },
-    /// Who owns this key, as your voter sees it?
+    /// One key, as the node's voter sees it.
     Key {
         /// The key.
         key: Key,
     },
 }
 
-/// A question on its way.
+/// The content of a question's datagram.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Asked {
-    /// Chosen by the asker, echoed in the answer.
+    /// A number that the observer chooses and the answer echoes.
     pub nonce: u64,
-    /// What is asked.
+    /// The question.
     pub question: Question,
 }
 
-/// An answer on its way.
+/// The content of an answer's datagram.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Answered {
     /// The question's nonce.
     pub nonce: u64,
-    /// Who answers.
+    /// The node that answers.
     pub node: NodeId,
-    /// In which incarnation.
+    /// Its incarnation.
     pub incarnation: Incarnation,
-    /// The answerer's voter set.
+    /// Its voter set.
     pub voter_set: VoterSetTag,
-    /// What it says.
+    /// The answer.
     pub answer: Answer,
 }
 
-/// What a node answers: to each question its own.
+/// An answer of a node, with one variant for each question.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Answer {
-    /// To [`Question::Overview`].
+    /// The answer to [`Question::Overview`].
     Overview(Box<Overview>),
-    /// To [`Question::Nodes`].
+    /// The answer to [`Question::Nodes`].
     Nodes(Page<SeenNode>),
-    /// To [`Question::Locks`].
+    /// The answer to [`Question::Locks`].
     Locks(Page<SeenLock>),
-    /// To [`Question::Key`]. Its nonce is zero.
+    /// The answer to [`Question::Key`]. Its nonce is zero.
     Key(Report),
 }
 
 /// A part of a list.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Page<T> {
-    /// In order.
+    /// The entries, in order.
     #[serde(
         bound(deserialize = "T: Deserialize<'de>"),
         deserialize_with = "few::<_, T, PAGE_ENTRIES_MAX>"
     )]
     pub entries: Vec<T>,
-    /// Whether there is more after the last of them.
+    /// `true` if there are entries after the last of them.
     pub more: bool,
 }
 
-/// A node in its own words.
+/// The state of a node, as it reports it.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Overview {
-    /// How many members its voter set names.
+    /// The number of members of its voter set.
     pub members: u32,
-    /// How many of them vote for each key.
+    /// The number of voters of each key.
     pub voters_per_key: u32,
     /// The constants that all nodes share.
     pub timing: Timing,
-    /// What its voter does.
+    /// The state of its voter.
     pub voter: VoterState,
-    /// What the voters' wall clocks say of its own.
+    /// The state of its wall clock, compared with those of the members.
     pub wall_clock: WallClock,
-    /// How many keys its voter keeps: those that are held or waited for.
+    /// The number of keys that its voter keeps: those that are held or waited for.
     pub keys: u64,
-    /// How many locks it holds or asks for itself.
+    /// The number of its own requests and leases.
     pub claims: u64,
-    /// What became of its requests.
+    /// The outcomes of its requests.
     pub counts: Counts,
-    /// Its datagrams.
+    /// The counters of its datagrams.
     pub traffic: Flow,
 }
 
-/// Whether a node votes.
+/// The state of a node's voter.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub enum VoterState {
-    /// It is no member of its voter set.
+    /// The node is not a member of its voter set.
     NotAMember,
-    /// It votes.
+    /// The voter votes.
     Votes,
-    /// It has no memory of its votes and is in recovery.
+    /// The voter has no memory of its votes and is in recovery.
     Recovering {
-        /// For so long at the most, but for a second.
+        /// Time left in quarantine. Recovery may add up to one second.
         remaining: Duration,
     },
 }
 
-/// What became of a node's requests for locks, since it was started.
+/// The outcomes of a node's requests for locks since its start.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Counts {
-    /// Requests that were begun.
+    /// Requests that were started.
     pub requests: u64,
     /// Locks that were granted.
     pub granted: u64,
-    /// `try` requests that another claim was granted.
+    /// `try` requests that were denied, since another claim is granted.
     pub denied: u64,
     /// Requests that ended without a quorum.
     pub timed_out: u64,
-    /// Leases that could not be renewed in time.
+    /// Self-renewing leases that were lost.
     pub lost: u64,
 }
 
-/// A node's datagrams, since it was started.
+/// The counters of a node's datagrams since its start.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Flow {
-    /// Datagrams with votes that were handed out to be sent.
+    /// Datagrams with votes that were passed to the driver to send.
     pub datagrams_out: u64,
     /// Messages in them.
     pub messages_out: u64,
-    /// Datagrams with votes that were taken in.
+    /// Datagrams with votes that were received and accepted.
     pub datagrams_in: u64,
     /// Messages in them.
     pub messages_in: u64,
     /// Questions of observers that were answered.
     pub answers: u64,
-    /// What was dropped.
+    /// Dropped datagrams and messages, by reason.
     #[serde(deserialize_with = "few::<_, Dropped, DROPPED_MAX>")]
     pub dropped: Vec<Dropped>,
 }
 
-/// How much was dropped for one reason.
+/// The number of drops for one reason.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Dropped {
-    /// The reason in a word, as [`DropReason::as_str`] has it: text, since the node may be of a
-    /// version that knows other reasons.
+    /// The reason, as [`DropReason::as_str`] returns it. It is text, since the node's version may
+    /// have other reasons.
     pub reason: String,
-    /// How often.
+    /// The number of drops.
     pub count: u64,
 }
 
@@ -205,18 +205,19 @@ impl From<&Traffic> for Flow {
     }
 }
 
-/// A node as another one sees it.
+/// A node, as the answering node sees it.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct SeenNode {
     /// Its id.
     pub node: NodeId,
-    /// Where the other would send to.
+    /// The address that the answering node sends to.
     pub addr: Option<SocketAddr>,
-    /// Whether the other's voter set names it.
+    /// `true` if the answering node's voter set names it.
     pub is_member: bool,
-    /// What gossip says: advice. `None` where it has not heard of it, and of itself.
+    /// The state that gossip reports. `None` for the answering node itself and for nodes that
+    /// gossip does not know.
     pub is_alive: Option<bool>,
-    /// For how long gossip has called it dead.
+    /// The time for which gossip has reported it as dead.
     pub silent_for: Option<Duration>,
 }
 
@@ -225,26 +226,27 @@ pub struct SeenNode {
 pub struct SeenLock {
     /// The key.
     pub key: Key,
-    /// What the voter has of it: at most [`LISTED_WAITERS_MAX`] waiters. Its nonce is zero.
+    /// The voter's report, with at most [`LISTED_WAITERS_MAX`] waiters. Its nonce is zero.
     pub report: Report,
 }
 
 impl Asked {
-    /// The body of a datagram: filled up with zeros to `len` bytes, so that an answer of as many
-    /// may come.
+    /// Encodes the body of a datagram. It is padded with zeros to `len` bytes, so that the answer
+    /// may have as many.
     #[must_use]
     pub fn to_body(&self, len: usize) -> Vec<u8> {
         let mut body = Vec::with_capacity(len);
-        // Names are bounded: it always fits.
+        // It always fits, since names are bounded.
         let _ = append(&mut body, self);
         body.resize(len.max(body.len()), 0);
         body
     }
 
-    /// Reads the body of a datagram.
+    /// Decodes the body of a datagram.
     ///
     /// # Errors
-    /// [`DropReason::Undecodable`] unless it is a question, and nothing but zeros after it.
+    /// [`DropReason::Undecodable`] unless it is a question, followed only by zeros, of at most
+    /// [`DATAGRAM_BYTES_MAX`] bytes.
     pub fn from_body(body: &[u8]) -> Result<Self, DropReason> {
         let (asked, rest) = whole(body)?;
         match rest.iter().all(|byte| *byte == 0) {
@@ -255,7 +257,7 @@ impl Asked {
 }
 
 impl Answered {
-    /// The body of a datagram.
+    /// Encodes the body of a datagram.
     #[must_use]
     pub fn to_body(&self) -> Vec<u8> {
         let mut body = Vec::with_capacity(DATAGRAM_BYTES_MAX);
@@ -263,10 +265,11 @@ impl Answered {
         body
     }
 
-    /// Reads the body of a datagram.
+    /// Decodes the body of a datagram.
     ///
     /// # Errors
-    /// [`DropReason::Undecodable`] unless every byte of it belongs to an answer.
+    /// [`DropReason::Undecodable`] unless every byte belongs to an answer of at most
+    /// [`DATAGRAM_BYTES_MAX`] bytes.
     pub fn from_body(body: &[u8]) -> Result<Self, DropReason> {
         match whole(body)? {
             (answered, []) => Ok(answered),
@@ -283,7 +286,7 @@ fn whole<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<(T, &'a [u8]), DropRe
 }
 
 impl<T> Page<T> {
-    /// A list that has nothing in it.
+    /// Returns a page without entries.
     #[must_use]
     pub fn empty() -> Self {
         Self {
@@ -294,8 +297,8 @@ impl<T> Page<T> {
 }
 
 impl<T: Serialize> Page<T> {
-    /// As many of `entries` as fit into `room` bytes, beside what a page without entries takes.
-    /// Looks at no more than one that does not fit.
+    /// Returns a page of the first `entries` that fit into `room` bytes, besides the bytes of an
+    /// empty page. Reads at most one entry that does not fit.
     #[must_use]
     pub fn fill(room: usize, entries: impl IntoIterator<Item = T>) -> Self {
         let (mut page, mut used) = (Vec::new(), Vec::with_capacity(room));
@@ -316,7 +319,8 @@ impl<T: Serialize> Page<T> {
     }
 }
 
-/// A plain `Vec` would make room for as many as a foreign node says there are, before it reads one.
+/// Decodes at most `MAX` entries. A plain `Vec` would allocate for the length that a foreign node
+/// claims, before it reads an entry.
 fn few<'de, D, T, const MAX: usize>(from: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,

@@ -1,4 +1,4 @@
-//! Sealing: what goes over the network is for the cluster's nodes alone.
+//! Sealing: only the cluster's nodes can read and create datagrams.
 //!
 //! A sealed datagram is
 //!
@@ -7,34 +7,35 @@
 //!     | ciphertext | tag 16
 //! ```
 //!
-//! The ciphertext is AES-256-GCM of `kind u8 | body`, and all that stands before it is
-//! authenticated with it. The AEAD's key is HKDF-SHA256 of the cluster's secret, the sender's boot
-//! id and the cluster's name. A boot id is 16 random bytes that a process draws once, when it
-//! starts. Under a key of its own, the sender can count its nonces instead of drawing them, and
-//! needs to write down nothing: the next start has another boot id, hence another key. The usual
-//! alternative, one key for all and a random nonce, is used up after some 2^32 datagrams.
+//! The ciphertext is AES-256-GCM of `kind u8 | body`. The header before it is authenticated with
+//! it. The AEAD's key is HKDF-SHA256 of the cluster's secret, the sender's boot id and the
+//! cluster's name. A boot id is 16 random bytes that a process draws once, when it starts. Each
+//! boot id has its own key, so the sender counts its nonces instead of drawing them. It stores
+//! nothing, since the next start has another boot id and hence another key. The usual alternative,
+//! one key for all nodes and random nonces, is exhausted after some 2^32 datagrams.
 //!
 //! The key id is derived from the cluster's secret, the cluster id from the cluster's name. They
-//! tell a node with another key, and one of another cluster with the same key, from a forger.
-//! Nothing rests on them: the AEAD's key differs in both cases. In plaintext the cluster id is all
-//! that keeps two clusters apart.
+//! distinguish a node with another secret or of another cluster from a forger. Security does not
+//! depend on them, since the AEAD's key differs in both cases. In plaintext only the cluster id
+//! separates two clusters.
 //!
-//! **Replays.** For each boot id that has authenticated, the last [`REPLAY_WINDOW`] counters are
-//! remembered, and a datagram is taken once. The protocol does not lean on that: it is correct
-//! under any delay and any duplication. The window is hygiene: it keeps a recording from being
-//! played back as load, or from a false address. What it forgets it cannot tell: after a restart
-//! of this node, or once [`PEERS_MAX`] other boot ids have been heard since, a recorded datagram
-//! of that boot id is taken once more, as a late duplicate.
+//! **Replays.** The last [`REPLAY_WINDOW`] counters of each authenticated boot id are remembered,
+//! and a datagram is accepted once. The protocol does not depend on it: it is correct under any
+//! delay and any duplication. The window keeps a recording from being replayed as load, or from a
+//! false address. A boot id is forgotten by a restart of this node, or once datagrams of
+//! [`PEERS_MAX`] other boot ids were received. A recorded datagram of it is then accepted once
+//! more, as a late duplicate.
 //!
-//! **What it is not.** The cluster's secret speaks for every node: this keeps foreign nodes out, it
-//! does not keep nodes from each other. There is no forward secrecy. The address that a datagram
-//! came from is not authenticated, nor whom gossip was meant for: who can hold datagrams back and
-//! send them on from elsewhere can make a node answer to a wrong address until it hears the right
-//! one again. That costs time. It costs a lock only if two processes have one name: what one says,
-//! sent on from the address of the other, frees what that one holds (rule 25).
+//! **Limits.** Any holder of the cluster's secret can impersonate every node, so sealing does not
+//! protect nodes from each other. There is no forward secrecy. Neither the source address of a
+//! datagram nor the receiver of gossip is authenticated. An attacker that delays datagrams and
+//! forwards them from elsewhere can make a node send to a wrong address. This lasts until the node
+//! receives from the right address again, and costs time. It costs a lock only if two processes
+//! have one name. Then a datagram of one, forwarded from the other's address, frees the other's
+//! votes (rule 25).
 //!
-//! A foreign node's datagram costs a key derivation and a failed decryption, about a microsecond,
-//! and leaves nothing behind.
+//! A foreign node's datagram costs at most a key derivation and a failed decryption, about a
+//! microsecond, and leaves no state behind.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -50,10 +51,10 @@ use super::{DropReason, Kind, PROTOCOL_VERSION};
 use crate::voter_set::hash_of_name;
 
 /// The most boot ids whose keys and counters are remembered, each in less than 1 KiB. One more
-/// takes the place of the one that has not been heard for longest.
+/// evicts the one that was silent for longest.
 pub const PEERS_MAX: usize = 4_096;
 const _: () = assert!(size_of::<Peer>() < 1_024);
-/// How many bytes a boot id has.
+/// The length of a boot id, in bytes.
 pub const BOOT_ID_BYTES: usize = 16;
 
 const MODE_PLAINTEXT: u8 = 0;
@@ -65,9 +66,9 @@ const CLUSTER_AT: usize = 2 + ID_BYTES;
 const BOOT_AT: usize = CLUSTER_AT + ID_BYTES;
 const COUNTER_AT: usize = BOOT_AT + BOOT_ID_BYTES;
 const HEADER_BYTES: usize = COUNTER_AT + size_of::<u64>();
-/// Header, kind and tag.
+/// The bytes that sealing adds to a body: header, kind and tag.
 pub const SEALED_OVERHEAD: usize = HEADER_BYTES + 1 + TAG_BYTES;
-/// Version, mode, cluster id and kind.
+/// The bytes that plaintext adds to a body: version, mode, cluster id and kind.
 const PLAINTEXT_OVERHEAD: usize = 3 + ID_BYTES;
 
 const SALT: &[u8] = b"lockmesh";
@@ -77,40 +78,40 @@ const KEY_ID_LABEL: &[u8] = b"lockmesh v1 key id";
 type BootId = [u8; BOOT_ID_BYTES];
 type Id = [u8; ID_BYTES];
 
-/// Seals what goes out and opens what comes in.
+/// Seals outgoing datagrams and opens received ones.
 pub struct Seal {
-    /// Of the cluster's name.
+    /// Derived from the cluster's name.
     cluster_id: Id,
-    /// `None`: plaintext.
+    /// `None` for plaintext.
     sealed: Option<Box<Sealed>>,
 }
 
-/// The state of a mesh that seals.
+/// The state of a seal that is not plaintext.
 struct Sealed {
-    /// Of the cluster's secret: the subkeys are drawn from it.
+    /// Derived from the cluster's secret. The subkeys are derived from it.
     prk: Prk,
     key_id: Id,
     /// The cluster's name.
     cluster: String,
     boot_id: BootId,
     key: LessSafeKey,
-    /// The next datagram's; `None` once all have been used.
+    /// The counter of the next datagram; `None` once all are used.
     counter: Option<u64>,
     peers: BTreeMap<BootId, Peer>,
-    /// Counts the datagrams that were taken: the clock of [`Peer::heard`].
+    /// The number of datagrams accepted, as the clock of [`Peer::heard`].
     taken: u64,
 }
 
-/// One incarnation of another node, as the wire knows it.
+/// One start of another node.
 struct Peer {
     key: LessSafeKey,
     window: Window,
-    /// When it was last heard, in datagrams taken.
+    /// The value of [`Sealed::taken`] at its last datagram.
     heard: u64,
 }
 
 impl Seal {
-    /// Datagrams that everybody can read and forge.
+    /// Creates a seal for plaintext datagrams, which anyone can read and forge.
     #[must_use]
     pub fn insecure_plaintext() -> Self {
         Self {
@@ -119,13 +120,14 @@ impl Seal {
         }
     }
 
-    /// Datagrams that only nodes with this key can read and make.
+    /// Creates a seal for datagrams that only nodes with this secret can read and create.
     ///
     /// `boot_id` must be drawn from the operating system's randomness at every start. Two starts
-    /// under one boot id would use the same nonces, and AES-GCM then gives away its secrets.
+    /// under one boot id would reuse nonces, which breaks the encryption and the authentication of
+    /// AES-GCM.
     ///
     /// # Panics
-    /// Never: HKDF-SHA256 always has the 32 bytes that are asked of it.
+    /// Never: HKDF-SHA256 can always supply 32 bytes.
     #[must_use]
     pub fn sealed(key: ClusterSecret, boot_id: [u8; BOOT_ID_BYTES]) -> Self {
         let prk = Salt::new(HKDF_SHA256, SALT).extract(key.as_bytes());
@@ -150,11 +152,11 @@ impl Seal {
         }
     }
 
-    /// The same for the cluster of this name; without this the name is empty. Clusters with one key
-    /// and different names do not open each other's datagrams.
+    /// Sets the cluster's name, which is empty by default. Clusters with one secret and different
+    /// names cannot open each other's datagrams.
     ///
     /// # Panics
-    /// Never, as [`Seal::sealed`].
+    /// Never, like [`Seal::sealed`].
     #[must_use]
     pub fn of_cluster(mut self, name: &str) -> Self {
         if mistaken!(ClusterNotSealed) {
@@ -169,7 +171,7 @@ impl Seal {
         self
     }
 
-    /// How many bytes a datagram has beyond its body.
+    /// Returns the number of bytes that a datagram has beyond its body.
     #[must_use]
     pub fn overhead(&self) -> usize {
         match self.sealed {
@@ -178,16 +180,16 @@ impl Seal {
         }
     }
 
-    /// How many boot ids are remembered, at most [`PEERS_MAX`]. Zero in plaintext.
+    /// Returns the number of boot ids remembered, at most [`PEERS_MAX`]. Zero in plaintext.
     #[must_use]
     pub fn peers(&self) -> usize {
         self.sealed.as_ref().map_or(0, |sealed| sealed.peers.len())
     }
 
-    /// A datagram with this body.
+    /// Returns a datagram with this body.
     ///
-    /// No counter is used twice: after 2^64 datagrams, some centuries of them, what comes is an
-    /// empty datagram, which every receiver drops as [`DropReason::Short`].
+    /// No counter is used twice: after 2^64 datagrams, or some centuries, the result is an empty
+    /// datagram. Every receiver drops it as [`DropReason::Short`].
     pub fn seal(&mut self, kind: Kind, body: &[u8]) -> Vec<u8> {
         let mut datagram = Vec::with_capacity(self.overhead() + body.len());
         let Some(sealed) = &mut self.sealed else {
@@ -203,23 +205,27 @@ impl Seal {
         }
     }
 
-    /// The body of a datagram, and what it is for.
+    /// Opens a datagram. Returns its kind and its body.
     ///
     /// # Errors
-    /// Why it is dropped: [`DropReason::Short`], [`Version`](DropReason::Version),
-    /// [`Sealed`](DropReason::Sealed), [`Plaintext`](DropReason::Plaintext),
-    /// [`Key`](DropReason::Key), [`Cluster`](DropReason::Cluster),
-    /// [`FromMyself`](DropReason::FromMyself),
-    /// [`Forged`](DropReason::Forged), [`Replayed`](DropReason::Replayed) or, where the kind is
-    /// none, [`Undecodable`](DropReason::Undecodable).
+    /// - [`DropReason::Short`] if it is too short.
+    /// - [`DropReason::Version`] if its protocol version or its mode is unknown.
+    /// - [`DropReason::Sealed`] or [`Plaintext`](DropReason::Plaintext) if this seal has the other
+    ///   mode.
+    /// - [`DropReason::Key`] or [`Cluster`](DropReason::Cluster) if the secret or the cluster's
+    ///   name differs.
+    /// - [`DropReason::FromMyself`] if it has this seal's boot id.
+    /// - [`DropReason::Forged`] if it is not authentic.
+    /// - [`DropReason::Replayed`] if its counter was used, or is older than the replay window.
+    /// - [`DropReason::Undecodable`] if its kind is unknown.
     pub fn open(&mut self, datagram: &[u8]) -> Result<(Kind, Vec<u8>), DropReason> {
         let mut body = Vec::new();
         let kind = self.open_into(datagram, &mut body)?;
         Ok((kind, body))
     }
 
-    /// The same, with the body put into `body` instead of whatever is there. Where it is dropped,
-    /// anything may be in it.
+    /// Opens like [`Seal::open`], and replaces the content of `body`. After an error, the content
+    /// of `body` is unspecified.
     pub(crate) fn open_into(
         &mut self,
         datagram: &[u8],
@@ -289,8 +295,8 @@ impl Sealed {
         Ok(())
     }
 
-    /// Opens a datagram whose version and mode have been looked at. Whether it is a replay is
-    /// asked last, so that a forged counter is counted as what it is.
+    /// Opens a datagram whose version and mode are checked. The replay check comes last, so that a
+    /// forged counter is counted as forged.
     fn open(
         &mut self,
         cluster_id: Id,
@@ -335,7 +341,7 @@ impl Sealed {
         Kind::from_byte(kind)
     }
 
-    /// Takes up a boot id that has authenticated.
+    /// Remembers a boot id that is authentic.
     fn remember(&mut self, boot_id: BootId, key: LessSafeKey, counter: u64) {
         if self.peers.len() >= PEERS_MAX {
             let longest_silent = self.peers.iter().min_by_key(|(_, peer)| peer.heard);
@@ -362,7 +368,8 @@ impl KeyType for IdLength {
     }
 }
 
-/// Of a cluster's name. It is no secret: it tells two clusters apart, and a name from none.
+/// Returns the id of a cluster's name. It is not secret: it separates two clusters, and a name from
+/// no name.
 fn id_of_name(name: &str) -> Id {
     let [a, b, c, d, ..] = hash_of_name(name).to_be_bytes();
     [a, b, c, d]
@@ -384,7 +391,7 @@ fn field<const N: usize>(bytes: &[u8]) -> Result<[u8; N], DropReason> {
     bytes.try_into().map_err(|_| DropReason::Short)
 }
 
-/// The kind byte; the body is put into `body`, which is empty.
+/// Decrypts a datagram. Returns the kind byte and puts the body into `body`, which must be empty.
 fn decrypt(
     key: &LessSafeKey,
     counter: u64,
@@ -420,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sealed_opens_once_and_is_as_long_as_it_says() {
+    fn sealed_datagram_opens_once() {
         let (mut a, mut b) = (seal_of(1), seal_of(2));
         for kind in [Kind::Votes, Kind::Gossip] {
             for body in [BODY, b""] {
@@ -435,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn plaintext_is_what_it_says() {
+    fn plaintext_datagram_has_the_documented_layout() {
         let mut seal = Seal::insecure_plaintext();
         let datagram = seal.seal(Kind::Gossip, BODY);
         assert_eq!(datagram.len(), BODY.len() + seal.overhead());
@@ -448,13 +455,13 @@ mod tests {
     }
 
     #[test]
-    fn clusters_with_one_key_do_not_open_each_other() {
+    fn clusters_with_one_secret_cannot_open_each_other() {
         let named = |name: &str, boot| seal_of(boot).of_cluster(name);
         let datagram = named("prod", 1).seal(Kind::Votes, BODY);
         assert!(named("prod", 2).open(&datagram).is_ok());
         for mut other in [named("staging", 2), seal_of(2)] {
             assert_eq!(other.open(&datagram), Err(DropReason::Cluster));
-            // A false cluster id does not help.
+            // A forged cluster id does not help.
             let mut relabelled = datagram.clone();
             relabelled[CLUSTER_AT..BOOT_AT].copy_from_slice(&other.cluster_id);
             assert_eq!(other.open(&relabelled), Err(DropReason::Forged));
@@ -467,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn plaintext_and_sealed_meshes_do_not_hear_each_other() {
+    fn plaintext_and_sealed_meshes_drop_each_other() {
         let (mut open, mut sealed) = (Seal::insecure_plaintext(), seal_of(1));
         let plain = open.seal(Kind::Votes, BODY);
         assert_eq!(sealed.open(&plain), Err(DropReason::Plaintext));
@@ -476,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn another_key_is_told_from_a_forgery() {
+    fn another_secret_is_distinguished_from_a_forgery() {
         let mut foreign_node = Seal::sealed(key(2), [9; BOOT_ID_BYTES]);
         let mut node = seal_of(1);
         let datagram = foreign_node.seal(Kind::Votes, BODY);
@@ -489,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_does_not_hear_itself() {
+    fn own_datagram_is_dropped() {
         let mut node = seal_of(1);
         let datagram = node.seal(Kind::Gossip, BODY);
         assert_eq!(node.open(&datagram), Err(DropReason::FromMyself));
@@ -497,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn every_start_of_a_node_seals_under_another_key() {
+    fn every_start_seals_under_another_key() {
         let (mut first, mut second) = (seal_of(1), seal_of(2));
         let (a, b) = (
             first.seal(Kind::Votes, BODY),
@@ -505,14 +512,14 @@ mod tests {
         );
         assert_eq!(a[COUNTER_AT..HEADER_BYTES], b[COUNTER_AT..HEADER_BYTES]);
         assert_ne!(a[HEADER_BYTES..], b[HEADER_BYTES..]);
-        // A boot id put on another start's datagram does not open it.
+        // A datagram with the boot id of another start does not open.
         let mut moved = a;
         moved[BOOT_AT..COUNTER_AT].copy_from_slice(&b[BOOT_AT..COUNTER_AT]);
         assert_eq!(seal_of(3).open(&moved), Err(DropReason::Forged));
     }
 
     #[test]
-    fn no_counter_is_used_twice_even_at_the_end_of_them() {
+    fn counters_at_their_end_are_not_reused() {
         let (mut a, mut b) = (seal_of(1), seal_of(2));
         a.sealed.as_mut().unwrap().counter = Some(u64::MAX - 1);
         let last_two = [a.seal(Kind::Votes, b"1"), a.seal(Kind::Votes, b"2")];
@@ -527,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn the_boot_id_that_was_silent_for_longest_is_forgotten_first() {
+    fn longest_silent_boot_id_is_evicted_first() {
         let mut node = Seal::sealed(key(1), [0xff; BOOT_ID_BYTES]);
         let full = u16::try_from(PEERS_MAX).unwrap();
         let recorded: Vec<Vec<u8>> = (0..=full)
@@ -537,7 +544,7 @@ mod tests {
             assert!(node.open(datagram).is_ok());
         }
         assert_eq!(node.peers(), PEERS_MAX);
-        // A replay does not count as being heard, something new does.
+        // A replay does not refresh a boot id. A new datagram does.
         assert_eq!(node.open(&recorded[1]), Err(DropReason::Replayed));
         let mut oldest = seal_of(0);
         oldest.seal(Kind::Votes, BODY);
@@ -546,14 +553,14 @@ mod tests {
         assert_eq!(node.peers(), PEERS_MAX);
         assert_eq!(node.open(&recorded[0]), Err(DropReason::Replayed));
         assert_eq!(node.open(&recorded[2]), Err(DropReason::Replayed));
-        // Forgotten, so its recording passes once more, as a late duplicate.
+        // Its boot id was evicted, so the recording is accepted once more, as a late duplicate.
         assert!(node.open(&recorded[1]).is_ok());
         assert_eq!(node.open(&recorded[1]), Err(DropReason::Replayed));
     }
 
     #[test]
-    fn the_bytes_on_the_wire_do_not_change_unnoticed() {
-        // Worked out by another implementation of HKDF and AES-GCM.
+    fn sealed_bytes_match_another_implementation() {
+    // Computed with another implementation of HKDF and AES-GCM.
         let ids = "01014b295bd27a3ab57b".to_owned();
         let header = ids + "00010000000000000000000000000000" + "0000000000000000";
         let rest = "b86609ff3eaa84549c6ea5e6c249349a8526e66365";
@@ -563,7 +570,7 @@ mod tests {
     }
 
     #[test]
-    fn neither_key_nor_boot_id_shows_in_logs() {
+    fn debug_output_hides_secret_and_boot_id() {
         let text = format!("{:?}", Seal::sealed(key(0xab), [0xcd; BOOT_ID_BYTES]));
         assert_eq!(
             text,

@@ -1,4 +1,4 @@
-//! The cluster's secret: how it is read and written. What is done with it is in [`super::seal`].
+//! The cluster's secret as text and bytes. [`super::seal`] derives the keys from it.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use base64::alphabet::{STANDARD, URL_SAFE};
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use thiserror::Error;
 
-/// How many bytes a [`ClusterSecret`] has.
+/// The length of a [`ClusterSecret`], in bytes.
 pub const CLUSTER_SECRET_BYTES: usize = 32;
 
 const LENIENT: GeneralPurposeConfig =
@@ -15,35 +15,35 @@ const LENIENT: GeneralPurposeConfig =
 const BASE64: GeneralPurpose = GeneralPurpose::new(&STANDARD, LENIENT);
 const BASE64_URL: GeneralPurpose = GeneralPurpose::new(&URL_SAFE, LENIENT);
 
-/// The cluster's secret: 32 bytes that every node has and nobody else.
+/// The cluster's secret: 32 bytes that only the cluster's nodes have.
 ///
-/// Whoever has it can speak for any node. Draw it from the operating system's randomness, never
-/// from a pass phrase: `head -c 32 /dev/urandom | base64`.
+/// Anyone who has it can impersonate any node. Draw it from the operating system's randomness,
+/// never from a passphrase: `head -c 32 /dev/urandom | base64`.
 #[derive(Clone)]
 pub struct ClusterSecret([u8; CLUSTER_SECRET_BYTES]);
 
-/// A key that cannot be used. No variant repeats what was given: it might be nearly the key.
+/// A secret that cannot be used. No variant contains the input, since it may be almost the secret.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
 pub enum SecretError {
     /// The text is neither base64 nor 64 hex digits.
     #[error("the cluster secret is neither base64 nor 64 hex digits")]
     Encoding,
-    /// The text stands for more or fewer than 32 bytes.
+    /// The text encodes more or fewer than 32 bytes.
     #[error("the cluster secret has {len} bytes; it must have {CLUSTER_SECRET_BYTES}")]
     Length {
-        /// How many bytes it stands for.
+        /// The number of bytes that it encodes.
         len: usize,
     },
-    /// All bytes are zero: a place holder, or memory that nobody filled.
+    /// All bytes are zero: a placeholder, or memory that was not initialized.
     #[error("the cluster secret is all zeros; draw 32 random bytes")]
     Weak,
 }
 
 impl ClusterSecret {
-    /// The key with these bytes.
+    /// Creates the secret with these bytes.
     ///
     /// # Errors
-    /// [`SecretError::Weak`] where they are all zero.
+    /// [`SecretError::Weak`] if all bytes are zero.
     pub fn from_bytes(bytes: [u8; CLUSTER_SECRET_BYTES]) -> Result<Self, SecretError> {
         if bytes == [0; CLUSTER_SECRET_BYTES] {
             return Err(SecretError::Weak);
@@ -51,11 +51,13 @@ impl ClusterSecret {
         Ok(Self(bytes))
     }
 
-    /// Reads a key from base64, standard or URL-safe, padded or not, or from 64 hex digits. White
-    /// space around it does not count.
+    /// Parses a secret from base64, standard or URL-safe, padded or not, or from 64 hex digits.
+    /// Surrounding white space is ignored.
     ///
     /// # Errors
-    /// [`SecretError`] where the text is something else, or not 32 bytes long, or all zero.
+    /// - [`SecretError::Encoding`] if the text is neither base64 nor 64 hex digits.
+    /// - [`SecretError::Length`] if it does not encode 32 bytes.
+    /// - [`SecretError::Weak`] if all bytes are zero.
     pub fn parse(text: &str) -> Result<Self, SecretError> {
         let text = text.trim();
         if let Some(bytes) = from_hex(text) {
@@ -68,8 +70,8 @@ impl ClusterSecret {
         Self::from_bytes(bytes.try_into().map_err(|_| SecretError::Length { len })?)
     }
 
-    /// The key in padded standard base64: 44 characters that [`ClusterSecret::parse`] reads. Keep
-    /// them as you keep the key.
+    /// Returns the secret in padded standard base64: 44 characters that [`ClusterSecret::parse`]
+    /// accepts. Protect them like the secret.
     #[must_use]
     pub fn to_base64(&self) -> String {
         BASE64.encode(self.0)
@@ -86,7 +88,7 @@ impl fmt::Debug for ClusterSecret {
     }
 }
 
-/// 64 hex digits are valid base64 too, but of 48 bytes: no key is read in two ways.
+/// Decodes 64 hex digits. They are valid base64 too, but of 48 bytes, so no secret is ambiguous.
 fn from_hex(text: &str) -> Option<[u8; CLUSTER_SECRET_BYTES]> {
     let digits = text.as_bytes();
     if digits.len() != 2 * CLUSTER_SECRET_BYTES {
@@ -114,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_read_from_every_usual_spelling() {
+    fn secret_is_parsed_from_every_usual_encoding() {
         let key = ClusterSecret::from_bytes(some_bytes()).unwrap();
         let padded = key.to_base64();
         assert_eq!(padded.len(), 44);
@@ -136,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_is_no_key_says_why() {
+    fn invalid_text_returns_the_reason() {
         assert_eq!(parsed("not base64!"), Err(SecretError::Encoding));
         assert_eq!(parsed("ä"), Err(SecretError::Encoding));
         assert_eq!(parsed("+_+_"), Err(SecretError::Encoding));
@@ -144,7 +146,7 @@ mod tests {
         assert_eq!(parsed("AAAA"), Err(SecretError::Length { len: 3 }));
         let hex_of_48 = "ab".repeat(48);
         assert_eq!(parsed(&hex_of_48), Err(SecretError::Length { len: 72 }));
-        // 64 characters, but one of them is no hex digit: base64 of 48 bytes.
+        // 64 characters, one of which is no hex digit, are base64 of 48 bytes.
         let nearly_hex = format!("{}g", "a".repeat(63));
         assert_eq!(parsed(&nearly_hex), Err(SecretError::Length { len: 48 }));
         let message = SecretError::Length { len: 3 }.to_string();
@@ -152,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_of_zeros_is_refused() {
+    fn secret_of_zeros_is_refused() {
         let zeros = [0; CLUSTER_SECRET_BYTES];
         assert_eq!(
             ClusterSecret::from_bytes(zeros).err(),
@@ -163,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_does_not_show_itself_in_logs() {
+    fn debug_output_hides_the_secret() {
         let key = ClusterSecret::from_bytes(some_bytes()).unwrap();
         assert_eq!(format!("{key:?}"), "ClusterSecret(redacted)");
     }

@@ -1,6 +1,7 @@
-//! Which of a sender's counters were here before.
+//! The counters that were received from one sender, for the detection of replays.
 
-/// How far behind the highest counter heard another may be, and still be told from a replay.
+/// The number of counters, down from the highest received, that are checked for replays. Older ones
+/// are rejected.
 pub const REPLAY_WINDOW: u64 = 1_024;
 
 const WORD_BITS: u64 = u64::BITS as u64;
@@ -14,8 +15,8 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// The window of a sender whose first datagram has this counter. Those sent before it may
-    /// still come.
+    /// Creates the window of a sender whose first received datagram has this counter. Datagrams
+    /// that were sent before it are still accepted.
     pub(super) fn starting_at(counter: u64) -> Self {
         let mut window = Self {
             highest: counter,
@@ -25,8 +26,8 @@ impl Window {
         window
     }
 
-    /// Whether `counter` comes for the first time; from now on it does not. What is too old to
-    /// tell counts as seen.
+    /// Returns `true` if `counter` is received for the first time, and records it. A counter below
+    /// the window counts as received.
     pub(super) fn admit(&mut self, counter: u64) -> bool {
         if counter > self.highest {
             self.advance(counter);
@@ -74,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_window_is_as_wide_as_it_says() {
+    fn window_admits_counters_of_its_width() {
         let mut window = Window::starting_at(5_000);
         assert!(!window.admit(5_000));
         assert!(window.admit(5_000 - (REPLAY_WINDOW - 1)));
@@ -85,9 +86,9 @@ mod tests {
     }
 
     proptest! {
-        /// The clever ring, against a set of all counters ever seen.
+        /// Compares the ring with a set of all counters.
         #[test]
-        fn the_window_agrees_with_a_set_of_all_counters(
+        fn window_agrees_with_a_set_of_counters(
             start in prop_oneof![0..3_000_u64, u64::MAX - 3_000..u64::MAX],
             steps in prop::collection::vec(-1_100..1_100_i64, 1..400),
         ) {

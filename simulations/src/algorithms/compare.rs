@@ -1,4 +1,4 @@
-//! The same worlds for each of the algorithms, and a table of what came of it.
+//! Runs all algorithms in the same worlds, and makes a table of the results.
 
 use std::fmt::Write as _;
 use std::ops::Range;
@@ -16,21 +16,21 @@ use crate::scenario;
 use crate::settings::{Gossip, Pace, Settings};
 use crate::world::World;
 
-/// What the last row of the table is called.
+/// The name of the last row of the table.
 const MIX: &str = "random-mix";
 const MIX_WHAT: &str =
     "each seed draws its own world and faults; users let go before their last write has arrived";
 
-/// One row: a story, or the random mix, and what each algorithm made of it.
+/// One row: a story, a scenario or the random mix, with the figures of each algorithm.
 pub(crate) struct Row {
     name: &'static str,
     what: &'static str,
     play: Play,
-    /// In the order of [`Algorithm::ALL`].
+    /// The figures of each algorithm, in the order of [`Algorithm::ALL`].
     tallies: [Tally; 3],
 }
 
-/// What a row plays.
+/// The world of a row.
 enum Play {
     Story(Story),
     /// The text of a scenario.
@@ -39,7 +39,7 @@ enum Play {
 }
 
 impl Play {
-    /// `None` where a scenario cannot be played, which its own tests rule out.
+    /// Returns `None` if a scenario cannot be played, which its own tests rule out.
     fn plan(&self, seed: u64, algorithm: Algorithm) -> Option<Plan> {
         match self {
             Self::Story(story) => Some(story.world(seed, algorithm)),
@@ -64,14 +64,14 @@ pub(crate) fn run(seeds: &Range<u64>) -> Vec<Row> {
     play_all(rows, seeds)
 }
 
-/// Runs every scenario that comes with the project with these seeds.
+/// Runs every bundled scenario with these seeds.
 pub(crate) fn run_scenarios(seeds: &Range<u64>) -> Vec<Row> {
     let rows = scenario::NAMED.iter();
     let rows = rows.map(|(name, text)| row(name, "", Play::Scenario(text)));
     play_all(rows.collect(), seeds)
 }
 
-/// Plays all rows with all algorithms, on all cores.
+/// Runs all rows with all algorithms, on all cores.
 fn play_all(mut rows: Vec<Row>, seeds: &Range<u64>) -> Vec<Row> {
     let jobs: Vec<(usize, usize, u64)> = (0..rows.len())
         .flat_map(|row| (0..3).map(move |which| (row, which)))
@@ -112,8 +112,8 @@ fn row(name: &'static str, what: &'static str, play: Play) -> Row {
     }
 }
 
-/// The world that a seed draws, with gossip that is told by heartbeats: the default mix has an
-/// adversary play it, under which a count of the living could do nothing right.
+/// Draws the world of a seed, with gossip by heartbeats. With the adversarial gossip of the
+/// default, a majority of the living could not work at all.
 fn mixed(seed: u64, algorithm: Algorithm) -> Plan {
     let mut settings = Settings::draw(seed, None);
     settings.algorithm = algorithm;
@@ -136,22 +136,22 @@ fn tally_of(plan: Plan) -> Tally {
     tally::Story::of(&record).tally(record.healed)
 }
 
-/// The world of a story by its name, for a page.
+/// Creates the world of a story by its name, for a page.
 pub(crate) fn world(name: &str, seed: u64, algorithm: Algorithm) -> Option<Plan> {
     Story::named(name).map(|story| story.world(seed, algorithm))
 }
 
-/// What goes wrong in a story.
+/// Returns the faults of a story, in a short phrase.
 pub(crate) fn what(name: &str) -> &'static str {
     Story::named(name).map_or("", |story| story.what)
 }
 
-/// The names of the stories.
+/// Returns the names of the stories.
 pub(crate) fn names() -> Vec<&'static str> {
     STORIES.iter().map(|story| story.name).collect()
 }
 
-/// The table as Markdown: a line for each story and algorithm.
+/// Formats the table as Markdown, with a line for each story and algorithm.
 pub(crate) fn markdown(rows: &[Row]) -> String {
     let mut text = String::from(
         "| what goes wrong | algorithm | two holders | for | stale writes taken | refused \
@@ -182,7 +182,7 @@ pub(crate) fn markdown(rows: &[Row]) -> String {
     text
 }
 
-/// The table as one object.
+/// Formats the table as one JSON object.
 pub(crate) fn json(rows: &[Row]) -> Value {
     let row = |row: &Row| {
         let by_name = Algorithm::ALL.iter().zip(&row.tallies);
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn in_settled_weather_all_of_them_lock_and_none_has_two_holders() {
+    fn without_faults_no_algorithm_has_two_holders() {
         for algorithm in Algorithm::ALL {
             let settled = tally("settled", algorithm, 0..5);
             assert!(settled.grants > 50, "{algorithm:?}: {settled:?}");
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_majority_of_the_living_splits_under_a_partition_and_the_ledger_refuses_its_writes() {
+    fn partition_gives_majority_of_living_two_holders() {
         let living = tally("split", Algorithm::Living, 0..5);
         assert!(
             living.overlaps > 0 && living.stale_refused > 0,
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frozen_holder_overwrites_its_successor_under_redlock_and_nowhere_with_a_fence() {
+    fn paused_holder_overwrites_successor_only_under_redlock() {
         let redlock = tally("frozen-holder", Algorithm::Redlock, 0..20);
         assert!(redlock.stale_taken > 0, "{redlock:?}");
         for algorithm in [Algorithm::Lockmesh, Algorithm::Living] {

@@ -1,12 +1,12 @@
-//! Whom a failure detector of gossip believes to be alive.
+//! The hosts that a gossip failure detector reports as alive.
 //!
-//! Heartbeats travel from node to node, so a node hears of another as long as there is some way
-//! from there to here. Who was not heard of for two rounds is believed to be dead.
+//! Heartbeats are relayed, so they arrive while any path of open links leads from one host to the
+//! other. A host without a heartbeat for two rounds is reported as dead.
 
-/// Rounds without a heartbeat after which a node is believed to be dead.
+/// Rounds without a heartbeat after which a host is reported as dead.
 const ROUNDS_MISSED_MAX: u8 = 2;
 
-/// For how many rounds each host has not heard of each other.
+/// The number of rounds that each host has missed the heartbeat of each other host.
 #[derive(Debug)]
 pub(crate) struct Hearing {
     missed: Vec<u8>,
@@ -21,8 +21,8 @@ impl Hearing {
         }
     }
 
-    /// A round of gossip at `me`: which hosts it believes to be alive. `speaks`: the hosts whose
-    /// processes run; `is_open`: whether datagrams get from one to the other.
+    /// Runs a round of gossip at `me`. Returns which hosts it reports as alive. `speaks`: the hosts
+    /// whose processes run. `is_open`: `true` if datagrams get from the first host to the second.
     pub(crate) fn round(
         &mut self,
         me: usize,
@@ -46,7 +46,7 @@ impl Hearing {
         missed.iter().map(|it| *it < ROUNDS_MISSED_MAX).collect()
     }
 
-    /// A process starts at `me`: it has heard of nobody.
+    /// Resets `me` when its process starts: no heartbeat has arrived yet.
     pub(crate) fn forget(&mut self, me: usize) {
         self.missed[me * self.hosts..(me + 1) * self.hosts].fill(ROUNDS_MISSED_MAX);
     }
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_is_cut_off_is_dead_after_two_rounds_and_lives_at_the_next_heartbeat() {
+    fn host_cut_off_for_two_rounds_is_dead() {
         let mut hearing = Hearing::new(3);
         let up = [true; 3];
         let cut = |a: usize, b: usize| a != 2 && b != 2;
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn news_travels_over_others() {
+    fn heartbeats_are_relayed_by_other_hosts() {
         let mut hearing = Hearing::new(3);
         let chain = |a: usize, b: usize| a.abs_diff(b) == 1;
         for _ in 0..3 {

@@ -1,14 +1,14 @@
-//! A lock by majority of the members that gossip says are alive.
+//! A lock by majority of the members that gossip reports as alive.
 //!
-//! The mistake that looks like a feature: it goes on when most members are gone. Each member has
-//! one vote for each key until the lease that it voted for is over, a claimant needs the votes of a
-//! majority of the members that it believes to be alive, and counts them anew whenever gossip has
-//! news. When a partition falls, both sides believe the other to be dead, and both find a majority.
+//! This mistake looks like a feature, since locks stay available when most members are gone. Each
+//! member has one vote per key until the lease that it voted for is over. A claimant needs a
+//! majority of the members that its gossip reports as alive, and counts anew with each view. In a
+//! partition gossip on each side reports the other side as dead, and both sides find a majority.
 //!
-//! All else is done well, so that the count alone is compared: a vote counts from when it was asked
-//! for, less the drift of the clocks; epochs are drawn as lockmesh draws them and a voter refuses
-//! one that is not above the last; a voter that lost its memory is in recovery until every lease it
-//! may have voted for is over.
+//! Everything else follows lockmesh, so that only the count is compared. A vote counts from its
+//! send time, less the drift of the clocks. Epochs are drawn as in lockmesh, and a voter refuses
+//! one that is not above its fence. A voter that lost its memory is in recovery until every lease
+//! it may have voted for is over.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use lockmesh_proto::voter_set::Timing;
 use super::packet::{Packet, Verb};
 use super::poller::{Poller, Rules};
 
-/// Who has a vote.
+/// The attempt that has a vote.
 #[derive(Clone, Copy, Debug)]
 struct Vote {
     value: u64,
@@ -32,22 +32,22 @@ struct Vote {
     until: Instant,
 }
 
-/// What a voter remembers of a key.
+/// A voter's record of a key.
 #[derive(Debug, Default)]
 struct Record {
-    /// The highest epoch that had its vote and may have owned the key.
+    /// The highest epoch that had its vote and may have been granted.
     fence: u64,
     vote: Option<Vote>,
 }
 
-/// A member, and what it believes of the others.
+/// A member: its voter, and the members that its gossip reports as alive.
 #[derive(Debug)]
 pub(super) struct Living {
     me: NodeId,
     members: Vec<NodeId>,
     living: Vec<usize>,
     timing: Timing,
-    /// It does not vote before then.
+    /// The instant from which it votes.
     votes_from: Instant,
     records: BTreeMap<u64, Record>,
     clock: EpochClock,
@@ -106,7 +106,7 @@ impl Rules for Living {
             return None;
         }
         let has_it = record.vote.is_some_and(|vote| vote.value == ask.value);
-        // Who holds it may have been voted for elsewhere: its epoch is then above or at the fence.
+        // A holder may have got its votes elsewhere; its epoch may then equal the fence.
         let is_above = match ask.verb {
             Verb::Keep => ask.epoch >= record.fence,
             _ => ask.epoch > record.fence,

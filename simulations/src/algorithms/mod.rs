@@ -1,8 +1,8 @@
-//! What a host may run: the node of lockmesh, or one of two other ways to lock, for comparison.
+//! The algorithms that a host may run: lockmesh, or one of two others for comparison.
 //!
-//! All run in the same world, with the same links, clocks, pauses, crashes, users and ledger. Where
-//! the others leave a choice open, the one that is better for them was taken, and said where it is
-//! taken; what remains is the difference that the comparison is about.
+//! All run in the same world, with the same links, clocks, pauses, crashes, users and ledger. If an
+//! algorithm leaves a choice open, the better one for it was taken, and a comment says so there.
+//! The remaining difference is what the comparison measures.
 
 pub(crate) mod compare;
 mod hearing;
@@ -35,23 +35,23 @@ use crate::settings::{Gossip, Settings};
 pub(crate) use hearing::Hearing;
 pub(crate) use tally::{Lease, Overlap, Story, Wait, Write};
 
-/// Which way to lock.
+/// A lock algorithm.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
 pub(crate) enum Algorithm {
-    /// This project: a majority of the voters that the voter set names, and a fence.
+    /// This project: a quorum of the voters that the voter set names, and a fence.
     #[default]
     Lockmesh,
-    /// A majority of the members that gossip says are alive.
+    /// A majority of the members that gossip reports as alive.
     Living,
     /// Redlock as it was published: a majority of independent servers, random values.
     Redlock,
 }
 
 impl Algorithm {
-    /// All of them, in the order of the table.
+    /// All algorithms, in the order of the table.
     pub(crate) const ALL: [Self; 3] = [Self::Lockmesh, Self::Living, Self::Redlock];
 
-    /// What tables and pages call it.
+    /// Returns its name in tables and pages.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Lockmesh => "lockmesh",
@@ -60,7 +60,7 @@ impl Algorithm {
         }
     }
 
-    /// Its name in one word.
+    /// Returns its name in one word.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Lockmesh => "lockmesh",
@@ -69,7 +69,7 @@ impl Algorithm {
         }
     }
 
-    /// How a command line asks for it.
+    /// Returns the command line flag that selects it.
     pub(crate) fn flag(self) -> &'static str {
         match self {
             Self::Lockmesh => "",
@@ -78,9 +78,9 @@ impl Algorithm {
         }
     }
 
-    /// The laws that it is held to; `None`: all. The others keep no queue and promise no bound in
-    /// round trips, so they are judged by what a user of any lock relies on. The values of Redlock
-    /// do not rise and do not claim to.
+    /// Returns the laws that judge it; `None` means all. The others have no queue and no bounds in
+    /// round trips, so only laws that every lock user relies on judge them. The values of Redlock
+    /// need not rise, so M2 does not judge it.
     pub(crate) fn laws(self) -> Option<&'static [&'static str]> {
         match self {
             Self::Lockmesh => None,
@@ -89,8 +89,8 @@ impl Algorithm {
         }
     }
 
-    /// Has the hosts of a world run it. Who believes in gossip is told what heartbeats tell: an
-    /// adversary would be no fair test.
+    /// Makes the hosts of a world run it. The other algorithms get gossip by heartbeats, since they
+    /// depend on it and adversarial gossip would be no fair test.
     pub(crate) fn put_into(self, settings: &mut Settings) {
         settings.algorithm = self;
         if self != Self::Lockmesh {
@@ -102,13 +102,13 @@ impl Algorithm {
         }
     }
 
-    /// Whether its numbers are fencing tokens, so that a resource can refuse the lower ones.
+    /// Returns `true` if its numbers are fencing tokens, so that a resource can refuse lower ones.
     pub(crate) fn has_fence(self) -> bool {
         self != Self::Redlock
     }
 }
 
-/// A world that can be played.
+/// A world that can be run.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) settings: Settings,
@@ -117,7 +117,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// The world of a scenario, run by this algorithm.
+    /// Creates the plan of a scenario, run by this algorithm.
     pub(crate) fn of_scenario(scenario: Scenario, algorithm: Algorithm) -> Self {
         let mut settings = scenario.settings;
         algorithm.put_into(&mut settings);
@@ -129,68 +129,68 @@ impl Plan {
     }
 }
 
-/// What a host runs: bytes and time go in, outputs come out. After every call the outputs are
+/// The program of a host: bytes and time go in, outputs come out. After every call the outputs are
 /// drained, as those of a [`Node`].
 pub(crate) trait Machine: Debug {
-    /// A datagram came in.
+    /// Handles a received datagram.
     fn handle_datagram(&mut self, now: Now, from: SocketAddr, bytes: &[u8]);
 
-    /// Time has come.
+    /// Handles all timers that are due.
     fn handle_timeout(&mut self, now: Now);
 
-    /// Gossip has news.
+    /// Handles a new view from gossip.
     fn handle_view(&mut self, now: Now, view: &View);
 
-    /// What it wants done, or has to say; `Timeout` last.
+    /// Returns the next output; `Timeout` is the last one.
     fn poll_output(&mut self) -> Output;
 
-    /// Begins to claim a key.
+    /// Starts a claim for a key.
     fn claim(&mut self, now: Now, request: Request) -> Result<Ticket, RequestError>;
 
-    /// Withdraws a request or releases its lease. Answers whether it was held until now.
+    /// Withdraws a request or releases its lease. Returns `true` if it was held until now.
     fn release(&mut self, now: Now, ticket: Ticket) -> bool;
 
-    /// Ends all requests, as a shutdown in order does; `tickets` are all that there are.
+    /// Ends all requests, as a clean shutdown does. `tickets` are all that there are.
     fn release_all(&mut self, now: Now, tickets: &[Ticket]) {
         for ticket in tickets {
             self.release(now, *ticket);
         }
     }
 
-    /// Asks that a lease last longer. Answers whether it may.
+    /// Extends a lease. Returns `false` if the extension is not possible.
     fn extend(&mut self, now: Now, ticket: Ticket, extra: Duration) -> bool;
 
-    /// Until when the lease of a request is held; `None` where it is not.
+    /// Returns the end of a request's lease, or `None` if it is not held.
     fn valid_until(&self, now: Now, ticket: Ticket) -> Option<Instant>;
 
-    /// The number that a request claims with.
+    /// Returns the epoch with which a request claims.
     fn epoch(&self, ticket: Ticket) -> Option<Epoch>;
 
-    /// How many requests there are.
+    /// Returns the number of open requests.
     fn claims(&self) -> usize;
 
-    /// Asks the voters of a key what they know of it, where there is such a question.
+    /// Asks the voters of a key for their view of it, if the algorithm has such a query.
     fn inspect(&mut self, _now: Now, _key: &Key, _patience: Duration) {}
 
-    /// Asks the voters what they would do with its claims, and what their clocks show.
+    /// Asks the voters that are due whether they would vote, and for their wall clocks.
     fn check_voters(&mut self, _now: Now) {}
 
-    /// What it counts of its datagrams, where it counts.
+    /// Returns its traffic counters, if it has any.
     fn traffic(&self) -> Option<&Traffic> {
         None
     }
 
-    /// The voter, where it is one of this project.
+    /// Returns the lockmesh voter, if there is one.
     fn voter(&self) -> Option<&Voter> {
         None
     }
 
-    /// How much it keeps of what, where it can tell.
+    /// Returns the sizes of its collections, if it reports them.
     fn sizes(&self) -> Vec<(&'static str, usize)> {
         Vec::new()
     }
 
-    /// The number that it goes by, where that may change while it lives.
+    /// Returns its current incarnation, if that may change while it runs.
     fn incarnation(&self) -> Option<Incarnation> {
         None
     }
@@ -266,7 +266,7 @@ impl Machine for Node {
     }
 }
 
-/// A process that begins to live.
+/// Starts a process.
 pub(crate) fn start(algorithm: Algorithm, now: Now, config: NodeConfig) -> Box<dyn Machine> {
     match algorithm {
         Algorithm::Lockmesh => Box::new(Node::new(now, config)),

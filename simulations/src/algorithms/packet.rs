@@ -1,45 +1,45 @@
-//! What the two other algorithms send: one shape for all, eight numbers.
+//! The datagrams of the two other algorithms: one format of a verb and eight numbers.
 
 use lockmesh_proto::id::Key;
 
-/// What a packet asks or answers.
+/// The kind of a request or a reply.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Verb {
-    /// Lock it, if nobody has it.
+    /// Lock the key, if it is free.
     Lock,
-    /// Let me keep it.
+    /// Renew my lock.
     Keep,
-    /// I no longer want it.
+    /// Release my lock.
     Unlock,
-    /// I do not want it, and never had it.
+    /// Withdraw my attempt, which was never granted.
     Withdraw,
-    /// Yes.
+    /// The server agrees.
     Yes,
-    /// No.
+    /// The server refuses.
     No,
 }
 
-/// A question of a claimant, or a server's answer to it.
+/// A claimant's request, or a server's reply to it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Packet {
     pub(super) verb: Verb,
     /// A hash of the key.
     pub(super) key: u64,
-    /// One attempt of one claimant: nobody else draws the same.
+    /// The random number of one attempt of one claimant.
     pub(super) value: u64,
     pub(super) epoch: u64,
-    /// In nanoseconds.
+    /// The ttl, in nanoseconds.
     pub(super) ttl: u64,
-    /// The claimant's clock when it asked; a server only echoes it.
+    /// The claimant's clock when it sent the request; a server only echoes it.
     pub(super) sent_at: u64,
-    /// The place in the voter set of the server that answers.
+    /// The index of the server in the voter set.
     pub(super) server: u64,
-    /// The highest epoch of an owner that the server knows of.
+    /// The highest epoch that may have been granted, as far as the server knows.
     pub(super) fence: u64,
 }
 
 const WORDS: usize = 8;
-/// One byte longer than eight numbers, so that no datagram of the node's is taken for one.
+/// One byte longer than eight numbers, so that no datagram of a node is mistaken for a packet.
 const PACKET_BYTES: usize = WORDS * 8 + 1;
 
 impl Packet {
@@ -89,7 +89,7 @@ impl Packet {
         })
     }
 
-    /// The answer of a server to it.
+    /// Returns the server's reply to it.
     pub(super) fn answer(self, yes: bool, fence: u64) -> Self {
         let verb = if yes { Verb::Yes } else { Verb::No };
         Self {
@@ -100,7 +100,7 @@ impl Packet {
     }
 }
 
-/// FNV-1a.
+/// Hashes a key with FNV-1a.
 pub(super) fn hash(key: &Key) -> u64 {
     let bytes = key.as_str().bytes();
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_packet_comes_back_as_it_went_and_nothing_else_is_taken_for_one() {
+    fn packet_round_trips_and_other_bytes_are_rejected() {
         let asks = [Verb::Lock, Verb::Keep, Verb::Unlock, Verb::Withdraw];
         for verb in asks.into_iter().chain([Verb::Yes, Verb::No]) {
             let packet = Packet {

@@ -1,7 +1,7 @@
 //! A claimant that asks all servers at once, and tries again after a random delay.
 //!
-//! It keeps no queue: nobody learns of his turn. What differs between the two algorithms, whom to
-//! ask, what a server answers, how long a yes counts, is in their [`Rules`].
+//! It has no queue, so no waiter is notified of its turn. [`Rules`] has the differences between the
+//! two algorithms: the servers, their replies, and how long a yes counts.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Debug;
@@ -21,53 +21,53 @@ use super::Machine;
 use super::packet::{Packet, Verb, hash};
 use crate::rng::Rng;
 
-/// An attempt is over after so many round trips: a server that has not answered then counts as no.
+/// The length of an attempt, in round trips. A server that has not replied by then counts as a no.
 const ATTEMPT_ROUND_TRIPS: u32 = 5;
-/// The random delay before the next attempt is at most so many round trips.
+/// The maximum of the random delay before the next attempt, in round trips.
 const DELAY_ROUND_TRIPS: u32 = 10;
-/// A server remembers so many attempts that are over.
+/// The number of ended attempts that a server remembers.
 const ENDED_MAX: usize = 1_024;
 
-/// What makes an algorithm of it.
+/// The rules in which the two algorithms differ.
 pub(super) trait Rules: Debug {
-    /// The servers that are asked for a key, by their places in the voter set. More than half of
-    /// them have to say yes.
+    /// Returns the servers of a key, by their indices in the voter set. More than half of them have
+    /// to say yes.
     fn servers(&self, key: &Key) -> Vec<usize>;
 
-    /// How long a yes to a question with this ttl counts, from when it was asked.
+    /// Returns how long a yes to a request with this ttl counts, from its send time.
     fn counts_for(&self, ttl: Duration) -> Duration;
 
-    /// The number that a holder hands to the resource; `fence`: the highest that a server named.
+    /// Returns the number that a holder passes to the resource. `fence`: the highest in a reply.
     fn draw_epoch(&mut self, now: Now, value: u64, fence: u64) -> u64;
 
-    /// What the server of this host answers; `None`: nothing.
+    /// Returns the reply of this host's server, if it sends one.
     fn serve(&mut self, now: Now, ask: Packet) -> Option<Packet>;
 
-    /// Gossip has news.
+    /// Handles a new view from gossip.
     fn handle_view(&mut self, view: &View);
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Phase {
-    /// It waits for answers, but no longer than until then.
+    /// Waits for replies until `ends`, and retransmits at `again`.
     Asks { ends: Instant, again: Instant },
-    /// It tries again then.
+    /// Starts the next attempt at `until`.
     Rests { until: Instant },
-    /// It holds the lock until then, and asks for more time before.
+    /// Holds the lock until `until`, and renews it at `asks`.
     Holds { until: Instant, asks: Instant },
 }
 
 #[derive(Debug)]
 struct Claim {
     request: Request,
-    /// Drawn anew for each attempt, so that a late answer to an earlier one is not counted.
+    /// Drawn anew for each attempt, so that a late reply to an earlier one does not count.
     value: u64,
     epoch: u64,
     ttl: Duration,
     phase: Phase,
-    /// Everybody who was asked in this attempt.
+    /// All servers that were asked in this attempt.
     asked: BTreeSet<usize>,
-    /// Until when each yes counts.
+    /// The end of each yes.
     promises: BTreeMap<usize, Instant>,
     refusals: BTreeSet<usize>,
     fence: u64,
@@ -78,13 +78,13 @@ struct Claim {
 pub(super) struct Poller<R> {
     rules: R,
     members: Vec<NodeId>,
-    /// Its own place in the voter set, if it has one.
+    /// Its own index in the voter set, if it is a member.
     me: Option<usize>,
     timing: Timing,
     addrs: BTreeMap<usize, SocketAddr>,
     claims: BTreeMap<Ticket, Claim>,
-    /// Attempts that were said to be over: a question that comes after that is late, and would
-    /// set what nobody deletes. Over TCP, which keeps the order, it could not come.
+    /// Attempts that are over. A request for one of them is late and would set a key that no
+    /// claimant deletes. TCP keeps the order and rules this out.
     ended: VecDeque<u64>,
     last_ticket: u64,
     rng: Rng,
@@ -112,7 +112,7 @@ impl<R: Rules> Poller<R> {
         self.outputs.push_back(Output::Event(event));
     }
 
-    /// Begins an attempt.
+    /// Starts an attempt.
     fn attempt(&mut self, now: Now, ticket: Ticket) {
         let Some(claim) = self.claims.get_mut(&ticket) else {
             return;
@@ -130,7 +130,7 @@ impl<R: Rules> Poller<R> {
         self.ask(now, ticket, Verb::Lock);
     }
 
-    /// Asks all servers that have not answered yet; to keep it, all.
+    /// Sends a request to all servers; a `Lock` only to those that have not replied.
     fn ask(&mut self, now: Now, ticket: Ticket, verb: Verb) {
         let Some(claim) = self.claims.get_mut(&ticket) else {
             return;
@@ -146,7 +146,7 @@ impl<R: Rules> Poller<R> {
         self.send_all(now, &servers, packet);
     }
 
-    /// Sends it to these servers. The own one answers at once, after all others were asked.
+    /// Sends a packet to these servers. The own server comes last and replies at once.
     fn send_all(&mut self, now: Now, servers: &[usize], packet: Packet) {
         for server in servers {
             if let Some(to) = self.addrs.get(server).copied() {
@@ -164,7 +164,7 @@ impl<R: Rules> Poller<R> {
         }
     }
 
-    /// Deletes what an attempt may have set.
+    /// Asks all servers of an attempt to delete its value.
     fn unlock(&mut self, now: Now, claim: &Claim) {
         let servers: Vec<usize> = claim.asked.iter().copied().collect();
         let verb = match claim.phase {
@@ -197,7 +197,7 @@ impl<R: Rules> Poller<R> {
         self.count(now, ticket);
     }
 
-    /// Counts the answers: it may hold the lock now, hold it for longer, or have failed.
+    /// Counts the replies: the claim may be granted, renewed or fail.
     fn count(&mut self, now: Now, ticket: Ticket) {
         let Some(claim) = self.claims.get_mut(&ticket) else {
             return;
@@ -239,14 +239,14 @@ impl<R: Rules> Poller<R> {
         }
     }
 
-    /// An attempt has failed: a `try` is over, others try again after a random delay.
+    /// Ends a failed attempt. A `try` is denied; other requests try again after a random delay.
     fn fail(&mut self, now: Now, ticket: Ticket) {
         let Some(mut claim) = self.claims.remove(&ticket) else {
             return;
         };
         self.unlock(now, &claim);
         if claim.fence >= claim.epoch {
-            // It was too low, whoever may have the key: it need not wait to ask again.
+            // Its epoch was too low, so it claims anew without a delay.
             self.claims.insert(ticket, claim);
             return self.attempt(now, ticket);
         }
@@ -348,7 +348,7 @@ fn packet(claim: &Claim, verb: Verb, now: Now) -> Packet {
 
 impl<R: Rules> Machine for Poller<R> {
     fn handle_datagram(&mut self, now: Now, from: SocketAddr, bytes: &[u8]) {
-        // A lease that is over is over, whatever came too late.
+        // An expired lease ends before a late reply is counted.
         self.handle_timeout(now);
         let Some(packet) = Packet::from_bytes(bytes) else {
             return;

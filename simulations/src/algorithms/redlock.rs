@@ -1,17 +1,17 @@
 //! Redlock as it was published (Sanfilippo, "Distributed locks with Redis").
 //!
-//! N independent servers know nothing of each other. A claimant draws a random value, asks all of
-//! them at once to set the key to it if it is not set (`SET key value NX PX ttl`), and holds the
-//! lock if N/2 + 1 did and the validity, ttl less the time that passed less the drift, is not over.
-//! Otherwise it deletes the key everywhere where it has its value, and tries again after a random
-//! delay. A lease is lengthened by asking all of them to set its expiry anew where the value is
-//! still its own; a majority has to.
+//! N independent servers do not communicate with each other. A claimant draws a random value. It
+//! asks all of them at once to set the key to that value if it is not set
+//! (`SET key value NX PX ttl`). It holds the lock if N/2 + 1 did and the validity is not over: the
+//! ttl less the elapsed time and the drift. Otherwise it deletes its value everywhere, and tries
+//! again after a random delay. To extend a lease, it asks all servers to renew the expiry if the
+//! key still has its value; a majority has to agree.
 //!
-//! N is as many as lockmesh has voters for a key, the drift is the published one (1 % and 2 ms)
-//! or what the world allows if that is more, and a lost question is asked again as TCP would.
-//! Clocks are monotonic, though Redis takes expiries from the wall clock: what a jump of it does is
-//! not held against Redlock here. A server that crashes comes back empty at once, as one without
-//! persistence does.
+//! N is the number of voters that lockmesh has for a key. The drift is the published one (1 % and
+//! 2 ms), or that of the world if it is larger. A lost request is retransmitted, as TCP would do.
+//! Clocks are monotonic, although Redis takes expiries from the wall clock: jumps of it are not
+//! held against Redlock here. A server that crashes comes back empty at once, as one without
+//! persistence.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use super::poller::{Poller, Rules};
 const DRIFT_PPM: u32 = 10_000;
 const DRIFT_FIXED: Duration = Duration::from_millis(2);
 
-/// A server, and where the others are.
+/// A server.
 #[derive(Debug)]
 pub(super) struct Redlock {
     voter_set: Arc<VoterSet>,
@@ -69,7 +69,7 @@ impl Rules for Redlock {
         let set = set.filter(|(_, expires)| now.mono < *expires);
         let has_it = set.is_some_and(|(value, _)| value == ask.value);
         let yes = match ask.verb {
-            // The same question twice has the same answer.
+            // A retransmitted request gets the same reply.
             Verb::Lock => set.is_none() || has_it,
             Verb::Keep => has_it,
             _ => {
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_sets_a_key_once_until_it_expires_or_is_deleted_by_value() {
+    fn key_is_set_once_until_expired_or_deleted() {
         let mut server = server();
         let mut yes = |at_nanos: u64, verb, value| {
             let answer = server.serve(at(at_nanos), ask(verb, value));
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn the_validity_is_the_ttl_less_the_published_drift() {
+    fn validity_is_ttl_less_published_drift() {
         let validity = server().counts_for(Duration::from_secs(10));
         assert_eq!(validity, Duration::from_millis(10_000 - 100 - 2));
     }

@@ -1,4 +1,4 @@
-//! The worlds in which the algorithms are compared: five members, one thing that goes wrong.
+//! The worlds in which the algorithms are compared: five members and one kind of fault.
 
 use std::time::Duration;
 
@@ -14,16 +14,16 @@ use crate::settings::{Gossip, Habits, Incarnations, MILLISECOND, Pace, SECOND, S
 const MEMBERS: usize = 5;
 const SPAN: u64 = 24 * SECOND;
 
-/// A world with a name.
+/// A named world.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Story {
     pub(crate) name: &'static str,
-    /// What goes wrong, in a few words.
+    /// The faults, in a short phrase.
     pub(crate) what: &'static str,
     faults: fn() -> Vec<Fault>,
 }
 
-/// All of them, in the order of the table.
+/// All stories, in the order of the table.
 pub(crate) const STORIES: [Story; 11] = [
     Story {
         name: "settled",
@@ -83,12 +83,12 @@ pub(crate) const STORIES: [Story; 11] = [
 ];
 
 impl Story {
-    /// The one with this name.
+    /// Returns the story with this name.
     pub(crate) fn named(name: &str) -> Option<Self> {
         STORIES.into_iter().find(|story| story.name == name)
     }
 
-    /// Its world for this seed.
+    /// Creates its world for this seed.
     pub(crate) fn world(&self, seed: u64, algorithm: Algorithm) -> Plan {
         Plan {
             settings: settings(seed, algorithm),

@@ -1,4 +1,4 @@
-//! What users of a lock care for, counted in the record of a run.
+//! The results of a run that matter to the users of a lock, counted from its record.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::invariants::{End, Fact, Host, KeyAt, RequestId};
 use crate::report::{Note, Record};
 
-/// From when to when a request held a key, as its own process would have told.
+/// The span in which a request held a key, by its own process.
 #[derive(Clone, Debug)]
 pub(crate) struct Lease {
     pub(crate) request: RequestId,
@@ -18,18 +18,18 @@ pub(crate) struct Lease {
     pub(crate) from: u64,
     pub(crate) until: u64,
     pub(crate) renewals: usize,
-    /// `None`: it still held it when the run was over.
+    /// The way it ended; `None` if it was still held at the end of the run.
     pub(crate) how: Option<End>,
 }
 
-/// A request that waited, and what became of it.
+/// A request that waited, and how the wait ended.
 #[derive(Clone, Debug)]
 pub(crate) struct Wait {
     pub(crate) host: Host,
     pub(crate) key: KeyAt,
     pub(crate) from: u64,
     pub(crate) until: u64,
-    /// `None`: it was granted, or still waited when the run was over.
+    /// The way it ended; `None` if it was granted or still waited at the end of the run.
     pub(crate) how: Option<End>,
 }
 
@@ -41,7 +41,7 @@ pub(crate) struct Write {
     pub(crate) key: KeyAt,
     pub(crate) epoch: u64,
     pub(crate) taken: bool,
-    /// A write of a later holder had been taken before.
+    /// `true` if a write of a later holder had been taken before.
     pub(crate) is_stale: bool,
 }
 
@@ -51,33 +51,32 @@ pub(crate) struct Overlap {
     pub(crate) key: KeyAt,
     pub(crate) from: u64,
     pub(crate) until: u64,
-    /// The places of the two leases in the story.
+    /// The indices of the two leases in the story.
     pub(crate) leases: (usize, usize),
 }
 
-/// A run, told by what its users saw.
+/// A run as its users saw it.
 #[derive(Debug, Default)]
 pub(crate) struct Story {
-    /// In the order of the grants.
+    /// Leases in the order of their grants.
     pub(crate) leases: Vec<Lease>,
     pub(crate) waits: Vec<Wait>,
     pub(crate) writes: Vec<Write>,
     pub(crate) overlaps: Vec<Overlap>,
 }
 
-/// The figures of the table.
+/// The figures of one row of the table.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
 pub(crate) struct Tally {
     pub(crate) runs: u64,
     /// Pairs of leases of one key that overlap.
     pub(crate) overlaps: u64,
-    /// For how long keys had two holders, in nanoseconds.
+    /// The time in which keys had two holders, in nanoseconds.
     pub(crate) overlap_nanos: u64,
     pub(crate) stale_taken: u64,
     pub(crate) stale_refused: u64,
     pub(crate) grants: u64,
-    /// The longest that somebody waited, after all was mended, for a key that nobody held, in
-    /// nanoseconds.
+    /// The longest wait for a free key after the faults were healed, in nanoseconds.
     pub(crate) free_but_waited_nanos: u64,
 }
 
@@ -94,7 +93,7 @@ impl Tally {
     }
 }
 
-/// What is known of a request while it is open.
+/// A request that has not ended.
 #[derive(Clone, Copy)]
 struct Open {
     host: Host,
@@ -104,7 +103,7 @@ struct Open {
 }
 
 impl Story {
-    /// Reads a record.
+    /// Builds the story of a record.
     pub(crate) fn of(record: &Record) -> Self {
         let mut story = Self::default();
         let mut open = BTreeMap::new();
@@ -211,7 +210,7 @@ impl Story {
         match it.lease {
             Some(lease) => {
                 let lease = &mut self.leases[lease];
-                // Its own clock may have said so before anybody looked.
+                // The lease may have ended by its own clock before the node reported it.
                 lease.until = lease.until.min(at).max(lease.from);
                 lease.how = how;
             }
@@ -249,7 +248,7 @@ impl Story {
         }
     }
 
-    /// The figures of this run.
+    /// Returns the figures of this run.
     pub(crate) fn tally(&self, healed: Option<u64>) -> Tally {
         let stale = |taken: bool| {
             let writes = self.writes.iter();
@@ -271,7 +270,7 @@ impl Story {
         }
     }
 
-    /// The longest span after `since` in which somebody waits for a key and nobody holds it.
+    /// Returns the longest span after `since` in which a request waits for a key that nobody holds.
     fn free_but_waited(&self, since: u64) -> u64 {
         let longest = self.waits.iter().map(|wait| {
             let mut at = wait.from.max(since);
@@ -349,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn two_holders_are_counted_once_with_the_time_that_they_share() {
+    fn overlap_is_counted_once_with_its_length() {
         let facts = vec![
             asked(0, 1),
             granted(1, 1, 5, 50),
@@ -366,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_was_let_go_before_the_next_overlaps_nothing() {
+    fn lease_released_before_next_grant_does_not_overlap() {
         let facts = vec![
             asked(0, 1),
             granted(1, 1, 5, 50),
@@ -378,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_is_stale_once_one_of_a_later_holder_was_taken() {
+    fn write_is_stale_after_later_holders_write() {
         let facts = vec![
             asked(0, 1),
             granted(1, 1, 5, 10),
@@ -394,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn a_free_key_that_somebody_waits_for_is_timed_from_the_mending_on() {
+    fn wait_for_free_key_is_timed_from_healing() {
         let facts = vec![
             asked(0, 1),
             granted(1, 1, 5, 500),
@@ -408,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn spans_that_overlap_are_not_counted_twice() {
+    fn overlapping_spans_are_counted_once() {
         assert_eq!(length_of_union(vec![(5, 10), (0, 6), (20, 21), (7, 8)]), 11);
     }
 }

@@ -1,4 +1,4 @@
-//! Runs a search, and tells what it came to.
+//! Runs a search, and returns its result.
 
 use std::time::Duration;
 
@@ -6,23 +6,23 @@ use stateright::{Checker, HasDiscoveries, Model};
 
 use super::{Action, Scope, Search};
 
-/// What a search came to.
+/// The result of a search.
 #[derive(Clone, Debug, serde::Serialize)]
 pub(crate) struct Found {
     pub(crate) scope: &'static str,
-    /// Different states that were seen.
+    /// The number of distinct states.
     pub(crate) states: usize,
     pub(crate) depth: usize,
-    /// Whether that is all there are within the scope.
+    /// `true` if these are all states within the scope.
     pub(crate) exhausted: bool,
     pub(crate) seconds: f64,
-    /// The law that was broken, and the way there.
+    /// The broken law, and the actions that lead there.
     pub(crate) broken: Option<(&'static str, Vec<String>)>,
-    /// Whether all claims owned the key in turn in some state.
+    /// `true` if in some state all claims have been granted, one after the other.
     pub(crate) all_served: bool,
 }
 
-/// Searches a scope, at most so long and so many states.
+/// Searches a scope for at most `patience` and about `states_max` states.
 pub(crate) fn search(scope: &Scope, patience: Duration, states_max: usize) -> Found {
     let begun = std::time::Instant::now();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);

@@ -1,4 +1,4 @@
-//! What a state of the search is made of.
+//! The parts of a state of the search.
 
 use std::cmp::Ordering;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -12,13 +12,13 @@ pub(crate) struct Envelope {
     pub(super) from: u8,
     pub(super) to: u8,
     pub(super) message: Arc<Message>,
-    /// Orders messages, which have no order of their own.
+    /// Orders envelopes, since messages have no order of their own.
     digest: u64,
 }
 
 impl Envelope {
     pub(super) fn new(from: usize, to: usize, message: Message) -> Self {
-        // Without keys of its own this hasher is the same in every run.
+        // This hasher has no random keys, so it is the same in every run.
         let mut hasher = DefaultHasher::new();
         message.hash(&mut hasher);
         Self {
@@ -52,7 +52,8 @@ impl PartialOrd for Envelope {
     }
 }
 
-/// A machine, and a digest of it: most of what a step compares has not changed.
+/// A state machine and its digest, which makes comparisons cheap: most parts do not change in a
+/// step.
 #[derive(Clone, Debug)]
 pub(crate) struct Kept<T> {
     pub(super) it: Arc<T>,
@@ -69,7 +70,7 @@ impl<T: Clone + Hash> Kept<T> {
         kept
     }
 
-    /// Changes the machine.
+    /// Changes the machine, and updates the digest.
     pub(super) fn change<R>(&mut self, change: impl FnOnce(&mut T) -> R) -> R {
         let answer = change(Arc::make_mut(&mut self.it));
         self.seal();

@@ -1,26 +1,26 @@
-//! How far the searches go, and where they begin.
+//! The limits of the searches, and their initial states.
 
-/// How far one search goes.
+/// The limits of one search.
 #[derive(Clone, Debug)]
 pub(crate) struct Scope {
     pub(crate) name: &'static str,
-    /// How far the wall clock of each claimant is ahead, in milliseconds: the order of the epochs.
+    /// The lead of each claimant's wall clock, in milliseconds; it orders the epochs.
     pub(crate) walls: &'static [u64],
     pub(crate) begins: Begins,
-    /// How many steps of time.
+    /// The number of steps of time.
     pub(crate) steps: u64,
-    /// How many voters may lose their memory.
+    /// The number of times that a voter may lose its memory.
     pub(crate) crashes: u8,
-    /// Whether a message may be read more than once.
+    /// `true` if a message may be read more than once.
     pub(crate) doubles: bool,
-    /// The most messages that are on their way.
+    /// The maximum number of messages on their way.
     pub(crate) messages_max: usize,
-    /// The mistake that the rules make, for the searches that must find one.
+    /// The mistake in the rules, for the searches that must find it.
     #[cfg(lockmesh_mutants)]
     pub(crate) mutant: Option<lockmesh_proto::mutants::Mutant>,
 }
 
-/// The scopes of the search for the real rules.
+/// Returns the scopes of the search for the real rules.
 pub(crate) fn scopes() -> Vec<Scope> {
     let scope = |name, walls, begins, steps, crashes, doubles| Scope {
         name,
@@ -61,22 +61,22 @@ pub(crate) fn scopes() -> Vec<Scope> {
     ]
 }
 
-/// Where a search begins.
+/// The initial state of a search.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Begins {
-    /// All have asked, and no message has been read.
+    /// All claims were sent, and no message has been read.
     Asked,
-    /// The first owns the key by two votes; its claim to the third voter is still on its way. The
-    /// others may ask at any time.
+    /// The first claim is granted by two votes; its message to the third voter is still on its way.
+    /// The others may be made at any time.
     Owned,
-    /// So it does, and half a lease later it was renewed: those two votes are covered by sessions,
-    /// and these were kept. Its claim to the third voter is on its way.
+    /// As [`Owned`](Self::Owned), and renewed half a lease later: sessions cover the two votes and
+    /// were kept. The message to the third voter is on its way.
     Covered,
-    /// So it did, and died. Then a voter that had voted for it forgot, and came back with its
-    /// wall clock set back by half a lease. Its quarantine is over; the other voters sleep, and
-    /// have not noticed yet that the lease is over.
+    /// As [`Owned`](Self::Owned), but the first claimant died. Then a voter that had voted for it
+    /// lost its memory, and came back with its wall clock set back by half a lease. Its quarantine
+    /// is over. The other voters are late and have not yet ended the votes of that lease.
     Forgotten,
 }
 
-/// The wall clock of the voter that came back.
+/// The span by which that voter's wall clock was set back, in milliseconds.
 pub(super) const SET_BACK_MS: u64 = 500;

@@ -1,56 +1,57 @@
-//! What several laws need to know of what was before.
+//! The history that several laws need.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Fact, Host, KeyAt, RequestId, Terms};
 
-/// A request that is not over.
+/// A request that has not ended.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked {
     pub(crate) host: Host,
     pub(crate) key: KeyAt,
     pub(crate) asked_at: u64,
-    /// When it claimed under its present epoch, and what that is.
+    /// The time of its current claim, the one with `epoch`.
     pub(crate) claimed_at: u64,
     pub(crate) epoch: u64,
-    /// The highest epoch of an owner of the key when it claimed so.
+    /// The highest granted epoch of the key at that time.
     pub(crate) above: u64,
-    /// The true time at which its lease is over, once it was granted.
+    /// The end of its lease in true time, once it is granted.
     pub(crate) until: Option<u64>,
 }
 
-/// The claims of a key, by epoch and host: which voters voted for each, and when.
+/// For each claim of a key, by epoch and host: the end of each voter's vote for it.
 type VotesFor = BTreeMap<(u64, Host), BTreeMap<Host, u64>>;
 
-/// What was true up to now.
+/// The state of the world, as far as facts have shown it.
 #[derive(Debug)]
 pub(crate) struct History {
     pub(crate) terms: Terms,
-    /// Requests that are not over.
+    /// Requests that have not ended.
     pub(crate) open: BTreeMap<RequestId, Asked>,
-    /// What each voter last had on record for each key; of one that lost its memory, what it had
-    /// then, until it votes again.
+    /// The recorded vote of each voter for each key. If a voter loses its memory, its votes stay
+    /// until it votes again.
     votes: BTreeMap<(Host, KeyAt), (Host, u64)>,
-    /// The highest epoch that each voter ever voted for.
+    /// The highest epoch that each voter has ever voted for, by key.
     voted_for: BTreeMap<(Host, KeyAt), u64>,
-    /// Of those, the highest that had been granted when the voter last lost its memory.
+    /// The highest granted epoch up to that one when the voter last lost its memory.
     lost: BTreeMap<(Host, KeyAt), u64>,
-    /// Voters that lost their memory and do not vote yet.
+    /// Voters in recovery: they lost their memory and do not vote yet.
     pub(crate) recovering: BTreeSet<Host>,
-    /// The epochs of all owners, for each key.
+    /// All granted epochs of each key.
     owners: Vec<BTreeSet<u64>>,
-    /// The latest end of a lease that was ever told, for each key.
+    /// The latest reported end of a lease of each key.
     last_end: Vec<u64>,
-    /// Keys for which a voter said that fencing leans on a wall clock which had been set back.
+    /// Keys whose fence is too low because a voter in recovery depended on a clock that was set
+    /// back.
     pub(crate) waived: BTreeSet<KeyAt>,
-    /// A voter said that too few others answered, and had other settings before: what it promised
-    /// in an earlier incarnation nobody may have told it.
+    /// `true` if a voter left recovery with too few replies and had other settings before. It may
+    /// not know of its votes in an earlier incarnation.
     pub(crate) leans_on_settings: bool,
     /// Hosts that run in the other voter set.
     others: BTreeSet<Host>,
     pub(crate) settled_since: Option<u64>,
-    /// Which voters ever had their vote on record for a claim, and until when; for ever where they
-    /// have it now.
+    /// The voters that ever had their vote recorded for a claim, and until when; `u64::MAX` if it
+    /// still is.
     voted: BTreeMap<KeyAt, VotesFor>,
 }
 
@@ -74,23 +75,23 @@ impl History {
         }
     }
 
-    /// The highest epoch of an owner of this key so far; zero where it had none.
+    /// Returns the highest epoch granted for this key so far, or zero.
     pub(crate) fn highest_owner(&self, key: KeyAt) -> u64 {
         self.owners[key].last().copied().unwrap_or_default()
     }
 
-    /// The highest epoch of an owner of this key that is not above `epoch`.
+    /// Returns the highest epoch granted for this key that is not above `epoch`, or zero.
     fn owner_up_to(&self, key: KeyAt, epoch: u64) -> u64 {
         let up_to = self.owners[key].range(..=epoch).next_back();
         up_to.copied().unwrap_or_default()
     }
 
-    /// The latest end of any lease of this key; `None` where it had no owner.
+    /// Returns the latest end of any lease of this key, or `None` if none was granted.
     pub(crate) fn last_end(&self, key: KeyAt) -> Option<u64> {
         (!self.owners[key].is_empty()).then_some(self.last_end[key])
     }
 
-    /// Requests that hold this key at `at`, by their own clocks.
+    /// Returns the requests that hold this key at `at`, by their nodes' clocks.
     pub(crate) fn holders(&self, key: KeyAt, at: u64) -> impl Iterator<Item = (RequestId, &Asked)> {
         let of_key = self.open.iter().filter(move |(_, asked)| asked.key == key);
         of_key
@@ -98,7 +99,7 @@ impl History {
             .map(|(request, asked)| (*request, asked))
     }
 
-    /// The voters of a key in the voter set in which a host runs.
+    /// Returns the voters of a key in the voter set in which a host runs.
     fn voters_of(&self, key: KeyAt, host: Host) -> &[Host] {
         match self.others.contains(&host) {
             true => &self.terms.other_voters[key],
@@ -106,12 +107,12 @@ impl History {
         }
     }
 
-    /// The least number that is a quorum of those.
+    /// Returns the quorum of these voters.
     pub(crate) fn quorum_of(&self, key: KeyAt, host: Host) -> usize {
         self.voters_of(key, host).len() / 2 + 1
     }
 
-    /// How many voters of a key have its vote on record for this host and epoch.
+    /// Returns how many voters of a key have their vote recorded for this host and epoch.
     pub(crate) fn votes_for(&self, key: KeyAt, host: Host, epoch: u64) -> usize {
         let voters = self.voters_of(key, host).iter();
         voters
@@ -119,28 +120,28 @@ impl History {
             .count()
     }
 
-    /// What a voter last had on record.
+    /// Returns the last recorded vote of a voter.
     pub(crate) fn vote_of(&self, voter: Host, key: KeyAt) -> Option<(Host, u64)> {
         self.votes.get(&(voter, key)).copied()
     }
 
-    /// The highest epoch that a voter ever voted for.
+    /// Returns the highest epoch that a voter has ever voted for.
     pub(crate) fn voted_for(&self, voter: Host, key: KeyAt) -> u64 {
         let highest = self.voted_for.get(&(voter, key));
         highest.copied().unwrap_or_default()
     }
 
-    /// The highest epoch that a voter may have voted for and that had been granted when it forgot.
+    /// Returns the highest granted epoch that a voter may have voted for before it lost its memory.
     pub(crate) fn lost_owner(&self, voter: Host, key: KeyAt) -> u64 {
         self.lost.get(&(voter, key)).copied().unwrap_or_default()
     }
 
-    /// The least number that is a quorum of the voters of a key.
+    /// Returns the quorum of a key's voters in the first voter set.
     pub(crate) fn quorum(&self, key: KeyAt) -> usize {
         self.terms.voters[key].len() / 2 + 1
     }
 
-    /// Takes a fact into account.
+    /// Adds a fact.
     pub(crate) fn keep(&mut self, at: u64, fact: &Fact) {
         match fact {
             Fact::Asked {
@@ -218,8 +219,8 @@ impl History {
         }
     }
 
-    /// `true` if another claim may have been granted while `asked` waited: a quorum had voted for
-    /// it; or, if it comes before, one voter had, and others may not have been heard.
+    /// Returns `true` if another claim may have been granted while `asked` waited. Either a quorum
+    /// had voted for it, or one voter had and it comes before `asked`: other votes may be unknown.
     pub(crate) fn may_have_granted(&self, asked: &Asked) -> bool {
         let claims = self.voted.get(&asked.key).into_iter().flatten();
         let others =

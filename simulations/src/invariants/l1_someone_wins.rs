@@ -1,6 +1,6 @@
-//! **L1 someone wins** (`docs/protocol.md`, section 1): of several claims that meet on a free key,
-//! `try` claims included, exactly one wins. Nodes that all try at the same tick never all get
-//! `false`; and once faults are over every lock that is wanted is granted within a stated bound.
+//! **L1 someone wins** (`docs/PROTOCOL.md`, section 1): of several claims that meet on a free key,
+//! `try` claims included, exactly one is granted. Nodes that all try at one instant never all get
+//! `false`. After the faults, every requested lock is granted within a stated bound.
 
 use super::{End, Fact, History, Law, RequestId};
 
@@ -59,13 +59,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_false_though_nobody_granted_is_rejected() {
+    fn denied_try_without_grant_is_rejected() {
         let facts = [(0, asked(1, 0)), (9, over(1, End::Denied))];
         assert_eq!(rejected(&mut SomeoneWins, terms(), &facts), 1);
     }
 
     #[test]
-    fn a_false_since_another_granted_is_not() {
+    fn denied_try_beside_grant_is_accepted() {
         let facts = [
             (0, asked(1, 0)),
             (0, asked(2, 1)),
@@ -74,15 +74,15 @@ mod tests {
             (300, asked(3, 0)),
             (310, over(3, End::Denied)),
         ];
-        // The second false comes long after the lease and all that lingers of it.
+        // The second `false` comes after the lease is over and no voter keeps state of it.
         assert_eq!(rejected(&mut SomeoneWins, terms(), &facts), 1);
         assert_eq!(rejected(&mut SomeoneWins, terms(), &facts[..4]), 0);
     }
 
-    /// Voters that vote for different claims prove nothing; two that vote for one do, and one that
-    /// votes for an earlier claim may not be the only one.
+    /// Votes for different claims do not explain a `false`. Two votes for one claim do, and so does
+    /// one vote for an earlier claim.
     #[test]
-    fn a_false_beside_split_votes_is_rejected() {
+    fn denied_try_beside_split_votes_is_rejected() {
         let denied = |votes: &[(usize, (usize, u64))]| {
             let mut facts = vec![(0, asked(1, 0)), (0, claimed(1, 10))];
             let votes = votes
@@ -97,9 +97,9 @@ mod tests {
         assert_eq!(denied(&[(0, (1, 9))]), 0);
     }
 
-    /// A claim that was over before it asked is no reason.
+    /// A claim that ended before the request began does not explain a `false`.
     #[test]
-    fn a_false_for_votes_of_the_past_is_rejected() {
+    fn denied_try_after_ended_votes_is_rejected() {
         let facts = [
             (1, voted(0, Some((1, 9)))),
             (2, voted(1, Some((1, 9)))),
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_storm_has_one_winner() {
+    fn storm_without_exactly_one_winner_is_rejected() {
         let stormed = |granted, denied| Fact::Stormed {
             asked: 8,
             granted,
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn who_still_waits_after_the_bound_is_rejected() {
+    fn waiter_unserved_after_bound_is_rejected() {
         let unserved = Fact::Unserved {
             request: RequestId(1),
             bound: 5,

@@ -1,13 +1,13 @@
 //! **L2 no barging** (`docs/protocol.md`, section 1): waiters are served in the order of their
 //! epochs.
 //!
-//! A claim that is still on its way to the voters cannot be served before one that is there. So
-//! this is judged once the world has settled, and a claim counts as passed over only if it was made
-//! long enough ago to have reached every voter before the winner's votes left them.
+//! A claim on its way to the voters cannot be served before one that has arrived. So this is judged
+//! after the world has settled. A claim counts as passed over only if it is old enough to have
+//! reached every voter before the winner's votes left.
 //!
-//! A claim that has stood so long has a place. Its request keeps it though it claims anew, under an
-//! epoch that is higher: else nobody who lost its place would ever have been passed over. Where the
-//! wall clock of a node is wrong, its place is when it claimed once it knew what others show.
+//! The epoch of such a claim is the place of its request. The request keeps its place if it claims
+//! anew with a higher epoch; otherwise one that lost its place would never count as passed over.
+//! Hosts with wrong wall clocks are not judged.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use super::{Fact, History, Law, RequestId};
 
 #[derive(Default)]
 pub(super) struct NoBarging {
-    /// The first epoch with which each request stood in line.
+    /// The first epoch with which each request was in the queue.
     places: BTreeMap<RequestId, u64>,
 }
 
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn serving_a_later_epoch_first_is_rejected() {
+    fn later_epoch_served_first_is_rejected() {
         assert_eq!(
             rejected(&mut NoBarging::default(), terms(), &barging(30)),
             1
@@ -98,18 +98,18 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_on_its_way_is_not_passed_over() {
+    fn claim_on_its_way_is_not_passed_over() {
         assert_eq!(
             rejected(&mut NoBarging::default(), terms(), &barging(45)),
             0
         );
-        // Nor is anything judged before the settled time.
+        // Nothing is judged before the world has settled.
         assert_eq!(
             rejected(&mut NoBarging::default(), terms(), &barging(30)[1..]),
             0
         );
     }
-    /// The second stood at 9 from 30 on, and the first at 8; then the first claims anew.
+    /// The second waits with epoch 9 from 30 on, the first with 8. At `anew` the first claims anew.
     fn places(anew: u64) -> Vec<(u64, Fact)> {
         vec![
             (0, Fact::Settled),
@@ -123,14 +123,14 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_that_stood_in_line_keeps_its_place_though_it_claims_anew() {
+    fn waiter_that_claims_anew_keeps_its_place() {
         assert_eq!(rejected(&mut NoBarging::default(), terms(), &places(55)), 1);
-        // One that was told at once that it is below a fence never had a place.
+        // A claim that gets `Stale` at once never had a place.
         assert_eq!(rejected(&mut NoBarging::default(), terms(), &places(33)), 0);
     }
 
     #[test]
-    fn the_winner_keeps_its_place_as_well() {
+    fn winner_that_claims_anew_keeps_its_place() {
         let facts = [
             (0, Fact::Settled),
             (28, asked(1, 0)),

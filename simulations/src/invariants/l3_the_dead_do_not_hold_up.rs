@@ -1,7 +1,7 @@
-//! **L3 the dead do not hold up** (`docs/protocol.md`, section 1): a dead holder delays the next by
-//! at most its lease; a dead waiter by at most an `reservation`; one that has come back, or whose
-//! release was lost, no longer than it takes to hear from it; and one that tries is told within a
-//! few round trips.
+//! **L3 the dead do not hold up** (`docs/PROTOCOL.md`, section 1): a dead holder delays the next
+//! claim by at most its lease, a dead waiter by at most a `reservation`. A holder that came back,
+//! or whose release was lost, delays it only until the voters receive a message from it. A `try`
+//! beside a dead holder ends within a bound.
 
 use super::{Fact, Handover, History, Law};
 
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_waits_for_the_dead_beyond_the_bound_is_rejected() {
+    fn wait_for_the_dead_beyond_bound_is_rejected() {
         for what in [
             Handover::DeadHolder,
             Handover::DeadWaiter,

@@ -1,6 +1,6 @@
-//! **L4 one round trip** (`docs/protocol.md`, section 1): from the decision to acquire a free key
-//! to owning it, and from a release to the next waiter owning it (holder to voters, voters to
-//! waiter). A `try` beside a holder that has told nobody yet is told after two: the voters ask it.
+//! **L4 one round trip** (`docs/PROTOCOL.md`, section 1): from the request for a free key to the
+//! grant, and from a release to the next grant (holder to voters, voters to waiter). A `try` takes
+//! two if the voters do not know yet that the holder is granted: they probe it.
 
 use super::{Fact, Handover, History, Law};
 
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn more_than_a_round_trip_is_rejected() {
+    fn handover_beyond_one_round_trip_is_rejected() {
         for what in [Handover::Free, Handover::Release, Handover::Try] {
             for (took, count) in [(Some(7), 0), (Some(8), 1), (None, 1)] {
                 let facts = [(

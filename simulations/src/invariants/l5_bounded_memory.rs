@@ -1,7 +1,7 @@
-//! **L5 bounded memory** (`docs/protocol.md`, section 1): what a voter keeps is bounded by the keys
-//! that are held or waited for now, not by the keys ever seen. Once everybody has let go and
-//! every lease is over, a voter keeps no slot and no waiter, a claimant keeps no claim, and none of
-//! a node's maps has more than it may have.
+//! **L5 bounded memory** (`docs/PROTOCOL.md`, section 1): the memory of a voter is bounded by the
+//! keys that are held or waited for now, not by the keys ever seen. After all requests and leases
+//! have ended, a voter keeps no slot and no waiter, and a claimant keeps no claim. No map of a node
+//! exceeds its bound then.
 
 use super::{Fact, History, Law};
 
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_kept_for_nobody_is_rejected() {
+    fn state_kept_for_no_request_is_rejected() {
         for (kept, count) in [
             ([0, 0, 0], 0),
             ([1, 0, 0], 1),
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_beyond_its_bound_is_rejected() {
+    fn map_beyond_its_bound_is_rejected() {
         let kept = |size| Fact::Kept {
             host: 0,
             what: "tickets",
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn more_slots_than_keys_that_are_wanted_are_rejected() {
+    fn more_slots_than_wanted_keys_are_rejected() {
         let keeps = |slots| Fact::Keeps {
             host: 0,
             slots,

@@ -1,7 +1,7 @@
-//! **L6 waits are bounded** (`docs/protocol.md`, section 1): a request is over by its deadline, and
-//! a waiter is served within a stated bound however often others ask for the key: one that is far
-//! away, or whose wall clock is slow, too, and also where a minority of the voters is broken for
-//! good.
+//! **L6 waits are bounded** (`docs/PROTOCOL.md`, section 1): a request ends by its deadline. A
+//! waiter is served within a stated bound however often others request the key. The bound also
+//! holds for a waiter that is far away or has a slow wall clock. It holds if a minority of the
+//! voters is broken for good.
 
 use super::{Fact, Handover, History, Law, RequestId};
 
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wait_beyond_the_bound_is_rejected() {
+    fn wait_beyond_bound_is_rejected() {
         for what in [Handover::Churn, Handover::Maimed] {
             for (took, count) in [(Some(7), 0), (Some(8), 1), (None, 1)] {
                 let bound = 7;
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_beyond_its_deadline_is_rejected() {
+    fn request_beyond_deadline_is_rejected() {
         let request = RequestId(1);
         let facts = [(0, asked(1, 0)), (9, Fact::Overdue { request })];
         assert_eq!(rejected(&mut WaitsAreBounded, terms(), &facts), 1);

@@ -1,9 +1,9 @@
 //! **L7 leases are kept** (`docs/protocol.md`, section 1): a lease that renews itself is not lost
 //! while a quorum of the key's voters can be reached and answers in time.
 //!
-//! It counts on what was promised up to a lease ago, and a voter may have to let another claim's
-//! vote run out first. So a quorum must have been there for that long. Judged where clocks keep
-//! the bound.
+//! A lease counts on votes up to one lease old, and a voter may first have to let another claim's
+//! vote expire. So the quorum must have been reachable for that long. Judged if clocks keep
+//! `max_drift`.
 
 use super::{Fact, History, Law, RequestId};
 
@@ -60,13 +60,13 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_is_lost_while_its_voters_answer_is_rejected() {
+    fn lease_lost_while_voters_answer_is_rejected() {
         assert_eq!(rejected(&mut LeasesAreKept, terms(), &lapsed(7)), 0);
         assert_eq!(rejected(&mut LeasesAreKept, terms(), &lapsed(8)), 1);
     }
 
     #[test]
-    fn a_lease_that_is_lost_in_a_short_stall_is_rejected() {
+    fn lease_lost_in_short_stall_is_rejected() {
         let request = RequestId(1);
         let facts = [true, false].map(|held| (0, Fact::Stalled { request, held }));
         assert_eq!(rejected(&mut LeasesAreKept, terms(), &facts), 1);

@@ -1,9 +1,8 @@
-//! **M1 mutual exclusion** (`docs/protocol.md`, section 1): at no instant do two claims for one key
-//! both report that they are held. This alone assumes that clocks keep `max_drift`, so it is
-//! judged only where they do.
+//! **M1 mutual exclusion** (`docs/PROTOCOL.md`, section 1): at no instant do two claims for one key
+//! both report that they are held. Judged if clocks keep `max_drift`, which it assumes.
 //!
-//! A lease can only come into the way of another when it begins or is lengthened; in between both
-//! only run out. So looking at those two instants is looking at every instant.
+//! Two leases start to overlap only when one of them begins or is lengthened. So a check at those
+//! two instants covers every instant.
 
 use super::{Fact, History, Law, RequestId};
 
@@ -52,13 +51,13 @@ mod tests {
     }
 
     #[test]
-    fn two_leases_that_overlap_are_rejected() {
+    fn overlapping_leases_are_rejected() {
         assert_eq!(rejected(&mut MutualExclusion, terms(), &two(49, None)), 1);
         assert_eq!(rejected(&mut MutualExclusion, terms(), &two(50, None)), 0);
     }
 
     #[test]
-    fn a_lease_that_was_released_or_whose_process_died_is_over() {
+    fn released_or_crashed_lease_is_over() {
         for how in [End::Released, End::Crashed] {
             let facts = two(21, Some((20, how)));
             assert_eq!(rejected(&mut MutualExclusion, terms(), &facts), 0);
@@ -66,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn a_renewal_over_another_lease_is_rejected() {
+    fn renewal_over_another_lease_is_rejected() {
         let mut facts = two(50, None);
         let until = Fact::Until {
             request: RequestId(1),

@@ -1,11 +1,11 @@
 //! **M2 fencing** (`docs/protocol.md`, section 1), in both wordings.
 //!
-//! Where clocks keep M1's bound: the epochs of the successive owners of a key strictly rise, in the
-//! order of ownership, and the resource takes every write of whoever holds the lock. Whatever the
-//! clocks do: a claim made after another has become the owner gets the higher epoch.
+//! If clocks keep M1's bound, the epochs of the successive holders of a key strictly rise. The
+//! resource then accepts every write of the current holder. With any clocks, a claim made after
+//! another was granted gets the higher epoch.
 //!
-//! The one way out is the one that section 6 names: a voter without memory that says, in
-//! `QuarantineEnded`, that it leans on its wall clock, and whose wall clock had been set back.
+//! Section 6 names the one exception. A voter without memory reports in `QuarantineEnded` that it
+//! depends on its wall clock, and that clock had been set back.
 
 use super::{Fact, History, Law, RequestId};
 
@@ -63,7 +63,7 @@ mod tests {
     use super::super::{End, Terms};
     use super::*;
 
-    /// Two owners; the second claimed at `claimed_at`, with epoch 9.
+    /// Two holders; the second claimed at `claimed_at`, with epoch 9.
     fn facts(claimed_at: u64) -> Vec<(u64, Fact)> {
         let mut facts = vec![
             (0, asked(1, 0)),
@@ -88,19 +88,19 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_that_falls_from_owner_to_owner_is_rejected() {
+    fn falling_epoch_between_holders_is_rejected() {
         assert_eq!(rejected(&mut Fencing, terms(), &facts(1)), 1);
         assert_eq!(rejected(&mut Fencing, terms(), &facts(6)), 1);
     }
 
     #[test]
-    fn beyond_the_bound_only_a_claim_made_after_the_owner_is_rejected() {
+    fn wild_clocks_excuse_only_claims_before_the_grant() {
         assert_eq!(rejected(&mut Fencing, wild(), &facts(1)), 0);
         assert_eq!(rejected(&mut Fencing, wild(), &facts(6)), 1);
     }
 
     #[test]
-    fn an_equal_epoch_is_rejected() {
+    fn equal_epoch_is_rejected() {
         let facts = [
             (0, asked(1, 0)),
             (0, asked(2, 1)),
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_holder_whose_write_is_refused_is_rejected_and_a_late_write_is_not() {
+    fn refused_write_is_rejected_only_while_held() {
         let wrote = || Fact::Wrote {
             request: RequestId(1),
             key: 0,

@@ -1,10 +1,10 @@
-//! **M3 lost means told** (`docs/protocol.md`, section 1): a guard stops reporting "held" before
-//! any voter may give its vote away, and never needs a message to learn that. A process that
-//! slept past its lease finds the guard lost at the first look.
+//! **M3 lost means told** (`docs/PROTOCOL.md`, section 1): a guard stops reporting "held" before
+//! any voter may give its vote away, and needs no message for that. A process that was paused past
+//! its lease finds the guard lost at the first check.
 //!
-//! A lease counts on a quorum of the voters. So while a guard reports that it is held, a quorum
-//! of the voters has the vote for it on record; one that lost its memory counts with what it had,
-//! since it gives nothing away before that is over (M5). Judged where clocks keep the bound.
+//! A lease counts on a quorum. So while a guard reports "held", a quorum of the voters has its vote
+//! for it recorded. A voter that lost its memory counts with its former vote, since it gives
+//! nothing away before that is over (M5). Judged if clocks keep `max_drift`.
 
 use super::{Fact, History, Law, RequestId};
 
@@ -24,7 +24,7 @@ impl Law for LostMeansTold {
                 if *to == Some(was) || history.recovering.contains(voter) {
                     return None;
                 }
-                // The vote of `was` is gone: does its guard still need it?
+                // The vote of `was` has ended. Its guard must no longer need it.
                 let mut holders = history.holders(*key, at);
                 let holder = holders.find(|(_, asked)| (asked.host, asked.epoch) == was)?;
                 let left = history.votes_for(*key, was.0, was.1) - 1;
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vote_given_away_under_a_guard_is_rejected() {
+    fn vote_given_away_under_guard_is_rejected() {
         let mut facts = held();
         facts.push((30, voted(1, Some((0, 11)))));
         assert_eq!(rejected(&mut LostMeansTold, terms(), &facts), 1);
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vote_that_the_guard_does_not_need_may_go() {
+    fn vote_that_guard_does_not_need_may_end() {
         let mut facts = held();
         facts.push((3, voted(2, Some((2, 10)))));
         facts.push((30, voted(1, None)));
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_comes_back_is_rejected() {
+    fn ended_lease_that_comes_back_is_rejected() {
         let request = RequestId(1);
         for (at, count) in [(49, 0), (50, 1)] {
             let mut facts = held();
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guard_that_says_held_after_its_end_is_rejected() {
+    fn guard_held_after_its_end_is_rejected() {
         let request = RequestId(1);
         let looked = |held, expired| Fact::Looked {
             request,

@@ -1,10 +1,9 @@
-//! **M4 a quorum of what** (`docs/protocol.md`, section 1): a quorum is counted over the voters
-//! that the voter set gives a key, never over the nodes that gossip says are alive.
+//! **M4 a quorum of what** (`docs/PROTOCOL.md`, section 1): a quorum is counted over the voters
+//! that the voter set gives a key, never over the nodes that gossip reports as alive.
 //!
-//! At the instant of a grant, and whenever a lease is lengthened, a quorum of the voter set's
-//! voters has the vote for it on record. One that lost its memory meanwhile counts with what it
-//! had. Where clocks do not keep the bound a vote may be over at the voter before it is at the
-//! claimant, so only its having been given could be asked for; that is left to the ledger.
+//! At each grant and each renewal, a quorum of these voters has its vote for the claim recorded. A
+//! voter that lost its memory counts with its former vote. If clocks do not keep `max_drift`, a
+//! vote may expire at the voter before it does at the claimant. Such runs are left to the ledger.
 
 use super::{Fact, History, Law, RequestId};
 
@@ -20,7 +19,7 @@ impl Law for AQuorumOfWhat {
             Fact::Granted { request, epoch, .. } => (request, *epoch),
             Fact::Until { request, until } if *until > at => {
                 let asked = history.open.get(request)?;
-                // Clocks that change their pace move ends too, and a lease that is over stays so.
+                // A changed clock rate moves ends too, and a lease that is over stays over.
                 let lasts = asked.until.is_some_and(|was| at < was && was < *until);
                 (request, lasts.then_some(asked.epoch)?)
             }
@@ -49,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_grant_without_a_quorum_of_the_voter_set_is_rejected() {
+    fn grant_without_quorum_is_rejected() {
         let mut facts = vec![
             (0, asked(1, 2)),
             (0, claimed(1, 10)),
@@ -62,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn a_renewal_without_a_quorum_of_the_voter_set_is_rejected() {
+    fn renewal_without_quorum_is_rejected() {
         let until = Fact::Until {
             request: RequestId(1),
             until: 90,
@@ -81,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vote_for_another_epoch_does_not_count_and_a_forgotten_one_does() {
+    fn forgotten_vote_counts_but_another_epoch_does_not() {
         let mut facts = vec![
             (0, asked(1, 2)),
             (0, claimed(1, 10)),

@@ -1,10 +1,10 @@
-//! **M5 recovery** (`docs/protocol.md`, sections 1 and 6): a voter that has lost its memory takes
-//! no part in any vote until every lease it may have voted for is over, and until its floors are at
-//! least every epoch it may have voted for.
+//! **M5 recovery** (`docs/PROTOCOL.md`, sections 1 and 6): a voter that has lost its memory takes
+//! no part in any vote until every lease it may have voted for is over. Before it votes, its fences
+//! must also be at least every epoch it may have voted for.
 //!
-//! The second half has the exception of section 6: where the wall clock was set back, only epochs
-//! that was granted count, since only those are known to others; and where too few others answered,
-//! the voter says that it leans on its wall clock, and nothing is asked of it.
+//! Section 6 limits the second half. If the wall clock was set back, only granted epochs count,
+//! since others know only these. If too few members replied as well, the voter reports that it
+//! depends on its wall clock, and its fences are not judged.
 
 use super::{Fact, History, Host, KeyAt, Law, RequestId};
 
@@ -34,7 +34,7 @@ impl Law for Recovering {
                 under_a_guard(at, *voter, *key, history).or_else(|| {
                     let needed = needed(*voter, *key, *believed, history);
                     let said = *leans_on_wall_clock && *believed < needed;
-                    // What was lost then cannot come back at a later start.
+                    // Epochs lost then cannot be recovered at a later start.
                     let excused = said || history.waived.contains(key);
                     (*fence < needed && !excused).then(|| {
                         format!("key {key}: voter {voter} votes above {fence}, not {needed}")
@@ -53,14 +53,14 @@ fn under_a_guard(at: u64, voter: Host, key: KeyAt, history: &History) -> Option<
     }
     let mut holders = history.holders(key, at);
     let (RequestId(id), _) = holders.find(|(_, asked)| (asked.host, asked.epoch) == had)?;
-    // It may be held by the votes of others alone, given long after this one was over.
+    // The votes of others alone may hold it, given long after this one was over.
     let left = history.votes_for(key, had.0, had.1) - 1;
     (left < history.quorum_of(key, had.0)).then(|| {
         format!("key {key}: voter {voter} votes again while request {id} is held by its old vote")
     })
 }
 
-/// What the floor must be at least.
+/// Returns the lowest fence that the voter may have.
 fn needed(voter: Host, key: KeyAt, believed: u64, history: &History) -> u64 {
     let voted_for = history.voted_for(voter, key);
     if voted_for <= believed {
@@ -98,13 +98,13 @@ mod tests {
     }
 
     #[test]
-    fn a_vote_without_memory_is_rejected() {
+    fn vote_in_recovery_is_rejected() {
         let facts = history(20, voted(1, Some((0, 11))));
         assert_eq!(rejected(&mut Recovering, terms(), &facts), 1);
     }
 
     #[test]
-    fn a_voter_that_is_back_before_the_lease_is_over_is_rejected() {
+    fn voter_back_before_lease_end_is_rejected() {
         let facts = history(49, returned(10, 99, false));
         assert_eq!(rejected(&mut Recovering, terms(), &facts), 1);
         let facts = history(50, returned(10, 99, false));
@@ -112,9 +112,9 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_asked_of_it_that_granted_after_it_forgot() {
+    fn epoch_granted_after_memory_loss_is_not_needed() {
         let mut facts = history(60, returned(9, 9, false));
-        // Before it forgot it had voted for a far higher epoch that was never granted.
+        // Before it lost its memory it had voted for a far higher epoch that was never granted.
         facts.insert(2, (0, voted(1, Some((0, 40)))));
         facts.insert(7, (51, asked(2, 0)));
         facts.insert(8, (52, granted(2, 20, 90)));
@@ -128,15 +128,15 @@ mod tests {
     }
 
     #[test]
-    fn a_floor_below_what_it_voted_for_is_rejected_unless_it_was_said() {
+    fn low_fence_is_rejected_unless_voter_reports_it() {
         let facts = history(60, returned(9, 99, false));
         assert_eq!(rejected(&mut Recovering, terms(), &facts), 1);
-        // The wall clock was set back: the others' word has to do.
+        // The wall clock was set back: the replies of the others must suffice.
         let facts = history(60, returned(9, 5, false));
         assert_eq!(rejected(&mut Recovering, terms(), &facts), 1);
         let facts = history(60, returned(9, 5, true));
         assert_eq!(rejected(&mut Recovering, terms(), &facts), 0);
-        // A wall clock that was not set back is no excuse.
+        // A wall clock that was not set back does not excuse a low fence.
         let facts = history(60, returned(9, 99, true));
         assert_eq!(rejected(&mut Recovering, terms(), &facts), 1);
     }

@@ -1,7 +1,6 @@
-//! **M6 a lock through the trait lasts its ttl** (`docs/protocol.md`, section 1): a key that was
-//! granted to a claim that outlives its process is granted to nobody else until the end that its
-//! holder was told, whatever becomes of the process, unless it was released. It assumes that clocks
-//! keep `max_drift`, so it is judged only where they do.
+//! **M6 a lock through the trait lasts its ttl** (`docs/PROTOCOL.md`, section 1): a key granted to
+//! a claim that outlives its process is granted to no other claim before the reported end. Only a
+//! release ends it sooner. Judged if clocks keep `max_drift`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,9 +8,9 @@ use super::{End, Fact, History, KeyAt, Law, RequestId};
 
 #[derive(Debug, Default)]
 pub(super) struct OutlivesItsProcess {
-    /// Requests that outlive their process.
+    /// Open requests whose leases outlive their process.
     outliving: BTreeSet<RequestId>,
-    /// Of each key the last such lease that was granted, and the end that was told of it.
+    /// The last such lease of each key, and its last reported end.
     granted: BTreeMap<KeyAt, (RequestId, u64)>,
 }
 
@@ -77,22 +76,22 @@ mod tests {
     }
 
     #[test]
-    fn grant_before_the_end_is_rejected_however_its_process_ended() {
+    fn grant_before_reported_end_is_rejected() {
         for how in [End::Crashed, End::ShutDown, End::Lost] {
             assert_eq!(judged(true, Some(how), 49), 1);
             assert_eq!(judged(true, Some(how), 50), 0);
-            // A guard's ends with its process.
+            // The lease of a guard ends with its process.
             assert_eq!(judged(false, Some(how), 49), 0);
         }
     }
 
     #[test]
-    fn grant_after_a_release_is_not() {
+    fn grant_after_release_is_accepted() {
         assert_eq!(judged(true, Some(End::Released), 22), 0);
     }
 
     #[test]
-    fn end_that_was_extended_counts() {
+    fn extended_end_counts() {
         let tick = Fact::Asked {
             request: RequestId(1),
             host: 0,

@@ -1,9 +1,9 @@
-//! **M7 epochs follow most clocks** (`docs/protocol.md`, section 1): while fewer than half of the
-//! voters of each key have a wrong wall clock, no claim wins with an epoch that is further ahead of
-//! the clocks of all others than `max_clock_skew`.
+//! **M7 epochs follow most clocks** (`docs/PROTOCOL.md`, section 1): no claim is granted with an
+//! epoch that is further ahead of all right clocks than `max_clock_skew`. This assumes that fewer
+//! than half of the voters of each key have a wrong wall clock.
 //!
-//! Judged where the world says how far the right clocks are off at the most, and where monotonic
-//! clocks keep M1's bound: by these a node knows what the others' wall clocks show.
+//! Judged if the error of the right clocks is bounded and monotonic clocks keep M1's bound. A node
+//! needs the latter to know what the others' wall clocks show.
 
 use lockmesh_proto::epoch::Epoch;
 
@@ -22,7 +22,7 @@ impl Law for EpochsFollowMostClocks {
         let Fact::Granted { request, epoch, .. } = fact else {
             return None;
         };
-        // A reading in whole milliseconds may be of the next one.
+        // Clocks are read in whole milliseconds, hence 2 ms more.
         let latest = wall_ms(at) + off_ms + history.terms.skew_ms + 2;
         let is_ahead = *epoch >= Epoch::at_wall_ms(latest).get();
         (history.terms.clocks_kept && is_ahead).then(|| {
@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn epoch_further_ahead_than_right_clocks_believe_is_rejected() {
+    fn epoch_ahead_of_right_clocks_is_rejected() {
         let terms = |right_clocks_off_ms| Terms {
             right_clocks_off_ms,
             ..terms()

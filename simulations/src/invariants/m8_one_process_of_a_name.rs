@@ -1,6 +1,6 @@
-//! **M8 one process of a name** (`docs/protocol.md`, section 1): of two live processes of one name
-//! neither holds a lock nor votes, once somebody has heard both. That they do not hold one lock at
-//! once is M1, which is judged whether anybody heard them or not.
+//! **M8 one process of a name** (`docs/PROTOCOL.md`, section 1): of two live processes of one name
+//! neither holds a lock nor votes, once a member has received datagrams of both. M1 is judged in
+//! any case, so two holders of one lock are always a breach.
 
 use super::{Fact, History, Law};
 
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn process_that_goes_on_beside_another_is_rejected() {
+    fn process_active_beside_namesake_is_rejected() {
         let judged = |both_for, goes_on| {
             let fact = Fact::TwoProcesses {
                 host: 0,

@@ -1,9 +1,9 @@
-//! The laws of `docs/protocol.md`, section 1: one file for each, and what they look at.
+//! The laws of `docs/PROTOCOL.md`, section 1, one file for each, and the facts that they judge.
 //!
-//! The world tells [`Fact`]s: what nodes report of their locks, what their voters have on record,
-//! what the ledger took. [`History`] keeps what several laws need; a law sees each fact together
-//! with the history up to it, and answers with a sentence for each breach. Nothing here calls a
-//! node, so the tests of a law forge a history and see that it is rejected.
+//! The world emits [`Fact`]s: events of requests, recorded votes of voters, writes at the ledger.
+//! [`History`] keeps what several laws need. A law sees each fact with the history before it, and
+//! returns a description if the fact breaks the law. Nothing here calls a node, so the tests of a
+//! law forge a history and check that it is rejected.
 
 mod history;
 mod l1_someone_wins;
@@ -29,77 +29,78 @@ use serde::Serialize;
 
 pub(crate) use history::History;
 
-/// A host of the world, by number.
+/// The number of a host.
 pub(crate) type Host = usize;
-/// A key of the world, by number.
+/// The number of a key.
 pub(crate) type KeyAt = usize;
 
-/// One request for a lock, from its beginning to its end, over all hosts and lives.
+/// One request for a lock, from its beginning to its end. Unique over all hosts and incarnations.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) struct RequestId(pub(crate) u64);
 
-/// What the laws take for granted in this run.
+/// The assumptions of the laws in this run.
 #[derive(Clone, Debug)]
 pub(crate) struct Terms {
-    /// Whether the ratio of any two monotonic clocks' rates is within `max_drift`.
+    /// `true` if the ratio of any two monotonic clocks' rates is at most 1 + `max_drift`.
     pub(crate) clocks_kept: bool,
     /// The voters of each key.
     pub(crate) voters: Vec<Vec<Host>>,
-    /// The same in the other voter set.
+    /// The voters of each key in the other voter set.
     pub(crate) other_voters: Vec<Vec<Host>>,
-    /// The longest that anything of an owner may linger at a voter, in nanoseconds of true time.
+    /// The longest that state of a former holder may stay at a voter, in nanoseconds of true time.
     pub(crate) linger: u64,
-    /// A claim that is older than this has reached every voter, in fair weather.
+    /// The age at which a claim has reached every voter if no link has a fault, in nanoseconds.
     pub(crate) settled: u64,
-    /// How far wall clocks are off at the most, but for those of a minority of each key's voters.
+    /// The maximum error of all wall clocks outside `wrong_clocks`, in milliseconds, if it is
+    /// bounded.
     pub(crate) right_clocks_off_ms: Option<u64>,
-    /// The hosts whose wall clocks are wrong then.
+    /// The hosts whose wall clocks are wrong for the whole run.
     pub(crate) wrong_clocks: Vec<Host>,
-    /// `max_clock_skew`.
+    /// `max_clock_skew`, in milliseconds.
     pub(crate) skew_ms: u64,
 }
 
-/// How a request ended.
+/// The way in which a request ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum End {
-    /// Its holder let go of it, or withdrew it.
+    /// It was released or withdrawn.
     Released,
-    /// Its lease was over.
+    /// Its lease ended without a release.
     Lost,
     /// Its deadline passed.
     TimedOut,
-    /// A `try` that another has beaten.
+    /// It was a `try` and got `false`.
     Denied,
-    /// Its process died.
+    /// Its process crashed.
     Crashed,
-    /// Its process was shut down in order.
+    /// Its process shut down cleanly.
     ShutDown,
 }
 
-/// What somebody waited for once the world has settled at the end, and for how long.
+/// The situation of a wait that is timed after the world has settled.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Handover {
-    /// A key that was free.
+    /// A free key.
     Free,
     /// A key that its holder released.
     Release,
-    /// A key whose holder died.
+    /// A key whose holder crashed.
     DeadHolder,
-    /// A key that was released to a waiter that had died.
+    /// A key that was released to a waiter that had crashed.
     DeadWaiter,
-    /// A key beside whose dead owner somebody tried: how long until it was told.
+    /// A `try` on a key whose holder had crashed or shut down, timed until its result.
     DeadOwner,
-    /// A key that others near by ask for again and again.
+    /// A key that nearby hosts request continuously.
     Churn,
-    /// A key whose holder died and came back, or let go of it unheard.
+    /// A key whose holder crashed and came back, or whose release was lost.
     Reborn,
-    /// A try that was decided, beside a holder.
+    /// A `try` beside a live holder, timed until its result.
     Try,
-    /// A key of which a minority of the voters is broken for good.
+    /// A key with a minority of its voters broken for good.
     Maimed,
 }
 
-/// One thing that happened. Times are true time, in nanoseconds.
+/// An observation of the world. Times are true time, in nanoseconds.
 #[derive(Clone, Debug)]
 pub(crate) enum Fact {
     /// A request began.
@@ -107,51 +108,51 @@ pub(crate) enum Fact {
         request: RequestId,
         host: Host,
         key: KeyAt,
-        /// Its lease outlives its process.
+        /// `true` if its lease outlives its process.
         outlives: bool,
     },
-    /// A request claims under a new epoch.
+    /// A request claims with a new epoch.
     Claimed { request: RequestId, epoch: u64 },
-    /// A request owns its key until true time `until`.
+    /// A request holds its key until true time `until`.
     Granted {
         request: RequestId,
         epoch: u64,
         until: u64,
     },
-    /// A lease ends at `until` now: it was renewed, or its node's clock changed its pace.
+    /// The end of a lease moved to `until`: it was renewed, or its node's clock changed its rate.
     Until { request: RequestId, until: u64 },
-    /// A request is over.
+    /// A request ended.
     Over { request: RequestId, how: End },
-    /// Somebody looked at a guard: what it said, and whether its own clock had reached the end.
+    /// A guard was checked: whether it reported `held`, and whether its lease had `expired` by the
+    /// node's clock.
     Looked {
         request: RequestId,
         held: bool,
         expired: bool,
     },
-    /// A node did all that was due; these guards of it are over by its own clock and were not
-    /// told so.
+    /// A node handled its timeouts, and did not report that this request's lease is over.
     Untold { request: RequestId },
-    /// A voter's record for a key changed: the host and the epoch that have its vote.
+    /// A voter's recorded vote for a key changed to this host and epoch, or to none.
     Voted {
         voter: Host,
         key: KeyAt,
         to: Option<(Host, u64)>,
     },
-    /// A voter's process died, and with it its memory.
+    /// A voter lost its memory.
     Forgot { voter: Host },
-    /// A voter that had no memory votes from now on.
+    /// A voter that had lost its memory votes from now on.
     Returned {
         voter: Host,
         /// Its fence for each key that it votes for.
         fences: Vec<(KeyAt, u64)>,
-        /// The highest epoch that its wall clock believed in when it started.
+        /// The highest epoch that its clocks accepted when it started.
         believed: u64,
-        /// It says that too few others answered.
+        /// `true` if M2 depends on its wall clock.
         leans_on_wall_clock: bool,
-        /// And it had other settings in an earlier incarnation.
+        /// `true` if too few members replied and it had other settings in an earlier incarnation.
         leans_on_settings: bool,
     },
-    /// A host runs in the other voter set, or in the first one again.
+    /// A host will run in the other voter set, or in the first one again.
     Changed { host: Host, is_other: bool },
     /// A write reached the ledger.
     Wrote {
@@ -160,68 +161,65 @@ pub(crate) enum Fact {
         epoch: u64,
         taken: bool,
     },
-    /// A node read a datagram that was damaged on the way; whether it dropped and counted it, and
-    /// did nothing else.
+    /// A node read a damaged datagram. `is_dropped`: it counted it as dropped and did nothing else.
     Damaged { host: Host, is_dropped: bool },
-    /// Two processes of one name have been there for so long, and others heard both; whether either
-    /// holds a lock, or the voter of that name votes.
+    /// Two processes of one name have run for `both_for` since a member received datagrams of both.
+    /// `goes_on`: one of them holds a lock, or the first one votes.
     TwoProcesses {
         host: Host,
         both_for: u64,
         goes_on: bool,
         bound: u64,
     },
-    /// A lease that renews itself was lost; for how long a quorum of its voters could have
-    /// renewed it by then, and how long they need at the most.
+    /// A lease with renewal was lost after a quorum of its voters could have renewed it for
+    /// `steady`. They need at most `bound`.
     Lapsed {
         request: RequestId,
         steady: u64,
         bound: u64,
     },
-    /// The voters of a lease were away for some while, and could be reached again in time; whether
-    /// it was held throughout.
+    /// The voters of a lease were unreachable and came back in time. `held`: the lease survived.
     Stalled { request: RequestId, held: bool },
-    /// A node did all that was due, and a request of it goes on after its deadline.
+    /// A node handled its timeouts, and this request is still open after its deadline.
     Overdue { request: RequestId },
-    /// A lease that does not renew itself is to last longer than was asked for.
+    /// A lease without renewal is to last longer than requested.
     Outlasts { request: RequestId },
-    /// How much a host keeps of something once nobody wants anything, and how much it may.
+    /// The number of entries of one kind that an idle host keeps, and its bound.
     Kept {
         host: Host,
         what: &'static str,
         size: usize,
         bound: usize,
     },
-    /// All faults are over, and the network is fair.
+    /// All faults are over, and the links have none.
     Settled,
-    /// A lock was still wanted when all had to be served.
+    /// A request was not served within `bound`.
     Unserved { request: RequestId, bound: u64 },
-    /// Some asked for one free key with `try`, in one instant.
+    /// `asked` hosts sent a `try` for one free key at one instant.
     Stormed {
         asked: usize,
         granted: usize,
         denied: usize,
         bound: u64,
     },
-    /// A key changed hands once the world has settled; `took` is `None` where it did not within the
-    /// bound.
+    /// A request was served after the world had settled. `took` is `None` if the check gave up.
     Handed {
         what: Handover,
         took: Option<u64>,
         bound: u64,
     },
-    /// The voters of a key were restarted one by one; whether its lease was held throughout.
+    /// A lease went through failures of a minority of its voters. `held`: it survived.
     Survived { request: RequestId, held: bool },
-    /// The run was ended since it came to no end.
+    /// The run exceeded its limit of steps.
     Endless { steps: u64 },
-    /// What a host keeps after everybody let go of everything.
+    /// The state that a host keeps after all requests have ended.
     Drained {
         host: Host,
         slots: usize,
         waiters: usize,
         claims: usize,
     },
-    /// What a host's voter keeps, and for how many keys somebody asked of late.
+    /// The slots of a host's voter, and the number of keys with recent requests.
     Keeps {
         host: Host,
         slots: usize,
@@ -229,7 +227,7 @@ pub(crate) enum Fact {
     },
 }
 
-/// What kind of law was broken.
+/// The kind of a law.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Kind {
@@ -237,30 +235,30 @@ pub(crate) enum Kind {
     Liveness,
 }
 
-/// A law that was broken.
+/// A breach of a law.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Violation {
-    /// Which law, as the protocol numbers it.
+    /// The number of the law in the protocol.
     pub(crate) law: &'static str,
     pub(crate) kind: Kind,
-    /// When, in nanoseconds of true time.
+    /// The time of the breach, in nanoseconds of true time.
     pub(crate) at: u64,
     pub(crate) what: String,
 }
 
 /// One law.
 pub(crate) trait Law {
-    /// Its number in the protocol.
+    /// Returns its number in the protocol.
     fn number(&self) -> &'static str;
 
-    /// Looks at a fact, and says what is wrong with it.
+    /// Judges a fact. Returns a description of the breach, if any.
     fn see(&mut self, at: u64, fact: &Fact, history: &History) -> Option<String>;
 }
 
-/// How many there are.
+/// The number of laws.
 pub(crate) const LAWS: usize = 18;
 
-/// All laws, and what they have seen.
+/// All laws, their history, and the breaches that they found.
 pub(crate) struct Laws {
     laws: Vec<Box<dyn Law + Send>>,
     pub(crate) history: History,
@@ -269,7 +267,7 @@ pub(crate) struct Laws {
 }
 
 impl Laws {
-    /// All laws, or those of these numbers alone.
+    /// Creates all laws, or only those with these numbers.
     pub(crate) fn new(terms: Terms, only: Option<&[&str]>) -> Self {
         let laws: [Box<dyn Law + Send>; LAWS] = [
             Box::new(m1_mutual_exclusion::MutualExclusion),
@@ -301,7 +299,7 @@ impl Laws {
         }
     }
 
-    /// Shows a fact to every law, and keeps it.
+    /// Passes a fact to every law, then adds it to the history.
     pub(crate) fn see(&mut self, at: u64, fact: &Fact) {
         self.facts += 1;
         for law in &mut self.laws {
@@ -324,12 +322,12 @@ impl Laws {
     }
 }
 
-/// What the tests of the laws share: forged histories.
+/// Forged histories for the tests of the laws.
 #[cfg(test)]
 mod forged {
     use super::*;
 
-    /// One key with three voters, hosts 0 to 2, and clocks that keep the bound.
+    /// One key with three voters, hosts 0 to 2, and clocks that keep `max_drift`.
     pub(super) fn terms() -> Terms {
         Terms {
             clocks_kept: true,
@@ -343,7 +341,7 @@ mod forged {
         }
     }
 
-    /// Shows facts at these times to one law, and answers how many it rejects.
+    /// Passes facts at these times to one law. Returns how many it rejects.
     pub(super) fn rejected(law: &mut dyn Law, terms: Terms, facts: &[(u64, Fact)]) -> usize {
         let mut history = History::new(terms);
         let mut count = 0;

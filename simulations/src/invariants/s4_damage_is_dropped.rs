@@ -1,7 +1,7 @@
-//! **Section 4** of `docs/protocol.md`: messages may be lost, and that is all that damage may do. A
-//! datagram that was damaged on its way is dropped and counted as a whole; none of it is believed.
+//! **Section 4** of `docs/PROTOCOL.md`: messages may be lost, and damage may do no more than that.
+//! A damaged datagram is dropped and counted as a whole; none of its content is used.
 //!
-//! Whoever reads half a message acts on something that nobody said, so this counts as safety.
+//! A node that reads half a message acts on content that no node sent, so this counts as safety.
 
 use super::{Fact, History, Law};
 
@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn damage_that_is_believed_is_rejected() {
+    fn damage_not_dropped_is_rejected() {
         let host = 1;
         let facts = [true, false].map(|is_dropped| (0, Fact::Damaged { host, is_dropped }));
         assert_eq!(rejected(&mut DamageIsDropped, terms(), &facts), 1);

@@ -1,6 +1,6 @@
-//! **Section 6** of `docs/protocol.md`: voters are restarted one by one, so far apart that each is
-//! out of its quarantine before the next; a lease lives through it, since a granted claim is
-//! voted for again.
+//! **Section 6** of `docs/PROTOCOL.md`: voters are restarted one by one, each after the quarantine
+//! of the one before. A lease survives that, since a granted claim gets the votes of returned
+//! voters.
 
 use super::{Fact, History, Law, RequestId};
 
@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lease_that_is_lost_on_the_way_is_rejected() {
+    fn lease_lost_in_rolling_restart_is_rejected() {
         let request = RequestId(1);
         let facts = [true, false].map(|held| (0, Fact::Survived { request, held }));
         assert_eq!(rejected(&mut LeasesLiveThroughRestarts, terms(), &facts), 1);

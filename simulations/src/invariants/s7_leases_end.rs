@@ -1,5 +1,5 @@
-//! **Rule 12** of `docs/protocol.md`: a lease that does not renew itself is over one ttl after
-//! its grant, unless it was lengthened.
+//! **Section 7** of `docs/PROTOCOL.md`: a lease that does not renew itself ends one ttl after its
+//! grant, unless it was extended.
 
 use super::{Fact, History, Law, RequestId};
 
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lease_that_outlasts_what_was_asked_for_is_rejected() {
+    fn lease_longer_than_requested_is_rejected() {
         let request = RequestId(1);
         let facts = [(0, asked(1, 0)), (9, Fact::Outlasts { request })];
         assert_eq!(rejected(&mut LeasesEnd, terms(), &facts), 1);

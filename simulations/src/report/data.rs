@@ -1,4 +1,4 @@
-//! What the page draws, taken from the record of a run. Times are in milliseconds of true time.
+//! The data of a page, taken from the record of a run. Times are in milliseconds of true time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -9,12 +9,12 @@ use super::record::{Condition, Links, Note, Record};
 use crate::algorithms::{Lease, Overlap, Story, Wait, Write};
 use crate::invariants::{End, Fact, Host, KeyAt, Violation};
 
-/// A page stays quick with so many leases, waits and writes of each.
+/// The maximum number of leases on a page, so that it stays fast.
 const LEASES_MAX: usize = 4_000;
-/// So many violations are listed; the rest is counted.
+/// The maximum number of listed violations; the rest is counted.
 const VIOLATIONS_MAX: usize = 200;
 
-/// All that is on a page.
+/// All data of a page.
 #[derive(Debug, Serialize)]
 pub(super) struct Data {
     pub(super) title: String,
@@ -25,7 +25,7 @@ pub(super) struct Data {
     from: f64,
     to: f64,
     healed: Option<f64>,
-    /// What of the run is not on the page, in words; empty where all is.
+    /// A sentence about the part of the run that is not on the page; empty if all is.
     left_out: String,
     /// The voters of each key that is on the page.
     voters: BTreeMap<KeyAt, Vec<Host>>,
@@ -35,7 +35,7 @@ pub(super) struct Data {
     overlaps: Vec<OverlapBar>,
     /// Spans of hosts: `frozen`, `down`, `quarantine` or `slow`.
     spans: Vec<HostSpan>,
-    /// Spans of the network.
+    /// Spans of the links.
     links: Vec<LinkSpan>,
     violations: Vec<Mark>,
     violations_more: usize,
@@ -45,9 +45,9 @@ pub(super) struct Data {
 struct LeaseBar {
     host: Host,
     key: KeyAt,
-    /// The full number, as text: a page cannot count that far.
+    /// The full number as text: a number in JavaScript is not precise enough.
     epoch: String,
-    /// Its place among the epochs of this run.
+    /// Its rank among the epochs of this run.
     rank: usize,
     claim: u64,
     asked: f64,
@@ -98,7 +98,7 @@ struct LinkSpan {
     from: f64,
     to: f64,
     what: String,
-    /// For each host the side that it is on; empty where there are no sides.
+    /// The side of each host; empty if there are no sides.
     sides: Vec<usize>,
 }
 
@@ -109,7 +109,7 @@ struct Mark {
     what: String,
 }
 
-/// Where the data comes from.
+/// The input for the data.
 pub(super) struct Source<'a> {
     pub(super) title: String,
     pub(super) command: String,
@@ -119,12 +119,12 @@ pub(super) struct Source<'a> {
     pub(super) voters: &'a [Vec<Host>],
     pub(super) record: &'a Record,
     pub(super) violations: &'a [Violation],
-    /// The part of the run that is wanted, in milliseconds.
+    /// The part of the run to show, in milliseconds.
     pub(super) window: Option<Range<u64>>,
 }
 
 impl Data {
-    /// What is to be drawn of a run.
+    /// Collects the data of a run.
     pub(super) fn of(source: Source<'_>) -> Self {
         let story = Story::of(source.record);
         let ranks = ranks(&story, source.fenced);
@@ -257,7 +257,8 @@ fn voters_of(keys: &BTreeSet<KeyAt>, voters: &[Vec<Host>]) -> BTreeMap<KeyAt, Ve
         .collect()
 }
 
-/// The first violation of each law by the same requests: two holders break it at every renewal.
+/// Returns the first violation of each law by the same requests: two holders break it at every
+/// renewal.
 fn distinct(violations: &[Violation]) -> Vec<&Violation> {
     let mut known = BTreeSet::new();
     let mut first = |it: &&Violation| {
@@ -280,8 +281,7 @@ fn ms(nanos: u64) -> f64 {
     (nanos / 1_000) as f64 / 1_000.0
 }
 
-/// A short number for each epoch: its place among them, or where they do not rise, the place of
-/// the grant.
+/// Numbers the epochs: by their order, or by their grants if they do not rise.
 fn ranks(story: &Story, fenced: bool) -> Ranks {
     if !fenced {
         return story
@@ -309,7 +309,7 @@ fn why(how: Option<End>, held: bool) -> &'static str {
     }
 }
 
-/// The part of the run that is on the page, in nanoseconds, and what is said of the rest.
+/// Returns the part of the run on the page, in nanoseconds, and a sentence about the rest.
 fn window(source: &Source<'_>, story: &Story) -> (Range<u64>, String) {
     const MILLISECOND: u64 = 1_000_000;
     if let Some(window) = &source.window {
@@ -319,7 +319,7 @@ fn window(source: &Source<'_>, story: &Story) -> (Range<u64>, String) {
         );
         return (window.start * MILLISECOND..window.end * MILLISECOND, text);
     }
-    // What is played at the end to time a quiet cluster is left out, unless it broke a law.
+    // The stories that time an idle cluster are left out, unless they broke a law.
     let settled = source
         .record
         .notes
@@ -344,7 +344,7 @@ fn window(source: &Source<'_>, story: &Story) -> (Range<u64>, String) {
     if story.leases.len() <= LEASES_MAX {
         return (0..end, String::new());
     }
-    // Around the first violation, or else from the beginning.
+    // Around the first violation, or from the beginning.
     let first = source.violations.first().map_or(0, |it| it.at);
     let near = story.leases.partition_point(|it| it.from < first);
     let start = near.saturating_sub(LEASES_MAX / 2);
@@ -365,7 +365,7 @@ fn window(source: &Source<'_>, story: &Story) -> (Range<u64>, String) {
     (from..to, text)
 }
 
-/// When each host was frozen, down, slow or in quarantine.
+/// Returns when each host was paused, down, slow or in quarantine.
 fn host_spans(record: &Record) -> Vec<HostSpan> {
     let mut spans = Spans::default();
     for (at, note) in &record.notes {
@@ -430,7 +430,7 @@ impl Spans {
         for ((host, kind), from) in std::mem::take(&mut self.open) {
             self.push(host, kind, from, end);
         }
-        // A crash that is mended in the same instant leaves no span behind.
+        // A crash that ends in the same instant leaves no span.
         self.done.retain(|it| it.to > it.from);
         self.done
     }
@@ -480,7 +480,7 @@ fn describe(spans: &mut Vec<LinkSpan>, from: u64, to: u64, links: &Links, hosts:
     }
 }
 
-/// The parts that no datagram leaves or enters; one part where there is no such.
+/// Returns the side of each host. No datagram passes between two sides.
 fn sides(cut: &BTreeSet<(Host, Host)>, hosts: usize) -> Vec<usize> {
     let mut sides = vec![usize::MAX; hosts];
     let mut next = 0;
@@ -522,7 +522,7 @@ fn names(hosts: impl Iterator<Item = Host>) -> String {
     names.join(", ")
 }
 
-/// Who does not reach whom, those alike together.
+/// Describes which hosts do not reach which, grouped by equal targets.
 fn cut_in_words(cut: &BTreeSet<(Host, Host)>) -> String {
     const GROUPS_MAX: usize = 6;
     let mut targets: BTreeMap<Host, Vec<Host>> = BTreeMap::new();
@@ -552,7 +552,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_partition_has_sides_and_a_one_way_cut_has_none() {
+    fn only_a_partition_has_sides() {
         let split: BTreeSet<_> = [(0, 1), (1, 0), (0, 2), (2, 0)].into();
         assert_eq!(sides(&split, 3), [0, 1, 1]);
         assert_eq!(partition(&sides(&split, 3)), "partition: n0 | n1, n2");

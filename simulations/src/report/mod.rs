@@ -1,4 +1,4 @@
-//! A page that shows one run: one file, drawn by a few lines of script from what was recorded.
+//! A page that shows one run: one file, drawn by a script from the record.
 
 mod data;
 mod record;
@@ -15,10 +15,10 @@ const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// Runs a world and draws it. `window`: the part that is wanted, in milliseconds.
+/// Runs a world and renders its page. `window`: the part of the run to show, in milliseconds.
 ///
 /// # Errors
-/// A sentence, where the data cannot be written as JSON.
+/// Returns a sentence if the data cannot be written as JSON.
 pub(crate) fn page(
     title: String,
     command: String,
@@ -47,7 +47,7 @@ pub(crate) fn page(
 
 fn fill(data: &Data) -> Result<String, String> {
     let json = serde_json::to_string(data).map_err(|err| format!("the data of the page: {err}"))?;
-    // What stands in a script must not look like its end.
+    // Text in a script element must not look like its end.
     let json = json.replace('<', "\\u003c").replace('\u{2028}', "\\u2028");
     let page = PAGE.replace("{{title}}", &escape(&data.title));
     let page = page.replacen("{{style}}", STYLE, 1);
@@ -72,18 +72,18 @@ mod tests {
     }
 
     #[test]
-    fn a_page_needs_nothing_but_itself() {
+    fn page_has_no_external_references() {
         let page = page_of("split", Algorithm::Living, "a split");
         for word in ["src=", "href=", "@import", "fetch(", "{{"] {
             assert!(!page.contains(word), "{word}");
         }
-        // Only its own patterns.
+        // Only references to its own patterns.
         assert!(page.split("url(").skip(1).all(|rest| rest.starts_with('#')));
         assert!(page.contains("\"overlaps\":[{") && page.contains("partition: n0, n1, n2"));
     }
 
     #[test]
-    fn text_is_escaped_wherever_it_comes_from() {
+    fn title_text_is_escaped() {
         let page = page_of(
             "settled",
             Algorithm::Lockmesh,
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_is_recorded_is_the_run_that_is_not() {
+    fn recording_does_not_change_the_run() {
         let run = |is_recorded| {
             let mut plan = compare::world("split", 3, Algorithm::Lockmesh).unwrap();
             plan.settings.is_recorded = is_recorded;

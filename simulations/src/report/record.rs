@@ -1,4 +1,4 @@
-//! What is kept of a run for whoever wants to look at it afterwards.
+//! The record of a run, for pages and tables.
 
 use std::collections::BTreeMap;
 
@@ -6,29 +6,29 @@ use crate::invariants::{Fact, Host};
 use crate::network::Network;
 use crate::world::World;
 
-/// What a host is up to.
+/// The condition of a host.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Condition {
-    /// Its process runs; the number of its incarnation.
+    /// Its process runs, in the incarnation with this number.
     Runs(usize),
-    /// Its process is frozen.
+    /// Its process is paused.
     Frozen(usize),
     /// No process runs.
     Down,
 }
 
-/// How the links are.
+/// The state of the links.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Links {
-    /// Those that are cut, each one way.
+    /// The links that are cut, each one way.
     pub(crate) cut: Vec<(Host, Host)>,
-    /// What is added to each datagram of a host, in nanoseconds.
+    /// The delay added to each datagram of a host, in nanoseconds.
     pub(crate) slow: BTreeMap<Host, u64>,
-    /// How many datagrams per million a fault loses.
+    /// Datagrams per million that a storm loses.
     pub(crate) storm_ppm: u64,
 }
 
-/// One thing that is worth showing.
+/// An entry of a record.
 #[derive(Clone, Debug)]
 pub(crate) enum Note {
     Fact(Fact),
@@ -36,22 +36,22 @@ pub(crate) enum Note {
     Links(Links),
 }
 
-/// The notes of a run, in order of time, in nanoseconds of true time.
+/// The notes of a run, sorted by time, in nanoseconds of true time.
 #[derive(Debug, Default)]
 pub(crate) struct Record {
     pub(crate) notes: Vec<(u64, Note)>,
-    /// When the run was over.
+    /// The end of the run.
     pub(crate) end: u64,
-    /// When all was mended.
+    /// The time at which the faults were healed.
     pub(crate) healed: Option<u64>,
     conditions: Vec<Option<Condition>>,
     links: Links,
-    /// How often the network had changed when it was last looked at.
+    /// The network's number of changes when it was last checked.
     changes: u64,
 }
 
 impl Record {
-    /// Keeps a fact, if a page or a table shows it.
+    /// Adds a fact, if pages or tables show it.
     pub(crate) fn keep(&mut self, at: u64, fact: &Fact) {
         let is_shown = matches!(
             fact,
@@ -69,8 +69,7 @@ impl Record {
         }
     }
 
-    /// Leaves out what is played once the world has settled at the end: only one of the algorithms
-    /// plays it.
+    /// Removes all notes after the world has settled: only lockmesh plays the stories there.
     pub(crate) fn end_at_settled(&mut self) {
         let is_settled = |note: &(u64, Note)| matches!(note.1, Note::Fact(Fact::Settled));
         if let Some(settled) = self.notes.iter().position(is_settled) {
@@ -79,7 +78,7 @@ impl Record {
         }
     }
 
-    /// Looks at the hosts and the links, and keeps what has changed.
+    /// Adds the changes of the hosts and the links.
     pub(crate) fn look(
         &mut self,
         at: u64,
@@ -112,7 +111,7 @@ impl Record {
 }
 
 impl World {
-    /// The record, if there is one, takes note of what has changed.
+    /// Updates the record, if there is one.
     pub(crate) fn look(&mut self) {
         if let Some(record) = &mut self.record {
             let hosts = self.hosts.iter().map(|host| match &host.process {

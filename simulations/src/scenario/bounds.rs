@@ -1,4 +1,4 @@
-//! What no value of a scenario may be, whatever the others are: each is named with its line.
+//! The bounds of the values in a scenario file. An error names the line of the value.
 
 use std::ops::RangeInclusive;
 
@@ -7,18 +7,18 @@ use toml::Spanned;
 use super::format::{Ask, FaultAt, File, Net, TimingMs, Work};
 use super::{BadScenario, Reader};
 
-/// No time is later, and nothing lasts longer, than an hour.
+/// The latest time and the longest duration: an hour.
 const HOUR_MS: u64 = 3_600_000;
-/// Nothing on a link takes longer than ten seconds.
+/// The longest delay of a link: ten seconds.
 const LINK_US: u64 = 10_000_000;
 const SPAN: RangeInclusive<u64> = 1..=HOUR_MS;
 
 type Bound = (&'static str, u64, RangeInclusive<u64>);
 
-/// Whether every number is within what it may be.
+/// Checks that every number is within its bounds.
 ///
 /// # Errors
-/// [`BadScenario`] names the line of the first that is not.
+/// Returns [`BadScenario`] with the line of the first number that is not.
 pub(super) fn check(
     reader: &Reader<'_>,
     file: &File,
@@ -143,7 +143,7 @@ fn of_fault(it: &FaultAt) -> Vec<Bound> {
             ("at_ms", *at_ms, 0..=HOUR_MS),
             ("by_ms", by_ms.unsigned_abs(), 1..=1_000 * HOUR_MS),
         ],
-        // A clock at a tenth of its pace, or at twice it, is broken enough.
+        // A clock at 10 % or 190 % of true time is broken enough.
         Drift {
             at_ms, rate_ppm, ..
         } => vec![
@@ -153,11 +153,11 @@ fn of_fault(it: &FaultAt) -> Vec<Bound> {
     }
 }
 
-/// The key of a fault that would do nothing, or cannot be, and why.
+/// Returns the key of a fault that would have no effect or cannot exist, and the reason.
 fn senseless(it: &FaultAt) -> Option<(&'static str, String)> {
     match it {
         FaultAt::Split { groups, .. } => {
-            // Who is not named is in the first.
+            // Hosts that are not named are in the first group.
             let others = groups.iter().skip(1).any(|group| !group.is_empty());
             let what = "groups must be two at least, as in [[0, 1], [2]]";
             (!others).then(|| ("groups", what.to_owned()))

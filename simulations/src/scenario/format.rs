@@ -1,4 +1,4 @@
-//! What a scenario file may say, key by key.
+//! The format of a scenario file.
 
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -31,9 +31,10 @@ pub(super) struct Cluster {
     #[serde(default)]
     pub(super) outsiders: usize,
     pub(super) voters_per_key: Spanned<usize>,
-    /// For how long faults are allowed.
+    /// The length of the fault phase.
     pub(super) span_ms: Spanned<u64>,
-    /// Whether the clocks keep `max_drift`; M1 is judged only where they do.
+    /// `true` if the clocks keep `max_drift`; M1 and the laws that depend on it are judged only
+    /// then.
     #[serde(default = "yes")]
     pub(super) clocks_kept: bool,
     #[serde(default)]
@@ -176,7 +177,7 @@ pub(super) struct Ask {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Expect {
-    /// `grants`, `denied`, `lost`, `writes_refused` and the other names that coverage has.
+    /// One of the events that a scenario may count.
     pub(super) what: Counted,
     #[serde(default)]
     pub(super) from_ms: u64,
@@ -187,7 +188,7 @@ pub(super) struct Expect {
     pub(super) max: Option<u64>,
 }
 
-/// What a scenario may count.
+/// An event that a scenario may count.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Counted {

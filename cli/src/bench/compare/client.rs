@@ -1,4 +1,4 @@
-//! The clients of other lock services, as those who use them have them.
+//! Clients of other lock services, as users of those services write them.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,31 +10,31 @@ use serde::{Deserialize, Serialize};
 use super::etcd::{Etcd, Lease};
 use crate::bench::protocol;
 
-/// After so long at the most who was refused by one Redis asks again: what rslock does by default.
+/// The longest pause before a retry after Redis refused a lock. It is the default of rslock.
 const RETRY_WITHIN: Duration = Duration::from_millis(200);
-/// Deletes a key only for the one who set it.
+/// Deletes a key only if it has the caller's token.
 const RELEASE: &str = "if redis.call('get', KEYS[1]) == ARGV[1] then \
      return redis.call('del', KEYS[1]) else return 0 end";
 
-/// Which lock service.
+/// A kind of lock service.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) enum Kind {
-    /// One Redis: `SET NX PX`, and a script that releases.
+    /// One Redis server: `SET NX PX`, and a script for the release.
     Redis,
-    /// Three of them, by the crate rslock.
+    /// Three Redis servers, by the crate rslock.
     Redlock,
-    /// Three members of etcd, by its own locks.
+    /// Three members of etcd, by etcd's own locks.
     Etcd,
 }
 
-/// A lock service that runs.
+/// A running lock service.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Service {
     pub(crate) kind: Kind,
     pub(crate) addrs: Vec<SocketAddr>,
 }
 
-/// What the tasks of one client node share.
+/// The state that the tasks of one client node share.
 #[derive(Clone)]
 pub(super) enum Client {
     Redis(MultiplexedConnection, Box<redis::Script>),
@@ -42,15 +42,15 @@ pub(super) enum Client {
     Etcd(Etcd),
 }
 
-/// One task that locks.
+/// A task that locks.
 pub(super) struct Contender {
     client: Client,
     ttl: Duration,
-    /// Where the service has sessions.
+    /// The session of the task, if the service has sessions.
     lease: Option<Lease>,
 }
 
-/// A lock that is held.
+/// A held lock.
 pub(super) enum Held {
     Redis(String, u64, Duration),
     Redlock(rslock::Lock, Duration),
@@ -58,7 +58,7 @@ pub(super) enum Held {
 }
 
 impl Client {
-    /// The client node of this number.
+    /// Connects the client node of this number.
     pub(super) async fn connect(service: &Service, number: usize) -> anyhow::Result<Self> {
         let url = |addr: &SocketAddr| format!("redis://{addr}/");
         let addrs = &service.addrs;
@@ -78,7 +78,7 @@ impl Client {
         })
     }
 
-    /// A task of this node, which locks for `ttl`.
+    /// Returns a task of this node, whose locks have this `ttl`.
     pub(super) async fn contender(&self, ttl: Duration) -> anyhow::Result<Contender> {
         let lease = match self {
             Self::Etcd(etcd) => Some(etcd.lease(ttl).await?),
@@ -90,7 +90,7 @@ impl Client {
 }
 
 impl Contender {
-    /// Waits until it has the key, as users of the service do.
+    /// Waits until it holds the key, as users of the service do.
     pub(super) async fn acquire(&mut self, key: &str) -> anyhow::Result<Held> {
         match &mut self.client {
             Client::Redis(connection, _) => loop {
@@ -116,7 +116,7 @@ impl Contender {
         }
     }
 
-    /// Lets go, and waits for the answer.
+    /// Releases the lock, and waits for the response.
     pub(super) async fn release(&mut self, held: Held) -> anyhow::Result<()> {
         match (&mut self.client, held) {
             (Client::Redis(connection, script), Held::Redis(key, token, _)) => {
@@ -139,7 +139,7 @@ impl Contender {
         }
     }
 
-    /// When what it holds ends, by [`protocol::clock`], unless it is renewed.
+    /// Returns the end of the lease if it is not renewed, by [`protocol::clock`].
     pub(super) fn ends(&self, held: &Held) -> anyhow::Result<Duration> {
         match held {
             Held::Redis(_, _, ends) | Held::Redlock(_, ends) => Ok(*ends),

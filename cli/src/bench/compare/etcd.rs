@@ -1,4 +1,4 @@
-//! What a lock needs of etcd's API: leases, and locks that queue.
+//! The part of etcd's API that a lock needs: leases, and locks with a queue.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -63,7 +63,7 @@ struct UnlockRequest {
 #[derive(Clone, PartialEq, Message)]
 struct UnlockResponse {}
 
-/// A member of etcd, as its client sees it.
+/// A client of one member of etcd.
 #[derive(Clone)]
 pub(super) struct Etcd {
     grpc: Grpc<Channel>,
@@ -91,7 +91,7 @@ impl Etcd {
         Ok(answer.into_inner())
     }
 
-    /// A lease that is kept alive until it is dropped, every third of it.
+    /// Returns a lease that is renewed every third of its TTL until it is dropped.
     pub(super) async fn lease(&self, ttl: Duration) -> anyhow::Result<Lease> {
         let mut etcd = self.clone();
         let sent = protocol::clock();
@@ -116,7 +116,7 @@ impl Etcd {
         Ok(Lease { id, ends, keeper })
     }
 
-    /// Returns when the lease ends now.
+    /// Renews a lease, and returns its new end.
     async fn keep(&mut self, id: i64) -> anyhow::Result<Duration> {
         self.grpc.ready().await?;
         let path = PathAndQuery::from_static("/etcdserverpb.Lease/LeaseKeepAlive");
@@ -135,7 +135,7 @@ impl Etcd {
         }
     }
 
-    /// Waits in etcd's queue for a key. Answers what releases it.
+    /// Waits in etcd's queue for a key. Returns the name by which the lock is released.
     pub(super) async fn lock(&mut self, name: &str, lease: &Lease) -> anyhow::Result<Vec<u8>> {
         let (name, lease) = (name.as_bytes().to_vec(), lease.id);
         let question = LockRequest { name, lease };
@@ -143,7 +143,7 @@ impl Etcd {
         Ok(held.key)
     }
 
-    /// Releases.
+    /// Releases the lock of this name.
     pub(super) async fn unlock(&mut self, key: Vec<u8>) -> anyhow::Result<()> {
         let question = UnlockRequest { key };
         let UnlockResponse {} = self.call("/v3lockpb.Lock/Unlock", question).await?;
@@ -151,7 +151,7 @@ impl Etcd {
     }
 }
 
-/// A lease and the task that keeps it.
+/// A lease, and the task that renews it.
 pub(super) struct Lease {
     id: i64,
     ends: tokio::sync::watch::Receiver<Duration>,
@@ -159,7 +159,7 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// When it ends, by [`protocol::clock`], counted from when it was last asked for.
+    /// Returns the end of the lease by [`protocol::clock`], counted from its last renewal.
     pub(super) fn ends(&self) -> Duration {
         *self.ends.borrow()
     }

@@ -9,7 +9,7 @@ use super::client::{Client, Service};
 use crate::bench::protocol::{Order, Reply};
 use crate::bench::worker::say;
 
-/// Acquires, and tells when its lease ends whenever it is asked.
+/// Acquires a lock, and reports the end of its lease on request.
 pub(crate) async fn hold(
     service: &Service,
     key: &str,

@@ -1,4 +1,4 @@
-//! What is measured of another lock service, and how: as of the mesh, beside a floor of its own.
+//! The measurements of another lock service: as for the mesh, with their own floor.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,26 +17,26 @@ use crate::bench::protocol::{self, Order, Reply};
 use crate::bench::turns::{Contended, Count, Load, WAITERS, nanos, slices};
 use crate::bench::{PATIENCE, Row, SLICE, Setup};
 
-/// What a lock is asked for that nobody loses.
+/// The TTL of locks that must not be lost.
 const LONG: Duration = Duration::from_secs(10);
-/// As many client nodes as the mesh has nodes.
+/// The number of client nodes, which is that of the mesh's nodes.
 const CLIENTS: usize = 3;
 
-/// What came of it; what was not measured is absent.
+/// The figures; `None` for those that were not measured.
 #[derive(Debug, Default)]
 pub(super) struct Measured {
-    /// A bare round and an acquisition, in nanoseconds.
+    /// Latencies of bare rounds and of acquisitions, in nanoseconds.
     pub(super) single: Option<(Histogram<u64>, Histogram<u64>)>,
     pub(super) rounds: Option<Count>,
     pub(super) cycles: Option<Count>,
     pub(super) contended: Option<Contended>,
-    /// How often two tasks held one key at once.
+    /// The number of times that two tasks held one key at once.
     pub(super) overlaps: u32,
-    /// From the end of a lease to the waiter's grant, in milliseconds.
+    /// The times from the end of a lease to the waiter's grant, in milliseconds.
     pub(super) after_end: Option<Vec<f64>>,
 }
 
-/// Starts the servers, measures, and ends them.
+/// Starts the servers, measures, and stops them.
 pub(super) async fn measure(kind: Kind, setup: Setup, load: &Load) -> anyhow::Result<Measured> {
     let servers = Servers::start(kind).await?;
     let mut floor = Floor::start(setup, load.nodes).await?;
@@ -63,7 +63,7 @@ pub(super) async fn measure(kind: Kind, setup: Setup, load: &Load) -> anyhow::Re
     Ok(measured)
 }
 
-/// W1: one at a time, beside bare rounds.
+/// W1: one acquisition at a time, alternating with bare rounds.
 async fn single(
     floor: &Floor,
     client: &Client,
@@ -75,7 +75,7 @@ async fn single(
     let warm = SLICE.min(span);
     for (at, slice) in std::iter::once(warm).chain(slices(span)).enumerate() {
         if at == 1 {
-            // What is measured first must not pay for cold caches.
+            // Warm-up: the first measurement must not pay for cold caches.
             rounds.reset();
             acquires.reset();
         }
@@ -97,7 +97,7 @@ async fn single(
     Ok((rounds, acquires))
 }
 
-/// W2 and W5: many tasks of one client node on their own keys, beside bare rounds in flight.
+/// W2 and W5: many tasks of one client node on their own keys, alternating with bare rounds.
 async fn cycles(
     servers: &Servers,
     floor: &mut Floor,
@@ -127,7 +127,7 @@ async fn cycles(
     Ok((rounds, cycles))
 }
 
-/// The processor time of this process, the client, and of all servers.
+/// Returns the processor time of this process, which is the client, and of all servers.
 fn cpu_with(servers: &Servers) -> anyhow::Result<Duration> {
     let servers = servers.cpu();
     let servers = servers.context("the system does not say what processor time a server took")?;
@@ -142,7 +142,7 @@ async fn cycles_for(
     let (began, tasks) = (Instant::now(), contenders.len());
     let mut running = JoinSet::new();
     for (task, mut contender) in contenders.drain(..).enumerate() {
-        // Every `tasks`-th key from its own number on; one at least.
+        // Every `tasks`-th key from the task's own number on; at least one.
         let own: Vec<_> = (task % keys..keys).step_by(tasks).collect();
         running.spawn(async move {
             let mut done = 0;
@@ -166,8 +166,8 @@ async fn cycles_for(
     Ok(sum)
 }
 
-/// W3: many tasks on three client nodes fight for one key. In one piece: those that poll would
-/// sleep through the ends of slices.
+/// W3: many tasks on three client nodes contend for one key. There are no slices: clients that poll
+/// would sleep past their ends.
 async fn contend(clients: &[Client], span: Duration) -> anyhow::Result<(Contended, u32)> {
     let (order, inside) = (
         Arc::new(Mutex::new(Vec::new())),
@@ -206,7 +206,7 @@ async fn contend(clients: &[Client], span: Duration) -> anyhow::Result<(Contende
     Ok((contended, overlaps.load(Ordering::SeqCst)))
 }
 
-/// W4: holders, each a process of its own, are killed, and somebody waits for each.
+/// W4: kills holders, each in its own process, while a task waits for each lock.
 async fn crash(service: &Service, setup: Setup, client: &Client) -> anyhow::Result<Vec<f64>> {
     let mut holders = Vec::new();
     for run in 0..RUNS {

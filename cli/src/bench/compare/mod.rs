@@ -1,4 +1,4 @@
-//! `lockmesh bench --compare`: other lock services beside the mesh, in one run on one machine.
+//! `lockmesh bench --compare`: other lock services and the mesh, in one run on one machine.
 
 mod client;
 mod etcd;
@@ -27,7 +27,7 @@ impl Other {
     }
 }
 
-/// Those of the rows that others have too.
+/// Returns the rows that other services have too.
 pub(super) fn rows(only: &[Row]) -> Vec<Row> {
     let shared = [Row::W1, Row::W2, Row::W3, Row::W4, Row::W5];
     only.iter()
@@ -36,7 +36,7 @@ pub(super) fn rows(only: &[Row]) -> Vec<Row> {
         .collect()
 }
 
-/// Asks for all programs before anything is measured.
+/// Checks that all programs are installed, before anything is measured.
 pub(super) fn find(others: &[Other]) -> anyhow::Result<()> {
     let mut kinds = others.iter().flat_map(|other| other.kinds());
     kinds.try_for_each(|kind| kind.find())
@@ -60,8 +60,7 @@ pub(super) async fn run(
     Ok(())
 }
 
-/// Does it, unless a signal asks this process to end first. Whatever it started is ended by its
-/// drop.
+/// Runs `work`, unless a signal to stop arrives first. Dropping it stops all that it started.
 pub(super) async fn unless_stopped<T>(
     work: impl Future<Output = anyhow::Result<T>>,
 ) -> anyhow::Result<T> {

@@ -1,4 +1,4 @@
-//! The servers of other lock services: started for one measurement, and gone after it.
+//! The servers of other lock services, which run for one measurement.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -11,15 +11,15 @@ use anyhow::{Context, bail};
 use super::client::{Client, Kind, Service};
 use crate::bench::PATIENCE;
 
-/// Where data is in memory.
+/// A directory that is in memory.
 const MEMORY: &str = "/dev/shm";
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
-/// Another process may take a port that was free a moment ago.
+/// The number of attempts: another process may take a port that was just free.
 const STARTS: u32 = 3;
-/// How long those that a lock service is promised to need one another for are waited for.
+/// The TTL of the locks that test the servers.
 const TTL: Duration = Duration::from_secs(10);
 
-/// Servers that run. They are killed, and what they wrote is removed, when this is dropped.
+/// Running servers. On drop they are killed, and their files are removed.
 pub(super) struct Servers {
     pub(super) service: Service,
     running: Vec<std::process::Child>,
@@ -48,7 +48,8 @@ impl Kind {
         }
     }
 
-    /// Says what to install where the program is missing.
+    /// # Errors
+    /// If the program does not run. The message names the package to install.
     pub(super) fn find(self) -> anyhow::Result<()> {
         let asked = Command::new(self.program()).arg("--version").output();
         asked.map(drop).with_context(|| {
@@ -59,7 +60,7 @@ impl Kind {
 }
 
 impl Servers {
-    /// Starts them, and waits until they serve.
+    /// Starts the servers, and waits until they serve.
     pub(super) async fn start(kind: Kind) -> anyhow::Result<Self> {
         let mut failed = Vec::new();
         for _ in 0..STARTS {
@@ -144,7 +145,7 @@ impl Servers {
         self.place.join(format!("{number}.log"))
     }
 
-    /// Waits until a lock can be had of them.
+    /// Waits until the servers grant a lock.
     async fn serve(&mut self) -> anyhow::Result<()> {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -167,7 +168,7 @@ impl Servers {
         }
     }
 
-    /// The processor time of all of them; `None` where the system does not say.
+    /// Returns the processor time of all servers, or `None` if the system does not report it.
     pub(super) fn cpu(&self) -> Option<Duration> {
         self.running.iter().map(|child| cpu_of(child.id())).sum()
     }
@@ -185,7 +186,7 @@ impl Drop for Servers {
     }
 }
 
-/// Every server answers: each is asked as the first of its client node.
+/// Checks that every server grants a lock to the client node that connects to it.
 async fn try_out(service: &Service) -> anyhow::Result<()> {
     for number in 0..service.addrs.len() {
         let client = Client::connect(service, number).await?;
@@ -196,7 +197,7 @@ async fn try_out(service: &Service) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// All different, since they are taken together.
+/// Returns different free ports: all are bound at the same time.
 fn free_ports(count: usize) -> anyhow::Result<Vec<SocketAddr>> {
     let bind = |_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
     let bound: Vec<_> = (0..count).map(bind).collect::<Result<_, _>>()?;
@@ -206,7 +207,8 @@ fn free_ports(count: usize) -> anyhow::Result<Vec<SocketAddr>> {
 
 #[cfg(target_os = "linux")]
 fn cpu_of(process: u32) -> Option<Duration> {
-    /// User and system time, counted from the state, which follows the name in brackets.
+    /// The fields of user and system time, counted from the state, which follows the name in
+    /// brackets.
     const FIELDS: [usize; 2] = [11, 12];
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();

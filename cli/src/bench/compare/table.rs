@@ -1,4 +1,4 @@
-//! One table of all that was measured.
+//! The table of all measurements.
 
 use serde_json::{Map, Value, json};
 
@@ -8,7 +8,7 @@ use crate::bench::report::{Figures, median, micros};
 use crate::bench::turns::{Contended, Count};
 use crate::demo::put;
 
-/// What is known of one of them.
+/// The figures of one service.
 pub(super) struct Line {
     name: &'static str,
     floor_us: Option<f64>,
@@ -70,7 +70,7 @@ impl Line {
         }
     }
 
-    /// Every figure with its name in JSON, and how many digits of it are worth reading.
+    /// Returns every figure with its name in JSON and its number of decimals.
     fn figures(&self) -> [(&'static str, Option<f64>, usize); 14] {
         let ratio = |a: Option<f64>, b: Option<f64>| Some(a? / b?);
         let per_s = |of: Option<Count>| of.map(|of| of.per_s());
@@ -97,7 +97,7 @@ impl Line {
     }
 }
 
-/// What the figures are called, in their order.
+/// The names of the figures in the table, in their order.
 const NAMES: [&str; 14] = [
     "W1 bare round, p50 us",
     "W1 acquire, p50 us",
@@ -115,7 +115,7 @@ const NAMES: [&str; 14] = [
     "W5 cycles / bare rounds",
 ];
 
-/// Prints the table, and one JSON object on the last line where that is asked for.
+/// Prints the table and, with `json`, one JSON object as the last line.
 pub(super) fn print(lines: &[Line], json: bool) {
     put("");
     let heads: String = lines.iter().map(|it| format!("{:>17}", it.name)).collect();
