@@ -23,7 +23,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .listen(format!("127.0.0.1:{port}"))
         .seeds([format!("127.0.0.1:{peer}")])
         .voters(["a", "b"])
-        .secret(ClusterSecret::from_bytes(*b"an example's key: make your own!")?)
+        .secret(ClusterSecret::from_bytes(
+            *b"an example's key: make your own!",
+        )?)
         .new_cluster(true)
         .start()
         .await?;

@@ -5,7 +5,7 @@
 //! which it *sent* the claim; the voter measures it from receipt. So the claimant's lease ends
 //! first under any network delay, and no message is needed to end it.
 //!
-//! The rule numbers in the comments refer to `docs/PROTOCOL.md`.
+//! The rule numbers in the comments refer to `docs/protocol.md`.
 //!
 //! Rejected: measuring from the receipt of the vote. A delayed vote would then count longer than
 //! the voter keeps its promise.

@@ -5,7 +5,7 @@
 //! first claim is over or its claimant no longer counts the vote. Later claims wait in order. This
 //! gives mutual exclusion, since two quorums share a voter.
 //!
-//! Rule numbers refer to `docs/PROTOCOL.md`.
+//! Rule numbers refer to `docs/protocol.md`.
 //!
 //! Rejected: the claimant determines how long a vote lasts. Then a shrinking or clamped ttl frees a
 //! vote while its holder still counts it.

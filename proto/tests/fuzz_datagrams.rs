@@ -146,13 +146,15 @@ impl World {
 
 #[test]
 fn datagrams() {
-    bolero::check!().with_max_len(2_048).for_each(|input: &[u8]| {
-        let starts = [Start::NewCluster, Start::Recovering];
-        let start = starts[input.len() % 2];
-        let mut world = World::new(start);
-        let mut rest = Some(input);
-        while let Some(input) = rest {
-            rest = world.step(input);
-        }
-    });
+    bolero::check!()
+        .with_max_len(2_048)
+        .for_each(|input: &[u8]| {
+            let starts = [Start::NewCluster, Start::Recovering];
+            let start = starts[input.len() % 2];
+            let mut world = World::new(start);
+            let mut rest = Some(input);
+            while let Some(input) = rest {
+                rest = world.step(input);
+            }
+        });
 }

@@ -16,9 +16,7 @@ pub(crate) enum Order {
     /// Be a node of a mesh.
     Node(NodeOrder),
     /// Reply once all members are reachable, and `voting` of them vote.
-    Ready {
-        voting: usize,
-    },
+    Ready { voting: usize },
     /// Acquire and release, in one task for each list of keys.
     Cycles {
         /// The keys of each task.
@@ -49,9 +47,7 @@ pub(crate) enum Order {
     /// Reply with the end of the lease of the lock that is kept.
     Ends,
     /// Be a voter with `locks` claims.
-    Remember {
-        locks: u32,
-    },
+    Remember { locks: u32 },
     /// Reply with the processor time of the process.
     Cpu,
 }

@@ -1,6 +1,6 @@
 //! Histories: the events that processes observed of their locks, one JSON object a line. `lockmesh
 //! node --workload` writes them, `lockmesh chaos` adds its faults, and `lockmesh check` judges
-//! them. `docs/CHAOS.md` describes the format.
+//! them. `docs/chaos.md` describes the format.
 
 mod clock;
 mod line;

@@ -129,7 +129,9 @@ async fn wrong_secret_is_reported_as_no_answer() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("no answer from 127.0.0.1:"), "{said}");
     assert!(
-        said.contains("is the secret right, the cluster's name right and the mesh sealed, is it up?"),
+        said.contains(
+            "is the secret right, the cluster's name right and the mesh sealed, is it up?"
+        ),
         "{said}"
     );
     assert!(!said.contains(OTHER_KEY), "{said}");

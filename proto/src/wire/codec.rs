@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn decoder_counts_at_most_eight_bytes_per_byte() {
-    // The widest value of one byte on the wire: a `u64` or a length below 251.
+        // The widest value of one byte on the wire: a `u64` or a length below 251.
         let numbers = [250; 1_199];
         type Numbers = Vec<u64>;
         let bytes = [&[251, 175, 4], numbers.as_slice()].concat();

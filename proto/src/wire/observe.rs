@@ -41,12 +41,12 @@ pub enum Question {
     Overview,
     /// The members and the other known nodes, in the order of their ids.
     Nodes {
-    /// The node after which the page starts.
+        /// The node after which the page starts.
         after: Option<NodeId>,
     },
     /// The keys of the node's voter and their claims, in the order of a hash of the keys.
     Locks {
-    /// The key after which the page starts.
+        /// The key after which the page starts.
         after: Option<Key>,
     },
     /// One key, as the node's voter sees it.

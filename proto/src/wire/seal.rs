@@ -560,7 +560,7 @@ mod tests {
 
     #[test]
     fn sealed_bytes_match_another_implementation() {
-    // Computed with another implementation of HKDF and AES-GCM.
+        // Computed with another implementation of HKDF and AES-GCM.
         let ids = "01014b295bd27a3ab57b".to_owned();
         let header = ids + "00010000000000000000000000000000" + "0000000000000000";
         let rest = "b86609ff3eaa84549c6ea5e6c249349a8526e66365";

@@ -1,4 +1,4 @@
-//! **L1 someone wins** (`docs/PROTOCOL.md`, section 1): of several claims that meet on a free key,
+//! **L1 someone wins** (`docs/protocol.md`, section 1): of several claims that meet on a free key,
 //! `try` claims included, exactly one is granted. Nodes that all try at one instant never all get
 //! `false`. After the faults, every requested lock is granted within a stated bound.
 

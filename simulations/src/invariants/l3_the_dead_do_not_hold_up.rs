@@ -1,4 +1,4 @@
-//! **L3 the dead do not hold up** (`docs/PROTOCOL.md`, section 1): a dead holder delays the next
+//! **L3 the dead do not hold up** (`docs/protocol.md`, section 1): a dead holder delays the next
 //! claim by at most its lease, a dead waiter by at most a `reservation`. A holder that came back,
 //! or whose release was lost, delays it only until the voters receive a message from it. A `try`
 //! beside a dead holder ends within a bound.

@@ -1,4 +1,4 @@
-//! **L4 one round trip** (`docs/PROTOCOL.md`, section 1): from the request for a free key to the
+//! **L4 one round trip** (`docs/protocol.md`, section 1): from the request for a free key to the
 //! grant, and from a release to the next grant (holder to voters, voters to waiter). A `try` takes
 //! two if the voters do not know yet that the holder is granted: they probe it.
 

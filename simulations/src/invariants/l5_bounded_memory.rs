@@ -1,4 +1,4 @@
-//! **L5 bounded memory** (`docs/PROTOCOL.md`, section 1): the memory of a voter is bounded by the
+//! **L5 bounded memory** (`docs/protocol.md`, section 1): the memory of a voter is bounded by the
 //! keys that are held or waited for now, not by the keys ever seen. After all requests and leases
 //! have ended, a voter keeps no slot and no waiter, and a claimant keeps no claim. No map of a node
 //! exceeds its bound then.

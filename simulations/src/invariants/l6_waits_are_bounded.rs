@@ -1,4 +1,4 @@
-//! **L6 waits are bounded** (`docs/PROTOCOL.md`, section 1): a request ends by its deadline. A
+//! **L6 waits are bounded** (`docs/protocol.md`, section 1): a request ends by its deadline. A
 //! waiter is served within a stated bound however often others request the key. The bound also
 //! holds for a waiter that is far away or has a slow wall clock. It holds if a minority of the
 //! voters is broken for good.

@@ -1,4 +1,4 @@
-//! **M1 mutual exclusion** (`docs/PROTOCOL.md`, section 1): at no instant do two claims for one key
+//! **M1 mutual exclusion** (`docs/protocol.md`, section 1): at no instant do two claims for one key
 //! both report that they are held. Judged if clocks keep `max_drift`, which it assumes.
 //!
 //! Two leases start to overlap only when one of them begins or is lengthened. So a check at those

@@ -1,4 +1,4 @@
-//! **M3 lost means told** (`docs/PROTOCOL.md`, section 1): a guard stops reporting "held" before
+//! **M3 lost means told** (`docs/protocol.md`, section 1): a guard stops reporting "held" before
 //! any voter may give its vote away, and needs no message for that. A process that was paused past
 //! its lease finds the guard lost at the first check.
 //!

@@ -1,4 +1,4 @@
-//! **M4 a quorum of what** (`docs/PROTOCOL.md`, section 1): a quorum is counted over the voters
+//! **M4 a quorum of what** (`docs/protocol.md`, section 1): a quorum is counted over the voters
 //! that the voter set gives a key, never over the nodes that gossip reports as alive.
 //!
 //! At each grant and each renewal, a quorum of these voters has its vote for the claim recorded. A

@@ -1,4 +1,4 @@
-//! **M5 recovery** (`docs/PROTOCOL.md`, sections 1 and 6): a voter that has lost its memory takes
+//! **M5 recovery** (`docs/protocol.md`, sections 1 and 6): a voter that has lost its memory takes
 //! no part in any vote until every lease it may have voted for is over. Before it votes, its fences
 //! must also be at least every epoch it may have voted for.
 //!

@@ -1,4 +1,4 @@
-//! **M6 a lock through the trait lasts its ttl** (`docs/PROTOCOL.md`, section 1): a key granted to
+//! **M6 a lock through the trait lasts its ttl** (`docs/protocol.md`, section 1): a key granted to
 //! a claim that outlives its process is granted to no other claim before the reported end. Only a
 //! release ends it sooner. Judged if clocks keep `max_drift`.
 

@@ -1,4 +1,4 @@
-//! **M7 epochs follow most clocks** (`docs/PROTOCOL.md`, section 1): no claim is granted with an
+//! **M7 epochs follow most clocks** (`docs/protocol.md`, section 1): no claim is granted with an
 //! epoch that is further ahead of all right clocks than `max_clock_skew`. This assumes that fewer
 //! than half of the voters of each key have a wrong wall clock.
 //!

@@ -1,4 +1,4 @@
-//! **M8 one process of a name** (`docs/PROTOCOL.md`, section 1): of two live processes of one name
+//! **M8 one process of a name** (`docs/protocol.md`, section 1): of two live processes of one name
 //! neither holds a lock nor votes, once a member has received datagrams of both. M1 is judged in
 //! any case, so two holders of one lock are always a breach.
 

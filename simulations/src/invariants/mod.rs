@@ -1,4 +1,4 @@
-//! The laws of `docs/PROTOCOL.md`, section 1, one file for each, and the facts that they judge.
+//! The laws of `docs/protocol.md`, section 1, one file for each, and the facts that they judge.
 //!
 //! The world emits [`Fact`]s: events of requests, recorded votes of voters, writes at the ledger.
 //! [`History`] keeps what several laws need. A law sees each fact with the history before it, and

@@ -1,4 +1,4 @@
-//! **Section 4** of `docs/PROTOCOL.md`: messages may be lost, and damage may do no more than that.
+//! **Section 4** of `docs/protocol.md`: messages may be lost, and damage may do no more than that.
 //! A damaged datagram is dropped and counted as a whole; none of its content is used.
 //!
 //! A node that reads half a message acts on content that no node sent, so this counts as safety.

@@ -1,4 +1,4 @@
-//! **Section 6** of `docs/PROTOCOL.md`: voters are restarted one by one, each after the quarantine
+//! **Section 6** of `docs/protocol.md`: voters are restarted one by one, each after the quarantine
 //! of the one before. A lease survives that, since a granted claim gets the votes of returned
 //! voters.
 

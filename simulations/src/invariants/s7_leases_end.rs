@@ -1,4 +1,4 @@
-//! **Section 7** of `docs/PROTOCOL.md`: a lease that does not renew itself ends one ttl after its
+//! **Section 7** of `docs/protocol.md`: a lease that does not renew itself ends one ttl after its
 //! grant, unless it was extended.
 
 use super::{Fact, History, Law, RequestId};

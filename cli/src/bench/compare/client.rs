@@ -120,11 +120,7 @@ impl Contender {
     pub(super) async fn release(&mut self, held: Held) -> anyhow::Result<()> {
         match (&mut self.client, held) {
             (Client::Redis(connection, script), Held::Redis(key, token, _)) => {
-                let released: u32 = script
-                    .key(key)
-                    .arg(token)
-                    .invoke_async(connection)
-                    .await?;
+                let released: u32 = script.key(key).arg(token).invoke_async(connection).await?;
                 if released == 0 {
                     bail!("Redis lost a lock before its time");
                 }
