@@ -1,4 +1,4 @@
-//! Rules 10 to 13: votes that count, and the lease.
+//! Rules 10 to 13: the votes that count, and the lease.
 
 use super::*;
 
@@ -12,7 +12,7 @@ pub(super) fn trying() -> Request {
     }
 }
 
-/// A claim sent to three voters at 100 that two of them have voted for at 110.
+/// A claim sent to three voters at 100 and granted by two of them at 110.
 pub(super) fn holding(request: Request) -> Asker {
     let mut asker = Asker::new(3);
     asker.asks(100, request);
@@ -22,14 +22,15 @@ pub(super) fn holding(request: Request) -> Asker {
     asker
 }
 
-/// What was sent to one voter.
+/// Returns the messages sent to one voter.
 pub(super) fn to<'a>(voter: &str, said: &'a [(u64, String)]) -> Vec<(u64, &'a str)> {
     let sent = said.iter().filter(|(_, line)| line.starts_with(voter));
     sent.map(|(at, line)| (*at, line.as_str())).collect()
 }
 
+/// Rule 10.
 #[test]
-fn rule_10_a_voter_counts_once_and_only_if_it_is_one() {
+fn vote_counts_once_and_only_from_a_voter() {
     let mut asker = Asker::new(3);
     let sent = asker.asks(100, Asker::request());
     let claims = ["v1", "v2", "v3"].map(|v| format!("{v} Claim #1 w100 100+10000"));
@@ -41,8 +42,9 @@ fn rule_10_a_voter_counts_once_and_only_if_it_is_one() {
     assert_eq!(granted, ["Granted w100 until 10000"]);
 }
 
+/// Rule 10.
 #[test]
-fn rule_10_an_older_vote_does_not_replace_a_newer_one() {
+fn older_vote_does_not_replace_newer_one() {
     let mut asker = Asker::new(3);
     asker.asks(100, trying());
     let again = asker.runs(130);
@@ -53,17 +55,18 @@ fn rule_10_an_older_vote_does_not_replace_a_newer_one() {
     assert_eq!(granted, [format!("Granted w100 until {}", sent_at + 9_900)]);
 }
 
+/// Rule 10.
 #[test]
-fn rule_10_a_vote_for_a_sent_at_that_was_never_sent_does_not_count() {
+fn vote_for_unsent_send_time_is_ignored() {
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
     asker.hears(110, "v1", voted(100, 10_000));
     assert_eq!(asker.hears(110, "v2", voted(101, 10_000)), NOTHING);
 }
 
-/// F2: the ttl that counts is the one that the voter names, less the drift, from the send time on.
+/// Rule 11. The ttl in the vote counts, less the drift, from the send time on.
 #[test]
-fn rule_11_f2_a_lease_reaches_as_far_as_a_quorum_has_promised() {
+fn lease_ends_when_promises_of_quorum_end() {
     let mut asker = Asker::new(5);
     asker.asks(100, Asker::request());
     asker.hears(110, "v1", voted(100, 8_000));
@@ -79,9 +82,9 @@ fn rule_11_f2_a_lease_reaches_as_far_as_a_quorum_has_promised() {
     assert_eq!(asker.held(9_010), None);
 }
 
-/// Counted from the send time, not from when the vote came.
+/// Rule 11. A vote counts from its send time, not from its arrival.
 #[test]
-fn rule_11_a_vote_that_was_slow_on_its_way_may_be_over_when_it_comes() {
+fn slow_vote_can_be_expired_on_arrival() {
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
     asker.hears(9_999, "v1", voted(100, 10_000));
@@ -89,8 +92,9 @@ fn rule_11_a_vote_that_was_slow_on_its_way_may_be_over_when_it_comes() {
     assert_eq!(asker.held(10_000), None);
 }
 
+/// Rule 11.
 #[test]
-fn rule_11_drift_is_rounded_down() {
+fn lease_less_drift_is_rounded_down() {
     let mut asker = Asker::new(1);
     asker.asks(100, Asker::request());
     let ttl = Duration::from_nanos(10_000_000_099);
@@ -102,10 +106,10 @@ fn rule_11_drift_is_rounded_down() {
     assert_eq!(granted, ["Granted w100 until 10000'98"]);
 }
 
-/// A process that slept past its lease: the first thing that comes finds it lost, and no vote
-/// that waits in the socket brings it back.
+/// Rule 11 and M3. A process that was paused past its lease finds it lost at the first call. No
+/// vote that waits in the socket restores it.
 #[test]
-fn rule_11_m3_a_lease_that_is_over_is_lost_for_good_before_any_message() {
+fn expired_lease_is_lost_before_any_message() {
     let vote_from_the_socket = voted(100, 20_000);
     let lost = [
         "Lost w100",
@@ -124,7 +128,7 @@ fn rule_11_m3_a_lease_that_is_over_is_lost_for_good_before_any_message() {
         asker.hears(10_001, "v2", vote_from_the_socket),
         ["v2 Release #1 granted"]
     );
-    // Nor does a look, a timer, an extension or a release.
+    // A read, a timer, an extension, a release and a reachable voter find it lost as well.
     let mut asker = holding(Asker::request());
     assert_eq!(asker.held(10_000), None);
     assert_eq!(asker.wakes(10_000), lost[..4]);
@@ -143,10 +147,11 @@ fn rule_11_m3_a_lease_that_is_over_is_lost_for_good_before_any_message() {
     assert_eq!(sent[0], "v1 Claim #2 w10001 10001+10000");
 }
 
-/// Two send times of one instant must differ, or a vote that was given back could be taken for the
-/// one given after; the second is ahead of the clock, and the lease so much shorter.
+/// Rule 11. Two send times of one instant must differ: otherwise a vote that was given back could
+/// be taken for its successor. The second send time is ahead of the clock, and the lease is shorter
+/// by that amount.
 #[test]
-fn rule_11_send_times_never_repeat_and_what_is_ahead_is_taken_off() {
+fn repeated_send_time_is_advanced_and_shortens_lease() {
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
     let back = asker.hears(100, "v1", wanted_back(100, 10_000));
@@ -158,20 +163,22 @@ fn rule_11_send_times_never_repeat_and_what_is_ahead_is_taken_off() {
     assert_eq!(granted[0], "Granted w100 until 10000");
 }
 
+/// Rule 12.
 #[test]
-fn rule_12_an_owner_that_nobody_asked_tells_with_its_first_renewal() {
+fn unprobed_holder_reports_grant_with_first_renewal() {
     let mut asker = holding(Asker::request());
     asker.hears(111, "v3", voted(100, 10_000));
     let said = asker.runs(5_000);
-    // A third of ten seconds after the grant, to all.
+    // A third of ten seconds after the grant, to all voters.
     assert_eq!(said[0].0, 3_444);
     assert_eq!(said[0].1, "v1 Claim #1 w100 3444+10000 granted join");
     assert_eq!(to("v2", &said)[0].0, 3_444);
     assert_eq!(to("v3", &said)[0].0, 3_444);
 }
 
+/// Rule 12.
 #[test]
-fn rule_12_an_owner_that_was_asked_or_told_to_wait_tells_at_once() {
+fn holder_probed_or_queued_reports_grant_at_once() {
     for before in [asked(100, 10_000), waits(HolderGranted::No)] {
         let mut asker = Asker::new(5);
         asker.asks(100, Asker::request());
@@ -183,8 +190,8 @@ fn rule_12_an_owner_that_was_asked_or_told_to_wait_tells_at_once() {
         let told = |v| format!("v{v} Claim #1 w100 111+10000 granted");
         assert_eq!(news[1..], [1, 2, 3, 4, 5].map(told));
 
-        // The same where the question comes after the grant: a `Wait` tells all voters, `probe`
-        // the one that asked (rule 13).
+        // The same if the question comes after the grant. A `Wait` makes it report to all voters, a
+        // `probe` only to the voter that sent it (rule 13).
         let mut asker = holding(Asker::request());
         let is_wait = matches!(before, Message::Wait(_));
         let news = asker.hears(111, "v3", before);
@@ -193,9 +200,9 @@ fn rule_12_an_owner_that_was_asked_or_told_to_wait_tells_at_once() {
     }
 }
 
-/// Where the votes are reservations there is little time.
+/// Rule 12. Reservations are short, so the first renewal is sent at the grant.
 #[test]
-fn rule_12_an_owner_by_reservations_renews_together_with_the_guard() {
+fn holder_by_reservations_renews_at_grant() {
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
     asker.hears(110, "v1", voted(100, 300));
@@ -207,7 +214,7 @@ fn rule_12_an_owner_by_reservations_renews_together_with_the_guard() {
         asker.hears(120, "v2", voted(110, 10_000)),
         ["Renewed until 10010"]
     );
-    // Exactly two thirds are enough to wait for the renewal: 6,667 is the first such lease.
+    // With exactly two thirds left it waits for the renewal. The shortest such lease is 6,667 ms.
     for (ttl, told) in [(6_743, true), (6_745, false)] {
         let mut asker = Asker::new(1);
         asker.asks(100, Asker::request());
@@ -216,11 +223,12 @@ fn rule_12_an_owner_by_reservations_renews_together_with_the_guard() {
     }
 }
 
+/// Rule 12.
 #[test]
-fn rule_12_it_renews_every_third_and_sooner_to_voters_that_do_not_answer() {
+fn holder_renews_every_third_and_retransmits_to_silent() {
     let mut asker = holding(Asker::request());
     let said = asker.runs(3_500);
-    // v3 has not answered; it is asked again and again until it does.
+    // v3 has not answered, so the claim is retransmitted to it until it does.
     assert!(to("v3", &said).len() > 4, "{said:?}");
     assert_eq!(to("v1", &said)[0].0, 3_444);
     asker.hears(3_500, "v1", voted(3_444, 10_000));
@@ -230,8 +238,9 @@ fn rule_12_it_renews_every_third_and_sooner_to_voters_that_do_not_answer() {
     assert_eq!(to("v1", &said)[0].0, 3_444 + 3_334);
 }
 
+/// Rule 12.
 #[test]
-fn rule_12_it_renews_at_most_once_in_a_round_trip() {
+fn holder_renews_at_most_once_per_round_trip() {
     let mut asker = Asker::new(3);
     let claimant = asker.claimant.clone();
     asker.claimant = claimant.with_renewal(Some(Duration::ZERO));
@@ -242,8 +251,9 @@ fn rule_12_it_renews_at_most_once_in_a_round_trip() {
     assert_eq!(to("v1", &asker.runs(130)).len(), 2);
 }
 
+/// Rule 12.
 #[test]
-fn rule_12_a_lease_that_does_not_renew_itself_is_over_after_its_ttl() {
+fn lease_without_renewal_ends_after_its_ttl() {
     let renews = false;
     let mut asker = Asker::new(1);
     asker.asks(
@@ -256,7 +266,7 @@ fn rule_12_a_lease_that_does_not_renew_itself_is_over_after_its_ttl() {
     let granted = asker.hears(110, "v1", voted(100, 10_000));
     assert_eq!(granted, ["Granted w100 until 10000"]);
     assert_eq!(asker.runs(9_999), []);
-    // Asked, it lengthens the vote no further than its own end: 10,110.
+    // A probe extends the vote only to the end of the lease, 10,110.
     let answer = asker.hears(5_000, "v1", asked(100, 10_000));
     assert_eq!(answer, ["v1 Claim #1 w100 5000+5110 granted"]);
     assert_eq!(
@@ -268,13 +278,13 @@ fn rule_12_a_lease_that_does_not_renew_itself_is_over_after_its_ttl() {
 }
 
 #[test]
-fn an_extension_holds_once_a_quorum_has_promised_it() {
+fn extension_counts_once_a_quorum_promised_it() {
     let mut asker = holding(Asker::request());
     let mut goal = Instant::ZERO;
     let sent = asker.does(|c, out| {
         goal = c.extend(at(1_000), Ticket(1), ms(6_000), out).unwrap();
     });
-    // 9,000 remain; 15,000 are asked for, and 14,850 sure whatever the drift.
+    // 9,000 ms remain. It requests 15,000 ms, of which 14,850 ms are certain despite drift.
     assert_eq!(sent[0], "v1 Claim #1 w100 1000+15000 granted");
     assert_eq!(reading(goal), "15850");
     assert_eq!(asker.held(1_001).as_deref(), Some("10000"));
@@ -289,7 +299,7 @@ fn an_extension_holds_once_a_quorum_has_promised_it() {
     assert_eq!(too_long, NOTHING);
 }
 
-/// An asker whose turn at `v1` is a reservation from 100 on, while it waits at the others.
+/// A claimant with a reservation of `v1` for its claim of 100.
 fn offered(ttl_ms: u64) -> Asker {
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
@@ -297,15 +307,15 @@ fn offered(ttl_ms: u64) -> Asker {
     asker
 }
 
-/// Somebody waits behind it, so the voter tells it of its turn once more.
+/// Rule 13. Another claim waits behind it, so the voter sends the vote again with `probe`.
 #[test]
-fn rule_13_a_turn_of_which_half_a_reservation_is_left_is_given_back() {
+fn reservation_with_half_left_is_given_back() {
     for (at_ms, is_given_back) in [(224, false), (225, true), (349, true)] {
         let mut asker = offered(250);
         for voter in ["v2", "v3"] {
             asker.hears(110, voter, waits(HolderGranted::No));
         }
-        // Heard for the first time so late, it may be what wins.
+        // A vote that first arrives this late may still complete a quorum.
         let first = asker.hears(at_ms, "v1", asked(100, 249));
         assert_eq!(first, NOTHING);
         asker.hears(at_ms, "v1", asked(100, 250));
@@ -316,9 +326,9 @@ fn rule_13_a_turn_of_which_half_a_reservation_is_left_is_given_back() {
     }
 }
 
-/// Each turn of one that cannot win would hold up those behind it.
+/// Rule 13. Each turn of a claim that cannot be granted would hold up those behind it.
 #[test]
-fn rule_13_one_that_no_quorum_answers_lets_its_turns_run_out() {
+fn claim_without_quorum_lets_reservation_expire() {
     let mut asker = offered(120);
     let back = asker.hears(112, "v1", asked(100, 120));
     assert_eq!(back, ["v1 Claim #1 w100 112+10000 since 112"]);
@@ -331,20 +341,21 @@ fn rule_13_one_that_no_quorum_answers_lets_its_turns_run_out() {
     assert_eq!(back, ["v1 Claim #1 w100 133+10000 since 133"]);
 }
 
+/// Rule 13.
 #[test]
-fn rule_13_a_vote_that_is_wanted_back_is_given_back_unless_it_wins() {
+fn requested_vote_is_yielded_unless_it_grants() {
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
     let back = asker.hears(110, "v1", wanted_back(100, 10_000));
     assert_eq!(back, ["v1 Claim #1 w100 110+10000 since 110"]);
-    // What was given back never counts, however often it comes.
+    // A vote that was given back never counts, even if it arrives again.
     asker.hears(111, "v2", voted(100, 10_000));
     assert_eq!(asker.hears(112, "v1", voted(100, 10_000)), NOTHING);
     assert_eq!(asker.held(112), None);
     let granted = asker.hears(113, "v1", voted(110, 10_000));
     assert_eq!(granted[0], "Granted w100 until 10000");
 
-    // Counted first: the vote that is wanted back makes a quorum, and is not given back.
+    // The vote is counted first. It completes a quorum, so it is not given back.
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
     asker.hears(110, "v1", voted(100, 10_000));
@@ -354,9 +365,9 @@ fn rule_13_a_vote_that_is_wanted_back_is_given_back_unless_it_wins() {
     assert_eq!(granted.len(), 4);
 }
 
-/// F11: every later claim repeats it, so that a lost give-back is no lasting harm.
+/// Rule 13. The loss of one such claim thus does no lasting harm.
 #[test]
-fn rule_13_f11_the_voter_is_told_again_and_again_what_does_not_count() {
+fn every_later_claim_repeats_votes_valid_since() {
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
     asker.hears(110, "v1", wanted_back(100, 10_000));
@@ -374,8 +385,9 @@ fn rule_13_f11_the_voter_is_told_again_and_again_what_does_not_count() {
     );
 }
 
+/// Rule 13.
 #[test]
-fn rule_13_an_owner_that_is_asked_says_so_to_that_voter() {
+fn probed_holder_reports_grant_to_that_voter() {
     let mut asker = holding(Asker::request());
     let answer = asker.hears(120, "v2", asked(100, 10_000));
     assert_eq!(answer, ["v2 Claim #1 w100 120+10000 granted"]);
@@ -383,17 +395,18 @@ fn rule_13_an_owner_that_is_asked_says_so_to_that_voter() {
     assert_eq!(answer, ["v3 Claim #1 w100 121+10000 granted"]);
 }
 
+/// Rule 11.
 #[test]
-fn rule_11_a_vote_that_moves_the_end_of_the_lease_by_nothing_is_no_renewal() {
+fn vote_that_extends_nothing_emits_no_renewal() {
     let mut asker = holding(Asker::request());
     assert_eq!(asker.hears(120, "v3", voted(100, 10_000)), NOTHING);
     assert_eq!(asker.hears(121, "v1", voted(100, 9_000)), NOTHING);
     assert_eq!(asker.held(121).as_deref(), Some("10000"));
 }
 
-/// The bound itself: two thirds of the ttl are left, to the nanosecond.
+/// Rule 12. The exact bound: two thirds of the ttl are left.
 #[test]
-fn rule_12_a_lease_with_two_thirds_left_is_told_with_the_first_renewal() {
+fn lease_with_two_thirds_left_reports_at_renewal() {
     for (ttl, told) in [(14_850, false), (14_851, true)] {
         let mut asker = Asker::new(1);
         asker.asks(

@@ -1,4 +1,4 @@
-//! Section 2: epochs that are drawn, seen, believed or not.
+//! Section 2: epochs that are drawn, observed, accepted and rejected.
 
 use super::*;
 use crate::epoch::EpochClock;
@@ -13,7 +13,7 @@ fn near_wall(name: &str, ahead_ms: u64) -> Claim {
     }
 }
 
-/// The epoch of the latest claim that was sent.
+/// The epoch of the last claim that was sent.
 fn drawn(said: &[String]) -> String {
     let last = said
         .iter()
@@ -24,7 +24,7 @@ fn drawn(said: &[String]) -> String {
 }
 
 #[test]
-fn a_claim_too_far_ahead_is_refused_unless_it_has_granted() {
+fn claim_beyond_skew_is_refused_unless_granted() {
     let mut booth = Booth::new();
     assert_eq!(
         booth.hears(0, &near_wall("a", SKEW_MS + 1)),
@@ -32,7 +32,7 @@ fn a_claim_too_far_ahead_is_refused_unless_it_has_granted() {
     );
     assert_eq!(booth.voter.slots(), 0);
     assert_eq!(booth.hears(0, &near_wall("a", SKEW_MS)), ["a Vote 1+10000"]);
-    // F7: the voter's wall clock is set back by a minute; the lease is none of its business.
+    // The voter's wall clock is set back by a minute. This does not affect the lease.
     let set_back = Now {
         mono: instant(10),
         wall_ms: WALL - 60_000,
@@ -49,7 +49,7 @@ fn a_claim_too_far_ahead_is_refused_unless_it_has_granted() {
 }
 
 #[test]
-fn epochs_rise_with_every_claim_of_a_node_though_its_wall_clock_is_set_back() {
+fn epochs_rise_though_wall_clock_is_set_back() {
     let mut asker = Asker::new(1);
     assert_eq!(drawn(&asker.asks(100, Asker::request())), "w100");
     assert_eq!(drawn(&asker.asks(100, Asker::request())), "w100.1");
@@ -63,10 +63,10 @@ fn epochs_rise_with_every_claim_of_a_node_though_its_wall_clock_is_set_back() {
     assert_eq!(drawn(&said), "w100.2");
 }
 
-/// Otherwise the others would be told `Stale` once the first of them is granted, and the node whose
-/// name sorts first would be served more often than they are.
+/// So do nodes that claim above one fence. With equal epochs, one grant would make the other claims
+/// stale. The node whose name sorts first would then be granted most often.
 #[test]
-fn nodes_that_claim_at_one_instant_or_above_one_fence_draw_different_epochs() {
+fn nodes_claiming_at_once_draw_different_epochs() {
     let mut drawn = std::collections::BTreeSet::new();
     for (name, seed) in [("a", 1), ("b", 2), ("c", 3)] {
         let incarnation = Incarnation::new(1);
@@ -90,7 +90,7 @@ fn nodes_that_claim_at_one_instant_or_above_one_fence_draw_different_epochs() {
 }
 
 #[test]
-fn a_clock_moves_past_every_epoch_that_it_believes() {
+fn clock_moves_past_every_epoch_within_skew() {
     let believed = Epoch::at_wall_ms(WALL + 100 + SKEW_MS);
     let broken = Epoch::at_wall_ms(WALL + 100 + SKEW_MS + 1);
     let mut asker = Asker::new(1);
@@ -101,9 +101,9 @@ fn a_clock_moves_past_every_epoch_that_it_believes() {
     assert_eq!(drawn(&asker.asks(200, Asker::request())), "w200");
 }
 
-/// F23: one clock in the year 2100 must not drag the others along.
+/// One clock set to the year 2100 must not move the others forward.
 #[test]
-fn f23_what_a_broken_clock_says_counts_as_a_refusal() {
+fn answer_beyond_skew_counts_as_refusal() {
     let far = Epoch::at_wall_ms(WALL + 100_000);
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
@@ -123,7 +123,7 @@ fn f23_what_a_broken_clock_says_counts_as_a_refusal() {
         );
     }
     assert_eq!(drawn(&asker.asks(120, Asker::request())), "w120");
-    // It is no word on who is granted, so a `try` is not denied by it.
+    // Such an answer does not report a grant, so it denies no `try`.
     let mut asker = Asker::new(3);
     asker.asks(
         100,
@@ -139,9 +139,9 @@ fn f23_what_a_broken_clock_says_counts_as_a_refusal() {
     assert!(asker.runs(5_000).iter().all(|(_, line)| line != "Denied"));
 }
 
-/// A second `Stale`, to the claim that has just been given up, has the higher fence.
+/// A second `Stale`, for the claim that was just abandoned, has the higher fence.
 #[test]
-fn a_clock_moves_past_the_epochs_in_answers_to_claims_that_are_over() {
+fn clock_moves_past_epochs_in_late_answers() {
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
     asker.hears(110, "v1", stale(1, Epoch::at_wall_ms(WALL + 500)));
@@ -159,9 +159,9 @@ fn a_clock_moves_past_the_epochs_in_answers_to_claims_that_are_over() {
     assert_eq!(drawn(&asker.asks(140, Asker::request())), "w1000.1");
 }
 
-/// F16 (b): it learns the fence, and the fence has moved on when it arrives.
+/// The fence may have moved on by the time the new claim arrives.
 #[test]
-fn f16_the_kth_stale_in_a_row_leaps_by_twice_the_one_before() {
+fn each_further_stale_doubles_the_leap() {
     let mut asker = Asker::new(1);
     asker.asks(100, Asker::request());
     let mut fence = WALL + 500;
@@ -170,10 +170,10 @@ fn f16_the_kth_stale_in_a_row_leaps_by_twice_the_one_before() {
         fence += 1 << (k - 1);
         assert_eq!(drawn(&said), format!("w{}", fence - WALL));
     }
-    // Never beyond what others would believe, but always above the fence.
+    // Never beyond `max_clock_skew`, but always above the fence.
     let said = asker.hears(110, "v1", stale(13, Epoch::at_wall_ms(fence)));
     assert_eq!(drawn(&said), "w5110.1048575");
-    // Another request begins anew.
+    // Another request starts with the shortest leap again.
     let mut asker = Asker::new(1);
     asker.asks(100, Asker::request());
     asker.hears(110, "v1", stale(1, Epoch::at_wall_ms(WALL + 500)));
@@ -182,9 +182,9 @@ fn f16_the_kth_stale_in_a_row_leaps_by_twice_the_one_before() {
     assert_eq!(drawn(&said), "w601");
 }
 
-/// F25: who was given other constants is told so, instead of weakening a lease.
+/// A node with other constants is thus detected before it weakens a lease.
 #[test]
-fn f25_the_constants_are_part_of_the_voter_set() {
+fn voter_set_tag_depends_on_its_constants() {
     let members = vec![node("v1")];
     let tag = |timing| VoterSet::new(1, members.clone(), 1, timing).unwrap().tag();
     let shorter = Timing {
@@ -204,13 +204,13 @@ fn f25_the_constants_are_part_of_the_voter_set() {
     }
 }
 
-/// F17, F7: while it is valid nobody else can win, whatever the wall clocks say.
+/// While it is valid no other claim can be granted, whatever the wall clocks show.
 #[test]
-fn a_claim_that_has_granted_is_heard_however_far_ahead_its_epoch_is() {
+fn granted_claim_beyond_skew_is_accepted() {
     let mut booth = Booth::new();
     let far = near_wall("a", SKEW_MS + 60_000);
     assert_eq!(booth.hears(0, &granted(far)), ["a Vote 1+10000"]);
-    // Also where it waits, and an earlier word of it comes late.
+    // The same if it waits and an earlier message of it arrives late.
     let mut booth = Booth::new();
     booth.hears(0, &granted(claim("x", 5, 1)));
     let far = near_wall("a", SKEW_MS + 60_000);
@@ -219,7 +219,7 @@ fn a_claim_that_has_granted_is_heard_however_far_ahead_its_epoch_is() {
 }
 
 #[test]
-fn the_highest_epoch_that_is_believed_is_the_last_of_its_millisecond() {
+fn highest_accepted_epoch_is_last_of_its_millisecond() {
     let limit = Epoch::limit(at(0), ms(SKEW_MS));
     for (epoch, answer) in [(limit, "a Vote 1+10000"), (limit.next(), "a Refuse Skew")] {
         let claim = Claim {
@@ -230,8 +230,8 @@ fn the_highest_epoch_that_is_believed_is_the_last_of_its_millisecond() {
     }
 }
 
-/// A claimant whose wall clock is `ahead_ms` ahead asks, and its clock is set right before it
-/// hears this from one voter.
+/// Sends a claim with a wall clock that is `ahead_ms` ahead, corrects the clock, and delivers this
+/// message of one voter. Returns the outputs.
 fn set_right(ahead_ms: u64, message: &Message) -> Vec<String> {
     let mut asker = Asker::new(3);
     let ahead = Now {
@@ -244,22 +244,23 @@ fn set_right(ahead_ms: u64, message: &Message) -> Vec<String> {
     asker.hears(110, "v2", message.clone())
 }
 
-/// It would be refused for as long as its clock was ahead.
+/// With its old epoch it would be refused for as long as the clock was ahead.
 #[test]
-fn a_claim_drawn_by_a_clock_that_was_set_right_since_is_made_anew_once_it_is_refused() {
+fn refused_claim_is_redrawn_after_clock_is_corrected() {
     let skew = refused(RefuseReason::Skew);
     let soon = 110 + SKEW_MS + 1;
     let anew = set_right(soon + 1, &skew);
     let releases = ["v1", "v2", "v3"].map(|v| format!("{v} Release #1"));
     let claims = ["v1", "v2", "v3"].map(|v| format!("{v} Claim #2 w110 110+10000"));
     assert_eq!(anew, [releases, claims].concat());
-    // The voter believes this one in a millisecond; and another reason is no word on the epoch.
+    // The voter will accept this epoch in one millisecond. Another reason has no bearing on the
+    // epoch.
     assert_eq!(set_right(soon, &skew), [""; 0]);
     assert_eq!(set_right(soon + 1, &refused(RefuseReason::Limit)), [""; 0]);
 }
 
 #[test]
-fn a_claim_that_has_granted_goes_on_though_a_voter_refuses_its_epoch() {
+fn granted_claim_continues_if_voter_refuses_epoch() {
     let mut asker = Asker::new(3);
     let ahead = Now {
         mono: instant(100),
@@ -276,7 +277,7 @@ fn a_claim_that_has_granted_goes_on_though_a_voter_refuses_its_epoch() {
 }
 
 #[test]
-fn a_wall_clock_beyond_what_an_epoch_can_carry_counts_as_the_last_millisecond_that_it_can() {
+fn wall_clock_beyond_epoch_range_saturates() {
     let last = (1 << 44) - 1;
     let end = Epoch::at_wall_ms(last);
     assert_eq!(end.wall_ms(), last);
@@ -286,13 +287,13 @@ fn a_wall_clock_beyond_what_an_epoch_can_carry_counts_as_the_last_millisecond_th
     }
 }
 
-/// The highest epoch that is believed is no sign of a broken clock.
+/// The highest accepted epoch does not indicate a wrong clock.
 #[test]
-fn a_clock_that_saw_the_highest_epoch_that_is_believed_draws_above_it() {
+fn clock_draws_above_highest_accepted_epoch() {
     let mut clock = EpochClock::default();
     let limit = Epoch::limit(at(0), ms(SKEW_MS));
     assert!(clock.observe(at(0), limit, ms(SKEW_MS)));
     assert_eq!(clock.draw(at(0), ms(SKEW_MS)), limit.next());
-    // That one is: nobody would vote above it.
+    // The epoch just drawn does: it is above the limit, so the clock drops it.
     assert_eq!(clock.draw(at(0), ms(SKEW_MS)), Epoch::at_wall_ms(WALL));
 }

@@ -1,4 +1,4 @@
-//! Rule 7 and section 6: a process that comes back.
+//! Rule 7 and section 6: a process that restarts.
 
 use super::*;
 
@@ -11,8 +11,9 @@ fn in_incarnation(claim: Claim, incarnation: u64) -> Claim {
     Claim { claim: id, ..claim }
 }
 
+/// Rule 7.
 #[test]
-fn rule_7_a_later_incarnation_of_a_node_ends_the_claims_of_the_earlier_ones() {
+fn later_incarnation_ends_claims_of_earlier_ones() {
     let mut booth = Booth::new();
     let on = |key: &str, claim| Claim {
         key: Key::new(key).unwrap(),
@@ -29,8 +30,8 @@ fn rule_7_a_later_incarnation_of_a_node_ends_the_claims_of_the_earlier_ones() {
     assert_eq!(same, [""; 0]);
     let next =
         booth.does(|v, out| v.handle_incarnation(at(3), &node("a"), Incarnation::new(4), out));
-    // The vote goes to the next, over the fence of the incarnation that ended; its waiters are
-    // gone.
+    // The vote goes to the next claim, above the fence of the ended one. The waiters of the ended
+    // incarnation are dropped.
     assert_eq!(next, ["b Vote 1+252"]);
     assert_eq!(booth.fence(), 5);
     assert_eq!(booth.voter.waiters(), 1);
@@ -38,9 +39,9 @@ fn rule_7_a_later_incarnation_of_a_node_ends_the_claims_of_the_earlier_ones() {
     assert_eq!(booth.voter.fence(&l), Epoch::ZERO);
 }
 
-/// F24: leases of the incarnation that is proven over are over at the claimant first.
+/// The leases of an ended incarnation end at the claimant first.
 #[test]
-fn f24_a_node_that_learns_of_a_later_incarnation_loses_its_leases_and_claims_anew() {
+fn later_incarnation_loses_leases_and_restarts_claims() {
     let mut asker = Asker::new(1);
     asker.asks(100, Asker::request());
     asker.hears(110, "v1", voted(100, 10_000));
@@ -55,7 +56,7 @@ fn f24_a_node_that_learns_of_a_later_incarnation_loses_its_leases_and_claims_ane
     assert_eq!(said, expected);
     assert_eq!(asker.held(131), None);
     assert_eq!(asker.claimant.incarnation(), Incarnation::new(9));
-    // A vote for the same number in the incarnation before is not for this one.
+    // A vote for the same number in the earlier incarnation does not count.
     let old = Vote {
         claim: own(3),
         ..vote(3, instant(130), 10_000)
@@ -69,7 +70,7 @@ fn f24_a_node_that_learns_of_a_later_incarnation_loses_its_leases_and_claims_ane
     };
     let granted = asker.hears(140, "v1", Message::Vote(Vote { claim, ..old }));
     assert_eq!(granted, ["Granted w130 until 10030"]);
-    // A lower number is no news.
+    // An incarnation that is not higher changes nothing.
     assert_eq!(
         asker.does(|c, out| c.adopt(at(150), Incarnation::new(9), out)),
         [""; 0]

@@ -1,4 +1,4 @@
-//! Full voters: claims that they shut out, and queues whose last place is disputed.
+//! Rule 24: full voters, the claims that they refuse, and full queues.
 
 use super::claimant_rules::trying;
 use super::*;
@@ -29,7 +29,7 @@ fn last_in_full_queue_yields_to_better_rank() {
         booth.hears_release(4, &release("a", false)),
         ["b Vote 1+252"]
     );
-    // There is room again.
+    // The queue has a free place again.
     assert_eq!(booth.hears(5, &claim("d", 8, 3))[0], "d Wait b e5 no");
 }
 
@@ -42,9 +42,9 @@ fn granted_claim_takes_the_last_place() {
     assert_eq!(said[..2], ["b Refuse Limit", "z Wait a e1 no"]);
 }
 
-/// It needs no place to learn that another has the lock.
+/// It needs no place in the queue to learn that another claim is granted.
 #[test]
-fn try_beside_full_queue_is_told_of_the_holder() {
+fn try_beside_full_queue_learns_of_holder() {
     let mut booth = tight(1);
     let is_try = true;
     booth.hears(0, &granted(claim("a", 1, 1)));
@@ -55,24 +55,25 @@ fn try_beside_full_queue_is_told_of_the_holder() {
     };
     assert_eq!(booth.hears(2, &late), ["c Wait a e1 yes"]);
     assert_eq!(booth.voter.waiters(), 1);
-    // One that is put out asks again by itself, as all that try do.
+    // A `try` that loses its place receives no `Refuse`: it retransmits anyway.
     let mut booth = tight(1);
     booth.hears(0, &claim("a", 1, 1));
     booth.hears(1, &late);
     assert_eq!(booth.hears(2, &claim("b", 2, 1)), ["b Wait a e1 no"]);
 }
 
+/// Rule 24.
 #[test]
-fn claim_shut_out_gives_back_all_and_comes_back() {
+fn refused_claim_releases_all_and_retries() {
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
     asker.hears(110, "v1", voted(100, 10_000));
-    // The other two may still vote for it.
+    // The other two voters may still be a quorum.
     assert_eq!(asker.hears(110, "v2", limit()), NOTHING);
     let said = asker.hears(110, "v3", limit());
     assert_eq!(said, ["v1", "v2", "v3"].map(|v| format!("{v} Release #1")));
     assert_eq!(asker.claimant.waiting(), 1);
-    // Nothing that is said to what is over counts, and nothing is sent meanwhile.
+    // Answers to the ended claim do not count, and no claim is sent meanwhile.
     assert_eq!(
         asker.hears(111, "v2", voted(100, 10_000)),
         ["v2 Release #1"]
@@ -80,7 +81,7 @@ fn claim_shut_out_gives_back_all_and_comes_back() {
     let reached = asker.does(|c, out| c.handle_reachable(at(111), &node("v2"), out));
     assert_eq!(reached, NOTHING);
     let due = asker.claimant.next_timeout().unwrap();
-    // After a round trip and up to four more, by chance.
+    // After one round trip and up to four more, drawn at random.
     assert!(
         due >= instant(120) && due <= instant(160),
         "{}",
@@ -92,7 +93,7 @@ fn claim_shut_out_gives_back_all_and_comes_back() {
 }
 
 #[test]
-fn claim_that_can_do_without_a_full_voter_stays() {
+fn claim_with_other_quorum_ignores_full_voter() {
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
     asker.hears(110, "v1", voted(100, 10_000));
@@ -102,9 +103,9 @@ fn claim_that_can_do_without_a_full_voter_stays() {
     }
 }
 
-/// Voters that do not answer are no help either.
+/// Rule 24. Voters that do not answer do not count as possible votes.
 #[test]
-fn claim_shut_out_by_a_full_and_a_dead_voter_steps_aside() {
+fn claim_backs_off_from_full_and_dead_voters() {
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
     asker.hears(101, "v1", voted(100, 10_000));
@@ -115,7 +116,7 @@ fn claim_shut_out_by_a_full_and_a_dead_voter_steps_aside() {
 }
 
 #[test]
-fn request_aside_ends_at_its_deadline_and_says_why() {
+fn backed_off_request_times_out_with_reason() {
     let mut asker = Asker::new(1);
     let request = Request {
         deadline: Some(instant(130)),

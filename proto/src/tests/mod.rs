@@ -1,12 +1,9 @@
-//! The rules one by one, on a voter and a claimant that are driven by hand.
+//! Tests of single rules, on a voter or a claimant that the test drives by hand.
 //!
-//! What they say is compared as text, one line for each message and event, in order. Times in it
-//! are milliseconds of the one who speaks; `5'1` is one nanosecond after the fifth. Small epochs
-//! are plain numbers; those near the wall clock of these tests print as `w` and the milliseconds
-//! since its start. The lease of a vote prints as `sent_at+ttl`.
-//!
-//! A test with `f12` in its name goes wrong without the mend of finding F12. Not here are F4, which
-//! is about a voter set that changes, and F26, which is about disks.
+//! Outputs are compared as text, one line for each event and message. Times are in milliseconds;
+//! `5'1` is one nanosecond after 5 ms. The lease of a vote prints as `sent_at+ttl`. An epoch near
+//! the wall clock of these tests prints as `w`, its milliseconds since [`WALL`], and its counter
+//! unless that is zero. A smaller epoch prints as `e` and its number.
 
 mod claimant_rules;
 mod epochs;
@@ -42,7 +39,7 @@ use super::view::View;
 use super::voter::{Start, Voter, VoterLimits};
 use super::voter_set::{Timing, VoterSet};
 
-/// What the wall clock says at the instant zero, in milliseconds.
+/// The wall clock at instant zero, in milliseconds.
 const WALL: u64 = 1_000_000;
 
 const fn ms(n: u64) -> Duration {
@@ -68,9 +65,8 @@ fn key() -> Key {
     Key::new("k").unwrap()
 }
 
-/// Ten milliseconds for a round trip, a hundred for `holder_probe_interval`, 250 for a reservation,
-/// `max_ttl` of 30 s, a skew of 5 s, and one per cent of drift: a ttl of 10,000 ms counts for
-/// 9,900.
+/// A round trip of 10 ms, a `holder_probe_interval` of 100 ms, and reservations of 250 ms.
+/// `max_ttl` is 30 s, the skew 5 s, and the drift 1 %. A ttl of 10,000 ms thus counts for 9,900 ms.
 fn timing() -> Timing {
     Timing {
         max_drift_ppm: 10_000,
@@ -79,7 +75,7 @@ fn timing() -> Timing {
     }
 }
 
-/// Members `v1`, `v2`, ...
+/// The members are `v1`, `v2` and so on.
 fn voter_set(members: usize, voters: usize) -> Arc<VoterSet> {
     let names = (1..=members).map(|n| node(&format!("v{n}"))).collect();
     Arc::new(VoterSet::new(1, names, voters, timing()).unwrap())
@@ -116,7 +112,7 @@ fn granted(claim: Claim) -> Claim {
     }
 }
 
-/// A renewal that asks for a session.
+/// A renewal that requests a session.
 fn joining(claim: Claim) -> Claim {
     Claim {
         join: true,
@@ -124,12 +120,12 @@ fn joining(claim: Claim) -> Claim {
     }
 }
 
-/// The session with this number of the voter that [`Booth`] and [`Asker`] know.
+/// The session with this number at a voter with the nonce 7, as in [`Booth`].
 fn session(number: u32) -> SessionId {
     SessionId { nonce: 7, number }
 }
 
-/// A digest of claims with these numbers.
+/// The digest of the claims with these numbers.
 fn digest(seqs: impl IntoIterator<Item = u64>) -> Digest {
     let mut digest = Digest::default();
     seqs.into_iter().for_each(|seq| digest.add(seq));
@@ -169,7 +165,7 @@ fn number(epoch: Epoch) -> String {
     }
 }
 
-/// A message as these tests compare it.
+/// One message as text.
 fn line(to: &NodeId, message: &Message) -> String {
     let flag = |is: bool, word: &str| {
         if is {
@@ -271,20 +267,20 @@ fn event_line(event: &Event) -> String {
     }
 }
 
-/// Events first, then messages, each in order.
+/// All events, then all messages, each in order of emission.
 fn lines(out: &Effects) -> Vec<String> {
     let events = out.events.iter().map(event_line);
     let messages = out.messages.iter().map(|(to, m)| line(to, m));
     events.chain(messages).collect()
 }
 
-/// A voter, and what it says.
+/// A voter under test. Its methods return its outputs as [`lines`].
 struct Booth {
     voter: Voter,
 }
 
 impl Booth {
-    /// The only voter of its voter set, and new: it votes at once. `v1`.
+    /// Returns `v1`, the only voter of a new cluster. It votes at once.
     fn new() -> Self {
         Self::with(VoterLimits::default())
     }
@@ -297,7 +293,7 @@ impl Booth {
         Self { voter }
     }
 
-    /// `v1` of a voter set of `members`.
+    /// Returns voter `v1` of `members`, with the outputs of its start.
     fn of(members: usize, voters: usize, start: Start) -> (Self, Vec<String>) {
         Self::born(at(0), members, voters, start)
     }
@@ -335,7 +331,7 @@ impl Booth {
         self.does(|voter, out| voter.handle_timeout(at(at_ms), out))
     }
 
-    /// Node `from` says that the session covers claims with these numbers.
+    /// Delivers a `KeepAlive` of node `from` for the session, with this digest of covered claims.
     fn is_kept(&mut self, at_ms: u64, from: &str, number: u32, covered: Digest) -> Vec<String> {
         let keep = KeepAlive {
             session: session(number),
@@ -350,7 +346,7 @@ impl Booth {
         self.voter.fence(&key()).get()
     }
 
-    /// When the vote that is out expires.
+    /// The next timeout of the voter, usually the expiry of its vote.
     fn expires(&self) -> String {
         self.voter
             .next_timeout()
@@ -358,13 +354,13 @@ impl Booth {
     }
 }
 
-/// A claimant of node `a`, and what it says.
+/// The claimant of node `a` under test. Its methods return its outputs as [`lines`].
 struct Asker {
     claimant: Claimant,
 }
 
 impl Asker {
-    /// The key has the voters `v1`, `v2`, ...
+    /// Its keys have the voters `v1`, `v2` and so on.
     fn new(voters: usize) -> Self {
         let voter_set = voter_set(voters, voters);
         let claimant = Claimant::new(node("a"), Incarnation::new(1), voter_set, 100, 7);
@@ -404,7 +400,7 @@ impl Asker {
         self.does(|c, out| c.handle_timeout(at(at_ms), out))
     }
 
-    /// Wakes it whenever it wants to be woken, up to `until_ms`: what it said, and when.
+    /// Runs every timer that is due up to `until_ms`. Returns the outputs with their times.
     fn runs(&mut self, until_ms: u64) -> Vec<(u64, String)> {
         let mut said = Vec::new();
         while let Some(due) = self.claimant.next_timeout() {
@@ -424,14 +420,14 @@ impl Asker {
         })
     }
 
-    /// Until when the first request holds the key, looked at `at_ms`.
+    /// The end of the first request's lease, if it is held at `at_ms`.
     fn held(&self, at_ms: u64) -> Option<String> {
         let valid_until = self.claimant.valid_until(at(at_ms), Ticket(1));
         valid_until.map(reading)
     }
 }
 
-/// Of the `seq`-th claim of node `a`.
+/// The id of claim `seq` of node `a`.
 fn own(seq: u64) -> ClaimId {
     ClaimId { seq, ..id("a") }
 }
@@ -471,7 +467,7 @@ fn wanted_back(sent_at_ms: u64, ttl_ms: u64) -> Message {
     })
 }
 
-/// The first claim waits behind node `b`.
+/// A `Wait` for the first claim, with node `b` as the holder.
 fn waits(granted: HolderGranted) -> Message {
     Message::Wait(Wait {
         key: key(),

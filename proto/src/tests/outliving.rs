@@ -1,4 +1,4 @@
-//! Claims that outlive their process: rules 6, 7 and 17 for them, and what a shutdown leaves.
+//! Claims that outlive their process: rules 6, 7 and 17, and shutdown.
 
 use super::claimant_rules::holding;
 use super::*;
@@ -28,12 +28,13 @@ fn in_incarnation(claim: &ClaimId, incarnation: u64) -> ClaimId {
     }
 }
 
+/// Rule 7.
 #[test]
-fn rule_7_outliving_vote_stays_until_its_clock() {
+fn outliving_vote_lasts_until_it_expires() {
     let mut booth = Booth::new();
     booth.hears(0, &outliving(claim("a", 5, 1)));
     booth.hears(1, &claim("b", 6, 1));
-    // Granted or not known to be: the claimant may have told its caller.
+    // The vote stays though it is not known as granted: the claimant may have notified its caller.
     let next = Incarnation::new(2);
     for at_ms in [2, 3] {
         let said = booth.does(|v, out| v.handle_incarnation(at(at_ms), &node("a"), next, out));
@@ -44,8 +45,9 @@ fn rule_7_outliving_vote_stays_until_its_clock() {
     assert_eq!(booth.fence(), 5);
 }
 
+/// Rule 7.
 #[test]
-fn rule_7_outliving_claim_that_waits_is_dropped() {
+fn outliving_claim_in_queue_is_dropped() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("b", 5, 1));
     booth.hears(1, &outliving(claim("a", 6, 1)));
@@ -54,8 +56,9 @@ fn rule_7_outliving_claim_that_waits_is_dropped() {
     assert_eq!(booth.voter.waiters(), 0);
 }
 
+/// Rule 6.
 #[test]
-fn rule_6_release_ends_an_outliving_vote() {
+fn release_ends_outliving_vote() {
     let mut booth = Booth::new();
     booth.hears(0, &outliving(claim("a", 5, 1)));
     booth.hears_release(1, &release("a", true));
@@ -69,10 +72,10 @@ fn shutdown_withdraws_requests_and_leaves_outliving_leases() {
     asker.asks(120, Asker::request());
     let said = asker.does(|c, out| c.release_all(at(130), out));
     let released = |seq| ["v1", "v2", "v3"].map(|v| format!("{v} Release #{seq}"));
-    // Those that were not granted were told to nobody.
+    // No caller was notified of these two.
     assert_eq!(said, [released(2), released(3)].concat());
     assert_eq!(asker.held(131).as_deref(), Some("10000"));
-    // An explicit release ends it as ever.
+    // An explicit release still ends the lease.
     assert_eq!(
         asker.releases(140),
         ["v1", "v2", "v3"].map(|v| format!("{v} Release #1 granted"))
@@ -80,7 +83,7 @@ fn shutdown_withdraws_requests_and_leaves_outliving_leases() {
 }
 
 #[test]
-fn shutdown_releases_a_lease_that_renews_itself() {
+fn shutdown_releases_self_renewing_lease() {
     let mut asker = holding(Request {
         outlives: true,
         ..Asker::request()
@@ -93,16 +96,16 @@ fn shutdown_releases_a_lease_that_renews_itself() {
 }
 
 #[test]
-fn adoption_loses_an_outliving_lease_and_releases_nothing() {
+fn new_incarnation_loses_outliving_lease_without_release() {
     let mut asker = holding(tick());
     let said = asker.does(|c, out| c.adopt(at(130), Incarnation::new(9), out));
     assert_eq!(said, ["Lost w100"]);
     assert_eq!(asker.held(131), None);
 }
 
-/// Of an earlier incarnation it cannot know whether its locks are over.
+/// Rule 17. A process cannot know whether the locks of another incarnation are over.
 #[test]
-fn rule_17_claims_of_other_incarnations_are_not_released() {
+fn claims_of_other_incarnations_are_not_released() {
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
     for incarnation in [0, 2] {
@@ -118,7 +121,7 @@ fn rule_17_claims_of_other_incarnations_are_not_released() {
         let wait = Message::Wait(Wait { claim, ..wait });
         assert_eq!(asker.hears(110, "v1", wait), NOTHING);
     }
-    // Of this incarnation it knows that it is over, by release or by the clock.
+    // It does know that a claim of its own ended, by release or by the clock.
     let mut asker = holding(tick());
     assert_eq!(asker.wakes(10_000)[0], "Lost w100");
     assert_eq!(
@@ -128,7 +131,7 @@ fn rule_17_claims_of_other_incarnations_are_not_released() {
 }
 
 #[test]
-fn every_claim_of_an_outliving_request_says_so() {
+fn every_claim_of_outliving_request_is_flagged() {
     let mut asker = Asker::new(1);
     assert_eq!(
         asker.asks(100, tick()),

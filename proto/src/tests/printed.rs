@@ -1,10 +1,10 @@
-//! What people find in logs, errors and traces.
+//! The text of types in logs, errors and traces.
 
 use super::*;
 use crate::voter_set::VoterSetTag;
 
 #[test]
-fn incarnations_claims_epochs_and_voter_sets_print_short_and_whole() {
+fn ids_epochs_and_tags_print_short_forms() {
     let claim = ClaimId {
         incarnation: Incarnation::new(4),
         ..own(7)
@@ -22,7 +22,7 @@ fn incarnations_claims_epochs_and_voter_sets_print_short_and_whole() {
 }
 
 #[test]
-fn names_print_as_they_are_and_with_quotes_where_it_matters() {
+fn names_display_bare_and_debug_quoted() {
     assert_eq!(
         (node("a").to_string(), format!("{:?}", node("a"))),
         ("a".into(), "\"a\"".into())

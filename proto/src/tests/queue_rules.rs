@@ -1,10 +1,10 @@
-//! Rule 5 once more: what is kept of those who wait.
+//! Rule 5: the queue of a slot.
 
 use super::*;
 
-/// By the votes of the others, while it waited here.
+/// Rule 5. The other voters granted it while it waited at this one.
 #[test]
-fn rule_5_a_claim_that_wins_while_it_waits_goes_before_all_that_have_not() {
+fn claim_granted_while_queued_moves_first() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 1, 1));
     booth.hears(1, &claim("b", 6, 1));
@@ -17,9 +17,9 @@ fn rule_5_a_claim_that_wins_while_it_waits_goes_before_all_that_have_not() {
     assert_eq!(served, ["c Vote 5+10001", "b Stale e9"]);
 }
 
-/// L5: not even room for those who may come.
+/// L5. The empty queue is freed as well.
 #[test]
-fn l5_who_waited_and_left_leaves_nothing_behind() {
+fn waiter_that_left_leaves_no_state() {
     let mut alone = Booth::new();
     alone.hears(0, &granted(claim("a", 1, 1)));
     let mut waited = Booth::new();
@@ -30,8 +30,9 @@ fn l5_who_waited_and_left_leaves_nothing_behind() {
     assert_eq!(waited.voter, alone.voter);
 }
 
+/// Rule 5.
 #[test]
-fn rule_5_holder_not_heard_for_holder_probe_interval_is_unheard() {
+fn holder_not_received_for_probe_interval_is_unheard() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 5, 1));
     assert_eq!(booth.hears(99, &claim("b", 9, 1))[0], "b Wait a e5 no");

@@ -1,4 +1,4 @@
-//! Section 6, memory only: quarantine, floors, what the others remember, and new clusters.
+//! Section 6, memory only: quarantine, recovered fences, replies of peers, and new clusters.
 
 use super::super::clocks::MayReturn;
 use super::super::description::OtherSet;
@@ -7,11 +7,12 @@ use super::voter_rules::view;
 use super::*;
 
 const NOTHING: [&str; 0] = [];
-/// 30 s and twice one per cent.
+/// `max_ttl` of 30 s plus twice the drift of 1 %.
 const QUARANTINE_MS: u64 = 30_600;
 const SKEW_MS: u64 = 5_000;
 
-/// The nonce of the first question is the voter's own; that of the recovery query is the next one.
+/// A reply to a query. Queries after the quarantine have the voter's nonce plus one, which is 8.
+/// Earlier ones have the nonce itself, which is 7.
 fn memory(nonce: u64, highest: Epoch, votes: bool, knew: bool) -> RecoveryReply {
     let seen = Incarnation::new(1);
     RecoveryReply {
@@ -40,7 +41,7 @@ impl Booth {
     }
 }
 
-/// The quarantine of `v1` is over, and it has asked the others.
+/// Returns `v1` after its quarantine, when it has queried its peers.
 fn in_query(members: usize, voters: usize) -> Booth {
     let (mut booth, _) = Booth::of(members, voters, Start::Recovering);
     let asked = booth.wakes(QUARANTINE_MS);
@@ -48,9 +49,9 @@ fn in_query(members: usize, voters: usize) -> Booth {
     booth
 }
 
-/// M5: it neither votes nor queues until every lease that it may have voted for is over.
+/// M5. It neither votes nor queues until every lease that it may have voted for is over.
 #[test]
-fn m5_a_voter_without_memory_takes_no_part_until_its_votes_are_over() {
+fn recovering_voter_refuses_until_its_votes_ended() {
     let (mut booth, said) = Booth::of(3, 3, Start::Recovering);
     assert_eq!(said[0], format!("QuarantineBegan {QUARANTINE_MS}"));
     assert_eq!(booth.voter.quarantine(), Some(instant(QUARANTINE_MS)));
@@ -68,26 +69,26 @@ fn m5_a_voter_without_memory_takes_no_part_until_its_votes_are_over() {
     assert_eq!(booth.hears(QUARANTINE_MS, &claim("a", 5, 4)), refuse);
 }
 
-/// F3: of three members with three voters each, all others must answer; and the floors are at
-/// least the highest that one of them knows.
+/// M5. With three members and three voters for each key, both peers must reply. The recovered fence
+/// is at least the highest epoch that either knows.
 #[test]
-fn m5_f3_the_floors_are_the_highest_that_all_but_m_minus_2_others_know() {
+fn recovered_fence_is_highest_known_to_peers() {
     let mut booth = in_query(3, 3);
     let now = QUARANTINE_MS + 10;
     assert_eq!(booth.told(now, "v2", &remembers(WALL + 20_000)), NOTHING);
-    // Twice from one is one answer, and a foreign node's is none.
+    // A second reply of one peer does not count, nor does that of a foreign node.
     assert_eq!(booth.told(now, "v2", &remembers(WALL + 1)), NOTHING);
     assert_eq!(booth.told(now, "v9", &remembers(WALL + 1)), NOTHING);
     let ended = booth.told(now, "v3", &remembers(WALL + 1));
     assert_eq!(ended, ["QuarantineEnded 2 leans false"]);
-    // For all keys, and the highest of what came, not the last.
+    // The fence holds for all keys. It is the highest epoch received, not the last.
     assert_eq!(booth.voter.fence(&key()), Epoch::at_wall_ms(WALL + 20_000));
     let other = Key::new("another").unwrap();
     assert_eq!(booth.voter.fence(&other), Epoch::at_wall_ms(WALL + 20_000));
 }
 
 #[test]
-fn f3_how_many_must_answer_depends_on_members_and_voters() {
+fn required_replies_depend_on_members_and_voters() {
     for (members, voters, needed) in [(5, 3, 4), (5, 5, 3), (7, 5, 5), (7, 7, 4)] {
         let mut booth = in_query(members, voters);
         for other in 2..=members {
@@ -105,9 +106,10 @@ fn f3_how_many_must_answer_depends_on_members_and_voters() {
     }
 }
 
-/// F21: read at the start of the quarantine, so that no claimant of the end is below it.
+/// The clock is read at the start of the quarantine, so that claims made at its end are above the
+/// recovered fence.
 #[test]
-fn f21_the_floor_is_the_wall_clock_at_the_start_and_the_skew() {
+fn recovered_fence_is_start_time_plus_skew() {
     let mut booth = in_query(3, 3);
     let floor = Epoch::limit(at(0), ms(SKEW_MS));
     booth.wakes(QUARANTINE_MS + 1_000);
@@ -125,9 +127,9 @@ fn f21_the_floor_is_the_wall_clock_at_the_start_and_the_skew() {
     assert_eq!(booth.hears(now, &fresh), ["a Vote 1+10000"]);
 }
 
-/// F22: it waits a second for answers, no longer; then M2 leans on the wall clock, and it says so.
+/// After that M2 depends on the wall clock, and the event reports this.
 #[test]
-fn f22_it_waits_a_second_for_answers_and_no_longer() {
+fn voter_waits_one_second_for_replies() {
     let mut booth = in_query(3, 3);
     booth.told(QUARANTINE_MS, "v2", &remembers(WALL + 7_000));
     let mut due = booth.voter.next_timeout().unwrap();
@@ -140,7 +142,7 @@ fn f22_it_waits_a_second_for_answers_and_no_longer() {
             };
             v.handle_timeout(now, out);
         });
-        // Only the one that has not answered is asked again.
+        // Only the peer that has not replied is queried again.
         assert_eq!(said, ["v3 Recovery query"]);
         asked += 1;
         due = booth.voter.next_timeout().unwrap();
@@ -152,10 +154,10 @@ fn f22_it_waits_a_second_for_answers_and_no_longer() {
     assert_eq!(booth.voter.fence(&key()), Epoch::at_wall_ms(WALL + 7_000));
 }
 
-/// Rule 28: where most clocks are known the own one does not count. The high time is brought back
-/// to the start by what surely passed, and right clocks may differ by the skew.
+/// Rule 28. If most clocks are known, the voter's own does not count. The high time is moved back
+/// to the start by the time that has certainly passed. Right clocks may differ by the skew.
 #[test]
-fn floor_is_high_time_at_start_and_twice_the_skew() {
+fn recovered_fence_is_high_time_plus_two_skews() {
     let mut booth = in_query(3, 3);
     let end = QUARANTINE_MS + 1_000;
     let high = Now {
@@ -172,7 +174,7 @@ fn floor_is_high_time_at_start_and_twice_the_skew() {
     };
     let floor = Epoch::limit(start, ms(2 * SKEW_MS));
     assert_eq!(booth.voter.fence(&key()), floor);
-    // What others remember is believed by it, too.
+    // Replies are accepted up to the high time as well.
     let mut booth = in_query(3, 3);
     booth.voter.handle_clocks(Some(high), MayReturn::Yes);
     for other in ["v2", "v3"] {
@@ -182,8 +184,8 @@ fn floor_is_high_time_at_start_and_twice_the_skew() {
     assert_eq!(booth.voter.fence(&key()), told);
 }
 
-/// Rule 28: a floor by the clock that is ahead would shut out everybody, one by the other may be
-/// too low. So the voter does not vote until it is known which are right.
+/// Rule 28. A recovered fence by the clock that is ahead would refuse every claim. One by the other
+/// clock may be too low. So the voter does not vote until the right clocks are known.
 #[test]
 fn quarantine_lasts_while_clocks_are_disputed() {
     let mut booth = in_query(3, 3);
@@ -202,9 +204,9 @@ fn quarantine_lasts_while_clocks_are_disputed() {
     assert_eq!(ended, ["QuarantineEnded 2 leans false"]);
 }
 
-/// Rule 28: if it knows the clocks of a quorum alone, it waits ten seconds for others.
+/// Rule 28. If it knows only the clocks of a quorum, it waits ten seconds for others.
 #[test]
-fn voter_that_knows_too_few_clocks_comes_back_later() {
+fn voter_with_too_few_clocks_recovers_later() {
     let mut booth = in_query(5, 3);
     booth.voter.handle_clocks(None, MayReturn::Later);
     for other in ["v2", "v3", "v4", "v5"] {
@@ -219,10 +221,9 @@ fn voter_that_knows_too_few_clocks_comes_back_later() {
     assert_eq!(booth.wakes(end), ["QuarantineEnded 4 leans false"]);
 }
 
-/// Rule 28: an answer is cut by the clocks as they are known at the end, not as they were when it
-/// came.
+/// Rule 28. A reply is capped by the clocks known at the end, not by those known when it arrived.
 #[test]
-fn answers_are_cut_by_the_high_time_of_the_end() {
+fn replies_are_capped_at_final_high_time() {
     let mut booth = in_query(3, 3);
     let ahead = Now {
         wall_ms: WALL + 300_000,
@@ -240,10 +241,10 @@ fn answers_are_cut_by_the_high_time_of_the_end() {
     assert_eq!(booth.voter.fence(&key()), limit);
 }
 
-/// A voter that has to forget while it has no memory waits anew. What it was told of settings
-/// still counts; what its own clock showed does not, once those of the others are known.
+/// A voter that must forget again during its quarantine starts a new one. Settings received from
+/// peers still count. Its own wall clock does not, once the clocks of its peers are known.
 #[test]
-fn restart_without_memory_keeps_what_was_told_of_settings_and_no_floor() {
+fn restart_in_quarantine_keeps_settings_without_fence() {
     let (mut booth, _) = Booth::of(3, 3, Start::Recovering);
     let longer = memory(7, Epoch::ZERO, true, true);
     let longer = RecoveryReply {
@@ -263,14 +264,14 @@ fn restart_without_memory_keeps_what_was_told_of_settings_and_no_floor() {
     booth.voter.handle_clocks(Some(high), MayReturn::Yes);
     let ended = booth.wakes(until + 1_000);
     assert_eq!(ended, ["QuarantineEnded 0 leans true"]);
-    // One per cent of 62 s.
+    // The drift of 1 % over 62 s.
     let limit = Epoch::limit(at(1_000 + 623), ms(2 * SKEW_MS));
     assert!(booth.voter.fence(&key()) <= limit);
 }
 
-/// Those that are in quarantine themselves have nothing to say, and old answers are no answers.
+/// Peers in quarantine have nothing to report, and replies to earlier queries do not count.
 #[test]
-fn answers_of_the_quarantined_and_to_other_questions_do_not_count() {
+fn replies_in_quarantine_or_to_others_are_ignored() {
     let mut booth = in_query(3, 3);
     let highest = Epoch::at_wall_ms(WALL + 9_000);
     booth.told(QUARANTINE_MS, "v2", &memory(8, highest, false, true));
@@ -285,9 +286,9 @@ fn answers_of_the_quarantined_and_to_other_questions_do_not_count() {
     assert!(booth.voter.quarantine().is_some());
 }
 
-/// F23: one clock in the year 2100 must not shut out all claimants.
+/// One clock set to the year 2100 must not shut out all claimants.
 #[test]
-fn f23_answers_are_cut_at_the_wall_clock_and_the_skew() {
+fn replies_are_capped_at_wall_clock_plus_skew() {
     let mut booth = in_query(3, 3);
     booth.told(QUARANTINE_MS, "v2", &remembers(WALL + 900_000));
     booth.told(QUARANTINE_MS, "v3", &remembers(WALL));
@@ -295,9 +296,9 @@ fn f23_answers_are_cut_at_the_wall_clock_and_the_skew() {
     assert_eq!(booth.voter.fence(&key()), cut);
 }
 
-/// F28: the highest of floors, fences *and votes that are out*.
+/// The highest of fence buckets, fences *and outstanding votes*.
 #[test]
-fn f28_what_a_voter_remembers_includes_the_votes_that_are_out() {
+fn recovery_reply_includes_outstanding_votes() {
     let mut booth = Booth::new();
     assert_eq!(booth.reply_of(false).highest, Epoch::ZERO);
     booth.hears(0, &claim("a", 5, 1));
@@ -312,7 +313,7 @@ fn f28_what_a_voter_remembers_includes_the_votes_that_are_out() {
 }
 
 #[test]
-fn one_voter_for_a_key_leans_on_its_wall_clock_whoever_answers() {
+fn sole_voter_of_key_depends_on_wall_clock() {
     let mut booth = in_query(3, 1);
     booth.told(QUARANTINE_MS, "v2", &remembers(WALL));
     let ended = booth.told(QUARANTINE_MS, "v3", &remembers(WALL));
@@ -326,7 +327,7 @@ fn new_here() -> RecoveryReply {
 }
 
 #[test]
-fn a_new_cluster_votes_once_nearly_all_others_say_that_they_know_of_nothing() {
+fn new_cluster_votes_once_peers_know_nothing() {
     let (mut booth, said) = Booth::of(5, 5, Start::NewCluster);
     assert_eq!(
         said,
@@ -346,9 +347,10 @@ fn a_new_cluster_votes_once_nearly_all_others_say_that_they_know_of_nothing() {
     assert_eq!(booth.hears(3, &claim("a", 5, 1)), ["a Vote 1+10000"]);
 }
 
-/// F27: the flag will stay set. One that knows of an earlier incarnation is enough.
+/// The flag may stay set after the first start. One peer that knows of an earlier incarnation is
+/// enough.
 #[test]
-fn f27_a_voter_told_that_all_is_new_goes_into_quarantine_if_anybody_knows_better() {
+fn new_cluster_quarantines_if_a_peer_remembers() {
     let (mut booth, _) = Booth::of(3, 3, Start::NewCluster);
     booth.told(1, "v2", &new_here());
     let knows = memory(7, Epoch::ZERO, true, true);
@@ -359,14 +361,14 @@ fn f27_a_voter_told_that_all_is_new_goes_into_quarantine_if_anybody_knows_better
         booth.wakes(QUARANTINE_MS),
         ["v2 Recovery query", "v3 Recovery query"]
     );
-    // Counted from its start, with the floor of its start.
+    // The quarantine counts from the start, and the recovered fence has the clock of the start.
     booth.wakes(QUARANTINE_MS + 1_000);
     assert_eq!(booth.voter.fence(&key()), Epoch::limit(at(0), ms(SKEW_MS)));
 }
 
-/// Silence is not consent.
+/// A missing reply is not consent.
 #[test]
-fn f27_a_voter_told_that_all_is_new_sits_out_the_quarantine_if_nobody_answers() {
+fn new_cluster_quarantines_if_peers_are_silent() {
     let (mut booth, _) = Booth::of(3, 3, Start::NewCluster);
     booth.told(1, "v2", &new_here());
     let mut now = 1;
@@ -385,9 +387,9 @@ fn f27_a_voter_told_that_all_is_new_sits_out_the_quarantine_if_nobody_answers() 
     assert_eq!(booth.voter.fence(&key()), Epoch::limit(at(0), ms(SKEW_MS)));
 }
 
-/// One that may itself have forgotten cannot vouch for anybody, not even later.
+/// It may have forgotten something itself, so it cannot vouch for another voter, not even later.
 #[test]
-fn a_voter_that_was_ever_in_quarantine_vouches_for_nobody() {
+fn voter_once_quarantined_never_vouches() {
     let (booth, _) = Booth::of(3, 3, Start::NewCluster);
     assert!(!booth.reply_of(false).knew);
     let (mut booth, _) = Booth::of(3, 3, Start::Recovering);
@@ -396,13 +398,13 @@ fn a_voter_that_was_ever_in_quarantine_vouches_for_nobody() {
     booth.wakes(QUARANTINE_MS);
     assert!(booth.reply_of(false).knew);
     booth.wakes(QUARANTINE_MS + 1_000);
-    // It first heard of the asker while it had nothing to remember: that proves nothing.
+    // It had no memory when it first received from the other voter: that proves nothing.
     assert!(booth.reply_of(false).knew);
 }
 
-/// A voter that is told of an earlier incarnation of itself need not ask any further.
+/// A voter that learns of an earlier incarnation of itself need not query any further.
 #[test]
-fn a_new_voter_that_hears_of_an_earlier_incarnation_of_itself_goes_into_quarantine() {
+fn new_voter_with_earlier_incarnation_is_quarantined() {
     let (mut booth, _) = Booth::of(5, 5, Start::NewCluster);
     let began = booth.does(Voter::handle_earlier_incarnation);
     assert_eq!(began, [format!("QuarantineBegan {QUARANTINE_MS}")]);
@@ -413,9 +415,9 @@ fn a_new_voter_that_hears_of_an_earlier_incarnation_of_itself_goes_into_quaranti
     assert_eq!(booth.does(Voter::handle_earlier_incarnation), NOTHING);
 }
 
-/// F17: a lease lives through the restart of its voters one by one.
+/// A lease thus survives the restart of its voters one by one.
 #[test]
-fn f17_after_the_quarantine_a_claim_that_has_granted_is_voted_for_again() {
+fn granted_claim_is_voted_again_after_quarantine() {
     let mut booth = in_query(3, 3);
     booth.wakes(QUARANTINE_MS + 1_000);
     let now = QUARANTINE_MS + 1_001;
@@ -433,9 +435,9 @@ fn f17_after_the_quarantine_a_claim_that_has_granted_is_voted_for_again() {
     );
 }
 
-/// An answer that had to be cut is no proof of what was the highest: M2 leans on the wall clock.
+/// A reply that had to be capped does not prove the highest epoch, so M2 depends on the wall clock.
 #[test]
-fn f23_an_answer_that_was_cut_is_told_and_one_just_not_cut_is_none() {
+fn capped_reply_is_reported_as_clock_dependence() {
     let limit = Epoch::limit(at(QUARANTINE_MS), ms(SKEW_MS));
     for (highest, leans) in [(limit, false), (limit.next(), true)] {
         let mut booth = in_query(3, 3);
@@ -446,9 +448,9 @@ fn f23_an_answer_that_was_cut_is_told_and_one_just_not_cut_is_none() {
     }
 }
 
-/// The others may know of nothing so high: this voter may have been the only one that voted.
+/// The peers may know only lower epochs: this voter may have been the only one that voted.
 #[test]
-fn f21_the_floor_of_the_start_stands_whatever_little_the_others_remember() {
+fn start_fence_stands_despite_lower_replies() {
     let mut booth = in_query(3, 3);
     booth.told(QUARANTINE_MS, "v2", &remembers(0));
     let ended = booth.told(QUARANTINE_MS, "v3", &remembers(0));
@@ -458,15 +460,15 @@ fn f21_the_floor_of_the_start_stands_whatever_little_the_others_remember() {
 }
 
 #[test]
-fn a_new_cluster_of_one_votes_at_once_and_leans_on_nothing() {
+fn new_cluster_of_one_votes_at_once() {
     let (booth, said) = Booth::of(1, 1, Start::NewCluster);
     assert_eq!(said, ["QuarantineEnded 0 leans false"]);
     assert_eq!(booth.voter.fence(&key()), Epoch::ZERO);
 }
 
-/// Twice a round trip, doubled each time up to 32 round trips.
+/// Two round trips at first, doubled each time up to 32 round trips.
 #[test]
-fn a_voter_without_memory_asks_soon_at_first_and_then_less_often() {
+fn recovery_queries_back_off_exponentially() {
     let (mut booth, _) = Booth::of(3, 3, Start::NewCluster);
     let mut asked = vec![0];
     while asked.len() < 8 {
@@ -478,16 +480,16 @@ fn a_voter_without_memory_asks_soon_at_first_and_then_less_often() {
     assert_eq!(asked, [0, 20, 60, 140, 300, 620, 940, 1_260]);
 }
 
-/// Others than members may know of an earlier incarnation of the cluster, and are asked too.
+/// Nodes that are not members may know of an earlier incarnation of the cluster.
 #[test]
-fn a_voter_without_memory_asks_at_once_whom_gossip_has_just_found() {
+fn voter_without_memory_queries_new_gossip_nodes() {
     let (mut booth, said) = Booth::of(3, 3, Start::NewCluster);
     assert_eq!(said, ["v2 Recovery query", "v3 Recovery query"]);
     booth.told(1, "v3", &new_here());
     let found = view(&[("v2", true), ("x", true)]);
     booth.voter.handle_view(&found);
     assert_eq!(booth.wakes(5), ["v2 Recovery query", "x Recovery query"]);
-    // The same again is no news; nor is one that is gone.
+    // The same view again triggers no query, nor does a view with fewer nodes.
     booth.voter.handle_view(&found);
     booth.voter.handle_view(&view(&[("x", true)]));
     assert_eq!(booth.wakes(6), NOTHING);
@@ -508,9 +510,9 @@ impl Booth {
     }
 }
 
-/// It may have promised as much, if that set names it.
+/// The voter may have given such long votes if that set names it.
 #[test]
-fn a_longer_quarantine_of_a_set_that_names_it_is_sat_out() {
+fn longer_quarantine_of_naming_set_is_observed() {
     let (mut booth, _) = Booth::of(3, 3, Start::Recovering);
     assert_eq!(
         booth.hears_of(1, "x", &other_set(90_000, false, false)),
@@ -536,9 +538,9 @@ fn a_longer_quarantine_of_a_set_that_names_it_is_sat_out() {
     );
 }
 
-/// The last belt: those that are asked at the end know it.
+/// The last safeguard: a peer queried at the end knows of the longer votes.
 #[test]
-fn an_answer_that_tells_of_longer_votes_sends_it_back_into_quarantine() {
+fn reply_with_longer_votes_extends_quarantine() {
     let mut booth = in_query(3, 3);
     let longer = RecoveryReply {
         quarantine: ms(60_000),
@@ -558,9 +560,10 @@ fn an_answer_that_tells_of_longer_votes_sends_it_back_into_quarantine() {
     assert_eq!(ended, ["QuarantineEnded 2 leans false"]);
 }
 
-/// An eighth of it more: so long a voter may have been asked and not have answered.
+/// The wait is an eighth longer: in that interval the other voter may have been queried without an
+/// answer.
 #[test]
-fn a_voter_of_another_set_is_waited_for_until_its_votes_are_over() {
+fn voter_waits_for_votes_of_other_set() {
     let (mut booth, _) = Booth::of(3, 3, Start::Recovering);
     let votes = other_set(20_000, false, true);
     let (at_ms, after) = (20_000, QUARANTINE_MS + QUARANTINE_MS / 8);
@@ -568,7 +571,7 @@ fn a_voter_of_another_set_is_waited_for_until_its_votes_are_over() {
     assert_eq!(booth.hears_of(at_ms, "v2", &votes), told);
     assert_eq!(booth.hears_of(at_ms + 5, "v2", &votes), NOTHING);
     assert_eq!(booth.voter.quarantine(), Some(instant(at_ms + 5 + after)));
-    // Also while it asks what is remembered.
+    // The same while it queries its peers.
     let mut booth = in_query(3, 3);
     booth.hears_of(QUARANTINE_MS + 1, "v2", &votes);
     assert_eq!(
@@ -580,15 +583,15 @@ fn a_voter_of_another_set_is_waited_for_until_its_votes_are_over() {
         NOTHING
     );
     assert!(booth.voter.quarantine().is_some());
-    // And where it was told that all is new.
+    // The same if it was started as a new cluster.
     let (mut booth, _) = Booth::of(3, 3, Start::NewCluster);
     let began = booth.hears_of(1, "v2", &votes);
     assert!(began[0].starts_with("QuarantineBegan"), "{began:?}");
 }
 
-/// What was granted in another set is above no floor of this one.
+/// Grants in another set raise no fence in this one.
 #[test]
-fn the_floor_is_above_what_may_have_granted_in_another_set() {
+fn recovered_fence_covers_grants_of_other_set() {
     let (mut booth, _) = Booth::of(3, 3, Start::Recovering);
     booth.hears_of(20_000, "v2", &other_set(20_000, false, true));
     let mut now = 20_000;
@@ -601,7 +604,7 @@ fn the_floor_is_above_what_may_have_granted_in_another_set() {
 }
 
 #[test]
-fn voter_sets_are_asked_for_soon_at_first_and_eight_times_in_all() {
+fn voter_sets_are_queried_with_backoff() {
     let (mut booth, said) = Booth::of(3, 3, Start::Recovering);
     assert_eq!(said[1..], ["v2 Describe", "v3 Describe"]);
     let mut asked = Vec::new();
@@ -617,9 +620,9 @@ fn voter_sets_are_asked_for_soon_at_first_and_eight_times_in_all() {
     assert_eq!(asked.len(), 15);
 }
 
-/// Rule 28: a voter that has to forget while it waits for clocks waits for them anew.
+/// Rule 28. A voter that must forget while it waits for clocks waits for them again.
 #[test]
-fn restart_waits_for_clocks_anew() {
+fn restart_waits_again_for_clocks() {
     let mut booth = in_query(5, 3);
     booth.voter.handle_clocks(None, MayReturn::Later);
     for other in ["v2", "v3", "v4", "v5"] {

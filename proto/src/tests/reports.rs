@@ -1,9 +1,9 @@
-//! What a voter tells of a key: to those who wait for it, and to those who look.
+//! Reports of a voter on a key, to waiters and to inspections.
 
 use super::*;
 use crate::message::Report;
 
-/// How many each of these has before it, as it is told.
+/// Returns the receiver and the place of each `Wait`.
 fn places(out: &Effects) -> Vec<(String, u32)> {
     let told = out
         .messages
@@ -22,7 +22,7 @@ fn place(booth: &mut Booth, at_ms: u64, claim: &Claim) -> Vec<(String, u32)> {
 }
 
 #[test]
-fn who_waits_is_told_how_many_wait_before_it() {
+fn wait_contains_number_of_earlier_waiters() {
     let mut booth = Booth::new();
     booth.hears(0, &granted(claim("a", 1, 1)));
     let told = |name: &str, ahead| vec![(name.to_owned(), ahead)];
@@ -30,14 +30,14 @@ fn who_waits_is_told_how_many_wait_before_it() {
     assert_eq!(place(&mut booth, 1, &claim("d", 8, 1)), told("d", 1));
     assert_eq!(place(&mut booth, 1, &claim("e", 9, 1)), told("e", 2));
     assert_eq!(place(&mut booth, 1, &claim("b", 6, 1)), told("b", 0));
-    // They are told their place of now whenever they repeat themselves.
+    // Each retransmission returns the current place.
     assert_eq!(place(&mut booth, 2, &claim("d", 8, 2)), told("d", 2));
     booth.hears_release(3, &release("b", false));
     assert_eq!(place(&mut booth, 4, &claim("d", 8, 3)), told("d", 1));
 }
 
 #[test]
-fn who_gives_its_vote_back_is_told_its_new_place() {
+fn claim_that_yields_learns_its_new_place() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("d", 9, 1));
     for (name, epoch) in [("a", 5), ("b", 6), ("c", 7)] {
@@ -50,9 +50,10 @@ fn who_gives_its_vote_back_is_told_its_new_place() {
     assert_eq!(place(&mut booth, 2, &back), [("d".to_owned(), 2)]);
 }
 
-/// Each as if those before it were there still, so that a `try` does not read "next" for "never".
+/// The places count the tries that leave with them, so that the last one is not reported as the
+/// next.
 #[test]
-fn tries_that_leave_the_queue_are_told_their_places_in_order() {
+fn tries_that_leave_queue_get_ordered_places() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 1, 1));
     for (name, epoch) in [("b", 6), ("c", 7)] {
@@ -77,7 +78,7 @@ fn report(booth: &Booth, at_ms: u64) -> Report {
 }
 
 #[test]
-fn a_report_names_who_has_the_vote_and_the_first_who_wait() {
+fn report_names_holder_and_first_waiters() {
     let mut booth = Booth::new();
     booth.hears(0, &granted(claim("a", 5, 1)));
     for n in 0..12 {
@@ -100,22 +101,22 @@ fn a_report_names_who_has_the_vote_and_the_first_who_wait() {
     );
 }
 
-/// The timer may be late: what a report says is true when it is made.
+/// The timer may be late, and the report must not depend on it.
 #[test]
-fn a_report_does_not_name_a_vote_that_is_over() {
+fn report_omits_expired_vote() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 5, 1));
     booth.hears(9_000, &claim("b", 6, 1));
     assert_eq!(report(&booth, 9_999).vote.unwrap().remaining, ms(1));
     let said = report(&booth, 10_000);
     assert_eq!((said.vote, said.waiting, said.waiters.len()), (None, 0, 0));
-    // Nobody has ever asked for this one.
+    // No claim has ever named this key.
     let said = booth.voter.report(at(1), 4, &Key::new("other").unwrap());
     assert_eq!((said.vote, said.fence, said.nonce), (None, Epoch::ZERO, 4));
 }
 
 #[test]
-fn a_voter_has_something_to_remember_from_its_first_vote_on() {
+fn voter_has_memory_after_its_first_vote() {
     let mut booth = Booth::new();
     assert!(!booth.voter.has_memory());
     booth.hears(0, &claim("a", 5, 1));
@@ -130,7 +131,7 @@ fn a_voter_has_something_to_remember_from_its_first_vote_on() {
 }
 
 #[test]
-fn a_report_that_names_more_waiters_than_fit_is_refused_and_says_so() {
+fn report_with_too_many_waiters_is_rejected() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 5, 1));
     booth.hears(1, &claim("b", 6, 1));
@@ -147,9 +148,9 @@ fn a_report_that_names_more_waiters_than_fit_is_refused_and_says_so() {
     );
 }
 
-/// An exhaustive search takes two states for one where it finds them equal.
+/// An exhaustive search merges states that are equal.
 #[test]
-fn two_voters_are_equal_if_they_keep_the_same_and_only_then() {
+fn voters_are_equal_iff_their_state_is() {
     let digest = |booth: &Booth| {
         use std::hash::{DefaultHasher, Hash, Hasher};
         let mut hasher = DefaultHasher::new();

@@ -1,4 +1,4 @@
-//! What a claimant tells of its requests: to whoever asks for a lock, and to whoever looks.
+//! Reports of a claimant on its requests, to callers and in listings.
 
 use super::claimant_rules::{holding, trying};
 use super::*;
@@ -14,8 +14,9 @@ fn with_ttl(ttl: Duration) -> Request {
     }
 }
 
+/// From ten round trips to `max_ttl`.
 #[test]
-fn a_ttl_of_ten_round_trips_to_max_ttl_is_taken_and_no_other() {
+fn ttl_is_accepted_from_minimum_to_maximum() {
     let (min, max) = (ms(100), ms(30_000));
     let nano = Duration::from_nanos(1);
     for (ttl, is_taken) in [
@@ -39,7 +40,7 @@ fn a_ttl_of_ten_round_trips_to_max_ttl_is_taken_and_no_other() {
 }
 
 #[test]
-fn a_request_has_a_ticket_of_its_own_from_its_beginning_to_its_end() {
+fn each_request_keeps_its_own_ticket() {
     let mut asker = Asker::new(1);
     let mut tickets = Vec::new();
     for n in 0..3 {
@@ -53,9 +54,9 @@ fn a_request_has_a_ticket_of_its_own_from_its_beginning_to_its_end() {
     assert!(!asker.claimant.is_empty());
 }
 
-/// In whatever order: many threads draw theirs before each comes to the node.
+/// In any order, since threads draw their tickets before they reach the node.
 #[test]
-fn a_request_may_have_a_ticket_of_its_callers() {
+fn request_accepts_ticket_of_its_caller() {
     let mut asker = Asker::new(1);
     let request = |c: &mut Claimant, n, ticket, out: &mut Effects| {
         c.request_as(at(n), Ticket(ticket), Asker::request(), out)
@@ -67,7 +68,7 @@ fn a_request_may_have_a_ticket_of_its_callers() {
     let tickets = [5, 6, 7].map(Ticket);
     assert_eq!(asker.claimant.tickets().collect::<Vec<_>>(), tickets);
     assert_eq!(asker.claimant.next_ticket(), Ticket(8));
-    // One that is in use: what had it is withdrawn, so that it leaves no vote behind.
+    // A ticket in use: its earlier request is withdrawn, so that it leaves no vote behind.
     let said = asker.does(|c, out| request(c, 4, 5, out));
     assert_eq!(said, ["v1 Release #2", "v1 Claim #4 w4 4+10000"]);
     assert_eq!(asker.claimant.tickets().collect::<Vec<_>>(), tickets);
@@ -76,7 +77,7 @@ fn a_request_may_have_a_ticket_of_its_callers() {
 }
 
 #[test]
-fn a_release_says_whether_the_lock_was_held_until_now() {
+fn release_returns_true_if_lock_was_held() {
     let release = |asker: &mut Asker, at_ms| {
         let mut was_held = false;
         let said = asker.does(|c, out| was_held = c.release(at(at_ms), Ticket(1), out));
@@ -85,11 +86,11 @@ fn a_release_says_whether_the_lock_was_held_until_now() {
     let mut asker = holding(Asker::request());
     let held = release(&mut asker, 9_999);
     assert_eq!(held, (true, "v1 Release #1 granted".to_owned()));
-    // It is over: it was lost before, and that is told first.
+    // The lease has expired, so `Lost` is reported first.
     let mut asker = holding(Asker::request());
     let lost = release(&mut asker, 10_000);
     assert_eq!(lost, (false, "Lost w100".to_owned()));
-    // It only waited: nothing is lost.
+    // The request only waited, so nothing is lost.
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
     let waited = release(&mut asker, 110);
@@ -99,7 +100,7 @@ fn a_release_says_whether_the_lock_was_held_until_now() {
 }
 
 #[test]
-fn leases_that_are_held_are_listed_with_their_epochs_and_ends() {
+fn held_leases_are_listed_with_epochs_and_ends() {
     let mut asker = holding(Asker::request());
     let other = Key::new("another").unwrap();
     asker.asks(
@@ -126,9 +127,9 @@ fn leases_that_are_held_are_listed_with_their_epochs_and_ends() {
     );
 }
 
-/// It is the fencing token: it rises where a claim was too low.
+/// It is the fencing token, and rises if a claim was stale.
 #[test]
-fn the_epoch_of_a_request_is_that_of_its_latest_claim() {
+fn request_epoch_is_that_of_latest_claim() {
     let mut asker = Asker::new(1);
     asker.asks(100, Asker::request());
     asker.hears(110, "v1", stale(1, Epoch::at_wall_ms(WALL + 500)));
@@ -140,7 +141,7 @@ fn the_epoch_of_a_request_is_that_of_its_latest_claim() {
 }
 
 #[test]
-fn a_request_that_ends_without_the_lock_tells_what_each_voter_had_said() {
+fn timed_out_request_tallies_voter_answers() {
     let mut asker = Asker::new(7);
     let deadline = Some(instant(600));
     asker.asks(
@@ -154,7 +155,7 @@ fn a_request_that_ends_without_the_lock_tells_what_each_voter_had_said() {
     asker.hears(110, "v2", voted(100, 10_000));
     asker.hears(110, "v3", waits(HolderGranted::Yes));
     asker.hears(110, "v4", waits(HolderGranted::No));
-    // Of several reasons one that does not pass by itself.
+    // Of several reasons it reports one that does not pass by itself.
     asker.hears(110, "v5", refused(RefuseReason::Limit));
     asker.hears(110, "v6", refused(RefuseReason::Quarantine));
     let mut out = Effects::default();
@@ -173,9 +174,9 @@ fn a_request_that_ends_without_the_lock_tells_what_each_voter_had_said() {
     assert_eq!(out.events, [Event::TimedOut { ticket, answers }]);
 }
 
-/// A lease has no deadline any more: that was for getting it.
+/// The deadline applies to the acquisition, not to the lease.
 #[test]
-fn a_deadline_that_passes_after_the_grant_ends_nothing() {
+fn deadline_after_grant_ends_nothing() {
     let deadline = Some(instant(600));
     let mut asker = holding(Request {
         deadline,
@@ -189,9 +190,9 @@ fn a_deadline_that_passes_after_the_grant_ends_nothing() {
     assert_eq!(asker.held(3_000).as_deref(), Some("10000"));
 }
 
-/// It may have been granted by votes that other voters do not know of yet.
+/// It may have been granted by votes that the other voters do not know yet.
 #[test]
-fn a_try_that_has_granted_is_not_denied_by_those_who_say_that_another_has() {
+fn granted_try_is_never_denied() {
     let mut asker = holding(trying());
     for voter in ["v1", "v2", "v3"] {
         let said = asker.hears(120, voter, waits(HolderGranted::Yes));
@@ -202,9 +203,9 @@ fn a_try_that_has_granted_is_not_denied_by_those_who_say_that_another_has() {
     assert_eq!(asker.held(5_000).as_deref(), Some("10000"));
 }
 
-/// One that refuses may have voted for the winner before it forgot that.
+/// Rule 16. A voter that refuses may have voted for the granted claim before it lost its memory.
 #[test]
-fn rule_16_a_voter_that_refuses_is_no_more_than_a_silent_one() {
+fn refusing_voter_counts_as_silent() {
     let denials = |said: &[(u64, String)]| said.iter().filter(|(_, line)| line == "Denied").count();
     let mut asker = Asker::new(3);
     asker.asks(100, trying());
@@ -212,7 +213,7 @@ fn rule_16_a_voter_that_refuses_is_no_more_than_a_silent_one() {
     asker.hears(101, "v2", voted(100, 10_000));
     asker.hears(101, "v3", refused(RefuseReason::Limit));
     assert_eq!(denials(&asker.runs(1_000)), 1);
-    // Not while those who have not spoken for another may still be a quorum.
+    // No denial while the voters that report no other grant may still be a quorum.
     let mut asker = Asker::new(5);
     asker.asks(100, trying());
     asker.hears(101, "v1", waits(HolderGranted::Yes));
@@ -224,7 +225,7 @@ fn rule_16_a_voter_that_refuses_is_no_more_than_a_silent_one() {
 }
 
 #[test]
-fn an_extension_may_reach_max_ttl_and_not_a_nanosecond_more() {
+fn extension_is_limited_to_max_ttl() {
     let extend = |extra: Duration| {
         let mut asker = holding(Asker::request());
         let mut out = Effects::default();

@@ -1,11 +1,11 @@
-//! Rules 18, 20 and 22: a claimant's sessions, and voters that refuse it.
+//! Rules 18, 20 and 22: the sessions of a claimant, and voters that refuse its claims.
 
 use super::super::claimant::WORK_MAX;
 use super::super::claimant_keeps::AGAIN_MAX;
 use super::claimant_rules::{holding, to};
 use super::*;
 
-/// When the lease of [`holding`] is renewed first.
+/// The time of the first renewal of the lease in [`holding`], in milliseconds.
 const ROUND: u64 = 3_444;
 
 fn covered(sent_at_ms: u64, number: u32) -> Message {
@@ -37,8 +37,8 @@ impl Asker {
     }
 }
 
-/// A lease that was renewed at [`ROUND`], and is covered by session 1 of each of three voters. All
-/// three have kept it at 3,460.
+/// A lease renewed at [`ROUND`] and covered by session 1 of each of three voters. All three have
+/// replied `Kept` to the `KeepAlive` of 3,460.
 fn covered_by_three() -> Asker {
     let mut asker = holding(Asker::request());
     asker.hears(120, "v3", voted(100, 10_000));
@@ -56,10 +56,11 @@ fn covered_by_three() -> Asker {
     asker
 }
 
+/// Rule 18.
 #[test]
-fn rule_18_only_renewals_of_leases_that_renew_themselves_ask_for_a_session() {
+fn only_renewals_of_renewing_leases_join_sessions() {
     let mut asker = holding(Asker::request());
-    // That it is granted is no renewal.
+    // The report of the grant is not a renewal.
     let told = asker.hears(120, "v3", waits(HolderGranted::No));
     assert!(
         told.iter().all(|line| line.ends_with("granted")),
@@ -74,10 +75,11 @@ fn rule_18_only_renewals_of_leases_that_renew_themselves_ask_for_a_session() {
     assert!(said.iter().all(|(_, line)| !line.contains("join")));
 }
 
+/// Rule 20.
 #[test]
-fn rule_20_one_answer_of_each_voter_renews_what_it_covers() {
+fn one_kept_per_voter_renews_covered_lease() {
     let mut asker = covered_by_three();
-    // Nothing is sent for the claim any more, in its rounds it is only looked at.
+    // The claim itself is no longer sent: its rounds only recompute the lease.
     let said = asker.runs(6_778);
     assert_eq!(said, [(6_778, "Renewed until 13360".to_owned())]);
     let keeps = asker.runs(6_800);
@@ -95,8 +97,9 @@ fn rule_20_one_answer_of_each_voter_renews_what_it_covers() {
     assert_eq!(asker.held(16_694), None);
 }
 
+/// Rule 20.
 #[test]
-fn rule_20_it_counts_from_the_sent_at_and_less_the_drift() {
+fn session_counts_from_send_time_less_drift() {
     let mut asker = holding(Asker::request());
     asker.wakes(ROUND);
     for voter in ["v1", "v2"] {
@@ -110,11 +113,12 @@ fn rule_20_it_counts_from_the_sent_at_and_less_the_drift() {
     assert!(said.contains(&"Renewed until 23260".to_owned()), "{said:?}");
 }
 
+/// Rule 20.
 #[test]
-fn rule_20_what_was_never_asked_or_is_old_or_of_others_does_not_count() {
+fn unrequested_or_old_kept_is_ignored() {
     let mut asker = covered_by_three();
     for voter in ["v1", "v2", "v3"] {
-        // From the future, an old one, another session, and another voter.
+        // A future send time, an old one, another session and another voter.
         asker.is_told(3_480, voter, kept_by(1, 9_000, 10_000));
         asker.is_told(3_480, voter, kept_by(1, 3_459, 30_000));
         asker.is_told(3_480, voter, kept_by(2, 3_460, 30_000));
@@ -124,9 +128,9 @@ fn rule_20_what_was_never_asked_or_is_old_or_of_others_does_not_count() {
     assert!(said.contains(&"Renewed until 13360".to_owned()), "{said:?}");
 }
 
-/// Without its vote's name a claim is not covered, whatever its neighbours are.
+/// Rule 20. A claim is covered only if its vote names the session.
 #[test]
-fn rule_20_a_session_counts_only_for_the_claims_that_it_covers() {
+fn session_counts_only_for_covered_claims() {
     let mut asker = covered_by_three();
     let other = Request {
         key: Key::new("other").unwrap(),
@@ -145,9 +149,9 @@ fn rule_20_a_session_counts_only_for_the_claims_that_it_covers() {
     assert_eq!(valid_until.map(reading).as_deref(), Some("8450"));
 }
 
-/// The mend of the first weakness: a late vote does not replace a living session.
+/// Rule 20.
 #[test]
-fn rule_20_a_vote_that_was_late_does_not_bring_back_an_earlier_session() {
+fn late_vote_does_not_restore_earlier_session() {
     let mut asker = holding(Asker::request());
     asker.wakes(ROUND);
     let again = asker.runs(3_470);
@@ -163,9 +167,9 @@ fn rule_20_a_vote_that_was_late_does_not_bring_back_an_earlier_session() {
     assert_eq!(asker.claimant.sessions(), 1);
 }
 
-/// The voter ended the first one, of which this claimant has not heard yet.
+/// Rule 20. The voter ended the first session, and this claimant does not know it yet.
 #[test]
-fn rule_20_a_newer_vote_may_name_another_session() {
+fn newer_vote_can_name_another_session() {
     let mut asker = holding(Asker::request());
     asker.wakes(ROUND);
     let again = asker.runs(3_470);
@@ -180,23 +184,24 @@ fn rule_20_a_newer_vote_may_name_another_session() {
     );
 }
 
+/// Rule 20.
 #[test]
-fn rule_20_a_session_that_is_over_sends_its_claims_back_to_renewals_that_join() {
+fn ended_session_returns_claims_to_joining_renewals() {
     let mut asker = covered_by_three();
     asker.is_told(3_500, "v2", is_over(1));
     assert_eq!(asker.claimant.sessions(), 2);
-    // Soon, so that the voter has its vote back before another voter goes.
+    // The claim is sent soon, so that this vote counts again before another voter fails.
     let said = asker.wakes(3_500);
     assert_eq!(said, ["v2 Claim #1 w100 3500+10000 granted join"]);
     asker.hears(3_510, "v2", covered(3_500, 9));
     assert_eq!(asker.claimant.sessions(), 3);
-    // Late word of the one that is over says nothing of the new one.
+    // A late `Kept` of the ended session does not affect the new one.
     asker.is_told(3_511, "v2", is_over(1));
     assert_eq!(asker.claimant.sessions(), 3);
 }
 
 #[test]
-fn a_voter_that_lets_a_covered_claim_wait_is_asked_again() {
+fn wait_for_covered_claim_triggers_renewal() {
     let mut asker = covered_by_three();
     asker.hears(3_500, "v2", waits(HolderGranted::No));
     assert_eq!(asker.claimant.sessions(), 2);
@@ -206,7 +211,7 @@ fn a_voter_that_lets_a_covered_claim_wait_is_asked_again() {
 }
 
 #[test]
-fn what_is_to_last_longer_than_its_session_is_renewed_singly() {
+fn extended_lease_is_renewed_individually() {
     let mut asker = covered_by_three();
     let extended = asker.does(|c, out| {
         c.extend(at(4_000), Ticket(1), ms(10_000), out).unwrap();
@@ -228,10 +233,10 @@ fn what_is_to_last_longer_than_its_session_is_renewed_singly() {
     );
 }
 
-/// Each lease is looked at in its own round. Where the voters kept their sessions only after that,
-/// the next round would come too late.
+/// Each lease is recomputed in its own round. If `Kept` arrives after that, the next round would be
+/// too late.
 #[test]
-fn leases_whose_sessions_were_kept_late_are_looked_at_before_they_are_over() {
+fn late_kept_renews_lease_before_its_end() {
     let mut asker = covered_by_three();
     asker.runs(13_000);
     assert_eq!(asker.held(13_000).as_deref(), Some("13360"));
@@ -243,7 +248,7 @@ fn leases_whose_sessions_were_kept_late_are_looked_at_before_they_are_over() {
 }
 
 #[test]
-fn a_lease_that_is_over_leaves_its_sessions() {
+fn ended_lease_leaves_its_sessions() {
     let mut asker = covered_by_three();
     assert_eq!(asker.claimant.sessions(), 3);
     asker.releases(4_000);
@@ -260,15 +265,15 @@ fn a_lease_that_is_over_leaves_its_sessions() {
 }
 
 #[test]
-fn a_later_incarnation_has_no_sessions() {
+fn later_incarnation_has_no_sessions() {
     let mut asker = covered_by_three();
     asker.does(|c, out| c.adopt(at(4_000), Incarnation::new(5), out));
     assert_eq!(asker.claimant.sessions(), 0);
 }
 
-/// Rule 14's interval: soon at first, then every 50 round trips.
+/// At the intervals of rule 14: soon at first, then every 50 round trips.
 #[test]
-fn a_voter_that_is_mute_is_asked_by_the_session_alone() {
+fn silent_voter_receives_keep_alives_alone() {
     let mut asker = covered_by_three();
     let said = asker.runs(13_000);
     let to_v1 = to("v1", &said);
@@ -281,8 +286,9 @@ fn a_voter_that_is_mute_is_asked_by_the_session_alone() {
     assert!(pauses.iter().all(|pause| *pause <= 500), "{pauses:?}");
 }
 
+/// Rule 22.
 #[test]
-fn rule_22_where_the_voter_covers_fewer_a_claim_is_renewed_singly() {
+fn claim_in_lacking_part_is_renewed_individually() {
     let mut asker = covered_by_three();
     let lacks = |part: u16| Kept {
         lacks: 1 << part,
@@ -319,9 +325,9 @@ fn three_leases() -> Asker {
     asker
 }
 
-/// A hundred thousand leases must not come twice a second to a voter that refuses them all.
+/// A voter that refuses all claims must not receive 100,000 of them twice a second.
 #[test]
-fn a_voter_that_refuses_all_is_asked_for_them_by_one() {
+fn refusing_voter_receives_one_claim_for_all() {
     let mut asker = three_leases();
     let refuse = |seq: u64, reason| {
         let claim = own(seq);
@@ -337,7 +343,7 @@ fn a_voter_that_refuses_all_is_asked_for_them_by_one() {
         asks.iter().all(|(_, line)| line.contains("Claim #1 ")),
         "{asks:?}"
     );
-    // It is refused again just before the round of all three, and still asks for all of them.
+    // The claim is refused again just before the round of all three, and is still sent for all.
     asker.hears(3_400, "v3", refuse(1, RefuseReason::Quarantine));
     let said = asker.runs(3_450);
     assert!(to("v3", &said).is_empty(), "{said:?}");
@@ -350,7 +356,7 @@ fn a_voter_that_refuses_all_is_asked_for_them_by_one() {
         "{asks:?}"
     );
     asker.hears(4_100, "v3", refuse(1, RefuseReason::Quarantine));
-    // Once it votes for one the others ask at once.
+    // Once the voter votes for one claim, the others are sent at once.
     asker.hears(4_110, "v3", voted(100, 10_000));
     let said = asker.runs(4_111);
     let asks = to("v3", &said);
@@ -358,9 +364,9 @@ fn a_voter_that_refuses_all_is_asked_for_them_by_one() {
     assert_eq!(all, [true; 3], "{asks:?}");
 }
 
-/// A voter that comes back is not asked for a hundred thousand votes in one instant.
+/// A voter that returns must not receive 100,000 claims at one instant.
 #[test]
-fn many_claims_ask_a_voter_again_some_at_a_time() {
+fn many_claims_are_resent_to_voter_in_batches() {
     let many = 2 * AGAIN_MAX + 100;
     let mut asker = with_many(many, 100);
     for seq in 1..=many as u64 {
@@ -391,7 +397,7 @@ fn many_claims_ask_a_voter_again_some_at_a_time() {
 }
 
 #[test]
-fn a_lease_that_is_refused_for_its_own_sake_asks_in_its_rounds() {
+fn lease_refused_for_limit_waits_for_its_round() {
     let mut asker = three_leases();
     for seq in 1..=3 {
         let (claim, reason) = (own(seq), RefuseReason::Limit);
@@ -402,7 +408,7 @@ fn a_lease_that_is_refused_for_its_own_sake_asks_in_its_rounds() {
     assert_eq!(to("v3", &asker.runs(3_445)).len(), 3);
 }
 
-/// So many requests of one key, asked for at a time, of a claimant without jitter.
+/// A claimant without jitter, with `many` requests for one key, all made at `at_ms`.
 fn with_many(many: usize, at_ms: u64) -> Asker {
     let voter_set = voter_set(1, 1);
     let claimant = Claimant::new(node("a"), Incarnation::new(1), voter_set, many, 0);
@@ -414,7 +420,7 @@ fn with_many(many: usize, at_ms: u64) -> Asker {
 }
 
 #[test]
-fn many_leases_that_are_due_at_once_are_worked_on_in_several_calls() {
+fn many_due_leases_are_renewed_in_several_calls() {
     let many = WORK_MAX + 500;
     let mut asker = with_many(many, 100);
     for seq in 1..=many as u64 {
@@ -427,17 +433,18 @@ fn many_leases_that_are_due_at_once_are_worked_on_in_several_calls() {
     assert_eq!(said, [(true, WORK_MAX), (true, 500), (false, 0)]);
 }
 
-/// It is looked at soon after its sessions were kept, and not just before: what was promised
-/// is known then, and outlasts a stall of nearly two thirds of the ttl.
+/// Rule 20. The lease is recomputed soon after its sessions were kept, not just before. It thus
+/// includes the latest promise and outlasts a stall of nearly two thirds of the ttl.
 #[test]
-fn rule_20_a_stall_that_the_voters_sit_out_loses_nothing() {
+fn stall_shorter_than_session_loses_no_lease() {
     let mut asker = covered_by_three();
     asker.runs(6_800);
     for voter in ["v1", "v2", "v3"] {
         asker.is_told(6_800, voter, kept_by(1, 6_794, 10_000));
     }
     asker.runs(10_100);
-    // Stopped before it is kept again at 10,128. The voters keep it until 16,694.
+    // The process pauses before its next `KeepAlive` at 10,128. The voters keep the lease until
+    // 16,694.
     let said = asker.wakes(16_600);
     assert!(
         said.iter().all(|line| !line.starts_with("Lost")),
@@ -445,9 +452,9 @@ fn rule_20_a_stall_that_the_voters_sit_out_loses_nothing() {
     );
 }
 
-/// The votes that named the session were slow, and so was the first word that it is kept.
+/// Rule 20. The votes that named the session were slow, and so was the first `Kept`.
 #[test]
-fn rule_20_a_lease_is_not_lost_while_a_first_answer_that_was_late_still_counts() {
+fn late_first_kept_prevents_loss_of_lease() {
     let mut asker = holding(Asker::request());
     asker.hears(120, "v3", voted(100, 10_000));
     asker.wakes(ROUND);
@@ -464,7 +471,7 @@ fn rule_20_a_lease_is_not_lost_while_a_first_answer_that_was_late_still_counts()
 }
 
 #[test]
-fn many_leases_whose_sessions_were_kept_late_are_looked_at_in_several_calls() {
+fn late_kept_renews_many_leases_in_calls() {
     let many = 2 * WORK_MAX;
     let mut asker = with_many(many, 100);
     for seq in 1..=many as u64 {
@@ -491,7 +498,7 @@ fn many_leases_whose_sessions_were_kept_late_are_looked_at_in_several_calls() {
         .find(|(_, line)| line.contains("Keep"))
         .unwrap();
     assert_eq!(*first, format!("v1 KeepAlive S1 6794 of {many}"));
-    // It was heard, and the answer was on its way for long.
+    // The voter received the `KeepAlive`, but its answer was slow.
     asker.is_told(13_010, "v1", kept_by(1, 6_794, 10_000));
     let renewed = [0; 3].map(|_| {
         let is_due = asker.claimant.next_timeout() <= Some(instant(13_010));
@@ -503,9 +510,9 @@ fn many_leases_whose_sessions_were_kept_late_are_looked_at_in_several_calls() {
     assert!(asker.claimant.next_timeout() > Some(instant(13_010)));
 }
 
-/// The voter names the session when it tells of the vote once more.
+/// Rule 20. The voter names the session when it sends the vote again.
 #[test]
-fn rule_20_a_vote_that_is_told_again_may_name_its_session() {
+fn retransmitted_vote_can_name_its_session() {
     let mut asker = holding(Asker::request());
     asker.wakes(ROUND);
     asker.hears(3_450, "v1", voted(ROUND, 10_000));
@@ -514,9 +521,9 @@ fn rule_20_a_vote_that_is_told_again_may_name_its_session() {
     assert_eq!(asker.claimant.sessions(), 1);
 }
 
-/// Its send time is that of an earlier round, since there was nothing to ask.
+/// Its send time is that of an earlier round, since covered claims are not sent.
 #[test]
-fn a_voter_that_tells_of_a_covered_vote_is_not_asked_for_it() {
+fn covered_vote_of_earlier_round_triggers_no_claim() {
     let mut asker = covered_by_three();
     asker.is_told(3_500, "v2", is_over(1));
     let said = asker.runs(6_778);
@@ -530,11 +537,11 @@ fn a_voter_that_tells_of_a_covered_vote_is_not_asked_for_it() {
     );
 }
 
-/// What it promised for its turn is soon over.
+/// Rule 12. A reservation ends soon.
 #[test]
-fn rule_12_a_voter_whose_vote_is_short_is_asked_again_within_half_of_it() {
+fn short_vote_is_renewed_within_half_of_it() {
     let mut asker = holding(Asker::request());
-    // Somebody else waits, so that all are told that it is granted.
+    // Another claim waits, so the grant is reported to all voters.
     assert_eq!(asker.hears(120, "v1", waits(HolderGranted::No)).len(), 3);
     asker.hears(125, "v3", voted(100, 300));
     let said = asker.runs(1_000);

@@ -1,4 +1,4 @@
-//! What a claimant knows of its voters over all its claims, by itself. There is no jitter here.
+//! The links of a claimant to the sessions at its voters, tested alone.
 
 use super::super::backoff::{jittered, queue_interval, sweep_interval};
 use super::super::link::{LinkNo, Links, News};
@@ -6,8 +6,8 @@ use super::super::rng::Jitter;
 use super::session_claimant::{is_over, kept_by};
 use super::*;
 
-/// From 1,000 on a link to session 1 of voter `v1`, for a ttl of 12 seconds and asked to be kept
-/// every four. It covers claim 1.
+/// A link, made at 1,000, to session 1 of voter `v1`. The ttl is 12 s and the renewal interval 4 s.
+/// It covers claim 1.
 fn linked() -> (Links, LinkNo) {
     let mut links = Links::default();
     let paces = (ms(12_000), ms(4_000));
@@ -28,10 +28,10 @@ fn is_told(links: &mut Links, at_ms: u64, kept: Kept) -> News {
     links.handle_kept(at(at_ms), &node("v1"), &kept)
 }
 
-/// A lease is looked at in its own rounds. After a pause of five sixths of its ttl, a round
-/// included, that may be too late.
+/// A lease is recomputed in its own rounds. `Kept` is late if one more round would leave less than
+/// a sixth of the ttl.
 #[test]
-fn an_answer_is_late_where_a_round_more_would_leave_less_than_a_sixth_of_the_ttl() {
+fn kept_shortly_before_session_end_is_late() {
     let (mut links, _) = linked();
     assert_eq!(sends(&mut links, 1_000), ["v1 KeepAlive S1 1000 of 1"]);
     assert_eq!(
@@ -51,7 +51,7 @@ fn an_answer_is_late_where_a_round_more_would_leave_less_than_a_sixth_of_the_ttl
 }
 
 #[test]
-fn a_voter_that_can_be_reached_again_is_asked_for_what_it_did_not_answer_alone() {
+fn reachable_voter_receives_unanswered_keep_alives_only() {
     let (mut links, _) = linked();
     sends(&mut links, 1_000);
     let mut silent = links.clone();
@@ -65,7 +65,7 @@ fn a_voter_that_can_be_reached_again_is_asked_for_what_it_did_not_answer_alone()
 }
 
 #[test]
-fn a_voter_is_left_alone_until_then_and_that_is_news_once() {
+fn suppression_is_reported_once_until_it_ends() {
     let mut links = Links::default();
     let (v1, v2) = (node("v1"), node("v2"));
     assert!(links.suppress_until(at(100), &v1, instant(200)));
@@ -78,9 +78,9 @@ fn a_voter_is_left_alone_until_then_and_that_is_news_once() {
     assert!(!links.note_voice(&v1));
 }
 
-/// A voter numbers its sessions from 1, and two voters may have one nonce.
+/// Rule 20. A voter numbers its sessions from 1, and two voters may have the same nonce.
 #[test]
-fn rule_20_sessions_of_one_name_at_two_voters_are_two() {
+fn equal_session_ids_of_two_voters_differ() {
     let (mut links, link) = linked();
     let paces = (ms(12_000), ms(4_000));
     let other = links.meet(at(1_000), &node("v2"), session(1), paces);
@@ -94,10 +94,10 @@ fn rule_20_sessions_of_one_name_at_two_voters_are_two() {
     assert!(!links.is_live(link) && links.is_live(other.unwrap()));
 }
 
-/// What asks for many asks more often where their ttl is short: a twelfth of it, but no sooner
-/// than an answer can be there.
+/// Rules 14 and 23. A message sent for many claims is repeated after a twelfth of a short ttl, but
+/// not before a round trip.
 #[test]
-fn rule_14_one_that_asks_for_many_waits_a_twelfth_of_a_short_ttl() {
+fn sweep_interval_is_twelfth_of_short_ttl() {
     let voter_set = voter_set(1, 1);
     let paces = [30_000, 2_400, 1_200, 120, 100].map(|ttl| {
         let ttl = ms(ttl);
@@ -122,7 +122,7 @@ fn rule_14_one_that_asks_for_many_waits_a_twelfth_of_a_short_ttl() {
 }
 
 #[test]
-fn those_who_began_together_are_spread_over_a_quarter_of_their_pace() {
+fn jitter_spreads_over_quarter_of_interval() {
     let mut jitter = Jitter::new(7);
     let paces: Vec<Duration> = (0..200).map(|_| jittered(ms(100), &mut jitter)).collect();
     let (least, most) = (*paces.iter().min().unwrap(), *paces.iter().max().unwrap());

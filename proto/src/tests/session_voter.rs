@@ -1,11 +1,11 @@
-//! Rules 18, 19 and 21: a voter's sessions.
+//! Rules 18, 19, 21 and 22: the sessions of a voter.
 
 use super::super::voter_keeps::TOLD_MAX;
 use super::*;
 
 const NOTHING: [&str; 0] = [];
 
-/// Claim `seq` of node `a` on a key of its own, which is granted.
+/// The granted claim `seq` of node `a`, which joins a session, on a key of its own.
 fn numbered(seq: u64, sent_at_ms: u64) -> Claim {
     Claim {
         key: Key::new(format!("k{seq}")).unwrap(),
@@ -23,14 +23,15 @@ fn covering() -> Booth {
     booth
 }
 
-/// For how long the vote still runs; `None` where there is none.
+/// The remaining time of the vote, if there is one.
 fn remains(booth: &Booth, at_ms: u64) -> Option<String> {
     let vote = booth.voter.report(at(at_ms), 0, &key()).vote;
     vote.map(|vote| span(vote.remaining))
 }
 
+/// Rule 18.
 #[test]
-fn rule_18_a_claim_that_has_granted_is_covered_if_it_asks_for_that() {
+fn granted_claim_is_covered_if_it_joins() {
     let mut booth = Booth::new();
     assert_eq!(booth.hears(0, &claim("a", 5, 0)), ["a Vote 0+10000"]);
     let only_says_join = Claim {
@@ -46,21 +47,22 @@ fn rule_18_a_claim_that_has_granted_is_covered_if_it_asks_for_that() {
     assert_eq!(booth.voter.sessions(), 0);
     let joins = joining(claim("a", 5, 3_000));
     assert_eq!(booth.hears(3_000, &joins), ["a Vote 3000+10000 by S1"]);
-    // Every later vote says so, asked for or not.
+    // Every later vote names the session, even without `join`.
     let again = granted(claim("a", 5, 4_000));
     assert_eq!(booth.hears(4_000, &again), ["a Vote 4000+10000 by S1"]);
 }
 
-/// Votes given again: the voter was restarted.
+/// Rule 18. The voter was restarted, and the vote is given again.
 #[test]
-fn rule_18_a_vote_that_is_new_is_covered_at_once() {
+fn new_vote_is_covered_at_once() {
     let mut booth = Booth::new();
     let vote = booth.hears(1_000, &joining(claim("a", 5, 1_000)));
     assert_eq!(vote, ["a Vote 1000+10000 by S1"]);
 }
 
+/// Rule 18.
 #[test]
-fn rule_18_a_vote_that_is_new_is_covered_only_if_its_claim_has_granted_and_asks_for_that() {
+fn new_vote_needs_grant_and_join_for_cover() {
     for only_says_granted in [false, true] {
         let mut booth = Booth::new();
         let claim = Claim {
@@ -73,9 +75,9 @@ fn rule_18_a_vote_that_is_new_is_covered_only_if_its_claim_has_granted_and_asks_
     }
 }
 
-/// Nobody has woken the voter since.
+/// Rule 18. The timer of the voter has not run yet.
 #[test]
-fn rule_18_a_session_that_ends_now_covers_nothing_any_more() {
+fn session_that_ends_now_covers_nothing() {
     let mut booth = covering();
     booth.hears(9_000, &granted(claim("a", 5, 9_000)));
     let mut other = booth.voter.clone();
@@ -86,10 +88,11 @@ fn rule_18_a_session_that_ends_now_covers_nothing_any_more() {
     assert_eq!(lines(&out), ["a Vote 11000+10000 by S2"]);
 }
 
+/// Rule 18.
 #[test]
-fn rule_18_a_join_counts_only_with_a_newer_sent_at() {
+fn join_counts_only_with_newer_send_time() {
     let mut booth = covering();
-    // Its own vote outlives the session.
+    // The vote itself lasts longer than the session.
     booth.hears(9_000, &granted(claim("a", 5, 9_000)));
     booth.wakes(11_000);
     assert_eq!(booth.voter.sessions(), 0);
@@ -101,8 +104,9 @@ fn rule_18_a_join_counts_only_with_a_newer_sent_at() {
     assert_eq!(booth.hears(11_600, &newer), ["a Vote 11600+10000 by S2"]);
 }
 
+/// Rule 18.
 #[test]
-fn rule_18_a_vote_stays_with_its_session_while_that_lives() {
+fn vote_stays_with_its_active_session() {
     let mut booth = covering();
     let shorter = Claim {
         ttl: ms(5_000),
@@ -112,8 +116,9 @@ fn rule_18_a_vote_stays_with_its_session_while_that_lives() {
     assert_eq!(booth.voter.sessions(), 1);
 }
 
+/// Rule 18.
 #[test]
-fn rule_18_nodes_and_ttls_have_sessions_of_their_own_but_not_many() {
+fn sessions_per_node_and_ttl_are_limited() {
     let mut booth = Booth::new();
     let of_ttl = |seq: u64, ttl: u64| Claim {
         ttl: ms(ttl),
@@ -128,7 +133,7 @@ fn rule_18_nodes_and_ttls_have_sessions_of_their_own_but_not_many() {
     assert_eq!(shared, ["a Vote 1000+3000 by S3"]);
     let other = booth.hears(1_000, &joining(claim("b", 50, 1_000)));
     assert_eq!(other, ["b Vote 1000+10000 by S9"]);
-    // One that is over makes room.
+    // The end of a session frees a place.
     booth.wakes(2_000);
     let vote = booth.hears(2_000, &of_ttl(9, 9_000));
     assert_eq!(vote, ["a Vote 1000+9000"], "the send time is old");
@@ -139,8 +144,9 @@ fn rule_18_nodes_and_ttls_have_sessions_of_their_own_but_not_many() {
     assert_eq!(booth.hears(2_001, &again), ["a Vote 2000+9000 by S10"]);
 }
 
+/// Rule 18.
 #[test]
-fn rule_18_the_end_of_a_session_leaves_the_others_of_its_node_alone() {
+fn ended_session_leaves_others_of_its_node() {
     let mut booth = Booth::new();
     let of_ttl = |seq: u64, ttl: u64, sent_at_ms: u64| Claim {
         ttl: ms(ttl),
@@ -154,9 +160,9 @@ fn rule_18_the_end_of_a_session_leaves_the_others_of_its_node_alone() {
     assert_eq!(shared, ["a Vote 2001+3000 by S2"]);
 }
 
-/// A vote that was renewed singly goes on without it.
+/// A vote that was renewed individually continues without its session.
 #[test]
-fn a_voter_wakes_for_the_end_of_a_session_though_its_vote_lasts_longer() {
+fn voter_ends_session_before_longer_vote() {
     let mut booth = covering();
     booth.hears(9_000, &granted(claim("a", 5, 9_000)));
     assert_eq!(booth.expires(), "11000");
@@ -167,13 +173,14 @@ fn a_voter_wakes_for_the_end_of_a_session_though_its_vote_lasts_longer() {
     );
 }
 
+/// Rule 19.
 #[test]
-fn rule_19_one_message_lengthens_what_the_session_covers() {
+fn keep_alive_extends_covered_vote() {
     let mut booth = covering();
     let kept = booth.is_kept(6_000, "a", 1, digest([1]));
     assert_eq!(kept, ["a Kept S1 6000+10000"]);
     assert_eq!(remains(&booth, 6_000).as_deref(), Some("10000"));
-    // Its own end passes, and nothing comes of that.
+    // The vote's own end passes without an effect.
     assert_eq!(booth.wakes(11_000), NOTHING);
     assert_eq!(remains(&booth, 11_000).as_deref(), Some("5000"));
     let rival = booth.hears(15_999, &claim("b", 6, 0));
@@ -183,18 +190,20 @@ fn rule_19_one_message_lengthens_what_the_session_covers() {
     assert_eq!((booth.fence(), booth.voter.sessions()), (5, 0));
 }
 
+/// Rule 19.
 #[test]
-fn rule_19_a_rival_that_comes_first_sees_the_end_of_the_session_too() {
+fn rival_claim_finds_session_ended() {
     let mut booth = covering();
     booth.is_kept(6_000, "a", 1, digest([1]));
     booth.hears(15_000, &claim("b", 6, 0));
-    // Nobody has woken the voter since.
+    // The timer of the voter has not run yet.
     let given = booth.hears(16_000, &claim("c", 7, 0));
     assert_eq!(given[0], "b Vote 0+1250");
 }
 
+/// Rule 19.
 #[test]
-fn rule_19_an_older_word_does_not_lengthen_and_is_told_what_holds() {
+fn older_keep_alive_extends_nothing() {
     let mut booth = covering();
     booth.is_kept(6_000, "a", 1, digest([1]));
     let keep = KeepAlive {
@@ -208,9 +217,9 @@ fn rule_19_an_older_word_does_not_lengthen_and_is_told_what_holds() {
     assert_eq!(remains(&booth, 9_000).as_deref(), Some("7000"));
 }
 
-/// A datagram that the network doubled.
+/// Rule 19. The network duplicated the datagram.
 #[test]
-fn rule_19_the_same_word_once_more_does_not_lengthen() {
+fn duplicate_keep_alive_extends_nothing() {
     let mut booth = covering();
     let keep = KeepAlive {
         session: session(1),
@@ -226,15 +235,16 @@ fn rule_19_the_same_word_once_more_does_not_lengthen() {
     assert_eq!(remains(&booth, 9_000).as_deref(), Some("7000"));
 }
 
+/// Rule 19.
 #[test]
-fn rule_19_a_session_that_is_over_by_the_clock_does_not_come_back() {
+fn expired_session_does_not_come_back() {
     let mut booth = covering();
     assert_eq!(
         booth.is_kept(11_000, "a", 1, digest([1])),
         ["a Kept S1 over"]
     );
     assert_eq!(remains(&booth, 11_000), None);
-    // Nor does its number.
+    // Its number does not come back either.
     let again = booth.hears(11_001, &joining(claim("a", 6, 11_001)));
     assert_eq!(again, ["a Vote 11001+10000 by S2"]);
     assert_eq!(
@@ -243,8 +253,9 @@ fn rule_19_a_session_that_is_over_by_the_clock_does_not_come_back() {
     );
 }
 
+/// Rule 19.
 #[test]
-fn rule_19_only_its_own_node_in_this_incarnation_keeps_a_session() {
+fn only_own_node_and_incarnation_keep_session() {
     let mut booth = covering();
     assert_eq!(
         booth.is_kept(2_000, "b", 1, digest([1])),
@@ -277,15 +288,16 @@ fn rule_19_only_its_own_node_in_this_incarnation_keeps_a_session() {
     assert_eq!(remains(&booth, 3_000).as_deref(), Some("8000"));
 }
 
-/// Were it to say "over", everything that the session covered would come to be refused.
+/// Rule 19. If it replied that the session is over, all covered claims would be sent, only to be
+/// refused.
 #[test]
-fn rule_19_a_voter_in_quarantine_is_mute() {
+fn quarantined_voter_ignores_keep_alive() {
     let (mut booth, _) = Booth::of(3, 3, Start::Recovering);
     assert_eq!(booth.is_kept(1_000, "a", 1, digest([1])), NOTHING);
 }
 
 #[test]
-fn a_session_that_covers_nothing_is_over() {
+fn session_without_votes_ends() {
     let mut booth = covering();
     booth.hears(1_000, &numbered(2, 1_000));
     booth.hears_release(2_000, &release("a", true));
@@ -300,8 +312,9 @@ fn a_session_that_covers_nothing_is_over() {
     assert_eq!(booth.voter.next_timeout(), None);
 }
 
+/// Rule 7.
 #[test]
-fn rule_7_a_later_incarnation_of_its_node_ends_a_session() {
+fn later_incarnation_ends_session() {
     let mut booth = covering();
     booth.does(|v, out| v.handle_incarnation(at(2_000), &node("a"), Incarnation::new(2), out));
     assert_eq!((booth.voter.sessions(), booth.voter.slots()), (0, 0));
@@ -311,8 +324,9 @@ fn rule_7_a_later_incarnation_of_its_node_ends_a_session() {
     );
 }
 
+/// Rule 7.
 #[test]
-fn rule_7_the_incarnation_that_a_session_is_of_and_those_before_it_do_not_end_it() {
+fn own_and_earlier_incarnations_keep_session() {
     let mut booth = covering();
     for incarnation in [0, 1] {
         let incarnation = Incarnation::new(incarnation);
@@ -321,9 +335,10 @@ fn rule_7_the_incarnation_that_a_session_is_of_and_those_before_it_do_not_end_it
     }
 }
 
-/// The session was heard, the claim was not: its holder may have let go of it.
+/// Rule 5. The session was renewed, but the claim was not received: its holder may have released
+/// it.
 #[test]
-fn rule_5_a_holder_is_silent_if_its_claim_was_not_heard_whatever_its_session_says() {
+fn holder_is_silent_despite_keep_alive() {
     let mut booth = covering();
     booth.is_kept(6_000, "a", 1, digest([1]));
     let said = booth.hears(6_000, &claim("b", 6, 0));
@@ -331,14 +346,14 @@ fn rule_5_a_holder_is_silent_if_its_claim_was_not_heard_whatever_its_session_say
 }
 
 #[test]
-fn many_votes_that_end_at_once_end_in_several_calls() {
+fn many_expired_votes_end_in_several_calls() {
     let mut booth = Booth::new();
     for seq in 1..=2_500 {
         booth.hears(1_000, &numbered(seq, 1_000));
     }
     booth.is_kept(2_000, "a", 1, digest(1..=2_500));
     let mut left = Vec::new();
-    // Their own ends first, of which nothing comes but the look, and then that of the session.
+    // First the votes' own ends, which only move their timers, and then the end of the session.
     for now in [11_000, 12_000] {
         while booth
             .voter
@@ -352,15 +367,16 @@ fn many_votes_that_end_at_once_end_in_several_calls() {
     assert_eq!(left, [2_500, 2_500, 2_500, 1_500, 500, 0]);
 }
 
+/// Rule 21.
 #[test]
-fn rule_21_a_claimant_that_believes_otherwise_twice_is_told_what_is_covered() {
+fn repeated_digest_mismatch_resends_covered_votes() {
     let mut booth = Booth::new();
     for seq in 1..=40 {
         booth.hears(1_000, &numbered(seq, 1_000));
     }
     let agree = booth.is_kept(1_100, "a", 1, digest(1..=40));
     assert_eq!(agree, ["a Kept S1 1100+10000"]);
-    // It has let go of 17, and its release was lost. Once may be chance.
+    // The claimant released 17, and the release was lost. One mismatch may be a coincidence.
     let believed = || digest((1..=40).filter(|seq| *seq != 17));
     assert_eq!(booth.is_kept(1_200, "a", 1, believed()).len(), 1);
     let mut told = Effects::default();
@@ -379,10 +395,10 @@ fn rule_21_a_claimant_that_believes_otherwise_twice_is_told_what_is_covered() {
             Message::Vote(vote) => Some((vote.claim.seq, vote.covered)),
             _ => None,
         });
-    // Those of one part, 17 among them.
+    // The claims of one part, 17 among them.
     let part = [1, 17, 33].map(|seq| (seq, Some(session(1))));
     assert_eq!(seqs.collect::<Vec<_>>(), part);
-    // Once it is released they agree again.
+    // Once it is released, the digests agree again.
     let gone = Release {
         key: numbered(17, 0).key,
         claim: own(17),
@@ -393,8 +409,9 @@ fn rule_21_a_claimant_that_believes_otherwise_twice_is_told_what_is_covered() {
     assert_eq!(booth.is_kept(1_500, "a", 1, believed()).len(), 1);
 }
 
+/// Rule 21.
 #[test]
-fn rule_21_what_is_told_is_bounded_and_goes_round() {
+fn resent_votes_are_bounded_and_rotate() {
     let mut booth = Booth::new();
     let last = TOLD_MAX as u64 + 100;
     for seq in 1..=last {
@@ -403,13 +420,13 @@ fn rule_21_what_is_told_is_bounded_and_goes_round() {
     let told: Vec<usize> = (0..5)
         .map(|n| booth.is_kept(1_100 + n, "a", 1, Digest::default()).len() - 1)
         .collect();
-    // The second time on; at the end of the slots it rests, and then begins again.
+    // From the second mismatch on. The voter stops at the last slot and then starts over.
     assert_eq!(told, [0, TOLD_MAX, 100, TOLD_MAX, 100]);
 }
 
-/// They may agree in between.
+/// Rule 21. The digests may agree in between.
 #[test]
-fn rule_21_telling_goes_on_where_it_stopped() {
+fn resending_continues_where_it_stopped() {
     let mut booth = Booth::new();
     let seqs = || (1..=TOLD_MAX as u64 + 100).map(|n| n * 16);
     for seq in seqs() {
@@ -424,9 +441,9 @@ fn rule_21_telling_goes_on_where_it_stopped() {
     assert_eq!(told, [0, TOLD_MAX, 0, 0, 100]);
 }
 
-/// Where the slots are almost as many as are looked at in one call.
+/// Rule 21. There are almost as many slots as one call examines.
 #[test]
-fn rule_21_a_round_ends_with_the_last_slot() {
+fn resending_round_ends_with_last_slot() {
     let mut booth = Booth::new();
     booth.hears(1_000, &numbered(16, 1_000));
     let others = || (1..).filter(|seq| seq % 16 != 0).take(63 * 64 - 1);
@@ -434,14 +451,15 @@ fn rule_21_a_round_ends_with_the_last_slot() {
         booth.hears(1_000, &numbered(seq, 1_000));
     }
     assert_eq!(booth.voter.slots(), 63 * 64);
-    // They agree about all but the first.
+    // The digests agree about all claims but the first.
     let told = [1_100, 1_101, 1_102, 1_103]
         .map(|now| booth.is_kept(now, "a", 1, digest(others())).len() - 1);
     assert_eq!(told, [0, 1, 1, 1]);
 }
 
+/// Rule 22.
 #[test]
-fn rule_22_a_voter_that_covers_fewer_says_so_the_second_time() {
+fn voter_reports_lacking_parts_on_second_mismatch() {
     let mut booth = covering();
     let lacks = |booth: &mut Booth, at_ms: u64, covered: Digest| {
         let mut out = Effects::default();
@@ -460,7 +478,7 @@ fn rule_22_a_voter_that_covers_fewer_says_so_the_second_time() {
     };
     assert_eq!(lacks(&mut booth, 2_000, digest([1, 3])), 0);
     assert_eq!(lacks(&mut booth, 2_001, digest([1, 3])), 1 << 3);
-    // More is not fewer.
+    // Covering more claims is not reported.
     assert_eq!(lacks(&mut booth, 2_002, digest([])), 0);
     assert_eq!(lacks(&mut booth, 2_003, digest([])), 0);
 }

@@ -1,4 +1,4 @@
-//! Rules 1 to 9, and what section 3 says of a voter's state.
+//! Rules 1 to 9 and the state of a voter (section 3).
 
 use super::*;
 
@@ -22,16 +22,18 @@ fn giving_back(claim: Claim) -> Claim {
     }
 }
 
+/// Rule 1.
 #[test]
-fn rule_1_a_holder_alone_lengthens_its_vote() {
+fn sole_claim_extends_its_vote() {
     let mut booth = Booth::new();
     assert_eq!(booth.hears(100, &claim("a", 5, 3)), ["a Vote 3+10000"]);
     assert_eq!(booth.hears(400, &claim("a", 5, 303)), ["a Vote 303+10000"]);
     assert_eq!(booth.expires(), "10400");
 }
 
+/// Rule 1.
 #[test]
-fn rule_1_an_old_sent_at_lengthens_nothing() {
+fn old_send_time_extends_nothing() {
     let mut booth = Booth::new();
     booth.hears(100, &claim("a", 5, 50));
     for sent_at in [50, 49, 1] {
@@ -41,13 +43,13 @@ fn rule_1_an_old_sent_at_lengthens_nothing() {
     assert_eq!(booth.expires(), "10100");
 }
 
-/// F2: the voter says for how long, and that never shrinks.
+/// Rule 1. The end of a vote never moves back, and its `ttl` shows that.
 #[test]
-fn rule_1_f2_a_ttl_that_shrinks_frees_no_vote() {
+fn shorter_ttl_does_not_shorten_vote() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 5, 1));
     let shrunk = with_ttl(claim("a", 5, 1_001), 1_000);
-    // 9 s are left of the vote, and the voter says so.
+    // The vote has 9 s left, and its `ttl` shows that.
     assert_eq!(booth.hears(1_000, &shrunk), ["a Vote 1001+9000"]);
     assert_eq!(
         booth.hears(2_000, &claim("b", 9, 1))[0],
@@ -56,8 +58,9 @@ fn rule_1_f2_a_ttl_that_shrinks_frees_no_vote() {
     assert_eq!(booth.expires(), "10000");
 }
 
+/// Rule 1.
 #[test]
-fn rule_1_a_ttl_over_max_ttl_is_cut_and_the_vote_says_so() {
+fn ttl_above_max_ttl_is_capped_in_vote() {
     let mut booth = Booth::new();
     let greedy = with_ttl(claim("a", 5, 1), 99_000);
     assert_eq!(booth.hears(0, &greedy), ["a Vote 1+30000"]);
@@ -66,9 +69,9 @@ fn rule_1_a_ttl_over_max_ttl_is_cut_and_the_vote_says_so() {
     assert_eq!(booth.expires(), "31000");
 }
 
-/// F14: it may be one that reaches no quorum.
+/// Rule 1. Its claim may be one that reaches no quorum.
 #[test]
-fn rule_1_f14_a_vote_that_has_not_granted_is_never_lengthened_while_others_wait() {
+fn ungranted_vote_is_not_extended_while_others_wait() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 5, 1));
     booth.hears(10, &claim("b", 9, 1));
@@ -79,12 +82,13 @@ fn rule_1_f14_a_vote_that_has_not_granted_is_never_lengthened_while_others_wait(
     assert_eq!(booth.expires(), "10000");
     booth.hears(9_000, &claim("b", 9, 9_001));
     assert_eq!(booth.wakes(10_000), ["b Vote 9001+1250"]);
-    // The fence has moved: `a` must claim anew, behind `b`.
+    // The fence has moved, so `a` must claim again, behind `b`.
     assert_eq!(booth.hears(10_001, &claim("a", 5, 10_001)), ["a Stale e5"]);
 }
 
+/// Rule 1.
 #[test]
-fn rule_1_a_vote_that_has_granted_is_lengthened_though_others_wait() {
+fn granted_vote_is_extended_while_others_wait() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 5, 1));
     booth.hears(10, &claim("b", 9, 1));
@@ -93,9 +97,9 @@ fn rule_1_a_vote_that_has_granted_is_lengthened_though_others_wait() {
     assert_eq!(booth.expires(), "15000");
 }
 
-/// F6: `granted` sticks, whatever the send time it came with.
+/// Rule 1. `granted` is kept, whatever the send time of its message.
 #[test]
-fn rule_1_f6_granted_sticks_at_an_equal_or_older_sent_at() {
+fn granted_persists_at_equal_or_older_send_time() {
     for sent_at in [50, 7] {
         let mut booth = Booth::new();
         booth.hears(0, &claim("a", 5, 50));
@@ -109,15 +113,16 @@ fn rule_1_f6_granted_sticks_at_an_equal_or_older_sent_at() {
     }
 }
 
+/// Rule 2.
 #[test]
-fn rule_2_a_vote_that_is_not_counted_goes_to_the_earlier_claim() {
+fn uncounted_vote_goes_to_earlier_claim() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("b", 9, 1));
     booth.hears(1, &claim("a", 5, 1));
     let answer = booth.hears(2, &giving_back(claim("b", 9, 2)));
-    // A reservation of 250 ms, counted from when `a` was heard.
+    // The reservation lasts 250 ms from now, and 251 ms from the receipt of `a`.
     assert_eq!(answer, ["a Vote 1+251", "b Wait a e5 no"]);
-    // The fence has not moved: `b` still waits with its epoch.
+    // The fence has not moved, so `b` still waits with its epoch.
     assert_eq!(booth.fence(), 0);
     assert_eq!(
         booth.hears_release(3, &release("a", false)),
@@ -125,15 +130,15 @@ fn rule_2_a_vote_that_is_not_counted_goes_to_the_earlier_claim() {
     );
 }
 
-/// F11: a lost answer does not make the voter useless for the claim.
+/// Rule 2. The new vote has a send time that counts. The voter thus stays useful after a lost
+/// reply.
 #[test]
-fn rule_2_f11_a_claim_alone_gets_its_vote_again_with_a_sent_at_that_counts() {
+fn sole_claim_that_yields_is_voted_again() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("b", 9, 1));
     let answer = booth.hears(5, &giving_back(claim("b", 9, 6)));
     assert_eq!(answer, ["b Vote 6+250"]);
-    // `votes_valid_since` not after the send time: a renewal like any other, though it names a
-    // `votes_valid_since`.
+    // `votes_valid_since` is not after the vote's send time, so this is a plain renewal.
     let since = instant(6);
     let repeat = Claim {
         votes_valid_since: since,
@@ -142,9 +147,10 @@ fn rule_2_f11_a_claim_alone_gets_its_vote_again_with_a_sent_at_that_counts() {
     assert_eq!(booth.hears(20, &repeat), ["b Vote 20+10000"]);
 }
 
-/// F19: the give-back crossed with the news that the claim is granted by other votes.
+/// Rule 2. The claim was granted by other votes when it gives this one back. The new vote lasts the
+/// whole ttl.
 #[test]
-fn rule_2_f19_a_claim_that_granted_meanwhile_is_voted_for_again_with_its_whole_ttl() {
+fn yielded_vote_returns_if_granted_meanwhile() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("b", 9, 1));
     booth.hears(1, &claim("a", 5, 1));
@@ -153,8 +159,9 @@ fn rule_2_f19_a_claim_that_granted_meanwhile_is_voted_for_again_with_its_whole_t
     assert_eq!(booth.fence(), 9);
 }
 
+/// Rule 3.
 #[test]
-fn rule_3_a_claim_not_above_the_fence_is_stale_and_leaves_the_queue() {
+fn claim_at_or_below_fence_is_stale() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 5, 1));
     booth.hears_release(1, &release("a", true));
@@ -165,9 +172,9 @@ fn rule_3_a_claim_not_above_the_fence_is_stale_and_leaves_the_queue() {
     assert_eq!(booth.voter.waiters(), 0);
 }
 
-/// F17: what is granted is above no fence, and need not be.
+/// Rule 3. A granted claim need not be above the fence.
 #[test]
-fn rule_3_f17_a_claim_that_has_granted_is_not_held_against_the_fence() {
+fn granted_claim_below_fence_is_voted_for() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("b", 9, 1));
     booth.hears_release(1, &release("b", true));
@@ -179,8 +186,9 @@ fn rule_3_f17_a_claim_that_has_granted_is_not_held_against_the_fence() {
     assert_eq!(booth.fence(), 9);
 }
 
+/// Rule 4.
 #[test]
-fn rule_4_a_free_voter_votes_for_the_whole_ttl() {
+fn free_voter_votes_for_whole_ttl() {
     let mut booth = Booth::new();
     let ask = with_ttl(claim("a", 1, 77), 2_000);
     assert_eq!(booth.hears(1_000, &ask), ["a Vote 77+2000"]);
@@ -188,8 +196,9 @@ fn rule_4_a_free_voter_votes_for_the_whole_ttl() {
     assert_eq!(booth.voter.slots(), 1);
 }
 
+/// Rule 5.
 #[test]
-fn rule_5_those_who_wait_are_served_in_the_order_of_epoch_then_claim() {
+fn waiters_are_served_by_epoch_then_claim() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 1, 1));
     for (name, epoch) in [("e", 8), ("c", 7), ("d", 7), ("b", 6)] {
@@ -204,36 +213,38 @@ fn rule_5_those_who_wait_are_served_in_the_order_of_epoch_then_claim() {
     assert_eq!(served, ["b", "c", "d", "e"].map(reservation));
 }
 
+/// Rule 5.
 #[test]
-fn rule_5_only_a_newer_sent_at_replaces_a_place_in_the_queue() {
+fn only_newer_send_time_replaces_queue_entry() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 1, 1));
     booth.hears(10, &claim("b", 6, 50));
     booth.hears(20, &with_ttl(claim("b", 6, 49), 200));
     booth.hears(20, &with_ttl(claim("b", 6, 50), 200));
     assert_eq!(booth.voter.waiters(), 1);
-    // Heard at 10 with the send time 50; the reservation ends at 280.
+    // Received at 10 with the send time 50. The reservation ends at 280.
     assert_eq!(
         booth.hears_release(30, &release("a", false)),
         ["b Vote 50+270"]
     );
 }
 
+/// Rule 5.
 #[test]
-fn rule_5_granted_sticks_in_the_queue_and_comes_first() {
+fn granted_persists_in_queue_and_ranks_first() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 1, 1));
     booth.hears(1, &claim("b", 2, 1));
     booth.hears(1, &granted(claim("c", 9, 5)));
     booth.hears(2, &claim("c", 9, 4));
     let answer = booth.hears_release(3, &release("a", false));
-    // The whole ttl, and rule 8 at once: nobody below it can win any more.
+    // The vote lasts the whole ttl, and rule 8 applies at once: no lower claim can be granted.
     assert_eq!(answer, ["c Vote 5+10002", "b Stale e9"]);
 }
 
-/// F12: a lost `Release` costs one `holder_probe_interval`, not a lease.
+/// Rule 5. A lost `Release` thus costs one `holder_probe_interval`, not a lease.
 #[test]
-fn rule_5_f12_a_holder_that_has_not_granted_is_asked_once_within_holder_probe_interval() {
+fn ungranted_holder_is_probed_once_per_interval() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 1, 1));
     let first = booth.hears(10, &claim("b", 6, 1));
@@ -244,8 +255,9 @@ fn rule_5_f12_a_holder_that_has_not_granted_is_asked_once_within_holder_probe_in
     assert_eq!(again, ["b Wait a e1 unheard", "a Vote 1+10000 ask"]);
 }
 
+/// Rule 5.
 #[test]
-fn rule_5_a_holder_that_has_granted_is_asked_only_when_it_is_silent() {
+fn granted_holder_is_probed_only_when_silent() {
     let mut booth = Booth::new();
     booth.hears(0, &granted(claim("a", 1, 1)));
     assert_eq!(booth.hears(99, &claim("b", 6, 1)), ["b Wait a e1 yes"]);
@@ -256,10 +268,10 @@ fn rule_5_a_holder_that_has_granted_is_asked_only_when_it_is_silent() {
     assert_eq!(booth.hears(170, &claim("b", 6, 4)), ["b Wait a e1 yes"]);
 }
 
-/// Also within `holder_probe_interval`, and always with `probe`: the one `probe` before may have
-/// been lost, and a granted holder answers to nothing else.
+/// Rule 5. The request is repeated within `holder_probe_interval`, since the one before may have
+/// been lost. It includes `probe`, the only flag to which a granted holder replies.
 #[test]
-fn rule_5_a_holder_behind_an_earlier_claim_is_always_asked_to_give_back() {
+fn holder_behind_earlier_claim_is_requested_to_yield() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("c", 9, 1));
     let later = booth.hears(1, &claim("d", 10, 1));
@@ -269,18 +281,19 @@ fn rule_5_a_holder_behind_an_earlier_claim_is_always_asked_to_give_back() {
         let wait = format!("{earlier} Wait c e9 no");
         assert_eq!(answer, [&wait, "c Vote 1+10000 back ask"]);
     }
-    // Asked just now: a later claim is no reason to ask again, but the earlier one still waits.
+    // A later claim alone would not repeat the request so soon, but the earlier one still waits.
     let later = booth.hears(3, &claim("d", 10, 2));
     assert_eq!(later, ["d Wait c e9 no", "c Vote 1+10000 back ask"]);
     booth.hears(4, &granted(claim("c", 9, 4)));
     assert_eq!(booth.hears(5, &claim("d", 10, 3)), ["d Wait c e9 yes"]);
 }
 
+/// Rule 5.
 #[test]
-fn rule_5_a_holder_that_has_granted_is_never_asked_to_give_back() {
+fn granted_holder_is_never_requested_to_yield() {
     let mut booth = Booth::new();
     booth.hears(0, &granted(claim("b", 9, 1)));
-    // It is granted as well, by other votes: one of the two is over, and the voter cannot know
+    // `a` was granted too, by other votes. One of the two leases is over, and the voter cannot know
     // which.
     assert_eq!(
         booth.hears(1, &granted(claim("a", 5, 1))),
@@ -292,22 +305,23 @@ fn rule_5_a_holder_that_has_granted_is_never_asked_to_give_back() {
     );
 }
 
-/// F8: claims of one epoch are in order too, or they would wait for each other for ever.
+/// Rule 5. Without an order, claims of one epoch would wait for each other for ever.
 #[test]
-fn rule_5_f8_equal_epochs_are_ordered_by_claim() {
+fn equal_epochs_are_ordered_by_claim() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("b", 5, 1));
     let answer = booth.hears(1, &claim("a", 5, 1));
     assert_eq!(answer, ["a Wait b e5 no", "b Vote 1+10000 back ask"]);
     let answer = booth.hears(2, &claim("c", 5, 1));
     assert_eq!(answer[0], "c Wait b e5 no");
-    // The fence compares epochs alone: owners of a key never share one.
+    // The fence compares epochs alone, so two grants of a key never share one.
     let news = booth.hears(3, &granted(claim("b", 5, 3)));
     assert_eq!(news, ["b Vote 3+10000", "a Stale e5", "c Stale e5"]);
 }
 
+/// Rule 6.
 #[test]
-fn rule_6_a_release_raises_the_fence_if_either_side_knows_that_it_granted() {
+fn release_raises_fence_if_either_side_reports_grant() {
     for (told, said, fence) in [(false, false, 0), (true, false, 5), (false, true, 5)] {
         let mut booth = Booth::new();
         booth.hears(
@@ -324,9 +338,9 @@ fn rule_6_a_release_raises_the_fence_if_either_side_knows_that_it_granted() {
     }
 }
 
-/// F20: it would throw out earlier claims for nothing.
+/// Rule 6. A higher fence would reject earlier claims needlessly.
 #[test]
-fn rule_6_f20_a_claim_that_never_granted_leaves_the_fence_where_it_is() {
+fn release_of_ungranted_claim_keeps_fence() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("b", 9, 1));
     booth.hears(1, &claim("a", 5, 1));
@@ -336,14 +350,15 @@ fn rule_6_f20_a_claim_that_never_granted_leaves_the_fence_where_it_is() {
     );
 }
 
+/// Rule 6.
 #[test]
-fn rule_6_a_waiter_that_releases_leaves_the_queue_and_the_vote_stays() {
+fn release_by_waiter_leaves_vote_in_place() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 1, 1));
     booth.hears(1, &claim("b", 6, 1));
     booth.hears(1, &claim("c", 7, 1));
     assert_eq!(booth.hears_release(2, &release("b", true)), NOTHING);
-    // By claim, not by key or node: another claim of the holder's node releases nothing.
+    // A release names a claim: another claim of the holder's node releases nothing.
     let other = ClaimId { seq: 2, ..id("a") };
     let other = Release {
         claim: other,
@@ -357,8 +372,9 @@ fn rule_6_a_waiter_that_releases_leaves_the_queue_and_the_vote_stays() {
     );
 }
 
+/// Rule 7.
 #[test]
-fn rule_7_an_expired_vote_raises_the_fence_and_goes_to_the_head() {
+fn expired_vote_raises_fence_and_serves_head() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("b", 6, 1));
     booth.hears(9_000, &claim("a", 5, 1));
@@ -369,9 +385,9 @@ fn rule_7_an_expired_vote_raises_the_fence_and_goes_to_the_head() {
     assert_eq!(booth.expires(), "10250");
 }
 
-/// The timer may be late: a message that comes first finds the vote expired all the same.
+/// Rule 7. The timer may be late: a message that arrives first also finds the vote expired.
 #[test]
-fn rule_7_comes_before_any_message() {
+fn expiry_precedes_any_message() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 5, 1));
     assert_eq!(booth.hears(10_000, &claim("a", 5, 2)), ["a Stale e5"]);
@@ -386,9 +402,9 @@ fn rule_7_comes_before_any_message() {
     assert_eq!(booth.fence(), 5);
 }
 
-/// F10: dropped, not skipped, so that nobody waits behind one that is gone.
+/// Rule 7. It is dropped, not skipped, so that no claim waits behind it.
 #[test]
-fn rule_7_f10_a_waiter_not_heard_for_its_ttl_is_dropped() {
+fn waiter_not_received_for_ttl_is_dropped() {
     let mut booth = Booth::new();
     booth.hears(0, &granted(claim("a", 1, 1)));
     booth.hears(0, &with_ttl(claim("b", 6, 1), 2_000));
@@ -398,7 +414,7 @@ fn rule_7_f10_a_waiter_not_heard_for_its_ttl_is_dropped() {
     assert_eq!(booth.voter.waiters(), 0);
     booth.hears(2_000, &with_ttl(claim("b", 6, 2), 2_000));
     booth.hears(2_001, &claim("c", 7, 1));
-    // `b` is due to leave at the very moment at which its turn would come.
+    // `b` is dropped at the very instant of its turn.
     assert_eq!(
         booth.hears_release(4_000, &release("a", true)),
         ["c Vote 1+2249"]
@@ -406,9 +422,9 @@ fn rule_7_f10_a_waiter_not_heard_for_its_ttl_is_dropped() {
     assert_eq!(booth.voter.waiters(), 0);
 }
 
-/// Also where no message comes, and the timer alone ends the vote.
+/// Rule 9. The same if no message arrives and the timer alone ends the vote.
 #[test]
-fn rule_9_a_waiter_that_is_gone_is_not_voted_for_when_the_vote_expires() {
+fn expired_waiter_gets_no_vote_on_timeout() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 1, 1));
     booth.hears(1, &with_ttl(claim("b", 6, 1), 9_999));
@@ -417,9 +433,9 @@ fn rule_9_a_waiter_that_is_gone_is_not_voted_for_when_the_vote_expires() {
     assert_eq!(booth.voter.waiters(), 0);
 }
 
-/// Gossip may be wrong: it shortens the stay of a waiter, and nothing else (M4).
+/// Rule 7 and M4. Gossip may be wrong: it only shortens the stay of a waiter.
 #[test]
-fn rule_7_a_waiter_that_gossip_calls_dead_is_dropped_after_half_its_ttl() {
+fn waiter_dead_in_gossip_leaves_after_half_ttl() {
     let mut booth = Booth::new();
     booth.hears(0, &granted(claim("a", 1, 1)));
     booth.hears(0, &claim("b", 6, 1));
@@ -430,7 +446,7 @@ fn rule_7_a_waiter_that_gossip_calls_dead_is_dropped_after_half_its_ttl() {
     assert_eq!(booth.voter.waiters(), 1);
     booth.hears(5_000, &granted(claim("a", 1, 3)));
     assert_eq!(booth.voter.waiters(), 0);
-    // The holder is "dead" as well, and keeps its vote.
+    // The holder is dead in gossip as well, and keeps its vote.
     assert_eq!(booth.expires(), "15000");
     assert_eq!(
         booth.hears(5_200, &claim("c", 7, 1))[0],
@@ -438,8 +454,9 @@ fn rule_7_a_waiter_that_gossip_calls_dead_is_dropped_after_half_its_ttl() {
     );
 }
 
+/// Rule 8.
 #[test]
-fn rule_8_those_who_can_no_longer_win_are_told_and_so_are_tries() {
+fn grant_notifies_stale_waiters_and_tries() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("b", 6, 1));
     booth.hears(1, &claim("a", 5, 1));
@@ -449,16 +466,16 @@ fn rule_8_those_who_can_no_longer_win_are_told_and_so_are_tries() {
     assert_eq!(news, ["b Vote 2+10000", "a Stale e6", "c Wait b e6 yes"]);
     assert_eq!(booth.voter.waiters(), 1);
     assert_eq!(booth.fence(), 6);
-    // A try that is granted by other votes is no mere waiter, and stays.
+    // A `try` that other votes granted is no longer a mere waiter, and stays.
     booth.hears(3, &granted(tries(claim("e", 9, 1))));
     booth.hears(4, &granted(claim("b", 6, 3)));
     assert_eq!(booth.voter.waiters(), 2);
 }
 
-/// A claim that is known to are granted may be long dead when its turn comes; then a `try` must not
-/// take it for the owner (F13).
+/// Rule 8. A claim known as granted may be long dead at its turn. A `try` must not take it for a
+/// live holder then.
 #[test]
-fn rule_8_f13_a_winner_that_was_not_heard_lately_is_called_silent() {
+fn granted_waiter_not_received_lately_is_silent() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 1, 1));
     booth.hears(0, &granted(claim("b", 6, 1)));
@@ -467,8 +484,9 @@ fn rule_8_f13_a_winner_that_was_not_heard_lately_is_called_silent() {
     assert_eq!(answer, ["b Vote 1+10200", "c Wait b e6 silent"]);
 }
 
+/// Rule 9.
 #[test]
-fn rule_9_a_vote_unasked_is_a_reservation_and_granted_makes_a_lease_of_it() {
+fn reservation_becomes_lease_once_granted() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 1, 1));
     booth.hears(100, &claim("b", 6, 40));
@@ -484,7 +502,7 @@ fn rule_9_a_vote_unasked_is_a_reservation_and_granted_makes_a_lease_of_it() {
     );
     assert_eq!(booth.expires(), "10160");
     booth.hears(200, &with_ttl(claim("c", 7, 2), 200));
-    // Never longer than what was asked for.
+    // A reservation is never longer than the requested ttl.
     assert_eq!(
         booth.hears_release(210, &release("b", true)),
         ["c Vote 2+210"]
@@ -492,9 +510,9 @@ fn rule_9_a_vote_unasked_is_a_reservation_and_granted_makes_a_lease_of_it() {
     assert_eq!(booth.expires(), "410");
 }
 
-/// F9: a dead waiter costs those behind it a reservation.
+/// Rule 9. A dead waiter costs those behind it one reservation.
 #[test]
-fn rule_9_f9_a_reservation_that_nobody_takes_is_over_soon() {
+fn unused_reservation_expires_soon() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 1, 1));
     booth.hears(1, &claim("b", 6, 1));
@@ -506,7 +524,7 @@ fn rule_9_f9_a_reservation_that_nobody_takes_is_over_soon() {
 }
 
 #[test]
-fn a_queue_is_kept_only_while_the_vote_is_out() {
+fn slot_and_queue_end_with_last_release() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 1, 1));
     booth.hears(1, &claim("b", 6, 1));
@@ -515,9 +533,9 @@ fn a_queue_is_kept_only_while_the_vote_is_out() {
     assert_eq!((booth.voter.slots(), booth.voter.waiters()), (0, 0));
 }
 
-/// F15: a floor for each of 4,096 hashes, not one for all keys.
+/// There are 4,096 fence buckets, picked by hash, not one for all keys.
 #[test]
-fn a_dropped_slot_leaves_its_fence_in_the_floor_of_its_hash() {
+fn dropped_slot_leaves_fence_in_its_bucket() {
     let mut booth = Booth::new();
     booth.hears(0, &claim("a", 50, 1));
     booth.hears_release(1, &release("a", true));
@@ -531,7 +549,7 @@ fn a_dropped_slot_leaves_its_fence_in_the_floor_of_its_hash() {
 }
 
 #[test]
-fn a_floor_that_keys_share_is_not_lowered_by_the_lower_fence() {
+fn shared_fence_bucket_keeps_highest_fence() {
     let floors = 1;
     let mut booth = Booth::with(VoterLimits {
         floors,
@@ -554,7 +572,7 @@ fn a_floor_that_keys_share_is_not_lowered_by_the_lower_fence() {
 }
 
 #[test]
-fn a_voter_keeps_no_more_than_its_limits() {
+fn voter_keeps_no_more_than_its_limits() {
     let mut booth = Booth::with(VoterLimits {
         slots_max: 2,
         waiters_max: 2,
@@ -571,7 +589,7 @@ fn a_voter_keeps_no_more_than_its_limits() {
     booth.hears(1, &claim("b", 2, 1));
     booth.hears(1, &claim("c", 3, 1));
     assert_eq!(booth.hears(1, &claim("d", 4, 1)), ["d Refuse Limit"]);
-    // Those who are in may stay.
+    // Claims that have a place keep it.
     assert_eq!(booth.hears(2, &claim("c", 3, 2)), ["c Wait a e1 no"]);
     assert_eq!(booth.hears(2, &claim("a", 1, 2)), ["a Vote 1+10000"]);
     booth.hears_release(3, &release("b", false));
@@ -579,7 +597,7 @@ fn a_voter_keeps_no_more_than_its_limits() {
 }
 
 #[test]
-fn a_node_votes_only_for_the_keys_that_the_voter_set_gives_it() {
+fn node_votes_only_for_its_assigned_keys() {
     let (mut booth, _) = Booth::of(5, 3, Start::Recovering);
     let keys = (0..50).map(|n| Key::new(format!("k{n}")).unwrap());
     let voter_set = voter_set(5, 3);

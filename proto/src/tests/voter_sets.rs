@@ -1,4 +1,4 @@
-//! Who votes for a key, how votes are counted, and how drift shortens a lease.
+//! The voters of a key, the counting of votes, and the effect of drift on a lease.
 
 use super::super::voter_set::{
     MEMBERS_MAX, Tally, Timing, VoterSet, VoterSetError, quorum_reaches,
@@ -16,7 +16,7 @@ fn voter_set(members: usize, voters: usize) -> VoterSet {
 }
 
 #[test]
-fn a_voter_set_that_cannot_be_is_refused_by_name() {
+fn invalid_voter_set_is_refused_with_reason() {
     let new = |members, r, timing| VoterSet::new(1, members, r, timing);
     assert_eq!(new(vec![], 1, Timing::lan()), Err(VoterSetError::NoMembers));
     let twice = vec![nodes(1)[0].clone(), nodes(1)[0].clone()];
@@ -54,7 +54,7 @@ fn a_voter_set_that_cannot_be_is_refused_by_name() {
 }
 
 #[test]
-fn the_voters_of_a_key_are_the_same_wherever_they_are_worked_out() {
+fn voters_of_key_are_same_on_every_node() {
     let mut shuffled = nodes(11);
     shuffled.reverse();
     let (a, b) = (
@@ -70,7 +70,7 @@ fn the_voters_of_a_key_are_the_same_wherever_they_are_worked_out() {
             assert_eq!(a.votes_for(member, &key), voters.contains(member));
         }
     }
-    // Pinned: another release must not choose others.
+    // Pinned: a later release must select the same voters.
     let key = Key::new("invoice/42").unwrap();
     let names: Vec<_> = a.voters_for(&key).iter().map(ToString::to_string).collect();
     assert_eq!(names, PINNED_VOTERS);
@@ -79,7 +79,7 @@ fn the_voters_of_a_key_are_the_same_wherever_they_are_worked_out() {
 const PINNED_VOTERS: [&str; 5] = ["n03", "n05", "n06", "n07", "n08"];
 
 #[test]
-fn the_load_spreads_over_the_members() {
+fn keys_spread_evenly_over_members() {
     let voter_set = voter_set(10, 3);
     let mut load = vec![0usize; 10];
     for k in 0..10_000 {
@@ -95,7 +95,7 @@ fn the_load_spreads_over_the_members() {
 }
 
 #[test]
-fn a_change_of_any_constant_changes_the_digest() {
+fn any_changed_constant_changes_the_digest() {
     let tag = |timing| VoterSet::new(1, nodes(3), 3, timing).unwrap().tag();
     let lan = Timing::lan();
     let second = Duration::from_secs(1);
@@ -133,7 +133,7 @@ fn a_change_of_any_constant_changes_the_digest() {
 }
 
 #[test]
-fn a_tally_agrees_with_its_naive_twin() {
+fn tally_agrees_with_naive_count() {
     for voters in 1..8 {
         for yes in 0..=voters {
             for no in 0..=voters - yes {
@@ -151,7 +151,7 @@ fn a_tally_agrees_with_its_naive_twin() {
 }
 
 #[test]
-fn the_lease_ends_where_a_quorum_ends() {
+fn lease_ends_when_quorum_of_votes_ends() {
     let at = Instant::from_nanos;
     let reach = |n, promises: &[u64]| {
         quorum_reaches(n, promises.iter().copied().map(at)).map(Instant::as_nanos)
@@ -165,7 +165,7 @@ fn the_lease_ends_where_a_quorum_ends() {
 }
 
 #[test]
-fn a_voter_without_memory_needs_nearly_all_others() {
+fn recovery_needs_replies_of_nearly_all_peers() {
     assert_eq!(voter_set(1, 1).recovery_replies(), 0);
     assert_eq!(voter_set(3, 3).recovery_replies(), 2);
     assert_eq!(voter_set(5, 3).recovery_replies(), 4);
@@ -174,7 +174,7 @@ fn a_voter_without_memory_needs_nearly_all_others() {
 }
 
 #[test]
-fn drift_shortens_a_lease_and_never_lengthens_it() {
+fn drift_shortens_leases_and_extends_quarantine() {
     let timing = Timing {
         max_drift_ppm: 10_000,
         ..Timing::lan()
@@ -188,7 +188,7 @@ fn drift_shortens_a_lease_and_never_lengthens_it() {
 }
 
 #[test]
-fn spans_that_no_voter_set_may_have_do_not_overflow() {
+fn extreme_round_trip_does_not_overflow() {
     let round_trip = Duration::MAX;
     let timing = Timing {
         round_trip,
@@ -198,7 +198,7 @@ fn spans_that_no_voter_set_may_have_do_not_overflow() {
 }
 
 #[test]
-fn each_constant_may_be_at_its_bounds_and_not_a_nanosecond_beyond() {
+fn constants_are_accepted_exactly_within_bounds() {
     let lan = Timing {
         max_ttl: Duration::from_secs(100),
         ..Timing::lan()
@@ -207,7 +207,7 @@ fn each_constant_may_be_at_its_bounds_and_not_a_nanosecond_beyond() {
     let nano = Duration::from_nanos(1);
     type Set = fn(&mut Timing, Duration);
     let (sec, milli) = (Duration::from_secs, Duration::from_millis);
-    // With a drift of five in a thousand a reservation must last 2.625 round trips.
+    // With a drift of 0.5 % a reservation must last 2.625 round trips.
     let reservation = Duration::from_micros(26_250);
     let bounds: [(Set, Duration, Duration); 4] = [
         (|t, to| t.round_trip = to, Duration::from_micros(1), sec(10)),
@@ -227,7 +227,7 @@ fn each_constant_may_be_at_its_bounds_and_not_a_nanosecond_beyond() {
         let edges = [min, max, min - nano, max + nano].map(with);
         assert_eq!(edges, [true, true, false, false], "{min:?} {max:?}");
     }
-    // The longest lease of all is a day, the shortest a millisecond.
+    // `max_ttl` is at most a day and at least a millisecond.
     let day = sec(86_400);
     let short = Timing {
         max_clock_skew: milli(1),
@@ -247,7 +247,7 @@ fn each_constant_may_be_at_its_bounds_and_not_a_nanosecond_beyond() {
 }
 
 #[test]
-fn clocks_may_drift_apart_by_a_fifth_where_reservations_leave_room_for_it() {
+fn drift_of_a_fifth_needs_longer_reservations() {
     let takes = |max_drift_ppm, reservation| {
         let timing = Timing {
             max_drift_ppm,
@@ -257,13 +257,13 @@ fn clocks_may_drift_apart_by_a_fifth_where_reservations_leave_room_for_it() {
         VoterSet::new(1, nodes(3), 3, timing).is_ok()
     };
     assert!(takes(0, 20_000) && !takes(0, 19_999));
-    // 2 round trips, and 125 more for each whole of drift.
+    // 2 round trips, plus 125 round trips times the drift.
     assert!(takes(200_000, 270_000) && !takes(200_000, 269_999));
     assert!(!takes(200_001, 1_000_000));
 }
 
 #[test]
-fn who_is_no_member_votes_for_no_key() {
+fn non_member_votes_for_no_key() {
     for voter_set in [voter_set(11, 5), voter_set(5, 5), voter_set(11, 1)] {
         for k in 0..50 {
             let key = Key::new(format!("key/{k}")).unwrap();
@@ -276,7 +276,7 @@ fn who_is_no_member_votes_for_no_key() {
 }
 
 #[test]
-fn what_a_voter_set_was_made_of_can_be_read_back() {
+fn voter_set_returns_its_parameters() {
     let voter_set = VoterSet::new(7, nodes(5), 3, Timing::wan()).unwrap();
     assert_eq!(voter_set.tag().version, 7);
     assert_eq!(voter_set.members(), nodes(5));

@@ -1,18 +1,20 @@
-//! Rules 14 to 17: claims that wait, are stale, denied, or over.
+//! Rules 14 to 17: claims that wait, are stale, are denied, or have ended.
 
 use super::claimant_rules::{holding, to, trying};
 use super::*;
 
 const NOTHING: [&str; 0] = [];
 
+/// Rule 14. Voters that replied `Wait` receive it less often.
 #[test]
-fn rule_14_a_claim_is_repeated_soon_to_the_silent_and_seldom_to_those_that_said_wait() {
+fn claim_is_retransmitted_sooner_to_silent_voters() {
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
     asker.hears(105, "v1", waits(HolderGranted::Yes));
     let said = asker.runs(5_000);
     let silent = to("v2", &said);
-    // Twice a round trip, doubled each time, with jitter, but never slower than those that wait.
+    // Two round trips, doubled each time, with jitter, up to the interval for voters that replied
+    // `Wait`.
     assert!((15..=20).contains(&(silent[0].0 - 100)), "{silent:?}");
     assert!(
         (30..=41).contains(&(silent[1].0 - silent[0].0)),
@@ -25,10 +27,10 @@ fn rule_14_a_claim_is_repeated_soon_to_the_silent_and_seldom_to_those_that_said_
     assert_ne!(to("v3", &said), silent, "the jitter keeps them apart");
 }
 
-/// At most a quarter of its ttl, jitter and all: four repeats may be lost before the voter drops
-/// it from the queue.
+/// Rule 14. The interval is at most a quarter of the ttl, including jitter. Thus three
+/// retransmissions may be lost before the voter drops the claim.
 #[test]
-fn rule_14_a_claim_that_waits_repeats_itself_within_a_quarter_of_its_ttl() {
+fn waiting_claim_is_retransmitted_within_quarter_ttl() {
     let mut asker = Asker::new(1);
     let ttl = ms(400);
     for n in 1..=50 {
@@ -57,8 +59,9 @@ fn rule_14_a_claim_that_waits_repeats_itself_within_a_quarter_of_its_ttl() {
     }
 }
 
+/// Rule 14.
 #[test]
-fn rule_14_a_try_is_repeated_to_all() {
+fn try_is_retransmitted_to_all_voters() {
     let mut asker = Asker::new(3);
     asker.asks(100, trying());
     asker.hears(105, "v1", waits(HolderGranted::No));
@@ -70,8 +73,9 @@ fn rule_14_a_try_is_repeated_to_all() {
     assert!(v1[0].1.ends_with("try"));
 }
 
+/// Rule 15.
 #[test]
-fn rule_15_stale_before_it_has_granted_claims_anew_above_the_fence() {
+fn stale_ungranted_claim_restarts_above_fence() {
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
     asker.hears(109, "v1", voted(100, 10_000));
@@ -92,16 +96,18 @@ fn rule_15_stale_before_it_has_granted_claims_anew_above_the_fence() {
     assert_eq!(granted, ["Granted w701 until 10010"]);
 }
 
+/// Rule 15.
 #[test]
-fn rule_15_stale_after_it_has_granted_is_ignored() {
+fn stale_after_grant_is_ignored() {
     let mut asker = holding(Asker::request());
     let fence = Epoch::at_wall_ms(WALL + 700);
     assert_eq!(asker.hears(120, "v3", stale(1, fence)), NOTHING);
     assert_eq!(asker.held(120).as_deref(), Some("10000"));
 }
 
+/// Rule 15.
 #[test]
-fn rule_15_stale_for_a_claim_that_is_over_starts_nothing() {
+fn stale_for_ended_claim_is_ignored() {
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
     let fence = Epoch::at_wall_ms(WALL + 700);
@@ -109,8 +115,9 @@ fn rule_15_stale_for_a_claim_that_is_over_starts_nothing() {
     assert_eq!(asker.hears(111, "v3", stale(1, fence)), NOTHING);
 }
 
+/// Rule 16.
 #[test]
-fn rule_16_a_try_ends_when_so_many_say_yes_that_the_rest_are_no_quorum() {
+fn try_is_denied_when_no_quorum_remains() {
     let mut asker = Asker::new(5);
     asker.asks(100, trying());
     assert_eq!(asker.hears(110, "v1", waits(HolderGranted::Yes)), NOTHING);
@@ -123,10 +130,10 @@ fn rule_16_a_try_ends_when_so_many_say_yes_that_the_rest_are_no_quorum() {
     assert!(asker.claimant.is_empty());
 }
 
-/// F13: one voter's word, which may be out of date, is not enough; nor are voters that say that
-/// nobody is granted, however many.
+/// Rule 16. The report of one voter may be out of date. Voters that report no grant never deny,
+/// whatever their number.
 #[test]
-fn rule_16_f13_a_try_is_not_denied_by_one_voter_or_by_no() {
+fn try_is_not_denied_by_minority_or_no() {
     let mut asker = Asker::new(3);
     asker.asks(100, trying());
     asker.hears(110, "v1", waits(HolderGranted::Yes));
@@ -136,15 +143,16 @@ fn rule_16_f13_a_try_is_not_denied_by_one_voter_or_by_no() {
     }
     let said = asker.runs(3_000);
     assert!(said.iter().all(|(_, line)| line != "Denied"));
-    // Not even where nobody answers at all: that is no "false".
+    // The same if no voter answers at all.
     let mut asker = Asker::new(3);
     asker.asks(100, trying());
     let said = asker.runs(20_000);
     assert!(said.iter().all(|(_, line)| line != "Denied"));
 }
 
+/// Rule 16.
 #[test]
-fn rule_16_after_three_repeats_the_silent_count_too() {
+fn silent_voters_count_after_three_retransmissions() {
     let outcomes = [
         (
             waits(HolderGranted::Silent),
@@ -191,7 +199,7 @@ fn rule_16_after_three_repeats_the_silent_count_too() {
     }
 }
 
-/// The first claim waits behind this node's, with this epoch.
+/// A `Wait` for the first claim, with this holder, epoch and state.
 fn waits_for(holder: &str, epoch: u64, granted: HolderGranted) -> Message {
     let Message::Wait(wait) = waits(granted) else {
         unreachable!()
@@ -203,8 +211,8 @@ fn waits_for(holder: &str, epoch: u64, granted: HolderGranted) -> Message {
     })
 }
 
-/// After how many repeats a try is told no that hears this of its voters each time. Its own epoch
-/// is `w100`.
+/// Returns the number of retransmissions after which a `try` is denied. Each round its voters reply
+/// with `said`. Its own epoch is `w100`.
 fn denied_after(said: &[Option<Message>]) -> Option<u32> {
     let mut asker = Asker::new(said.len());
     asker.asks(100, trying());
@@ -225,9 +233,9 @@ fn denied_after(said: &[Option<Message>]) -> Option<u32> {
     None
 }
 
-/// It may have been granted: nobody else can before those votes are over.
+/// Rule 16. The holder may have been granted. No other claim can be before those votes end.
 #[test]
-fn rule_16_try_beside_one_unheard_holder_is_false() {
+fn try_beside_one_unheard_holder_is_denied() {
     let unheard = |holder, epoch| Some(waits_for(holder, epoch, HolderGranted::Unheard));
     let before = unheard("b", 50);
     let after = unheard("b", 150);
@@ -235,15 +243,15 @@ fn rule_16_try_beside_one_unheard_holder_is_false() {
     let silent = Some(waits_for("b", 50, HolderGranted::Silent));
     let vote = Some(voted(101, 10_000));
     for (said, denied) in [
-        // A quorum names it.
+        // A quorum names the holder.
         (vec![before.clone(), before.clone(), vote.clone()], true),
         (vec![after.clone(), after.clone(), vote.clone()], true),
         (vec![before.clone(), silent, vote.clone()], true),
-        // One that does not answer may have voted for it, unless it would give its votes back.
+        // A voter without an answer may have voted for the holder, unless the holder would yield.
         (vec![before.clone(), None, vote.clone()], true),
         (vec![after, None, vote.clone()], false),
         (vec![before.clone(), vote.clone(), None, None, vote], true),
-        // No quorum answers, or it was heard of late.
+        // No quorum answers, or the holder was received lately.
         (
             vec![before.clone(), before.clone(), None, None, None],
             false,
@@ -256,9 +264,9 @@ fn rule_16_try_beside_one_unheard_holder_is_false() {
     }
 }
 
-/// All of them may be trying still: were each told no, nobody would win.
+/// Rule 16. All of them may be `try` claims. If each were denied, none would be granted.
 #[test]
-fn rule_16_unheard_holders_that_differ_prove_nothing() {
+fn differing_unheard_holders_deny_nothing() {
     let unheard = |holder, epoch| Some(waits_for(holder, epoch, HolderGranted::Unheard));
     let vote = Some(voted(101, 10_000));
     let split = vec![unheard("b", 50), unheard("c", 60), vote];
@@ -267,9 +275,9 @@ fn rule_16_unheard_holders_that_differ_prove_nothing() {
     assert_eq!(denied_after(&split), None);
 }
 
-/// Its release was lost, and the voter will ask for it.
+/// Rule 16. Its release was lost, and the voter's next probe repeats the release.
 #[test]
-fn rule_16_own_claim_that_is_over_denies_nobody() {
+fn own_ended_claim_denies_no_try() {
     for granted in [
         HolderGranted::Unheard,
         HolderGranted::Silent,
@@ -288,9 +296,9 @@ fn rule_16_own_claim_that_is_over_denies_nobody() {
     }
 }
 
-/// An acquire waits; it is never denied.
+/// Rule 16.
 #[test]
-fn rule_16_only_a_try_is_denied() {
+fn acquire_is_never_denied() {
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
     for voter in ["v1", "v2", "v3"] {
@@ -299,9 +307,10 @@ fn rule_16_only_a_try_is_denied() {
     assert_eq!(asker.claimant.waiting(), 1);
 }
 
+/// Rule 17.
 #[test]
-fn rule_17_no_ghost_keeps_a_vote() {
-    // Of this process, and over without having was granted.
+fn vote_for_ended_claim_is_released() {
+    // A claim of this process that ended without a grant.
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
     asker.releases(105);
@@ -313,14 +322,14 @@ fn rule_17_no_ghost_keeps_a_vote() {
         asker.hears(110, "v2", waits(HolderGranted::No)),
         ["v2 Release #1"]
     );
-    // Over, and it had been granted.
+    // A claim that ended after its grant.
     let mut asker = holding(Asker::request());
     asker.releases(120);
     assert_eq!(
         asker.hears(130, "v3", voted(100, 10_000)),
         ["v3 Release #1 granted"]
     );
-    // Never known.
+    // A claim that this process does not know.
     let unknown = Vote {
         claim: own(77),
         ..vote(1, instant(100), 10_000)
@@ -329,7 +338,7 @@ fn rule_17_no_ghost_keeps_a_vote() {
     assert_eq!(answer, ["v3 Release #77 granted"]);
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
-    // Stale and Refuse hold no vote and no place.
+    // `Stale` and `Refuse` imply neither a vote nor a place in the queue.
     asker.releases(133);
     assert_eq!(asker.hears(134, "v1", stale(1, Epoch::new(5))), NOTHING);
     assert_eq!(
@@ -338,17 +347,17 @@ fn rule_17_no_ghost_keeps_a_vote() {
     );
 }
 
-/// F1: a granted claim and is over gives nothing back; it raises the fence. So does a claim
-/// of which nobody remembers whether it was granted.
+/// Rule 17. A claim that was granted raises the fence when it ends. So does a claim whose grant is
+/// no longer remembered.
 #[test]
-fn rule_17_f1_what_is_over_is_released_as_granted_unless_it_surely_never_granted() {
+fn ended_or_forgotten_claim_releases_as_granted() {
     let mut asker = holding(Asker::request());
     asker.wakes(10_000);
     assert_eq!(
         asker.hears(10_001, "v2", wanted_back(100, 10_000)),
         ["v2 Release #1 granted"]
     );
-    // A thousand claims later it is not remembered that the first was never granted.
+    // After 1,024 more claims the first is no longer remembered as never granted.
     let mut asker = Asker::new(1);
     for n in 1..=1_025 {
         asker.asks(100, Asker::request());
@@ -361,8 +370,9 @@ fn rule_17_f1_what_is_over_is_released_as_granted_unless_it_surely_never_granted
     assert_eq!(asker.hears(110, "v1", late(2)), ["v1 Release #2"]);
 }
 
+/// Rule 17.
 #[test]
-fn rule_17_claims_that_never_granted_are_known_in_whatever_order_they_end() {
+fn ungranted_claims_are_remembered_in_any_order() {
     let mut asker = Asker::new(1);
     for _ in 1..=4 {
         asker.asks(100, Asker::request());
@@ -380,7 +390,7 @@ fn rule_17_claims_that_never_granted_are_known_in_whatever_order_they_end() {
 }
 
 #[test]
-fn a_request_ends_at_its_deadline_and_leaves_the_queues() {
+fn request_ends_at_deadline_and_leaves_queues() {
     let mut asker = Asker::new(3);
     let deadline = Some(instant(600));
     asker.asks(
@@ -400,7 +410,7 @@ fn a_request_ends_at_its_deadline_and_leaves_the_queues() {
 }
 
 #[test]
-fn a_request_out_of_bounds_sends_nothing() {
+fn request_out_of_bounds_sends_nothing() {
     let mut asker = Asker::new(1);
     for ttl in [ms(99), ms(30_001)] {
         let sent = asker.does(|c, out| {
@@ -428,7 +438,7 @@ fn a_request_out_of_bounds_sends_nothing() {
 }
 
 #[test]
-fn what_is_said_by_a_node_that_is_no_voter_of_the_key_changes_nothing() {
+fn answers_of_non_voters_are_ignored() {
     let mut asker = Asker::new(3);
     asker.asks(100, trying());
     let fence = Epoch::at_wall_ms(WALL + 700);
@@ -447,9 +457,9 @@ fn what_is_said_by_a_node_that_is_no_voter_of_the_key_changes_nothing() {
     assert!(to("v1", &sent)[0].1.starts_with("v1 Claim #1 w100"));
 }
 
-/// A reservation is soon over: the claim asks again while there is time to renew it.
+/// Rule 14. A reservation ends soon, so the claim is sent again while there is time to renew it.
 #[test]
-fn rule_14_a_voter_whose_vote_is_short_is_asked_again_within_half_of_it() {
+fn short_vote_is_renewed_within_half_of_it() {
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
     asker.hears(110, "v1", voted(100, 300));
@@ -460,9 +470,9 @@ fn rule_14_a_voter_whose_vote_is_short_is_asked_again_within_half_of_it() {
     assert!((110 + 375..=110 + 500).contains(&v2), "{v2}");
 }
 
-/// A late answer to an earlier round says nothing of whether the renewal has arrived.
+/// Rule 12. A late answer to an earlier round does not show that the renewal arrived.
 #[test]
-fn rule_12_a_voter_that_answers_an_earlier_round_is_asked_again() {
+fn late_answer_does_not_confirm_renewal() {
     let mut asker = holding(Asker::request());
     asker.hears(111, "v3", voted(100, 10_000));
     asker.runs(3_450);
@@ -480,7 +490,7 @@ fn reaches(asker: &mut Asker, at_ms: u64, voter: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_voter_that_can_be_reached_again_is_asked_at_once_by_those_it_owes_an_answer() {
+fn reachable_voter_gets_unanswered_claims_at_once() {
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
     asker.hears(105, "v1", waits(HolderGranted::No));
@@ -493,14 +503,14 @@ fn a_voter_that_can_be_reached_again_is_asked_at_once_by_those_it_owes_an_answer
 }
 
 #[test]
-fn a_voter_that_can_be_reached_again_is_told_of_a_lease_whose_renewal_it_missed() {
+fn reachable_voter_gets_renewals_it_missed() {
     let mut asker = holding(Asker::request());
     assert_eq!(reaches(&mut asker, 120, "v1"), NOTHING);
     assert_eq!(
         reaches(&mut asker, 120, "v3"),
         ["v3 Claim #1 w100 120+10000 granted"]
     );
-    // The renewal is out.
+    // The renewal has been sent.
     asker.runs(3_444);
     asker.hears(3_450, "v1", voted(3_444, 10_000));
     assert_eq!(reaches(&mut asker, 3_460, "v1"), NOTHING);

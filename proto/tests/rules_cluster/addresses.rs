@@ -1,4 +1,4 @@
-//! Which of a peer's addresses is tried when (proto/src/node/addresses.rs), as nodes see it.
+//! The choice among the addresses of a peer (proto/src/node/addresses.rs), in a cluster.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use super::net::*;
 
 const TTL: Duration = ms(2_000);
 
-/// The voters of a holder are behind a NAT, which has forgotten them: what goes to the mapping that
-/// they were heard from is lost, and the address that they advertise works.
+/// The NAT in front of the voters has dropped their mappings. Packets to the mapped ports are lost,
+/// but the advertised addresses work.
 #[test]
-fn lease_lives_through_the_death_of_its_voters_mappings() {
+fn lease_survives_loss_of_voters_nat_mappings() {
     let mut net = Net::new(3, 3, 1);
     for seat in 0..3 {
         net.seats[seat].mapped = Some(100 + seat as u16);
@@ -29,10 +29,10 @@ fn lease_lives_through_the_death_of_its_voters_mappings() {
     assert!(lost < 40, "{lost}");
 }
 
-/// The same where what a voter sends still comes from the mapping that takes nothing in: what is
-/// lost is sent again soon enough.
+/// Datagrams of the voters still come from mappings that accept nothing inbound. Lost datagrams are
+/// retransmitted soon enough.
 #[test]
-fn lease_lives_through_mappings_that_only_let_out() {
+fn lease_survives_mappings_that_pass_only_outbound() {
     let mut net = Net::new(3, 3, 1);
     let held = net.acquire(3, "k", TTL);
     net.run_for(ms(100));
@@ -45,9 +45,9 @@ fn lease_lives_through_mappings_that_only_let_out() {
     assert!(net.holds(3, held));
 }
 
-/// A peer with two addresses, of which one dies, and then the other one.
+/// A peer has two addresses, which work in turn.
 #[test]
-fn peer_is_reached_by_whichever_of_its_addresses_works() {
+fn peer_is_reached_at_whichever_address_works() {
     let mut net = Net::new(3, 3, 1);
     net.crash(2);
     let held = net.acquire(3, "k", TTL);
@@ -61,9 +61,9 @@ fn peer_is_reached_by_whichever_of_its_addresses_works() {
     }
 }
 
-/// Whoever does not answer costs a datagram more for each that is sent to it, and no more.
+/// Each datagram to a peer that does not answer costs at most one more datagram.
 #[test]
-fn dead_peer_costs_no_more_than_twice_as_much() {
+fn dead_peer_at_most_doubles_its_datagrams() {
     let sent = |mapped| {
         let mut net = Net::new(3, 3, 1);
         net.seats[2].mapped = mapped;

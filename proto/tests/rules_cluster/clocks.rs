@@ -16,7 +16,7 @@ fn votes(net: &Net, seat: usize) -> bool {
     net.node(seat).voter().unwrap().quarantine().is_none()
 }
 
-/// All nodes ask the voters for their standing and their clocks, as a driver makes them do.
+/// Runs for `span` while every running node queries standings and clocks, as its driver would.
 fn tick(net: &mut Net, span: Duration) {
     let end = net.time + span;
     while net.time < end {
@@ -29,7 +29,7 @@ fn tick(net: &mut Net, span: Duration) {
     }
 }
 
-/// Other timing than the net has, before its nodes start.
+/// Sets the timing of the network's voter set, before its nodes start.
 fn set_timing(net: &mut Net, timing: Timing) {
     let members = net.voter_set.members().to_vec();
     net.voter_set = Arc::new(VoterSet::new(1, members, 3, timing).unwrap());
@@ -41,25 +41,25 @@ fn seats_of(net: &Net, name: &str) -> Vec<usize> {
     voters.iter().map(seat_of).collect()
 }
 
-/// M7: never more than one of three clocks is wrong. One was when it was last read, and was set
-/// right while it was cut off; then another goes wrong.
+/// M7. At most one of three clocks is wrong at a time. One was wrong when it was last read, and is
+/// corrected while its member is cut off. Then another clock goes wrong.
 #[test]
-fn reading_of_member_that_is_cut_off_does_not_count_for_long() {
+fn reading_of_partitioned_member_expires() {
     let mut net = Net::new(3, 3, 1);
     net.seats[2].wall_off_ms = HOUR_MS;
     tick(&mut net, ms(10_000));
-    // It is cut off, and its clock is set right.
+    // The member is cut off, and its clock is corrected.
     net.fate = losing(|packet| packet.from == 2 || packet.to == 2);
     net.seats[2].wall_off_ms = 0;
     tick(&mut net, ms(600_000));
-    // Ten minutes later another clock goes wrong, and it is the only one.
+    // Ten minutes later another clock goes wrong, the only one at that time.
     net.seats[1].wall_off_ms = HOUR_MS;
     tick(&mut net, ms(10_000));
     let ticket = net.acquire(1, "k", TTL);
     tick(&mut net, ms(5_000));
     let granted = net.granted(1, ticket);
     net.release(1, ticket);
-    // All is well again.
+    // All clocks are right and all links work again.
     net.seats[1].wall_off_ms = 0;
     net.fate = straight();
     tick(&mut net, ms(20_000));
@@ -73,11 +73,11 @@ fn reading_of_member_that_is_cut_off_does_not_count_for_long() {
     );
 }
 
-/// M2: never more than one of three clocks is wrong; that of the dead voter was when it was last
-/// read. 0 and 1 voted for the first owner. 0 restarts, reads the clock of 1 while that is behind,
-/// and 1 dies; then the clock of 0 is set back. It cannot tell which is right, and does not vote.
+/// M2. At most one of three clocks is wrong at a time. Voters 0 and 1 voted for the first grant.
+/// Voter 0 restarts and reads the clock of 1 while that is behind. Then 1 dies, and the clock of 0
+/// is set back. Voter 0 cannot determine which clock is right, so it does not vote.
 #[test]
-fn epoch_does_not_fall_by_the_reading_of_a_dead_voter() {
+fn reading_of_dead_voter_lowers_no_epoch() {
     let mut net = Net::new(3, 3, 2);
     tick(&mut net, ms(3_000));
     net.fate = losing(|packet| packet.is_between(3, 2));
@@ -91,7 +91,7 @@ fn epoch_does_not_fall_by_the_reading_of_a_dead_voter() {
     net.start(0, Start::Recovering);
     net.seats[1].wall_off_ms = -HOUR_MS;
     tick(&mut net, ms(10_000));
-    // It dies for good; from now on the clock of 0 is the only wrong one.
+    // Voter 1 does not return. From now on the clock of 0 is the only wrong one.
     net.crash(1);
     net.seats[1].wall_off_ms = 0;
     net.seats[0].wall_off_ms = -HOUR_MS;
@@ -100,16 +100,16 @@ fn epoch_does_not_fall_by_the_reading_of_a_dead_voter() {
     net.seats[0].wall_off_ms = 0;
     tick(&mut net, ms(10_000));
     assert!(votes(&net, 0));
-    // Its own clock is right. The net looks for epochs that fall.
+    // Its own clock is right. The network checks that epochs rise.
     let next = net.acquire(4, "k", TTL);
     tick(&mut net, ms(20_000));
     assert!(net.granted(4, next).is_some());
 }
 
-/// Of five members three are dead, but of the three voters of the key only one, whose clock was
-/// wrong when it was read.
+/// Three of five members are dead, but only one of the key's three voters. Its clock was wrong when
+/// it was read.
 #[test]
-fn wrong_clock_of_dead_member_is_not_disputed_for_long() {
+fn wrong_clock_of_dead_member_expires() {
     let run = |wrong_ms: i64, is_read: bool| {
         let mut net = Net::new(5, 3, 1);
         let name = "k";
@@ -141,9 +141,9 @@ fn wrong_clock_of_dead_member_is_not_disputed_for_long() {
     );
 }
 
-/// The interval of a dead member's clock widens with time; here the quarantine is ten minutes.
+/// The interval of a dead member's clock widens with time. Here the quarantine is ten minutes.
 #[test]
-fn right_clock_of_dead_member_is_not_disputed_in_a_long_quarantine() {
+fn dead_member_does_not_block_long_quarantine() {
     let run = |is_read: bool| {
         let mut net = Net::of(4, 3, 1);
         let timing = Timing {
@@ -181,7 +181,7 @@ fn right_clock_of_dead_member_is_not_disputed_in_a_long_quarantine() {
 
 /// The interval of a clock is as wide as the round trip.
 #[test]
-fn clocks_are_not_disputed_if_a_round_trip_is_longer_than_the_skew() {
+fn round_trip_above_skew_disputes_no_clock() {
     let run = |skew: Duration| {
         let mut net = Net::of(3, 3, 0);
         let timing = Timing {
@@ -199,12 +199,12 @@ fn clocks_are_not_disputed_if_a_round_trip_is_longer_than_the_skew() {
     assert!(run(ms(200)), "ten times the quarantine");
 }
 
-/// The fence of one key is an hour ahead. The voter that has it forgets all for a twin.
+/// The fence of one key is an hour ahead. Its voter forgets its votes because of a twin.
 #[test]
-fn voter_that_had_a_twin_keeps_a_fence_for_its_key_alone() {
+fn twin_leaves_high_fence_to_its_key_alone() {
     let run = |has_twin: bool| {
         let mut net = Net::new(3, 3, 2);
-        // A voter and a client in one rack, with one wrong clock, cut off from the others.
+        // A voter and a client share one wrong clock, and are cut off from the others.
         let is_there = |seat: usize| seat == 2 || seat == 3;
         net.fate = losing(move |packet| is_there(packet.from) != is_there(packet.to));
         net.seats[2].wall_off_ms = HOUR_MS;

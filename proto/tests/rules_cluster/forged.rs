@@ -1,4 +1,4 @@
-//! Spans in datagrams that no node may have.
+//! Forged datagrams with durations that no voter set can have.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -48,9 +48,9 @@ fn inject(net: &mut Net, to: usize, bytes: &[u8]) {
     net.with(to, |node, now| node.handle_datagram(now, from, bytes));
 }
 
-/// Twice that is more than a span can be.
+/// Twice that skew overflows a `Duration`.
 #[test]
-fn voter_set_with_an_endless_skew_is_dropped() {
+fn voter_set_with_maximal_skew_is_dropped() {
     let mut net = Net::of(3, 3, 0);
     (0..3).for_each(|seat| net.start(seat, Start::Recovering));
     net.run_for(ms(100));
@@ -64,9 +64,9 @@ fn voter_set_with_an_endless_skew_is_dropped() {
     assert!(votes(&net, 0));
 }
 
-/// Neither does it keep the one in quarantine that heard it, nor one that restarts later.
+/// It delays neither the voter in quarantine that received it nor one that restarts later.
 #[test]
-fn voter_set_with_a_max_ttl_of_centuries_is_dropped() {
+fn voter_set_with_endless_max_ttl_is_dropped() {
     let mut net = Net::new(3, 3, 1);
     net.crash(0);
     net.start(0, Start::Recovering);
@@ -80,7 +80,7 @@ fn voter_set_with_a_max_ttl_of_centuries_is_dropped() {
     let to_other = forged("x", "n2", described(timing, Role::Client, "n1"));
     inject(&mut net, 2, &to_other);
     net.run_for(ms(120_000));
-    // The other one was never sent anything, and restarts later.
+    // Voter 1 received no forged datagram, and restarts later.
     net.crash(1);
     net.start(1, Start::Recovering);
     net.run_for(ms(120_000));

@@ -1,4 +1,4 @@
-//! Section 6 as several nodes see it: lives of a node, new clusters, and voter sets that differ.
+//! Section 6 in a cluster: incarnations of a node, new clusters, and voter sets that differ.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,16 +14,16 @@ use lockmesh_proto::wire::DropReason;
 use super::net::*;
 
 const TTL: Duration = ms(2_000);
-/// `max_ttl`, twice the drift, the second of waiting for answers, and a little.
+/// `max_ttl` plus twice the drift, one second for replies, and a margin of 100 ms.
 const RECOVERY: Duration = ms(30_600 + 1_000 + 100);
 
 fn is_quarantined(net: &Net, seat: usize) -> bool {
     net.node(seat).voter().unwrap().quarantine().is_some()
 }
 
-/// It comes back long before its lease would be over, and says so itself.
+/// It restarts long before its lease would end, and sends messages itself.
 #[test]
-fn a_node_that_comes_back_frees_what_its_last_incarnation_held() {
+fn restarted_node_frees_leases_of_last_incarnation() {
     let mut net = Net::new(3, 3, 2);
     net.acquire(3, "k", ms(30_000));
     net.run_for(ms(100));
@@ -36,9 +36,9 @@ fn a_node_that_comes_back_frees_what_its_last_incarnation_held() {
     net.run_until(ms(50), |net| net.granted(4, next).is_some());
 }
 
-/// F24: gossip that tells of a later incarnation is no proof; the node itself must be heard.
+/// Gossip of a later incarnation is no proof. A datagram of the node itself is.
 #[test]
-fn f24_gossip_of_a_later_incarnation_frees_nothing() {
+fn gossip_of_later_incarnation_frees_nothing() {
     let mut net = Net::new(3, 3, 2);
     let holder = net.acquire(3, "k", ms(30_000));
     net.run_for(ms(100));
@@ -53,10 +53,10 @@ fn f24_gossip_of_a_later_incarnation_frees_nothing() {
     assert_eq!(net.granted(4, next), None);
 }
 
-/// Rule 7: a process that comes back under its id frees what its former incarnation held at once,
-/// also where it asks for nothing.
+/// Rule 7. A process that restarts under its id frees what its earlier incarnation held at once,
+/// even if it claims nothing.
 #[test]
-fn a_node_that_comes_back_and_asks_for_nothing_frees_what_it_held() {
+fn restarted_idle_node_frees_its_leases() {
     let mut net = Net::new(3, 3, 2);
     net.acquire(3, "k", ms(30_000));
     net.run_for(ms(100));
@@ -71,10 +71,9 @@ fn a_node_that_comes_back_and_asks_for_nothing_frees_what_it_held() {
     assert!(net.granted(4, next).is_some());
 }
 
-/// The same where its first words are lost, as any datagram may be: it says them again when gossip
-/// has other news.
+/// The same if its first datagrams are lost. It announces itself again when gossip changes.
 #[test]
-fn a_node_that_comes_back_is_heard_though_its_first_words_are_lost() {
+fn lost_announcement_of_restarted_node_is_repeated() {
     let mut net = Net::new(3, 3, 2);
     net.acquire(3, "k", ms(30_000));
     net.run_for(ms(100));
@@ -93,10 +92,10 @@ fn a_node_that_comes_back_is_heard_though_its_first_words_are_lost() {
     assert!(net.granted(4, next).is_some());
 }
 
-/// The other voters learn first where it is, and speak to it: it answers with its name, though
-/// gossip has told it nothing.
+/// The other voters learn its address first and contact it. It announces itself, though its own
+/// view is empty.
 #[test]
-fn a_node_that_comes_back_answers_those_that_find_it_first() {
+fn restarted_node_announces_itself_when_contacted() {
     let mut net = Net::new(3, 3, 1);
     net.acquire(2, "k", ms(30_000));
     net.run_for(ms(100));
@@ -116,16 +115,16 @@ fn a_node_that_comes_back_answers_those_that_find_it_first() {
     assert!(net.granted(3, next).is_some());
 }
 
-/// Of what goes to a node and comes from it, only datagrams without a message arrive.
+/// Loses all datagrams to and from a node that contain a message.
 fn names_only(net: &mut Net, seat: usize) {
     net.fate =
         losing(move |packet| (packet.from == seat || packet.to == seat) && packet.has(|_| true));
 }
 
-/// F24: its wall clock was set back, so its incarnation has a lower number than the one before; and
-/// it has another address. It is told where it is now, not where it was.
+/// Its wall clock was set back, so its incarnation is lower than the one before. In one case it
+/// also has a new address. `Outdated` goes to its current address, not to the old one.
 #[test]
-fn f24_a_node_whose_wall_clock_was_set_back_goes_on_under_a_higher_incarnation() {
+fn node_with_set_back_clock_raises_incarnation() {
     for port in [3, 77] {
         let mut net = Net::new(3, 3, 2);
         for seat in 3..5 {
@@ -146,16 +145,17 @@ fn f24_a_node_whose_wall_clock_was_set_back_goes_on_under_a_higher_incarnation()
         let again = net.acquire(3, "other", TTL);
         net.run_until(ms(200), |net| net.granted(3, again).is_some());
         assert!(net.node(3).claimant().incarnation().get() > 53);
-        // What the incarnation before held is free at once if it was there, and else by the clock.
+        // The earlier incarnation's lease is free at once if the address is the same, and otherwise
+        // when it expires.
         let limit = if port == 3 { ms(200) } else { ms(31_000) };
         let took = net.run_until(limit, |net| net.granted(4, waiter).is_some());
         assert_eq!(took > ms(20_000), port == 77, "{took:?}");
     }
 }
 
-/// F24: the same where it asks for nothing. It is told so, and says its name again.
+/// The same if it claims nothing. It receives `Outdated` and announces itself again.
 #[test]
-fn f24_a_node_whose_wall_clock_was_set_back_and_that_asks_for_nothing_frees_what_it_held() {
+fn idle_node_with_set_back_clock_frees_leases() {
     let mut net = Net::new(3, 3, 2);
     net.crash(3);
     net.seats[3].incarnation = 50;
@@ -174,11 +174,11 @@ fn f24_a_node_whose_wall_clock_was_set_back_and_that_asks_for_nothing_frees_what
 }
 
 #[test]
-fn a_lease_is_lost_when_its_node_learns_that_its_incarnation_has_too_low_a_number() {
+fn outdated_incarnation_loses_its_lease() {
     let mut net = Net::new(3, 3, 2);
     net.crash(3);
     net.seats[3].incarnation = 50;
-    // Only voter 2 hears of that incarnation.
+    // Only voter 2 receives from that incarnation.
     net.fate = losing(|packet| packet.from == 3 && packet.to != 2);
     net.start(3, Start::Recovering);
     net.acquire(3, "k", TTL);
@@ -194,7 +194,7 @@ fn a_lease_is_lost_when_its_node_learns_that_its_incarnation_has_too_low_a_numbe
     net.run_for(ms(100));
     net.log.clear();
     net.fate = straight();
-    // The net looks for two holders when the next one gets it.
+    // The network checks M1 when the next claim is granted.
     net.run_until(ms(15_000), |net| net.granted(4, next).is_some());
     assert!(
         net.log
@@ -204,11 +204,11 @@ fn a_lease_is_lost_when_its_node_learns_that_its_incarnation_has_too_low_a_numbe
 }
 
 #[test]
-fn a_new_cluster_votes_at_once_and_one_that_is_told_so_again_does_not() {
+fn second_start_as_new_cluster_is_quarantined() {
     let mut net = Net::new(3, 3, 2);
     let holder = net.acquire(3, "k", ms(30_000));
     net.run_until(ms(100), |net| net.holds(3, holder));
-    // F27: the flag stays set.
+    // The flag is still set at the second start.
     for voter in [0, 1] {
         net.crash(voter);
         net.start(voter, Start::NewCluster);
@@ -221,10 +221,10 @@ fn a_new_cluster_votes_at_once_and_one_that_is_told_so_again_does_not() {
     assert!(!is_quarantined(&net, 2));
 }
 
-/// One of five remembers an earlier incarnation of it, and tells it so by the way; the three
-/// answers that would be enough come later.
+/// One of five nodes knows an earlier incarnation, and its messages arrive first. The three replies
+/// that would be enough arrive later.
 #[test]
-fn a_new_voter_that_is_told_of_an_earlier_incarnation_of_its_own_does_not_vote() {
+fn new_voter_with_earlier_incarnation_does_not_vote() {
     let mut net = Net::of(5, 5, 0);
     net.start(4, Start::NewCluster);
     net.seats[0].incarnation = 50;
@@ -243,9 +243,9 @@ fn a_new_voter_that_is_told_of_an_earlier_incarnation_of_its_own_does_not_vote()
     assert!(!is_quarantined(&net, 0));
 }
 
-/// Nobody has forgotten anything, but one of three is not there to say so.
+/// No node has lost its memory, but one of three is not there to confirm this.
 #[test]
-fn a_new_cluster_waits_for_nearly_all_of_its_members() {
+fn new_cluster_waits_for_nearly_all_members() {
     let mut net = Net::of(3, 3, 0);
     net.start(0, Start::NewCluster);
     net.start(1, Start::NewCluster);
@@ -254,12 +254,12 @@ fn a_new_cluster_waits_for_nearly_all_of_its_members() {
     net.start(2, Start::NewCluster);
     net.run_for(ms(1_000));
     assert!((0..3).all(|seat| !is_quarantined(&net, seat)));
-    // Of five with five voters each, one may be missing.
+    // Of five members that all vote for each key, one may be missing.
     let mut net = Net::of(5, 5, 0);
     (0..4).for_each(|seat| net.start(seat, Start::NewCluster));
     net.run_for(ms(1_000));
     assert!((0..4).all(|seat| !is_quarantined(&net, seat)));
-    // It comes late, and others already have something to remember.
+    // It starts late, when others already have memory.
     let ticket = net.acquire(0, "k", TTL);
     net.run_until(ms(100), |net| net.holds(0, ticket));
     net.start(4, Start::NewCluster);
@@ -267,17 +267,17 @@ fn a_new_cluster_waits_for_nearly_all_of_its_members() {
     assert!(is_quarantined(&net, 4));
 }
 
-/// A voter in quarantine for its own sake first hears of another that forgot. What it "knew" then
-/// proves nothing, and it must not say later that it did.
+/// M5. A voter in quarantine first receives from another that lost its memory. What it knew then
+/// proves nothing, so it must not vouch for it later.
 #[test]
-fn m5_a_voter_that_forgot_does_not_vouch_for_another_that_forgot() {
+fn voter_without_memory_does_not_vouch_for_another() {
     let mut net = Net::new(3, 3, 2);
     // Voters 0 and 1 vote for a lease of 30 s, the third is cut off.
     net.fate = losing(|packet| packet.is_between(3, 2));
     let holder = net.acquire(3, "k", ms(30_000));
     net.run_until(ms(100), |net| net.holds(3, holder));
-    // The third forgets, and hears of the others' next lives while it is in quarantine; its
-    // answers are lost.
+    // The third loses its memory. During its quarantine it receives from the others' next
+    // incarnations, and its answers are lost.
     net.crash(2);
     net.start(2, Start::Recovering);
     net.run_for(ms(3_000));
@@ -286,7 +286,8 @@ fn m5_a_voter_that_forgot_does_not_vouch_for_another_that_forgot() {
         net.crash(voter);
         net.start(voter, Start::NewCluster);
     }
-    // Both tell each other that they knew of nothing. Now the third votes, and is heard.
+    // Voters 0 and 1 reply to each other that they know nothing. Then the third votes, and its
+    // datagrams arrive.
     net.run_until(RECOVERY, |net| !is_quarantined(net, 2));
     net.fate = losing(|packet| packet.from == 3);
     net.run_for(ms(1_000));
@@ -298,9 +299,9 @@ fn m5_a_voter_that_forgot_does_not_vouch_for_another_that_forgot() {
     }
 }
 
-/// F25: a node with another voter set is refused, and both say so; the lock goes on without it.
+/// Both sides report the difference, and the lock works without that node.
 #[test]
-fn f25_a_node_with_another_voter_set_is_refused_and_named() {
+fn node_with_other_voter_set_is_refused() {
     let mut net = Net::new(3, 3, 2);
     let members: Vec<NodeId> = net.voter_set.members().to_vec();
     let shorter = Timing {
@@ -335,10 +336,10 @@ fn restart_with(net: &mut Net, seat: usize, max_ttl: Duration) {
     net.start_in(seat, Start::Recovering, Arc::new(other));
 }
 
-/// A voter that was restarted with a shorter `max_ttl` may have promised more before; and two voter
-/// sets share no quorum.
+/// A voter restarted with a shorter `max_ttl` may have given longer votes before. Quorums of two
+/// voter sets need not overlap.
 #[test]
-fn voters_restarted_with_a_shorter_max_ttl_give_no_second_lease() {
+fn restart_with_shorter_max_ttl_grants_nothing_twice() {
     let mut net = Net::new(3, 3, 0);
     let held = net.acquire(0, "k", ms(25_000));
     net.run_until(ms(100), |net| net.holds(0, held));
@@ -352,7 +353,7 @@ fn voters_restarted_with_a_shorter_max_ttl_give_no_second_lease() {
         net.run_for(ms(100));
         assert_eq!(net.granted(1, rival), None);
     }
-    // The first one speaks for the other set, and could vote there.
+    // Node 0 has the other set and could vote there.
     net.run_for(ms(100_000));
     assert_eq!(net.granted(1, rival), None);
     restart_with(&mut net, 0, ms(5_000));
@@ -360,9 +361,9 @@ fn voters_restarted_with_a_shorter_max_ttl_give_no_second_lease() {
     assert!(took > ms(30_000), "{took:?}");
 }
 
-/// One that went silent holds nobody up for ever.
+/// A node of another set that went silent delays no voter for ever.
 #[test]
-fn a_voter_waits_for_one_of_another_set_until_its_votes_are_over() {
+fn voter_waits_until_other_sets_votes_end() {
     let mut net = Net::new(3, 3, 0);
     for seat in [2, 1] {
         restart_with(&mut net, seat, ms(5_000));
@@ -379,10 +380,10 @@ fn a_voter_waits_for_one_of_another_set_until_its_votes_are_over() {
     net.run_until(ms(5_000), |net| net.holds(1, ticket));
 }
 
-/// A voter that has its memory goes on: claims of another set are refused, and those of its own set
-/// lose nothing by one that has other settings.
+/// A voter with its memory refuses the claims of another set. Leases of its own set are unaffected
+/// by nodes with other settings.
 #[test]
-fn a_voter_with_its_memory_goes_on_beside_another_set() {
+fn voter_with_memory_continues_beside_another_set() {
     let mut net = Net::new(3, 3, 1);
     restart_with(&mut net, 2, ms(5_000));
     net.run_for(ms(1_000));
@@ -393,9 +394,9 @@ fn a_voter_with_its_memory_goes_on_beside_another_set() {
 }
 
 #[test]
-fn what_an_earlier_incarnation_sent_is_dropped_when_a_later_one_was_heard() {
+fn datagrams_of_outdated_incarnation_are_dropped() {
     let mut net = Net::new(3, 3, 2);
-    // The first incarnation's claims are long under way.
+    // The claims of the first incarnation take 500 ms to arrive.
     net.fate = Box::new(|_| vec![ms(500)]);
     net.acquire(3, "k", ms(30_000));
     net.run_for(ms(10));
@@ -411,9 +412,9 @@ fn what_an_earlier_incarnation_sent_is_dropped_when_a_later_one_was_heard() {
     assert_eq!(took, ms(10));
 }
 
-/// F29: a restart costs a key one voter for `max_ttl`; two at a time cost it all new grants.
+/// A restart costs a key one voter for `max_ttl`. Two within that time stop all new grants.
 #[test]
-fn f29_two_restarts_within_max_ttl_stop_new_grants_until_the_first_is_back() {
+fn two_restarts_within_max_ttl_stop_grants() {
     let mut net = Net::new(3, 3, 1);
     net.crash(0);
     net.start(0, Start::Recovering);
@@ -426,7 +427,7 @@ fn f29_two_restarts_within_max_ttl_stop_new_grants_until_the_first_is_back() {
     let two = net.acquire(3, "two", TTL);
     net.run_for(ms(25_000));
     assert_eq!(net.granted(3, two), None);
-    // Nor does a lease live through it.
+    // The lease does not survive it either.
     assert!(!net.holds(3, one));
     net.run_until(ms(10_000), |net| net.granted(3, two).is_some());
 }

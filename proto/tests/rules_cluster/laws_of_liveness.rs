@@ -1,4 +1,4 @@
-//! L1 to L5.
+//! The liveness laws L1 to L5.
 
 use lockmesh_proto::event::Ticket;
 use lockmesh_proto::message::Message;
@@ -9,8 +9,8 @@ use super::net::*;
 
 const TTL: std::time::Duration = ms(2_000);
 
-/// One round of eight tries at one instant on a free key. Answers who was granted, and how long it
-/// took.
+/// Runs eight tries at one instant on a free key. Returns the seats that were granted, and the time
+/// until all were decided.
 fn round(net: &mut Net, name: &str) -> (Vec<usize>, std::time::Duration) {
     net.log.clear();
     let tickets: Vec<Ticket> = (0..8).map(|seat| net.attempt(seat, name, TTL)).collect();
@@ -27,12 +27,13 @@ fn round(net: &mut Net, name: &str) -> (Vec<usize>, std::time::Duration) {
     (winners, took)
 }
 
+/// L1.
 #[test]
-fn l1_eight_nodes_that_try_at_the_same_instant_never_all_get_false() {
+fn eight_simultaneous_tries_grant_exactly_one() {
     let mut net = Net::new(8, 3, 0);
     let mut granted = [0; 8];
     for n in 0..1_000 {
-        // Every other time the key of the time before.
+        // Every second round uses the key of the round before.
         let (winners, took) = round(&mut net, &format!("key/{}", n / 2));
         assert_eq!(winners.len(), 1, "round {n}: {winners:?}");
         assert!(took <= ms(100), "round {n}: {took:?}");
@@ -41,9 +42,9 @@ fn l1_eight_nodes_that_try_at_the_same_instant_never_all_get_false() {
     assert!(granted.iter().sum::<u32>() == 1_000);
 }
 
-/// F12, F13: a lost `Release` makes one voter's word out of date.
+/// L1. Datagrams are also duplicated. A lost `Release` leaves the report of one voter out of date.
 #[test]
-fn l1_f13_eight_tries_never_all_get_false_though_datagrams_are_lost_and_doubled() {
+fn eight_tries_grant_one_despite_lost_datagrams() {
     let mut net = Net::new(8, 5, 0);
     let mut random = Random(11);
     net.fate = Box::new(move |_| {
@@ -60,12 +61,12 @@ fn l1_f13_eight_tries_never_all_get_false_though_datagrams_are_lost_and_doubled(
     }
 }
 
-/// F14, F8: one voter is down and each claim has one of the other two.
+/// L1. Each claim has the vote of one of the other two voters.
 #[test]
-fn l1_f8_claims_that_each_hold_a_voter_are_sorted_out_though_a_voter_is_down() {
+fn rival_claims_resolve_with_one_voter_down() {
     let mut net = Net::new(3, 3, 2);
     net.crash(2);
-    // Each is first at another voter, with one and the same wall clock.
+    // Each claim reaches another voter first, and both wall clocks are equal.
     net.fate = Box::new(|packet| {
         let is_far = packet.is_between(3, 1) || packet.is_between(4, 0);
         vec![if is_far { ms(20) } else { ms(5) }]
@@ -76,9 +77,9 @@ fn l1_f8_claims_that_each_hold_a_voter_are_sorted_out_though_a_voter_is_down() {
     assert!(took < ms(200), "{took:?}");
 }
 
-/// F14: `a` reaches one voter only, and holds it up by repeating itself.
+/// L1. `a` reaches only one voter, and holds its vote by retransmitting.
 #[test]
-fn l1_f14_one_that_cannot_win_holds_up_the_other_for_two_leases_at_most() {
+fn isolated_claim_delays_rival_at_most_two_leases() {
     let mut net = Net::new(3, 3, 2);
     net.crash(2);
     net.fate = losing(|packet| packet.is_between(3, 1));
@@ -89,12 +90,13 @@ fn l1_f14_one_that_cannot_win_holds_up_the_other_for_two_leases_at_most() {
     assert_eq!(net.granted(3, a), None);
 }
 
+/// L2.
 #[test]
-fn l2_waiters_are_served_in_the_order_of_their_epochs() {
+fn waiters_are_served_in_epoch_order() {
     let mut net = Net::new(5, 3, 5);
     let first = net.acquire(9, "k", TTL);
     net.run_for(ms(50));
-    // Earlier claims are further away, so that they arrive in another order.
+    // Earlier claims are farther away, so that they arrive in another order.
     net.fate = Box::new(|p| vec![ms(5 + 4 * (9 - p.from.max(p.to)) as u64)]);
     let mut waiting: Vec<(usize, Ticket)> = Vec::new();
     for seat in 5..9 {
@@ -112,9 +114,9 @@ fn l2_waiters_are_served_in_the_order_of_their_epochs() {
     assert!(epochs.is_sorted(), "{epochs:?}");
 }
 
-/// Once it is in the queues a waiter could as well be mute: its turn comes by a message.
+/// L2. Once a waiter is in the queues its own claims no longer matter: its turn comes by a message.
 #[test]
-fn l2_a_waiter_learns_of_its_turn_without_asking() {
+fn waiter_learns_of_its_turn_without_retransmission() {
     let mut net = Net::new(3, 3, 2);
     let first = net.acquire(3, "k", TTL);
     net.run_for(ms(50));
@@ -128,10 +130,10 @@ fn l2_a_waiter_learns_of_its_turn_without_asking() {
     assert_eq!(took, ms(10));
 }
 
-/// One voter does not hear the holder, and gives up on it seconds before the others. The first in
-/// line is given that vote in vain, again and again; it must not lose its place by that.
+/// L2. One voter misses the holder's renewals, and its vote expires seconds before the others. The
+/// first waiter repeatedly gets this vote in vain. It must not lose its place by that.
 #[test]
-fn l2_one_voter_that_gives_up_on_the_holder_early_costs_nobody_its_place() {
+fn early_expiry_at_one_voter_keeps_order() {
     let mut net = Net::new(3, 3, 3);
     let holder = net.acquire(3, "k", TTL);
     net.run_for(ms(50));
@@ -152,10 +154,10 @@ fn l2_one_voter_that_gives_up_on_the_holder_early_costs_nobody_its_place() {
     assert_eq!(took, ms(10));
 }
 
-/// The same early voter and another one dead; but the first in line reaches the early one alone,
-/// and cannot win. It does not hold up the second, who reaches both.
+/// L1. One voter's vote expires early, and another voter is dead. The first waiter reaches only the
+/// early voter, so it cannot be granted. It must not delay the second waiter, which reaches both.
 #[test]
-fn l1_one_that_cannot_win_lets_its_turns_run_out() {
+fn claim_without_quorum_lets_reservation_expire() {
     let mut net = Net::new(3, 3, 3);
     let holder = net.acquire(3, "k", TTL);
     net.run_for(ms(50));
@@ -170,10 +172,10 @@ fn l1_one_that_cannot_win_lets_its_turns_run_out() {
     net.run_until(TTL * 2, |net| net.granted(5, second).is_some());
 }
 
-/// What is not promised. A voter that comes back from its quarantine has floors that are ahead of
-/// the wall clocks were: all who wait claim anew above them, in the order in which they hear of it.
+/// A limit of L2. The recovered fence of a voter is above the epochs of all waiters. They claim
+/// again above it, in the order in which `Stale` reaches them.
 #[test]
-fn l2_those_who_wait_while_a_voter_comes_back_are_put_in_line_anew() {
+fn waiters_are_reordered_when_voter_recovers() {
     let mut net = Net::new(3, 3, 3);
     let holder = net.acquire(3, "k", ms(30_000));
     net.run_for(ms(50));
@@ -202,9 +204,9 @@ fn l2_those_who_wait_while_a_voter_comes_back_are_put_in_line_anew() {
     }
 }
 
-/// A waiter speaks every fifty round trips, not more: here 500 ms.
+/// L2. A waiter retransmits every fifty round trips less jitter, here every 375 to 500 ms.
 #[test]
-fn l2_a_waiter_does_not_poll() {
+fn waiter_does_not_poll() {
     let mut net = Net::new(3, 3, 2);
     net.acquire(3, "k", ms(30_000));
     net.run_for(ms(50));
@@ -216,8 +218,9 @@ fn l2_a_waiter_does_not_poll() {
     assert!(spoken <= 3 * 27, "{spoken}");
 }
 
+/// L3.
 #[test]
-fn l3_a_dead_holder_delays_the_next_by_at_most_its_lease() {
+fn dead_holder_delays_next_by_its_lease() {
     let mut net = Net::new(3, 3, 2);
     let first = net.acquire(3, "k", TTL);
     net.run_until(ms(100), |net| net.holds(3, first));
@@ -227,8 +230,9 @@ fn l3_a_dead_holder_delays_the_next_by_at_most_its_lease() {
     net.run_until(TTL + ms(50), |net| net.granted(4, next).is_some());
 }
 
+/// L3.
 #[test]
-fn l3_f9_dead_waiters_cost_a_reservation_each() {
+fn dead_waiters_cost_one_reservation_each() {
     let mut net = Net::new(3, 3, 4);
     let holder = net.acquire(3, "k", ms(30_000));
     net.run_for(ms(50));
@@ -245,9 +249,9 @@ fn l3_f9_dead_waiters_cost_a_reservation_each() {
     assert!(took <= ms(2 * 250 + 50), "{took:?}");
 }
 
-/// F12: and a lost `Release` costs a `holder_probe_interval`.
+/// L3.
 #[test]
-fn l3_f12_a_lost_release_delays_the_next_by_a_holder_probe_interval() {
+fn lost_release_delays_next_by_probe_interval() {
     let mut net = Net::new(3, 3, 2);
     let holder = net.acquire(3, "k", ms(30_000));
     net.run_for(ms(50));
@@ -258,7 +262,7 @@ fn l3_f12_a_lost_release_delays_the_next_by_a_holder_probe_interval() {
     let next = net.acquire(4, "k", ms(30_000));
     let took = net.run_until(ms(30_000), |net| net.granted(4, next).is_some());
     assert!(took <= ms(120), "{took:?}");
-    // The same for a ghost: the claim comes after the release.
+    // The same for a claim that arrives after its release.
     net.release(4, next);
     net.run_for(ms(50));
     let is_claim = |m: &Message| matches!(m, Message::Claim(_));
@@ -272,9 +276,9 @@ fn l3_f12_a_lost_release_delays_the_next_by_a_holder_probe_interval() {
     assert!(took <= ms(120), "{took:?}");
 }
 
-/// And nine datagrams: `Claim`, `Vote`, `Release` with each of three voters.
+/// L4. It takes nine datagrams: `Claim`, `Vote` and `Release` for each of three voters.
 #[test]
-fn l4_a_free_key_is_owned_after_one_round_trip() {
+fn free_key_is_granted_after_one_round_trip() {
     let mut net = Net::new(5, 3, 1);
     for n in 0..50 {
         let before = net.datagrams;
@@ -288,9 +292,9 @@ fn l4_a_free_key_is_owned_after_one_round_trip() {
     }
 }
 
-/// F18: also where the next is below the holder, since it is told `Stale` in time.
+/// L4. This also holds if the next claim is below the holder, since it receives `Stale` in time.
 #[test]
-fn l4_f18_the_next_owns_the_key_one_round_trip_after_the_release() {
+fn next_waiter_is_granted_one_round_trip_later() {
     for (holder_off, next_off) in [(0, 0), (0, 300), (300, 0)] {
         let mut net = Net::of(3, 3, 2);
         net.seats[3].wall_off_ms = holder_off;
@@ -313,9 +317,10 @@ fn l4_f18_the_next_owns_the_key_one_round_trip_after_the_release() {
     }
 }
 
-/// F15: many free keys at once, with wall clocks apart: nobody is told `Stale` for another key.
+/// L4. Many free keys are claimed at once, with differing wall clocks. Hardly any claim is stale
+/// because of another key.
 #[test]
-fn l4_f15_free_keys_do_not_stand_in_each_others_way() {
+fn free_keys_do_not_delay_each_other() {
     let mut net = Net::of(3, 3, 4);
     for seat in 3..7 {
         net.seats[seat].wall_off_ms = seat as i64 * 20 - 100;
@@ -337,11 +342,11 @@ fn l4_f15_free_keys_do_not_stand_in_each_others_way() {
         }
         net.log.clear();
     }
-    // Two of 400 keys may share one of 4,096 floors.
+    // Two of the 400 keys may share one of the 4,096 fence buckets.
     assert!(slow <= 8, "{slow}");
 }
 
-/// How often each of two near claimants and one far one get a key of so many grants.
+/// Returns how many of `of` grants each of two near claimants and a far one receive.
 fn shares(of: usize, far: std::time::Duration, far_off_ms: i64) -> [usize; 3] {
     let mut net = Net::of(3, 3, 3);
     net.seats[5].wall_off_ms = far_off_ms;
@@ -364,21 +369,22 @@ fn shares(of: usize, far: std::time::Duration, far_off_ms: i64) -> [usize; 3] {
     grants
 }
 
-/// F16: a node that is far away, or has a slow clock, is not passed over for ever.
+/// L1. A node that is far away, or has a slow clock, is not passed over for ever.
 #[test]
-fn l1_f16_a_far_claimant_or_one_with_a_slow_clock_gets_its_share() {
+fn far_or_slow_clock_claimant_gets_its_share() {
     let [_, _, far] = shares(300, ms(5), 0);
     assert!(far >= 40, "{far}");
     let [_, _, slow] = shares(300, ms(1), -500);
     assert!(slow >= 40, "{slow}");
-    // Some ten rounds of twenty grants each until it has leapt as far as its clock is slow.
+    // It takes about ten rounds of twenty grants each until its leap exceeds the offset of its
+    // clock.
     let [_, _, both] = shares(1_200, ms(20), -500);
     assert!(both >= 4, "{both}");
 }
 
-/// Gossip that is wrong costs nobody a turn: these waiters are well, and called dead.
+/// L2. Wrong gossip costs no waiter its turn: these waiters run, and gossip calls them dead.
 #[test]
-fn l2_waiters_that_gossip_calls_dead_keep_their_turn() {
+fn waiters_dead_in_gossip_keep_their_turn() {
     let mut net = Net::new(3, 3, 3);
     let mut view = net.view();
     for peer in view.peers.values_mut() {
@@ -401,15 +407,17 @@ fn l2_waiters_that_gossip_calls_dead_keep_their_turn() {
     }
 }
 
+/// L5.
 #[test]
-fn l5_memory_goes_back_to_nothing_after_many_keys() {
+fn memory_is_empty_after_many_keys() {
     let mut net = Net::new(5, 3, 3);
     for n in 0..500 {
         let name = format!("key/{n}");
         let tickets: Vec<Ticket> = (5..8).map(|seat| net.acquire(seat, &name, TTL)).collect();
         net.run_for(ms(10));
         let mut asked: Vec<(usize, Ticket)> = (5..8).zip(tickets).collect();
-        // Holders, waiters, and of one key in ten each is served in its turn.
+        // For one key in ten, each claim is granted in its turn. For the others, holder and waiters
+        // release at once.
         while n % 10 == 0 && !asked.is_empty() {
             let holder =
                 |net: &Net| (asked.iter()).position(|(seat, ticket)| net.holds(*seat, *ticket));

@@ -1,4 +1,4 @@
-//! M1 to M5. The net itself fails at the first grant that breaks M1 or M2.
+//! The safety laws M1 to M5. The network panics at the first grant that breaks M1 or M2.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use lockmesh_proto::voter::Start;
 use super::net::*;
 
 const TTL: Duration = ms(2_000);
-/// `max_ttl`, twice the drift, the second of waiting for answers, and a little.
+/// `max_ttl` plus twice the drift, one second for replies, and a margin of 100 ms.
 const RECOVERY: Duration = ms(30_600 + 1_000 + 100);
 
-/// Loss, duplicates, delays up to a tenth of a second, and links that are cut now and then.
+/// Loss, duplicates, delays up to 100 ms, and links that are cut from time to time.
 fn storm(seed: u64, seats: u64) -> Fate {
     let mut random = Random(seed);
     let mut cut = (0, 0);
@@ -29,8 +29,8 @@ fn storm(seed: u64, seats: u64) -> Fate {
     })
 }
 
-/// One seed: whoever does not hold or want a key claims one; holders keep it for a while; nodes
-/// sleep, and crash and come back without memory.
+/// Runs one seed and returns the number of grants. Idle nodes claim a key, and holders keep it for
+/// a random time. Nodes pause, crash, and restart without memory.
 fn stormy(seed: u64) -> usize {
     const VOTERS: usize = 5;
     const SEATS: usize = 7;
@@ -93,15 +93,17 @@ fn stormy(seed: u64) -> usize {
         .count()
 }
 
+/// M1 and M2.
 #[test]
-fn m1_m2_no_storm_makes_two_holders_or_a_falling_epoch() {
+fn storm_breaks_neither_exclusion_nor_fencing() {
     let grants: usize = (0..12).map(stormy).sum();
     assert!(grants > 500, "{grants}");
 }
 
-/// Clocks at both ends of what is allowed: the holder's is slow, the voters' are fast.
+/// M1. The clocks are at both ends of the allowed range: the holder's is slow, the voters' are
+/// fast.
 #[test]
-fn m1_holds_at_the_limit_of_drift() {
+fn exclusion_holds_at_limit_of_drift() {
     let mut net = Net::of(3, 3, 2);
     for seat in 0..5 {
         net.seats[seat].rate_ppm = if seat == 3 { -4_900 } else { 4_900 };
@@ -122,10 +124,10 @@ fn m1_holds_at_the_limit_of_drift() {
     }
 }
 
-/// F5: where clocks keep no bound, an owner whose attempt began after another had become the owner
-/// has the higher epoch all the same: so the resource that the lock protects can tell.
+/// M2. If clocks break their bound, a claim made after another grant still gets the higher epoch.
+/// The fenced resource can thus reject the earlier holder.
 #[test]
-fn m2_f5_a_later_claim_has_the_higher_epoch_whatever_the_clocks() {
+fn later_claim_has_higher_epoch_despite_clocks() {
     let mut net = Net::of(3, 3, 2);
     for seat in 0..5 {
         net.seats[seat].rate_ppm = if seat == 3 { -400_000 } else { 0 };
@@ -140,12 +142,12 @@ fn m2_f5_a_later_claim_has_the_higher_epoch_whatever_the_clocks() {
     let next = net.acquire(4, "k", TTL);
     net.watches_m1 = false;
     net.run_until(TTL * 2, |net| net.granted(4, next).is_some());
-    // Two do hold it now, and the epochs tell.
+    // Two nodes hold the lock now, and the epochs show which one is later.
     assert!(net.holds(3, holder));
     assert!(net.granted(4, next).unwrap().1 > first);
 }
 
-/// The guard is lost at the latest when the first voter is free to vote for another.
+/// Asserts that the guard is lost before a quorum of voters is free to vote for another claim.
 fn watch_the_voters(net: &mut Net, seat: usize, ticket: Ticket) {
     let end = net.time + TTL * 3;
     let mut over = false;
@@ -166,8 +168,9 @@ fn watch_the_voters(net: &mut Net, seat: usize, ticket: Ticket) {
     assert!(over);
 }
 
+/// M3.
 #[test]
-fn m3_a_guard_is_lost_before_a_quorum_is_free_to_vote_for_another() {
+fn guard_is_lost_before_quorum_is_free() {
     for (holder_ppm, voters_ppm) in [(0, 0), (-4_900, 4_900), (4_900, -4_900)] {
         let mut net = Net::of(3, 3, 1);
         for seat in 0..4 {
@@ -178,15 +181,15 @@ fn m3_a_guard_is_lost_before_a_quorum_is_free_to_vote_for_another() {
         let ticket = net.acquire(3, "k", TTL);
         net.run_for(ms(500));
         assert!(net.holds(3, ticket));
-        // No message reaches it any more, or leaves it.
+        // All further packets are lost.
         net.fate = losing(|_| true);
         watch_the_voters(&mut net, 3, ticket);
     }
 }
 
-/// It looks before it reads what is in its socket.
+/// M3. It checks its lease before it reads its socket.
 #[test]
-fn m3_a_process_that_slept_past_its_lease_finds_it_lost_at_the_first_look() {
+fn paused_process_finds_lease_lost_at_once() {
     let mut net = Net::new(3, 3, 2);
     let slept = net.acquire(3, "k", TTL);
     net.run_for(ms(50));
@@ -203,9 +206,9 @@ fn m3_a_process_that_slept_past_its_lease_finds_it_lost_at_the_first_look() {
     assert!(net.holds(4, next));
 }
 
-/// Two of five: their gossip says that the other three are dead. It is no quorum.
+/// M4. Gossip tells two of five nodes that the other three are dead. They are still no quorum.
 #[test]
-fn m4_a_minority_gets_nothing_whatever_gossip_says() {
+fn minority_is_granted_nothing_despite_gossip() {
     let mut net = Net::new(5, 5, 0);
     net.fate = losing(|packet| (packet.from < 2) != (packet.to < 2));
     let mut view = net.view();
@@ -223,12 +226,13 @@ fn m4_a_minority_gets_nothing_whatever_gossip_says() {
     net.run_for(TTL * 5);
     assert_eq!(net.granted(0, minority[0]), None);
     assert_eq!(net.granted(1, minority[1]), None);
-    // Nor is it an answer: nobody has told them that another is granted.
+    // The try is not denied either, since no voter has reported another grant.
     assert!(!net.is_denied(1, minority[1]));
 }
 
+/// M4.
 #[test]
-fn m4_gossip_that_calls_the_holder_dead_makes_no_lock_change_hands() {
+fn gossip_of_dead_holder_moves_no_lock() {
     let mut net = Net::new(3, 3, 2);
     let holder = net.acquire(3, "k", TTL);
     net.run_for(ms(50));
@@ -251,14 +255,14 @@ fn m4_gossip_that_calls_the_holder_dead_makes_no_lock_change_hands() {
     }
 }
 
-/// F3: the one voter that two quorums share has forgotten the first.
+/// M5. The only voter that two quorums share has forgotten its first vote.
 #[test]
-fn m5_a_voter_that_forgot_is_in_no_quorum_until_its_votes_are_over() {
+fn voter_without_memory_joins_no_quorum_early() {
     let mut net = Net::new(3, 3, 2);
     net.fate = losing(|packet| packet.to == 2 || packet.from == 2);
     let holder = net.acquire(3, "k", ms(30_000));
     net.run_until(ms(100), |net| net.holds(3, holder));
-    // Voter 1 forgets; the holder is cut off; voters 1 and 2 would be a quorum.
+    // Voter 1 loses its memory, and the holder is cut off. Voters 1 and 2 would be a quorum.
     net.crash(1);
     net.start(1, Start::Recovering);
     let forgot = net.time;
@@ -270,10 +274,10 @@ fn m5_a_voter_that_forgot_is_in_no_quorum_until_its_votes_are_over() {
     assert!(!net.holds(3, holder));
 }
 
-/// F3, M2: the first owner's epoch is known to a voter that does not take part in the second
-/// vote; the claimant's wall clock is far back, and so is the one of the voter that forgot.
+/// M2 and M5. A peer knows the epoch of the first grant. The recovered fence reaches it unless the
+/// voter's wall clock was set back by more than the skew.
 #[test]
-fn m5_f3_the_epochs_rise_though_a_voter_forgot_and_its_wall_clock_is_set_back() {
+fn recovered_fence_reaches_epoch_known_to_peer() {
     let mut net = Net::new(3, 3, 2);
     net.fate = losing(|packet| packet.to == 2 || packet.from == 2);
     let holder = net.acquire(3, "k", TTL);
@@ -288,8 +292,8 @@ fn m5_f3_the_epochs_rise_though_a_voter_forgot_and_its_wall_clock_is_set_back() 
     net.run_for(RECOVERY);
     let seat = |n: usize| net.node(n).voter().unwrap();
     assert_eq!(seat(1).quarantine(), None);
-    // Cut at the wall clock that was set back, so it does not reach the first epoch: then the
-    // claim must lean on the others. With its clock right it does.
+    // The reply is capped at the wall clock that was set back, so the fence is below the first
+    // epoch. With the clock within the skew, the fence reaches it.
     assert!(seat(1).fence(&key("k")) < first);
     net.crash(1);
     net.seats[1].wall_off_ms = -4_000;
@@ -298,9 +302,9 @@ fn m5_f3_the_epochs_rise_though_a_voter_forgot_and_its_wall_clock_is_set_back() 
     assert!(net.node(1).voter().unwrap().fence(&key("k")) >= first);
 }
 
-/// F17: one guard is held while all voters restart without memory, one after the other.
+/// M5. One guard is held while all voters restart without memory, one after the other.
 #[test]
-fn m5_f17_a_lease_lives_through_a_rolling_restart_of_its_voters() {
+fn lease_survives_rolling_restart_of_voters() {
     let mut net = Net::new(3, 3, 2);
     let holder = net.acquire(3, "k", TTL);
     net.run_for(ms(100));
@@ -319,9 +323,9 @@ fn m5_f17_a_lease_lives_through_a_rolling_restart_of_its_voters() {
     net.run_until(ms(2_000), |net| net.granted(4, waiter).is_some());
 }
 
-/// F1: the release reaches one voter, and the other asks for its vote back.
+/// M2. The release reaches only one voter, and the other one requests its vote back.
 #[test]
-fn m2_f1_a_claim_that_has_granted_and_is_over_yields_to_no_lower_epoch() {
+fn ended_granted_claim_yields_to_no_lower_epoch() {
     let mut net = Net::of(3, 3, 2);
     net.seats[4].wall_off_ms = -1_000;
     for seat in 0..5 {
@@ -338,7 +342,8 @@ fn m2_f1_a_claim_that_has_granted_and_is_over_yields_to_no_lower_epoch() {
     let first = net.acquire(3, "k", TTL);
     net.run_until(ms(100), |net| net.holds(3, first));
     net.release(3, first);
-    // With a lower epoch, at voters 1 and 2. The net sees to it that it does not win as it is.
+    // The second claim has a lower epoch and reaches voters 1 and 2. The network checks that it is
+    // not granted with that epoch.
     let second = net.acquire(4, "k", TTL);
     let took = net.run_until(TTL * 2, |net| net.granted(4, second).is_some());
     assert!(took < ms(200), "{took:?}");

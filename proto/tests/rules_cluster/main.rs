@@ -1,5 +1,5 @@
-//! Small clusters of real nodes on a network of this process's own, with virtual time: the laws
-//! of section 1, and what it takes several nodes to see.
+//! Small clusters of real nodes on an in-memory network with virtual time: the laws of section 1,
+//! and rules that need several nodes.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 

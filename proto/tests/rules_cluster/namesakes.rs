@@ -1,4 +1,4 @@
-//! Rules 25 to 27: two processes of one name, and a process that comes back elsewhere.
+//! Rules 25 to 27: two processes with one name, and a process that restarts elsewhere.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use lockmesh_proto::voter_set::{Timing, VoterSet};
 use super::net::*;
 
 const TTL: Duration = ms(2_000);
-/// Half of `max_ttl`: after so long without a word of it the other is believed to be gone.
+/// Half of `max_ttl`. A twin counts as gone if it is not reported for this long.
 const GONE: Duration = ms(15_000);
 
 fn is_stopped(net: &Net, seat: usize) -> bool {
@@ -30,20 +30,20 @@ fn count(net: &Net, seat: usize, event: &Event) -> usize {
     told.count()
 }
 
-/// A holder lives on, and another process of its name asks for the same lock.
+/// The holder keeps running, and another process of its name claims the same lock.
 #[test]
-fn later_incarnation_elsewhere_frees_nothing_that_a_live_one_holds() {
+fn later_incarnation_elsewhere_frees_no_held_lease() {
     let mut net = Net::new(3, 3, 2);
     let held = net.acquire(3, "k", ms(30_000));
     net.run_for(ms(100));
     let next = net.acquire(4, "k", ms(30_000));
     let twin = net.seat_beside(3, 77);
-    // The twin's word reaches the voters, and theirs reaches nobody of that name.
+    // The twin's datagrams reach the voters, but theirs reach no process of that name.
     net.fate = losing(move |packet| packet.to == 3 || packet.to == twin);
     net.start(twin, Start::Recovering);
     let own = net.acquire(twin, "k", TTL);
     net.run_for(ms(15_000));
-    assert!(net.holds(3, held), "it could not hear of it");
+    assert!(net.holds(3, held), "it cannot know of the twin");
     assert_eq!(net.granted(4, next), None);
     assert_eq!(net.granted(twin, own), None);
     net.run_for(ms(16_000));
@@ -52,7 +52,7 @@ fn later_incarnation_elsewhere_frees_nothing_that_a_live_one_holds() {
 }
 
 #[test]
-fn twins_that_only_claim_let_go_and_claim_nothing() {
+fn claiming_twins_lose_leases_and_claim_nothing() {
     let mut net = Net::new(3, 3, 2);
     let held = net.acquire(3, "k", ms(30_000));
     net.run_for(ms(100));
@@ -78,8 +78,9 @@ fn twins_that_only_claim_let_go_and_claim_nothing() {
     assert!(net.node(3).claimant().incarnation() > first);
 }
 
+/// The remaining process sits out a quarantine before it votes.
 #[test]
-fn twins_of_a_voter_do_not_vote_and_the_one_that_is_left_comes_back_without_memory() {
+fn twins_of_voter_stop_until_one_remains() {
     let mut net = Net::new(3, 3, 1);
     let twin = net.seat_beside(2, 77);
     net.start(twin, Start::Recovering);
@@ -101,9 +102,9 @@ fn twins_of_a_voter_do_not_vote_and_the_one_that_is_left_comes_back_without_memo
     net.run_until(ms(1_000), |net| net.holds(3, other));
 }
 
-/// A voter that says that all is new is one whose name is known.
+/// Its peers already know its name.
 #[test]
-fn twin_that_is_told_that_the_cluster_is_new_does_not_vote() {
+fn twin_started_as_new_cluster_does_not_vote() {
     let mut net = Net::new(3, 3, 0);
     let twin = net.seat_beside(2, 77);
     net.start(twin, Start::NewCluster);
@@ -111,9 +112,9 @@ fn twin_that_is_told_that_the_cluster_is_new_does_not_vote() {
     assert!(!votes(&net, 2) && !votes(&net, twin));
 }
 
-/// Lower numbers: the wall clock of the second process is behind.
+/// The wall clock of the second process is behind, so its incarnation is lower.
 #[test]
-fn twin_with_a_lower_number_is_found_too() {
+fn twin_with_lower_incarnation_is_found() {
     let mut net = Net::new(3, 3, 2);
     net.crash(3);
     net.seats[3].incarnation = 50;
@@ -131,9 +132,9 @@ fn twin_with_a_lower_number_is_found_too() {
     assert!(net.holders(&key("k")).is_empty());
 }
 
-/// It was given up and replaced while it stood still, and wakes up.
+/// The process was replaced while it was paused, and resumes.
 #[test]
-fn process_that_was_replaced_while_it_slept_stops_with_its_successor() {
+fn replaced_paused_process_stops_with_its_successor() {
     let mut net = Net::new(3, 3, 2);
     let held = net.acquire(3, "k", ms(10_000));
     net.run_for(ms(100));
@@ -149,9 +150,9 @@ fn process_that_was_replaced_while_it_slept_stops_with_its_successor() {
     assert!(!net.holds(3, held) && !net.holds(twin, own));
 }
 
-/// It comes back elsewhere: nobody stops, and what it held is free by the clock.
+/// No process stops, and the lease of its earlier incarnation ends by the clock.
 #[test]
-fn process_that_comes_back_elsewhere_goes_on() {
+fn process_restarted_elsewhere_keeps_running() {
     let mut net = Net::new(3, 3, 2);
     net.acquire(3, "k", ms(10_000));
     net.run_for(ms(100));
@@ -169,9 +170,9 @@ fn process_that_comes_back_elsewhere_goes_on() {
     assert_eq!(count(&net, 3, &Event::TwinFound), 0);
 }
 
-/// A datagram of an incarnation that is no more comes late, and again: it answers nothing.
+/// They arrive late and repeatedly, and answer no challenge.
 #[test]
-fn late_word_of_a_dead_incarnation_stops_nobody() {
+fn late_datagrams_of_dead_incarnation_stop_nobody() {
     let mut net = Net::new(3, 3, 1);
     let is_claim = |message: &Message| matches!(message, Message::Claim(_));
     net.fate = Box::new(
@@ -193,7 +194,7 @@ fn late_word_of_a_dead_incarnation_stops_nobody() {
     assert_eq!(count(&net, 3, &Event::TwinFound), 0);
 }
 
-/// The interface changes while the process lives.
+/// The network interface changes while the process runs.
 #[test]
 fn same_incarnation_from_another_address_is_no_twin() {
     let mut net = Net::new(3, 3, 1);
@@ -204,7 +205,7 @@ fn same_incarnation_from_another_address_is_no_twin() {
         net.run_for(ms(10_000));
         assert!(net.holds(3, held), "{port}");
     }
-    // A voter that only answers is looked for where gossip says that it is.
+    // A voter that only answers is contacted at the address that gossip reports.
     net.seats[1].port = 79;
     let view = net.view();
     net.with(3, |node, now| node.handle_view(now, &view));
@@ -215,9 +216,9 @@ fn same_incarnation_from_another_address_is_no_twin() {
     assert_eq!(count(&net, 3, &Event::TwinFound), 0);
 }
 
-/// A word to an incarnation that the process does not have any more means nothing.
+/// The second `Namesake` arrives when the process has a later incarnation.
 #[test]
-fn word_of_a_twin_to_another_incarnation_means_nothing() {
+fn namesake_for_another_incarnation_is_ignored() {
     let mut net = Net::new(3, 3, 1);
     let twin = net.seat_beside(3, 77);
     let is_word = |message: &Message| matches!(message, Message::Namesake(_));
@@ -236,7 +237,7 @@ fn word_of_a_twin_to_another_incarnation_means_nothing() {
     assert_eq!(count(&net, 3, &Event::TwinFound), 1);
 }
 
-/// How many datagrams are sent in a second while a voter has a twin, with so many clients.
+/// Returns the datagrams sent per second while a voter has a twin, with `guests` clients.
 fn sent_beside_twin(guests: usize) -> usize {
     let mut net = Net::new(3, 3, guests);
     let twin = net.seat_beside(2, 7_777);
@@ -247,10 +248,10 @@ fn sent_beside_twin(guests: usize) -> usize {
     (net.datagrams - before) / 20
 }
 
-/// Each node that hears both tells both, and each such word makes the voter forget. It does not ask
-/// all others each time.
+/// Each node that receives from both sends `Namesake` to both, and each of these makes the voter
+/// forget. The voter does not query all peers each time.
 #[test]
-fn twin_of_a_voter_costs_each_node_the_same_however_many_there_are() {
+fn cost_of_voter_twin_per_node_is_constant() {
     let (few, many) = (sent_beside_twin(10), sent_beside_twin(80));
     assert!(
         many <= few * 12,
@@ -258,17 +259,17 @@ fn twin_of_a_voter_costs_each_node_the_same_however_many_there_are() {
     );
 }
 
-/// Rule 26: the higher incarnation answered and ended long ago; the lower one stood still, and goes
-/// on.
+/// Rule 26. The higher incarnation answered and ended long ago. The lower one was paused, and
+/// resumes.
 #[test]
-fn answer_of_a_process_that_ended_since_does_not_count() {
+fn answer_of_ended_process_does_not_count() {
     let mut net = Net::new(3, 3, 1);
     let first = net.acquire(3, "k", TTL);
     net.run_for(ms(100));
     net.release(3, first);
     net.sleep(3, ms(600_000));
     let later = net.seat_beside(3, 77);
-    // What is sent to the one that stands still is lost, but for a while at the end.
+    // Packets to the paused process are lost until shortly before the end.
     net.fate = losing(|packet| packet.to == 3);
     net.start(later, Start::Recovering);
     let own = net.acquire(later, "k", TTL);
@@ -287,7 +288,7 @@ fn answer_of_a_process_that_ended_since_does_not_count() {
 
 /// The wall clock of a process was set back, and it starts twice, each time at a new address.
 #[test]
-fn lower_incarnation_that_starts_again_elsewhere_is_heard_soon() {
+fn lower_incarnation_restarted_elsewhere_is_accepted_soon() {
     let mut net = Net::of(3, 3, 1);
     let timing = Timing {
         max_ttl: Duration::from_secs(3_600),
@@ -318,9 +319,9 @@ fn lower_incarnation_that_starts_again_elsewhere_is_heard_soon() {
     }
 }
 
-/// Each word of the one stands between the questions to the other.
+/// Datagrams of one twin arrive between the challenges to the other.
 #[test]
-fn twins_below_a_dead_incarnation_are_told() {
+fn twins_below_dead_incarnation_are_notified() {
     let mut net = Net::new(3, 3, 1);
     net.crash(3);
     net.seats[3].incarnation = 1_000_000;

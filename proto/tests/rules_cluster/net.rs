@@ -1,5 +1,5 @@
-//! A deterministic network of nodes. Time is a number that moves from event to event; every
-//! packet's fate is a closure's. The net itself watches M1 and M2 at every grant.
+//! A deterministic in-memory network of nodes. Time moves from event to event, and a closure
+//! decides the fate of each packet. The network checks M1 and M2 at every grant.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,9 +19,9 @@ use lockmesh_proto::voter_set::{Timing, VoterSet};
 use lockmesh_proto::wire::Seal;
 use lockmesh_proto::wire::codec::unpack;
 
-/// Wall time at the start.
+/// The wall clock at time zero, in milliseconds.
 pub(crate) const WALL_MS: u64 = 1_700_000_000_000;
-/// One way, unless a fate says otherwise: a round trip is 10 ms.
+/// The delay of a packet by default, which makes a round trip 10 ms.
 pub(crate) const ONE_WAY: Duration = Duration::from_millis(5);
 
 pub(crate) const fn ms(n: u64) -> Duration {
@@ -32,7 +32,7 @@ pub(crate) fn key(name: &str) -> Key {
     Key::new(name).unwrap()
 }
 
-/// The presets of a local network, with one per cent of drift.
+/// [`Timing::lan`] with a drift of 1 % and a `max_ttl` of 30 s.
 pub(crate) fn timing() -> Timing {
     Timing {
         max_drift_ppm: 10_000,
@@ -41,12 +41,12 @@ pub(crate) fn timing() -> Timing {
     }
 }
 
-/// A datagram under way.
+/// A datagram in flight.
 pub(crate) struct Packet {
     pub(crate) from: usize,
     pub(crate) to: usize,
     pub(crate) bytes: Vec<u8>,
-    /// The port that it comes from, as its receiver sees it.
+    /// The source port that the receiver sees.
     from_port: u16,
 }
 
@@ -56,7 +56,7 @@ impl Packet {
         unpack(&body).unwrap().1
     }
 
-    /// Whether one of its messages is such.
+    /// Returns `true` if `is_such` holds for one of its messages.
     pub(crate) fn has(&self, is_such: impl Fn(&Message) -> bool) -> bool {
         self.messages().iter().any(is_such)
     }
@@ -66,14 +66,14 @@ impl Packet {
     }
 }
 
-/// When each copy of a packet arrives: none is loss, two are a duplicate.
+/// Returns the delays of the copies of a packet: none for loss, two for a duplicate.
 pub(crate) type Fate = Box<dyn FnMut(&Packet) -> Vec<Duration>>;
 
 pub(crate) fn straight() -> Fate {
     Box::new(|_| vec![ONE_WAY])
 }
 
-/// Loses the packets of which `is_lost` says so.
+/// Loses the packets for which `is_lost` returns `true`.
 pub(crate) fn losing(mut is_lost: impl FnMut(&Packet) -> bool + 'static) -> Fate {
     Box::new(move |packet| {
         if is_lost(packet) {
@@ -84,7 +84,7 @@ pub(crate) fn losing(mut is_lost: impl FnMut(&Packet) -> bool + 'static) -> Fate
     })
 }
 
-/// SplitMix64.
+/// A SplitMix64 generator.
 pub(crate) struct Random(pub u64);
 
 impl Random {
@@ -101,17 +101,17 @@ impl Random {
     }
 }
 
-/// One seat: a node that lives, has died, or sleeps; and its clocks.
+/// The seat of one node, which runs, has crashed or is paused, with its clocks.
 pub(crate) struct Seat {
     id: NodeId,
     pub(crate) node: Option<Node>,
     pub(crate) incarnation: u64,
-    /// Fast or slow, in parts per million.
+    /// The rate error of its monotonic clock, in parts per million.
     pub(crate) rate_ppm: i64,
-    /// How far its wall clock is off, in milliseconds.
+    /// The offset of its wall clock, in milliseconds.
     pub(crate) wall_off_ms: i64,
     pub(crate) port: u16,
-    /// The port of a NAT's mapping, where it is behind one: its datagrams come from there.
+    /// The port of its NAT mapping, if any. Its datagrams come from that port.
     pub(crate) mapped: Option<u16>,
     timeout: Option<Instant>,
     asleep_until: Duration,
@@ -128,7 +128,7 @@ impl Seat {
         }
     }
 
-    /// When its clock reads `at`, at the earliest.
+    /// Returns the time at which its clock has reached `at`.
     fn time_of(&self, at: Instant) -> Duration {
         let rate = 1_000_000 + i128::from(self.rate_ppm);
         let nanos = i128::from(at.as_nanos()) * 1_000_000 / rate;
@@ -143,19 +143,19 @@ pub(crate) struct Net {
     pub(crate) fate: Fate,
     pub(crate) log: Vec<(Duration, usize, Event)>,
     pub(crate) datagrams: usize,
-    /// Nothing that is sent to a mapping arrives.
+    /// If set, packets to NAT mappings are lost.
     pub(crate) deaf_mappings: bool,
-    /// How many went to an address where nobody is.
+    /// The number of packets to an address where no node is.
     pub(crate) lost: usize,
-    /// Off where a test lets clocks run out of bounds.
+    /// `true` if M1 is checked. A test whose clocks break their bound clears it.
     pub(crate) watches_m1: bool,
     packets: BTreeMap<(Duration, usize), Packet>,
     owners: BTreeMap<Key, Epoch>,
 }
 
 impl Net {
-    /// `members` nodes that vote, `voters` of them for each key, and `guests` that only claim. The
-    /// cluster is new, and all voters vote.
+    /// Starts a new cluster of `members` voters, `voters` of them for each key, and `guests` that
+    /// only claim. Returns once all voters vote.
     pub(crate) fn new(members: usize, voters: usize, guests: usize) -> Self {
         let mut net = Self::of(members, voters, guests);
         for seat in 0..members + guests {
@@ -169,7 +169,7 @@ impl Net {
         net
     }
 
-    /// The same, but nobody is alive yet.
+    /// The same, with no node started.
     pub(crate) fn of(members: usize, voters: usize, guests: usize) -> Self {
         let id = |n| NodeId::new(format!("n{n}")).unwrap();
         let voter_set = VoterSet::new(1, (0..members).map(id).collect(), voters, timing()).unwrap();
@@ -203,7 +203,7 @@ impl Net {
         SocketAddr::from(([127, 0, 0, 1], port))
     }
 
-    /// Gossip as it should be.
+    /// The gossip view with the current address and incarnation of each seat.
     pub(crate) fn view(&self) -> View {
         let peers = self.seats.iter().map(|seat| {
             let peer = Peer {
@@ -218,13 +218,13 @@ impl Net {
         }
     }
 
-    /// A new process, in a later incarnation than before.
+    /// Starts a process in the next incarnation of the seat.
     pub(crate) fn start(&mut self, seat: usize, start: Start) {
         self.seats[seat].incarnation += 1;
         self.start_in(seat, start, self.voter_set.clone());
     }
 
-    /// A new process in the incarnation that the seat names.
+    /// Starts a process in the current incarnation of the seat.
     pub(crate) fn start_in(&mut self, seat: usize, start: Start, voter_set: Arc<VoterSet>) {
         let (time, view) = (self.time, self.view());
         let it = &mut self.seats[seat];
@@ -246,7 +246,8 @@ impl Net {
         self.drain(seat);
     }
 
-    /// A seat for another process of a seat's name, at another port. Its next incarnation is later.
+    /// Adds a seat for another process of the same name at another port. [`Net::start`] gives it a
+    /// higher incarnation.
     pub(crate) fn seat_beside(&mut self, seat: usize, port: u16) -> usize {
         let it = &self.seats[seat];
         let beside = Seat {
@@ -269,7 +270,7 @@ impl Net {
         self.seats[seat].timeout = None;
     }
 
-    /// The process does nothing for so long; what comes meanwhile waits in its socket.
+    /// Pauses the process for `span`. Datagrams wait in its socket meanwhile.
     pub(crate) fn sleep(&mut self, seat: usize, span: Duration) {
         self.seats[seat].asleep_until = self.time + span;
     }
@@ -282,7 +283,7 @@ impl Net {
         self.seats[seat].node.as_ref().unwrap()
     }
 
-    /// Does something to a node that is alive, and all that follows from it at once.
+    /// Calls `act` on a running node and drains the node.
     pub(crate) fn with<T>(&mut self, seat: usize, act: impl FnOnce(&mut Node, Now) -> T) -> T {
         let now = self.seats[seat].now(self.time);
         let done = act(self.seats[seat].node.as_mut().unwrap(), now);
@@ -324,7 +325,7 @@ impl Net {
         self.with(seat, |node, now| node.release(now, ticket))
     }
 
-    /// Who reports now to hold a key.
+    /// Returns the seats whose nodes report the key as held now.
     pub(crate) fn holders(&self, name: &Key) -> Vec<usize> {
         let holds = |seat: &Seat| {
             let node = seat.node.as_ref();
@@ -348,7 +349,7 @@ impl Net {
         })
     }
 
-    /// When, and at which epoch, a request was granted since the log was last cleared.
+    /// Returns the time and the epoch at which a request was granted, if the log has it.
     pub(crate) fn granted(&self, seat: usize, of: Ticket) -> Option<(Duration, Epoch)> {
         self.log.iter().find_map(|(at, by, event)| match event {
             Event::Granted { ticket, epoch, .. } if (*by, *ticket) == (seat, of) => {
@@ -365,17 +366,17 @@ impl Net {
             .any(|(_, by, event)| (*by, event) == (seat, &denied))
     }
 
-    /// Runs for so long.
+    /// Runs all events of the next `span`.
     pub(crate) fn run_for(&mut self, span: Duration) {
         let end = self.time + span;
         while self.step(end) {}
         self.time = end;
     }
 
-    /// Runs until it is so, for `limit` at the most. Answers how long that took.
+    /// Runs until `is_so` returns `true`, for at most `limit`. Returns the time that this took.
     ///
     /// # Panics
-    /// Where it does not come to be so.
+    /// If `is_so` does not become `true` within `limit`.
     pub(crate) fn run_until(&mut self, limit: Duration, is_so: impl Fn(&Self) -> bool) -> Duration {
         let began = self.time;
         while !is_so(self) {
@@ -384,7 +385,7 @@ impl Net {
         self.time - began
     }
 
-    /// The next event, if it is not after `end`.
+    /// Runs the next event and returns `true`, unless that event is after `end`.
     pub(crate) fn step(&mut self, end: Duration) -> bool {
         let timer = self.seats.iter().enumerate().filter_map(|(n, seat)| {
             let at = seat.time_of(seat.timeout?).max(seat.asleep_until);
@@ -466,7 +467,7 @@ impl Net {
         }
     }
 
-    /// M1 and M2.
+    /// Logs an event, and checks M1 and M2 if it is a grant.
     fn hear(&mut self, seat: usize, event: Event) {
         if let Event::Granted { key, epoch, .. } = &event {
             let holders = self.holders(key);

@@ -1,4 +1,4 @@
-//! Heads and messages of every shape that their types allow.
+//! Strategies for heads and messages of every shape that their types allow.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -83,7 +83,7 @@ pub(crate) fn any_head() -> impl Strategy<Value = Head> {
         })
 }
 
-/// Claim ids: of any node, in any incarnation.
+/// Claim ids of any node in any incarnation.
 pub(crate) fn any_claim_id() -> impl Strategy<Value = ClaimId> {
     (any_node_id(), incarnation(), number()).prop_map(|(node, incarnation, seq)| ClaimId {
         node,
@@ -240,7 +240,7 @@ fn any_vote(claims: impl Strategy<Value = ClaimId> + 'static) -> impl Strategy<V
     )
 }
 
-/// Messages, those that name a claim with a claim id from `claims`.
+/// Messages of every kind. Those that name a claim take its id from `claims`.
 pub(crate) fn any_message_about(
     claims: impl Strategy<Value = ClaimId> + Clone + 'static,
 ) -> impl Strategy<Value = Message> {
@@ -327,7 +327,7 @@ pub(crate) fn any_message() -> impl Strategy<Value = Message> {
     any_message_about(any_claim_id().boxed())
 }
 
-/// The head that takes most bytes.
+/// The head with the longest encoding.
 pub(crate) fn largest_head() -> Head {
     Head {
         from: node_id(&"n".repeat(NODE_ID_BYTES_MAX)),
@@ -340,7 +340,7 @@ pub(crate) fn largest_head() -> Head {
     }
 }
 
-/// Of each kind the message that takes most bytes.
+/// The message with the longest encoding, for each kind.
 pub(crate) fn largest_messages() -> Vec<Message> {
     let key = Key::new("k".repeat(KEY_BYTES_MAX)).unwrap();
     let node = node_id(&"n".repeat(NODE_ID_BYTES_MAX));
@@ -449,7 +449,7 @@ fn largest_reply() -> Message {
     })
 }
 
-/// As many names as are listed, each as long as a name may be.
+/// The maximal number of listed names, each of maximal length.
 fn largest_voter_set() -> Message {
     let name = |n: usize| format!("{n:02}{}", "x".repeat(NODE_ID_BYTES_MAX - 2));
     let members = (0..50).map(|n| node_id(&name(n))).collect();

@@ -1,4 +1,4 @@
-//! Messages to bytes and back.
+//! Encoding and decoding of messages.
 
 use std::collections::BTreeSet;
 use std::mem::discriminant;
@@ -19,14 +19,14 @@ fn sealed_budget() -> usize {
     DATAGRAM_BYTES_MAX - Seal::sealed(key, [1; 16]).overhead()
 }
 
-/// The one body that holds these messages.
+/// Packs these messages into one body.
 fn body_of(head: &Head, messages: &[Message]) -> Vec<u8> {
     let mut packed = pack(head, messages, DATAGRAM_BYTES_MAX);
     assert_eq!((packed.bodies.len(), packed.too_large), (1, 0));
     packed.bodies.remove(0).0
 }
 
-/// What a message adds to a body.
+/// Returns the bytes that a message adds to a body.
 fn bytes_of(message: &Message) -> Vec<u8> {
     let messages = [message.clone(), message.clone()];
     let whole = |messages| {
@@ -39,12 +39,12 @@ fn bytes_of(message: &Message) -> Vec<u8> {
 }
 
 #[test]
-fn every_message_at_its_largest_fits_into_a_sealed_datagram() {
+fn largest_messages_fit_into_sealed_datagrams() {
     let (head, messages) = (largest_head(), largest_messages());
     let kinds: BTreeSet<String> = messages
         .iter()
         .map(|message| {
-            // A new kind of message does not compile here until it is among the largest.
+            // A new kind of message fails to compile here until `largest_messages` is extended.
             match message {
                 Message::Claim(_) | Message::Vote(_) | Message::Wait(_) | Message::Stale(_) => {}
                 Message::Refuse(_) | Message::Release(_) | Message::RecoveryQuery(_) => {}
@@ -71,7 +71,7 @@ fn every_message_at_its_largest_fits_into_a_sealed_datagram() {
 }
 
 #[test]
-fn a_message_over_the_budget_is_reported_and_takes_no_other_with_it() {
+fn oversized_message_is_reported_and_drops_no_other() {
     let head = largest_head();
     let messages = largest_messages();
     let query = messages[6].clone();
@@ -96,7 +96,7 @@ fn a_message_over_the_budget_is_reported_and_takes_no_other_with_it() {
 }
 
 #[test]
-fn a_report_of_too_many_waiters_is_undecodable() {
+fn report_of_too_many_waiters_is_undecodable() {
     let head = largest_head();
     let messages = largest_messages();
     let Message::Report(mut report) = messages[10].clone() else {
@@ -106,7 +106,7 @@ fn a_report_of_too_many_waiters_is_undecodable() {
     assert!(report.waiters.len() > REPORTED_WAITERS_MAX);
     let body = body_of(&head, &[Message::Report(report.clone())]);
     assert_eq!(unpack(&body), Err(DropReason::Undecodable));
-    // One that only says so.
+    // A report with such a count but without the entries.
     report.waiters.clear();
     report.vote = None;
     let bytes = bytes_of(&Message::Report(report));
@@ -124,10 +124,9 @@ fn a_report_of_too_many_waiters_is_undecodable() {
     }
 }
 
-/// What another build has written must be read: these bytes change with the protocol's version and
-/// with nothing else.
+/// Other builds must decode them, so these bytes change only with the protocol version.
 #[test]
-fn the_messages_of_sessions_have_the_bytes_that_they_had() {
+fn session_messages_keep_their_encoding() {
     let (session, sent_at) = (
         SessionId {
             nonce: 7,
@@ -163,7 +162,7 @@ fn the_messages_of_sessions_have_the_bytes_that_they_had() {
 }
 
 #[test]
-fn a_span_that_overflows_is_an_error_and_no_panic() {
+fn overflowing_duration_is_undecodable() {
     let head = largest_head();
     let Message::Vote(mut vote) = largest_messages()[1].clone() else {
         panic!("the second of the largest is a vote");
@@ -171,8 +170,7 @@ fn a_span_that_overflows_is_an_error_and_no_panic() {
     vote.ttl = Duration::new(u64::MAX, 999_999_999);
     vote.covered = None;
     let body = body_of(&head, &[Message::Vote(vote)]);
-    // The nanoseconds stand before `yield_requested`, `probe` and `covered`, as a marker and four
-    // bytes.
+    // The nanoseconds, a marker and four bytes, precede `yield_requested`, `probe` and `covered`.
     let at = body.len() - 3 - 4;
     assert_eq!(body[at..at + 4], 999_999_999_u32.to_le_bytes());
     for nanos in [1_000_000_000, u32::MAX] {
@@ -183,7 +181,7 @@ fn a_span_that_overflows_is_an_error_and_no_panic() {
 }
 
 #[test]
-fn a_body_cut_off_inside_a_message_is_undecodable() {
+fn body_truncated_inside_message_is_undecodable() {
     let head = largest_head();
     for message in largest_messages() {
         let body = body_of(&head, std::slice::from_ref(&message));
@@ -202,7 +200,7 @@ fn a_body_cut_off_inside_a_message_is_undecodable() {
 
 proptest! {
     #[test]
-    fn what_is_packed_unpacks_in_order(
+    fn packed_messages_unpack_in_order(
         head in any_head(),
         messages in vec(any_message(), 0..60),
         budget in prop_oneof![Just(sealed_budget()), 890..=DATAGRAM_BYTES_MAX],
@@ -218,7 +216,7 @@ proptest! {
             taken.extend(some);
         }
         prop_assert_eq!(&taken, &messages);
-        // No two bodies that follow each other would have fitted into one.
+        // The first message of a body would not have fitted into the body before.
         for (at, pair) in packed.bodies.windows(2).enumerate() {
             let before: usize = packed.bodies[..=at].iter().map(|(_, count)| count).sum();
             let next = bytes_of(&messages[before]).len();
@@ -227,12 +225,12 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_unpack_or_do_not(bytes in vec(any::<u8>(), 0..1_300)) {
+    fn unpacking_arbitrary_bytes_does_not_panic(bytes in vec(any::<u8>(), 0..1_300)) {
         let _ = unpack(&bytes);
     }
 
     #[test]
-    fn damaged_bodies_unpack_or_do_not(
+    fn damaged_bodies_unpack_consistently_or_fail(
         head in any_head(),
         messages in vec(any_message(), 1..6),
         damage in vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
@@ -243,7 +241,7 @@ proptest! {
                 body[at] = *byte;
             }
             if let Ok((head, messages)) = unpack(&body) {
-                // What was believed can be said again.
+                // Decoded messages can be encoded again.
                 let again = pack(&head, &messages, usize::MAX);
                 let (body, count) = again.bodies.into_iter().next().unwrap_or_default();
                 prop_assert_eq!(count, messages.len());

@@ -1,4 +1,4 @@
-//! Who owns a key: what a node asks for that, how long it waits, and what it makes of the answers.
+//! Inspections of a key: the queries, the wait for reports, and the result.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::node::{World, addr, claim_of, key, seal_of};
 const PATIENCE: Duration = Duration::from_secs(5);
 const VOTERS: [&str; 3] = ["b", "c", "d"];
 
-/// A node that does not vote itself and knows where three voters are.
+/// A node that is no voter and knows the addresses of three voters.
 struct Asker {
     world: World,
     /// Opens what the node sends.
@@ -44,7 +44,8 @@ impl Asker {
             world,
             ear: seal_of(9),
         };
-        // Each is announced when it is first heard; here it answers a question that nobody asked.
+        // The node announces itself to each voter on first contact. Here that is a report that it
+        // did not request.
         for voter in VOTERS {
             asker.feeds(voter, nothing(0));
         }
@@ -60,7 +61,7 @@ impl Asker {
         self.world.feed(&datagram)
     }
 
-    /// Asks for a key, and answers the number that its questions to all three voters have.
+    /// Starts an inspection. Returns its id and the nonce of its queries to all three voters.
     fn asks(&mut self, key: &Key) -> (InspectId, u64) {
         let id = self.world.node.inspect(self.world.now, key, PATIENCE);
         let mut asked = Vec::new();
@@ -86,7 +87,7 @@ impl Asker {
         inspected(self.feeds(from, report))
     }
 
-    /// When it wants to be woken.
+    /// The next timeout of the node.
     fn due(&mut self) -> Option<Instant> {
         match self.world.node.poll_output() {
             Output::Timeout(at) => at,
@@ -109,7 +110,7 @@ fn inspected(outputs: Vec<Output>) -> Vec<(InspectId, Inspection)> {
     inspected.collect()
 }
 
-/// A voter that has nothing to tell.
+/// The report of a voter that has no vote and no fence for the key.
 fn nothing(nonce: u64) -> Report {
     Report {
         nonce,
@@ -135,7 +136,7 @@ fn voted_for(nonce: u64, claim: &ClaimId, granted: bool, secs: u64) -> Report {
 }
 
 #[test]
-fn an_inspection_ends_as_soon_as_all_voters_have_answered() {
+fn inspection_ends_once_all_voters_answered() {
     let mut asker = Asker::new();
     let (id, nonce) = asker.asks(&key());
     assert_eq!(asker.hears("b", nothing(nonce)), []);
@@ -157,9 +158,9 @@ fn an_inspection_ends_as_soon_as_all_voters_have_answered() {
     assert_eq!(asker.hears("d", nothing(nonce)), [], "it is over");
 }
 
-/// Two round trips: one voter that is dead must not cost all of the patience.
+/// One dead voter must not use up the whole timeout.
 #[test]
-fn once_a_quorum_has_answered_the_others_have_two_round_trips_left() {
+fn quorum_of_reports_leaves_two_round_trips() {
     let mut asker = Asker::new();
     let began = asker.world.now.mono;
     let (id, nonce) = asker.asks(&key());
@@ -176,7 +177,7 @@ fn once_a_quorum_has_answered_the_others_have_two_round_trips_left() {
 }
 
 #[test]
-fn an_inspection_that_too_few_answer_ends_with_the_askers_patience() {
+fn inspection_without_quorum_ends_at_its_timeout() {
     let mut asker = Asker::new();
     let end = asker.world.now.mono.after(PATIENCE);
     let (id, nonce) = asker.asks(&key());
@@ -184,8 +185,8 @@ fn an_inspection_that_too_few_answer_ends_with_the_askers_patience() {
     assert_eq!(asker.hears("b", report), []);
     let ended = asker.wakes(end);
     assert_eq!((ended[0].0, ended[0].1.answered), (id, 1));
-    assert_eq!(ended[0].1.owner(), None, "one vote of three owns nothing");
-    // The quorum came late: what is left of the patience is all that the last one has.
+    assert_eq!(ended[0].1.owner(), None, "one vote of three is no quorum");
+    // The quorum answered late, so the last voter has only the rest of the timeout.
     let (_, nonce) = asker.asks(&key());
     let end = asker.world.now.mono.after(PATIENCE);
     asker.world.now.mono = end.before(Duration::from_millis(3));
@@ -195,7 +196,7 @@ fn an_inspection_that_too_few_answer_ends_with_the_askers_patience() {
 }
 
 #[test]
-fn what_a_voter_was_not_asked_or_is_no_voter_for_does_not_count() {
+fn unrequested_reports_and_non_voters_are_ignored() {
     let mut asker = Asker::new();
     let (_, nonce) = asker.asks(&key());
     let (other, of_other) = asker.asks(&Key::new("another").unwrap());
@@ -204,7 +205,7 @@ fn what_a_voter_was_not_asked_or_is_no_voter_for_does_not_count() {
         assert_eq!(asker.hears(from, nothing(nonce)), []);
     }
     assert_eq!(asker.hears("c", nothing(nonce)), []);
-    // The answers to one question are none to the other.
+    // Reports for one inspection do not count for the other.
     assert_eq!(asker.hears("b", nothing(of_other)), []);
     assert_eq!(asker.hears("c", nothing(of_other)), []);
     let ended = asker.hears("d", nothing(of_other));
@@ -215,9 +216,9 @@ fn what_a_voter_was_not_asked_or_is_no_voter_for_does_not_count() {
     assert_eq!(asker.hears("d", nothing(nonce))[0].1.key, key());
 }
 
-/// A caller that asks and never waits must not make memory grow.
+/// A caller that starts inspections without waiting for them must not grow memory.
 #[test]
-fn where_too_many_inspections_run_the_oldest_ends_early() {
+fn oldest_inspection_ends_early_above_limit() {
     let mut asker = Asker::new();
     let (first, _) = asker.asks(&key());
     for _ in 1..1_024 {
@@ -232,7 +233,7 @@ fn where_too_many_inspections_run_the_oldest_ends_early() {
 }
 
 #[test]
-fn the_owner_is_the_claim_with_a_quorum_for_as_long_as_a_quorum_of_votes_lasts() {
+fn owner_remains_while_quorum_of_votes_lasts() {
     let mut asker = Asker::new();
     let owner = |granted, secs| KeyOwner {
         node: node_id("x"),
@@ -241,7 +242,7 @@ fn the_owner_is_the_claim_with_a_quorum_for_as_long_as_a_quorum_of_votes_lasts()
         remaining: Duration::from_secs(secs),
     };
     let (x, y) = (claim_of("x"), claim_of("y"));
-    // Two seconds are what two voters have promised, whatever the third says.
+    // Two voters have promised two seconds, whatever the third reports.
     let rounds = [
         (
             [(&x, false, 1), (&x, false, 9), (&x, false, 2)],
@@ -273,10 +274,10 @@ fn recovering(nonce: u64) -> Report {
     }
 }
 
-/// The reports that answer the question with a nonce, by node.
+/// A node, and its report for a nonce.
 type Answer = (&'static str, fn(u64) -> Report);
 
-/// The result of an inspection of a key, if these reports come before it ends.
+/// Returns the result of an inspection that receives these reports.
 fn judged(reports: &[Answer]) -> (LockState, Option<String>, Vec<SeenVotes>) {
     let mut asker = Asker::new();
     let (_, nonce) = asker.asks(&key());
@@ -320,7 +321,7 @@ fn key_is_unknown_while_voters_are_in_quarantine() {
         judged(&[("b", recovering), ("c", recovering), ("d", recovering)]).1,
         because("3 of 3 voters are in quarantine")
     );
-    // One that has forgotten its vote may be the second.
+    // A voter that lost its memory may have given the second vote.
     assert_eq!(
         judged(&[("b", vote), ("c", recovering), ("d", nothing)]).1,
         because("1 of 3 voters is in quarantine")
@@ -332,7 +333,7 @@ fn key_is_unknown_while_voters_are_in_quarantine() {
 }
 
 #[test]
-fn key_is_free_only_if_silent_voters_cannot_matter() {
+fn key_is_free_if_silent_voters_cannot_matter() {
     assert_eq!(judged(&[("b", nothing), ("c", nothing)]).0, LockState::Free);
     let free = judged(&[("b", nothing), ("c", recovering), ("d", nothing)]);
     assert_eq!(free, (LockState::Free, None, Vec::new()));
@@ -346,7 +347,7 @@ fn key_is_free_only_if_silent_voters_cannot_matter() {
 }
 
 #[test]
-fn those_who_wait_are_named_once_and_in_order_whichever_voters_name_them() {
+fn waiters_are_listed_once_and_in_order() {
     let mut asker = Asker::new();
     let (_, nonce) = asker.asks(&key());
     let waiter = |(name, epoch): (&str, u64)| ReportedWaiter {

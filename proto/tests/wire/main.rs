@@ -1,4 +1,4 @@
-//! Bytes in, bytes out, and what foreign nodes make of them.
+//! The wire format, and nodes that receive arbitrary datagrams.
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
 

@@ -1,4 +1,4 @@
-//! What a whole node makes of datagrams that are not for it, or not what they say.
+//! A whole node that receives misaddressed, forged and unusual datagrams.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,10 +27,10 @@ use crate::arbitrary::{any_message_about, node_id};
 pub(crate) const INCARNATION: Incarnation = Incarnation::new(3);
 const SLOTS_MAX: usize = 4;
 const WAITERS_MAX: usize = 3;
-/// More outputs than any datagram may cause.
+/// More outputs than one datagram may cause.
 const OUTPUTS_MAX: usize = 10_000;
 
-/// The node `a` under test, and the seal of somebody who sends to it.
+/// The node `a` under test, and the seal of a peer that sends to it.
 pub(crate) struct World {
     pub(crate) node: Node,
     pub(crate) now: Now,
@@ -124,7 +124,7 @@ impl World {
         self.drain()
     }
 
-    /// Feeds bytes that must be dropped, once and for this reason, without an output.
+    /// Feeds bytes and asserts that they are dropped once, for this reason, without a reply.
     #[track_caller]
     fn drops(&mut self, bytes: &[u8], reason: DropReason) {
         let mut expected = self.node.traffic().dropped.clone();
@@ -141,7 +141,7 @@ impl World {
         self.drops(&datagram, reason);
     }
 
-    /// Runs the timers that are due. Each must lead to a later one.
+    /// Runs the timers that are due. Each must set a later one.
     fn run_timers(&mut self) {
         for _ in 0..100 {
             match self.node.poll_output() {
@@ -193,7 +193,7 @@ fn release(claim: ClaimId) -> Message {
     })
 }
 
-/// The answers of a voter, to a claim.
+/// A `Vote`, a `Wait` and a `Stale` for this claim.
 pub(crate) fn answers(claim: &ClaimId) -> [Message; 3] {
     let (claim, ttl) = (claim.clone(), Duration::from_secs(9));
     let sent_at = Instant::from_nanos(5);
@@ -222,7 +222,7 @@ pub(crate) fn answers(claim: &ClaimId) -> [Message; 3] {
     ]
 }
 
-/// What a voter answers that votes for a claim.
+/// A vote for this claim.
 pub(crate) fn vote_for(claim: &Claim) -> Message {
     let [Message::Vote(vote), ..] = answers(&claim.claim) else {
         panic!("a vote comes first");
@@ -232,7 +232,7 @@ pub(crate) fn vote_for(claim: &Claim) -> Message {
 }
 
 #[test]
-fn a_node_hears_a_datagram_that_is_whole_and_for_it() {
+fn node_accepts_intact_datagram_addressed_to_it() {
     let mut world = World::new(&["a"]);
     let head = world.head();
     let datagram = world.datagram(&head, &[inspect(), claim_message(claim_of("b"))]);
@@ -249,7 +249,7 @@ fn a_node_hears_a_datagram_that_is_whole_and_for_it() {
 }
 
 #[test]
-fn a_node_drops_what_does_not_open_and_says_nothing() {
+fn node_silently_drops_datagrams_that_do_not_open() {
     let mut world = World::new(&["a"]);
     let head = world.head();
     let datagram = world.datagram(&head, &[inspect()]);
@@ -292,7 +292,7 @@ fn a_node_drops_what_does_not_open_and_says_nothing() {
 }
 
 #[test]
-fn a_node_drops_what_is_for_another_node_or_from_itself() {
+fn node_drops_misaddressed_and_own_datagrams() {
     let mut world = World::new(&["a"]);
     let head = world.head();
     let for_c = Head {
@@ -309,7 +309,7 @@ fn a_node_drops_what_is_for_another_node_or_from_itself() {
 }
 
 #[test]
-fn nobody_speaks_for_anothers_claim() {
+fn messages_about_claims_of_others_are_dropped() {
     let mut world = World::new(&["a"]);
     let head = world.head();
     for other in ["a", "c"] {
@@ -338,7 +338,7 @@ fn nobody_speaks_for_anothers_claim() {
 }
 
 #[test]
-fn a_drop_in_a_datagram_leaves_its_other_messages_alone() {
+fn dropped_message_leaves_others_in_datagram() {
     let mut world = World::new(&["a"]);
     let head = world.head();
     let messages = [
@@ -352,7 +352,7 @@ fn a_drop_in_a_datagram_leaves_its_other_messages_alone() {
 }
 
 #[test]
-fn a_claim_from_another_voter_set_is_refused_and_takes_no_vote() {
+fn claim_from_another_voter_set_is_refused() {
     let mut world = World::new(&["a"]);
     let voter_set = VoterSetTag {
         version: 2,
@@ -369,7 +369,7 @@ fn a_claim_from_another_voter_set_is_refused_and_takes_no_vote() {
 }
 
 #[test]
-fn a_node_that_is_no_voter_says_so_and_drops_what_is_for_voters() {
+fn non_voter_drops_messages_for_voters() {
     let mut world = World::new(&["b"]);
     let head = world.head();
     let greeting = world.datagram(&head, &[Message::Outdated(Outdated { seen: INCARNATION })]);
@@ -378,10 +378,10 @@ fn a_node_that_is_no_voter_says_so_and_drops_what_is_for_voters() {
     world.drops_message(&head, release(claim_of("b")), DropReason::NotAVoter);
 }
 
-/// A member says its name once to each incarnation of another, never more than it was told; and
-/// nothing to a node that has no vote.
+/// An announcement has no more bytes than the datagram that triggered it. A node without a vote
+/// receives none.
 #[test]
-fn a_member_is_announced_once_in_each_of_its_incarnations() {
+fn node_announces_itself_once_per_member_incarnation() {
     let mut world = World::new(&["a", "b"]);
     let hello = |world: &mut World, from: &str, incarnation: u64| {
         let head = Head {
@@ -406,7 +406,7 @@ fn a_member_is_announced_once_in_each_of_its_incarnations() {
 }
 
 #[test]
-fn an_earlier_incarnation_is_told_so_and_does_nothing_else() {
+fn earlier_incarnation_receives_outdated_only() {
     let mut world = World::new(&["a"]);
     let now = world.head();
     let greeting = Message::Outdated(Outdated {
@@ -435,9 +435,10 @@ fn an_earlier_incarnation_is_told_so_and_does_nothing_else() {
     assert_eq!(world.node.voter().unwrap().slots(), 0);
 }
 
-/// Whose locks may outlast it: who hears this incarnation's name ends what does not (rule 7).
+/// Locks of the other incarnation may outlive it. A voter that receives this incarnation's name
+/// ends those that do not (rule 7).
 #[test]
-fn a_vote_for_another_incarnation_is_answered_with_this_ones_name() {
+fn vote_for_another_incarnation_gets_own_name() {
     let mut world = World::new(&["a", "b"]);
     let head = world.head();
     let greeting = pack_head(&head).bodies.remove(0).0;
@@ -466,7 +467,7 @@ fn a_vote_for_another_incarnation_is_answered_with_this_ones_name() {
     }
 }
 
-/// Claim ids of few nodes, incarnations and numbers, so that some are those of real claims.
+/// Claim ids from small ranges, so that some are those of real claims.
 fn few_claim_ids() -> impl Strategy<Value = ClaimId> + Clone {
     ("[aaabc]", 2..5_u64, 0..5_u64).prop_map(|(node, incarnation, seq)| ClaimId {
         node: node_id(&node),
@@ -481,7 +482,7 @@ fn total_dropped(traffic: &Traffic) -> u64 {
 
 proptest! {
     #[test]
-    fn random_bytes_make_a_node_say_nothing(datagrams in vec(vec(any::<u8>(), 0..300), 1..20)) {
+    fn random_bytes_cause_no_reply(datagrams in vec(vec(any::<u8>(), 0..300), 1..20)) {
         let mut world = World::new(&["a"]);
         for (n, bytes) in datagrams.iter().enumerate() {
             let told = |it: &Output| matches!(it, Output::ForeignNode(_));
@@ -490,9 +491,9 @@ proptest! {
         }
     }
 
-    /// From members that have the key but have lost their minds.
+    /// The senders are members that have the secret but misbehave.
     #[test]
-    fn any_messages_leave_a_node_whole(
+    fn arbitrary_messages_keep_node_within_limits(
         is_alone in any::<bool>(),
         steps in vec(
             (
@@ -520,7 +521,7 @@ proptest! {
                 outlives: at.index(7) == 0,
                 deadline: None,
             };
-            // Refused once there are too many.
+            // The node refuses requests above `max_claims`.
             let _ = world.node.claim(world.now, request);
             world.drain();
             let budget = DATAGRAM_BYTES_MAX - world.peer.overhead();

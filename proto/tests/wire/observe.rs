@@ -1,4 +1,4 @@
-//! What a node answers to those beside the mesh, and what they make of answers.
+//! The answers of a node to observers, and their use in a survey.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -33,7 +33,7 @@ pub(crate) fn seal(boot: u8) -> Seal {
     Seal::sealed(ClusterSecret::from_bytes([1; 32]).unwrap(), [boot; 16])
 }
 
-/// A node alone, which holds so many locks.
+/// The only node of a cluster, which holds `locks` locks.
 pub(crate) fn node(locks: usize) -> Node {
     let voter_set = VoterSet::new(1, vec![node_id("a")], 1, Timing::lan()).unwrap();
     let config = NodeConfig {
@@ -83,7 +83,7 @@ pub(crate) fn feed(node: &mut Node, bytes: &[u8]) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn a_survey_finds_every_key_of_a_node_page_by_page() {
+fn survey_pages_through_every_key_of_node() {
     let mut node = node(500);
     let mut observer = Observer::new(seal(2), 9);
     let wanted = Wanted {
@@ -117,8 +117,8 @@ fn a_survey_finds_every_key_of_a_node_page_by_page() {
     );
 }
 
-/// Members `m0`, `m1`, ... as they answer. Each is found at its own port; those before the middle
-/// believe that the last one is where it was before.
+/// Scripted members `m0`, `m1` and so on, each at its own port. The first half of them reports an
+/// old address for the last one.
 struct Many {
     ids: Vec<NodeId>,
     voter_set: VoterSet,
@@ -200,7 +200,7 @@ impl Many {
 }
 
 #[test]
-fn a_survey_finds_all_of_many_members_and_the_one_that_moved_where_some_say_it_is() {
+fn survey_finds_many_members_and_a_moved_one() {
     let many = Many::new();
     let mut surveyor = Surveyor::new([Many::addr(Many::port(0))], Wanted::default());
     let (mut asked, mut doubted) = (BTreeMap::new(), BTreeSet::new());
@@ -225,7 +225,7 @@ fn a_survey_finds_all_of_many_members_and_the_one_that_moved_where_some_say_it_i
     let last = last.unwrap();
     assert!(last.answer.is_some());
     assert_eq!(last.addr, Some(Many::addr(Many::port(Many::COUNT - 1))));
-    // Everybody is asked once for each page, and for itself.
+    // Each member is asked once for each page and once for its overview.
     let pages = Many::COUNT.div_ceil(Many::PAGE);
     let left = Many::addr(Many::LEFT);
     let silent = Many::addr(Many::port(Many::SILENT));
@@ -237,7 +237,7 @@ fn a_survey_finds_all_of_many_members_and_the_one_that_moved_where_some_say_it_i
 }
 
 #[test]
-fn a_question_shorter_than_its_answer_gets_none() {
+fn question_shorter_than_its_answer_gets_none() {
     let mut node = node(100);
     let mut peer = seal(2);
     for len in 0..400 {
@@ -261,7 +261,7 @@ fn a_question_shorter_than_its_answer_gets_none() {
 }
 
 #[test]
-fn a_flood_of_questions_leaves_nothing_behind() {
+fn flood_of_questions_leaves_no_state() {
     let mut node = node(3);
     for boot in 0..2_000_u32 {
         let mut boot_id = [9; 16];
@@ -282,7 +282,7 @@ fn a_flood_of_questions_leaves_nothing_behind() {
 }
 
 #[test]
-fn an_observer_takes_one_answer_to_what_it_asked() {
+fn observer_accepts_one_answer_per_question() {
     let mut node = node(1);
     let mut observer = Observer::new(seal(2), 9);
     let (_, bytes) = observer.ask(Question::Overview);
@@ -293,7 +293,7 @@ fn an_observer_takes_one_answer_to_what_it_asked() {
     assert_eq!(refused, DropReason::Misaddressed);
     assert!(observer.handle_datagram(&answer).is_ok());
     assert!(observer.handle_datagram(&answer).is_err());
-    // A node takes no answers, and an observer no questions.
+    // A node accepts no answers, and an observer accepts no questions.
     let answer = seal(4).seal(Kind::Answer, b"x");
     assert!(feed(&mut node, &answer).is_empty());
     assert_eq!(node.traffic().dropped_for(DropReason::Misaddressed), 1);
@@ -302,7 +302,7 @@ fn an_observer_takes_one_answer_to_what_it_asked() {
 
 proptest! {
     #[test]
-    fn random_questions_leave_a_node_whole(bodies in vec(vec(any::<u8>(), 0..1_157), 1..20)) {
+    fn random_questions_do_not_affect_node(bodies in vec(vec(any::<u8>(), 0..1_157), 1..20)) {
         let mut node = node(3);
         let mut peer = seal(2);
         for body in &bodies {
@@ -315,7 +315,7 @@ proptest! {
     }
 
     #[test]
-    fn random_answers_do_not_decode_by_halves(body in vec(any::<u8>(), 0..1_300)) {
+    fn random_bodies_decode_losslessly_or_fail(body in vec(any::<u8>(), 0..1_300)) {
         if let Ok(answered) = Answered::from_body(&body) {
             prop_assert_eq!(Answered::from_body(&answered.to_body()), Ok(answered));
         }

@@ -1,4 +1,4 @@
-//! Questions from beside the mesh: what a node lists, and which answers an observer believes.
+//! The lists that a node sends to observers, and the answers that an observer accepts.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -22,7 +22,7 @@ fn open(datagram: &[u8]) -> Vec<u8> {
     seal(9).open(datagram).unwrap().1
 }
 
-/// What a node answers to a question of so many bytes.
+/// Returns the node's answer to a question of `len` bytes.
 fn answer(world: &mut World, question: &Question, len: usize) -> Option<Answer> {
     let nonce = 5;
     let question = question.clone();
@@ -54,9 +54,9 @@ fn request(name: &str) -> Request {
 }
 
 #[test]
-fn a_node_counts_what_became_of_its_requests() {
+fn node_counts_outcomes_of_its_requests() {
     let mut world = World::new(&["a"]);
-    // The other is granted `k`, for a second.
+    // Node `b` is granted `k` for one second.
     let Message::Claim(claim) = claim_message(claim_of("b")) else {
         unreachable!()
     };
@@ -104,9 +104,9 @@ fn a_node_counts_what_became_of_its_requests() {
     assert_eq!(overview(&mut world).counts, counts);
 }
 
-/// A lease that was not to renew itself has come to its end: that is no loss.
+/// The end of a lease that does not renew itself is no loss.
 #[test]
-fn only_leases_that_could_not_be_renewed_count_as_lost() {
+fn only_failed_renewals_count_as_lost() {
     let mut world = World::new(&["b"]);
     let peer = Peer {
         addr: addr(),
@@ -136,9 +136,9 @@ fn only_leases_that_could_not_be_renewed_count_as_lost() {
     assert_eq!(world.node.counts().lost, 2);
 }
 
-/// The address of a question may be forged: what it causes is no more than what it cost.
+/// The source address of a question may be forged, so the answer must not amplify it.
 #[test]
-fn an_answer_may_be_as_long_as_its_question_and_no_longer() {
+fn answer_is_never_longer_than_its_question() {
     let mut world = World::new(&["a"]);
     world.node.claim(world.now, request("l")).unwrap();
     world.drain();
@@ -157,7 +157,7 @@ fn an_answer_may_be_as_long_as_its_question_and_no_longer() {
 }
 
 #[test]
-fn a_node_lists_members_and_others_that_it_knows_in_the_order_of_their_ids() {
+fn node_lists_known_nodes_in_id_order() {
     let mut world = World::new(&["a", "c", "e"]);
     let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
     let peer = |name: &str, port, alive| {
@@ -203,7 +203,7 @@ fn a_node_lists_members_and_others_that_it_knows_in_the_order_of_their_ids() {
     }
 }
 
-/// An observer, and somebody of the mesh who answers as he likes.
+/// An observer, and a scripted node that returns arbitrary answers.
 struct Interview {
     observer: Observer,
     scripted_node: Seal,
@@ -224,7 +224,7 @@ impl Interview {
         }
     }
 
-    /// Whether this is believed to be the answer. Where it is not, the question stays open.
+    /// Returns `true` if the observer accepts the answer. Otherwise the question must stay open.
     fn believes(&mut self, answer: Answer) -> bool {
         let answered = Answered {
             nonce: self.nonce,
@@ -247,7 +247,7 @@ impl Interview {
 }
 
 #[test]
-fn an_answer_of_another_kind_than_was_asked_for_is_not_believed() {
+fn answer_of_another_kind_is_rejected() {
     let mut world = World::new(&["a"]);
     let questions = [
         Question::Overview,
@@ -272,9 +272,9 @@ fn an_answer_of_another_kind_than_was_asked_for_is_not_believed() {
     }
 }
 
-/// A node that goes back in its lists, or never comes to their end, would be asked for ever.
+/// An observer would never finish with a node whose lists go back or never end.
 #[test]
-fn a_page_of_nodes_is_believed_only_where_it_goes_on_in_order() {
+fn page_of_nodes_must_continue_in_order() {
     let page = |names: &str, more| {
         let entries = names.chars().map(|name| SeenNode {
             node: node_id(&name.to_string()),
@@ -309,7 +309,7 @@ fn a_page_of_nodes_is_believed_only_where_it_goes_on_in_order() {
 }
 
 #[test]
-fn a_page_of_keys_is_believed_only_where_it_goes_on_in_the_order_of_places() {
+fn page_of_keys_must_continue_in_order() {
     let mut node = node(20);
     let mut observer = Observer::new(seal(2), 9);
     let (_, question) = observer.ask(Question::Locks { after: None });
@@ -337,13 +337,13 @@ fn a_page_of_keys_is_believed_only_where_it_goes_on_in_the_order_of_places() {
 }
 
 #[test]
-fn a_question_can_be_repeated_until_it_is_answered_or_dropped() {
+fn question_is_repeatable_until_answered_or_dropped() {
     let mut node = node(1);
     let mut observer = Observer::new(seal(2), 9);
     let (lost, first) = observer.ask(Question::Overview);
     let again = observer.repeat(lost).unwrap();
     assert_ne!(first, again, "a copy would be taken for a replay");
-    // Only the repeat arrives.
+    // Only the repeated question arrives.
     let answers = feed(&mut node, &again);
     let (id, answered) = observer.handle_datagram(&answers[0]).unwrap();
     assert_eq!(id, lost);

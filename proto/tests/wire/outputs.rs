@@ -1,4 +1,4 @@
-//! What a node hands out, counts and tells of itself.
+//! The outputs, counters and state of a node.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ fn numbered(n: usize) -> Key {
     Key::new(format!("key/{n}")).unwrap()
 }
 
-/// Gossip that knows these nodes, all at one address.
+/// A gossip view of these nodes, all at one address.
 fn view(nodes: &[&str]) -> View {
     let peer = Peer {
         addr: addr(),
@@ -43,7 +43,7 @@ fn view(nodes: &[&str]) -> View {
     }
 }
 
-/// A node that is no voter, with the address of the only one.
+/// A node that is no voter and has the address of the only voter.
 fn client() -> World {
     let mut world = World::new(&["b"]);
     world.node.handle_view(world.now, &view(&["b"]));
@@ -71,7 +71,7 @@ pub(crate) fn said(outputs: &[Output]) -> Vec<Message> {
 }
 
 #[test]
-fn gossip_is_sealed_and_handed_out_unless_no_datagram_can_carry_it() {
+fn gossip_is_sealed_unless_it_is_too_large() {
     let mut world = World::new(&["a"]);
     let most = GOSSIP_BYTES_MAX - world.peer.overhead();
     for len in [0, 1_300, most] {
@@ -89,7 +89,7 @@ fn gossip_is_sealed_and_handed_out_unless_no_datagram_can_carry_it() {
 }
 
 #[test]
-fn what_the_driver_could_not_deliver_is_counted() {
+fn failed_sends_are_counted() {
     let mut world = World::new(&["a"]);
     for _ in 0..2 {
         world.node.count_drop(DropReason::SendFailed);
@@ -97,9 +97,9 @@ fn what_the_driver_could_not_deliver_is_counted() {
     assert_eq!(world.node.traffic().dropped_for(DropReason::SendFailed), 2);
 }
 
-/// Whatever the length of the keys: at one of these lengths each datagram is full to the byte.
+/// At one of these lengths of keys each datagram is full to the byte.
 #[test]
-fn messages_for_one_node_share_datagrams_that_pass_any_path_and_all_are_counted() {
+fn messages_for_one_node_share_datagrams() {
     for len in 200..=KEY_BYTES_MAX {
         let mut world = client();
         let before = world.node.traffic().clone();
@@ -119,9 +119,9 @@ fn messages_for_one_node_share_datagrams_that_pass_any_path_and_all_are_counted(
     }
 }
 
-/// A claim that came after its release would be voted for in vain.
+/// A claim that arrived after its release would be voted for in vain.
 #[test]
-fn a_claim_and_its_release_leave_in_their_order() {
+fn claim_is_sent_before_its_release() {
     let mut world = client();
     let tickets: Vec<_> = (0..8)
         .map(|n| world.node.claim(world.now, request(numbered(n))).unwrap())
@@ -143,7 +143,7 @@ fn a_claim_and_its_release_leave_in_their_order() {
 }
 
 #[test]
-fn requests_that_were_begun_are_counted_and_those_refused_are_not() {
+fn only_accepted_requests_are_counted() {
     let mut world = client();
     for n in 0..8 {
         world.node.claim(world.now, request(numbered(n))).unwrap();
@@ -154,7 +154,7 @@ fn requests_that_were_begun_are_counted_and_those_refused_are_not() {
 }
 
 #[test]
-fn a_node_knows_what_gossip_last_said_and_where_others_are() {
+fn node_keeps_last_view_and_addresses() {
     let mut world = World::new(&["a", "b"]);
     let seen = view(&["b", "c"]);
     world.node.handle_view(world.now, &seen);
@@ -167,13 +167,13 @@ fn a_node_knows_what_gossip_last_said_and_where_others_are() {
 }
 
 #[test]
-fn a_node_that_leaves_releases_and_withdraws_all_that_it_has() {
+fn shutdown_releases_and_withdraws_all_claims() {
     let mut world = World::new(&["a"]);
     let other = claim_message(claim_of("b"));
     let head = world.head();
     let datagram = world.datagram(&head, &[other]);
     world.feed(&datagram);
-    // It waits behind the other for one key, and holds two more.
+    // It waits behind `b` for one key, and holds two more.
     for name in ["k", "l", "m"] {
         let key = Key::new(name).unwrap();
         world.node.claim(world.now, request(key)).unwrap();
@@ -191,13 +191,13 @@ fn a_node_that_leaves_releases_and_withdraws_all_that_it_has() {
 }
 
 #[test]
-fn an_extension_is_told_by_the_renewal_that_reaches_what_was_answered() {
+fn extension_is_reported_by_renewal_to_its_goal() {
     let mut world = World::new(&["a"]);
     let ticket = world.node.claim(world.now, request(key())).unwrap();
     world.drain();
     let extra = Duration::from_secs(20);
     let goal = world.node.extend(world.now, ticket, extra).unwrap();
-    // 21 seconds less the drift, five parts in a thousand.
+    // 21 s less the drift of 0.5 %.
     let least = world.now.mono.after(Duration::from_millis(20_890));
     assert!(goal >= least, "{goal}");
     let renewed: Vec<Instant> = world.drain().iter().filter_map(renewal).collect();
@@ -218,7 +218,7 @@ fn renewal(output: &Output) -> Option<Instant> {
     }
 }
 
-/// Asks as a voter that has lost its memory does, under a name that was not heard before.
+/// Sends a `RecoveryQuery` from `from`, and returns the reply.
 fn reply_of(world: &mut World, from: &NodeId) -> RecoveryReply {
     let head = Head {
         from: from.clone(),
@@ -232,22 +232,22 @@ fn reply_of(world: &mut World, from: &NodeId) -> RecoveryReply {
     }
 }
 
-/// Section 6: what it has then proves to the other that the cluster was alive before.
+/// Section 6. They prove to the other node that the cluster existed before.
 #[test]
-fn a_node_that_votes_or_holds_when_it_first_hears_of_another_knew_of_an_incarnation_before() {
-    // A voter that never voted, and holds nothing.
+fn votes_or_leases_at_first_contact_set_knew() {
+    // A voter that never voted and holds nothing.
     let mut world = World::new(&["a"]);
     let memory = reply_of(&mut world, &node_id("c"));
     assert!(memory.votes && !memory.knew);
-    // Its vote is out.
+    // The voter has given its vote.
     let head = world.head();
     let datagram = world.datagram(&head, &[claim_message(claim_of("b"))]);
     world.feed(&datagram);
     assert!(reply_of(&mut world, &node_id("d")).knew);
-    // What counts is what it knew when it first heard of that incarnation.
+    // The state at the first contact with that incarnation counts.
     assert!(!reply_of(&mut world, &node_id("c")).knew);
 
-    // No voter: it asks for a lock, and then holds it.
+    // A node that is no voter requests a lock, and then holds it.
     let mut world = client();
     let head = world.head();
     let asked = world.node.claim(world.now, request(key())).unwrap();

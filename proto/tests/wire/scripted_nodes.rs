@@ -1,4 +1,4 @@
-//! A mesh whose members tell what a test puts into their mouths.
+//! A mesh whose members return scripted answers.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ use crate::arbitrary::node_id;
 use crate::node::claim_of;
 use crate::observe::{feed, node, seal};
 
-/// So many entries has a page here.
+/// The number of entries on a page.
 const PAGE: usize = 2;
 
 pub(crate) fn at(port: u16) -> SocketAddr {
@@ -51,7 +51,7 @@ pub(crate) fn nobody() -> Report {
     }
 }
 
-/// A vote for node `x`.
+/// A key with a vote for node `x`.
 pub(crate) fn vote(key: &Key) -> SeenLock {
     let vote = ReportedVote {
         claim: claim_of("x"),
@@ -68,7 +68,7 @@ pub(crate) fn vote(key: &Key) -> SeenLock {
     }
 }
 
-/// Somebody who answers.
+/// A node that returns scripted answers.
 #[derive(Clone)]
 pub(crate) struct ScriptedNode {
     pub(crate) name: NodeId,
@@ -76,9 +76,9 @@ pub(crate) struct ScriptedNode {
     pub(crate) voter_set: Arc<VoterSet>,
     pub(crate) voter: VoterState,
     pub(crate) nodes: Vec<SeenNode>,
-    /// In the order of their places.
+    /// The keys with votes, in the order of their places.
     pub(crate) locks: Vec<SeenLock>,
-    /// Falls silent after so many answers.
+    /// The number of answers until it falls silent.
     pub(crate) patience: usize,
 }
 
@@ -141,16 +141,16 @@ fn page<T: Clone>(entries: &[T]) -> Page<T> {
     }
 }
 
-/// Who answers at which address.
+/// Scripted nodes by address.
 #[derive(Default)]
 pub(crate) struct Mesh {
     pub(crate) scripted_nodes: BTreeMap<SocketAddr, ScriptedNode>,
-    /// What was asked, and where.
+    /// All questions, each with its address.
     pub(crate) asked: Vec<(SocketAddr, Question)>,
 }
 
 impl Mesh {
-    /// Three members that vote, at the ports 1 to 3, and know of each other.
+    /// Three members that vote, at ports 1 to 3, and know each other.
     pub(crate) fn of_three() -> Self {
         let voter_set = voter_set(&["a", "b", "c"]);
         let nodes = [("a", 1), ("b", 2), ("c", 3)];
@@ -173,7 +173,7 @@ impl Mesh {
         self.scripted_nodes.get_mut(&at(port)).unwrap()
     }
 
-    /// Asks until there is nothing more to ask. Who is not there, or fell silent, does not answer.
+    /// Runs a survey to its end. Nodes that are absent or have fallen silent do not answer.
     pub(crate) fn look(&mut self, ports: &[u16], wanted: Wanted) -> Surveyor {
         let mut surveyor = Surveyor::new(ports.iter().map(|port| at(*port)), wanted);
         while let Some(ask) = surveyor.next_question() {

@@ -1,4 +1,4 @@
-//! What a seal makes of datagrams that are not, or not quite, what a node of the cluster sent.
+//! The opening of damaged, foreign and replayed datagrams.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ fn pair() -> (Seal, Seal) {
 }
 
 #[test]
-fn a_datagram_cut_off_anywhere_does_not_open() {
+fn truncated_datagram_does_not_open() {
     let (mut a, mut b) = pair();
     let datagram = a.seal(Kind::Votes, BODY);
     for len in 0..datagram.len() {
@@ -39,7 +39,7 @@ fn a_datagram_cut_off_anywhere_does_not_open() {
 }
 
 #[test]
-fn plaintext_cut_off_before_its_kind_does_not_open() {
+fn plaintext_truncated_before_kind_does_not_open() {
     let mut seal = Seal::insecure_plaintext();
     let datagram = seal.seal(Kind::Votes, BODY);
     for len in 0..seal.overhead() {
@@ -48,9 +48,9 @@ fn plaintext_cut_off_before_its_kind_does_not_open() {
 }
 
 #[test]
-fn a_datagram_with_any_bit_flipped_does_not_open() {
+fn datagram_with_flipped_bit_does_not_open() {
     let (mut a, mut b) = pair();
-    // Also where its sender is known, and its counter was taken already.
+    // The second time its sender is known and its counter has been used.
     let known = a.seal(Kind::Votes, BODY);
     let datagram = a.seal(Kind::Votes, BODY);
     for _ in 0..2 {
@@ -74,7 +74,7 @@ fn a_datagram_with_any_bit_flipped_does_not_open() {
 }
 
 #[test]
-fn another_version_is_dropped_whatever_follows() {
+fn datagram_of_another_version_is_dropped() {
     for mut seal in [seal_of(1, 2), Seal::insecure_plaintext()] {
         let mut datagram = seal_of(1, 1).seal(Kind::Votes, BODY);
         for version in (0..=u8::MAX).filter(|version| *version != PROTOCOL_VERSION) {
@@ -87,7 +87,7 @@ fn another_version_is_dropped_whatever_follows() {
 }
 
 #[test]
-fn datagrams_may_come_in_any_order_within_the_window_and_once() {
+fn datagrams_in_window_open_once_in_any_order() {
     let (mut a, mut b) = pair();
     let window = usize::try_from(REPLAY_WINDOW).unwrap();
     let sent: Vec<Vec<u8>> = (0..=window).map(|_| a.seal(Kind::Votes, BODY)).collect();
@@ -97,12 +97,12 @@ fn datagrams_may_come_in_any_order_within_the_window_and_once() {
     for datagram in &sent {
         assert_eq!(b.open(datagram), Err(DropReason::Replayed));
     }
-    // The first was never heard, but nobody can tell any more.
+    // The first was never opened, but it is outside the window.
     assert_eq!(b.peers(), 1);
 }
 
 #[test]
-fn a_replay_window_is_each_senders_own() {
+fn each_sender_has_its_own_replay_window() {
     let mut b = seal_of(1, 2);
     for boot in 10..20 {
         let mut sender = seal_of(1, boot);
@@ -115,7 +115,7 @@ fn a_replay_window_is_each_senders_own() {
 
 proptest! {
     #[test]
-    fn what_is_sealed_opens(body in vec(any::<u8>(), 0..2_000), is_gossip in any::<bool>()) {
+    fn sealed_datagram_opens_unchanged(body in vec(any::<u8>(), 0..2_000), is_gossip in any::<bool>()) {
         let kind = if is_gossip { Kind::Gossip } else { Kind::Votes };
         let (mut a, mut b) = pair();
         prop_assert_eq!(b.open(&a.seal(kind, &body)), Ok((kind, body.clone())));
@@ -125,14 +125,14 @@ proptest! {
     }
 
     #[test]
-    fn bytes_of_foreign_nodes_leave_nothing_behind(
+    fn bytes_of_foreign_nodes_leave_no_state(
         bytes in vec(any::<u8>(), 0..200),
         has_header in any::<bool>(),
     ) {
         let (mut a, mut b) = pair();
         let mut datagram = bytes;
         if has_header {
-            // All that can be guessed of a header is right.
+            // The predictable bytes of the header are right.
             let head = a.seal(Kind::Votes, b"");
             for (byte, right) in datagram.iter_mut().zip(&head[..3]) {
                 *byte = *right;
@@ -144,7 +144,7 @@ proptest! {
     }
 
     #[test]
-    fn every_datagram_is_taken_at_most_once(order in vec(0..40_usize, 0..200)) {
+    fn every_datagram_opens_at_most_once(order in vec(0..40_usize, 0..200)) {
         let (mut a, mut b) = pair();
         let sent: Vec<Vec<u8>> = (0..40_u8).map(|n| a.seal(Kind::Votes, &[n])).collect();
         let mut taken: BTreeMap<usize, usize> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! What a whole node makes of messages about sessions.
+//! A whole node that receives messages about sessions.
 
 use std::time::Duration;
 
@@ -33,14 +33,14 @@ fn kept(ttl: Option<Duration>) -> Message {
     })
 }
 
-/// How many answers the node has counted that kept a session, and that ended one.
+/// Returns the counts of `Kept` that renewed a session, and of those that ended one.
 fn counted(world: &World) -> (u64, u64) {
     let traffic = world.node.traffic();
     (traffic.sessions_kept, traffic.sessions_over)
 }
 
 #[test]
-fn answers_about_sessions_are_counted_by_whether_the_session_lives() {
+fn kept_is_counted_by_state_of_session() {
     let mut world = World::new(&["b"]);
     let head = world.head();
     let second = Some(Duration::from_secs(1));
@@ -51,7 +51,7 @@ fn answers_about_sessions_are_counted_by_whether_the_session_lives() {
 }
 
 #[test]
-fn what_is_said_of_sessions_under_another_voter_set_is_dropped() {
+fn session_messages_under_another_set_are_dropped() {
     let mut world = World::new(&["a"]);
     let voter_set = VoterSetTag {
         digest: world.voter_set.digest ^ 1,
@@ -61,7 +61,7 @@ fn what_is_said_of_sessions_under_another_voter_set_is_dropped() {
         voter_set,
         ..world.head()
     };
-    // Of which the node first tells that its voter set is another one.
+    // The node first replies with its own voter set.
     let datagram = world.datagram(&head, &[keep_alive()]);
     assert_eq!(world.feed(&datagram).len(), 1);
     for message in [keep_alive(), kept(Some(Duration::from_secs(1))), kept(None)] {
@@ -69,14 +69,14 @@ fn what_is_said_of_sessions_under_another_voter_set_is_dropped() {
     }
     assert_eq!(world.node.traffic().dropped_for(DropReason::VoterSet), 4);
     assert_eq!(counted(&world), (0, 0));
-    // Under its own it is answered, and that it is its own is told.
+    // Under its own voter set it answers, and reports the match.
     let head = world.head();
     let datagram = world.datagram(&head, &[keep_alive()]);
     assert_eq!(world.feed(&datagram).len(), 2);
 }
 
 #[test]
-fn a_node_that_is_no_voter_keeps_no_session() {
+fn non_voter_keeps_no_session() {
     let mut world = World::new(&["b"]);
     let head = world.head();
     let datagram = world.datagram(&head, &[kept(None)]);

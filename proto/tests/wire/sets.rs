@@ -1,4 +1,4 @@
-//! A whole node beside others that have another voter set, secret or cluster.
+//! A whole node beside nodes with another voter set, secret or cluster.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::arbitrary::node_id;
 use crate::node::{INCARNATION, World, addr, answers, claim_of, key};
 
 #[test]
-fn a_node_with_another_voter_set_is_named_once_and_its_votes_do_not_count() {
+fn node_with_another_voter_set_is_reported_once() {
     let mut world = World::new(&["a", "b", "c"]);
     let request = Request {
         key: key(),
@@ -36,7 +36,8 @@ fn a_node_with_another_voter_set_is_named_once_and_its_votes_do_not_count() {
         ..world.head()
     };
     let first = world.datagram(&head, &answers(&claim_of("a"))[..1]);
-    // A voter without memory waits while another set is heard; and the other is told of this one.
+    // A voter without memory waits when it receives from another set. It sends that node its own
+    // set.
     let outputs = world.feed(&first);
     assert!(
         matches!(
@@ -79,7 +80,7 @@ fn mismatch(output: &Output) -> Option<String> {
     }
 }
 
-/// The word of a node on its voter set.
+/// A node's description of its voter set.
 fn described(members: &[&str], max_ttl_s: u64, role: Role) -> Message {
     let timing = Timing {
         max_ttl: Duration::from_secs(max_ttl_s),
@@ -90,9 +91,9 @@ fn described(members: &[&str], max_ttl_s: u64, role: Role) -> Message {
     Message::Described(Box::new(VoterSetDescription::of(&voter_set, role)))
 }
 
-/// In plaintext an address may be forged, and a description is longer than what asks for it.
+/// In plaintext an address may be forged, and a description is longer than its request.
 #[test]
-fn a_voter_set_is_described_to_one_node_and_to_all_within_bounds() {
+fn descriptions_are_limited_per_node_and_in_total() {
     let mut world = World::new(&["a", "b", "c"]);
     let described = |outputs: &[Output]| {
         let sent = outputs
@@ -117,9 +118,9 @@ fn a_voter_set_is_described_to_one_node_and_to_all_within_bounds() {
     assert_eq!(asks(&mut world, "x"), 1);
 }
 
-/// Nobody trusts a single node with what the others do: each says it for itself.
+/// The match follows from the node's own datagram.
 #[test]
-fn a_node_that_has_the_same_voter_set_again_is_named() {
+fn node_with_matching_set_again_is_reported() {
     let mut world = World::new(&["a", "b", "c"]);
     let other = Head {
         voter_set: VoterSetTag::default(),
@@ -142,7 +143,7 @@ fn a_node_that_has_the_same_voter_set_again_is_named() {
 }
 
 #[test]
-fn a_datagram_of_another_secret_or_cluster_is_told_once_with_its_address() {
+fn foreign_secret_or_cluster_is_reported_once() {
     let mut world = World::new(&["a"]);
     let body = pack_head(&world.head()).bodies.remove(0).0;
     let key = |byte| ClusterSecret::from_bytes([byte; 32]).unwrap();

@@ -1,4 +1,4 @@
-//! Voters say what they would do with a claim, if they are asked.
+//! The replies of voters to `VoterQuery`.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use lockmesh_proto::wire::{Head, Seal};
 use crate::arbitrary::node_id;
 use crate::node::{World, seal_of};
 
-/// The answer of a node to the query of `b`.
+/// Returns the node's reply to a query of `b`.
 fn reply(world: &mut World, ear: &mut Seal, voter_set: VoterSetTag, epoch: Epoch) -> VoterReply {
     let head = Head {
         voter_set,
@@ -43,7 +43,7 @@ fn sent(ear: &mut Seal, outputs: Vec<Output>) -> Vec<(String, Message)> {
 }
 
 #[test]
-fn voter_tells_what_a_claim_would_be_told() {
+fn voter_reply_matches_answer_to_claim() {
     let (mut world, mut ear) = (World::new(&["a"]), seal_of(9));
     let voter_set = world.voter_set;
     let (near, far) = (
@@ -65,8 +65,8 @@ fn voter_tells_what_a_claim_would_be_told() {
 }
 
 #[test]
-fn voter_without_memory_tells_for_how_long() {
-    // Nobody agrees that the cluster is new.
+fn voter_without_memory_reports_remaining_time() {
+    // No peer has confirmed that the cluster is new.
     let (mut world, mut ear) = (World::new(&["a", "b", "c"]), seal_of(9));
     let (voter_set, near) = (world.voter_set, Epoch::at_wall_ms(world.now.wall_ms));
     let new = reply(&mut world, &mut ear, voter_set, near);
@@ -80,13 +80,13 @@ fn voter_without_memory_tells_for_how_long() {
 }
 
 #[test]
-fn voters_are_asked_until_they_answer() {
+fn voters_are_queried_until_they_answer() {
     let (mut world, mut ear) = (World::new(&["a", "b", "c"]), seal_of(9));
     let near = Epoch::at_wall_ms(world.now.wall_ms);
     let voter_set = world.voter_set;
     reply(&mut world, &mut ear, voter_set, near);
     world.node.check_voters(world.now);
-    // Where `c` is is not known.
+    // The address of `c` is unknown.
     let asked = sent(&mut ear, world.drain());
     let [(to, Message::VoterQuery(query))] = &asked[..] else {
         panic!("{asked:?}")

@@ -1,4 +1,4 @@
-//! A look at a mesh whose members tell the truth, half of it, or something else.
+//! Surveys of a mesh whose members return true, partial or false answers.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -40,11 +40,11 @@ fn one_address_is_enough_to_find_all_members() {
 }
 
 #[test]
-fn nothing_is_asked_that_nobody_wants_to_know() {
+fn survey_asks_only_what_is_wanted() {
     let mut mesh = Mesh::of_three();
     let survey = mesh.survey(&[1], nothing_more());
     assert!(survey.locks.is_empty() && survey.key.is_none() && !survey.has_all_locks);
-    // One overview and two pages of nodes from each.
+    // One overview and two pages of nodes from each member.
     assert_eq!(mesh.asked.len(), 9);
     let key = keys().remove(0);
     let wanted = |locks_max, key: Option<&Key>| Wanted {
@@ -63,7 +63,7 @@ fn nothing_is_asked_that_nobody_wants_to_know() {
 }
 
 #[test]
-fn who_is_silent_dead_or_abstains_is_told_from_who_votes() {
+fn survey_distinguishes_silent_dead_recovering_and_voting() {
     let mut mesh = Mesh::of_three();
     mesh.scripted_node(1).nodes[1].is_alive = Some(false);
     mesh.scripted_node(3).patience = 0;
@@ -86,9 +86,10 @@ fn who_is_silent_dead_or_abstains_is_told_from_who_votes() {
     assert_eq!(survey.health(), Health::Blocked);
 }
 
-/// Five members, three voters for each key: two that are absent may be a quorum of some key.
+/// Of five members with three voters for each key, two absent ones can leave a key without a
+/// quorum.
 #[test]
-fn a_mesh_is_blocked_once_the_absent_may_be_a_quorum_of_some_key() {
+fn mesh_is_blocked_if_keys_lose_quorum() {
     for (voters, absent, health) in [
         (3, 0, Health::Ok),
         (3, 1, Health::Degraded),
@@ -117,9 +118,9 @@ fn a_mesh_is_blocked_once_the_absent_may_be_a_quorum_of_some_key() {
     }
 }
 
-/// A client is listed after the members, and is asked only where the survey begins with it.
+/// A client is listed after the members, and is asked only if the survey starts with it.
 #[test]
-fn others_than_members_are_listed_and_not_looked_for() {
+fn non_members_are_listed_but_not_sought() {
     let mut mesh = Mesh::of_three();
     let client = seen("aa", 9, false, Some(true));
     mesh.scripted_node(1).nodes.insert(1, client.clone());
@@ -159,16 +160,16 @@ fn others_than_members_are_listed_and_not_looked_for() {
     assert_eq!(survey.health(), Health::Ok);
 }
 
-/// Gossip is late: others may still say that a member is where it was before.
+/// Gossip is delayed: peers may still report the old address of a member.
 #[test]
-fn a_member_is_looked_for_at_a_few_addresses_until_it_answers() {
+fn member_is_sought_at_up_to_three_addresses() {
     let mut mesh = Mesh::of_three();
-    // `a` and `b` disagree on where `c` is; only one of them is right.
+    // `a` and `b` disagree on the address of `c`, and only one is right.
     mesh.scripted_node(1).nodes[2].addr = Some(at(33));
     let survey = mesh.survey(&[1], nothing_more());
     assert_eq!(survey.voting(), 3);
     assert_eq!(survey.nodes[2].addr, Some(at(3)));
-    // Nobody at any of them, and a liar with a fourth.
+    // No node is at any reported address of `c`, and 34 is the fourth of them.
     let voter_set = mesh.scripted_node(1).voter_set.clone();
     let mut mesh = Mesh::of_three();
     mesh.scripted_nodes.remove(&at(3));
@@ -187,9 +188,9 @@ fn a_member_is_looked_for_at_a_few_addresses_until_it_answers() {
     assert_eq!((survey.voting(), survey.health()), (2, Health::Degraded));
 }
 
-/// All tell at once, and most of them the same wrong address.
+/// All answer at once, and most report the same wrong address.
 #[test]
-fn an_address_that_many_tell_counts_once() {
+fn address_reported_by_many_counts_once() {
     let voter_set = voter_set(&["a", "b", "c", "d", "e"]);
     let members = [("a", 33), ("b", 2), ("c", 3), ("d", 4), ("e", 5)];
     let known = members.map(|(name, port)| seen(name, port, true, None));
@@ -218,9 +219,9 @@ fn an_address_that_many_tell_counts_once() {
     assert!(sought.contains(&33) && sought.contains(&1), "{sought:?}");
 }
 
-/// Of addresses without end that are told of one node, those that it began with included.
+/// The limit includes the addresses that the survey started with.
 #[test]
-fn sixteen_addresses_of_a_node_are_remembered_and_no_more() {
+fn survey_keeps_sixteen_addresses_per_node() {
     let mut mesh = Mesh::of_three();
     mesh.scripted_nodes.remove(&at(1));
     for (began_with, is_sought) in [(15, true), (16, false)] {
@@ -249,7 +250,7 @@ fn sixteen_addresses_of_a_node_are_remembered_and_no_more() {
 }
 
 #[test]
-fn a_member_that_has_answered_is_not_looked_for_anywhere_else() {
+fn answered_member_is_not_sought_elsewhere() {
     let mut mesh = Mesh::of_three();
     mesh.scripted_node(2).nodes[0].addr = Some(at(11));
     mesh.scripted_node(3).nodes[0].addr = Some(at(12));
@@ -258,7 +259,7 @@ fn a_member_that_has_answered_is_not_looked_for_anywhere_else() {
 }
 
 #[test]
-fn a_survey_is_done_once_all_members_have_told_though_another_address_is_silent() {
+fn survey_is_done_once_all_members_answered() {
     let mesh = Mesh::of_three();
     let addrs = [1, 2, 3, 77].map(at);
     let mut surveyor = Surveyor::new(addrs, nothing_more());
@@ -275,9 +276,9 @@ fn a_survey_is_done_once_all_members_have_told_though_another_address_is_silent(
     assert_eq!(surveyor.conclude().unwrap().health(), Health::Ok);
 }
 
-/// Each question that is out has one answer; there is no second for it, and none unasked.
+/// An outstanding question accepts one answer.
 #[test]
-fn an_answer_that_was_not_asked_for_changes_nothing() {
+fn unrequested_answer_changes_nothing() {
     let mesh = Mesh::of_three();
     let mut surveyor = Surveyor::new([at(1)], nothing_more());
     let overview = mesh.scripted_nodes[&at(1)].answer(&Question::Overview);
@@ -296,7 +297,7 @@ fn an_answer_that_was_not_asked_for_changes_nothing() {
 }
 
 #[test]
-fn who_becomes_another_node_on_the_way_is_asked_anew_and_given_up_the_third_time() {
+fn node_that_keeps_changing_is_abandoned() {
     type Change = fn(&mut ScriptedNode);
     let changes: [Change; 3] = [
         |scripted_node| scripted_node.name = node_id("b"),
@@ -308,7 +309,7 @@ fn who_becomes_another_node_on_the_way_is_asked_anew_and_given_up_the_third_time
         let one = mesh.scripted_nodes[&at(1)].clone();
         let mut other = one.clone();
         change(&mut other);
-        // Overviews of the one, nodes of the other, as often as it asks.
+        // The overview always comes from one node, and the list of nodes from the other.
         let mut surveyor = Surveyor::new([at(1)], nothing_more());
         let mut asked = Vec::new();
         while let Some(ask) = surveyor.next_question() {
@@ -321,7 +322,7 @@ fn who_becomes_another_node_on_the_way_is_asked_anew_and_given_up_the_third_time
         let overviews = asked.iter().filter(|it| **it == Question::Overview);
         assert_eq!((overviews.count(), asked.len()), (3, 6));
         assert!(surveyor.is_done() && surveyor.conclude().is_none());
-        // Once only, as where a node is restarted meanwhile: all is well with the new incarnation.
+        // The node changes once, as in a restart. The survey succeeds with the new incarnation.
         let mut surveyor = Surveyor::new([at(1)], nothing_more());
         let ask = surveyor.next_question().unwrap();
         surveyor.handle_answer(ask.talk, other.answer(&ask.question));
@@ -336,9 +337,9 @@ fn who_becomes_another_node_on_the_way_is_asked_anew_and_given_up_the_third_time
     }
 }
 
-/// An overview that comes for another question is no answer to it.
+/// An answer of another kind than the question is not accepted.
 #[test]
-fn an_answer_to_another_question_begins_the_talk_anew() {
+fn answer_to_another_question_restarts_the_talk() {
     let mesh = Mesh::of_three();
     let scripted_node = &mesh.scripted_nodes[&at(1)];
     let mut surveyor = Surveyor::new([at(1)], nothing_more());
@@ -361,9 +362,9 @@ fn an_answer_to_another_question_begins_the_talk_anew() {
 }
 
 #[test]
-fn a_voter_set_that_does_not_have_the_digest_that_was_named_counts_as_silence() {
+fn voter_set_with_wrong_digest_counts_as_silence() {
     let mut mesh = Mesh::of_three();
-    // It leaves out a member, or names one more.
+    // The list lacks a member, or has one too many.
     mesh.scripted_node(1).nodes.pop();
     let surveyor = mesh.look(&[1], nothing_more());
     assert!(surveyor.conclude().is_none());
@@ -371,14 +372,15 @@ fn a_voter_set_that_does_not_have_the_digest_that_was_named_counts_as_silence() 
     mesh.scripted_node(1).nodes.push(seen("d", 4, true, None));
     let surveyor = mesh.look(&[1], nothing_more());
     assert!(surveyor.conclude().is_none());
-    // Others say what it is.
+    // Another member provides the right voter set.
     let survey = mesh.survey(&[1, 2], nothing_more());
     assert_eq!(names(survey.voter_set.members()), ["a", "b", "c"]);
 }
 
-/// The voter set is that of the first who told one; others are listed, and their votes not counted.
+/// The survey uses the first complete voter set. Members under another one are listed, but their
+/// votes do not count.
 #[test]
-fn a_member_under_another_voter_set_answers_and_does_not_vote() {
+fn member_under_another_voter_set_does_not_vote() {
     let mut mesh = Mesh::of_three();
     let other = voter_set(&["a", "b", "c", "d"]);
     let mut nodes = mesh.scripted_node(3).nodes.clone();
@@ -403,7 +405,7 @@ fn a_member_under_another_voter_set_answers_and_does_not_vote() {
 }
 
 #[test]
-fn a_node_without_end_of_nodes_is_believed_so_many_and_no_more() {
+fn endless_list_of_nodes_is_limited() {
     let scripted_node = Mesh::of_three().scripted_nodes.remove(&at(1)).unwrap();
     let mut surveyor = Surveyor::new([at(1)], nothing_more());
     let mut told = 0_usize;
@@ -418,13 +420,13 @@ fn a_node_without_end_of_nodes_is_believed_so_many_and_no_more() {
         assert!(told < 100_000, "it asks for ever");
         surveyor.handle_answer(ask.talk, answered);
     }
-    // 1,024 members, and as many others as two nodes may remember.
+    // 1,024 members, and the 8,192 other nodes that each of two nodes may remember.
     assert_eq!(told, 1_024 + 16_384);
     assert!(surveyor.is_done());
 }
 
 #[test]
-fn who_is_called_dead_by_some_and_alive_by_none_is_doubtful() {
+fn node_called_dead_and_never_alive_is_doubtful() {
     let mut mesh = Mesh::of_three();
     let c = |is_alive| seen("c", 3, true, is_alive);
     for (a, b, is_doubtful) in [
@@ -445,9 +447,9 @@ fn who_is_called_dead_by_some_and_alive_by_none_is_doubtful() {
     }
 }
 
-/// A node that was restarted may be heard at two addresses, under two incarnations.
+/// A node that was restarted may answer at two addresses, in two incarnations.
 #[test]
-fn of_two_who_say_that_they_are_one_node_the_later_that_told_all_counts() {
+fn later_complete_answer_of_one_node_counts() {
     let mut mesh = Mesh::of_three();
     let mut old = mesh.scripted_node(3).clone();
     old.voter = VoterState::NotAMember;
@@ -460,7 +462,7 @@ fn of_two_who_say_that_they_are_one_node_the_later_that_told_all_counts() {
         assert_eq!((survey.nodes[2].addr, survey.voting()), (Some(at(3)), 3));
         assert_eq!(survey.answered(), 3);
     }
-    // The later one fell silent on the way.
+    // The later one fell silent before its answers were complete.
     for ports in [[4, 3], [3, 4]] {
         mesh.scripted_node(3).patience = 1;
         let survey = mesh.survey(&ports, nothing_more());
@@ -468,7 +470,7 @@ fn of_two_who_say_that_they_are_one_node_the_later_that_told_all_counts() {
         assert_eq!(answer.incarnation, Incarnation::new(1));
         assert_eq!(survey.nodes[2].addr, Some(at(4)));
     }
-    // Two of one incarnation: the first that was asked.
+    // Two of one incarnation: the first one asked counts.
     mesh.scripted_node(3).patience = usize::MAX;
     mesh.scripted_node(3).incarnation = 1;
     let survey = mesh.survey(&[3, 4], nothing_more());
@@ -476,7 +478,7 @@ fn of_two_who_say_that_they_are_one_node_the_later_that_told_all_counts() {
 }
 
 #[test]
-fn the_keys_of_all_voters_are_told_as_far_as_each_that_has_more_has_come() {
+fn listed_keys_end_at_first_incomplete_voter() {
     let keys = keys();
     let votes: Vec<SeenLock> = keys.iter().take(9).map(vote).collect();
     let wanted = |locks_max| Wanted {
@@ -492,7 +494,7 @@ fn the_keys_of_all_voters_are_told_as_far_as_each_that_has_more_has_come() {
         keys
     };
     let mut mesh = Mesh::of_three();
-    // `b` lacks some, `c` has three keys of its own.
+    // `b` lacks some keys, and `c` has two keys of its own.
     mesh.scripted_node(1).locks = votes[..6].to_vec();
     mesh.scripted_node(2).locks = votes[1..3].to_vec();
     mesh.scripted_node(3).locks = [&votes[..2], &votes[5..8]].concat();
@@ -505,11 +507,11 @@ fn the_keys_of_all_voters_are_told_as_far_as_each_that_has_more_has_come() {
         let owned = [0, 1, 2, 5].contains(&at);
         assert_eq!(lock.owner().is_some(), owned, "{at}");
     }
-    // Two pages of each, and `a` has more to tell than its fourth key.
+    // Two pages of each, and `a` has more than its first four keys.
     let survey = mesh.survey(&[1], wanted(4));
     assert_eq!(told(&survey), sorted(&keys[..4]));
     assert!(!survey.has_all_locks);
-    // One that fell silent among its keys has told nothing that is whole.
+    // A node that falls silent in its list of keys does not count.
     mesh.scripted_node(1).patience = 4;
     let survey = mesh.survey(&[2], wanted(100));
     assert_eq!(told(&survey), sorted(&[&keys[..3], &keys[5..8]].concat()));
@@ -518,7 +520,7 @@ fn the_keys_of_all_voters_are_told_as_far_as_each_that_has_more_has_come() {
 }
 
 #[test]
-fn one_key_is_judged_by_its_voters_alone() {
+fn key_is_judged_by_its_voters_alone() {
     let members = ["a", "b", "c", "d", "e"];
     let ids = members.map(node_id).to_vec();
     let voter_set = Arc::new(VoterSet::new(1, ids, 3, Timing::lan()).unwrap());
@@ -530,7 +532,7 @@ fn one_key_is_judged_by_its_voters_alone() {
     let mut mesh = Mesh::default();
     for (port, name) in (1..).zip(members) {
         let mut scripted_node = ScriptedNode::new(name, &voter_set, &known);
-        // Also those say that they have a vote who are no voters of this key.
+        // Nodes that are no voters of this key report a vote as well.
         scripted_node.locks = vec![vote(&key)];
         mesh.put(port, scripted_node);
     }
