@@ -37,8 +37,8 @@ pub enum ConfigError {
     #[error("secret: {0}")]
     Secret(#[from] SecretError),
     /// The environment variable of the cluster secret is not set, or is not Unicode.
-    #[error("key: the environment variable {variable} is not set, or is not Unicode")]
-    KeyVariable {
+    #[error("secret: the environment variable {variable} is not set, or is not Unicode")]
+    SecretVariable {
         /// The name of the variable.
         variable: String,
     },

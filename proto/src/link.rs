@@ -126,7 +126,7 @@ impl Links {
     }
 
     /// Returns `true` if the link exists.
-    pub(crate) fn incarnations(&self, number: LinkNo) -> bool {
+    pub(crate) fn is_live(&self, number: LinkNo) -> bool {
         self.living.contains_key(&number)
     }
 

@@ -27,11 +27,11 @@ const ENTRIES_MAX: usize = 2_000;
 
 static VOTER_SET: LazyLock<Arc<VoterSet>> = LazyLock::new(|| {
     let members = ["a", "b", "c"].map(name).to_vec();
-    Arc::new(VoterSet::new(1, members, 3, Timing::lan()).unwrap())
+    Arc::new(VoterSet::new(1, members, 3, Timing::lan()).expect("three voters"))
 });
 
 fn name(name: &str) -> NodeId {
-    NodeId::new(name).unwrap()
+    NodeId::new(name).expect("a short name")
 }
 
 /// The node `a`, in plaintext, so that what follows a head is decoded.
@@ -122,7 +122,7 @@ impl World {
             // A request of this node.
             _ => {
                 let request = Request {
-                    key: Key::new(["k", "l", "m"][argument % 3]).unwrap(),
+                    key: Key::new(["k", "l", "m"][argument % 3]).expect("a short key"),
                     ttl: Duration::from_secs(1),
                     is_try: op & 8 != 0,
                     renews: op & 16 != 0,

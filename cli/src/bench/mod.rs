@@ -94,7 +94,7 @@ enum Row {
     /// Processor time; measured with W2.
     W5,
     /// Memory of a voter for each of 1,000,000 locks.
-    RecoveryReply,
+    Memory,
     /// Datagrams that renew 100,000 locks.
     Keep,
 }

@@ -27,7 +27,7 @@ const MAX_LEASE: Duration = Duration::from_secs(3);
 const SHORT_MAX_LEASE: Duration = Duration::from_millis(500);
 const SHORT_LEASE: Duration = Duration::from_millis(400);
 /// The files of the cluster's secret, and of another one.
-const SECRETS: [&str; 2] = ["cluster.key", "other.key"];
+const SECRETS: [&str; 2] = ["cluster.secret", "other.secret"];
 /// The time after which a restarted voter votes again. It covers its quarantine, the answers to its
 /// recovery queries, and the start of a process on a busy machine.
 pub(crate) const QUARANTINE: Duration = Duration::from_millis(5_500);

@@ -166,7 +166,7 @@ fn with_headers(mut answer: Response<Body>) -> Response {
 }
 
 /// Returns the reason to reject a request that another site caused.
-fn foreign_node(hosts: &[String], method: &Method, headers: &HeaderMap) -> Option<&'static str> {
+fn cross_site(hosts: &[String], method: &Method, headers: &HeaderMap) -> Option<&'static str> {
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     let is_ours = |host: &str| hosts.iter().any(|ours| ours.eq_ignore_ascii_case(host));
     if !text(header::HOST).is_some_and(is_ours) {
