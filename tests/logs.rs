@@ -448,9 +448,9 @@ async fn misconfigured(
 /// One has another secret.
 async fn wrong_secret(five: &mut Five, log: &Log, watch: &Watch) {
     let foreign_node = [
-        "WARN [foreign node ADDR] a datagram from ADDR is not sealed with our secret; give all nodes \
+        "WARN [foreign_node ADDR] a datagram from ADDR is not sealed with our secret; give all nodes \
          of the cluster the same secret and cluster name",
-        "INFO [foreign node ADDR] all datagrams from ADDR can be opened, or none come, after _ s",
+        "INFO [foreign_node ADDR] all datagrams from ADDR can be opened, or none come, after _ s",
     ]
     .map(str::to_owned);
     let mut wrong = Expected::default()

@@ -285,7 +285,7 @@ fn memory_does_not_grow_over_many_rounds() {
             cluster.keeps_nothing();
             let sizes_now = cluster.nodes.iter().flat_map(|node| node.sizes());
             // A ring that fills with time; `keeps_nothing` checks its bound.
-            let grows = |what: &str| what != "claims that was never granted";
+            let grows = |what: &str| what != "claims that were never granted";
             sizes.push(
                 sizes_now
                     .filter(|(what, _)| grows(what))

@@ -14,7 +14,7 @@ const MAX_TTL: Duration = Duration::from_secs(30);
 /// The settings of a node that is given a voter set of its own.
 fn with_voter_set(cluster: &Cluster, version: u64, voters: [&str; 3]) -> MeshBuilder {
     cluster
-        .named("foreign_node")
+        .named("other")
         .voters(voters)
         .voter_set_version(version)
         .new_cluster(true)
@@ -59,7 +59,7 @@ async fn a_node_with_a_later_voter_set_is_refused_and_says_why() {
         found.filter_map(|(_, differs)| differs.clone()).next()
     };
     let told = [
-        differs(&cluster.nodes[0], "foreign_node"),
+        differs(&cluster.nodes[0], "other"),
         differs(&foreign_node, "n0"),
     ];
     let words = ["its version is 2, mine 1", "its version is 1, mine 2"];
@@ -77,7 +77,7 @@ async fn a_node_with_a_later_voter_set_is_refused_and_says_why() {
 #[tokio::test]
 async fn a_voter_set_of_the_same_version_with_other_members_is_another() {
     let cluster = Cluster::start(3, MAX_TTL).await;
-    let foreign_node = with_voter_set(&cluster, 1, ["n0", "n1", "foreign_node"]);
+    let foreign_node = with_voter_set(&cluster, 1, ["n0", "n1", "other"]);
     let foreign_node = foreign_node.start().await.unwrap();
     is_refused(&foreign_node, 3).await;
     let tags = (
@@ -170,7 +170,7 @@ async fn unheard(n0: MeshBuilder, foreign_node: MeshBuilder) -> (Mesh, Mesh) {
     let n0 = n0.new_cluster(true).start().await.unwrap();
     let seed = n0.local_addr().to_string();
     let foreign_node = foreign_node
-        .voters(["n0", "foreign_node", "third"])
+        .voters(["n0", "other", "third"])
         .seeds([seed])
         .gossip_interval(Duration::from_millis(20))
         .start()
@@ -213,7 +213,7 @@ fn sealed(name: &str, byte: u8) -> MeshBuilder {
 
 #[tokio::test]
 async fn a_mesh_with_another_key_hears_nothing() {
-    let (n0, foreign_node) = unheard(sealed("n0", 1), sealed("foreign_node", 2)).await;
+    let (n0, foreign_node) = unheard(sealed("n0", 1), sealed("other", 2)).await;
     counts(&n0, DropReason::Key).await;
     do_not_know_each_other(&n0, &foreign_node).await;
     assert_eq!(n0.status().traffic.dropped.len(), 1);
@@ -221,7 +221,7 @@ async fn a_mesh_with_another_key_hears_nothing() {
 
 #[tokio::test]
 async fn a_request_says_that_nothing_can_be_opened() {
-    let (n0, foreign_node) = unheard(sealed("n0", 1), sealed("foreign_node", 2)).await;
+    let (n0, foreign_node) = unheard(sealed("n0", 1), sealed("other", 2)).await;
     let request = foreign_node
         .lock("k")
         .acquire_timeout(Duration::from_millis(300));
@@ -243,7 +243,7 @@ async fn a_request_says_that_nothing_can_be_opened() {
 
 #[tokio::test]
 async fn a_plaintext_mesh_is_not_heard_by_a_sealed_one() {
-    let plain = Mesh::builder("foreign_node").insecure_plaintext();
+    let plain = Mesh::builder("other").insecure_plaintext();
     let (n0, foreign_node) = unheard(sealed("n0", 1), plain).await;
     counts(&n0, DropReason::Plaintext).await;
     do_not_know_each_other(&n0, &foreign_node).await;
@@ -252,7 +252,7 @@ async fn a_plaintext_mesh_is_not_heard_by_a_sealed_one() {
 #[tokio::test]
 async fn a_sealed_mesh_is_not_heard_by_a_plaintext_one() {
     let plain = Mesh::builder("n0").insecure_plaintext();
-    let (n0, foreign_node) = unheard(plain, sealed("foreign_node", 1)).await;
+    let (n0, foreign_node) = unheard(plain, sealed("other", 1)).await;
     counts(&n0, DropReason::Sealed).await;
     do_not_know_each_other(&n0, &foreign_node).await;
 }
@@ -280,7 +280,7 @@ async fn noise_on_the_port_is_counted_and_harms_nobody() {
 #[tokio::test]
 async fn a_cluster_of_another_name_is_not_gossiped_with() {
     let named = |name: &str, cluster: &str| sealed(name, 1).cluster(cluster);
-    let (n0, foreign_node) = unheard(named("n0", "one"), named("foreign_node", "two")).await;
+    let (n0, foreign_node) = unheard(named("n0", "one"), named("other", "two")).await;
     let request = foreign_node
         .lock("k")
         .acquire_timeout(Duration::from_secs(2));

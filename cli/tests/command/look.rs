@@ -141,9 +141,9 @@ async fn wrong_secret_is_reported_as_no_answer() {
     assert!(
         stderr(&output).contains("is the mesh plaintext and the cluster's name right, is it up?")
     );
-    let output = asks(&["status"], &mesh.node(0), "secret").await;
+    let output = asks(&["status"], &mesh.node(0), "hunter2").await;
     assert_eq!(output.status.code(), Some(2));
-    assert!(!stderr(&output).contains("secret"), "{}", stderr(&output));
+    assert!(!stderr(&output).contains("hunter2"), "{}", stderr(&output));
 }
 
 #[tokio::test(flavor = "multi_thread")]
