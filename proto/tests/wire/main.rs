@@ -4,6 +4,7 @@
 
 mod arbitrary;
 mod codec;
+mod fuzz;
 mod inspection;
 mod node;
 mod observe;

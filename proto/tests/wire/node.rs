@@ -468,7 +468,7 @@ fn vote_for_another_incarnation_gets_own_name() {
 }
 
 /// Claim ids from small ranges, so that some are those of real claims.
-fn few_claim_ids() -> impl Strategy<Value = ClaimId> + Clone {
+pub(crate) fn few_claim_ids() -> impl Strategy<Value = ClaimId> + Clone {
     ("[aaabc]", 2..5_u64, 0..5_u64).prop_map(|(node, incarnation, seq)| ClaimId {
         node: node_id(&node),
         incarnation: Incarnation::new(incarnation),
