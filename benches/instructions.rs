@@ -1,8 +1,7 @@
-//! How many instructions a fixed piece of work takes, counted by callgrind, against the figures
-//! in instructions.json. Times differ from machine to machine and from minute to minute; these do
-//! not, so a gate can hold them.
+//! Compares the number of instructions of fixed workloads, counted by callgrind, with the figures
+//! in instructions.json. Unlike times, these counts do not vary between runs, so CI can check them.
 //!
-//! `cargo bench -p benches --bench instructions`; with `-- --write` the figures are renewed.
+//! Run `cargo bench -p benches --bench instructions`; `-- --write` updates the figures.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -12,11 +11,11 @@ use serde_json::{Map, Value};
 
 const CYCLES: u64 = 2_000;
 const KEYS: u32 = 64;
-/// More than this times the committed figure fails. Another compiler or processor moves a figure
-/// by a few hundredths.
+/// The highest allowed ratio to the committed figure. Another compiler or processor changes a
+/// figure by several percent.
 const AT_MOST: f64 = 1.15;
 
-/// Each with its name: a world without work, whose instructions are taken off the others'.
+/// The workloads by name. The count of `nothing` is subtracted from the others.
 const WORKLOADS: [(&str, fn()); 3] = [
     ("nothing", || drop(World::new(3))),
     ("acquire and release", || {
@@ -69,7 +68,7 @@ fn fail(why: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// For each piece of work the instructions of one cycle.
+/// Returns the instructions per cycle of each workload.
 fn measure() -> Result<Vec<(&'static str, u64)>, String> {
     let mut counts = Vec::new();
     let mut nothing = 0;
@@ -84,7 +83,7 @@ fn measure() -> Result<Vec<(&'static str, u64)>, String> {
     Ok(counts)
 }
 
-/// Does a piece of work under callgrind.
+/// Returns the instructions of one workload, run under callgrind.
 fn count(name: &str) -> Result<u64, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let file = program.with_extension("callgrind");
@@ -106,7 +105,7 @@ fn count(name: &str) -> Result<u64, String> {
         .ok_or_else(|| format!("callgrind did not say how much {name:?} took"))
 }
 
-/// Fails where one takes too much.
+/// Returns an error if a workload exceeds [`AT_MOST`].
 fn compare(counts: &[(&str, u64)]) -> Result<(), String> {
     let committed: Map<String, Value> =
         serde_json::from_str(&read(&figures())?).map_err(|error| error.to_string())?;

@@ -1,6 +1,6 @@
-//! Pure nodes that all vote, sealed, with nothing between them: a datagram is where it goes as
-//! soon as it is sent, and time is what the caller makes of it. The same calls cost the same
-//! instructions every time.
+//! A cluster of sealed protocol nodes without a network. All nodes vote, datagrams are delivered
+//! immediately, and each call advances the clock by a fixed step. The same calls therefore take
+//! the same number of instructions in every run.
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -17,9 +17,9 @@ use lockmesh_proto::voter::{Start, VoterLimits};
 use lockmesh_proto::voter_set::{Timing, VoterSet};
 use lockmesh_proto::wire::{ClusterSecret, Seal};
 
-/// What leases are asked for.
+/// The TTL of all claims.
 pub const TTL: Duration = Duration::from_secs(10);
-/// How much time passes before each call.
+/// The time that passes before each call.
 const STEP: Duration = Duration::from_micros(100);
 const MAX_CLAIMS: usize = 1 << 20;
 const PORT: u16 = 4000;
@@ -31,9 +31,9 @@ pub struct World {
     due: Vec<Option<Instant>>,
     now: Now,
     under_way: VecDeque<Datagram>,
-    /// What was granted since the world began.
+    /// The number of grants so far.
     grants: u64,
-    /// How many datagrams were handed over since the world began.
+    /// The number of datagrams delivered so far.
     datagrams: u64,
 }
 
@@ -45,10 +45,10 @@ struct Datagram {
 }
 
 impl World {
-    /// So many nodes that know each other and are ready to vote.
+    /// Creates `nodes` nodes that know each other, and runs them until all vote.
     ///
     /// # Panics
-    /// Where they do not come to vote for each other: then there is nothing to measure.
+    /// Panics if `nodes` is no valid number of voters, or if a node does not come to vote.
     #[must_use]
     pub fn new(nodes: u16) -> Self {
         let ids: Vec<NodeId> = (0..nodes).map(id).collect();
@@ -75,7 +75,7 @@ impl World {
             world.nodes[usize::from(n)].handle_view(world.now, &View { peers });
             world.settle(usize::from(n));
         }
-        // They ask each other what they remember.
+        // The voters may exchange recovery queries before they vote.
         for _ in 0..20_000 {
             world.pass();
         }
@@ -84,10 +84,10 @@ impl World {
         world
     }
 
-    /// A node begins to claim a key, and waits for it.
+    /// Submits a claim of `node` on `key`.
     ///
     /// # Panics
-    /// Where it has too many claims already.
+    /// Panics if the node has no capacity for another claim.
     pub fn claim(&mut self, node: usize, key: &Key) -> Ticket {
         self.pass();
         let request = Request {
@@ -103,7 +103,7 @@ impl World {
         ticket.expect("there is room for a claim")
     }
 
-    /// A node releases. Answers whether it held the lock.
+    /// Releases a claim of `node`. Returns `true` if it held the lock.
     pub fn release(&mut self, node: usize, ticket: Ticket) -> bool {
         self.pass();
         let was_held = self.nodes[node].release(self.now, ticket);
@@ -111,19 +111,19 @@ impl World {
         was_held
     }
 
-    /// How many grants there were.
+    /// Returns the number of grants so far.
     #[must_use]
     pub fn grants(&self) -> u64 {
         self.grants
     }
 
-    /// How many datagrams there were.
+    /// Returns the number of datagrams delivered so far.
     #[must_use]
     pub fn datagrams(&self) -> u64 {
         self.datagrams
     }
 
-    /// A little time passes, and whoever is due is called.
+    /// Advances the clock by [`STEP`], and calls the nodes whose timers are due.
     fn pass(&mut self) {
         self.now.mono = self.now.mono.after(STEP);
         self.now.wall_ms = 1_700_000_000_000
@@ -136,7 +136,7 @@ impl World {
         }
     }
 
-    /// Drains a node, and hands over whatever is sent until nobody sends any more.
+    /// Drains a node, and delivers datagrams until none is left.
     fn settle(&mut self, node: usize) {
         self.drain(node);
         while let Some(datagram) = self.under_way.pop_front() {
@@ -170,10 +170,10 @@ impl World {
     }
 }
 
-/// Acquires and releases at the first node, key after key, while nobody else wants them.
+/// Acquires and releases `keys` in turn at node 0, `cycles` times, without contention.
 ///
 /// # Panics
-/// Where a free key is not granted: then there is nothing to measure.
+/// Panics if a free key is not granted.
 pub fn uncontended(world: &mut World, keys: &[Key], cycles: u64) {
     let before = world.grants();
     for key in keys.iter().cycle().zip(0..cycles).map(|(key, _)| key) {
@@ -183,17 +183,17 @@ pub fn uncontended(world: &mut World, keys: &[Key], cycles: u64) {
     assert_eq!(world.grants() - before, cycles);
 }
 
-/// Nodes that all want one key: whoever has it releases it and asks for it again.
+/// A contended key: all nodes claim it, and the holder releases and claims it again.
 #[derive(Debug)]
 pub struct Contended {
     world: World,
     key: Key,
-    /// In the order of their turns.
+    /// The claims, in the order of their grants.
     tickets: VecDeque<(usize, Ticket)>,
 }
 
 impl Contended {
-    /// Begins with one holder, and the others waiting.
+    /// Creates a holder at node 0, and a waiter at each other node.
     #[must_use]
     pub fn new(mut world: World) -> Self {
         let key = key(0);
@@ -206,10 +206,10 @@ impl Contended {
         }
     }
 
-    /// The holder releases, the next is granted, and the holder asks again.
+    /// Releases the holder's claim, and submits a new claim of its node.
     ///
     /// # Panics
-    /// Where the next is not granted: then there is nothing to measure.
+    /// Panics if the next waiter is not granted.
     pub fn hand_over(&mut self) {
         let before = self.world.grants();
         if let Some((node, ticket)) = self.tickets.pop_front() {
@@ -221,10 +221,10 @@ impl Contended {
     }
 }
 
-/// A key of 16 bytes.
+/// Returns a key of 16 bytes.
 ///
 /// # Panics
-/// Never: 16 bytes are no more than a key may have.
+/// Never: 16 bytes are within the limit of a key.
 #[must_use]
 pub fn key(number: u32) -> Key {
     Key::new(format!("key/{number:012}")).expect("16 bytes")
@@ -260,7 +260,7 @@ fn config(number: u16, voter_set: &Arc<VoterSet>) -> NodeConfig {
         max_claims: MAX_CLAIMS,
         renew_interval: None,
         seed: u64::from(number),
-        // Repeated boot ids are for measurements alone: nobody else reads these datagrams.
+        // Boot ids repeat between runs, which is safe only for datagrams that stay in this process.
         seal: Seal::sealed(key, boot_id),
     }
 }

@@ -1,4 +1,4 @@
-//! What each step of the pure parts takes, in time and in allocations: `cargo bench -p benches`.
+//! Time and allocations of each step of the protocol crate: `cargo bench -p benches`.
 
 #![allow(
     clippy::unwrap_used,
@@ -25,9 +25,9 @@ use lockmesh_proto::wire::{ClusterSecret, DATAGRAM_BYTES_MAX, Head, Kind, Seal};
 #[global_allocator]
 static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
 
-/// How many messages one datagram of a busy node has.
+/// The numbers of messages per datagram that are measured.
 const MANY: [u64; 3] = [1, 8, 16];
-/// Steps that leave something behind are taken so often, whatever they take.
+/// The fixed number of samples for steps that leave state behind, regardless of their duration.
 const SAMPLES: u32 = 100;
 const STEPS: u32 = 100;
 
@@ -35,7 +35,7 @@ fn main() {
     divan::main();
 }
 
-/// All three nodes: messages, codec, seals, and no network.
+/// Three nodes with messages, codec and seals, but without a network.
 mod whole {
     use super::*;
 
@@ -135,7 +135,7 @@ mod claimant {
             });
     }
 
-    /// The second vote of three: with it the key is granted.
+    /// Handles the second of three votes, which grants the key.
     #[divan::bench(sample_count = SAMPLES, sample_size = STEPS)]
     fn wins_by_a_vote(bencher: Bencher<'_, '_>) {
         let claimant = RefCell::new(claimant());
@@ -187,7 +187,7 @@ mod claimant {
         }
     }
 
-    /// A request, and a vote of every voter for it.
+    /// Submits a request. Returns its ticket, and a vote of every voter for it.
     fn asked(claimant: &mut Claimant, number: u32) -> (Ticket, Vec<(NodeId, Message)>) {
         let mut out = Effects::default();
         let ticket = claimant.request(now(), request(number), &mut out).unwrap();
@@ -261,7 +261,7 @@ fn voter_set(members: &[&str]) -> Arc<VoterSet> {
     Arc::new(VoterSet::new(1, members, voters, Timing::lan()).unwrap())
 }
 
-/// The one voter of its voter set: it has nobody to ask what it forgot.
+/// Returns the only voter of its set, which recovers without peers.
 fn voter() -> Voter {
     let mut voter = Voter::new(
         Now {

@@ -1,4 +1,4 @@
-//! A web service with probes, metrics, a guarded handler and an orderly stop.
+//! A web service with probes, metrics, a locked handler and a graceful shutdown.
 //!
 //! ```sh
 //! cargo run --example axum_service                  # one node on http://127.0.0.1:8080
@@ -7,16 +7,16 @@
 //! curl http://127.0.0.1:8080/metrics
 //! ```
 //!
-//! In a cluster each copy gets its settings from the environment:
+//! In a cluster each instance gets its settings from the environment:
 //!
 //! | variable | value |
 //! | --- | --- |
-//! | `NODE` | the lasting name of this copy, such as `billing-1` |
+//! | `NODE` | the stable name of this instance, such as `billing-1` |
 //! | `VOTERS` | the names of all voters, separated by commas |
 //! | `SEEDS` | `host:port` of nodes that usually run, separated by commas |
 //! | `LISTEN`, `ADVERTISE` | the UDP address of this node, and how peers reach it |
 //! | `LOCKMESH_SECRET` | the secret of the cluster |
-//! | `HTTP` | where the service listens |
+//! | `HTTP` | the address on which the service listens |
 
 use std::env;
 use std::future::Future;
@@ -38,7 +38,7 @@ struct App {
     metrics: PrometheusHandle,
 }
 
-/// The settings of this copy. Without `NODE` it is a cluster of one, for development.
+/// Returns the settings of this instance. Without `NODE` it is a cluster of one, for development.
 fn builder() -> MeshBuilder {
     let list = |name: &str| {
         let text = env::var(name).unwrap_or_default();
@@ -61,7 +61,7 @@ fn builder() -> MeshBuilder {
     builder
 }
 
-/// Charges an invoice once, whichever copies are asked at the same time.
+/// Charges an invoice once, even if several instances receive the request at the same time.
 async fn charge(State(app): State<App>, Path(invoice): Path<u64>) -> (StatusCode, String) {
     let request = app.mesh.lock(format!("invoice/{invoice}"));
     let guard = match request.try_acquire().await {
@@ -76,12 +76,12 @@ async fn charge(State(app): State<App>, Path(invoice): Path<u64>) -> (StatusCode
     }
 }
 
-/// Stands for a write that the database fences with the epoch: examples/fenced_sqlite.rs.
+/// A placeholder for a write fenced with the epoch; see examples/fenced_sqlite.rs.
 async fn write_charge(_invoice: u64, _epoch: Epoch) {
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
-/// Liveness: the process serves. A cluster without a quorum is no reason to kill it.
+/// Liveness: the process serves requests. The loss of a quorum is no reason to kill it.
 async fn livez() -> &'static str {
     "ok\n"
 }
@@ -99,7 +99,7 @@ async fn metrics(State(app): State<App>) -> String {
     app.metrics.render()
 }
 
-/// Serves until `stop`, then finishes the requests that it has, and then shuts the node down.
+/// Serves until `stop`, then finishes pending requests, and then shuts the node down.
 async fn serve(
     mesh: Mesh,
     listener: TcpListener,

@@ -2,10 +2,10 @@
 //!
 //! `cargo run --example cron_once`
 //!
-//! Two things make it run exactly once a tick. The key names the tick, so that a node whose timer
-//! fires late asks for the same lock as the others. And nobody releases it: the lock is over by
-//! itself, long after every node's timer for this tick has fired. A lock that is released when
-//! the job is done would let a late node run a short job again.
+//! The job runs once per tick for two reasons. The key contains the tick, so a node whose timer
+//! fires late requests the same lock as the others. The lock is never released: it ends with its
+//! TTL, after every node's timer for this tick has fired. If the lock were released after a short
+//! job, a late node would run the job again.
 
 mod common;
 
@@ -13,15 +13,15 @@ use std::time::Duration;
 
 use lockmesh::{DistributedLock, Mesh};
 
-/// How far apart the nodes' timers for one tick may fire, at the most.
+/// The longest time between the timers of two nodes for one tick.
 const LATENESS_MAX: Duration = Duration::from_secs(10);
 
-/// Runs the job unless another node has it. Answers whether it ran here.
+/// Runs the job unless another node does. Returns `true` if it ran here.
 async fn once_per_tick(mesh: &Mesh, tick: u64) -> Result<bool, Box<dyn std::error::Error>> {
     let key = format!("report/{tick}");
     let ttl_ms = LATENESS_MAX.as_millis().try_into()?;
-    // `Ok(false)`: another node has this tick. `Err`: nobody knows, since no quorum answered;
-    // whether to skip or to try again is the job's to say.
+    // `Ok(false)`: another node runs this tick. `Err`: no quorum answered, so the owner is
+    // unknown; skip the tick or retry, as the job requires.
     if !mesh.try_acquire(&key, ttl_ms).await? {
         return Ok(false);
     }

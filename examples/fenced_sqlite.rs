@@ -1,11 +1,11 @@
-//! A write that refuses the paused holder: the epoch as a fence, in SQL.
+//! The epoch as a fence in SQL: a write by a paused holder is refused.
 //!
 //! `cargo run --example fenced_sqlite`
 //!
-//! A lock alone cannot protect a resource from a holder that was frozen in the middle of its work
-//! (a long collection of garbage, a suspended machine, a debugger), wakes up after its lease is
-//! over, and writes before it looks. The resource must refuse it: it keeps the highest epoch that
-//! it has seen, and takes no write with a lower one. In SQL that is one more condition.
+//! A lock alone cannot protect a resource from a holder that was paused during its work, for
+//! example by garbage collection, a suspended machine or a debugger. The holder may resume after
+//! its lease is over and write before it checks its guard. The resource must refuse that write: it
+//! stores the highest epoch so far and rejects lower ones. In SQL that is one more condition.
 
 mod common;
 
@@ -14,8 +14,8 @@ use std::time::Duration;
 use lockmesh::Epoch;
 use rusqlite::Connection;
 
-/// Writes the balance unless a holder with a higher epoch has written before. Answers whether it
-/// was written.
+/// Writes the balance unless a holder with a higher epoch has written before. Returns `true` if
+/// it was written.
 fn write(db: &Connection, balance: i64, epoch: Epoch) -> Result<bool, Box<dyn std::error::Error>> {
     let fence = i64::try_from(epoch.get())?;
     let rows = db.execute(
@@ -34,7 +34,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     )?;
     let [a, b, c] = common::three_nodes().await?;
 
-    // Node a takes the lock, reads the balance, and is frozen: nothing renews its lease.
+    // Node a acquires the lock, reads the balance, and pauses: nothing renews its lease.
     let lease = Duration::from_millis(500);
     let paused = a
         .lock("account/alice")
@@ -44,14 +44,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .await?;
     println!("a holds the lock at {}, and freezes", paused.epoch());
 
-    // Node b waits for its turn, which comes when the lease of a is over, and writes.
+    // Node b is granted the lock when the lease of a is over, and writes.
     let next = b.lock("account/alice").acquire().await?;
     println!("b holds the lock at {}", next.epoch());
     assert!(!paused.is_held(), "a was over before b began");
     assert!(write(&db, 150, next.epoch())?, "b writes");
     next.release().await?;
 
-    // Node a wakes up and writes before it looks at its guard. The fence refuses it.
+    // Node a resumes and writes before it checks its guard. The fence refuses the write.
     let written = write(&db, 90, paused.epoch())?;
     println!(
         "a wakes up and writes: {}",

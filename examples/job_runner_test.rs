@@ -1,19 +1,19 @@
-//! A job runner, and the tests of it: a job must not run twice, whatever befalls its node.
+//! A job runner and its tests: a job never runs on two nodes at once, even if a node fails.
 //!
 //! `cargo test --example job_runner_test`
 //!
-//! The runner takes a `Mesh`. Its tests hand it nodes of a [`LocalMesh`], whose network can fail,
-//! or of [`InMemoryLocks`], which need no network and no time. Copy the module `tests` and put
-//! your own job in.
+//! The runner takes a `Mesh`. Its tests pass nodes of a [`LocalMesh`], whose network can fail, or
+//! of [`InMemoryLocks`], which need no network and run in virtual time. To test your own job, copy
+//! the module `tests` and replace the job.
 
 use std::future::Future;
 use std::time::Duration;
 
 use lockmesh::{AcquireError, Epoch, Mesh};
 
-/// Runs `job` on this node once it has the lock on `name`. Where the lease is lost on the way the
-/// job is dropped at its next `.await`, and the runner waits for its turn again. The job gives
-/// the epoch to whatever it writes to.
+/// Runs `job` on this node once it holds the lock `name`. If the lease is lost, the job is dropped
+/// at its next `.await`, and the runner acquires the lock again. The job passes the epoch to each
+/// resource that it writes to.
 async fn run_job<F: Future<Output = ()>>(
     mesh: &Mesh,
     name: &str,
@@ -51,7 +51,7 @@ mod tests {
 
     use super::*;
 
-    /// A job that counts who is at it, and goes on until it is told that it may end.
+    /// A job that counts its concurrent runs, and runs until `may_end` is set.
     struct Job {
         running: AtomicUsize,
         most: AtomicUsize,
@@ -59,7 +59,7 @@ mod tests {
         may_end: watch::Sender<bool>,
     }
 
-    /// One run of the job; it is over when this is dropped.
+    /// One run of the job, which ends when this is dropped.
     struct Run<'a>(&'a Job);
 
     impl Drop for Run<'_> {
@@ -96,9 +96,9 @@ mod tests {
         }
     }
 
-    /// Real nodes, real UDP, a real partition: a few seconds.
+    /// Uses real nodes, UDP and a partition, and takes some seconds.
     #[tokio::test]
-    async fn a_job_does_not_run_twice_while_its_node_is_cut_off() {
+    async fn job_never_overlaps_while_node_is_cut_off() {
         let mesh = LocalMesh::start(5).await.unwrap();
         let job = Job::new();
         let first = job.on(mesh.node(0));
@@ -106,19 +106,19 @@ mod tests {
         let second = job.on(mesh.node(2));
 
         mesh.partition([0, 1], [2, 3, 4]);
-        job.started(2).await; // node 2 has taken it over, one lease later
+        job.started(2).await; // node 2 runs it after the lease of node 0 is over
         assert_eq!(job.most.load(SeqCst), 1, "node 0 had stopped before");
 
         mesh.heal();
         job.may_end.send_replace(true);
         second.await.unwrap().unwrap();
-        first.await.unwrap().unwrap(); // node 0 has had its turn again
+        first.await.unwrap().unwrap(); // node 0 ran it again
         assert_eq!(job.most.load(SeqCst), 1);
     }
 
-    /// The same without a network and in virtual time: a few milliseconds.
+    /// Does the same without a network and in virtual time.
     #[tokio::test(start_paused = true)]
-    async fn a_job_does_not_run_twice_in_memory_either() {
+    async fn job_never_overlaps_in_memory() {
         let locks = InMemoryLocks::new();
         let job = Job::new();
         let first = job.on(locks.node("a"));

@@ -1,12 +1,12 @@
-//! Two nodes in two terminals. Each takes the lock in turn, for a second at a time.
+//! Two nodes in two terminals, which hold the lock in turn for one second.
 //!
 //! ```sh
 //! cargo run --example two_nodes -- a
 //! cargo run --example two_nodes -- b
 //! ```
 //!
-//! Both nodes vote, and a quorum of two is two: if you stop one with Ctrl-C, the other waits until
-//! it is back. A production cluster has three or more voters.
+//! Both nodes vote, and a quorum of two voters is two: if you stop one with Ctrl-C, the other waits
+//! until it is back. A production cluster has three or more voters.
 
 use std::time::Duration;
 

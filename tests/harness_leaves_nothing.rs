@@ -1,10 +1,10 @@
-//! What the harness leaves behind in its process once it is dropped: nothing.
+//! A dropped harness leaves no task, socket or thread in its process.
 
 use std::time::Duration;
 
 use lockmesh::harness::{InMemoryLocks, LocalMesh};
 
-/// Waits until `is_so`.
+/// Waits until `is_so` returns `true`.
 async fn until(what: &str, is_so: impl Fn() -> bool) {
     let look = async {
         while !is_so() {
@@ -33,14 +33,14 @@ fn alive_tasks() -> usize {
 }
 
 #[tokio::test]
-async fn no_task_no_socket_and_no_thread_is_left_of_a_cluster_that_is_dropped() {
+async fn dropped_harness_leaves_no_task_socket_or_thread() {
     let before = (
         alive_tasks(),
         count("/proc/self/fd"),
         count("/proc/self/task"),
     );
     let mesh = LocalMesh::start(5).await.unwrap();
-    // Datagrams that are on their way for longer than anybody waits.
+    // These datagrams stay in flight for longer than the test.
     let hour = Duration::from_secs(3_600);
     mesh.link(0, 1).delay(hour..hour).duplicate(1.0);
     let handle = mesh.node(0);

@@ -1,9 +1,8 @@
-//! The logs of five nodes, line by line: a start, restarts, outages and misconfigured nodes. One
-//! binary of its own, since a subscriber is a process's own.
+//! The log lines of five nodes: start, restarts, outages and misconfigured nodes. This test is a
+//! binary of its own, since a process has only one global subscriber.
 //!
-//! The lines do not depend on how fast the machine is, so lines are compared as sets, by
-//! node. A machine that stands still for some hundred milliseconds is told by a watch, and what
-//! the nodes then rightly say of silent voters is no failure.
+//! Lines are compared per node as sets, since their order depends on the speed of the machine. If
+//! a watch finds that the machine paused for 300 ms, lines about silent voters are tolerated.
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
 
@@ -21,15 +20,15 @@ use tracing::{Event, Level, Metadata, Subscriber};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 const MAX_TTL: Duration = Duration::from_secs(4);
-/// Long enough for a line that should not come: an obstacle is said after a second, and is over
-/// after another.
+/// The time to wait for unexpected lines. A cause is logged 1 s after its start, and its end 1 s
+/// after it is over.
 const QUIET: Duration = Duration::from_secs(3);
-/// The watch is late by this much if the machine stands still.
+/// The delay of the watch, in milliseconds, from which on the machine counts as paused.
 const LATE_MS: u64 = 300;
-/// Causes that a node may name if the machine stands still.
+/// The causes that a node may log if the machine paused.
 const OF_LATENESS: [&str; 3] = ["voter_silent", "no_quorum", "voter_quarantine"];
 
-/// Keeps what events say from information on, by the node that says it.
+/// A subscriber that collects events of level INFO and above, by node.
 #[derive(Clone, Default)]
 struct Log {
     lines: Arc<Mutex<BTreeMap<String, Vec<String>>>>,
@@ -72,8 +71,8 @@ impl Subscriber for Log {
     fn exit(&self, _: &Id) {}
 }
 
-/// A line without what differs from run to run: times, addresses, and which voters were silent
-/// first.
+/// Formats a line without the parts that differ between runs: times, addresses, and the voters
+/// that were silent first.
 fn line(level: Level, fields: &BTreeMap<&'static str, String>) -> String {
     let of = |name: &str| fields.get(name).map(String::as_str);
     let mut message = of("message").unwrap_or_default().to_owned();
@@ -82,7 +81,7 @@ fn line(level: Level, fields: &BTreeMap<&'static str, String>) -> String {
         let (_, action) = action.split_once("; ").unwrap();
         message = format!("no quorum; {action}");
     }
-    // Any of several.
+    // The line may name any of several nodes.
     if of("cause") == Some("waits_for_other_set")
         && let Some((begin, rest)) = message.split_once("while ")
     {
@@ -94,7 +93,7 @@ fn line(level: Level, fields: &BTreeMap<&'static str, String>) -> String {
     timeless(&format!("{level} [{}] {message}", words.join(" ")))
 }
 
-/// Each number of seconds is `_`, and each address `ADDR`.
+/// Replaces each number of seconds by `_`, and each address by `ADDR`.
 fn timeless(text: &str) -> String {
     let words: Vec<&str> = text.split(' ').collect();
     let is_span = |n: usize| {
@@ -115,7 +114,7 @@ fn timeless(text: &str) -> String {
     (0..words.len()).map(shown).collect::<Vec<_>>().join(" ")
 }
 
-/// The most that a thread of its own was late, in milliseconds, since it was last asked.
+/// The longest delay of a timer thread since the last query, in milliseconds.
 #[derive(Clone, Default)]
 struct Watch(Arc<AtomicU64>);
 
@@ -142,11 +141,11 @@ impl Watch {
 
 type Lines = BTreeMap<String, BTreeSet<String>>;
 
-/// The lines that are expected of nodes.
+/// The expected lines, by node.
 #[derive(Default)]
 struct Expected {
     said: Lines,
-    /// Lines that may come besides.
+    /// Lines that are allowed but not required.
     may: Lines,
 }
 
@@ -163,7 +162,7 @@ impl Expected {
 }
 
 impl Log {
-    /// The lines since the last phase, without those that only repeat.
+    /// Returns the lines since the last phase, without repetitions of a cause that lasts.
     fn seen(&self) -> Lines {
         let lines = self.lines.lock().unwrap();
         let first = |lines: &Vec<String>| {
@@ -178,7 +177,7 @@ impl Log {
             .collect()
     }
 
-    /// Waits until all of it was said, and then for a while, and compares.
+    /// Waits for all expected lines and then for [`QUIET`], and compares.
     async fn expect(&self, phase: &str, watch: &Watch, expected: Expected) {
         let began = Instant::now();
         let missing = || {
@@ -230,7 +229,7 @@ fn started() -> String {
     "INFO [] mesh started".to_owned()
 }
 
-/// A voter does not answer, and answers again.
+/// The lines for a voter that does not answer, and that answers again.
 fn silent(node: &str) -> [String; 2] {
     [
         format!(
@@ -241,7 +240,7 @@ fn silent(node: &str) -> [String; 2] {
     ]
 }
 
-/// Another voter is in quarantine, and no longer.
+/// The lines for the start and end of another voter's quarantine.
 fn quarantined(node: &str) -> [String; 2] {
     [
         format!(
@@ -252,7 +251,7 @@ fn quarantined(node: &str) -> [String; 2] {
     ]
 }
 
-/// The node's own voter is in quarantine, and votes.
+/// The lines for the start and end of the node's own quarantine.
 fn recovers(level: Level) -> [String; 2] {
     [
         format!(
@@ -264,7 +263,7 @@ fn recovers(level: Level) -> [String; 2] {
     ]
 }
 
-/// There is no quorum, with what to do, and there is one again.
+/// The lines for the loss of the quorum, with `action` as the advice, and for its return.
 fn no_quorum(action: &str) -> [String; 2] {
     [
         format!("WARN [no_quorum] no quorum; {action}"),
@@ -329,7 +328,7 @@ impl Five {
         }
     }
 
-    /// Cuts one node off from all others.
+    /// Cuts node `n` off from all others.
     fn cut(&self, n: usize) {
         let addr = |n: usize| self.nodes[n].local_addr();
         let rest: Vec<_> = (0..5).filter(|other| *other != n).map(addr).collect();
@@ -337,7 +336,7 @@ impl Five {
     }
 }
 
-/// All start without memory, at about the same time.
+/// All nodes start without memory at about the same time.
 async fn cold_start(five: &mut Five, log: &Log, watch: &Watch) {
     for n in 0..5 {
         five.start(n).await;
@@ -348,14 +347,14 @@ async fn cold_start(five: &mut Five, log: &Log, watch: &Watch) {
         let lines = lines.chain(recovers(Level::WARN)).chain(no_quorum(WAIT));
         expected = expected
             .says(&name(n), lines.chain([started()]))
-            // Who is a little later than enough others hears what they remember.
+            // Optional: a node that starts after enough others receives their recovery replies.
             .may_say(&name(n), (0..3).map(|it| leans_on_wall_clock(it, true)))
             .may_say(&name(n), (0..3).map(|it| leans_on_wall_clock(it, false)));
     }
     log.expect("a cold start", watch, expected).await;
 }
 
-/// One dies and comes back without memory.
+/// One node crashes and restarts without memory.
 async fn restart(five: &mut Five, log: &Log, watch: &Watch) {
     five.nodes[4].crash().await;
     let said = |five: &Five| five.nodes[0].status().members[4].is_reachable;
@@ -379,7 +378,7 @@ async fn restart(five: &mut Five, log: &Log, watch: &Watch) {
     log.expect("a voter comes back", watch, expected).await;
 }
 
-/// Two of five are cut off, then a third, and all are healed.
+/// Two of five nodes are cut off, then a third, and then all links are healed.
 async fn outage(five: &Five, log: &Log, watch: &Watch) {
     five.cut(3);
     five.cut(4);
@@ -418,7 +417,7 @@ async fn outage(five: &Five, log: &Log, watch: &Watch) {
     log.expect("all are healed", watch, expected).await;
 }
 
-/// One is restarted at its address with settings of its own, and then as before.
+/// One node is restarted at its address with changed settings, and then with the original ones.
 async fn misconfigured(
     five: &mut Five,
     log: &Log,
@@ -445,7 +444,7 @@ async fn misconfigured(
     log.expect("it is mended", watch, mended).await;
 }
 
-/// One has another secret.
+/// One node has another secret.
 async fn wrong_secret(five: &mut Five, log: &Log, watch: &Watch) {
     let foreign_node = [
         "WARN [foreign_node ADDR] a datagram from ADDR is not sealed with our secret; give all nodes \
@@ -454,7 +453,7 @@ async fn wrong_secret(five: &mut Five, log: &Log, watch: &Watch) {
     ]
     .map(str::to_owned);
     let mut wrong = Expected::default()
-        // It hears nobody, so it does not vote.
+        // It receives no valid datagram, so its voter stays in quarantine.
         .says("n4", [recovers(Level::WARN)[0].clone()])
         .says("n4", (0..4).map(|it| silent(&name(it))[0].clone()))
         .says("n4", [no_quorum(&format!("{CHECK}; {WAIT}"))[0].clone()])
@@ -471,7 +470,7 @@ async fn wrong_secret(five: &mut Five, log: &Log, watch: &Watch) {
     misconfigured(five, log, watch, change, [wrong, mended]).await;
 }
 
-/// One has another `max_ttl`.
+/// One node has another `max_ttl`.
 async fn other_max_ttl(five: &mut Five, log: &Log, watch: &Watch) {
     let timing = timing(MAX_TTL - Duration::from_secs(1));
     let change = |it: MeshBuilder| it.timing(timing).ttl(Duration::from_secs(1));
@@ -509,7 +508,7 @@ async fn other_max_ttl(five: &mut Five, log: &Log, watch: &Watch) {
     misconfigured(five, log, watch, change, [wrong, mended]).await;
 }
 
-/// The wall clock of one is a minute ahead of the others': that costs nobody a lock.
+/// The wall clock of one node is 60 s ahead. All nodes can still acquire locks.
 async fn wrong_wall_clock(five: &mut Five, log: &Log, watch: &Watch) {
     let skewed = "WARN [wall_clock] this node's wall clock is _ s ahead of those of most voters, \
                   which count; set the wall clock of this machine right";
@@ -523,7 +522,7 @@ async fn wrong_wall_clock(five: &mut Five, log: &Log, watch: &Watch) {
     misconfigured(five, log, watch, change, [wrong, Expected::default()]).await;
 }
 
-/// Another process starts under the name of one.
+/// Another process starts under the name of a running node.
 async fn twin(five: &Five, log: &Log, watch: &Watch) {
     let [begun, over] = [
         "ERROR [twin ADDR] another process runs under this node's name: it is at ADDR, this one at \
@@ -561,7 +560,7 @@ fn timing(max_ttl: Duration) -> Timing {
     }
 }
 
-/// No name resolves until it is told where it is.
+/// A resolver that fails until its address is set.
 #[derive(Clone, Debug, Default)]
 struct Late(Arc<Mutex<Option<SocketAddr>>>);
 
@@ -574,7 +573,7 @@ impl Resolve for Late {
     }
 }
 
-/// A client has a seed that does not resolve yet.
+/// A client has a seed that resolves only later.
 async fn unresolved_seed(five: &Five, log: &Log, watch: &Watch) {
     let late = Late::default();
     let client = five.builder("c").seeds(["late:7400"]);
@@ -599,7 +598,7 @@ async fn unresolved_seed(five: &Five, log: &Log, watch: &Watch) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn five_nodes_log_each_cause_once_and_its_end() {
+async fn each_cause_is_logged_at_start_and_end() {
     let log = Log::default();
     tracing::subscriber::set_global_default(log.clone()).unwrap();
     let watch = Watch::start();

@@ -1,5 +1,5 @@
-//! What an operator sees: the metrics under their documented names, and the events. One binary
-//! of its own, since recorder and subscriber are a process's own.
+//! Metrics under their documented names, and log events. This test is a binary of its own, since
+//! a process has only one global recorder and subscriber.
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
 
@@ -16,7 +16,7 @@ use tracing::{Event, Level, Metadata, Subscriber};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Keeps what events of warning and information say.
+/// A subscriber that collects events of level DEBUG and above.
 #[derive(Clone, Default)]
 struct Log {
     lines: Arc<Mutex<Vec<String>>>,
@@ -56,7 +56,7 @@ impl Subscriber for Log {
 }
 
 impl Log {
-    /// Whether a line has all of these words.
+    /// Returns `true` if a line contains all `words`.
     fn says(&self, words: &[&str]) -> bool {
         let lines = self.lines.lock().unwrap();
         lines
@@ -65,8 +65,8 @@ impl Log {
     }
 }
 
-/// All that was recorded so far, by name and labels. A snapshot takes counts with it, so that
-/// they are gathered here.
+/// The recorded values, by name and labels. A snapshot resets counters, so their sums are kept
+/// here.
 struct Metrics {
     snapshotter: Snapshotter,
     values: BTreeMap<(String, String), f64>,
@@ -85,7 +85,7 @@ impl Metrics {
                 name.contains("datagrams") || name.contains("dropped") || name.contains("bytes");
             let slot = self.values.entry((name, labels.join(","))).or_default();
             match value {
-                // Those that are told as totals come whole each time.
+                // These counters are recorded as totals, so they are not summed.
                 DebugValue::Counter(count) if is_total => *slot = slot.max(count as f64),
                 DebugValue::Counter(count) => *slot += count as f64,
                 DebugValue::Gauge(gauge) => *slot = gauge.into_inner(),
@@ -125,9 +125,9 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
     tokio::time::timeout(PATIENCE, look).await.expect(what);
 }
 
-/// One test for both, since both see the whole process.
+/// One test covers both, since recorder and subscriber see the whole process.
 #[tokio::test]
-async fn an_operator_sees_the_documented_metrics_and_the_events_of_a_mesh() {
+async fn mesh_emits_documented_metrics_and_events() {
     let log = Log::default();
     tracing::subscriber::set_global_default(log.clone()).unwrap();
     let recorder = DebuggingRecorder::new();
@@ -175,17 +175,17 @@ async fn grants_and_refusals(mesh: &Mesh, metrics: &mut Metrics) {
     metrics.reaches("lockmesh_acquire_seconds", n0, 2.0).await;
     metrics.reaches("lockmesh_held", n0, 0.0).await;
     metrics.reaches("lockmesh_voter_keys", n0, 0.0).await;
-    // What was released in time is not lost.
+    // A lock that was released in time does not count as lost.
     assert_eq!(metrics.get("lockmesh_lost_total", n0), 0.0);
 }
 
 async fn losses(mesh: &Mesh, metrics: &mut Metrics) {
     let short = || mesh.lock("short").ttl(Duration::from_millis(200));
-    // One that was not to be renewed has come to its end: that is no loss.
+    // The planned end of a lease without renewal does not count as a loss.
     let guard = short().auto_renew(false).acquire().await.unwrap();
     guard.lost().await;
     drop(guard);
-    // This thread is the driver's too: it freezes, and nothing is renewed.
+    // The driver shares this thread: while it is blocked, no lease is renewed.
     let freeze = |guard: &Guard| {
         while guard.is_held() {
             std::thread::sleep(Duration::from_millis(10));
@@ -195,7 +195,7 @@ async fn losses(mesh: &Mesh, metrics: &mut Metrics) {
     freeze(&guard);
     metrics.reaches("lockmesh_lost_total", "node=n0", 1.0).await;
     drop(guard);
-    // The release itself is what finds out.
+    // Here the release itself detects the loss.
     let guard = short().acquire().await.unwrap();
     freeze(&guard);
     guard.release().await.unwrap_err();
@@ -220,7 +220,7 @@ async fn drops(mesh: &Mesh, metrics: &mut Metrics) {
     }
 }
 
-/// A node with another voter set, and one that may have forgotten its votes.
+/// A node with another voter set, and a node whose voter is in recovery.
 async fn foreign_nodes(mesh: &Mesh, log: &Log) {
     let foreign_node = builder("foreign_node")
         .voters(["n0"])
@@ -255,8 +255,8 @@ async fn foreign_nodes(mesh: &Mesh, log: &Log) {
     forgetful.shutdown().await;
 }
 
-/// Bytes that make the gossip library panic: it believes that a version which it is told last is
-/// the highest.
+/// Encodes a message that makes the gossip library panic: the library assumes that the last
+/// version in a delta is the highest.
 fn poison() -> Vec<u8> {
     let text = |text: &str| {
         let len = u16::try_from(text.len()).unwrap();
@@ -301,7 +301,7 @@ async fn gossip_that_panics_is_started_again(log: &Log, metrics: &mut Metrics) {
         "the gossip has ended and is started again",
         "node=a"
     ]));
-    // It finds a node that is new, is found by it, and the old one hears it still.
+    // The restarted gossip and a new node discover each other, and the old peer stays connected.
     let c = plain("c").seeds([seed]).start().await.unwrap();
     let knows = |mesh: &Mesh, name: &str| {
         let others = mesh.status().others;
@@ -321,7 +321,7 @@ async fn gossip_that_panics_is_started_again(log: &Log, metrics: &mut Metrics) {
     assert!(votes(&a) && votes(&b) && votes(&c), "it stays so");
 }
 
-/// The name never resolves.
+/// A resolver that always fails.
 #[derive(Debug)]
 struct Nowhere;
 

@@ -1,4 +1,4 @@
-//! The published client of the trait: an axon that runs on one node of the cluster only.
+//! The published user of the trait: an axon that runs on only one node of the cluster.
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
 
@@ -15,12 +15,12 @@ use tokio::sync::Barrier;
 
 const NODES: usize = 3;
 const ROUNDS: usize = 120;
-/// Far longer than a round: the client never releases, and a slow node must not come after the
-/// end of the lease.
+/// Far longer than a round: the axon never releases, and a slow node must still find the lock
+/// held.
 const TTL_MS: u64 = 30_000;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The work that only one node of the cluster may do in a round.
+/// The work that exactly one node of the cluster does per round.
 #[derive(Clone)]
 struct Work {
     runs: Arc<AtomicUsize>,
@@ -38,8 +38,8 @@ impl Transition<u64, u64> for Work {
     }
 }
 
-/// A machine that stands still for longer than a reservation costs the winner its lock: rightly so,
-/// but then two run.
+/// Returns a timing with a long reservation. If the machine pauses for longer than a reservation,
+/// the winner loses its lock and a second node runs.
 fn patient() -> Timing {
     Timing {
         reservation: Duration::from_secs(5),
@@ -70,7 +70,7 @@ async fn three_meshes() -> Vec<Mesh> {
     meshes
 }
 
-/// Fires an axon on each node at once. Answers what became of each.
+/// Runs an axon on each node at the same instant. Returns the outcome of each.
 async fn round(meshes: &[Mesh], key: &str, work: &Work) -> Vec<Outcome<u64, String>> {
     let start = Arc::new(Barrier::new(meshes.len()));
     let axons = meshes.iter().map(|mesh| {
@@ -97,7 +97,7 @@ async fn round(meshes: &[Mesh], key: &str, work: &Work) -> Vec<Outcome<u64, Stri
     outcomes
 }
 
-/// Which node ran; panics unless exactly one did and the others were told that the lock is held.
+/// Returns the node that ran. Panics unless exactly one ran and the others found the lock held.
 fn winner(outcomes: &[Outcome<u64, String>]) -> usize {
     let held = |outcome: &Outcome<u64, String>| match outcome {
         Outcome::Emit(event, _) => event == "execution.skipped.lock_held",
@@ -112,14 +112,14 @@ fn winner(outcomes: &[Outcome<u64, String>]) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_three_singleton_axons_fired_at_once_exactly_one_runs_in_every_round() {
+async fn concurrent_singleton_axons_run_exactly_once() {
     let meshes = three_meshes().await;
     let work = Work {
         runs: Arc::new(AtomicUsize::new(0)),
     };
     for n in 0..ROUNDS {
-        // The client never releases: each second round has a key of its own, the others hand one
-        // key on, which the node that ran releases for it.
+        // The axon never releases. Even rounds use a fresh key; odd rounds share one key, which
+        // the node that ran releases.
         let is_fresh = n.is_multiple_of(2);
         let key = if is_fresh {
             format!("job/{n}")
@@ -141,7 +141,7 @@ async fn of_three_singleton_axons_fired_at_once_exactly_one_runs_in_every_round(
 }
 
 #[tokio::test]
-async fn the_published_trait_answers_as_our_own_does() {
+async fn published_trait_behaves_like_our_own() {
     let mesh = Mesh::builder("alone")
         .insecure_plaintext()
         .new_cluster(true)

@@ -1,5 +1,5 @@
-//! Three nodes of a service on this machine. In your service each node starts one of these, with
-//! a fixed address to listen on and the addresses of the others as seeds.
+//! Three nodes of a service in one process. In your service each process starts one node, with a
+//! fixed address to listen on and the addresses of the others as seeds.
 
 use std::time::Duration;
 

@@ -1,17 +1,16 @@
-//! The patience of tests that wait in real time.
+//! Timeouts of tests that wait in real time.
 //!
-//! An event that a test waits for may be late because it never happens, or because the machine
-//! has other work. Patience is therefore counted in wake-ups of a timer, and not by the clock: a
-//! machine that is too busy to run the test wakes that timer late, and the test waits for longer.
+//! A timeout counts wake-ups of a timer instead of time. A machine that is too busy to run the
+//! test wakes that timer late, so the test waits longer.
 
 use std::time::{Duration, Instant};
 
-/// The span between two wake-ups on a machine that has time.
+/// The time between two wake-ups on an idle machine.
 const TICK: Duration = Duration::from_millis(10);
-/// So many wake-ups are enough for anything that happens at all.
+/// The number of wake-ups after which a test fails.
 const TICKS: u32 = 9_000;
 
-/// Counts wake-ups.
+/// A timeout, counted in wake-ups.
 #[derive(Debug)]
 pub(crate) struct Patience {
     began: Instant,
@@ -28,10 +27,10 @@ impl Patience {
         }
     }
 
-    /// Sleeps for a moment.
+    /// Sleeps for one tick.
     ///
     /// # Panics
-    /// If the patience is used up.
+    /// Panics if all wake-ups are used up.
     #[allow(dead_code, reason = "some tests wait in a runtime only")]
     pub(crate) fn sleep(&mut self, what: &str) {
         let asleep = Instant::now();
@@ -40,7 +39,7 @@ impl Patience {
         assert!(!self.is_used_up(), "{what}: {self}");
     }
 
-    /// Returns once the patience is used up.
+    /// Returns once all wake-ups are used up.
     #[allow(dead_code, reason = "some tests wait without a runtime only")]
     pub(crate) async fn used_up(mut self) -> Self {
         while !self.is_used_up() {
@@ -76,14 +75,13 @@ impl std::fmt::Display for Patience {
     }
 }
 
-/// Waits for `what`. The future is polled only if it was woken, so a wake-up that is lost stays
-/// lost.
+/// Waits for `future`. It is polled only when it was woken, so a lost wake-up is not masked.
 ///
 /// # Panics
-/// If it does not come.
+/// Panics with `what` if the future is not ready in time.
 #[allow(dead_code, reason = "some tests wait without a runtime only")]
 pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
-    // A task of its own: its wake-ups are none of the future's.
+    // The timer runs in a task of its own, so its wake-ups do not poll the future.
     let watch = Watch(tokio::spawn(Patience::new().used_up()));
     let mut watch = std::pin::pin!(watch);
     tokio::select! {
@@ -95,7 +93,7 @@ pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
     }
 }
 
-/// Ends with the wait.
+/// Aborts the timer task when the wait ends.
 struct Watch<T>(tokio::task::JoinHandle<T>);
 
 impl<T> Drop for Watch<T> {

@@ -1,4 +1,4 @@
-//! Backends of the contract, and waits with a bound.
+//! Backends of the contract tests, and waits with a bound.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ mod patience;
 
 pub(crate) use patience::within;
 
-/// The most that a mesh is told to wait.
+/// The longest timeout that a test configures.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Waits until `is_so`.
+/// Waits until `is_so` returns `true`.
 pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let look = async {
         while !is_so() {
@@ -23,19 +23,19 @@ pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     within(what, look).await;
 }
 
-/// Waits until so many wait for `key`.
+/// Waits until `count` claims wait for `key`.
 pub(crate) async fn waits_for(mesh: &Mesh, key: &str, count: usize) {
     let look = async {
         while mesh.inspect(key).await.unwrap().waiters.len() != count {
             tokio::time::sleep(Duration::from_millis(3)).await;
         }
-        // Epochs are told apart by the millisecond.
+        // Epochs of two claims are ordered in time if they are milliseconds apart.
         tokio::time::sleep(Duration::from_millis(5)).await;
     };
     within("the waiters", look).await;
 }
 
-/// Two nodes of something that keeps the contract: of one node, twice the same.
+/// Two nodes of an implementation of the contract; the same node twice if it has only one.
 pub(crate) struct Backend {
     pub(crate) a: Mesh,
     pub(crate) b: Mesh,
@@ -72,7 +72,7 @@ impl Backend {
     }
 }
 
-/// Runs each sentence of the contract over each backend.
+/// Defines one test per contract function and backend.
 macro_rules! over_all_backends {
     ($($sentence:ident,)*) => {
         mod in_memory {

@@ -1,4 +1,4 @@
-//! What requests and guards promise, sentence by sentence, whatever is behind them.
+//! The contract of requests and guards, tested over each backend.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,40 +9,40 @@ use tokio::time::Instant;
 
 use crate::common::{Backend, over_all_backends, until, waits_for, within};
 
-/// Far beyond what any of these tests takes: what comes before it is over was not waited for.
+/// Longer than any of these tests: an event before it elapses did not wait for the lease to end.
 const LONG: Duration = Duration::from_secs(50);
 const SHORT: Duration = Duration::from_millis(400);
 
 over_all_backends! {
-    nothing_is_asked_for_before_acquire,
-    of_several_that_try_at_once_exactly_one_gets_it,
-    a_try_is_none_only_where_another_claim_has_granted,
-    the_epochs_of_successive_owners_rise,
-    those_who_wait_are_served_in_order,
-    a_future_that_is_dropped_withdraws_its_claim,
-    a_wait_that_is_over_is_an_error_and_withdraws_its_claim,
-    a_guard_tells_its_key_and_what_remains,
-    a_guard_that_is_dropped_releases_at_once,
-    a_guard_may_be_dropped_without_a_runtime,
-    a_release_hands_the_lock_to_the_next,
-    a_lease_that_is_not_renewed_is_over_for_good_after_its_ttl,
-    a_lease_is_renewed_until_its_guard_is_dropped,
-    lost_returns_once_the_lease_is_over_and_may_be_cancelled,
-    run_answers_with_the_output_and_stops_work_whose_lease_is_lost,
-    an_extension_adds_to_what_remains_and_has_a_bound,
-    keys_and_ttls_that_cannot_be_are_errors,
-    the_mesh_goes_on_for_as_long_as_there_is_a_guard,
-    a_shutdown_ends_guards_and_requests,
+    request_does_nothing_before_acquire,
+    concurrent_tries_grant_exactly_one,
+    try_acquire_returns_none_while_another_holds,
+    epochs_of_successive_owners_increase,
+    waiters_are_granted_in_order,
+    dropped_acquire_withdraws_its_claim,
+    timed_out_acquire_withdraws_its_claim,
+    guard_returns_key_and_remaining_time,
+    dropped_guard_releases_at_once,
+    guard_dropped_outside_a_runtime_releases_lock,
+    release_grants_lock_to_next_waiter,
+    unrenewed_lease_ends_after_its_ttl,
+    lease_is_renewed_until_guard_is_dropped,
+    lost_returns_at_lease_end_after_a_cancellation,
+    run_returns_output_or_lease_lost,
+    extend_adds_up_to_max_ttl,
+    invalid_key_or_ttl_is_an_error,
+    guard_keeps_its_mesh_running,
+    shutdown_ends_guards_and_requests,
 }
 
-async fn nothing_is_asked_for_before_acquire(Backend { a, b, .. }: Backend) {
+async fn request_does_nothing_before_acquire(Backend { a, b, .. }: Backend) {
     let request = a.lock("k").ttl(LONG);
     let other = b.lock("k").try_acquire().await.unwrap().unwrap();
     other.release().await.unwrap();
     drop(request.acquire().await.unwrap());
 }
 
-async fn of_several_that_try_at_once_exactly_one_gets_it(Backend { a, b, .. }: Backend) {
+async fn concurrent_tries_grant_exactly_one(Backend { a, b, .. }: Backend) {
     for round in 0..10 {
         let key = format!("k{round}");
         let tries = (0..8).map(|n| {
@@ -58,30 +58,30 @@ async fn of_several_that_try_at_once_exactly_one_gets_it(Backend { a, b, .. }: B
     }
 }
 
-async fn a_try_is_none_only_where_another_claim_has_granted(Backend { a, b, .. }: Backend) {
+async fn try_acquire_returns_none_while_another_holds(Backend { a, b, .. }: Backend) {
     let guard = a.lock("k").ttl(LONG).acquire().await.unwrap();
     for mesh in [&a, &b] {
         assert!(mesh.lock("k").try_acquire().await.unwrap().is_none());
     }
     guard.release().await.unwrap();
-    // A release has no acknowledgement: it may still be on its way.
+    // A release is not acknowledged, so it may still be in flight.
     let freed = async { while b.lock("k").try_acquire().await.unwrap().is_none() {} };
     within("a free lock", freed).await;
 }
 
-async fn the_epochs_of_successive_owners_rise(Backend { a, b, .. }: Backend) {
+async fn epochs_of_successive_owners_increase(Backend { a, b, .. }: Backend) {
     let mut highest = None;
     for round in 0..30 {
         let mesh = if round % 3 == 0 { &a } else { &b };
         let guard = mesh.lock("k").acquire().await.unwrap();
         assert!(Some(guard.epoch()) > highest, "round {round}");
         highest = Some(guard.epoch());
-        // One that was granted in contention may be over by now where the machine is slow.
+        // On a slow machine a lease granted from a reservation may be over by now.
         let _ = guard.release().await;
     }
 }
 
-async fn those_who_wait_are_served_in_order(Backend { a, b, .. }: Backend) {
+async fn waiters_are_granted_in_order(Backend { a, b, .. }: Backend) {
     let guard = a.lock("k").ttl(LONG).acquire().await.unwrap();
     let order = Arc::new(std::sync::Mutex::new(Vec::new()));
     let mut waiters = Vec::new();
@@ -106,7 +106,7 @@ async fn those_who_wait_are_served_in_order(Backend { a, b, .. }: Backend) {
     assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3]);
 }
 
-async fn a_future_that_is_dropped_withdraws_its_claim(Backend { a, b, .. }: Backend) {
+async fn dropped_acquire_withdraws_its_claim(Backend { a, b, .. }: Backend) {
     let guard = a.lock("k").ttl(LONG).acquire().await.unwrap();
     let first = tokio::spawn(b.lock("k").ttl(LONG).acquire());
     waits_for(&a, "k", 1).await;
@@ -120,7 +120,7 @@ async fn a_future_that_is_dropped_withdraws_its_claim(Backend { a, b, .. }: Back
     assert!(began.elapsed() < LONG);
 }
 
-async fn a_wait_that_is_over_is_an_error_and_withdraws_its_claim(Backend { a, b, .. }: Backend) {
+async fn timed_out_acquire_withdraws_its_claim(Backend { a, b, .. }: Backend) {
     let guard = a.lock("k").ttl(LONG).acquire().await.unwrap();
     let patience = Duration::from_secs(2);
     let request = b.lock("k").acquire_timeout(patience);
@@ -137,7 +137,7 @@ async fn a_wait_that_is_over_is_an_error_and_withdraws_its_claim(Backend { a, b,
     assert!(guard.is_held());
 }
 
-async fn a_guard_tells_its_key_and_what_remains(Backend { a, b, .. }: Backend) {
+async fn guard_returns_key_and_remaining_time(Backend { a, b, .. }: Backend) {
     let request = a.lock("invoice/42").ttl(LONG).auto_renew(false);
     let guard = request.acquire().await.unwrap();
     assert_eq!(guard.key(), "invoice/42");
@@ -157,7 +157,7 @@ async fn a_guard_tells_its_key_and_what_remains(Backend { a, b, .. }: Backend) {
     assert_eq!((&owner.node, owner.epoch), (a.id(), guard.epoch()));
 }
 
-async fn a_guard_that_is_dropped_releases_at_once(Backend { a, b, .. }: Backend) {
+async fn dropped_guard_releases_at_once(Backend { a, b, .. }: Backend) {
     let guard = a.lock("k").ttl(LONG).acquire().await.unwrap();
     let waits = tokio::spawn(b.lock("k").acquire());
     waits_for(&a, "k", 1).await;
@@ -167,7 +167,7 @@ async fn a_guard_that_is_dropped_releases_at_once(Backend { a, b, .. }: Backend)
     assert!(began.elapsed() < LONG);
 }
 
-async fn a_guard_may_be_dropped_without_a_runtime(Backend { a, b, .. }: Backend) {
+async fn guard_dropped_outside_a_runtime_releases_lock(Backend { a, b, .. }: Backend) {
     let guard = a.lock("k").ttl(LONG).acquire().await.unwrap();
     let began = Instant::now();
     std::thread::spawn(move || drop(guard)).join().unwrap();
@@ -175,7 +175,7 @@ async fn a_guard_may_be_dropped_without_a_runtime(Backend { a, b, .. }: Backend)
     assert!(began.elapsed() < LONG);
 }
 
-async fn a_release_hands_the_lock_to_the_next(Backend { a, b, .. }: Backend) {
+async fn release_grants_lock_to_next_waiter(Backend { a, b, .. }: Backend) {
     let guard = a.lock("k").ttl(LONG).acquire().await.unwrap();
     let epoch = guard.epoch();
     let waits = tokio::spawn(b.lock("k").acquire());
@@ -187,12 +187,12 @@ async fn a_release_hands_the_lock_to_the_next(Backend { a, b, .. }: Backend) {
     assert!(next.epoch() > epoch);
 }
 
-async fn a_lease_that_is_not_renewed_is_over_for_good_after_its_ttl(Backend { a, b, .. }: Backend) {
+async fn unrenewed_lease_ends_after_its_ttl(Backend { a, b, .. }: Backend) {
     let asked_at = Instant::now();
     let request = a.lock("k").ttl(SHORT).auto_renew(false);
     let guard = request.acquire().await.unwrap();
     let next = within("the next", b.lock("k").acquire()).await.unwrap();
-    // The drift of clocks is taken off.
+    // The allowance for clock drift is subtracted.
     assert!(asked_at.elapsed() >= SHORT * 9 / 10);
     assert!(!guard.is_held(), "told before another has it");
     assert!(next.epoch() > guard.epoch());
@@ -205,8 +205,8 @@ async fn a_lease_that_is_not_renewed_is_over_for_good_after_its_ttl(Backend { a,
     assert!(!is_free || !next.is_held(), "another's lock was released");
 }
 
-/// Depends on real time if the clock is not paused: 2.5 s without a turn break it.
-async fn a_lease_is_renewed_until_its_guard_is_dropped(Backend { a, b, .. }: Backend) {
+/// Depends on real time unless the clock is paused: it fails if the machine pauses it for 2.5 s.
+async fn lease_is_renewed_until_guard_is_dropped(Backend { a, b, .. }: Backend) {
     let ttl = Duration::from_secs(4);
     let guard = a.lock("k").ttl(ttl).acquire().await.unwrap();
     let epoch = guard.epoch();
@@ -223,19 +223,17 @@ async fn a_lease_is_renewed_until_its_guard_is_dropped(Backend { a, b, .. }: Bac
     drop(within("the next", b.lock("k").acquire()).await.unwrap());
 }
 
-async fn lost_returns_once_the_lease_is_over_and_may_be_cancelled(Backend { a, .. }: Backend) {
+async fn lost_returns_at_lease_end_after_a_cancellation(Backend { a, .. }: Backend) {
     let request = a.lock("k").ttl(SHORT).auto_renew(false);
     let guard = request.acquire().await.unwrap();
-    // It may be over already where the machine is slow.
+    // On a slow machine the lease may be over already.
     let _ = tokio::time::timeout(Duration::ZERO, guard.lost()).await;
     within("the end of the lease", guard.lost()).await;
     assert!(!guard.is_held());
     within("lost() of a lost guard", guard.lost()).await;
 }
 
-async fn run_answers_with_the_output_and_stops_work_whose_lease_is_lost(
-    Backend { a, .. }: Backend,
-) {
+async fn run_returns_output_or_lease_lost(Backend { a, .. }: Backend) {
     struct Dropped(Arc<AtomicBool>);
     impl Drop for Dropped {
         fn drop(&mut self) {
@@ -257,7 +255,7 @@ async fn run_answers_with_the_output_and_stops_work_whose_lease_is_lost(
     assert_eq!(guard.run(async {}).await, Err(LeaseLost));
 }
 
-async fn an_extension_adds_to_what_remains_and_has_a_bound(Backend { a, .. }: Backend) {
+async fn extend_adds_up_to_max_ttl(Backend { a, .. }: Backend) {
     let (ttl, extra) = (Duration::from_secs(20), Duration::from_secs(30));
     let request = a.lock("k").ttl(ttl).auto_renew(false);
     let guard = request.acquire().await.unwrap();
@@ -273,7 +271,7 @@ async fn an_extension_adds_to_what_remains_and_has_a_bound(Backend { a, .. }: Ba
     assert!(guard.is_held());
 }
 
-async fn keys_and_ttls_that_cannot_be_are_errors(Backend { a, .. }: Backend) {
+async fn invalid_key_or_ttl_is_an_error(Backend { a, .. }: Backend) {
     for key in [String::new(), "k".repeat(257)] {
         let error = a.lock(key).acquire().await.unwrap_err();
         assert!(matches!(error, AcquireError::Key(_)), "{error}");
@@ -285,8 +283,8 @@ async fn keys_and_ttls_that_cannot_be_are_errors(Backend { a, .. }: Backend) {
     }
 }
 
-/// Depends on real time if the clock is not paused: 2.5 s without a turn break it.
-async fn the_mesh_goes_on_for_as_long_as_there_is_a_guard(backend: Backend) {
+/// Depends on real time unless the clock is paused: it fails if the machine pauses it for 2.5 s.
+async fn guard_keeps_its_mesh_running(backend: Backend) {
     let ttl = Duration::from_secs(4);
     let guard = backend.a.lock("k").ttl(ttl).acquire().await.unwrap();
     let Backend { a, b, _all } = backend;
@@ -300,7 +298,7 @@ async fn the_mesh_goes_on_for_as_long_as_there_is_a_guard(backend: Backend) {
     guard.release().await.unwrap();
 }
 
-async fn a_shutdown_ends_guards_and_requests(backend: Backend) {
+async fn shutdown_ends_guards_and_requests(backend: Backend) {
     let Backend { a, b, .. } = &backend;
     let guard = a.lock("k").ttl(LONG).acquire().await.unwrap();
     let other = b.lock("other").ttl(LONG).acquire().await.unwrap();
@@ -319,7 +317,7 @@ async fn a_shutdown_ends_guards_and_requests(backend: Backend) {
     if !backend.is_one_node() {
         assert!(other.is_held());
         drop(within("the next", b.lock("k").acquire()).await.unwrap());
-        // What it waited for it has withdrawn: at the voter of `b`, where that is one.
+        // The shutdown withdrew the pending claim, also at the voter of `b` if it is a voter.
         until("nobody waits", || b.status().voter_waiters == 0).await;
     }
     assert!(began.elapsed() < LONG);

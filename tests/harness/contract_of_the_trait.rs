@@ -1,4 +1,4 @@
-//! What the trait `DistributedLock` promises, sentence by sentence, whatever is behind it.
+//! The contract of the trait `DistributedLock`, tested over each backend.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,27 +9,27 @@ use tokio::time::Instant;
 use crate::common::{Backend, over_all_backends, until, within};
 
 over_all_backends! {
-    it_is_held_by_at_most_one_at_a_time,
-    false_also_where_this_very_node_has_it,
-    nothing_renews_itself,
-    a_release_is_never_of_anothers_lock,
-    an_extension_adds_to_what_remains,
-    what_is_not_held_cannot_be_extended,
-    keys_and_ttls_that_cannot_be_are_errors,
-    a_mesh_that_was_shut_down_says_so,
-    lock_lasts_its_ttl_over_a_shutdown,
-    late_release_of_another_tasks_lock_is_an_error,
-    task_may_release_what_another_has_acquired,
+    concurrent_try_acquire_returns_true_exactly_once,
+    try_acquire_returns_false_on_holding_node,
+    trait_lock_is_never_renewed,
+    release_fails_unless_caller_holds_the_lock,
+    extend_adds_to_the_remaining_lease,
+    extend_without_the_lock_is_an_error,
+    invalid_key_or_ttl_is_an_error,
+    shut_down_mesh_returns_errors,
+    trait_lock_lasts_its_ttl_after_shutdown,
+    release_after_lease_end_is_an_error,
+    task_may_release_lock_of_another_task,
 }
 
 fn locks(backend: &Backend) -> [Arc<dyn DistributedLock>; 2] {
     [Arc::new(backend.a.clone()), Arc::new(backend.b.clone())]
 }
 
-async fn it_is_held_by_at_most_one_at_a_time(backend: Backend) {
+async fn concurrent_try_acquire_returns_true_exactly_once(backend: Backend) {
     let locks = locks(&backend);
     for round in 0..10 {
-        // A key of its own: a release may still be on its way.
+        // Each round has its own key, since a release may still be in flight.
         let key = format!("k{round}");
         let tries = (0..8).map(|n| {
             let (lock, key) = (locks[n % 2].clone(), key.clone());
@@ -46,7 +46,7 @@ async fn it_is_held_by_at_most_one_at_a_time(backend: Backend) {
     }
 }
 
-async fn false_also_where_this_very_node_has_it(backend: Backend) {
+async fn try_acquire_returns_false_on_holding_node(backend: Backend) {
     let [a, b] = locks(&backend);
     assert_eq!(a.try_acquire("k", 50_000).await, Ok(true));
     assert_eq!(a.try_acquire("k", 50_000).await, Ok(false));
@@ -56,13 +56,13 @@ async fn false_also_where_this_very_node_has_it(backend: Backend) {
     drop(guard);
 }
 
-async fn nothing_renews_itself(backend: Backend) {
+async fn trait_lock_is_never_renewed(backend: Backend) {
     let [a, b] = locks(&backend);
     let asked_at = Instant::now();
     assert_eq!(a.try_acquire("k", 500).await, Ok(true));
     until("the end of the lease", || backend.a.status().held == 0).await;
     assert!(asked_at.elapsed() >= Duration::from_millis(450));
-    // The voters' promise is over a little later than what its holder counts.
+    // The voters' lease ends slightly later than the holder's.
     within("the next", taken(&*b)).await;
     if !backend.is_one_node() {
         assert!(failed_release(a.release("k").await));
@@ -71,7 +71,7 @@ async fn nothing_renews_itself(backend: Backend) {
     b.release("k").await.unwrap();
 }
 
-/// Takes `k` as soon as it is free.
+/// Acquires `k` as soon as it is free.
 async fn taken(lock: &dyn DistributedLock) {
     while !lock.try_acquire("k", 50_000).await.unwrap() {
         tokio::time::sleep(Duration::from_millis(3)).await;
@@ -86,7 +86,7 @@ fn failed_extension(extended: Result<(), ClusterError>) -> bool {
     matches!(extended, Err(ClusterError::LockAcquisitionFailed(_)))
 }
 
-async fn a_release_is_never_of_anothers_lock(backend: Backend) {
+async fn release_fails_unless_caller_holds_the_lock(backend: Backend) {
     let [a, b] = locks(&backend);
     assert!(failed_release(a.release("k").await));
     assert_eq!(a.try_acquire("k", 50_000).await, Ok(true));
@@ -102,7 +102,7 @@ async fn a_release_is_never_of_anothers_lock(backend: Backend) {
     within("what was released", taken(&*b)).await;
 }
 
-async fn an_extension_adds_to_what_remains(backend: Backend) {
+async fn extend_adds_to_the_remaining_lease(backend: Backend) {
     let [a, _] = locks(&backend);
     assert_eq!(a.try_acquire("k", 20_000).await, Ok(true));
     a.extend("k", 30_000).await.unwrap();
@@ -124,7 +124,7 @@ async fn an_extension_adds_to_what_remains(backend: Backend) {
     a.release("k").await.unwrap();
 }
 
-async fn what_is_not_held_cannot_be_extended(backend: Backend) {
+async fn extend_without_the_lock_is_an_error(backend: Backend) {
     let [a, b] = locks(&backend);
     assert!(failed_extension(a.extend("k", 1_000).await));
     assert_eq!(a.try_acquire("k", 20_000).await, Ok(true));
@@ -135,7 +135,7 @@ async fn what_is_not_held_cannot_be_extended(backend: Backend) {
     assert!(failed_extension(a.extend("k", 1_000).await));
 }
 
-async fn keys_and_ttls_that_cannot_be_are_errors(backend: Backend) {
+async fn invalid_key_or_ttl_is_an_error(backend: Backend) {
     let [a, _] = locks(&backend);
     for (key, ttl_ms) in [("", 1_000), ("k", 99), ("k", 60_001), ("k", u64::MAX)] {
         let error = a.try_acquire(key, ttl_ms).await.unwrap_err();
@@ -143,7 +143,7 @@ async fn keys_and_ttls_that_cannot_be_are_errors(backend: Backend) {
     }
 }
 
-async fn a_mesh_that_was_shut_down_says_so(backend: Backend) {
+async fn shut_down_mesh_returns_errors(backend: Backend) {
     let [a, b] = locks(&backend);
     assert_eq!(a.try_acquire("k", 50_000).await, Ok(true));
     within("the shutdown", backend.a.shutdown()).await;
@@ -152,12 +152,12 @@ async fn a_mesh_that_was_shut_down_says_so(backend: Backend) {
     assert!(failed_release(a.release("k").await));
     assert!(failed_extension(a.extend("k", 1_000).await));
     if !backend.is_one_node() {
-        // What it held lasts its ttl.
+        // Its lock lasts until the end of its TTL.
         assert_eq!(b.try_acquire("k", 50_000).await, Ok(false));
     }
 }
 
-async fn lock_lasts_its_ttl_over_a_shutdown(backend: Backend) {
+async fn trait_lock_lasts_its_ttl_after_shutdown(backend: Backend) {
     let [a, b] = locks(&backend);
     let asked_at = Instant::now();
     assert_eq!(a.try_acquire("k", 2_000).await, Ok(true));
@@ -169,8 +169,8 @@ async fn lock_lasts_its_ttl_over_a_shutdown(backend: Backend) {
     }
 }
 
-/// The second one has it, and the first one comes late.
-async fn late_release_of_another_tasks_lock_is_an_error(backend: Backend) {
+/// The second task holds the lock when the first one extends and releases.
+async fn release_after_lease_end_is_an_error(backend: Backend) {
     let [a, _] = locks(&backend);
     let (late, (over, is_over)) = (a.clone(), tokio::sync::oneshot::channel());
     let (taken_by, other) = tokio::sync::oneshot::channel();
@@ -196,7 +196,7 @@ async fn late_release_of_another_tasks_lock_is_an_error(backend: Backend) {
     lock.release("k").await.unwrap();
 }
 
-async fn task_may_release_what_another_has_acquired(backend: Backend) {
+async fn task_may_release_lock_of_another_task(backend: Backend) {
     let [a, _] = locks(&backend);
     for _ in 0..2 {
         let lock = a.clone();

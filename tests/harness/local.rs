@@ -1,4 +1,4 @@
-//! What is particular to clusters in one process: faults of links and nodes.
+//! `LocalMesh`: faults of links and nodes.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::common::{PATIENCE, until, within};
 
 const SHORT: Duration = Duration::from_millis(400);
 
-/// So many nodes whose leases are far longer than a test.
+/// Starts nodes whose leases are far longer than a test.
 async fn with_long_leases(nodes: usize) -> LocalMesh {
     let mesh = LocalMesh::builder().nodes(nodes);
     let mesh = mesh.ttl(Duration::from_secs(300));
@@ -18,7 +18,7 @@ async fn with_long_leases(nodes: usize) -> LocalMesh {
     mesh.start().await.unwrap()
 }
 
-/// Locks and releases `key`, or says that no quorum answered.
+/// Locks and releases `key`. Returns `false` if the request times out.
 async fn can_lock(mesh: &Mesh, key: &str) -> bool {
     match mesh.lock(key).acquire_timeout(SHORT).acquire().await {
         Ok(_) => true,
@@ -28,7 +28,7 @@ async fn can_lock(mesh: &Mesh, key: &str) -> bool {
 }
 
 #[tokio::test]
-async fn all_nodes_see_each_other_and_vote_when_start_returns() {
+async fn start_returns_once_all_nodes_vote() {
     let mesh = LocalMesh::start(5).await.unwrap();
     for i in 0..mesh.size() {
         let status = mesh.node(i).status();
@@ -47,7 +47,7 @@ async fn all_nodes_see_each_other_and_vote_when_start_returns() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn several_clusters_run_at_once_and_have_nothing_in_common() {
+async fn concurrent_clusters_share_no_locks() {
     let (one, other) = tokio::join!(LocalMesh::start(3), LocalMesh::start(3));
     let (one, other) = (one.unwrap(), other.unwrap());
     let guard = one.node(0).lock("k").acquire().await.unwrap();
@@ -56,7 +56,7 @@ async fn several_clusters_run_at_once_and_have_nothing_in_common() {
 }
 
 #[tokio::test]
-async fn nodes_that_do_not_vote_claim_like_the_others() {
+async fn node_without_vote_can_acquire() {
     let mesh = LocalMesh::builder().nodes(4).voters(3).voters_per_key(1);
     let mesh = mesh.insecure_plaintext().start().await.unwrap();
     let status = mesh.node(3).status();
@@ -74,7 +74,7 @@ async fn nodes_that_do_not_vote_claim_like_the_others() {
 }
 
 #[tokio::test]
-async fn settings_that_cannot_be_are_errors() {
+async fn invalid_settings_are_errors() {
     let words = async |builder: lockmesh::harness::LocalMeshBuilder| {
         builder.start().await.unwrap_err().to_string()
     };
@@ -93,9 +93,9 @@ async fn settings_that_cannot_be_are_errors() {
 }
 
 #[tokio::test]
-async fn a_cluster_that_does_not_come_to_rest_tells_what_is_missing() {
+async fn unstable_cluster_error_names_missing_links() {
     let started = AtomicUsize::new(0);
-    // Each node in a cluster of another name: they do not gossip.
+    // Each node has its own cluster name, so they do not gossip with each other.
     let mesh = LocalMesh::builder().nodes(2).ttl(SHORT).patience(SHORT);
     let mesh = mesh.configure(move |mesh| {
         let n = started.fetch_add(1, Ordering::SeqCst);
@@ -111,7 +111,7 @@ async fn a_cluster_that_does_not_come_to_rest_tells_what_is_missing() {
 }
 
 #[tokio::test]
-async fn a_minority_gets_nothing_until_the_partition_is_healed() {
+async fn minority_acquires_nothing_until_healed() {
     let mesh = LocalMesh::start(5).await.unwrap();
     let guard = mesh.node(0).lock("k").acquire().await.unwrap();
     mesh.partition([0, 1], [2, 3, 4]);
@@ -140,11 +140,11 @@ async fn a_minority_gets_nothing_until_the_partition_is_healed() {
 }
 
 #[tokio::test]
-async fn a_link_may_be_cut_in_one_direction_only() {
+async fn link_can_be_cut_in_one_direction() {
     let mesh = with_long_leases(3).await;
     mesh.cut_one_way(0, 1);
     mesh.cut_one_way(0, 2);
-    // Nobody hears n0; n0 hears all.
+    // n0 receives from all peers, but none receives from n0.
     assert!(!can_lock(&mesh.node(0), "k").await);
     drop(
         within("a quorum", mesh.node(1).lock("k").acquire())
@@ -168,7 +168,7 @@ async fn a_link_may_be_cut_in_one_direction_only() {
 }
 
 #[tokio::test]
-async fn a_cut_between_two_nodes_leaves_their_links_to_others() {
+async fn cut_leaves_links_to_other_nodes() {
     let mesh = with_long_leases(3).await;
     mesh.cut(0, 1);
     for i in 0..3 {
@@ -178,12 +178,12 @@ async fn a_cut_between_two_nodes_leaves_their_links_to_others() {
                 .unwrap(),
         );
     }
-    // Gossip goes round the cut.
+    // Gossip takes the way over the third node.
     mesh.wait_until_stable().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_cut_that_is_mended_leaves_what_else_is_wrong_with_the_link() {
+async fn mend_keeps_other_faults_of_the_link() {
     let mesh = LocalMesh::start(2).await.unwrap();
     assert_eq!(mesh.fault(0, 1), Fault::default());
     mesh.every_link().loss(0.25);
@@ -202,7 +202,7 @@ async fn a_cut_that_is_mended_leaves_what_else_is_wrong_with_the_link() {
 }
 
 #[tokio::test]
-async fn a_node_says_whether_it_runs() {
+async fn condition_follows_pause_crash_and_restart() {
     let mesh = LocalMesh::start(2).await.unwrap();
     assert_eq!(mesh.condition(0), Condition::Running);
     mesh.pause(0);
@@ -216,7 +216,7 @@ async fn a_node_says_whether_it_runs() {
 }
 
 #[tokio::test]
-async fn locks_get_through_loss_delay_and_doubling() {
+async fn locks_are_granted_despite_loss_and_duplicates() {
     let mesh = with_long_leases(3).await;
     let ms = Duration::from_millis;
     mesh.every_link()
@@ -234,7 +234,7 @@ async fn locks_get_through_loss_delay_and_doubling() {
 }
 
 #[tokio::test]
-async fn a_node_that_is_paused_says_nothing_and_loses_its_locks_by_the_clock() {
+async fn paused_node_sends_nothing_and_loses_its_locks() {
     let mesh = LocalMesh::start(3).await.unwrap();
     let paused = mesh.node(0);
     let guard = paused.lock("k").acquire().await.unwrap();
@@ -257,7 +257,7 @@ async fn a_node_that_is_paused_says_nothing_and_loses_its_locks_by_the_clock() {
 }
 
 #[tokio::test]
-async fn a_paused_node_may_crash_and_be_shut_down() {
+async fn paused_node_can_crash_and_shut_down() {
     let mesh = with_long_leases(3).await;
     mesh.pause(0);
     within("the crash", mesh.crash(0)).await;
@@ -269,7 +269,7 @@ async fn a_paused_node_may_crash_and_be_shut_down() {
 }
 
 #[tokio::test]
-async fn a_node_that_crashed_is_gone_and_comes_back_with_another_incarnation() {
+async fn restarted_node_has_a_later_incarnation() {
     let mesh = LocalMesh::start(3).await.unwrap();
     let crashed = mesh.node(0);
     let guard = crashed.lock("k").acquire().await.unwrap();
@@ -293,7 +293,7 @@ async fn a_node_that_crashed_is_gone_and_comes_back_with_another_incarnation() {
 }
 
 #[tokio::test]
-async fn a_node_that_comes_back_learns_that_another_is_gone_whom_it_never_heard() {
+async fn restarted_node_marks_unknown_crashed_peer_unreachable() {
     let mesh = LocalMesh::builder().nodes(3).ttl(SHORT);
     let mesh = mesh.patience(PATIENCE / 4).start().await.unwrap();
     mesh.crash(0).await;
@@ -303,7 +303,7 @@ async fn a_node_that_comes_back_learns_that_another_is_gone_whom_it_never_heard(
 }
 
 #[tokio::test]
-async fn a_restart_frees_what_the_former_incarnation_held_before_its_lease_is_over() {
+async fn restart_frees_locks_of_the_previous_incarnation() {
     let mesh = with_long_leases(3).await;
     let lost = mesh.node(0).lock("k").acquire().await.unwrap();
     let waits = tokio::spawn(mesh.node(1).lock("k").acquire());
@@ -313,7 +313,7 @@ async fn a_restart_frees_what_the_former_incarnation_held_before_its_lease_is_ov
 }
 
 #[tokio::test]
-async fn a_shutdown_hands_on_what_the_node_held() {
+async fn shutdown_grants_locks_to_next_waiter() {
     let mesh = with_long_leases(3).await;
     let guard = mesh.node(0).lock("k").acquire().await.unwrap();
     let waits = tokio::spawn(mesh.node(1).lock("k").acquire());
@@ -324,7 +324,7 @@ async fn a_shutdown_hands_on_what_the_node_held() {
 }
 
 #[tokio::test]
-async fn a_node_that_is_restarted_keeps_the_faults_laid_on_it() {
+async fn restarted_node_keeps_its_link_faults() {
     let mesh = LocalMesh::start(3).await.unwrap();
     mesh.partition([0], [1, 2]);
     mesh.restart(0).await.unwrap();
@@ -341,7 +341,7 @@ async fn a_node_that_is_restarted_keeps_the_faults_laid_on_it() {
 }
 
 #[tokio::test]
-async fn handles_and_guards_that_are_left_do_not_keep_a_dropped_cluster_alive() {
+async fn dropped_cluster_ends_despite_handles_and_guards() {
     let key = ClusterSecret::from_bytes([7; 32]).unwrap();
     let mesh = LocalMesh::builder().nodes(3).secret(key).seed(1).start();
     let mesh = mesh.await.unwrap();
@@ -360,7 +360,7 @@ async fn handles_and_guards_that_are_left_do_not_keep_a_dropped_cluster_alive() 
 
 #[tokio::test]
 #[should_panic(expected = "index out of bounds")]
-async fn a_node_that_is_not_there_is_a_panic() {
+async fn index_of_missing_node_panics() {
     let mesh = LocalMesh::start(1).await.unwrap();
     mesh.cut(0, 1);
 }

@@ -1,4 +1,4 @@
-//! What the harness hands to tests: clusters in one process, and locks in memory.
+//! The test harness: clusters in one process, and locks in memory.
 #![allow(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
 
 mod common;

@@ -1,4 +1,4 @@
-//! What is particular to locks in memory.
+//! `InMemoryLocks`: virtual time, incarnations and settings.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 const TTL: Duration = Duration::from_secs(10);
 
 #[tokio::test(start_paused = true)]
-async fn an_hour_of_renewals_takes_no_time_of_the_test() {
+async fn renewals_run_in_virtual_time() {
     let locks = InMemoryLocks::new();
     let guard = locks.node("a").lock("k").acquire().await.unwrap();
     tokio::time::sleep(Duration::from_secs(3_600)).await;
@@ -17,7 +17,7 @@ async fn an_hour_of_renewals_takes_no_time_of_the_test() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clock_that_leaps_over_a_lease_finds_it_lost() {
+async fn clock_advance_past_lease_ends_it() {
     let locks = InMemoryLocks::new();
     let guard = locks.node("a").lock("k").ttl(TTL).acquire().await.unwrap();
     tokio::time::advance(TTL - Duration::from_secs(1)).await;
@@ -27,7 +27,7 @@ async fn a_clock_that_leaps_over_a_lease_finds_it_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_free_lock_takes_no_time_and_its_lease_exactly_its_ttl() {
+async fn lease_ends_after_its_ttl_in_virtual_time() {
     let locks = InMemoryLocks::new();
     let (a, b) = (locks.node("a"), locks.node("b"));
     let began = Instant::now();
@@ -38,13 +38,13 @@ async fn a_free_lock_takes_no_time_and_its_lease_exactly_its_ttl() {
     let lost_after = began.elapsed();
     drop(b.lock("k").acquire().await.unwrap());
     let free_after = began.elapsed();
-    // A lease is counted shorter by the drift of clocks.
+    // The allowance for clock drift shortens the lease.
     assert!(lost_after <= free_after && lost_after > TTL * 99 / 100);
     assert!(free_after < TTL + Duration::from_secs(1), "{free_after:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_is_cut_off_loses_its_locks_to_the_next_in_line() {
+async fn cut_off_node_loses_lock_to_next_waiter() {
     let locks = InMemoryLocks::new();
     let (a, b) = (locks.node("a"), locks.node("b"));
     let guard = a.lock("k").ttl(TTL).acquire().await.unwrap();
@@ -62,7 +62,7 @@ async fn a_node_that_is_cut_off_loses_its_locks_to_the_next_in_line() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_is_the_same_until_it_is_shut_down_and_then_a_new_incarnation() {
+async fn node_after_shutdown_is_a_new_incarnation() {
     let locks = InMemoryLocks::new();
     let first = locks.node("a");
     let incarnation = first.status().incarnation;
@@ -79,7 +79,7 @@ async fn a_node_is_the_same_until_it_is_shut_down_and_then_a_new_incarnation() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_incarnation_frees_what_its_former_incarnation_held_when_it_crashed() {
+async fn new_incarnation_frees_locks_after_a_crash() {
     let locks = InMemoryLocks::new();
     let guard = locks.node("a").lock("k").acquire().await.unwrap();
     let began = Instant::now();
@@ -90,7 +90,7 @@ async fn a_new_incarnation_frees_what_its_former_incarnation_held_when_it_crashe
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_mesh_outlives_the_locks_that_it_came_from() {
+async fn mesh_outlives_its_in_memory_locks() {
     let mesh = InMemoryLocks::new().node("a");
     let guard = mesh.lock("k").acquire().await.unwrap();
     tokio::time::sleep(TTL * 3).await;
@@ -101,7 +101,7 @@ async fn a_mesh_outlives_the_locks_that_it_came_from() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_settings_are_those_of_a_builder() {
+async fn settings_come_from_the_builder() {
     let max_ttl = Duration::from_secs(5);
     let timing = Timing {
         max_ttl,
@@ -118,12 +118,12 @@ async fn the_settings_are_those_of_a_builder() {
 
 #[tokio::test]
 #[should_panic(expected = "node id is empty")]
-async fn a_node_has_a_name_that_can_be() {
+async fn empty_node_name_panics() {
     let _ = InMemoryLocks::new().node("");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_tasks_on_many_threads_take_turns() {
+async fn tasks_on_many_threads_get_unique_epochs() {
     let locks = InMemoryLocks::new();
     let tasks = (0..16).map(|n| {
         let mesh = locks.node(&format!("n{}", n % 4));

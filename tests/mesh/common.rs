@@ -1,4 +1,4 @@
-//! Meshes on loopback for the tests, and a ledger that watches what they grant.
+//! Meshes on loopback for the tests, and a ledger that checks their grants.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,13 +13,14 @@ mod patience;
 
 pub(crate) use patience::within;
 
-/// The most that a mesh is told to wait, and no test waits for longer.
+/// The longest timeout that a test configures; no test waits longer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
-/// The constants of [`Timing::lan`] with a short longest lease, so that a quarantine is over
-/// soon, and longer reservations: who is granted a lock in its turn has it for no longer than a
-/// reservation until the voters have heard that it is granted, and a busy machine may stand still
-/// for a while.
+/// Returns [`Timing::lan`] with this `max_ttl`, so that a quarantine ends soon, and a longer
+/// reservation.
+///
+/// A waiter that is granted the lock has only the reservation until the voters receive its
+/// confirmation. A busy machine may pause the test for longer than the default.
 pub(crate) fn timing(max_ttl: Duration) -> Timing {
     Timing {
         max_ttl,
@@ -29,7 +30,7 @@ pub(crate) fn timing(max_ttl: Duration) -> Timing {
     }
 }
 
-/// Waits until `is_so`.
+/// Waits until `is_so` returns `true`.
 pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let look = async {
         while !is_so() {
@@ -39,7 +40,7 @@ pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     within(what, look).await;
 }
 
-/// Nodes `n0`, `n1`, ... that all vote.
+/// A cluster of nodes `n0`, `n1`, ..., which are all voters.
 pub(crate) struct Cluster {
     pub(crate) links: Arc<Links>,
     pub(crate) nodes: Vec<Mesh>,
@@ -49,12 +50,12 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// As many voters for each key as by default: all, at most five.
+    /// Starts `size` nodes with the default number of voters per key: all, at most five.
     pub(crate) async fn start(size: usize, max_ttl: Duration) -> Self {
         Self::with_voters(size, size.min(5), max_ttl).await
     }
 
-    /// So many of the nodes vote for each key.
+    /// Starts `size` nodes, of which `per_key` vote for each key.
     pub(crate) async fn with_voters(size: usize, per_key: usize, max_ttl: Duration) -> Self {
         let links = Arc::new(Links::new(7));
         let mut cluster = Self {
@@ -72,7 +73,7 @@ impl Cluster {
         cluster
     }
 
-    /// Waits until every node sees every member, and its own voter votes.
+    /// Waits until every node reaches every member and its own voter votes.
     pub(crate) async fn ready(&self) {
         for node in &self.nodes {
             until("all members see each other", || {
@@ -83,12 +84,12 @@ impl Cluster {
         }
     }
 
-    /// The settings of node `n`; those that run are its seeds.
+    /// Returns the settings of node `n`. Its seeds are the running nodes.
     pub(crate) fn builder(&self, n: usize) -> MeshBuilder {
         self.named(&format!("n{n}"))
     }
 
-    /// The settings of a node that is called `name`: one of the voters, or another.
+    /// Returns the settings of node `name`, which may or may not be a voter.
     pub(crate) fn named(&self, name: &str) -> MeshBuilder {
         let running = self.nodes.iter().filter(|node| node.id().as_str() != name);
         Mesh::builder(name)
@@ -103,14 +104,14 @@ impl Cluster {
             .links(self.links.clone())
     }
 
-    /// A node that claims and does not vote, once it sees all that do.
+    /// Starts a node that does not vote, and waits until it reaches all voters.
     pub(crate) async fn client(&self, name: &str) -> Mesh {
         let mesh = self.named(name).start().await.unwrap();
         sees_all(&mesh).await;
         mesh
     }
 
-    /// Starts node `n` again, without memory, in place of its last incarnation.
+    /// Starts a new incarnation of node `n`, without memory.
     pub(crate) async fn restart(&mut self, n: usize) {
         let mesh = self.builder(n).start().await.unwrap();
         self.nodes[n] = mesh;
@@ -129,7 +130,7 @@ pub(crate) fn key() -> ClusterSecret {
     ClusterSecret::from_bytes([7; 32]).unwrap()
 }
 
-/// What every grant is entered into: it sees two holders at once, and epochs that do not rise.
+/// A record of all grants, which counts overlapping holders and epochs that do not increase.
 #[derive(Default)]
 pub(crate) struct Ledger {
     keys: Mutex<BTreeMap<String, Entry>>,
@@ -145,14 +146,14 @@ struct Entry {
 }
 
 impl Ledger {
-    /// Enters a guard. Returns `None`, and lets go of it, where its lease is over already: then
-    /// a fenced resource would not serve it either.
+    /// Enters a guard. Returns `None` and drops the guard if its lease is already over: a fenced
+    /// resource would not serve it either.
     pub(crate) fn enter(&self, guard: Guard) -> Option<Arc<Guard>> {
         let guard = Arc::new(guard);
         let mut keys = self.keys.lock().unwrap();
         let entry = keys.entry(guard.key().to_owned()).or_default();
-        // First the others, then the new one: one that is held at the second look was held at
-        // the first one, at the same instant as the other.
+        // The order matters: if the new guard is held now, it was also held while the others
+        // were counted, so each counted guard is an overlap.
         let others = entry.inside.iter().filter(|other| other.is_held()).count();
         if !guard.is_held() {
             return None;
@@ -168,7 +169,7 @@ impl Ledger {
         Some(guard)
     }
 
-    /// Takes a guard out again, and releases it. Answers whether it was held until then.
+    /// Removes and releases a guard. Returns `true` if it was held until then.
     pub(crate) async fn leave(&self, guard: Arc<Guard>) -> bool {
         let key = guard.key().to_owned();
         if let Some(entry) = self.keys.lock().unwrap().get_mut(&key) {
@@ -190,7 +191,7 @@ impl Ledger {
     }
 }
 
-/// Locks `key` so many times, one after another, and enters each into the ledger.
+/// Locks `key` `rounds` times in sequence, and enters each guard into the ledger.
 pub(crate) async fn work(mesh: Mesh, key: String, rounds: usize, ledger: Arc<Ledger>) {
     for _ in 0..rounds {
         let guard = within("a worker's turn", mesh.lock(&key).acquire()).await;

@@ -1,4 +1,4 @@
-//! Callers who are answered together ask together.
+//! Batches: concurrent callers share datagrams, and one of them, the combiner, sends for all.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -13,14 +13,14 @@ const TASKS: usize = 64;
 const CYCLES: usize = 50;
 const MAX_TTL: Duration = Duration::from_secs(10);
 
-/// Messages and datagrams with votes that a node has sent.
+/// The number of messages and of datagrams that node 0 has sent.
 fn sent(cluster: &Cluster) -> (u64, u64) {
     let traffic = cluster.nodes[0].status().traffic;
     (traffic.messages_out, traffic.datagrams_out)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_callers_of_one_node_share_datagrams() {
+async fn concurrent_callers_share_datagrams() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let (messages, datagrams) = sent(&cluster);
     let tasks: Vec<_> = (0..TASKS)
@@ -43,12 +43,13 @@ async fn many_callers_of_one_node_share_datagrams() {
     assert!(messages > 3 * datagrams, "{messages} in {datagrams}");
 }
 
-/// Longer than a test is patient: what is not released is not over.
+/// Longer than any test waits: a lock that is not released stays held.
 const LONG: Duration = Duration::from_secs(600);
 
-/// The node has a thread to itself, and nothing of it runs once its guard is let go.
+/// The client has a runtime with one thread, which is blocked after the guard is released.
+/// The release must therefore be sent before that.
 #[test]
-fn a_release_that_leads_and_a_guard_that_is_dropped_have_left_at_once() {
+fn release_or_drop_sends_before_it_returns() {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let others = runtime.worker_threads(1).enable_all().build().unwrap();
     let mut runtime = tokio::runtime::Builder::new_current_thread();
@@ -66,7 +67,7 @@ fn a_release_that_leads_and_a_guard_that_is_dropped_have_left_at_once() {
             let mut leads = Box::pin(mesh.lock("another").acquire());
             match n % 4 {
                 0 => within("a release", guard.release()).await.unwrap(),
-                // It waits for no other task.
+                // The release waits for no other task.
                 1 => insist(guard.release()).unwrap(),
                 2 => {
                     let mut release = Box::pin(guard.release());
@@ -83,7 +84,7 @@ fn a_release_that_leads_and_a_guard_that_is_dropped_have_left_at_once() {
     });
 }
 
-/// Guards of several who were answered at once, and so are in company.
+/// Returns the guards of concurrent callers, which therefore form a batch.
 async fn in_company(mesh: &Mesh) -> Vec<Guard> {
     let ttl = mesh.status().timing.max_ttl / 2;
     let ask = |key| tokio::spawn(mesh.lock(key).ttl(ttl).acquire());
@@ -95,7 +96,7 @@ async fn in_company(mesh: &Mesh) -> Vec<Guard> {
     guards
 }
 
-/// Polls without ever letting the runtime go on.
+/// Polls a future to completion without yielding to the runtime.
 fn insist<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     for _ in 0..1_000 {
@@ -107,7 +108,7 @@ fn insist<F: Future>(future: F) -> F::Output {
     panic!("it waits for somebody else");
 }
 
-/// Polls once.
+/// Polls a future once, and asserts that it is pending.
 fn begin<F: Future>(future: Pin<&mut F>) {
     let mut context = Context::from_waker(Waker::noop());
     assert!(
@@ -117,7 +118,7 @@ fn begin<F: Future>(future: Pin<&mut F>) {
 }
 
 #[tokio::test]
-async fn a_caller_that_leads_and_is_forgotten_holds_up_nobody() {
+async fn forgotten_combiner_blocks_no_other_caller() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let _guards = in_company(&cluster.nodes[0]).await;
     let mesh = &cluster.nodes[0];
@@ -129,7 +130,7 @@ async fn a_caller_that_leads_and_is_forgotten_holds_up_nobody() {
 }
 
 #[tokio::test]
-async fn what_callers_in_company_ask_and_drop_is_withdrawn() {
+async fn dropped_batched_acquire_withdraws_its_claim() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let _guards = in_company(&cluster.nodes[0]).await;
     let mesh = &cluster.nodes[0];
@@ -151,7 +152,7 @@ async fn what_callers_in_company_ask_and_drop_is_withdrawn() {
 }
 
 #[tokio::test]
-async fn a_claim_that_is_dropped_while_it_leads_leaves_with_its_withdrawal() {
+async fn dropped_combiner_sends_claim_with_its_withdrawal() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let _guards = in_company(&cluster.nodes[0]).await;
     let before = sent(&cluster);
@@ -162,10 +163,10 @@ async fn a_claim_that_is_dropped_while_it_leads_leaves_with_its_withdrawal() {
     assert_eq!((after.0 - before.0, after.1 - before.1), (4, 2));
 }
 
-/// Claims, releases and withdrawals of many tasks on two threads: whatever leads whom, all are
-/// answered, and nothing stays behind.
+/// Tasks on two threads claim, release and withdraw. Whichever caller combines, all calls return
+/// and no state is left.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn callers_that_come_and_go_leave_nothing_behind() {
+async fn dropped_and_released_locks_leave_no_state() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let key = |task: usize, cycle: usize| format!("k{}", (task + cycle) % (TASKS / 2));
     let tasks: Vec<_> = (0..TASKS)
@@ -175,7 +176,7 @@ async fn callers_that_come_and_go_leave_nothing_behind() {
                 for cycle in 0..CYCLES {
                     let mut asked = Box::pin(mesh.lock(key(task, cycle)).acquire());
                     if (task + cycle) % 3 == 0 {
-                        // It may lead, follow, or be granted by the time that it is dropped.
+                        // When it is dropped it may be the combiner, batched, or granted.
                         tokio::select! {
                             biased;
                             guard = &mut asked => drop(guard.unwrap()),

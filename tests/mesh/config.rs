@@ -1,4 +1,4 @@
-//! What a mesh refuses to start with: each refusal names the field, the value and the bound.
+//! Invalid settings: each error names the field, the value and the bounds.
 
 use std::time::Duration;
 
@@ -18,13 +18,13 @@ async fn refusal(builder: MeshBuilder) -> ConfigError {
     }
 }
 
-/// The refusal's words, where the settings are refused.
+/// Returns the text of the error with which the settings are refused.
 async fn words(builder: MeshBuilder) -> String {
     refusal(builder).await.to_string()
 }
 
 #[tokio::test]
-async fn a_node_id_has_one_to_sixty_four_bytes() {
+async fn node_id_must_have_1_to_64_bytes() {
     let named = |id: &str| Mesh::builder(id).secret(key());
     assert_eq!(
         words(named("")).await,
@@ -42,7 +42,7 @@ async fn a_node_id_has_one_to_sixty_four_bytes() {
 }
 
 #[tokio::test]
-async fn voters_are_named_once_and_by_names_that_can_be() {
+async fn invalid_or_duplicate_voter_names_are_refused() {
     assert_eq!(
         words(good().voters(["n0", ""])).await,
         "voters: node id is empty; it must have 1 to 64 bytes"
@@ -58,9 +58,9 @@ async fn voters_are_named_once_and_by_names_that_can_be() {
     );
 }
 
-/// Each message of the gossip names them all.
+/// Each gossip message contains the names of all voters.
 #[tokio::test]
-async fn names_that_gossip_cannot_carry_are_refused_with_the_bound() {
+async fn voter_names_beyond_gossip_capacity_are_refused() {
     let voters = |bytes: usize| (0..1_024).map(move |n| format!("{n:0bytes$}"));
     assert_eq!(
         words(good().voters(voters(23))).await,
@@ -73,7 +73,7 @@ async fn names_that_gossip_cannot_carry_are_refused_with_the_bound() {
 }
 
 #[tokio::test]
-async fn a_key_has_one_voter_at_least_and_no_more_than_there_are() {
+async fn voters_per_key_out_of_bounds_is_refused() {
     let three = || good().voters(["n0", "n1", "n2"]);
     assert_eq!(
         words(three().voters_per_key(0)).await,
@@ -86,7 +86,7 @@ async fn a_key_has_one_voter_at_least_and_no_more_than_there_are() {
 }
 
 #[tokio::test]
-async fn a_ttl_is_ten_round_trips_at_least_and_max_ttl_at_most() {
+async fn ttl_out_of_bounds_is_refused() {
     assert_eq!(
         words(good().ttl(Duration::from_millis(99))).await,
         "ttl is 99ms; it must be 100ms to 60s"
@@ -98,7 +98,7 @@ async fn a_ttl_is_ten_round_trips_at_least_and_max_ttl_at_most() {
 }
 
 #[tokio::test]
-async fn a_renewal_leaves_time_for_another() {
+async fn renew_interval_out_of_bounds_is_refused() {
     let error = refusal(good().renew_interval(Duration::from_secs(6))).await;
     assert!(matches!(error, ConfigError::Renewal { .. }));
     assert_eq!(
@@ -112,7 +112,7 @@ async fn a_renewal_leaves_time_for_another() {
 }
 
 #[tokio::test]
-async fn spans_and_counts_stay_within_their_bounds() {
+async fn durations_and_counts_out_of_bounds_are_refused() {
     let second = Duration::from_secs(1);
     let limits = VoterLimits {
         slots_max: 0,
@@ -152,7 +152,7 @@ async fn spans_and_counts_stay_within_their_bounds() {
 }
 
 #[tokio::test]
-async fn the_shared_constants_stay_within_their_bounds() {
+async fn timing_out_of_bounds_is_refused() {
     let lan = Timing::lan();
     let cases = [
         (
@@ -199,7 +199,7 @@ async fn the_shared_constants_stay_within_their_bounds() {
 }
 
 #[tokio::test]
-async fn a_listen_address_in_use_is_refused() {
+async fn listen_address_in_use_is_refused() {
     let first = good().start().await.unwrap();
     let taken = first.local_addr();
     let error = refusal(good().listen(taken.to_string())).await;
@@ -216,7 +216,7 @@ async fn a_listen_address_in_use_is_refused() {
 }
 
 #[tokio::test]
-async fn an_address_is_an_ip_and_a_port() {
+async fn address_without_ip_or_port_is_refused() {
     assert_eq!(
         words(good().listen("localhost")).await,
         "listen: \"localhost\" is not an address; it must be IP:PORT"
@@ -228,7 +228,7 @@ async fn an_address_is_an_ip_and_a_port() {
 }
 
 #[tokio::test]
-async fn a_node_that_listens_everywhere_says_where_others_reach_it() {
+async fn wildcard_listen_address_requires_advertise() {
     let error = refusal(good().listen("0.0.0.0:0")).await;
     assert!(matches!(error, ConfigError::Advertise { .. }));
     let text = error.to_string();
@@ -243,7 +243,7 @@ async fn a_node_that_listens_everywhere_says_where_others_reach_it() {
 }
 
 #[tokio::test]
-async fn an_advertised_address_is_one_that_others_can_send_to() {
+async fn unreachable_advertise_address_is_refused() {
     for nowhere in ["0.0.0.0:4711", "[::]:4711", "127.0.0.1:0"] {
         let error = refusal(good().advertise(nowhere)).await;
         assert!(matches!(error, ConfigError::Advertise { .. }), "{error}");
@@ -256,7 +256,7 @@ async fn an_advertised_address_is_one_that_others_can_send_to() {
 }
 
 #[tokio::test]
-async fn seed_that_is_no_host_and_port_is_refused() {
+async fn seed_without_host_or_port_is_refused() {
     for seed in ["127.0.0.1", "localhost:port", "", ":1"] {
         let error = refusal(good().seeds(["127.0.0.1:9", seed])).await;
         assert!(matches!(error, ConfigError::Seed { .. }), "{error}");
@@ -270,7 +270,7 @@ async fn seed_that_is_no_host_and_port_is_refused() {
 }
 
 #[tokio::test]
-async fn a_mesh_needs_a_key_or_a_word_for_having_none() {
+async fn builder_without_secret_is_refused() {
     let error = refusal(Mesh::builder("n0")).await;
     assert!(matches!(error, ConfigError::NoSecret));
     let text = error.to_string();
@@ -284,7 +284,7 @@ async fn a_mesh_needs_a_key_or_a_word_for_having_none() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_no_key_is_refused_without_telling_it() {
+async fn invalid_secret_is_refused_and_debug_hides_secrets() {
     let text = |key: &str| Mesh::builder("n0").secret_text(key);
     assert_eq!(
         words(text("not base64!")).await,
@@ -303,7 +303,7 @@ async fn a_key_that_is_no_key_is_refused_without_telling_it() {
     assert!(!builder.contains(&key().to_base64()), "{builder}");
 }
 
-/// Set for the second run of the test below.
+/// Set when the test below runs itself again in a child process.
 const SECRET_VARIABLE: &str = "LOCKMESH_TEST_KEY_OF_A_CHILD";
 
 #[tokio::test]
@@ -317,7 +317,7 @@ async fn a_key_may_come_from_an_environment_variable() {
         words(from_env(SECRET_VARIABLE)).await,
         format!("secret: the environment variable {SECRET_VARIABLE} is not set, or is not Unicode")
     );
-    // The environment of this process is everybody's: the rest happens in another.
+    // All tests of this process share its environment, so the rest runs in a child process.
     let name = "config::a_key_may_come_from_an_environment_variable";
     let child = |key: &str| {
         let mut test = std::process::Command::new(std::env::current_exe().unwrap());
@@ -330,7 +330,7 @@ async fn a_key_may_come_from_an_environment_variable() {
 }
 
 #[test]
-fn a_mesh_needs_a_runtime() {
+fn start_outside_a_runtime_is_an_error() {
     let start = std::pin::pin!(good().start());
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     let std::task::Poll::Ready(started) = start.poll(&mut context) else {
@@ -342,7 +342,7 @@ fn a_mesh_needs_a_runtime() {
 }
 
 #[test]
-fn a_runtime_without_io_or_timers_is_told_at_once() {
+fn start_on_runtime_without_io_or_timers_panics() {
     for (io, timers) in [(true, false), (false, true), (false, false)] {
         let start = std::thread::spawn(move || {
             let mut runtime = tokio::runtime::Builder::new_current_thread();
@@ -359,7 +359,7 @@ fn a_runtime_without_io_or_timers_is_told_at_once() {
 }
 
 #[tokio::test]
-async fn a_mesh_that_was_refused_leaves_its_address_free() {
+async fn refused_mesh_leaves_its_address_free() {
     let first = good().start().await.unwrap();
     let addr = first.local_addr().to_string();
     first.shutdown().await;
@@ -370,7 +370,7 @@ async fn a_mesh_that_was_refused_leaves_its_address_free() {
 }
 
 #[tokio::test]
-async fn the_presets_start_as_they_are() {
+async fn presets_start_unchanged() {
     for builder in [
         MeshBuilder::lan("n0"),
         MeshBuilder::wan("n0"),

@@ -1,4 +1,4 @@
-//! The trait `DistributedLock`, as its users expect it.
+//! The trait `DistributedLock` over a cluster.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +11,11 @@ use crate::common::{Cluster, until, within};
 const MAX_TTL: Duration = Duration::from_secs(30);
 
 #[tokio::test]
-async fn one_node_has_it_and_all_are_told_false() {
+async fn try_acquire_returns_false_while_lock_is_held() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let locks: Vec<Arc<dyn DistributedLock>> = cluster.nodes.iter().map(as_trait).collect();
     assert_eq!(locks[0].try_acquire("k", 20_000).await, Ok(true));
-    // The very node that holds it is told the same as the others.
+    // The node that holds the lock gets the same result as the others.
     for lock in &locks {
         assert_eq!(lock.try_acquire("k", 20_000).await, Ok(false));
     }
@@ -28,7 +28,7 @@ fn as_trait(mesh: &Mesh) -> Arc<dyn DistributedLock> {
 }
 
 #[tokio::test]
-async fn it_is_over_after_its_ttl_since_nothing_renews_it() {
+async fn trait_lock_ends_after_its_ttl() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let asked_at = std::time::Instant::now();
     let ttl = Duration::from_millis(700);
@@ -44,7 +44,7 @@ async fn it_is_over_after_its_ttl_since_nothing_renews_it() {
     );
     let next = cluster.nodes[1].try_acquire("k", 20_000);
     assert_eq!(within("the next", next).await, Ok(true));
-    // The first node's lease is over: it has nothing to release, and nothing to extend.
+    // The first node's lease is over, so it can neither release nor extend it.
     let lock = &cluster.nodes[0];
     assert!(failed_release(DistributedLock::release(lock, "k").await));
     assert!(failed_extension(lock.extend("k", 1_000).await));
@@ -60,7 +60,7 @@ fn failed_extension(extended: Result<(), ClusterError>) -> bool {
 }
 
 #[tokio::test]
-async fn a_release_never_touches_what_another_holds() {
+async fn release_fails_unless_caller_holds_the_lock() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let [a, b, _] = &cluster.nodes[..] else {
         unreachable!()
@@ -69,7 +69,7 @@ async fn a_release_never_touches_what_another_holds() {
     assert_eq!(a.try_acquire("k", 20_000).await, Ok(true));
     assert!(failed_release(b.release("k").await));
     assert_eq!(b.try_acquire("k", 20_000).await, Ok(false));
-    // A guard on the same node is another's as well.
+    // The trait does not release or extend a guard of the same node.
     let guard = b.lock("guarded").acquire().await.unwrap();
     assert_eq!(b.try_acquire("guarded", 20_000).await, Ok(false));
     assert!(failed_release(b.release("guarded").await));
@@ -80,7 +80,7 @@ async fn a_release_never_touches_what_another_holds() {
 }
 
 #[tokio::test]
-async fn whoever_learns_of_a_grant_when_it_is_over_is_not_told_true() {
+async fn late_poll_after_lease_end_returns_an_error() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let client = cluster.client("client").await;
     let mut late = std::pin::pin!(client.try_acquire("k", 500));
@@ -94,12 +94,12 @@ async fn whoever_learns_of_a_grant_when_it_is_over_is_not_told_true() {
         matches!(told, Err(ClusterError::LockAcquisitionFailed(_))),
         "{told:?}"
     );
-    // Nor does it make the node forget what it holds now.
+    // The late result does not release the lock that the node holds now.
     client.release("k").await.unwrap();
 }
 
 #[tokio::test]
-async fn an_extension_adds_to_what_remains() {
+async fn extend_adds_to_the_remaining_lease() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let lock = &cluster.nodes[0];
     assert!(failed_extension(lock.extend("k", 1_000).await));
@@ -117,7 +117,7 @@ async fn an_extension_adds_to_what_remains() {
 }
 
 #[tokio::test]
-async fn an_extended_lock_outlives_its_ttl_and_still_ends() {
+async fn extended_lock_outlives_ttl_and_then_ends() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let (lock, other) = (&cluster.nodes[0], &cluster.nodes[1]);
     let ttl = Duration::from_millis(600);
@@ -130,7 +130,7 @@ async fn an_extended_lock_outlives_its_ttl_and_still_ends() {
 }
 
 #[tokio::test]
-async fn no_quorum_is_an_error_and_never_false() {
+async fn try_acquire_without_quorum_is_an_error() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let addrs: Vec<_> = cluster.nodes.iter().map(Mesh::local_addr).collect();
     let client = cluster.named("client").try_timeout(Duration::from_secs(2));
@@ -139,7 +139,7 @@ async fn no_quorum_is_an_error_and_never_false() {
     let alone = alone.start().await.unwrap();
     crate::common::sees_all(&client).await;
     crate::common::sees_all(&alone).await;
-    // One of them reaches one voter, the other none at all.
+    // `client` reaches one voter, `alone` none.
     cluster.links.partition(&[client.local_addr()], &addrs[1..]);
     cluster.links.partition(&[alone.local_addr()], &addrs);
     let error = client.try_acquire("k", 20_000).await.unwrap_err();
@@ -152,14 +152,14 @@ async fn no_quorum_is_an_error_and_never_false() {
     assert!(text.contains("2 did not answer"), "{text}");
     let error = alone.try_acquire("k", 20_000).await.unwrap_err();
     assert!(matches!(error, ClusterError::ConnectionError(_)), "{error}");
-    // What was not obtained is not held, and does not stay in the way.
+    // The failed claim holds nothing and does not block the next one.
     assert!(failed_release(DistributedLock::release(&client, "k").await));
     let next = cluster.nodes[1].try_acquire("k", 20_000);
     assert_eq!(within("another's turn", next).await, Ok(true));
 }
 
 #[tokio::test]
-async fn what_cannot_be_asked_for_is_an_error() {
+async fn requests_invalid_or_after_shutdown_are_errors() {
     let cluster = Cluster::start(1, MAX_TTL).await;
     let lock = &cluster.nodes[0];
     for (key, ttl_ms, words) in [
@@ -181,7 +181,7 @@ async fn what_cannot_be_asked_for_is_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_sixteen_tasks_on_three_nodes_exactly_one_is_told_true_in_every_round() {
+async fn concurrent_try_acquire_returns_true_exactly_once() {
     const TASKS: usize = 16;
     let cluster = Cluster::start(3, MAX_TTL).await;
     for round in 0..60 {
@@ -203,7 +203,7 @@ async fn of_sixteen_tasks_on_three_nodes_exactly_one_is_told_true_in_every_round
             }
         }
         assert_eq!(winners.len(), 1, "round {round}: {winners:?}");
-        // A quorum has promised the lease, not only a reservation of a second.
+        // A quorum has confirmed the lease, not only the reservation of one second.
         let seen = cluster.nodes[winners[0]].inspect("k").await.unwrap();
         let remaining = seen.owner().cloned().unwrap().remaining;
         assert!(remaining > Duration::from_secs(2), "{remaining:?}");

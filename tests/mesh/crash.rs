@@ -1,11 +1,12 @@
-//! A node whose process ends without a word.
+//! A node whose process ends without a message.
 
 use std::time::Duration;
 
 use crate::common::{Cluster, within};
 
+/// L3.
 #[tokio::test]
-async fn l3_a_crashed_holder_tells_nobody_and_delays_the_next_by_its_lease() {
+async fn crashed_holder_delays_next_grant_by_its_lease() {
     let mut cluster = Cluster::start(3, Duration::from_secs(2)).await;
     let a = cluster.nodes.remove(0);
     let addr = a.local_addr();
@@ -14,7 +15,7 @@ async fn l3_a_crashed_holder_tells_nobody_and_delays_the_next_by_its_lease() {
     let same = a.clone();
     a.crash().await;
     assert!(same.lock("k").try_acquire().await.is_err());
-    // A guard that goes after the crash is silent too.
+    // A handle that is dropped after the crash sends nothing either.
     drop(same);
     std::net::UdpSocket::bind(addr).unwrap();
     let next = within("the next", waiting).await.unwrap().unwrap();

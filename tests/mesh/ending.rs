@@ -1,4 +1,4 @@
-//! Shutdown, drop and crash: what is left behind, and what others see.
+//! Shutdown, drop and crash of a node, and what its peers see.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ async fn three() -> Cluster {
 }
 
 #[tokio::test]
-async fn a_shutdown_releases_every_lock_and_says_so_to_its_guards() {
+async fn shutdown_releases_locks_and_ends_guards() {
     let cluster = three().await;
     let client = cluster.client("client").await;
     let guard = client.lock("k").ttl(LONG).acquire().await.unwrap();
@@ -36,7 +36,7 @@ async fn a_shutdown_releases_every_lock_and_says_so_to_its_guards() {
 }
 
 #[tokio::test]
-async fn after_a_shutdown_nothing_can_be_asked_for_and_nothing_hangs() {
+async fn requests_after_shutdown_return_shut_down() {
     let cluster = three().await;
     let client = cluster.client("client").await;
     let guard = cluster.nodes[0]
@@ -50,7 +50,7 @@ async fn after_a_shutdown_nothing_can_be_asked_for_and_nothing_hangs() {
     within("the shutdown", client.shutdown()).await;
     let ended = within("a request that waited", waiting).await.unwrap();
     assert_eq!(ended.unwrap_err(), AcquireError::ShutDown);
-    // Its claim is withdrawn.
+    // The shutdown withdrew its claim.
     waits_for(&cluster, "k", 0).await;
     let error = client.lock("l").acquire().await.unwrap_err();
     assert_eq!(error, AcquireError::ShutDown);
@@ -67,7 +67,7 @@ async fn after_a_shutdown_nothing_can_be_asked_for_and_nothing_hangs() {
 }
 
 #[tokio::test]
-async fn an_inspection_that_waits_for_voters_ends_with_the_shutdown() {
+async fn shutdown_ends_pending_inspection() {
     let cluster = three().await;
     let client = cluster.client("client").await;
     let addrs: Vec<_> = cluster.nodes.iter().map(Mesh::local_addr).collect();
@@ -81,7 +81,7 @@ async fn an_inspection_that_waits_for_voters_ends_with_the_shutdown() {
 }
 
 #[tokio::test]
-async fn others_see_a_node_leave_that_was_shut_down() {
+async fn peers_see_a_shut_down_node_leave() {
     let cluster = three().await;
     let client = cluster.client("client").await;
     let sees = |mesh: &Mesh, alive| {
@@ -113,7 +113,7 @@ async fn others_see_a_node_leave_that_was_shut_down() {
 }
 
 #[tokio::test]
-async fn the_address_is_free_once_a_shutdown_returns_though_a_handle_and_a_guard_live() {
+async fn shutdown_frees_address_despite_live_handle_and_guard() {
     let cluster = three().await;
     let client = cluster.client("client").await;
     let guard = client.lock("k").acquire().await.unwrap();
@@ -129,7 +129,7 @@ async fn the_address_is_free_once_a_shutdown_returns_though_a_handle_and_a_guard
 }
 
 #[tokio::test]
-async fn the_address_is_free_soon_after_the_last_handle_was_dropped() {
+async fn dropping_last_handle_frees_the_address() {
     let cluster = three().await;
     let client = cluster.client("client").await;
     let addr = client.local_addr();
@@ -148,7 +148,7 @@ async fn the_address_is_free_soon_after_the_last_handle_was_dropped() {
 }
 
 #[tokio::test]
-async fn a_node_whose_handles_were_dropped_is_found_dead_by_the_others() {
+async fn dropped_node_is_marked_dead_by_peers() {
     let cluster = three().await;
     let client = cluster.client("client").await;
     let sees = || {
@@ -161,7 +161,7 @@ async fn a_node_whose_handles_were_dropped_is_found_dead_by_the_others() {
 }
 
 #[tokio::test]
-async fn a_crash_tells_nobody_and_costs_the_next_no_more_than_the_lease() {
+async fn crash_delays_next_grant_by_the_lease() {
     let cluster = Cluster::start(3, Duration::from_secs(30)).await;
     let client = cluster.client("client").await;
     let request = client.lock("k").ttl(Duration::from_secs(2));
@@ -175,7 +175,7 @@ async fn a_crash_tells_nobody_and_costs_the_next_no_more_than_the_lease() {
 }
 
 #[tokio::test]
-async fn a_shutdown_goes_on_where_nobody_waits_for_it_to_the_end() {
+async fn dropped_shutdown_future_still_shuts_down() {
     let cluster = three().await;
     let client = cluster.client("client").await;
     {
@@ -194,7 +194,7 @@ async fn a_shutdown_goes_on_where_nobody_waits_for_it_to_the_end() {
 }
 
 #[test]
-fn nobody_waits_for_a_mesh_whose_runtime_is_gone() {
+fn requests_end_when_mesh_runtime_is_gone() {
     let runtime = || tokio::runtime::Runtime::new().unwrap();
     let (its_own, other) = (runtime(), runtime());
     let mesh = its_own.block_on(async {

@@ -1,4 +1,4 @@
-//! Nodes that do not belong: another voter set, another key, another name of the cluster.
+//! Foreign nodes: another voter set, another secret, or another cluster name.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,7 @@ use crate::common::{Cluster, timing, until, within};
 
 const MAX_TTL: Duration = Duration::from_secs(30);
 
-/// The settings of a node that is given a voter set of its own.
+/// Returns the settings of a node with a voter set of its own.
 fn with_voter_set(cluster: &Cluster, version: u64, voters: [&str; 3]) -> MeshBuilder {
     cluster
         .named("other")
@@ -20,7 +20,7 @@ fn with_voter_set(cluster: &Cluster, version: u64, voters: [&str; 3]) -> MeshBui
         .new_cluster(true)
 }
 
-/// It asks for a lock, is refused by two of three voters, and is told why.
+/// Asserts that at least two of three voters refuse the node's claim, with the reason.
 async fn is_refused(foreign_node: &Mesh, reachable: usize) {
     until("the foreign node finds the others", || {
         let members = foreign_node.status().members;
@@ -45,7 +45,7 @@ async fn is_refused(foreign_node: &Mesh, reachable: usize) {
 }
 
 #[tokio::test]
-async fn a_node_with_a_later_voter_set_is_refused_and_says_why() {
+async fn newer_voter_set_is_refused_with_reason() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let foreign_node = with_voter_set(&cluster, 2, ["n0", "n1", "n2"]);
     let foreign_node = foreign_node.start().await.unwrap();
@@ -75,7 +75,7 @@ async fn a_node_with_a_later_voter_set_is_refused_and_says_why() {
 }
 
 #[tokio::test]
-async fn a_voter_set_of_the_same_version_with_other_members_is_another() {
+async fn same_version_with_other_members_is_refused() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let foreign_node = with_voter_set(&cluster, 1, ["n0", "n1", "other"]);
     let foreign_node = foreign_node.start().await.unwrap();
@@ -91,7 +91,7 @@ async fn a_voter_set_of_the_same_version_with_other_members_is_another() {
 }
 
 #[tokio::test]
-async fn other_constants_make_another_voter_set() {
+async fn other_timing_is_refused_as_another_voter_set() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let foreign_node = with_voter_set(&cluster, 1, ["n0", "n1", "n2"]);
     let foreign_node = foreign_node
@@ -103,14 +103,14 @@ async fn other_constants_make_another_voter_set() {
 }
 
 #[tokio::test]
-async fn a_member_with_another_voter_set_is_refused_and_its_own_vote_is_not_counted() {
-    // Of three voters one is misconfigured: the other two go on, and count it for nothing.
+async fn vote_of_member_with_other_set_is_ignored() {
+    // One of three voters is misconfigured: the other two continue and ignore its vote.
     let mut cluster = Cluster::start(3, MAX_TTL).await;
     cluster.nodes[2].shutdown().await;
     let wrong = cluster.builder(2).voter_set_version(7).new_cluster(true);
     cluster.nodes[2] = wrong.start().await.unwrap();
     crate::common::sees_all(&cluster.nodes[2]).await;
-    // It has been here before with another voter set: its own voter is in quarantine besides.
+    // Its own voter refuses too: it is in quarantine, since it ran before with another voter set.
     let request = cluster.nodes[2]
         .lock("k")
         .acquire_timeout(Duration::from_secs(2));
@@ -125,7 +125,7 @@ async fn a_member_with_another_voter_set_is_refused_and_its_own_vote_is_not_coun
         .await
         .unwrap()
         .unwrap();
-    // With one of the two gone, the third does not make up a quorum.
+    // With one of the two gone, the misconfigured voter does not complete a quorum.
     cluster.nodes[1].crash().await;
     let request = cluster.nodes[0]
         .lock("l")
@@ -140,7 +140,7 @@ async fn a_member_with_another_voter_set_is_refused_and_its_own_vote_is_not_coun
 }
 
 #[tokio::test]
-async fn what_is_due_is_done_while_a_foreign_node_floods_the_socket() {
+async fn acquire_times_out_under_a_datagram_flood() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     for other in &cluster.nodes[1..] {
         other.crash().await;
@@ -151,7 +151,7 @@ async fn what_is_due_is_done_while_a_foreign_node_floods_the_socket() {
     let floods = std::thread::spawn(move || {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         while !over.load(Ordering::Relaxed) {
-            // It may be too fast for the system.
+            // The send buffer may be full.
             let _ = socket.send_to(b"?", to);
         }
     });
@@ -165,7 +165,7 @@ async fn what_is_due_is_done_while_a_foreign_node_floods_the_socket() {
     assert!(dropped.values().sum::<u64>() > 0);
 }
 
-/// A foreign node that gossips at `n0` and is not heard. Returns both.
+/// Starts `n0`, and a foreign node whose gossip `n0` drops. Returns both.
 async fn unheard(n0: MeshBuilder, foreign_node: MeshBuilder) -> (Mesh, Mesh) {
     let n0 = n0.new_cluster(true).start().await.unwrap();
     let seed = n0.local_addr().to_string();
@@ -179,7 +179,7 @@ async fn unheard(n0: MeshBuilder, foreign_node: MeshBuilder) -> (Mesh, Mesh) {
     (n0, foreign_node)
 }
 
-/// Neither knows of the other, and neither can lock with the other's help.
+/// Asserts that neither node knows the other, and that the foreign node finds no quorum.
 async fn do_not_know_each_other(n0: &Mesh, foreign_node: &Mesh) {
     assert!(n0.status().others.is_empty());
     assert_eq!(n0.status().traffic.datagrams_in, 0);
@@ -212,7 +212,7 @@ fn sealed(name: &str, byte: u8) -> MeshBuilder {
 }
 
 #[tokio::test]
-async fn a_mesh_with_another_key_hears_nothing() {
+async fn datagrams_under_another_secret_are_dropped() {
     let (n0, foreign_node) = unheard(sealed("n0", 1), sealed("other", 2)).await;
     counts(&n0, DropReason::Key).await;
     do_not_know_each_other(&n0, &foreign_node).await;
@@ -220,7 +220,7 @@ async fn a_mesh_with_another_key_hears_nothing() {
 }
 
 #[tokio::test]
-async fn a_request_says_that_nothing_can_be_opened() {
+async fn timeout_error_names_a_wrong_secret() {
     let (n0, foreign_node) = unheard(sealed("n0", 1), sealed("other", 2)).await;
     let request = foreign_node
         .lock("k")
@@ -242,7 +242,7 @@ async fn a_request_says_that_nothing_can_be_opened() {
 }
 
 #[tokio::test]
-async fn a_plaintext_mesh_is_not_heard_by_a_sealed_one() {
+async fn sealed_node_drops_plaintext_datagrams() {
     let plain = Mesh::builder("other").insecure_plaintext();
     let (n0, foreign_node) = unheard(sealed("n0", 1), plain).await;
     counts(&n0, DropReason::Plaintext).await;
@@ -250,7 +250,7 @@ async fn a_plaintext_mesh_is_not_heard_by_a_sealed_one() {
 }
 
 #[tokio::test]
-async fn a_sealed_mesh_is_not_heard_by_a_plaintext_one() {
+async fn plaintext_node_drops_sealed_datagrams() {
     let plain = Mesh::builder("n0").insecure_plaintext();
     let (n0, foreign_node) = unheard(plain, sealed("other", 1)).await;
     counts(&n0, DropReason::Sealed).await;
@@ -258,14 +258,14 @@ async fn a_sealed_mesh_is_not_heard_by_a_plaintext_one() {
 }
 
 #[tokio::test]
-async fn noise_on_the_port_is_counted_and_harms_nobody() {
+async fn noise_datagrams_are_counted_and_harmless() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let noise = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let to = cluster.nodes[0].local_addr();
     for n in 0..100u8 {
         let bytes: Vec<u8> = (0..n).map(|b| b.wrapping_mul(31).wrapping_add(n)).collect();
         noise.send_to(&bytes, to).unwrap();
-        // The first two bytes of a sealed datagram, and then nothing that makes sense.
+        // The first two bytes of a sealed datagram, followed by noise.
         noise.send_to(&[&[1, 1][..], &bytes].concat(), to).unwrap();
     }
     until("all of it is counted", || {
@@ -278,7 +278,7 @@ async fn noise_on_the_port_is_counted_and_harms_nobody() {
 }
 
 #[tokio::test]
-async fn a_cluster_of_another_name_is_not_gossiped_with() {
+async fn gossip_ignores_other_cluster_names() {
     let named = |name: &str, cluster: &str| sealed(name, 1).cluster(cluster);
     let (n0, foreign_node) = unheard(named("n0", "one"), named("other", "two")).await;
     let request = foreign_node

@@ -1,4 +1,4 @@
-//! What gossip says of the others, through the status of a node.
+//! Discovery and failure detection by gossip, as seen in the status of a node.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -22,7 +22,7 @@ fn of_two(cluster: &Cluster, name: &str) -> MeshBuilder {
 }
 
 #[tokio::test]
-async fn a_node_that_is_cut_off_as_soon_as_it_was_discovered_is_found_dead() {
+async fn node_cut_off_after_discovery_is_marked_dead() {
     let cluster = Cluster::start(1, Duration::from_secs(30)).await;
     let a = of_two(&cluster, "a").start().await.unwrap();
     let b = of_two(&cluster, "b").seeds([a.local_addr().to_string()]);
@@ -37,7 +37,7 @@ async fn a_node_that_is_cut_off_as_soon_as_it_was_discovered_is_found_dead() {
 }
 
 #[tokio::test]
-async fn nodes_that_were_cut_off_find_each_other_again() {
+async fn partitioned_nodes_rejoin_after_heal() {
     let cluster = Cluster::start(3, Duration::from_secs(30)).await;
     let addrs: Vec<_> = cluster.nodes.iter().map(Mesh::local_addr).collect();
     cluster.links.partition(&addrs[..2], &addrs[2..]);
@@ -55,7 +55,7 @@ async fn nodes_that_were_cut_off_find_each_other_again() {
 }
 
 #[tokio::test]
-async fn a_node_that_comes_back_at_another_address_is_found_there() {
+async fn restarted_node_is_found_at_new_address() {
     let mut cluster = Cluster::start(3, Duration::from_millis(1_500)).await;
     let was = cluster.nodes[2].local_addr();
     cluster.nodes[2].crash().await;
@@ -70,10 +70,10 @@ async fn a_node_that_comes_back_at_another_address_is_found_there() {
     cluster.ready().await;
 }
 
-/// What its former incarnation held is free as soon as it speaks to the voters; to find them it
-/// needs one seed of many that is up, and no second round of gossip.
+/// The locks of the previous incarnation are free as soon as a voter receives a message of the
+/// new one. One live seed of ten is enough, without a second round of gossip.
 #[tokio::test]
-async fn a_node_that_comes_back_finds_the_voters_within_its_first_round_of_gossip() {
+async fn restarted_node_finds_voters_within_one_gossip_round() {
     let round = Duration::from_secs(60);
     let mut cluster = Cluster::start(3, Duration::from_secs(600)).await;
     let ttl = Duration::from_secs(500);
@@ -82,10 +82,10 @@ async fn a_node_that_comes_back_finds_the_voters_within_its_first_round_of_gossi
     waits_for(&cluster, "k", 1).await;
     let gone = cluster.nodes[2].local_addr();
     cluster.nodes[2].crash().await;
-    // Nobody listens at the ports that nobody may bind.
+    // No process listens on ports 1 to 9.
     let mut seeds: Vec<_> = (1..10).map(|port| format!("127.0.0.1:{port}")).collect();
     seeds.push(cluster.nodes[1].local_addr().to_string());
-    // Where it was, its word proves that its former incarnation is over.
+    // A message from the same address proves that the previous incarnation is over.
     let back = cluster.named("n2").listen(gone.to_string());
     let back = back.seeds(seeds).gossip_interval(round);
     cluster.nodes[2] = back.start().await.unwrap();
@@ -95,7 +95,7 @@ async fn a_node_that_comes_back_finds_the_voters_within_its_first_round_of_gossi
 }
 
 #[tokio::test]
-async fn nodes_find_each_other_through_one_seed_named_by_its_host() {
+async fn node_joins_through_seed_with_host_name() {
     let cluster = Cluster::start(3, Duration::from_secs(30)).await;
     let port = cluster.nodes[1].local_addr().port();
     let late = cluster.named("late").seeds([format!("localhost:{port}")]);
@@ -105,7 +105,7 @@ async fn nodes_find_each_other_through_one_seed_named_by_its_host() {
     assert!(guard.is_held());
 }
 
-/// Names that a test knows.
+/// A resolver with a table that the test sets.
 #[derive(Clone, Debug, Default)]
 struct Hosts(Arc<Mutex<BTreeMap<String, Vec<SocketAddr>>>>);
 
@@ -124,7 +124,7 @@ impl Resolve for Hosts {
 }
 
 #[tokio::test]
-async fn one_seed_that_does_not_resolve_refuses_nothing() {
+async fn unresolvable_seed_does_not_prevent_joining() {
     let cluster = Cluster::start(3, Duration::from_secs(30)).await;
     let up = cluster.nodes[1].local_addr().to_string();
     let late = cluster.named("late").resolver(Hosts::default());
@@ -136,29 +136,29 @@ async fn one_seed_that_does_not_resolve_refuses_nothing() {
 }
 
 #[tokio::test]
-async fn seed_that_resolves_late_is_found_soon() {
+async fn late_resolving_seed_is_found_soon() {
     let cluster = Cluster::start(3, Duration::from_secs(30)).await;
     let hosts = Hosts::default();
-    // Gossip itself is slow: what finds the seed is the news of its address.
+    // Gossip rounds are 60 s apart: only the resolution of the seed can lead to it sooner.
     let late = cluster.named("late").resolver(hosts.clone());
     let late = late.gossip_interval(Duration::from_secs(60));
     let late = late.seeds(["headless:7400"]).start().await.unwrap();
     let locks = tokio::spawn(late.lock("k").acquire());
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(!locks.is_finished());
-    // Of all addresses that the name stands for one is up.
+    // The name resolves to two addresses, of which one is up.
     let dead = SocketAddr::from(([127, 0, 0, 1], 9));
     hosts.set("headless:7400", &[dead, cluster.nodes[2].local_addr()]);
     let since = Instant::now();
     let guard = within("a grant", locks).await.unwrap().unwrap();
-    // One second of backoff, and what a busy machine needs.
+    // One second of backoff, and a margin for a busy machine.
     let took = since.elapsed();
     assert!(took < Duration::from_secs(15), "{took:?}");
     drop(guard);
 }
 
 #[tokio::test]
-async fn nodes_that_forgot_each_other_are_ready_once_healed() {
+async fn nodes_that_forgot_each_other_rejoin_after_heal() {
     let mut cluster = Cluster::start(1, Duration::from_secs(30)).await;
     let named = |name: &str, cluster: &Cluster| {
         let seeds = cluster.nodes.first().map(|node| node.local_addr());
@@ -207,7 +207,7 @@ async fn nodes_that_forgot_each_other_are_ready_once_healed() {
 }
 
 #[tokio::test]
-async fn client_that_died_is_silent_and_then_forgotten() {
+async fn crashed_client_is_silent_and_then_forgotten() {
     let cluster = Cluster::start(3, Duration::from_secs(30)).await;
     let client = cluster.client("client").await;
     let listed = |node: &Mesh| node.status().others.first().cloned();
@@ -226,7 +226,7 @@ async fn client_that_died_is_silent_and_then_forgotten() {
 #[tokio::test]
 async fn client_that_left_is_forgotten_at_once() {
     let cluster = Cluster::start(3, Duration::from_secs(30)).await;
-    // It stays for two rounds, so that its word spreads on a busy machine too.
+    // It stays for two rounds, so that its message spreads on a busy machine too.
     let client = cluster
         .named("client")
         .gossip_interval(Duration::from_millis(500));
@@ -243,7 +243,7 @@ async fn client_that_left_is_forgotten_at_once() {
         cluster.nodes.iter().all(|it| listed(it) == 0)
     })
     .await;
-    // One that died would be remembered for twenty seconds.
+    // A crashed client would be remembered for 20 s.
     let took = since.elapsed();
     assert!(took < Duration::from_secs(19), "{took:?}");
 }

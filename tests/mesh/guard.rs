@@ -1,4 +1,4 @@
-//! Guards: from a request to the end.
+//! Guards, from the request to the end of the lease.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,7 @@ use crate::common::{Cluster, until, within};
 const TTL: Duration = Duration::from_secs(10);
 
 #[tokio::test]
-async fn a_lock_is_held_by_one_node_and_then_by_the_next_with_a_higher_epoch() {
+async fn next_holder_has_a_higher_epoch() {
     let cluster = Cluster::start(3, TTL).await;
     let [a, b, _] = &cluster.nodes[..] else {
         unreachable!()
@@ -27,7 +27,7 @@ async fn a_lock_is_held_by_one_node_and_then_by_the_next_with_a_higher_epoch() {
 }
 
 #[tokio::test]
-async fn a_guard_tells_its_key_and_what_remains_of_its_lease() {
+async fn guard_returns_key_epoch_and_remaining_time() {
     let cluster = Cluster::start(3, TTL).await;
     let ttl = Duration::from_secs(8);
     let request = cluster.nodes[0].lock("invoice/42").ttl(ttl);
@@ -45,7 +45,7 @@ async fn a_guard_tells_its_key_and_what_remains_of_its_lease() {
 }
 
 #[tokio::test]
-async fn a_lease_that_is_not_renewed_is_over_after_one_ttl_and_free_for_the_next() {
+async fn unrenewed_lease_ends_after_its_ttl() {
     let cluster = Cluster::start(3, TTL).await;
     let ttl = Duration::from_millis(500);
     let asked_at = std::time::Instant::now();
@@ -53,7 +53,7 @@ async fn a_lease_that_is_not_renewed_is_over_after_one_ttl_and_free_for_the_next
     let guard = request.acquire().await.unwrap();
     let granted_at = std::time::Instant::now();
     within("the end of the lease", guard.lost()).await;
-    // Voters count from when they heard the claim; by the clock it may be a little less.
+    // A lease is shorter than its TTL by the allowance for clock drift.
     assert!(
         asked_at.elapsed() >= ttl * 9 / 10,
         "{:?}",
@@ -67,9 +67,9 @@ async fn a_lease_that_is_not_renewed_is_over_after_one_ttl_and_free_for_the_next
     assert_eq!(guard.release().await, Err(ReleaseError));
 }
 
-/// Depends on real time: a machine that does not run it for 2.5 s breaks it.
+/// Depends on real time: it fails if the machine pauses it for 2.5 s.
 #[tokio::test]
-async fn a_lease_that_renews_itself_outlives_many_ttls_and_keeps_its_epoch() {
+async fn renewed_lease_outlives_ttl_and_keeps_its_epoch() {
     let cluster = Cluster::start(3, TTL).await;
     let ttl = Duration::from_secs(4);
     let guard = cluster.nodes[0].lock("k").ttl(ttl).acquire().await.unwrap();
@@ -88,7 +88,7 @@ async fn a_lease_that_renews_itself_outlives_many_ttls_and_keeps_its_epoch() {
 }
 
 #[tokio::test]
-async fn a_lease_that_began_as_a_reservation_soon_lasts_its_whole_ttl() {
+async fn reserved_lease_is_confirmed_for_its_ttl() {
     let cluster = Cluster::start(3, Duration::from_secs(600)).await;
     let ttl = Duration::from_secs(500);
     let mut guard = cluster.nodes[0].lock("k").ttl(ttl).acquire().await.unwrap();
@@ -107,19 +107,19 @@ async fn a_lease_that_began_as_a_reservation_soon_lasts_its_whole_ttl() {
 }
 
 #[tokio::test]
-async fn a_guard_that_is_dropped_hands_the_lock_to_the_next_in_line() {
+async fn dropped_guard_grants_lock_to_next_waiter() {
     let cluster = Cluster::start(3, Duration::from_secs(600)).await;
     let ttl = Duration::from_secs(500);
     let guard = cluster.nodes[0].lock("k").ttl(ttl).acquire().await.unwrap();
     let waiting = tokio::spawn(cluster.nodes[1].lock("k").acquire());
     waits_for(&cluster, "k", 1).await;
-    // Far from the end of its lease: only the release can hand it on.
+    // The lease lasts 500 s more, so only the release can free the lock.
     drop(guard);
     drop(within("the next", waiting).await.unwrap().unwrap());
 }
 
 #[tokio::test]
-async fn a_guard_may_be_dropped_on_a_thread_without_a_runtime() {
+async fn guard_dropped_outside_a_runtime_releases_lock() {
     let cluster = Cluster::start(3, Duration::from_secs(600)).await;
     let ttl = Duration::from_secs(500);
     let guard = cluster.nodes[0].lock("k").ttl(ttl).acquire().await.unwrap();
@@ -134,7 +134,7 @@ async fn a_guard_may_be_dropped_on_a_thread_without_a_runtime() {
 }
 
 #[test]
-fn a_guard_may_outlive_the_runtime_that_its_mesh_was_started_on() {
+fn guard_outlives_runtime_of_its_mesh() {
     let others = tokio::runtime::Runtime::new().unwrap();
     let mut cluster = others.block_on(Cluster::start(3, Duration::from_secs(600)));
     // A node outside the voter set, on a runtime of its own.
@@ -159,9 +159,9 @@ fn a_guard_may_outlive_the_runtime_that_its_mesh_was_started_on() {
     });
 }
 
-/// Depends on real time: a machine that does not run it for 2.5 s breaks it.
+/// Depends on real time: it fails if the machine pauses it for 2.5 s.
 #[tokio::test]
-async fn a_mesh_goes_on_for_as_long_as_a_guard_lives() {
+async fn guard_keeps_its_mesh_running() {
     let cluster = Cluster::start(3, TTL).await;
     let client = cluster.client("client").await;
     let ttl = Duration::from_secs(4);
@@ -179,7 +179,7 @@ async fn a_mesh_goes_on_for_as_long_as_a_guard_lives() {
 }
 
 #[tokio::test]
-async fn an_extension_adds_to_what_remains() {
+async fn extend_adds_to_the_remaining_lease() {
     let cluster = Cluster::start(3, Duration::from_secs(60)).await;
     for renews in [true, false] {
         let request = cluster.nodes[0].lock(format!("k/{renews}"));
@@ -188,7 +188,7 @@ async fn an_extension_adds_to_what_remains() {
         let before = guard.remaining();
         guard.extend(Duration::from_secs(30)).await.unwrap();
         let after = guard.remaining();
-        // The drift of clocks is taken off, and what the call took.
+        // The allowance for clock drift and the duration of the call are subtracted.
         assert!(after > before + Duration::from_secs(20), "{after:?}");
         assert!(after <= before + Duration::from_secs(30), "{after:?}");
         let error = guard.extend(Duration::from_secs(30)).await.unwrap_err();
@@ -203,7 +203,7 @@ async fn an_extension_adds_to_what_remains() {
 }
 
 #[tokio::test]
-async fn an_extension_without_a_quorum_is_an_error_and_leaves_the_lease() {
+async fn extend_without_quorum_fails_and_keeps_lease() {
     let cluster = Cluster::start(3, Duration::from_secs(60)).await;
     let asks = cluster
         .named("asks")
@@ -224,7 +224,7 @@ async fn an_extension_without_a_quorum_is_an_error_and_leaves_the_lease() {
 }
 
 #[tokio::test]
-async fn run_answers_with_the_output_of_its_future() {
+async fn run_returns_output_of_its_future() {
     let cluster = Cluster::start(3, TTL).await;
     let guard = cluster.nodes[0].lock("k").acquire().await.unwrap();
     assert_eq!(guard.run(async { 42 }).await, Ok(42));
@@ -232,7 +232,7 @@ async fn run_answers_with_the_output_of_its_future() {
 }
 
 #[tokio::test]
-async fn run_stops_its_future_once_the_lease_is_lost() {
+async fn run_drops_its_future_when_lease_is_lost() {
     struct Dropped(Arc<AtomicBool>);
     impl Drop for Dropped {
         fn drop(&mut self) {
@@ -250,12 +250,13 @@ async fn run_stops_its_future_once_the_lease_is_lost() {
     };
     assert_eq!(within("the end", guard.run(work)).await, Err(LeaseLost));
     assert!(stopped.load(Ordering::SeqCst));
-    // Work that is ready at once does not count either, once the lease is over.
+    // After the end of the lease even a future that is ready at once returns an error.
     assert_eq!(guard.run(async {}).await, Err(LeaseLost));
 }
 
+/// M3.
 #[tokio::test]
-async fn m3_a_guard_that_is_cut_off_is_lost_before_the_next_has_the_lock() {
+async fn cut_off_guard_ends_before_next_grant() {
     let cluster = Cluster::start(3, Duration::from_secs(2)).await;
     let addrs: Vec<_> = cluster
         .nodes
@@ -273,7 +274,7 @@ async fn m3_a_guard_that_is_cut_off_is_lost_before_the_next_has_the_lock() {
 }
 
 #[tokio::test]
-async fn a_waiting_future_that_is_dropped_withdraws_its_claim() {
+async fn dropped_acquire_withdraws_its_claim() {
     let cluster = Cluster::start(3, Duration::from_secs(600)).await;
     let [a, b, c] = &cluster.nodes[..] else {
         unreachable!()
@@ -293,7 +294,7 @@ async fn a_waiting_future_that_is_dropped_withdraws_its_claim() {
 }
 
 #[tokio::test]
-async fn a_wait_that_is_over_withdraws_its_claim_too() {
+async fn timed_out_acquire_withdraws_its_claim() {
     let cluster = Cluster::start(3, Duration::from_secs(600)).await;
     let [a, b, c] = &cluster.nodes[..] else {
         unreachable!()
@@ -315,7 +316,7 @@ async fn a_wait_that_is_over_withdraws_its_claim_too() {
     drop(within("the second", second).await.unwrap().unwrap());
 }
 
-/// Waits until so many wait for `key` at every voter.
+/// Waits until `count` claims wait for `key`, and every voter has a waiter if `count` > 0.
 pub(crate) async fn waits_for(cluster: &Cluster, key: &str, count: usize) {
     let look = async {
         loop {

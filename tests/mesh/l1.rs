@@ -1,4 +1,4 @@
-//! L1: of several claims that meet on a free key exactly one wins.
+//! L1: exactly one of several concurrent claims on a free key is granted.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,11 +8,11 @@ use tokio::sync::Barrier;
 
 use crate::common::{Cluster, Ledger, within};
 
-/// How many nodes try at once.
+/// The number of nodes that try at once.
 const NODES: usize = 8;
-/// How many of them vote.
+/// The number of voters among them.
 const VOTERS: usize = 5;
-/// Of each kind of round.
+/// The number of rounds per test.
 const ROUNDS: usize = 500;
 
 async fn eight_nodes() -> (Cluster, Vec<Mesh>) {
@@ -24,11 +24,13 @@ async fn eight_nodes() -> (Cluster, Vec<Mesh>) {
     (cluster, nodes)
 }
 
-/// No lease is over before that, not even one that was granted in contention.
+/// A lower bound for every lease, including one granted from a reservation.
 const LEASE_MIN: Duration = Duration::from_millis(900);
 
-/// All try at the same instant. Returns the last guard; panics unless there is exactly one. Only if
-/// the machine takes longer than a lease may one be over before another is granted.
+/// All nodes try at the same instant. Returns the last guard.
+///
+/// Panics unless exactly one node is granted the lock. Another may follow only if the round takes
+/// longer than a lease.
 async fn round(nodes: &[Mesh], key: &str) -> Guard {
     let began = Instant::now();
     let start = Arc::new(Barrier::new(nodes.len()));
@@ -56,7 +58,7 @@ async fn round(nodes: &[Mesh], key: &str) -> Guard {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn l1_of_eight_nodes_that_try_a_fresh_key_at_once_exactly_one_gets_it_in_500_rounds() {
+async fn concurrent_tries_of_fresh_keys_grant_exactly_one() {
     let (_cluster, nodes) = eight_nodes().await;
     for n in 0..ROUNDS {
         drop(round(&nodes, &format!("fresh/{n}")).await);
@@ -64,11 +66,11 @@ async fn l1_of_eight_nodes_that_try_a_fresh_key_at_once_exactly_one_gets_it_in_5
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn l1_of_eight_nodes_that_try_the_same_key_at_once_exactly_one_gets_it_in_500_rounds() {
+async fn concurrent_tries_of_one_key_grant_exactly_one() {
     let (_cluster, nodes) = eight_nodes().await;
     let ledger = Ledger::default();
     for _ in 0..ROUNDS {
-        // On a machine that stands still its lease may be over when all have an answer.
+        // If the machine paused, the lease may be over when all tries have returned.
         if let Some(guard) = ledger.enter(round(&nodes, "same").await) {
             ledger.leave(guard).await;
         }

@@ -1,4 +1,4 @@
-//! What `inspect` and `status` tell.
+//! The results of `inspect` and `status`.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ async fn three() -> Cluster {
 }
 
 #[tokio::test]
-async fn an_inspection_tells_the_owner_and_who_waits_in_order() {
+async fn inspect_returns_owner_and_waiters_in_order() {
     let cluster = three().await;
     let [a, b, c] = &cluster.nodes[..] else {
         unreachable!()
@@ -26,7 +26,7 @@ async fn an_inspection_tells_the_owner_and_who_waits_in_order() {
     let second = tokio::spawn(c.lock("k").acquire());
     waits_for(&cluster, "k", 2).await;
     for node in &cluster.nodes {
-        // Those who wait make it tell the voters that it is granted.
+        // The holder confirms its grant to the voters because others wait.
         let told = async {
             loop {
                 let seen = node.inspect("k").await.unwrap();
@@ -75,7 +75,7 @@ async fn an_inspection_tells_the_owner_and_who_waits_in_order() {
 }
 
 #[tokio::test]
-async fn a_key_that_nobody_ever_locked_has_no_owner() {
+async fn inspect_of_unused_key_returns_no_owner() {
     let cluster = three().await;
     let seen = cluster.nodes[0].inspect("k").await.unwrap();
     assert_eq!(seen.owner(), None);
@@ -84,7 +84,7 @@ async fn a_key_that_nobody_ever_locked_has_no_owner() {
 }
 
 #[tokio::test]
-async fn an_inspection_serializes() {
+async fn inspection_serializes_to_json() {
     let cluster = three().await;
     let guard = cluster.nodes[0]
         .lock("k")
@@ -106,7 +106,7 @@ async fn an_inspection_serializes() {
 }
 
 #[tokio::test]
-async fn an_inspection_without_a_quorum_is_an_error() {
+async fn inspect_without_quorum_is_an_error() {
     let cluster = three().await;
     let asks = cluster.named("asks").try_timeout(Duration::from_secs(2));
     let asks = asks.start().await.unwrap();
@@ -122,21 +122,21 @@ async fn an_inspection_without_a_quorum_is_an_error() {
     assert_eq!(error.to_string(), "only 1 of 3 voters answered");
     let error = asks.inspect("").await.unwrap_err();
     assert!(matches!(error, InspectError::Key(_)));
-    // One voter fewer is no hindrance.
+    // Two of three voters are a quorum.
     cluster.links.heal();
     cluster.links.partition(&[asks.local_addr()], &addrs[2..]);
     assert_eq!(asks.inspect("k").await.unwrap().answered, 2);
 }
 
 #[tokio::test]
-async fn a_status_tells_who_is_who_and_what_is_held() {
+async fn status_lists_members_clients_and_held_locks() {
     let cluster = three().await;
     let client = cluster.client("client").await;
     let guard = client.lock("k").ttl(LONG).acquire().await.unwrap();
     let waiting = tokio::spawn(cluster.nodes[1].lock("k").acquire());
     waits_for(&cluster, "k", 1).await;
     let mut status = client.status();
-    // A busy machine is late now and then, and gossip calls a member dead for a moment.
+    // On a busy machine gossip may mark a member dead for a moment.
     until("it sees all members", || {
         status = client.status();
         let mut members = status.members.iter();
@@ -148,7 +148,7 @@ async fn a_status_tells_who_is_who_and_what_is_held() {
     assert_eq!((status.held, status.waiting), (1, 0));
     assert_eq!((status.voters_per_key, status.voter_set.version), (3, 1));
     assert_eq!(status.timing, timing(Duration::from_secs(600)));
-    // It does not vote: no quarantine, no keys.
+    // The client is no voter: it has no quarantine and no keys.
     assert!(status.is_ready && status.quarantine.is_none());
     assert_eq!((status.voter_keys, status.voter_waiters), (0, 0));
     let names: Vec<_> = status.members.iter().map(|m| m.node.as_str()).collect();
@@ -180,7 +180,7 @@ async fn a_status_tells_who_is_who_and_what_is_held() {
 }
 
 #[tokio::test]
-async fn a_status_tells_the_quarantine_and_what_was_dropped() {
+async fn status_reports_quarantine_and_dropped_datagrams() {
     let cluster = three().await;
     cluster.nodes[2].crash().await;
     let again = cluster.builder(2).start().await.unwrap();
@@ -197,7 +197,7 @@ async fn a_status_tells_the_quarantine_and_what_was_dropped() {
     let json = serde_json::to_value(&status).unwrap();
     assert!(json["quarantine"]["secs"].as_u64().unwrap() > 500);
     assert!(json["traffic"]["dropped"].is_object(), "{json}");
-    // It is no vote: the other two decide, and it refuses.
+    // A voter in quarantine refuses; the other two are a quorum.
     let guard = within("two of three", again.lock("k").acquire()).await;
     assert!(guard.unwrap().is_held());
     cluster.nodes[1].crash().await;
@@ -207,7 +207,7 @@ async fn a_status_tells_the_quarantine_and_what_was_dropped() {
 }
 
 #[tokio::test]
-async fn a_node_in_quarantine_is_not_ready_and_does_not_count_itself() {
+async fn node_in_quarantine_is_not_ready() {
     let alone = Mesh::builder("n0").secret(key()).start().await.unwrap();
     let error = alone.ready(Duration::from_millis(100)).await.unwrap_err();
     assert_eq!((error.reachable, error.members), (0, 1));
@@ -216,7 +216,7 @@ async fn a_node_in_quarantine_is_not_ready_and_does_not_count_itself() {
 }
 
 #[tokio::test]
-async fn a_node_that_finds_no_quorum_is_not_ready() {
+async fn node_without_quorum_is_not_ready() {
     let cluster = three().await;
     for node in &cluster.nodes {
         node.ready(Duration::ZERO).await.unwrap();
@@ -229,7 +229,7 @@ async fn a_node_that_finds_no_quorum_is_not_ready() {
 }
 
 #[tokio::test]
-async fn an_observer_with_any_patience_sees_the_members() {
+async fn observer_with_any_patience_sees_all_members() {
     let cluster = Cluster::start(3, Duration::from_secs(30)).await;
     for patience in [
         Duration::MAX,

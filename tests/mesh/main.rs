@@ -1,8 +1,7 @@
 //! The public API over real UDP on loopback, sealed.
 //!
-//! Time is real here, and the machine may be busy. Waits are counted in wake-ups, and not by the
-//! clock. A test that a machine breaks which does not run it for a while says "Depends on real
-//! time".
+//! These tests use real time, and the machine may be busy. Waits are therefore counted in wake-ups
+//! instead of time. A test that fails if the machine pauses it says "Depends on real time".
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
 

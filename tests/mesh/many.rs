@@ -1,4 +1,4 @@
-//! Many locks of one node, renewed together.
+//! One node that renews 300 locks together.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ const TTL: Duration = Duration::from_secs(3);
 const LOCKS: usize = 300;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_locks_of_a_node_are_kept_by_few_messages_and_let_go_one_by_one() {
+async fn renewals_of_many_locks_share_messages() {
     let cluster = Cluster::start(3, TTL).await;
     let holder = cluster.client("holder").await;
     let mut guards: Vec<Guard> = Vec::new();
@@ -23,7 +23,7 @@ async fn many_locks_of_a_node_are_kept_by_few_messages_and_let_go_one_by_one() {
         assert!(guards.iter().all(Guard::is_held), "a lock is lost");
         traffic().sessions_kept
     };
-    // By then all were renewed singly, and are covered.
+    // By then each lock was renewed once on its own, and keep-alives cover all of them.
     until("sessions are kept", || kept() >= 9).await;
     let before = traffic();
     let rounds = before.sessions_kept + 9;

@@ -1,12 +1,12 @@
-//! Two meshes of one name.
+//! Two nodes with the same name.
 
 use std::time::Duration;
 
 use crate::common::{Cluster, until, within};
 
-/// One holds, another one of its name starts and asks: both stop, and the one that is left goes on.
+/// A node holds a lock when a second one of its name starts. Both stop until one shuts down.
 #[tokio::test]
-async fn two_meshes_of_one_name_hold_nothing_until_one_is_gone() {
+async fn two_nodes_of_one_name_hold_nothing() {
     let mut cluster = Cluster::start(3, Duration::from_secs(2)).await;
     let guard = cluster.nodes[2].lock("k").acquire().await.unwrap();
     let twin = cluster.builder(2).start().await.unwrap();

@@ -1,4 +1,4 @@
-//! Locks through the trait outlive their process; those of guards do not.
+//! Locks acquired through the trait outlive their process; guards do not.
 
 use std::time::{Duration, Instant};
 
@@ -7,11 +7,11 @@ use lockmesh::DistributedLock;
 use crate::common::{Cluster, until, within};
 
 const MAX_TTL: Duration = Duration::from_secs(60);
-/// Longer than anything here takes.
+/// Longer than any test here takes, in milliseconds.
 const LONG_MS: u64 = 50_000;
 
 #[tokio::test]
-async fn lock_through_trait_outlives_an_orderly_shutdown() {
+async fn trait_lock_outlives_shutdown() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let other = &cluster.nodes[0];
     let client = cluster.client("client").await;
@@ -22,7 +22,7 @@ async fn lock_through_trait_outlives_an_orderly_shutdown() {
     assert_eq!(other.try_acquire("tick", LONG_MS).await, Ok(false));
     let next = within("what the guard held", other.lock("guarded").acquire()).await;
     assert!(next.unwrap().is_held());
-    // Its next incarnation knows nothing of it, and is told what all are told.
+    // The next incarnation does not hold the lock, and gets the same result as its peers.
     let again = cluster.client("client").await;
     assert_eq!(again.try_acquire("tick", LONG_MS).await, Ok(false));
     assert!(DistributedLock::release(&again, "tick").await.is_err());
@@ -30,13 +30,13 @@ async fn lock_through_trait_outlives_an_orderly_shutdown() {
 }
 
 #[tokio::test]
-async fn lock_through_trait_outlives_a_crash_and_a_restart() {
+async fn trait_lock_outlives_crash_and_restart() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let other = &cluster.nodes[0];
     let client = cluster.client("client").await;
     assert_eq!(client.try_acquire("tick", LONG_MS).await, Ok(true));
     client.crash().await;
-    // Nobody knows whether it was granted: a quorum has voted for it, and it is silent.
+    // The client is silent, but a quorum has voted for it, so it may have been granted.
     let told = within("an answer", other.try_acquire("tick", LONG_MS)).await;
     assert_eq!(told, Ok(false));
     let again = cluster.client("client").await;
@@ -45,7 +45,7 @@ async fn lock_through_trait_outlives_a_crash_and_a_restart() {
 }
 
 #[tokio::test]
-async fn lock_through_trait_outlives_the_last_handle() {
+async fn trait_lock_outlives_the_last_handle() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let client = cluster.client("client").await;
     assert_eq!(client.try_acquire("tick", LONG_MS).await, Ok(true));
@@ -57,11 +57,11 @@ async fn lock_through_trait_outlives_the_last_handle() {
 }
 
 #[tokio::test]
-async fn lock_through_trait_is_free_once_its_ttl_is_over() {
+async fn trait_lock_is_free_after_its_ttl() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let client = cluster.client("client").await;
     let mut asked_at = Instant::now();
-    // On a busy machine one may be over before its caller learns of it.
+    // On a busy machine a lease may be over before `try_acquire` returns.
     while client.try_acquire("tick", 3_000).await != Ok(true) {
         asked_at = Instant::now();
     }
@@ -76,9 +76,8 @@ async fn lock_through_trait_is_free_once_its_ttl_is_over() {
     assert!(elapsed >= Duration::from_millis(2_900), "{elapsed:?}");
 }
 
-/// Whoever was not told true has nothing to lose.
 #[tokio::test]
-async fn request_that_a_shutdown_interrupts_leaves_no_lock() {
+async fn request_interrupted_by_shutdown_leaves_no_lock() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let client = cluster.client("client").await;
     let guard = cluster.nodes[0].lock("tick").acquire().await.unwrap();
@@ -92,9 +91,9 @@ async fn request_that_a_shutdown_interrupts_leaves_no_lock() {
     assert!(next.unwrap().is_held());
 }
 
-/// A future that is dropped before it is done, polled once.
+/// The future is polled once, and dropped after the grant.
 #[tokio::test]
-async fn future_of_try_acquire_that_is_dropped_leaves_no_lock() {
+async fn dropped_try_acquire_leaves_no_lock() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let client = cluster.client("client").await;
     {

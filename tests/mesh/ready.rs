@@ -1,4 +1,4 @@
-//! Readiness counts the voters that would vote for a claim of the node.
+//! Readiness: a node is ready if a quorum would vote for its claims.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ fn standings(mesh: &Mesh) -> Vec<Standing> {
     members.iter().map(|member| member.standing).collect()
 }
 
-/// It has heard from both other voters, and is not ready.
+/// Waits until both other voters refuse, and asserts that the node is not ready.
 async fn refused_by_both(mesh: &Mesh, reason: RefuseReason) {
     until("both other voters refuse", || {
         standings(mesh)[..2] == [Standing::Refuses(reason); 2]
@@ -39,7 +39,7 @@ async fn node_with_other_max_ttl_is_not_ready() {
 }
 
 #[tokio::test]
-async fn node_whose_wall_clock_is_wrong_is_ready_by_the_others() {
+async fn node_with_skewed_wall_clock_is_ready() {
     let cluster = Cluster::start(3, LONG).await;
     for (name, off_ms) in [("ahead", 60_000), ("behind", -60_000)] {
         let wrong = cluster.named(name).wall_offset_ms(off_ms);
@@ -60,12 +60,12 @@ async fn node_whose_wall_clock_is_wrong_is_ready_by_the_others() {
 }
 
 #[tokio::test]
-async fn voter_that_is_behind_votes_by_the_others() {
+async fn voter_whose_wall_clock_lags_acquires_locks() {
     let mut cluster = Cluster::start(3, LONG).await;
     cluster.nodes[2].shutdown().await;
     let behind = cluster.builder(2).wall_offset_ms(-60_000);
     cluster.nodes[2] = behind.new_cluster(true).start().await.unwrap();
-    // It has no memory, and LONG to go: the others are asked.
+    // Its voter starts without memory. A quarantine would last 600 s; its peers end it sooner.
     until("it knows that it is behind", || {
         let clock = cluster.nodes[2].status().wall_clock;
         matches!(clock, WallClock::Skewed { ahead_ms } if ahead_ms < 0)
@@ -76,7 +76,7 @@ async fn voter_that_is_behind_votes_by_the_others() {
 }
 
 #[tokio::test]
-async fn two_voters_whose_clocks_differ_say_that_nobody_can_tell() {
+async fn two_voters_with_different_clocks_report_a_dispute() {
     let start = |name: &str, seeds: Vec<String>| {
         let builder = Mesh::builder(name).voters(["n0", "n1"]).seeds(seeds);
         let builder = builder.secret(key()).timing(timing(LONG)).new_cluster(true);
@@ -102,7 +102,7 @@ async fn two_voters_whose_clocks_differ_say_that_nobody_can_tell() {
 }
 
 #[tokio::test]
-async fn node_that_is_cut_off_is_not_ready_until_healed() {
+async fn cut_off_node_is_not_ready_until_healed() {
     let cluster = Cluster::start(3, LONG).await;
     let addrs: Vec<_> = cluster.nodes.iter().map(Mesh::local_addr).collect();
     cluster.links.partition(&addrs[..1], &addrs[1..]);
@@ -120,7 +120,7 @@ async fn node_that_is_cut_off_is_not_ready_until_healed() {
 }
 
 #[tokio::test]
-async fn nodes_beside_voters_in_quarantine_are_not_ready() {
+async fn quorum_in_quarantine_makes_nodes_not_ready() {
     let mut cluster = Cluster::start(3, LONG).await;
     let guard = cluster.nodes[0].lock("k").ttl(LONG).acquire().await;
     let guard = guard.unwrap();
@@ -135,7 +135,7 @@ async fn nodes_beside_voters_in_quarantine_are_not_ready() {
     })
     .await;
     assert!(cluster.nodes.iter().all(|node| !node.status().is_ready));
-    // What they do not remember is not said to be free.
+    // `inspect` does not report the key as free while a quorum is in quarantine.
     assert!(guard.is_held());
     for node in &cluster.nodes {
         let seen = node.inspect("k").await.unwrap();
@@ -155,7 +155,7 @@ async fn nodes_beside_voters_in_quarantine_are_not_ready() {
 }
 
 #[tokio::test]
-async fn cold_start_is_not_ready_and_inspects_nothing() {
+async fn cold_start_is_not_ready_and_inspects_unknown() {
     let start = |name: &str, seeds: Vec<String>| {
         let builder = Mesh::builder(name).voters(["n0", "n1", "n2"]).seeds(seeds);
         builder.secret(key()).timing(timing(LONG)).start()
@@ -179,7 +179,7 @@ async fn cold_start_is_not_ready_and_inspects_nothing() {
 }
 
 #[tokio::test]
-async fn idle_node_stays_ready_and_asks_seldom() {
+async fn idle_node_stays_ready_with_few_datagrams() {
     let cluster = Cluster::start(3, LONG).await;
     let sent = || cluster.nodes[0].status().traffic.datagrams_out;
     let (before, began) = (sent(), tokio::time::Instant::now());
@@ -189,7 +189,7 @@ async fn idle_node_stays_ready_and_asks_seldom() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(was_ready);
-    // Of itself and in answer to the two others, twice or thrice each, and some to spare.
+    // Two or three probes of its own and as many replies to each peer, with a margin.
     let asked = sent() - before;
     assert!((4..=40).contains(&asked), "{asked} datagrams");
 }

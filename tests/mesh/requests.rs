@@ -1,4 +1,4 @@
-//! Requests: what cannot be asked for, who is served when, and what a wait that is over tells.
+//! Requests: invalid ones, the order of grants, and the errors of a timeout.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ async fn three() -> Cluster {
 }
 
 #[tokio::test]
-async fn a_key_has_1_to_256_bytes_of_any_text() {
+async fn key_must_have_1_to_256_bytes() {
     let cluster = three().await;
     let mesh = &cluster.nodes[0];
     let error = mesh.lock("").acquire().await.unwrap_err();
@@ -40,7 +40,7 @@ async fn a_key_has_1_to_256_bytes_of_any_text() {
 }
 
 #[tokio::test]
-async fn a_ttl_is_ten_round_trips_at_least_and_max_ttl_at_most() {
+async fn ttl_out_of_bounds_is_refused() {
     let cluster = three().await;
     let request = cluster.nodes[0].lock("k");
     for ttl in [Duration::ZERO, Duration::from_millis(99), Duration::MAX] {
@@ -58,7 +58,7 @@ async fn a_ttl_is_ten_round_trips_at_least_and_max_ttl_at_most() {
 }
 
 #[tokio::test]
-async fn a_node_has_no_more_requests_than_it_may() {
+async fn requests_beyond_max_claims_are_refused() {
     let cluster = three().await;
     let mesh = cluster.named("few").max_claims(2).start().await.unwrap();
     let a = mesh.lock("a").acquire().await.unwrap();
@@ -74,8 +74,9 @@ async fn a_node_has_no_more_requests_than_it_may() {
     assert!(mesh.lock("c").acquire().await.unwrap().is_held());
 }
 
+/// L2.
 #[tokio::test]
-async fn l2_those_who_wait_are_served_in_order() {
+async fn waiters_are_granted_in_order() {
     let cluster = three().await;
     let guard = cluster.nodes[0]
         .lock("k")
@@ -89,7 +90,7 @@ async fn l2_those_who_wait_are_served_in_order() {
         waiting.push(tokio::spawn(request.acquire()));
         waits_for(&cluster, "k", n + 1).await;
     }
-    // A `try` does not barge in.
+    // `try_acquire` does not overtake the waiters.
     assert!(
         cluster.nodes[1]
             .lock("k")
@@ -110,7 +111,7 @@ async fn l2_those_who_wait_are_served_in_order() {
 }
 
 #[tokio::test]
-async fn a_wait_that_is_over_tells_who_did_not_answer() {
+async fn timeout_error_counts_silent_voters() {
     let cluster = three().await;
     let client = cluster.client("client").await;
     let addrs: Vec<_> = cluster.nodes.iter().map(Mesh::local_addr).collect();
@@ -122,7 +123,7 @@ async fn a_wait_that_is_over_tells_who_did_not_answer() {
         "no quorum in 1s: of 3 voters 1 voted for it, 0 have another claim before it, \
          0 refused, 2 did not answer"
     );
-    // The one vote that it had does not stay out.
+    // The timeout returns the one vote that the claim had.
     until("the vote is given back", || {
         cluster
             .nodes
@@ -141,7 +142,7 @@ async fn a_wait_that_is_over_tells_who_did_not_answer() {
 }
 
 #[tokio::test]
-async fn a_request_that_may_not_wait_at_all_ends_at_once() {
+async fn zero_acquire_timeout_ends_at_once() {
     let cluster = three().await;
     let client = cluster.client("client").await;
     let request = client.lock("k").acquire_timeout(Duration::ZERO);
@@ -152,7 +153,7 @@ async fn a_request_that_may_not_wait_at_all_ends_at_once() {
 }
 
 #[tokio::test]
-async fn a_voter_that_keeps_as_many_waiters_as_it_may_says_so() {
+async fn voter_at_waiter_limit_refuses_with_reason() {
     let limits = VoterLimits {
         waiters_max: 1,
         ..VoterLimits::default()
@@ -190,7 +191,7 @@ async fn a_voter_that_keeps_as_many_waiters_as_it_may_says_so() {
 }
 
 #[tokio::test]
-async fn what_is_asked_for_before_the_cluster_is_there_waits_for_it() {
+async fn request_before_cluster_start_waits_for_quorum() {
     let first = Mesh::builder("n0")
         .voters(["n0", "n1", "n2"])
         .secret(crate::common::key())

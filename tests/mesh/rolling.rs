@@ -1,4 +1,4 @@
-//! A restart of every voter, one after another, under one guard.
+//! A rolling restart of all voters while one guard is held.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use crate::common::{Cluster, Ledger, sees_all, until, within, work};
 
 const MAX_TTL: Duration = Duration::from_secs(3);
 
-/// Somebody who tries again and again for what is held, and must never get it.
+/// Tries repeatedly for the held lock, and panics if it is granted. Returns the number of denials.
 fn rival(mesh: Mesh, stop: Arc<AtomicBool>) -> tokio::task::JoinHandle<u32> {
     tokio::spawn(async move {
         let mut denied = 0;
@@ -19,7 +19,7 @@ fn rival(mesh: Mesh, stop: Arc<AtomicBool>) -> tokio::task::JoinHandle<u32> {
             match request.try_acquire().await {
                 Ok(Some(guard)) => panic!("a second owner, with epoch {}", guard.epoch()),
                 Ok(None) => denied += 1,
-                // While voters come and go there may be no quorum to say so.
+                // During a restart there may be no quorum.
                 Err(_) => {}
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -28,8 +28,8 @@ fn rival(mesh: Mesh, stop: Arc<AtomicBool>) -> tokio::task::JoinHandle<u32> {
     })
 }
 
-/// Ends node `n`, with a word or without, and starts it again without memory: where it was, or
-/// at another address.
+/// Restarts node `n` without memory: after a shutdown at the same address if `n` is even, else
+/// after a crash at another address.
 async fn restart(cluster: &mut Cluster, n: usize, guard: &Guard) {
     let was = cluster.nodes[n].clone();
     if n.is_multiple_of(2) {
@@ -51,7 +51,7 @@ async fn restart(cluster: &mut Cluster, n: usize, guard: &Guard) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_guard_is_held_through_a_restart_of_all_voters_one_after_another() {
+async fn guard_survives_rolling_restart_of_all_voters() {
     let mut cluster = Cluster::start(3, MAX_TTL).await;
     let ledger = Arc::new(Ledger::default());
     let holder = cluster.client("holder").await;
@@ -62,7 +62,7 @@ async fn a_guard_is_held_through_a_restart_of_all_voters_one_after_another() {
     let rival = rival(others.clone(), stop.clone());
     for n in 0..3 {
         restart(&mut cluster, n, &guard).await;
-        // Life goes on besides.
+        // Other locks can be acquired in the meantime.
         for mesh in [&others, &cluster.nodes[n]] {
             work(mesh.clone(), "other".to_owned(), 2, ledger.clone()).await;
         }

@@ -1,4 +1,4 @@
-//! Clients that come and go, and what they leave behind in the gossip of those that stay.
+//! Short-lived clients, and the state that they leave in the gossip of other nodes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use lockmesh_proto::wire::{Kind, Seal};
 
 use crate::common::{key, timing, until, within};
 
-/// Three voters and the settings of all others.
+/// Three voters, and the settings of their clients.
 struct Members {
     nodes: Vec<Mesh>,
     links: Arc<Links>,
@@ -44,13 +44,13 @@ impl Members {
             .links(self.links.clone())
     }
 
-    /// Bytes of gossip that the members have sent.
+    /// The bytes of gossip that the members have sent.
     fn bytes(&self) -> u64 {
         let traffic = self.nodes.iter().map(|node| node.status().traffic);
         traffic.map(|traffic| traffic.gossip_bytes_out).sum()
     }
 
-    /// How long it takes until a node that is new knows all members, and all members know it.
+    /// Returns the time until a new node knows all members and all members know it.
     async fn time_to_find(&self, name: &str) -> Duration {
         let since = Instant::now();
         let new = self.named(name).start().await.unwrap();
@@ -75,7 +75,7 @@ async fn live(client: MeshBuilder) {
     drop(guard);
 }
 
-/// The gossip of a node that has met clients which lived for a second each.
+/// Encodes a gossip digest that names one client per incarnation.
 fn names_of(incarnations: std::ops::Range<u64>) -> Vec<u8> {
     let text = |text: &str| {
         let len = u16::try_from(text.len()).unwrap();
@@ -94,7 +94,7 @@ fn names_of(incarnations: std::ops::Range<u64>) -> Vec<u8> {
     [head, entries, text("lockmesh")].concat()
 }
 
-/// The gossip library ends with a panic once it knows 827 names of 38 bytes.
+/// The gossip library panics once it knows 827 names of 38 bytes.
 #[tokio::test]
 async fn gossip_survives_more_incarnations_than_fit_a_digest() {
     let plain = |name: &str| {
@@ -119,7 +119,7 @@ async fn gossip_survives_more_incarnations_than_fit_a_digest() {
         let knows = |mesh: &Mesh| !mesh.status().others.is_empty();
         until("they are known", || knows(&a)).await;
     }
-    // A new node is found, and finds the others.
+    // A new node and the others discover each other.
     let c = plain("c").seeds([seed]).start().await.unwrap();
     let knows = |mesh: &Mesh| {
         let others = mesh.status().others;
@@ -139,7 +139,7 @@ async fn gossip_survives_more_incarnations_than_fit_a_digest() {
     .await;
     until("the dead are forgotten", || forgotten(&a) && forgotten(&b)).await;
     until("c is known", || knows(&a) && knows(&b)).await;
-    // Those that are gone are named no more.
+    // Gossip no longer contains the names of dead clients.
     let after = bytes_of_a_datagram(&a).await;
     assert!(after < small + 100, "{small} before, {after} after");
     assert_eq!(
@@ -148,7 +148,7 @@ async fn gossip_survives_more_incarnations_than_fit_a_digest() {
     );
 }
 
-/// The mean over some rounds.
+/// The mean size of at least 40 gossip datagrams.
 async fn bytes_of_a_datagram(mesh: &Mesh) -> u64 {
     let traffic = || mesh.status().traffic;
     let before = traffic();
@@ -158,7 +158,7 @@ async fn bytes_of_a_datagram(mesh: &Mesh) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn short_lived_client_locks_and_nobody_names_it() {
+async fn short_lived_client_locks_without_gossip() {
     let members = Members::start(Duration::from_millis(20)).await;
     let seed = members.nodes[1].local_addr().to_string();
     let client = members.named("client").short_lived(true);
@@ -188,7 +188,7 @@ async fn short_lived_client_locks_and_nobody_names_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hundred_short_lived_clients_leave_nothing_behind() {
+async fn short_lived_clients_leave_no_state() {
     let members = Members::start(Duration::from_millis(20)).await;
     for incarnation in 0..100 {
         let client = members
@@ -207,7 +207,7 @@ async fn hundred_short_lived_clients_leave_nothing_behind() {
 }
 
 #[tokio::test]
-async fn voter_cannot_be_short_lived() {
+async fn short_lived_voter_is_refused() {
     let error = Mesh::builder("n0")
         .voters(["n0"])
         .secret(key())
@@ -231,10 +231,10 @@ fn number(variable: &str, default: u64) -> u64 {
     text.map_or(default, |text| text.parse().expect("a number"))
 }
 
-/// Measures the cost of gossip while clients come and go: `INCARNATIONS` of them, `RATE` a second.
+/// Measures the cost of gossip while `INCARNATIONS` clients start and crash, `RATE` per second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement: seventeen minutes"]
-async fn gossip_over_many_incarnations_costs_the_same() {
+async fn gossip_cost_over_many_incarnations_is_measured() {
     let (incarnations, rate) = (number("INCARNATIONS", 10_000), number("RATE", 10));
     let members = Arc::new(Members::start(Duration::from_millis(200)).await);
     let start = Instant::now();
@@ -262,8 +262,8 @@ async fn gossip_over_many_incarnations_costs_the_same() {
     }
 }
 
-/// Measures the cost of gossip among sixty nodes that all vote, and how soon one that comes back
-/// is found.
+/// Measures the cost of gossip among 60 voters, and the time until all of them find a restarted
+/// node.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement: a minute of a quiet machine"]
 async fn gossip_of_sixty_nodes_is_measured() {

@@ -1,5 +1,5 @@
-//! Three, five and seven nodes: crowds, lossy links, crashes, partitions. Whatever happens, the
-//! ledger sees no two holders at once and no epoch that does not rise.
+//! Contention, lossy links, crashes and partitions with three, five and seven nodes. The ledger
+//! must never see overlapping holders or an epoch that does not increase.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,7 @@ use lockmesh::{AcquireError, Mesh};
 use crate::common::{Cluster, Ledger, until, within, work};
 use crate::guard::waits_for;
 
-/// Several tasks on each node lock a few keys, over and over.
+/// Runs `tasks` tasks on each node, which lock `keys` keys for `rounds` rounds.
 async fn fight(nodes: &[Mesh], tasks: usize, keys: usize, rounds: usize) -> Arc<Ledger> {
     let ledger = Arc::new(Ledger::default());
     let mut workers = Vec::new();
@@ -31,7 +31,7 @@ async fn fight(nodes: &[Mesh], tasks: usize, keys: usize, rounds: usize) -> Arc<
         within("a worker", worker).await.unwrap();
     }
     ledger.check();
-    // A lease is far longer than a turn, but on a machine that stands still it may be over.
+    // A lease is far longer than a turn, but may end early if the machine pauses.
     assert!(
         ledger.grants() > expected / 2,
         "{} of {expected}",
@@ -49,25 +49,25 @@ async fn contended(size: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn three_nodes_fight_over_a_few_keys_and_nobody_is_left_out() {
+async fn three_contending_nodes_all_make_progress() {
     contended(3).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn five_nodes_fight_over_a_few_keys_and_nobody_is_left_out() {
+async fn five_contending_nodes_all_make_progress() {
     contended(5).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn seven_nodes_fight_over_a_few_keys_and_nobody_is_left_out() {
+async fn seven_contending_nodes_all_make_progress() {
     contended(7).await;
 }
 
-/// Each node has a key of its own: nobody waits for anybody, and nothing is left behind.
+/// Each node locks its own key. No claim waits, and no state is left.
 async fn uncontended(size: usize) {
     let cluster = Cluster::start(size, Duration::from_secs(30)).await;
     fight(&cluster.nodes, 1, size, 40).await;
-    // L5: what nobody holds takes no room.
+    // L5: voters keep no state for a free key.
     until("the voters forget", || {
         cluster
             .nodes
@@ -78,17 +78,17 @@ async fn uncontended(size: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn three_nodes_with_keys_of_their_own_do_not_meet() {
+async fn three_nodes_with_own_keys_leave_no_state() {
     uncontended(3).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn five_nodes_with_keys_of_their_own_do_not_meet() {
+async fn five_nodes_with_own_keys_leave_no_state() {
     uncontended(5).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn seven_nodes_with_keys_of_their_own_do_not_meet() {
+async fn seven_nodes_with_own_keys_leave_no_state() {
     uncontended(7).await;
 }
 
@@ -108,21 +108,21 @@ async fn lossy(size: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn three_nodes_fight_over_links_that_lose_and_double_a_fifth() {
+async fn three_nodes_lock_over_lossy_links() {
     lossy(3).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn five_nodes_fight_over_links_that_lose_and_double_a_fifth() {
+async fn five_nodes_lock_over_lossy_links() {
     lossy(5).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn seven_nodes_fight_over_links_that_lose_and_double_a_fifth() {
+async fn seven_nodes_lock_over_lossy_links() {
     lossy(7).await;
 }
 
-/// Workers that go on until they are told to stop.
+/// Workers that run until `stop` is called.
 struct Workers {
     stop: Arc<AtomicBool>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
@@ -157,9 +157,10 @@ async fn progress(ledger: &Ledger) {
     until("twenty more grants", || ledger.grants() >= before + 20).await;
 }
 
-/// The last node crashes while it holds a lock, comes back without memory, and votes again; then
-/// the first one crashes, so that a quorum needs it. Depends on real time where it takes a guard
-/// to be held: a machine that does not run it for a second breaks it.
+/// M5: the last node crashes while it holds a lock, restarts without memory, and votes again.
+/// Then the first node crashes, so that a quorum of three needs the restarted voter.
+///
+/// Depends on real time: it fails if the machine pauses it for 1 s while a guard is held.
 async fn crash_and_recovery(size: usize) {
     let mut cluster = Cluster::start(size, Duration::from_secs(2)).await;
     let ledger = Arc::new(Ledger::default());
@@ -182,7 +183,7 @@ async fn crash_and_recovery(size: usize) {
     cluster.ready().await;
     ledger.leave(next).await;
     cluster.nodes[0].crash().await;
-    // Now it takes the vote of the one that had forgotten, where three vote.
+    // With three voters a quorum now needs the vote of the restarted one.
     progress(&ledger).await;
     let again = within("a grant", cluster.nodes[last].lock("k").acquire()).await;
     let again = ledger.enter(again.unwrap()).expect("it is held");
@@ -192,24 +193,24 @@ async fn crash_and_recovery(size: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn m5_of_three_nodes_one_crashes_comes_back_without_memory_and_is_relied_on_again() {
+async fn crashed_voter_of_three_recovers_and_votes() {
     crash_and_recovery(3).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn m5_of_five_nodes_one_crashes_comes_back_without_memory_and_is_relied_on_again() {
+async fn crashed_voter_of_five_recovers_and_votes() {
     crash_and_recovery(5).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn m5_of_seven_nodes_one_crashes_comes_back_without_memory_and_is_relied_on_again() {
+async fn crashed_voter_of_seven_recovers_and_votes() {
     crash_and_recovery(7).await;
 }
 
-/// The lesser half is cut off while one of it holds a lock. It loses it before the greater half
-/// grants it, gets nothing more, and is served again once the links are healed.
+/// M4: a minority is cut off while one of its nodes holds a lock. The holder loses the lock
+/// before the other side grants it. The minority acquires nothing until the links are healed.
 async fn partition_and_heal(size: usize) {
-    // All vote for each key: with fewer, the lesser half may well have a quorum of a key's.
+    // All nodes vote for each key: with fewer voters a minority of nodes may have a quorum.
     let cluster = Cluster::with_voters(size, size, Duration::from_secs(2)).await;
     let ledger = Arc::new(Ledger::default());
     let addrs: Vec<_> = cluster.nodes.iter().map(Mesh::local_addr).collect();
@@ -225,7 +226,7 @@ async fn partition_and_heal(size: usize) {
     assert!(!guard.is_held());
     let next = ledger.enter(next).expect("it is held");
     progress(&ledger).await;
-    // M4: gossip sees a small cluster on either side; a quorum is one of the voter set.
+    // A quorum is counted over the voter set, not over the nodes that gossip sees.
     let request = few.lock("fresh").acquire_timeout(Duration::from_secs(1));
     let error = request.clone().try_acquire().await.unwrap_err();
     assert!(matches!(error, AcquireError::TimedOut { .. }), "{error}");
@@ -243,16 +244,16 @@ async fn partition_and_heal(size: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn m4_one_of_three_that_is_cut_off_loses_its_lock_gets_none_and_is_served_once_healed() {
+async fn minority_of_three_holds_nothing_until_healed() {
     partition_and_heal(3).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn m4_two_of_five_that_are_cut_off_lose_their_lock_get_none_and_are_served_once_healed() {
+async fn minority_of_five_holds_nothing_until_healed() {
     partition_and_heal(5).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn m4_three_of_seven_that_are_cut_off_lose_their_lock_get_none_and_are_served_once_healed() {
+async fn minority_of_seven_holds_nothing_until_healed() {
     partition_and_heal(7).await;
 }

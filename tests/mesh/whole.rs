@@ -1,4 +1,4 @@
-//! A guard that was waited for is good for about its ttl when it is returned.
+//! A guard granted after a wait has about its whole TTL left when it is returned.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use crate::common::{Cluster, until, within};
 
 const MAX_TTL: Duration = Duration::from_secs(60);
 const TTL: Duration = Duration::from_secs(50);
-/// A voter gives its vote to the next in line for so long at first.
+/// The time for which a voter first reserves its vote for the next waiter.
 const RESERVATION: Duration = Duration::from_secs(1);
 
-/// Nothing that `mesh` says reaches the voters.
+/// Cuts all links from `mesh` to the voters.
 fn mute(cluster: &Cluster, mesh: &Mesh) {
     for node in &cluster.nodes {
         let cut = Fault {
@@ -27,7 +27,7 @@ fn mute(cluster: &Cluster, mesh: &Mesh) {
 }
 
 #[tokio::test]
-async fn guard_that_was_waited_for_lasts_its_ttl() {
+async fn awaited_guard_lasts_its_ttl() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let client = cluster.client("client").await;
     let guard = cluster.nodes[0].lock("k").ttl(TTL).acquire().await.unwrap();
@@ -38,9 +38,9 @@ async fn guard_that_was_waited_for_lasts_its_ttl() {
     assert!(next.remaining() > TTL / 2, "{:?}", next.remaining());
 }
 
-/// Somebody who waited for a key and is granted it for the span of a reservation, while nothing
-/// that it says is heard. A busy machine may let the reservation run out before: then another key
-/// is asked for.
+/// Returns a request of a muted client that waited and was granted its key for a reservation.
+///
+/// On a busy machine the reservation may expire before the grant; then it tries another key.
 async fn offered(
     cluster: &Cluster,
     client: &Mesh,
@@ -77,7 +77,7 @@ async fn offered(
 }
 
 #[tokio::test]
-async fn eager_guard_is_returned_before_its_lease_is_confirmed() {
+async fn eager_guard_is_returned_before_confirmation() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let client = cluster.client("client").await;
     let waits = offered(&cluster, &client, LockRequest::eager).await;
@@ -87,7 +87,7 @@ async fn eager_guard_is_returned_before_its_lease_is_confirmed() {
 }
 
 #[tokio::test]
-async fn acquire_waits_again_if_its_reservation_runs_out() {
+async fn acquire_waits_again_after_its_reservation_expires() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let client = cluster.client("client").await;
     let waits = offered(&cluster, &client, |request| request).await;
@@ -98,9 +98,9 @@ async fn acquire_waits_again_if_its_reservation_runs_out() {
     assert!(next.remaining() > TTL / 2, "{:?}", next.remaining());
 }
 
-/// The votes were given for the next in line; no quorum confirms more while nothing reaches it.
+/// The voters only reserve their votes: without a message of the client none confirms the lease.
 #[tokio::test]
-async fn lease_that_is_not_confirmed_in_time_is_an_error() {
+async fn unconfirmed_lease_is_an_error() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let client = cluster.client("client").await;
     let waits = offered(&cluster, &client, |it| it.acquire_timeout(RESERVATION * 6)).await;
@@ -115,7 +115,7 @@ async fn lease_that_is_not_confirmed_in_time_is_an_error() {
 }
 
 #[tokio::test]
-async fn future_dropped_before_its_lease_is_whole_leaves_no_lock() {
+async fn acquire_dropped_before_confirmation_leaves_no_lock() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     let client = cluster.client("client").await;
     let waits = offered(&cluster, &client, |request| request).await;
