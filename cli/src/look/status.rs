@@ -60,7 +60,7 @@ fn to_json(survey: &Survey, with_locks: bool) -> Value {
         .map(|node| node_json(survey, node))
         .collect();
     let mut status = json!({
-        "schema": 1,
+        "schema": 2,
         "health": survey.health(),
         "voting": survey.voting(),
         "voter_set": {

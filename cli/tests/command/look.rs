@@ -45,7 +45,7 @@ async fn status_lists_members_and_reports_dead_ones() {
     let guard = mesh.node(1).lock("job\u{1b}/1").acquire().await.unwrap();
     let (seen, code) = status(&mesh.node(0)).await;
     assert_eq!((code, &seen["health"]), (Some(0), &"ok".into()), "{seen}");
-    assert_eq!((&seen["voting"], &seen["schema"]), (&3.into(), &1.into()));
+    assert_eq!((&seen["voting"], &seen["schema"]), (&3.into(), &2.into()));
     assert_eq!(seen["nodes"].as_array().unwrap().len(), 3, "{seen}");
     assert_eq!(seen["locks"][0]["key"], "job\u{1b}/1", "{seen}");
     assert_eq!(seen["locks"][0]["owner"]["node"], "n1", "{seen}");
