@@ -248,7 +248,7 @@ async fn gossip_cost_over_many_incarnations_is_measured() {
             let per_second = (bytes - last.1) as f64 / (now - last.0).as_secs_f64();
             last = (now, bytes);
             println!(
-                "{incarnation} lives in {} s: {:.1} kB/s of gossip by three members, {} kB resident",
+                "{incarnation} incarnations in {} s: {:.1} kB/s of gossip by three members, {} kB resident",
                 start.elapsed().as_secs(),
                 per_second / 1e3,
                 resident_kb(),
@@ -256,7 +256,9 @@ async fn gossip_cost_over_many_incarnations_is_measured() {
             let members = members.clone();
             tokio::spawn(async move {
                 let took = members.time_to_find(&format!("probe-{incarnation}")).await;
-                println!("a node that starts after {incarnation} lives is found in {took:?}");
+                println!(
+                    "a node that starts after {incarnation} incarnations is found in {took:?}"
+                );
             });
         }
     }

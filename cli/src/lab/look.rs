@@ -320,7 +320,7 @@ fn follow(record: &mut Record, now: Ms, kind: Kind, node: usize, is_so: bool) {
             let what = match kind {
                 Kind::Frozen => "is frozen: its process does not run, its clock goes on",
                 Kind::Down => "is down: its process has crashed",
-                _ => "has lost its memory and is in recovery ",
+                _ => "has lost its memory and is in recovery",
             };
             record.begin(now, kind, Some(node), format!("n{node} {what}"));
         }

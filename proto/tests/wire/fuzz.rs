@@ -180,7 +180,7 @@ impl World {
     }
 }
 
-/// From so many inputs on, some must have reached the rules.
+/// The number of inputs from which on the average input must have reached the rules.
 const INPUTS_ENOUGH: u64 = 1_000;
 
 #[test]

@@ -24,7 +24,7 @@ impl Law for SomeoneWins {
                 let was_owned = end.is_some_and(|end| end + linger >= asked.asked_at);
                 (!was_owned && !history.may_have_granted(asked)).then(|| {
                     format!(
-                        "key {}: request {id} got false and nobody had been granted, or may have",
+                        "key {}: request {id} got false and no claim was granted, or could have been",
                         asked.key
                     )
                 })
