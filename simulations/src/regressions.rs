@@ -16,6 +16,8 @@ use lockmesh_proto::voter::{Start, Voter, VoterLimits};
 use lockmesh_proto::voter_set::{Timing, VoterSet};
 use lockmesh_proto::wire::Seal;
 
+use crate::campaign::{Tweaks, run_seed};
+
 const WALL_MS: u64 = 1_760_000_000_000;
 
 fn id(name: &str) -> NodeId {
@@ -186,5 +188,25 @@ fn recovery_that_caps_a_reply_reports_clock_dependence() {
             knows_clocks: false,
         };
         assert!(out.events.contains(&ended), "{:?}", out.events);
+    }
+}
+
+/// M8 and L7. In these worlds the simulation itself was wrong: it took a process for known that had
+/// sent nothing, that was behind a dead mapping or that had another incarnation by then, and a late
+/// timer for one in time.
+#[test]
+fn seeds_that_misled_the_judge_keep_every_law() {
+    for seed in [
+        811,
+        10_998,
+        910_003_720,
+        910_007_071,
+        910_008_338,
+        910_010_228,
+        910_011_581,
+    ] {
+        let outcome = run_seed(seed, Tweaks::default(), false);
+        let broken: Vec<&str> = outcome.violations.iter().map(|it| it.law).collect();
+        assert!(broken.is_empty(), "seed {seed}: {broken:?}");
     }
 }
