@@ -45,7 +45,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-    use lockmesh::harness::{InMemoryLocks, LocalMesh};
+    use lockmesh_harness::{InMemoryLocks, LocalMesh};
     use tokio::sync::watch;
     use tokio::task::JoinHandle;
 

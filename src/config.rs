@@ -1,19 +1,20 @@
 //! The builder of a mesh, and the checks of its settings.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::{Clock, SystemClock};
 use crate::error::ConfigError;
-use crate::runtime::{Resolve, System, check_seed};
-use lockmesh_proto::id::NodeId;
+use crate::seeds::{Resolve, System, check as check_seed};
+use crate::transport::Transport;
+use lockmesh_proto::id::{Incarnation, NodeId};
+use lockmesh_proto::view::Peer;
 use lockmesh_proto::voter::{Start, VoterLimits};
 use lockmesh_proto::voter_set::{Timing, VoterSet};
 use lockmesh_proto::wire::ClusterSecret;
-
-#[cfg(feature = "harness")]
-use crate::harness::Links;
 
 /// The default upper limit of `voters_per_key`. More voters only make grants slower.
 const VOTERS_PER_KEY_DEFAULT_MAX: usize = 5;
@@ -89,9 +90,9 @@ pub struct MeshBuilder {
     gossip_interval: Duration,
     limits: VoterLimits,
     max_claims: usize,
-    wall_offset_ms: i64,
-    #[cfg(feature = "harness")]
-    pub(crate) links: Option<Arc<Links>>,
+    transport: Option<Arc<dyn Transport>>,
+    clock: Arc<dyn Clock>,
+    static_peers: Option<Vec<(String, SocketAddr)>>,
 }
 
 /// A configuration whose values have all been checked.
@@ -111,7 +112,9 @@ pub(crate) struct Checked {
     pub(crate) gossip_interval: Duration,
     pub(crate) limits: VoterLimits,
     pub(crate) max_claims: usize,
-    pub(crate) wall_offset_ms: i64,
+    pub(crate) transport: Option<Arc<dyn Transport>>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) static_peers: Option<BTreeMap<NodeId, Peer>>,
 }
 
 /// The default settings of requests.
@@ -145,9 +148,9 @@ impl MeshBuilder {
             gossip_interval: Duration::from_millis(200),
             limits: VoterLimits::default(),
             max_claims: MAX_CLAIMS,
-            wall_offset_ms: 0,
-            #[cfg(feature = "harness")]
-            links: None,
+            transport: None,
+            clock: Arc::new(SystemClock::new()),
+            static_peers: None,
         }
     }
 
@@ -339,24 +342,36 @@ impl MeshBuilder {
         self
     }
 
-    /// Offsets the wall clock by this many milliseconds, for tests of wrong clocks.
-    #[doc(hidden)]
-    pub fn wall_offset_ms(mut self, wall_offset_ms: i64) -> Self {
-        self.wall_offset_ms = wall_offset_ms;
+    /// Sets the id of this node.
+    pub fn node_id(mut self, node_id: impl Into<String>) -> Self {
+        self.node_id = node_id.into();
         self
     }
 
-    /// Sets the links of this node, so that a test can inject faults.
-    #[cfg(feature = "harness")]
-    pub fn links(mut self, links: Arc<Links>) -> Self {
-        self.links = Some(links);
+    /// Sets the addresses of the peers, instead of finding them by gossip.
+    ///
+    /// The node does not gossip. It reaches the given peers and no others, and its peers do not
+    /// list it in their status. [`start`](MeshBuilder::start) then completes when it is first
+    /// polled. Seeds are ignored.
+    pub fn static_peers<S: Into<String>>(
+        mut self,
+        peers: impl IntoIterator<Item = (S, SocketAddr)>,
+    ) -> Self {
+        let peers = peers.into_iter().map(|(id, addr)| (id.into(), addr));
+        self.static_peers = Some(peers.collect());
         self
     }
 
-    /// Returns the same settings for another node id.
-    #[cfg(feature = "harness")]
-    pub(crate) fn named(mut self, node_id: &str) -> Self {
-        node_id.clone_into(&mut self.node_id);
+    /// Sets the transport, instead of a UDP socket. [`listen`](MeshBuilder::listen) is then
+    /// ignored. A transport belongs to one node: start the builder once.
+    pub fn transport(mut self, transport: impl Transport) -> Self {
+        self.transport = Some(Arc::new(transport));
+        self
+    }
+
+    /// Sets the clock, instead of [`SystemClock`](crate::SystemClock).
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
         self
     }
 
@@ -374,7 +389,10 @@ impl MeshBuilder {
             .unwrap_or_else(|| voters.len().min(VOTERS_PER_KEY_DEFAULT_MAX));
         let voter_set = VoterSet::new(self.voter_set_version, voters, r, self.timing)?;
         let voter_set = voter_set.of_cluster(&self.cluster);
-        let listen = address("listen", &self.listen)?;
+        let listen = match &self.transport {
+            Some(transport) => transport.local_addr(),
+            None => address("listen", &self.listen)?,
+        };
         let advertise = self
             .advertise
             .as_deref()
@@ -415,7 +433,26 @@ impl MeshBuilder {
             gossip_interval: self.gossip_interval,
             limits: self.limits,
             max_claims: self.max_claims,
-            wall_offset_ms: self.wall_offset_ms,
+            transport: self.transport.clone(),
+            clock: self.clock.clone(),
+            static_peers: self.check_static_peers()?,
+        })
+    }
+
+    fn check_static_peers(&self) -> Result<Option<BTreeMap<NodeId, Peer>>, ConfigError> {
+        let peer = |(id, addr): &(String, SocketAddr)| {
+            let peer = Peer {
+                addr: *addr,
+                incarnation: Incarnation::default(),
+                alive: true,
+            };
+            Ok((NodeId::new(id)?, peer))
+        };
+        let peers = self.static_peers.as_ref();
+        let peers = peers.map(|peers| peers.iter().map(peer).collect());
+        peers.transpose().map_err(|error| ConfigError::Name {
+            field: "static_peers",
+            error,
         })
     }
 

@@ -1,15 +1,30 @@
 #![doc = include_str!("../README.md")]
 
+mod clock;
 mod config;
+mod engine;
 mod error;
-#[cfg(feature = "harness")]
-pub mod harness;
+mod gossip;
+mod guard;
+mod held;
+mod lease;
 mod lock;
-mod runtime;
+mod mesh;
+mod metrics;
+mod observer;
+mod obstacle;
+mod obstacles;
+#[cfg(feature = "ranvier")]
+mod ranvier;
+mod request;
+mod seed_query;
+mod seeds;
+mod status;
+mod transport;
 
 /// Observation of a running mesh from outside, without taking part in it.
 pub mod observe {
-    pub use crate::runtime::{ObserveError, Observer};
+    pub use crate::observer::{ObserveError, Observer};
     pub use lockmesh_proto::node::{Health, NodeAnswer, NodeSurvey, Survey};
     pub use lockmesh_proto::wire::observe::{Counts, Dropped, Flow, Overview, VoterState};
 }
@@ -20,12 +35,18 @@ pub use lockmesh_proto::epoch::Epoch;
 pub use lockmesh_proto::event::VoteTally;
 pub use lockmesh_proto::id::{Key, NameError, NodeId};
 pub use lockmesh_proto::message::RefuseReason;
+pub use lockmesh_proto::node::{Inspection, KeyOwner, LockState, SeenVotes, Standing, Waiter};
 pub use lockmesh_proto::voter::VoterLimits;
 pub use lockmesh_proto::voter_set::{Timing, VoterSetError, VoterSetTag};
 pub use lockmesh_proto::wire::{ClusterSecret, DropReason, SecretError, Traffic};
 
+pub use clock::{Clock, SystemClock};
 pub use config::MeshBuilder;
 pub use error::{AcquireError, ConfigError, ExtendError, InspectError, NotReady, ReleaseError};
+pub use guard::{Guard, LeaseLost};
 pub use lock::{ClusterError, DistributedLock};
-pub use lockmesh_proto::node::{Inspection, KeyOwner, LockState, SeenVotes, Standing, Waiter};
-pub use runtime::{ClientNode, Guard, LeaseLost, LockRequest, MemberStatus, Mesh, Resolve, Status};
+pub use mesh::Mesh;
+pub use request::LockRequest;
+pub use seeds::Resolve;
+pub use status::{ClientNode, MemberStatus, Status};
+pub use transport::{Transport, UdpTransport};

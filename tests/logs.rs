@@ -7,13 +7,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use lockmesh::harness::Links;
 use lockmesh::{ClusterSecret, Mesh, MeshBuilder, Resolve, Timing};
+use lockmesh_harness::{Links, SkewedClock};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -290,6 +290,9 @@ fn leans_on_wall_clock(answers: usize, knows_clocks: bool) -> String {
     )
 }
 
+/// A free port of this machine.
+const LOOPBACK: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
+
 struct Five {
     links: Arc<Links>,
     nodes: Vec<Mesh>,
@@ -313,7 +316,7 @@ impl Five {
             .timing(timing(MAX_TTL))
             .ttl(MAX_TTL / 2)
             .gossip_interval(Duration::from_millis(50))
-            .links(self.links.clone())
+            .transport(self.links.bind(name, LOOPBACK).unwrap())
     }
 
     async fn start(&mut self, n: usize) {
@@ -330,9 +333,7 @@ impl Five {
 
     /// Cuts node `n` off from all others.
     fn cut(&self, n: usize) {
-        let addr = |n: usize| self.nodes[n].local_addr();
-        let rest: Vec<_> = (0..5).filter(|other| *other != n).map(addr).collect();
-        self.links.partition(&[addr(n)], &rest);
+        self.links.partition(&[name(n)], &Vec::from_iter(others(n)));
     }
 }
 
@@ -356,12 +357,12 @@ async fn cold_start(five: &mut Five, log: &Log, watch: &Watch) {
 
 /// One node crashes and restarts without memory.
 async fn restart(five: &mut Five, log: &Log, watch: &Watch) {
-    five.nodes[4].crash().await;
+    five.nodes[4].abort();
     let said = |five: &Five| five.nodes[0].status().members[4].is_reachable;
     while said(five) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let mut expected = Expected::default().says("n4", ["INFO [] mesh crashed".to_owned()]);
+    let mut expected = Expected::default().says("n4", ["INFO [] mesh aborted".to_owned()]);
     for n in 0..4 {
         expected = expected.says(&name(n), [silent("n4")[0].clone()]);
     }
@@ -425,15 +426,19 @@ async fn misconfigured(
     change: impl Fn(MeshBuilder) -> MeshBuilder,
     [wrong, mended]: [Expected; 2],
 ) {
-    let listen = five.nodes[4].local_addr().to_string();
-    let crashed = || ["INFO [] mesh crashed".to_owned(), started()];
-    five.nodes[4].crash().await;
-    let change = |builder: MeshBuilder| change(builder).listen(listen.clone());
-    five.start_with(4, change).await;
+    let listen = five.nodes[4].local_addr();
+    let five_links = five.links.clone();
+    let crashed = || ["INFO [] mesh aborted".to_owned(), started()];
+    five.nodes[4].abort();
+    let at_its_address = |builder: MeshBuilder| {
+        let transport = five_links.bind("n4", listen).unwrap();
+        change(builder).transport(transport)
+    };
+    five.start_with(4, at_its_address).await;
     let wrong = wrong.says("n4", crashed());
     log.expect("a node has settings of its own", watch, wrong)
         .await;
-    five.nodes[4].crash().await;
+    five.nodes[4].abort();
     five.start(4).await;
     let mut mended = mended
         .says("n4", recovers(Level::INFO))
@@ -518,7 +523,7 @@ async fn wrong_wall_clock(five: &mut Five, log: &Log, watch: &Watch) {
     for n in 0..4 {
         wrong = wrong.says(&name(n), quarantined("n4"));
     }
-    let change = |it: MeshBuilder| it.wall_offset_ms(60_000);
+    let change = |it: MeshBuilder| it.clock(SkewedClock::new(60_000));
     misconfigured(five, log, watch, change, [wrong, Expected::default()]).await;
 }
 
@@ -603,7 +608,7 @@ async fn each_cause_is_logged_at_start_and_end() {
     tracing::subscriber::set_global_default(log.clone()).unwrap();
     let watch = Watch::start();
     let mut five = Five {
-        links: Arc::new(Links::new(7)),
+        links: Links::new(7),
         nodes: Vec::new(),
     };
     cold_start(&mut five, &log, &watch).await;

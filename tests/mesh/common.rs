@@ -1,12 +1,13 @@
 //! Meshes on loopback for the tests, and a ledger that checks their grants.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lockmesh::harness::Links;
 use lockmesh::{ClusterSecret, Epoch, Guard, Mesh, MeshBuilder, Timing};
+use lockmesh_harness::Links;
 
 #[path = "../common/patience.rs"]
 mod patience;
@@ -15,6 +16,9 @@ pub(crate) use patience::within;
 
 /// The longest timeout that a test configures; no test waits longer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A free port of this machine.
+pub(crate) const LOOPBACK: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
 
 /// Returns [`Timing::lan`] with this `max_ttl`, so that a quarantine ends soon, and a longer
 /// reservation.
@@ -57,7 +61,7 @@ impl Cluster {
 
     /// Starts `size` nodes, of which `per_key` vote for each key.
     pub(crate) async fn with_voters(size: usize, per_key: usize, max_ttl: Duration) -> Self {
-        let links = Arc::new(Links::new(7));
+        let links = Links::new(7);
         let mut cluster = Self {
             links,
             nodes: Vec::new(),
@@ -101,7 +105,13 @@ impl Cluster {
             .ttl((self.max_ttl / 2).min(Duration::from_secs(5)))
             .try_timeout(PATIENCE)
             .gossip_interval(Duration::from_millis(50))
-            .links(self.links.clone())
+            .transport(self.links.bind(name, LOOPBACK).unwrap())
+    }
+
+    /// Returns the settings of node `name` at an address.
+    pub(crate) fn named_at(&self, name: &str, listen: SocketAddr) -> MeshBuilder {
+        let transport = self.links.bind(name, listen).unwrap();
+        self.named(name).transport(transport)
     }
 
     /// Starts a node that does not vote, and waits until it reaches all voters.

@@ -132,7 +132,7 @@ async fn extended_lock_outlives_ttl_and_then_ends() {
 #[tokio::test]
 async fn try_acquire_without_quorum_is_an_error() {
     let cluster = Cluster::start(3, MAX_TTL).await;
-    let addrs: Vec<_> = cluster.nodes.iter().map(Mesh::local_addr).collect();
+    let ids: Vec<_> = cluster.nodes.iter().map(Mesh::id).cloned().collect();
     let client = cluster.named("client").try_timeout(Duration::from_secs(2));
     let client = client.start().await.unwrap();
     let alone = cluster.named("n9").try_timeout(Duration::from_secs(2));
@@ -140,8 +140,8 @@ async fn try_acquire_without_quorum_is_an_error() {
     crate::common::sees_all(&client).await;
     crate::common::sees_all(&alone).await;
     // `client` reaches one voter, `alone` none.
-    cluster.links.partition(&[client.local_addr()], &addrs[1..]);
-    cluster.links.partition(&[alone.local_addr()], &addrs);
+    cluster.links.partition(&[client.id()], &ids[1..]);
+    cluster.links.partition(&[alone.id()], &ids);
     let error = client.try_acquire("k", 20_000).await.unwrap_err();
     assert!(
         matches!(error, ClusterError::LockAcquisitionFailed(_)),

@@ -13,7 +13,7 @@ async fn crashed_holder_delays_next_grant_by_its_lease() {
     let frozen = a.lock("k").acquire().await.unwrap();
     let waiting = tokio::spawn(cluster.nodes[0].lock("k").acquire());
     let same = a.clone();
-    a.crash().await;
+    a.abort();
     assert!(same.lock("k").try_acquire().await.is_err());
     // A handle that is dropped after the crash sends nothing either.
     drop(same);

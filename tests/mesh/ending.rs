@@ -70,8 +70,8 @@ async fn requests_after_shutdown_return_shut_down() {
 async fn shutdown_ends_pending_inspection() {
     let cluster = three().await;
     let client = cluster.client("client").await;
-    let addrs: Vec<_> = cluster.nodes.iter().map(Mesh::local_addr).collect();
-    cluster.links.partition(&[client.local_addr()], &addrs);
+    let ids: Vec<_> = cluster.nodes.iter().map(Mesh::id).cloned().collect();
+    cluster.links.partition(&[client.id()], &ids);
     let asks = client.clone();
     let asking = tokio::spawn(async move { asks.inspect("k").await });
     tokio::task::yield_now().await;
@@ -118,9 +118,7 @@ async fn shutdown_frees_address_despite_live_handle_and_guard() {
     let client = cluster.client("client").await;
     let guard = client.lock("k").acquire().await.unwrap();
     within("the shutdown", client.shutdown()).await;
-    let again = cluster
-        .named("client")
-        .listen(client.local_addr().to_string());
+    let again = cluster.named_at("client", client.local_addr());
     let again = again.start().await.unwrap();
     assert_eq!(again.local_addr(), client.local_addr());
     sees_all(&again).await;
@@ -168,7 +166,7 @@ async fn crash_delays_next_grant_by_the_lease() {
     let guard = request.acquire().await.unwrap();
     let waiting = tokio::spawn(cluster.nodes[0].lock("k").acquire());
     waits_for(&cluster, "k", 1).await;
-    client.crash().await;
+    client.abort();
     let next = within("the next", waiting).await.unwrap().unwrap();
     assert!(!guard.is_held());
     assert!(next.epoch() > guard.epoch());

@@ -126,7 +126,7 @@ async fn vote_of_member_with_other_set_is_ignored() {
         .unwrap()
         .unwrap();
     // With one of the two gone, the misconfigured voter does not complete a quorum.
-    cluster.nodes[1].crash().await;
+    cluster.nodes[1].abort();
     let request = cluster.nodes[0]
         .lock("l")
         .acquire_timeout(Duration::from_secs(2));
@@ -143,7 +143,7 @@ async fn vote_of_member_with_other_set_is_ignored() {
 async fn acquire_times_out_under_a_datagram_flood() {
     let cluster = Cluster::start(3, MAX_TTL).await;
     for other in &cluster.nodes[1..] {
-        other.crash().await;
+        other.abort();
     }
     let to = cluster.nodes[0].local_addr();
     let is_over = Arc::new(AtomicBool::new(false));

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use lockmesh::{Mesh, MeshBuilder, Resolve};
 
-use crate::common::{Cluster, key, sees_all, until, within};
+use crate::common::{Cluster, LOOPBACK, key, sees_all, until, within};
 use crate::guard::waits_for;
 
 fn of_two(cluster: &Cluster, name: &str) -> MeshBuilder {
     Mesh::builder(name)
         .voters(["a", "b"])
         .secret(key())
-        .links(cluster.links.clone())
+        .transport(cluster.links.bind(name, LOOPBACK).unwrap())
         .new_cluster(true)
         .gossip_interval(Duration::from_millis(300))
 }
@@ -29,9 +29,7 @@ async fn node_cut_off_after_discovery_is_marked_dead() {
     let b = b.start().await.unwrap();
     let sees_b = || a.status().members[1].is_reachable;
     until("it is discovered", sees_b).await;
-    cluster
-        .links
-        .partition(&[a.local_addr()], &[b.local_addr()]);
+    cluster.links.partition(&[a.id()], &[b.id()]);
     until("it is found dead", || !sees_b()).await;
     until("it is not ready", || !a.status().is_ready).await;
 }
@@ -39,8 +37,8 @@ async fn node_cut_off_after_discovery_is_marked_dead() {
 #[tokio::test]
 async fn partitioned_nodes_rejoin_after_heal() {
     let cluster = Cluster::start(3, Duration::from_secs(30)).await;
-    let addrs: Vec<_> = cluster.nodes.iter().map(Mesh::local_addr).collect();
-    cluster.links.partition(&addrs[..2], &addrs[2..]);
+    let ids: Vec<_> = cluster.nodes.iter().map(Mesh::id).cloned().collect();
+    cluster.links.partition(&ids[..2], &ids[2..]);
     until("the one sees that it is alone", || {
         !cluster.nodes[2].status().is_ready
     })
@@ -58,7 +56,7 @@ async fn partitioned_nodes_rejoin_after_heal() {
 async fn restarted_node_is_found_at_new_address() {
     let mut cluster = Cluster::start(3, Duration::from_millis(1_500)).await;
     let was = cluster.nodes[2].local_addr();
-    cluster.nodes[2].crash().await;
+    cluster.nodes[2].abort();
     cluster.restart(2).await;
     let is = cluster.nodes[2].local_addr();
     assert_ne!(was, is);
@@ -81,12 +79,12 @@ async fn restarted_node_finds_voters_within_one_gossip_round() {
     let waiting = tokio::spawn(cluster.nodes[0].lock("k").acquire());
     waits_for(&cluster, "k", 1).await;
     let gone = cluster.nodes[2].local_addr();
-    cluster.nodes[2].crash().await;
+    cluster.nodes[2].abort();
     // No process listens on ports 1 to 9.
     let mut seeds: Vec<_> = (1..10).map(|port| format!("127.0.0.1:{port}")).collect();
     seeds.push(cluster.nodes[1].local_addr().to_string());
     // A message from the same address proves that the previous incarnation is over.
-    let back = cluster.named("n2").listen(gone.to_string());
+    let back = cluster.named_at("n2", gone);
     let back = back.seeds(seeds).gossip_interval(round);
     cluster.nodes[2] = back.start().await.unwrap();
     let next = tokio::time::timeout(round / 2, waiting).await;
@@ -178,11 +176,11 @@ async fn nodes_that_forgot_each_other_rejoin_after_heal() {
     }
     cluster.ready().await;
     let seed = cluster.nodes.remove(0);
-    seed.crash().await;
+    seed.abort();
     let [b, c] = &cluster.nodes[..] else {
         panic!("two are left")
     };
-    let cut = [b.local_addr(), c.local_addr()];
+    let cut = [b.id(), c.id()];
     cluster.links.partition(&cut[..1], &cut[1..]);
     let forgot = |node: &Mesh| {
         let members = node.status().members;
@@ -215,7 +213,7 @@ async fn crashed_client_is_silent_and_then_forgotten() {
         cluster.nodes.iter().all(|node| is_so(listed(node)))
     };
     until("all see it", || all(&|it| it.is_some_and(|it| it.is_alive))).await;
-    client.crash().await;
+    client.abort();
     until("all call it silent", || {
         all(&|it| it.is_some_and(|it| !it.is_alive && it.silent_for > Some(Duration::from_secs(1))))
     })

@@ -211,12 +211,13 @@ async fn extend_without_quorum_fails_and_keeps_lease() {
     let asks = asks.start().await.unwrap();
     let ttl = Duration::from_secs(30);
     let guard = asks.lock("k").ttl(ttl).acquire().await.unwrap();
-    let voters: Vec<_> = cluster
+    let ids: Vec<_> = cluster
         .nodes
         .iter()
-        .map(lockmesh::Mesh::local_addr)
+        .map(lockmesh::Mesh::id)
+        .cloned()
         .collect();
-    cluster.links.partition(&[asks.local_addr()], &voters);
+    cluster.links.partition(&[asks.id()], &ids);
     let error = guard.extend(Duration::from_secs(25)).await.unwrap_err();
     let waited = Duration::from_millis(300);
     assert_eq!(error, ExtendError::NoQuorum { waited });
@@ -258,15 +259,16 @@ async fn run_drops_its_future_when_lease_is_lost() {
 #[tokio::test]
 async fn cut_off_guard_ends_before_next_grant() {
     let cluster = Cluster::start(3, Duration::from_secs(2)).await;
-    let addrs: Vec<_> = cluster
+    let ids: Vec<_> = cluster
         .nodes
         .iter()
-        .map(lockmesh::Mesh::local_addr)
+        .map(lockmesh::Mesh::id)
+        .cloned()
         .collect();
     let guard = cluster.nodes[2].lock("k").acquire().await.unwrap();
     let waiting = tokio::spawn(cluster.nodes[0].lock("k").acquire());
     waits_for(&cluster, "k", 1).await;
-    cluster.links.partition(&addrs[2..], &addrs[..2]);
+    cluster.links.partition(&ids[2..], &ids[..2]);
     let next = within("the next", waiting).await.unwrap().unwrap();
     assert!(!guard.is_held());
     assert!(next.is_held());

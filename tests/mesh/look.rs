@@ -110,9 +110,9 @@ async fn inspect_without_quorum_is_an_error() {
     let cluster = three().await;
     let asks = cluster.named("asks").try_timeout(Duration::from_secs(2));
     let asks = asks.start().await.unwrap();
-    let addrs: Vec<_> = cluster.nodes.iter().map(Mesh::local_addr).collect();
+    let ids: Vec<_> = cluster.nodes.iter().map(Mesh::id).cloned().collect();
     crate::common::sees_all(&asks).await;
-    cluster.links.partition(&[asks.local_addr()], &addrs[1..]);
+    cluster.links.partition(&[asks.id()], &ids[1..]);
     let error = asks.inspect("k").await.unwrap_err();
     let expected = InspectError::NoQuorum {
         answered: 1,
@@ -124,7 +124,7 @@ async fn inspect_without_quorum_is_an_error() {
     assert!(matches!(error, InspectError::Key(_)));
     // Two of three voters are a quorum.
     cluster.links.heal();
-    cluster.links.partition(&[asks.local_addr()], &addrs[2..]);
+    cluster.links.partition(&[asks.id()], &ids[2..]);
     assert_eq!(asks.inspect("k").await.unwrap().answered, 2);
 }
 
@@ -182,7 +182,7 @@ async fn status_lists_members_clients_and_held_locks() {
 #[tokio::test]
 async fn status_reports_quarantine_and_dropped_datagrams() {
     let cluster = three().await;
-    cluster.nodes[2].crash().await;
+    cluster.nodes[2].abort();
     let again = cluster.builder(2).start().await.unwrap();
     let noise = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     noise.send_to(b"!", again.local_addr()).unwrap();
@@ -200,7 +200,7 @@ async fn status_reports_quarantine_and_dropped_datagrams() {
     // A voter in quarantine refuses; the other two are a quorum.
     let guard = within("two of three", again.lock("k").acquire()).await;
     assert!(guard.unwrap().is_held());
-    cluster.nodes[1].crash().await;
+    cluster.nodes[1].abort();
     let request = again.lock("l").acquire_timeout(Duration::from_secs(1));
     let error = request.acquire().await.unwrap_err().to_string();
     assert!(error.contains("in quarantine after a restart"), "{error}");

@@ -35,7 +35,7 @@ async fn trait_lock_outlives_crash_and_restart() {
     let other = &cluster.nodes[0];
     let client = cluster.client("client").await;
     assert_eq!(client.try_acquire("tick", LONG_MS).await, Ok(true));
-    client.crash().await;
+    client.abort();
     // The client is silent, but a quorum has voted for it, so it may have been granted.
     let told = within("an answer", other.try_acquire("tick", LONG_MS)).await;
     assert_eq!(told, Ok(false));

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use lockmesh::{InspectError, LockState, Mesh, Standing, WallClock};
+use lockmesh_harness::SkewedClock;
 use lockmesh_proto::message::RefuseReason;
 
 use crate::common::{Cluster, PATIENCE, key, timing, until};
@@ -42,7 +43,7 @@ async fn node_with_other_max_ttl_is_not_ready() {
 async fn node_with_skewed_wall_clock_is_ready() {
     let cluster = Cluster::start(3, LONG).await;
     for (name, off_ms) in [("ahead", 60_000), ("behind", -60_000)] {
-        let wrong = cluster.named(name).wall_offset_ms(off_ms);
+        let wrong = cluster.named(name).clock(SkewedClock::new(off_ms));
         let wrong = wrong.start().await.unwrap();
         wrong.ready(PATIENCE).await.unwrap();
         let guard = wrong.lock("k").try_acquire().await.unwrap();
@@ -63,7 +64,7 @@ async fn node_with_skewed_wall_clock_is_ready() {
 async fn voter_whose_wall_clock_lags_acquires_locks() {
     let mut cluster = Cluster::start(3, LONG).await;
     cluster.nodes[2].shutdown().await;
-    let behind = cluster.builder(2).wall_offset_ms(-60_000);
+    let behind = cluster.builder(2).clock(SkewedClock::new(-60_000));
     cluster.nodes[2] = behind.new_cluster(true).start().await.unwrap();
     // Its voter starts without memory. A quarantine would last 600 s; its peers end it sooner.
     until("it knows that it is behind", || {
@@ -80,7 +81,7 @@ async fn two_voters_with_different_clocks_report_a_dispute() {
     let start = |name: &str, seeds: Vec<String>| {
         let builder = Mesh::builder(name).voters(["n0", "n1"]).seeds(seeds);
         let builder = builder.secret(key()).timing(timing(LONG)).new_cluster(true);
-        builder.wall_offset_ms(if name == "n1" { -60_000 } else { 0 })
+        builder.clock(SkewedClock::new(if name == "n1" { -60_000 } else { 0 }))
     };
     let n0 = start("n0", Vec::new()).start().await.unwrap();
     let seed = vec![n0.local_addr().to_string()];
@@ -104,8 +105,8 @@ async fn two_voters_with_different_clocks_report_a_dispute() {
 #[tokio::test]
 async fn cut_off_node_is_not_ready_until_healed() {
     let cluster = Cluster::start(3, LONG).await;
-    let addrs: Vec<_> = cluster.nodes.iter().map(Mesh::local_addr).collect();
-    cluster.links.partition(&addrs[..1], &addrs[1..]);
+    let ids: Vec<_> = cluster.nodes.iter().map(Mesh::id).cloned().collect();
+    cluster.links.partition(&ids[..1], &ids[1..]);
     let is_ready = |n: usize| cluster.nodes[n].status().is_ready;
     until("it is not ready any more", || !is_ready(0)).await;
     assert!(is_ready(1) && is_ready(2));
@@ -125,7 +126,7 @@ async fn quorum_in_quarantine_makes_nodes_not_ready() {
     let guard = cluster.nodes[0].lock("k").ttl(LONG).acquire().await;
     let guard = guard.unwrap();
     for n in [1, 2] {
-        cluster.nodes[n].crash().await;
+        cluster.nodes[n].abort();
         cluster.restart(n).await;
     }
     until("it hears that both have no memory", || {

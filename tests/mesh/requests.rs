@@ -114,8 +114,8 @@ async fn waiters_are_granted_in_order() {
 async fn timeout_error_counts_silent_voters() {
     let cluster = three().await;
     let client = cluster.client("client").await;
-    let addrs: Vec<_> = cluster.nodes.iter().map(Mesh::local_addr).collect();
-    cluster.links.partition(&[client.local_addr()], &addrs[..2]);
+    let ids: Vec<_> = cluster.nodes.iter().map(Mesh::id).cloned().collect();
+    cluster.links.partition(&[client.id()], &ids[..2]);
     let waited = Duration::from_secs(1);
     let error = client.lock("k").acquire_timeout(waited).acquire().await;
     assert_eq!(
@@ -160,7 +160,7 @@ async fn voter_at_waiter_limit_refuses_with_reason() {
     };
     let cluster = Cluster::start(1, Duration::from_secs(600)).await;
     let tight = cluster.nodes[0].clone();
-    tight.crash().await;
+    tight.abort();
     let tight = cluster
         .builder(0)
         .limits(limits)

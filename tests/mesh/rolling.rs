@@ -34,10 +34,10 @@ async fn restart(cluster: &mut Cluster, n: usize, guard: &Guard) {
     let was = cluster.nodes[n].clone();
     if n.is_multiple_of(2) {
         within("the shutdown", was.shutdown()).await;
-        let builder = cluster.builder(n).listen(was.local_addr().to_string());
+        let builder = cluster.named_at(was.id().as_str(), was.local_addr());
         cluster.nodes[n] = builder.start().await.unwrap();
     } else {
-        was.crash().await;
+        was.abort();
         cluster.restart(n).await;
     }
     assert!(cluster.nodes[n].status().quarantine.is_some());

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lockmesh::harness::{Links, LocalMesh};
 use lockmesh::{Mesh, MeshBuilder};
+use lockmesh_harness::{Links, LocalMesh};
 use lockmesh_proto::wire::{Kind, Seal};
 
-use crate::common::{key, timing, until, within};
+use crate::common::{LOOPBACK, key, timing, until, within};
 
 /// Three voters, and the settings of their clients.
 struct Members {
@@ -20,7 +20,7 @@ impl Members {
     async fn start(gossip_interval: Duration) -> Self {
         let mut members = Self {
             nodes: Vec::new(),
-            links: Arc::new(Links::new(7)),
+            links: Links::new(7),
             gossip_interval,
         };
         for n in 0..3 {
@@ -41,7 +41,7 @@ impl Members {
             .timing(timing(Duration::from_secs(10)))
             .ttl(Duration::from_secs(1))
             .gossip_interval(self.gossip_interval)
-            .links(self.links.clone())
+            .transport(self.links.bind(name, LOOPBACK).unwrap())
     }
 
     /// The bytes of gossip that the members have sent.
@@ -61,7 +61,7 @@ impl Members {
         };
         until("a new node is found", is_found).await;
         let took = since.elapsed();
-        new.crash().await;
+        new.abort();
         took
     }
 }
@@ -71,7 +71,7 @@ async fn live(client: MeshBuilder) {
     let node = client.start().await.unwrap();
     let lock = node.lock(node.id().as_str());
     let guard = within("a grant", lock.acquire()).await.unwrap();
-    node.crash().await;
+    node.abort();
     drop(guard);
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lockmesh::harness::Fault;
 use lockmesh::{AcquireError, Mesh};
+use lockmesh_harness::Fault;
 
 use crate::common::{Cluster, Ledger, until, within, work};
 use crate::guard::waits_for;
@@ -171,7 +171,7 @@ async fn crash_and_recovery(size: usize) {
     let guard = ledger.enter(guard).expect("it is held");
     let waiting = tokio::spawn(cluster.nodes[1].lock("k").acquire());
     waits_for(&cluster, "k", 1).await;
-    victim.crash().await;
+    victim.abort();
     let next = within("the take-over", waiting).await.unwrap().unwrap();
     let next = ledger.enter(next).expect("it is held");
     assert!(!guard.is_held());
@@ -182,7 +182,7 @@ async fn crash_and_recovery(size: usize) {
     progress(&ledger).await;
     cluster.ready().await;
     ledger.leave(next).await;
-    cluster.nodes[0].crash().await;
+    cluster.nodes[0].abort();
     // With three voters a quorum now needs the vote of the restarted one.
     progress(&ledger).await;
     let again = within("a grant", cluster.nodes[last].lock("k").acquire()).await;
@@ -213,7 +213,7 @@ async fn partition_and_heal(size: usize) {
     // All nodes vote for each key: with fewer voters a minority of nodes may have a quorum.
     let cluster = Cluster::with_voters(size, size, Duration::from_secs(2)).await;
     let ledger = Arc::new(Ledger::default());
-    let addrs: Vec<_> = cluster.nodes.iter().map(Mesh::local_addr).collect();
+    let ids: Vec<_> = cluster.nodes.iter().map(Mesh::id).cloned().collect();
     let most = size / 2 + 1;
     let workers = Workers::start(&cluster.nodes[..most], &ledger);
     let few = &cluster.nodes[size - 1];
@@ -221,7 +221,7 @@ async fn partition_and_heal(size: usize) {
     let guard = ledger.enter(guard).expect("it is held");
     let waiting = tokio::spawn(cluster.nodes[0].lock("k").acquire());
     waits_for(&cluster, "k", 1).await;
-    cluster.links.partition(&addrs[..most], &addrs[most..]);
+    cluster.links.partition(&ids[..most], &ids[most..]);
     let next = within("the take-over", waiting).await.unwrap().unwrap();
     assert!(!guard.is_held());
     let next = ledger.enter(next).expect("it is held");

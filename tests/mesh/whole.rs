@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use lockmesh::harness::Fault;
 use lockmesh::{AcquireError, Guard, LockRequest, Mesh};
+use lockmesh_harness::Fault;
 use tokio::task::JoinHandle;
 
 use crate::common::{Cluster, until, within};
@@ -22,7 +22,7 @@ fn mute(cluster: &Cluster, mesh: &Mesh) {
         };
         cluster
             .links
-            .one_way(mesh.local_addr(), node.local_addr(), cut);
+            .one_way(mesh.id().as_str(), node.id().as_str(), cut);
     }
 }
 

@@ -1,12 +1,13 @@
 //! Five meshes on loopback with links that can be cut, and their workers.
 
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use lockmesh::harness::Links;
 use lockmesh::{AcquireError, ClusterSecret, ConfigError, Guard, Mesh, MeshBuilder, Timing};
+use lockmesh_harness::Links;
 use tokio::task::JoinHandle;
 
 use super::ledger::{Ledger, Who};
@@ -23,6 +24,7 @@ pub(crate) const LEASE: Duration = Duration::from_secs(2);
 pub(crate) const MAX_TTL: Duration = Duration::from_secs(3);
 const WORKER_WAITS_AT_MOST: Duration = Duration::from_secs(1);
 const WORK: Duration = Duration::from_millis(1);
+const LOOPBACK: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// The nodes `n0` to `n4`.
@@ -41,14 +43,18 @@ impl Cluster {
     pub(crate) async fn start(ledger: Arc<Ledger>) -> anyhow::Result<Self> {
         let mut cluster = Self {
             secret: crate::keygen::fresh()?,
-            links: Arc::new(Links::new(0)),
+            links: Links::new(0),
             ledger,
             meshes: Vec::new(),
             workers: Vec::new(),
             stop: Arc::new(AtomicBool::new(false)),
         };
         for n in 0..NODES {
-            let mesh = cluster.builder(n).new_cluster(true).start().await;
+            let mesh = cluster
+                .builder(n, LOOPBACK)?
+                .new_cluster(true)
+                .start()
+                .await;
             cluster
                 .meshes
                 .push(mesh.with_context(|| format!("n{n} did not start"))?);
@@ -88,11 +94,10 @@ impl Cluster {
 
     /// Cuts all links between the nodes of `minority` and the others.
     pub(crate) fn cut(&self, minority: &[usize]) {
-        let addr = |n: usize| self.meshes[n].local_addr();
-        let one: Vec<_> = minority.iter().map(|n| addr(*n)).collect();
+        let one: Vec<_> = minority.iter().map(|n| name(*n)).collect();
         let other: Vec<_> = (0..NODES)
             .filter(|n| !minority.contains(n))
-            .map(addr)
+            .map(name)
             .collect();
         self.links.partition(&one, &other);
         self.ledger.cut(minority);
@@ -105,7 +110,7 @@ impl Cluster {
 
     /// Crashes a node without notice to its peers, and aborts its workers.
     pub(crate) async fn crash(&mut self, n: usize) {
-        self.meshes[n].crash().await;
+        self.meshes[n].abort();
         for worker in self.workers[n].drain(..) {
             worker.abort();
         }
@@ -115,7 +120,7 @@ impl Cluster {
     pub(crate) async fn restart(&mut self, n: usize) -> Result<(), ConfigError> {
         self.ledger.gone(n);
         let listen = self.meshes[n].local_addr();
-        self.meshes[n] = self.builder(n).listen(listen.to_string()).start().await?;
+        self.meshes[n] = self.builder(n, listen)?.start().await?;
         Ok(())
     }
 
@@ -135,23 +140,30 @@ impl Cluster {
         }
     }
 
-    fn builder(&self, n: usize) -> MeshBuilder {
+    fn builder(&self, n: usize, listen: SocketAddr) -> Result<MeshBuilder, ConfigError> {
+        let transport = self.links.bind(&name(n), listen);
+        let transport = transport.map_err(|source| ConfigError::Bind { listen, source })?;
         let seeds = self.meshes.iter().map(|mesh| mesh.local_addr().to_string());
         let timing = Timing {
             max_ttl: MAX_TTL,
             max_clock_skew: Duration::from_millis(500),
             ..Timing::lan()
         };
-        Mesh::builder(format!("n{n}"))
-            .voters((0..NODES).map(|n| format!("n{n}")))
+        let builder = Mesh::builder(name(n))
+            .voters((0..NODES).map(name))
             .seeds(seeds)
             .secret(self.secret.clone())
             .cluster("demo")
             .timing(timing)
             .ttl(LEASE)
             .gossip_interval(Duration::from_millis(50))
-            .links(self.links.clone())
+            .transport(transport);
+        Ok(builder)
     }
+}
+
+fn name(n: usize) -> String {
+    format!("n{n}")
 }
 
 /// Acquires its key repeatedly, until it is stopped or its mesh is shut down. Every key has one

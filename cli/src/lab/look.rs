@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Weak;
 use std::time::Duration;
 
-use lockmesh::harness::Condition;
 use lockmesh::{Mesh, NodeId};
+use lockmesh_harness::Condition;
 use serde::Serialize;
 
 use super::caption::{self, Caption};

@@ -65,7 +65,7 @@ async fn tidy(lab: &Arc<Lab>) -> Option<()> {
     for node in 0..lab.mesh.size() {
         // Refused if the node is not paused.
         let _ = lab.perform(Command::Resume { node }).await;
-        if lab.mesh.condition(node) == lockmesh::harness::Condition::Down {
+        if lab.mesh.condition(node) == lockmesh_harness::Condition::Down {
             command(lab, Command::Restart { node }).await?;
         }
     }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use lockmesh::harness::{Condition, LocalMesh, LocalMeshError};
 use lockmesh::{AcquireError, Guard, Key};
+use lockmesh_harness::{Condition, LocalMesh, LocalMeshError};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
@@ -188,7 +188,7 @@ impl Lab {
         self.say(Tone::Calm, text);
     }
 
-    fn link(&self, from: usize, to: usize, both: bool) -> lockmesh::harness::Link<'_> {
+    fn link(&self, from: usize, to: usize, both: bool) -> lockmesh_harness::Link<'_> {
         if both {
             self.mesh.link(from, to)
         } else {

@@ -8,10 +8,10 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use config::Source;
-use lockmesh::Mesh;
+use lockmesh::{Clock, Mesh, SystemClock};
 use tracing_subscriber::EnvFilter;
 use workload::{Log, Workload, WorkloadFile};
 
@@ -155,7 +155,8 @@ async fn start(args: &Args) -> Result<(Mesh, WorkloadFile), config::FileError> {
             "the wall clock is read with an offset, as --wall-offset-ms says"
         );
     }
-    let mesh = builder.wall_offset_ms(args.wall_offset_ms).start().await;
+    let clock = SkewedClock(SystemClock::new(), args.wall_offset_ms);
+    let mesh = builder.clock(clock).start().await;
     let mesh = mesh.map_err(|error| source.config_error(&error))?;
     Ok((mesh, workload))
 }
@@ -207,5 +208,24 @@ impl Signals {
     pub(crate) async fn next(&mut self) -> &'static str {
         self.0.recv().await;
         "Ctrl-C"
+    }
+}
+
+/// The clock of this machine, with a wall clock that is ahead by milliseconds.
+#[derive(Debug)]
+struct SkewedClock(SystemClock, i64);
+
+impl Clock for SkewedClock {
+    fn monotonic(&self) -> Duration {
+        self.0.monotonic()
+    }
+
+    fn wall(&self) -> SystemTime {
+        let (now, skew) = (self.0.wall(), Duration::from_millis(self.1.unsigned_abs()));
+        let wrong = match self.1 {
+            0.. => now.checked_add(skew),
+            _ => now.checked_sub(skew),
+        };
+        wrong.unwrap_or(now)
     }
 }

@@ -186,8 +186,8 @@ fn lock_row(lock: &Inspection) -> Row<'static> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lockmesh::harness::LocalMesh;
     use lockmesh::observe::Observer;
+    use lockmesh_harness::LocalMesh;
     use ratatui::crossterm::event::{KeyCode, KeyEvent};
 
     #[tokio::test(flavor = "multi_thread")]

@@ -3,8 +3,8 @@
 use std::process::Output;
 use std::time::Duration;
 
-use lockmesh::harness::LocalMesh;
 use lockmesh::{ClusterSecret, Mesh, Timing};
+use lockmesh_harness::LocalMesh;
 use serde_json::Value;
 
 use super::common::{lockmesh, stderr, stdout, within};

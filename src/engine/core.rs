@@ -1,0 +1,594 @@
+//! State behind the engine mutex: the protocol node and its pending callers.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::clock::Time;
+use crate::engine::inbox::{Ask, Inbox};
+use crate::lease::Lease;
+use crate::metrics::Meter;
+use crate::obstacle::{Obstacle, holding};
+use crate::obstacles::{Line, Obstacles};
+use lockmesh_proto::claimant::RequestError;
+use lockmesh_proto::event::{Event, Ticket, VoteTally};
+use lockmesh_proto::id::NodeId;
+use lockmesh_proto::node::{ForeignNode, InspectId, Inspection, Node, Output, Standing};
+use lockmesh_proto::time::{Instant, Now};
+use lockmesh_proto::voter_set::quorum;
+use lockmesh_proto::wire::DropReason;
+
+/// The outcome of an acquisition.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    Granted(Arc<Lease>),
+    Denied,
+    /// The node did not accept the request.
+    Refused(RequestError),
+    TimedOut {
+        answers: VoteTally,
+        /// The reason why no recent datagram could be opened; `None` if one could, or if none
+        /// arrived.
+        hears_nobody: Option<DropReason>,
+    },
+    ShutDown,
+}
+
+/// The channel of a caller, and the outcome to send on it.
+pub(super) type Tell = (oneshot::Sender<Ended>, Ended);
+/// The channel of incoming datagrams to the gossip library.
+pub(crate) type GossipIn = mpsc::Sender<(SocketAddr, Vec<u8>)>;
+/// The receiving end of [`GossipIn`].
+pub(crate) type GossipOut = mpsc::Receiver<(SocketAddr, Vec<u8>)>;
+
+pub(crate) struct Core {
+    pub(crate) node: Node,
+    waiting: HashMap<Ticket, Waiting>,
+    leases: HashMap<Ticket, Arc<Lease>>,
+    inspections: HashMap<InspectId, oneshot::Sender<Inspection>>,
+    gossip: GossipIn,
+    /// The other nodes that announce by gossip that they vote. Advice only.
+    pub(crate) voting: BTreeSet<NodeId>,
+    /// The number of times that gossip has ended and was restarted.
+    pub(crate) gossip_restarts: u64,
+    /// The requests that are being submitted. The buffer is reused.
+    asks: Vec<Ask>,
+    /// The numbers of batched requests and of notified callers since the last [`Core::callers`].
+    asked: usize,
+    notified: usize,
+    /// The outcomes to send once the lock is released.
+    notifies: Vec<Tell>,
+    pub(crate) is_shut_down: bool,
+    pub(crate) meter: Meter,
+    /// The obstacles that keep this node from getting locks, for the log.
+    pub(crate) obstacles: Obstacles,
+    pub(crate) has_gossip_ended: bool,
+}
+
+struct Waiting {
+    since: Instant,
+    notify: oneshot::Sender<Ended>,
+}
+
+impl Core {
+    pub(super) fn new(node: Node, gossip: GossipIn) -> Self {
+        Self {
+            meter: Meter::new(node.id()),
+            node,
+            waiting: HashMap::new(),
+            leases: HashMap::new(),
+            inspections: HashMap::new(),
+            gossip,
+            voting: BTreeSet::new(),
+            gossip_restarts: 0,
+            asks: Vec::new(),
+            asked: 0,
+            notified: 0,
+            notifies: Vec::new(),
+            is_shut_down: false,
+            obstacles: Obstacles::default(),
+            has_gossip_ended: false,
+        }
+    }
+
+    /// Submits the inbox to the node, and returns the time. The clock is read after the inbox was
+    /// taken: a vote must not run from before the sending of its claim.
+    pub(super) fn submit(&mut self, clock: &Time, inbox: &Inbox) -> Now {
+        inbox.take(&mut self.asks);
+        self.take_all(clock)
+    }
+
+    /// Submits the inbox to the node, unless it is left to the combiner.
+    pub(super) fn submit_unless_combined(&mut self, clock: &Time, inbox: &Inbox) {
+        inbox.take_unless_led(&mut self.asks);
+        if !self.asks.is_empty() {
+            self.take_all(clock);
+        }
+    }
+
+    fn take_all(&mut self, clock: &Time) -> Now {
+        let now = clock.now();
+        let mut asks = std::mem::take(&mut self.asks);
+        for ask in asks.drain(..) {
+            self.asked += usize::from(!matches!(ask, Ask::Datagram { .. }));
+            self.take(now, ask);
+        }
+        self.asks = asks;
+        now
+    }
+
+    /// Submits a request or datagram to the node.
+    pub(super) fn take(&mut self, now: Now, ask: Ask) {
+        match ask {
+            Ask::Claim { notify, .. } if self.is_shut_down => self.later(notify, Ended::ShutDown),
+            Ask::Claim {
+                ticket,
+                since,
+                request,
+                notify,
+            } => match self.node.claim_as(now, ticket, request) {
+                Ok(()) => {
+                    self.meter.began();
+                    self.waiting.insert(ticket, Waiting { since, notify });
+                }
+                Err(error) => self.later(notify, Ended::Refused(error)),
+            },
+            Ask::Release { ticket, was_held } => {
+                self.free(now, ticket, was_held);
+            }
+            Ask::Datagram { from, bytes } => self.node.handle_datagram(now, from, &bytes),
+        }
+    }
+
+    /// Counts datagrams that the system did not accept.
+    pub(super) fn count_failed(&mut self, failed: usize) {
+        for _ in 0..failed {
+            self.node.count_drop(DropReason::SendFailed);
+        }
+    }
+
+    /// Returns the number of batched requests and notified callers since the last call.
+    pub(super) fn callers(&mut self) -> usize {
+        std::mem::take(&mut self.asked) + std::mem::take(&mut self.notified)
+    }
+
+    pub(super) fn notifies(&mut self) -> Vec<Tell> {
+        std::mem::take(&mut self.notifies)
+    }
+
+    fn later(&mut self, notify: oneshot::Sender<Ended>, ended: Ended) {
+        self.notified += 1;
+        self.notifies.push((notify, ended));
+    }
+
+    /// Withdraws a request for which no caller waits any more.
+    pub(crate) fn withdraw(&mut self, now: Now, ticket: Ticket) {
+        self.waiting.remove(&ticket);
+        self.release(now, ticket);
+    }
+
+    /// Releases a lease. Returns `true` if it was held until now.
+    pub(crate) fn release(&mut self, now: Now, ticket: Ticket) -> bool {
+        // The lease ends first: no guard may report "held" once a voter may have the release.
+        let lease = self.leases.get(&ticket);
+        let was_held = lease.is_some_and(|lease| lease.release());
+        self.free(now, ticket, was_held)
+    }
+
+    /// Releases a lease that its guard has ended. Returns `true` if it was held until then.
+    fn free(&mut self, now: Now, ticket: Ticket, was_held: bool) -> bool {
+        let was_known = self.leases.remove(&ticket).is_some();
+        let was_valid = self.node.release(now, ticket) && was_known;
+        if was_valid && !was_held {
+            // The guard saw the end of the lease before a renewal. Other losses are events of the
+            // node.
+            self.meter.lost();
+        }
+        was_valid && was_held
+    }
+
+    /// Ends all requests and leases. The node does not release claims that outlive this process:
+    /// they expire at the voters.
+    pub(crate) fn release_all(&mut self, now: Now) {
+        for (_, lease) in self.leases.drain() {
+            lease.end();
+        }
+        for (_, waiting) in self.waiting.drain() {
+            let _ = waiting.notify.send(Ended::ShutDown);
+        }
+        // The driver ends soon, so their results would never arrive.
+        self.inspections.clear();
+        self.node.release_all(now);
+    }
+
+    /// Marks the mesh as shut down and drops all pending callers. Remaining leases are not renewed.
+    pub(crate) fn forget_all(&mut self) {
+        self.is_shut_down = true;
+        self.waiting.clear();
+        self.inspections.clear();
+    }
+
+    pub(crate) fn expect_inspection(&mut self, id: InspectId) -> oneshot::Receiver<Inspection> {
+        let (notify, notified) = oneshot::channel();
+        self.inspections.insert(id, notify);
+        notified
+    }
+
+    /// Returns `true` if this node is a voter and not in quarantine.
+    pub(crate) fn votes(&self) -> bool {
+        self.node
+            .voter()
+            .is_some_and(|voter| voter.quarantine().is_none())
+    }
+
+    /// Returns `true` if a quorum of the members would vote for claims of this node, including its
+    /// own voter if it has one.
+    pub(crate) fn is_ready(&self, now: Now) -> bool {
+        let members = self.node.voter_set().members();
+        let votes = |member: &NodeId| self.node.standing_of(now, member) == Standing::Votes;
+        let own = self.node.voter().is_none() || votes(self.node.id());
+        let voting = members.iter().filter(|member| votes(member)).count();
+        let is_one = self.node.twin().is_none();
+        !self.is_shut_down && is_one && own && voting >= quorum(members.len())
+    }
+
+    /// Records that gossip has ended and will be restarted.
+    pub(crate) fn gossip_ended(&mut self) {
+        self.gossip_restarts += 1;
+        self.has_gossip_ended = true;
+        self.meter.gossip_ended();
+    }
+
+    /// Returns the known addresses of the other members. Gossip may have forgotten a member whose
+    /// votes were received.
+    pub(crate) fn addresses_of_members(&self) -> Vec<SocketAddr> {
+        let members = self.node.voter_set().members().iter();
+        let addrs = members.filter_map(|member| self.node.address_of(member));
+        addrs.collect()
+    }
+
+    pub(crate) fn held(&self) -> usize {
+        self.leases.len()
+    }
+
+    /// Takes all output from the node. Returns when its next timeout is due.
+    pub(super) fn drain(
+        &mut self,
+        clock: &Time,
+        datagrams: &mut Vec<(SocketAddr, Vec<u8>)>,
+    ) -> Option<Instant> {
+        loop {
+            match self.node.poll_output() {
+                Output::Transmit { to, bytes } => datagrams.push((to, bytes)),
+                Output::Timeout(next) => return next,
+                output => self.notify(clock, output),
+            }
+        }
+    }
+
+    fn notify(&mut self, clock: &Time, output: Output) {
+        match output {
+            Output::Gossip { from, bytes } => {
+                if self.gossip.try_send((from, bytes)).is_err() {
+                    self.node.count_drop(DropReason::GossipFull);
+                }
+            }
+            Output::Event(event) => self.on_event(clock, event),
+            Output::ForeignNode(ForeignNode { from, reason, .. }) => {
+                self.note(clock, &Obstacle::ForeignNode { from, reason });
+            }
+            Output::Inspected { id, inspection } => {
+                if let Some(notify) = self.inspections.remove(&id) {
+                    let _ = notify.send(inspection);
+                }
+            }
+            Output::Transmit { .. } | Output::Timeout(_) => {}
+        }
+    }
+
+    fn on_event(&mut self, clock: &Time, event: Event) {
+        crate::metrics::trace(&event, self.node.id());
+        match event {
+            Event::Granted {
+                ticket,
+                key,
+                epoch,
+                valid_until,
+            } => {
+                let lease = Arc::new(Lease::new(ticket, key, epoch, clock.clone(), valid_until));
+                let Some(Waiting { since, notify }) = self.waiting.remove(&ticket) else {
+                    self.release(clock.now(), ticket);
+                    return;
+                };
+                self.meter.granted(clock.mono().since(since));
+                self.leases.insert(ticket, lease.clone());
+                self.later(notify, Ended::Granted(lease));
+            }
+            // The remaining leases outlive this process.
+            Event::Renewed { .. } if self.is_shut_down => {}
+            Event::Renewed {
+                ticket,
+                valid_until,
+            } => {
+                let lease = self.leases.get(&ticket);
+                // If the guard has ended the lease, its release is in the inbox.
+                let is_known = |l: &Arc<Lease>| l.renew(valid_until) || l.was_released();
+                if !lease.is_some_and(is_known) {
+                    self.release(clock.now(), ticket);
+                }
+            }
+            Event::Lost {
+                ticket, was_due, ..
+            } => {
+                let lease = self.leases.remove(&ticket);
+                let was_released = lease.is_some_and(|lease| {
+                    lease.end();
+                    lease.was_released()
+                });
+                if !was_due && !was_released {
+                    self.meter.lost();
+                }
+            }
+            Event::Denied { ticket } => self.end(ticket, Ended::Denied),
+            Event::TimedOut { ticket, answers } => {
+                let hears_nobody = self.node.hears_nobody(clock.now());
+                let ended = Ended::TimedOut {
+                    answers,
+                    hears_nobody,
+                };
+                self.end(ticket, ended);
+            }
+            Event::QuarantineEnded {
+                answers,
+                leans_on_wall_clock: true,
+                knows_clocks,
+            } => {
+                let obstacle = Obstacle::LeansOnWallClock {
+                    answers,
+                    knows_clocks,
+                };
+                self.note(clock, &obstacle);
+            }
+            Event::QuarantineBegan { .. }
+            | Event::QuarantineExtended { .. }
+            | Event::QuarantineEnded { .. }
+            | Event::VoterSetMismatch { .. }
+            | Event::VoterSetMatch { .. }
+            | Event::TwinFound
+            | Event::TwinGone => {}
+        }
+    }
+
+    fn note(&mut self, clock: &Time, obstacle: &Obstacle) {
+        self.obstacles.note(clock.mono(), obstacle);
+    }
+
+    /// Returns the lines to log now.
+    pub(super) fn look(&mut self, now: Now) -> Vec<Line> {
+        self.node.check_voters(now);
+        let holding = holding(self, now);
+        self.obstacles.look(now.mono, &holding)
+    }
+
+    fn end(&mut self, ticket: Ticket, ended: Ended) {
+        if let Some(waiting) = self.waiting.remove(&ticket) {
+            self.meter.ended_without(&ended);
+            self.later(waiting.notify, ended);
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+    use lockmesh_proto::claimant::Request;
+    use lockmesh_proto::id::{Incarnation, Key};
+    use lockmesh_proto::node::NodeConfig;
+    use lockmesh_proto::voter::{Start, VoterLimits};
+    use lockmesh_proto::voter_set::{Timing, VoterSet};
+    use lockmesh_proto::wire::Seal;
+
+    /// Returns a node that is the only voter.
+    pub(crate) fn only_voter(clock: &Time) -> Node {
+        member(clock, 0, 1)
+    }
+
+    /// Returns member `number` of `members` nodes that all vote for every key.
+    pub(crate) fn member(clock: &Time, number: usize, members: usize) -> Node {
+        let ids: Vec<_> = (0..members)
+            .map(|number| NodeId::new(format!("n{number}")).unwrap())
+            .collect();
+        let config = NodeConfig {
+            id: ids[number].clone(),
+            incarnation: Incarnation::new(1),
+            voter_set: Arc::new(VoterSet::new(1, ids, members, Timing::lan()).unwrap()),
+            start: Start::NewCluster,
+            limits: VoterLimits::default(),
+            max_claims: members,
+            renew_interval: None,
+            seed: 1,
+            seal: Seal::insecure_plaintext(),
+        };
+        Node::new(clock.now(), config)
+    }
+
+    fn core(clock: &Time) -> Core {
+        Core::new(only_voter(clock), mpsc::channel(1).0)
+    }
+
+    fn claim(ticket: u64) -> (Ask, oneshot::Receiver<Ended>) {
+        let (notify, notified) = oneshot::channel();
+        let request = Request {
+            key: Key::new("k").unwrap(),
+            ttl: Duration::from_secs(10),
+            is_try: false,
+            renews: true,
+            outlives: false,
+            deadline: None,
+        };
+        let ask = Ask::Claim {
+            ticket: Ticket(ticket),
+            since: Instant::ZERO,
+            request,
+            notify,
+        };
+        (ask, notified)
+    }
+
+    /// Returns the outcome that a claim has received by now.
+    fn notified(
+        core: &mut Core,
+        clock: &Time,
+        mut notified: oneshot::Receiver<Ended>,
+    ) -> Option<Ended> {
+        core.drain(clock, &mut Vec::new());
+        for (notify, ended) in core.notifies() {
+            let _ = notify.send(ended);
+        }
+        notified.try_recv().ok()
+    }
+
+    /// Returns the lease of a claim on a free key.
+    fn granted(core: &mut Core, clock: &Time, ticket: u64) -> Arc<Lease> {
+        let (ask, asked) = claim(ticket);
+        core.take(clock.now(), ask);
+        match notified(core, clock, asked) {
+            Some(Ended::Granted(lease)) => lease,
+            other => panic!("not granted: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_claim_receives_its_outcome() {
+        let clock = &Time::system();
+        let mut core = core(clock);
+        let lease = granted(&mut core, clock, 1);
+        assert!(lease.is_held());
+        let (ask, second) = claim(2);
+        core.take(clock.now(), ask);
+        let refused = notified(&mut core, clock, second);
+        let too_many = RequestError::TooMany { max: 1 };
+        assert!(matches!(refused, Some(Ended::Refused(error)) if error == too_many));
+        assert_eq!(core.callers(), 2);
+        core.forget_all();
+        let (ask, third) = claim(3);
+        core.take(clock.now(), ask);
+        let late = notified(&mut core, clock, third);
+        assert!(matches!(late, Some(Ended::ShutDown)), "{late:?}");
+    }
+
+    /// The guard has ended the lease, and its release is still in the inbox.
+    #[test]
+    fn renewal_of_released_lease_sends_no_release() {
+        let clock = &Time::system();
+        let mut core = core(clock);
+        let lease = granted(&mut core, clock, 1);
+        assert!(lease.release());
+        let renewed = |ticket| Event::Renewed {
+            ticket,
+            valid_until: Instant::FAR,
+        };
+        let ticket = Ticket(1);
+        core.on_event(clock, renewed(ticket));
+        assert!(!lease.is_held());
+        assert_ne!(core.node.claimant().epoch(ticket), None);
+        let was_held = true;
+        core.take(clock.now(), Ask::Release { ticket, was_held });
+        assert_eq!(core.node.claimant().epoch(ticket), None);
+        assert_eq!(core.held(), 0);
+        // The guard has seen the end of this lease without releasing it.
+        let lease = granted(&mut core, clock, 2);
+        lease.end();
+        let ticket = Ticket(2);
+        core.on_event(clock, renewed(ticket));
+        assert_eq!(core.node.claimant().epoch(ticket), None);
+    }
+
+    #[test]
+    fn submit_drains_inbox_and_counts_callers() {
+        let clock = &Time::system();
+        let (mut core, inbox) = (core(clock), Inbox::default());
+        core.submit(clock, &inbox);
+        assert_eq!(core.callers(), 0);
+        let (ask, _told) = claim(1);
+        inbox.push(ask);
+        inbox.push_datagrams(vec![Ask::Datagram {
+            from: "127.0.0.1:1".parse().unwrap(),
+            bytes: vec![0; 3],
+        }]);
+        core.submit(clock, &inbox);
+        assert_eq!(core.callers(), 1, "a datagram is no caller");
+        assert_eq!(core.node.traffic().dropped.values().sum::<u64>(), 1);
+    }
+
+    /// The guard sees the end of the lease, and so does the node before the release is submitted.
+    #[test]
+    fn expired_lease_counts_as_lost_on_release() {
+        use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+
+        let recorder = DebuggingRecorder::new();
+        let snapshotter = recorder.snapshotter();
+        metrics::with_local_recorder(&recorder, || {
+            let clock = &Time::system();
+            let mut core = core(clock);
+            let lease = granted(&mut core, clock, 1);
+            lease.end();
+            let was_held = lease.release();
+            assert!(!was_held);
+            let mut later = clock.now();
+            later.mono = later.mono.after(Duration::from_secs(11));
+            core.node.handle_timeout(later);
+            core.drain(clock, &mut Vec::new());
+            let ticket = Ticket(1);
+            core.take(later, Ask::Release { ticket, was_held });
+        });
+        let counted = snapshotter.snapshot().into_vec();
+        let lost = counted
+            .iter()
+            .find(|(key, ..)| key.key().name() == "lockmesh_lost_total");
+        assert!(
+            matches!(lost, Some((.., DebugValue::Counter(1)))),
+            "{lost:?}"
+        );
+    }
+
+    /// A vote counted from before the sending of its claim would end before the lease of the claim.
+    #[test]
+    fn submit_reads_clock_after_taking_inbox() {
+        const MANY: u64 = 5_000;
+        let clock = &Time::system();
+        let (mut core, inbox) = (core(clock), Inbox::default());
+        let (done, mut too_early) = (AtomicU64::new(0), 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for ticket in 1..=MANY {
+                    let (mut ask, _) = claim(ticket);
+                    if let Ask::Claim { since, .. } = &mut ask {
+                        *since = clock.mono();
+                    }
+                    inbox.push(ask);
+                    while done.load(Ordering::Acquire) < ticket {
+                        std::thread::yield_now();
+                    }
+                }
+            });
+            for ticket in (1..=MANY).map(Ticket) {
+                let (since, now) = loop {
+                    let now = core.submit(clock, &inbox);
+                    if let Some(waiting) = core.waiting.get(&ticket) {
+                        break (waiting.since, now);
+                    }
+                };
+                core.withdraw(now, ticket);
+                done.store(ticket.0, Ordering::Release);
+                too_early += u64::from(now.mono < since);
+            }
+        });
+        assert_eq!(too_early, 0);
+    }
+}

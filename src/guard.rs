@@ -1,0 +1,178 @@
+//! The guard of a lock.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::engine::inbox::Ask;
+use crate::error::{ExtendError, ReleaseError};
+use crate::lease::Lease;
+use crate::mesh::Inner;
+use lockmesh_proto::claimant;
+use lockmesh_proto::epoch::Epoch;
+
+/// A lock that is held. Dropping the guard releases the lock, without blocking and without a
+/// runtime.
+///
+/// The guard knows from the local clock how long its lease is valid. It reports the lock as lost
+/// before any voter may vote for another claim, with or without a network. Once lost, it is never
+/// reported as held again.
+///
+/// A process that is paused between a check and a write cannot detect the loss in time. Pass the
+/// [`epoch`](Guard::epoch) with each write, and let the resource refuse a lower epoch than it has
+/// seen.
+///
+/// A guard keeps its mesh running, even if all [`Mesh`](crate::Mesh) handles were dropped.
+#[derive(Debug)]
+#[must_use = "a guard that is dropped releases its lock at once"]
+pub struct Guard {
+    lease: Arc<Lease>,
+    mesh: Arc<Inner>,
+    /// `true` if a drop has nothing left to do.
+    is_released: bool,
+}
+
+/// The error returned by [`Guard::run`] if the lease was lost before the work was done.
+#[derive(Clone, Copy, Debug, Eq, thiserror::Error, PartialEq)]
+#[error("the lease was lost while the work was still going on")]
+pub struct LeaseLost;
+
+impl Guard {
+    pub(crate) fn new(lease: Arc<Lease>, mesh: Arc<Inner>) -> Self {
+        Self {
+            lease,
+            mesh,
+            is_released: false,
+        }
+    }
+
+    /// Returns the key that is locked.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        self.lease.key.as_str()
+    }
+
+    /// Returns the fencing token. It is higher than the epoch of every earlier holder of this key.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.lease.epoch
+    }
+
+    /// Returns the remaining time of the lease by the local clock, or zero once it is lost.
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        self.lease.remaining()
+    }
+
+    /// Returns `true` if the lock is held now. Once it returns `false`, it always does.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.lease.is_held()
+    }
+
+    /// Waits until the lease has ended.
+    ///
+    /// # Cancel safety
+    /// This method is cancel safe.
+    pub async fn lost(&self) {
+        self.lease.lost().await;
+    }
+
+    /// Runs `work` while the lock is held. If the lease is lost first, `work` is dropped at its
+    /// current `.await`, and the rest of it does not run.
+    ///
+    /// # Errors
+    /// [`LeaseLost`] if the lease ended before `work` was done.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops `work`. The lock stays held.
+    pub async fn run<F: Future>(&self, work: F) -> Result<F::Output, LeaseLost> {
+        tokio::select! {
+            biased;
+            () = self.lease.lost() => Err(LeaseLost),
+            done = work => if self.is_held() { Ok(done) } else { Err(LeaseLost) },
+        }
+    }
+
+    /// Adds `extra` to the remaining time of the lease, once a quorum agrees.
+    ///
+    /// Use it before a period in which the process cannot renew. A lease that renews itself
+    /// continues to do so with its own ttl.
+    ///
+    /// # Errors
+    /// - [`ExtendError::NotHeld`] if the lease has ended.
+    /// - [`ExtendError::TooLong`] if more than `max_ttl` would remain.
+    /// - [`ExtendError::NoQuorum`] if no quorum agreed within the `try_timeout` of the mesh. The
+    ///   lease may still be extended later.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not withdraw the request: the lease may still be extended.
+    pub async fn extend(&self, extra: Duration) -> Result<(), ExtendError> {
+        extend(&self.mesh, &self.lease, extra).await
+    }
+
+    /// Releases the lock. The next waiter is granted it about one round trip later.
+    ///
+    /// The release is not acknowledged. If a `try_acquire` of another node overtakes it, that call
+    /// may still find the lock held.
+    ///
+    /// The release of a solo caller has left this node when this returns. Concurrent callers are
+    /// batched, so that their release may leave a moment later. If the thread then blocks or the
+    /// process ends, drop the guard instead: that sends at once.
+    ///
+    /// # Errors
+    /// [`ReleaseError`] if the lease had ended before. Another claim may have held the lock since.
+    ///
+    /// # Cancel safety
+    /// The lock is released even if the future is dropped before it completes.
+    pub async fn release(self) -> Result<(), ReleaseError> {
+        let mut guard = self;
+        guard.is_released = true;
+        let ticket = guard.lease.ticket;
+        // The lease ends first: no guard may report "held" once a voter may have the release.
+        let was_held = guard.lease.release();
+        let leading = guard.mesh.engine.ask(Ask::Release { ticket, was_held });
+        if let Some(leading) = leading {
+            leading.await;
+        }
+        if was_held { Ok(()) } else { Err(ReleaseError) }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if !self.is_released {
+            let ticket = self.lease.ticket;
+            self.mesh.engine.with(|core, now| core.release(now, ticket));
+        }
+    }
+}
+
+/// Requests an extension, and waits until a quorum agrees.
+pub(crate) async fn extend(
+    mesh: &Inner,
+    lease: &Lease,
+    extra: Duration,
+) -> Result<(), ExtendError> {
+    let goal = mesh
+        .engine
+        .with(|core, now| core.node.extend(now, lease.ticket, extra));
+    let goal = goal.map_err(|error| match error {
+        claimant::ExtendError::NotHeld => ExtendError::NotHeld,
+        claimant::ExtendError::TooLong {
+            remaining,
+            extra,
+            max,
+        } => ExtendError::TooLong {
+            remaining,
+            extra,
+            max,
+        },
+    })?;
+    let waited = mesh.settings.try_timeout;
+    match tokio::time::timeout(waited, lease.reaches(goal)).await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(ExtendError::NotHeld),
+        Err(_) => Err(ExtendError::NoQuorum { waited }),
+    }
+}

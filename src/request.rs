@@ -1,0 +1,274 @@
+//! A request for a lock, from `mesh.lock(key)` to a guard.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::engine::core::Ended;
+use crate::engine::inbox::Ask;
+use crate::error::AcquireError;
+use crate::guard::Guard;
+use crate::lease::Lease;
+use crate::mesh::Inner;
+use lockmesh_proto::claimant::Request;
+use lockmesh_proto::event::Ticket;
+use lockmesh_proto::id::Key;
+use lockmesh_proto::time::Instant;
+
+/// A request for a lock, returned by [`Mesh::lock`](crate::Mesh::lock).
+///
+/// Nothing is sent before [`acquire`](LockRequest::acquire) or
+/// [`try_acquire`](LockRequest::try_acquire).
+#[derive(Clone, Debug)]
+#[must_use = "nothing is asked for before acquire() or try_acquire()"]
+pub struct LockRequest {
+    mesh: Arc<Inner>,
+    key: String,
+    ttl: Duration,
+    acquire_timeout: Option<Duration>,
+    renews: bool,
+    is_eager: bool,
+    outlives: bool,
+}
+
+impl LockRequest {
+    pub(crate) fn new(mesh: Arc<Inner>, key: String) -> Self {
+        let ttl = mesh.settings.ttl;
+        Self {
+            mesh,
+            key,
+            ttl,
+            acquire_timeout: None,
+            renews: true,
+            is_eager: false,
+            outlives: false,
+        }
+    }
+
+    /// Sets the ttl of the lease: the time for which a voter promises its vote.
+    ///
+    /// It must be at least ten round trips and at most `max_ttl` of the voter set.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// Sets the maximum time to wait.
+    ///
+    /// Without it, [`acquire`](LockRequest::acquire) waits forever, and
+    /// [`try_acquire`](LockRequest::try_acquire) waits for the `try_timeout` of the mesh.
+    pub fn acquire_timeout(mut self, acquire_timeout: Duration) -> Self {
+        self.acquire_timeout = Some(acquire_timeout);
+        self
+    }
+
+    /// Sets whether the lease is renewed in the background until the guard is dropped. It is by
+    /// default.
+    ///
+    /// Without renewal, the lock ends about one ttl after the grant.
+    pub fn auto_renew(mut self, renews: bool) -> Self {
+        self.renews = renews;
+        self
+    }
+
+    /// Returns the guard as soon as the lock is held, even if its lease is still short.
+    ///
+    /// A lock for which others waited is granted for the `reservation` of the voter set's timing,
+    /// 250 ms with [`Timing::lan`](crate::Timing::lan). Its first renewal extends the lease to the
+    /// whole ttl. By default, the guard is returned once a quorum has confirmed that renewal, one
+    /// round trip later.
+    ///
+    /// An eager guard is returned before. If its holder then blocks the thread, or is not scheduled
+    /// for a whole reservation, the lock is lost. An uncontended lock is granted for its whole ttl
+    /// at once, so `eager` changes nothing.
+    pub fn eager(mut self) -> Self {
+        self.is_eager = true;
+        self
+    }
+
+    /// Disables renewal, and lets the lease outlive the process (M6).
+    pub(crate) fn outliving(mut self) -> Self {
+        (self.renews, self.outlives) = (false, true);
+        self
+    }
+
+    /// Waits until the lock is granted, and returns its guard.
+    ///
+    /// Waiters are served in the order of their epochs, and learn of their turn from a message. The
+    /// lease of the guard has at least two thirds of its ttl left, unless the request is
+    /// [`eager`](LockRequest::eager). If the lease ends before a quorum has confirmed that, the
+    /// request is queued again.
+    ///
+    /// # Errors
+    /// - [`AcquireError::Key`] if the key is empty or too long.
+    /// - [`AcquireError::Request`] if the ttl is out of range, or this node has too many requests.
+    /// - [`AcquireError::TimedOut`] if the timeout passed before a quorum voted for the claim.
+    /// - [`AcquireError::Unconfirmed`] if the timeout passed after the grant, before a quorum
+    ///   confirmed the whole lease.
+    /// - [`AcquireError::ShutDown`] if the mesh is shutting down or has shut down.
+    ///
+    /// # Cancel safety
+    /// Dropping the future withdraws the claim, and releases the lock if it was granted. A later
+    /// call is queued anew.
+    #[tracing::instrument(level = "debug", skip_all, fields(key = %self.key))]
+    pub async fn acquire(self) -> Result<Guard, AcquireError> {
+        let clock = &self.mesh.engine.clock;
+        let since = clock.mono();
+        let until = self.acquire_timeout.map(|wait| since.after(wait));
+        loop {
+            let left = until.map(|until| until.since(clock.mono()));
+            match self.ask(false, left).await? {
+                Ended::Granted(lease) => match self.is_whole(&lease, until).await {
+                    Some(true) => return Ok(Guard::new(lease, self.mesh)),
+                    Some(false) => {}
+                    None => return Err(self.unconfirmed(since)),
+                },
+                ended => return Err(self.no_lock(&ended, self.acquire_timeout)),
+            }
+        }
+    }
+
+    /// Tries to acquire the lock. Returns `None` if another claim is granted, or may be.
+    ///
+    /// A claim may be granted if a quorum of votes is out for a silent holder. No other claim can
+    /// win before those votes expire. Of several concurrent calls, exactly one acquires a free
+    /// lock. The lease of the guard has at least two thirds of its ttl left, unless the request is
+    /// [`eager`](LockRequest::eager).
+    ///
+    /// # Errors
+    /// - [`AcquireError::Key`] if the key is empty or too long.
+    /// - [`AcquireError::Request`] if the ttl is out of range, or this node has too many requests.
+    /// - [`AcquireError::TimedOut`] if the timeout passed without an answer from a quorum.
+    /// - [`AcquireError::Unconfirmed`] if the lock was granted, but a quorum did not confirm the
+    ///   whole lease in time.
+    /// - [`AcquireError::ShutDown`] if the mesh is shutting down or has shut down.
+    ///
+    /// # Cancel safety
+    /// Dropping the future withdraws the claim, and releases the lock if it was granted.
+    #[tracing::instrument(level = "debug", skip_all, fields(key = %self.key))]
+    pub async fn try_acquire(self) -> Result<Option<Guard>, AcquireError> {
+        let lease = self.try_lease().await?;
+        Ok(lease.map(|lease| Guard::new(lease, self.mesh)))
+    }
+
+    pub(crate) async fn try_lease(&self) -> Result<Option<Arc<Lease>>, AcquireError> {
+        let clock = &self.mesh.engine.clock;
+        let wait = self
+            .acquire_timeout
+            .unwrap_or(self.mesh.settings.try_timeout);
+        let since = clock.mono();
+        match self.ask(true, Some(wait)).await? {
+            Ended::Granted(lease) => match self.is_whole(&lease, Some(since.after(wait))).await {
+                Some(true) => Ok(Some(lease)),
+                Some(false) | None => Err(self.unconfirmed(since)),
+            },
+            Ended::Denied => Ok(None),
+            ended => Err(self.no_lock(&ended, Some(wait))),
+        }
+    }
+
+    /// Waits until a quorum has confirmed at least two thirds of the ttl. For an eager request,
+    /// returns at once. A lock granted under contention is valid for a reservation only, until its
+    /// first renewal is confirmed.
+    ///
+    /// Returns `Some(true)` if confirmed and `Some(false)` if the lease ended first. Returns
+    /// `None`, with the lease released, if `until` passed first.
+    async fn is_whole(&self, lease: &Lease, until: Option<Instant>) -> Option<bool> {
+        let whole = self.ttl * 2 / 3;
+        if self.is_eager || lease.remaining() >= whole {
+            return Some(true);
+        }
+        let mut pending = Pending {
+            mesh: &self.mesh,
+            ticket: Some(lease.ticket),
+        };
+        let lasts = match until {
+            None => lease.lasts(whole).await,
+            Some(until) => {
+                let left = until.since(self.mesh.engine.clock.mono());
+                let lasts = tokio::time::timeout(left, lease.lasts(whole)).await;
+                lasts.ok()?
+            }
+        };
+        if lasts {
+            pending.ticket = None;
+        }
+        Some(lasts)
+    }
+
+    fn unconfirmed(&self, since: Instant) -> AcquireError {
+        let waited = self.mesh.engine.clock.mono().since(since);
+        AcquireError::Unconfirmed { waited }
+    }
+
+    async fn ask(&self, is_try: bool, wait: Option<Duration>) -> Result<Ended, AcquireError> {
+        let key = Key::new(&self.key)?;
+        let (ttl, renews, outlives) = (self.ttl, self.renews, self.outlives);
+        let engine = &self.mesh.engine;
+        let (notify, notified) = oneshot::channel();
+        let (ticket, since) = (engine.ticket(), engine.clock.mono());
+        let mut leading = engine.ask(Ask::Claim {
+            ticket,
+            since,
+            request: Request {
+                key,
+                ttl,
+                is_try,
+                renews,
+                outlives,
+                deadline: wait.map(|wait| since.after(wait)),
+            },
+            notify,
+        });
+        // Dropped before `leading`, so that claim and withdrawal leave together.
+        let mut pending = Pending {
+            mesh: &self.mesh,
+            ticket: Some(ticket),
+        };
+        if let Some(leading) = &mut leading {
+            leading.await;
+        }
+        let ended = notified.await.unwrap_or(Ended::ShutDown);
+        pending.ticket = None;
+        match ended {
+            Ended::Refused(error) => Err(error.into()),
+            ended => Ok(ended),
+        }
+    }
+
+    fn no_lock(&self, ended: &Ended, wait: Option<Duration>) -> AcquireError {
+        match ended {
+            Ended::TimedOut {
+                answers,
+                hears_nobody,
+            } => {
+                let waited = wait.unwrap_or_default();
+                AcquireError::TimedOut {
+                    waited,
+                    answers: *answers,
+                    hears_nobody: *hears_nobody,
+                }
+            }
+            Ended::Granted(_) | Ended::Denied | Ended::Refused(_) | Ended::ShutDown => {
+                AcquireError::ShutDown
+            }
+        }
+    }
+}
+
+/// A claim with a waiting caller. It is withdrawn when the caller goes away.
+struct Pending<'a> {
+    mesh: &'a Inner,
+    ticket: Option<Ticket>,
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            self.mesh
+                .engine
+                .with(|core, now| core.withdraw(now, ticket));
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The status of a node.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::engine::core::Core;
+use lockmesh_proto::clocks::WallClock;
+use lockmesh_proto::id::NodeId;
+use lockmesh_proto::node::Standing;
+use lockmesh_proto::time::Now;
+use lockmesh_proto::voter_set::{Timing, VoterSetTag};
+use lockmesh_proto::wire::Traffic;
+
+/// The state of a node, and of the cluster as this node sees it.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Status {
+    /// The id of this node.
+    pub node: NodeId,
+    /// The incarnation of this node.
+    pub incarnation: u64,
+    /// The address that this node listens on.
+    pub listen: SocketAddr,
+    /// The version and digest of the voter set. Nodes with different ones refuse each other.
+    pub voter_set: VoterSetTag,
+    /// The number of voters of each key.
+    pub voters_per_key: usize,
+    /// The timing constants, which all nodes share.
+    pub timing: Timing,
+    /// The members of the voter set.
+    pub members: Vec<MemberStatus>,
+    /// The nodes that gossip knows but the voter set does not name: they claim and do not vote.
+    pub others: Vec<ClientNode>,
+    /// `true` if a quorum of the members would vote for claims of this node, including its own
+    /// voter if it has one. `false` after a shutdown, or while another process has this node's
+    /// name.
+    pub is_ready: bool,
+    /// The time left in quarantine; `None` if this node votes or is not a member.
+    ///
+    /// Afterwards, recovery may add one second. It takes longer if too few wall clocks are known.
+    pub quarantine: Option<Duration>,
+    /// The wall clock of this node beside those of the voters. A wrong clock costs no lock while
+    /// most are right.
+    pub wall_clock: WallClock,
+    /// The number of locks that this node holds.
+    pub held: usize,
+    /// The number of pending requests of this node.
+    pub waiting: usize,
+    /// The number of keys that this node's voter keeps.
+    pub voter_keys: usize,
+    /// The number of claims that wait at this node's voter.
+    pub voter_waiters: usize,
+    /// The number of times that gossip has ended and was restarted. Each is an error in the log.
+    pub gossip_restarts: u64,
+    /// Counters of datagrams, and of those that were dropped.
+    pub traffic: Traffic,
+    /// `true` if the mesh was shut down, or its runtime has ended.
+    pub is_shut_down: bool,
+}
+
+/// A member of the voter set, as this node sees it.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct MemberStatus {
+    /// The id of the member.
+    pub node: NodeId,
+    /// The address that this node sends to, if it knows one.
+    pub addr: Option<SocketAddr>,
+    /// `true` if gossip reports the member as alive; `None` if gossip does not know it. Advice
+    /// only.
+    pub is_alive: Option<bool>,
+    /// `true` if it is this node, or has answered this node recently.
+    pub is_reachable: bool,
+    /// `true` if it would vote for a claim of this node, by its
+    /// [`standing`](MemberStatus::standing).
+    pub votes: bool,
+    /// Its response to a claim of this node, as it reported at most about six seconds ago.
+    pub standing: Standing,
+    /// The differences between its voter set and this node's, as text; `None` if there are none.
+    pub differs: Option<String>,
+}
+
+/// A node that is not a member of the voter set.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct ClientNode {
+    /// The id of the node.
+    pub node: NodeId,
+    /// The address of the node.
+    pub addr: SocketAddr,
+    /// `true` if gossip reports the node as alive.
+    pub is_alive: bool,
+    /// The differences between its voter set and this node's, as text; `None` if there are none.
+    pub differs: Option<String>,
+    /// The time since gossip reported the node as dead.
+    ///
+    /// Gossip forgets a dead node after 20 s or 30 gossip intervals, whichever is longer.
+    pub silent_for: Option<Duration>,
+}
+
+impl Status {
+    pub(crate) fn of(core: &Core, now: Now, listen: SocketAddr) -> Self {
+        let node = &core.node;
+        let (voter_set, view) = (node.voter_set(), node.view());
+        let members: Vec<MemberStatus> = voter_set
+            .members()
+            .iter()
+            .map(|member| {
+                let is_me = member == node.id();
+                let alive = view.peers.get(member).map(|peer| peer.alive);
+                let addr = if is_me {
+                    Some(listen)
+                } else {
+                    node.address_of(member)
+                };
+                let is_alive = if is_me { Some(true) } else { alive };
+                let standing = node.standing_of(now, member);
+                MemberStatus {
+                    node: member.clone(),
+                    addr,
+                    is_alive,
+                    is_reachable: standing != Standing::Silent,
+                    votes: standing == Standing::Votes,
+                    standing,
+                    differs: node.differences(member).map(|it| it.to_string()),
+                }
+            })
+            .collect();
+        let others = view
+            .peers
+            .iter()
+            .filter(|(id, _)| !voter_set.has_member(id));
+        let others = others
+            .map(|(id, peer)| ClientNode {
+                node: id.clone(),
+                addr: peer.addr,
+                is_alive: peer.alive,
+                differs: node.differences(id).map(|it| it.to_string()),
+                silent_for: node.silent_for(now, id),
+            })
+            .collect();
+        let quarantine = node.voter().and_then(|v| v.quarantine());
+        Self {
+            node: node.id().clone(),
+            incarnation: node.claimant().incarnation().get(),
+            listen,
+            voter_set: voter_set.tag(),
+            voters_per_key: voter_set.voters_per_key(),
+            timing: *voter_set.timing(),
+            is_ready: core.is_ready(now),
+            members,
+            others,
+            quarantine: quarantine.map(|until| until.since(now.mono)),
+            wall_clock: node.wall_clock(now),
+            held: core.held(),
+            waiting: node.claimant().waiting(),
+            voter_keys: node.voter().map_or(0, |voter| voter.slots()),
+            voter_waiters: node.voter().map_or(0, |voter| voter.waiters()),
+            gossip_restarts: core.gossip_restarts,
+            traffic: node.traffic().clone(),
+            is_shut_down: core.is_shut_down,
+        }
+    }
+}
