@@ -1,25 +1,6 @@
 //! `tracing` events, and metrics through the `metrics` facade.
 //!
-//! | metric | kind | meaning |
-//! | --- | --- | --- |
-//! | `lockmesh_requests_total` | counter | requests for locks |
-//! | `lockmesh_grants_total` | counter | locks granted |
-//! | `lockmesh_denied_total` | counter | `try` requests denied because another claim was granted |
-//! | `lockmesh_timeouts_total` | counter | requests that timed out without a quorum |
-//! | `lockmesh_lost_total` | counter | leases that were not renewed in time |
-//! | `lockmesh_acquire_seconds` | histogram | time from a request to its grant |
-//! | `lockmesh_held` | gauge | locks held by this node |
-//! | `lockmesh_waiting` | gauge | pending requests of this node |
-//! | `lockmesh_voter_keys` | gauge | keys kept by this node's voter |
-//! | `lockmesh_wall_clock_ahead_seconds` | gauge | wall clock, ahead of those of most voters |
-//! | `lockmesh_datagrams_out_total` | counter | datagrams sent, without gossip |
-//! | `lockmesh_datagrams_in_total` | counter | datagrams received, without gossip |
-//! | `lockmesh_gossip_bytes_out_total` | counter | bytes of gossip sent |
-//! | `lockmesh_gossip_restarts_total` | counter | restarts of gossip |
-//! | `lockmesh_dropped_total` | counter, by `reason` | dropped datagrams and messages |
-//!
-//! Each metric has the label `node`. Gauges and traffic counters are refreshed about once per
-//! second; the others are updated at once.
+//! `docs/observability.md` lists every metric and every event. Change it with this file.
 
 use std::time::Duration;
 
