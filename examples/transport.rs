@@ -93,7 +93,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             .seeds(["192.0.2.1:1"])
             .voters(["a", "b", "c"])
             .insecure_plaintext()
-            .new_cluster(true);
+            .bootstrap();
         nodes.push(builder.start().await?);
     }
     for node in &nodes {

@@ -26,7 +26,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .secret(ClusterSecret::from_bytes(
             *b"an example's key: make your own!",
         )?)
-        .new_cluster(true)
+        .bootstrap()
         .start()
         .await?;
     println!("{name} listens on {}", mesh.local_addr());

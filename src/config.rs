@@ -22,6 +22,9 @@ const VOTERS_PER_KEY_DEFAULT_MAX: usize = 5;
 pub(crate) const CLUSTER_DEFAULT: &str = "lockmesh";
 /// The maximum length of a cluster name, in bytes.
 pub(crate) const CLUSTER_BYTES_MAX: usize = 128;
+/// The default listen addresses.
+const LISTEN: &str = "0.0.0.0:7400";
+const LISTEN_SINGLE: &str = "127.0.0.1:0";
 const GOSSIP_INTERVAL_MIN: Duration = Duration::from_millis(10);
 const GOSSIP_INTERVAL_MAX: Duration = Duration::from_secs(60);
 const TRY_TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
@@ -59,9 +62,9 @@ impl fmt::Debug for SecretSource {
 ///
 /// | setting | `lan()` | rule of thumb | what breaks if it is wrong |
 /// | --- | --- | --- | --- |
-/// | `listen` | `127.0.0.1:0` | a fixed port that peers can name | peers do not find the node |
+/// | `listen` | `0.0.0.0:7400` | a fixed port that peers can name | peers do not find the node |
 /// | `seeds` | none | two or three nodes that are usually up | the node stays alone |
-/// | `voters` | this node alone | three or five, the same on all nodes | nodes refuse each other |
+/// | `voters` | none: an error | three or five, the same on all nodes | nodes refuse each other |
 /// | `voters_per_key` | all, at most five | 3; 5 to survive two failures | high: slower grants |
 /// | `ttl` | 10 s | the longest pause of a holder | short: lost under load; long: slow takeover |
 /// | `renew_interval` | a third of the ttl | keep | long: lost after one or two lost datagrams |
@@ -72,17 +75,20 @@ impl fmt::Debug for SecretSource {
 #[must_use = "a mesh that is not started does nothing"]
 pub struct MeshBuilder {
     node_id: String,
-    listen: String,
+    /// `None`: the default.
+    listen: Option<String>,
     advertise: Option<String>,
     seeds: Vec<String>,
     resolver: Arc<dyn Resolve>,
     voters: Vec<String>,
+    /// `true` if the node votes alone unless it has other voters.
+    is_single: bool,
     voters_per_key: Option<usize>,
     voter_set_version: u64,
     timing: Timing,
     secret: SecretSource,
     cluster: String,
-    new_cluster: bool,
+    is_bootstrap: bool,
     is_short_lived: bool,
     ttl: Duration,
     renew_interval: Option<Duration>,
@@ -100,7 +106,7 @@ pub struct MeshBuilder {
 pub(crate) struct Checked {
     pub(crate) id: NodeId,
     pub(crate) listen: SocketAddr,
-    pub(crate) advertise: Option<SocketAddr>,
+    pub(crate) advertise: Advertise,
     pub(crate) seeds: Vec<String>,
     pub(crate) resolver: Arc<dyn Resolve>,
     pub(crate) voter_set: VoterSet,
@@ -117,6 +123,16 @@ pub(crate) struct Checked {
     pub(crate) static_peers: Option<BTreeMap<NodeId, Peer>>,
 }
 
+/// The address at which peers reach this node.
+#[derive(Debug)]
+pub(crate) enum Advertise {
+    At(SocketAddr),
+    /// `HOST:PORT`.
+    Name(String),
+    /// The listen address, or what its route says.
+    Default,
+}
+
 /// The default settings of requests.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
@@ -130,17 +146,18 @@ impl MeshBuilder {
     pub fn lan(node_id: impl Into<String>) -> Self {
         Self {
             node_id: node_id.into(),
-            listen: "127.0.0.1:0".to_owned(),
+            listen: None,
             advertise: None,
             seeds: Vec::new(),
             resolver: Arc::new(System),
             voters: Vec::new(),
+            is_single: false,
             voters_per_key: None,
             voter_set_version: 1,
             timing: Timing::lan(),
             secret: SecretSource::Unsaid,
             cluster: CLUSTER_DEFAULT.to_owned(),
-            new_cluster: false,
+            is_bootstrap: false,
             is_short_lived: false,
             ttl: Duration::from_secs(10),
             renew_interval: None,
@@ -176,21 +193,28 @@ impl MeshBuilder {
     /// The builder still needs a secret or [`insecure_plaintext`](MeshBuilder::insecure_plaintext).
     pub fn single(node_id: impl Into<String>) -> Self {
         Self {
-            new_cluster: true,
+            is_single: true,
+            is_bootstrap: true,
             ..Self::lan(node_id)
         }
     }
 
     /// Sets the address to listen on, as `IP:PORT`. Port 0 selects a free port.
+    ///
+    /// The default is `0.0.0.0:7400`, and `127.0.0.1:0` for [`single`](MeshBuilder::single).
     pub fn listen(mut self, listen: impl Into<String>) -> Self {
-        self.listen = listen.into();
+        self.listen = Some(listen.into());
         self
     }
 
-    /// Sets the address at which peers reach this node, as `IP:PORT`. The default is the listen
-    /// address.
+    /// Sets the address at which peers reach this node, as `HOST:PORT`.
     ///
-    /// It is required if the node listens on an unspecified address such as `0.0.0.0`.
+    /// The default is the listen address. If that is unspecified, such as `0.0.0.0`, the default is
+    /// the address of the network interface with the route to the first seed that is an IP address,
+    /// or with the default route.
+    ///
+    /// A host name is resolved at the start. In a pod whose own name does not resolve yet, use the
+    /// address of the pod or keep the default.
     pub fn advertise(mut self, advertise: impl Into<String>) -> Self {
         self.advertise = Some(advertise.into());
         self
@@ -216,8 +240,9 @@ impl MeshBuilder {
 
     /// Sets the node ids of the voters, in any order. All nodes must have the same voters.
     ///
-    /// A node that is not among them claims locks but does not vote. Without this setting, the node
-    /// is its own only voter: it grants locks without asking any other node.
+    /// A node that is not among them claims locks but does not vote. A mesh without this setting is
+    /// refused, except [`single`](MeshBuilder::single): it would grant locks to itself without
+    /// asking any other node.
     pub fn voters<S: Into<String>>(mut self, voters: impl IntoIterator<Item = S>) -> Self {
         self.voters = voters.into_iter().map(Into::into).collect();
         self
@@ -277,17 +302,19 @@ impl MeshBuilder {
         self
     }
 
-    /// Declares that the cluster is started for the first time. Unset this once the cluster runs.
+    /// Starts a new cluster: its voters vote without a quarantine.
     ///
-    /// Without it, a voter first waits for the longest lease that it may have granted in an earlier
-    /// incarnation. With it, a voter votes as soon as the other voters confirm that they know of no
-    /// earlier incarnation.
+    /// Call this for the first start of a cluster, on all voters, and never again. Without it, a
+    /// voter first waits for the longest lease that it may have granted in an earlier incarnation.
+    /// With it, a voter votes as soon as the other voters confirm that they know of no earlier
+    /// incarnation.
     ///
-    /// If it stays set, it does no harm while voters that remember earlier votes are reachable. If
-    /// all voters restart at once, none remembers. They may then grant a lock that a client still
-    /// holds.
-    pub fn new_cluster(mut self, is_new: bool) -> Self {
-        self.new_cluster = is_new;
+    /// # Danger
+    /// If it stays set and all voters restart at once, none remembers what it granted. They may
+    /// then grant a lock that a client still holds. While voters that remember earlier votes are
+    /// reachable, it does no harm.
+    pub fn bootstrap(mut self) -> Self {
+        self.is_bootstrap = true;
         self
     }
 
@@ -378,34 +405,37 @@ impl MeshBuilder {
     pub(crate) fn check(&self) -> Result<Checked, ConfigError> {
         let name = |field| move |error| ConfigError::Name { field, error };
         let id = NodeId::new(&self.node_id).map_err(name("node_id"))?;
-        let voters = if self.voters.is_empty() {
+        let voters: Vec<NodeId> = if self.voters.is_empty() && self.is_single {
             vec![id.clone()]
         } else {
             let voters = self.voters.iter().map(NodeId::new);
             voters.collect::<Result<_, _>>().map_err(name("voters"))?
         };
+        if voters.is_empty() {
+            return Err(ConfigError::NoVoters);
+        }
         let r = self
             .voters_per_key
             .unwrap_or_else(|| voters.len().min(VOTERS_PER_KEY_DEFAULT_MAX));
         let voter_set = VoterSet::new(self.voter_set_version, voters, r, self.timing)?;
         let voter_set = voter_set.of_cluster(&self.cluster);
+        let default = if self.is_single {
+            LISTEN_SINGLE
+        } else {
+            LISTEN
+        };
         let listen = match &self.transport {
             Some(transport) => transport.local_addr(),
-            None => address("listen", &self.listen)?,
+            None => address("listen", self.listen.as_deref().unwrap_or(default))?,
         };
-        let advertise = self
-            .advertise
-            .as_deref()
-            .map(|a| address("advertise", a))
-            .transpose()?;
-        check_reachable(listen, advertise)?;
+        let advertise = self.check_advertise()?;
         if self.is_short_lived && voter_set.has_member(&id) {
             return Err(ConfigError::ShortLivedVoter);
         }
         for seed in &self.seeds {
-            check_seed(seed).map_err(|source| ConfigError::Seed {
+            check_seed(seed).map_err(|error| ConfigError::Seed {
                 seed: seed.clone(),
-                source,
+                error,
             })?;
         }
         self.check_spans()?;
@@ -419,7 +449,7 @@ impl MeshBuilder {
             voter_set,
             secret: self.read_secret()?,
             cluster: self.cluster.clone(),
-            start: if self.new_cluster {
+            start: if self.is_bootstrap {
                 Start::NewCluster
             } else {
                 Start::Recovering
@@ -454,6 +484,26 @@ impl MeshBuilder {
             field: "static_peers",
             error,
         })
+    }
+
+    fn check_advertise(&self) -> Result<Advertise, ConfigError> {
+        let Some(text) = &self.advertise else {
+            return Ok(Advertise::Default);
+        };
+        if let Ok(addr) = text.parse::<SocketAddr>() {
+            return match addr.ip().is_unspecified() || addr.port() == 0 {
+                true => Err(ConfigError::Advertise {
+                    value: text.clone(),
+                }),
+                false => Ok(Advertise::At(addr)),
+            };
+        }
+        match check_seed(text) {
+            Ok(()) => Ok(Advertise::Name(text.clone())),
+            Err(_) => Err(ConfigError::Advertise {
+                value: text.clone(),
+            }),
+        }
     }
 
     fn check_spans(&self) -> Result<(), ConfigError> {
@@ -529,22 +579,6 @@ impl MeshBuilder {
                 Ok(Some(ClusterSecret::parse(&text)?))
             }
         }
-    }
-}
-
-/// Checks that peers can send to the advertised address. Port 0 of `listen` becomes a free port.
-fn check_reachable(listen: SocketAddr, advertise: Option<SocketAddr>) -> Result<(), ConfigError> {
-    let (field, value, is_reachable) = match advertise {
-        Some(told) => {
-            let is_reachable = !told.ip().is_unspecified() && told.port() != 0;
-            ("advertise", told, is_reachable)
-        }
-        None => ("listen", listen, !listen.ip().is_unspecified()),
-    };
-    if is_reachable {
-        Ok(())
-    } else {
-        Err(ConfigError::Advertise { field, value })
     }
 }
 

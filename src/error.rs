@@ -1,5 +1,6 @@
 //! The errors, one type for each operation. Each states what is left behind.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -12,8 +13,28 @@ use lockmesh_proto::message::RefuseReason;
 use lockmesh_proto::voter_set::VoterSetError;
 use lockmesh_proto::wire::{DropReason, SecretError};
 
+/// Implements `Debug` as `Display`: a `main` that returns the error prints its text.
+macro_rules! debug_as_display {
+    ($($error:ty),*) => {$(
+        impl fmt::Debug for $error {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+    )*};
+}
+
+debug_as_display!(
+    ConfigError,
+    AcquireError,
+    ReleaseError,
+    ExtendError,
+    InspectError,
+    NotReady
+);
+
 /// The error returned if a mesh cannot be started. No socket and no task is left behind.
-#[derive(Debug, Error)]
+#[derive(Error)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// The id of this node or of a voter is invalid.
@@ -35,7 +56,7 @@ pub enum ConfigError {
     NoSecret,
     /// The cluster secret is invalid.
     #[error("secret: {0}")]
-    Secret(#[from] SecretError),
+    Secret(SecretError),
     /// The environment variable of the cluster secret is not set, or is not Unicode.
     #[error("secret: the environment variable {variable} is not set, or is not Unicode")]
     SecretVariable {
@@ -45,40 +66,57 @@ pub enum ConfigError {
     /// An address is not `IP:PORT`.
     #[error("{field}: {value:?} is not an address; it must be IP:PORT")]
     Address {
-        /// The setting: `listen` or `advertise`.
+        /// The setting: `listen`.
         field: &'static str,
         /// The rejected value.
         value: String,
     },
-    /// Peers cannot send to this node.
-    ///
-    /// It listens on an unspecified address without an advertised one, or the advertised address is
-    /// unspecified or has port 0.
+    /// No voters were given. Only [`MeshBuilder::single`](crate::MeshBuilder::single) votes alone.
     #[error(
-        "{field} is {value}, which nobody can send to; \
-         advertise must be an IP:PORT at which others reach this node"
+        "voters: there are none; name the nodes that vote, the same on all nodes, or use \
+         MeshBuilder::single for a cluster of one"
     )]
+    NoVoters,
+    /// The advertised address is no `HOST:PORT`, or is unspecified or has port 0.
+    #[error("advertise is {value}; it must be a HOST:PORT at which peers reach this node")]
     Advertise {
-        /// `advertise`, or `listen` if no address is advertised.
-        field: &'static str,
-        /// The rejected address.
-        value: SocketAddr,
+        /// The rejected value.
+        value: String,
+    },
+    /// The name of the advertised address does not resolve.
+    #[error(
+        "advertise: {name} does not resolve: {error}; use an IP address, or leave it out to \
+         advertise the address of the network interface"
+    )]
+    AdvertiseUnresolved {
+        /// The name, `HOST:PORT`.
+        name: String,
+        /// The error of the resolver.
+        error: std::io::Error,
+    },
+    /// The node listens on an unspecified address, and this machine has no route to its peers.
+    #[error(
+        "advertise: this machine has no route to a peer ({error}); set advertise to a HOST:PORT"
+    )]
+    NoRoute {
+        /// The error of the operating system.
+        error: std::io::Error,
     },
     /// The listen address cannot be bound: it is in use, or does not belong to this machine.
-    #[error("listen: {listen} cannot be bound: {source}")]
+    #[error("listen: {listen} cannot be bound: {error}")]
     Bind {
         /// The listen address.
         listen: SocketAddr,
         /// The error of the operating system.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// A seed is not `HOST:PORT`. A seed that does not resolve is not an error.
-    #[error("seeds: {seed:?} is no address: {source}")]
+    #[error("seeds: {seed:?} is no address: {error}")]
     Seed {
         /// The seed.
         seed: String,
         /// The reason.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// A voter is configured as short-lived. A voter must gossip, so that peers find it.
     #[error("short_lived: this node is a voter; only a node that does not vote may be short-lived")]
@@ -121,11 +159,17 @@ pub enum ConfigError {
         max: usize,
     },
     /// Gossip could not be started.
-    #[error("the gossip did not start: {0}")]
+    #[error("gossip did not start: {0}")]
     Gossip(String),
     /// The mesh was started outside a tokio runtime.
     #[error("a mesh must be started within a tokio runtime")]
     NoRuntime,
+}
+
+impl From<SecretError> for ConfigError {
+    fn from(error: SecretError) -> Self {
+        Self::Secret(error)
+    }
 }
 
 impl ConfigError {
@@ -141,7 +185,7 @@ impl ConfigError {
 }
 
 /// The error returned if a lock was not acquired. No claim is left behind.
-#[derive(Clone, Debug, Error, PartialEq)]
+#[derive(Clone, Error, PartialEq)]
 #[non_exhaustive]
 pub enum AcquireError {
     /// The key is empty or too long. Nothing was sent.
@@ -153,7 +197,7 @@ pub enum AcquireError {
     /// The timeout passed before a quorum of the key's voters voted for the claim.
     ///
     /// The claim is withdrawn. It is unknown whether another claim holds the key.
-    #[error("no quorum in {waited:?}: {}{}", describe(.answers), unopened(*.hears_nobody))]
+    #[error("timed out after {waited:?}: {}{}", describe(.answers), unopened(*.hears_nobody))]
     TimedOut {
         /// The timeout of the request.
         waited: Duration,
@@ -181,7 +225,7 @@ pub enum AcquireError {
 fn unopened(hears_nobody: Option<DropReason>) -> String {
     let is = hears_nobody.and_then(DropReason::as_unopened);
     is.map_or_else(String::new, |is| {
-        format!("; every datagram that came lately is {is}")
+        format!("; every datagram that arrived recently is {is}")
     })
 }
 
@@ -197,28 +241,37 @@ fn describe(answers: &VoteTally) -> String {
     } = answers;
     let why = match reason {
         None => "",
-        Some(RefuseReason::Quarantine) => " (in quarantine after a restart)",
-        Some(RefuseReason::VoterSet) => " (it has another voter set)",
-        Some(RefuseReason::Skew) => " (the wall clocks are too far apart)",
-        Some(RefuseReason::Limit) => " (it keeps as many claims as it may)",
-        Some(RefuseReason::NotAVoter) => " (it is not a voter)",
+        Some(RefuseReason::Quarantine) => ": in quarantine after a restart",
+        Some(RefuseReason::VoterSet) => ": it has another voter set",
+        Some(RefuseReason::Skew) => ": the wall clocks are too far apart",
+        Some(RefuseReason::Limit) => ": it has reached its limit of claims",
+        Some(RefuseReason::NotAVoter) => ": it is not a voter",
     };
-    format!(
-        "of {voters} voters {voted} voted for it, {waiting} have another claim before it, \
-         {refused} refused{why}, {silent} did not answer"
-    )
+    let others = [
+        (*waiting, "with another claim ahead", ""),
+        (*refused, "refused", why),
+        (*silent, "did not answer", ""),
+    ];
+    let others = others.iter().filter(|(voters, ..)| *voters > 0);
+    let others: Vec<_> = others
+        .map(|(n, what, why)| format!("{n} {what}{why}"))
+        .collect();
+    match others.is_empty() {
+        true => format!("{voted} of {voters} votes"),
+        false => format!("{voted} of {voters} votes ({})", others.join(", ")),
+    }
 }
 
 /// The error returned if a guard was released after its lease had ended.
 ///
 /// Another claim may have held the lock since.
-#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+#[derive(Clone, Copy, Eq, Error, PartialEq)]
 #[error("the lease was over before it was released")]
 pub struct ReleaseError;
 
 /// The error returned if a lease was not extended. The lease is unchanged unless the variant says
 /// otherwise.
-#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+#[derive(Clone, Copy, Eq, Error, PartialEq)]
 #[non_exhaustive]
 pub enum ExtendError {
     /// The lease has ended.
@@ -243,7 +296,7 @@ pub enum ExtendError {
 }
 
 /// The error returned if an inspection has no result.
-#[derive(Clone, Debug, Eq, Error, PartialEq)]
+#[derive(Clone, Eq, Error, PartialEq)]
 #[non_exhaustive]
 pub enum InspectError {
     /// The key is empty or too long.
@@ -266,7 +319,8 @@ pub enum InspectError {
 ///
 /// Fewer than a quorum of the members would vote for its claims, or its own voter does not vote
 /// yet.
-#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+#[derive(Clone, Copy, Eq, Error, PartialEq)]
+#[non_exhaustive]
 #[error("not ready in {waited:?}: {reachable} of {members} members can be counted on")]
 pub struct NotReady {
     /// The time that the caller waited.

@@ -1,5 +1,6 @@
 //! The guard of a lock.
 
+use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,6 @@ use lockmesh_proto::epoch::Epoch;
 /// seen.
 ///
 /// A guard keeps its mesh running, even if all [`Mesh`](crate::Mesh) handles were dropped.
-#[derive(Debug)]
 #[must_use = "a guard that is dropped releases its lock at once"]
 pub struct Guard {
     lease: Arc<Lease>,
@@ -111,6 +111,30 @@ impl Guard {
         extend(&self.mesh, &self.lease, extra).await
     }
 
+    /// Gives up the guard, and keeps the lock for the rest of its lease.
+    ///
+    /// Use it for a job that must not run again for a while after it is done. The lock is not
+    /// renewed beyond that time.
+    ///
+    /// A shutdown releases the lock, and keeps it only if it was acquired through
+    /// [`DistributedLock`](crate::DistributedLock).
+    pub fn detach(self) {
+        let remaining = self.remaining();
+        self.detach_for(remaining);
+    }
+
+    /// Gives up the guard, and keeps the lock, renewed, until `span` from now. Then it is released.
+    ///
+    /// The lock ends sooner if the lease is lost or the mesh is shut down. Until then, the mesh
+    /// keeps running.
+    pub fn detach_for(self, span: Duration) {
+        let runtime = self.mesh.runtime.clone();
+        runtime.spawn(async move {
+            // Dropped, and so released, whichever comes first.
+            let _ = tokio::time::timeout(span, self.lost()).await;
+        });
+    }
+
     /// Releases the lock. The next waiter is granted it about one round trip later.
     ///
     /// The release is not acknowledged. If a `try_acquire` of another node overtakes it, that call
@@ -136,6 +160,16 @@ impl Guard {
             leading.await;
         }
         if was_held { Ok(()) } else { Err(ReleaseError) }
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard")
+            .field("key", &self.key())
+            .field("epoch", &self.epoch().get())
+            .field("remaining", &self.remaining())
+            .finish_non_exhaustive()
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::task;
 
 use crate::lease::Lease;
+use lockmesh_proto::epoch::Epoch;
 
 /// The number of entries below which ended leases are not searched for.
 const SWEEP_AT_MIN: usize = 16;
@@ -53,6 +54,12 @@ impl Held {
     pub(super) fn has(&self, key: &str) -> bool {
         let entry = self.entries.get(key);
         entry.is_some_and(|entry| entry.lease.is_held())
+    }
+
+    /// Returns the epoch of `key` if this node holds it.
+    pub(super) fn epoch(&self, key: &str) -> Option<Epoch> {
+        let entry = self.entries.get(key).filter(|it| it.lease.is_held())?;
+        Some(entry.lease.epoch)
     }
 
     /// Returns the state of `key` for `task`.
@@ -119,7 +126,6 @@ mod tests {
 
     use super::*;
     use crate::clock::Time;
-    use lockmesh_proto::epoch::Epoch;
     use lockmesh_proto::event::Ticket;
     use lockmesh_proto::id::Key;
 

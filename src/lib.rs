@@ -48,5 +48,5 @@ pub use lock::{ClusterError, DistributedLock};
 pub use mesh::Mesh;
 pub use request::LockRequest;
 pub use seeds::Resolve;
-pub use status::{ClientNode, MemberStatus, Status};
+pub use status::{ClientNode, Health, MemberStatus, Status};
 pub use transport::{Transport, UdpTransport};

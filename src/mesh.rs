@@ -1,15 +1,17 @@
 //! The handle of a mesh.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{self, AbortHandle, JoinHandle};
 
 use crate::clock::Time;
-use crate::config::{Checked, MeshBuilder, Settings};
+use crate::config::{Advertise, Checked, MeshBuilder, Settings};
 use crate::engine::Engine;
 use crate::engine::driver;
 use crate::error::{AcquireError, ConfigError, ExtendError, InspectError, NotReady};
@@ -23,8 +25,9 @@ use crate::obstacle::Obstacle;
 use crate::request::LockRequest;
 use crate::seed_query::SeedQuery;
 use crate::seeds::{self, Seeds};
-use crate::status::Status;
-use crate::transport::{Transport, UdpTransport};
+use crate::status::{Health, Status};
+use crate::transport::{self, Transport, UdpTransport};
+use lockmesh_proto::epoch::Epoch;
 use lockmesh_proto::id::{Incarnation, Key, NodeId};
 use lockmesh_proto::node::{Inspection, Node, NodeConfig};
 use lockmesh_proto::view::View;
@@ -35,6 +38,8 @@ use lockmesh_proto::wire::{ClusterSecret, Seal};
 const LATE: &str = "the lease of this task is over, and another task of this node holds the lock";
 /// The maximum number of datagrams that wait for the gossip library.
 const GOSSIP_QUEUE: usize = 256;
+/// The maximum time to resolve the advertised name.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A node of the mesh, embedded in this process. Cloning is cheap, and all clones are the same
 /// node.
@@ -55,6 +60,8 @@ pub(crate) struct Inner {
     /// The locks acquired through [`DistributedLock`], which has no guards.
     held: Mutex<Held>,
     leave: watch::Sender<bool>,
+    /// The runtime that the mesh was started in.
+    pub(crate) runtime: Handle,
     driver: AbortHandle,
     gossip: AbortHandle,
     /// The task that ends the mesh. The first shutdown takes it and waits for it.
@@ -79,7 +86,7 @@ impl MeshBuilder {
     pub async fn start(self) -> Result<Mesh, ConfigError> {
         let checked = self.check()?;
         capacity::check(&checked)?;
-        if tokio::runtime::Handle::try_current().is_err() {
+        if Handle::try_current().is_err() {
             return Err(ConfigError::NoRuntime);
         }
         // Panics without timers: here, rather than in the driver, on which every request depends.
@@ -88,12 +95,11 @@ impl MeshBuilder {
         let transport = match &checked.transport {
             Some(transport) => transport.clone(),
             None => Arc::new(
-                UdpTransport::bind(listen)
-                    .map_err(|source| ConfigError::Bind { listen, source })?,
+                UdpTransport::bind(listen).map_err(|error| ConfigError::Bind { listen, error })?,
             ),
         };
         let addr = transport.local_addr();
-        let advertise = checked.advertise.unwrap_or(addr);
+        let advertise = advertised(addr, &checked).await?;
         let clock = Time::of(checked.clock.clone());
         let incarnation = Incarnation::new(clock.incarnation(rand::random()));
         let (gossip_in, incoming) = mpsc::channel(GOSSIP_QUEUE);
@@ -128,6 +134,34 @@ impl MeshBuilder {
         Ok(Mesh {
             inner: Arc::new(inner),
         })
+    }
+}
+
+/// Returns the address at which peers reach a node that listens on `local`.
+async fn advertised(local: SocketAddr, checked: &Checked) -> Result<SocketAddr, ConfigError> {
+    match &checked.advertise {
+        Advertise::At(addr) => Ok(*addr),
+        Advertise::Default if !local.ip().is_unspecified() => Ok(local),
+        Advertise::Default => {
+            let seeds = checked.seeds.iter();
+            let peer = seeds.filter_map(|seed| seed.parse().ok()).next();
+            let ip = transport::route(local, peer);
+            let ip = ip.map_err(|error| ConfigError::NoRoute { error })?;
+            Ok(SocketAddr::new(ip, local.port()))
+        }
+        Advertise::Name(name) => {
+            let resolved = tokio::time::timeout(RESOLVE_TIMEOUT, checked.resolver.resolve(name));
+            let addrs = resolved.await.unwrap_or_else(|late| Err(late.into()));
+            let addr = addrs.and_then(|addrs| {
+                let of_family = |addr: &&SocketAddr| addr.is_ipv4() == local.is_ipv4();
+                let addr = addrs.iter().find(of_family).or(addrs.first()).copied();
+                addr.ok_or_else(|| io::ErrorKind::NotFound.into())
+            });
+            addr.map_err(|error| ConfigError::AdvertiseUnresolved {
+                name: name.clone(),
+                error,
+            })
+        }
     }
 }
 
@@ -237,12 +271,11 @@ impl Mesh {
     /// # Cancel safety
     /// This method is cancel safe.
     pub async fn ready(&self, at_most: Duration) -> Result<(), NotReady> {
-        let look = async {
-            while !self.status().is_ready {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        if tokio::time::timeout(at_most, look).await.is_ok() {
+        let engine = &self.inner.engine;
+        engine.set_health(engine.with(|core, now| core.health(now)));
+        let mut health = self.watch();
+        let ready = health.wait_for(|health| *health == Health::Ready);
+        if let Ok(Ok(_)) = tokio::time::timeout(at_most, ready).await {
             return Ok(());
         }
         let status = self.status();
@@ -253,6 +286,28 @@ impl Mesh {
             reachable,
             members: status.members.len(),
         })
+    }
+
+    /// Returns a receiver of the health of this node, which changes within 250 ms of its cause.
+    ///
+    /// ```
+    /// # async fn alert(mesh: lockmesh::Mesh) {
+    /// let mut health = mesh.watch();
+    /// while health.changed().await.is_ok() {
+    ///     println!("this node is {}", *health.borrow_and_update());
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Health> {
+        self.inner.engine.health.subscribe()
+    }
+
+    /// Returns the epoch of a lock that this node holds through [`DistributedLock`], or `None` if it
+    /// does not hold `key` in that way.
+    #[must_use]
+    pub fn held(&self, key: &str) -> Option<Epoch> {
+        self.inner.held().epoch(key)
     }
 
     /// Returns the state of this node, and of the cluster as this node sees it.
@@ -329,6 +384,7 @@ impl Mesh {
         let inner = &self.inner;
         inner.engine.close();
         inner.engine.with(|core, _| core.forget_all());
+        inner.engine.set_health(Health::ShutDown);
         inner.driver.abort();
         inner.gossip.abort();
         tracing::info!(node = %inner.id, "mesh aborted");
@@ -362,6 +418,7 @@ impl Inner {
             addr,
             held: Mutex::new(Held::default()),
             leave,
+            runtime: Handle::current(),
             id,
         }
     }
@@ -386,6 +443,7 @@ impl Inner {
             core.is_shut_down = true;
             core.release_all(now);
         });
+        self.engine.set_health(Health::ShutDown);
         self.held().clear();
     }
 

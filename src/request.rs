@@ -1,5 +1,6 @@
 //! A request for a lock, from `mesh.lock(key)` to a guard.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use lockmesh_proto::time::Instant;
 /// A request for a lock, returned by [`Mesh::lock`](crate::Mesh::lock).
 ///
 /// Nothing is sent before [`acquire`](LockRequest::acquire) or
-/// [`try_acquire`](LockRequest::try_acquire).
+/// [`try_acquire`](LockRequest::try_acquire). Awaiting the request acquires the lock.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is asked for before acquire() or try_acquire()"]
 pub struct LockRequest {
@@ -254,6 +255,16 @@ impl LockRequest {
                 AcquireError::ShutDown
             }
         }
+    }
+}
+
+impl IntoFuture for LockRequest {
+    type Output = Result<Guard, AcquireError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    /// Acquires the lock, as [`acquire`](LockRequest::acquire) does.
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.acquire())
     }
 }
 

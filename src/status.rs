@@ -1,5 +1,6 @@
 //! The status of a node.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -12,6 +13,37 @@ use lockmesh_proto::node::Standing;
 use lockmesh_proto::time::Now;
 use lockmesh_proto::voter_set::{Timing, VoterSetTag};
 use lockmesh_proto::wire::Traffic;
+
+/// The health of a node, from [`Mesh::watch`](crate::Mesh::watch).
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Health {
+    /// A quorum of the members would vote for claims of this node, including its own voter if it
+    /// has one.
+    Ready,
+    /// The voter of this node is in recovery. The other voters may form a quorum without it.
+    Recovering,
+    /// Fewer than a quorum of the members would vote for claims of this node. No lock can be
+    /// acquired.
+    NoQuorum,
+    /// Another process runs under the name of this node. Neither can hold a lock.
+    NameTaken,
+    /// The mesh is shutting down or has shut down.
+    ShutDown,
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ready => "ready",
+            Self::Recovering => "in recovery",
+            Self::NoQuorum => "without a quorum",
+            Self::NameTaken => "not the only process of its name",
+            Self::ShutDown => "shut down",
+        })
+    }
+}
 
 /// The state of a node, and of the cluster as this node sees it.
 #[derive(Clone, Debug, Serialize)]
@@ -149,7 +181,7 @@ impl Status {
             voter_set: voter_set.tag(),
             voters_per_key: voter_set.voters_per_key(),
             timing: *voter_set.timing(),
-            is_ready: core.is_ready(now),
+            is_ready: core.health(now) == Health::Ready,
             members,
             others,
             quarantine: quarantine.map(|until| until.since(now.mono)),

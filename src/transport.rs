@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 
@@ -143,6 +143,25 @@ impl Transport for UdpTransport {
     fn close(&self) {
         *self.socket.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
+}
+
+/// Returns the local address of the route to `peer`, or of the default route. Sends nothing.
+pub(crate) fn route(local: SocketAddr, peer: Option<SocketAddr>) -> io::Result<IpAddr> {
+    // Addresses that are reserved for documentation (RFC 5737 and RFC 3849).
+    let (any, far): (SocketAddr, SocketAddr) = match local {
+        SocketAddr::V4(_) => (
+            (Ipv4Addr::UNSPECIFIED, 0).into(),
+            (Ipv4Addr::new(192, 0, 2, 1), 9).into(),
+        ),
+        SocketAddr::V6(_) => (
+            (Ipv6Addr::UNSPECIFIED, 0).into(),
+            (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 9).into(),
+        ),
+    };
+    let peer = peer.filter(|peer| peer.is_ipv4() == local.is_ipv4());
+    let socket = std::net::UdpSocket::bind(any)?;
+    socket.connect(peer.unwrap_or(far))?;
+    Ok(socket.local_addr()?.ip())
 }
 
 /// A transport without a network: every send fails, and nothing arrives.

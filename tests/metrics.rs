@@ -113,7 +113,9 @@ impl Metrics {
 }
 
 fn builder(name: &str) -> MeshBuilder {
-    Mesh::builder(name).secret(ClusterSecret::from_bytes([3; 32]).unwrap())
+    Mesh::builder(name)
+        .listen("127.0.0.1:0")
+        .secret(ClusterSecret::from_bytes([3; 32]).unwrap())
 }
 
 async fn until(what: &str, is_so: impl Fn() -> bool) {
@@ -137,7 +139,7 @@ async fn mesh_emits_documented_metrics_and_events() {
         snapshotter,
         values: BTreeMap::new(),
     };
-    let mesh = builder("n0").new_cluster(true).start().await.unwrap();
+    let mesh = builder("n0").bootstrap().start().await.unwrap();
     mesh.ready(PATIENCE).await.unwrap();
     grants_and_refusals(&mesh, &mut metrics).await;
     losses(&mesh, &mut metrics).await;
@@ -277,10 +279,15 @@ fn poison() -> Vec<u8> {
 }
 
 async fn gossip_that_panics_is_started_again(log: &Log, metrics: &mut Metrics) {
-    let plain = |name: &str| Mesh::builder(name).insecure_plaintext().voters(["a", "b"]);
-    let a = plain("a").new_cluster(true).start().await.unwrap();
+    let plain = |name: &str| {
+        Mesh::builder(name)
+            .listen("127.0.0.1:0")
+            .insecure_plaintext()
+            .voters(["a", "b"])
+    };
+    let a = plain("a").bootstrap().start().await.unwrap();
     let seed = a.local_addr().to_string();
-    let b = plain("b").new_cluster(true).seeds([seed.clone()]);
+    let b = plain("b").bootstrap().seeds([seed.clone()]);
     let b = b.start().await.unwrap();
     a.ready(PATIENCE).await.unwrap();
     let noise = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lockmesh::{ClusterSecret, Mesh, Timing};
+use lockmesh::{ClusterSecret, Mesh, MeshBuilder, Timing};
 use ranvier_core::cluster::DistributedLock;
 use ranvier_core::prelude::{Bus, Outcome, Transition};
 use ranvier_runtime::axon::{Axon, ExecutionMode};
@@ -52,13 +52,14 @@ async fn three_meshes() -> Vec<Mesh> {
     for n in 0..NODES {
         let seeds = meshes.iter().map(|mesh| mesh.local_addr().to_string());
         let mesh = Mesh::builder(format!("n{n}"))
+            .listen("127.0.0.1:0")
             .voters(["n0", "n1", "n2"])
             .seeds(seeds)
             .secret(ClusterSecret::from_bytes([9; 32]).unwrap())
             .timing(patient())
             .gossip_interval(Duration::from_millis(50))
             .try_timeout(PATIENCE)
-            .new_cluster(true)
+            .bootstrap()
             .start()
             .await
             .unwrap();
@@ -142,9 +143,9 @@ async fn concurrent_singleton_axons_run_exactly_once() {
 
 #[tokio::test]
 async fn published_trait_behaves_like_our_own() {
-    let mesh = Mesh::builder("alone")
+    let mesh = MeshBuilder::single("alone")
         .insecure_plaintext()
-        .new_cluster(true)
+        .bootstrap()
         .start()
         .await
         .unwrap();

@@ -10,10 +10,11 @@ pub(crate) async fn three_nodes() -> Result<[Mesh; 3], Box<dyn std::error::Error
     let key = ClusterSecret::from_bytes(*b"an example's key: make your own!")?;
     let start = |id: &str, seeds: Vec<String>| {
         Mesh::builder(id)
+            .listen("127.0.0.1:0")
             .voters(["a", "b", "c"])
             .seeds(seeds)
             .secret(key.clone())
-            .new_cluster(true)
+            .bootstrap()
             .start()
     };
     let a = start("a", vec![]).await?;

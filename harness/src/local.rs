@@ -462,10 +462,14 @@ impl LocalMesh {
         is_new: bool,
     ) -> Result<Node, ConfigError> {
         let transport = self.links.bind(&name(i), listen);
-        let transport = transport.map_err(|source| ConfigError::Bind { listen, source })?;
+        let transport = transport.map_err(|error| ConfigError::Bind { listen, error })?;
         let builder = self.describe(&name(i)).transport(transport.clone());
+        let builder = match is_new {
+            true => builder.bootstrap(),
+            false => builder,
+        };
         Ok(Node {
-            mesh: builder.new_cluster(is_new).start().await?,
+            mesh: builder.start().await?,
             transport,
             condition: Condition::Running,
         })
@@ -533,9 +537,9 @@ impl LocalMesh {
         let is_taken = (0..self.size()).any(|i| name == self::name(i));
         assert!(!is_taken, "{name} is a node of this cluster");
         let transport = self.links.bind(name, FREE_PORT);
-        let transport = transport.map_err(|source| ConfigError::Bind {
+        let transport = transport.map_err(|error| ConfigError::Bind {
             listen: FREE_PORT,
-            source,
+            error,
         })?;
         Ok(self.describe(name).transport(transport))
     }

@@ -88,7 +88,7 @@ impl InMemoryLocks {
             .voters([VOTER])
             .voters_per_key(1)
             .insecure_plaintext()
-            .new_cluster(true);
+            .bootstrap();
         let (clock, network) = (TokioClock::new(), Arc::new(Network::default()));
         let builder = settings
             .clone()

@@ -12,6 +12,7 @@ use crate::lease::Lease;
 use crate::metrics::Meter;
 use crate::obstacle::{Obstacle, holding};
 use crate::obstacles::{Line, Obstacles};
+use crate::status::Health;
 use lockmesh_proto::claimant::RequestError;
 use lockmesh_proto::event::{Event, Ticket, VoteTally};
 use lockmesh_proto::id::NodeId;
@@ -223,15 +224,22 @@ impl Core {
             .is_some_and(|voter| voter.quarantine().is_none())
     }
 
-    /// Returns `true` if a quorum of the members would vote for claims of this node, including its
-    /// own voter if it has one.
-    pub(crate) fn is_ready(&self, now: Now) -> bool {
+    /// Returns the health of this node.
+    pub(crate) fn health(&self, now: Now) -> Health {
         let members = self.node.voter_set().members();
         let votes = |member: &NodeId| self.node.standing_of(now, member) == Standing::Votes;
-        let own = self.node.voter().is_none() || votes(self.node.id());
         let voting = members.iter().filter(|member| votes(member)).count();
-        let is_one = self.node.twin().is_none();
-        !self.is_shut_down && is_one && own && voting >= quorum(members.len())
+        if self.is_shut_down {
+            Health::ShutDown
+        } else if self.node.twin().is_some() {
+            Health::NameTaken
+        } else if voting < quorum(members.len()) {
+            Health::NoQuorum
+        } else if self.node.voter().is_some() && !votes(self.node.id()) {
+            Health::Recovering
+        } else {
+            Health::Ready
+        }
     }
 
     /// Records that gossip has ended and will be restarted.

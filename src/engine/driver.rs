@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::engine::Engine;
 use crate::engine::inbox::Ask;
 use crate::obstacle::Obstacle;
+use crate::status::Health;
 use crate::transport::Transport;
 use lockmesh_proto::time::Instant;
 
@@ -80,6 +81,7 @@ struct Ending(Arc<Engine>);
 impl Drop for Ending {
     fn drop(&mut self) {
         self.0.with(|core, _| core.forget_all());
+        self.0.set_health(Health::ShutDown);
     }
 }
 
@@ -113,11 +115,12 @@ fn on_tick(engine: &Engine, due: &mut Due) {
             return (None, Vec::new());
         }
         due.looked = Some(now.mono);
-        due.look_every = if core.is_ready(now) {
-            LOOK_EVERY
-        } else {
-            LOOK_SOON
+        let health = core.health(now);
+        due.look_every = match health {
+            Health::Ready => LOOK_EVERY,
+            _ => LOOK_SOON,
         };
+        engine.set_health(health);
         let lines = core.look(now);
         let node = (!lines.is_empty()).then(|| core.node.id().clone());
         (node, lines)

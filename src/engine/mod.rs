@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 mod combiner;
 pub(crate) mod core;
@@ -29,6 +29,7 @@ use self::combiner::Leading;
 use self::core::{Core, GossipIn};
 use self::inbox::{Ask, Inbox, Lead};
 use crate::clock::Time;
+use crate::status::Health;
 use crate::transport::Transport;
 use lockmesh_proto::event::Ticket;
 use lockmesh_proto::node::Node;
@@ -53,6 +54,7 @@ pub(crate) struct Engine {
     /// The turn to send. Locked while the core is locked, never the other way around.
     turn: Mutex<()>,
     alarm: Mutex<Alarm>,
+    pub(crate) health: watch::Sender<Health>,
     /// Notified if the node's next timeout is due before the driver wakes.
     pub(crate) earlier: Notify,
 }
@@ -90,6 +92,7 @@ impl Engine {
                 next: None,
                 wakes_at: Instant::ZERO,
             }),
+            health: watch::Sender::new(Health::NoQuorum),
             earlier: Notify::new(),
         }
     }
@@ -265,6 +268,17 @@ impl Engine {
     #[cfg(test)]
     fn be_alone(&self) {
         self.company.store(0, Ordering::Relaxed);
+    }
+
+    /// Publishes the health of this node. Once it is shut down, it stays so.
+    pub(crate) fn set_health(&self, health: Health) {
+        self.health.send_if_modified(|last| {
+            let is_changed = *last != health && *last != Health::ShutDown;
+            if is_changed {
+                *last = health;
+            }
+            is_changed
+        });
     }
 
     fn alarm(&self) -> MutexGuard<'_, Alarm> {

@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 
-use crate::config::Checked;
+use crate::config::{Advertise, Checked};
 use crate::error::ConfigError;
 use lockmesh_proto::id::NodeId;
 use lockmesh_proto::wire::GOSSIP_BYTES_MAX;
@@ -30,7 +30,10 @@ const NODES_BYTES_MAX: usize =
 pub(crate) fn check(checked: &Checked) -> Result<(), ConfigError> {
     let (voter_set, me) = (&checked.voter_set, &checked.id);
     let client = Some(me).filter(|me| !voter_set.has_member(me));
-    let addr = checked.advertise.unwrap_or(checked.listen);
+    let addr = match checked.advertise {
+        Advertise::At(addr) => addr,
+        Advertise::Name(_) | Advertise::Default => checked.listen,
+    };
     let bytes = bytes_of(voter_set.members().iter().chain(client), addr);
     let max = NODES_BYTES_MAX;
     match bytes <= max {

@@ -70,7 +70,7 @@ impl Cluster {
             max_ttl,
         };
         for n in 0..size {
-            let mesh = cluster.builder(n).new_cluster(true).start().await.unwrap();
+            let mesh = cluster.builder(n).bootstrap().start().await.unwrap();
             cluster.nodes.push(mesh);
         }
         cluster.ready().await;

@@ -1,14 +1,15 @@
 //! Invalid settings: each error names the field, the value and the bounds.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use lockmesh::{ClusterSecret, ConfigError, Mesh, MeshBuilder, Timing};
 use lockmesh_proto::voter::VoterLimits;
 
-use crate::common::{PATIENCE, key};
+use crate::common::{PATIENCE, key, until};
 
 fn good() -> MeshBuilder {
-    Mesh::builder("n0").secret(key())
+    MeshBuilder::single("n0").secret(key())
 }
 
 async fn refusal(builder: MeshBuilder) -> ConfigError {
@@ -25,7 +26,7 @@ async fn words(builder: MeshBuilder) -> String {
 
 #[tokio::test]
 async fn node_id_must_have_1_to_64_bytes() {
-    let named = |id: &str| Mesh::builder(id).secret(key());
+    let named = |id: &str| MeshBuilder::single(id).secret(key());
     assert_eq!(
         words(named("")).await,
         "node_id: node id is empty; it must have 1 to 64 bytes"
@@ -203,11 +204,15 @@ async fn listen_address_in_use_is_refused() {
     let first = good().start().await.unwrap();
     let taken = first.local_addr();
     let error = refusal(good().listen(taken.to_string())).await;
-    let ConfigError::Bind { listen, source } = &error else {
+    let ConfigError::Bind {
+        listen,
+        error: cause,
+    } = &error
+    else {
         panic!("{error}")
     };
     assert_eq!(*listen, taken);
-    assert_eq!(source.kind(), std::io::ErrorKind::AddrInUse);
+    assert_eq!(cause.kind(), std::io::ErrorKind::AddrInUse);
     let text = error.to_string();
     assert!(
         text.starts_with(&format!("listen: {taken} cannot be bound:")),
@@ -223,23 +228,44 @@ async fn address_without_ip_or_port_is_refused() {
     );
     assert_eq!(
         words(good().advertise("10.0.0.1")).await,
-        "advertise: \"10.0.0.1\" is not an address; it must be IP:PORT"
+        "advertise is 10.0.0.1; it must be a HOST:PORT at which peers reach this node"
     );
 }
 
 #[tokio::test]
-async fn wildcard_listen_address_requires_advertise() {
-    let error = refusal(good().listen("0.0.0.0:0")).await;
-    assert!(matches!(error, ConfigError::Advertise { .. }));
-    let text = error.to_string();
+async fn wildcard_listen_address_advertises_its_route() {
+    for listen in ["0.0.0.0:0", "127.0.0.1:0"] {
+        let (seed, name) = (good().start().await.unwrap(), "n1");
+        let node = Mesh::builder(name).secret(key()).listen(listen);
+        let node = node.seeds([seed.local_addr().to_string()]).voters(["n0"]);
+        let node = node.start().await.unwrap();
+        let advertised = || {
+            let others = seed.status().others;
+            others
+                .iter()
+                .find(|other| other.node.as_str() == name)
+                .map(|other| other.addr)
+        };
+        until("it is seen", || advertised().is_some()).await;
+        let loopback = SocketAddr::from(([127, 0, 0, 1], node.local_addr().port()));
+        assert_eq!(advertised(), Some(loopback));
+    }
+}
+
+#[tokio::test]
+async fn advertised_name_is_resolved() {
+    good().advertise("localhost:4711").start().await.unwrap();
+    let error = refusal(good().advertise("nowhere.invalid:4711")).await;
     assert!(
-        text.starts_with("listen is 0.0.0.0:0, which nobody can send to"),
-        "{text}"
+        matches!(error, ConfigError::AdvertiseUnresolved { .. }),
+        "{error}"
     );
-    assert!(text.contains("advertise must be an IP:PORT"), "{text}");
-    assert!(words(good().listen("[::]:0")).await.contains("[::]:0"));
-    let told = good().listen("0.0.0.0:0").advertise("127.0.0.1:4711");
-    told.start().await.unwrap();
+}
+
+#[tokio::test]
+async fn mesh_without_voters_is_refused() {
+    let error = refusal(Mesh::builder("n0").secret(key())).await;
+    assert!(matches!(error, ConfigError::NoVoters), "{error}");
 }
 
 #[tokio::test]
@@ -271,7 +297,7 @@ async fn seed_without_host_or_port_is_refused() {
 
 #[tokio::test]
 async fn builder_without_secret_is_refused() {
-    let error = refusal(Mesh::builder("n0")).await;
+    let error = refusal(MeshBuilder::single("n0")).await;
     assert!(matches!(error, ConfigError::NoSecret));
     let text = error.to_string();
     assert!(
@@ -279,13 +305,13 @@ async fn builder_without_secret_is_refused() {
         "{text}"
     );
     assert!(text.contains("insecure_plaintext()"), "{text}");
-    let plain = Mesh::builder("n0").insecure_plaintext();
+    let plain = MeshBuilder::single("n0").insecure_plaintext();
     plain.start().await.unwrap();
 }
 
 #[tokio::test]
 async fn invalid_secret_is_refused_and_debug_hides_secrets() {
-    let text = |key: &str| Mesh::builder("n0").secret_text(key);
+    let text = |key: &str| MeshBuilder::single("n0").secret_text(key);
     assert_eq!(
         words(text("not base64!")).await,
         "secret: the cluster secret is neither base64 nor 64 hex digits"
@@ -308,7 +334,7 @@ const SECRET_VARIABLE: &str = "LOCKMESH_TEST_KEY_OF_A_CHILD";
 
 #[tokio::test]
 async fn a_key_may_come_from_an_environment_variable() {
-    let from_env = |name: &str| Mesh::builder("n0").secret_from_env(name);
+    let from_env = |name: &str| MeshBuilder::single("n0").secret_from_env(name);
     if std::env::var_os(SECRET_VARIABLE).is_some() {
         from_env(SECRET_VARIABLE).start().await.unwrap();
         return;
@@ -372,8 +398,8 @@ async fn refused_mesh_leaves_its_address_free() {
 #[tokio::test]
 async fn presets_start_unchanged() {
     for builder in [
-        MeshBuilder::lan("n0"),
-        MeshBuilder::wan("n0"),
+        MeshBuilder::lan("n0").voters(["n0"]).listen("127.0.0.1:0"),
+        MeshBuilder::wan("n0").voters(["n0"]).listen("127.0.0.1:0"),
         MeshBuilder::single("n0"),
     ] {
         let mesh = builder.secret(ClusterSecret::from_bytes([1; 32]).unwrap());

@@ -17,7 +17,7 @@ fn with_voter_set(cluster: &Cluster, version: u64, voters: [&str; 3]) -> MeshBui
         .named("other")
         .voters(voters)
         .voter_set_version(version)
-        .new_cluster(true)
+        .bootstrap()
 }
 
 /// Asserts that at least two of three voters refuse the node's claim, with the reason.
@@ -107,7 +107,7 @@ async fn vote_of_member_with_other_set_is_ignored() {
     // One of three voters is misconfigured: the other two continue and ignore its vote.
     let mut cluster = Cluster::start(3, MAX_TTL).await;
     cluster.nodes[2].shutdown().await;
-    let wrong = cluster.builder(2).voter_set_version(7).new_cluster(true);
+    let wrong = cluster.builder(2).voter_set_version(7).bootstrap();
     cluster.nodes[2] = wrong.start().await.unwrap();
     crate::common::sees_all(&cluster.nodes[2]).await;
     // Its own voter refuses too: it is in quarantine, since it ran before with another voter set.
@@ -167,7 +167,7 @@ async fn acquire_times_out_under_a_datagram_flood() {
 
 /// Starts `n0`, and a foreign node whose gossip `n0` drops. Returns both.
 async fn unheard(n0: MeshBuilder, foreign_node: MeshBuilder) -> (Mesh, Mesh) {
-    let n0 = n0.new_cluster(true).start().await.unwrap();
+    let n0 = n0.bootstrap().start().await.unwrap();
     let seed = n0.local_addr().to_string();
     let foreign_node = foreign_node
         .voters(["n0", "other", "third"])
@@ -208,7 +208,9 @@ async fn counts(mesh: &Mesh, reason: DropReason) {
 }
 
 fn sealed(name: &str, byte: u8) -> MeshBuilder {
-    Mesh::builder(name).secret(ClusterSecret::from_bytes([byte; 32]).unwrap())
+    Mesh::builder(name)
+        .listen("127.0.0.1:0")
+        .secret(ClusterSecret::from_bytes([byte; 32]).unwrap())
 }
 
 #[tokio::test]
@@ -243,7 +245,9 @@ async fn timeout_error_names_a_wrong_secret() {
 
 #[tokio::test]
 async fn sealed_node_drops_plaintext_datagrams() {
-    let plain = Mesh::builder("other").insecure_plaintext();
+    let plain = Mesh::builder("other")
+        .listen("127.0.0.1:0")
+        .insecure_plaintext();
     let (n0, foreign_node) = unheard(sealed("n0", 1), plain).await;
     counts(&n0, DropReason::Plaintext).await;
     do_not_know_each_other(&n0, &foreign_node).await;
@@ -251,7 +255,9 @@ async fn sealed_node_drops_plaintext_datagrams() {
 
 #[tokio::test]
 async fn plaintext_node_drops_sealed_datagrams() {
-    let plain = Mesh::builder("n0").insecure_plaintext();
+    let plain = Mesh::builder("n0")
+        .listen("127.0.0.1:0")
+        .insecure_plaintext();
     let (n0, foreign_node) = unheard(plain, sealed("other", 1)).await;
     counts(&n0, DropReason::Sealed).await;
     do_not_know_each_other(&n0, &foreign_node).await;

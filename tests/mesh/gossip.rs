@@ -17,7 +17,7 @@ fn of_two(cluster: &Cluster, name: &str) -> MeshBuilder {
         .voters(["a", "b"])
         .secret(key())
         .transport(cluster.links.bind(name, LOOPBACK).unwrap())
-        .new_cluster(true)
+        .bootstrap()
         .gossip_interval(Duration::from_millis(300))
 }
 
@@ -166,7 +166,7 @@ async fn nodes_that_forgot_each_other_rejoin_after_heal() {
             .voters(["a", "b", "c"])
             .voters_per_key(3)
             .seeds(seeds)
-            .new_cluster(true)
+            .bootstrap()
     };
     cluster.nodes[0].shutdown().await;
     cluster.nodes.clear();

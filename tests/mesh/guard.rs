@@ -306,9 +306,9 @@ async fn timed_out_acquire_withdraws_its_claim() {
     let waited = Duration::from_secs(1);
     let error = b.lock("k").acquire_timeout(waited).acquire().await;
     let text = error.unwrap_err().to_string();
-    assert!(text.contains("no quorum in 1s"), "{text}");
+    assert!(text.contains("timed out after 1s"), "{text}");
     assert!(
-        text.contains("of 3 voters 0 voted for it, 3 have another"),
+        text.contains("0 of 3 votes (3 with another claim ahead)"),
         "{text}"
     );
     waits_for(&cluster, "k", 0).await;
@@ -332,4 +332,28 @@ pub(crate) async fn waits_for(cluster: &Cluster, key: &str, count: usize) {
         }
     };
     within("the waiters", look).await;
+}
+
+#[tokio::test]
+async fn detached_lock_is_kept_until_its_lease_ends() {
+    let cluster = Cluster::start(3, Duration::from_secs(2)).await;
+    let guard = cluster.nodes[0].lock("k").acquire().await.unwrap();
+    let (epoch, remaining) = (guard.epoch(), guard.remaining());
+    let began = std::time::Instant::now();
+    guard.detach();
+    let next = within("the next", cluster.nodes[1].lock("k").acquire()).await;
+    assert!(next.unwrap().epoch() > epoch);
+    // The allowance for clock drift shortens the lease.
+    assert!(began.elapsed() >= remaining * 9 / 10);
+}
+
+#[tokio::test]
+async fn detached_lock_is_renewed_for_its_span() {
+    let cluster = Cluster::start(3, Duration::from_secs(2)).await;
+    let (began, span) = (std::time::Instant::now(), Duration::from_secs(4));
+    let guard = cluster.nodes[0].lock("k").acquire().await.unwrap();
+    guard.detach_for(span);
+    let next = within("the next", cluster.nodes[1].lock("k").acquire()).await;
+    drop(next.unwrap());
+    assert!(began.elapsed() >= span);
 }

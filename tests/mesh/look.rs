@@ -208,7 +208,8 @@ async fn status_reports_quarantine_and_dropped_datagrams() {
 
 #[tokio::test]
 async fn node_in_quarantine_is_not_ready() {
-    let alone = Mesh::builder("n0").secret(key()).start().await.unwrap();
+    let alone = Mesh::builder("n0").voters(["n0"]).listen("127.0.0.1:0");
+    let alone = alone.secret(key()).start().await.unwrap();
     let error = alone.ready(Duration::from_millis(100)).await.unwrap_err();
     assert_eq!((error.reachable, error.members), (0, 1));
     let text = error.to_string();
@@ -221,8 +222,11 @@ async fn node_without_quorum_is_not_ready() {
     for node in &cluster.nodes {
         node.ready(Duration::ZERO).await.unwrap();
     }
-    let lonely = Mesh::builder("n0").voters(["n0", "n1", "n2"]).secret(key());
-    let lonely = lonely.new_cluster(true).start().await.unwrap();
+    let lonely = Mesh::builder("n0")
+        .voters(["n0", "n1", "n2"])
+        .listen("127.0.0.1:0")
+        .secret(key());
+    let lonely = lonely.bootstrap().start().await.unwrap();
     let error = lonely.ready(Duration::from_millis(50)).await.unwrap_err();
     assert_eq!(error.members, 3);
     assert!(error.reachable <= 1, "{error}");

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use lockmesh::{InspectError, LockState, Mesh, Standing, WallClock};
+use lockmesh::{Health, InspectError, LockState, Mesh, Standing, WallClock};
 use lockmesh_harness::SkewedClock;
 use lockmesh_proto::message::RefuseReason;
 
-use crate::common::{Cluster, PATIENCE, key, timing, until};
+use crate::common::{Cluster, PATIENCE, key, timing, until, within};
 
 const LONG: Duration = Duration::from_secs(600);
 
@@ -33,7 +33,7 @@ async fn node_with_other_max_ttl_is_not_ready() {
         if name == "n2" {
             cluster.nodes[2].shutdown().await;
         }
-        let other = other.new_cluster(true).start().await.unwrap();
+        let other = other.bootstrap().start().await.unwrap();
         refused_by_both(&other, RefuseReason::VoterSet).await;
     }
     assert!(cluster.nodes[0].status().is_ready, "two of three remain");
@@ -65,7 +65,7 @@ async fn voter_whose_wall_clock_lags_acquires_locks() {
     let mut cluster = Cluster::start(3, LONG).await;
     cluster.nodes[2].shutdown().await;
     let behind = cluster.builder(2).clock(SkewedClock::new(-60_000));
-    cluster.nodes[2] = behind.new_cluster(true).start().await.unwrap();
+    cluster.nodes[2] = behind.bootstrap().start().await.unwrap();
     // Its voter starts without memory. A quarantine would last 600 s; its peers end it sooner.
     until("it knows that it is behind", || {
         let clock = cluster.nodes[2].status().wall_clock;
@@ -79,8 +79,11 @@ async fn voter_whose_wall_clock_lags_acquires_locks() {
 #[tokio::test]
 async fn two_voters_with_different_clocks_report_a_dispute() {
     let start = |name: &str, seeds: Vec<String>| {
-        let builder = Mesh::builder(name).voters(["n0", "n1"]).seeds(seeds);
-        let builder = builder.secret(key()).timing(timing(LONG)).new_cluster(true);
+        let builder = Mesh::builder(name)
+            .voters(["n0", "n1"])
+            .seeds(seeds)
+            .listen("127.0.0.1:0");
+        let builder = builder.secret(key()).timing(timing(LONG)).bootstrap();
         builder.clock(SkewedClock::new(if name == "n1" { -60_000 } else { 0 }))
     };
     let n0 = start("n0", Vec::new()).start().await.unwrap();
@@ -158,7 +161,10 @@ async fn quorum_in_quarantine_makes_nodes_not_ready() {
 #[tokio::test]
 async fn cold_start_is_not_ready_and_inspects_unknown() {
     let start = |name: &str, seeds: Vec<String>| {
-        let builder = Mesh::builder(name).voters(["n0", "n1", "n2"]).seeds(seeds);
+        let builder = Mesh::builder(name)
+            .voters(["n0", "n1", "n2"])
+            .seeds(seeds)
+            .listen("127.0.0.1:0");
         builder.secret(key()).timing(timing(LONG)).start()
     };
     let n0 = start("n0", Vec::new()).await.unwrap();
@@ -193,4 +199,21 @@ async fn idle_node_stays_ready_with_few_datagrams() {
     // Two or three probes of its own and as many replies to each peer, with a margin.
     let asked = sent() - before;
     assert!((4..=40).contains(&asked), "{asked} datagrams");
+}
+
+#[tokio::test]
+async fn watch_follows_lost_and_regained_quorum() {
+    let cluster = Cluster::start(3, LONG).await;
+    let mut health = cluster.nodes[0].watch();
+    let mut becomes = async |wanted: Health| {
+        let change = health.wait_for(|health| *health == wanted);
+        assert_eq!(*within("a change", change).await.unwrap(), wanted);
+    };
+    becomes(Health::Ready).await;
+    cluster.links.partition(&["n0"], &["n1", "n2"]);
+    becomes(Health::NoQuorum).await;
+    cluster.links.heal();
+    becomes(Health::Ready).await;
+    cluster.nodes[0].shutdown().await;
+    becomes(Health::ShutDown).await;
 }

@@ -120,8 +120,7 @@ async fn timeout_error_counts_silent_voters() {
     let error = client.lock("k").acquire_timeout(waited).acquire().await;
     assert_eq!(
         error.unwrap_err().to_string(),
-        "no quorum in 1s: of 3 voters 1 voted for it, 0 have another claim before it, \
-         0 refused, 2 did not answer"
+        "timed out after 1s: 1 of 3 votes (2 did not answer)"
     );
     // The timeout returns the one vote that the claim had.
     until("the vote is given back", || {
@@ -161,11 +160,7 @@ async fn voter_at_waiter_limit_refuses_with_reason() {
     let cluster = Cluster::start(1, Duration::from_secs(600)).await;
     let tight = cluster.nodes[0].clone();
     tight.abort();
-    let tight = cluster
-        .builder(0)
-        .limits(limits)
-        .new_cluster(true)
-        .seeds([""; 0]);
+    let tight = cluster.builder(0).limits(limits).bootstrap().seeds([""; 0]);
     let tight = tight.start().await.unwrap();
     tight.ready(Duration::from_secs(60)).await.unwrap();
     let guard = tight.lock("k").ttl(LONG).acquire().await.unwrap();
@@ -178,7 +173,9 @@ async fn voter_at_waiter_limit_refuses_with_reason() {
     };
     assert_eq!(answers.reason, Some(RefuseReason::Limit));
     assert!(
-        error.to_string().contains("as many claims as it may"),
+        error
+            .to_string()
+            .contains("it has reached its limit of claims"),
         "{error}"
     );
     guard.release().await.unwrap();
@@ -193,9 +190,10 @@ async fn voter_at_waiter_limit_refuses_with_reason() {
 #[tokio::test]
 async fn request_before_cluster_start_waits_for_quorum() {
     let first = Mesh::builder("n0")
+        .listen("127.0.0.1:0")
         .voters(["n0", "n1", "n2"])
         .secret(crate::common::key())
-        .new_cluster(true)
+        .bootstrap()
         .gossip_interval(Duration::from_millis(50))
         .start()
         .await
@@ -205,10 +203,11 @@ async fn request_before_cluster_start_waits_for_quorum() {
     let mut others = Vec::new();
     for name in ["n1", "n2"] {
         let other = Mesh::builder(name)
+            .listen("127.0.0.1:0")
             .voters(["n0", "n1", "n2"])
             .seeds([first.local_addr().to_string()])
             .secret(crate::common::key())
-            .new_cluster(true)
+            .bootstrap()
             .gossip_interval(Duration::from_millis(50));
         others.push(other.start().await.unwrap());
     }

@@ -24,7 +24,7 @@ impl Members {
             gossip_interval,
         };
         for n in 0..3 {
-            let node = members.named(&format!("n{n}")).new_cluster(true);
+            let node = members.named(&format!("n{n}")).bootstrap();
             members.nodes.push(node.start().await.unwrap());
         }
         for node in &members.nodes {
@@ -98,12 +98,15 @@ fn names_of(incarnations: std::ops::Range<u64>) -> Vec<u8> {
 #[tokio::test]
 async fn gossip_survives_more_incarnations_than_fit_a_digest() {
     let plain = |name: &str| {
-        let plain = Mesh::builder(name).insecure_plaintext().voters(["a", "b"]);
+        let plain = Mesh::builder(name)
+            .listen("127.0.0.1:0")
+            .insecure_plaintext()
+            .voters(["a", "b"]);
         plain.gossip_interval(Duration::from_millis(50))
     };
-    let a = plain("a").new_cluster(true).start().await.unwrap();
+    let a = plain("a").bootstrap().start().await.unwrap();
     let seed = a.local_addr().to_string();
-    let b = plain("b").new_cluster(true).seeds([seed.clone()]);
+    let b = plain("b").bootstrap().seeds([seed.clone()]);
     let b = b.start().await.unwrap();
     until("they are ready", || {
         a.status().is_ready && b.status().is_ready
@@ -209,6 +212,7 @@ async fn short_lived_clients_leave_no_state() {
 #[tokio::test]
 async fn short_lived_voter_is_refused() {
     let error = Mesh::builder("n0")
+        .listen("127.0.0.1:0")
         .voters(["n0"])
         .secret(key())
         .short_lived(true);

@@ -240,7 +240,7 @@ pub(crate) fn builder(
         .seeds(seeds.iter().map(ToString::to_string))
         .secret(secret)
         .cluster("bench")
-        .new_cluster(true)
+        .bootstrap()
         .try_timeout(TRY_AT_MOST)
 }
 

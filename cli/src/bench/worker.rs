@@ -75,10 +75,12 @@ async fn be_node(node: &NodeOrder, protocol: &mut UnboundedReceiver<Order>) -> a
 async fn start(node: &NodeOrder) -> anyhow::Result<Mesh> {
     let secret = ClusterSecret::parse(&node.secret)?;
     let builder = locks::builder(node.number, node.nodes, &node.seeds, secret);
-    let mut builder = builder.new_cluster(node.is_new);
-    if let Some(listen) = node.listen {
-        builder = builder.listen(listen.to_string());
-    }
+    let mut builder = match node.is_new {
+        true => builder.bootstrap(),
+        false => builder,
+    };
+    let listen = node.listen.unwrap_or(([127, 0, 0, 1], 0).into());
+    builder = builder.listen(listen.to_string());
     Ok(builder.start().await?)
 }
 

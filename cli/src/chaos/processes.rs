@@ -337,7 +337,7 @@ impl Processes {
         format!(
             "node_id = \"n{n}\"\n{common}listen = \"0.0.0.0:{PORT}\"\n\
              advertise = \"{address}:{PORT}\"\nsecret_file = \"{secret}\"\n\
-             new_cluster = {is_new}\nttl_ms = {lease}\ngossip_interval_ms = 100\n\n\
+             bootstrap = {is_new}\nttl_ms = {lease}\ngossip_interval_ms = 100\n\n\
              [timing]\nmax_ttl_ms = {max_lease}\nmax_clock_skew_ms = 500\n\n\
              [workload]\n{workload}seed = {seed}\n"
         )

@@ -50,11 +50,7 @@ impl Cluster {
             stop: Arc::new(AtomicBool::new(false)),
         };
         for n in 0..NODES {
-            let mesh = cluster
-                .builder(n, LOOPBACK)?
-                .new_cluster(true)
-                .start()
-                .await;
+            let mesh = cluster.builder(n, LOOPBACK)?.bootstrap().start().await;
             cluster
                 .meshes
                 .push(mesh.with_context(|| format!("n{n} did not start"))?);
@@ -142,7 +138,7 @@ impl Cluster {
 
     fn builder(&self, n: usize, listen: SocketAddr) -> Result<MeshBuilder, ConfigError> {
         let transport = self.links.bind(&name(n), listen);
-        let transport = transport.map_err(|source| ConfigError::Bind { listen, source })?;
+        let transport = transport.map_err(|error| ConfigError::Bind { listen, error })?;
         let seeds = self.meshes.iter().map(|mesh| mesh.local_addr().to_string());
         let timing = Timing {
             max_ttl: MAX_TTL,

@@ -28,7 +28,8 @@ pub(crate) struct NodeFile {
     #[serde(default)]
     insecure_plaintext: bool,
     cluster: Option<String>,
-    new_cluster: Option<bool>,
+    #[serde(default)]
+    bootstrap: bool,
     ttl_ms: Option<u64>,
     renew_interval_ms: Option<u64>,
     try_timeout_ms: Option<u64>,
@@ -249,8 +250,8 @@ impl NodeFile {
         if let Some(cluster) = &self.cluster {
             builder = builder.cluster(cluster);
         }
-        if let Some(is_new) = self.new_cluster {
-            builder = builder.new_cluster(is_new);
+        if self.bootstrap {
+            builder = builder.bootstrap();
         }
         if let Some(ms) = self.ttl_ms {
             builder = builder.ttl(Duration::from_millis(ms));

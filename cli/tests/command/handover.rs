@@ -24,7 +24,7 @@ impl Node {
         let config = place.join(format!("{name}.toml"));
         let text = format!(
             "node_id = \"{name}\"\nlisten = \"127.0.0.1:0\"\nseeds = [{seeds}]\n\
-             voters = [\"n1\", \"n2\", \"n3\"]\nsecret = \"{KEY}\"\nnew_cluster = true\n\
+             voters = [\"n1\", \"n2\", \"n3\"]\nsecret = \"{KEY}\"\nbootstrap = true\n\
              ttl_ms = 30000\n[workload]\nkeys = 1\ntasks = 1\nmix = \"hold\"\n\
              hold_ms = [3600000, 3600000]\nacquire_timeout_ms = [3600000, 3600000]\n"
         );

@@ -70,7 +70,7 @@ fn example_configuration_starts() {
     let text = EXAMPLE
         .replace("127.0.0.1:7401\"\n", "127.0.0.1:0\"\n")
         .replace("[\"n1\", \"n2\", \"n3\"]", "[\"n1\"]")
-        .replace("# new_cluster = false", "new_cluster = true");
+        .replace("# bootstrap = false", "bootstrap = true");
     let path = file("example", &text);
     let (child, log) = ready(
         lockmesh(&["node", "--config"])
@@ -100,7 +100,7 @@ fn commented_settings_of_example_are_valid() {
         )
         .replace("[\"n1\", \"n2\", \"n3\"]", "[\"n1\"]")
         .replace("voters_per_key = 3", "voters_per_key = 1")
-        .replace("new_cluster = false", "new_cluster = true")
+        .replace("bootstrap = false", "bootstrap = true")
         .replace("secret_env = \"LOCKMESH_SECRET\"", "")
         .replace("secret = \"...\"", "")
         .replace("insecure_plaintext = true", "");

@@ -29,7 +29,7 @@ impl Node {
         let config = place.join(format!("{name}.toml"));
         let text = format!(
             "node_id = \"{name}\"\nlisten = \"{listen}\"\nseeds = [{seeds}]\n\
-             voters = [\"n1\", \"n2\", \"n3\"]\nsecret = \"{KEY}\"\nnew_cluster = true\n\
+             voters = [\"n1\", \"n2\", \"n3\"]\nsecret = \"{KEY}\"\nbootstrap = true\n\
              [workload]\nkeys = 1\ntasks = 1\nmix = \"tick\"\nhold_ms = [5000, 5000]\n\
              pause_ms = [10, 50]\n"
         );

@@ -48,7 +48,10 @@ async fn concurrent_try_acquire_returns_true_exactly_once(backend: Backend) {
 
 async fn try_acquire_returns_false_on_holding_node(backend: Backend) {
     let [a, b] = locks(&backend);
+    assert_eq!(backend.a.held("k"), None);
     assert_eq!(a.try_acquire("k", 50_000).await, Ok(true));
+    let owner = backend.a.inspect("k").await.unwrap();
+    assert_eq!(backend.a.held("k"), owner.owner().map(|owner| owner.epoch));
     assert_eq!(a.try_acquire("k", 50_000).await, Ok(false));
     assert_eq!(b.try_acquire("k", 50_000).await, Ok(false));
     let guard = backend.a.lock("guarded").acquire().await.unwrap();

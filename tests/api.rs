@@ -1,0 +1,50 @@
+//! Traits of the public types that users rely on.
+
+use lockmesh::{
+    AcquireError, ClusterSecret, ConfigError, Epoch, Guard, Health, LockRequest, Mesh, MeshBuilder,
+    Status, SystemClock, UdpTransport, observe::Observer,
+};
+
+fn is_send_sync<T: Send + Sync + 'static>() {}
+
+fn is_send<T: Send>(_: T) {}
+
+#[test]
+fn public_types_are_send_and_sync() {
+    is_send_sync::<Mesh>();
+    is_send_sync::<MeshBuilder>();
+    is_send_sync::<Guard>();
+    is_send_sync::<LockRequest>();
+    is_send_sync::<Status>();
+    is_send_sync::<Health>();
+    is_send_sync::<Observer>();
+    is_send_sync::<ClusterSecret>();
+    is_send_sync::<Epoch>();
+    is_send_sync::<SystemClock>();
+    is_send_sync::<UdpTransport>();
+    is_send_sync::<ConfigError>();
+    is_send_sync::<AcquireError>();
+}
+
+#[tokio::test]
+async fn futures_of_the_interface_are_send() {
+    let mesh = MeshBuilder::single("a").insecure_plaintext();
+    let mesh = mesh.start().await.unwrap();
+    is_send(MeshBuilder::single("b").start());
+    is_send(mesh.ready(std::time::Duration::ZERO));
+    is_send(mesh.inspect("k"));
+    is_send(mesh.shutdown());
+    is_send(mesh.lock("k").acquire());
+    is_send(mesh.lock("k").try_acquire());
+    let guard = mesh.lock("k").await.unwrap();
+    is_send(guard.lost());
+    is_send(guard.run(async {}));
+    is_send(guard.extend(std::time::Duration::ZERO));
+    is_send(guard.release());
+}
+
+#[test]
+fn debug_of_an_error_is_its_text() {
+    let error = AcquireError::ShutDown;
+    assert_eq!(format!("{error:?}"), error.to_string());
+}
