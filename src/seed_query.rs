@@ -99,7 +99,8 @@ impl SeedQuery {
         };
         let survey = self.observer.survey_from(&peers, &mut progress).await;
         if let Err(error) = survey {
-            tracing::debug!(%error, "the members were not asked");
+            let node = self.engine.with(|core, _| core.node.id().clone());
+            tracing::debug!(%node, %error, "the members were not asked");
         }
         answered
     }

@@ -141,7 +141,7 @@ impl Membership {
             .await;
         tokio::time::sleep(self.gossip.interval * LEAVING_ROUNDS).await;
         if let Err(error) = handle.shutdown().await {
-            tracing::debug!(%error, "the gossip did not end well");
+            tracing::debug!(node = %self.gossip.id, %error, "the gossip did not end well");
         }
     }
 
@@ -181,7 +181,7 @@ impl Membership {
             reason,
             ?backoff,
             "the gossip has ended and is started again; locks work between nodes that know each \
-             other, and new ones are not found until then"
+             other, and new ones are not found until then; report the reason if this repeats"
         );
         self.engine.with(|core, _| core.gossip_ended());
         let said = self.running.said().await;
@@ -198,7 +198,12 @@ impl Membership {
                     self.discovery.start_over();
                     return true;
                 }
-                Err(error) => tracing::error!(error, "the gossip was not started again"),
+                Err(error) => tracing::error!(
+                    node = %gossip.id,
+                    error,
+                    "the gossip was not started again; it is tried again, report the error if it \
+                     stays"
+                ),
             }
         }
     }
