@@ -35,19 +35,26 @@ const RARE: [&str; 8] = [
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
+/// An event as the guide describes it.
+#[derive(Clone, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+struct Said {
+    level: String,
+    message: String,
+    fields: BTreeSet<String>,
+}
+
 /// A subscriber that collects all events.
 #[derive(Clone, Default)]
 struct Log {
     lines: Arc<Mutex<Vec<String>>>,
-    /// Level, message and fields of the events that are no obstacles.
-    events: Arc<Mutex<BTreeSet<(String, String, BTreeSet<String>)>>>,
+    /// The events that are no obstacles.
+    events: Arc<Mutex<BTreeSet<Said>>>,
 }
 
 #[derive(Default)]
 struct Line {
     text: String,
-    message: String,
-    fields: BTreeSet<String>,
+    said: Said,
 }
 
 impl Visit for Line {
@@ -55,9 +62,9 @@ impl Visit for Line {
         use std::fmt::Write as _;
         write!(self.text, "{}={value:?} ", field.name()).unwrap();
         match field.name() {
-            "message" => self.message = format!("{value:?}"),
+            "message" => self.said.message = format!("{value:?}"),
             name => {
-                self.fields.insert(name.to_owned());
+                self.said.fields.insert(name.to_owned());
             }
         }
     }
@@ -80,13 +87,15 @@ impl Subscriber for Log {
         let level = event.metadata().level().to_string();
         let mut line = Line {
             text: format!("{level} "),
-            ..Line::default()
+            said: Said {
+                level,
+                ..Said::default()
+            },
         };
         event.record(&mut line);
         self.lines.lock().unwrap().push(line.text);
-        if !line.fields.contains("cause") {
-            let event = (level, line.message, line.fields);
-            self.events.lock().unwrap().insert(event);
+        if !line.said.fields.contains("cause") {
+            self.events.lock().unwrap().insert(line.said);
         }
     }
 
@@ -109,16 +118,17 @@ impl Log {
         let rows = table(GUIDE, "| level | message | fields |");
         let documented: BTreeSet<_> = rows
             .iter()
-            .map(|row| {
-                let fields = code(row[2]).into_iter().map(str::to_owned);
-                (row[0].into(), code(row[1])[0].into(), fields.collect())
+            .map(|row| Said {
+                level: row[0].to_owned(),
+                message: code(row[1])[0].to_owned(),
+                fields: code(row[2]).into_iter().map(str::to_owned).collect(),
             })
             .collect();
         let seen = self.events.lock().unwrap().clone();
         let unknown: Vec<_> = seen.difference(&documented).collect();
         assert!(unknown.is_empty(), "not in the guide: {unknown:#?}");
-        let unseen = documented.difference(&seen).map(|(_, message, _)| message);
-        let unseen: Vec<_> = unseen.filter(|it| !RARE.contains(&it.as_str())).collect();
+        let unseen = documented.difference(&seen).map(|it| it.message.as_str());
+        let unseen: Vec<_> = unseen.filter(|it| !RARE.contains(it)).collect();
         assert!(unseen.is_empty(), "did not happen: {unseen:#?}");
     }
 }
