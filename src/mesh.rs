@@ -357,7 +357,7 @@ impl Mesh {
     ///
     /// Locks acquired through [`DistributedLock`] last for the rest of their ttl.
     ///
-    /// Returns once the address is free, about two gossip intervals later. A second call returns at
+    /// Returns once the address is free, about ten round trips later. A second call returns at
     /// once, even if the shutdown has not completed.
     ///
     /// # Cancel safety
