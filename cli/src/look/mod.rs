@@ -12,7 +12,7 @@ use clap::Args;
 use lockmesh::ClusterSecret;
 use lockmesh::observe::Observer;
 
-use crate::node::config::{Meeting, Source};
+use lockmesh_cli::{NodeConfig, Reach};
 
 /// The exit code if no node answered.
 pub(crate) const NO_ANSWER: u8 = 1;
@@ -70,33 +70,28 @@ impl Target {
     /// # Errors
     /// If a setting is invalid or cannot be read. The message does not contain the secret.
     pub(crate) fn observer(&self) -> Result<Observer, String> {
-        let Meeting {
-            peers,
-            secret,
-            cluster,
-        } = match &self.config {
-            Some(file) => {
-                let source = Source::read(file).map_err(text)?;
-                source.meeting().map_err(text)?
-            }
-            None => Meeting {
+        let reach = match &self.config {
+            Some(file) => NodeConfig::read(file).and_then(|config| config.reach()),
+            None => Ok(Reach {
                 peers: self.peer.clone(),
                 secret: self.secret()?,
                 cluster: self.cluster.clone(),
-            },
+            }),
         };
-        let observer = match secret {
+        let reach = reach.map_err(|error| error.to_string())?;
+        let mut observer = match reach.secret {
             Some(secret) => {
-                let secret =
-                    ClusterSecret::parse(&secret).map_err(|error| format!("secret: {error}"))?;
-                Observer::sealed(peers, secret)
+                let secret = ClusterSecret::parse(&secret);
+                Observer::sealed(
+                    reach.peers,
+                    secret.map_err(|error| format!("secret: {error}"))?,
+                )
             }
-            None => Observer::insecure_plaintext(peers),
+            None => Observer::insecure_plaintext(reach.peers),
         };
-        let observer = match cluster {
-            Some(cluster) => observer.cluster(cluster),
-            None => observer,
-        };
+        if let Some(cluster) = reach.cluster {
+            observer = observer.cluster(cluster);
+        }
         Ok(observer.patience(Duration::from_millis(self.patience_ms)))
     }
 
@@ -121,10 +116,6 @@ impl Target {
             )
         })
     }
-}
-
-fn text(error: impl Display) -> String {
-    error.to_string()
 }
 
 pub(crate) fn fail(code: u8, error: impl Display) -> ExitCode {

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use lockmesh::observe::{ObserveError, Observer, Survey};
+use lockmesh_cli::node::Signals;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event};
 use tokio::sync::mpsc as channel;
@@ -77,7 +78,7 @@ async fn once(
 /// Runs until the user quits or a signal arrives. The terminal is restored on every way out,
 /// including a panic.
 async fn live(observer: Observer, limit: usize, every: Duration) -> io::Result<()> {
-    let signals = signals()?;
+    let signals = Signals::new(true)?;
     let mut terminal = ratatui::try_init()?;
     let _restored = Restored;
     show(&mut terminal, observer, limit, every, signals).await
@@ -98,7 +99,7 @@ async fn show(
     mut observer: Observer,
     limit: usize,
     every: Duration,
-    mut signals: channel::Receiver<()>,
+    mut signals: Signals,
 ) -> io::Result<()> {
     let mut keys = keys();
     let (tell, mut looks) = channel::channel::<Look>(1);
@@ -128,7 +129,7 @@ async fn show(
                 Some(_) => {}
                 None => return Err(io::Error::other("the keyboard is gone")),
             },
-            _ = signals.recv() => break,
+            _ = signals.next() => break,
         }
     }
     looker.abort();
@@ -146,33 +147,4 @@ fn keys() -> channel::Receiver<Event> {
         }
     });
     told
-}
-
-#[cfg(unix)]
-fn signals() -> io::Result<channel::Receiver<()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (tell, told) = channel::channel(1);
-    for kind in [
-        SignalKind::terminate(),
-        SignalKind::interrupt(),
-        SignalKind::hangup(),
-    ] {
-        let (mut signal, tell) = (signal(kind)?, tell.clone());
-        tokio::spawn(async move {
-            signal.recv().await;
-            let _ = tell.send(()).await;
-        });
-    }
-    Ok(told)
-}
-
-#[cfg(windows)]
-fn signals() -> io::Result<channel::Receiver<()>> {
-    let mut signal = tokio::signal::windows::ctrl_c()?;
-    let (tell, told) = channel::channel(1);
-    tokio::spawn(async move {
-        signal.recv().await;
-        let _ = tell.send(()).await;
-    });
-    Ok(told)
 }

@@ -1,0 +1,187 @@
+//! `chaos check`: judges the histories of processes by the laws of the simulations.
+
+mod figures;
+mod laws;
+mod read;
+mod records;
+#[cfg(test)]
+mod tests;
+mod wakeup;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use serde_json::json;
+
+pub(crate) use figures::Figures;
+use laws::Contradiction;
+use read::{BadInput, Reader};
+use records::Histories;
+use wakeup::Terms;
+
+use tools::put;
+
+/// The exit code if histories contradict each other.
+const REJECTED: u8 = 1;
+/// The exit code if histories cannot be read.
+const BAD_INPUT: u8 = 2;
+/// The maximum number of contradictions that are printed.
+const PRINTED_MAX: usize = 20;
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Files written by a chaos run (`--keep`).
+    #[arg(required = true)]
+    histories: Vec<PathBuf>,
+    /// Longest allowed wait while the key is free and a quorum is up, in milliseconds. Five leases
+    /// are a good bound.
+    #[arg(long, default_value_t = 10_000)]
+    wait_bound_ms: u64,
+    /// Span without a quorum, FROM..TO in nanoseconds of the boot clock; may be repeated. Spans
+    /// recorded by the runner need not be given.
+    #[arg(long, value_parser = outage)]
+    outage: Vec<(u64, u64)>,
+    /// Print one JSON object as the last line.
+    #[arg(long)]
+    json: bool,
+}
+
+fn outage(text: &str) -> Result<(u64, u64), String> {
+    let span = text.split_once("..").and_then(|(from, to)| {
+        let span: (u64, u64) = (from.parse().ok()?, to.parse().ok()?);
+        (span.0 <= span.1).then_some(span)
+    });
+    span.ok_or_else(|| "it must be FROM..TO, in nanoseconds of the boot clock".to_owned())
+}
+
+/// The result of a check.
+#[derive(Debug)]
+pub(crate) struct Verdict {
+    pub(crate) figures: Figures,
+    /// Descriptions, each with the positions of two lines.
+    pub(crate) contradictions: Vec<String>,
+}
+
+impl Verdict {
+    pub(crate) fn json(&self) -> serde_json::Value {
+        json!({
+            "accepted": self.contradictions.is_empty(),
+            "contradictions": self.contradictions,
+            "figures": self.figures,
+        })
+    }
+}
+
+/// Judges histories. Returns exit code 0 (accepted), 1 (contradiction) or 2 (unreadable).
+pub(crate) fn run(args: &Args) -> ExitCode {
+    let verdict = match judge(&args.histories, args.wait_bound_ms, args.outage.clone()) {
+        Ok(verdict) => verdict,
+        Err(error) => {
+            eprintln!("chaos: {error}");
+            return ExitCode::from(BAD_INPUT);
+        }
+    };
+    print(&verdict);
+    if args.json {
+        put(&verdict.json().to_string());
+    }
+    if verdict.contradictions.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(REJECTED)
+    }
+}
+
+/// Reads these files and judges them together.
+///
+/// # Errors
+/// [`BadInput`] if a file is not a history, or if there is nothing to judge.
+pub(crate) fn judge(
+    files: &[PathBuf],
+    wait_bound_ms: u64,
+    outages: Vec<(u64, u64)>,
+) -> Result<Verdict, BadInput> {
+    let mut reader = Reader::default();
+    for file in files {
+        reader.file(file)?;
+    }
+    let histories = reader.finish()?;
+    if histories.requests.is_empty() {
+        let first = files
+            .first()
+            .map_or_else(|| Path::new(""), PathBuf::as_path);
+        return Err(BadInput::nothing(first));
+    }
+    let bound = wait_bound_ms.saturating_mul(1_000_000);
+    Ok(verdict(&histories, &Terms { bound, outages }))
+}
+
+fn verdict(histories: &Histories, terms: &Terms) -> Verdict {
+    let mut found = Vec::new();
+    laws::mutual_exclusion(histories, &mut found);
+    laws::fencing(histories, &mut found);
+    laws::lost_for_good(histories, &mut found);
+    laws::lasts_its_ttl(histories, &mut found);
+    laws::served_in_the_calm(histories, &mut found);
+    laws::served_with_a_wrong_wall_clock(histories, &mut found);
+    let longest = wakeup::no_lost_wakeup(histories, terms, &mut found);
+    let sentence = |found: &Contradiction| {
+        let [one, two] = found.lines.map(|line| histories.at(line));
+        format!("{}: {one} and {two}: {}", found.law, found.what)
+    };
+    Verdict {
+        figures: Figures::of(histories, longest),
+        contradictions: found.iter().map(sentence).collect(),
+    }
+}
+
+/// Prints the verdict as text.
+pub(crate) fn print(verdict: &Verdict) {
+    let Verdict {
+        figures,
+        contradictions,
+    } = verdict;
+    put(&format!(
+        "{} files: {} nodes in {} lives, {} keys; {} requests, {} grants ({} released, {} lost), \
+         {} denied, {} timed out, {} withdrawn, {} extended; {} lines broke off",
+        figures.files,
+        figures.nodes,
+        figures.incarnations,
+        figures.keys,
+        figures.requests,
+        figures.grants,
+        figures.released,
+        figures.lost,
+        figures.denied,
+        figures.timed_out,
+        figures.withdrawn,
+        figures.extended,
+        figures.torn,
+    ));
+    put(&format!(
+        "longest wait in line: {} ms; while the key was free and a quorum up: {} ms",
+        figures.longest_wait_ms, figures.longest_wait_for_free_ms
+    ));
+    if !figures.faults.is_empty() {
+        let faults = figures.faults.iter();
+        let faults: Vec<_> = faults.map(|(kind, n)| format!("{n} {kind}")).collect();
+        put(&format!("faults: {}", faults.join(", ")));
+    }
+    for (kind, spread) in &figures.takeovers {
+        put(&format!(
+            "from a holder that was {kind} to the next grant: {} ms median, {} to {} ms, {} times",
+            spread.p50_ms, spread.min_ms, spread.max_ms, spread.count
+        ));
+    }
+    for sentence in contradictions.iter().take(PRINTED_MAX) {
+        put(&format!("CONTRADICTION: {sentence}"));
+    }
+    if contradictions.len() > PRINTED_MAX {
+        put(&format!("and {} more", contradictions.len() - PRINTED_MAX));
+    }
+    put(if contradictions.is_empty() {
+        "accepted"
+    } else {
+        "REJECTED"
+    });
+}
