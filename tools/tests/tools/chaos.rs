@@ -9,7 +9,7 @@ fn plan_is_printed_without_running_and_repeats() {
         assert!(output.status.success());
         stdout(&output)
     };
-    assert!(plan("3").contains("kill -9 n"), "{}", plan("3"));
+    assert!(plan("3").contains("Kill { node: "), "{}", plan("3"));
     assert_eq!(plan("3"), plan("3"));
     assert_ne!(plan("3"), plan("4"));
 }

@@ -6,12 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use tokio::net::UdpSocket;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::{Interval, MissedTickBehavior};
 
-use super::child::{Child, cpu_with};
-use super::protocol::{Order, Reply};
-use super::{PATIENCE, Setup};
+use crate::child::{Child, Order, Reply, cpu_with};
 
 /// The size of the floor's datagrams.
 const DATAGRAM_BYTES: usize = 64;
@@ -21,84 +19,45 @@ const COUNT_BYTES: usize = 8;
 /// tick.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Peers that echo every datagram.
+/// Peers that echo every datagram, each in a child.
 #[derive(Debug)]
 pub(crate) struct Floor {
     peers: Vec<SocketAddr>,
-    echoes: Vec<Echo>,
-    replies: u32,
-}
-
-#[derive(Debug)]
-enum Echo {
-    Here(JoinHandle<()>),
-    There(Box<Child>),
+    children: Vec<Child>,
 }
 
 impl Floor {
-    /// Starts the peers of one of `nodes` nodes. Its rounds need the replies that make a quorum
-    /// with it.
-    pub(crate) async fn start(setup: Setup, nodes: usize) -> anyhow::Result<Self> {
-        let (mut peers, mut echoes) = (Vec::new(), Vec::new());
+    /// Starts the peers of one of `nodes` nodes.
+    pub(crate) async fn start(nodes: usize) -> anyhow::Result<Self> {
+        let (mut peers, mut children) = (Vec::new(), Vec::new());
         for _ in 1..nodes {
-            if setup.in_process {
-                let (socket, addr) = bind().await?;
-                peers.push(addr);
-                echoes.push(Echo::Here(tokio::spawn(echo(socket))));
-                continue;
+            let mut child = Child::start()?;
+            match child.ask(&Order::Echo).await? {
+                Reply::Runs(addr, _) => peers.push(addr),
+                other => bail!("an echo replied {other:?}"),
             }
-            let mut child = Child::start(setup.flavour)?;
-            match child.ask(&Order::Echo, PATIENCE).await? {
-                Reply::Listens(addr) => peers.push(addr),
-                other => bail!("an echo answered {other:?}"),
-            }
-            echoes.push(Echo::There(Box::new(child)));
+            children.push(child);
         }
-        // A quorum without the node itself.
-        let replies = u32::try_from(nodes / 2)?;
-        Ok(Self {
-            peers,
-            echoes,
-            replies,
-        })
+        Ok(Self { peers, children })
     }
 
     /// Returns the processor time of this process and of all peers.
     pub(crate) async fn cpu(&mut self) -> anyhow::Result<Duration> {
-        let children = self.echoes.iter_mut().filter_map(|echo| match echo {
-            Echo::Here(_) => None,
-            Echo::There(child) => Some(child.as_mut()),
-        });
-        cpu_with(children.collect()).await
+        cpu_with(&mut self.children).await
     }
 
-    /// Returns the number of replies that end a round.
-    pub(crate) fn replies(&self) -> u32 {
-        self.replies
-    }
-
-    /// Returns a caller with a socket of its own.
+    /// Returns a caller with a socket of its own. Its rounds need the replies that make a quorum
+    /// with it.
     pub(crate) async fn caller(&self) -> io::Result<Caller> {
         let mut again = tokio::time::interval(TICK);
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Caller {
             again,
             socket: UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?,
+            replies: self.peers.len().div_ceil(2),
             peers: self.peers.clone(),
-            replies: self.replies,
             round: 0,
-            lost: 0,
         })
-    }
-}
-
-impl Drop for Floor {
-    fn drop(&mut self) {
-        for echo in &self.echoes {
-            if let Echo::Here(task) = echo {
-                task.abort();
-            }
-        }
     }
 }
 
@@ -148,11 +107,10 @@ pub(crate) async fn echo(socket: UdpSocket) {
 pub(crate) struct Caller {
     socket: UdpSocket,
     peers: Vec<SocketAddr>,
-    replies: u32,
+    replies: usize,
     round: u64,
     /// One timer for all rounds, since a timer for each would slow the floor down.
     again: Interval,
-    lost: u64,
 }
 
 impl Caller {
@@ -166,7 +124,7 @@ impl Caller {
         let mut reply = [0; DATAGRAM_BYTES];
         let mut replied = 0_u32;
         let mut is_late = false;
-        while replied.count_ones() < self.replies {
+        while (replied.count_ones() as usize) < self.replies {
             tokio::select! {
                 biased;
                 received = self.socket.recv_from(&mut reply) => {
@@ -178,18 +136,12 @@ impl Caller {
                 }
                 _ = self.again.tick() => {
                     if std::mem::replace(&mut is_late, true) {
-                        self.lost += 1;
                         self.ask(&datagram).await?;
                     }
                 }
             }
         }
         Ok(())
-    }
-
-    /// Returns the number of retransmissions.
-    pub(crate) fn lost(&self) -> u64 {
-        self.lost
     }
 
     async fn ask(&self, datagram: &[u8]) -> io::Result<()> {

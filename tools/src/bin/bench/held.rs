@@ -16,15 +16,16 @@ use lockmesh_proto::wire::codec::pack;
 use lockmesh_proto::wire::{DATAGRAM_BYTES_MAX, Head, Seal};
 use tokio::task::JoinSet;
 
-use super::child::Child;
-use super::locks::Cluster;
-use super::protocol::{Order, Reply};
-use super::{Flavour, GOAL_NODES, Setup};
+use tools::as_f64;
+
+use crate::NODES;
+use crate::child::{Child, Order, Reply};
+use crate::locks::Cluster;
 
 /// The number of locks at the voter whose memory is measured.
-pub(crate) const REMEMBERED: u32 = 1_000_000;
+const REMEMBERED: u32 = 1_000_000;
 /// The number of locks that one node renews.
-pub(crate) const KEPT: u32 = 100_000;
+const KEPT: u32 = 100_000;
 const TTL: Duration = Duration::from_secs(10);
 /// Long enough for a debug build.
 const AT_MOST: Duration = Duration::from_secs(120);
@@ -34,10 +35,10 @@ const MESSAGES_AT_ONCE: u32 = 8;
 
 /// Returns the growth of a process in bytes, for each lock at its voter. Returns `None` if the
 /// system does not report the size of a process.
-pub(crate) async fn memory(flavour: Flavour) -> anyhow::Result<Option<f64>> {
-    let mut child = Child::start(flavour)?;
-    let order = Order::Remember { locks: REMEMBERED };
-    match child.ask(&order, AT_MOST).await? {
+pub(crate) async fn memory() -> anyhow::Result<Option<f64>> {
+    let mut child = Child::start()?;
+    child.send(&Order::Remember { locks: REMEMBERED }).await?;
+    match child.reply(AT_MOST).await? {
         Reply::Grew(bytes) => Ok(bytes.map(|bytes| as_f64(bytes) / f64::from(REMEMBERED))),
         other => bail!("a voter answered {other:?}"),
     }
@@ -150,27 +151,10 @@ fn resident() -> anyhow::Result<Option<u64>> {
     Ok(Some(kib * 1_024))
 }
 
-/// The result of renewing many locks.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Kept {
-    /// The datagrams a second to each other voter.
-    datagrams_per_s: f64,
-    /// The number of locks that were lost.
-    pub(crate) lost: usize,
-}
-
-impl Kept {
-    /// Returns the datagrams a second that renewed all locks, or `None` if a lock was lost.
-    pub(crate) fn datagrams_per_s(&self) -> Option<f64> {
-        (self.lost == 0).then_some(self.datagrams_per_s)
-    }
-}
-
-/// Measures the datagrams a second that one node sends to each other voter while it only renews its
-/// locks.
-pub(crate) async fn kept(setup: Setup) -> anyhow::Result<Kept> {
-    let nodes = usize::from(GOAL_NODES);
-    let cluster = Cluster::start(setup, nodes).await?;
+/// Returns the datagrams a second that one node sends to each other voter while it only renews its
+/// locks, and the number of locks that were lost meanwhile.
+pub(crate) async fn kept() -> anyhow::Result<(f64, usize)> {
+    let cluster = Cluster::start(NODES).await?;
     let mut running = JoinSet::new();
     for task in 0..TASKS {
         let mesh = cluster.mesh.clone();
@@ -195,16 +179,7 @@ pub(crate) async fn kept(setup: Setup) -> anyhow::Result<Kept> {
     tokio::time::sleep(TTL).await;
     let (after, took) = (sent(), began.elapsed());
     let held = guards.iter().filter(|guard| guard.is_held()).count();
-    cluster.stop().await;
-    let others = as_f64(u64::from(GOAL_NODES) - 1);
-    Ok(Kept {
-        datagrams_per_s: as_f64(after - before) / took.as_secs_f64() / others,
-        lost: guards.len() - held,
-    })
-}
-
-fn as_f64(count: u64) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "a count, for show")]
-    let count = count as f64;
-    count
+    cluster.mesh.shutdown().await;
+    let each = as_f64(after - before) / as_f64(NODES as u64 - 1);
+    Ok((each / took.as_secs_f64(), guards.len() - held))
 }

@@ -3,6 +3,7 @@
 //! Both are measured in one run, in alternating slices, so that other load on the machine affects
 //! both alike. Only the ratios can be compared between machines. Peers of the floor and nodes of
 //! the mesh have their own processes, so that both pay for the same context switches.
+#![forbid(unsafe_code)]
 
 mod child;
 #[cfg(feature = "compare")]
@@ -11,87 +12,66 @@ mod crashes;
 mod floor;
 mod held;
 mod locks;
-mod protocol;
 mod report;
 mod turns;
-mod work;
 mod worker;
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
-use report::Figures;
-use turns::Load;
+use clap::{Parser, Subcommand, ValueEnum};
+use floor::Floor;
+use locks::Cluster;
+use report::Measured;
+use serde_json::Value;
+use tools::put;
+use turns::{Contended, WAITERS};
 
 /// The length of a slice.
 const SLICE: Duration = Duration::from_millis(250);
 /// The time that a measurement may take in addition to its slice.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The number of nodes in the row with more voters.
+/// The number of nodes, and that in the row with more voters.
+const NODES: usize = 3;
 const MORE_NODES: usize = 5;
-/// The load that the goals are for.
-const GOAL_NODES: u8 = 3;
+/// The number of tasks that the goals are for.
 const GOAL_TASKS: u16 = 64;
 
 /// Measure locks and bare datagrams in one run on this machine.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "bench", args_conflicts_with_subcommands = true)]
-struct Cli {
+struct Args {
     #[command(subcommand)]
     command: Option<Command>,
-    #[command(flatten)]
-    args: Args,
-}
-
-#[derive(Clone, Debug, Subcommand)]
-enum Command {
-    /// Run a child process, which reads commands from standard input.
-    #[command(hide = true)]
-    Child {
-        /// The runtime of the measuring process.
-        #[arg(long, value_enum, default_value_t)]
-        runtime: Flavour,
-    },
-}
-
-#[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Args {
-    /// Number of nodes; all of them vote.
-    #[arg(long, default_value_t = GOAL_NODES, value_parser = clap::value_parser!(u8).range(3..=15))]
-    nodes: u8,
-    /// Number of tasks that acquire and release at once.
+    /// Number of tasks that acquire and release at once. The goals are for the default.
     #[arg(long, default_value_t = GOAL_TASKS)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=4096))]
     tasks: u16,
-    /// Number of keys that the tasks share; one for each task by default. With fewer keys, tasks
-    /// contend.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    keys: Option<u32>,
     /// Duration of each measurement, in seconds.
-    #[arg(long, default_value_t = 3.0, value_parser = seconds)]
-    seconds: f64,
+    #[arg(long, default_value = "3", value_parser = seconds)]
+    seconds: Duration,
     /// Measure only these rows of the table.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Row::ALL)]
+    #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Row>,
-    /// Run all nodes and all peers of the floor as tasks of one process.
-    #[arg(long)]
-    in_process: bool,
-    /// Tokio runtime of each process.
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) runtime: Flavour,
     /// Also measure these lock services, with servers that are started for it: W1 to W5, if the
     /// service supports them. Needs a build with the feature `compare`.
-    #[arg(long, value_enum, value_delimiter = ',', conflicts_with = "nodes")]
+    #[arg(long, value_enum, value_delimiter = ',')]
     compare: Vec<Other>,
     /// Print one JSON object as the last line.
     #[arg(long)]
     json: bool,
 }
 
+#[derive(Clone, Debug, Subcommand)]
+enum Command {
+    /// Run a child process, which reads orders from standard input.
+    #[command(hide = true)]
+    Child,
+}
+
 /// A lock service to compare with.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 enum Other {
     /// One Redis server, and three with Redlock (Debian package `redis-server`).
     Redis,
@@ -100,7 +80,7 @@ enum Other {
 }
 
 /// A row of the table.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 enum Row {
     /// An uncontended acquisition.
     W1,
@@ -120,106 +100,35 @@ enum Row {
     Keep,
 }
 
-impl Row {
-    const ALL: [Self; 8] = [
-        Self::W1,
-        Self::W1Five,
-        Self::W2,
-        Self::W3,
-        Self::W4,
-        Self::W5,
-        Self::Memory,
-        Self::Keep,
-    ];
-}
-
-/// The kind of tokio runtime.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
-pub(crate) enum Flavour {
-    /// A worker thread for each core, as in `#[tokio::main]`.
-    #[default]
-    MultiThread,
-    /// One thread.
-    CurrentThread,
-}
-
-impl Flavour {
-    /// Returns the name on the command line.
-    fn name(self) -> &'static str {
-        match self {
-            Self::MultiThread => "multi-thread",
-            Self::CurrentThread => "current-thread",
-        }
-    }
-
-    /// Creates a runtime of this kind.
-    pub(crate) fn runtime(self) -> std::io::Result<tokio::runtime::Runtime> {
-        match self {
-            Self::MultiThread => tokio::runtime::Runtime::new(),
-            Self::CurrentThread => tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build(),
-        }
+impl Args {
+    /// Returns `true` if one of these rows is to be measured.
+    fn has(&self, rows: &[Row]) -> bool {
+        self.only.is_empty() || rows.iter().any(|row| self.only.contains(row))
     }
 }
 
-/// The place where nodes and peers run.
-#[derive(Clone, Copy, Debug)]
-struct Setup {
-    in_process: bool,
-    flavour: Flavour,
-}
-
-fn seconds(text: &str) -> Result<f64, String> {
-    let seconds: f64 = text
-        .parse()
-        .map_err(|_| "it must be a number of seconds".to_owned())?;
-    if (0.1..=600.0).contains(&seconds) {
-        Ok(seconds)
-    } else {
-        Err("it must be 0.1 to 600".to_owned())
-    }
-}
-
-fn main() -> ExitCode {
-    let Cli { command, args } = Cli::parse();
-    let flavour = match &command {
-        Some(Command::Child { runtime }) => *runtime,
-        None => args.runtime,
-    };
-    let runtime = match flavour.runtime() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("bench: no runtime: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    runtime.block_on(async {
-        match command {
-            Some(Command::Child { .. }) => worker::run().await,
-            None => run(&args).await,
-        }
-    })
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().filter(|it| (0.1..=600.0).contains(it));
+    let seconds = seconds.map(Duration::from_secs_f64);
+    seconds.ok_or_else(|| "it must be 0.1 to 600 seconds".to_owned())
 }
 
 /// Measures and prints the figures. Returns exit code 1 if the measurement failed.
-async fn run(args: &Args) -> ExitCode {
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    if args.command.is_some() {
+        return worker::run().await;
+    }
     if !cfg!(feature = "compare") && !args.compare.is_empty() {
         eprintln!("bench: --compare: this was built without it; build with --features compare");
         return ExitCode::from(2);
     }
     // Run on a worker of the runtime like all other tasks: the main thread would need more
     // wake-ups.
-    let measured = tokio::spawn(measure(args.clone())).await;
-    match measured
-        .context("the measurement broke off")
-        .and_then(|figures| figures)
-    {
-        Ok(Some(figures)) => {
-            figures.print(args);
-            ExitCode::SUCCESS
-        }
-        Ok(None) => ExitCode::SUCCESS,
+    let done = tokio::spawn(measure(args)).await;
+    match done.context("the measurement broke off").flatten() {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error:#}");
             ExitCode::FAILURE
@@ -227,53 +136,86 @@ async fn run(args: &Args) -> ExitCode {
     }
 }
 
-/// Returns the figures of the mesh, or `None` if they were printed beside those of others.
-async fn measure(args: Args) -> anyhow::Result<Option<Figures>> {
-    let tasks = usize::from(args.tasks);
-    let setup = Setup {
-        in_process: args.in_process,
-        flavour: args.runtime,
-    };
-    let load = Load {
-        nodes: usize::from(args.nodes),
-        tasks,
-        keys: args.keys.map_or(Ok(tasks), usize::try_from)?,
-        span: Duration::from_secs_f64(args.seconds),
-        rows: args.only.clone(),
-    };
+async fn measure(args: Args) -> anyhow::Result<()> {
+    put(&format!(
+        "Sealed nodes and bare peers that echo, a process each, the first node this one; {} cores,\n\
+         loopback UDP. Each measurement {:?}, in slices of {SLICE:?} that take turns with those of\n\
+         its floor.\n",
+        std::thread::available_parallelism().map_or(0, usize::from),
+        args.seconds,
+    ));
     #[cfg(feature = "compare")]
     if !args.compare.is_empty() {
         compare::find(&args.compare)?;
-        let both = async {
-            let alone = Args {
-                only: compare::rows(&args.only),
-                ..args.clone()
-            };
-            let mesh = of_mesh(&alone, setup, &load).await?;
-            compare::run(&args.compare, setup, &load, &mesh, args.json).await
-        };
-        return compare::unless_stopped(both).await.map(|()| None);
+        let services = compare::unless_stopped(async {
+            let mut services = vec![("lockmesh, three", of_mesh(&args).await?)];
+            services.extend(compare::measure(&args).await?);
+            Ok(services)
+        });
+        let services = services.await?;
+        report::print(&services);
+        if args.json {
+            let lines = services.iter().map(|(name, of)| {
+                let mut line = report::json(of);
+                line.insert("name".to_owned(), (*name).into());
+                Value::Object(line)
+            });
+            put(&serde_json::json!({ "compare": lines.collect::<Vec<_>>() }).to_string());
+        }
+        return Ok(());
     }
-    of_mesh(&args, setup, &load).await.map(Some)
+    let services = [("measured", of_mesh(&args).await?)];
+    report::print(&services);
+    if args.json {
+        let mut line = report::json(&services[0].1);
+        line.insert("tasks".to_owned(), args.tasks.into());
+        put(&Value::Object(line).to_string());
+    }
+    Ok(())
 }
 
-async fn of_mesh(args: &Args, setup: Setup, load: &Load) -> anyhow::Result<Figures> {
-    let has = |row| args.only.contains(&row);
-    let mut figures = Figures::default();
-    if [Row::W1, Row::W2, Row::W3, Row::W5].into_iter().any(has) {
-        figures = turns::measure(setup, load).await?;
+async fn of_mesh(args: &Args) -> anyhow::Result<Measured> {
+    let mut measured = Measured::default();
+    let span = args.seconds;
+    if args.has(&[Row::W1, Row::W2, Row::W3, Row::W5]) {
+        let (mut floor, mut cluster) = (Floor::start(NODES).await?, Cluster::start(NODES).await?);
+        let mesh = cluster.mesh.clone();
+        if args.has(&[Row::W1, Row::W3]) {
+            measured.one = Some(turns::single(&floor, mesh.clone(), span).await?);
+        }
+        if args.has(&[Row::W2, Row::W5]) {
+            let tasks = vec![mesh.clone(); args.tasks.into()];
+            let cycles = turns::cycles(&mut floor, tasks, &mut cluster, span);
+            measured.cycles = Some(cycles.await?);
+        }
+        if args.has(&[Row::W3]) {
+            let began = Instant::now();
+            let order = turns::in_time(span, cluster.contend(WAITERS, span)).await?;
+            let mut contended = Contended::default();
+            contended.add(&order, began.elapsed());
+            measured.contended = Some(contended);
+        }
+        mesh.shutdown().await;
     }
-    if has(Row::W1Five) {
-        figures.five = Some(turns::measure_one(setup, MORE_NODES, load.span).await?);
+    if args.has(&[Row::W1Five]) {
+        let (floor, cluster) = (
+            Floor::start(MORE_NODES).await?,
+            Cluster::start(MORE_NODES).await?,
+        );
+        measured.five = Some(turns::single(&floor, cluster.mesh.clone(), span).await?);
+        cluster.mesh.shutdown().await;
     }
-    if has(Row::W4) {
-        figures.crashes = Some(crashes::measure(args.runtime).await?);
+    if args.has(&[Row::W4]) {
+        let [after_end, after_return] = crashes::measure().await?;
+        (measured.after_end, measured.after_return) = (Some(after_end), Some(after_return));
     }
-    if has(Row::Memory) {
-        figures.memory = held::memory(args.runtime).await?;
+    // With `--compare`, only the rows that other services have too.
+    let is_alone = args.compare.is_empty();
+    if is_alone && args.has(&[Row::Memory]) {
+        measured.memory = held::memory().await?;
     }
-    if has(Row::Keep) {
-        figures.kept = Some(held::kept(setup).await?);
+    if is_alone && args.has(&[Row::Keep]) {
+        measured.kept = Some(held::kept().await?);
     }
-    Ok(figures)
+    Ok(measured)
 }

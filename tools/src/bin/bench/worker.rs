@@ -1,21 +1,22 @@
 //! The child's side: carries out the orders of its parent.
 
-use std::io::Write;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use lockmesh::{ClusterSecret, Mesh};
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::JoinSet;
 
-use super::protocol::{self, NodeOrder, Order, Reply};
-use super::{floor, held, locks, work};
+use crate::child::{NodeOrder, Order, Reply, clock, cpu, orders, say};
+use crate::{floor, held, locks};
 
 /// Carries out orders until the parent has ended.
 pub(crate) async fn run() -> ExitCode {
-    let mut protocol = protocol::from_stdin();
+    let mut orders = orders();
     // Run on a worker of the runtime, like the parent's own work.
-    let obeyed = tokio::spawn(async move { live(&mut protocol).await }).await;
-    match obeyed.context("the child broke off").and_then(|done| done) {
+    let done = tokio::spawn(async move { live(&mut orders).await }).await;
+    match done.context("the child broke off").flatten() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = say(&Reply::Failed(format!("{error:#}")));
@@ -24,81 +25,95 @@ pub(crate) async fn run() -> ExitCode {
     }
 }
 
-async fn live(protocol: &mut UnboundedReceiver<Order>) -> anyhow::Result<()> {
-    match protocol.recv().await {
+async fn live(orders: &mut UnboundedReceiver<Order>) -> anyhow::Result<()> {
+    match orders.recv().await {
         Some(Order::Echo) => {
             let (socket, addr) = floor::bind().await?;
             tokio::spawn(floor::echo(socket));
-            say(&Reply::Listens(addr))?;
-            while let Some(order) = protocol.recv().await {
-                match order {
-                    Order::Cpu => say(&Reply::Cpu(protocol::cpu()))?,
-                    other => bail!("an echo cannot {other:?}"),
-                }
+            say(&Reply::Runs(addr, clock()))?;
+            while let Some(Order::Cpu) = orders.recv().await {
+                say(&Reply::Time(cpu()))?;
             }
             Ok(())
         }
         #[cfg(feature = "compare")]
         Some(Order::HoldOf { service, key, ttl }) => {
-            super::compare::hold(&service, &key, ttl, protocol).await
+            let client = crate::compare::Client::connect(&service, 1).await?;
+            let mut contender = client.contender(ttl).await?;
+            let held = locks::Locks::acquire(&mut contender, key).await?;
+            say(&Reply::Done)?;
+            while let Some(Order::Ends) = orders.recv().await {
+                say(&Reply::Time(contender.ends(&held)?))?;
+            }
+            Ok(())
         }
         Some(Order::Remember { locks }) => say(&Reply::Grew(held::remember(locks)?)),
-        Some(Order::Node(node)) => be_node(&node, protocol).await,
-        Some(other) => bail!("it is nothing yet and cannot {other:?}"),
+        Some(Order::Node(node)) => be_node(&node, orders).await,
+        Some(other) => bail!("it has no role and cannot {other:?}"),
         None => Ok(()),
     }
 }
 
-async fn be_node(node: &NodeOrder, protocol: &mut UnboundedReceiver<Order>) -> anyhow::Result<()> {
-    let began = protocol::clock();
-    let mesh = start(node).await?;
-    say(&Reply::Runs(mesh.local_addr(), began))?;
-    let mut kept = None;
-    while let Some(order) = protocol.recv().await {
-        let reply = match order {
-            Order::Hold { key, ttl } => {
-                kept = Some(mesh.lock(key).ttl(ttl).acquire().await?);
-                Reply::Done
-            }
-            Order::Ends => {
-                let guard = kept.as_ref().context("it keeps nothing")?;
-                Reply::Ends(protocol::clock() + guard.remaining())
-            }
-            order => worker(&mesh, order).await?,
-        };
-        say(&reply)?;
-    }
-    Ok(())
-}
-
-/// Starts a node with the settings of its order.
-async fn start(node: &NodeOrder) -> anyhow::Result<Mesh> {
+async fn be_node(node: &NodeOrder, orders: &mut UnboundedReceiver<Order>) -> anyhow::Result<()> {
+    let began = clock();
     let secret = ClusterSecret::parse(&node.secret)?;
     let builder = locks::builder(node.number, node.nodes, &node.seeds, secret);
     let mut builder = builder.new_cluster(node.is_new);
     if let Some(listen) = node.listen {
         builder = builder.listen(listen.to_string());
     }
-    Ok(builder.start().await?)
+    let mesh = builder.start().await?;
+    say(&Reply::Runs(mesh.local_addr(), began))?;
+    let mut kept = None;
+    while let Some(order) = orders.recv().await {
+        say(&match order {
+            Order::Hold { key, ttl } => {
+                kept = Some(mesh.lock(key).ttl(ttl).acquire().await?);
+                Reply::Done
+            }
+            Order::Ends => {
+                let guard = kept.as_ref().context("it keeps no lock")?;
+                Reply::Time(clock() + guard.remaining())
+            }
+            Order::Ready { voting } => {
+                locks::ready(&mesh, voting).await?;
+                Reply::Done
+            }
+            Order::Contend { key, tasks, span } => {
+                Reply::Grants(contend(&mesh, &key, &tasks, span).await?)
+            }
+            Order::Cpu => Reply::Time(cpu()),
+            other => bail!("a node cannot {other:?}"),
+        })?;
+    }
+    Ok(())
 }
 
-/// Carries out an order at a node.
-pub(crate) async fn worker(mesh: &Mesh, order: Order) -> anyhow::Result<Reply> {
-    Ok(match order {
-        Order::Ready { voting } => {
-            locks::ready(mesh, voting).await?;
-            Reply::Done
-        }
-        Order::Cycles { keys, span } => Reply::Cycles(work::cycles(mesh, &keys, span).await?),
-        Order::Contend { key, tasks, span } => {
-            Reply::Grants(work::contend(mesh, &key, &tasks, span).await?)
-        }
-        Order::Cpu => Reply::Cpu(protocol::cpu()),
-        other => bail!("a node cannot {other:?}"),
-    })
-}
-
-pub(super) fn say(reply: &Reply) -> anyhow::Result<()> {
-    let line = serde_json::to_string(reply)?;
-    writeln!(std::io::stdout().lock(), "{line}").context("nobody listens")
+/// Contends for one key for `span`, and releases it at once. Returns the epoch and the task of each
+/// grant. Epochs rise with every grant, so they give the order of the grants of all nodes.
+pub(crate) async fn contend(
+    mesh: &Mesh,
+    key: &str,
+    tasks: &[u16],
+    span: Duration,
+) -> anyhow::Result<Vec<(u64, u16)>> {
+    let began = Instant::now();
+    let mut running = JoinSet::new();
+    for task in tasks.iter().copied() {
+        let (mesh, key) = (mesh.clone(), key.to_owned());
+        running.spawn(async move {
+            let mut grants = Vec::new();
+            while began.elapsed() < span {
+                let guard = mesh.lock(&key).acquire().await?;
+                grants.push((guard.epoch().get(), task));
+                guard.release().await?;
+            }
+            anyhow::Ok(grants)
+        });
+    }
+    let mut grants = Vec::new();
+    while let Some(ended) = running.join_next().await {
+        grants.extend(ended??);
+    }
+    Ok(grants)
 }

@@ -83,79 +83,8 @@ impl Setup {
     }
 }
 
-impl fmt::Display for Setup {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Usual => Ok(()),
-            Self::OtherSecret => f.write_str(" with another secret"),
-            Self::ShortMaxTtl => f.write_str(" with a shorter max_ttl"),
-            Self::WallClock { offset_ms } => {
-                write!(f, " with a wall clock that is off by {offset_ms} ms")
-            }
-        }
-    }
-}
-
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:7.2} s  {}", self.at.as_secs_f64(), self.command)
-    }
-}
-
-impl fmt::Display for Command {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = |nodes: &[usize]| {
-            let names: Vec<String> = nodes.iter().map(|n| format!("n{n}")).collect();
-            names.join(" ")
-        };
-        match self {
-            Self::Kill { node, restarts } => {
-                let then = if *restarts {
-                    ", and start it again at once"
-                } else {
-                    ""
-                };
-                write!(f, "kill -9 n{node}{then}")
-            }
-            Self::Terminate { node } => write!(f, "SIGTERM to n{node}"),
-            Self::Start { node, setup } => write!(f, "start n{node}{setup}"),
-            Self::Twin { node } => write!(f, "start a twin of n{node}"),
-            Self::TwinGone { node } => write!(f, "kill -9 the twin of n{node}"),
-            Self::Readdress { node, moved: true } => {
-                write!(f, "replace the address of n{node}")
-            }
-            Self::Readdress { node, moved: false } => {
-                write!(f, "give n{node} its first address back")
-            }
-            Self::Client { number } => write!(f, "start client {number}"),
-            Self::KillClient { number } => write!(f, "kill -9 client {number}"),
-            Self::Freeze { node } => write!(f, "SIGSTOP to n{node}"),
-            Self::Thaw { node } => write!(f, "SIGCONT to n{node}"),
-            Self::Cut { pairs, refused, .. } => {
-                let pairs: Vec<String> = pairs
-                    .iter()
-                    .map(|(from, to)| format!("n{from}>n{to}"))
-                    .collect();
-                let how = if *refused { "refuse" } else { "cut" };
-                write!(f, "{how} {}", pairs.join(" "))
-            }
-            Self::Heal => f.write_str("heal all links"),
-            Self::Loss { nodes, permille: 0 } => write!(f, "no more loss at {}", names(nodes)),
-            Self::Loss { nodes, permille } => {
-                write!(f, "lose {permille} of 1000 at {}", names(nodes))
-            }
-            Self::Disturb { nodes, netem } if *netem == Netem::default() => {
-                write!(f, "no more delay at {}", names(nodes))
-            }
-            Self::Disturb { nodes, netem } => write!(
-                f,
-                "at {}: {} ms late, give or take {}; {} % doubled, {} % out of order",
-                names(nodes),
-                netem.delay_ms,
-                netem.jitter_ms,
-                netem.duplicate_percent,
-                netem.reorder_percent
-            ),
-        }
+        write!(f, "{:7.2} s  {:?}", self.at.as_secs_f64(), self.command)
     }
 }

@@ -122,6 +122,34 @@ pub(crate) enum Line {
     Served { at: u64, node: String },
 }
 
+impl Line {
+    /// Returns the id of the request that the event belongs to, and the interval of the event;
+    /// `None` for the begin of a request, and for other events.
+    pub(crate) fn of_request(&self) -> Option<(u64, u64, u64)> {
+        match *self {
+            Self::Granted {
+                id, before, after, ..
+            }
+            | Self::Held {
+                id, before, after, ..
+            }
+            | Self::Lost { id, before, after }
+            | Self::Extended {
+                id, before, after, ..
+            }
+            | Self::Released {
+                id, before, after, ..
+            } => Some((id, before, after)),
+            Self::Ticked { id, at, .. }
+            | Self::Denied { id, at }
+            | Self::TimedOut { id, at }
+            | Self::Withdrawn { id, at }
+            | Self::ShutDown { id, at } => Some((id, at, at)),
+            _ => None,
+        }
+    }
+}
+
 /// A fault of a node, or the end of one.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -173,6 +201,11 @@ pub(crate) enum FaultKind {
 }
 
 impl FaultKind {
+    /// Returns this fault if it `is_on`, and `Healed` otherwise.
+    pub(crate) fn or_healed(self, is_on: bool) -> Self {
+        if is_on { self } else { Self::Healed }
+    }
+
     /// Returns `true` for a fault, and `false` for an event that undoes one.
     pub(crate) fn is_fault(self) -> bool {
         !matches!(

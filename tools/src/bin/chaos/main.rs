@@ -21,7 +21,7 @@ use clap::{Parser, Subcommand};
 /// Exit code: 0 accepted, 1 rejected, 77 skipped because it cannot run here.
 #[derive(Parser)]
 #[command(name = "chaos", args_conflicts_with_subcommands = true)]
-struct Args {
+struct Program {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
@@ -39,10 +39,10 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let args = Args::parse();
-    match args.command {
+    let program = Program::parse();
+    match program.command {
         Some(Command::Check(args)) => check::run(&args),
         Some(Command::Worker(args)) => worker::run(args).await,
-        None => run::run(&args.run).await,
+        None => run::run(&program.run).await,
     }
 }

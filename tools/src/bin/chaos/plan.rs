@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{RngExt, SeedableRng};
@@ -13,8 +14,9 @@ use crate::history::FaultKind;
 /// The nodes find each other before this time.
 const BEGIN: Duration = Duration::from_secs(4);
 
-/// The kinds of episodes. Each kind occurs once in every round.
-#[derive(Clone, Copy, Debug)]
+/// The kinds of episodes. Each kind occurs once in every round. The last kind takes longest. The
+/// first round ends with it, so that a short run has the others.
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum Episode {
     CutOff,
     Split,
@@ -38,31 +40,6 @@ enum Episode {
     Readdress,
     RollingRestart,
 }
-
-/// The last kind takes longest. The first round ends with it, so that a short run has the others.
-const EPISODES: [Episode; 21] = [
-    Episode::CutOff,
-    Episode::Split,
-    Episode::SplitWithoutQuorum,
-    Episode::Deaf,
-    Episode::Mute,
-    Episode::OneLink,
-    Episode::Kill,
-    Episode::KillAndRestart,
-    Episode::KillQuorum,
-    Episode::Freeze,
-    Episode::FreezeShortly,
-    Episode::FreezeQuorum,
-    Episode::Terminate,
-    Episode::Twin,
-    Episode::OtherSecret,
-    Episode::ShortMaxTtl,
-    Episode::ShortMaxTtlQuorum,
-    Episode::WallClock,
-    Episode::Elsewhere,
-    Episode::Readdress,
-    Episode::RollingRestart,
-];
 
 /// The offset of a wrong wall clock.
 const WALL_OFFSET_MS: i64 = 60_000;
@@ -155,12 +132,13 @@ impl Planner {
     /// Plans episodes one after another, with short pauses.
     fn episodes(&mut self, span: Duration) {
         let mut at = BEGIN;
-        let mut bag = EPISODES.to_vec();
-        bag[..EPISODES.len() - 1].shuffle(&mut self.rng);
+        let mut bag = Episode::value_variants().to_vec();
+        let last = bag.len() - 1;
+        bag[..last].shuffle(&mut self.rng);
         bag.reverse();
         while at < span {
             if bag.is_empty() {
-                bag.extend(EPISODES);
+                bag.extend(Episode::value_variants());
                 bag.shuffle(&mut self.rng);
             }
             let Some(episode) = bag.pop() else { return };

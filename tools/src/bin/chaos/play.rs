@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::command::{Command, Setup, Step};
 use super::model::Model;
-use super::processes::{Load, Processes, QUARANTINE, client_id};
+use super::processes::{Load, Processes, QUARANTINE, client, name, twin};
 use super::world::{Netem, Rules, World};
 use crate::history::{Clock, FORMAT, FaultKind, Line, Writer};
 use tools::put;
@@ -45,8 +45,8 @@ impl Stage {
         load: Load,
         has_netem: bool,
     ) -> anyhow::Result<Self> {
-        let clock = Clock::open().map_err(anyhow::Error::msg)?;
-        let processes = Processes::hire(dir, nodes, seed, load)?;
+        let clock = Clock::open()?;
+        let processes = Processes::new(dir, nodes, seed, load)?;
         let file = dir.join("chaos.jsonl");
         let notes = Writer::open(&file)?;
         let quarantine = u64::try_from(QUARANTINE.as_nanos())?;
@@ -149,107 +149,127 @@ impl Stage {
         while let Some(gone) = self.leaving.join_next().await {
             gone.context("a wait broke off")??;
         }
-        self.processes.check()?;
-        self.processes.clients_gone().await?;
-        self.processes.dismiss().await
+        self.processes.stop().await
     }
 
     async fn act(&mut self, command: &Command) -> anyhow::Result<()> {
         let before = self.clock.now();
-        let (kind, nodes) = match command {
+        let mut nodes = Vec::new();
+        let kind = match command {
             Command::Kill { node, restarts } => {
                 self.model.end(*node);
-                self.processes.kill(*node).await?;
-                let kind = if *restarts {
-                    FaultKind::KilledAndRestarted
-                } else {
-                    FaultKind::Killed
-                };
-                (kind, vec![*node])
+                self.processes.kill(&name(*node)).await?;
+                nodes.push(*node);
+                match restarts {
+                    true => FaultKind::KilledAndRestarted,
+                    false => FaultKind::Killed,
+                }
             }
             Command::Terminate { node } => {
                 self.model.end(*node);
-                let leaving = self.processes.terminate(*node)?;
-                self.leaving.spawn(leaving.gone());
-                (FaultKind::Terminated, vec![*node])
+                self.leaving.spawn(self.processes.terminate(name(*node))?);
+                nodes.push(*node);
+                FaultKind::Terminated
             }
             Command::Start { node, setup } => return self.restart(*node, *setup).await,
-            Command::Freeze { node } => (self.freeze(*node, true)?, vec![*node]),
-            Command::Thaw { node } => (self.freeze(*node, false)?, vec![*node]),
+            Command::Freeze { node } => {
+                self.model.freeze(*node, true);
+                self.processes.signal(&name(*node), Signal::STOP)?;
+                nodes.push(*node);
+                FaultKind::Frozen
+            }
+            Command::Thaw { node } => {
+                self.model.freeze(*node, false);
+                self.processes.signal(&name(*node), Signal::CONT)?;
+                nodes.push(*node);
+                FaultKind::Thawed
+            }
             Command::Cut {
                 kind,
-                nodes,
+                nodes: hit,
                 pairs,
                 refused,
             } => {
                 self.model.cut(pairs);
                 self.cut(pairs, *refused)?;
-                (*kind, nodes.clone())
+                nodes.clone_from(hit);
+                *kind
             }
             Command::Heal => {
                 self.model.heal();
-                self.whole()?;
-                (FaultKind::Healed, Vec::new())
+                self.mend()?;
+                FaultKind::Healed
             }
-            Command::Loss { nodes, permille } => {
-                let kind = self.lose(nodes, *permille)?;
-                (kind, nodes.clone())
+            Command::Loss {
+                nodes: hit,
+                permille,
+            } => {
+                for n in hit {
+                    self.rules[*n].loss_permille = *permille;
+                    self.world.filter(*n, &self.rules[*n])?;
+                }
+                nodes.clone_from(hit);
+                FaultKind::Loss.or_healed(*permille > 0)
             }
-            Command::Disturb { nodes, netem } => {
-                return self.disturb(before, command, nodes, *netem);
+            Command::Disturb { nodes: hit, netem } => {
+                for n in hit {
+                    self.world.queue(*n, *netem)?;
+                }
+                nodes.clone_from(hit);
+                // The lesser effects are recorded first; the last one below.
+                for (much, kind) in [
+                    (netem.duplicate_percent, FaultKind::Duplication),
+                    (netem.reorder_percent, FaultKind::Reordering),
+                ] {
+                    if much > 0 {
+                        self.note(before, kind, names(hit), command)?;
+                    }
+                }
+                FaultKind::Delay.or_healed(netem.delay_ms > 0)
             }
             Command::Twin { node } => {
                 self.model.twin(*node);
                 self.processes.start_twin(&self.world, *node)?;
-                (FaultKind::Twin, vec![*node])
+                nodes.push(*node);
+                FaultKind::Twin
             }
             Command::TwinGone { node } => {
-                self.processes.kill_twin().await?;
-                (FaultKind::TwinGone, vec![*node])
+                self.processes.kill(&twin(*node)).await?;
+                nodes.push(*node);
+                FaultKind::TwinGone
             }
-            Command::Readdress { node, moved } => (self.readdress(*node, *moved)?, vec![*node]),
-            Command::Client { number } => return self.client(*number),
-            Command::KillClient { number } => return self.kill_client(before, *number).await,
+            Command::Readdress { node, moved } => {
+                self.world.readdress(*node, *moved)?;
+                nodes.push(*node);
+                FaultKind::Readdressed.or_healed(*moved)
+            }
+            Command::Client { number } => {
+                let node = client(*number);
+                // It may be unserved from its first instant.
+                if !self.model.is_served(self.model.clients()) {
+                    let (at, node) = (before, node.clone());
+                    self.notes.write(&Line::Unserved { at, node })?;
+                }
+                self.processes.start_client(&self.world, *number)?;
+                return self.note(before, FaultKind::Client, vec![node], command);
+            }
+            Command::KillClient { number } => {
+                let node = client(*number);
+                if self.processes.kill(&node).await? {
+                    self.note(before, FaultKind::ClientKilled, vec![node], command)?;
+                }
+                return Ok(());
+            }
         };
-        self.note(before, kind, &nodes, &command.to_string())?;
-        if matches!(command, Command::Kill { restarts: true, .. }) {
-            for node in nodes {
-                self.start(node, Setup::Usual)?;
-            }
+        self.note(before, kind, names(&nodes), command)?;
+        if let Command::Kill {
+            node,
+            restarts: true,
+        } = command
+        {
+            self.start(*node, Setup::Usual)?;
         }
         Ok(())
-    }
-
-    fn freeze(&mut self, node: usize, is_frozen: bool) -> anyhow::Result<FaultKind> {
-        let (signal, kind) = if is_frozen {
-            (Signal::STOP, FaultKind::Frozen)
-        } else {
-            (Signal::CONT, FaultKind::Thawed)
-        };
-        self.model.freeze(node, is_frozen);
-        self.processes.signal(node, signal)?;
-        Ok(kind)
-    }
-
-    fn lose(&mut self, nodes: &[usize], permille: u32) -> anyhow::Result<FaultKind> {
-        for n in nodes {
-            self.rules[*n].loss_permille = permille;
-            self.world.filter(*n, &self.rules[*n])?;
-        }
-        Ok(if permille > 0 {
-            FaultKind::Loss
-        } else {
-            FaultKind::Healed
-        })
-    }
-
-    fn readdress(&mut self, node: usize, moved: bool) -> anyhow::Result<FaultKind> {
-        self.world.readdress(node, moved)?;
-        Ok(if moved {
-            FaultKind::Readdressed
-        } else {
-            FaultKind::Healed
-        })
     }
 
     /// Records a fault and its effect on service: worse from before the fault, better from after
@@ -258,43 +278,31 @@ impl Stage {
         &mut self,
         before: u64,
         fault: FaultKind,
-        nodes: &[usize],
-        what: &str,
-    ) -> anyhow::Result<()> {
-        let names = nodes.iter().copied().map(name).collect();
-        self.write(before, fault, names, what)
-    }
-
-    fn write(
-        &mut self,
-        before: u64,
-        fault: FaultKind,
         nodes: Vec<String>,
-        what: &str,
+        command: &Command,
     ) -> anyhow::Result<()> {
-        let after = self.clock.now();
-        self.notes.write(&Line::Fault {
+        let (after, what) = (self.clock.now(), format!("{command:?}"));
+        let line = Line::Fault {
             before,
             after,
             fault,
             nodes,
-            what: what.to_owned(),
-        })?;
+            what,
+        };
+        self.notes.write(&line)?;
         self.tell(before, after)
     }
 
     fn tell(&mut self, before: u64, after: u64) -> anyhow::Result<()> {
         for (n, is_served) in self.model.changes(after) {
-            let nodes = if n == self.model.clients() {
-                self.processes.clients()
-            } else {
-                vec![name(n)]
+            let nodes = match n == self.model.clients() {
+                true => self.processes.clients(),
+                false => vec![name(n)],
             };
             for node in nodes {
-                self.notes.write(&if is_served {
-                    Line::Served { at: after, node }
-                } else {
-                    Line::Unserved { at: before, node }
+                self.notes.write(&match is_served {
+                    true => Line::Served { at: after, node },
+                    false => Line::Unserved { at: before, node },
                 })?;
             }
         }
@@ -313,42 +321,19 @@ impl Stage {
         let before = self.clock.now();
         self.processes.start(&self.world, node, setup)?;
         self.model.start(node, before, setup);
-        let what = Command::Start { node, setup }.to_string();
-        self.note(before, setup.kind(), &[node], &what)
-    }
-
-    /// Starts a client, which may be unserved from its first instant.
-    fn client(&mut self, number: u32) -> anyhow::Result<()> {
-        let before = self.clock.now();
-        let node = client_id(number);
-        if !self.model.is_served(self.model.clients()) {
-            let node = node.clone();
-            self.notes.write(&Line::Unserved { at: before, node })?;
-        }
-        self.processes.start_client(&self.world, number)?;
-        let what = Command::Client { number }.to_string();
-        self.write(before, FaultKind::Client, vec![node], &what)
-    }
-
-    async fn kill_client(&mut self, before: u64, number: u32) -> anyhow::Result<()> {
-        if !self.processes.kill_client(number).await? {
-            return Ok(());
-        }
-        let what = Command::KillClient { number }.to_string();
-        let nodes = vec![client_id(number)];
-        self.write(before, FaultKind::ClientKilled, nodes, &what)
+        let command = Command::Start { node, setup };
+        self.note(before, setup.kind(), vec![name(node)], &command)
     }
 
     fn cut(&mut self, pairs: &[(usize, usize)], refused: bool) -> anyhow::Result<()> {
         let mut touched = BTreeSet::new();
-        for (from, to) in pairs {
+        for (from, to) in pairs.iter().copied() {
             if refused {
-                self.rules[*from].mute_to.insert(*to);
-                touched.insert(*from);
+                self.rules[from].mute_to.insert(to);
             } else {
-                self.rules[*to].deaf_to.insert(*from);
-                touched.insert(*to);
+                self.rules[to].deaf_to.insert(from);
             }
+            touched.insert(if refused { from } else { to });
         }
         for n in touched {
             self.world.filter(n, &self.rules[n])?;
@@ -356,45 +341,22 @@ impl Stage {
         Ok(())
     }
 
-    fn whole(&mut self) -> anyhow::Result<()> {
+    /// Restores all cut links. Loss goes on.
+    fn mend(&mut self) -> anyhow::Result<()> {
         for (n, rules) in self.rules.iter_mut().enumerate() {
-            if rules.deaf_to.is_empty() && rules.mute_to.is_empty() {
-                continue;
+            if !rules.deaf_to.is_empty() || !rules.mute_to.is_empty() {
+                let loss_permille = rules.loss_permille;
+                *rules = Rules {
+                    loss_permille,
+                    ..Rules::default()
+                };
+                self.world.filter(n, rules)?;
             }
-            rules.deaf_to.clear();
-            rules.mute_to.clear();
-            self.world.filter(n, rules)?;
-        }
-        Ok(())
-    }
-
-    /// Records one fault for each effect of `netem`.
-    fn disturb(
-        &mut self,
-        before: u64,
-        command: &Command,
-        nodes: &[usize],
-        netem: Netem,
-    ) -> anyhow::Result<()> {
-        for n in nodes {
-            self.world.queue(*n, netem)?;
-        }
-        let kinds = [
-            (netem.delay_ms, FaultKind::Delay),
-            (netem.duplicate_percent, FaultKind::Duplication),
-            (netem.reorder_percent, FaultKind::Reordering),
-        ];
-        let mut done = kinds.into_iter().filter(|(much, _)| *much > 0).peekable();
-        if done.peek().is_none() {
-            return self.note(before, FaultKind::Healed, nodes, &command.to_string());
-        }
-        for (_, kind) in done {
-            self.note(before, kind, nodes, &command.to_string())?;
         }
         Ok(())
     }
 }
 
-fn name(n: usize) -> String {
-    format!("n{n}")
+fn names(nodes: &[usize]) -> Vec<String> {
+    nodes.iter().copied().map(name).collect()
 }

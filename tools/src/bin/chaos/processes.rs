@@ -1,13 +1,13 @@
 //! The processes of the nodes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Child;
 
@@ -41,28 +41,24 @@ pub(crate) enum Load {
     Holds,
 }
 
-/// The processes of the nodes, of a twin and of the clients. A node that is down has none.
+/// The processes of the nodes, of their twins and of the clients.
 #[derive(Debug)]
 pub(crate) struct Processes {
     dir: PathBuf,
     program: PathBuf,
     seed: u64,
     load: Load,
-    nodes: Vec<Option<Child>>,
-    /// `true` for nodes that were started before: the cluster is no longer new to them.
-    has_lived: Vec<bool>,
-    /// A second process under the name of a node.
-    twin: Option<Child>,
-    /// The clients by number: processes that acquire one lock and stop.
-    clients: BTreeMap<u32, Child>,
-    /// The histories of twins and clients.
-    others: Vec<PathBuf>,
+    nodes: usize,
+    /// The nodes that were started before: the cluster is no longer new to them.
+    has_lived: BTreeSet<usize>,
+    running: BTreeMap<String, Child>,
+    /// The files of all processes, without extension.
+    files: BTreeSet<PathBuf>,
 }
 
 impl Processes {
-    /// Finds the program and creates the secrets. Starts no node.
-    pub(crate) fn hire(dir: &Path, nodes: usize, seed: u64, load: Load) -> anyhow::Result<Self> {
-        let program = std::env::current_exe().context("this program cannot be found")?;
+    /// Creates the secrets. Starts no node.
+    pub(crate) fn new(dir: &Path, nodes: usize, seed: u64, load: Load) -> anyhow::Result<Self> {
         let clients = dir.join("clients");
         fs::create_dir_all(&clients).with_context(|| clients.display().to_string())?;
         for name in SECRETS {
@@ -72,228 +68,194 @@ impl Processes {
         }
         Ok(Self {
             dir: dir.to_owned(),
-            program,
+            program: std::env::current_exe().context("the path of this program")?,
             seed,
             load,
-            nodes: (0..nodes).map(|_| None).collect(),
-            has_lived: vec![false; nodes],
-            twin: None,
-            clients: BTreeMap::new(),
-            others: Vec::new(),
+            nodes,
+            has_lived: BTreeSet::new(),
+            running: BTreeMap::new(),
+            files: BTreeSet::new(),
         })
     }
 
-    /// Returns the files of all histories. Twins and clients that wrote no whole line are left out.
+    /// Returns the files of all histories. A process that wrote no whole line has none.
     pub(crate) fn histories(&self) -> Vec<PathBuf> {
-        let file = |n| self.dir.join(format!("n{n}.jsonl"));
+        let files = self.files.iter().map(|file| file.with_extension("jsonl"));
         let has_line = |file: &PathBuf| fs::read(file).is_ok_and(|text| text.contains(&b'\n'));
-        let others = self.others.iter().filter(|file| has_line(file)).cloned();
-        (0..self.nodes.len()).map(file).chain(others).collect()
+        files.filter(has_line).collect()
     }
 
     /// Starts the process of a node.
     pub(crate) fn start(&mut self, world: &World, n: usize, setup: Setup) -> anyhow::Result<()> {
-        let is_new = !std::mem::replace(&mut self.has_lived[n], true);
+        let is_new = self.has_lived.insert(n);
         let text = self.node(n, setup, &world.address(n), is_new);
         let mut load = self.load_of(n);
         if let Setup::WallClock { offset_ms } = setup {
             load += &format!(" --wall-offset-ms={offset_ms}");
         }
-        let child = self.spawn(world, n, &format!("n{n}"), &text, &load)?;
-        self.nodes[n] = Some(child);
-        Ok(())
+        self.spawn(world, n, name(n), &name(n), &text, &load)
     }
 
     /// Starts a second process under the name of a node, in the namespace after those of the nodes.
     pub(crate) fn start_twin(&mut self, world: &World, n: usize) -> anyhow::Result<()> {
-        let place = self.nodes.len();
+        let place = self.nodes;
         let text = self.node(n, Setup::Usual, &world.address(place), false);
-        let name = format!("n{n}-twin");
-        let file = self.dir.join(format!("{name}.jsonl"));
-        if !self.others.contains(&file) {
-            self.others.push(file);
-        }
-        self.twin = Some(self.spawn(world, place, &name, &text, &self.load_of(n))?);
-        Ok(())
-    }
-
-    /// Kills the twin. It is gone when this returns.
-    pub(crate) async fn kill_twin(&mut self) -> anyhow::Result<()> {
-        let mut twin = self.twin.take().context("there is no twin")?;
-        twin.kill().await.context("a twin cannot be killed")
+        let load = self.load_of(n);
+        self.spawn(world, place, twin(n), &twin(n), &text, &load)
     }
 
     /// Starts a process that does not vote, acquires one lock and stops.
     pub(crate) fn start_client(&mut self, world: &World, number: u32) -> anyhow::Result<()> {
-        let place = self.nodes.len() + 1;
-        let name = format!("clients/{number:06}");
+        let place = self.nodes + 1;
         let text = self.client(number, &world.address(place));
-        self.others.push(self.dir.join(format!("{name}.jsonl")));
         let seed = self.seed.wrapping_mul(1_000_000);
         let seed = seed.wrapping_add(number.into()) >> 1;
         let load = "--keys 6 --tasks 1 --requests 1 --acquire-timeout-ms 1000..5000";
-        let load = format!("{load} --seed {seed}");
-        let child = self.spawn(world, place, &name, &text, &load)?;
-        self.clients.insert(number, child);
-        Ok(())
+        let (load, file) = (
+            format!("{load} --seed {seed}"),
+            format!("clients/{number:06}"),
+        );
+        self.spawn(world, place, client(number), &file, &text, &load)
     }
 
-    /// Kills a client. Returns `false` if it had already stopped.
-    pub(crate) async fn kill_client(&mut self, number: u32) -> anyhow::Result<bool> {
-        let Some(mut client) = self.clients.remove(&number) else {
-            return Ok(false);
-        };
-        if let Some(status) = client.try_wait()? {
-            in_order(&client_id(number), status)?;
-            return Ok(false);
-        }
-        let killed = client.kill().await;
-        killed.with_context(|| format!("client {number} cannot be killed"))?;
-        Ok(true)
+    fn spawn(
+        &mut self,
+        world: &World,
+        place: usize,
+        name: String,
+        file: &str,
+        configuration: &str,
+        load: &str,
+    ) -> anyhow::Result<()> {
+        let path = self.dir.join(file);
+        let config = path.with_extension("toml");
+        fs::write(&config, configuration).with_context(|| config.display().to_string())?;
+        let mut log = OpenOptions::new();
+        let log = log
+            .create(true)
+            .append(true)
+            .open(path.with_extension("log"));
+        let mut command = world.enter(place, &self.program);
+        command.args(["worker", "--config"]).arg(config);
+        command.arg("--history").arg(path.with_extension("jsonl"));
+        command.args(load.split(' ')).env_remove("LOCKMESH_SECRET");
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.stderr(log.context("the log of a process")?);
+        let child = command.kill_on_drop(true).spawn();
+        let child = child.with_context(|| format!("{name} does not start"))?;
+        self.files.insert(path);
+        self.running.insert(name, child);
+        Ok(())
     }
 
     /// Returns the names of all clients that may still run.
     pub(crate) fn clients(&self) -> Vec<String> {
-        self.clients.keys().copied().map(client_id).collect()
+        let names = self.running.keys().filter(|name| is_client(name));
+        names.cloned().collect()
     }
 
-    fn spawn(
-        &self,
-        world: &World,
-        place: usize,
-        name: &str,
-        configuration: &str,
-        load: &str,
-    ) -> anyhow::Result<Child> {
-        let file = |kind: &str| self.dir.join(format!("{name}.{kind}"));
-        let config = file("toml");
-        fs::write(&config, configuration).with_context(|| config.display().to_string())?;
-        let log = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(file("log"));
-        let mut command = world.enter(place, &self.program);
-        command.args(["worker", "--config"]).arg(config);
-        command.arg("--history").arg(file("jsonl"));
-        command
-            .args(load.split(' '))
-            .env_remove("LOCKMESH_SECRET")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log.context("the log of a process")?)
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| format!("{name} does not start"))
+    /// Kills a process, which is gone when this returns. Returns `false` if it is a client that had
+    /// already stopped.
+    pub(crate) async fn kill(&mut self, name: &str) -> anyhow::Result<bool> {
+        self.check()?;
+        let Some(mut child) = self.running.remove(name) else {
+            ensure!(is_client(name), "{name} does not run");
+            return Ok(false);
+        };
+        let killed = child.kill().await;
+        killed.with_context(|| format!("{name} cannot be killed"))?;
+        Ok(true)
     }
 
-    /// Kills the process of a node. It is gone when this returns.
-    pub(crate) async fn kill(&mut self, n: usize) -> anyhow::Result<()> {
-        let mut child = self.take(n)?;
-        child
-            .kill()
-            .await
-            .with_context(|| format!("n{n} cannot be killed"))
+    /// Sends SIGTERM to a process. The returned future waits for its end, which must be clean.
+    pub(crate) fn terminate(
+        &mut self,
+        name: String,
+    ) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + Send + 'static> {
+        self.signal(&name, Signal::TERM)?;
+        let child = self.running.remove(&name);
+        Ok(stopped(name, child))
     }
 
-    /// Sends SIGTERM to the process of a node, without waiting for its end.
-    pub(crate) fn terminate(&mut self, n: usize) -> anyhow::Result<Leaving> {
-        self.signal(n, Signal::TERM)?;
-        Ok(Leaving {
-            node: n,
-            child: self.take(n)?,
-        })
-    }
-
-    /// Sends a signal to the process of a node.
-    pub(crate) fn signal(&mut self, n: usize, signal: Signal) -> anyhow::Result<()> {
-        let id = self.nodes[n].as_ref().and_then(Child::id);
+    /// Sends a signal to a process.
+    pub(crate) fn signal(&mut self, name: &str, signal: Signal) -> anyhow::Result<()> {
+        let id = self.running.get(name).and_then(Child::id);
         let pid = id
             .and_then(|id| i32::try_from(id).ok())
             .and_then(Pid::from_raw);
-        let pid = pid.with_context(|| format!("n{n} is not there"))?;
+        let pid = pid.with_context(|| format!("{name} does not run"))?;
         kill_process(pid, signal).map_err(io::Error::from)?;
         Ok(())
     }
 
     /// Checks that all nodes run, and that all stopped clients did so cleanly.
     pub(crate) fn check(&mut self) -> anyhow::Result<()> {
-        for (n, child) in self.nodes.iter_mut().enumerate() {
-            if let Some(child) = child
-                && let Some(status) = child.try_wait()?
-            {
-                bail!("n{n} ended by itself, with {status}; see its log");
-            }
-        }
         let mut stopped = Vec::new();
-        for (number, client) in &mut self.clients {
-            if let Some(status) = client.try_wait()? {
-                in_order(&client_id(*number), status)?;
-                stopped.push(*number);
+        for (name, child) in &mut self.running {
+            if let Some(status) = child.try_wait()? {
+                ensure!(
+                    is_client(name),
+                    "{name} ended by itself, with {status}; see its log"
+                );
+                in_order(name, status)?;
+                stopped.push(name.clone());
             }
         }
-        self.clients.retain(|number, _| !stopped.contains(number));
+        self.running.retain(|name, _| !stopped.contains(name));
         Ok(())
     }
 
-    /// Waits until all clients have stopped.
-    pub(crate) async fn clients_gone(&mut self) -> anyhow::Result<()> {
-        while let Some((number, mut client)) = self.clients.pop_first() {
-            let status = tokio::time::timeout(STOP_AT_MOST, client.wait()).await;
-            let status = status.with_context(|| format!("client {number} does not stop"))??;
-            in_order(&client_id(number), status)?;
+    /// Waits until all clients have stopped, and then stops all nodes.
+    pub(crate) async fn stop(&mut self) -> anyhow::Result<()> {
+        self.check()?;
+        for name in self.clients() {
+            let client = self.running.remove(&name);
+            stopped(name, client).await?;
         }
-        Ok(())
-    }
-
-    /// Sends SIGTERM to all nodes, and waits until they have stopped.
-    pub(crate) async fn dismiss(&mut self) -> anyhow::Result<()> {
-        let there: Vec<usize> = (0..self.nodes.len())
-            .filter(|n| self.nodes[*n].is_some())
-            .collect();
+        let nodes: Vec<String> = self.running.keys().cloned().collect();
         let mut leaving = Vec::new();
-        for n in there {
-            leaving.push(self.terminate(n)?);
+        for name in nodes {
+            leaving.push(self.terminate(name)?);
         }
         for one in leaving {
-            one.gone().await?;
+            one.await?;
         }
         Ok(())
     }
-
-    fn take(&mut self, n: usize) -> anyhow::Result<Child> {
-        self.nodes[n]
-            .take()
-            .with_context(|| format!("n{n} is not there"))
-    }
 }
 
-/// A node that was sent SIGTERM.
-#[derive(Debug)]
-pub(crate) struct Leaving {
-    node: usize,
-    child: Child,
-}
-
-impl Leaving {
-    /// Waits for the end of the process, and checks that it is clean.
-    pub(crate) async fn gone(mut self) -> anyhow::Result<()> {
-        let node = self.node;
-        let status = tokio::time::timeout(STOP_AT_MOST, self.child.wait()).await;
-        let status = status.with_context(|| format!("n{node} did not stop on SIGTERM"))??;
-        in_order(&format!("n{node}"), status)
-    }
+async fn stopped(name: String, child: Option<Child>) -> anyhow::Result<()> {
+    let mut child = child.with_context(|| format!("{name} does not run"))?;
+    let status = tokio::time::timeout(STOP_AT_MOST, child.wait()).await;
+    in_order(
+        &name,
+        status.with_context(|| format!("{name} does not stop"))??,
+    )
 }
 
 fn in_order(name: &str, status: ExitStatus) -> anyhow::Result<()> {
-    if !status.success() {
-        bail!("{name} was to stop and ended with {status}; see its log");
-    }
+    ensure!(
+        status.success(),
+        "{name} was to stop and ended with {status}; see its log"
+    );
     Ok(())
 }
 
+pub(crate) fn name(n: usize) -> String {
+    format!("n{n}")
+}
+
+pub(crate) fn twin(n: usize) -> String {
+    format!("n{n}-twin")
+}
+
 /// Returns the id of a client. It is as long as the name of a pod.
-pub(crate) fn client_id(number: u32) -> String {
+pub(crate) fn client(number: u32) -> String {
     format!("a-client-that-lives-for-seconds-{number:06}")
+}
+
+fn is_client(name: &str) -> bool {
+    name.starts_with("a-client-")
 }
 
 /// The configurations and the workloads of the processes.
@@ -314,7 +276,7 @@ impl Processes {
 
     /// Returns the settings that all processes of the cluster share.
     fn common(&self) -> String {
-        let nodes = self.nodes.len();
+        let nodes = self.nodes;
         let list = |item: &dyn Fn(usize) -> String| {
             let items: Vec<String> = (0..nodes).map(|n| format!("{:?}", item(n))).collect();
             items.join(", ")
@@ -348,7 +310,7 @@ impl Processes {
 
     fn client(&self, number: u32, address: &str) -> String {
         let (lease, max_lease) = (LEASE.as_millis(), MAX_LEASE.as_millis());
-        let (id, common, secret) = (client_id(number), self.common(), SECRETS[0]);
+        let (id, common, secret) = (client(number), self.common(), SECRETS[0]);
         format!(
             "node_id = \"{id}\"\n{common}listen = \"{address}:0\"\n\
              secret_file = \"../{secret}\"\nttl_ms = {lease}\n\n\

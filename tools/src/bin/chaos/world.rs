@@ -86,21 +86,19 @@ impl World {
 
     fn lay(&self) -> anyhow::Result<()> {
         let hub = self.hub();
-        ip(&["netns", "add", &hub])?;
-        ip(&["-n", &hub, "link", "add", "br0", "type", "bridge"])?;
-        ip(&["-n", &hub, "link", "set", "br0", "up"])?;
+        ip(&format!("netns add {hub}"))?;
+        ip(&format!("-n {hub} link add br0 type bridge"))?;
+        ip(&format!("-n {hub} link set br0 up"))?;
         for n in 0..self.nodes {
-            let (name, port) = (self.namespace(n), format!("n{n}"));
-            let addr = format!("{}/24", address(n));
-            ip(&["netns", "add", &name])?;
-            ip(&[
-                "-n", &hub, "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns",
-                &name,
-            ])?;
-            ip(&["-n", &hub, "link", "set", &port, "master", "br0", "up"])?;
-            ip(&["-n", &name, "addr", "add", &addr, "dev", "eth0"])?;
-            ip(&["-n", &name, "link", "set", "eth0", "up"])?;
-            ip(&["-n", &name, "link", "set", "lo", "up"])?;
+            let (name, addr) = (self.namespace(n), address(n));
+            ip(&format!("netns add {name}"))?;
+            ip(&format!(
+                "-n {hub} link add n{n} type veth peer name eth0 netns {name}"
+            ))?;
+            ip(&format!("-n {hub} link set n{n} master br0 up"))?;
+            ip(&format!("-n {name} addr add {addr}/24 dev eth0"))?;
+            ip(&format!("-n {name} link set eth0 up"))?;
+            ip(&format!("-n {name} link set lo up"))?;
         }
         Ok(())
     }
@@ -108,16 +106,15 @@ impl World {
     /// Replaces the address of a node's interface by its second one, or restores the first one. In
     /// between the interface has no address.
     pub(crate) fn readdress(&mut self, n: usize, moved: bool) -> anyhow::Result<()> {
-        let name = self.namespace(n);
-        let old = format!("{}/24", self.address(n));
+        let (name, old) = (self.namespace(n), self.address(n));
         if moved {
             self.moved.insert(n);
         } else {
             self.moved.remove(&n);
         }
-        let new = format!("{}/24", self.address(n));
-        ip(&["-n", &name, "addr", "del", &old, "dev", "eth0"])?;
-        ip(&["-n", &name, "addr", "add", &new, "dev", "eth0"])
+        let new = self.address(n);
+        ip(&format!("-n {name} addr del {old}/24 dev eth0"))?;
+        ip(&format!("-n {name} addr add {new}/24 dev eth0"))
     }
 
     /// Returns the current address of a node's interface.
@@ -181,30 +178,21 @@ impl World {
         let name = self.namespace(n);
         if netem == Netem::default() {
             // Deleting fails if there is no queue, which is the desired state.
-            let _ = tc(&name, &["qdisc", "del", "dev", "eth0", "root"]);
+            let _ = tool("tc", &format!("-n {name} qdisc del dev eth0 root"));
             return Ok(());
         }
-        let [delay, jitter] = [netem.delay_ms, netem.jitter_ms].map(|ms| format!("{ms}ms"));
-        let [duplicate, reorder] =
-            [netem.duplicate_percent, netem.reorder_percent].map(|share| format!("{share}%"));
-        tc(
-            &name,
-            &[
-                "qdisc",
-                "replace",
-                "dev",
-                "eth0",
-                "root",
-                "netem",
-                "delay",
-                &delay,
-                &jitter,
-                "duplicate",
-                &duplicate,
-                "reorder",
-                &reorder,
-            ],
-        )
+        let Netem {
+            delay_ms,
+            jitter_ms,
+            duplicate_percent,
+            reorder_percent,
+        } = netem;
+        let effects = format!(
+            "delay {delay_ms}ms {jitter_ms}ms duplicate {duplicate_percent}% reorder \
+             {reorder_percent}%"
+        );
+        let queue = format!("-n {name} qdisc replace dev eth0 root netem {effects}");
+        tool("tc", &queue)
     }
 
     /// Returns the reason why the kernel cannot delay, duplicate and reorder, if there is one.
@@ -259,7 +247,7 @@ fn remove(name: &str) {
             }
         }
     }
-    let _ = ip(&["netns", "del", name]);
+    let _ = ip(&format!("netns del {name}"));
 }
 
 /// Removes the worlds of runners that have ended.
@@ -280,18 +268,14 @@ fn sweep() {
     }
 }
 
-fn ip(args: &[&str]) -> anyhow::Result<()> {
-    let output = Command::new("ip").args(args).output();
-    let output = output.context("ip does not run")?;
-    succeeded(&format!("ip {}", args.join(" ")), &output)
+fn ip(args: &str) -> anyhow::Result<()> {
+    tool("ip", args)
 }
 
-fn tc(namespace: &str, args: &[&str]) -> anyhow::Result<()> {
-    let output = Command::new("tc")
-        .args(["-n", namespace])
-        .args(args)
-        .output();
-    succeeded("tc netem", &output.context("tc does not run")?)
+fn tool(name: &str, args: &str) -> anyhow::Result<()> {
+    let output = Command::new(name).args(args.split(' ')).output();
+    let output = output.with_context(|| format!("{name} does not run"))?;
+    succeeded(&format!("{name} {args}"), &output)
 }
 
 fn succeeded(what: &str, output: &Output) -> anyhow::Result<()> {

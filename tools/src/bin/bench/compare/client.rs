@@ -8,7 +8,8 @@ use redis::aio::MultiplexedConnection;
 use serde::{Deserialize, Serialize};
 
 use super::etcd::{Etcd, Lease};
-use crate::protocol;
+use crate::child::clock;
+use crate::locks::Locks;
 
 /// The longest pause before a retry after Redis refused a lock. It is the default of rslock.
 const RETRY_WITHIN: Duration = Duration::from_millis(200);
@@ -36,14 +37,14 @@ pub(crate) struct Service {
 
 /// The state that the tasks of one client node share.
 #[derive(Clone)]
-pub(super) enum Client {
+pub(crate) enum Client {
     Redis(MultiplexedConnection, Box<redis::Script>),
     Redlock(rslock::LockManager),
     Etcd(Etcd),
 }
 
 /// A task that locks.
-pub(super) struct Contender {
+pub(crate) struct Contender {
     client: Client,
     ttl: Duration,
     /// The session of the task, if the service has sessions.
@@ -51,15 +52,25 @@ pub(super) struct Contender {
 }
 
 /// A held lock.
-pub(super) enum Held {
+pub(crate) enum Held {
     Redis(String, u64, Duration),
     Redlock(rslock::Lock, Duration),
     Etcd(Vec<u8>),
 }
 
+impl Kind {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Redis => "redis, one",
+            Self::Redlock => "redlock, three",
+            Self::Etcd => "etcd, three",
+        }
+    }
+}
+
 impl Client {
     /// Connects the client node of this number.
-    pub(super) async fn connect(service: &Service, number: usize) -> anyhow::Result<Self> {
+    pub(crate) async fn connect(service: &Service, number: usize) -> anyhow::Result<Self> {
         let url = |addr: &SocketAddr| format!("redis://{addr}/");
         let addrs = &service.addrs;
         let own = addrs
@@ -79,7 +90,7 @@ impl Client {
     }
 
     /// Returns a task of this node, whose locks have this `ttl`.
-    pub(super) async fn contender(&self, ttl: Duration) -> anyhow::Result<Contender> {
+    pub(crate) async fn contender(&self, ttl: Duration) -> anyhow::Result<Contender> {
         let lease = match self {
             Self::Etcd(etcd) => Some(etcd.lease(ttl).await?),
             Self::Redis(..) | Self::Redlock(_) => None,
@@ -89,35 +100,35 @@ impl Client {
     }
 }
 
-impl Contender {
-    /// Waits until it holds the key, as users of the service do.
-    pub(super) async fn acquire(&mut self, key: &str) -> anyhow::Result<Held> {
+impl Locks for Contender {
+    type Held = Held;
+
+    async fn acquire(&mut self, key: String) -> anyhow::Result<Held> {
         match &mut self.client {
             Client::Redis(connection, _) => loop {
-                let (token, sent): (u64, _) = (rand::random(), protocol::clock());
+                let (token, sent): (u64, _) = (rand::random(), clock());
                 let mut set = redis::cmd("SET");
                 let ttl = u64::try_from(self.ttl.as_millis())?;
-                set.arg(key).arg(token).arg("NX").arg("PX").arg(ttl);
+                set.arg(&key).arg(token).arg("NX").arg("PX").arg(ttl);
                 let set: Option<String> = set.query_async(connection).await?;
                 if set.is_some() {
-                    return Ok(Held::Redis(key.to_owned(), token, sent + self.ttl));
+                    return Ok(Held::Redis(key, token, sent + self.ttl));
                 }
                 tokio::time::sleep(RETRY_WITHIN.mul_f64(rand::random())).await;
             },
             Client::Redlock(manager) => {
-                let lock = manager.acquire_no_guard(key, self.ttl).await?;
+                let lock = manager.acquire_no_guard(key.as_bytes(), self.ttl).await?;
                 let valid = Duration::from_millis(u64::try_from(lock.validity_time)?);
-                Ok(Held::Redlock(lock, protocol::clock() + valid))
+                Ok(Held::Redlock(lock, clock() + valid))
             }
             Client::Etcd(etcd) => {
                 let lease = self.lease.as_ref().context("no lease")?;
-                Ok(Held::Etcd(etcd.lock(key, lease).await?))
+                Ok(Held::Etcd(etcd.lock(&key, lease).await?))
             }
         }
     }
 
-    /// Releases the lock, and waits for the response.
-    pub(super) async fn release(&mut self, held: Held) -> anyhow::Result<()> {
+    async fn release(&mut self, held: Held) -> anyhow::Result<()> {
         match (&mut self.client, held) {
             (Client::Redis(connection, script), Held::Redis(key, token, _)) => {
                 let released: u32 = script.key(key).arg(token).invoke_async(connection).await?;
@@ -134,9 +145,11 @@ impl Contender {
             _ => bail!("a lock of another service"),
         }
     }
+}
 
-    /// Returns the end of the lease if it is not renewed, by [`protocol::clock`].
-    pub(super) fn ends(&self, held: &Held) -> anyhow::Result<Duration> {
+impl Contender {
+    /// Returns the end of the lease if it is not renewed, by [`clock`].
+    pub(crate) fn ends(&self, held: &Held) -> anyhow::Result<Duration> {
         match held {
             Held::Redis(_, _, ends) | Held::Redlock(_, ends) => Ok(*ends),
             Held::Etcd(_) => Ok(self.lease.as_ref().context("no lease")?.ends()),

@@ -12,7 +12,7 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Channel;
 use tonic_prost::ProstCodec;
 
-use crate::protocol;
+use crate::child::clock;
 
 #[derive(Clone, PartialEq, Message)]
 struct LeaseGrantRequest {
@@ -94,7 +94,7 @@ impl Etcd {
     /// Returns a lease that is renewed every third of its TTL until it is dropped.
     pub(super) async fn lease(&self, ttl: Duration) -> anyhow::Result<Lease> {
         let mut etcd = self.clone();
-        let sent = protocol::clock();
+        let sent = clock();
         let question = LeaseGrantRequest {
             ttl: i64::try_from(ttl.as_secs())?,
         };
@@ -109,7 +109,7 @@ impl Etcd {
                 tokio::time::sleep(every).await;
                 match etcd.keep(id).await {
                     Ok(ends) => drop(tell.send_replace(ends)),
-                    Err(error) => eprintln!("lockmesh: a lease of etcd is not kept: {error:#}"),
+                    Err(error) => eprintln!("bench: a lease of etcd is not kept: {error:#}"),
                 }
             }
         });
@@ -121,7 +121,7 @@ impl Etcd {
         self.grpc.ready().await?;
         let path = PathAndQuery::from_static("/etcdserverpb.Lease/LeaseKeepAlive");
         let question = futures_util::stream::iter([LeaseKeepAliveRequest { id }]);
-        let (sent, codec) = (protocol::clock(), ProstCodec::default());
+        let (sent, codec) = (clock(), ProstCodec::default());
         let question = Request::new(question);
         let mut answers = self
             .grpc
@@ -159,7 +159,7 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// Returns the end of the lease by [`protocol::clock`], counted from its last renewal.
+    /// Returns the end of the lease by [`clock`], counted from its last renewal.
     pub(super) fn ends(&self) -> Duration {
         *self.ends.borrow()
     }

@@ -10,6 +10,9 @@ use anyhow::{Context, bail};
 
 use super::client::{Client, Kind, Service};
 use crate::PATIENCE;
+use crate::child::cpu;
+use crate::locks::Locks;
+use crate::turns::Processes;
 
 /// A directory that is in memory.
 const MEMORY: &str = "/dev/shm";
@@ -167,10 +170,13 @@ impl Servers {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
+}
 
-    /// Returns the processor time of all servers, or `None` if the system does not report it.
-    pub(super) fn cpu(&self) -> Option<Duration> {
-        self.running.iter().map(|child| cpu_of(child.id())).sum()
+impl Processes for Servers {
+    /// Returns the processor time of all servers and of this process, which is the client.
+    async fn cpu(&mut self) -> anyhow::Result<Duration> {
+        let servers: Option<Duration> = self.running.iter().map(|it| cpu_of(it.id())).sum();
+        Ok(cpu() + servers.context("the processor time of a server is unknown")?)
     }
 }
 
@@ -181,7 +187,7 @@ impl Drop for Servers {
             let _ = child.wait();
         }
         if let Err(error) = fs::remove_dir_all(&self.place) {
-            eprintln!("lockmesh: {} stays: {error}", self.place.display());
+            eprintln!("bench: {} stays: {error}", self.place.display());
         }
     }
 }
@@ -191,7 +197,7 @@ async fn try_out(service: &Service) -> anyhow::Result<()> {
     for number in 0..service.addrs.len() {
         let client = Client::connect(service, number).await?;
         let mut contender = client.contender(TTL).await?;
-        let held = contender.acquire(&format!("try/{number}")).await?;
+        let held = contender.acquire(format!("try/{number}")).await?;
         contender.release(held).await?;
     }
     Ok(())

@@ -8,7 +8,7 @@ mod records;
 mod tests;
 mod wakeup;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde_json::json;
@@ -107,10 +107,11 @@ pub(crate) fn judge(
     }
     let histories = reader.finish()?;
     if histories.requests.is_empty() {
-        let first = files
-            .first()
-            .map_or_else(|| Path::new(""), PathBuf::as_path);
-        return Err(BadInput::nothing(first));
+        return Err(BadInput {
+            file: files.first().cloned().unwrap_or_default(),
+            line: None,
+            what: "no history has a request: there is nothing to judge".to_owned(),
+        });
     }
     let bound = wait_bound_ms.saturating_mul(1_000_000);
     Ok(verdict(&histories, &Terms { bound, outages }))

@@ -4,7 +4,7 @@
 //! line of an incarnation, which a kill may cut short.
 
 use std::collections::HashMap;
-use std::io::{self, BufRead, BufReader};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use super::records::{
@@ -12,27 +12,13 @@ use super::records::{
 };
 use crate::history::{FORMAT, Line};
 
-/// The maximum length of a line.
-const LINE_BYTES_MAX: usize = 64 * 1024;
-
 /// An error in a file, and its line.
 #[derive(Debug, thiserror::Error)]
 #[error("{}:{} {what}", .file.display(), .line.map(|line| format!("{line}:")).unwrap_or_default())]
 pub(crate) struct BadInput {
-    file: PathBuf,
-    line: Option<usize>,
-    what: String,
-}
-
-impl BadInput {
-    /// Returns the error for files without any request.
-    pub(crate) fn nothing(first: &Path) -> Self {
-        Self {
-            file: first.to_owned(),
-            line: None,
-            what: "nobody asked for anything in these histories: there is nothing to judge".into(),
-        }
-    }
+    pub(crate) file: PathBuf,
+    pub(crate) line: Option<usize>,
+    pub(crate) what: String,
 }
 
 /// Reads files of histories.
@@ -44,12 +30,10 @@ pub(crate) struct Reader {
 }
 
 /// The writer of the lines at this point of a file.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 enum Speaker {
-    #[default]
-    Nobody,
     /// An incarnation, and its requests by id.
-    ProcessIncarnation(usize, HashMap<u64, usize>),
+    Process(usize, HashMap<u64, usize>),
     /// A chaos runner, and its nodes.
     Chaos(Vec<NodeAt>),
 }
@@ -80,18 +64,16 @@ impl Reader {
             line,
             what,
         };
-        let mut speaker = Speaker::Nobody;
+        let (mut speaker, mut is_empty) = (None, true);
         let mut torn: Option<(usize, String)> = None;
-        let mut count = 0;
-        for (n, line) in lines(text).enumerate() {
-            let (n, text) = (
-                n + 1,
-                line.map_err(|what| error(Some(n + 1), what.to_string()))?,
-            );
-            count = n;
+        for (n, text) in (1..).zip(text.split(b'\n')) {
+            is_empty = false;
+            let text = text.map_err(|what| error(Some(n), what.to_string()))?;
+            // A line that is cut short begins with a brace and does not end with one.
+            let may_be_torn = text.starts_with(b"{") && !text.ends_with(b"}");
             let line = match serde_json::from_slice::<Line>(&text) {
                 Ok(line) => line,
-                Err(what) if may_be_torn(&text) => {
+                Err(what) if may_be_torn => {
                     torn.get_or_insert_with(|| (n, what.to_string()));
                     self.histories.torn += 1;
                     continue;
@@ -107,13 +89,13 @@ impl Reader {
             self.take(&mut speaker, Place { file, line: n }, line)
                 .map_err(|what| error(Some(n), what))?;
         }
-        match (count, speaker) {
-            (0, _) => Err(error(
+        match speaker {
+            Some(_) => Ok(()),
+            None if is_empty => Err(error(
                 None,
                 "is empty: a process begins with a start".into(),
             )),
-            (_, Speaker::Nobody) => Err(error(Some(1), "no incarnation has a whole start".into())),
-            _ => Ok(()),
+            None => Err(error(Some(1), "no incarnation has a whole start".into())),
         }
     }
 
@@ -123,15 +105,11 @@ impl Reader {
     /// If two incarnations of one node overlap in time, and no twin of the node was recorded.
     pub(crate) fn finish(mut self) -> Result<Histories, BadInput> {
         self.histories.finish();
-        let mut by_node = self.histories.incarnations_in_order();
         let histories = &self.histories;
-        by_node.sort_by_key(|incarnation| {
-            let incarnation = &histories.incarnations[*incarnation];
-            (incarnation.node, incarnation.start)
-        });
+        let mut by_node: Vec<&ProcessIncarnation> = histories.incarnations.iter().collect();
+        by_node.sort_by_key(|incarnation| (incarnation.node, incarnation.start));
         let mut last: Option<&ProcessIncarnation> = None;
-        for incarnation in by_node {
-            let two = &histories.incarnations[incarnation];
+        for two in by_node {
             let one = last.filter(|one| one.node == two.node);
             if let Some(one) = one
                 && two.start < one.last.at
@@ -154,59 +132,63 @@ impl Reader {
         Ok(self.histories)
     }
 
-    fn take(&mut self, speaker: &mut Speaker, place: Place, line: Line) -> Result<(), String> {
-        match line {
-            Line::Start {
-                at,
-                format,
-                boot,
-                node,
-                incarnation,
-                max_lease_ms,
-            } => {
+    fn take(
+        &mut self,
+        speaker: &mut Option<Speaker>,
+        place: Place,
+        line: Line,
+    ) -> Result<(), String> {
+        match (line, speaker) {
+            (
+                Line::Start {
+                    at,
+                    format,
+                    boot,
+                    node,
+                    incarnation,
+                    max_lease_ms,
+                },
+                speaker,
+            ) => {
                 self.same_world(place, format, boot)?;
                 self.histories.see(at);
                 let node = self.histories.node(&node);
-                let last = Seen { at, place };
-                let max_lease = max_lease_ms.saturating_mul(1_000_000);
                 self.histories.incarnations.push(ProcessIncarnation {
                     node,
                     incarnation,
                     place,
                     start: at,
-                    last,
-                    max_lease,
+                    last: Seen { at, place },
+                    max_lease: max_lease_ms.saturating_mul(1_000_000),
                     ended: None,
                     gone: u64::MAX,
                     is_twin: false,
                 });
-                *speaker = Speaker::ProcessIncarnation(
-                    self.histories.incarnations.len() - 1,
-                    HashMap::new(),
-                );
-                Ok(())
+                let incarnation = self.histories.incarnations.len() - 1;
+                *speaker = Some(Speaker::Process(incarnation, HashMap::new()));
             }
-            Line::Chaos {
-                at,
-                format,
-                boot,
-                nodes,
-                ..
-            } => {
+            (
+                Line::Chaos {
+                    at,
+                    format,
+                    boot,
+                    nodes,
+                    ..
+                },
+                speaker,
+            ) => {
                 self.same_world(place, format, boot)?;
                 self.histories.see(at);
                 let nodes = nodes.iter().map(|node| self.histories.node(node)).collect();
-                *speaker = Speaker::Chaos(nodes);
-                Ok(())
+                *speaker = Some(Speaker::Chaos(nodes));
             }
-            line => match speaker {
-                Speaker::Nobody => Err("there is no start before this line".to_owned()),
-                Speaker::Chaos(nodes) => self.chaos(nodes, place, line),
-                Speaker::ProcessIncarnation(incarnation, ids) => {
-                    self.incarnation(*incarnation, ids, place, line)
-                }
-            },
+            (_, None) => return Err("there is no start before this line".to_owned()),
+            (line, Some(Speaker::Chaos(nodes))) => self.chaos(nodes, place, line)?,
+            (line, Some(Speaker::Process(incarnation, ids))) => {
+                self.incarnation(*incarnation, ids, place, &line)?;
+            }
         }
+        Ok(())
     }
 
     /// Checks that the format is known, and that all times count from one boot.
@@ -216,20 +198,18 @@ impl Reader {
                 "the format is {format}; this command reads {FORMAT}"
             ));
         }
-        match &self.boot {
-            Some((first, at)) if *first != boot => Err(format!(
+        let (first, at) = self.boot.get_or_insert((boot.clone(), place));
+        if *first != boot {
+            return Err(format!(
                 "the machine was started anew since {}: times of two starts cannot be compared",
                 self.histories.at(*at)
-            )),
-            Some(_) => Ok(()),
-            None => {
-                self.boot = Some((boot, place));
-                Ok(())
-            }
+            ));
         }
+        Ok(())
     }
 
     fn chaos(&mut self, nodes: &[NodeAt], place: Place, line: Line) -> Result<(), String> {
+        let histories = &mut self.histories;
         match line {
             Line::Fault {
                 before,
@@ -239,28 +219,21 @@ impl Reader {
                 ..
             } => {
                 in_order(before, after)?;
-                self.histories.see(after);
-                let nodes = nodes.iter().map(|node| self.histories.node(node));
-                let nodes = nodes.collect();
-                self.histories.faults.push(Fault {
+                histories.see(after);
+                let nodes = nodes.iter().map(|node| histories.node(node)).collect();
+                let kind = fault;
+                histories.faults.push(Fault {
                     before,
                     after,
-                    kind: fault,
+                    kind,
                     nodes,
                 });
             }
-            Line::Unserved { at, node } => {
-                let node = self.histories.node(&node);
-                self.histories.serve(node, at, false);
-            }
-            Line::Served { at, node } => {
-                let node = self.histories.node(&node);
-                self.histories.serve(node, at, true);
-            }
+            Line::Unserved { at, node } => histories.serve(&node, at, false),
+            Line::Served { at, node } => histories.serve(&node, at, true),
             Line::Calm { at } => {
-                self.histories.see(at);
-                let calm = Seen { at, place };
-                self.histories.calm = Some((calm, nodes.to_vec()));
+                histories.see(at);
+                histories.calm = Some((Seen { at, place }, nodes.to_vec()));
             }
             _ => return Err("this line belongs to a node, not to the chaos".to_owned()),
         }
@@ -272,196 +245,118 @@ impl Reader {
         incarnation: usize,
         ids: &mut HashMap<u64, usize>,
         place: Place,
-        line: Line,
+        line: &Line,
     ) -> Result<(), String> {
-        let known = |ids: &HashMap<u64, usize>, id: u64| {
-            let request = ids.get(&id).copied();
-            request.ok_or_else(|| format!("request {id} was never asked for in this incarnation"))
-        };
-        let (id, event) = match line {
+        match line {
             Line::Asked {
                 at, id, key, how, ..
             } => {
-                self.speak(incarnation, place, at);
-                let key = self.histories.key(&key);
-                self.histories.requests.push(Request::new(
-                    incarnation,
-                    key,
-                    how,
-                    Seen { at, place },
-                ));
-                return match ids.insert(id, self.histories.requests.len() - 1) {
-                    None => Ok(()),
-                    Some(_) => Err(format!(
+                self.speak(incarnation, place, *at);
+                let key = self.histories.key(key);
+                let asked = Seen { at: *at, place };
+                let request = Request::new(incarnation, key, *how, asked);
+                self.histories.requests.push(request);
+                if ids.insert(*id, self.histories.requests.len() - 1).is_some() {
+                    return Err(format!(
                         "request {id} was asked for before in this incarnation"
-                    )),
-                };
+                    ));
+                }
             }
             Line::Voting { at, .. } | Line::Stopping { at, .. } => {
-                self.speak(incarnation, place, at);
-                return Ok(());
+                self.speak(incarnation, place, *at);
             }
             Line::End { at } => {
-                self.speak(incarnation, place, at);
-                self.histories.incarnations[incarnation].ended = Some(at);
-                return Ok(());
+                self.speak(incarnation, place, *at);
+                self.histories.incarnations[incarnation].ended = Some(*at);
             }
-            line => Event::of(line)?,
-        };
-        let request = known(ids, id)?;
-        in_order(event.before, event.after)?;
-        self.speak(incarnation, place, event.after);
-        self.histories.requests[request]
-            .take(place, &event)
-            .map_err(|what| format!("request {id}: {what}"))
+            line => {
+                let Some((id, before, after)) = line.of_request() else {
+                    return Err("this line belongs to the chaos, not to a node".to_owned());
+                };
+                let request = ids.get(&id).copied();
+                let request = request.ok_or_else(|| {
+                    format!("request {id} was never asked for in this incarnation")
+                })?;
+                in_order(before, after)?;
+                self.speak(incarnation, place, after);
+                let request = &mut self.histories.requests[request];
+                let taken = request.take(line, Seen { at: before, place }, after);
+                taken.map_err(|what| format!("request {id}: {what}"))?;
+            }
+        }
+        Ok(())
     }
 
     fn speak(&mut self, incarnation: usize, place: Place, at: u64) {
         self.histories.see(at);
         let last = &mut self.histories.incarnations[incarnation].last;
-        *last = Seen {
-            at: at.max(last.at),
-            place,
-        };
-    }
-}
-
-/// An event of a request.
-#[derive(Debug)]
-struct Event {
-    before: u64,
-    after: u64,
-    what: What,
-}
-
-#[derive(Debug)]
-enum What {
-    Granted { epoch: u64, held: bool },
-    Ticked { ttl: u64 },
-    Held,
-    Lost,
-    Extended { done: bool },
-    Released { held: bool },
-    Over(End),
-}
-
-impl Event {
-    fn of(line: Line) -> Result<(u64, Self), String> {
-        let (id, before, after, what) = match line {
-            Line::Granted {
-                id,
-                before,
-                after,
-                epoch,
-                until,
-            } => {
-                let held = until.is_some();
-                (id, before, after, What::Granted { epoch, held })
-            }
-            Line::Held {
-                id, before, after, ..
-            } => (id, before, after, What::Held),
-            Line::Lost { id, before, after } => (id, before, after, What::Lost),
-            Line::Extended {
-                id,
-                before,
-                after,
-                error,
-                ..
-            } => {
-                let done = error.is_none();
-                (id, before, after, What::Extended { done })
-            }
-            Line::Released {
-                id,
-                before,
-                after,
-                held,
-            } => (id, before, after, What::Released { held }),
-            Line::Ticked { id, at, ttl_ms } => {
-                let ttl = ttl_ms.saturating_mul(1_000_000);
-                (id, at, at, What::Ticked { ttl })
-            }
-            Line::Denied { id, at } => (id, at, at, What::Over(End::Denied)),
-            Line::TimedOut { id, at } => (id, at, at, What::Over(End::TimedOut)),
-            Line::Withdrawn { id, at } => (id, at, at, What::Over(End::Withdrawn)),
-            Line::ShutDown { id, at } => (id, at, at, What::Over(End::ShutDown)),
-            _ => return Err("this line belongs to the chaos, not to a node".to_owned()),
-        };
-        Ok((
-            id,
-            Self {
-                before,
-                after,
-                what,
-            },
-        ))
+        let at = at.max(last.at);
+        *last = Seen { at, place };
     }
 }
 
 impl Request {
-    fn take(&mut self, place: Place, event: &Event) -> Result<(), String> {
-        let Event { before, after, .. } = *event;
-        let seen = Seen { at: before, place };
-        match event.what {
-            What::Granted { epoch, held } => {
-                if self.grant.is_some() || self.over.is_some() {
-                    return Err("it is granted though it was granted or over before".to_owned());
-                }
+    /// Takes a line of this request, which was seen at the earliest at `seen`.
+    fn take(&mut self, line: &Line, seen: Seen, after: u64) -> Result<(), &'static str> {
+        let Seen { at: before, place } = seen;
+        let over = |how| Some(Over { place, how, after });
+        let is_fresh = self.grant.is_none() && self.tick.is_none();
+        match line {
+            Line::Granted { .. } | Line::Ticked { .. } if !is_fresh || self.over.is_some() => {
+                return Err("it is granted though it was granted or over before");
+            }
+            Line::Granted { epoch, until, .. } => {
                 if before < self.asked.at {
-                    return Err("it is granted before it was asked for".to_owned());
+                    return Err("it is granted before it was asked for");
                 }
+                let epoch = *epoch;
                 self.grant = Some(Grant {
                     place,
                     before,
                     epoch,
                 });
-                if held {
-                    self.held = Some(seen);
-                } else {
-                    self.lose(place, after);
+                match until {
+                    Some(_) => self.held = Some(seen),
+                    None => self.lose(place, after),
                 }
-                return Ok(());
             }
-            What::Ticked { ttl } => {
-                if self.grant.is_some() || self.tick.is_some() || self.over.is_some() {
-                    return Err("it ticks though it was granted or over before".to_owned());
-                }
+            Line::Ticked { ttl_ms, .. } => {
+                let ttl = ttl_ms.saturating_mul(1_000_000);
                 self.tick = Some(Tick { told: seen, ttl });
-                return Ok(());
             }
-            What::Over(how) if self.grant.is_none() && self.tick.is_none() => {
-                if self.over.is_some() {
-                    return Err("it is over twice".to_owned());
+            Line::Denied { .. }
+            | Line::TimedOut { .. }
+            | Line::Withdrawn { .. }
+            | Line::ShutDown { .. } => {
+                if !is_fresh {
+                    return Err("it was granted, and cannot end so");
                 }
-                self.over = Some(Over { place, how, after });
-                return Ok(());
+                if self.over.is_some() {
+                    return Err("it is over twice");
+                }
+                self.over = over(match line {
+                    Line::Denied { .. } => End::Denied,
+                    Line::TimedOut { .. } => End::TimedOut,
+                    Line::Withdrawn { .. } => End::Withdrawn,
+                    _ => End::ShutDown,
+                });
             }
-            _ => {}
-        }
-        if self.grant.is_none() {
-            return Err("it was never granted".to_owned());
-        }
-        match event.what {
-            What::Held | What::Released { held: true } if self.lost.is_some() => {
+            _ if self.grant.is_none() => return Err("it was never granted"),
+            Line::Held { .. } | Line::Released { held: true, .. } if self.lost.is_some() => {
                 // This is valid input, and the violation that law M3 finds.
                 self.held_after_lost.get_or_insert(place);
             }
-            What::Held => self.held = self.held.max(Some(seen)),
-            What::Released { held } => {
-                if held {
+            Line::Held { .. } => self.held = self.held.max(Some(seen)),
+            Line::Released { held, .. } => {
+                if *held {
                     self.held = self.held.max(Some(seen));
                 }
-                let how = End::Released { held };
-                if self.over.is_none() {
-                    self.over = Some(Over { place, how, after });
-                }
+                let held = *held;
+                self.over = self.over.or(over(End::Released { held }));
             }
-            What::Lost => self.lose(place, after),
-            What::Extended { done } => self.extended += u64::from(done),
-            What::Granted { .. } | What::Ticked { .. } | What::Over(_) => {
-                return Err("it was granted, and cannot end so".to_owned());
-            }
+            Line::Lost { .. } => self.lose(place, after),
+            Line::Extended { error, .. } => self.extended += u64::from(error.is_none()),
+            _ => {}
         }
         Ok(())
     }
@@ -474,35 +369,10 @@ impl Request {
 }
 
 fn in_order(before: u64, after: u64) -> Result<(), String> {
-    if before <= after {
-        Ok(())
-    } else {
-        Err(format!(
+    match before <= after {
+        true => Ok(()),
+        false => Err(format!(
             "it begins at {before} and ends before that, at {after}"
-        ))
+        )),
     }
-}
-
-/// Returns `true` if a line may be cut short: it begins with a brace and does not end with one.
-fn may_be_torn(text: &[u8]) -> bool {
-    !text.ends_with(b"}") && text.starts_with(b"{")
-}
-
-fn lines(mut text: impl BufRead) -> impl Iterator<Item = io::Result<Vec<u8>>> {
-    let mut line = move || -> io::Result<Option<Vec<u8>>> {
-        let mut bytes = Vec::new();
-        let mut most = io::Read::take(&mut text, LINE_BYTES_MAX as u64 + 1);
-        if most.read_until(b'\n', &mut bytes)? == 0 {
-            return Ok(None);
-        }
-        if bytes.last() == Some(&b'\n') {
-            bytes.pop();
-        }
-        if bytes.len() > LINE_BYTES_MAX {
-            let what = format!("the line is longer than {LINE_BYTES_MAX} bytes");
-            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
-        }
-        Ok(Some(bytes))
-    };
-    std::iter::from_fn(move || line().transpose())
 }

@@ -167,8 +167,9 @@ impl Histories {
         self.end = self.end.max(at);
     }
 
-    pub(crate) fn serve(&mut self, node: NodeAt, at: u64, is_served: bool) {
+    pub(crate) fn serve(&mut self, node: &str, at: u64, is_served: bool) {
         self.see(at);
+        let node = self.node(node);
         self.changes.entry(node).or_default().push((at, is_served));
     }
 
@@ -211,16 +212,6 @@ impl Histories {
         )
     }
 
-    /// Returns all incarnations by node, file and time. Those in one file follow each other.
-    pub(crate) fn incarnations_in_order(&self) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.incarnations.len()).collect();
-        order.sort_by_key(|incarnation| {
-            let incarnation = &self.incarnations[*incarnation];
-            (incarnation.node, incarnation.place.file, incarnation.start)
-        });
-        order
-    }
-
     /// Returns `true` if a recorded twin of the node was running at `at`.
     pub(crate) fn has_twin(&self, node: NodeAt, at: u64) -> bool {
         let of_node = |kind| {
@@ -252,7 +243,12 @@ impl Histories {
             let of_node = first.entry(incarnation.node).or_insert((u64::MAX, 0));
             *of_node = (*of_node).min((incarnation.start, incarnation.place.file));
         }
-        let order = self.incarnations_in_order();
+        // Incarnations in one file follow each other.
+        let mut order: Vec<usize> = (0..self.incarnations.len()).collect();
+        order.sort_by_key(|it| {
+            let it = &self.incarnations[*it];
+            (it.node, it.place.file, it.start)
+        });
         for (n, incarnation) in order.iter().enumerate() {
             let next = order.get(n + 1).map(|next| &self.incarnations[*next]);
             let ProcessIncarnation {
