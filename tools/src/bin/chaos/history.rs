@@ -2,7 +2,6 @@
 //! write them, the runner adds its faults, and the check judges them. `docs/chaos.md` describes the
 //! format.
 
-use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -215,48 +214,27 @@ impl FaultKind {
     }
 }
 
-impl fmt::Display for FaultKind {
-    /// Writes its name in histories, as words.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = serde_json::to_value(self).map_err(|_| fmt::Error)?;
-        f.write_str(&name.as_str().unwrap_or_default().replace('_', " "))
-    }
+/// Returns the nanoseconds since boot by `CLOCK_BOOTTIME`, which all processes of a machine share in
+/// any network namespace. It is never set, and it includes time spent in suspend.
+pub(crate) fn now() -> u64 {
+    #[cfg(target_os = "linux")]
+    let clock = rustix::time::ClockId::Boottime;
+    #[cfg(not(target_os = "linux"))]
+    let clock = rustix::time::ClockId::Monotonic;
+    let time = rustix::time::clock_gettime(clock);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    let nanos = u64::try_from(time.tv_nsec).unwrap_or_default();
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
 }
 
-/// The system's boot clock, `CLOCK_BOOTTIME`, which all processes of a machine share in any network
-/// namespace. It is never set, and it includes time spent in suspend.
-#[derive(Clone, Debug)]
-pub(crate) struct Clock {
-    boot: String,
-}
-
-impl Clock {
-    /// # Errors
-    /// If the machine's boot id cannot be read: only Linux has one.
-    pub(crate) fn open() -> io::Result<Self> {
-        let path = Path::new("/proc/sys/kernel/random/boot_id");
-        let boot = std::fs::read_to_string(path).map_err(|error| named(path, &error))?;
-        let boot = boot.trim().to_owned();
-        Ok(Self { boot })
-    }
-
-    /// Returns the id of the boot that the clock counts from.
-    pub(crate) fn boot(&self) -> &str {
-        &self.boot
-    }
-
-    /// Returns the nanoseconds since boot.
-    #[expect(clippy::unused_self, reason = "a clock that is not open is not read")]
-    pub(crate) fn now(&self) -> u64 {
-        #[cfg(target_os = "linux")]
-        let clock = rustix::time::ClockId::Boottime;
-        #[cfg(not(target_os = "linux"))]
-        let clock = rustix::time::ClockId::Monotonic;
-        let time = rustix::time::clock_gettime(clock);
-        let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
-        let nanos = u64::try_from(time.tv_nsec).unwrap_or_default();
-        seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
-    }
+/// Returns the id of the boot that [`now`] counts from.
+///
+/// # Errors
+/// If it cannot be read: only Linux has one.
+pub(crate) fn boot() -> io::Result<String> {
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    let boot = std::fs::read_to_string(path).map_err(|error| named(path, &error))?;
+    Ok(boot.trim().to_owned())
 }
 
 /// Appends lines to a file. Each line is passed to the system before the process takes its next
@@ -275,10 +253,8 @@ impl Writer {
     /// Returns the system's error, with the path.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let file = append(path).map_err(|error| named(path, &error))?;
-        Ok(Self {
-            path: path.to_owned(),
-            file: Mutex::new(file),
-        })
+        let (path, file) = (path.to_owned(), Mutex::new(file));
+        Ok(Self { path, file })
     }
 
     /// # Errors
@@ -287,8 +263,8 @@ impl Writer {
         let mut text = serde_json::to_vec(line)?;
         text.push(b'\n');
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.write_all(&text)
-            .map_err(|error| named(&self.path, &error))
+        let written = file.write_all(&text);
+        written.map_err(|error| named(&self.path, &error))
     }
 }
 

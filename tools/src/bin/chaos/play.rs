@@ -13,7 +13,7 @@ use super::command::{Command, Setup, Step};
 use super::model::Model;
 use super::processes::{Load, Processes, QUARANTINE, client, name, twin};
 use super::world::{Netem, Rules, World};
-use crate::history::{Clock, FORMAT, FaultKind, Line, Writer};
+use crate::history::{FORMAT, FaultKind, Line, Writer, boot, now};
 use tools::put;
 
 /// The interval at which the nodes are checked.
@@ -28,7 +28,6 @@ pub(crate) struct Stage {
     model: Model,
     rules: Vec<Rules>,
     leaving: JoinSet<anyhow::Result<()>>,
-    clock: Clock,
     notes: Writer,
     file: PathBuf,
     /// `true` if the kernel can delay, duplicate and reorder packets.
@@ -45,7 +44,6 @@ impl Stage {
         load: Load,
         has_netem: bool,
     ) -> anyhow::Result<Self> {
-        let clock = Clock::open()?;
         let processes = Processes::new(dir, nodes, seed, load)?;
         let file = dir.join("chaos.jsonl");
         let notes = Writer::open(&file)?;
@@ -56,16 +54,15 @@ impl Stage {
             model: Model::new(nodes, quarantine),
             rules: vec![Rules::default(); nodes],
             leaving: JoinSet::new(),
-            clock,
             notes,
             file,
             has_netem,
         };
-        let at = stage.clock.now();
+        let at = now();
         stage.notes.write(&Line::Chaos {
             at,
             format: FORMAT,
-            boot: stage.clock.boot().to_owned(),
+            boot: boot()?,
             seed,
             nodes: (0..nodes).map(name).collect(),
         })?;
@@ -108,8 +105,8 @@ impl Stage {
     /// Waits until `end`. Meanwhile checks the nodes and records changes of their service.
     pub(crate) async fn wait_until(&mut self, end: Instant) -> anyhow::Result<()> {
         loop {
-            let now = self.clock.now();
-            self.tell(now, now)?;
+            let at = now();
+            self.tell(at, at)?;
             self.processes.check()?;
             while let Some(gone) = self.leaving.try_join_next() {
                 gone.context("a wait broke off")??;
@@ -140,7 +137,7 @@ impl Stage {
 
     /// Records that all faults are over.
     pub(crate) fn calm(&self) -> anyhow::Result<()> {
-        let at = self.clock.now();
+        let at = now();
         Ok(self.notes.write(&Line::Calm { at })?)
     }
 
@@ -153,7 +150,7 @@ impl Stage {
     }
 
     async fn act(&mut self, command: &Command) -> anyhow::Result<()> {
-        let before = self.clock.now();
+        let before = now();
         let mut nodes = Vec::new();
         let kind = match command {
             Command::Kill { node, restarts } => {
@@ -281,7 +278,7 @@ impl Stage {
         nodes: Vec<String>,
         command: &Command,
     ) -> anyhow::Result<()> {
-        let (after, what) = (self.clock.now(), format!("{command:?}"));
+        let (after, what) = (now(), format!("{command:?}"));
         let line = Line::Fault {
             before,
             after,
@@ -318,7 +315,7 @@ impl Stage {
     }
 
     fn start(&mut self, node: usize, setup: Setup) -> anyhow::Result<()> {
-        let before = self.clock.now();
+        let before = now();
         self.processes.start(&self.world, node, setup)?;
         self.model.start(node, before, setup);
         let command = Command::Start { node, setup };

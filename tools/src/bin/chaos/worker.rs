@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tools::millis;
 
-use crate::history::{Clock, FORMAT, How, Line, Writer};
+use crate::history::{FORMAT, How, Line, Writer, boot, now};
 
 /// The longest time that the tasks may take to observe the shutdown.
 const END_AT_MOST: Duration = Duration::from_secs(5);
@@ -144,7 +144,7 @@ async fn live(args: Args) -> Result<(), (u8, String)> {
         never = node::report_ready(&mesh) => never,
     };
     let signal = ended.as_ref().copied().unwrap_or("history");
-    let (at, signal) = (log.now(), signal.to_owned());
+    let (at, signal) = (now(), signal.to_owned());
     log.write(&Line::Stopping {
         at,
         signal: signal.clone(),
@@ -158,7 +158,7 @@ async fn live(args: Args) -> Result<(), (u8, String)> {
     if tokio::time::timeout(END_AT_MOST, all).await.is_err() {
         tracing::warn!("the tasks did not end in {END_AT_MOST:?}");
     }
-    log.write(&Line::End { at: log.now() });
+    log.write(&Line::End { at: now() });
     ended.map(drop).map_err(|error| (1, error))
 }
 
@@ -186,7 +186,7 @@ fn start_tasks(mesh: &Mesh, log: &Arc<Log>, args: &Args) -> JoinSet<()> {
 /// The history that this process writes.
 #[derive(Debug)]
 struct Log {
-    clock: Clock,
+    boot: String,
     writer: Writer,
     /// The error that ends the run, from a write or from a request.
     failed: watch::Sender<Option<String>>,
@@ -195,7 +195,7 @@ struct Log {
 impl Log {
     fn open(args: &Args) -> io::Result<Self> {
         Ok(Self {
-            clock: Clock::open()?,
+            boot: boot()?,
             writer: Writer::open(&args.history)?,
             failed: watch::Sender::new(None),
         })
@@ -213,17 +213,13 @@ impl Log {
     fn start(&self, mesh: &Mesh) {
         let status = mesh.status();
         self.write(&Line::Start {
-            at: self.now(),
+            at: now(),
             format: FORMAT,
-            boot: self.clock.boot().to_owned(),
+            boot: self.boot.clone(),
             node: status.node.to_string(),
             incarnation: status.incarnation,
             max_lease_ms: millis(status.timing.max_ttl),
         });
-    }
-
-    fn now(&self) -> u64 {
-        self.clock.now()
     }
 
     fn write(&self, line: &Line) {
@@ -244,7 +240,7 @@ async fn watch_voter(mesh: Mesh, log: Arc<Log>) {
         let votes = status.quarantine.is_none();
         if told != Some(votes) {
             told = Some(votes);
-            let at = log.now();
+            let at = now();
             log.write(&Line::Voting { at, votes });
         }
         tokio::time::sleep(VOTER_EVERY).await;
@@ -297,7 +293,7 @@ impl Task {
         let key = format!("k{}", self.rng.random_range(0..self.args.keys));
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         self.log.write(&Line::Asked {
-            at: self.log.now(),
+            at: now(),
             id,
             key: key.clone(),
             how,
@@ -326,7 +322,7 @@ impl Task {
         let ttl_ms = millis(self.within(self.args.hold_ms));
         let (key, id) = self.asks(How::Try, Duration::ZERO);
         let told = DistributedLock::try_acquire(&self.mesh, &key, ttl_ms).await;
-        let at = self.log.now();
+        let at = now();
         self.log.write(&match told {
             Ok(true) => Line::Ticked { id, at, ttl_ms },
             Ok(false) => Line::Denied { id, at },
@@ -342,7 +338,7 @@ impl Task {
             Act::Withdraw => {
                 let patience = self.within((1, WITHDRAW_WITHIN_MS));
                 let Ok(asked) = tokio::time::timeout(patience, request.acquire()).await else {
-                    let at = self.log.now();
+                    let at = now();
                     self.log.write(&Line::Withdrawn { id, at });
                     return None;
                 };
@@ -350,7 +346,7 @@ impl Task {
             }
             _ => request.acquire().await.map(Some),
         };
-        let at = self.log.now();
+        let at = now();
         match asked {
             Ok(Some(guard)) => return Some(guard),
             Ok(None) => self.log.write(&Line::Denied { id, at }),
@@ -408,9 +404,9 @@ impl Task {
     /// Reads the boot clock, the guard, and the boot clock again. Returns both readings and, if the
     /// lock is held, the interval in which its lease ends.
     fn look(&self, guard: &Guard) -> (u64, Option<[u64; 2]>, u64) {
-        let before = self.log.now();
+        let before = now();
         let left = guard.remaining();
-        let after = self.log.now();
+        let after = now();
         let left = u64::try_from(left.as_nanos()).unwrap_or(u64::MAX);
         let until = (left > 0).then(|| [before, after].map(|at| at.saturating_add(left)));
         (before, until, after)
@@ -418,19 +414,19 @@ impl Task {
 
     async fn extend(&mut self, id: u64, guard: &Guard) {
         let extra = self.within((1, 500));
-        let before = self.log.now();
+        let before = now();
         let done = guard.extend(extra).await;
         self.log.write(&Line::Extended {
             id,
             before,
-            after: self.log.now(),
+            after: now(),
             extra_ms: millis(extra),
             error: done.err().map(|error| error.to_string()),
         });
     }
 
     async fn let_go(&mut self, id: u64, act: Act, guard: Guard) {
-        let before = self.log.now();
+        let before = now();
         let held = if act == Act::Drop {
             let held = guard.is_held();
             drop(guard);
@@ -438,7 +434,7 @@ impl Task {
         } else {
             guard.release().await.is_ok()
         };
-        let after = self.log.now();
+        let after = now();
         self.log.write(&Line::Released {
             id,
             before,

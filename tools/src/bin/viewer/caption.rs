@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::look::{ClaimSeen, Snapshot};
 use super::record::{Ended, How, Ms, Record, Story, Tone};
+use super::world::names;
 
 /// How long a takeover is news.
 const NEWS_MS: Ms = 8_000;
@@ -35,32 +36,31 @@ pub(super) fn of(seen: &Snapshot, record: &Record) -> Caption {
     let Some((key, story)) = focus(seen, record) else {
         return idle(seen);
     };
-    let claims: Vec<&ClaimSeen> = seen.claims.iter().filter(|it| it.key == key).collect();
-    let (holders, waiters): (Vec<&ClaimSeen>, Vec<&ClaimSeen>) =
-        claims.into_iter().partition(|it| it.stage == "holds");
+    let claims = seen.claims.iter().filter(|it| it.key == key);
+    let (holders, waiters): (Vec<_>, Vec<_>) = claims.partition(|it| it.stage == "holds");
     match holders.first() {
         Some(holder) => held(seen, story, holder, &waiters),
         None => free(seen, key, story, &waiters),
     }
 }
 
-/// Returns the key of the latest event. A key without claims is returned only while its event is
-/// news.
+/// Returns the key of the latest event, if it is claimed or its last holder is news, or else any
+/// claimed key.
 fn focus<'a>(seen: &'a Snapshot, record: &'a Record) -> Option<(&'a str, &'a Story)> {
-    let is_wanted = |key: &str| seen.claims.iter().any(|it| it.key == key);
-    let last = record.focus.as_deref().and_then(|key| {
-        let story = record.story(key)?;
-        let ended = story
-            .ended
-            .as_ref()
-            .filter(|ended| ended.how != How::Released);
-        let is_news = ended.is_some_and(|ended| seen.at < ended.at + NEWS_MS);
-        (is_wanted(key) || is_news).then_some((key, story))
-    });
+    let is_claimed = |key: &str| seen.claims.iter().any(|it| it.key == key);
+    let last = record.focus.as_deref();
+    let last = last.and_then(|key| Some((key, record.story(key)?)));
+    let last = last.filter(|(key, story)| is_claimed(key) || lost_lately(seen, story).is_some());
     last.or_else(|| {
-        let wanted = seen.claims.first()?;
-        Some((wanted.key.as_str(), record.story(&wanted.key)?))
+        let claim = seen.claims.first()?;
+        Some((claim.key.as_str(), record.story(&claim.key)?))
     })
+}
+
+/// Returns the end of the last holder, if it was not a release and is news.
+fn lost_lately<'a>(seen: &Snapshot, story: &'a Story) -> Option<&'a Ended> {
+    let ended = story.ended.as_ref()?;
+    (ended.how != How::Released && seen.at < ended.at + NEWS_MS).then_some(ended)
 }
 
 fn held(seen: &Snapshot, story: &Story, holder: &ClaimSeen, waiters: &[&ClaimSeen]) -> Caption {
@@ -68,150 +68,110 @@ fn held(seen: &Snapshot, story: &Story, holder: &ClaimSeen, waiters: &[&ClaimSee
     let rank = holder.epoch.as_ref().map_or(0, |epoch| epoch.rank);
     let (quorum, of) = (seen.quorum, seen.nodes.len());
     let it = &seen.nodes[node];
-    if it.condition == "frozen" {
-        let head = format!("n{node} is frozen while it holds {key} at e{rank}");
-        let text = format!(
-            "It cannot renew, and its clock goes on: the lease is over in {left}. Until then the \
-             voters keep their promise, and nobody else gets the lock."
-        );
-        return said(Tone::Warn, head, text);
+    let head = format!("n{node} holds {key} at e{rank}");
+    if it.condition == "frozen" || it.reaches < quorum {
+        let why = match it.condition {
+            "frozen" => format!("n{node} is frozen, and its clock goes on"),
+            _ => format!(
+                "n{node} reaches {} of {of} voters and needs {quorum}",
+                it.reaches
+            ),
+        };
+        let text = format!("{why}: the lease is over in {left}. Until then nobody else gets it.");
+        return said(Tone::Warn, format!("{head}, and cannot renew"), text);
     }
-    if it.reaches < quorum {
-        let reaches = it.reaches;
-        let head = format!("n{node} holds {key} at e{rank}, cut off from the quorum");
+    let taken = story.granted.filter(|at| seen.at < at + NEWS_MS);
+    let taken = taken.zip(story.ended.as_ref());
+    if let Some((granted, ended)) = taken.filter(|(_, ended)| ended.how != How::Released) {
+        let (from, before) = (ended.node, ended.rank);
+        let after = granted.saturating_sub(ended.at);
+        let how = match ended.how {
+            How::Crashed => "crashed",
+            _ => "had lost it",
+        };
         let text = format!(
-            "It reaches {reaches} of {of} voters and needs {quorum}, so it cannot renew: its \
-             lease is over in {left}. Until then nobody else gets the lock."
+            "n{from} {how} {after} ms before: at no instant did both hold it. e{rank} is above \
+             e{before}: a fenced resource refuses a late write of n{from}."
         );
-        return said(Tone::Warn, head, text);
-    }
-    if let Some(ended) = news(seen, story) {
-        let after = story.granted.unwrap_or(seen.at).saturating_sub(ended.at);
-        return taken_over(node, key, rank, ended, after);
+        return said(
+            Tone::Good,
+            format!("n{node} took over {key} at e{rank}"),
+            text,
+        );
     }
     if holder.left < seen.ttl * 2 / 5 {
-        let head = format!("n{node} holds {key} at e{rank}, and its renewals are late");
-        let text =
-            format!("Datagrams are lost. If no quorum answers within {left}, the lock is lost.");
-        return said(Tone::Warn, head, text);
+        let text = format!("Datagrams are lost. If no quorum answers in {left}, the lock is lost.");
+        return said(
+            Tone::Warn,
+            format!("{head}, and its renewals are late"),
+            text,
+        );
     }
-    let head = format!("n{node} holds {key} at e{rank}");
     let every = seconds(seen.ttl / 3);
-    let line = in_line(waiters);
+    let line = match waiters {
+        [] => "Nobody waits for it.".to_owned(),
+        _ => format!("In line: {}.", listed(waiters)),
+    };
     let text = format!("Every {every} it renews its lease with {quorum} of {of} voters. {line}");
     said(Tone::Calm, head, text)
 }
 
-/// Returns how the last holder ended, if that is news and was not a release.
-fn news<'a>(seen: &Snapshot, story: &'a Story) -> Option<&'a Ended> {
-    let granted = story.granted.filter(|at| seen.at < at + NEWS_MS)?;
-    let ended = story.ended.as_ref()?;
-    (ended.how != How::Released && ended.at <= granted).then_some(ended)
-}
-
-fn taken_over(node: usize, key: &str, rank: u64, ended: &Ended, after: Ms) -> Caption {
-    let (from, before) = (ended.node, ended.rank);
-    let after = if after < 1_000 {
-        format!("{after} ms")
-    } else {
-        seconds(after)
-    };
-    let head = format!("n{node} took over {key} at e{rank}");
-    let fence = format!("e{rank} is above e{before}: a fenced resource refuses a late write of");
-    let text = match ended.how {
-        How::Crashed => format!(
-            "n{from} crashed {after} before: the voters kept their promise to the end of its \
-             lease, or until it came back. {fence} n{from}."
-        ),
-        _ => format!(
-            "n{from} had lost it {after} before: at no instant did both hold it. {fence} n{from}."
-        ),
-    };
-    said(Tone::Good, head, text)
-}
-
 fn free(seen: &Snapshot, key: &str, story: &Story, waiters: &[&ClaimSeen]) -> Caption {
     let (quorum, of) = (seen.quorum, seen.nodes.len());
-    let can = waiters.iter().find(|it| {
+    let can = waiters.iter().any(|it| {
         let node = &seen.nodes[it.node];
         node.condition == "running" && node.reaches >= quorum
     });
-    let is_news = |ended: &&Ended| ended.how != How::Released && seen.at < ended.at + NEWS_MS;
-    if let Some(ended) = story.ended.as_ref().filter(is_news) {
+    if let Some(ended) = lost_lately(seen, story) {
         let next = match (can, waiters.is_empty()) {
-            (Some(_), _) => "then the next in line has its turn",
-            (None, true) => "then any node of the quorum may acquire it",
-            (None, false) => "but nobody in line reaches a quorum",
+            (true, _) => "then the next in line has its turn",
+            (false, true) => "then any node of the quorum may acquire it",
+            (false, false) => "but nobody in line reaches a quorum",
         };
         let (node, rank) = (ended.node, ended.rank);
-        return match ended.how {
-            How::Crashed => said(
-                Tone::Lost,
-                format!("n{node} crashed while it held {key} at e{rank}"),
-                format!("The voters keep their promise to the end of its lease; {next}."),
-            ),
-            _ => said(
-                Tone::Lost,
-                format!("lost: n{node} no longer holds {key}"),
-                format!(
-                    "It could not renew, and knows by its own clock that its lease (e{rank}) is \
-                     over. The voters' promises end a moment later; {next}."
-                ),
-            ),
+        let head = match ended.how {
+            How::Crashed => format!("n{node} crashed while it held {key} at e{rank}"),
+            _ => format!("lost: n{node} no longer holds {key}"),
         };
+        let text = format!("The voters keep their promise to the end of the lease; {next}.");
+        return said(Tone::Lost, head, text);
     }
     if waiters.is_empty() {
         return idle(seen);
     }
-    let who = listed(waiters);
-    if can.is_none() {
-        let most = waiters.iter().map(|it| seen.nodes[it.node].reaches).max();
-        let most = most.unwrap_or_default();
-        let head = format!("Nobody gets {key} now");
-        let text = format!(
-            "{who} asks for it, but reaches {most} of {of} voters, and a lock takes {quorum}. A \
-             minority gives nothing: that is what keeps two holders apart."
-        );
-        return said(Tone::Warn, head, text);
+    let head = format!("{} asks for {key}", listed(waiters));
+    if can {
+        let text = format!("It has the lock once {quorum} of {of} voters voted for it.");
+        return said(Tone::Calm, head, text);
     }
-    let head = format!("{who} asks for {key}");
-    let text = format!("It has the lock once {quorum} of {of} voters have promised their votes.");
-    said(Tone::Calm, head, text)
+    let most = waiters.iter().map(|it| seen.nodes[it.node].reaches).max();
+    let text = format!(
+        "It reaches {} of {of} voters, and a lock takes {quorum}. A minority gives nothing: that \
+         is what keeps two holders apart.",
+        most.unwrap_or_default()
+    );
+    said(Tone::Warn, format!("{head}, and cannot get it"), text)
 }
 
 fn idle(seen: &Snapshot) -> Caption {
     let (quorum, of) = (seen.quorum, seen.nodes.len());
-    let best = seen.nodes.iter().map(|node| node.reaches).max();
-    if best.unwrap_or_default() < quorum {
-        let head = "No side has a quorum".to_owned();
+    if seen.nodes.iter().all(|node| node.reaches < quorum) {
         let text = format!("A lock takes {quorum} of {of} voters: nobody can get one now.");
-        return said(Tone::Warn, head, text);
+        return said(Tone::Warn, "No side has a quorum".to_owned(), text);
     }
-    if !seen.sides.is_empty() {
-        let head = "The network is split".to_owned();
-        let text = format!("Only the side with {quorum} of {of} voters can give locks.");
-        return said(Tone::Calm, head, text);
-    }
-    let head = "Nobody holds a lock".to_owned();
     let text = "Acquire one at a node, then cut the links around it and watch: it is lost there \
                 first, and only then taken over. Or press \u{201c}play a split brain\u{201d}.";
-    said(Tone::Calm, head, text.to_owned())
+    said(
+        Tone::Calm,
+        "Nobody holds a lock".to_owned(),
+        text.to_owned(),
+    )
 }
 
-fn in_line(waiters: &[&ClaimSeen]) -> String {
-    match waiters {
-        [] => "Nobody waits for it.".to_owned(),
-        [one] => format!("n{} waits for its turn.", one.node),
-        _ => format!("{} wait in line.", listed(waiters)),
-    }
-}
-
-fn listed(waiters: &[&ClaimSeen]) -> String {
-    let names: Vec<String> = waiters.iter().map(|it| format!("n{}", it.node)).collect();
-    match names.split_last() {
-        Some((last, rest)) if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
-        _ => names.concat(),
-    }
+/// Names the nodes of claims.
+fn listed(claims: &[&ClaimSeen]) -> String {
+    let nodes: Vec<usize> = claims.iter().map(|it| it.node).collect();
+    names(&nodes)
 }
 
 fn seconds(ms: Ms) -> String {

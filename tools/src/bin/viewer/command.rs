@@ -1,7 +1,6 @@
 //! The commands by which the page or a script changes the cluster.
 
-use std::fmt;
-
+use axum::http::StatusCode;
 use serde::Deserialize;
 
 /// The longest delay of the links, in milliseconds.
@@ -37,8 +36,6 @@ pub(super) enum Command {
     Try { node: usize, key: String },
     /// Releases the lock, or withdraws the request.
     Release { node: usize, key: String },
-    /// Plays the split-brain demonstration.
-    Show,
 }
 
 impl Command {
@@ -54,7 +51,7 @@ impl Command {
             | Self::Acquire { node, .. }
             | Self::Try { node, .. }
             | Self::Release { node, .. } => vec![*node],
-            Self::Heal | Self::Loss { .. } | Self::Delay { .. } | Self::Show => Vec::new(),
+            Self::Heal | Self::Loss { .. } | Self::Delay { .. } => Vec::new(),
         }
     }
 
@@ -69,64 +66,46 @@ impl Command {
                 "node is {node}; it must be 0 to {last}"
             )));
         }
-        match self {
+        let what = match self {
             Self::Cut { from, to, .. } | Self::Mend { from, to, .. } if from == to => {
-                Err(Refused::bad(format!("a link from n{from} to itself")))
+                format!("a link from n{from} to itself")
             }
             Self::Split { side } if side.is_empty() || side.len() >= nodes => {
-                Err(Refused::bad(format!(
+                format!(
                     "side names {} of {nodes} nodes; some must be left",
                     side.len()
-                )))
+                )
             }
-            Self::Loss { percent } if *percent > 100 => Err(Refused::bad(format!(
-                "percent is {percent}; it must be 0 to 100"
-            ))),
-            Self::Delay { ms } if *ms > DELAY_MAX_MS => Err(Refused::bad(format!(
-                "ms is {ms}; it must be 0 to {DELAY_MAX_MS}"
-            ))),
-            _ => Ok(()),
-        }
+            Self::Loss { percent } if *percent > 100 => {
+                format!("percent is {percent}; it must be 0 to 100")
+            }
+            Self::Delay { ms } if *ms > DELAY_MAX_MS => {
+                format!("ms is {ms}; it must be 0 to {DELAY_MAX_MS}")
+            }
+            _ => return Ok(()),
+        };
+        Err(Refused::bad(what))
     }
 }
 
 /// A rejected command. It has changed nothing.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Refused {
-    pub(super) why: Why,
-    pub(super) what: String,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Why {
-    /// The command is invalid.
-    Bad,
-    /// The command is impossible in the present state.
-    NotNow,
-    /// The command would exceed a limit.
-    TooMany,
-}
+pub(super) struct Refused(pub(super) StatusCode, pub(super) String);
 
 impl Refused {
+    /// The command is invalid.
     pub(super) fn bad(what: String) -> Self {
-        let why = Why::Bad;
-        Self { why, what }
+        Self(StatusCode::UNPROCESSABLE_ENTITY, what)
     }
 
+    /// The command is impossible in the present state.
     pub(super) fn not_now(what: String) -> Self {
-        let why = Why::NotNow;
-        Self { why, what }
+        Self(StatusCode::CONFLICT, what)
     }
 
+    /// The command would exceed a limit.
     pub(super) fn too_many(what: String) -> Self {
-        let why = Why::TooMany;
-        Self { why, what }
-    }
-}
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.what)
+        Self(StatusCode::TOO_MANY_REQUESTS, what)
     }
 }
 
@@ -157,7 +136,7 @@ mod tests {
 
     #[test]
     fn command_out_of_range_error_names_range() {
-        let words = |text: &str| command(text).check(5).unwrap_err().to_string();
+        let words = |text: &str| command(text).check(5).unwrap_err().1;
         let node = r#"{"do":"crash","node":5}"#;
         assert_eq!(words(node), "node is 5; it must be 0 to 4");
         let itself = r#"{"do":"cut","from":2,"to":2,"both":false}"#;

@@ -41,7 +41,6 @@ pub(super) struct Snapshot {
     pub(super) losses: u64,
     pub(super) broken: u64,
     pub(super) caption: Caption,
-    pub(super) step: Option<&'static str>,
 }
 
 #[derive(Clone, Debug, Default, Serialize)]
@@ -96,17 +95,14 @@ impl Lab {
         // Read under the lock, so that records are in the order of their times.
         let now = self.now();
         for (i, (condition, node)) in seen.iter().enumerate() {
-            let record = &mut state.record;
-            let quarantine = *condition != Condition::Down && node.quarantine.is_some();
-            follow(
-                record,
-                now,
-                Kind::Frozen,
-                i,
-                *condition == Condition::Paused,
-            );
-            follow(record, now, Kind::Down, i, *condition == Condition::Down);
-            follow(record, now, Kind::Quarantine, i, quarantine);
+            let is_down = *condition == Condition::Down;
+            for (kind, is_so) in [
+                (Kind::Frozen, *condition == Condition::Paused),
+                (Kind::Down, is_down),
+                (Kind::Quarantine, !is_down && node.quarantine.is_some()),
+            ] {
+                follow(&mut state.record, now, kind, i, is_so);
+            }
         }
         let sides = sides(&cuts);
         follow_network(&mut state.record, now, &cuts, &sides);
@@ -177,7 +173,6 @@ impl Lab {
             grants: state.record.grants,
             losses: state.record.losses,
             broken: state.record.broken,
-            step: state.step,
             nodes,
             cuts,
             sides,
@@ -337,12 +332,11 @@ fn follow(record: &mut Record, now: Ms, kind: Kind, node: usize, is_so: bool) {
 /// Replaces the span of the cut links if they have changed.
 fn follow_network(record: &mut Record, now: Ms, cuts: &[Vec<bool>], sides: &[usize]) {
     let what = network(cuts, sides);
-    let span = record.lasting(Kind::Network, None);
-    let span = span.map(|span| (span.id, span.what == what));
-    match span {
-        Some((_, true)) => return,
-        Some((id, false)) => record.end(id, now, "the links changed"),
-        None => {}
+    if let Some(span) = record.lasting(Kind::Network, None) {
+        if span.what == what {
+            return;
+        }
+        record.end(span.id, now, "the links changed");
     }
     if !what.is_empty() {
         let id = record.begin(now, Kind::Network, None, what);
@@ -350,12 +344,19 @@ fn follow_network(record: &mut Record, now: Ms, cuts: &[Vec<bool>], sides: &[usi
     }
 }
 
-/// Describes the cuts; empty if there are none.
+/// Describes the cuts; empty if there are none. Cuts between sides are not listed.
 fn network(cuts: &[Vec<bool>], sides: &[usize]) -> String {
-    let size = cuts.len();
-    let pairs = (0..size).flat_map(|a| (a + 1..size).map(move |b| (a, b)));
     let mut words = Vec::new();
-    for (a, b) in pairs {
+    for side in 0..=sides.iter().copied().max().unwrap_or_default() {
+        let group = (0..sides.len()).filter(|i| sides[*i] == side);
+        words.push(names(&group.collect::<Vec<_>>()));
+    }
+    let mut text = match sides.is_empty() {
+        true => String::new(),
+        false => format!("partition: {}", words.join(" | ")),
+    };
+    words.clear();
+    for (a, b) in (0..cuts.len()).flat_map(|b| (0..b).map(move |a| (a, b))) {
         let crosses = !sides.is_empty() && sides[a] != sides[b];
         match (cuts[a][b], cuts[b][a]) {
             (true, true) if !crosses => words.push(format!("n{a}–n{b}")),
@@ -364,19 +365,11 @@ fn network(cuts: &[Vec<bool>], sides: &[usize]) -> String {
             _ => {}
         }
     }
-    let groups = (0..=sides.iter().copied().max().unwrap_or_default()).map(|side| {
-        (0..sides.len())
-            .filter(|i| sides[*i] == side)
-            .collect::<Vec<_>>()
-    });
-    let groups: Vec<String> = groups.map(|group| names(&group)).collect();
-    let cut = words.join(", ");
-    match (sides.is_empty(), cut.is_empty()) {
-        (true, true) => String::new(),
-        (true, false) => format!("cut: {cut}"),
-        (false, true) => format!("partition: {}", groups.join(" | ")),
-        (false, false) => format!("partition: {}; cut: {cut}", groups.join(" | ")),
+    if !words.is_empty() {
+        let sep = if text.is_empty() { "" } else { "; " };
+        text += &format!("{sep}cut: {}", words.join(", "));
     }
+    text
 }
 
 #[cfg(test)]

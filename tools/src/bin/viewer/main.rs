@@ -4,7 +4,6 @@
 mod caption;
 mod command;
 mod look;
-mod play;
 mod record;
 mod server;
 mod world;

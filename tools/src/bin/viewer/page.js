@@ -15,6 +15,8 @@
   let chosen = 0;
   let told = null;
   let paused = null;
+  let plays = 0;
+  let step = "";
 
   // Small parts. Text only ever becomes text.
   const fill = (it, attributes, parent, text) => {
@@ -47,7 +49,7 @@
     clearTimeout(told);
     told = setTimeout(() => put(byId("told"), ""), 6000);
   };
-  const ask = async (command) => {
+  const send = async (command) => {
     try {
       const answer = await fetch("/api/do", {
         method: "POST",
@@ -60,6 +62,12 @@
       complain("the lab does not answer");
       return false;
     }
+  };
+  // A command of the user ends the play.
+  const ask = (command) => {
+    plays += 1;
+    step = "";
+    return send(command);
   };
   const isCut = (a, b) => now.cuts[a][b];
   const turnLink = (a, b) => {
@@ -85,7 +93,7 @@
     release: claim("release"),
     freeze: () => ask({ do: condition() === "frozen" ? "resume" : "freeze", node: chosen }),
     crash: () => ask({ do: condition() === "down" ? "restart" : "crash", node: chosen }),
-    show: () => ask({ do: "show" }),
+    show: () => play().catch(({ message }) => (step = message === "ended" ? step : "")),
     isolate: () => ask({ do: "split", side: [chosen] }),
     minority: () => ask({ do: "split", side: all().slice(Math.floor(all().length / 2) + 1) }),
     holder: () => {
@@ -104,6 +112,61 @@
       put(byId("pause"), paused === null ? "pause" : "go on");
       drawTime();
     },
+  };
+
+  // The split brain, played with the commands that a user has.
+  const play = async () => {
+    const turn = ++plays;
+    const lock = "invoice/42";
+    const side = all().slice(Math.floor(all().length / 2) + 1);
+    const [holder, next] = [side[0], 1];
+    const must = (goes) => {
+      if (turn !== plays) throw new Error("ended");
+      if (!goes) throw new Error("refused");
+    };
+    const act = async (command) => must(turn !== plays || (await send(command)));
+    const rest = async (ms) => must(await new Promise((done) => setTimeout(() => done(true), ms)));
+    const until = async (isSo) => {
+      for (let left = 200 + (3 * now.ttl) / 100; !isSo(); left -= 1) {
+        must(left > 0);
+        await rest(100);
+      }
+    };
+    const says = (text) => {
+      must(true);
+      step = text;
+    };
+    const holds = (node) => claimsOf(node).some((it) => it.key === lock && it.stage === "holds");
+    says("making room: all links, all nodes, no locks");
+    await act({ do: "heal" });
+    for (const node of all()) {
+      if (now.nodes[node].condition === "frozen") await act({ do: "resume", node });
+      if (now.nodes[node].condition === "down") await act({ do: "restart", node });
+    }
+    for (const { node, key } of now.claims) await send({ do: "release", node, key });
+    await until(() => !now.claims.length && now.nodes.every((it) => it.sees.every(Boolean)));
+    says("1 of 5: one node takes the lock, another gets in line");
+    await act({ do: "acquire", node: holder, key: lock });
+    await until(() => holds(holder));
+    await rest(1000);
+    await act({ do: "acquire", node: next, key: lock });
+    await rest(3000);
+    says("2 of 5: the network splits, and the holder is on the small side");
+    await act({ do: "split", side });
+    await until(() => !holds(holder));
+    says("3 of 5: its lease is over, so it stops; only then is the next one served");
+    await until(() => holds(next));
+    await rest(3000);
+    says("4 of 5: on the small side, nobody gets the lock");
+    await act({ do: "acquire", node: holder, key: lock });
+    await rest(3000);
+    says("5 of 5: the links are healed, and it waits in line like all others");
+    await act({ do: "heal" });
+    await rest(3000);
+    await act({ do: "release", node: next, key: lock });
+    await until(() => holds(holder));
+    await rest(3000);
+    says("");
   };
   const choose = (node) => {
     chosen = node;
@@ -479,7 +542,7 @@
     set(byId("caption"), "class", tone);
     put(byId("head"), head);
     put(byId("text"), text);
-    put(byId("step"), now.step || "");
+    put(byId("step"), step);
     const worth = `${now.grants} grants \u00b7 ${now.losses} lost \u00b7 `;
     if (byId("counts").childNodes.length !== 2) {
       byId("counts").replaceChildren("", html("span", {}));

@@ -24,7 +24,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use super::command::{Command, Refused, Why};
+use super::command::{Command, Refused};
 use super::world::Lab;
 
 const PAGE: &str = include_str!("page.html");
@@ -175,19 +175,11 @@ async fn perform(
         Err(rejection) => return error(rejection.status(), rejection.body_text()),
     };
     // Runs in its own task, so that a client that disconnects does not interrupt a restart.
-    let done = tokio::spawn(async move { site.lab.ask(command).await }).await;
+    let done = tokio::spawn(async move { site.lab.perform(command).await }).await;
     match done {
         Ok(Ok(())) => Json(json!({ "ok": true })).into_response(),
-        Ok(Err(refused)) => error(status_of(&refused), refused.to_string()),
+        Ok(Err(Refused(status, what))) => error(status, what),
         Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "it was not done"),
-    }
-}
-
-fn status_of(refused: &Refused) -> StatusCode {
-    match refused.why {
-        Why::Bad => StatusCode::UNPROCESSABLE_ENTITY,
-        Why::NotNow => StatusCode::CONFLICT,
-        Why::TooMany => StatusCode::TOO_MANY_REQUESTS,
     }
 }
 

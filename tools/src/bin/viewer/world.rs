@@ -31,7 +31,6 @@ pub(super) struct Lab {
     pub(super) looks: watch::Sender<u64>,
     /// Serializes the commands.
     commands: tokio::sync::Mutex<()>,
-    play: Mutex<Option<AbortHandle>>,
 }
 
 #[derive(Default)]
@@ -42,8 +41,6 @@ pub(super) struct State {
     pub(super) queues: BTreeMap<String, Queue>,
     pub(super) loss: u8,
     pub(super) delay: u16,
-    /// The current step of the demonstration.
-    pub(super) step: Option<&'static str>,
     /// The last snapshot, as JSON.
     pub(super) told: Arc<str>,
     next: u64,
@@ -87,7 +84,6 @@ impl Lab {
             state: Mutex::default(),
             looks: watch::Sender::new(0),
             commands: tokio::sync::Mutex::default(),
-            play: Mutex::default(),
         });
         lab.look();
         Ok(lab)
@@ -106,28 +102,9 @@ impl Lab {
         self.lock().record.say(now, tone, text);
     }
 
-    /// Executes a command of the user. A running demonstration ends.
-    pub(super) async fn ask(self: &Arc<Self>, command: Command) -> Result<(), Refused> {
-        command.check(self.mesh.size())?;
-        self.end_play();
-        if command == Command::Show {
-            let task = tokio::spawn(super::play::split_brain(self.clone()));
-            *self.play.lock().unwrap_or_else(PoisonError::into_inner) = Some(task.abort_handle());
-            return Ok(());
-        }
-        self.perform(command).await
-    }
-
-    fn end_play(&self) {
-        let mut play = self.play.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(task) = play.take() {
-            task.abort();
-        }
-        self.lock().step = None;
-    }
-
-    /// Executes a command that was checked.
+    /// Executes a command of the user.
     pub(super) async fn perform(self: &Arc<Self>, command: Command) -> Result<(), Refused> {
+        command.check(self.mesh.size())?;
         let _one = self.commands.lock().await;
         let done = match command {
             Command::Freeze { node } => self.freeze(node),
@@ -137,8 +114,6 @@ impl Lab {
             Command::Acquire { node, key } => self.claim(node, key, false),
             Command::Try { node, key } => self.claim(node, key, true),
             Command::Release { node, key } => self.release(node, &key).await,
-            // Handled by `ask`; the demonstration never contains it.
-            Command::Show => Ok(()),
             links => {
                 self.disturb(&links);
                 Ok(())
@@ -377,9 +352,8 @@ impl Lab {
         Ok(())
     }
 
-    /// Ends the demonstration and all claims.
+    /// Ends all claims.
     pub(super) fn end(&self) {
-        self.end_play();
         let claims = std::mem::take(&mut self.lock().claims);
         claims.into_iter().for_each(Claim::give_up);
     }

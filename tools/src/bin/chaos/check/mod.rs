@@ -138,41 +138,10 @@ fn verdict(histories: &Histories, terms: &Terms) -> Verdict {
 
 /// Prints the verdict as text.
 pub(crate) fn print(verdict: &Verdict) {
-    let Verdict {
-        figures,
-        contradictions,
-    } = verdict;
-    put(&format!(
-        "{} files: {} nodes in {} lives, {} keys; {} requests, {} grants ({} released, {} lost), \
-         {} denied, {} timed out, {} withdrawn, {} extended; {} lines broke off",
-        figures.files,
-        figures.nodes,
-        figures.incarnations,
-        figures.keys,
-        figures.requests,
-        figures.grants,
-        figures.released,
-        figures.lost,
-        figures.denied,
-        figures.timed_out,
-        figures.withdrawn,
-        figures.extended,
-        figures.torn,
-    ));
-    put(&format!(
-        "longest wait in line: {} ms; while the key was free and a quorum up: {} ms",
-        figures.longest_wait_ms, figures.longest_wait_for_free_ms
-    ));
-    if !figures.faults.is_empty() {
-        let faults = figures.faults.iter();
-        let faults: Vec<_> = faults.map(|(kind, n)| format!("{n} {kind}")).collect();
-        put(&format!("faults: {}", faults.join(", ")));
-    }
-    for (kind, spread) in &figures.takeovers {
-        put(&format!(
-            "from a holder that was {kind} to the next grant: {} ms median, {} to {} ms, {} times",
-            spread.p50_ms, spread.min_ms, spread.max_ms, spread.count
-        ));
+    let contradictions = &verdict.contradictions;
+    let figures = json!(verdict.figures);
+    for (name, figure) in figures.as_object().into_iter().flatten() {
+        put(&format!("{:<26} {figure}", name.replace('_', " ")));
     }
     for sentence in contradictions.iter().take(PRINTED_MAX) {
         put(&format!("CONTRADICTION: {sentence}"));
