@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use super::caption::{self, Caption};
 use super::record::{Kind, Line, Ms, Record, Shown, Span, Tone};
-use super::world::{Lab, Stage, State, millis, names};
+use super::world::{Lab, Stage, State, names};
+use tools::millis;
 
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// The interval at which voters are asked for the queues.
@@ -339,8 +340,7 @@ fn follow_network(record: &mut Record, now: Ms, cuts: &[Vec<bool>], sides: &[usi
         record.end(span.id, now, "the links changed");
     }
     if !what.is_empty() {
-        let id = record.begin(now, Kind::Network, None, what);
-        record.change(id, |span| span.sides = sides.to_vec());
+        record.begin(now, Kind::Network, None, what).sides = sides.to_vec();
     }
 }
 

@@ -8,7 +8,7 @@ mod record;
 mod server;
 mod world;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,30 +24,15 @@ use world::Lab;
 #[derive(Debug, Parser)]
 #[command(name = "viewer")]
 struct Args {
-    /// Port of the page; 0 picks a free port.
+    /// Port of the page on 127.0.0.1; 0 picks a free port.
     #[arg(long, default_value_t = 7410)]
     port: u16,
-    /// Loopback address of the page. Anyone who can reach the page can break the cluster.
-    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), value_parser = loopback)]
-    host: IpAddr,
     /// Number of nodes.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(3..=9))]
     nodes: u8,
     /// Lease of each lock, in milliseconds.
-    #[arg(long, default_value_t = 4_000, value_parser = ttl_range())]
+    #[arg(long, default_value_t = 4_000, value_parser = clap::value_parser!(u16).range(500..=30_000))]
     ttl_ms: u16,
-}
-
-fn ttl_range() -> clap::builder::RangedI64ValueParser<u16> {
-    clap::value_parser!(u16).range(500..=30_000)
-}
-
-fn loopback(text: &str) -> Result<IpAddr, String> {
-    let host: IpAddr = text.parse().map_err(|error| format!("{error}"))?;
-    if host.is_loopback() {
-        return Ok(host);
-    }
-    Err("the lab is for this machine alone; it must be a loopback address".to_owned())
 }
 
 /// Runs until ctrl-c or SIGTERM.
@@ -64,7 +49,7 @@ async fn main() -> ExitCode {
 
 async fn show(args: &Args) -> anyhow::Result<()> {
     let mut signals = Signals::new(false)?;
-    let addr = SocketAddr::new(args.host, args.port);
+    let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port));
     // Bind the port first: if it is taken, nothing has been started.
     let listener = TcpListener::bind(addr).await;
     let listener = listener.with_context(|| format!("{addr} cannot be bound; try --port 0"))?;
@@ -86,17 +71,4 @@ async fn show(args: &Args) -> anyhow::Result<()> {
     watch.abort();
     lab.end();
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn host_accepts_loopback_addresses_only() {
-        assert!(loopback("127.0.0.1").is_ok() && loopback("::1").is_ok());
-        for other in ["0.0.0.0", "::", "192.0.2.1", "example.org", ""] {
-            assert!(loopback(other).is_err(), "{other}");
-        }
-    }
 }

@@ -128,10 +128,17 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// Begins a span, and returns its id.
-    pub(super) fn begin(&mut self, at: Ms, kind: Kind, node: Option<usize>, what: String) -> u64 {
+    /// Begins a span.
+    pub(super) fn begin(
+        &mut self,
+        from: Ms,
+        kind: Kind,
+        node: Option<usize>,
+        what: String,
+    ) -> &mut Span {
         self.version += 1;
         self.next += 1;
+        self.forget(from);
         self.spans.push_back(Span {
             id: self.next,
             version: self.version,
@@ -139,30 +146,24 @@ impl Record {
             node,
             key: None,
             epoch: None,
-            from: at,
+            from,
             to: None,
             why: None,
             what,
             sides: Vec::new(),
         });
-        self.forget(at);
-        self.next
+        let last = self.spans.len() - 1;
+        &mut self.spans[last]
     }
 
-    /// Changes a span, if it is still kept.
-    pub(super) fn change(&mut self, id: u64, change: impl FnOnce(&mut Span)) {
+    /// Ends a span, if it is still kept.
+    pub(super) fn end(&mut self, id: u64, at: Ms, why: &'static str) {
         self.version += 1;
         if let Some(span) = self.spans.iter_mut().find(|span| span.id == id) {
             span.version = self.version;
-            change(span);
-        }
-    }
-
-    pub(super) fn end(&mut self, id: u64, at: Ms, why: &'static str) {
-        self.change(id, |span| {
             span.to = Some(at.max(span.from));
             span.why = Some(why);
-        });
+        }
     }
 
     /// Returns the current span of a kind at a node.
@@ -255,14 +256,14 @@ mod tests {
     #[test]
     fn record_drops_old_spans_and_keeps_lasting_ones() {
         let mut record = Record::default();
-        let lasts = record.begin(0, Kind::Down, Some(1), String::new());
+        let lasts = record.begin(0, Kind::Down, Some(1), String::new()).id;
         for n in 0..3 * SPANS_MAX as u64 {
-            let id = record.begin(n, Kind::Waits, Some(0), String::new());
+            let id = record.begin(n, Kind::Waits, Some(0), String::new()).id;
             record.end(id, n + 1, "withdrawn");
             record.say(n, Tone::Calm, format!("line {n}"));
         }
         let (spans, lines) = record.since(0);
-        assert_eq!((spans.len(), lines.len()), (SPANS_MAX, LINES_MAX));
+        assert_eq!((spans.len(), lines.len()), (SPANS_MAX + 1, LINES_MAX));
         assert_eq!(spans[0].id, lasts);
         record.begin(10 * PAST_MS, Kind::Waits, Some(0), String::new());
         assert_eq!(record.since(0).0.len(), 2);
@@ -272,7 +273,7 @@ mod tests {
     #[test]
     fn since_returns_only_changes_after_version() {
         let mut record = Record::default();
-        let one = record.begin(1, Kind::Frozen, Some(0), String::new());
+        let one = record.begin(1, Kind::Frozen, Some(0), String::new()).id;
         let seen = record.version;
         record.begin(2, Kind::Down, Some(1), String::new());
         assert_eq!(record.since(seen).0.len(), 1);

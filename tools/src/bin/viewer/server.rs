@@ -9,13 +9,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::sse::{Event, Sse};
-use axum::response::{IntoResponse, Response};
+use axum::response::{AppendHeaders, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::ListenerExt;
 use axum::{Json, Router};
@@ -104,21 +103,13 @@ async fn guard(State(site): State<Site>, request: Request, next: Next) -> Respon
             answer.unwrap_or_else(|_| error(StatusCode::REQUEST_TIMEOUT, "not done in time"))
         }
     };
-    with_headers(answer)
-}
-
-fn with_headers(mut answer: Response<Body>) -> Response {
-    let headers = answer.headers_mut();
-    let fixed: [(HeaderName, &'static str); 4] = [
+    let headers = [
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CACHE_CONTROL, "no-store"),
     ];
-    for (name, value) in fixed {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-    answer
+    (AppendHeaders(headers), answer).into_response()
 }
 
 /// Returns the reason to reject a request that another site caused.
@@ -185,6 +176,8 @@ async fn perform(
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
 
     fn strange(method: Method, headers: &[(&'static str, &'static str)]) -> Option<&'static str> {

@@ -8,6 +8,7 @@ use lockmesh::harness::{Condition, LocalMesh, LocalMeshError};
 use lockmesh::{AcquireError, Guard, Key};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tools::millis;
 
 use super::command::{Command, Refused};
 use super::look::Queue;
@@ -58,7 +59,7 @@ pub(super) struct Claim {
 
 pub(super) enum Stage {
     Asks {
-        task: Option<AbortHandle>,
+        task: AbortHandle,
         is_try: bool,
     },
     Holds {
@@ -90,7 +91,7 @@ impl Lab {
     }
 
     pub(super) fn now(&self) -> Ms {
-        Ms::try_from(self.began.elapsed().as_millis()).unwrap_or(Ms::MAX)
+        millis(self.began.elapsed())
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -197,17 +198,12 @@ impl Lab {
         state
             .record
             .say(now, Tone::Calm, format!("n{node} crashes"));
-        let (gone, rest) = std::mem::take(&mut state.claims)
-            .into_iter()
-            .partition(|claim| claim.node == node);
-        state.claims = rest;
-        let gone: Vec<Claim> = gone;
+        let gone: Vec<Claim> = state.claims.extract_if(.., |it| it.node == node).collect();
         for claim in &gone {
             let why = "its node crashed";
             state.record.end(claim.span, now, why);
             if let Stage::Holds { epoch, .. } = &claim.stage {
-                let how = How::Crashed;
-                state.over(claim, epoch.rank, now, how);
+                state.over(claim, epoch.rank, now, How::Crashed);
             }
         }
         drop(state);
@@ -247,44 +243,33 @@ impl Lab {
         let mut state = self.lock();
         state.room_for(node, &key)?;
         let word = if is_try { "tries" } else { "waits for" };
-        let span = state.record.begin(
-            now,
-            Kind::Waits,
-            Some(node),
-            format!("n{node} {word} {key}"),
-        );
-        state
-            .record
-            .change(span, |span| span.key = Some(key.clone()));
+        let what = format!("n{node} {word} {key}");
+        let span = state.record.begin(now, Kind::Waits, Some(node), what);
+        span.key = Some(key.clone());
+        let span = span.id;
         state.record.touch(&key);
         state.next += 1;
         let id = state.next;
-        let stage = Stage::Asks { task: None, is_try };
-        state.claims.push(Claim {
-            id,
-            node,
-            key: key.clone(),
-            span,
-            stage,
-        });
-        drop(state);
-        let (lab, request) = (Arc::downgrade(self), self.mesh.node(node).lock(key));
+        let (lab, request) = (Arc::downgrade(self), self.mesh.node(node).lock(&key));
         let task = tokio::spawn(async move {
-            let told = if is_try {
-                request.try_acquire().await
-            } else {
-                request.acquire().await.map(Some)
+            let told = match is_try {
+                true => request.try_acquire().await,
+                false => request.acquire().await.map(Some),
             };
             if let Some(lab) = lab.upgrade() {
                 lab.answered(id, told);
                 lab.look();
             }
         });
-        let mut state = self.lock();
-        let claim = state.claims.iter_mut().find(|claim| claim.id == id);
-        if let Some(Stage::Asks { task: told, .. }) = claim.map(|claim| &mut claim.stage) {
-            *told = Some(task.abort_handle());
-        }
+        let task = task.abort_handle();
+        let stage = Stage::Asks { task, is_try };
+        state.claims.push(Claim {
+            id,
+            node,
+            key,
+            span,
+            stage,
+        });
         Ok(())
     }
 
@@ -298,20 +283,15 @@ impl Lab {
         };
         let claim = state.claims.remove(at);
         let (node, key) = (claim.node, claim.key.clone());
-        let (why, text) = match told {
+        let (why, result) = match told {
             Ok(Some(guard)) => return state.granted(claim, guard, now),
-            Ok(None) => (
-                "another holds it",
-                format!("n{node} tries {key}: another holds it"),
-            ),
+            Ok(None) => ("another holds it", "another holds it".to_owned()),
             Err(AcquireError::ShutDown) => {
                 return state.record.end(claim.span, now, "its node is down");
             }
-            Err(error) => (
-                "no quorum answered",
-                format!("n{node} tries {key}: {error}"),
-            ),
+            Err(error) => ("no quorum answered", error.to_string()),
         };
+        let text = format!("n{node} tries {key}: {result}");
         state.record.end(claim.span, now, why);
         state.record.say(now, Tone::Calm, text);
     }
@@ -336,7 +316,7 @@ impl Lab {
             claim
         };
         match claim.stage {
-            Stage::Asks { task, .. } => task.iter().for_each(AbortHandle::abort),
+            Stage::Asks { task, .. } => task.abort(),
             Stage::Holds { .. } if claim.is_over() => self.lock().lost(&claim, now),
             Stage::Holds { ref epoch, .. } => {
                 let mut state = self.lock();
@@ -367,10 +347,7 @@ impl Claim {
 
     /// Withdraws the request or releases the lock.
     fn give_up(self) {
-        if let Stage::Asks {
-            task: Some(task), ..
-        } = self.stage
-        {
+        if let Stage::Asks { task, .. } = self.stage {
             task.abort();
         }
     }
@@ -409,11 +386,8 @@ impl State {
         // Check the new guard first: a guard that is held at a later check was held at this one,
         // too.
         if !guard.is_held() {
-            self.record.end(
-                claim.span,
-                now,
-                "its lease was over before it could be seen",
-            );
+            let why = "its lease was over before it could be seen";
+            self.record.end(claim.span, now, why);
             let text = format!("n{node} was given {key} for too short a time to be seen");
             self.record.say(now, Tone::Calm, text);
             return;
@@ -443,14 +417,11 @@ impl State {
         };
         self.record.say(now, tone, text);
         self.record.end(claim.span, now, "it was granted");
-        claim.span =
-            self.record
-                .begin(now, Kind::Holds, Some(node), format!("n{node} holds {key}"));
-        let shown = epoch.clone();
-        self.record.change(claim.span, |span| {
-            span.key = Some(key);
-            span.epoch = Some(shown);
-        });
+        let span = self
+            .record
+            .begin(now, Kind::Holds, Some(node), format!("n{node} holds {key}"));
+        (span.key, span.epoch) = (Some(key), Some(epoch.clone()));
+        claim.span = span.id;
         let until = now + millis(guard.remaining());
         claim.stage = Stage::Holds {
             guard,
@@ -469,11 +440,7 @@ impl State {
                 *until = now + millis(guard.remaining());
             }
         }
-        let (lost, rest) = std::mem::take(&mut self.claims)
-            .into_iter()
-            .partition(Claim::is_over);
-        self.claims = rest;
-        let lost: Vec<Claim> = lost;
+        let lost: Vec<Claim> = self.claims.extract_if(.., |it| it.is_over()).collect();
         for claim in &lost {
             self.lost(claim, now);
         }
@@ -508,10 +475,6 @@ impl State {
         self.record.broken += 1;
         self.record.say(now, Tone::Broken, text);
     }
-}
-
-pub(super) fn millis(span: Duration) -> Ms {
-    Ms::try_from(span.as_millis()).unwrap_or(Ms::MAX)
 }
 
 fn arrow(from: usize, to: usize, both: bool) -> String {

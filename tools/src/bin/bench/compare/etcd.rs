@@ -14,28 +14,18 @@ use tonic_prost::ProstCodec;
 
 use crate::child::clock;
 
+/// `LeaseGrantRequest` with a TTL in seconds, and `LeaseKeepAliveRequest` with a lease.
 #[derive(Clone, PartialEq, Message)]
-struct LeaseGrantRequest {
+struct LeaseRequest {
     #[prost(int64, tag = "1")]
-    ttl: i64,
+    ttl_or_id: i64,
 }
 
+/// `LeaseGrantResponse` and `LeaseKeepAliveResponse`.
 #[derive(Clone, PartialEq, Message)]
-struct LeaseGrantResponse {
+struct LeaseResponse {
     #[prost(int64, tag = "2")]
     id: i64,
-    #[prost(int64, tag = "3")]
-    ttl: i64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct LeaseKeepAliveRequest {
-    #[prost(int64, tag = "1")]
-    id: i64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct LeaseKeepAliveResponse {
     #[prost(int64, tag = "3")]
     ttl: i64,
 }
@@ -60,12 +50,9 @@ struct UnlockRequest {
     key: Vec<u8>,
 }
 
-#[derive(Clone, PartialEq, Message)]
-struct UnlockResponse {}
-
 /// A client of one member of etcd.
 #[derive(Clone)]
-pub(super) struct Etcd {
+pub(crate) struct Etcd {
     grpc: Grpc<Channel>,
 }
 
@@ -95,12 +82,9 @@ impl Etcd {
     pub(super) async fn lease(&self, ttl: Duration) -> anyhow::Result<Lease> {
         let mut etcd = self.clone();
         let sent = clock();
-        let question = LeaseGrantRequest {
-            ttl: i64::try_from(ttl.as_secs())?,
-        };
-        let granted: LeaseGrantResponse = etcd
-            .call("/etcdserverpb.Lease/LeaseGrant", question)
-            .await?;
+        let ttl_or_id = i64::try_from(ttl.as_secs())?;
+        let path = "/etcdserverpb.Lease/LeaseGrant";
+        let granted: LeaseResponse = etcd.call(path, LeaseRequest { ttl_or_id }).await?;
         let ends = sent + Duration::from_secs(u64::try_from(granted.ttl)?);
         let (tell, ends) = tokio::sync::watch::channel(ends);
         let (id, every) = (granted.id, ttl / 3);
@@ -120,7 +104,7 @@ impl Etcd {
     async fn keep(&mut self, id: i64) -> anyhow::Result<Duration> {
         self.grpc.ready().await?;
         let path = PathAndQuery::from_static("/etcdserverpb.Lease/LeaseKeepAlive");
-        let question = futures_util::stream::iter([LeaseKeepAliveRequest { id }]);
+        let question = futures_util::stream::iter([LeaseRequest { ttl_or_id: id }]);
         let (sent, codec) = (clock(), ProstCodec::default());
         let question = Request::new(question);
         let mut answers = self
@@ -128,7 +112,7 @@ impl Etcd {
             .streaming(question, path, codec)
             .await?
             .into_inner();
-        let answer: Option<LeaseKeepAliveResponse> = answers.message().await?;
+        let answer: Option<LeaseResponse> = answers.message().await?;
         match answer.context("no answer")?.ttl {
             ttl if ttl > 0 => Ok(sent + Duration::from_secs(u64::try_from(ttl)?)),
             _ => bail!("it is over"),
@@ -146,13 +130,12 @@ impl Etcd {
     /// Releases the lock of this name.
     pub(super) async fn unlock(&mut self, key: Vec<u8>) -> anyhow::Result<()> {
         let question = UnlockRequest { key };
-        let UnlockResponse {} = self.call("/v3lockpb.Lock/Unlock", question).await?;
-        Ok(())
+        self.call("/v3lockpb.Lock/Unlock", question).await
     }
 }
 
 /// A lease, and the task that renews it.
-pub(super) struct Lease {
+pub(crate) struct Lease {
     id: i64,
     ends: tokio::sync::watch::Receiver<Duration>,
     keeper: JoinHandle<()>,

@@ -141,7 +141,9 @@ pub(crate) fn print(verdict: &Verdict) {
     let contradictions = &verdict.contradictions;
     let figures = json!(verdict.figures);
     for (name, figure) in figures.as_object().into_iter().flatten() {
-        put(&format!("{:<26} {figure}", name.replace('_', " ")));
+        if name != "grants_by_node" {
+            put(&format!("{:<26} {figure}", name.replace('_', " ")));
+        }
     }
     for sentence in contradictions.iter().take(PRINTED_MAX) {
         put(&format!("CONTRADICTION: {sentence}"));
