@@ -161,7 +161,7 @@ impl NodeConfig {
                 })
             }
             ((None, None, Some(path)), false) => {
-                let path = self.file.parent().unwrap_or(Path::new("")).join(path);
+                let path = self.file.with_file_name("").join(path);
                 std::fs::read_to_string(&path).map(Some).map_err(|error| {
                     let what = format!("secret_file: {} cannot be read: {error}", path.display());
                     self.error_of("secret_file", what)

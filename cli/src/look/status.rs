@@ -236,3 +236,21 @@ pub(crate) fn lock_line(lock: &Inspection) -> String {
     };
     format!("{key}: {holder}, {} wait", lock.waiting)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wall_clock_names_skew_and_dispute() {
+        let skewed = WallClock::Skewed { ahead_ms: -1_500 };
+        let json = json!({"state": "skewed", "ahead_ms": -1_500});
+        assert_eq!(wall_clock_json(skewed), json);
+        let text = wall_clock_text(skewed);
+        assert_eq!(text.as_deref(), Some("wall clock 1.5 s behind"));
+        let disputed = WallClock::Disputed { by_ms: 2_000 };
+        let json = json!({"state": "disputed", "by_ms": 2_000});
+        assert_eq!(wall_clock_json(disputed), json);
+        assert_eq!(wall_clock_text(WallClock::Right), None);
+    }
+}

@@ -211,3 +211,22 @@ fn browser_controls_nodes_by_buttons_and_keys() {
     press("h");
     page.until("#loss-told", &["0 %"]);
 }
+
+#[test]
+fn browser_plays_split_brain_to_its_end() {
+    if !is_there() {
+        return;
+    }
+    let (lab, page) = (Lab::start(), Browser::start());
+    page.post("/url", &json!({"url": format!("http://{}/", lab.addr)}));
+    page.until("#head", &["Nobody holds a lock"]);
+    page.click("#show");
+    page.until("#step", &["5 of 5"]);
+    page.until(
+        "#log",
+        &["n3 lost invoice/42 (e1)", "n1 takes over invoice/42 at e2"],
+    );
+    page.until("#locks tbody", &["invoice/42", "n3", "e3"]);
+    page.click("#release");
+    page.count("#step:empty", 1);
+}

@@ -128,8 +128,11 @@ pub(crate) fn print(services: &[(&str, Measured)]) {
             AtMost(most) => (format!("<= {most}"), own.map(|it| it <= *most)),
             AtLeast(least) => (format!(">= {least}"), own.map(|it| it >= *least)),
         };
-        let cell = |it: Option<f64>| it.map_or("-".to_owned(), |it| format!("{it:.digits$}"));
-        let cells: String = cells.map(|it| format!("{:>17}", cell(it))).collect();
+        let cell = |it: Option<f64>| match it {
+            Some(it) => format!("{it:>17.digits$}"),
+            None => format!("{:>17}", "-"),
+        };
+        let cells: String = cells.map(cell).collect();
         let met = is_met.map_or("", |is_met| if is_met { "  met" } else { "  NOT MET" });
         put(&format!("{what:<44}{bound:>8}{cells}{met}"));
     }

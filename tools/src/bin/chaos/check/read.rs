@@ -198,7 +198,7 @@ impl Reader {
                 "the format is {format}; this command reads {FORMAT}"
             ));
         }
-        let (first, at) = self.boot.get_or_insert((boot.clone(), place));
+        let (first, at) = self.boot.get_or_insert_with(|| (boot.clone(), place));
         if *first != boot {
             return Err(format!(
                 "the machine was started anew since {}: times of two starts cannot be compared",
@@ -352,7 +352,7 @@ impl Request {
                     self.held = self.held.max(Some(seen));
                 }
                 let held = *held;
-                self.over = self.over.or(over(End::Released { held }));
+                self.over = self.over.or_else(|| over(End::Released { held }));
             }
             Line::Lost { .. } => self.lose(place, after),
             Line::Extended { error, .. } => self.extended += u64::from(error.is_none()),
