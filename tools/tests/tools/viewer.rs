@@ -107,8 +107,9 @@ fn cut_off_holder_loses_lock_before_next_grant() {
     lab.does(&json!({"do": "acquire", "node": 3, "key": "k"}));
     lab.until("held by n3", |state| holds(state, 3));
     lab.does(&json!({"do": "acquire", "node": 1, "key": "k"}));
-    lab.until("n1 in line, say the voters", |state| {
-        state["now"]["queues"]["k"]["waiters"] == json!(["n1"])
+    lab.until("n1 waits", |state| {
+        let mut claims = state["now"]["claims"].as_array().unwrap().iter();
+        claims.any(|claim| claim["node"] == 1 && claim["stage"] == "waits")
     });
     lab.does(&json!({"do": "split", "side": [3, 4]}));
     let state = lab.until("held by n1", |state| holds(state, 1));

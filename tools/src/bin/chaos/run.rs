@@ -170,7 +170,7 @@ async fn perform(args: &Args, seed: u64, dir: &Path, steps: &[Step]) -> anyhow::
     let files = stage.histories();
     drop(stage);
     played?;
-    let verdict = check::judge(&files, args.wait_bound_ms, Vec::new())?;
+    let verdict = check::judge(&files, args.wait_bound_ms)?;
     put("");
     check::print(&verdict);
     if let Some(why) = left_out {

@@ -1,11 +1,9 @@
 //! Snapshots of the cluster, which the page shows 20 times a second.
 
-use std::collections::BTreeMap;
 use std::sync::Weak;
 use std::time::Duration;
 
 use lockmesh::harness::Condition;
-use lockmesh::{Mesh, NodeId};
 use serde::Serialize;
 
 use super::caption::{self, Caption};
@@ -14,10 +12,6 @@ use super::world::{Lab, Stage, State, names};
 use tools::millis;
 
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// The interval at which voters are asked for the queues.
-const ASK_EVERY: Duration = Duration::from_millis(200);
-/// The longest wait for an answer: a node that is paused meanwhile does not answer.
-const ANSWER_AT_MOST: Duration = Duration::from_secs(1);
 
 /// The content of the page, except for the timeline.
 #[derive(Debug, Default, Serialize)]
@@ -36,8 +30,6 @@ pub(super) struct Snapshot {
     /// The delay of every link, in milliseconds.
     pub(super) delay: u16,
     pub(super) claims: Vec<ClaimSeen>,
-    /// The queue of each key.
-    pub(super) queues: BTreeMap<String, Queue>,
     pub(super) grants: u64,
     pub(super) losses: u64,
     pub(super) broken: u64,
@@ -65,15 +57,6 @@ pub(super) struct ClaimSeen {
     pub(super) epoch: Option<Shown>,
     /// The remaining lease.
     pub(super) left: Ms,
-}
-
-/// The queue of a key, as a quorum of its voters reports it.
-#[derive(Clone, Debug, Default, Serialize)]
-pub(super) struct Queue {
-    /// `true` if a quorum answered. Otherwise the queue is not known.
-    pub(super) is_known: bool,
-    /// The waiting nodes in line, next first.
-    pub(super) waiters: Vec<String>,
 }
 
 /// The changes in a message to the page.
@@ -168,7 +151,6 @@ impl Lab {
             ttl: millis(self.ttl),
             quorum: nodes.len() / 2 + 1,
             claims: claims.collect(),
-            queues: state.queues.clone(),
             loss: state.loss,
             delay: state.delay,
             grants: state.record.grants,
@@ -191,74 +173,16 @@ impl Lab {
         let text = format!("{{\"now\":{now},\"changed\":{told}}}");
         (state.record.version, text)
     }
-
-    /// Asks the voters for the queue of each key that a node wants.
-    async fn ask_for_queues(&self) {
-        let keys: Vec<String> = {
-            let state = self.lock();
-            state.claims.iter().map(|claim| claim.key.clone()).collect()
-        };
-        let asked = self.best_asker();
-        let mut queues = BTreeMap::new();
-        for key in keys {
-            if queues.contains_key(&key) {
-                continue;
-            }
-            let queue = match &asked {
-                Some(mesh) => queue_of(mesh, &key).await,
-                None => Queue::default(),
-            };
-            queues.insert(key, queue);
-        }
-        self.lock().queues = queues;
-    }
-
-    /// Returns the running node that reaches the most voters, if they are a quorum.
-    fn best_asker(&self) -> Option<Mesh> {
-        let size = self.mesh.size();
-        let runs = |i: &usize| self.mesh.condition(*i) == Condition::Running;
-        let passes = |a, b| a == b || !self.mesh.fault(a, b).cut;
-        let reach = |i: usize| {
-            let others = (0..size).filter(runs);
-            others.filter(|j| passes(i, *j) && passes(*j, i)).count()
-        };
-        let best = (0..size).filter(runs).max_by_key(|i| (reach(*i), size - i));
-        let best = best.filter(|i| reach(*i) > size / 2);
-        best.map(|i| self.mesh.node(i))
-    }
 }
 
-/// Takes snapshots and asks for the queues until the lab is dropped.
+/// Takes snapshots until the lab is dropped.
 pub(super) async fn watch(lab: Weak<Lab>) {
-    let asks = tokio::spawn({
-        let lab = lab.clone();
-        async move {
-            let mut every = tokio::time::interval(ASK_EVERY);
-            loop {
-                every.tick().await;
-                let Some(lab) = lab.upgrade() else { return };
-                lab.ask_for_queues().await;
-            }
-        }
-    });
     let mut every = tokio::time::interval(LOOK_EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while let Some(lab) = lab.upgrade() {
         lab.look();
         drop(lab);
         every.tick().await;
-    }
-    asks.abort();
-}
-
-async fn queue_of(mesh: &Mesh, key: &str) -> Queue {
-    let Ok(Ok(told)) = tokio::time::timeout(ANSWER_AT_MOST, mesh.inspect(key)).await else {
-        return Queue::default();
-    };
-    let id = |node: &NodeId| node.to_string();
-    Queue {
-        is_known: true,
-        waiters: told.waiters.iter().map(|waiter| id(&waiter.node)).collect(),
     }
 }
 

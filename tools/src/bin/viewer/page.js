@@ -341,12 +341,8 @@
     const rows = names.map((name) => {
       const mine = now.claims.filter((it) => it.key === name);
       const holder = mine.find((it) => it.stage === "holds");
-      const queue = now.queues[name];
-      const asks = mine.filter((it) => it.stage !== "holds").map((it) => `n${it.node}`);
-      const heard = queue && queue.is_known ? queue.waiters : null;
-      const line = heard ? heard.filter((it) => asks.includes(it)) : [];
-      const unheard = asks.filter((it) => !line.includes(it));
-      return { name, holder, heard, line, unheard };
+      const line = mine.filter((it) => it.stage !== "holds").map((it) => `n${it.node}`);
+      return { name, holder, line };
     });
     while (body.rows.length > Math.max(1, rows.length)) body.deleteRow(-1);
     while (body.rows.length < Math.max(1, rows.length)) body.insertRow();
@@ -365,7 +361,6 @@
         html("progress", { max: 100, "aria-label": "what remains of the lease" }, tr.cells[3]);
         html("span", {}, tr.cells[3]);
         html("span", {}, tr.cells[4]);
-        html("span", { class: "unheard" }, tr.cells[4]);
       }
       const [name, who, epoch, lease, line] = tr.cells;
       put(name, row.name);
@@ -376,10 +371,7 @@
       lease.firstChild.hidden = !row.holder;
       lease.firstChild.value = row.holder ? (100 * row.holder.left) / now.ttl : 0;
       put(lease.lastChild, row.holder ? seconds(row.holder.left) : "");
-      put(line.firstChild, row.line.join(", ") || (row.heard ? "" : "not known "));
-      const sep = row.line.length ? "; " : "";
-      const unheard = row.unheard.length ? `${sep}${row.unheard.join(", ")} not heard` : "";
-      put(line.lastChild, unheard);
+      put(line.firstChild, row.line.join(", "));
     });
   };
 

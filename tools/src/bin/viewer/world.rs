@@ -1,6 +1,5 @@
 //! The cluster of the lab, the claims of its nodes, and the commands on it.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,6 @@ use tokio::task::AbortHandle;
 use tools::millis;
 
 use super::command::{Command, Refused};
-use super::look::Queue;
 use super::record::{Ended, How, Kind, Ms, Record, Shown, Tone};
 
 /// The maximum number of claims, and of keys among them.
@@ -38,8 +36,6 @@ pub(super) struct Lab {
 pub(super) struct State {
     pub(super) claims: Vec<Claim>,
     pub(super) record: Record,
-    /// The queue of each key, as its voters report it.
-    pub(super) queues: BTreeMap<String, Queue>,
     pub(super) loss: u8,
     pub(super) delay: u16,
     /// The last snapshot, as JSON.

@@ -17,7 +17,6 @@ pub(crate) use figures::Figures;
 use laws::Contradiction;
 use read::{BadInput, Reader};
 use records::Histories;
-use wakeup::Terms;
 
 use tools::put;
 
@@ -37,21 +36,9 @@ pub(crate) struct Args {
     /// are a good bound.
     #[arg(long, default_value_t = 10_000)]
     wait_bound_ms: u64,
-    /// Span without a quorum, FROM..TO in nanoseconds of the boot clock; may be repeated. Spans
-    /// recorded by the runner need not be given.
-    #[arg(long, value_parser = outage)]
-    outage: Vec<(u64, u64)>,
     /// Print one JSON object as the last line.
     #[arg(long)]
     json: bool,
-}
-
-fn outage(text: &str) -> Result<(u64, u64), String> {
-    let span = text.split_once("..").and_then(|(from, to)| {
-        let span: (u64, u64) = (from.parse().ok()?, to.parse().ok()?);
-        (span.0 <= span.1).then_some(span)
-    });
-    span.ok_or_else(|| "it must be FROM..TO, in nanoseconds of the boot clock".to_owned())
 }
 
 /// The result of a check.
@@ -74,7 +61,7 @@ impl Verdict {
 
 /// Judges histories. Returns exit code 0 (accepted), 1 (contradiction) or 2 (unreadable).
 pub(crate) fn run(args: &Args) -> ExitCode {
-    let verdict = match judge(&args.histories, args.wait_bound_ms, args.outage.clone()) {
+    let verdict = match judge(&args.histories, args.wait_bound_ms) {
         Ok(verdict) => verdict,
         Err(error) => {
             eprintln!("chaos: {error}");
@@ -96,11 +83,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
 ///
 /// # Errors
 /// [`BadInput`] if a file is not a history, or if there is nothing to judge.
-pub(crate) fn judge(
-    files: &[PathBuf],
-    wait_bound_ms: u64,
-    outages: Vec<(u64, u64)>,
-) -> Result<Verdict, BadInput> {
+pub(crate) fn judge(files: &[PathBuf], wait_bound_ms: u64) -> Result<Verdict, BadInput> {
     let mut reader = Reader::default();
     for file in files {
         reader.file(file)?;
@@ -113,11 +96,11 @@ pub(crate) fn judge(
             what: "no history has a request: there is nothing to judge".to_owned(),
         });
     }
-    let bound = wait_bound_ms.saturating_mul(1_000_000);
-    Ok(verdict(&histories, &Terms { bound, outages }))
+    Ok(verdict(&histories, wait_bound_ms.saturating_mul(1_000_000)))
 }
 
-fn verdict(histories: &Histories, terms: &Terms) -> Verdict {
+/// Judges histories. `bound` is the longest allowed wait for a free key, in nanoseconds.
+fn verdict(histories: &Histories, bound: u64) -> Verdict {
     let mut found = Vec::new();
     laws::mutual_exclusion(histories, &mut found);
     laws::fencing(histories, &mut found);
@@ -125,7 +108,7 @@ fn verdict(histories: &Histories, terms: &Terms) -> Verdict {
     laws::lasts_its_ttl(histories, &mut found);
     laws::served_in_the_calm(histories, &mut found);
     laws::served_with_a_wrong_wall_clock(histories, &mut found);
-    let longest = wakeup::no_lost_wakeup(histories, terms, &mut found);
+    let longest = wakeup::no_lost_wakeup(histories, bound, &mut found);
     let sentence = |found: &Contradiction| {
         let [one, two] = found.lines.map(|line| histories.at(line));
         format!("{}: {one} and {two}: {}", found.law, found.what)

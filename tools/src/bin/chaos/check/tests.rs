@@ -4,7 +4,6 @@ use std::io::Cursor;
 use std::path::Path;
 
 use super::read::Reader;
-use super::wakeup::Terms;
 use super::{Verdict, verdict};
 use crate::history::FaultKind;
 
@@ -68,7 +67,7 @@ fn note(event: &str, node: &str, at: u64) -> String {
 }
 
 /// Returns the verdict on files n0, n1 and so on.
-fn judged(files: &[Vec<String>], outages: Vec<(u64, u64)>) -> Result<Verdict, String> {
+fn judged(files: &[Vec<String>]) -> Result<Verdict, String> {
     let mut reader = Reader::default();
     for (n, lines) in files.iter().enumerate() {
         let text = lines.iter().map(|line| line.replace('\n', "") + "\n");
@@ -77,16 +76,15 @@ fn judged(files: &[Vec<String>], outages: Vec<(u64, u64)>) -> Result<Verdict, St
         read.map_err(|error| error.to_string())?;
     }
     let histories = reader.finish().map_err(|error| error.to_string())?;
-    let bound = BOUND;
-    Ok(verdict(&histories, &Terms { bound, outages }))
+    Ok(verdict(&histories, BOUND))
 }
 
 fn contradictions(files: &[Vec<String>]) -> Vec<String> {
-    judged(files, Vec::new()).unwrap().contradictions
+    judged(files).unwrap().contradictions
 }
 
 fn error(files: &[Vec<String>]) -> String {
-    judged(files, Vec::new()).unwrap_err()
+    judged(files).unwrap_err()
 }
 
 /// n0 holds from 10 to 20. n1 waits from 11 on, and is granted at `second` with this epoch.
@@ -145,7 +143,7 @@ fn tick_granted_again_within_ttl_is_rejected() {
 
 #[test]
 fn consecutive_holders_with_rising_epochs_are_accepted() {
-    let verdict = judged(&two(21, 101), Vec::new()).unwrap();
+    let verdict = judged(&two(21, 101)).unwrap();
     assert_eq!(verdict.contradictions, Vec::<String>::new());
     assert_eq!((verdict.figures.grants, verdict.figures.released), (2, 2));
 }
@@ -231,10 +229,8 @@ fn wait_beyond_bound_for_free_key_is_rejected() {
 
 #[test]
 fn wait_without_quorum_is_not_counted() {
-    let outage = vec![(4 * S, 6 * S)];
     let files = waiter(BOUND + 5 * S);
-    assert_eq!(judged(&files, Vec::new()).unwrap().contradictions.len(), 1);
-    assert!(judged(&files, outage).unwrap().contradictions.is_empty());
+    assert_eq!(judged(&files).unwrap().contradictions.len(), 1);
     let [first, second] = files;
     let told = |node: &str| {
         vec![
@@ -280,7 +276,7 @@ fn takeover_from_killed_holder_is_measured() {
     let [mut first, second] = two(2 * S, 101);
     first.truncate(4);
     let killed = vec![chaos(1), fault("killed", "n0", S)];
-    let verdict = judged(&[first, second, killed], Vec::new()).unwrap();
+    let verdict = judged(&[first, second, killed]).unwrap();
     let taken = &verdict.figures.takeovers[&FaultKind::Killed];
     assert_eq!((taken.count, taken.p50_ms), (1, 1_000.0));
     assert_eq!(verdict.figures.faults[&FaultKind::Killed], 1);
@@ -297,7 +293,7 @@ fn takeover_ignores_waiter_killed_in_line() {
         fault("killed", "n2", 14),
         fault("killed", "n0", S),
     ];
-    let verdict = judged(&[first, second, dead, done], Vec::new()).unwrap();
+    let verdict = judged(&[first, second, dead, done]).unwrap();
     assert!(verdict.figures.takeovers.is_empty());
 }
 
@@ -306,10 +302,10 @@ fn torn_line_is_accepted_only_at_incarnation_end() {
     let [mut first, second] = two(21, 101);
     let torn = r#"{"event":"he"#.to_owned();
     first.push(torn.clone());
-    let ends = judged(&[first.clone(), second.clone()], Vec::new()).unwrap();
+    let ends = judged(&[first.clone(), second.clone()]).unwrap();
     assert_eq!(ends.figures.torn, 1);
     first.push(start("n0", 50));
-    let restarts = judged(&[first, second], Vec::new()).unwrap();
+    let restarts = judged(&[first, second]).unwrap();
     assert_eq!(
         (restarts.figures.torn, restarts.figures.incarnations),
         (1, 3)
@@ -395,7 +391,7 @@ fn overlapping_incarnations_are_error_without_recorded_twin() {
     let noted = |begin, end| {
         let (begin, end) = (fault("twin", "n0", begin), fault("twin_gone", "n0", end));
         let files = [one.clone(), other.clone(), vec![chaos(1), begin, end]];
-        judged(&files, Vec::new()).is_ok()
+        judged(&files).is_ok()
     };
     assert!(noted(15, 30), "the second one was started on purpose");
     assert!(!noted(25, 30), "it was there before that");

@@ -3,21 +3,11 @@
 //!
 //! The key is free while no request may hold it. A request may hold it from its grant until its
 //! release or loss. If its process was killed or paused, it may hold the key until the longest
-//! lease after that. A quorum is up for a waiter except in spans recorded for its node as unserved,
-//! and in spans given by the caller.
+//! lease after that. A quorum is up for a waiter except in spans recorded for its node as unserved.
 
 use super::laws::Contradiction;
-use super::records::{End, Histories, NodeAt, Place, ProcessIncarnation, Request};
+use super::records::{End, Histories, Place, ProcessIncarnation, Request};
 use crate::history::{FaultKind, How};
-
-/// The conditions of a wait.
-#[derive(Clone, Debug)]
-pub(crate) struct Terms {
-    /// The longest wait for a free key, in nanoseconds.
-    pub(crate) bound: u64,
-    /// Spans without a quorum for any node.
-    pub(crate) outages: Vec<(u64, u64)>,
-}
 
 /// A span in which a request may hold a key, and the line of its end.
 #[derive(Clone, Copy, Debug)]
@@ -30,12 +20,12 @@ struct Owned {
 /// Judges all waits. Returns the longest wait for a free key, in nanoseconds.
 pub(crate) fn no_lost_wakeup(
     histories: &Histories,
-    terms: &Terms,
+    bound: u64,
     found: &mut Vec<Contradiction>,
 ) -> u64 {
     let mut longest = 0;
     let blocked: Vec<Vec<(u64, u64)>> = (0..histories.nodes.len())
-        .map(|node| blocked(histories, node, terms))
+        .map(|node| histories.unserved(node))
         .collect();
     for requests in histories.by_key() {
         let owned = owned(histories, &requests);
@@ -47,7 +37,7 @@ pub(crate) fn no_lost_wakeup(
             let (end, ended) = end_of_wait(histories, request);
             for (from, to, after) in free(request.asked.at, end, &owned, blocked) {
                 longest = longest.max(to - from);
-                if to - from > terms.bound {
+                if to - from > bound {
                     found.push(contradiction(histories, request, (from, to), after, ended));
                     break;
                 }
@@ -88,14 +78,6 @@ fn end_of_wait(histories: &Histories, request: &Request) -> (u64, Place) {
         (None, Some(over)) => (over.after, over.place),
         (None, None) => (incarnation.gone.min(histories.end), incarnation.last.place),
     }
-}
-
-/// Returns the spans in which this node need not be served, in order.
-fn blocked(histories: &Histories, node: NodeAt, terms: &Terms) -> Vec<(u64, u64)> {
-    let mut spans = histories.unserved(node);
-    spans.extend(&terms.outages);
-    spans.sort_unstable();
-    spans
 }
 
 /// Returns the spans in which a request may hold the key, in order.
