@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use lockmesh_cli::{fresh_secret, node};
+use look::Failure;
 
 /// Run a node of a lock mesh, and observe a running mesh.
 #[derive(Parser)]
@@ -35,21 +36,21 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match Command::parse() {
+    let done = match Command::parse() {
         Command::Keygen => keygen(),
-        Command::Node { config } => node::run(&config).await,
+        Command::Node { config } => Ok(node::run(&config).await),
         Command::Status(args) => look::status::run(&args).await,
         Command::Inspect(args) => look::inspect::run(&args).await,
         Command::Top(args) => top::run(&args).await,
-    }
+    };
+    done.unwrap_or_else(|Failure(code, error)| {
+        eprintln!("lockmesh: {error}");
+        ExitCode::from(code)
+    })
 }
 
-fn keygen() -> ExitCode {
-    match fresh_secret() {
-        Ok(secret) => {
-            println!("{}", secret.to_base64());
-            ExitCode::SUCCESS
-        }
-        Err(error) => look::fail(1, format!("no secret: {error}")),
-    }
+fn keygen() -> Result<ExitCode, Failure> {
+    let secret = fresh_secret().map_err(|error| Failure(1, format!("no secret: {error}")))?;
+    println!("{}", secret.to_base64());
+    Ok(ExitCode::SUCCESS)
 }

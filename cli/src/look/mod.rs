@@ -5,7 +5,6 @@ pub(crate) mod status;
 
 use std::fmt::Display;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
@@ -15,9 +14,9 @@ use lockmesh::observe::Observer;
 use lockmesh_cli::{NodeConfig, Reach};
 
 /// The exit code if no node answered.
-pub(crate) const NO_ANSWER: u8 = 1;
+const NO_ANSWER: u8 = 1;
 /// The exit code for an invalid option or configuration.
-pub(crate) const BAD_USAGE: u8 = 2;
+const BAD_USAGE: u8 = 2;
 /// The exit code if a voter is missing and every key still has a quorum.
 const DEGRADED: u8 = 3;
 /// The exit code if some keys, or the inspected one, have no quorum of voters.
@@ -69,24 +68,20 @@ pub(crate) struct Target {
 impl Target {
     /// # Errors
     /// If a setting is invalid or cannot be read. The message does not contain the secret.
-    pub(crate) fn observer(&self) -> Result<Observer, String> {
+    pub(crate) fn observer(&self) -> Result<Observer, Failure> {
         let reach = match &self.config {
             Some(file) => NodeConfig::read(file).and_then(|config| config.reach()),
             None => Ok(Reach {
                 peers: self.peer.clone(),
-                secret: self.secret()?,
+                secret: self.secret().map_err(bad_usage)?,
                 cluster: self.cluster.clone(),
             }),
         };
-        let reach = reach.map_err(|error| error.to_string())?;
-        let mut observer = match reach.secret {
-            Some(secret) => {
-                let secret = ClusterSecret::parse(&secret);
-                Observer::sealed(
-                    reach.peers,
-                    secret.map_err(|error| format!("secret: {error}"))?,
-                )
-            }
+        let reach = reach.map_err(bad_usage)?;
+        let secret = reach.secret.as_deref().map(ClusterSecret::parse);
+        let secret = secret.transpose();
+        let mut observer = match secret.map_err(|error| bad_usage(format!("secret: {error}")))? {
+            Some(secret) => Observer::sealed(reach.peers, secret),
             None => Observer::insecure_plaintext(reach.peers),
         };
         if let Some(cluster) = reach.cluster {
@@ -118,9 +113,16 @@ impl Target {
     }
 }
 
-pub(crate) fn fail(code: u8, error: impl Display) -> ExitCode {
-    eprintln!("lockmesh: {error}");
-    ExitCode::from(code)
+/// The exit code of a failed command, and its error.
+#[derive(Debug)]
+pub(crate) struct Failure(pub(crate) u8, pub(crate) String);
+
+pub(crate) fn bad_usage(error: impl Display) -> Failure {
+    Failure(BAD_USAGE, error.to_string())
+}
+
+pub(crate) fn no_answer(error: impl Display) -> Failure {
+    Failure(NO_ANSWER, error.to_string())
 }
 
 /// Escapes each character that would move the cursor or change the direction of writing. A key from

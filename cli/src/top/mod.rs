@@ -13,7 +13,7 @@ use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event};
 use tokio::sync::mpsc as channel;
 
-use crate::look::{BAD_USAGE, NO_ANSWER, Target, fail, status};
+use crate::look::{Failure, Target, no_answer, status};
 use state::{Then, Top};
 
 /// The width of a printed snapshot, in columns.
@@ -36,27 +36,16 @@ pub(crate) struct Args {
     limit: u64,
 }
 
-pub(crate) async fn run(args: &Args) -> ExitCode {
-    let observer = match args.target.observer() {
-        Ok(observer) => observer,
-        Err(error) => return fail(BAD_USAGE, error),
-    };
+pub(crate) async fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let observer = args.target.observer()?;
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
     let every = Duration::from_millis(args.every_ms);
     let is_terminal = io::stdout().is_terminal() && io::stdin().is_terminal();
-    let done = match args.once || !is_terminal {
-        true => once(observer, limit, every)
-            .await
-            .map_err(|error| error.to_string()),
-        false => live(observer, limit, every)
-            .await
-            .map(|()| ExitCode::SUCCESS)
-            .map_err(|error| error.to_string()),
-    };
-    match done {
-        Ok(code) => code,
-        Err(error) => fail(NO_ANSWER, error),
+    if args.once || !is_terminal {
+        return once(observer, limit, every).await.map_err(no_answer);
     }
+    live(observer, limit, every).await.map_err(no_answer)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Prints a snapshot of two surveys, which has rates. Returns the exit code of `lockmesh status`.

@@ -59,12 +59,7 @@ struct Planner {
 /// Returns the plan of a chaos run. The same arguments give the same plan in the same version of
 /// this command.
 pub(crate) fn chaos(seed: u64, nodes: usize, span: Duration, quarantine: Duration) -> Vec<Step> {
-    let mut planner = Planner {
-        rng: StdRng::seed_from_u64(seed),
-        nodes,
-        quarantine,
-        steps: Vec::new(),
-    };
+    let mut planner = Planner::new(seed, nodes, quarantine);
     planner.episodes(span);
     planner.weather(span);
     planner.clients(span);
@@ -74,12 +69,7 @@ pub(crate) fn chaos(seed: u64, nodes: usize, span: Duration, quarantine: Duratio
 
 /// Returns the plan of a measurement: ends of a hold, one at a time without other faults.
 pub(crate) fn measurement(seed: u64, nodes: usize, rounds: u32, quarantine: Duration) -> Vec<Step> {
-    let mut planner = Planner {
-        rng: StdRng::seed_from_u64(seed),
-        nodes,
-        quarantine,
-        steps: Vec::new(),
-    };
+    let mut planner = Planner::new(seed, nodes, quarantine);
     let mut at = BEGIN + Duration::from_secs(2);
     let (away, settled) = (Duration::from_secs(4), quarantine + Duration::from_secs(3));
     for _ in 0..rounds {
@@ -104,6 +94,16 @@ pub(crate) fn measurement(seed: u64, nodes: usize, rounds: u32, quarantine: Dura
 }
 
 impl Planner {
+    fn new(seed: u64, nodes: usize, quarantine: Duration) -> Self {
+        let (rng, steps) = (StdRng::seed_from_u64(seed), Vec::new());
+        Self {
+            rng,
+            nodes,
+            quarantine,
+            steps,
+        }
+    }
+
     fn step(&mut self, at: Duration, command: Command) {
         self.steps.push(Step { at, command });
     }
@@ -294,13 +294,8 @@ impl Planner {
     fn away(&mut self, at: Duration, count: usize, least: u64, most: u64) -> Duration {
         let end = at + self.ms(least, most);
         for node in self.some(count) {
-            self.step(
-                at,
-                Command::Kill {
-                    node,
-                    restarts: false,
-                },
-            );
+            let restarts = false;
+            self.step(at, Command::Kill { node, restarts });
             self.step(end, start(node));
         }
         end
@@ -376,10 +371,16 @@ impl Planner {
             }
             let count = *[1, 2, self.nodes].choose(&mut self.rng).unwrap_or(&1);
             let nodes = self.some(count);
-            if self.rng.random_bool(0.6) {
-                let permille = self.rng.random_range(50..=300);
-                let nodes = nodes.clone();
-                self.step(at, Command::Loss { nodes, permille });
+            let (hit, permille) = (nodes.clone(), self.rng.random_range(50..=300));
+            let (fault, undo) = if self.rng.random_bool(0.6) {
+                let undo = Command::Loss { nodes, permille: 0 };
+                (
+                    Command::Loss {
+                        nodes: hit,
+                        permille,
+                    },
+                    undo,
+                )
             } else {
                 let netem = Netem {
                     delay_ms: self.rng.random_range(1..=20),
@@ -387,16 +388,11 @@ impl Planner {
                     duplicate_percent: self.rng.random_range(0..=20),
                     reorder_percent: self.rng.random_range(0..=20),
                 };
-                let nodes = nodes.clone();
-                self.step(at, Command::Disturb { nodes, netem });
-            }
-            let undo = match self.steps.last().map(|step| &step.command) {
-                Some(Command::Disturb { .. }) => Command::Disturb {
-                    nodes,
-                    netem: Netem::default(),
-                },
-                _ => Command::Loss { nodes, permille: 0 },
+                let none = Netem::default();
+                let undo = Command::Disturb { nodes, netem: none };
+                (Command::Disturb { nodes: hit, netem }, undo)
             };
+            self.step(at, fault);
             self.step(end, undo);
             at = end + self.ms(1_000, 6_000);
         }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::caption::{self, Caption};
 use super::record::{Kind, Line, Ms, Record, Shown, Span, Tone};
-use super::world::{Lab, Stage, State, names};
+use super::world::{Lab, names};
 use tools::millis;
 
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -70,18 +70,21 @@ impl Lab {
     /// Takes a snapshot, and notifies all pages.
     pub(super) fn look(&self) {
         let size = self.mesh.size();
-        let seen: Vec<(Condition, NodeSeen)> = (0..size).map(|i| self.look_at(i)).collect();
+        let mut nodes: Vec<NodeSeen> = (0..size).map(|i| self.look_at(i)).collect();
         let cut = |from, to| from != to && self.mesh.fault(from, to).cut;
         let cuts: Vec<Vec<bool>> = (0..size)
             .map(|from| (0..size).map(|to| cut(from, to)).collect())
             .collect();
+        for i in 0..size {
+            nodes[i].reaches = reaches(&nodes, &cuts, i);
+        }
         let mut state = self.lock();
         // Read under the lock, so that records are in the order of their times.
         let now = self.now();
-        for (i, (condition, node)) in seen.iter().enumerate() {
-            let is_down = *condition == Condition::Down;
+        for (i, node) in nodes.iter().enumerate() {
+            let is_down = node.condition == "down";
             for (kind, is_so) in [
-                (Kind::Frozen, *condition == Condition::Paused),
+                (Kind::Frozen, node.condition == "frozen"),
                 (Kind::Down, is_down),
                 (Kind::Quarantine, !is_down && node.quarantine.is_some()),
             ] {
@@ -91,65 +94,11 @@ impl Lab {
         let sides = sides(&cuts);
         follow_network(&mut state.record, now, &cuts, &sides);
         state.drop_the_lost(now);
-        let mut snapshot = self.snapshot(&state, now, seen, cuts, sides);
-        snapshot.caption = caption::of(&snapshot, &state.record);
-        state.told = serde_json::to_string(&snapshot).unwrap_or_default().into();
-        drop(state);
-        self.looks.send_modify(|looks| *looks += 1);
-    }
-
-    fn look_at(&self, i: usize) -> (Condition, NodeSeen) {
-        let (condition, status) = (self.mesh.condition(i), self.mesh.node(i).status());
-        let is_down = condition == Condition::Down;
-        let sees = status
-            .members
-            .iter()
-            .map(|member| !is_down && member.is_reachable);
-        let seen = NodeSeen {
-            condition: match condition {
-                Condition::Running => "running",
-                Condition::Paused => "frozen",
-                Condition::Down => "down",
-            },
-            quarantine: status.quarantine.map(millis),
-            sees: sees.collect(),
-            reaches: 0,
-        };
-        (condition, seen)
-    }
-
-    fn snapshot(
-        &self,
-        state: &State,
-        now: Ms,
-        seen: Vec<(Condition, NodeSeen)>,
-        cuts: Vec<Vec<bool>>,
-        sides: Vec<usize>,
-    ) -> Snapshot {
-        let mut nodes: Vec<NodeSeen> = seen.into_iter().map(|(_, node)| node).collect();
-        for i in 0..nodes.len() {
-            nodes[i].reaches = reaches(&nodes, &cuts, i);
-        }
-        let claims = state.claims.iter().map(|claim| {
-            let (stage, epoch, left) = match &claim.stage {
-                Stage::Asks { is_try: false, .. } => ("waits", None, 0),
-                Stage::Asks { is_try: true, .. } => ("tries", None, 0),
-                Stage::Holds { epoch, until, .. } => {
-                    ("holds", Some(epoch.clone()), until.saturating_sub(now))
-                }
-            };
-            ClaimSeen {
-                node: claim.node,
-                key: claim.key.clone(),
-                stage,
-                epoch,
-                left,
-            }
-        });
-        Snapshot {
+        let claims = state.claims.iter().map(|claim| claim.seen(now));
+        let mut snapshot = Snapshot {
             at: now,
             ttl: millis(self.ttl),
-            quorum: nodes.len() / 2 + 1,
+            quorum: size / 2 + 1,
             claims: claims.collect(),
             loss: state.loss,
             delay: state.delay,
@@ -160,6 +109,26 @@ impl Lab {
             cuts,
             sides,
             caption: Caption::default(),
+        };
+        snapshot.caption = caption::of(&snapshot, &state.record);
+        state.told = serde_json::to_string(&snapshot).unwrap_or_default().into();
+        drop(state);
+        self.looks.send_modify(|looks| *looks += 1);
+    }
+
+    fn look_at(&self, i: usize) -> NodeSeen {
+        let (condition, status) = (self.mesh.condition(i), self.mesh.node(i).status());
+        let is_up = condition != Condition::Down;
+        let members = status.members.iter();
+        NodeSeen {
+            condition: match condition {
+                Condition::Running => "running",
+                Condition::Paused => "frozen",
+                Condition::Down => "down",
+            },
+            quarantine: status.quarantine.map(millis),
+            sees: members.map(|member| is_up && member.is_reachable).collect(),
+            reaches: 0,
         }
     }
 

@@ -10,6 +10,7 @@ use tokio::task::AbortHandle;
 use tools::millis;
 
 use super::command::{Command, Refused};
+use super::look::ClaimSeen;
 use super::record::{Ended, How, Kind, Ms, Record, Shown, Tone};
 
 /// The maximum number of claims, and of keys among them.
@@ -50,10 +51,10 @@ pub(super) struct Claim {
     pub(super) key: String,
     /// The claim's span on the timeline.
     span: u64,
-    pub(super) stage: Stage,
+    stage: Stage,
 }
 
-pub(super) enum Stage {
+enum Stage {
     Asks {
         task: AbortHandle,
         is_try: bool,
@@ -110,7 +111,7 @@ impl Lab {
             Command::Restart { node } => self.restart(node).await,
             Command::Acquire { node, key } => self.claim(node, key, false),
             Command::Try { node, key } => self.claim(node, key, true),
-            Command::Release { node, key } => self.release(node, &key).await,
+            Command::Release { node, key } => self.release(node, &key),
             links => {
                 self.disturb(&links);
                 Ok(())
@@ -191,9 +192,8 @@ impl Lab {
         self.mesh.crash(node).await;
         let now = self.now();
         let mut state = self.lock();
-        state
-            .record
-            .say(now, Tone::Calm, format!("n{node} crashes"));
+        let text = format!("n{node} crashes");
+        state.record.say(now, Tone::Calm, text);
         let gone: Vec<Claim> = state.claims.extract_if(.., |it| it.node == node).collect();
         for claim in &gone {
             let why = "its node crashed";
@@ -292,39 +292,33 @@ impl Lab {
         state.record.say(now, Tone::Calm, text);
     }
 
-    async fn release(&self, node: usize, key: &str) -> Result<(), Refused> {
+    fn release(&self, node: usize, key: &str) -> Result<(), Refused> {
         self.must_run(node)?;
         let now = self.now();
-        let claim = {
-            let mut state = self.lock();
-            let mut claims = state.claims.iter();
-            let Some(at) = claims.position(|claim| claim.node == node && claim.key == key) else {
-                let what = format!("n{node} neither holds {key} nor waits for it");
-                return Err(Refused::not_now(what));
-            };
-            let claim = state.claims.remove(at);
-            if matches!(claim.stage, Stage::Asks { .. }) {
+        let mut state = self.lock();
+        let mut claims = state.claims.iter();
+        let Some(at) = claims.position(|claim| claim.node == node && claim.key == key) else {
+            let what = format!("n{node} neither holds {key} nor waits for it");
+            return Err(Refused::not_now(what));
+        };
+        let claim = state.claims.remove(at);
+        match &claim.stage {
+            Stage::Asks { .. } => {
                 state.record.end(claim.span, now, "it was withdrawn");
                 let text = format!("n{node} no longer waits for {key}");
                 state.record.say(now, Tone::Calm, text);
                 state.record.touch(key);
             }
-            claim
-        };
-        match claim.stage {
-            Stage::Asks { task, .. } => task.abort(),
-            Stage::Holds { .. } if claim.is_over() => self.lock().lost(&claim, now),
-            Stage::Holds { ref epoch, .. } => {
-                let mut state = self.lock();
+            Stage::Holds { .. } if claim.is_over() => state.lost(&claim, now),
+            Stage::Holds { epoch, .. } => {
                 state.record.end(claim.span, now, "it was released");
                 state.over(&claim, epoch.rank, now, How::Released);
                 let text = format!("n{node} releases {key}");
                 state.record.say(now, Tone::Calm, text);
-                drop(state);
-                // Dropping the guard releases the lock.
-                drop(claim);
             }
         }
+        drop(state);
+        claim.give_up();
         Ok(())
     }
 
@@ -336,6 +330,24 @@ impl Lab {
 }
 
 impl Claim {
+    /// Returns what the page shows of it.
+    pub(super) fn seen(&self, now: Ms) -> ClaimSeen {
+        let (stage, epoch, left) = match &self.stage {
+            Stage::Asks { is_try: false, .. } => ("waits", None, 0),
+            Stage::Asks { is_try: true, .. } => ("tries", None, 0),
+            Stage::Holds { epoch, until, .. } => {
+                ("holds", Some(epoch.clone()), until.saturating_sub(now))
+            }
+        };
+        ClaimSeen {
+            node: self.node,
+            key: self.key.clone(),
+            stage,
+            epoch,
+            left,
+        }
+    }
+
     /// Returns `true` if the claim was granted and its guard is no longer held.
     fn is_over(&self) -> bool {
         matches!(&self.stage, Stage::Holds { guard, .. } if !guard.is_held())
@@ -351,11 +363,8 @@ impl Claim {
 
 impl State {
     fn room_for(&self, node: usize, key: &str) -> Result<(), Refused> {
-        if let Some(claim) = self
-            .claims
-            .iter()
-            .find(|it| it.node == node && it.key == key)
-        {
+        let mut claims = self.claims.iter();
+        if let Some(claim) = claims.find(|it| it.node == node && it.key == key) {
             let word = match claim.stage {
                 Stage::Asks { .. } => "waits for",
                 Stage::Holds { .. } => "holds",
@@ -395,10 +404,8 @@ impl State {
             let text = format!("n{other} and n{node} both hold {key}: mutual exclusion is broken");
             self.broken(now, text);
         }
-        let from = self
-            .record
-            .story(&key)
-            .and_then(|story| story.ended.clone());
+        let from = self.record.story(&key);
+        let from = from.and_then(|story| story.ended.clone());
         let (epoch, has_risen) = self.record.owner(now, &key, guard.epoch());
         if !has_risen {
             let text = format!("n{node} has {key} at an epoch that is not above the last");

@@ -17,8 +17,6 @@ use crate::turns::Processes;
 /// A directory that is in memory.
 const MEMORY: &str = "/dev/shm";
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
-/// The number of attempts: another process may take a port that was just free.
-const STARTS: u32 = 3;
 /// The TTL of the locks that test the servers.
 const TTL: Duration = Duration::from_secs(10);
 
@@ -30,33 +28,21 @@ pub(super) struct Servers {
 }
 
 impl Kind {
-    fn program(self) -> &'static str {
+    /// Returns the program, its package in Debian, and the number of servers.
+    fn server(self) -> (&'static str, &'static str, usize) {
         match self {
-            Self::Redis | Self::Redlock => "redis-server",
-            Self::Etcd => "etcd",
-        }
-    }
-
-    fn package(self) -> &'static str {
-        match self {
-            Self::Redis | Self::Redlock => "redis-server",
-            Self::Etcd => "etcd-server",
-        }
-    }
-
-    fn servers(self) -> usize {
-        match self {
-            Self::Redis => 1,
-            Self::Redlock | Self::Etcd => 3,
+            Self::Redis => ("redis-server", "redis-server", 1),
+            Self::Redlock => ("redis-server", "redis-server", 3),
+            Self::Etcd => ("etcd", "etcd-server", 3),
         }
     }
 
     /// # Errors
     /// If the program does not run. The message names the package to install.
     pub(super) fn find(self) -> anyhow::Result<()> {
-        let asked = Command::new(self.program()).arg("--version").output();
+        let (program, package, _) = self.server();
+        let asked = Command::new(program).arg("--version").output();
         asked.map(drop).with_context(|| {
-            let (program, package) = (self.program(), self.package());
             format!("{program} does not run here; on Debian: apt-get install {package}")
         })
     }
@@ -65,28 +51,13 @@ impl Kind {
 impl Servers {
     /// Starts the servers, and waits until they serve.
     pub(super) async fn start(kind: Kind) -> anyhow::Result<Self> {
-        let mut failed = Vec::new();
-        for _ in 0..STARTS {
-            match Self::start_once(kind).await {
-                Ok(servers) => return Ok(servers),
-                Err(error) => failed.push(format!("{error:#}")),
-            }
-        }
-        bail!("{} does not serve: {}", kind.program(), failed.join("; "))
-    }
-
-    async fn start_once(kind: Kind) -> anyhow::Result<Self> {
         let shm = Path::new(MEMORY);
         let memory = shm.is_dir().then(|| shm.to_owned());
         let memory = memory.unwrap_or_else(std::env::temp_dir);
-        let name = format!(
-            "lockmesh-compare-{}-{:016x}",
-            std::process::id(),
-            rand::random::<u64>()
-        );
-        let place = memory.join(name);
-        fs::create_dir(&place).with_context(|| format!("no room in {}", memory.display()))?;
-        let count = kind.servers();
+        let (pid, random) = (std::process::id(), rand::random::<u64>());
+        let place = memory.join(format!("lockmesh-compare-{pid}-{random:016x}"));
+        fs::create_dir(&place).with_context(|| place.display().to_string())?;
+        let (program, _, count) = kind.server();
         let ports = free_ports(2 * count)?;
         let addrs = ports[..count].to_vec();
         let mut servers = Self {
@@ -97,16 +68,17 @@ impl Servers {
         for number in 0..count {
             servers.spawn(number, &ports)?;
         }
-        servers.serve().await?;
+        let serve = servers.serve().await;
+        serve.with_context(|| format!("{program} does not serve"))?;
         Ok(servers)
     }
 
     fn spawn(&mut self, number: usize, ports: &[SocketAddr]) -> anyhow::Result<()> {
-        let kind = self.service.kind;
+        let (program, _, count) = self.service.kind.server();
         let place = self.place.join(number.to_string());
         fs::create_dir(&place)?;
-        let mut command = Command::new(kind.program());
-        match kind {
+        let mut command = Command::new(program);
+        match self.service.kind {
             Kind::Redis | Kind::Redlock => {
                 let port = ports[number].port().to_string();
                 command.args(["--bind", "127.0.0.1", "--port", &port, "--save", ""]);
@@ -115,7 +87,6 @@ impl Servers {
                     .arg(&place);
             }
             Kind::Etcd => {
-                let count = kind.servers();
                 let (own, peer) = (ports[number], ports[count + number]);
                 let members = ports[count..].iter().enumerate();
                 let members = members.map(|(number, peer)| format!("m{number}=http://{peer}"));
@@ -134,18 +105,12 @@ impl Servers {
                 command.args(["--initial-cluster-state", "new", "--log-level", "error"]);
             }
         }
-        let log = File::create(self.log(number))?;
-        command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
-        let child = command.spawn().context(kind.program())?;
+        let log = File::create(self.place.join(format!("{number}.log")))?;
+        command.stdin(Stdio::null());
+        command.stdout(log.try_clone()?).stderr(log);
+        let child = command.spawn().context(program)?;
         self.running.push(child);
         Ok(())
-    }
-
-    fn log(&self, number: usize) -> PathBuf {
-        self.place.join(format!("{number}.log"))
     }
 
     /// Waits until the servers grant a lock.
@@ -153,13 +118,12 @@ impl Servers {
         let until = Instant::now() + PATIENCE;
         loop {
             let tried = tokio::time::timeout(PATIENCE, try_out(&self.service)).await;
-            let tried = tried
-                .context("no lock is to be had")
-                .and_then(|tried| tried);
+            let tried = tried.context("no lock is to be had").flatten();
             let Err(error) = tried else { return Ok(()) };
-            for number in 0..self.running.len() {
-                if let Some(status) = self.running[number].try_wait()? {
-                    let log = fs::read_to_string(self.log(number)).unwrap_or_default();
+            for (number, server) in self.running.iter_mut().enumerate() {
+                if let Some(status) = server.try_wait()? {
+                    let log = self.place.join(format!("{number}.log"));
+                    let log = fs::read_to_string(log).unwrap_or_default();
                     let last = log.lines().last().unwrap_or_default().to_owned();
                     bail!("it ended with {status}: {last}");
                 }
@@ -211,22 +175,15 @@ fn free_ports(count: usize) -> anyhow::Result<Vec<SocketAddr>> {
     Ok(addrs.collect::<Result<_, _>>()?)
 }
 
-#[cfg(target_os = "linux")]
+/// Returns the processor time of a process, or `None` if the system does not report it.
 fn cpu_of(process: u32) -> Option<Duration> {
-    /// The fields of user and system time, counted from the state, which follows the name in
-    /// brackets.
-    const FIELDS: [usize; 2] = [11, 12];
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
-    let mut ticks = 0;
-    for field in FIELDS {
-        ticks += fields.get(field)?.parse::<u64>().ok()?;
-    }
+    // User and system time are fields 11 and 12, counted from the state, which follows the name in
+    // brackets.
+    let fields = stat.rsplit_once(") ")?.1.split(' ').skip(11).take(2);
+    let ticks: Option<u64> = fields.map(|field| field.parse::<u64>().ok()).sum();
     let per_s = rustix::param::clock_ticks_per_second();
-    Some(Duration::from_nanos(ticks * (1_000_000_000 / per_s.max(1))))
-}
-
-#[cfg(not(target_os = "linux"))]
-fn cpu_of(_process: u32) -> Option<Duration> {
-    None
+    Some(Duration::from_nanos(
+        ticks? * (1_000_000_000 / per_s.max(1)),
+    ))
 }
