@@ -9,17 +9,11 @@ use super::world::names;
 /// How long a takeover is news.
 const NEWS_MS: Ms = 8_000;
 
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
 pub(super) struct Caption {
     pub(super) tone: Tone,
     pub(super) head: String,
     pub(super) text: String,
-}
-
-impl Default for Caption {
-    fn default() -> Self {
-        said(Tone::Calm, String::new(), String::new())
-    }
 }
 
 fn said(tone: Tone, head: String, text: String) -> Caption {

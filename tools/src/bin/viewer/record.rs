@@ -62,9 +62,10 @@ pub(super) struct Shown {
 }
 
 /// The severity of a message.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Tone {
+    #[default]
     Calm,
     Good,
     Warn,

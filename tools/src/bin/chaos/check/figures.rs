@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::records::{End, Fault, Histories, Request};
+use super::wakeup::end_of_wait;
 use crate::history::{FaultKind, How};
 
 /// The counts and times.
@@ -107,9 +108,8 @@ fn takeovers(histories: &Histories) -> BTreeMap<FaultKind, Spread> {
                 | FaultKind::Frozen
         );
         if ends_holds {
-            let taken = by_key
-                .iter()
-                .filter_map(|key| takeover(histories, fault, key));
+            let keys = by_key.iter();
+            let taken = keys.filter_map(|key| takeover(histories, fault, key));
             times.entry(kind).or_default().extend(taken);
         }
     }
@@ -134,14 +134,7 @@ fn takeover(histories: &Histories, fault: &Fault, requests: &[&Request]) -> Opti
             from.at < fault.before && fault.before < end
         })?;
     let waits = |request: &Request| {
-        let end = request.grant.map_or_else(
-            // A process that ended in line no longer waits.
-            || {
-                let gone = histories.incarnations[request.incarnation].gone;
-                request.over.map_or(gone, |over| over.after)
-            },
-            |grant| grant.before,
-        );
+        let (end, _) = end_of_wait(histories, request);
         request.how == How::Acquire && request.asked.at < fault.before && fault.before < end
     };
     if !requests.iter().any(|other| !is_hit(other) && waits(other)) {

@@ -71,7 +71,7 @@ fn contradiction(
 }
 
 /// Returns the end of a wait, and the line that reports it.
-fn end_of_wait(histories: &Histories, request: &Request) -> (u64, Place) {
+pub(crate) fn end_of_wait(histories: &Histories, request: &Request) -> (u64, Place) {
     let incarnation = &histories.incarnations[request.incarnation];
     match (request.grant, request.over) {
         (Some(grant), _) => (grant.before, grant.place),
