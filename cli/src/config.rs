@@ -70,9 +70,12 @@ pub struct Reach {
 #[derive(Debug, thiserror::Error)]
 #[error("{}:{} {what}", .file.display(), .line.map(|line| format!("{line}:")).unwrap_or_default())]
 pub struct FileError {
-    file: PathBuf,
-    line: Option<usize>,
-    what: String,
+    /// The path of the file.
+    pub file: PathBuf,
+    /// The line, if the error is in one.
+    pub line: Option<usize>,
+    /// The error.
+    pub what: String,
 }
 
 /// The configuration of a node, with the text of its file, so that errors can name a line.

@@ -11,19 +11,28 @@ use crate::history::FaultKind;
 /// The highest clock drift that a voter set may allow.
 const DRIFT_MAX_PPM: u64 = 100_000;
 
-/// Two lines that contradict each other.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Contradiction {
-    pub(crate) law: &'static str,
-    pub(crate) lines: [Place; 2],
-    pub(crate) what: String,
+/// Collects pairs of lines that contradict each other.
+#[derive(Debug)]
+pub(crate) struct Found<'a> {
+    pub(crate) histories: &'a Histories,
+    /// A sentence for each pair, with the positions of both lines.
+    pub(crate) sentences: Vec<String>,
+}
+
+impl Found<'_> {
+    pub(crate) fn add(&mut self, law: &str, lines: [Place; 2], what: &str) {
+        let [one, two] = lines.map(|line| self.histories.at(line));
+        self.sentences
+            .push(format!("{law}: {one} and {two}: {what}"));
+    }
 }
 
 /// **M1 mutual exclusion**: two requests for one key are never certainly held at one instant.
 ///
 /// A request is certainly held from before its guard is first observed to be held until before the
 /// last such observation. A lost guard is never held again.
-pub(crate) fn mutual_exclusion(histories: &Histories, found: &mut Vec<Contradiction>) {
+pub(crate) fn mutual_exclusion(found: &mut Found<'_>) {
+    let histories = found.histories;
     for (key, requests) in histories.by_key().into_iter().enumerate() {
         let mut holds: Vec<(Seen, Seen, &Request)> = requests
             .into_iter()
@@ -37,18 +46,15 @@ pub(crate) fn mutual_exclusion(histories: &Histories, found: &mut Vec<Contradict
             {
                 let process = |request| histories.process(request);
                 let both = until.at.min(to.at) - from.at;
-                found.push(Contradiction {
-                    law: "M1",
-                    lines: [until.place, from.place],
-                    what: format!(
-                        "{} and {} both held {:?} at {}, for at least {} ns",
-                        process(other),
-                        process(request),
-                        histories.keys[key],
-                        from.at,
-                        both,
-                    ),
-                });
+                let what = format!(
+                    "{} and {} both held {:?} at {}, for at least {} ns",
+                    process(other),
+                    process(request),
+                    histories.keys[key],
+                    from.at,
+                    both,
+                );
+                found.add("M1", [until.place, from.place], &what);
             }
             if last.is_none_or(|(until, _)| to > until) {
                 last = Some((to, request));
@@ -59,7 +65,8 @@ pub(crate) fn mutual_exclusion(histories: &Histories, found: &mut Vec<Contradict
 
 /// **M2 fencing**: no two grants of a key share an epoch. Of two holders, the later one has the
 /// higher epoch. A request that begins after a grant gets a higher epoch.
-pub(crate) fn fencing(histories: &Histories, found: &mut Vec<Contradiction>) {
+pub(crate) fn fencing(found: &mut Found<'_>) {
+    let histories = found.histories;
     for (key, requests) in histories.by_key().into_iter().enumerate() {
         let key = &histories.keys[key];
         let mut granted: Vec<_> = requests
@@ -69,11 +76,8 @@ pub(crate) fn fencing(histories: &Histories, found: &mut Vec<Contradiction>) {
         let mut epochs = BTreeMap::new();
         for (grant, _) in &granted {
             if let Some(first) = epochs.insert(grant.epoch, grant.place) {
-                found.push(Contradiction {
-                    law: "M2",
-                    lines: [first, grant.place],
-                    what: format!("epoch {} of {key:?} was granted twice", grant.epoch),
-                });
+                let what = format!("epoch {} of {key:?} was granted twice", grant.epoch);
+                found.add("M2", [first, grant.place], &what);
             }
         }
         // The instant at which the request held the key or, if unknown, at which it began. Its
@@ -99,38 +103,34 @@ pub(crate) fn fencing(histories: &Histories, found: &mut Vec<Contradiction>) {
             if let Some((epoch, place)) = highest
                 && grant.epoch < epoch
             {
-                found.push(Contradiction {
-                    law: "M2",
-                    lines: [place, grant.place],
-                    what: format!(
-                        "{key:?} was owned with epoch {epoch}, and later with {}",
-                        grant.epoch
-                    ),
-                });
+                let what = format!(
+                    "{key:?} was owned with epoch {epoch}, and later with {}",
+                    grant.epoch
+                );
+                found.add("M2", [place, grant.place], &what);
             }
         }
     }
 }
 
 /// **M3**: a guard that was lost is never held again.
-pub(crate) fn lost_for_good(histories: &Histories, found: &mut Vec<Contradiction>) {
+pub(crate) fn lost_for_good(found: &mut Found<'_>) {
+    let histories = found.histories;
     for request in &histories.requests {
         if let (Some(lost), Some(held)) = (request.lost, request.held_after_lost) {
-            found.push(Contradiction {
-                law: "M3",
-                lines: [lost, held],
-                what: format!(
-                    "{:?} was lost, and held again by the same guard",
-                    histories.keys[request.key]
-                ),
-            });
+            let what = format!(
+                "{:?} was lost, and held again by the same guard",
+                histories.keys[request.key]
+            );
+            found.add("M3", [lost, held], &what);
         }
     }
 }
 
 /// **M6**: a lock through the trait lasts its TTL. Until then the key is not granted again, even if
 /// the process dies. The TTL counts from the request, less the allowed clock drift.
-pub(crate) fn lasts_its_ttl(histories: &Histories, found: &mut Vec<Contradiction>) {
+pub(crate) fn lasts_its_ttl(found: &mut Found<'_>) {
+    let histories = found.histories;
     for (key, requests) in histories.by_key().into_iter().enumerate() {
         let granted = |request: &Request| {
             let tick = request.tick.map(|tick| tick.told);
@@ -145,15 +145,12 @@ pub(crate) fn lasts_its_ttl(histories: &Histories, found: &mut Vec<Contradiction
         let mut last: Option<(u64, Seen)> = None;
         for (told, request) in told {
             if let Some((end, tick)) = last.filter(|(end, _)| told.at < *end) {
-                found.push(Contradiction {
-                    law: "M6",
-                    lines: [tick.place, told.place],
-                    what: format!(
-                        "{:?} was taken through the trait and granted again {} ms before its end",
-                        histories.keys[key],
-                        (end - told.at) / 1_000_000
-                    ),
-                });
+                let what = format!(
+                    "{:?} was taken through the trait and granted again {} ms before its end",
+                    histories.keys[key],
+                    (end - told.at) / 1_000_000
+                );
+                found.add("M6", [tick.place, told.place], &what);
             }
             if let Some(tick) = request.tick {
                 let ttl = tick.ttl - tick.ttl / 1_000_000 * DRIFT_MAX_PPM;
@@ -164,7 +161,8 @@ pub(crate) fn lasts_its_ttl(histories: &Histories, found: &mut Vec<Contradiction
 }
 
 /// **L1**: once all faults are over, every node is granted a lock again.
-pub(crate) fn served_in_the_calm(histories: &Histories, found: &mut Vec<Contradiction>) {
+pub(crate) fn served_in_the_calm(found: &mut Found<'_>) {
+    let histories = found.histories;
     let Some((calm, nodes)) = &histories.calm else {
         return;
     };
@@ -179,14 +177,15 @@ pub(crate) fn served_in_the_calm(histories: &Histories, found: &mut Vec<Contradi
                 .iter()
                 .filter(|incarnation| incarnation.node == *node);
             let last = incarnations.map(|incarnation| incarnation.last).max();
-            found.push(Contradiction {
-                law: "L1",
-                lines: [calm.place, last.map_or(calm.place, |last| last.place)],
-                what: format!(
-                    "{} was granted nothing once all faults were over",
-                    histories.nodes[*node]
-                ),
-            });
+            let what = format!(
+                "{} was granted nothing once all faults were over",
+                histories.nodes[*node]
+            );
+            found.add(
+                "L1",
+                [calm.place, last.map_or(calm.place, |last| last.place)],
+                &what,
+            );
         }
     }
 }
@@ -195,10 +194,8 @@ pub(crate) fn served_in_the_calm(histories: &Histories, found: &mut Vec<Contradi
 const FAIR_INCARNATION: u64 = 6_000_000_000;
 
 /// **L1**: a node with a wrong wall clock is granted locks, if it is the only such node.
-pub(crate) fn served_with_a_wrong_wall_clock(
-    histories: &Histories,
-    found: &mut Vec<Contradiction>,
-) {
+pub(crate) fn served_with_a_wrong_wall_clock(found: &mut Found<'_>) {
+    let histories = found.histories;
     for fault in &histories.faults {
         if fault.kind != FaultKind::WallClock {
             continue;
@@ -221,14 +218,11 @@ pub(crate) fn served_with_a_wrong_wall_clock(
             let mut requests = histories.requests.iter();
             let is_granted = requests.any(|it| it.incarnation == number && it.grant.is_some());
             if !is_granted && (end - start).saturating_sub(unserved) >= FAIR_INCARNATION {
-                found.push(Contradiction {
-                    law: "L1",
-                    lines: [incarnation.place, incarnation.last.place],
-                    what: format!(
-                        "{} was granted nothing while its wall clock was off",
-                        histories.nodes[*node]
-                    ),
-                });
+                let what = format!(
+                    "{} was granted nothing while its wall clock was off",
+                    histories.nodes[*node]
+                );
+                found.add("L1", [incarnation.place, incarnation.last.place], &what);
             }
         }
     }

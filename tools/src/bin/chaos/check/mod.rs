@@ -14,8 +14,9 @@ use std::process::ExitCode;
 use serde_json::json;
 
 pub(crate) use figures::Figures;
-use laws::Contradiction;
-use read::{BadInput, Reader};
+use laws::Found;
+use lockmesh_cli::FileError;
+use read::Reader;
 use records::Histories;
 
 use tools::put;
@@ -82,15 +83,15 @@ pub(crate) fn run(args: &Args) -> ExitCode {
 /// Reads these files and judges them together.
 ///
 /// # Errors
-/// [`BadInput`] if a file is not a history, or if there is nothing to judge.
-pub(crate) fn judge(files: &[PathBuf], wait_bound_ms: u64) -> Result<Verdict, BadInput> {
+/// [`FileError`] if a file is not a history, or if there is nothing to judge.
+pub(crate) fn judge(files: &[PathBuf], wait_bound_ms: u64) -> Result<Verdict, FileError> {
     let mut reader = Reader::default();
     for file in files {
         reader.file(file)?;
     }
     let histories = reader.finish()?;
     if histories.requests.is_empty() {
-        return Err(BadInput {
+        return Err(FileError {
             file: files.first().cloned().unwrap_or_default(),
             line: None,
             what: "no history has a request: there is nothing to judge".to_owned(),
@@ -101,21 +102,20 @@ pub(crate) fn judge(files: &[PathBuf], wait_bound_ms: u64) -> Result<Verdict, Ba
 
 /// Judges histories. `bound` is the longest allowed wait for a free key, in nanoseconds.
 fn verdict(histories: &Histories, bound: u64) -> Verdict {
-    let mut found = Vec::new();
-    laws::mutual_exclusion(histories, &mut found);
-    laws::fencing(histories, &mut found);
-    laws::lost_for_good(histories, &mut found);
-    laws::lasts_its_ttl(histories, &mut found);
-    laws::served_in_the_calm(histories, &mut found);
-    laws::served_with_a_wrong_wall_clock(histories, &mut found);
-    let longest = wakeup::no_lost_wakeup(histories, bound, &mut found);
-    let sentence = |found: &Contradiction| {
-        let [one, two] = found.lines.map(|line| histories.at(line));
-        format!("{}: {one} and {two}: {}", found.law, found.what)
+    let mut found = Found {
+        histories,
+        sentences: Vec::new(),
     };
+    laws::mutual_exclusion(&mut found);
+    laws::fencing(&mut found);
+    laws::lost_for_good(&mut found);
+    laws::lasts_its_ttl(&mut found);
+    laws::served_in_the_calm(&mut found);
+    laws::served_with_a_wrong_wall_clock(&mut found);
+    let longest = wakeup::no_lost_wakeup(&mut found, bound);
     Verdict {
         figures: Figures::of(histories, longest),
-        contradictions: found.iter().map(sentence).collect(),
+        contradictions: found.sentences,
     }
 }
 

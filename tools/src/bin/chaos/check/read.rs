@@ -5,21 +5,14 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use lockmesh_cli::FileError;
 
 use super::records::{
     End, Fault, Grant, Histories, NodeAt, Over, Place, ProcessIncarnation, Request, Seen, Tick,
 };
 use crate::history::{FORMAT, Line};
-
-/// An error in a file, and its line.
-#[derive(Debug, thiserror::Error)]
-#[error("{}:{} {what}", .file.display(), .line.map(|line| format!("{line}:")).unwrap_or_default())]
-pub(crate) struct BadInput {
-    pub(crate) file: PathBuf,
-    pub(crate) line: Option<usize>,
-    pub(crate) what: String,
-}
 
 /// Reads files of histories.
 #[derive(Debug, Default)]
@@ -42,9 +35,9 @@ impl Reader {
     /// Reads one file.
     ///
     /// # Errors
-    /// [`BadInput`] if the file cannot be read, is empty, or has an invalid line.
-    pub(crate) fn file(&mut self, path: &Path) -> Result<(), BadInput> {
-        let file = std::fs::File::open(path).map_err(|error| BadInput {
+    /// [`FileError`] if the file cannot be read, is empty, or has an invalid line.
+    pub(crate) fn file(&mut self, path: &Path) -> Result<(), FileError> {
+        let file = std::fs::File::open(path).map_err(|error| FileError {
             file: path.to_owned(),
             line: None,
             what: format!("cannot be read: {error}"),
@@ -56,10 +49,10 @@ impl Reader {
     ///
     /// # Errors
     /// As [`Reader::file`].
-    pub(crate) fn source(&mut self, path: &Path, text: impl BufRead) -> Result<(), BadInput> {
+    pub(crate) fn source(&mut self, path: &Path, text: impl BufRead) -> Result<(), FileError> {
         let file = self.histories.files.len();
         self.histories.files.push(path.to_owned());
-        let error = |line, what| BadInput {
+        let error = |line, what| FileError {
             file: path.to_owned(),
             line,
             what,
@@ -103,7 +96,7 @@ impl Reader {
     ///
     /// # Errors
     /// If two incarnations of one node overlap in time, and no twin of the node was recorded.
-    pub(crate) fn finish(mut self) -> Result<Histories, BadInput> {
+    pub(crate) fn finish(mut self) -> Result<Histories, FileError> {
         self.histories.finish();
         let histories = &self.histories;
         let mut by_node: Vec<&ProcessIncarnation> = histories.incarnations.iter().collect();
@@ -115,7 +108,7 @@ impl Reader {
                 && two.start < one.last.at
                 && !histories.has_twin(two.node, two.start)
             {
-                return Err(BadInput {
+                return Err(FileError {
                     file: histories.files[two.place.file].clone(),
                     line: Some(two.place.line),
                     what: format!(

@@ -5,7 +5,7 @@
 //! release or loss. If its process was killed or paused, it may hold the key until the longest
 //! lease after that. A quorum is up for a waiter except in spans recorded for its node as unserved.
 
-use super::laws::Contradiction;
+use super::laws::Found;
 use super::records::{End, Histories, Place, ProcessIncarnation, Request};
 use crate::history::{FaultKind, How};
 
@@ -17,12 +17,12 @@ struct Owned {
     end: Place,
 }
 
+/// A span in which a key was free, and the line after which it was.
+type Free = (u64, u64, Option<Place>);
+
 /// Judges all waits. Returns the longest wait for a free key, in nanoseconds.
-pub(crate) fn no_lost_wakeup(
-    histories: &Histories,
-    bound: u64,
-    found: &mut Vec<Contradiction>,
-) -> u64 {
+pub(crate) fn no_lost_wakeup(found: &mut Found<'_>, bound: u64) -> u64 {
+    let histories = found.histories;
     let mut longest = 0;
     let blocked: Vec<Vec<(u64, u64)>> = (0..histories.nodes.len())
         .map(|node| histories.unserved(node))
@@ -35,10 +35,11 @@ pub(crate) fn no_lost_wakeup(
             }
             let blocked = &blocked[histories.node_of(request)];
             let (end, ended) = end_of_wait(histories, request);
-            for (from, to, after) in free(request.asked.at, end, &owned, blocked) {
+            for free in free(request.asked.at, end, &owned, blocked) {
+                let (from, to, _) = free;
                 longest = longest.max(to - from);
                 if to - from > bound {
-                    found.push(contradiction(histories, request, (from, to), after, ended));
+                    add(found, request, free, ended);
                     break;
                 }
             }
@@ -47,27 +48,20 @@ pub(crate) fn no_lost_wakeup(
     longest
 }
 
-fn contradiction(
-    histories: &Histories,
-    request: &Request,
-    (from, to): (u64, u64),
-    after: Option<Place>,
-    ended: Place,
-) -> Contradiction {
+/// Adds a wait of a request for a key that was free meanwhile.
+fn add(found: &mut Found<'_>, request: &Request, (from, to, after): Free, ended: Place) {
+    let histories = found.histories;
     let free = match after {
         Some(after) => format!("free since {}", histories.at(after)),
         None => "free".to_owned(),
     };
-    Contradiction {
-        law: "no lost wake-up",
-        lines: [request.asked.place, ended],
-        what: format!(
-            "{} stood in line for {:?}, which was {free}, for {} ms from {from} on",
-            histories.nodes[histories.node_of(request)],
-            histories.keys[request.key],
-            (to - from) / 1_000_000,
-        ),
-    }
+    let what = format!(
+        "{} stood in line for {:?}, which was {free}, for {} ms from {from} on",
+        histories.nodes[histories.node_of(request)],
+        histories.keys[request.key],
+        (to - from) / 1_000_000,
+    );
+    found.add("no lost wake-up", [request.asked.place, ended], &what);
 }
 
 /// Returns the end of a wait, and the line that reports it.
@@ -131,12 +125,7 @@ fn stopped(
 
 /// Returns the spans of a wait in which the key was free and the waiter had to be served. Each has
 /// the line after which the key was free.
-fn free(
-    from: u64,
-    to: u64,
-    owned: &[Owned],
-    blocked: &[(u64, u64)],
-) -> Vec<(u64, u64, Option<Place>)> {
+fn free(from: u64, to: u64, owned: &[Owned], blocked: &[(u64, u64)]) -> Vec<Free> {
     let mut spans = Vec::new();
     // Earlier spans may reach into the wait. The last 64 are enough: a key has one holder at a
     // time.
@@ -166,10 +155,7 @@ fn free(
 }
 
 /// Returns the parts of a span that are outside of the others, which are in order.
-fn without(
-    (from, to, after): (u64, u64, Option<Place>),
-    others: &[(u64, u64)],
-) -> Vec<(u64, u64, Option<Place>)> {
+fn without((from, to, after): Free, others: &[(u64, u64)]) -> Vec<Free> {
     let mut left = Vec::new();
     let mut at = from;
     for (begin, end) in others {
