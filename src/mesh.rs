@@ -154,7 +154,11 @@ async fn advertised(local: SocketAddr, checked: &Checked) -> Result<SocketAddr, 
             let addrs = resolved.await.unwrap_or_else(|late| Err(late.into()));
             let addr = addrs.and_then(|addrs| {
                 let of_family = |addr: &&SocketAddr| addr.is_ipv4() == local.is_ipv4();
-                let addr = addrs.iter().find(of_family).or_else(|| addrs.first()).copied();
+                let addr = addrs
+                    .iter()
+                    .find(of_family)
+                    .or_else(|| addrs.first())
+                    .copied();
                 addr.ok_or_else(|| io::ErrorKind::NotFound.into())
             });
             addr.map_err(|error| ConfigError::AdvertiseUnresolved {
