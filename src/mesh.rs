@@ -154,7 +154,11 @@ async fn advertised(local: SocketAddr, checked: &Checked) -> Result<SocketAddr, 
             let addrs = resolved.await.unwrap_or_else(|late| Err(late.into()));
             let addr = addrs.and_then(|addrs| {
                 let of_family = |addr: &&SocketAddr| addr.is_ipv4() == local.is_ipv4();
-                let addr = addrs.iter().find(of_family).or(addrs.first()).copied();
+                let addr = addrs
+                    .iter()
+                    .find(of_family)
+                    .or_else(|| addrs.first())
+                    .copied();
                 addr.ok_or_else(|| io::ErrorKind::NotFound.into())
             });
             addr.map_err(|error| ConfigError::AdvertiseUnresolved {
@@ -357,7 +361,7 @@ impl Mesh {
     ///
     /// Locks acquired through [`DistributedLock`] last for the rest of their ttl.
     ///
-    /// Returns once the address is free, about two gossip intervals later. A second call returns at
+    /// Returns once the address is free, about ten round trips later. A second call returns at
     /// once, even if the shutdown has not completed.
     ///
     /// # Cancel safety

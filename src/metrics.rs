@@ -253,6 +253,11 @@ impl Meter {
 
     /// Refreshes the gauges and the traffic counters.
     pub(crate) fn refresh(&self, core: &Core, now: Now) {
+        if core.has_failed {
+            self.set(READY, 0.0);
+            self.set(QUORUM, 0.0);
+            return;
+        }
         let node = &core.node;
         self.refresh_voters(core, now);
         self.set(HELD, count(node.claimant().held(now).count()));

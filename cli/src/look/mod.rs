@@ -5,19 +5,18 @@ pub(crate) mod status;
 
 use std::fmt::Display;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 use lockmesh::ClusterSecret;
 use lockmesh::observe::Observer;
 
-use crate::node::config::{Meeting, Source};
+use lockmesh_cli::{NodeConfig, Reach};
 
 /// The exit code if no node answered.
-pub(crate) const NO_ANSWER: u8 = 1;
+const NO_ANSWER: u8 = 1;
 /// The exit code for an invalid option or configuration.
-pub(crate) const BAD_USAGE: u8 = 2;
+const BAD_USAGE: u8 = 2;
 /// The exit code if a voter is missing and every key still has a quorum.
 const DEGRADED: u8 = 3;
 /// The exit code if some keys, or the inspected one, have no quorum of voters.
@@ -69,34 +68,25 @@ pub(crate) struct Target {
 impl Target {
     /// # Errors
     /// If a setting is invalid or cannot be read. The message does not contain the secret.
-    pub(crate) fn observer(&self) -> Result<Observer, String> {
-        let Meeting {
-            peers,
-            secret,
-            cluster,
-        } = match &self.config {
-            Some(file) => {
-                let source = Source::read(file).map_err(text)?;
-                source.meeting().map_err(text)?
-            }
-            None => Meeting {
+    pub(crate) fn observer(&self) -> Result<Observer, Failure> {
+        let reach = match &self.config {
+            Some(file) => NodeConfig::read(file).and_then(|config| config.reach()),
+            None => Ok(Reach {
                 peers: self.peer.clone(),
-                secret: self.secret()?,
+                secret: self.secret().map_err(bad_usage)?,
                 cluster: self.cluster.clone(),
-            },
+            }),
         };
-        let observer = match secret {
-            Some(secret) => {
-                let secret =
-                    ClusterSecret::parse(&secret).map_err(|error| format!("secret: {error}"))?;
-                Observer::sealed(peers, secret)
-            }
-            None => Observer::insecure_plaintext(peers),
+        let reach = reach.map_err(bad_usage)?;
+        let secret = reach.secret.as_deref().map(ClusterSecret::parse);
+        let secret = secret.transpose();
+        let mut observer = match secret.map_err(|error| bad_usage(format!("secret: {error}")))? {
+            Some(secret) => Observer::sealed(reach.peers, secret),
+            None => Observer::insecure_plaintext(reach.peers),
         };
-        let observer = match cluster {
-            Some(cluster) => observer.cluster(cluster),
-            None => observer,
-        };
+        if let Some(cluster) = reach.cluster {
+            observer = observer.cluster(cluster);
+        }
         Ok(observer.patience(Duration::from_millis(self.patience_ms)))
     }
 
@@ -123,13 +113,16 @@ impl Target {
     }
 }
 
-fn text(error: impl Display) -> String {
-    error.to_string()
+/// The exit code of a failed command, and its error.
+#[derive(Debug)]
+pub(crate) struct Failure(pub(crate) u8, pub(crate) String);
+
+pub(crate) fn bad_usage(error: impl Display) -> Failure {
+    Failure(BAD_USAGE, error.to_string())
 }
 
-pub(crate) fn fail(code: u8, error: impl Display) -> ExitCode {
-    eprintln!("lockmesh: {error}");
-    ExitCode::from(code)
+pub(crate) fn no_answer(error: impl Display) -> Failure {
+    Failure(NO_ANSWER, error.to_string())
 }
 
 /// Escapes each character that would move the cursor or change the direction of writing. A key from

@@ -7,7 +7,7 @@ use lockmesh::{Inspection, WallClock};
 use serde_json::{Value, json};
 
 use super::inspect;
-use super::{BAD_USAGE, DEGRADED, NO_ANSWER, NO_QUORUM, Target, fail, millis, shown};
+use super::{DEGRADED, Failure, NO_QUORUM, Target, millis, no_answer, shown};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -25,22 +25,16 @@ pub(crate) struct Args {
     limit: u64,
 }
 
-pub(crate) async fn run(args: &Args) -> ExitCode {
-    let mut observer = match args.target.observer() {
-        Ok(observer) => observer,
-        Err(error) => return fail(BAD_USAGE, error),
-    };
+pub(crate) async fn run(args: &Args) -> Result<ExitCode, Failure> {
     let locks = if args.locks { args.limit } else { 0 };
-    let survey = observer.survey_with_locks(usize::try_from(locks).unwrap_or(usize::MAX));
-    let survey = match survey.await {
-        Ok(survey) => survey,
-        Err(error) => return fail(NO_ANSWER, error),
-    };
+    let locks = usize::try_from(locks).unwrap_or(usize::MAX);
+    let survey = args.target.observer()?.survey_with_locks(locks).await;
+    let survey = survey.map_err(no_answer)?;
     match args.json {
         true => println!("{}", to_json(&survey, args.locks)),
         false => print!("{}", to_text(&survey, args.locks)),
     }
-    exit_code(&survey)
+    Ok(exit_code(&survey))
 }
 
 /// Returns the exit code of every command that surveys all members.
@@ -235,4 +229,22 @@ pub(crate) fn lock_line(lock: &Inspection) -> String {
         },
     };
     format!("{key}: {holder}, {} wait", lock.waiting)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wall_clock_names_skew_and_dispute() {
+        let skewed = WallClock::Skewed { ahead_ms: -1_500 };
+        let json = json!({"state": "skewed", "ahead_ms": -1_500});
+        assert_eq!(wall_clock_json(skewed), json);
+        let text = wall_clock_text(skewed);
+        assert_eq!(text.as_deref(), Some("wall clock 1.5 s behind"));
+        let disputed = WallClock::Disputed { by_ms: 2_000 };
+        let json = json!({"state": "disputed", "by_ms": 2_000});
+        assert_eq!(wall_clock_json(disputed), json);
+        assert_eq!(wall_clock_text(WallClock::Right), None);
+    }
 }
