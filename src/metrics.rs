@@ -344,8 +344,11 @@ pub(crate) fn trace(event: &Event, node: &NodeId) {
             epoch,
             was_due: false,
         } => {
-            tracing::warn!(%node, ticket = ticket.0, %key, %epoch, "lease lost; stop the work under \
-            it, and look for a pause of this process or for a lost quorum");
+            tracing::warn!(
+                %node, ticket = ticket.0, %key, %epoch,
+                "lease lost; stop the work under it, and look for a pause of this process or for a \
+                 lost quorum"
+            );
         }
         Event::Denied { ticket } => {
             tracing::debug!(%node, ticket = ticket.0, "lock is another's");
