@@ -11,7 +11,7 @@ mod runtime;
 pub mod observe {
     pub use crate::runtime::{ObserveError, Observer};
     pub use lockmesh_proto::node::{Health, NodeAnswer, NodeSurvey, Survey};
-    pub use lockmesh_proto::wire::observe::{Counts, Dropped, Flow, Overview, VoterState};
+    pub use lockmesh_proto::wire::observe::{Counts, Flow, Overview, VoterState};
 }
 
 pub use lockmesh_proto::claimant::RequestError;

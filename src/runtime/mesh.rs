@@ -15,7 +15,6 @@ use super::gossip_room;
 use super::guard;
 use super::held::{Found, Held};
 use super::membership::{Gossip, Membership};
-use super::observe::Observer;
 use super::obstacle::Obstacle;
 use super::request::LockRequest;
 use super::seed_query::SeedQuery;
@@ -103,9 +102,7 @@ impl MeshBuilder {
         let incarnation = Incarnation::new(clock.incarnation(rand::random()));
         let (gossip_in, incoming) = mpsc::channel(GOSSIP_QUEUE);
         let (seeds, resolver) = (checked.seeds.clone(), checked.resolver.clone());
-        let query = checked
-            .is_short_lived
-            .then(|| Observer::of_node(seal(checked.secret.clone())).cluster(&checked.cluster));
+        let asks = checked.is_short_lived.then(|| checked.cluster.clone());
         let gossip = Gossip {
             id: checked.id.clone(),
             incarnation,
@@ -117,10 +114,8 @@ impl MeshBuilder {
         let node = new_node(clock, incarnation, checked);
         let shared = Arc::new(Shared::new(clock, sender, node, gossip_in));
         let seeds = Seeds::new(seeds, &resolver, &report_seeds(&shared));
-        let finder = match query {
-            Some(observer) => {
-                Finder::Asks(Box::new(SeedQuery::new(shared.clone(), observer, seeds)))
-            }
+        let finder = match asks {
+            Some(cluster) => Finder::Asks(Box::new(SeedQuery::new(shared.clone(), cluster, seeds))),
             None => {
                 let membership = Membership::start(shared.clone(), gossip, seeds, incoming).await;
                 Finder::Gossips(Box::new(membership.map_err(ConfigError::Gossip)?))

@@ -1,272 +1,189 @@
-//! A survey of a mesh: it finds all members from any node that answers, and asks each for its
-//! state. The caller sends the questions and measures the time.
+//! A survey of a mesh: it finds the members from any node that answers, and asks each for its
+//! state. The caller sends the questions, and passes the answers and the time.
 //!
-//! Each answer may reveal further members. A node is asked one question at a time. If its answers
-//! do not fit together, it is asked again from the start, and finally counts as silent.
+//! One question at a time is open to each address, and is retransmitted until it is answered or too
+//! old. An answer that does not fit its question is dropped.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::survey::{NodeAnswer, Survey, conclude};
+use super::inspect::{Inspection, judge};
+use super::survey::{NodeAnswer, NodeSurvey, Survey};
 use crate::id::{Incarnation, Key, NodeId};
-use crate::listing::Place;
 use crate::message::Report;
+use crate::time::Instant;
 use crate::voter_set::{MEMBERS_MAX, VoterSet, VoterSetTag};
-use crate::wire::observe::{
-    Answer, Answered, Overview, Page, Question, SeenLock, SeenNode, VoterState,
-};
+use crate::wire::DropReason;
+use crate::wire::observe::{Answer, Overview, Question, SeenNode, Topic, VoterState, first_number};
 
-/// The most addresses at which one member is sought.
+/// The time after which a question is retransmitted.
+const RETRANSMIT_AFTER: Duration = Duration::from_millis(200);
+/// The divisor of the patience for nodes that others report as dead.
+const DOUBT: u32 = 4;
+/// The most open questions. The socket must have capacity for all answers.
+const OPEN_MAX: usize = 64;
+/// The most addresses at which one member is sought, besides those that the survey started with.
 const ADDRESSES_MAX: usize = 3;
-/// The most reported addresses of one node that are remembered.
-const TOLD_MAX: usize = 16;
-/// The most restarts of a talk, because another node or incarnation answers.
-const RESTARTS_MAX: usize = 2;
-/// The most nodes that are accepted from one node: the members, and those that it remembers.
+/// The most addresses of one survey.
+const TALKS_MAX: usize = 4 * MEMBERS_MAX;
+/// The most nodes that are accepted from one node, and in one survey.
 const NODES_MAX: usize = MEMBERS_MAX + 16_384;
 
-/// The data to collect beyond the members and their state.
+/// The data to collect beyond the state of the nodes.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Wanted {
-    /// The number of keys after which a voter is asked for no further page; zero for no keys.
-    pub locks_max: usize,
-    /// A key whose state is collected.
-    pub key: Option<Key>,
-}
-
-/// A question to send.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Ask {
-    /// The number of the talk that it belongs to.
-    pub talk: usize,
-    /// The destination address.
-    pub to: SocketAddr,
-    /// The question.
-    pub question: Question,
+pub enum Wanted {
+    /// No more.
+    #[default]
+    Overview,
+    /// The keys that are held or waited for.
+    Locks {
+        /// The number of keys after which a voter is asked for no further page.
+        max: usize,
+    },
+    /// The state of one key.
+    Key {
+        /// The key.
+        key: Key,
+    },
 }
 
 /// One survey of a mesh, in progress.
 #[derive(Clone, Debug)]
 pub struct Surveyor {
     wanted: Wanted,
-    pub(super) talks: Vec<Talk>,
-    at: BTreeMap<SocketAddr, usize>,
-    told: Told,
-    /// The number of addresses at which each member is sought, besides the initial ones.
-    sought: BTreeMap<NodeId, usize>,
+    patience: Duration,
     cluster: Option<String>,
-    pub(super) voter_set: Option<Arc<VoterSet>>,
-}
-
-/// The reports of the answering nodes about other nodes.
-#[derive(Clone, Debug, Default)]
-struct Told {
-    /// The addresses of each node, in the order in which they were reported.
-    at: BTreeMap<NodeId, Vec<SocketAddr>>,
-    /// For the node at each address: `true` if it is reported as alive, and `true` if as dead.
-    incarnations: BTreeMap<SocketAddr, (bool, bool)>,
-}
-
-impl Told {
-    fn take(&mut self, seen: &SeenNode) {
-        let Some(addr) = seen.addr else { return };
-        let at = self.at.entry(seen.node.clone()).or_default();
-        if at.len() < TOLD_MAX && !at.contains(&addr) {
-            at.push(addr);
-        }
-        let (alive, dead) = self.incarnations.entry(addr).or_default();
-        *alive |= seen.is_alive == Some(true);
-        *dead |= seen.is_alive == Some(false);
-    }
+    /// The nonce of the last question.
+    nonce: u64,
+    talks: BTreeMap<SocketAddr, Talk>,
+    /// The number of addresses at which each member is sought. No more are needed for a node that
+    /// has answered.
+    sought: BTreeMap<NodeId, usize>,
+    nodes: BTreeMap<NodeId, NodeSurvey>,
+    voter_set: Option<Arc<VoterSet>>,
 }
 
 /// The questions to one address, and the answers.
 #[derive(Clone, Debug)]
-pub(super) struct Talk {
-    pub(super) addr: SocketAddr,
-    step: Step,
-    is_asked: bool,
-    restarts: usize,
-    pub(super) speaker: Option<Speaker>,
-    pub(super) nodes: BTreeMap<NodeId, SeenNode>,
-    /// The listed keys, in the order of the pages.
-    pub(super) locks: BTreeMap<Place, Report>,
-    /// The answer for the requested key.
-    pub(super) report: Option<Report>,
-    /// `true` if `locks` has all keys of the voter.
-    pub(super) told_all: bool,
+struct Talk {
+    /// The present question; `None` if the talk is over.
+    topic: Option<Topic>,
+    open: Option<Open>,
+    /// The node that answered first. Answers of another one end the talk.
+    speaker: Option<Speaker>,
+    members: Vec<NodeId>,
+    /// The number of entries in the pages of the present list.
+    listed: usize,
+    locks: BTreeMap<Key, Report>,
+    /// The number of the first key that was not asked for; `None` if the list is complete.
+    rest: Option<u64>,
+    /// `true` if all questions were answered.
+    is_done: bool,
+    is_called_alive: bool,
+    is_called_dead: bool,
 }
 
-/// The node that answered.
-#[derive(Clone, Debug)]
-pub(super) struct Speaker {
-    pub(super) node: NodeId,
-    pub(super) incarnation: Incarnation,
-    pub(super) voter_set: VoterSetTag,
-    pub(super) overview: Overview,
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    nonce: u64,
+    asked_at: Instant,
+    sent_at: Instant,
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Step {
-    Overview,
-    Nodes,
-    Key,
-    Locks,
-    Done,
-    Silent,
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Speaker {
+    node: NodeId,
+    incarnation: Incarnation,
+    voter_set: VoterSetTag,
 }
 
 impl Talk {
-    fn new(addr: SocketAddr) -> Self {
+    fn new() -> Self {
         Self {
-            addr,
-            step: Step::Overview,
-            is_asked: false,
-            restarts: 0,
+            topic: Some(Topic::Overview { from: 0 }),
+            open: None,
             speaker: None,
-            nodes: BTreeMap::new(),
+            members: Vec::new(),
+            listed: 0,
             locks: BTreeMap::new(),
-            report: None,
-            told_all: false,
+            rest: None,
+            is_done: false,
+            is_called_alive: false,
+            is_called_dead: false,
         }
     }
 
-    fn is_over(&self) -> bool {
-        matches!(self.step, Step::Done | Step::Silent)
-    }
-
-    /// Returns `true` if all questions were answered.
-    pub(super) fn is_done(&self) -> bool {
-        self.step == Step::Done
-    }
-
-    /// Returns `true` if the node's voter is in recovery.
-    pub(super) fn is_recovering(&self) -> bool {
-        let voter = self.speaker.as_ref().map(|speaker| speaker.overview.voter);
-        matches!(voter, Some(VoterState::Recovering { .. }))
-    }
-
-    fn question(&self, wanted: &Wanted) -> Option<Question> {
-        match self.step {
-            Step::Overview => Some(Question::Overview),
-            Step::Nodes => Some(Question::Nodes {
-                after: self.nodes.keys().next_back().cloned(),
-            }),
-            Step::Key => wanted.key.clone().map(|key| Question::Key { key }),
-            Step::Locks => Some(Question::Locks {
-                after: self.locks.keys().next_back().map(|last| last.key.clone()),
-            }),
-            Step::Done | Step::Silent => None,
-        }
-    }
-
-    /// Returns `true` if the node, its incarnation and its voter set are the same as before.
-    fn is_same(&self, answered: &Answered) -> bool {
-        self.speaker.as_ref().is_some_and(|speaker| {
-            speaker.node == answered.node
-                && speaker.incarnation == answered.incarnation
-                && speaker.voter_set == answered.voter_set
+    /// Returns when to give the question up.
+    fn deadline(&self, open: Open, patience: Duration) -> Instant {
+        let is_doubtful = self.is_called_dead && !self.is_called_alive;
+        open.asked_at.after(if is_doubtful {
+            patience / DOUBT
+        } else {
+            patience
         })
     }
 
-    fn start_again(&mut self) {
-        let (addr, restarts) = (self.addr, self.restarts + 1);
-        *self = Self::new(addr);
-        self.restarts = restarts;
-        if restarts > RESTARTS_MAX {
-            self.step = Step::Silent;
-        }
-    }
-
-    fn take(&mut self, answered: Answered, wanted: &Wanted) {
-        let Answered {
-            node,
-            incarnation,
-            voter_set,
-            answer,
-            ..
-        } = answered;
-        match answer {
-            Answer::Overview(overview) => {
-                self.speaker = Some(Speaker {
-                    node,
-                    incarnation,
-                    voter_set,
-                    overview: *overview,
-                });
-                self.step = Step::Nodes;
+    /// Returns the question that follows the answer to `topic`.
+    fn after(&mut self, topic: Topic, next: Option<u64>, wanted: &Wanted) -> Option<Topic> {
+        let first = match (topic, next, wanted) {
+            (Topic::Overview { .. }, Some(from), _) if self.listed < NODES_MAX => {
+                return Some(Topic::Overview { from });
             }
-            Answer::Nodes(Page { entries, more }) => {
-                let entries = entries.into_iter().map(|seen| (seen.node.clone(), seen));
-                self.nodes.extend(entries);
-                if !more || self.nodes.len() >= NODES_MAX {
-                    self.step = Step::Key;
-                    self.pass_over(wanted);
-                }
+            (Topic::Locks { .. }, Some(from), Wanted::Locks { max }) if self.listed < *max => {
+                return Some(Topic::Locks { from });
             }
-            Answer::Key(report) => {
-                self.report = Some(report);
-                self.step = Step::Locks;
-                self.pass_over(wanted);
+            (Topic::Overview { .. }, _, Wanted::Locks { max: 1.. }) => Topic::Locks { from: 0 },
+            (Topic::Overview { .. }, _, Wanted::Key { key }) => Topic::Key { key: key.clone() },
+            (topic, next, _) => {
+                self.rest = next.filter(|_| matches!(topic, Topic::Locks { .. }));
+                self.is_done = true;
+                return None;
             }
-            Answer::Locks(Page { entries, more }) => {
-                let entries = entries
-                    .into_iter()
-                    .map(|SeenLock { key, report }| (Place::of(key), report));
-                self.locks.extend(entries);
-                self.told_all = !more;
-                if !more || self.locks.len() >= wanted.locks_max {
-                    self.step = Step::Done;
-                }
-            }
-        }
-    }
-
-    /// Skips the steps that are not wanted.
-    fn pass_over(&mut self, wanted: &Wanted) {
-        if self.step == Step::Key && wanted.key.is_none() {
-            self.step = Step::Locks;
-        }
-        if self.step == Step::Locks && wanted.locks_max == 0 {
-            self.step = Step::Done;
-        }
-    }
-
-    /// Returns the voter set that the node described, if the description agrees with its digest.
-    fn voter_set(&self, cluster: Option<&str>) -> Option<VoterSet> {
-        let speaker = self.speaker.as_ref()?;
-        let members = self.nodes.values().filter(|seen| seen.is_member);
-        let members = members.map(|seen| seen.node.clone()).collect();
-        let overview = &speaker.overview;
-        let voters_per_key = usize::try_from(overview.voters_per_key).ok()?;
-        let version = speaker.voter_set.version;
-        let voter_set = VoterSet::new(version, members, voters_per_key, overview.timing).ok()?;
-        let voter_set = match cluster {
-            Some(name) => voter_set.of_cluster(name),
-            None => voter_set,
         };
-        (voter_set.tag() == speaker.voter_set).then_some(voter_set)
+        self.listed = 0;
+        Some(first)
+    }
+}
+
+/// Returns `true` if an answer fits its question. A page must have entries before there is another
+/// one, or the list might never end.
+fn fits(topic: &Topic, answer: &Answer) -> bool {
+    let is_page = |from: u64, entries: usize| match answer.next {
+        Some(next) => next > from && entries > 0,
+        None => true,
+    };
+    match topic {
+        Topic::Overview { from } => answer.overview.is_some() && is_page(*from, answer.nodes.len()),
+        Topic::Locks { from } => answer.overview.is_none() && is_page(*from, answer.locks.len()),
+        Topic::Key { key } => matches!(&answer.locks[..], [lock] if lock.key == *key),
     }
 }
 
 impl Surveyor {
-    /// Creates a survey that starts with these addresses. One that answers is enough.
+    /// Creates a survey that starts with these addresses. One that answers is enough. A question
+    /// that is not answered within `patience` is given up.
+    ///
+    /// `seed` must be hard to guess, since an answer is accepted if it has its question's nonce.
     #[must_use]
-    pub fn new(peers: impl IntoIterator<Item = SocketAddr>, wanted: Wanted) -> Self {
-        let mut surveyor = Self {
+    pub fn new(
+        peers: impl IntoIterator<Item = SocketAddr>,
+        wanted: Wanted,
+        patience: Duration,
+        seed: u64,
+    ) -> Self {
+        let talks = peers.into_iter().map(|addr| (addr, Talk::new()));
+        Self {
             wanted,
-            talks: Vec::new(),
-            at: BTreeMap::new(),
-            told: Told::default(),
-            sought: BTreeMap::new(),
+            patience,
             cluster: None,
+            nonce: seed,
+            talks: talks.collect(),
+            sought: BTreeMap::new(),
+            nodes: BTreeMap::new(),
             voter_set: None,
-        };
-        for addr in peers {
-            surveyor.begin(addr);
         }
-        surveyor
     }
 
     /// Sets the cluster's name, which is part of the voter set's digest.
@@ -276,128 +193,239 @@ impl Surveyor {
         self
     }
 
-    /// Returns the next question, if one can be sent now.
-    pub fn next_question(&mut self) -> Option<Ask> {
-        let wanted = &self.wanted;
-        let waiting = self.talks.iter_mut().enumerate();
-        let mut waiting = waiting.filter(|(_, talk)| !talk.is_asked);
-        let (at, talk, question) =
-            waiting.find_map(|(at, talk)| talk.question(wanted).map(|it| (at, talk, it)))?;
-        talk.is_asked = true;
-        Some(Ask {
-            talk: at,
-            to: talk.addr,
-            question,
-        })
-    }
-
-    /// Handles the answer to the question of a talk.
-    pub fn handle_answer(&mut self, talk: usize, answered: Answered) {
-        let Some(talk) = self.talks.get_mut(talk).filter(|talk| talk.is_asked) else {
-            return;
+    /// Returns the next question to send now, and its destination. Call it until it returns `None`.
+    pub fn poll(&mut self, now: Instant) -> Option<(SocketAddr, Question)> {
+        let mut open = 0;
+        for talk in self.talks.values_mut() {
+            let is_late = |it: Open| now >= talk.deadline(it, self.patience);
+            if talk.open.is_some_and(is_late) {
+                (talk.topic, talk.open) = (None, None);
+            }
+            open += usize::from(talk.open.is_some());
+        }
+        let is_due = |talk: &Talk| match talk.open {
+            Some(open) => now >= open.sent_at.after(RETRANSMIT_AFTER),
+            None => talk.topic.is_some() && open < OPEN_MAX,
         };
-        talk.is_asked = false;
-        let begins = matches!(answered.answer, Answer::Overview(_));
-        if begins != (talk.step == Step::Overview) || !(begins || talk.is_same(&answered)) {
-            return talk.start_again();
-        }
-        let knew_nodes = !matches!(talk.step, Step::Overview | Step::Nodes);
-        if let Answer::Nodes(page) = &answered.answer {
-            page.entries.iter().for_each(|seen| self.told.take(seen));
-        }
-        talk.take(answered, &self.wanted);
-        if knew_nodes || matches!(talk.step, Step::Overview | Step::Nodes) {
-            return;
-        }
-        match (talk.voter_set(self.cluster.as_deref()), &self.voter_set) {
-            (None, _) => talk.step = Step::Silent,
-            (Some(voter_set), None) => self.voter_set = Some(Arc::new(voter_set)),
-            (Some(_), Some(_)) => {}
-        }
-        self.seek();
+        let (addr, talk) = self.talks.iter_mut().find(|(_, talk)| is_due(talk))?;
+        let open = talk.open.get_or_insert_with(|| {
+            self.nonce = self.nonce.wrapping_add(1);
+            Open {
+                nonce: self.nonce,
+                asked_at: now,
+                sent_at: now,
+            }
+        });
+        open.sent_at = now;
+        let (nonce, topic) = (open.nonce, talk.topic.clone()?);
+        Some((*addr, Question { nonce, topic }))
     }
 
-    /// Handles a timeout of the question of a talk.
-    pub fn handle_silence(&mut self, talk: usize) {
-        if let Some(talk) = self.talks.get_mut(talk) {
-            talk.is_asked = false;
-            talk.step = Step::Silent;
-        }
-    }
-
-    /// Returns `true` if the node at the talk's address is reported as dead, and not as alive. A
-    /// short timeout is enough for it.
+    /// Returns when to call [`Surveyor::poll`] again; `None` if the survey is done.
     #[must_use]
-    pub fn is_doubtful(&self, talk: usize) -> bool {
-        let talk = self.talks.get(talk);
-        talk.is_none_or(|talk| self.told.incarnations.get(&talk.addr) == Some(&(false, true)))
-    }
-
-    /// Returns `true` if all talks are over, or all members have answered all questions.
-    #[must_use]
-    pub fn is_done(&self) -> bool {
-        let all_told = |voter_set: &Arc<VoterSet>| {
-            let done = self.talks.iter().filter(|talk| talk.is_done());
-            let done: BTreeSet<&NodeId> = done
-                .filter_map(|talk| talk.speaker.as_ref())
-                .map(|speaker| &speaker.node)
-                .collect();
-            voter_set
-                .members()
-                .iter()
-                .all(|member| done.contains(member))
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let wake = |talk: &Talk| {
+            let open = talk.open?;
+            let again = open.sent_at.after(RETRANSMIT_AFTER);
+            Some(again.min(talk.deadline(open, self.patience)))
         };
-        self.talks.iter().all(Talk::is_over) || self.voter_set.as_ref().is_some_and(all_told)
+        let next = self.talks.values().filter_map(wake).min();
+        next.filter(|_| !self.is_done())
+    }
+
+    /// Handles an answer.
+    ///
+    /// # Errors
+    /// [`DropReason::Misaddressed`] if it does not fit an open question.
+    pub fn handle_answer(&mut self, answer: Answer) -> Result<(), DropReason> {
+        let is_open = |talk: &Talk| talk.open.is_some_and(|it| it.nonce == answer.nonce);
+        let mut talks = self.talks.iter_mut();
+        let found = talks.find(|(_, talk)| is_open(talk));
+        let (addr, talk) = found.ok_or(DropReason::Misaddressed)?;
+        let topic = talk.topic.take_if(|topic| fits(topic, &answer));
+        let topic = topic.ok_or(DropReason::Misaddressed)?;
+        talk.open = None;
+        let speaker = Speaker {
+            node: answer.node.clone(),
+            incarnation: answer.incarnation,
+            voter_set: answer.voter_set,
+        };
+        if *talk.speaker.get_or_insert_with(|| speaker.clone()) != speaker {
+            return Ok(());
+        }
+        let members = answer.nodes.iter().filter(|seen| seen.is_member);
+        talk.members.extend(members.map(|seen| seen.node.clone()));
+        talk.listed += answer.nodes.len() + answer.locks.len();
+        let locks = answer.locks.into_iter();
+        talk.locks.extend(locks.map(|seen| (seen.key, seen.report)));
+        talk.topic = talk.after(topic, answer.next, &self.wanted);
+        let addr = *addr;
+        if let Some(overview) = answer.overview {
+            if !matches!(talk.topic, Some(Topic::Overview { .. })) && self.voter_set.is_none() {
+                let members = std::mem::take(&mut talk.members);
+                self.voter_set = described(&speaker, members, &overview, self.cluster.as_deref());
+                if self.voter_set.is_none() {
+                    (talk.topic, talk.is_done) = (None, false);
+                }
+            }
+            self.learn_answer(addr, &speaker, *overview);
+        }
+        for seen in answer.nodes {
+            self.learn_node(&speaker.node, seen);
+        }
+        Ok(())
+    }
+
+    /// Returns the answers about a node so far.
+    #[must_use]
+    pub fn node(&self, node: &NodeId) -> Option<&NodeSurvey> {
+        self.nodes.get(node)
     }
 
     /// Returns the survey; `None` if no voter set is known.
     #[must_use]
     pub fn conclude(&self) -> Option<Survey> {
-        let voter_set = self.voter_set.clone()?;
-        Some(conclude(&voter_set, &self.talks, &self.wanted))
+        let voter_set = self.voter_set.as_ref()?;
+        let members = voter_set.members().iter().map(|member| {
+            let known = self.nodes.get(member).cloned();
+            NodeSurvey {
+                is_member: true,
+                ..known.unwrap_or_else(|| NodeSurvey::unknown(member))
+            }
+        });
+        let others = self.nodes.values();
+        let others = others.filter(|it| !voter_set.has_member(&it.node));
+        let (locks, has_all_locks) = self.locks(voter_set);
+        Some(Survey {
+            voter_set: voter_set.clone(),
+            nodes: members.chain(others.cloned()).collect(),
+            locks,
+            has_all_locks,
+        })
     }
 
-    fn begin(&mut self, addr: SocketAddr) {
-        if !self.at.contains_key(&addr) {
-            self.at.insert(addr, self.talks.len());
-            self.talks.push(Talk::new(addr));
+    /// Returns `true` if all talks are over, or all members have answered all questions.
+    fn is_done(&self) -> bool {
+        let done = self.talks.values().filter(|talk| talk.is_done);
+        let done: BTreeSet<&NodeId> = done
+            .filter_map(|talk| talk.speaker.as_ref())
+            .map(|speaker| &speaker.node)
+            .collect();
+        let mut talks = self.talks.values();
+        talks.all(|talk| talk.topic.is_none())
+            || self.voter_set.as_ref().is_some_and(|voter_set| {
+                let mut members = voter_set.members().iter();
+                members.all(|member| done.contains(member))
+            })
+    }
+
+    fn known(&mut self, node: &NodeId) -> Option<&mut NodeSurvey> {
+        if self.nodes.len() >= NODES_MAX && !self.nodes.contains_key(node) {
+            return None;
         }
+        let known = self.nodes.entry(node.clone());
+        Some(known.or_insert_with(|| NodeSurvey::unknown(node)))
     }
 
-    /// Starts talks at the reported addresses of the members that have not answered yet.
-    fn seek(&mut self) {
-        let Some(voter_set) = &self.voter_set else {
+    fn learn_answer(&mut self, addr: SocketAddr, speaker: &Speaker, overview: Overview) {
+        self.sought.insert(speaker.node.clone(), ADDRESSES_MAX);
+        let Some(known) = self.known(&speaker.node) else {
             return;
         };
-        let speakers = self.talks.iter().filter_map(|talk| talk.speaker.as_ref());
-        let speakers: BTreeSet<&NodeId> = speakers.map(|speaker| &speaker.node).collect();
-        let mut found = Vec::new();
-        let silent = voter_set
-            .members()
-            .iter()
-            .filter(|it| !speakers.contains(it));
-        for member in silent {
-            let told = self.told.at.get(member).into_iter().flatten();
-            for addr in told.filter(|addr| !self.at.contains_key(addr)) {
-                let sought = self.sought.entry(member.clone()).or_default();
-                if *sought < ADDRESSES_MAX {
-                    *sought += 1;
-                    found.push(*addr);
-                }
+        let is_later = |it: &NodeAnswer| it.incarnation > speaker.incarnation;
+        if !known.answer.as_ref().is_some_and(is_later) {
+            known.addr = Some(addr);
+            known.answer = Some(NodeAnswer {
+                incarnation: speaker.incarnation,
+                voter_set: speaker.voter_set,
+                overview,
+            });
+        }
+    }
+
+    fn learn_node(&mut self, by: &NodeId, seen: SeenNode) {
+        let Some(known) = self.known(&seen.node) else {
+            return;
+        };
+        let (is_alive, is_dead) = (seen.is_alive == Some(true), seen.is_alive == Some(false));
+        if is_alive {
+            known.alive_by.insert(by.clone());
+        }
+        if is_dead {
+            known.dead_by.insert(by.clone());
+        }
+        let silent_for = [known.silent_for, seen.silent_for];
+        known.silent_for = silent_for.into_iter().flatten().min();
+        let Some(addr) = seen.addr else { return };
+        known.addr.get_or_insert(addr);
+        let sought = self.sought.entry(seen.node).or_default();
+        let is_known = self.talks.contains_key(&addr) || self.talks.len() >= TALKS_MAX;
+        if seen.is_member && !is_known && *sought < ADDRESSES_MAX {
+            *sought += 1;
+            self.talks.insert(addr, Talk::new());
+        }
+        if let Some(talk) = self.talks.get_mut(&addr) {
+            talk.is_called_alive |= is_alive;
+            talk.is_called_dead |= is_dead;
+        }
+    }
+
+    /// Returns the state of the listed keys, up to the first one that a voter was not asked for.
+    /// The flag is `true` if there is none. Only members with this voter set count.
+    fn locks(&self, voter_set: &VoterSet) -> (Vec<Inspection>, bool) {
+        let mut lists: BTreeMap<&NodeId, (Incarnation, &Talk)> = BTreeMap::new();
+        for talk in self.talks.values().filter(|talk| talk.is_done) {
+            let speaker = talk.speaker.as_ref();
+            let is_same = |it: &&Speaker| it.voter_set == voter_set.tag();
+            let Some(speaker) = speaker.filter(is_same) else {
+                continue;
+            };
+            let list = (speaker.incarnation, talk);
+            let known = lists.entry(&speaker.node).or_insert(list);
+            if known.0 < list.0 {
+                *known = list;
             }
         }
-        for addr in found {
-            self.begin(addr);
-        }
+        lists.retain(|node, _| voter_set.has_member(node));
+        let rest = lists.values().filter_map(|(_, talk)| talk.rest).min();
+        let is_before = |key: &&Key| rest.is_none_or(|it| first_number(key) >> 32 < it >> 32);
+        let listed = lists.values().flat_map(|(_, talk)| talk.locks.keys());
+        let keys: BTreeSet<&Key> = match &self.wanted {
+            Wanted::Key { key } => [key].into(),
+            _ => listed.filter(is_before).collect(),
+        };
+        let report = |key: &Key, voter: &NodeId| {
+            let (_, talk) = lists.get(voter)?;
+            let state = self.nodes.get(voter)?.answer.as_ref()?.overview.voter;
+            let is_recovering = matches!(state, VoterState::Recovering { .. });
+            let listed = talk.locks.get(key).cloned();
+            Some(listed.unwrap_or_else(|| Report {
+                is_recovering,
+                ..Report::default()
+            }))
+        };
+        let locks = keys.into_iter().map(|key| {
+            let voters = voter_set.voters_for(key);
+            let reports = voters.iter().filter_map(|voter| report(key, voter));
+            judge(key.clone(), voters.len(), &reports.collect::<Vec<_>>())
+        });
+        (locks.collect(), rest.is_none())
     }
 }
 
-impl From<&Speaker> for NodeAnswer {
-    fn from(speaker: &Speaker) -> Self {
-        Self {
-            incarnation: speaker.incarnation,
-            voter_set: speaker.voter_set,
-            overview: speaker.overview.clone(),
-        }
-    }
+/// Returns the voter set that a node described, if the description agrees with its digest.
+fn described(
+    speaker: &Speaker,
+    members: Vec<NodeId>,
+    overview: &Overview,
+    cluster: Option<&str>,
+) -> Option<Arc<VoterSet>> {
+    let voters_per_key = usize::try_from(overview.voters_per_key).ok()?;
+    let version = speaker.voter_set.version;
+    let voter_set = VoterSet::new(version, members, voters_per_key, overview.timing).ok()?;
+    let voter_set = match cluster {
+        Some(name) => voter_set.of_cluster(name),
+        None => voter_set,
+    };
+    (voter_set.tag() == speaker.voter_set).then(|| Arc::new(voter_set))
 }
