@@ -195,8 +195,8 @@ impl Observer {
     async fn look(&mut self, wanted: Wanted) -> Result<Survey, ObserveError> {
         let peers = self.resolve().await?;
         let addrs = peers.iter().chain(&self.known).copied();
-        let surveyor = Surveyor::new(addrs, wanted, self.patience, rand::random());
-        let mut surveyor = surveyor.of_cluster(&self.cluster);
+        let (cluster, seed) = (&self.cluster, rand::random());
+        let mut surveyor = Surveyor::new(cluster, addrs, wanted, self.patience, seed);
         let began = tokio::time::Instant::now();
         let now = || Instant::ZERO.after(began.elapsed());
         loop {

@@ -84,8 +84,8 @@ impl SeedQuery {
     async fn ask(&mut self) -> usize {
         let mut peers = self.seeds.addrs();
         peers.extend(self.shared.with(|core, _| core.addresses_of_members()));
-        let surveyor = Surveyor::new(peers, Wanted::Overview, PATIENCE, rand::random());
-        let mut surveyor = surveyor.of_cluster(&self.cluster);
+        let (cluster, seed) = (&self.cluster, rand::random());
+        let mut surveyor = Surveyor::new(cluster, peers, Wanted::Overview, PATIENCE, seed);
         let mut answered = 0;
         loop {
             let wake = self.shared.with(|core, now| {

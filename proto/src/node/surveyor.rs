@@ -1,33 +1,34 @@
 //! A survey of a mesh: it finds the members from any node that answers, and asks each for its
 //! state. The caller sends the questions, and passes the answers and the time.
 //!
-//! One question at a time is open to each address, and is retransmitted until it is answered or too
+//! Each node is asked one question at a time, which is retransmitted until it is answered or too
 //! old. An answer that does not fit its question is dropped.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::inspect::{Inspection, judge};
 use super::survey::{NodeAnswer, NodeSurvey, Survey};
-use crate::id::{Incarnation, Key, NodeId};
+use crate::id::{Key, NodeId};
 use crate::message::Report;
 use crate::time::Instant;
-use crate::voter_set::{MEMBERS_MAX, VoterSet, VoterSetTag};
+use crate::voter_set::{MEMBERS_MAX, VoterSet};
 use crate::wire::DropReason;
-use crate::wire::observe::{Answer, Overview, Question, SeenNode, Topic, VoterState, first_number};
+use crate::wire::observe::{Answer, Question, SeenNode, Topic, VoterState, first_number};
 
 /// The time after which a question is retransmitted.
 const RETRANSMIT_AFTER: Duration = Duration::from_millis(200);
-/// The divisor of the patience for nodes that others report as dead.
+/// The divisor of the patience for nodes that others report as dead. It is checked when a question
+/// is retransmitted.
 const DOUBT: u32 = 4;
 /// The most open questions. The socket must have capacity for all answers.
 const OPEN_MAX: usize = 64;
 /// The most addresses at which one member is sought, besides those that the survey started with.
 const ADDRESSES_MAX: usize = 3;
 /// The most addresses of one survey.
-const TALKS_MAX: usize = 4 * MEMBERS_MAX;
+const ASKED_MAX: usize = 4 * MEMBERS_MAX;
 /// The most nodes that are accepted from one node, and in one survey.
 const NODES_MAX: usize = MEMBERS_MAX + 16_384;
 
@@ -54,80 +55,64 @@ pub enum Wanted {
 pub struct Surveyor {
     wanted: Wanted,
     patience: Duration,
-    cluster: Option<String>,
+    cluster: String,
     /// The nonce of the last question.
     nonce: u64,
-    talks: BTreeMap<SocketAddr, Talk>,
-    /// The number of addresses at which each member is sought. No more are needed for a node that
-    /// has answered.
-    sought: BTreeMap<NodeId, usize>,
-    nodes: BTreeMap<NodeId, NodeSurvey>,
+    /// The questions to send once fewer are open.
+    waiting: VecDeque<(SocketAddr, Topic)>,
+    /// The questions that were sent, by nonce.
+    open: BTreeMap<u64, Open>,
+    /// All addresses that are asked.
+    asked: BTreeSet<SocketAddr>,
+    nodes: BTreeMap<NodeId, Known>,
     voter_set: Option<Arc<VoterSet>>,
 }
 
-/// The questions to one address, and the answers.
 #[derive(Clone, Debug)]
-struct Talk {
-    /// The present question; `None` if the talk is over.
-    topic: Option<Topic>,
-    open: Option<Open>,
-    /// The node that answered first. Answers of another one end the talk.
-    speaker: Option<Speaker>,
+struct Open {
+    to: SocketAddr,
+    question: Question,
+    asked_at: Instant,
+    sent_at: Instant,
+}
+
+/// The answers of a node's highest incarnation, and those about it.
+#[derive(Clone, Debug)]
+struct Known {
+    node: NodeSurvey,
+    /// The number of addresses at which it is sought.
+    sought: usize,
     members: Vec<NodeId>,
     /// The number of entries in the pages of the present list.
     listed: usize,
     locks: BTreeMap<Key, Report>,
     /// The number of the first key that was not asked for; `None` if the list is complete.
     rest: Option<u64>,
-    /// `true` if all questions were answered.
+    /// `true` if it answered all questions.
     is_done: bool,
-    is_called_alive: bool,
-    is_called_dead: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Open {
-    nonce: u64,
-    asked_at: Instant,
-    sent_at: Instant,
-}
-
-#[derive(Clone, Debug, Eq, PartialEq)]
-struct Speaker {
-    node: NodeId,
-    incarnation: Incarnation,
-    voter_set: VoterSetTag,
-}
-
-impl Talk {
-    fn new() -> Self {
+impl Known {
+    fn new(node: NodeSurvey) -> Self {
         Self {
-            topic: Some(Topic::Overview { from: 0 }),
-            open: None,
-            speaker: None,
+            node,
+            sought: 0,
             members: Vec::new(),
             listed: 0,
             locks: BTreeMap::new(),
             rest: None,
             is_done: false,
-            is_called_alive: false,
-            is_called_dead: false,
         }
     }
 
-    /// Returns when to give the question up.
-    fn deadline(&self, open: Open, patience: Duration) -> Instant {
-        let is_doubtful = self.is_called_dead && !self.is_called_alive;
-        open.asked_at.after(if is_doubtful {
-            patience / DOUBT
-        } else {
-            patience
-        })
-    }
-
-    /// Returns the question that follows the answer to `topic`.
-    fn after(&mut self, topic: Topic, next: Option<u64>, wanted: &Wanted) -> Option<Topic> {
-        let first = match (topic, next, wanted) {
+    /// Takes the lists of an answer. Returns the next question.
+    fn take(&mut self, topic: Topic, answer: &mut Answer, wanted: &Wanted) -> Option<Topic> {
+        let members = answer.nodes.iter().filter(|seen| seen.is_member);
+        self.members.extend(members.map(|seen| seen.node.clone()));
+        self.listed += answer.nodes.len() + answer.locks.len();
+        let locks = answer.locks.drain(..);
+        self.locks.extend(locks.map(|seen| (seen.key, seen.report)));
+        let first = match (topic, answer.next, wanted) {
             (Topic::Overview { .. }, Some(from), _) if self.listed < NODES_MAX => {
                 return Some(Topic::Overview { from });
             }
@@ -144,6 +129,29 @@ impl Talk {
         };
         self.listed = 0;
         Some(first)
+    }
+
+    /// Returns the voter set that the node described, if the description agrees with its digest.
+    fn described(&self, cluster: &str) -> Option<Arc<VoterSet>> {
+        let NodeAnswer {
+            voter_set: tag,
+            overview,
+            ..
+        } = self.node.answer.as_ref()?;
+        let (members, voters) = (self.members.clone(), overview.voters_per_key as usize);
+        let voter_set = VoterSet::new(tag.version, members, voters, overview.timing).ok()?;
+        let voter_set = voter_set.of_cluster(cluster);
+        (voter_set.tag() == *tag).then(|| Arc::new(voter_set))
+    }
+
+    fn report(&self, key: &Key) -> Report {
+        let state = self.node.answer.as_ref().map(|it| it.overview.voter);
+        let is_recovering = matches!(state, Some(VoterState::Recovering { .. }));
+        let listed = self.locks.get(key).cloned();
+        listed.unwrap_or_else(|| Report {
+            is_recovering,
+            ..Report::default()
+        })
     }
 }
 
@@ -163,115 +171,120 @@ fn fits(topic: &Topic, answer: &Answer) -> bool {
 
 impl Surveyor {
     /// Creates a survey that starts with these addresses. One that answers is enough. A question
-    /// that is not answered within `patience` is given up.
+    /// that is not answered within `patience` is given up. `cluster` is the cluster's name.
     ///
     /// `seed` must be hard to guess, since an answer is accepted if it has its question's nonce.
     #[must_use]
     pub fn new(
+        cluster: &str,
         peers: impl IntoIterator<Item = SocketAddr>,
         wanted: Wanted,
         patience: Duration,
         seed: u64,
     ) -> Self {
-        let talks = peers.into_iter().map(|addr| (addr, Talk::new()));
+        let asked = peers.into_iter().collect::<BTreeSet<SocketAddr>>();
+        let begin = |addr: &SocketAddr| (*addr, Topic::Overview { from: 0 });
         Self {
             wanted,
             patience,
-            cluster: None,
+            cluster: cluster.to_owned(),
             nonce: seed,
-            talks: talks.collect(),
-            sought: BTreeMap::new(),
+            waiting: asked.iter().map(begin).collect(),
+            open: BTreeMap::new(),
+            asked,
             nodes: BTreeMap::new(),
             voter_set: None,
         }
     }
 
-    /// Sets the cluster's name, which is part of the voter set's digest.
-    #[must_use]
-    pub fn of_cluster(mut self, name: &str) -> Self {
-        self.cluster = Some(name.to_owned());
-        self
-    }
-
     /// Returns the next question to send now, and its destination. Call it until it returns `None`.
     pub fn poll(&mut self, now: Instant) -> Option<(SocketAddr, Question)> {
-        let mut open = 0;
-        for talk in self.talks.values_mut() {
-            let is_late = |it: Open| now >= talk.deadline(it, self.patience);
-            if talk.open.is_some_and(is_late) {
-                (talk.topic, talk.open) = (None, None);
-            }
-            open += usize::from(talk.open.is_some());
-        }
-        let is_due = |talk: &Talk| match talk.open {
-            Some(open) => now >= open.sent_at.after(RETRANSMIT_AFTER),
-            None => talk.topic.is_some() && open < OPEN_MAX,
-        };
-        let (addr, talk) = self.talks.iter_mut().find(|(_, talk)| is_due(talk))?;
-        let open = talk.open.get_or_insert_with(|| {
+        let (nodes, patience) = (&self.nodes, self.patience);
+        self.open
+            .retain(|_, open| !is_late(now, open, patience, nodes));
+        if self.open.len() < OPEN_MAX
+            && let Some((to, topic)) = self.waiting.pop_front()
+        {
             self.nonce = self.nonce.wrapping_add(1);
-            Open {
-                nonce: self.nonce,
+            let nonce = self.nonce;
+            let question = Question { nonce, topic };
+            let open = Open {
+                to,
+                question: question.clone(),
                 asked_at: now,
                 sent_at: now,
-            }
-        });
+            };
+            self.open.insert(nonce, open);
+            return Some((to, question));
+        }
+        let is_due = |open: &&mut Open| now >= open.sent_at.after(RETRANSMIT_AFTER);
+        let open = self.open.values_mut().find(is_due)?;
         open.sent_at = now;
-        let (nonce, topic) = (open.nonce, talk.topic.clone()?);
-        Some((*addr, Question { nonce, topic }))
+        Some((open.to, open.question.clone()))
     }
 
-    /// Returns when to call [`Surveyor::poll`] again; `None` if the survey is done.
+    /// Returns when to call [`Surveyor::poll`] again; `None` if all members have answered all
+    /// questions, or none is open.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
-        let wake = |talk: &Talk| {
-            let open = talk.open?;
-            let again = open.sent_at.after(RETRANSMIT_AFTER);
-            Some(again.min(talk.deadline(open, self.patience)))
+        let is_done = |member| self.nodes.get(member).is_some_and(|known| known.is_done);
+        let voter_set = self.voter_set.as_ref();
+        if voter_set.is_some_and(|it| it.members().iter().all(is_done)) {
+            return None;
+        }
+        let wake = |open: &Open| {
+            let late = open.asked_at.after(self.patience);
+            late.min(open.sent_at.after(RETRANSMIT_AFTER))
         };
-        let next = self.talks.values().filter_map(wake).min();
-        next.filter(|_| !self.is_done())
+        self.open.values().map(wake).min()
     }
 
     /// Handles an answer.
     ///
     /// # Errors
     /// [`DropReason::Misaddressed`] if it does not fit an open question.
-    pub fn handle_answer(&mut self, answer: Answer) -> Result<(), DropReason> {
-        let is_open = |talk: &Talk| talk.open.is_some_and(|it| it.nonce == answer.nonce);
-        let mut talks = self.talks.iter_mut();
-        let found = talks.find(|(_, talk)| is_open(talk));
-        let (addr, talk) = found.ok_or(DropReason::Misaddressed)?;
-        let topic = talk.topic.take_if(|topic| fits(topic, &answer));
-        let topic = topic.ok_or(DropReason::Misaddressed)?;
-        talk.open = None;
-        let speaker = Speaker {
-            node: answer.node.clone(),
-            incarnation: answer.incarnation,
-            voter_set: answer.voter_set,
+    pub fn handle_answer(&mut self, mut answer: Answer) -> Result<(), DropReason> {
+        let is_fit = |open: &Open| fits(&open.question.topic, &answer);
+        let is_open = self.open.get(&answer.nonce).is_some_and(is_fit);
+        let open = is_open.then(|| self.open.remove(&answer.nonce)).flatten();
+        let Open { to, question, .. } = open.ok_or(DropReason::Misaddressed)?;
+        let Some(known) = known(&mut self.nodes, &answer.node) else {
+            return Ok(());
         };
-        if *talk.speaker.get_or_insert_with(|| speaker.clone()) != speaker {
+        let new = (answer.incarnation, answer.voter_set);
+        let old = known.node.answer.as_ref();
+        let old = old.map(|it| (it.incarnation, it.voter_set));
+        if question.topic != (Topic::Overview { from: 0 }) {
+            // Another process answers at this address.
+            if old != Some(new) {
+                return Ok(());
+            }
+        } else if old.is_none_or(|old| old.0 < new.0)
+            && let Some(overview) = answer.overview.take()
+        {
+            *known = Known::new(known.node.clone());
+            known.sought = ADDRESSES_MAX;
+            known.node.addr = Some(to);
+            known.node.answer = Some(NodeAnswer {
+                incarnation: answer.incarnation,
+                voter_set: answer.voter_set,
+                overview: *overview,
+            });
+        } else {
+            // It has answered at another address.
             return Ok(());
         }
-        let members = answer.nodes.iter().filter(|seen| seen.is_member);
-        talk.members.extend(members.map(|seen| seen.node.clone()));
-        talk.listed += answer.nodes.len() + answer.locks.len();
-        let locks = answer.locks.into_iter();
-        talk.locks.extend(locks.map(|seen| (seen.key, seen.report)));
-        talk.topic = talk.after(topic, answer.next, &self.wanted);
-        let addr = *addr;
-        if let Some(overview) = answer.overview {
-            if !matches!(talk.topic, Some(Topic::Overview { .. })) && self.voter_set.is_none() {
-                let members = std::mem::take(&mut talk.members);
-                self.voter_set = described(&speaker, members, &overview, self.cluster.as_deref());
-                if self.voter_set.is_none() {
-                    (talk.topic, talk.is_done) = (None, false);
-                }
-            }
-            self.learn_answer(addr, &speaker, *overview);
+        let next = known.take(question.topic, &mut answer, &self.wanted);
+        let has_all_nodes = !matches!(next, Some(Topic::Overview { .. }));
+        if has_all_nodes && self.voter_set.is_none() {
+            self.voter_set = known.described(&self.cluster);
+            known.is_done &= self.voter_set.is_some();
+        }
+        if !has_all_nodes || self.voter_set.is_some() {
+            self.waiting.extend(next.map(|topic| (to, topic)));
         }
         for seen in answer.nodes {
-            self.learn_node(&speaker.node, seen);
+            self.learn(&answer.node, seen);
         }
         Ok(())
     }
@@ -279,7 +292,7 @@ impl Surveyor {
     /// Returns the answers about a node so far.
     #[must_use]
     pub fn node(&self, node: &NodeId) -> Option<&NodeSurvey> {
-        self.nodes.get(node)
+        self.nodes.get(node).map(|known| &known.node)
     }
 
     /// Returns the survey; `None` if no voter set is known.
@@ -287,13 +300,13 @@ impl Surveyor {
     pub fn conclude(&self) -> Option<Survey> {
         let voter_set = self.voter_set.as_ref()?;
         let members = voter_set.members().iter().map(|member| {
-            let known = self.nodes.get(member).cloned();
+            let known = self.node(member).cloned();
             NodeSurvey {
                 is_member: true,
                 ..known.unwrap_or_else(|| NodeSurvey::unknown(member))
             }
         });
-        let others = self.nodes.values();
+        let others = self.nodes.values().map(|known| &known.node);
         let others = others.filter(|it| !voter_set.has_member(&it.node));
         let (locks, has_all_locks) = self.locks(voter_set);
         Some(Survey {
@@ -304,128 +317,67 @@ impl Surveyor {
         })
     }
 
-    /// Returns `true` if all talks are over, or all members have answered all questions.
-    fn is_done(&self) -> bool {
-        let done = self.talks.values().filter(|talk| talk.is_done);
-        let done: BTreeSet<&NodeId> = done
-            .filter_map(|talk| talk.speaker.as_ref())
-            .map(|speaker| &speaker.node)
-            .collect();
-        let mut talks = self.talks.values();
-        talks.all(|talk| talk.topic.is_none())
-            || self.voter_set.as_ref().is_some_and(|voter_set| {
-                let mut members = voter_set.members().iter();
-                members.all(|member| done.contains(member))
-            })
-    }
-
-    fn known(&mut self, node: &NodeId) -> Option<&mut NodeSurvey> {
-        if self.nodes.len() >= NODES_MAX && !self.nodes.contains_key(node) {
-            return None;
-        }
-        let known = self.nodes.entry(node.clone());
-        Some(known.or_insert_with(|| NodeSurvey::unknown(node)))
-    }
-
-    fn learn_answer(&mut self, addr: SocketAddr, speaker: &Speaker, overview: Overview) {
-        self.sought.insert(speaker.node.clone(), ADDRESSES_MAX);
-        let Some(known) = self.known(&speaker.node) else {
-            return;
-        };
-        let is_later = |it: &NodeAnswer| it.incarnation > speaker.incarnation;
-        if !known.answer.as_ref().is_some_and(is_later) {
-            known.addr = Some(addr);
-            known.answer = Some(NodeAnswer {
-                incarnation: speaker.incarnation,
-                voter_set: speaker.voter_set,
-                overview,
-            });
-        }
-    }
-
-    fn learn_node(&mut self, by: &NodeId, seen: SeenNode) {
-        let Some(known) = self.known(&seen.node) else {
-            return;
-        };
-        let (is_alive, is_dead) = (seen.is_alive == Some(true), seen.is_alive == Some(false));
-        if is_alive {
-            known.alive_by.insert(by.clone());
-        }
-        if is_dead {
-            known.dead_by.insert(by.clone());
-        }
-        let silent_for = [known.silent_for, seen.silent_for];
-        known.silent_for = silent_for.into_iter().flatten().min();
-        let Some(addr) = seen.addr else { return };
-        known.addr.get_or_insert(addr);
-        let sought = self.sought.entry(seen.node).or_default();
-        let is_known = self.talks.contains_key(&addr) || self.talks.len() >= TALKS_MAX;
-        if seen.is_member && !is_known && *sought < ADDRESSES_MAX {
-            *sought += 1;
-            self.talks.insert(addr, Talk::new());
-        }
-        if let Some(talk) = self.talks.get_mut(&addr) {
-            talk.is_called_alive |= is_alive;
-            talk.is_called_dead |= is_dead;
-        }
-    }
-
     /// Returns the state of the listed keys, up to the first one that a voter was not asked for.
-    /// The flag is `true` if there is none. Only members with this voter set count.
+    /// The flag is `true` if there is none. A voter whose list is not finished does not count.
     fn locks(&self, voter_set: &VoterSet) -> (Vec<Inspection>, bool) {
-        let mut lists: BTreeMap<&NodeId, (Incarnation, &Talk)> = BTreeMap::new();
-        for talk in self.talks.values().filter(|talk| talk.is_done) {
-            let speaker = talk.speaker.as_ref();
-            let is_same = |it: &&Speaker| it.voter_set == voter_set.tag();
-            let Some(speaker) = speaker.filter(is_same) else {
-                continue;
-            };
-            let list = (speaker.incarnation, talk);
-            let known = lists.entry(&speaker.node).or_insert(list);
-            if known.0 < list.0 {
-                *known = list;
-            }
-        }
-        lists.retain(|node, _| voter_set.has_member(node));
-        let rest = lists.values().filter_map(|(_, talk)| talk.rest).min();
+        let list = |voter: &NodeId| {
+            let known = self.nodes.get(voter).filter(|known| known.is_done)?;
+            let answer = known.node.answer.as_ref()?;
+            (answer.voter_set == voter_set.tag()).then_some(known)
+        };
+        let lists: Vec<&Known> = voter_set.members().iter().filter_map(list).collect();
+        let rest = lists.iter().filter_map(|known| known.rest).min();
         let is_before = |key: &&Key| rest.is_none_or(|it| first_number(key) >> 32 < it >> 32);
-        let listed = lists.values().flat_map(|(_, talk)| talk.locks.keys());
-        let keys: BTreeSet<&Key> = match &self.wanted {
-            Wanted::Key { key } => [key].into(),
-            _ => listed.filter(is_before).collect(),
-        };
-        let report = |key: &Key, voter: &NodeId| {
-            let (_, talk) = lists.get(voter)?;
-            let state = self.nodes.get(voter)?.answer.as_ref()?.overview.voter;
-            let is_recovering = matches!(state, VoterState::Recovering { .. });
-            let listed = talk.locks.get(key).cloned();
-            Some(listed.unwrap_or_else(|| Report {
-                is_recovering,
-                ..Report::default()
-            }))
-        };
+        let listed = lists.iter().flat_map(|known| known.locks.keys());
+        let mut keys: BTreeSet<&Key> = listed.filter(is_before).collect();
+        if let Wanted::Key { key } = &self.wanted {
+            keys = [key].into();
+        }
         let locks = keys.into_iter().map(|key| {
             let voters = voter_set.voters_for(key);
-            let reports = voters.iter().filter_map(|voter| report(key, voter));
-            judge(key.clone(), voters.len(), &reports.collect::<Vec<_>>())
+            let lists = voters.iter().filter_map(list);
+            let reports: Vec<Report> = lists.map(|known| known.report(key)).collect();
+            judge(key.clone(), voters.len(), &reports)
         });
         (locks.collect(), rest.is_none())
     }
+
+    fn learn(&mut self, by: &NodeId, seen: SeenNode) {
+        let Some(known) = known(&mut self.nodes, &seen.node) else {
+            return;
+        };
+        let node = &mut known.node;
+        match seen.is_alive {
+            Some(true) => drop(node.alive_by.insert(by.clone())),
+            Some(false) => drop(node.dead_by.insert(by.clone())),
+            None => {}
+        }
+        let silent_for = [node.silent_for, seen.silent_for];
+        node.silent_for = silent_for.into_iter().flatten().min();
+        let Some(addr) = seen.addr else { return };
+        node.addr.get_or_insert(addr);
+        let is_sought = seen.is_member && known.sought < ADDRESSES_MAX;
+        if is_sought && self.asked.len() < ASKED_MAX && self.asked.insert(addr) {
+            known.sought += 1;
+            self.waiting.push_back((addr, Topic::Overview { from: 0 }));
+        }
+    }
 }
 
-/// Returns the voter set that a node described, if the description agrees with its digest.
-fn described(
-    speaker: &Speaker,
-    members: Vec<NodeId>,
-    overview: &Overview,
-    cluster: Option<&str>,
-) -> Option<Arc<VoterSet>> {
-    let voters_per_key = usize::try_from(overview.voters_per_key).ok()?;
-    let version = speaker.voter_set.version;
-    let voter_set = VoterSet::new(version, members, voters_per_key, overview.timing).ok()?;
-    let voter_set = match cluster {
-        Some(name) => voter_set.of_cluster(name),
-        None => voter_set,
+/// Returns `true` if a question is to be given up. Nodes that others report as dead get less time.
+fn is_late(now: Instant, open: &Open, patience: Duration, nodes: &BTreeMap<NodeId, Known>) -> bool {
+    let is_dead = |known: &Known| {
+        let node = &known.node;
+        node.addr == Some(open.to) && node.alive_by.is_empty() && !node.dead_by.is_empty()
     };
-    (voter_set.tag() == speaker.voter_set).then(|| Arc::new(voter_set))
+    let age = now.since(open.asked_at);
+    age >= patience || age >= patience / DOUBT && nodes.values().any(is_dead)
+}
+
+fn known<'a>(nodes: &'a mut BTreeMap<NodeId, Known>, node: &NodeId) -> Option<&'a mut Known> {
+    if nodes.len() >= NODES_MAX && !nodes.contains_key(node) {
+        return None;
+    }
+    let known = nodes.entry(node.clone());
+    Some(known.or_insert_with(|| Known::new(NodeSurvey::unknown(node))))
 }

@@ -39,7 +39,7 @@ fn node(locks: usize, seal: Seal) -> Node {
     let config = NodeConfig {
         id: node_id("a"),
         incarnation: Incarnation::new(3),
-        voter_set: Arc::new(voter_set),
+        voter_set: Arc::new(voter_set.of_cluster("c")),
         start: Start::NewCluster,
         limits: VoterLimits::default(),
         max_claims: 10_000,
@@ -109,7 +109,7 @@ fn survey_pages_through_every_key_of_node() {
     for (of_node, mut peer) in [(seal(1), seal(2)), plaintext] {
         let mut node = node(500, of_node);
         let wanted = Wanted::Locks { max: 10_000 };
-        let mut surveyor = Surveyor::new([addr()], wanted, Duration::from_secs(1), 9);
+        let mut surveyor = Surveyor::new("c", [addr()], wanted, Duration::from_secs(1), 9);
         let mut questions = 0;
         while let Some((to, question)) = surveyor.poll(NOW.mono) {
             assert_eq!(to, addr());

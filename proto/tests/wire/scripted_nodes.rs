@@ -29,7 +29,8 @@ pub(crate) fn at(port: u16) -> SocketAddr {
 
 pub(crate) fn voter_set(members: &[&str]) -> Arc<VoterSet> {
     let ids = members.iter().map(|name| node_id(name)).collect();
-    Arc::new(VoterSet::new(1, ids, members.len(), Timing::lan()).unwrap())
+    let voter_set = VoterSet::new(1, ids, members.len(), Timing::lan()).unwrap();
+    Arc::new(voter_set.of_cluster("c"))
 }
 
 pub(crate) fn seen(name: &str, port: u16, is_member: bool, is_alive: Option<bool>) -> SeenNode {
@@ -165,7 +166,7 @@ impl Mesh {
     pub(crate) fn with_voters(names: &[&str], voters_per_key: usize) -> Self {
         let ids = names.iter().map(|name| node_id(name)).collect();
         let voter_set = VoterSet::new(1, ids, voters_per_key, Timing::lan()).unwrap();
-        let voter_set = Arc::new(voter_set);
+        let voter_set = Arc::new(voter_set.of_cluster("c"));
         let mut mesh = Self::default();
         for (name, port) in names.iter().zip(1..) {
             let known = names.iter().zip(1..).map(|(other, at)| {
@@ -189,7 +190,7 @@ impl Mesh {
     /// Runs a survey to its end. Nodes that are absent or have fallen silent do not answer.
     pub(crate) fn look(&mut self, ports: &[u16], wanted: Wanted) -> Surveyor {
         let ports = ports.iter().map(|port| at(*port));
-        let mut surveyor = Surveyor::new(ports, wanted, PATIENCE, 77);
+        let mut surveyor = Surveyor::new("c", ports, wanted, PATIENCE, 77);
         let mut now = Instant::ZERO;
         self.asked.clear();
         loop {
