@@ -193,10 +193,12 @@ impl Observer {
     }
 
     async fn look(&mut self, wanted: Wanted) -> Result<Survey, ObserveError> {
-        let peers = self.resolve().await?;
-        let addrs = peers.iter().chain(&self.known).copied();
-        let (cluster, seed) = (&self.cluster, rand::random());
-        let mut surveyor = Surveyor::new(cluster, addrs, wanted, self.patience, seed);
+        let mut peers = self.resolve().await?;
+        peers.extend(&self.known);
+        peers.sort();
+        peers.dedup();
+        let (cluster, seed, asked) = (&self.cluster, rand::random(), peers.iter().copied());
+        let mut surveyor = Surveyor::new(cluster, asked, wanted, self.patience, seed);
         let began = tokio::time::Instant::now();
         let now = || Instant::ZERO.after(began.elapsed());
         loop {
@@ -219,7 +221,7 @@ impl Observer {
                 tracing::debug!(%reason, "an answer was dropped");
             }
         }
-        let survey = surveyor.conclude().ok_or(ObserveError::NoAnswer {
+        let survey = surveyor.conclude().ok_or_else(|| ObserveError::NoAnswer {
             peers,
             waited: self.patience,
             is_sealed: self.seal.is_sealed(),
