@@ -10,10 +10,9 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::algorithms::Algorithm;
+use crate::cluster::{Outcome, Settings, World};
 use crate::faults;
-use crate::invariants::{Kind, Violation};
-use crate::settings::Settings;
-use crate::world::{Outcome, World};
+use crate::judge::{Kind, Violation};
 
 /// The number of worlds that must reach every corner.
 const SEEDS_ENOUGH: u64 = 300;

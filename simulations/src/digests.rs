@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 
 use crate::algorithms::Algorithm;
 use crate::campaign::{Tweaks, run_seed};
-use crate::scenario;
-use crate::world::Outcome;
+use crate::cluster::Outcome;
+use crate::scenarios;
 
 /// The path of the file.
 pub(crate) const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/digests.txt");
@@ -45,9 +45,9 @@ pub(crate) fn text() -> String {
             &run_seed(1, tweaks, false),
         );
     }
-    for (name, file) in scenario::NAMED {
-        if let Ok(scenario) = scenario::read(file) {
-            add(name, &scenario::play(scenario, false).0);
+    for (name, file) in scenarios::NAMED {
+        if let Ok(scenario) = scenarios::read(file) {
+            add(name, &scenarios::play(scenario, false).0);
         }
     }
     text

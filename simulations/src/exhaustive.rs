@@ -16,13 +16,10 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockmesh_proto::claimant::{Claimant, Request};
-use lockmesh_proto::event::{Effects, Event, Ticket};
-use lockmesh_proto::id::{Incarnation, Key, NodeId};
-use lockmesh_proto::message::{Message, Outbox};
-use lockmesh_proto::time::{Instant, Now};
-use lockmesh_proto::voter::{Start, Voter, VoterLimits};
-use lockmesh_proto::voter_set::{Timing, VoterSet};
+use crate::proto::{
+    Claimant, Effects, Event, Incarnation, Instant, Key, Message, NodeId, Now, Outbox,
+    RecoveryReply, Request, Start, Ticket, Timing, Voter, VoterLimits, VoterSet,
+};
 use stateright::{Model, Property};
 
 pub(crate) use found::search;
@@ -422,7 +419,7 @@ impl Model for Search {
             // The cluster is new, and the replies of the others confirm it.
             let now = self.now(&state, at);
             for other in (0..VOTERS).filter(|other| *other != at) {
-                let memory = lockmesh_proto::message::RecoveryReply {
+                let memory = RecoveryReply {
                     nonce: at as u64,
                     highest: Default::default(),
                     votes: false,
@@ -509,7 +506,7 @@ impl Model for Search {
 
 #[cfg(lockmesh_mutants)]
 fn make_mistake(scope: &Scope) {
-    lockmesh_proto::mutants::make(scope.mutant);
+    crate::proto::mutants::make(scope.mutant);
 }
 
 #[cfg(not(lockmesh_mutants))]

@@ -8,45 +8,24 @@
 
 mod algorithms;
 mod campaign;
-mod clocks;
-mod comebacks;
-mod datagrams;
+mod cluster;
 mod digests;
 mod exhaustive;
 mod faults;
-mod gossip;
-mod hazards;
-mod host;
-mod invariants;
-mod ledger;
-mod lifecycle;
-#[cfg(test)]
-mod long;
+mod judge;
+mod kernel;
 #[cfg(lockmesh_mutants)]
-mod mutation;
-mod namesakes;
-mod network;
-mod observe;
-#[cfg(test)]
-mod regressions;
+mod mutants;
+mod proto;
 mod report;
 #[cfg(not(lockmesh_mutants))]
 mod rerun;
-mod rng;
 mod scale;
-mod scenario;
-mod sets;
-mod settings;
-mod settled;
-mod steady;
+mod scenarios;
 mod summary;
-mod ticks;
-mod trace;
-mod twins;
-mod workload;
-mod world;
-mod wounds;
-mod wrong_clocks;
+#[cfg(test)]
+mod tests;
+mod users;
 
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
@@ -237,12 +216,12 @@ fn main() -> ExitCode {
 /// Returns the world of a page, and its title.
 fn plan_of(args: &Args, seed: u64, tweaks: Tweaks) -> Result<(Plan, String), String> {
     if let Some(name) = &args.scenario {
-        let named = scenario::NAMED.iter().find(|(known, _)| known == name);
+        let named = scenarios::NAMED.iter().find(|(known, _)| known == name);
         let text = match named {
             Some((_, text)) => (*text).to_owned(),
             None => std::fs::read_to_string(name).map_err(|err| format!("{name}: {err}"))?,
         };
-        let scenario = scenario::read(&text).map_err(|bad| format!("{name}: {}", bad.0))?;
+        let scenario = scenarios::read(&text).map_err(|bad| format!("{name}: {}", bad.0))?;
         let title = format!("{name}: {}", scenario.story.trim());
         return Ok((Plan::of_scenario(scenario, args.algorithm), title));
     }
@@ -331,14 +310,14 @@ fn obey(command: Command) -> ExitCode {
 fn try_mutants(seeds: u64, only: &str, search: Duration, json: bool) -> ExitCode {
     // A mistake may panic: that counts as caught, and its message is not printed.
     std::panic::set_hook(Box::new(|_| {}));
-    let budget = mutation::Budget {
+    let budget = mutants::Budget {
         seeds,
         search,
         states: 3_000_000,
     };
     let begun = std::time::Instant::now();
     println!("{:<24} {:<9} {:>9}  where", "mistake", "caught by", "after");
-    let verdicts = mutation::all(only, budget, |one| {
+    let verdicts = mutants::all(only, budget, |one| {
         let law = one.law.as_deref().unwrap_or("nothing");
         println!(
             "{:<24} {law:<9} {:>9}  {}",
@@ -411,7 +390,7 @@ fn search_all(patience: Duration, states_max: usize, json: bool) -> ExitCode {
 
 /// Plays a scenario by name or from a file, or all of them.
 fn play(name: &str, algorithm: Algorithm, trace: bool, json: bool) -> ExitCode {
-    let named = scenario::NAMED
+    let named = scenarios::NAMED
         .iter()
         .filter(|(known, _)| name == "all" || *known == name);
     let mut texts: Vec<(String, String)> = named
@@ -421,7 +400,7 @@ fn play(name: &str, algorithm: Algorithm, trace: bool, json: bool) -> ExitCode {
         match std::fs::read_to_string(name) {
             Ok(text) => texts.push((name.to_owned(), text)),
             Err(error) => {
-                let known: Vec<&str> = scenario::NAMED.iter().map(|(known, _)| *known).collect();
+                let known: Vec<&str> = scenarios::NAMED.iter().map(|(known, _)| *known).collect();
                 eprintln!("{name} is no scenario and no file that can be read: {error}");
                 eprintln!("scenarios: {}, or all", known.join(", "));
                 return ExitCode::from(2);
@@ -431,7 +410,7 @@ fn play(name: &str, algorithm: Algorithm, trace: bool, json: bool) -> ExitCode {
     let mut lines = Vec::new();
     let mut failure = None;
     for (name, text) in texts {
-        let mut scenario = match scenario::read(&text) {
+        let mut scenario = match scenarios::read(&text) {
             Ok(scenario) => scenario,
             Err(bad) => {
                 eprintln!("{name}: {}", bad.0);
@@ -457,11 +436,11 @@ fn play(name: &str, algorithm: Algorithm, trace: bool, json: bool) -> ExitCode {
 /// Plays one scenario and prints the result. A panic is a failure.
 fn play_one(
     name: &str,
-    scenario: scenario::Scenario,
+    scenario: scenarios::Scenario,
     trace: bool,
 ) -> (Option<campaign::Failure>, serde_json::Value) {
     let story = scenario.story.trim().to_owned();
-    let played = std::panic::catch_unwind(AssertUnwindSafe(|| scenario::play(scenario, trace)));
+    let played = std::panic::catch_unwind(AssertUnwindSafe(|| scenarios::play(scenario, trace)));
     let Ok((outcome, unmet)) = played else {
         println!("{name}: FAILED. It panics. {story}");
         let line = json!({"scenario": name, "panics": true});

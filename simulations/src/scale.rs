@@ -8,15 +8,13 @@
 
 use std::time::Duration;
 
-use lockmesh_proto::voter::VoterLimits;
-use lockmesh_proto::voter_set::Timing;
+use crate::proto::{Timing, VoterLimits};
 use serde::Serialize;
 
 use crate::algorithms::Algorithm;
-use crate::hazards::Hazards;
-use crate::network::Weather;
-use crate::settings::{Gossip, Habits, Incarnations, MILLISECOND, Pace, SECOND, Settings};
-use crate::world::World;
+use crate::cluster::{Gossip, Habits, Incarnations, Pace, Settings, World};
+use crate::faults::Hazards;
+use crate::kernel::{MILLISECOND, SECOND, Weather};
 
 const MEMBERS: [usize; 4] = [5, 10, 20, 50];
 const VOTERS: usize = 3;

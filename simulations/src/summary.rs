@@ -1,7 +1,7 @@
 //! Prints the results of many seeds.
 
 use crate::campaign::Summary;
-use crate::invariants::LAWS;
+use crate::judge::LAWS;
 
 /// The counters in the summary, by group.
 const COVERED: [(&str, &[&str]); 5] = [

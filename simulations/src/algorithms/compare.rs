@@ -11,10 +11,9 @@ use serde_json::{Value, json};
 use super::stories::{STORIES, Story};
 use super::tally::{self, Tally};
 use super::{Algorithm, Plan};
+use crate::cluster::{Gossip, Pace, Settings, World};
 use crate::faults;
-use crate::scenario;
-use crate::settings::{Gossip, Pace, Settings};
-use crate::world::World;
+use crate::scenarios;
 
 /// The name of the last row of the table.
 const MIX: &str = "random-mix";
@@ -44,7 +43,7 @@ impl Play {
         match self {
             Self::Story(story) => Some(story.world(seed, algorithm)),
             Self::Scenario(text) => {
-                let scenario = scenario::read(text).ok()?;
+                let scenario = scenarios::read(text).ok()?;
                 let mut plan = Plan::of_scenario(scenario, algorithm);
                 plan.settings.seed = seed;
                 Some(plan)
@@ -66,7 +65,7 @@ pub(crate) fn run(seeds: &Range<u64>) -> Vec<Row> {
 
 /// Runs every bundled scenario with these seeds.
 pub(crate) fn run_scenarios(seeds: &Range<u64>) -> Vec<Row> {
-    let rows = scenario::NAMED.iter();
+    let rows = scenarios::NAMED.iter();
     let rows = rows.map(|(name, text)| row(name, "", Play::Scenario(text)));
     play_all(rows.collect(), seeds)
 }

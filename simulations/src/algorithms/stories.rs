@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use lockmesh_proto::voter::VoterLimits;
-use lockmesh_proto::voter_set::Timing;
+use crate::proto::{Timing, VoterLimits};
 
 use super::{Algorithm, Plan};
-use crate::faults::{Cut, Fault, FaultKind, Target};
-use crate::hazards::Hazards;
-use crate::network::Weather;
-use crate::settings::{Gossip, Habits, Incarnations, MILLISECOND, Pace, SECOND, Settings};
+use crate::cluster::{Gossip, Habits, Incarnations, Pace, Settings};
+use crate::faults::{Cut, Fault, FaultKind, Hazards, Target};
+use crate::kernel::{MILLISECOND, SECOND, Weather};
 
 const MEMBERS: usize = 5;
 const SPAN: u64 = 24 * SECOND;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::invariants::{End, Fact, Host, KeyAt, RequestId};
+use crate::judge::{End, Fact, Host, KeyAt, RequestId};
 use crate::report::{Note, Record};
 
 /// The span in which a request held a key, by its own process.

@@ -17,7 +17,7 @@ pub(crate) struct Scope {
     pub(crate) messages_max: usize,
     /// The mistake in the rules, for the searches that must find it.
     #[cfg(lockmesh_mutants)]
-    pub(crate) mutant: Option<lockmesh_proto::mutants::Mutant>,
+    pub(crate) mutant: Option<crate::proto::Mutant>,
 }
 
 /// Returns the scopes of the search for the real rules.

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::record::{Condition, Links, Note, Record};
 use crate::algorithms::{Lease, Overlap, Story, Wait, Write};
-use crate::invariants::{End, Fact, Host, KeyAt, Violation};
+use crate::judge::{End, Fact, Host, KeyAt, Violation};
 
 /// The maximum number of leases on a page, so that it stays fast.
 const LEASES_MAX: usize = 4_000;

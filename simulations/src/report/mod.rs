@@ -8,7 +8,7 @@ use std::ops::Range;
 pub(crate) use record::{Links, Note, Record};
 
 use crate::algorithms::Plan;
-use crate::world::World;
+use crate::cluster::World;
 use data::{Data, Source};
 
 const PAGE: &str = include_str!("page.html");

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::invariants::{Fact, Host};
-use crate::network::Network;
-use crate::world::World;
+use crate::cluster::World;
+use crate::judge::{Fact, Host};
+use crate::kernel::Network;
 
 /// The condition of a host.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

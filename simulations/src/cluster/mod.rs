@@ -1,0 +1,20 @@
+//! The hosts: their clocks, processes, gossip and sockets, and the world that runs them.
+
+mod clock;
+pub(crate) mod datagrams;
+pub(crate) mod gossip;
+mod host;
+mod process;
+mod settings;
+mod steady;
+mod voter_sets;
+mod world;
+
+pub(crate) use clock::{Clock, wall_ms};
+pub(crate) use datagrams::Datagram;
+pub(crate) use gossip::{Known, Sighting};
+pub(crate) use host::{Host, Ongoing, Process, SOCKET_DATAGRAMS_MAX};
+pub(crate) use settings::{Gossip, Habits, Incarnations, PROBE_KEYS, Pace, Settings};
+pub(crate) use steady::Steady;
+pub(crate) use voter_sets::{other_voter_set, voters_of};
+pub(crate) use world::{Outcome, World, WorldEvent, Write};

@@ -1,0 +1,12 @@
+//! What every run rests on: units of time, random numbers, links, and the trace.
+
+mod network;
+mod rng;
+mod trace;
+
+pub(crate) use network::{Network, Weather};
+pub(crate) use rng::{Rng, mix};
+pub(crate) use trace::Trace;
+
+pub(crate) const MILLISECOND: u64 = 1_000_000;
+pub(crate) const SECOND: u64 = 1_000 * MILLISECOND;
