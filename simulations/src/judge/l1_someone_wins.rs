@@ -2,66 +2,57 @@
 //! `try` claims included, exactly one is granted. Nodes that all try at one instant never all get
 //! `false`. After the faults, every requested lock is granted within a stated bound.
 
-use super::{End, Fact, History, Law, RequestId};
+use super::{End, Fact, History};
 
-pub(super) struct SomeoneWins;
-
-impl Law for SomeoneWins {
-    fn number(&self) -> &'static str {
-        "L1"
-    }
-
-    fn see(&mut self, _at: u64, fact: &Fact, history: &History) -> Option<String> {
-        match fact {
-            Fact::Over {
-                request,
-                how: End::Denied,
-            } => {
-                let asked = history.open.get(request)?;
-                let linger = history.terms.linger;
-                let end = history.last_end(asked.key);
-                let RequestId(id) = request;
-                let was_owned = end.is_some_and(|end| end + linger >= asked.asked_at);
-                (!was_owned && !history.may_have_granted(asked)).then(|| {
-                    format!(
-                        "key {}: request {id} got false and no claim was granted, or could have been",
-                        asked.key
-                    )
-                })
-            }
-            Fact::Unserved { request, bound } => {
-                let asked = history.open.get(request)?;
-                let RequestId(id) = request;
-                Some(format!(
-                    "key {}: request {id} of host {} still waits, {} ms after all was mended",
-                    asked.key,
-                    asked.host,
-                    bound / 1_000_000
-                ))
-            }
-            Fact::Stormed {
-                asked,
-                granted,
-                denied,
-                bound,
-            } if *granted != 1 || granted + denied != *asked => Some(format!(
-                "of {asked} tries in one instant {granted} were granted and {denied} got false in {} ms",
-                bound / 1_000_000
-            )),
-            _ => None,
+pub(super) fn judge(_at: u64, fact: &Fact, history: &History) -> Option<String> {
+    match fact {
+        Fact::Over {
+            request,
+            how: End::Denied,
+        } => {
+            let asked = history.open.get(request)?;
+            let linger = history.terms.linger;
+            let end = history.last_end(asked.key);
+            let was_owned = end.is_some_and(|end| end + linger >= asked.asked_at);
+            (!was_owned && !history.may_have_granted(asked)).then(|| {
+                format!(
+                    "key {}: request {request} got false and no claim was granted, or could have been",
+                    asked.key
+                )
+            })
         }
+        Fact::Unserved { request, bound } => {
+            let asked = history.open.get(request)?;
+            Some(format!(
+                "key {}: request {request} of host {} still waits, {} ms after all was mended",
+                asked.key,
+                asked.host,
+                bound / 1_000_000
+            ))
+        }
+        Fact::Stormed {
+            asked,
+            granted,
+            denied,
+            bound,
+        } if *granted != 1 || granted + denied != *asked => Some(format!(
+            "of {asked} tries in one instant {granted} were granted and {denied} got false in {} ms",
+            bound / 1_000_000
+        )),
+        _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::RequestId;
     use super::super::forged::*;
     use super::*;
 
     #[test]
     fn denied_try_without_grant_is_rejected() {
         let facts = [(0, asked(1, 0)), (9, over(1, End::Denied))];
-        assert_eq!(rejected(&mut SomeoneWins, terms(), &facts), 1);
+        assert_eq!(rejected(judge, terms(), &facts), 1);
     }
 
     #[test]
@@ -75,8 +66,8 @@ mod tests {
             (310, over(3, End::Denied)),
         ];
         // The second `false` comes after the lease is over and no voter keeps state of it.
-        assert_eq!(rejected(&mut SomeoneWins, terms(), &facts), 1);
-        assert_eq!(rejected(&mut SomeoneWins, terms(), &facts[..4]), 0);
+        assert_eq!(rejected(judge, terms(), &facts), 1);
+        assert_eq!(rejected(judge, terms(), &facts[..4]), 0);
     }
 
     /// Votes for different claims do not explain a `false`. Two votes for one claim do, and so does
@@ -90,7 +81,7 @@ mod tests {
                 .map(|(voter, to)| (5, voted(*voter, Some(*to))));
             facts.extend(votes);
             facts.push((9, over(1, End::Denied)));
-            rejected(&mut SomeoneWins, terms(), &facts)
+            rejected(judge, terms(), &facts)
         };
         assert_eq!(denied(&[(0, (1, 11)), (1, (2, 12)), (2, (0, 10))]), 1);
         assert_eq!(denied(&[(0, (1, 11)), (1, (1, 11))]), 0);
@@ -109,7 +100,7 @@ mod tests {
             (4, claimed(1, 10)),
             (9, over(1, End::Denied)),
         ];
-        assert_eq!(rejected(&mut SomeoneWins, terms(), &facts), 1);
+        assert_eq!(rejected(judge, terms(), &facts), 1);
     }
 
     #[test]
@@ -122,7 +113,7 @@ mod tests {
         };
         for (granted, denied, count) in [(1, 7, 0), (0, 8, 1), (2, 6, 1), (1, 6, 1)] {
             let facts = [(0, stormed(granted, denied))];
-            assert_eq!(rejected(&mut SomeoneWins, terms(), &facts), count);
+            assert_eq!(rejected(judge, terms(), &facts), count);
         }
     }
 
@@ -133,6 +124,6 @@ mod tests {
             bound: 5,
         };
         let facts = [(0, asked(1, 0)), (9, unserved)];
-        assert_eq!(rejected(&mut SomeoneWins, terms(), &facts), 1);
+        assert_eq!(rejected(judge, terms(), &facts), 1);
     }
 }

@@ -14,63 +14,56 @@ use std::collections::BTreeMap;
 use super::history::Asked;
 use super::{Fact, History, Law, RequestId};
 
-#[derive(Default)]
-pub(super) struct NoBarging {
-    /// The first epoch with which each request was in the queue.
-    places: BTreeMap<RequestId, u64>,
+/// The first epoch with which each request was in the queue.
+type Places = BTreeMap<RequestId, u64>;
+
+pub(super) fn law() -> Box<Law> {
+    let mut places = Places::new();
+    Box::new(move |at, fact, history| judge(&mut places, at, fact, history))
 }
 
-impl NoBarging {
-    fn place(&self, request: &RequestId, asked: &Asked) -> u64 {
-        self.places.get(request).copied().unwrap_or(asked.epoch)
-    }
+fn place(places: &Places, request: &RequestId, asked: &Asked) -> u64 {
+    places.get(request).copied().unwrap_or(asked.epoch)
 }
 
-impl Law for NoBarging {
-    fn number(&self) -> &'static str {
-        "L2"
-    }
-
-    fn see(&mut self, at: u64, fact: &Fact, history: &History) -> Option<String> {
-        let settled_since = history.settled_since?;
-        let settled = history.terms.settled;
-        let stands = |asked: &Asked| asked.claimed_at.max(settled_since) + settled < at;
-        let (request, epoch) = match fact {
-            Fact::Claimed { request, .. } => {
-                let asked = history.open.get(request)?;
-                if asked.epoch > 0 && stands(asked) {
-                    self.places.entry(*request).or_insert(asked.epoch);
-                }
-                return None;
+fn judge(places: &mut Places, at: u64, fact: &Fact, history: &History) -> Option<String> {
+    let settled_since = history.settled_since?;
+    let settled = history.terms.settled;
+    let stands = |asked: &Asked| asked.claimed_at.max(settled_since) + settled < at;
+    let (request, epoch) = match fact {
+        Fact::Claimed { request, .. } => {
+            let asked = history.open.get(request)?;
+            if asked.epoch > 0 && stands(asked) {
+                places.entry(*request).or_insert(asked.epoch);
             }
-            Fact::Over { request, .. } => {
-                self.places.remove(request);
-                return None;
-            }
-            Fact::Granted { request, epoch, .. } => (request, epoch),
-            _ => return None,
-        };
-        let winner = history.open.get(request)?;
-        let is_wrong = |asked: &Asked| history.terms.wrong_clocks.contains(&asked.host);
-        if is_wrong(winner) {
             return None;
         }
-        let place = self.places.get(request).copied().unwrap_or(*epoch);
-        let (RequestId(passed), asked) = history.open.iter().find(|(other, asked)| {
-            asked.key == winner.key
-                && asked.until.is_none()
-                && !is_wrong(asked)
-                && self.place(other, asked) < place
-                && (stands(asked) || self.places.contains_key(other))
-        })?;
-        let before = self.place(&RequestId(*passed), asked);
-        let RequestId(id) = request;
-        Some(format!(
-            "key {}: request {id}, in line with epoch {place}, is served before request {passed}, \
-             in line with epoch {before}",
-            winner.key
-        ))
+        Fact::Over { request, .. } => {
+            places.remove(request);
+            return None;
+        }
+        Fact::Granted { request, epoch, .. } => (request, epoch),
+        _ => return None,
+    };
+    let winner = history.open.get(request)?;
+    let is_wrong = |asked: &Asked| history.terms.wrong_clocks.contains(&asked.host);
+    if is_wrong(winner) {
+        return None;
     }
+    let own = places.get(request).copied().unwrap_or(*epoch);
+    let (passed, asked) = history.open.iter().find(|(other, asked)| {
+        asked.key == winner.key
+            && asked.until.is_none()
+            && !is_wrong(asked)
+            && place(places, other, asked) < own
+            && (stands(asked) || places.contains_key(other))
+    })?;
+    let before = place(places, passed, asked);
+    Some(format!(
+        "key {}: request {request}, in line with epoch {own}, is served before request {passed}, \
+         in line with epoch {before}",
+        winner.key
+    ))
 }
 
 #[cfg(test)]
@@ -91,23 +84,14 @@ mod tests {
 
     #[test]
     fn later_epoch_served_first_is_rejected() {
-        assert_eq!(
-            rejected(&mut NoBarging::default(), terms(), &barging(30)),
-            1
-        );
+        assert_eq!(rejected(law(), terms(), &barging(30)), 1);
     }
 
     #[test]
     fn claim_on_its_way_is_not_passed_over() {
-        assert_eq!(
-            rejected(&mut NoBarging::default(), terms(), &barging(45)),
-            0
-        );
+        assert_eq!(rejected(law(), terms(), &barging(45)), 0);
         // Nothing is judged before the world has settled.
-        assert_eq!(
-            rejected(&mut NoBarging::default(), terms(), &barging(30)[1..]),
-            0
-        );
+        assert_eq!(rejected(law(), terms(), &barging(30)[1..]), 0);
     }
     /// The second waits with epoch 9 from 30 on, the first with 8. At `anew` the first claims anew.
     fn places(anew: u64) -> Vec<(u64, Fact)> {
@@ -124,9 +108,9 @@ mod tests {
 
     #[test]
     fn waiter_that_claims_anew_keeps_its_place() {
-        assert_eq!(rejected(&mut NoBarging::default(), terms(), &places(55)), 1);
+        assert_eq!(rejected(law(), terms(), &places(55)), 1);
         // A claim that gets `Stale` at once never had a place.
-        assert_eq!(rejected(&mut NoBarging::default(), terms(), &places(33)), 0);
+        assert_eq!(rejected(law(), terms(), &places(33)), 0);
     }
 
     #[test]
@@ -140,6 +124,6 @@ mod tests {
             (55, claimed(1, 10)),
             (60, granted(1, 10, 90)),
         ];
-        assert_eq!(rejected(&mut NoBarging::default(), terms(), &facts), 0);
+        assert_eq!(rejected(law(), terms(), &facts), 0);
     }
 }

@@ -3,33 +3,25 @@
 //! or whose release was lost, delays it only until the voters receive a message from it. A `try`
 //! beside a dead holder ends within a bound.
 
-use super::{Fact, Handover, History, Law};
+use super::{Fact, Handover, History};
 
-pub(super) struct TheDeadDoNotHoldUp;
-
-impl Law for TheDeadDoNotHoldUp {
-    fn number(&self) -> &'static str {
-        "L3"
-    }
-
-    fn see(&mut self, _at: u64, fact: &Fact, _history: &History) -> Option<String> {
-        let Fact::Handed { what, took, bound } = fact else {
-            return None;
-        };
-        let who = match what {
-            Handover::DeadHolder => "holder",
-            Handover::DeadWaiter => "waiter",
-            Handover::DeadOwner => "owner",
-            Handover::Reborn => "holder that came back",
-            _ => return None,
-        };
-        match took {
-            Some(took) if took <= bound => None,
-            took => Some(format!(
-                "a dead {who} delayed the next by {:?} ns, the bound is {bound} ns",
-                took
-            )),
-        }
+pub(super) fn judge(_at: u64, fact: &Fact, _history: &History) -> Option<String> {
+    let Fact::Handed { what, took, bound } = fact else {
+        return None;
+    };
+    let who = match what {
+        Handover::DeadHolder => "holder",
+        Handover::DeadWaiter => "waiter",
+        Handover::DeadOwner => "owner",
+        Handover::Reborn => "holder that came back",
+        _ => return None,
+    };
+    match took {
+        Some(took) if took <= bound => None,
+        took => Some(format!(
+            "a dead {who} delayed the next by {:?} ns, the bound is {bound} ns",
+            took
+        )),
     }
 }
 
@@ -55,7 +47,7 @@ mod tests {
                         bound: 7,
                     },
                 )];
-                assert_eq!(rejected(&mut TheDeadDoNotHoldUp, terms(), &facts), count);
+                assert_eq!(rejected(judge, terms(), &facts), count);
             }
         }
     }

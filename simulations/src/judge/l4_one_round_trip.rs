@@ -2,31 +2,23 @@
 //! grant, and from a release to the next grant (holder to voters, voters to waiter). A `try` takes
 //! two if the voters do not know yet that the holder is granted: they probe it.
 
-use super::{Fact, Handover, History, Law};
+use super::{Fact, Handover, History};
 
-pub(super) struct OneRoundTrip;
-
-impl Law for OneRoundTrip {
-    fn number(&self) -> &'static str {
-        "L4"
-    }
-
-    fn see(&mut self, _at: u64, fact: &Fact, _history: &History) -> Option<String> {
-        let Fact::Handed { what, took, bound } = fact else {
-            return None;
-        };
-        let what = match what {
-            Handover::Free => "a free key was owned",
-            Handover::Release => "a released key had its next owner",
-            Handover::Try => "a try beside a holder was told",
-            _ => return None,
-        };
-        match took {
-            Some(took) if took <= bound => None,
-            took => Some(format!(
-                "{what} after {took:?} ns, a round trip is {bound} ns"
-            )),
-        }
+pub(super) fn judge(_at: u64, fact: &Fact, _history: &History) -> Option<String> {
+    let Fact::Handed { what, took, bound } = fact else {
+        return None;
+    };
+    let what = match what {
+        Handover::Free => "a free key was owned",
+        Handover::Release => "a released key had its next owner",
+        Handover::Try => "a try beside a holder was told",
+        _ => return None,
+    };
+    match took {
+        Some(took) if took <= bound => None,
+        took => Some(format!(
+            "{what} after {took:?} ns, a round trip is {bound} ns"
+        )),
     }
 }
 
@@ -47,7 +39,7 @@ mod tests {
                         bound: 7,
                     },
                 )];
-                assert_eq!(rejected(&mut OneRoundTrip, terms(), &facts), count);
+                assert_eq!(rejected(judge, terms(), &facts), count);
             }
         }
     }

@@ -3,43 +3,35 @@
 //! have ended, a voter keeps no slot and no waiter, and a claimant keeps no claim. No map of a node
 //! exceeds its bound then.
 
-use super::{Fact, History, Law};
+use super::{Fact, History};
 
-pub(super) struct BoundedMemory;
-
-impl Law for BoundedMemory {
-    fn number(&self) -> &'static str {
-        "L5"
-    }
-
-    fn see(&mut self, _at: u64, fact: &Fact, _history: &History) -> Option<String> {
-        match fact {
-            Fact::Drained {
-                host,
-                slots,
-                waiters,
-                claims,
-            } if slots + waiters + claims > 0 => Some(format!(
-                "host {host} keeps {slots} slots, {waiters} waiters and {claims} claims for nobody"
-            )),
-            Fact::Keeps {
-                host,
-                slots,
-                wanted,
-            } if slots > wanted => Some(format!(
-                "voter {host} keeps {slots} slots while {wanted} keys are wanted"
-            )),
-            Fact::Kept {
-                host,
-                what,
-                size,
-                bound,
-            } if size > bound => Some(format!(
-                "host {host} keeps {size} {what} for nobody, the bound is {bound}"
-            )),
-            Fact::Endless { steps } => Some(format!("no end after {steps} steps")),
-            _ => None,
-        }
+pub(super) fn judge(_at: u64, fact: &Fact, _history: &History) -> Option<String> {
+    match fact {
+        Fact::Drained {
+            host,
+            slots,
+            waiters,
+            claims,
+        } if slots + waiters + claims > 0 => Some(format!(
+            "host {host} keeps {slots} slots, {waiters} waiters and {claims} claims for nobody"
+        )),
+        Fact::Keeps {
+            host,
+            slots,
+            wanted,
+        } if slots > wanted => Some(format!(
+            "voter {host} keeps {slots} slots while {wanted} keys are wanted"
+        )),
+        Fact::Kept {
+            host,
+            what,
+            size,
+            bound,
+        } if size > bound => Some(format!(
+            "host {host} keeps {size} {what} for nobody, the bound is {bound}"
+        )),
+        Fact::Endless { steps } => Some(format!("no end after {steps} steps")),
+        _ => None,
     }
 }
 
@@ -63,10 +55,7 @@ mod tests {
                 waiters,
                 claims,
             };
-            assert_eq!(
-                rejected(&mut BoundedMemory, terms(), &[(0, drained)]),
-                count
-            );
+            assert_eq!(rejected(judge, terms(), &[(0, drained)]), count);
         }
     }
 
@@ -79,7 +68,7 @@ mod tests {
             bound: 2,
         };
         let facts = [(0, kept(2)), (1, kept(3))];
-        assert_eq!(rejected(&mut BoundedMemory, terms(), &facts), 1);
+        assert_eq!(rejected(judge, terms(), &facts), 1);
     }
 
     #[test]
@@ -90,6 +79,6 @@ mod tests {
             wanted: 2,
         };
         let facts = [(0, keeps(2)), (1, keeps(3))];
-        assert_eq!(rejected(&mut BoundedMemory, terms(), &facts), 1);
+        assert_eq!(rejected(judge, terms(), &facts), 1);
     }
 }

@@ -3,37 +3,27 @@
 //! holds for a waiter that is far away or has a slow wall clock. It holds if a minority of the
 //! voters is broken for good.
 
-use super::{Fact, Handover, History, Law, RequestId};
+use super::{Fact, Handover, History};
 
-pub(super) struct WaitsAreBounded;
-
-impl Law for WaitsAreBounded {
-    fn number(&self) -> &'static str {
-        "L6"
-    }
-
-    fn see(&mut self, _at: u64, fact: &Fact, _history: &History) -> Option<String> {
-        match fact {
-            Fact::Overdue {
-                request: RequestId(id),
-            } => Some(format!("request {id} goes on after its deadline")),
-            Fact::Handed { what, took, bound } => {
-                let what = match what {
-                    Handover::Churn => "others ask for the key again and again",
-                    Handover::Maimed => "a minority of the voters is broken",
-                    _ => return None,
-                };
-                let is_late = took.is_none_or(|took| took > *bound);
-                is_late
-                    .then(|| format!("a waiter waits for {took:?} ns of {bound} ns while {what}"))
-            }
-            _ => None,
+pub(super) fn judge(_at: u64, fact: &Fact, _history: &History) -> Option<String> {
+    match fact {
+        Fact::Overdue { request } => Some(format!("request {request} goes on after its deadline")),
+        Fact::Handed { what, took, bound } => {
+            let what = match what {
+                Handover::Churn => "others ask for the key again and again",
+                Handover::Maimed => "a minority of the voters is broken",
+                _ => return None,
+            };
+            let is_late = took.is_none_or(|took| took > *bound);
+            is_late.then(|| format!("a waiter waits for {took:?} ns of {bound} ns while {what}"))
         }
+        _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::RequestId;
     use super::super::forged::*;
     use super::*;
 
@@ -43,7 +33,7 @@ mod tests {
             for (took, count) in [(Some(7), 0), (Some(8), 1), (None, 1)] {
                 let bound = 7;
                 let facts = [(0, Fact::Handed { what, took, bound })];
-                assert_eq!(rejected(&mut WaitsAreBounded, terms(), &facts), count);
+                assert_eq!(rejected(judge, terms(), &facts), count);
             }
         }
     }
@@ -52,6 +42,6 @@ mod tests {
     fn request_beyond_deadline_is_rejected() {
         let request = RequestId(1);
         let facts = [(0, asked(1, 0)), (9, Fact::Overdue { request })];
-        assert_eq!(rejected(&mut WaitsAreBounded, terms(), &facts), 1);
+        assert_eq!(rejected(judge, terms(), &facts), 1);
     }
 }

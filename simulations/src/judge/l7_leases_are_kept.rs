@@ -5,40 +5,32 @@
 //! vote expire. So the quorum must have been reachable for that long. Judged if clocks keep
 //! `max_drift`.
 
-use super::{Fact, History, Law, RequestId};
+use super::{Fact, History};
 
-pub(super) struct LeasesAreKept;
-
-impl Law for LeasesAreKept {
-    fn number(&self) -> &'static str {
-        "L7"
-    }
-
-    fn see(&mut self, _at: u64, fact: &Fact, history: &History) -> Option<String> {
-        let Fact::Lapsed {
-            request: RequestId(id),
-            steady,
-            bound,
-        } = fact
-        else {
-            return stalled(fact);
-        };
-        (history.terms.clocks_kept && steady > bound).then(|| {
-            format!(
-                "request {id}: its lease was lost though a quorum of its voters could be reached \
-                 for {steady} ns"
-            )
-        })
-    }
+pub(super) fn judge(_at: u64, fact: &Fact, history: &History) -> Option<String> {
+    let Fact::Lapsed {
+        request,
+        steady,
+        bound,
+    } = fact
+    else {
+        return stalled(fact);
+    };
+    (history.terms.clocks_kept && steady > bound).then(|| {
+        format!(
+            "request {request}: its lease was lost though a quorum of its voters could be reached \
+             for {steady} ns"
+        )
+    })
 }
 
 fn stalled(fact: &Fact) -> Option<String> {
     match fact {
         Fact::Stalled {
-            request: RequestId(id),
+            request,
             held: false,
         } => Some(format!(
-            "request {id}: its lease was lost though its voters were back in time"
+            "request {request}: its lease was lost though its voters were back in time"
         )),
         _ => None,
     }
@@ -46,6 +38,7 @@ fn stalled(fact: &Fact) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::RequestId;
     use super::super::forged::*;
     use super::*;
 
@@ -61,21 +54,21 @@ mod tests {
 
     #[test]
     fn lease_lost_while_voters_answer_is_rejected() {
-        assert_eq!(rejected(&mut LeasesAreKept, terms(), &lapsed(7)), 0);
-        assert_eq!(rejected(&mut LeasesAreKept, terms(), &lapsed(8)), 1);
+        assert_eq!(rejected(judge, terms(), &lapsed(7)), 0);
+        assert_eq!(rejected(judge, terms(), &lapsed(8)), 1);
     }
 
     #[test]
     fn lease_lost_in_short_stall_is_rejected() {
         let request = RequestId(1);
         let facts = [true, false].map(|held| (0, Fact::Stalled { request, held }));
-        assert_eq!(rejected(&mut LeasesAreKept, terms(), &facts), 1);
+        assert_eq!(rejected(judge, terms(), &facts), 1);
     }
 
     #[test]
     fn clocks_beyond_the_bound_are_not_judged() {
         let mut terms = terms();
         terms.clocks_kept = false;
-        assert_eq!(rejected(&mut LeasesAreKept, terms, &lapsed(8)), 0);
+        assert_eq!(rejected(judge, terms, &lapsed(8)), 0);
     }
 }

@@ -4,37 +4,28 @@
 //! Two leases start to overlap only when one of them begins or is lengthened. So a check at those
 //! two instants covers every instant.
 
-use super::{Fact, History, Law, RequestId};
+use super::{Fact, History};
 
-pub(super) struct MutualExclusion;
-
-impl Law for MutualExclusion {
-    fn number(&self) -> &'static str {
-        "M1"
+pub(super) fn judge(at: u64, fact: &Fact, history: &History) -> Option<String> {
+    let (Fact::Granted { request, until, .. } | Fact::Until { request, until }) = fact else {
+        return None;
+    };
+    if !history.terms.clocks_kept || history.leans_on_settings || *until <= at {
+        return None;
     }
-
-    fn see(&mut self, at: u64, fact: &Fact, history: &History) -> Option<String> {
-        let (Fact::Granted { request, until, .. } | Fact::Until { request, until }) = fact else {
-            return None;
-        };
-        if !history.terms.clocks_kept || history.leans_on_settings || *until <= at {
-            return None;
-        }
-        let key = history.open.get(request)?.key;
-        let mut others = history.holders(key, at).filter(|(id, _)| id != request);
-        let (other, asked) = others.next()?;
-        let (RequestId(one), RequestId(two)) = (*request, other);
-        Some(format!(
-            "key {key}: request {one} and request {two} (host {}, epoch {}) hold it at once",
-            asked.host, asked.epoch
-        ))
-    }
+    let key = history.open.get(request)?.key;
+    let mut others = history.holders(key, at).filter(|(id, _)| id != request);
+    let (other, asked) = others.next()?;
+    Some(format!(
+        "key {key}: request {request} and request {other} (host {}, epoch {}) hold it at once",
+        asked.host, asked.epoch
+    ))
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::End;
-    use super::super::forged::*;
+    use super::super::{RequestId, forged::*};
     use super::*;
 
     fn two(second_at: u64, end: Option<(u64, End)>) -> Vec<(u64, Fact)> {
@@ -52,15 +43,15 @@ mod tests {
 
     #[test]
     fn overlapping_leases_are_rejected() {
-        assert_eq!(rejected(&mut MutualExclusion, terms(), &two(49, None)), 1);
-        assert_eq!(rejected(&mut MutualExclusion, terms(), &two(50, None)), 0);
+        assert_eq!(rejected(judge, terms(), &two(49, None)), 1);
+        assert_eq!(rejected(judge, terms(), &two(50, None)), 0);
     }
 
     #[test]
     fn released_or_crashed_lease_is_over() {
         for how in [End::Released, End::Crashed] {
             let facts = two(21, Some((20, how)));
-            assert_eq!(rejected(&mut MutualExclusion, terms(), &facts), 0);
+            assert_eq!(rejected(judge, terms(), &facts), 0);
         }
     }
 
@@ -72,13 +63,13 @@ mod tests {
             until: 80,
         };
         facts.push((60, until));
-        assert_eq!(rejected(&mut MutualExclusion, terms(), &facts), 1);
+        assert_eq!(rejected(judge, terms(), &facts), 1);
     }
 
     #[test]
     fn clocks_beyond_the_bound_are_not_judged() {
         let mut terms = terms();
         terms.clocks_kept = false;
-        assert_eq!(rejected(&mut MutualExclusion, terms, &two(49, None)), 0);
+        assert_eq!(rejected(judge, terms, &two(49, None)), 0);
     }
 }

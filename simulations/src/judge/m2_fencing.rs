@@ -7,34 +7,25 @@
 //! Section 6 names the one exception. A voter without memory reports in `QuarantineEnded` that it
 //! depends on its wall clock, and that clock had been set back.
 
-use super::{Fact, History, Law, RequestId};
+use super::{Fact, History, RequestId};
 
-pub(super) struct Fencing;
-
-impl Law for Fencing {
-    fn number(&self) -> &'static str {
-        "M2"
+pub(super) fn judge(at: u64, fact: &Fact, history: &History) -> Option<String> {
+    if history.leans_on_settings {
+        return None;
     }
-
-    fn see(&mut self, at: u64, fact: &Fact, history: &History) -> Option<String> {
-        if history.leans_on_settings {
-            return None;
+    match fact {
+        Fact::Granted { request, epoch, .. } => judge_grant(*request, *epoch, history),
+        Fact::Wrote {
+            request,
+            key,
+            epoch,
+            taken: false,
+        } if history.terms.clocks_kept && !history.waived.contains(key) => {
+            let asked = history.open.get(request)?;
+            let holds = asked.until.is_some_and(|until| at < until);
+            holds.then(|| format!("key {key}: the holder's write with epoch {epoch} is refused"))
         }
-        match fact {
-            Fact::Granted { request, epoch, .. } => judge_grant(*request, *epoch, history),
-            Fact::Wrote {
-                request,
-                key,
-                epoch,
-                taken: false,
-            } if history.terms.clocks_kept && !history.waived.contains(key) => {
-                let asked = history.open.get(request)?;
-                let holds = asked.until.is_some_and(|until| at < until);
-                holds
-                    .then(|| format!("key {key}: the holder's write with epoch {epoch} is refused"))
-            }
-            _ => None,
-        }
+        _ => None,
     }
 }
 
@@ -44,16 +35,17 @@ fn judge_grant(request: RequestId, epoch: u64, history: &History) -> Option<Stri
     if history.waived.contains(&key) {
         return None;
     }
-    let RequestId(id) = request;
     if epoch <= asked.above {
         let above = asked.above;
         return Some(format!(
-            "key {key}: request {id} claimed after epoch {above} had been granted, and was granted with {epoch}"
+            "key {key}: request {request} claimed after epoch {above} had been granted, and was granted with {epoch}"
         ));
     }
     let highest = history.highest_owner(key);
     (history.terms.clocks_kept && epoch <= highest).then(|| {
-        format!("key {key}: request {id} owns it with epoch {epoch} after an owner with {highest}")
+        format!(
+            "key {key}: request {request} owns it with epoch {epoch} after an owner with {highest}"
+        )
     })
 }
 
@@ -89,14 +81,14 @@ mod tests {
 
     #[test]
     fn falling_epoch_between_holders_is_rejected() {
-        assert_eq!(rejected(&mut Fencing, terms(), &facts(1)), 1);
-        assert_eq!(rejected(&mut Fencing, terms(), &facts(6)), 1);
+        assert_eq!(rejected(judge, terms(), &facts(1)), 1);
+        assert_eq!(rejected(judge, terms(), &facts(6)), 1);
     }
 
     #[test]
     fn wild_clocks_excuse_only_claims_before_the_grant() {
-        assert_eq!(rejected(&mut Fencing, wild(), &facts(1)), 0);
-        assert_eq!(rejected(&mut Fencing, wild(), &facts(6)), 1);
+        assert_eq!(rejected(judge, wild(), &facts(1)), 0);
+        assert_eq!(rejected(judge, wild(), &facts(6)), 1);
     }
 
     #[test]
@@ -109,7 +101,7 @@ mod tests {
             (5, granted(1, 10, 20)),
             (30, granted(2, 10, 50)),
         ];
-        assert_eq!(rejected(&mut Fencing, terms(), &facts), 1);
+        assert_eq!(rejected(judge, terms(), &facts), 1);
     }
 
     #[test]
@@ -127,6 +119,6 @@ mod tests {
             (19, wrote()),
             (20, wrote()),
         ];
-        assert_eq!(rejected(&mut Fencing, terms(), &facts), 1);
+        assert_eq!(rejected(judge, terms(), &facts), 1);
     }
 }

@@ -6,43 +6,34 @@
 //! since others know only these. If too few members replied as well, the voter reports that it
 //! depends on its wall clock, and its fences are not judged.
 
-use super::{Fact, History, Host, KeyAt, Law, RequestId};
+use super::{Fact, History, Host, KeyAt};
 
-pub(super) struct Recovering;
-
-impl Law for Recovering {
-    fn number(&self) -> &'static str {
-        "M5"
-    }
-
-    fn see(&mut self, at: u64, fact: &Fact, history: &History) -> Option<String> {
-        match fact {
-            Fact::Voted {
-                voter,
-                key,
-                to: Some((host, epoch)),
-            } if history.recovering.contains(voter) => Some(format!(
-                "key {key}: voter {voter} has no memory and votes for host {host}, epoch {epoch}"
-            )),
-            Fact::Returned {
-                voter,
-                fences,
-                believed,
-                leans_on_wall_clock,
-                leans_on_settings: false,
-            } if !history.leans_on_settings => fences.iter().find_map(|(key, fence)| {
-                under_a_guard(at, *voter, *key, history).or_else(|| {
-                    let needed = needed(*voter, *key, *believed, history);
-                    let said = *leans_on_wall_clock && *believed < needed;
-                    // Epochs lost then cannot be recovered at a later start.
-                    let excused = said || history.waived.contains(key);
-                    (*fence < needed && !excused).then(|| {
-                        format!("key {key}: voter {voter} votes above {fence}, not {needed}")
-                    })
-                })
-            }),
-            _ => None,
-        }
+pub(super) fn judge(at: u64, fact: &Fact, history: &History) -> Option<String> {
+    match fact {
+        Fact::Voted {
+            voter,
+            key,
+            to: Some((host, epoch)),
+        } if history.recovering.contains(voter) => Some(format!(
+            "key {key}: voter {voter} has no memory and votes for host {host}, epoch {epoch}"
+        )),
+        Fact::Returned {
+            voter,
+            fences,
+            believed,
+            leans_on_wall_clock,
+            leans_on_settings: false,
+        } if !history.leans_on_settings => fences.iter().find_map(|(key, fence)| {
+            under_a_guard(at, *voter, *key, history).or_else(|| {
+                let needed = needed(*voter, *key, *believed, history);
+                let said = *leans_on_wall_clock && *believed < needed;
+                // Epochs lost then cannot be recovered at a later start.
+                let excused = said || history.waived.contains(key);
+                (*fence < needed && !excused)
+                    .then(|| format!("key {key}: voter {voter} votes above {fence}, not {needed}"))
+            })
+        }),
+        _ => None,
     }
 }
 
@@ -52,11 +43,13 @@ fn under_a_guard(at: u64, voter: Host, key: KeyAt, history: &History) -> Option<
         return None;
     }
     let mut holders = history.holders(key, at);
-    let (RequestId(id), _) = holders.find(|(_, asked)| (asked.host, asked.epoch) == had)?;
+    let (request, _) = holders.find(|(_, asked)| (asked.host, asked.epoch) == had)?;
     // The votes of others alone may hold it, given long after this one was over.
     let left = history.votes_for(key, had.0, had.1) - 1;
     (left < history.quorum_of(key, had.0)).then(|| {
-        format!("key {key}: voter {voter} votes again while request {id} is held by its old vote")
+        format!(
+            "key {key}: voter {voter} votes again while request {request} is held by its old vote"
+        )
     })
 }
 
@@ -100,15 +93,15 @@ mod tests {
     #[test]
     fn vote_in_recovery_is_rejected() {
         let facts = history(20, voted(1, Some((0, 11))));
-        assert_eq!(rejected(&mut Recovering, terms(), &facts), 1);
+        assert_eq!(rejected(judge, terms(), &facts), 1);
     }
 
     #[test]
     fn voter_back_before_lease_end_is_rejected() {
         let facts = history(49, returned(10, 99, false));
-        assert_eq!(rejected(&mut Recovering, terms(), &facts), 1);
+        assert_eq!(rejected(judge, terms(), &facts), 1);
         let facts = history(50, returned(10, 99, false));
-        assert_eq!(rejected(&mut Recovering, terms(), &facts), 0);
+        assert_eq!(rejected(judge, terms(), &facts), 0);
     }
 
     #[test]
@@ -119,25 +112,25 @@ mod tests {
         facts.insert(7, (51, asked(2, 0)));
         facts.insert(8, (52, granted(2, 20, 90)));
         assert_eq!(
-            rejected(&mut Recovering, terms(), &facts),
+            rejected(judge, terms(), &facts),
             1,
             "it had voted for 10, which was granted"
         );
         facts[9] = (60, returned(10, 9, false));
-        assert_eq!(rejected(&mut Recovering, terms(), &facts), 0);
+        assert_eq!(rejected(judge, terms(), &facts), 0);
     }
 
     #[test]
     fn low_fence_is_rejected_unless_voter_reports_it() {
         let facts = history(60, returned(9, 99, false));
-        assert_eq!(rejected(&mut Recovering, terms(), &facts), 1);
+        assert_eq!(rejected(judge, terms(), &facts), 1);
         // The wall clock was set back: the replies of the others must suffice.
         let facts = history(60, returned(9, 5, false));
-        assert_eq!(rejected(&mut Recovering, terms(), &facts), 1);
+        assert_eq!(rejected(judge, terms(), &facts), 1);
         let facts = history(60, returned(9, 5, true));
-        assert_eq!(rejected(&mut Recovering, terms(), &facts), 0);
+        assert_eq!(rejected(judge, terms(), &facts), 0);
         // A wall clock that was not set back does not excuse a low fence.
         let facts = history(60, returned(9, 99, true));
-        assert_eq!(rejected(&mut Recovering, terms(), &facts), 1);
+        assert_eq!(rejected(judge, terms(), &facts), 1);
     }
 }

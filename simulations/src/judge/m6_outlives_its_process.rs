@@ -6,31 +6,32 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{End, Fact, History, KeyAt, Law, RequestId};
 
-#[derive(Debug, Default)]
-pub(super) struct OutlivesItsProcess {
+#[derive(Default)]
+struct Outliving {
     /// Open requests whose leases outlive their process.
-    outliving: BTreeSet<RequestId>,
+    open: BTreeSet<RequestId>,
     /// The last such lease of each key, and its last reported end.
     granted: BTreeMap<KeyAt, (RequestId, u64)>,
 }
 
-impl Law for OutlivesItsProcess {
-    fn number(&self) -> &'static str {
-        "M6"
-    }
+pub(super) fn law() -> Box<Law> {
+    let mut it = Outliving::default();
+    Box::new(move |at, fact, history| it.judge(at, fact, history))
+}
 
-    fn see(&mut self, at: u64, fact: &Fact, history: &History) -> Option<String> {
+impl Outliving {
+    fn judge(&mut self, at: u64, fact: &Fact, history: &History) -> Option<String> {
         match fact {
             Fact::Asked {
                 request,
                 outlives: true,
                 ..
             } => {
-                self.outliving.insert(*request);
+                self.open.insert(*request);
                 None
             }
             Fact::Over { request, how } => {
-                if self.outliving.remove(request) && *how == End::Released {
+                if self.open.remove(request) && *how == End::Released {
                     self.granted.retain(|_, (other, _)| other != request);
                 }
                 None
@@ -38,15 +39,14 @@ impl Law for OutlivesItsProcess {
             Fact::Granted { request, until, .. } | Fact::Until { request, until } => {
                 let key = history.open.get(request)?.key;
                 let earlier = self.granted.get(&key).copied();
-                if self.outliving.contains(request) {
+                if self.open.contains(request) {
                     self.granted.insert(key, (*request, *until));
                 }
-                let (RequestId(other), until) = earlier.filter(|(other, _)| other != request)?;
+                let (other, until) = earlier.filter(|(other, _)| other != request)?;
                 (at < until && history.terms.clocks_kept).then(|| {
-                    let RequestId(id) = request;
                     format!(
-                        "key {key}: request {id} got it {} ms before the end of request {other}, \
-                         which outlives its process",
+                        "key {key}: request {request} got it {} ms before the end of request \
+                         {other}, which outlives its process",
                         (until - at) / 1_000_000
                     )
                 })
@@ -71,7 +71,7 @@ mod tests {
         let mut facts = vec![(0, tick), (1, granted(1, 10, 50))];
         facts.extend(end.map(|how| (20, over(1, how))));
         facts.extend([(21, asked(2, 1)), (next_at, granted(2, 11, 90))]);
-        let law = &mut OutlivesItsProcess::default();
+        let law = law();
         rejected(law, terms(), &facts)
     }
 
@@ -110,7 +110,7 @@ mod tests {
             (41, asked(2, 1)),
             (60, granted(2, 11, 90)),
         ];
-        let law = &mut OutlivesItsProcess::default();
+        let law = law();
         assert_eq!(rejected(law, terms(), &facts), 1);
     }
 
@@ -131,7 +131,7 @@ mod tests {
             (3, asked(2, 1)),
             (9, granted(2, 11, 90)),
         ];
-        let law = &mut OutlivesItsProcess::default();
+        let law = law();
         assert_eq!(rejected(law, terms, &facts), 0);
     }
 }

@@ -7,30 +7,22 @@
 
 use crate::proto::Epoch;
 
-use super::{Fact, History, Law};
+use super::{Fact, History};
 use crate::cluster::wall_ms;
 
-pub(super) struct EpochsFollowMostClocks;
-
-impl Law for EpochsFollowMostClocks {
-    fn number(&self) -> &'static str {
-        "M7"
-    }
-
-    fn see(&mut self, at: u64, fact: &Fact, history: &History) -> Option<String> {
-        let off_ms = history.terms.right_clocks_off_ms?;
-        let Fact::Granted { request, epoch, .. } = fact else {
-            return None;
-        };
-        // Clocks are read in whole milliseconds, hence 2 ms more.
-        let latest = wall_ms(at) + off_ms + history.terms.skew_ms + 2;
-        let is_ahead = *epoch >= Epoch::at_wall_ms(latest).get();
-        (history.terms.clocks_kept && is_ahead).then(|| {
-            let key = history.open.get(request).map(|asked| asked.key);
-            let by = Epoch::new(*epoch).wall_ms() - wall_ms(at);
-            format!("key {key:?}: epoch {epoch} wins {by} ms ahead of the true time")
-        })
-    }
+pub(super) fn judge(at: u64, fact: &Fact, history: &History) -> Option<String> {
+    let off_ms = history.terms.right_clocks_off_ms?;
+    let Fact::Granted { request, epoch, .. } = fact else {
+        return None;
+    };
+    // Clocks are read in whole milliseconds, hence 2 ms more.
+    let latest = wall_ms(at) + off_ms + history.terms.skew_ms + 2;
+    let is_ahead = *epoch >= Epoch::at_wall_ms(latest).get();
+    (history.terms.clocks_kept && is_ahead).then(|| {
+        let key = history.open.get(request).map(|asked| asked.key);
+        let by = Epoch::new(*epoch).wall_ms() - wall_ms(at);
+        format!("key {key:?}: epoch {epoch} wins {by} ms ahead of the true time")
+    })
 }
 
 #[cfg(test)]
@@ -43,7 +35,7 @@ mod tests {
         let at = 70_000_000;
         let epoch = Epoch::at_wall_ms(wall_ms(at) + ahead_ms).get();
         let facts = [(0, asked(1, 0)), (at, granted(1, epoch, 2 * at))];
-        rejected(&mut EpochsFollowMostClocks, terms, &facts)
+        rejected(judge, terms, &facts)
     }
 
     #[test]

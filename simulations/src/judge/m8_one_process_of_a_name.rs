@@ -2,27 +2,19 @@
 //! neither holds a lock nor votes, once a member has received datagrams of both. M1 is judged in
 //! any case, so two holders of one lock are always a breach.
 
-use super::{Fact, History, Law};
+use super::{Fact, History};
 
-pub(super) struct OneProcessOfAName;
-
-impl Law for OneProcessOfAName {
-    fn number(&self) -> &'static str {
-        "M8"
-    }
-
-    fn see(&mut self, _at: u64, fact: &Fact, _history: &History) -> Option<String> {
-        match fact {
-            Fact::TwoProcesses {
-                host,
-                both_for,
-                goes_on: true,
-                bound,
-            } if both_for > bound => Some(format!(
-                "two processes of host {host} live, and one goes on after {both_for} ns"
-            )),
-            _ => None,
-        }
+pub(super) fn judge(_at: u64, fact: &Fact, _history: &History) -> Option<String> {
+    match fact {
+        Fact::TwoProcesses {
+            host,
+            both_for,
+            goes_on: true,
+            bound,
+        } if both_for > bound => Some(format!(
+            "two processes of host {host} live, and one goes on after {both_for} ns"
+        )),
+        _ => None,
     }
 }
 
@@ -40,7 +32,7 @@ mod tests {
                 goes_on,
                 bound: 50,
             };
-            rejected(&mut OneProcessOfAName, terms(), &[(90, fact)])
+            rejected(judge, terms(), &[(90, fact)])
         };
         assert_eq!(judged(51, true), 1);
         assert_eq!(judged(50, true), 0);

@@ -25,6 +25,8 @@ mod s4_damage_is_dropped;
 mod s6_leases_live_through_restarts;
 mod s7_leases_end;
 
+use std::fmt;
+
 use serde::Serialize;
 
 pub(crate) use history::History;
@@ -37,6 +39,12 @@ pub(crate) type KeyAt = usize;
 /// One request for a lock, from its beginning to its end. Unique over all hosts and incarnations.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) struct RequestId(pub(crate) u64);
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(to)
+    }
+}
 
 /// The assumptions of the laws in this run.
 #[derive(Clone, Debug)]
@@ -246,21 +254,39 @@ pub(crate) struct Violation {
     pub(crate) what: String,
 }
 
-/// One law.
-pub(crate) trait Law {
-    /// Returns its number in the protocol.
-    fn number(&self) -> &'static str;
-
-    /// Judges a fact. Returns a description of the breach, if any.
-    fn see(&mut self, at: u64, fact: &Fact, history: &History) -> Option<String>;
-}
+/// A law. It returns a description if the fact breaks it.
+type Law = dyn FnMut(u64, &Fact, &History) -> Option<String> + Send;
 
 /// The number of laws.
 pub(crate) const LAWS: usize = 18;
 
+/// Returns every law with its number in the protocol.
+fn laws() -> [(&'static str, Box<Law>); LAWS] {
+    [
+        ("M1", Box::new(m1_mutual_exclusion::judge)),
+        ("M2", Box::new(m2_fencing::judge)),
+        ("M3", Box::new(m3_lost_means_told::judge)),
+        ("M4", Box::new(m4_a_quorum_of_what::judge)),
+        ("M5", Box::new(m5_recovery::judge)),
+        ("M6", m6_outlives_its_process::law()),
+        ("M7", Box::new(m7_epochs_follow_most_clocks::judge)),
+        ("M8", Box::new(m8_one_process_of_a_name::judge)),
+        ("L1", Box::new(l1_someone_wins::judge)),
+        ("L2", l2_no_barging::law()),
+        ("L3", Box::new(l3_the_dead_do_not_hold_up::judge)),
+        ("L4", Box::new(l4_one_round_trip::judge)),
+        ("L5", Box::new(l5_bounded_memory::judge)),
+        ("L6", Box::new(l6_waits_are_bounded::judge)),
+        ("L7", Box::new(l7_leases_are_kept::judge)),
+        ("S4", Box::new(s4_damage_is_dropped::judge)),
+        ("S6", Box::new(s6_leases_live_through_restarts::judge)),
+        ("S7", Box::new(s7_leases_end::judge)),
+    ]
+}
+
 /// All laws, their history, and the breaches that they found.
 pub(crate) struct Laws {
-    laws: Vec<Box<dyn Law + Send>>,
+    laws: Vec<(&'static str, Box<Law>)>,
     pub(crate) history: History,
     pub(crate) violations: Vec<Violation>,
     pub(crate) facts: u64,
@@ -269,28 +295,8 @@ pub(crate) struct Laws {
 impl Laws {
     /// Creates all laws, or only those with these numbers.
     pub(crate) fn new(terms: Terms, only: Option<&[&str]>) -> Self {
-        let laws: [Box<dyn Law + Send>; LAWS] = [
-            Box::new(m1_mutual_exclusion::MutualExclusion),
-            Box::new(m2_fencing::Fencing),
-            Box::new(m3_lost_means_told::LostMeansTold),
-            Box::new(m4_a_quorum_of_what::AQuorumOfWhat),
-            Box::new(m5_recovery::Recovering),
-            Box::new(m6_outlives_its_process::OutlivesItsProcess::default()),
-            Box::new(m7_epochs_follow_most_clocks::EpochsFollowMostClocks),
-            Box::new(m8_one_process_of_a_name::OneProcessOfAName),
-            Box::new(l1_someone_wins::SomeoneWins),
-            Box::new(l2_no_barging::NoBarging::default()),
-            Box::new(l3_the_dead_do_not_hold_up::TheDeadDoNotHoldUp),
-            Box::new(l4_one_round_trip::OneRoundTrip),
-            Box::new(l5_bounded_memory::BoundedMemory),
-            Box::new(l6_waits_are_bounded::WaitsAreBounded),
-            Box::new(l7_leases_are_kept::LeasesAreKept),
-            Box::new(s4_damage_is_dropped::DamageIsDropped),
-            Box::new(s6_leases_live_through_restarts::LeasesLiveThroughRestarts),
-            Box::new(s7_leases_end::LeasesEnd),
-        ];
-        let mut laws = Vec::from(laws);
-        laws.retain(|law| only.is_none_or(|only| only.contains(&law.number())));
+        let mut laws = Vec::from(laws());
+        laws.retain(|(number, _)| only.is_none_or(|only| only.contains(number)));
         Self {
             laws,
             history: History::new(terms),
@@ -302,10 +308,9 @@ impl Laws {
     /// Passes a fact to every law, then adds it to the history.
     pub(crate) fn see(&mut self, at: u64, fact: &Fact) {
         self.facts += 1;
-        for law in &mut self.laws {
-            if let Some(what) = law.see(at, fact, &self.history) {
-                let law = law.number();
-                let kind = if law.starts_with('M') || law == "S4" {
+        for (law, judge) in &mut self.laws {
+            if let Some(what) = judge(at, fact, &self.history) {
+                let kind = if law.starts_with('M') || *law == "S4" {
                     Kind::Safety
                 } else {
                     Kind::Liveness
@@ -342,11 +347,15 @@ mod forged {
     }
 
     /// Passes facts at these times to one law. Returns how many it rejects.
-    pub(super) fn rejected(law: &mut dyn Law, terms: Terms, facts: &[(u64, Fact)]) -> usize {
+    pub(super) fn rejected(
+        mut law: impl FnMut(u64, &Fact, &History) -> Option<String>,
+        terms: Terms,
+        facts: &[(u64, Fact)],
+    ) -> usize {
         let mut history = History::new(terms);
         let mut count = 0;
         for (at, fact) in facts {
-            count += usize::from(law.see(*at, fact, &history).is_some());
+            count += usize::from(law(*at, fact, &history).is_some());
             history.keep(*at, fact);
         }
         count

@@ -3,25 +3,17 @@
 //!
 //! A node that reads half a message acts on content that no node sent, so this counts as safety.
 
-use super::{Fact, History, Law};
+use super::{Fact, History};
 
-pub(super) struct DamageIsDropped;
-
-impl Law for DamageIsDropped {
-    fn number(&self) -> &'static str {
-        "S4"
-    }
-
-    fn see(&mut self, _at: u64, fact: &Fact, _history: &History) -> Option<String> {
-        match fact {
-            Fact::Damaged {
-                host,
-                is_dropped: false,
-            } => Some(format!(
-                "host {host} did not drop and count a datagram that was damaged on its way"
-            )),
-            _ => None,
-        }
+pub(super) fn judge(_at: u64, fact: &Fact, _history: &History) -> Option<String> {
+    match fact {
+        Fact::Damaged {
+            host,
+            is_dropped: false,
+        } => Some(format!(
+            "host {host} did not drop and count a datagram that was damaged on its way"
+        )),
+        _ => None,
     }
 }
 
@@ -34,6 +26,6 @@ mod tests {
     fn damage_not_dropped_is_rejected() {
         let host = 1;
         let facts = [true, false].map(|is_dropped| (0, Fact::Damaged { host, is_dropped }));
-        assert_eq!(rejected(&mut DamageIsDropped, terms(), &facts), 1);
+        assert_eq!(rejected(judge, terms(), &facts), 1);
     }
 }
