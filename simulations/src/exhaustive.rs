@@ -22,10 +22,14 @@ use crate::proto::{
 };
 use stateright::{Model, Property};
 
+pub(crate) use found::command;
+#[cfg(any(test, lockmesh_mutants))]
 pub(crate) use found::search;
 use parts::{Envelope, Kept};
 use scope::SET_BACK_MS;
-pub(crate) use scope::{Begins, Scope, scopes};
+#[cfg(any(test, lockmesh_mutants))]
+pub(crate) use scope::scopes;
+use scope::{Begins, Scope};
 
 const VOTERS: usize = 3;
 const ROUND_TRIP: Duration = Duration::from_millis(100);

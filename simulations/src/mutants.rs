@@ -2,56 +2,76 @@
 //!
 //! Random seeds come first. Mistakes that they do not catch go to the exhaustive search.
 
-use std::sync::Mutex;
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::proto::{Mutant, mutants};
 use serde::Serialize;
+use serde_json::json;
 
 use crate::campaign::{Tweaks, judge};
 use crate::exhaustive;
+use crate::kernel::on_all_cores;
 
 /// The result of a mutant.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Verdict {
-    pub(crate) mutant: String,
+struct Verdict {
+    mutant: String,
     /// The law that caught it, if any.
-    pub(crate) law: Option<String>,
+    law: Option<String>,
     /// The place where it was caught: seeds, or the scope of a search.
-    pub(crate) place: String,
+    place: String,
     /// The number of seeds or states until then.
-    pub(crate) after: u64,
-    pub(crate) seconds: f64,
+    after: u64,
+    seconds: f64,
 }
 
-/// The effort for a mutant.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Budget {
-    pub(crate) seeds: u64,
-    pub(crate) search: Duration,
-    pub(crate) states: usize,
+/// The maximum number of states of one scope of the search.
+const STATES_MAX: usize = 3_000_000;
+
+/// Puts each mistake back, and prints which law catches it.
+pub(crate) fn command(seeds: u64, only: &str, search: Duration, json: bool) -> ExitCode {
+    let begun = Instant::now();
+    println!("{:<24} {:<9} {:>9}  where", "mistake", "caught by", "after");
+    let mut verdicts = Vec::new();
+    for mutant in Mutant::ALL {
+        if format!("{mutant:?}").contains(only) {
+            let one = one(*mutant, seeds, search);
+            let law = one.law.as_deref().unwrap_or("nothing");
+            let Verdict {
+                mutant,
+                after,
+                place,
+                ..
+            } = &one;
+            println!("{mutant:<24} {law:<9} {after:>9}  {place}");
+            verdicts.push(one);
+        }
+    }
+    let (all, seconds) = (verdicts.len(), begun.elapsed().as_secs_f64());
+    let caught = verdicts.iter().filter(|one| one.law.is_some()).count();
+    println!("{caught} of {all} caught in {seconds:.1} s");
+    if json {
+        let line = json!({
+            "mutants": all,
+            "caught": caught,
+            "seconds": seconds,
+            "verdicts": verdicts,
+        });
+        println!("{line}");
+    }
+    match caught == all {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
 }
 
-/// Puts each mistake back. Returns which law catches it.
-pub(crate) fn all(only: &str, budget: Budget, tell: impl Fn(&Verdict)) -> Vec<Verdict> {
-    let chosen = Mutant::ALL
-        .iter()
-        .filter(|mutant| format!("{mutant:?}").contains(only));
-    let verdicts = chosen.map(|mutant| {
-        let verdict = one(*mutant, budget);
-        tell(&verdict);
-        verdict
-    });
-    verdicts.collect()
-}
-
-fn one(mutant: Mutant, budget: Budget) -> Verdict {
-    let begun = std::time::Instant::now();
-    let (law, place, after) = match by_seeds(mutant, budget.seeds) {
+fn one(mutant: Mutant, seeds: u64, search: Duration) -> Verdict {
+    let begun = Instant::now();
+    let (law, place, after) = match by_seeds(mutant, seeds) {
         Some((seed, law)) => (Some(law), "seeds".to_owned(), seed + 1),
-        None => by_search(mutant, budget),
+        None => by_search(mutant, search),
     };
     Verdict {
         mutant: format!("{mutant:?}"),
@@ -64,42 +84,30 @@ fn one(mutant: Mutant, budget: Budget) -> Verdict {
 
 /// Returns the first failing seed from zero on, and the law.
 fn by_seeds(mutant: Mutant, seeds: u64) -> Option<(u64, String)> {
-    let next = AtomicU64::new(0);
-    let end = AtomicU64::new(seeds);
-    let first: Mutex<Option<(u64, String)>> = Mutex::new(None);
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    thread::scope(|scope| {
-        for _ in 0..cores {
-            scope.spawn(|| {
-                mutants::make(Some(mutant));
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= end.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    let Some((_, what)) = judge(seed, Tweaks::default()).1 else {
-                        continue;
-                    };
-                    // Higher seeds need not run; lower ones are still running.
-                    end.fetch_min(seed, Ordering::Relaxed);
-                    let law = what.split_whitespace().next().unwrap_or("?").to_owned();
-                    if let Ok(mut first) = first.lock()
-                        && first.as_ref().is_none_or(|(other, _)| seed < *other)
-                    {
-                        *first = Some((seed, law));
-                    }
-                }
-            });
+    let (next, end) = (AtomicU64::new(0), AtomicU64::new(seeds));
+    let failed = on_all_cores(|| {
+        mutants::make(Some(mutant));
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= end.load(Ordering::Relaxed) {
+                return None;
+            }
+            if let Some((_, what)) = judge(seed, Tweaks::default()).1 {
+                // Higher seeds need not run; lower ones are still running.
+                end.fetch_min(seed, Ordering::Relaxed);
+                let law = what.split_whitespace().next().unwrap_or("?");
+                return Some((seed, law.to_owned()));
+            }
         }
     });
-    first.into_inner().unwrap_or_default()
+    failed.into_iter().flatten().min()
 }
 
-fn by_search(mutant: Mutant, budget: Budget) -> (Option<String>, String, u64) {
+fn by_search(mutant: Mutant, patience: Duration) -> (Option<String>, String, u64) {
     let mut states = 0;
     for mut scope in exhaustive::scopes() {
         scope.mutant = Some(mutant);
-        let found = exhaustive::search(&scope, budget.search, budget.states);
+        let found = exhaustive::search(&scope, patience, STATES_MAX);
         states += found.states as u64;
         if let Some((law, _)) = found.broken {
             let place = format!("search: {}", found.scope);

@@ -24,8 +24,6 @@ use crate::proto::{
 use clap::ValueEnum;
 
 use crate::cluster::{Gossip, Settings};
-use crate::faults::Fault;
-use crate::scenarios::{AskAt, Scenario};
 
 pub(crate) use hearing::Hearing;
 pub(crate) use tally::{Lease, Overlap, Story, Wait, Write};
@@ -100,27 +98,6 @@ impl Algorithm {
     /// Returns `true` if its numbers are fencing tokens, so that a resource can refuse lower ones.
     pub(crate) fn has_fence(self) -> bool {
         self != Self::Redlock
-    }
-}
-
-/// A world that can be run.
-#[derive(Debug)]
-pub(crate) struct Plan {
-    pub(crate) settings: Settings,
-    pub(crate) faults: Vec<Fault>,
-    pub(crate) asks: Vec<AskAt>,
-}
-
-impl Plan {
-    /// Creates the plan of a scenario, run by this algorithm.
-    pub(crate) fn of_scenario(scenario: Scenario, algorithm: Algorithm) -> Self {
-        let mut settings = scenario.settings;
-        algorithm.put_into(&mut settings);
-        Self {
-            settings,
-            faults: scenario.faults,
-            asks: scenario.asks,
-        }
     }
 }
 

@@ -17,4 +17,4 @@ pub(crate) use host::{Host, Ongoing, Process, SOCKET_DATAGRAMS_MAX};
 pub(crate) use settings::{Gossip, Habits, Incarnations, PROBE_KEYS, Pace, Settings};
 pub(crate) use steady::Steady;
 pub(crate) use voter_sets::{other_voter_set, voters_of};
-pub(crate) use world::{Outcome, World, WorldEvent, Write};
+pub(crate) use world::{Outcome, Plan, World, WorldEvent, Write};

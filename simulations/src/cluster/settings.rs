@@ -41,7 +41,7 @@ pub(crate) enum Incarnations {
 }
 
 /// The behaviour of the users.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Habits {
     pub(crate) clients: usize,
     pub(crate) keys: usize,
@@ -132,6 +132,44 @@ impl Settings {
             .any(|wrong| *wrong == host)
     }
 
+    /// Returns the settings of a world in which nothing goes wrong.
+    pub(crate) fn quiet(
+        members: usize,
+        voters_per_key: usize,
+        timing: Timing,
+        habits: Habits,
+    ) -> Self {
+        Self {
+            seed: 0,
+            algorithm: Algorithm::default(),
+            is_sealed: false,
+            is_recorded: false,
+            members,
+            outsiders: 0,
+            voters_per_key,
+            timing,
+            pace: Pace::Kept,
+            wall_off_max_ms: 0,
+            weather: Weather {
+                late_max: 1,
+                ..Weather::default()
+            },
+            delay: (MILLISECOND, 3 * MILLISECOND),
+            gossip: Gossip::Honest,
+            incarnations: Incarnations::Counted,
+            starts_new: true,
+            fault_span: 0,
+            habits,
+            limits: VoterLimits::default(),
+            renew_interval: None,
+            other_set: None,
+            wrong_clocks: None,
+            has_twins: false,
+            has_namesakes: false,
+            hazards: Hazards::default(),
+        }
+    }
+
     /// Draws the settings of a seed, with `members` members if given.
     pub(crate) fn draw(seed: u64, members: Option<usize>) -> Self {
         let mut rng = Rng::stream(seed, "settings");
@@ -152,49 +190,34 @@ impl Settings {
         weather.damage_ppm = *wire.pick(&[0, 0, 1_000, 20_000, 200_000]);
         let outsiders = *rng.pick(&[0, 0, 1, 2]);
         let voters_per_key = voters_per_key.min(members);
-        let mut settings = Self {
-            seed,
-            algorithm: Algorithm::default(),
-            is_sealed: wire.chance(250_000),
-            is_recorded: false,
-            members,
-            outsiders,
-            voters_per_key,
-            timing,
-            pace,
-            wall_off_max_ms: timing.max_clock_skew.as_millis() as i64 / 2,
-            weather,
-            delay: (round_trip / 20, round_trip * rng.between(15, 40) / 100),
-            gossip: if rng.chance(600_000) {
-                Gossip::Hostile
-            } else {
-                Gossip::Honest
-            },
-            incarnations: if rng.chance(300_000) {
-                Incarnations::WallClock
-            } else {
-                Incarnations::Counted
-            },
-            starts_new: rng.chance(800_000),
-            fault_span,
-            habits: {
-                let mut habits = draw_habits(&mut rng, max_ttl);
-                let mut keepers = Rng::stream(seed, "keepers");
-                if keepers.chance(300_000) {
-                    keep_long(&mut keepers, &mut habits, max_ttl);
-                }
-                habits.tick_ppm = *Rng::stream(seed, "ticks").pick(&[0, 0, 300_000, 1_000_000]);
-                habits
-            },
-            limits: VoterLimits::default(),
-            renew_interval: draw_renewal(seed, &timing),
-            has_twins: Rng::stream(seed, "twins").chance(80_000),
-            has_namesakes: namesakes::has(seed, members + outsiders),
-            other_set: draw_other_set(seed, (members, outsiders), voters_per_key, timing),
-            wrong_clocks: None,
-            hazards: Hazards::default(),
+        let mut settings = Self::quiet(members, voters_per_key, timing, Habits::default());
+        settings.seed = seed;
+        settings.is_sealed = wire.chance(250_000);
+        settings.outsiders = outsiders;
+        settings.pace = pace;
+        settings.wall_off_max_ms = timing.max_clock_skew.as_millis() as i64 / 2;
+        settings.weather = weather;
+        settings.delay = (round_trip / 20, round_trip * rng.between(15, 40) / 100);
+        if rng.chance(600_000) {
+            settings.gossip = Gossip::Hostile;
         }
-        .with_limits();
+        if rng.chance(300_000) {
+            settings.incarnations = Incarnations::WallClock;
+        }
+        settings.starts_new = rng.chance(800_000);
+        settings.fault_span = fault_span;
+        settings.habits = draw_habits(&mut rng, max_ttl);
+        let mut keepers = Rng::stream(seed, "keepers");
+        if keepers.chance(300_000) {
+            keep_long(&mut keepers, &mut settings.habits, max_ttl);
+        }
+        let ticks = &mut settings.habits.tick_ppm;
+        *ticks = *Rng::stream(seed, "ticks").pick(&[0, 0, 300_000, 1_000_000]);
+        settings.renew_interval = draw_renewal(seed, &timing);
+        settings.has_twins = Rng::stream(seed, "twins").chance(80_000);
+        settings.has_namesakes = namesakes::has(seed, members + outsiders);
+        settings.other_set = draw_other_set(seed, (members, outsiders), voters_per_key, timing);
+        settings.limit_voters();
         lasting::draw(&mut settings);
         settings.wrong_clocks = wrong_clocks::draw(&settings);
         settings.hazards.maims &= settings.wrong_clocks.is_none();
@@ -204,10 +227,10 @@ impl Settings {
     }
 
     /// In 25 % of the worlds, limits slots or waiters to fewer than the users need.
-    fn with_limits(mut self) -> Self {
+    fn limit_voters(&mut self) {
         let mut rng = Rng::stream(self.seed, "limits");
         if !rng.chance(250_000) {
-            return self;
+            return;
         }
         if rng.chance(700_000) {
             self.limits.slots_max = rng.between(1, 4) as usize;
@@ -217,7 +240,6 @@ impl Settings {
         if rng.chance(700_000) {
             self.limits.waiters_max = rng.between(1, 3) as usize;
         }
-        self
     }
 
     /// Returns `true` if voters have limits that the users exceed.

@@ -5,6 +5,7 @@
 //! iteration order depends on the process. A seed therefore determines a run.
 
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -19,8 +20,8 @@ use crate::faults::{CLUSTER, Fault, Namesake, Twins, draw_rate, draw_wrong};
 use crate::judge::{Fact, Host as HostAt, KeyAt, Laws, RequestId, Terms, Violation};
 use crate::kernel::{Network, Rng, SECOND, Trace};
 use crate::report::Record;
-use crate::scenarios::{AskAt, Counted};
-use crate::users::{Client, Ledger, Status};
+use crate::scenarios::Counted;
+use crate::users::{Client, Ledger, RequestAt, Status};
 
 /// An event that is scheduled for a point in true time.
 #[derive(Clone, Debug)]
@@ -97,6 +98,30 @@ impl Ord for Entry {
     }
 }
 
+/// A world that can be run.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) settings: Settings,
+    pub(crate) faults: Vec<Fault>,
+    pub(crate) requests: Vec<RequestAt>,
+}
+
+impl From<Settings> for Plan {
+    fn from(settings: Settings) -> Self {
+        Self {
+            settings,
+            faults: Vec::new(),
+            requests: Vec::new(),
+        }
+    }
+}
+
+impl Plan {
+    pub(crate) fn run(self, keeps_lines: bool) -> Outcome {
+        World::new(self, keeps_lines).run()
+    }
+}
+
 /// The result of a run.
 #[derive(Debug)]
 pub(crate) struct Outcome {
@@ -111,6 +136,22 @@ pub(crate) struct Outcome {
     pub(crate) record: Option<Record>,
     /// The events that scenarios count: time, kind and host.
     pub(crate) happened: Vec<(u64, Counted, HostAt)>,
+}
+
+impl Outcome {
+    pub(crate) fn counted(&self, name: &str) -> u64 {
+        self.coverage.get(name).copied().unwrap_or_default()
+    }
+
+    /// Prints the trace. The reader may have closed the pipe.
+    pub(crate) fn print_lines(&self) {
+        let mut out = std::io::stdout().lock();
+        for line in &self.lines {
+            if writeln!(out, "{line}").is_err() {
+                return;
+            }
+        }
+    }
 }
 
 /// The complete state of a run.
@@ -168,7 +209,7 @@ pub(crate) struct World {
     pub(crate) wanted_at: Vec<u64>,
     pub(crate) record: Option<Record>,
     /// The requests that a scenario schedules.
-    asks: Vec<AskAt>,
+    scheduled: Vec<RequestAt>,
     /// The time from grant to release of a scripted request, in nanoseconds.
     pub(crate) holds: BTreeMap<RequestId, u64>,
     happened: Vec<(u64, Counted, HostAt)>,
@@ -178,8 +219,12 @@ pub(crate) struct World {
 const STEPS_MAX: u64 = 5_000_000;
 
 impl World {
-    /// Creates a world with these faults.
-    pub(crate) fn new(settings: Settings, faults: Vec<Fault>, keeps_lines: bool) -> Self {
+    pub(crate) fn new(plan: Plan, keeps_lines: bool) -> Self {
+        let Plan {
+            settings,
+            faults,
+            requests,
+        } = plan;
         let seed = settings.seed;
         let hosts = draw_hosts(&settings);
         let ids: Vec<NodeId> = hosts.iter().map(|host| host.id.clone()).collect();
@@ -241,7 +286,7 @@ impl World {
             probed: BTreeMap::new(),
             wanted_at: vec![0; keys.len()],
             record: settings.is_recorded.then(Record::default),
-            asks: Vec::new(),
+            scheduled: requests,
             holds: BTreeMap::new(),
             happened: Vec::new(),
             keys,
@@ -275,21 +320,15 @@ impl World {
             self.push(self.faults[fault].at, WorldEvent::Fault(fault));
         }
         self.draw_clients();
-    }
-
-    /// Schedules the requests of a scenario.
-    pub(crate) fn with_asks(mut self, asks: Vec<AskAt>) -> Self {
-        for (at, ask) in asks.iter().enumerate() {
-            self.push(ask.at, WorldEvent::Ask(at));
+        for at in 0..self.scheduled.len() {
+            self.push(self.scheduled[at].at, WorldEvent::Ask(at));
         }
-        self.asks = asks;
-        self
     }
 
     fn ask_as_told(&mut self, at: usize) {
-        let AskAt {
+        let RequestAt {
             host, wish, hold, ..
-        } = self.asks[at];
+        } = self.scheduled[at];
         let request = RequestId(self.requests + 1);
         self.holds.insert(request, hold);
         if self.hosts[host].acts() {

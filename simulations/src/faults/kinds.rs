@@ -110,6 +110,16 @@ pub(crate) enum FaultKind {
 }
 
 impl FaultKind {
+    /// Returns a crash after which the process restarts as it should.
+    pub(crate) fn crash(target: Target, down: u64) -> Self {
+        Self::Crash {
+            target,
+            down,
+            says_new: false,
+            moves: false,
+        }
+    }
+
     /// Returns the name that coverage counts it under.
     pub(crate) fn name(&self) -> &'static str {
         match self {

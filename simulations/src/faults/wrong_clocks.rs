@@ -66,12 +66,7 @@ pub(crate) fn draw_lonely(settings: &Settings) -> Vec<Fault> {
     let troubles = [
         FaultKind::Cut { cut, span },
         FaultKind::WallJump { host, by_ms },
-        FaultKind::Crash {
-            target: Target::Host(host),
-            down: MILLISECOND,
-            says_new: false,
-            moves: false,
-        },
+        FaultKind::crash(Target::Host(host), MILLISECOND),
     ];
     let faults = troubles.into_iter().zip(at..);
     faults.map(|(kind, at)| Fault { at, kind }).collect()

@@ -1,10 +1,12 @@
 //! What every run rests on: units of time, random numbers, links, and the trace.
 
 mod network;
+mod parallel;
 mod rng;
 mod trace;
 
 pub(crate) use network::{Network, Weather};
+pub(crate) use parallel::on_all_cores;
 pub(crate) use rng::{Rng, mix};
 pub(crate) use trace::Trace;
 

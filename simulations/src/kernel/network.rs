@@ -7,7 +7,7 @@ use crate::kernel::Rng;
 use crate::report::Links;
 
 /// The behaviour of the links while faults occur.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Weather {
     pub(crate) loss_ppm: u64,
     pub(crate) double_ppm: u64,
@@ -230,18 +230,16 @@ impl Network {
 mod tests {
     use super::*;
 
-    const FAIR: Weather = Weather {
-        loss_ppm: 0,
-        double_ppm: 0,
-        damage_ppm: 0,
-        late_ppm: 0,
-        late_max: 0,
-        jitter: 10,
-    };
+    fn fair() -> Weather {
+        Weather {
+            jitter: 10,
+            ..Weather::default()
+        }
+    }
 
     #[test]
     fn cut_is_one_way_and_counted_per_fault() {
-        let mut network = Network::new(Rng::stream(1, "n"), 3, (5, 5), FAIR);
+        let mut network = Network::new(Rng::stream(1, "n"), 3, (5, 5), fair());
         network.cut(&[(0, 1)]);
         network.cut(&[(0, 1)]);
         network.mend(&[(0, 1)]);
@@ -253,7 +251,7 @@ mod tests {
 
     #[test]
     fn delays_stay_within_longest() {
-        let mut network = Network::new(Rng::stream(1, "n"), 2, (5, 50), FAIR);
+        let mut network = Network::new(Rng::stream(1, "n"), 2, (5, 50), fair());
         for _ in 0..1_000 {
             let delay = network.send(0, 1, 9)[0].unwrap();
             assert!((5..=network.longest(0, 1)).contains(&delay));

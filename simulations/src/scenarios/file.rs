@@ -3,20 +3,20 @@
 //!
 //! An unknown key or an invalid value is an error that names its line.
 
+use std::fmt::Display;
 use std::time::Duration;
 
-use crate::proto::{NodeId, Timing, VoterLimits, VoterSet, VoterSetError};
-use serde::Deserialize as _;
+use serde::Deserialize;
 use toml::Spanned;
 
-use crate::algorithms::Algorithm;
-use crate::cluster::{Gossip, Habits, Incarnations, Outcome, Pace, Settings, World};
-use crate::faults::{Cut, Fault, FaultKind, Hazards, Target};
+use super::format::{
+    Ask, Bound, Expect, FaultTable, File, HolderWord, Net, TimingMs, When, Who, Work, fault_bound,
+};
+use crate::cluster::{Gossip, Habits, Outcome, Pace, Plan, Settings};
+use crate::faults::{Cut, Fault, FaultKind, Target};
 use crate::kernel::{MILLISECOND, Weather};
-use crate::users::Wish;
-
-use super::bounds;
-use super::format::{Ask, Expect, FaultAt, File, HolderWord, TimingMs, Who, Work};
+use crate::proto::{NodeId, Timing, VoterSet, VoterSetError};
+use crate::users::{RequestAt, Wish};
 
 /// The reason why a file cannot be played.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -26,46 +26,32 @@ pub(crate) struct BadScenario(pub(crate) String);
 #[derive(Debug)]
 pub(crate) struct Scenario {
     pub(crate) story: String,
-    pub(crate) settings: Settings,
-    pub(crate) faults: Vec<Fault>,
-    pub(crate) asks: Vec<AskAt>,
+    pub(crate) plan: Plan,
     expects: Vec<Expect>,
 }
 
-/// A scheduled request, and how long its lock is held.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct AskAt {
-    pub(crate) at: u64,
-    pub(crate) host: usize,
-    pub(crate) wish: Wish,
-    pub(crate) hold: u64,
-}
+type Checked<T = ()> = Result<T, BadScenario>;
 
 const LATE: &str = "at_ms is after span_ms, when all is mended";
 
 /// Finds the lines of errors in the text of a file.
-pub(super) struct Reader<'a> {
+struct Reader<'a> {
     text: &'a str,
 }
 
 impl Reader<'_> {
-    fn bad<T>(&self, at: &Spanned<T>, what: impl std::fmt::Display) -> BadScenario {
+    fn bad<T>(&self, at: &Spanned<T>, what: impl Display) -> BadScenario {
         self.bad_at(at.span().start, what)
     }
 
-    fn bad_at(&self, at: usize, what: impl std::fmt::Display) -> BadScenario {
+    fn bad_at(&self, at: usize, what: impl Display) -> BadScenario {
         let before = self.text.get(..at).unwrap_or(self.text);
         let line = before.matches('\n').count() + 1;
         BadScenario(format!("line {line}: {what}"))
     }
 
     /// Returns an error at the line of a key of this table, or at the table if it has no such line.
-    pub(super) fn bad_key<T>(
-        &self,
-        table: &Spanned<T>,
-        key: &str,
-        what: impl std::fmt::Display,
-    ) -> BadScenario {
+    fn bad_key<T>(&self, table: &Spanned<T>, key: &str, what: impl Display) -> BadScenario {
         let is_key = |line: &str| {
             let after = line.trim_start().strip_prefix(key);
             after.is_some_and(|after| after.trim_start().starts_with('='))
@@ -97,14 +83,206 @@ impl Reader<'_> {
         start
     }
 
-    fn host<T>(&self, at: &Spanned<T>, hosts: &[usize], count: usize) -> Result<(), BadScenario> {
+    fn check_hosts<T>(&self, at: &Spanned<T>, hosts: &[usize], count: usize) -> Checked {
         match hosts.iter().find(|host| **host >= count) {
-            Some(host) => Err(self.bad(
-                at,
-                format!("there is no host {host}, the last is {}", count - 1),
-            )),
+            Some(host) => {
+                let last = count - 1;
+                Err(self.bad(at, format!("there is no host {host}, the last is {last}")))
+            }
             None => Ok(()),
         }
+    }
+
+    fn check_bounds<T>(&self, table: &Spanned<T>, bounds: &[Bound]) -> Checked {
+        match bounds
+            .iter()
+            .find(|(_, value, range)| !range.contains(value))
+        {
+            Some((key, value, range)) => {
+                let (min, max) = (range.start(), range.end());
+                let what = format!("{key} is {value}; it must be {min} to {max}");
+                Err(self.bad_key(table, key, what))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Checks that every number is within its bounds, apart from those of the cluster.
+    fn check_numbers(&self, file: &File) -> Checked {
+        self.check_bounds(&file.timing, &file.timing.as_ref().bounds())?;
+        if let Some(net) = &file.network {
+            self.check_bounds(net, &net.as_ref().bounds())?;
+            let Net {
+                delay_us_min: min,
+                delay_us_max: max,
+                ..
+            } = net.as_ref();
+            if min > max {
+                let what =
+                    format!("delay_us_min is {min}; it must not be above delay_us_max, {max}");
+                return Err(self.bad_key(net, "delay_us_min", what));
+            }
+        }
+        if let Some(work) = &file.workload {
+            self.check_bounds(work, &work.as_ref().bounds())?;
+        }
+        Ok(())
+    }
+
+    fn check_asks(&self, file: &File) -> Checked {
+        for ask in &file.ask {
+            self.check_bounds(ask, &ask.as_ref().bounds())?;
+            if ask.as_ref().hosts.is_empty() {
+                return Err(self.bad_key(ask, "hosts", "hosts is empty; name those that ask"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a fault. The error of a table in a list would name the line of the first one.
+    fn fault(&self, table: &Spanned<toml::Table>) -> Checked<(u64, FaultTable)> {
+        let bad = |error: toml::de::Error| self.bad_word(table, error.message());
+        let mut rest = table.as_ref().clone();
+        let kind = rest.get("kind").and_then(toml::Value::as_str);
+        let kind = kind.unwrap_or_default().to_owned();
+        let when = When::deserialize(rest.clone()).map_err(bad);
+        rest.remove("at_ms");
+        let fault = FaultTable::deserialize(rest).map_err(bad)?;
+        for (key, value) in table.as_ref() {
+            if let (Some(range), Some(value)) = (fault_bound(&kind, key), value.as_integer())
+                && !range.contains(&value.unsigned_abs())
+            {
+                let (value, min, max) = (value.unsigned_abs(), range.start(), range.end());
+                let what = format!("{key} is {value}; it must be {min} to {max}");
+                return Err(self.bad_key(table, key, what));
+            }
+        }
+        if let Some((key, what)) = senseless(&fault) {
+            return Err(self.bad_key(table, key, what));
+        }
+        Ok((when?.at_ms, fault))
+    }
+
+    fn settings(&self, file: &File) -> Checked<Settings> {
+        let cluster = file.cluster.as_ref();
+        let members = *cluster.members.as_ref();
+        if !(1..=101).contains(&members) {
+            return Err(self.bad(&cluster.members, "members must be 1 to 101"));
+        }
+        if cluster.outsiders > 100 {
+            let what = "outsiders must be 0 to 100";
+            return Err(self.bad_key(&file.cluster, "outsiders", what));
+        }
+        if !(1..=3_600_000).contains(cluster.span_ms.as_ref()) {
+            return Err(self.bad(&cluster.span_ms, "span_ms must be 1 to 3600000"));
+        }
+        let timing = timing_of(file.timing.as_ref());
+        let voters = *cluster.voters_per_key.as_ref();
+        self.check_voter_set(file, members, voters, timing)?;
+        let habits = self.habits(file.workload.as_ref().map(Spanned::as_ref))?;
+        let net = file.network.as_ref().map(Spanned::as_ref);
+        let net = net.copied().unwrap_or_default();
+        let mut settings = Settings::quiet(members, voters, timing, habits);
+        settings.seed = file.seed;
+        settings.is_sealed = cluster.sealed;
+        settings.outsiders = cluster.outsiders;
+        if !cluster.clocks_kept {
+            settings.pace = Pace::Wild(0);
+        }
+        settings.weather = Weather {
+            loss_ppm: net.loss_percent.ppm(),
+            double_ppm: net.double_percent.ppm(),
+            damage_ppm: net.damage_percent.ppm(),
+            jitter: net.jitter_us * 1_000,
+            ..settings.weather
+        };
+        settings.delay = (net.delay_us_min * 1_000, net.delay_us_max * 1_000);
+        if cluster.hostile_gossip {
+            settings.gossip = Gossip::Hostile;
+        }
+        settings.starts_new = !cluster.starts_in_quarantine;
+        settings.fault_span = *cluster.span_ms.as_ref() * MILLISECOND;
+        Ok(settings)
+    }
+
+    fn check_voter_set(
+        &self,
+        file: &File,
+        members: usize,
+        voters: usize,
+        timing: Timing,
+    ) -> Checked {
+        let names = (0..members).filter_map(|at| NodeId::new(format!("n{at}")).ok());
+        let voter_set = VoterSet::new(1, names.collect(), voters, timing);
+        voter_set.map(|_| ()).map_err(|error| match error {
+            VoterSetError::VotersPerKey { .. } => {
+                self.bad(&file.cluster.as_ref().voters_per_key, error)
+            }
+            VoterSetError::OutOfBounds { field, .. } => {
+                self.bad_key(&file.timing, &format!("{field}_ms"), error)
+            }
+            VoterSetError::Drift { .. } => self.bad_key(&file.timing, "max_drift_ppm", error),
+            error => self.bad(&file.cluster, error),
+        })
+    }
+
+    fn habits(&self, it: Option<&Work>) -> Checked<Habits> {
+        let nobody = Work::default();
+        let it = it.unwrap_or(&nobody);
+        let keys = it.keys.as_ref().map_or(1, |keys| *keys.as_ref());
+        if let Some(at) = &it.keys
+            && !(1..=1_000).contains(&keys)
+        {
+            return Err(self.bad(at, "keys must be 1 to 1000"));
+        }
+        Ok(Habits {
+            clients: it.clients,
+            keys,
+            rest_max: it.rest_max_ms.max(1) * MILLISECOND,
+            hold_max: it.hold_max_ms.max(1) * MILLISECOND,
+            try_ppm: it.try_percent.ppm(),
+            renew_ppm: it.renew_percent.ppm(),
+            withdraw_ppm: it.withdraw_percent.ppm(),
+            ..Habits::default()
+        })
+    }
+
+    fn check_ask(&self, ask: &Spanned<Ask>, settings: &Settings) -> Checked {
+        let it = ask.as_ref();
+        self.check_hosts(ask, &it.hosts, settings.hosts())?;
+        let (min, max) = (settings.timing.min_ttl(), settings.timing.max_ttl);
+        let ttl = Duration::from_millis(it.ttl_ms);
+        if ttl < min || ttl > max {
+            let what = format!("ttl_ms is {}; it must be {min:?} to {max:?}", it.ttl_ms);
+            return Err(self.bad_key(ask, "ttl_ms", what));
+        }
+        let keys = settings.habits.keys;
+        if it.key >= keys {
+            let what = format!("there is no key {}; there are {keys}, from 0 on", it.key);
+            return Err(self.bad_key(ask, "key", what));
+        }
+        if it.at_ms * MILLISECOND > settings.fault_span {
+            return Err(self.bad_key(ask, "at_ms", LATE));
+        }
+        Ok(())
+    }
+
+    fn check_expect(&self, expect: &Spanned<Expect>, settings: &Settings) -> Checked {
+        let it = expect.as_ref();
+        let named = it.hosts.as_deref().unwrap_or_default();
+        self.check_hosts(expect, named, settings.hosts())?;
+        if let Some(max) = it.max.filter(|max| *max < it.min) {
+            let what = format!("max is {max}, below min, {}: nothing can meet this", it.min);
+            return Err(self.bad_key(expect, "max", what));
+        }
+        let (from, span_ms) = (it.from_ms, settings.fault_span / MILLISECOND);
+        let end = it.to_ms.unwrap_or(span_ms);
+        if end <= from || end > span_ms {
+            let what = format!("from {from} ms to {end} ms is no part of 0 to span_ms");
+            let key = it.to_ms.map_or("from_ms", |_| "to_ms");
+            return Err(self.bad_key(expect, key, what));
+        }
+        Ok(())
     }
 }
 
@@ -115,89 +293,47 @@ impl Reader<'_> {
 pub(crate) fn read(text: &str) -> Result<Scenario, BadScenario> {
     let file: File = toml::from_str(text).map_err(|error| BadScenario(error.to_string()))?;
     let reader = Reader { text };
-    let faults_at = faults_of(&reader, &file.fault)?;
-    bounds::check(&reader, &file, &faults_at)?;
-    let settings = settings_of(&reader, &file)?;
+    reader.check_numbers(&file)?;
+    let tables = file.fault.iter();
+    let tables: Vec<_> = tables
+        .map(|at| Ok((at, reader.fault(at)?)))
+        .collect::<Result<_, _>>()?;
+    reader.check_asks(&file)?;
+    let settings = reader.settings(&file)?;
     let hosts = settings.hosts();
-    let keys = settings.habits.keys;
-    let span_ms = *file.cluster.as_ref().span_ms.as_ref();
     let mut faults = Vec::new();
-    for fault in &faults_at {
-        let (at, kind, named) = kind_of(fault.as_ref(), hosts);
-        reader.host(fault, &named, hosts)?;
-        if at * MILLISECOND > settings.fault_span {
-            return Err(reader.bad_key(fault, "at_ms", LATE));
+    for (table, (at_ms, fault)) in tables {
+        reader.check_hosts(table, &named_hosts(table.as_ref()), hosts)?;
+        let at = at_ms * MILLISECOND;
+        if at > settings.fault_span {
+            return Err(reader.bad_key(table, "at_ms", LATE));
         }
-        faults.push(Fault {
-            at: at * MILLISECOND,
-            kind: kind.map_err(|what| reader.bad(fault, what))?,
-        });
+        let kind = kind_of(fault, hosts).map_err(|what| reader.bad(table, what))?;
+        faults.push(Fault { at, kind });
     }
     faults.sort_by_key(|fault| fault.at);
-    let mut asks = Vec::new();
+    let mut requests = Vec::new();
     for ask in &file.ask {
+        reader.check_ask(ask, &settings)?;
         let it = ask.as_ref();
-        reader.host(ask, &it.hosts, hosts)?;
-        let (min, max) = (settings.timing.min_ttl(), settings.timing.max_ttl);
-        let ttl = Duration::from_millis(it.ttl_ms);
-        if ttl < min || ttl > max {
-            let what = format!("ttl_ms is {}; it must be {min:?} to {max:?}", it.ttl_ms);
-            return Err(reader.bad_key(ask, "ttl_ms", what));
-        }
-        if it.key >= keys {
-            let what = format!("there is no key {}; there are {keys}, from 0 on", it.key);
-            return Err(reader.bad_key(ask, "key", what));
-        }
-        if it.at_ms * MILLISECOND > settings.fault_span {
-            return Err(reader.bad_key(ask, "at_ms", LATE));
-        }
-        asks.extend(it.hosts.iter().map(|host| ask_of(it, *host)));
+        requests.extend(it.hosts.iter().map(|host| request_of(it, *host)));
     }
     for expect in &file.expect {
-        let it = expect.as_ref();
-        reader.host(expect, it.hosts.as_deref().unwrap_or_default(), hosts)?;
-        if let Some(max) = it.max.filter(|max| *max < it.min) {
-            let what = format!("max is {max}, below min, {}: nothing can meet this", it.min);
-            return Err(reader.bad_key(expect, "max", what));
-        }
-        let end = it.to_ms.unwrap_or(span_ms);
-        if end <= it.from_ms || end > span_ms {
-            let what = format!(
-                "from {} ms to {end} ms is no part of 0 to span_ms",
-                it.from_ms
-            );
-            let key = if it.to_ms.is_some() {
-                "to_ms"
-            } else {
-                "from_ms"
-            };
-            return Err(reader.bad_key(expect, key, what));
-        }
+        reader.check_expect(expect, &settings)?;
     }
     Ok(Scenario {
-        story: file.story,
-        settings,
-        faults,
-        asks,
+        story: file.story.trim().to_owned(),
+        plan: Plan {
+            settings,
+            faults,
+            requests,
+        },
         expects: file.expect.into_iter().map(Spanned::into_inner).collect(),
     })
 }
 
-/// Reads the faults one by one: otherwise an error would name the line of the first one.
-fn faults_of(
-    reader: &Reader<'_>,
-    tables: &[Spanned<toml::Table>],
-) -> Result<Vec<Spanned<FaultAt>>, BadScenario> {
-    let faults = tables.iter().map(|table| {
-        let fault = FaultAt::deserialize(table.as_ref().clone());
-        let fault = fault.map_err(|error| reader.bad_word(table, error.message()))?;
-        Ok(Spanned::new(table.span(), fault))
-    });
-    faults.collect()
-}
-
-fn ask_of(it: &Ask, host: usize) -> AskAt {
-    AskAt {
+fn request_of(it: &Ask, host: usize) -> RequestAt {
+    RequestAt {
         at: it.at_ms * MILLISECOND,
         host,
         wish: Wish {
@@ -212,87 +348,6 @@ fn ask_of(it: &Ask, host: usize) -> AskAt {
     }
 }
 
-fn settings_of(reader: &Reader<'_>, file: &File) -> Result<Settings, BadScenario> {
-    let cluster = file.cluster.as_ref();
-    let members = *cluster.members.as_ref();
-    if !(1..=101).contains(&members) {
-        return Err(reader.bad(&cluster.members, "members must be 1 to 101"));
-    }
-    if cluster.outsiders > 100 {
-        return Err(reader.bad_key(&file.cluster, "outsiders", "outsiders must be 0 to 100"));
-    }
-    if !(1..=3_600_000).contains(cluster.span_ms.as_ref()) {
-        return Err(reader.bad(&cluster.span_ms, "span_ms must be 1 to 3600000"));
-    }
-    let timing = timing_of(file.timing.as_ref());
-    let voters = *cluster.voters_per_key.as_ref();
-    check_voter_set(reader, file, members, voters, timing)?;
-    let net = file.network.as_ref().map(Spanned::as_ref);
-    let net = net.copied().unwrap_or_default();
-    Ok(Settings {
-        seed: file.seed,
-        algorithm: Algorithm::default(),
-        is_sealed: cluster.sealed,
-        is_recorded: false,
-        members,
-        outsiders: cluster.outsiders,
-        voters_per_key: voters,
-        timing,
-        pace: if cluster.clocks_kept {
-            Pace::Kept
-        } else {
-            Pace::Wild(0)
-        },
-        wall_off_max_ms: 0,
-        weather: Weather {
-            loss_ppm: net.loss_percent.ppm(),
-            double_ppm: net.double_percent.ppm(),
-            damage_ppm: net.damage_percent.ppm(),
-            late_ppm: 0,
-            late_max: 1,
-            jitter: net.jitter_us * 1_000,
-        },
-        delay: (net.delay_us_min * 1_000, net.delay_us_max * 1_000),
-        gossip: if cluster.hostile_gossip {
-            Gossip::Hostile
-        } else {
-            Gossip::Honest
-        },
-        incarnations: Incarnations::Counted,
-        starts_new: !cluster.starts_in_quarantine,
-        other_set: None,
-        has_twins: false,
-        wrong_clocks: None,
-        has_namesakes: false,
-        fault_span: *cluster.span_ms.as_ref() * MILLISECOND,
-        habits: habits_of(reader, file.workload.as_ref().map(Spanned::as_ref))?,
-        limits: VoterLimits::default(),
-        renew_interval: None,
-        hazards: Hazards::default(),
-    })
-}
-
-fn check_voter_set(
-    reader: &Reader<'_>,
-    file: &File,
-    members: usize,
-    voters: usize,
-    timing: Timing,
-) -> Result<(), BadScenario> {
-    let names = (0..members).filter_map(|at| NodeId::new(format!("n{at}")).ok());
-    let voter_set = VoterSet::new(1, names.collect(), voters, timing);
-    voter_set.map(|_| ()).map_err(|error| match error {
-        VoterSetError::VotersPerKey { .. } => {
-            reader.bad(&file.cluster.as_ref().voters_per_key, error)
-        }
-        VoterSetError::OutOfBounds { field, .. } => {
-            reader.bad_key(&file.timing, &format!("{field}_ms"), error)
-        }
-        VoterSetError::Drift { .. } => reader.bad_key(&file.timing, "max_drift_ppm", error),
-        error => reader.bad(&file.cluster, error),
-    })
-}
-
 fn timing_of(it: &TimingMs) -> Timing {
     Timing {
         max_ttl: Duration::from_millis(it.max_ttl_ms),
@@ -304,227 +359,133 @@ fn timing_of(it: &TimingMs) -> Timing {
     }
 }
 
-fn habits_of(reader: &Reader<'_>, it: Option<&Work>) -> Result<Habits, BadScenario> {
-    let nobody = Work::default();
-    let it = it.unwrap_or(&nobody);
-    let keys = it.keys.as_ref().map_or(1, |keys| *keys.as_ref());
-    if let Some(at) = &it.keys
-        && !(1..=1_000).contains(&keys)
-    {
-        return Err(reader.bad(at, "keys must be 1 to 1000"));
+/// Returns the key of a fault that would have no effect or cannot exist, and the reason.
+fn senseless(it: &FaultTable) -> Option<(&'static str, String)> {
+    match it {
+        // Hosts that are not named are in the first group.
+        FaultTable::Split { groups, .. } if groups.iter().skip(1).all(Vec::is_empty) => {
+            let what = "groups must be two at least, as in [[0, 1], [2]]";
+            Some(("groups", what.to_owned()))
+        }
+        FaultTable::OneWay { mute, .. } if mute.is_empty() => {
+            let what = "mute is empty; name those that are not heard";
+            Some(("mute", what.to_owned()))
+        }
+        FaultTable::Between { hosts: [a, b], .. } | FaultTable::Flap { hosts: [a, b], .. }
+            if a == b =>
+        {
+            let what = format!("hosts names {a} twice; a link has two ends");
+            Some(("hosts", what))
+        }
+        _ => None,
     }
-    Ok(Habits {
-        clients: it.clients,
-        keys,
-        rest_max: it.rest_max_ms.max(1) * MILLISECOND,
-        hold_max: it.hold_max_ms.max(1) * MILLISECOND,
-        work_max: 0,
-        try_ppm: it.try_percent.ppm(),
-        renew_ppm: it.renew_percent.ppm(),
-        withdraw_ppm: it.withdraw_percent.ppm(),
-        deadline_ppm: 0,
-        extend_ppm: 0,
-        tick_ppm: 0,
-    })
 }
 
-/// Returns the time of a fault in milliseconds, its kind, and the hosts that it names.
-fn kind_of(it: &FaultAt, hosts: usize) -> (u64, Result<FaultKind, String>, Vec<usize>) {
-    let ns = |ms: &u64| *ms * MILLISECOND;
-    match it {
-        FaultAt::Split {
-            at_ms,
-            for_ms,
-            groups,
-        } => {
-            let cut = split(groups, hosts).map(|cut| FaultKind::Cut {
-                cut,
-                span: ns(for_ms),
-            });
-            (*at_ms, cut, groups.concat())
+/// Returns the hosts that the table of a fault names.
+fn named_hosts(table: &toml::Table) -> Vec<usize> {
+    fn numbers(value: &toml::Value) -> Vec<usize> {
+        match value {
+            toml::Value::Integer(host) => vec![usize::try_from(*host).unwrap_or(usize::MAX)],
+            toml::Value::Array(all) => all.iter().flat_map(numbers).collect(),
+            _ => Vec::new(),
         }
-        FaultAt::OneWay {
-            at_ms,
+    }
+    let keys = ["host", "hosts", "mute", "groups"].into_iter();
+    let values = keys.filter_map(|key| table.get(key));
+    values.flat_map(numbers).collect()
+}
+
+fn kind_of(it: FaultTable, hosts: usize) -> Result<FaultKind, String> {
+    let ns = |ms: u64| ms * MILLISECOND;
+    let target = |who| match who {
+        Who::Host(host) => Target::Host(host),
+        Who::Holder(HolderWord::Holder) => Target::HolderOr(0),
+    };
+    let cut = |cut, for_ms| FaultKind::Cut {
+        cut,
+        span: ns(for_ms),
+    };
+    Ok(match it {
+        FaultTable::Split { for_ms, groups } => cut(split(&groups, hosts)?, for_ms),
+        FaultTable::OneWay { for_ms, mute } => cut(Cut::OneWay(mute), for_ms),
+        FaultTable::Between {
             for_ms,
-            mute,
-        } => {
-            let cut = Cut::OneWay(mute.clone());
-            let span = ns(for_ms);
-            (*at_ms, Ok(FaultKind::Cut { cut, span }), mute.clone())
-        }
-        FaultAt::Between {
-            at_ms,
-            for_ms,
-            hosts,
-        } => {
-            let cut = Cut::Between(hosts[0], hosts[1]);
-            let span = ns(for_ms);
-            (*at_ms, Ok(FaultKind::Cut { cut, span }), hosts.to_vec())
-        }
-        FaultAt::Flap {
-            at_ms,
+            hosts: [a, b],
+        } => cut(Cut::Between(a, b), for_ms),
+        FaultTable::Flap {
             every_ms,
             times,
-            hosts,
-        } => {
-            let flap = FaultKind::Flap {
-                cut: Cut::Between(hosts[0], hosts[1]),
-                half: ns(every_ms),
-                times: *times,
-            };
-            (*at_ms, Ok(flap), hosts.to_vec())
-        }
-        FaultAt::Storm {
-            at_ms,
+            hosts: [a, b],
+        } => FaultKind::Flap {
+            cut: Cut::Between(a, b),
+            half: ns(every_ms),
+            times,
+        },
+        FaultTable::Storm {
             for_ms,
             loss_percent,
-        } => {
-            let storm = FaultKind::Storm {
-                loss_ppm: loss_percent.ppm(),
-                span: ns(for_ms),
-            };
-            (*at_ms, Ok(storm), Vec::new())
-        }
-        other => kind_of_host(other),
-    }
-}
-
-fn kind_of_host(it: &FaultAt) -> (u64, Result<FaultKind, String>, Vec<usize>) {
-    let target = |who: &Who| match who {
-        Who::Host(host) => (Target::Host(*host), vec![*host]),
-        Who::Holder(HolderWord::Holder) => (Target::HolderOr(0), Vec::new()),
-    };
-    match it {
-        FaultAt::Slow {
-            at_ms,
+        } => FaultKind::Storm {
+            loss_ppm: loss_percent.ppm(),
+            span: ns(for_ms),
+        },
+        FaultTable::Slow {
             for_ms,
             host,
             by_ms,
-        } => {
-            let slow = FaultKind::Slow {
-                host: *host,
-                by: *by_ms * MILLISECOND,
-                span: *for_ms * MILLISECOND,
-            };
-            (*at_ms, Ok(slow), vec![*host])
-        }
-        FaultAt::Crash {
-            at_ms,
-            for_ms,
+        } => FaultKind::Slow {
             host,
-        } => {
-            let (target, named) = target(host);
-            let crash = FaultKind::Crash {
-                target,
-                down: *for_ms * MILLISECOND,
-                says_new: false,
-                moves: false,
-            };
-            (*at_ms, Ok(crash), named)
+            by: ns(by_ms),
+            span: ns(for_ms),
+        },
+        FaultTable::Crash { for_ms, host } => FaultKind::crash(target(host), ns(for_ms)),
+        FaultTable::Pause { for_ms, host } => {
+            let (target, span) = (target(host), ns(for_ms));
+            FaultKind::Pause { target, span }
         }
-        FaultAt::Pause {
-            at_ms,
-            for_ms,
-            host,
-        } => {
-            let (target, named) = target(host);
-            let span = *for_ms * MILLISECOND;
-            (*at_ms, Ok(FaultKind::Pause { target, span }), named)
+        FaultTable::Suspend { for_ms, host } => {
+            let (target, span) = (target(host), ns(for_ms));
+            FaultKind::Suspend { target, span }
         }
-        FaultAt::Suspend {
-            at_ms,
-            for_ms,
-            host,
-        } => {
-            let (target, named) = target(host);
-            let span = *for_ms * MILLISECOND;
-            (*at_ms, Ok(FaultKind::Suspend { target, span }), named)
-        }
-        FaultAt::WallJump { at_ms, host, by_ms } => {
-            let (host, by_ms) = (*host, *by_ms);
-            (*at_ms, Ok(FaultKind::WallJump { host, by_ms }), vec![host])
-        }
-        FaultAt::Drift {
-            at_ms,
-            host,
-            rate_ppm,
-        } => {
-            let (host, rate_ppm) = (*host, *rate_ppm);
-            (*at_ms, Ok(FaultKind::Drift { host, rate_ppm }), vec![host])
-        }
-        _ => (0, Err("not a fault of a host".to_owned()), Vec::new()),
-    }
+        FaultTable::WallJump { host, by_ms } => FaultKind::WallJump { host, by_ms },
+        FaultTable::Drift { host, rate_ppm } => FaultKind::Drift { host, rate_ppm },
+    })
 }
 
 /// Puts every host into one group; those that are not named are in the first.
 fn split(groups: &[Vec<usize>], hosts: usize) -> Result<Cut, String> {
     let mut of = vec![None; hosts];
     for (group, members) in groups.iter().enumerate() {
-        for host in members.iter().filter(|host| **host < hosts) {
+        for host in members {
             if of[*host].replace(group as u8).is_some() {
                 return Err(format!("host {host} is in two groups"));
             }
         }
     }
-    Ok(Cut::Split(
-        of.into_iter().map(Option::unwrap_or_default).collect(),
-    ))
+    let of = of.into_iter().map(Option::unwrap_or_default);
+    Ok(Cut::Split(of.collect()))
 }
 
-/// Plays a scenario. Returns the run, and the expectations that it did not meet.
-pub(crate) fn play(scenario: Scenario, keeps_lines: bool) -> (Outcome, Vec<String>) {
-    let end = scenario.settings.fault_span;
-    let world = World::new(scenario.settings, scenario.faults, keeps_lines);
-    let outcome = world.with_asks(scenario.asks).run();
-    let mut unmet = Vec::new();
-    for expect in &scenario.expects {
-        let from = expect.from_ms * MILLISECOND;
-        let to = expect.to_ms.map_or(end, |to| to * MILLISECOND);
-        let counts = outcome.happened.iter().filter(|(at, what, host)| {
-            let named = expect
-                .hosts
-                .as_ref()
-                .is_none_or(|hosts| hosts.contains(host));
-            *what == expect.what && (from..to).contains(at) && named
-        });
-        let count = counts.count() as u64;
-        if count < expect.min || expect.max.is_some_and(|max| count > max) {
-            unmet.push(format!("{count} {:?}, expected {expect:?}", expect.what));
+impl Scenario {
+    /// Plays it. Returns the run, and the expectations that it did not meet.
+    pub(crate) fn play(self, keeps_lines: bool) -> (Outcome, Vec<String>) {
+        let end = self.plan.settings.fault_span;
+        let outcome = self.plan.run(keeps_lines);
+        let mut unmet = Vec::new();
+        for expect in &self.expects {
+            let from = expect.from_ms * MILLISECOND;
+            let to = expect.to_ms.map_or(end, |to| to * MILLISECOND);
+            let is_named = |host| {
+                let named = expect.hosts.as_ref();
+                named.is_none_or(|hosts| hosts.contains(host))
+            };
+            let counts = outcome.happened.iter().filter(|(at, what, host)| {
+                *what == expect.what && (from..to).contains(at) && is_named(host)
+            });
+            let count = counts.count() as u64;
+            if count < expect.min || expect.max.is_some_and(|max| count > max) {
+                unmet.push(format!("{count} {:?}, expected {expect:?}", expect.what));
+            }
         }
-    }
-    (outcome, unmet)
-}
-
-macro_rules! bundled {
-    ($($name:literal)*) => {
-        [$(($name, include_str!(concat!("../../scenarios/", $name, ".toml")))),*]
-    };
-}
-
-/// The bundled scenarios.
-#[rustfmt::skip]
-pub(crate) const NAMED: [(&str, &str); 20] = bundled![
-    "split_brain" "quorum_lost" "one_way_link" "bridge_node" "flapping_link" "slow_voter"
-    "frozen_holder" "fast_clock" "rolling_restart" "whole_restart" "storm_of_try"
-    "crash_of_holder" "fifty_members" "damaged_datagrams" "rolling_suspend" "early_expiry"
-    "wall_clock_ahead" "former_incarnation" "called_dead" "releases_overtake"
-];
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bundled_scenarios_meet_their_expectations() {
-        for (name, text) in NAMED {
-            let scenario = read(text).unwrap_or_else(|bad| panic!("{name}: {}", bad.0));
-            let (outcome, unmet) = play(scenario, false);
-            assert!(
-                outcome.violations.is_empty(),
-                "{name}: {:?}",
-                outcome.violations
-            );
-            assert!(unmet.is_empty(), "{name}: {unmet:?}");
-        }
+        (outcome, unmet)
     }
 }

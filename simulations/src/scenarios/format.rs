@@ -1,10 +1,20 @@
-//! The format of a scenario file.
+//! The format of a scenario file, and the bounds of its numbers.
+
+use std::ops::RangeInclusive;
 
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 use crate::judge::KeyAt;
+
+/// The latest time and the longest duration: an hour.
+const HOUR_MS: u64 = 3_600_000;
+/// The longest delay of a link: ten seconds.
+const LINK_US: u64 = 10_000_000;
+
+/// A number of a file, with its name and its bounds.
+pub(super) type Bound = (&'static str, u64, RangeInclusive<u64>);
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -57,6 +67,24 @@ pub(super) struct TimingMs {
     pub(super) holder_probe_interval_ms: u64,
 }
 
+impl TimingMs {
+    pub(super) fn bounds(&self) -> Vec<Bound> {
+        let ttl = self.max_ttl_ms;
+        let ttl_min = self.round_trip_ms.max(1) * 10;
+        vec![
+            ("round_trip_ms", self.round_trip_ms, 1..=HOUR_MS / 10),
+            ("max_ttl_ms", ttl, ttl_min..=HOUR_MS),
+            ("max_clock_skew_ms", self.max_clock_skew_ms, 1..=ttl),
+            ("reservation_ms", self.reservation_ms, 1..=ttl),
+            (
+                "holder_probe_interval_ms",
+                self.holder_probe_interval_ms,
+                1..=ttl,
+            ),
+        ]
+    }
+}
+
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Net {
@@ -66,6 +94,16 @@ pub(super) struct Net {
     pub(super) loss_percent: Percent,
     pub(super) double_percent: Percent,
     pub(super) damage_percent: Percent,
+}
+
+impl Net {
+    pub(super) fn bounds(&self) -> Vec<Bound> {
+        vec![
+            ("delay_us_min", self.delay_us_min, 0..=LINK_US),
+            ("delay_us_max", self.delay_us_max, 0..=LINK_US),
+            ("jitter_us", self.jitter_us, 0..=LINK_US),
+        ]
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -80,86 +118,101 @@ pub(super) struct Work {
     pub(super) withdraw_percent: Percent,
 }
 
-/// A whole number, 0 to 100.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Percent(u64);
+impl Work {
+    pub(super) fn bounds(&self) -> Vec<Bound> {
+        vec![
+            ("clients", self.clients as u64, 0..=1_000),
+            ("rest_max_ms", self.rest_max_ms, 0..=HOUR_MS),
+            ("hold_max_ms", self.hold_max_ms, 0..=HOUR_MS),
+        ]
+    }
+}
 
-#[derive(Clone, Debug, Deserialize)]
+/// The time of a fault; the rest of its table is a [`FaultTable`].
+#[derive(Debug, Deserialize)]
+pub(super) struct When {
+    pub(super) at_ms: u64,
+}
+
+/// A fault without its time.
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, tag = "kind", rename_all = "snake_case")]
-pub(super) enum FaultAt {
+pub(super) enum FaultTable {
     Split {
-        at_ms: u64,
         for_ms: u64,
         groups: Vec<Vec<usize>>,
     },
     OneWay {
-        at_ms: u64,
         for_ms: u64,
         mute: Vec<usize>,
     },
     Between {
-        at_ms: u64,
         for_ms: u64,
         hosts: [usize; 2],
     },
     Flap {
-        at_ms: u64,
         every_ms: u64,
         times: u32,
         hosts: [usize; 2],
     },
     Slow {
-        at_ms: u64,
         for_ms: u64,
         host: usize,
         by_ms: u64,
     },
     Storm {
-        at_ms: u64,
         for_ms: u64,
         loss_percent: Percent,
     },
     Crash {
-        at_ms: u64,
         for_ms: u64,
         host: Who,
     },
     Pause {
-        at_ms: u64,
         for_ms: u64,
         host: Who,
     },
     Suspend {
-        at_ms: u64,
         for_ms: u64,
         host: Who,
     },
     WallJump {
-        at_ms: u64,
         host: usize,
         by_ms: i64,
     },
     Drift {
-        at_ms: u64,
         host: usize,
         rate_ppm: i64,
     },
 }
 
-#[derive(Clone, Debug, Deserialize)]
+/// Returns the bounds of the absolute value of a number in the table of a fault.
+pub(super) fn fault_bound(kind: &str, key: &str) -> Option<RangeInclusive<u64>> {
+    Some(match (kind, key) {
+        (_, "at_ms") => 0..=HOUR_MS,
+        ("wall_jump", "by_ms") => 1..=1_000 * HOUR_MS,
+        (_, "for_ms" | "every_ms" | "by_ms") => 1..=HOUR_MS,
+        (_, "times") => 1..=10_000,
+        // A clock at 10 % or 190 % of true time is broken enough.
+        (_, "rate_ppm") => 0..=900_000,
+        _ => return None,
+    })
+}
+
+#[derive(Debug, Deserialize)]
 #[serde(untagged, expecting = "a host's number, or \"holder\"")]
 pub(super) enum Who {
     Host(usize),
     Holder(HolderWord),
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum HolderWord {
     Holder,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Ask {
     pub(super) at_ms: u64,
@@ -172,6 +225,15 @@ pub(super) struct Ask {
     #[serde(default)]
     pub(super) renews: bool,
     pub(super) hold_ms: u64,
+}
+
+impl Ask {
+    pub(super) fn bounds(&self) -> Vec<Bound> {
+        vec![
+            ("at_ms", self.at_ms, 0..=HOUR_MS),
+            ("hold_ms", self.hold_ms, 0..=HOUR_MS),
+        ]
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -189,7 +251,7 @@ pub(super) struct Expect {
 }
 
 /// An event that a scenario may count.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Counted {
     Grants,
@@ -205,6 +267,16 @@ fn yes() -> bool {
 
 fn five_thousand() -> u32 {
     5_000
+}
+
+/// A whole number, 0 to 100.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Percent(u64);
+
+impl Percent {
+    pub(super) fn ppm(self) -> u64 {
+        self.0 * 10_000
+    }
 }
 
 impl<'de> Deserialize<'de> for Percent {
@@ -226,16 +298,6 @@ impl Visitor<'_> for PercentVisitor {
         let percent = u64::try_from(value).ok().filter(|value| *value <= 100);
         let wrong = || E::invalid_value(Unexpected::Signed(value), &self);
         percent.map(Percent).ok_or_else(wrong)
-    }
-
-    fn visit_u64<E: Error>(self, value: u64) -> Result<Percent, E> {
-        self.visit_i64(i64::try_from(value).unwrap_or(i64::MAX))
-    }
-}
-
-impl Percent {
-    pub(super) fn ppm(self) -> u64 {
-        self.0 * 10_000
     }
 }
 

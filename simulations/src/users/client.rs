@@ -64,6 +64,15 @@ pub(crate) struct Wish {
     pub(crate) patience: Option<u64>,
 }
 
+/// A scheduled request, and how long its lock is held.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RequestAt {
+    pub(crate) at: u64,
+    pub(crate) host: HostAt,
+    pub(crate) wish: Wish,
+    pub(crate) hold: u64,
+}
+
 impl World {
     pub(crate) fn draw_clients(&mut self) {
         let mut rng = Rng::stream(self.settings.seed, "clients");
