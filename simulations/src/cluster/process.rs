@@ -1,234 +1,22 @@
-//! Applies the faults: cuts links, crashes, pauses and starts processes, disturbs clocks.
+//! Processes: how they start, crash, shut down, and are paused.
 
 use std::net::SocketAddr;
 
-use crate::proto::{Incarnation, NodeConfig, Start, Ticket};
-
 use crate::algorithms::{self, Algorithm};
 use crate::cluster::{Gossip, Incarnations, Process, Sighting, World, WorldEvent};
-use crate::faults::{FaultKind, Target};
-use crate::judge::{End, Fact, Host as HostAt, KeyAt};
+use crate::judge::{End, Fact, Host as HostAt};
 use crate::kernel::SECOND;
+use crate::proto::{Incarnation, NodeConfig, Start, Ticket};
 
 const MAX_CLAIMS: usize = 1_000;
 
 impl World {
-    /// Begins a fault.
-    pub(crate) fn strike(&mut self, fault: usize) {
-        if self.is_settled {
-            return;
-        }
-        let kind = self.faults[fault].kind.clone();
-        self.count(kind.name());
-        self.trace
-            .line(self.time, format_args!("FAULT {fault} {kind:?}"));
-        self.note_links();
-        let hosts = self.hosts.len();
-        match kind {
-            FaultKind::Cut { cut, span } => {
-                self.network.cut(&cut.links(hosts));
-                self.push_in(span, WorldEvent::Mend { fault, step: 1 });
-            }
-            FaultKind::Flap { cut, half, .. } => {
-                self.network.cut(&cut.links(hosts));
-                self.push_in(half, WorldEvent::Mend { fault, step: 1 });
-            }
-            FaultKind::Slow { host, by, span } => {
-                self.network.set_slow(host, by);
-                self.push_in(span, WorldEvent::Mend { fault, step: 1 });
-            }
-            FaultKind::Storm { loss_ppm, span } => {
-                self.network.set_storm(loss_ppm);
-                self.push_in(span, WorldEvent::Mend { fault, step: 1 });
-            }
-            FaultKind::Crash {
-                target,
-                down,
-                says_new,
-                moves,
-            } => {
-                let host = self.resolve(target);
-                self.crash(host);
-                let start = WorldEvent::Start {
-                    host,
-                    says_new,
-                    moves,
-                };
-                self.push_in(down, start);
-            }
-            FaultKind::Shutdown { target, down } => {
-                let host = self.resolve(target);
-                self.shut_down(host);
-                let start = WorldEvent::Start {
-                    host,
-                    says_new: false,
-                    moves: false,
-                };
-                self.push_in(down, start);
-            }
-            FaultKind::Pause { target, span } => {
-                let host = self.resolve(target);
-                self.pause(host, span);
-            }
-            FaultKind::Suspend { target, span } => {
-                let host = self.resolve(target);
-                self.hosts[host].is_suspended = self.hosts[host].process.is_some();
-                self.pause(host, span);
-            }
-            FaultKind::Change {
-                host,
-                is_other,
-                down,
-            } => self.restart_in(host, is_other, down),
-            FaultKind::WallJump { host, by_ms } => self.jump_wall(host, by_ms),
-            FaultKind::Drift { host, rate_ppm } => self.set_rate(host, rate_ppm),
-            other => self.strike_more(fault, other),
-        }
-    }
-
-    fn strike_more(&mut self, fault: usize, kind: FaultKind) {
-        match kind {
-            FaultKind::SlowWay { from, to, by, span } => {
-                self.network.set_slow_way(from, to, by);
-                self.push_in(span, WorldEvent::Mend { fault, step: 1 });
-            }
-            FaultKind::SetBack {
-                target,
-                back_ms,
-                down,
-            } => {
-                let host = self.resolve(target);
-                self.jump_wall(host, -back_ms);
-                self.crash(host);
-                self.start_in(down, host);
-            }
-            FaultKind::Namesake { host, on, span } => {
-                self.start_namesake(fault, host, on);
-                self.push_in(span, WorldEvent::Mend { fault, step: 1 });
-            }
-            FaultKind::Mapping { host, span } => {
-                let addr = SocketAddr::from(([10, 2, fault as u8, host as u8], 7_000));
-                self.by_addr.insert(addr, host);
-                self.forget_heard(host);
-                self.hosts[host].mapped = Some(addr);
-                self.push_in(span, WorldEvent::Mend { fault, step: 1 });
-            }
-            FaultKind::Knot {
-                host,
-                down,
-                span,
-                restarts,
-            } => self.tie(fault, host, (down, span), restarts),
-            _ => {}
-        }
-    }
-
-    fn start_in(&mut self, span: u64, host: HostAt) {
-        let start = WorldEvent::Start {
-            host,
-            says_new: false,
-            moves: false,
-        };
-        self.push_in(span, start);
-    }
-
-    /// Cuts a holder off from one voter and crashes another voter, and the holder if `restarts`.
-    fn tie(&mut self, fault: usize, host: HostAt, (down, span): (u64, u64), restarts: bool) {
-        let (key, holder) = self.held_now().unwrap_or((0, host));
-        let voters = self.laws.history.terms.voters[key].clone();
-        let mut others = voters.into_iter().filter(|voter| *voter != holder);
-        if let Some(forgets) = others.next() {
-            self.crash(forgets);
-            self.start_in(down, forgets);
-        }
-        if let Some(cut) = others.next() {
-            let links = vec![(holder, cut), (cut, holder)];
-            self.network.cut(&links);
-            self.knots.insert(fault, links);
-            self.push_in(span, WorldEvent::Mend { fault, step: 1 });
-        }
-        if restarts {
-            self.crash(holder);
-            self.start_in(down / 2, holder);
-        }
-    }
-
-    /// Ends a fault, or runs its next step.
-    pub(crate) fn mend(&mut self, fault: usize, step: u32) {
-        if self.is_settled {
-            return;
-        }
-        self.note_links();
-        let hosts = self.hosts.len();
-        match self.faults[fault].kind.clone() {
-            FaultKind::Cut { cut, .. } => self.network.mend(&cut.links(hosts)),
-            FaultKind::Flap { cut, half, times } => {
-                let links = cut.links(hosts);
-                if step % 2 == 1 {
-                    self.network.mend(&links);
-                } else {
-                    self.network.cut(&links);
-                }
-                if step < times * 2 - 1 {
-                    let step = step + 1;
-                    self.push_in(half, WorldEvent::Mend { fault, step });
-                }
-            }
-            FaultKind::Slow { host, .. } => self.network.set_slow(host, 0),
-            FaultKind::SlowWay { from, to, .. } => self.network.set_slow_way(from, to, 0),
-            FaultKind::Knot { .. } => {
-                if let Some(links) = self.knots.remove(&fault) {
-                    self.network.mend(&links);
-                }
-            }
-            FaultKind::Storm { .. } => self.network.set_storm(0),
-            FaultKind::Namesake { .. } => self.end_namesake(fault),
-            FaultKind::Mapping { host, .. } => {
-                self.forget_heard(host);
-                self.hosts[host].mapped = None;
-            }
-            _ => {}
-        }
-    }
-
-    fn restart_in(&mut self, host: HostAt, is_other: bool, down: u64) {
-        self.crash(host);
-        self.change(host, is_other);
-        let start = WorldEvent::Start {
-            host,
-            says_new: false,
-            moves: false,
-        };
-        self.push_in(down, start);
-    }
-
     /// Sets the voter set in which a host runs from its next start on.
     pub(crate) fn change(&mut self, host: HostAt, is_other: bool) {
         let machine = &mut self.hosts[host];
         machine.has_changed |= machine.is_other != is_other;
         machine.is_other = is_other;
         self.see(&Fact::Changed { host, is_other });
-    }
-
-    fn resolve(&mut self, target: Target) -> HostAt {
-        match target {
-            Target::Host(host) => host,
-            Target::HolderOr(host) => self.held_now().map_or(host, |(_, holder)| holder),
-            Target::VoterOr(host) => {
-                let Some((key, _)) = self.held_now() else {
-                    return host;
-                };
-                *self.start_rng.pick(&self.laws.history.terms.voters[key])
-            }
-        }
-    }
-
-    /// Returns a key that is held, and its holder.
-    fn held_now(&self) -> Option<(KeyAt, HostAt)> {
-        let keys = 0..self.keys.len();
-        let history = &self.laws.history;
-        let mut holders = keys.flat_map(|key| history.holders(key, self.time));
-        holders.next().map(|(_, asked)| (asked.key, asked.host))
     }
 
     pub(crate) fn set_rate(&mut self, host: HostAt, rate_ppm: i64) {
@@ -262,6 +50,20 @@ impl World {
         machine.put_off.clear();
         machine.timer += 1;
         machine.timer_at = None;
+    }
+
+    /// Shuts a process down cleanly: it ends its requests, sends their messages, and exits.
+    pub(crate) fn shut_down(&mut self, host: HostAt) {
+        let machine = &self.hosts[host];
+        let Some(process) = machine.process.as_ref().filter(|_| machine.acts()) else {
+            return;
+        };
+        let tickets: Vec<Ticket> = process.requests.keys().copied().collect();
+        for ticket in &tickets {
+            self.see_over(host, *ticket, End::ShutDown);
+        }
+        self.at_node(host, |node, now| node.release_all(now, &tickets));
+        self.crash(host);
     }
 
     /// Returns `true` if a held lock needs this voter's vote.

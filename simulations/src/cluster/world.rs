@@ -312,9 +312,7 @@ impl World {
             self.check_voters(host, true);
         }
         if self.settings.gossip == Gossip::Heard {
-            for host in 0..self.hosts.len() {
-                self.tell_truth(host);
-            }
+            self.tell_all_truth();
         }
         for fault in 0..self.faults.len() {
             self.push(self.faults[fault].at, WorldEvent::Fault(fault));
@@ -434,8 +432,7 @@ impl World {
     /// Returns `true` if the run ends early. A broken law ends it, unless it is recorded to show
     /// the consequences.
     fn is_over(&self) -> bool {
-        let is_broken = !self.settings.is_recorded && !self.laws.violations.is_empty();
-        is_broken || self.steps > STEPS_MAX
+        (!self.settings.is_recorded && self.is_broken()) || self.steps > STEPS_MAX
     }
 
     pub(crate) fn push(&mut self, at: u64, event: WorldEvent) {
@@ -549,6 +546,13 @@ impl World {
     /// Delivers an honest view to a node.
     pub(crate) fn tell_truth(&mut self, host: HostAt) {
         self.tell(host, Gossip::Honest);
+    }
+
+    /// Delivers an honest view to every node.
+    pub(crate) fn tell_all_truth(&mut self) {
+        for host in 0..self.hosts.len() {
+            self.tell_truth(host);
+        }
     }
 
     /// Returns the view that honest gossip gives a host.

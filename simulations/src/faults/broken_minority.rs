@@ -4,7 +4,7 @@
 use crate::proto::{NEVER_GRANTED_MAX, Peer, View};
 
 use crate::cluster::World;
-use crate::judge::{Fact, Handover, Host as HostAt, KeyAt};
+use crate::judge::{Fact, Host as HostAt};
 use crate::kernel::Rng;
 
 impl World {
@@ -101,45 +101,5 @@ impl World {
     pub(crate) fn whole(&self) -> Vec<HostAt> {
         let hosts = 0..self.hosts.len();
         hosts.filter(|host| !self.broken.contains(host)).collect()
-    }
-
-    /// L6: keys change hands among the hosts that are not broken.
-    pub(crate) fn play_maimed(&mut self, keys: impl Iterator<Item = KeyAt>) {
-        let mut rng = Rng::stream(self.settings.seed, "whole");
-        let whole = self.whole();
-        if whole.len() < 2 {
-            return;
-        }
-        for key in keys {
-            let [first, second] = [0, 1].map(|at| rng.sample(whole.len(), 2)[at]);
-            let (first, second) = (whole[first], whole[second]);
-            self.hand_over(key, first, second);
-            if !self.laws.violations.is_empty() {
-                return;
-            }
-        }
-    }
-
-    fn hand_over(&mut self, key: KeyAt, first: HostAt, second: HostAt) {
-        // A reservation may have to expire first if the messages of a voter are lost.
-        let timing = self.settings.timing;
-        let reservations = self
-            .settings
-            .at_most(timing.reservation + timing.holder_probe_interval);
-        let bound = reservations + 20 * self.settings.round_trip();
-        let Some(one) = self.probe(first, self.wish(key)) else {
-            return;
-        };
-        self.expect_grant(one, Handover::Maimed, bound);
-        let Some(two) = self.probe_later(second, self.wish(key)) else {
-            return;
-        };
-        self.pass(self.settings.max_ttl());
-        let held = self.is_held(one);
-        self.see(&Fact::Survived { request: one, held });
-        self.let_go(first, one);
-        self.expect_grant(two, Handover::Maimed, bound);
-        self.let_go(second, two);
-        self.pass(self.laws.history.terms.settled);
     }
 }

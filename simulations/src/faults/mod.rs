@@ -5,6 +5,7 @@ mod foreign_cluster;
 mod kinds;
 pub(crate) mod lasting;
 pub(crate) mod namesakes;
+mod strike;
 pub(crate) mod wrong_clocks;
 
 pub(crate) use foreign_cluster::{CLUSTER, Twins};

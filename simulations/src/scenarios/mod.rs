@@ -2,9 +2,9 @@
 
 mod file;
 mod format;
-mod outliving;
-mod restarts;
+mod more_stories;
 mod settled;
+mod stories;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
