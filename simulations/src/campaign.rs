@@ -21,15 +21,15 @@ use crate::kernel::on_all_cores;
 const SEEDS_ENOUGH: u64 = 300;
 /// Rare events that must not be missed.
 const CORNERS: &str = "adoptions adoptions_under_a_lease adoptions_while_waiting \
-    crashes_under_a_lease datagrams_overflowed datagrams_too_large knot lapses \
-    leans_on_wall_clock maimed mappings namesakes_judged restarts_told_new set_back slow_way \
+    crashes_under_a_lease datagrams_overflowed datagrams_too_large cut_and_crash lapses \
+    leans_on_wall_clock broken_for_good mappings namesakes_judged restarts_told_new set_back slow_way \
     timers_late twins_found worlds_with_wrong_clocks wrong_clocks_leap";
 /// The counters in the summary, by group.
 const COVERED: [(&str, &str); 5] = [
     (
         "faults",
         "split one_way bridge flap slow storm crash shutdown pause suspend wall_jump drift \
-         slow_way set_back knot maimed namesakes mappings",
+         slow_way set_back cut_and_crash broken_for_good namesakes mappings",
     ),
     (
         "corners",
@@ -39,7 +39,7 @@ const COVERED: [(&str, &str); 5] = [
     (
         "network",
         "messages datagrams datagrams_lost datagrams_cut datagrams_doubled datagrams_late \
-         datagrams_damaged sealed_worlds tight_worlds datagrams_at_twins views",
+         datagrams_damaged sealed_worlds tight_worlds datagrams_at_foreign_nodes views",
     ),
     (
         "locks",
@@ -385,10 +385,10 @@ mod tests {
         let plain = Tweaks::default();
         assert!(summary.unreached(plain).is_empty());
         summary.coverage.insert("adoptions_under_a_lease", 0);
-        summary.coverage.remove("knot");
+        summary.coverage.remove("cut_and_crash");
         assert_eq!(
             summary.unreached(plain),
-            ["adoptions_under_a_lease", "knot"]
+            ["adoptions_under_a_lease", "cut_and_crash"]
         );
         summary.seeds -= 1;
         assert!(summary.unreached(plain).is_empty());

@@ -103,11 +103,11 @@ fn by_seeds(mutant: Mutant, seeds: u64) -> Option<(u64, String)> {
     failed.into_iter().flatten().min()
 }
 
-fn by_search(mutant: Mutant, patience: Duration) -> (Option<String>, String, u64) {
+fn by_search(mutant: Mutant, timeout: Duration) -> (Option<String>, String, u64) {
     let mut states = 0;
     for mut scope in exhaustive::scopes() {
         scope.mutant = Some(mutant);
-        let found = exhaustive::search(&scope, patience, STATES_MAX);
+        let found = exhaustive::search(&scope, timeout, STATES_MAX);
         states += found.states as u64;
         if let Some((law, _)) = found.broken {
             let place = format!("search: {}", found.scope);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::Algorithm;
 use super::stories::{STORIES, Story};
 use super::tally::{self, Tally};
-use crate::cluster::{Gossip, Pace, Plan, Settings};
+use crate::cluster::{Gossip, Plan, Rates, Settings};
 use crate::faults;
 use crate::kernel::on_all_cores;
 use crate::scenarios::{self, NAMED};
@@ -116,9 +116,9 @@ fn row(name: &'static str, what: &'static str, play: Play) -> Row {
 fn mixed(seed: u64, algorithm: Algorithm) -> Plan {
     let mut settings = Settings::draw(seed, None);
     settings.algorithm = algorithm;
-    settings.gossip = Gossip::Heard;
+    settings.gossip = Gossip::Heartbeats;
     settings.send_plain_and_whole();
-    settings.pace = Pace::Kept;
+    settings.rates = Rates::Kept;
     Plan {
         faults: faults::draw(&settings),
         settings,

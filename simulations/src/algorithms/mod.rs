@@ -1,11 +1,10 @@
 //! The algorithms that a host may run: lockmesh, or one of two others for comparison.
 //!
-//! All run in the same world, with the same links, clocks, pauses, crashes, users and ledger. If an
+//! All run in the same world, with the same links, clocks, pauses, crashes, users and resource. If an
 //! algorithm leaves a choice open, the better one for it was taken, and a comment says so there.
 //! The remaining difference is what the comparison measures.
 
 pub(crate) mod compare;
-mod hearing;
 mod living;
 mod packet;
 mod poller;
@@ -25,7 +24,6 @@ use clap::ValueEnum;
 
 use crate::cluster::{Gossip, Settings};
 
-pub(crate) use hearing::Hearing;
 pub(crate) use tally::{Lease, Overlap, Story, Wait, Write};
 
 /// A lock algorithm.
@@ -87,8 +85,8 @@ impl Algorithm {
     pub(crate) fn put_into(self, settings: &mut Settings) {
         settings.algorithm = self;
         if self != Self::Lockmesh {
-            settings.gossip = Gossip::Heard;
-            (settings.other_set, settings.has_twins) = (None, false);
+            settings.gossip = Gossip::Heartbeats;
+            (settings.other_set, settings.has_foreign_cluster) = (None, false);
             settings.wrong_clocks = None;
             settings.has_namesakes = false;
             settings.send_plain_and_whole();
@@ -213,8 +211,8 @@ impl Machine for Node {
         self.claimant().len()
     }
 
-    fn inspect(&mut self, now: Now, key: &Key, patience: Duration) {
-        Self::inspect(self, now, key, patience);
+    fn inspect(&mut self, now: Now, key: &Key, timeout: Duration) {
+        Self::inspect(self, now, key, timeout);
     }
 
     fn check_voters(&mut self, now: Now) {

@@ -104,7 +104,7 @@ impl<R: Rules> Poller<R> {
         }
     }
 
-    fn tell(&mut self, event: Event) {
+    fn notify(&mut self, event: Event) {
         self.outputs.push_back(Output::Event(event));
     }
 
@@ -217,7 +217,7 @@ impl<R: Rules> Poller<R> {
                     epoch: Epoch::new(claim.epoch),
                     valid_until: until,
                 };
-                self.tell(event);
+                self.notify(event);
             }
             (Phase::Asks { .. }, None) if is_beaten => self.fail(now, ticket),
             (Phase::Holds { until, asks }, Some(reaches)) if reaches > until => {
@@ -229,7 +229,7 @@ impl<R: Rules> Poller<R> {
                     ticket,
                     valid_until: reaches,
                 };
-                self.tell(event);
+                self.notify(event);
             }
             _ => {}
         }
@@ -247,7 +247,7 @@ impl<R: Rules> Poller<R> {
             return self.attempt(now, ticket);
         }
         if claim.request.is_try {
-            return self.tell(Event::Denied { ticket });
+            return self.notify(Event::Denied { ticket });
         }
         let most = (self.timing.round_trip * DELAY_ROUND_TRIPS).as_nanos() as u64;
         let delay = self.rng.between(most / 10, most);
@@ -289,7 +289,7 @@ impl<R: Rules> Poller<R> {
     fn lose(&mut self, now: Now, ticket: Ticket) {
         if let Some(claim) = self.claims.remove(&ticket) {
             let (key, epoch) = (claim.request.key.clone(), Epoch::new(claim.epoch));
-            self.tell(Event::Lost {
+            self.notify(Event::Lost {
                 ticket,
                 key,
                 epoch,
@@ -307,7 +307,7 @@ impl<R: Rules> Poller<R> {
                 refused: claim.refusals.len(),
                 ..VoteTally::default()
             };
-            self.tell(Event::TimedOut { ticket, answers });
+            self.notify(Event::TimedOut { ticket, answers });
             self.unlock(now, &claim);
         }
     }

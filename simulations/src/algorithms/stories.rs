@@ -7,7 +7,7 @@ use crate::proto::Timing;
 use super::Algorithm;
 use crate::cluster::{Gossip, Habits, Plan, Settings};
 use crate::faults::{Cut, Fault, FaultKind, Target};
-use crate::kernel::{MILLISECOND, SECOND, Weather};
+use crate::kernel::{LinkFaults, MILLISECOND, SECOND};
 
 const MEMBERS: usize = 5;
 const SPAN: u64 = 24 * SECOND;
@@ -115,14 +115,14 @@ fn settings(seed: u64, algorithm: Algorithm) -> Settings {
         algorithm,
         is_recorded: true,
         wall_off_max_ms: 100,
-        weather: Weather {
+        link_faults: LinkFaults {
             loss_ppm: 1_000,
             late_max: 50 * MILLISECOND,
             jitter: MILLISECOND,
-            ..Weather::default()
+            ..LinkFaults::default()
         },
         delay: (MILLISECOND, 4 * MILLISECOND),
-        gossip: Gossip::Heard,
+        gossip: Gossip::Heartbeats,
         fault_span: SPAN,
         ..Settings::quiet(MEMBERS, MEMBERS, timing, habits)
     }

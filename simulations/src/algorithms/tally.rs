@@ -2,17 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::judge::{End, Fact, Host, KeyAt, RequestId};
 use crate::report::{Note, Record};
 
 /// The span in which a request held a key, by its own process.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Lease {
     pub(crate) request: RequestId,
     pub(crate) host: Host,
     pub(crate) key: KeyAt,
+    #[serde(serialize_with = "as_text")]
     pub(crate) epoch: u64,
     pub(crate) asked: u64,
     pub(crate) from: u64,
@@ -22,8 +23,13 @@ pub(crate) struct Lease {
     pub(crate) how: Option<End>,
 }
 
+/// Numbers in JavaScript are not precise enough for an epoch.
+fn as_text<S: Serializer>(epoch: &u64, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(epoch)
+}
+
 /// A request that waited, and how the wait ended.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Wait {
     pub(crate) host: Host,
     pub(crate) key: KeyAt,
@@ -33,12 +39,13 @@ pub(crate) struct Wait {
     pub(crate) how: Option<End>,
 }
 
-/// A write that reached the ledger.
-#[derive(Clone, Debug)]
+/// A write that reached the resource.
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Write {
     pub(crate) at: u64,
     pub(crate) host: Host,
     pub(crate) key: KeyAt,
+    #[serde(serialize_with = "as_text")]
     pub(crate) epoch: u64,
     pub(crate) taken: bool,
     /// `true` if a write of a later holder had been taken before.
@@ -46,13 +53,12 @@ pub(crate) struct Write {
 }
 
 /// A span in which two requests held one key.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Overlap {
     pub(crate) key: KeyAt,
     pub(crate) from: u64,
     pub(crate) until: u64,
-    /// The indices of the two leases in the story.
-    pub(crate) leases: (usize, usize),
+    pub(crate) hosts: [Host; 2],
 }
 
 /// A run as its users saw it.
@@ -240,7 +246,7 @@ impl Story {
                         key: lease.key,
                         from: lease.from,
                         until,
-                        leases: (*other, at),
+                        hosts: [self.leases[*other].host, lease.host],
                     });
                 }
             }

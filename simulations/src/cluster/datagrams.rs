@@ -147,7 +147,7 @@ impl World {
         };
         let machine = &mut self.hosts[host];
         if machine.process.is_none() {
-            return self.arrive_at_twin(host, &datagram);
+            return self.arrive_at_foreign_node(host, &datagram);
         }
         if machine.addr != to && machine.mapped != Some(to) {
             return;
@@ -158,7 +158,7 @@ impl World {
             }
             return;
         }
-        let reading = self.settings.hazards.reading;
+        let reading = self.settings.lasting.reading;
         if reading == 0 || self.is_settled && machine.inbox.is_empty() {
             return self.receive(host, &datagram);
         }
@@ -171,7 +171,7 @@ impl World {
 
     /// Buffers a datagram for a process that does not read it, or drops it.
     fn keep(&mut self, host: HostAt, datagram: Datagram) {
-        let most = match self.settings.hazards.socket_max {
+        let most = match self.settings.lasting.socket_max {
             0 => SOCKET_DATAGRAMS_MAX,
             few => few,
         };
@@ -192,7 +192,7 @@ impl World {
             return;
         }
         let datagram = machine.inbox.remove(0);
-        self.push_in(self.settings.hazards.reading, WorldEvent::Read { host });
+        self.push_in(self.settings.lasting.reading, WorldEvent::Read { host });
         self.receive(host, &datagram);
     }
 
@@ -204,10 +204,10 @@ impl World {
             is_damaged,
         } = datagram;
         if self.trace.keeps_lines() {
-            self.tell_datagram(host, bytes);
+            self.trace_datagram(host, bytes);
         }
         if !is_damaged {
-            self.note_heard(host, *from);
+            self.note_received(host, *from);
         }
         let before = is_damaged.then(|| self.counted(host)).flatten();
         self.at_node(host, |node, now| node.handle_datagram(now, *from, bytes));
@@ -224,7 +224,7 @@ impl World {
     }
 
     /// Adds the messages of a datagram to the trace.
-    fn tell_datagram(&mut self, host: HostAt, bytes: &[u8]) {
+    fn trace_datagram(&mut self, host: HostAt, bytes: &[u8]) {
         let Some(process) = self.hosts[host].process.as_mut() else {
             return;
         };

@@ -38,7 +38,7 @@ pub(crate) fn view(rng: &mut Rng, gossip: Gossip, me: usize, hosts: &[Known]) ->
             continue;
         }
         let (sighting, alive) = match gossip {
-            Gossip::Honest | Gossip::Heard => (last, known.up),
+            Gossip::Honest | Gossip::Heartbeats => (last, known.up),
             Gossip::Hostile if rng.chance(150_000) => continue,
             Gossip::Hostile => (rng.pick(&known.incarnations), rng.chance(500_000)),
         };

@@ -3,6 +3,7 @@
 mod clock;
 pub(crate) mod datagrams;
 pub(crate) mod gossip;
+mod heartbeats;
 mod host;
 mod process;
 mod settings;
@@ -13,8 +14,9 @@ mod world;
 pub(crate) use clock::{Clock, wall_ms};
 pub(crate) use datagrams::Datagram;
 pub(crate) use gossip::{Known, Sighting};
+pub(crate) use heartbeats::Heartbeats;
 pub(crate) use host::{Host, Ongoing, Process, SOCKET_DATAGRAMS_MAX};
-pub(crate) use settings::{Gossip, Habits, Incarnations, PROBE_KEYS, Pace, Settings};
+pub(crate) use settings::{Gossip, Habits, Incarnations, PROBE_KEYS, Rates, Settings};
 pub(crate) use steady::Steady;
 pub(crate) use voter_sets::{other_voter_set, voters_of};
 pub(crate) use world::{Outcome, Plan, World, WorldEvent, Write};

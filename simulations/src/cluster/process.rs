@@ -98,11 +98,11 @@ impl World {
             "restarts"
         });
         self.start_as(host, says_new);
-        self.hearing.forget(host);
+        self.heartbeats.forget(host);
         if self.is_settled {
-            self.tell_truth(host);
+            self.send_true_view(host);
         } else if self.settings.gossip != Gossip::Hostile {
-            self.tell(host, self.settings.gossip);
+            self.send_view(host, self.settings.gossip);
         }
     }
 
@@ -133,7 +133,7 @@ impl World {
     }
 
     pub(crate) fn start_as(&mut self, host: HostAt, says_new: bool) {
-        self.forget_heard(host);
+        self.forget_received(host);
         let seal = self.next_seal();
         let listens = self.trace.keeps_lines() && self.settings.algorithm == Algorithm::Lockmesh;
         let opener = listens.then(|| self.opener());

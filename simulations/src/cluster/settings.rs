@@ -5,15 +5,15 @@ use std::time::Duration;
 use crate::proto::{Timing, VoterLimits};
 
 use crate::algorithms::Algorithm;
-use crate::faults::{Hazards, lasting, namesakes, wrong_clocks};
-use crate::kernel::{MILLISECOND, Rng, SECOND, Weather};
+use crate::faults::{LastingFaults, lasting, namesakes, wrong_clocks};
+use crate::kernel::{LinkFaults, MILLISECOND, Rng, SECOND};
 
 /// The number of keys that are reserved for the probes at the end of a run.
 pub(crate) const PROBE_KEYS: usize = 20;
 
 /// The rates of the monotonic clocks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Pace {
+pub(crate) enum Rates {
     /// The ratio of any two rates is at most 1 + `max_drift`.
     Kept,
     /// Rates differ from true time by up to this many parts per million, beyond `max_drift`.
@@ -28,7 +28,7 @@ pub(crate) enum Gossip {
     /// Stale addresses and incarnations, random liveness, and missing hosts, drawn for each node.
     Hostile,
     /// Liveness by heartbeats: a host without a heartbeat for two rounds is reported as dead.
-    Heard,
+    Heartbeats,
 }
 
 /// The source of the number of a new incarnation.
@@ -76,9 +76,9 @@ pub(crate) struct Settings {
     pub(crate) outsiders: usize,
     pub(crate) voters_per_key: usize,
     pub(crate) timing: Timing,
-    pub(crate) pace: Pace,
+    pub(crate) rates: Rates,
     pub(crate) wall_off_max_ms: i64,
-    pub(crate) weather: Weather,
+    pub(crate) link_faults: LinkFaults,
     /// The bounds of the base delay of a link, in nanoseconds.
     pub(crate) delay: (u64, u64),
     pub(crate) gossip: Gossip,
@@ -98,11 +98,11 @@ pub(crate) struct Settings {
     /// query them. `None`: any clock may be wrong for a while, and no node queries clocks.
     pub(crate) wrong_clocks: Option<Vec<usize>>,
     /// `true` if another cluster takes over the addresses of dead members.
-    pub(crate) has_twins: bool,
+    pub(crate) has_foreign_cluster: bool,
     /// `true` if second processes start under the names of hosts.
     pub(crate) has_namesakes: bool,
-    /// The hazards that last for the whole fault phase.
-    pub(crate) hazards: Hazards,
+    /// The lasting that last for the whole fault phase.
+    pub(crate) lasting: LastingFaults,
 }
 
 /// A second voter set with other timing, other members or both.
@@ -148,11 +148,11 @@ impl Settings {
             outsiders: 0,
             voters_per_key,
             timing,
-            pace: Pace::Kept,
+            rates: Rates::Kept,
             wall_off_max_ms: 0,
-            weather: Weather {
+            link_faults: LinkFaults {
                 late_max: 1,
-                ..Weather::default()
+                ..LinkFaults::default()
             },
             delay: (MILLISECOND, 3 * MILLISECOND),
             gossip: Gossip::Honest,
@@ -164,9 +164,9 @@ impl Settings {
             renew_interval: None,
             other_set: None,
             wrong_clocks: None,
-            has_twins: false,
+            has_foreign_cluster: false,
             has_namesakes: false,
-            hazards: Hazards::default(),
+            lasting: LastingFaults::default(),
         }
     }
 
@@ -179,24 +179,24 @@ impl Settings {
         let round_trip = *rng.pick(&[2, 5, 10, 20]) * MILLISECOND;
         let timing = draw_timing(&mut rng, round_trip);
         let max_ttl = timing.max_ttl.as_nanos() as u64;
-        let pace = if rng.chance(150_000) {
-            Pace::Wild(*rng.pick(&[50_000, 200_000, 400_000]))
+        let rates = if rng.chance(150_000) {
+            Rates::Wild(*rng.pick(&[50_000, 200_000, 400_000]))
         } else {
-            Pace::Kept
+            Rates::Kept
         };
         let fault_span = max_ttl * rng.between(4, 9);
         let mut wire = Rng::stream(seed, "wire");
-        let mut weather = draw_weather(&mut rng, round_trip, max_ttl);
-        weather.damage_ppm = *wire.pick(&[0, 0, 1_000, 20_000, 200_000]);
+        let mut link_faults = draw_link_faults(&mut rng, round_trip, max_ttl);
+        link_faults.damage_ppm = *wire.pick(&[0, 0, 1_000, 20_000, 200_000]);
         let outsiders = *rng.pick(&[0, 0, 1, 2]);
         let voters_per_key = voters_per_key.min(members);
         let mut settings = Self::quiet(members, voters_per_key, timing, Habits::default());
         settings.seed = seed;
         settings.is_sealed = wire.chance(250_000);
         settings.outsiders = outsiders;
-        settings.pace = pace;
+        settings.rates = rates;
         settings.wall_off_max_ms = timing.max_clock_skew.as_millis() as i64 / 2;
-        settings.weather = weather;
+        settings.link_faults = link_faults;
         settings.delay = (round_trip / 20, round_trip * rng.between(15, 40) / 100);
         if rng.chance(600_000) {
             settings.gossip = Gossip::Hostile;
@@ -214,14 +214,14 @@ impl Settings {
         let ticks = &mut settings.habits.tick_ppm;
         *ticks = *Rng::stream(seed, "ticks").pick(&[0, 0, 300_000, 1_000_000]);
         settings.renew_interval = draw_renewal(seed, &timing);
-        settings.has_twins = Rng::stream(seed, "twins").chance(80_000);
+        settings.has_foreign_cluster = Rng::stream(seed, "twins").chance(80_000);
         settings.has_namesakes = namesakes::has(seed, members + outsiders);
         settings.other_set = draw_other_set(seed, (members, outsiders), voters_per_key, timing);
         settings.limit_voters();
         lasting::draw(&mut settings);
         settings.wrong_clocks = wrong_clocks::draw(&settings);
-        settings.hazards.maims &= settings.wrong_clocks.is_none();
-        settings.has_namesakes &= settings.other_set.is_none() && !settings.has_twins;
+        settings.lasting.breaks_minority &= settings.wrong_clocks.is_none();
+        settings.has_namesakes &= settings.other_set.is_none() && !settings.has_foreign_cluster;
         namesakes::make_fair(&mut settings);
         settings
     }
@@ -251,8 +251,8 @@ impl Settings {
     /// seal nor a format that reveals damage.
     pub(crate) fn send_plain_and_whole(&mut self) {
         self.is_sealed = false;
-        let damage_ppm = std::mem::take(&mut self.weather.damage_ppm);
-        self.weather.loss_ppm = (self.weather.loss_ppm + damage_ppm).min(1_000_000);
+        let damage_ppm = std::mem::take(&mut self.link_faults.damage_ppm);
+        self.link_faults.loss_ppm = (self.link_faults.loss_ppm + damage_ppm).min(1_000_000);
     }
 
     pub(crate) fn hosts(&self) -> usize {
@@ -281,13 +281,13 @@ impl Settings {
         let Some(other) = &self.other_set else {
             // A process that learns of a namesake loses its memory, and may learn of it late.
             let late = match self.has_namesakes {
-                true => self.at_most(self.timing.max_ttl) + self.weather.late_max + SECOND,
+                true => self.at_most(self.timing.max_ttl) + self.link_faults.late_max + SECOND,
                 false => 0,
             };
             return self.at_most(own) + late;
         };
         let longest = own.max(other.timing.quarantine());
-        3 * self.at_most(longest) + self.weather.late_max + SECOND
+        3 * self.at_most(longest) + self.link_faults.late_max + SECOND
     }
 
     /// Returns the larger `max_clock_skew` of the two voter sets.
@@ -396,8 +396,8 @@ fn draw_timing(rng: &mut Rng, round_trip: u64) -> Timing {
     }
 }
 
-fn draw_weather(rng: &mut Rng, round_trip: u64, max_ttl: u64) -> Weather {
-    Weather {
+fn draw_link_faults(rng: &mut Rng, round_trip: u64, max_ttl: u64) -> LinkFaults {
+    LinkFaults {
         loss_ppm: *rng.pick(&[0, 1_000, 20_000, 100_000, 300_000]),
         damage_ppm: 0,
         double_ppm: *rng.pick(&[0, 1_000, 50_000, 300_000]),

@@ -100,9 +100,9 @@ impl World {
 
     /// Records that a lease with renewal was lost, and how long it could have been renewed.
     pub(crate) fn see_lapse(&mut self, host: HostAt, ongoing: &Ongoing) {
-        let hazards = &self.settings.hazards;
+        let lasting = &self.settings.lasting;
         // A timer that was set before the world settled may still be late.
-        let late = hazards.timers_late_max;
+        let late = lasting.timers_late_max;
         let settled_since = self.laws.history.settled_since;
         let is_late = late > 0 && settled_since.is_none_or(|since| self.time <= since + late);
         let Some(asked) = self.laws.history.open.get(&ongoing.request) else {

@@ -1,4 +1,4 @@
-//! The simulated world: hosts, links, clients and a ledger, driven by one event heap and one seed.
+//! The simulated world: hosts, links, clients and a resource, driven by one event heap and one seed.
 //!
 //! The nodes are production [`Node`](lockmesh_proto::node::Node)s. Bytes and time go in; bytes,
 //! events and the next timeout come out. All random values come from streams of the seed, and no
@@ -11,17 +11,17 @@ use std::sync::Arc;
 
 use crate::proto::{ClusterSecret, Event, Key, NodeId, Now, Output, View, VoterSet};
 
-use crate::algorithms::{Hearing, Machine};
+use crate::algorithms::Machine;
 use crate::cluster::{
-    Clock, Datagram, Gossip, Host, Known, PROBE_KEYS, Pace, Process, Settings, Steady, datagrams,
-    gossip, other_voter_set, voters_of,
+    Clock, Datagram, Gossip, Heartbeats, Host, Known, PROBE_KEYS, Process, Rates, Settings, Steady,
+    datagrams, gossip, other_voter_set, voters_of,
 };
-use crate::faults::{CLUSTER, Fault, Namesake, Twins, draw_rate, draw_wrong};
+use crate::faults::{CLUSTER, Fault, ForeignCluster, Namesake, draw_rate, draw_wrong};
 use crate::judge::{Fact, Host as HostAt, KeyAt, Laws, RequestId, Terms, Violation};
 use crate::kernel::{Network, Rng, SECOND, Trace};
 use crate::report::Record;
 use crate::scenarios::Counted;
-use crate::users::{Client, Ledger, RequestAt, Status};
+use crate::users::{Client, RequestAt, Resource, Status};
 
 /// An event that is scheduled for a point in true time.
 #[derive(Clone, Debug)]
@@ -62,11 +62,11 @@ pub(crate) enum WorldEvent {
     Look { client: usize, request: RequestId },
     /// The write leaves the process.
     Leave { host: HostAt, write: Write },
-    /// The write reaches the ledger.
+    /// The write reaches the resource.
     Reach(Write),
 }
 
-/// A write on its way to the ledger.
+/// A write on its way to the resource.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Write {
     pub(crate) host: HostAt,
@@ -173,15 +173,15 @@ pub(crate) struct World {
     pub(crate) network: Network,
     pub(crate) faults: Vec<Fault>,
     pub(crate) clients: Vec<Client>,
-    pub(crate) ledger: Ledger,
+    pub(crate) resource: Resource,
     pub(crate) steady: Steady,
-    /// The links that each knot has cut, by fault.
-    pub(crate) knots: BTreeMap<usize, Vec<(HostAt, HostAt)>>,
+    /// The links that each cut_and_crash has cut, by fault.
+    pub(crate) cut_links: BTreeMap<usize, Vec<(HostAt, HostAt)>>,
     /// Hosts that stay broken after the world has settled.
     pub(crate) broken: BTreeSet<HostAt>,
     /// The stream of timer delays.
     pub(crate) late_rng: Rng,
-    pub(crate) hearing: Hearing,
+    pub(crate) heartbeats: Heartbeats,
     pub(crate) laws: Laws,
     pub(crate) trace: Trace,
     pub(crate) coverage: BTreeMap<&'static str, u64>,
@@ -193,7 +193,7 @@ pub(crate) struct World {
     /// The secret of the cluster, if datagrams are sealed.
     pub(crate) cluster_secret: Option<ClusterSecret>,
     /// The voters of another cluster with the same names.
-    pub(crate) twins: Twins,
+    pub(crate) foreign_cluster: ForeignCluster,
     /// Second processes under the names of hosts, by the fault that started them.
     pub(crate) namesakes: BTreeMap<usize, Namesake>,
     /// The end of the last pause of each host's process.
@@ -261,12 +261,12 @@ impl World {
             network,
             faults,
             clients: Vec::new(),
-            ledger: Ledger::new(keys.len(), settings.algorithm.has_fence()),
+            resource: Resource::new(keys.len(), settings.algorithm.has_fence()),
             steady: Steady::new(hosts.len()),
-            knots: BTreeMap::new(),
+            cut_links: BTreeMap::new(),
             broken: BTreeSet::new(),
             late_rng: Rng::stream(seed, "late timers"),
-            hearing: Hearing::new(hosts.len()),
+            heartbeats: Heartbeats::new(hosts.len()),
             laws: Laws::new(terms, settings.algorithm.laws()),
             trace: Trace::new(keeps_lines),
             coverage: BTreeMap::new(),
@@ -277,7 +277,7 @@ impl World {
                 .is_sealed
                 .then(|| datagrams::draw_secret(&mut seal_rng)),
             seal_rng,
-            twins: Twins::default(),
+            foreign_cluster: ForeignCluster::default(),
             namesakes: BTreeMap::new(),
             paused_at: vec![0; hosts.len()],
             had_namesake: BTreeSet::new(),
@@ -299,20 +299,20 @@ impl World {
 
     fn begin(&mut self) {
         let says_new = self.settings.starts_new;
-        self.begin_twins();
+        self.begin_foreign_cluster();
         for host in 0..self.hosts.len() {
             let incarnation = self.next_incarnation(host);
             self.hosts[host].incarnations.push(incarnation);
         }
         for host in 0..self.hosts.len() {
             self.start_as(host, says_new);
-            self.tell_truth(host);
+            self.send_true_view(host);
             let at = self.gossip_rng.below(self.settings.max_ttl());
             self.push(at, WorldEvent::Gossip { host });
             self.check_voters(host, true);
         }
-        if self.settings.gossip == Gossip::Heard {
-            self.tell_all_truth();
+        if self.settings.gossip == Gossip::Heartbeats {
+            self.send_true_views();
         }
         for fault in 0..self.faults.len() {
             self.push(self.faults[fault].at, WorldEvent::Fault(fault));
@@ -323,7 +323,7 @@ impl World {
         }
     }
 
-    fn ask_as_told(&mut self, at: usize) {
+    fn submit_scheduled(&mut self, at: usize) {
         let RequestAt {
             host, wish, hold, ..
         } = self.scheduled[at];
@@ -364,8 +364,8 @@ impl World {
             ("datagrams_late", fates.late),
             ("datagrams_damaged", fates.damaged),
             ("datagrams_too_large", fates.too_large),
-            ("writes_taken", self.ledger.taken),
-            ("writes_refused", self.ledger.refused),
+            ("writes_taken", self.resource.taken),
+            ("writes_refused", self.resource.refused),
         ];
         if self.settings.is_sealed {
             self.count("sealed_worlds");
@@ -466,7 +466,7 @@ impl World {
             WorldEvent::Check { host } => self.check_voters(host, true),
             WorldEvent::NamesakeWakes { fault, timer } => self.wake_namesake(fault, timer),
             WorldEvent::NamesakeActs(fault) => self.namesake_acts(fault),
-            WorldEvent::Ask(at) => self.ask_as_told(at),
+            WorldEvent::Ask(at) => self.submit_scheduled(at),
             WorldEvent::LetGo { host, request } => self.let_go(host, request),
             WorldEvent::Wake { client, turn } => self.wake_client(client, turn),
             WorldEvent::Look { client, request } => self.look_and_write(client, request),
@@ -539,19 +539,19 @@ impl World {
         let next = self.gossip_rng.between(pause / 4, pause);
         self.push_in(next, WorldEvent::Gossip { host });
         if self.hosts[host].acts() {
-            self.tell(host, self.settings.gossip);
+            self.send_view(host, self.settings.gossip);
         }
     }
 
     /// Delivers an honest view to a node.
-    pub(crate) fn tell_truth(&mut self, host: HostAt) {
-        self.tell(host, Gossip::Honest);
+    pub(crate) fn send_true_view(&mut self, host: HostAt) {
+        self.send_view(host, Gossip::Honest);
     }
 
     /// Delivers an honest view to every node.
-    pub(crate) fn tell_all_truth(&mut self) {
+    pub(crate) fn send_true_views(&mut self) {
         for host in 0..self.hosts.len() {
-            self.tell_truth(host);
+            self.send_true_view(host);
         }
     }
 
@@ -576,14 +576,14 @@ impl World {
         known.collect()
     }
 
-    pub(crate) fn tell(&mut self, host: HostAt, gossip: Gossip) {
+    pub(crate) fn send_view(&mut self, host: HostAt, gossip: Gossip) {
         let runs = self.hosts.iter().map(|host| host.process.is_some());
         let mut up: Vec<bool> = runs.collect();
-        if gossip == Gossip::Heard {
+        if gossip == Gossip::Heartbeats {
             let speaks: Vec<bool> = self.hosts.iter().map(Host::acts).collect();
             let network = &self.network;
             let is_open = |from, to| network.is_open(from, to);
-            up = self.hearing.round(host, &speaks, is_open);
+            up = self.heartbeats.round(host, &speaks, is_open);
         }
         let known = self.known(up);
         let view = gossip::view(&mut self.gossip_rng, gossip, host, &known);
@@ -631,7 +631,7 @@ impl World {
                     .line(self.time, format_args!("n{host} {event:?}"));
             }
         }
-        self.see_twin(host, &events);
+        self.see_namesake_found(host, &events);
         self.see_adoption(host, &events);
         self.see_events(host, &events);
     }
@@ -639,9 +639,9 @@ impl World {
 
 fn draw_network(settings: &Settings, hosts: usize) -> Network {
     let rng = Rng::stream(settings.seed, "network");
-    let mut network = Network::new(rng, hosts, settings.delay, settings.weather);
-    let hazards = &settings.hazards;
-    network.set_large(hazards.large_bytes, hazards.large_loss_ppm);
+    let mut network = Network::new(rng, hosts, settings.delay, settings.link_faults);
+    let lasting = &settings.lasting;
+    network.set_large(lasting.large_bytes, lasting.large_loss_ppm);
     network
 }
 
@@ -665,10 +665,10 @@ fn draw_hosts(settings: &Settings) -> Vec<Host> {
 }
 
 fn terms(settings: &Settings, voters: [Vec<Vec<HostAt>>; 2]) -> Terms {
-    let late = settings.weather.late_max.max(settings.longest_ttl());
+    let late = settings.link_faults.late_max.max(settings.longest_ttl());
     let [voters, other_voters] = voters;
     Terms {
-        clocks_kept: settings.pace == Pace::Kept,
+        clocks_kept: settings.rates == Rates::Kept,
         voters,
         other_voters,
         linger: 4 * settings.longest_ttl() + 2 * late,

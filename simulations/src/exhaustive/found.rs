@@ -51,12 +51,12 @@ impl Found {
 }
 
 /// Searches all scopes and prints the results. Time that one scope leaves goes to those after it.
-pub(crate) fn command(patience: Duration, states_max: usize, json: bool) -> ExitCode {
+pub(crate) fn command(timeout: Duration, states_max: usize, json: bool) -> ExitCode {
     let begun = Instant::now();
     let scopes = scopes();
     let mut found = Vec::new();
     for (at, scope) in scopes.iter().enumerate() {
-        let left = patience.saturating_sub(begun.elapsed());
+        let left = timeout.saturating_sub(begun.elapsed());
         let one = search(scope, left / (scopes.len() - at) as u32, states_max);
         one.print();
         found.push(one);
@@ -74,14 +74,14 @@ pub(crate) fn command(patience: Duration, states_max: usize, json: bool) -> Exit
     }
 }
 
-/// Searches a scope for at most `patience` and about `states_max` states.
-pub(crate) fn search(scope: &Scope, patience: Duration, states_max: usize) -> Found {
+/// Searches a scope for at most `timeout` and about `states_max` states.
+pub(crate) fn search(scope: &Scope, timeout: Duration, states_max: usize) -> Found {
     let begun = Instant::now();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let checker = Search::new(scope.clone())
         .checker()
         .threads(cores)
-        .timeout(patience)
+        .timeout(timeout)
         .target_state_count(states_max)
         .finish_when(HasDiscoveries::AnyFailures)
         .spawn_bfs()
@@ -97,7 +97,7 @@ pub(crate) fn search(scope: &Scope, patience: Duration, states_max: usize) -> Fo
         scope: scope.name,
         states: checker.unique_state_count(),
         depth: checker.max_depth(),
-        exhausted: broken.is_none() && took < patience && checker.state_count() < states_max,
+        exhausted: broken.is_none() && took < timeout && checker.state_count() < states_max,
         seconds: took.as_secs_f64(),
         broken,
         all_served: discoveries.contains_key("all own it in turn"),

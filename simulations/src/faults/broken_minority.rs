@@ -8,12 +8,12 @@ use crate::judge::{Fact, Host as HostAt};
 use crate::kernel::Rng;
 
 impl World {
-    /// Breaks a minority of the voters of each key for good, in worlds with that hazard.
+    /// Breaks a minority of the voters of each key for good, in worlds with that lasting fault.
     pub(crate) fn break_some(&mut self) {
         // A voter whose wall clock was far ahead may return with a fence as far ahead. It cannot
         // vote then, and without it the others may be no quorum.
         let was_ahead = self.hosts.iter().any(|host| host.was_far_ahead);
-        if !self.settings.hazards.maims || was_ahead {
+        if !self.settings.lasting.breaks_minority || was_ahead {
             return;
         }
         let mut rng = Rng::stream(self.settings.seed, "wounds");
@@ -22,7 +22,7 @@ impl World {
         for host in rng.sample(self.settings.members, count) {
             self.broken.insert(host);
             self.break_one(host, rng.below(4));
-            self.count("maimed");
+            self.count("broken_for_good");
         }
     }
 
@@ -79,7 +79,7 @@ impl World {
     }
 
     /// Delivers a view to a node that wrongly reports one host as dead.
-    pub(crate) fn tell_wrongly(&mut self, host: HostAt, dead: HostAt) {
+    pub(crate) fn send_false_view(&mut self, host: HostAt, dead: HostAt) {
         let others = (0..self.hosts.len()).filter(|other| *other != host);
         let peers = others.filter_map(|other| {
             let machine = &self.hosts[other];

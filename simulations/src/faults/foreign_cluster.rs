@@ -21,12 +21,12 @@ const INCARNATION: u64 = u64::MAX / 2;
 
 /// The twin of each member, if the settings ask for twins.
 #[derive(Debug, Default)]
-pub(crate) struct Twins(Vec<Node>);
+pub(crate) struct ForeignCluster(Vec<Node>);
 
 impl World {
     /// Starts the voters of the other cluster, as a new cluster.
-    pub(crate) fn begin_twins(&mut self) {
-        if !self.settings.has_twins {
+    pub(crate) fn begin_foreign_cluster(&mut self) {
+        if !self.settings.has_foreign_cluster {
             return;
         }
         let voter_set = voter_set(&self.settings, self);
@@ -66,7 +66,7 @@ impl World {
             node.voter()
                 .is_some_and(|voter| voter.quarantine().is_none())
         }));
-        self.twins = Twins(nodes);
+        self.foreign_cluster = ForeignCluster(nodes);
     }
 
     /// Delivers all datagrams among the twins at once.
@@ -85,9 +85,9 @@ impl World {
     }
 
     /// Delivers a datagram to a host that has no process.
-    pub(crate) fn arrive_at_twin(&mut self, host: HostAt, datagram: &Datagram) {
+    pub(crate) fn arrive_at_foreign_node(&mut self, host: HostAt, datagram: &Datagram) {
         let now = self.hosts[host].clock.now(self.time);
-        let Some(node) = self.twins.0.get_mut(host) else {
+        let Some(node) = self.foreign_cluster.0.get_mut(host) else {
             return;
         };
         node.handle_datagram(now, datagram.from, &datagram.bytes);
@@ -95,7 +95,7 @@ impl World {
         while let Output::Transmit { to, bytes } = next(node) {
             sent.push((to, bytes));
         }
-        self.count("datagrams_at_twins");
+        self.count("datagrams_at_foreign_nodes");
         for (to, bytes) in sent {
             self.transmit(host, to, bytes);
         }

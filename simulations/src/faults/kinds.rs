@@ -2,7 +2,7 @@
 //! be repeated with a prefix of its faults.
 
 use super::{namesakes, wrong_clocks};
-use crate::cluster::{Pace, Settings};
+use crate::cluster::{Rates, Settings};
 use crate::judge::Host;
 use crate::kernel::{MILLISECOND, Rng};
 
@@ -101,7 +101,7 @@ pub(crate) enum FaultKind {
     Mapping { host: Host, span: u64 },
     /// The holder of a lock, or `host`, is cut off from one of its voters while another crashes.
     /// `restarts`: the holder crashes too.
-    Knot {
+    CutAndCrash {
         host: Host,
         down: u64,
         span: u64,
@@ -143,7 +143,7 @@ impl FaultKind {
             Self::SetBack { .. } => "set_back",
             Self::Namesake { .. } => "namesakes",
             Self::Mapping { .. } => "mappings",
-            Self::Knot { .. } => "knot",
+            Self::CutAndCrash { .. } => "cut_and_crash",
         }
     }
 }
@@ -267,7 +267,7 @@ fn draw_more(settings: &Settings) -> Vec<Fault> {
                 back_ms: rng.between(1, max_ttl / MILLISECOND * 2) as i64,
                 down,
             },
-            _ => FaultKind::Knot {
+            _ => FaultKind::CutAndCrash {
                 host,
                 down,
                 span,
@@ -362,10 +362,10 @@ fn draw_wall_jump(rng: &mut Rng, host: Host, settings: &Settings) -> FaultKind {
 
 /// Draws the rate of a monotonic clock, in parts per million relative to true time.
 pub(crate) fn draw_rate(rng: &mut Rng, settings: &Settings) -> i64 {
-    match settings.pace {
+    match settings.rates {
         // The ratio of the fastest rate to the slowest is then at most 1 + max_drift.
-        Pace::Kept => rng.between(0, u64::from(settings.timing.max_drift_ppm)) as i64,
-        Pace::Wild(most) => rng.between(0, 2 * most.unsigned_abs()) as i64 - most,
+        Rates::Kept => rng.between(0, u64::from(settings.timing.max_drift_ppm)) as i64,
+        Rates::Wild(most) => rng.between(0, 2 * most.unsigned_abs()) as i64 - most,
     }
 }
 

@@ -8,8 +8,8 @@ pub(crate) mod namesakes;
 mod strike;
 pub(crate) mod wrong_clocks;
 
-pub(crate) use foreign_cluster::{CLUSTER, Twins};
+pub(crate) use foreign_cluster::{CLUSTER, ForeignCluster};
 pub(crate) use kinds::{Cut, Fault, FaultKind, Target, draw, draw_rate};
-pub(crate) use lasting::Hazards;
+pub(crate) use lasting::LastingFaults;
 pub(crate) use namesakes::Namesake;
 pub(crate) use wrong_clocks::draw_wrong;

@@ -34,9 +34,9 @@ pub(crate) struct Namesake {
     timer: u64,
     rng: Rng,
     /// The first time that each member received a datagram of this process.
-    heard: BTreeMap<HostAt, u64>,
+    received: BTreeMap<HostAt, u64>,
     /// The same for the first process of the name.
-    heard_other: BTreeMap<HostAt, u64>,
+    received_other: BTreeMap<HostAt, u64>,
     /// The incarnations of both processes to which these times apply.
     under: Option<(Incarnation, Incarnation)>,
 }
@@ -108,13 +108,17 @@ pub(crate) fn make_fair(settings: &mut Settings) {
         return;
     }
     settings.gossip = Gossip::Honest;
-    let weather = &mut settings.weather;
-    (weather.loss_ppm, weather.late_ppm, weather.damage_ppm) = (0, 0, 0);
-    let hazards = &mut settings.hazards;
+    let link_faults = &mut settings.link_faults;
     (
-        hazards.timers_late_max,
-        hazards.reading,
-        hazards.large_loss_ppm,
+        link_faults.loss_ppm,
+        link_faults.late_ppm,
+        link_faults.damage_ppm,
+    ) = (0, 0, 0);
+    let lasting = &mut settings.lasting;
+    (
+        lasting.timers_late_max,
+        lasting.reading,
+        lasting.large_loss_ppm,
     ) = (0, 0, 0);
 }
 
@@ -155,8 +159,8 @@ impl World {
             requests: BTreeMap::new(),
             timer: 0,
             rng,
-            heard: BTreeMap::new(),
-            heard_other: BTreeMap::new(),
+            received: BTreeMap::new(),
+            received_other: BTreeMap::new(),
             under: None,
         };
         let highest = &mut self.hosts[of].highest;
@@ -400,8 +404,8 @@ impl World {
     /// M8: finds since when a member has received datagrams of both, and whether either is still
     /// active.
     fn judge_namesake(&mut self, fault: usize) {
-        let hazards = &self.settings.hazards;
-        let is_prompt = hazards.timers_late_max == 0 && hazards.reading == 0;
+        let lasting = &self.settings.lasting;
+        let is_prompt = lasting.timers_late_max == 0 && lasting.reading == 0;
         if !is_prompt || self.settings.gossip != Gossip::Honest {
             return;
         }
@@ -414,21 +418,21 @@ impl World {
             return;
         };
         let started = base.started_at.max(it.started_at);
-        let heard_both = (0..self.settings.members).filter_map(|peer| {
-            let (one, other) = (it.heard.get(&peer)?, it.heard_other.get(&peer)?);
+        let received_both = (0..self.settings.members).filter_map(|peer| {
+            let (one, other) = (it.received.get(&peer)?, it.received_other.get(&peer)?);
             let links = [of, on].map(|host| self.links_steady_since(host, peer));
             let links = links[0]?.max(links[1]?);
             let is_one = peer != of && !self.had_namesake(peer);
-            let heard = (*one).max(*other).max(links);
+            let received = (*one).max(*other).max(links);
             let steady = self.steady.host_since(peer);
             (is_one && self.hosts[peer].acts() && *other >= started)
-                .then(|| heard.max(steady).max(started))
+                .then(|| received.max(steady).max(started))
         });
-        let Some(heard_both) = heard_both.min() else {
+        let Some(received_both) = received_both.min() else {
             return;
         };
         // The time in which the first process was paused is not judged.
-        let since = heard_both.max(self.paused_at[of]);
+        let since = received_both.max(self.paused_at[of]);
         let now = self.hosts[on].clock.now(self.time);
         let base_now = self.hosts[of].clock.now(self.time);
         let holds_there = it.node.claimant().held(now).next().is_some();
@@ -449,30 +453,30 @@ impl World {
     }
 
     /// Records that a host reads a datagram from an address.
-    pub(crate) fn note_heard(&mut self, peer: HostAt, from: SocketAddr) {
+    pub(crate) fn note_received(&mut self, peer: HostAt, from: SocketAddr) {
         let time = self.time;
         let host = self.by_addr.get(&from).copied();
         for it in self.namesakes.values_mut() {
             if it.addr == from {
-                it.heard.entry(peer).or_insert(time);
+                it.received.entry(peer).or_insert(time);
             } else if host == Some(it.of) {
-                it.heard_other.entry(peer).or_insert(time);
+                it.received_other.entry(peer).or_insert(time);
             }
         }
     }
 
     /// Discards the times at which datagrams of or at this host were received: its address or its
     /// process is another one now.
-    pub(crate) fn forget_heard(&mut self, host: HostAt) {
+    pub(crate) fn forget_received(&mut self, host: HostAt) {
         for it in self.namesakes.values_mut() {
             if it.of == host {
-                it.heard_other.clear();
+                it.received_other.clear();
             }
             if it.on == host {
-                it.heard.clear();
+                it.received.clear();
             }
-            it.heard.remove(&host);
-            it.heard_other.remove(&host);
+            it.received.remove(&host);
+            it.received_other.remove(&host);
         }
     }
 
@@ -483,8 +487,8 @@ impl World {
         if let (Some(it), Some(other)) = (self.namesakes.get_mut(&fault), other) {
             let under = Some((it.node.claimant().incarnation(), other));
             if it.under != under {
-                it.heard.clear();
-                it.heard_other.clear();
+                it.received.clear();
+                it.received_other.clear();
             }
             it.under = under;
         }
@@ -496,7 +500,7 @@ impl World {
     }
 
     /// Handles that a process has learnt of its namesake: its voter loses its memory.
-    pub(crate) fn see_twin(&mut self, host: HostAt, events: &[Event]) {
+    pub(crate) fn see_namesake_found(&mut self, host: HostAt, events: &[Event]) {
         if events.contains(&Event::TwinGone) {
             self.note_host(host);
         }

@@ -53,7 +53,7 @@ impl World {
             FaultKind::Mapping { host, span } => {
                 let addr = SocketAddr::from(([10, 2, fault as u8, host as u8], 7_000));
                 self.by_addr.insert(addr, host);
-                self.forget_heard(host);
+                self.forget_received(host);
                 self.hosts[host].mapped = Some(addr);
                 return Some(span);
             }
@@ -107,12 +107,12 @@ impl World {
                 self.crash(host);
                 self.start_in(down, host);
             }
-            FaultKind::Knot {
+            FaultKind::CutAndCrash {
                 host,
                 down,
                 span,
                 restarts,
-            } => self.tie(fault, host, (down, span), restarts),
+            } => self.cut_and_crash(fault, host, (down, span), restarts),
         }
         None
     }
@@ -127,7 +127,13 @@ impl World {
     }
 
     /// Cuts a holder off from one voter and crashes another voter, and the holder if `restarts`.
-    fn tie(&mut self, fault: usize, host: HostAt, (down, span): (u64, u64), restarts: bool) {
+    fn cut_and_crash(
+        &mut self,
+        fault: usize,
+        host: HostAt,
+        (down, span): (u64, u64),
+        restarts: bool,
+    ) {
         let (key, holder) = self.held_now().unwrap_or((0, host));
         let voters = self.laws.history.terms.voters[key].clone();
         let mut others = voters.into_iter().filter(|voter| *voter != holder);
@@ -138,7 +144,7 @@ impl World {
         if let Some(cut) = others.next() {
             let links = vec![(holder, cut), (cut, holder)];
             self.network.cut(&links);
-            self.knots.insert(fault, links);
+            self.cut_links.insert(fault, links);
             self.push_in(span, WorldEvent::Mend { fault, step: 1 });
         }
         if restarts {
@@ -169,15 +175,15 @@ impl World {
             }
             FaultKind::Slow { host, .. } => self.network.set_slow(host, 0),
             FaultKind::SlowWay { from, to, .. } => self.network.set_slow_way(from, to, 0),
-            FaultKind::Knot { .. } => {
-                if let Some(links) = self.knots.remove(&fault) {
+            FaultKind::CutAndCrash { .. } => {
+                if let Some(links) = self.cut_links.remove(&fault) {
                     self.network.mend(&links);
                 }
             }
             FaultKind::Storm { .. } => self.network.set_storm(0),
             FaultKind::Namesake { .. } => self.end_namesake(fault),
             FaultKind::Mapping { host, .. } => {
-                self.forget_heard(host);
+                self.forget_received(host);
                 self.hosts[host].mapped = None;
             }
             _ => {}

@@ -5,7 +5,7 @@
 
 use crate::proto::{Epoch, Now, quorum};
 
-use crate::cluster::{Pace, Settings, World, WorldEvent};
+use crate::cluster::{Rates, Settings, World, WorldEvent};
 use crate::faults::{Cut, Fault, FaultKind, Target};
 use crate::judge::Host as HostAt;
 use crate::kernel::{MILLISECOND, Rng, SECOND};
@@ -18,7 +18,7 @@ const WRONG_MAX_MS: u64 = 1_800_000;
 pub(crate) fn draw(settings: &Settings) -> Option<Vec<HostAt>> {
     let mut rng = Rng::stream(settings.seed, "wrong clocks");
     // In larger worlds the queries take too many steps.
-    let fits = settings.pace == Pace::Kept && settings.members <= 20;
+    let fits = settings.rates == Rates::Kept && settings.members <= 20;
     if !rng.chance(400_000) || settings.other_set.is_some() || !fits {
         return None;
     }
@@ -63,12 +63,12 @@ pub(crate) fn draw_lonely(settings: &Settings) -> Vec<Fault> {
     let alone = (0..settings.hosts()).map(|other| u8::from(other == host));
     let cut = Cut::Split(alone.collect());
     let by_ms = rng.between(WRONG_MAX_MS / 4, WRONG_MAX_MS) as i64;
-    let troubles = [
+    let kinds = [
         FaultKind::Cut { cut, span },
         FaultKind::WallJump { host, by_ms },
         FaultKind::crash(Target::Host(host), MILLISECOND),
     ];
-    let faults = troubles.into_iter().zip(at..);
+    let faults = kinds.into_iter().zip(at..);
     faults.map(|(kind, at)| Fault { at, kind }).collect()
 }
 

@@ -13,7 +13,7 @@ pub(super) fn judge(_at: u64, fact: &Fact, _history: &History) -> Option<String>
         Handover::DeadHolder => "holder",
         Handover::DeadWaiter => "waiter",
         Handover::DeadOwner => "owner",
-        Handover::Reborn => "holder that came back",
+        Handover::Restarted => "holder that came back",
         _ => return None,
     };
     match took {
@@ -36,7 +36,7 @@ mod tests {
             Handover::DeadHolder,
             Handover::DeadWaiter,
             Handover::DeadOwner,
-            Handover::Reborn,
+            Handover::Restarted,
         ] {
             for (took, count) in [(Some(7), 0), (Some(8), 1), (None, 1)] {
                 let facts = [(

@@ -11,7 +11,7 @@ pub(super) fn judge(_at: u64, fact: &Fact, _history: &History) -> Option<String>
         Fact::Handed { what, took, bound } => {
             let what = match what {
                 Handover::Churn => "others ask for the key again and again",
-                Handover::Maimed => "a minority of the voters is broken",
+                Handover::BrokenMinority => "a minority of the voters is broken",
                 _ => return None,
             };
             let is_late = took.is_none_or(|took| took > *bound);
@@ -29,7 +29,7 @@ mod tests {
 
     #[test]
     fn wait_beyond_bound_is_rejected() {
-        for what in [Handover::Churn, Handover::Maimed] {
+        for what in [Handover::Churn, Handover::BrokenMinority] {
             for (took, count) in [(Some(7), 0), (Some(8), 1), (None, 1)] {
                 let bound = 7;
                 let facts = [(0, Fact::Handed { what, took, bound })];

@@ -3,7 +3,7 @@
 //!
 //! At each grant and each renewal, a quorum of these voters has its vote for the claim recorded. A
 //! voter that lost its memory counts with its former vote. If clocks do not keep `max_drift`, a
-//! vote may expire at the voter before it does at the claimant. Such runs are left to the ledger.
+//! vote may expire at the voter before it does at the claimant. Such runs are left to the resource.
 
 use super::{Fact, History};
 

@@ -1,6 +1,6 @@
 //! The laws of `docs/protocol.md`, section 1, one file for each, and the facts that they judge.
 //!
-//! The world emits [`Fact`]s: events of requests, recorded votes of voters, writes at the ledger.
+//! The world emits [`Fact`]s: events of requests, recorded votes of voters, writes at the resource.
 //! [`History`] keeps what several laws need. A law sees each fact with the history before it, and
 //! returns a description if the fact breaks the law. Nothing here calls a node, so the tests of a
 //! law forge a history and check that it is rejected.
@@ -37,7 +37,7 @@ pub(crate) type Host = usize;
 pub(crate) type KeyAt = usize;
 
 /// One request for a lock, from its beginning to its end. Unique over all hosts and incarnations.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 pub(crate) struct RequestId(pub(crate) u64);
 
 impl fmt::Display for RequestId {
@@ -69,7 +69,7 @@ pub(crate) struct Terms {
 }
 
 /// The way in which a request ended.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 pub(crate) enum End {
     /// It was released or withdrawn.
     Released,
@@ -101,11 +101,11 @@ pub(crate) enum Handover {
     /// A key that nearby hosts request continuously.
     Churn,
     /// A key whose holder crashed and came back, or whose release was lost.
-    Reborn,
+    Restarted,
     /// A `try` beside a live holder, timed until its result.
     Try,
     /// A key with a minority of its voters broken for good.
-    Maimed,
+    BrokenMinority,
 }
 
 /// An observation of the world. Times are true time, in nanoseconds.
@@ -162,7 +162,7 @@ pub(crate) enum Fact {
     },
     /// A host will run in the other voter set, or in the first one again.
     Changed { host: Host, is_other: bool },
-    /// A write reached the ledger.
+    /// A write reached the resource.
     Wrote {
         request: RequestId,
         key: KeyAt,

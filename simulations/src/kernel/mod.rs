@@ -5,7 +5,7 @@ mod parallel;
 mod rng;
 mod trace;
 
-pub(crate) use network::{Network, Weather};
+pub(crate) use network::{LinkFaults, Network};
 pub(crate) use parallel::on_all_cores;
 pub(crate) use rng::{Rng, mix};
 pub(crate) use trace::Trace;

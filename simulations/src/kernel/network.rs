@@ -8,7 +8,7 @@ use crate::report::Links;
 
 /// The behaviour of the links while faults occur.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Weather {
+pub(crate) struct LinkFaults {
     pub(crate) loss_ppm: u64,
     pub(crate) double_ppm: u64,
     /// Damaged datagrams per million.
@@ -52,7 +52,7 @@ pub(crate) struct Network {
     large: (usize, u64),
     /// A separate stream, so that this loss changes no other draw.
     large_rng: Rng,
-    pub(crate) weather: Weather,
+    pub(crate) link_faults: LinkFaults,
     /// Additional loss by a storm, per million.
     storm_ppm: u64,
     pub(crate) fates: Fates,
@@ -62,7 +62,12 @@ pub(crate) struct Network {
 
 impl Network {
     /// Creates links with base delays between the two bounds, in nanoseconds.
-    pub(crate) fn new(mut rng: Rng, hosts: usize, delay: (u64, u64), weather: Weather) -> Self {
+    pub(crate) fn new(
+        mut rng: Rng,
+        hosts: usize,
+        delay: (u64, u64),
+        link_faults: LinkFaults,
+    ) -> Self {
         let links = hosts * hosts;
         let delays = (0..links).map(|_| rng.between(delay.0, delay.1)).collect();
         Self {
@@ -75,7 +80,7 @@ impl Network {
             slow: BTreeMap::new(),
             slow_ways: BTreeMap::new(),
             large: (usize::MAX, 0),
-            weather,
+            link_faults,
             storm_ppm: 0,
             fates: Fates::default(),
             changes: 0,
@@ -91,7 +96,7 @@ impl Network {
             self.fates.cut += 1;
             return [None, None];
         }
-        if self.rng.chance(self.weather.loss_ppm + self.storm_ppm) {
+        if self.rng.chance(self.link_faults.loss_ppm + self.storm_ppm) {
             self.fates.lost += 1;
             return [None, None];
         }
@@ -100,7 +105,7 @@ impl Network {
             return [None, None];
         }
         let first = self.delay(from, to);
-        let second = self.rng.chance(self.weather.double_ppm).then(|| {
+        let second = self.rng.chance(self.link_faults.double_ppm).then(|| {
             self.fates.doubled += 1;
             self.delay(from, to)
         });
@@ -109,7 +114,7 @@ impl Network {
 
     /// Returns the stream to draw damage from, if the next copy is damaged.
     pub(crate) fn damages(&mut self) -> Option<&mut Rng> {
-        let ppm = self.weather.damage_ppm;
+        let ppm = self.link_faults.damage_ppm;
         if ppm == 0 || !self.damage_rng.chance(ppm) {
             return None;
         }
@@ -122,18 +127,18 @@ impl Network {
         let slow = |host: usize| self.slow.get(&host).copied().unwrap_or_default();
         let way = self.slow_ways.get(&(from, to)).copied();
         let slow = slow(from) + slow(to) + way.unwrap_or_default();
-        let late = if self.rng.chance(self.weather.late_ppm) {
+        let late = if self.rng.chance(self.link_faults.late_ppm) {
             self.fates.late += 1;
-            self.rng.spread(own, self.weather.late_max)
+            self.rng.spread(own, self.link_faults.late_max)
         } else {
             0
         };
-        own + slow + late + self.rng.below(self.weather.jitter + 1)
+        own + slow + late + self.rng.below(self.link_faults.jitter + 1)
     }
 
     /// Returns the maximum delay of a datagram on this link without faults, in nanoseconds.
     pub(crate) fn longest(&self, from: usize, to: usize) -> u64 {
-        self.delays[from * self.hosts + to] + self.weather.jitter
+        self.delays[from * self.hosts + to] + self.link_faults.jitter
     }
 
     /// Returns `true` if no fault cuts the link.
@@ -202,8 +207,12 @@ impl Network {
     pub(crate) fn is_steady(&self, from: usize, to: usize) -> bool {
         let slow = |host| self.slow.contains_key(&host);
         let is_slow = slow(from) || slow(to) || self.slow_ways.contains_key(&(from, to));
-        let weather = &self.weather;
-        let bad = [weather.loss_ppm, weather.late_ppm, weather.damage_ppm];
+        let link_faults = &self.link_faults;
+        let bad = [
+            link_faults.loss_ppm,
+            link_faults.late_ppm,
+            link_faults.damage_ppm,
+        ];
         let is_fair = bad == [0; 3] && self.storm_ppm == 0 && self.large.1 == 0;
         is_fair && !is_slow && self.is_open(from, to)
     }
@@ -216,13 +225,13 @@ impl Network {
         self.slow_ways.clear();
         self.large.1 = 0;
         self.storm_ppm = 0;
-        self.weather.loss_ppm = 0;
-        self.weather.double_ppm = 0;
-        self.weather.damage_ppm = 0;
-        self.weather.late_ppm = 0;
+        self.link_faults.loss_ppm = 0;
+        self.link_faults.double_ppm = 0;
+        self.link_faults.damage_ppm = 0;
+        self.link_faults.late_ppm = 0;
         // Without jitter the links keep the order. A renewal overtaken by a release would occupy
         // the voter for a round trip, and no story could be timed.
-        self.weather.jitter = 0;
+        self.link_faults.jitter = 0;
     }
 }
 
@@ -230,10 +239,10 @@ impl Network {
 mod tests {
     use super::*;
 
-    fn fair() -> Weather {
-        Weather {
+    fn fair() -> LinkFaults {
+        LinkFaults {
             jitter: 10,
-            ..Weather::default()
+            ..LinkFaults::default()
         }
     }
 

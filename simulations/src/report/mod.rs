@@ -12,7 +12,7 @@ use crate::algorithms::compare;
 use crate::campaign::{self, Tweaks};
 use crate::cluster::{Plan, World};
 use crate::scenarios::{self, BadScenario};
-use data::{Data, Source};
+use data::{Data, Shown};
 
 pub(crate) use record::{Links, Note, Record};
 
@@ -84,17 +84,16 @@ fn page(
     let world = World::new(plan, false);
     let voters = world.laws.history.terms.voters.clone();
     let outcome = world.run();
-    let data = Data::of(Source {
+    let record = outcome.record.unwrap_or_default();
+    let data = Data {
         title,
         command,
         algorithm: algorithm.name(),
         fenced: algorithm.has_fence(),
         hosts,
-        voters: &voters,
-        record: &outcome.record.unwrap_or_default(),
-        violations: &outcome.violations,
-        window,
-    });
+        voters,
+        run: Shown::of(&record, hosts, outcome.violations, window),
+    };
     fill(&data)
 }
 

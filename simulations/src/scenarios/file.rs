@@ -12,9 +12,9 @@ use toml::Spanned;
 use super::format::{
     Ask, Bound, Expect, FaultTable, File, HolderWord, Net, TimingMs, When, Who, Work, fault_bound,
 };
-use crate::cluster::{Gossip, Habits, Outcome, Pace, Plan, Settings};
+use crate::cluster::{Gossip, Habits, Outcome, Plan, Rates, Settings};
 use crate::faults::{Cut, Fault, FaultKind, Target};
-use crate::kernel::{MILLISECOND, Weather};
+use crate::kernel::{LinkFaults, MILLISECOND};
 use crate::proto::{NodeId, Timing, VoterSet, VoterSetError};
 use crate::users::{RequestAt, Wish};
 
@@ -187,14 +187,14 @@ impl Reader<'_> {
         settings.is_sealed = cluster.sealed;
         settings.outsiders = cluster.outsiders;
         if !cluster.clocks_kept {
-            settings.pace = Pace::Wild(0);
+            settings.rates = Rates::Wild(0);
         }
-        settings.weather = Weather {
+        settings.link_faults = LinkFaults {
             loss_ppm: net.loss_percent.ppm(),
             double_ppm: net.double_percent.ppm(),
             damage_ppm: net.damage_percent.ppm(),
             jitter: net.jitter_us * 1_000,
-            ..settings.weather
+            ..settings.link_faults
         };
         settings.delay = (net.delay_us_min * 1_000, net.delay_us_max * 1_000);
         if cluster.hostile_gossip {
@@ -342,7 +342,7 @@ fn request_of(it: &Ask, host: usize) -> RequestAt {
             is_try: it.is_try,
             renews: it.renews,
             outlives: false,
-            patience: None,
+            timeout: None,
         },
         hold: it.hold_ms * MILLISECOND,
     }

@@ -12,7 +12,7 @@ impl World {
     /// Submits requests on three hosts: the first one holds the key, the others wait in this order.
     /// The second host does not vote for the key.
     fn queue_of_three(&mut self, key: KeyAt) -> Option<[(HostAt, RequestId); 3]> {
-        let (second, _) = self.pair_that_may_die(key)?;
+        let (second, _) = self.pair_that_may_crash(key)?;
         let mut others = (0..self.hosts.len()).filter(|host| *host != second);
         let hosts = [others.next()?, second, others.next()?];
         let mut queue = Vec::new();
@@ -33,7 +33,7 @@ impl World {
     }
 
     /// Rule 7: a waiter that crashes and comes back does not delay those behind it.
-    pub(super) fn play_reborn_waiter(&mut self, key: KeyAt) {
+    pub(super) fn play_restarted_waiter(&mut self, key: KeyAt) {
         if let Some([first, second, last]) = self.queue_of_three(key) {
             self.restart(second.0);
             self.pass_on(key, first, last);
@@ -50,8 +50,8 @@ impl World {
     }
 
     /// Rule 7: a holder crashes and comes back, and its key is free at once.
-    pub(super) fn play_reborn_holder(&mut self, key: KeyAt) {
-        let Some((holder, next)) = self.pair_that_may_die(key) else {
+    pub(super) fn play_restarted_holder(&mut self, key: KeyAt) {
+        let Some((holder, next)) = self.pair_that_may_crash(key) else {
             return;
         };
         let first = self.probe(holder, key);
@@ -67,7 +67,7 @@ impl World {
         self.restart(holder);
         // It may first have to learn that its incarnation is too low.
         let bound = 4 * self.settings.round_trip();
-        self.expect_grant(second, Handover::Reborn, bound);
+        self.expect_grant(second, Handover::Restarted, bound);
         self.let_go(next, second);
     }
 
@@ -99,7 +99,7 @@ impl World {
     }
 
     /// Rules 5 and 17: a lost release delays waiters by one `holder_probe_interval`.
-    pub(super) fn play_lost_word(&mut self, key: KeyAt) {
+    pub(super) fn play_late_release(&mut self, key: KeyAt) {
         let Some([holder, other]) = self.two_hosts() else {
             return;
         };
@@ -123,7 +123,7 @@ impl World {
             .settings
             .at_most(timing.holder_probe_interval + backoff)
             + 4 * self.settings.round_trip();
-        self.expect_grant(second, Handover::Reborn, bound);
+        self.expect_grant(second, Handover::Restarted, bound);
         self.let_go(other, second);
     }
 
@@ -161,13 +161,13 @@ impl World {
             return;
         };
         for host in (0..self.hosts.len()).filter(|host| *host != second.0) {
-            self.tell_wrongly(host, second.0);
+            self.send_false_view(host, second.0);
         }
         self.settle();
         let bound = self.hand_over_bound(first.0, key);
         self.let_go(first.0, first.1);
         self.expect_grant(second.1, Handover::Release, bound);
-        self.tell_all_truth();
+        self.send_true_views();
         self.let_go(second.0, second.1);
         self.settle();
         self.let_go(last.0, last.1);
@@ -348,11 +348,11 @@ impl World {
         let incarnations = self.hosts[holder].incarnations.iter();
         let last = incarnations.map(|it| it.incarnation.get()).max();
         let last = last.unwrap_or_default();
-        self.be_born(holder, last + 1_000_000);
+        self.restart_as(holder, last + 1_000_000);
         self.settle();
         self.cut(&to_it);
         self.mend_links(&to_others);
-        self.be_born(holder, last + 1);
+        self.restart_as(holder, last + 1);
         let first = self.probe(holder, key);
         self.settle();
         let second = self.probe(rival, key);
@@ -360,7 +360,7 @@ impl World {
         self.mend_links(&to_it);
         let bound = self.settings.max_ttl() / 2 + 4 * self.settings.round_trip();
         if let Some(second) = second.filter(|_| first.is_some()) {
-            self.expect_grant(second, Handover::Reborn, bound);
+            self.expect_grant(second, Handover::Restarted, bound);
             self.let_go(rival, second);
         }
         if let Some(first) = first {
@@ -399,7 +399,7 @@ impl World {
         self.hosts[flagged].incarnations.push(incarnation);
         self.count("restarts_told_new");
         self.start_as(flagged, true);
-        self.tell_all_truth();
+        self.send_true_views();
         let votes = |world: &Self, host: &HostAt| {
             let voter = world.process(*host).and_then(|it| it.node.voter());
             voter.is_some_and(|voter| voter.quarantine().is_none())
@@ -474,7 +474,7 @@ impl World {
     }
 
     /// Crashes a host, and restarts it in this incarnation.
-    fn be_born(&mut self, host: HostAt, number: u64) {
+    fn restart_as(&mut self, host: HostAt, number: u64) {
         self.crash(host);
         let addr = self.hosts[host].addr;
         let incarnation = Incarnation::new(number);
@@ -482,11 +482,11 @@ impl World {
         self.hosts[host].incarnations.push(incarnation);
         self.count("restarts");
         self.start_as(host, false);
-        self.tell_truth(host);
+        self.send_true_view(host);
     }
 
     /// L6: keys change hands among the hosts that are not broken.
-    pub(super) fn play_maimed(&mut self, keys: impl Iterator<Item = KeyAt>) {
+    pub(super) fn play_broken_minority(&mut self, keys: impl Iterator<Item = KeyAt>) {
         let mut rng = Rng::stream(self.settings.seed, "whole");
         let whole = self.whole();
         if whole.len() < 2 {
@@ -506,7 +506,7 @@ impl World {
         let timing = self.settings.timing;
         let reservations = timing.reservation + timing.holder_probe_interval;
         let bound = self.settings.at_most(reservations) + 20 * self.settings.round_trip();
-        let what = Handover::Maimed;
+        let what = Handover::BrokenMinority;
         let Some(one) = self.probe(first, key) else {
             return;
         };

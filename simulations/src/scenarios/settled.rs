@@ -4,7 +4,7 @@
 //! played on the idle cluster: short scripts, each on its own keys, with stated bounds.
 
 use crate::algorithms::Algorithm;
-use crate::cluster::{PROBE_KEYS, Pace, World};
+use crate::cluster::{PROBE_KEYS, Rates, World};
 use crate::judge::{Fact, Handover, Host as HostAt, KeyAt, RequestId};
 use crate::kernel::{Rng, SECOND};
 use crate::users::{State, Status, Wish};
@@ -29,10 +29,10 @@ const STORIES: [Story; 11] = [
 /// A settled world plays [`DRAWN`] of these.
 const MORE_STORIES: [Story; 15] = [
     World::play_withdrawn_waiter,
-    World::play_reborn_waiter,
-    World::play_reborn_holder,
+    World::play_restarted_waiter,
+    World::play_restarted_holder,
     World::play_denied_try,
-    World::play_lost_word,
+    World::play_late_release,
     World::play_slow_waiter,
     World::play_far_waiter,
     World::play_new_sessions,
@@ -86,7 +86,7 @@ impl World {
                 // fence then blocks keys until time catches up, so an operator would restart it.
                 self.crash(host);
             }
-            if self.settings.pace != Pace::Kept {
+            if self.settings.rates != Rates::Kept {
                 self.set_rate(host, 0);
             }
             if let Some(until) = &mut self.hosts[host].paused_until {
@@ -97,7 +97,7 @@ impl World {
                 self.start(host, false, false);
             }
         }
-        self.tell_all_truth();
+        self.send_true_views();
     }
 
     /// L1: checks that every requested lock is granted and every `try` is decided.
@@ -135,7 +135,7 @@ impl World {
                 + 3 * SECOND
                 + self.clocks_wait()
                 + 3 * self.settings.longest_ttl()
-                + self.settings.weather.late_max,
+                + self.settings.link_faults.late_max,
         );
         for host in self.whole() {
             let Some(process) = self.process(host) else {
@@ -171,12 +171,12 @@ impl World {
         }
     }
 
-    /// Plays some of these stories, or only `play_maimed` if a minority is broken for good.
+    /// Plays some of these stories, or only `play_broken_minority` if a minority is broken for good.
     fn play_more(&mut self) {
         let end = self.settings.habits.keys + PROBE_KEYS;
         let keys = end - 2 * DRAWN..end;
         if !self.broken.is_empty() {
-            return self.play_maimed(keys);
+            return self.play_broken_minority(keys);
         }
         let mut rng = Rng::stream(self.settings.seed, "stories");
         let drawn = rng.sample(MORE_STORIES.len(), DRAWN);
@@ -203,7 +203,7 @@ impl World {
             is_try: false,
             renews: true,
             outlives: false,
-            patience: None,
+            timeout: None,
         }
     }
 
@@ -293,10 +293,10 @@ impl World {
     }
 
     /// Returns two hosts. The first may crash: it is no voter of the key, and no needed clock.
-    pub(crate) fn pair_that_may_die(&self, key: KeyAt) -> Option<(HostAt, HostAt)> {
+    pub(crate) fn pair_that_may_crash(&self, key: KeyAt) -> Option<(HostAt, HostAt)> {
         let voters = &self.laws.history.terms.voters[key];
-        let may_die = |host: &HostAt| !voters.contains(host) && self.may_miss(*host);
-        let mortal = (0..self.hosts.len()).find(may_die)?;
+        let may_crash = |host: &HostAt| !voters.contains(host) && self.may_miss(*host);
+        let mortal = (0..self.hosts.len()).find(may_crash)?;
         let other = (0..self.hosts.len()).find(|host| *host != mortal)?;
         Some((mortal, other))
     }

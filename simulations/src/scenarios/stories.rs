@@ -16,8 +16,8 @@ impl World {
         // taken.
         for host in 0..self.hosts.len() {
             let name = self.keys[key].clone();
-            let patience = self.settings.timing.max_ttl;
-            self.at_node(host, |node, now| node.inspect(now, &name, patience));
+            let timeout = self.settings.timing.max_ttl;
+            self.at_node(host, |node, now| node.inspect(now, &name, timeout));
         }
         self.pass(self.settings.max_ttl());
         let hosts = self.start_rng.sample(self.hosts.len(), 5);
@@ -81,7 +81,7 @@ impl World {
     /// L3: the holder crashes while another request waits.
     pub(super) fn play_dead_holder(&mut self, key: KeyAt) {
         // No voter of the key may crash, or the check would measure its quarantine.
-        let Some((holder, next)) = self.pair_that_may_die(key) else {
+        let Some((holder, next)) = self.pair_that_may_crash(key) else {
             return;
         };
         let first = self.probe(holder, key);
@@ -107,7 +107,7 @@ impl World {
 
     /// L3: the next in the queue crashes before its turn.
     pub(super) fn play_dead_waiter(&mut self, key: KeyAt) {
-        let Some((waiter, other)) = self.pair_that_may_die(key) else {
+        let Some((waiter, other)) = self.pair_that_may_crash(key) else {
             return;
         };
         let Some(first) = self.probe(other, key) else {
@@ -315,7 +315,7 @@ impl World {
     /// M6 and L3: a holder through the trait shuts down or crashes, and may start again. A `try`
     /// beside it gets `false` within a bound.
     pub(super) fn play_dead_owner(&mut self, key: KeyAt) {
-        let Some((owner, other)) = self.pair_that_may_die(key) else {
+        let Some((owner, other)) = self.pair_that_may_crash(key) else {
             return;
         };
         self.pass_quarantine();
@@ -363,7 +363,7 @@ impl World {
     /// they expire.
     pub(super) fn play_split_votes(&mut self, key: KeyAt) {
         let voters = self.voters_of_key(key);
-        let Some((gone, other)) = self.pair_that_may_die(key) else {
+        let Some((gone, other)) = self.pair_that_may_crash(key) else {
             return;
         };
         if voters.len() < 3 {

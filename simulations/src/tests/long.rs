@@ -71,7 +71,7 @@ impl Cluster {
             let node = cluster.node(at, Start::NewCluster);
             cluster.nodes.push(node);
         }
-        (0..NODES).for_each(|at| cluster.tell(at));
+        (0..NODES).for_each(|at| cluster.send_view(at));
         cluster.pass(MAX_TTL);
         cluster
     }
@@ -109,7 +109,7 @@ impl Cluster {
         let name = NodeId::new(format!("client-{}", self.incarnations)).unwrap();
         let client = self.named(name, Start::Recovering);
         self.nodes.push(client);
-        self.tell(CLIENT);
+        self.send_view(CLIENT);
     }
 
     fn addr(&self, at: usize) -> SocketAddr {
@@ -119,7 +119,7 @@ impl Cluster {
         }
     }
 
-    fn tell(&mut self, at: usize) {
+    fn send_view(&mut self, at: usize) {
         let peers = (0..NODES).filter(|other| *other != at).map(|other| {
             let peer = Peer {
                 addr: addr(other),
@@ -137,7 +137,7 @@ impl Cluster {
 
     fn restart(&mut self, at: usize) {
         self.nodes[at] = self.node(at, Start::Recovering);
-        (0..NODES).for_each(|at| self.tell(at));
+        (0..NODES).for_each(|at| self.send_view(at));
         self.pass(MAX_TTL * 2);
     }
 

@@ -61,7 +61,7 @@ pub(crate) struct Wish {
     /// `true` if it outlives its process, as through the trait.
     pub(crate) outlives: bool,
     /// The time after which it gives up, in nanoseconds of its node's clock.
-    pub(crate) patience: Option<u64>,
+    pub(crate) timeout: Option<u64>,
 }
 
 /// A scheduled request, and how long its lock is held.
@@ -104,8 +104,8 @@ impl World {
         let now = self.hosts[host].clock.now(self.time);
         let ttl_max = self.voter_set_of(host).timing().max_ttl;
         let process = self.hosts[host].process.as_mut()?;
-        let patience = wish.patience.map(Duration::from_nanos);
-        let deadline = patience.map(|span| now.mono.after(span));
+        let timeout = wish.timeout.map(Duration::from_nanos);
+        let deadline = timeout.map(|span| now.mono.after(span));
         let request = Request {
             key: self.keys[wish.key].clone(),
             ttl: Duration::from_nanos(wish.ttl).min(ttl_max),
@@ -343,7 +343,7 @@ impl World {
             key,
             epoch,
         } = write;
-        let taken = self.ledger.write(key, epoch) == Verdict::Taken;
+        let taken = self.resource.write(key, epoch) == Verdict::Taken;
         self.note(
             match taken {
                 true => Counted::WritesTaken,
@@ -372,7 +372,7 @@ fn draw_wish(rng: &mut Rng, habits: &Habits, round_trip: u64, max_ttl: u64) -> (
         is_try,
         renews: rng.chance(habits.renew_ppm),
         outlives: false,
-        patience: rng
+        timeout: rng
             .chance(habits.deadline_ppm)
             .then(|| rng.spread(round_trip, max_ttl)),
     };

@@ -5,4 +5,4 @@ mod observe;
 mod resource;
 
 pub(crate) use client::{Client, RequestAt, State, Status, Wish};
-pub(crate) use resource::{Ledger, Verdict};
+pub(crate) use resource::{Resource, Verdict};

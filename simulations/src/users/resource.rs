@@ -14,14 +14,14 @@ pub(crate) enum Verdict {
 
 /// The highest epoch seen, for each key. If epochs are no fencing tokens, it takes every write.
 #[derive(Debug)]
-pub(crate) struct Ledger {
+pub(crate) struct Resource {
     highest: Vec<u64>,
     is_fenced: bool,
     pub(crate) taken: u64,
     pub(crate) refused: u64,
 }
 
-impl Ledger {
+impl Resource {
     pub(crate) fn new(keys: usize, is_fenced: bool) -> Self {
         Self {
             highest: vec![0; keys],
@@ -48,17 +48,17 @@ mod tests {
 
     #[test]
     fn lower_epoch_is_refused_for_its_key_alone() {
-        let mut ledger = Ledger::new(2, true);
-        assert_eq!(ledger.write(0, 5), Verdict::Taken);
-        assert_eq!(ledger.write(0, 5), Verdict::Taken);
-        assert_eq!(ledger.write(0, 4), Verdict::Refused);
-        assert_eq!(ledger.write(1, 4), Verdict::Taken);
+        let mut resource = Resource::new(2, true);
+        assert_eq!(resource.write(0, 5), Verdict::Taken);
+        assert_eq!(resource.write(0, 5), Verdict::Taken);
+        assert_eq!(resource.write(0, 4), Verdict::Refused);
+        assert_eq!(resource.write(1, 4), Verdict::Taken);
     }
 
     #[test]
     fn unfenced_ledger_takes_lower_epochs() {
-        let mut ledger = Ledger::new(1, false);
-        assert_eq!(ledger.write(0, 5), Verdict::Taken);
-        assert_eq!(ledger.write(0, 4), Verdict::Taken);
+        let mut resource = Resource::new(1, false);
+        assert_eq!(resource.write(0, 5), Verdict::Taken);
+        assert_eq!(resource.write(0, 4), Verdict::Taken);
     }
 }
