@@ -82,6 +82,10 @@ pub(crate) struct Host {
     pub(crate) timer_at: Option<u64>,
     /// `true` if its wall clock was ever ahead by more than `2 * max_clock_skew`.
     pub(crate) was_far_ahead: bool,
+    /// The end of the last pause of its process.
+    pub(crate) paused_at: u64,
+    /// `true` if its name ever had a second process: its peers may not accept it again yet.
+    pub(crate) had_namesake: bool,
 }
 
 impl Host {
@@ -104,6 +108,8 @@ impl Host {
             timer: 0,
             timer_at: None,
             was_far_ahead: false,
+            paused_at: 0,
+            had_namesake: false,
         }
     }
 

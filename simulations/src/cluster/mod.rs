@@ -8,7 +8,6 @@ mod host;
 mod process;
 mod settings;
 mod steady;
-mod voter_sets;
 mod world;
 
 pub(crate) use clock::{Clock, wall_ms};
@@ -18,5 +17,4 @@ pub(crate) use heartbeats::Heartbeats;
 pub(crate) use host::{Host, Ongoing, Process, SOCKET_DATAGRAMS_MAX};
 pub(crate) use settings::{Gossip, Habits, Incarnations, PROBE_KEYS, Rates, Settings};
 pub(crate) use steady::Steady;
-pub(crate) use voter_sets::{other_voter_set, voters_of};
 pub(crate) use world::{Outcome, Plan, World, WorldEvent, Write};

@@ -6,7 +6,7 @@ use crate::algorithms::{self, Algorithm};
 use crate::cluster::{Gossip, Incarnations, Process, Sighting, World, WorldEvent};
 use crate::judge::{End, Fact, Host as HostAt};
 use crate::kernel::SECOND;
-use crate::proto::{Incarnation, NodeConfig, Start, Ticket};
+use crate::proto::{Incarnation, NodeConfig, Seal, Start, Ticket};
 
 const MAX_CLAIMS: usize = 1_000;
 
@@ -137,27 +137,17 @@ impl World {
         let seal = self.next_seal();
         let listens = self.trace.keeps_lines() && self.settings.algorithm == Algorithm::Lockmesh;
         let opener = listens.then(|| self.opener());
-        let voter_set = self.voter_set_of(host).clone();
         let (believed, believed_by_most) = (self.believed_by(host), self.believed_by_most());
-        let machine = &mut self.hosts[host];
+        let machine = &self.hosts[host];
         let now = machine.clock.now(self.time);
         let incarnation = machine.incarnations[machine.incarnations.len() - 1];
-        let config = NodeConfig {
-            id: machine.id.clone(),
-            incarnation: incarnation.incarnation,
-            voter_set,
-            start: if says_new {
-                Start::NewCluster
-            } else {
-                Start::Recovering
-            },
-            limits: self.settings.limits,
-            max_claims: MAX_CLAIMS,
-            renew_interval: self.settings.renew_interval,
-            seed: self.start_rng.draw(),
-            seal,
+        let start = match says_new {
+            true => Start::NewCluster,
+            false => Start::Recovering,
         };
-        machine.process = Some(Process {
+        let seed = self.start_rng.draw();
+        let config = self.node_config(host, incarnation.incarnation, start, seed, seal);
+        self.hosts[host].process = Some(Process {
             node: algorithms::start(self.settings.algorithm, now, config),
             opener,
             requests: Default::default(),
@@ -177,14 +167,34 @@ impl World {
         machine.timer_at = None;
         self.trace
             .line(self.time, format_args!("n{host} starts as {incarnation:?}"));
-        if self
-            .process(host)
-            .is_some_and(|process| process.node.voter().is_some())
-        {
+        let voter = self.process(host).and_then(|it| it.node.voter());
+        if voter.is_some() {
             self.see(&Fact::Forgot { voter: host });
         }
         self.drain(host);
         self.check_voters(host, false);
+    }
+
+    /// Returns the configuration of a node that runs under the name of a host.
+    pub(crate) fn node_config(
+        &self,
+        host: HostAt,
+        incarnation: Incarnation,
+        start: Start,
+        seed: u64,
+        seal: Seal,
+    ) -> NodeConfig {
+        NodeConfig {
+            id: self.hosts[host].id.clone(),
+            incarnation,
+            voter_set: self.voter_set_of(host).clone(),
+            start,
+            limits: self.settings.limits,
+            max_claims: MAX_CLAIMS,
+            renew_interval: self.settings.renew_interval,
+            seed,
+            seal,
+        }
     }
 
     /// Returns the incarnation and the address of a host's next start.
@@ -193,10 +203,7 @@ impl World {
         let number = match self.settings.incarnations {
             // Adopted incarnations count too, since real wall clocks are ahead of them.
             Incarnations::Counted => {
-                let numbers = machine
-                    .incarnations
-                    .iter()
-                    .map(|incarnation| incarnation.incarnation);
+                let numbers = machine.incarnations.iter().map(|it| it.incarnation);
                 let highest = numbers.fold(machine.highest, Incarnation::max);
                 highest.next().get()
             }
@@ -205,11 +212,11 @@ impl World {
             Incarnations::WallClock => {
                 let wall = machine.clock.now(self.time).wall_ms;
                 let mut number = wall * 1_000 + machine.incarnations.len() as u64;
-                while machine
-                    .incarnations
-                    .iter()
-                    .any(|incarnation| incarnation.incarnation.get() == number)
-                {
+                let had = |number| {
+                    let mut all = machine.incarnations.iter();
+                    all.any(|it| it.incarnation.get() == number)
+                };
+                while had(number) {
                     number += 1;
                 }
                 number
@@ -228,7 +235,7 @@ impl World {
         }
         self.note_host(host);
         let until = self.time + span;
-        self.paused_at[host] = until;
+        self.hosts[host].paused_at = until;
         let paused = &mut self.hosts[host].paused_until;
         *paused = Some(paused.map_or(until, |earlier| earlier.max(until)));
         self.push(until, WorldEvent::Resume { host });

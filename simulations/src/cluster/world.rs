@@ -4,7 +4,7 @@
 //! events and the next timeout come out. All random values come from streams of the seed, and no
 //! iteration order depends on the process. A seed therefore determines a run.
 
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,11 +14,11 @@ use crate::proto::{ClusterSecret, Event, Key, NodeId, Now, Output, View, VoterSe
 use crate::algorithms::Machine;
 use crate::cluster::{
     Clock, Datagram, Gossip, Heartbeats, Host, Known, PROBE_KEYS, Process, Rates, Settings, Steady,
-    datagrams, gossip, other_voter_set, voters_of,
+    datagrams, gossip,
 };
 use crate::faults::{CLUSTER, Fault, ForeignCluster, Namesake, draw_rate, draw_wrong};
 use crate::judge::{Fact, Host as HostAt, KeyAt, Laws, RequestId, Terms, Violation};
-use crate::kernel::{Network, Rng, SECOND, Trace};
+use crate::kernel::{Network, Queue, Rng, SECOND, Trace};
 use crate::report::Record;
 use crate::scenarios::Counted;
 use crate::users::{Client, RequestAt, Resource, Status};
@@ -73,29 +73,6 @@ pub(crate) struct Write {
     pub(crate) request: RequestId,
     pub(crate) key: KeyAt,
     pub(crate) epoch: u64,
-}
-
-#[derive(Debug)]
-struct Entry(u64, u64, WorldEvent);
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        (self.0, self.1) == (other.0, other.1)
-    }
-}
-
-impl Eq for Entry {}
-
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (other.0, other.1).cmp(&(self.0, self.1))
-    }
 }
 
 /// A world that can be run.
@@ -159,8 +136,7 @@ pub(crate) struct World {
     pub(crate) settings: Settings,
     /// True time, in nanoseconds.
     pub(crate) time: u64,
-    heap: BinaryHeap<Entry>,
-    queued: u64,
+    queue: Queue<WorldEvent>,
     pub(crate) hosts: Vec<Host>,
     pub(crate) by_addr: BTreeMap<SocketAddr, HostAt>,
     by_id: BTreeMap<NodeId, HostAt>,
@@ -196,10 +172,6 @@ pub(crate) struct World {
     pub(crate) foreign_cluster: ForeignCluster,
     /// Second processes under the names of hosts, by the fault that started them.
     pub(crate) namesakes: BTreeMap<usize, Namesake>,
-    /// The end of the last pause of each host's process.
-    pub(crate) paused_at: Vec<u64>,
-    /// Hosts that ever had a second process.
-    pub(crate) had_namesake: BTreeSet<HostAt>,
     /// `true` once the faults are over.
     pub(crate) is_settled: bool,
     pub(crate) requests: u64,
@@ -251,8 +223,7 @@ impl World {
         let mut seal_rng = Rng::stream(seed, "seal");
         let mut world = Self {
             time: 0,
-            heap: BinaryHeap::new(),
-            queued: 0,
+            queue: Queue::new(),
             by_addr: hosts.iter().map(|host| host.addr).zip(0..).collect(),
             by_id,
             voter_set,
@@ -279,8 +250,6 @@ impl World {
             seal_rng,
             foreign_cluster: ForeignCluster::default(),
             namesakes: BTreeMap::new(),
-            paused_at: vec![0; hosts.len()],
-            had_namesake: BTreeSet::new(),
             is_settled: false,
             requests: 0,
             probed: BTreeMap::new(),
@@ -414,19 +383,14 @@ impl World {
             if self.is_over() {
                 return false;
             }
-            match self.heap.peek() {
-                Some(entry) if entry.0 <= end => {}
-                _ => break,
-            }
-            let Some(Entry(at, _, event)) = self.heap.pop() else {
-                break;
+            let Some((at, event)) = self.queue.pop_until(end) else {
+                self.time = end;
+                return done(self);
             };
             self.time = at;
             self.happen(event);
             self.look();
         }
-        self.time = end;
-        done(self)
     }
 
     /// Returns `true` if the run ends early. A broken law ends it, unless it is recorded to show
@@ -436,8 +400,7 @@ impl World {
     }
 
     pub(crate) fn push(&mut self, at: u64, event: WorldEvent) {
-        self.queued += 1;
-        self.heap.push(Entry(at, self.queued, event));
+        self.queue.push(at, event);
     }
 
     pub(crate) fn push_in(&mut self, span: u64, event: WorldEvent) {
@@ -591,6 +554,19 @@ impl World {
         self.at_node(host, |node, now| node.handle_view(now, &view));
     }
 
+    /// Returns the voter set in which a host runs.
+    pub(crate) fn voter_set_of(&self, host: HostAt) -> &Arc<VoterSet> {
+        match self.hosts[host].is_other {
+            true => &self.other_voter_set,
+            false => &self.voter_set,
+        }
+    }
+
+    /// Returns the keys that a host votes for, in the voter set in which it runs.
+    pub(crate) fn keys_voted_by(&self, host: HostAt) -> &[KeyAt] {
+        &self.voter_keys[usize::from(self.hosts[host].is_other)][host]
+    }
+
     /// Changes the address of a host.
     pub(crate) fn move_to(&mut self, host: HostAt, addr: SocketAddr) {
         self.hosts[host].addr = addr;
@@ -635,6 +611,23 @@ impl World {
         self.see_adoption(host, &events);
         self.see_events(host, &events);
     }
+}
+
+fn other_voter_set(settings: &Settings, ids: &[NodeId]) -> Option<Arc<VoterSet>> {
+    let other = settings.other_set.as_ref()?;
+    let members = other.members.iter().map(|host| ids[*host].clone());
+    let voter_set = VoterSet::new(1, members.collect(), other.voters_per_key, other.timing);
+    let voter_set = voter_set.expect("settings that were drawn are valid");
+    Some(Arc::new(voter_set.of_cluster(CLUSTER)))
+}
+
+fn voters_of(
+    voter_set: &VoterSet,
+    keys: &[Key],
+    at: impl Fn(&NodeId) -> HostAt,
+) -> Vec<Vec<HostAt>> {
+    let of = |key| voter_set.voters_for(key).iter().map(&at).collect();
+    keys.iter().map(of).collect()
 }
 
 fn draw_network(settings: &Settings, hosts: usize) -> Network {

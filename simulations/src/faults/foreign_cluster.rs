@@ -32,16 +32,12 @@ impl World {
         let voter_set = voter_set(&self.settings, self);
         let now = self.hosts[0].clock.now(self.time);
         let nodes = (0..self.settings.members).map(|host| {
+            let incarnation = Incarnation::new(INCARNATION);
+            let seal = self.seal_of(OTHER_CLUSTER, [host as u8; 16]);
             let config = NodeConfig {
-                id: self.hosts[host].id.clone(),
-                incarnation: Incarnation::new(INCARNATION),
                 voter_set: voter_set.clone(),
-                start: Start::NewCluster,
                 limits: VoterLimits::default(),
-                max_claims: 1,
-                renew_interval: None,
-                seed: host as u64,
-                seal: self.seal_of(OTHER_CLUSTER, [host as u8; 16]),
+                ..self.node_config(host, incarnation, Start::NewCluster, host as u64, seal)
             };
             Node::new(now, config)
         });

@@ -6,9 +6,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::proto::{
-    Epoch, Event, Incarnation, Node, NodeConfig, Now, Output, Request, Start, Ticket,
-};
+use crate::proto::{Epoch, Event, Incarnation, Node, Now, Output, Request, Start, Ticket};
 
 use crate::algorithms::Algorithm;
 use crate::cluster::{Datagram, Gossip, Settings, Sighting, World, WorldEvent};
@@ -135,17 +133,8 @@ impl World {
         };
         let addr = SocketAddr::from(([10, 1, fault as u8, of as u8], 7_000));
         let now = self.hosts[on].clock.now(self.time);
-        let config = NodeConfig {
-            id: self.hosts[of].id.clone(),
-            incarnation,
-            voter_set: self.voter_set.clone(),
-            start: Start::Recovering,
-            limits: self.settings.limits,
-            max_claims: 10,
-            renew_interval: self.settings.renew_interval,
-            seed: rng.draw(),
-            seal: self.next_seal(),
-        };
+        let (seed, seal) = (rng.draw(), self.next_seal());
+        let config = self.node_config(of, incarnation, Start::Recovering, seed, seal);
         let mut node = Node::new(now, config);
         let view = self.true_view(of);
         node.handle_view(now, &view);
@@ -165,7 +154,7 @@ impl World {
         };
         let highest = &mut self.hosts[of].highest;
         *highest = (*highest).max(incarnation);
-        self.had_namesake.insert(of);
+        self.hosts[of].had_namesake = true;
         self.namesakes.insert(fault, namesake);
         self.drain_namesake(fault);
         self.push_in(0, WorldEvent::NamesakeActs(fault));
@@ -222,25 +211,18 @@ impl World {
     }
 
     pub(crate) fn wake_namesake(&mut self, fault: usize, timer: u64) {
-        if self
-            .namesakes
-            .get(&fault)
-            .is_some_and(|it| it.timer == timer)
-        {
+        let it = self.namesakes.get(&fault);
+        if it.is_some_and(|it| it.timer == timer) {
             self.at_namesake(fault, |node, now| node.handle_timeout(now));
         }
     }
 
-    fn at_namesake<R>(
-        &mut self,
-        fault: usize,
-        call: impl FnOnce(&mut Node, Now) -> R,
-    ) -> Option<R> {
-        let it = self.namesakes.get_mut(&fault)?;
-        let now = self.hosts[it.on].clock.now(self.time);
-        let answer = call(&mut it.node, now);
-        self.drain_namesake(fault);
-        Some(answer)
+    fn at_namesake(&mut self, fault: usize, call: impl FnOnce(&mut Node, Now)) {
+        if let Some(it) = self.namesakes.get_mut(&fault) {
+            let now = self.hosts[it.on].clock.now(self.time);
+            call(&mut it.node, now);
+            self.drain_namesake(fault);
+        }
     }
 
     fn drain_namesake(&mut self, fault: usize) {
@@ -276,10 +258,28 @@ impl World {
                 self.namesake_is_done(fault, *ticket, End::Lost);
             }
         }
-        let Some(it) = self.namesakes.get_mut(&fault) else {
-            return;
-        };
+        for fact in self.facts_of_namesake(fault, events) {
+            if matches!(fact, Fact::Granted { .. }) {
+                self.count("grants_of_namesakes");
+            }
+            self.see(&fact);
+        }
+        for event in events {
+            let (ticket, how) = match event {
+                Event::TimedOut { ticket, .. } => (ticket, End::TimedOut),
+                Event::Denied { ticket } => (ticket, End::Denied),
+                _ => continue,
+            };
+            self.namesake_is_done(fault, *ticket, how);
+        }
+    }
+
+    /// Returns the claims, grants and renewals of a namesake.
+    fn facts_of_namesake(&mut self, fault: usize, events: &[Event]) -> Vec<Fact> {
         let mut facts = Vec::new();
+        let Some(it) = self.namesakes.get_mut(&fault) else {
+            return facts;
+        };
         for (ticket, asked) in &mut it.requests {
             let epoch = it.node.claimant().epoch(*ticket).map(Epoch::get);
             if let Some(epoch) = epoch.filter(|epoch| !asked.is_held && *epoch != asked.epoch) {
@@ -289,53 +289,38 @@ impl World {
             }
         }
         let clock = &self.hosts[it.on].clock;
-        let until_of = |until| clock.when(until).unwrap_or(u64::MAX);
         for event in events {
-            match event {
-                Event::Granted {
-                    ticket,
-                    epoch,
-                    valid_until,
-                    ..
-                } => {
-                    if let Some(asked) = it.requests.get_mut(ticket) {
-                        asked.is_held = true;
-                        facts.push(Fact::Granted {
-                            request: asked.request,
-                            epoch: epoch.get(),
-                            until: until_of(*valid_until),
-                        });
+            let (Event::Granted {
+                ticket,
+                valid_until,
+                ..
+            }
+            | Event::Renewed {
+                ticket,
+                valid_until,
+            }) = event
+            else {
+                continue;
+            };
+            let until = clock.when(*valid_until).unwrap_or(u64::MAX);
+            let Some(asked) = it.requests.get_mut(ticket) else {
+                continue;
+            };
+            let request = asked.request;
+            facts.push(match event {
+                Event::Granted { epoch, .. } => {
+                    asked.is_held = true;
+                    let epoch = epoch.get();
+                    Fact::Granted {
+                        request,
+                        epoch,
+                        until,
                     }
                 }
-                Event::Renewed {
-                    ticket,
-                    valid_until,
-                } => {
-                    if let Some(asked) = it.requests.get(ticket) {
-                        facts.push(Fact::Until {
-                            request: asked.request,
-                            until: until_of(*valid_until),
-                        });
-                    }
-                }
-                _ => {}
-            }
+                _ => Fact::Until { request, until },
+            });
         }
-        for fact in facts {
-            if matches!(fact, Fact::Granted { .. }) {
-                self.count("grants_of_namesakes");
-            }
-            self.see(&fact);
-        }
-        for event in events {
-            match event {
-                Event::TimedOut { ticket, .. } => {
-                    self.namesake_is_done(fault, *ticket, End::TimedOut);
-                }
-                Event::Denied { ticket } => self.namesake_is_done(fault, *ticket, End::Denied),
-                _ => {}
-            }
-        }
+        facts
     }
 
     fn namesake_is_done(&mut self, fault: usize, ticket: Ticket, how: End) {
@@ -390,7 +375,9 @@ impl World {
         }
         if let Some(ticket) = first.filter(|_| lets_go) {
             self.namesake_is_done(fault, ticket, End::Released);
-            self.at_namesake(fault, |node, now| node.release(now, ticket));
+            self.at_namesake(fault, |node, now| {
+                node.release(now, ticket);
+            });
         }
         self.note_host(of);
         self.judge_namesake(fault);
@@ -422,7 +409,7 @@ impl World {
             let (one, other) = (it.received.get(&peer)?, it.received_other.get(&peer)?);
             let links = [of, on].map(|host| self.links_steady_since(host, peer));
             let links = links[0]?.max(links[1]?);
-            let is_one = peer != of && !self.had_namesake(peer);
+            let is_one = peer != of && !self.hosts[peer].had_namesake;
             let received = (*one).max(*other).max(links);
             let steady = self.steady.host_since(peer);
             (is_one && self.hosts[peer].acts() && *other >= started)
@@ -432,7 +419,7 @@ impl World {
             return;
         };
         // The time in which the first process was paused is not judged.
-        let since = received_both.max(self.paused_at[of]);
+        let since = received_both.max(self.hosts[of].paused_at);
         let now = self.hosts[on].clock.now(self.time);
         let base_now = self.hosts[of].clock.now(self.time);
         let holds_there = it.node.claimant().held(now).next().is_some();
@@ -492,11 +479,6 @@ impl World {
             }
             it.under = under;
         }
-    }
-
-    /// Returns `true` if the host ever had a namesake: its peers may not accept it again yet.
-    fn had_namesake(&self, host: HostAt) -> bool {
-        self.had_namesake.contains(&host)
     }
 
     /// Handles that a process has learnt of its namesake: its voter loses its memory.

@@ -1,12 +1,14 @@
-//! What every run rests on: units of time, random numbers, links, and the trace.
+//! What every run rests on: time, the queue of events, random numbers, links, and the trace.
 
 mod network;
 mod parallel;
+mod queue;
 mod rng;
 mod trace;
 
 pub(crate) use network::{LinkFaults, Network};
 pub(crate) use parallel::on_all_cores;
+pub(crate) use queue::Queue;
 pub(crate) use rng::{Rng, mix};
 pub(crate) use trace::Trace;
 
