@@ -220,10 +220,8 @@ impl Search {
                 .map(|(_, epoch, _)| epoch.get())
                 .collect();
             holders += held.len();
-            if held
-                .iter()
-                .any(|epoch| self.votes_for(state, claimant, *epoch) < 2)
-            {
+            let lacks_votes = |epoch: &u64| self.votes_for(state, claimant, *epoch) < 2;
+            if held.iter().any(lacks_votes) {
                 state.broken = state.broken.or(Some("M3"));
             }
         }
@@ -295,18 +293,20 @@ impl Search {
         }
     }
 
+    /// Grants the first claim by two votes.
     fn own(&self, state: &mut State) {
         self.ask(state, 0);
-        let is_for = |at: u8| move |it: &Envelope| it.to == at;
-        for voter in [0, 1] {
-            let sent: Vec<Envelope> = state.network.iter().cloned().collect();
-            for envelope in sent.into_iter().filter(is_for(voter)) {
+        self.read_all(state);
+    }
+
+    /// Makes two voters and then the first claimant read what is on its way to them.
+    fn read_all(&self, state: &mut State) {
+        for at in [0, 1, VOTERS as u8] {
+            let sent = state.network.iter().filter(|it| it.to == at);
+            let sent: Vec<Envelope> = sent.cloned().collect();
+            for envelope in sent {
                 self.read(state, &envelope);
             }
-        }
-        let sent: Vec<Envelope> = state.network.iter().cloned().collect();
-        for envelope in sent.into_iter().filter(is_for(VOTERS as u8)) {
-            self.read(state, &envelope);
         }
     }
 
@@ -314,12 +314,7 @@ impl Search {
     fn renew_by_session(&self, state: &mut State) {
         for _ in 0..2 {
             self.wake(state, 0);
-            for at in [0, 1, VOTERS as u8] {
-                let sent: Vec<Envelope> = state.network.iter().cloned().collect();
-                for envelope in sent.into_iter().filter(|it| it.to == at) {
-                    self.read(state, &envelope);
-                }
-            }
+            self.read_all(state);
         }
     }
 
@@ -422,16 +417,16 @@ impl Model for Search {
             let mut voter = self.voter(self.now(&state, at), at, 0, &mut out);
             // The cluster is new, and the replies of the others confirm it.
             let now = self.now(&state, at);
+            let memory = RecoveryReply {
+                nonce: at as u64,
+                highest: Default::default(),
+                votes: false,
+                knew: false,
+                seen: Incarnation::new(1),
+                quarantine: Duration::ZERO,
+                skew: Duration::ZERO,
+            };
             for other in (0..VOTERS).filter(|other| *other != at) {
-                let memory = RecoveryReply {
-                    nonce: at as u64,
-                    highest: Default::default(),
-                    votes: false,
-                    knew: false,
-                    seen: Incarnation::new(1),
-                    quarantine: Duration::ZERO,
-                    skew: Duration::ZERO,
-                };
                 voter.change(|it| {
                     it.handle_recovery_reply(now, &self.ids[other], &memory, &mut out)
                 });

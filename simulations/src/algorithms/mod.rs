@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::proto::{
-    Epoch, Incarnation, Instant, Key, Node, NodeConfig, Now, Output, Request, RequestError, Ticket,
+    Epoch, Incarnation, Instant, Node, NodeConfig, Now, Output, Request, RequestError, Ticket,
     Traffic, View, Voter,
 };
 use clap::ValueEnum;
@@ -139,30 +139,36 @@ pub(crate) trait Machine: Debug {
     /// Returns the number of open requests.
     fn claims(&self) -> usize;
 
-    /// Asks the voters of a key for their view of it, if the algorithm has such a query.
-    fn inspect(&mut self, _now: Now, _key: &Key, _patience: Duration) {}
+    /// Returns the node, if this is lockmesh.
+    fn node(&self) -> Option<&Node> {
+        None
+    }
+
+    /// Returns the node for queries that only lockmesh has.
+    fn node_mut(&mut self) -> Option<&mut Node> {
+        None
+    }
 
     /// Asks the voters that are due whether they would vote, and for their wall clocks.
-    fn check_voters(&mut self, _now: Now) {}
+    fn check_voters(&mut self, now: Now) {
+        if let Some(node) = self.node_mut() {
+            node.check_voters(now);
+        }
+    }
 
     /// Returns its traffic counters, if it has any.
     fn traffic(&self) -> Option<&Traffic> {
-        None
+        self.node().map(Node::traffic)
     }
 
     /// Returns the lockmesh voter, if there is one.
     fn voter(&self) -> Option<&Voter> {
-        None
-    }
-
-    /// Returns the sizes of its collections, if it reports them.
-    fn sizes(&self) -> Vec<(&'static str, usize)> {
-        Vec::new()
+        self.node().and_then(Node::voter)
     }
 
     /// Returns its current incarnation, if that may change while it runs.
     fn incarnation(&self) -> Option<Incarnation> {
-        None
+        self.node().map(|node| node.claimant().incarnation())
     }
 }
 
@@ -211,28 +217,12 @@ impl Machine for Node {
         self.claimant().len()
     }
 
-    fn inspect(&mut self, now: Now, key: &Key, timeout: Duration) {
-        Self::inspect(self, now, key, timeout);
+    fn node(&self) -> Option<&Node> {
+        Some(self)
     }
 
-    fn check_voters(&mut self, now: Now) {
-        Self::check_voters(self, now);
-    }
-
-    fn traffic(&self) -> Option<&Traffic> {
-        Some(Self::traffic(self))
-    }
-
-    fn voter(&self) -> Option<&Voter> {
-        Self::voter(self)
-    }
-
-    fn sizes(&self) -> Vec<(&'static str, usize)> {
-        Self::sizes(self)
-    }
-
-    fn incarnation(&self) -> Option<Incarnation> {
-        Some(self.claimant().incarnation())
+    fn node_mut(&mut self) -> Option<&mut Node> {
+        Some(self)
     }
 }
 

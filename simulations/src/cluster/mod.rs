@@ -17,4 +17,4 @@ pub(crate) use heartbeats::Heartbeats;
 pub(crate) use host::{Host, Ongoing, Process, SOCKET_DATAGRAMS_MAX};
 pub(crate) use settings::{Gossip, Habits, Incarnations, PROBE_KEYS, Rates, Settings};
 pub(crate) use steady::Steady;
-pub(crate) use world::{Outcome, Plan, World, WorldEvent, Write};
+pub(crate) use world::{Outcome, Plan, World, WorldEvent};

@@ -21,7 +21,7 @@ use crate::judge::{Fact, Host as HostAt, KeyAt, Laws, RequestId, Terms, Violatio
 use crate::kernel::{Network, Queue, Rng, SECOND, Trace};
 use crate::report::Record;
 use crate::scenarios::Counted;
-use crate::users::{Client, RequestAt, Resource, Status};
+use crate::users::{Client, RequestAt, Resource, Status, Write};
 
 /// An event that is scheduled for a point in true time.
 #[derive(Clone, Debug)]
@@ -61,18 +61,9 @@ pub(crate) enum WorldEvent {
     /// A client checks its guard before a write.
     Look { client: usize, request: RequestId },
     /// The write leaves the process.
-    Leave { host: HostAt, write: Write },
+    Leave(Write),
     /// The write reaches the resource.
     Reach(Write),
-}
-
-/// A write on its way to the resource.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Write {
-    pub(crate) host: HostAt,
-    pub(crate) request: RequestId,
-    pub(crate) key: KeyAt,
-    pub(crate) epoch: u64,
 }
 
 /// A world that can be run.
@@ -433,7 +424,7 @@ impl World {
             WorldEvent::LetGo { host, request } => self.let_go(host, request),
             WorldEvent::Wake { client, turn } => self.wake_client(client, turn),
             WorldEvent::Look { client, request } => self.look_and_write(client, request),
-            WorldEvent::Leave { host, write } => self.write_leaves(host, write),
+            WorldEvent::Leave(write) => self.write_leaves(write),
             WorldEvent::Reach(write) => self.write_reaches(write),
         }
     }

@@ -1,7 +1,7 @@
 //! A minority of the voters that stays broken after all else was healed: crashed, mute, deaf or cut
 //! off for good. Requests that can reach the other voters are still served.
 
-use crate::proto::{NEVER_GRANTED_MAX, Peer, View};
+use crate::proto::{NEVER_GRANTED_MAX, Node, Peer, View};
 
 use crate::cluster::World;
 use crate::judge::{Fact, Host as HostAt};
@@ -57,7 +57,10 @@ impl World {
         let incarnations: usize = self.hosts.iter().map(|host| host.incarnations.len()).sum();
         let namesakes = self.coverage.get("namesakes").copied().unwrap_or_default();
         for host in self.whole() {
-            let sizes = self.process(host).map(|it| it.node.sizes());
+            let sizes = self
+                .process(host)
+                .and_then(|it| it.node.node())
+                .map(Node::sizes);
             for (what, size) in sizes.into_iter().flatten() {
                 let bound = match what {
                     "peers" => hosts,

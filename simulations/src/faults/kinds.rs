@@ -374,16 +374,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn faults_drawn_twice_are_equal_and_sorted() {
-        for seed in 0..200 {
-            let settings = Settings::draw(seed, None);
-            let faults = draw(&settings);
-            assert_eq!(faults, draw(&settings));
-            assert!(faults.is_sorted_by_key(|fault| fault.at));
-        }
-    }
-
-    #[test]
     fn cut_links_match_its_kind() {
         let links = |cut: Cut| cut.links(3);
         assert_eq!(links(Cut::OneWay(vec![0])), [(0, 1), (0, 2)]);

@@ -17,7 +17,11 @@ impl World {
         for host in 0..self.hosts.len() {
             let name = self.keys[key].clone();
             let timeout = self.settings.timing.max_ttl;
-            self.at_node(host, |node, now| node.inspect(now, &name, timeout));
+            self.at_node(host, |node, now| {
+                if let Some(node) = node.node_mut() {
+                    node.inspect(now, &name, timeout);
+                }
+            });
         }
         self.pass(self.settings.max_ttl());
         let hosts = self.start_rng.sample(self.hosts.len(), 5);

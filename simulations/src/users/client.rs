@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::proto::{Request, Ticket};
 
-use crate::cluster::{Habits, Ongoing, World, WorldEvent, Write};
+use crate::cluster::{Habits, Ongoing, World, WorldEvent};
 use crate::judge::{End, Fact, Host as HostAt, KeyAt, RequestId};
 use crate::kernel::Rng;
 use crate::scenarios::Counted;
@@ -17,12 +17,17 @@ pub(crate) enum State {
     Rests,
     /// It waits for a lock, and withdraws if its turn comes first.
     Waits { request: RequestId },
-    /// It holds a lock until its next turn.
-    Holds {
-        request: RequestId,
-        key: KeyAt,
-        epoch: u64,
-    },
+    /// It holds a lock until its next turn, and may write so.
+    Holds(Write),
+}
+
+/// A write of a holder to the resource.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Write {
+    host: HostAt,
+    request: RequestId,
+    key: KeyAt,
+    epoch: u64,
 }
 
 /// One user, in the process of one host.
@@ -169,16 +174,26 @@ impl World {
             return;
         }
         let host = self.clients[client].host;
-        let machine = &mut self.hosts[host];
-        if machine.is_paused() {
-            machine.put_off.push(WorldEvent::Wake { client, turn });
+        if self.is_deferred(host, WorldEvent::Wake { client, turn }) {
             return;
         }
         match self.clients[client].state {
             State::Rests if self.is_settled => {}
             State::Rests => self.client_asks(client),
-            State::Waits { request } | State::Holds { request, .. } => self.let_go(host, request),
+            State::Waits { request } | State::Holds(Write { request, .. }) => {
+                self.let_go(host, request);
+            }
         }
+    }
+
+    /// Defers an event of a process while it is paused. Returns `true` if it does.
+    fn is_deferred(&mut self, host: HostAt, event: WorldEvent) -> bool {
+        let machine = &mut self.hosts[host];
+        let is_paused = machine.is_paused();
+        if is_paused {
+            machine.put_off.push(event);
+        }
+        is_paused
     }
 
     fn client_asks(&mut self, client: usize) {
@@ -232,18 +247,17 @@ impl World {
             hold_max, work_max, ..
         } = self.settings.habits;
         // A client with slow writes releases its lock only after its last write has arrived.
-        let last = if work_max > 0 {
-            work_max + self.settings.round_trip()
-        } else {
-            0
+        let last = match work_max {
+            0 => 0,
+            work_max => work_max + self.settings.round_trip(),
         };
         let it = &mut self.clients[client];
-        let key = it.key;
-        it.state = State::Holds {
+        it.state = State::Holds(Write {
+            host: it.host,
             request,
-            key,
+            key: it.key,
             epoch,
-        };
+        });
         it.turn += 1;
         let turn = it.turn;
         let hold = if it.rng.chance(500_000) {
@@ -264,40 +278,26 @@ impl World {
 
     /// Checks a client's guard. If it holds, the client writes or extends its lease.
     pub(crate) fn look_and_write(&mut self, client: usize, request: RequestId) {
-        let it = &self.clients[client];
-        let host = it.host;
-        let State::Holds {
-            request: held,
-            key,
-            epoch,
-        } = it.state
-        else {
+        let State::Holds(write) = self.clients[client].state else {
             return;
         };
-        if held != request {
-            return;
-        }
-        let machine = &mut self.hosts[host];
-        if machine.is_paused() {
-            machine.put_off.push(WorldEvent::Look { client, request });
+        let host = write.host;
+        if write.request != request || self.is_deferred(host, WorldEvent::Look { client, request })
+        {
             return;
         }
         let Some(ticket) = self.ticket_of(host, request) else {
             return;
         };
         let now = self.hosts[host].clock.now(self.time);
-        let holds = self
-            .process(host)
-            .is_some_and(|process| process.node.valid_until(now, ticket).is_some());
-        if !holds {
+        let process = self.process(host);
+        if process.is_none_or(|it| it.node.valid_until(now, ticket).is_none()) {
             return;
         }
         let extends = self.settings.habits.extend_ppm;
         let it = &mut self.clients[client];
         if it.rng.chance(extends) {
-            let extra = it
-                .rng
-                .below(self.settings.timing.max_ttl.as_nanos() as u64 / 4);
+            let extra = it.rng.below(self.settings.max_ttl() / 4);
             let extra = Duration::from_nanos(extra);
             self.count("extends");
             let process = self.hosts[host].process.as_mut();
@@ -307,33 +307,18 @@ impl World {
             self.at_node(host, |node, now| node.extend(now, ticket, extra));
             return;
         }
-        let gap = it.rng.below(
-            self.settings
-                .round_trip()
-                .max(self.settings.habits.work_max),
-        );
-        let write = Write {
-            host,
-            request,
-            key,
-            epoch,
-        };
-        self.push_in(gap, WorldEvent::Leave { host, write });
+        let work_max = self.settings.habits.work_max;
+        let gap = it.rng.below(self.settings.round_trip().max(work_max));
+        self.push_in(gap, WorldEvent::Leave(write));
     }
 
     /// Sends a write from its process, or defers it while the process is paused.
-    pub(crate) fn write_leaves(&mut self, host: HostAt, write: Write) {
-        let machine = &mut self.hosts[host];
-        if machine.process.is_none() {
-            return;
+    pub(crate) fn write_leaves(&mut self, write: Write) {
+        let has_process = self.hosts[write.host].process.is_some();
+        if has_process && !self.is_deferred(write.host, WorldEvent::Leave(write)) {
+            let span = self.start_rng.below(self.settings.round_trip());
+            self.push_in(span, WorldEvent::Reach(write));
         }
-        if machine.is_paused() {
-            machine.put_off.push(WorldEvent::Leave { host, write });
-            return;
-        }
-        let round_trip = self.settings.round_trip();
-        let span = self.start_rng.below(round_trip);
-        self.push_in(span, WorldEvent::Reach(write));
     }
 
     pub(crate) fn write_reaches(&mut self, write: Write) {
@@ -344,13 +329,11 @@ impl World {
             epoch,
         } = write;
         let taken = self.resource.write(key, epoch) == Verdict::Taken;
-        self.note(
-            match taken {
-                true => Counted::WritesTaken,
-                false => Counted::WritesRefused,
-            },
-            host,
-        );
+        let counted = match taken {
+            true => Counted::WritesTaken,
+            false => Counted::WritesRefused,
+        };
+        self.note(counted, host);
         self.see(&Fact::Wrote {
             request,
             key,
