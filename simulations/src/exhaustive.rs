@@ -16,11 +16,12 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
+use stateright::{Model, Property};
+
 use crate::proto::{
     Claimant, Effects, Event, Incarnation, Instant, Key, Message, NodeId, Now, Outbox,
     RecoveryReply, Request, Start, Ticket, Timing, Voter, VoterLimits, VoterSet,
 };
-use stateright::{Model, Property};
 
 pub(crate) use found::command;
 #[cfg(any(test, lockmesh_mutants))]

@@ -6,13 +6,13 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::proto::{Mutant, mutants};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::campaign::{Tweaks, judge};
 use crate::exhaustive;
 use crate::kernel::on_all_cores;
+use crate::proto::{Mutant, mutants};
 
 /// The result of a mutant.
 #[derive(Clone, Debug, Serialize)]

@@ -9,12 +9,12 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::proto::Timing;
 use serde::Serialize;
 use serde_json::json;
 
 use crate::cluster::{Habits, Settings, World};
 use crate::kernel::{MILLISECOND, SECOND};
+use crate::proto::Timing;
 
 const MEMBERS: [usize; 4] = [5, 10, 20, 50];
 const VOTERS: usize = 3;

@@ -13,10 +13,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::proto::{Epoch, EpochClock, Instant, Key, NodeConfig, NodeId, Now, Start, Timing, View};
-
 use super::packet::{Packet, Verb};
 use super::poller::{Poller, Rules};
+use crate::proto::{Epoch, EpochClock, Instant, Key, NodeConfig, NodeId, Now, Start, Timing, View};
 
 /// The attempt that has a vote.
 #[derive(Clone, Copy, Debug)]

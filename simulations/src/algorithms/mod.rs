@@ -16,13 +16,13 @@ use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use clap::ValueEnum;
+
+use crate::cluster::{Gossip, Settings};
 use crate::proto::{
     Epoch, Incarnation, Instant, Node, NodeConfig, Now, Output, Request, RequestError, Ticket,
     Traffic, View, Voter,
 };
-use clap::ValueEnum;
-
-use crate::cluster::{Gossip, Settings};
 
 pub(crate) use tally::{Lease, Overlap, Story, Wait, Write};
 

@@ -8,14 +8,13 @@ use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::Machine;
+use super::packet::{Packet, Verb, hash};
+use crate::kernel::Rng;
 use crate::proto::{
     Epoch, Event, Instant, Key, NodeConfig, NodeId, Now, Output, Request, RequestError, Ticket,
     Timing, View, VoteTally,
 };
-
-use super::Machine;
-use super::packet::{Packet, Verb, hash};
-use crate::kernel::Rng;
 
 /// The length of an attempt, in round trips. A server that has not replied by then counts as a no.
 const ATTEMPT_ROUND_TRIPS: u32 = 5;

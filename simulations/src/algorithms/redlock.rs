@@ -17,10 +17,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::proto::{Instant, Key, NodeConfig, NodeId, Now, View, VoterSet};
-
 use super::packet::{Packet, Verb};
 use super::poller::{Poller, Rules};
+use crate::proto::{Instant, Key, NodeConfig, NodeId, Now, View, VoterSet};
 
 const DRIFT_PPM: u32 = 10_000;
 const DRIFT_FIXED: Duration = Duration::from_millis(2);

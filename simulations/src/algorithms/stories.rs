@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use crate::proto::Timing;
-
 use super::Algorithm;
 use crate::cluster::{Gossip, Habits, Plan, Settings};
 use crate::faults::{Cut, Fault, FaultKind, Target};
 use crate::kernel::{LinkFaults, MILLISECOND, SECOND};
+use crate::proto::Timing;
 
 const MEMBERS: usize = 5;
 const SPAN: u64 = 24 * SECOND;

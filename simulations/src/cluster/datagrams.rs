@@ -7,12 +7,11 @@
 
 use std::net::SocketAddr;
 
-use crate::proto::{ClusterSecret, PROTOCOL_VERSION, Seal};
-
 use crate::cluster::{SOCKET_DATAGRAMS_MAX, World, WorldEvent};
 use crate::faults::CLUSTER;
 use crate::judge::{Fact, Host as HostAt};
 use crate::kernel::Rng;
+use crate::proto::{ClusterSecret, PROTOCOL_VERSION, Seal};
 
 /// Version, mode and kind of a plaintext datagram.
 const PLAINTEXT_HEAD_BYTES: u64 = 3;

@@ -6,10 +6,9 @@
 
 use std::net::SocketAddr;
 
-use crate::proto::{Incarnation, NodeId, Peer, View};
-
 use crate::cluster::Gossip;
 use crate::kernel::Rng;
+use crate::proto::{Incarnation, NodeId, Peer, View};
 
 /// One incarnation of a host, as reported by gossip.
 #[derive(Clone, Copy, Debug)]

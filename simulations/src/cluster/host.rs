@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::proto::{Incarnation, Instant, NodeId, Seal, Ticket};
-
 use crate::algorithms::Machine;
 use crate::cluster::{Clock, Datagram, Sighting, WorldEvent};
 use crate::judge::{KeyAt, RequestId};
+use crate::proto::{Incarnation, Instant, NodeId, Seal, Ticket};
 
 /// The datagrams that the operating system buffers for a process that does not read them.
 pub(crate) const SOCKET_DATAGRAMS_MAX: usize = 256;

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use crate::proto::{Timing, VoterLimits};
-
 use crate::algorithms::Algorithm;
 use crate::faults::{LastingFaults, lasting, namesakes, wrong_clocks};
 use crate::kernel::{LinkFaults, MILLISECOND, Rng, SECOND};
+use crate::proto::{Timing, VoterLimits};
 
 /// The number of keys that are reserved for the probes at the end of a run.
 pub(crate) const PROBE_KEYS: usize = 20;
@@ -101,7 +100,7 @@ pub(crate) struct Settings {
     pub(crate) has_foreign_cluster: bool,
     /// `true` if second processes start under the names of hosts.
     pub(crate) has_namesakes: bool,
-    /// The lasting that last for the whole fault phase.
+    /// The faults that last for the whole fault phase.
     pub(crate) lasting: LastingFaults,
 }
 

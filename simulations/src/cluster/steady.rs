@@ -1,10 +1,9 @@
 //! Records since when each host and each link has had no fault, to judge whether a lease could have
 //! been kept.
 
-use crate::proto::Event;
-
 use crate::cluster::{Gossip, Ongoing, World};
 use crate::judge::{Fact, Host as HostAt, KeyAt};
+use crate::proto::Event;
 
 /// The last time that each host and link had a fault, in true time.
 #[derive(Debug)]

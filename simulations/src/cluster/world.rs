@@ -9,8 +9,6 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::proto::{ClusterSecret, Event, Key, NodeId, Now, Output, View, VoterSet};
-
 use crate::algorithms::Machine;
 use crate::cluster::{
     Clock, Datagram, Gossip, Heartbeats, Host, Known, PROBE_KEYS, Process, Rates, Settings, Steady,
@@ -19,6 +17,7 @@ use crate::cluster::{
 use crate::faults::{CLUSTER, Fault, ForeignCluster, Namesake, draw_rate, draw_wrong};
 use crate::judge::{Fact, Host as HostAt, KeyAt, Laws, RequestId, Terms, Violation};
 use crate::kernel::{Network, Queue, Rng, SECOND, Trace};
+use crate::proto::{ClusterSecret, Event, Key, NodeId, Now, Output, View, VoterSet};
 use crate::report::Record;
 use crate::scenarios::Counted;
 use crate::users::{Client, RequestAt, Resource, Status, Write};
@@ -142,7 +141,7 @@ pub(crate) struct World {
     pub(crate) clients: Vec<Client>,
     pub(crate) resource: Resource,
     pub(crate) steady: Steady,
-    /// The links that each cut_and_crash has cut, by fault.
+    /// The links that each [`CutAndCrash`](crate::faults::FaultKind::CutAndCrash) has cut, by fault.
     pub(crate) cut_links: BTreeMap<usize, Vec<(HostAt, HostAt)>>,
     /// Hosts that stay broken after the world has settled.
     pub(crate) broken: BTreeSet<HostAt>,

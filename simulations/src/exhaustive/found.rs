@@ -74,7 +74,7 @@ pub(crate) fn command(timeout: Duration, states_max: usize, json: bool) -> ExitC
     }
 }
 
-/// Searches a scope for at most `timeout` and about `states_max` states.
+/// Searches a scope for at most `timeout`, and about `states_max` states.
 pub(crate) fn search(scope: &Scope, timeout: Duration, states_max: usize) -> Found {
     let begun = Instant::now();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);

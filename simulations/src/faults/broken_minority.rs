@@ -1,14 +1,13 @@
 //! A minority of the voters that stays broken after all else was healed: crashed, mute, deaf or cut
 //! off for good. Requests that can reach the other voters are still served.
 
-use crate::proto::{NEVER_GRANTED_MAX, Node, Peer, View};
-
 use crate::cluster::World;
 use crate::judge::{Fact, Host as HostAt};
 use crate::kernel::Rng;
+use crate::proto::{NEVER_GRANTED_MAX, Node, Peer, View};
 
 impl World {
-    /// Breaks a minority of the voters of each key for good, in worlds with that lasting fault.
+    /// Breaks a minority of the voters of each key for good, in worlds that draw that.
     pub(crate) fn break_some(&mut self) {
         // A voter whose wall clock was far ahead may return with a fence as far ahead. It cannot
         // vote then, and without it the others may be no quorum.

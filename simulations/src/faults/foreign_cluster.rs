@@ -6,12 +6,11 @@
 
 use std::sync::Arc;
 
+use crate::cluster::{Datagram, Settings, World};
+use crate::judge::Host as HostAt;
 use crate::proto::{
     Incarnation, Node, NodeConfig, Now, Output, Peer, Start, View, VoterLimits, VoterSet,
 };
-
-use crate::cluster::{Datagram, Settings, World};
-use crate::judge::Host as HostAt;
 
 /// The names of the two clusters.
 pub(crate) const CLUSTER: &str = "prod";
@@ -19,7 +18,7 @@ const OTHER_CLUSTER: &str = "staging";
 /// Above all incarnations of the hosts, or it would count as an earlier one of the host.
 const INCARNATION: u64 = u64::MAX / 2;
 
-/// The twin of each member, if the settings ask for twins.
+/// The voter of each member's name, if the settings ask for a foreign cluster.
 #[derive(Debug, Default)]
 pub(crate) struct ForeignCluster(Vec<Node>);
 
@@ -65,7 +64,7 @@ impl World {
         self.foreign_cluster = ForeignCluster(nodes);
     }
 
-    /// Delivers all datagrams among the twins at once.
+    /// Delivers all datagrams among them at once.
     fn deliver(&self, nodes: &mut [Node], now: Now) {
         let mut sent = true;
         while std::mem::take(&mut sent) {

@@ -1,12 +1,12 @@
-//! LastingFaults that last for the whole fault phase of some worlds: late timers, small socket buffers,
-//! paths that lose large datagrams, and hosts that never come back.
+//! Faults that last for the whole fault phase of some worlds: late timers, small socket buffers, paths
+//! that lose large datagrams. And whether some hosts stay broken after that.
 //!
 //! All are drawn from a separate stream, so that the other draws of a world stay the same.
 
 use crate::cluster::{Settings, World};
 use crate::kernel::{MILLISECOND, Rng};
 
-/// The lasting of a world. The default has none.
+/// The lasting faults of a world. The default has none.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct LastingFaults {
     /// The maximum delay of a node's timer, in nanoseconds. Datagrams that arrive meanwhile are
@@ -25,7 +25,8 @@ pub(crate) struct LastingFaults {
     pub(crate) breaks_minority: bool,
 }
 
-/// Draws the lasting of a world. Some of them change its link_faults.
+/// Draws the lasting faults of a world. Some of them are those of its links. The name of the stream is
+/// part of every seed, so it stays.
 pub(crate) fn draw(settings: &mut Settings) {
     let mut rng = Rng::stream(settings.seed, "hazards");
     let max_ttl = settings.max_ttl();
@@ -46,14 +47,7 @@ pub(crate) fn draw(settings: &mut Settings) {
             settings.link_faults.late_ppm = *rng.pick(&[2_000, 20_000]);
         }
         // A lease is only promised to survive faults if every datagram arrives.
-        4 | 5 => {
-            let link_faults = &mut settings.link_faults;
-            (
-                link_faults.loss_ppm,
-                link_faults.late_ppm,
-                link_faults.damage_ppm,
-            ) = (0, 0, 0);
-        }
+        4 | 5 => settings.link_faults.lose_nothing(),
         _ => {}
     }
     settings.lasting.breaks_minority = settings.voters_per_key >= 3 && rng.chance(200_000);

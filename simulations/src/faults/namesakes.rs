@@ -6,13 +6,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::proto::{Epoch, Event, Incarnation, Node, Now, Output, Request, Start, Ticket};
-
 use crate::algorithms::Algorithm;
 use crate::cluster::{Datagram, Gossip, Settings, Sighting, World, WorldEvent};
 use crate::faults::{Fault, FaultKind};
 use crate::judge::{End, Fact, Host as HostAt, KeyAt, RequestId};
 use crate::kernel::{MILLISECOND, Rng};
+use crate::proto::{Epoch, Event, Incarnation, Node, Now, Output, Request, Start, Ticket};
 
 /// The maximum number of its open requests.
 const REQUESTS_MAX: usize = 3;
@@ -106,18 +105,11 @@ pub(crate) fn make_fair(settings: &mut Settings) {
         return;
     }
     settings.gossip = Gossip::Honest;
-    let link_faults = &mut settings.link_faults;
-    (
-        link_faults.loss_ppm,
-        link_faults.late_ppm,
-        link_faults.damage_ppm,
-    ) = (0, 0, 0);
+    settings.link_faults.lose_nothing();
     let lasting = &mut settings.lasting;
-    (
-        lasting.timers_late_max,
-        lasting.reading,
-        lasting.large_loss_ppm,
-    ) = (0, 0, 0);
+    lasting.timers_late_max = 0;
+    lasting.reading = 0;
+    lasting.large_loss_ppm = 0;
 }
 
 impl World {

@@ -3,12 +3,11 @@
 //! stay within `max_clock_skew` of each other. The laws hold whatever the wrong ones show (rule
 //! 28).
 
-use crate::proto::{Epoch, Now, quorum};
-
 use crate::cluster::{Rates, Settings, World, WorldEvent};
 use crate::faults::{Cut, Fault, FaultKind, Target};
 use crate::judge::Host as HostAt;
 use crate::kernel::{MILLISECOND, Rng, SECOND};
+use crate::proto::{Epoch, Now, quorum};
 
 /// The maximum error of a wrong wall clock, in milliseconds.
 const WRONG_MAX_MS: u64 = 1_800_000;

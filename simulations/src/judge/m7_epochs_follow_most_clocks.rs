@@ -5,10 +5,9 @@
 //! Judged if the error of the right clocks is bounded and monotonic clocks keep M1's bound. A node
 //! needs the latter to know what the others' wall clocks show.
 
-use crate::proto::Epoch;
-
 use super::{Fact, History};
 use crate::cluster::wall_ms;
+use crate::proto::Epoch;
 
 pub(super) fn judge(at: u64, fact: &Fact, history: &History) -> Option<String> {
     let off_ms = history.terms.right_clocks_off_ms?;

@@ -2,9 +2,8 @@
 
 use std::fmt::{self, Write as _};
 
-use crate::proto::{DropReason, Kind, unpack};
-
 use crate::kernel::mix;
+use crate::proto::{DropReason, Kind, unpack};
 
 /// A digest of a run, and its lines if they are kept.
 ///

@@ -4,13 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::campaign::{Tweaks, run_seed};
 use crate::proto::{
     Claimant, Effects, Epoch, Event, Incarnation, Instant, Key, Message, Node, NodeConfig, NodeId,
     Now, Output, Peer, RecoveryReply, Refuse, RefuseReason, Request, Seal, Start, Timing, View,
     Voter, VoterLimits, VoterSet,
 };
-
-use crate::campaign::{Tweaks, run_seed};
 
 const WALL_MS: u64 = 1_760_000_000_000;
 

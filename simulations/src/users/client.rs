@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use crate::proto::{Request, Ticket};
-
 use crate::cluster::{Habits, Ongoing, World, WorldEvent};
 use crate::judge::{End, Fact, Host as HostAt, KeyAt, RequestId};
 use crate::kernel::Rng;
+use crate::proto::{Request, Ticket};
 use crate::scenarios::Counted;
 use crate::users::Verdict;
 
