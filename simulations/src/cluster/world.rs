@@ -639,7 +639,7 @@ fn draw_hosts(settings: &Settings) -> Vec<Host> {
             let rate = draw_rate(&mut rng, settings);
             let off = settings.wall_off_max_ms;
             let mut wall_off = rng.between(0, 2 * off.unsigned_abs()) as i64 - off;
-            if settings.wrong_clocks.iter().flatten().any(|it| *it == at) {
+            if settings.is_wrong(at) {
                 wall_off = draw_wrong(&mut wrong_rng, settings);
             }
             Host::new(id, addr, Clock::new(0, base, rate, wall_off))

@@ -158,16 +158,12 @@ pub(crate) struct Fault {
 /// Draws the faults of a world, sorted by time. Each world favours some kinds over others.
 pub(crate) fn draw(settings: &Settings) -> Vec<Fault> {
     let mut rng = Rng::stream(settings.seed, "faults");
-    let mut weights: Vec<u64> = (0..8)
-        .map(|_| {
-            if rng.chance(500_000) {
-                rng.between(1, 10)
-            } else {
-                0
-            }
-        })
-        .collect();
-    if weights.iter().sum::<u64>() == 0 {
+    let weight = |rng: &mut Rng| match rng.chance(500_000) {
+        true => rng.between(1, 10),
+        false => 0,
+    };
+    let mut weights = [0; 8].map(|_| weight(&mut rng));
+    if weights == [0; 8] {
         weights[5] = 1;
     }
     let count = rng.between(0, 24);
@@ -192,10 +188,9 @@ pub(crate) fn draw(settings: &Settings) -> Vec<Fault> {
 /// Draws deploys: in 40 % of the worlds, one to four clean shutdowns, mostly of a holder.
 fn draw_shutdowns(settings: &Settings) -> Vec<Fault> {
     let mut rng = Rng::stream(settings.seed, "shutdowns");
-    let count = if rng.chance(400_000) {
-        rng.between(1, 4)
-    } else {
-        0
+    let count = match rng.chance(400_000) {
+        true => rng.between(1, 4),
+        false => 0,
     };
     let start = settings.max_ttl() / 4;
     let host = |rng: &mut Rng| rng.below(settings.hosts() as u64) as Host;

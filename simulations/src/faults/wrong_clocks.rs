@@ -89,7 +89,7 @@ impl World {
     /// tell which clocks are right while this host is away.
     pub(crate) fn may_miss(&self, host: HostAt) -> bool {
         let members = self.settings.members;
-        let right = (0..members).filter(|it| *it != host && !self.is_wrong(*it));
+        let right = (0..members).filter(|it| *it != host && !self.settings.is_wrong(*it));
         !self.has_right_clocks() || right.count() >= quorum(members)
     }
 
@@ -103,15 +103,11 @@ impl World {
         }
     }
 
-    pub(crate) fn is_wrong(&self, host: HostAt) -> bool {
-        self.settings.is_wrong(host)
-    }
-
     /// Moves a wall clock. If most clocks are to be right, it stays near true time unless it is one
     /// of the wrong ones.
     pub(crate) fn jump_wall(&mut self, host: HostAt, by_ms: i64) {
         let skew = self.settings.timing.max_clock_skew.as_millis() as i64;
-        let (is_kept, is_wrong) = (self.has_right_clocks(), self.is_wrong(host));
+        let (is_kept, is_wrong) = (self.has_right_clocks(), self.settings.is_wrong(host));
         if is_wrong {
             self.count("wrong_clocks_leap");
         }
@@ -128,7 +124,7 @@ impl World {
     /// Sets all clocks right, except those that are wrong for the whole run.
     pub(crate) fn set_walls_right(&mut self) {
         for host in 0..self.hosts.len() {
-            if !self.is_wrong(host) {
+            if !self.settings.is_wrong(host) {
                 self.hosts[host].clock.set_wall(0);
             }
         }
