@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::algorithms::Algorithm;
 use crate::cluster::{Outcome, Plan, Settings};
 use crate::faults;
-use crate::judge::{Kind, LAWS, Violation};
+use crate::judge::{LAWS, LawKind, Violation};
 use crate::kernel::on_all_cores;
 
 /// The number of worlds that must reach every corner.
@@ -84,8 +84,8 @@ impl Failure {
     pub(crate) fn of(violations: &[Violation]) -> Option<Self> {
         let worst = violations.iter().map(|it| it.kind).min()?;
         Some(match worst {
-            Kind::Safety => Self::Safety,
-            Kind::Liveness => Self::Liveness,
+            LawKind::Safety => Self::Safety,
+            LawKind::Liveness => Self::Liveness,
         })
     }
 }

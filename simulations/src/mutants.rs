@@ -16,7 +16,7 @@ use crate::proto::{Mutant, mutants};
 
 /// The result of a mutant.
 #[derive(Clone, Debug, Serialize)]
-struct Verdict {
+struct Caught {
     mutant: String,
     /// The law that caught it, if any.
     law: Option<String>,
@@ -39,7 +39,7 @@ pub(crate) fn command(seeds: u64, only: &str, search: Duration, json: bool) -> E
         if format!("{mutant:?}").contains(only) {
             let one = one(*mutant, seeds, search);
             let law = one.law.as_deref().unwrap_or("nothing");
-            let Verdict {
+            let Caught {
                 mutant,
                 after,
                 place,
@@ -67,13 +67,13 @@ pub(crate) fn command(seeds: u64, only: &str, search: Duration, json: bool) -> E
     }
 }
 
-fn one(mutant: Mutant, seeds: u64, search: Duration) -> Verdict {
+fn one(mutant: Mutant, seeds: u64, search: Duration) -> Caught {
     let begun = Instant::now();
     let (law, place, after) = match by_seeds(mutant, seeds) {
         Some((seed, law)) => (Some(law), "seeds".to_owned(), seed + 1),
         None => by_search(mutant, search),
     };
-    Verdict {
+    Caught {
         mutant: format!("{mutant:?}"),
         law,
         place,

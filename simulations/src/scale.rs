@@ -24,7 +24,7 @@ const START: u64 = SECOND;
 
 /// The result of one cluster size.
 #[derive(Clone, Debug, Serialize)]
-struct Row {
+struct Size {
     members: usize,
     cycles: u64,
     messages_per_cycle: f64,
@@ -46,7 +46,7 @@ pub(crate) fn command(seconds: u64, json: bool) -> ExitCode {
 }
 
 /// Runs all sizes, each for `seconds` of simulated time.
-fn rows(seconds: u64) -> Vec<Row> {
+fn rows(seconds: u64) -> Vec<Size> {
     MEMBERS
         .iter()
         .map(|members| row(*members, seconds))
@@ -54,7 +54,7 @@ fn rows(seconds: u64) -> Vec<Row> {
 }
 
 /// The counters at one time.
-struct Counted {
+struct Load {
     cycles: u64,
     messages: u64,
     datagrams: u64,
@@ -62,7 +62,7 @@ struct Counted {
     loads: Vec<u64>,
 }
 
-impl Counted {
+impl Load {
     fn of(world: &World) -> Self {
         let nodes = world.hosts.iter().filter_map(|host| host.process.as_ref());
         let traffic: Vec<_> = nodes.filter_map(|it| it.node.traffic()).collect();
@@ -78,14 +78,14 @@ impl Counted {
     }
 }
 
-fn row(members: usize, seconds: u64) -> Row {
+fn row(members: usize, seconds: u64) -> Size {
     let settings = settings(members, START + seconds * SECOND);
     let mut world = World::new(settings.into(), false);
     // Messages among voters at the start of the cluster belong to no cycle.
     world.run_until(START, |_| false);
-    let before = Counted::of(&world);
+    let before = Load::of(&world);
     world.run_until(START + seconds * SECOND, |_| false);
-    let after = Counted::of(&world);
+    let after = Load::of(&world);
     let cycles = after.cycles - before.cycles;
     let per_cycle = |count: u64| count as f64 / cycles.max(1) as f64;
     let mut loads: Vec<u64> = after
@@ -97,7 +97,7 @@ fn row(members: usize, seconds: u64) -> Row {
     loads.sort_unstable();
     let all = loads.iter().sum::<u64>().max(1) as f64;
     let share = |at: usize| loads.get(at).copied().unwrap_or_default() as f64 / all;
-    Row {
+    Size {
         members,
         cycles,
         messages_per_cycle: per_cycle(after.messages - before.messages),
@@ -133,7 +133,7 @@ fn settings(members: usize, span: u64) -> Settings {
 }
 
 /// Formats the table as Markdown.
-fn markdown(rows: &[Row]) -> String {
+fn markdown(rows: &[Size]) -> String {
     let head = "| members | cycles | messages per cycle | datagrams per cycle | busiest member | \
                 median member | 1/members |\n| ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n";
     let lines = rows.iter().map(|row| {

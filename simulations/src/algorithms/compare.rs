@@ -21,7 +21,7 @@ const MIX_WHAT: &str =
     "each seed draws its own world and faults; users let go before their last write has arrived";
 
 /// One row: a story, a scenario or the random mix, with the figures of each algorithm.
-struct Row {
+struct StoryRow {
     name: &'static str,
     what: &'static str,
     play: Play,
@@ -77,7 +77,7 @@ pub(crate) fn command(seeds: &Range<u64>, scenarios: bool, json: bool) -> ExitCo
 }
 
 /// Runs all rows with all algorithms, on all cores.
-fn play_all(mut rows: Vec<Row>, seeds: &Range<u64>) -> Vec<Row> {
+fn play_all(mut rows: Vec<StoryRow>, seeds: &Range<u64>) -> Vec<StoryRow> {
     let jobs: Vec<(usize, usize, u64)> = (0..rows.len())
         .flat_map(|row| (0..3).map(move |which| (row, which)))
         .flat_map(|(row, which)| seeds.clone().map(move |seed| (row, which, seed)))
@@ -102,8 +102,8 @@ fn play_all(mut rows: Vec<Row>, seeds: &Range<u64>) -> Vec<Row> {
     rows
 }
 
-fn row(name: &'static str, what: &'static str, play: Play) -> Row {
-    Row {
+fn row(name: &'static str, what: &'static str, play: Play) -> StoryRow {
+    StoryRow {
         name,
         what,
         play,
@@ -130,7 +130,7 @@ fn tally_of(mut plan: Plan) -> Tally {
     plan.settings.is_recorded = true;
     let mut record = plan.run(false).record.unwrap_or_default();
     record.end_at_settled();
-    tally::Story::of(&record).tally(record.healed)
+    tally::UserView::of(&record).tally(record.healed)
 }
 
 /// Returns the world of a story by its name, and its faults in a short phrase.
@@ -145,7 +145,7 @@ pub(crate) fn names() -> Vec<&'static str> {
 }
 
 /// Formats the table as Markdown, with a line for each story and algorithm.
-fn markdown(rows: &[Row]) -> String {
+fn markdown(rows: &[StoryRow]) -> String {
     let mut text = String::from(
         "| what goes wrong | algorithm | two holders | for | stale writes taken | refused \
          | grants | longest wait for a free key, healed |\n\
@@ -176,8 +176,8 @@ fn markdown(rows: &[Row]) -> String {
 }
 
 /// Formats the table as one JSON object.
-fn to_json(rows: &[Row]) -> Value {
-    let row = |row: &Row| {
+fn to_json(rows: &[StoryRow]) -> Value {
+    let row = |row: &StoryRow| {
         let by_name = Algorithm::ALL.iter().zip(&row.tallies);
         let by_name: Vec<Value> = by_name
             .map(|(algorithm, tally)| json!({ "algorithm": algorithm.name(), "tally": tally }))

@@ -27,7 +27,7 @@ struct Vote {
 
 /// A voter's record of a key.
 #[derive(Debug, Default)]
-struct Record {
+struct KeyRecord {
     /// The highest epoch that had its vote and may have been granted.
     fence: u64,
     vote: Option<Vote>,
@@ -42,7 +42,7 @@ pub(super) struct Living {
     timing: Timing,
     /// The instant from which it votes.
     votes_from: Instant,
-    records: BTreeMap<u64, Record>,
+    records: BTreeMap<u64, KeyRecord>,
     clock: EpochClock,
 }
 

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use serde::{Serialize, Serializer};
 
-use crate::judge::{End, Fact, Host, KeyAt, RequestId};
+use crate::judge::{End, Fact, HostAt, KeyAt, RequestId};
 use crate::report::{Note, Record};
 
 /// The span in which a request held a key, by its own process.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Lease {
     pub(crate) request: RequestId,
-    pub(crate) host: Host,
+    pub(crate) host: HostAt,
     pub(crate) key: KeyAt,
     #[serde(serialize_with = "as_text")]
     pub(crate) epoch: u64,
@@ -31,7 +31,7 @@ fn as_text<S: Serializer>(epoch: &u64, to: S) -> Result<S::Ok, S::Error> {
 /// A request that waited, and how the wait ended.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Wait {
-    pub(crate) host: Host,
+    pub(crate) host: HostAt,
     pub(crate) key: KeyAt,
     pub(crate) from: u64,
     pub(crate) until: u64,
@@ -41,9 +41,9 @@ pub(crate) struct Wait {
 
 /// A write that reached the resource.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Write {
+pub(crate) struct WriteAt {
     pub(crate) at: u64,
-    pub(crate) host: Host,
+    pub(crate) host: HostAt,
     pub(crate) key: KeyAt,
     #[serde(serialize_with = "as_text")]
     pub(crate) epoch: u64,
@@ -58,16 +58,16 @@ pub(crate) struct Overlap {
     pub(crate) key: KeyAt,
     pub(crate) from: u64,
     pub(crate) until: u64,
-    pub(crate) hosts: [Host; 2],
+    pub(crate) hosts: [HostAt; 2],
 }
 
 /// A run as its users saw it.
 #[derive(Debug, Default)]
-pub(crate) struct Story {
+pub(crate) struct UserView {
     /// Leases in the order of their grants.
     pub(crate) leases: Vec<Lease>,
     pub(crate) waits: Vec<Wait>,
-    pub(crate) writes: Vec<Write>,
+    pub(crate) writes: Vec<WriteAt>,
     pub(crate) overlaps: Vec<Overlap>,
 }
 
@@ -102,13 +102,13 @@ impl Tally {
 /// A request that has not ended.
 #[derive(Clone, Copy)]
 struct Open {
-    host: Host,
+    host: HostAt,
     key: KeyAt,
     asked: u64,
     lease: Option<usize>,
 }
 
-impl Story {
+impl UserView {
     /// Builds the story of a record.
     pub(crate) fn of(record: &Record) -> Self {
         let mut story = Self::default();
@@ -135,7 +135,7 @@ impl Story {
                         last_writer.insert(*key, writer);
                     }
                     let host = story.leases[writer].host;
-                    story.writes.push(Write {
+                    story.writes.push(WriteAt {
                         at: *at,
                         host,
                         key: *key,
@@ -316,7 +316,7 @@ mod tests {
     }
 
     fn asked(at: u64, request: u64) -> (u64, Fact) {
-        let (request, host) = (RequestId(request), request as Host);
+        let (request, host) = (RequestId(request), request as HostAt);
         let key = 0;
         let asked = Fact::Asked {
             request,
@@ -363,7 +363,7 @@ mod tests {
             over(50, 1, End::Lost),
             over(60, 2, End::Released),
         ];
-        let tally = Story::of(&record(facts)).tally(None);
+        let tally = UserView::of(&record(facts)).tally(None);
         assert_eq!(
             (tally.overlaps, tally.overlap_nanos, tally.grants),
             (1, 20, 2)
@@ -379,7 +379,7 @@ mod tests {
             asked(2, 2),
             granted(20, 2, 6, 90),
         ];
-        assert_eq!(Story::of(&record(facts)).tally(None).overlaps, 0);
+        assert_eq!(UserView::of(&record(facts)).tally(None).overlaps, 0);
     }
 
     #[test]
@@ -394,7 +394,7 @@ mod tests {
             wrote(23, 1, 5, false),
             wrote(24, 1, 5, true),
         ];
-        let tally = Story::of(&record(facts)).tally(None);
+        let tally = UserView::of(&record(facts)).tally(None);
         assert_eq!((tally.stale_taken, tally.stale_refused), (1, 1));
     }
 
@@ -407,7 +407,7 @@ mod tests {
             over(120, 1, End::Lost),
             granted(150, 2, 6, 900),
         ];
-        let story = Story::of(&record(facts));
+        let story = UserView::of(&record(facts));
         assert_eq!(story.tally(Some(100)).free_but_waited_nanos, 30);
         assert_eq!(story.tally(Some(140)).free_but_waited_nanos, 10);
     }

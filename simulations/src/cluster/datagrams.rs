@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use crate::cluster::{SOCKET_DATAGRAMS_MAX, World, WorldEvent};
 use crate::faults::CLUSTER;
-use crate::judge::{Fact, Host as HostAt};
+use crate::judge::{Fact, HostAt};
 use crate::kernel::Rng;
 use crate::proto::{ClusterSecret, PROTOCOL_VERSION, Seal};
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use crate::algorithms::{self, Algorithm};
 use crate::cluster::{Gossip, Incarnations, Process, Sighting, World, WorldEvent};
-use crate::judge::{End, Fact, Host as HostAt};
+use crate::judge::{End, Fact, HostAt};
 use crate::kernel::SECOND;
 use crate::proto::{Incarnation, NodeConfig, Seal, Start, Ticket};
 

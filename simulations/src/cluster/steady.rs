@@ -2,7 +2,7 @@
 //! been kept.
 
 use crate::cluster::{Gossip, Ongoing, World};
-use crate::judge::{Fact, Host as HostAt, KeyAt};
+use crate::judge::{Fact, HostAt, KeyAt};
 use crate::proto::Event;
 
 /// The last time that each host and link had a fault, in true time.

@@ -15,7 +15,7 @@ use crate::cluster::{
     datagrams, gossip,
 };
 use crate::faults::{CLUSTER, Fault, ForeignCluster, Namesake, draw_rate, draw_wrong};
-use crate::judge::{Fact, Host as HostAt, KeyAt, Laws, RequestId, Terms, Violation};
+use crate::judge::{Fact, HostAt, KeyAt, Laws, RequestId, Terms, Violation};
 use crate::kernel::{Network, Queue, Rng, SECOND, Trace};
 use crate::proto::{ClusterSecret, Event, Key, NodeId, Now, Output, View, VoterSet};
 use crate::report::Record;

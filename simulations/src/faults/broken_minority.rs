@@ -2,7 +2,7 @@
 //! off for good. Requests that can reach the other voters are still served.
 
 use crate::cluster::World;
-use crate::judge::{Fact, Host as HostAt};
+use crate::judge::{Fact, HostAt};
 use crate::kernel::Rng;
 use crate::proto::{NEVER_GRANTED_MAX, Node, Peer, View};
 

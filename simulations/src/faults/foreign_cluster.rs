@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crate::cluster::{Datagram, Settings, World};
-use crate::judge::Host as HostAt;
+use crate::judge::HostAt;
 use crate::proto::{
     Incarnation, Node, NodeConfig, Now, Output, Peer, Start, View, VoterLimits, VoterSet,
 };

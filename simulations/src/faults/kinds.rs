@@ -3,18 +3,18 @@
 
 use super::{namesakes, wrong_clocks};
 use crate::cluster::{Rates, Settings};
-use crate::judge::Host;
+use crate::judge::HostAt;
 use crate::kernel::{MILLISECOND, Rng};
 
 /// The host that a fault affects.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Target {
     /// This host.
-    Host(Host),
+    Host(HostAt),
     /// A host that holds a lock at that moment, or this host if no lock is held.
-    HolderOr(Host),
+    HolderOr(HostAt),
     /// A voter of a key that is held at that moment, or this host if no key is held.
-    VoterOr(Host),
+    VoterOr(HostAt),
 }
 
 /// A set of links to cut.
@@ -23,16 +23,16 @@ pub(crate) enum Cut {
     /// The links between hosts of different groups, both ways.
     Split(Vec<u8>),
     /// The links from these hosts to all others; they still receive.
-    OneWay(Vec<Host>),
+    OneWay(Vec<HostAt>),
     /// The links between two hosts, both ways.
-    Between(Host, Host),
+    Between(HostAt, HostAt),
     /// These links, each one way.
-    Links(Vec<(Host, Host)>),
+    Links(Vec<(HostAt, HostAt)>),
 }
 
 impl Cut {
     /// Returns the links that it cuts, each one way.
-    pub(crate) fn links(&self, hosts: usize) -> Vec<(Host, Host)> {
+    pub(crate) fn links(&self, hosts: usize) -> Vec<(HostAt, HostAt)> {
         let all = (0..hosts).flat_map(|from| (0..hosts).map(move |to| (from, to)));
         match self {
             Self::Split(groups) => all.filter(|(a, b)| groups[*a] != groups[*b]).collect(),
@@ -53,7 +53,7 @@ pub(crate) enum FaultKind {
     /// Links are cut `times` times, for `half` each and `half` apart.
     Flap { cut: Cut, half: u64, times: u32 },
     /// Every datagram from and to a host is delayed by `by`.
-    Slow { host: Host, by: u64, span: u64 },
+    Slow { host: HostAt, by: u64, span: u64 },
     /// Additional datagrams are lost, per million.
     Storm { loss_ppm: u64, span: u64 },
     /// A process crashes and restarts without memory. `says_new`: the new-cluster flag was left on.
@@ -73,18 +73,18 @@ pub(crate) enum FaultKind {
     Suspend { target: Target, span: u64 },
     /// A process is restarted in the other voter set, or back in the first one.
     Change {
-        host: Host,
+        host: HostAt,
         is_other: bool,
         down: u64,
     },
     /// A wall clock jumps.
-    WallJump { host: Host, by_ms: i64 },
+    WallJump { host: HostAt, by_ms: i64 },
     /// A monotonic clock changes its rate.
-    Drift { host: Host, rate_ppm: i64 },
+    Drift { host: HostAt, rate_ppm: i64 },
     /// Every datagram from one host to another is delayed by `by`; the other direction is not.
     SlowWay {
-        from: Host,
-        to: Host,
+        from: HostAt,
+        to: HostAt,
         by: u64,
         span: u64,
     },
@@ -95,14 +95,14 @@ pub(crate) enum FaultKind {
         down: u64,
     },
     /// A second process starts under the name of `host`, with the links and the clock of `on`.
-    Namesake { host: Host, on: Host, span: u64 },
+    Namesake { host: HostAt, on: HostAt, span: u64 },
     /// A host's datagrams come from a NAT mapping, which also delivers datagrams to it. The mapping
     /// is dropped after `span`.
-    Mapping { host: Host, span: u64 },
+    Mapping { host: HostAt, span: u64 },
     /// The holder of a lock, or `host`, is cut off from one of its voters while another crashes.
     /// `restarts`: the holder crashes too.
     CutAndCrash {
-        host: Host,
+        host: HostAt,
         down: u64,
         span: u64,
         restarts: bool,
@@ -193,7 +193,7 @@ fn draw_shutdowns(settings: &Settings) -> Vec<Fault> {
         false => 0,
     };
     let start = settings.max_ttl() / 4;
-    let host = |rng: &mut Rng| rng.below(settings.hosts() as u64) as Host;
+    let host = |rng: &mut Rng| rng.below(settings.hosts() as u64) as HostAt;
     (0..count)
         .map(|_| Fault {
             at: rng.between(start, settings.fault_span),
@@ -245,7 +245,7 @@ fn draw_more(settings: &Settings) -> Vec<Fault> {
     let (max_ttl, hosts) = (settings.max_ttl(), settings.hosts());
     let faults = (0..count).map(|_| {
         let at = rng.between(max_ttl / 4, settings.fault_span);
-        let host = rng.below(hosts as u64) as Host;
+        let host = rng.below(hosts as u64) as HostAt;
         let (down, span) = (
             rng.spread(MILLISECOND, max_ttl / 4),
             rng.spread(max_ttl / 4, max_ttl * 4),
@@ -253,7 +253,7 @@ fn draw_more(settings: &Settings) -> Vec<Fault> {
         let kind = match kind {
             0 => FaultKind::SlowWay {
                 from: host,
-                to: (host + 1 + rng.below(hosts as u64) as Host) % hosts,
+                to: (host + 1 + rng.below(hosts as u64) as HostAt) % hosts,
                 by: rng.spread(settings.round_trip(), max_ttl * 2),
                 span,
             },
@@ -282,7 +282,7 @@ fn draw_kind(rng: &mut Rng, weights: &[u64], settings: &Settings) -> FaultKind {
         kind += 1;
     }
     let hosts = settings.hosts();
-    let host = rng.below(hosts as u64) as Host;
+    let host = rng.below(hosts as u64) as HostAt;
     let span = rng.spread(settings.round_trip(), settings.max_ttl() * 3);
     let target = match rng.below(4) {
         0 => Target::Host(host),
@@ -341,7 +341,7 @@ fn draw_cut(rng: &mut Rng, hosts: usize) -> Cut {
     }
 }
 
-fn draw_wall_jump(rng: &mut Rng, host: Host, settings: &Settings) -> FaultKind {
+fn draw_wall_jump(rng: &mut Rng, host: HostAt, settings: &Settings) -> FaultKind {
     let skew = settings.timing.max_clock_skew.as_millis() as u64;
     let by = match rng.below(10) {
         0..6 => rng.between(1, skew),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::algorithms::Algorithm;
 use crate::cluster::{Datagram, Gossip, Settings, Sighting, World, WorldEvent};
 use crate::faults::{Fault, FaultKind};
-use crate::judge::{End, Fact, Host as HostAt, KeyAt, RequestId};
+use crate::judge::{End, Fact, HostAt, KeyAt, RequestId};
 use crate::kernel::{MILLISECOND, Rng};
 use crate::proto::{Epoch, Event, Incarnation, Node, Now, Output, Request, Start, Ticket};
 
@@ -27,7 +27,7 @@ pub(crate) struct Namesake {
     incarnation: Incarnation,
     node: Node,
     started_at: u64,
-    requests: BTreeMap<Ticket, Asked>,
+    requests: BTreeMap<Ticket, NamesakeRequest>,
     timer: u64,
     rng: Rng,
     /// The first time that each member received a datagram of this process.
@@ -39,7 +39,7 @@ pub(crate) struct Namesake {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Asked {
+struct NamesakeRequest {
     request: RequestId,
     key: KeyAt,
     epoch: u64,
@@ -349,7 +349,7 @@ impl World {
         if let Some(ticket) = taken {
             self.requests += 1;
             let request = RequestId(self.requests);
-            let asked = Asked {
+            let asked = NamesakeRequest {
                 request,
                 key,
                 epoch: 0,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::{FaultKind, Target};
 use crate::cluster::{World, WorldEvent};
-use crate::judge::{Host as HostAt, KeyAt};
+use crate::judge::{HostAt, KeyAt};
 
 impl World {
     /// Begins a fault.

@@ -5,7 +5,7 @@
 
 use crate::cluster::{Rates, Settings, World, WorldEvent};
 use crate::faults::{Cut, Fault, FaultKind, Target};
-use crate::judge::Host as HostAt;
+use crate::judge::HostAt;
 use crate::kernel::{MILLISECOND, Rng, SECOND};
 use crate::proto::{Epoch, Now, quorum};
 

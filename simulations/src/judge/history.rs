@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Fact, Host, KeyAt, RequestId, Terms};
+use super::{Fact, HostAt, KeyAt, RequestId, Terms};
 
 /// A request that has not ended.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked {
-    pub(crate) host: Host,
+    pub(crate) host: HostAt,
     pub(crate) key: KeyAt,
     pub(crate) asked_at: u64,
     /// The time of its current claim, the one with `epoch`.
@@ -20,7 +20,7 @@ pub(crate) struct Asked {
 }
 
 /// For each claim of a key, by epoch and host: the end of each voter's vote for it.
-type VotesFor = BTreeMap<(u64, Host), BTreeMap<Host, u64>>;
+type VotesFor = BTreeMap<(u64, HostAt), BTreeMap<HostAt, u64>>;
 
 /// The state of the world, as far as facts have shown it.
 #[derive(Debug)]
@@ -30,13 +30,13 @@ pub(crate) struct History {
     pub(crate) open: BTreeMap<RequestId, Asked>,
     /// The recorded vote of each voter for each key. If a voter loses its memory, its votes stay
     /// until it votes again.
-    votes: BTreeMap<(Host, KeyAt), (Host, u64)>,
+    votes: BTreeMap<(HostAt, KeyAt), (HostAt, u64)>,
     /// The highest epoch that each voter has ever voted for, by key.
-    voted_for: BTreeMap<(Host, KeyAt), u64>,
+    voted_for: BTreeMap<(HostAt, KeyAt), u64>,
     /// The highest granted epoch up to that one when the voter last lost its memory.
-    lost: BTreeMap<(Host, KeyAt), u64>,
+    lost: BTreeMap<(HostAt, KeyAt), u64>,
     /// Voters in recovery: they lost their memory and do not vote yet.
-    pub(crate) recovering: BTreeSet<Host>,
+    pub(crate) recovering: BTreeSet<HostAt>,
     /// All granted epochs of each key.
     owners: Vec<BTreeSet<u64>>,
     /// The latest reported end of a lease of each key.
@@ -48,7 +48,7 @@ pub(crate) struct History {
     /// not know of its votes in an earlier incarnation.
     pub(crate) leans_on_settings: bool,
     /// Hosts that run in the other voter set.
-    others: BTreeSet<Host>,
+    others: BTreeSet<HostAt>,
     pub(crate) settled_since: Option<u64>,
     /// The voters that ever had their vote recorded for a claim, and until when; `u64::MAX` if it
     /// still is.
@@ -100,7 +100,7 @@ impl History {
     }
 
     /// Returns the voters of a key in the voter set in which a host runs.
-    fn voters_of(&self, key: KeyAt, host: Host) -> &[Host] {
+    fn voters_of(&self, key: KeyAt, host: HostAt) -> &[HostAt] {
         match self.others.contains(&host) {
             true => &self.terms.other_voters[key],
             false => &self.terms.voters[key],
@@ -108,12 +108,12 @@ impl History {
     }
 
     /// Returns the quorum of these voters.
-    pub(crate) fn quorum_of(&self, key: KeyAt, host: Host) -> usize {
+    pub(crate) fn quorum_of(&self, key: KeyAt, host: HostAt) -> usize {
         self.voters_of(key, host).len() / 2 + 1
     }
 
     /// Returns how many voters of a key have their vote recorded for this host and epoch.
-    pub(crate) fn votes_for(&self, key: KeyAt, host: Host, epoch: u64) -> usize {
+    pub(crate) fn votes_for(&self, key: KeyAt, host: HostAt, epoch: u64) -> usize {
         let voters = self.voters_of(key, host).iter();
         voters
             .filter(|voter| self.votes.get(&(**voter, key)) == Some(&(host, epoch)))
@@ -121,18 +121,18 @@ impl History {
     }
 
     /// Returns the last recorded vote of a voter.
-    pub(crate) fn vote_of(&self, voter: Host, key: KeyAt) -> Option<(Host, u64)> {
+    pub(crate) fn vote_of(&self, voter: HostAt, key: KeyAt) -> Option<(HostAt, u64)> {
         self.votes.get(&(voter, key)).copied()
     }
 
     /// Returns the highest epoch that a voter has ever voted for.
-    pub(crate) fn voted_for(&self, voter: Host, key: KeyAt) -> u64 {
+    pub(crate) fn voted_for(&self, voter: HostAt, key: KeyAt) -> u64 {
         let highest = self.voted_for.get(&(voter, key));
         highest.copied().unwrap_or_default()
     }
 
     /// Returns the highest granted epoch that a voter may have voted for before it lost its memory.
-    pub(crate) fn lost_owner(&self, voter: Host, key: KeyAt) -> u64 {
+    pub(crate) fn lost_owner(&self, voter: HostAt, key: KeyAt) -> u64 {
         self.lost.get(&(voter, key)).copied().unwrap_or_default()
     }
 
@@ -233,7 +233,7 @@ impl History {
             })
     }
 
-    fn keep_vote(&mut self, at: u64, voter: Host, key: KeyAt, to: Option<(Host, u64)>) {
+    fn keep_vote(&mut self, at: u64, voter: HostAt, key: KeyAt, to: Option<(HostAt, u64)>) {
         let claims = self.voted.entry(key).or_default();
         if let Some((host, epoch)) = self.votes.get(&(voter, key)) {
             let voters = claims.entry((*epoch, *host)).or_default();
@@ -255,7 +255,7 @@ impl History {
         }
     }
 
-    fn keep_loss(&mut self, voter: Host) {
+    fn keep_loss(&mut self, voter: HostAt) {
         for key in 0..self.terms.voters.len() {
             let granted = self.owner_up_to(key, self.voted_for(voter, key));
             let lost = self.lost.entry((voter, key)).or_default();
@@ -263,7 +263,7 @@ impl History {
         }
     }
 
-    fn keep_return(&mut self, voter: Host, fences: &[(KeyAt, u64)], leans: bool) {
+    fn keep_return(&mut self, voter: HostAt, fences: &[(KeyAt, u64)], leans: bool) {
         self.recovering.remove(&voter);
         for (key, fence) in fences {
             self.votes.remove(&(voter, *key));

@@ -6,7 +6,7 @@
 //! since others know only these. If too few members replied as well, the voter reports that it
 //! depends on its wall clock, and its fences are not judged.
 
-use super::{Fact, History, Host, KeyAt};
+use super::{Fact, History, HostAt, KeyAt};
 
 pub(super) fn judge(at: u64, fact: &Fact, history: &History) -> Option<String> {
     match fact {
@@ -37,7 +37,7 @@ pub(super) fn judge(at: u64, fact: &Fact, history: &History) -> Option<String> {
     }
 }
 
-fn under_a_guard(at: u64, voter: Host, key: KeyAt, history: &History) -> Option<String> {
+fn under_a_guard(at: u64, voter: HostAt, key: KeyAt, history: &History) -> Option<String> {
     let had = history.vote_of(voter, key)?;
     if !history.terms.clocks_kept {
         return None;
@@ -54,7 +54,7 @@ fn under_a_guard(at: u64, voter: Host, key: KeyAt, history: &History) -> Option<
 }
 
 /// Returns the lowest fence that the voter may have.
-fn needed(voter: Host, key: KeyAt, believed: u64, history: &History) -> u64 {
+fn needed(voter: HostAt, key: KeyAt, believed: u64, history: &History) -> u64 {
     let voted_for = history.voted_for(voter, key);
     if voted_for <= believed {
         voted_for

@@ -32,7 +32,7 @@ use serde::Serialize;
 pub(crate) use history::History;
 
 /// The number of a host.
-pub(crate) type Host = usize;
+pub(crate) type HostAt = usize;
 /// The number of a key.
 pub(crate) type KeyAt = usize;
 
@@ -52,9 +52,9 @@ pub(crate) struct Terms {
     /// `true` if the ratio of any two monotonic clocks' rates is at most 1 + `max_drift`.
     pub(crate) clocks_kept: bool,
     /// The voters of each key.
-    pub(crate) voters: Vec<Vec<Host>>,
+    pub(crate) voters: Vec<Vec<HostAt>>,
     /// The voters of each key in the other voter set.
-    pub(crate) other_voters: Vec<Vec<Host>>,
+    pub(crate) other_voters: Vec<Vec<HostAt>>,
     /// The longest that state of a former holder may stay at a voter, in nanoseconds of true time.
     pub(crate) linger: u64,
     /// The age at which a claim has reached every voter if no link has a fault, in nanoseconds.
@@ -63,7 +63,7 @@ pub(crate) struct Terms {
     /// bounded.
     pub(crate) right_clocks_off_ms: Option<u64>,
     /// The hosts whose wall clocks are wrong for the whole run.
-    pub(crate) wrong_clocks: Vec<Host>,
+    pub(crate) wrong_clocks: Vec<HostAt>,
     /// `max_clock_skew`, in milliseconds.
     pub(crate) skew_ms: u64,
 }
@@ -114,7 +114,7 @@ pub(crate) enum Fact {
     /// A request began.
     Asked {
         request: RequestId,
-        host: Host,
+        host: HostAt,
         key: KeyAt,
         /// `true` if its lease outlives its process.
         outlives: bool,
@@ -142,15 +142,15 @@ pub(crate) enum Fact {
     Untold { request: RequestId },
     /// A voter's recorded vote for a key changed to this host and epoch, or to none.
     Voted {
-        voter: Host,
+        voter: HostAt,
         key: KeyAt,
-        to: Option<(Host, u64)>,
+        to: Option<(HostAt, u64)>,
     },
     /// A voter lost its memory.
-    Forgot { voter: Host },
+    Forgot { voter: HostAt },
     /// A voter that had lost its memory votes from now on.
     Returned {
-        voter: Host,
+        voter: HostAt,
         /// Its fence for each key that it votes for.
         fences: Vec<(KeyAt, u64)>,
         /// The highest epoch that its clocks accepted when it started.
@@ -161,7 +161,7 @@ pub(crate) enum Fact {
         leans_on_settings: bool,
     },
     /// A host will run in the other voter set, or in the first one again.
-    Changed { host: Host, is_other: bool },
+    Changed { host: HostAt, is_other: bool },
     /// A write reached the resource.
     Wrote {
         request: RequestId,
@@ -170,11 +170,11 @@ pub(crate) enum Fact {
         taken: bool,
     },
     /// A node read a damaged datagram. `is_dropped`: it counted it as dropped and did nothing else.
-    Damaged { host: Host, is_dropped: bool },
+    Damaged { host: HostAt, is_dropped: bool },
     /// Two processes of one name have run for `both_for` since a member received datagrams of both.
     /// `goes_on`: one of them holds a lock, or the first one votes.
     TwoProcesses {
-        host: Host,
+        host: HostAt,
         both_for: u64,
         goes_on: bool,
         bound: u64,
@@ -194,7 +194,7 @@ pub(crate) enum Fact {
     Outlasts { request: RequestId },
     /// The number of entries of one kind that an idle host keeps, and its bound.
     Kept {
-        host: Host,
+        host: HostAt,
         what: &'static str,
         size: usize,
         bound: usize,
@@ -222,14 +222,14 @@ pub(crate) enum Fact {
     Endless { steps: u64 },
     /// The state that a host keeps after all requests have ended.
     Drained {
-        host: Host,
+        host: HostAt,
         slots: usize,
         waiters: usize,
         claims: usize,
     },
     /// The slots of a host's voter, and the number of keys with recent requests.
     Keeps {
-        host: Host,
+        host: HostAt,
         slots: usize,
         wanted: usize,
     },
@@ -238,7 +238,7 @@ pub(crate) enum Fact {
 /// The kind of a law.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Kind {
+pub(crate) enum LawKind {
     Safety,
     Liveness,
 }
@@ -248,7 +248,7 @@ pub(crate) enum Kind {
 pub(crate) struct Violation {
     /// The number of the law in the protocol.
     pub(crate) law: &'static str,
-    pub(crate) kind: Kind,
+    pub(crate) kind: LawKind,
     /// The time of the breach, in nanoseconds of true time.
     pub(crate) at: u64,
     pub(crate) what: String,
@@ -311,9 +311,9 @@ impl Laws {
         for (law, judge) in &mut self.laws {
             if let Some(what) = judge(at, fact, &self.history) {
                 let kind = if law.starts_with('M') || *law == "S4" {
-                    Kind::Safety
+                    LawKind::Safety
                 } else {
-                    Kind::Liveness
+                    LawKind::Liveness
                 };
                 self.violations.push(Violation {
                     law,
@@ -361,7 +361,7 @@ mod forged {
         count
     }
 
-    pub(super) fn asked(request: u64, host: Host) -> Fact {
+    pub(super) fn asked(request: u64, host: HostAt) -> Fact {
         let request = RequestId(request);
         Fact::Asked {
             request,
@@ -390,7 +390,7 @@ mod forged {
         Fact::Over { request, how }
     }
 
-    pub(super) fn voted(voter: Host, to: Option<(Host, u64)>) -> Fact {
+    pub(super) fn voted(voter: HostAt, to: Option<(HostAt, u64)>) -> Fact {
         Fact::Voted { voter, key: 0, to }
     }
 }

@@ -6,8 +6,8 @@ use std::ops::Range;
 use serde::Serialize;
 
 use super::record::{Condition, Links, Note, Record};
-use crate::algorithms::{Lease, Overlap, Story, Wait, Write};
-use crate::judge::{Fact, Host, Violation};
+use crate::algorithms::{Lease, Overlap, UserView, Wait, WriteAt};
+use crate::judge::{Fact, HostAt, Violation};
 use crate::kernel::MILLISECOND;
 
 /// The maximum number of leases on a page, so that it stays fast.
@@ -23,7 +23,7 @@ pub(super) struct Data {
     pub(super) fenced: bool,
     pub(super) hosts: usize,
     /// The voters of each key.
-    pub(super) voters: Vec<Vec<Host>>,
+    pub(super) voters: Vec<Vec<HostAt>>,
     #[serde(flatten)]
     pub(super) run: Shown,
 }
@@ -38,7 +38,7 @@ pub(super) struct Shown {
     left_out: String,
     leases: Vec<Lease>,
     waits: Vec<Wait>,
-    writes: Vec<Write>,
+    writes: Vec<WriteAt>,
     overlaps: Vec<Overlap>,
     /// Spans of hosts: `frozen`, `down`, `quarantine` or `slow`.
     spans: Vec<HostSpan>,
@@ -49,7 +49,7 @@ pub(super) struct Shown {
 
 #[derive(Debug, Serialize)]
 struct HostSpan {
-    host: Host,
+    host: HostAt,
     kind: &'static str,
     from: u64,
     to: u64,
@@ -75,12 +75,12 @@ impl Shown {
         // Two holders break a law at every renewal.
         let mut known = BTreeSet::new();
         violations.retain(|it| known.insert((it.law, it.what.clone())));
-        let Story {
+        let UserView {
             leases,
             waits,
             writes,
             overlaps,
-        } = Story::of(record);
+        } = UserView::of(record);
         let (window, left_out) = match window {
             Some(Range { start, end }) => {
                 let text = format!("Only {start} to {end} ms of the run are shown.");
@@ -167,7 +167,7 @@ fn host_spans(record: &Record) -> Vec<HostSpan> {
                 spans.set(*at, *voter, "quarantine", false);
             }
             Note::Links(links) => {
-                let known: Vec<Host> = spans.hosts("slow");
+                let known: Vec<HostAt> = spans.hosts("slow");
                 for host in known.into_iter().chain(links.slow.keys().copied()) {
                     spans.set(*at, host, "slow", links.slow.contains_key(&host));
                 }
@@ -180,17 +180,17 @@ fn host_spans(record: &Record) -> Vec<HostSpan> {
 
 #[derive(Default)]
 struct Spans {
-    open: BTreeMap<(Host, &'static str), u64>,
+    open: BTreeMap<(HostAt, &'static str), u64>,
     done: Vec<HostSpan>,
 }
 
 impl Spans {
-    fn hosts(&self, kind: &str) -> Vec<Host> {
+    fn hosts(&self, kind: &str) -> Vec<HostAt> {
         let of_kind = self.open.keys().filter(|(_, it)| *it == kind);
         of_kind.map(|(host, _)| *host).collect()
     }
 
-    fn set(&mut self, at: u64, host: Host, kind: &'static str, is: bool) {
+    fn set(&mut self, at: u64, host: HostAt, kind: &'static str, is: bool) {
         if is {
             self.open.entry((host, kind)).or_insert(at);
         } else if let Some(from) = self.open.remove(&(host, kind)) {
@@ -198,7 +198,7 @@ impl Spans {
         }
     }
 
-    fn push(&mut self, host: Host, kind: &'static str, from: u64, to: u64) {
+    fn push(&mut self, host: HostAt, kind: &'static str, from: u64, to: u64) {
         self.done.push(HostSpan {
             host,
             kind,
@@ -251,7 +251,7 @@ fn describe(spans: &mut Vec<LinkSpan>, from: u64, to: u64, links: &Links, hosts:
     if links.cut.is_empty() {
         return;
     }
-    let cut: BTreeSet<(Host, Host)> = links.cut.iter().copied().collect();
+    let cut: BTreeSet<(HostAt, HostAt)> = links.cut.iter().copied().collect();
     let sides = sides(&cut, hosts);
     if sides.iter().any(|side| *side > 0) {
         push(partition(&sides), sides);
@@ -261,7 +261,7 @@ fn describe(spans: &mut Vec<LinkSpan>, from: u64, to: u64, links: &Links, hosts:
 }
 
 /// Returns the side of each host. No datagram passes between two sides.
-fn sides(cut: &BTreeSet<(Host, Host)>, hosts: usize) -> Vec<usize> {
+fn sides(cut: &BTreeSet<(HostAt, HostAt)>, hosts: usize) -> Vec<usize> {
     let mut sides = vec![usize::MAX; hosts];
     let mut next = 0;
     for first in 0..hosts {
@@ -275,7 +275,7 @@ fn sides(cut: &BTreeSet<(Host, Host)>, hosts: usize) -> Vec<usize> {
             }
             sides[host] = next;
             let meets =
-                |other: &Host| !cut.contains(&(host, *other)) || !cut.contains(&(*other, host));
+                |other: &HostAt| !cut.contains(&(host, *other)) || !cut.contains(&(*other, host));
             frontier.extend(
                 (0..hosts)
                     .filter(|other| sides[*other] == usize::MAX)
@@ -297,14 +297,14 @@ fn partition(sides: &[usize]) -> String {
     format!("partition: {}", parts.join(" | "))
 }
 
-fn names(hosts: impl Iterator<Item = Host>) -> String {
+fn names(hosts: impl Iterator<Item = HostAt>) -> String {
     let names: Vec<String> = hosts.map(|host| format!("n{host}")).collect();
     names.join(", ")
 }
 
 /// Describes which hosts do not reach which.
-fn cut_in_words(cut: &BTreeSet<(Host, Host)>) -> String {
-    let mut targets: BTreeMap<Host, Vec<Host>> = BTreeMap::new();
+fn cut_in_words(cut: &BTreeSet<(HostAt, HostAt)>) -> String {
+    let mut targets: BTreeMap<HostAt, Vec<HostAt>> = BTreeMap::new();
     for (from, to) in cut {
         targets.entry(*from).or_default().push(*to);
     }

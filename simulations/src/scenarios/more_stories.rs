@@ -3,7 +3,7 @@
 
 use super::settled::both_ways;
 use crate::cluster::{Sighting, World};
-use crate::judge::{End, Fact, Handover, Host as HostAt, KeyAt, RequestId};
+use crate::judge::{End, Fact, Handover, HostAt, KeyAt, RequestId};
 use crate::kernel::{Rng, SECOND};
 use crate::proto::Incarnation;
 use crate::users::Status;

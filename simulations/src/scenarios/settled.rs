@@ -5,15 +5,15 @@
 
 use crate::algorithms::Algorithm;
 use crate::cluster::{PROBE_KEYS, Rates, World};
-use crate::judge::{Fact, Handover, Host as HostAt, KeyAt, RequestId};
+use crate::judge::{Fact, Handover, HostAt, KeyAt, RequestId};
 use crate::kernel::{Rng, SECOND};
-use crate::users::{State, Status, Wish};
+use crate::users::{ClientState, Status, Wish};
 
 /// A script for an idle cluster. It may use the key after its own, too.
-type Story = fn(&mut World, KeyAt);
+type Script = fn(&mut World, KeyAt);
 
 /// The stories of every settled world, in this order, each on a key of its own.
-const STORIES: [Story; 11] = [
+const STORIES: [Script; 11] = [
     World::play_free_then_release,
     World::play_storm,
     World::play_dead_holder,
@@ -27,7 +27,7 @@ const STORIES: [Story; 11] = [
     World::play_lost_release,
 ];
 /// A settled world plays [`DRAWN`] of these.
-const MORE_STORIES: [Story; 15] = [
+const MORE_STORIES: [Script; 15] = [
     World::play_withdrawn_waiter,
     World::play_restarted_waiter,
     World::play_restarted_holder,
@@ -114,7 +114,10 @@ impl World {
             + 5 * lease
             + turn * (settings.habits.clients as u64 + 1);
         let rest = |world: &Self| {
-            world.clients.iter().all(|it| it.state == State::Rests)
+            world
+                .clients
+                .iter()
+                .all(|it| it.state == ClientState::Rests)
                 && world.laws.history.open.is_empty()
         };
         if self.run_until(self.time + bound, rest) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::settled::both_ways;
 use crate::cluster::{PROBE_KEYS, World};
-use crate::judge::{End, Fact, Handover, Host as HostAt, KeyAt};
+use crate::judge::{End, Fact, Handover, HostAt, KeyAt};
 use crate::kernel::SECOND;
 use crate::users::{Status, Wish};
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::cluster::{Habits, Ongoing, World, WorldEvent};
-use crate::judge::{End, Fact, Host as HostAt, KeyAt, RequestId};
+use crate::judge::{End, Fact, HostAt, KeyAt, RequestId};
 use crate::kernel::Rng;
 use crate::proto::{Request, Ticket};
 use crate::scenarios::Counted;
@@ -11,7 +11,7 @@ use crate::users::Verdict;
 
 /// The state of a client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum State {
+pub(crate) enum ClientState {
     /// It is idle, and sends its next request at its next turn.
     Rests,
     /// It waits for a lock, and withdraws if its turn comes first.
@@ -38,7 +38,7 @@ pub(crate) struct Client {
     ticks: Rng,
     /// `true` if it does not release its lock, like a user that takes a lock for one tick.
     keeps: bool,
-    pub(crate) state: State,
+    pub(crate) state: ClientState,
     /// The number of the current turn; events of earlier turns are ignored.
     turn: u64,
     key: KeyAt,
@@ -90,7 +90,7 @@ impl World {
                 rng: own,
                 ticks: ticks.child(),
                 keeps: false,
-                state: State::Rests,
+                state: ClientState::Rests,
                 turn: 0,
                 key: 0,
             });
@@ -177,9 +177,9 @@ impl World {
             return;
         }
         match self.clients[client].state {
-            State::Rests if self.is_settled => {}
-            State::Rests => self.client_asks(client),
-            State::Waits { request } | State::Holds(Write { request, .. }) => {
+            ClientState::Rests if self.is_settled => {}
+            ClientState::Rests => self.client_asks(client),
+            ClientState::Waits { request } | ClientState::Holds(Write { request, .. }) => {
                 self.let_go(host, request);
             }
         }
@@ -216,7 +216,7 @@ impl World {
         // The request may end before `ask` returns; the client is then idle already.
         let before = self.clients[client].turn;
         let request = RequestId(self.requests + 1);
-        self.clients[client].state = State::Waits { request };
+        self.clients[client].state = ClientState::Waits { request };
         if self.ask(host, Some(client), wish).is_none() {
             return self.client_is_done(client);
         }
@@ -233,7 +233,7 @@ impl World {
     pub(crate) fn client_is_done(&mut self, client: usize) {
         let rest_max = self.settings.habits.rest_max;
         let it = &mut self.clients[client];
-        it.state = State::Rests;
+        it.state = ClientState::Rests;
         it.turn += 1;
         let turn = it.turn;
         let span = it.rng.between(rest_max / 10, rest_max);
@@ -251,7 +251,7 @@ impl World {
             work_max => work_max + self.settings.round_trip(),
         };
         let it = &mut self.clients[client];
-        it.state = State::Holds(Write {
+        it.state = ClientState::Holds(Write {
             host: it.host,
             request,
             key: it.key,
@@ -277,7 +277,7 @@ impl World {
 
     /// Checks a client's guard. If it holds, the client writes or extends its lease.
     pub(crate) fn look_and_write(&mut self, client: usize, request: RequestId) {
-        let State::Holds(write) = self.clients[client].state else {
+        let ClientState::Holds(write) = self.clients[client].state else {
             return;
         };
         let host = write.host;

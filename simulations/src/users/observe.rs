@@ -4,7 +4,7 @@ use lockmesh_proto::event::{Event, Ticket};
 use lockmesh_proto::time::Instant;
 
 use crate::cluster::{Ongoing, World, WorldEvent};
-use crate::judge::{End, Fact, Host as HostAt, RequestId};
+use crate::judge::{End, Fact, HostAt, RequestId};
 use crate::scenarios::Counted;
 use crate::users::Status;
 
