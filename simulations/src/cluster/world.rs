@@ -1,6 +1,6 @@
 //! The simulated world: hosts, links, clients and a resource, driven by one event heap and one seed.
 //!
-//! The nodes are production [`Node`](lockmesh_proto::node::Node)s. Bytes and time go in; bytes,
+//! The nodes are production [`Node`](crate::proto::Node)s. Bytes and time go in; bytes,
 //! events and the next timeout come out. All random values come from streams of the seed, and no
 //! iteration order depends on the process. A seed therefore determines a run.
 
