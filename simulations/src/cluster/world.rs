@@ -1,4 +1,4 @@
-//! The simulated world: hosts, links, clients and a resource, driven by one event heap and one seed.
+//! The simulated world: hosts, links, clients and a resource, driven by one queue of events and one seed.
 //!
 //! The nodes are production [`Node`](crate::proto::Node)s. Bytes and time go in; bytes,
 //! events and the next timeout come out. All random values come from streams of the seed, and no
