@@ -1,8 +1,9 @@
-//! The simulated world: hosts, links, clients and a resource, driven by one queue of events and one seed.
+//! The simulated world: hosts, links, clients and a resource, driven by one queue of events and one
+//! seed.
 //!
-//! The nodes are production [`Node`](crate::proto::Node)s. Bytes and time go in; bytes,
-//! events and the next timeout come out. All random values come from streams of the seed, and no
-//! iteration order depends on the process. A seed therefore determines a run.
+//! The nodes are production [`Node`](crate::proto::Node)s. Bytes and time go in; bytes, events and
+//! the next timeout come out. All random values come from streams of the seed, and no iteration
+//! order depends on the process. A seed therefore determines a run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
