@@ -1,7 +1,7 @@
 //! The algorithms that a host may run: lockmesh, or one of two others for comparison.
 //!
-//! All run in the same world, with the same links, clocks, pauses, crashes, users and resource. If an
-//! algorithm leaves a choice open, the better one for it was taken, and a comment says so there.
+//! All run in the same world, with the same links, clocks, pauses, crashes, users and resource. If
+//! an algorithm leaves a choice open, the better one for it was taken, and a comment says so there.
 //! The remaining difference is what the comparison measures.
 
 pub(crate) mod compare;

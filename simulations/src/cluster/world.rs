@@ -142,7 +142,7 @@ pub(crate) struct World {
     pub(crate) clients: Vec<Client>,
     pub(crate) resource: Resource,
     pub(crate) steady: Steady,
-    /// The links that each [`CutAndCrash`](crate::faults::FaultKind::CutAndCrash) has cut, by fault.
+    /// The links that each `CutAndCrash` has cut, by fault.
     pub(crate) cut_links: BTreeMap<usize, Vec<(HostAt, HostAt)>>,
     /// Hosts that stay broken after the world has settled.
     pub(crate) broken: BTreeSet<HostAt>,

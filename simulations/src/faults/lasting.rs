@@ -1,5 +1,5 @@
-//! Faults that last for the whole fault phase of some worlds: late timers, small socket buffers, paths
-//! that lose large datagrams. And whether some hosts stay broken after that.
+//! Faults that last for the whole fault phase of some worlds: late timers, small socket buffers,
+//! paths that lose large datagrams. And whether some hosts stay broken after that.
 //!
 //! All are drawn from a separate stream, so that the other draws of a world stay the same.
 
@@ -25,8 +25,8 @@ pub(crate) struct LastingFaults {
     pub(crate) breaks_minority: bool,
 }
 
-/// Draws the lasting faults of a world. Some of them are those of its links. The name of the stream is
-/// part of every seed, so it stays.
+/// Draws the lasting faults of a world. Some of them are those of its links. The name of the stream
+/// is part of every seed, so it stays.
 pub(crate) fn draw(settings: &mut Settings) {
     let mut rng = Rng::stream(settings.seed, "hazards");
     let max_ttl = settings.max_ttl();
