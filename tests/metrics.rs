@@ -30,8 +30,8 @@ const RARE: [&str; 9] = [
     "the same voter set",
     "the mesh did not end well",
     "the gossip did not end well",
-    "the members were not asked",
     "a question was not sent",
+    "an answer was dropped",
 ];
 
 const PATIENCE: Duration = Duration::from_secs(90);

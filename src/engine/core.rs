@@ -50,6 +50,8 @@ pub(crate) struct Core {
     leases: HashMap<Ticket, Arc<Lease>>,
     inspections: HashMap<InspectId, oneshot::Sender<Inspection>>,
     gossip: GossipIn,
+    /// The channel of answers, if this node asks instead of gossiping.
+    pub(crate) answers: Option<mpsc::Sender<Vec<u8>>>,
     /// The other nodes that announce by gossip that they vote. Advice only.
     pub(crate) voting: BTreeSet<NodeId>,
     /// The number of times that gossip has ended and was restarted.
@@ -84,6 +86,7 @@ impl Core {
             leases: HashMap::new(),
             inspections: HashMap::new(),
             gossip,
+            answers: None,
             voting: BTreeSet::new(),
             gossip_restarts: 0,
             asks: Vec::new(),
@@ -316,6 +319,12 @@ impl Core {
             Output::Gossip { from, bytes } => {
                 if self.gossip.try_send((from, bytes)).is_err() {
                     self.node.count_drop(DropReason::GossipFull);
+                }
+            }
+            Output::Answer { bytes } => {
+                let is_taken = |answers: &mpsc::Sender<_>| answers.try_send(bytes).is_ok();
+                if !self.answers.as_ref().is_some_and(is_taken) {
+                    self.node.count_drop(DropReason::Misaddressed);
                 }
             }
             Output::Event(event) => self.on_event(clock, event),

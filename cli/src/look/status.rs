@@ -94,10 +94,6 @@ fn node_json(survey: &Survey, node: &NodeSurvey) -> Value {
         if let VoterState::Recovering { remaining } = told.voter {
             value["recovering_for_ms"] = json!(millis(remaining));
         }
-        let dropped = traffic.dropped.iter();
-        let dropped: serde_json::Map<String, Value> = dropped
-            .map(|it| (it.reason.clone(), json!(it.count)))
-            .collect();
         value["wall_clock"] = wall_clock_json(told.wall_clock);
         value["traffic"] = json!({
             "datagrams_in": traffic.datagrams_in,
@@ -105,7 +101,7 @@ fn node_json(survey: &Survey, node: &NodeSurvey) -> Value {
             "messages_in": traffic.messages_in,
             "messages_out": traffic.messages_out,
             "answers": traffic.answers,
-            "dropped": dropped,
+            "dropped": traffic.dropped,
         });
     }
     value
