@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use super::{Node, Output};
 use crate::event::Event;
+use crate::event::Peer;
 use crate::id::{Key, NodeId};
 use crate::message::{RefuseReason, Report, VoterQuery, VoterReply};
 use crate::time::Now;
-use crate::view::Peer;
 use crate::voter_set::VoterSetTag;
 use crate::wire::observe::{
     Answer, Answered, Asked, Counts, LISTED_WAITERS_MAX, Overview, Page, Question, SeenLock,

@@ -35,15 +35,15 @@ pub use standing::Standing;
 pub use survey::{Health, NodeAnswer, NodeSurvey, Survey};
 pub use surveyor::{Ask, Surveyor, Wanted};
 
+use crate::claimant::backoff::Jitter;
 use crate::claimant::{Claimant, ExtendError, Request, RequestError};
 use crate::clocks::Clocks;
 use crate::epoch::Epoch;
+use crate::event::View;
 use crate::event::{Effects, Event, Ticket};
 use crate::id::{ClaimId, Incarnation, Key, NodeId};
 use crate::message::{Claim, Message, RecoveryQuery, RecoveryReply, Refuse, RefuseReason};
-use crate::rng::Jitter;
 use crate::time::{Instant, Now, earliest};
-use crate::view::View;
 use crate::voter::{Start, Voter, VoterLimits};
 use crate::voter_set::{MAX_TTL_MAX, QUARANTINE_MAX, VoterSet};
 use crate::wire::observe::Counts;
