@@ -36,7 +36,7 @@ use crate::description::{Differences, OtherSet, Role, VoterSetDescription};
 use crate::epoch::Epoch;
 use crate::event::View;
 use crate::event::{Effects, Event, Ticket};
-use crate::id::{ClaimId, Incarnation, Key, NodeId};
+use crate::id::{ClaimId, Incarnation, Key, NodeId, NodeName};
 use crate::message::{
     Challenge, Claim, Message, Namesake, Outdated, RecoveryQuery, RecoveryReply, Refuse,
     RefuseReason, VoterQuery, VoterReply,
@@ -44,7 +44,7 @@ use crate::message::{
 use crate::time::{Instant, Now, earliest};
 use crate::voter::{Start, Voter, VoterLimits};
 use crate::voter_set::{MAX_TTL_MAX, QUARANTINE_MAX, VoterSet, VoterSetTag};
-use crate::wire::codec::{ReadHead, pack_head, pack_into, unpack_into};
+use crate::wire::codec::{pack_into, unpack_into};
 use crate::wire::observe::Counts;
 use crate::wire::{DATAGRAM_BYTES_MAX, DropReason, GOSSIP_BYTES_MAX, Head, Kind, Seal, Traffic};
 
@@ -594,7 +594,7 @@ impl Node {
         &mut self,
         now: Now,
         from: SocketAddr,
-        head: ReadHead<'_>,
+        head: Head<NodeName<'_>>,
         messages: &mut Vec<Message>,
     ) -> Result<(), DropReason> {
         if head.to.as_str() != self.id.as_str() {
@@ -1164,17 +1164,12 @@ impl Node {
             outputs,
             ..
         } = self;
-        let mut send = |body: &[u8], count: usize| {
+        let too_large = pack_into(packing, &head, messages, budget, |body, count| {
             traffic.datagrams_out += 1;
             traffic.messages_out += count as u64;
             let bytes = seal.seal(Kind::Votes, body);
             outputs.push_back(Output::Transmit { to: addr, bytes });
-        };
-        if messages.is_empty() {
-            let bodies = pack_head(&head).bodies;
-            return bodies.iter().for_each(|(body, count)| send(body, *count));
-        }
-        let too_large = pack_into(packing, &head, messages, budget, send);
+        });
         for _ in 0..too_large {
             self.traffic.drop_one(DropReason::TooLarge);
         }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clocks::MayReturn;
-use crate::description::OtherSet;
+use crate::description::{OtherSet, count};
 use crate::digest::{Digest, Parts};
 use crate::epoch::Epoch;
 use crate::event::{Effects, Event, View};
@@ -35,7 +35,7 @@ use crate::voter_set::{Timing, VoterSet, floor_of};
 use recovery::Recovery;
 pub use recovery::Start;
 use session::{SessionNo, Sessions};
-use slot::{GivenVote, Heard, Slot, count, send_refuse};
+use slot::{GivenVote, Heard, Slot, send_refuse};
 use table::SlotAt;
 pub(crate) use table::Slots;
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Ctx;
 use super::session::SessionNo;
+use crate::description::count;
 use crate::epoch::Epoch;
 use crate::event::Effects;
 use crate::id::{ClaimId, Key, NodeId};
@@ -87,10 +88,6 @@ pub(crate) fn send_refuse(claim: &ClaimId, reason: RefuseReason, out: &mut Effec
         reason,
     };
     out.send(&claim.node, Message::Refuse(refuse));
-}
-
-pub(crate) fn count(len: usize) -> u32 {
-    u32::try_from(len).unwrap_or(u32::MAX)
 }
 
 type Rank<'a> = (bool, Epoch, Option<&'a ClaimId>);
