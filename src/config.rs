@@ -7,10 +7,7 @@ use std::time::Duration;
 
 use crate::error::ConfigError;
 use crate::runtime::{Resolve, System, check_seed};
-use lockmesh_proto::id::NodeId;
-use lockmesh_proto::voter::{Start, VoterLimits};
-use lockmesh_proto::voter_set::{Timing, VoterSet};
-use lockmesh_proto::wire::ClusterSecret;
+use lockmesh_proto::{ClusterSecret, NodeId, Start, Timing, VoterLimits, VoterSet};
 
 #[cfg(feature = "harness")]
 use crate::harness::Links;

@@ -4,7 +4,7 @@
 //! reads a monotonic clock with a rate and an origin of its own, and a wall clock that is off and
 //! may jump.
 
-use lockmesh_proto::time::{Instant, Now};
+use lockmesh_proto::{Instant, Now};
 
 /// The wall time at which the world begins, in milliseconds since the Unix epoch.
 const WALL_START_MS: u64 = 1_760_000_000_000;

@@ -1,7 +1,7 @@
 //! More stories for the settled phase: withdrawals, restarts, distant waiters and adopted
 //! incarnations. A world plays four of them.
 
-use lockmesh_proto::id::Incarnation;
+use lockmesh_proto::Incarnation;
 
 use crate::gossip::Sighting;
 use crate::invariants::{End, Fact, Handover, Host as HostAt, KeyAt, RequestId};

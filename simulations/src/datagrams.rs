@@ -7,7 +7,7 @@
 
 use std::net::SocketAddr;
 
-use lockmesh_proto::wire::{ClusterSecret, PROTOCOL_VERSION, Seal};
+use lockmesh_proto::{ClusterSecret, PROTOCOL_VERSION, Seal};
 
 use crate::host::SOCKET_DATAGRAMS_MAX;
 use crate::invariants::{Fact, Host as HostAt};

@@ -16,13 +16,10 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockmesh_proto::claimant::{Claimant, Request};
-use lockmesh_proto::event::{Effects, Event, Ticket};
-use lockmesh_proto::id::{Incarnation, Key, NodeId};
-use lockmesh_proto::message::{Message, Outbox};
-use lockmesh_proto::time::{Instant, Now};
-use lockmesh_proto::voter::{Start, Voter, VoterLimits};
-use lockmesh_proto::voter_set::{Timing, VoterSet};
+use lockmesh_proto::{
+    Claimant, Effects, Event, Incarnation, Instant, Key, Message, NodeId, Now, Request, Start,
+    Ticket, Timing, Voter, VoterLimits, VoterSet,
+};
 use stateright::{Model, Property};
 
 pub(crate) use found::search;
@@ -141,7 +138,7 @@ impl Search {
         ))
     }
 
-    fn send(&self, state: &mut State, from: usize, messages: Outbox) {
+    fn send(&self, state: &mut State, from: usize, messages: Vec<(NodeId, Message)>) {
         for (to, message) in messages {
             let Some(to) = self.ids.iter().position(|id| *id == to) else {
                 continue;
@@ -422,7 +419,7 @@ impl Model for Search {
             // The cluster is new, and the replies of the others confirm it.
             let now = self.now(&state, at);
             for other in (0..VOTERS).filter(|other| *other != at) {
-                let memory = lockmesh_proto::message::RecoveryReply {
+                let memory = lockmesh_proto::RecoveryReply {
                     nonce: at as u64,
                     highest: Default::default(),
                     votes: false,

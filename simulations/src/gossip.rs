@@ -6,8 +6,7 @@
 
 use std::net::SocketAddr;
 
-use lockmesh_proto::id::{Incarnation, NodeId};
-use lockmesh_proto::view::{Peer, View};
+use lockmesh_proto::{Incarnation, NodeId, Peer, View};
 
 use crate::rng::Rng;
 use crate::settings::Gossip;

@@ -4,10 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use lockmesh_proto::event::Ticket;
-use lockmesh_proto::id::{Incarnation, NodeId};
-use lockmesh_proto::time::Instant;
-use lockmesh_proto::wire::Seal;
+use lockmesh_proto::{Incarnation, Instant, NodeId, Seal, Ticket};
 
 use crate::algorithms::Machine;
 use crate::clocks::Clock;

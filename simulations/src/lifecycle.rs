@@ -2,10 +2,7 @@
 
 use std::net::SocketAddr;
 
-use lockmesh_proto::event::Ticket;
-use lockmesh_proto::id::Incarnation;
-use lockmesh_proto::node::NodeConfig;
-use lockmesh_proto::voter::Start;
+use lockmesh_proto::{Incarnation, NodeConfig, Start, Ticket};
 
 use crate::algorithms::{self, Algorithm};
 use crate::faults::{FaultKind, Target};

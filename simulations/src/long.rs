@@ -8,15 +8,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockmesh_proto::claimant::{NEVER_GRANTED_MAX, Request};
-use lockmesh_proto::event::{Event, Ticket};
-use lockmesh_proto::id::{Incarnation, Key, NodeId};
-use lockmesh_proto::node::{Node, NodeConfig, Output};
-use lockmesh_proto::time::{Instant, Now};
-use lockmesh_proto::view::{Peer, View};
-use lockmesh_proto::voter::{Start, VoterLimits};
-use lockmesh_proto::voter_set::{Timing, VoterSet};
-use lockmesh_proto::wire::Seal;
+use lockmesh_proto::{
+    Event, Incarnation, Instant, Key, NEVER_GRANTED_MAX, Node, NodeConfig, NodeId, Now, Output,
+    Peer, Request, Seal, Start, Ticket, Timing, View, VoterLimits, VoterSet,
+};
 
 const NODES: usize = 3;
 const MAX_TTL: Duration = Duration::from_secs(3);

@@ -6,13 +6,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use lockmesh_proto::claimant::Request;
-use lockmesh_proto::epoch::Epoch;
-use lockmesh_proto::event::{Event, Ticket};
-use lockmesh_proto::id::Incarnation;
-use lockmesh_proto::node::{Node, NodeConfig, Output};
-use lockmesh_proto::time::Now;
-use lockmesh_proto::voter::Start;
+use lockmesh_proto::{
+    Epoch, Event, Incarnation, Node, NodeConfig, Now, Output, Request, Start, Ticket,
+};
 
 use crate::algorithms::Algorithm;
 use crate::datagrams::Datagram;

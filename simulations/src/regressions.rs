@@ -4,17 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockmesh_proto::claimant::{Claimant, Request};
-use lockmesh_proto::epoch::Epoch;
-use lockmesh_proto::event::{Effects, Event};
-use lockmesh_proto::id::{Incarnation, Key, NodeId};
-use lockmesh_proto::message::{Message, RecoveryReply, Refuse, RefuseReason};
-use lockmesh_proto::node::{Node, NodeConfig, Output};
-use lockmesh_proto::time::{Instant, Now};
-use lockmesh_proto::view::{Peer, View};
-use lockmesh_proto::voter::{Start, Voter, VoterLimits};
-use lockmesh_proto::voter_set::{Timing, VoterSet};
-use lockmesh_proto::wire::Seal;
+use lockmesh_proto::{
+    Claimant, Effects, Epoch, Event, Incarnation, Instant, Key, Message, Node, NodeConfig, NodeId,
+    Now, Output, Peer, RecoveryReply, Refuse, RefuseReason, Request, Seal, Start, Timing, View,
+    Voter, VoterLimits, VoterSet,
+};
 
 use crate::campaign::{Tweaks, run_seed};
 

@@ -8,8 +8,7 @@
 
 use std::time::Duration;
 
-use lockmesh_proto::voter::VoterLimits;
-use lockmesh_proto::voter_set::Timing;
+use lockmesh_proto::{Timing, VoterLimits};
 use serde::Serialize;
 
 use crate::algorithms::Algorithm;

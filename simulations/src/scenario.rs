@@ -8,9 +8,7 @@ mod format;
 
 use std::time::Duration;
 
-use lockmesh_proto::id::NodeId;
-use lockmesh_proto::voter::VoterLimits;
-use lockmesh_proto::voter_set::{Timing, VoterSet, VoterSetError};
+use lockmesh_proto::{NodeId, Timing, VoterLimits, VoterSet, VoterSetError};
 use serde::Deserialize as _;
 use toml::Spanned;
 

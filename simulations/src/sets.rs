@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use lockmesh_proto::id::{Key, NodeId};
-use lockmesh_proto::voter_set::VoterSet;
+use lockmesh_proto::{Key, NodeId, VoterSet};
 
 use crate::invariants::{Host as HostAt, KeyAt};
 use crate::settings::Settings;

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use lockmesh_proto::voter::VoterLimits;
-use lockmesh_proto::voter_set::Timing;
+use lockmesh_proto::{Timing, VoterLimits};
 
 use crate::algorithms::Algorithm;
 use crate::hazards::{self, Hazards};
@@ -420,8 +419,7 @@ fn keep_long(rng: &mut Rng, habits: &mut Habits, max_ttl: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lockmesh_proto::id::NodeId;
-    use lockmesh_proto::voter_set::VoterSet;
+    use lockmesh_proto::{NodeId, VoterSet};
 
     #[test]
     fn drawn_settings_make_valid_voter_sets() {

@@ -1,7 +1,7 @@
 //! Records since when each host and each link has had no fault, to judge whether a lease could have
 //! been kept.
 
-use lockmesh_proto::event::Event;
+use lockmesh_proto::Event;
 
 use crate::host::Ongoing;
 use crate::invariants::{Fact, Host as HostAt, KeyAt};

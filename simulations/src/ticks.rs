@@ -1,7 +1,7 @@
 //! Stories for locks that outlive their process, and for voters with tight limits: deploys, a `try`
 //! beside a holder that is gone, and keys that take turns.
 
-use lockmesh_proto::event::Ticket;
+use lockmesh_proto::Ticket;
 
 use crate::invariants::{End, Fact, Handover, Host as HostAt, KeyAt};
 use crate::settings::{PROBE_KEYS, SECOND};

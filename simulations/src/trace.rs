@@ -2,8 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use lockmesh_proto::wire::codec::unpack;
-use lockmesh_proto::wire::{DropReason, Kind};
+use lockmesh_proto::{DatagramKind, DropReason, unpack_messages};
 
 use crate::rng::mix;
 
@@ -68,12 +67,12 @@ impl Trace {
         at: u64,
         host: usize,
         bytes: &[u8],
-        opened: Option<Result<(Kind, Vec<u8>), DropReason>>,
+        opened: Option<Result<(DatagramKind, Vec<u8>), DropReason>>,
     ) {
         let len = bytes.len();
         let unpacked = match opened {
             None => return self.line(at, format_args!("n{host} reads {len} bytes")),
-            Some(opened) => opened.and_then(|(_, body)| unpack(&body)),
+            Some(opened) => opened.and_then(|(_, body)| unpack_messages(&body)),
         };
         match unpacked {
             Ok((head, messages)) => {

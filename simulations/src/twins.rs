@@ -6,12 +6,9 @@
 
 use std::sync::Arc;
 
-use lockmesh_proto::id::Incarnation;
-use lockmesh_proto::node::{Node, NodeConfig, Output};
-use lockmesh_proto::time::Now;
-use lockmesh_proto::view::{Peer, View};
-use lockmesh_proto::voter::{Start, VoterLimits};
-use lockmesh_proto::voter_set::VoterSet;
+use lockmesh_proto::{
+    Incarnation, Node, NodeConfig, Now, Output, Peer, Start, View, VoterLimits, VoterSet,
+};
 
 use crate::datagrams::Datagram;
 use crate::invariants::Host as HostAt;

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use lockmesh_proto::claimant::Request;
-use lockmesh_proto::event::Ticket;
+use lockmesh_proto::{Request, Ticket};
 
 use crate::host::Ongoing;
 use crate::invariants::{End, Fact, Host as HostAt, KeyAt, RequestId};

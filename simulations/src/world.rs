@@ -1,6 +1,6 @@
 //! The simulated world: hosts, links, clients and a ledger, driven by one event heap and one seed.
 //!
-//! The nodes are production [`Node`](lockmesh_proto::node::Node)s. Bytes and time go in; bytes,
+//! The nodes are production [`Node`](lockmesh_proto::Node)s. Bytes and time go in; bytes,
 //! events and the next timeout come out. All random values come from streams of the seed, and no
 //! iteration order depends on the process. A seed therefore determines a run.
 
@@ -8,13 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use lockmesh_proto::event::Event;
-use lockmesh_proto::id::{Key, NodeId};
-use lockmesh_proto::node::Output;
-use lockmesh_proto::time::Now;
-use lockmesh_proto::view::View;
-use lockmesh_proto::voter_set::VoterSet;
-use lockmesh_proto::wire::ClusterSecret;
+use lockmesh_proto::{ClusterSecret, Event, Key, NodeId, Now, Output, View, VoterSet};
 
 use crate::algorithms::{Hearing, Machine};
 use crate::datagrams::{self, Datagram};

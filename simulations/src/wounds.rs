@@ -1,8 +1,7 @@
 //! A minority of the voters that stays broken after all else was healed: crashed, mute, deaf or cut
 //! off for good. Requests that can reach the other voters are still served.
 
-use lockmesh_proto::claimant::NEVER_GRANTED_MAX;
-use lockmesh_proto::view::{Peer, View};
+use lockmesh_proto::{NEVER_GRANTED_MAX, Peer, View};
 
 use crate::invariants::{Fact, Handover, Host as HostAt, KeyAt};
 use crate::rng::Rng;

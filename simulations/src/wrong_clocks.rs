@@ -3,9 +3,7 @@
 //! stay within `max_clock_skew` of each other. The laws hold whatever the wrong ones show (rule
 //! 28).
 
-use lockmesh_proto::epoch::Epoch;
-use lockmesh_proto::time::Now;
-use lockmesh_proto::voter_set::quorum;
+use lockmesh_proto::{Epoch, Now, quorum};
 
 use crate::faults::{Cut, Fault, FaultKind, Target};
 use crate::invariants::Host as HostAt;

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::links::{Fault, Links};
-use lockmesh_proto::id::NodeId;
+use lockmesh_proto::NodeId;
 
 /// Links of a [`LocalMesh`](super::LocalMesh) that were selected for fault injection, as in
 /// `mesh.link(0, 1).loss(0.2)`.

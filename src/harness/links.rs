@@ -10,7 +10,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tokio::task::JoinSet;
 
-use lockmesh_proto::id::NodeId;
+use lockmesh_proto::NodeId;
 
 /// The faults of a link, in one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -13,8 +13,7 @@ use super::stable::{NotStable, Seen, missing};
 use crate::config::MeshBuilder;
 use crate::error::ConfigError;
 use crate::runtime::Mesh;
-use lockmesh_proto::voter_set::Timing;
-use lockmesh_proto::wire::ClusterSecret;
+use lockmesh_proto::{ClusterSecret, Timing};
 
 /// The maximum number of nodes in one process.
 const NODES_MAX: usize = 64;

@@ -13,8 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use crate::config::MeshBuilder;
 use crate::error::ConfigError;
 use crate::runtime::{Clock, Mesh, Shared};
-use lockmesh_proto::id::{Incarnation, NodeId};
-use lockmesh_proto::view::{Peer, View};
+use lockmesh_proto::{Incarnation, NodeId, Peer, View};
 
 /// The id of the hidden voter.
 const VOTER: &str = "the voter in memory";

@@ -5,8 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::runtime::Status;
-use lockmesh_proto::id::NodeId;
-use lockmesh_proto::voter_set::quorum;
+use lockmesh_proto::{NodeId, quorum};
 
 /// The error returned if a cluster does not become stable in time.
 #[derive(Clone, Debug, Eq, PartialEq)]

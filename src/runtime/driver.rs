@@ -12,7 +12,7 @@ use tokio::net::UdpSocket;
 use super::inbox::Ask;
 use super::obstacle::Obstacle;
 use super::shared::Shared;
-use lockmesh_proto::time::Instant;
+use lockmesh_proto::Instant;
 
 /// The maximum sleep of the loop. Timers do not count time in which the machine was suspended, but
 /// leases do.
@@ -216,7 +216,7 @@ mod tests {
     use crate::runtime::clock::Clock;
     use crate::runtime::core::tests::only_voter;
     use crate::runtime::socket::Sender;
-    use lockmesh_proto::wire::DropReason;
+    use lockmesh_proto::DropReason;
 
     fn shared() -> Shared {
         let clock = Clock::new();

@@ -8,8 +8,8 @@ use super::inbox::Ask;
 use super::lease::Lease;
 use super::mesh::Inner;
 use crate::error::{ExtendError, ReleaseError};
-use lockmesh_proto::claimant;
-use lockmesh_proto::epoch::Epoch;
+
+use lockmesh_proto::Epoch;
 
 /// A lock that is held. Dropping the guard releases the lock, without blocking and without a
 /// runtime.
@@ -158,8 +158,8 @@ pub(crate) async fn extend(
         .shared
         .with(|core, now| core.node.extend(now, lease.ticket, extra));
     let goal = goal.map_err(|error| match error {
-        claimant::ExtendError::NotHeld => ExtendError::NotHeld,
-        claimant::ExtendError::TooLong {
+        lockmesh_proto::ExtendError::NotHeld => ExtendError::NotHeld,
+        lockmesh_proto::ExtendError::TooLong {
             remaining,
             extra,
             max,

@@ -119,9 +119,7 @@ mod tests {
 
     use super::*;
     use crate::runtime::clock::Clock;
-    use lockmesh_proto::epoch::Epoch;
-    use lockmesh_proto::event::Ticket;
-    use lockmesh_proto::id::Key;
+    use lockmesh_proto::{Epoch, Key, Ticket};
 
     fn lease(key: &str) -> Arc<Lease> {
         let clock = Clock::new();

@@ -24,9 +24,7 @@ use super::digest::{Identity, Message};
 use super::filter::DigestFilter;
 use super::seeds::{Discovery, Seeds};
 use super::shared::Shared;
-use lockmesh_proto::id::{Incarnation, NodeId};
-use lockmesh_proto::view::{Peer, View};
-use lockmesh_proto::voter_set::VoterSet;
+use lockmesh_proto::{Incarnation, NodeId, Peer, View, VoterSet};
 
 /// The key under which a node announces that it leaves.
 const LEAVING: &str = "leaving";
@@ -466,7 +464,7 @@ impl Socket for OpenSocket {
                 }
                 _ => shared.with(|core, _| {
                     core.node
-                        .count_drop(lockmesh_proto::wire::DropReason::Undecodable);
+                        .count_drop(lockmesh_proto::DropReason::Undecodable);
                 }),
             }
         }

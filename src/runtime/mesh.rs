@@ -30,9 +30,7 @@ use crate::error::{AcquireError, ConfigError, ExtendError, InspectError, NotRead
 #[cfg(feature = "harness")]
 use crate::harness::Port;
 use crate::lock::{ClusterError, DistributedLock};
-use lockmesh_proto::id::{Incarnation, Key, NodeId};
-use lockmesh_proto::node::{Inspection, Node, NodeConfig};
-use lockmesh_proto::wire::{ClusterSecret, Seal};
+use lockmesh_proto::{ClusterSecret, Incarnation, Inspection, Key, Node, NodeConfig, NodeId, Seal};
 
 /// The error for a task that releases or extends a lock that another task of this node has acquired
 /// since.
@@ -296,7 +294,7 @@ impl Mesh {
         let notified = notified.ok_or(InspectError::ShutDown)?.await;
         let inspection = notified.map_err(|_| InspectError::ShutDown)?;
         let (answered, voters) = (inspection.answered, inspection.voters);
-        if answered < lockmesh_proto::voter_set::quorum(voters) {
+        if answered < lockmesh_proto::quorum(voters) {
             return Err(InspectError::NoQuorum { answered, voters });
         }
         Ok(inspection)

@@ -26,11 +26,7 @@ use std::time::Duration;
 use metrics::{Counter, Histogram, counter, gauge, histogram};
 
 use super::core::Ended;
-use lockmesh_proto::event::Event;
-use lockmesh_proto::id::NodeId;
-use lockmesh_proto::node::Node;
-use lockmesh_proto::time::Now;
-use lockmesh_proto::voter::Voter;
+use lockmesh_proto::{Event, Node, NodeId, Now, Voter};
 
 /// The metrics of one mesh.
 pub(crate) struct Meter {

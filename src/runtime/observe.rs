@@ -1,5 +1,5 @@
 //! Observation of a mesh from outside: the sockets and clocks of
-//! [`node::Observer`](lockmesh_proto::node::Observer).
+//! [`lockmesh_proto::Observer`](lockmesh_proto::Observer).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,9 +11,9 @@ use tokio::net::UdpSocket;
 use tokio::time::Instant;
 
 use crate::config::CLUSTER_DEFAULT;
-use lockmesh_proto::id::{Key, NameError};
-use lockmesh_proto::node::{self, Inspection, QuestionId, Survey, Surveyor, Wanted};
-use lockmesh_proto::wire::{ClusterSecret, Seal};
+use lockmesh_proto::{
+    ClusterSecret, Inspection, Key, NameError, QuestionId, Seal, Survey, Surveyor, Wanted,
+};
 
 /// The default time to wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -50,7 +50,7 @@ pub struct Observer {
     known: Vec<SocketAddr>,
     is_sealed: bool,
     patience: Duration,
-    asker: node::Observer,
+    asker: lockmesh_proto::Observer,
     cluster: String,
     v4: Option<UdpSocket>,
     v6: Option<UdpSocket>,
@@ -141,7 +141,7 @@ impl Observer {
             known: Vec::new(),
             is_sealed,
             patience: PATIENCE,
-            asker: node::Observer::new(seal.of_cluster(CLUSTER_DEFAULT), rand::random()),
+            asker: lockmesh_proto::Observer::new(seal.of_cluster(CLUSTER_DEFAULT), rand::random()),
             cluster: CLUSTER_DEFAULT.to_owned(),
             v4: None,
             v6: None,

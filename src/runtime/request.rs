@@ -11,10 +11,7 @@ use super::inbox::Ask;
 use super::lease::Lease;
 use super::mesh::Inner;
 use crate::error::AcquireError;
-use lockmesh_proto::claimant::Request;
-use lockmesh_proto::event::Ticket;
-use lockmesh_proto::id::Key;
-use lockmesh_proto::time::Instant;
+use lockmesh_proto::{Instant, Key, Request, Ticket};
 
 /// A request for a lock, returned by [`Mesh::lock`](crate::Mesh::lock).
 ///

@@ -11,11 +11,9 @@ use tokio::sync::watch;
 use super::observe::Observer;
 use super::seeds::Seeds;
 use super::shared::Shared;
-use lockmesh_proto::id::{Incarnation, NodeId};
-use lockmesh_proto::node::{Survey, Surveyor};
-use lockmesh_proto::view::{Peer, View};
-use lockmesh_proto::voter_set::{VoterSetTag, quorum};
-use lockmesh_proto::wire::observe::VoterState;
+use lockmesh_proto::{
+    Incarnation, NodeId, Peer, Survey, Surveyor, View, VoterSetTag, VoterState, quorum,
+};
 
 /// The time to wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -25,9 +25,7 @@ use super::company::Leading;
 use super::core::{Core, GossipIn};
 use super::inbox::{Ask, Inbox, Lead};
 use super::socket::Sender;
-use lockmesh_proto::event::Ticket;
-use lockmesh_proto::node::Node;
-use lockmesh_proto::time::{Instant, Now};
+use lockmesh_proto::{Instant, Node, Now, Ticket};
 
 /// The number of callers in one turn from which callers are batched.
 const COMPANY: usize = 2;

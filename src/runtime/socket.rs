@@ -11,7 +11,7 @@ use tokio::net::UdpSocket;
 #[cfg(feature = "harness")]
 use crate::harness::{Links, Port};
 #[cfg(feature = "harness")]
-use lockmesh_proto::id::NodeId;
+use lockmesh_proto::NodeId;
 
 /// The requested size of the socket's buffers. The system's default of about 200 KiB overflows if
 /// many peers answer at once, and UDP drops silently.

@@ -6,12 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::core::Core;
-use lockmesh_proto::clocks::WallClock;
-use lockmesh_proto::id::NodeId;
-use lockmesh_proto::node::Standing;
-use lockmesh_proto::time::Now;
-use lockmesh_proto::voter_set::{Timing, VoterSetTag};
-use lockmesh_proto::wire::Traffic;
+use lockmesh_proto::{NodeId, Now, Standing, Timing, Traffic, VoterSetTag, WallClock};
 
 /// The state of a node, and of the cluster as this node sees it.
 #[derive(Clone, Debug, Serialize)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lockmesh::{ClusterSecret, ConfigError, Mesh, MeshBuilder, Timing};
-use lockmesh_proto::voter::VoterLimits;
+use lockmesh_proto::VoterLimits;
 
 use crate::common::{PATIENCE, key};
 

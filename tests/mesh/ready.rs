@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lockmesh::{InspectError, LockState, Mesh, Standing, WallClock};
-use lockmesh_proto::message::RefuseReason;
+use lockmesh_proto::RefuseReason;
 
 use crate::common::{Cluster, PATIENCE, key, timing, until};
 

@@ -18,7 +18,7 @@ use crate::wire::observe::{
     Answer, Answered, Asked, Counts, LISTED_WAITERS_MAX, Overview, Page, Question, SeenLock,
     SeenNode, VoterState,
 };
-use crate::wire::{DropReason, Kind};
+use crate::wire::{DatagramKind, DropReason};
 
 /// Counts the outcome of a request.
 pub(super) fn count(counts: &mut Counts, event: &Event) {
@@ -79,7 +79,7 @@ impl Node {
             return Err(DropReason::Short);
         }
         self.traffic.answers += 1;
-        let bytes = self.seal.seal(Kind::Answer, &answer);
+        let bytes = self.seal.seal(DatagramKind::Answer, &answer);
         self.outputs.push_back(Output::Transmit { to: from, bytes });
         Ok(())
     }

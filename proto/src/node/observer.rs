@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::id::Key;
 use crate::listing::Place;
 use crate::wire::observe::{Answer, Answered, Asked, Question};
-use crate::wire::{DATAGRAM_BYTES_MAX, DropReason, Kind, Seal};
+use crate::wire::{DATAGRAM_BYTES_MAX, DatagramKind, DropReason, Seal};
 
 /// Identifies one open question.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -77,7 +77,7 @@ impl Observer {
     /// - [`DropReason::Misaddressed`] if it does not answer an open question.
     pub fn handle_datagram(&mut self, bytes: &[u8]) -> Result<(QuestionId, Answered), DropReason> {
         let (kind, body) = self.seal.open(bytes)?;
-        if kind != Kind::Answer {
+        if kind != DatagramKind::Answer {
             return Err(DropReason::Misaddressed);
         }
         let answered = Answered::from_body(&body)?;
@@ -96,7 +96,7 @@ impl Observer {
         let nonce = id.0;
         let len = DATAGRAM_BYTES_MAX - self.seal.overhead();
         let body = Asked { nonce, question }.to_body(len);
-        self.seal.seal(Kind::Question, &body)
+        self.seal.seal(DatagramKind::Question, &body)
     }
 }
 

@@ -1,8 +1,8 @@
 //! The questions of observers to a node, and its answers.
 //!
 //! An observer is not a node: it has no name, incarnation or voter set. Its datagrams therefore
-//! have no [`Head`](super::Head), and kinds of their own ([`Kind::Question`](super::Kind),
-//! [`Kind::Answer`](super::Kind)). A question is for any node at its destination address. Nothing
+//! have no [`DatagramHead`](super::Head), and kinds of their own ([`DatagramKind::Question`](super::Kind),
+//! [`DatagramKind::Answer`](super::Kind)). A question is for any node at its destination address. Nothing
 //! in the protocol depends on an answer, and no question changes a claim or a vote.
 //!
 //! **Bounded.** One question has one answer of one datagram. Longer lists are paged: a question

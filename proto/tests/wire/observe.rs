@@ -5,16 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockmesh_proto::claimant::Request;
-use lockmesh_proto::id::{Incarnation, Key, NodeId};
-use lockmesh_proto::node::{Node, NodeConfig, Observer, Output, Surveyor, Wanted};
-use lockmesh_proto::time::{Instant, Now};
-use lockmesh_proto::voter::{Start, VoterLimits};
-use lockmesh_proto::voter_set::{Timing, VoterSet};
-use lockmesh_proto::wire::observe::{
-    Answer, Answered, Asked, Overview, Page, Question, SeenNode, VoterState,
+use lockmesh_proto::{
+    Answer, Answered, Asked, ClusterSecret, DATAGRAM_BYTES_MAX, DatagramKind, DropReason,
+    Incarnation, Instant, Key, Node, NodeConfig, NodeId, Now, Observer, Output, Overview, Page,
+    Question, Request, Seal, SeenNode, Start, Surveyor, Timing, VoterLimits, VoterSet, VoterState,
+    Wanted,
 };
-use lockmesh_proto::wire::{ClusterSecret, DATAGRAM_BYTES_MAX, DropReason, Kind, Seal};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -245,7 +241,7 @@ fn question_shorter_than_its_answer_gets_none() {
             nonce: 1,
             question: Question::Locks { after: None },
         };
-        let bytes = peer.seal(Kind::Question, &asked.to_body(len));
+        let bytes = peer.seal(DatagramKind::Question, &asked.to_body(len));
         for answer in feed(&mut node, &bytes) {
             assert!(answer.len() <= bytes.len(), "{len}");
         }
@@ -255,7 +251,7 @@ fn question_shorter_than_its_answer_gets_none() {
         question: Question::Overview,
     };
     let dropped = node.traffic().dropped_for(DropReason::Short);
-    let bytes = peer.seal(Kind::Question, &asked.to_body(20));
+    let bytes = peer.seal(DatagramKind::Question, &asked.to_body(20));
     assert!(feed(&mut node, &bytes).is_empty());
     assert_eq!(node.traffic().dropped_for(DropReason::Short), dropped + 1);
 }
@@ -294,7 +290,7 @@ fn observer_accepts_one_answer_per_question() {
     assert!(observer.handle_datagram(&answer).is_ok());
     assert!(observer.handle_datagram(&answer).is_err());
     // A node accepts no answers, and an observer accepts no questions.
-    let answer = seal(4).seal(Kind::Answer, b"x");
+    let answer = seal(4).seal(DatagramKind::Answer, b"x");
     assert!(feed(&mut node, &answer).is_empty());
     assert_eq!(node.traffic().dropped_for(DropReason::Misaddressed), 1);
     assert!(observer.handle_datagram(&bytes).is_err());
@@ -306,7 +302,7 @@ proptest! {
         let mut node = node(3);
         let mut peer = seal(2);
         for body in &bodies {
-            let bytes = peer.seal(Kind::Question, body);
+            let bytes = peer.seal(DatagramKind::Question, body);
             for answer in feed(&mut node, &bytes) {
                 prop_assert!(answer.len() <= bytes.len());
             }

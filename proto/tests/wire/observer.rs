@@ -3,16 +3,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use lockmesh_proto::claimant::Request;
-use lockmesh_proto::id::{Incarnation, Key};
-use lockmesh_proto::message::{Claim, Message};
-use lockmesh_proto::node::{Observer, QuestionId};
-use lockmesh_proto::view::{Peer, View};
-use lockmesh_proto::voter_set::VoterSetTag;
-use lockmesh_proto::wire::observe::{
-    Answer, Answered, Asked, Counts, Overview, Page, Question, SeenLock, SeenNode,
+use lockmesh_proto::{
+    Answer, Answered, Asked, Claim, Counts, DatagramKind, DropReason, Incarnation, Key, Message,
+    Observer, Overview, Page, Peer, Question, QuestionId, Request, Seal, SeenLock, SeenNode, View,
+    VoterSetTag,
 };
-use lockmesh_proto::wire::{DropReason, Kind, Seal};
 
 use crate::arbitrary::node_id;
 use crate::node::{World, addr, claim_message, claim_of, key, vote_for};
@@ -27,7 +22,7 @@ fn answer(world: &mut World, question: &Question, len: usize) -> Option<Answer> 
     let nonce = 5;
     let question = question.clone();
     let body = Asked { nonce, question }.to_body(len);
-    let bytes = world.peer.seal(Kind::Question, &body);
+    let bytes = world.peer.seal(DatagramKind::Question, &body);
     let answers = feed(&mut world.node, &bytes);
     assert!(answers.len() <= 1);
     let answered = answers.first().map(|bytes| open(bytes))?;
@@ -151,7 +146,7 @@ fn answer_is_never_longer_than_its_question() {
     let least = answers.iter().position(|is| *is).unwrap();
     assert!(answers[least..].iter().all(|is| *is));
     let body = Asked { nonce: 5, question }.to_body(least);
-    let bytes = world.peer.seal(Kind::Question, &body);
+    let bytes = world.peer.seal(DatagramKind::Question, &body);
     let answer = open(&feed(&mut world.node, &bytes)[0]);
     assert_eq!((body.len(), answer.len()), (least, least));
 }
@@ -233,7 +228,9 @@ impl Interview {
             voter_set: VoterSetTag::default(),
             answer,
         };
-        let bytes = self.scripted_node.seal(Kind::Answer, &answered.to_body());
+        let bytes = self
+            .scripted_node
+            .seal(DatagramKind::Answer, &answered.to_body());
         let heard = self.observer.handle_datagram(&bytes);
         assert_eq!(self.observer.repeat(self.id).is_some(), heard.is_err());
         match heard {

@@ -5,13 +5,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockmesh_proto::epoch::Epoch;
-use lockmesh_proto::id::{Incarnation, Key, NodeId};
-use lockmesh_proto::message::{Report, ReportedVote};
-use lockmesh_proto::node::{Observer, Survey, Surveyor, Wanted};
-use lockmesh_proto::voter_set::{Timing, VoterSet};
-use lockmesh_proto::wire::observe::{
-    Answer, Answered, Counts, Flow, Overview, Page, Question, SeenLock, SeenNode, VoterState,
+use lockmesh_proto::{
+    Answer, Answered, Counts, Epoch, Flow, Incarnation, Key, NodeId, Observer, Overview, Page,
+    Question, Report, ReportedVote, SeenLock, SeenNode, Survey, Surveyor, Timing, VoterSet,
+    VoterState, Wanted,
 };
 
 use crate::arbitrary::node_id;

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockmesh_proto::id::{Incarnation, Key, NodeId};
-use lockmesh_proto::node::{Health, Survey, Surveyor, Wanted};
-use lockmesh_proto::voter_set::{Timing, VoterSet};
-use lockmesh_proto::wire::observe::{Answer, Question, SeenLock, SeenNode, VoterState};
+use lockmesh_proto::{
+    Answer, Health, Incarnation, Key, NodeId, Question, SeenLock, SeenNode, Survey, Surveyor,
+    Timing, VoterSet, VoterState, Wanted,
+};
 
 use crate::arbitrary::node_id;
 use crate::scripted_nodes::{Mesh, ScriptedNode, at, keys, seen, vote, voter_set};

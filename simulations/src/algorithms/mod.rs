@@ -18,15 +18,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use lockmesh_proto::claimant::{Request, RequestError};
-use lockmesh_proto::epoch::Epoch;
-use lockmesh_proto::event::Ticket;
-use lockmesh_proto::id::{Incarnation, Key};
-use lockmesh_proto::node::{Node, NodeConfig, Output};
-use lockmesh_proto::time::{Instant, Now};
-use lockmesh_proto::view::View;
-use lockmesh_proto::voter::Voter;
-use lockmesh_proto::wire::Traffic;
+use lockmesh_proto::{
+    Epoch, Incarnation, Instant, Key, Node, NodeConfig, Now, Output, Request, RequestError, Ticket,
+    Traffic, View, Voter,
+};
 
 use crate::faults::Fault;
 use crate::scenario::{AskAt, Scenario};

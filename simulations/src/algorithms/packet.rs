@@ -1,6 +1,6 @@
 //! The datagrams of the two other algorithms: one format of a verb and eight numbers.
 
-use lockmesh_proto::id::Key;
+use lockmesh_proto::Key;
 
 /// The kind of a request or a reply.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -8,14 +8,10 @@ use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use lockmesh_proto::claimant::{Request, RequestError};
-use lockmesh_proto::epoch::Epoch;
-use lockmesh_proto::event::{Event, Ticket, VoteTally};
-use lockmesh_proto::id::{Key, NodeId};
-use lockmesh_proto::node::{NodeConfig, Output};
-use lockmesh_proto::time::{Instant, Now};
-use lockmesh_proto::view::View;
-use lockmesh_proto::voter_set::Timing;
+use lockmesh_proto::{
+    Epoch, Event, Instant, Key, NodeConfig, NodeId, Now, Output, Request, RequestError, Ticket,
+    Timing, View, VoteTally,
+};
 
 use super::Machine;
 use super::packet::{Packet, Verb, hash};

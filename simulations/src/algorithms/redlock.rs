@@ -17,11 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockmesh_proto::id::{Key, NodeId};
-use lockmesh_proto::node::NodeConfig;
-use lockmesh_proto::time::{Instant, Now};
-use lockmesh_proto::view::View;
-use lockmesh_proto::voter_set::VoterSet;
+use lockmesh_proto::{Instant, Key, NodeConfig, NodeId, Now, View, VoterSet};
 
 use super::packet::{Packet, Verb};
 use super::poller::{Poller, Rules};
@@ -92,7 +88,7 @@ impl Rules for Redlock {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lockmesh_proto::voter_set::Timing;
+    use lockmesh_proto::Timing;
 
     fn server() -> Redlock {
         let members = (0..5).map(|n| NodeId::new(format!("n{n}")).unwrap());

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use lockmesh_proto::voter::VoterLimits;
-use lockmesh_proto::voter_set::Timing;
+use lockmesh_proto::{Timing, VoterLimits};
 
 use super::{Algorithm, Plan};
 use crate::faults::{Cut, Fault, FaultKind, Target};

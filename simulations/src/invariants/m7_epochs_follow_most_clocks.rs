@@ -5,7 +5,7 @@
 //! Judged if the error of the right clocks is bounded and monotonic clocks keep M1's bound. A node
 //! needs the latter to know what the others' wall clocks show.
 
-use lockmesh_proto::epoch::Epoch;
+use lockmesh_proto::Epoch;
 
 use super::{Fact, History, Law};
 use crate::clocks::wall_ms;
