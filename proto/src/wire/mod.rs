@@ -43,7 +43,7 @@ pub enum DatagramKind {
     Votes,
     /// Bytes of the gossip library.
     Gossip,
-    /// A question of an observer to a node ([`observe`]).
+    /// A question of an observer to a node.
     Question,
     /// The answer of a node to an observer.
     Answer,
