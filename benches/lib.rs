@@ -7,15 +7,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockmesh_proto::claimant::Request;
-use lockmesh_proto::event::{Event, Ticket};
-use lockmesh_proto::id::{Incarnation, Key, NodeId};
-use lockmesh_proto::node::{Node, NodeConfig, Output};
-use lockmesh_proto::time::{Instant, Now};
-use lockmesh_proto::view::{Peer, View};
-use lockmesh_proto::voter::{Start, VoterLimits};
-use lockmesh_proto::voter_set::{Timing, VoterSet};
-use lockmesh_proto::wire::{ClusterSecret, Seal};
+use lockmesh_proto::{
+    ClusterSecret, Event, Incarnation, Instant, Key, Node, NodeConfig, NodeId, Now, Output, Peer,
+    Request, Seal, Start, Ticket, Timing, View, VoterLimits, VoterSet,
+};
 
 /// The TTL of all claims.
 pub const TTL: Duration = Duration::from_secs(10);

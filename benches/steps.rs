@@ -11,16 +11,11 @@ use std::time::Duration;
 
 use benches::{Contended, TTL, World, key};
 use divan::{AllocProfiler, Bencher, black_box};
-use lockmesh_proto::claimant::{Claimant, Request};
-use lockmesh_proto::epoch::Epoch;
-use lockmesh_proto::event::{Effects, Event, Ticket};
-use lockmesh_proto::id::{ClaimId, Incarnation, NodeId};
-use lockmesh_proto::message::{Claim, Message, Release, Vote};
-use lockmesh_proto::time::{Instant, Now};
-use lockmesh_proto::voter::{Start, Voter, VoterLimits};
-use lockmesh_proto::voter_set::{Timing, VoterSet};
-use lockmesh_proto::wire::codec::{pack, unpack};
-use lockmesh_proto::wire::{ClusterSecret, DATAGRAM_BYTES_MAX, Head, Kind, Seal};
+use lockmesh_proto::{
+    Claim, ClaimId, Claimant, ClusterSecret, DATAGRAM_BYTES_MAX, DatagramHead, DatagramKind,
+    Effects, Epoch, Event, Incarnation, Instant, Message, NodeId, Now, Release, Request, Seal,
+    Start, Ticket, Timing, Vote, Voter, VoterLimits, VoterSet, pack_messages, unpack_messages,
+};
 
 #[global_allocator]
 static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
@@ -216,13 +211,13 @@ mod codec {
     #[divan::bench(args = MANY)]
     fn packs(bencher: Bencher<'_, '_>, many: u64) {
         let (head, messages) = (head(), messages(many));
-        bencher.bench(|| pack(black_box(&head), black_box(&messages), DATAGRAM_BYTES_MAX));
+        bencher.bench(|| pack_messages(black_box(&head), black_box(&messages), DATAGRAM_BYTES_MAX));
     }
 
     #[divan::bench(args = MANY)]
     fn unpacks(bencher: Bencher<'_, '_>, many: u64) {
         let body = body(many);
-        bencher.bench(|| unpack(black_box(&body)).unwrap());
+        bencher.bench(|| unpack_messages(black_box(&body)).unwrap());
     }
 }
 
@@ -232,14 +227,14 @@ mod seal {
     #[divan::bench(args = MANY)]
     fn seals(bencher: Bencher<'_, '_>, many: u64) {
         let (mut seal, body) = (seal(1), body(many));
-        bencher.bench_local(|| seal.seal(Kind::Votes, black_box(&body)));
+        bencher.bench_local(|| seal.seal(DatagramKind::Votes, black_box(&body)));
     }
 
     #[divan::bench(args = MANY)]
     fn opens(bencher: Bencher<'_, '_>, many: u64) {
         let (mut theirs, mut ours, body) = (seal(1), seal(2), body(many));
         bencher
-            .with_inputs(|| theirs.seal(Kind::Votes, &body))
+            .with_inputs(|| theirs.seal(DatagramKind::Votes, &body))
             .bench_local_refs(|datagram| ours.open(datagram).unwrap());
     }
 }
@@ -304,8 +299,8 @@ fn claim(number: u64) -> Claim {
     }
 }
 
-fn head() -> Head {
-    Head {
+fn head() -> DatagramHead {
+    DatagramHead {
         from: id("n9"),
         incarnation: Incarnation::new(1),
         to: id("n0"),
@@ -318,7 +313,7 @@ fn messages(many: u64) -> Vec<Message> {
 }
 
 fn body(many: u64) -> Vec<u8> {
-    let packed = pack(&head(), &messages(many), DATAGRAM_BYTES_MAX);
+    let packed = pack_messages(&head(), &messages(many), DATAGRAM_BYTES_MAX);
     let (body, packed) = packed.bodies.into_iter().next().unwrap();
     assert_eq!(packed as u64, many, "they do not fit into one datagram");
     body

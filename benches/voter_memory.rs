@@ -6,13 +6,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockmesh_proto::epoch::Epoch;
-use lockmesh_proto::event::Effects;
-use lockmesh_proto::id::{ClaimId, Incarnation, Key, NodeId};
-use lockmesh_proto::message::Claim;
-use lockmesh_proto::time::{Instant, Now};
-use lockmesh_proto::voter::{Start, Voter, VoterLimits};
-use lockmesh_proto::voter_set::{Timing, VoterSet};
+use lockmesh_proto::{
+    Claim, ClaimId, Effects, Epoch, Incarnation, Instant, Key, NodeId, Now, Start, Timing, Voter,
+    VoterLimits, VoterSet,
+};
 
 const LOCKS: u64 = 1_000_000;
 /// A prime above [`LOCKS`], so that the keys come in no order.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use lockmesh_proto::time::{Instant, Now};
+use lockmesh_proto::{Instant, Now};
 
 /// The random bits of an incarnation: the low ten, about one millisecond.
 const DRAWN: u64 = (1 << 10) - 1;

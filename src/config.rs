@@ -10,11 +10,9 @@ use crate::clock::{Clock, SystemClock};
 use crate::error::ConfigError;
 use crate::seeds::{Resolve, System, check as check_seed};
 use crate::transport::Transport;
-use lockmesh_proto::id::{Incarnation, NodeId};
-use lockmesh_proto::view::Peer;
-use lockmesh_proto::voter::{Start, VoterLimits};
-use lockmesh_proto::voter_set::{Timing, VoterSet};
-use lockmesh_proto::wire::ClusterSecret;
+use lockmesh_proto::{
+    ClusterSecret, Incarnation, NodeId, Peer, Start, Timing, VoterLimits, VoterSet,
+};
 
 /// The default upper limit of `voters_per_key`. More voters only make grants slower.
 const VOTERS_PER_KEY_DEFAULT_MAX: usize = 5;

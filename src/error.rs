@@ -6,12 +6,9 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use lockmesh_proto::claimant::RequestError;
-use lockmesh_proto::event::VoteTally;
-use lockmesh_proto::id::NameError;
-use lockmesh_proto::message::RefuseReason;
-use lockmesh_proto::voter_set::VoterSetError;
-use lockmesh_proto::wire::{DropReason, SecretError};
+use lockmesh_proto::{
+    DropReason, NameError, RefuseReason, RequestError, SecretError, VoteTally, VoterSetError,
+};
 
 /// Implements `Debug` as `Display`: a `main` that returns the error prints its text.
 macro_rules! debug_as_display {

@@ -9,8 +9,8 @@ use crate::engine::inbox::Ask;
 use crate::error::{ExtendError, ReleaseError};
 use crate::lease::Lease;
 use crate::mesh::Inner;
-use lockmesh_proto::claimant;
-use lockmesh_proto::epoch::Epoch;
+
+use lockmesh_proto::Epoch;
 
 /// A lock that is held. Dropping the guard releases the lock, without blocking and without a
 /// runtime.
@@ -192,8 +192,8 @@ pub(crate) async fn extend(
         .engine
         .with(|core, now| core.node.extend(now, lease.ticket, extra));
     let goal = goal.map_err(|error| match error {
-        claimant::ExtendError::NotHeld => ExtendError::NotHeld,
-        claimant::ExtendError::TooLong {
+        lockmesh_proto::ExtendError::NotHeld => ExtendError::NotHeld,
+        lockmesh_proto::ExtendError::TooLong {
             remaining,
             extra,
             max,

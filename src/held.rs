@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::task;
 
 use crate::lease::Lease;
-use lockmesh_proto::epoch::Epoch;
+use lockmesh_proto::Epoch;
 
 /// The number of entries below which ended leases are not searched for.
 const SWEEP_AT_MIN: usize = 16;
@@ -126,8 +126,7 @@ mod tests {
 
     use super::*;
     use crate::clock::Time;
-    use lockmesh_proto::event::Ticket;
-    use lockmesh_proto::id::Key;
+    use lockmesh_proto::{Key, Ticket};
 
     fn lease(key: &str) -> Arc<Lease> {
         let clock = Time::system();

@@ -6,10 +6,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::clock::Time;
-use lockmesh_proto::epoch::Epoch;
-use lockmesh_proto::event::Ticket;
-use lockmesh_proto::id::Key;
-use lockmesh_proto::time::Instant;
+use lockmesh_proto::{Epoch, Instant, Key, Ticket};
 
 /// The maximum sleep of a wait for the end of a lease. Timers do not count time in which the
 /// machine was suspended, but leases do.

@@ -25,20 +25,16 @@ mod transport;
 /// Observation of a running mesh from outside, without taking part in it.
 pub mod observe {
     pub use crate::observer::{ObserveError, Observer};
-    pub use lockmesh_proto::node::{Health, NodeAnswer, NodeSurvey, Survey};
-    pub use lockmesh_proto::wire::observe::{Counts, Flow, Overview, VoterState};
+    pub use lockmesh_proto::{
+        Counts, Flow, Health, NodeAnswer, NodeSurvey, Overview, Survey, VoterState,
+    };
 }
 
-pub use lockmesh_proto::claimant::RequestError;
-pub use lockmesh_proto::clocks::WallClock;
-pub use lockmesh_proto::epoch::Epoch;
-pub use lockmesh_proto::event::VoteTally;
-pub use lockmesh_proto::id::{Key, NameError, NodeId};
-pub use lockmesh_proto::message::RefuseReason;
-pub use lockmesh_proto::node::{Inspection, KeyOwner, LockState, SeenVotes, Standing, Waiter};
-pub use lockmesh_proto::voter::VoterLimits;
-pub use lockmesh_proto::voter_set::{Timing, VoterSetError, VoterSetTag};
-pub use lockmesh_proto::wire::{ClusterSecret, DropReason, SecretError, Traffic};
+pub use lockmesh_proto::{
+    ClusterSecret, DropReason, Epoch, Inspection, Key, KeyOwner, LockState, NameError, NodeId,
+    RefuseReason, RequestError, SecretError, SeenVotes, Standing, Timing, Traffic, VoteTally,
+    VoterLimits, VoterSetError, VoterSetTag, Waiter, WallClock,
+};
 
 pub use clock::{Clock, SystemClock};
 pub use config::MeshBuilder;

@@ -26,11 +26,9 @@ use crate::seed_query::SeedQuery;
 use crate::seeds::{self, Seeds};
 use crate::status::{Health, Status};
 use crate::transport::{self, Transport, UdpTransport};
-use lockmesh_proto::epoch::Epoch;
-use lockmesh_proto::id::{Incarnation, Key, NodeId};
-use lockmesh_proto::node::{Inspection, Node, NodeConfig};
-use lockmesh_proto::view::View;
-use lockmesh_proto::wire::{ClusterSecret, Seal};
+use lockmesh_proto::{
+    ClusterSecret, Epoch, Incarnation, Inspection, Key, Node, NodeConfig, NodeId, Seal, View,
+};
 
 /// The error for a task that releases or extends a lock that another task of this node has acquired
 /// since.
@@ -344,7 +342,7 @@ impl Mesh {
         let notified = notified.ok_or(InspectError::ShutDown)?.await;
         let inspection = notified.map_err(|_| InspectError::ShutDown)?;
         let (answered, voters) = (inspection.answered, inspection.voters);
-        if answered < lockmesh_proto::voter_set::quorum(voters) {
+        if answered < lockmesh_proto::quorum(voters) {
             return Err(InspectError::NoQuorum { answered, voters });
         }
         Ok(inspection)

@@ -19,14 +19,9 @@ use metrics::{
 use crate::engine::core::{Core, Ended};
 use crate::obstacles::NOTED_FOR;
 use crate::status::Health;
-use lockmesh_proto::clocks::WallClock;
-use lockmesh_proto::event::{Event, VoteTally};
-use lockmesh_proto::id::NodeId;
-use lockmesh_proto::node::Standing;
-use lockmesh_proto::time::Now;
-use lockmesh_proto::voter::Voter;
-use lockmesh_proto::voter_set::quorum;
-use lockmesh_proto::wire::DropReason;
+use lockmesh_proto::{
+    DropReason, Event, NodeId, Now, Standing, VoteTally, Voter, WallClock, quorum,
+};
 
 /// A metric.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -8,11 +8,10 @@ use thiserror::Error;
 use tokio::net::UdpSocket;
 
 use crate::config::CLUSTER_DEFAULT;
-use lockmesh_proto::id::{Key, NameError};
-use lockmesh_proto::node::{Inspection, Survey, Surveyor, Wanted};
-use lockmesh_proto::time::Instant;
-use lockmesh_proto::wire::observe::Answer;
-use lockmesh_proto::wire::{ClusterSecret, DATAGRAM_BYTES_MAX, Kind, Seal};
+use lockmesh_proto::{
+    Answer, ClusterSecret, DATAGRAM_BYTES_MAX, DatagramKind, Inspection, Instant, Key, NameError,
+    Seal, Survey, Surveyor, Wanted,
+};
 
 /// The default time to wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -214,7 +213,7 @@ impl Observer {
                 datagram = receive(self.v6.as_ref()) => datagram,
                 () = tokio::time::sleep(wake.since(now())) => continue,
             };
-            if let Ok((Kind::Answer, body)) = self.seal.open(&datagram)
+            if let Ok((DatagramKind::Answer, body)) = self.seal.open(&datagram)
                 && let Ok(answer) = Answer::from_body(&body)
                 && let Err(reason) = surveyor.handle_answer(answer)
             {

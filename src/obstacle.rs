@@ -8,13 +8,7 @@ use tracing::Level;
 
 use crate::engine::core::Core;
 use crate::obstacles::{NOTED_FOR, PEERS_MAX};
-use lockmesh_proto::clocks::WallClock;
-use lockmesh_proto::id::NodeId;
-use lockmesh_proto::message::RefuseReason;
-use lockmesh_proto::node::{Standing, Twin};
-use lockmesh_proto::time::Now;
-use lockmesh_proto::voter_set::quorum;
-use lockmesh_proto::wire::DropReason;
+use lockmesh_proto::{DropReason, NodeId, Now, RefuseReason, Standing, Twin, WallClock, quorum};
 
 /// An obstacle that ends within this time is not logged.
 const PATIENCE: Duration = Duration::from_secs(1);

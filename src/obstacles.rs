@@ -20,8 +20,7 @@ use std::time::Duration;
 use tracing::Level;
 
 use crate::obstacle::{About, Obstacle};
-use lockmesh_proto::id::NodeId;
-use lockmesh_proto::time::Instant;
+use lockmesh_proto::{Instant, NodeId};
 
 /// An interruption shorter than this does not end an obstacle, so that flapping logs no pairs of
 /// lines.

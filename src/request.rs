@@ -12,10 +12,7 @@ use crate::error::AcquireError;
 use crate::guard::Guard;
 use crate::lease::Lease;
 use crate::mesh::Inner;
-use lockmesh_proto::claimant::Request;
-use lockmesh_proto::event::Ticket;
-use lockmesh_proto::id::Key;
-use lockmesh_proto::time::Instant;
+use lockmesh_proto::{Instant, Key, Request, Ticket};
 
 /// A request for a lock, returned by [`Mesh::lock`](crate::Mesh::lock).
 ///

@@ -9,12 +9,7 @@ use tokio::sync::{mpsc, watch};
 use crate::engine::Engine;
 use crate::engine::core::Core;
 use crate::seeds::Seeds;
-use lockmesh_proto::id::Incarnation;
-use lockmesh_proto::node::{Surveyor, Wanted};
-use lockmesh_proto::time::Now;
-use lockmesh_proto::view::{Peer, View};
-use lockmesh_proto::voter_set::quorum;
-use lockmesh_proto::wire::observe::{Answer, VoterState};
+use lockmesh_proto::{Answer, Incarnation, Now, Peer, Surveyor, View, VoterState, Wanted, quorum};
 
 /// The time to wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -7,12 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::engine::core::Core;
-use lockmesh_proto::clocks::WallClock;
-use lockmesh_proto::id::NodeId;
-use lockmesh_proto::node::Standing;
-use lockmesh_proto::time::Now;
-use lockmesh_proto::voter_set::{Timing, VoterSetTag};
-use lockmesh_proto::wire::Traffic;
+use lockmesh_proto::{NodeId, Now, Standing, Timing, Traffic, VoterSetTag, WallClock};
 
 /// The health of a node, from [`Mesh::watch`](crate::Mesh::watch).
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]

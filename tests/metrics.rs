@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use lockmesh::metrics::{self, ALL};
 use lockmesh::{ClusterSecret, Guard, Mesh, MeshBuilder, Resolve};
-use lockmesh_proto::wire::{Kind, Seal};
+use lockmesh_proto::{DatagramKind, Seal};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -426,7 +426,7 @@ async fn gossip_that_panics_is_started_again(log: &Log, metrics: &Metrics) {
     a.ready(PATIENCE).await.unwrap();
     let noise = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let mut seal = Seal::insecure_plaintext().of_cluster("lockmesh");
-    let datagram = seal.seal(Kind::Gossip, &poison());
+    let datagram = seal.seal(DatagramKind::Gossip, &poison());
     for restarts in 1..=2 {
         noise.send_to(&datagram, a.local_addr()).unwrap();
         until("the gossip is started again", || {

@@ -190,32 +190,28 @@ impl Clocks {
             return WallClock::Unknown;
         };
         let ahead_ms = self.ahead_ms(now);
-        let (low, high) = self.low_and_high(bounds, now);
-        let by_ms = high.saturating_sub(low);
         if ahead_ms.unsigned_abs() > self.skew_ms {
-            WallClock::Skewed { ahead_ms }
-        } else if by_ms > self.spread_of_right_ones(bounds, now) {
-            WallClock::Disputed { by_ms }
-        } else {
-            WallClock::Right
+            return WallClock::Skewed { ahead_ms };
         }
+        let dispute = self.dispute(bounds, now);
+        dispute.map_or(WallClock::Right, |by_ms| WallClock::Disputed { by_ms })
     }
 
     /// Returns `true` if the known clocks differ by more than `max_clock_skew`, and too few are
     /// known to decide which are right.
     #[must_use]
     pub fn are_disputed(&self, now: Now) -> bool {
-        self.bounds.as_ref().is_some_and(|bounds| {
-            let (low, high) = self.low_and_high(bounds, now);
-            high.saturating_sub(low) > self.spread_of_right_ones(bounds, now)
-        })
+        let bounds = self.bounds.as_ref();
+        bounds.is_some_and(|bounds| self.dispute(bounds, now).is_some())
     }
 
-    /// Returns the largest difference between low and high time if all clocks are right, in
-    /// milliseconds.
-    fn spread_of_right_ones(&self, bounds: &Bounds, now: Now) -> u64 {
+    /// Returns the difference between low and high time, in milliseconds, if it is larger than it
+    /// can be while all clocks are right.
+    fn dispute(&self, bounds: &Bounds, now: Now) -> Option<u64> {
+        let (low, high) = self.low_and_high(bounds, now);
+        let by_ms = high.saturating_sub(low);
         let (slow, fast) = self.spans(now.mono.since(bounds.at));
-        self.skew_ms + bounds.width_ms + (fast - slow)
+        (by_ms > self.skew_ms + bounds.width_ms + (fast - slow)).then_some(by_ms)
     }
 
     /// Returns `true` if the corrected time has moved by more than `max_clock_skew`.

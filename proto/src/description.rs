@@ -15,7 +15,7 @@ use super::id::NodeId;
 use super::voter_set::{Timing, VoterSet, VoterSetTag};
 
 /// The most members that a [`VoterSetDescription`] lists.
-pub const LISTED_MAX: usize = 256;
+pub const LISTED_MEMBERS_MAX: usize = 256;
 /// The most bytes of these members' names, plus one byte each, so that all fits into one datagram.
 const LISTED_BYTES_MAX: usize = 600;
 /// The most node names that the text of a [`Difference`] lists.
@@ -60,7 +60,11 @@ impl VoterSetDescription {
             fits
         };
         let members = voter_set.members();
-        let listed = members.iter().take(LISTED_MAX).take_while(fits).cloned();
+        let listed = members
+            .iter()
+            .take(LISTED_MEMBERS_MAX)
+            .take_while(fits)
+            .cloned();
         Self {
             role,
             voters_per_key: count(voter_set.voters_per_key()),
@@ -216,9 +220,9 @@ impl fmt::Display for Differences {
     }
 }
 
-/// Deserializes at most [`LISTED_MAX`] members in ascending order.
+/// Deserializes at most [`LISTED_MEMBERS_MAX`] members in ascending order.
 fn few_members<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<NodeId>, D::Error> {
-    let members: Vec<NodeId> = few::<D, NodeId, LISTED_MAX>(from)?;
+    let members: Vec<NodeId> = few::<D, NodeId, LISTED_MEMBERS_MAX>(from)?;
     match members.is_sorted_by(|a, b| a < b) {
         true => Ok(members),
         false => Err(D::Error::custom("members are not in order")),

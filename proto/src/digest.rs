@@ -5,14 +5,14 @@ use serde::{Deserialize, Serialize};
 use super::voter_set::mix;
 
 /// The number of parts of a digest. A comparison shows in which parts two sets differ.
-pub const PARTS: usize = 16;
+pub const DIGEST_PARTS: usize = 16;
 
 /// A set of parts of a [`Digest`], one bit for each.
-pub type Parts = u16;
+pub type DigestParts = u16;
 
 /// The claims whose numbers fall into one part.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, PartialEq, Serialize)]
-pub struct Part {
+pub struct DigestPart {
     /// The number of claims.
     pub count: u32,
     /// The exclusive or of the hashes of their numbers.
@@ -23,20 +23,20 @@ pub struct Part {
 /// collision is harmless.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Digest {
-    /// The parts. A claim belongs to part `seq % PARTS`.
-    pub parts: [Part; PARTS],
+    /// The parts. A claim belongs to part `seq % DIGEST_PARTS`.
+    pub parts: [DigestPart; DIGEST_PARTS],
 }
 
 impl Digest {
     /// Returns the index of the part that contains a claim with this number.
     #[must_use]
     pub fn part_of(seq: u64) -> usize {
-        (seq % PARTS as u64) as usize
+        (seq % DIGEST_PARTS as u64) as usize
     }
 
     /// Returns `true` if one of `parts` contains a claim with this number.
     #[must_use]
-    pub fn is_in(parts: Parts, seq: u64) -> bool {
+    pub fn is_in(parts: DigestParts, seq: u64) -> bool {
         parts >> Self::part_of(seq) & 1 == 1
     }
 
@@ -62,20 +62,20 @@ impl Digest {
 
     /// Returns the parts in which the digests differ.
     #[must_use]
-    pub fn differing(&self, other: &Self) -> Parts {
+    pub fn differing(&self, other: &Self) -> DigestParts {
         self.compare(other, |own, other| own != other)
     }
 
     /// Returns the parts in which `other` has more claims.
     #[must_use]
-    pub fn lacking(&self, other: &Self) -> Parts {
+    pub fn lacking(&self, other: &Self) -> DigestParts {
         self.compare(other, |own, other| own.count < other.count)
     }
 
-    fn compare(&self, other: &Self, is: impl Fn(&Part, &Part) -> bool) -> Parts {
+    fn compare(&self, other: &Self, is: impl Fn(&DigestPart, &DigestPart) -> bool) -> DigestParts {
         let both = self.parts.iter().zip(&other.parts).enumerate();
         both.fold(0, |parts, (at, (own, other))| {
-            parts | Parts::from(is(own, other)) << at
+            parts | DigestParts::from(is(own, other)) << at
         })
     }
 }

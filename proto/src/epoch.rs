@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::time::Now;
 
 /// The number of low bits of an epoch that count within one millisecond.
-pub const COUNTER_BITS: u32 = 20;
+const COUNTER_BITS: u32 = 20;
 
 /// A fencing token: the epochs of a key's successive holders strictly rise.
 ///

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use super::description::Differences;
 use super::epoch::Epoch;
 use super::id::{Incarnation, Key, NodeId};
-use super::message::{Message, Outbox, RefuseReason};
+use super::message::{Message, RefuseReason};
 use super::time::Instant;
 
 /// The id of a request for a lock. A request keeps its ticket when its claim changes: after `Stale`
@@ -127,7 +127,7 @@ pub enum Event {
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Effects {
     /// Messages and their receivers.
-    pub messages: Outbox,
+    pub messages: Vec<(NodeId, Message)>,
     /// Events.
     pub events: Vec<Event>,
 }

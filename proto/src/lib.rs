@@ -5,21 +5,17 @@
 //! Time and random seeds are arguments. Datagrams, timers and events are return values. Voter and
 //! claimant interact by messages alone.
 //!
-//! Read [`message`] first, then [`voter`], then [`claimant`], then [`node`].
+//! Read [`Message`] first, then [`Voter`], then [`Claimant`], then [`Node`].
 //!
-//! After each call, drain [`node::Node::poll_output`] until it returns [`node::Output::Timeout`].
+//! After each call, drain [`Node::poll_output`] until it returns [`Output::Timeout`].
 //! In this example the node is the only voter:
 //!
 //! ```rust
 //! use std::sync::Arc;
-//! use lockmesh_proto::node::{Node, NodeConfig, Output};
-//! use lockmesh_proto::claimant::Request;
-//! use lockmesh_proto::event::Event;
-//! use lockmesh_proto::id::{Incarnation, Key, NodeId};
-//! use lockmesh_proto::time::{Instant, Now};
-//! use lockmesh_proto::voter::{Start, VoterLimits};
-//! use lockmesh_proto::voter_set::{Timing, VoterSet};
-//! use lockmesh_proto::wire::Seal;
+//! use lockmesh_proto::{
+//!     Event, Incarnation, Instant, Key, Node, NodeConfig, NodeId, Now, Output, Request, Seal, Start,
+//!     Timing, VoterLimits, VoterSet,
+//! };
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let id = NodeId::new("alone")?;
@@ -60,23 +56,59 @@ mod mutants;
 #[macro_use]
 pub mod mutants;
 
-pub mod claimant;
-pub mod clocks;
+mod claimant;
+mod clocks;
 mod deadlines;
-pub mod description;
-pub mod digest;
-pub mod epoch;
-pub mod event;
-pub mod id;
-pub mod message;
-pub mod node;
+mod description;
+mod digest;
+mod epoch;
+mod event;
+mod id;
+mod message;
+mod node;
 #[cfg(test)]
 mod tests;
-pub mod time;
-pub mod voter;
-pub mod voter_set;
-pub mod wire;
-pub mod view {
-    //! Moved to the event module.
-    pub use crate::event::{Peer, View};
-}
+mod time;
+mod voter;
+mod voter_set;
+mod wire;
+
+pub use claimant::{Claimant, ExtendError, NEVER_GRANTED_MAX, Request, RequestError};
+pub use clocks::{Clocks, MayReturn, WallClock};
+pub use description::{
+    Difference, Differences, LISTED_MEMBERS_MAX, OtherSet, Role, VoterSetDescription,
+};
+pub use digest::{DIGEST_PARTS, Digest, DigestPart, DigestParts};
+pub use epoch::{Epoch, EpochClock};
+pub use event::{Effects, Event, Peer, Ticket, View, VoteTally};
+pub use id::{ClaimId, Incarnation, KEY_BYTES_MAX, Key, NODE_ID_BYTES_MAX, NameError, NodeId};
+pub use message::{
+    Challenge, Claim, HolderGranted, Inspect, KeepAlive, Kept, Message, Namesake, Outdated,
+    REPORTED_WAITERS_MAX, RecoveryQuery, RecoveryReply, Refuse, RefuseReason, Release, Report,
+    ReportedVote, ReportedWaiter, SessionId, Stale, Vote, VoterQuery, VoterReply, Wait,
+};
+pub use node::{
+    FOREIGN_NODE_INTERVAL, ForeignNode, Health, InspectId, Inspection, KeyOwner, LockState, Node,
+    NodeAnswer, NodeConfig, NodeSurvey, Output, SeenVotes, Standing, Survey, Surveyor, Twin,
+    Waiter, Wanted,
+};
+pub use time::{Instant, Now};
+pub use voter::{Start, Voter, VoterLimits};
+pub use voter_set::{
+    MAX_DRIFT_PPM_MAX, MAX_TTL_MAX, MEMBERS_MAX, TTL_ROUND_TRIPS_MIN, Tally, Timing, VoterSet,
+    VoterSetError, VoterSetTag, quorum,
+};
+pub use wire::codec::{
+    DATAGRAM_MESSAGES_MAX, DatagramHead, Packed, pack_messages, unpack_messages,
+};
+pub use wire::observe::{
+    Answer, Counts, Flow, Overview, Question, SeenLock, SeenNode, Topic, VoterState,
+    first_lock_number,
+};
+pub use wire::seal::{
+    BOOT_ID_BYTES, BOOT_IDS_MAX, CLUSTER_SECRET_BYTES, ClusterSecret, REPLAY_WINDOW,
+    SEALED_OVERHEAD, Seal, SecretError,
+};
+pub use wire::{
+    DATAGRAM_BYTES_MAX, DatagramKind, DropReason, GOSSIP_BYTES_MAX, PROTOCOL_VERSION, Traffic,
+};

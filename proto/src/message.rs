@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::description::{Role, VoterSetDescription, few};
-use super::digest::{Digest, Parts};
+use super::digest::{Digest, DigestParts};
 use super::epoch::Epoch;
 use super::id::{ClaimId, Incarnation, Key, NodeId};
 use super::time::Instant;
@@ -221,7 +221,7 @@ pub struct Kept {
     /// The duration from `sent_at` on, or `None` if the session is over for good.
     pub ttl: Option<Duration>,
     /// The parts in which the voter covers fewer claims than the claimant's digest (rule 22).
-    pub lacks: Parts,
+    pub lacks: DigestParts,
 }
 
 /// A query of a recovering voter for the highest epoch and for earlier incarnations.
@@ -357,6 +357,3 @@ pub struct ReportedWaiter {
     /// The claim's epoch, which determines its place in the queue.
     pub epoch: Epoch,
 }
-
-/// Messages to send and their receivers, in order.
-pub type Outbox = Vec<(NodeId, Message)>;

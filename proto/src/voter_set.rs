@@ -416,8 +416,10 @@ impl Tally {
 
 /// Returns the end of a lease: the newest instant until which a quorum of the `voters` have
 /// promised their votes. Returns `None` if fewer than a quorum have promised.
-#[must_use]
-pub fn quorum_reaches(voters: usize, promises: impl Iterator<Item = Instant>) -> Option<Instant> {
+pub(crate) fn quorum_reaches(
+    voters: usize,
+    promises: impl Iterator<Item = Instant>,
+) -> Option<Instant> {
     let mut promises: Vec<Instant> = promises.collect();
     promises.sort_unstable_by(|a, b| b.cmp(a));
     promises.get(quorum(voters) - 1).copied()

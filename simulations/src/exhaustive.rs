@@ -19,8 +19,8 @@ use std::time::Duration;
 use stateright::{Model, Property};
 
 use crate::proto::{
-    Claimant, Effects, Event, Incarnation, Instant, Key, Message, NodeId, Now, Outbox,
-    RecoveryReply, Request, Start, Ticket, Timing, Voter, VoterLimits, VoterSet,
+    Claimant, Effects, Event, Incarnation, Instant, Key, Message, NodeId, Now, RecoveryReply,
+    Request, Start, Ticket, Timing, Voter, VoterLimits, VoterSet,
 };
 
 pub(crate) use found::command;
@@ -143,7 +143,7 @@ impl Search {
         ))
     }
 
-    fn send(&self, state: &mut State, from: usize, messages: Outbox) {
+    fn send(&self, state: &mut State, from: usize, messages: Vec<(NodeId, Message)>) {
         for (to, message) in messages {
             let Some(to) = self.ids.iter().position(|id| *id == to) else {
                 continue;

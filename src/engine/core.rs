@@ -13,13 +13,10 @@ use crate::metrics::Meter;
 use crate::obstacle::{Obstacle, holding};
 use crate::obstacles::{Line, Obstacles};
 use crate::status::Health;
-use lockmesh_proto::claimant::RequestError;
-use lockmesh_proto::event::{Event, Ticket, VoteTally};
-use lockmesh_proto::id::NodeId;
-use lockmesh_proto::node::{ForeignNode, InspectId, Inspection, Node, Output, Standing};
-use lockmesh_proto::time::{Instant, Now};
-use lockmesh_proto::voter_set::quorum;
-use lockmesh_proto::wire::DropReason;
+use lockmesh_proto::{
+    DropReason, Event, ForeignNode, InspectId, Inspection, Instant, Node, NodeId, Now, Output,
+    RequestError, Standing, Ticket, VoteTally, quorum,
+};
 
 /// The outcome of an acquisition.
 #[derive(Debug)]
@@ -438,12 +435,9 @@ pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
-    use lockmesh_proto::claimant::Request;
-    use lockmesh_proto::id::{Incarnation, Key};
-    use lockmesh_proto::node::NodeConfig;
-    use lockmesh_proto::voter::{Start, VoterLimits};
-    use lockmesh_proto::voter_set::{Timing, VoterSet};
-    use lockmesh_proto::wire::Seal;
+    use lockmesh_proto::{
+        Incarnation, Key, NodeConfig, Request, Seal, Start, Timing, VoterLimits, VoterSet,
+    };
 
     /// Returns a node that is the only voter.
     pub(crate) fn only_voter(clock: &Time) -> Node {

@@ -13,7 +13,7 @@ use crate::engine::inbox::Ask;
 use crate::obstacle::Obstacle;
 use crate::status::Health;
 use crate::transport::Transport;
-use lockmesh_proto::time::Instant;
+use lockmesh_proto::Instant;
 
 /// The maximum sleep of the loop. Timers do not count time in which the machine was suspended, but
 /// leases do.
@@ -217,7 +217,7 @@ mod tests {
     use crate::clock::Time;
     use crate::engine::core::tests::only_voter;
     use crate::transport::{Nowhere, UdpTransport};
-    use lockmesh_proto::wire::DropReason;
+    use lockmesh_proto::DropReason;
 
     fn engine() -> Engine {
         let clock = Time::system();

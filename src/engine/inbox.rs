@@ -12,9 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 use crate::engine::core::Ended;
-use lockmesh_proto::claimant::Request;
-use lockmesh_proto::event::Ticket;
-use lockmesh_proto::time::Instant;
+use lockmesh_proto::{Instant, Request, Ticket};
 
 /// The number of requests that is submitted at once. They fill a datagram to each voter, and the
 /// voters can start.
@@ -203,7 +201,7 @@ mod tests {
             ticket: Ticket(ticket),
             since: Instant::ZERO,
             request: Request {
-                key: lockmesh_proto::id::Key::new("k").unwrap(),
+                key: lockmesh_proto::Key::new("k").unwrap(),
                 ttl: std::time::Duration::from_secs(1),
                 is_try: false,
                 renews: true,

@@ -31,9 +31,7 @@ use self::inbox::{Ask, Inbox, Lead};
 use crate::clock::Time;
 use crate::status::Health;
 use crate::transport::Transport;
-use lockmesh_proto::event::Ticket;
-use lockmesh_proto::node::Node;
-use lockmesh_proto::time::{Instant, Now};
+use lockmesh_proto::{Instant, Node, Now, Ticket};
 
 /// The number of callers in one turn from which callers are batched.
 const COMPANY: usize = 2;
@@ -340,8 +338,7 @@ mod tests {
     use crate::engine::core::tests::only_voter;
     use crate::engine::driver::drive;
     use crate::transport::{Nowhere, UdpTransport};
-    use lockmesh_proto::claimant::Request;
-    use lockmesh_proto::id::Key;
+    use lockmesh_proto::{Key, Request};
 
     const THREADS: usize = 4;
     const EACH: u64 = 2_000;

@@ -17,11 +17,7 @@ use crate::engine::driver::drive;
 use crate::engine::inbox::{Ask, Lead};
 use crate::lease::Lease;
 use crate::transport::Nowhere;
-use lockmesh_proto::claimant::Request;
-use lockmesh_proto::epoch::Epoch;
-use lockmesh_proto::event::Ticket;
-use lockmesh_proto::id::Key;
-use lockmesh_proto::node::Node;
+use lockmesh_proto::{Epoch, Key, Node, Request, Ticket};
 
 /// Longer than any test waits in virtual time.
 const LONG: Duration = Duration::from_secs(60);

@@ -7,9 +7,7 @@ use std::net::SocketAddr;
 
 use crate::config::{Advertise, Checked};
 use crate::error::ConfigError;
-use lockmesh_proto::id::NodeId;
-use lockmesh_proto::wire::GOSSIP_BYTES_MAX;
-use lockmesh_proto::wire::seal::SEALED_OVERHEAD;
+use lockmesh_proto::{GOSSIP_BYTES_MAX, NodeId, SEALED_OVERHEAD};
 
 /// The size of a node's entry without its name and address: length of the name, generation,
 /// heartbeat and two versions.
@@ -55,7 +53,7 @@ mod tests {
     use chitchat::{ChitchatMessage, Deserializable, Serializable};
 
     use super::*;
-    use lockmesh_proto::voter_set::MEMBERS_MAX;
+    use lockmesh_proto::MEMBERS_MAX;
 
     fn names(bytes: usize) -> Vec<NodeId> {
         let names = (0..MEMBERS_MAX).map(|n| format!("{n:0bytes$}"));

@@ -24,9 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::gossip::digest::{Entry, Identity};
-use lockmesh_proto::id::NodeId;
-use lockmesh_proto::time::Instant;
-use lockmesh_proto::voter_set::VoterSet;
+use lockmesh_proto::{Instant, NodeId, VoterSet};
 
 /// The maximum size of all entries of a digest, in bytes. The library panics unless some of the
 /// 65,507 bytes of a datagram are left for the rest of its message.
@@ -249,7 +247,7 @@ fn is_member(voter_set: &VoterSet, node: &str) -> bool {
 mod tests {
     use super::*;
     use crate::gossip::digest::tests::{entry, identity};
-    use lockmesh_proto::voter_set::Timing;
+    use lockmesh_proto::Timing;
 
     const SHARE_FOR: Duration = Duration::from_secs(2);
 

@@ -29,9 +29,7 @@ use self::filter::DigestFilter;
 use crate::engine::Engine;
 use crate::engine::core::GossipOut;
 use crate::seeds::{Discovery, Seeds};
-use lockmesh_proto::id::{Incarnation, NodeId};
-use lockmesh_proto::view::{Peer, View};
-use lockmesh_proto::voter_set::VoterSet;
+use lockmesh_proto::{Incarnation, NodeId, Peer, View, VoterSet};
 
 /// The key under which a node announces that it leaves.
 const LEAVING: &str = "leaving";
@@ -500,7 +498,7 @@ impl Socket for OpenSocket {
                 }
                 _ => engine.with(|core, _| {
                     core.node
-                        .count_drop(lockmesh_proto::wire::DropReason::Undecodable);
+                        .count_drop(lockmesh_proto::DropReason::Undecodable);
                 }),
             }
         }

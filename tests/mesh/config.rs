@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use lockmesh::{ClusterSecret, ConfigError, Mesh, MeshBuilder, Timing};
-use lockmesh_proto::voter::VoterLimits;
+use lockmesh_proto::VoterLimits;
 
 use crate::common::{PATIENCE, key, until};
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lockmesh::{AcquireError, ClusterSecret, DropReason, Mesh, MeshBuilder};
-use lockmesh_proto::message::RefuseReason;
+use lockmesh_proto::RefuseReason;
 
 use crate::common::{Cluster, timing, until, within};
 

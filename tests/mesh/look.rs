@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lockmesh::observe::Observer;
 use lockmesh::{DropReason, Epoch, InspectError, Mesh};
-use lockmesh_proto::wire::{Kind, Seal};
+use lockmesh_proto::{DatagramKind, Seal};
 
 use crate::common::{Cluster, key, timing, until, within};
 use crate::guard::waits_for;
@@ -268,7 +268,7 @@ async fn unrequested_answer_is_counted_and_dropped() {
     let mesh = Mesh::builder("n0").voters(["n0"]).insecure_plaintext();
     let mesh = mesh.bootstrap().start().await.unwrap();
     let mut seal = Seal::insecure_plaintext().of_cluster("lockmesh");
-    let answer = seal.seal(Kind::Answer, b"anything");
+    let answer = seal.seal(DatagramKind::Answer, b"anything");
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.send_to(&answer, mesh.local_addr()).unwrap();
     until("it is counted", || {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lockmesh::{Health, InspectError, LockState, Mesh, Standing, WallClock};
 use lockmesh_harness::SkewedClock;
-use lockmesh_proto::message::RefuseReason;
+use lockmesh_proto::RefuseReason;
 
 use crate::common::{Cluster, PATIENCE, key, timing, until, within};
 

@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use lockmesh::{AcquireError, Mesh, NameError};
-use lockmesh_proto::claimant::RequestError;
-use lockmesh_proto::message::RefuseReason;
-use lockmesh_proto::voter::VoterLimits;
+use lockmesh_proto::{RefuseReason, RequestError, VoterLimits};
 
 use crate::common::{Cluster, sees_all, until, within};
 use crate::guard::waits_for;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use lockmesh::{Mesh, MeshBuilder};
 use lockmesh_harness::{Links, LocalMesh};
-use lockmesh_proto::wire::{Kind, Seal};
+use lockmesh_proto::{DatagramKind, Seal};
 
 use crate::common::{LOOPBACK, key, timing, until, within};
 
@@ -117,7 +117,7 @@ async fn gossip_survives_more_incarnations_than_fit_a_digest() {
     for hundred in 0..100 {
         let names = names_of(hundred * 100..hundred * 100 + 100);
         let mut seal = Seal::insecure_plaintext().of_cluster("lockmesh");
-        let datagram = seal.seal(Kind::Gossip, &names);
+        let datagram = seal.seal(DatagramKind::Gossip, &names);
         scripted_node.send_to(&datagram, a.local_addr()).unwrap();
         let knows = |mesh: &Mesh| !mesh.status().others.is_empty();
         until("they are known", || knows(&a)).await;

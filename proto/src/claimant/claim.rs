@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::backoff::{SendTimes, queue_interval, retransmit_backoff, sweep_interval};
 use super::lease::{Lease, Term};
 use super::link::{LinkNo, Links};
-use super::{Ctx, ExtendError, Request};
+use super::{ClaimCtx, ExtendError, Request};
 use crate::epoch::Epoch;
 use crate::event::{Event, Ticket, VoteTally};
 use crate::id::{ClaimId, Key, NodeId};
@@ -255,7 +255,7 @@ impl OwnClaim {
     }
 
     /// Does the work that is due. Returns `true` if the claim is over.
-    pub(super) fn handle_timeout(&mut self, cx: &mut Ctx<'_>) -> bool {
+    pub(super) fn handle_timeout(&mut self, cx: &mut ClaimCtx<'_>) -> bool {
         if let Some(waiting) = self.waiting() {
             let aside_until = waiting.aside_until;
             if waiting.deadline.is_some_and(|at| cx.now.mono >= at) {
@@ -284,7 +284,7 @@ impl OwnClaim {
     /// the claim is over.
     pub(super) fn handle(
         &mut self,
-        cx: &mut Ctx<'_>,
+        cx: &mut ClaimCtx<'_>,
         from: &NodeId,
         msg: Result<&Message, RefuseReason>,
     ) -> bool {
@@ -307,7 +307,7 @@ impl OwnClaim {
     }
 
     /// Rules 10, 11 and 13.
-    fn on_vote(&mut self, cx: &mut Ctx<'_>, at: usize, vote: &Vote) {
+    fn on_vote(&mut self, cx: &mut ClaimCtx<'_>, at: usize, vote: &Vote) {
         if let Some(waiting) = self.waiting() {
             waiting.is_contended |= vote.probe;
         }
@@ -336,7 +336,7 @@ impl OwnClaim {
         }
     }
 
-    fn on_wait(&mut self, cx: &mut Ctx<'_>, at: usize, wait: &Wait) -> bool {
+    fn on_wait(&mut self, cx: &mut ClaimCtx<'_>, at: usize, wait: &Wait) -> bool {
         // The voter lost its memory, or the message is old. Ending the coverage is safe in both
         // cases.
         self.cover(cx, at, None);
@@ -364,7 +364,7 @@ impl OwnClaim {
     }
 
     /// Rule 15.
-    fn on_stale(&mut self, cx: &mut Ctx<'_>, stale: &Stale) {
+    fn on_stale(&mut self, cx: &mut ClaimCtx<'_>, stale: &Stale) {
         if self.is_held() && !mistaken!(StaleEndsLeases) {
             return;
         }
@@ -376,7 +376,7 @@ impl OwnClaim {
         self.claim_anew(cx, epoch);
     }
 
-    fn on_refuse(&mut self, cx: &mut Ctx<'_>, at: usize, reason: RefuseReason) -> bool {
+    fn on_refuse(&mut self, cx: &mut ClaimCtx<'_>, at: usize, reason: RefuseReason) -> bool {
         self.ballots[at].reply = Reply::Refused(reason);
         if self.is_held() {
             self.leave_alone(cx, at, reason);
@@ -403,7 +403,7 @@ impl OwnClaim {
 
     /// Returns `true` if this is the counted vote again, with at most half a reservation left. Such
     /// a vote is better given back than left to expire.
-    fn runs_out(&self, cx: &Ctx<'_>, at: usize, vote: &Vote) -> bool {
+    fn runs_out(&self, cx: &ClaimCtx<'_>, at: usize, vote: &Vote) -> bool {
         let remains = vote.sent_at.after(vote.ttl).since(cx.now.mono);
         let is_same = self.ballots[at].vote == Some((vote.sent_at, vote.ttl));
         is_same && remains <= cx.own.voter_set.timing().reservation / 2
@@ -456,7 +456,7 @@ impl OwnClaim {
     }
 
     /// Records a voter's answer, and schedules the next claim to it.
-    fn answer(&mut self, cx: &mut Ctx<'_>, at: usize, reply: Reply) {
+    fn answer(&mut self, cx: &mut ClaimCtx<'_>, at: usize, reply: Reply) {
         let slow = queue_interval(self.ttl, &cx.own.voter_set);
         let round = self.lease().map(|lease| lease.round);
         let ballot = &mut self.ballots[at];
@@ -508,7 +508,7 @@ impl OwnClaim {
     }
 
     /// Rules 11 and 12: the claim is granted.
-    fn win(&mut self, cx: &mut Ctx<'_>, promised: Instant) {
+    fn win(&mut self, cx: &mut ClaimCtx<'_>, promised: Instant) {
         let is_contended = self.waiting().is_some_and(|waiting| waiting.is_contended);
         let (term, next_round) = match self.renewal {
             Renewal::Every(every) => {
@@ -539,7 +539,7 @@ impl OwnClaim {
     }
 
     /// Rule 11 for a lease: reports its new end if a quorum has promised a later one.
-    pub(super) fn lengthen(&mut self, cx: &mut Ctx<'_>) {
+    pub(super) fn lengthen(&mut self, cx: &mut ClaimCtx<'_>) {
         if !self.is_held() {
             return;
         }
@@ -558,7 +558,7 @@ impl OwnClaim {
     /// once a quorum has promised it.
     pub(super) fn extend(
         &mut self,
-        cx: &mut Ctx<'_>,
+        cx: &mut ClaimCtx<'_>,
         extra: Duration,
     ) -> Result<Instant, ExtendError> {
         let Phase::Held(lease) = &mut self.phase else {
@@ -572,7 +572,7 @@ impl OwnClaim {
     }
 
     /// Rule 20: records the session that a vote names as covering it, or none.
-    fn cover(&mut self, cx: &mut Ctx<'_>, at: usize, session: Option<SessionId>) {
+    fn cover(&mut self, cx: &mut ClaimCtx<'_>, at: usize, session: Option<SessionId>) {
         let every = self.renewal.every().filter(|_| self.is_held());
         let ballot = &mut self.ballots[at];
         let named = session.zip(every);
@@ -597,7 +597,7 @@ impl OwnClaim {
     /// Handles a voter's refusal to renew a lease. Other leases may be refused too, so none of them
     /// is retransmitted before its next round. If the reason applies to all of them, one lease
     /// retransmits for all until the voter votes.
-    fn leave_alone(&mut self, cx: &mut Ctx<'_>, at: usize, reason: RefuseReason) {
+    fn leave_alone(&mut self, cx: &mut ClaimCtx<'_>, at: usize, reason: RefuseReason) {
         let backoff = sweep_interval(self.ttl, &cx.own.voter_set);
         let until = cx.now.mono.after(cx.own.jitter.shorten(backoff));
         let refuses_all = match reason {
@@ -612,7 +612,7 @@ impl OwnClaim {
 
     /// Rule 13: gives a vote back, since an earlier claim waits or the vote is about to expire. The
     /// voter's earlier votes no longer count.
-    fn give_back(&mut self, cx: &mut Ctx<'_>, at: usize) {
+    fn give_back(&mut self, cx: &mut ClaimCtx<'_>, at: usize) {
         let since = self.sent.next(cx.now);
         let ballot = &mut self.ballots[at];
         if !mistaken!(GivenBackVotesCount) {
@@ -627,7 +627,7 @@ impl OwnClaim {
     ///
     /// If the other voters may still be a quorum, nothing is done. Otherwise the claim releases all
     /// its votes. It retries under the same epoch, and so keeps its place in the order.
-    fn step_aside(&mut self, cx: &mut Ctx<'_>) {
+    fn step_aside(&mut self, cx: &mut ClaimCtx<'_>) {
         let may_vote = self.count_of(|ballot| match ballot.reply {
             Reply::Voted | Reply::Waits { .. } => true,
             Reply::None => ballot.unanswered < UNANSWERED_MAX,
@@ -646,7 +646,7 @@ impl OwnClaim {
     }
 
     /// Continues the request as another claim. No answer to the last claim counts.
-    pub(super) fn claim_anew(&mut self, cx: &mut Ctx<'_>, epoch: Epoch) {
+    pub(super) fn claim_anew(&mut self, cx: &mut ClaimCtx<'_>, epoch: Epoch) {
         self.id = cx.own.next_id(self.ticket);
         self.epoch = epoch;
         if let Some(waiting) = self.waiting() {
@@ -663,12 +663,12 @@ impl OwnClaim {
     }
 
     /// Ends the claim: sends `Release` to all voters and forgets the claim's number.
-    pub(super) fn finish(&self, cx: &mut Ctx<'_>) {
+    pub(super) fn finish(&self, cx: &mut ClaimCtx<'_>) {
         let granted = cx.own.forget(self);
         self.release_all(granted, cx);
     }
 
-    pub(super) fn release_all(&self, granted: bool, cx: &mut Ctx<'_>) {
+    pub(super) fn release_all(&self, granted: bool, cx: &mut ClaimCtx<'_>) {
         for ballot in &self.ballots {
             let release = Release {
                 key: self.key.clone(),
@@ -680,7 +680,7 @@ impl OwnClaim {
     }
 
     /// Rules 12 and 14: sends what is due.
-    fn retransmit_due(&mut self, cx: &mut Ctx<'_>) {
+    fn retransmit_due(&mut self, cx: &mut ClaimCtx<'_>) {
         let now = cx.now.mono;
         match &mut self.phase {
             Phase::Held(lease) if now >= lease.next_round => self.renew(cx),
@@ -700,7 +700,7 @@ impl OwnClaim {
 
     /// Retransmits the claim to a voter that has become reachable, or votes again, if its vote is
     /// behind.
-    pub(super) fn ask_again(&mut self, cx: &mut Ctx<'_>, voter: &NodeId) {
+    pub(super) fn ask_again(&mut self, cx: &mut ClaimCtx<'_>, voter: &NodeId) {
         let Some(at) = self.ballot_of(voter) else {
             return;
         };
@@ -721,7 +721,7 @@ impl OwnClaim {
 
     /// Rules 12 and 18: renews the votes that no session renews, and requests a session for them.
     /// While an extension makes the lease outlast its ttl, all votes are renewed one by one.
-    fn renew(&mut self, cx: &mut Ctx<'_>) {
+    fn renew(&mut self, cx: &mut ClaimCtx<'_>) {
         let is_longer = self.wanted(cx.now) > self.ttl;
         if let Phase::Held(lease) = &mut self.phase {
             lease.joins = true;
@@ -750,7 +750,7 @@ impl OwnClaim {
     ///
     /// A lease with two thirds of its ttl left survives a longer pause than one with a third left.
     /// The rounds of many leases are spread over an eighth of an interval.
-    fn look_once_kept(&mut self, cx: &Ctx<'_>) {
+    fn look_once_kept(&mut self, cx: &ClaimCtx<'_>) {
         let links = &cx.own.links;
         let mut asks: Vec<Instant> = self.links().filter_map(|it| links.asks_at(it)).collect();
         asks.sort_unstable();
@@ -767,7 +767,7 @@ impl OwnClaim {
     }
 
     /// Sends the granted claim to all voters.
-    fn send_round(&mut self, cx: &mut Ctx<'_>) {
+    fn send_round(&mut self, cx: &mut ClaimCtx<'_>) {
         self.send_to_all(cx);
         self.note_round(cx.now);
     }
@@ -778,7 +778,7 @@ impl OwnClaim {
         }
     }
 
-    pub(super) fn send_to_all(&mut self, cx: &mut Ctx<'_>) {
+    pub(super) fn send_to_all(&mut self, cx: &mut ClaimCtx<'_>) {
         let sent_at = self.sent.next(cx.now);
         for at in 0..self.ballots.len() {
             self.send(cx, at, sent_at);
@@ -791,12 +791,12 @@ impl OwnClaim {
         }
     }
 
-    fn send_to(&mut self, cx: &mut Ctx<'_>, at: usize) {
+    fn send_to(&mut self, cx: &mut ClaimCtx<'_>, at: usize) {
         let sent_at = self.sent.next(cx.now);
         self.send(cx, at, sent_at);
     }
 
-    fn send(&mut self, cx: &mut Ctx<'_>, at: usize, sent_at: Instant) {
+    fn send(&mut self, cx: &mut ClaimCtx<'_>, at: usize, sent_at: Instant) {
         let ttl = self.wanted(cx.now);
         let granted = self.is_held();
         let joins = self.lease().is_some_and(|lease| lease.joins);
@@ -829,7 +829,7 @@ impl OwnClaim {
     }
 
     /// Rule 16: reports a `try` claim as denied once another claim is granted.
-    fn is_denied(&self, cx: &mut Ctx<'_>) -> bool {
+    fn is_denied(&self, cx: &mut ClaimCtx<'_>) -> bool {
         let is_denied = match &self.phase {
             Phase::Waiting(waiting) if self.is_try => {
                 self.another_has_granted(waiting.repeats >= TRY_REPEATS)

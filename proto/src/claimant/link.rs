@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::backoff::{Jitter, SendTimes, retransmit_backoff, sweep_interval};
-use crate::digest::{Digest, Parts};
+use crate::digest::{Digest, DigestParts};
 use crate::event::Effects;
 use crate::id::NodeId;
 use crate::message::{KeepAlive, Kept, Message, SessionId};
@@ -38,7 +38,7 @@ struct Link {
     /// The covered claims.
     covered: Digest,
     /// The parts of the digest in which the voter covers fewer claims.
-    doubted: Parts,
+    doubted: DigestParts,
 }
 
 /// The consequence of a `Kept` for the claims that a link covers.

@@ -142,7 +142,7 @@ struct Shared {
 }
 
 /// The arguments of each step of a claim.
-struct Ctx<'a> {
+struct ClaimCtx<'a> {
     now: Now,
     own: &'a mut Shared,
     out: &'a mut Effects,
@@ -318,7 +318,7 @@ impl Claimant {
         let (epoch, id) = (own.draw(now), own.next_id(ticket));
         let voters = own.voter_set.voters_for(&request.key);
         let mut claim = OwnClaim::new(ticket, id, epoch, request, voters, own.renew_interval);
-        claim.send_to_all(&mut Ctx { now, own, out });
+        claim.send_to_all(&mut ClaimCtx { now, own, out });
         self.keep(claim);
         Ok(())
     }
@@ -335,7 +335,7 @@ impl Claimant {
             out.tell(claim.lost());
         }
         let own = &mut self.shared;
-        claim.finish(&mut Ctx { now, own, out });
+        claim.finish(&mut ClaimCtx { now, own, out });
         was_held == Some(true)
     }
 
@@ -392,7 +392,7 @@ impl Claimant {
         };
         let is_of_this_incarnation = id.incarnation == self.shared.incarnation;
         let ticket = self.shared.tickets.get(&id.seq).copied();
-        let work = |claim: &mut OwnClaim, cx: &mut Ctx<'_>| claim.handle(cx, from, msg);
+        let work = |claim: &mut OwnClaim, cx: &mut ClaimCtx<'_>| claim.handle(cx, from, msg);
         let is_known = match ticket.filter(|_| is_of_this_incarnation) {
             None => false,
             Some(ticket) if mistaken!(LostIsNotForGood) => self.work_on(now, ticket, out, work),
@@ -467,7 +467,7 @@ impl Claimant {
         let claims = std::mem::take(&mut self.claims);
         self.timers.clear();
         let own = &mut self.shared;
-        let cx = &mut Ctx { now, own, out };
+        let cx = &mut ClaimCtx { now, own, out };
         for claim in claims.values() {
             let granted = cx.own.forget(claim);
             if !claim.outlives() {
@@ -485,7 +485,7 @@ impl Claimant {
                 out.tell(claim.lost());
             } else {
                 let epoch = own.draw(now);
-                claim.claim_anew(&mut Ctx { now, own, out }, epoch);
+                claim.claim_anew(&mut ClaimCtx { now, own, out }, epoch);
                 self.keep(claim);
             }
         }
@@ -627,7 +627,7 @@ impl Claimant {
         next: Ticket,
         max: usize,
         out: &mut Effects,
-        work: impl Fn(&mut OwnClaim, &mut Ctx<'_>),
+        work: impl Fn(&mut OwnClaim, &mut ClaimCtx<'_>),
     ) -> Option<Ticket> {
         let tickets = self.claims.range(next..).map(|(ticket, _)| *ticket);
         let tickets: Vec<Ticket> = tickets.take(max).collect();
@@ -647,13 +647,13 @@ impl Claimant {
         now: Now,
         ticket: Ticket,
         out: &mut Effects,
-        work: impl FnOnce(&mut OwnClaim, &mut Ctx<'_>) -> bool,
+        work: impl FnOnce(&mut OwnClaim, &mut ClaimCtx<'_>) -> bool,
     ) -> bool {
         let Some(claim) = self.claims.get_mut(&ticket) else {
             return false;
         };
         let own = &mut self.shared;
-        let cx = &mut Ctx { now, own, out };
+        let cx = &mut ClaimCtx { now, own, out };
         if work(claim, cx) {
             claim.finish(cx);
             self.timers.remove(claim.timer, ticket);
@@ -672,7 +672,7 @@ impl Claimant {
         now: Now,
         ticket: Ticket,
         out: &mut Effects,
-        work: impl FnOnce(&mut OwnClaim, &mut Ctx<'_>) -> bool,
+        work: impl FnOnce(&mut OwnClaim, &mut ClaimCtx<'_>) -> bool,
     ) -> bool {
         let mut is_lost = false;
         let is_there = self.work_on(now, ticket, out, |claim, cx| {

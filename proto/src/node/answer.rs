@@ -18,7 +18,7 @@ use crate::wire::codec::encoded_len;
 use crate::wire::observe::{
     Answer, Counts, Overview, Question, SeenLock, SeenNode, Topic, VoterState,
 };
-use crate::wire::{DATAGRAM_BYTES_MAX, DropReason, Kind};
+use crate::wire::{DATAGRAM_BYTES_MAX, DatagramKind, DropReason};
 
 /// The most waiters of a lock in a list. The answer to [`Topic::Key`] may have more.
 const LISTED_WAITERS_MAX: usize = 3;
@@ -108,7 +108,7 @@ impl Node {
             }
         }?;
         self.traffic.answers += 1;
-        let bytes = self.seal.seal(Kind::Answer, &answer.to_body());
+        let bytes = self.seal.seal(DatagramKind::Answer, &answer.to_body());
         self.outputs.push_back(Output::Transmit { to: from, bytes });
         Ok(())
     }

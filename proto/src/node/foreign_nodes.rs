@@ -8,7 +8,7 @@ use crate::time::{Instant, Now};
 use crate::wire::DropReason;
 
 /// The interval between two reports of one address.
-pub const TOLD_EVERY: Duration = Duration::from_secs(15);
+pub const FOREIGN_NODE_INTERVAL: Duration = Duration::from_secs(15);
 /// The most addresses reported within that interval. Datagrams from others are only counted, since
 /// source addresses may be forged.
 const ADDRESSES_MAX: usize = 16;
@@ -65,7 +65,7 @@ impl ForeignNodes {
     ) -> Option<ForeignNode> {
         reason.as_unopened()?;
         self.since = Some(reason);
-        let is_over = |seen: &Seen| now.mono >= seen.told_at.after(TOLD_EVERY);
+        let is_over = |seen: &Seen| now.mono >= seen.told_at.after(FOREIGN_NODE_INTERVAL);
         if let Some(seen) = self.by_addr.get_mut(&from) {
             seen.count += 1;
             if !is_over(seen) {

@@ -70,6 +70,14 @@ pub(crate) struct Hearing {
     pub(crate) asks: Option<Asks>,
 }
 
+impl Hearing {
+    /// A datagram that ends no incarnation and causes no challenge.
+    pub(crate) fn of(heard: Heard) -> Self {
+        let (over, asks) = (Vec::new(), None);
+        Self { heard, over, asks }
+    }
+}
+
 /// The incarnation of a datagram, compared with those received before.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Heard {
@@ -190,16 +198,11 @@ impl Incarnations {
         let is_over = |incarnation: &KnownIncarnation| {
             incarnation.at == at && !incarnation.has_moved || mistaken!(AnyPlaceProves)
         };
-        let over: Vec<Incarnation> = match self.earlier.is_empty() {
-            true => return Vec::new(),
-            false => self
-                .earlier
-                .iter()
-                .filter(|incarnation| is_over(incarnation)),
+        if self.earlier.is_empty() {
+            return Vec::new();
         }
-        .map(|incarnation| incarnation.number)
-        .collect();
-        self.earlier.retain(|incarnation| !is_over(incarnation));
+        let over = self.earlier.extract_if(.., |it| is_over(it));
+        let over = over.map(|incarnation| incarnation.number).collect();
         if self.rivals.as_ref().is_some_and(|it| it.lower.1 == at) {
             self.rivals = None;
         }

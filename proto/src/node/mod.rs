@@ -21,7 +21,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use foreign_nodes::{ForeignNode, TOLD_EVERY};
+pub use foreign_nodes::{FOREIGN_NODE_INTERVAL, ForeignNode};
 pub use inspect::{InspectId, Inspection, KeyOwner, LockState, SeenVotes, Waiter};
 pub use standing::Standing;
 pub use survey::{Health, NodeAnswer, NodeSurvey, Survey};
@@ -44,7 +44,9 @@ use crate::voter::{Start, Voter, VoterLimits};
 use crate::voter_set::{MAX_TTL_MAX, QUARANTINE_MAX, VoterSet, VoterSetTag};
 use crate::wire::codec::{pack_into, unpack_into};
 use crate::wire::observe::Counts;
-use crate::wire::{DATAGRAM_BYTES_MAX, DropReason, GOSSIP_BYTES_MAX, Head, Kind, Seal, Traffic};
+use crate::wire::{
+    DATAGRAM_BYTES_MAX, DatagramHead, DatagramKind, DropReason, GOSSIP_BYTES_MAX, Seal, Traffic,
+};
 
 use foreign_nodes::ForeignNodes;
 use incarnations::{ASKED_AGAIN, Asks, Heard, Hearing};
@@ -131,7 +133,7 @@ pub enum Output {
     /// An event of a request, of the voter or of a peer.
     Event(Event),
     /// Datagrams that could not be opened were received. Each address is reported at once, and then
-    /// every [`TOLD_EVERY`].
+    /// every [`FOREIGN_NODE_INTERVAL`].
     ForeignNode(ForeignNode),
     /// An inspection is done.
     Inspected {
@@ -540,7 +542,7 @@ impl Node {
         if body.len() + self.seal.overhead() > GOSSIP_BYTES_MAX {
             return self.traffic.drop_one(DropReason::GossipFull);
         }
-        let bytes = self.seal.seal(Kind::Gossip, body);
+        let bytes = self.seal.seal(DatagramKind::Gossip, body);
         self.traffic.gossip_datagrams_out += 1;
         self.traffic.gossip_bytes_out += bytes.len() as u64;
         self.outputs.push_back(Output::Transmit { to, bytes });
@@ -570,14 +572,14 @@ impl Node {
             self.foreign_nodes.opened(now);
         }
         let taken = opened.and_then(|kind| match kind {
-            Kind::Votes => self.take_votes(now, from, &body),
-            Kind::Gossip => {
+            DatagramKind::Votes => self.take_votes(now, from, &body),
+            DatagramKind::Gossip => {
                 let bytes = body.clone();
                 self.outputs.push_back(Output::Gossip { from, bytes });
                 Ok(())
             }
-            Kind::Question => self.answer(now, from, &body),
-            Kind::Answer => {
+            DatagramKind::Question => self.answer(now, from, &body),
+            DatagramKind::Answer => {
                 let bytes = body.clone();
                 self.outputs.push_back(Output::Answer { bytes });
                 Ok(())
@@ -600,7 +602,7 @@ impl Node {
         &mut self,
         now: Now,
         from: SocketAddr,
-        head: Head<NodeName<'_>>,
+        head: DatagramHead<NodeName<'_>>,
         messages: &mut Vec<Message>,
     ) -> Result<(), DropReason> {
         if head.to.as_str() != self.id.as_str() {
@@ -609,7 +611,7 @@ impl Node {
         if head.from.as_str() == self.id.as_str() {
             return Err(DropReason::FromMyself);
         }
-        let head = Head {
+        let head = DatagramHead {
             from: self.peers.id_of(head.from),
             incarnation: head.incarnation,
             to: self.id.clone(),
@@ -645,7 +647,7 @@ impl Node {
     }
 
     /// Records the sender of a datagram and its incarnation.
-    fn hear(&mut self, now: Now, head: &Head, addr: SocketAddr) -> Heard {
+    fn hear(&mut self, now: Now, head: &DatagramHead, addr: SocketAddr) -> Heard {
         let (claimant, voter) = (&self.claimant, &self.voter);
         let knew =
             || claimant.held(now).next().is_some() || voter.as_ref().is_some_and(Voter::has_memory);
@@ -675,7 +677,7 @@ impl Node {
     fn take_outdated(
         &mut self,
         now: Now,
-        (head, addr): (&Head, SocketAddr),
+        (head, addr): (&DatagramHead, SocketAddr),
         told: Option<Incarnation>,
         messages: &mut Vec<Message>,
     ) {
@@ -698,7 +700,12 @@ impl Node {
         self.route(now);
     }
 
-    fn dispatch(&mut self, now: Now, head: &Head, message: Message) -> Result<(), DropReason> {
+    fn dispatch(
+        &mut self,
+        now: Now,
+        head: &DatagramHead,
+        message: Message,
+    ) -> Result<(), DropReason> {
         let from = &head.from;
         let same_voter_set = head.voter_set == self.voter_set.tag();
         if let Some(claim) = claim_of(&message) {
@@ -789,7 +796,12 @@ impl Node {
         Ok(())
     }
 
-    fn take_claim(&mut self, now: Now, head: &Head, claim: Claim) -> Result<(), DropReason> {
+    fn take_claim(
+        &mut self,
+        now: Now,
+        head: &DatagramHead,
+        claim: Claim,
+    ) -> Result<(), DropReason> {
         if claim.claim.incarnation != head.incarnation {
             return Err(DropReason::NotTheirs);
         }
@@ -836,7 +848,7 @@ impl Node {
         memory
     }
 
-    fn take_voter_query(&mut self, now: Now, head: &Head, query: &VoterQuery) {
+    fn take_voter_query(&mut self, now: Now, head: &DatagramHead, query: &VoterQuery) {
         let reply = self.voter_reply(now, head.voter_set, query);
         self.effects.send(&head.from, Message::VoterReply(reply));
     }
@@ -858,7 +870,7 @@ impl Node {
     }
 
     /// Records the voter set of a sender.
-    fn note_set(&mut self, now: Now, head: &Head) {
+    fn note_set(&mut self, now: Now, head: &DatagramHead) {
         if head.voter_set == self.voter_set.tag() {
             if let Some(was) = self.sets.forget(&head.from) {
                 let node = head.from.clone();
@@ -886,7 +898,7 @@ impl Node {
     }
 
     /// Handles a node's description of its voter set.
-    fn take_description(&mut self, now: Now, head: &Head, set: VoterSetDescription) {
+    fn take_description(&mut self, now: Now, head: &DatagramHead, set: VoterSetDescription) {
         if head.voter_set == self.voter_set.tag() {
             return;
         }
@@ -950,7 +962,7 @@ impl Node {
 
     /// Handles an incarnation's answer to a challenge. If both have answered, each is sent a
     /// `Namesake`.
-    fn take_alive(&mut self, head: &Head, addr: SocketAddr, alive: Challenge) {
+    fn take_alive(&mut self, head: &DatagramHead, addr: SocketAddr, alive: Challenge) {
         let incarnation = (head.incarnation, addr);
         let Some(two) = self.peers.answer(&head.from, incarnation, alive.nonce) else {
             return;
@@ -1151,8 +1163,8 @@ impl Node {
     }
 
     /// Returns the head of a datagram from this node.
-    fn head(&self, to: NodeId) -> Head {
-        Head {
+    fn head(&self, to: NodeId) -> DatagramHead {
+        DatagramHead {
             from: self.id.clone(),
             incarnation: self.claimant.incarnation(),
             to,
@@ -1173,7 +1185,7 @@ impl Node {
         let too_large = pack_into(packing, &head, messages, budget, |body, count| {
             traffic.datagrams_out += 1;
             traffic.messages_out += count as u64;
-            let bytes = seal.seal(Kind::Votes, body);
+            let bytes = seal.seal(DatagramKind::Votes, body);
             outputs.push_back(Output::Transmit { to: addr, bytes });
         });
         for _ in 0..too_large {

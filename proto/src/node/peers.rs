@@ -71,11 +71,7 @@ impl Peers {
         knew: impl FnOnce() -> bool,
     ) -> Hearing {
         if !self.has_room_for(node) {
-            return Hearing {
-                heard: Heard::TooMany,
-                over: Vec::new(),
-                asks: None,
-            };
+            return Hearing::of(Heard::TooMany);
         }
         self.heard += 1;
         let nonce = self.seed.wrapping_add(self.heard);
@@ -83,11 +79,7 @@ impl Peers {
         known.heard = self.heard;
         let earlier = known.incarnations.highest();
         if mistaken!(EarlierIncarnationsHeard) && earlier.is_some_and(|it| incarnation < it) {
-            return Hearing {
-                heard: Heard::Again,
-                over: Vec::new(),
-                asks: None,
-            };
+            return Hearing::of(Heard::Again);
         }
         let timing = self.voter_set.timing();
         let word = known

@@ -11,7 +11,7 @@ use crate::description::{Differences, Role, VoterSetDescription};
 use crate::id::{Incarnation, NodeId};
 use crate::time::{Instant, Now};
 use crate::voter_set::{VoterSet, VoterSetTag};
-use crate::wire::Head;
+use crate::wire::DatagramHead;
 
 /// The most nodes with other voter sets that are remembered.
 const SPEAKERS_MAX: usize = 256;
@@ -86,7 +86,7 @@ impl Sets {
     }
 
     /// Records a datagram of a node with another voter set.
-    pub(super) fn hear(&mut self, now: Now, head: &Head) -> Option<&mut Speaker> {
+    pub(super) fn hear(&mut self, now: Now, head: &DatagramHead) -> Option<&mut Speaker> {
         if self.speakers.len() >= SPEAKERS_MAX && !self.speakers.contains_key(&head.from) {
             let longest_silent = self.speakers.iter().min_by_key(|(_, it)| it.heard_at);
             let evicted = longest_silent.map(|(node, _)| node.clone())?;

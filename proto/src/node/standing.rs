@@ -60,14 +60,14 @@ impl Standing {
 /// The queries to the other voters, and their replies.
 #[derive(Clone, Debug)]
 pub(super) struct Standings {
-    asked: BTreeMap<NodeId, Asked>,
+    asked: BTreeMap<NodeId, QueriedVoter>,
     /// The longest pause between queries to a voter. It keeps the uncertainty of its clock (rule
     /// 28) from growing by more than a sixteenth of `max_clock_skew`.
     calm: Duration,
 }
 
 #[derive(Clone, Debug)]
-struct Asked {
+struct QueriedVoter {
     /// The send time of the last query.
     sent_at: Instant,
     /// The time since which a reply is missing, if one is.
@@ -78,7 +78,7 @@ struct Asked {
     is_due: bool,
 }
 
-impl Asked {
+impl QueriedVoter {
     fn is_silent(&self, now: Instant, after: Duration) -> bool {
         let unanswered = self.unanswered.map(|since| now.since(since));
         unanswered.is_some_and(|span| span >= after)
@@ -131,7 +131,7 @@ impl Standings {
     /// Returns `true` if a voter is to be queried now, and records the query.
     pub(super) fn asks(&mut self, now: Instant, voter: &NodeId, waits: bool) -> bool {
         let Some(asked) = self.asked.get_mut(voter) else {
-            let asked = Asked {
+            let asked = QueriedVoter {
                 sent_at: now,
                 unanswered: Some(now),
                 reply: None,

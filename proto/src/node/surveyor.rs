@@ -16,7 +16,7 @@ use crate::message::Report;
 use crate::time::Instant;
 use crate::voter_set::{MEMBERS_MAX, VoterSet};
 use crate::wire::DropReason;
-use crate::wire::observe::{Answer, Question, SeenNode, Topic, VoterState, first_number};
+use crate::wire::observe::{Answer, Question, SeenNode, Topic, VoterState, first_lock_number};
 
 /// The time after which a question is retransmitted.
 const RETRANSMIT_AFTER: Duration = Duration::from_millis(200);
@@ -327,7 +327,7 @@ impl Surveyor {
         };
         let lists: Vec<&Known> = voter_set.members().iter().filter_map(list).collect();
         let rest = lists.iter().filter_map(|known| known.rest).min();
-        let is_before = |key: &&Key| rest.is_none_or(|it| first_number(key) >> 32 < it >> 32);
+        let is_before = |key: &&Key| rest.is_none_or(|it| first_lock_number(key) >> 32 < it >> 32);
         let listed = lists.iter().flat_map(|known| known.locks.keys());
         let mut keys: BTreeSet<&Key> = listed.filter(is_before).collect();
         if let Wanted::Key { key } = &self.wanted {

@@ -617,7 +617,7 @@ fn node_votes_only_for_its_assigned_keys() {
 
 pub(super) fn view(peers: &[(&str, bool)]) -> View {
     let peers = peers.iter().map(|(name, alive)| {
-        let peer = crate::view::Peer {
+        let peer = crate::event::Peer {
             addr: ([127, 0, 0, 1], 1).into(),
             incarnation: Incarnation::new(1),
             alive: *alive,

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use crate::clocks::MayReturn;
 use crate::description::{OtherSet, count};
-use crate::digest::{Digest, Parts};
+use crate::digest::{Digest, DigestParts};
 use crate::epoch::Epoch;
 use crate::event::{Effects, Event, View};
 use crate::id::{ClaimId, Incarnation, Key, NodeId};
@@ -35,12 +35,12 @@ use crate::voter_set::{Timing, VoterSet, floor_of};
 use recovery::Recovery;
 pub use recovery::Start;
 use session::{SessionNo, Sessions};
-use slot::{GivenVote, Heard, Slot, send_refuse};
+use slot::{GivenVote, QueueEntry, send_refuse};
 use table::SlotAt;
 pub(crate) use table::Slots;
 
 /// The default number of fence buckets of a voter. They take 32 KiB.
-pub const FLOORS: usize = 4_096;
+const FENCE_BUCKETS: usize = 4_096;
 /// The most votes that expire in one call, so that other work can run in between.
 const EXPIRIES_MAX: usize = 1_000;
 /// The most votes that a voter sends for one `KeepAlive` whose digest differs (rule 21).
@@ -65,7 +65,7 @@ impl Default for VoterLimits {
         Self {
             slots_max: 1 << 20,
             waiters_max: 4_096,
-            floors: FLOORS,
+            floors: FENCE_BUCKETS,
         }
     }
 }
@@ -91,7 +91,7 @@ pub struct Voter {
 }
 
 /// The arguments of each step of a call.
-struct Ctx<'a> {
+struct VoterCtx<'a> {
     now: Now,
     timing: Timing,
     out: &'a mut Effects,
@@ -137,9 +137,9 @@ impl Voter {
         }
     }
 
-    fn ctx<'a>(&self, now: Now, out: &'a mut Effects) -> Ctx<'a> {
+    fn ctx<'a>(&self, now: Now, out: &'a mut Effects) -> VoterCtx<'a> {
         let timing = *self.voter_set.timing();
-        Ctx { now, timing, out }
+        VoterCtx { now, timing, out }
     }
 
     /// Handles a `Claim`: rules 1 to 5, and 8.
@@ -149,7 +149,7 @@ impl Voter {
         if let Some(reason) = self.refusal(now, msg, at) {
             return send_refuse(&msg.claim, reason, cx.out);
         }
-        let entry = Heard::new(now.mono, msg, cx.timing.max_ttl);
+        let entry = QueueEntry::new(now.mono, msg, cx.timing.max_ttl);
         let Some(at) = at else {
             return self.vote_for_first(cx, &msg.key, entry, msg.join);
         };
@@ -426,40 +426,34 @@ impl Voter {
     /// Returns this voter's view of a key.
     #[must_use]
     pub fn report(&self, now: Now, nonce: u64, key: &Key) -> Report {
-        let fence = self.fence(key);
-        let is_recovering = self.recovery.is_some();
-        let expires = |slot: &Slot| self.expires_of(&slot.vote);
-        let Some(slot) = self.slots.of(key).filter(|slot| expires(slot) > now.mono) else {
-            return Report {
-                nonce,
-                vote: None,
-                waiters: Vec::new(),
-                waiting: 0,
-                fence,
-                is_recovering,
-            };
-        };
-        let vote = ReportedVote {
-            claim: slot.vote.claim.clone(),
-            epoch: slot.vote.epoch,
-            granted: slot.vote.granted,
-            remaining: expires(slot).since(now.mono),
-        };
-        let waiters = slot.queue().iter().take(REPORTED_WAITERS_MAX);
-        let waiters = waiters
-            .map(|w| ReportedWaiter {
-                node: w.claim.node.clone(),
-                epoch: w.epoch,
-            })
-            .collect();
-        Report {
+        let mut report = Report {
             nonce,
-            vote: Some(vote),
-            waiters,
-            waiting: count(slot.queue().len()),
-            fence,
-            is_recovering,
+            vote: None,
+            waiters: Vec::new(),
+            waiting: 0,
+            fence: self.fence(key),
+            is_recovering: self.recovery.is_some(),
+        };
+        let Some(slot) = self.slots.of(key) else {
+            return report;
+        };
+        let expires = self.expires_of(&slot.vote);
+        if expires > now.mono {
+            report.vote = Some(ReportedVote {
+                claim: slot.vote.claim.clone(),
+                epoch: slot.vote.epoch,
+                granted: slot.vote.granted,
+                remaining: expires.since(now.mono),
+            });
+            let waiters = slot.queue().iter().take(REPORTED_WAITERS_MAX);
+            let waiters = waiters.map(|waiter| ReportedWaiter {
+                node: waiter.claim.node.clone(),
+                epoch: waiter.epoch,
+            });
+            report.waiters = waiters.collect();
+            report.waiting = count(slot.queue().len());
         }
+        report
     }
 
     /// Returns the name and the length of each map.
@@ -468,8 +462,8 @@ impl Voter {
     }
 
     /// Ends the vote for a key if it has expired (rule 7), and removes waiters that are gone
-    /// ([`Heard::is_gone`]). Returns the key's slot if there is one afterwards.
-    fn settled(&mut self, cx: &mut Ctx<'_>, key: &Key) -> Option<SlotAt> {
+    /// ([`QueueEntry::is_gone`]). Returns the key's slot if there is one afterwards.
+    fn settled(&mut self, cx: &mut VoterCtx<'_>, key: &Key) -> Option<SlotAt> {
         let at = self.slots.find(key)?;
         if cx.now.mono >= self.expires_of(&self.slots[at].vote) {
             self.end_vote(cx, at);
@@ -531,7 +525,7 @@ impl Voter {
     }
 
     /// Rules 1 and 18: a `Claim` of the claim that has the vote.
-    fn renew(&mut self, cx: &mut Ctx<'_>, at: SlotAt, entry: &Heard, join: bool) {
+    fn renew(&mut self, cx: &mut VoterCtx<'_>, at: SlotAt, entry: &QueueEntry, join: bool) {
         let slot = &mut self.slots[at];
         let is_alone = slot.queue().is_empty();
         let vote = &mut slot.vote;
@@ -558,7 +552,7 @@ impl Voter {
     }
 
     /// Rule 2: the claimant does not count the vote any more. The fence stays as it is.
-    fn take_back(&mut self, cx: &mut Ctx<'_>, at: SlotAt, mut entry: Heard) {
+    fn take_back(&mut self, cx: &mut VoterCtx<'_>, at: SlotAt, mut entry: QueueEntry) {
         let slot = &mut self.slots[at];
         entry.granted |= slot.vote.granted;
         let claim = entry.claim.clone();
@@ -576,7 +570,7 @@ impl Voter {
     }
 
     /// Rules 3 and 5: a `Claim` while another claim has the vote.
-    fn wait_or_stale(&mut self, cx: &mut Ctx<'_>, at: SlotAt, mut entry: Heard) {
+    fn wait_or_stale(&mut self, cx: &mut VoterCtx<'_>, at: SlotAt, mut entry: QueueEntry) {
         let slot = &mut self.slots[at];
         entry.granted |= slot.waiter(&entry.claim).is_some_and(|it| it.granted);
         if entry.is_below(slot.fence) {
@@ -602,7 +596,7 @@ impl Voter {
     }
 
     /// Rules 3, 4 and 18: a `Claim` while there is no outstanding vote.
-    fn vote_for_first(&mut self, cx: &mut Ctx<'_>, key: &Key, entry: Heard, join: bool) {
+    fn vote_for_first(&mut self, cx: &mut VoterCtx<'_>, key: &Key, entry: QueueEntry, join: bool) {
         let fence = self.floors[floor_of(key, self.floors.len())];
         if entry.is_below(fence) {
             return entry.send_stale(fence, cx.out);
@@ -620,7 +614,7 @@ impl Voter {
     }
 
     /// Rule 7: the vote has expired, or the incarnation of its claim is over.
-    fn end_vote(&mut self, cx: &mut Ctx<'_>, at: SlotAt) {
+    fn end_vote(&mut self, cx: &mut VoterCtx<'_>, at: SlotAt) {
         let slot = &mut self.slots[at];
         if !mistaken!(FenceNotRaisedOnExpiry) {
             slot.raise_fence(slot.vote.epoch);
@@ -630,7 +624,7 @@ impl Voter {
 
     /// Rule 9: ends the outstanding vote and votes for the head of the queue. If the queue is
     /// empty, removes the slot and keeps its fence in the key's fence bucket.
-    fn vote_for_head(&mut self, cx: &mut Ctx<'_>, at: SlotAt) {
+    fn vote_for_head(&mut self, cx: &mut VoterCtx<'_>, at: SlotAt) {
         let slot = &mut self.slots[at];
         self.sessions.uncover(slot.vote.session, &slot.vote.claim);
         slot.vote.session = SessionNo::NONE;
@@ -678,7 +672,7 @@ impl Voter {
         }
     }
 
-    fn send_vote(&self, cx: &mut Ctx<'_>, at: SlotAt, probe: bool) {
+    fn send_vote(&self, cx: &mut VoterCtx<'_>, at: SlotAt, probe: bool) {
         let slot = &self.slots[at];
         let covered = self.sessions.name_of(cx.now, slot.vote.session);
         slot.send_vote(covered, probe, cx.out);
@@ -686,7 +680,13 @@ impl Voter {
 
     /// Rule 21: sends the claimant up to [`TOLD_MAX`] votes that a session covers. The claimant
     /// releases those that it does not know.
-    fn tell_covered(&mut self, now: Now, session: SessionNo, parts: Parts, out: &mut Effects) {
+    fn tell_covered(
+        &mut self,
+        now: Now,
+        session: SessionNo,
+        parts: DigestParts,
+        out: &mut Effects,
+    ) {
         let name = self.sessions.name_of(now, session);
         let Some(cursor) = self.sessions.cursor(session) else {
             return;

@@ -53,7 +53,7 @@ pub enum Start {
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-enum Phase {
+enum Stage {
     /// The voter was started as part of a new cluster, and queries the others about it.
     New,
     /// The leases that the voter may have voted for may still last.
@@ -67,7 +67,7 @@ enum Phase {
 /// The recovery of one voter.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Recovery {
-    phase: Phase,
+    stage: Stage,
     nonce: u64,
     started: Now,
     /// The time from the start until the last lease that the voter may have voted for is over.
@@ -131,7 +131,7 @@ impl Recovery {
         let timing = voter_set.timing();
         let quarantine = timing.quarantine();
         let mut recovery = Self {
-            phase: Phase::New,
+            stage: Stage::New,
             nonce,
             started: now,
             quarantine,
@@ -187,7 +187,7 @@ impl Recovery {
     }
 
     fn go_into_quarantine(&mut self, out: &mut Effects) {
-        self.phase = Phase::Quarantine;
+        self.stage = Stage::Quarantine;
         self.answers.clear();
         out.tell(Event::QuarantineBegan {
             until: self.until(),
@@ -236,7 +236,7 @@ impl Recovery {
             return;
         }
         self.quarantine = quarantine;
-        if self.phase != Phase::New && self.phase != Phase::Over {
+        if self.stage != Stage::New && self.stage != Stage::Over {
             out.tell(Event::QuarantineExtended {
                 until: self.until(),
                 node: node.clone(),
@@ -250,16 +250,16 @@ impl Recovery {
         if now.mono >= self.until() {
             return;
         }
-        match self.phase {
-            Phase::New => self.go_into_quarantine(out),
-            Phase::RecoveryQuery { .. } => {
-                self.phase = Phase::Quarantine;
+        match self.stage {
+            Stage::New => self.go_into_quarantine(out),
+            Stage::RecoveryQuery { .. } => {
+                self.stage = Stage::Quarantine;
                 self.answers.clear();
                 self.later = None;
                 self.asked = 0;
                 self.next_ask = now.mono;
             }
-            Phase::Quarantine | Phase::Over => {}
+            Stage::Quarantine | Stage::Over => {}
         }
     }
 
@@ -291,7 +291,7 @@ impl Recovery {
     /// Starts the quarantine of a voter that was started as new, since a node knows of an earlier
     /// incarnation of it.
     pub(crate) fn handle_earlier_incarnation(&mut self, out: &mut Effects) {
-        if self.phase == Phase::New {
+        if self.stage == Stage::New {
             self.go_into_quarantine(out);
         }
     }
@@ -310,14 +310,14 @@ impl Recovery {
         if self.is_querying() {
             self.hold(now, out);
         }
-        match self.phase {
-            Phase::New if msg.knew && !mistaken!(NewIsBelieved) => self.go_into_quarantine(out),
-            Phase::New => self.answer(now, from, KnownEpoch::default()),
-            Phase::RecoveryQuery { .. } if msg.votes => {
+        match self.stage {
+            Stage::New if msg.knew && !mistaken!(NewIsBelieved) => self.go_into_quarantine(out),
+            Stage::New => self.answer(now, from, KnownEpoch::default()),
+            Stage::RecoveryQuery { .. } if msg.votes => {
                 let (highest, limit) = (msg.highest, Epoch::limit(now, self.skew));
                 self.answer(now, from, KnownEpoch { highest, limit });
             }
-            Phase::RecoveryQuery { .. } | Phase::Quarantine | Phase::Over => {}
+            Stage::RecoveryQuery { .. } | Stage::Quarantine | Stage::Over => {}
         }
     }
 
@@ -341,40 +341,40 @@ impl Recovery {
     /// A voter without memory does not vote while clocks are disputed. A fence by the clock that is
     /// ahead would reject all claims until time catches up; one by the other clock may be too low.
     fn end_if_answered(&mut self, now: Now) {
-        let is_new = self.phase == Phase::New;
+        let is_new = self.stage == Stage::New;
         let may_return = is_new || self.may_return(now);
         if self.answers.len() >= self.enough && may_return {
             self.may_have_voted &= !is_new;
-            self.phase = Phase::Over;
+            self.stage = Stage::Over;
         }
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Now, out: &mut Effects) {
-        if self.enough == 0 && self.phase == Phase::New {
+        if self.enough == 0 && self.stage == Stage::New {
             // No other member could know of an earlier incarnation.
             self.may_have_voted = false;
-            self.phase = Phase::Over;
+            self.stage = Stage::Over;
         }
-        if self.phase == Phase::New && now.mono >= self.until() {
+        if self.stage == Stage::New && now.mono >= self.until() {
             self.go_into_quarantine(out);
         }
-        if self.phase == Phase::Quarantine && now.mono >= self.until() {
-            self.phase = Phase::RecoveryQuery {
+        if self.stage == Stage::Quarantine && now.mono >= self.until() {
+            self.stage = Stage::RecoveryQuery {
                 deadline: now.mono.after(REPLY_WAIT),
             };
             self.asked = 0;
             self.next_ask = now.mono;
         }
-        if let Phase::RecoveryQuery { deadline } = self.phase {
+        if let Stage::RecoveryQuery { deadline } = self.stage {
             self.end_if_answered(now);
             if now.mono >= deadline && !self.may_return(now) {
                 let deadline = now.mono.after(REPLY_WAIT);
-                self.phase = Phase::RecoveryQuery { deadline };
+                self.stage = Stage::RecoveryQuery { deadline };
             } else if now.mono >= deadline {
-                self.phase = Phase::Over;
+                self.stage = Stage::Over;
             }
         }
-        if self.phase != Phase::Over && now.mono >= self.next_ask {
+        if self.stage != Stage::Over && now.mono >= self.next_ask {
             self.ask(now, out);
         }
     }
@@ -387,8 +387,8 @@ impl Recovery {
     /// Sends `Describe` during the quarantine, and `RecoveryQuery` before and after it.
     fn ask(&mut self, now: Now, out: &mut Effects) {
         let nonce = self.nonce.wrapping_add(u64::from(self.is_querying()));
-        let (question, pause) = match self.phase {
-            Phase::Quarantine => {
+        let (question, pause) = match self.stage {
+            Stage::Quarantine => {
                 let pause = self.round_trip * (1 << self.asked.min(16));
                 (
                     Message::Describe(Role::Recovering),
@@ -426,18 +426,18 @@ impl Recovery {
     /// Returns `true` if the voter may have forgotten votes, and so cannot confirm that a cluster
     /// is new.
     pub(crate) fn is_quarantined(&self) -> bool {
-        matches!(self.phase, Phase::Quarantine | Phase::RecoveryQuery { .. })
+        matches!(self.stage, Stage::Quarantine | Stage::RecoveryQuery { .. })
     }
 
     fn is_querying(&self) -> bool {
-        matches!(self.phase, Phase::RecoveryQuery { .. })
+        matches!(self.stage, Stage::RecoveryQuery { .. })
     }
 
     pub(crate) fn next_timeout(&self) -> Instant {
-        match self.phase {
-            Phase::New | Phase::Quarantine => self.next_ask.min(self.until()),
-            Phase::RecoveryQuery { deadline } => self.next_ask.min(deadline),
-            Phase::Over => Instant::ZERO,
+        match self.stage {
+            Stage::New | Stage::Quarantine => self.next_ask.min(self.until()),
+            Stage::RecoveryQuery { deadline } => self.next_ask.min(deadline),
+            Stage::Over => Instant::ZERO,
         }
     }
 
@@ -486,7 +486,7 @@ impl Recovery {
     }
 
     pub(crate) fn outcome(&self) -> Option<Outcome> {
-        let over = self.phase == Phase::Over;
+        let over = self.stage == Stage::Over;
         if over && mistaken!(NoFloors) {
             return Some(Outcome {
                 floor: Epoch::ZERO,

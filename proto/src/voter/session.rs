@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::table::SlotAt;
 use crate::deadlines::Deadlines;
-use crate::digest::{Digest, Parts};
+use crate::digest::{Digest, DigestParts};
 use crate::id::{ClaimId, Incarnation, NodeId};
 use crate::message::{KeepAlive, Kept, SessionId};
 use crate::time::{Instant, Now};
@@ -43,7 +43,7 @@ struct Session {
     /// A digest of the claims whose votes the session covers.
     covered: Digest,
     /// The parts in which the digest of the last `KeepAlive` differed from `covered`.
-    differed: Parts,
+    differed: DigestParts,
     /// Where the next search for covered votes starts (rule 21).
     cursor: SlotAt,
 }
@@ -129,7 +129,7 @@ impl Sessions {
         from: &NodeId,
         incarnation: Incarnation,
         msg: &KeepAlive,
-    ) -> (Kept, Option<(SessionNo, Parts)>) {
+    ) -> (Kept, Option<(SessionNo, DigestParts)>) {
         let number = SessionNo(msg.session.number);
         let is_over = |s: &Session| now.mono >= s.expires && !mistaken!(SessionsRevive);
         if self.living.get(&number).is_some_and(is_over) {

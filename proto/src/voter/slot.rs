@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::Ctx;
+use super::VoterCtx;
 use super::session::SessionNo;
 use crate::description::count;
 use crate::epoch::Epoch;
@@ -16,7 +16,7 @@ use crate::time::{Instant, Now};
 
 /// A waiting claim, as last received by a voter.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub(crate) struct Heard {
+pub(crate) struct QueueEntry {
     pub(crate) claim: ClaimId,
     pub(crate) epoch: Epoch,
     /// The requested ttl, at most `max_ttl`.
@@ -30,7 +30,7 @@ pub(crate) struct Heard {
     pub(crate) outlives: bool,
 }
 
-impl Heard {
+impl QueueEntry {
     pub(crate) fn new(now: Instant, msg: &Claim, max_ttl: Duration) -> Self {
         Self {
             claim: msg.claim.clone(),
@@ -121,7 +121,7 @@ pub(crate) struct GivenVote {
 }
 
 impl GivenVote {
-    pub(crate) fn new(to: Heard, expires: Instant) -> Self {
+    pub(crate) fn new(to: QueueEntry, expires: Instant) -> Self {
         Self {
             claim: to.claim,
             epoch: to.epoch,
@@ -136,7 +136,7 @@ impl GivenVote {
     }
 
     /// Returns `true` if the holder is silent ([`HolderGranted`]): its claim may be over.
-    fn is_silent(&self, cx: &Ctx<'_>) -> bool {
+    fn is_silent(&self, cx: &VoterCtx<'_>) -> bool {
         cx.now.mono.since(self.heard) >= cx.timing.holder_probe_interval
     }
 }
@@ -156,7 +156,7 @@ pub(crate) struct Slot {
 /// The waiting claims in order, without the claim that has the vote.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 struct Queue {
-    waiters: Vec<Heard>,
+    waiters: Vec<QueueEntry>,
 }
 
 impl Slot {
@@ -169,11 +169,11 @@ impl Slot {
         }
     }
 
-    pub(crate) fn queue(&self) -> &[Heard] {
+    pub(crate) fn queue(&self) -> &[QueueEntry] {
         self.queue.as_ref().map_or(&[], |queue| &queue.waiters)
     }
 
-    pub(crate) fn waiter(&self, claim: &ClaimId) -> Option<&Heard> {
+    pub(crate) fn waiter(&self, claim: &ClaimId) -> Option<&QueueEntry> {
         self.queue().iter().find(|waiter| waiter.claim == *claim)
     }
 
@@ -187,7 +187,7 @@ impl Slot {
 
     /// Returns `true` if the holder is to be asked now whether it still counts the vote, and records
     /// it.
-    pub(super) fn asks_holder(&mut self, cx: &Ctx<'_>) -> bool {
+    pub(super) fn asks_holder(&mut self, cx: &VoterCtx<'_>) -> bool {
         let vote = &self.vote;
         let asked = (vote.asked != Instant::FAR).then_some(vote.asked);
         let interval = cx.timing.holder_probe_interval;
@@ -207,7 +207,7 @@ impl Slot {
     /// Inserts a claim into the queue, in order, and returns the number of claims before it. An
     /// older entry of the claim is replaced only by a newer send time. `granted` stays set once
     /// set.
-    pub(crate) fn enqueue(&mut self, mut entry: Heard) -> usize {
+    pub(crate) fn enqueue(&mut self, mut entry: QueueEntry) -> usize {
         let waiters = &mut self.queue.get_or_insert_default().waiters;
         if let Some(at) = waiters
             .iter()
@@ -228,7 +228,11 @@ impl Slot {
     /// Makes a place for `entry` in a queue of at most `waiters_max` claims. If the queue is full,
     /// returns the claim left without a place: the last in the queue if `entry` comes before it,
     /// otherwise `entry`.
-    pub(crate) fn make_room(&mut self, entry: &Heard, waiters_max: usize) -> Option<Heard> {
+    pub(crate) fn make_room(
+        &mut self,
+        entry: &QueueEntry,
+        waiters_max: usize,
+    ) -> Option<QueueEntry> {
         let waiters = self.queue();
         let is_full = waiters.len() >= waiters_max && self.waiter(&entry.claim).is_none();
         let last = waiters.last().filter(|_| is_full)?;
@@ -239,7 +243,7 @@ impl Slot {
         self.remove_waiter(&last)
     }
 
-    pub(crate) fn remove_waiter(&mut self, claim: &ClaimId) -> Option<Heard> {
+    pub(crate) fn remove_waiter(&mut self, claim: &ClaimId) -> Option<QueueEntry> {
         let waiters = &mut self.queue.as_mut()?.waiters;
         let at = waiters.iter().position(|waiter| waiter.claim == *claim)?;
         let gone = waiters.remove(at);
@@ -248,7 +252,7 @@ impl Slot {
     }
 
     /// Removes all waiters for which `leaves` returns `true`, and returns them in order.
-    pub(crate) fn take_waiters(&mut self, leaves: impl Fn(&Heard) -> bool) -> Vec<Heard> {
+    pub(crate) fn take_waiters(&mut self, leaves: impl Fn(&QueueEntry) -> bool) -> Vec<QueueEntry> {
         // Usually there is none.
         let leave = |queue: &&mut Box<Queue>| queue.waiters.iter().any(&leaves);
         let Some(queue) = self.queue.as_mut().filter(leave) else {
@@ -261,7 +265,7 @@ impl Slot {
     }
 
     /// Removes and returns the first claim in the queue.
-    pub(crate) fn pop_head(&mut self) -> Option<Heard> {
+    pub(crate) fn pop_head(&mut self) -> Option<QueueEntry> {
         let barges = mistaken!(Barging) && self.vote.granted;
         let waiters = &mut self.queue.as_mut()?.waiters;
         let head = match waiters.is_empty() {
@@ -275,13 +279,13 @@ impl Slot {
 
     /// Used only by the mutant `SkipInsteadOfDrop`: a waiter that is gone stays at the head and
     /// blocks the queue. Returns `true` if the head is not gone.
-    pub(crate) fn skip(&mut self, is_gone: impl Fn(&Heard) -> bool) -> bool {
+    pub(crate) fn skip(&mut self, is_gone: impl Fn(&QueueEntry) -> bool) -> bool {
         !self.queue().first().is_some_and(is_gone)
     }
 
     /// Rule 8: the claim that has the vote is granted. Sends `Stale` to waiters that can no longer be
     /// granted, and `Wait` to `try` claims. Both leave the queue.
-    pub(super) fn learn_granted(&mut self, cx: &mut Ctx<'_>) {
+    pub(super) fn learn_granted(&mut self, cx: &mut VoterCtx<'_>) {
         if !mistaken!(FenceNotRaisedOnWin) {
             self.raise_fence(self.vote.epoch);
         }
@@ -310,7 +314,7 @@ impl Slot {
     }
 
     /// Sends `Wait` to a claim that has `ahead` claims before it in the queue.
-    pub(super) fn send_wait(&self, cx: &mut Ctx<'_>, claim: &ClaimId, ahead: usize) {
+    pub(super) fn send_wait(&self, cx: &mut VoterCtx<'_>, claim: &ClaimId, ahead: usize) {
         let holder = &self.vote;
         let wait = Wait {
             key: self.key.clone(),

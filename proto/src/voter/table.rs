@@ -296,7 +296,7 @@ mod tests {
 
     use super::*;
     use crate::id::{ClaimId, Incarnation};
-    use crate::voter::slot::Heard;
+    use crate::voter::slot::QueueEntry;
 
     fn key(n: u32) -> Key {
         Key::new(format!("key/{n:012}")).unwrap()
@@ -308,7 +308,7 @@ mod tests {
             incarnation: Incarnation::new(1),
             seq: expires,
         };
-        let heard = Heard {
+        let heard = QueueEntry {
             claim,
             epoch: Epoch::new(1),
             ttl: Duration::ZERO,

@@ -15,7 +15,7 @@ use crate::voter_set::VoterSetTag;
 /// The common part of all messages of one datagram. A received head borrows its names from the
 /// body, since most are those of known nodes.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Head<N = NodeId> {
+pub struct DatagramHead<N = NodeId> {
     /// The sender.
     pub from: N,
     /// The sender's incarnation.
@@ -40,7 +40,7 @@ const BODY_BYTES_MAX: usize = super::DATAGRAM_BYTES_MAX;
 /// valid body exceeds this limit. It also bounds the memory that a false length can allocate.
 const DECODED_BYTES_MAX: usize = 8 * BODY_BYTES_MAX;
 /// The most messages in one body. It bounds the work that a datagram causes at its receiver.
-pub const MESSAGES_MAX: usize = 128;
+pub const DATAGRAM_MESSAGES_MAX: usize = 128;
 /// The initial capacity of a body. Most datagrams have one or two messages.
 const BODY_BYTES_USUAL: usize = 256;
 
@@ -51,7 +51,7 @@ const CONFIG: Config = bincode::config::standard().with_limit::<DECODED_BYTES_MA
 /// Packs messages for one peer, in order, into as few bodies as possible of at most `budget` bytes.
 /// Without messages, one body announces the sender and its incarnation.
 #[must_use]
-pub fn pack(head: &Head, messages: &[Message], budget: usize) -> Packed {
+pub fn pack_messages(head: &DatagramHead, messages: &[Message], budget: usize) -> Packed {
     let mut packed = Packed::default();
     let mut body = Vec::with_capacity(BODY_BYTES_USUAL);
     packed.too_large = pack_into(&mut body, head, messages, budget, |body, count| {
@@ -60,11 +60,11 @@ pub fn pack(head: &Head, messages: &[Message], budget: usize) -> Packed {
     packed
 }
 
-/// Packs like [`pack`], with one body after another in the buffer `body`. Returns the number of
+/// Packs like [`pack_messages`], with one body after another in the buffer `body`. Returns the number of
 /// messages in none of them.
 pub(crate) fn pack_into(
     body: &mut Vec<u8>,
-    head: &Head,
+    head: &DatagramHead,
     messages: &[Message],
     budget: usize,
     mut take: impl FnMut(&[u8], usize),
@@ -82,7 +82,7 @@ pub(crate) fn pack_into(
         if !is_whole || head_len + (body.len() - before) > budget {
             body.truncate(before);
             too_large += 1;
-        } else if body.len() <= budget && count < MESSAGES_MAX {
+        } else if body.len() <= budget && count < DATAGRAM_MESSAGES_MAX {
             count += 1;
         } else {
             take(&body[..before], count);
@@ -100,12 +100,12 @@ pub(crate) fn pack_into(
 ///
 /// # Errors
 /// [`DropReason::Undecodable`] unless every byte belongs to the head or to one of at most
-/// [`MESSAGES_MAX`] messages. The same if the body is longer than
+/// [`DATAGRAM_MESSAGES_MAX`] messages. The same if the body is longer than
 /// [`DATAGRAM_BYTES_MAX`](super::DATAGRAM_BYTES_MAX).
-pub fn unpack(body: &[u8]) -> Result<(Head, Vec<Message>), DropReason> {
+pub fn unpack_messages(body: &[u8]) -> Result<(DatagramHead, Vec<Message>), DropReason> {
     let mut messages = Vec::new();
     let head = unpack_into(body, &mut messages)?;
-    let head = Head {
+    let head = DatagramHead {
         from: head.from.to_id(),
         incarnation: head.incarnation,
         to: head.to.to_id(),
@@ -114,19 +114,19 @@ pub fn unpack(body: &[u8]) -> Result<(Head, Vec<Message>), DropReason> {
     Ok((head, messages))
 }
 
-/// Unpacks like [`unpack`], and replaces the content of `messages`. After an error, `messages` may
+/// Unpacks like [`unpack_messages`], and replaces the content of `messages`. After an error, `messages` may
 /// have some of the messages.
 pub(crate) fn unpack_into<'a>(
     body: &'a [u8],
     messages: &mut Vec<Message>,
-) -> Result<Head<NodeName<'a>>, DropReason> {
+) -> Result<DatagramHead<NodeName<'a>>, DropReason> {
     messages.clear();
     if body.len() > BODY_BYTES_MAX {
         return Err(DropReason::Undecodable);
     }
     let (head, mut rest) = take(body)?;
     while !rest.is_empty() {
-        if messages.len() == MESSAGES_MAX {
+        if messages.len() == DATAGRAM_MESSAGES_MAX {
             return Err(DropReason::Undecodable);
         }
         let (message, after) = take(rest)?;
@@ -166,21 +166,24 @@ mod tests {
     #[test]
     fn body_over_the_message_limit_is_undecodable() {
         let node = |name| NodeId::new(name).unwrap();
-        let head = Head {
+        let head = DatagramHead {
             from: node("a"),
             incarnation: Incarnation::new(1),
             to: node("b"),
             voter_set: VoterSetTag::default(),
         };
         let query = Message::RecoveryQuery(crate::message::RecoveryQuery { nonce: 1 });
-        let many = vec![query; MESSAGES_MAX + 1];
-        let packed = pack(&head, &many, BODY_BYTES_MAX);
+        let many = vec![query; DATAGRAM_MESSAGES_MAX + 1];
+        let packed = pack_messages(&head, &many, BODY_BYTES_MAX);
         let counts: Vec<usize> = packed.bodies.iter().map(|(_, count)| *count).collect();
-        assert_eq!(counts, [MESSAGES_MAX, 1]);
+        assert_eq!(counts, [DATAGRAM_MESSAGES_MAX, 1]);
         let mut body = packed.bodies[0].0.clone();
-        assert_eq!(unpack(&body).unwrap().1.len(), MESSAGES_MAX);
+        assert_eq!(
+            unpack_messages(&body).unwrap().1.len(),
+            DATAGRAM_MESSAGES_MAX
+        );
         append(&mut body, &many[0]).unwrap();
-        assert_eq!(unpack(&body), Err(DropReason::Undecodable));
+        assert_eq!(unpack_messages(&body), Err(DropReason::Undecodable));
     }
 
     /// A length prefix in the longest form of a variable-length integer.

@@ -7,17 +7,17 @@
 //!
 //! The kind determines the body:
 //!
-//! - [`Kind::Votes`]: a [`Head`] and its messages ([`codec`]);
-//! - [`Kind::Gossip`]: bytes of the gossip library;
-//! - [`Kind::Question`] and [`Kind::Answer`]: a question of an observer, and the answer
+//! - [`DatagramKind::Votes`]: a [`DatagramHead`] and its messages ([`codec`]);
+//! - [`DatagramKind::Gossip`]: bytes of the gossip library;
+//! - [`DatagramKind::Question`] and [`DatagramKind::Answer`]: a question of an observer, and the answer
 //!   ([`observe`]).
 //!
 //! A datagram that cannot be opened or decoded is dropped and counted by [`DropReason`]. No
 //! datagram makes a node panic or block, or makes its memory grow without bound.
 
-pub mod codec;
-pub mod observe;
-pub mod seal;
+pub(crate) mod codec;
+pub(crate) mod observe;
+pub(crate) mod seal;
 mod secret;
 mod window;
 
@@ -26,8 +26,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-pub use codec::Head;
-pub use seal::{ClusterSecret, Seal, SecretError};
+pub(crate) use codec::DatagramHead;
+pub(crate) use seal::Seal;
 
 /// The first byte of every datagram. A datagram of another version is dropped.
 pub const PROTOCOL_VERSION: u8 = 1;
@@ -38,18 +38,18 @@ pub const GOSSIP_BYTES_MAX: usize = 65_507;
 
 /// The purpose of a datagram.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Kind {
+pub enum DatagramKind {
     /// Messages of this protocol.
     Votes,
     /// Bytes of the gossip library.
     Gossip,
-    /// A question of an observer to a node ([`observe`]).
+    /// A question of an observer to a node.
     Question,
     /// The answer of a node to an observer.
     Answer,
 }
 
-impl Kind {
+impl DatagramKind {
     fn to_byte(self) -> u8 {
         match self {
             Self::Votes => 0,

@@ -1,7 +1,7 @@
 //! The questions of observers to a node, and its answers.
 //!
 //! An observer is not a node: it has no name, incarnation or voter set. Its datagrams therefore
-//! have no [`Head`](super::Head), and kinds of their own ([`Kind::Question`], [`Kind::Answer`]). A
+//! have no `DatagramHead`, and kinds of their own ([`DatagramKind::Question`], [`DatagramKind::Answer`]). A
 //! question is for any node at its destination address. Nothing in the protocol depends on an
 //! answer, and no question changes a claim or a vote.
 //!
@@ -19,7 +19,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::codec::{append, take};
-use super::{DATAGRAM_BYTES_MAX, DropReason, Kind, Seal, Traffic};
+use super::{DATAGRAM_BYTES_MAX, DatagramKind, DropReason, Seal, Traffic};
 use crate::clocks::WallClock;
 use crate::id::{Incarnation, Key, NodeId};
 use crate::message::Report;
@@ -33,7 +33,7 @@ pub enum Topic {
         /// The number of the first node, from zero.
         from: u64,
     },
-    /// The keys of the node's voter from a number on; see [`first_number`].
+    /// The keys of the node's voter from a number on; see [`first_lock_number`].
     Locks {
         /// The number of the first key, from zero.
         from: u64,
@@ -187,7 +187,7 @@ pub struct SeenLock {
 /// Returns the lowest number that a key may have in the lists of voters. Its upper half is a hash
 /// of the key, so all voters list their keys in one order. Its lower half is zero.
 #[must_use]
-pub fn first_number(key: &Key) -> u64 {
+pub fn first_lock_number(key: &Key) -> u64 {
     u64::from(short_hash(key)) << 32
 }
 
@@ -200,7 +200,7 @@ impl Question {
         if !seal.is_sealed() {
             body.resize(DATAGRAM_BYTES_MAX - seal.overhead(), 0);
         }
-        seal.seal(Kind::Question, &body)
+        seal.seal(DatagramKind::Question, &body)
     }
 
     /// Decodes the body of a datagram.

@@ -23,7 +23,7 @@
 //! and a datagram is accepted once. The protocol does not depend on it: it is correct under any
 //! delay and any duplication. The window keeps a recording from being replayed as load, or from a
 //! false address. A boot id is forgotten by a restart of this node, or once datagrams of
-//! [`PEERS_MAX`] other boot ids were received. A recorded datagram of it is then accepted once
+//! [`BOOT_IDS_MAX`] other boot ids were received. A recorded datagram of it is then accepted once
 //! more, as a late duplicate.
 //!
 //! **Limits.** Any holder of the cluster's secret can impersonate every node, so sealing does not
@@ -47,13 +47,13 @@ use ring::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 pub use super::secret::{CLUSTER_SECRET_BYTES, ClusterSecret, SecretError};
 pub use super::window::REPLAY_WINDOW;
 use super::window::Window;
-use super::{DropReason, Kind, PROTOCOL_VERSION};
+use super::{DatagramKind, DropReason, PROTOCOL_VERSION};
 use crate::voter_set::hash_of_name;
 
 /// The most boot ids whose keys and counters are remembered, each in less than 1 KiB. One more
 /// evicts the one that was silent for longest.
-pub const PEERS_MAX: usize = 4_096;
-const _: () = assert!(size_of::<Peer>() < 1_024);
+pub const BOOT_IDS_MAX: usize = 4_096;
+const _: () = assert!(size_of::<Sender>() < 1_024);
 /// The length of a boot id, in bytes.
 pub const BOOT_ID_BYTES: usize = 16;
 
@@ -97,13 +97,13 @@ struct Sealed {
     key: LessSafeKey,
     /// The counter of the next datagram; `None` once all are used.
     counter: Option<u64>,
-    peers: BTreeMap<BootId, Peer>,
-    /// The number of datagrams accepted, as the clock of [`Peer::heard`].
+    peers: BTreeMap<BootId, Sender>,
+    /// The number of datagrams accepted, as the clock of [`Sender::heard`].
     taken: u64,
 }
 
 /// One start of another node.
-struct Peer {
+struct Sender {
     key: LessSafeKey,
     window: Window,
     /// The value of [`Sealed::taken`] at its last datagram.
@@ -186,7 +186,7 @@ impl Seal {
         }
     }
 
-    /// Returns the number of boot ids remembered, at most [`PEERS_MAX`]. Zero in plaintext.
+    /// Returns the number of boot ids remembered, at most [`BOOT_IDS_MAX`]. Zero in plaintext.
     #[must_use]
     pub fn peers(&self) -> usize {
         self.sealed.as_ref().map_or(0, |sealed| sealed.peers.len())
@@ -196,7 +196,7 @@ impl Seal {
     ///
     /// No counter is used twice: after 2^64 datagrams, or some centuries, the result is an empty
     /// datagram. Every receiver drops it as [`DropReason::Short`].
-    pub fn seal(&mut self, kind: Kind, body: &[u8]) -> Vec<u8> {
+    pub fn seal(&mut self, kind: DatagramKind, body: &[u8]) -> Vec<u8> {
         let mut datagram = Vec::with_capacity(self.overhead() + body.len());
         let Some(sealed) = &mut self.sealed else {
             datagram.extend([PROTOCOL_VERSION, MODE_PLAINTEXT]);
@@ -224,7 +224,7 @@ impl Seal {
     /// - [`DropReason::Forged`] if it is not authentic.
     /// - [`DropReason::Replayed`] if its counter was used, or is older than the replay window.
     /// - [`DropReason::Undecodable`] if its kind is unknown.
-    pub fn open(&mut self, datagram: &[u8]) -> Result<(Kind, Vec<u8>), DropReason> {
+    pub fn open(&mut self, datagram: &[u8]) -> Result<(DatagramKind, Vec<u8>), DropReason> {
         let mut body = Vec::new();
         let kind = self.open_into(datagram, &mut body)?;
         Ok((kind, body))
@@ -236,7 +236,7 @@ impl Seal {
         &mut self,
         datagram: &[u8],
         body: &mut Vec<u8>,
-    ) -> Result<Kind, DropReason> {
+    ) -> Result<DatagramKind, DropReason> {
         body.clear();
         let (mode, rest) = match datagram {
             [PROTOCOL_VERSION, mode, rest @ ..] => (*mode, rest),
@@ -251,7 +251,7 @@ impl Seal {
                     return Err(DropReason::Cluster);
                 }
                 body.extend_from_slice(rest);
-                Kind::from_byte(*kind)
+                DatagramKind::from_byte(*kind)
             }
             (MODE_SEALED, Some(sealed)) => sealed.open(self.cluster_id, datagram, body),
             (MODE_PLAINTEXT, Some(_)) => Err(DropReason::Plaintext),
@@ -279,7 +279,7 @@ impl Sealed {
     fn seal(
         &mut self,
         cluster_id: Id,
-        kind: Kind,
+        kind: DatagramKind,
         body: &[u8],
         datagram: &mut Vec<u8>,
     ) -> Result<(), Unspecified> {
@@ -308,7 +308,7 @@ impl Sealed {
         cluster_id: Id,
         datagram: &[u8],
         body: &mut Vec<u8>,
-    ) -> Result<Kind, DropReason> {
+    ) -> Result<DatagramKind, DropReason> {
         let Some((header, sealed)) = datagram.split_at_checked(HEADER_BYTES) else {
             return Err(DropReason::Short);
         };
@@ -344,19 +344,19 @@ impl Sealed {
                 kind
             }
         };
-        Kind::from_byte(kind)
+        DatagramKind::from_byte(kind)
     }
 
     /// Remembers a boot id that is authentic.
     fn remember(&mut self, boot_id: BootId, key: LessSafeKey, counter: u64) {
-        if self.peers.len() >= PEERS_MAX {
+        if self.peers.len() >= BOOT_IDS_MAX {
             let longest_silent = self.peers.iter().min_by_key(|(_, peer)| peer.heard);
             if let Some(evicted) = longest_silent.map(|(boot_id, _)| *boot_id) {
                 self.peers.remove(&evicted);
             }
         }
         self.taken += 1;
-        let peer = Peer {
+        let peer = Sender {
             key,
             window: Window::starting_at(counter),
             heard: self.taken,
@@ -435,7 +435,7 @@ mod tests {
     #[test]
     fn sealed_datagram_opens_once() {
         let (mut a, mut b) = (seal_of(1), seal_of(2));
-        for kind in [Kind::Votes, Kind::Gossip] {
+        for kind in [DatagramKind::Votes, DatagramKind::Gossip] {
             for body in [BODY, b""] {
                 let datagram = a.seal(kind, body);
                 assert_eq!(datagram.len(), body.len() + a.overhead());
@@ -450,11 +450,14 @@ mod tests {
     #[test]
     fn plaintext_datagram_has_the_documented_layout() {
         let mut seal = Seal::insecure_plaintext();
-        let datagram = seal.seal(Kind::Gossip, BODY);
+        let datagram = seal.seal(DatagramKind::Gossip, BODY);
         assert_eq!(datagram.len(), BODY.len() + seal.overhead());
         assert_eq!(datagram[..2], [PROTOCOL_VERSION, MODE_PLAINTEXT]);
         assert_eq!(datagram[2..7], [id_of_name("").as_slice(), &[1]].concat());
-        assert_eq!(seal.open(&datagram), Ok((Kind::Gossip, BODY.to_vec())));
+        assert_eq!(
+            seal.open(&datagram),
+            Ok((DatagramKind::Gossip, BODY.to_vec()))
+        );
         let mut no_kind = datagram[..7].to_vec();
         no_kind[6] = 4;
         assert_eq!(seal.open(&no_kind), Err(DropReason::Undecodable));
@@ -463,7 +466,7 @@ mod tests {
     #[test]
     fn clusters_with_one_secret_cannot_open_each_other() {
         let named = |name: &str, boot| seal_of(boot).of_cluster(name);
-        let datagram = named("prod", 1).seal(Kind::Votes, BODY);
+        let datagram = named("prod", 1).seal(DatagramKind::Votes, BODY);
         assert!(named("prod", 2).open(&datagram).is_ok());
         for mut other in [named("staging", 2), seal_of(2)] {
             assert_eq!(other.open(&datagram), Err(DropReason::Cluster));
@@ -474,7 +477,7 @@ mod tests {
             assert_eq!(other.peers(), 0);
         }
         let plain = |name: &str| Seal::insecure_plaintext().of_cluster(name);
-        let datagram = plain("prod").seal(Kind::Votes, BODY);
+        let datagram = plain("prod").seal(DatagramKind::Votes, BODY);
         assert!(plain("prod").open(&datagram).is_ok());
         assert_eq!(plain("staging").open(&datagram), Err(DropReason::Cluster));
     }
@@ -482,9 +485,9 @@ mod tests {
     #[test]
     fn plaintext_and_sealed_meshes_drop_each_other() {
         let (mut open, mut sealed) = (Seal::insecure_plaintext(), seal_of(1));
-        let plain = open.seal(Kind::Votes, BODY);
+        let plain = open.seal(DatagramKind::Votes, BODY);
         assert_eq!(sealed.open(&plain), Err(DropReason::Plaintext));
-        let closed = sealed.seal(Kind::Votes, BODY);
+        let closed = sealed.seal(DatagramKind::Votes, BODY);
         assert_eq!(open.open(&closed), Err(DropReason::Sealed));
     }
 
@@ -492,11 +495,11 @@ mod tests {
     fn another_secret_is_distinguished_from_a_forgery() {
         let mut foreign_node = Seal::sealed(key(2), [9; BOOT_ID_BYTES]);
         let mut node = seal_of(1);
-        let datagram = foreign_node.seal(Kind::Votes, BODY);
+        let datagram = foreign_node.seal(DatagramKind::Votes, BODY);
         assert_eq!(node.open(&datagram), Err(DropReason::Key));
         let mut relabelled = datagram;
         relabelled[2..CLUSTER_AT]
-            .copy_from_slice(&seal_of(2).seal(Kind::Votes, b"")[2..CLUSTER_AT]);
+            .copy_from_slice(&seal_of(2).seal(DatagramKind::Votes, b"")[2..CLUSTER_AT]);
         assert_eq!(node.open(&relabelled), Err(DropReason::Forged));
         assert_eq!(node.peers(), 0);
     }
@@ -504,7 +507,7 @@ mod tests {
     #[test]
     fn own_datagram_is_dropped() {
         let mut node = seal_of(1);
-        let datagram = node.seal(Kind::Gossip, BODY);
+        let datagram = node.seal(DatagramKind::Gossip, BODY);
         assert_eq!(node.open(&datagram), Err(DropReason::FromMyself));
         assert_eq!(node.peers(), 0);
     }
@@ -513,8 +516,8 @@ mod tests {
     fn every_start_seals_under_another_key() {
         let (mut first, mut second) = (seal_of(1), seal_of(2));
         let (a, b) = (
-            first.seal(Kind::Votes, BODY),
-            second.seal(Kind::Votes, BODY),
+            first.seal(DatagramKind::Votes, BODY),
+            second.seal(DatagramKind::Votes, BODY),
         );
         assert_eq!(a[COUNTER_AT..HEADER_BYTES], b[COUNTER_AT..HEADER_BYTES]);
         assert_ne!(a[HEADER_BYTES..], b[HEADER_BYTES..]);
@@ -528,12 +531,15 @@ mod tests {
     fn counters_at_their_end_are_not_reused() {
         let (mut a, mut b) = (seal_of(1), seal_of(2));
         a.sealed.as_mut().unwrap().counter = Some(u64::MAX - 1);
-        let last_two = [a.seal(Kind::Votes, b"1"), a.seal(Kind::Votes, b"2")];
+        let last_two = [
+            a.seal(DatagramKind::Votes, b"1"),
+            a.seal(DatagramKind::Votes, b"2"),
+        ];
         for datagram in &last_two {
             assert!(b.open(datagram).is_ok());
         }
         for _ in 0..3 {
-            let none = a.seal(Kind::Votes, b"3");
+            let none = a.seal(DatagramKind::Votes, b"3");
             assert_eq!(none, b"");
             assert_eq!(b.open(&none), Err(DropReason::Short));
         }
@@ -542,21 +548,21 @@ mod tests {
     #[test]
     fn longest_silent_boot_id_is_evicted_first() {
         let mut node = Seal::sealed(key(1), [0xff; BOOT_ID_BYTES]);
-        let full = u16::try_from(PEERS_MAX).unwrap();
+        let full = u16::try_from(BOOT_IDS_MAX).unwrap();
         let recorded: Vec<Vec<u8>> = (0..=full)
-            .map(|boot| seal_of(boot).seal(Kind::Votes, BODY))
+            .map(|boot| seal_of(boot).seal(DatagramKind::Votes, BODY))
             .collect();
-        for datagram in &recorded[..PEERS_MAX] {
+        for datagram in &recorded[..BOOT_IDS_MAX] {
             assert!(node.open(datagram).is_ok());
         }
-        assert_eq!(node.peers(), PEERS_MAX);
+        assert_eq!(node.peers(), BOOT_IDS_MAX);
         // A replay does not refresh a boot id. A new datagram does.
         assert_eq!(node.open(&recorded[1]), Err(DropReason::Replayed));
         let mut oldest = seal_of(0);
-        oldest.seal(Kind::Votes, BODY);
-        assert!(node.open(&oldest.seal(Kind::Votes, BODY)).is_ok());
-        assert!(node.open(&recorded[PEERS_MAX]).is_ok());
-        assert_eq!(node.peers(), PEERS_MAX);
+        oldest.seal(DatagramKind::Votes, BODY);
+        assert!(node.open(&oldest.seal(DatagramKind::Votes, BODY)).is_ok());
+        assert!(node.open(&recorded[BOOT_IDS_MAX]).is_ok());
+        assert_eq!(node.peers(), BOOT_IDS_MAX);
         assert_eq!(node.open(&recorded[0]), Err(DropReason::Replayed));
         assert_eq!(node.open(&recorded[2]), Err(DropReason::Replayed));
         // Its boot id was evicted, so the recording is accepted once more, as a late duplicate.
@@ -570,7 +576,9 @@ mod tests {
         let ids = "01014b295bd27a3ab57b".to_owned();
         let header = ids + "00010000000000000000000000000000" + "0000000000000000";
         let rest = "b86609ff3eaa84549c6ea5e6c249349a8526e66365";
-        let datagram = seal_of(1).of_cluster("prod").seal(Kind::Votes, b"ping");
+        let datagram = seal_of(1)
+            .of_cluster("prod")
+            .seal(DatagramKind::Votes, b"ping");
         let hex: String = datagram.iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(hex, header + rest);
     }

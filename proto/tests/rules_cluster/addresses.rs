@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lockmesh_proto::message::Message;
+use lockmesh_proto::Message;
 
 use super::net::*;
 

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockmesh_proto::id::NodeId;
-use lockmesh_proto::voter::Start;
-use lockmesh_proto::voter_set::{Timing, VoterSet};
+use lockmesh_proto::{NodeId, Start, Timing, VoterSet};
 
 use super::net::*;
 

@@ -3,13 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use lockmesh_proto::description::{Role, VoterSetDescription};
-use lockmesh_proto::id::{Incarnation, NodeId};
-use lockmesh_proto::message::Message;
-use lockmesh_proto::voter::Start;
-use lockmesh_proto::voter_set::{Timing, VoterSetTag};
-use lockmesh_proto::wire::codec::{Head, pack};
-use lockmesh_proto::wire::{Kind, Seal};
+use lockmesh_proto::{
+    DatagramHead, DatagramKind, Incarnation, Message, NodeId, Role, Seal, Start, Timing,
+    VoterSetDescription, VoterSetTag, pack_messages,
+};
 
 use super::net::*;
 
@@ -19,7 +16,7 @@ fn votes(net: &Net, seat: usize) -> bool {
 
 /// A datagram with this message from a node of another voter set.
 fn forged(from: &str, to: &str, message: Message) -> Vec<u8> {
-    let head = Head {
+    let head = DatagramHead {
         from: NodeId::new(from).unwrap(),
         incarnation: Incarnation::new(9),
         to: NodeId::new(to).unwrap(),
@@ -28,9 +25,9 @@ fn forged(from: &str, to: &str, message: Message) -> Vec<u8> {
             digest: 7,
         },
     };
-    let packed = pack(&head, &[message], 1_200);
+    let packed = pack_messages(&head, &[message], 1_200);
     let (body, _) = &packed.bodies[0];
-    Seal::insecure_plaintext().seal(Kind::Votes, body)
+    Seal::insecure_plaintext().seal(DatagramKind::Votes, body)
 }
 
 fn described(timing: Timing, role: Role, listed: &str) -> Message {

@@ -3,13 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockmesh_proto::event::Event;
-use lockmesh_proto::id::NodeId;
-use lockmesh_proto::node::Node;
-use lockmesh_proto::view::View;
-use lockmesh_proto::voter::Start;
-use lockmesh_proto::voter_set::{Timing, VoterSet};
-use lockmesh_proto::wire::DropReason;
+use lockmesh_proto::{DropReason, Event, Node, NodeId, Start, Timing, View, VoterSet};
 
 use super::net::*;
 

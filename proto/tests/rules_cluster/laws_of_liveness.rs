@@ -1,9 +1,6 @@
 //! The liveness laws L1 to L5.
 
-use lockmesh_proto::event::Ticket;
-use lockmesh_proto::message::Message;
-use lockmesh_proto::node::Node;
-use lockmesh_proto::voter::Start;
+use lockmesh_proto::{Message, Node, Start, Ticket};
 
 use super::net::*;
 

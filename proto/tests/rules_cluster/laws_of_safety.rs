@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use lockmesh_proto::event::{Event, Ticket};
-use lockmesh_proto::message::Message;
-use lockmesh_proto::voter::Start;
+use lockmesh_proto::{Event, Message, Start, Ticket};
 
 use super::net::*;
 
@@ -244,7 +242,7 @@ fn gossip_of_dead_holder_moves_no_lock() {
         }
         for peer in view.peers.values_mut() {
             peer.alive = false;
-            peer.incarnation = lockmesh_proto::id::Incarnation::new(99);
+            peer.incarnation = lockmesh_proto::Incarnation::new(99);
         }
         for seat in [0, 1, 2, 4] {
             net.with(seat, |node, now| node.handle_view(now, &view));

@@ -3,10 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockmesh_proto::event::Event;
-use lockmesh_proto::message::Message;
-use lockmesh_proto::voter::Start;
-use lockmesh_proto::voter_set::{Timing, VoterSet};
+use lockmesh_proto::{Event, Message, Start, Timing, VoterSet};
 
 use super::net::*;
 

@@ -6,18 +6,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockmesh_proto::claimant::Request;
-use lockmesh_proto::epoch::Epoch;
-use lockmesh_proto::event::{Event, Ticket};
-use lockmesh_proto::id::{Incarnation, Key, NodeId};
-use lockmesh_proto::message::Message;
-use lockmesh_proto::node::{Node, NodeConfig, Output};
-use lockmesh_proto::time::{Instant, Now};
-use lockmesh_proto::view::{Peer, View};
-use lockmesh_proto::voter::{Start, VoterLimits};
-use lockmesh_proto::voter_set::{Timing, VoterSet};
-use lockmesh_proto::wire::Seal;
-use lockmesh_proto::wire::codec::unpack;
+use lockmesh_proto::{
+    Epoch, Event, Incarnation, Instant, Key, Message, Node, NodeConfig, NodeId, Now, Output, Peer,
+    Request, Seal, Start, Ticket, Timing, View, VoterLimits, VoterSet, unpack_messages,
+};
 
 /// The wall clock at time zero, in milliseconds.
 pub(crate) const WALL_MS: u64 = 1_700_000_000_000;
@@ -53,7 +45,7 @@ pub(crate) struct Packet {
 impl Packet {
     pub(crate) fn messages(&self) -> Vec<Message> {
         let (_, body) = Seal::insecure_plaintext().open(&self.bytes).unwrap();
-        unpack(&body).unwrap().1
+        unpack_messages(&body).unwrap().1
     }
 
     /// Returns `true` if `is_such` holds for one of its messages.

@@ -4,18 +4,14 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use lockmesh_proto::description::{Role, VoterSetDescription};
-use lockmesh_proto::digest::{Digest, PARTS, Part};
-use lockmesh_proto::epoch::Epoch;
-use lockmesh_proto::id::{ClaimId, Incarnation, KEY_BYTES_MAX, Key, NODE_ID_BYTES_MAX, NodeId};
-use lockmesh_proto::message::{
-    Challenge, Claim, HolderGranted, Inspect, KeepAlive, Kept, Message, Namesake, Outdated,
-    REPORTED_WAITERS_MAX, RecoveryQuery, RecoveryReply, Refuse, RefuseReason, Release, Report,
-    ReportedVote, ReportedWaiter, SessionId, Stale, Vote, VoterQuery, VoterReply, Wait,
+use lockmesh_proto::{
+    Challenge, Claim, ClaimId, DIGEST_PARTS, DatagramHead, Digest, DigestPart, Epoch,
+    HolderGranted, Incarnation, Inspect, Instant, KEY_BYTES_MAX, KeepAlive, Kept, Key, Message,
+    NODE_ID_BYTES_MAX, Namesake, NodeId, Outdated, REPORTED_WAITERS_MAX, RecoveryQuery,
+    RecoveryReply, Refuse, RefuseReason, Release, Report, ReportedVote, ReportedWaiter, Role,
+    SessionId, Stale, Timing, Vote, VoterQuery, VoterReply, VoterSet, VoterSetDescription,
+    VoterSetTag, Wait,
 };
-use lockmesh_proto::time::Instant;
-use lockmesh_proto::voter_set::{Timing, VoterSet, VoterSetTag};
-use lockmesh_proto::wire::Head;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -67,7 +63,7 @@ fn any_key() -> impl Strategy<Value = Key> {
         .prop_map(|name| Key::new(name).unwrap())
 }
 
-pub(crate) fn any_head() -> impl Strategy<Value = Head> {
+pub(crate) fn any_head() -> impl Strategy<Value = DatagramHead> {
     (
         any_node_id(),
         incarnation(),
@@ -75,7 +71,7 @@ pub(crate) fn any_head() -> impl Strategy<Value = Head> {
         number(),
         number(),
     )
-        .prop_map(|(from, incarnation, to, version, digest)| Head {
+        .prop_map(|(from, incarnation, to, version, digest)| DatagramHead {
             from,
             incarnation,
             to,
@@ -167,8 +163,8 @@ fn session_id() -> impl Strategy<Value = SessionId> {
 }
 
 fn any_digest() -> impl Strategy<Value = Digest> {
-    let part = (any::<u32>(), any::<u32>()).prop_map(|(count, sum)| Part { count, sum });
-    prop::array::uniform::<_, PARTS>(part).prop_map(|parts| Digest { parts })
+    let part = (any::<u32>(), any::<u32>()).prop_map(|(count, sum)| DigestPart { count, sum });
+    prop::array::uniform::<_, DIGEST_PARTS>(part).prop_map(|parts| Digest { parts })
 }
 
 fn any_keep_alive() -> impl Strategy<Value = Message> {
@@ -328,8 +324,8 @@ pub(crate) fn any_message() -> impl Strategy<Value = Message> {
 }
 
 /// The head with the longest encoding.
-pub(crate) fn largest_head() -> Head {
-    Head {
+pub(crate) fn largest_head() -> DatagramHead {
+    DatagramHead {
         from: node_id(&"n".repeat(NODE_ID_BYTES_MAX)),
         incarnation: Incarnation::new(u64::MAX),
         to: node_id(&"m".repeat(NODE_ID_BYTES_MAX)),
@@ -483,13 +479,13 @@ fn largest_kept(session: SessionId) -> Message {
 }
 
 fn largest_keep_alive(session: SessionId) -> Message {
-    let part = Part {
+    let part = DigestPart {
         count: u32::MAX,
         sum: u32::MAX,
     };
     let sent_at = Instant::FAR;
     let covered = Digest {
-        parts: [part; PARTS],
+        parts: [part; DIGEST_PARTS],
     };
     Message::KeepAlive(Box::new(KeepAlive {
         session,

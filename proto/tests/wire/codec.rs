@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::mem::discriminant;
 use std::time::Duration;
 
-use lockmesh_proto::digest::{Digest, Part};
-use lockmesh_proto::message::{KeepAlive, Kept, Message, REPORTED_WAITERS_MAX, SessionId};
-use lockmesh_proto::time::Instant;
-use lockmesh_proto::wire::codec::{pack, unpack};
-use lockmesh_proto::wire::{ClusterSecret, DATAGRAM_BYTES_MAX, DropReason, Head, Seal};
+use lockmesh_proto::{
+    ClusterSecret, DATAGRAM_BYTES_MAX, DatagramHead, Digest, DigestPart, DropReason, Instant,
+    KeepAlive, Kept, Message, REPORTED_WAITERS_MAX, Seal, SessionId, pack_messages,
+    unpack_messages,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -20,8 +20,8 @@ fn sealed_budget() -> usize {
 }
 
 /// Packs these messages into one body.
-fn body_of(head: &Head, messages: &[Message]) -> Vec<u8> {
-    let mut packed = pack(head, messages, DATAGRAM_BYTES_MAX);
+fn body_of(head: &DatagramHead, messages: &[Message]) -> Vec<u8> {
+    let mut packed = pack_messages(head, messages, DATAGRAM_BYTES_MAX);
     assert_eq!((packed.bodies.len(), packed.too_large), (1, 0));
     packed.bodies.remove(0).0
 }
@@ -30,7 +30,7 @@ fn body_of(head: &Head, messages: &[Message]) -> Vec<u8> {
 fn bytes_of(message: &Message) -> Vec<u8> {
     let messages = [message.clone(), message.clone()];
     let whole = |messages| {
-        pack(&largest_head(), messages, usize::MAX)
+        pack_messages(&largest_head(), messages, usize::MAX)
             .bodies
             .remove(0)
             .0
@@ -59,14 +59,14 @@ fn largest_messages_fit_into_sealed_datagrams() {
         .collect();
     assert_eq!(kinds.len(), 20);
     for message in messages {
-        let packed = pack(&head, std::slice::from_ref(&message), sealed_budget());
+        let packed = pack_messages(&head, std::slice::from_ref(&message), sealed_budget());
         assert_eq!(
             (packed.bodies.len(), packed.too_large),
             (1, 0),
             "{message:?}"
         );
         let body = &packed.bodies[0].0;
-        assert_eq!(unpack(body), Ok((head.clone(), vec![message])));
+        assert_eq!(unpack_messages(body), Ok((head.clone(), vec![message])));
     }
 }
 
@@ -84,15 +84,19 @@ fn oversized_message_is_reported_and_drops_no_other() {
         query.clone(),
         report,
     ];
-    let packed = pack(&head, &mixed, one_query + 20);
+    let packed = pack_messages(&head, &mixed, one_query + 20);
     assert_eq!(packed.too_large, 2);
     let counts: Vec<usize> = packed.bodies.iter().map(|(_, count)| *count).collect();
     assert_eq!(counts, [3]);
-    let taken = unpack(&packed.bodies[0].0).map(|(_, messages)| messages);
+    let taken = unpack_messages(&packed.bodies[0].0).map(|(_, messages)| messages);
     assert_eq!(taken, Ok(vec![query; 3]));
-    let none = pack(&head, &mixed, 10);
+    let none = pack_messages(&head, &mixed, 10);
     assert_eq!((none.bodies.len(), none.too_large), (0, mixed.len()));
-    assert!(pack(&head, &[], DATAGRAM_BYTES_MAX).bodies.is_empty());
+    assert!(
+        pack_messages(&head, &[], DATAGRAM_BYTES_MAX)
+            .bodies
+            .is_empty()
+    );
 }
 
 #[test]
@@ -105,7 +109,7 @@ fn report_of_too_many_waiters_is_undecodable() {
     report.waiters.push(report.waiters[0].clone());
     assert!(report.waiters.len() > REPORTED_WAITERS_MAX);
     let body = body_of(&head, &[Message::Report(report.clone())]);
-    assert_eq!(unpack(&body), Err(DropReason::Undecodable));
+    assert_eq!(unpack_messages(&body), Err(DropReason::Undecodable));
     // A report with such a count but without the entries.
     report.waiters.clear();
     report.vote = None;
@@ -120,7 +124,7 @@ fn report_of_too_many_waiters_is_undecodable() {
         body.extend(&bytes[..at]);
         body.extend(count);
         body.extend(&bytes[at + 1..]);
-        assert_eq!(unpack(&body), Err(DropReason::Undecodable));
+        assert_eq!(unpack_messages(&body), Err(DropReason::Undecodable));
     }
 }
 
@@ -135,7 +139,7 @@ fn session_messages_keep_their_encoding() {
         Instant::from_nanos(9),
     );
     let mut covered = Digest::default();
-    covered.parts[1] = Part {
+    covered.parts[1] = DigestPart {
         count: 2,
         sum: 0x0102_0304,
     };
@@ -176,7 +180,7 @@ fn overflowing_duration_is_undecodable() {
     for nanos in [1_000_000_000, u32::MAX] {
         let mut hostile = body.clone();
         hostile[at..at + 4].copy_from_slice(&nanos.to_le_bytes());
-        assert_eq!(unpack(&hostile), Err(DropReason::Undecodable));
+        assert_eq!(unpack_messages(&hostile), Err(DropReason::Undecodable));
     }
 }
 
@@ -191,11 +195,15 @@ fn body_truncated_inside_message_is_undecodable() {
                 true => Ok((head.clone(), Vec::new())),
                 false => Err(DropReason::Undecodable),
             };
-            assert_eq!(unpack(&body[..len]), expected, "{len} of {message:?}");
+            assert_eq!(
+                unpack_messages(&body[..len]),
+                expected,
+                "{len} of {message:?}"
+            );
         }
     }
     let long = [0; DATAGRAM_BYTES_MAX + 1];
-    assert_eq!(unpack(&long), Err(DropReason::Undecodable));
+    assert_eq!(unpack_messages(&long), Err(DropReason::Undecodable));
 }
 
 proptest! {
@@ -205,12 +213,12 @@ proptest! {
         messages in vec(any_message(), 0..60),
         budget in prop_oneof![Just(sealed_budget()), 890..=DATAGRAM_BYTES_MAX],
     ) {
-        let packed = pack(&head, &messages, budget);
+        let packed = pack_messages(&head, &messages, budget);
         prop_assert_eq!(packed.too_large, 0);
         let mut taken = Vec::new();
         for (body, count) in &packed.bodies {
             prop_assert!(body.len() <= budget);
-            let (same_head, some) = unpack(body).map_err(|r| TestCaseError::fail(r.as_str()))?;
+            let (same_head, some) = unpack_messages(body).map_err(|r| TestCaseError::fail(r.as_str()))?;
             prop_assert_eq!(&same_head, &head);
             prop_assert_eq!(some.len(), *count);
             taken.extend(some);
@@ -226,7 +234,7 @@ proptest! {
 
     #[test]
     fn unpacking_arbitrary_bytes_does_not_panic(bytes in vec(any::<u8>(), 0..1_300)) {
-        let _ = unpack(&bytes);
+        let _ = unpack_messages(&bytes);
     }
 
     #[test]
@@ -235,18 +243,18 @@ proptest! {
         messages in vec(any_message(), 1..6),
         damage in vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
     ) {
-        for (mut body, _) in pack(&head, &messages, DATAGRAM_BYTES_MAX).bodies {
+        for (mut body, _) in pack_messages(&head, &messages, DATAGRAM_BYTES_MAX).bodies {
             for (at, byte) in &damage {
                 let at = at.index(body.len());
                 body[at] = *byte;
             }
-            if let Ok((head, messages)) = unpack(&body) {
+            if let Ok((head, messages)) = unpack_messages(&body) {
                 // Decoded messages can be encoded again.
-                let again = pack(&head, &messages, usize::MAX);
+                let again = pack_messages(&head, &messages, usize::MAX);
                 let (body, count) = again.bodies.into_iter().next().unwrap_or_default();
                 prop_assert_eq!(count, messages.len());
                 if count > 0 && body.len() <= DATAGRAM_BYTES_MAX {
-                    prop_assert_eq!(unpack(&body), Ok((head, messages)));
+                    prop_assert_eq!(unpack_messages(&body), Ok((head, messages)));
                 }
             }
         }

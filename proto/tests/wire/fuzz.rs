@@ -14,14 +14,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use lockmesh_proto::claimant::Request;
-use lockmesh_proto::id::{Incarnation, Key, NodeId};
-use lockmesh_proto::node::{Node, NodeConfig, Output};
-use lockmesh_proto::time::{Instant, Now};
-use lockmesh_proto::voter::{Start, VoterLimits};
-use lockmesh_proto::voter_set::{Timing, VoterSet};
-use lockmesh_proto::wire::codec::pack;
-use lockmesh_proto::wire::{DATAGRAM_BYTES_MAX, Head, Kind, Seal};
+use lockmesh_proto::{
+    DATAGRAM_BYTES_MAX, DatagramHead, DatagramKind, Incarnation, Instant, Key, Node, NodeConfig,
+    NodeId, Now, Output, Request, Seal, Start, Timing, VoterLimits, VoterSet, pack_messages,
+};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 
@@ -50,14 +46,14 @@ static VALID: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
         tree.expect("a message can be drawn").current()
     };
     let body = |number: usize| {
-        let head = Head {
+        let head = DatagramHead {
             from: name(["b", "c", "d"][number % 3]),
             incarnation: Incarnation::new(1 + number as u64 % 5),
             to: name("a"),
             voter_set: VOTER_SET.tag(),
         };
         let messages: Vec<_> = (0..=number % 3).map(|_| draw()).collect();
-        pack(&head, &messages, DATAGRAM_BYTES_MAX)
+        pack_messages(&head, &messages, DATAGRAM_BYTES_MAX)
             .bodies
             .remove(0)
             .0
@@ -135,14 +131,18 @@ impl World {
                     let place = usize::from(change[0]) % body.len();
                     body[place] = change[1];
                 }
-                let datagram = self.peer.seal(Kind::Votes, &body);
+                let datagram = self.peer.seal(DatagramKind::Votes, &body);
                 self.node.handle_datagram(self.now, from, &datagram);
                 self.drain();
                 return Some(after);
             }
             // A question or an answer of an observer, or gossip.
             4 => {
-                let kinds = [Kind::Question, Kind::Answer, Kind::Gossip];
+                let kinds = [
+                    DatagramKind::Question,
+                    DatagramKind::Answer,
+                    DatagramKind::Gossip,
+                ];
                 let kind = kinds[usize::from(op / 8 % 3)];
                 let datagram = self.peer.seal(kind, bytes);
                 self.node.handle_datagram(self.now, from, &datagram);

@@ -2,14 +2,11 @@
 
 use std::time::Duration;
 
-use lockmesh_proto::epoch::Epoch;
-use lockmesh_proto::id::{ClaimId, Incarnation, Key};
-use lockmesh_proto::message::{Message, Report, ReportedVote, ReportedWaiter};
-use lockmesh_proto::node::{InspectId, Inspection, KeyOwner, LockState, Output, SeenVotes, Waiter};
-use lockmesh_proto::time::Instant;
-use lockmesh_proto::view::{Peer, View};
-use lockmesh_proto::wire::codec::unpack;
-use lockmesh_proto::wire::{Head, Kind, Seal};
+use lockmesh_proto::{
+    ClaimId, DatagramHead, DatagramKind, Epoch, Incarnation, InspectId, Inspection, Instant, Key,
+    KeyOwner, LockState, Message, Output, Peer, Report, ReportedVote, ReportedWaiter, Seal,
+    SeenVotes, View, Waiter, unpack_messages,
+};
 
 use crate::arbitrary::node_id;
 use crate::node::{World, addr, claim_of, key, seal_of};
@@ -53,7 +50,7 @@ impl Asker {
     }
 
     fn feeds(&mut self, from: &str, report: Report) -> Vec<Output> {
-        let head = Head {
+        let head = DatagramHead {
             from: node_id(from),
             ..self.world.head()
         };
@@ -70,8 +67,8 @@ impl Asker {
                 panic!("{output:?}")
             };
             let (kind, body) = self.ear.open(&bytes).unwrap();
-            assert_eq!(kind, Kind::Votes);
-            let (head, messages) = unpack(&body).unwrap();
+            assert_eq!(kind, DatagramKind::Votes);
+            let (head, messages) = unpack_messages(&body).unwrap();
             let [Message::Inspect(inspect)] = &messages[..] else {
                 panic!("{messages:?}")
             };

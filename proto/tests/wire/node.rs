@@ -4,20 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockmesh_proto::claimant::Request;
-use lockmesh_proto::epoch::Epoch;
-use lockmesh_proto::id::{ClaimId, Incarnation, Key};
-use lockmesh_proto::message::{
-    Claim, HolderGranted, Inspect, Message, Outdated, Refuse, RefuseReason, Release, Stale, Vote,
-    Wait,
-};
-use lockmesh_proto::node::{Node, NodeConfig, Output};
-use lockmesh_proto::time::{Instant, Now};
-use lockmesh_proto::voter::{Start, VoterLimits};
-use lockmesh_proto::voter_set::{Timing, VoterSet, VoterSetTag};
-use lockmesh_proto::wire::codec::pack;
-use lockmesh_proto::wire::{
-    ClusterSecret, DATAGRAM_BYTES_MAX, DropReason, Head, Kind, Seal, Traffic,
+use lockmesh_proto::{
+    Claim, ClaimId, ClusterSecret, DATAGRAM_BYTES_MAX, DatagramHead, DatagramKind, DropReason,
+    Epoch, HolderGranted, Incarnation, Inspect, Instant, Key, Message, Node, NodeConfig, Now,
+    Outdated, Output, Refuse, RefuseReason, Release, Request, Seal, Stale, Start, Timing, Traffic,
+    Vote, VoterLimits, VoterSet, VoterSetTag, Wait, pack_messages,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -93,8 +84,8 @@ impl World {
         world
     }
 
-    pub(crate) fn head(&self) -> Head {
-        Head {
+    pub(crate) fn head(&self) -> DatagramHead {
+        DatagramHead {
             from: node_id("b"),
             incarnation: INCARNATION,
             to: node_id("a"),
@@ -102,10 +93,10 @@ impl World {
         }
     }
 
-    pub(crate) fn datagram(&mut self, head: &Head, messages: &[Message]) -> Vec<u8> {
-        let packed = pack(head, messages, DATAGRAM_BYTES_MAX - self.peer.overhead());
+    pub(crate) fn datagram(&mut self, head: &DatagramHead, messages: &[Message]) -> Vec<u8> {
+        let packed = pack_messages(head, messages, DATAGRAM_BYTES_MAX - self.peer.overhead());
         assert_eq!((packed.bodies.len(), packed.too_large), (1, 0));
-        self.peer.seal(Kind::Votes, &packed.bodies[0].0)
+        self.peer.seal(DatagramKind::Votes, &packed.bodies[0].0)
     }
 
     pub(crate) fn drain(&mut self) -> Vec<Output> {
@@ -136,7 +127,12 @@ impl World {
     }
 
     #[track_caller]
-    pub(crate) fn drops_message(&mut self, head: &Head, message: Message, reason: DropReason) {
+    pub(crate) fn drops_message(
+        &mut self,
+        head: &DatagramHead,
+        message: Message,
+        reason: DropReason,
+    ) {
         let datagram = self.datagram(head, &[message]);
         self.drops(&datagram, reason);
     }
@@ -243,7 +239,7 @@ fn node_accepts_intact_datagram_addressed_to_it() {
     );
     assert!(world.node.traffic().dropped.is_empty());
     assert_eq!(world.node.traffic().messages_in, 2);
-    let gossip = world.peer.seal(Kind::Gossip, b"gossip");
+    let gossip = world.peer.seal(DatagramKind::Gossip, b"gossip");
     let outputs = world.feed(&gossip);
     assert!(matches!(&outputs[..], [Output::Gossip { bytes, .. }] if bytes == b"gossip"));
 }
@@ -277,16 +273,24 @@ fn node_silently_drops_datagrams_that_do_not_open() {
     assert_eq!(world.node.traffic().datagrams_in, 0);
     assert_eq!(world.feed(&datagram).len(), 1);
     world.drops(&datagram, DropReason::Replayed);
-    let body = pack(&head, &[inspect()], DATAGRAM_BYTES_MAX)
+    let body = pack_messages(&head, &[inspect()], DATAGRAM_BYTES_MAX)
         .bodies
         .remove(0)
         .0;
-    let plain = Seal::insecure_plaintext().seal(Kind::Votes, &body);
+    let plain = Seal::insecure_plaintext().seal(DatagramKind::Votes, &body);
     world.drops(&plain, DropReason::Plaintext);
     let mut foreign_node = Seal::sealed(ClusterSecret::from_bytes([2; 32]).unwrap(), [3; 16]);
-    world.drops(&foreign_node.seal(Kind::Votes, &body), DropReason::Key);
-    world.drops(&seal_of(1).seal(Kind::Votes, &body), DropReason::FromMyself);
-    let cut = world.peer.seal(Kind::Votes, &body[..body.len() - 1]);
+    world.drops(
+        &foreign_node.seal(DatagramKind::Votes, &body),
+        DropReason::Key,
+    );
+    world.drops(
+        &seal_of(1).seal(DatagramKind::Votes, &body),
+        DropReason::FromMyself,
+    );
+    let cut = world
+        .peer
+        .seal(DatagramKind::Votes, &body[..body.len() - 1]);
     world.drops(&cut, DropReason::Undecodable);
     assert_eq!(world.node.traffic().datagrams_in, 1);
 }
@@ -295,12 +299,12 @@ fn node_silently_drops_datagrams_that_do_not_open() {
 fn node_drops_misaddressed_and_own_datagrams() {
     let mut world = World::new(&["a"]);
     let head = world.head();
-    let for_c = Head {
+    let for_c = DatagramHead {
         to: node_id("c"),
         ..head.clone()
     };
     world.drops_message(&for_c, inspect(), DropReason::Misaddressed);
-    let from_a = Head {
+    let from_a = DatagramHead {
         from: node_id("a"),
         ..head
     };
@@ -358,7 +362,7 @@ fn claim_from_another_voter_set_is_refused() {
         version: 2,
         ..world.voter_set
     };
-    let head = Head {
+    let head = DatagramHead {
         voter_set,
         ..world.head()
     };
@@ -384,13 +388,16 @@ fn non_voter_drops_messages_for_voters() {
 fn node_announces_itself_once_per_member_incarnation() {
     let mut world = World::new(&["a", "b"]);
     let hello = |world: &mut World, from: &str, incarnation: u64| {
-        let head = Head {
+        let head = DatagramHead {
             from: node_id(from),
             incarnation: Incarnation::new(incarnation),
             ..world.head()
         };
-        let body = pack(&head, &[], DATAGRAM_BYTES_MAX).bodies.remove(0).0;
-        let bytes = world.peer.seal(Kind::Votes, &body);
+        let body = pack_messages(&head, &[], DATAGRAM_BYTES_MAX)
+            .bodies
+            .remove(0)
+            .0;
+        let bytes = world.peer.seal(DatagramKind::Votes, &body);
         (world.feed(&bytes), bytes.len())
     };
     for incarnation in [10, 11, 12] {
@@ -414,7 +421,7 @@ fn earlier_incarnation_receives_outdated_only() {
     });
     let datagram = world.datagram(&now, &[greeting]);
     assert!(world.feed(&datagram).is_empty());
-    let before = Head {
+    let before = DatagramHead {
         incarnation: Incarnation::new(2),
         ..now
     };
@@ -441,8 +448,11 @@ fn earlier_incarnation_receives_outdated_only() {
 fn vote_for_another_incarnation_gets_own_name() {
     let mut world = World::new(&["a", "b"]);
     let head = world.head();
-    let greeting = pack(&head, &[], DATAGRAM_BYTES_MAX).bodies.remove(0).0;
-    let greeting = world.peer.seal(Kind::Votes, &greeting);
+    let greeting = pack_messages(&head, &[], DATAGRAM_BYTES_MAX)
+        .bodies
+        .remove(0)
+        .0;
+    let greeting = world.peer.seal(DatagramKind::Votes, &greeting);
     world.feed(&greeting);
     for incarnation in [INCARNATION.get() - 1, INCARNATION.get() + 1] {
         let vote = Message::Vote(Vote {
@@ -507,7 +517,7 @@ proptest! {
         let mut world = World::new(if is_alone { &["a"] } else { &["a", "b", "c"] });
         world.pass(Duration::from_secs(40));
         for ((from, incarnation, at), messages, millis) in steps {
-            let head = Head {
+            let head = DatagramHead {
                 from: node_id(&from),
                 incarnation: Incarnation::new(incarnation),
                 voter_set: if at.index(8) == 0 { VoterSetTag::default() } else { world.voter_set },
@@ -525,8 +535,8 @@ proptest! {
             let _ = world.node.claim(world.now, request);
             world.drain();
             let budget = DATAGRAM_BYTES_MAX - world.peer.overhead();
-            for (body, _) in pack(&head, &messages, budget).bodies {
-                let datagram = world.peer.seal(Kind::Votes, &body);
+            for (body, _) in pack_messages(&head, &messages, budget).bodies {
+                let datagram = world.peer.seal(DatagramKind::Votes, &body);
                 world.feed(&datagram);
             }
             world.pass(Duration::from_millis(millis));

@@ -4,16 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockmesh_proto::claimant::Request;
-use lockmesh_proto::id::{Incarnation, Key};
-use lockmesh_proto::message::{Claim, Message};
-use lockmesh_proto::node::{Node, NodeConfig, Output, Surveyor, Wanted};
-use lockmesh_proto::time::{Instant, Now};
-use lockmesh_proto::view::{Peer, View};
-use lockmesh_proto::voter::{Start, VoterLimits};
-use lockmesh_proto::voter_set::{Timing, VoterSet};
-use lockmesh_proto::wire::observe::{Answer, Counts, Question, SeenNode, Topic};
-use lockmesh_proto::wire::{ClusterSecret, DATAGRAM_BYTES_MAX, DropReason, Kind, Seal};
+use lockmesh_proto::{
+    Answer, Claim, ClusterSecret, Counts, DATAGRAM_BYTES_MAX, DatagramKind, DropReason,
+    Incarnation, Instant, Key, Message, Node, NodeConfig, Now, Output, Peer, Question, Request,
+    Seal, SeenNode, Start, Surveyor, Timing, Topic, View, VoterLimits, VoterSet, Wanted,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -93,7 +88,7 @@ fn answer_to(node: &mut Node, peer: &mut Seal, bytes: &[u8]) -> Option<Vec<u8>> 
     let answer = answers.pop()?;
     assert!(answer.len() <= DATAGRAM_BYTES_MAX);
     let (kind, body) = peer.open(&answer).unwrap();
-    assert_eq!(kind, Kind::Answer);
+    assert_eq!(kind, DatagramKind::Answer);
     Some(body)
 }
 
@@ -355,7 +350,7 @@ proptest! {
         let mut node = node(3, Seal::insecure_plaintext());
         let mut peer = Seal::insecure_plaintext();
         for body in &bodies {
-            let bytes = peer.seal(Kind::Question, body);
+            let bytes = peer.seal(DatagramKind::Question, body);
             for answer in feed(&mut node, &bytes) {
                 prop_assert!(answer.len() <= bytes.len());
             }

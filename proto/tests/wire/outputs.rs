@@ -2,15 +2,11 @@
 
 use std::time::Duration;
 
-use lockmesh_proto::claimant::{ExtendError, Request, RequestError};
-use lockmesh_proto::event::Event;
-use lockmesh_proto::id::{Incarnation, KEY_BYTES_MAX, Key, NodeId};
-use lockmesh_proto::message::{Message, RecoveryQuery, RecoveryReply};
-use lockmesh_proto::node::{Node, Output};
-use lockmesh_proto::time::Instant;
-use lockmesh_proto::view::{Peer, View};
-use lockmesh_proto::wire::codec::unpack;
-use lockmesh_proto::wire::{DATAGRAM_BYTES_MAX, DropReason, GOSSIP_BYTES_MAX, Head, Kind};
+use lockmesh_proto::{
+    DATAGRAM_BYTES_MAX, DatagramHead, DatagramKind, DropReason, Event, ExtendError,
+    GOSSIP_BYTES_MAX, Incarnation, Instant, KEY_BYTES_MAX, Key, Message, Node, NodeId, Output,
+    Peer, RecoveryQuery, RecoveryReply, Request, RequestError, View, unpack_messages,
+};
 
 use crate::arbitrary::node_id;
 use crate::node::{World, addr, claim_message, claim_of, key, seal_of, vote_for};
@@ -64,8 +60,8 @@ pub(crate) fn said(outputs: &[Output]) -> Vec<Message> {
     let mut ear = seal_of(9);
     let bodies = datagrams(outputs).into_iter().map(|bytes| {
         let (kind, body) = ear.open(bytes).unwrap();
-        assert_eq!(kind, Kind::Votes);
-        unpack(&body).unwrap().1
+        assert_eq!(kind, DatagramKind::Votes);
+        unpack_messages(&body).unwrap().1
     });
     bodies.flatten().collect()
 }
@@ -80,7 +76,7 @@ fn gossip_is_sealed_unless_it_is_too_large() {
         let sent = datagrams(&outputs);
         assert!(sent.len() == 1 && sent[0].len() <= GOSSIP_BYTES_MAX);
         let opened = seal_of(9).open(sent[0]);
-        assert_eq!(opened, Ok((Kind::Gossip, vec![7; len])));
+        assert_eq!(opened, Ok((DatagramKind::Gossip, vec![7; len])));
     }
     assert!(world.node.traffic().dropped.is_empty());
     world.node.send_gossip(addr(), &vec![7; most + 1]);
@@ -220,7 +216,7 @@ fn renewal(output: &Output) -> Option<Instant> {
 
 /// Sends a `RecoveryQuery` from `from`, and returns the reply.
 fn reply_of(world: &mut World, from: &NodeId) -> RecoveryReply {
-    let head = Head {
+    let head = DatagramHead {
         from: from.clone(),
         ..world.head()
     };

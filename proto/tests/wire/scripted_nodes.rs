@@ -5,14 +5,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockmesh_proto::epoch::Epoch;
-use lockmesh_proto::id::{Incarnation, Key, NodeId};
-use lockmesh_proto::message::{Report, ReportedVote};
-use lockmesh_proto::node::{Survey, Surveyor, Wanted};
-use lockmesh_proto::time::Instant;
-use lockmesh_proto::voter_set::{Timing, VoterSet};
-use lockmesh_proto::wire::observe::{
-    Answer, Counts, Flow, Overview, Question, SeenLock, SeenNode, Topic, VoterState, first_number,
+use lockmesh_proto::{
+    Answer, Counts, Epoch, Flow, Incarnation, Instant, Key, NodeId, Overview, Question, Report,
+    ReportedVote, SeenLock, SeenNode, Survey, Surveyor, Timing, Topic, VoterSet, VoterState,
+    Wanted, first_lock_number,
 };
 
 use crate::arbitrary::node_id;
@@ -106,7 +102,7 @@ impl ScriptedNode {
             }
             Topic::Locks { from } => {
                 let locks = self.locks.iter();
-                let locks = locks.map(|seen| (first_number(&seen.key), seen));
+                let locks = locks.map(|seen| (first_lock_number(&seen.key), seen));
                 (answer.locks, answer.next) = page(*from, locks);
             }
             Topic::Key { key } => {
@@ -234,6 +230,6 @@ impl Mesh {
 pub(crate) fn keys() -> Vec<Key> {
     let keys = (0..20).map(|n| Key::new(format!("key/{n:04}")).unwrap());
     let mut keys: Vec<Key> = keys.collect();
-    keys.sort_by_key(first_number);
+    keys.sort_by_key(first_lock_number);
     keys
 }

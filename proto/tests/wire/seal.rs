@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use lockmesh_proto::wire::seal::REPLAY_WINDOW;
-use lockmesh_proto::wire::{ClusterSecret, DropReason, Kind, PROTOCOL_VERSION, Seal};
+use lockmesh_proto::{
+    ClusterSecret, DatagramKind, DropReason, PROTOCOL_VERSION, REPLAY_WINDOW, Seal,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -21,7 +22,7 @@ fn pair() -> (Seal, Seal) {
 #[test]
 fn truncated_datagram_does_not_open() {
     let (mut a, mut b) = pair();
-    let datagram = a.seal(Kind::Votes, BODY);
+    let datagram = a.seal(DatagramKind::Votes, BODY);
     for len in 0..datagram.len() {
         let reason = b.open(&datagram[..len]).unwrap_err();
         let expected = if len < a.overhead() {
@@ -35,13 +36,13 @@ fn truncated_datagram_does_not_open() {
     let mut long = datagram.clone();
     long.push(0);
     assert_eq!(b.open(&long), Err(DropReason::Forged));
-    assert_eq!(b.open(&datagram), Ok((Kind::Votes, BODY.to_vec())));
+    assert_eq!(b.open(&datagram), Ok((DatagramKind::Votes, BODY.to_vec())));
 }
 
 #[test]
 fn plaintext_truncated_before_kind_does_not_open() {
     let mut seal = Seal::insecure_plaintext();
-    let datagram = seal.seal(Kind::Votes, BODY);
+    let datagram = seal.seal(DatagramKind::Votes, BODY);
     for len in 0..seal.overhead() {
         assert_eq!(seal.open(&datagram[..len]), Err(DropReason::Short));
     }
@@ -51,8 +52,8 @@ fn plaintext_truncated_before_kind_does_not_open() {
 fn datagram_with_flipped_bit_does_not_open() {
     let (mut a, mut b) = pair();
     // The second time its sender is known and its counter has been used.
-    let known = a.seal(Kind::Votes, BODY);
-    let datagram = a.seal(Kind::Votes, BODY);
+    let known = a.seal(DatagramKind::Votes, BODY);
+    let datagram = a.seal(DatagramKind::Votes, BODY);
     for _ in 0..2 {
         for bit in 0..datagram.len() * 8 {
             let mut flipped = datagram.clone();
@@ -76,7 +77,7 @@ fn datagram_with_flipped_bit_does_not_open() {
 #[test]
 fn datagram_of_another_version_is_dropped() {
     for mut seal in [seal_of(1, 2), Seal::insecure_plaintext()] {
-        let mut datagram = seal_of(1, 1).seal(Kind::Votes, BODY);
+        let mut datagram = seal_of(1, 1).seal(DatagramKind::Votes, BODY);
         for version in (0..=u8::MAX).filter(|version| *version != PROTOCOL_VERSION) {
             datagram[0] = version;
             assert_eq!(seal.open(&datagram), Err(DropReason::Version));
@@ -90,7 +91,9 @@ fn datagram_of_another_version_is_dropped() {
 fn datagrams_in_window_open_once_in_any_order() {
     let (mut a, mut b) = pair();
     let window = usize::try_from(REPLAY_WINDOW).unwrap();
-    let sent: Vec<Vec<u8>> = (0..=window).map(|_| a.seal(Kind::Votes, BODY)).collect();
+    let sent: Vec<Vec<u8>> = (0..=window)
+        .map(|_| a.seal(DatagramKind::Votes, BODY))
+        .collect();
     for datagram in sent[1..].iter().rev() {
         assert!(b.open(datagram).is_ok());
     }
@@ -106,7 +109,7 @@ fn each_sender_has_its_own_replay_window() {
     let mut b = seal_of(1, 2);
     for boot in 10..20 {
         let mut sender = seal_of(1, boot);
-        let datagram = sender.seal(Kind::Gossip, BODY);
+        let datagram = sender.seal(DatagramKind::Gossip, BODY);
         assert!(b.open(&datagram).is_ok());
         assert_eq!(b.open(&datagram), Err(DropReason::Replayed));
     }
@@ -116,7 +119,7 @@ fn each_sender_has_its_own_replay_window() {
 proptest! {
     #[test]
     fn sealed_datagram_opens_unchanged(body in vec(any::<u8>(), 0..2_000), is_gossip in any::<bool>()) {
-        let kind = if is_gossip { Kind::Gossip } else { Kind::Votes };
+        let kind = if is_gossip { DatagramKind::Gossip } else { DatagramKind::Votes };
         let (mut a, mut b) = pair();
         prop_assert_eq!(b.open(&a.seal(kind, &body)), Ok((kind, body.clone())));
         let mut plain = Seal::insecure_plaintext();
@@ -133,7 +136,7 @@ proptest! {
         let mut datagram = bytes;
         if has_header {
             // The predictable bytes of the header are right.
-            let head = a.seal(Kind::Votes, b"");
+            let head = a.seal(DatagramKind::Votes, b"");
             for (byte, right) in datagram.iter_mut().zip(&head[..3]) {
                 *byte = *right;
             }
@@ -146,11 +149,11 @@ proptest! {
     #[test]
     fn every_datagram_opens_at_most_once(order in vec(0..40_usize, 0..200)) {
         let (mut a, mut b) = pair();
-        let sent: Vec<Vec<u8>> = (0..40_u8).map(|n| a.seal(Kind::Votes, &[n])).collect();
+        let sent: Vec<Vec<u8>> = (0..40_u8).map(|n| a.seal(DatagramKind::Votes, &[n])).collect();
         let mut taken: BTreeMap<usize, usize> = BTreeMap::new();
         for at in &order {
             match b.open(&sent[*at]) {
-                Ok((Kind::Votes, body)) => {
+                Ok((DatagramKind::Votes, body)) => {
                     prop_assert_eq!(usize::from(body[0]), *at);
                     *taken.entry(*at).or_default() += 1;
                 }

@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use lockmesh_proto::digest::Digest;
-use lockmesh_proto::message::{KeepAlive, Kept, Message, SessionId};
-use lockmesh_proto::time::Instant;
-use lockmesh_proto::voter_set::VoterSetTag;
-use lockmesh_proto::wire::{DropReason, Head};
+use lockmesh_proto::{
+    DatagramHead, Digest, DropReason, Instant, KeepAlive, Kept, Message, SessionId, VoterSetTag,
+};
 
 use crate::node::World;
 
@@ -57,7 +55,7 @@ fn session_messages_under_another_set_are_dropped() {
         digest: world.voter_set.digest ^ 1,
         ..world.voter_set
     };
-    let head = Head {
+    let head = DatagramHead {
         voter_set,
         ..world.head()
     };

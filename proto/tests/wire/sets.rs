@@ -2,14 +2,10 @@
 
 use std::time::Duration;
 
-use lockmesh_proto::claimant::Request;
-use lockmesh_proto::description::{Role, VoterSetDescription};
-use lockmesh_proto::event::Event;
-use lockmesh_proto::message::Message;
-use lockmesh_proto::node::Output;
-use lockmesh_proto::voter_set::{Timing, VoterSet, VoterSetTag};
-use lockmesh_proto::wire::codec::pack;
-use lockmesh_proto::wire::{ClusterSecret, DATAGRAM_BYTES_MAX, DropReason, Head, Kind, Seal};
+use lockmesh_proto::{
+    ClusterSecret, DATAGRAM_BYTES_MAX, DatagramHead, DatagramKind, DropReason, Event, Message,
+    Output, Request, Role, Seal, Timing, VoterSet, VoterSetDescription, VoterSetTag, pack_messages,
+};
 
 use crate::arbitrary::node_id;
 use crate::node::{INCARNATION, World, addr, answers, claim_of, key};
@@ -31,7 +27,7 @@ fn node_with_another_voter_set_is_reported_once() {
         digest: world.voter_set.digest ^ 1,
         ..world.voter_set
     };
-    let head = Head {
+    let head = DatagramHead {
         voter_set,
         ..world.head()
     };
@@ -102,7 +98,7 @@ fn descriptions_are_limited_per_node_and_in_total() {
         sent.count()
     };
     let asks = |world: &mut World, from: &str| {
-        let head = Head {
+        let head = DatagramHead {
             from: node_id(from),
             voter_set: VoterSetTag::default(),
             ..world.head()
@@ -122,7 +118,7 @@ fn descriptions_are_limited_per_node_and_in_total() {
 #[test]
 fn node_with_matching_set_again_is_reported() {
     let mut world = World::new(&["a", "b", "c"]);
-    let other = Head {
+    let other = DatagramHead {
         voter_set: VoterSetTag::default(),
         ..world.head()
     };
@@ -130,12 +126,15 @@ fn node_with_matching_set_again_is_reported() {
     let datagram = world.datagram(&other, &[told]);
     world.feed(&datagram);
     assert!(world.node.differences(&node_id("b")).is_some());
-    let head = Head {
+    let head = DatagramHead {
         incarnation: INCARNATION.next(),
         ..world.head()
     };
-    let body = pack(&head, &[], DATAGRAM_BYTES_MAX).bodies.remove(0).0;
-    let bytes = world.peer.seal(Kind::Votes, &body);
+    let body = pack_messages(&head, &[], DATAGRAM_BYTES_MAX)
+        .bodies
+        .remove(0)
+        .0;
+    let bytes = world.peer.seal(DatagramKind::Votes, &body);
     let outputs = world.feed(&bytes);
     let is_match = |output: &&Output| matches!(output, Output::Event(Event::VoterSetMatch { .. }));
     assert_eq!(outputs.iter().filter(is_match).count(), 1, "{outputs:?}");
@@ -145,7 +144,7 @@ fn node_with_matching_set_again_is_reported() {
 #[test]
 fn foreign_secret_or_cluster_is_reported_once() {
     let mut world = World::new(&["a"]);
-    let body = pack(&world.head(), &[], DATAGRAM_BYTES_MAX)
+    let body = pack_messages(&world.head(), &[], DATAGRAM_BYTES_MAX)
         .bodies
         .remove(0)
         .0;
@@ -156,7 +155,7 @@ fn foreign_secret_or_cluster_is_reported_once() {
     for (mut seal, reason) in [(wrong, DropReason::Key), (elsewhere, DropReason::Cluster)] {
         world.now.mono = world.now.mono.after(later);
         for count in [1, 0] {
-            let outputs = world.feed(&seal.seal(Kind::Votes, &body));
+            let outputs = world.feed(&seal.seal(DatagramKind::Votes, &body));
             let told = outputs.iter().filter(
                 |it| matches!(it, Output::ForeignNode(it) if (it.from, it.reason) == (addr(), reason)),
             );

@@ -2,20 +2,17 @@
 
 use std::time::Duration;
 
-use lockmesh_proto::epoch::Epoch;
-use lockmesh_proto::message::{Message, RefuseReason, VoterQuery, VoterReply};
-use lockmesh_proto::node::Output;
-use lockmesh_proto::node::Standing;
-use lockmesh_proto::voter_set::VoterSetTag;
-use lockmesh_proto::wire::codec::unpack;
-use lockmesh_proto::wire::{Head, Seal};
+use lockmesh_proto::{
+    DatagramHead, Epoch, Message, Output, RefuseReason, Seal, Standing, VoterQuery, VoterReply,
+    VoterSetTag, unpack_messages,
+};
 
 use crate::arbitrary::node_id;
 use crate::node::{World, seal_of};
 
 /// Returns the node's reply to a query of `b`.
 fn reply(world: &mut World, ear: &mut Seal, voter_set: VoterSetTag, epoch: Epoch) -> VoterReply {
-    let head = Head {
+    let head = DatagramHead {
         voter_set,
         ..world.head()
     };
@@ -34,7 +31,7 @@ fn sent(ear: &mut Seal, outputs: Vec<Output>) -> Vec<(String, Message)> {
     for output in outputs {
         if let Output::Transmit { bytes, .. } = output {
             let (_, body) = ear.open(&bytes).unwrap();
-            let (head, messages) = unpack(&body).unwrap();
+            let (head, messages) = unpack_messages(&body).unwrap();
             let to = head.to.to_string();
             sent.extend(messages.into_iter().map(|message| (to.clone(), message)));
         }

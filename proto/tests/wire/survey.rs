@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use lockmesh_proto::id::{Incarnation, Key, NodeId};
-use lockmesh_proto::node::{Health, Survey, Surveyor, Wanted};
-use lockmesh_proto::time::Instant;
-use lockmesh_proto::wire::DropReason;
-use lockmesh_proto::wire::observe::{Answer, Question, SeenLock, SeenNode, Topic, VoterState};
+use lockmesh_proto::{
+    Answer, DropReason, Health, Incarnation, Instant, Key, NodeId, Question, SeenLock, SeenNode,
+    Survey, Surveyor, Topic, VoterState, Wanted,
+};
 
 use crate::arbitrary::node_id;
 use crate::scripted_nodes::{Mesh, PATIENCE, ScriptedNode, at, keys, seen, vote, voter_set};

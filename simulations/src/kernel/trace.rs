@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use crate::kernel::mix;
-use crate::proto::{DropReason, Kind, unpack};
+use crate::proto::{DatagramKind, DropReason, unpack_messages};
 
 /// A digest of a run, and its lines if they are kept.
 ///
@@ -66,12 +66,12 @@ impl Trace {
         at: u64,
         host: usize,
         bytes: &[u8],
-        opened: Option<Result<(Kind, Vec<u8>), DropReason>>,
+        opened: Option<Result<(DatagramKind, Vec<u8>), DropReason>>,
     ) {
         let len = bytes.len();
         let unpacked = match opened {
             None => return self.line(at, format_args!("n{host} reads {len} bytes")),
-            Some(opened) => opened.and_then(|(_, body)| unpack(&body)),
+            Some(opened) => opened.and_then(|(_, body)| unpack_messages(&body)),
         };
         match unpacked {
             Ok((head, messages)) => {

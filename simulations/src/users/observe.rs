@@ -1,7 +1,6 @@
 //! Observes a node after each call: its events, its guards, the recorded votes of its voter.
 
-use lockmesh_proto::event::{Event, Ticket};
-use lockmesh_proto::time::Instant;
+use lockmesh_proto::{Event, Instant, Ticket};
 
 use crate::cluster::{Ongoing, World, WorldEvent};
 use crate::judge::{End, Fact, HostAt, RequestId};

@@ -5,15 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use lockmesh_proto::epoch::Epoch;
-use lockmesh_proto::id::{ClaimId, Incarnation, Key, NodeId};
-use lockmesh_proto::message::{Claim, Message};
-use lockmesh_proto::node::{Node, NodeConfig, Output};
-use lockmesh_proto::time::{Instant, Now};
-use lockmesh_proto::voter::{Start, VoterLimits};
-use lockmesh_proto::voter_set::{Timing, VoterSet};
-use lockmesh_proto::wire::codec::pack;
-use lockmesh_proto::wire::{DATAGRAM_BYTES_MAX, Head, Seal};
+use lockmesh_proto::{
+    Claim, ClaimId, DATAGRAM_BYTES_MAX, DatagramHead, Epoch, Incarnation, Instant, Key, Message,
+    Node, NodeConfig, NodeId, Now, Output, Seal, Start, Timing, VoterLimits, VoterSet,
+    pack_messages,
+};
 use tokio::task::JoinSet;
 
 use tools::as_f64;
@@ -124,18 +120,18 @@ fn claims(
             outlives: false,
         }));
     }
-    let head = Head {
+    let head = DatagramHead {
         from: claimant,
         incarnation,
         to: node.id().clone(),
         voter_set: node.voter_set().tag(),
     };
     let mut seal = Seal::insecure_plaintext();
-    let packed = pack(&head, &messages, DATAGRAM_BYTES_MAX - seal.overhead());
+    let packed = pack_messages(&head, &messages, DATAGRAM_BYTES_MAX - seal.overhead());
     let [(body, _)] = packed.bodies.as_slice() else {
         bail!("{MESSAGES_AT_ONCE} claims do not fit into a datagram");
     };
-    let bytes = seal.seal(lockmesh_proto::wire::Kind::Votes, body);
+    let bytes = seal.seal(lockmesh_proto::DatagramKind::Votes, body);
     let port = 4000 + u16::try_from(from)?;
     Ok(((Ipv4Addr::LOCALHOST, port).into(), bytes))
 }
