@@ -1,5 +1,7 @@
 //! The builder of a mesh, and the checks of its settings.
 
+mod mesh_config;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -15,6 +17,8 @@ use lockmesh_proto::view::Peer;
 use lockmesh_proto::voter::{Start, VoterLimits};
 use lockmesh_proto::voter_set::{Timing, VoterSet};
 use lockmesh_proto::wire::ClusterSecret;
+
+pub use mesh_config::{LimitsConfig, MeshConfig, Preset, SecretText, TimingConfig};
 
 /// The default upper limit of `voters_per_key`. More voters only make grants slower.
 const VOTERS_PER_KEY_DEFAULT_MAX: usize = 5;
