@@ -53,7 +53,8 @@ enum Command {
         runtime: bench::Flavour,
     },
     /// Show the members of a running mesh and whether locks can be granted. Exit code: 0 all
-    /// members vote, 3 some do not, 4 some keys cannot be locked, 1 no answer.
+    /// members vote, 3 some do not, 4 some keys cannot be locked, 1 no answer. With --ready, a
+    /// readiness probe of one node.
     Status(look::status::Args),
     /// Show who holds a lock of a running mesh and who waits for it. Exit code: 0 held or free, 4
     /// unknown, 1 no answer.

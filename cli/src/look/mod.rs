@@ -4,15 +4,16 @@ pub(crate) mod inspect;
 pub(crate) mod status;
 
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 use lockmesh::ClusterSecret;
-use lockmesh::observe::Observer;
+use lockmesh::observe::{NodeSurvey, Observer, Survey};
 
-use crate::node::config::{Meeting, Source};
+use crate::node::config::{NodeConfig, Overrides};
 
 /// The exit code if no node answered.
 pub(crate) const NO_ANSWER: u8 = 1;
@@ -70,34 +71,45 @@ impl Target {
     /// # Errors
     /// If a setting is invalid or cannot be read. The message does not contain the secret.
     pub(crate) fn observer(&self) -> Result<Observer, String> {
-        let Meeting {
-            peers,
-            secret,
-            cluster,
-        } = match &self.config {
-            Some(file) => {
-                let source = Source::read(file).map_err(text)?;
-                source.meeting().map_err(text)?
+        let observer = match self.node_config()? {
+            Some(config) => config.observer().map_err(text)?,
+            None => {
+                let (peers, secret) = (&self.peer, self.secret()?);
+                let secret = secret.as_deref().map(ClusterSecret::parse).transpose();
+                let observer = match secret.map_err(|error| format!("secret: {error}"))? {
+                    Some(secret) => Observer::sealed(peers, secret),
+                    None => Observer::insecure_plaintext(peers),
+                };
+                match &self.cluster {
+                    Some(cluster) => observer.cluster(cluster),
+                    None => observer,
+                }
             }
-            None => Meeting {
-                peers: self.peer.clone(),
-                secret: self.secret()?,
-                cluster: self.cluster.clone(),
-            },
-        };
-        let observer = match secret {
-            Some(secret) => {
-                let secret =
-                    ClusterSecret::parse(&secret).map_err(|error| format!("secret: {error}"))?;
-                Observer::sealed(peers, secret)
-            }
-            None => Observer::insecure_plaintext(peers),
-        };
-        let observer = match cluster {
-            Some(cluster) => observer.cluster(cluster),
-            None => observer,
         };
         Ok(observer.patience(Duration::from_millis(self.patience_ms)))
+    }
+
+    /// Returns how to recognize the node of the configuration, or the one at `--peer`.
+    ///
+    /// # Errors
+    /// If the configuration cannot be read, or there is not exactly one peer that resolves.
+    pub(crate) async fn own(&self) -> Result<Own, String> {
+        if let Some(config) = self.node_config()? {
+            let node = config.node_id().ok_or("node_id: there is none")?;
+            return Ok(Own::Name(node.to_owned()));
+        }
+        let [peer] = self.peer.as_slice() else {
+            return Err("peer: --ready asks one node; give one --peer".to_owned());
+        };
+        let addrs = tokio::net::lookup_host(peer).await;
+        let addrs = addrs.map_err(|error| format!("{peer:?} does not resolve: {error}"))?;
+        Ok(Own::At(addrs.collect()))
+    }
+
+    fn node_config(&self) -> Result<Option<NodeConfig>, String> {
+        let read = |file| NodeConfig::read(Some(file), &Overrides::default());
+        let config = self.config.as_deref().map(read).transpose();
+        config.map_err(text)
     }
 
     fn secret(&self) -> Result<Option<String>, String> {
@@ -120,6 +132,22 @@ impl Target {
                  --secret-env, --secret-file or --insecure-plaintext"
             )
         })
+    }
+}
+
+/// The node that a probe asks about.
+pub(crate) enum Own {
+    Name(String),
+    At(Vec<SocketAddr>),
+}
+
+impl Own {
+    pub(crate) fn of<'a>(&self, survey: &'a Survey) -> Option<&'a NodeSurvey> {
+        let is_own = |node: &&NodeSurvey| match self {
+            Self::Name(name) => node.node.as_str() == name,
+            Self::At(addrs) => node.addr.is_some_and(|addr| addrs.contains(&addr)),
+        };
+        survey.nodes.iter().find(is_own)
     }
 }
 

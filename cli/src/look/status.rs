@@ -23,6 +23,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 10_000, requires = "locks",
           value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
+    /// Readiness probe of one node, that of --config or the only --peer, and one line of text. Exit
+    /// code: 0 the node votes or is a client, and a quorum of the members votes; 3 the node does not
+    /// vote or is silent; 4 no quorum votes; 1 no answer.
+    #[arg(long, conflicts_with_all = ["json", "locks"])]
+    ready: bool,
 }
 
 pub(crate) async fn run(args: &Args) -> ExitCode {
@@ -30,12 +35,24 @@ pub(crate) async fn run(args: &Args) -> ExitCode {
         Ok(observer) => observer,
         Err(error) => return fail(BAD_USAGE, error),
     };
+    let own = match args.ready {
+        true => match args.target.own().await {
+            Ok(own) => Some(own),
+            Err(error) => return fail(BAD_USAGE, error),
+        },
+        false => None,
+    };
     let locks = if args.locks { args.limit } else { 0 };
     let survey = observer.survey_with_locks(usize::try_from(locks).unwrap_or(usize::MAX));
     let survey = match survey.await {
         Ok(survey) => survey,
         Err(error) => return fail(NO_ANSWER, error),
     };
+    if let Some(own) = own {
+        let (code, text) = readiness(&survey, own.of(&survey));
+        println!("{text}");
+        return code;
+    }
     match args.json {
         true => println!("{}", to_json(&survey, args.locks)),
         false => print!("{}", to_text(&survey, args.locks)),
@@ -49,6 +66,23 @@ pub(crate) fn exit_code(survey: &Survey) -> ExitCode {
         Health::Ok => ExitCode::SUCCESS,
         Health::Degraded => ExitCode::from(DEGRADED),
         Health::Blocked => ExitCode::from(NO_QUORUM),
+    }
+}
+
+/// Returns the result of a readiness probe of `own`. A node is ready in the same cases as for
+/// `Mesh::ready`, so one dead member leaves the others ready.
+fn readiness(survey: &Survey, own: Option<&NodeSurvey>) -> (ExitCode, String) {
+    let members = survey.voter_set.members().len();
+    let voting = survey.voting() - survey.disputed();
+    let (word, state) = own.map_or(("silent", "no answer".to_owned()), |own| state(survey, own));
+    let name = own.map_or("this node", |own| own.node.as_str());
+    let text = format!("{name}: {state}; {voting} of {members} members vote");
+    if voting <= members / 2 {
+        (ExitCode::from(NO_QUORUM), format!("not ready: {text}"))
+    } else if !matches!(word, "votes" | "client") {
+        (ExitCode::from(DEGRADED), format!("not ready: {text}"))
+    } else {
+        (ExitCode::SUCCESS, format!("ready: {text}"))
     }
 }
 

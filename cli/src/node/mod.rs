@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use config::Source;
+use config::{FileError, NodeConfig, Overrides};
 use lockmesh::{Clock, Mesh, SystemClock};
 use tracing_subscriber::EnvFilter;
 use workload::{Log, Workload, WorkloadFile};
@@ -27,9 +27,12 @@ const WORKLOAD_AT_MOST: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Configuration file, in TOML.
+    /// Configuration file, in TOML. Each setting may also be an environment variable, such as
+    /// LOCKMESH_NODE_ID or LOCKMESH_TIMING_MAX_TTL, which replaces the file's. Options replace both.
     #[arg(long)]
-    config: PathBuf,
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    overrides: Overrides,
     /// Request locks as configured in the table [workload].
     #[arg(long, requires = "history")]
     workload: bool,
@@ -145,9 +148,9 @@ fn log() {
     log.with_writer(io::stderr).with_ansi(false).init();
 }
 
-async fn start(args: &Args) -> Result<(Mesh, WorkloadFile), config::FileError> {
-    let source = Source::read(&args.config)?;
-    let (builder, workload) = source.builder()?;
+async fn start(args: &Args) -> Result<(Mesh, WorkloadFile), FileError> {
+    let config = NodeConfig::read(args.config.as_deref(), &args.overrides)?;
+    let builder = config.builder()?;
     if args.wall_offset_ms != 0 {
         let ms = args.wall_offset_ms;
         tracing::warn!(
@@ -157,8 +160,8 @@ async fn start(args: &Args) -> Result<(Mesh, WorkloadFile), config::FileError> {
     }
     let clock = SkewedClock(SystemClock::new(), args.wall_offset_ms);
     let mesh = builder.clock(clock).start().await;
-    let mesh = mesh.map_err(|error| source.config_error(&error))?;
-    Ok((mesh, workload))
+    let mesh = mesh.map_err(|error| config.error(&error))?;
+    Ok((mesh, config.workload))
 }
 
 /// Logs whether the node found its peers. Never returns.

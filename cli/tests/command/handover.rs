@@ -25,7 +25,7 @@ impl Node {
         let text = format!(
             "node_id = \"{name}\"\nlisten = \"127.0.0.1:0\"\nseeds = [{seeds}]\n\
              voters = [\"n1\", \"n2\", \"n3\"]\nsecret = \"{KEY}\"\nbootstrap = true\n\
-             ttl_ms = 30000\n[workload]\nkeys = 1\ntasks = 1\nmix = \"hold\"\n\
+             ttl = \"30s\"\n[workload]\nkeys = 1\ntasks = 1\nmix = \"hold\"\n\
              hold_ms = [3600000, 3600000]\nacquire_timeout_ms = [3600000, 3600000]\n"
         );
         fs::write(&config, text).unwrap();

@@ -67,8 +67,8 @@ impl Node {
         let text = format!(
             "node_id = \"{name}\"\nlisten = \"{listen}\"\nseeds = [{seeds}]\n\
              voters = [\"n1\", \"n2\", \"n3\"]\nsecret = \"{key}\"\ncluster = \"{cluster}\"\n\
-             bootstrap = {is_new}\nttl_ms = {ttl_ms}\n\
-             [timing]\nmax_ttl_ms = {max_ttl_ms}\nmax_clock_skew_ms = 1000\n\
+             bootstrap = {is_new}\nttl = \"{ttl_ms}ms\"\n\
+             [timing]\nmax_ttl = \"{max_ttl_ms}ms\"\nmax_clock_skew = \"1s\"\n\
              [workload]\nkeys = 1\ntasks = 1\nmix = \"hold\"\n\
              hold_ms = [3600000, 3600000]\nacquire_timeout_ms = [3600000, 3600000]\n"
         );
