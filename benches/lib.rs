@@ -159,6 +159,7 @@ impl World {
                 Output::Event(Event::Granted { .. }) => self.grants += 1,
                 Output::Event(_)
                 | Output::Gossip { .. }
+                | Output::Answer { .. }
                 | Output::Inspected { .. }
                 | Output::ForeignNode(_) => {}
                 Output::Timeout(due) => {

@@ -73,7 +73,7 @@ impl fmt::Debug for SecretSource {
 /// | `ttl` | 10 s | the longest pause of a holder | short: lost under load; long: slow takeover |
 /// | `renew_interval` | a third of the ttl | keep | long: lost after one or two lost datagrams |
 /// | `try_timeout` | 2 s | at least 100 round trips | short: errors while a peer restarts |
-/// | `gossip_interval` | 200 ms | 100 ms to 1 s | long: new nodes are found late |
+/// | `gossip_interval` | 1 s | 200 ms to 2 s | short: processor time; long: dead nodes are noticed late |
 /// | `timing` | [`Timing::lan`] | keep, the same on all nodes | see [`Timing`] |
 #[derive(Clone, Debug)]
 #[must_use = "a mesh that is not started does nothing"]
@@ -166,7 +166,7 @@ impl MeshBuilder {
             ttl: Duration::from_secs(10),
             renew_interval: None,
             try_timeout: Duration::from_secs(2),
-            gossip_interval: Duration::from_millis(200),
+            gossip_interval: Duration::from_secs(1),
             limits: VoterLimits::default(),
             max_claims: MAX_CLAIMS,
             transport: None,
@@ -177,13 +177,12 @@ impl MeshBuilder {
 
     /// Creates a builder for nodes in several regions, with [`Timing::wan`].
     ///
-    /// The ttl and `try_timeout` are 30 s, and `gossip_interval` is 1 s.
+    /// The ttl and `try_timeout` are 30 s.
     pub fn wan(node_id: impl Into<String>) -> Self {
         Self {
             timing: Timing::wan(),
             ttl: Duration::from_secs(30),
             try_timeout: Duration::from_secs(30),
-            gossip_interval: Duration::from_secs(1),
             ..Self::lan(node_id)
         }
     }

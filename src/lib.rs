@@ -26,7 +26,7 @@ mod transport;
 pub mod observe {
     pub use crate::observer::{ObserveError, Observer};
     pub use lockmesh_proto::node::{Health, NodeAnswer, NodeSurvey, Survey};
-    pub use lockmesh_proto::wire::observe::{Counts, Dropped, Flow, Overview, VoterState};
+    pub use lockmesh_proto::wire::observe::{Counts, Flow, Overview, VoterState};
 }
 
 pub use lockmesh_proto::claimant::RequestError;

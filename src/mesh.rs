@@ -20,7 +20,6 @@ use crate::gossip::{Gossip, Membership};
 use crate::guard;
 use crate::held::{Found, Held};
 use crate::lock::{ClusterError, DistributedLock};
-use crate::observer::Observer;
 use crate::obstacle::Obstacle;
 use crate::request::LockRequest;
 use crate::seed_query::SeedQuery;
@@ -104,9 +103,7 @@ impl MeshBuilder {
         let incarnation = Incarnation::new(clock.incarnation(rand::random()));
         let (gossip_in, incoming) = mpsc::channel(GOSSIP_QUEUE);
         let (seeds, resolver) = (checked.seeds.clone(), checked.resolver.clone());
-        let query = checked
-            .is_short_lived
-            .then(|| Observer::of_node(seal(checked.secret.clone())).cluster(&checked.cluster));
+        let asks = checked.is_short_lived.then(|| checked.cluster.clone());
         let gossip = Gossip {
             id: checked.id.clone(),
             incarnation,
@@ -119,10 +116,10 @@ impl MeshBuilder {
         let node = new_node(&clock, incarnation, checked);
         let engine = Arc::new(Engine::new(clock, transport, node, gossip_in));
         let seeds = Seeds::new(seeds, &resolver, &report_seeds(&engine));
-        let finder = match (static_peers, query) {
+        let finder = match (static_peers, asks) {
             (Some(peers), _) => Finder::Knows(View { peers }),
-            (None, Some(observer)) => {
-                Finder::Asks(Box::new(SeedQuery::new(engine.clone(), observer, seeds)))
+            (None, Some(cluster)) => {
+                Finder::Asks(Box::new(SeedQuery::new(engine.clone(), cluster, seeds)))
             }
             (None, None) => {
                 let membership = Membership::start(engine.clone(), gossip, seeds, incoming).await;
@@ -154,7 +151,11 @@ async fn advertised(local: SocketAddr, checked: &Checked) -> Result<SocketAddr, 
             let addrs = resolved.await.unwrap_or_else(|late| Err(late.into()));
             let addr = addrs.and_then(|addrs| {
                 let of_family = |addr: &&SocketAddr| addr.is_ipv4() == local.is_ipv4();
-                let addr = addrs.iter().find(of_family).or(addrs.first()).copied();
+                let addr = addrs
+                    .iter()
+                    .find(of_family)
+                    .or_else(|| addrs.first())
+                    .copied();
                 addr.ok_or_else(|| io::ErrorKind::NotFound.into())
             });
             addr.map_err(|error| ConfigError::AdvertiseUnresolved {
@@ -357,7 +358,7 @@ impl Mesh {
     ///
     /// Locks acquired through [`DistributedLock`] last for the rest of their ttl.
     ///
-    /// Returns once the address is free, about two gossip intervals later. A second call returns at
+    /// Returns once the address is free, about ten round trips later. A second call returns at
     /// once, even if the shutdown has not completed.
     ///
     /// # Cancel safety

@@ -1,30 +1,21 @@
-//! Observation of a mesh from outside: the sockets and clocks of
-//! [`node::Observer`](lockmesh_proto::node::Observer).
+//! Observation of a mesh from outside: the sockets of a [`Surveyor`].
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use thiserror::Error;
 use tokio::net::UdpSocket;
-use tokio::time::Instant;
 
 use crate::config::CLUSTER_DEFAULT;
 use lockmesh_proto::id::{Key, NameError};
-use lockmesh_proto::node::{self, Inspection, QuestionId, Survey, Surveyor, Wanted};
-use lockmesh_proto::wire::{ClusterSecret, Seal};
+use lockmesh_proto::node::{Inspection, Survey, Surveyor, Wanted};
+use lockmesh_proto::time::Instant;
+use lockmesh_proto::wire::observe::Answer;
+use lockmesh_proto::wire::{ClusterSecret, DATAGRAM_BYTES_MAX, Kind, Seal};
 
 /// The default time to wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The time after which a question is first retransmitted. It doubles with each retransmission.
-const REPEAT_AFTER: Duration = Duration::from_millis(100);
-/// The maximum number of open questions. The socket must have capacity for all answers.
-const OPEN_MAX: usize = 64;
-/// The divisor of the patience for nodes that others report as dead.
-const DOUBT: u32 = 4;
-/// The size of a buffer that holds any UDP datagram.
-const DATAGRAM_BYTES: usize = 65_536;
 
 /// An observer of a running mesh. It queries nodes over their UDP port, is neither a voter nor a
 /// client, and never changes a lock.
@@ -46,11 +37,10 @@ const DATAGRAM_BYTES: usize = 65_536;
 #[derive(Debug)]
 pub struct Observer {
     peers: Vec<String>,
-    /// The nodes that answered last. They are asked before the peers are resolved again.
+    /// The nodes that answered last.
     known: Vec<SocketAddr>,
-    is_sealed: bool,
     patience: Duration,
-    asker: node::Observer,
+    seal: Seal,
     cluster: String,
     v4: Option<UdpSocket>,
     v6: Option<UdpSocket>,
@@ -104,15 +94,6 @@ fn list(peers: &[SocketAddr]) -> String {
     peers.join(", ")
 }
 
-/// A question that was sent and not answered yet.
-struct Open {
-    talk: usize,
-    to: SocketAddr,
-    since: Instant,
-    again_at: Instant,
-    repeats: u32,
-}
-
 impl Observer {
     /// The maximum patience: one hour.
     pub const PATIENCE_MAX: Duration = Duration::from_secs(60 * 60);
@@ -121,27 +102,22 @@ impl Observer {
     /// that is up is enough.
     #[must_use]
     pub fn sealed<S: Into<String>>(peers: impl IntoIterator<Item = S>, key: ClusterSecret) -> Self {
-        Self::new(peers, Seal::sealed(key, rand::random()), true)
+        Self::new(peers, Seal::sealed(key, rand::random()))
     }
 
     /// Creates an observer of a mesh with plaintext datagrams. Anyone on the network can forge the
     /// answers.
     #[must_use]
     pub fn insecure_plaintext<S: Into<String>>(peers: impl IntoIterator<Item = S>) -> Self {
-        Self::new(peers, Seal::insecure_plaintext(), false)
+        Self::new(peers, Seal::insecure_plaintext())
     }
 
-    fn new<S: Into<String>>(
-        peers: impl IntoIterator<Item = S>,
-        seal: Seal,
-        is_sealed: bool,
-    ) -> Self {
+    fn new<S: Into<String>>(peers: impl IntoIterator<Item = S>, seal: Seal) -> Self {
         Self {
             peers: peers.into_iter().map(Into::into).collect(),
             known: Vec::new(),
-            is_sealed,
             patience: PATIENCE,
-            asker: node::Observer::new(seal.of_cluster(CLUSTER_DEFAULT), rand::random()),
+            seal: seal.of_cluster(CLUSTER_DEFAULT),
             cluster: CLUSTER_DEFAULT.to_owned(),
             v4: None,
             v6: None,
@@ -151,23 +127,9 @@ impl Observer {
     /// Sets the name of the cluster, `lockmesh` by default. Nodes of another cluster do not answer.
     #[must_use]
     pub fn cluster(mut self, name: impl AsRef<str>) -> Self {
-        self.asker = self.asker.of_cluster(name.as_ref());
+        self.seal = self.seal.of_cluster(name.as_ref());
         name.as_ref().clone_into(&mut self.cluster);
         self
-    }
-
-    /// Creates an observer for a node, which passes the addresses itself.
-    pub(super) fn of_node(seal: Seal) -> Self {
-        Self::new([""; 0], seal, true)
-    }
-
-    /// Surveys the members, starting at `peers`. Calls `progress` after each answer.
-    pub(super) async fn survey_from(
-        &mut self,
-        peers: &[SocketAddr],
-        progress: &mut (dyn FnMut(&Surveyor) + Send),
-    ) -> Result<Option<Survey>, ObserveError> {
-        self.ask(peers, Wanted::default(), progress).await
     }
 
     /// Sets how long to wait for each answer: 2 s by default, at most
@@ -190,7 +152,7 @@ impl Observer {
     /// # Cancel safety
     /// Dropping the future ends the survey. A later call discards answers to its questions.
     pub async fn survey(&mut self) -> Result<Survey, ObserveError> {
-        self.look(Wanted::default()).await
+        self.look(Wanted::Overview).await
     }
 
     /// Like [`survey`](Self::survey), with the keys that are held or waited for.
@@ -207,8 +169,7 @@ impl Observer {
     /// # Cancel safety
     /// See [`survey`](Self::survey).
     pub async fn survey_with_locks(&mut self, locks_max: usize) -> Result<Survey, ObserveError> {
-        let key = None;
-        self.look(Wanted { locks_max, key }).await
+        self.look(Wanted::Locks { max: locks_max }).await
     }
 
     /// Returns the holder of `key`, as its voters report it.
@@ -226,30 +187,51 @@ impl Observer {
     /// # Cancel safety
     /// See [`survey`](Self::survey).
     pub async fn inspect(&mut self, key: impl AsRef<str>) -> Result<Inspection, ObserveError> {
-        let key = Some(Key::new(key)?);
-        let locks_max = 0;
-        let survey = self.look(Wanted { locks_max, key }).await?;
-        survey.key.ok_or(ObserveError::NoPeer)
+        let key = Key::new(key)?;
+        let mut survey = self.look(Wanted::Key { key }).await?;
+        survey.locks.pop().ok_or(ObserveError::NoPeer)
     }
 
     async fn look(&mut self, wanted: Wanted) -> Result<Survey, ObserveError> {
-        if !self.known.is_empty()
-            && let Some(survey) = self
-                .ask(&self.known.clone(), wanted.clone(), &mut |_| ())
-                .await?
-        {
-            return Ok(survey);
+        let mut peers = self.resolve().await?;
+        peers.extend(&self.known);
+        peers.sort();
+        peers.dedup();
+        let (cluster, seed, asked) = (&self.cluster, rand::random(), peers.iter().copied());
+        let mut surveyor = Surveyor::new(cluster, asked, wanted, self.patience, seed);
+        let began = tokio::time::Instant::now();
+        let now = || Instant::ZERO.after(began.elapsed());
+        loop {
+            while let Some((to, question)) = surveyor.poll(now()) {
+                let bytes = question.seal(&mut self.seal);
+                self.send(to, &bytes).await?;
+            }
+            let Some(wake) = surveyor.next_timeout() else {
+                break;
+            };
+            let datagram = tokio::select! {
+                datagram = receive(self.v4.as_ref()) => datagram,
+                datagram = receive(self.v6.as_ref()) => datagram,
+                () = tokio::time::sleep(wake.since(now())) => continue,
+            };
+            if let Ok((Kind::Answer, body)) = self.seal.open(&datagram)
+                && let Ok(answer) = Answer::from_body(&body)
+                && let Err(reason) = surveyor.handle_answer(answer)
+            {
+                tracing::debug!(%reason, "an answer was dropped");
+            }
         }
-        let peers = self.resolve().await?;
-        let survey = self.ask(&peers, wanted, &mut |_| ()).await?;
-        survey.ok_or(ObserveError::NoAnswer {
+        let survey = surveyor.conclude().ok_or_else(|| ObserveError::NoAnswer {
             peers,
             waited: self.patience,
-            is_sealed: self.is_sealed,
-        })
+            is_sealed: self.seal.is_sealed(),
+        })?;
+        let answered = survey.nodes.iter().filter(|node| node.answer.is_some());
+        self.known = answered.filter_map(|node| node.addr).collect();
+        Ok(survey)
     }
 
-    /// Returns the addresses of all peers that resolve.
+    /// Returns the addresses of all peers that resolve. None has to if nodes are known.
     async fn resolve(&self) -> Result<Vec<SocketAddr>, ObserveError> {
         let (mut found, mut failed) = (Vec::new(), None);
         for peer in &self.peers {
@@ -261,111 +243,10 @@ impl Observer {
                 }
             }
         }
-        found.dedup();
-        match found.is_empty() {
+        match found.is_empty() && self.known.is_empty() {
             true => Err(failed.unwrap_or(ObserveError::NoPeer)),
             false => Ok(found),
         }
-    }
-
-    async fn ask(
-        &mut self,
-        peers: &[SocketAddr],
-        wanted: Wanted,
-        progress: &mut (dyn FnMut(&Surveyor) + Send),
-    ) -> Result<Option<Survey>, ObserveError> {
-        let mut surveyor = Surveyor::new(peers.iter().copied(), wanted);
-        surveyor = surveyor.of_cluster(&self.cluster);
-        // Drops the questions of an abandoned survey.
-        self.asker.drop_all();
-        let mut open: BTreeMap<QuestionId, Open> = BTreeMap::new();
-        let mut buffer = vec![0; DATAGRAM_BYTES];
-        loop {
-            while open.len() < OPEN_MAX
-                && let Some(ask) = surveyor.next_question()
-            {
-                let (id, bytes) = self.asker.ask(ask.question);
-                let now = Instant::now();
-                let (talk, to, repeats) = (ask.talk, ask.to, 0);
-                let (since, again_at) = (now, now + REPEAT_AFTER);
-                open.insert(
-                    id,
-                    Open {
-                        talk,
-                        to,
-                        since,
-                        again_at,
-                        repeats,
-                    },
-                );
-                self.send(to, &bytes).await?;
-            }
-            if surveyor.is_done() || open.is_empty() {
-                break;
-            }
-            let wake = self.wake(&surveyor, &open);
-            let len = tokio::select! {
-                len = receive(&self.v4, &self.v6, &mut buffer) => Some(len),
-                () = tokio::time::sleep_until(wake) => None,
-            };
-            if let Some(len) = len
-                && let Ok((id, answered)) = self.asker.handle_datagram(&buffer[..len])
-                && let Some(asked) = open.remove(&id)
-            {
-                surveyor.handle_answer(asked.talk, answered);
-                progress(&surveyor);
-            }
-            self.retransmit_due(&mut surveyor, &mut open).await?;
-        }
-        let survey = surveyor.conclude();
-        if let Some(survey) = &survey {
-            let answered = survey.nodes.iter().filter(|node| node.answer.is_some());
-            self.known = answered.filter_map(|node| node.addr).collect();
-        }
-        Ok(survey)
-    }
-
-    fn deadline(&self, surveyor: &Surveyor, asked: &Open) -> Instant {
-        let patience = match surveyor.is_doubtful(asked.talk) {
-            true => self.patience / DOUBT,
-            false => self.patience,
-        };
-        asked.since + patience
-    }
-
-    fn wake(&self, surveyor: &Surveyor, open: &BTreeMap<QuestionId, Open>) -> Instant {
-        let due = open
-            .values()
-            .map(|asked| asked.again_at.min(self.deadline(surveyor, asked)));
-        due.min().unwrap_or_else(Instant::now)
-    }
-
-    /// Retransmits unanswered questions, and gives up those that are too old.
-    async fn retransmit_due(
-        &mut self,
-        surveyor: &mut Surveyor,
-        open: &mut BTreeMap<QuestionId, Open>,
-    ) -> Result<(), ObserveError> {
-        let now = Instant::now();
-        let is_late = |asked: &Open| now >= self.deadline(surveyor, asked);
-        let late: Vec<QuestionId> = open
-            .iter()
-            .filter_map(|(id, asked)| is_late(asked).then_some(*id))
-            .collect();
-        for id in late {
-            self.asker.drop_question(id);
-            if let Some(asked) = open.remove(&id) {
-                surveyor.handle_silence(asked.talk);
-            }
-        }
-        for (id, asked) in open.iter_mut().filter(|(_, asked)| now >= asked.again_at) {
-            asked.repeats += 1;
-            asked.again_at = now + REPEAT_AFTER * (1 << asked.repeats.min(8));
-            if let Some(bytes) = self.asker.repeat(*id) {
-                self.send(asked.to, &bytes).await?;
-            }
-        }
-        Ok(())
     }
 
     /// Sends a datagram. One that the system does not accept is lost, as any datagram may be.
@@ -385,22 +266,18 @@ impl Observer {
     }
 }
 
-/// Receives the next datagram of either socket.
-async fn receive(v4: &Option<UdpSocket>, v6: &Option<UdpSocket>, buffer: &mut [u8]) -> usize {
-    async fn ready(socket: &Option<UdpSocket>) -> &UdpSocket {
-        match socket {
-            Some(socket) if socket.readable().await.is_ok() => socket,
-            _ => std::future::pending().await,
-        }
-    }
+/// Receives the next datagram. A socket that does not exist receives none.
+async fn receive(socket: Option<&UdpSocket>) -> Vec<u8> {
+    let Some(socket) = socket else {
+        return std::future::pending().await;
+    };
+    // A longer datagram is cut, and cannot be opened.
+    let mut buffer = vec![0; DATAGRAM_BYTES_MAX + 1];
     loop {
-        let socket = tokio::select! {
-            socket = ready(v4) => socket,
-            socket = ready(v6) => socket,
-        };
         // An error belongs to an earlier send.
-        if let Ok((len, _)) = socket.try_recv_from(buffer) {
-            return len;
+        if let Ok((len, _)) = socket.recv_from(&mut buffer).await {
+            buffer.truncate(len);
+            return buffer;
         }
     }
 }

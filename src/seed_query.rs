@@ -1,21 +1,20 @@
-//! Finds the members for a node that does not gossip. It queries its seeds, and the members that
-//! they name, as an observer does. They keep no state for it.
+//! Finds the members for a node that does not gossip. It asks its seeds, and the members that they
+//! name, as an observer does, through its own socket. They keep no state for it.
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::engine::Engine;
-use crate::observer::Observer;
+use crate::engine::core::Core;
 use crate::seeds::Seeds;
-use lockmesh_proto::id::{Incarnation, NodeId};
-use lockmesh_proto::node::{Survey, Surveyor};
+use lockmesh_proto::id::Incarnation;
+use lockmesh_proto::node::{Surveyor, Wanted};
+use lockmesh_proto::time::Now;
 use lockmesh_proto::view::{Peer, View};
-use lockmesh_proto::voter_set::{VoterSetTag, quorum};
-use lockmesh_proto::wire::observe::VoterState;
+use lockmesh_proto::voter_set::quorum;
+use lockmesh_proto::wire::observe::{Answer, VoterState};
 
 /// The time to wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -25,19 +24,26 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 /// The delay once a quorum has answered, since members may move.
 const REFRESH: Duration = Duration::from_secs(10);
 
+/// The maximum number of answers that wait.
+const QUEUE: usize = 64;
+
 /// Discovery by queries instead of gossip.
 pub(crate) struct SeedQuery {
     engine: Arc<Engine>,
-    observer: Observer,
+    cluster: String,
     seeds: Seeds,
+    answers: mpsc::Receiver<Vec<u8>>,
 }
 
 impl SeedQuery {
-    pub(crate) fn new(engine: Arc<Engine>, observer: Observer, seeds: Seeds) -> Self {
+    pub(crate) fn new(engine: Arc<Engine>, cluster: String, seeds: Seeds) -> Self {
+        let (tell, answers) = mpsc::channel(QUEUE);
+        engine.with(|core, _| core.answers = Some(tell));
         Self {
             engine,
-            observer: observer.patience(PATIENCE),
+            cluster,
             seeds,
+            answers,
         }
     }
 
@@ -75,41 +81,46 @@ impl SeedQuery {
 
     /// Queries the members once. Returns the number of those that answered.
     async fn ask(&mut self) -> usize {
-        let (mut peers, tag) = self.engine.with(|core, _| {
-            let voter_set = core.node.voter_set().tag();
-            (BTreeSet::from_iter(core.addresses_of_members()), voter_set)
-        });
-        peers.extend(self.seeds.addrs());
-        let peers: Vec<SocketAddr> = peers.into_iter().collect();
-        let (engine, mut answered) = (self.engine.clone(), 0);
-        let mut last = None;
-        let mut progress = |surveyor: &Surveyor| {
-            let Some(survey) = surveyor.conclude() else {
-                return;
+        let mut peers = self.seeds.addrs();
+        peers.extend(self.engine.with(|core, _| core.addresses_of_members()));
+        let (cluster, seed) = (&self.cluster, rand::random());
+        let mut surveyor = Surveyor::new(cluster, peers, Wanted::Overview, PATIENCE, seed);
+        let mut answered = 0;
+        loop {
+            let wake = self.engine.with(|core, now| {
+                while let Some((to, question)) = surveyor.poll(now.mono) {
+                    core.node.ask(to, &question);
+                }
+                let wake = surveyor.next_timeout();
+                wake.map(|wake| wake.since(now.mono))
+            });
+            let Some(wake) = wake else { return answered };
+            let body = tokio::select! {
+                Some(body) = self.answers.recv() => body,
+                () = tokio::time::sleep(wake) => continue,
             };
-            let seen = look(&survey, tag);
-            answered = survey.members().filter(|it| it.answer.is_some()).count();
-            if last.as_ref() != Some(&seen) {
-                engine.with(|core, now| {
-                    core.node.handle_view(now, &seen.0);
-                    core.voting.clone_from(&seen.1);
-                });
-                last = Some(seen);
-            }
-        };
-        let survey = self.observer.survey_from(&peers, &mut progress).await;
-        if let Err(error) = survey {
-            tracing::debug!(%error, "the members were not asked");
+            answered = self.engine.with(|core, now| {
+                let answer = Answer::from_body(&body);
+                match answer.and_then(|answer| surveyor.handle_answer(answer)) {
+                    Ok(()) => learn(core, now, &surveyor),
+                    Err(reason) => {
+                        core.node.count_drop(reason);
+                        answered
+                    }
+                }
+            });
         }
-        answered
     }
 }
 
-/// Returns the addresses of the members, and those that report that they vote.
-fn look(survey: &Survey, tag: VoterSetTag) -> (View, BTreeSet<NodeId>) {
+/// Passes the addresses of the members to the node, and those that report that they vote. Returns
+/// the number of members that answered.
+fn learn(core: &mut Core, now: Now, surveyor: &Surveyor) -> usize {
+    let voter_set = core.node.voter_set().clone();
     let mut view = View::default();
-    let mut voting = BTreeSet::new();
-    for member in survey.members() {
+    core.voting.clear();
+    let members = voter_set.members().iter();
+    for member in members.filter_map(|member| surveyor.node(member)) {
         let Some(addr) = member.addr else { continue };
         let answer = member.answer.as_ref();
         let peer = Peer {
@@ -118,10 +129,15 @@ fn look(survey: &Survey, tag: VoterSetTag) -> (View, BTreeSet<NodeId>) {
             alive: answer.is_some(),
         };
         view.peers.insert(member.node.clone(), peer);
-        let votes = |overview: &VoterState| *overview == VoterState::Votes;
-        if answer.is_some_and(|it| it.voter_set == tag && votes(&it.overview.voter)) {
-            voting.insert(member.node.clone());
+        if answer.is_some_and(|answer| {
+            answer.voter_set == voter_set.tag() && answer.overview.voter == VoterState::Votes
+        }) {
+            core.voting.insert(member.node.clone());
         }
     }
-    (view, voting)
+    if *core.node.view() != view {
+        core.node.handle_view(now, &view);
+    }
+    let peers = view.peers.values();
+    peers.filter(|peer| peer.alive).count()
 }

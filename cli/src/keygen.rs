@@ -1,27 +1,17 @@
-//! `lockmesh keygen`: prints a new cluster secret.
-
-use std::process::ExitCode;
+use std::io;
 
 use lockmesh::ClusterSecret;
 use rand::TryRng;
 use rand::rngs::SysRng;
 
-pub(crate) fn run() -> ExitCode {
-    match fresh() {
-        Ok(secret) => {
-            println!("{}", secret.to_base64());
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("lockmesh: no secret: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
 /// Returns a secret from the operating system's source of randomness.
-pub(crate) fn fresh() -> anyhow::Result<ClusterSecret> {
+///
+/// # Errors
+/// If that source fails.
+pub fn fresh_secret() -> io::Result<ClusterSecret> {
     let mut bytes = [0; 32];
-    SysRng.try_fill_bytes(&mut bytes)?;
-    Ok(ClusterSecret::from_bytes(bytes)?)
+    SysRng
+        .try_fill_bytes(&mut bytes)
+        .map_err(io::Error::other)?;
+    ClusterSecret::from_bytes(bytes).map_err(io::Error::other)
 }

@@ -72,7 +72,6 @@ pub mod epoch;
 pub mod event;
 pub mod id;
 mod link;
-pub(crate) mod listing;
 pub mod message;
 pub mod node;
 mod own_claim;

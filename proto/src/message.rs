@@ -318,7 +318,7 @@ pub struct VoterReply {
 }
 
 /// One voter's view of a key.
-#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Report {
     /// The nonce of the query.
     pub nonce: u64,

@@ -140,10 +140,14 @@ impl Slots {
         at.room() < self.rooms.len()
     }
 
-    /// Iterates over all keys whose short hash is at least `hash`, in the order of the hashes.
-    pub(crate) fn since_hash(&self, hash: u32) -> impl Iterator<Item = (u32, &Key)> {
-        let found = self.index.range((hash, SlotAt(0))..);
-        found.filter_map(|(hash, at)| Some((*hash, &self.get(*at)?.key)))
+    /// Iterates over the keys in the order of their numbers, starting at `from`. A key's number is
+    /// its short hash and then its position, and stays while the key has a slot.
+    pub(crate) fn numbered_from(&self, from: u64) -> impl Iterator<Item = (u64, &Key)> {
+        let first = ((from >> 32) as u32, SlotAt(from as u32));
+        self.index.range(first..).filter_map(|(hash, at)| {
+            let number = u64::from(*hash) << 32 | u64::from(at.0);
+            Some((number, &self.get(*at)?.key))
+        })
     }
 
     /// Adds a slot for a key that has none.

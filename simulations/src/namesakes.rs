@@ -266,7 +266,10 @@ impl World {
                     }
                     break;
                 }
-                Output::Gossip { .. } | Output::Inspected { .. } | Output::ForeignNode(_) => {}
+                Output::Gossip { .. }
+                | Output::Answer { .. }
+                | Output::Inspected { .. }
+                | Output::ForeignNode(_) => {}
             }
         }
         self.see_namesake(fault, &events);

@@ -483,7 +483,10 @@ impl World {
             match process.node.poll_output() {
                 Output::Transmit { to, bytes } => self.transmit(host, to, bytes),
                 Output::Event(event) => events.push(event),
-                Output::Gossip { .. } | Output::Inspected { .. } | Output::ForeignNode(_) => {}
+                Output::Gossip { .. }
+                | Output::Answer { .. }
+                | Output::Inspected { .. }
+                | Output::ForeignNode(_) => {}
                 Output::Timeout(at) => break at,
             }
         };

@@ -363,7 +363,7 @@ settings! {
         /// `wan`: 30 s.
         #[serde(with = "span")]
         try_timeout: Option<Duration>,
-        /// The gossip interval, a duration of 10 ms to 60 s. 200 ms by default; `wan`: 1 s.
+        /// The gossip interval, a duration of 10 ms to 60 s. 1 s by default.
         #[serde(with = "span")]
         gossip_interval: Option<Duration>,
         /// The maximum number of locks and pending requests of this node: 1,048,576 by default.

@@ -50,6 +50,8 @@ pub(crate) struct Core {
     leases: HashMap<Ticket, Arc<Lease>>,
     inspections: HashMap<InspectId, oneshot::Sender<Inspection>>,
     gossip: GossipIn,
+    /// The channel of answers, if this node asks instead of gossiping.
+    pub(crate) answers: Option<mpsc::Sender<Vec<u8>>>,
     /// The other nodes that announce by gossip that they vote. Advice only.
     pub(crate) voting: BTreeSet<NodeId>,
     /// The number of times that gossip has ended and was restarted.
@@ -62,6 +64,8 @@ pub(crate) struct Core {
     /// The outcomes to send once the lock is released.
     notifies: Vec<Tell>,
     pub(crate) is_shut_down: bool,
+    /// `true` after a panic under the engine lock. The node is not called any more.
+    pub(super) has_failed: bool,
     pub(crate) meter: Meter,
     /// The obstacles that keep this node from getting locks, for the log.
     pub(crate) obstacles: Obstacles,
@@ -82,6 +86,7 @@ impl Core {
             leases: HashMap::new(),
             inspections: HashMap::new(),
             gossip,
+            answers: None,
             voting: BTreeSet::new(),
             gossip_restarts: 0,
             asks: Vec::new(),
@@ -89,6 +94,7 @@ impl Core {
             notified: 0,
             notifies: Vec::new(),
             is_shut_down: false,
+            has_failed: false,
             obstacles: Obstacles::default(),
             has_gossip_ended: false,
         }
@@ -122,6 +128,10 @@ impl Core {
 
     /// Submits a request or datagram to the node.
     pub(super) fn take(&mut self, now: Now, ask: Ask) {
+        if self.has_failed {
+            // Dropping a claim tells its caller that the mesh is shut down.
+            return;
+        }
         match ask {
             Ask::Claim { notify, .. } if self.is_shut_down => self.later(notify, Ended::ShutDown),
             Ask::Claim {
@@ -180,6 +190,9 @@ impl Core {
 
     /// Releases a lease that its guard has ended. Returns `true` if it was held until then.
     fn free(&mut self, now: Now, ticket: Ticket, was_held: bool) -> bool {
+        if self.has_failed {
+            return false;
+        }
         let was_known = self.leases.remove(&ticket).is_some();
         let was_valid = self.node.release(now, ticket) && was_known;
         if was_valid && !was_held {
@@ -201,7 +214,9 @@ impl Core {
         }
         // The driver ends soon, so their results would never arrive.
         self.inspections.clear();
-        self.node.release_all(now);
+        if !self.has_failed {
+            self.node.release_all(now);
+        }
     }
 
     /// Marks the mesh as shut down and drops all pending callers. Remaining leases are not renewed.
@@ -209,6 +224,15 @@ impl Core {
         self.is_shut_down = true;
         self.waiting.clear();
         self.inspections.clear();
+    }
+
+    /// Ends all leases and pending callers after a panic. Other nodes are told nothing: the state of
+    /// the node may be half changed, and its leases end by themselves.
+    pub(super) fn fail(&mut self) {
+        if !std::mem::replace(&mut self.has_failed, true) {
+            self.leases.drain().for_each(|(_, lease)| lease.end());
+            self.forget_all();
+        }
     }
 
     pub(crate) fn expect_inspection(&mut self, id: InspectId) -> oneshot::Receiver<Inspection> {
@@ -281,6 +305,12 @@ impl Core {
             Output::Gossip { from, bytes } => {
                 if self.gossip.try_send((from, bytes)).is_err() {
                     self.node.count_drop(DropReason::GossipFull);
+                }
+            }
+            Output::Answer { bytes } => {
+                let is_taken = |answers: &mpsc::Sender<_>| answers.try_send(bytes).is_ok();
+                if !self.answers.as_ref().is_some_and(is_taken) {
+                    self.node.count_drop(DropReason::Misaddressed);
                 }
             }
             Output::Event(event) => self.on_event(clock, event),

@@ -60,12 +60,16 @@ pub(crate) async fn drive(engine: Arc<Engine>) {
         let taken = match ready {
             Some(Ok(())) => hear(&engine, &*engine.transport, &mut buffer, &mut batch),
             Some(Err(error)) => Err(error),
+            None if engine.has_failed() => return,
             None => {
                 on_tick(&engine, &mut due);
                 Ok(())
             }
         };
         if let Err(error) = taken {
+            if engine.has_failed() {
+                return;
+            }
             let error = error.to_string();
             let failed = Obstacle::SocketFailed { error };
             engine.with(|core, now| core.obstacles.note(now.mono, &failed));
@@ -105,6 +109,9 @@ impl Due {
 /// Runs due timers and periodic work. Logs after the engine lock was released.
 fn on_tick(engine: &Engine, due: &mut Due) {
     let (node, lines) = engine.with(|core, now| {
+        if core.has_failed {
+            return (None, Vec::new());
+        }
         core.node.handle_timeout(now);
         if now.mono.since(due.refreshed) >= REFRESH_EVERY {
             due.refreshed = now.mono;

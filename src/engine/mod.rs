@@ -141,7 +141,7 @@ impl Engine {
     pub(crate) fn hear<T>(&self, take: impl FnOnce(&mut Core) -> T) -> Option<T> {
         let mut core = match self.core.try_lock() {
             Ok(core) => core,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::Poisoned(_)) => self.lock(),
             Err(TryLockError::WouldBlock) if self.inbox.has_room() => return None,
             Err(TryLockError::WouldBlock) => self.lock(),
         };
@@ -150,6 +150,11 @@ impl Engine {
         let taken = take(&mut core);
         self.turn(core);
         Some(taken)
+    }
+
+    /// Returns `true` if the mesh has stopped after a panic.
+    fn has_failed(&self) -> bool {
+        self.lock().has_failed
     }
 
     /// Leaves datagrams to the caller that has the engine lock.
@@ -182,6 +187,9 @@ impl Engine {
 
     /// Takes one turn: drains the node, records its next timeout, notifies callers and sends.
     fn turn(&self, mut core: MutexGuard<'_, Core>) {
+        if core.has_failed {
+            return;
+        }
         let mut datagrams = Vec::new();
         let next = core.drain(&self.clock, &mut datagrams);
         let is_earlier = self.sleeps_beyond(next);
@@ -286,9 +294,17 @@ impl Engine {
     }
 
     fn lock(&self) -> MutexGuard<'_, Core> {
-        // A panic under the lock is a bug of this crate. The node still works, and its leases end
-        // by themselves.
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+        self.core.lock().unwrap_or_else(|poisoned| {
+            // A panic under the lock is a bug of this crate. The node may be half changed, so it
+            // stops: its leases end, and all requests fail.
+            self.close();
+            self.core.clear_poison();
+            let mut core = poisoned.into_inner();
+            core.fail();
+            tracing::error!(node = %core.node.id(), "the mesh has stopped after a panic");
+            self.set_health(Health::ShutDown);
+            core
+        })
     }
 }
 
@@ -313,12 +329,16 @@ fn notify(mut core: MutexGuard<'_, Core>) {
 mod tests {
     use std::sync::mpsc::channel;
 
-    use tokio::sync::mpsc;
+    use tokio::sync::{mpsc, oneshot};
 
     use super::*;
     use crate::clock::TokioClock;
+    use crate::engine::core::Ended;
     use crate::engine::core::tests::only_voter;
+    use crate::engine::driver::drive;
     use crate::transport::{Nowhere, UdpTransport};
+    use lockmesh_proto::claimant::Request;
+    use lockmesh_proto::id::Key;
 
     const THREADS: usize = 4;
     const EACH: u64 = 2_000;
@@ -430,6 +450,43 @@ mod tests {
         assert_eq!(engine.nap(&mut alarm, at_most), Some(Duration::ZERO));
         engine.sleeps_beyond(None);
         assert_eq!(engine.nap(&mut alarm, at_most), Some(at_most));
+    }
+
+    #[tokio::test]
+    async fn panic_under_the_lock_stops_the_mesh() {
+        let engine = Arc::new(engine(Arc::new(Nowhere)));
+        let claim = |ticket| {
+            let (notify, notified) = oneshot::channel();
+            let request = Request {
+                key: Key::new("k").unwrap(),
+                ttl: Duration::from_secs(10),
+                is_try: false,
+                renews: true,
+                outlives: false,
+                deadline: None,
+            };
+            let since = engine.clock.mono();
+            let ask = Ask::Claim {
+                ticket,
+                since,
+                request,
+                notify,
+            };
+            assert!(engine.ask(ask).is_none());
+            notified
+        };
+        let Ok(Ended::Granted(lease)) = claim(Ticket(1)).await else {
+            panic!("the only voter grants");
+        };
+        let panicking = engine.clone();
+        let caller = std::thread::spawn(move || panicking.with(|_, _| panic!("a bug")));
+        caller.join().unwrap_err();
+        assert!(claim(Ticket(2)).await.is_err());
+        assert!(!lease.is_held());
+        assert_eq!(*engine.health.borrow(), Health::ShutDown);
+        // The driver ends by itself.
+        drive(engine.clone()).await;
+        assert!(!engine.with(|core, now| core.release(now, lease.ticket)));
     }
 
     #[test]

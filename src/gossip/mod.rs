@@ -16,6 +16,7 @@ use chitchat::{
     Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, ChitchatMessage, Deserializable,
     FailureDetectorConfig, Heartbeat, Serializable, spawn_chitchat,
 };
+use rand::seq::IteratorRandom;
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::Instant;
 
@@ -46,8 +47,12 @@ const WINDOW: usize = 1_000;
 /// must stop sharing it within half of that, or it would come back.
 const GRACE_MIN: Duration = Duration::from_secs(20);
 const GRACE_ROUNDS: u32 = 3 * SILENT_ROUNDS;
-/// The rounds of gossip for which a leaving node stays, so that its announcement spreads.
-const LEAVING_ROUNDS: u32 = 2;
+/// The round trips for which a leaving node stays, so that its announcement spreads.
+const LEAVING_ROUND_TRIPS: u32 = 10;
+/// The maximum number of peers to which a leaving node announces it.
+const LEAVING_PEERS: usize = 32;
+/// The number of peers to which news is passed at once.
+const NEWS_PEERS: usize = 3;
 /// The delay before gossip is restarted. It doubles with each restart, and is reset after a run of
 /// `RESTART_FORGIVEN`.
 const RESTART_MIN: Duration = Duration::from_millis(100);
@@ -135,12 +140,18 @@ impl Membership {
             }
             backoff = (backoff * 2).min(RESTART_MAX);
         }
-        let handle = self.running.handle;
+        let handle = &self.running.handle;
         handle
             .with_chitchat(|chitchat| chitchat.self_node_state().set(LEAVING, "1"))
             .await;
-        tokio::time::sleep(self.gossip.interval * LEAVING_ROUNDS).await;
-        if let Err(error) = handle.shutdown().await {
+        for addr in self.live_peers(LEAVING_PEERS) {
+            let _ = handle.gossip(addr);
+        }
+        let round_trip = self
+            .engine
+            .with(|core, _| core.node.voter_set().timing().round_trip);
+        tokio::time::sleep(round_trip * LEAVING_ROUND_TRIPS).await;
+        if let Err(error) = self.running.handle.shutdown().await {
             tracing::debug!(%error, "the gossip did not end well");
         }
     }
@@ -233,9 +244,25 @@ impl Membership {
                 core.node.handle_view(now, &seen.0);
                 core.voting.clone_from(&seen.1);
             });
-            self.seen = seen;
+            let before = std::mem::replace(&mut self.seen, seen).0;
+            let is_new = |(node, peer): (&NodeId, &Peer)| {
+                let before = before.peers.get(node);
+                before.is_none_or(|before| before.incarnation != peer.incarnation)
+            };
+            if self.seen.0.peers.iter().any(is_new) {
+                for addr in self.live_peers(NEWS_PEERS) {
+                    let _ = self.running.handle.gossip(addr);
+                }
+            }
         }
         known
+    }
+
+    /// Returns the addresses of up to `max` live peers, at random.
+    fn live_peers(&self, max: usize) -> Vec<SocketAddr> {
+        let peers = self.seen.0.peers.values().filter(|peer| peer.alive);
+        let peers = peers.map(|peer| peer.addr);
+        peers.sample(&mut rand::rng(), max)
     }
 
     /// Contacts nodes that gossip does not see, if that is due. Returns when to check again.

@@ -174,7 +174,7 @@ async fn dropped_shutdown_future_still_shuts_down() {
     let next = MeshBuilder::single("next").secret(key());
     let addr = client.local_addr().to_string();
     within("the address", async {
-        // A shutdown keeps the address for two rounds of gossip.
+        // A shutdown keeps the address for ten round trips.
         while std::net::UdpSocket::bind(&addr).is_err() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use lockmesh::observe::Observer;
-use lockmesh::{Epoch, InspectError, Mesh};
+use lockmesh::{DropReason, Epoch, InspectError, Mesh};
+use lockmesh_proto::wire::{Kind, Seal};
 
 use crate::common::{Cluster, key, timing, until, within};
 use crate::guard::waits_for;
@@ -245,4 +246,34 @@ async fn observer_with_any_patience_sees_all_members() {
         let survey = within("a survey", observer.survey()).await.unwrap();
         assert_eq!((survey.answered(), survey.voting()), (3, 3), "{patience:?}");
     }
+}
+
+#[tokio::test]
+async fn plaintext_mesh_can_be_observed() {
+    let mesh = Mesh::builder("n0").voters(["n0"]).insecure_plaintext();
+    let mesh = mesh.bootstrap().start().await.unwrap();
+    let guard = mesh.lock("k").ttl(LONG / 100).acquire().await.unwrap();
+    let mut observer = Observer::insecure_plaintext([mesh.local_addr().to_string()]);
+    let survey = within("a survey", observer.survey_with_locks(9)).await;
+    let survey = survey.unwrap();
+    assert_eq!((survey.voting(), survey.locks.len()), (1, 1));
+    let seen = within("an inspection", observer.inspect("k"))
+        .await
+        .unwrap();
+    assert_eq!(seen.owner().map(|owner| owner.epoch), Some(guard.epoch()));
+}
+
+#[tokio::test]
+async fn unrequested_answer_is_counted_and_dropped() {
+    let mesh = Mesh::builder("n0").voters(["n0"]).insecure_plaintext();
+    let mesh = mesh.bootstrap().start().await.unwrap();
+    let mut seal = Seal::insecure_plaintext().of_cluster("lockmesh");
+    let answer = seal.seal(Kind::Answer, b"anything");
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.send_to(&answer, mesh.local_addr()).unwrap();
+    until("it is counted", || {
+        let dropped = mesh.status().traffic.dropped;
+        dropped == [(DropReason::Misaddressed, 1)].into()
+    })
+    .await;
 }

@@ -6,7 +6,7 @@ use lockmesh::observe::ObserveError;
 use lockmesh::{Inspection, LockState};
 use serde_json::{Value, json};
 
-use super::{BAD_USAGE, NO_ANSWER, NO_QUORUM, Target, fail, millis, shown};
+use super::{Failure, NO_QUORUM, Target, bad_usage, millis, no_answer, shown};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -20,24 +20,20 @@ pub(crate) struct Args {
     json: bool,
 }
 
-pub(crate) async fn run(args: &Args) -> ExitCode {
-    let mut observer = match args.target.observer() {
-        Ok(observer) => observer,
-        Err(error) => return fail(BAD_USAGE, error),
-    };
-    let seen = match observer.inspect(&args.lock).await {
-        Ok(seen) => seen,
-        Err(error @ ObserveError::Key(_)) => return fail(BAD_USAGE, error),
-        Err(error) => return fail(NO_ANSWER, error),
-    };
+pub(crate) async fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let seen = args.target.observer()?.inspect(&args.lock).await;
+    let seen = seen.map_err(|error| match error {
+        ObserveError::Key(_) => bad_usage(error),
+        _ => no_answer(error),
+    })?;
     match args.json {
         true => println!("{}", to_json(&seen)),
         false => print!("{}", to_text(&seen)),
     }
-    match seen.state {
+    Ok(match seen.state {
         LockState::Held(_) | LockState::Free => ExitCode::SUCCESS,
         _ => ExitCode::from(NO_QUORUM),
-    }
+    })
 }
 
 fn has_quorum(seen: &Inspection) -> bool {

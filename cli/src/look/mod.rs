@@ -6,19 +6,18 @@ pub(crate) mod status;
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 use lockmesh::ClusterSecret;
 use lockmesh::observe::{NodeSurvey, Observer, Survey};
 
-use crate::node::config::{NodeConfig, Overrides};
+use lockmesh_cli::{NodeConfig, Overrides};
 
 /// The exit code if no node answered.
-pub(crate) const NO_ANSWER: u8 = 1;
+const NO_ANSWER: u8 = 1;
 /// The exit code for an invalid option or configuration.
-pub(crate) const BAD_USAGE: u8 = 2;
+const BAD_USAGE: u8 = 2;
 /// The exit code if a voter is missing and every key still has a quorum.
 const DEGRADED: u8 = 3;
 /// The exit code if some keys, or the inspected one, have no quorum of voters.
@@ -70,13 +69,14 @@ pub(crate) struct Target {
 impl Target {
     /// # Errors
     /// If a setting is invalid or cannot be read. The message does not contain the secret.
-    pub(crate) fn observer(&self) -> Result<Observer, String> {
+    pub(crate) fn observer(&self) -> Result<Observer, Failure> {
         let observer = match self.node_config()? {
-            Some(config) => config.observer().map_err(text)?,
+            Some(config) => config.observer().map_err(bad_usage)?,
             None => {
-                let (peers, secret) = (&self.peer, self.secret()?);
+                let (peers, secret) = (&self.peer, self.secret().map_err(bad_usage)?);
                 let secret = secret.as_deref().map(ClusterSecret::parse).transpose();
-                let observer = match secret.map_err(|error| format!("secret: {error}"))? {
+                let secret = secret.map_err(|error| bad_usage(format!("secret: {error}")))?;
+                let observer = match secret {
                     Some(secret) => Observer::sealed(peers, secret),
                     None => Observer::insecure_plaintext(peers),
                 };
@@ -93,23 +93,25 @@ impl Target {
     ///
     /// # Errors
     /// If the configuration cannot be read, or there is not exactly one peer that resolves.
-    pub(crate) async fn own(&self) -> Result<Own, String> {
+    pub(crate) async fn own(&self) -> Result<Own, Failure> {
         if let Some(config) = self.node_config()? {
-            let node = config.node_id().ok_or("node_id: there is none")?;
+            let node = config.node_id();
+            let node = node.ok_or_else(|| bad_usage("node_id: there is none"))?;
             return Ok(Own::Name(node.to_owned()));
         }
         let [peer] = self.peer.as_slice() else {
-            return Err("peer: --ready asks one node; give one --peer".to_owned());
+            return Err(bad_usage("peer: --ready asks one node; give one --peer"));
         };
         let addrs = tokio::net::lookup_host(peer).await;
-        let addrs = addrs.map_err(|error| format!("{peer:?} does not resolve: {error}"))?;
+        let unresolved = |error| bad_usage(format!("{peer:?} does not resolve: {error}"));
+        let addrs = addrs.map_err(unresolved)?;
         Ok(Own::At(addrs.collect()))
     }
 
-    fn node_config(&self) -> Result<Option<NodeConfig>, String> {
+    fn node_config(&self) -> Result<Option<NodeConfig>, Failure> {
         let read = |file| NodeConfig::read(Some(file), &Overrides::default());
         let config = self.config.as_deref().map(read).transpose();
-        config.map_err(text)
+        config.map_err(bad_usage)
     }
 
     fn secret(&self) -> Result<Option<String>, String> {
@@ -151,13 +153,16 @@ impl Own {
     }
 }
 
-fn text(error: impl Display) -> String {
-    error.to_string()
+/// The exit code of a failed command, and its error.
+#[derive(Debug)]
+pub(crate) struct Failure(pub(crate) u8, pub(crate) String);
+
+pub(crate) fn bad_usage(error: impl Display) -> Failure {
+    Failure(BAD_USAGE, error.to_string())
 }
 
-pub(crate) fn fail(code: u8, error: impl Display) -> ExitCode {
-    eprintln!("lockmesh: {error}");
-    ExitCode::from(code)
+pub(crate) fn no_answer(error: impl Display) -> Failure {
+    Failure(NO_ANSWER, error.to_string())
 }
 
 /// Escapes each character that would move the cursor or change the direction of writing. A key from

@@ -7,7 +7,7 @@ use lockmesh::{Inspection, WallClock};
 use serde_json::{Value, json};
 
 use super::inspect;
-use super::{BAD_USAGE, DEGRADED, NO_ANSWER, NO_QUORUM, Target, fail, millis, shown};
+use super::{DEGRADED, Failure, NO_QUORUM, Target, millis, no_answer, shown};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -30,34 +30,25 @@ pub(crate) struct Args {
     ready: bool,
 }
 
-pub(crate) async fn run(args: &Args) -> ExitCode {
-    let mut observer = match args.target.observer() {
-        Ok(observer) => observer,
-        Err(error) => return fail(BAD_USAGE, error),
-    };
+pub(crate) async fn run(args: &Args) -> Result<ExitCode, Failure> {
     let own = match args.ready {
-        true => match args.target.own().await {
-            Ok(own) => Some(own),
-            Err(error) => return fail(BAD_USAGE, error),
-        },
+        true => Some(args.target.own().await?),
         false => None,
     };
     let locks = if args.locks { args.limit } else { 0 };
-    let survey = observer.survey_with_locks(usize::try_from(locks).unwrap_or(usize::MAX));
-    let survey = match survey.await {
-        Ok(survey) => survey,
-        Err(error) => return fail(NO_ANSWER, error),
-    };
+    let locks = usize::try_from(locks).unwrap_or(usize::MAX);
+    let survey = args.target.observer()?.survey_with_locks(locks).await;
+    let survey = survey.map_err(no_answer)?;
     if let Some(own) = own {
         let (code, text) = readiness(&survey, own.of(&survey));
         println!("{text}");
-        return code;
+        return Ok(code);
     }
     match args.json {
         true => println!("{}", to_json(&survey, args.locks)),
         false => print!("{}", to_text(&survey, args.locks)),
     }
-    exit_code(&survey)
+    Ok(exit_code(&survey))
 }
 
 /// Returns the exit code of every command that surveys all members.
@@ -134,10 +125,6 @@ fn node_json(survey: &Survey, node: &NodeSurvey) -> Value {
         if let VoterState::Recovering { remaining } = told.voter {
             value["recovering_for_ms"] = json!(millis(remaining));
         }
-        let dropped = traffic.dropped.iter();
-        let dropped: serde_json::Map<String, Value> = dropped
-            .map(|it| (it.reason.clone(), json!(it.count)))
-            .collect();
         value["wall_clock"] = wall_clock_json(told.wall_clock);
         value["traffic"] = json!({
             "datagrams_in": traffic.datagrams_in,
@@ -145,7 +132,7 @@ fn node_json(survey: &Survey, node: &NodeSurvey) -> Value {
             "messages_in": traffic.messages_in,
             "messages_out": traffic.messages_out,
             "answers": traffic.answers,
-            "dropped": dropped,
+            "dropped": traffic.dropped,
         });
     }
     value
@@ -269,4 +256,22 @@ pub(crate) fn lock_line(lock: &Inspection) -> String {
         },
     };
     format!("{key}: {holder}, {} wait", lock.waiting)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wall_clock_names_skew_and_dispute() {
+        let skewed = WallClock::Skewed { ahead_ms: -1_500 };
+        let json = json!({"state": "skewed", "ahead_ms": -1_500});
+        assert_eq!(wall_clock_json(skewed), json);
+        let text = wall_clock_text(skewed);
+        assert_eq!(text.as_deref(), Some("wall clock 1.5 s behind"));
+        let disputed = WallClock::Disputed { by_ms: 2_000 };
+        let json = json!({"state": "disputed", "by_ms": 2_000});
+        assert_eq!(wall_clock_json(disputed), json);
+        assert_eq!(wall_clock_text(WallClock::Right), None);
+    }
 }

@@ -8,11 +8,12 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use lockmesh::observe::{ObserveError, Observer, Survey};
+use lockmesh_cli::node::Signals;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event};
 use tokio::sync::mpsc as channel;
 
-use crate::look::{BAD_USAGE, NO_ANSWER, Target, fail, status};
+use crate::look::{Failure, Target, no_answer, status};
 use state::{Then, Top};
 
 /// The width of a printed snapshot, in columns.
@@ -35,27 +36,16 @@ pub(crate) struct Args {
     limit: u64,
 }
 
-pub(crate) async fn run(args: &Args) -> ExitCode {
-    let observer = match args.target.observer() {
-        Ok(observer) => observer,
-        Err(error) => return fail(BAD_USAGE, error),
-    };
+pub(crate) async fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let observer = args.target.observer()?;
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
     let every = Duration::from_millis(args.every_ms);
     let is_terminal = io::stdout().is_terminal() && io::stdin().is_terminal();
-    let done = match args.once || !is_terminal {
-        true => once(observer, limit, every)
-            .await
-            .map_err(|error| error.to_string()),
-        false => live(observer, limit, every)
-            .await
-            .map(|()| ExitCode::SUCCESS)
-            .map_err(|error| error.to_string()),
-    };
-    match done {
-        Ok(code) => code,
-        Err(error) => fail(NO_ANSWER, error),
+    if args.once || !is_terminal {
+        return once(observer, limit, every).await.map_err(no_answer);
     }
+    live(observer, limit, every).await.map_err(no_answer)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Prints a snapshot of two surveys, which has rates. Returns the exit code of `lockmesh status`.
@@ -77,7 +67,7 @@ async fn once(
 /// Runs until the user quits or a signal arrives. The terminal is restored on every way out,
 /// including a panic.
 async fn live(observer: Observer, limit: usize, every: Duration) -> io::Result<()> {
-    let signals = signals()?;
+    let signals = Signals::new(true)?;
     let mut terminal = ratatui::try_init()?;
     let _restored = Restored;
     show(&mut terminal, observer, limit, every, signals).await
@@ -98,7 +88,7 @@ async fn show(
     mut observer: Observer,
     limit: usize,
     every: Duration,
-    mut signals: channel::Receiver<()>,
+    mut signals: Signals,
 ) -> io::Result<()> {
     let mut keys = keys();
     let (tell, mut looks) = channel::channel::<Look>(1);
@@ -128,7 +118,7 @@ async fn show(
                 Some(_) => {}
                 None => return Err(io::Error::other("the keyboard is gone")),
             },
-            _ = signals.recv() => break,
+            _ = signals.next() => break,
         }
     }
     looker.abort();
@@ -146,33 +136,4 @@ fn keys() -> channel::Receiver<Event> {
         }
     });
     told
-}
-
-#[cfg(unix)]
-fn signals() -> io::Result<channel::Receiver<()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (tell, told) = channel::channel(1);
-    for kind in [
-        SignalKind::terminate(),
-        SignalKind::interrupt(),
-        SignalKind::hangup(),
-    ] {
-        let (mut signal, tell) = (signal(kind)?, tell.clone());
-        tokio::spawn(async move {
-            signal.recv().await;
-            let _ = tell.send(()).await;
-        });
-    }
-    Ok(told)
-}
-
-#[cfg(windows)]
-fn signals() -> io::Result<channel::Receiver<()>> {
-    let mut signal = tokio::signal::windows::ctrl_c()?;
-    let (tell, told) = channel::channel(1);
-    tokio::spawn(async move {
-        signal.recv().await;
-        let _ = tell.send(()).await;
-    });
-    Ok(told)
 }

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 #[path = "../../../tests/common/patience.rs"]
 mod patience;
 
-pub(crate) use patience::{Patience, within};
+pub(crate) use patience::within;
 
 pub(crate) fn lockmesh(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lockmesh"));

@@ -131,7 +131,6 @@ impl Clock for NoClock {
 fn commented_settings_of_example_are_the_defaults() {
     let parsed = |text: &str| -> MeshConfig {
         let mut table: toml::Table = toml::from_str(text).unwrap();
-        table.remove("workload");
         for source in ["secret", "secret_env", "secret_file"] {
             table.remove(source);
         }

@@ -1,24 +1,27 @@
 //! Answers to the questions of observers, which are not part of the mesh.
 //!
-//! A node keeps no record of an observer, and a question changes only a counter. The size of the
-//! answer's datagram bounds the cost of a question.
+//! A node keeps no record of an observer, and a question changes only a counter. An answer is one
+//! datagram, which bounds the cost of a question.
 
 use std::net::SocketAddr;
-use std::ops::Bound;
 use std::time::Duration;
+
+use serde::Serialize;
 
 use super::{Node, Output};
 use crate::event::Event;
-use crate::id::{Key, NodeId};
+use crate::id::Key;
 use crate::message::{RefuseReason, Report, VoterQuery, VoterReply};
 use crate::time::Now;
-use crate::view::Peer;
 use crate::voter_set::VoterSetTag;
+use crate::wire::codec::encoded_len;
 use crate::wire::observe::{
-    Answer, Answered, Asked, Counts, LISTED_WAITERS_MAX, Overview, Page, Question, SeenLock,
-    SeenNode, VoterState,
+    Answer, Counts, Overview, Question, SeenLock, SeenNode, Topic, VoterState,
 };
-use crate::wire::{DropReason, Kind};
+use crate::wire::{DATAGRAM_BYTES_MAX, DropReason, Kind};
+
+/// The most waiters of a lock in a list. The answer to [`Topic::Key`] may have more.
+const LISTED_WAITERS_MAX: usize = 3;
 
 /// Counts the outcome of a request.
 pub(super) fn count(counts: &mut Counts, event: &Event) {
@@ -38,6 +41,24 @@ pub(super) fn count(counts: &mut Counts, event: &Event) {
     }
 }
 
+/// Adds entries to a page of at most `left` bytes. Returns the number of the first entry that does
+/// not fit.
+fn fill<T: Serialize>(
+    mut left: usize,
+    page: &mut Vec<T>,
+    entries: impl IntoIterator<Item = (u64, T)>,
+) -> Result<Option<u64>, DropReason> {
+    for (number, entry) in entries {
+        match encoded_len(&entry).and_then(|len| left.checked_sub(len)) {
+            Some(rest) => left = rest,
+            None if page.is_empty() => return Err(DropReason::Short),
+            None => return Ok(Some(number)),
+        }
+        page.push(entry);
+    }
+    Ok(None)
+}
+
 impl Node {
     /// Returns the outcomes of this node's requests so far.
     #[must_use]
@@ -45,41 +66,49 @@ impl Node {
         &self.counts
     }
 
-    /// Answers a question from `from`. The answer is never longer than the question, since the
-    /// address may be forged.
+    /// Sends a question, as an observer does. The answer arrives as [`Output::Answer`].
+    pub fn ask(&mut self, to: SocketAddr, question: &Question) {
+        let bytes = question.seal(&mut self.seal);
+        self.outputs.push_back(Output::Transmit { to, bytes });
+    }
+
+    /// Answers a question from `from`.
     pub(super) fn answer(
         &mut self,
         now: Now,
         from: SocketAddr,
         body: &[u8],
     ) -> Result<(), DropReason> {
-        let Asked { nonce, question } = Asked::from_body(body)?;
-        let mut answered = Answered {
+        let Question { nonce, topic } = Question::from_body(body)?;
+        let longest = DATAGRAM_BYTES_MAX - self.seal.overhead();
+        // In plaintext the source address may be forged, so the answer must not amplify.
+        let budget = match self.seal.is_sealed() {
+            true => longest,
+            false => longest.min(body.len()),
+        };
+        let is_overview = matches!(topic, Topic::Overview { .. });
+        let mut answer = Answer {
             nonce,
             node: self.id.clone(),
             incarnation: self.claimant.incarnation(),
             voter_set: self.voter_set.tag(),
-            answer: Answer::Nodes(Page::empty()),
+            overview: is_overview.then(|| Box::new(self.overview(now))),
+            nodes: Vec::new(),
+            locks: Vec::new(),
+            next: Some(u64::MAX),
         };
-        // An empty page has the same length in every list.
-        let empty = answered.to_body().len();
-        let room = body.len().checked_sub(empty).ok_or(DropReason::Short)?;
-        answered.answer = match question {
-            Question::Overview => Answer::Overview(Box::new(self.overview(now))),
-            Question::Nodes { after } => {
-                Answer::Nodes(Page::fill(room, self.nodes_after(now, after.as_ref())))
+        let used = answer.to_body().len();
+        let left = budget.checked_sub(used).ok_or(DropReason::Short)?;
+        answer.next = match topic {
+            Topic::Overview { from } => fill(left, &mut answer.nodes, self.known_nodes(now, from)),
+            Topic::Locks { from } => fill(left, &mut answer.locks, self.listed_locks(now, from)),
+            Topic::Key { key } => {
+                let report = self.seen(now, &key);
+                fill(left, &mut answer.locks, [(0, SeenLock { key, report })])
             }
-            Question::Locks { after } => {
-                Answer::Locks(Page::fill(room, self.locks_after(now, after.as_ref())))
-            }
-            Question::Key { key } => Answer::Key(self.seen(now, &key)),
-        };
-        let answer = answered.to_body();
-        if answer.len() > body.len() {
-            return Err(DropReason::Short);
-        }
+        }?;
         self.traffic.answers += 1;
-        let bytes = self.seal.seal(Kind::Answer, &answer);
+        let bytes = self.seal.seal(Kind::Answer, &answer.to_body());
         self.outputs.push_back(Output::Transmit { to: from, bytes });
         Ok(())
     }
@@ -94,10 +123,9 @@ impl Node {
                 },
             },
         };
-        let few = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let voters_per_key = self.voter_set.voters_per_key();
         Overview {
-            members: few(self.voter_set.members().len()),
-            voters_per_key: few(self.voter_set.voters_per_key()),
+            voters_per_key: u32::try_from(voters_per_key).unwrap_or(u32::MAX),
             timing: *self.voter_set.timing(),
             voter,
             wall_clock: self.clocks.judge(self.shown(now)),
@@ -108,54 +136,38 @@ impl Node {
         }
     }
 
-    /// Returns the members and the nodes that gossip knows, in the order of their ids.
-    fn nodes_after(&self, now: Now, after: Option<&NodeId>) -> impl Iterator<Item = SeenNode> {
-        let members = self.voter_set.members();
-        let from = after.map_or(0, |after| members.partition_point(|it| it <= after));
-        let mut members = members[from..].iter().peekable();
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let view = self.view.peers.range::<NodeId, _>((from, Bound::Unbounded));
-        let mut view = view.peekable();
-        std::iter::from_fn(move || {
-            let (member, peer) = (members.peek(), view.peek());
-            let is_member = match (member, peer) {
-                (None, None) => return None,
-                (Some(member), Some((other, _))) => **member <= **other,
-                (member, _) => member.is_some(),
+    /// Returns the members, and then the other nodes that gossip knows, from number `from` on.
+    fn known_nodes(&self, now: Now, from: u64) -> impl Iterator<Item = (u64, SeenNode)> {
+        let members = self.voter_set.members().iter();
+        let known = self.view.peers.keys();
+        let others = known.filter(|node| !self.voter_set.has_member(node));
+        let nodes = members.map(|node| (node, true));
+        let nodes = (0..).zip(nodes.chain(others.map(|node| (node, false))));
+        let nodes = nodes.skip(usize::try_from(from).unwrap_or(usize::MAX));
+        nodes.map(move |(number, (node, is_member))| {
+            let peer = self.view.peers.get(node);
+            let seen = SeenNode {
+                node: node.clone(),
+                addr: self
+                    .peers
+                    .address_of(node)
+                    .or_else(|| peer.map(|peer| peer.addr)),
+                is_member,
+                is_alive: peer.map(|peer| peer.alive),
+                silent_for: self.silent_for(now, node),
             };
-            if !is_member {
-                let (node, peer) = view.next()?;
-                return Some(self.seen_node(now, node, Some(peer), false));
-            }
-            let member = members.next()?;
-            let peer = view.next_if(|(node, _)| *node == member);
-            Some(self.seen_node(now, member, peer.map(|(_, peer)| peer), true))
+            (number, seen)
         })
     }
 
-    fn seen_node(&self, now: Now, node: &NodeId, peer: Option<&Peer>, is_member: bool) -> SeenNode {
-        SeenNode {
-            node: node.clone(),
-            addr: self
-                .peers
-                .address_of(node)
-                .or_else(|| peer.map(|peer| peer.addr)),
-            is_member,
-            is_alive: peer.map(|peer| peer.alive),
-            silent_for: self.silent_for(now, node),
-        }
-    }
-
-    fn locks_after(&self, now: Now, after: Option<&Key>) -> impl Iterator<Item = SeenLock> {
-        let keys = self
-            .voter
-            .iter()
-            .flat_map(move |voter| voter.keys_after(after));
-        keys.map(move |key| {
+    fn listed_locks(&self, now: Now, from: u64) -> impl Iterator<Item = (u64, SeenLock)> {
+        let voter = self.voter.iter();
+        let keys = voter.flat_map(move |voter| voter.slots.numbered_from(from));
+        keys.map(move |(number, key)| {
             let mut report = self.seen(now, key);
             report.waiters.truncate(LISTED_WAITERS_MAX);
             let key = key.clone();
-            SeenLock { key, report }
+            (number, SeenLock { key, report })
         })
     }
 
@@ -183,16 +195,7 @@ impl Node {
 
     /// Returns the voter's view of a key. It is empty if this node has no voter.
     fn seen(&self, now: Now, key: &Key) -> Report {
-        match &self.voter {
-            Some(voter) => voter.report(now, 0, key),
-            None => Report {
-                nonce: 0,
-                vote: None,
-                waiters: Vec::new(),
-                waiting: 0,
-                fence: Default::default(),
-                is_recovering: false,
-            },
-        }
+        let voter = self.voter.as_ref();
+        voter.map_or_else(Report::default, |voter| voter.report(now, 0, key))
     }
 }

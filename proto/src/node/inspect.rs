@@ -214,14 +214,8 @@ impl Inspector {
 }
 
 fn conclude(running: Running) -> Inspection {
-    let Running {
-        key,
-        voters,
-        reports,
-        ..
-    } = running;
-    let told: Vec<&Report> = reports.values().collect();
-    judge(key, voters.len(), &told)
+    let reports: Vec<Report> = running.reports.into_values().collect();
+    judge(running.key, running.voters.len(), &reports)
 }
 
 /// One vote: its remaining time, the claim's epoch, and `true` if the claim is granted.
@@ -238,7 +232,7 @@ fn seen_votes((claim, votes): (&&ClaimId, &Vec<Vote>)) -> Option<SeenVotes> {
 }
 
 /// Combines the reports of some of a key's voters.
-pub(super) fn judge(key: Key, voters: usize, reports: &[&Report]) -> Inspection {
+pub(super) fn judge(key: Key, voters: usize, reports: &[Report]) -> Inspection {
     let mut votes: BTreeMap<&ClaimId, Vec<Vote>> = BTreeMap::new();
     let mut waiters: Vec<Waiter> = Vec::new();
     for report in reports {

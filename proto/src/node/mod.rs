@@ -10,7 +10,6 @@ mod foreign_nodes;
 mod incarnations;
 mod inspect;
 mod namesake;
-mod observer;
 mod outbox;
 mod peers;
 mod send;
@@ -30,10 +29,9 @@ use std::time::Duration;
 pub use foreign_nodes::{ForeignNode, TOLD_EVERY};
 pub use inspect::{InspectId, Inspection, KeyOwner, LockState, SeenVotes, Waiter};
 pub use namesake::Twin;
-pub use observer::{Observer, QuestionId};
 pub use standing::Standing;
 pub use survey::{Health, NodeAnswer, NodeSurvey, Survey};
-pub use surveyor::{Ask, Surveyor, Wanted};
+pub use surveyor::{Surveyor, Wanted};
 
 use crate::claimant::{Claimant, ExtendError, Request, RequestError};
 use crate::clocks::Clocks;
@@ -95,6 +93,11 @@ pub enum Output {
     Gossip {
         /// Its source address.
         from: SocketAddr,
+        /// Its body.
+        bytes: Vec<u8>,
+    },
+    /// An answer to a question of [`Node::ask`], or one that nobody asked for.
+    Answer {
         /// Its body.
         bytes: Vec<u8>,
     },

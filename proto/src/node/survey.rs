@@ -1,19 +1,16 @@
 //! A mesh as its members describe it to an observer. It is advice for people and may be outdated
 //! when they read it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::inspect::{Inspection, judge};
-use super::surveyor::{Talk, Wanted};
+use super::inspect::Inspection;
 use crate::clocks::WallClock;
-use crate::id::{Incarnation, Key, NodeId};
-use crate::listing::Place;
-use crate::message::Report;
+use crate::id::{Incarnation, NodeId};
 use crate::voter_set::{VoterSet, VoterSetTag, quorum};
 use crate::wire::observe::{Overview, VoterState};
 
@@ -25,13 +22,12 @@ pub struct Survey {
     pub voter_set: Arc<VoterSet>,
     /// Its members and then the other known nodes, each in the order of their ids.
     pub nodes: Vec<NodeSurvey>,
-    /// The keys that are held or waited for, sorted. Empty unless they were requested.
+    /// The keys that are held or waited for, sorted, or the one that was requested. Empty unless
+    /// keys were requested.
     pub locks: Vec<Inspection>,
-    /// `true` if `locks` has all keys of all voters that answered. Otherwise it has the first keys
-    /// in the order of a hash of the keys.
+    /// `true` if `locks` has all requested keys of all voters that answered. Otherwise it has the
+    /// first keys in the order of a hash of the keys.
     pub has_all_locks: bool,
-    /// The state of the key that was requested.
-    pub key: Option<Inspection>,
 }
 
 /// The state of one node.
@@ -44,7 +40,8 @@ pub struct NodeSurvey {
     pub is_member: bool,
     /// The address that it answered from, or else the one that other nodes send to.
     pub addr: Option<SocketAddr>,
-    /// Its own answer. A node that is not a member is asked only if the survey started with it.
+    /// Its own answer. A node that no other node names as a member is asked only if the survey
+    /// started with it.
     pub answer: Option<NodeAnswer>,
     /// The nodes that answered and report it as alive.
     pub alive_by: BTreeSet<NodeId>,
@@ -87,35 +84,28 @@ impl Survey {
     /// Returns the number of members that answered that they vote under this voter set.
     #[must_use]
     pub fn voting(&self) -> usize {
-        let votes = |node: &&NodeSurvey| {
-            node.answer.as_ref().is_some_and(|answer| {
-                answer.voter_set == self.voter_set.tag()
-                    && answer.overview.voter == VoterState::Votes
-            })
-        };
-        self.members().filter(votes).count()
+        self.votes().count()
     }
 
     /// Returns the number of voting members that report disputed wall clocks.
     #[must_use]
     pub fn disputed(&self) -> usize {
-        let is_disputed = |node: &&NodeSurvey| {
-            node.answer.as_ref().is_some_and(|answer| {
-                answer.voter_set == self.voter_set.tag()
-                    && answer.overview.voter == VoterState::Votes
-                    && matches!(answer.overview.wall_clock, WallClock::Disputed { .. })
-            })
-        };
-        self.members().filter(is_disputed).count()
+        let is_disputed = |it: &&Overview| matches!(it.wall_clock, WallClock::Disputed { .. });
+        self.votes().filter(is_disputed).count()
+    }
+
+    fn votes(&self) -> impl Iterator<Item = &Overview> {
+        let answers = self.members().filter_map(|node| node.answer.as_ref());
+        let same = answers.filter(|answer| answer.voter_set == self.voter_set.tag());
+        let overviews = same.map(|answer| &answer.overview);
+        overviews.filter(|overview| overview.voter == VoterState::Votes)
     }
 
     /// Returns the number of nodes that answered, members and others.
     #[must_use]
     pub fn answered(&self) -> usize {
-        self.nodes
-            .iter()
-            .filter(|node| node.answer.is_some())
-            .count()
+        let answers = self.nodes.iter().filter_map(|node| node.answer.as_ref());
+        answers.count()
     }
 
     /// Returns the health of the mesh, as far as the answers show it.
@@ -134,146 +124,16 @@ impl Survey {
     }
 }
 
-pub(super) fn conclude(voter_set: &Arc<VoterSet>, talks: &[Talk], wanted: &Wanted) -> Survey {
-    let said = Said::of(voter_set, talks);
-    let (locks, has_all_locks) = said.locks(wanted);
-    Survey {
-        nodes: said.nodes(),
-        locks,
-        has_all_locks,
-        key: wanted.key.as_ref().map(|key| said.key(key)),
-        voter_set: voter_set.clone(),
-    }
-}
-
-/// The answers, one talk for each node.
-struct Said<'a> {
-    voter_set: &'a VoterSet,
-    talks: BTreeMap<&'a NodeId, &'a Talk>,
-}
-
-impl<'a> Said<'a> {
-    /// Selects a talk for each node. A finished talk takes precedence, and then the highest
-    /// incarnation.
-    fn of(voter_set: &'a VoterSet, all: &'a [Talk]) -> Self {
-        let mut talks: BTreeMap<&NodeId, &Talk> = BTreeMap::new();
-        let rank = |talk: &Talk| {
-            let incarnation = talk.speaker.as_ref().map(|speaker| speaker.incarnation);
-            (talk.is_done(), incarnation)
-        };
-        for talk in all {
-            let Some(speaker) = &talk.speaker else {
-                continue;
-            };
-            let known = talks.get(&speaker.node);
-            if known.is_none_or(|known| rank(known) < rank(talk)) {
-                talks.insert(&speaker.node, talk);
-            }
-        }
-        Self { voter_set, talks }
-    }
-
-    fn nodes(&self) -> Vec<NodeSurvey> {
-        let mut nodes: BTreeMap<(bool, &NodeId), NodeSurvey> = BTreeMap::new();
-        let new = |node: &NodeId, is_member| NodeSurvey {
+impl NodeSurvey {
+    pub(super) fn unknown(node: &NodeId) -> Self {
+        Self {
             node: node.clone(),
-            is_member,
+            is_member: false,
             addr: None,
             answer: None,
             alive_by: BTreeSet::new(),
             dead_by: BTreeSet::new(),
             silent_for: None,
-        };
-        for member in self.voter_set.members() {
-            nodes.insert((false, member), new(member, true));
         }
-        for (scripted_node, talk) in &self.talks {
-            let is_member = self.voter_set.has_member(scripted_node);
-            let own = nodes.entry((!is_member, scripted_node));
-            let own = own.or_insert_with(|| new(scripted_node, is_member));
-            own.answer = talk.speaker.as_ref().map(Into::into);
-            own.addr = Some(talk.addr);
-            for (node, seen) in &talk.nodes {
-                let is_member = self.voter_set.has_member(node);
-                let other = nodes.entry((!is_member, node));
-                let other = other.or_insert_with(|| new(node, is_member));
-                // The address that a node answered from takes precedence.
-                other.addr = other.addr.or(seen.addr);
-                let known = [other.silent_for, seen.silent_for];
-                other.silent_for = known.into_iter().flatten().min();
-                match seen.is_alive {
-                    Some(true) => drop(other.alive_by.insert((*scripted_node).clone())),
-                    Some(false) => drop(other.dead_by.insert((*scripted_node).clone())),
-                    None => {}
-                }
-            }
-        }
-        for ((_, node), known) in &mut nodes {
-            if let Some(talk) = self.talks.get(node) {
-                known.addr = Some(talk.addr);
-            }
-        }
-        nodes.into_values().collect()
-    }
-
-    /// Returns the members with this voter set. Only they count for locks.
-    fn voters(&self) -> impl Iterator<Item = (&'a NodeId, &'a Talk)> {
-        let is_same = |talk: &Talk| {
-            let tag = talk.speaker.as_ref().map(|speaker| speaker.voter_set);
-            tag == Some(self.voter_set.tag())
-        };
-        let talks = self.talks.iter().map(|(node, talk)| (*node, *talk));
-        talks.filter(move |(node, talk)| self.voter_set.has_member(node) && is_same(talk))
-    }
-
-    fn key(&self, key: &Key) -> Inspection {
-        let voters = self.voter_set.voters_for(key);
-        let told = self.voters().filter(|(node, _)| voters.contains(node));
-        let told: Vec<&Report> = told.filter_map(|(_, talk)| talk.report.as_ref()).collect();
-        judge(key.clone(), voters.len(), &told)
-    }
-
-    /// Returns the state of the listed keys, up to the place that all unfinished lists have
-    /// reached. The flag is `true` if all lists are complete.
-    fn locks(&self, wanted: &Wanted) -> (Vec<Inspection>, bool) {
-        let nothing = |is_recovering| Report {
-            nonce: 0,
-            vote: None,
-            waiters: Vec::new(),
-            waiting: 0,
-            fence: Default::default(),
-            is_recovering,
-        };
-        let (votes, recovers) = (nothing(false), nothing(true));
-        if wanted.locks_max == 0 {
-            return (Vec::new(), false);
-        }
-        // A voter that fell silent has an incomplete list, which does not count.
-        let told: BTreeMap<&NodeId, &Talk> =
-            self.voters().filter(|(_, talk)| talk.is_done()).collect();
-        let unfinished = told.values().filter(|talk| !talk.told_all);
-        let last = unfinished
-            .filter_map(|talk| talk.locks.keys().next_back())
-            .min();
-        let keys = told.values().flat_map(|talk| talk.locks.keys());
-        let places: BTreeSet<&Place> = keys
-            .filter(|place| last.is_none_or(|last| *place <= last))
-            .collect();
-        let locks = places.into_iter().map(|place| {
-            let key = &place.key;
-            let voters = self.voter_set.voters_for(key);
-            let told = voters.iter().filter_map(|voter| told.get(voter));
-            let told: Vec<&Report> = told
-                .map(|talk| match talk.locks.get(place) {
-                    Some(report) => report,
-                    None if talk.is_recovering() => &recovers,
-                    None => &votes,
-                })
-                .collect();
-            judge(key.clone(), voters.len(), &told)
-        });
-        let mut locks: Vec<Inspection> = locks.collect();
-        locks.sort_by(|a, b| a.key.cmp(&b.key));
-        (locks, last.is_none())
     }
 }

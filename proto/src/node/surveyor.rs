@@ -1,403 +1,383 @@
-//! A survey of a mesh: it finds all members from any node that answers, and asks each for its
-//! state. The caller sends the questions and measures the time.
+//! A survey of a mesh: it finds the members from any node that answers, and asks each for its
+//! state. The caller sends the questions, and passes the answers and the time.
 //!
-//! Each answer may reveal further members. A node is asked one question at a time. If its answers
-//! do not fit together, it is asked again from the start, and finally counts as silent.
+//! Each node is asked one question at a time, which is retransmitted until it is answered or too
+//! old. An answer that does not fit its question is dropped.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::survey::{NodeAnswer, Survey, conclude};
-use crate::id::{Incarnation, Key, NodeId};
-use crate::listing::Place;
+use super::inspect::{Inspection, judge};
+use super::survey::{NodeAnswer, NodeSurvey, Survey};
+use crate::id::{Key, NodeId};
 use crate::message::Report;
-use crate::voter_set::{MEMBERS_MAX, VoterSet, VoterSetTag};
-use crate::wire::observe::{
-    Answer, Answered, Overview, Page, Question, SeenLock, SeenNode, VoterState,
-};
+use crate::time::Instant;
+use crate::voter_set::{MEMBERS_MAX, VoterSet};
+use crate::wire::DropReason;
+use crate::wire::observe::{Answer, Question, SeenNode, Topic, VoterState, first_number};
 
-/// The most addresses at which one member is sought.
+/// The time after which a question is retransmitted.
+const RETRANSMIT_AFTER: Duration = Duration::from_millis(200);
+/// The divisor of the patience for nodes that others report as dead. It is checked when a question
+/// is retransmitted.
+const DOUBT: u32 = 4;
+/// The most open questions. The socket must have capacity for all answers.
+const OPEN_MAX: usize = 64;
+/// The most addresses at which one member is sought, besides those that the survey started with.
 const ADDRESSES_MAX: usize = 3;
-/// The most reported addresses of one node that are remembered.
-const TOLD_MAX: usize = 16;
-/// The most restarts of a talk, because another node or incarnation answers.
-const RESTARTS_MAX: usize = 2;
-/// The most nodes that are accepted from one node: the members, and those that it remembers.
+/// The most addresses of one survey.
+const ASKED_MAX: usize = 4 * MEMBERS_MAX;
+/// The most nodes that are accepted from one node, and in one survey.
 const NODES_MAX: usize = MEMBERS_MAX + 16_384;
 
-/// The data to collect beyond the members and their state.
+/// The data to collect beyond the state of the nodes.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Wanted {
-    /// The number of keys after which a voter is asked for no further page; zero for no keys.
-    pub locks_max: usize,
-    /// A key whose state is collected.
-    pub key: Option<Key>,
-}
-
-/// A question to send.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Ask {
-    /// The number of the talk that it belongs to.
-    pub talk: usize,
-    /// The destination address.
-    pub to: SocketAddr,
-    /// The question.
-    pub question: Question,
+pub enum Wanted {
+    /// No more.
+    #[default]
+    Overview,
+    /// The keys that are held or waited for.
+    Locks {
+        /// The number of keys after which a voter is asked for no further page.
+        max: usize,
+    },
+    /// The state of one key.
+    Key {
+        /// The key.
+        key: Key,
+    },
 }
 
 /// One survey of a mesh, in progress.
 #[derive(Clone, Debug)]
 pub struct Surveyor {
     wanted: Wanted,
-    pub(super) talks: Vec<Talk>,
-    at: BTreeMap<SocketAddr, usize>,
-    told: Told,
-    /// The number of addresses at which each member is sought, besides the initial ones.
-    sought: BTreeMap<NodeId, usize>,
-    cluster: Option<String>,
-    pub(super) voter_set: Option<Arc<VoterSet>>,
+    patience: Duration,
+    cluster: String,
+    /// The nonce of the last question.
+    nonce: u64,
+    /// The questions to send once fewer are open.
+    waiting: VecDeque<(SocketAddr, Topic)>,
+    /// The questions that were sent, by nonce.
+    open: BTreeMap<u64, Open>,
+    /// All addresses that are asked.
+    asked: BTreeSet<SocketAddr>,
+    nodes: BTreeMap<NodeId, Known>,
+    voter_set: Option<Arc<VoterSet>>,
 }
 
-/// The reports of the answering nodes about other nodes.
-#[derive(Clone, Debug, Default)]
-struct Told {
-    /// The addresses of each node, in the order in which they were reported.
-    at: BTreeMap<NodeId, Vec<SocketAddr>>,
-    /// For the node at each address: `true` if it is reported as alive, and `true` if as dead.
-    incarnations: BTreeMap<SocketAddr, (bool, bool)>,
-}
-
-impl Told {
-    fn take(&mut self, seen: &SeenNode) {
-        let Some(addr) = seen.addr else { return };
-        let at = self.at.entry(seen.node.clone()).or_default();
-        if at.len() < TOLD_MAX && !at.contains(&addr) {
-            at.push(addr);
-        }
-        let (alive, dead) = self.incarnations.entry(addr).or_default();
-        *alive |= seen.is_alive == Some(true);
-        *dead |= seen.is_alive == Some(false);
-    }
-}
-
-/// The questions to one address, and the answers.
 #[derive(Clone, Debug)]
-pub(super) struct Talk {
-    pub(super) addr: SocketAddr,
-    step: Step,
-    is_asked: bool,
-    restarts: usize,
-    pub(super) speaker: Option<Speaker>,
-    pub(super) nodes: BTreeMap<NodeId, SeenNode>,
-    /// The listed keys, in the order of the pages.
-    pub(super) locks: BTreeMap<Place, Report>,
-    /// The answer for the requested key.
-    pub(super) report: Option<Report>,
-    /// `true` if `locks` has all keys of the voter.
-    pub(super) told_all: bool,
+struct Open {
+    to: SocketAddr,
+    question: Question,
+    asked_at: Instant,
+    sent_at: Instant,
 }
 
-/// The node that answered.
+/// The answers of a node's highest incarnation, and those about it.
 #[derive(Clone, Debug)]
-pub(super) struct Speaker {
-    pub(super) node: NodeId,
-    pub(super) incarnation: Incarnation,
-    pub(super) voter_set: VoterSetTag,
-    pub(super) overview: Overview,
+struct Known {
+    node: NodeSurvey,
+    /// The number of addresses at which it is sought.
+    sought: usize,
+    members: Vec<NodeId>,
+    /// The number of entries in the pages of the present list.
+    listed: usize,
+    locks: BTreeMap<Key, Report>,
+    /// The number of the first key that was not asked for; `None` if the list is complete.
+    rest: Option<u64>,
+    /// `true` if it answered all questions.
+    is_done: bool,
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Step {
-    Overview,
-    Nodes,
-    Key,
-    Locks,
-    Done,
-    Silent,
-}
-
-impl Talk {
-    fn new(addr: SocketAddr) -> Self {
+impl Known {
+    fn new(node: NodeSurvey) -> Self {
         Self {
-            addr,
-            step: Step::Overview,
-            is_asked: false,
-            restarts: 0,
-            speaker: None,
-            nodes: BTreeMap::new(),
-            locks: BTreeMap::new(),
-            report: None,
-            told_all: false,
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        matches!(self.step, Step::Done | Step::Silent)
-    }
-
-    /// Returns `true` if all questions were answered.
-    pub(super) fn is_done(&self) -> bool {
-        self.step == Step::Done
-    }
-
-    /// Returns `true` if the node's voter is in recovery.
-    pub(super) fn is_recovering(&self) -> bool {
-        let voter = self.speaker.as_ref().map(|speaker| speaker.overview.voter);
-        matches!(voter, Some(VoterState::Recovering { .. }))
-    }
-
-    fn question(&self, wanted: &Wanted) -> Option<Question> {
-        match self.step {
-            Step::Overview => Some(Question::Overview),
-            Step::Nodes => Some(Question::Nodes {
-                after: self.nodes.keys().next_back().cloned(),
-            }),
-            Step::Key => wanted.key.clone().map(|key| Question::Key { key }),
-            Step::Locks => Some(Question::Locks {
-                after: self.locks.keys().next_back().map(|last| last.key.clone()),
-            }),
-            Step::Done | Step::Silent => None,
-        }
-    }
-
-    /// Returns `true` if the node, its incarnation and its voter set are the same as before.
-    fn is_same(&self, answered: &Answered) -> bool {
-        self.speaker.as_ref().is_some_and(|speaker| {
-            speaker.node == answered.node
-                && speaker.incarnation == answered.incarnation
-                && speaker.voter_set == answered.voter_set
-        })
-    }
-
-    fn start_again(&mut self) {
-        let (addr, restarts) = (self.addr, self.restarts + 1);
-        *self = Self::new(addr);
-        self.restarts = restarts;
-        if restarts > RESTARTS_MAX {
-            self.step = Step::Silent;
-        }
-    }
-
-    fn take(&mut self, answered: Answered, wanted: &Wanted) {
-        let Answered {
             node,
-            incarnation,
-            voter_set,
-            answer,
-            ..
-        } = answered;
-        match answer {
-            Answer::Overview(overview) => {
-                self.speaker = Some(Speaker {
-                    node,
-                    incarnation,
-                    voter_set,
-                    overview: *overview,
-                });
-                self.step = Step::Nodes;
-            }
-            Answer::Nodes(Page { entries, more }) => {
-                let entries = entries.into_iter().map(|seen| (seen.node.clone(), seen));
-                self.nodes.extend(entries);
-                if !more || self.nodes.len() >= NODES_MAX {
-                    self.step = Step::Key;
-                    self.pass_over(wanted);
-                }
-            }
-            Answer::Key(report) => {
-                self.report = Some(report);
-                self.step = Step::Locks;
-                self.pass_over(wanted);
-            }
-            Answer::Locks(Page { entries, more }) => {
-                let entries = entries
-                    .into_iter()
-                    .map(|SeenLock { key, report }| (Place::of(key), report));
-                self.locks.extend(entries);
-                self.told_all = !more;
-                if !more || self.locks.len() >= wanted.locks_max {
-                    self.step = Step::Done;
-                }
-            }
+            sought: 0,
+            members: Vec::new(),
+            listed: 0,
+            locks: BTreeMap::new(),
+            rest: None,
+            is_done: false,
         }
     }
 
-    /// Skips the steps that are not wanted.
-    fn pass_over(&mut self, wanted: &Wanted) {
-        if self.step == Step::Key && wanted.key.is_none() {
-            self.step = Step::Locks;
-        }
-        if self.step == Step::Locks && wanted.locks_max == 0 {
-            self.step = Step::Done;
-        }
+    /// Takes the lists of an answer. Returns the next question.
+    fn take(&mut self, topic: Topic, answer: &mut Answer, wanted: &Wanted) -> Option<Topic> {
+        let members = answer.nodes.iter().filter(|seen| seen.is_member);
+        self.members.extend(members.map(|seen| seen.node.clone()));
+        self.listed += answer.nodes.len() + answer.locks.len();
+        let locks = answer.locks.drain(..);
+        self.locks.extend(locks.map(|seen| (seen.key, seen.report)));
+        let first = match (topic, answer.next, wanted) {
+            (Topic::Overview { .. }, Some(from), _) if self.listed < NODES_MAX => {
+                return Some(Topic::Overview { from });
+            }
+            (Topic::Locks { .. }, Some(from), Wanted::Locks { max }) if self.listed < *max => {
+                return Some(Topic::Locks { from });
+            }
+            (Topic::Overview { .. }, _, Wanted::Locks { max: 1.. }) => Topic::Locks { from: 0 },
+            (Topic::Overview { .. }, _, Wanted::Key { key }) => Topic::Key { key: key.clone() },
+            (topic, next, _) => {
+                self.rest = next.filter(|_| matches!(topic, Topic::Locks { .. }));
+                self.is_done = true;
+                return None;
+            }
+        };
+        self.listed = 0;
+        Some(first)
     }
 
     /// Returns the voter set that the node described, if the description agrees with its digest.
-    fn voter_set(&self, cluster: Option<&str>) -> Option<VoterSet> {
-        let speaker = self.speaker.as_ref()?;
-        let members = self.nodes.values().filter(|seen| seen.is_member);
-        let members = members.map(|seen| seen.node.clone()).collect();
-        let overview = &speaker.overview;
-        let voters_per_key = usize::try_from(overview.voters_per_key).ok()?;
-        let version = speaker.voter_set.version;
-        let voter_set = VoterSet::new(version, members, voters_per_key, overview.timing).ok()?;
-        let voter_set = match cluster {
-            Some(name) => voter_set.of_cluster(name),
-            None => voter_set,
-        };
-        (voter_set.tag() == speaker.voter_set).then_some(voter_set)
+    fn described(&self, cluster: &str) -> Option<Arc<VoterSet>> {
+        let NodeAnswer {
+            voter_set: tag,
+            overview,
+            ..
+        } = self.node.answer.as_ref()?;
+        let (members, voters) = (self.members.clone(), overview.voters_per_key as usize);
+        let voter_set = VoterSet::new(tag.version, members, voters, overview.timing).ok()?;
+        let voter_set = voter_set.of_cluster(cluster);
+        (voter_set.tag() == *tag).then(|| Arc::new(voter_set))
+    }
+
+    fn report(&self, key: &Key) -> Report {
+        let state = self.node.answer.as_ref().map(|it| it.overview.voter);
+        let is_recovering = matches!(state, Some(VoterState::Recovering { .. }));
+        let listed = self.locks.get(key).cloned();
+        listed.unwrap_or_else(|| Report {
+            is_recovering,
+            ..Report::default()
+        })
+    }
+}
+
+/// Returns `true` if an answer fits its question. A page must have entries before there is another
+/// one, or the list might never end.
+fn fits(topic: &Topic, answer: &Answer) -> bool {
+    let is_page = |from: u64, entries: usize| match answer.next {
+        Some(next) => next > from && entries > 0,
+        None => true,
+    };
+    match topic {
+        Topic::Overview { from } => answer.overview.is_some() && is_page(*from, answer.nodes.len()),
+        Topic::Locks { from } => answer.overview.is_none() && is_page(*from, answer.locks.len()),
+        Topic::Key { key } => matches!(&answer.locks[..], [lock] if lock.key == *key),
     }
 }
 
 impl Surveyor {
-    /// Creates a survey that starts with these addresses. One that answers is enough.
+    /// Creates a survey that starts with these addresses. One that answers is enough. A question
+    /// that is not answered within `patience` is given up. `cluster` is the cluster's name.
+    ///
+    /// `seed` must be hard to guess, since an answer is accepted if it has its question's nonce.
     #[must_use]
-    pub fn new(peers: impl IntoIterator<Item = SocketAddr>, wanted: Wanted) -> Self {
-        let mut surveyor = Self {
+    pub fn new(
+        cluster: &str,
+        peers: impl IntoIterator<Item = SocketAddr>,
+        wanted: Wanted,
+        patience: Duration,
+        seed: u64,
+    ) -> Self {
+        let asked = peers.into_iter().collect::<BTreeSet<SocketAddr>>();
+        let begin = |addr: &SocketAddr| (*addr, Topic::Overview { from: 0 });
+        Self {
             wanted,
-            talks: Vec::new(),
-            at: BTreeMap::new(),
-            told: Told::default(),
-            sought: BTreeMap::new(),
-            cluster: None,
+            patience,
+            cluster: cluster.to_owned(),
+            nonce: seed,
+            waiting: asked.iter().map(begin).collect(),
+            open: BTreeMap::new(),
+            asked,
+            nodes: BTreeMap::new(),
             voter_set: None,
-        };
-        for addr in peers {
-            surveyor.begin(addr);
         }
-        surveyor
     }
 
-    /// Sets the cluster's name, which is part of the voter set's digest.
+    /// Returns the next question to send now, and its destination. Call it until it returns `None`.
+    pub fn poll(&mut self, now: Instant) -> Option<(SocketAddr, Question)> {
+        let (nodes, patience) = (&self.nodes, self.patience);
+        self.open
+            .retain(|_, open| !is_late(now, open, patience, nodes));
+        if self.open.len() < OPEN_MAX
+            && let Some((to, topic)) = self.waiting.pop_front()
+        {
+            self.nonce = self.nonce.wrapping_add(1);
+            let nonce = self.nonce;
+            let question = Question { nonce, topic };
+            let open = Open {
+                to,
+                question: question.clone(),
+                asked_at: now,
+                sent_at: now,
+            };
+            self.open.insert(nonce, open);
+            return Some((to, question));
+        }
+        let is_due = |open: &&mut Open| now >= open.sent_at.after(RETRANSMIT_AFTER);
+        let open = self.open.values_mut().find(is_due)?;
+        open.sent_at = now;
+        Some((open.to, open.question.clone()))
+    }
+
+    /// Returns when to call [`Surveyor::poll`] again; `None` if all members have answered all
+    /// questions, or none is open.
     #[must_use]
-    pub fn of_cluster(mut self, name: &str) -> Self {
-        self.cluster = Some(name.to_owned());
-        self
-    }
-
-    /// Returns the next question, if one can be sent now.
-    pub fn next_question(&mut self) -> Option<Ask> {
-        let wanted = &self.wanted;
-        let waiting = self.talks.iter_mut().enumerate();
-        let mut waiting = waiting.filter(|(_, talk)| !talk.is_asked);
-        let (at, talk, question) =
-            waiting.find_map(|(at, talk)| talk.question(wanted).map(|it| (at, talk, it)))?;
-        talk.is_asked = true;
-        Some(Ask {
-            talk: at,
-            to: talk.addr,
-            question,
-        })
-    }
-
-    /// Handles the answer to the question of a talk.
-    pub fn handle_answer(&mut self, talk: usize, answered: Answered) {
-        let Some(talk) = self.talks.get_mut(talk).filter(|talk| talk.is_asked) else {
-            return;
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let is_done = |member| self.nodes.get(member).is_some_and(|known| known.is_done);
+        let voter_set = self.voter_set.as_ref();
+        if voter_set.is_some_and(|it| it.members().iter().all(is_done)) {
+            return None;
+        }
+        let wake = |open: &Open| {
+            let late = open.asked_at.after(self.patience);
+            late.min(open.sent_at.after(RETRANSMIT_AFTER))
         };
-        talk.is_asked = false;
-        let begins = matches!(answered.answer, Answer::Overview(_));
-        if begins != (talk.step == Step::Overview) || !(begins || talk.is_same(&answered)) {
-            return talk.start_again();
-        }
-        let knew_nodes = !matches!(talk.step, Step::Overview | Step::Nodes);
-        if let Answer::Nodes(page) = &answered.answer {
-            page.entries.iter().for_each(|seen| self.told.take(seen));
-        }
-        talk.take(answered, &self.wanted);
-        if knew_nodes || matches!(talk.step, Step::Overview | Step::Nodes) {
-            return;
-        }
-        match (talk.voter_set(self.cluster.as_deref()), &self.voter_set) {
-            (None, _) => talk.step = Step::Silent,
-            (Some(voter_set), None) => self.voter_set = Some(Arc::new(voter_set)),
-            (Some(_), Some(_)) => {}
-        }
-        self.seek();
+        self.open.values().map(wake).min()
     }
 
-    /// Handles a timeout of the question of a talk.
-    pub fn handle_silence(&mut self, talk: usize) {
-        if let Some(talk) = self.talks.get_mut(talk) {
-            talk.is_asked = false;
-            talk.step = Step::Silent;
-        }
-    }
-
-    /// Returns `true` if the node at the talk's address is reported as dead, and not as alive. A
-    /// short timeout is enough for it.
-    #[must_use]
-    pub fn is_doubtful(&self, talk: usize) -> bool {
-        let talk = self.talks.get(talk);
-        talk.is_none_or(|talk| self.told.incarnations.get(&talk.addr) == Some(&(false, true)))
-    }
-
-    /// Returns `true` if all talks are over, or all members have answered all questions.
-    #[must_use]
-    pub fn is_done(&self) -> bool {
-        let all_told = |voter_set: &Arc<VoterSet>| {
-            let done = self.talks.iter().filter(|talk| talk.is_done());
-            let done: BTreeSet<&NodeId> = done
-                .filter_map(|talk| talk.speaker.as_ref())
-                .map(|speaker| &speaker.node)
-                .collect();
-            voter_set
-                .members()
-                .iter()
-                .all(|member| done.contains(member))
+    /// Handles an answer.
+    ///
+    /// # Errors
+    /// [`DropReason::Misaddressed`] if it does not fit an open question.
+    pub fn handle_answer(&mut self, mut answer: Answer) -> Result<(), DropReason> {
+        let is_fit = |open: &Open| fits(&open.question.topic, &answer);
+        let is_open = self.open.get(&answer.nonce).is_some_and(is_fit);
+        let open = is_open.then(|| self.open.remove(&answer.nonce)).flatten();
+        let Open { to, question, .. } = open.ok_or(DropReason::Misaddressed)?;
+        let Some(known) = known(&mut self.nodes, &answer.node) else {
+            return Ok(());
         };
-        self.talks.iter().all(Talk::is_over) || self.voter_set.as_ref().is_some_and(all_told)
+        let new = (answer.incarnation, answer.voter_set);
+        let old = known.node.answer.as_ref();
+        let old = old.map(|it| (it.incarnation, it.voter_set));
+        if question.topic != (Topic::Overview { from: 0 }) {
+            // Another process answers at this address.
+            if old != Some(new) {
+                return Ok(());
+            }
+        } else if old.is_none_or(|old| old.0 < new.0)
+            && let Some(overview) = answer.overview.take()
+        {
+            *known = Known::new(known.node.clone());
+            known.sought = ADDRESSES_MAX;
+            known.node.addr = Some(to);
+            known.node.answer = Some(NodeAnswer {
+                incarnation: answer.incarnation,
+                voter_set: answer.voter_set,
+                overview: *overview,
+            });
+        } else {
+            // It has answered at another address.
+            return Ok(());
+        }
+        let next = known.take(question.topic, &mut answer, &self.wanted);
+        let has_all_nodes = !matches!(next, Some(Topic::Overview { .. }));
+        if has_all_nodes && self.voter_set.is_none() {
+            self.voter_set = known.described(&self.cluster);
+            known.is_done &= self.voter_set.is_some();
+        }
+        if !has_all_nodes || self.voter_set.is_some() {
+            self.waiting.extend(next.map(|topic| (to, topic)));
+        }
+        for seen in answer.nodes {
+            self.learn(&answer.node, seen);
+        }
+        Ok(())
+    }
+
+    /// Returns the answers about a node so far.
+    #[must_use]
+    pub fn node(&self, node: &NodeId) -> Option<&NodeSurvey> {
+        self.nodes.get(node).map(|known| &known.node)
     }
 
     /// Returns the survey; `None` if no voter set is known.
     #[must_use]
     pub fn conclude(&self) -> Option<Survey> {
-        let voter_set = self.voter_set.clone()?;
-        Some(conclude(&voter_set, &self.talks, &self.wanted))
+        let voter_set = self.voter_set.as_ref()?;
+        let members = voter_set.members().iter().map(|member| {
+            let known = self.node(member).cloned();
+            NodeSurvey {
+                is_member: true,
+                ..known.unwrap_or_else(|| NodeSurvey::unknown(member))
+            }
+        });
+        let others = self.nodes.values().map(|known| &known.node);
+        let others = others.filter(|it| !voter_set.has_member(&it.node));
+        let (locks, has_all_locks) = self.locks(voter_set);
+        Some(Survey {
+            voter_set: voter_set.clone(),
+            nodes: members.chain(others.cloned()).collect(),
+            locks,
+            has_all_locks,
+        })
     }
 
-    fn begin(&mut self, addr: SocketAddr) {
-        if !self.at.contains_key(&addr) {
-            self.at.insert(addr, self.talks.len());
-            self.talks.push(Talk::new(addr));
+    /// Returns the state of the listed keys, up to the first one that a voter was not asked for.
+    /// The flag is `true` if there is none. A voter whose list is not finished does not count.
+    fn locks(&self, voter_set: &VoterSet) -> (Vec<Inspection>, bool) {
+        let list = |voter: &NodeId| {
+            let known = self.nodes.get(voter).filter(|known| known.is_done)?;
+            let answer = known.node.answer.as_ref()?;
+            (answer.voter_set == voter_set.tag()).then_some(known)
+        };
+        let lists: Vec<&Known> = voter_set.members().iter().filter_map(list).collect();
+        let rest = lists.iter().filter_map(|known| known.rest).min();
+        let is_before = |key: &&Key| rest.is_none_or(|it| first_number(key) >> 32 < it >> 32);
+        let listed = lists.iter().flat_map(|known| known.locks.keys());
+        let mut keys: BTreeSet<&Key> = listed.filter(is_before).collect();
+        if let Wanted::Key { key } = &self.wanted {
+            keys = [key].into();
         }
+        let locks = keys.into_iter().map(|key| {
+            let voters = voter_set.voters_for(key);
+            let lists = voters.iter().filter_map(list);
+            let reports: Vec<Report> = lists.map(|known| known.report(key)).collect();
+            judge(key.clone(), voters.len(), &reports)
+        });
+        (locks.collect(), rest.is_none())
     }
 
-    /// Starts talks at the reported addresses of the members that have not answered yet.
-    fn seek(&mut self) {
-        let Some(voter_set) = &self.voter_set else {
+    fn learn(&mut self, by: &NodeId, seen: SeenNode) {
+        let Some(known) = known(&mut self.nodes, &seen.node) else {
             return;
         };
-        let speakers = self.talks.iter().filter_map(|talk| talk.speaker.as_ref());
-        let speakers: BTreeSet<&NodeId> = speakers.map(|speaker| &speaker.node).collect();
-        let mut found = Vec::new();
-        let silent = voter_set
-            .members()
-            .iter()
-            .filter(|it| !speakers.contains(it));
-        for member in silent {
-            let told = self.told.at.get(member).into_iter().flatten();
-            for addr in told.filter(|addr| !self.at.contains_key(addr)) {
-                let sought = self.sought.entry(member.clone()).or_default();
-                if *sought < ADDRESSES_MAX {
-                    *sought += 1;
-                    found.push(*addr);
-                }
-            }
+        let node = &mut known.node;
+        match seen.is_alive {
+            Some(true) => drop(node.alive_by.insert(by.clone())),
+            Some(false) => drop(node.dead_by.insert(by.clone())),
+            None => {}
         }
-        for addr in found {
-            self.begin(addr);
+        let silent_for = [node.silent_for, seen.silent_for];
+        node.silent_for = silent_for.into_iter().flatten().min();
+        let Some(addr) = seen.addr else { return };
+        node.addr.get_or_insert(addr);
+        let is_sought = seen.is_member && known.sought < ADDRESSES_MAX;
+        if is_sought && self.asked.len() < ASKED_MAX && self.asked.insert(addr) {
+            known.sought += 1;
+            self.waiting.push_back((addr, Topic::Overview { from: 0 }));
         }
     }
 }
 
-impl From<&Speaker> for NodeAnswer {
-    fn from(speaker: &Speaker) -> Self {
-        Self {
-            incarnation: speaker.incarnation,
-            voter_set: speaker.voter_set,
-            overview: speaker.overview.clone(),
-        }
+/// Returns `true` if a question is to be given up. Nodes that others report as dead get less time.
+fn is_late(now: Instant, open: &Open, patience: Duration, nodes: &BTreeMap<NodeId, Known>) -> bool {
+    let is_dead = |known: &Known| {
+        let node = &known.node;
+        node.addr == Some(open.to) && node.alive_by.is_empty() && !node.dead_by.is_empty()
+    };
+    let age = now.since(open.asked_at);
+    age >= patience || age >= patience / DOUBT && nodes.values().any(is_dead)
+}
+
+fn known<'a>(nodes: &'a mut BTreeMap<NodeId, Known>, node: &NodeId) -> Option<&'a mut Known> {
+    if nodes.len() >= NODES_MAX && !nodes.contains_key(node) {
+        return None;
     }
+    let known = nodes.entry(node.clone());
+    Some(known.or_insert_with(|| Known::new(NodeSurvey::unknown(node))))
 }

@@ -31,8 +31,11 @@ impl Node {
                 Ok(())
             }
             Kind::Question => self.answer(now, from, &body),
-            // A node asks no questions.
-            Kind::Answer => Err(DropReason::Misaddressed),
+            Kind::Answer => {
+                let bytes = body.clone();
+                self.outputs.push_back(Output::Answer { bytes });
+                Ok(())
+            }
         });
         self.opened = body;
         taken

@@ -162,6 +162,11 @@ pub(super) fn append(body: &mut Vec<u8>, value: &impl Serialize) -> Option<usize
     bincode::serde::encode_into_std_write(value, body, CONFIG).ok()
 }
 
+/// Returns the number of bytes of an encoded value; `None` if it cannot be encoded.
+pub(crate) fn encoded_len(value: &impl Serialize) -> Option<usize> {
+    append(&mut Vec::new(), value)
+}
+
 /// Decodes one value, and returns it with the bytes after it. No value is empty, so the rest is
 /// shorter.
 pub(super) fn take<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), DropReason> {

@@ -1,53 +1,42 @@
 //! The questions of observers to a node, and its answers.
 //!
 //! An observer is not a node: it has no name, incarnation or voter set. Its datagrams therefore
-//! have no [`Head`](super::Head), and kinds of their own ([`Kind::Question`](super::Kind),
-//! [`Kind::Answer`](super::Kind)). A question is for any node at its destination address. Nothing
-//! in the protocol depends on an answer, and no question changes a claim or a vote.
+//! have no [`Head`](super::Head), and kinds of their own ([`Kind::Question`], [`Kind::Answer`]). A
+//! question is for any node at its destination address. Nothing in the protocol depends on an
+//! answer, and no question changes a claim or a vote.
 //!
-//! **Bounded.** One question has one answer of one datagram. Longer lists are paged: a question
-//! names the last entry that the observer has, and the answer has the entries after it. The node
-//! reads at most one entry more than fits.
+//! **One question, one answer, one datagram.** An answer has the entries that fit, and the number
+//! of the next one. The observer asks for those from there.
 //!
-//! **No amplification.** The source address of a question may be forged. An answer is never longer
-//! than its question, so an observer pads its questions with zeros.
+//! **No amplification.** Only the cluster's nodes can seal a question, and a recorded one is opened
+//! once. In plaintext anyone can forge its source address, so an answer is then never longer than
+//! its question. Observers pad such questions with zeros.
 
-use std::fmt;
-use std::marker::PhantomData;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use serde::de::{Error as _, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use super::codec::{append, take};
-use super::{DATAGRAM_BYTES_MAX, DropReason, Traffic};
+use super::{DATAGRAM_BYTES_MAX, DropReason, Kind, Seal, Traffic};
 use crate::clocks::WallClock;
 use crate::id::{Incarnation, Key, NodeId};
 use crate::message::Report;
-use crate::voter_set::{Timing, VoterSetTag};
+use crate::voter_set::{Timing, VoterSetTag, short_hash};
 
-/// The most entries in one page.
-pub const PAGE_ENTRIES_MAX: usize = 128;
-/// The most waiters of a lock in a page. The answer to [`Question::Key`] may have more.
-pub const LISTED_WAITERS_MAX: usize = 3;
-/// The most reasons for drops in an [`Overview`].
-pub const DROPPED_MAX: usize = 32;
-
-/// A question of an observer.
+/// The content of a question.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
-pub enum Question {
-    /// The node's identity and state.
-    Overview,
-    /// The members and the other known nodes, in the order of their ids.
-    Nodes {
-        /// The node after which the page starts.
-        after: Option<NodeId>,
+pub enum Topic {
+    /// The node's state, and the nodes that it knows from a number on: the members come first.
+    Overview {
+        /// The number of the first node, from zero.
+        from: u64,
     },
-    /// The keys of the node's voter and their claims, in the order of a hash of the keys.
+    /// The keys of the node's voter from a number on; see [`first_number`].
     Locks {
-        /// The key after which the page starts.
-        after: Option<Key>,
+        /// The number of the first key, from zero.
+        from: u64,
     },
     /// One key, as the node's voter sees it.
     Key {
@@ -56,18 +45,18 @@ pub enum Question {
     },
 }
 
-/// The content of a question's datagram.
+/// A question of an observer.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
-pub struct Asked {
+pub struct Question {
     /// A number that the observer chooses and the answer echoes.
     pub nonce: u64,
-    /// The question.
-    pub question: Question,
+    /// What it asks for.
+    pub topic: Topic,
 }
 
-/// The content of an answer's datagram.
+/// An answer of a node.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Answered {
+pub struct Answer {
     /// The question's nonce.
     pub nonce: u64,
     /// The node that answers.
@@ -76,41 +65,19 @@ pub struct Answered {
     pub incarnation: Incarnation,
     /// Its voter set.
     pub voter_set: VoterSetTag,
-    /// The answer.
-    pub answer: Answer,
-}
-
-/// An answer of a node, with one variant for each question.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub enum Answer {
-    /// The answer to [`Question::Overview`].
-    Overview(Box<Overview>),
-    /// The answer to [`Question::Nodes`].
-    Nodes(Page<SeenNode>),
-    /// The answer to [`Question::Locks`].
-    Locks(Page<SeenLock>),
-    /// The answer to [`Question::Key`]. Its nonce is zero.
-    Key(Report),
-}
-
-/// A part of a list.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Page<T> {
-    /// The entries, in order.
-    #[serde(
-        bound(deserialize = "T: Deserialize<'de>"),
-        deserialize_with = "few::<_, T, PAGE_ENTRIES_MAX>"
-    )]
-    pub entries: Vec<T>,
-    /// `true` if there are entries after the last of them.
-    pub more: bool,
+    /// Its state, if the topic is [`Topic::Overview`].
+    pub overview: Option<Box<Overview>>,
+    /// The nodes that it knows, if the topic is [`Topic::Overview`].
+    pub nodes: Vec<SeenNode>,
+    /// The keys of its voter, or the one that was asked for.
+    pub locks: Vec<SeenLock>,
+    /// The number of the first entry that did not fit.
+    pub next: Option<u64>,
 }
 
 /// The state of a node, as it reports it.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Overview {
-    /// The number of members of its voter set.
-    pub members: u32,
     /// The number of voters of each key.
     pub voters_per_key: u32,
     /// The constants that all nodes share.
@@ -171,24 +138,14 @@ pub struct Flow {
     pub messages_in: u64,
     /// Questions of observers that were answered.
     pub answers: u64,
-    /// Dropped datagrams and messages, by reason.
-    #[serde(deserialize_with = "few::<_, Dropped, DROPPED_MAX>")]
-    pub dropped: Vec<Dropped>,
-}
-
-/// The number of drops for one reason.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Dropped {
-    /// The reason, as [`DropReason::as_str`] returns it. It is text, since the node's version may
-    /// have other reasons.
-    pub reason: String,
-    /// The number of drops.
-    pub count: u64,
+    /// Dropped datagrams and messages, by reason. The reasons are text, since the node's version
+    /// may have other ones.
+    pub dropped: BTreeMap<String, u64>,
 }
 
 impl From<&Traffic> for Flow {
     fn from(traffic: &Traffic) -> Self {
-        let dropped = traffic.dropped.iter().take(DROPPED_MAX);
+        let dropped = traffic.dropped.iter();
         Self {
             datagrams_out: traffic.datagrams_out,
             messages_out: traffic.messages_out,
@@ -196,10 +153,7 @@ impl From<&Traffic> for Flow {
             messages_in: traffic.messages_in,
             answers: traffic.answers,
             dropped: dropped
-                .map(|(reason, count)| Dropped {
-                    reason: reason.as_str().to_owned(),
-                    count: *count,
-                })
+                .map(|(reason, count)| (reason.as_str().to_owned(), *count))
                 .collect(),
         }
     }
@@ -226,37 +180,42 @@ pub struct SeenNode {
 pub struct SeenLock {
     /// The key.
     pub key: Key,
-    /// The voter's report, with at most [`LISTED_WAITERS_MAX`] waiters. Its nonce is zero.
+    /// The voter's report. Its nonce is zero, and in a list it has few waiters.
     pub report: Report,
 }
 
-impl Asked {
-    /// Encodes the body of a datagram. It is padded with zeros to `len` bytes, so that the answer
-    /// may have as many.
-    #[must_use]
-    pub fn to_body(&self, len: usize) -> Vec<u8> {
-        let mut body = Vec::with_capacity(len);
+/// Returns the lowest number that a key may have in the lists of voters. Its upper half is a hash
+/// of the key, so all voters list their keys in one order. Its lower half is zero.
+#[must_use]
+pub fn first_number(key: &Key) -> u64 {
+    u64::from(short_hash(key)) << 32
+}
+
+impl Question {
+    /// Returns a datagram with this question.
+    pub fn seal(&self, seal: &mut Seal) -> Vec<u8> {
+        let mut body = Vec::new();
         // It always fits, since names are bounded.
         let _ = append(&mut body, self);
-        body.resize(len.max(body.len()), 0);
-        body
+        if !seal.is_sealed() {
+            body.resize(DATAGRAM_BYTES_MAX - seal.overhead(), 0);
+        }
+        seal.seal(Kind::Question, &body)
     }
 
     /// Decodes the body of a datagram.
     ///
     /// # Errors
-    /// [`DropReason::Undecodable`] unless it is a question, followed only by zeros, of at most
-    /// [`DATAGRAM_BYTES_MAX`] bytes.
+    /// [`DropReason::Undecodable`] unless it is a question, followed only by zeros.
     pub fn from_body(body: &[u8]) -> Result<Self, DropReason> {
-        let (asked, rest) = whole(body)?;
-        match rest.iter().all(|byte| *byte == 0) {
-            true => Ok(asked),
-            false => Err(DropReason::Undecodable),
+        match take(body)? {
+            (question, rest) if rest.iter().all(|byte| *byte == 0) => Ok(question),
+            _ => Err(DropReason::Undecodable),
         }
     }
 }
 
-impl Answered {
+impl Answer {
     /// Encodes the body of a datagram.
     #[must_use]
     pub fn to_body(&self) -> Vec<u8> {
@@ -271,81 +230,9 @@ impl Answered {
     /// [`DropReason::Undecodable`] unless every byte belongs to an answer of at most
     /// [`DATAGRAM_BYTES_MAX`] bytes.
     pub fn from_body(body: &[u8]) -> Result<Self, DropReason> {
-        match whole(body)? {
-            (answered, []) => Ok(answered),
+        match take(body)? {
+            (answer, []) if body.len() <= DATAGRAM_BYTES_MAX => Ok(answer),
             _ => Err(DropReason::Undecodable),
         }
     }
-}
-
-fn whole<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<(T, &'a [u8]), DropReason> {
-    if body.len() > DATAGRAM_BYTES_MAX {
-        return Err(DropReason::Undecodable);
-    }
-    take(body)
-}
-
-impl<T> Page<T> {
-    /// Returns a page without entries.
-    #[must_use]
-    pub fn empty() -> Self {
-        Self {
-            entries: Vec::new(),
-            more: false,
-        }
-    }
-}
-
-impl<T: Serialize> Page<T> {
-    /// Returns a page of the first `entries` that fit into `room` bytes, besides the bytes of an
-    /// empty page. Reads at most one entry that does not fit.
-    #[must_use]
-    pub fn fill(room: usize, entries: impl IntoIterator<Item = T>) -> Self {
-        let (mut page, mut used) = (Vec::new(), Vec::with_capacity(room));
-        for entry in entries {
-            let fits = append(&mut used, &entry).is_some() && used.len() <= room;
-            if !fits || page.len() == PAGE_ENTRIES_MAX {
-                return Self {
-                    entries: page,
-                    more: true,
-                };
-            }
-            page.push(entry);
-        }
-        Self {
-            entries: page,
-            more: false,
-        }
-    }
-}
-
-/// Decodes at most `MAX` entries. A plain `Vec` would allocate for the length that a foreign node
-/// claims, before it reads an entry.
-fn few<'de, D, T, const MAX: usize>(from: D) -> Result<Vec<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    struct Few<T, const MAX: usize>(PhantomData<T>);
-
-    impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for Few<T, MAX> {
-        type Value = Vec<T>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(f, "at most {MAX} entries")
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-            let mut entries = Vec::new();
-            while let Some(entry) = seq.next_element()? {
-                if entries.len() == MAX {
-                    return Err(A::Error::invalid_length(MAX + 1, &self));
-                }
-                entries.push(entry);
-            }
-            Ok(entries)
-        }
-    }
-
-    from.deserialize_seq(Few::<T, MAX>(PhantomData))
 }

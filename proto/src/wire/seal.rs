@@ -171,6 +171,12 @@ impl Seal {
         self
     }
 
+    /// Returns `false` if the datagrams are plaintext.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        self.sealed.is_some()
+    }
+
     /// Returns the number of bytes that a datagram has beyond its body.
     #[must_use]
     pub fn overhead(&self) -> usize {

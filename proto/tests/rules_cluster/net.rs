@@ -431,7 +431,10 @@ impl Net {
                     self.seats[seat].timeout = at;
                     return;
                 }
-                Output::Gossip { .. } | Output::Inspected { .. } | Output::ForeignNode(_) => {}
+                Output::Gossip { .. }
+                | Output::Answer { .. }
+                | Output::Inspected { .. }
+                | Output::ForeignNode(_) => {}
             }
         }
     }

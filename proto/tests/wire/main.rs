@@ -8,7 +8,6 @@ mod fuzz;
 mod inspection;
 mod node;
 mod observe;
-mod observer;
 mod outputs;
 mod scripted_nodes;
 mod seal;

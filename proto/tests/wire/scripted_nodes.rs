@@ -8,18 +8,20 @@ use std::time::Duration;
 use lockmesh_proto::epoch::Epoch;
 use lockmesh_proto::id::{Incarnation, Key, NodeId};
 use lockmesh_proto::message::{Report, ReportedVote};
-use lockmesh_proto::node::{Observer, Survey, Surveyor, Wanted};
+use lockmesh_proto::node::{Survey, Surveyor, Wanted};
+use lockmesh_proto::time::Instant;
 use lockmesh_proto::voter_set::{Timing, VoterSet};
 use lockmesh_proto::wire::observe::{
-    Answer, Answered, Counts, Flow, Overview, Page, Question, SeenLock, SeenNode, VoterState,
+    Answer, Counts, Flow, Overview, Question, SeenLock, SeenNode, Topic, VoterState, first_number,
 };
 
 use crate::arbitrary::node_id;
 use crate::node::claim_of;
-use crate::observe::{feed, node, seal};
 
 /// The number of entries on a page.
 const PAGE: usize = 2;
+/// The time after which a survey gives a question up.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(crate) fn at(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
@@ -27,7 +29,8 @@ pub(crate) fn at(port: u16) -> SocketAddr {
 
 pub(crate) fn voter_set(members: &[&str]) -> Arc<VoterSet> {
     let ids = members.iter().map(|name| node_id(name)).collect();
-    Arc::new(VoterSet::new(1, ids, members.len(), Timing::lan()).unwrap())
+    let voter_set = VoterSet::new(1, ids, members.len(), Timing::lan()).unwrap();
+    Arc::new(voter_set.of_cluster("c"))
 }
 
 pub(crate) fn seen(name: &str, port: u16, is_member: bool, is_alive: Option<bool>) -> SeenNode {
@@ -37,17 +40,6 @@ pub(crate) fn seen(name: &str, port: u16, is_member: bool, is_alive: Option<bool
         is_member,
         is_alive,
         silent_for: None,
-    }
-}
-
-pub(crate) fn nobody() -> Report {
-    Report {
-        nonce: 0,
-        vote: None,
-        waiters: Vec::new(),
-        waiting: 0,
-        fence: Epoch::ZERO,
-        is_recovering: false,
     }
 }
 
@@ -63,7 +55,7 @@ pub(crate) fn vote(key: &Key) -> SeenLock {
         key: key.clone(),
         report: Report {
             vote: Some(vote),
-            ..nobody()
+            ..Report::default()
         },
     }
 }
@@ -76,7 +68,7 @@ pub(crate) struct ScriptedNode {
     pub(crate) voter_set: Arc<VoterSet>,
     pub(crate) voter: VoterState,
     pub(crate) nodes: Vec<SeenNode>,
-    /// The keys with votes, in the order of their places.
+    /// The keys with votes, in the order of their numbers.
     pub(crate) locks: Vec<SeenLock>,
     /// The number of answers until it falls silent.
     pub(crate) patience: usize,
@@ -95,71 +87,93 @@ impl ScriptedNode {
         }
     }
 
-    pub(crate) fn answer(&self, question: &Question) -> Answered {
-        let answer = match question {
-            Question::Overview => Answer::Overview(Box::new(Overview {
-                members: self.voter_set.members().len() as u32,
-                voters_per_key: self.voter_set.voters_per_key() as u32,
-                timing: *self.voter_set.timing(),
-                voter: self.voter,
-                wall_clock: Default::default(),
-                keys: self.locks.len() as u64,
-                claims: 0,
-                counts: Counts::default(),
-                traffic: Flow::default(),
-            })),
-            Question::Nodes { after } => {
-                let known = after.as_ref().map_or(0, |after| {
-                    self.nodes.partition_point(|seen| seen.node <= *after)
-                });
-                Answer::Nodes(page(&self.nodes[known..]))
-            }
-            Question::Locks { after } => {
-                let is_after = |seen: &SeenLock| Some(&seen.key) == after.as_ref();
-                let known = self.locks.iter().position(is_after);
-                Answer::Locks(page(&self.locks[known.map_or(0, |known| known + 1)..]))
-            }
-            Question::Key { key } => {
-                let seen = self.locks.iter().find(|seen| seen.key == *key);
-                Answer::Key(seen.map_or_else(nobody, |seen| seen.report.clone()))
-            }
-        };
-        Answered {
-            nonce: 0,
+    pub(crate) fn answer(&self, question: &Question) -> Answer {
+        let mut answer = Answer {
+            nonce: question.nonce,
             node: self.name.clone(),
             incarnation: Incarnation::new(self.incarnation),
             voter_set: self.voter_set.tag(),
-            answer,
+            overview: None,
+            nodes: Vec::new(),
+            locks: Vec::new(),
+            next: None,
+        };
+        match &question.topic {
+            Topic::Overview { from } => {
+                answer.overview = Some(Box::new(self.overview()));
+                let nodes = (0..).zip(&self.nodes);
+                (answer.nodes, answer.next) = page(*from, nodes);
+            }
+            Topic::Locks { from } => {
+                let locks = self.locks.iter();
+                let locks = locks.map(|seen| (first_number(&seen.key), seen));
+                (answer.locks, answer.next) = page(*from, locks);
+            }
+            Topic::Key { key } => {
+                let seen = self.locks.iter().find(|seen| seen.key == *key);
+                let report = seen.map_or_else(Report::default, |seen| seen.report.clone());
+                let key = key.clone();
+                answer.locks = vec![SeenLock { key, report }];
+            }
+        }
+        answer
+    }
+
+    fn overview(&self) -> Overview {
+        Overview {
+            voters_per_key: self.voter_set.voters_per_key() as u32,
+            timing: *self.voter_set.timing(),
+            voter: self.voter,
+            wall_clock: Default::default(),
+            keys: self.locks.len() as u64,
+            claims: 0,
+            counts: Counts::default(),
+            traffic: Flow::default(),
         }
     }
 }
 
-fn page<T: Clone>(entries: &[T]) -> Page<T> {
-    Page {
-        entries: entries.iter().take(PAGE).cloned().collect(),
-        more: entries.len() > PAGE,
-    }
+fn page<'a, T: Clone + 'a>(
+    from: u64,
+    entries: impl Iterator<Item = (u64, &'a T)>,
+) -> (Vec<T>, Option<u64>) {
+    let mut entries = entries.filter(|(number, _)| *number >= from);
+    let page = entries.by_ref().take(PAGE);
+    let page = page.map(|(_, entry)| entry.clone()).collect();
+    (page, entries.next().map(|(number, _)| number))
 }
 
 /// Scripted nodes by address.
 #[derive(Default)]
 pub(crate) struct Mesh {
     pub(crate) scripted_nodes: BTreeMap<SocketAddr, ScriptedNode>,
-    /// All questions, each with its address.
+    /// All questions, each with its address. Retransmits are left out.
     pub(crate) asked: Vec<(SocketAddr, Question)>,
+    /// The time that the last survey took.
+    pub(crate) took: Duration,
 }
 
 impl Mesh {
-    /// Three members that vote, at ports 1 to 3, and know each other.
+    /// Members that vote, at ports from 1 on, and know each other.
+    pub(crate) fn of(names: &[&str]) -> Self {
+        Self::with_voters(names, names.len())
+    }
+
     pub(crate) fn of_three() -> Self {
-        let voter_set = voter_set(&["a", "b", "c"]);
-        let nodes = [("a", 1), ("b", 2), ("c", 3)];
+        Self::of(&["a", "b", "c"])
+    }
+
+    pub(crate) fn with_voters(names: &[&str], voters_per_key: usize) -> Self {
+        let ids = names.iter().map(|name| node_id(name)).collect();
+        let voter_set = VoterSet::new(1, ids, voters_per_key, Timing::lan()).unwrap();
+        let voter_set = Arc::new(voter_set.of_cluster("c"));
         let mut mesh = Self::default();
-        for (name, port) in nodes {
-            let known = nodes.map(|(other, at)| {
+        for (name, port) in names.iter().zip(1..) {
+            let known = names.iter().zip(1..).map(|(other, at)| {
                 let is_alive = (other != name).then_some(true);
                 seen(other, at, true, is_alive)
             });
+            let known: Vec<SeenNode> = known.collect();
             mesh.put(port, ScriptedNode::new(name, &voter_set, &known));
         }
         mesh
@@ -175,20 +189,35 @@ impl Mesh {
 
     /// Runs a survey to its end. Nodes that are absent or have fallen silent do not answer.
     pub(crate) fn look(&mut self, ports: &[u16], wanted: Wanted) -> Surveyor {
-        let mut surveyor = Surveyor::new(ports.iter().map(|port| at(*port)), wanted);
-        while let Some(ask) = surveyor.next_question() {
-            assert!(self.asked.len() < 1_000, "it asks for ever");
-            assert!(!surveyor.is_done());
-            self.asked.push((ask.to, ask.question.clone()));
-            match self.scripted_nodes.get_mut(&ask.to) {
-                Some(scripted_node) if scripted_node.patience > 0 => {
-                    scripted_node.patience -= 1;
-                    surveyor.handle_answer(ask.talk, scripted_node.answer(&ask.question));
+        let ports = ports.iter().map(|port| at(*port));
+        let mut surveyor = Surveyor::new("c", ports, wanted, PATIENCE, 77);
+        let mut now = Instant::ZERO;
+        self.asked.clear();
+        loop {
+            while let Some((to, question)) = surveyor.poll(now) {
+                if self
+                    .asked
+                    .iter()
+                    .all(|(_, old)| old.nonce != question.nonce)
+                {
+                    assert!(self.asked.len() < 10_000, "it asks for ever");
+                    self.asked.push((to, question.clone()));
                 }
-                _ => surveyor.handle_silence(ask.talk),
+                match self.scripted_nodes.get_mut(&to) {
+                    Some(scripted_node) if scripted_node.patience > 0 => {
+                        scripted_node.patience -= 1;
+                        let answer = scripted_node.answer(&question);
+                        assert_eq!(surveyor.handle_answer(answer), Ok(()));
+                    }
+                    _ => {}
+                }
+            }
+            match surveyor.next_timeout() {
+                Some(wake) => now = wake,
+                None => break,
             }
         }
-        assert!(surveyor.is_done());
+        self.took = now.since(Instant::ZERO);
         surveyor
     }
 
@@ -201,13 +230,10 @@ impl Mesh {
     }
 }
 
-/// The keys `key/0000` to `key/0019`, in the order of their places.
+/// Twenty keys, in the order of their numbers.
 pub(crate) fn keys() -> Vec<Key> {
-    let mut observer = Observer::new(seal(2), 9);
-    let (_, question) = observer.ask(Question::Locks { after: None });
-    let answers = feed(&mut node(20), &question);
-    match observer.handle_datagram(&answers[0]).unwrap().1.answer {
-        Answer::Locks(page) => page.entries.into_iter().map(|seen| seen.key).collect(),
-        other => panic!("{other:?}"),
-    }
+    let keys = (0..20).map(|n| Key::new(format!("key/{n:04}")).unwrap());
+    let mut keys: Vec<Key> = keys.collect();
+    keys.sort_by_key(first_number);
+    keys
 }

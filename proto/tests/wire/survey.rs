@@ -1,19 +1,20 @@
 //! Surveys of a mesh whose members return true, partial or false answers.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use lockmesh_proto::id::{Incarnation, Key, NodeId};
 use lockmesh_proto::node::{Health, Survey, Surveyor, Wanted};
-use lockmesh_proto::voter_set::{Timing, VoterSet};
-use lockmesh_proto::wire::observe::{Answer, Question, SeenLock, SeenNode, VoterState};
+use lockmesh_proto::time::Instant;
+use lockmesh_proto::wire::DropReason;
+use lockmesh_proto::wire::observe::{Answer, Question, SeenLock, SeenNode, Topic, VoterState};
 
 use crate::arbitrary::node_id;
-use crate::scripted_nodes::{Mesh, ScriptedNode, at, keys, seen, vote, voter_set};
+use crate::scripted_nodes::{Mesh, PATIENCE, ScriptedNode, at, keys, seen, vote, voter_set};
+
+const FIVE: [&str; 5] = ["a", "b", "c", "d", "e"];
 
 fn nothing_more() -> Wanted {
-    Wanted::default()
+    Wanted::Overview
 }
 
 fn names<'a>(nodes: impl IntoIterator<Item = &'a NodeId>) -> Vec<&'a str> {
@@ -40,29 +41,6 @@ fn one_address_is_enough_to_find_all_members() {
 }
 
 #[test]
-fn survey_asks_only_what_is_wanted() {
-    let mut mesh = Mesh::of_three();
-    let survey = mesh.survey(&[1], nothing_more());
-    assert!(survey.locks.is_empty() && survey.key.is_none() && !survey.has_all_locks);
-    // One overview and two pages of nodes from each member.
-    assert_eq!(mesh.asked.len(), 9);
-    let key = keys().remove(0);
-    let wanted = |locks_max, key: Option<&Key>| Wanted {
-        locks_max,
-        key: key.cloned(),
-    };
-    for (wanted, asked) in [
-        (wanted(0, Some(&key)), 12),
-        (wanted(1, None), 12),
-        (wanted(1, Some(&key)), 15),
-    ] {
-        let mut mesh = Mesh::of_three();
-        mesh.survey(&[1], wanted);
-        assert_eq!(mesh.asked.len(), asked);
-    }
-}
-
-#[test]
 fn survey_distinguishes_silent_dead_recovering_and_voting() {
     let mut mesh = Mesh::of_three();
     mesh.scripted_node(1).nodes[1].is_alive = Some(false);
@@ -84,38 +62,6 @@ fn survey_distinguishes_silent_dead_recovering_and_voting() {
     let survey = mesh.survey(&[1], nothing_more());
     assert_eq!((survey.answered(), survey.voting()), (2, 1));
     assert_eq!(survey.health(), Health::Blocked);
-}
-
-/// Of five members with three voters for each key, two absent ones can leave a key without a
-/// quorum.
-#[test]
-fn mesh_is_blocked_if_keys_lose_quorum() {
-    for (voters, absent, health) in [
-        (3, 0, Health::Ok),
-        (3, 1, Health::Degraded),
-        (3, 2, Health::Blocked),
-        (5, 2, Health::Degraded),
-        (5, 3, Health::Blocked),
-        (4, 1, Health::Degraded),
-        (4, 2, Health::Blocked),
-    ] {
-        let members = ["a", "b", "c", "d", "e"];
-        let ids = members.map(node_id).to_vec();
-        let voter_set = Arc::new(VoterSet::new(1, ids, voters, Timing::lan()).unwrap());
-        let known: Vec<SeenNode> = (1..)
-            .zip(members)
-            .map(|(port, name)| seen(name, port, true, None))
-            .collect();
-        let mut mesh = Mesh::default();
-        for (port, name) in (1..).zip(members) {
-            mesh.put(port, ScriptedNode::new(name, &voter_set, &known));
-            if usize::from(port) > members.len() - absent {
-                mesh.scripted_node(port).patience = 0;
-            }
-        }
-        let survey = mesh.survey(&[1], nothing_more());
-        assert_eq!(survey.health(), health, "{absent} of {voters}");
-    }
 }
 
 /// A client is listed after the members, and is asked only if the survey starts with it.
@@ -160,95 +106,6 @@ fn non_members_are_listed_but_not_sought() {
     assert_eq!(survey.health(), Health::Ok);
 }
 
-/// Gossip is delayed: peers may still report the old address of a member.
-#[test]
-fn member_is_sought_at_up_to_three_addresses() {
-    let mut mesh = Mesh::of_three();
-    // `a` and `b` disagree on the address of `c`, and only one is right.
-    mesh.scripted_node(1).nodes[2].addr = Some(at(33));
-    let survey = mesh.survey(&[1], nothing_more());
-    assert_eq!(survey.voting(), 3);
-    assert_eq!(survey.nodes[2].addr, Some(at(3)));
-    // No node is at any reported address of `c`, and 34 is the fourth of them.
-    let voter_set = mesh.scripted_node(1).voter_set.clone();
-    let mut mesh = Mesh::of_three();
-    mesh.scripted_nodes.remove(&at(3));
-    for (port, elsewhere) in [(1, 31), (2, 32), (4, 33), (5, 34), (6, 33)] {
-        let mut scripted_node = mesh.scripted_node(1 + (port + 1) % 2).clone();
-        scripted_node.voter_set = voter_set.clone();
-        scripted_node.nodes[2].addr = Some(at(elsewhere));
-        mesh.put(port, scripted_node);
-    }
-    let survey = mesh.survey(&[1, 2, 4, 5, 6], nothing_more());
-    let sought: Vec<u16> = [3, 31, 32, 33, 34]
-        .into_iter()
-        .filter(|port| mesh.was_asked(*port))
-        .collect();
-    assert_eq!(sought, [31, 32, 33]);
-    assert_eq!((survey.voting(), survey.health()), (2, Health::Degraded));
-}
-
-/// All answer at once, and most report the same wrong address.
-#[test]
-fn address_reported_by_many_counts_once() {
-    let voter_set = voter_set(&["a", "b", "c", "d", "e"]);
-    let members = [("a", 33), ("b", 2), ("c", 3), ("d", 4), ("e", 5)];
-    let known = members.map(|(name, port)| seen(name, port, true, None));
-    let mut mesh = Mesh::default();
-    for (name, port) in members {
-        mesh.put(port, ScriptedNode::new(name, &voter_set, &known));
-    }
-    mesh.scripted_node(5).nodes[0].addr = Some(at(1));
-    let mut surveyor = Surveyor::new([2, 3, 4, 5].map(at), nothing_more());
-    let mut sought = BTreeSet::new();
-    loop {
-        let asks: Vec<_> = std::iter::from_fn(|| surveyor.next_question()).collect();
-        if asks.is_empty() {
-            break;
-        }
-        for ask in asks {
-            sought.insert(ask.to.port());
-            match mesh.scripted_nodes.get(&ask.to) {
-                Some(scripted_node) => {
-                    surveyor.handle_answer(ask.talk, scripted_node.answer(&ask.question))
-                }
-                None => surveyor.handle_silence(ask.talk),
-            }
-        }
-    }
-    assert!(sought.contains(&33) && sought.contains(&1), "{sought:?}");
-}
-
-/// The limit includes the addresses that the survey started with.
-#[test]
-fn survey_keeps_sixteen_addresses_per_node() {
-    let mut mesh = Mesh::of_three();
-    mesh.scripted_nodes.remove(&at(1));
-    for (began_with, is_sought) in [(15, true), (16, false)] {
-        let ports = (101..=100 + began_with).chain([2]);
-        let mut surveyor = Surveyor::new(ports.map(at), nothing_more());
-        let mut was_sought = false;
-        while let Some(ask) = surveyor.next_question() {
-            was_sought |= ask.to == at(99);
-            let Some(scripted_node) = mesh.scripted_nodes.get(&ask.to) else {
-                surveyor.handle_silence(ask.talk);
-                continue;
-            };
-            let mut answered = scripted_node.answer(&ask.question);
-            if let Answer::Nodes(page) = &mut answered.answer {
-                let told = (101..=100 + began_with).chain([99]);
-                let told = told.map(|port| seen("a", port, true, None));
-                page.entries = told
-                    .chain(scripted_node.nodes[1..].iter().cloned())
-                    .collect();
-                page.more = false;
-            }
-            surveyor.handle_answer(ask.talk, answered);
-        }
-        assert_eq!(was_sought, is_sought, "it began with {began_with}");
-    }
-}
-
 #[test]
 fn answered_member_is_not_sought_elsewhere() {
     let mut mesh = Mesh::of_three();
@@ -259,45 +116,196 @@ fn answered_member_is_not_sought_elsewhere() {
 }
 
 #[test]
-fn survey_is_done_once_all_members_answered() {
-    let mesh = Mesh::of_three();
-    let addrs = [1, 2, 3, 77].map(at);
-    let mut surveyor = Surveyor::new(addrs, nothing_more());
-    let mut told = 0;
-    while let Some(ask) = surveyor.next_question() {
-        if let Some(scripted_node) = mesh.scripted_nodes.get(&ask.to) {
-            assert!(!surveyor.is_done() && told < 9);
-            surveyor.handle_answer(ask.talk, scripted_node.answer(&ask.question));
-            told += 1;
+fn voter_set_with_wrong_digest_counts_as_silence() {
+    let mut mesh = Mesh::of_three();
+    let a = mesh.scripted_node(1).clone();
+    let mut alone = Mesh::default();
+    // The list lacks a member, or has one too many.
+    let mut one_less = a.clone();
+    one_less.nodes.pop();
+    let mut one_more = a;
+    one_more.nodes.push(seen("d", 4, true, None));
+    for wrong in [one_less, one_more] {
+        alone.put(1, wrong.clone());
+        let surveyor = alone.look(&[1], nothing_more());
+        assert!(surveyor.conclude().is_none());
+        mesh.put(1, wrong);
+    }
+    // Another member provides the right voter set.
+    let survey = mesh.survey(&[1], nothing_more());
+    assert_eq!(names(survey.voter_set.members()), ["a", "b", "c"]);
+}
+
+/// Of five members with three voters for each key, two absent ones can leave a key without a
+/// quorum.
+#[test]
+fn mesh_is_blocked_if_keys_lose_quorum() {
+    for (voters, absent, health) in [
+        (3, 0, Health::Ok),
+        (3, 1, Health::Degraded),
+        (3, 2, Health::Blocked),
+        (5, 2, Health::Degraded),
+        (5, 3, Health::Blocked),
+        (4, 1, Health::Degraded),
+        (4, 2, Health::Blocked),
+    ] {
+        let mut mesh = Mesh::with_voters(&FIVE, voters);
+        for port in 6 - absent..=5 {
+            mesh.scripted_node(port).patience = 0;
+        }
+        let survey = mesh.survey(&[1], nothing_more());
+        assert_eq!(survey.health(), health, "{absent} of {voters}");
+    }
+}
+
+/// Gossip is delayed: peers may still report the old address of a member.
+#[test]
+fn member_is_sought_at_up_to_three_addresses() {
+    let mut mesh = Mesh::of(&FIVE);
+    // All but one know `e` where no node is.
+    for port in 1..=3 {
+        mesh.scripted_node(port).nodes[4].addr = Some(at(30 + port));
+    }
+    mesh.scripted_node(4).nodes[4].addr = Some(at(31));
+    mesh.scripted_nodes.remove(&at(5));
+    let survey = mesh.survey(&[1], nothing_more());
+    assert_eq!((survey.voting(), survey.nodes[4].addr), (4, Some(at(31))));
+    mesh.scripted_node(4).nodes[4].addr = Some(at(34));
+    mesh.survey(&[1, 2, 3, 4], nothing_more());
+    let sought = (31..=34).filter(|port| mesh.was_asked(*port));
+    assert_eq!(sought.count(), 3);
+    // One of the addresses is right.
+    let e = Mesh::of(&FIVE).scripted_node(5).clone();
+    mesh.put(32, e);
+    let survey = mesh.survey(&[1], nothing_more());
+    assert_eq!((survey.voting(), survey.nodes[4].addr), (5, Some(at(32))));
+}
+
+#[test]
+fn survey_of_many_members_asks_each_once() {
+    let ids: Vec<String> = (0..70).map(|n| format!("m{n:03}")).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let mut mesh = Mesh::with_voters(&ids, 5);
+    let survey = mesh.survey(&[1], nothing_more());
+    assert_eq!((survey.answered(), survey.voting()), (70, 70));
+    // Each for 35 pages of two nodes.
+    assert_eq!((mesh.asked.len(), mesh.took), (70 * 35, Duration::ZERO));
+}
+
+#[test]
+fn survey_ends_once_all_members_answered() {
+    let mut mesh = Mesh::of_three();
+    mesh.survey(&[1, 2, 3, 77], nothing_more());
+    assert!(mesh.was_asked(77), "nobody waits for the silent one");
+    assert_eq!(mesh.took, Duration::ZERO);
+    mesh.scripted_node(3).patience = 0;
+    mesh.survey(&[1], nothing_more());
+    assert_eq!(mesh.took, PATIENCE);
+}
+
+/// A node that others report as dead, and none as alive, gets a quarter of the patience, and up to
+/// one retransmission more.
+#[test]
+fn dead_node_costs_less_than_patience() {
+    let mut mesh = Mesh::of_three();
+    let short = Duration::from_millis(600);
+    let c = |is_alive| seen("c", 3, true, is_alive);
+    for (a, b, took) in [
+        (None, None, PATIENCE),
+        (Some(true), None, PATIENCE),
+        (Some(false), None, short),
+        (Some(false), Some(false), short),
+        (Some(false), Some(true), PATIENCE),
+        (Some(true), Some(false), PATIENCE),
+    ] {
+        mesh.scripted_node(1).nodes[2] = c(a);
+        mesh.scripted_node(2).nodes[2] = c(b);
+        mesh.scripted_node(3).patience = 0;
+        for ports in [&[1][..], &[1, 2, 3]] {
+            mesh.survey(ports, nothing_more());
+            assert_eq!(mesh.took, took, "{a:?} {b:?}");
         }
     }
-    assert_eq!(told, 9);
-    assert!(surveyor.is_done(), "nobody waits for the silent one");
-    assert_eq!(surveyor.conclude().unwrap().health(), Health::Ok);
-}
-
-/// An outstanding question accepts one answer.
-#[test]
-fn unrequested_answer_changes_nothing() {
-    let mesh = Mesh::of_three();
-    let mut surveyor = Surveyor::new([at(1)], nothing_more());
-    let overview = mesh.scripted_nodes[&at(1)].answer(&Question::Overview);
-    surveyor.handle_answer(0, overview.clone());
-    let ask = surveyor.next_question().unwrap();
-    assert_eq!(
-        (ask.talk, ask.to, ask.question),
-        (0, at(1), Question::Overview)
-    );
-    assert_eq!(surveyor.next_question(), None, "one at a time");
-    surveyor.handle_answer(7, overview.clone());
-    surveyor.handle_answer(0, overview.clone());
-    surveyor.handle_answer(0, overview);
-    let ask = surveyor.next_question().unwrap();
-    assert_eq!(ask.question, Question::Nodes { after: None });
 }
 
 #[test]
-fn node_that_keeps_changing_is_abandoned() {
+fn question_is_retransmitted_until_patience_is_over() {
+    let mut surveyor = Surveyor::new("c", [at(1)], nothing_more(), PATIENCE, 5);
+    let (_, first) = surveyor.poll(Instant::ZERO).unwrap();
+    assert_eq!(surveyor.poll(Instant::ZERO), None);
+    let mut sent = 1;
+    let mut now = Instant::ZERO;
+    while let Some(wake) = surveyor.next_timeout() {
+        assert!(now < wake);
+        now = wake;
+        if let Some((_, again)) = surveyor.poll(now) {
+            assert_eq!(again, first, "an answer to either counts");
+            sent += 1;
+        }
+    }
+    assert_eq!((sent, now.since(Instant::ZERO)), (10, PATIENCE));
+    let late = Mesh::of_three().scripted_node(1).answer(&first);
+    let refused = surveyor.handle_answer(late);
+    assert_eq!(refused, Err(DropReason::Misaddressed));
+    assert!(surveyor.conclude().is_none());
+}
+
+fn ask(surveyor: &mut Surveyor) -> Question {
+    surveyor.poll(Instant::ZERO).unwrap().1
+}
+
+/// An observer would never finish with a node whose lists go back or never end.
+#[test]
+fn answer_that_does_not_fit_is_dropped() {
+    type Change = fn(&mut Answer);
+    let changes: [(Topic, Change); 7] = [
+        (Topic::Overview { from: 0 }, |it| it.nonce += 1),
+        (Topic::Overview { from: 0 }, |it| it.overview = None),
+        (Topic::Overview { from: 0 }, |it| it.next = Some(0)),
+        (Topic::Overview { from: 0 }, |it| {
+            it.nodes.clear();
+            it.next = Some(9);
+        }),
+        (Topic::Locks { from: 0 }, |it| it.next = Some(0)),
+        (Topic::Locks { from: 0 }, |it| it.locks.clear()),
+        (
+            Topic::Key {
+                key: keys().remove(0),
+            },
+            |it| {
+                it.locks[0].key = keys().remove(1);
+            },
+        ),
+    ];
+    for (topic, change) in changes {
+        let mut mesh = Mesh::of(&["a"]);
+        let scripted_node = mesh.scripted_node(1);
+        scripted_node.locks = keys().iter().map(vote).collect();
+        let wanted = match &topic {
+            Topic::Key { key } => Wanted::Key { key: key.clone() },
+            _ => Wanted::Locks { max: 100 },
+        };
+        let mut surveyor = Surveyor::new("c", [at(1)], wanted, PATIENCE, 5);
+        let mut question = ask(&mut surveyor);
+        while question.topic != topic {
+            let answer = scripted_node.answer(&question);
+            assert_eq!(surveyor.handle_answer(answer.clone()), Ok(()));
+            let again = surveyor.handle_answer(answer);
+            assert_eq!(again, Err(DropReason::Misaddressed), "it was answered");
+            question = ask(&mut surveyor);
+        }
+        let mut answer = scripted_node.answer(&question);
+        let right = answer.clone();
+        change(&mut answer);
+        let refused = surveyor.handle_answer(answer);
+        assert_eq!(refused, Err(DropReason::Misaddressed), "{topic:?}");
+        assert_eq!(surveyor.handle_answer(right), Ok(()), "it is still open");
+    }
+}
+
+/// Another process may answer at the address, or a later incarnation.
+#[test]
+fn answers_of_two_nodes_end_the_talk() {
     type Change = fn(&mut ScriptedNode);
     let changes: [Change; 3] = [
         |scripted_node| scripted_node.name = node_id("b"),
@@ -305,76 +313,23 @@ fn node_that_keeps_changing_is_abandoned() {
         |scripted_node| scripted_node.voter_set = voter_set(&["a", "b"]),
     ];
     for change in changes {
-        let mesh = Mesh::of_three();
-        let one = mesh.scripted_nodes[&at(1)].clone();
-        let mut other = one.clone();
-        change(&mut other);
-        // The overview always comes from one node, and the list of nodes from the other.
-        let mut surveyor = Surveyor::new([at(1)], nothing_more());
-        let mut asked = Vec::new();
-        while let Some(ask) = surveyor.next_question() {
-            assert!(asked.len() < 20, "it asks for ever");
-            let is_first = ask.question == Question::Overview;
-            let scripted_node = if is_first { &one } else { &other };
-            surveyor.handle_answer(ask.talk, scripted_node.answer(&ask.question));
-            asked.push(ask.question);
-        }
-        let overviews = asked.iter().filter(|it| **it == Question::Overview);
-        assert_eq!((overviews.count(), asked.len()), (3, 6));
-        assert!(surveyor.is_done() && surveyor.conclude().is_none());
-        // The node changes once, as in a restart. The survey succeeds with the new incarnation.
-        let mut surveyor = Surveyor::new([at(1)], nothing_more());
-        let ask = surveyor.next_question().unwrap();
-        surveyor.handle_answer(ask.talk, other.answer(&ask.question));
-        let mut asked = 0;
-        while let Some(ask) = surveyor.next_question() {
-            surveyor.handle_answer(ask.talk, mesh.scripted_nodes[&ask.to].answer(&ask.question));
-            asked += 1;
-            assert!(asked < 20, "it asks for ever");
-        }
-        let survey = surveyor.conclude().unwrap();
-        assert_eq!((survey.voting(), survey.health()), (3, Health::Ok));
+        let mut mesh = Mesh::of_three();
+        let mut surveyor = Surveyor::new("c", [at(1)], nothing_more(), PATIENCE, 5);
+        let first = ask(&mut surveyor);
+        let answer = mesh.scripted_node(1).answer(&first);
+        surveyor.handle_answer(answer).unwrap();
+        change(mesh.scripted_node(1));
+        let next = std::iter::from_fn(|| surveyor.poll(Instant::ZERO));
+        let next = next.filter(|(to, _)| *to == at(1)).map(|(_, it)| it).last();
+        let answer = mesh.scripted_node(1).answer(&next.unwrap());
+        surveyor.handle_answer(answer).unwrap();
+        assert!(
+            surveyor.conclude().is_none(),
+            "half of a list is no voter set"
+        );
+        let asked = std::iter::from_fn(|| surveyor.poll(Instant::FAR));
+        assert_eq!(asked.filter(|(to, _)| *to == at(1)).count(), 0);
     }
-}
-
-/// An answer of another kind than the question is not accepted.
-#[test]
-fn answer_to_another_question_restarts_the_talk() {
-    let mesh = Mesh::of_three();
-    let scripted_node = &mesh.scripted_nodes[&at(1)];
-    let mut surveyor = Surveyor::new([at(1)], nothing_more());
-    surveyor.next_question().unwrap();
-    surveyor.handle_answer(0, scripted_node.answer(&Question::Nodes { after: None }));
-    assert_eq!(
-        surveyor.next_question().unwrap().question,
-        Question::Overview
-    );
-    surveyor.handle_answer(0, scripted_node.answer(&Question::Overview));
-    assert_eq!(
-        surveyor.next_question().unwrap().question,
-        Question::Nodes { after: None }
-    );
-    surveyor.handle_answer(0, scripted_node.answer(&Question::Overview));
-    assert_eq!(
-        surveyor.next_question().unwrap().question,
-        Question::Overview
-    );
-}
-
-#[test]
-fn voter_set_with_wrong_digest_counts_as_silence() {
-    let mut mesh = Mesh::of_three();
-    // The list lacks a member, or has one too many.
-    mesh.scripted_node(1).nodes.pop();
-    let surveyor = mesh.look(&[1], nothing_more());
-    assert!(surveyor.conclude().is_none());
-    let mut mesh = Mesh::of_three();
-    mesh.scripted_node(1).nodes.push(seen("d", 4, true, None));
-    let surveyor = mesh.look(&[1], nothing_more());
-    assert!(surveyor.conclude().is_none());
-    // Another member provides the right voter set.
-    let survey = mesh.survey(&[1, 2], nothing_more());
-    assert_eq!(names(survey.voter_set.members()), ["a", "b", "c"]);
 }
 
 /// The survey uses the first complete voter set. Members under another one are listed, but their
@@ -385,71 +340,43 @@ fn member_under_another_voter_set_does_not_vote() {
     let other = voter_set(&["a", "b", "c", "d"]);
     let mut nodes = mesh.scripted_node(3).nodes.clone();
     nodes.push(seen("d", 4, true, None));
-    let mut c = ScriptedNode::new("c", &other, &nodes);
     let key = keys().remove(0);
-    c.locks = vec![vote(&key)];
-    mesh.put(3, c);
-    for port in [1, 2] {
+    mesh.put(3, ScriptedNode::new("c", &other, &nodes));
+    for port in 1..=3 {
         mesh.scripted_node(port).locks = vec![vote(&key)];
     }
-    let wanted = Wanted {
-        locks_max: 9,
-        key: Some(key),
-    };
-    let survey = mesh.survey(&[1], wanted);
-    assert_eq!((survey.answered(), survey.voting()), (3, 2));
-    assert_eq!(survey.health(), Health::Degraded);
-    let key = survey.key.unwrap();
-    assert_eq!((key.voters, key.answered), (3, 2));
-    assert_eq!(survey.locks[0].answered, 2);
+    for wanted in [Wanted::Locks { max: 9 }, Wanted::Key { key }] {
+        let survey = mesh.survey(&[1], wanted);
+        assert_eq!((survey.answered(), survey.voting()), (3, 2));
+        assert_eq!(survey.health(), Health::Degraded);
+        assert_eq!((survey.locks[0].voters, survey.locks[0].answered), (3, 2));
+    }
 }
 
 #[test]
 fn endless_list_of_nodes_is_limited() {
-    let scripted_node = Mesh::of_three().scripted_nodes.remove(&at(1)).unwrap();
-    let mut surveyor = Surveyor::new([at(1)], nothing_more());
-    let mut told = 0_usize;
-    while let Some(ask) = surveyor.next_question() {
-        let mut answered = scripted_node.answer(&ask.question);
-        if let Answer::Nodes(page) = &mut answered.answer {
-            let next = (told..told + 128).map(|n| seen(&format!("n{n:09}"), 9, false, None));
-            page.entries = next.collect();
-            page.more = true;
-            told += page.entries.len();
-        }
+    let mut mesh = Mesh::of_three();
+    let scripted_node = mesh.scripted_node(1);
+    let mut surveyor = Surveyor::new("c", [at(1)], nothing_more(), PATIENCE, 5);
+    let mut told = 0;
+    while let Some((to, question)) = surveyor.poll(Instant::ZERO) {
+        assert_eq!(to, at(1));
+        let mut answer = scripted_node.answer(&question);
+        let page = (told..told + 50).map(|n| seen(&format!("n{n:09}"), 9, false, None));
+        answer.nodes = page.collect();
+        told += 50;
+        answer.next = Some(told);
         assert!(told < 100_000, "it asks for ever");
-        surveyor.handle_answer(ask.talk, answered);
+        surveyor.handle_answer(answer).unwrap();
     }
     // 1,024 members, and the 8,192 other nodes that each of two nodes may remember.
-    assert_eq!(told, 1_024 + 16_384);
-    assert!(surveyor.is_done());
-}
-
-#[test]
-fn node_called_dead_and_never_alive_is_doubtful() {
-    let mut mesh = Mesh::of_three();
-    let c = |is_alive| seen("c", 3, true, is_alive);
-    for (a, b, is_doubtful) in [
-        (None, None, false),
-        (Some(true), None, false),
-        (Some(false), None, true),
-        (Some(false), Some(false), true),
-        (Some(false), Some(true), false),
-        (Some(true), Some(false), false),
-    ] {
-        mesh.scripted_node(1).nodes[2] = c(a);
-        mesh.scripted_node(2).nodes[2] = c(b);
-        mesh.scripted_node(3).patience = 0;
-        let surveyor = mesh.look(&[1, 2, 3], nothing_more());
-        let doubts: Vec<bool> = (0..3).map(|talk| surveyor.is_doubtful(talk)).collect();
-        assert_eq!(doubts, [false, false, is_doubtful], "{a:?} {b:?}");
-        assert!(surveyor.is_doubtful(3), "there is no such talk");
-    }
+    assert_eq!(told, 17_450);
+    assert_eq!(surveyor.next_timeout(), None);
 }
 
 /// A node that was restarted may answer at two addresses, in two incarnations.
 #[test]
-fn later_complete_answer_of_one_node_counts() {
+fn answer_of_later_incarnation_counts() {
     let mut mesh = Mesh::of_three();
     let mut old = mesh.scripted_node(3).clone();
     old.voter = VoterState::NotAMember;
@@ -462,44 +389,30 @@ fn later_complete_answer_of_one_node_counts() {
         assert_eq!((survey.nodes[2].addr, survey.voting()), (Some(at(3)), 3));
         assert_eq!(survey.answered(), 3);
     }
-    // The later one fell silent before its answers were complete.
-    for ports in [[4, 3], [3, 4]] {
-        mesh.scripted_node(3).patience = 1;
-        let survey = mesh.survey(&ports, nothing_more());
-        let answer = survey.nodes[2].answer.as_ref().unwrap();
-        assert_eq!(answer.incarnation, Incarnation::new(1));
-        assert_eq!(survey.nodes[2].addr, Some(at(4)));
-    }
-    // Two of one incarnation: the first one asked counts.
-    mesh.scripted_node(3).patience = usize::MAX;
-    mesh.scripted_node(3).incarnation = 1;
-    let survey = mesh.survey(&[3, 4], nothing_more());
-    assert_eq!(survey.nodes[2].addr, Some(at(3)));
+}
+
+fn listed(survey: &Survey) -> Vec<Key> {
+    survey.locks.iter().map(|lock| lock.key.clone()).collect()
+}
+
+fn sorted(keys: &[Key]) -> Vec<Key> {
+    let mut keys = keys.to_vec();
+    keys.sort();
+    keys
 }
 
 #[test]
 fn listed_keys_end_at_first_incomplete_voter() {
     let keys = keys();
     let votes: Vec<SeenLock> = keys.iter().take(9).map(vote).collect();
-    let wanted = |locks_max| Wanted {
-        locks_max,
-        key: None,
-    };
-    let told = |survey: &Survey| -> Vec<Key> {
-        survey.locks.iter().map(|lock| lock.key.clone()).collect()
-    };
-    let sorted = |keys: &[Key]| {
-        let mut keys = keys.to_vec();
-        keys.sort();
-        keys
-    };
+    let wanted = |max| Wanted::Locks { max };
     let mut mesh = Mesh::of_three();
     // `b` lacks some keys, and `c` has two keys of its own.
     mesh.scripted_node(1).locks = votes[..6].to_vec();
     mesh.scripted_node(2).locks = votes[1..3].to_vec();
     mesh.scripted_node(3).locks = [&votes[..2], &votes[5..8]].concat();
     let survey = mesh.survey(&[1], wanted(100));
-    assert_eq!(told(&survey), sorted(&keys[..8]));
+    assert_eq!(listed(&survey), sorted(&keys[..8]));
     assert!(survey.has_all_locks);
     for lock in &survey.locks {
         assert_eq!((lock.voters, lock.answered), (3, 3));
@@ -509,42 +422,45 @@ fn listed_keys_end_at_first_incomplete_voter() {
     }
     // Two pages of each, and `a` has more than its first four keys.
     let survey = mesh.survey(&[1], wanted(4));
-    assert_eq!(told(&survey), sorted(&keys[..4]));
+    assert_eq!(listed(&survey), sorted(&keys[..4]));
     assert!(!survey.has_all_locks);
     // A node that falls silent in its list of keys does not count.
     mesh.scripted_node(1).patience = 4;
     let survey = mesh.survey(&[2], wanted(100));
-    assert_eq!(told(&survey), sorted(&[&keys[..3], &keys[5..8]].concat()));
+    assert_eq!(listed(&survey), sorted(&[&keys[..3], &keys[5..8]].concat()));
     assert!(survey.has_all_locks);
     assert!(survey.locks.iter().all(|lock| lock.answered == 2));
 }
 
 #[test]
-fn key_is_judged_by_its_voters_alone() {
-    let members = ["a", "b", "c", "d", "e"];
-    let ids = members.map(node_id).to_vec();
-    let voter_set = Arc::new(VoterSet::new(1, ids, 3, Timing::lan()).unwrap());
-    let known: Vec<SeenNode> = (1..)
-        .zip(members)
-        .map(|(port, name)| seen(name, port, true, None))
-        .collect();
+fn key_without_vote_is_unknown_in_quarantine() {
+    let mut mesh = Mesh::of_three();
     let key = keys().remove(0);
-    let mut mesh = Mesh::default();
-    for (port, name) in (1..).zip(members) {
-        let mut scripted_node = ScriptedNode::new(name, &voter_set, &known);
-        // Nodes that are no voters of this key report a vote as well.
-        scripted_node.locks = vec![vote(&key)];
-        mesh.put(port, scripted_node);
+    mesh.scripted_node(1).locks = vec![vote(&key)];
+    for port in [2, 3] {
+        let remaining = Duration::from_secs(9);
+        mesh.scripted_node(port).voter = VoterState::Recovering { remaining };
     }
-    let wanted = Wanted {
-        locks_max: 0,
-        key: Some(key.clone()),
+    let survey = mesh.survey(&[1], Wanted::Locks { max: 9 });
+    let because = survey.locks[0].unknown_because().unwrap();
+    assert_eq!(because, "2 of 3 voters are in quarantine");
+}
+
+#[test]
+fn key_is_judged_by_its_voters_alone() {
+    let key = keys().remove(0);
+    let mut mesh = Mesh::with_voters(&FIVE, 3);
+    // Nodes that are no voters of this key report a vote as well.
+    for port in 1..=5 {
+        mesh.scripted_node(port).locks = vec![vote(&key)];
+    }
+    let survey = mesh.survey(&[1], Wanted::Key { key: key.clone() });
+    let [inspection] = &survey.locks[..] else {
+        panic!("{survey:?}")
     };
-    let survey = mesh.survey(&[1], wanted);
-    let inspection = survey.key.unwrap();
     assert_eq!(inspection.owner().unwrap().node, node_id("x"));
     assert_eq!(
-        (inspection.key, inspection.voters, inspection.answered),
-        (key, 3, 3)
+        (&inspection.key, inspection.voters, inspection.answered),
+        (&key, 3, 3)
     );
 }

@@ -1,0 +1,10 @@
+//! The configuration and the start of a node of the command `lockmesh`, for programs that run nodes
+//! in the same way. The command itself is described in its `--help`.
+#![forbid(unsafe_code)]
+
+mod config;
+mod keygen;
+pub mod node;
+
+pub use config::{FileError, NodeConfig, NodeConfigError, Overrides};
+pub use keygen::fresh_secret;

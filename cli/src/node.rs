@@ -1,0 +1,140 @@
+//! `lockmesh node`: runs one bare node until it receives a signal.
+
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use lockmesh::{Mesh, MeshBuilder};
+use tokio::sync::mpsc;
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{NodeConfig, NodeConfigError, Overrides};
+
+/// The exit code for an invalid configuration.
+pub const BAD_CONFIG: u8 = 2;
+/// The time to find peers, after which the node logs a warning and continues.
+const READY_AT_MOST: Duration = Duration::from_secs(60);
+/// The longest wait for the last rounds of gossip at shutdown.
+const SHUTDOWN_AT_MOST: Duration = Duration::from_secs(10);
+
+/// Runs a node until a signal arrives.
+pub async fn run(config: Option<&Path>, overrides: &Overrides) -> ExitCode {
+    log();
+    // Installed before the start, so that a signal during the start also ends in a clean stop.
+    let mut signals = match Signals::new(false) {
+        Ok(signals) => signals,
+        Err(error) => {
+            eprintln!("lockmesh: no signal handlers: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let started = tokio::select! {
+        started = start(config, overrides, |builder| builder) => started,
+        signal = signals.next() => {
+            tracing::info!(signal, "stopping before the start");
+            return ExitCode::SUCCESS;
+        }
+    };
+    match started {
+        Ok(mesh) => {
+            let signal = tokio::select! {
+                signal = signals.next() => signal,
+                never = report_ready(&mesh) => never,
+            };
+            stop(&mesh, signal).await;
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("lockmesh: {error}");
+            ExitCode::from(BAD_CONFIG)
+        }
+    }
+}
+
+/// Logs to standard error, filtered by `RUST_LOG`; the default is `info`.
+pub fn log() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter);
+    log.with_writer(io::stderr).with_ansi(false).init();
+}
+
+/// Starts the node of a configuration file, if there is one, of the environment and of options.
+/// `change` completes its settings.
+///
+/// # Errors
+/// If a setting is invalid or the node does not start, with the line of the setting.
+pub async fn start(
+    config: Option<&Path>,
+    overrides: &Overrides,
+    change: impl FnOnce(MeshBuilder) -> MeshBuilder,
+) -> Result<Mesh, NodeConfigError> {
+    let config = NodeConfig::read(config, overrides)?;
+    let started = change(config.builder()?).start().await;
+    started.map_err(|error| config.error(&error))
+}
+
+/// Logs whether the node found its peers. Never returns.
+pub async fn report_ready<T>(mesh: &Mesh) -> T {
+    match mesh.ready(READY_AT_MOST).await {
+        Ok(()) => tracing::info!(node = %mesh.id(), "ready"),
+        Err(error) => tracing::warn!(node = %mesh.id(), %error, "continues without all peers"),
+    }
+    std::future::pending().await
+}
+
+/// Shuts the node down, for a reason that the log names.
+pub async fn stop(mesh: &Mesh, signal: &str) {
+    tracing::info!(node = %mesh.id(), signal, "stopping");
+    let shut_down = tokio::time::timeout(SHUTDOWN_AT_MOST, mesh.shutdown()).await;
+    if shut_down.is_err() {
+        tracing::warn!("the gossip did not end in {SHUTDOWN_AT_MOST:?}; all locks are released");
+    }
+}
+
+/// The signals that stop a process.
+#[derive(Debug)]
+pub struct Signals(mpsc::Receiver<&'static str>);
+
+impl Signals {
+    /// Handles SIGTERM and SIGINT from here on, and SIGHUP if `with_hangup` is set. Where these do
+    /// not exist, it handles Ctrl-C.
+    ///
+    /// # Errors
+    /// If the system does not allow it.
+    pub fn new(with_hangup: bool) -> io::Result<Self> {
+        let (notify, signals) = mpsc::channel(1);
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            let kinds = [
+                (SignalKind::terminate(), "SIGTERM"),
+                (SignalKind::interrupt(), "SIGINT"),
+                (SignalKind::hangup(), "SIGHUP"),
+            ];
+            for (kind, name) in &kinds[..2 + usize::from(with_hangup)] {
+                let (mut signal, notify, name) = (signal(*kind)?, notify.clone(), *name);
+                tokio::spawn(async move {
+                    while signal.recv().await.is_some() && notify.send(name).await.is_ok() {}
+                });
+            }
+        }
+        #[cfg(not(unix))]
+        {
+            let _ = with_hangup;
+            tokio::spawn(async move {
+                while tokio::signal::ctrl_c().await.is_ok() && notify.send("Ctrl-C").await.is_ok() {
+                }
+            });
+        }
+        Ok(Self(signals))
+    }
+
+    /// Waits for a signal, and returns its name.
+    pub async fn next(&mut self) -> &'static str {
+        match self.0.recv().await {
+            Some(signal) => signal,
+            None => std::future::pending().await,
+        }
+    }
+}

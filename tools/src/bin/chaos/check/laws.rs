@@ -1,0 +1,229 @@
+//! The laws of `docs/protocol.md`, section 1, as far as histories of real processes can show them.
+//!
+//! The state of a process between two lines is unknown. So a law counts as broken only if no run
+//! that keeps it could have left these lines.
+
+use std::collections::BTreeMap;
+
+use super::records::{Histories, Place, Request, Seen};
+use crate::history::FaultKind;
+
+/// The highest clock drift that a voter set may allow.
+const DRIFT_MAX_PPM: u64 = 100_000;
+
+/// Collects pairs of lines that contradict each other.
+#[derive(Debug)]
+pub(crate) struct Found<'a> {
+    pub(crate) histories: &'a Histories,
+    /// A sentence for each pair, with the positions of both lines.
+    pub(crate) sentences: Vec<String>,
+}
+
+impl Found<'_> {
+    pub(crate) fn add(&mut self, law: &str, lines: [Place; 2], what: &str) {
+        let [one, two] = lines.map(|line| self.histories.at(line));
+        self.sentences
+            .push(format!("{law}: {one} and {two}: {what}"));
+    }
+}
+
+/// **M1 mutual exclusion**: two requests for one key are never certainly held at one instant.
+///
+/// A request is certainly held from before its guard is first observed to be held until before the
+/// last such observation. A lost guard is never held again.
+pub(crate) fn mutual_exclusion(found: &mut Found<'_>) {
+    let histories = found.histories;
+    for (key, requests) in histories.by_key().into_iter().enumerate() {
+        let mut holds: Vec<(Seen, Seen, &Request)> = requests
+            .into_iter()
+            .filter_map(|request| request.certain().map(|(from, to)| (from, to, request)))
+            .collect();
+        holds.sort_by_key(|(from, ..)| *from);
+        let mut last: Option<(Seen, &Request)> = None;
+        for (from, to, request) in holds {
+            if let Some((until, other)) = last
+                && from.at <= until.at
+            {
+                let process = |request| histories.process(request);
+                let both = until.at.min(to.at) - from.at;
+                let what = format!(
+                    "{} and {} both held {:?} at {}, for at least {} ns",
+                    process(other),
+                    process(request),
+                    histories.keys[key],
+                    from.at,
+                    both,
+                );
+                found.add("M1", [until.place, from.place], &what);
+            }
+            if last.is_none_or(|(until, _)| to > until) {
+                last = Some((to, request));
+            }
+        }
+    }
+}
+
+/// **M2 fencing**: no two grants of a key share an epoch. Of two holders, the later one has the
+/// higher epoch. A request that begins after a grant gets a higher epoch.
+pub(crate) fn fencing(found: &mut Found<'_>) {
+    let histories = found.histories;
+    for (key, requests) in histories.by_key().into_iter().enumerate() {
+        let key = &histories.keys[key];
+        let mut granted: Vec<_> = requests
+            .iter()
+            .filter_map(|request| request.grant.map(|grant| (grant, *request)))
+            .collect();
+        let mut epochs = BTreeMap::new();
+        for (grant, _) in &granted {
+            if let Some(first) = epochs.insert(grant.epoch, grant.place) {
+                let what = format!("epoch {} of {key:?} was granted twice", grant.epoch);
+                found.add("M2", [first, grant.place], &what);
+            }
+        }
+        // The instant at which the request held the key or, if unknown, at which it began. Its
+        // epoch must exceed those of all grants reported before.
+        let at = |request: &Request, before: u64| {
+            if request.certain().is_some() {
+                before
+            } else {
+                request.asked.at
+            }
+        };
+        granted.sort_by_key(|(grant, request)| at(request, grant.before));
+        // Grants in the order of their reports. A later request must exceed the highest of them.
+        let mut told: Vec<_> = granted.iter().map(|(grant, _)| *grant).collect();
+        told.sort_by_key(|grant| grant.before);
+        let (mut next, mut highest) = (0, None::<(u64, Place)>);
+        for (grant, request) in &granted {
+            let now = at(request, grant.before);
+            while let Some(earlier) = told.get(next).filter(|earlier| earlier.before < now) {
+                highest = highest.max(Some((earlier.epoch, earlier.place)));
+                next += 1;
+            }
+            if let Some((epoch, place)) = highest
+                && grant.epoch < epoch
+            {
+                let what = format!(
+                    "{key:?} was owned with epoch {epoch}, and later with {}",
+                    grant.epoch
+                );
+                found.add("M2", [place, grant.place], &what);
+            }
+        }
+    }
+}
+
+/// **M3**: a guard that was lost is never held again.
+pub(crate) fn lost_for_good(found: &mut Found<'_>) {
+    let histories = found.histories;
+    for request in &histories.requests {
+        if let (Some(lost), Some(held)) = (request.lost, request.held_after_lost) {
+            let what = format!(
+                "{:?} was lost, and held again by the same guard",
+                histories.keys[request.key]
+            );
+            found.add("M3", [lost, held], &what);
+        }
+    }
+}
+
+/// **M6**: a lock through the trait lasts its TTL. Until then the key is not granted again, even if
+/// the process dies. The TTL counts from the request, less the allowed clock drift.
+pub(crate) fn lasts_its_ttl(found: &mut Found<'_>) {
+    let histories = found.histories;
+    for (key, requests) in histories.by_key().into_iter().enumerate() {
+        let granted = |request: &Request| {
+            let tick = request.tick.map(|tick| tick.told);
+            tick.or_else(|| request.certain().map(|(from, _)| from))
+        };
+        let mut told: Vec<(Seen, &Request)> = requests
+            .into_iter()
+            .filter_map(|request| Some((granted(request)?, request)))
+            .collect();
+        told.sort_by_key(|(told, _)| *told);
+        // Compare each grant with the earlier tick that ends last.
+        let mut last: Option<(u64, Seen)> = None;
+        for (told, request) in told {
+            if let Some((end, tick)) = last.filter(|(end, _)| told.at < *end) {
+                let what = format!(
+                    "{:?} was taken through the trait and granted again {} ms before its end",
+                    histories.keys[key],
+                    (end - told.at) / 1_000_000
+                );
+                found.add("M6", [tick.place, told.place], &what);
+            }
+            if let Some(tick) = request.tick {
+                let ttl = tick.ttl - tick.ttl / 1_000_000 * DRIFT_MAX_PPM;
+                last = last.max(Some((request.asked.at.saturating_add(ttl), told)));
+            }
+        }
+    }
+}
+
+/// **L1**: once all faults are over, every node is granted a lock again.
+pub(crate) fn served_in_the_calm(found: &mut Found<'_>) {
+    let histories = found.histories;
+    let Some((calm, nodes)) = &histories.calm else {
+        return;
+    };
+    for node in nodes {
+        let is_served = histories.requests.iter().any(|request| {
+            let grant = request.grant.map(|grant| grant.before);
+            histories.node_of(request) == *node && grant > Some(calm.at)
+        });
+        if !is_served {
+            let incarnations = histories
+                .incarnations
+                .iter()
+                .filter(|incarnation| incarnation.node == *node);
+            let last = incarnations.map(|incarnation| incarnation.last).max();
+            let what = format!(
+                "{} was granted nothing once all faults were over",
+                histories.nodes[*node]
+            );
+            found.add(
+                "L1",
+                [calm.place, last.map_or(calm.place, |last| last.place)],
+                &what,
+            );
+        }
+    }
+}
+
+/// The shortest incarnation that must be granted a lock, in nanoseconds.
+const FAIR_INCARNATION: u64 = 6_000_000_000;
+
+/// **L1**: a node with a wrong wall clock is granted locks, if it is the only such node.
+pub(crate) fn served_with_a_wrong_wall_clock(found: &mut Found<'_>) {
+    let histories = found.histories;
+    for fault in &histories.faults {
+        if fault.kind != FaultKind::WallClock {
+            continue;
+        }
+        for node in &fault.nodes {
+            let incarnations = histories.incarnations.iter().enumerate();
+            let incarnation = incarnations
+                .filter(|(_, incarnation)| incarnation.node == *node && !incarnation.is_twin)
+                .filter(|(_, incarnation)| incarnation.start >= fault.before)
+                .min_by_key(|(_, incarnation)| incarnation.start);
+            let Some((number, incarnation)) = incarnation else {
+                continue;
+            };
+            let (start, end) = (incarnation.start, incarnation.gone.min(histories.end));
+            let unserved: u64 = histories
+                .unserved(*node)
+                .into_iter()
+                .map(|(from, to)| to.min(end).saturating_sub(from.max(start)))
+                .sum();
+            let mut requests = histories.requests.iter();
+            let is_granted = requests.any(|it| it.incarnation == number && it.grant.is_some());
+            if !is_granted && (end - start).saturating_sub(unserved) >= FAIR_INCARNATION {
+                let what = format!(
+                    "{} was granted nothing while its wall clock was off",
+                    histories.nodes[*node]
+                );
+                found.add("L1", [incarnation.place, incarnation.last.place], &what);
+            }
+        }
+    }
+}

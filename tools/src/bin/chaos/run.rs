@@ -1,0 +1,201 @@
+//! One run, from the setup of the network to the verdict.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use lockmesh_cli::node::Signals;
+use serde_json::json;
+use tokio::time::Instant;
+use tools::put;
+
+use super::command::{Command, Step};
+use super::plan;
+use super::play::Stage;
+use super::processes::{Load, QUARANTINE};
+use super::world::World;
+use crate::check::{self, Verdict};
+
+/// The exit code if chaos cannot run here: neither accepted nor rejected.
+const SKIPPED: u8 = 77;
+/// The exit code of an interrupted run.
+const INTERRUPTED: u8 = 130;
+/// How long the nodes work once all faults are over and all voters vote.
+const REST: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Number of nodes; all of them vote for every key.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(3..=9))]
+    nodes: u8,
+    /// Seed of the fault plan and of the nodes' workloads; random by default.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Duration of the faults, in seconds.
+    #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(20..=86_400))]
+    seconds: u64,
+    /// Measure takeovers instead: after a crash, a restart, SIGTERM and a partition of a holder,
+    /// one at a time without other faults.
+    #[arg(long, conflicts_with = "seconds")]
+    measure: bool,
+    /// Number of times that each takeover is measured.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000),
+        requires = "measure")]
+    rounds: u32,
+    /// Print the plan and exit.
+    #[arg(long)]
+    plan: bool,
+    /// Keep histories, logs and configurations in this directory, which must be empty. By default
+    /// they are kept only if the run is not accepted.
+    #[arg(long)]
+    keep: Option<PathBuf>,
+    /// Longest allowed wait while the key is free and a quorum is up, in milliseconds.
+    #[arg(long, default_value_t = 10_000)]
+    wait_bound_ms: u64,
+    /// Print one JSON object as the last line.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    /// Prints the outcome of a run without a verdict, and returns its exit code.
+    fn ends(&self, code: u8, seed: u64, outcome: &str, why: &str) -> ExitCode {
+        put(&format!("{}: {why}", outcome.to_uppercase()));
+        if self.json {
+            put(&json!({ "outcome": outcome, "seed": seed, "why": why }).to_string());
+        }
+        ExitCode::from(code)
+    }
+}
+
+/// The faults that need `tc netem`, which some kernels do not have.
+const LEFT_OUT: [&str; 3] = ["delay", "duplication", "reordering"];
+
+/// The result of a run.
+enum Outcome {
+    Judged(Box<Verdict>),
+    Interrupted(&'static str),
+}
+
+/// Returns exit code 0 (accepted), 1 (rejected or failed), 77 (cannot run here) or 130
+/// (interrupted).
+pub(super) async fn run(args: &Args) -> ExitCode {
+    let seed = args
+        .seed
+        .unwrap_or_else(|| u64::from(rand::random::<u32>()));
+    let nodes = usize::from(args.nodes);
+    let (steps, length) = if args.measure {
+        let steps = plan::measurement(seed, nodes, args.rounds, QUARANTINE);
+        (steps, format!("--measure --rounds {}", args.rounds))
+    } else {
+        let steps = plan::chaos(seed, nodes, Duration::from_secs(args.seconds), QUARANTINE);
+        (steps, format!("--seconds {}", args.seconds))
+    };
+    put(&format!(
+        "replay: chaos {length} --nodes {nodes} --seed {seed}"
+    ));
+    if args.plan {
+        steps.iter().for_each(|step| put(&step.to_string()));
+        return ExitCode::SUCCESS;
+    }
+    if let Some(why) = World::missing() {
+        return args.ends(SKIPPED, seed, "skipped", &why);
+    }
+    let (dir, is_ours) = match place(args) {
+        Ok(place) => place,
+        Err(error) => return args.ends(1, seed, "failed", &format!("{error:#}")),
+    };
+    let outcome = perform(args, seed, &dir, &steps).await;
+    let is_accepted =
+        matches!(&outcome, Ok(Outcome::Judged(verdict)) if verdict.contradictions.is_empty());
+    if is_accepted && is_ours {
+        let _ = fs::remove_dir_all(&dir);
+    } else {
+        put(&format!(
+            "histories, logs and configurations: {}",
+            dir.display()
+        ));
+    }
+    match outcome {
+        Ok(Outcome::Judged(_)) => ExitCode::from(u8::from(!is_accepted)),
+        Ok(Outcome::Interrupted(signal)) => args.ends(INTERRUPTED, seed, "interrupted", signal),
+        Err(error) => args.ends(1, seed, "failed", &format!("{error:#}")),
+    }
+}
+
+/// Returns the directory of all files, and `true` if it is temporary.
+fn place(args: &Args) -> anyhow::Result<(PathBuf, bool)> {
+    let (dir, is_ours) = match &args.keep {
+        Some(dir) => (dir.clone(), false),
+        None => {
+            let name = format!("lockmesh-chaos-{}", std::process::id());
+            (std::env::temp_dir().join(name), true)
+        }
+    };
+    fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
+    if fs::read_dir(&dir)?.next().is_some() {
+        bail!(
+            "{} is not empty: old histories would be judged with the new",
+            dir.display()
+        );
+    }
+    Ok((dir, is_ours))
+}
+
+/// Builds the network, executes the plan, and judges the histories. The network is removed on every
+/// way out.
+async fn perform(args: &Args, seed: u64, dir: &Path, steps: &[Step]) -> anyhow::Result<Outcome> {
+    // Handle signals before there is anything that would be left behind.
+    let mut signals = Signals::new(true)?;
+    let nodes = usize::from(args.nodes);
+    // One more network for a twin, and one for the clients.
+    let world = World::build(nodes + 2)?;
+    let netem_missing = world.netem_missing();
+    let disturbs = |step: &Step| matches!(step.command, Command::Disturb { .. });
+    let left_out = netem_missing
+        .as_deref()
+        .filter(|_| steps.iter().any(disturbs));
+    let load = if args.measure {
+        Load::Holds
+    } else {
+        Load::Everything
+    };
+    let mut stage = Stage::set(world, dir, nodes, seed, load, netem_missing.is_none())?;
+    let played = tokio::select! {
+        played = whole(&mut stage, steps, load) => played,
+        signal = signals.next() => return Ok(Outcome::Interrupted(signal)),
+    };
+    let files = stage.histories();
+    drop(stage);
+    played?;
+    let verdict = check::judge(&files, args.wait_bound_ms)?;
+    put("");
+    check::print(&verdict);
+    if let Some(why) = left_out {
+        put(&format!("LEFT OUT: {}: {why}", LEFT_OUT.join(", ")));
+    }
+    if args.json {
+        let mut line = verdict.json();
+        let is_accepted = verdict.contradictions.is_empty();
+        line["outcome"] = json!(if is_accepted { "accepted" } else { "rejected" });
+        line["seed"] = seed.into();
+        line["left_out"] = json!(left_out.map_or(&[][..], |_| &LEFT_OUT));
+        put(&line.to_string());
+    }
+    Ok(Outcome::Judged(Box::new(verdict)))
+}
+
+async fn whole(stage: &mut Stage, steps: &[Step], load: Load) -> anyhow::Result<()> {
+    stage.play(steps).await?;
+    put("heal all, and rest");
+    stage.heal().await?;
+    stage.wait_until(Instant::now() + QUARANTINE).await?;
+    if load == Load::Everything {
+        // If holds are long, a node may not be granted a lock before the end.
+        stage.calm()?;
+    }
+    stage.wait_until(Instant::now() + REST).await?;
+    stage.end().await
+}

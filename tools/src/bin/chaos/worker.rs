@@ -1,0 +1,450 @@
+//! A process of chaos: a node whose tasks request locks in each way that the interface has, and
+//! record what they observe.
+//!
+//! A guard is observed between two readings of the boot clock. So a record is true even if the
+//! process is paused in between, which only lengthens the interval.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use lockmesh::{
+    AcquireError, ClusterError, DistributedLock, Guard, LockRequest, Mesh, MeshBuilder,
+};
+use lockmesh_cli::Overrides;
+use lockmesh_cli::node::{self, Signals};
+use lockmesh_harness::SkewedClock;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tools::millis;
+
+use crate::history::{FORMAT, How, Line, Writer, boot, now};
+
+/// The longest time that the tasks may take to observe the shutdown.
+const END_AT_MOST: Duration = Duration::from_secs(5);
+/// The interval at which the node's own voter is polled.
+const VOTER_EVERY: Duration = Duration::from_millis(50);
+/// The longest time until a request is withdrawn, if it is to be.
+const WITHDRAW_WITHIN_MS: u64 = 100;
+
+/// A least and a most number of milliseconds.
+type Span = (u64, u64);
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Configuration file of the node, as for `lockmesh node`.
+    #[arg(long)]
+    config: PathBuf,
+    /// File to append the history to.
+    #[arg(long)]
+    history: PathBuf,
+    /// Offset of the wall clock, in milliseconds.
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    wall_offset_ms: i64,
+    /// Number of keys, named k0 and up.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    keys: u32,
+    /// Number of tasks that request them.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(0..=1_000))]
+    tasks: u32,
+    /// The requests that the tasks make.
+    #[arg(long, value_enum, default_value = "everything")]
+    mix: Mix,
+    /// The time that a lock is held.
+    #[arg(long, default_value = "5..300", value_parser = span)]
+    hold_ms: Span,
+    /// The time that a task pauses between requests.
+    #[arg(long, default_value = "20..200", value_parser = span)]
+    pause_ms: Span,
+    /// The time that a request waits.
+    #[arg(long, default_value = "1000..20000", value_parser = span)]
+    acquire_timeout_ms: Span,
+    /// The interval at which a holder checks its guard.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    look_every_ms: u64,
+    /// The number of requests after which a task ends. The process stops when all tasks have ended.
+    #[arg(long)]
+    requests: Option<u32>,
+    /// The seed of the tasks' choices; random by default.
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+/// Parses `LEAST..MOST`, or one number that is both.
+fn span(text: &str) -> Result<Span, String> {
+    let (least, most) = text.split_once("..").unwrap_or((text, text));
+    match (least.parse(), most.parse()) {
+        (Ok(least), Ok(most)) if 1 <= least && least <= most && most <= 3_600_000 => {
+            Ok((least, most))
+        }
+        _ => Err("it must be LEAST..MOST, within 1 to 3600000".to_owned()),
+    }
+}
+
+/// The requests that the tasks make.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+enum Mix {
+    /// Every act.
+    Everything,
+    /// Acquire, hold, release.
+    Hold,
+    /// Take the lock through `DistributedLock` for a time within `hold_ms`, and never release it.
+    Tick,
+}
+
+/// One way to use a lock.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Act {
+    /// Acquire, hold, release.
+    Hold,
+    /// Acquire, and withdraw the request soon.
+    Withdraw,
+    /// Acquire only if the lock is free.
+    Try,
+    /// Acquire, and extend the lease once.
+    Extend,
+    /// Acquire without renewal, and observe the guard until it is lost.
+    Lapse,
+    /// Acquire, and drop the guard instead of releasing it.
+    Drop,
+}
+
+/// Runs until a signal arrives, all requests are made, or the history cannot be written.
+pub(crate) async fn run(args: Args) -> ExitCode {
+    node::log();
+    match live(args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err((code, error)) => {
+            eprintln!("chaos worker: {error}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+async fn live(args: Args) -> Result<(), (u8, String)> {
+    let refused = |error: String| (node::BAD_CONFIG, error);
+    // Installed before the start, so that a signal during the start also ends in a clean stop.
+    let mut signals = Signals::new(false).map_err(|error| refused(error.to_string()))?;
+    let log = Log::open(&args).map_err(|error| refused(format!("history: {error}")))?;
+    let log = Arc::new(log);
+    let skewed = |builder: MeshBuilder| builder.clock(SkewedClock::new(args.wall_offset_ms));
+    let mesh = tokio::select! {
+        mesh = node::start(Some(&args.config), &Overrides::default(), skewed) => mesh,
+        _ = signals.next() => return Ok(()),
+    };
+    let mesh = mesh.map_err(|error| refused(error.to_string()))?;
+    log.start(&mesh);
+    let mut tasks = start_tasks(&mesh, &log, &args);
+    let mut voter = JoinSet::new();
+    voter.spawn(watch_voter(mesh.clone(), log.clone()));
+    let ended = tokio::select! {
+        signal = signals.next() => Ok(signal),
+        () = joined(&mut tasks), if args.requests.is_some() => Ok("workload"),
+        error = log.failed() => Err(error),
+        never = node::report_ready(&mesh) => never,
+    };
+    let signal = ended.as_ref().copied().unwrap_or("history");
+    let (at, signal) = (now(), signal.to_owned());
+    log.write(&Line::Stopping {
+        at,
+        signal: signal.clone(),
+    });
+    // Shut down first, while the tasks still run, so that no peer waits for them.
+    node::stop(&mesh, &signal).await;
+    let all = async {
+        joined(&mut tasks).await;
+        joined(&mut voter).await;
+    };
+    if tokio::time::timeout(END_AT_MOST, all).await.is_err() {
+        tracing::warn!("the tasks did not end in {END_AT_MOST:?}");
+    }
+    log.write(&Line::End { at: now() });
+    ended.map(drop).map_err(|error| (1, error))
+}
+
+async fn joined(tasks: &mut JoinSet<()>) {
+    while tasks.join_next().await.is_some() {}
+}
+
+fn start_tasks(mesh: &Mesh, log: &Arc<Log>, args: &Args) -> JoinSet<()> {
+    let ids = Arc::new(AtomicU64::new(0));
+    let seed = args.seed.unwrap_or_else(rand::random);
+    let mut tasks = JoinSet::new();
+    for n in 0..args.tasks {
+        let task = Task {
+            mesh: mesh.clone(),
+            log: log.clone(),
+            args: args.clone(),
+            ids: ids.clone(),
+            rng: SmallRng::seed_from_u64(seed.wrapping_add(u64::from(n))),
+        };
+        tasks.spawn(task.work());
+    }
+    tasks
+}
+
+/// The history that this process writes.
+#[derive(Debug)]
+struct Log {
+    boot: String,
+    writer: Writer,
+    /// The error that ends the run, from a write or from a request.
+    failed: watch::Sender<Option<String>>,
+}
+
+impl Log {
+    fn open(args: &Args) -> io::Result<Self> {
+        Ok(Self {
+            boot: boot()?,
+            writer: Writer::open(&args.history)?,
+            failed: watch::Sender::new(None),
+        })
+    }
+
+    /// Waits for an error that ends the run, and returns it.
+    async fn failed(&self) -> String {
+        let mut failed = self.failed.subscribe();
+        match failed.wait_for(Option::is_some).await {
+            Ok(what) => what.clone().unwrap_or_default(),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    fn start(&self, mesh: &Mesh) {
+        let status = mesh.status();
+        self.write(&Line::Start {
+            at: now(),
+            format: FORMAT,
+            boot: self.boot.clone(),
+            node: status.node.to_string(),
+            incarnation: status.incarnation,
+            max_lease_ms: millis(status.timing.max_ttl),
+        });
+    }
+
+    fn write(&self, line: &Line) {
+        if let Err(error) = self.writer.write(line) {
+            self.failed.send_replace(Some(error.to_string()));
+        }
+    }
+}
+
+/// Records each time at which the node's voter starts or stops voting.
+async fn watch_voter(mesh: Mesh, log: Arc<Log>) {
+    let mut told = None;
+    loop {
+        let status = mesh.status();
+        if status.is_shut_down {
+            return;
+        }
+        let votes = status.quarantine.is_none();
+        if told != Some(votes) {
+            told = Some(votes);
+            let at = now();
+            log.write(&Line::Voting { at, votes });
+        }
+        tokio::time::sleep(VOTER_EVERY).await;
+    }
+}
+
+struct Task {
+    mesh: Mesh,
+    log: Arc<Log>,
+    args: Args,
+    ids: Arc<AtomicU64>,
+    rng: SmallRng,
+}
+
+impl Task {
+    async fn work(mut self) {
+        let mut left = self.args.requests.unwrap_or(u32::MAX);
+        while left > 0 && !self.mesh.status().is_shut_down {
+            left -= u32::from(self.args.requests.is_some());
+            match self.args.mix {
+                Mix::Everything => {
+                    let act = self.act();
+                    self.once(act).await;
+                }
+                Mix::Hold => self.once(Act::Hold).await,
+                Mix::Tick => self.tick().await,
+            }
+            let pause = self.within(self.args.pause_ms);
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    fn act(&mut self) -> Act {
+        match self.rng.random_range(0..100) {
+            0..45 => Act::Hold,
+            45..55 => Act::Withdraw,
+            55..75 => Act::Try,
+            75..85 => Act::Extend,
+            85..90 => Act::Lapse,
+            _ => Act::Drop,
+        }
+    }
+
+    fn within(&mut self, (least, most): Span) -> Duration {
+        Duration::from_millis(self.rng.random_range(least..=most))
+    }
+
+    /// Records a request that is about to begin. Returns its key and number.
+    fn asks(&mut self, how: How, wait: Duration) -> (String, u64) {
+        let key = format!("k{}", self.rng.random_range(0..self.args.keys));
+        let id = self.ids.fetch_add(1, Ordering::Relaxed);
+        self.log.write(&Line::Asked {
+            at: now(),
+            id,
+            key: key.clone(),
+            how,
+            wait_ms: millis(wait),
+        });
+        (key, id)
+    }
+
+    /// Requests one lock and uses it according to `act`.
+    async fn once(&mut self, act: Act) {
+        let wait = self.within(self.args.acquire_timeout_ms);
+        let how = if act == Act::Try {
+            How::Try
+        } else {
+            How::Acquire
+        };
+        let (key, id) = self.asks(how, wait);
+        let request = self.mesh.lock(key).auto_renew(act != Act::Lapse);
+        if let Some(guard) = self.ask(id, act, request.acquire_timeout(wait)).await {
+            self.hold(id, act, guard).await;
+        }
+    }
+
+    /// Takes a lock as a job does that runs once in each TTL.
+    async fn tick(&mut self) {
+        let ttl_ms = millis(self.within(self.args.hold_ms));
+        let (key, id) = self.asks(How::Try, Duration::ZERO);
+        let told = DistributedLock::try_acquire(&self.mesh, &key, ttl_ms).await;
+        let at = now();
+        self.log.write(&match told {
+            Ok(true) => Line::Ticked { id, at, ttl_ms },
+            Ok(false) => Line::Denied { id, at },
+            Err(ClusterError::Internal(_)) => Line::ShutDown { id, at },
+            Err(_) => Line::TimedOut { id, at },
+        });
+    }
+
+    /// Returns the guard if it was granted. The caller records the grant.
+    async fn ask(&mut self, id: u64, act: Act, request: LockRequest) -> Option<Guard> {
+        let asked = match act {
+            Act::Try => request.try_acquire().await,
+            Act::Withdraw => {
+                let patience = self.within((1, WITHDRAW_WITHIN_MS));
+                let Ok(asked) = tokio::time::timeout(patience, request.acquire()).await else {
+                    let at = now();
+                    self.log.write(&Line::Withdrawn { id, at });
+                    return None;
+                };
+                asked.map(Some)
+            }
+            _ => request.acquire().await.map(Some),
+        };
+        let at = now();
+        match asked {
+            Ok(Some(guard)) => return Some(guard),
+            Ok(None) => self.log.write(&Line::Denied { id, at }),
+            Err(AcquireError::ShutDown) => self.log.write(&Line::ShutDown { id, at }),
+            Err(AcquireError::TimedOut { .. } | AcquireError::Unconfirmed { .. }) => {
+                self.log.write(&Line::TimedOut { id, at });
+            }
+            Err(error) => {
+                let what = format!("request {id}: {error}");
+                self.log.failed.send_replace(Some(what));
+            }
+        }
+        None
+    }
+
+    async fn hold(&mut self, id: u64, act: Act, guard: Guard) {
+        let (before, until, after) = self.look(&guard);
+        let epoch = guard.epoch().get();
+        self.log.write(&Line::Granted {
+            id,
+            before,
+            after,
+            epoch,
+            until,
+        });
+        if until.is_none() {
+            return;
+        }
+        let span = self.within(self.args.hold_ms);
+        let end = tokio::time::Instant::now() + span;
+        if act == Act::Extend {
+            self.extend(id, &guard).await;
+        }
+        let every = Duration::from_millis(self.args.look_every_ms);
+        loop {
+            let left = end.saturating_duration_since(tokio::time::Instant::now());
+            let is_last = act != Act::Lapse && left <= every;
+            tokio::time::sleep(if is_last { left } else { every }).await;
+            let (before, until, after) = self.look(&guard);
+            let Some(until) = until else {
+                return self.log.write(&Line::Lost { id, before, after });
+            };
+            self.log.write(&Line::Held {
+                id,
+                before,
+                after,
+                until,
+            });
+            if is_last {
+                return self.let_go(id, act, guard).await;
+            }
+        }
+    }
+
+    /// Reads the boot clock, the guard, and the boot clock again. Returns both readings and, if the
+    /// lock is held, the interval in which its lease ends.
+    fn look(&self, guard: &Guard) -> (u64, Option<[u64; 2]>, u64) {
+        let before = now();
+        let left = guard.remaining();
+        let after = now();
+        let left = u64::try_from(left.as_nanos()).unwrap_or(u64::MAX);
+        let until = (left > 0).then(|| [before, after].map(|at| at.saturating_add(left)));
+        (before, until, after)
+    }
+
+    async fn extend(&mut self, id: u64, guard: &Guard) {
+        let extra = self.within((1, 500));
+        let before = now();
+        let done = guard.extend(extra).await;
+        self.log.write(&Line::Extended {
+            id,
+            before,
+            after: now(),
+            extra_ms: millis(extra),
+            error: done.err().map(|error| error.to_string()),
+        });
+    }
+
+    async fn let_go(&mut self, id: u64, act: Act, guard: Guard) {
+        let before = now();
+        let held = if act == Act::Drop {
+            let held = guard.is_held();
+            drop(guard);
+            held
+        } else {
+            guard.release().await.is_ok()
+        };
+        let after = now();
+        self.log.write(&Line::Released {
+            id,
+            before,
+            after,
+            held,
+        });
+    }
+}

@@ -1,0 +1,65 @@
+//! `bench`. No test checks the measured values.
+
+use serde_json::Value;
+
+use crate::common::{bench, stderr, stdout};
+
+#[test]
+fn bench_prints_figures_in_json_on_last_line() {
+    let args = ["--seconds", "0.2", "--tasks", "4", "--json"];
+    let only = ["--only", "w1,w1-five,w2,w3,w5"];
+    let output = bench(&args).args(only).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let told = stdout(&output);
+    let last: Value = serde_json::from_str(told.lines().last().unwrap()).unwrap();
+    let figures = [
+        "acquire_ratio",
+        "acquire5_ratio",
+        "cycles_ratio",
+        "handoff_ratio",
+        "jain",
+        "cpu_ratio",
+        "acquire_p50_us",
+        "acquire_p99_us",
+        "floor_p50_us",
+        "cycles_per_s",
+        "handoffs_per_s",
+        "floor_rounds_per_s",
+    ];
+    for figure in figures {
+        assert!(last[figure].as_f64().unwrap() > 0.0, "{figure}: {told}");
+    }
+}
+
+#[test]
+fn bench_w4_reports_crashes_and_omits_other_figures() {
+    let args = ["--only", "w4", "--json"];
+    let output = bench(&args).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let told = stdout(&output);
+    let last: Value = serde_json::from_str(told.lines().last().unwrap()).unwrap();
+    for figure in ["takeover_ms", "return_ms"] {
+        assert!(last[figure].is_f64(), "{figure}: {told}");
+    }
+    for figure in ["acquire_ratio", "cycles_ratio", "jain", "lock_bytes"] {
+        assert!(last.get(figure).is_none(), "{figure}: {told}");
+    }
+}
+
+#[test]
+fn bench_rejects_arguments_that_measure_nothing() {
+    for args in [["--tasks", "0"], ["--seconds", "0"], ["--only", "nothing"]] {
+        let output = bench(&[]).args(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(stderr(&output).contains(args[0]), "{}", stderr(&output));
+    }
+}
+
+#[cfg(not(feature = "compare"))]
+#[test]
+fn compare_without_feature_names_the_feature() {
+    let output = bench(&["--compare", "redis"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = stderr(&output);
+    assert!(said.contains("--features compare"), "{said}");
+}
