@@ -5,23 +5,45 @@
 //! with the rules, the wire format and the world; `-- digests --write` renews the file.
 
 use std::fmt::Write as _;
+use std::process::ExitCode;
 
 use crate::algorithms::Algorithm;
 use crate::campaign::{Tweaks, run_seed};
-use crate::scenario;
-use crate::world::Outcome;
+use crate::cluster::Outcome;
+use crate::scenarios;
 
 /// The path of the file.
-pub(crate) const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/digests.txt");
+const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/digests.txt");
 const KNOWN: &str = include_str!("../digests.txt");
 /// Large and small worlds, plaintext and sealed; 475 and 1627 once found bugs.
 const SEEDS: [u64; 12] = [0, 1, 2, 3, 4, 5, 9, 77, 94, 475, 1_000, 1_627];
 
+/// Compares the digests of this build with the file, or writes them into it.
+pub(crate) fn command(write: bool) -> ExitCode {
+    let own = text();
+    if write {
+        return match std::fs::write(FILE, own) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("cannot write {FILE}: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let differences = differences(&own);
+    if differences.is_empty() {
+        println!("{} traces, all as in digests.txt", own.lines().count());
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("{}\n{ADVICE}", differences.join("\n"));
+    ExitCode::FAILURE
+}
+
 /// Returns the digests of this build, one on a line.
-pub(crate) fn text() -> String {
+fn text() -> String {
     let mut text = String::new();
     let mut add = |name: &str, outcome: &Outcome| {
-        let grants = outcome.coverage.get("grants").copied().unwrap_or_default();
+        let grants = outcome.counted("grants");
         // Writing to a string does not fail.
         let _ = writeln!(
             text,
@@ -30,31 +52,27 @@ pub(crate) fn text() -> String {
         );
     };
     for seed in SEEDS {
-        add(
-            &format!("seed/{seed}"),
-            &run_seed(seed, Tweaks::default(), false),
-        );
+        let outcome = run_seed(seed, Tweaks::default(), false);
+        add(&format!("seed/{seed}"), &outcome);
     }
     for algorithm in [Algorithm::Living, Algorithm::Redlock] {
         let tweaks = Tweaks {
             algorithm,
             ..Tweaks::default()
         };
-        add(
-            &format!("seed/1/{}", algorithm.word()),
-            &run_seed(1, tweaks, false),
-        );
+        let outcome = run_seed(1, tweaks, false);
+        add(&format!("seed/1/{}", algorithm.word()), &outcome);
     }
-    for (name, file) in scenario::NAMED {
-        if let Ok(scenario) = scenario::read(file) {
-            add(name, &scenario::play(scenario, false).0);
+    for (name, file) in scenarios::NAMED {
+        if let Ok(scenario) = scenarios::read(file) {
+            add(name, &scenario.play(false).0);
         }
     }
     text
 }
 
 /// Returns the lines of this build that differ from those of the file.
-pub(crate) fn differences(own: &str) -> Vec<String> {
+fn differences(own: &str) -> Vec<String> {
     if own == KNOWN {
         return Vec::new();
     }
@@ -73,7 +91,7 @@ pub(crate) fn differences(own: &str) -> Vec<String> {
 }
 
 /// The advice after a difference.
-pub(crate) const ADVICE: &str = "\
+const ADVICE: &str = "\
 If the rules, the wire or the world were changed on purpose, renew the file with
   cargo run --release -p simulations -- digests --write
 If not, a seed is not the same run on two machines, and that is a bug.";

@@ -16,19 +16,21 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockmesh_proto::claimant::{Claimant, Request};
-use lockmesh_proto::event::{Effects, Event, Ticket};
-use lockmesh_proto::id::{Incarnation, Key, NodeId};
-use lockmesh_proto::message::{Message, Outbox};
-use lockmesh_proto::time::{Instant, Now};
-use lockmesh_proto::voter::{Start, Voter, VoterLimits};
-use lockmesh_proto::voter_set::{Timing, VoterSet};
 use stateright::{Model, Property};
 
+use crate::proto::{
+    Claimant, Effects, Event, Incarnation, Instant, Key, Message, NodeId, Now, Outbox,
+    RecoveryReply, Request, Start, Ticket, Timing, Voter, VoterLimits, VoterSet,
+};
+
+pub(crate) use found::command;
+#[cfg(any(test, lockmesh_mutants))]
 pub(crate) use found::search;
 use parts::{Envelope, Kept};
 use scope::SET_BACK_MS;
-pub(crate) use scope::{Begins, Scope, scopes};
+#[cfg(any(test, lockmesh_mutants))]
+pub(crate) use scope::scopes;
+use scope::{Begins, Scope};
 
 const VOTERS: usize = 3;
 const ROUND_TRIP: Duration = Duration::from_millis(100);
@@ -219,10 +221,8 @@ impl Search {
                 .map(|(_, epoch, _)| epoch.get())
                 .collect();
             holders += held.len();
-            if held
-                .iter()
-                .any(|epoch| self.votes_for(state, claimant, *epoch) < 2)
-            {
+            let lacks_votes = |epoch: &u64| self.votes_for(state, claimant, *epoch) < 2;
+            if held.iter().any(lacks_votes) {
                 state.broken = state.broken.or(Some("M3"));
             }
         }
@@ -294,18 +294,20 @@ impl Search {
         }
     }
 
+    /// Grants the first claim by two votes.
     fn own(&self, state: &mut State) {
         self.ask(state, 0);
-        let is_for = |at: u8| move |it: &Envelope| it.to == at;
-        for voter in [0, 1] {
-            let sent: Vec<Envelope> = state.network.iter().cloned().collect();
-            for envelope in sent.into_iter().filter(is_for(voter)) {
+        self.read_all(state);
+    }
+
+    /// Makes two voters and then the first claimant read what is on its way to them.
+    fn read_all(&self, state: &mut State) {
+        for at in [0, 1, VOTERS as u8] {
+            let sent = state.network.iter().filter(|it| it.to == at);
+            let sent: Vec<Envelope> = sent.cloned().collect();
+            for envelope in sent {
                 self.read(state, &envelope);
             }
-        }
-        let sent: Vec<Envelope> = state.network.iter().cloned().collect();
-        for envelope in sent.into_iter().filter(is_for(VOTERS as u8)) {
-            self.read(state, &envelope);
         }
     }
 
@@ -313,12 +315,7 @@ impl Search {
     fn renew_by_session(&self, state: &mut State) {
         for _ in 0..2 {
             self.wake(state, 0);
-            for at in [0, 1, VOTERS as u8] {
-                let sent: Vec<Envelope> = state.network.iter().cloned().collect();
-                for envelope in sent.into_iter().filter(|it| it.to == at) {
-                    self.read(state, &envelope);
-                }
-            }
+            self.read_all(state);
         }
     }
 
@@ -421,16 +418,16 @@ impl Model for Search {
             let mut voter = self.voter(self.now(&state, at), at, 0, &mut out);
             // The cluster is new, and the replies of the others confirm it.
             let now = self.now(&state, at);
+            let memory = RecoveryReply {
+                nonce: at as u64,
+                highest: Default::default(),
+                votes: false,
+                knew: false,
+                seen: Incarnation::new(1),
+                quarantine: Duration::ZERO,
+                skew: Duration::ZERO,
+            };
             for other in (0..VOTERS).filter(|other| *other != at) {
-                let memory = lockmesh_proto::message::RecoveryReply {
-                    nonce: at as u64,
-                    highest: Default::default(),
-                    votes: false,
-                    knew: false,
-                    seen: Incarnation::new(1),
-                    quarantine: Duration::ZERO,
-                    skew: Duration::ZERO,
-                };
                 voter.change(|it| {
                     it.handle_recovery_reply(now, &self.ids[other], &memory, &mut out)
                 });
@@ -509,7 +506,7 @@ impl Model for Search {
 
 #[cfg(lockmesh_mutants)]
 fn make_mistake(scope: &Scope) {
-    lockmesh_proto::mutants::make(scope.mutant);
+    crate::proto::mutants::make(scope.mutant);
 }
 
 #[cfg(not(lockmesh_mutants))]

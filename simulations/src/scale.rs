@@ -6,17 +6,15 @@
 //! voters, nine messages. A voter that is the claimant itself costs none, so a cycle takes
 //! 9 (1 - 1 / members) messages.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
-use lockmesh_proto::voter::VoterLimits;
-use lockmesh_proto::voter_set::Timing;
 use serde::Serialize;
+use serde_json::json;
 
-use crate::algorithms::Algorithm;
-use crate::hazards::Hazards;
-use crate::network::Weather;
-use crate::settings::{Gossip, Habits, Incarnations, MILLISECOND, Pace, SECOND, Settings};
-use crate::world::World;
+use crate::cluster::{Habits, Settings, World};
+use crate::kernel::{MILLISECOND, SECOND};
+use crate::proto::Timing;
 
 const MEMBERS: [usize; 4] = [5, 10, 20, 50];
 const VOTERS: usize = 3;
@@ -26,19 +24,29 @@ const START: u64 = SECOND;
 
 /// The result of one cluster size.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Row {
-    pub(crate) members: usize,
-    pub(crate) cycles: u64,
-    pub(crate) messages_per_cycle: f64,
-    pub(crate) datagrams_per_cycle: f64,
+struct Size {
+    members: usize,
+    cycles: u64,
+    messages_per_cycle: f64,
+    datagrams_per_cycle: f64,
     /// The share of all messages, sent and received, of the member with the most.
-    pub(crate) busiest_share: f64,
-    pub(crate) median_share: f64,
-    pub(crate) violations: usize,
+    busiest_share: f64,
+    median_share: f64,
+    violations: usize,
+}
+
+/// Runs all sizes and prints the table.
+pub(crate) fn command(seconds: u64, json: bool) -> ExitCode {
+    let rows = rows(seconds);
+    match json {
+        true => println!("{}", json!({ "rows": rows })),
+        false => print!("{}", markdown(&rows)),
+    }
+    ExitCode::SUCCESS
 }
 
 /// Runs all sizes, each for `seconds` of simulated time.
-pub(crate) fn rows(seconds: u64) -> Vec<Row> {
+fn rows(seconds: u64) -> Vec<Size> {
     MEMBERS
         .iter()
         .map(|members| row(*members, seconds))
@@ -46,7 +54,7 @@ pub(crate) fn rows(seconds: u64) -> Vec<Row> {
 }
 
 /// The counters at one time.
-struct Counted {
+struct Load {
     cycles: u64,
     messages: u64,
     datagrams: u64,
@@ -54,7 +62,7 @@ struct Counted {
     loads: Vec<u64>,
 }
 
-impl Counted {
+impl Load {
     fn of(world: &World) -> Self {
         let nodes = world.hosts.iter().filter_map(|host| host.process.as_ref());
         let traffic: Vec<_> = nodes.filter_map(|it| it.node.traffic()).collect();
@@ -70,14 +78,14 @@ impl Counted {
     }
 }
 
-fn row(members: usize, seconds: u64) -> Row {
+fn row(members: usize, seconds: u64) -> Size {
     let settings = settings(members, START + seconds * SECOND);
-    let mut world = World::new(settings, Vec::new(), false);
+    let mut world = World::new(settings.into(), false);
     // Messages among voters at the start of the cluster belong to no cycle.
     world.run_until(START, |_| false);
-    let before = Counted::of(&world);
+    let before = Load::of(&world);
     world.run_until(START + seconds * SECOND, |_| false);
-    let after = Counted::of(&world);
+    let after = Load::of(&world);
     let cycles = after.cycles - before.cycles;
     let per_cycle = |count: u64| count as f64 / cycles.max(1) as f64;
     let mut loads: Vec<u64> = after
@@ -89,7 +97,7 @@ fn row(members: usize, seconds: u64) -> Row {
     loads.sort_unstable();
     let all = loads.iter().sum::<u64>().max(1) as f64;
     let share = |at: usize| loads.get(at).copied().unwrap_or_default() as f64 / all;
-    Row {
+    Size {
         members,
         cycles,
         messages_per_cycle: per_cycle(after.messages - before.messages),
@@ -101,62 +109,31 @@ fn row(members: usize, seconds: u64) -> Row {
 }
 
 fn settings(members: usize, span: u64) -> Settings {
+    let timing = Timing {
+        max_ttl: Duration::from_secs(10),
+        max_drift_ppm: 5_000,
+        max_clock_skew: Duration::from_millis(500),
+        round_trip: Duration::from_millis(10),
+        reservation: Duration::from_millis(250),
+        holder_probe_interval: Duration::from_millis(250),
+    };
+    let habits = Habits {
+        clients: 100,
+        keys: KEYS,
+        rest_max: 400 * MILLISECOND,
+        hold_max: 20 * MILLISECOND,
+        renew_ppm: 1_000_000,
+        ..Habits::default()
+    };
     Settings {
         seed: 1,
-        algorithm: Algorithm::Lockmesh,
-        is_sealed: false,
-        is_recorded: false,
-        members,
-        outsiders: 0,
-        voters_per_key: VOTERS,
-        timing: Timing {
-            max_ttl: Duration::from_secs(10),
-            max_drift_ppm: 5_000,
-            max_clock_skew: Duration::from_millis(500),
-            round_trip: Duration::from_millis(10),
-            reservation: Duration::from_millis(250),
-            holder_probe_interval: Duration::from_millis(250),
-        },
-        pace: Pace::Kept,
-        wall_off_max_ms: 0,
-        weather: Weather {
-            loss_ppm: 0,
-            double_ppm: 0,
-            damage_ppm: 0,
-            late_ppm: 0,
-            late_max: 1,
-            jitter: 0,
-        },
-        delay: (MILLISECOND, 3 * MILLISECOND),
-        gossip: Gossip::Honest,
-        incarnations: Incarnations::Counted,
-        starts_new: true,
-        other_set: None,
-        has_twins: false,
-        wrong_clocks: None,
-        has_namesakes: false,
         fault_span: span,
-        habits: Habits {
-            clients: 100,
-            keys: KEYS,
-            rest_max: 400 * MILLISECOND,
-            hold_max: 20 * MILLISECOND,
-            work_max: 0,
-            try_ppm: 0,
-            renew_ppm: 1_000_000,
-            withdraw_ppm: 0,
-            deadline_ppm: 0,
-            extend_ppm: 0,
-            tick_ppm: 0,
-        },
-        limits: VoterLimits::default(),
-        renew_interval: None,
-        hazards: Hazards::default(),
+        ..Settings::quiet(members, VOTERS, timing, habits)
     }
 }
 
 /// Formats the table as Markdown.
-pub(crate) fn markdown(rows: &[Row]) -> String {
+fn markdown(rows: &[Size]) -> String {
     let head = "| members | cycles | messages per cycle | datagrams per cycle | busiest member | \
                 median member | 1/members |\n| ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n";
     let lines = rows.iter().map(|row| {

@@ -65,8 +65,10 @@ pub(crate) fn exit_code(survey: &Survey) -> ExitCode {
 fn readiness(survey: &Survey, own: Option<&NodeSurvey>) -> (ExitCode, String) {
     let members = survey.voter_set.members().len();
     let voting = survey.voting() - survey.disputed();
-    let (word, state) = own.map_or(("silent", "no answer".to_owned()), |own| state(survey, own));
-    let name = own.map_or("this node", |own| own.node.as_str());
+    let (name, (word, state)) = match own {
+        Some(own) => (own.node.as_str(), state(survey, own)),
+        None => ("this node", ("silent", "no answer".to_owned())),
+    };
     let text = format!("{name}: {state}; {voting} of {members} members vote");
     if voting <= members / 2 {
         (ExitCode::from(NO_QUORUM), format!("not ready: {text}"))

@@ -2,19 +2,18 @@
 
 use std::fmt::Write as _;
 use std::ops::Range;
-use std::sync::Mutex;
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use serde_json::{Value, json};
 
+use super::Algorithm;
 use super::stories::{STORIES, Story};
 use super::tally::{self, Tally};
-use super::{Algorithm, Plan};
+use crate::cluster::{Gossip, Plan, Rates, Settings};
 use crate::faults;
-use crate::scenario;
-use crate::settings::{Gossip, Pace, Settings};
-use crate::world::World;
+use crate::kernel::on_all_cores;
+use crate::scenarios::{self, NAMED};
 
 /// The name of the last row of the table.
 const MIX: &str = "random-mix";
@@ -22,7 +21,7 @@ const MIX_WHAT: &str =
     "each seed draws its own world and faults; users let go before their last write has arrived";
 
 /// One row: a story, a scenario or the random mix, with the figures of each algorithm.
-pub(crate) struct Row {
+struct StoryRow {
     name: &'static str,
     what: &'static str,
     play: Play,
@@ -44,8 +43,9 @@ impl Play {
         match self {
             Self::Story(story) => Some(story.world(seed, algorithm)),
             Self::Scenario(text) => {
-                let scenario = scenario::read(text).ok()?;
-                let mut plan = Plan::of_scenario(scenario, algorithm);
+                let scenario = scenarios::read(text).ok()?;
+                let mut plan = scenario.plan;
+                algorithm.put_into(&mut plan.settings);
                 plan.settings.seed = seed;
                 Some(plan)
             }
@@ -54,57 +54,56 @@ impl Play {
     }
 }
 
-/// Runs every story and the random mix with these seeds.
-pub(crate) fn run(seeds: &Range<u64>) -> Vec<Row> {
-    let mut rows: Vec<Row> = Vec::new();
-    for story in STORIES {
-        rows.push(row(story.name, story.what, Play::Story(story)));
+/// Runs every story and the random mix, or every bundled scenario, and prints the table.
+pub(crate) fn command(seeds: &Range<u64>, scenarios: bool, json: bool) -> ExitCode {
+    let rows = match scenarios {
+        true => NAMED
+            .map(|(name, text)| row(name, "", Play::Scenario(text)))
+            .into(),
+        false => {
+            let stories = STORIES.map(|story| row(story.name, story.what, Play::Story(story)));
+            Vec::from(stories)
+                .into_iter()
+                .chain([row(MIX, MIX_WHAT, Play::Mix)])
+                .collect()
+        }
+    };
+    let rows = play_all(rows, seeds);
+    match json {
+        true => println!("{}", to_json(&rows)),
+        false => print!("{}", markdown(&rows)),
     }
-    rows.push(row(MIX, MIX_WHAT, Play::Mix));
-    play_all(rows, seeds)
-}
-
-/// Runs every bundled scenario with these seeds.
-pub(crate) fn run_scenarios(seeds: &Range<u64>) -> Vec<Row> {
-    let rows = scenario::NAMED.iter();
-    let rows = rows.map(|(name, text)| row(name, "", Play::Scenario(text)));
-    play_all(rows.collect(), seeds)
+    ExitCode::SUCCESS
 }
 
 /// Runs all rows with all algorithms, on all cores.
-fn play_all(mut rows: Vec<Row>, seeds: &Range<u64>) -> Vec<Row> {
+fn play_all(mut rows: Vec<StoryRow>, seeds: &Range<u64>) -> Vec<StoryRow> {
     let jobs: Vec<(usize, usize, u64)> = (0..rows.len())
         .flat_map(|row| (0..3).map(move |which| (row, which)))
         .flat_map(|(row, which)| seeds.clone().map(move |seed| (row, which, seed)))
         .collect();
     let next = AtomicUsize::new(0);
-    let sums = Mutex::new(vec![[Tally::default(); 3]; rows.len()]);
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    thread::scope(|scope| {
-        for _ in 0..cores {
-            scope.spawn(|| {
-                while let Some((row, which, seed)) = jobs.get(next.fetch_add(1, Ordering::Relaxed))
-                {
-                    let Some(plan) = rows[*row].play.plan(*seed, Algorithm::ALL[*which]) else {
-                        continue;
-                    };
-                    let tally = tally_of(plan);
-                    if let Ok(mut sums) = sums.lock() {
-                        sums[*row][*which].add(tally);
-                    }
-                }
-            });
+    let parts = on_all_cores(|| {
+        let mut sums = vec![[Tally::default(); 3]; rows.len()];
+        while let Some((row, which, seed)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Some(plan) = rows[*row].play.plan(*seed, Algorithm::ALL[*which]) {
+                sums[*row][*which].add(tally_of(plan));
+            }
         }
+        sums
     });
-    let sums = sums.into_inner().unwrap_or_default();
-    for (row, tallies) in rows.iter_mut().zip(sums) {
-        row.tallies = tallies;
+    for sums in parts {
+        for (row, sums) in rows.iter_mut().zip(sums) {
+            for (tally, sum) in row.tallies.iter_mut().zip(sums) {
+                tally.add(sum);
+            }
+        }
     }
     rows
 }
 
-fn row(name: &'static str, what: &'static str, play: Play) -> Row {
-    Row {
+fn row(name: &'static str, what: &'static str, play: Play) -> StoryRow {
+    StoryRow {
         name,
         what,
         play,
@@ -117,33 +116,27 @@ fn row(name: &'static str, what: &'static str, play: Play) -> Row {
 fn mixed(seed: u64, algorithm: Algorithm) -> Plan {
     let mut settings = Settings::draw(seed, None);
     settings.algorithm = algorithm;
-    settings.gossip = Gossip::Heard;
+    settings.gossip = Gossip::Heartbeats;
     settings.send_plain_and_whole();
-    settings.pace = Pace::Kept;
+    settings.rates = Rates::Kept;
     Plan {
         faults: faults::draw(&settings),
         settings,
-        asks: Vec::new(),
+        requests: Vec::new(),
     }
 }
 
-fn tally_of(plan: Plan) -> Tally {
-    let mut settings = plan.settings;
-    settings.is_recorded = true;
-    let world = World::new(settings, plan.faults, false).with_asks(plan.asks);
-    let mut record = world.run().record.unwrap_or_default();
+fn tally_of(mut plan: Plan) -> Tally {
+    plan.settings.is_recorded = true;
+    let mut record = plan.run(false).record.unwrap_or_default();
     record.end_at_settled();
-    tally::Story::of(&record).tally(record.healed)
+    tally::UserView::of(&record).tally(record.healed)
 }
 
-/// Creates the world of a story by its name, for a page.
-pub(crate) fn world(name: &str, seed: u64, algorithm: Algorithm) -> Option<Plan> {
-    Story::named(name).map(|story| story.world(seed, algorithm))
-}
-
-/// Returns the faults of a story, in a short phrase.
-pub(crate) fn what(name: &str) -> &'static str {
-    Story::named(name).map_or("", |story| story.what)
+/// Returns the world of a story by its name, and its faults in a short phrase.
+pub(crate) fn world(name: &str, seed: u64, algorithm: Algorithm) -> Option<(Plan, &'static str)> {
+    let story = STORIES.into_iter().find(|story| story.name == name)?;
+    Some((story.world(seed, algorithm), story.what))
 }
 
 /// Returns the names of the stories.
@@ -152,7 +145,7 @@ pub(crate) fn names() -> Vec<&'static str> {
 }
 
 /// Formats the table as Markdown, with a line for each story and algorithm.
-pub(crate) fn markdown(rows: &[Row]) -> String {
+fn markdown(rows: &[StoryRow]) -> String {
     let mut text = String::from(
         "| what goes wrong | algorithm | two holders | for | stale writes taken | refused \
          | grants | longest wait for a free key, healed |\n\
@@ -183,8 +176,8 @@ pub(crate) fn markdown(rows: &[Row]) -> String {
 }
 
 /// Formats the table as one JSON object.
-pub(crate) fn json(rows: &[Row]) -> Value {
-    let row = |row: &Row| {
+fn to_json(rows: &[StoryRow]) -> Value {
+    let row = |row: &StoryRow| {
         let by_name = Algorithm::ALL.iter().zip(&row.tallies);
         let by_name: Vec<Value> = by_name
             .map(|(algorithm, tally)| json!({ "algorithm": algorithm.name(), "tally": tally }))
@@ -209,7 +202,7 @@ mod tests {
     fn tally(story: &str, algorithm: Algorithm, seeds: Range<u64>) -> Tally {
         let mut sum = Tally::default();
         for seed in seeds {
-            sum.add(tally_of(world(story, seed, algorithm).unwrap()));
+            sum.add(tally_of(world(story, seed, algorithm).unwrap().0));
         }
         sum
     }

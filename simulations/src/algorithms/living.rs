@@ -13,16 +13,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use lockmesh_proto::epoch::{Epoch, EpochClock};
-use lockmesh_proto::id::{Key, NodeId};
-use lockmesh_proto::node::NodeConfig;
-use lockmesh_proto::time::{Instant, Now};
-use lockmesh_proto::view::View;
-use lockmesh_proto::voter::Start;
-use lockmesh_proto::voter_set::Timing;
-
 use super::packet::{Packet, Verb};
 use super::poller::{Poller, Rules};
+use crate::proto::{Epoch, EpochClock, Instant, Key, NodeConfig, NodeId, Now, Start, Timing, View};
 
 /// The attempt that has a vote.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +27,7 @@ struct Vote {
 
 /// A voter's record of a key.
 #[derive(Debug, Default)]
-struct Record {
+struct KeyRecord {
     /// The highest epoch that had its vote and may have been granted.
     fence: u64,
     vote: Option<Vote>,
@@ -49,7 +42,7 @@ pub(super) struct Living {
     timing: Timing,
     /// The instant from which it votes.
     votes_from: Instant,
-    records: BTreeMap<u64, Record>,
+    records: BTreeMap<u64, KeyRecord>,
     clock: EpochClock,
 }
 

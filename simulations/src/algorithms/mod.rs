@@ -1,11 +1,10 @@
 //! The algorithms that a host may run: lockmesh, or one of two others for comparison.
 //!
-//! All run in the same world, with the same links, clocks, pauses, crashes, users and ledger. If an
-//! algorithm leaves a choice open, the better one for it was taken, and a comment says so there.
+//! All run in the same world, with the same links, clocks, pauses, crashes, users and resource. If
+//! an algorithm leaves a choice open, the better one for it was taken, and a comment says so there.
 //! The remaining difference is what the comparison measures.
 
 pub(crate) mod compare;
-mod hearing;
 mod living;
 mod packet;
 mod poller;
@@ -18,22 +17,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use lockmesh_proto::claimant::{Request, RequestError};
-use lockmesh_proto::epoch::Epoch;
-use lockmesh_proto::event::Ticket;
-use lockmesh_proto::id::{Incarnation, Key};
-use lockmesh_proto::node::{Node, NodeConfig, Output};
-use lockmesh_proto::time::{Instant, Now};
-use lockmesh_proto::view::View;
-use lockmesh_proto::voter::Voter;
-use lockmesh_proto::wire::Traffic;
 
-use crate::faults::Fault;
-use crate::scenario::{AskAt, Scenario};
-use crate::settings::{Gossip, Settings};
+use crate::cluster::{Gossip, Settings};
+use crate::proto::{
+    Epoch, Incarnation, Instant, Node, NodeConfig, Now, Output, Request, RequestError, Ticket,
+    Traffic, View, Voter,
+};
 
-pub(crate) use hearing::Hearing;
-pub(crate) use tally::{Lease, Overlap, Story, Wait, Write};
+pub(crate) use tally::{Lease, Overlap, UserView, Wait, WriteAt};
 
 /// A lock algorithm.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
@@ -94,8 +85,8 @@ impl Algorithm {
     pub(crate) fn put_into(self, settings: &mut Settings) {
         settings.algorithm = self;
         if self != Self::Lockmesh {
-            settings.gossip = Gossip::Heard;
-            (settings.other_set, settings.has_twins) = (None, false);
+            settings.gossip = Gossip::Heartbeats;
+            (settings.other_set, settings.has_foreign_cluster) = (None, false);
             settings.wrong_clocks = None;
             settings.has_namesakes = false;
             settings.send_plain_and_whole();
@@ -105,27 +96,6 @@ impl Algorithm {
     /// Returns `true` if its numbers are fencing tokens, so that a resource can refuse lower ones.
     pub(crate) fn has_fence(self) -> bool {
         self != Self::Redlock
-    }
-}
-
-/// A world that can be run.
-#[derive(Debug)]
-pub(crate) struct Plan {
-    pub(crate) settings: Settings,
-    pub(crate) faults: Vec<Fault>,
-    pub(crate) asks: Vec<AskAt>,
-}
-
-impl Plan {
-    /// Creates the plan of a scenario, run by this algorithm.
-    pub(crate) fn of_scenario(scenario: Scenario, algorithm: Algorithm) -> Self {
-        let mut settings = scenario.settings;
-        algorithm.put_into(&mut settings);
-        Self {
-            settings,
-            faults: scenario.faults,
-            asks: scenario.asks,
-        }
     }
 }
 
@@ -169,30 +139,36 @@ pub(crate) trait Machine: Debug {
     /// Returns the number of open requests.
     fn claims(&self) -> usize;
 
-    /// Asks the voters of a key for their view of it, if the algorithm has such a query.
-    fn inspect(&mut self, _now: Now, _key: &Key, _patience: Duration) {}
+    /// Returns the node, if this is lockmesh.
+    fn node(&self) -> Option<&Node> {
+        None
+    }
+
+    /// Returns the node for queries that only lockmesh has.
+    fn node_mut(&mut self) -> Option<&mut Node> {
+        None
+    }
 
     /// Asks the voters that are due whether they would vote, and for their wall clocks.
-    fn check_voters(&mut self, _now: Now) {}
+    fn check_voters(&mut self, now: Now) {
+        if let Some(node) = self.node_mut() {
+            node.check_voters(now);
+        }
+    }
 
     /// Returns its traffic counters, if it has any.
     fn traffic(&self) -> Option<&Traffic> {
-        None
+        self.node().map(Node::traffic)
     }
 
     /// Returns the lockmesh voter, if there is one.
     fn voter(&self) -> Option<&Voter> {
-        None
-    }
-
-    /// Returns the sizes of its collections, if it reports them.
-    fn sizes(&self) -> Vec<(&'static str, usize)> {
-        Vec::new()
+        self.node().and_then(Node::voter)
     }
 
     /// Returns its current incarnation, if that may change while it runs.
     fn incarnation(&self) -> Option<Incarnation> {
-        None
+        self.node().map(|node| node.claimant().incarnation())
     }
 }
 
@@ -241,28 +217,12 @@ impl Machine for Node {
         self.claimant().len()
     }
 
-    fn inspect(&mut self, now: Now, key: &Key, patience: Duration) {
-        Self::inspect(self, now, key, patience);
+    fn node(&self) -> Option<&Node> {
+        Some(self)
     }
 
-    fn check_voters(&mut self, now: Now) {
-        Self::check_voters(self, now);
-    }
-
-    fn traffic(&self) -> Option<&Traffic> {
-        Some(Self::traffic(self))
-    }
-
-    fn voter(&self) -> Option<&Voter> {
-        Self::voter(self)
-    }
-
-    fn sizes(&self) -> Vec<(&'static str, usize)> {
-        Self::sizes(self)
-    }
-
-    fn incarnation(&self) -> Option<Incarnation> {
-        Some(self.claimant().incarnation())
+    fn node_mut(&mut self) -> Option<&mut Node> {
+        Some(self)
     }
 }
 

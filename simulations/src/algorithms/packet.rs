@@ -1,6 +1,6 @@
 //! The datagrams of the two other algorithms: one format of a verb and eight numbers.
 
-use lockmesh_proto::id::Key;
+use crate::proto::Key;
 
 /// The kind of a request or a reply.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -38,54 +38,51 @@ pub(super) struct Packet {
     pub(super) fence: u64,
 }
 
+/// The verbs by their byte.
+const VERBS: [Verb; 6] = [
+    Verb::Lock,
+    Verb::Keep,
+    Verb::Unlock,
+    Verb::Withdraw,
+    Verb::Yes,
+    Verb::No,
+];
 const WORDS: usize = 8;
 /// One byte longer than eight numbers, so that no datagram of a node is mistaken for a packet.
 const PACKET_BYTES: usize = WORDS * 8 + 1;
 
 impl Packet {
     pub(super) fn to_bytes(self) -> Vec<u8> {
-        let words = [
-            self.key,
-            self.value,
-            self.epoch,
-            self.ttl,
-            self.sent_at,
-            self.server,
-            self.fence,
-            0,
-        ];
-        let mut bytes = vec![self.verb as u8];
-        bytes.extend(words.into_iter().flat_map(u64::to_le_bytes));
-        bytes
+        let Self {
+            verb,
+            key,
+            value,
+            epoch,
+            ttl,
+            sent_at,
+            server,
+            fence,
+        } = self;
+        let words = [key, value, epoch, ttl, sent_at, server, fence, 0];
+        let words = words.into_iter().flat_map(u64::to_le_bytes);
+        [verb as u8].into_iter().chain(words).collect()
     }
 
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         if bytes.len() != PACKET_BYTES {
             return None;
         }
-        let verb = match bytes[0] {
-            0 => Verb::Lock,
-            1 => Verb::Keep,
-            2 => Verb::Unlock,
-            3 => Verb::Withdraw,
-            4 => Verb::Yes,
-            5 => Verb::No,
-            _ => return None,
-        };
-        let word = |at: usize| {
-            let mut word = [0; 8];
-            word.copy_from_slice(&bytes[1 + at * 8..9 + at * 8]);
-            u64::from_le_bytes(word)
-        };
+        let (words, _) = bytes[1..].as_chunks();
+        let mut words = words.iter().map(|word| u64::from_le_bytes(*word));
         Some(Self {
-            verb,
-            key: word(0),
-            value: word(1),
-            epoch: word(2),
-            ttl: word(3),
-            sent_at: word(4),
-            server: word(5),
-            fence: word(6),
+            verb: *VERBS.get(usize::from(bytes[0]))?,
+            key: words.next()?,
+            value: words.next()?,
+            epoch: words.next()?,
+            ttl: words.next()?,
+            sent_at: words.next()?,
+            server: words.next()?,
+            fence: words.next()?,
         })
     }
 

@@ -8,18 +8,13 @@ use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use lockmesh_proto::claimant::{Request, RequestError};
-use lockmesh_proto::epoch::Epoch;
-use lockmesh_proto::event::{Event, Ticket, VoteTally};
-use lockmesh_proto::id::{Key, NodeId};
-use lockmesh_proto::node::{NodeConfig, Output};
-use lockmesh_proto::time::{Instant, Now};
-use lockmesh_proto::view::View;
-use lockmesh_proto::voter_set::Timing;
-
 use super::Machine;
 use super::packet::{Packet, Verb, hash};
-use crate::rng::Rng;
+use crate::kernel::Rng;
+use crate::proto::{
+    Epoch, Event, Instant, Key, NodeConfig, NodeId, Now, Output, Request, RequestError, Ticket,
+    Timing, View, VoteTally,
+};
 
 /// The length of an attempt, in round trips. A server that has not replied by then counts as a no.
 const ATTEMPT_ROUND_TRIPS: u32 = 5;
@@ -108,7 +103,7 @@ impl<R: Rules> Poller<R> {
         }
     }
 
-    fn tell(&mut self, event: Event) {
+    fn notify(&mut self, event: Event) {
         self.outputs.push_back(Output::Event(event));
     }
 
@@ -221,7 +216,7 @@ impl<R: Rules> Poller<R> {
                     epoch: Epoch::new(claim.epoch),
                     valid_until: until,
                 };
-                self.tell(event);
+                self.notify(event);
             }
             (Phase::Asks { .. }, None) if is_beaten => self.fail(now, ticket),
             (Phase::Holds { until, asks }, Some(reaches)) if reaches > until => {
@@ -233,7 +228,7 @@ impl<R: Rules> Poller<R> {
                     ticket,
                     valid_until: reaches,
                 };
-                self.tell(event);
+                self.notify(event);
             }
             _ => {}
         }
@@ -251,7 +246,7 @@ impl<R: Rules> Poller<R> {
             return self.attempt(now, ticket);
         }
         if claim.request.is_try {
-            return self.tell(Event::Denied { ticket });
+            return self.notify(Event::Denied { ticket });
         }
         let most = (self.timing.round_trip * DELAY_ROUND_TRIPS).as_nanos() as u64;
         let delay = self.rng.between(most / 10, most);
@@ -293,7 +288,7 @@ impl<R: Rules> Poller<R> {
     fn lose(&mut self, now: Now, ticket: Ticket) {
         if let Some(claim) = self.claims.remove(&ticket) {
             let (key, epoch) = (claim.request.key.clone(), Epoch::new(claim.epoch));
-            self.tell(Event::Lost {
+            self.notify(Event::Lost {
                 ticket,
                 key,
                 epoch,
@@ -311,7 +306,7 @@ impl<R: Rules> Poller<R> {
                 refused: claim.refusals.len(),
                 ..VoteTally::default()
             };
-            self.tell(Event::TimedOut { ticket, answers });
+            self.notify(Event::TimedOut { ticket, answers });
             self.unlock(now, &claim);
         }
     }

@@ -17,14 +17,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockmesh_proto::id::{Key, NodeId};
-use lockmesh_proto::node::NodeConfig;
-use lockmesh_proto::time::{Instant, Now};
-use lockmesh_proto::view::View;
-use lockmesh_proto::voter_set::VoterSet;
-
 use super::packet::{Packet, Verb};
 use super::poller::{Poller, Rules};
+use crate::proto::{Instant, Key, NodeConfig, NodeId, Now, View, VoterSet};
 
 const DRIFT_PPM: u32 = 10_000;
 const DRIFT_FIXED: Duration = Duration::from_millis(2);
@@ -92,7 +87,7 @@ impl Rules for Redlock {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lockmesh_proto::voter_set::Timing;
+    use crate::proto::Timing;
 
     fn server() -> Redlock {
         let members = (0..5).map(|n| NodeId::new(format!("n{n}")).unwrap());

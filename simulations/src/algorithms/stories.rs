@@ -2,14 +2,11 @@
 
 use std::time::Duration;
 
-use lockmesh_proto::voter::VoterLimits;
-use lockmesh_proto::voter_set::Timing;
-
-use super::{Algorithm, Plan};
+use super::Algorithm;
+use crate::cluster::{Gossip, Habits, Plan, Settings};
 use crate::faults::{Cut, Fault, FaultKind, Target};
-use crate::hazards::Hazards;
-use crate::network::Weather;
-use crate::settings::{Gossip, Habits, Incarnations, MILLISECOND, Pace, SECOND, Settings};
+use crate::kernel::{LinkFaults, MILLISECOND, SECOND};
+use crate::proto::Timing;
 
 const MEMBERS: usize = 5;
 const SPAN: u64 = 24 * SECOND;
@@ -83,17 +80,12 @@ pub(crate) const STORIES: [Story; 11] = [
 ];
 
 impl Story {
-    /// Returns the story with this name.
-    pub(crate) fn named(name: &str) -> Option<Self> {
-        STORIES.into_iter().find(|story| story.name == name)
-    }
-
     /// Creates its world for this seed.
     pub(crate) fn world(&self, seed: u64, algorithm: Algorithm) -> Plan {
         Plan {
             settings: settings(seed, algorithm),
             faults: (self.faults)(),
-            asks: Vec::new(),
+            requests: Vec::new(),
         }
     }
 }
@@ -107,50 +99,31 @@ fn settings(seed: u64, algorithm: Algorithm) -> Settings {
         reservation: Duration::from_millis(100),
         holder_probe_interval: Duration::from_millis(100),
     };
+    let habits = Habits {
+        clients: 8,
+        keys: 1,
+        rest_max: SECOND,
+        hold_max: 4 * SECOND,
+        work_max: 300 * MILLISECOND,
+        try_ppm: 100_000,
+        renew_ppm: 1_000_000,
+        ..Habits::default()
+    };
     Settings {
         seed,
         algorithm,
-        is_sealed: false,
         is_recorded: true,
-        members: MEMBERS,
-        outsiders: 0,
-        voters_per_key: MEMBERS,
-        timing,
-        pace: Pace::Kept,
         wall_off_max_ms: 100,
-        weather: Weather {
+        link_faults: LinkFaults {
             loss_ppm: 1_000,
-            double_ppm: 0,
-            damage_ppm: 0,
-            late_ppm: 0,
             late_max: 50 * MILLISECOND,
             jitter: MILLISECOND,
+            ..LinkFaults::default()
         },
         delay: (MILLISECOND, 4 * MILLISECOND),
-        gossip: Gossip::Heard,
-        incarnations: Incarnations::Counted,
-        starts_new: true,
-        other_set: None,
-        has_twins: false,
-        wrong_clocks: None,
-        has_namesakes: false,
+        gossip: Gossip::Heartbeats,
         fault_span: SPAN,
-        habits: Habits {
-            clients: 8,
-            keys: 1,
-            rest_max: SECOND,
-            hold_max: 4 * SECOND,
-            work_max: 300 * MILLISECOND,
-            try_ppm: 100_000,
-            renew_ppm: 1_000_000,
-            withdraw_ppm: 0,
-            deadline_ppm: 0,
-            extend_ppm: 0,
-            tick_ppm: 0,
-        },
-        limits: VoterLimits::default(),
-        renew_interval: None,
-        hazards: Hazards::default(),
+        ..Settings::quiet(MEMBERS, MEMBERS, timing, habits)
     }
 }
 
@@ -199,13 +172,7 @@ fn frozen_holder() -> Vec<Fault> {
 }
 
 fn crash(ms: u64, target: Target, down: u64) -> Fault {
-    let kind = FaultKind::Crash {
-        target,
-        down,
-        says_new: false,
-        moves: false,
-    };
-    at(ms, kind)
+    at(ms, FaultKind::crash(target, down))
 }
 
 fn dead_holder() -> Vec<Fault> {

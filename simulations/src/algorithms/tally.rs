@@ -2,17 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use crate::invariants::{End, Fact, Host, KeyAt, RequestId};
+use crate::judge::{End, Fact, HostAt, KeyAt, RequestId};
 use crate::report::{Note, Record};
 
 /// The span in which a request held a key, by its own process.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Lease {
     pub(crate) request: RequestId,
-    pub(crate) host: Host,
+    pub(crate) host: HostAt,
     pub(crate) key: KeyAt,
+    #[serde(serialize_with = "as_text")]
     pub(crate) epoch: u64,
     pub(crate) asked: u64,
     pub(crate) from: u64,
@@ -22,10 +23,15 @@ pub(crate) struct Lease {
     pub(crate) how: Option<End>,
 }
 
+/// Numbers in JavaScript are not precise enough for an epoch.
+fn as_text<S: Serializer>(epoch: &u64, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(epoch)
+}
+
 /// A request that waited, and how the wait ended.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Wait {
-    pub(crate) host: Host,
+    pub(crate) host: HostAt,
     pub(crate) key: KeyAt,
     pub(crate) from: u64,
     pub(crate) until: u64,
@@ -33,12 +39,13 @@ pub(crate) struct Wait {
     pub(crate) how: Option<End>,
 }
 
-/// A write that reached the ledger.
-#[derive(Clone, Debug)]
-pub(crate) struct Write {
+/// A write that reached the resource.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct WriteAt {
     pub(crate) at: u64,
-    pub(crate) host: Host,
+    pub(crate) host: HostAt,
     pub(crate) key: KeyAt,
+    #[serde(serialize_with = "as_text")]
     pub(crate) epoch: u64,
     pub(crate) taken: bool,
     /// `true` if a write of a later holder had been taken before.
@@ -46,22 +53,21 @@ pub(crate) struct Write {
 }
 
 /// A span in which two requests held one key.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Overlap {
     pub(crate) key: KeyAt,
     pub(crate) from: u64,
     pub(crate) until: u64,
-    /// The indices of the two leases in the story.
-    pub(crate) leases: (usize, usize),
+    pub(crate) hosts: [HostAt; 2],
 }
 
 /// A run as its users saw it.
 #[derive(Debug, Default)]
-pub(crate) struct Story {
+pub(crate) struct UserView {
     /// Leases in the order of their grants.
     pub(crate) leases: Vec<Lease>,
     pub(crate) waits: Vec<Wait>,
-    pub(crate) writes: Vec<Write>,
+    pub(crate) writes: Vec<WriteAt>,
     pub(crate) overlaps: Vec<Overlap>,
 }
 
@@ -96,13 +102,13 @@ impl Tally {
 /// A request that has not ended.
 #[derive(Clone, Copy)]
 struct Open {
-    host: Host,
+    host: HostAt,
     key: KeyAt,
     asked: u64,
     lease: Option<usize>,
 }
 
-impl Story {
+impl UserView {
     /// Builds the story of a record.
     pub(crate) fn of(record: &Record) -> Self {
         let mut story = Self::default();
@@ -129,7 +135,7 @@ impl Story {
                         last_writer.insert(*key, writer);
                     }
                     let host = story.leases[writer].host;
-                    story.writes.push(Write {
+                    story.writes.push(WriteAt {
                         at: *at,
                         host,
                         key: *key,
@@ -240,7 +246,7 @@ impl Story {
                         key: lease.key,
                         from: lease.from,
                         until,
-                        leases: (*other, at),
+                        hosts: [self.leases[*other].host, lease.host],
                     });
                 }
             }
@@ -310,7 +316,7 @@ mod tests {
     }
 
     fn asked(at: u64, request: u64) -> (u64, Fact) {
-        let (request, host) = (RequestId(request), request as Host);
+        let (request, host) = (RequestId(request), request as HostAt);
         let key = 0;
         let asked = Fact::Asked {
             request,
@@ -357,7 +363,7 @@ mod tests {
             over(50, 1, End::Lost),
             over(60, 2, End::Released),
         ];
-        let tally = Story::of(&record(facts)).tally(None);
+        let tally = UserView::of(&record(facts)).tally(None);
         assert_eq!(
             (tally.overlaps, tally.overlap_nanos, tally.grants),
             (1, 20, 2)
@@ -373,7 +379,7 @@ mod tests {
             asked(2, 2),
             granted(20, 2, 6, 90),
         ];
-        assert_eq!(Story::of(&record(facts)).tally(None).overlaps, 0);
+        assert_eq!(UserView::of(&record(facts)).tally(None).overlaps, 0);
     }
 
     #[test]
@@ -388,7 +394,7 @@ mod tests {
             wrote(23, 1, 5, false),
             wrote(24, 1, 5, true),
         ];
-        let tally = Story::of(&record(facts)).tally(None);
+        let tally = UserView::of(&record(facts)).tally(None);
         assert_eq!((tally.stale_taken, tally.stale_refused), (1, 1));
     }
 
@@ -401,7 +407,7 @@ mod tests {
             over(120, 1, End::Lost),
             granted(150, 2, 6, 900),
         ];
-        let story = Story::of(&record(facts));
+        let story = UserView::of(&record(facts));
         assert_eq!(story.tally(Some(100)).free_but_waited_nanos, 30);
         assert_eq!(story.tally(Some(140)).free_but_waited_nanos, 10);
     }

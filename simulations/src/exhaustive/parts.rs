@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use lockmesh_proto::message::Message;
+use crate::proto::Message;
 
 /// A message on its way. Voters are numbered first, then claimants.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -17,12 +17,27 @@ pub(crate) struct Scope {
     pub(crate) messages_max: usize,
     /// The mistake in the rules, for the searches that must find it.
     #[cfg(lockmesh_mutants)]
-    pub(crate) mutant: Option<lockmesh_proto::mutants::Mutant>,
+    pub(crate) mutant: Option<crate::proto::Mutant>,
 }
 
 /// Returns the scopes of the search for the real rules.
+#[rustfmt::skip]
 pub(crate) fn scopes() -> Vec<Scope> {
-    let scope = |name, walls, begins, steps, crashes, doubles| Scope {
+    use Begins::{Asked, Covered, Forgotten, Owned};
+    let scopes: [(_, &[u64], _, _, _, _); 10] = [
+        // name, walls, begins, steps, crashes, doubles
+        ("set back and forgetful", &[1_000, 0], Forgotten, 2, 1, false),
+        ("two claims meet", &[1, 0], Asked, 0, 0, false),
+        ("equal epochs", &[0, 0], Asked, 0, 0, false),
+        ("doubles", &[1, 0], Asked, 0, 0, true),
+        ("leases run out", &[1, 0], Owned, 3, 0, false),
+        ("a voter forgets", &[1, 0], Owned, 4, 1, false),
+        ("a session", &[1, 0], Covered, 4, 0, false),
+        ("a session, doubles", &[1, 0], Covered, 4, 0, true),
+        ("a session is forgotten", &[1, 0], Covered, 5, 1, false),
+        ("three claims", &[1, 0, 2], Owned, 1, 0, false),
+    ];
+    let scopes = scopes.map(|(name, walls, begins, steps, crashes, doubles)| Scope {
         name,
         walls,
         begins,
@@ -32,33 +47,8 @@ pub(crate) fn scopes() -> Vec<Scope> {
         messages_max: 16,
         #[cfg(lockmesh_mutants)]
         mutant: None,
-    };
-    vec![
-        scope(
-            "set back and forgetful",
-            &[1_000, 0],
-            Begins::Forgotten,
-            2,
-            1,
-            false,
-        ),
-        scope("two claims meet", &[1, 0], Begins::Asked, 0, 0, false),
-        scope("equal epochs", &[0, 0], Begins::Asked, 0, 0, false),
-        scope("doubles", &[1, 0], Begins::Asked, 0, 0, true),
-        scope("leases run out", &[1, 0], Begins::Owned, 3, 0, false),
-        scope("a voter forgets", &[1, 0], Begins::Owned, 4, 1, false),
-        scope("a session", &[1, 0], Begins::Covered, 4, 0, false),
-        scope("a session, doubles", &[1, 0], Begins::Covered, 4, 0, true),
-        scope(
-            "a session is forgotten",
-            &[1, 0],
-            Begins::Covered,
-            5,
-            1,
-            false,
-        ),
-        scope("three claims", &[1, 0, 2], Begins::Owned, 1, 0, false),
-    ]
+    });
+    scopes.into()
 }
 
 /// The initial state of a search.

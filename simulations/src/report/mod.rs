@@ -4,44 +4,96 @@ mod data;
 mod record;
 
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::algorithms::compare;
+use crate::campaign::{self, Tweaks};
+use crate::cluster::{Plan, World};
+use crate::scenarios::{self, BadScenario};
+use data::{Data, Shown};
 
 pub(crate) use record::{Links, Note, Record};
-
-use crate::algorithms::Plan;
-use crate::world::World;
-use data::{Data, Source};
 
 const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
+/// The run that a page shows: a scenario, a story of `compare`, or else the world of the seed.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) seed: u64,
+    pub(crate) tweaks: Tweaks,
+    pub(crate) scenario: Option<String>,
+    pub(crate) story: Option<String>,
+    /// The part of the run to show, in milliseconds.
+    pub(crate) window: Option<Range<u64>>,
+}
+
+impl Run {
+    /// Returns its world and its title.
+    fn plan(&self) -> Result<(Plan, String), String> {
+        let algorithm = self.tweaks.algorithm;
+        if let Some(name) = &self.scenario {
+            let (_, text) = scenarios::texts(name)?.swap_remove(0);
+            let scenario = scenarios::read(&text);
+            let mut scenario = scenario.map_err(|BadScenario(bad)| format!("{name}: {bad}"))?;
+            algorithm.put_into(&mut scenario.plan.settings);
+            return Ok((scenario.plan, format!("{name}: {}", scenario.story)));
+        }
+        let seed = self.seed;
+        let name = self.story.as_deref().unwrap_or_default();
+        if let Some((plan, what)) = compare::world(name, seed, algorithm) {
+            return Ok((plan, format!("{name}: {what}, seed {seed}")));
+        }
+        let plan = campaign::plan_of(seed, self.tweaks);
+        Ok((plan, format!("The world of seed {seed}")))
+    }
+}
+
+/// Writes one run to a page.
+pub(crate) fn command(file: &Path, run: Run) -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let command = format!("cargo run --release -p simulations -- {}", words.join(" "));
+    let written = run.plan().and_then(|(plan, title)| {
+        let draw = AssertUnwindSafe(|| page(title, command, plan, run.window));
+        let page = catch_unwind(draw);
+        let page = page.unwrap_or_else(|_| Err(format!("seed {} panics", run.seed)))?;
+        let failed = |err| format!("cannot write {}: {err}", file.display());
+        std::fs::write(file, page).map_err(failed)
+    });
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            eprintln!("{err}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// Runs a world and renders its page. `window`: the part of the run to show, in milliseconds.
-///
-/// # Errors
-/// Returns a sentence if the data cannot be written as JSON.
-pub(crate) fn page(
+fn page(
     title: String,
     command: String,
-    plan: Plan,
+    mut plan: Plan,
     window: Option<Range<u64>>,
 ) -> Result<String, String> {
-    let mut settings = plan.settings;
-    settings.is_recorded = true;
-    let (algorithm, hosts) = (settings.algorithm, settings.hosts());
-    let world = World::new(settings, plan.faults, false).with_asks(plan.asks);
+    plan.settings.is_recorded = true;
+    let (algorithm, hosts) = (plan.settings.algorithm, plan.settings.hosts());
+    let world = World::new(plan, false);
     let voters = world.laws.history.terms.voters.clone();
     let outcome = world.run();
-    let data = Data::of(Source {
+    let record = outcome.record.unwrap_or_default();
+    let data = Data {
         title,
         command,
         algorithm: algorithm.name(),
         fenced: algorithm.has_fence(),
         hosts,
-        voters: &voters,
-        record: &outcome.record.unwrap_or_default(),
-        violations: &outcome.violations,
-        window,
-    });
+        voters,
+        run: Shown::of(&record, hosts, outcome.violations, window),
+    };
     fill(&data)
 }
 
@@ -64,10 +116,10 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::algorithms::{Algorithm, compare};
+    use crate::algorithms::Algorithm;
 
     fn page_of(story: &str, algorithm: Algorithm, title: &str) -> String {
-        let plan = compare::world(story, 3, algorithm).unwrap();
+        let (plan, _) = compare::world(story, 3, algorithm).unwrap();
         page(title.to_owned(), "a command".to_owned(), plan, None).unwrap()
     }
 
@@ -96,9 +148,9 @@ mod tests {
     #[test]
     fn recording_does_not_change_the_run() {
         let run = |is_recorded| {
-            let mut plan = compare::world("split", 3, Algorithm::Lockmesh).unwrap();
+            let (mut plan, _) = compare::world("split", 3, Algorithm::Lockmesh).unwrap();
             plan.settings.is_recorded = is_recorded;
-            World::new(plan.settings, plan.faults, false).run().digest
+            plan.run(false).digest
         };
         assert_eq!(run(true), run(false));
     }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::invariants::{Fact, Host};
-use crate::network::Network;
-use crate::world::World;
+use crate::cluster::World;
+use crate::judge::{Fact, HostAt};
+use crate::kernel::Network;
 
 /// The condition of a host.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -21,9 +21,9 @@ pub(crate) enum Condition {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Links {
     /// The links that are cut, each one way.
-    pub(crate) cut: Vec<(Host, Host)>,
+    pub(crate) cut: Vec<(HostAt, HostAt)>,
     /// The delay added to each datagram of a host, in nanoseconds.
-    pub(crate) slow: BTreeMap<Host, u64>,
+    pub(crate) slow: BTreeMap<HostAt, u64>,
     /// Datagrams per million that a storm loses.
     pub(crate) storm_ppm: u64,
 }
@@ -32,7 +32,7 @@ pub(crate) struct Links {
 #[derive(Clone, Debug)]
 pub(crate) enum Note {
     Fact(Fact),
-    Host(Host, Condition),
+    Host(HostAt, Condition),
     Links(Links),
 }
 

@@ -133,8 +133,9 @@ async fn live(args: Args) -> Result<(), (u8, String)> {
     let log = Log::open(&args).map_err(|error| refused(format!("history: {error}")))?;
     let log = Arc::new(log);
     let skewed = |builder: MeshBuilder| builder.clock(SkewedClock::new(args.wall_offset_ms));
+    let overrides = Overrides::default();
     let mesh = tokio::select! {
-        mesh = node::start(Some(&args.config), &Overrides::default(), skewed) => mesh,
+        mesh = node::start(Some(&args.config), &overrides, skewed) => mesh,
         _ = signals.next() => return Ok(()),
     };
     let mesh = mesh.map_err(|error| refused(error.to_string()))?;

@@ -1,0 +1,365 @@
+//! The users of the locks: they rest, request, hold, write, extend, release and withdraw.
+
+use std::time::Duration;
+
+use crate::cluster::{Habits, Ongoing, World, WorldEvent};
+use crate::judge::{End, Fact, HostAt, KeyAt, RequestId};
+use crate::kernel::Rng;
+use crate::proto::{Request, Ticket};
+use crate::scenarios::Counted;
+use crate::users::Verdict;
+
+/// The state of a client.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum ClientState {
+    /// It is idle, and sends its next request at its next turn.
+    Rests,
+    /// It waits for a lock, and withdraws if its turn comes first.
+    Waits { request: RequestId },
+    /// It holds a lock until its next turn, and may write so.
+    Holds(Write),
+}
+
+/// A write of a holder to the resource.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Write {
+    host: HostAt,
+    request: RequestId,
+    key: KeyAt,
+    epoch: u64,
+}
+
+/// One user, in the process of one host.
+#[derive(Debug)]
+pub(crate) struct Client {
+    host: HostAt,
+    rng: Rng,
+    /// The stream for requests that outlive their process.
+    ticks: Rng,
+    /// `true` if it does not release its lock, like a user that takes a lock for one tick.
+    keeps: bool,
+    pub(crate) state: ClientState,
+    /// The number of the current turn; events of earlier turns are ignored.
+    turn: u64,
+    key: KeyAt,
+}
+
+/// The status of a request that no client made.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Status {
+    /// It waits.
+    Waits,
+    /// It has held its lock since `at`.
+    Held { at: u64 },
+    /// It ended at `at`.
+    Over { how: End, at: u64 },
+}
+
+/// The parameters of a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wish {
+    pub(crate) key: KeyAt,
+    pub(crate) ttl: u64,
+    pub(crate) is_try: bool,
+    pub(crate) renews: bool,
+    /// `true` if it outlives its process, as through the trait.
+    pub(crate) outlives: bool,
+    /// The time after which it gives up, in nanoseconds of its node's clock.
+    pub(crate) timeout: Option<u64>,
+}
+
+/// A scheduled request, and how long its lock is held.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RequestAt {
+    pub(crate) at: u64,
+    pub(crate) host: HostAt,
+    pub(crate) wish: Wish,
+    pub(crate) hold: u64,
+}
+
+impl World {
+    pub(crate) fn draw_clients(&mut self) {
+        let mut rng = Rng::stream(self.settings.seed, "clients");
+        let mut ticks = Rng::stream(self.settings.seed, "ticks of clients");
+        let hosts = self.hosts.len() as u64;
+        for client in 0..self.settings.habits.clients {
+            let mut own = rng.child();
+            let first = own.below(self.settings.habits.rest_max.max(1));
+            self.clients.push(Client {
+                host: own.below(hosts) as HostAt,
+                rng: own,
+                ticks: ticks.child(),
+                keeps: false,
+                state: ClientState::Rests,
+                turn: 0,
+                key: 0,
+            });
+            self.push(first, WorldEvent::Wake { client, turn: 0 });
+        }
+    }
+
+    /// Requests a lock on a host. Returns `None` if no process runs there or the node rejects it.
+    pub(crate) fn ask(
+        &mut self,
+        host: HostAt,
+        client: Option<usize>,
+        wish: Wish,
+    ) -> Option<RequestId> {
+        let now = self.hosts[host].clock.now(self.time);
+        let ttl_max = self.voter_set_of(host).timing().max_ttl;
+        let process = self.hosts[host].process.as_mut()?;
+        let timeout = wish.timeout.map(Duration::from_nanos);
+        let deadline = timeout.map(|span| now.mono.after(span));
+        let request = Request {
+            key: self.keys[wish.key].clone(),
+            ttl: Duration::from_nanos(wish.ttl).min(ttl_max),
+            is_try: wish.is_try,
+            renews: wish.renews,
+            outlives: wish.outlives,
+            deadline,
+        };
+        let ticket = process.node.claim(now, request).ok()?;
+        self.requests += 1;
+        let request = RequestId(self.requests);
+        let ongoing = Ongoing {
+            request,
+            client,
+            epoch: 0,
+            until: None,
+            renews: wish.renews,
+            granted: None,
+            deadline,
+            span: Duration::from_nanos(wish.ttl),
+        };
+        process.requests.insert(ticket, ongoing);
+        self.wanted_at[wish.key] = self.time;
+        self.count(if wish.is_try { "tries" } else { "waits" });
+        if wish.outlives {
+            self.count("ticks");
+        }
+        self.see(&Fact::Asked {
+            request,
+            host,
+            key: wish.key,
+            outlives: wish.outlives,
+        });
+        if client.is_none() {
+            self.probed.insert(request, Status::Waits);
+        }
+        self.drain(host);
+        Some(request)
+    }
+
+    /// Releases a lock, or withdraws a request.
+    pub(crate) fn let_go(&mut self, host: HostAt, request: RequestId) {
+        let Some(ticket) = self.ticket_of(host, request) else {
+            return;
+        };
+        self.see_over(host, ticket, End::Released);
+        self.at_node(host, |node, now| node.release(now, ticket));
+    }
+
+    pub(crate) fn ticket_of(&self, host: HostAt, request: RequestId) -> Option<Ticket> {
+        let requests = &self.process(host)?.requests;
+        let mut found = requests
+            .iter()
+            .filter(|(_, ongoing)| ongoing.request == request);
+        found.next().map(|(ticket, _)| *ticket)
+    }
+
+    /// Handles a client's turn.
+    pub(crate) fn wake_client(&mut self, client: usize, turn: u64) {
+        if self.clients[client].turn != turn {
+            return;
+        }
+        let host = self.clients[client].host;
+        if self.is_deferred(host, WorldEvent::Wake { client, turn }) {
+            return;
+        }
+        match self.clients[client].state {
+            ClientState::Rests if self.is_settled => {}
+            ClientState::Rests => self.client_asks(client),
+            ClientState::Waits { request } | ClientState::Holds(Write { request, .. }) => {
+                self.let_go(host, request);
+            }
+        }
+    }
+
+    /// Defers an event of a process while it is paused. Returns `true` if it does.
+    fn is_deferred(&mut self, host: HostAt, event: WorldEvent) -> bool {
+        let machine = &mut self.hosts[host];
+        let is_paused = machine.is_paused();
+        if is_paused {
+            machine.put_off.push(event);
+        }
+        is_paused
+    }
+
+    fn client_asks(&mut self, client: usize) {
+        let habits = self.settings.habits;
+        let (round_trip, max_ttl) = (self.settings.round_trip(), self.settings.max_ttl());
+        let Client {
+            host,
+            rng,
+            ticks,
+            keeps,
+            ..
+        } = &mut self.clients[client];
+        let host = *host;
+        let (mut wish, withdraws) = draw_wish(rng, &habits, round_trip, max_ttl);
+        wish.outlives = ticks.chance(habits.tick_ppm);
+        *keeps = wish.outlives && ticks.chance(700_000);
+        if wish.outlives {
+            (wish.is_try, wish.renews) = (true, false);
+        }
+        self.clients[client].key = wish.key;
+        // The request may end before `ask` returns; the client is then idle already.
+        let before = self.clients[client].turn;
+        let request = RequestId(self.requests + 1);
+        self.clients[client].state = ClientState::Waits { request };
+        if self.ask(host, Some(client), wish).is_none() {
+            return self.client_is_done(client);
+        }
+        if self.clients[client].turn == before {
+            self.clients[client].turn += 1;
+            if let Some(span) = withdraws {
+                let turn = self.clients[client].turn;
+                self.push_in(span, WorldEvent::Wake { client, turn });
+            }
+        }
+    }
+
+    /// Handles the end of a client's request: the client rests.
+    pub(crate) fn client_is_done(&mut self, client: usize) {
+        let rest_max = self.settings.habits.rest_max;
+        let it = &mut self.clients[client];
+        it.state = ClientState::Rests;
+        it.turn += 1;
+        let turn = it.turn;
+        let span = it.rng.between(rest_max / 10, rest_max);
+        self.push_in(span, WorldEvent::Wake { client, turn });
+    }
+
+    /// Handles the grant of a client's request: schedules its writes and its release.
+    pub(crate) fn client_holds(&mut self, client: usize, request: RequestId, epoch: u64) {
+        let Habits {
+            hold_max, work_max, ..
+        } = self.settings.habits;
+        // A client with slow writes releases its lock only after its last write has arrived.
+        let last = match work_max {
+            0 => 0,
+            work_max => work_max + self.settings.round_trip(),
+        };
+        let it = &mut self.clients[client];
+        it.state = ClientState::Holds(Write {
+            host: it.host,
+            request,
+            key: it.key,
+            epoch,
+        });
+        it.turn += 1;
+        let turn = it.turn;
+        let hold = if it.rng.chance(500_000) {
+            it.rng.between(hold_max / 2, hold_max)
+        } else {
+            it.rng.spread(hold_max / 100, hold_max)
+        };
+        let writes = it.rng.below(3) * u64::from(hold > last);
+        let room = hold.saturating_sub(last);
+        let looks: Vec<u64> = (0..writes).map(|_| it.rng.below(room)).collect();
+        if !self.clients[client].keeps {
+            self.push_in(hold, WorldEvent::Wake { client, turn });
+        }
+        for span in looks {
+            self.push_in(span, WorldEvent::Look { client, request });
+        }
+    }
+
+    /// Checks a client's guard. If it holds, the client writes or extends its lease.
+    pub(crate) fn look_and_write(&mut self, client: usize, request: RequestId) {
+        let ClientState::Holds(write) = self.clients[client].state else {
+            return;
+        };
+        let host = write.host;
+        if write.request != request || self.is_deferred(host, WorldEvent::Look { client, request })
+        {
+            return;
+        }
+        let Some(ticket) = self.ticket_of(host, request) else {
+            return;
+        };
+        let now = self.hosts[host].clock.now(self.time);
+        let process = self.process(host);
+        if process.is_none_or(|it| it.node.valid_until(now, ticket).is_none()) {
+            return;
+        }
+        let extends = self.settings.habits.extend_ppm;
+        let it = &mut self.clients[client];
+        if it.rng.chance(extends) {
+            let extra = it.rng.below(self.settings.max_ttl() / 4);
+            let extra = Duration::from_nanos(extra);
+            self.count("extends");
+            let process = self.hosts[host].process.as_mut();
+            if let Some(ongoing) = process.and_then(|it| it.requests.get_mut(&ticket)) {
+                ongoing.span += extra;
+            }
+            self.at_node(host, |node, now| node.extend(now, ticket, extra));
+            return;
+        }
+        let work_max = self.settings.habits.work_max;
+        let gap = it.rng.below(self.settings.round_trip().max(work_max));
+        self.push_in(gap, WorldEvent::Leave(write));
+    }
+
+    /// Sends a write from its process, or defers it while the process is paused.
+    pub(crate) fn write_leaves(&mut self, write: Write) {
+        let has_process = self.hosts[write.host].process.is_some();
+        if has_process && !self.is_deferred(write.host, WorldEvent::Leave(write)) {
+            let span = self.start_rng.below(self.settings.round_trip());
+            self.push_in(span, WorldEvent::Reach(write));
+        }
+    }
+
+    pub(crate) fn write_reaches(&mut self, write: Write) {
+        let Write {
+            host,
+            request,
+            key,
+            epoch,
+        } = write;
+        let taken = self.resource.write(key, epoch) == Verdict::Taken;
+        let counted = match taken {
+            true => Counted::WritesTaken,
+            false => Counted::WritesRefused,
+        };
+        self.note(counted, host);
+        self.see(&Fact::Wrote {
+            request,
+            key,
+            epoch,
+            taken,
+        });
+    }
+}
+
+fn draw_wish(rng: &mut Rng, habits: &Habits, round_trip: u64, max_ttl: u64) -> (Wish, Option<u64>) {
+    let is_try = rng.chance(habits.try_ppm);
+    let wish = Wish {
+        key: rng.below(habits.keys as u64) as KeyAt,
+        ttl: if rng.chance(500_000) {
+            max_ttl
+        } else {
+            rng.spread(round_trip * 10, max_ttl)
+        },
+        is_try,
+        renews: rng.chance(habits.renew_ppm),
+        outlives: false,
+        timeout: rng
+            .chance(habits.deadline_ppm)
+            .then(|| rng.spread(round_trip, max_ttl)),
+    };
+    let withdraws = rng
+        .chance(habits.withdraw_ppm)
+        .then(|| rng.spread(round_trip, max_ttl));
+    (wish, withdraws)
+}

@@ -1,0 +1,8 @@
+//! The users of the locks, the resource that they write to, and what is observed of them.
+
+mod client;
+mod observe;
+mod resource;
+
+pub(crate) use client::{Client, ClientState, RequestAt, Status, Wish, Write};
+pub(crate) use resource::{Resource, Verdict};
