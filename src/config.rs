@@ -63,6 +63,7 @@ impl fmt::Debug for SecretSource {
 /// Created by [`Mesh::builder`](crate::Mesh::builder) or by a preset: [`MeshBuilder::lan`],
 /// [`MeshBuilder::wan`] or [`MeshBuilder::single`].
 /// [`MeshBuilder::start`](crate::MeshBuilder::start) checks every value.
+/// [`MeshConfig`] has the same settings as data, for files and the environment.
 ///
 /// | setting | `lan()` | rule of thumb | what breaks if it is wrong |
 /// | --- | --- | --- | --- |
