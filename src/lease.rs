@@ -25,6 +25,7 @@ pub(crate) struct Lease {
     pub(crate) ticket: Ticket,
     pub(crate) key: Key,
     pub(crate) epoch: Epoch,
+    pub(crate) granted_at: Instant,
     clock: Time,
     /// Nanoseconds, as in [`Instant`]. A single value, since a separate flag could disagree with
     /// it.
@@ -48,6 +49,7 @@ impl Lease {
             ticket,
             key,
             epoch,
+            granted_at: clock.mono(),
             clock,
             valid_until: AtomicU64::new(valid_until.as_nanos()),
             was_released: AtomicBool::new(false),

@@ -10,7 +10,7 @@ mod held;
 mod lease;
 mod lock;
 mod mesh;
-mod metrics;
+pub mod metrics;
 mod observer;
 mod obstacle;
 mod obstacles;

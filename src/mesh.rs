@@ -434,7 +434,7 @@ impl Inner {
             .take();
         let Some(end) = end else { return false };
         if let Err(error) = end.await {
-            tracing::debug!(%error, "the mesh did not end well");
+            tracing::debug!(node = %self.id, %error, "the mesh did not end well");
         }
         true
     }

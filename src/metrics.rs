@@ -1,17 +1,192 @@
-//! `tracing` events, and metrics through the `metrics` facade.
+//! Metrics through the `metrics` facade: their names, types and help texts.
 //!
-//! `docs/observability.md` lists every metric and every event. Change it with this file.
+//! Install a recorder before the first mesh starts. Each metric has the label `node`, the id of
+//! the node. [`ALL`] is the table of all metrics; docs/observability.md adds when to alert.
+//!
+//! Gauges and the counters of traffic are refreshed once per second. All other metrics are updated
+//! at once. Counters start at 0 with each start of a node.
+//!
+//! docs/prometheus-rules.yml has alerts, and docs/grafana.json a dashboard.
 
+use std::fmt;
 use std::time::Duration;
 
-use metrics::{Counter, Histogram, counter, gauge, histogram};
+use metrics::{
+    Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
+};
 
-use crate::engine::core::Ended;
-use lockmesh_proto::event::Event;
+use crate::engine::core::{Core, Ended};
+use crate::obstacles::NOTED_FOR;
+use crate::status::Health;
+use lockmesh_proto::clocks::WallClock;
+use lockmesh_proto::event::{Event, VoteTally};
 use lockmesh_proto::id::NodeId;
-use lockmesh_proto::node::Node;
+use lockmesh_proto::node::Standing;
 use lockmesh_proto::time::Now;
 use lockmesh_proto::voter::Voter;
+use lockmesh_proto::voter_set::quorum;
+use lockmesh_proto::wire::DropReason;
+
+/// A metric.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Metric {
+    /// The name.
+    pub name: &'static str,
+    /// The type.
+    pub kind: Kind,
+    /// The unit, in the plural.
+    pub unit: &'static str,
+    /// The labels beside `node`.
+    pub labels: &'static [&'static str],
+    /// The help text.
+    pub help: &'static str,
+}
+
+/// The type of a metric.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// A number that only rises.
+    Counter,
+    /// A number that rises and falls.
+    Gauge,
+    /// A distribution of values.
+    Histogram,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        })
+    }
+}
+
+macro_rules! metrics {
+    ($($constant:ident: $kind:ident $name:literal $unit:literal [$($label:literal),*] $help:literal;)*) => {
+        $(
+            #[doc = concat!("`", $name, "`: ", $help, ".")]
+            pub const $constant: &str = $name;
+        )*
+
+        /// All metrics.
+        ///
+        /// | name | type | unit | further labels | meaning |
+        /// | --- | --- | --- | --- | --- |
+        $(
+            #[doc = concat!(
+                "| `", $name, "` | ", stringify!($kind), " | ", $unit, " | ",
+                $("`", $label, "` ",)* "| ", $help, " |"
+            )]
+        )*
+        pub const ALL: &[Metric] = &[$(
+            Metric {
+                name: $name,
+                kind: Kind::$kind,
+                unit: $unit,
+                labels: &[$($label),*],
+                help: $help,
+            }
+        ),*];
+    };
+}
+
+metrics! {
+    REQUESTS: Counter "lockmesh_requests_total" "requests" []
+        "requests for locks that began";
+    GRANTS: Counter "lockmesh_grants_total" "requests" []
+        "requests that were granted";
+    DENIED: Counter "lockmesh_denied_total" "requests" []
+        "`try` requests that ended because another claim is granted";
+    TIMEOUTS: Counter "lockmesh_timeouts_total" "requests" ["reason"]
+        "requests whose deadline passed without a quorum of votes, by reason";
+    LOST: Counter "lockmesh_lost_total" "leases" []
+        "leases of guards that ended because they were not renewed in time";
+    ACQUIRE_SECONDS: Histogram "lockmesh_acquire_seconds" "seconds" []
+        "time from a request to its grant, with the time in the queue";
+    HELD_SECONDS: Histogram "lockmesh_held_seconds" "seconds" []
+        "time from a grant to the end of its lease: released, lost or run out";
+    HELD: Gauge "lockmesh_held" "locks" []
+        "locks that this node holds";
+    WAITING: Gauge "lockmesh_waiting" "requests" []
+        "pending requests of this node";
+    READY: Gauge "lockmesh_ready" "0 or 1" []
+        "1 if this node is ready: a quorum of the voters would vote for its claims, with its own \
+         voter if it has one";
+    QUORUM: Gauge "lockmesh_quorum" "0 or 1" []
+        "1 if every key has a quorum of voters that would vote for claims of this node";
+    VOTERS: Gauge "lockmesh_voters" "voters" []
+        "members of the voter set";
+    VOTERS_REACHABLE: Gauge "lockmesh_voters_reachable" "voters" []
+        "members of the voter set that answer this node, with itself";
+    VOTERS_VOTING: Gauge "lockmesh_voters_voting" "voters" []
+        "members of the voter set that would vote for claims of this node, with itself";
+    RECOVERING: Gauge "lockmesh_recovering" "0 or 1" []
+        "1 if the voter of this node is in recovery and does not vote. 0 on a node without a voter";
+    QUARANTINE_SECONDS: Gauge "lockmesh_quarantine_seconds" "seconds" []
+        "time left in the quarantine of this node's voter. Recovery may last longer";
+    OTHER_VOTER_SETS: Gauge "lockmesh_other_voter_sets" "nodes" []
+        "nodes with another voter set from which a message came in the last 30 s";
+    VOTER_KEYS: Gauge "lockmesh_voter_keys" "keys" []
+        "keys that this node's voter keeps: held or waited for. 0 on a node without a voter";
+    WALL_CLOCK_AHEAD_SECONDS: Gauge "lockmesh_wall_clock_ahead_seconds" "seconds" []
+        "the wall clock of this node, ahead of those of most voters. Negative if it is behind; 0 if \
+         it is within their range, or if too few clocks are known";
+    WALL_CLOCKS_DISPUTED_SECONDS: Gauge "lockmesh_wall_clocks_disputed_seconds" "seconds" []
+        "difference between the wall clocks of the voters, if too few are known to tell which are \
+         right; else 0";
+    DATAGRAMS_OUT: Counter "lockmesh_datagrams_out_total" "datagrams" []
+        "datagrams sent, without gossip";
+    DATAGRAMS_IN: Counter "lockmesh_datagrams_in_total" "datagrams" []
+        "datagrams received and accepted, without gossip";
+    GOSSIP_BYTES_OUT: Counter "lockmesh_gossip_bytes_out_total" "bytes" []
+        "bytes of gossip sent, after sealing";
+    GOSSIP_RESTARTS: Counter "lockmesh_gossip_restarts_total" "restarts" []
+        "ends of gossip; each is followed by a restart";
+    DROPPED: Counter "lockmesh_dropped_total" "datagrams and messages" ["reason"]
+        "dropped datagrams and messages, by reason";
+}
+
+/// The values of the label `reason` of [`TIMEOUTS`].
+///
+/// | reason | the voters at the deadline |
+/// | --- | --- |
+/// | `contended` | A quorum answered with its vote, or that another claim is ahead. |
+/// | `refused` | A quorum answered, and too many of it refused. |
+/// | `silent` | Fewer than a quorum answered. |
+pub const TIMEOUT_REASONS: [&str; 3] = ["contended", "refused", "silent"];
+
+/// Returns the index of the reason in [`TIMEOUT_REASONS`].
+fn timeout_reason(tally: &VoteTally) -> usize {
+    let quorum = quorum(tally.voters);
+    let in_turn = tally.voted + tally.waiting;
+    match () {
+        () if in_turn >= quorum => 0,
+        () if in_turn + tally.refused >= quorum => 1,
+        () => 2,
+    }
+}
+
+/// Gives the recorder the help texts.
+fn describe() {
+    for metric in ALL {
+        let Metric { name, help, .. } = *metric;
+        let unit = match metric.unit {
+            "seconds" => Unit::Seconds,
+            "bytes" => Unit::Bytes,
+            _ => Unit::Count,
+        };
+        match metric.kind {
+            Kind::Counter => describe_counter!(name, unit, help),
+            Kind::Gauge => describe_gauge!(name, unit, help),
+            Kind::Histogram => describe_histogram!(name, unit, help),
+        }
+    }
+}
 
 /// The metrics of one mesh.
 pub(crate) struct Meter {
@@ -19,24 +194,28 @@ pub(crate) struct Meter {
     requests: Counter,
     grants: Counter,
     denied: Counter,
-    timeouts: Counter,
+    timeouts: [Counter; 3],
     lost: Counter,
     gossip_restarts: Counter,
     acquire: Histogram,
+    held: Histogram,
 }
 
 impl Meter {
     pub(crate) fn new(node: &NodeId) -> Self {
+        describe();
         let node = node.to_string();
         let label = || node.clone();
         Self {
-            requests: counter!("lockmesh_requests_total", "node" => label()),
-            grants: counter!("lockmesh_grants_total", "node" => label()),
-            denied: counter!("lockmesh_denied_total", "node" => label()),
-            timeouts: counter!("lockmesh_timeouts_total", "node" => label()),
-            lost: counter!("lockmesh_lost_total", "node" => label()),
-            gossip_restarts: counter!("lockmesh_gossip_restarts_total", "node" => label()),
-            acquire: histogram!("lockmesh_acquire_seconds", "node" => label()),
+            requests: counter!(REQUESTS, "node" => label()),
+            grants: counter!(GRANTS, "node" => label()),
+            denied: counter!(DENIED, "node" => label()),
+            timeouts: TIMEOUT_REASONS
+                .map(|reason| counter!(TIMEOUTS, "node" => label(), "reason" => reason)),
+            lost: counter!(LOST, "node" => label()),
+            gossip_restarts: counter!(GOSSIP_RESTARTS, "node" => label()),
+            acquire: histogram!(ACQUIRE_SECONDS, "node" => label()),
+            held: histogram!(HELD_SECONDS, "node" => label()),
             node,
         }
     }
@@ -50,6 +229,10 @@ impl Meter {
         self.acquire.record(took);
     }
 
+    pub(crate) fn was_held(&self, span: Duration) {
+        self.held.record(span);
+    }
+
     pub(crate) fn lost(&self) {
         self.lost.increment(1);
     }
@@ -61,34 +244,79 @@ impl Meter {
     pub(crate) fn ended_without(&self, ended: &Ended) {
         match ended {
             Ended::Denied => self.denied.increment(1),
-            Ended::TimedOut { .. } => self.timeouts.increment(1),
+            Ended::TimedOut { answers, .. } => {
+                self.timeouts[timeout_reason(answers)].increment(1);
+            }
             Ended::Granted(_) | Ended::Refused(_) | Ended::ShutDown => {}
         }
     }
 
     /// Refreshes the gauges and the traffic counters.
-    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-    pub(crate) fn refresh(&self, node: &Node, now: Now) {
-        let label = || self.node.clone();
-        let held = node.claimant().held(now).count();
-        gauge!("lockmesh_held", "node" => label()).set(held as f64);
-        gauge!("lockmesh_waiting", "node" => label()).set(node.claimant().waiting() as f64);
-        let keys = node.voter().map_or(0, Voter::slots);
-        gauge!("lockmesh_voter_keys", "node" => label()).set(keys as f64);
-        let ahead = node.wall_ahead_ms(now) as f64 / 1_000.0;
-        gauge!("lockmesh_wall_clock_ahead_seconds", "node" => label()).set(ahead);
+    pub(crate) fn refresh(&self, core: &Core, now: Now) {
+        if core.has_failed {
+            self.set(READY, 0.0);
+            self.set(QUORUM, 0.0);
+            return;
+        }
+        let node = &core.node;
+        self.refresh_voters(core, now);
+        self.set(HELD, count(node.claimant().held(now).count()));
+        self.set(WAITING, count(node.claimant().waiting()));
+        self.set(VOTER_KEYS, count(node.voter().map_or(0, Voter::slots)));
+        self.set(WALL_CLOCK_AHEAD_SECONDS, seconds(node.wall_ahead_ms(now)));
+        let disputed = match node.wall_clock(now) {
+            WallClock::Disputed { by_ms } => i64::try_from(by_ms).unwrap_or(i64::MAX),
+            _ => 0,
+        };
+        self.set(WALL_CLOCKS_DISPUTED_SECONDS, seconds(disputed));
         let traffic = node.traffic();
-        counter!("lockmesh_datagrams_out_total", "node" => label()).absolute(traffic.datagrams_out);
-        counter!("lockmesh_datagrams_in_total", "node" => label()).absolute(traffic.datagrams_in);
-        counter!("lockmesh_gossip_bytes_out_total", "node" => label())
-            .absolute(traffic.gossip_bytes_out);
-        for (reason, count) in &traffic.dropped {
-            let dropped = counter!(
-                "lockmesh_dropped_total", "node" => label(), "reason" => reason.as_str()
-            );
-            dropped.absolute(*count);
+        let label = || self.node.clone();
+        counter!(DATAGRAMS_OUT, "node" => label()).absolute(traffic.datagrams_out);
+        counter!(DATAGRAMS_IN, "node" => label()).absolute(traffic.datagrams_in);
+        counter!(GOSSIP_BYTES_OUT, "node" => label()).absolute(traffic.gossip_bytes_out);
+        // Also the reasons without a drop: a counter that begins above 0 triggers no alert.
+        for reason in DropReason::ALL {
+            let dropped = counter!(DROPPED, "node" => label(), "reason" => reason.as_str());
+            dropped.absolute(traffic.dropped.get(&reason).copied().unwrap_or(0));
         }
     }
+
+    fn refresh_voters(&self, core: &Core, now: Now) {
+        let node = &core.node;
+        let members = node.voter_set().members();
+        let (mut reachable, mut voting) = (0, 0);
+        for member in members {
+            let standing = node.standing_of(now, member);
+            reachable += usize::from(standing != Standing::Silent);
+            voting += usize::from(standing == Standing::Votes);
+        }
+        let quarantine = node.voter().and_then(Voter::quarantine);
+        let remaining = quarantine.map_or(Duration::ZERO, |until| until.since(now.mono));
+        let others = node.of_other_sets(now, NOTED_FOR).count();
+        let is_ready = core.health(now) == Health::Ready;
+        self.set(READY, f64::from(is_ready));
+        self.set(QUORUM, f64::from(core.has_quorum(voting)));
+        self.set(VOTERS, count(members.len()));
+        self.set(VOTERS_REACHABLE, count(reachable));
+        self.set(VOTERS_VOTING, count(voting));
+        self.set(RECOVERING, f64::from(quarantine.is_some()));
+        self.set(QUARANTINE_SECONDS, remaining.as_secs_f64());
+        self.set(OTHER_VOTER_SETS, count(others));
+    }
+
+    fn set(&self, name: &'static str, value: f64) {
+        gauge!(name, "node" => self.node.clone()).set(value);
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+fn count(number: usize) -> f64 {
+    number as f64
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+fn seconds(ms: i64) -> f64 {
+    ms as f64 / 1_000.0
 }
 
 /// Emits an event as a `tracing` event.
@@ -116,7 +344,11 @@ pub(crate) fn trace(event: &Event, node: &NodeId) {
             epoch,
             was_due: false,
         } => {
-            tracing::warn!(%node, ticket = ticket.0, %key, %epoch, "lease lost");
+            tracing::warn!(
+                %node, ticket = ticket.0, %key, %epoch,
+                "lease lost; stop the work under it, and look for a pause of this process or for a \
+                 lost quorum"
+            );
         }
         Event::Denied { ticket } => {
             tracing::debug!(%node, ticket = ticket.0, "lock is another's");
@@ -141,5 +373,31 @@ pub(crate) fn trace(event: &Event, node: &NodeId) {
         }
         // Logged as obstacles, in obstacles.rs.
         Event::QuarantineBegan { .. } | Event::TwinFound | Event::TwinGone => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeout_reason_tells_contention_from_no_quorum() {
+        let reason = |[voted, waiting, refused, silent]: [usize; 4]| {
+            let tally = VoteTally {
+                voters: voted + waiting + refused + silent,
+                voted,
+                waiting,
+                refused,
+                reason: None,
+                silent,
+            };
+            TIMEOUT_REASONS[timeout_reason(&tally)]
+        };
+        assert_eq!(reason([0, 1, 0, 0]), "contended");
+        assert_eq!(reason([1, 2, 0, 2]), "contended");
+        assert_eq!(reason([2, 0, 1, 2]), "refused");
+        assert_eq!(reason([0, 0, 1, 0]), "refused");
+        assert_eq!(reason([2, 0, 0, 3]), "silent");
+        assert_eq!(reason([0, 1, 1, 3]), "silent");
     }
 }

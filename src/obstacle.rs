@@ -248,7 +248,8 @@ fn about_recovering(remaining: Duration, blocks: bool) -> About {
         "quarantine",
         if blocks { Level::WARN } else { Level::INFO },
         format!(
-            "this node's voter is in quarantine: voting resumes {} (restart without memory)",
+            "this node's voter is in quarantine: voting resumes {} (restart without memory, \
+             see docs/operations.md)",
             match remaining {
                 Duration::ZERO => "once the other voters tell what they know".to_owned(),
                 _ => format!("in {}", rounded(remaining)),
@@ -398,7 +399,7 @@ pub(super) fn holding(core: &Core, now: Now) -> Vec<Obstacle> {
         .collect();
     let voters_per_key = node.voter_set().voters_per_key();
     let voting = members.len() - others.len();
-    let has_quorum = others.len() <= voters_per_key - quorum(voters_per_key);
+    let has_quorum = core.has_quorum(voting);
     let mut holding: Vec<Obstacle> = others
         .iter()
         .filter_map(|(voter, standing)| of_voter(core, voter, *standing, !has_quorum))
@@ -490,7 +491,12 @@ fn of_voter(core: &Core, voter: &NodeId, standing: Standing, blocks: bool) -> Op
 }
 
 #[cfg(test)]
+#[path = "../tests/common/table.rs"]
+mod table;
+
+#[cfg(test)]
 mod tests {
+    use super::table::{code, table};
     use super::*;
 
     #[test]
@@ -526,12 +532,28 @@ mod tests {
         assert!(about.action.len() < 300, "{about:?}");
     }
 
-    #[test]
-    fn every_warning_has_cause_and_action() {
-        let error = "?".to_owned();
-        let node = || NodeId::new("n1").unwrap();
-        let reason = RefuseReason::Limit;
-        let all = [
+    /// Returns every obstacle, and each level that it may have.
+    fn all() -> Vec<Obstacle> {
+        let error = "ERROR".to_owned();
+        let node = || NodeId::new("PEER").unwrap();
+        let remaining = Duration::from_secs(9);
+        let of_voter = |standing| Obstacle::Voter {
+            node: node(),
+            standing,
+        };
+        let recovering = |blocks| Obstacle::Recovering { remaining, blocks };
+        vec![
+            Obstacle::NoQuorum(NoQuorum {
+                voting: 1,
+                members: 3,
+                of_some: false,
+                others: vec![(node(), Standing::Silent)],
+            }),
+            recovering(false),
+            recovering(true),
+            of_voter(Standing::Recovering { remaining }),
+            of_voter(Standing::Silent),
+            of_voter(Standing::Refuses(RefuseReason::Limit)),
             Obstacle::OtherVoterSet {
                 node: node(),
                 differs: String::new(),
@@ -541,32 +563,53 @@ mod tests {
                 from: "127.0.0.1:1".parse().unwrap(),
                 reason: DropReason::Key,
             },
-            Obstacle::Voter {
-                node: node(),
-                standing: Standing::Refuses(reason),
-            },
-            Obstacle::LeansOnWallClock {
-                answers: 1,
-                knows_clocks: true,
-            },
-            Obstacle::WallClock(WallClock::Skewed { ahead_ms: -9 }),
-            Obstacle::WallClock(WallClock::Disputed { by_ms: 9 }),
             Obstacle::Twin(Twin {
                 mine: "127.0.0.1:1".parse().unwrap(),
                 other: "127.0.0.1:2".parse().unwrap(),
             }),
+            Obstacle::WallClock(WallClock::Skewed { ahead_ms: -9 }),
+            Obstacle::WallClock(WallClock::Disputed { by_ms: 9 }),
+            Obstacle::LeansOnWallClock {
+                answers: 1,
+                knows_clocks: true,
+            },
             Obstacle::GossipEnded,
             Obstacle::SeedUnresolved {
-                seed: "seed:7400".to_owned(),
+                seed: "SEED".to_owned(),
                 error: error.clone(),
             },
             Obstacle::SocketFailed { error },
-        ];
-        for about in all.iter().map(Obstacle::about) {
+        ]
+    }
+
+    #[test]
+    fn every_obstacle_has_cause_and_action() {
+        for about in all().iter().map(Obstacle::about) {
             assert!(
                 !about.cause.is_empty() && !about.action.is_empty(),
                 "{about:?}"
             );
         }
+    }
+
+    #[test]
+    fn guide_lists_every_obstacle() {
+        let guide = include_str!("../docs/observability.md");
+        let rows = table(guide, "| `cause` | level |");
+        let mut listed: Vec<&str> = rows.iter().map(|row| code(row[0])[0]).collect();
+        for about in all().iter().map(Obstacle::about) {
+            let row = rows.iter().find(|row| code(row[0])[0] == about.kind);
+            let row = row.unwrap_or_else(|| panic!("{} is not in the guide", about.kind));
+            listed.retain(|kind| *kind != about.kind);
+            let [level, peer, end] = [row[1], row[3], row[4]];
+            assert!(level.contains(about.level.as_str()), "{about:?}");
+            assert_eq!(level.contains("repeated"), about.repeats, "{about:?}");
+            let is_at_once = about.patience.is_zero();
+            assert_eq!(level.contains("at once"), is_at_once, "{about:?}");
+            assert_eq!(peer != "-", about.peer.is_some(), "{about:?}");
+            let over = about.over.map(|over| over.replace("127.0.0.1:1", "ADDR"));
+            assert_eq!(code(end).first().copied(), over.as_deref(), "{row:?}");
+        }
+        assert!(listed.is_empty(), "only in the guide: {listed:?}");
     }
 }

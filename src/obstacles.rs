@@ -148,7 +148,9 @@ impl Obstacles {
             level: Level::WARN,
             cause: kind,
             peer: None,
-            text: format!("more than {PEERS_MAX} peers with this cause; only so many are named"),
+            text: format!(
+                "more than {PEERS_MAX} peers have this cause; `lockmesh status` lists all"
+            ),
         };
         new.map(line).collect()
     }
@@ -282,7 +284,7 @@ mod tests {
         let resumes = |left: u64| {
             format!(
                 "this node's voter is in quarantine: voting resumes in {left} s (restart without \
-                 memory); restart voters one at a time, each after the one before it votes"
+                 memory, see docs/operations.md); restart voters one at a time, each after the one before it votes"
             )
         };
         let expected = [

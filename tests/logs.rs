@@ -25,6 +25,10 @@ const MAX_TTL: Duration = Duration::from_secs(4);
 const QUIET: Duration = Duration::from_secs(3);
 /// The delay of the watch, in milliseconds, from which on the machine counts as paused.
 const LATE_MS: u64 = 300;
+/// The voters of a second cluster, which restart at once.
+const RESTARTED: [&str; 3] = ["r0", "r1", "r2"];
+/// The longest time without a warning while a quorum is missing: the interval of 15 s, and lateness.
+const GAP_MAX: Duration = Duration::from_secs(20);
 /// The causes that a node may log if the machine paused.
 const OF_LATENESS: [&str; 3] = ["voter_silent", "no_quorum", "voter_quarantine"];
 
@@ -32,6 +36,19 @@ const OF_LATENESS: [&str; 3] = ["voter_silent", "no_quorum", "voter_quarantine"]
 #[derive(Clone, Default)]
 struct Log {
     lines: Arc<Mutex<BTreeMap<String, Vec<String>>>>,
+    /// The unchanged lines of the nodes [`RESTARTED`].
+    of_restarted: Arc<Mutex<Vec<Said>>>,
+    /// Warnings and errors that name no action.
+    without_action: Arc<Mutex<BTreeSet<String>>>,
+}
+
+#[derive(Clone, Debug)]
+struct Said {
+    at: Instant,
+    node: String,
+    level: Level,
+    cause: String,
+    message: String,
 }
 
 #[derive(Default)]
@@ -61,7 +78,25 @@ impl Subscriber for Log {
         let mut fields = Fields::default();
         event.record(&mut fields);
         let node = fields.0.remove("node").unwrap_or_default();
-        let line = line(*event.metadata().level(), &fields.0);
+        let level = *event.metadata().level();
+        let of = |name: &str| fields.0.get(name).cloned().unwrap_or_default();
+        let (cause, message) = (of("cause"), of("message"));
+        if level <= Level::WARN && !message.contains("; ") {
+            let mut without_action = self.without_action.lock().unwrap();
+            without_action.insert(format!("{level} {message}"));
+        }
+        if RESTARTED.contains(&node.as_str()) {
+            let at = Instant::now();
+            self.of_restarted.lock().unwrap().push(Said {
+                at,
+                node,
+                level,
+                cause,
+                message,
+            });
+            return;
+        }
+        let line = line(level, &fields.0);
         let mut lines = self.lines.lock().unwrap();
         lines.entry(node).or_default().push(line);
     }
@@ -256,7 +291,7 @@ fn recovers(level: Level) -> [String; 2] {
     [
         format!(
             "{level} [quarantine] this node's voter is in quarantine: voting resumes in _ s \
-             (restart without memory); restart voters one at a time, each after the one before \
+             (restart without memory, see docs/operations.md); restart voters one at a time, each after the one before \
              it votes"
         ),
         "INFO [quarantine] this node's voter votes, after _ s".to_owned(),
@@ -602,11 +637,63 @@ async fn unresolved_seed(five: &Five, log: &Log, watch: &Watch) {
     client.shutdown().await;
 }
 
+/// Starts voters that all have no memory, with the default `max_ttl` of one minute.
+async fn restart_all() -> Vec<Mesh> {
+    let links = Links::new(8);
+    let mut nodes: Vec<Mesh> = Vec::new();
+    for name in RESTARTED {
+        let node = Mesh::builder(name)
+            .voters(RESTARTED)
+            .seeds(nodes.first().map(|node| node.local_addr().to_string()))
+            .secret(ClusterSecret::from_bytes([9; 32]).unwrap())
+            .transport(links.bind(name, LOOPBACK).unwrap());
+        nodes.push(node.start().await.unwrap());
+    }
+    nodes
+}
+
+/// While a quorum is missing, each voter warns at least every 15 s, with the time until it votes.
+async fn restarted_voters_warn_until_they_vote(nodes: &[Mesh], log: &Log, began: Instant) {
+    for node in nodes {
+        node.ready(PATIENCE).await.unwrap();
+    }
+    tokio::time::sleep(QUIET).await;
+    let lines = log.of_restarted.lock().unwrap().clone();
+    for node in RESTARTED {
+        let of = |cause: &str| {
+            let lines = lines.iter().filter(|it| it.node == node);
+            let mut lines = Vec::from_iter(lines.filter(|it| it.cause == cause).cloned());
+            let end = lines.pop();
+            let warned = lines.iter().filter(|it| it.level == Level::WARN);
+            let warned = Vec::from_iter(warned.cloned());
+            assert!(warned.len() >= 3, "{lines:#?}");
+            assert_eq!(end.map(|it| it.level), Some(Level::INFO), "{lines:#?}");
+            let times = [began].into_iter().chain(warned.iter().map(|it| it.at));
+            let times = Vec::from_iter(times);
+            let is_close = |pair: &[Instant]| pair[1] - pair[0] < GAP_MAX;
+            assert!(times.windows(2).all(is_close), "{lines:#?}");
+            warned
+        };
+        of("no_quorum");
+        let remaining: Vec<u64> = of("quarantine")
+            .iter()
+            .filter_map(|it| it.message.split_once("voting resumes in "))
+            .map(|(_, rest)| rest.split_once(" s ").unwrap().0.parse().unwrap())
+            .collect();
+        assert!(remaining.len() >= 3, "{remaining:?}");
+        assert!((50..=61).contains(&remaining[0]), "{remaining:?}");
+        assert!(remaining.is_sorted_by(|a, b| a > b), "{remaining:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_cause_is_logged_at_start_and_end() {
     let log = Log::default();
     tracing::subscriber::set_global_default(log.clone()).unwrap();
     let watch = Watch::start();
+    // They are in quarantine while the other phases run.
+    let began = Instant::now();
+    let restarted = restart_all().await;
     let mut five = Five {
         links: Links::new(7),
         nodes: Vec::new(),
@@ -619,7 +706,10 @@ async fn each_cause_is_logged_at_start_and_end() {
     wrong_wall_clock(&mut five, &log, &watch).await;
     unresolved_seed(&five, &log, &watch).await;
     twin(&five, &log, &watch).await;
-    for node in &five.nodes {
+    restarted_voters_warn_until_they_vote(&restarted, &log, began).await;
+    for node in five.nodes.iter().chain(&restarted) {
         node.shutdown().await;
     }
+    let without_action = log.without_action.lock().unwrap();
+    assert!(without_action.is_empty(), "{without_action:#?}");
 }

@@ -3,37 +3,77 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use lockmesh::metrics::{self, ALL};
 use lockmesh::{ClusterSecret, Guard, Mesh, MeshBuilder, Resolve};
 use lockmesh_proto::wire::{Kind, Seal};
-use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Subscriber};
+use tracing::{Event, Metadata, Subscriber};
+
+#[path = "common/table.rs"]
+mod table;
+
+use table::{code, table};
+
+const GUIDE: &str = include_str!("../docs/observability.md");
+/// The documented events that this test need not provoke: they are rare, or depend on time.
+const RARE: [&str; 9] = [
+    "the mesh has stopped after a panic; restart this process, and report the panic",
+    "the gossip was not started again; it is tried again, report the error if it stays",
+    "quarantine over",
+    "quarantine extended",
+    "the same voter set",
+    "the mesh did not end well",
+    "the gossip did not end well",
+    "a question was not sent",
+    "an answer was dropped",
+];
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// A subscriber that collects events of level DEBUG and above.
+/// An event as the guide describes it.
+#[derive(Clone, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+struct Said {
+    level: String,
+    message: String,
+    fields: BTreeSet<String>,
+}
+
+/// A subscriber that collects all events.
 #[derive(Clone, Default)]
 struct Log {
     lines: Arc<Mutex<Vec<String>>>,
+    /// The events that are no obstacles.
+    events: Arc<Mutex<BTreeSet<Said>>>,
 }
 
-struct Line(String);
+#[derive(Default)]
+struct Line {
+    text: String,
+    said: Said,
+}
 
 impl Visit for Line {
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
         use std::fmt::Write as _;
-        write!(self.0, "{}={value:?} ", field.name()).unwrap();
+        write!(self.text, "{}={value:?} ", field.name()).unwrap();
+        match field.name() {
+            "message" => self.said.message = format!("{value:?}"),
+            name => {
+                self.said.fields.insert(name.to_owned());
+            }
+        }
     }
 }
 
 impl Subscriber for Log {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= Level::DEBUG && metadata.target().starts_with("lockmesh")
+        metadata.target().starts_with("lockmesh")
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {
@@ -45,9 +85,19 @@ impl Subscriber for Log {
     fn record_follows_from(&self, _: &Id, _: &Id) {}
 
     fn event(&self, event: &Event<'_>) {
-        let mut line = Line(format!("{} ", event.metadata().level()));
+        let level = event.metadata().level().to_string();
+        let mut line = Line {
+            text: format!("{level} "),
+            said: Said {
+                level,
+                ..Said::default()
+            },
+        };
         event.record(&mut line);
-        self.lines.lock().unwrap().push(line.0);
+        self.lines.lock().unwrap().push(line.text);
+        if !line.said.fields.contains("cause") {
+            self.events.lock().unwrap().insert(line.said);
+        }
     }
 
     fn enter(&self, _: &Id) {}
@@ -63,57 +113,80 @@ impl Log {
             .iter()
             .any(|line| words.iter().all(|word| line.contains(word)))
     }
+
+    /// Compares the events with the guide.
+    fn is_as_documented(&self) {
+        let rows = table(GUIDE, "| level | message | fields |");
+        let documented: BTreeSet<_> = rows
+            .iter()
+            .map(|row| Said {
+                level: row[0].to_owned(),
+                message: code(row[1])[0].to_owned(),
+                fields: code(row[2]).into_iter().map(str::to_owned).collect(),
+            })
+            .collect();
+        let seen = self.events.lock().unwrap().clone();
+        let unknown: Vec<_> = seen.difference(&documented).collect();
+        assert!(unknown.is_empty(), "not in the guide: {unknown:#?}");
+        let unseen = documented.difference(&seen).map(|it| it.message.as_str());
+        let unseen: Vec<_> = unseen.filter(|it| !RARE.contains(it)).collect();
+        assert!(unseen.is_empty(), "did not happen: {unseen:#?}");
+    }
 }
 
-/// The recorded values, by name and labels. A snapshot resets counters, so their sums are kept
-/// here.
-struct Metrics {
-    snapshotter: Snapshotter,
-    values: BTreeMap<(String, String), f64>,
-}
+/// The metrics as Prometheus reads them.
+struct Metrics(PrometheusHandle);
 
 impl Metrics {
-    #[expect(clippy::cast_precision_loss, reason = "small numbers")]
-    fn look(&mut self) {
-        for (key, _, _, value) in self.snapshotter.snapshot().into_vec() {
-            let labels = key.key().labels();
-            let labels: Vec<_> = labels
-                .map(|l| format!("{}={}", l.key(), l.value()))
-                .collect();
-            let name = key.key().name().to_owned();
-            let is_total =
-                name.contains("datagrams") || name.contains("dropped") || name.contains("bytes");
-            let slot = self.values.entry((name, labels.join(","))).or_default();
-            match value {
-                // These counters are recorded as totals, so they are not summed.
-                DebugValue::Counter(count) if is_total => *slot = slot.max(count as f64),
-                DebugValue::Counter(count) => *slot += count as f64,
-                DebugValue::Gauge(gauge) => *slot = gauge.into_inner(),
-                DebugValue::Histogram(values) => *slot += values.len() as f64,
-            }
-        }
+    /// Returns the value with these labels, as `node=n0,reason=key`.
+    fn get(&self, name: &str, labels: &str) -> f64 {
+        self.0.run_upkeep();
+        let label = |label: &str| label.replace('=', "=\"") + "\"";
+        let labels: Vec<_> = labels.split(',').map(label).collect();
+        let series = format!("{name}{{{}}} ", labels.join(","));
+        let text = self.0.render();
+        let value = text.lines().find_map(|line| line.strip_prefix(&series));
+        value.map_or(f64::NAN, |value| value.parse().unwrap())
     }
 
-    fn get(&mut self, name: &str, labels: &str) -> f64 {
-        self.look();
-        let key = (name.to_owned(), labels.to_owned());
-        self.values.get(&key).copied().unwrap_or(f64::NAN)
-    }
-
-    async fn reaches(&mut self, name: &str, labels: &str, goal: f64) {
+    async fn reaches(&self, name: &str, labels: &str, goal: f64) {
         let look = async {
             while self.get(name, labels) != goal {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
         if tokio::time::timeout(PATIENCE, look).await.is_err() {
-            panic!("{name}: not {goal}: {:?}", self.values);
+            panic!("{name}: not {goal}: {}", self.0.render());
         }
+    }
+
+    /// Compares names, types and help texts with the table.
+    fn are_as_in_the_table(&self) {
+        let text = self.0.render();
+        let begin = |begin| {
+            text.lines()
+                .filter_map(move |line| line.strip_prefix(begin))
+        };
+        let split = |line: &'static str| begin(line).filter_map(|rest| rest.split_once(' '));
+        let kinds = split("# TYPE ").collect::<BTreeMap<_, _>>();
+        let helps = split("# HELP ").collect::<BTreeMap<_, _>>();
+        let expected = ALL.iter().map(|metric| {
+            let kind = match metric.kind {
+                metrics::Kind::Counter => "counter",
+                metrics::Kind::Gauge => "gauge",
+                _ => "summary",
+            };
+            (metric.name, kind)
+        });
+        assert_eq!(kinds, expected.collect());
+        let expected = ALL.iter().map(|metric| (metric.name, metric.help));
+        assert_eq!(helps, expected.collect());
     }
 }
 
 fn builder(name: &str) -> MeshBuilder {
     Mesh::builder(name)
+        .voters([name])
         .listen("127.0.0.1:0")
         .secret(ClusterSecret::from_bytes([3; 32]).unwrap())
 }
@@ -132,32 +205,31 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
 async fn mesh_emits_documented_metrics_and_events() {
     let log = Log::default();
     tracing::subscriber::set_global_default(log.clone()).unwrap();
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    recorder.install().unwrap();
-    let mut metrics = Metrics {
-        snapshotter,
-        values: BTreeMap::new(),
-    };
+    let metrics = Metrics(PrometheusBuilder::new().install_recorder().unwrap());
     let mesh = builder("n0").bootstrap().start().await.unwrap();
     mesh.ready(PATIENCE).await.unwrap();
-    grants_and_refusals(&mesh, &mut metrics).await;
-    losses(&mesh, &mut metrics).await;
-    drops(&mesh, &mut metrics).await;
+    grants_and_refusals(&mesh, &metrics).await;
+    losses(&mesh, &metrics).await;
+    drops(&mesh, &metrics).await;
     assert!(log.says(&["INFO", "mesh started", "node=n0"]));
     assert!(log.says(&["DEBUG", "lock granted", "key=k", "epoch="]));
     assert!(log.says(&["DEBUG", "lease over", "key=short"]));
     assert!(log.says(&["WARN", "lease lost", "key=short"]));
-    foreign_nodes(&mesh, &log).await;
-    gossip_that_panics_is_started_again(&log, &mut metrics).await;
+    foreign_nodes(&mesh, &log, &metrics).await;
+    timeouts_without_quorum(&metrics).await;
+    gossip_that_panics_is_started_again(&log, &metrics).await;
     seed_that_does_not_resolve_is_a_warning(&log).await;
+    metrics.reaches("lockmesh_ready", "node=n0", 1.0).await;
     mesh.shutdown().await;
+    assert_eq!(metrics.get("lockmesh_ready", "node=n0"), 0.0);
+    metrics.are_as_in_the_table();
+    log.is_as_documented();
     assert!(log.says(&["INFO", "mesh shut down", "node=n0"]));
     let secret = format!("{:?}", [3u8; 32]);
     assert!(!log.says(&[&secret]) && !log.says(&["AwMDAwMD"]));
 }
 
-async fn grants_and_refusals(mesh: &Mesh, metrics: &mut Metrics) {
+async fn grants_and_refusals(mesh: &Mesh, metrics: &Metrics) {
     let n0 = "node=n0";
     let guard = mesh.lock("k").acquire().await.unwrap();
     assert!(mesh.lock("k").try_acquire().await.unwrap().is_none());
@@ -167,24 +239,48 @@ async fn grants_and_refusals(mesh: &Mesh, metrics: &mut Metrics) {
     metrics.reaches("lockmesh_requests_total", n0, 4.0).await;
     metrics.reaches("lockmesh_grants_total", n0, 1.0).await;
     metrics.reaches("lockmesh_denied_total", n0, 1.0).await;
-    metrics.reaches("lockmesh_timeouts_total", n0, 1.0).await;
+    let contended = "node=n0,reason=contended";
+    metrics
+        .reaches("lockmesh_timeouts_total", contended, 1.0)
+        .await;
+    for reason in ["node=n0,reason=refused", "node=n0,reason=silent"] {
+        assert_eq!(metrics.get("lockmesh_timeouts_total", reason), 0.0);
+    }
+    for one in [
+        "ready",
+        "quorum",
+        "voters",
+        "voters_reachable",
+        "voters_voting",
+    ] {
+        metrics.reaches(&format!("lockmesh_{one}"), n0, 1.0).await;
+    }
+    for none in ["recovering", "quarantine_seconds", "other_voter_sets"] {
+        metrics.reaches(&format!("lockmesh_{none}"), n0, 0.0).await;
+    }
     metrics.reaches("lockmesh_held", n0, 1.0).await;
     metrics.reaches("lockmesh_waiting", n0, 1.0).await;
     metrics.reaches("lockmesh_voter_keys", n0, 1.0).await;
     guard.release().await.unwrap();
     drop(waiting.await.unwrap().unwrap());
     metrics.reaches("lockmesh_grants_total", n0, 2.0).await;
-    metrics.reaches("lockmesh_acquire_seconds", n0, 2.0).await;
+    metrics
+        .reaches("lockmesh_acquire_seconds_count", n0, 2.0)
+        .await;
+    metrics
+        .reaches("lockmesh_held_seconds_count", n0, 2.0)
+        .await;
     metrics.reaches("lockmesh_held", n0, 0.0).await;
     metrics.reaches("lockmesh_voter_keys", n0, 0.0).await;
     // A lock that was released in time does not count as lost.
     assert_eq!(metrics.get("lockmesh_lost_total", n0), 0.0);
 }
 
-async fn losses(mesh: &Mesh, metrics: &mut Metrics) {
+async fn losses(mesh: &Mesh, metrics: &Metrics) {
     let short = || mesh.lock("short").ttl(Duration::from_millis(200));
     // The planned end of a lease without renewal does not count as a loss.
     let guard = short().auto_renew(false).acquire().await.unwrap();
+    guard.extend(Duration::from_millis(20)).await.unwrap();
     guard.lost().await;
     drop(guard);
     // The driver shares this thread: while it is blocked, no lease is renewed.
@@ -202,9 +298,12 @@ async fn losses(mesh: &Mesh, metrics: &mut Metrics) {
     freeze(&guard);
     guard.release().await.unwrap_err();
     metrics.reaches("lockmesh_lost_total", "node=n0", 2.0).await;
+    metrics
+        .reaches("lockmesh_held_seconds_count", "node=n0", 5.0)
+        .await;
 }
 
-async fn drops(mesh: &Mesh, metrics: &mut Metrics) {
+async fn drops(mesh: &Mesh, metrics: &Metrics) {
     let noise = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     noise.send_to(b"", mesh.local_addr()).unwrap();
     noise.send_to(&[9; 60], mesh.local_addr()).unwrap();
@@ -223,7 +322,7 @@ async fn drops(mesh: &Mesh, metrics: &mut Metrics) {
 }
 
 /// A node with another voter set, and a node whose voter is in recovery.
-async fn foreign_nodes(mesh: &Mesh, log: &Log) {
+async fn foreign_nodes(mesh: &Mesh, log: &Log, metrics: &Metrics) {
     let foreign_node = builder("foreign_node")
         .voters(["n0"])
         .voter_set_version(2)
@@ -245,6 +344,9 @@ async fn foreign_nodes(mesh: &Mesh, log: &Log) {
     })
     .await;
     asking.abort();
+    metrics
+        .reaches("lockmesh_other_voter_sets", "node=n0", 1.0)
+        .await;
     let forgetful = builder("forgetful").start().await.unwrap();
     until("it says that it is in recovery", || {
         log.says(&[
@@ -254,7 +356,39 @@ async fn foreign_nodes(mesh: &Mesh, log: &Log) {
         ])
     })
     .await;
-    forgetful.shutdown().await;
+    let node = "node=forgetful";
+    metrics.reaches("lockmesh_recovering", node, 1.0).await;
+    assert!(metrics.get("lockmesh_quarantine_seconds", node) > 1.0);
+    for (name, is) in [("ready", 0.0), ("quorum", 0.0), ("voters_voting", 0.0)] {
+        assert_eq!(metrics.get(&format!("lockmesh_{name}"), node), is, "{name}");
+    }
+    time_out(&forgetful).await;
+    let refused = "node=forgetful,reason=refused";
+    metrics
+        .reaches("lockmesh_timeouts_total", refused, 1.0)
+        .await;
+    forgetful.abort();
+}
+
+async fn time_out(mesh: &Mesh) {
+    let request = mesh
+        .lock("k")
+        .acquire_timeout(Duration::from_millis(100))
+        .acquire();
+    request.await.map(drop).unwrap_err();
+}
+
+/// A node whose voters do not run.
+async fn timeouts_without_quorum(metrics: &Metrics) {
+    let client = builder("client").voters(["x", "y"]).start().await.unwrap();
+    time_out(&client).await;
+    let silent = "node=client,reason=silent";
+    metrics
+        .reaches("lockmesh_timeouts_total", silent, 1.0)
+        .await;
+    metrics.reaches("lockmesh_voters", "node=client", 2.0).await;
+    assert_eq!(metrics.get("lockmesh_voters_reachable", "node=client"), 0.0);
+    client.shutdown().await;
 }
 
 /// Encodes a message that makes the gossip library panic: the library assumes that the last
@@ -278,7 +412,7 @@ fn poison() -> Vec<u8> {
     [head, digest, block].concat()
 }
 
-async fn gossip_that_panics_is_started_again(log: &Log, metrics: &mut Metrics) {
+async fn gossip_that_panics_is_started_again(log: &Log, metrics: &Metrics) {
     let plain = |name: &str| {
         Mesh::builder(name)
             .listen("127.0.0.1:0")

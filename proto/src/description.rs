@@ -5,6 +5,7 @@
 //! votes last that it may have given under earlier settings.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use serde::de::{Error as _, SeqAccess, Visitor};
@@ -81,7 +82,7 @@ impl VoterSetDescription {
     }
 }
 
-fn count(number: usize) -> u32 {
+pub(crate) fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
@@ -200,19 +201,9 @@ impl Differences {
 }
 
 fn of_timing(its: &Timing, mine: &Timing) -> impl Iterator<Item = Difference> {
-    let spans = [
-        ("max_ttl", its.max_ttl, mine.max_ttl),
-        ("max_clock_skew", its.max_clock_skew, mine.max_clock_skew),
-        ("round_trip", its.round_trip, mine.round_trip),
-        ("reservation", its.reservation, mine.reservation),
-        (
-            "holder_probe_interval",
-            its.holder_probe_interval,
-            mine.holder_probe_interval,
-        ),
-    ];
-    let differ = spans.into_iter().filter(|(_, its, mine)| its != mine);
-    differ.map(|(field, its, mine)| Difference::Span { field, its, mine })
+    let both = its.spans().into_iter().zip(mine.spans());
+    let differ = both.filter(|(its, mine)| its != mine);
+    differ.map(|((field, its), (_, mine))| Difference::Span { field, its, mine })
 }
 
 impl fmt::Display for Differences {
@@ -225,32 +216,44 @@ impl fmt::Display for Differences {
     }
 }
 
-/// Deserializes at most [`LISTED_MAX`] members in ascending order. A plain `Vec` would reserve
-/// memory for the length that a foreign node claims, before reading one element.
+/// Deserializes at most [`LISTED_MAX`] members in ascending order.
 fn few_members<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<NodeId>, D::Error> {
-    struct FewMembers;
+    let members: Vec<NodeId> = few::<D, NodeId, LISTED_MAX>(from)?;
+    match members.is_sorted_by(|a, b| a < b) {
+        true => Ok(members),
+        false => Err(D::Error::custom("members are not in order")),
+    }
+}
 
-    impl<'de> Visitor<'de> for FewMembers {
-        type Value = Vec<NodeId>;
+/// Deserializes at most `MAX` elements. A plain `Vec` would reserve memory for the length that a
+/// foreign node claims, before reading one element.
+pub(crate) fn few<'de, D, T, const MAX: usize>(from: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct Few<T, const MAX: usize>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for Few<T, MAX> {
+        type Value = Vec<T>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(f, "at most {LISTED_MAX} members, in order")
+            write!(f, "at most {MAX} elements")
         }
 
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-            let mut members: Vec<NodeId> = Vec::new();
-            while let Some(member) = seq.next_element()? {
-                let is_ordered = members.last().is_none_or(|last| *last < member);
-                if members.len() == LISTED_MAX || !is_ordered {
-                    return Err(A::Error::invalid_length(members.len() + 1, &self));
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+            let mut elements = Vec::new();
+            while let Some(element) = seq.next_element()? {
+                if elements.len() == MAX {
+                    return Err(A::Error::invalid_length(MAX + 1, &self));
                 }
-                members.push(member);
+                elements.push(element);
             }
-            Ok(members)
+            Ok(elements)
         }
     }
 
-    from.deserialize_seq(FewMembers)
+    from.deserialize_seq(Few::<T, MAX>(PhantomData))
 }
 
 /// The properties of another node's voter set that matter to a recovering voter.

@@ -1,8 +1,12 @@
-//! The events and effects that voter and claimant return to the node and its driver.
+//! The events and effects that voter and claimant return to the node and its driver, and the view of
+//! gossip that the driver supplies.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use super::description::Differences;
 use super::epoch::Epoch;
-use super::id::{Key, NodeId};
+use super::id::{Incarnation, Key, NodeId};
 use super::message::{Message, Outbox, RefuseReason};
 use super::time::Instant;
 
@@ -142,4 +146,23 @@ impl Effects {
     pub(crate) fn tell(&mut self, event: Event) {
         self.events.push(event);
     }
+}
+
+/// The state of one node in gossip.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Peer {
+    /// The address at which the node receives datagrams.
+    pub addr: SocketAddr,
+    /// The incarnation that gossip reports.
+    pub incarnation: Incarnation,
+    /// `true` if the failure detector considers the node alive.
+    pub alive: bool,
+}
+
+/// The current state of gossip, without this node. It is advice only: it may be stale, wrong and
+/// different on every node. No quorum is counted over it, and it never ends a vote early (M4).
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+pub struct View {
+    /// The known nodes.
+    pub peers: BTreeMap<NodeId, Peer>,
 }

@@ -60,34 +60,23 @@ mod mutants;
 #[macro_use]
 pub mod mutants;
 
-mod aside;
-mod backoff;
 pub mod claimant;
-mod claimant_keeps;
-mod claimant_works;
 pub mod clocks;
+mod deadlines;
 pub mod description;
 pub mod digest;
 pub mod epoch;
 pub mod event;
 pub mod id;
-mod link;
 pub mod message;
 pub mod node;
-mod own_claim;
-mod recovery;
-mod renewal;
-pub mod request;
-pub(crate) mod rng;
-mod session;
-mod slot;
-mod slots;
 #[cfg(test)]
 mod tests;
 pub mod time;
-pub mod view;
 pub mod voter;
-mod voter_keeps;
-mod voter_says;
 pub mod voter_set;
 pub mod wire;
+pub mod view {
+    //! Moved to the event module.
+    pub use crate::event::{Peer, View};
+}

@@ -5,14 +5,12 @@
 //! ([`crate::wire`]). The receiver accepts a [`Claim`] or [`Release`] only from the node whose
 //! claim it names, and a reply only if it is for a claim of the receiver.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use serde::de::{Error as _, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
-use super::description::{Role, VoterSetDescription};
+use super::description::{Role, VoterSetDescription, few};
 use super::digest::{Digest, Parts};
 use super::epoch::Epoch;
 use super::id::{ClaimId, Incarnation, Key, NodeId};
@@ -325,7 +323,7 @@ pub struct Report {
     /// The claim that has the voter's vote, if any.
     pub vote: Option<ReportedVote>,
     /// The first waiters in the order of the queue, at most [`REPORTED_WAITERS_MAX`].
-    #[serde(deserialize_with = "few_waiters")]
+    #[serde(deserialize_with = "few::<_, _, REPORTED_WAITERS_MAX>")]
     pub waiters: Vec<ReportedWaiter>,
     /// The number of all waiters.
     pub waiting: u32,
@@ -358,33 +356,6 @@ pub struct ReportedWaiter {
     pub node: NodeId,
     /// The claim's epoch, which determines its place in the queue.
     pub epoch: Epoch,
-}
-
-/// Deserializes at most [`REPORTED_WAITERS_MAX`] waiters. A plain `Vec` would reserve memory for
-/// the length that a foreign node claims, before reading one element.
-fn few_waiters<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<ReportedWaiter>, D::Error> {
-    struct FewWaiters;
-
-    impl<'de> Visitor<'de> for FewWaiters {
-        type Value = Vec<ReportedWaiter>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(f, "at most {REPORTED_WAITERS_MAX} waiters")
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-            let mut waiters = Vec::new();
-            while let Some(waiter) = seq.next_element()? {
-                if waiters.len() == REPORTED_WAITERS_MAX {
-                    return Err(A::Error::invalid_length(waiters.len() + 1, &self));
-                }
-                waiters.push(waiter);
-            }
-            Ok(waiters)
-        }
-    }
-
-    from.deserialize_seq(FewWaiters)
 }
 
 /// Messages to send and their receivers, in order.

@@ -7,10 +7,25 @@
 #[cfg(lockmesh_mutants)]
 use std::cell::Cell;
 
-/// A mistake that somebody made, in a draft of this protocol or in another lock.
+/// Defines the mistakes and the list of all.
 #[cfg(lockmesh_mutants)]
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum Mutant {
+macro_rules! mutants {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// A mistake that somebody made, in a draft of this protocol or in another lock.
+        #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+        pub enum Mutant {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Mutant {
+            /// All mistakes.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+        }
+    };
+}
+
+#[cfg(lockmesh_mutants)]
+mutants! {
     /// A quorum is counted over the voters that answered, not over those of the voter set.
     CountTheLiving,
     /// A voter without memory votes at once.
@@ -177,95 +192,6 @@ pub enum Mutant {
     TwinGoesOn,
     /// The last address that a peer sent from is never given up.
     HeardIsKept,
-}
-
-#[cfg(lockmesh_mutants)]
-impl Mutant {
-    /// All mistakes.
-    pub const ALL: [Self; 82] = [
-        Self::CountTheLiving,
-        Self::NoQuarantine,
-        Self::ShortQuarantine,
-        Self::NoFloors,
-        Self::RepliesWithoutVotes,
-        Self::ValidFromReceipt,
-        Self::ExpiredVotesCount,
-        Self::LostIsNotForGood,
-        Self::NoDrift,
-        Self::GuardWithoutClock,
-        Self::FenceNotRaisedOnRelease,
-        Self::FenceNotRaisedOnExpiry,
-        Self::FenceIgnored,
-        Self::GivenBackVotesCount,
-        Self::GrantedIsForgotten,
-        Self::VoteWithoutTtl,
-        Self::LeaseShrinks,
-        Self::ReleaseByKeyAlone,
-        Self::GossipFreesVotes,
-        Self::GrantedHeldAgainstFence,
-        Self::EqualEpochsNotOrdered,
-        Self::SkipInsteadOfDrop,
-        Self::Barging,
-        Self::ReservationIsWholeTtl,
-        Self::TurnsRunOut,
-        Self::SessionsRevive,
-        Self::CoveredVotesExpire,
-        Self::KeptFromReceipt,
-        Self::KeptForAnother,
-        Self::KeptCoversAll,
-        Self::DigestIgnored,
-        Self::LaterIncarnationEndsAll,
-        Self::ShutdownReleasesAll,
-        Self::AnySilentHolders,
-        Self::OwnGhostsDeny,
-        Self::ShutOutKeepsVotes,
-        Self::FullQueuesStay,
-        Self::ClusterNotSealed,
-        Self::OtherSetIgnored,
-        Self::SinceNotAfter,
-        Self::WaitersNotReleased,
-        Self::EarlierIncarnationsWait,
-        Self::EarlierIncarnationsHold,
-        Self::ForgetfulVouch,
-        Self::GrantedHeldAgainstSkew,
-        Self::GivingBackRaisesFence,
-        Self::HolderNotAsked,
-        Self::StaleUntold,
-        Self::FenceNotCarried,
-        Self::DeadWaitersGoAtOnce,
-        Self::GoneByTheirSentAt,
-        Self::FenceNotRaisedOnWin,
-        Self::TriesUntold,
-        Self::NeverAskedBack,
-        Self::SessionNamesComeBack,
-        Self::OldVotesCount,
-        Self::NoEnd,
-        Self::RenewalsNotRepeated,
-        Self::UnwonDenies,
-        Self::DeadlineIgnored,
-        Self::LeasesOutliveTheirIncarnation,
-        Self::GrantedIsGivenBack,
-        Self::ReservationsNotRenewed,
-        Self::StaleEndsLeases,
-        Self::StalesNotCounted,
-        Self::TicketsKept,
-        Self::LateKeptUnseen,
-        Self::LinksKept,
-        Self::HalfIsAQuorum,
-        Self::OneReplyFewer,
-        Self::NewIsBelieved,
-        Self::CutInSilence,
-        Self::LowestIsRecalled,
-        Self::EarlierIncarnationsHeard,
-        Self::AdoptsTheSameNumber,
-        Self::OutdatedUntold,
-        Self::FirstClockTrusted,
-        Self::FloorByOwnClock,
-        Self::AloneByOwnClock,
-        Self::AnyPlaceProves,
-        Self::TwinGoesOn,
-        Self::HeardIsKept,
-    ];
 }
 
 #[cfg(lockmesh_mutants)]

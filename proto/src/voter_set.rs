@@ -140,49 +140,39 @@ impl Timing {
                 ppm: self.max_drift_ppm,
             });
         }
-        let bounds = [
-            (
-                "round_trip",
-                self.round_trip,
-                Duration::from_micros(1),
-                self.max_ttl / 10,
-            ),
-            (
-                "max_ttl",
-                self.max_ttl,
-                Duration::from_millis(1),
-                MAX_TTL_MAX,
-            ),
-            (
-                "max_clock_skew",
-                self.max_clock_skew,
-                Duration::from_millis(1),
-                self.max_ttl,
-            ),
-            (
-                "reservation",
-                self.reservation,
-                self.min_reservation(),
-                self.max_ttl,
-            ),
-            (
-                "holder_probe_interval",
-                self.holder_probe_interval,
-                self.round_trip,
-                self.max_ttl,
-            ),
-        ];
-        for (field, value, min, max) in bounds {
-            if value < min || value > max {
-                return Err(VoterSetError::OutOfBounds {
-                    field,
-                    value,
-                    min,
-                    max,
-                });
-            }
-        }
-        Ok(())
+        let check = |field, value, min, max| match value {
+            _ if value < min || value > max => Err(VoterSetError::OutOfBounds {
+                field,
+                value,
+                min,
+                max,
+            }),
+            _ => Ok(()),
+        };
+        let (micro, milli) = (Duration::from_micros(1), Duration::from_millis(1));
+        let (round_trip, max_ttl) = (self.round_trip, self.max_ttl);
+        check("round_trip", round_trip, micro, max_ttl / 10)?;
+        check("max_ttl", max_ttl, milli, MAX_TTL_MAX)?;
+        check("max_clock_skew", self.max_clock_skew, milli, max_ttl)?;
+        check(
+            "reservation",
+            self.reservation,
+            self.min_reservation(),
+            max_ttl,
+        )?;
+        let probe = self.holder_probe_interval;
+        check("holder_probe_interval", probe, round_trip, max_ttl)
+    }
+
+    /// Returns the durations and the names of their fields.
+    pub(crate) fn spans(&self) -> [(&'static str, Duration); 5] {
+        [
+            ("max_ttl", self.max_ttl),
+            ("max_clock_skew", self.max_clock_skew),
+            ("round_trip", self.round_trip),
+            ("reservation", self.reservation),
+            ("holder_probe_interval", self.holder_probe_interval),
+        ]
     }
 }
 

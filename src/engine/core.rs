@@ -65,7 +65,7 @@ pub(crate) struct Core {
     notifies: Vec<Tell>,
     pub(crate) is_shut_down: bool,
     /// `true` after a panic under the engine lock. The node is not called any more.
-    pub(super) has_failed: bool,
+    pub(crate) has_failed: bool,
     pub(crate) meter: Meter,
     /// The obstacles that keep this node from getting locks, for the log.
     pub(crate) obstacles: Obstacles,
@@ -193,7 +193,7 @@ impl Core {
         if self.has_failed {
             return false;
         }
-        let was_known = self.leases.remove(&ticket).is_some();
+        let was_known = self.remove_lease(now.mono, ticket).is_some();
         let was_valid = self.node.release(now, ticket) && was_known;
         if was_valid && !was_held {
             // The guard saw the end of the lease before a renewal. Other losses are events of the
@@ -203,11 +203,18 @@ impl Core {
         was_valid && was_held
     }
 
+    fn remove_lease(&mut self, now: Instant, ticket: Ticket) -> Option<Arc<Lease>> {
+        let lease = self.leases.remove(&ticket)?;
+        self.meter.was_held(now.since(lease.granted_at));
+        Some(lease)
+    }
+
     /// Ends all requests and leases. The node does not release claims that outlive this process:
     /// they expire at the voters.
     pub(crate) fn release_all(&mut self, now: Now) {
         for (_, lease) in self.leases.drain() {
             lease.end();
+            self.meter.was_held(now.mono.since(lease.granted_at));
         }
         for (_, waiting) in self.waiting.drain() {
             let _ = waiting.notify.send(Ended::ShutDown);
@@ -246,6 +253,13 @@ impl Core {
         self.node
             .voter()
             .is_some_and(|voter| voter.quarantine().is_none())
+    }
+
+    /// Returns `true` if every key has a quorum when this many members vote.
+    pub(crate) fn has_quorum(&self, voting: usize) -> bool {
+        let voter_set = self.node.voter_set();
+        let voters_per_key = voter_set.voters_per_key();
+        voter_set.members().len() - voting <= voters_per_key - quorum(voters_per_key)
     }
 
     /// Returns the health of this node.
@@ -335,12 +349,12 @@ impl Core {
                 epoch,
                 valid_until,
             } => {
-                let lease = Arc::new(Lease::new(ticket, key, epoch, clock.clone(), valid_until));
                 let Some(Waiting { since, notify }) = self.waiting.remove(&ticket) else {
                     self.release(clock.now(), ticket);
                     return;
                 };
-                self.meter.granted(clock.mono().since(since));
+                let lease = Arc::new(Lease::new(ticket, key, epoch, clock.clone(), valid_until));
+                self.meter.granted(lease.granted_at.since(since));
                 self.leases.insert(ticket, lease.clone());
                 self.later(notify, Ended::Granted(lease));
             }
@@ -360,7 +374,7 @@ impl Core {
             Event::Lost {
                 ticket, was_due, ..
             } => {
-                let lease = self.leases.remove(&ticket);
+                let lease = self.remove_lease(clock.mono(), ticket);
                 let was_released = lease.is_some_and(|lease| {
                     lease.end();
                     lease.was_released()

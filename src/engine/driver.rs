@@ -84,7 +84,10 @@ struct Ending(Arc<Engine>);
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        self.0.with(|core, _| core.forget_all());
+        self.0.with(|core, now| {
+            core.forget_all();
+            core.meter.refresh(core, now);
+        });
         self.0.set_health(Health::ShutDown);
     }
 }
@@ -115,7 +118,7 @@ fn on_tick(engine: &Engine, due: &mut Due) {
         core.node.handle_timeout(now);
         if now.mono.since(due.refreshed) >= REFRESH_EVERY {
             due.refreshed = now.mono;
-            core.meter.refresh(&core.node, now);
+            core.meter.refresh(core, now);
         }
         let looked = due.looked.map(|at| now.mono.since(at));
         if looked.is_some_and(|ago| ago < due.look_every) || core.is_shut_down {

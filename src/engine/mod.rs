@@ -301,7 +301,10 @@ impl Engine {
             self.core.clear_poison();
             let mut core = poisoned.into_inner();
             core.fail();
-            tracing::error!(node = %core.node.id(), "the mesh has stopped after a panic");
+            tracing::error!(
+                node = %core.node.id(),
+                "the mesh has stopped after a panic; restart this process, and report the panic"
+            );
             self.set_health(Health::ShutDown);
             core
         })

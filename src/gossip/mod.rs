@@ -152,7 +152,7 @@ impl Membership {
             .with(|core, _| core.node.voter_set().timing().round_trip);
         tokio::time::sleep(round_trip * LEAVING_ROUND_TRIPS).await;
         if let Err(error) = self.running.handle.shutdown().await {
-            tracing::debug!(%error, "the gossip did not end well");
+            tracing::debug!(node = %self.gossip.id, %error, "the gossip did not end well");
         }
     }
 
@@ -192,7 +192,7 @@ impl Membership {
             reason,
             ?backoff,
             "the gossip has ended and is started again; locks work between nodes that know each \
-             other, and new ones are not found until then"
+             other, and new ones are not found until then; report the reason if this repeats"
         );
         self.engine.with(|core, _| core.gossip_ended());
         let said = self.running.said().await;
@@ -209,7 +209,12 @@ impl Membership {
                     self.discovery.start_over();
                     return true;
                 }
-                Err(error) => tracing::error!(error, "the gossip was not started again"),
+                Err(error) => tracing::error!(
+                    node = %gossip.id,
+                    error,
+                    "the gossip was not started again; it is tried again, report the error if it \
+                     stays"
+                ),
             }
         }
     }

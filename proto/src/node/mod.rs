@@ -9,17 +9,12 @@ mod answer;
 mod foreign_nodes;
 mod incarnations;
 mod inspect;
-mod namesake;
 mod outbox;
 mod peers;
-mod send;
 mod sets;
-mod sizes;
 mod standing;
 mod survey;
 mod surveyor;
-mod take;
-mod time;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -28,31 +23,35 @@ use std::time::Duration;
 
 pub use foreign_nodes::{ForeignNode, TOLD_EVERY};
 pub use inspect::{InspectId, Inspection, KeyOwner, LockState, SeenVotes, Waiter};
-pub use namesake::Twin;
 pub use standing::Standing;
 pub use survey::{Health, NodeAnswer, NodeSurvey, Survey};
 pub use surveyor::{Surveyor, Wanted};
 
+use crate::claimant::backoff::Jitter;
 use crate::claimant::{Claimant, ExtendError, Request, RequestError};
-use crate::clocks::Clocks;
+use crate::clocks::{Clocks, MayReturn, WallClock};
+use crate::description::{Differences, OtherSet, Role, VoterSetDescription};
 use crate::epoch::Epoch;
+use crate::event::View;
 use crate::event::{Effects, Event, Ticket};
-use crate::id::{ClaimId, Incarnation, Key, NodeId};
-use crate::message::{Claim, Message, RecoveryQuery, RecoveryReply, Refuse, RefuseReason};
-use crate::rng::Jitter;
+use crate::id::{ClaimId, Incarnation, Key, NodeId, NodeName};
+use crate::message::{
+    Challenge, Claim, Message, Namesake, Outdated, RecoveryQuery, RecoveryReply, Refuse,
+    RefuseReason, VoterQuery, VoterReply,
+};
 use crate::time::{Instant, Now, earliest};
-use crate::view::View;
 use crate::voter::{Start, Voter, VoterLimits};
-use crate::voter_set::{MAX_TTL_MAX, QUARANTINE_MAX, VoterSet};
+use crate::voter_set::{MAX_TTL_MAX, QUARANTINE_MAX, VoterSet, VoterSetTag};
+use crate::wire::codec::{pack_into, unpack_into};
 use crate::wire::observe::Counts;
-use crate::wire::{DropReason, GOSSIP_BYTES_MAX, Head, Kind, Seal, Traffic};
+use crate::wire::{DATAGRAM_BYTES_MAX, DropReason, GOSSIP_BYTES_MAX, Head, Kind, Seal, Traffic};
 
 use foreign_nodes::ForeignNodes;
+use incarnations::{ASKED_AGAIN, Asks, Heard, Hearing};
 use inspect::Inspector;
-use namesake::Stopped;
 use outbox::Outbox;
 use peers::Peers;
-use sets::Sets;
+use sets::{SECOND, Sets, UNASKED};
 use standing::Standings;
 
 /// The settings of a node.
@@ -76,6 +75,34 @@ pub struct NodeConfig {
     pub seed: u64,
     /// The seal of its datagrams.
     pub seal: Seal,
+}
+
+/// The size of the range from which a process draws its next number. Two processes of one name are
+/// then unlikely to take the same number.
+const NUMBERS: u64 = 1 << 16;
+
+/// Another live process of this node's name.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Twin {
+    /// The source address of this process, as a peer received it.
+    pub mine: SocketAddr,
+    /// The source address of the other process.
+    pub other: SocketAddr,
+}
+
+/// The state while another live process of this node's name is known (rule 27).
+///
+/// The process gives up its leases, sends no claims and does not vote. Once the other has not been
+/// reported for half a `max_ttl`, it resumes under a higher incarnation, and its voter is in
+/// recovery. A peer that receives datagrams of both detects them ([`incarnations`]) and notifies
+/// both.
+#[derive(Clone, Copy, Debug)]
+struct Stopped {
+    twin: Twin,
+    /// The instant at which this process resumes, unless the other is reported again.
+    until: Instant,
+    /// The instant of the next announcement to the members.
+    beat: Instant,
 }
 
 /// An action for the driver, or an event.
@@ -219,6 +246,136 @@ impl Node {
         node
     }
 
+    /// Returns the node's name.
+    #[must_use]
+    pub fn id(&self) -> &NodeId {
+        &self.id
+    }
+
+    /// Returns the voter set.
+    #[must_use]
+    pub fn voter_set(&self) -> &Arc<VoterSet> {
+        &self.voter_set
+    }
+
+    /// Returns the node's voter, if the voter set names the node.
+    #[must_use]
+    pub fn voter(&self) -> Option<&Voter> {
+        self.voter.as_ref()
+    }
+
+    /// Returns the node's claimant.
+    #[must_use]
+    pub fn claimant(&self) -> &Claimant {
+        &self.claimant
+    }
+
+    /// Returns the last view of gossip.
+    #[must_use]
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Returns the time for which gossip has reported a node as dead. `None` if it is alive, or not
+    /// known to gossip.
+    #[must_use]
+    pub fn silent_for(&self, now: Now, node: &NodeId) -> Option<Duration> {
+        let since = self.silent_since.get(node)?;
+        Some(now.mono.since(*since))
+    }
+
+    /// Returns another live process of this node's name, if one is known. This process then neither
+    /// holds leases nor votes.
+    #[must_use]
+    pub fn twin(&self) -> Option<Twin> {
+        self.stopped.map(|stopped| stopped.twin)
+    }
+
+    /// Returns the address that is tried first for a node.
+    #[must_use]
+    pub fn address_of(&self, node: &NodeId) -> Option<SocketAddr> {
+        self.peers.address_of(node)
+    }
+
+    /// Returns the answer that a voter would give to a claim of this node, by its last reply.
+    #[must_use]
+    pub fn standing_of(&self, now: Now, voter: &NodeId) -> Standing {
+        if *voter == self.id {
+            let now = self.clocks.correct(now);
+            let query = VoterQuery {
+                sent_at: now.mono,
+                epoch: self.claimant.next_epoch(now),
+            };
+            let reply = self.voter_reply(now, self.voter_set.tag(), &query);
+            return Standing::of(reply.refuses, reply.remaining);
+        }
+        self.standings.of(now.mono, voter)
+    }
+
+    /// Returns the nodes from which a datagram with another voter set was received within `span`.
+    pub fn of_other_sets(&self, now: Now, span: Duration) -> impl Iterator<Item = &NodeId> {
+        self.sets.heard_within(now, span)
+    }
+
+    /// Returns the differences between the voter set of `node` and this node's.
+    ///
+    /// `None` if the sets are equal or nothing was received from `node`. Empty if the differences
+    /// are not known.
+    #[must_use]
+    pub fn differences(&self, node: &NodeId) -> Option<Differences> {
+        self.sets.differences(&self.voter_set, node)
+    }
+
+    /// Returns the state of the own wall clock, compared with those of the members.
+    #[must_use]
+    pub fn wall_clock(&self, now: Now) -> WallClock {
+        self.clocks.judge(now)
+    }
+
+    /// Returns how far the own wall clock is ahead of the corrected time, in milliseconds. Negative
+    /// if it is behind.
+    #[must_use]
+    pub fn wall_ahead_ms(&self, now: Now) -> i64 {
+        self.clocks.ahead_ms(now)
+    }
+
+    /// Returns the reason why datagrams cannot be opened, if some were received and none was opened
+    /// for one second.
+    #[must_use]
+    pub fn hears_nobody(&self, now: Now) -> Option<DropReason> {
+        self.foreign_nodes.nobody(now)
+    }
+
+    /// Returns the counters of sent, received and dropped datagrams.
+    #[must_use]
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    /// Returns the name and the number of entries of each map and queue.
+    #[must_use]
+    pub fn sizes(&self) -> Vec<(&'static str, usize)> {
+        let mut sizes = vec![
+            ("peers", self.peers.len()),
+            ("boot ids", self.seal.peers()),
+            ("inspections", self.inspector.len()),
+            ("lists of messages", self.outbox.len()),
+            ("outputs", self.outputs.len()),
+        ];
+        sizes.extend(self.claimant.sizes());
+        sizes.extend(self.voter.iter().flat_map(|voter| voter.sizes()));
+        sizes
+    }
+
+    /// Returns the instant of the next [`Output::Timeout`].
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let voter = self.voter.as_ref().and_then(Voter::next_timeout);
+        let claimant = self.claimant.next_timeout();
+        let inspector = self.inspector.next_timeout();
+        earliest([voter, claimant, inspector, self.next_look_at_twin()])
+    }
+
     /// Handles a datagram that was received from `from`.
     pub fn handle_datagram(&mut self, now: Now, from: SocketAddr, bytes: &[u8]) {
         let now = self.corrected(now);
@@ -359,6 +516,24 @@ impl Node {
         id
     }
 
+    /// Sends queries to the voters that are due. Call it several times per second if
+    /// [`Node::standing_of`] is of interest.
+    pub fn check_voters(&mut self, now: Now) {
+        let now = self.corrected(now);
+        let waits = self.claimant.waiting() > 0;
+        let voter_set = self.voter_set.clone();
+        let epoch = self.claimant.next_epoch(now);
+        for voter in voter_set.members().iter().filter(|it| **it != self.id) {
+            let asks = self.standings.asks(now.mono, voter, waits);
+            if asks && self.peers.address_of(voter).is_some() {
+                let sent_at = now.mono;
+                let query = VoterQuery { sent_at, epoch };
+                self.effects.send(voter, Message::VoterQuery(query));
+            }
+        }
+        self.route(now);
+    }
+
     /// Seals and sends a datagram of the gossip library. One that is too large for UDP is dropped
     /// and counted.
     pub fn send_gossip(&mut self, to: SocketAddr, body: &[u8]) {
@@ -388,70 +563,139 @@ impl Node {
         }
     }
 
-    /// Returns the node's name.
-    #[must_use]
-    pub fn id(&self) -> &NodeId {
-        &self.id
+    fn receive(&mut self, now: Now, from: SocketAddr, bytes: &[u8]) -> Result<(), DropReason> {
+        let mut body = std::mem::take(&mut self.opened);
+        let opened = self.seal.open_into(bytes, &mut body);
+        if opened.is_ok() {
+            self.foreign_nodes.opened(now);
+        }
+        let taken = opened.and_then(|kind| match kind {
+            Kind::Votes => self.take_votes(now, from, &body),
+            Kind::Gossip => {
+                let bytes = body.clone();
+                self.outputs.push_back(Output::Gossip { from, bytes });
+                Ok(())
+            }
+            Kind::Question => self.answer(now, from, &body),
+            Kind::Answer => {
+                let bytes = body.clone();
+                self.outputs.push_back(Output::Answer { bytes });
+                Ok(())
+            }
+        });
+        self.opened = body;
+        taken
     }
 
-    /// Returns the voter set.
-    #[must_use]
-    pub fn voter_set(&self) -> &Arc<VoterSet> {
-        &self.voter_set
+    fn take_votes(&mut self, now: Now, from: SocketAddr, body: &[u8]) -> Result<(), DropReason> {
+        let mut messages = std::mem::take(&mut self.taken);
+        let taken = unpack_into(body, &mut messages)
+            .and_then(|head| self.take_messages(now, from, head, &mut messages));
+        messages.clear();
+        self.taken = messages;
+        taken
     }
 
-    /// Returns the node's voter, if the voter set names the node.
-    #[must_use]
-    pub fn voter(&self) -> Option<&Voter> {
-        self.voter.as_ref()
+    fn take_messages(
+        &mut self,
+        now: Now,
+        from: SocketAddr,
+        head: Head<NodeName<'_>>,
+        messages: &mut Vec<Message>,
+    ) -> Result<(), DropReason> {
+        if head.to.as_str() != self.id.as_str() {
+            return Err(DropReason::Misaddressed);
+        }
+        if head.from.as_str() == self.id.as_str() {
+            return Err(DropReason::FromMyself);
+        }
+        let head = Head {
+            from: self.peers.id_of(head.from),
+            incarnation: head.incarnation,
+            to: self.id.clone(),
+            voter_set: head.voter_set,
+        };
+        match self.hear(now, &head, from) {
+            Heard::Again | Heard::NewIncarnation => {}
+            Heard::Outdated { seen, is_told } => {
+                self.take_outdated(now, (&head, from), is_told.then_some(seen), messages);
+                return Err(DropReason::OutdatedIncarnation);
+            }
+            Heard::TooMany => return Err(DropReason::TooManyNodes),
+        }
+        if head.voter_set != self.voter_set.tag() || !self.sets.is_empty() {
+            self.note_set(now, &head);
+        }
+        self.traffic.datagrams_in += 1;
+        self.traffic.messages_in += messages.len() as u64;
+        for message in messages.drain(..) {
+            if !is_sane(&message) {
+                self.traffic.drop_one(DropReason::Undecodable);
+                continue;
+            }
+            if let Message::Alive(alive) = message {
+                self.take_alive(&head, from, alive);
+                continue;
+            }
+            if let Err(reason) = self.dispatch(now, &head, message) {
+                self.traffic.drop_one(reason);
+            }
+        }
+        Ok(())
     }
 
-    /// Returns the node's claimant.
-    #[must_use]
-    pub fn claimant(&self) -> &Claimant {
-        &self.claimant
+    /// Records the sender of a datagram and its incarnation.
+    fn hear(&mut self, now: Now, head: &Head, addr: SocketAddr) -> Heard {
+        let (claimant, voter) = (&self.claimant, &self.voter);
+        let knew =
+            || claimant.held(now).next().is_some() || voter.as_ref().is_some_and(Voter::has_memory);
+        let incarnation = (head.incarnation, addr);
+        let hearing = self.peers.hear(now.mono, &head.from, incarnation, knew);
+        let Hearing { heard, over, asks } = hearing;
+        if let Some(voter) = self.voter.as_mut().filter(|_| !over.is_empty()) {
+            let is_over = |incarnation| over.contains(&incarnation);
+            voter.handle_incarnations_over(now, &head.from, is_over, &mut self.effects);
+        }
+        if let Some(asks) = asks {
+            self.challenge(&head.from, asks);
+        }
+        if heard == Heard::NewIncarnation {
+            self.standings.hurry(&head.from);
+            self.clocks.forget(now, &head.from);
+            // The sender may not know this incarnation, and gossip may not know the sender's
+            // address.
+            self.announce(&head.from);
+        }
+        heard
     }
 
-    /// Returns the last view of gossip.
-    #[must_use]
-    pub fn view(&self) -> &View {
-        &self.view
-    }
-
-    /// Returns the time for which gossip has reported a node as dead. `None` if it is alive, or not
-    /// known to gossip.
-    #[must_use]
-    pub fn silent_for(&self, now: Now, node: &NodeId) -> Option<Duration> {
-        let since = self.silent_since.get(node)?;
-        Some(now.mono.since(*since))
-    }
-
-    /// Returns the counters of sent, received and dropped datagrams.
-    #[must_use]
-    pub fn traffic(&self) -> &Traffic {
-        &self.traffic
-    }
-
-    /// Returns the reason why datagrams cannot be opened, if some were received and none was opened
-    /// for one second.
-    #[must_use]
-    pub fn hears_nobody(&self, now: Now) -> Option<DropReason> {
-        self.foreign_nodes.nobody(now)
-    }
-
-    /// Returns the address that is tried first for a node.
-    #[must_use]
-    pub fn address_of(&self, node: &NodeId) -> Option<SocketAddr> {
-        self.peers.address_of(node)
-    }
-
-    /// Returns the instant of the next [`Output::Timeout`].
-    #[must_use]
-    pub fn next_timeout(&self) -> Option<Instant> {
-        let voter = self.voter.as_ref().and_then(Voter::next_timeout);
-        let claimant = self.claimant.next_timeout();
-        let inspector = self.inspector.next_timeout();
-        earliest([voter, claimant, inspector, self.next_look_at_twin()])
+    /// Handles a datagram of a lower incarnation than the highest received. Only `Alive` and
+    /// `Outdated` count. An `Outdated` is not answered with `Outdated`, or two such nodes would
+    /// never stop.
+    fn take_outdated(
+        &mut self,
+        now: Now,
+        (head, addr): (&Head, SocketAddr),
+        told: Option<Incarnation>,
+        messages: &mut Vec<Message>,
+    ) {
+        let mut says_same = false;
+        for message in messages.drain(..) {
+            match message {
+                Message::Alive(alive) => self.take_alive(head, addr, alive),
+                Message::Outdated(Outdated { seen }) => {
+                    says_same = true;
+                    self.adopt(now, seen);
+                }
+                _ => {}
+            }
+        }
+        if let Some(seen) = told.filter(|_| !says_same && !mistaken!(OutdatedUntold)) {
+            // To the source address, not to the address of the later incarnation.
+            let message = Message::Outdated(Outdated { seen });
+            self.transmit(addr, head.from.clone(), &[message]);
+        }
+        self.route(now);
     }
 
     fn dispatch(&mut self, now: Now, head: &Head, message: Message) -> Result<(), DropReason> {
@@ -545,22 +789,6 @@ impl Node {
         Ok(())
     }
 
-    fn recovery_reply(&self, from: &NodeId, query: RecoveryQuery) -> RecoveryReply {
-        let (knew, seen) = self.peers.memory_of(from);
-        match &self.voter {
-            Some(voter) => voter.recovery_reply(&query, knew, seen),
-            None => RecoveryReply {
-                nonce: query.nonce,
-                highest: Epoch::ZERO,
-                votes: false,
-                knew,
-                seen,
-                quarantine: self.voter_set.timing().quarantine(),
-                skew: self.voter_set.timing().max_clock_skew,
-            },
-        }
-    }
-
     fn take_claim(&mut self, now: Now, head: &Head, claim: Claim) -> Result<(), DropReason> {
         if claim.claim.incarnation != head.incarnation {
             return Err(DropReason::NotTheirs);
@@ -580,9 +808,299 @@ impl Node {
         Ok(())
     }
 
+    fn recovery_reply(&self, from: &NodeId, query: RecoveryQuery) -> RecoveryReply {
+        let (knew, seen) = self.peers.memory_of(from);
+        match &self.voter {
+            Some(voter) => voter.recovery_reply(&query, knew, seen),
+            None => RecoveryReply {
+                nonce: query.nonce,
+                highest: Epoch::ZERO,
+                votes: false,
+                knew,
+                seen,
+                quarantine: self.voter_set.timing().quarantine(),
+                skew: self.voter_set.timing().max_clock_skew,
+            },
+        }
+    }
+
+    /// Raises the quarantine and the skew of `memory` to those of all known voter sets that may
+    /// name `node`. This node's own set counts only if it names `node`.
+    fn with_other_sets(&self, now: Now, node: &NodeId, mut memory: RecoveryReply) -> RecoveryReply {
+        if !self.voter_set.has_member(node) {
+            (memory.quarantine, memory.skew) = Default::default();
+        }
+        let (quarantine, skew) = self.sets.longest(now, node);
+        memory.quarantine = memory.quarantine.max(quarantine);
+        memory.skew = memory.skew.max(skew);
+        memory
+    }
+
+    fn take_voter_query(&mut self, now: Now, head: &Head, query: &VoterQuery) {
+        let reply = self.voter_reply(now, head.voter_set, query);
+        self.effects.send(&head.from, Message::VoterReply(reply));
+    }
+
+    fn take_voter_reply(&mut self, now: Now, voter: &NodeId, reply: VoterReply) {
+        if self.standings.take(voter, reply) {
+            let before = self.clocks.correct(self.shown(now));
+            self.clocks.hear(now, voter, reply.sent_at, reply.wall_ms);
+            if self.clocks.is_news(self.shown(now), before) {
+                self.standings.hurry_refused(RefuseReason::Skew);
+            }
+        }
+    }
+
     fn finish_inspections(&mut self, now: Now) {
         for (id, inspection) in self.inspector.finished(now) {
             self.outputs.push_back(Output::Inspected { id, inspection });
+        }
+    }
+
+    /// Records the voter set of a sender.
+    fn note_set(&mut self, now: Now, head: &Head) {
+        if head.voter_set == self.voter_set.tag() {
+            if let Some(was) = self.sets.forget(&head.from) {
+                let node = head.from.clone();
+                self.effects.tell(Event::VoterSetMatch { node });
+                // It may have voted in the other set until now.
+                self.tell_voter(now, &head.from, was.tag, was.role);
+            }
+            return;
+        }
+        let Some(speaker) = self.sets.hear(now, head) else {
+            return;
+        };
+        let role = speaker.role;
+        // The event waits one second for a description, which has the differences.
+        if !speaker.is_told && now.mono >= speaker.heard_since.after(SECOND) {
+            speaker.is_told = true;
+            self.effects.tell(Event::VoterSetMismatch {
+                node: head.from.clone(),
+                differences: Differences::default(),
+            });
+        }
+        self.tell_voter(now, &head.from, head.voter_set, role);
+        let every = self.voter_set.timing().max_ttl / UNASKED;
+        self.describe_to(now, &head.from, every);
+    }
+
+    /// Handles a node's description of its voter set.
+    fn take_description(&mut self, now: Now, head: &Head, set: VoterSetDescription) {
+        if head.voter_set == self.voter_set.tag() {
+            return;
+        }
+        let Some(speaker) = self.sets.hear(now, head) else {
+            return;
+        };
+        let role = set.role;
+        speaker.role = Some(role);
+        if !std::mem::replace(&mut speaker.is_told_in_what, true) {
+            speaker.is_told = true;
+            let differences = Differences::of(&self.voter_set, head.voter_set, &set);
+            self.effects.tell(Event::VoterSetMismatch {
+                node: head.from.clone(),
+                differences,
+            });
+        }
+        self.sets.keep(now, head.voter_set, set);
+        self.tell_voter(now, &head.from, head.voter_set, Some(role));
+    }
+
+    /// Describes this node's voter set to `node`, at most once per `every`.
+    fn describe_to(&mut self, now: Now, node: &NodeId, every: Duration) {
+        if !self.sets.may_send(now, node, every) {
+            return;
+        }
+        let role = match &self.voter {
+            None => Role::Client,
+            Some(voter) if voter.quarantine().is_some() => Role::Recovering,
+            Some(_) => Role::Votes,
+        };
+        let set = Box::new(VoterSetDescription::of(&self.voter_set, role));
+        self.effects.send(node, Message::Described(set));
+    }
+
+    fn tell_voter(&mut self, now: Now, from: &NodeId, tag: VoterSetTag, role: Option<Role>) {
+        let Some(voter) = &mut self.voter else {
+            return;
+        };
+        if voter.quarantine().is_none() {
+            return;
+        }
+        let known = self.sets.description(tag);
+        let timing = known.map_or_else(|| self.voter_set.timing(), |set| &set.timing);
+        let set = OtherSet {
+            quarantine: timing.quarantine(),
+            skew: timing.max_clock_skew,
+            names_me: known.is_some_and(|set| set.may_name(&self.id)),
+            votes: self.voter_set.has_member(from) || role == Some(Role::Votes),
+        };
+        voter.handle_other_set(now, from, &set, &mut self.effects);
+    }
+
+    /// Sends a challenge to two incarnations of a node.
+    fn challenge(&mut self, node: &NodeId, asks: Asks) {
+        let nonce = asks.nonce;
+        for addr in asks.at {
+            let message = Message::Challenge(Challenge { nonce });
+            self.transmit(addr, node.clone(), &[message]);
+        }
+    }
+
+    /// Handles an incarnation's answer to a challenge. If both have answered, each is sent a
+    /// `Namesake`.
+    fn take_alive(&mut self, head: &Head, addr: SocketAddr, alive: Challenge) {
+        let incarnation = (head.incarnation, addr);
+        let Some(two) = self.peers.answer(&head.from, incarnation, alive.nonce) else {
+            return;
+        };
+        for (mine, other) in [(two[0], two[1]), (two[1], two[0])] {
+            let word = Namesake {
+                yours: mine.0,
+                yours_at: mine.1,
+                other: other.0,
+                other_at: other.1,
+            };
+            let message = Message::Namesake(Box::new(word));
+            self.transmit(mine.1, head.from.clone(), &[message]);
+        }
+    }
+
+    /// Handles the report of another live process of this node's name.
+    fn take_namesake(&mut self, now: Now, word: &Namesake) {
+        let own = self.claimant.incarnation();
+        if word.yours != own || word.other == own || mistaken!(TwinGoesOn) {
+            return;
+        }
+        self.seen = self.seen.max(word.other);
+        let twin = Twin {
+            mine: word.yours_at,
+            other: word.other_at,
+        };
+        let timing = self.voter_set.timing();
+        let until = now.mono.after(timing.max_ttl / 2);
+        let beat = now.mono.after(timing.max_ttl / ASKED_AGAIN);
+        let before = self.stopped.replace(Stopped { twin, until, beat });
+        let mut restarted = Effects::default();
+        if let Some(voter) = &mut self.voter {
+            self.starts += 1;
+            // Unique among all starts, since the seed is drawn from 64 bits.
+            let nonce = self.seed.wrapping_add(self.starts << 32);
+            voter.restart(now, nonce, &mut restarted);
+            voter.handle_view(&self.view);
+        }
+        if before.is_none() {
+            self.effects.tell(Event::TwinFound);
+            self.effects.events.append(&mut restarted.events);
+            self.claimant.begin_anew(now, &mut self.effects);
+        }
+        self.effects.messages.append(&mut restarted.messages);
+    }
+
+    /// Returns `true` if a message must not be sent while another process of this node's name
+    /// lives. Releases are withheld too, since they would end leases that outlive their process.
+    fn withholds(&self, message: &Message) -> bool {
+        let is_claimants = matches!(
+            message,
+            Message::Claim(_) | Message::Release(_) | Message::KeepAlive(_)
+        );
+        self.stopped.is_some() && is_claimants
+    }
+
+    /// Resumes this process, or announces it to the members, if either is due.
+    fn look_at_twin(&mut self, now: Now) {
+        let Some(stopped) = &mut self.stopped else {
+            return;
+        };
+        if now.mono >= stopped.until {
+            self.stopped = None;
+            self.effects.tell(Event::TwinGone);
+            let number = self.number_above(self.seen);
+            self.begin_incarnation(now, number);
+        } else if now.mono >= stopped.beat {
+            let every = self.voter_set.timing().max_ttl / ASKED_AGAIN;
+            stopped.beat = now.mono.after(every);
+            let voter_set = self.voter_set.clone();
+            for member in voter_set.members() {
+                if *member != self.id {
+                    self.announce(member);
+                }
+            }
+        }
+    }
+
+    fn next_look_at_twin(&self) -> Option<Instant> {
+        let stopped = self.stopped?;
+        earliest([Some(stopped.until), Some(stopped.beat)])
+    }
+
+    /// Moves this node to a number above `seen`, if `seen` is above its own. A peer has then
+    /// received a higher incarnation, since the wall clock was set back.
+    fn adopt(&mut self, now: Now, seen: Incarnation) {
+        self.seen = self.seen.max(seen);
+        if seen <= self.claimant.incarnation() || self.stopped.is_some() {
+            return;
+        }
+        let number = match mistaken!(AdoptsTheSameNumber) {
+            true => seen,
+            false => self.number_above(seen),
+        };
+        self.begin_incarnation(now, number);
+        if let Some(voter) = &mut self.voter {
+            voter.handle_earlier_incarnation(&mut self.effects);
+        }
+    }
+
+    fn number_above(&mut self, seen: Incarnation) -> Incarnation {
+        let least = seen.max(self.claimant.incarnation()).next();
+        let number = least.get().saturating_add(self.numbers.below(NUMBERS));
+        Incarnation::new(number)
+    }
+
+    fn begin_incarnation(&mut self, now: Now, number: Incarnation) {
+        self.claimant.adopt(now, number, &mut self.effects);
+        if let Some(voter) = &mut self.voter {
+            let number = self.claimant.incarnation();
+            voter.handle_incarnation(now, &self.id, number, &mut self.effects);
+        }
+    }
+
+    /// Returns `now` with the time corrected by the members' clocks (rule 28). It is corrected only
+    /// here: the driver passes readings of the own clock, and the rules receive the corrected time.
+    /// The reading of the own clock is kept for [`Node::shown`].
+    fn corrected(&mut self, now: Now) -> Now {
+        self.shown_ms = now.wall_ms;
+        self.clocks.pass(now.mono);
+        self.clocks.correct(now)
+    }
+
+    /// Returns `now` with the reading of the own wall clock.
+    fn shown(&self, now: Now) -> Now {
+        Now {
+            wall_ms: self.shown_ms,
+            ..now
+        }
+    }
+
+    /// Passes the high time to the voter. A voter in recovery derives the recovered fence from it.
+    fn tell_voter_of_clocks(&mut self, now: Now) {
+        let own = self.shown(now);
+        let may_return = match self.standings.are_asked() {
+            true => self.clocks.may_return(own, self.voter_set.quorum()),
+            // The driver does not query the voters, so recovery cannot wait for their clocks.
+            false => MayReturn::Yes,
+        };
+        if let Some(voter) = &mut self.voter {
+            voter.handle_clocks(self.clocks.high(own), may_return);
+        }
+    }
+
+    /// Announces this node to a member, in a datagram without messages if none are pending. A voter
+    /// that learns of this incarnation frees the votes of earlier ones (rule 7).
+    fn announce(&mut self, node: &NodeId) {
+        if self.voter_set.has_member(node) {
+            self.outbox.of(node.clone());
         }
     }
 
@@ -613,10 +1131,59 @@ impl Node {
             self.routed = routed;
         }
     }
+
+    /// Packs and sends the pending messages to the first node. Returns `true` if there is one.
+    fn flush(&mut self) -> bool {
+        let Some((node, messages)) = self.outbox.take() else {
+            return false;
+        };
+        match self.peers.send(self.now, &node) {
+            [Some(to), other] => {
+                if let Some(other) = other {
+                    self.transmit(other, node.clone(), &messages);
+                }
+                self.transmit(to, node, &messages);
+            }
+            [None, _] => self.traffic.drop_one(DropReason::NoAddress),
+        }
+        self.outbox.keep(messages);
+        true
+    }
+
+    /// Returns the head of a datagram from this node.
+    fn head(&self, to: NodeId) -> Head {
+        Head {
+            from: self.id.clone(),
+            incarnation: self.claimant.incarnation(),
+            to,
+            voter_set: self.voter_set.tag(),
+        }
+    }
+
+    fn transmit(&mut self, addr: SocketAddr, node: NodeId, messages: &[Message]) {
+        let budget = DATAGRAM_BYTES_MAX - self.seal.overhead();
+        let head = self.head(node);
+        let Self {
+            packing,
+            seal,
+            traffic,
+            outputs,
+            ..
+        } = self;
+        let too_large = pack_into(packing, &head, messages, budget, |body, count| {
+            traffic.datagrams_out += 1;
+            traffic.messages_out += count as u64;
+            let bytes = seal.seal(Kind::Votes, body);
+            outputs.push_back(Output::Transmit { to: addr, bytes });
+        });
+        for _ in 0..too_large {
+            self.traffic.drop_one(DropReason::TooLarge);
+        }
+    }
 }
 
 /// Returns `true` if the durations in a message are within the protocol's limits.
-pub(super) fn is_sane(message: &Message) -> bool {
+fn is_sane(message: &Message) -> bool {
     match message {
         Message::Described(set) => set.timing.check().is_ok(),
         Message::RecoveryReply(it) => it.quarantine <= QUARANTINE_MAX && it.skew <= MAX_TTL_MAX,

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::addresses::{Addresses, Targets};
 use super::incarnations::{Heard, Hearing, Incarnations, Two};
+use crate::event::View;
 use crate::id::{Incarnation, NodeId, NodeName};
 use crate::time::Instant;
-use crate::view::View;
 use crate::voter_set::VoterSet;
 
 /// The most nodes that are remembered. Members of the voter set are remembered beyond it.
@@ -196,7 +196,7 @@ impl Peers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::view::Peer;
+    use crate::event::Peer;
     use crate::voter_set::Timing;
 
     fn node(name: &str) -> NodeId {

@@ -13,12 +13,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Node;
 use crate::id::NodeId;
-use crate::message::{Message, RefuseReason, VoterQuery, VoterReply};
-use crate::time::{Instant, Now};
+use crate::message::{RefuseReason, VoterReply};
+use crate::time::Instant;
 use crate::voter_set::Timing;
-use crate::wire::Head;
 
 /// The interval of queries while a request waits or the voter refuses.
 const BUSY: Duration = Duration::from_secs(1);
@@ -50,7 +48,7 @@ pub enum Standing {
 }
 
 impl Standing {
-    fn of(refuses: Option<RefuseReason>, remaining: Duration) -> Self {
+    pub(super) fn of(refuses: Option<RefuseReason>, remaining: Duration) -> Self {
         match refuses {
             None => Self::Votes,
             Some(RefuseReason::Quarantine) => Self::Recovering { remaining },
@@ -124,8 +122,14 @@ impl Standings {
         }
     }
 
+    /// Returns the answer that a voter would give to a claim, by its last reply.
+    pub(super) fn of(&self, now: Instant, voter: &NodeId) -> Standing {
+        let asked = self.asked.get(voter);
+        asked.map_or(Standing::Silent, |asked| asked.standing(now))
+    }
+
     /// Returns `true` if a voter is to be queried now, and records the query.
-    fn asks(&mut self, now: Instant, voter: &NodeId, waits: bool) -> bool {
+    pub(super) fn asks(&mut self, now: Instant, voter: &NodeId, waits: bool) -> bool {
         let Some(asked) = self.asked.get_mut(voter) else {
             let asked = Asked {
                 sent_at: now,
@@ -147,7 +151,7 @@ impl Standings {
 
     /// Records a reply. Returns `true` if it counts: it must answer a newer query than the last
     /// reply. Later queries stay unanswered.
-    fn take(&mut self, voter: &NodeId, reply: VoterReply) -> bool {
+    pub(super) fn take(&mut self, voter: &NodeId, reply: VoterReply) -> bool {
         let Some(asked) = self.asked.get_mut(voter) else {
             return false;
         };
@@ -173,61 +177,10 @@ impl Standings {
     }
 
     /// Makes queries due to the voters that refused for `reason`, which may no longer apply.
-    fn hurry_refused(&mut self, reason: RefuseReason) {
+    pub(super) fn hurry_refused(&mut self, reason: RefuseReason) {
         for asked in self.asked.values_mut() {
             let refuses = asked.reply.and_then(|reply| reply.refuses);
             asked.is_due |= refuses == Some(reason);
-        }
-    }
-}
-
-impl Node {
-    /// Sends queries to the voters that are due. Call it several times per second if
-    /// [`Node::standing_of`] is of interest.
-    pub fn check_voters(&mut self, now: Now) {
-        let now = self.corrected(now);
-        let waits = self.claimant.waiting() > 0;
-        let voter_set = self.voter_set.clone();
-        let epoch = self.claimant.next_epoch(now);
-        for voter in voter_set.members().iter().filter(|it| **it != self.id) {
-            let asks = self.standings.asks(now.mono, voter, waits);
-            if asks && self.peers.address_of(voter).is_some() {
-                let sent_at = now.mono;
-                let query = VoterQuery { sent_at, epoch };
-                self.effects.send(voter, Message::VoterQuery(query));
-            }
-        }
-        self.route(now);
-    }
-
-    /// Returns the answer that a voter would give to a claim of this node, by its last reply.
-    #[must_use]
-    pub fn standing_of(&self, now: Now, voter: &NodeId) -> Standing {
-        if *voter == self.id {
-            let now = self.clocks.correct(now);
-            let query = VoterQuery {
-                sent_at: now.mono,
-                epoch: self.claimant.next_epoch(now),
-            };
-            let reply = self.voter_reply(now, self.voter_set.tag(), &query);
-            return Standing::of(reply.refuses, reply.remaining);
-        }
-        let asked = self.standings.asked.get(voter);
-        asked.map_or(Standing::Silent, |asked| asked.standing(now.mono))
-    }
-
-    pub(super) fn take_voter_query(&mut self, now: Now, head: &Head, query: &VoterQuery) {
-        let reply = self.voter_reply(now, head.voter_set, query);
-        self.effects.send(&head.from, Message::VoterReply(reply));
-    }
-
-    pub(super) fn take_voter_reply(&mut self, now: Now, voter: &NodeId, reply: VoterReply) {
-        if self.standings.take(voter, reply) {
-            let before = self.clocks.correct(self.shown(now));
-            self.clocks.hear(now, voter, reply.sent_at, reply.wall_ms);
-            if self.clocks.is_news(self.shown(now), before) {
-                self.standings.hurry_refused(RefuseReason::Skew);
-            }
         }
     }
 }

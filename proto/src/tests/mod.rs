@@ -28,6 +28,7 @@ use std::time::Duration;
 use super::claimant::{Claimant, Request};
 use super::digest::Digest;
 use super::epoch::Epoch;
+use super::event::View;
 use super::event::{Effects, Event, Ticket};
 use super::id::{ClaimId, Incarnation, Key, NodeId};
 use super::message::{
@@ -35,7 +36,6 @@ use super::message::{
     Stale, Vote, Wait,
 };
 use super::time::{Instant, Now, nanos};
-use super::view::View;
 use super::voter::{Start, Voter, VoterLimits};
 use super::voter_set::{Timing, VoterSet};
 

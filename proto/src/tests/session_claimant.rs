@@ -1,7 +1,6 @@
 //! Rules 18, 20 and 22: the sessions of a claimant, and voters that refuse its claims.
 
-use super::super::claimant::WORK_MAX;
-use super::super::claimant_keeps::AGAIN_MAX;
+use super::super::claimant::{AGAIN_MAX, WORK_MAX};
 use super::claimant_rules::{holding, to};
 use super::*;
 

@@ -1,8 +1,7 @@
 //! The links of a claimant to the sessions at its voters, tested alone.
 
-use super::super::backoff::{jittered, queue_interval, sweep_interval};
-use super::super::link::{LinkNo, Links, News};
-use super::super::rng::Jitter;
+use super::super::claimant::backoff::{Jitter, queue_interval, sweep_interval};
+use super::super::claimant::link::{LinkNo, Links, News};
 use super::session_claimant::{is_over, kept_by};
 use super::*;
 
@@ -124,7 +123,7 @@ fn sweep_interval_is_twelfth_of_short_ttl() {
 #[test]
 fn jitter_spreads_over_quarter_of_interval() {
     let mut jitter = Jitter::new(7);
-    let paces: Vec<Duration> = (0..200).map(|_| jittered(ms(100), &mut jitter)).collect();
+    let paces: Vec<Duration> = (0..200).map(|_| jitter.shorten(ms(100))).collect();
     let (least, most) = (*paces.iter().min().unwrap(), *paces.iter().max().unwrap());
     assert!(least >= ms(75) && least < ms(80), "{least:?}");
     assert!(most <= ms(100) && most > ms(95), "{most:?}");

@@ -1,6 +1,6 @@
 //! Rules 18, 19, 21 and 22: the sessions of a voter.
 
-use super::super::voter_keeps::TOLD_MAX;
+use super::super::voter::TOLD_MAX;
 use super::*;
 
 const NOTHING: [&str; 0] = [];

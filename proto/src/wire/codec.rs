@@ -12,28 +12,18 @@ use crate::id::{Incarnation, NodeId, NodeName};
 use crate::message::Message;
 use crate::voter_set::VoterSetTag;
 
-/// The common part of all messages of one datagram.
+/// The common part of all messages of one datagram. A received head borrows its names from the
+/// body, since most are those of known nodes.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Head {
+pub struct Head<N = NodeId> {
     /// The sender.
-    pub from: NodeId,
+    pub from: N,
     /// The sender's incarnation.
     pub incarnation: Incarnation,
     /// The receiver. Its address may meanwhile belong to another node.
-    pub to: NodeId,
+    pub to: N,
     /// The sender's voter set.
     pub voter_set: VoterSetTag,
-}
-
-/// A head that borrows its names from the body, since most are those of known nodes.
-#[derive(Debug, Deserialize)]
-pub(crate) struct ReadHead<'a> {
-    #[serde(borrow)]
-    pub(crate) from: NodeName<'a>,
-    pub(crate) incarnation: Incarnation,
-    #[serde(borrow)]
-    pub(crate) to: NodeName<'a>,
-    pub(crate) voter_set: VoterSetTag,
 }
 
 /// The packed messages for one peer.
@@ -59,6 +49,7 @@ type Config = Configuration<LittleEndian, Varint, Limit<DECODED_BYTES_MAX>>;
 const CONFIG: Config = bincode::config::standard().with_limit::<DECODED_BYTES_MAX>();
 
 /// Packs messages for one peer, in order, into as few bodies as possible of at most `budget` bytes.
+/// Without messages, one body announces the sender and its incarnation.
 #[must_use]
 pub fn pack(head: &Head, messages: &[Message], budget: usize) -> Packed {
     let mut packed = Packed::default();
@@ -99,23 +90,10 @@ pub(crate) fn pack_into(
             count = 1;
         }
     }
-    if count > 0 {
+    if count > 0 || messages.is_empty() {
         take(body, count);
     }
     too_large
-}
-
-/// Packs a body without messages. It announces the sender and its incarnation.
-#[must_use]
-pub fn pack_head(head: &Head) -> Packed {
-    let mut body = Vec::with_capacity(BODY_BYTES_USUAL);
-    match append(&mut body, head) {
-        Some(_) => Packed {
-            bodies: vec![(body, 0)],
-            too_large: 0,
-        },
-        None => Packed::default(),
-    }
 }
 
 /// Unpacks a body into its head and its messages.
@@ -141,7 +119,7 @@ pub fn unpack(body: &[u8]) -> Result<(Head, Vec<Message>), DropReason> {
 pub(crate) fn unpack_into<'a>(
     body: &'a [u8],
     messages: &mut Vec<Message>,
-) -> Result<ReadHead<'a>, DropReason> {
+) -> Result<Head<NodeName<'a>>, DropReason> {
     messages.clear();
     if body.len() > BODY_BYTES_MAX {
         return Err(DropReason::Undecodable);

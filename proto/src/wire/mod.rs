@@ -120,6 +120,30 @@ pub enum DropReason {
 }
 
 impl DropReason {
+    /// All reasons.
+    pub const ALL: [Self; 20] = [
+        Self::Short,
+        Self::Version,
+        Self::Sealed,
+        Self::Plaintext,
+        Self::Key,
+        Self::Cluster,
+        Self::Forged,
+        Self::Replayed,
+        Self::Undecodable,
+        Self::Misaddressed,
+        Self::NotTheirs,
+        Self::OutdatedIncarnation,
+        Self::VoterSet,
+        Self::NotAVoter,
+        Self::FromMyself,
+        Self::NoAddress,
+        Self::TooLarge,
+        Self::GossipFull,
+        Self::SendFailed,
+        Self::TooManyNodes,
+    ];
+
     /// Returns the reason in one word, for the labels of metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -15,7 +15,7 @@ use lockmesh_proto::node::{Node, NodeConfig, Output};
 use lockmesh_proto::time::{Instant, Now};
 use lockmesh_proto::voter::{Start, VoterLimits};
 use lockmesh_proto::voter_set::{Timing, VoterSet, VoterSetTag};
-use lockmesh_proto::wire::codec::{pack, pack_head};
+use lockmesh_proto::wire::codec::pack;
 use lockmesh_proto::wire::{
     ClusterSecret, DATAGRAM_BYTES_MAX, DropReason, Head, Kind, Seal, Traffic,
 };
@@ -389,7 +389,7 @@ fn node_announces_itself_once_per_member_incarnation() {
             incarnation: Incarnation::new(incarnation),
             ..world.head()
         };
-        let body = pack_head(&head).bodies.remove(0).0;
+        let body = pack(&head, &[], DATAGRAM_BYTES_MAX).bodies.remove(0).0;
         let bytes = world.peer.seal(Kind::Votes, &body);
         (world.feed(&bytes), bytes.len())
     };
@@ -441,7 +441,7 @@ fn earlier_incarnation_receives_outdated_only() {
 fn vote_for_another_incarnation_gets_own_name() {
     let mut world = World::new(&["a", "b"]);
     let head = world.head();
-    let greeting = pack_head(&head).bodies.remove(0).0;
+    let greeting = pack(&head, &[], DATAGRAM_BYTES_MAX).bodies.remove(0).0;
     let greeting = world.peer.seal(Kind::Votes, &greeting);
     world.feed(&greeting);
     for incarnation in [INCARNATION.get() - 1, INCARNATION.get() + 1] {

@@ -8,8 +8,8 @@ use lockmesh_proto::event::Event;
 use lockmesh_proto::message::Message;
 use lockmesh_proto::node::Output;
 use lockmesh_proto::voter_set::{Timing, VoterSet, VoterSetTag};
-use lockmesh_proto::wire::codec::pack_head;
-use lockmesh_proto::wire::{ClusterSecret, DropReason, Head, Kind, Seal};
+use lockmesh_proto::wire::codec::pack;
+use lockmesh_proto::wire::{ClusterSecret, DATAGRAM_BYTES_MAX, DropReason, Head, Kind, Seal};
 
 use crate::arbitrary::node_id;
 use crate::node::{INCARNATION, World, addr, answers, claim_of, key};
@@ -134,7 +134,7 @@ fn node_with_matching_set_again_is_reported() {
         incarnation: INCARNATION.next(),
         ..world.head()
     };
-    let body = pack_head(&head).bodies.remove(0).0;
+    let body = pack(&head, &[], DATAGRAM_BYTES_MAX).bodies.remove(0).0;
     let bytes = world.peer.seal(Kind::Votes, &body);
     let outputs = world.feed(&bytes);
     let is_match = |output: &&Output| matches!(output, Output::Event(Event::VoterSetMatch { .. }));
@@ -145,7 +145,10 @@ fn node_with_matching_set_again_is_reported() {
 #[test]
 fn foreign_secret_or_cluster_is_reported_once() {
     let mut world = World::new(&["a"]);
-    let body = pack_head(&world.head()).bodies.remove(0).0;
+    let body = pack(&world.head(), &[], DATAGRAM_BYTES_MAX)
+        .bodies
+        .remove(0)
+        .0;
     let key = |byte| ClusterSecret::from_bytes([byte; 32]).unwrap();
     let wrong = Seal::sealed(key(2), [3; 16]);
     let elsewhere = Seal::sealed(key(1), [4; 16]).of_cluster("staging");

@@ -11,12 +11,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
+use std::ops::{Index, IndexMut};
 
-use super::epoch::Epoch;
-use super::id::{Key, NodeId};
 use super::slot::{GivenVote, Slot};
-use super::time::Instant;
-use super::voter_set::short_hash;
+use crate::deadlines::Deadlines;
+use crate::epoch::Epoch;
+use crate::id::{Key, NodeId};
+use crate::time::Instant;
+use crate::voter_set::short_hash;
 
 /// The number of slots in a chunk: one for each bit of [`Room::taken`].
 const ROOM: u32 = u64::BITS;
@@ -59,7 +61,7 @@ pub(crate) struct Slots {
     open: BTreeSet<u32>,
     index: BTreeSet<(u32, SlotAt)>,
     /// The expiry of each slot's vote.
-    due: BTreeSet<(Instant, SlotAt)>,
+    due: Deadlines<SlotAt>,
     /// The number of votes that each node has. Its keys are the shared names.
     nodes: BTreeMap<NodeId, u32>,
 }
@@ -112,13 +114,6 @@ impl Slots {
         self.rooms.get(at.room())?.slots.get(at.place())?.as_ref()
     }
 
-    /// Returns the slot at a position, mutably. Only [`Slots::give`] and [`Slots::lengthen`] may
-    /// replace its vote or change the expiry.
-    pub(crate) fn get_mut(&mut self, at: SlotAt) -> Option<&mut Slot> {
-        let room = self.rooms.get_mut(at.room())?;
-        room.slots.get_mut(at.place())?.as_mut()
-    }
-
     /// Returns the slot of a key.
     pub(crate) fn of(&self, key: &Key) -> Option<&Slot> {
         self.get(self.find(key)?)
@@ -154,7 +149,7 @@ impl Slots {
     pub(crate) fn open(&mut self, key: Key, fence: Epoch, vote: GivenVote) -> SlotAt {
         let at = self.free_place();
         self.index.insert((short_hash(&key), at));
-        self.due.insert((vote.expires, at));
+        self.due.insert(vote.expires, at);
         let mut slot = Slot::new(key, fence, vote);
         self.share_name(&mut slot.vote);
         let room = &mut self.rooms[at.room()];
@@ -172,34 +167,24 @@ impl Slots {
     /// Replaces the outstanding vote.
     pub(crate) fn give(&mut self, at: SlotAt, mut vote: GivenVote) {
         self.share_name(&mut vote);
-        let Some(slot) = self.get_mut(at) else {
-            return;
-        };
         let expires = vote.expires;
-        let old = std::mem::replace(&mut slot.vote, vote);
-        self.due.remove(&(old.expires, at));
-        self.due.insert((expires, at));
+        let old = std::mem::replace(&mut self[at].vote, vote);
+        self.due.remove(old.expires, at);
+        self.due.insert(expires, at);
         self.forget_name(&old.claim.node);
     }
 
     /// Sets the expiry of the outstanding vote. Callers never shorten it, except in the mutant
     /// `LeaseShrinks`.
     pub(crate) fn lengthen(&mut self, at: SlotAt, expires: Instant) {
-        let Some(slot) = self.get_mut(at) else {
-            return;
-        };
-        let old = std::mem::replace(&mut slot.vote.expires, expires);
-        if old != expires {
-            self.due.remove(&(old, at));
-            self.due.insert((expires, at));
-        }
+        let mut timer = self[at].vote.expires;
+        self.due.reset(at, &mut timer, expires);
+        self[at].vote.expires = timer;
     }
 
     /// Used only by the mutant `SkipInsteadOfDrop`: the outstanding vote does not expire.
     pub(crate) fn forget_due(&mut self, at: SlotAt) {
-        if let Some(expires) = self.get(at).map(|slot| slot.vote.expires) {
-            self.due.remove(&(expires, at));
-        }
+        self.due.remove(self[at].vote.expires, at);
     }
 
     /// Removes a slot, and frees its chunk if that is empty.
@@ -216,7 +201,7 @@ impl Slots {
         }
         self.open.insert(at.0 / ROOM);
         self.index.remove(&(short_hash(&slot.key), at));
-        self.due.remove(&(slot.vote.expires, at));
+        self.due.remove(slot.vote.expires, at);
         self.forget_name(&slot.vote.claim.node);
         while self.rooms.len() > 1 && self.rooms.last().is_some_and(|room| room.taken == 0) {
             self.rooms.pop();
@@ -224,9 +209,14 @@ impl Slots {
         }
     }
 
-    /// Returns the earliest expiry of a vote, and its slot.
-    pub(crate) fn first_due(&self) -> Option<(Instant, SlotAt)> {
-        self.due.first().copied()
+    /// Returns the earliest expiry of a vote.
+    pub(crate) fn first_due(&self) -> Option<Instant> {
+        self.due.first().map(|(expires, _)| expires)
+    }
+
+    /// Returns the slot of the vote that expires first, if it expires by now.
+    pub(crate) fn due(&self, now: Instant) -> Option<SlotAt> {
+        self.due.due(now)
     }
 
     fn free_place(&mut self) -> SlotAt {
@@ -267,6 +257,23 @@ impl Slots {
     }
 }
 
+/// The slot at a position that belongs to a key now.
+impl Index<SlotAt> for Slots {
+    type Output = Slot;
+
+    fn index(&self, at: SlotAt) -> &Slot {
+        self.get(at).expect("the slot is open")
+    }
+}
+
+/// Only [`Slots::give`] and [`Slots::lengthen`] may replace the slot's vote or change its expiry.
+impl IndexMut<SlotAt> for Slots {
+    fn index_mut(&mut self, at: SlotAt) -> &mut Slot {
+        let slot = self.rooms[at.room()].slots[at.place()].as_mut();
+        slot.expect("the slot is open")
+    }
+}
+
 // Equality and hash depend on the slots alone, not on their positions.
 
 impl PartialEq for Slots {
@@ -289,7 +296,7 @@ mod tests {
 
     use super::*;
     use crate::id::{ClaimId, Incarnation};
-    use crate::slot::Heard;
+    use crate::voter::slot::Heard;
 
     fn key(n: u32) -> Key {
         Key::new(format!("key/{n:012}")).unwrap()
@@ -368,7 +375,7 @@ mod tests {
     #[test]
     fn first_due_after_changes_is_earliest_expiry() {
         let mut slots = filled([30, 10, 20]);
-        let first = |slots: &Slots| slots.first_due().map(|(at, _)| at.as_nanos());
+        let first = |slots: &Slots| slots.first_due().map(Instant::as_nanos);
         assert_eq!(first(&slots), Some(10));
         slots.lengthen(slots.find(&key(10)).unwrap(), Instant::from_nanos(40));
         assert_eq!(first(&slots), Some(20));

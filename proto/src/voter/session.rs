@@ -8,14 +8,15 @@
 //! Rejected: a range of claims in each message. Then the voter would touch every vote, and both
 //! sides would have to agree on the content of each range.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::digest::{Digest, Parts};
-use super::id::{ClaimId, Incarnation, NodeId};
-use super::message::{KeepAlive, Kept, SessionId};
-use super::slots::SlotAt;
-use super::time::{Instant, Now};
+use super::table::SlotAt;
+use crate::deadlines::Deadlines;
+use crate::digest::{Digest, Parts};
+use crate::id::{ClaimId, Incarnation, NodeId};
+use crate::message::{KeepAlive, Kept, SessionId};
+use crate::time::{Instant, Now};
 
 /// The most sessions of a node at a voter. A node has one session for each ttl that it uses.
 pub(crate) const SESSIONS_MAX: usize = 8;
@@ -47,14 +48,6 @@ struct Session {
     cursor: SlotAt,
 }
 
-/// The result of a `KeepAlive`.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct KeptAlive {
-    pub(crate) answer: Kept,
-    /// The parts in which the digests have differed twice in a row.
-    pub(crate) disputed: Option<(SessionNo, Parts)>,
-}
-
 /// All sessions at a voter.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Sessions {
@@ -63,22 +56,21 @@ pub(crate) struct Sessions {
     last: u32,
     living: BTreeMap<SessionNo, Session>,
     by_node: BTreeMap<NodeId, Vec<SessionNo>>,
-    due: BTreeSet<(Instant, SessionNo)>,
+    due: Deadlines<SessionNo>,
 }
 
 impl Sessions {
     pub(crate) fn new(nonce: u64) -> Self {
-        let nonce = if mistaken!(SessionNamesComeBack) {
-            0
-        } else {
-            nonce
-        };
         Self {
-            nonce,
+            nonce: if mistaken!(SessionNamesComeBack) {
+                0
+            } else {
+                nonce
+            },
             last: 0,
             living: BTreeMap::new(),
             by_node: BTreeMap::new(),
-            due: BTreeSet::new(),
+            due: Deadlines::default(),
         }
     }
 
@@ -129,14 +121,15 @@ impl Sessions {
         }
     }
 
-    /// Rule 19: extends a session, unless it is over.
+    /// Rule 19: extends a session, unless it is over. Returns the answer, and the parts in which the
+    /// digests have differed twice in a row.
     pub(crate) fn handle_keep_alive(
         &mut self,
         now: Now,
         from: &NodeId,
         incarnation: Incarnation,
         msg: &KeepAlive,
-    ) -> KeptAlive {
+    ) -> (Kept, Option<(SessionNo, Parts)>) {
         let number = SessionNo(msg.session.number);
         let is_over = |s: &Session| now.mono >= s.expires && !mistaken!(SessionsRevive);
         if self.living.get(&number).is_some_and(is_over) {
@@ -145,16 +138,13 @@ impl Sessions {
         let is_own = |s: &&mut Session| s.node == *from && s.incarnation == incarnation;
         let found = self.living.get_mut(&number).filter(is_own);
         let Some(session) = found.filter(|_| msg.session.nonce == self.nonce) else {
-            let answer = Kept {
+            let is_over = Kept {
                 session: msg.session,
                 sent_at: msg.sent_at,
                 ttl: None,
                 lacks: 0,
             };
-            return KeptAlive {
-                answer,
-                disputed: None,
-            };
+            return (is_over, None);
         };
         let mut disputed = 0;
         let mut lacks = 0;
@@ -162,9 +152,7 @@ impl Sessions {
             session.sent_at = msg.sent_at;
             session.heard = now.mono;
             let expires = session.expires.max(now.mono.after(session.ttl));
-            let was_due = std::mem::replace(&mut session.expires, expires);
-            self.due.remove(&(was_due, number));
-            self.due.insert((expires, number));
+            self.due.reset(number, &mut session.expires, expires);
             let differs = session.covered.differing(&msg.covered);
             disputed = differs & session.differed;
             lacks = disputed & session.covered.lacking(&msg.covered);
@@ -177,10 +165,7 @@ impl Sessions {
             lacks,
         };
         let is_disputed = disputed != 0 && !mistaken!(DigestIgnored);
-        KeptAlive {
-            answer,
-            disputed: is_disputed.then_some((number, disputed)),
-        }
+        (answer, is_disputed.then_some((number, disputed)))
     }
 
     /// Returns where the next search for votes covered by a session starts.
@@ -205,9 +190,10 @@ impl Sessions {
 
     /// Ends the sessions that have expired.
     pub(crate) fn end_those_due(&mut self, now: Now) {
-        while let Some((due, number)) = self.due.first().copied()
-            && due <= now.mono
-            && !mistaken!(SessionsRevive)
+        while let Some(number) = self
+            .due
+            .due(now.mono)
+            .filter(|_| !mistaken!(SessionsRevive))
         {
             self.end(number);
         }
@@ -215,7 +201,7 @@ impl Sessions {
 
     /// Returns the earliest expiry of a session.
     pub(crate) fn first_due(&self) -> Option<Instant> {
-        self.due.first().map(|(due, _)| *due)
+        self.due.first().map(|(due, _)| due)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -255,7 +241,7 @@ impl Sessions {
             .entry(claim.node.clone())
             .or_default()
             .push(number);
-        self.due.insert((expires, number));
+        self.due.insert(expires, number);
         self.living.insert(number, session);
         Some(number)
     }
@@ -264,7 +250,7 @@ impl Sessions {
         let Some(session) = self.living.remove(&number) else {
             return;
         };
-        self.due.remove(&(session.expires, number));
+        self.due.remove(session.expires, number);
         if let Some(own) = self.by_node.get_mut(&session.node) {
             own.retain(|other| *other != number);
             if own.is_empty() {

@@ -7,7 +7,7 @@
 //!
 //! Wall clocks are the second safeguard: they bound the epochs that were granted before the start.
 //! Such an epoch was at most `max_clock_skew` ahead of some right clock. Some right clock has not
-//! passed the high time ([`Clocks`](super::clocks::Clocks)). Right clocks differ by at most
+//! passed the high time ([`Clocks`](crate::clocks::Clocks)). Right clocks differ by at most
 //! `max_clock_skew`. A minority of wrong clocks changes none of this.
 //!
 //! If the voter knows too few clocks, it uses its own clock at the start. It needs at least as many
@@ -26,16 +26,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::clocks::{MayReturn, with_drift};
-use super::description::{OtherSet, Role};
-use super::epoch::Epoch;
-use super::event::{Effects, Event};
-use super::id::NodeId;
-use super::message::{Message, RecoveryQuery, RecoveryReply};
-use super::time::{Instant, Now};
-use super::view::View;
-use super::voter::Start;
-use super::voter_set::VoterSet;
+use crate::clocks::{MayReturn, with_drift};
+use crate::description::{OtherSet, Role};
+use crate::epoch::Epoch;
+use crate::event::{Effects, Event, View};
+use crate::id::NodeId;
+use crate::message::{Message, RecoveryQuery, RecoveryReply};
+use crate::time::{Instant, Now};
+use crate::voter_set::VoterSet;
 
 /// The minimum number of times that a voter asks for voter sets during its quarantine.
 const ASKS: u32 = 8;
@@ -43,6 +41,16 @@ const ASKS: u32 = 8;
 const REPLY_WAIT: Duration = Duration::from_secs(1);
 /// The time that a voter waits for the clocks of more members than a quorum.
 const CLOCKS_WAIT: Duration = Duration::from_secs(10);
+
+/// The state in which a voter starts.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Start {
+    /// The voter may have voted in an earlier incarnation. It starts with a quarantine.
+    Recovering,
+    /// The operator says that the cluster is new. The voter queries its peers, and starts a
+    /// quarantine unless they confirm it.
+    NewCluster,
+}
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 enum Phase {
@@ -90,12 +98,12 @@ pub(crate) struct Recovery {
     round_trip: Duration,
     asked: u32,
     next_ask: Instant,
-    answers: BTreeMap<NodeId, Answer>,
+    answers: BTreeMap<NodeId, KnownEpoch>,
 }
 
 /// The reply of another voter: the highest epoch that it knows.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-struct Answer {
+struct KnownEpoch {
     highest: Epoch,
     /// The highest epoch that this voter's wall clock accepts, for an unknown high time.
     limit: Epoch,
@@ -304,16 +312,16 @@ impl Recovery {
         }
         match self.phase {
             Phase::New if msg.knew && !mistaken!(NewIsBelieved) => self.go_into_quarantine(out),
-            Phase::New => self.answer(now, from, Answer::default()),
+            Phase::New => self.answer(now, from, KnownEpoch::default()),
             Phase::RecoveryQuery { .. } if msg.votes => {
                 let (highest, limit) = (msg.highest, Epoch::limit(now, self.skew));
-                self.answer(now, from, Answer { highest, limit });
+                self.answer(now, from, KnownEpoch { highest, limit });
             }
             Phase::RecoveryQuery { .. } | Phase::Quarantine | Phase::Over => {}
         }
     }
 
-    fn answer(&mut self, now: Now, from: &NodeId, answer: Answer) {
+    fn answer(&mut self, now: Now, from: &NodeId, answer: KnownEpoch) {
         if self.others.contains(from) {
             let known = self.answers.entry(from.clone()).or_default();
             known.highest = answer.highest.max(known.highest);
@@ -323,7 +331,7 @@ impl Recovery {
     }
 
     /// Returns the highest epoch that is accepted from a reply, by the clocks as known now.
-    fn limit(&self, answer: &Answer) -> Epoch {
+    fn limit(&self, answer: &KnownEpoch) -> Epoch {
         let high = self.high.map(|high| Epoch::limit(high, self.skew));
         high.unwrap_or(answer.limit)
     }
@@ -489,7 +497,7 @@ impl Recovery {
             });
         }
         let answers = self.answers.values();
-        let is_cut = |it: &Answer| it.highest > self.limit(it) && !mistaken!(CutInSilence);
+        let is_cut = |it: &KnownEpoch| it.highest > self.limit(it) && !mistaken!(CutInSilence);
         let is_cut = answers.clone().any(is_cut);
         let answers = answers.map(|it| it.highest.min(self.limit(it)));
         let highest = match mistaken!(LowestIsRecalled) {

@@ -1,12 +1,18 @@
 //! The state of a voter for one key: the outstanding vote and the queue of waiting claims.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::epoch::Epoch;
-use super::id::{ClaimId, Key};
-use super::message::Claim;
+use super::Ctx;
 use super::session::SessionNo;
-use super::time::Instant;
+use crate::description::count;
+use crate::epoch::Epoch;
+use crate::event::Effects;
+use crate::id::{ClaimId, Key, NodeId};
+use crate::message::{
+    Claim, HolderGranted, Message, Refuse, RefuseReason, SessionId, Stale, Vote, Wait,
+};
+use crate::time::{Instant, Now};
 
 /// A waiting claim, as last received by a voter.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -53,6 +59,35 @@ impl Heard {
         let counts = !self.granted || mistaken!(GrantedHeldAgainstFence);
         counts && self.epoch <= fence && !mistaken!(FenceIgnored)
     }
+
+    /// Returns `true` if no claim of the waiter was received for its ttl, or for half of it if
+    /// gossip reports its node as dead. Waiters retransmit at least every quarter of their ttl (rule
+    /// 14). So a node that gossip wrongly reports as dead may lose one datagram and keep its place.
+    pub(crate) fn is_gone(&self, now: Now, dead: &BTreeSet<NodeId>) -> bool {
+        let is_dead = dead.contains(&self.claim.node);
+        let patience = if is_dead { self.ttl / 2 } else { self.ttl };
+        if is_dead && mistaken!(DeadWaitersGoAtOnce) {
+            return true;
+        }
+        let heard = match mistaken!(GoneByTheirSentAt) {
+            true => self.sent_at,
+            false => self.heard,
+        };
+        now.mono.since(heard) >= patience
+    }
+
+    pub(crate) fn send_stale(&self, fence: Epoch, out: &mut Effects) {
+        let claim = self.claim.clone();
+        out.send(&self.claim.node, Message::Stale(Stale { claim, fence }));
+    }
+}
+
+pub(crate) fn send_refuse(claim: &ClaimId, reason: RefuseReason, out: &mut Effects) {
+    let refuse = Refuse {
+        claim: claim.clone(),
+        reason,
+    };
+    out.send(&claim.node, Message::Refuse(refuse));
 }
 
 type Rank<'a> = (bool, Epoch, Option<&'a ClaimId>);
@@ -100,13 +135,9 @@ impl GivenVote {
         }
     }
 
-    /// Returns `true` if the holder was not probed within the last `holder_probe_interval`.
-    pub(crate) fn is_rested(&self, now: Instant, holder_probe_interval: Duration) -> bool {
-        self.asked == Instant::FAR || now.since(self.asked) >= holder_probe_interval
-    }
-
-    pub(crate) fn note_asked(&mut self, now: Instant) {
-        self.asked = now;
+    /// Returns `true` if the holder is silent ([`HolderGranted`]): its claim may be over.
+    fn is_silent(&self, cx: &Ctx<'_>) -> bool {
+        cx.now.mono.since(self.heard) >= cx.timing.holder_probe_interval
     }
 }
 
@@ -152,6 +183,21 @@ impl Slot {
         let of_vote = || rank(vote.granted, vote.epoch, &vote.claim);
         let asks = !vote.granted && !mistaken!(NeverAskedBack);
         asks && self.queue().first().is_some_and(|it| it.rank() < of_vote())
+    }
+
+    /// Returns `true` if the holder is to be asked now whether it still counts the vote, and records
+    /// it.
+    pub(super) fn asks_holder(&mut self, cx: &Ctx<'_>) -> bool {
+        let vote = &self.vote;
+        let asked = (vote.asked != Instant::FAR).then_some(vote.asked);
+        let interval = cx.timing.holder_probe_interval;
+        let is_rested = asked.is_none_or(|asked| cx.now.mono.since(asked) >= interval);
+        let may_be_over = !vote.granted || vote.is_silent(cx);
+        let asks = may_be_over && is_rested && !mistaken!(HolderNotAsked) || self.wants_back();
+        if asks {
+            self.vote.asked = cx.now.mono;
+        }
+        asks
     }
 
     pub(crate) fn raise_fence(&mut self, epoch: Epoch) {
@@ -231,6 +277,55 @@ impl Slot {
     /// blocks the queue. Returns `true` if the head is not gone.
     pub(crate) fn skip(&mut self, is_gone: impl Fn(&Heard) -> bool) -> bool {
         !self.queue().first().is_some_and(is_gone)
+    }
+
+    /// Rule 8: the claim that has the vote is granted. Sends `Stale` to waiters that can no longer be
+    /// granted, and `Wait` to `try` claims. Both leave the queue.
+    pub(super) fn learn_granted(&mut self, cx: &mut Ctx<'_>) {
+        if !mistaken!(FenceNotRaisedOnWin) {
+            self.raise_fence(self.vote.epoch);
+        }
+        let fence = self.fence;
+        for waiter in self.take_waiters(|waiter| waiter.is_below(fence)) {
+            waiter.send_stale(fence, cx.out);
+        }
+        let tries = self.take_waiters(|w| w.is_try && !w.granted && !mistaken!(TriesUntold));
+        for (ahead, waiter) in tries.iter().enumerate() {
+            self.send_wait(cx, &waiter.claim, ahead);
+        }
+    }
+
+    pub(crate) fn send_vote(&self, covered: Option<SessionId>, probe: bool, out: &mut Effects) {
+        let given = &self.vote;
+        let vote = Vote {
+            key: self.key.clone(),
+            claim: given.claim.clone(),
+            sent_at: given.sent_at,
+            ttl: given.expires.since(given.heard),
+            yield_requested: self.wants_back(),
+            probe,
+            covered,
+        };
+        out.send(&given.claim.node, Message::Vote(vote));
+    }
+
+    /// Sends `Wait` to a claim that has `ahead` claims before it in the queue.
+    pub(super) fn send_wait(&self, cx: &mut Ctx<'_>, claim: &ClaimId, ahead: usize) {
+        let holder = &self.vote;
+        let wait = Wait {
+            key: self.key.clone(),
+            claim: claim.clone(),
+            holder: holder.claim.clone(),
+            epoch: holder.epoch,
+            granted: match (holder.granted, holder.is_silent(cx)) {
+                (false, false) => HolderGranted::No,
+                (false, true) => HolderGranted::Unheard,
+                (true, false) => HolderGranted::Yes,
+                (true, true) => HolderGranted::Silent,
+            },
+            ahead: count(ahead),
+        };
+        cx.out.send(&claim.node, Message::Wait(wait));
     }
 
     fn drop_empty_queue(&mut self) {

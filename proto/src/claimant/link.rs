@@ -8,14 +8,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::backoff::{jittered, retransmit_backoff, sweep_interval};
-use super::digest::{Digest, Parts};
-use super::event::Effects;
-use super::id::NodeId;
-use super::message::{KeepAlive, Kept, Message, SessionId};
-use super::rng::Jitter;
-use super::time::{Instant, Now};
-use super::voter_set::VoterSet;
+use super::backoff::{Jitter, SendTimes, retransmit_backoff, sweep_interval};
+use crate::digest::{Digest, Parts};
+use crate::event::Effects;
+use crate::id::NodeId;
+use crate::message::{KeepAlive, Kept, Message, SessionId};
+use crate::time::{Instant, Now};
+use crate::voter_set::VoterSet;
 
 /// The number of a link; never reused.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -32,9 +31,7 @@ struct Link {
     kept: Option<(Instant, Duration)>,
     /// The send time of `kept`; before the first `Kept`, that of the oldest covered vote.
     kept_since: Instant,
-    last_sent_at: Instant,
-    /// The most by which a send time was ever ahead of the clock.
-    ahead: Duration,
+    sent: SendTimes,
     /// The number of `KeepAlive`s sent since the last answer.
     unanswered: u32,
     due: Instant,
@@ -86,8 +83,7 @@ impl Links {
             every,
             kept: None,
             kept_since: now.mono,
-            last_sent_at: Instant::ZERO,
-            ahead: Duration::ZERO,
+            sent: SendTimes::NONE,
             unanswered: 0,
             due: now.mono,
             covered: Digest::default(),
@@ -166,7 +162,7 @@ impl Links {
             return News::None;
         };
         let is_newest = link.kept.is_none() || msg.sent_at >= link.kept_since;
-        if msg.sent_at > link.last_sent_at || !is_newest {
+        if msg.sent_at > link.sent.last || !is_newest {
             return News::None;
         }
         let from = match mistaken!(KeptFromReceipt) {
@@ -268,15 +264,11 @@ impl Link {
     fn end(&self, voter_set: &VoterSet) -> Option<Instant> {
         let (sent_at, ttl) = self.kept?;
         let end = sent_at.after(voter_set.timing().at_least(ttl));
-        Some(end.before(self.ahead))
+        Some(end.before(self.sent.ahead))
     }
 
     fn send(&mut self, now: Now, voter_set: &VoterSet, jitter: &mut Jitter, out: &mut Effects) {
-        let sent_at = now
-            .mono
-            .max(self.last_sent_at.after(Duration::from_nanos(1)));
-        self.ahead = self.ahead.max(sent_at.since(now.mono));
-        self.last_sent_at = sent_at;
+        let sent_at = self.sent.next(now);
         let keep = KeepAlive {
             session: self.session,
             sent_at,
@@ -286,6 +278,6 @@ impl Link {
         let backoff = retransmit_backoff(self.ttl, voter_set, self.unanswered)
             .min(sweep_interval(self.ttl, voter_set));
         self.unanswered = self.unanswered.saturating_add(1);
-        self.due = now.mono.after(jittered(backoff, jitter));
+        self.due = now.mono.after(jitter.shorten(backoff));
     }
 }

@@ -10,34 +10,43 @@
 //! Rejected: the claimant determines how long a vote lasts. Then a shrinking or clamped ttl frees a
 //! vote while its holder still counts it.
 
+mod recovery;
+mod session;
+mod slot;
+mod table;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::clocks::MayReturn;
-use super::description::OtherSet;
-use super::epoch::Epoch;
-use super::event::{Effects, Event};
-use super::id::{ClaimId, Incarnation, Key, NodeId};
-use super::message::{
-    Claim, REPORTED_WAITERS_MAX, RecoveryQuery, RecoveryReply, RefuseReason, Release, Report,
-    ReportedVote, ReportedWaiter,
+use crate::clocks::MayReturn;
+use crate::description::{OtherSet, count};
+use crate::digest::{Digest, Parts};
+use crate::epoch::Epoch;
+use crate::event::{Effects, Event, View};
+use crate::id::{ClaimId, Incarnation, Key, NodeId};
+use crate::message::{
+    Claim, KeepAlive, Message, REPORTED_WAITERS_MAX, RecoveryQuery, RecoveryReply, RefuseReason,
+    Release, Report, ReportedVote, ReportedWaiter,
 };
-use super::recovery::Recovery;
-use super::session::{SessionNo, Sessions};
-use super::slot::{GivenVote, Heard, Slot};
-use super::slots::{SlotAt, Slots};
-use super::time::{Instant, Now, earliest};
-use super::view::View;
-use super::voter_says::{
-    count, is_gone, learn_granted, send_refuse, send_stale, send_vote, send_wait,
-};
-use super::voter_set::{VoterSet, floor_of};
+use crate::time::{Instant, Now, earliest};
+use crate::voter_set::{Timing, VoterSet, floor_of};
+
+use recovery::Recovery;
+pub use recovery::Start;
+use session::{SessionNo, Sessions};
+use slot::{GivenVote, Heard, Slot, send_refuse};
+use table::SlotAt;
+pub(crate) use table::Slots;
 
 /// The default number of fence buckets of a voter. They take 32 KiB.
 pub const FLOORS: usize = 4_096;
 /// The most votes that expire in one call, so that other work can run in between.
-pub(super) const EXPIRIES_MAX: usize = 1_000;
+const EXPIRIES_MAX: usize = 1_000;
+/// The most votes that a voter sends for one `KeepAlive` whose digest differs (rule 21).
+pub(crate) const TOLD_MAX: usize = 128;
+/// The most slots that a voter searches for these votes.
+const LOOKED_AT_MAX: usize = 4_096;
 
 /// Bounds on the memory of a voter.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -61,34 +70,31 @@ impl Default for VoterLimits {
     }
 }
 
-/// The state in which a voter starts.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Start {
-    /// The voter may have voted in an earlier incarnation. It starts with a quarantine.
-    Recovering,
-    /// The operator says that the cluster is new. The voter queries its peers, and starts a
-    /// quarantine unless they confirm it.
-    NewCluster,
-}
-
 /// The voter of one node: its votes, queues, fences and sessions.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Voter {
     me: NodeId,
     voter_set: Arc<VoterSet>,
     limits: VoterLimits,
-    pub(super) slots: Slots,
-    pub(super) sessions: Sessions,
+    pub(crate) slots: Slots,
+    sessions: Sessions,
     floors: Vec<Epoch>,
     /// The highest of `floors`, cached since each recovery reply needs it.
     highest_floor: Epoch,
     /// `None` once the voter votes.
-    pub(super) recovery: Option<Recovery>,
+    recovery: Option<Recovery>,
     /// `true` once a quarantine has ended. Such a voter may have forgotten votes, and cannot
     /// confirm that a cluster is new.
     forgot: bool,
     /// The nodes that gossip reports as dead. Advice only.
     dead: BTreeSet<NodeId>,
+}
+
+/// The arguments of each step of a call.
+struct Ctx<'a> {
+    now: Now,
+    timing: Timing,
+    out: &'a mut Effects,
 }
 
 impl Voter {
@@ -131,33 +137,41 @@ impl Voter {
         }
     }
 
+    fn ctx<'a>(&self, now: Now, out: &'a mut Effects) -> Ctx<'a> {
+        let timing = *self.voter_set.timing();
+        Ctx { now, timing, out }
+    }
+
     /// Handles a `Claim`: rules 1 to 5, and 8.
     pub fn handle_claim(&mut self, now: Now, msg: &Claim, out: &mut Effects) {
-        let at = self.settled(now, &msg.key, out);
+        let cx = &mut self.ctx(now, out);
+        let at = self.settled(cx, &msg.key);
         if let Some(reason) = self.refusal(now, msg, at) {
-            return send_refuse(&msg.claim, reason, out);
+            return send_refuse(&msg.claim, reason, cx.out);
         }
-        let entry = Heard::new(now.mono, msg, self.voter_set.timing().max_ttl);
-        let Some((at, slot)) = at.and_then(|at| Some((at, self.slots.get(at)?))) else {
-            return self.vote_for_first(now, &msg.key, entry, msg.join, out);
+        let entry = Heard::new(now.mono, msg, cx.timing.max_ttl);
+        let Some(at) = at else {
+            return self.vote_for_first(cx, &msg.key, entry, msg.join);
         };
-        if slot.vote.claim != msg.claim {
-            self.wait_or_stale(now, at, entry, out);
-        } else if msg.votes_valid_since < slot.vote.sent_at
-            || msg.votes_valid_since == slot.vote.sent_at && !mistaken!(SinceNotAfter)
+        let vote = &self.slots[at].vote;
+        if vote.claim != msg.claim {
+            self.wait_or_stale(cx, at, entry);
+        } else if msg.votes_valid_since < vote.sent_at
+            || msg.votes_valid_since == vote.sent_at && !mistaken!(SinceNotAfter)
         {
-            self.renew(now, at, &entry, msg.join, out);
+            self.renew(cx, at, &entry, msg.join);
         } else {
-            self.take_back(now, at, entry, out);
+            self.take_back(cx, at, entry);
         }
     }
 
     /// Handles a `Release`: rule 6.
     pub fn handle_release(&mut self, now: Now, msg: &Release, out: &mut Effects) {
-        let at = self.settled(now, &msg.key, out);
-        let Some((at, slot)) = at.and_then(|at| Some((at, self.slots.get_mut(at)?))) else {
+        let cx = &mut self.ctx(now, out);
+        let Some(at) = self.settled(cx, &msg.key) else {
             return;
         };
+        let slot = &mut self.slots[at];
         if slot.vote.claim != msg.claim && !mistaken!(ReleaseByKeyAlone) {
             if !mistaken!(WaitersNotReleased) {
                 slot.remove_waiter(&msg.claim);
@@ -167,7 +181,27 @@ impl Voter {
         if (msg.granted || slot.vote.granted) && !mistaken!(FenceNotRaisedOnRelease) {
             slot.raise_fence(slot.vote.epoch);
         }
-        self.vote_for_head(now, at, out);
+        self.vote_for_head(cx, at);
+    }
+
+    /// Handles a `KeepAlive`: rules 19 and 21. A voter in recovery does not reply. If it replied
+    /// that the session is over, all claims of the session would be sent singly and be refused.
+    pub fn handle_keep_alive(
+        &mut self,
+        now: Now,
+        from: &NodeId,
+        incarnation: Incarnation,
+        msg: &KeepAlive,
+        out: &mut Effects,
+    ) {
+        if self.recovery.is_some() {
+            return;
+        }
+        let (answer, disputed) = self.sessions.handle_keep_alive(now, from, incarnation, msg);
+        out.send(from, Message::Kept(answer));
+        if let Some((session, parts)) = disputed {
+            self.tell_covered(now, session, parts, out);
+        }
     }
 
     /// Ends the claims of all incarnations of `node` for which `is_over` returns `true`, except
@@ -181,16 +215,15 @@ impl Voter {
     ) {
         let is_claim_over = |c: &ClaimId| c.node == *node && is_over(c.incarnation);
         let all: Vec<SlotAt> = self.slots.iter().map(|(at, _)| at).collect();
+        let cx = &mut self.ctx(now, out);
         for at in all {
-            let Some(slot) = self.slots.get_mut(at) else {
-                continue;
-            };
+            let slot = &mut self.slots[at];
             slot.take_waiters(|waiter| {
                 is_claim_over(&waiter.claim) && !mistaken!(EarlierIncarnationsWait)
             });
             let stays = slot.vote.outlives && !mistaken!(LaterIncarnationEndsAll);
             if is_claim_over(&slot.vote.claim) && !stays && !mistaken!(EarlierIncarnationsHold) {
-                self.end_vote(now, at, out);
+                self.end_vote(cx, at);
             }
         }
         self.sessions.end_incarnations(node, is_over);
@@ -265,7 +298,7 @@ impl Voter {
         self.finish_recovery(out);
     }
 
-    /// Updates recovery with the high time, if it is known ([`Clocks`](super::clocks::Clocks)), and
+    /// Updates recovery with the high time, if it is known ([`Clocks`](crate::clocks::Clocks)), and
     /// with the permission to vote that follows from the clocks. Has no effect once the voter
     /// votes.
     pub fn handle_clocks(&mut self, high: Option<Now>, may_return: MayReturn) {
@@ -321,18 +354,16 @@ impl Voter {
         }
         self.finish_recovery(out);
         self.sessions.end_those_due(now);
+        let cx = &mut self.ctx(now, out);
         for _ in 0..EXPIRIES_MAX {
-            let Some((due, at)) = self.slots.first_due() else {
+            let Some(at) = self.slots.due(now.mono) else {
                 return;
             };
-            if due > now.mono {
-                return;
-            }
-            let expires = self.expires(at);
+            let expires = self.expires_of(&self.slots[at].vote);
             if now.mono < expires {
                 self.slots.lengthen(at, expires);
             } else {
-                self.end_vote(now, at, out);
+                self.end_vote(cx, at);
             }
         }
     }
@@ -340,7 +371,7 @@ impl Voter {
     /// Returns when [`Voter::handle_timeout`] must be called next.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
-        let expiry = self.slots.first_due().map(|(due, _)| due);
+        let expiry = self.slots.first_due();
         let recovery = self.recovery.as_ref().map(Recovery::next_timeout);
         earliest([expiry, self.sessions.first_due(), recovery])
     }
@@ -431,19 +462,31 @@ impl Voter {
         }
     }
 
+    /// Returns the name and the length of each map.
+    pub(crate) fn sizes(&self) -> impl Iterator<Item = (&'static str, usize)> {
+        self.slots.sizes().into_iter().chain(self.sessions.sizes())
+    }
+
     /// Ends the vote for a key if it has expired (rule 7), and removes waiters that are gone
-    /// ([`is_gone`]). Returns the key's slot if there is one afterwards.
-    fn settled(&mut self, now: Now, key: &Key, out: &mut Effects) -> Option<SlotAt> {
+    /// ([`Heard::is_gone`]). Returns the key's slot if there is one afterwards.
+    fn settled(&mut self, cx: &mut Ctx<'_>, key: &Key) -> Option<SlotAt> {
         let at = self.slots.find(key)?;
-        let expires = self.expires(at);
-        let slot = self.slots.get_mut(at)?;
-        if now.mono >= expires {
-            self.end_vote(now, at, out);
+        if cx.now.mono >= self.expires_of(&self.slots[at].vote) {
+            self.end_vote(cx, at);
         } else {
             let dead = &self.dead;
-            slot.take_waiters(|waiter| is_gone(now, waiter, dead));
+            self.slots[at].take_waiters(|waiter| waiter.is_gone(cx.now, dead));
         }
         self.slots.get(at).map(|_| at)
+    }
+
+    /// Returns when a vote expires: the later of its own expiry and that of its session.
+    fn expires_of(&self, vote: &GivenVote) -> Instant {
+        let covered = match mistaken!(CoveredVotesExpire) {
+            true => Instant::ZERO,
+            false => self.sessions.covers_until(vote.session),
+        };
+        vote.expires.max(covered)
     }
 
     fn refusal(&self, now: Now, msg: &Claim, at: Option<SlotAt>) -> Option<RefuseReason> {
@@ -453,7 +496,7 @@ impl Voter {
         if self.recovery.is_some() {
             return Some(RefuseReason::Quarantine);
         }
-        let slot = at.and_then(|at| self.slots.get(at));
+        let slot = at.map(|at| &self.slots[at]);
         let holds = slot.is_some_and(|slot| slot.vote.claim == msg.claim);
         let waiter = slot.and_then(|slot| slot.waiter(&msg.claim));
         let granted = msg.granted || waiter.is_some_and(|waiter| waiter.granted);
@@ -488,11 +531,8 @@ impl Voter {
     }
 
     /// Rules 1 and 18: a `Claim` of the claim that has the vote.
-    fn renew(&mut self, now: Now, at: SlotAt, entry: &Heard, join: bool, out: &mut Effects) {
-        let holder_probe_interval = self.voter_set.timing().holder_probe_interval;
-        let Some(slot) = self.slots.get_mut(at) else {
-            return;
-        };
+    fn renew(&mut self, cx: &mut Ctx<'_>, at: SlotAt, entry: &Heard, join: bool) {
+        let slot = &mut self.slots[at];
         let is_alone = slot.queue().is_empty();
         let vote = &mut slot.vote;
         vote.granted |= entry.granted;
@@ -501,170 +541,173 @@ impl Voter {
         // may be unable to get a quorum.
         if (vote.granted || is_alone) && is_newer {
             vote.sent_at = entry.sent_at;
-            vote.heard = now.mono;
+            vote.heard = cx.now.mono;
             let expires = match mistaken!(LeaseShrinks) {
-                true => now.mono.after(entry.ttl),
-                false => vote.expires.max(now.mono.after(entry.ttl)),
+                true => cx.now.mono.after(entry.ttl),
+                false => vote.expires.max(cx.now.mono.after(entry.ttl)),
             };
             self.slots.lengthen(at, expires);
         }
         if join && entry.granted && is_newer {
-            self.cover(now, at, entry.ttl);
+            self.cover(cx.now, at, entry.ttl);
         }
-        let Some(slot) = self.slots.get_mut(at) else {
-            return;
-        };
-        let covered = self.sessions.name_of(now, slot.vote.session);
-        send_vote(slot, covered, false, out);
+        self.send_vote(cx, at, false);
         if entry.granted {
-            learn_granted(now, slot, holder_probe_interval, out);
+            self.slots[at].learn_granted(cx);
         }
     }
 
     /// Rule 2: the claimant does not count the vote any more. The fence stays as it is.
-    fn take_back(&mut self, now: Now, at: SlotAt, mut entry: Heard, out: &mut Effects) {
-        let Some(slot) = self.slots.get_mut(at) else {
-            return;
-        };
+    fn take_back(&mut self, cx: &mut Ctx<'_>, at: SlotAt, mut entry: Heard) {
+        let slot = &mut self.slots[at];
         entry.granted |= slot.vote.granted;
         let claim = entry.claim.clone();
         if mistaken!(GivingBackRaisesFence) {
             slot.raise_fence(entry.epoch);
         }
         slot.enqueue(entry);
-        self.vote_for_head(now, at, out);
+        self.vote_for_head(cx, at);
         let Some(slot) = self.slots.get(at) else {
             return;
         };
-        if let Some(ahead) = slot.queue().iter().position(|waiter| waiter.claim == claim) {
-            let holder_probe_interval = self.voter_set.timing().holder_probe_interval;
-            send_wait(now, slot, (&claim, ahead), holder_probe_interval, out);
+        if let Some(ahead) = slot.queue().iter().position(|it| it.claim == claim) {
+            slot.send_wait(cx, &claim, ahead);
         }
     }
 
     /// Rules 3 and 5: a `Claim` while another claim has the vote.
-    fn wait_or_stale(&mut self, now: Now, at: SlotAt, mut entry: Heard, out: &mut Effects) {
-        let Some(slot) = self.slots.get_mut(at) else {
-            return;
-        };
-        entry.granted |= slot
-            .waiter(&entry.claim)
-            .is_some_and(|waiter| waiter.granted);
+    fn wait_or_stale(&mut self, cx: &mut Ctx<'_>, at: SlotAt, mut entry: Heard) {
+        let slot = &mut self.slots[at];
+        entry.granted |= slot.waiter(&entry.claim).is_some_and(|it| it.granted);
         if entry.is_below(slot.fence) {
             slot.remove_waiter(&entry.claim);
-            return send_stale(&entry, slot.fence, out);
+            return entry.send_stale(slot.fence, cx.out);
         }
-        let holder_probe_interval = self.voter_set.timing().holder_probe_interval;
         let claim = entry.claim.clone();
         let left_out = slot.make_room(&entry, self.limits.waiters_max);
         let is_left_out = left_out.as_ref().is_some_and(|it| it.claim == claim);
         // A `try` claim receives `Wait` even without a place in the queue.
-        match left_out {
-            Some(it) if !it.is_try => send_refuse(&it.claim, RefuseReason::Limit, out),
-            _ => {}
+        if let Some(it) = left_out.filter(|it| !it.is_try) {
+            send_refuse(&it.claim, RefuseReason::Limit, cx.out);
         }
         if !is_left_out {
             let ahead = slot.enqueue(entry);
-            send_wait(now, slot, (&claim, ahead), holder_probe_interval, out);
+            slot.send_wait(cx, &claim, ahead);
         } else if entry.is_try {
-            send_wait(
-                now,
-                slot,
-                (&claim, slot.queue().len()),
-                holder_probe_interval,
-                out,
-            );
+            slot.send_wait(cx, &claim, slot.queue().len());
         }
-        let silent = now.mono.since(slot.vote.heard) >= holder_probe_interval;
-        let rested = slot.vote.is_rested(now.mono, holder_probe_interval);
-        let asks = !mistaken!(HolderNotAsked);
-        if asks && (!slot.vote.granted || silent) && rested || slot.wants_back() {
-            slot.vote.note_asked(now.mono);
-            let covered = self.sessions.name_of(now, slot.vote.session);
-            send_vote(slot, covered, true, out);
+        if slot.asks_holder(cx) {
+            self.send_vote(cx, at, true);
         }
     }
 
     /// Rules 3, 4 and 18: a `Claim` while there is no outstanding vote.
-    fn vote_for_first(&mut self, now: Now, key: &Key, entry: Heard, join: bool, out: &mut Effects) {
-        let holder_probe_interval = self.voter_set.timing().holder_probe_interval;
+    fn vote_for_first(&mut self, cx: &mut Ctx<'_>, key: &Key, entry: Heard, join: bool) {
         let fence = self.floors[floor_of(key, self.floors.len())];
         if entry.is_below(fence) {
-            return send_stale(&entry, fence, out);
+            return entry.send_stale(fence, cx.out);
         }
-        let (expires, ttl, granted) = (now.mono.after(entry.ttl), entry.ttl, entry.granted);
-        let vote = GivenVote::new(entry, expires);
+        let (ttl, granted) = (entry.ttl, entry.granted);
+        let vote = GivenVote::new(entry, cx.now.mono.after(ttl));
         let at = self.slots.open(key.clone(), fence, vote);
         if join && granted {
-            self.cover(now, at, ttl);
+            self.cover(cx.now, at, ttl);
         }
-        let Some(slot) = self.slots.get_mut(at) else {
-            return;
-        };
-        let covered = self.sessions.name_of(now, slot.vote.session);
-        send_vote(slot, covered, false, out);
-        if slot.vote.granted {
-            learn_granted(now, slot, holder_probe_interval, out);
+        self.send_vote(cx, at, false);
+        if granted {
+            self.slots[at].learn_granted(cx);
         }
     }
 
     /// Rule 7: the vote has expired, or the incarnation of its claim is over.
-    fn end_vote(&mut self, now: Now, at: SlotAt, out: &mut Effects) {
-        if let Some(slot) = self.slots.get_mut(at)
-            && !mistaken!(FenceNotRaisedOnExpiry)
-        {
+    fn end_vote(&mut self, cx: &mut Ctx<'_>, at: SlotAt) {
+        let slot = &mut self.slots[at];
+        if !mistaken!(FenceNotRaisedOnExpiry) {
             slot.raise_fence(slot.vote.epoch);
         }
-        self.vote_for_head(now, at, out);
+        self.vote_for_head(cx, at);
     }
 
     /// Rule 9: ends the outstanding vote and votes for the head of the queue. If the queue is
     /// empty, removes the slot and keeps its fence in the key's fence bucket.
-    fn vote_for_head(&mut self, now: Now, at: SlotAt, out: &mut Effects) {
-        let (reservation, holder_probe_interval) = (
-            self.voter_set.timing().reservation,
-            self.voter_set.timing().holder_probe_interval,
-        );
-        let Some(slot) = self.slots.get_mut(at) else {
-            return;
-        };
+    fn vote_for_head(&mut self, cx: &mut Ctx<'_>, at: SlotAt) {
+        let slot = &mut self.slots[at];
         self.sessions.uncover(slot.vote.session, &slot.vote.claim);
         slot.vote.session = SessionNo::NONE;
         let dead = &self.dead;
-        if mistaken!(SkipInsteadOfDrop) && !slot.skip(|it| is_gone(now, it, dead)) {
+        if mistaken!(SkipInsteadOfDrop) && !slot.skip(|it| it.is_gone(cx.now, dead)) {
             return self.slots.forget_due(at);
         }
-        slot.take_waiters(|waiter| is_gone(now, waiter, dead));
+        slot.take_waiters(|waiter| waiter.is_gone(cx.now, dead));
         let fence = slot.fence;
         for waiter in slot.take_waiters(|waiter| waiter.is_below(fence)) {
             if !mistaken!(StaleUntold) {
-                send_stale(&waiter, fence, out);
+                waiter.send_stale(fence, cx.out);
             }
         }
         let Some(head) = slot.pop_head() else {
-            let floor = floor_of(&slot.key, self.floors.len());
-            if mistaken!(FenceNotCarried) {
-                return self.slots.close(at);
+            if !mistaken!(FenceNotCarried) {
+                let floor = floor_of(&slot.key, self.floors.len());
+                self.floors[floor] = self.floors[floor].max(fence);
+                self.highest_floor = self.highest_floor.max(fence);
             }
-            self.floors[floor] = self.floors[floor].max(fence);
-            self.highest_floor = self.highest_floor.max(fence);
             return self.slots.close(at);
         };
         // The head gets a reservation, so that a dead waiter delays those behind it only briefly.
         // A `Claim` with `granted` extends it to the full ttl.
-        let span = if head.granted || mistaken!(ReservationIsWholeTtl) {
-            head.ttl
-        } else {
-            head.ttl.min(reservation)
+        let granted = head.granted;
+        let span = match granted || mistaken!(ReservationIsWholeTtl) {
+            true => head.ttl,
+            false => head.ttl.min(cx.timing.reservation),
         };
-        self.slots
-            .give(at, GivenVote::new(head, now.mono.after(span)));
-        let Some(slot) = self.slots.get_mut(at) else {
+        let expires = cx.now.mono.after(span);
+        self.slots.give(at, GivenVote::new(head, expires));
+        self.send_vote(cx, at, false);
+        if granted {
+            self.slots[at].learn_granted(cx);
+        }
+    }
+
+    /// Rule 18: covers the vote by a session of its node. A covered vote stays with its session,
+    /// since each `Kept` of that session holds for this vote.
+    fn cover(&mut self, now: Now, at: SlotAt, ttl: Duration) {
+        let vote = &mut self.slots[at].vote;
+        if self.sessions.name_of(now, vote.session).is_none() {
+            self.sessions.uncover(vote.session, &vote.claim);
+            vote.session = self.sessions.cover(now, &vote.claim, ttl);
+        }
+    }
+
+    fn send_vote(&self, cx: &mut Ctx<'_>, at: SlotAt, probe: bool) {
+        let slot = &self.slots[at];
+        let covered = self.sessions.name_of(cx.now, slot.vote.session);
+        slot.send_vote(covered, probe, cx.out);
+    }
+
+    /// Rule 21: sends the claimant up to [`TOLD_MAX`] votes that a session covers. The claimant
+    /// releases those that it does not know.
+    fn tell_covered(&mut self, now: Now, session: SessionNo, parts: Parts, out: &mut Effects) {
+        let name = self.sessions.name_of(now, session);
+        let Some(cursor) = self.sessions.cursor(session) else {
             return;
         };
-        send_vote(slot, None, false, out);
-        if slot.vote.granted {
-            learn_granted(now, slot, holder_probe_interval, out);
+        let mut told = 0;
+        for _ in 0..LOOKED_AT_MAX {
+            if told == TOLD_MAX {
+                return;
+            }
+            if !self.slots.has_places_from(*cursor) {
+                *cursor = SlotAt::FIRST;
+                return;
+            }
+            if let Some(slot) = self.slots.get(*cursor)
+                && slot.vote.session == session
+                && Digest::is_in(parts, slot.vote.claim.seq)
+            {
+                slot.send_vote(name, false, out);
+                told += 1;
+            }
+            *cursor = cursor.next();
         }
     }
 
