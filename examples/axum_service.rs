@@ -7,15 +7,15 @@
 //! curl http://127.0.0.1:8080/metrics
 //! ```
 //!
-//! In a cluster each instance gets its settings from the environment:
+//! In a cluster each instance gets its settings from the environment, as `lockmesh::MeshConfig`
+//! lists them:
 //!
 //! | variable | value |
 //! | --- | --- |
-//! | `NODE` | the stable name of this instance, such as `billing-1` |
-//! | `VOTERS` | the names of all voters, separated by commas |
-//! | `SEEDS` | `host:port` of nodes that usually run, separated by commas |
-//! | `LISTEN`, `ADVERTISE` | the UDP address of this node, and how peers reach it |
-//! | `LOCKMESH_SECRET` | the secret of the cluster |
+//! | `LOCKMESH_NODE_ID` | the stable name of this instance, such as `billing-1` or `${POD_NAME}` |
+//! | `LOCKMESH_VOTERS` | the names of all voters, separated by commas |
+//! | `LOCKMESH_SEEDS` | `host:port` of nodes that usually run, separated by commas |
+//! | `LOCKMESH_SECRET` or `LOCKMESH_SECRET_FILE` | the secret of the cluster, or its file |
 //! | `HTTP` | the address on which the service listens |
 
 use std::env;
@@ -26,7 +26,7 @@ use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
-use lockmesh::{Epoch, Mesh, MeshBuilder};
+use lockmesh::{ConfigError, Epoch, Mesh, MeshBuilder, MeshConfig};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 
@@ -38,27 +38,13 @@ struct App {
     metrics: PrometheusHandle,
 }
 
-/// Returns the settings of this instance. Without `NODE` it is a cluster of one, for development.
-fn builder() -> MeshBuilder {
-    let list = |name: &str| {
-        let text = env::var(name).unwrap_or_default();
-        let items = text.split(',').map(str::trim).filter(|it| !it.is_empty());
-        items.map(str::to_owned).collect::<Vec<_>>()
-    };
-    let Ok(node) = env::var("NODE") else {
-        return MeshBuilder::single("dev").insecure_plaintext();
-    };
-    let mut builder = Mesh::builder(node)
-        .voters(list("VOTERS"))
-        .seeds(list("SEEDS"))
-        .secret_from_env("LOCKMESH_SECRET");
-    if let Ok(listen) = env::var("LISTEN") {
-        builder = builder.listen(listen);
+/// Returns the settings of this instance. Without a node id it is a cluster of one, for development.
+fn builder() -> Result<MeshBuilder, ConfigError> {
+    let config = MeshConfig::from_env()?;
+    match config.node_id {
+        Some(_) => config.into_builder(),
+        None => Ok(MeshBuilder::single("dev").insecure_plaintext()),
     }
-    if let Ok(advertise) = env::var("ADVERTISE") {
-        builder = builder.advertise(advertise);
-    }
-    builder
 }
 
 /// Charges an invoice once, even if several instances receive the request at the same time.
@@ -150,7 +136,7 @@ async fn stopped() {
 async fn main() -> Result<(), Error> {
     // Before the mesh, so that its first events are counted.
     let metrics = PrometheusBuilder::new().install_recorder()?;
-    let mesh = builder().start().await?;
+    let mesh = builder()?.start().await?;
     let http = env::var("HTTP").unwrap_or_else(|_| "127.0.0.1:8080".into());
     let listener = TcpListener::bind(http).await?;
     println!("http://{}", listener.local_addr()?);
@@ -179,7 +165,7 @@ mod tests {
     #[tokio::test]
     async fn service_charges_once_and_stops_in_order() {
         let metrics = PrometheusBuilder::new().install_recorder().unwrap();
-        let mesh = builder().start().await.unwrap();
+        let mesh = builder().unwrap().start().await.unwrap();
         mesh.ready(Duration::from_secs(10)).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();

@@ -1,5 +1,7 @@
 //! The builder of a mesh, and the checks of its settings.
 
+mod mesh_config;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,6 +15,8 @@ use crate::transport::Transport;
 use lockmesh_proto::{
     ClusterSecret, Incarnation, NodeId, Peer, Start, Timing, VoterLimits, VoterSet,
 };
+
+pub use mesh_config::{LimitsConfig, MeshConfig, Preset, SecretText, TimingConfig};
 
 /// The default upper limit of `voters_per_key`. More voters only make grants slower.
 const VOTERS_PER_KEY_DEFAULT_MAX: usize = 5;
@@ -57,6 +61,7 @@ impl fmt::Debug for SecretSource {
 /// Created by [`Mesh::builder`](crate::Mesh::builder) or by a preset: [`MeshBuilder::lan`],
 /// [`MeshBuilder::wan`] or [`MeshBuilder::single`].
 /// [`MeshBuilder::start`](crate::MeshBuilder::start) checks every value.
+/// [`MeshConfig`] has the same settings as data, for files and the environment.
 ///
 /// | setting | `lan()` | rule of thumb | what breaks if it is wrong |
 /// | --- | --- | --- | --- |

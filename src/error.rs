@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -59,6 +60,48 @@ pub enum ConfigError {
     SecretVariable {
         /// The name of the variable.
         variable: String,
+    },
+    /// The secret of a [`MeshConfig`](crate::MeshConfig) does not have exactly one source.
+    #[error(
+        "secret: there must be exactly one of secret, secret_env, secret_file and \
+         insecure_plaintext = true"
+    )]
+    SecretSources,
+    /// The file of the cluster secret cannot be read.
+    #[error("secret_file: {} cannot be read: {error}", .path.display())]
+    SecretFile {
+        /// The path of the file.
+        path: PathBuf,
+        /// The error of the operating system.
+        error: std::io::Error,
+    },
+    /// A [`MeshConfig`](crate::MeshConfig) has no `node_id`.
+    #[error("node_id: there is none; set node_id or LOCKMESH_NODE_ID")]
+    NoNodeId,
+    /// An environment variable does not contain a value of its setting.
+    #[error("{variable} {reason}")]
+    Variable {
+        /// The name of the variable.
+        variable: String,
+        /// The value and what is allowed.
+        reason: String,
+    },
+    /// A setting refers to an environment variable that is not set, or is not Unicode.
+    #[error(
+        "{field}: the environment variable {variable} is not set, or is not Unicode; set it, or \
+         write ${{{variable}:-default}}"
+    )]
+    UnknownVariable {
+        /// The setting.
+        field: &'static str,
+        /// The name of the variable.
+        variable: String,
+    },
+    /// A reference to an environment variable in a setting has no closing brace.
+    #[error("{field}: a ${{ has no closing brace")]
+    Unclosed {
+        /// The setting.
+        field: &'static str,
     },
     /// An address is not `IP:PORT`.
     #[error("{field}: {value:?} is not an address; it must be IP:PORT")]

@@ -37,7 +37,7 @@ pub use lockmesh_proto::{
 };
 
 pub use clock::{Clock, SystemClock};
-pub use config::MeshBuilder;
+pub use config::{LimitsConfig, MeshBuilder, MeshConfig, Preset, SecretText, TimingConfig};
 pub use error::{AcquireError, ConfigError, ExtendError, InspectError, NotReady, ReleaseError};
 pub use guard::{Guard, LeaseLost};
 pub use lock::{ClusterError, DistributedLock};

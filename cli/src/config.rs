@@ -1,70 +1,37 @@
-//! The configuration file of a node, and the errors in it.
+//! The configuration of a node: a file, the environment over it, and the options over both.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use lockmesh::{ConfigError, MeshBuilder, Timing};
-use serde::Deserialize;
+use lockmesh::observe::Observer;
+use lockmesh::{ConfigError, MeshBuilder, MeshConfig};
 
-/// The content of the file. `node.example.toml` describes each field.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NodeFile {
-    node_id: String,
-    #[serde(default)]
-    preset: Preset,
+/// The settings that differ between nodes. They replace those of the file and the environment.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Overrides {
+    /// Name of this node.
+    #[arg(long, value_name = "NAME")]
+    node_id: Option<String>,
+    /// UDP address to listen on.
+    #[arg(long, value_name = "IP:PORT")]
     listen: Option<String>,
+    /// Address at which peers reach this node.
+    #[arg(long, value_name = "HOST:PORT")]
     advertise: Option<String>,
-    seeds: Option<Vec<String>>,
-    voters: Option<Vec<String>>,
-    voters_per_key: Option<usize>,
-    voter_set_version: Option<u64>,
-    secret: Option<String>,
-    secret_env: Option<String>,
-    secret_file: Option<PathBuf>,
-    #[serde(default)]
-    insecure_plaintext: bool,
-    cluster: Option<String>,
-    #[serde(default)]
+    /// Start a new cluster, whose voters vote at once. Never set it again once the cluster runs.
+    #[arg(long)]
     bootstrap: bool,
-    ttl_ms: Option<u64>,
-    renew_interval_ms: Option<u64>,
-    try_timeout_ms: Option<u64>,
-    gossip_interval_ms: Option<u64>,
-    #[serde(default)]
-    timing: TimingFile,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Preset {
-    #[default]
-    Lan,
-    Wan,
-    Single,
-}
-
-/// Overrides of the timing constants that all nodes share.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TimingFile {
-    max_ttl_ms: Option<u64>,
-    max_drift_ppm: Option<u32>,
-    max_clock_skew_ms: Option<u64>,
-    round_trip_ms: Option<u64>,
-    reservation_ms: Option<u64>,
-    holder_probe_interval_ms: Option<u64>,
-}
-
-/// The settings that an observer needs to reach a mesh.
-#[derive(Debug)]
-pub struct Reach {
-    /// The addresses of a node and its peers.
-    pub peers: Vec<String>,
-    /// The cluster's secret as text; `None` for plaintext.
-    pub secret: Option<String>,
-    /// The cluster's name, if it is not the default.
-    pub cluster: Option<String>,
+impl Overrides {
+    fn sets(&self, field: &str) -> bool {
+        match field {
+            "node_id" => self.node_id.is_some(),
+            "listen" => self.listen.is_some(),
+            "advertise" => self.advertise.is_some(),
+            _ => false,
+        }
+    }
 }
 
 /// An error in a file, and its line.
@@ -79,173 +46,133 @@ pub struct FileError {
     pub what: String,
 }
 
+/// An error in the configuration of a node.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeConfigError {
+    /// An error in its file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// An error in an environment variable or an option, or a setting that is missing.
+    #[error("{0}")]
+    Outside(String),
+}
+
 /// The configuration of a node, with the text of its file, so that errors can name a line.
-#[derive(Debug)]
 pub struct NodeConfig {
-    file: PathBuf,
+    file: Option<PathBuf>,
     text: String,
-    node: NodeFile,
+    options: Overrides,
+    mesh: MeshConfig,
+}
+
+impl fmt::Debug for NodeConfig {
+    /// Leaves the text out, since it may contain the secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.mesh.fmt(f)
+    }
 }
 
 impl NodeConfig {
-    /// Reads a configuration file. Its values are checked when the node starts.
+    /// Reads the file, if there is one, the environment and the options. Values are checked when
+    /// the node starts.
     ///
     /// # Errors
-    /// If the file cannot be read, or has an unknown field or a value of another type.
-    pub fn read(path: &Path) -> Result<Self, FileError> {
-        let error = |line, what| FileError {
-            file: path.to_owned(),
-            line,
-            what,
+    /// If the file cannot be read, or has an unknown field or a value of another type, or if a
+    /// variable has.
+    pub fn read(file: Option<&Path>, options: &Overrides) -> Result<Self, NodeConfigError> {
+        let mut config = Self {
+            file: file.map(Into::into),
+            text: String::new(),
+            options: options.clone(),
+            mesh: MeshConfig::default(),
         };
-        let text = std::fs::read_to_string(path)
-            .map_err(|why| error(None, format!("cannot be read: {why}")))?;
-        let node = toml::from_str(&text).map_err(|why| {
-            let before = why.span().map(|span| &text.as_bytes()[..span.start]);
-            let line = before.map(|it| 1 + it.iter().filter(|byte| **byte == b'\n').count());
-            error(line, why.message().to_owned())
-        })?;
-        let file = path.to_owned();
-        Ok(Self { file, text, node })
+        if let Some(file) = file {
+            let text = std::fs::read_to_string(file);
+            config.text =
+                text.map_err(|error| config.error_at(None, format!("cannot be read: {error}")))?;
+            config.mesh = toml::from_str(&config.text).map_err(|error| {
+                let line = error.span().map(|span| config.line_at(span.start));
+                config.error_at(line, error.message().to_owned())
+            })?;
+        }
+        let env = MeshConfig::from_env();
+        let env = env.map_err(|error| NodeConfigError::Outside(error.to_string()))?;
+        let mut over = MeshConfig::default();
+        over.node_id.clone_from(&options.node_id);
+        over.listen.clone_from(&options.listen);
+        over.advertise.clone_from(&options.advertise);
+        over.bootstrap = options.bootstrap.then_some(true);
+        let is_own_path = env.secret_file.is_none();
+        let mesh = std::mem::take(&mut config.mesh).overlay(env).overlay(over);
+        config.mesh = mesh.expand().map_err(|error| config.error(&error))?;
+        if is_own_path && let (Some(file), Some(path)) = (file, &mut config.mesh.secret_file) {
+            *path = file.with_file_name("").join(&path);
+        }
+        Ok(config)
     }
 
     /// Returns the settings of the node.
     ///
     /// # Errors
-    /// If the secret does not have exactly one source, or the source cannot be read.
-    pub fn builder(&self) -> Result<MeshBuilder, FileError> {
-        let file = &self.node;
-        let (preset, timing) = match file.preset {
-            Preset::Lan => (MeshBuilder::lan(&file.node_id), Timing::lan()),
-            Preset::Wan => (MeshBuilder::wan(&file.node_id), Timing::wan()),
-            Preset::Single => (MeshBuilder::single(&file.node_id), Timing::lan()),
-        };
-        let builder = file.apply(preset).timing(file.timing.over(timing));
-        Ok(match self.secret()? {
-            Some(secret) => builder.secret_text(&secret),
-            None => builder.insecure_plaintext(),
-        })
+    /// If the node has no name, or the secret does not have exactly one source that can be read.
+    pub fn builder(&self) -> Result<MeshBuilder, NodeConfigError> {
+        let builder = self.mesh.clone().into_builder();
+        builder.map_err(|error| self.error(&error))
     }
 
-    /// Returns the settings that an observer needs to reach the node's cluster.
+    /// Returns an observer of the node's cluster.
     ///
     /// # Errors
     /// As [`NodeConfig::builder`].
-    pub fn reach(&self) -> Result<Reach, FileError> {
-        let file = &self.node;
-        let own = file.advertise.as_ref().or(file.listen.as_ref());
-        let peers = own.into_iter().chain(file.seeds.iter().flatten());
-        Ok(Reach {
-            peers: peers.cloned().collect(),
-            secret: self.secret()?,
-            cluster: file.cluster.clone(),
-        })
+    pub fn observer(&self) -> Result<Observer, NodeConfigError> {
+        let observer = self.mesh.clone().into_observer();
+        observer.map_err(|error| self.error(&error))
     }
 
-    /// Returns an error of the start, with the line of the field that it names.
+    /// Returns the name of the node.
     #[must_use]
-    pub fn error(&self, error: &ConfigError) -> FileError {
+    pub fn node_id(&self) -> Option<&str> {
+        self.mesh.node_id.as_deref()
+    }
+
+    /// Returns an error of a setting, with the option, variable or line that sets it.
+    #[must_use]
+    pub fn error(&self, error: &ConfigError) -> NodeConfigError {
         let what = error.to_string();
         let field = what.split([':', ' ']).next().unwrap_or_default();
-        self.error_of(field, what.clone())
-    }
-
-    /// Returns the cluster's secret, which must have exactly one source; `None` for plaintext.
-    fn secret(&self) -> Result<Option<String>, FileError> {
-        let file = &self.node;
-        let sources = (&file.secret, &file.secret_env, &file.secret_file);
-        match (sources, file.insecure_plaintext) {
-            ((Some(secret), None, None), false) => Ok(Some(secret.clone())),
-            ((None, Some(variable), None), false) => {
-                std::env::var(variable).map(Some).map_err(|_| {
-                    let what = format!(
-                        "secret: the environment variable {variable} is not set, or is not Unicode"
-                    );
-                    self.error_of("secret", what)
-                })
-            }
-            ((None, None, Some(path)), false) => {
-                let path = self.file.with_file_name("").join(path);
-                std::fs::read_to_string(&path).map(Some).map_err(|error| {
-                    let what = format!("secret_file: {} cannot be read: {error}", path.display());
-                    self.error_of("secret_file", what)
-                })
-            }
-            ((None, None, None), true) => Ok(None),
-            _ => {
-                let what = "secret: there must be exactly one of secret, secret_env, secret_file and \
-                            insecure_plaintext = true";
-                Err(self.error_of("secret", what.to_owned()))
-            }
+        let variable = field.replace('.', "_").to_ascii_uppercase();
+        let variables = ["", "TIMING_"].map(|table| format!("LOCKMESH_{table}{variable}"));
+        let is_set = |name: &&String| std::env::var_os(name).is_some_and(|it| !it.is_empty());
+        let source = match self.options.sets(field) {
+            true => Some(format!("--{}", field.replace('_', "-"))),
+            false => variables.iter().find(is_set).cloned(),
+        };
+        match source {
+            Some(source) => NodeConfigError::Outside(format!("{source}: {what}")),
+            None => self.error_at(self.line_of(field), what),
         }
     }
 
-    fn error_of(&self, field: &str, what: String) -> FileError {
-        FileError {
-            file: self.file.clone(),
-            line: self.line_of(field),
-            what,
+    fn error_at(&self, line: Option<usize>, what: String) -> NodeConfigError {
+        match self.file.clone() {
+            Some(file) => FileError { file, line, what }.into(),
+            None => NodeConfigError::Outside(what),
         }
     }
 
-    /// Returns the line that sets `field`. Its name may have a suffix for the unit, or for the
-    /// source of the value.
+    fn line_at(&self, byte: usize) -> usize {
+        let before = self.text.as_bytes().iter().take(byte);
+        1 + before.filter(|byte| **byte == b'\n').count()
+    }
+
+    /// Returns the line that sets `field`. Its name may have a suffix for the source of the value.
     fn line_of(&self, field: &str) -> Option<usize> {
+        let field = field.rsplit('.').next().unwrap_or_default();
         let sets = |line: &str| {
             let name = line.split('=').next().unwrap_or_default().trim();
             let suffix = name.strip_prefix(field);
-            suffix.is_some_and(|it| ["", "_ms", "_env", "_file"].contains(&it))
+            suffix.is_some_and(|it| ["", "_env", "_file"].contains(&it))
         };
         self.text.lines().position(sets).map(|line| line + 1)
-    }
-}
-
-impl NodeFile {
-    /// Applies all settings except the secret and the timing.
-    fn apply(&self, builder: MeshBuilder) -> MeshBuilder {
-        fn set<T>(
-            builder: MeshBuilder,
-            value: Option<T>,
-            with: impl FnOnce(MeshBuilder, T) -> MeshBuilder,
-        ) -> MeshBuilder {
-            match value {
-                Some(value) => with(builder, value),
-                None => builder,
-            }
-        }
-        let ms = |ms: Option<u64>| ms.map(Duration::from_millis);
-        let builder = set(builder, self.listen.as_ref(), MeshBuilder::listen);
-        let builder = set(builder, self.advertise.as_ref(), MeshBuilder::advertise);
-        let builder = set(builder, self.seeds.as_ref(), MeshBuilder::seeds);
-        let builder = set(builder, self.voters.as_ref(), MeshBuilder::voters);
-        let builder = set(builder, self.voters_per_key, MeshBuilder::voters_per_key);
-        let version = self.voter_set_version;
-        let builder = set(builder, version, MeshBuilder::voter_set_version);
-        let builder = set(builder, self.cluster.as_ref(), MeshBuilder::cluster);
-        let builder = match self.bootstrap {
-            true => builder.bootstrap(),
-            false => builder,
-        };
-        let builder = set(builder, ms(self.ttl_ms), MeshBuilder::ttl);
-        let renew = ms(self.renew_interval_ms);
-        let builder = set(builder, renew, MeshBuilder::renew_interval);
-        let builder = set(builder, ms(self.try_timeout_ms), MeshBuilder::try_timeout);
-        let gossip = ms(self.gossip_interval_ms);
-        set(builder, gossip, MeshBuilder::gossip_interval)
-    }
-}
-
-impl TimingFile {
-    fn over(&self, preset: Timing) -> Timing {
-        let span = |ms: Option<u64>, preset| ms.map_or(preset, Duration::from_millis);
-        let probe = self.holder_probe_interval_ms;
-        Timing {
-            max_ttl: span(self.max_ttl_ms, preset.max_ttl),
-            max_drift_ppm: self.max_drift_ppm.unwrap_or(preset.max_drift_ppm),
-            max_clock_skew: span(self.max_clock_skew_ms, preset.max_clock_skew),
-            round_trip: span(self.round_trip_ms, preset.round_trip),
-            reservation: span(self.reservation_ms, preset.reservation),
-            holder_probe_interval: span(probe, preset.holder_probe_interval),
-        }
     }
 }

@@ -6,5 +6,5 @@ mod config;
 mod keygen;
 pub mod node;
 
-pub use config::{FileError, NodeConfig, Reach};
+pub use config::{FileError, NodeConfig, NodeConfigError, Overrides};
 pub use keygen::fresh_secret;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use lockmesh_cli::{fresh_secret, node};
+use lockmesh_cli::{Overrides, fresh_secret, node};
 use look::Failure;
 
 /// Run a node of a lock mesh, and observe a running mesh.
@@ -19,12 +19,17 @@ enum Command {
     Keygen,
     /// Run one node until SIGTERM or SIGINT.
     Node {
-        /// Configuration file, in TOML.
+        /// Configuration file, in TOML. Each setting may also be an environment variable, such as
+        /// LOCKMESH_NODE_ID or LOCKMESH_TIMING_MAX_TTL, which replaces the file's. Options replace
+        /// both.
         #[arg(long)]
-        config: PathBuf,
+        config: Option<PathBuf>,
+        #[command(flatten)]
+        overrides: Overrides,
     },
     /// Show the members of a running mesh and whether locks can be granted. Exit code: 0 all
-    /// members vote, 3 some do not, 4 some keys cannot be locked, 1 no answer.
+    /// members vote, 3 some do not, 4 some keys cannot be locked, 1 no answer. With --ready, a
+    /// readiness probe of one node.
     Status(look::status::Args),
     /// Show who holds a lock of a running mesh and who waits for it. Exit code: 0 held or free, 4
     /// unknown, 1 no answer.
@@ -38,7 +43,7 @@ enum Command {
 async fn main() -> ExitCode {
     let done = match Command::parse() {
         Command::Keygen => keygen(),
-        Command::Node { config } => Ok(node::run(&config).await),
+        Command::Node { config, overrides } => Ok(node::run(config.as_deref(), &overrides).await),
         Command::Status(args) => look::status::run(&args).await,
         Command::Inspect(args) => look::inspect::run(&args).await,
         Command::Top(args) => top::run(&args).await,

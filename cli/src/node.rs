@@ -9,7 +9,7 @@ use lockmesh::{Mesh, MeshBuilder};
 use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{FileError, NodeConfig};
+use crate::config::{NodeConfig, NodeConfigError, Overrides};
 
 /// The exit code for an invalid configuration.
 pub const BAD_CONFIG: u8 = 2;
@@ -18,8 +18,8 @@ const READY_AT_MOST: Duration = Duration::from_secs(60);
 /// The longest wait for the last rounds of gossip at shutdown.
 const SHUTDOWN_AT_MOST: Duration = Duration::from_secs(10);
 
-/// Runs the node of a configuration file until a signal arrives.
-pub async fn run(config: &Path) -> ExitCode {
+/// Runs a node until a signal arrives.
+pub async fn run(config: Option<&Path>, overrides: &Overrides) -> ExitCode {
     log();
     // Installed before the start, so that a signal during the start also ends in a clean stop.
     let mut signals = match Signals::new(false) {
@@ -30,7 +30,7 @@ pub async fn run(config: &Path) -> ExitCode {
         }
     };
     let started = tokio::select! {
-        started = start(config, |builder| builder) => started,
+        started = start(config, overrides, |builder| builder) => started,
         signal = signals.next() => {
             tracing::info!(signal, "stopping before the start");
             return ExitCode::SUCCESS;
@@ -59,15 +59,17 @@ pub fn log() {
     log.with_writer(io::stderr).with_ansi(false).init();
 }
 
-/// Starts the node of a configuration file, whose settings `change` completes.
+/// Starts the node of a configuration file, if there is one, of the environment and of options.
+/// `change` completes its settings.
 ///
 /// # Errors
 /// If a setting is invalid or the node does not start, with the line of the setting.
 pub async fn start(
-    config: &Path,
+    config: Option<&Path>,
+    overrides: &Overrides,
     change: impl FnOnce(MeshBuilder) -> MeshBuilder,
-) -> Result<Mesh, FileError> {
-    let config = NodeConfig::read(config)?;
+) -> Result<Mesh, NodeConfigError> {
+    let config = NodeConfig::read(config, overrides)?;
     let started = change(config.builder()?).start().await;
     started.map_err(|error| config.error(&error))
 }

@@ -4,14 +4,15 @@ pub(crate) mod inspect;
 pub(crate) mod status;
 
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use lockmesh::ClusterSecret;
-use lockmesh::observe::Observer;
+use lockmesh::observe::{NodeSurvey, Observer, Survey};
 
-use lockmesh_cli::{NodeConfig, Reach};
+use lockmesh_cli::{NodeConfig, Overrides};
 
 /// The exit code if no node answered.
 const NO_ANSWER: u8 = 1;
@@ -69,25 +70,48 @@ impl Target {
     /// # Errors
     /// If a setting is invalid or cannot be read. The message does not contain the secret.
     pub(crate) fn observer(&self) -> Result<Observer, Failure> {
-        let reach = match &self.config {
-            Some(file) => NodeConfig::read(file).and_then(|config| config.reach()),
-            None => Ok(Reach {
-                peers: self.peer.clone(),
-                secret: self.secret().map_err(bad_usage)?,
-                cluster: self.cluster.clone(),
-            }),
+        let observer = match self.node_config()? {
+            Some(config) => config.observer().map_err(bad_usage)?,
+            None => {
+                let (peers, secret) = (&self.peer, self.secret().map_err(bad_usage)?);
+                let secret = secret.as_deref().map(ClusterSecret::parse).transpose();
+                let secret = secret.map_err(|error| bad_usage(format!("secret: {error}")))?;
+                let observer = match secret {
+                    Some(secret) => Observer::sealed(peers, secret),
+                    None => Observer::insecure_plaintext(peers),
+                };
+                match &self.cluster {
+                    Some(cluster) => observer.cluster(cluster),
+                    None => observer,
+                }
+            }
         };
-        let reach = reach.map_err(bad_usage)?;
-        let secret = reach.secret.as_deref().map(ClusterSecret::parse);
-        let secret = secret.transpose();
-        let mut observer = match secret.map_err(|error| bad_usage(format!("secret: {error}")))? {
-            Some(secret) => Observer::sealed(reach.peers, secret),
-            None => Observer::insecure_plaintext(reach.peers),
-        };
-        if let Some(cluster) = reach.cluster {
-            observer = observer.cluster(cluster);
-        }
         Ok(observer.patience(Duration::from_millis(self.patience_ms)))
+    }
+
+    /// Returns how to recognize the node of the configuration, or the one at `--peer`.
+    ///
+    /// # Errors
+    /// If the configuration cannot be read, or there is not exactly one peer that resolves.
+    pub(crate) async fn own(&self) -> Result<Own, Failure> {
+        if let Some(config) = self.node_config()? {
+            let node = config.node_id();
+            let node = node.ok_or_else(|| bad_usage("node_id: there is none"))?;
+            return Ok(Own::Name(node.to_owned()));
+        }
+        let [peer] = self.peer.as_slice() else {
+            return Err(bad_usage("peer: --ready asks one node; give one --peer"));
+        };
+        let addrs = tokio::net::lookup_host(peer).await;
+        let unresolved = |error| bad_usage(format!("{peer:?} does not resolve: {error}"));
+        let addrs = addrs.map_err(unresolved)?;
+        Ok(Own::At(addrs.collect()))
+    }
+
+    fn node_config(&self) -> Result<Option<NodeConfig>, Failure> {
+        let read = |file| NodeConfig::read(Some(file), &Overrides::default());
+        let config = self.config.as_deref().map(read).transpose();
+        config.map_err(bad_usage)
     }
 
     fn secret(&self) -> Result<Option<String>, String> {
@@ -110,6 +134,22 @@ impl Target {
                  --secret-env, --secret-file or --insecure-plaintext"
             )
         })
+    }
+}
+
+/// The node that a probe asks about.
+pub(crate) enum Own {
+    Name(String),
+    At(Vec<SocketAddr>),
+}
+
+impl Own {
+    pub(crate) fn of<'a>(&self, survey: &'a Survey) -> Option<&'a NodeSurvey> {
+        let is_own = |node: &&NodeSurvey| match self {
+            Self::Name(name) => node.node.as_str() == name,
+            Self::At(addrs) => node.addr.is_some_and(|addr| addrs.contains(&addr)),
+        };
+        survey.nodes.iter().find(is_own)
     }
 }
 

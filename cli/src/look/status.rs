@@ -23,13 +23,27 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 10_000, requires = "locks",
           value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
+    /// Readiness probe of one node, that of --config or the only --peer, and one line of text. Exit
+    /// code: 0 the node votes or is a client, and a quorum of the members votes; 3 the node does not
+    /// vote or is silent; 4 no quorum votes; 1 no answer.
+    #[arg(long, conflicts_with_all = ["json", "locks"])]
+    ready: bool,
 }
 
 pub(crate) async fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let own = match args.ready {
+        true => Some(args.target.own().await?),
+        false => None,
+    };
     let locks = if args.locks { args.limit } else { 0 };
     let locks = usize::try_from(locks).unwrap_or(usize::MAX);
     let survey = args.target.observer()?.survey_with_locks(locks).await;
     let survey = survey.map_err(no_answer)?;
+    if let Some(own) = own {
+        let (code, text) = readiness(&survey, own.of(&survey));
+        println!("{text}");
+        return Ok(code);
+    }
     match args.json {
         true => println!("{}", to_json(&survey, args.locks)),
         false => print!("{}", to_text(&survey, args.locks)),
@@ -43,6 +57,25 @@ pub(crate) fn exit_code(survey: &Survey) -> ExitCode {
         Health::Ok => ExitCode::SUCCESS,
         Health::Degraded => ExitCode::from(DEGRADED),
         Health::Blocked => ExitCode::from(NO_QUORUM),
+    }
+}
+
+/// Returns the result of a readiness probe of `own`. A node is ready in the same cases as for
+/// `Mesh::ready`, so one dead member leaves the others ready.
+fn readiness(survey: &Survey, own: Option<&NodeSurvey>) -> (ExitCode, String) {
+    let members = survey.voter_set.members().len();
+    let voting = survey.voting() - survey.disputed();
+    let (name, (word, state)) = match own {
+        Some(own) => (own.node.as_str(), state(survey, own)),
+        None => ("this node", ("silent", "no answer".to_owned())),
+    };
+    let text = format!("{name}: {state}; {voting} of {members} members vote");
+    if voting <= members / 2 {
+        (ExitCode::from(NO_QUORUM), format!("not ready: {text}"))
+    } else if !matches!(word, "votes" | "client") {
+        (ExitCode::from(DEGRADED), format!("not ready: {text}"))
+    } else {
+        (ExitCode::SUCCESS, format!("ready: {text}"))
     }
 }
 

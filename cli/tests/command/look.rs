@@ -1,5 +1,7 @@
 //! `lockmesh status`, `inspect` and `top`, with real nodes.
 
+use std::fs;
+use std::path::PathBuf;
 use std::process::Output;
 use std::time::Duration;
 
@@ -77,6 +79,65 @@ async fn status_lists_members_and_reports_dead_ones() {
         (Some(4), &"blocked".into()),
         "{seen}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_probe_follows_the_node_and_quorum() {
+    let mesh = mesh().await;
+    let probe = ["status", "--ready"];
+    let ready = |text: &str| text.starts_with("ready: n0: votes; ");
+    let (code, text) = says(&probe, &mesh.node(0)).await;
+    assert!(code == Some(0) && ready(&text), "{text}");
+    // One dead member leaves the others ready.
+    mesh.crash(2).await;
+    let (code, text) = says(&probe, &mesh.node(0)).await;
+    assert_eq!(text, "ready: n0: votes; 2 of 3 members vote\n");
+    assert_eq!(code, Some(0));
+    mesh.crash(1).await;
+    let (code, text) = says(&probe, &mesh.node(0)).await;
+    assert_eq!(text, "not ready: n0: votes; 1 of 3 members vote\n");
+    assert_eq!(code, Some(4));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_probe_refuses_a_recovering_node() {
+    let timing = Timing {
+        max_ttl: Duration::from_secs(600),
+        ..Timing::lan()
+    };
+    let builder = LocalMesh::builder().nodes(3).secret(key()).timing(timing);
+    let mesh = builder.start().await.unwrap();
+    // Its quarantine is longer than this test.
+    mesh.restart(1).await.unwrap();
+    let (code, text) = says(&["status", "--ready"], &mesh.node(1)).await;
+    assert!(text.starts_with("not ready: n1: in recovery "), "{text}");
+    assert_eq!(code, Some(3));
+
+    // A configuration names the node, and its environment replaces the file.
+    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("probe");
+    fs::create_dir_all(&dir).unwrap();
+    let config = dir.join("node.toml");
+    let (own, seed) = (mesh.node(0).local_addr(), mesh.node(1).local_addr());
+    let text = format!("node_id = \"n1\"\nlisten = \"{own}\"\nseeds = [\"{seed}\"]\n");
+    fs::write(&config, text).unwrap();
+    let output = tokio::task::spawn_blocking(move || {
+        let mut command = lockmesh(&["status", "--ready", "--config"]);
+        command
+            .arg(config)
+            .env("LOCKMESH_SECRET", key().to_base64());
+        command.env("LOCKMESH_NODE_ID", "n0").output().unwrap()
+    });
+    let output = output.await.unwrap();
+    let text = stdout(&output);
+    assert_eq!(
+        text,
+        "ready: n0: votes; 2 of 3 members vote\n",
+        "{}",
+        stderr(&output)
+    );
+
+    let (code, text) = says(&["status", "--ready", "--peer", "[::1]:9"], &mesh.node(0)).await;
+    assert_eq!((code, text.as_str()), (Some(2), ""));
 }
 
 #[tokio::test(flavor = "multi_thread")]

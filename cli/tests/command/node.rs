@@ -4,6 +4,9 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+use lockmesh::{Clock, MeshConfig};
 
 use crate::common::{lockmesh, stderr};
 
@@ -80,19 +83,19 @@ fn example_configuration_starts() {
     stops_on("-TERM", child, log);
 }
 
-/// Every setting that the example shows in a comment is valid.
+/// Returns the example with its commented settings.
+fn uncommented() -> String {
+    let lines = EXAMPLE.lines().map(|line| match line.strip_prefix("# ") {
+        Some(setting) if is_setting(setting) => setting,
+        _ => line,
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 #[cfg(unix)]
 #[test]
 fn commented_settings_of_example_are_valid() {
-    let uncommented: Vec<&str> = EXAMPLE
-        .lines()
-        .map(|line| match line.strip_prefix("# ") {
-            Some(setting) if is_setting(setting) => setting,
-            _ => line,
-        })
-        .collect();
-    let text = uncommented
-        .join("\n")
+    let text = uncommented()
         .replace("127.0.0.1:7401\"\n", "127.0.0.1:0\"\n")
         .replace(
             "advertise = \"192.0.2.1:7401\"",
@@ -110,6 +113,62 @@ fn commented_settings_of_example_are_valid() {
     stops_on("-TERM", child, log);
 }
 
+/// A clock whose `Debug` is always the same.
+#[derive(Debug)]
+struct NoClock;
+
+impl Clock for NoClock {
+    fn monotonic(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn wall(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH
+    }
+}
+
+#[test]
+fn commented_settings_of_example_are_the_defaults() {
+    let parsed = |text: &str| -> MeshConfig {
+        let mut table: toml::Table = toml::from_str(text).unwrap();
+        for source in ["secret", "secret_env", "secret_file"] {
+            table.remove(source);
+        }
+        table.insert("insecure_plaintext".to_owned(), true.into());
+        table.try_into().unwrap()
+    };
+    let built = |config: MeshConfig| {
+        let builder = config.into_builder().unwrap().clock(NoClock);
+        format!("{builder:#?}")
+    };
+    let (defaults, mut shown) = (parsed(EXAMPLE), parsed(&uncommented()));
+    // These depend on other settings or on the network.
+    let third = shown.ttl.unwrap() / 3;
+    let renew_interval = shown.renew_interval.take().unwrap();
+    assert_eq!(renew_interval.as_millis(), third.as_millis());
+    let voters = shown.voters.as_ref().unwrap().len();
+    assert_eq!(shown.voters_per_key.take(), Some(voters));
+    assert!(shown.advertise.take().is_some());
+    assert_eq!(built(shown), built(defaults));
+}
+
+#[test]
+fn example_shows_every_setting() {
+    let text = uncommented();
+    for table in ["", "[limits]\n", "[timing]\n"] {
+        // The error lists all fields of the table.
+        let error = toml::from_str::<MeshConfig>(&format!("{table}no_field = 1\n")).unwrap_err();
+        let (_, fields) = error.message().split_once("expected one of ").unwrap();
+        for field in fields.split(", ").map(|field| field.trim_matches('`')) {
+            let is_shown = text.contains(&format!("\n{field} = "));
+            assert!(
+                is_shown || text.contains(&format!("\n[{field}]\n")),
+                "{field}"
+            );
+        }
+    }
+}
+
 fn is_setting(text: &str) -> bool {
     let name = text.split(" = ").next().unwrap_or_default();
     text.contains(" = ") && name.chars().all(|c| c.is_ascii_lowercase() || c == '_')
@@ -117,24 +176,25 @@ fn is_setting(text: &str) -> bool {
 
 #[test]
 fn out_of_range_value_is_refused_with_line() {
-    let text = "node_id = \"n1\"\ninsecure_plaintext = true\n\nttl_ms = 5\n";
+    let text = "node_id = \"n1\"\ninsecure_plaintext = true\nvoters = [\"n1\"]\nttl = \"5ms\"\n";
     let said = refusal("ttl", text);
     assert!(
         said.contains("node.toml:4: ttl is 5ms; it must be 100ms to 60s"),
         "{said}"
     );
 
-    let text = "node_id = \"n1\"\ninsecure_plaintext = true\n[timing]\nreservation_ms = 1\n";
+    let text = "node_id = \"n1\"\ninsecure_plaintext = true\nvoters = [\"n1\"]\n[timing]\nreservation = \"1ms\"\n";
     let said = refusal("reservation", text);
     assert!(
-        said.contains("node.toml:4: reservation is 1ms; it must be 26.25ms to 60s"),
+        said.contains("node.toml:5: reservation is 1ms; it must be 26.25ms to 60s"),
         "{said}"
     );
 
-    let text = "node_id = \"n1\"\ninsecure_plaintext = true\nrenew_interval_ms = 9000\n";
+    let text =
+        "node_id = \"n1\"\ninsecure_plaintext = true\nvoters = [\"n1\"]\nrenew_interval = \"9s\"\n";
     let said = refusal("renewal", text);
     assert!(
-        said.contains("node.toml:3: renew_interval is 9s; it must be 10ms to 5s"),
+        said.contains("node.toml:4: renew_interval is 9s; it must be 10ms to 5s"),
         "{said}"
     );
 
@@ -159,7 +219,20 @@ fn invalid_configuration_file_is_refused_with_its_line() {
         "{said}"
     );
     let said = refusal("missing", "insecure_plaintext = true\n");
-    assert!(said.contains("missing field `node_id`"), "{said}");
+    assert!(said.contains("node_id: there is none"), "{said}");
+    let said = refusal("no-unit", "node_id = \"n1\"\nttl = \"10\"\n");
+    assert!(
+        said.contains("node.toml:2: invalid value: string \"10\", expected a duration such as 10s"),
+        "{said}"
+    );
+    let said = refusal(
+        "in-table",
+        "node_id = \"n1\"\n[timing]\n\nmax_ttl_ms = 10\n",
+    );
+    assert!(
+        said.contains("node.toml:4: unknown field `max_ttl_ms`"),
+        "{said}"
+    );
     let said = refusal("preset", "node_id = \"n1\"\npreset = \"moon\"\n");
     assert!(
         said.contains("node.toml:2: unknown variant `moon`"),
@@ -202,4 +275,68 @@ fn secret_has_one_source_and_is_never_shown() {
         "node_id = \"n1\"\nsecret_file = \"nothing.here\"\n",
     );
     assert!(said.contains("node.toml:2: secret_file: "), "{said}");
+}
+
+#[test]
+fn unknown_variable_is_refused_with_its_line() {
+    let text = "insecure_plaintext = true\nnode_id = \"${LOCKMESH_TEST_NO_SUCH}\"\n";
+    let said = refusal("no-variable", text);
+    assert!(
+        said.contains(
+            "node.toml:2: node_id: the environment variable LOCKMESH_TEST_NO_SUCH is not set"
+        ),
+        "{said}"
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn options_replace_environment_and_environment_replaces_file() {
+    let text = "node_id = \"${POD_NAME}\"\nvoters = [\"billing-1\"]\nlisten = \"nowhere\"\n\
+                secret_file = \"no.such.file\"\nttl = \"1s\"\n";
+    let path = file("overlay", text);
+    let mut command = lockmesh(&["node", "--listen", "127.0.0.1:0", "--bootstrap", "--config"]);
+    command.arg(&path).env("POD_NAME", "billing-0");
+    command.env("LOCKMESH_NODE_ID", "billing-1");
+    command.env("LOCKMESH_LISTEN", "nowhere-else");
+    command.env("LOCKMESH_SECRET", KEY);
+    let (child, log) = ready(&mut command);
+    stops_on("-TERM", child, log);
+
+    let refused = |command: &mut Command, what: &str| {
+        let output = command.output().unwrap();
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(what), "{said}");
+    };
+    command.env("LOCKMESH_TTL", "5ms");
+    refused(
+        &mut command,
+        "lockmesh: LOCKMESH_TTL: ttl is 5ms; it must be",
+    );
+    command.env("LOCKMESH_TTL", "5");
+    refused(
+        &mut command,
+        "lockmesh: LOCKMESH_TTL is \"5\"; it must be a duration",
+    );
+    let mut command = lockmesh(&["node", "--listen", "here", "--config"]);
+    command
+        .arg(&path)
+        .env("POD_NAME", "billing-0")
+        .env("LOCKMESH_SECRET", KEY);
+    refused(
+        &mut command,
+        "lockmesh: --listen: listen: \"here\" is not an address",
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn node_runs_from_the_environment_alone() {
+    let mut command = lockmesh(&["node"]);
+    command.env("LOCKMESH_NODE_ID", "n1");
+    command.env("LOCKMESH_PRESET", "single");
+    command.env("LOCKMESH_INSECURE_PLAINTEXT", "true");
+    let (child, log) = ready(&mut command);
+    stops_on("-TERM", child, log);
 }

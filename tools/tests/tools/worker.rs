@@ -75,8 +75,8 @@ impl Node {
         let text = format!(
             "node_id = \"{name}\"\nlisten = \"{listen}\"\nseeds = [{seeds}]\n\
              voters = [{voters}]\nsecret = \"{key}\"\ncluster = \"{cluster}\"\n\
-             bootstrap = {is_new}\nttl_ms = {ttl_ms}\n\
-             [timing]\nmax_ttl_ms = {max_ttl_ms}\nmax_clock_skew_ms = 1000\n"
+             bootstrap = {is_new}\nttl = \"{ttl_ms}ms\"\n\
+             [timing]\nmax_ttl = \"{max_ttl_ms}ms\"\nmax_clock_skew = \"1s\"\n"
         );
         let file = |kind| place.join(format!("{name}-{cluster}-{max_ttl_ms}.{kind}"));
         fs::write(file("toml"), text).unwrap();

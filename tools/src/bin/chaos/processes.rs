@@ -303,8 +303,8 @@ impl Processes {
         format!(
             "node_id = \"n{n}\"\n{common}listen = \"0.0.0.0:{PORT}\"\n\
              advertise = \"{address}:{PORT}\"\nsecret_file = \"{secret}\"\n\
-             bootstrap = {is_new}\nttl_ms = {lease}\ngossip_interval_ms = 100\n\n\
-             [timing]\nmax_ttl_ms = {max_lease}\nmax_clock_skew_ms = 500\n"
+             bootstrap = {is_new}\nttl = \"{lease}ms\"\ngossip_interval = \"100ms\"\n\n\
+             [timing]\nmax_ttl = \"{max_lease}ms\"\nmax_clock_skew = \"500ms\"\n"
         )
     }
 
@@ -313,8 +313,8 @@ impl Processes {
         let (id, common, secret) = (client(number), self.common(), SECRETS[0]);
         format!(
             "node_id = \"{id}\"\n{common}listen = \"{address}:0\"\n\
-             secret_file = \"../{secret}\"\nttl_ms = {lease}\n\n\
-             [timing]\nmax_ttl_ms = {max_lease}\nmax_clock_skew_ms = 500\n"
+             secret_file = \"../{secret}\"\nttl = \"{lease}ms\"\n\n\
+             [timing]\nmax_ttl = \"{max_lease}ms\"\nmax_clock_skew = \"500ms\"\n"
         )
     }
 }

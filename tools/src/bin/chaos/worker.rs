@@ -14,6 +14,7 @@ use std::time::Duration;
 use lockmesh::{
     AcquireError, ClusterError, DistributedLock, Guard, LockRequest, Mesh, MeshBuilder,
 };
+use lockmesh_cli::Overrides;
 use lockmesh_cli::node::{self, Signals};
 use lockmesh_harness::SkewedClock;
 use rand::rngs::SmallRng;
@@ -132,8 +133,9 @@ async fn live(args: Args) -> Result<(), (u8, String)> {
     let log = Log::open(&args).map_err(|error| refused(format!("history: {error}")))?;
     let log = Arc::new(log);
     let skewed = |builder: MeshBuilder| builder.clock(SkewedClock::new(args.wall_offset_ms));
+    let overrides = Overrides::default();
     let mesh = tokio::select! {
-        mesh = node::start(&args.config, skewed) => mesh,
+        mesh = node::start(Some(&args.config), &overrides, skewed) => mesh,
         _ = signals.next() => return Ok(()),
     };
     let mesh = mesh.map_err(|error| refused(error.to_string()))?;
