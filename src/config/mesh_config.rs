@@ -13,9 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{LISTEN, LISTEN_SINGLE, MeshBuilder};
 use crate::error::ConfigError;
 use crate::observer::Observer;
-use lockmesh_proto::voter::VoterLimits;
-use lockmesh_proto::voter_set::Timing;
-use lockmesh_proto::wire::ClusterSecret;
+use lockmesh_proto::{ClusterSecret, Timing, VoterLimits};
 
 /// The start of the name of each environment variable.
 const PREFIX: &str = "LOCKMESH";
