@@ -1,4 +1,4 @@
-//! Clusters of [lockmesh](lockmesh) nodes in one process, with and without a network, for tests.
+//! Clusters of [lockmesh] nodes in one process, with and without a network, for tests.
 //!
 //! Both kinds provide real [`Mesh`](lockmesh::Mesh)es, which run the rules of production. Code under
 //! test needs no trait of its own: write it against `Mesh` or

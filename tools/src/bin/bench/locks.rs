@@ -174,6 +174,7 @@ pub(crate) fn builder(
     secret: ClusterSecret,
 ) -> MeshBuilder {
     Mesh::builder(format!("n{number}"))
+        .listen("127.0.0.1:0")
         .voters((0..nodes).map(|n| format!("n{n}")))
         .voters_per_key(nodes)
         .seeds(seeds.iter().map(ToString::to_string))

@@ -58,7 +58,7 @@ async fn be_node(node: &NodeOrder, orders: &mut UnboundedReceiver<Order>) -> any
     let began = clock();
     let secret = ClusterSecret::parse(&node.secret)?;
     let builder = locks::builder(node.number, node.nodes, &node.seeds, secret);
-    let listen = node.listen.unwrap_or(([127, 0, 0, 1], 0).into());
+    let listen = node.listen.unwrap_or_else(|| ([127, 0, 0, 1], 0).into());
     let builder = builder.listen(listen.to_string());
     let builder = match node.is_new {
         true => builder.bootstrap(),
