@@ -238,7 +238,8 @@ async fn timeout_error_names_a_wrong_secret() {
     })
     .await;
     let error = request.acquire().await.unwrap_err().to_string();
-    let said = "2 did not answer); every datagram that arrived recently is not sealed with our secret";
+    let said =
+        "2 did not answer); every datagram that arrived recently is not sealed with our secret";
     assert!(error.ends_with(said), "{error}");
     drop(n0);
 }
