@@ -35,6 +35,7 @@
 //!
 //! The same test with real nodes is `examples/job_runner_test.rs` of lockmesh.
 
+mod delay;
 mod link;
 mod links;
 mod local;

@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use crate::delay::DelayLine;
+
 use lockmesh::{Transport, UdpTransport};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use tokio::task::JoinSet;
 
 /// The faults of a link, in one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -34,8 +35,7 @@ pub struct Fault {
 /// it, even at another address.
 pub struct Links {
     state: Mutex<State>,
-    /// Delayed datagrams.
-    late: Mutex<JoinSet<()>>,
+    late: DelayLine,
 }
 
 struct State {
@@ -68,7 +68,7 @@ impl Links {
         };
         Arc::new(Self {
             state: Mutex::new(state),
-            late: Mutex::new(JoinSet::new()),
+            late: DelayLine::default(),
         })
     }
 
@@ -134,15 +134,11 @@ impl Links {
 
     /// Drops all delayed datagrams.
     pub(crate) fn lose_late(&self) {
-        self.late().abort_all();
+        self.late.clear();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn late(&self) -> MutexGuard<'_, JoinSet<()>> {
-        self.late.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -205,26 +201,6 @@ impl LinkedTransport {
     fn paused(&self) -> MutexGuard<'_, Paused> {
         self.0.paused.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Sends a datagram after `delay`. It does not keep the socket open: a node that ends frees its
-    /// address.
-    fn send_later(&self, to: SocketAddr, bytes: &[u8], delay: Duration) -> io::Result<()> {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            return self.0.udp.try_send(to, bytes);
-        };
-        let (udp, bytes) = (Arc::downgrade(&self.0.udp), bytes.to_vec());
-        let send = async move {
-            tokio::time::sleep(delay).await;
-            if let Some(udp) = udp.upgrade() {
-                // Lost if the system does not accept it.
-                let _ = udp.try_send(to, &bytes);
-            }
-        };
-        let mut late = self.0.links.late();
-        while late.try_join_next().is_some() {}
-        late.spawn_on(send, &runtime);
-        Ok(())
-    }
 }
 
 impl Transport for LinkedTransport {
@@ -241,7 +217,7 @@ impl Transport for LinkedTransport {
         for delay in delays {
             match delay {
                 Duration::ZERO => self.0.udp.try_send(to, bytes)?,
-                delay => self.send_later(to, bytes, delay)?,
+                delay => self.0.links.late.send(&self.0.udp, to, bytes, delay),
             }
         }
         Ok(())

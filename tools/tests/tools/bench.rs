@@ -7,7 +7,7 @@ use crate::common::{bench, stderr, stdout};
 #[test]
 fn bench_prints_figures_in_json_on_last_line() {
     let args = ["--seconds", "0.2", "--tasks", "4", "--json"];
-    let only = ["--only", "w1,w1-five,w2,w3,w5"];
+    let only = ["--only", "w1,w1-five,w1-link,w2,w3,w5"];
     let output = bench(&args).args(only).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     let told = stdout(&output);
@@ -15,6 +15,8 @@ fn bench_prints_figures_in_json_on_last_line() {
     let figures = [
         "acquire_ratio",
         "acquire5_ratio",
+        "link_ratio",
+        "link5_ratio",
         "cycles_ratio",
         "handoff_ratio",
         "jain",

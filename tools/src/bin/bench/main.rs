@@ -11,6 +11,7 @@ mod compare;
 mod crashes;
 mod floor;
 mod held;
+mod link;
 mod locks;
 mod report;
 mod turns;
@@ -86,6 +87,8 @@ enum Row {
     W1,
     /// An uncontended acquisition with five voters.
     W1Five,
+    /// An uncontended acquisition over links with a delay of 200 us, with three and five voters.
+    W1Link,
     /// Cycles of many tasks on their own keys.
     W2,
     /// Many tasks on one key.
@@ -211,6 +214,10 @@ async fn of_mesh(args: &Args) -> anyhow::Result<Measured> {
     }
     // With `--compare`, only the rows that other services have too.
     let is_alone = args.compare.is_empty();
+    if is_alone && args.has(&[Row::W1Link]) {
+        measured.link = Some(link::measure(NODES, span).await?);
+        measured.link_five = Some(link::measure(MORE_NODES, span).await?);
+    }
     if is_alone && args.has(&[Row::Memory]) {
         measured.memory = held::memory().await?;
     }
