@@ -1,20 +1,15 @@
 //! A dropped harness leaves no task, socket or thread in its process.
 
+#![allow(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
+
 use std::time::Duration;
 
 use lockmesh_harness::{InMemoryLocks, LocalMesh};
 
-/// Waits until `is_so` returns `true`.
-async fn until(what: &str, is_so: impl Fn() -> bool) {
-    let look = async {
-        while !is_so() {
-            tokio::time::sleep(Duration::from_millis(3)).await;
-        }
-    };
-    let patience = Duration::from_secs(60);
-    let in_time = tokio::time::timeout(patience, look).await;
-    assert!(in_time.is_ok(), "{what}: not in {patience:?}");
-}
+#[path = "../../tests/common/waits.rs"]
+mod waits;
+
+use waits::until;
 
 #[cfg(target_os = "linux")]
 fn count(folder: &str) -> usize {
@@ -34,11 +29,11 @@ fn alive_tasks() -> usize {
 
 #[tokio::test]
 async fn dropped_harness_leaves_no_task_socket_or_thread() {
-    let before = (
-        alive_tasks(),
-        count("/proc/self/fd"),
-        count("/proc/self/task"),
-    );
+    let now = || {
+        let (fds, threads) = (count("/proc/self/fd"), count("/proc/self/task"));
+        (alive_tasks(), fds, threads)
+    };
+    let before = now();
     let mesh = LocalMesh::start(5).await.unwrap();
     // These datagrams stay in flight for longer than the test.
     let hour = Duration::from_secs(3_600);
@@ -51,13 +46,6 @@ async fn dropped_harness_leaves_no_task_socket_or_thread() {
     mesh.shutdown(3).await;
     assert!(alive_tasks() > before.0);
     drop(mesh);
-    let now = || {
-        (
-            alive_tasks(),
-            count("/proc/self/fd"),
-            count("/proc/self/task"),
-        )
-    };
     until("all is as it was", || now() == before).await;
     drop((guard, handle));
 
