@@ -528,7 +528,7 @@ async fn twin(five: &LocalMesh, log: &Log, watch: &Watch) {
     log.expect("one of them is gone", watch, gone).await;
 }
 
-/// A resolver that fails until its address is set.
+/// A resolver that fails until its address is set. The name then has two, of which one is dead.
 #[derive(Clone, Debug, Default)]
 struct Late(Arc<Mutex<Option<SocketAddr>>>);
 
@@ -537,7 +537,7 @@ impl Resolve for Late {
     async fn resolve(&self, _: &str) -> std::io::Result<Vec<SocketAddr>> {
         let addr = *self.0.lock().unwrap();
         let addr = addr.ok_or_else(|| std::io::Error::other("no such host"))?;
-        Ok(vec![addr])
+        Ok(vec![SocketAddr::from(([127, 0, 0, 1], 9)), addr])
     }
 }
 

@@ -1,15 +1,20 @@
 //! A dropped harness leaves no task, socket or thread in its process.
 
-#![allow(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
-
 use std::time::Duration;
 
 use lockmesh_harness::{InMemoryLocks, LocalMesh};
 
-#[path = "../../tests/common/waits.rs"]
-mod waits;
-
-use waits::until;
+/// Waits until `is_so` returns `true`, without a task of its own.
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let look = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+    };
+    let patience = Duration::from_secs(60);
+    let in_time = tokio::time::timeout(patience, look).await;
+    assert!(in_time.is_ok(), "{what}: not in {patience:?}");
+}
 
 #[cfg(target_os = "linux")]
 fn count(folder: &str) -> usize {

@@ -1,17 +1,13 @@
 //! Discovery and failure detection by gossip, as seen in the status of a node.
 
-use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
-use lockmesh::{ClientNode, Mesh, Resolve};
+use lockmesh::{ClientNode, Mesh};
 use lockmesh_harness::Links;
 
 use crate::common::{
-    beside, client, nodes, restart_elsewhere, secret, sees_all, until, voters, waits_for, within,
+    beside, client, nodes, restart_elsewhere, secret, sees_all, until, voters, waits_for,
 };
 
 const MAX_TTL: Duration = Duration::from_secs(30);
@@ -67,46 +63,6 @@ async fn unresolvable_seed_does_not_prevent_joining() {
     let late = late.start().await.unwrap();
     sees_all(&late).await;
     assert!(late.lock("k").acquire().await.unwrap().is_held());
-}
-
-/// A resolver with a table that the test sets.
-#[derive(Clone, Debug, Default)]
-struct Hosts(Arc<Mutex<BTreeMap<String, Vec<SocketAddr>>>>);
-
-impl Hosts {
-    fn set(&self, name: &str, addrs: &[SocketAddr]) {
-        self.0.lock().unwrap().insert(name.to_owned(), addrs.into());
-    }
-}
-
-#[async_trait]
-impl Resolve for Hosts {
-    async fn resolve(&self, seed: &str) -> std::io::Result<Vec<SocketAddr>> {
-        let found = self.0.lock().unwrap().get(seed).cloned();
-        found.ok_or_else(|| ErrorKind::NotFound.into())
-    }
-}
-
-#[tokio::test]
-async fn late_resolving_seed_is_found_soon() {
-    let cluster = voters(3, MAX_TTL).await;
-    let hosts = Hosts::default();
-    // Gossip rounds are 60 s apart: only the resolution of the seed can lead to it sooner.
-    let late = cluster.client("late").unwrap().resolver(hosts.clone());
-    let late = late.gossip_interval(Duration::from_secs(60));
-    let late = late.seeds(["headless:7400"]).start().await.unwrap();
-    let locks = tokio::spawn(late.lock("k").acquire());
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    assert!(!locks.is_finished());
-    // The name resolves to two addresses, of which one is up.
-    let dead = SocketAddr::from(([127, 0, 0, 1], 9));
-    hosts.set("headless:7400", &[dead, cluster.node(2).local_addr()]);
-    let since = Instant::now();
-    let guard = within("a grant", locks).await.unwrap().unwrap();
-    // One second of backoff, and a margin for a busy machine.
-    let took = since.elapsed();
-    assert!(took < Duration::from_secs(15), "{took:?}");
-    drop(guard);
 }
 
 #[tokio::test]
