@@ -171,6 +171,16 @@ impl Expected {
         self
     }
 
+    /// The lines of each of `nodes`.
+    fn each<L: IntoIterator<Item = String>>(
+        self,
+        nodes: impl IntoIterator<Item = usize>,
+        lines: impl Fn(usize) -> L,
+    ) -> Self {
+        let nodes = nodes.into_iter();
+        nodes.fold(self, |it, n| it.says(&name(n), lines(n)))
+    }
+
     fn may_say(mut self, node: &str, lines: impl IntoIterator<Item = String>) -> Self {
         self.may.entry(node.to_owned()).or_default().extend(lines);
         self
@@ -239,6 +249,16 @@ impl Log {
         );
         self.lines.lock().unwrap().clear();
     }
+}
+
+/// The line for the start of a cause.
+fn begin([begin, _]: [String; 2]) -> String {
+    begin
+}
+
+/// The line for the end of a cause.
+fn end([_, end]: [String; 2]) -> String {
+    end
 }
 
 fn started() -> String {
@@ -338,59 +358,45 @@ async fn restart(five: &LocalMesh, log: &Log, watch: &Watch) {
     while five.node(0).status().members[4].is_reachable {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let mut expected = Expected::default().says("n4", ["INFO [] mesh aborted".to_owned()]);
-    for n in 0..4 {
-        expected = expected.says(&name(n), [silent("n4")[0].clone()]);
-    }
+    let expected = Expected::default()
+        .says("n4", ["INFO [] mesh aborted".to_owned()])
+        .each(0..4, |_| [begin(silent("n4"))]);
     log.expect("a voter dies", watch, expected).await;
     five.restart(4).await.unwrap();
-    let mut expected = Expected::default()
+    let expected = Expected::default()
         .says("n4", recovers(Level::INFO))
-        .says("n4", [started()]);
-    for n in 0..4 {
-        expected = expected
-            .says(&name(n), quarantined("n4"))
-            .says(&name(n), [silent("n4")[1].clone()]);
-    }
+        .says("n4", [started()])
+        .each(0..4, |_| quarantined("n4"))
+        .each(0..4, |_| [end(silent("n4"))]);
     log.expect("a voter comes back", watch, expected).await;
 }
 
 /// Two of five nodes are cut off, then a third, and then all links are healed.
 async fn outage(five: &LocalMesh, log: &Log, watch: &Watch) {
-    five.partition([3], (0..5).filter(|it| *it != 3));
-    five.partition([4], (0..5).filter(|it| *it != 4));
-    let mut expected = Expected::default();
-    for n in 0..3 {
-        let lines = ["n3", "n4"].map(|it| silent(it)[0].clone());
-        expected = expected.says(&name(n), lines);
-    }
-    for n in 3..5 {
-        let lines = others(n).map(|it| silent(&it)[0].clone());
-        let lines = lines.chain([no_quorum(CHECK)[0].clone()]);
-        expected = expected.says(&name(n), lines);
-    }
+    let cut_off = |n: usize| five.partition([n], (0..5).filter(|it| *it != n));
+    let silents = |nodes: &[String]| Vec::from_iter(nodes.iter().map(|it| begin(silent(it))));
+    cut_off(3);
+    cut_off(4);
+    let expected = Expected::default()
+        .each(0..3, |_| silents(&[name(3), name(4)]))
+        .each(3..5, |n| silents(&Vec::from_iter(others(n))))
+        .each(3..5, |_| [begin(no_quorum(CHECK))]);
     log.expect("two voters are cut off", watch, expected).await;
-    five.partition([2], (0..5).filter(|it| *it != 2));
-    let mut expected = Expected::default();
-    for n in 0..2 {
-        let lines = [silent("n2")[0].clone(), no_quorum(CHECK)[0].clone()];
-        expected = expected.says(&name(n), lines);
-    }
-    let lines = ["n0", "n1"].map(|it| silent(it)[0].clone());
-    expected = expected
-        .says("n2", lines)
-        .says("n2", [no_quorum(CHECK)[0].clone()]);
+    cut_off(2);
+    let expected = Expected::default()
+        .each(0..2, |_| silents(&[name(2)]))
+        .says("n2", silents(&[name(0), name(1)]))
+        .each(0..3, |_| [begin(no_quorum(CHECK))]);
     log.expect("a third is cut off", watch, expected).await;
     five.heal();
-    let mut expected = Expected::default();
-    for n in 0..5 {
+    let answers = |n: usize| {
         let from = if n < 2 { 2 } else { 0 };
-        let lines = (from..5)
-            .filter(|it| *it != n)
-            .map(|it| silent(&name(it))[1].clone());
-        let lines = lines.chain([no_quorum(CHECK)[1].clone()]);
-        expected = expected.says(&name(n), lines);
-    }
+        let cut = (from..5).filter(move |it| *it != n);
+        cut.map(|it| end(silent(&name(it))))
+    };
+    let expected = Expected::default()
+        .each(0..5, answers)
+        .each(0..5, |_| [end(no_quorum(CHECK))]);
     log.expect("all are healed", watch, expected).await;
 }
 
@@ -412,12 +418,10 @@ async fn misconfigured(
         .await;
     misconfigured.abort();
     five.restart(4).await.unwrap();
-    let mut mended = mended
+    let mended = mended
         .says("n4", recovers(Level::INFO))
-        .says("n4", crashed());
-    for n in 0..4 {
-        mended = mended.says(&name(n), quarantined("n4"));
-    }
+        .says("n4", crashed())
+        .each(0..4, |_| quarantined("n4"));
     log.expect("it is mended", watch, mended).await;
 }
 
@@ -429,19 +433,17 @@ async fn wrong_secret(five: &LocalMesh, log: &Log, watch: &Watch) {
         "INFO [foreign_node ADDR] all datagrams from ADDR can be opened, or none come, after _ s",
     ]
     .map(str::to_owned);
-    let mut wrong = Expected::default()
+    let silents = (0..4).map(|it| begin(silent(&name(it))));
+    let wrong = Expected::default()
         // It receives no valid datagram, so its voter stays in quarantine.
-        .says("n4", [recovers(Level::WARN)[0].clone()])
-        .says("n4", (0..4).map(|it| silent(&name(it))[0].clone()))
-        .says("n4", [no_quorum(&format!("{CHECK}; {WAIT}"))[0].clone()])
-        .says("n4", [foreign_node[0].clone()]);
-    let mut mended = Expected::default();
-    for n in 0..4 {
-        let lines = [silent("n4")[0].clone(), foreign_node[0].clone()];
-        wrong = wrong.says(&name(n), lines);
-        let lines = [silent("n4")[1].clone(), foreign_node[1].clone()];
-        mended = mended.says(&name(n), lines);
-    }
+        .says("n4", [begin(recovers(Level::WARN))])
+        .says("n4", silents)
+        .says("n4", [begin(no_quorum(&format!("{CHECK}; {WAIT}")))])
+        .each(0..4, |_| [begin(silent("n4"))])
+        .each(0..5, |_| [begin(foreign_node.clone())]);
+    let mended = Expected::default()
+        .each(0..4, |_| [end(silent("n4"))])
+        .each(0..4, |_| [end(foreign_node.clone())]);
     let secret = ClusterSecret::from_bytes([8; 32]).unwrap();
     let change = |it: MeshBuilder| it.secret(secret.clone());
     misconfigured(five, log, watch, change, [wrong, mended]).await;
@@ -462,26 +464,17 @@ async fn other_max_ttl(five: &LocalMesh, log: &Log, watch: &Watch) {
             ),
         ]
     };
-    let mut wrong = Expected::default()
-        .says("n4", [recovers(Level::WARN)[0].clone()])
-        .says("n4", (0..4).map(|it| other(&name(it))[0].clone()))
+    let waits = "WARN [waits_for_other_set] this node's voter does not vote while _ speaks for \
+                 another voter set; give both the same settings, or stop the other";
+    let wrong = Expected::default()
+        .says("n4", [begin(recovers(Level::WARN)), waits.to_owned()])
+        .says("n4", (0..4).map(|it| begin(other(&name(it)))))
         .says(
             "n4",
-            [no_quorum(&format!("{SAME_SETTINGS}; {WAIT}"))[0].clone()],
+            [begin(no_quorum(&format!("{SAME_SETTINGS}; {WAIT}")))],
         )
-        .says(
-            "n4",
-            [
-                "WARN [waits_for_other_set] this node's voter does not vote while _ speaks for \
-              another voter set; give both the same settings, or stop the other"
-                    .to_owned(),
-            ],
-        );
-    let mut mended = Expected::default();
-    for n in 0..4 {
-        wrong = wrong.says(&name(n), [other("n4")[0].clone()]);
-        mended = mended.says(&name(n), [other("n4")[1].clone()]);
-    }
+        .each(0..4, |_| [begin(other("n4"))]);
+    let mended = Expected::default().each(0..4, |_| [end(other("n4"))]);
     misconfigured(five, log, watch, change, [wrong, mended]).await;
 }
 
@@ -489,12 +482,10 @@ async fn other_max_ttl(five: &LocalMesh, log: &Log, watch: &Watch) {
 async fn wrong_wall_clock(five: &LocalMesh, log: &Log, watch: &Watch) {
     let skewed = "WARN [wall_clock] this node's wall clock is _ s ahead of those of most voters, \
                   which count; set the wall clock of this machine right";
-    let mut wrong = Expected::default()
+    let wrong = Expected::default()
         .says("n4", recovers(Level::INFO))
-        .says("n4", [skewed.to_owned()]);
-    for n in 0..4 {
-        wrong = wrong.says(&name(n), quarantined("n4"));
-    }
+        .says("n4", [skewed.to_owned()])
+        .each(0..4, |_| quarantined("n4"));
     let change = |it: MeshBuilder| it.clock(SkewedClock::new(60_000));
     misconfigured(five, log, watch, change, [wrong, Expected::default()]).await;
 }
@@ -510,21 +501,17 @@ async fn twin(five: &LocalMesh, log: &Log, watch: &Watch) {
     .map(str::to_owned);
     let twin = beside(five, "n4").start().await.unwrap();
     let stopped = || ["INFO [] mesh shut down".to_owned()];
-    let mut found = Expected::default()
+    let found = Expected::default()
         .says("c", stopped())
-        .says("n4", [started(), begun]);
-    for n in 0..4 {
-        found = found.says(&name(n), [quarantined("n4")[0].clone()]);
-    }
+        .says("n4", [started(), begun])
+        .each(0..4, |_| [begin(quarantined("n4"))]);
     log.expect("two processes of one name", watch, found).await;
     twin.shutdown().await;
-    let mut gone = Expected::default()
+    let gone = Expected::default()
         .says("n4", recovers(Level::INFO))
         .says("n4", stopped())
-        .says("n4", [over]);
-    for n in 0..4 {
-        gone = gone.says(&name(n), [quarantined("n4")[1].clone()]);
-    }
+        .says("n4", [over])
+        .each(0..4, |_| [end(quarantined("n4"))]);
     log.expect("one of them is gone", watch, gone).await;
 }
 
@@ -552,15 +539,14 @@ async fn unresolved_seed(five: &LocalMesh, log: &Log, watch: &Watch) {
         "INFO [seed_unresolved late:7400] the seed late:7400 resolves, after _ s",
     ]
     .map(str::to_owned);
-    let silents = |at: usize| (0..5).map(move |it| silent(&name(it))[at].clone());
     let expected = Expected::default()
-        .says("c", [started(), begun, no_quorum(CHECK)[0].clone()])
-        .says("c", silents(0));
+        .says("c", [started(), begun, begin(no_quorum(CHECK))])
+        .says("c", (0..5).map(|it| begin(silent(&name(it)))));
     log.expect("a seed does not resolve", watch, expected).await;
     *late.0.lock().unwrap() = Some(five.node(0).local_addr());
     let expected = Expected::default()
-        .says("c", [over, no_quorum(CHECK)[1].clone()])
-        .says("c", silents(1));
+        .says("c", [over, end(no_quorum(CHECK))])
+        .says("c", (0..5).map(|it| end(silent(&name(it)))));
     log.expect("it resolves", watch, expected).await;
     client.shutdown().await;
 }
