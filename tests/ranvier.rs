@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lockmesh::{ClusterSecret, Mesh, MeshBuilder, Timing};
+use lockmesh::{Mesh, MeshBuilder, Timing};
+use lockmesh_harness::LocalMesh;
 use ranvier_core::cluster::DistributedLock;
 use ranvier_core::prelude::{Bus, Outcome, Transition};
 use ranvier_runtime::axon::{Axon, ExecutionMode};
@@ -45,30 +46,6 @@ fn patient() -> Timing {
         reservation: Duration::from_secs(5),
         ..Timing::lan()
     }
-}
-
-async fn three_meshes() -> Vec<Mesh> {
-    let mut meshes: Vec<Mesh> = Vec::new();
-    for n in 0..NODES {
-        let seeds = meshes.iter().map(|mesh| mesh.local_addr().to_string());
-        let mesh = Mesh::builder(format!("n{n}"))
-            .listen("127.0.0.1:0")
-            .voters(["n0", "n1", "n2"])
-            .seeds(seeds)
-            .secret(ClusterSecret::from_bytes([9; 32]).unwrap())
-            .timing(patient())
-            .gossip_interval(Duration::from_millis(50))
-            .try_timeout(PATIENCE)
-            .bootstrap()
-            .start()
-            .await
-            .unwrap();
-        meshes.push(mesh);
-    }
-    for mesh in &meshes {
-        mesh.ready(PATIENCE).await.unwrap();
-    }
-    meshes
 }
 
 /// Runs an axon on each node at the same instant. Returns the outcome of each.
@@ -114,7 +91,10 @@ fn winner(outcomes: &[Outcome<u64, String>]) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrent_singleton_axons_run_exactly_once() {
-    let meshes = three_meshes().await;
+    let cluster = LocalMesh::builder().nodes(NODES).timing(patient());
+    let cluster = cluster.configure(|mesh| mesh.try_timeout(PATIENCE));
+    let cluster = cluster.start().await.unwrap();
+    let meshes: Vec<Mesh> = (0..NODES).map(|n| cluster.node(n)).collect();
     let work = Work {
         runs: Arc::new(AtomicUsize::new(0)),
     };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lockmesh_harness::{InMemoryLocks, LocalMesh};
 
-/// Waits until `is_so` returns `true`.
+/// Waits until `is_so` returns `true`, without a task of its own.
 async fn until(what: &str, is_so: impl Fn() -> bool) {
     let look = async {
         while !is_so() {
@@ -34,11 +34,11 @@ fn alive_tasks() -> usize {
 
 #[tokio::test]
 async fn dropped_harness_leaves_no_task_socket_or_thread() {
-    let before = (
-        alive_tasks(),
-        count("/proc/self/fd"),
-        count("/proc/self/task"),
-    );
+    let now = || {
+        let (fds, threads) = (count("/proc/self/fd"), count("/proc/self/task"));
+        (alive_tasks(), fds, threads)
+    };
+    let before = now();
     let mesh = LocalMesh::start(5).await.unwrap();
     // These datagrams stay in flight for longer than the test.
     let hour = Duration::from_secs(3_600);
@@ -51,13 +51,6 @@ async fn dropped_harness_leaves_no_task_socket_or_thread() {
     mesh.shutdown(3).await;
     assert!(alive_tasks() > before.0);
     drop(mesh);
-    let now = || {
-        (
-            alive_tasks(),
-            count("/proc/self/fd"),
-            count("/proc/self/task"),
-        )
-    };
     until("all is as it was", || now() == before).await;
     drop((guard, handle));
 

@@ -1,131 +1,47 @@
-//! Meshes on loopback for the tests, and a ledger that checks their grants.
+//! Clusters for the tests, and a ledger that checks their grants.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lockmesh::{ClusterSecret, Epoch, Guard, Mesh, MeshBuilder, Timing};
-use lockmesh_harness::Links;
+use lockmesh::{Epoch, Guard, Mesh};
+use lockmesh_harness::LocalMesh;
 
-#[path = "../common/patience.rs"]
-mod patience;
+#[path = "../common/cluster.rs"]
+mod cluster;
+#[path = "../common/waits.rs"]
+mod waits;
 
-pub(crate) use patience::within;
+pub(crate) use cluster::{beside, secret, settings, timing};
+pub(crate) use waits::{PATIENCE, until, waits_for, within};
 
-/// The longest timeout that a test configures; no test waits longer.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
-
-/// A free port of this machine.
-pub(crate) const LOOPBACK: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
-
-/// Returns [`Timing::lan`] with this `max_ttl`, so that a quarantine ends soon, and a longer
-/// reservation.
-///
-/// A waiter that is granted the lock has only the reservation until the voters receive its
-/// confirmation. A busy machine may pause the test for longer than the default.
-pub(crate) fn timing(max_ttl: Duration) -> Timing {
-    Timing {
-        max_ttl,
-        max_clock_skew: Duration::from_millis(500).min(max_ttl),
-        reservation: Duration::from_secs(1).min(max_ttl),
-        ..Timing::lan()
-    }
+/// Starts a cluster whose nodes all vote.
+pub(crate) async fn voters(count: usize, max_ttl: Duration) -> LocalMesh {
+    with_clients(count, 0, max_ttl).await
 }
 
-/// Waits until `is_so` returns `true`.
-pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let look = async {
-        while !is_so() {
-            tokio::time::sleep(Duration::from_millis(3)).await;
-        }
-    };
-    within(what, look).await;
+/// Starts a cluster of three voters and one client, which is node 3.
+pub(crate) async fn three_and_client(max_ttl: Duration) -> LocalMesh {
+    with_clients(3, 1, max_ttl).await
 }
 
-/// A cluster of nodes `n0`, `n1`, ..., which are all voters.
-pub(crate) struct Cluster {
-    pub(crate) links: Arc<Links>,
-    pub(crate) nodes: Vec<Mesh>,
-    size: usize,
-    per_key: usize,
-    max_ttl: Duration,
+pub(crate) async fn with_clients(voters: usize, clients: usize, max_ttl: Duration) -> LocalMesh {
+    let settings = settings(voters, clients, max_ttl).patience(PATIENCE);
+    let settings = settings.configure(|mesh| mesh.try_timeout(PATIENCE));
+    settings.start().await.unwrap()
 }
 
-impl Cluster {
-    /// Starts `size` nodes with the default number of voters per key: all, at most five.
-    pub(crate) async fn start(size: usize, max_ttl: Duration) -> Self {
-        Self::with_voters(size, size.min(5), max_ttl).await
-    }
+/// Returns all nodes of the cluster.
+pub(crate) fn nodes(cluster: &LocalMesh) -> Vec<Mesh> {
+    (0..cluster.size()).map(|n| cluster.node(n)).collect()
+}
 
-    /// Starts `size` nodes, of which `per_key` vote for each key.
-    pub(crate) async fn with_voters(size: usize, per_key: usize, max_ttl: Duration) -> Self {
-        let links = Links::new(7);
-        let mut cluster = Self {
-            links,
-            nodes: Vec::new(),
-            size,
-            per_key,
-            max_ttl,
-        };
-        for n in 0..size {
-            let mesh = cluster.builder(n).bootstrap().start().await.unwrap();
-            cluster.nodes.push(mesh);
-        }
-        cluster.ready().await;
-        cluster
-    }
-
-    /// Waits until every node reaches every member and its own voter votes.
-    pub(crate) async fn ready(&self) {
-        for node in &self.nodes {
-            until("all members see each other", || {
-                let status = node.status();
-                status.is_ready && status.members.iter().all(|member| member.is_reachable)
-            })
-            .await;
-        }
-    }
-
-    /// Returns the settings of node `n`. Its seeds are the running nodes.
-    pub(crate) fn builder(&self, n: usize) -> MeshBuilder {
-        self.named(&format!("n{n}"))
-    }
-
-    /// Returns the settings of node `name`, which may or may not be a voter.
-    pub(crate) fn named(&self, name: &str) -> MeshBuilder {
-        let running = self.nodes.iter().filter(|node| node.id().as_str() != name);
-        Mesh::builder(name)
-            .voters((0..self.size).map(|n| format!("n{n}")))
-            .voters_per_key(self.per_key)
-            .seeds(running.map(|node| node.local_addr().to_string()))
-            .secret(key())
-            .timing(timing(self.max_ttl))
-            .ttl((self.max_ttl / 2).min(Duration::from_secs(5)))
-            .try_timeout(PATIENCE)
-            .gossip_interval(Duration::from_millis(50))
-            .transport(self.links.bind(name, LOOPBACK).unwrap())
-    }
-
-    /// Returns the settings of node `name` at an address.
-    pub(crate) fn named_at(&self, name: &str, listen: SocketAddr) -> MeshBuilder {
-        let transport = self.links.bind(name, listen).unwrap();
-        self.named(name).transport(transport)
-    }
-
-    /// Starts a node that does not vote, and waits until it reaches all voters.
-    pub(crate) async fn client(&self, name: &str) -> Mesh {
-        let mesh = self.named(name).start().await.unwrap();
-        sees_all(&mesh).await;
-        mesh
-    }
-
-    /// Starts a new incarnation of node `n`, without memory.
-    pub(crate) async fn restart(&mut self, n: usize) {
-        let mesh = self.builder(n).start().await.unwrap();
-        self.nodes[n] = mesh;
-    }
+/// Starts a further node that does not vote, and waits until it reaches all voters.
+pub(crate) async fn client(cluster: &LocalMesh, name: &str) -> Mesh {
+    let mesh = cluster.client(name).unwrap().start().await.unwrap();
+    sees_all(&mesh).await;
+    mesh
 }
 
 pub(crate) async fn sees_all(mesh: &Mesh) {
@@ -136,8 +52,11 @@ pub(crate) async fn sees_all(mesh: &Mesh) {
     .await;
 }
 
-pub(crate) fn key() -> ClusterSecret {
-    ClusterSecret::from_bytes([7; 32]).unwrap()
+/// Restarts node `n` without memory at another address.
+pub(crate) async fn restart_elsewhere(cluster: &LocalMesh, n: usize) {
+    cluster.crash(n).await;
+    let _taken = std::net::UdpSocket::bind(cluster.node(n).local_addr()).unwrap();
+    cluster.restart(n).await.unwrap();
 }
 
 /// A record of all grants, which counts overlapping holders and epochs that do not increase.

@@ -6,26 +6,27 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use lockmesh::{Guard, Mesh};
+use lockmesh_harness::LocalMesh;
 
-use crate::common::{Cluster, PATIENCE, within};
+use crate::common::{PATIENCE, client, voters, within};
 
 const TASKS: usize = 64;
 const CYCLES: usize = 50;
 const MAX_TTL: Duration = Duration::from_secs(10);
 
 /// The number of messages and of datagrams that node 0 has sent.
-fn sent(cluster: &Cluster) -> (u64, u64) {
-    let traffic = cluster.nodes[0].status().traffic;
+fn sent(cluster: &LocalMesh) -> (u64, u64) {
+    let traffic = cluster.node(0).status().traffic;
     (traffic.messages_out, traffic.datagrams_out)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrent_callers_share_datagrams() {
-    let cluster = Cluster::start(3, MAX_TTL).await;
+    let cluster = voters(3, MAX_TTL).await;
     let (messages, datagrams) = sent(&cluster);
     let tasks: Vec<_> = (0..TASKS)
         .map(|task| {
-            let mesh = cluster.nodes[0].clone();
+            let mesh = cluster.node(0);
             tokio::spawn(async move {
                 for _ in 0..CYCLES {
                     let guard = mesh.lock(format!("own/{task}")).acquire().await.unwrap();
@@ -54,11 +55,11 @@ fn release_or_drop_sends_before_it_returns() {
     let others = runtime.worker_threads(1).enable_all().build().unwrap();
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let own = runtime.enable_all().build().unwrap();
-    let cluster = others.block_on(Cluster::start(3, LONG));
-    let mesh = own.block_on(cluster.client("c"));
+    let cluster = others.block_on(voters(3, LONG));
+    let mesh = own.block_on(client(&cluster, "c"));
     own.block_on(async {
         for (n, guard) in in_company(&mesh).await.into_iter().enumerate() {
-            let next = cluster.nodes[1].lock(guard.key().to_owned()).acquire();
+            let next = cluster.node(1).lock(guard.key().to_owned()).acquire();
             let (tell, told) = std::sync::mpsc::channel();
             others.spawn(async move {
                 drop(next.await);
@@ -119,9 +120,9 @@ fn begin<F: Future>(future: Pin<&mut F>) {
 
 #[tokio::test]
 async fn forgotten_combiner_blocks_no_other_caller() {
-    let cluster = Cluster::start(3, MAX_TTL).await;
-    let _guards = in_company(&cluster.nodes[0]).await;
-    let mesh = &cluster.nodes[0];
+    let cluster = voters(3, MAX_TTL).await;
+    let _guards = in_company(&cluster.node(0)).await;
+    let mesh = cluster.node(0);
     let mut leads = Box::pin(mesh.lock("forgotten").acquire());
     begin(leads.as_mut());
     let follows = mesh.lock("other").acquire();
@@ -131,9 +132,9 @@ async fn forgotten_combiner_blocks_no_other_caller() {
 
 #[tokio::test]
 async fn dropped_batched_acquire_withdraws_its_claim() {
-    let cluster = Cluster::start(3, MAX_TTL).await;
-    let _guards = in_company(&cluster.nodes[0]).await;
-    let mesh = &cluster.nodes[0];
+    let cluster = voters(3, MAX_TTL).await;
+    let _guards = in_company(&cluster.node(0)).await;
+    let mesh = cluster.node(0);
     for dropped_first in ["leads", "follows"] {
         let mut leads = Box::pin(mesh.lock("leads").acquire());
         begin(leads.as_mut());
@@ -146,17 +147,17 @@ async fn dropped_batched_acquire_withdraws_its_claim() {
         drop(dropped);
         let guard = within("a grant", other).await.unwrap();
         assert_ne!(guard.key(), dropped_first);
-        let elsewhere = cluster.nodes[1].lock(dropped_first).acquire();
+        let elsewhere = cluster.node(1).lock(dropped_first).acquire();
         drop(within("a grant elsewhere", elsewhere).await.unwrap());
     }
 }
 
 #[tokio::test]
 async fn dropped_combiner_sends_claim_with_its_withdrawal() {
-    let cluster = Cluster::start(3, MAX_TTL).await;
-    let _guards = in_company(&cluster.nodes[0]).await;
+    let cluster = voters(3, MAX_TTL).await;
+    let _guards = in_company(&cluster.node(0)).await;
     let before = sent(&cluster);
-    let mut leads = Box::pin(cluster.nodes[0].lock("dropped").acquire());
+    let mut leads = Box::pin(cluster.node(0).lock("dropped").acquire());
     begin(leads.as_mut());
     drop(leads);
     let after = sent(&cluster);
@@ -167,11 +168,11 @@ async fn dropped_combiner_sends_claim_with_its_withdrawal() {
 /// and no state is left.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dropped_and_released_locks_leave_no_state() {
-    let cluster = Cluster::start(3, MAX_TTL).await;
+    let cluster = voters(3, MAX_TTL).await;
     let key = |task: usize, cycle: usize| format!("k{}", (task + cycle) % (TASKS / 2));
     let tasks: Vec<_> = (0..TASKS)
         .map(|task| {
-            let mesh = cluster.nodes[0].clone();
+            let mesh = cluster.node(0);
             tokio::spawn(async move {
                 for cycle in 0..CYCLES {
                     let mut asked = Box::pin(mesh.lock(key(task, cycle)).acquire());
@@ -196,10 +197,10 @@ async fn dropped_and_released_locks_leave_no_state() {
     for task in tasks {
         within("all cycles", task).await.unwrap();
     }
-    let status = cluster.nodes[0].status();
+    let status = cluster.node(0).status();
     assert_eq!((status.held, status.waiting), (0, 0));
     for n in 0..TASKS / 2 {
-        let free = cluster.nodes[1].lock(key(n, 0)).acquire();
+        let free = cluster.node(1).lock(key(n, 0)).acquire();
         drop(within("a key that nobody holds", free).await.unwrap());
     }
 }

@@ -6,24 +6,9 @@ use std::time::{Duration, Instant};
 use lockmesh::{Guard, Mesh};
 use tokio::sync::Barrier;
 
-use crate::common::{Cluster, Ledger, within};
+use crate::common::{Ledger, nodes, with_clients, within};
 
-/// The number of nodes that try at once.
-const NODES: usize = 8;
-/// The number of voters among them.
-const VOTERS: usize = 5;
-/// The number of rounds per test.
 const ROUNDS: usize = 500;
-
-async fn eight_nodes() -> (Cluster, Vec<Mesh>) {
-    let cluster = Cluster::start(VOTERS, Duration::from_secs(30)).await;
-    let mut nodes = cluster.nodes.clone();
-    for n in VOTERS..NODES {
-        nodes.push(cluster.client(&format!("c{n}")).await);
-    }
-    (cluster, nodes)
-}
-
 /// A lower bound for every lease, including one granted from a reservation.
 const LEASE_MIN: Duration = Duration::from_millis(900);
 
@@ -48,30 +33,27 @@ async fn round(nodes: &[Mesh], key: &str) -> Guard {
         granted.extend(answer.unwrap_or_else(|error| panic!("{key}: {error}")));
     }
     granted.sort_by_key(Guard::epoch);
-    let last = granted
-        .pop()
-        .unwrap_or_else(|| panic!("{key}: nobody was granted"));
+    let last = granted.pop();
+    let last = last.unwrap_or_else(|| panic!("{key}: nobody was granted"));
     assert!(granted.iter().all(|guard| !guard.is_held()), "{key}");
     let took = began.elapsed();
     assert!(granted.is_empty() || took >= LEASE_MIN, "{key}: {took:?}");
     last
 }
 
+/// Five voters and three clients; even rounds use a fresh key, odd rounds share one key.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn concurrent_tries_of_fresh_keys_grant_exactly_one() {
-    let (_cluster, nodes) = eight_nodes().await;
-    for n in 0..ROUNDS {
-        drop(round(&nodes, &format!("fresh/{n}")).await);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn concurrent_tries_of_one_key_grant_exactly_one() {
-    let (_cluster, nodes) = eight_nodes().await;
+async fn concurrent_tries_grant_exactly_one() {
+    let cluster = with_clients(5, 3, Duration::from_secs(30)).await;
+    let nodes = nodes(&cluster);
     let ledger = Ledger::default();
-    for _ in 0..ROUNDS {
+    for n in 0..ROUNDS {
+        let key = match n.is_multiple_of(2) {
+            true => format!("fresh/{n}"),
+            false => "same".to_owned(),
+        };
         // If the machine paused, the lease may be over when all tries have returned.
-        if let Some(guard) = ledger.enter(round(&nodes, "same").await) {
+        if let Some(guard) = ledger.enter(round(&nodes, &key).await) {
             ledger.leave(guard).await;
         }
     }

@@ -1,4 +1,5 @@
-//! The public API over real UDP on loopback, sealed.
+//! The public API over real UDP on loopback, sealed. The contract of requests, guards and trait is
+//! tested in `harness/tests`.
 //!
 //! These tests use real time, and the machine may be busy. Waits are therefore counted in wake-ups
 //! instead of time. A test that fails if the machine pauses it says "Depends on real time".
@@ -8,8 +9,6 @@
 mod common;
 mod company;
 mod config;
-mod contract;
-mod crash;
 mod ending;
 mod foreign_nodes;
 mod gossip;

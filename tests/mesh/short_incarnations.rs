@@ -1,79 +1,12 @@
 //! Short-lived clients, and the state that they leave in the gossip of other nodes.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use lockmesh::{Mesh, MeshBuilder};
-use lockmesh_harness::{Links, LocalMesh};
+use lockmesh::Mesh;
+use lockmesh_harness::LocalMesh;
 use lockmesh_proto::{DatagramKind, Seal};
 
-use crate::common::{LOOPBACK, key, timing, until, within};
-
-/// Three voters, and the settings of their clients.
-struct Members {
-    nodes: Vec<Mesh>,
-    links: Arc<Links>,
-    gossip_interval: Duration,
-}
-
-impl Members {
-    async fn start(gossip_interval: Duration) -> Self {
-        let mut members = Self {
-            nodes: Vec::new(),
-            links: Links::new(7),
-            gossip_interval,
-        };
-        for n in 0..3 {
-            let node = members.named(&format!("n{n}")).bootstrap();
-            members.nodes.push(node.start().await.unwrap());
-        }
-        for node in &members.nodes {
-            until("it is ready", || node.status().is_ready).await;
-        }
-        members
-    }
-
-    fn named(&self, name: &str) -> MeshBuilder {
-        Mesh::builder(name)
-            .voters(["n0", "n1", "n2"])
-            .seeds(self.nodes.iter().map(|node| node.local_addr().to_string()))
-            .secret(key())
-            .timing(timing(Duration::from_secs(10)))
-            .ttl(Duration::from_secs(1))
-            .gossip_interval(self.gossip_interval)
-            .transport(self.links.bind(name, LOOPBACK).unwrap())
-    }
-
-    /// The bytes of gossip that the members have sent.
-    fn bytes(&self) -> u64 {
-        let traffic = self.nodes.iter().map(|node| node.status().traffic);
-        traffic.map(|traffic| traffic.gossip_bytes_out).sum()
-    }
-
-    /// Returns the time until a new node knows all members and all members know it.
-    async fn time_to_find(&self, name: &str) -> Duration {
-        let since = Instant::now();
-        let new = self.named(name).start().await.unwrap();
-        let is_found = || {
-            let others = |node: &Mesh| node.status().others.iter().any(|o| o.node.as_str() == name);
-            let members = new.status().members;
-            members.iter().all(|member| member.addr.is_some()) && self.nodes.iter().all(others)
-        };
-        until("a new node is found", is_found).await;
-        let took = since.elapsed();
-        new.abort();
-        took
-    }
-}
-
-/// Starts, locks once, crashes.
-async fn live(client: MeshBuilder) {
-    let node = client.start().await.unwrap();
-    let lock = node.lock(node.id().as_str());
-    let guard = within("a grant", lock.acquire()).await.unwrap();
-    node.abort();
-    drop(guard);
-}
+use crate::common::{nodes, sees_all, settings, until, within};
 
 /// Encodes a gossip digest that names one client per incarnation.
 fn names_of(incarnations: std::ops::Range<u64>) -> Vec<u8> {
@@ -98,10 +31,8 @@ fn names_of(incarnations: std::ops::Range<u64>) -> Vec<u8> {
 #[tokio::test]
 async fn gossip_survives_more_incarnations_than_fit_a_digest() {
     let plain = |name: &str| {
-        let plain = Mesh::builder(name)
-            .listen("127.0.0.1:0")
-            .insecure_plaintext()
-            .voters(["a", "b"]);
+        let plain = Mesh::builder(name).listen("127.0.0.1:0");
+        let plain = plain.insecure_plaintext().voters(["a", "b"]);
         plain.gossip_interval(Duration::from_millis(50))
     };
     let a = plain("a").bootstrap().start().await.unwrap();
@@ -126,20 +57,14 @@ async fn gossip_survives_more_incarnations_than_fit_a_digest() {
     let c = plain("c").seeds([seed]).start().await.unwrap();
     let knows = |mesh: &Mesh| {
         let others = mesh.status().others;
-        others
-            .iter()
-            .any(|it| it.node.as_str() == "c" && it.is_alive)
+        let mut others = others.iter();
+        others.any(|it| it.node.as_str() == "c" && it.is_alive)
     };
     let forgotten = |mesh: &Mesh| {
-        mesh.status()
-            .others
-            .iter()
-            .all(|it| it.node.as_str() == "c")
+        let others = mesh.status().others;
+        others.iter().all(|it| it.node.as_str() == "c")
     };
-    until("c finds all", || {
-        c.status().members.iter().all(|it| it.is_reachable)
-    })
-    .await;
+    sees_all(&c).await;
     until("the dead are forgotten", || forgotten(&a) && forgotten(&b)).await;
     until("c is known", || knows(&a) && knows(&b)).await;
     // Gossip no longer contains the names of dead clients.
@@ -160,11 +85,18 @@ async fn bytes_of_a_datagram(mesh: &Mesh) -> u64 {
     (traffic().gossip_bytes_out - before.gossip_bytes_out) / sent()
 }
 
+/// Three voters that gossip every 20 ms.
+async fn voters() -> LocalMesh {
+    let settings = settings(3, 0, Duration::from_secs(10));
+    let settings = settings.configure(|it| it.gossip_interval(Duration::from_millis(20)));
+    settings.start().await.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn short_lived_client_locks_without_gossip() {
-    let members = Members::start(Duration::from_millis(20)).await;
-    let seed = members.nodes[1].local_addr().to_string();
-    let client = members.named("client").short_lived(true);
+    let cluster = voters().await;
+    let seed = cluster.node(1).local_addr().to_string();
+    let client = cluster.client("client").unwrap().short_lived(true);
     let client = client.seeds([seed]).start().await.unwrap();
     let lock = client.lock("k").ttl(Duration::from_secs(5));
     let guard = lock.acquire().await.unwrap();
@@ -175,132 +107,35 @@ async fn short_lived_client_locks_without_gossip() {
     let sent = |mesh: &Mesh| mesh.status().traffic.gossip_datagrams_out;
     assert_eq!(sent(&client), 0);
     guard.release().await.unwrap();
-    let before: Vec<u64> = members.nodes.iter().map(sent).collect();
+    let members = nodes(&cluster);
+    let before: Vec<u64> = members.iter().map(sent).collect();
     until("the members have gossiped since", || {
-        let sent = members.nodes.iter().map(sent);
+        let sent = members.iter().map(sent);
         sent.zip(&before).all(|(now, before)| now > before + 20)
     })
     .await;
-    assert!(
-        members
-            .nodes
-            .iter()
-            .all(|node| node.status().others.is_empty())
-    );
+    assert!(members.iter().all(|it| it.status().others.is_empty()));
     client.shutdown().await;
 }
 
+/// Each client starts, locks once and crashes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn short_lived_clients_leave_no_state() {
-    let members = Members::start(Duration::from_millis(20)).await;
+    let cluster = voters().await;
     for incarnation in 0..100 {
-        let client = members
-            .named(&format!("{incarnation:038}"))
-            .short_lived(true);
-        live(client).await;
+        let name = format!("{incarnation:038}");
+        let client = cluster.client(&name).unwrap().short_lived(true);
+        let client = client.start().await.unwrap();
+        let acquired = within("a grant", client.lock(name).acquire()).await;
+        client.abort();
+        drop(acquired.unwrap());
     }
     until("nothing is held or waited for", || {
-        members.nodes.iter().all(|node| {
+        nodes(&cluster).iter().all(|node| {
             let status = node.status();
             assert!(status.others.is_empty(), "{:?}", status.others);
             (status.voter_keys, status.voter_waiters) == (0, 0)
         })
     })
     .await;
-}
-
-#[tokio::test]
-async fn short_lived_voter_is_refused() {
-    let error = Mesh::builder("n0")
-        .listen("127.0.0.1:0")
-        .voters(["n0"])
-        .secret(key())
-        .short_lived(true);
-    let error = error.start().await.unwrap_err();
-    assert!(
-        matches!(error, lockmesh::ConfigError::ShortLivedVoter),
-        "{error}"
-    );
-}
-
-fn resident_kb() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse().ok())
-        .unwrap_or_default()
-}
-
-fn number(variable: &str, default: u64) -> u64 {
-    let text = std::env::var(variable);
-    text.map_or(default, |text| text.parse().expect("a number"))
-}
-
-/// Measures the cost of gossip while `INCARNATIONS` clients start and crash, `RATE` per second.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement: seventeen minutes"]
-async fn gossip_cost_over_many_incarnations_is_measured() {
-    let (incarnations, rate) = (number("INCARNATIONS", 10_000), number("RATE", 10));
-    let members = Arc::new(Members::start(Duration::from_millis(200)).await);
-    let start = Instant::now();
-    let mut last = (start, members.bytes());
-    let mut ticks = tokio::time::interval(Duration::from_secs(1) / u32::try_from(rate).unwrap());
-    for incarnation in 0..incarnations {
-        ticks.tick().await;
-        tokio::spawn(live(members.named(&format!("{incarnation:038}"))));
-        if incarnation % (rate * 10) == 0 {
-            let (now, bytes) = (Instant::now(), members.bytes());
-            let per_second = (bytes - last.1) as f64 / (now - last.0).as_secs_f64();
-            last = (now, bytes);
-            println!(
-                "{incarnation} incarnations in {} s: {:.1} kB/s of gossip by three members, {} kB resident",
-                start.elapsed().as_secs(),
-                per_second / 1e3,
-                resident_kb(),
-            );
-            let members = members.clone();
-            tokio::spawn(async move {
-                let took = members.time_to_find(&format!("probe-{incarnation}")).await;
-                println!(
-                    "a node that starts after {incarnation} incarnations is found in {took:?}"
-                );
-            });
-        }
-    }
-}
-
-/// Measures the cost of gossip among 60 voters, and the time until all of them find a restarted
-/// node.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement: a minute of a quiet machine"]
-async fn gossip_of_sixty_nodes_is_measured() {
-    const NODES: usize = 60;
-    let mesh = LocalMesh::start(NODES).await.unwrap();
-    let bytes = || {
-        let traffic = (0..NODES).map(|n| mesh.node(n).status().traffic);
-        traffic.map(|it| it.gossip_bytes_out).sum::<u64>()
-    };
-    let (since, before) = (Instant::now(), bytes());
-    tokio::time::sleep(Duration::from_secs(10)).await;
-    let per_second = (bytes() - before) as f64 / since.elapsed().as_secs_f64();
-    println!(
-        "{:.1} kB/s of gossip by each",
-        per_second / 1e3 / NODES as f64
-    );
-    for n in 1..=5 {
-        let since = Instant::now();
-        mesh.restart(n).await.unwrap();
-        let (id, addr) = (mesh.node(n).id().clone(), mesh.node(n).local_addr());
-        let finds = |other: usize| {
-            let members = mesh.node(other).status().members;
-            members
-                .iter()
-                .any(|it| it.node == id && it.addr == Some(addr))
-        };
-        let others = || (0..NODES).filter(|other| *other != n);
-        until("it is found", || others().all(finds)).await;
-        println!(
-            "a node that comes back is found by all after {:?}",
-            since.elapsed()
-        );
-    }
 }

@@ -5,35 +5,10 @@ use std::time::Duration;
 use lockmesh::{Mesh, MeshBuilder, Timing};
 use lockmesh_harness::{InMemoryLocks, LocalMesh};
 
-#[path = "../../../tests/common/patience.rs"]
-mod patience;
+#[path = "../../../tests/common/waits.rs"]
+mod waits;
 
-pub(crate) use patience::within;
-
-/// The longest timeout that a test configures.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
-
-/// Waits until `is_so` returns `true`.
-pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let look = async {
-        while !is_so() {
-            tokio::time::sleep(Duration::from_millis(3)).await;
-        }
-    };
-    within(what, look).await;
-}
-
-/// Waits until `count` claims wait for `key`.
-pub(crate) async fn waits_for(mesh: &Mesh, key: &str, count: usize) {
-    let look = async {
-        while mesh.inspect(key).await.unwrap().waiters.len() != count {
-            tokio::time::sleep(Duration::from_millis(3)).await;
-        }
-        // Epochs of two claims are ordered in time if they are milliseconds apart.
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    };
-    within("the waiters", look).await;
-}
+pub(crate) use waits::{PATIENCE, until, waits_for, within};
 
 /// Two nodes of an implementation of the contract; the same node twice if it has only one.
 pub(crate) struct Backend {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lockmesh::{AcquireError, ExtendError, LeaseLost, ReleaseError};
+use lockmesh::{AcquireError, ExtendError, InspectError, LeaseLost, ReleaseError};
 use tokio::time::Instant;
 
 use crate::common::{Backend, over_all_backends, until, waits_for, within};
@@ -97,6 +97,8 @@ async fn waiters_are_granted_in_order(Backend { a, b, .. }: Backend) {
         waiters.push(waits);
         waits_for(&a, "k", n + 1).await;
     }
+    // `try_acquire` does not overtake the waiters.
+    assert!(b.lock("k").try_acquire().await.unwrap().is_none());
     let began = Instant::now();
     guard.release().await.unwrap();
     for waiter in waiters {
@@ -147,13 +149,8 @@ async fn guard_returns_key_and_remaining_time(Backend { a, b, .. }: Backend) {
         "{remaining:?} of {LONG:?}"
     );
     assert!(guard.remaining() <= remaining);
-    let owner = b
-        .inspect("invoice/42")
-        .await
-        .unwrap()
-        .owner()
-        .cloned()
-        .unwrap();
+    let seen = b.inspect("invoice/42").await.unwrap();
+    let owner = seen.owner().unwrap();
     assert_eq!((&owner.node, owner.epoch), (a.id(), guard.epoch()));
 }
 
@@ -257,29 +254,42 @@ async fn run_returns_output_or_lease_lost(Backend { a, .. }: Backend) {
 
 async fn extend_adds_up_to_max_ttl(Backend { a, .. }: Backend) {
     let (ttl, extra) = (Duration::from_secs(20), Duration::from_secs(30));
-    let request = a.lock("k").ttl(ttl).auto_renew(false);
-    let guard = request.acquire().await.unwrap();
-    let before = guard.remaining();
-    guard.extend(extra).await.unwrap();
-    let after = guard.remaining();
-    assert!(after > ttl + extra / 2 && after <= before + extra);
-    let error = guard.extend(extra).await.unwrap_err();
-    let ExtendError::TooLong { max, .. } = error else {
-        panic!("{error}")
-    };
-    assert_eq!(max, Duration::from_secs(60));
-    assert!(guard.is_held());
+    for renews in [true, false] {
+        let request = a.lock(format!("k/{renews}")).ttl(ttl).auto_renew(renews);
+        let guard = request.acquire().await.unwrap();
+        let before = guard.remaining();
+        guard.extend(extra).await.unwrap();
+        let after = guard.remaining();
+        assert!(after > ttl + extra / 2 && after <= before + extra);
+        let error = guard.extend(extra).await.unwrap_err();
+        assert!(error.to_string().contains("max_ttl, 60s"), "{error}");
+        let ExtendError::TooLong { max, extra: by, .. } = error else {
+            panic!("{error}")
+        };
+        assert_eq!((max, by), (Duration::from_secs(60), extra));
+        assert!(guard.is_held());
+    }
 }
 
-async fn invalid_key_or_ttl_is_an_error(Backend { a, .. }: Backend) {
-    for key in [String::new(), "k".repeat(257)] {
+async fn invalid_key_or_ttl_is_an_error(Backend { a, b, .. }: Backend) {
+    for (key, expected) in [
+        (String::new(), "key is empty; it must have 1 to 256 bytes"),
+        ("k".repeat(257), "key has 257 bytes; it must have 1 to 256"),
+    ] {
         let error = a.lock(key).acquire().await.unwrap_err();
         assert!(matches!(error, AcquireError::Key(_)), "{error}");
+        assert_eq!(error.to_string(), expected);
     }
-    for ttl in [Duration::from_millis(99), Duration::from_millis(60_001)] {
+    for ttl in [Duration::ZERO, Duration::from_millis(60_001), Duration::MAX] {
         let error = a.lock("k").ttl(ttl).try_acquire().await.unwrap_err();
         assert!(matches!(error, AcquireError::Request(_)), "{error}");
-        assert!(error.to_string().contains("it must be 100ms to 60s"));
+        let expected = format!("ttl is {ttl:?}; it must be 100ms to 60s");
+        assert_eq!(error.to_string(), expected);
+    }
+    for key in ["k".repeat(256), "ключ\n\0/🔒".to_owned(), " ".to_owned()] {
+        let guard = a.lock(&key).acquire().await.unwrap();
+        assert_eq!(guard.key(), key);
+        assert!(b.lock(&key).try_acquire().await.unwrap().is_none());
     }
 }
 
@@ -308,10 +318,15 @@ async fn shutdown_ends_guards_and_requests(backend: Backend) {
     within("the shutdown", a.shutdown()).await;
     let ended = within("the end of the wait", waits).await.unwrap();
     assert_eq!(ended.unwrap_err(), AcquireError::ShutDown);
-    assert_eq!(
-        a.lock("k").acquire().await.unwrap_err(),
-        AcquireError::ShutDown
-    );
+    let error = a.lock("k").acquire().await.unwrap_err();
+    assert_eq!(error.to_string(), "the mesh is shut down");
+    let error = a.lock("k").try_acquire().await.unwrap_err();
+    assert_eq!(error, AcquireError::ShutDown);
+    let error = a.inspect("k").await.unwrap_err();
+    assert_eq!(error, InspectError::ShutDown);
+    let status = a.status();
+    assert_eq!((status.held, status.waiting), (0, 0));
+    assert!(status.is_shut_down && a.ready(Duration::ZERO).await.is_err());
     within("lost()", guard.lost()).await;
     assert_eq!(guard.release().await, Err(ReleaseError));
     if !backend.is_one_node() {

@@ -11,7 +11,7 @@ use crate::common::{Backend, over_all_backends, until, within};
 over_all_backends! {
     concurrent_try_acquire_returns_true_exactly_once,
     try_acquire_returns_false_on_holding_node,
-    trait_lock_is_never_renewed,
+    trait_lock_ends_unless_extended,
     release_fails_unless_caller_holds_the_lock,
     extend_adds_to_the_remaining_lease,
     extend_without_the_lock_is_an_error,
@@ -42,6 +42,9 @@ async fn concurrent_try_acquire_returns_true_exactly_once(backend: Backend) {
             }
         }
         assert_eq!(winners.len(), 1, "round {round}");
+        // A quorum has confirmed the lease, not only the reservation.
+        let seen = backend.a.inspect(&key).await.unwrap();
+        assert!(seen.owner().unwrap().remaining > Duration::from_secs(20));
         locks[winners[0]].release(&key).await.unwrap();
     }
 }
@@ -59,12 +62,13 @@ async fn try_acquire_returns_false_on_holding_node(backend: Backend) {
     drop(guard);
 }
 
-async fn trait_lock_is_never_renewed(backend: Backend) {
+async fn trait_lock_ends_unless_extended(backend: Backend) {
     let [a, b] = locks(&backend);
     let asked_at = Instant::now();
     assert_eq!(a.try_acquire("k", 500).await, Ok(true));
+    a.extend("k", 1_000).await.unwrap();
     until("the end of the lease", || backend.a.status().held == 0).await;
-    assert!(asked_at.elapsed() >= Duration::from_millis(450));
+    assert!(asked_at.elapsed() >= Duration::from_millis(1_350));
     // The voters' lease ends slightly later than the holder's.
     within("the next", taken(&*b)).await;
     if !backend.is_one_node() {
@@ -99,6 +103,7 @@ async fn release_fails_unless_caller_holds_the_lock(backend: Backend) {
     }
     let guard = backend.b.lock("guarded").acquire().await.unwrap();
     assert!(failed_release(b.release("guarded").await));
+    assert!(failed_extension(b.extend("guarded", 1_000).await));
     assert!(guard.is_held());
     a.release("k").await.unwrap();
     assert!(failed_release(a.release("k").await), "released twice");
@@ -109,21 +114,15 @@ async fn extend_adds_to_the_remaining_lease(backend: Backend) {
     let [a, _] = locks(&backend);
     assert_eq!(a.try_acquire("k", 20_000).await, Ok(true));
     a.extend("k", 30_000).await.unwrap();
-    let owner = backend
-        .b
-        .inspect("k")
-        .await
-        .unwrap()
-        .owner()
-        .cloned()
-        .unwrap();
-    let remaining = owner.remaining;
+    let seen = backend.b.inspect("k").await.unwrap();
+    let remaining = seen.owner().unwrap().remaining;
     assert!(
         remaining > Duration::from_secs(35) && remaining <= Duration::from_secs(50),
         "{remaining:?}"
     );
     let error = a.extend("k", 30_000).await.unwrap_err();
     assert!(error.to_string().contains("exceed max_ttl, 60s"), "{error}");
+    assert!(failed_extension(a.extend("k", u64::MAX).await));
     a.release("k").await.unwrap();
 }
 

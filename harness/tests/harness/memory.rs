@@ -9,14 +9,6 @@ use tokio::time::Instant;
 const TTL: Duration = Duration::from_secs(10);
 
 #[tokio::test(start_paused = true)]
-async fn renewals_run_in_virtual_time() {
-    let locks = InMemoryLocks::new();
-    let guard = locks.node("a").lock("k").acquire().await.unwrap();
-    tokio::time::sleep(Duration::from_secs(3_600)).await;
-    assert!(guard.is_held());
-}
-
-#[tokio::test(start_paused = true)]
 async fn clock_advance_past_lease_ends_it() {
     let locks = InMemoryLocks::new();
     let guard = locks.node("a").lock("k").ttl(TTL).acquire().await.unwrap();
@@ -24,23 +16,6 @@ async fn clock_advance_past_lease_ends_it() {
     assert!(guard.is_held());
     tokio::time::advance(TTL * 2).await;
     assert!(!guard.is_held());
-}
-
-#[tokio::test(start_paused = true)]
-async fn lease_ends_after_its_ttl_in_virtual_time() {
-    let locks = InMemoryLocks::new();
-    let (a, b) = (locks.node("a"), locks.node("b"));
-    let began = Instant::now();
-    let request = a.lock("k").ttl(TTL).auto_renew(false);
-    let guard = request.acquire().await.unwrap();
-    assert_eq!(began.elapsed(), Duration::ZERO);
-    guard.lost().await;
-    let lost_after = began.elapsed();
-    drop(b.lock("k").acquire().await.unwrap());
-    let free_after = began.elapsed();
-    // The allowance for clock drift shortens the lease.
-    assert!(lost_after <= free_after && lost_after > TTL * 99 / 100);
-    assert!(free_after < TTL + Duration::from_secs(1), "{free_after:?}");
 }
 
 #[tokio::test(start_paused = true)]
