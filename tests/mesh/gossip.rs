@@ -209,7 +209,7 @@ async fn crashed_client_is_silent_and_then_forgotten() {
     let cluster = Cluster::start(3, Duration::from_secs(30)).await;
     let client = cluster.client("client").await;
     let listed = |node: &Mesh| node.status().others.first().cloned();
-    let all = |is_so: &dyn Fn(Option<lockmesh::ClientNode>) -> bool| {
+    let all = |is_so: &dyn Fn(Option<lockmesh::status::ClientNode>) -> bool| {
         cluster.nodes.iter().all(|node| is_so(listed(node)))
     };
     until("all see it", || all(&|it| it.is_some_and(|it| it.is_alive))).await;

@@ -103,7 +103,8 @@ async fn lossy(size: usize) {
     let rounds = 36 / size;
     fight(&cluster.nodes, 2, 3, rounds).await;
     let dropped = cluster.nodes.iter().map(|node| node.status().traffic);
-    let replayed = dropped.map(|traffic| traffic.dropped_for(lockmesh::DropReason::Replayed));
+    let replayed =
+        dropped.map(|traffic| traffic.dropped_for(lockmesh::status::DropReason::Replayed));
     assert!(replayed.sum::<u64>() > 0, "no duplicate was seen");
 }
 
