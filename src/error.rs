@@ -278,6 +278,7 @@ fn describe(answers: &VoteTally) -> String {
         refused,
         reason,
         silent,
+        ..
     } = answers;
     let why = match reason {
         None => "",

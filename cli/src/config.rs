@@ -48,6 +48,7 @@ pub struct FileError {
 
 /// An error in the configuration of a node.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum NodeConfigError {
     /// An error in its file.
     #[error(transparent)]

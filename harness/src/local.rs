@@ -73,6 +73,7 @@ struct Node {
 
 /// The state of a node of a [`LocalMesh`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum Condition {
     /// The node runs.
     Running,

@@ -16,6 +16,7 @@ pub const KEY_BYTES_MAX: usize = 256;
 
 /// An invalid node id or key.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
+#[non_exhaustive]
 pub enum NameError {
     /// The name is empty.
     #[error("{what} is empty; it must have 1 to {max} bytes")]

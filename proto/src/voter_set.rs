@@ -178,6 +178,7 @@ impl Timing {
 
 /// An invalid voter set.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
+#[non_exhaustive]
 pub enum VoterSetError {
     /// There are no members.
     #[error("voters is empty; a voter set names 1 to {MEMBERS_MAX} members")]

@@ -219,7 +219,6 @@ macro_rules! settings {
         $(#[$meta])*
         #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
         #[serde(default, deny_unknown_fields)]
-        #[non_exhaustive]
         pub struct $name {
             $($(#[$field_meta])* #[serde(skip_serializing_if = "is_unset")] pub $field: $type,)*
         }

@@ -56,7 +56,7 @@ pub(crate) fn exit_code(survey: &Survey) -> ExitCode {
     match survey.health() {
         SurveyHealth::Ok => ExitCode::SUCCESS,
         SurveyHealth::Degraded => ExitCode::from(DEGRADED),
-        SurveyHealth::Blocked => ExitCode::from(NO_QUORUM),
+        _ => ExitCode::from(NO_QUORUM),
     }
 }
 
@@ -232,12 +232,12 @@ fn to_text(survey: &Survey, with_locks: bool) -> String {
         SurveyHealth::Degraded => {
             format!("degraded: {voting} of {members} members vote; every key has a quorum\n")
         }
-        SurveyHealth::Blocked if survey.disputed() > 0 => format!(
+        _ if survey.disputed() > 0 => format!(
             "blocked: {voting} of {members} members vote, and {} of them cannot tell which wall \
              clocks are right; some keys, or all, cannot be locked\n",
             survey.disputed()
         ),
-        SurveyHealth::Blocked => format!(
+        _ => format!(
             "blocked: {voting} of {members} members vote; some keys, or all, cannot be locked\n"
         ),
     }

@@ -55,7 +55,7 @@ fn title(top: &Top, survey: &Survey) -> Line<'static> {
     let (word, color) = match survey.health() {
         SurveyHealth::Ok => ("ok", Color::Green),
         SurveyHealth::Degraded => ("degraded", Color::Yellow),
-        SurveyHealth::Blocked => ("blocked", Color::Red),
+        _ => ("blocked", Color::Red),
     };
     let mut text = format!(
         "lockmesh {}: {word}, {} of {} members vote, {} locks{}",

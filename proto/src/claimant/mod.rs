@@ -68,6 +68,7 @@ pub struct Request {
 
 /// The reason why a request was rejected. Nothing was sent.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
+#[non_exhaustive]
 pub enum RequestError {
     /// The ttl is under ten round trips or over `max_ttl`.
     #[error("ttl is {ttl:?}; it must be {min:?} to {max:?}")]

@@ -66,6 +66,7 @@ pub struct NodeAnswer {
 /// The ability of a mesh to grant locks.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum SurveyHealth {
     /// Every member votes, and no wall clocks are disputed.
     Ok,

@@ -24,6 +24,7 @@ pub struct ClusterSecret([u8; CLUSTER_SECRET_BYTES]);
 
 /// A secret that cannot be used. No variant contains the input, since it may be almost the secret.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+#[non_exhaustive]
 pub enum SecretError {
     /// The text is neither base64 nor 64 hex digits.
     #[error("the cluster secret is neither base64 nor 64 hex digits")]
