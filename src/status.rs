@@ -59,7 +59,7 @@ impl fmt::Display for Health {
 pub struct Status {
     /// The id of this node.
     pub node: NodeId,
-    /// The incarnation of this node.
+    /// The incarnation of this node, a number that rises with each start.
     pub incarnation: u64,
     /// The address that this node listens on.
     pub listen: SocketAddr,
@@ -110,6 +110,8 @@ pub struct MemberStatus {
     pub addr: Option<SocketAddr>,
     /// `true` if gossip reports the member as alive; `None` if gossip does not know it. Advice
     /// only.
+    ///
+    /// The gossip library decides by a phi accrual failure detector (Hayashibara et al., 2004).
     pub is_alive: Option<bool>,
     /// `true` if it is this node, or has answered this node recently.
     pub is_reachable: bool,

@@ -7,7 +7,7 @@ use rand::rngs::SysRng;
 /// Returns a secret from the operating system's source of randomness.
 ///
 /// # Errors
-/// If that source fails.
+/// An error of the operating system if that source fails.
 pub fn fresh_secret() -> io::Result<ClusterSecret> {
     let mut bytes = [0; 32];
     SysRng

@@ -21,6 +21,9 @@ const COUNTER_BITS: u32 = 20;
 ///
 /// Pass it with each request to the protected resource. The resource must reject an epoch below the
 /// highest that it has seen.
+///
+/// It is a reading of a hybrid logical clock (Kulkarni et al., "Logical Physical Clocks", 2014).
+/// The high 44 bits are milliseconds since the Unix epoch, and the low 20 bits are a counter.
 #[derive(
     Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize,
 )]
@@ -88,7 +91,7 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// A node's hybrid logical clock.
+/// A node's hybrid logical clock (Kulkarni et al., "Logical Physical Clocks", 2014).
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct EpochClock {
     last: Epoch,

@@ -277,8 +277,8 @@ impl Claimant {
     /// Submits a request and sends its first claim.
     ///
     /// # Errors
-    /// [`RequestError::Ttl`] if the ttl is out of bounds, [`RequestError::TooMany`] if the claimant
-    /// already has its maximum number of requests.
+    /// - [`RequestError::Ttl`] if the ttl is out of bounds.
+    /// - [`RequestError::TooMany`] if the claimant already has its maximum number of requests.
     pub fn request(
         &mut self,
         now: Now,
@@ -293,7 +293,7 @@ impl Claimant {
     /// already, it is released first.
     ///
     /// # Errors
-    /// The same as [`Claimant::request`].
+    /// The errors of [`Claimant::request`].
     pub fn request_as(
         &mut self,
         now: Now,
@@ -354,8 +354,8 @@ impl Claimant {
     /// [`Event::Renewed`](crate::event::Event::Renewed) reaches that instant.
     ///
     /// # Errors
-    /// [`ExtendError::NotHeld`] if the request does not hold its lock, [`ExtendError::TooLong`] if
-    /// more than `max_ttl` would remain.
+    /// - [`ExtendError::NotHeld`] if the request does not hold its lock.
+    /// - [`ExtendError::TooLong`] if more than `max_ttl` would remain.
     pub fn extend(
         &mut self,
         now: Now,
