@@ -13,8 +13,9 @@ use benches::{Contended, TTL, World, key};
 use divan::{AllocProfiler, Bencher, black_box};
 use lockmesh_proto::{
     Claim, ClaimId, Claimant, ClusterSecret, DATAGRAM_BYTES_MAX, DatagramHead, DatagramKind,
-    Effects, Epoch, Event, Incarnation, Instant, Message, NodeId, Now, Release, Request, Seal,
-    Start, Ticket, Timing, Vote, Voter, VoterLimits, VoterSet, pack_messages, unpack_messages,
+    Effects, Epoch, EpochClock, Event, Incarnation, Instant, Message, NodeId, Now, Release,
+    Request, Seal, Start, Ticket, Timing, Vote, Voter, VoterLimits, VoterSet, pack_messages,
+    unpack_messages,
 };
 
 #[global_allocator]
@@ -288,7 +289,7 @@ fn claim(number: u64) -> Claim {
             incarnation: Incarnation::new(1),
             seq: number,
         },
-        epoch: Epoch::new(Epoch::limit(now(), Duration::ZERO).get() + number),
+        epoch: Epoch::new(EpochClock::limit(now(), Duration::ZERO).get() + number),
         ttl: TTL,
         sent_at: Instant::ZERO.after(Duration::from_secs(1)),
         votes_valid_since: Instant::ZERO,

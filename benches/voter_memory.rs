@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockmesh_proto::{
-    Claim, ClaimId, Effects, Epoch, Incarnation, Instant, Key, NodeId, Now, Start, Timing, Voter,
-    VoterLimits, VoterSet,
+    Claim, ClaimId, Effects, EpochClock, Incarnation, Instant, Key, NodeId, Now, Start, Timing,
+    Voter, VoterLimits, VoterSet,
 };
 
 const LOCKS: u64 = 1_000_000;
@@ -54,7 +54,7 @@ fn claim(n: u64) -> Result<Claim, Box<dyn std::error::Error>> {
     Ok(Claim {
         key: Key::new(format!("key/{:012}", n * 7_919 % STRIDE))?,
         claim,
-        epoch: Epoch::at_wall_ms(1_000_000),
+        epoch: EpochClock::first_of(1_000_000),
         ttl: Duration::from_secs(60),
         sent_at: at(n / 100).mono,
         votes_valid_since: Instant::ZERO,

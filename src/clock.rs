@@ -15,7 +15,7 @@ const DRAWN: u64 = (1 << 10) - 1;
 /// one. Both methods are called often and from any thread, and must not block.
 ///
 /// The timers of a mesh are those of tokio. They decide when the mesh looks at the clock, at least
-/// every 250 ms; the clock alone decides what has expired.
+/// every 250 ms while it holds or awaits a lock. The clock alone decides what has expired.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
     /// Returns the time since a fixed instant. It never decreases, and it counts time in which the
     /// machine was suspended. Leases are measured by it.

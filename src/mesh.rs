@@ -311,7 +311,7 @@ impl Mesh {
         })
     }
 
-    /// Returns a receiver of the health of this node, which changes within 250 ms of its cause.
+    /// Returns a receiver of the health of this node, which follows its cause within a second.
     ///
     /// ```
     /// # async fn alert(mesh: lockmesh::Mesh) {

@@ -3,8 +3,6 @@
 #![forbid(unsafe_code)]
 
 mod config;
-mod keygen;
 pub mod node;
 
 pub use config::{FileError, NodeConfig, NodeConfigError, Overrides};
-pub use keygen::fresh_secret;

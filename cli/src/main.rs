@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use lockmesh_cli::{Overrides, fresh_secret, node};
+use lockmesh::ClusterSecret;
+use lockmesh_cli::{Overrides, node};
 use look::Failure;
 
 /// Run a node of a lock mesh, and observe a running mesh.
@@ -55,7 +56,8 @@ async fn main() -> ExitCode {
 }
 
 fn keygen() -> Result<ExitCode, Failure> {
-    let secret = fresh_secret().map_err(|error| Failure(1, format!("no secret: {error}")))?;
+    let secret =
+        ClusterSecret::generate().map_err(|error| Failure(1, format!("no secret: {error}")))?;
     println!("{}", secret.to_base64());
     Ok(ExitCode::SUCCESS)
 }

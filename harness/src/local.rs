@@ -227,7 +227,7 @@ impl LocalMeshBuilder {
         within("nodes", self.nodes, NODES_MAX)?;
         within("voters", voters, self.nodes)?;
         let secret = match &self.secret {
-            SecretChoice::Random => Some(random_secret()?),
+            SecretChoice::Random => Some(ClusterSecret::generate().map_err(ConfigError::from)?),
             SecretChoice::Given(secret) => Some(secret.clone()),
             SecretChoice::Plaintext => None,
         };
@@ -262,10 +262,6 @@ fn within(field: &'static str, value: usize, max: usize) -> Result<(), LocalMesh
         return Ok(());
     }
     Err(LocalMeshError::OutOfBounds { field, value, max })
-}
-
-fn random_secret() -> Result<ClusterSecret, ConfigError> {
-    Ok(ClusterSecret::from_bytes(rand::random())?)
 }
 
 impl LocalMesh {

@@ -79,7 +79,7 @@ pub use description::{
     Difference, Differences, LISTED_MEMBERS_MAX, OtherSet, Role, VoterSetDescription,
 };
 pub use digest::{DIGEST_PARTS, Digest, DigestPart, DigestParts};
-pub use epoch::{Epoch, EpochClock};
+pub use epoch::{Epoch, EpochClock, EpochError};
 pub use event::{Effects, Event, Peer, Ticket, View, VoteTally};
 pub use id::{ClaimId, Incarnation, KEY_BYTES_MAX, Key, NODE_ID_BYTES_MAX, NameError, NodeId};
 pub use message::{

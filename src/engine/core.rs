@@ -292,6 +292,11 @@ impl Core {
         addrs.collect()
     }
 
+    /// Returns `true` if this node neither holds nor awaits a lock.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.leases.is_empty() && self.waiting.is_empty()
+    }
+
     pub(crate) fn held(&self) -> usize {
         self.leases.len()
     }

@@ -15,14 +15,15 @@ use crate::status::Health;
 use crate::transport::Transport;
 use lockmesh_proto::Instant;
 
-/// The maximum sleep of the loop. Timers do not count time in which the machine was suspended, but
-/// leases do.
+/// The maximum sleep of the loop while locks are held or awaited. Timers do not count time in which
+/// the machine was suspended, but leases do.
 const NAP_MAX: Duration = Duration::from_millis(250);
 /// The interval at which gauges and traffic counters are refreshed.
 const REFRESH_EVERY: Duration = Duration::from_secs(1);
-/// The intervals at which voters are queried and obstacles are looked for: normally, and while this
-/// node is not ready.
+/// The intervals at which voters are queried and obstacles are looked for: normally, while this
+/// node neither holds nor awaits a lock, and while it is not ready.
 const LOOK_EVERY: Duration = NAP_MAX;
+const LOOK_IDLE: Duration = Duration::from_secs(1);
 const LOOK_SOON: Duration = Duration::from_millis(50);
 /// The maximum number of datagrams handled before their output is sent. If datagrams arrive one at
 /// a time, the output of each is sent before the next is received.
@@ -127,6 +128,7 @@ fn on_tick(engine: &Engine, due: &mut Due) {
         due.looked = Some(now.mono);
         let health = core.health(now);
         due.look_every = match health {
+            Health::Ready if core.is_idle() => LOOK_IDLE,
             Health::Ready => LOOK_EVERY,
             _ => LOOK_SOON,
         };

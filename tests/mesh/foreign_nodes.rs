@@ -41,7 +41,7 @@ async fn is_refused(foreign_node: &Mesh, reachable: usize) {
         };
         assert!(answers.refused >= 2, "{text}");
         assert_eq!(answers.reason, Some(RefuseReason::VoterSet), "{text}");
-        assert!(text.contains("(it has another voter set)"), "{text}");
+        assert!(text.contains("refused: it has another voter set"), "{text}");
     }
 }
 
@@ -168,7 +168,7 @@ async fn acquire_times_out_under_a_datagram_flood() {
 
 /// Starts `n0`, and a foreign node whose gossip `n0` drops. Returns both.
 async fn unheard(n0: MeshBuilder, foreign_node: MeshBuilder) -> (Mesh, Mesh) {
-    let n0 = n0.bootstrap().start().await.unwrap();
+    let n0 = n0.voters(["n0"]).bootstrap().start().await.unwrap();
     let seed = n0.local_addr().to_string();
     let foreign_node = foreign_node
         .voters(["n0", "other", "third"])
@@ -229,7 +229,7 @@ async fn timeout_error_names_a_wrong_secret() {
         .lock("k")
         .acquire_timeout(Duration::from_millis(300));
     let silent = request.clone().acquire().await.unwrap_err().to_string();
-    assert!(silent.ends_with("2 did not answer"), "{silent}");
+    assert!(silent.ends_with("2 did not answer)"), "{silent}");
     let sends = sealed("sends", 1).seeds([foreign_node.local_addr().to_string()]);
     let sends = sends.gossip_interval(Duration::from_millis(20));
     let _sends = sends.voters(["n0"]).start().await.unwrap();
@@ -239,7 +239,8 @@ async fn timeout_error_names_a_wrong_secret() {
     })
     .await;
     let error = request.acquire().await.unwrap_err().to_string();
-    let said = "2 did not answer; every datagram that came lately is not sealed with our secret";
+    let said =
+        "2 did not answer); every datagram that arrived recently is not sealed with our secret";
     assert!(error.ends_with(said), "{error}");
     drop(n0);
 }

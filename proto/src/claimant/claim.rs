@@ -14,7 +14,7 @@ use super::backoff::{SendTimes, queue_interval, retransmit_backoff, sweep_interv
 use super::lease::{Lease, Term};
 use super::link::{LinkNo, Links};
 use super::{ClaimCtx, ExtendError, Request};
-use crate::epoch::Epoch;
+use crate::epoch::{Epoch, EpochClock};
 use crate::event::{Event, Ticket, VoteTally};
 use crate::id::{ClaimId, Key, NodeId};
 use crate::message::{
@@ -386,7 +386,7 @@ impl OwnClaim {
         // higher one was drawn while the node's wall clock was ahead; the clock has been corrected
         // since.
         let skew = cx.own.voter_set.timing().max_clock_skew;
-        if reason == RefuseReason::Skew && self.epoch > Epoch::limit(cx.now, skew).next() {
+        if reason == RefuseReason::Skew && self.epoch > EpochClock::limit(cx.now, skew).next() {
             self.finish(cx);
             let epoch = cx.own.draw(cx.now);
             self.claim_anew(cx, epoch);

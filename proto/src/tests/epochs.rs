@@ -6,7 +6,7 @@ use crate::epoch::EpochClock;
 const SKEW_MS: u64 = 5_000;
 
 fn near_wall(name: &str, ahead_ms: u64) -> Claim {
-    let epoch = Epoch::at_wall_ms(WALL + ahead_ms);
+    let epoch = EpochClock::first_of(WALL + ahead_ms);
     Claim {
         epoch,
         ..claim(name, 0, 1)
@@ -76,14 +76,14 @@ fn nodes_claiming_at_once_draw_different_epochs() {
             .request(at(100), Asker::request(), &mut out)
             .unwrap();
         let epoch = claimant.epoch(ticket).unwrap();
-        assert_eq!(epoch.wall_ms(), WALL + 100);
+        assert_eq!(EpochClock::wall_ms(epoch), WALL + 100);
         let stale = Message::Stale(Stale {
             claim: id(name),
-            fence: Epoch::at_wall_ms(WALL + 200),
+            fence: EpochClock::first_of(WALL + 200),
         });
         claimant.handle(at(101), &node("v1"), &stale, &mut out);
         let anew = claimant.epoch(ticket).unwrap();
-        assert!(anew.wall_ms() > WALL + 200);
+        assert!(EpochClock::wall_ms(anew) > WALL + 200);
         drawn.extend([epoch, anew]);
     }
     assert_eq!(drawn.len(), 6);
@@ -91,8 +91,8 @@ fn nodes_claiming_at_once_draw_different_epochs() {
 
 #[test]
 fn clock_moves_past_every_epoch_within_skew() {
-    let believed = Epoch::at_wall_ms(WALL + 100 + SKEW_MS);
-    let broken = Epoch::at_wall_ms(WALL + 100 + SKEW_MS + 1);
+    let believed = EpochClock::first_of(WALL + 100 + SKEW_MS);
+    let broken = EpochClock::first_of(WALL + 100 + SKEW_MS + 1);
     let mut asker = Asker::new(1);
     assert!(asker.claimant.observe(at(100), believed));
     assert_eq!(drawn(&asker.asks(200, Asker::request())), "w5100.1");
@@ -104,7 +104,7 @@ fn clock_moves_past_every_epoch_within_skew() {
 /// One clock set to the year 2100 must not move the others forward.
 #[test]
 fn answer_beyond_skew_counts_as_refusal() {
-    let far = Epoch::at_wall_ms(WALL + 100_000);
+    let far = EpochClock::first_of(WALL + 100_000);
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
     assert_eq!(asker.hears(110, "v1", stale(1, far)), [""; 0]);
@@ -144,14 +144,14 @@ fn answer_beyond_skew_counts_as_refusal() {
 fn clock_moves_past_epochs_in_late_answers() {
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
-    asker.hears(110, "v1", stale(1, Epoch::at_wall_ms(WALL + 500)));
-    asker.hears(111, "v2", stale(1, Epoch::at_wall_ms(WALL + 900)));
+    asker.hears(110, "v1", stale(1, EpochClock::first_of(WALL + 500)));
+    asker.hears(111, "v2", stale(1, EpochClock::first_of(WALL + 900)));
     assert_eq!(drawn(&asker.asks(120, Asker::request())), "w900.1");
     let late = Wait {
         key: key(),
         claim: own(1),
         holder: id("b"),
-        epoch: Epoch::at_wall_ms(WALL + 1_000),
+        epoch: EpochClock::first_of(WALL + 1_000),
         granted: HolderGranted::No,
         ahead: 0,
     };
@@ -166,19 +166,19 @@ fn each_further_stale_doubles_the_leap() {
     asker.asks(100, Asker::request());
     let mut fence = WALL + 500;
     for k in 1..=12 {
-        let said = asker.hears(110, "v1", stale(k, Epoch::at_wall_ms(fence)));
+        let said = asker.hears(110, "v1", stale(k, EpochClock::first_of(fence)));
         fence += 1 << (k - 1);
         assert_eq!(drawn(&said), format!("w{}", fence - WALL));
     }
     // Never beyond `max_clock_skew`, but always above the fence.
-    let said = asker.hears(110, "v1", stale(13, Epoch::at_wall_ms(fence)));
+    let said = asker.hears(110, "v1", stale(13, EpochClock::first_of(fence)));
     assert_eq!(drawn(&said), "w5110.1048575");
     // Another request starts with the shortest leap again.
     let mut asker = Asker::new(1);
     asker.asks(100, Asker::request());
-    asker.hears(110, "v1", stale(1, Epoch::at_wall_ms(WALL + 500)));
+    asker.hears(110, "v1", stale(1, EpochClock::first_of(WALL + 500)));
     asker.asks(110, Asker::request());
-    let said = asker.hears(110, "v1", stale(3, Epoch::at_wall_ms(WALL + 600)));
+    let said = asker.hears(110, "v1", stale(3, EpochClock::first_of(WALL + 600)));
     assert_eq!(drawn(&said), "w601");
 }
 
@@ -220,7 +220,7 @@ fn granted_claim_beyond_skew_is_accepted() {
 
 #[test]
 fn highest_accepted_epoch_is_last_of_its_millisecond() {
-    let limit = Epoch::limit(at(0), ms(SKEW_MS));
+    let limit = EpochClock::limit(at(0), ms(SKEW_MS));
     for (epoch, answer) in [(limit, "a Vote 1+10000"), (limit.next(), "a Refuse Skew")] {
         let claim = Claim {
             epoch,
@@ -279,11 +279,11 @@ fn granted_claim_continues_if_voter_refuses_epoch() {
 #[test]
 fn wall_clock_beyond_epoch_range_saturates() {
     let last = (1 << 44) - 1;
-    let end = Epoch::at_wall_ms(last);
-    assert_eq!(end.wall_ms(), last);
-    assert!(end > Epoch::at_wall_ms(last - 1));
+    let end = EpochClock::first_of(last);
+    assert_eq!(EpochClock::wall_ms(end), last);
+    assert!(end > EpochClock::first_of(last - 1));
     for beyond in [1 << 44, (1 << 44) + 1, u64::MAX] {
-        assert_eq!(Epoch::at_wall_ms(beyond), end);
+        assert_eq!(EpochClock::first_of(beyond), end);
     }
 }
 
@@ -291,9 +291,26 @@ fn wall_clock_beyond_epoch_range_saturates() {
 #[test]
 fn clock_draws_above_highest_accepted_epoch() {
     let mut clock = EpochClock::default();
-    let limit = Epoch::limit(at(0), ms(SKEW_MS));
+    let limit = EpochClock::limit(at(0), ms(SKEW_MS));
     assert!(clock.observe(at(0), limit, ms(SKEW_MS)));
     assert_eq!(clock.draw(at(0), ms(SKEW_MS)), limit.next());
     // The epoch just drawn does: it is above the limit, so the clock drops it.
-    assert_eq!(clock.draw(at(0), ms(SKEW_MS)), Epoch::at_wall_ms(WALL));
+    assert_eq!(clock.draw(at(0), ms(SKEW_MS)), EpochClock::first_of(WALL));
+}
+
+#[test]
+fn epoch_converts_without_loss() {
+    for number in [0, 1, u64::MAX] {
+        let epoch = Epoch::from(number);
+        assert_eq!(u64::from(epoch), number);
+        assert_eq!(epoch.to_string().parse(), Ok(epoch));
+        assert_eq!(number.to_string().parse(), Ok(epoch));
+    }
+    for wrong in ["", "e", "E1", "+1", "e-1", "18446744073709551616"] {
+        assert!(wrong.parse::<Epoch>().is_err(), "{wrong}");
+    }
+    assert_eq!(i64::try_from(Epoch::new(7)), Ok(7));
+    assert!(i64::try_from(Epoch::new(u64::MAX)).is_err());
+    assert_eq!(Epoch::try_from(7_i64), Ok(Epoch::new(7)));
+    assert!(Epoch::try_from(-1_i64).is_err());
 }

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use super::claimant::{Claimant, Request};
 use super::digest::Digest;
-use super::epoch::Epoch;
+use super::epoch::{Epoch, EpochClock};
 use super::event::View;
 use super::event::{Effects, Event, Ticket};
 use super::id::{ClaimId, Incarnation, Key, NodeId};
@@ -156,9 +156,9 @@ fn reading(instant: Instant) -> String {
 }
 
 fn number(epoch: Epoch) -> String {
-    match epoch.wall_ms().checked_sub(WALL) {
+    match EpochClock::wall_ms(epoch).checked_sub(WALL) {
         None => format!("e{}", epoch.get()),
-        Some(since) => match epoch.get() - Epoch::at_wall_ms(epoch.wall_ms()).get() {
+        Some(since) => match epoch.get() - EpochClock::first_of(EpochClock::wall_ms(epoch)).get() {
             0 => format!("w{since}"),
             counter => format!("w{since}.{counter}"),
         },
@@ -473,7 +473,7 @@ fn waits(granted: HolderGranted) -> Message {
         key: key(),
         claim: own(1),
         holder: id("b"),
-        epoch: Epoch::at_wall_ms(WALL),
+        epoch: EpochClock::first_of(WALL),
         granted,
         ahead: 0,
     })

@@ -5,6 +5,7 @@ use super::super::description::OtherSet;
 use super::super::message::{RecoveryQuery, RecoveryReply};
 use super::voter_rules::view;
 use super::*;
+use crate::epoch::EpochClock;
 
 const NOTHING: [&str; 0] = [];
 /// `max_ttl` of 30 s plus twice the drift of 1 %.
@@ -27,7 +28,7 @@ fn memory(nonce: u64, highest: Epoch, votes: bool, knew: bool) -> RecoveryReply 
 }
 
 fn remembers(wall_ms: u64) -> RecoveryReply {
-    memory(8, Epoch::at_wall_ms(wall_ms), true, true)
+    memory(8, EpochClock::first_of(wall_ms), true, true)
 }
 
 impl Booth {
@@ -82,9 +83,15 @@ fn recovered_fence_is_highest_known_to_peers() {
     let ended = booth.told(now, "v3", &remembers(WALL + 1));
     assert_eq!(ended, ["QuarantineEnded 2 leans false"]);
     // The fence holds for all keys. It is the highest epoch received, not the last.
-    assert_eq!(booth.voter.fence(&key()), Epoch::at_wall_ms(WALL + 20_000));
+    assert_eq!(
+        booth.voter.fence(&key()),
+        EpochClock::first_of(WALL + 20_000)
+    );
     let other = Key::new("another").unwrap();
-    assert_eq!(booth.voter.fence(&other), Epoch::at_wall_ms(WALL + 20_000));
+    assert_eq!(
+        booth.voter.fence(&other),
+        EpochClock::first_of(WALL + 20_000)
+    );
 }
 
 #[test]
@@ -111,7 +118,7 @@ fn required_replies_depend_on_members_and_voters() {
 #[test]
 fn recovered_fence_is_start_time_plus_skew() {
     let mut booth = in_query(3, 3);
-    let floor = Epoch::limit(at(0), ms(SKEW_MS));
+    let floor = EpochClock::limit(at(0), ms(SKEW_MS));
     booth.wakes(QUARANTINE_MS + 1_000);
     assert_eq!(booth.voter.fence(&key()), floor);
     let now = QUARANTINE_MS + 1_000;
@@ -121,7 +128,7 @@ fn recovered_fence_is_start_time_plus_skew() {
     };
     assert_eq!(booth.hears(now, &below), ["a Stale w5000.1048575"]);
     let fresh = Claim {
-        epoch: Epoch::at_wall_ms(WALL + now),
+        epoch: EpochClock::first_of(WALL + now),
         ..below
     };
     assert_eq!(booth.hears(now, &fresh), ["a Vote 1+10000"]);
@@ -151,7 +158,10 @@ fn voter_waits_one_second_for_replies() {
     assert_eq!(due, instant(QUARANTINE_MS + 1_000));
     let ended = booth.wakes(QUARANTINE_MS + 1_000);
     assert_eq!(ended, ["QuarantineEnded 1 leans true"]);
-    assert_eq!(booth.voter.fence(&key()), Epoch::at_wall_ms(WALL + 7_000));
+    assert_eq!(
+        booth.voter.fence(&key()),
+        EpochClock::first_of(WALL + 7_000)
+    );
 }
 
 /// Rule 28. If most clocks are known, the voter's own does not count. The high time is moved back
@@ -172,7 +182,7 @@ fn recovered_fence_is_high_time_plus_two_skews() {
         wall_ms: high.wall_ms - passed,
         ..at(0)
     };
-    let floor = Epoch::limit(start, ms(2 * SKEW_MS));
+    let floor = EpochClock::limit(start, ms(2 * SKEW_MS));
     assert_eq!(booth.voter.fence(&key()), floor);
     // Replies are accepted up to the high time as well.
     let mut booth = in_query(3, 3);
@@ -180,7 +190,7 @@ fn recovered_fence_is_high_time_plus_two_skews() {
     for other in ["v2", "v3"] {
         booth.told(QUARANTINE_MS, other, &remembers(WALL + 104_000));
     }
-    let told = Epoch::at_wall_ms(WALL + 104_000);
+    let told = EpochClock::first_of(WALL + 104_000);
     assert_eq!(booth.voter.fence(&key()), told);
 }
 
@@ -237,7 +247,7 @@ fn replies_are_capped_at_final_high_time() {
     booth.voter.handle_clocks(Some(high), MayReturn::Yes);
     let ended = booth.wakes(QUARANTINE_MS + 10);
     assert_eq!(ended, ["QuarantineEnded 2 leans true"], "it was cut");
-    let limit = Epoch::limit(high, ms(SKEW_MS));
+    let limit = EpochClock::limit(high, ms(SKEW_MS));
     assert_eq!(booth.voter.fence(&key()), limit);
 }
 
@@ -265,7 +275,7 @@ fn restart_in_quarantine_keeps_settings_without_fence() {
     let ended = booth.wakes(until + 1_000);
     assert_eq!(ended, ["QuarantineEnded 0 leans true"]);
     // The drift of 1 % over 62 s.
-    let limit = Epoch::limit(at(1_000 + 623), ms(2 * SKEW_MS));
+    let limit = EpochClock::limit(at(1_000 + 623), ms(2 * SKEW_MS));
     assert!(booth.voter.fence(&key()) <= limit);
 }
 
@@ -273,13 +283,16 @@ fn restart_in_quarantine_keeps_settings_without_fence() {
 #[test]
 fn replies_in_quarantine_or_to_others_are_ignored() {
     let mut booth = in_query(3, 3);
-    let highest = Epoch::at_wall_ms(WALL + 9_000);
+    let highest = EpochClock::first_of(WALL + 9_000);
     booth.told(QUARANTINE_MS, "v2", &memory(8, highest, false, true));
     booth.told(QUARANTINE_MS, "v2", &memory(7, highest, true, true));
     booth.told(QUARANTINE_MS, "v3", &memory(9, highest, true, true));
     let ended = booth.wakes(QUARANTINE_MS + 1_000);
     assert_eq!(ended, ["QuarantineEnded 0 leans true"]);
-    assert_eq!(booth.voter.fence(&key()), Epoch::limit(at(0), ms(SKEW_MS)));
+    assert_eq!(
+        booth.voter.fence(&key()),
+        EpochClock::limit(at(0), ms(SKEW_MS))
+    );
     let (mut booth, _) = Booth::of(3, 3, Start::Recovering);
     booth.told(10, "v2", &remembers(WALL));
     booth.told(10, "v3", &memory(7, highest, true, false));
@@ -292,7 +305,7 @@ fn replies_are_capped_at_wall_clock_plus_skew() {
     let mut booth = in_query(3, 3);
     booth.told(QUARANTINE_MS, "v2", &remembers(WALL + 900_000));
     booth.told(QUARANTINE_MS, "v3", &remembers(WALL));
-    let cut = Epoch::limit(at(QUARANTINE_MS), ms(SKEW_MS));
+    let cut = EpochClock::limit(at(QUARANTINE_MS), ms(SKEW_MS));
     assert_eq!(booth.voter.fence(&key()), cut);
 }
 
@@ -363,7 +376,10 @@ fn new_cluster_quarantines_if_a_peer_remembers() {
     );
     // The quarantine counts from the start, and the recovered fence has the clock of the start.
     booth.wakes(QUARANTINE_MS + 1_000);
-    assert_eq!(booth.voter.fence(&key()), Epoch::limit(at(0), ms(SKEW_MS)));
+    assert_eq!(
+        booth.voter.fence(&key()),
+        EpochClock::limit(at(0), ms(SKEW_MS))
+    );
 }
 
 /// A missing reply is not consent.
@@ -384,7 +400,10 @@ fn new_cluster_quarantines_if_peers_are_silent() {
         booth.wakes(now);
     }
     assert_eq!(now, QUARANTINE_MS + 1_000);
-    assert_eq!(booth.voter.fence(&key()), Epoch::limit(at(0), ms(SKEW_MS)));
+    assert_eq!(
+        booth.voter.fence(&key()),
+        EpochClock::limit(at(0), ms(SKEW_MS))
+    );
 }
 
 /// It may have forgotten something itself, so it cannot vouch for another voter, not even later.
@@ -438,7 +457,7 @@ fn granted_claim_is_voted_again_after_quarantine() {
 /// A reply that had to be capped does not prove the highest epoch, so M2 depends on the wall clock.
 #[test]
 fn capped_reply_is_reported_as_clock_dependence() {
-    let limit = Epoch::limit(at(QUARANTINE_MS), ms(SKEW_MS));
+    let limit = EpochClock::limit(at(QUARANTINE_MS), ms(SKEW_MS));
     for (highest, leans) in [(limit, false), (limit.next(), true)] {
         let mut booth = in_query(3, 3);
         booth.told(QUARANTINE_MS, "v2", &memory(8, highest, true, true));
@@ -455,7 +474,10 @@ fn start_fence_stands_despite_lower_replies() {
     booth.told(QUARANTINE_MS, "v2", &remembers(0));
     let ended = booth.told(QUARANTINE_MS, "v3", &remembers(0));
     assert_eq!(ended, ["QuarantineEnded 2 leans false"]);
-    assert_eq!(booth.voter.fence(&key()), Epoch::limit(at(0), ms(SKEW_MS)));
+    assert_eq!(
+        booth.voter.fence(&key()),
+        EpochClock::limit(at(0), ms(SKEW_MS))
+    );
     assert!(booth.reply_of(false).knew, "it has forgotten something");
 }
 
@@ -599,7 +621,7 @@ fn recovered_fence_covers_grants_of_other_set() {
         now += 1_000;
         booth.wakes(now);
     }
-    let floor = Epoch::limit(at(20_000), ms(2 * SKEW_MS));
+    let floor = EpochClock::limit(at(20_000), ms(2 * SKEW_MS));
     assert_eq!(booth.voter.fence(&key()), floor);
 }
 

@@ -3,6 +3,7 @@
 use super::claimant_rules::{holding, trying};
 use super::*;
 use crate::claimant::{ExtendError, RequestError};
+use crate::epoch::EpochClock;
 use crate::event::VoteTally;
 
 const NOTHING: [&str; 0] = [];
@@ -132,7 +133,7 @@ fn held_leases_are_listed_with_epochs_and_ends() {
 fn request_epoch_is_that_of_latest_claim() {
     let mut asker = Asker::new(1);
     asker.asks(100, Asker::request());
-    asker.hears(110, "v1", stale(1, Epoch::at_wall_ms(WALL + 500)));
+    asker.hears(110, "v1", stale(1, EpochClock::first_of(WALL + 500)));
     let epoch = asker.claimant.epoch(Ticket(1)).unwrap();
     assert_eq!(number(epoch), "w501");
     let granted = asker.hears(111, "v1", Message::Vote(vote(2, instant(110), 10_000)));

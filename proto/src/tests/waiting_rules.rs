@@ -2,6 +2,7 @@
 
 use super::claimant_rules::{holding, to, trying};
 use super::*;
+use crate::epoch::EpochClock;
 
 const NOTHING: [&str; 0] = [];
 
@@ -46,7 +47,7 @@ fn waiting_claim_is_retransmitted_within_quarter_ttl() {
             key: key(),
             claim: own(n),
             holder: id("b"),
-            epoch: Epoch::at_wall_ms(WALL),
+            epoch: EpochClock::first_of(WALL),
             granted: HolderGranted::Yes,
             ahead: 0,
         };
@@ -79,7 +80,7 @@ fn stale_ungranted_claim_restarts_above_fence() {
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
     asker.hears(109, "v1", voted(100, 10_000));
-    let fence = Epoch::at_wall_ms(WALL + 700);
+    let fence = EpochClock::first_of(WALL + 700);
     let anew = asker.hears(110, "v2", stale(1, fence));
     assert_eq!(
         anew[..3],
@@ -100,7 +101,7 @@ fn stale_ungranted_claim_restarts_above_fence() {
 #[test]
 fn stale_after_grant_is_ignored() {
     let mut asker = holding(Asker::request());
-    let fence = Epoch::at_wall_ms(WALL + 700);
+    let fence = EpochClock::first_of(WALL + 700);
     assert_eq!(asker.hears(120, "v3", stale(1, fence)), NOTHING);
     assert_eq!(asker.held(120).as_deref(), Some("10000"));
 }
@@ -110,7 +111,7 @@ fn stale_after_grant_is_ignored() {
 fn stale_for_ended_claim_is_ignored() {
     let mut asker = Asker::new(3);
     asker.asks(100, Asker::request());
-    let fence = Epoch::at_wall_ms(WALL + 700);
+    let fence = EpochClock::first_of(WALL + 700);
     asker.hears(110, "v2", stale(1, fence));
     assert_eq!(asker.hears(111, "v3", stale(1, fence)), NOTHING);
 }
@@ -206,7 +207,7 @@ fn waits_for(holder: &str, epoch: u64, granted: HolderGranted) -> Message {
     };
     Message::Wait(Wait {
         holder: id(holder),
-        epoch: Epoch::at_wall_ms(WALL + epoch),
+        epoch: EpochClock::first_of(WALL + epoch),
         ..wait
     })
 }
@@ -441,7 +442,7 @@ fn request_out_of_bounds_sends_nothing() {
 fn answers_of_non_voters_are_ignored() {
     let mut asker = Asker::new(3);
     asker.asks(100, trying());
-    let fence = Epoch::at_wall_ms(WALL + 700);
+    let fence = EpochClock::first_of(WALL + 700);
     let said = [
         stale(1, fence),
         waits(HolderGranted::Yes),

@@ -22,7 +22,7 @@ use std::time::Duration;
 use crate::clocks::MayReturn;
 use crate::description::{OtherSet, count};
 use crate::digest::{Digest, DigestParts};
-use crate::epoch::Epoch;
+use crate::epoch::{Epoch, EpochClock};
 use crate::event::{Effects, Event, View};
 use crate::id::{ClaimId, Incarnation, Key, NodeId};
 use crate::message::{
@@ -504,7 +504,7 @@ impl Voter {
     }
 
     fn is_too_far_ahead(&self, now: Now, epoch: Epoch) -> bool {
-        epoch > Epoch::limit(now, self.voter_set.timing().max_clock_skew)
+        epoch > EpochClock::limit(now, self.voter_set.timing().max_clock_skew)
     }
 
     /// Returns why this voter would refuse a claim with this epoch on a free key, and the time left

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use crate::clocks::{MayReturn, with_drift};
 use crate::description::{OtherSet, Role};
-use crate::epoch::Epoch;
+use crate::epoch::{Epoch, EpochClock};
 use crate::event::{Effects, Event, View};
 use crate::id::NodeId;
 use crate::message::{Message, RecoveryQuery, RecoveryReply};
@@ -314,7 +314,7 @@ impl Recovery {
             Stage::New if msg.knew && !mistaken!(NewIsBelieved) => self.go_into_quarantine(out),
             Stage::New => self.answer(now, from, KnownEpoch::default()),
             Stage::RecoveryQuery { .. } if msg.votes => {
-                let (highest, limit) = (msg.highest, Epoch::limit(now, self.skew));
+                let (highest, limit) = (msg.highest, EpochClock::limit(now, self.skew));
                 self.answer(now, from, KnownEpoch { highest, limit });
             }
             Stage::RecoveryQuery { .. } | Stage::Quarantine | Stage::Over => {}
@@ -332,7 +332,7 @@ impl Recovery {
 
     /// Returns the highest epoch that is accepted from a reply, by the clocks as known now.
     fn limit(&self, answer: &KnownEpoch) -> Epoch {
-        let high = self.high.map(|high| Epoch::limit(high, self.skew));
+        let high = self.high.map(|high| EpochClock::limit(high, self.skew));
         high.unwrap_or(answer.limit)
     }
 
@@ -465,8 +465,8 @@ impl Recovery {
     fn floor(&self) -> Epoch {
         let high = self.high.filter(|_| !mistaken!(FloorByOwnClock));
         let limit = |at: Now, skew: Duration| match high {
-            Some(high) => Epoch::limit(self.back_at(high, at), skew),
-            None => Epoch::limit(at, skew),
+            Some(high) => EpochClock::limit(self.back_at(high, at), skew),
+            None => EpochClock::limit(at, skew),
         };
         let skews = if high.is_some() { 2 } else { 1 };
         let own = limit(self.started, self.skew * skews);

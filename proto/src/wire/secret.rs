@@ -1,11 +1,14 @@
 //! The cluster's secret as text and bytes. [`super::seal`] derives the keys from it.
 
 use std::fmt;
+use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::alphabet::{STANDARD, URL_SAFE};
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use ring::rand::{SecureRandom, SystemRandom};
 use thiserror::Error;
+use zeroize::Zeroize;
 
 /// The length of a [`ClusterSecret`], in bytes.
 pub const CLUSTER_SECRET_BYTES: usize = 32;
@@ -18,7 +21,8 @@ const BASE64_URL: GeneralPurpose = GeneralPurpose::new(&URL_SAFE, LENIENT);
 /// The cluster's secret: 32 bytes that only the cluster's nodes have.
 ///
 /// Anyone who has it can impersonate any node. Draw it from the operating system's randomness,
-/// never from a passphrase: `head -c 32 /dev/urandom | base64`.
+/// never from a passphrase: `lockmesh keygen`, or `head -c 32 /dev/urandom | base64`. The bytes are
+/// zeroed when it is dropped.
 #[derive(Clone)]
 pub struct ClusterSecret([u8; CLUSTER_SECRET_BYTES]);
 
@@ -38,9 +42,23 @@ pub enum SecretError {
     /// All bytes are zero: a placeholder, or memory that was not initialized.
     #[error("the cluster secret is all zeros; draw 32 random bytes")]
     Weak,
+    /// The operating system has no randomness to generate a secret from.
+    #[error("the operating system has no randomness for a cluster secret")]
+    Randomness,
 }
 
 impl ClusterSecret {
+    /// Generates a secret from the operating system's randomness.
+    ///
+    /// # Errors
+    /// [`SecretError::Randomness`] if the operating system has none.
+    pub fn generate() -> Result<Self, SecretError> {
+        let mut bytes = [0; CLUSTER_SECRET_BYTES];
+        let filled = SystemRandom::new().fill(&mut bytes);
+        filled.map_err(|_| SecretError::Randomness)?;
+        Self::from_bytes(bytes)
+    }
+
     /// Creates the secret with these bytes.
     ///
     /// # Errors
@@ -80,6 +98,21 @@ impl ClusterSecret {
 
     pub(super) fn as_bytes(&self) -> &[u8; CLUSTER_SECRET_BYTES] {
         &self.0
+    }
+}
+
+impl FromStr for ClusterSecret {
+    type Err = SecretError;
+
+    /// Parses a secret, as [`parse`](ClusterSecret::parse) does.
+    fn from_str(text: &str) -> Result<Self, SecretError> {
+        Self::parse(text)
+    }
+}
+
+impl Drop for ClusterSecret {
+    fn drop(&mut self) {
+        self.0.zeroize();
     }
 }
 

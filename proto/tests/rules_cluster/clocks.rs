@@ -64,7 +64,9 @@ fn reading_of_partitioned_member_expires() {
     let next = net.acquire(3, "k", TTL);
     tick(&mut net, ms(60_000));
     let free = net.granted(3, next).is_some();
-    let ahead = granted.map(|(at, epoch)| epoch.wall_ms() - WALL_MS - at.as_millis() as u64);
+    let ahead = granted.map(|(at, epoch)| {
+        lockmesh_proto::EpochClock::wall_ms(epoch) - WALL_MS - at.as_millis() as u64
+    });
     assert!(
         ahead.is_none_or(|ahead| ahead <= 5_001) && free,
         "it was granted {ahead:?} ms ahead; afterwards the key can be taken: {free}"

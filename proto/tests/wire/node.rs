@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use lockmesh_proto::{
     Claim, ClaimId, ClusterSecret, DATAGRAM_BYTES_MAX, DatagramHead, DatagramKind, DropReason,
-    Epoch, HolderGranted, Incarnation, Inspect, Instant, Key, Message, Node, NodeConfig, Now,
-    Outdated, Output, Refuse, RefuseReason, Release, Request, Seal, Stale, Start, Timing, Traffic,
-    Vote, VoterLimits, VoterSet, VoterSetTag, Wait, pack_messages,
+    Epoch, EpochClock, HolderGranted, Incarnation, Inspect, Instant, Key, Message, Node,
+    NodeConfig, Now, Outdated, Output, Refuse, RefuseReason, Release, Request, Seal, Stale, Start,
+    Timing, Traffic, Vote, VoterLimits, VoterSet, VoterSetTag, Wait, pack_messages,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -170,7 +170,7 @@ pub(crate) fn claim_message(claim: ClaimId) -> Message {
     Message::Claim(Claim {
         key: key(),
         claim,
-        epoch: Epoch::at_wall_ms(1_700_000_000_000),
+        epoch: EpochClock::first_of(1_700_000_000_000),
         ttl: Duration::from_secs(1),
         sent_at: Instant::from_nanos(5),
         votes_valid_since: Instant::ZERO,

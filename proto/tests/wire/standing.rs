@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use lockmesh_proto::{
-    DatagramHead, Epoch, Message, Output, RefuseReason, Seal, Standing, VoterQuery, VoterReply,
-    VoterSetTag, unpack_messages,
+    DatagramHead, Epoch, EpochClock, Message, Output, RefuseReason, Seal, Standing, VoterQuery,
+    VoterReply, VoterSetTag, unpack_messages,
 };
 
 use crate::arbitrary::node_id;
@@ -44,8 +44,8 @@ fn voter_reply_matches_answer_to_claim() {
     let (mut world, mut ear) = (World::new(&["a"]), seal_of(9));
     let voter_set = world.voter_set;
     let (near, far) = (
-        Epoch::at_wall_ms(world.now.wall_ms),
-        Epoch::at_wall_ms(world.now.wall_ms + 60_000),
+        EpochClock::first_of(world.now.wall_ms),
+        EpochClock::first_of(world.now.wall_ms + 60_000),
     );
     let mut told = |voter_set, epoch| reply(&mut world, &mut ear, voter_set, epoch).refuses;
     assert_eq!(told(voter_set, near), None);
@@ -65,7 +65,7 @@ fn voter_reply_matches_answer_to_claim() {
 fn voter_without_memory_reports_remaining_time() {
     // No peer has confirmed that the cluster is new.
     let (mut world, mut ear) = (World::new(&["a", "b", "c"]), seal_of(9));
-    let (voter_set, near) = (world.voter_set, Epoch::at_wall_ms(world.now.wall_ms));
+    let (voter_set, near) = (world.voter_set, EpochClock::first_of(world.now.wall_ms));
     let new = reply(&mut world, &mut ear, voter_set, near);
     let quarantine = Some(RefuseReason::Quarantine);
     assert_eq!((new.refuses, new.remaining), (quarantine, Duration::ZERO));
@@ -79,7 +79,7 @@ fn voter_without_memory_reports_remaining_time() {
 #[test]
 fn voters_are_queried_until_they_answer() {
     let (mut world, mut ear) = (World::new(&["a", "b", "c"]), seal_of(9));
-    let near = Epoch::at_wall_ms(world.now.wall_ms);
+    let near = EpochClock::first_of(world.now.wall_ms);
     let voter_set = world.voter_set;
     reply(&mut world, &mut ear, voter_set, near);
     world.node.check_voters(world.now);

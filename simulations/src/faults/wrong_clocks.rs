@@ -7,7 +7,7 @@ use crate::cluster::{Rates, Settings, World, WorldEvent};
 use crate::faults::{Cut, Fault, FaultKind, Target};
 use crate::judge::HostAt;
 use crate::kernel::{MILLISECOND, Rng, SECOND};
-use crate::proto::{Epoch, Now, quorum};
+use crate::proto::{EpochClock, Now, quorum};
 
 /// The maximum error of a wrong wall clock, in milliseconds.
 const WRONG_MAX_MS: u64 = 1_800_000;
@@ -151,7 +151,7 @@ impl World {
             true => self.settings.largest_skew(),
             false => self.voter_set_of(host).timing().max_clock_skew,
         };
-        Epoch::limit(self.hosts[host].clock.now(self.time), skew).get()
+        EpochClock::limit(self.hosts[host].clock.now(self.time), skew).get()
     }
 
     /// Returns the highest epoch that the clocks of a quorum of the members accept now.
@@ -160,7 +160,7 @@ impl World {
         let mut shown: Vec<Now> = members.iter().map(|it| it.clock.now(self.time)).collect();
         shown.sort_unstable_by_key(|it| it.wall_ms);
         let skew = self.settings.timing.max_clock_skew;
-        Epoch::limit(shown[quorum(members.len()) - 1], skew).get()
+        EpochClock::limit(shown[quorum(members.len()) - 1], skew).get()
     }
 }
 

@@ -8,6 +8,7 @@
 use super::{Fact, History};
 use crate::cluster::wall_ms;
 use crate::proto::Epoch;
+use crate::proto::EpochClock;
 
 pub(super) fn judge(at: u64, fact: &Fact, history: &History) -> Option<String> {
     let off_ms = history.terms.right_clocks_off_ms?;
@@ -16,10 +17,10 @@ pub(super) fn judge(at: u64, fact: &Fact, history: &History) -> Option<String> {
     };
     // Clocks are read in whole milliseconds, hence 2 ms more.
     let latest = wall_ms(at) + off_ms + history.terms.skew_ms + 2;
-    let is_ahead = *epoch >= Epoch::at_wall_ms(latest).get();
+    let is_ahead = *epoch >= EpochClock::first_of(latest).get();
     (history.terms.clocks_kept && is_ahead).then(|| {
         let key = history.open.get(request).map(|asked| asked.key);
-        let by = Epoch::new(*epoch).wall_ms() - wall_ms(at);
+        let by = EpochClock::wall_ms(Epoch::new(*epoch)) - wall_ms(at);
         format!("key {key:?}: epoch {epoch} wins {by} ms ahead of the true time")
     })
 }
@@ -32,7 +33,7 @@ mod tests {
 
     fn rejects(ahead_ms: u64, terms: Terms) -> usize {
         let at = 70_000_000;
-        let epoch = Epoch::at_wall_ms(wall_ms(at) + ahead_ms).get();
+        let epoch = EpochClock::first_of(wall_ms(at) + ahead_ms).get();
         let facts = [(0, asked(1, 0)), (at, granted(1, epoch, 2 * at))];
         rejected(judge, terms, &facts)
     }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use crate::campaign::{Tweaks, run_seed};
 use crate::proto::{
-    Claimant, Effects, Epoch, Event, Incarnation, Instant, Key, Message, Node, NodeConfig, NodeId,
-    Now, Output, Peer, RecoveryReply, Refuse, RefuseReason, Request, Seal, Start, Timing, View,
-    Voter, VoterLimits, VoterSet,
+    Claimant, Effects, EpochClock, Event, Incarnation, Instant, Key, Message, Node, NodeConfig,
+    NodeId, Now, Output, Peer, RecoveryReply, Refuse, RefuseReason, Request, Seal, Start, Timing,
+    View, Voter, VoterLimits, VoterSet,
 };
 
 const WALL_MS: u64 = 1_760_000_000_000;
@@ -131,9 +131,9 @@ fn refused_claim_is_remade_after_clock_is_right() {
     });
     // While the clock is ahead the claim is refused, and a new one would be refused too.
     claimant.handle(at(1, ahead), &id("a"), &refuse, &mut out);
-    assert_eq!(claimant.epoch(ticket), Some(Epoch::at_wall_ms(ahead)));
+    assert_eq!(claimant.epoch(ticket), Some(EpochClock::first_of(ahead)));
     claimant.handle(at(2, WALL_MS), &id("a"), &refuse, &mut out);
-    assert_eq!(claimant.epoch(ticket), Some(Epoch::at_wall_ms(WALL_MS)));
+    assert_eq!(claimant.epoch(ticket), Some(EpochClock::first_of(WALL_MS)));
 }
 
 /// Seed 9 of the first world: a fence below a granted epoch, without a report of it (M5).
@@ -165,7 +165,7 @@ fn recovery_that_caps_a_reply_reports_clock_dependence() {
         });
         let memory = RecoveryReply {
             nonce: query.unwrap().nonce,
-            highest: Epoch::at_wall_ms(WALL_MS + ahead_ms),
+            highest: EpochClock::first_of(WALL_MS + ahead_ms),
             votes: true,
             knew: true,
             seen: Incarnation::new(1),

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use lockmesh_proto::{
-    Claim, ClaimId, DATAGRAM_BYTES_MAX, DatagramHead, Epoch, Incarnation, Instant, Key, Message,
-    Node, NodeConfig, NodeId, Now, Output, Seal, Start, Timing, VoterLimits, VoterSet,
+    Claim, ClaimId, DATAGRAM_BYTES_MAX, DatagramHead, Epoch, EpochClock, Incarnation, Instant, Key,
+    Message, Node, NodeConfig, NodeId, Now, Output, Seal, Start, Timing, VoterLimits, VoterSet,
     pack_messages,
 };
 use tokio::task::JoinSet;
@@ -110,7 +110,7 @@ fn claims(
                 incarnation,
                 seq: number.into(),
             },
-            epoch: Epoch::new(Epoch::limit(now, Duration::ZERO).get() + u64::from(number)),
+            epoch: Epoch::new(EpochClock::limit(now, Duration::ZERO).get() + u64::from(number)),
             ttl: TTL,
             sent_at: now.mono,
             votes_valid_since: Instant::ZERO,

@@ -65,7 +65,7 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts `nodes` nodes, and waits until they have found each other.
     pub(crate) async fn start(nodes: usize) -> anyhow::Result<Self> {
-        let secret = lockmesh_cli::fresh_secret()?;
+        let secret = ClusterSecret::generate()?;
         let mesh = builder(0, nodes, &[], secret.clone()).start().await?;
         let mut cluster = Self {
             children: Vec::new(),

@@ -63,7 +63,7 @@ impl Processes {
         fs::create_dir_all(&clients).with_context(|| clients.display().to_string())?;
         for name in SECRETS {
             let file = dir.join(name);
-            fs::write(&file, lockmesh_cli::fresh_secret()?.to_base64())
+            fs::write(&file, lockmesh::ClusterSecret::generate()?.to_base64())
                 .with_context(|| file.display().to_string())?;
         }
         Ok(Self {
