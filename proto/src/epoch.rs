@@ -152,7 +152,7 @@ impl EpochClock {
     /// voters would refuse an epoch above them. The voters' fences keep epochs rising.
     pub fn draw(&mut self, now: Now, max_clock_skew: Duration) -> Epoch {
         self.forget_broken(now, max_clock_skew);
-        self.last = self.last.next().max(EpochClock::first_of(now.wall_ms));
+        self.last = self.last.next().max(Self::first_of(now.wall_ms));
         self.last
     }
 
@@ -160,37 +160,35 @@ impl EpochClock {
     /// a row.
     ///
     /// The epoch is at least 2^(stales-1) ms above the fence, so that a distant node is not
-    /// overtaken for ever. This leap ends at the [`limit`](Epoch::limit) that voters accept.
+    /// overtaken for ever. This leap ends at the [`limit`](Self::limit) that voters accept.
     pub fn draw_above(&mut self, now: Now, fence: Epoch, stales: u32, skew: Duration) -> Epoch {
         self.forget_broken(now, skew);
         let leap = 1u64 << stales.saturating_sub(1).min(40);
-        let leapt = fence.plus_ms(leap).min(EpochClock::limit(now, skew));
+        let leapt = fence.plus_ms(leap).min(Self::limit(now, skew));
         self.last = self
             .last
             .next()
-            .max(EpochClock::first_of(now.wall_ms))
+            .max(Self::first_of(now.wall_ms))
             .max(leapt)
             .max(fence.next());
         self.last
     }
 
-    /// Advances the clock by `steps` from the last epoch, at most to the [`limit`](Epoch::limit)
+    /// Advances the clock by `steps` from the last epoch, at most to the [`limit`](Self::limit)
     /// that voters accept. Returns the new last epoch.
     ///
     /// Without steps, nodes that draw within one millisecond or above one fence draw the same
     /// epoch. Once one of them is granted, the others receive `Stale` and lose their place.
     pub fn step(&mut self, now: Now, steps: u64, max_clock_skew: Duration) -> Epoch {
         let ahead = Epoch(self.last.0.saturating_add(steps));
-        self.last = self
-            .last
-            .max(ahead.min(EpochClock::limit(now, max_clock_skew)));
+        self.last = self.last.max(ahead.min(Self::limit(now, max_clock_skew)));
         self.last
     }
 
     /// Moves the clock past an epoch that was received. Returns `true` if the epoch is at most
     /// `max_clock_skew` ahead of the wall clock. A higher epoch leaves the clock unchanged.
     pub fn observe(&mut self, now: Now, seen: Epoch, max_clock_skew: Duration) -> bool {
-        let believed = seen <= EpochClock::limit(now, max_clock_skew);
+        let believed = seen <= Self::limit(now, max_clock_skew);
         if believed {
             self.last = self.last.max(seen);
         }
@@ -198,7 +196,7 @@ impl EpochClock {
     }
 
     fn forget_broken(&mut self, now: Now, max_clock_skew: Duration) {
-        if self.last > EpochClock::limit(now, max_clock_skew) {
+        if self.last > Self::limit(now, max_clock_skew) {
             self.last = Epoch::ZERO;
         }
     }
