@@ -240,7 +240,8 @@ impl MeshBuilder {
         self
     }
 
-    /// Sets the node ids of the voters, in any order. All nodes must have the same voters.
+    /// Sets the node ids of the voters, in any order: 1 to 1,024. All nodes must have the same
+    /// voters.
     ///
     /// A node that is not among them claims locks but does not vote. A mesh without this setting is
     /// refused, except [`single`](MeshBuilder::single): it would grant locks to itself without
@@ -251,6 +252,9 @@ impl MeshBuilder {
     }
 
     /// Sets how many of the voters vote for each key. The default is all voters, at most five.
+    ///
+    /// Rendezvous hashing (Thaler and Ravishankar, 1996) selects them. All nodes must have the same
+    /// number.
     pub fn voters_per_key(mut self, voters_per_key: usize) -> Self {
         self.voters_per_key = Some(voters_per_key);
         self
@@ -337,14 +341,15 @@ impl MeshBuilder {
         self
     }
 
-    /// Sets how often a held lock is renewed: at most half of its ttl. The default is a third of
-    /// the ttl.
+    /// Sets how often a held lock is renewed: one round trip to half of its ttl. The default is a
+    /// third of the ttl.
     pub fn renew_interval(mut self, renew_interval: Duration) -> Self {
         self.renew_interval = Some(renew_interval);
         self
     }
 
-    /// Sets how long `try_acquire` waits for a quorum before it returns an error.
+    /// Sets how long `try_acquire` waits for a quorum before it returns an error: one round trip to
+    /// one hour.
     ///
     /// It also limits [`Mesh::inspect`](crate::Mesh::inspect) and
     /// [`Guard::extend`](crate::Guard::extend).
@@ -359,13 +364,14 @@ impl MeshBuilder {
         self
     }
 
-    /// Sets the limits of this node's voter.
+    /// Sets the limits of this node's voter. Each has a minimum of 1.
     pub fn limits(mut self, limits: VoterLimits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// Sets the maximum number of locks and pending requests of this node.
+    /// Sets the maximum number of locks and pending requests of this node: 1 to 1,048,576, which is
+    /// the default.
     pub fn max_claims(mut self, max_claims: usize) -> Self {
         self.max_claims = max_claims;
         self

@@ -193,9 +193,9 @@ pub enum ConfigError {
          voters, or give them shorter names"
     )]
     GossipRoom {
-        /// The bytes that the voters and this node take.
+        /// The number of bytes that the voters and this node take.
         bytes: usize,
-        /// The bytes that are available.
+        /// The number of bytes that are available.
         max: usize,
     },
     /// Gossip could not be started.
@@ -278,6 +278,7 @@ fn describe(answers: &VoteTally) -> String {
         refused,
         reason,
         silent,
+        ..
     } = answers;
     let why = match reason {
         None => "",

@@ -70,7 +70,10 @@ impl Guard {
         self.lease.is_held()
     }
 
-    /// Waits until the lease has ended.
+    /// Waits until the lease has ended. After a suspend of the machine it returns within 250 ms.
+    ///
+    /// # Panics
+    /// Panics outside a tokio runtime with timers.
     ///
     /// # Cancel safety
     /// This method is cancel safe.
@@ -84,6 +87,9 @@ impl Guard {
     /// # Errors
     /// [`LeaseLost`] if the lease ended before `work` was done.
     ///
+    /// # Panics
+    /// Panics outside a tokio runtime with timers.
+    ///
     /// # Cancel safety
     /// Dropping the future drops `work`. The lock stays held.
     pub async fn run<F: Future>(&self, work: F) -> Result<F::Output, LeaseLost> {
@@ -96,7 +102,7 @@ impl Guard {
 
     /// Adds `extra` to the remaining time of the lease, once a quorum agrees.
     ///
-    /// Use it before a period in which the process cannot renew. A lease that renews itself
+    /// Use it before a period in which the process cannot renew, such as a blocking call. A lease that renews itself
     /// continues to do so with its own ttl.
     ///
     /// # Errors
@@ -104,6 +110,9 @@ impl Guard {
     /// - [`ExtendError::TooLong`] if more than `max_ttl` would remain.
     /// - [`ExtendError::NoQuorum`] if no quorum agreed within the `try_timeout` of the mesh. The
     ///   lease may still be extended later.
+    ///
+    /// # Panics
+    /// Panics outside a tokio runtime with timers.
     ///
     /// # Cancel safety
     /// Dropping the future does not withdraw the request: the lease may still be extended.

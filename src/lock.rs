@@ -63,11 +63,11 @@ pub trait DistributedLock: Send + Sync {
     /// this node, in this incarnation or an earlier one.
     ///
     /// # Errors
-    /// [`ClusterError`] if:
-    /// - no quorum of the voters answered in time, so that it is unknown whether the lock is held;
-    /// - the lease ended before the caller received it;
-    /// - the key or the ttl is invalid;
-    /// - the mesh has shut down.
+    /// - [`ClusterError::LockAcquisitionFailed`] if too few voters answered within the `try_timeout`
+    ///   of the mesh, so that it is unknown whether the lock is held. The same if the lease ended
+    ///   before the caller received it, or if the key or the ttl is invalid.
+    /// - [`ClusterError::ConnectionError`] if no voter of the key answered in time.
+    /// - [`ClusterError::Internal`] if the mesh is shutting down or has shut down.
     ///
     /// # Cancel safety
     /// Dropping the future withdraws the claim and leaves no lock behind.
@@ -89,7 +89,8 @@ pub trait DistributedLock: Send + Sync {
     /// [`ClusterError::LockAcquisitionFailed`] if:
     /// - this node does not hold `key`, or the lease of the calling task has ended;
     /// - more than `max_ttl` would remain;
-    /// - no quorum agreed in time. The lease may still be extended later.
+    /// - no quorum agreed within the `try_timeout` of the mesh. The lease may still be extended
+    ///   later.
     ///
     /// # Cancel safety
     /// Dropping the future does not withdraw the request: the lease may still be extended.

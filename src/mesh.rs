@@ -71,8 +71,27 @@ impl MeshBuilder {
     /// The node may not have found its peers yet when this returns; see [`Mesh::ready`].
     ///
     /// # Errors
-    /// [`ConfigError`] if a setting is invalid, the socket cannot be bound, gossip cannot be
-    /// started, or there is no tokio runtime. Nothing is left running.
+    /// Nothing is left running after an error.
+    ///
+    /// | error | if |
+    /// | --- | --- |
+    /// | [`Name`](ConfigError::Name) | the id of this node, of a voter or of a static peer is invalid |
+    /// | [`NoVoters`](ConfigError::NoVoters) | no voters are given, except with [`single`](Self::single) |
+    /// | [`VoterSet`](ConfigError::VoterSet) | the voters, `voters_per_key` or the timing are invalid |
+    /// | [`NoSecret`](ConfigError::NoSecret) | there is neither a secret nor [`insecure_plaintext`](Self::insecure_plaintext) |
+    /// | [`SecretVariable`](ConfigError::SecretVariable) | the environment variable of the secret is not set |
+    /// | [`Secret`](ConfigError::Secret) | the secret is not 32 bytes in base64 or hex |
+    /// | [`Address`](ConfigError::Address) | `listen` is not `IP:PORT` |
+    /// | [`Advertise`](ConfigError::Advertise) | `advertise` is not a `HOST:PORT` that peers can reach |
+    /// | [`AdvertiseUnresolved`](ConfigError::AdvertiseUnresolved) | the name in `advertise` does not resolve within 10 s |
+    /// | [`NoRoute`](ConfigError::NoRoute) | there is no `advertise`, and no route to a peer |
+    /// | [`Seed`](ConfigError::Seed) | a seed is not `HOST:PORT` |
+    /// | [`ShortLivedVoter`](ConfigError::ShortLivedVoter) | a voter is [`short_lived`](Self::short_lived) |
+    /// | [`OutOfBounds`](ConfigError::OutOfBounds), [`Renewal`](ConfigError::Renewal) | a duration or a number is out of range |
+    /// | [`GossipRoom`](ConfigError::GossipRoom) | the names of the voters exceed a datagram of gossip |
+    /// | [`NoRuntime`](ConfigError::NoRuntime) | there is no tokio runtime |
+    /// | [`Bind`](ConfigError::Bind) | the listen address cannot be bound |
+    /// | [`Gossip`](ConfigError::Gossip) | gossip cannot be started |
     ///
     /// # Panics
     /// Panics if the tokio runtime has no I/O or no timers; see
@@ -241,6 +260,8 @@ impl Mesh {
 
     /// Returns a request for the lock on `key`, which is any UTF-8 text of 1 to 256 bytes.
     ///
+    /// An invalid key is an error of the request, [`AcquireError::Key`].
+    ///
     /// Nothing is sent before [`acquire`](LockRequest::acquire) or
     /// [`try_acquire`](LockRequest::try_acquire).
     pub fn lock(&self, key: impl Into<String>) -> LockRequest {
@@ -266,6 +287,9 @@ impl Mesh {
     ///
     /// # Errors
     /// [`NotReady`] if the node is not ready within `at_most`.
+    ///
+    /// # Panics
+    /// Panics outside a tokio runtime with timers.
     ///
     /// # Cancel safety
     /// This method is cancel safe.
@@ -322,7 +346,7 @@ impl Mesh {
     /// The result may be outdated when it is read. Use it for diagnostics, not for decisions.
     ///
     /// # Errors
-    /// - [`InspectError::Key`] if the key is empty or too long.
+    /// - [`InspectError::Key`] if the key is empty or has more than 256 bytes.
     /// - [`InspectError::NoQuorum`] if fewer than a quorum of the voters answered within
     ///   `try_timeout`.
     /// - [`InspectError::ShutDown`] if the mesh is shutting down or has shut down.

@@ -378,14 +378,10 @@ mod tests {
     #[test]
     fn timeout_reason_tells_contention_from_no_quorum() {
         let reason = |[voted, waiting, refused, silent]: [usize; 4]| {
-            let tally = VoteTally {
-                voters: voted + waiting + refused + silent,
-                voted,
-                waiting,
-                refused,
-                reason: None,
-                silent,
-            };
+            let mut tally = VoteTally::default();
+            tally.voters = voted + waiting + refused + silent;
+            (tally.voted, tally.waiting) = (voted, waiting);
+            (tally.refused, tally.silent) = (refused, silent);
             TIMEOUT_REASONS[timeout_reason(&tally)]
         };
         assert_eq!(reason([0, 1, 0, 0]), "contended");

@@ -142,8 +142,11 @@ impl Observer {
     /// Returns the nodes of the mesh and their state.
     ///
     /// # Errors
-    /// [`ObserveError`] if no peer answered, or none could be asked. A member that does not answer
-    /// is not an error: the survey reports it.
+    /// A member that does not answer is not an error: the survey reports it.
+    /// - [`ObserveError::NoPeer`] if the observer has no peer.
+    /// - [`ObserveError::Resolve`] if no peer resolves, and no earlier call found a node.
+    /// - [`ObserveError::Socket`] if the system opens no socket.
+    /// - [`ObserveError::NoAnswer`] if no peer answered within the [`patience`](Self::patience).
     ///
     /// # Panics
     /// Panics outside a tokio runtime with I/O and timers.
@@ -154,7 +157,7 @@ impl Observer {
         self.look(Wanted::Overview).await
     }
 
-    /// Like [`survey`](Self::survey), with the keys that are held or waited for.
+    /// Returns the nodes of the mesh and their state, with the keys that are held or waited for.
     ///
     /// Each voter is asked for pages of keys until it has listed `locks_max` of them, so the last
     /// page may exceed that number.
@@ -177,7 +180,7 @@ impl Observer {
     /// fewer than a quorum of the voters answered, the holder is unknown.
     ///
     /// # Errors
-    /// [`ObserveError::Key`] if the key is empty or too long. For all others, see
+    /// [`ObserveError::Key`] if the key is empty or has more than 256 bytes. For all others, see
     /// [`survey`](Self::survey).
     ///
     /// # Panics

@@ -52,7 +52,7 @@ impl LockRequest {
         self
     }
 
-    /// Sets the maximum time to wait.
+    /// Sets the maximum time to wait for the lock.
     ///
     /// Without it, [`acquire`](LockRequest::acquire) waits forever, and
     /// [`try_acquire`](LockRequest::try_acquire) waits for the `try_timeout` of the mesh.
@@ -99,12 +99,15 @@ impl LockRequest {
     /// request is queued again.
     ///
     /// # Errors
-    /// - [`AcquireError::Key`] if the key is empty or too long.
+    /// - [`AcquireError::Key`] if the key is empty or has more than 256 bytes.
     /// - [`AcquireError::Request`] if the ttl is out of range, or this node has too many requests.
     /// - [`AcquireError::TimedOut`] if the timeout passed before a quorum voted for the claim.
     /// - [`AcquireError::Unconfirmed`] if the timeout passed after the grant, before a quorum
     ///   confirmed the whole lease.
     /// - [`AcquireError::ShutDown`] if the mesh is shutting down or has shut down.
+    ///
+    /// # Panics
+    /// Panics outside a tokio runtime with timers if the lock was granted under contention.
     ///
     /// # Cancel safety
     /// Dropping the future withdraws the claim, and releases the lock if it was granted. A later
@@ -135,12 +138,15 @@ impl LockRequest {
     /// [`eager`](LockRequest::eager).
     ///
     /// # Errors
-    /// - [`AcquireError::Key`] if the key is empty or too long.
+    /// - [`AcquireError::Key`] if the key is empty or has more than 256 bytes.
     /// - [`AcquireError::Request`] if the ttl is out of range, or this node has too many requests.
     /// - [`AcquireError::TimedOut`] if the timeout passed without an answer from a quorum.
     /// - [`AcquireError::Unconfirmed`] if the lock was granted, but a quorum did not confirm the
     ///   whole lease in time.
     /// - [`AcquireError::ShutDown`] if the mesh is shutting down or has shut down.
+    ///
+    /// # Panics
+    /// Panics outside a tokio runtime with timers if the lock was granted under contention.
     ///
     /// # Cancel safety
     /// Dropping the future withdraws the claim, and releases the lock if it was granted.
@@ -259,7 +265,8 @@ impl IntoFuture for LockRequest {
     type Output = Result<Guard, AcquireError>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
-    /// Acquires the lock, as [`acquire`](LockRequest::acquire) does.
+    /// Acquires the lock, with the errors and the cancel safety of
+    /// [`acquire`](LockRequest::acquire).
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(self.acquire())
     }

@@ -1,4 +1,12 @@
-//! The status of a node.
+//! The state of a node and of its locks, for people, dashboards and tests.
+//!
+//! - [`Mesh::status`](crate::Mesh::status) returns a [`Status`]: the node, its members and counters.
+//! - [`Mesh::watch`](crate::Mesh::watch) follows the [`Health`] of the node.
+//! - [`Mesh::inspect`](crate::Mesh::inspect) returns an [`Inspection`]: holder and queue of a key.
+//! - A [`VoteTally`] is part of [`AcquireError::TimedOut`](crate::AcquireError::TimedOut).
+//! - [`VoterLimits`] bound the memory of a voter, which [`Status`] reports in keys and waiters.
+//!
+//! All of it may be outdated when it is read. Use it for diagnostics, not for decisions.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -7,7 +15,12 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::engine::core::Core;
-use lockmesh_proto::{NodeId, Now, Standing, Timing, Traffic, VoterSetTag, WallClock};
+use lockmesh_proto::{NodeId, Now, Timing};
+
+pub use lockmesh_proto::{
+    DropReason, Inspection, KeyOwner, LockState, RefuseReason, SeenVotes, Standing, Traffic,
+    VoteTally, VoterLimits, VoterSetTag, Waiter, WallClock,
+};
 
 /// The health of a node, from [`Mesh::watch`](crate::Mesh::watch).
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
@@ -46,7 +59,7 @@ impl fmt::Display for Health {
 pub struct Status {
     /// The id of this node.
     pub node: NodeId,
-    /// The incarnation of this node.
+    /// The incarnation of this node, a number that rises with each start.
     pub incarnation: u64,
     /// The address that this node listens on.
     pub listen: SocketAddr,
@@ -97,6 +110,8 @@ pub struct MemberStatus {
     pub addr: Option<SocketAddr>,
     /// `true` if gossip reports the member as alive; `None` if gossip does not know it. Advice
     /// only.
+    ///
+    /// The gossip library decides by a phi accrual failure detector (Hayashibara et al., 2004).
     pub is_alive: Option<bool>,
     /// `true` if it is this node, or has answered this node recently.
     pub is_reachable: bool,

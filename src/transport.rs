@@ -97,7 +97,10 @@ impl UdpTransport {
     /// Binds a socket to `listen`. Port 0 selects a free port.
     ///
     /// # Errors
-    /// Fails if the address is in use or does not belong to this machine.
+    /// - [`AddrInUse`](io::ErrorKind::AddrInUse) if another socket has the address.
+    /// - [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable) if it does not belong to this
+    ///   machine.
+    /// - [`PermissionDenied`](io::ErrorKind::PermissionDenied) if the system reserves the port.
     ///
     /// # Panics
     /// Panics outside a tokio runtime with I/O.

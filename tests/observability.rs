@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::io::{ErrorKind, Write};
 use std::process::Command;
 
-use lockmesh::DropReason;
 use lockmesh::metrics::{ALL, Kind, TIMEOUT_REASONS};
+use lockmesh::status::DropReason;
 use serde_json::Value;
 
 #[path = "common/table.rs"]

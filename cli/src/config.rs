@@ -40,7 +40,7 @@ impl Overrides {
 pub struct FileError {
     /// The path of the file.
     pub file: PathBuf,
-    /// The line, if the error is in one.
+    /// The line, counted from 1, if the error is in one.
     pub line: Option<usize>,
     /// The error.
     pub what: String,
@@ -48,6 +48,7 @@ pub struct FileError {
 
 /// An error in the configuration of a node.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum NodeConfigError {
     /// An error in its file.
     #[error(transparent)]
@@ -77,8 +78,9 @@ impl NodeConfig {
     /// the node starts.
     ///
     /// # Errors
-    /// If the file cannot be read, or has an unknown field or a value of another type, or if a
-    /// variable has.
+    /// - [`NodeConfigError::File`] if the file cannot be read, or has an unknown field or a value of
+    ///   another type. The same if it refers to a variable that is not set.
+    /// - [`NodeConfigError::Outside`] if an environment variable or an option is invalid.
     pub fn read(file: Option<&Path>, options: &Overrides) -> Result<Self, NodeConfigError> {
         let mut config = Self {
             file: file.map(Into::into),
@@ -114,7 +116,10 @@ impl NodeConfig {
     /// Returns the settings of the node.
     ///
     /// # Errors
-    /// If the node has no name, or the secret does not have exactly one source that can be read.
+    /// [`NodeConfigError`] if the node has no name, or the secret does not have exactly one source
+    /// that can be read. The variant is [`Outside`](NodeConfigError::Outside) if a variable or an
+    /// option sets the value, or if there is no file. Otherwise it is
+    /// [`File`](NodeConfigError::File).
     pub fn builder(&self) -> Result<MeshBuilder, NodeConfigError> {
         let builder = self.mesh.clone().into_builder();
         builder.map_err(|error| self.error(&error))
@@ -123,13 +128,13 @@ impl NodeConfig {
     /// Returns an observer of the node's cluster.
     ///
     /// # Errors
-    /// As [`NodeConfig::builder`].
+    /// The errors of [`NodeConfig::builder`]. A missing name is no error.
     pub fn observer(&self) -> Result<Observer, NodeConfigError> {
         let observer = self.mesh.clone().into_observer();
         observer.map_err(|error| self.error(&error))
     }
 
-    /// Returns the name of the node.
+    /// Returns the name of the node; `None` if no source sets it.
     #[must_use]
     pub fn node_id(&self) -> Option<&str> {
         self.mesh.node_id.as_deref()

@@ -18,7 +18,18 @@ const READY_AT_MOST: Duration = Duration::from_secs(60);
 /// The longest wait for the last rounds of gossip at shutdown.
 const SHUTDOWN_AT_MOST: Duration = Duration::from_secs(10);
 
-/// Runs a node until a signal arrives.
+/// Runs a node until it receives SIGTERM or SIGINT. Logs to standard error.
+///
+/// Returns [`BAD_CONFIG`] if the node does not start, and [`ExitCode::FAILURE`] if the system allows
+/// no signal handlers.
+///
+/// # Panics
+/// Panics outside a tokio runtime with I/O and timers, and if the process has a global subscriber of
+/// `tracing`.
+///
+/// # Cancel safety
+/// Dropping the future releases the node's locks and ends the node, without an announcement to its
+/// peers.
 pub async fn run(config: Option<&Path>, overrides: &Overrides) -> ExitCode {
     log();
     // Installed before the start, so that a signal during the start also ends in a clean stop.
@@ -53,6 +64,9 @@ pub async fn run(config: Option<&Path>, overrides: &Overrides) -> ExitCode {
 }
 
 /// Logs to standard error, filtered by `RUST_LOG`; the default is `info`.
+///
+/// # Panics
+/// Panics if the process has a global subscriber of `tracing`.
 pub fn log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter);
@@ -63,7 +77,15 @@ pub fn log() {
 /// `change` completes its settings.
 ///
 /// # Errors
-/// If a setting is invalid or the node does not start, with the line of the setting.
+/// If a setting is invalid or the node does not start:
+/// - [`NodeConfigError::Outside`] if a variable or an option sets the value, or there is no file.
+/// - [`NodeConfigError::File`] otherwise. It names the line of the setting.
+///
+/// # Panics
+/// Panics in a tokio runtime without I/O or timers; see [`MeshBuilder::start`].
+///
+/// # Cancel safety
+/// If the future is dropped before it completes, nothing is left running.
 pub async fn start(
     config: Option<&Path>,
     overrides: &Overrides,
@@ -74,7 +96,10 @@ pub async fn start(
     started.map_err(|error| config.error(&error))
 }
 
-/// Logs whether the node found its peers. Never returns.
+/// Logs if the node is ready, or is not ready after 60 s. Never returns.
+///
+/// # Cancel safety
+/// This function is cancel safe.
 pub async fn report_ready<T>(mesh: &Mesh) -> T {
     match mesh.ready(READY_AT_MOST).await {
         Ok(()) => tracing::info!(node = %mesh.id(), "ready"),
@@ -83,7 +108,10 @@ pub async fn report_ready<T>(mesh: &Mesh) -> T {
     std::future::pending().await
 }
 
-/// Shuts the node down, for a reason that the log names.
+/// Shuts the node down, and logs `signal` as the reason. Returns after at most 10 s.
+///
+/// # Cancel safety
+/// The shutdown starts when the future is first polled; see [`Mesh::shutdown`].
 pub async fn stop(mesh: &Mesh, signal: &str) {
     tracing::info!(node = %mesh.id(), signal, "stopping");
     let shut_down = tokio::time::timeout(SHUTDOWN_AT_MOST, mesh.shutdown()).await;
@@ -97,11 +125,14 @@ pub async fn stop(mesh: &Mesh, signal: &str) {
 pub struct Signals(mpsc::Receiver<&'static str>);
 
 impl Signals {
-    /// Handles SIGTERM and SIGINT from here on, and SIGHUP if `with_hangup` is set. Where these do
-    /// not exist, it handles Ctrl-C.
+    /// Handles SIGTERM and SIGINT from here on, and SIGHUP if `with_hangup` is set. On systems
+    /// without these signals, handles Ctrl-C.
     ///
     /// # Errors
-    /// If the system does not allow it.
+    /// An error of the operating system if it allows no handler.
+    ///
+    /// # Panics
+    /// Panics outside a tokio runtime with I/O.
     pub fn new(with_hangup: bool) -> io::Result<Self> {
         let (notify, signals) = mpsc::channel(1);
         #[cfg(unix)]
@@ -131,6 +162,9 @@ impl Signals {
     }
 
     /// Waits for a signal, and returns its name.
+    ///
+    /// # Cancel safety
+    /// This method is cancel safe: no signal is lost.
     pub async fn next(&mut self) -> &'static str {
         match self.0.recv().await {
             Some(signal) => signal,

@@ -17,7 +17,7 @@ pub struct Link<'a> {
 }
 
 impl Link<'_> {
-    /// Sets the share of datagrams that are lost.
+    /// Sets the share of datagrams that are lost: 0.0 to 1.0.
     ///
     /// # Panics
     /// Panics if `share` is not between 0.0 and 1.0.
@@ -26,7 +26,7 @@ impl Link<'_> {
         self.change(|fault| fault.loss = share)
     }
 
-    /// Sets the share of datagrams that are delivered twice.
+    /// Sets the share of datagrams that are delivered twice: 0.0 to 1.0.
     ///
     /// # Panics
     /// Panics if `share` is not between 0.0 and 1.0.

@@ -76,7 +76,7 @@ impl Links {
     /// [`MeshBuilder::transport`](lockmesh::MeshBuilder::transport).
     ///
     /// # Errors
-    /// Fails if the address is in use or does not belong to this machine.
+    /// The errors of [`UdpTransport::bind`].
     ///
     /// # Panics
     /// Panics outside a tokio runtime with I/O.

@@ -73,6 +73,7 @@ struct Node {
 
 /// The state of a node of a [`LocalMesh`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum Condition {
     /// The node runs.
     Running,
@@ -166,14 +167,14 @@ impl LocalMeshBuilder {
         self
     }
 
-    /// Sets the default ttl of requests. It is two seconds by default.
+    /// Sets the default ttl of requests: 2 s by default.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
     }
 
-    /// Sets the time limit of the start and of [`LocalMesh::wait_until_stable`]. It is one minute
-    /// by default, to which twice `max_ttl` is added.
+    /// Sets the time limit of the start and of [`LocalMesh::wait_until_stable`]: 60 s by default.
+    /// Twice `max_ttl` is added to it.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
@@ -211,9 +212,13 @@ impl LocalMeshBuilder {
     /// Starts the nodes. When this returns, every node sees all others, and all voters vote.
     ///
     /// # Errors
-    /// - [`LocalMeshError::OutOfBounds`] if the number of nodes or voters is out of range.
-    /// - [`LocalMeshError::Config`] if a node cannot be started.
-    /// - [`LocalMeshError::NotStable`] if the nodes do not find each other in time.
+    /// - [`LocalMeshError::OutOfBounds`] if `nodes` is not 1 to 64, or `voters` is not 1 to `nodes`.
+    /// - [`LocalMeshError::Config`] if a setting is invalid or no port is free.
+    /// - [`LocalMeshError::NotStable`] if the nodes do not find each other within the
+    ///   [`patience`](Self::patience).
+    ///
+    /// # Panics
+    /// Panics outside a tokio runtime with I/O and timers.
     ///
     /// # Cancel safety
     /// Dropping the future ends all nodes that were started.
@@ -264,6 +269,9 @@ impl LocalMesh {
     ///
     /// # Errors
     /// See [`LocalMeshBuilder::start`].
+    ///
+    /// # Panics
+    /// Panics outside a tokio runtime with I/O and timers.
     ///
     /// # Cancel safety
     /// Dropping the future ends all nodes that were started.
@@ -431,7 +439,12 @@ impl LocalMesh {
     /// [`wait_until_stable`](LocalMesh::wait_until_stable).
     ///
     /// # Errors
-    /// [`ConfigError`] if the node cannot be started. It is then down.
+    /// The node is down after an error.
+    /// - [`ConfigError::Bind`] if no port is free.
+    /// - [`ConfigError::Gossip`] if gossip cannot be started.
+    ///
+    /// # Panics
+    /// Panics outside a tokio runtime with I/O and timers, or if there is no node `i`.
     ///
     /// # Cancel safety
     /// If the future is dropped, the node may be down.
@@ -528,7 +541,7 @@ impl LocalMesh {
     /// [`ConfigError::Bind`] if no port is free.
     ///
     /// # Panics
-    /// Panics if `name` is the name of a node of this cluster.
+    /// Panics if `name` is the name of a node of this cluster, or outside a tokio runtime with I/O.
     pub fn client(&self, name: &str) -> Result<MeshBuilder, ConfigError> {
         let is_taken = (0..self.size()).any(|i| name == self::name(i));
         assert!(!is_taken, "{name} is a node of this cluster");

@@ -78,8 +78,11 @@ impl InMemoryLocks {
     /// and secret are ignored.
     ///
     /// # Errors
-    /// [`ConfigError`] if a setting is invalid or there is no tokio runtime, as from
-    /// [`MeshBuilder::start`].
+    /// - [`ConfigError::OutOfBounds`], [`ConfigError::Renewal`] or [`ConfigError::VoterSet`] if a
+    ///   duration or a number is out of range.
+    /// - [`ConfigError::ShortLivedVoter`] if the builder is
+    ///   [`short_lived`](MeshBuilder::short_lived).
+    /// - [`ConfigError::NoRuntime`] if there is no tokio runtime.
     ///
     /// # Panics
     /// Panics in a tokio runtime without timers.
@@ -88,6 +91,8 @@ impl InMemoryLocks {
             .voters([VOTER])
             .voters_per_key(1)
             .insecure_plaintext()
+            .seeds([""; 0])
+            .advertise(address(0).to_string())
             .bootstrap();
         let (clock, network) = (TokioClock::new(), Arc::new(Network::default()));
         let builder = settings

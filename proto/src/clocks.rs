@@ -58,6 +58,9 @@ struct Bounds {
 }
 
 /// The wall clocks of the members, as far as they are known.
+///
+/// A member reads its clock between the request and the answer, which bounds its reading (Cristian,
+/// "Probabilistic Clock Synchronization", 1989).
 #[derive(Clone, Debug)]
 pub struct Clocks {
     members: usize,

@@ -23,6 +23,9 @@ const COUNTER_BITS: u32 = 20;
 ///
 /// Pass it with each request to the protected resource. The resource must reject an epoch below the
 /// highest that it has seen.
+///
+/// It is a reading of a hybrid logical clock (Kulkarni et al., "Logical Physical Clocks", 2014).
+/// The high 44 bits are milliseconds since the Unix epoch, and the low 20 bits are a counter.
 #[derive(
     Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize,
 )]
@@ -109,7 +112,7 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// A node's hybrid logical clock.
+/// A node's hybrid logical clock (Kulkarni et al., "Logical Physical Clocks", 2014).
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct EpochClock {
     last: Epoch,
@@ -149,7 +152,7 @@ impl EpochClock {
     /// voters would refuse an epoch above them. The voters' fences keep epochs rising.
     pub fn draw(&mut self, now: Now, max_clock_skew: Duration) -> Epoch {
         self.forget_broken(now, max_clock_skew);
-        self.last = self.last.next().max(EpochClock::first_of(now.wall_ms));
+        self.last = self.last.next().max(Self::first_of(now.wall_ms));
         self.last
     }
 
@@ -157,37 +160,35 @@ impl EpochClock {
     /// a row.
     ///
     /// The epoch is at least 2^(stales-1) ms above the fence, so that a distant node is not
-    /// overtaken for ever. This leap ends at the [`limit`](Epoch::limit) that voters accept.
+    /// overtaken for ever. This leap ends at the [`limit`](Self::limit) that voters accept.
     pub fn draw_above(&mut self, now: Now, fence: Epoch, stales: u32, skew: Duration) -> Epoch {
         self.forget_broken(now, skew);
         let leap = 1u64 << stales.saturating_sub(1).min(40);
-        let leapt = fence.plus_ms(leap).min(EpochClock::limit(now, skew));
+        let leapt = fence.plus_ms(leap).min(Self::limit(now, skew));
         self.last = self
             .last
             .next()
-            .max(EpochClock::first_of(now.wall_ms))
+            .max(Self::first_of(now.wall_ms))
             .max(leapt)
             .max(fence.next());
         self.last
     }
 
-    /// Advances the clock by `steps` from the last epoch, at most to the [`limit`](Epoch::limit)
+    /// Advances the clock by `steps` from the last epoch, at most to the [`limit`](Self::limit)
     /// that voters accept. Returns the new last epoch.
     ///
     /// Without steps, nodes that draw within one millisecond or above one fence draw the same
     /// epoch. Once one of them is granted, the others receive `Stale` and lose their place.
     pub fn step(&mut self, now: Now, steps: u64, max_clock_skew: Duration) -> Epoch {
         let ahead = Epoch(self.last.0.saturating_add(steps));
-        self.last = self
-            .last
-            .max(ahead.min(EpochClock::limit(now, max_clock_skew)));
+        self.last = self.last.max(ahead.min(Self::limit(now, max_clock_skew)));
         self.last
     }
 
     /// Moves the clock past an epoch that was received. Returns `true` if the epoch is at most
     /// `max_clock_skew` ahead of the wall clock. A higher epoch leaves the clock unchanged.
     pub fn observe(&mut self, now: Now, seen: Epoch, max_clock_skew: Duration) -> bool {
-        let believed = seen <= EpochClock::limit(now, max_clock_skew);
+        let believed = seen <= Self::limit(now, max_clock_skew);
         if believed {
             self.last = self.last.max(seen);
         }
@@ -195,7 +196,7 @@ impl EpochClock {
     }
 
     fn forget_broken(&mut self, now: Now, max_clock_skew: Duration) {
-        if self.last > EpochClock::limit(now, max_clock_skew) {
+        if self.last > Self::limit(now, max_clock_skew) {
             self.last = Epoch::ZERO;
         }
     }

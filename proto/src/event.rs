@@ -17,6 +17,7 @@ pub struct Ticket(pub u64);
 
 /// The voters' last replies to a request that ended without the lock.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+#[non_exhaustive]
 pub struct VoteTally {
     /// The number of voters of the key.
     pub voters: usize,

@@ -17,11 +17,12 @@ pub const KEY_BYTES_MAX: usize = 256;
 
 /// An invalid node id or key.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
+#[non_exhaustive]
 pub enum NameError {
     /// The name is empty.
     #[error("{what} is empty; it must have 1 to {max} bytes")]
     Empty {
-        /// What the name was meant for: `node id` or `key`.
+        /// The purpose of the name: `node id` or `key`.
         what: &'static str,
         /// The longest allowed, in bytes.
         max: usize,
@@ -29,7 +30,7 @@ pub enum NameError {
     /// The name has too many bytes.
     #[error("{what} has {len} bytes; it must have 1 to {max}")]
     TooLong {
-        /// What the name was meant for: `node id` or `key`.
+        /// The purpose of the name: `node id` or `key`.
         what: &'static str,
         /// The length of the name, in bytes.
         len: usize,
@@ -39,7 +40,7 @@ pub enum NameError {
     /// The node id contains a control character, which would garble logs.
     #[error("{what} {name:?} has a control character in it")]
     Control {
-        /// What the name was meant for: `node id`.
+        /// The purpose of the name: `node id`.
         what: &'static str,
         /// The name.
         name: String,
@@ -62,7 +63,8 @@ impl NodeId {
     /// Creates a node id of 1 to [`NODE_ID_BYTES_MAX`] bytes without control characters.
     ///
     /// # Errors
-    /// Returns a [`NameError`] if the name is empty, too long, or contains a control character.
+    /// - [`NameError::Empty`] or [`NameError::TooLong`] if the length is out of bounds.
+    /// - [`NameError::Control`] if the name contains a control character.
     pub fn new(name: impl AsRef<str>) -> Result<Self, NameError> {
         NodeName::new(name.as_ref()).map(|name| name.to_id())
     }
@@ -122,7 +124,7 @@ impl Key {
     /// Creates a key of 1 to [`KEY_BYTES_MAX`] bytes.
     ///
     /// # Errors
-    /// Returns a [`NameError`] if the key is empty or too long.
+    /// [`NameError::Empty`] or [`NameError::TooLong`] if the length is out of bounds.
     pub fn new(name: impl AsRef<str>) -> Result<Self, NameError> {
         let name = name.as_ref();
         check("key", name, KEY_BYTES_MAX)?;

@@ -88,9 +88,9 @@ pub use message::{
     ReportedVote, ReportedWaiter, SessionId, Stale, Vote, VoterQuery, VoterReply, Wait,
 };
 pub use node::{
-    FOREIGN_NODE_INTERVAL, ForeignNode, Health, InspectId, Inspection, KeyOwner, LockState, Node,
-    NodeAnswer, NodeConfig, NodeSurvey, Output, SeenVotes, Standing, Survey, Surveyor, Twin,
-    Waiter, Wanted,
+    FOREIGN_NODE_INTERVAL, ForeignNode, InspectId, Inspection, KeyOwner, LockState, Node,
+    NodeAnswer, NodeConfig, NodeSurvey, Output, SeenVotes, Standing, Survey, SurveyHealth,
+    Surveyor, Twin, Waiter, Wanted,
 };
 pub use time::{Instant, Now};
 pub use voter::{Start, Voter, VoterLimits};

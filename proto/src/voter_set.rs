@@ -178,6 +178,7 @@ impl Timing {
 
 /// An invalid voter set.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
+#[non_exhaustive]
 pub enum VoterSetError {
     /// There are no members.
     #[error("voters is empty; a voter set names 1 to {MEMBERS_MAX} members")]
@@ -242,6 +243,9 @@ impl fmt::Display for VoterSetTag {
 }
 
 /// The members that vote, the number of voters of each key, and the shared constants.
+///
+/// Rendezvous hashing (Thaler and Ravishankar, 1996) selects the voters of a key. Every node
+/// computes them alone, and the load spreads over the members.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct VoterSet {
     tag: VoterSetTag,
@@ -255,8 +259,12 @@ impl VoterSet {
     /// Creates a voter set of `members`, of which `voters_per_key` vote for each key.
     ///
     /// # Errors
-    /// Returns a [`VoterSetError`] if `members` is empty, too long or names a node twice, or if
-    /// `voters_per_key` or a field of `timing` is out of its bounds.
+    /// - [`VoterSetError::NoMembers`] or [`VoterSetError::TooManyMembers`] if `members` is empty or
+    ///   names more than [`MEMBERS_MAX`].
+    /// - [`VoterSetError::Twice`] if `members` names a node twice.
+    /// - [`VoterSetError::VotersPerKey`] if `voters_per_key` is not 1 to the number of members.
+    /// - [`VoterSetError::OutOfBounds`] if a duration of `timing` is out of its bounds.
+    /// - [`VoterSetError::Drift`] if `max_drift_ppm` exceeds [`MAX_DRIFT_PPM_MAX`].
     pub fn new(
         version: u64,
         mut members: Vec<NodeId>,
@@ -380,7 +388,8 @@ impl VoterSet {
     }
 }
 
-/// Returns the least number that is more than half of `voters`.
+/// Returns the least number that is more than half of `voters`: a majority, as in Thomas, "A
+/// Majority Consensus Approach" (1979).
 #[must_use]
 pub fn quorum(voters: usize) -> usize {
     if mistaken!(HalfIsAQuorum) {

@@ -219,7 +219,6 @@ macro_rules! settings {
         $(#[$meta])*
         #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
         #[serde(default, deny_unknown_fields)]
-        #[non_exhaustive]
         pub struct $name {
             $($(#[$field_meta])* #[serde(skip_serializing_if = "is_unset")] pub $field: $type,)*
         }
@@ -250,6 +249,8 @@ settings! {
     ///
     /// [`into_builder`](Self::into_builder) returns a [`MeshBuilder`], which checks every value
     /// when it starts. A setting that is `None` has the default of its [preset](Self::preset).
+    ///
+    /// In code, write the settings that differ and `..MeshConfig::default()`: releases add settings.
     ///
     /// | in a file | in the environment |
     /// | --- | --- |
@@ -535,7 +536,10 @@ impl MeshConfig {
     /// Returns an observer of the mesh, which starts with this node and its seeds.
     ///
     /// # Errors
-    /// As [`into_builder`](Self::into_builder). A missing `node_id` is no error.
+    /// - Those of [`expand`](Self::expand).
+    /// - [`ConfigError::SecretSources`] if the secret does not have exactly one source.
+    /// - [`ConfigError::SecretVariable`], [`ConfigError::SecretFile`] or [`ConfigError::Secret`] if
+    ///   the secret cannot be read or is invalid.
     pub fn into_observer(self) -> Result<Observer, ConfigError> {
         let config = self.expand()?;
         let secret = config.read_secret()?;

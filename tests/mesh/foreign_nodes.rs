@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lockmesh::{AcquireError, ClusterSecret, DropReason, Mesh, MeshBuilder};
+use lockmesh::status::DropReason;
+use lockmesh::{AcquireError, ClusterSecret, Mesh, MeshBuilder};
 use lockmesh_proto::RefuseReason;
 
 use crate::common::{beside, sees_all, until, voters, within};

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use lockmesh::{ClientNode, Mesh};
+use lockmesh::Mesh;
+use lockmesh::status::ClientNode;
 use lockmesh_harness::Links;
 
 use crate::common::{

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use lockmesh::observe::Observer;
-use lockmesh::{DropReason, Epoch, InspectError, Mesh};
+use lockmesh::status::DropReason;
+use lockmesh::{Epoch, InspectError, Mesh};
 use lockmesh_proto::{DatagramKind, Seal};
 
 use crate::common::{

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use lockmesh::{Health, InspectError, LockState, Mesh, Standing, WallClock};
+use lockmesh::status::{LockState, Standing, WallClock};
+use lockmesh::{Health, InspectError, Mesh};
 use lockmesh_harness::SkewedClock;
 use lockmesh_proto::RefuseReason;
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lockmesh::{AcquireError, DropReason, Mesh};
+use lockmesh::status::DropReason;
+use lockmesh::{AcquireError, Mesh};
 
 use crate::common::{Ledger, nodes, until, voters, waits_for, within, work};
 

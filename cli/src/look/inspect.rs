@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use lockmesh::observe::ObserveError;
-use lockmesh::{Inspection, LockState};
+use lockmesh::status::{Inspection, LockState};
 use serde_json::{Value, json};
 
 use super::{Failure, NO_QUORUM, Target, bad_usage, millis, no_answer, shown};

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use lockmesh::observe::{Health, NodeSurvey, Survey, VoterState};
-use lockmesh::{Inspection, WallClock};
+use lockmesh::observe::{NodeSurvey, Survey, SurveyHealth, VoterState};
+use lockmesh::status::{Inspection, WallClock};
 use serde_json::{Value, json};
 
 use super::inspect;
@@ -54,9 +54,9 @@ pub(crate) async fn run(args: &Args) -> Result<ExitCode, Failure> {
 /// Returns the exit code of every command that surveys all members.
 pub(crate) fn exit_code(survey: &Survey) -> ExitCode {
     match survey.health() {
-        Health::Ok => ExitCode::SUCCESS,
-        Health::Degraded => ExitCode::from(DEGRADED),
-        Health::Blocked => ExitCode::from(NO_QUORUM),
+        SurveyHealth::Ok => ExitCode::SUCCESS,
+        SurveyHealth::Degraded => ExitCode::from(DEGRADED),
+        _ => ExitCode::from(NO_QUORUM),
     }
 }
 
@@ -228,16 +228,16 @@ fn to_text(survey: &Survey, with_locks: bool) -> String {
         }
     }
     text + &match survey.health() {
-        Health::Ok => "ok: every member votes\n".to_owned(),
-        Health::Degraded => {
+        SurveyHealth::Ok => "ok: every member votes\n".to_owned(),
+        SurveyHealth::Degraded => {
             format!("degraded: {voting} of {members} members vote; every key has a quorum\n")
         }
-        Health::Blocked if survey.disputed() > 0 => format!(
+        _ if survey.disputed() > 0 => format!(
             "blocked: {voting} of {members} members vote, and {} of them cannot tell which wall \
              clocks are right; some keys, or all, cannot be locked\n",
             survey.disputed()
         ),
-        Health::Blocked => format!(
+        _ => format!(
             "blocked: {voting} of {members} members vote; some keys, or all, cannot be locked\n"
         ),
     }

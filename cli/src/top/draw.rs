@@ -1,7 +1,7 @@
 //! The screen: members above, locks below, in a terminal of any size.
 
-use lockmesh::observe::{Health, NodeSurvey, Survey};
-use lockmesh::{Inspection, LockState};
+use lockmesh::observe::{NodeSurvey, Survey, SurveyHealth};
+use lockmesh::status::{Inspection, LockState};
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -53,9 +53,9 @@ pub(super) fn to_text(top: &Top, width: u16) -> String {
 
 fn title(top: &Top, survey: &Survey) -> Line<'static> {
     let (word, color) = match survey.health() {
-        Health::Ok => ("ok", Color::Green),
-        Health::Degraded => ("degraded", Color::Yellow),
-        Health::Blocked => ("blocked", Color::Red),
+        SurveyHealth::Ok => ("ok", Color::Green),
+        SurveyHealth::Degraded => ("degraded", Color::Yellow),
+        _ => ("blocked", Color::Red),
     };
     let mut text = format!(
         "lockmesh {}: {word}, {} of {} members vote, {} locks{}",

@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
+use lockmesh::NodeId;
 use lockmesh::observe::{NodeSurvey, Survey};
-use lockmesh::{Inspection, NodeId};
+use lockmesh::status::Inspection;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 /// The sort order of the locks.

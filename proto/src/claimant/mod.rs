@@ -68,6 +68,7 @@ pub struct Request {
 
 /// The reason why a request was rejected. Nothing was sent.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
+#[non_exhaustive]
 pub enum RequestError {
     /// The ttl is under ten round trips or over `max_ttl`.
     #[error("ttl is {ttl:?}; it must be {min:?} to {max:?}")]
@@ -276,8 +277,8 @@ impl Claimant {
     /// Submits a request and sends its first claim.
     ///
     /// # Errors
-    /// [`RequestError::Ttl`] if the ttl is out of bounds, [`RequestError::TooMany`] if the claimant
-    /// already has its maximum number of requests.
+    /// - [`RequestError::Ttl`] if the ttl is out of bounds.
+    /// - [`RequestError::TooMany`] if the claimant already has its maximum number of requests.
     pub fn request(
         &mut self,
         now: Now,
@@ -292,7 +293,7 @@ impl Claimant {
     /// already, it is released first.
     ///
     /// # Errors
-    /// The same as [`Claimant::request`].
+    /// The errors of [`Claimant::request`].
     pub fn request_as(
         &mut self,
         now: Now,
@@ -353,8 +354,8 @@ impl Claimant {
     /// [`Event::Renewed`](crate::event::Event::Renewed) reaches that instant.
     ///
     /// # Errors
-    /// [`ExtendError::NotHeld`] if the request does not hold its lock, [`ExtendError::TooLong`] if
-    /// more than `max_ttl` would remain.
+    /// - [`ExtendError::NotHeld`] if the request does not hold its lock.
+    /// - [`ExtendError::TooLong`] if more than `max_ttl` would remain.
     pub fn extend(
         &mut self,
         now: Now,

@@ -22,6 +22,7 @@ pub struct InspectId(u64);
 
 /// The state of a key, as its voters report it.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Inspection {
     /// The key.
     pub key: Key,
@@ -46,6 +47,7 @@ pub struct Inspection {
 /// The holder of a key, as far as it is known.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum LockState {
     /// A claim has the votes of a quorum.
     Held(KeyOwner),
@@ -57,6 +59,7 @@ pub enum LockState {
 
 /// A claim that has votes.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct SeenVotes {
     /// The node that claims.
     pub node: NodeId,
@@ -99,6 +102,7 @@ impl Inspection {
 
 /// The claim that has the votes of a quorum.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct KeyOwner {
     /// The node that claims.
     pub node: NodeId,
@@ -113,6 +117,7 @@ pub struct KeyOwner {
 
 /// A node that waits for a key.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[non_exhaustive]
 pub struct Waiter {
     /// The epoch of its claim, which is its place in the queue.
     pub epoch: Epoch,

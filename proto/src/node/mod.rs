@@ -24,7 +24,7 @@ use std::time::Duration;
 pub use foreign_nodes::{FOREIGN_NODE_INTERVAL, ForeignNode};
 pub use inspect::{InspectId, Inspection, KeyOwner, LockState, SeenVotes, Waiter};
 pub use standing::Standing;
-pub use survey::{Health, NodeAnswer, NodeSurvey, Survey};
+pub use survey::{NodeAnswer, NodeSurvey, Survey, SurveyHealth};
 pub use surveyor::{Surveyor, Wanted};
 
 use crate::claimant::backoff::Jitter;

@@ -66,7 +66,8 @@ pub struct NodeAnswer {
 /// The ability of a mesh to grant locks.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Health {
+#[non_exhaustive]
+pub enum SurveyHealth {
     /// Every member votes, and no wall clocks are disputed.
     Ok,
     /// Some members do not vote or have disputed clocks. Every key still has a quorum.
@@ -110,16 +111,16 @@ impl Survey {
 
     /// Returns the health of the mesh, as far as the answers show it.
     #[must_use]
-    pub fn health(&self) -> Health {
+    pub fn health(&self) -> SurveyHealth {
         let absent = self.voter_set.members().len() - self.voting() + self.disputed();
         let voters = self.voter_set.voters_per_key();
         // The absent members may all be voters of one key.
         if absent == 0 {
-            Health::Ok
+            SurveyHealth::Ok
         } else if absent <= voters - quorum(voters) {
-            Health::Degraded
+            SurveyHealth::Degraded
         } else {
-            Health::Blocked
+            SurveyHealth::Blocked
         }
     }
 }

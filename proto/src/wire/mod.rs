@@ -196,6 +196,7 @@ impl fmt::Display for DropReason {
 
 /// Counters of sent, received and dropped datagrams.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Traffic {
     /// Datagrams with votes that were passed to the driver to send.
     pub datagrams_out: u64,

@@ -50,7 +50,7 @@ pub enum Topic {
 pub struct Question {
     /// A number that the observer chooses and the answer echoes.
     pub nonce: u64,
-    /// What it asks for.
+    /// The content of the question.
     pub topic: Topic,
 }
 

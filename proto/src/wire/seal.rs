@@ -79,6 +79,9 @@ type BootId = [u8; BOOT_ID_BYTES];
 type Id = [u8; ID_BYTES];
 
 /// Seals outgoing datagrams and opens received ones.
+///
+/// The cipher is AES-256-GCM (RFC 5116), and HKDF-SHA256 (RFC 5869) derives its keys. A window of
+/// [`REPLAY_WINDOW`] counters for each sender rejects replays, as in IPsec (RFC 4303).
 pub struct Seal {
     /// Derived from the cluster's name.
     cluster_id: Id,
@@ -177,7 +180,7 @@ impl Seal {
         self.sealed.is_some()
     }
 
-    /// Returns the number of bytes that a datagram has beyond its body.
+    /// Returns the number of bytes by which a datagram is longer than its body.
     #[must_use]
     pub fn overhead(&self) -> usize {
         match self.sealed {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use lockmesh_proto::{
     ClaimId, DatagramHead, DatagramKind, Epoch, Incarnation, InspectId, Inspection, Instant, Key,
-    KeyOwner, LockState, Message, Output, Peer, Report, ReportedVote, ReportedWaiter, Seal,
-    SeenVotes, View, Waiter, unpack_messages,
+    LockState, Message, NodeId, Output, Peer, Report, ReportedVote, ReportedWaiter, Seal, View,
+    Waiter, unpack_messages,
 };
 
 use crate::arbitrary::node_id;
@@ -139,18 +139,13 @@ fn inspection_ends_once_all_voters_answered() {
     assert_eq!(asker.hears("b", nothing(nonce)), []);
     assert_eq!(asker.hears("c", nothing(nonce)), []);
     let ended = asker.hears("d", nothing(nonce));
-    let inspection = Inspection {
-        key: key(),
-        voters: 3,
-        answered: 3,
-        recovering: 0,
-        state: LockState::Free,
-        votes: Vec::new(),
-        fence: Epoch::ZERO,
-        waiting: 0,
-        waiters: Vec::new(),
+    let [(ended_id, seen)] = &ended[..] else {
+        panic!("{ended:?}");
     };
-    assert_eq!(ended, [(id, inspection)]);
+    assert_eq!((ended_id, &seen.key), (&id, &key()));
+    assert_eq!((seen.voters, seen.answered, seen.recovering), (3, 3, 0));
+    assert_eq!((&seen.state, seen.fence), (&LockState::Free, Epoch::ZERO));
+    assert!(seen.votes.is_empty() && seen.waiters.is_empty() && seen.waiting == 0);
     assert_eq!(asker.due(), None);
     assert_eq!(asker.hears("d", nothing(nonce)), [], "it is over");
 }
@@ -232,11 +227,9 @@ fn oldest_inspection_ends_early_above_limit() {
 #[test]
 fn owner_remains_while_quorum_of_votes_lasts() {
     let mut asker = Asker::new();
-    let owner = |granted, secs| KeyOwner {
-        node: node_id("x"),
-        epoch: Epoch::new(70),
-        confirmed: granted,
-        remaining: Duration::from_secs(secs),
+    let owner = |granted, secs| {
+        let remaining = Duration::from_secs(secs);
+        (node_id("x"), Epoch::new(70), granted, remaining)
     };
     let (x, y) = (claim_of("x"), claim_of("y"));
     // Two voters have promised two seconds, whatever the third reports.
@@ -260,7 +253,9 @@ fn owner_remains_while_quorum_of_votes_lasts() {
         for (voter, (claim, granted, secs)) in VOTERS.into_iter().zip(votes) {
             ended = asker.hears(voter, voted_for(nonce, claim, granted, secs));
         }
-        assert_eq!(ended[0].1.owner(), Some(&owner));
+        let seen = ended[0].1.owner();
+        let seen = seen.map(|it| (it.node.clone(), it.epoch, it.confirmed, it.remaining));
+        assert_eq!(seen, Some(owner));
     }
 }
 
@@ -274,8 +269,11 @@ fn recovering(nonce: u64) -> Report {
 /// A node, and its report for a nonce.
 type Answer = (&'static str, fn(u64) -> Report);
 
+/// The node of a claim, its epoch, its number of votes and the time that they remain.
+type Votes = (NodeId, Epoch, usize, Duration);
+
 /// Returns the result of an inspection that receives these reports.
-fn judged(reports: &[Answer]) -> (LockState, Option<String>, Vec<SeenVotes>) {
+fn judged(reports: &[Answer]) -> (LockState, Option<String>, Vec<Votes>) {
     let mut asker = Asker::new();
     let (_, nonce) = asker.asks(&key());
     let end = asker.world.now.mono.after(PATIENCE);
@@ -286,20 +284,17 @@ fn judged(reports: &[Answer]) -> (LockState, Option<String>, Vec<SeenVotes>) {
     ended.extend(asker.wakes(end));
     let (_, seen) = ended.remove(0);
     let because = seen.unknown_because();
-    (seen.state, because, seen.votes)
+    let votes = seen.votes.into_iter();
+    let votes = votes.map(|it| (it.node, it.epoch, it.votes, it.remaining));
+    (seen.state, because, votes.collect())
 }
 
 fn vote(nonce: u64) -> Report {
     voted_for(nonce, &claim_of("x"), true, 9)
 }
 
-fn one_vote() -> Vec<SeenVotes> {
-    vec![SeenVotes {
-        node: node_id("x"),
-        epoch: Epoch::new(70),
-        votes: 1,
-        remaining: Duration::from_secs(9),
-    }]
+fn one_vote() -> Vec<Votes> {
+    vec![(node_id("x"), Epoch::new(70), 1, Duration::from_secs(9))]
 }
 
 #[test]

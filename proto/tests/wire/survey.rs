@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use lockmesh_proto::{
-    Answer, DropReason, Health, Incarnation, Instant, Key, NodeId, Question, SeenLock, SeenNode,
-    Survey, Surveyor, Topic, VoterState, Wanted,
+    Answer, DropReason, Incarnation, Instant, Key, NodeId, Question, SeenLock, SeenNode, Survey,
+    SurveyHealth, Surveyor, Topic, VoterState, Wanted,
 };
 
 use crate::arbitrary::node_id;
@@ -29,7 +29,7 @@ fn one_address_is_enough_to_find_all_members() {
             ["a", "b", "c"]
         );
         assert_eq!((survey.answered(), survey.voting()), (3, 3));
-        assert_eq!(survey.health(), Health::Ok);
+        assert_eq!(survey.health(), SurveyHealth::Ok);
         for (node, port) in survey.nodes.iter().zip(1..) {
             assert!(node.is_member);
             assert_eq!(node.addr, Some(at(port)));
@@ -46,7 +46,7 @@ fn survey_distinguishes_silent_dead_recovering_and_voting() {
     mesh.scripted_node(3).patience = 0;
     let survey = mesh.survey(&[1], nothing_more());
     assert_eq!((survey.answered(), survey.voting()), (2, 2));
-    assert_eq!(survey.health(), Health::Degraded);
+    assert_eq!(survey.health(), SurveyHealth::Degraded);
     let [_, b, c] = &survey.nodes[..] else {
         panic!("{survey:?}")
     };
@@ -60,7 +60,7 @@ fn survey_distinguishes_silent_dead_recovering_and_voting() {
     };
     let survey = mesh.survey(&[1], nothing_more());
     assert_eq!((survey.answered(), survey.voting()), (2, 1));
-    assert_eq!(survey.health(), Health::Blocked);
+    assert_eq!(survey.health(), SurveyHealth::Blocked);
 }
 
 /// A client is listed after the members, and is asked only if the survey starts with it.
@@ -102,7 +102,7 @@ fn non_members_are_listed_but_not_sought() {
     let survey = mesh.survey(&[9], nothing_more());
     assert_eq!((survey.answered(), survey.voting()), (4, 3));
     assert!(survey.nodes[3].answer.is_some() && !survey.nodes[3].is_member);
-    assert_eq!(survey.health(), Health::Ok);
+    assert_eq!(survey.health(), SurveyHealth::Ok);
 }
 
 #[test]
@@ -140,13 +140,13 @@ fn voter_set_with_wrong_digest_counts_as_silence() {
 #[test]
 fn mesh_is_blocked_if_keys_lose_quorum() {
     for (voters, absent, health) in [
-        (3, 0, Health::Ok),
-        (3, 1, Health::Degraded),
-        (3, 2, Health::Blocked),
-        (5, 2, Health::Degraded),
-        (5, 3, Health::Blocked),
-        (4, 1, Health::Degraded),
-        (4, 2, Health::Blocked),
+        (3, 0, SurveyHealth::Ok),
+        (3, 1, SurveyHealth::Degraded),
+        (3, 2, SurveyHealth::Blocked),
+        (5, 2, SurveyHealth::Degraded),
+        (5, 3, SurveyHealth::Blocked),
+        (4, 1, SurveyHealth::Degraded),
+        (4, 2, SurveyHealth::Blocked),
     ] {
         let mut mesh = Mesh::with_voters(&FIVE, voters);
         for port in 6 - absent..=5 {
@@ -347,7 +347,7 @@ fn member_under_another_voter_set_does_not_vote() {
     for wanted in [Wanted::Locks { max: 9 }, Wanted::Key { key }] {
         let survey = mesh.survey(&[1], wanted);
         assert_eq!((survey.answered(), survey.voting()), (3, 2));
-        assert_eq!(survey.health(), Health::Degraded);
+        assert_eq!(survey.health(), SurveyHealth::Degraded);
         assert_eq!((survey.locks[0].voters, survey.locks[0].answered), (3, 2));
     }
 }

@@ -300,12 +300,10 @@ impl<R: Rules> Poller<R> {
 
     fn give_up(&mut self, now: Now, ticket: Ticket) {
         if let Some(claim) = self.claims.remove(&ticket) {
-            let answers = VoteTally {
-                voters: claim.asked.len(),
-                voted: claim.promises.len(),
-                refused: claim.refusals.len(),
-                ..VoteTally::default()
-            };
+            let mut answers = VoteTally::default();
+            answers.voters = claim.asked.len();
+            answers.voted = claim.promises.len();
+            answers.refused = claim.refusals.len();
             self.notify(Event::TimedOut { ticket, answers });
             self.unlock(now, &claim);
         }

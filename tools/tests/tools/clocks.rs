@@ -1,14 +1,15 @@
 //! Real nodes with wrong wall clocks: the skew is reported, and costs no lock while most clocks are
 //! right.
 
-use lockmesh::observe::{Health, Observer};
-use lockmesh::{ClusterSecret, WallClock};
+use lockmesh::ClusterSecret;
+use lockmesh::observe::{Observer, SurveyHealth};
+use lockmesh::status::WallClock;
 
 use crate::common::{place, until};
 use crate::worker::{KEY, Node, Setup, quoted};
 
 /// Returns the node's skew in milliseconds as an observer sees it, and the health of the mesh.
-fn skew(peer: &Node, name: &str) -> (i64, Health) {
+fn skew(peer: &Node, name: &str) -> (i64, SurveyHealth) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let secret = ClusterSecret::parse(KEY).unwrap();
     let mut observer =
@@ -53,7 +54,7 @@ fn skewed_voter_costs_no_lock_with_another_dead() {
     third.says("this node's wall clock is 10.0 s behind those of most voters");
     let (ahead_ms, health) = skew(&first, "n3");
     assert!((-10_100..=-9_900).contains(&ahead_ms), "{ahead_ms}");
-    assert_eq!(health, Health::Ok);
+    assert_eq!(health, SurveyHealth::Ok);
     second.kill();
     let seeds = &quoted(&first.addr());
     let asks = Setup {
@@ -64,7 +65,7 @@ fn skewed_voter_costs_no_lock_with_another_dead() {
     until("a lock", || client.last("granted"));
     assert_eq!(
         skew(&first, "n3").1,
-        Health::Degraded,
+        SurveyHealth::Degraded,
         "one of three is dead"
     );
 }
@@ -84,5 +85,5 @@ fn claimant_ten_seconds_ahead_gets_locks_and_warns() {
     client.says("this node's wall clock is 10.0 s ahead of those of most voters");
     let (ahead_ms, health) = skew(&client, "client");
     assert!((9_900..=10_100).contains(&ahead_ms), "{ahead_ms}");
-    assert_eq!(health, Health::Ok);
+    assert_eq!(health, SurveyHealth::Ok);
 }

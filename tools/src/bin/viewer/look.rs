@@ -124,7 +124,7 @@ impl Lab {
             condition: match condition {
                 Condition::Running => "running",
                 Condition::Paused => "frozen",
-                Condition::Down => "down",
+                _ => "down",
             },
             quarantine: status.quarantine.map(millis),
             sees: members.map(|member| is_up && member.is_reachable).collect(),

@@ -222,7 +222,7 @@ impl Lab {
         let what = match self.mesh.condition(node) {
             Condition::Running => return Ok(()),
             Condition::Paused => format!("n{node} is frozen: it does nothing until it goes on"),
-            Condition::Down => format!("n{node} is down: restart it first"),
+            _ => format!("n{node} is down: restart it first"),
         };
         Err(Refused::not_now(what))
     }
