@@ -1,21 +1,24 @@
-//! Time and allocations of each step of the protocol crate: `cargo bench -p benches`.
+//! Time and allocations of each step of the protocol crate: `cargo bench -p lockmesh-proto --bench steps`.
 
 #![allow(
     clippy::unwrap_used,
     reason = "a measurement that cannot go on has failed"
 )]
 
+mod cycles;
+
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use benches::{Contended, TTL, World, key};
 use divan::{AllocProfiler, Bencher, black_box};
 use lockmesh_proto::{
     Claim, ClaimId, Claimant, ClusterSecret, DATAGRAM_BYTES_MAX, DatagramHead, DatagramKind,
-    Effects, Epoch, Event, Incarnation, Instant, Message, NodeId, Now, Release, Request, Seal,
+    Effects, Epoch, Event, Incarnation, Instant, Key, Message, NodeId, Now, Release, Request, Seal,
     Start, Ticket, Timing, Vote, Voter, VoterLimits, VoterSet, pack_messages, unpack_messages,
 };
+
+use cycles::{Contended, Cycles, TTL, name};
 
 #[global_allocator]
 static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
@@ -36,16 +39,13 @@ mod whole {
 
     #[divan::bench]
     fn acquire_and_release(bencher: Bencher<'_, '_>) {
-        let (mut world, key) = (World::new(3), key(0));
-        bencher.bench_local(|| {
-            let ticket = world.claim(0, &key);
-            assert!(world.release(0, ticket));
-        });
+        let (mut cycles, keys) = (Cycles::new(3), [name(0)]);
+        bencher.bench_local(|| cycles.uncontended(&keys, 1));
     }
 
     #[divan::bench]
     fn hand_over(bencher: Bencher<'_, '_>) {
-        let mut contended = Contended::new(World::new(3));
+        let mut contended = Contended::new(3);
         bencher.bench_local(|| contended.hand_over());
     }
 }
@@ -244,6 +244,10 @@ fn now() -> Now {
         mono: Instant::ZERO.after(Duration::from_secs(1_000)),
         wall_ms: 1_700_000_000_000,
     }
+}
+
+fn key(number: u32) -> Key {
+    Key::new(name(number)).unwrap()
 }
 
 fn id(name: &str) -> NodeId {
