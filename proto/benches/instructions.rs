@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode};
 
 use serde_json::{Map, Value};
 
-use cycles::{Contended, Cycles, name};
+use cycles::{Contended, Cycles, key};
 
 const CYCLES: u64 = 2_000;
 const KEYS: u32 = 64;
@@ -22,7 +22,7 @@ const AT_MOST: f64 = 1.15;
 const WORKLOADS: [(&str, fn()); 3] = [
     ("nothing", || drop(Cycles::new(3))),
     ("acquire and release", || {
-        let keys: Vec<_> = (0..KEYS).map(name).collect();
+        let keys: Vec<_> = (0..KEYS).map(key).collect();
         Cycles::new(3).uncontended(&keys, CYCLES);
     }),
     ("hand-over among three", || {

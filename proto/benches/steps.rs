@@ -14,11 +14,11 @@ use std::time::Duration;
 use divan::{AllocProfiler, Bencher, black_box};
 use lockmesh_proto::{
     Claim, ClaimId, Claimant, ClusterSecret, DATAGRAM_BYTES_MAX, DatagramHead, DatagramKind,
-    Effects, Epoch, Event, Incarnation, Instant, Key, Message, NodeId, Now, Release, Request, Seal,
-    Start, Ticket, Timing, Vote, Voter, VoterLimits, VoterSet, pack_messages, unpack_messages,
+    Effects, Epoch, Event, Incarnation, Instant, Message, NodeId, Now, Release, Seal, Start,
+    Ticket, Timing, Vote, Voter, VoterLimits, VoterSet, pack_messages, unpack_messages,
 };
 
-use cycles::{Contended, Cycles, TTL, name};
+use cycles::{Contended, Cycles, TTL, key, request};
 
 #[global_allocator]
 static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
@@ -39,7 +39,7 @@ mod whole {
 
     #[divan::bench]
     fn acquire_and_release(bencher: Bencher<'_, '_>) {
-        let (mut cycles, keys) = (Cycles::new(3), [name(0)]);
+        let (mut cycles, keys) = (Cycles::new(3), [key(0)]);
         bencher.bench_local(|| cycles.uncontended(&keys, 1));
     }
 
@@ -122,7 +122,7 @@ mod claimant {
         bencher
             .with_inputs(|| {
                 number += 1;
-                (request(number), Effects::default())
+                (request(key(number)), Effects::default())
             })
             .bench_local_values(|(request, mut out)| {
                 let ticket = claimant.request(now(), request, &mut out);
@@ -171,21 +171,12 @@ mod claimant {
             });
     }
 
-    fn request(number: u32) -> Request {
-        Request {
-            key: key(number),
-            ttl: TTL,
-            is_try: false,
-            renews: true,
-            outlives: false,
-            deadline: None,
-        }
-    }
-
     /// Submits a request. Returns its ticket, and a vote of every voter for it.
     fn asked(claimant: &mut Claimant, number: u32) -> (Ticket, Vec<(NodeId, Message)>) {
         let mut out = Effects::default();
-        let ticket = claimant.request(now(), request(number), &mut out).unwrap();
+        let ticket = claimant
+            .request(now(), request(key(number)), &mut out)
+            .unwrap();
         let votes = out.messages.into_iter().filter_map(|(to, message)| {
             let Message::Claim(claim) = message else {
                 return None;
@@ -244,10 +235,6 @@ fn now() -> Now {
         mono: Instant::ZERO.after(Duration::from_secs(1_000)),
         wall_ms: 1_700_000_000_000,
     }
-}
-
-fn key(number: u32) -> Key {
-    Key::new(name(number)).unwrap()
 }
 
 fn id(name: &str) -> NodeId {

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use lockmesh_proto::testing::Cluster;
-use lockmesh_proto::{ClusterSecret, Event, NodeConfig, Seal, Start, Ticket};
+use lockmesh_proto::{ClusterSecret, Event, Key, NodeConfig, Request, Seal, Start, Ticket};
 
 /// The TTL of all claims.
 pub(crate) const TTL: Duration = Duration::from_secs(10);
@@ -46,9 +46,9 @@ impl Cycles {
     }
 
     /// Submits a claim of `node` on a key, and delivers all datagrams.
-    pub(crate) fn claim(&mut self, node: usize, key: &str) -> Ticket {
+    pub(crate) fn claim(&mut self, node: usize, key: &Key) -> Ticket {
         self.cluster.run_for(STEP);
-        let ticket = self.cluster.acquire(node, key, TTL);
+        let ticket = self.cluster.claim(node, request(key.clone()));
         self.settle();
         ticket
     }
@@ -62,7 +62,7 @@ impl Cycles {
     }
 
     /// Acquires and releases `keys` in turn at node 0, `cycles` times, without contention.
-    pub(crate) fn uncontended(&mut self, keys: &[String], cycles: u64) {
+    pub(crate) fn uncontended(&mut self, keys: &[Key], cycles: u64) {
         let before = self.grants;
         for key in keys.iter().cycle().zip(0..cycles).map(|(key, _)| key) {
             let ticket = self.claim(0, key);
@@ -82,7 +82,7 @@ impl Cycles {
 /// A contended key: all nodes claim it, and the holder releases and claims it again.
 pub(crate) struct Contended {
     cycles: Cycles,
-    key: String,
+    key: Key,
     /// The claims, in the order of their grants.
     tickets: VecDeque<(usize, Ticket)>,
 }
@@ -90,7 +90,7 @@ pub(crate) struct Contended {
 impl Contended {
     /// Creates a holder at node 0, and a waiter at each other node.
     pub(crate) fn new(nodes: usize) -> Self {
-        let (mut cycles, key) = (Cycles::new(nodes), name(0));
+        let (mut cycles, key) = (Cycles::new(nodes), key(0));
         let tickets = (0..nodes).map(|node| (node, cycles.claim(node, &key)));
         Self {
             tickets: tickets.collect(),
@@ -111,7 +111,18 @@ impl Contended {
     }
 }
 
-/// Returns the name of a key, of 16 bytes.
-pub(crate) fn name(number: u32) -> String {
-    format!("key/{number:012}")
+/// Returns a key of 16 bytes.
+pub(crate) fn key(number: u32) -> Key {
+    Key::new(format!("key/{number:012}")).expect("16 bytes")
+}
+
+pub(crate) fn request(key: Key) -> Request {
+    Request {
+        key,
+        ttl: TTL,
+        is_try: false,
+        renews: true,
+        outlives: false,
+        deadline: None,
+    }
 }

@@ -6,11 +6,12 @@
 
 mod packet;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::time::nanos;
 use crate::{
     Epoch, Event, Incarnation, Instant, Key, Node, NodeConfig, NodeId, Now, Output, Peer, Request,
     Seal, Start, Ticket, Timing, View, VoterLimits, VoterSet,
@@ -21,6 +22,9 @@ pub use packet::{Packet, Random};
 pub const WALL_MS: u64 = 1_700_000_000_000;
 /// The delay of a datagram by default, which makes a round trip 10 ms.
 pub const ONE_WAY: Duration = ms(5);
+
+/// The rate of a clock without error.
+const RATE: u64 = 1_000_000;
 
 /// Returns a duration in milliseconds.
 #[must_use]
@@ -55,7 +59,7 @@ pub struct Seat {
     pub node: Option<Node>,
     /// The number of its incarnation; zero before the first start.
     pub incarnation: u64,
-    /// The rate error of its monotonic clock, in parts per million.
+    /// The rate error of its monotonic clock, in parts per million, above -1,000,000.
     pub rate_ppm: i64,
     /// The offset of its wall clock, in milliseconds.
     pub wall_off_ms: i64,
@@ -82,22 +86,33 @@ impl Seat {
         }
     }
 
+    /// Returns its rate, if that of a clock without error is [`RATE`].
+    fn rate(&self) -> u64 {
+        RATE.saturating_add_signed(self.rate_ppm)
+    }
+
     fn now(&self, time: Duration) -> Now {
-        let nanos = time.as_nanos() as i128;
-        let mono = nanos + nanos * i128::from(self.rate_ppm) / 1_000_000;
-        let wall = WALL_MS as i64 + time.as_millis() as i64 + self.wall_off_ms;
+        let wall_ms = WALL_MS + time.as_millis() as u64;
         Now {
-            mono: Instant::from_nanos(mono as u64),
-            wall_ms: wall as u64,
+            mono: Instant::from_nanos(converted(nanos(time), RATE, self.rate())),
+            wall_ms: wall_ms.saturating_add_signed(self.wall_off_ms),
         }
     }
 
-    /// Returns the time at which its clock has reached `at`.
+    /// Returns the time at which its clock has reached `at`, despite rounding.
     fn time_of(&self, at: Instant) -> Duration {
-        let rate = 1_000_000 + i128::from(self.rate_ppm);
-        let nanos = i128::from(at.as_nanos()) * 1_000_000 / rate;
-        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX).saturating_add(2))
+        let nanos = converted(at.as_nanos(), self.rate(), RATE);
+        Duration::from_nanos(nanos.saturating_add(2))
     }
+}
+
+/// Converts the reading of a clock with one rate to that of a clock with the other.
+fn converted(nanos: u64, from: u64, to: u64) -> u64 {
+    if from == to {
+        return nanos;
+    }
+    let nanos = u128::from(nanos) * u128::from(to) / u128::from(from);
+    u64::try_from(nanos).unwrap_or(u64::MAX)
 }
 
 type Fate = dyn FnMut(&Packet) -> Vec<Duration>;
@@ -125,7 +140,8 @@ pub struct Cluster {
     pub checks_exclusion: bool,
     /// `None` if every datagram arrives after [`Cluster::one_way`].
     fate: Option<Box<Fate>>,
-    packets: BTreeMap<(Duration, usize), Packet>,
+    /// The datagrams in flight, in the order of their arrival and number.
+    packets: VecDeque<((Duration, usize), Packet)>,
     owners: BTreeMap<Key, Epoch>,
 }
 
@@ -167,7 +183,7 @@ impl Cluster {
             lost: 0,
             checks_exclusion: true,
             fate: None,
-            packets: BTreeMap::new(),
+            packets: VecDeque::new(),
             owners: BTreeMap::new(),
         }
     }
@@ -435,7 +451,7 @@ impl Cluster {
 
     /// Runs the next event and returns `true`, unless that event is after `end`.
     pub fn step(&mut self, end: Duration) -> bool {
-        let packet = self.packets.first_key_value().map(|((at, _), _)| *at);
+        let packet = self.packets.front().map(|((at, _), _)| *at);
         match (self.next_timer(packet), packet) {
             (Some((at, seat)), _) if at <= end => {
                 self.time = at;
@@ -462,13 +478,13 @@ impl Cluster {
 
     /// Delivers the next datagram. Returns `false` if none is in flight.
     fn deliver_next(&mut self) -> bool {
-        let Some(((at, n), packet)) = self.packets.pop_first() else {
+        let Some(((at, n), packet)) = self.packets.pop_front() else {
             return false;
         };
         self.time = at.max(self.time);
         let to = &self.seats[packet.to];
         if to.node.is_some() && to.paused_until > self.time {
-            self.packets.insert((to.paused_until, n), packet);
+            self.launch((to.paused_until, n), packet);
         } else if to.node.is_some() {
             let from = addr(packet.from_port);
             self.with(packet.to, |node, now| {
@@ -498,8 +514,7 @@ impl Cluster {
     fn send(&mut self, from: usize, to: SocketAddr, bytes: Vec<u8>) {
         let Some(to) = self.seats.iter().position(|seat| {
             let mapped = seat.mapped.filter(|_| !self.loses_mapped);
-            let ports = [Some(seat.port), mapped];
-            ports.into_iter().flatten().any(|port| addr(port) == to)
+            addr(seat.port) == to || mapped.map(addr) == Some(to)
         }) else {
             self.lost += 1;
             return;
@@ -512,18 +527,20 @@ impl Cluster {
             from_port: it.mapped.unwrap_or(it.port),
         };
         let Some(fate) = &mut self.fate else {
-            self.launch(packet, self.one_way);
+            self.datagrams += 1;
+            self.launch((self.time + self.one_way, self.datagrams), packet);
             return;
         };
         for delay in fate(&packet) {
-            self.launch(packet.clone(), delay);
+            self.datagrams += 1;
+            self.launch((self.time + delay, self.datagrams), packet.clone());
         }
     }
 
-    fn launch(&mut self, packet: Packet, delay: Duration) {
-        self.datagrams += 1;
-        let at = self.time + delay;
-        self.packets.insert((at, self.datagrams), packet);
+    /// Puts a datagram in flight, with the time of its arrival and its number.
+    fn launch(&mut self, order: (Duration, usize), packet: Packet) {
+        let index = self.packets.partition_point(|(other, _)| *other < order);
+        self.packets.insert(index, (order, packet));
     }
 
     /// Logs an event, and checks M1 and M2 if it is a grant.
