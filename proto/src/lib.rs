@@ -66,6 +66,8 @@ mod event;
 mod id;
 mod message;
 mod node;
+#[cfg(feature = "testing")]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 mod time;

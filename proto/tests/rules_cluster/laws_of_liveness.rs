@@ -1,37 +1,38 @@
 //! The liveness laws L1 to L5.
 
+use lockmesh_proto::testing::*;
 use lockmesh_proto::{Message, Node, Start, Ticket};
-
-use super::net::*;
 
 const TTL: std::time::Duration = ms(2_000);
 
 /// Runs eight tries at one instant on a free key. Returns the seats that were granted, and the time
 /// until all were decided.
-fn round(net: &mut Net, name: &str) -> (Vec<usize>, std::time::Duration) {
-    net.log.clear();
-    let tickets: Vec<Ticket> = (0..8).map(|seat| net.attempt(seat, name, TTL)).collect();
-    let took = net.run_until(ms(10_000), |net| {
-        let decided = |seat| net.granted(seat, tickets[seat]).is_some();
-        (0..8).all(|seat| decided(seat) || net.is_denied(seat, tickets[seat]))
+fn round(cluster: &mut Cluster, name: &str) -> (Vec<usize>, std::time::Duration) {
+    cluster.log.clear();
+    let tickets: Vec<Ticket> = (0..8)
+        .map(|seat| cluster.try_acquire(seat, name, TTL))
+        .collect();
+    let took = cluster.run_until(ms(10_000), |cluster| {
+        let decided = |seat| cluster.granted(seat, tickets[seat]).is_some();
+        (0..8).all(|seat| decided(seat) || cluster.is_denied(seat, tickets[seat]))
     });
-    let granted = |seat: &usize| net.granted(*seat, tickets[*seat]).is_some();
+    let granted = |seat: &usize| cluster.granted(*seat, tickets[*seat]).is_some();
     let winners: Vec<usize> = (0..8).filter(granted).collect();
     for winner in &winners {
-        net.release(*winner, tickets[*winner]);
+        cluster.release(*winner, tickets[*winner]);
     }
-    net.run_for(ms(300));
+    cluster.run_for(ms(300));
     (winners, took)
 }
 
 /// L1.
 #[test]
 fn eight_simultaneous_tries_grant_exactly_one() {
-    let mut net = Net::new(8, 3, 0);
+    let mut cluster = Cluster::new(8, 3, 0);
     let mut granted = [0; 8];
     for n in 0..1_000 {
         // Every second round uses the key of the round before.
-        let (winners, took) = round(&mut net, &format!("key/{}", n / 2));
+        let (winners, took) = round(&mut cluster, &format!("key/{}", n / 2));
         assert_eq!(winners.len(), 1, "round {n}: {winners:?}");
         assert!(took <= ms(100), "round {n}: {took:?}");
         granted[winners[0]] += 1;
@@ -42,9 +43,9 @@ fn eight_simultaneous_tries_grant_exactly_one() {
 /// L1. Datagrams are also duplicated. A lost `Release` leaves the report of one voter out of date.
 #[test]
 fn eight_tries_grant_one_despite_lost_datagrams() {
-    let mut net = Net::new(8, 5, 0);
+    let mut cluster = Cluster::new(8, 5, 0);
     let mut random = Random(11);
-    net.fate = Box::new(move |_| {
+    cluster.decide(move |_| {
         let delay = || ms(5);
         match random.below(100) {
             0..3 => vec![],
@@ -53,7 +54,7 @@ fn eight_tries_grant_one_despite_lost_datagrams() {
         }
     });
     for n in 0..150 {
-        let (winners, _) = round(&mut net, "k");
+        let (winners, _) = round(&mut cluster, "k");
         assert_eq!(winners.len(), 1, "round {n}: {winners:?}");
     }
 }
@@ -61,52 +62,53 @@ fn eight_tries_grant_one_despite_lost_datagrams() {
 /// L1. Each claim has the vote of one of the other two voters.
 #[test]
 fn rival_claims_resolve_with_one_voter_down() {
-    let mut net = Net::new(3, 3, 2);
-    net.crash(2);
+    let mut cluster = Cluster::new(3, 3, 2);
+    cluster.crash(2);
     // Each claim reaches another voter first, and both wall clocks are equal.
-    net.fate = Box::new(|packet| {
+    cluster.decide(|packet| {
         let is_far = packet.is_between(3, 1) || packet.is_between(4, 0);
         vec![if is_far { ms(20) } else { ms(5) }]
     });
-    let (a, b) = (net.acquire(3, "k", TTL), net.acquire(4, "k", TTL));
-    let one = |net: &Net| net.granted(3, a).is_some() || net.granted(4, b).is_some();
-    let took = net.run_until(TTL * 2, one);
+    let (a, b) = (cluster.acquire(3, "k", TTL), cluster.acquire(4, "k", TTL));
+    let one =
+        |cluster: &Cluster| cluster.granted(3, a).is_some() || cluster.granted(4, b).is_some();
+    let took = cluster.run_until(TTL * 2, one);
     assert!(took < ms(200), "{took:?}");
 }
 
 /// L1. `a` reaches only one voter, and holds its vote by retransmitting.
 #[test]
 fn isolated_claim_delays_rival_at_most_two_leases() {
-    let mut net = Net::new(3, 3, 2);
-    net.crash(2);
-    net.fate = losing(|packet| packet.is_between(3, 1));
-    let a = net.acquire(3, "k", TTL);
-    net.run_for(ms(50));
-    let b = net.acquire(4, "k", TTL);
-    net.run_until(TTL * 2, |net| net.granted(4, b).is_some());
-    assert_eq!(net.granted(3, a), None);
+    let mut cluster = Cluster::new(3, 3, 2);
+    cluster.crash(2);
+    cluster.lose(|packet| packet.is_between(3, 1));
+    let a = cluster.acquire(3, "k", TTL);
+    cluster.run_for(ms(50));
+    let b = cluster.acquire(4, "k", TTL);
+    cluster.run_until(TTL * 2, |cluster| cluster.granted(4, b).is_some());
+    assert_eq!(cluster.granted(3, a), None);
 }
 
 /// L2.
 #[test]
 fn waiters_are_served_in_epoch_order() {
-    let mut net = Net::new(5, 3, 5);
-    let first = net.acquire(9, "k", TTL);
-    net.run_for(ms(50));
+    let mut cluster = Cluster::new(5, 3, 5);
+    let first = cluster.acquire(9, "k", TTL);
+    cluster.run_for(ms(50));
     // Earlier claims are farther away, so that they arrive in another order.
-    net.fate = Box::new(|p| vec![ms(5 + 4 * (9 - p.from.max(p.to)) as u64)]);
+    cluster.decide(|p| vec![ms(5 + 4 * (9 - p.from.max(p.to)) as u64)]);
     let mut waiting: Vec<(usize, Ticket)> = Vec::new();
     for seat in 5..9 {
-        waiting.push((seat, net.acquire(seat, "k", TTL)));
-        net.run_for(ms(2));
+        waiting.push((seat, cluster.acquire(seat, "k", TTL)));
+        cluster.run_for(ms(2));
     }
-    net.run_for(ms(300));
-    net.release(9, first);
+    cluster.run_for(ms(300));
+    cluster.release(9, first);
     let mut epochs = Vec::new();
     for (seat, ticket) in waiting {
-        net.run_until(ms(300), |net| net.granted(seat, ticket).is_some());
-        epochs.push(net.granted(seat, ticket).unwrap().1);
-        net.release(seat, ticket);
+        cluster.run_until(ms(300), |cluster| cluster.granted(seat, ticket).is_some());
+        epochs.push(cluster.granted(seat, ticket).unwrap().1);
+        cluster.release(seat, ticket);
     }
     assert!(epochs.is_sorted(), "{epochs:?}");
 }
@@ -114,16 +116,16 @@ fn waiters_are_served_in_epoch_order() {
 /// L2. Once a waiter is in the queues its own claims no longer matter: its turn comes by a message.
 #[test]
 fn waiter_learns_of_its_turn_without_retransmission() {
-    let mut net = Net::new(3, 3, 2);
-    let first = net.acquire(3, "k", TTL);
-    net.run_for(ms(50));
-    let next = net.acquire(4, "k", TTL);
-    net.run_for(ms(50));
+    let mut cluster = Cluster::new(3, 3, 2);
+    let first = cluster.acquire(3, "k", TTL);
+    cluster.run_for(ms(50));
+    let next = cluster.acquire(4, "k", TTL);
+    cluster.run_for(ms(50));
     let is_claim = |m: &Message| matches!(m, Message::Claim(claim) if !claim.granted);
-    net.fate = losing(move |packet| packet.from == 4 && packet.has(is_claim));
-    net.run_for(ms(1_000));
-    net.release(3, first);
-    let took = net.run_until(ms(100), |net| net.granted(4, next).is_some());
+    cluster.lose(move |packet| packet.from == 4 && packet.has(is_claim));
+    cluster.run_for(ms(1_000));
+    cluster.release(3, first);
+    let took = cluster.run_until(ms(100), |cluster| cluster.granted(4, next).is_some());
     assert_eq!(took, ms(10));
 }
 
@@ -131,23 +133,23 @@ fn waiter_learns_of_its_turn_without_retransmission() {
 /// first waiter repeatedly gets this vote in vain. It must not lose its place by that.
 #[test]
 fn early_expiry_at_one_voter_keeps_order() {
-    let mut net = Net::new(3, 3, 3);
-    let holder = net.acquire(3, "k", TTL);
-    net.run_for(ms(50));
-    let first = net.acquire(4, "k", TTL);
-    net.run_for(ms(50));
-    let second = net.acquire(5, "k", TTL);
-    net.run_for(ms(50));
-    net.fate = losing(|packet| packet.is_between(3, 0));
-    net.run_for(TTL + ms(3_000));
-    assert!(net.holds(3, holder));
-    net.crash(3);
-    net.run_until(TTL + ms(50), |net| {
-        net.granted(4, first).is_some() || net.granted(5, second).is_some()
+    let mut cluster = Cluster::new(3, 3, 3);
+    let holder = cluster.acquire(3, "k", TTL);
+    cluster.run_for(ms(50));
+    let first = cluster.acquire(4, "k", TTL);
+    cluster.run_for(ms(50));
+    let second = cluster.acquire(5, "k", TTL);
+    cluster.run_for(ms(50));
+    cluster.lose(|packet| packet.is_between(3, 0));
+    cluster.run_for(TTL + ms(3_000));
+    assert!(cluster.holds(3, holder));
+    cluster.crash(3);
+    cluster.run_until(TTL + ms(50), |cluster| {
+        cluster.granted(4, first).is_some() || cluster.granted(5, second).is_some()
     });
-    assert_eq!(net.granted(5, second), None);
-    net.release(4, first);
-    let took = net.run_until(ms(100), |net| net.granted(5, second).is_some());
+    assert_eq!(cluster.granted(5, second), None);
+    cluster.release(4, first);
+    let took = cluster.run_until(ms(100), |cluster| cluster.granted(5, second).is_some());
     assert_eq!(took, ms(10));
 }
 
@@ -155,137 +157,137 @@ fn early_expiry_at_one_voter_keeps_order() {
 /// early voter, so it cannot be granted. It must not delay the second waiter, which reaches both.
 #[test]
 fn claim_without_quorum_lets_reservation_expire() {
-    let mut net = Net::new(3, 3, 3);
-    let holder = net.acquire(3, "k", TTL);
-    net.run_for(ms(50));
-    net.acquire(4, "k", TTL);
-    net.run_for(ms(50));
-    let second = net.acquire(5, "k", TTL);
-    net.run_for(ms(50));
-    net.crash(2);
-    net.fate = losing(|packet| packet.is_between(3, 0) || packet.is_between(4, 1));
-    net.run_for(ms(1_000));
-    net.release(3, holder);
-    net.run_until(TTL * 2, |net| net.granted(5, second).is_some());
+    let mut cluster = Cluster::new(3, 3, 3);
+    let holder = cluster.acquire(3, "k", TTL);
+    cluster.run_for(ms(50));
+    cluster.acquire(4, "k", TTL);
+    cluster.run_for(ms(50));
+    let second = cluster.acquire(5, "k", TTL);
+    cluster.run_for(ms(50));
+    cluster.crash(2);
+    cluster.lose(|packet| packet.is_between(3, 0) || packet.is_between(4, 1));
+    cluster.run_for(ms(1_000));
+    cluster.release(3, holder);
+    cluster.run_until(TTL * 2, |cluster| cluster.granted(5, second).is_some());
 }
 
 /// A limit of L2. The recovered fence of a voter is above the epochs of all waiters. They claim
 /// again above it, in the order in which `Stale` reaches them.
 #[test]
 fn waiters_are_reordered_when_voter_recovers() {
-    let mut net = Net::new(3, 3, 3);
-    let holder = net.acquire(3, "k", ms(30_000));
-    net.run_for(ms(50));
-    let first = net.acquire(5, "k", ms(30_000));
-    net.run_for(ms(50));
-    let second = net.acquire(4, "k", ms(30_000));
-    net.run_for(ms(50));
-    let before = |net: &Net| {
-        let epoch = |seat: usize, ticket| net.node(seat).claimant().epoch(ticket).unwrap();
+    let mut cluster = Cluster::new(3, 3, 3);
+    let holder = cluster.acquire(3, "k", ms(30_000));
+    cluster.run_for(ms(50));
+    let first = cluster.acquire(5, "k", ms(30_000));
+    cluster.run_for(ms(50));
+    let second = cluster.acquire(4, "k", ms(30_000));
+    cluster.run_for(ms(50));
+    let before = |cluster: &Cluster| {
+        let epoch = |seat: usize, ticket| cluster.node(seat).claimant().epoch(ticket).unwrap();
         (epoch(5, first), epoch(4, second))
     };
-    let old = before(&net);
+    let old = before(&cluster);
     assert!(old.0 < old.1);
-    net.crash(0);
-    net.start(0, Start::Recovering);
-    net.fate = losing(|packet| packet.is_between(5, 0));
-    net.run_for(ms(30_600 + 1_000 + 1_000));
-    net.fate = straight();
-    net.run_for(ms(1_000));
-    let new = before(&net);
+    cluster.crash(0);
+    cluster.start(0, Start::Recovering);
+    cluster.lose(|packet| packet.is_between(5, 0));
+    cluster.run_for(ms(30_600 + 1_000 + 1_000));
+    cluster.heal();
+    cluster.run_for(ms(1_000));
+    let new = before(&cluster);
     assert!(new.0 > new.1 && new.1 > old.1, "{old:?} {new:?}");
-    net.release(3, holder);
+    cluster.release(3, holder);
     for (seat, ticket) in [(4, second), (5, first)] {
-        net.run_until(ms(100), |net| net.granted(seat, ticket).is_some());
-        net.release(seat, ticket);
+        cluster.run_until(ms(100), |cluster| cluster.granted(seat, ticket).is_some());
+        cluster.release(seat, ticket);
     }
 }
 
 /// L2. A waiter retransmits every fifty round trips less jitter, here every 375 to 500 ms.
 #[test]
 fn waiter_does_not_poll() {
-    let mut net = Net::new(3, 3, 2);
-    net.acquire(3, "k", ms(30_000));
-    net.run_for(ms(50));
-    net.acquire(4, "k", ms(30_000));
-    net.run_for(ms(50));
-    let before = net.node(4).traffic().messages_out;
-    net.run_for(ms(10_000));
-    let spoken = net.node(4).traffic().messages_out - before;
+    let mut cluster = Cluster::new(3, 3, 2);
+    cluster.acquire(3, "k", ms(30_000));
+    cluster.run_for(ms(50));
+    cluster.acquire(4, "k", ms(30_000));
+    cluster.run_for(ms(50));
+    let before = cluster.node(4).traffic().messages_out;
+    cluster.run_for(ms(10_000));
+    let spoken = cluster.node(4).traffic().messages_out - before;
     assert!(spoken <= 3 * 27, "{spoken}");
 }
 
 /// L3.
 #[test]
 fn dead_holder_delays_next_by_its_lease() {
-    let mut net = Net::new(3, 3, 2);
-    let first = net.acquire(3, "k", TTL);
-    net.run_until(ms(100), |net| net.holds(3, first));
-    let next = net.acquire(4, "k", TTL);
-    net.run_for(ms(1_000));
-    net.crash(3);
-    net.run_until(TTL + ms(50), |net| net.granted(4, next).is_some());
+    let mut cluster = Cluster::new(3, 3, 2);
+    let first = cluster.acquire(3, "k", TTL);
+    cluster.run_until(ms(100), |cluster| cluster.holds(3, first));
+    let next = cluster.acquire(4, "k", TTL);
+    cluster.run_for(ms(1_000));
+    cluster.crash(3);
+    cluster.run_until(TTL + ms(50), |cluster| cluster.granted(4, next).is_some());
 }
 
 /// L3.
 #[test]
 fn dead_waiters_cost_one_reservation_each() {
-    let mut net = Net::new(3, 3, 4);
-    let holder = net.acquire(3, "k", ms(30_000));
-    net.run_for(ms(50));
+    let mut cluster = Cluster::new(3, 3, 4);
+    let holder = cluster.acquire(3, "k", ms(30_000));
+    cluster.run_for(ms(50));
     for seat in [4, 5] {
-        net.acquire(seat, "k", ms(30_000));
-        net.run_for(ms(20));
+        cluster.acquire(seat, "k", ms(30_000));
+        cluster.run_for(ms(20));
     }
-    let last = net.acquire(6, "k", ms(30_000));
-    net.run_for(ms(50));
-    net.crash(4);
-    net.crash(5);
-    net.release(3, holder);
-    let took = net.run_until(ms(30_000), |net| net.granted(6, last).is_some());
+    let last = cluster.acquire(6, "k", ms(30_000));
+    cluster.run_for(ms(50));
+    cluster.crash(4);
+    cluster.crash(5);
+    cluster.release(3, holder);
+    let took = cluster.run_until(ms(30_000), |cluster| cluster.granted(6, last).is_some());
     assert!(took <= ms(2 * 250 + 50), "{took:?}");
 }
 
 /// L3.
 #[test]
 fn lost_release_delays_next_by_probe_interval() {
-    let mut net = Net::new(3, 3, 2);
-    let holder = net.acquire(3, "k", ms(30_000));
-    net.run_for(ms(50));
-    net.fate = losing(|packet| packet.has(|m| matches!(m, Message::Release(_))));
-    net.release(3, holder);
-    net.run_for(ms(200));
-    net.fate = straight();
-    let next = net.acquire(4, "k", ms(30_000));
-    let took = net.run_until(ms(30_000), |net| net.granted(4, next).is_some());
+    let mut cluster = Cluster::new(3, 3, 2);
+    let holder = cluster.acquire(3, "k", ms(30_000));
+    cluster.run_for(ms(50));
+    cluster.lose(|packet| packet.has(|m| matches!(m, Message::Release(_))));
+    cluster.release(3, holder);
+    cluster.run_for(ms(200));
+    cluster.heal();
+    let next = cluster.acquire(4, "k", ms(30_000));
+    let took = cluster.run_until(ms(30_000), |cluster| cluster.granted(4, next).is_some());
     assert!(took <= ms(120), "{took:?}");
     // The same for a claim that arrives after its release.
-    net.release(4, next);
-    net.run_for(ms(50));
+    cluster.release(4, next);
+    cluster.run_for(ms(50));
     let is_claim = |m: &Message| matches!(m, Message::Claim(_));
-    net.fate = Box::new(move |p| vec![if p.has(is_claim) { ms(50) } else { ms(5) }]);
-    let ghost = net.acquire(3, "k", ms(30_000));
-    net.release(3, ghost);
-    net.fate = straight();
-    net.run_for(ms(200));
-    let next = net.acquire(4, "k", ms(30_000));
-    let took = net.run_until(ms(30_000), |net| net.granted(4, next).is_some());
+    cluster.decide(move |p| vec![if p.has(is_claim) { ms(50) } else { ms(5) }]);
+    let ghost = cluster.acquire(3, "k", ms(30_000));
+    cluster.release(3, ghost);
+    cluster.heal();
+    cluster.run_for(ms(200));
+    let next = cluster.acquire(4, "k", ms(30_000));
+    let took = cluster.run_until(ms(30_000), |cluster| cluster.granted(4, next).is_some());
     assert!(took <= ms(120), "{took:?}");
 }
 
 /// L4. It takes nine datagrams: `Claim`, `Vote` and `Release` for each of three voters.
 #[test]
 fn free_key_is_granted_after_one_round_trip() {
-    let mut net = Net::new(5, 3, 1);
+    let mut cluster = Cluster::new(5, 3, 1);
     for n in 0..50 {
-        let before = net.datagrams;
-        let ticket = net.acquire(5, &format!("key/{n}"), TTL);
-        let took = net.run_until(ms(100), |net| net.granted(5, ticket).is_some());
+        let before = cluster.datagrams;
+        let ticket = cluster.acquire(5, &format!("key/{n}"), TTL);
+        let took = cluster.run_until(ms(100), |cluster| cluster.granted(5, ticket).is_some());
         assert_eq!(took, ms(10));
-        net.run_for(ms(100));
-        net.release(5, ticket);
-        net.run_for(ms(100));
-        assert_eq!(net.datagrams - before, 9);
+        cluster.run_for(ms(100));
+        cluster.release(5, ticket);
+        cluster.run_for(ms(100));
+        assert_eq!(cluster.datagrams - before, 9);
     }
 }
 
@@ -293,23 +295,23 @@ fn free_key_is_granted_after_one_round_trip() {
 #[test]
 fn next_waiter_is_granted_one_round_trip_later() {
     for (holder_off, next_off) in [(0, 0), (0, 300), (300, 0)] {
-        let mut net = Net::of(3, 3, 2);
-        net.seats[3].wall_off_ms = holder_off;
-        net.seats[4].wall_off_ms = next_off;
+        let mut cluster = Cluster::of(3, 3, 2);
+        cluster.seats[3].wall_off_ms = holder_off;
+        cluster.seats[4].wall_off_ms = next_off;
         for seat in 0..5 {
-            net.start(seat, Start::NewCluster);
+            cluster.start(seat, Start::NewCluster);
         }
-        net.run_for(ms(100));
-        let holder = net.acquire(3, "k", TTL);
-        let next = net.acquire(4, "k", TTL);
-        net.run_for(ms(200));
+        cluster.run_for(ms(100));
+        let holder = cluster.acquire(3, "k", TTL);
+        let next = cluster.acquire(4, "k", TTL);
+        cluster.run_for(ms(200));
         let (mut a, mut b) = ((3, holder), (4, next));
-        if net.granted(3, holder).is_none() {
+        if cluster.granted(3, holder).is_none() {
             (a, b) = (b, a);
         }
-        assert!(net.holds(a.0, a.1));
-        net.release(a.0, a.1);
-        let took = net.run_until(TTL, |net| net.granted(b.0, b.1).is_some());
+        assert!(cluster.holds(a.0, a.1));
+        cluster.release(a.0, a.1);
+        let took = cluster.run_until(TTL, |cluster| cluster.granted(b.0, b.1).is_some());
         assert_eq!(took, ms(10), "{holder_off} {next_off}");
     }
 }
@@ -318,26 +320,26 @@ fn next_waiter_is_granted_one_round_trip_later() {
 /// because of another key.
 #[test]
 fn free_keys_do_not_delay_each_other() {
-    let mut net = Net::of(3, 3, 4);
+    let mut cluster = Cluster::of(3, 3, 4);
     for seat in 3..7 {
-        net.seats[seat].wall_off_ms = seat as i64 * 20 - 100;
+        cluster.seats[seat].wall_off_ms = seat as i64 * 20 - 100;
     }
     for seat in 0..7 {
-        net.start(seat, Start::NewCluster);
+        cluster.start(seat, Start::NewCluster);
     }
-    net.run_for(ms(100));
+    cluster.run_for(ms(100));
     let mut slow = 0;
     for n in 0..100 {
         let mut tickets = Vec::new();
         for seat in 3..7 {
-            tickets.push((seat, net.acquire(seat, &format!("{n}/{seat}"), TTL)));
+            tickets.push((seat, cluster.acquire(seat, &format!("{n}/{seat}"), TTL)));
         }
-        net.run_for(ms(10));
+        cluster.run_for(ms(10));
         for (seat, ticket) in tickets {
-            slow += usize::from(net.granted(seat, ticket).is_none());
-            net.release(seat, ticket);
+            slow += usize::from(cluster.granted(seat, ticket).is_none());
+            cluster.release(seat, ticket);
         }
-        net.log.clear();
+        cluster.log.clear();
     }
     // Two of the 400 keys may share one of the 4,096 fence buckets.
     assert!(slow <= 8, "{slow}");
@@ -345,23 +347,23 @@ fn free_keys_do_not_delay_each_other() {
 
 /// Returns how many of `of` grants each of two near claimants and a far one receive.
 fn shares(of: usize, far: std::time::Duration, far_off_ms: i64) -> [usize; 3] {
-    let mut net = Net::of(3, 3, 3);
-    net.seats[5].wall_off_ms = far_off_ms;
+    let mut cluster = Cluster::of(3, 3, 3);
+    cluster.seats[5].wall_off_ms = far_off_ms;
     for seat in 0..6 {
-        net.start(seat, Start::NewCluster);
+        cluster.start(seat, Start::NewCluster);
     }
-    net.run_for(ms(100));
-    net.fate = Box::new(move |p| vec![if p.from.max(p.to) == 5 { far } else { ms(1) }]);
+    cluster.run_for(ms(100));
+    cluster.decide(move |p| vec![if p.from.max(p.to) == 5 { far } else { ms(1) }]);
     let mut grants = [0; 3];
-    let mut tickets: Vec<Ticket> = (3..6).map(|seat| net.acquire(seat, "k", TTL)).collect();
+    let mut tickets: Vec<Ticket> = (3..6).map(|seat| cluster.acquire(seat, "k", TTL)).collect();
     for _ in 0..of {
-        let holder = |net: &Net| (0..3).find(|n| net.holds(n + 3, tickets[*n]));
-        net.run_until(ms(5_000), |net| holder(net).is_some());
-        let n = holder(&net).unwrap();
+        let holder = |cluster: &Cluster| (0..3).find(|n| cluster.holds(n + 3, tickets[*n]));
+        cluster.run_until(ms(5_000), |cluster| holder(cluster).is_some());
+        let n = holder(&cluster).unwrap();
         grants[n] += 1;
-        net.release(n + 3, tickets[n]);
-        tickets[n] = net.acquire(n + 3, "k", TTL);
-        net.log.clear();
+        cluster.release(n + 3, tickets[n]);
+        tickets[n] = cluster.acquire(n + 3, "k", TTL);
+        cluster.log.clear();
     }
     grants
 }
@@ -382,23 +384,23 @@ fn far_or_slow_clock_claimant_gets_its_share() {
 /// L2. Wrong gossip costs no waiter its turn: these waiters run, and gossip calls them dead.
 #[test]
 fn waiters_dead_in_gossip_keep_their_turn() {
-    let mut net = Net::new(3, 3, 3);
-    let mut view = net.view();
+    let mut cluster = Cluster::new(3, 3, 3);
+    let mut view = cluster.view();
     for peer in view.peers.values_mut() {
         peer.alive = false;
     }
     for seat in 0..6 {
-        net.with(seat, |node, now| node.handle_view(now, &view));
+        cluster.with(seat, |node, now| node.handle_view(now, &view));
     }
-    let mut holder = (3, net.acquire(3, "k", TTL));
-    net.run_for(ms(1_000));
-    let mut waiting = vec![(4, net.acquire(4, "k", TTL))];
-    net.run_for(ms(100));
-    waiting.push((5, net.acquire(5, "k", TTL)));
+    let mut holder = (3, cluster.acquire(3, "k", TTL));
+    cluster.run_for(ms(1_000));
+    let mut waiting = vec![(4, cluster.acquire(4, "k", TTL))];
+    cluster.run_for(ms(100));
+    waiting.push((5, cluster.acquire(5, "k", TTL)));
     for next in waiting {
-        net.run_for(ms(1_400));
-        net.release(holder.0, holder.1);
-        let took = net.run_until(ms(100), |net| net.holds(next.0, next.1));
+        cluster.run_for(ms(1_400));
+        cluster.release(holder.0, holder.1);
+        let took = cluster.run_until(ms(100), |cluster| cluster.holds(next.0, next.1));
         assert_eq!(took, ms(10));
         holder = next;
     }
@@ -407,29 +409,32 @@ fn waiters_dead_in_gossip_keep_their_turn() {
 /// L5.
 #[test]
 fn memory_is_empty_after_many_keys() {
-    let mut net = Net::new(5, 3, 3);
+    let mut cluster = Cluster::new(5, 3, 3);
     for n in 0..500 {
         let name = format!("key/{n}");
-        let tickets: Vec<Ticket> = (5..8).map(|seat| net.acquire(seat, &name, TTL)).collect();
-        net.run_for(ms(10));
+        let tickets: Vec<Ticket> = (5..8)
+            .map(|seat| cluster.acquire(seat, &name, TTL))
+            .collect();
+        cluster.run_for(ms(10));
         let mut asked: Vec<(usize, Ticket)> = (5..8).zip(tickets).collect();
         // For one key in ten, each claim is granted in its turn. For the others, holder and waiters
         // release at once.
         while n % 10 == 0 && !asked.is_empty() {
-            let holder =
-                |net: &Net| (asked.iter()).position(|(seat, ticket)| net.holds(*seat, *ticket));
-            net.run_until(TTL * 4, |net| holder(net).is_some());
-            let (seat, ticket) = asked.remove(holder(&net).unwrap());
-            net.release(seat, ticket);
+            let holder = |cluster: &Cluster| {
+                (asked.iter()).position(|(seat, ticket)| cluster.holds(*seat, *ticket))
+            };
+            cluster.run_until(TTL * 4, |cluster| holder(cluster).is_some());
+            let (seat, ticket) = asked.remove(holder(&cluster).unwrap());
+            cluster.release(seat, ticket);
         }
         for (seat, ticket) in asked {
-            net.release(seat, ticket);
+            cluster.release(seat, ticket);
         }
-        net.log.clear();
+        cluster.log.clear();
     }
-    net.run_for(TTL * 2);
+    cluster.run_for(TTL * 2);
     for seat in 0..8 {
-        let node: &Node = net.node(seat);
+        let node: &Node = cluster.node(seat);
         assert_eq!(node.claimant().len(), 0);
         if let Some(voter) = node.voter() {
             assert_eq!((voter.slots(), voter.waiters()), (0, 0));

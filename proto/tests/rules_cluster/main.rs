@@ -10,4 +10,3 @@ mod incarnations;
 mod laws_of_liveness;
 mod laws_of_safety;
 mod namesakes;
-mod net;

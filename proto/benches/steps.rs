@@ -1,22 +1,24 @@
-//! Time and allocations of each step of the protocol crate: `cargo bench -p benches`.
+//! Time and allocations of each step of the protocol crate: `cargo bench -p lockmesh-proto --bench steps`.
 
 #![allow(
     clippy::unwrap_used,
     reason = "a measurement that cannot go on has failed"
 )]
 
+mod cycles;
+
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use benches::{Contended, TTL, World, key};
 use divan::{AllocProfiler, Bencher, black_box};
 use lockmesh_proto::{
     Claim, ClaimId, Claimant, ClusterSecret, DATAGRAM_BYTES_MAX, DatagramHead, DatagramKind,
-    Effects, Epoch, EpochClock, Event, Incarnation, Instant, Message, NodeId, Now, Release,
-    Request, Seal, Start, Ticket, Timing, Vote, Voter, VoterLimits, VoterSet, pack_messages,
-    unpack_messages,
+    Effects, Epoch, EpochClock, Event, Incarnation, Instant, Message, NodeId, Now, Release, Seal,
+    Start, Ticket, Timing, Vote, Voter, VoterLimits, VoterSet, pack_messages, unpack_messages,
 };
+
+use cycles::{Contended, Cycles, TTL, key, request};
 
 #[global_allocator]
 static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
@@ -37,16 +39,13 @@ mod whole {
 
     #[divan::bench]
     fn acquire_and_release(bencher: Bencher<'_, '_>) {
-        let (mut world, key) = (World::new(3), key(0));
-        bencher.bench_local(|| {
-            let ticket = world.claim(0, &key);
-            assert!(world.release(0, ticket));
-        });
+        let (mut cycles, keys) = (Cycles::new(3), [key(0)]);
+        bencher.bench_local(|| cycles.uncontended(&keys, 1));
     }
 
     #[divan::bench]
     fn hand_over(bencher: Bencher<'_, '_>) {
-        let mut contended = Contended::new(World::new(3));
+        let mut contended = Contended::new(3);
         bencher.bench_local(|| contended.hand_over());
     }
 }
@@ -123,7 +122,7 @@ mod claimant {
         bencher
             .with_inputs(|| {
                 number += 1;
-                (request(number), Effects::default())
+                (request(key(number)), Effects::default())
             })
             .bench_local_values(|(request, mut out)| {
                 let ticket = claimant.request(now(), request, &mut out);
@@ -172,21 +171,12 @@ mod claimant {
             });
     }
 
-    fn request(number: u32) -> Request {
-        Request {
-            key: key(number),
-            ttl: TTL,
-            is_try: false,
-            renews: true,
-            outlives: false,
-            deadline: None,
-        }
-    }
-
     /// Submits a request. Returns its ticket, and a vote of every voter for it.
     fn asked(claimant: &mut Claimant, number: u32) -> (Ticket, Vec<(NodeId, Message)>) {
         let mut out = Effects::default();
-        let ticket = claimant.request(now(), request(number), &mut out).unwrap();
+        let ticket = claimant
+            .request(now(), request(key(number)), &mut out)
+            .unwrap();
         let votes = out.messages.into_iter().filter_map(|(to, message)| {
             let Message::Claim(claim) = message else {
                 return None;

@@ -1,13 +1,16 @@
 //! Compares the number of instructions of fixed workloads, counted by callgrind, with the figures
 //! in instructions.json. Unlike times, these counts do not vary between runs, so CI can check them.
 //!
-//! Run `cargo bench -p benches --bench instructions`; `-- --write` updates the figures.
+//! Run `cargo bench -p lockmesh-proto --bench instructions`; `-- --write` updates the figures.
+
+mod cycles;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use benches::{Contended, World, key, uncontended};
 use serde_json::{Map, Value};
+
+use cycles::{Contended, Cycles, key};
 
 const CYCLES: u64 = 2_000;
 const KEYS: u32 = 64;
@@ -17,13 +20,13 @@ const AT_MOST: f64 = 1.15;
 
 /// The workloads by name. The count of `nothing` is subtracted from the others.
 const WORKLOADS: [(&str, fn()); 3] = [
-    ("nothing", || drop(World::new(3))),
+    ("nothing", || drop(Cycles::new(3))),
     ("acquire and release", || {
         let keys: Vec<_> = (0..KEYS).map(key).collect();
-        uncontended(&mut World::new(3), &keys, CYCLES);
+        Cycles::new(3).uncontended(&keys, CYCLES);
     }),
     ("hand-over among three", || {
-        let mut contended = Contended::new(World::new(3));
+        let mut contended = Contended::new(3);
         for _ in 0..CYCLES {
             contended.hand_over();
         }
@@ -128,7 +131,7 @@ fn compare(counts: &[(&str, u64)]) -> Result<(), String> {
     }
     Err(format!(
         "over {AT_MOST} times the committed figure: {}. Where that is the price of something \
-         worth it: cargo bench -p benches --bench instructions -- --write",
+         worth it: cargo bench -p lockmesh-proto --bench instructions -- --write",
         worse.join(", ")
     ))
 }
@@ -146,7 +149,7 @@ fn write(counts: &[(&str, u64)]) -> Result<(), String> {
 }
 
 fn figures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("instructions.json")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/instructions.json")
 }
 
 fn read(path: &Path) -> Result<String, String> {
