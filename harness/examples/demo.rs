@@ -1,6 +1,6 @@
 //! Five nodes, twenty workers, a partition, a crash: what happens to the locks?
 //!
-//! `cargo run --release -p lockmesh-harness --example demo`
+//! `cargo run -p lockmesh-harness --example demo`
 //!
 //! Exits with 1 if two workers held one lock at once, an epoch fell, a minority was granted a lock,
 //! or a step took too long.
