@@ -134,7 +134,10 @@ impl MeshBuilder {
         let engine = Arc::new(Engine::new(clock, transport, node, gossip_in));
         let seeds = Seeds::new(seeds, &resolver, &report_seeds(&engine));
         let finder = match (static_peers, asks) {
-            (Some(peers), _) => Finder::Knows(View { peers }),
+            (Some(peers), _) => {
+                engine.with(|core, now| core.node.handle_view(now, &View { peers }));
+                Finder::Knows
+            }
             (None, Some(cluster)) => {
                 Finder::Asks(Box::new(SeedQuery::new(engine.clone(), cluster, seeds)))
             }
@@ -206,7 +209,7 @@ enum Finder {
     Gossips(Box<Membership>),
     Asks(Box<SeedQuery>),
     /// By configuration.
-    Knows(View),
+    Knows,
 }
 
 /// Finds peers until the mesh leaves, then stops the driver. It is a task of its own, so that a
@@ -220,10 +223,7 @@ async fn live(
     match finder {
         Finder::Gossips(membership) => membership.run(left).await,
         Finder::Asks(query) => query.run(left).await,
-        Finder::Knows(view) => {
-            engine.with(|core, now| core.node.handle_view(now, &view));
-            let _ = left.wait_for(|left| *left).await;
-        }
+        Finder::Knows => drop(left.wait_for(|left| *left).await),
     }
     driver.abort();
     engine.close();
@@ -294,8 +294,6 @@ impl Mesh {
     /// # Cancel safety
     /// This method is cancel safe.
     pub async fn ready(&self, at_most: Duration) -> Result<(), NotReady> {
-        let engine = &self.inner.engine;
-        engine.set_health(engine.with(|core, now| core.health(now)));
         let mut health = self.watch();
         let ready = health.wait_for(|health| *health == Health::Ready);
         if let Ok(Ok(_)) = tokio::time::timeout(at_most, ready).await {
@@ -323,7 +321,9 @@ impl Mesh {
     /// ```
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Health> {
-        self.inner.engine.health.subscribe()
+        let engine = &self.inner.engine;
+        engine.set_health(engine.with(|core, now| core.health(now)));
+        engine.health.subscribe()
     }
 
     /// Returns the epoch of a lock that this node holds through [`DistributedLock`], or `None` if it
