@@ -92,7 +92,7 @@ impl InMemoryLocks {
             .voters_per_key(1)
             .insecure_plaintext()
             .seeds([""; 0])
-            .advertise(address(0).to_string())
+            .advertise(address(1).to_string())
             .bootstrap();
         let (clock, network) = (TokioClock::new(), Arc::new(Network::default()));
         let builder = settings
