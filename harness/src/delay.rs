@@ -50,7 +50,7 @@ impl DelayLine {
         delay: Duration,
     ) {
         let mut queue = self.0.lock();
-        if queue.delayed.len() >= DELAYED_MAX {
+        if queue.is_closed || queue.delayed.len() >= DELAYED_MAX {
             return;
         }
         queue.sent += 1;
@@ -68,16 +68,18 @@ impl DelayLine {
         self.0.changed.notify_one();
     }
 
-    /// Drops all delayed datagrams.
-    pub(crate) fn clear(&self) {
-        self.0.lock().delayed.clear();
+    /// Drops all delayed datagrams, now and later, and ends the thread.
+    pub(crate) fn close(&self) {
+        let mut queue = self.0.lock();
+        queue.is_closed = true;
+        queue.delayed.clear();
+        self.0.changed.notify_one();
     }
 }
 
 impl Drop for DelayLine {
     fn drop(&mut self) {
-        self.0.lock().is_closed = true;
-        self.0.changed.notify_one();
+        self.close();
     }
 }
 

@@ -132,9 +132,9 @@ impl Links {
         change(state.faults.entry(link).or_insert(everywhere));
     }
 
-    /// Drops all delayed datagrams.
+    /// Drops all delayed datagrams, now and later.
     pub(crate) fn lose_late(&self) {
-        self.late.clear();
+        self.late.close();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
