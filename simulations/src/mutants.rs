@@ -37,7 +37,7 @@ pub(crate) fn command(seeds: u64, only: &str, search: Duration, json: bool) -> E
     let mut verdicts = Vec::new();
     for mutant in Mutant::ALL {
         if format!("{mutant:?}").contains(only) {
-            let one = one(mutant, seeds, search);
+            let one = one(*mutant, seeds, search);
             let law = one.law.as_deref().unwrap_or("nothing");
             let Caught {
                 mutant,
