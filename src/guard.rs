@@ -199,7 +199,7 @@ pub(crate) async fn extend(
 ) -> Result<(), ExtendError> {
     let goal = mesh
         .engine
-        .with(|core, now| core.node.extend(now, lease.ticket, extra));
+        .with(|core, now| core.extend(now, lease.ticket, extra));
     let goal = goal.map_err(|error| match error {
         lockmesh_proto::ExtendError::NotHeld => ExtendError::NotHeld,
         lockmesh_proto::ExtendError::TooLong {

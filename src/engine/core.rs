@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -14,8 +15,8 @@ use crate::obstacle::{Obstacle, holding};
 use crate::obstacles::{Line, Obstacles};
 use crate::status::Health;
 use lockmesh_proto::{
-    DropReason, Event, ForeignNode, InspectId, Inspection, Instant, Node, NodeId, Now, Output,
-    RequestError, Standing, Ticket, VoteTally, quorum,
+    DropReason, Event, ExtendError, ForeignNode, InspectId, Inspection, Instant, Node, NodeId, Now,
+    Output, RequestError, Standing, Ticket, VoteTally, quorum,
 };
 
 /// The outcome of an acquisition.
@@ -185,6 +186,19 @@ impl Core {
         self.free(now, ticket, was_held)
     }
 
+    /// Asks for an extension of a lease. Returns the end that it will reach.
+    pub(crate) fn extend(
+        &mut self,
+        now: Now,
+        ticket: Ticket,
+        extra: Duration,
+    ) -> Result<Instant, ExtendError> {
+        match self.has_failed {
+            true => Err(ExtendError::NotHeld),
+            false => self.node.extend(now, ticket, extra),
+        }
+    }
+
     /// Releases a lease that its guard has ended. Returns `true` if it was held until then.
     fn free(&mut self, now: Now, ticket: Ticket, was_held: bool) -> bool {
         if self.has_failed {
@@ -235,6 +249,8 @@ impl Core {
     pub(super) fn fail(&mut self) {
         if !std::mem::replace(&mut self.has_failed, true) {
             self.leases.drain().for_each(|(_, lease)| lease.end());
+            // Dropping an outcome tells its caller that the mesh is shut down.
+            self.notifies.clear();
             self.forget_all();
         }
     }

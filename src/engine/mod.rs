@@ -139,10 +139,13 @@ impl Engine {
     pub(crate) fn hear<T>(&self, take: impl FnOnce(&mut Core) -> T) -> Option<T> {
         let mut core = match self.core.try_lock() {
             Ok(core) => core,
-            Err(TryLockError::Poisoned(_)) => self.lock(),
+            Err(TryLockError::Poisoned(poisoned)) => self.stop(poisoned.into_inner()),
             Err(TryLockError::WouldBlock) if self.inbox.has_room() => return None,
             Err(TryLockError::WouldBlock) => self.lock(),
         };
+        if core.has_failed {
+            return None;
+        }
         // Requests of callers are left to the combiner: more may come and share a datagram.
         core.submit_unless_combined(&self.clock, &self.inbox);
         let taken = take(&mut core);
@@ -151,7 +154,7 @@ impl Engine {
     }
 
     /// Returns `true` if the mesh has stopped after a panic.
-    fn has_failed(&self) -> bool {
+    pub(crate) fn has_failed(&self) -> bool {
         self.lock().has_failed
     }
 
@@ -292,20 +295,25 @@ impl Engine {
     }
 
     fn lock(&self) -> MutexGuard<'_, Core> {
-        self.core.lock().unwrap_or_else(|poisoned| {
-            // A panic under the lock is a bug of this crate. The node may be half changed, so it
-            // stops: its leases end, and all requests fail.
-            self.close();
-            self.core.clear_poison();
-            let mut core = poisoned.into_inner();
-            core.fail();
-            tracing::error!(
-                node = %core.node.id(),
-                "the mesh has stopped after a panic; restart this process, and report the panic"
-            );
-            self.set_health(Health::ShutDown);
-            core
-        })
+        let core = self.core.lock();
+        core.unwrap_or_else(|poisoned| self.stop(poisoned.into_inner()))
+    }
+
+    /// Stops the mesh after a panic under the lock, which is a bug of this crate. The node may be
+    /// half changed, so it is not called any more: its leases end, and all requests fail.
+    fn stop<'a>(&'a self, mut core: MutexGuard<'a, Core>) -> MutexGuard<'a, Core> {
+        self.core.clear_poison();
+        self.close();
+        core.fail();
+        // The caller that panicked may have taken turns for others.
+        self.company.store(0, Ordering::Relaxed);
+        self.inbox.stop();
+        tracing::error!(
+            node = %core.node.id(),
+            "the mesh has stopped after a panic; restart this process, and report the panic"
+        );
+        self.set_health(Health::ShutDown);
+        core
     }
 }
 
@@ -452,41 +460,65 @@ mod tests {
         assert_eq!(engine.nap(&mut alarm, at_most), Some(at_most));
     }
 
+    fn claim(engine: &Engine, ticket: u64) -> (Ask, oneshot::Receiver<Ended>) {
+        let (notify, notified) = oneshot::channel();
+        let request = Request {
+            key: Key::new("k").unwrap(),
+            ttl: Duration::from_secs(10),
+            is_try: false,
+            renews: true,
+            outlives: false,
+            deadline: None,
+        };
+        let ask = Ask::Claim {
+            ticket: Ticket(ticket),
+            since: engine.clock.mono(),
+            request,
+            notify,
+        };
+        (ask, notified)
+    }
+
+    fn panic_under_the_lock(engine: &Arc<Engine>) {
+        let engine = engine.clone();
+        let caller = std::thread::spawn(move || engine.with(|_, _| panic!("a bug")));
+        caller.join().unwrap_err();
+    }
+
     #[tokio::test]
     async fn panic_under_the_lock_stops_the_mesh() {
         let engine = Arc::new(engine(Arc::new(Nowhere)));
-        let claim = |ticket| {
-            let (notify, notified) = oneshot::channel();
-            let request = Request {
-                key: Key::new("k").unwrap(),
-                ttl: Duration::from_secs(10),
-                is_try: false,
-                renews: true,
-                outlives: false,
-                deadline: None,
-            };
-            let since = engine.clock.mono();
-            let ask = Ask::Claim {
-                ticket,
-                since,
-                request,
-                notify,
-            };
-            assert!(engine.ask(ask).is_none());
-            notified
-        };
-        let Ok(Ended::Granted(lease)) = claim(Ticket(1)).await else {
+        let (ask, granted) = claim(&engine, 1);
+        assert!(engine.ask(ask).is_none());
+        let Ok(Ended::Granted(lease)) = granted.await else {
             panic!("the only voter grants");
         };
-        let panicking = engine.clone();
-        let caller = std::thread::spawn(move || panicking.with(|_, _| panic!("a bug")));
-        caller.join().unwrap_err();
-        assert!(claim(Ticket(2)).await.is_err());
-        assert!(!lease.is_held());
+        panic_under_the_lock(&engine);
+        let (ask, ended) = claim(&engine, 2);
+        assert!(engine.ask(ask).is_none());
+        assert!(ended.await.is_err() && !lease.is_held());
         assert_eq!(*engine.health.borrow(), Health::ShutDown);
         // The driver ends by itself.
         drive(engine.clone()).await;
         assert!(!engine.with(|core, now| core.release(now, lease.ticket)));
+    }
+
+    /// The caller that panicked was taking turns for others.
+    #[tokio::test]
+    async fn batched_callers_end_after_a_panic() {
+        let engine = Arc::new(engine(Arc::new(Nowhere)));
+        engine.company.store(LONELY_TURNS, Ordering::Relaxed);
+        let (ask, batched) = claim(&engine, 1);
+        let Lead::Later(number) = engine.inbox.push(ask) else {
+            panic!("there is no other combiner");
+        };
+        assert!(engine.inbox.begin(number));
+        panic_under_the_lock(&engine);
+        // The driver is the first that sees it.
+        assert!(engine.hear(|_| ()).is_none());
+        let (ask, later) = claim(&engine, 2);
+        assert!(engine.ask(ask).is_none(), "nobody is batched any more");
+        assert!(batched.await.is_err() && later.await.is_err());
     }
 
     #[test]

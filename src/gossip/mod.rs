@@ -160,6 +160,9 @@ impl Membership {
         let mut watcher = handle.chitchat().lock().await.live_nodes_watcher();
         let mut ended = pin!(handle.termination_watcher());
         loop {
+            if self.engine.has_failed() {
+                return End::Leaving;
+            }
             self.say_votes().await;
             let known = self.look().await;
             let next = self.discover_if_due();
