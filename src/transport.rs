@@ -29,11 +29,11 @@ const BUFFER_BYTES: usize = 4 << 20;
 ///
 /// # Who calls when
 /// - [`try_send`](Transport::try_send) is called from any thread, by several at once, from
-///   destructors, and outside the runtime. It must not block. It is called with an internal lock
-///   held, so it must not call into the mesh.
+///   destructors, and outside the runtime. It must not block.
 /// - [`poll_readable`](Transport::poll_readable) and [`try_recv`](Transport::try_recv) are called
 ///   by one task of the mesh.
 /// - [`close`](Transport::close) is called when the mesh ends, possibly more than once.
+/// - Any of them may be called with an internal lock held, so none may call into the mesh.
 pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// Returns the local address. It does not change.
     fn local_addr(&self) -> SocketAddr;

@@ -1,4 +1,4 @@
-//! What the simulations use of `lockmesh-proto`, imported in one place.
+//! The imports of `lockmesh-proto`, in one place.
 
 #[cfg(lockmesh_mutants)]
 pub(crate) use lockmesh_proto::mutants::{self, Mutant};

@@ -488,7 +488,7 @@ pub(super) mod tests {
         Core::new(only_voter(clock), mpsc::channel(1).0)
     }
 
-    fn claim(ticket: u64) -> (Ask, oneshot::Receiver<Ended>) {
+    pub(crate) fn claim(ticket: u64) -> (Ask, oneshot::Receiver<Ended>) {
         let (notify, notified) = oneshot::channel();
         let request = Request {
             key: Key::new("k").unwrap(),

@@ -338,15 +338,14 @@ fn notify(mut core: MutexGuard<'_, Core>) {
 mod tests {
     use std::sync::mpsc::channel;
 
-    use tokio::sync::{mpsc, oneshot};
+    use tokio::sync::mpsc;
 
     use super::*;
     use crate::clock::TokioClock;
     use crate::engine::core::Ended;
-    use crate::engine::core::tests::only_voter;
+    use crate::engine::core::tests::{claim, only_voter};
     use crate::engine::driver::drive;
     use crate::transport::{Nowhere, UdpTransport};
-    use lockmesh_proto::{Key, Request};
 
     const THREADS: usize = 4;
     const EACH: u64 = 2_000;
@@ -460,25 +459,6 @@ mod tests {
         assert_eq!(engine.nap(&mut alarm, at_most), Some(at_most));
     }
 
-    fn claim(engine: &Engine, ticket: u64) -> (Ask, oneshot::Receiver<Ended>) {
-        let (notify, notified) = oneshot::channel();
-        let request = Request {
-            key: Key::new("k").unwrap(),
-            ttl: Duration::from_secs(10),
-            is_try: false,
-            renews: true,
-            outlives: false,
-            deadline: None,
-        };
-        let ask = Ask::Claim {
-            ticket: Ticket(ticket),
-            since: engine.clock.mono(),
-            request,
-            notify,
-        };
-        (ask, notified)
-    }
-
     fn panic_under_the_lock(engine: &Arc<Engine>) {
         let engine = engine.clone();
         let caller = std::thread::spawn(move || engine.with(|_, _| panic!("a bug")));
@@ -488,13 +468,13 @@ mod tests {
     #[tokio::test]
     async fn panic_under_the_lock_stops_the_mesh() {
         let engine = Arc::new(engine(Arc::new(Nowhere)));
-        let (ask, granted) = claim(&engine, 1);
+        let (ask, granted) = claim(1);
         assert!(engine.ask(ask).is_none());
         let Ok(Ended::Granted(lease)) = granted.await else {
             panic!("the only voter grants");
         };
         panic_under_the_lock(&engine);
-        let (ask, ended) = claim(&engine, 2);
+        let (ask, ended) = claim(2);
         assert!(engine.ask(ask).is_none());
         assert!(ended.await.is_err() && !lease.is_held());
         assert_eq!(*engine.health.borrow(), Health::ShutDown);
@@ -508,7 +488,7 @@ mod tests {
     async fn batched_callers_end_after_a_panic() {
         let engine = Arc::new(engine(Arc::new(Nowhere)));
         engine.company.store(LONELY_TURNS, Ordering::Relaxed);
-        let (ask, batched) = claim(&engine, 1);
+        let (ask, batched) = claim(1);
         let Lead::Later(number) = engine.inbox.push(ask) else {
             panic!("there is no other combiner");
         };
@@ -516,7 +496,7 @@ mod tests {
         panic_under_the_lock(&engine);
         // The driver is the first that sees it.
         assert!(engine.hear(|_| ()).is_none());
-        let (ask, later) = claim(&engine, 2);
+        let (ask, later) = claim(2);
         assert!(engine.ask(ask).is_none(), "nobody is batched any more");
         assert!(batched.await.is_err() && later.await.is_err());
     }

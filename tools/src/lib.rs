@@ -1,4 +1,4 @@
-//! What the programs of this package share.
+//! Helpers that the programs of this package share.
 #![forbid(unsafe_code)]
 
 use std::io::Write;

@@ -121,7 +121,7 @@ enum Phase {
     Held(Lease),
 }
 
-/// What happens to a lease before it is released.
+/// The renewal of a lease until it is released.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 enum Renewal {
     /// It is renewed at this interval.

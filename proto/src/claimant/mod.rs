@@ -122,7 +122,7 @@ pub struct Claimant {
     shared: Shared,
 }
 
-/// What all claims of a node share.
+/// The state that all claims of a node share.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 struct Shared {
     me: NodeId,

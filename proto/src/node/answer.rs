@@ -72,7 +72,7 @@ impl Node {
         self.outputs.push_back(Output::Transmit { to, bytes });
     }
 
-    /// Answers a question from `from`.
+    /// Sends the answer to a question from `from`.
     pub(super) fn answer(
         &mut self,
         now: Now,

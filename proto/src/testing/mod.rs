@@ -134,7 +134,7 @@ pub struct Cluster {
     pub datagrams: usize,
     /// If set, datagrams to NAT mappings are lost.
     pub loses_mapped: bool,
-    /// The number of datagrams to an address where no node is.
+    /// The number of datagrams to an address without a node.
     pub lost: usize,
     /// `true` if M1 is checked. A test whose clocks break their bound clears it.
     pub checks_exclusion: bool,

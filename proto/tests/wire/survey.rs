@@ -161,7 +161,7 @@ fn mesh_is_blocked_if_keys_lose_quorum() {
 #[test]
 fn member_is_sought_at_up_to_three_addresses() {
     let mut mesh = Mesh::of(&FIVE);
-    // All but one know `e` where no node is.
+    // All but one know `e` at an address without a node.
     for port in 1..=3 {
         mesh.scripted_node(port).nodes[4].addr = Some(at(30 + port));
     }

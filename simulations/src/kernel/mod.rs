@@ -1,4 +1,4 @@
-//! What every run rests on: time, the queue of events, random numbers, links, and the trace.
+//! The base of every run: time, the queue of events, random numbers, links, and the trace.
 
 mod network;
 mod parallel;

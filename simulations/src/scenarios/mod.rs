@@ -1,4 +1,4 @@
-//! What is played: scenarios from files, and the stories of a world that has settled.
+//! Scenarios from files, and the stories of a world that has settled.
 
 mod file;
 mod format;

@@ -192,7 +192,7 @@ impl World {
     }
 }
 
-/// What the stories are written with.
+/// The steps from which stories are built.
 impl World {
     pub(crate) fn is_broken(&self) -> bool {
         !self.laws.violations.is_empty()

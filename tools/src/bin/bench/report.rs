@@ -6,7 +6,7 @@ use tools::{as_f64, put};
 
 use crate::turns::{Contended, Count, Single};
 
-/// What was measured of one service; `None` for the rest.
+/// The figures of one service; `None` if it was not measured.
 #[derive(Debug, Default)]
 pub(crate) struct Measured {
     pub(crate) one: Option<Single>,
