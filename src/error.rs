@@ -283,6 +283,8 @@ fn describe(answers: &VoteTally) -> String {
     let why = match reason {
         None => "",
         Some(RefuseReason::Quarantine) => ": in quarantine after a restart",
+        Some(RefuseReason::Leaving) => ": it is shutting down",
+        Some(RefuseReason::Storage) => ": it cannot write its journal",
         Some(RefuseReason::VoterSet) => ": it has another voter set",
         Some(RefuseReason::Skew) => ": the wall clocks are too far apart",
         Some(RefuseReason::Limit) => ": it has reached its limit of claims",

@@ -366,6 +366,29 @@ pub(crate) fn trace(event: &Event, node: &NodeId) {
         Event::VoterSetMatch { node: other } => {
             tracing::debug!(%node, %other, "the same voter set");
         }
+        Event::Resumed {
+            votes,
+            answers,
+            is_confirmed,
+        } => {
+            tracing::info!(%node, votes, answers, is_confirmed, "voter resumed from its journal");
+        }
+        Event::JournalOutdated { node: other } => {
+            tracing::warn!(
+                %node, %other,
+                "the journal is an old copy, so it is not used; never put a data directory back"
+            );
+        }
+        Event::JournalFailed => {
+            tracing::warn!(
+                %node,
+                "the journal cannot be written, so this voter does not vote; give its data \
+                 directory space, and look at its disk"
+            );
+        }
+        Event::JournalRestored => {
+            tracing::info!(%node, "the journal is written again; this voter votes");
+        }
         // Logged as obstacles, in obstacles.rs.
         Event::QuarantineBegan { .. } | Event::TwinFound | Event::TwinGone => {}
     }

@@ -320,6 +320,8 @@ fn rounded(remaining: Duration) -> String {
 fn because(reason: RefuseReason) -> &'static str {
     match reason {
         RefuseReason::Quarantine => "it is in quarantine",
+        RefuseReason::Leaving => "it is shutting down",
+        RefuseReason::Storage => "it cannot write its journal",
         RefuseReason::VoterSet => "it has another voter set",
         RefuseReason::Skew => "the wall clocks are too far apart",
         RefuseReason::Limit => "it keeps as many keys as it may",
@@ -329,7 +331,8 @@ fn because(reason: RefuseReason) -> &'static str {
 
 fn remedy(reason: RefuseReason) -> &'static str {
     match reason {
-        RefuseReason::Quarantine => "restart no other voter until it votes",
+        RefuseReason::Quarantine | RefuseReason::Leaving => "restart no other voter until it votes",
+        RefuseReason::Storage => "give its data directory space, and look at its disk",
         RefuseReason::VoterSet | RefuseReason::NotAVoter => {
             "give all nodes the same voters, voters per key, timing and voter set version"
         }

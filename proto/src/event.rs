@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use super::description::Differences;
 use super::epoch::Epoch;
 use super::id::{Incarnation, Key, NodeId};
+use super::journal::Record;
 use super::message::{Message, RefuseReason};
 use super::time::Instant;
 
@@ -77,6 +78,26 @@ pub enum Event {
         /// The voters' last replies.
         answers: VoteTally,
     },
+    /// This voter has read its memory from its journal and votes from now on.
+    Resumed {
+        /// The number of votes that are out.
+        votes: usize,
+        /// The number of other members that confirmed that the journal is the newest.
+        answers: usize,
+        /// `true` if these were more than half. Otherwise the voter resumed after a second without
+        /// them, and the journal may be an old copy.
+        is_confirmed: bool,
+    },
+    /// A member has received an incarnation of this voter that its journal does not name: the
+    /// journal is an old copy. The voter has dropped its memory and begun a quarantine.
+    JournalOutdated {
+        /// The member.
+        node: NodeId,
+    },
+    /// A record could not be written. This voter does not vote until a new journal is written.
+    JournalFailed,
+    /// A new journal is written after a failure, and this voter votes again.
+    JournalRestored,
     /// This voter has no memory and has begun a quarantine.
     QuarantineBegan {
         /// When the quarantine ends. Recovery may last longer, until [`Event::QuarantineEnded`].
@@ -131,13 +152,15 @@ pub struct Effects {
     pub messages: Vec<(NodeId, Message)>,
     /// Events.
     pub events: Vec<Event>,
+    /// Records for the journal, which must be written before the messages leave.
+    pub records: Vec<Record>,
 }
 
 impl Effects {
-    /// Returns `true` if there are neither messages nor events.
+    /// Returns `true` if there are no effects.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.messages.is_empty() && self.events.is_empty()
+        self.messages.is_empty() && self.events.is_empty() && self.records.is_empty()
     }
 
     pub(crate) fn send(&mut self, to: &NodeId, message: Message) {

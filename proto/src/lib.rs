@@ -64,6 +64,7 @@ mod digest;
 mod epoch;
 mod event;
 mod id;
+mod journal;
 mod message;
 mod node;
 #[cfg(feature = "testing")]
@@ -84,6 +85,10 @@ pub use digest::{DIGEST_PARTS, Digest, DigestPart, DigestParts};
 pub use epoch::{Epoch, EpochClock, EpochError};
 pub use event::{Effects, Event, Peer, Ticket, View, VoteTally};
 pub use id::{ClaimId, Incarnation, KEY_BYTES_MAX, Key, NODE_ID_BYTES_MAX, NameError, NodeId};
+pub use journal::{
+    FileChange, JOURNAL_FORMAT, JournalError, JournalOwner, Memory, NotMemory, OpenedJournal,
+    Record, Started, VoteRecord, open_journal,
+};
 pub use message::{
     Challenge, Claim, HolderGranted, Inspect, KeepAlive, Kept, Message, Namesake, Outdated,
     REPORTED_WAITERS_MAX, RecoveryQuery, RecoveryReply, Refuse, RefuseReason, Release, Report,
@@ -91,8 +96,8 @@ pub use message::{
 };
 pub use node::{
     FOREIGN_NODE_INTERVAL, ForeignNode, InspectId, Inspection, KeyOwner, LockState, Node,
-    NodeAnswer, NodeConfig, NodeSurvey, Output, SeenVotes, Standing, Survey, SurveyHealth,
-    Surveyor, Twin, Waiter, Wanted,
+    NodeAnswer, NodeConfig, NodeJournal, NodeSurvey, Output, SeenVotes, SnapshotPart, Standing,
+    Survey, SurveyHealth, Surveyor, Twin, Waiter, Wanted,
 };
 pub use time::{Instant, Now};
 pub use voter::{Start, Voter, VoterLimits};

@@ -170,12 +170,16 @@ pub struct Stale {
 pub enum RefuseReason {
     /// The voter is in recovery.
     Quarantine,
+    /// The voter is shutting down.
+    Leaving,
     /// The voter has a different voter set.
     VoterSet,
     /// The epoch is more than `max_clock_skew` ahead of the voter's time.
     Skew,
     /// The voter has reached its limit of keys, or of waiters for this key.
     Limit,
+    /// The voter cannot write its journal.
+    Storage,
     /// The node is not a voter for this key.
     NotAVoter,
 }
@@ -247,6 +251,11 @@ pub struct RecoveryReply {
     pub knew: bool,
     /// The highest incarnation of the recovering voter that the replying node knows.
     pub seen: Incarnation,
+    /// The highest incarnation of the recovering voter that the replying node received before the
+    /// present one, or that its journal names.
+    pub before: Incarnation,
+    /// `true` if the replying node is a voter that has its memory, even if it does not vote yet.
+    pub remembers: bool,
     /// The longest quarantine of all voter sets known to the replying node that may name the
     /// recovering voter. Zero if there is none.
     pub quarantine: Duration,

@@ -192,6 +192,30 @@ mutants! {
     TwinGoesOn,
     /// The last address that a peer sent from is never given up.
     HeardIsKept,
+    /// A `Vote` leaves before its record is written.
+    VoteBeforeWrite,
+    /// A longer ttl of a vote is not written.
+    LongerTtlUnwritten,
+    /// The record of the end of a vote is written after that of the next vote of its key.
+    EndAfterNextVote,
+    /// Restored votes do not last their whole ttl.
+    RestoredVotesAreCut,
+    /// The send time of a vote is not restored.
+    StampNotRestored,
+    /// The fences of a journal are not restored.
+    FencesNotRestored,
+    /// A journal of another boot, whose last records were not synced, counts as memory.
+    OtherBootIsMemory,
+    /// A record that was not wholly written counts.
+    TornIsWhole,
+    /// A journal that was begun in quarantine counts as memory.
+    QuarantineIsMemory,
+    /// The mark of an ordered end stays when the next process has begun.
+    ClosedMarkStays,
+    /// The next incarnation does not follow from the one in the journal.
+    IncarnationFallsBehind,
+    /// A journal that is an old copy counts as memory.
+    OldCopyResumes,
 }
 
 #[cfg(lockmesh_mutants)]

@@ -359,6 +359,13 @@ impl VoterSet {
         voters
     }
 
+    /// Returns a hash of the members and the number of voters of each key. If it is the same in two
+    /// voter sets, each quorum of a key in one shares a voter with each in the other.
+    #[must_use]
+    pub fn hash_of_voters(&self) -> u64 {
+        hash_of_voters(&self.members, self.voters_per_key)
+    }
+
     /// Returns `true` if `node` is one of the voters of `key`.
     #[must_use]
     pub fn votes_for(&self, node: &NodeId, key: &Key) -> bool {
@@ -454,14 +461,18 @@ pub(crate) fn short_hash(key: &Key) -> u32 {
     mix(fnv(FNV_OFFSET ^ 2, key.as_str().as_bytes())) as u32
 }
 
-fn digest(members: &[NodeId], voters_per_key: usize, timing: &Timing) -> u64 {
+fn hash_of_voters(members: &[NodeId], voters_per_key: usize) -> u64 {
     let mut hash = FNV_OFFSET;
     for member in members {
         hash = fnv(hash, member.as_str().as_bytes());
         hash = fnv(hash, &[0]);
     }
+    fnv(hash, &(voters_per_key as u64).to_le_bytes())
+}
+
+fn digest(members: &[NodeId], voters_per_key: usize, timing: &Timing) -> u64 {
+    let mut hash = hash_of_voters(members, voters_per_key);
     let numbers = [
-        voters_per_key as u64,
         nanos(timing.max_ttl),
         u64::from(timing.max_drift_ppm),
         nanos(timing.max_clock_skew),

@@ -424,6 +424,8 @@ impl Model for Search {
                 votes: false,
                 knew: false,
                 seen: Incarnation::new(1),
+                before: Incarnation::default(),
+                remembers: false,
                 quarantine: Duration::ZERO,
                 skew: Duration::ZERO,
             };

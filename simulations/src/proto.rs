@@ -1,12 +1,14 @@
 //! The imports of `lockmesh-proto`, in one place.
 
+#[cfg(test)]
+pub(crate) use lockmesh_proto::Refuse;
 #[cfg(lockmesh_mutants)]
 pub(crate) use lockmesh_proto::mutants::{self, Mutant};
+pub(crate) use lockmesh_proto::testing::Disk;
 pub(crate) use lockmesh_proto::{
-    Claimant, ClusterSecret, DatagramKind, DropReason, Effects, Epoch, EpochClock, Event,
-    Incarnation, Instant, Key, Message, NEVER_GRANTED_MAX, Node, NodeConfig, NodeId, Now, Output,
-    PROTOCOL_VERSION, Peer, RecoveryReply, Request, RequestError, Seal, Start, Ticket, Timing,
-    Traffic, View, VoteTally, Voter, VoterLimits, VoterSet, VoterSetError, quorum, unpack_messages,
+    ClaimId, Claimant, ClusterSecret, DatagramKind, DropReason, Effects, Epoch, EpochClock, Event,
+    Incarnation, Instant, Key, Memory, Message, NEVER_GRANTED_MAX, Node, NodeConfig, NodeId, Now,
+    OpenedJournal, Output, PROTOCOL_VERSION, Peer, RecoveryReply, RefuseReason, Request,
+    RequestError, Seal, Start, Ticket, Timing, Traffic, View, VoteTally, Voter, VoterLimits,
+    VoterSet, VoterSetError, quorum, unpack_messages,
 };
-#[cfg(test)]
-pub(crate) use lockmesh_proto::{Refuse, RefuseReason};

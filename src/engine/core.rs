@@ -354,6 +354,8 @@ impl Core {
                     let _ = notify.send(inspection);
                 }
             }
+            // This node keeps no journal.
+            Output::Persist { .. } => {}
             Output::Transmit { .. } | Output::Timeout(_) => {}
         }
     }
@@ -421,7 +423,11 @@ impl Core {
                 };
                 self.note(clock, &obstacle);
             }
-            Event::QuarantineBegan { .. }
+            Event::Resumed { .. }
+            | Event::JournalOutdated { .. }
+            | Event::JournalFailed
+            | Event::JournalRestored
+            | Event::QuarantineBegan { .. }
             | Event::QuarantineExtended { .. }
             | Event::QuarantineEnded { .. }
             | Event::VoterSetMismatch { .. }

@@ -601,7 +601,11 @@ impl OwnClaim {
         let backoff = sweep_interval(self.ttl, &cx.own.voter_set);
         let until = cx.now.mono.after(cx.own.jitter.shorten(backoff));
         let refuses_all = match reason {
-            RefuseReason::Quarantine | RefuseReason::VoterSet | RefuseReason::NotAVoter => true,
+            RefuseReason::Quarantine
+            | RefuseReason::Leaving
+            | RefuseReason::Storage
+            | RefuseReason::VoterSet
+            | RefuseReason::NotAVoter => true,
             RefuseReason::Skew | RefuseReason::Limit => false,
         };
         let ballot = &mut self.ballots[at];

@@ -31,6 +31,10 @@ pub(super) fn count(counts: &mut Counts, event: &Event) {
         Event::TimedOut { .. } => counts.timed_out += 1,
         Event::Lost { was_due, .. } => counts.lost += u64::from(!was_due),
         Event::Renewed { .. }
+        | Event::Resumed { .. }
+        | Event::JournalOutdated { .. }
+        | Event::JournalFailed
+        | Event::JournalRestored
         | Event::QuarantineBegan { .. }
         | Event::QuarantineEnded { .. }
         | Event::QuarantineExtended { .. }

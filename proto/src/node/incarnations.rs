@@ -30,6 +30,8 @@ const TRIES_MAX: u32 = 8;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Incarnations {
     highest: Option<KnownIncarnation>,
+    /// The highest one before that.
+    before: Incarnation,
     /// Lower incarnations that are not proven to be over.
     earlier: Vec<KnownIncarnation>,
     rivals: Option<Box<Rivals>>,
@@ -107,6 +109,11 @@ impl Incarnations {
         self.highest.map(|incarnation| incarnation.number)
     }
 
+    /// Returns the highest incarnation received before that one.
+    pub(super) fn before(&self) -> Incarnation {
+        self.before
+    }
+
     /// Records a datagram of this incarnation from this address. `nonce` must be unused.
     pub(super) fn hear(
         &mut self,
@@ -152,6 +159,7 @@ impl Incarnations {
         let Some(before) = self.highest.replace(new) else {
             return;
         };
+        self.before = before.number;
         if self.earlier.len() == EARLIER_MAX {
             self.earlier.remove(0);
         }

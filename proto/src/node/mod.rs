@@ -9,6 +9,7 @@ mod answer;
 mod foreign_nodes;
 mod incarnations;
 mod inspect;
+mod journal;
 mod outbox;
 mod peers;
 mod sets;
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 pub use foreign_nodes::{FOREIGN_NODE_INTERVAL, ForeignNode};
 pub use inspect::{InspectId, Inspection, KeyOwner, LockState, SeenVotes, Waiter};
+pub use journal::{NodeJournal, SnapshotPart};
 pub use standing::Standing;
 pub use survey::{NodeAnswer, NodeSurvey, Survey, SurveyHealth};
 pub use surveyor::{Surveyor, Wanted};
@@ -35,6 +37,7 @@ use crate::epoch::Epoch;
 use crate::event::View;
 use crate::event::{Effects, Event, Ticket};
 use crate::id::{ClaimId, Incarnation, Key, NodeId, NodeName};
+use crate::journal::Memory;
 use crate::message::{
     Challenge, Claim, Message, Namesake, Outdated, RecoveryQuery, RecoveryReply, Refuse,
     RefuseReason, VoterQuery, VoterReply,
@@ -51,6 +54,7 @@ use crate::wire::{
 use foreign_nodes::ForeignNodes;
 use incarnations::{ASKED_AGAIN, Asks, Heard, Hearing};
 use inspect::Inspector;
+use journal::JournalState;
 use outbox::Outbox;
 use peers::Peers;
 use sets::{SECOND, Sets, UNASKED};
@@ -130,6 +134,15 @@ pub enum Output {
         /// Its body.
         bytes: Vec<u8>,
     },
+    /// Append these bytes to the journal, then call [`Node::persisted`] with this number, or
+    /// [`Node::persist_failed`] if they cannot be written. Messages that depend on them leave only
+    /// after that. Only a node [with a journal](Node::with_journal) has this output.
+    Persist {
+        /// The number of this write. Numbers rise by one.
+        number: u64,
+        /// The records.
+        bytes: Vec<u8>,
+    },
     /// An event of a request, of the voter or of a peer.
     Event(Event),
     /// Datagrams that could not be opened were received. Each address is reported at once, and then
@@ -175,6 +188,7 @@ pub struct Node {
     clocks: Clocks,
     /// The reading of the own wall clock at the last call, in milliseconds since the Unix epoch.
     shown_ms: u64,
+    journal: Option<Box<JournalState>>,
     seal: Seal,
     traffic: Traffic,
     /// The outcomes of its requests.
@@ -195,6 +209,17 @@ impl Node {
     /// Creates a node that starts at `now`.
     #[must_use]
     pub fn new(now: Now, config: NodeConfig) -> Self {
+        Self::begin(now, config, None)
+    }
+
+    /// Creates a node that starts at `now` and keeps a journal, with what its journal says.
+    /// [`NodeConfig::incarnation`] is ignored for that of [`NodeJournal::started`].
+    #[must_use]
+    pub fn with_journal(now: Now, config: NodeConfig, journal: NodeJournal) -> Self {
+        Self::begin(now, config, Some(journal))
+    }
+
+    fn begin(now: Now, config: NodeConfig, journal: Option<NodeJournal>) -> Self {
         let NodeConfig {
             id,
             incarnation,
@@ -207,14 +232,25 @@ impl Node {
             seal,
         } = config;
         let mut effects = Effects::default();
+        let (journal, memory) = journal.map(JournalState::new).unzip();
+        let journal: Option<Box<JournalState>> = journal;
+        let incarnation = journal.as_ref().map_or(incarnation, |it| it.incarnation());
+        let heard = memory.as_ref().map(|memory: &Memory| memory.heard.clone());
         let voter = voter_set.has_member(&id).then(|| {
-            let (me, voter_set) = (id.clone(), voter_set.clone());
-            Voter::new(now, me, voter_set, limits, start, seed, &mut effects)
+            let (me, voter_set, out) = (id.clone(), voter_set.clone(), &mut effects);
+            match memory {
+                None => Voter::new(now, me, voter_set, limits, start, seed, out),
+                Some(memory) => {
+                    let (voter_set, start) = ((voter_set, limits), (start, memory));
+                    Voter::with_journal(now, me, voter_set, start, seed, out)
+                }
+            }
         });
         let claimant = Claimant::new(id.clone(), incarnation, voter_set.clone(), max_claims, seed)
             .with_renewal(renew_interval);
         let mut node = Self {
-            peers: Peers::new(id.clone(), voter_set.clone(), seed),
+            peers: Peers::new(id.clone(), voter_set.clone(), seed)
+                .with_remembered(heard.unwrap_or_default()),
             view: View::default(),
             sets: Sets::default(),
             foreign_nodes: ForeignNodes::new(now),
@@ -233,6 +269,7 @@ impl Node {
             voter_set,
             voter,
             claimant,
+            journal,
             seal,
             traffic: Traffic::default(),
             counts: Counts::default(),
@@ -363,6 +400,10 @@ impl Node {
             ("inspections", self.inspector.len()),
             ("lists of messages", self.outbox.len()),
             ("outputs", self.outputs.len()),
+            (
+                "held messages",
+                self.journal.as_ref().map_or(0, |it| it.len()),
+            ),
         ];
         sizes.extend(self.claimant.sizes());
         sizes.extend(self.voter.iter().flat_map(|voter| voter.sizes()));
@@ -555,6 +596,9 @@ impl Node {
 
     /// Returns the next output. [`Output::Timeout`] is the last.
     pub fn poll_output(&mut self) -> Output {
+        if let Some(output) = self.journal.as_mut().and_then(|it| it.poll()) {
+            return output;
+        }
         loop {
             if let Some(output) = self.outputs.pop_front() {
                 return output;
@@ -662,6 +706,11 @@ impl Node {
             self.challenge(&head.from, asks);
         }
         if heard == Heard::NewIncarnation {
+            if let Some(journal) = &mut self.journal
+                && self.voter_set.has_member(&head.from)
+            {
+                journal.hear(head.from.clone(), head.incarnation);
+            }
             self.standings.hurry(&head.from);
             self.clocks.forget(now, &head.from);
             // The sender may not know this incarnation, and gossip may not know the sender's
@@ -822,9 +871,15 @@ impl Node {
 
     fn recovery_reply(&self, from: &NodeId, query: RecoveryQuery) -> RecoveryReply {
         let (knew, seen) = self.peers.memory_of(from);
+        let before = self.peers.before(from);
         match &self.voter {
-            Some(voter) => voter.recovery_reply(&query, knew, seen),
+            Some(voter) => RecoveryReply {
+                before,
+                ..voter.recovery_reply(&query, knew, seen)
+            },
             None => RecoveryReply {
+                before,
+                remembers: false,
                 nonce: query.nonce,
                 highest: Epoch::ZERO,
                 votes: false,
@@ -1072,6 +1127,9 @@ impl Node {
 
     fn begin_incarnation(&mut self, now: Now, number: Incarnation) {
         self.claimant.adopt(now, number, &mut self.effects);
+        if let Some(journal) = &mut self.journal {
+            journal.begin_incarnation(self.claimant.incarnation());
+        }
         if let Some(voter) = &mut self.voter {
             let number = self.claimant.incarnation();
             voter.handle_incarnation(now, &self.id, number, &mut self.effects);
@@ -1127,20 +1185,28 @@ impl Node {
                 answer::count(&mut self.counts, &event);
                 self.outputs.push_back(Output::Event(event));
             }
+            if let Some(journal) = &mut self.journal {
+                journal.take(&mut routed);
+            }
             for (to, message) in routed.messages.drain(..) {
-                if self.withholds(&message) {
-                    continue;
-                }
-                if to != self.id {
-                    self.outbox.of(to).push(message);
-                    continue;
-                }
-                let head = self.head(to);
-                if let Err(reason) = self.dispatch(now, &head, message) {
-                    self.traffic.drop_one(reason);
-                }
+                self.forward(now, to, message);
             }
             self.routed = routed;
+        }
+    }
+
+    /// Moves a message to the outbox, or handles it if it is for this node itself.
+    fn forward(&mut self, now: Now, to: NodeId, message: Message) {
+        if self.withholds(&message) {
+            return;
+        }
+        if to != self.id {
+            self.outbox.of(to).push(message);
+            return;
+        }
+        let head = self.head(to);
+        if let Err(reason) = self.dispatch(now, &head, message) {
+            self.traffic.drop_one(reason);
         }
     }
 

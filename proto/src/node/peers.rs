@@ -8,6 +8,7 @@ use super::addresses::{Addresses, Targets};
 use super::incarnations::{Heard, Hearing, Incarnations, Two};
 use crate::event::View;
 use crate::id::{Incarnation, NodeId, NodeName};
+use crate::journal::HeardIncarnations;
 use crate::time::Instant;
 use crate::voter_set::VoterSet;
 
@@ -32,6 +33,8 @@ pub(crate) struct Peers {
     me: NodeId,
     voter_set: Arc<VoterSet>,
     known: BTreeMap<NodeId, Known>,
+    /// The incarnations of other members that the journal names.
+    remembered: BTreeMap<NodeId, HeardIncarnations>,
     /// The number of datagrams received, as the clock of [`Known::heard`].
     heard: u64,
     /// A number that differs for every start. It makes the nonces of challenges unique.
@@ -44,8 +47,40 @@ impl Peers {
             me,
             voter_set,
             known: BTreeMap::new(),
+            remembered: BTreeMap::new(),
             heard: 0,
             seed,
+        }
+    }
+
+    /// Adds the incarnations of other members that the journal names.
+    pub(crate) fn with_remembered(self, remembered: BTreeMap<NodeId, HeardIncarnations>) -> Self {
+        Self { remembered, ..self }
+    }
+
+    /// Returns the other members of which an incarnation is known, with the two highest of each.
+    pub(crate) fn heard_members(&self) -> impl Iterator<Item = (&NodeId, HeardIncarnations)> {
+        let members = self.voter_set.members().iter();
+        let heard = members.map(|member| (member, self.heard_of(member)));
+        heard.filter(|(_, heard)| heard.highest > Incarnation::default())
+    }
+
+    /// Returns the two highest incarnations of a node that were received, or that the journal
+    /// names.
+    fn heard_of(&self, node: &NodeId) -> HeardIncarnations {
+        let remembered = self.remembered.get(node).copied().unwrap_or_default();
+        let incarnations = self.known.get(node).map(|known| &known.incarnations);
+        let Some(incarnations) = incarnations.filter(|it| it.highest().is_some()) else {
+            return remembered;
+        };
+        let highest = incarnations.highest().unwrap_or_default();
+        let earlier = match remembered.highest == highest {
+            true => remembered.before,
+            false => remembered.highest,
+        };
+        HeardIncarnations {
+            highest,
+            before: incarnations.before().max(earlier),
         }
     }
 
@@ -114,6 +149,12 @@ impl Peers {
         let seen = known.and_then(|known| known.incarnations.highest());
         let seen = seen.unwrap_or_default();
         (known.is_some_and(|known| known.knew), seen)
+    }
+
+    /// Returns the highest incarnation of `node` that was received before the present one, or that
+    /// the journal names.
+    pub(crate) fn before(&self, node: &NodeId) -> Incarnation {
+        self.heard_of(node).before
     }
 
     /// Applies a view of gossip. Returns the nodes whose first address is new or has changed.

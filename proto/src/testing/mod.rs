@@ -4,6 +4,7 @@
 //! the same calls give the same results. A closure decides which datagrams arrive, and when. A
 //! caller may also hand a datagram to a node itself, by [`Cluster::with`].
 
+mod disk;
 mod packet;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -16,6 +17,7 @@ use crate::{
     Epoch, Event, Incarnation, Instant, Key, Node, NodeConfig, NodeId, Now, Output, Peer, Request,
     Seal, Start, Ticket, Timing, View, VoterLimits, VoterSet,
 };
+pub use disk::Disk;
 pub use packet::{Packet, Random};
 
 /// The wall clock at time zero, in milliseconds.
@@ -67,6 +69,8 @@ pub struct Seat {
     pub port: u16,
     /// The port of its NAT mapping, if any. Its datagrams come from that port.
     pub mapped: Option<u16>,
+    /// The disk with its journal, if it keeps one.
+    pub disk: Option<Disk>,
     timeout: Option<Instant>,
     paused_until: Duration,
 }
@@ -81,6 +85,7 @@ impl Seat {
             wall_off_ms: 0,
             port,
             mapped: None,
+            disk: None,
             timeout: None,
             paused_until: Duration::ZERO,
         }
@@ -153,8 +158,26 @@ impl Cluster {
     /// Panics if there is no such voter set, or if a voter does not vote.
     #[must_use]
     pub fn new(members: usize, voters: usize, clients: usize) -> Self {
+        Self::of(members, voters, clients).started()
+    }
+
+    /// Starts a new cluster whose members keep journals. Returns once all voters vote.
+    ///
+    /// # Panics
+    /// Panics as [`Cluster::new`] does.
+    #[must_use]
+    pub fn with_journals(members: usize, voters: usize, clients: usize, syncs: bool) -> Self {
         let mut cluster = Self::of(members, voters, clients);
-        for seat in 0..members + clients {
+        for seat in &mut cluster.seats[..members] {
+            seat.disk = Some(Disk::new(syncs));
+        }
+        cluster.started()
+    }
+
+    fn started(self) -> Self {
+        let mut cluster = self;
+        let (members, seats) = (cluster.voter_set.members().len(), cluster.seats.len());
+        for seat in 0..seats {
             cluster.start(seat, Start::NewCluster);
         }
         cluster.run_for(ms(100));
@@ -255,7 +278,15 @@ impl Cluster {
         let view = self.view();
         let it = &mut self.seats[seat];
         let now = it.now(self.time);
-        let mut node = Node::new(now, config);
+        let mut node = match &mut it.disk {
+            None => Node::new(now, config),
+            Some(disk) => {
+                let started = disk.start(now, config, "test");
+                let (node, opened) = started.expect("the journal of this node");
+                it.incarnation = opened.started.incarnation.get();
+                node
+            }
+        };
         node.handle_view(now, &view);
         it.node = Some(node);
         it.paused_until = Duration::ZERO;
@@ -497,6 +528,7 @@ impl Cluster {
     fn drain(&mut self, seat: usize) {
         while let Some(node) = self.seats[seat].node.as_mut() {
             match node.poll_output() {
+                Output::Persist { number, bytes } => self.persist(seat, number, &bytes),
                 Output::Transmit { to, bytes } => self.send(seat, to, bytes),
                 Output::Event(event) => self.record(seat, event),
                 Output::Timeout(at) => {
@@ -509,6 +541,43 @@ impl Cluster {
                 | Output::ForeignNode(_) => {}
             }
         }
+    }
+
+    fn persist(&mut self, seat: usize, number: u64, bytes: &[u8]) {
+        let it = &mut self.seats[seat];
+        let now = it.now(self.time);
+        let (Some(disk), Some(node)) = (&mut it.disk, &mut it.node) else {
+            return;
+        };
+        if disk.write(bytes) {
+            disk.sync();
+            node.persisted(now, number);
+        } else {
+            node.persist_failed(now);
+        }
+    }
+
+    /// Replaces the journal of a seat by a snapshot of its node, and reports that to the node.
+    ///
+    /// # Panics
+    /// Panics if no process runs at the seat.
+    pub fn replace_journal(&mut self, seat: usize) {
+        let it = &mut self.seats[seat];
+        let now = it.now(self.time);
+        let (Some(disk), Some(node)) = (&mut it.disk, &mut it.node) else {
+            panic!("a running node with a journal");
+        };
+        let mut part = None;
+        loop {
+            let (bytes, rest) = node.snapshot(part);
+            disk.replace(&bytes, rest.is_none());
+            match rest {
+                None => break,
+                rest => part = rest,
+            }
+        }
+        node.journal_replaced(now, u64::MAX);
+        self.drain(seat);
     }
 
     fn send(&mut self, from: usize, to: SocketAddr, bytes: Vec<u8>) {

@@ -244,6 +244,14 @@ fn event_line(event: &Event) -> String {
         Event::Lost { epoch, .. } => format!("Lost {}", number(*epoch)),
         Event::Denied { .. } => "Denied".to_owned(),
         Event::TimedOut { .. } => "TimedOut".to_owned(),
+        Event::Resumed {
+            votes,
+            answers,
+            is_confirmed,
+        } => format!("Resumed {votes} of {answers} confirmed {is_confirmed}"),
+        Event::JournalOutdated { node } => format!("JournalOutdated {node}"),
+        Event::JournalFailed => "JournalFailed".to_owned(),
+        Event::JournalRestored => "JournalRestored".to_owned(),
         Event::QuarantineBegan { until } => format!("QuarantineBegan {}", reading(*until)),
         Event::QuarantineEnded {
             answers,

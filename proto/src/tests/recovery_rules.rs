@@ -22,6 +22,8 @@ fn memory(nonce: u64, highest: Epoch, votes: bool, knew: bool) -> RecoveryReply 
         votes,
         knew,
         seen,
+        before: Incarnation::default(),
+        remembers: votes,
         quarantine: ms(QUARANTINE_MS),
         skew: ms(SKEW_MS),
     }

@@ -10,6 +10,7 @@
 //! Rejected: the claimant determines how long a vote lasts. Then a shrinking or clamped ttl frees a
 //! vote while its holder still counts it.
 
+mod journal;
 mod recovery;
 mod session;
 mod slot;
@@ -23,8 +24,9 @@ use crate::clocks::MayReturn;
 use crate::description::{OtherSet, count};
 use crate::digest::{Digest, DigestParts};
 use crate::epoch::{Epoch, EpochClock};
-use crate::event::{Effects, Event, View};
+use crate::event::{Effects, View};
 use crate::id::{ClaimId, Incarnation, Key, NodeId};
+use crate::journal::{Memory, Record};
 use crate::message::{
     Claim, KeepAlive, Message, REPORTED_WAITERS_MAX, RecoveryQuery, RecoveryReply, RefuseReason,
     Release, Report, ReportedVote, ReportedWaiter,
@@ -36,8 +38,7 @@ use recovery::Recovery;
 pub use recovery::Start;
 use session::{SessionNo, Sessions};
 use slot::{GivenVote, QueueEntry, send_refuse};
-use table::SlotAt;
-pub(crate) use table::Slots;
+pub(crate) use table::{SlotAt, Slots};
 
 /// The default number of fence buckets of a voter. They take 32 KiB.
 const FENCE_BUCKETS: usize = 4_096;
@@ -88,6 +89,12 @@ pub struct Voter {
     forgot: bool,
     /// The nodes that gossip reports as dead. Advice only.
     dead: BTreeSet<NodeId>,
+    /// `true` if what a next process must know is told as [`Effects::records`].
+    keeps_journal: bool,
+    /// The votes of the journal, until the voter resumes.
+    memory: Option<Box<Memory>>,
+    /// The reason why the voter, which is not in recovery, does not vote.
+    closed: Option<RefuseReason>,
 }
 
 /// The arguments of each step of a call.
@@ -110,7 +117,7 @@ impl Voter {
         nonce: u64,
         out: &mut Effects,
     ) -> Self {
-        let recovery = Recovery::new(now, &me, &voter_set, start, nonce, out);
+        let recovery = Recovery::new(now, &me, &voter_set, (start, None), nonce, out);
         let mut voter = Self::without_memory(me, voter_set, limits, nonce, recovery);
         voter.handle_timeout(now, out);
         voter
@@ -134,6 +141,9 @@ impl Voter {
             recovery: Some(recovery),
             forgot: false,
             dead: BTreeSet::new(),
+            keeps_journal: false,
+            memory: None,
+            closed: None,
         }
     }
 
@@ -194,7 +204,7 @@ impl Voter {
         msg: &KeepAlive,
         out: &mut Effects,
     ) {
-        if self.recovery.is_some() {
+        if self.recovery.is_some() || self.closed.is_some() {
             return;
         }
         let (answer, disputed) = self.sessions.handle_keep_alive(now, from, incarnation, msg);
@@ -251,14 +261,21 @@ impl Voter {
             let known = slot.fence.max(slot.vote.epoch);
             self.floors[floor] = self.floors[floor].max(known);
         }
+        self.drop_memory();
         let (floors, highest_floor) = (std::mem::take(&mut self.floors), self.highest_known());
         let recovery = match self.recovery.take() {
             Some(recovery) => recovery.restart(now, nonce, out),
-            None => Recovery::new(now, &me, &voter_set, Start::Recovering, nonce, out),
+            None => {
+                let start = (Start::Recovering, None);
+                Recovery::new(now, &me, &voter_set, start, nonce, out)
+            }
         };
+        let keeps_journal = self.keeps_journal;
         *self = Self::without_memory(me, voter_set, self.limits, nonce, recovery);
         self.floors = floors;
         self.highest_floor = highest_floor;
+        self.keeps_journal = keeps_journal;
+        self.record(out, || Record::Forgotten);
         self.handle_timeout(now, out);
     }
 
@@ -295,7 +312,7 @@ impl Voter {
         if let Some(recovery) = &mut self.recovery {
             recovery.handle_recovery_reply(now, from, msg, out);
         }
-        self.finish_recovery(out);
+        self.finish_recovery(now, out);
     }
 
     /// Updates recovery with the high time, if it is known ([`Clocks`](crate::clocks::Clocks)), and
@@ -320,6 +337,7 @@ impl Voter {
         if let Some(recovery) = &mut self.recovery {
             recovery.handle_earlier_incarnation(out);
         }
+        self.forget_if_outdated(out);
     }
 
     /// Returns the reply to a recovering voter's query. The node supplies `knew` and `seen`, with
@@ -341,6 +359,9 @@ impl Voter {
             votes: self.recovery.is_none(),
             knew,
             seen,
+            // The node knows it.
+            before: Incarnation::default(),
+            remembers: self.recovery.as_ref().is_none_or(Recovery::resumes),
             quarantine: self.voter_set.timing().quarantine(),
             skew: self.voter_set.timing().max_clock_skew,
         }
@@ -352,7 +373,7 @@ impl Voter {
         if let Some(recovery) = &mut self.recovery {
             recovery.handle_timeout(now, out);
         }
-        self.finish_recovery(out);
+        self.finish_recovery(now, out);
         self.sessions.end_those_due(now);
         let cx = &mut self.ctx(now, out);
         for _ in 0..EXPIRIES_MAX {
@@ -392,7 +413,7 @@ impl Voter {
     /// Returns `true` if this voter has an outstanding vote or knows a fence above zero.
     #[must_use]
     pub fn has_memory(&self) -> bool {
-        !self.slots.is_empty() || self.highest_floor > Epoch::ZERO
+        !self.slots.is_empty() || self.highest_floor > Epoch::ZERO || self.memory.is_some()
     }
 
     /// Returns the number of keys that are held or waited for at this voter.
@@ -490,6 +511,9 @@ impl Voter {
         if self.recovery.is_some() {
             return Some(RefuseReason::Quarantine);
         }
+        if self.closed.is_some() {
+            return self.closed;
+        }
         let slot = at.map(|at| &self.slots[at]);
         let holds = slot.is_some_and(|slot| slot.vote.claim == msg.claim);
         let waiter = slot.and_then(|slot| slot.waiter(&msg.claim));
@@ -513,6 +537,8 @@ impl Voter {
     pub fn would_refuse(&self, now: Now, epoch: Epoch) -> (Option<RefuseReason>, Duration) {
         let reason = if self.recovery.is_some() {
             Some(RefuseReason::Quarantine)
+        } else if self.closed.is_some() {
+            self.closed
         } else if self.is_too_far_ahead(now, epoch) {
             Some(RefuseReason::Skew)
         } else {
@@ -541,6 +567,10 @@ impl Voter {
                 false => vote.expires.max(cx.now.mono.after(entry.ttl)),
             };
             self.slots.lengthen(at, expires);
+            let is_written = self.slots[at].vote.written.covers(entry.ttl);
+            if !is_written && !mistaken!(LongerTtlUnwritten) {
+                self.write_vote(at, entry.ttl, cx.out);
+            }
         }
         if join && entry.granted && is_newer {
             self.cover(cx.now, at, entry.ttl);
@@ -604,6 +634,7 @@ impl Voter {
         let (ttl, granted) = (entry.ttl, entry.granted);
         let vote = GivenVote::new(entry, cx.now.mono.after(ttl));
         let at = self.slots.open(key.clone(), fence, vote);
+        self.write_vote(at, ttl, cx.out);
         if join && granted {
             self.cover(cx.now, at, ttl);
         }
@@ -639,12 +670,18 @@ impl Voter {
                 waiter.send_stale(fence, cx.out);
             }
         }
-        let Some(head) = slot.pop_head() else {
+        let head = match self.closed {
+            Some(_) => None,
+            None => slot.pop_head(),
+        };
+        let Some(head) = head else {
             if !mistaken!(FenceNotCarried) {
                 let floor = floor_of(&slot.key, self.floors.len());
                 self.floors[floor] = self.floors[floor].max(fence);
                 self.highest_floor = self.highest_floor.max(fence);
             }
+            let key = &self.slots[at].key;
+            self.record(cx.out, || Record::Ended { key: key.clone() });
             return self.slots.close(at);
         };
         // The head gets a reservation, so that a dead waiter delays those behind it only briefly.
@@ -655,7 +692,14 @@ impl Voter {
             false => head.ttl.min(cx.timing.reservation),
         };
         let expires = cx.now.mono.after(span);
+        // The claim will request the whole ttl once it is granted, so that is written now.
+        let ttl = head.ttl;
         self.slots.give(at, GivenVote::new(head, expires));
+        self.write_vote(at, ttl, cx.out);
+        if mistaken!(EndAfterNextVote) {
+            let key = self.slots[at].key.clone();
+            self.record(cx.out, || Record::Ended { key });
+        }
         self.send_vote(cx, at, false);
         if granted {
             self.slots[at].learn_granted(cx);
@@ -709,22 +753,5 @@ impl Voter {
             }
             *cursor = cursor.next();
         }
-    }
-
-    fn finish_recovery(&mut self, out: &mut Effects) {
-        let Some(done) = self.recovery.as_ref().and_then(Recovery::outcome) else {
-            return;
-        };
-        for floor in &mut self.floors {
-            *floor = (*floor).max(done.floor);
-        }
-        self.highest_floor = self.highest_floor.max(done.floor);
-        self.recovery = None;
-        self.forgot = done.was_quarantined;
-        out.tell(Event::QuarantineEnded {
-            answers: done.answers,
-            leans_on_wall_clock: done.leans_on_wall_clock,
-            knows_clocks: done.knows_clocks,
-        });
     }
 }

@@ -19,6 +19,11 @@
 //! for their voter sets, and waits for the longest votes of any of them. It does not vote while it
 //! receives messages from a voter of another voter set, since two sets need not share a quorum.
 //!
+//! A voter with a journal has its memory and need not wait. But the journal may be an old copy. So
+//! the voter asks the others for the highest incarnation that they received before this one. It
+//! resumes once more than half of them, with memories of their own, have confirmed that the journal
+//! names it, or after a second.
+//!
 //! A new cluster need not wait. But the flag for a new cluster tends to stay set, so a voter
 //! started with it still queries the others. It skips the quarantine only if all but `quorum - 2`
 //! of them reply that they know of no earlier incarnation.
@@ -30,14 +35,15 @@ use crate::clocks::{MayReturn, with_drift};
 use crate::description::{OtherSet, Role};
 use crate::epoch::{Epoch, EpochClock};
 use crate::event::{Effects, Event, View};
-use crate::id::NodeId;
+use crate::id::{Incarnation, NodeId};
+use crate::journal::Memory;
 use crate::message::{Message, RecoveryQuery, RecoveryReply};
 use crate::time::{Instant, Now};
-use crate::voter_set::VoterSet;
+use crate::voter_set::{QUARANTINE_MAX, VoterSet};
 
 /// The minimum number of times that a voter asks for voter sets during its quarantine.
 const ASKS: u32 = 8;
-/// The time that a voter waits for replies after its quarantine.
+/// The time that a voter waits for replies, after its quarantine or before it resumes.
 const REPLY_WAIT: Duration = Duration::from_secs(1);
 /// The time that a voter waits for the clocks of more members than a quorum.
 const CLOCKS_WAIT: Duration = Duration::from_secs(10);
@@ -54,6 +60,8 @@ pub enum Start {
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 enum Stage {
+    /// The voter has its memory from a journal, and asks the others whether that is the newest.
+    Resume { deadline: Instant },
     /// The voter was started as part of a new cluster, and queries the others about it.
     New,
     /// The leases that the voter may have voted for may still last.
@@ -92,6 +100,8 @@ pub(crate) struct Recovery {
     /// of the cluster.
     gossiped: BTreeSet<NodeId>,
     enough: usize,
+    /// The last incarnation that the journal names, if the voter resumes from one.
+    last: Option<Incarnation>,
     /// One vote is a quorum: no other voter can know of the epochs that this one voted for.
     decides_alone: bool,
     skew: Duration,
@@ -113,6 +123,10 @@ struct KnownEpoch {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outcome {
     pub(crate) floor: Epoch,
+    /// `true` if the voter has its memory.
+    pub(crate) resumes: bool,
+    /// `true` if more than half of the others confirmed it.
+    pub(crate) is_confirmed: bool,
     pub(crate) was_quarantined: bool,
     pub(crate) answers: usize,
     pub(crate) leans_on_wall_clock: bool,
@@ -124,12 +138,14 @@ impl Recovery {
         now: Now,
         me: &NodeId,
         voter_set: &VoterSet,
-        start: Start,
+        (start, memory): (Start, Option<&Memory>),
         nonce: u64,
         out: &mut Effects,
     ) -> Self {
         let timing = voter_set.timing();
-        let quarantine = timing.quarantine();
+        let before = memory.map_or(Duration::ZERO, |memory| memory.quarantine);
+        let quarantine = timing.quarantine().max(before.min(QUARANTINE_MAX));
+        let whole = memory.filter(|memory| memory.is_whole);
         let mut recovery = Self {
             stage: Stage::New,
             nonce,
@@ -154,6 +170,7 @@ impl Recovery {
                 true => voter_set.recovery_replies().saturating_sub(1),
                 false => voter_set.recovery_replies(),
             },
+            last: whole.map(|memory| memory.incarnation),
             decides_alone: voter_set.quorum() == 1,
             skew: timing.max_clock_skew,
             round_trip: timing.round_trip,
@@ -161,7 +178,10 @@ impl Recovery {
             next_ask: now.mono,
             answers: BTreeMap::new(),
         };
-        if start == Start::Recovering {
+        if whole.is_some() {
+            let deadline = now.mono.after(REPLY_WAIT);
+            recovery.stage = Stage::Resume { deadline };
+        } else if start == Start::Recovering {
             recovery.go_into_quarantine(out);
         }
         recovery
@@ -177,6 +197,7 @@ impl Recovery {
             nonce,
             started: Now { wall_ms, ..now },
             may_have_voted: true,
+            last: None,
             later: None,
             // The current one is reported next.
             high: None,
@@ -259,7 +280,7 @@ impl Recovery {
                 self.asked = 0;
                 self.next_ask = now.mono;
             }
-            Stage::Quarantine | Stage::Over => {}
+            Stage::Resume { .. } | Stage::Quarantine | Stage::Over => {}
         }
     }
 
@@ -288,10 +309,11 @@ impl Recovery {
         self.gossiped = gossiped;
     }
 
-    /// Starts the quarantine of a voter that was started as new, since a node knows of an earlier
-    /// incarnation of it.
+    /// Starts the quarantine of a voter that was started as new, or from a journal that does not
+    /// name its last incarnation, since a node knows of one.
     pub(crate) fn handle_earlier_incarnation(&mut self, out: &mut Effects) {
-        if self.stage == Stage::New {
+        if matches!(self.stage, Stage::New | Stage::Resume { .. }) {
+            self.last = None;
             self.go_into_quarantine(out);
         }
     }
@@ -311,13 +333,23 @@ impl Recovery {
             self.hold(now, out);
         }
         match self.stage {
+            Stage::Resume { .. } if self.last < Some(msg.before) && !mistaken!(OldCopyResumes) => {
+                out.tell(Event::JournalOutdated { node: from.clone() });
+                self.handle_earlier_incarnation(out);
+            }
+            Stage::Resume { .. } if msg.remembers => {
+                self.answer(now, from, KnownEpoch::default());
+            }
             Stage::New if msg.knew && !mistaken!(NewIsBelieved) => self.go_into_quarantine(out),
             Stage::New => self.answer(now, from, KnownEpoch::default()),
             Stage::RecoveryQuery { .. } if msg.votes => {
                 let (highest, limit) = (msg.highest, EpochClock::limit(now, self.skew));
                 self.answer(now, from, KnownEpoch { highest, limit });
             }
-            Stage::RecoveryQuery { .. } | Stage::Quarantine | Stage::Over => {}
+            Stage::Resume { .. }
+            | Stage::RecoveryQuery { .. }
+            | Stage::Quarantine
+            | Stage::Over => {}
         }
     }
 
@@ -341,6 +373,12 @@ impl Recovery {
     /// A voter without memory does not vote while clocks are disputed. A fence by the clock that is
     /// ahead would reject all claims until time catches up; one by the other clock may be too low.
     fn end_if_answered(&mut self, now: Now) {
+        if matches!(self.stage, Stage::Resume { .. }) {
+            if self.is_confirmed() {
+                self.stage = Stage::Over;
+            }
+            return;
+        }
         let is_new = self.stage == Stage::New;
         let may_return = is_new || self.may_return(now);
         if self.answers.len() >= self.enough && may_return {
@@ -349,7 +387,18 @@ impl Recovery {
         }
     }
 
+    /// Returns `true` if more than half of the other members have answered, or there are none.
+    fn is_confirmed(&self) -> bool {
+        self.answers.len() * 2 > self.others.len() || self.others.is_empty()
+    }
+
     pub(crate) fn handle_timeout(&mut self, now: Now, out: &mut Effects) {
+        if let Stage::Resume { deadline } = self.stage {
+            self.end_if_answered(now);
+            if now.mono >= deadline {
+                self.stage = Stage::Over;
+            }
+        }
         if self.enough == 0 && self.stage == Stage::New {
             // No other member could know of an earlier incarnation.
             self.may_have_voted = false;
@@ -436,9 +485,16 @@ impl Recovery {
     pub(crate) fn next_timeout(&self) -> Instant {
         match self.stage {
             Stage::New | Stage::Quarantine => self.next_ask.min(self.until()),
-            Stage::RecoveryQuery { deadline } => self.next_ask.min(deadline),
+            Stage::Resume { deadline } | Stage::RecoveryQuery { deadline } => {
+                self.next_ask.min(deadline)
+            }
             Stage::Over => Instant::ZERO,
         }
+    }
+
+    /// Returns `true` while the voter has its memory, but does not vote yet.
+    pub(crate) fn resumes(&self) -> bool {
+        self.last.is_some()
     }
 
     /// Returns a node with another voter set for whose votes this voter waits.
@@ -487,9 +543,23 @@ impl Recovery {
 
     pub(crate) fn outcome(&self) -> Option<Outcome> {
         let over = self.stage == Stage::Over;
+        let resumes = self.last.is_some();
+        if over && resumes {
+            return Some(Outcome {
+                floor: Epoch::ZERO,
+                resumes,
+                is_confirmed: self.is_confirmed(),
+                was_quarantined: false,
+                answers: self.answers.len(),
+                leans_on_wall_clock: false,
+                knows_clocks: self.high.is_some(),
+            });
+        }
         if over && mistaken!(NoFloors) {
             return Some(Outcome {
                 floor: Epoch::ZERO,
+                resumes: false,
+                is_confirmed: false,
                 was_quarantined: false,
                 answers: self.answers.len(),
                 leans_on_wall_clock: false,
@@ -509,6 +579,8 @@ impl Recovery {
                 true => highest.unwrap_or_default().max(self.floor()),
                 false => Epoch::ZERO,
             },
+            resumes,
+            is_confirmed: false,
             was_quarantined: self.may_have_voted,
             answers: self.answers.len(),
             knows_clocks: self.high.is_some(),

@@ -118,6 +118,40 @@ pub(crate) struct GivenVote {
     pub(crate) outlives: bool,
     /// The session that covers or covered the vote.
     pub(crate) session: SessionNo,
+    /// The longest ttl that the journal has for this vote.
+    pub(crate) written: WrittenTtl,
+}
+
+/// A ttl in two bytes: milliseconds, rounded up to eleven significant bits.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub(crate) struct WrittenTtl(u16);
+
+impl WrittenTtl {
+    const BITS: u32 = 11;
+
+    /// Returns the shortest such ttl that is at least `ttl`.
+    pub(crate) fn of(ttl: Duration) -> Self {
+        let millis = ttl.as_nanos().div_ceil(1_000_000);
+        let millis = u32::try_from(millis).unwrap_or(u32::MAX);
+        let shift = (u32::BITS - millis.leading_zeros()).saturating_sub(Self::BITS);
+        match u64::from(millis).div_ceil(1 << shift) as u16 {
+            // The next power of two.
+            2_048 => Self(((shift + 1) << Self::BITS) as u16 | 1_024),
+            bits => Self((shift << Self::BITS) as u16 | bits),
+        }
+    }
+
+    /// Returns the ttl in milliseconds.
+    pub(crate) fn millis(self) -> u32 {
+        let (shift, bits) = (self.0 >> Self::BITS, self.0 & ((1 << Self::BITS) - 1));
+        let millis = u64::from(bits) << shift;
+        u32::try_from(millis).unwrap_or(u32::MAX)
+    }
+
+    /// Returns `true` if this ttl is at least `ttl`.
+    pub(crate) fn covers(self, ttl: Duration) -> bool {
+        Duration::from_millis(u64::from(self.millis())) >= ttl
+    }
 }
 
 impl GivenVote {
@@ -132,6 +166,7 @@ impl GivenVote {
             granted: to.granted,
             outlives: to.outlives,
             session: SessionNo::NONE,
+            written: WrittenTtl::default(),
         }
     }
 
@@ -336,5 +371,23 @@ impl Slot {
         if self.queue().is_empty() {
             self.queue = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn written_ttl_is_rounded_up_by_less_than_a_thousandth() {
+        let spans = [0, 1, 999, 2_047, 2_048, 2_049, 4_095, 10_000, 60_000];
+        let spans = spans.into_iter().chain((0..27).map(|bit| (1 << bit) - 1));
+        for millis in spans.chain([86_400_000, 86_399_999]) {
+            let written = WrittenTtl::of(Duration::from_millis(millis));
+            assert!(written.covers(Duration::from_millis(millis)), "{millis}");
+            let more = u64::from(written.millis()) - millis;
+            assert!(more * 1_000 <= millis, "{millis} ms and {more} more");
+        }
+        assert_eq!(WrittenTtl::of(Duration::from_nanos(1)).millis(), 1);
     }
 }

@@ -136,13 +136,21 @@ pub(crate) fn unpack_into<'a>(
     Ok(head)
 }
 
-pub(super) fn append(body: &mut Vec<u8>, value: &impl Serialize) -> Option<usize> {
+pub(crate) fn append(body: &mut Vec<u8>, value: &impl Serialize) -> Option<usize> {
     bincode::serde::encode_into_std_write(value, body, CONFIG).ok()
 }
 
 /// Returns the number of bytes of an encoded value; `None` if it cannot be encoded.
 pub(crate) fn encoded_len(value: &impl Serialize) -> Option<usize> {
     append(&mut Vec::new(), value)
+}
+
+/// Decodes one value that takes all bytes.
+pub(crate) fn decode_whole<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
+    take(bytes)
+        .ok()
+        .filter(|(_, rest)| rest.is_empty())
+        .map(|(value, _)| value)
 }
 
 /// Decodes one value, and returns it with the bytes after it. No value is empty, so the rest is

@@ -7,6 +7,7 @@ mod addresses;
 mod clocks;
 mod forged;
 mod incarnations;
+mod journal;
 mod laws_of_liveness;
 mod laws_of_safety;
 mod namesakes;

@@ -100,6 +100,8 @@ fn holder_granted() -> impl Strategy<Value = HolderGranted> {
 fn refuse_reason() -> impl Strategy<Value = RefuseReason> {
     prop::sample::select(vec![
         RefuseReason::Quarantine,
+        RefuseReason::Leaving,
+        RefuseReason::Storage,
         RefuseReason::VoterSet,
         RefuseReason::Skew,
         RefuseReason::Limit,
@@ -277,6 +279,8 @@ pub(crate) fn any_message_about(
                 votes,
                 knew,
                 seen,
+                before: seen,
+                remembers: knew,
                 quarantine,
                 skew,
             })
@@ -426,6 +430,8 @@ fn largest_memory(highest: Epoch, seen: Incarnation) -> Message {
         votes: true,
         knew: true,
         seen,
+        before: seen,
+        remembers: true,
         quarantine: Duration::MAX,
         skew: Duration::MAX,
     })

@@ -89,6 +89,7 @@ impl Algorithm {
             (settings.other_set, settings.has_foreign_cluster) = (None, false);
             settings.wrong_clocks = None;
             settings.has_namesakes = false;
+            settings.journals.clear();
             settings.send_plain_and_whole();
         }
     }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::algorithms::Machine;
-use crate::cluster::{Clock, Datagram, Sighting, WorldEvent};
+use crate::cluster::{Clock, Datagram, HostDisk, Sighting, WorldEvent};
 use crate::judge::{KeyAt, RequestId};
 use crate::proto::{Incarnation, Instant, NodeId, Seal, Ticket};
 
@@ -60,6 +60,8 @@ pub(crate) struct Host {
     /// The highest incarnation that a namesake had or a running process adopted.
     pub(crate) highest: Incarnation,
     pub(crate) clock: Clock,
+    /// The disk with its journal, if it keeps one.
+    pub(crate) disk: Option<HostDisk>,
     pub(crate) process: Option<Process>,
     /// All its incarnations, the last one at the end.
     pub(crate) incarnations: Vec<Sighting>,
@@ -95,6 +97,7 @@ impl Host {
             mapped: None,
             highest: Incarnation::default(),
             clock,
+            disk: None,
             process: None,
             incarnations: Vec::new(),
             is_other: false,

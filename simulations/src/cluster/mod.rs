@@ -2,6 +2,7 @@
 
 mod clock;
 pub(crate) mod datagrams;
+pub(crate) mod disks;
 pub(crate) mod gossip;
 mod heartbeats;
 mod host;
@@ -12,6 +13,7 @@ mod world;
 
 pub(crate) use clock::{Clock, wall_ms};
 pub(crate) use datagrams::Datagram;
+pub(crate) use disks::HostDisk;
 pub(crate) use gossip::{Known, Sighting};
 pub(crate) use heartbeats::Heartbeats;
 pub(crate) use host::{Host, Ongoing, Process, SOCKET_DATAGRAMS_MAX};

@@ -24,7 +24,7 @@ impl World {
         self.see_new_pace(host);
     }
 
-    /// Crashes a process. Its voter and its claims lose their memory.
+    /// Crashes a process. Its claims lose their memory, and its voter does unless it has a journal.
     pub(crate) fn crash(&mut self, host: HostAt) {
         let Some(process) = self.hosts[host].process.as_ref() else {
             return;
@@ -42,6 +42,7 @@ impl World {
             }
             self.see(&Fact::Forgot { voter: host });
         }
+        self.crash_disk(host);
         let machine = &mut self.hosts[host];
         machine.process = None;
         machine.paused_until = None;
@@ -63,6 +64,14 @@ impl World {
             self.see_over(host, *ticket, End::ShutDown);
         }
         self.at_node(host, |node, now| node.release_all(now, &tickets));
+        self.at_node(host, |node, now| {
+            if let Some(node) = node.node_mut() {
+                node.stop_voting(now);
+            }
+        });
+        if let Some(at) = &mut self.hosts[host].disk {
+            at.disk.close();
+        }
         self.crash(host);
     }
 
@@ -147,8 +156,12 @@ impl World {
         };
         let seed = self.start_rng.draw();
         let config = self.node_config(host, incarnation.incarnation, start, seed, seal);
+        let node = match self.hosts[host].disk {
+            None => algorithms::start(self.settings.algorithm, now, config),
+            Some(_) => self.start_from_disk(host, now, config),
+        };
         self.hosts[host].process = Some(Process {
-            node: algorithms::start(self.settings.algorithm, now, config),
+            node,
             opener,
             requests: Default::default(),
             voted: Default::default(),
@@ -212,11 +225,13 @@ impl World {
             Incarnations::WallClock => {
                 let wall = machine.clock.now(self.time).wall_ms;
                 let mut number = wall * 1_000 + machine.incarnations.len() as u64;
+                // A journal names the last one.
+                let has_journal = machine.disk.is_some();
                 let had = |number| {
                     let mut all = machine.incarnations.iter();
                     all.any(|it| it.incarnation.get() == number)
                 };
-                while had(number) {
+                while had(number) && !has_journal {
                     number += 1;
                 }
                 number

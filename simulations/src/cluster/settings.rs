@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::algorithms::Algorithm;
-use crate::faults::{LastingFaults, lasting, namesakes, wrong_clocks};
+use crate::faults::{LastingFaults, disks, lasting, namesakes, wrong_clocks};
 use crate::kernel::{LinkFaults, MILLISECOND, Rng, SECOND};
 use crate::proto::{Timing, VoterLimits};
 
@@ -102,6 +102,8 @@ pub(crate) struct Settings {
     pub(crate) has_namesakes: bool,
     /// The faults that last for the whole fault phase.
     pub(crate) lasting: LastingFaults,
+    /// Whether each host keeps a journal, and then whether it syncs every record.
+    pub(crate) journals: Vec<Option<bool>>,
 }
 
 /// A second voter set with other timing, other members or both.
@@ -166,6 +168,7 @@ impl Settings {
             has_foreign_cluster: false,
             has_namesakes: false,
             lasting: LastingFaults::default(),
+            journals: Vec::new(),
         }
     }
 
@@ -222,6 +225,7 @@ impl Settings {
         settings.lasting.breaks_minority &= settings.wrong_clocks.is_none();
         settings.has_namesakes &= settings.other_set.is_none() && !settings.has_foreign_cluster;
         namesakes::make_fair(&mut settings);
+        settings.journals = disks::draw_journals(seed, members);
         settings
     }
 

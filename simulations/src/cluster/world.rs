@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use crate::algorithms::Machine;
 use crate::cluster::{
-    Clock, Datagram, Gossip, Heartbeats, Host, Known, PROBE_KEYS, Process, Rates, Settings, Steady,
-    datagrams, gossip,
+    Clock, Datagram, Gossip, Heartbeats, Host, HostDisk, Known, PROBE_KEYS, Process, Rates,
+    Settings, Steady, datagrams, gossip,
 };
 use crate::faults::{CLUSTER, Fault, ForeignCluster, Namesake, draw_rate, draw_wrong};
 use crate::judge::{Fact, HostAt, KeyAt, Laws, RequestId, Terms, Violation};
@@ -30,6 +30,14 @@ pub(crate) enum WorldEvent {
     Arrive { to: SocketAddr, datagram: Datagram },
     /// A node's timer fires.
     Timer { host: HostAt, timer: u64 },
+    /// A sync of a host's journal is done: up to the write `number`, `len` bytes.
+    Synced {
+        host: HostAt,
+        /// The number of starts of the host, so that a later process is not meant.
+        run: usize,
+        number: u64,
+        len: usize,
+    },
     /// A process has finished reading a datagram and reads the next one.
     Read { host: HostAt },
     /// Gossip delivers a view to a node and schedules the next one.
@@ -155,6 +163,8 @@ pub(crate) struct World {
     pub(crate) steps: u64,
     pub(crate) gossip_rng: Rng,
     pub(crate) start_rng: Rng,
+    /// The stream of power cuts and syncs.
+    pub(crate) disk_rng: Rng,
     /// The stream of the cluster's secret and the boot ids.
     pub(crate) seal_rng: Rng,
     /// The secret of the cluster, if datagrams are sealed.
@@ -235,6 +245,7 @@ impl World {
             steps: 0,
             gossip_rng: Rng::stream(seed, "gossip"),
             start_rng: Rng::stream(seed, "start"),
+            disk_rng: Rng::stream(seed, "disks"),
             cluster_secret: settings
                 .is_sealed
                 .then(|| datagrams::draw_secret(&mut seal_rng)),
@@ -407,6 +418,12 @@ impl World {
                     self.wake(host);
                 }
             }
+            WorldEvent::Synced {
+                host,
+                run,
+                number,
+                len,
+            } => self.synced(host, run, number, len),
             WorldEvent::Read { host } => self.read_next(host),
             WorldEvent::Gossip { host } => self.gossip(host),
             WorldEvent::Fault(fault) => self.strike(fault),
@@ -457,6 +474,7 @@ impl World {
                 return;
             };
             match process.node.poll_output() {
+                Output::Persist { number, bytes } => self.persist(host, number, &bytes),
                 Output::Transmit { to, bytes } => self.transmit(host, to, bytes),
                 Output::Event(event) => events.push(event),
                 Output::Gossip { .. }
@@ -646,7 +664,14 @@ fn draw_hosts(settings: &Settings) -> Vec<Host> {
             if settings.is_wrong(at) {
                 wall_off = draw_wrong(&mut wrong_rng, settings);
             }
-            Host::new(id, addr, Clock::new(0, base, rate, wall_off))
+            let mut host = Host::new(id, addr, Clock::new(0, base, rate, wall_off));
+            host.disk = settings
+                .journals
+                .get(at)
+                .copied()
+                .flatten()
+                .map(HostDisk::new);
+            host
         })
         .collect()
 }

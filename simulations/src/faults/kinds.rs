@@ -1,7 +1,7 @@
 //! The faults of a run and their times. They are drawn before the world begins, so that a run can
 //! be repeated with a prefix of its faults.
 
-use super::{namesakes, wrong_clocks};
+use super::{disks, namesakes, wrong_clocks};
 use crate::cluster::{Rates, Settings};
 use crate::judge::HostAt;
 use crate::kernel::{MILLISECOND, Rng};
@@ -99,6 +99,13 @@ pub(crate) enum FaultKind {
     /// A host's datagrams come from a NAT mapping, which also delivers datagrams to it. The mapping
     /// is dropped after `span`.
     Mapping { host: HostAt, span: u64 },
+    /// A host's journal is copied and the host restarted. After `span` it crashes, and is restarted
+    /// with the copy.
+    OldCopy { host: HostAt, down: u64, span: u64 },
+    /// All writes of a host fail.
+    DiskFails { host: HostAt, span: u64 },
+    /// A host's journal is replaced by a snapshot.
+    Replaced { host: HostAt },
     /// The holder of a lock, or `host`, is cut off from one of its voters while another crashes.
     /// `restarts`: the holder crashes too.
     CutAndCrash {
@@ -143,6 +150,9 @@ impl FaultKind {
             Self::SetBack { .. } => "set_back",
             Self::Namesake { .. } => "namesakes",
             Self::Mapping { .. } => "mappings",
+            Self::OldCopy { .. } => "old_copy",
+            Self::DiskFails { .. } => "disk_fails",
+            Self::Replaced { .. } => "journal_replaced",
             Self::CutAndCrash { .. } => "cut_and_crash",
         }
     }
@@ -177,6 +187,7 @@ pub(crate) fn draw(settings: &Settings) -> Vec<Fault> {
     faults.extend(draw_shutdowns(settings));
     draw_changes(settings, &mut faults);
     faults.extend(draw_more(settings));
+    faults.extend(disks::draw(settings));
     faults.extend(wrong_clocks::draw_leaps(settings));
     faults.extend(wrong_clocks::draw_lonely(settings));
     namesakes::draw(settings, &mut faults);

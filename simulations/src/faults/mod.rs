@@ -1,6 +1,7 @@
 //! The faults: their kinds and times, and how each begins and ends.
 
 mod broken_minority;
+pub(crate) mod disks;
 mod foreign_cluster;
 mod kinds;
 pub(crate) mod lasting;

@@ -237,7 +237,8 @@ impl World {
                     }
                     break;
                 }
-                Output::Gossip { .. }
+                Output::Persist { .. }
+                | Output::Gossip { .. }
                 | Output::Answer { .. }
                 | Output::Inspected { .. }
                 | Output::ForeignNode(_) => {}

@@ -57,6 +57,17 @@ impl World {
                 self.hosts[host].mapped = Some(addr);
                 return Some(span);
             }
+            FaultKind::OldCopy { host, down, span } => {
+                self.copy_journal(host);
+                self.crash(host);
+                self.start_in(down, host);
+                return Some(down + span);
+            }
+            FaultKind::DiskFails { host, span } => {
+                self.set_disk_fails(host, true);
+                return Some(span);
+            }
+            FaultKind::Replaced { host } => self.replace_journal(host),
             FaultKind::Crash {
                 target,
                 down,
@@ -181,6 +192,12 @@ impl World {
                 }
             }
             FaultKind::Storm { .. } => self.network.set_storm(0),
+            FaultKind::OldCopy { host, down, .. } => {
+                self.crash(host);
+                self.put_copy_back(host);
+                self.start_in(down, host);
+            }
+            FaultKind::DiskFails { host, .. } => self.set_disk_fails(host, false),
             FaultKind::Namesake { .. } => self.end_namesake(fault),
             FaultKind::Mapping { host, .. } => {
                 self.forget_received(host);

@@ -196,6 +196,11 @@ impl History {
                 self.leans_on_settings |= leans_on_settings;
                 self.keep_return(*voter, fences, *leans_on_wall_clock);
             }
+            Fact::Resumed { voter } => {
+                self.recovering.remove(voter);
+                // Those that it has are recorded next.
+                self.votes.retain(|(other, _), _| other != voter);
+            }
             Fact::Changed { host, is_other } => {
                 match is_other {
                     true => self.others.insert(*host),

@@ -21,6 +21,7 @@ mod m5_recovery;
 mod m6_outlives_its_process;
 mod m7_epochs_follow_most_clocks;
 mod m8_one_process_of_a_name;
+mod m9_memory;
 mod s4_damage_is_dropped;
 mod s6_leases_live_through_restarts;
 mod s7_leases_end;
@@ -160,6 +161,12 @@ pub(crate) enum Fact {
         /// `true` if too few members replied and it had other settings in an earlier incarnation.
         leans_on_settings: bool,
     },
+    /// A voter votes again, with the memory of its journal.
+    Resumed { voter: HostAt },
+    /// A voter knows less than its process that ended, or than its journal.
+    Weaker { voter: HostAt, what: String },
+    /// A voter dropped the memory of its journal, which is the newest.
+    Dropped { voter: HostAt },
     /// A host will run in the other voter set, or in the first one again.
     Changed { host: HostAt, is_other: bool },
     /// A write reached the resource.
@@ -258,7 +265,7 @@ pub(crate) struct Violation {
 type Law = dyn FnMut(u64, &Fact, &History) -> Option<String> + Send;
 
 /// The number of laws.
-pub(crate) const LAWS: usize = 18;
+pub(crate) const LAWS: usize = 19;
 
 /// Returns every law with its number in the protocol.
 fn laws() -> [(&'static str, Box<Law>); LAWS] {
@@ -271,6 +278,7 @@ fn laws() -> [(&'static str, Box<Law>); LAWS] {
         ("M6", m6_outlives_its_process::law()),
         ("M7", Box::new(m7_epochs_follow_most_clocks::judge)),
         ("M8", Box::new(m8_one_process_of_a_name::judge)),
+        ("M9", Box::new(m9_memory::judge)),
         ("L1", Box::new(l1_someone_wins::judge)),
         ("L2", l2_no_barging::law()),
         ("L3", Box::new(l3_the_dead_do_not_hold_up::judge)),

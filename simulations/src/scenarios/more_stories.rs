@@ -337,6 +337,10 @@ impl World {
         let Some(holder) = self.outside(key).filter(|_| voters.len() >= 3) else {
             return;
         };
+        // The incarnation of a host with a journal is never too low.
+        if self.hosts[holder].disk.is_some() {
+            return;
+        }
         let rival = usize::from(holder == 0);
         let knows = voters[0];
         let mut others: Vec<HostAt> = (0..self.hosts.len()).collect();

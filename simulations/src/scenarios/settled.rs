@@ -83,9 +83,12 @@ impl World {
             }
             if self.hosts[host].was_far_ahead {
                 // It may have voted for its own claims, with epochs that all others refuse. Its
-                // fence then blocks keys until time catches up, so an operator would restart it.
+                // fence then blocks keys until time catches up, so an operator would restart it,
+                // without its journal.
                 self.crash(host);
+                self.clear_disk(host);
             }
+            self.set_disk_fails(host, false);
             if self.settings.rates != Rates::Kept {
                 self.set_rate(host, 0);
             }

@@ -169,6 +169,8 @@ fn recovery_that_caps_a_reply_reports_clock_dependence() {
             votes: true,
             knew: true,
             seen: Incarnation::new(1),
+            before: Incarnation::default(),
+            remembers: false,
             quarantine: Duration::ZERO,
             skew: Duration::ZERO,
         };

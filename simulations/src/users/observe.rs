@@ -14,7 +14,11 @@ impl World {
         for event in events {
             match event {
                 Event::Lost { ticket, .. } => self.see_over(host, *ticket, End::Lost),
-                Event::QuarantineBegan { .. } => self.count("quarantines"),
+                Event::Resumed { is_confirmed, .. } => self.see_resume(host, *is_confirmed),
+                Event::QuarantineBegan { .. } => {
+                    self.count("quarantines");
+                    self.see_dropped_memory(host);
+                }
                 Event::QuarantineEnded {
                     answers,
                     leans_on_wall_clock,

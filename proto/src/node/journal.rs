@@ -1,0 +1,204 @@
+//! The journal of a node: records on their way to the file, and the messages that wait for them.
+
+use std::collections::VecDeque;
+
+use super::{Node, Output};
+use crate::event::{Effects, Event};
+use crate::id::{Incarnation, NodeId};
+use crate::journal::{JournalOwner, Memory, Record, Started, frame, snapshot_head};
+use crate::message::{Message, RefuseReason};
+use crate::time::Now;
+use crate::voter::SlotAt;
+
+/// The most records in one part of a snapshot, so that other work can run between two parts.
+const SNAPSHOT_RECORDS_MAX: usize = 1_000;
+
+/// A journal as [`open_journal`](crate::open_journal) has read it.
+#[derive(Clone, Debug)]
+pub struct NodeJournal {
+    /// The owner of the journal.
+    pub owner: JournalOwner,
+    /// The circumstances of this process.
+    pub started: Started,
+    /// The memory of the voter.
+    pub memory: Memory,
+}
+
+/// The position of the next part of a snapshot.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SnapshotPart(SlotAt);
+
+#[derive(Debug)]
+pub(super) struct JournalState {
+    owner: JournalOwner,
+    started: Started,
+    /// The records that the driver was not told yet.
+    pending: Vec<u8>,
+    /// The number of the last write that the driver was told.
+    told: u64,
+    /// The number of the last write that has returned.
+    written: u64,
+    /// The messages that may leave once the write with this number has returned.
+    held: VecDeque<(u64, NodeId, Message)>,
+}
+
+impl JournalState {
+    pub(super) fn new(journal: NodeJournal) -> (Box<Self>, Memory) {
+        let NodeJournal {
+            owner,
+            started,
+            memory,
+        } = journal;
+        let state = Self {
+            owner,
+            started,
+            pending: Vec::new(),
+            told: 0,
+            written: 0,
+            held: VecDeque::new(),
+        };
+        (Box::new(state), memory)
+    }
+
+    pub(super) fn incarnation(&self) -> Incarnation {
+        self.started.incarnation
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    pub(super) fn begin_incarnation(&mut self, incarnation: Incarnation) {
+        self.started.incarnation = incarnation;
+        let record = Record::Started(self.started.clone());
+        frame(&record, &mut self.pending);
+    }
+
+    /// Records the incarnation of another member.
+    pub(super) fn hear(&mut self, node: NodeId, incarnation: Incarnation) {
+        frame(&Record::Heard { node, incarnation }, &mut self.pending);
+    }
+
+    /// Takes the records, and the messages that depend on records which are not written yet.
+    pub(super) fn take(&mut self, effects: &mut Effects) {
+        for record in effects.records.drain(..) {
+            frame(&record, &mut self.pending);
+        }
+        let last = self.told + u64::from(!self.pending.is_empty());
+        if self.written == last || mistaken!(VoteBeforeWrite) {
+            return;
+        }
+        let depends = |message: &Message| matches!(message, Message::Vote(_) | Message::Kept(_));
+        let held = effects
+            .messages
+            .extract_if(.., |(_, message)| depends(message));
+        self.held
+            .extend(held.map(|(to, message)| (last, to, message)));
+    }
+
+    /// Returns the write that the driver is to do next.
+    pub(super) fn poll(&mut self) -> Option<Output> {
+        if self.pending.is_empty() {
+            return None;
+        }
+        self.told += 1;
+        let (number, bytes) = (self.told, std::mem::take(&mut self.pending));
+        Some(Output::Persist { number, bytes })
+    }
+}
+
+impl Node {
+    /// Handles the end of a write: the messages that wait for it and for those before leave.
+    pub fn persisted(&mut self, now: Now, number: u64) {
+        let now = self.corrected(now);
+        let Some(journal) = &mut self.journal else {
+            return;
+        };
+        journal.written = journal.written.max(number.min(journal.told));
+        let written = journal.written;
+        while let Some((_, to, message)) = self.next_held(written) {
+            self.forward(now, to, message);
+        }
+        self.route(now);
+    }
+
+    fn next_held(&mut self, written: u64) -> Option<(u64, NodeId, Message)> {
+        let held = &mut self.journal.as_mut()?.held;
+        let (number, ..) = held.front()?;
+        (*number <= written).then(|| held.pop_front())?
+    }
+
+    /// Handles a write that failed. The voter refuses all claims until [`Node::journal_replaced`].
+    /// It keeps the votes that are out. Messages that depend on the write are dropped.
+    pub fn persist_failed(&mut self, now: Now) {
+        let now = self.corrected(now);
+        if let Some(journal) = &mut self.journal {
+            journal.held.clear();
+        }
+        if let Some(voter) = self.voter.as_mut().filter(|it| it.closed().is_none()) {
+            voter.close(Some(RefuseReason::Storage));
+            self.effects.tell(Event::JournalFailed);
+        }
+        self.route(now);
+    }
+
+    /// Returns the next part of a journal that replaces the present one, and the position of the
+    /// rest. The first part is that of `None`.
+    ///
+    /// The bytes of [`Output::Persist`] that come after the first part belong into the new journal
+    /// too, in their order, and between the parts.
+    #[must_use]
+    pub fn snapshot(&self, part: Option<SnapshotPart>) -> (Vec<u8>, Option<SnapshotPart>) {
+        let Some(journal) = &self.journal else {
+            return (Vec::new(), None);
+        };
+        let mut bytes = match part {
+            None => snapshot_head(&journal.owner, &journal.started),
+            Some(_) => Vec::new(),
+        };
+        let from = part.map_or(SlotAt::FIRST, |part| part.0);
+        let mut records = Vec::new();
+        if part.is_none() {
+            let heard = self.peers.heard_members();
+            records.extend(heard.flat_map(|(node, heard)| heard.records(node)));
+        }
+        let rest = self
+            .voter
+            .as_ref()
+            .and_then(|voter| voter.snapshot_part(from, SNAPSHOT_RECORDS_MAX, &mut records));
+        for record in &records {
+            frame(record, &mut bytes);
+        }
+        (bytes, rest.map(SnapshotPart))
+    }
+
+    /// Handles the end of a replacement that has everything up to the write with this number. After
+    /// a failed write, the voter votes again.
+    pub fn journal_replaced(&mut self, now: Now, number: u64) {
+        if let Some(voter) = &mut self.voter
+            && voter.closed() == Some(RefuseReason::Storage)
+        {
+            voter.close(None);
+            self.effects.tell(Event::JournalRestored);
+        }
+        self.persisted(now, number);
+    }
+
+    /// Returns the record that ends a journal in order. The driver appends and syncs it when the
+    /// node is shut down.
+    #[must_use]
+    pub fn closing_record() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        frame(&Record::Closed, &mut bytes);
+        bytes
+    }
+
+    /// Stops voting, before the node is shut down: the voter gives and lengthens no vote.
+    pub fn stop_voting(&mut self, now: Now) {
+        if let Some(voter) = &mut self.voter {
+            voter.close(Some(RefuseReason::Leaving));
+        }
+        let now = self.corrected(now);
+        self.route(now);
+    }
+}

@@ -1,0 +1,229 @@
+//! What a voter writes to its journal, and how it resumes from one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::recovery::Recovery;
+use super::slot::{GivenVote, QueueEntry, WrittenTtl};
+use super::table::SlotAt;
+use super::{Start, Voter, VoterLimits};
+use crate::epoch::Epoch;
+use crate::event::{Effects, Event};
+use crate::id::{Incarnation, NodeId};
+use crate::journal::{Memory, Record, VoteRecord, fence_records};
+use crate::message::RefuseReason;
+use crate::time::{Instant, Now};
+use crate::voter_set::{VoterSet, floor_of};
+
+impl Voter {
+    /// Creates a voter that keeps a journal, with the memory that the journal has. If that is whole,
+    /// the voter resumes once the others confirm that no later journal exists. Otherwise it starts
+    /// as [`Voter::new`] does, and the fences of the memory are lower bounds.
+    #[must_use]
+    pub fn with_journal(
+        now: Now,
+        me: NodeId,
+        (voter_set, limits): (Arc<VoterSet>, VoterLimits),
+        (start, memory): (Start, Memory),
+        nonce: u64,
+        out: &mut Effects,
+    ) -> Self {
+        let start = match memory.has_voted {
+            true => Start::Recovering,
+            false => start,
+        };
+        let start = (start, Some(&memory));
+        let recovery = Recovery::new(now, &me, &voter_set, start, nonce, out);
+        let mut voter = Self::without_memory(me, voter_set, limits, nonce, recovery);
+        voter.keeps_journal = true;
+        voter.take_fences(&memory);
+        if memory.is_whole {
+            voter.memory = Some(Box::new(memory));
+        }
+        voter.handle_timeout(now, out);
+        voter
+    }
+
+    /// Takes the fences of a journal as lower bounds.
+    fn take_fences(&mut self, memory: &Memory) {
+        if mistaken!(FencesNotRestored) {
+            return;
+        }
+        let highest = memory.fences.iter().copied().max().unwrap_or_default();
+        if memory.fences.len() == self.floors.len() {
+            for (floor, fence) in self.floors.iter_mut().zip(&memory.fences) {
+                *floor = (*floor).max(*fence);
+            }
+        } else {
+            self.raise_all(highest);
+        }
+        self.highest_floor = self.highest_floor.max(highest);
+    }
+
+    fn raise_all(&mut self, to: Epoch) {
+        for floor in &mut self.floors {
+            *floor = (*floor).max(to);
+        }
+        self.highest_floor = self.highest_floor.max(to);
+    }
+
+    /// Turns the votes of a journal into lower bounds of the fences.
+    pub(super) fn drop_memory(&mut self) {
+        let Some(memory) = self.memory.take() else {
+            return;
+        };
+        for vote in memory.votes.values() {
+            let floor = floor_of(&vote.key, self.floors.len());
+            self.floors[floor] = self.floors[floor].max(vote.epoch);
+            self.highest_floor = self.highest_floor.max(vote.epoch);
+        }
+    }
+
+    /// Drops the memory if recovery has found that the journal is an old copy.
+    pub(super) fn forget_if_outdated(&mut self, out: &mut Effects) {
+        let resumes = self.recovery.as_ref().is_some_and(Recovery::resumes);
+        if self.memory.is_some() && !resumes {
+            self.drop_memory();
+            self.record(out, || Record::Forgotten);
+        }
+    }
+
+    /// Tells the driver a record, if this voter keeps a journal.
+    pub(super) fn record(&self, out: &mut Effects, record: impl FnOnce() -> Record) {
+        if self.keeps_journal {
+            out.records.push(record());
+        }
+    }
+
+    /// Writes the vote that is out at a slot, before a message can name it with this ttl.
+    pub(super) fn write_vote(&mut self, at: SlotAt, ttl: Duration, out: &mut Effects) {
+        if self.keeps_journal {
+            self.slots[at].vote.written = WrittenTtl::of(ttl);
+            let record = self.vote_record(at);
+            out.records.push(Record::Vote(record));
+        }
+    }
+
+    fn vote_record(&self, at: SlotAt) -> VoteRecord {
+        let slot = &self.slots[at];
+        let vote = &slot.vote;
+        VoteRecord {
+            key: slot.key.clone(),
+            claim: vote.claim.clone(),
+            epoch: vote.epoch,
+            sent_at: vote.sent_at,
+            ttl_ms: vote.written.millis(),
+            granted: vote.granted,
+            outlives: vote.outlives,
+        }
+    }
+
+    /// Ends recovery if it is over.
+    pub(super) fn finish_recovery(&mut self, now: Now, out: &mut Effects) {
+        self.forget_if_outdated(out);
+        let Some(done) = self.recovery.as_ref().and_then(Recovery::outcome) else {
+            return;
+        };
+        self.recovery = None;
+        if done.resumes {
+            let votes = self.resume(now, out);
+            return out.tell(Event::Resumed {
+                votes,
+                answers: done.answers,
+                is_confirmed: done.is_confirmed,
+            });
+        }
+        self.raise_all(done.floor);
+        self.forgot = done.was_quarantined;
+        self.record(out, || Record::Floor { epoch: done.floor });
+        self.record(out, || Record::Whole);
+        out.tell(Event::QuarantineEnded {
+            answers: done.answers,
+            leans_on_wall_clock: done.leans_on_wall_clock,
+            knows_clocks: done.knows_clocks,
+        });
+    }
+
+    /// Restores the votes of the journal, each for its whole ttl. The earlier incarnations of this
+    /// node are over. Returns the number of votes.
+    fn resume(&mut self, now: Now, out: &mut Effects) -> usize {
+        let memory = self.memory.take().unwrap_or_default();
+        let count = memory.votes.len();
+        for vote in memory.votes.into_values() {
+            let ttl = match mistaken!(RestoredVotesAreCut) {
+                true => vote.ttl() / 2,
+                false => vote.ttl(),
+            };
+            let fence = self.floors[floor_of(&vote.key, self.floors.len())];
+            let entry = QueueEntry {
+                claim: vote.claim,
+                epoch: vote.epoch,
+                ttl,
+                sent_at: match mistaken!(StampNotRestored) {
+                    true => Instant::ZERO,
+                    false => vote.sent_at,
+                },
+                heard: now.mono,
+                granted: vote.granted,
+                is_try: false,
+                outlives: vote.outlives,
+            };
+            let mut given = GivenVote::new(entry, now.mono.after(ttl));
+            given.written = WrittenTtl::of(ttl);
+            self.slots.open(vote.key, fence, given);
+        }
+        let me = self.me.clone();
+        self.handle_incarnation(now, &me, Incarnation::new(u64::MAX), out);
+        count
+    }
+
+    /// Stops voting for this reason, or votes again. The votes that are out stay. They are not
+    /// lengthened, and their ends give the vote to nobody.
+    pub(crate) fn close(&mut self, reason: Option<RefuseReason>) {
+        self.closed = reason;
+    }
+
+    /// Returns the reason for which the voter does not vote outside of recovery.
+    #[must_use]
+    pub fn closed(&self) -> Option<RefuseReason> {
+        self.closed
+    }
+
+    /// Returns the records of up to `many` slots from a position on, for a journal that replaces
+    /// another, and the position of the rest. The last part has the fences.
+    pub(crate) fn snapshot_part(
+        &self,
+        from: SlotAt,
+        many: usize,
+        out: &mut Vec<Record>,
+    ) -> Option<SlotAt> {
+        let mut at = from;
+        for _ in 0..many {
+            if !self.slots.has_places_from(at) {
+                self.snapshot_fences(out);
+                return None;
+            }
+            if let Some(slot) = self.slots.get(at) {
+                let bucket = floor_of(&slot.key, self.floors.len());
+                if slot.fence > self.floors[bucket] {
+                    let bucket = bucket as u32;
+                    let epoch = slot.fence;
+                    out.push(Record::Fence { bucket, epoch });
+                }
+                out.push(Record::Vote(self.vote_record(at)));
+            }
+            at = at.next();
+        }
+        Some(at)
+    }
+
+    fn snapshot_fences(&self, out: &mut Vec<Record>) {
+        out.extend(fence_records(&self.floors));
+        if self.recovery.is_none() {
+            out.push(Record::Whole);
+        } else if let Some(memory) = &self.memory {
+            out.extend(memory.votes.values().cloned().map(Record::Vote));
+            out.push(Record::Whole);
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! Voters that keep a journal: they resume, or go into quarantine if the journal may lack votes.
+
+use std::time::Duration;
+
+use lockmesh_proto::testing::*;
+use lockmesh_proto::{Epoch, Event, NotMemory, Start, Ticket};
+
+const TTL: Duration = ms(10_000);
+/// The time in which a voter resumes: a round trip to the others.
+const RESUME: Duration = ms(30);
+
+fn cluster(syncs: bool) -> Cluster {
+    Cluster::with_journals(3, 3, 1, syncs)
+}
+
+/// Grants the key to the client, and returns its request and epoch.
+fn hold(cluster: &mut Cluster, name: &str) -> (Ticket, Epoch) {
+    let ticket = cluster.acquire(3, name, TTL);
+    cluster.run_for(ms(100));
+    let (_, epoch) = cluster.granted(3, ticket).unwrap();
+    (ticket, epoch)
+}
+
+fn restart(cluster: &mut Cluster, seat: usize) {
+    cluster.crash(seat);
+    cluster.start(seat, Start::Recovering);
+}
+
+fn resumed(cluster: &Cluster) -> usize {
+    let is_it = |event: &Event| {
+        matches!(
+            event,
+            Event::Resumed {
+                is_confirmed: true,
+                ..
+            }
+        )
+    };
+    cluster.log.iter().filter(|(_, _, it)| is_it(it)).count()
+}
+
+#[test]
+fn restarted_voters_vote_after_one_round_trip() {
+    let mut cluster = cluster(false);
+    let (ticket, _) = hold(&mut cluster, "k");
+    for seat in 0..3 {
+        restart(&mut cluster, seat);
+        assert!(!cluster.votes(seat));
+        cluster.run_for(RESUME);
+        assert!(cluster.votes(seat));
+    }
+    assert_eq!(resumed(&cluster), 3);
+    cluster.run_for(ms(60_000));
+    assert!(cluster.holds(3, ticket), "the lease is renewed throughout");
+    let (key, epoch) = (key("k"), cluster.granted(3, ticket).unwrap().1);
+    assert!(cluster.release(3, ticket));
+    cluster.run_for(ms(100));
+    assert!((0..3).all(|seat| cluster.node(seat).voter().unwrap().fence(&key) == epoch));
+}
+
+/// All processes end at once, and all votes are on the disks.
+#[test]
+fn whole_cluster_resumes_at_once_and_keeps_the_lock() {
+    let mut cluster = cluster(false);
+    let (ticket, first) = hold(&mut cluster, "k");
+    (0..3).for_each(|seat| cluster.crash(seat));
+    (0..3).for_each(|seat| cluster.start(seat, Start::Recovering));
+    let other = cluster.try_acquire(0, "k", TTL);
+    cluster.run_for(ms(2_000));
+    assert!(cluster.holds(3, ticket));
+    assert!(cluster.is_denied(0, other));
+    cluster.release(3, ticket);
+    let next = cluster.acquire(1, "k", TTL);
+    cluster.run_for(ms(1_000));
+    assert!(cluster.granted(1, next).unwrap().1 > first);
+}
+
+/// A restored vote lasts its whole ttl from the resume, since no clock is compared.
+#[test]
+fn vote_of_dead_holder_lasts_its_ttl_again() {
+    let mut cluster = cluster(false);
+    hold(&mut cluster, "k");
+    cluster.run_for(ms(2_000));
+    (0..4).for_each(|seat| cluster.crash(seat));
+    cluster.run_for(ms(6_000));
+    (0..3).for_each(|seat| cluster.start(seat, Start::Recovering));
+    let next = cluster.acquire(0, "k", TTL);
+    let resumed_at = cluster.time;
+    let is_granted = move |cluster: &Cluster| cluster.holds(0, next);
+    cluster.run_until(ms(30_000), is_granted);
+    let waited = cluster.time - resumed_at;
+    assert!(waited >= TTL && waited <= TTL + ms(1_500), "{waited:?}");
+}
+
+/// Without a sync, only a boot of the same machine proves that the last votes are in the file.
+#[test]
+fn power_cut_costs_a_quarantine_unless_records_are_synced() {
+    for syncs in [false, true] {
+        let mut cluster = cluster(syncs);
+        let (_, epoch) = hold(&mut cluster, "k");
+        cluster.crash(0);
+        cluster.seats[0].disk.as_mut().unwrap().cut_power(0, 0);
+        cluster.start(0, Start::Recovering);
+        cluster.run_for(ms(1_100));
+        assert_eq!(cluster.votes(0), syncs);
+        let fence = |cluster: &Cluster| cluster.node(0).voter().unwrap().fence(&key("k"));
+        // The epochs of votes that may be out are lower bounds of the fences in quarantine.
+        assert!(syncs || fence(&cluster) == epoch);
+        if !syncs {
+            // A second restart does not take the file of a quarantine for memory.
+            restart(&mut cluster, 0);
+            cluster.run_for(ms(1_100));
+            assert!(!cluster.votes(0));
+            cluster.run_for(ms(32_000));
+            assert!(cluster.votes(0));
+            // Its file is memory again.
+            restart(&mut cluster, 0);
+            cluster.run_for(RESUME);
+            assert!(cluster.votes(0));
+        }
+    }
+}
+
+#[test]
+fn closed_journal_survives_a_boot_once() {
+    let mut cluster = cluster(false);
+    hold(&mut cluster, "k");
+    cluster.with(0, |node, now| node.stop_voting(now));
+    cluster.crash(0);
+    let disk = cluster.seats[0].disk.as_mut().unwrap();
+    disk.close();
+    disk.cut_power(0, 0);
+    cluster.start(0, Start::Recovering);
+    cluster.run_for(RESUME);
+    assert!(cluster.votes(0));
+    cluster.crash(0);
+    cluster.seats[0].disk.as_mut().unwrap().cut_power(0, 0);
+    cluster.start(0, Start::Recovering);
+    cluster.run_for(ms(1_100));
+    assert!(!cluster.votes(0), "the mark of the first end is gone");
+}
+
+/// A copy of the directory was put back.
+#[test]
+fn old_copy_of_a_journal_is_not_memory() {
+    let mut cluster = cluster(false);
+    hold(&mut cluster, "a");
+    let copy = cluster.seats[0].disk.as_ref().unwrap().bytes().to_vec();
+    restart(&mut cluster, 0);
+    cluster.run_for(RESUME);
+    hold(&mut cluster, "b");
+    cluster.crash(0);
+    cluster.seats[0].disk.as_mut().unwrap().put_back(copy);
+    cluster.seats[0].incarnation += 5;
+    cluster.start(0, Start::Recovering);
+    cluster.run_for(ms(1_100));
+    assert!(!cluster.votes(0));
+    let is_outdated = |event: &Event| matches!(event, Event::JournalOutdated { .. });
+    assert!(
+        cluster
+            .log
+            .iter()
+            .any(|(_, seat, it)| *seat == 0 && is_outdated(it))
+    );
+    // The quarantine is written: a restart within it does not find memory.
+    restart(&mut cluster, 0);
+    cluster.run_for(ms(1_100));
+    assert!(!cluster.votes(0));
+}
+
+/// Without an answer the voter resumes after a second: nobody may be there to confirm.
+#[test]
+fn lone_voter_resumes_after_a_second() {
+    let mut cluster = cluster(false);
+    hold(&mut cluster, "k");
+    (0..4).for_each(|seat| cluster.crash(seat));
+    cluster.start(0, Start::Recovering);
+    cluster.run_for(ms(999));
+    assert!(!cluster.votes(0));
+    cluster.run_for(ms(2));
+    assert!(cluster.votes(0));
+    assert_eq!(resumed(&cluster), 0);
+}
+
+/// The next incarnation is above that of the journal, whatever the wall clock says.
+#[test]
+fn incarnation_follows_from_the_journal() {
+    let mut cluster = cluster(false);
+    cluster.seats[0].incarnation = 70;
+    restart(&mut cluster, 0);
+    cluster.crash(0);
+    cluster.seats[0].incarnation = 3;
+    cluster.start(0, Start::Recovering);
+    assert_eq!(cluster.seats[0].incarnation, 72);
+}
+
+#[test]
+fn failed_write_ends_voting_until_the_journal_is_replaced() {
+    let mut cluster = cluster(false);
+    let (ticket, _) = hold(&mut cluster, "k");
+    cluster.seats[0].disk.as_mut().unwrap().fails = true;
+    let other = cluster.acquire(3, "other", TTL);
+    cluster.run_for(ms(60_000));
+    // The other two voters are a quorum.
+    assert!(cluster.holds(3, ticket) && cluster.holds(3, other));
+    let voter = |cluster: &Cluster| cluster.node(0).voter().unwrap().closed();
+    assert!(voter(&cluster).is_some());
+    let failures = |cluster: &Cluster| {
+        let failed = (0, &Event::JournalFailed);
+        cluster
+            .log
+            .iter()
+            .filter(|(_, seat, it)| (*seat, it) == failed)
+            .count()
+    };
+    assert_eq!(failures(&cluster), 1);
+    let disk = cluster.seats[0].disk.as_mut().unwrap();
+    disk.fails = false;
+    cluster.replace_journal(0);
+    assert_eq!(voter(&cluster), None);
+    cluster.run_for(ms(10_000));
+    // Both locks have a vote of this voter again, which survives its process.
+    restart(&mut cluster, 0);
+    cluster.run_for(RESUME);
+    assert_eq!(cluster.node(0).voter().unwrap().slots(), 2);
+}
+
+/// A snapshot has the votes of all slots, and what was written while it was made.
+#[test]
+fn snapshot_in_parts_has_what_changed_between_them() {
+    const LOCKS: usize = 2_500;
+    let mut cluster = cluster(false);
+    let name = |n: usize| format!("key/{n}");
+    let tickets: Vec<Ticket> = (0..LOCKS)
+        .map(|n| cluster.acquire(3, &name(n), TTL))
+        .collect();
+    cluster.run_for(ms(1_000));
+    let mut part = None;
+    for round in 0.. {
+        let (bytes, rest) = cluster.node(0).snapshot(part);
+        let disk = cluster.seats[0].disk.as_mut().unwrap();
+        disk.replace(&bytes, rest.is_none());
+        part = rest;
+        if part.is_none() {
+            assert!(round > 1);
+            break;
+        }
+        // One of those that were visited, and one of those that were not.
+        for n in [round, LOCKS - 1 - round] {
+            cluster.release(3, tickets[n]);
+        }
+        cluster.acquire(3, &format!("new/{round}"), TTL);
+        cluster.run_for(ms(50));
+    }
+    let has = cluster.node(0).voter().unwrap().clone();
+    restart(&mut cluster, 0);
+    cluster.run_for(RESUME);
+    let voter = cluster.node(0).voter().unwrap();
+    assert_eq!(voter.slots(), has.slots());
+    for n in 0..LOCKS {
+        let key = key(&name(n));
+        assert!(voter.fence(&key) >= has.fence(&key), "{key}");
+    }
+}
+
+/// The last record was written in part when the power was cut.
+#[test]
+fn torn_tail_is_cut_and_damage_before_it_is_not_memory() {
+    let mut cluster = cluster(true);
+    hold(&mut cluster, "k");
+    let whole = cluster.seats[0].disk.as_ref().unwrap().bytes().to_vec();
+    let config = cluster.config(0, Start::Recovering);
+    let now = lockmesh_proto::Now::default();
+    let open = |bytes: Vec<u8>| {
+        let mut disk = Disk::new(true);
+        disk.put_back(bytes);
+        let config = lockmesh_proto::NodeConfig {
+            id: config.id.clone(),
+            voter_set: config.voter_set.clone(),
+            seal: lockmesh_proto::Seal::insecure_plaintext(),
+            ..cluster.config(0, Start::Recovering)
+        };
+        disk.start(now, config, "test").map(|(_, opened)| opened)
+    };
+    let opened = open(whole.clone()).unwrap();
+    assert_eq!((opened.why, opened.torn), (None, 0));
+    for cut in 1..20 {
+        let opened = open(whole[..whole.len() - cut].to_vec()).unwrap();
+        assert_eq!(opened.why, None, "{cut}");
+        assert!(opened.torn > 0);
+    }
+    // Every byte before the last record counts.
+    for at in 10..whole.len() - 100 {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1;
+        let why = open(damaged).map(|opened| opened.why);
+        assert_eq!(why, Ok(Some(NotMemory::Damaged)), "{at} of {}", whole.len());
+    }
+}
+
+#[test]
+fn journal_of_another_owner_is_refused() {
+    let cluster = cluster(false);
+    let bytes = cluster.seats[0].disk.as_ref().unwrap().bytes().to_vec();
+    let mut disk = Disk::new(false);
+    disk.put_back(bytes.clone());
+    let now = lockmesh_proto::Now::default();
+    let start = |disk: &mut Disk, seat, name| {
+        let config = cluster.config(seat, Start::Recovering);
+        disk.start(now, config, name).map(|_| ())
+    };
+    let error = start(&mut disk, 1, "test").unwrap_err();
+    assert_eq!(error.to_string(), "it belongs to node n0 of cluster test");
+    assert!(start(&mut disk, 0, "other").is_err());
+    assert_eq!(start(&mut disk, 0, "test"), Ok(()));
+    let mut newer = bytes;
+    newer[8] = 2;
+    disk.put_back(newer);
+    let error = start(&mut disk, 0, "test").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "its format is 2, and this version reads 1"
+    );
+    disk.put_back(b"#!/bin/sh".to_vec());
+    assert!(start(&mut disk, 0, "test").is_err());
+}
