@@ -8,8 +8,33 @@ use std::time::Duration;
 use thiserror::Error;
 
 use lockmesh_proto::{
-    DropReason, NameError, RefuseReason, RequestError, SecretError, VoteTally, VoterSetError,
+    DropReason, JournalError, NameError, RefuseReason, RequestError, SecretError, VoteTally,
+    VoterSetError,
 };
+
+/// The reason why a data directory cannot be used.
+#[derive(Error)]
+#[non_exhaustive]
+pub enum DataDirError {
+    /// Another process uses the directory.
+    #[error(
+        "{} uses it; stop that process, or give each node a directory of its own",
+        .pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+    )]
+    InUse {
+        /// The id of that process, if it is known.
+        pid: Option<u32>,
+    },
+    /// The journal in it cannot be used.
+    #[error(
+        "journal: {0}; use another directory, or delete the journal: the voter then waits for a \
+         quarantine"
+    )]
+    Journal(#[from] JournalError),
+    /// The directory or a file in it cannot be read or written.
+    #[error("{0}; make it a directory that this process can write")]
+    Io(#[from] std::io::Error),
+}
 
 /// Implements `Debug` as `Display`: a `main` that returns the error prints its text.
 macro_rules! debug_as_display {
@@ -24,6 +49,7 @@ macro_rules! debug_as_display {
 
 debug_as_display!(
     ConfigError,
+    DataDirError,
     AcquireError,
     ReleaseError,
     ExtendError,
@@ -78,6 +104,14 @@ pub enum ConfigError {
     /// A [`MeshConfig`](crate::MeshConfig) has no `node_id`.
     #[error("node_id: there is none; set node_id or LOCKMESH_NODE_ID")]
     NoNodeId,
+    /// The data directory cannot be used.
+    #[error("data_dir: {}: {error}", .dir.display())]
+    DataDir {
+        /// The directory.
+        dir: PathBuf,
+        /// The reason, and what to do.
+        error: DataDirError,
+    },
     /// An environment variable does not contain a value of its setting.
     #[error("{variable} {reason}")]
     Variable {

@@ -119,8 +119,11 @@ pub mod observe {
 
 pub use clock::{Clock, SystemClock};
 pub use config::{LimitsConfig, MeshBuilder, MeshConfig, Preset, SecretText, TimingConfig};
-pub use error::{AcquireError, ConfigError, ExtendError, InspectError, NotReady, ReleaseError};
+pub use error::{
+    AcquireError, ConfigError, DataDirError, ExtendError, InspectError, NotReady, ReleaseError,
+};
 pub use guard::{Guard, LeaseLost};
+pub use journal::Durability;
 pub use lock::{ClusterError, DistributedLock};
 pub use lockmesh_proto::{
     ClusterSecret, Epoch, Key, NameError, NodeId, RequestError, SecretError, Timing, VoterSetError,

@@ -181,6 +181,15 @@ impl HeardIncarnations {
 }
 
 impl Memory {
+    /// Returns the memory of an empty journal for this many fence buckets.
+    #[must_use]
+    pub fn empty(buckets: usize) -> Self {
+        Self {
+            fences: vec![Epoch::ZERO; buckets.max(1)],
+            ..Self::default()
+        }
+    }
+
     /// Returns `true` if the voter may vote with this memory.
     #[must_use]
     pub fn is_whole(&self) -> bool {

@@ -19,8 +19,8 @@ use std::time::Duration;
 use stateright::{Model, Property};
 
 use crate::proto::{
-    Claimant, Effects, Event, Incarnation, Instant, Key, Message, NodeId, Now, RecoveryReply,
-    Request, Start, Ticket, Timing, Voter, VoterLimits, VoterSet,
+    Claimant, Effects, Event, Incarnation, Instant, Key, Memory, Message, NodeId, Now,
+    RecoveryReply, Request, Start, Ticket, Timing, Voter, VoterLimits, VoterSet,
 };
 
 pub(crate) use found::command;
@@ -66,6 +66,8 @@ struct Attempt {
 pub(crate) struct State {
     time: u64,
     voters: Vec<Kept<Voter>>,
+    /// The journals of the voters, if they keep any.
+    journals: Vec<Kept<Memory>>,
     claimants: Vec<Kept<Claimant>>,
     attempts: Vec<Attempt>,
     network: BTreeSet<Envelope>,
@@ -121,7 +123,13 @@ impl Search {
         }
     }
 
-    fn voter(&self, now: Now, at: usize, incarnation: u8, out: &mut Effects) -> Kept<Voter> {
+    fn voter(
+        &self,
+        now: Now,
+        (at, incarnation): (usize, u8),
+        memory: Option<Memory>,
+        out: &mut Effects,
+    ) -> Kept<Voter> {
         let limits = VoterLimits {
             floors: 1,
             ..VoterLimits::default()
@@ -132,15 +140,35 @@ impl Search {
             0 => Start::NewCluster,
             _ => Start::Recovering,
         };
-        Kept::new(Voter::new(
-            now,
-            me,
-            self.voter_set.clone(),
-            limits,
-            start,
+        let voter_set = self.voter_set.clone();
+        let voter = match memory {
+            None => Voter::new(now, me, voter_set, limits, start, nonce, out),
+            Some(memory) => {
+                let (voter_set, start) = ((voter_set, limits), (start, memory));
+                let mut voter = Voter::with_journal(now, me, voter_set, start, nonce, out);
+                self.confirm(now, &mut voter, at, nonce, out);
+                voter
+            }
+        };
+        Kept::new(voter)
+    }
+
+    /// Makes the others reply that they know of no earlier incarnation, and of no later journal.
+    fn confirm(&self, now: Now, voter: &mut Voter, at: usize, nonce: u64, out: &mut Effects) {
+        let memory = RecoveryReply {
             nonce,
-            out,
-        ))
+            highest: Default::default(),
+            votes: false,
+            knew: false,
+            seen: Incarnation::new(1),
+            before: Incarnation::default(),
+            remembers: true,
+            quarantine: Duration::ZERO,
+            skew: Duration::ZERO,
+        };
+        for other in (0..VOTERS).filter(|other| *other != at) {
+            voter.handle_recovery_reply(now, &self.ids[other], &memory, out);
+        }
     }
 
     fn send(&self, state: &mut State, from: usize, messages: Vec<(NodeId, Message)>) {
@@ -154,6 +182,15 @@ impl Search {
 
     /// Applies the effects of a handler.
     fn follow(&self, state: &mut State, at: usize, effects: Effects) {
+        if let Some(journal) = state.journals.get_mut(at) {
+            // A crash before the write is one in which nothing was sent.
+            journal.change(|it| {
+                effects
+                    .records
+                    .into_iter()
+                    .for_each(|record| it.apply(record))
+            });
+        }
         let mut messages = effects.messages;
         // There is only one voter set, so `Describe` has no effect.
         messages.retain(|(_, message)| !matches!(message, Message::Describe(_)));
@@ -357,13 +394,20 @@ impl Search {
     fn crash(&self, state: &mut State, at: usize) {
         let now = self.now(state, at);
         state.crashes += 1;
+        if let Some(journal) = state.journals.get(at) {
+            let memory = (*journal.it).clone();
+            let mut out = Effects::default();
+            let who = (at, state.crashes);
+            state.voters[at] = self.voter(now, who, Some(memory), &mut out);
+            return self.follow(state, at, out);
+        }
         let vote = state.voters[at].it.report(now, 0, &self.key).vote;
         state.forgotten[at] = vote.and_then(|vote| {
             let claimant = self.ids.iter().position(|id| *id == vote.claim.node)?;
             Some((claimant.checked_sub(VOTERS)?, vote.epoch.get()))
         });
         let mut out = Effects::default();
-        state.voters[at] = self.voter(now, at, state.crashes, &mut out);
+        state.voters[at] = self.voter(now, (at, state.crashes), None, &mut out);
         self.follow(state, at, out);
     }
 
@@ -404,6 +448,7 @@ impl Model for Search {
         let mut state = State {
             time: 0,
             voters: Vec::new(),
+            journals: Vec::new(),
             claimants: Vec::new(),
             attempts: vec![Attempt::default(); claims],
             network: BTreeSet::new(),
@@ -413,28 +458,21 @@ impl Model for Search {
             grants: 0,
             broken: None,
         };
-        let mut out = Effects::default();
         for at in 0..VOTERS {
-            let mut voter = self.voter(self.now(&state, at), at, 0, &mut out);
-            // The cluster is new, and the replies of the others confirm it.
             let now = self.now(&state, at);
-            let memory = RecoveryReply {
-                nonce: at as u64,
-                highest: Default::default(),
-                votes: false,
-                knew: false,
-                seen: Incarnation::new(1),
-                before: Incarnation::default(),
-                remembers: false,
-                quarantine: Duration::ZERO,
-                skew: Duration::ZERO,
-            };
-            for other in (0..VOTERS).filter(|other| *other != at) {
-                voter.change(|it| {
-                    it.handle_recovery_reply(now, &self.ids[other], &memory, &mut out)
-                });
+            let mut out = Effects::default();
+            let memory = self.scope.journals.then(|| Memory::empty(1));
+            if let Some(memory) = &memory {
+                state.journals.push(Kept::new(memory.clone()));
+            }
+            let is_new = memory.is_none();
+            let mut voter = self.voter(now, (at, 0), memory, &mut out);
+            if is_new {
+                voter.change(|it| self.confirm(now, it, at, at as u64, &mut out));
             }
             state.voters.push(voter);
+            out.messages.clear();
+            self.follow(&mut state, at, out);
         }
         for claimant in 0..claims {
             let me = self.ids[VOTERS + claimant].clone();

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{LISTEN, LISTEN_SINGLE, MeshBuilder};
 use crate::error::ConfigError;
+use crate::journal::Durability;
 use crate::observer::Observer;
 use lockmesh_proto::{ClusterSecret, Timing, VoterLimits};
 
@@ -167,6 +168,18 @@ impl Value for Preset {
             "lan" => Some(Self::Lan),
             "wan" => Some(Self::Wan),
             "single" => Some(Self::Single),
+            _ => None,
+        }
+    }
+}
+
+impl Value for Durability {
+    const EXPECTED: &'static str = "process or machine";
+
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "process" => Some(Self::Process),
+            "machine" => Some(Self::Machine),
             _ => None,
         }
     }
@@ -367,6 +380,11 @@ settings! {
         gossip_interval: Option<Duration>,
         /// The maximum number of locks and pending requests of this node: 1,048,576 by default.
         max_claims: Option<usize>,
+        /// The directory in which this node's voter keeps its journal. None by default: the voter
+        /// then forgets its votes when it is restarted. See [`MeshBuilder::data_dir`].
+        data_dir: Option<PathBuf>,
+        /// What the journal survives: `process` by default, or `machine`.
+        durability: Option<Durability>,
         /// The limits of this node's voter.
         limits: LimitsConfig,
         /// The timing constants, the same on all nodes.

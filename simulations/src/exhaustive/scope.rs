@@ -9,8 +9,11 @@ pub(crate) struct Scope {
     pub(crate) begins: Begins,
     /// The number of steps of time.
     pub(crate) steps: u64,
-    /// The number of times that a voter may lose its memory.
+    /// The number of times that a voter may be restarted. It loses its memory then, unless it has a
+    /// journal.
     pub(crate) crashes: u8,
+    /// `true` if the voters keep journals.
+    pub(crate) journals: bool,
     /// `true` if a message may be read more than once.
     pub(crate) doubles: bool,
     /// The maximum number of messages on their way.
@@ -24,7 +27,7 @@ pub(crate) struct Scope {
 #[rustfmt::skip]
 pub(crate) fn scopes() -> Vec<Scope> {
     use Begins::{Asked, Covered, Forgotten, Owned};
-    let scopes: [(_, &[u64], _, _, _, _); 10] = [
+    let scopes: [(_, &[u64], _, _, _, _); 13] = [
         // name, walls, begins, steps, crashes, doubles
         ("set back and forgetful", &[1_000, 0], Forgotten, 2, 1, false),
         ("two claims meet", &[1, 0], Asked, 0, 0, false),
@@ -36,6 +39,9 @@ pub(crate) fn scopes() -> Vec<Scope> {
         ("a session, doubles", &[1, 0], Covered, 4, 0, true),
         ("a session is forgotten", &[1, 0], Covered, 5, 1, false),
         ("three claims", &[1, 0, 2], Owned, 1, 0, false),
+        ("voters resume", &[1, 0], Owned, 3, 2, false),
+        ("resumes, doubles", &[1, 0], Asked, 1, 1, true),
+        ("a session resumes", &[1, 0], Covered, 4, 1, false),
     ];
     let scopes = scopes.map(|(name, walls, begins, steps, crashes, doubles)| Scope {
         name,
@@ -43,6 +49,7 @@ pub(crate) fn scopes() -> Vec<Scope> {
         begins,
         steps,
         crashes,
+        journals: name.contains("resume"),
         doubles,
         messages_max: 16,
         #[cfg(lockmesh_mutants)]
