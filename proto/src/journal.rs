@@ -489,16 +489,6 @@ fn first_record(bytes: &[u8]) -> Option<(Record, usize)> {
     Some((decode_whole(record)?, RECORD_HEAD_BYTES + len))
 }
 
-/// Iterates over the complete records of some whole ones.
-#[cfg(feature = "testing")]
-pub(crate) fn records_in(mut bytes: &[u8]) -> impl Iterator<Item = Record> {
-    std::iter::from_fn(move || {
-        let (record, len) = first_record(bytes)?;
-        bytes = &bytes[len..];
-        Some(record)
-    })
-}
-
 /// A journal as far as its records are complete.
 #[derive(Debug, Default)]
 struct ReadJournal {

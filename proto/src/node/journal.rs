@@ -193,6 +193,18 @@ impl Node {
         bytes
     }
 
+    /// Returns the keys of the votes that no message has named yet, since they are not written.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn untold_keys(&self) -> Vec<crate::Key> {
+        let held = self.journal.iter().flat_map(|journal| &journal.held);
+        held.filter_map(|(_, _, message)| match message {
+            Message::Vote(vote) => Some(vote.key.clone()),
+            _ => None,
+        })
+        .collect()
+    }
+
     /// Stops voting, before the node is shut down: the voter gives and lengthens no vote.
     pub fn stop_voting(&mut self, now: Now) {
         if let Some(voter) = &mut self.voter {

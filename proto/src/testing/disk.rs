@@ -1,9 +1,8 @@
 //! A disk in memory, with the journal of one node.
 
-use crate::journal::records_in;
 use crate::{
-    FileChange, Incarnation, JournalError, JournalOwner, Key, Node, NodeConfig, NodeJournal, Now,
-    OpenedJournal, Record, Started, VoterSet, open_journal,
+    FileChange, Incarnation, JournalError, JournalOwner, Node, NodeConfig, NodeJournal, Now,
+    OpenedJournal, Started, VoterSet, open_journal,
 };
 
 /// The journal of one node on a disk, which survives its processes.
@@ -45,18 +44,6 @@ impl Disk {
     #[must_use]
     pub fn unsynced(&self) -> &[u8] {
         &self.written[self.synced.min(self.written.len())..]
-    }
-
-    /// Returns the keys that are named there.
-    #[must_use]
-    pub fn keys_in_unsynced(&self) -> Vec<Key> {
-        records_in(self.unsynced())
-            .filter_map(|record| match record {
-                Record::Vote(vote) => Some(vote.key),
-                Record::Ended { key } => Some(key),
-                _ => None,
-            })
-            .collect()
     }
 
     /// Replaces the bytes of the journal, as somebody who puts a copy back.

@@ -204,12 +204,18 @@ impl World {
         if voter.quarantine().is_some() || fails {
             return None;
         }
-        let unsynced: BTreeSet<_> = match cuts {
-            true => at.disk.keys_in_unsynced().into_iter().collect(),
+        let untold: BTreeSet<_> = match cuts {
+            true => self
+                .process(host)?
+                .node
+                .node()?
+                .untold_keys()
+                .into_iter()
+                .collect(),
             false => BTreeSet::new(),
         };
         let keys = self.keys_voted_by(host).iter();
-        let keys = keys.filter(|key| !unsynced.contains(&self.keys[**key]));
+        let keys = keys.filter(|key| !untold.contains(&self.keys[**key]));
         let keys = keys.map(|key| self.known_about(host, voter, *key));
         Some(keys.collect())
     }

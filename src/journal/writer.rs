@@ -1,0 +1,221 @@
+//! The thread that writes what must be synced, and replaces journals.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Write};
+use std::sync::{Arc, PoisonError, Weak};
+use std::time::Duration;
+
+use super::{Durability, Journal, REPLACEMENT, State, install, len_max, replacement};
+use crate::engine::Engine;
+use lockmesh_proto::{Node, SnapshotPart};
+
+/// The pauses before a journal that could not be written is replaced: the first and the longest.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// The next thing to do.
+enum Work {
+    /// Write these records, up to the write with this number.
+    Write(Vec<u8>, u64),
+    /// Replace the journal.
+    Replace,
+    /// Close the journal in order.
+    Finish,
+    /// The journal is closed.
+    End,
+}
+
+/// Runs until the journal is closed.
+pub(crate) fn run(journal: &Journal, engine: &Weak<Engine>) {
+    let mut pause = RETRY_FIRST;
+    loop {
+        match journal.next(pause) {
+            Work::Write(bytes, number) => journal.write_queued(engine, &bytes, number),
+            Work::Replace => {
+                let Some(engine) = engine.upgrade() else {
+                    return;
+                };
+                match journal.replace(&engine) {
+                    Ok(()) => pause = RETRY_FIRST,
+                    Err(error) => {
+                        tracing::debug!(%error, ?pause, "the journal is not replaced");
+                        pause = (pause * 2).min(RETRY_MAX);
+                        journal.fail(&engine);
+                    }
+                }
+            }
+            Work::Finish => journal.end_in_order(),
+            Work::End => return,
+        }
+    }
+}
+
+impl Journal {
+    /// Waits for work. A journal that has failed is replaced after `pause`.
+    fn next(&self, pause: Duration) -> Work {
+        let mut state = self.state();
+        loop {
+            let Some(files) = &state.files else {
+                return Work::End;
+            };
+            let is_large = files.len > files.len_max;
+            if !state.queue.is_empty() {
+                return state.take_queue();
+            }
+            if state.closes {
+                return Work::Finish;
+            }
+            if state.has_failed {
+                let goes_on = |state: &mut State| state.files.is_some() && !state.closes;
+                let waited = self.work.wait_timeout_while(state, pause, goes_on);
+                let (waited, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+                if timeout.timed_out() {
+                    return Work::Replace;
+                }
+                state = waited;
+                continue;
+            }
+            if is_large {
+                return Work::Replace;
+            }
+            let woken = self.work.wait(state);
+            state = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Writes and syncs records that were queued, and reports it to the node.
+    fn write_queued(&self, engine: &Weak<Engine>, bytes: &[u8], number: u64) {
+        let written = self.write_and_sync(bytes);
+        self.state().is_writing = false;
+        let Some(engine) = engine.upgrade() else {
+            return;
+        };
+        match written {
+            Ok(()) => engine.with(|core, now| core.node.persisted(now, number)),
+            Err(error) => {
+                tracing::debug!(%error, "the journal is not written");
+                self.fail(&engine);
+            }
+        }
+    }
+
+    fn write_and_sync(&self, bytes: &[u8]) -> io::Result<()> {
+        // The state is not locked meanwhile: callers queue what they have.
+        let mut file = {
+            let mut state = self.state();
+            let files = state.files.as_mut().ok_or(ErrorKind::NotFound)?;
+            files.write_replacement(bytes);
+            files.len += bytes.len() as u64;
+            files.journal.try_clone()?
+        };
+        file.write_all(bytes)?;
+        match self.durability {
+            Durability::Process => Ok(()),
+            Durability::Machine => file.sync_data(),
+        }
+    }
+
+    /// Ends writing, and voting, until the journal is replaced.
+    fn fail(&self, engine: &Engine) {
+        self.state().fail();
+        engine.with(|core, now| core.node.persist_failed(now));
+    }
+
+    /// Replaces the journal by a snapshot of the node. The node goes on meanwhile, and its new
+    /// records go to both.
+    fn replace(&self, engine: &Arc<Engine>) -> io::Result<()> {
+        let file = replacement(&self.dir)?;
+        let mut part = None;
+        loop {
+            let (rest, written) = engine.with(|core, _| self.write_part(&core.node, part, &file));
+            written?;
+            match rest {
+                None => break,
+                rest => part = rest,
+            }
+            self.write_what_is_queued(engine);
+        }
+        file.sync_all()?;
+        engine.with(|core, now| {
+            let number = self.install(&file)?;
+            core.node.journal_replaced(now, number);
+            Ok(())
+        })
+    }
+
+    fn write_what_is_queued(&self, engine: &Arc<Engine>) {
+        let mut state = self.state();
+        if !state.queue.is_empty()
+            && let Work::Write(bytes, number) = state.take_queue()
+        {
+            drop(state);
+            self.write_queued(&Arc::downgrade(engine), &bytes, number);
+        }
+    }
+
+    /// Writes one part of a snapshot.
+    fn write_part(
+        &self,
+        node: &Node,
+        part: Option<SnapshotPart>,
+        file: &File,
+    ) -> (Option<SnapshotPart>, io::Result<()>) {
+        let (bytes, rest) = node.snapshot(part);
+        let mut state = self.state();
+        let written = state.files.as_mut().ok_or(ErrorKind::NotFound);
+        let written = written.map_err(Into::into).and_then(|files| {
+            if part.is_none() {
+                files.replacement = Some(file.try_clone()?);
+            }
+            files.write_replacement(&bytes);
+            files.replacement.as_ref().map(|_| ()).ok_or_else(|| ErrorKind::WriteZero.into())
+        });
+        (rest, written)
+    }
+
+    /// Puts the replacement in the place of the journal. Returns the number of the last write that
+    /// the node no longer waits for.
+    fn install(&self, file: &File) -> io::Result<u64> {
+        let mut state = self.state();
+        let state = &mut *state;
+        let files = state.files.as_mut().ok_or(ErrorKind::NotFound)?;
+        // A record that is missing there would be missing for ever.
+        let replacement = files.replacement.take().ok_or(ErrorKind::WriteZero)?;
+        if state.has_failed || self.durability == Durability::Machine {
+            replacement.sync_data()?;
+        }
+        install(&self.dir)?;
+        files.len = file.metadata()?.len();
+        files.len_max = len_max(files.len);
+        files.journal = replacement;
+        Ok(match std::mem::take(&mut state.has_failed) {
+            true => state.last,
+            false => 0,
+        })
+    }
+
+    /// Appends the mark of an ordered end, syncs everything, and closes the files.
+    fn end_in_order(&self) {
+        let files = self.state().files.take();
+        let Some(mut files) = files else {
+            return;
+        };
+        let closed = files
+            .journal
+            .write_all(&Node::closing_record())
+            .and_then(|()| files.journal.sync_all());
+        if let Err(error) = closed {
+            tracing::debug!(%error, "the journal is not closed in order");
+        }
+        if files.replacement.is_some() {
+            let _ = std::fs::remove_file(self.dir.join(REPLACEMENT));
+        }
+    }
+}
+
+impl State {
+    fn take_queue(&mut self) -> Work {
+        self.is_writing = true;
+        Work::Write(std::mem::take(&mut self.queue), self.last)
+    }
+}
