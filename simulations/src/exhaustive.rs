@@ -123,7 +123,7 @@ impl Search {
 
     fn voter(&self, now: Now, at: usize, incarnation: u8, out: &mut Effects) -> Kept<Voter> {
         let limits = VoterLimits {
-            floors: 1,
+            fence_buckets: 1,
             ..VoterLimits::default()
         };
         let me = self.ids[at].clone();

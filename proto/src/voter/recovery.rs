@@ -112,7 +112,7 @@ struct KnownEpoch {
 /// The result of a recovery.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outcome {
-    pub(crate) floor: Epoch,
+    pub(crate) fence: Epoch,
     pub(crate) was_quarantined: bool,
     pub(crate) answers: usize,
     pub(crate) leans_on_wall_clock: bool,
@@ -462,7 +462,7 @@ impl Recovery {
 
     /// Returns an upper bound for every granted epoch that this voter may have voted for before its
     /// start, or in another voter set until that set's last message.
-    fn floor(&self) -> Epoch {
+    fn fence(&self) -> Epoch {
         let high = self.high.filter(|_| !mistaken!(FloorByOwnClock));
         let limit = |at: Now, skew: Duration| match high {
             Some(high) => EpochClock::limit(self.back_at(high, at), skew),
@@ -489,7 +489,7 @@ impl Recovery {
         let over = self.stage == Stage::Over;
         if over && mistaken!(NoFloors) {
             return Some(Outcome {
-                floor: Epoch::ZERO,
+                fence: Epoch::ZERO,
                 was_quarantined: false,
                 answers: self.answers.len(),
                 leans_on_wall_clock: false,
@@ -505,8 +505,8 @@ impl Recovery {
             false => answers.max(),
         };
         over.then(|| Outcome {
-            floor: match self.may_have_voted {
-                true => highest.unwrap_or_default().max(self.floor()),
+            fence: match self.may_have_voted {
+                true => highest.unwrap_or_default().max(self.fence()),
                 false => Epoch::ZERO,
             },
             was_quarantined: self.may_have_voted,
