@@ -192,19 +192,19 @@ mod tests {
             .args(["--exact", name, "--test-threads=1"])
             .env(INSIDE, "1")
             .output();
-        let (told, why) = match &output {
+        let (stdout, stderr) = match &output {
             Ok(output) => (
                 String::from_utf8_lossy(&output.stdout),
                 String::from_utf8_lossy(&output.stderr).into_owned(),
             ),
             Err(error) => ("".into(), format!("unshare: {error}")),
         };
-        if told.is_empty() && why.starts_with("unshare: ") {
+        if stdout.is_empty() && stderr.starts_with("unshare: ") {
             // Not `eprintln!`, whose output is hidden if the test passes.
-            let line = format!("SKIPPED: {name}: there is no time namespace here: {why}\n");
+            let line = format!("SKIPPED: {name}: there is no time namespace here: {stderr}\n");
             std::io::stderr().write_all(line.as_bytes()).unwrap();
             return;
         }
-        assert!(told.contains("1 passed"), "{told}{why}");
+        assert!(stdout.contains("1 passed"), "{stdout}{stderr}");
     }
 }

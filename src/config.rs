@@ -592,7 +592,7 @@ impl MeshBuilder {
             ("max_claims", self.max_claims, MAX_CLAIMS),
             ("limits.slots_max", self.limits.slots_max, 1 << 24),
             ("limits.waiters_max", self.limits.waiters_max, 1 << 20),
-            ("limits.floors", self.limits.floors, 1 << 20),
+            ("limits.fence_buckets", self.limits.fence_buckets, 1 << 20),
             ("cluster (bytes)", self.cluster.len(), CLUSTER_BYTES_MAX),
         ];
         for (field, value, max) in counts {

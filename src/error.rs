@@ -271,7 +271,7 @@ pub enum AcquireError {
     /// The timeout passed before a quorum of the key's voters voted for the claim.
     ///
     /// The claim is withdrawn. It is unknown whether another claim holds the key.
-    #[error("timed out after {waited:?}: {}{}", describe(.answers), unopened(*.hears_nobody))]
+    #[error("timed out after {waited:?}: {}{}", describe(.answers), describe_unopened(*.unopened))]
     TimedOut {
         /// The timeout of the request.
         waited: Duration,
@@ -279,7 +279,7 @@ pub enum AcquireError {
         answers: VoteTally,
         /// The reason why no recent datagram could be opened; `None` if one could, or if none
         /// arrived.
-        hears_nobody: Option<DropReason>,
+        unopened: Option<DropReason>,
     },
     /// The lock was granted under contention, but its full lease was not confirmed in time.
     ///
@@ -296,8 +296,8 @@ pub enum AcquireError {
 }
 
 /// Returns the suffix for a node that could open no recent datagram.
-fn unopened(hears_nobody: Option<DropReason>) -> String {
-    let is = hears_nobody.and_then(DropReason::as_unopened);
+fn describe_unopened(unopened: Option<DropReason>) -> String {
+    let is = unopened.and_then(DropReason::as_unopened);
     is.map_or_else(String::new, |is| {
         format!("; every datagram that arrived recently is {is}")
     })

@@ -5,7 +5,6 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::inbox::Ask;
 use crate::error::{ExtendError, ReleaseError};
 use crate::lease::Lease;
 use crate::mesh::Inner;
@@ -164,9 +163,8 @@ impl Guard {
         let ticket = guard.lease.ticket;
         // The lease ends first: no guard may report "held" once a voter may have the release.
         let was_held = guard.lease.release();
-        let leading = guard.mesh.engine.ask(Ask::Release { ticket, was_held });
-        if let Some(leading) = leading {
-            leading.await;
+        if let Some(combiner) = guard.mesh.engine.release(ticket, was_held) {
+            combiner.await;
         }
         if was_held { Ok(()) } else { Err(ReleaseError) }
     }

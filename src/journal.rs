@@ -11,18 +11,20 @@ mod writer;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
+use crate::engine::Engine;
 use crate::error::{ConfigError, DataDirError};
 use lockmesh_proto::{
-    FileChange, Incarnation, JournalOwner, NodeJournal, NotMemory, OpenedJournal, Started,
-    VoterSet, open_journal,
+    FileChange, JournalOwner, NodeId, NodeJournal, NotMemory, OpenedJournal, Started, open_journal,
 };
 
-pub(crate) use writer::run;
+use writer::run;
 
 const JOURNAL: &str = "journal";
 /// A journal that is being written to replace the other.
@@ -63,6 +65,8 @@ pub(crate) struct Journal {
     state: Mutex<State>,
     /// Notified if there is work for the writer.
     work: Condvar,
+    /// `true` once the journal is closed in order.
+    is_closed: watch::Sender<bool>,
 }
 
 #[derive(Debug)]
@@ -124,14 +128,13 @@ pub struct JournalStatus {
     pub failures: u64,
 }
 
-/// The owner of a journal, and what a new process needs to open it.
+/// What a new process needs to open its journal.
 #[derive(Debug)]
-pub(crate) struct Opening<'a> {
+pub(crate) struct Opening {
     pub(crate) owner: JournalOwner,
     pub(crate) durability: Durability,
-    pub(crate) voter_set: &'a VoterSet,
-    /// The incarnation of the process, unless the journal has a higher one.
-    pub(crate) incarnation: Incarnation,
+    /// The circumstances of the process, apart from boot and durability.
+    pub(crate) started: Started,
 }
 
 /// A journal that was opened.
@@ -144,9 +147,47 @@ pub(crate) struct Opened {
     pub(crate) torn: usize,
 }
 
+impl Opened {
+    /// Logs what was found.
+    pub(crate) fn log(&self, node: &NodeId) {
+        let (dir, torn) = (self.journal.dir.display(), self.torn);
+        let Some(why) = self.why else {
+            let votes = self.node.memory.votes();
+            tracing::info!(%node, %dir, votes, torn, "journal read");
+            return;
+        };
+        match why {
+            NotMemory::New => tracing::info!(%node, %dir, "journal begun"),
+            NotMemory::Damaged => tracing::error!(
+                %node, %dir,
+                "the journal is damaged and set aside, so this voter waits for a quarantine; look \
+                 at the disk"
+            ),
+            _ => tracing::warn!(
+                %node, %dir,
+                "the journal may lack votes, so this voter waits for a quarantine: {why}"
+            ),
+        }
+    }
+}
+
 impl Journal {
+    /// Starts the writer. It ends when the journal is closed.
+    pub(crate) fn spawn_writer(
+        journal: &Arc<Self>,
+        engine: &Arc<Engine>,
+    ) -> Result<(), ConfigError> {
+        let (it, engine) = (journal.clone(), Arc::downgrade(engine));
+        let thread = thread::Builder::new().name("lockmesh-journal".to_owned());
+        let spawned = thread.spawn(move || run(&it, &engine));
+        spawned.map(|_| ()).map_err(|error| ConfigError::DataDir {
+            dir: journal.dir.clone(),
+            error: error.into(),
+        })
+    }
+
     /// Opens the journal in a directory, which is created if it is not there. Blocks.
-    pub(crate) fn open(dir: &Path, opening: Opening<'_>) -> Result<Opened, ConfigError> {
+    pub(crate) fn open(dir: &Path, opening: Opening) -> Result<Opened, ConfigError> {
         let error = |error| ConfigError::DataDir {
             dir: dir.to_owned(),
             error,
@@ -189,15 +230,19 @@ impl Journal {
         Written::Done
     }
 
-    /// Asks the writer to sync all records and to close the journal in order.
-    pub(crate) fn finish(&self) {
+    /// Closes the journal in order: syncs all records, and marks the end.
+    pub(crate) async fn finish(&self) {
+        let mut is_closed = self.is_closed.subscribe();
         self.state().closes = true;
         self.work.notify_one();
+        // The sender is part of this journal.
+        let _ = is_closed.wait_for(|is_closed| *is_closed).await;
     }
 
     /// Closes the files at once, so that another process can use the directory.
     pub(crate) fn close(&self) {
         self.state().files = None;
+        self.is_closed.send_replace(true);
         self.work.notify_one();
     }
 
@@ -249,22 +294,28 @@ fn len_max(len: u64) -> u64 {
     REPLACED_FROM.max(len.saturating_mul(GROWTH))
 }
 
-fn open(dir: &Path, opening: Opening<'_>) -> Result<Opened, DataDirError> {
+fn open(dir: &Path, opening: Opening) -> Result<Opened, DataDirError> {
     fs::create_dir_all(dir)?;
     let lock = lock(dir)?;
     let path = dir.join(JOURNAL);
-    let options = OpenOptions::new().read(true).append(true).create(true).clone();
+    let options = OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .clone();
     let mut journal = options.open(&path)?;
     let mut bytes = Vec::new();
     journal.read_to_end(&mut bytes)?;
     let Opening {
         owner,
         durability,
-        voter_set,
-        incarnation,
+        started,
     } = opening;
-    let is_synced = durability == Durability::Machine;
-    let started = Started::new(incarnation, boot_id(), is_synced, voter_set);
+    let started = Started {
+        boot: boot_id(),
+        is_synced: durability == Durability::Machine,
+        ..started
+    };
     let opened = open_journal(&bytes, &owner, started)?;
     let OpenedJournal {
         memory,
@@ -317,6 +368,7 @@ fn open(dir: &Path, opening: Opening<'_>) -> Result<Opened, DataDirError> {
             durability,
             state: Mutex::new(state),
             work: Condvar::new(),
+            is_closed: watch::Sender::new(false),
         },
         node: NodeJournal {
             owner,
@@ -352,7 +404,11 @@ fn lock(dir: &Path) -> Result<File, DataDirError> {
 fn replacement(dir: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     let path = dir.join(REPLACEMENT);
-    options.write(true).create(true).truncate(true).open(&path)?;
+    options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&path)?;
     OpenOptions::new().read(true).append(true).open(path)
 }
 

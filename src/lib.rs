@@ -91,6 +91,7 @@ mod error;
 mod gossip;
 mod guard;
 mod held;
+mod journal;
 mod lease;
 mod lock;
 mod mesh;

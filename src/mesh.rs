@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::panic;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::gossip::capacity;
 use crate::gossip::{Gossip, Membership};
 use crate::guard;
 use crate::held::{Found, Held};
+use crate::journal::{Journal, Opening};
 use crate::lock::{ClusterError, DistributedLock};
 use crate::obstacle::Obstacle;
 use crate::request::LockRequest;
@@ -27,7 +29,8 @@ use crate::seeds::{self, Seeds};
 use crate::status::{Health, Status};
 use crate::transport::{self, Transport, UdpTransport};
 use lockmesh_proto::{
-    ClusterSecret, Epoch, Incarnation, Inspection, Key, Node, NodeConfig, NodeId, Seal, View,
+    ClusterSecret, Epoch, Incarnation, Inspection, JournalOwner, Key, Node, NodeConfig, NodeId,
+    NodeJournal, Seal, Started, View,
 };
 
 /// The error for a task that releases or extends a lock that another task of this node has acquired
@@ -92,6 +95,7 @@ impl MeshBuilder {
     /// | [`NoRuntime`](ConfigError::NoRuntime) | there is no tokio runtime |
     /// | [`Bind`](ConfigError::Bind) | the listen address cannot be bound |
     /// | [`Gossip`](ConfigError::Gossip) | gossip cannot be started |
+    /// | [`DataDir`](ConfigError::DataDir) | another process uses `data_dir`, it belongs to another node, or it cannot be written |
     ///
     /// # Panics
     /// Panics if the tokio runtime has no I/O or no timers; see
@@ -107,6 +111,7 @@ impl MeshBuilder {
         }
         // Panics without timers: here, rather than in the driver, on which every request depends.
         drop(tokio::time::sleep(Duration::ZERO));
+        let (incarnation, opened) = open_journal(&checked).await?;
         let listen = checked.listen;
         let transport = match &checked.transport {
             Some(transport) => transport.clone(),
@@ -117,7 +122,6 @@ impl MeshBuilder {
         let addr = transport.local_addr();
         let advertise = advertised(addr, &checked).await?;
         let clock = Time::of(checked.clock.clone());
-        let incarnation = Incarnation::new(clock.incarnation(rand::random()));
         let (gossip_in, incoming) = mpsc::channel(GOSSIP_QUEUE);
         let (seeds, resolver) = (checked.seeds.clone(), checked.resolver.clone());
         let asks = checked.is_short_lived.then(|| checked.cluster.clone());
@@ -130,8 +134,12 @@ impl MeshBuilder {
         };
         let (id, settings) = (checked.id.clone(), checked.settings);
         let static_peers = checked.static_peers.clone();
-        let node = new_node(&clock, incarnation, checked);
-        let engine = Arc::new(Engine::new(clock, transport, node, gossip_in));
+        let (journal, node_journal) = opened.unzip();
+        let node = new_node(&clock, incarnation, checked, node_journal);
+        let engine = Arc::new(Engine::new(clock, transport, (node, journal), gossip_in));
+        if let Some(journal) = &engine.journal {
+            Journal::spawn_writer(journal, &engine)?;
+        }
         let seeds = Seeds::new(seeds, &resolver, &report_seeds(&engine));
         let finder = match (static_peers, asks) {
             (Some(peers), _) => {
@@ -152,6 +160,33 @@ impl MeshBuilder {
             inner: Arc::new(inner),
         })
     }
+}
+
+/// Opens the journal of a voter that has a data directory. Returns it and the incarnation of this
+/// process.
+async fn open_journal(
+    checked: &Checked,
+) -> Result<(Incarnation, Option<(Arc<Journal>, NodeJournal)>), ConfigError> {
+    let clock = Time::of(checked.clock.clone());
+    let incarnation = Incarnation::new(clock.incarnation(rand::random()));
+    let Some(dir) = checked.data_dir.clone() else {
+        return Ok((incarnation, None));
+    };
+    let opening = Opening {
+        owner: JournalOwner {
+            node: checked.id.clone(),
+            cluster: checked.cluster.clone(),
+            buckets: checked.limits.fence_buckets,
+        },
+        durability: checked.durability,
+        started: Started::new(incarnation, None, false, &checked.voter_set),
+    };
+    let id = checked.id.clone();
+    let opened = task::spawn_blocking(move || Journal::open(&dir, opening)).await;
+    let opened = opened.unwrap_or_else(|error| panic::resume_unwind(error.into_panic()))?;
+    opened.log(&id);
+    let incarnation = opened.node.started.incarnation;
+    Ok((incarnation, Some((Arc::new(opened.journal), opened.node))))
 }
 
 /// Returns the address at which peers reach a node that listens on `local`.
@@ -225,6 +260,7 @@ async fn live(
         Finder::Asks(query) => query.run(left).await,
         Finder::Knows => drop(left.wait_for(|left| *left).await),
     }
+    engine.end_journal().await;
     driver.abort();
     engine.close();
 }
@@ -236,7 +272,12 @@ fn seal(key: Option<ClusterSecret>) -> Seal {
     }
 }
 
-fn new_node(clock: &Time, incarnation: Incarnation, checked: Checked) -> Node {
+fn new_node(
+    clock: &Time,
+    incarnation: Incarnation,
+    checked: Checked,
+    journal: Option<NodeJournal>,
+) -> Node {
     let seal = seal(checked.secret).of_cluster(&checked.cluster);
     let config = NodeConfig {
         id: checked.id,
@@ -249,7 +290,10 @@ fn new_node(clock: &Time, incarnation: Incarnation, checked: Checked) -> Node {
         seed: rand::random(),
         seal,
     };
-    Node::new(clock.now(), config)
+    match journal {
+        None => Node::new(clock.now(), config),
+        Some(journal) => Node::with_journal(clock.now(), config, journal),
+    }
 }
 
 impl Mesh {

@@ -124,6 +124,12 @@ metrics! {
         "1 if the voter of this node is in recovery and does not vote. 0 on a node without a voter";
     QUARANTINE_SECONDS: Gauge "lockmesh_quarantine_seconds" "seconds" []
         "time left in the quarantine of this node's voter. Recovery may last longer";
+    JOURNAL_BYTES: Gauge "lockmesh_journal_bytes" "bytes" []
+        "size of the journal of this node's voter. 0 without a journal";
+    JOURNAL_FAILED: Gauge "lockmesh_journal_failed" "0 or 1" []
+        "1 if the journal cannot be written, so that this voter does not vote";
+    JOURNAL_FAILURES: Counter "lockmesh_journal_failures_total" "failures" []
+        "failed writes of the journal";
     OTHER_VOTER_SETS: Gauge "lockmesh_other_voter_sets" "nodes" []
         "nodes with another voter set from which a message came in the last 30 s";
     VOTER_KEYS: Gauge "lockmesh_voter_keys" "keys" []
@@ -297,6 +303,13 @@ impl Meter {
         self.set(RECOVERING, f64::from(quarantine.is_some()));
         self.set(QUARANTINE_SECONDS, remaining.as_secs_f64());
         self.set(OTHER_VOTER_SETS, count(others));
+        let journal = core.journal.as_ref().map(|journal| journal.status());
+        let (bytes, has_failed, failures) =
+            journal.map_or((0, false, 0), |it| (it.bytes, it.has_failed, it.failures));
+        self.set(JOURNAL_BYTES, bytes as f64);
+        self.set(JOURNAL_FAILED, f64::from(has_failed));
+        let label = self.node.clone();
+        counter!(JOURNAL_FAILURES, "node" => label).absolute(failures);
     }
 
     fn set(&self, name: &'static str, value: f64) {

@@ -12,7 +12,7 @@
 //! - Conditions with a known start and end are [begun](Obstacles::begin) and
 //!   [ended](Obstacles::end).
 //!
-//! Other code does not warn of obstacles, and no obstacle is logged while the engine is locked.
+//! Other code does not warn of obstacles, and no obstacle is logged within a turn.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -4,10 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-
 use crate::engine::core::Ended;
-use crate::engine::inbox::Ask;
 use crate::error::AcquireError;
 use crate::guard::Guard;
 use crate::lease::Lease;
@@ -210,30 +207,25 @@ impl LockRequest {
         let key = Key::new(&self.key)?;
         let (ttl, renews, outlives) = (self.ttl, self.renews, self.outlives);
         let engine = &self.mesh.engine;
-        let (notify, notified) = oneshot::channel();
-        let (ticket, since) = (engine.ticket(), engine.clock.mono());
-        let mut leading = engine.ask(Ask::Claim {
-            ticket,
-            since,
-            request: Request {
-                key,
-                ttl,
-                is_try,
-                renews,
-                outlives,
-                deadline: wait.map(|wait| since.after(wait)),
-            },
-            notify,
-        });
-        // Dropped before `leading`, so that claim and withdrawal leave together.
+        let since = engine.clock.mono();
+        let request = Request {
+            key,
+            ttl,
+            is_try,
+            renews,
+            outlives,
+            deadline: wait.map(|wait| since.after(wait)),
+        };
+        let (ticket, ended, mut combiner) = engine.claim(since, request);
+        // Dropped before `combiner`, so that claim and withdrawal leave together.
         let mut pending = Pending {
             mesh: &self.mesh,
             ticket: Some(ticket),
         };
-        if let Some(leading) = &mut leading {
-            leading.await;
+        if let Some(combiner) = &mut combiner {
+            combiner.await;
         }
-        let ended = notified.await.unwrap_or(Ended::ShutDown);
+        let ended = ended.await.unwrap_or(Ended::ShutDown);
         pending.ticket = None;
         match ended {
             Ended::Refused(error) => Err(error.into()),
@@ -243,15 +235,12 @@ impl LockRequest {
 
     fn no_lock(&self, ended: &Ended, wait: Option<Duration>) -> AcquireError {
         match ended {
-            Ended::TimedOut {
-                answers,
-                hears_nobody,
-            } => {
+            Ended::TimedOut { answers, unopened } => {
                 let waited = wait.unwrap_or_default();
                 AcquireError::TimedOut {
                     waited,
                     answers: *answers,
-                    hears_nobody: *hears_nobody,
+                    unopened: *unopened,
                 }
             }
             Ended::Granted(_) | Ended::Denied | Ended::Refused(_) | Ended::ShutDown => {

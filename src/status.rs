@@ -15,6 +15,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::engine::core::Core;
+pub use crate::journal::JournalStatus;
 use lockmesh_proto::{NodeId, Now, Timing};
 
 pub use lockmesh_proto::{
@@ -81,6 +82,8 @@ pub struct Status {
     ///
     /// Afterwards, recovery may add one second. It takes longer if too few wall clocks are known.
     pub quarantine: Option<Duration>,
+    /// The journal of this node's voter; `None` if it keeps none.
+    pub journal: Option<JournalStatus>,
     /// The wall clock of this node beside those of the voters. A wrong clock costs no lock while
     /// most are right.
     pub wall_clock: WallClock,
@@ -195,6 +198,7 @@ impl Status {
             members,
             others,
             quarantine: quarantine.map(|until| until.since(now.mono)),
+            journal: core.journal.as_ref().map(|journal| journal.status()),
             wall_clock: node.wall_clock(now),
             held: core.held(),
             waiting: node.claimant().waiting(),

@@ -33,7 +33,8 @@ const BUFFER_BYTES: usize = 4 << 20;
 /// - [`poll_readable`](Transport::poll_readable) and [`try_recv`](Transport::try_recv) are called
 ///   by one task of the mesh.
 /// - [`close`](Transport::close) is called when the mesh ends, possibly more than once.
-/// - Any of them may be called with an internal lock held, so none may call into the mesh.
+/// - Any of them may be called while the mesh is busy, so none may call into the mesh. A panic in
+///   one of them stops the mesh.
 pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// Returns the local address. It does not change.
     fn local_addr(&self) -> SocketAddr;

@@ -13,6 +13,7 @@
 //! and returns it to the next process.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -21,7 +22,7 @@ use thiserror::Error;
 use crate::epoch::Epoch;
 use crate::id::{ClaimId, Incarnation, Key, NodeId};
 use crate::time::Instant;
-use crate::voter_set::{Timing, VoterSet, floor_of};
+use crate::voter_set::{Timing, VoterSet, fence_bucket_of};
 use crate::wire::codec::{append, decode_whole};
 
 /// The format of journals that this version writes.
@@ -217,7 +218,7 @@ impl Memory {
     /// Returns the fence of a key without a vote.
     #[must_use]
     pub fn fence(&self, key: &Key) -> Epoch {
-        let bucket = floor_of(key, self.fences.len());
+        let bucket = fence_bucket_of(key, self.fences.len());
         self.fences.get(bucket).copied().unwrap_or_default()
     }
 
@@ -265,7 +266,7 @@ impl Memory {
     }
 
     fn raise(&mut self, vote: &VoteRecord) {
-        let bucket = floor_of(&vote.key, self.fences.len());
+        let bucket = fence_bucket_of(&vote.key, self.fences.len());
         if let Some(fence) = self.fences.get_mut(bucket) {
             *fence = vote.epoch.max(*fence);
         }
@@ -315,6 +316,18 @@ pub enum NotMemory {
     OtherVoters,
     /// The file is damaged before its last record.
     Damaged,
+}
+
+impl fmt::Display for NotMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::New => "there was none",
+            Self::NotWhole => "the last process ended in quarantine",
+            Self::OtherBoot => "the machine was restarted before the last records were synced",
+            Self::OtherVoters => "the members or voters_per_key have changed",
+            Self::Damaged => "it is damaged",
+        })
+    }
 }
 
 /// The reason why a journal cannot be used.

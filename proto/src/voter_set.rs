@@ -450,10 +450,10 @@ pub(crate) fn hash_of_name(name: &str) -> u64 {
     mix(fnv(FNV_OFFSET ^ 3, name.as_bytes()))
 }
 
-/// Returns the index of the fence bucket of `key` among `floors` buckets.
-pub(crate) fn floor_of(key: &Key, floors: usize) -> usize {
+/// Returns the index of the fence bucket of `key` among `fence_buckets` buckets.
+pub(crate) fn fence_bucket_of(key: &Key, fence_buckets: usize) -> usize {
     let hash = mix(fnv(FNV_OFFSET ^ 1, key.as_str().as_bytes()));
-    (hash % floors.max(1) as u64) as usize
+    (hash % fence_buckets.max(1) as u64) as usize
 }
 
 /// Returns a hash of four bytes, for an index of keys.

@@ -131,7 +131,7 @@ impl Search {
         out: &mut Effects,
     ) -> Kept<Voter> {
         let limits = VoterLimits {
-            floors: 1,
+            fence_buckets: 1,
             ..VoterLimits::default()
         };
         let me = self.ids[at].clone();

@@ -400,7 +400,7 @@ settings! {
         /// The maximum number of claims that wait for one key: 4,096 by default.
         waiters_max: Option<usize>,
         /// The number of fence buckets, for keys that have no slot: 4,096 by default.
-        floors: Option<usize>,
+        fence_buckets: Option<usize>,
     }
 }
 
@@ -616,7 +616,7 @@ impl LimitsConfig {
     fn apply(self, limits: &mut VoterLimits) {
         set(&mut limits.slots_max, self.slots_max);
         set(&mut limits.waiters_max, self.waiters_max);
-        set(&mut limits.floors, self.floors);
+        set(&mut limits.fence_buckets, self.fence_buckets);
     }
 }
 
@@ -711,7 +711,7 @@ mod tests {
         ("LOCKMESH_MAX_CLAIMS", "8"),
         ("LOCKMESH_LIMITS_SLOTS_MAX", "9"),
         ("LOCKMESH_LIMITS_WAITERS_MAX", "10"),
-        ("LOCKMESH_LIMITS_FLOORS", "11"),
+        ("LOCKMESH_LIMITS_FENCE_BUCKETS", "11"),
         ("LOCKMESH_TIMING_MAX_TTL", "100s"),
         ("LOCKMESH_TIMING_MAX_DRIFT_PPM", "12"),
         ("LOCKMESH_TIMING_MAX_CLOCK_SKEW", "13s"),
@@ -727,7 +727,7 @@ mod tests {
         "secret_env": "NAME", "secret_file": "/run/secret", "insecure_plaintext": false,
         "cluster": "prod", "bootstrap": true, "short_lived": true, "ttl": "1m 30s",
         "renew_interval": "20s", "try_timeout": "5s", "gossip_interval": "250ms", "max_claims": 8,
-        "limits": {"slots_max": 9, "waiters_max": 10, "floors": 11},
+        "limits": {"slots_max": 9, "waiters_max": 10, "fence_buckets": 11},
         "timing": {"max_ttl": "1m 40s", "max_drift_ppm": 12, "max_clock_skew": "13s",
             "round_trip": "14ms", "reservation": "15s", "holder_probe_interval": "16s"}
     }"#;
@@ -784,7 +784,7 @@ mod tests {
             "gossip_interval: 250ms",
             "slots_max: 9",
             "waiters_max: 10",
-            "floors: 11",
+            "fence_buckets: 11",
             "max_claims: 8",
         ];
         for part in parts {
@@ -812,7 +812,7 @@ mod tests {
     #[test]
     fn documented_defaults_of_limits_are_real() {
         let limits = VoterLimits::default();
-        let all = (limits.slots_max, limits.waiters_max, limits.floors);
+        let all = (limits.slots_max, limits.waiters_max, limits.fence_buckets);
         assert_eq!(all, (1_048_576, 4_096, 4_096));
         assert_eq!(MeshBuilder::lan("n1").max_claims, 1_048_576);
     }

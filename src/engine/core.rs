@@ -1,4 +1,4 @@
-//! State behind the engine mutex: the protocol node and its pending callers.
+//! The core of the engine: the protocol node and its pending callers. One thread at a time has it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -8,12 +8,14 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Time;
-use crate::engine::inbox::{Ask, Inbox};
+use crate::engine::batch::Command;
+use crate::journal::{Journal, Written};
 use crate::lease::Lease;
 use crate::metrics::Meter;
 use crate::obstacle::{Obstacle, holding};
 use crate::obstacles::{Line, Obstacles};
 use crate::status::Health;
+use crate::transport::Transport;
 use lockmesh_proto::{
     DropReason, Event, ExtendError, ForeignNode, InspectId, Inspection, Instant, Node, NodeId, Now,
     Output, RequestError, Standing, Ticket, VoteTally, quorum,
@@ -30,13 +32,32 @@ pub(crate) enum Ended {
         answers: VoteTally,
         /// The reason why no recent datagram could be opened; `None` if one could, or if none
         /// arrived.
-        hears_nobody: Option<DropReason>,
+        unopened: Option<DropReason>,
     },
     ShutDown,
 }
 
-/// The channel of a caller, and the outcome to send on it.
-pub(super) type Tell = (oneshot::Sender<Ended>, Ended);
+/// A result for a caller, to send once the core is put back.
+pub(super) enum Notice {
+    Ended(oneshot::Sender<Ended>, Ended),
+    Inspected(oneshot::Sender<Inspection>, Inspection),
+}
+
+impl Notice {
+    /// Returns `true` if it is for a caller that requested a lock.
+    pub(super) fn is_outcome(&self) -> bool {
+        matches!(self, Self::Ended(..))
+    }
+
+    /// Notifies the caller. One that is gone withdraws its claim itself.
+    pub(super) fn send(self) {
+        match self {
+            Self::Ended(notify, ended) => drop(notify.send(ended)),
+            Self::Inspected(notify, inspection) => drop(notify.send(inspection)),
+        }
+    }
+}
+
 /// The channel of incoming datagrams to the gossip library.
 pub(crate) type GossipIn = mpsc::Sender<(SocketAddr, Vec<u8>)>;
 /// The receiving end of [`GossipIn`].
@@ -47,6 +68,8 @@ pub(crate) struct Core {
     waiting: HashMap<Ticket, Waiting>,
     leases: HashMap<Ticket, Arc<Lease>>,
     inspections: HashMap<InspectId, oneshot::Sender<Inspection>>,
+    /// The journal of the voter, if it keeps one.
+    pub(crate) journal: Option<Arc<Journal>>,
     gossip: GossipIn,
     /// The channel of answers, if this node asks instead of gossiping.
     pub(crate) answers: Option<mpsc::Sender<Vec<u8>>>,
@@ -54,15 +77,12 @@ pub(crate) struct Core {
     pub(crate) voting: BTreeSet<NodeId>,
     /// The number of times that gossip has ended and was restarted.
     pub(crate) gossip_restarts: u64,
-    /// The requests that are being submitted. The buffer is reused.
-    asks: Vec<Ask>,
-    /// The numbers of batched requests and of notified callers since the last [`Core::callers`].
-    asked: usize,
-    notified: usize,
-    /// The outcomes to send once the lock is released.
-    notifies: Vec<Tell>,
+    /// The commands to submit in this turn. The buffer is reused.
+    pub(super) commands: Vec<Command>,
+    /// The results of this turn.
+    notices: Vec<Notice>,
     pub(crate) is_shut_down: bool,
-    /// `true` after a panic under the engine lock. The node is not called any more.
+    /// `true` after a panic in a turn. The node is not called any more.
     pub(crate) has_failed: bool,
     pub(crate) meter: Meter,
     /// The obstacles that keep this node from getting locks, for the log.
@@ -80,6 +100,7 @@ impl Core {
         Self {
             meter: Meter::new(node.id()),
             node,
+            journal: None,
             waiting: HashMap::new(),
             leases: HashMap::new(),
             inspections: HashMap::new(),
@@ -87,10 +108,8 @@ impl Core {
             answers: None,
             voting: BTreeSet::new(),
             gossip_restarts: 0,
-            asks: Vec::new(),
-            asked: 0,
-            notified: 0,
-            notifies: Vec::new(),
+            commands: Vec::new(),
+            notices: Vec::new(),
             is_shut_down: false,
             has_failed: false,
             obstacles: Obstacles::default(),
@@ -98,41 +117,23 @@ impl Core {
         }
     }
 
-    /// Submits the inbox to the node, and returns the time. The clock is read after the inbox was
-    /// taken: a vote must not run from before the sending of its claim.
-    pub(super) fn submit(&mut self, clock: &Time, inbox: &Inbox) -> Now {
-        inbox.take(&mut self.asks);
-        self.take_all(clock)
+    /// Submits the commands of this turn to the node.
+    pub(super) fn submit_all(&mut self, now: Now) {
+        let mut commands = std::mem::take(&mut self.commands);
+        for command in commands.drain(..) {
+            self.submit(now, command);
+        }
+        self.commands = commands;
     }
 
-    /// Submits the inbox to the node, unless it is left to the combiner.
-    pub(super) fn submit_unless_combined(&mut self, clock: &Time, inbox: &Inbox) {
-        inbox.take_unless_led(&mut self.asks);
-        if !self.asks.is_empty() {
-            self.take_all(clock);
-        }
-    }
-
-    fn take_all(&mut self, clock: &Time) -> Now {
-        let now = clock.now();
-        let mut asks = std::mem::take(&mut self.asks);
-        for ask in asks.drain(..) {
-            self.asked += usize::from(!matches!(ask, Ask::Datagram { .. }));
-            self.take(now, ask);
-        }
-        self.asks = asks;
-        now
-    }
-
-    /// Submits a request or datagram to the node.
-    pub(super) fn take(&mut self, now: Now, ask: Ask) {
-        if self.has_failed {
-            // Dropping a claim tells its caller that the mesh is shut down.
-            return;
-        }
-        match ask {
-            Ask::Claim { notify, .. } if self.is_shut_down => self.later(notify, Ended::ShutDown),
-            Ask::Claim {
+    fn submit(&mut self, now: Now, command: Command) {
+        match command {
+            // A caller whose claim is dropped reports that the mesh is shut down.
+            _ if self.has_failed => {}
+            Command::Claim { notify, .. } if self.is_shut_down => {
+                self.notices.push(Notice::Ended(notify, Ended::ShutDown));
+            }
+            Command::Claim {
                 ticket,
                 since,
                 request,
@@ -142,34 +143,22 @@ impl Core {
                     self.meter.began();
                     self.waiting.insert(ticket, Waiting { since, notify });
                 }
-                Err(error) => self.later(notify, Ended::Refused(error)),
+                Err(error) => {
+                    let refused = Ended::Refused(error);
+                    self.notices.push(Notice::Ended(notify, refused));
+                }
             },
-            Ask::Release { ticket, was_held } => {
+            Command::Release { ticket, was_held } => {
                 self.free(now, ticket, was_held);
             }
-            Ask::Datagram { from, bytes } => self.node.handle_datagram(now, from, &bytes),
+            Command::Datagram { from, bytes } => self.node.handle_datagram(now, from, &bytes),
         }
     }
 
-    /// Counts datagrams that the system did not accept.
-    pub(super) fn count_failed(&mut self, failed: usize) {
-        for _ in 0..failed {
-            self.node.count_drop(DropReason::SendFailed);
+    pub(super) fn handle_datagram(&mut self, now: Now, from: SocketAddr, bytes: &[u8]) {
+        if !self.has_failed {
+            self.node.handle_datagram(now, from, bytes);
         }
-    }
-
-    /// Returns the number of batched requests and notified callers since the last call.
-    pub(super) fn callers(&mut self) -> usize {
-        std::mem::take(&mut self.asked) + std::mem::take(&mut self.notified)
-    }
-
-    pub(super) fn notifies(&mut self) -> Vec<Tell> {
-        std::mem::take(&mut self.notifies)
-    }
-
-    fn later(&mut self, notify: oneshot::Sender<Ended>, ended: Ended) {
-        self.notified += 1;
-        self.notifies.push((notify, ended));
     }
 
     /// Withdraws a request for which no caller waits any more.
@@ -228,7 +217,8 @@ impl Core {
             self.meter.was_held(now.mono.since(lease.granted_at));
         }
         for (_, waiting) in self.waiting.drain() {
-            let _ = waiting.notify.send(Ended::ShutDown);
+            let notice = Notice::Ended(waiting.notify, Ended::ShutDown);
+            self.notices.push(notice);
         }
         // The driver ends soon, so their results would never arrive.
         self.inspections.clear();
@@ -244,13 +234,14 @@ impl Core {
         self.inspections.clear();
     }
 
-    /// Ends all leases and pending callers after a panic. Other nodes are told nothing: the state of
-    /// the node may be half changed, and its leases end by themselves.
+    /// Ends all leases and pending callers after a panic. Nothing is sent to other nodes: the state
+    /// of the node may be half changed, and its leases end by themselves.
     pub(super) fn fail(&mut self) {
         if !std::mem::replace(&mut self.has_failed, true) {
             self.leases.drain().for_each(|(_, lease)| lease.end());
-            // Dropping an outcome tells its caller that the mesh is shut down.
-            self.notifies.clear();
+            // A caller whose channel is dropped reports that the mesh is shut down.
+            self.notices.clear();
+            self.commands.clear();
             self.forget_all();
         }
     }
@@ -317,23 +308,45 @@ impl Core {
         self.leases.len()
     }
 
-    /// Takes all output from the node. Returns when its next timeout is due.
-    pub(super) fn drain(
-        &mut self,
-        clock: &Time,
-        datagrams: &mut Vec<(SocketAddr, Vec<u8>)>,
-    ) -> Option<Instant> {
+    /// Takes all outputs from the node, and the time of its next timeout.
+    pub(super) fn drain(&mut self) -> (Vec<Output>, Option<Instant>) {
+        let mut outputs = Vec::new();
         loop {
             match self.node.poll_output() {
-                Output::Transmit { to, bytes } => datagrams.push((to, bytes)),
-                Output::Timeout(next) => return next,
-                output => self.notify(clock, output),
+                Output::Timeout(next) => return (outputs, next),
+                output => outputs.push(output),
             }
         }
     }
 
-    fn notify(&mut self, clock: &Time, output: Output) {
+    /// Writes records of the node to the journal.
+    fn persist(&mut self, now: Now, number: u64, bytes: &[u8]) {
+        match self.journal.as_ref().map(|it| it.write(number, bytes)) {
+            Some(Written::Done) => self.node.persisted(now, number),
+            Some(Written::Later) => {}
+            // A node without a journal has no records.
+            Some(Written::Failed) | None => self.node.persist_failed(now),
+        }
+    }
+
+    /// Takes the notices.
+    pub(super) fn notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
+    }
+
+    /// Handles an output of the node. The node may have more outputs then.
+    pub(super) fn handle_output(
+        &mut self,
+        clock: &Time,
+        transport: &dyn Transport,
+        output: Output,
+    ) {
         match output {
+            Output::Transmit { to, bytes } => {
+                if transport.try_send(to, &bytes).is_err() {
+                    self.node.count_drop(DropReason::SendFailed);
+                }
+            }
             Output::Gossip { from, bytes } => {
                 if self.gossip.try_send((from, bytes)).is_err() {
                     self.node.count_drop(DropReason::GossipFull);
@@ -351,12 +364,11 @@ impl Core {
             }
             Output::Inspected { id, inspection } => {
                 if let Some(notify) = self.inspections.remove(&id) {
-                    let _ = notify.send(inspection);
+                    self.notices.push(Notice::Inspected(notify, inspection));
                 }
             }
-            // This node keeps no journal.
-            Output::Persist { .. } => {}
-            Output::Transmit { .. } | Output::Timeout(_) => {}
+            Output::Persist { number, bytes } => self.persist(clock.now(), number, &bytes),
+            Output::Timeout(_) => {}
         }
     }
 
@@ -376,7 +388,8 @@ impl Core {
                 let lease = Arc::new(Lease::new(ticket, key, epoch, clock.clone(), valid_until));
                 self.meter.granted(lease.granted_at.since(since));
                 self.leases.insert(ticket, lease.clone());
-                self.later(notify, Ended::Granted(lease));
+                self.notices
+                    .push(Notice::Ended(notify, Ended::Granted(lease)));
             }
             // The remaining leases outlive this process.
             Event::Renewed { .. } if self.is_shut_down => {}
@@ -385,7 +398,7 @@ impl Core {
                 valid_until,
             } => {
                 let lease = self.leases.get(&ticket);
-                // If the guard has ended the lease, its release is in the inbox.
+                // If the guard has ended the lease, its release is in the batch.
                 let is_known = |l: &Arc<Lease>| l.renew(valid_until) || l.was_released();
                 if !lease.is_some_and(is_known) {
                     self.release(clock.now(), ticket);
@@ -405,11 +418,8 @@ impl Core {
             }
             Event::Denied { ticket } => self.end(ticket, Ended::Denied),
             Event::TimedOut { ticket, answers } => {
-                let hears_nobody = self.node.hears_nobody(clock.now());
-                let ended = Ended::TimedOut {
-                    answers,
-                    hears_nobody,
-                };
+                let unopened = self.node.unopened(clock.now());
+                let ended = Ended::TimedOut { answers, unopened };
                 self.end(ticket, ended);
             }
             Event::QuarantineEnded {
@@ -451,19 +461,18 @@ impl Core {
     fn end(&mut self, ticket: Ticket, ended: Ended) {
         if let Some(waiting) = self.waiting.remove(&ticket) {
             self.meter.ended_without(&ended);
-            self.later(waiting.notify, ended);
+            self.notices.push(Notice::Ended(waiting.notify, ended));
         }
     }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    use std::time::Duration;
-
     use super::*;
+    use crate::transport::Nowhere;
+    use lockmesh_proto::Request;
     use lockmesh_proto::{
-        Incarnation, Key, NodeConfig, Request, Seal, Start, Timing, VoterLimits, VoterSet,
+        Incarnation, Key, NodeConfig, Seal, Start, Timing, VoterLimits, VoterSet,
     };
 
     /// Returns a node that is the only voter.
@@ -494,43 +503,42 @@ pub(super) mod tests {
         Core::new(only_voter(clock), mpsc::channel(1).0)
     }
 
-    pub(crate) fn claim(ticket: u64) -> (Ask, oneshot::Receiver<Ended>) {
-        let (notify, notified) = oneshot::channel();
-        let request = Request {
-            key: Key::new("k").unwrap(),
+    /// Returns a request that waits for the lock on `key`.
+    pub(crate) fn request(key: &str) -> Request {
+        Request {
+            key: Key::new(key).unwrap(),
             ttl: Duration::from_secs(10),
             is_try: false,
             renews: true,
             outlives: false,
             deadline: None,
-        };
-        let ask = Ask::Claim {
-            ticket: Ticket(ticket),
-            since: Instant::ZERO,
-            request,
-            notify,
-        };
-        (ask, notified)
+        }
     }
 
-    /// Returns the outcome that a claim has received by now.
-    fn notified(
-        core: &mut Core,
-        clock: &Time,
-        mut notified: oneshot::Receiver<Ended>,
-    ) -> Option<Ended> {
-        core.drain(clock, &mut Vec::new());
-        for (notify, ended) in core.notifies() {
-            let _ = notify.send(ended);
+    fn drain(core: &mut Core, clock: &Time) {
+        for output in core.drain().0 {
+            core.handle_output(clock, &Nowhere, output);
         }
-        notified.try_recv().ok()
+    }
+
+    /// Claims a lock. Returns the outcome that the caller has received by now.
+    fn claim(core: &mut Core, clock: &Time, ticket: u64) -> Option<Ended> {
+        let (notify, mut ended) = oneshot::channel();
+        let claim = Command::Claim {
+            ticket: Ticket(ticket),
+            since: clock.mono(),
+            request: request("k"),
+            notify,
+        };
+        core.submit(clock.now(), claim);
+        drain(core, clock);
+        core.notices().into_iter().for_each(Notice::send);
+        ended.try_recv().ok()
     }
 
     /// Returns the lease of a claim on a free key.
     fn granted(core: &mut Core, clock: &Time, ticket: u64) -> Arc<Lease> {
-        let (ask, asked) = claim(ticket);
-        core.take(clock.now(), ask);
-        match notified(core, clock, asked) {
+        match claim(core, clock, ticket) {
             Some(Ended::Granted(lease)) => lease,
             other => panic!("not granted: {other:?}"),
         }
@@ -542,20 +550,15 @@ pub(super) mod tests {
         let mut core = core(clock);
         let lease = granted(&mut core, clock, 1);
         assert!(lease.is_held());
-        let (ask, second) = claim(2);
-        core.take(clock.now(), ask);
-        let refused = notified(&mut core, clock, second);
+        let refused = claim(&mut core, clock, 2);
         let too_many = RequestError::TooMany { max: 1 };
         assert!(matches!(refused, Some(Ended::Refused(error)) if error == too_many));
-        assert_eq!(core.callers(), 2);
         core.forget_all();
-        let (ask, third) = claim(3);
-        core.take(clock.now(), ask);
-        let late = notified(&mut core, clock, third);
+        let late = claim(&mut core, clock, 3);
         assert!(matches!(late, Some(Ended::ShutDown)), "{late:?}");
     }
 
-    /// The guard has ended the lease, and its release is still in the inbox.
+    /// The guard has ended the lease, and its release is still in the batch.
     #[test]
     fn renewal_of_released_lease_sends_no_release() {
         let clock = &Time::system();
@@ -571,7 +574,7 @@ pub(super) mod tests {
         assert!(!lease.is_held());
         assert_ne!(core.node.claimant().epoch(ticket), None);
         let was_held = true;
-        core.take(clock.now(), Ask::Release { ticket, was_held });
+        core.submit(clock.now(), Command::Release { ticket, was_held });
         assert_eq!(core.node.claimant().epoch(ticket), None);
         assert_eq!(core.held(), 0);
         // The guard has seen the end of this lease without releasing it.
@@ -580,23 +583,6 @@ pub(super) mod tests {
         let ticket = Ticket(2);
         core.on_event(clock, renewed(ticket));
         assert_eq!(core.node.claimant().epoch(ticket), None);
-    }
-
-    #[test]
-    fn submit_drains_inbox_and_counts_callers() {
-        let clock = &Time::system();
-        let (mut core, inbox) = (core(clock), Inbox::default());
-        core.submit(clock, &inbox);
-        assert_eq!(core.callers(), 0);
-        let (ask, _told) = claim(1);
-        inbox.push(ask);
-        inbox.push_datagrams(vec![Ask::Datagram {
-            from: "127.0.0.1:1".parse().unwrap(),
-            bytes: vec![0; 3],
-        }]);
-        core.submit(clock, &inbox);
-        assert_eq!(core.callers(), 1, "a datagram is no caller");
-        assert_eq!(core.node.traffic().dropped.values().sum::<u64>(), 1);
     }
 
     /// The guard sees the end of the lease, and so does the node before the release is submitted.
@@ -616,9 +602,9 @@ pub(super) mod tests {
             let mut later = clock.now();
             later.mono = later.mono.after(Duration::from_secs(11));
             core.node.handle_timeout(later);
-            core.drain(clock, &mut Vec::new());
+            drain(&mut core, clock);
             let ticket = Ticket(1);
-            core.take(later, Ask::Release { ticket, was_held });
+            core.submit(later, Command::Release { ticket, was_held });
         });
         let counted = snapshotter.snapshot().into_vec();
         let lost = counted
@@ -628,40 +614,5 @@ pub(super) mod tests {
             matches!(lost, Some((.., DebugValue::Counter(1)))),
             "{lost:?}"
         );
-    }
-
-    /// A vote counted from before the sending of its claim would end before the lease of the claim.
-    #[test]
-    fn submit_reads_clock_after_taking_inbox() {
-        const MANY: u64 = 5_000;
-        let clock = &Time::system();
-        let (mut core, inbox) = (core(clock), Inbox::default());
-        let (done, mut too_early) = (AtomicU64::new(0), 0);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                for ticket in 1..=MANY {
-                    let (mut ask, _) = claim(ticket);
-                    if let Ask::Claim { since, .. } = &mut ask {
-                        *since = clock.mono();
-                    }
-                    inbox.push(ask);
-                    while done.load(Ordering::Acquire) < ticket {
-                        std::thread::yield_now();
-                    }
-                }
-            });
-            for ticket in (1..=MANY).map(Ticket) {
-                let (since, now) = loop {
-                    let now = core.submit(clock, &inbox);
-                    if let Some(waiting) = core.waiting.get(&ticket) {
-                        break (waiting.since, now);
-                    }
-                };
-                core.withdraw(now, ticket);
-                done.store(ticket.0, Ordering::Release);
-                too_early += u64::from(now.mono < since);
-            }
-        });
-        assert_eq!(too_early, 0);
     }
 }

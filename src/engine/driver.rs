@@ -4,12 +4,12 @@
 use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::Engine;
-use crate::engine::inbox::Ask;
 use crate::obstacle::Obstacle;
 use crate::status::Health;
 use crate::transport::Transport;
@@ -25,9 +25,8 @@ const REFRESH_EVERY: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = NAP_MAX;
 const LOOK_IDLE: Duration = Duration::from_secs(1);
 const LOOK_SOON: Duration = Duration::from_millis(50);
-/// The maximum number of datagrams handled before their output is sent. If datagrams arrive one at
-/// a time, the output of each is sent before the next is received.
-const BATCH: usize = 64;
+/// The maximum number of datagrams handled before their output is sent.
+const RECEIVED_MAX: usize = 64;
 /// The size of a buffer that holds any UDP datagram.
 pub(super) const DATAGRAM_BYTES: usize = 65_536;
 /// The pause after the socket has failed.
@@ -36,16 +35,15 @@ const REST: Duration = Duration::from_millis(10);
 /// Runs until it is aborted or its runtime shuts down.
 pub(crate) async fn drive(engine: Arc<Engine>) {
     let _ending = Ending(engine.clone());
-    let mut buffer = vec![0; DATAGRAM_BYTES];
+    let mut received = Received::new();
     let mut due = Due::at(engine.clock.mono());
-    let mut alarm = Instant::ZERO;
-    let mut batch = BATCH;
+    let mut timer = Instant::ZERO;
     let mut asleep = pin!(tokio::time::sleep(Duration::ZERO));
     loop {
-        let mut nap = engine.nap(&mut alarm, due.look_every);
+        let mut nap = set_alarm(&engine, &mut timer, &due);
         if nap == Some(Duration::ZERO) {
             on_tick(&engine, &mut due);
-            nap = engine.nap(&mut alarm, due.look_every);
+            nap = set_alarm(&engine, &mut timer, &due);
         }
         if let Some(nap) = nap {
             asleep.as_mut().reset(tokio::time::Instant::now() + nap);
@@ -53,13 +51,13 @@ pub(crate) async fn drive(engine: Arc<Engine>) {
         let ready = tokio::select! {
             ready = poll_fn(|cx| engine.transport.poll_readable(cx)) => Some(ready),
             () = asleep.as_mut() => {
-                alarm = Instant::ZERO;
+                timer = Instant::ZERO;
                 None
             }
             () = engine.earlier.notified() => None,
         };
-        let taken = match ready {
-            Some(Ok(())) => hear(&engine, &*engine.transport, &mut buffer, &mut batch),
+        let handled = match ready {
+            Some(Ok(())) => receive(&engine, &*engine.transport, &mut received),
             Some(Err(error)) => Err(error),
             None if engine.has_failed() => return,
             None => {
@@ -67,7 +65,7 @@ pub(crate) async fn drive(engine: Arc<Engine>) {
                 Ok(())
             }
         };
-        if let Err(error) = taken {
+        if let Err(error) = handled {
             if engine.has_failed() {
                 return;
             }
@@ -76,6 +74,46 @@ pub(crate) async fn drive(engine: Arc<Engine>) {
             engine.with(|core, now| core.obstacles.note(now.mono, &failed));
             tokio::time::sleep(REST).await;
         }
+    }
+}
+
+/// The time at which the driver wakes.
+#[derive(Debug, Default)]
+pub(super) struct Alarm {
+    /// The next timeout of the node.
+    next: Option<Instant>,
+    wakes_at: Instant,
+}
+
+impl Alarm {
+    /// Sets the next timeout of the node. Returns `true` if it is due before the driver wakes.
+    pub(super) fn set_next(&mut self, next: Option<Instant>) -> bool {
+        self.next = next;
+        let next = next.unwrap_or(Instant::FAR);
+        let is_earlier = next < self.wakes_at;
+        self.wakes_at = self.wakes_at.min(next);
+        is_earlier
+    }
+
+    /// Returns how long to set the driver's timer for, at most `at_most`.
+    ///
+    /// - `None` if it can stay at `timer`: an early timer costs less than setting one.
+    /// - Zero if there is work now. Either the node's timeout is due, or `timer` has passed and did
+    ///   not fire, since a datagram came first.
+    fn nap(&mut self, now: Instant, timer: &mut Instant, at_most: Duration) -> Option<Duration> {
+        let latest = now.after(at_most);
+        let next = self.next.unwrap_or(latest).min(latest);
+        let has_passed = *timer != Instant::ZERO && *timer <= now;
+        if next <= now || has_passed {
+            *timer = Instant::ZERO;
+            return Some(Duration::ZERO);
+        }
+        let is_set = now < *timer && *timer <= next;
+        if !is_set {
+            *timer = next;
+        }
+        self.wakes_at = *timer;
+        (!is_set).then(|| next.since(now))
     }
 }
 
@@ -110,11 +148,17 @@ impl Due {
     }
 }
 
-/// Runs due timers and periodic work. Logs after the engine lock was released.
+/// Returns how long to set the driver's timer for; see [`Alarm::nap`].
+fn set_alarm(engine: &Engine, timer: &mut Instant, due: &Due) -> Option<Duration> {
+    let mut state = engine.lock();
+    state.alarm.nap(engine.clock.mono(), timer, due.look_every)
+}
+
+/// Runs due timers and periodic work. Publishes and logs after the turn.
 fn on_tick(engine: &Engine, due: &mut Due) {
-    let (node, lines) = engine.with(|core, now| {
+    let looked = engine.with(|core, now| {
         if core.has_failed {
-            return (None, Vec::new());
+            return None;
         }
         core.node.handle_timeout(now);
         if now.mono.since(due.refreshed) >= REFRESH_EVERY {
@@ -123,7 +167,7 @@ fn on_tick(engine: &Engine, due: &mut Due) {
         }
         let looked = due.looked.map(|at| now.mono.since(at));
         if looked.is_some_and(|ago| ago < due.look_every) || core.is_shut_down {
-            return (None, Vec::new());
+            return None;
         }
         due.looked = Some(now.mono);
         let health = core.health(now);
@@ -132,69 +176,82 @@ fn on_tick(engine: &Engine, due: &mut Due) {
             Health::Ready => LOOK_EVERY,
             _ => LOOK_SOON,
         };
-        engine.set_health(health);
-        let lines = core.look(now);
-        let node = (!lines.is_empty()).then(|| core.node.id().clone());
-        (node, lines)
+        Some((health, core.node.id().clone(), core.look(now)))
     });
-    if let Some(node) = node {
+    if let Some((health, node, lines)) = looked {
+        engine.set_health(health);
         lines.iter().for_each(|line| line.log(&node));
     }
 }
 
-/// Receives and handles up to `batch` datagrams, and sets `batch` for the next call.
-///
-/// All are handled before their output is sent, so that replies to one peer share a datagram. A
-/// socket that had one datagram mostly has no second. With a `batch` of 1, that is checked without
-/// the engine lock.
-fn hear(
-    engine: &Engine,
-    transport: &dyn Transport,
-    buffer: &mut [u8],
-    batch: &mut usize,
-) -> std::io::Result<()> {
-    let at_most = std::mem::replace(batch, BATCH);
-    let Some((mut len, mut from)) = receive(transport, buffer)? else {
-        *batch = 1;
-        return Ok(());
-    };
-    let mut submit = |handle: &mut dyn FnMut(SocketAddr, &[u8])| {
-        for taken in 1.. {
-            handle(from, &buffer[..len]);
-            if taken >= at_most {
-                break;
-            }
-            let Some(next) = receive(transport, buffer)? else {
-                *batch = if taken > 1 { BATCH } else { 1 };
+/// Datagrams that were received and not handled yet.
+struct Received {
+    /// The datagrams, one after the other.
+    buffer: Vec<u8>,
+    datagrams: Vec<(SocketAddr, Range<usize>)>,
+    /// The maximum number of datagrams to receive next.
+    at_most: usize,
+}
+
+impl Received {
+    fn new() -> Self {
+        Self {
+            buffer: vec![0; 2 * DATAGRAM_BYTES],
+            datagrams: Vec::new(),
+            at_most: RECEIVED_MAX,
+        }
+    }
+
+    /// Receives the datagrams that are there now, as far as the buffer can hold more.
+    ///
+    /// A socket that had one datagram mostly has no second. The next datagram is then handled
+    /// before the socket is checked for a second.
+    fn fill(&mut self, transport: &dyn Transport) -> std::io::Result<()> {
+        self.datagrams.clear();
+        let at_most = std::mem::replace(&mut self.at_most, RECEIVED_MAX);
+        let mut filled = 0;
+        while self.datagrams.len() < at_most {
+            let Some(free) = self.buffer[filled..].get_mut(..DATAGRAM_BYTES) else {
                 break;
             };
-            (len, from) = next;
+            let Some((len, from)) = receive_one(transport, free)? else {
+                if self.datagrams.len() <= 1 {
+                    self.at_most = 1;
+                }
+                break;
+            };
+            let end = filled + len.min(DATAGRAM_BYTES);
+            self.datagrams.push((from, filled..end));
+            filled = end;
         }
         Ok(())
-    };
-    let heard = engine.hear(|core| {
-        submit(&mut |from, bytes| {
-            core.node.handle_datagram(engine.clock.now(), from, bytes);
-        })
-    });
-    // Another caller has the engine lock, and submits the datagrams too.
-    heard.unwrap_or_else(|| {
-        let mut datagrams = Vec::new();
-        let taken = submit(&mut |from, bytes| {
-            let bytes = bytes.to_vec();
-            datagrams.push(Ask::Datagram { from, bytes });
-        });
-        engine.leave(datagrams);
-        taken
-    })
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (SocketAddr, &[u8])> + Clone {
+        let datagrams = self.datagrams.iter().cloned();
+        datagrams.map(|(from, range)| (from, &self.buffer[range]))
+    }
+}
+
+/// Receives datagrams, and handles them in one turn, so that replies to one peer share a datagram.
+fn receive(
+    engine: &Engine,
+    transport: &dyn Transport,
+    received: &mut Received,
+) -> std::io::Result<()> {
+    let filled = received.fill(transport);
+    if !received.datagrams.is_empty() {
+        engine.receive(received.iter());
+    }
+    filled
 }
 
 /// Receives the next datagram, if there is one now.
-fn receive(
+fn receive_one(
     transport: &dyn Transport,
     buffer: &mut [u8],
 ) -> std::io::Result<Option<(usize, SocketAddr)>> {
-    for _ in 0..BATCH {
+    for _ in 0..RECEIVED_MAX {
         match transport.try_recv(buffer) {
             Ok(received) => return Ok(Some(received)),
             Err(error) => match error.kind() {
@@ -248,18 +305,38 @@ mod tests {
     #[tokio::test]
     async fn single_datagrams_are_handled_one_at_a_time() {
         let engine = engine();
-        let mut buffer = vec![0; DATAGRAM_BYTES];
-        let mut batch = BATCH;
-        let udp = transport_with(BATCH + 3).await;
-        let mut look = |batch: &mut usize| {
+        let mut received = Received::new();
+        let udp = transport_with(RECEIVED_MAX + 3).await;
+        let handled = |received: &mut Received| {
             let before = dropped(&engine).values().sum::<u64>();
-            hear(&engine, &udp, &mut buffer, batch).unwrap();
-            dropped(&engine).values().sum::<u64>() - before
+            receive(&engine, &udp, received).unwrap();
+            let handled = dropped(&engine).values().sum::<u64>() - before;
+            (handled, received.at_most)
         };
-        assert_eq!((look(&mut batch), batch), (BATCH as u64, BATCH));
-        batch = 1;
-        assert_eq!((look(&mut batch), batch), (1, BATCH));
-        assert_eq!((look(&mut batch), batch), (2, BATCH));
-        assert_eq!((look(&mut batch), batch), (0, 1));
+        let most = RECEIVED_MAX as u64;
+        assert_eq!(handled(&mut received), (most, RECEIVED_MAX));
+        received.at_most = 1;
+        assert_eq!(handled(&mut received), (1, RECEIVED_MAX));
+        assert_eq!(handled(&mut received), (2, RECEIVED_MAX));
+        assert_eq!(handled(&mut received), (0, 1));
+    }
+
+    /// Otherwise, only a timer of the node would refresh the gauges.
+    #[test]
+    fn timer_passed_during_receive_is_due_at_once() {
+        let at_most = Duration::from_millis(250);
+        let (mut alarm, mut timer) = (Alarm::default(), Instant::ZERO);
+        let mut now = Instant::from_nanos(1);
+        assert_eq!(alarm.nap(now, &mut timer, at_most), Some(at_most));
+        now = now.after(at_most / 2);
+        assert_eq!(alarm.nap(now, &mut timer, at_most), None);
+        now = now.after(at_most);
+        assert_eq!(alarm.nap(now, &mut timer, at_most), Some(Duration::ZERO));
+        assert_eq!(alarm.nap(now, &mut timer, at_most), Some(at_most));
+        // The node has a timeout that is due, and then none.
+        assert!(alarm.set_next(Some(now)));
+        assert_eq!(alarm.nap(now, &mut timer, at_most), Some(Duration::ZERO));
+        assert!(!alarm.set_next(None));
+        assert_eq!(alarm.nap(now, &mut timer, at_most), Some(at_most));
     }
 }

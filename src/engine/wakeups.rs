@@ -11,10 +11,10 @@ use tokio::time::Instant as Virtual;
 
 use crate::clock::{Time, TokioClock};
 use crate::engine::Engine;
+use crate::engine::batch::Combiner;
 use crate::engine::core::Ended;
-use crate::engine::core::tests::{member, only_voter};
+use crate::engine::core::tests::{member, only_voter, request};
 use crate::engine::driver::drive;
-use crate::engine::inbox::{Ask, Lead};
 use crate::lease::Lease;
 use crate::transport::Nowhere;
 use lockmesh_proto::{Epoch, Key, Node, Request, Ticket};
@@ -29,7 +29,7 @@ type Interjection = Box<dyn FnMut(&Engine)>;
 
 thread_local! {
     static AFTER_A_LOOK: RefCell<Option<Change>> = const { RefCell::new(None) };
-    static AFTER_A_TURN: RefCell<Option<Interjection>> = const { RefCell::new(None) };
+    static WITHIN_A_TURN: RefCell<Option<Interjection>> = const { RefCell::new(None) };
 }
 
 /// Called after a lease was read, before the result is used.
@@ -39,11 +39,11 @@ pub(crate) fn after_a_look() {
     }
 }
 
-/// Called after each turn at the node.
-pub(super) fn after_a_turn(engine: &Engine) {
-    if let Some(mut ask) = AFTER_A_TURN.take() {
-        ask(engine);
-        AFTER_A_TURN.set(Some(ask));
+/// Called in each turn, after its commands were submitted.
+pub(super) fn within_a_turn(engine: &Engine) {
+    if let Some(mut interject) = WITHIN_A_TURN.take() {
+        interject(engine);
+        WITHIN_A_TURN.set(Some(interject));
     }
 }
 
@@ -58,42 +58,23 @@ fn engine(node: impl FnOnce(&Time) -> Node) -> Arc<Engine> {
     ))
 }
 
+/// Requests a lock, with a timeout if `wait` is one.
 fn claim(
     engine: &Engine,
-    key: &str,
     wait: Option<Duration>,
-) -> (Ticket, Ask, oneshot::Receiver<Ended>) {
-    let (notify, notified) = oneshot::channel();
-    let (ticket, since) = (engine.ticket(), engine.clock.mono());
+) -> (Ticket, oneshot::Receiver<Ended>, Option<Combiner<'_>>) {
+    let since = engine.clock.mono();
     let request = Request {
-        key: Key::new(key).unwrap(),
-        ttl: Duration::from_secs(10),
-        is_try: false,
-        renews: true,
-        outlives: false,
         deadline: wait.map(|wait| since.after(wait)),
+        ..request("k")
     };
-    let ask = Ask::Claim {
-        ticket,
-        since,
-        request,
-        notify,
-    };
-    (ticket, ask, notified)
-}
-
-/// Makes the node batch its callers from now on.
-fn make_company(engine: &Engine) {
-    for _ in 0..2 {
-        let ticket = engine.ticket();
-        let was_held = false;
-        engine.inbox.push(Ask::Release { ticket, was_held });
-    }
-    engine.with(|_, _| ());
+    engine.claim(since, request)
 }
 
 fn is_known(engine: &Engine, ticket: Ticket) -> bool {
-    engine.lock().node.claimant().epoch(ticket).is_some()
+    let state = engine.lock();
+    let core = state.core.as_ref().unwrap();
+    core.node.claimant().epoch(ticket).is_some()
 }
 
 fn lease() -> Arc<Lease> {
@@ -131,24 +112,23 @@ async fn lease_extended_after_check_wakes_at_once() {
 #[tokio::test(start_paused = true)]
 async fn sleeping_driver_wakes_for_an_earlier_timer() {
     let wait = Duration::from_millis(30);
-    for in_company in [false, true] {
+    for is_batched in [false, true] {
         let engine = engine(|clock| member(clock, 0, 3));
         let driver = tokio::spawn(drive(engine.clone()));
         // The voter has timers of its own until it votes.
         tokio::time::sleep(LONG).await;
         for _ in 0..4 {
             tokio::time::sleep(Duration::from_millis(60)).await;
-            if in_company {
-                make_company(&engine);
+            if is_batched {
+                engine.lock().batch.start();
             }
-            let (_, ask, notified) = claim(&engine, "k", Some(wait));
             let began = Virtual::now();
-            let leading = engine.ask(ask);
-            assert_eq!(leading.is_some(), in_company);
-            if let Some(leading) = leading {
-                leading.await;
+            let (_, ended, combiner) = claim(&engine, Some(wait));
+            assert_eq!(combiner.is_some(), is_batched);
+            if let Some(combiner) = combiner {
+                combiner.await;
             }
-            assert!(matches!(notified.await, Ok(Ended::TimedOut { .. })));
+            assert!(matches!(ended.await, Ok(Ended::TimedOut { .. })));
             let took = began.elapsed();
             assert!(
                 took >= wait && took <= wait + Duration::from_millis(2),
@@ -159,34 +139,27 @@ async fn sleeping_driver_wakes_for_an_earlier_timer() {
     }
 }
 
-/// The combiner leaves the rest to the driver, which sleeps.
+/// A thread takes some turns for others, and leaves the rest to the driver, which sleeps.
 #[tokio::test(start_paused = true)]
-async fn requests_after_last_turn_are_served_at_once() {
+async fn commands_after_last_turn_are_served_at_once() {
     let engine = engine(only_voter);
     let driver = tokio::spawn(drive(engine.clone()));
     tokio::time::sleep(Duration::from_millis(10)).await;
     let all = Arc::new(std::sync::Mutex::new(VecDeque::new()));
-    let (asks, began) = (all.clone(), Virtual::now());
-    AFTER_A_TURN.set(Some(Box::new(move |engine| {
-        let (_, ask, notified) = claim(engine, "k", None);
-        asks.lock().unwrap().push_back(notified);
-        // If a caller takes turns, it checks again.
-        if let Lead::Later(number) = engine.inbox.push(ask) {
-            engine.lead(number);
-        }
+    let (claims, began) = (all.clone(), Virtual::now());
+    WITHIN_A_TURN.set(Some(Box::new(move |engine| {
+        engine.lock().batch.stop();
+        let (_, ended, _) = claim(engine, None);
+        claims.lock().unwrap().push_back(ended);
     })));
-    let (_, ask, first) = claim(&engine, "k", None);
-    let Lead::Later(number) = engine.inbox.push(ask) else {
-        panic!("there is no other combiner");
-    };
-    engine.lead(number);
-    AFTER_A_TURN.take();
+    let (_, first, _) = claim(&engine, None);
+    WITHIN_A_TURN.take();
     assert!(matches!(first.await, Ok(Ended::Granted(_))));
     let mut all = std::mem::take(&mut *all.lock().unwrap());
     let mut last = all.pop_back().unwrap();
     assert!(last.try_recv().is_err(), "it was served within the turns");
     assert!(matches!(last.await, Ok(Ended::Refused(_))));
-    assert!(all.iter_mut().all(|notified| notified.try_recv().is_ok()));
+    assert!(all.iter_mut().all(|ended| ended.try_recv().is_ok()));
     assert_eq!(began.elapsed(), Duration::ZERO);
     driver.abort();
 }
@@ -196,19 +169,18 @@ async fn requests_after_last_turn_are_served_at_once() {
 async fn batched_release_whose_future_is_dropped_is_sent() {
     for is_polled in [false, true] {
         let engine = engine(only_voter);
-        let (ticket, ask, notified) = claim(&engine, "k", None);
-        assert!(engine.ask(ask).is_none());
-        assert!(matches!(notified.await, Ok(Ended::Granted(_))));
-        make_company(&engine);
-        let was_held = true;
-        let mut leading = engine.ask(Ask::Release { ticket, was_held }).unwrap();
+        let (ticket, ended, combiner) = claim(&engine, None);
+        assert!(combiner.is_none());
+        assert!(matches!(ended.await, Ok(Ended::Granted(_))));
+        engine.lock().batch.start();
+        let mut combiner = engine.release(ticket, true).unwrap();
         if is_polled {
             let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-            let polled = std::pin::Pin::new(&mut leading).poll(&mut context);
+            let polled = std::pin::Pin::new(&mut combiner).poll(&mut context);
             assert!(polled.is_pending());
         }
-        assert!(is_known(&engine, ticket), "more requests may come");
-        drop(leading);
+        assert!(is_known(&engine, ticket), "more commands may come");
+        drop(combiner);
         assert!(!is_known(&engine, ticket));
     }
 }
@@ -218,18 +190,16 @@ async fn batched_release_whose_future_is_dropped_is_sent() {
 async fn release_does_not_overtake_the_batched_claim() {
     for is_withdrawn in [false, true] {
         let engine = engine(only_voter);
-        make_company(&engine);
-        let (ticket, ask, _told) = claim(&engine, "k", None);
-        let leading = engine.ask(ask).unwrap();
+        engine.lock().batch.start();
+        let (ticket, _ended, combiner) = claim(&engine, None);
         assert!(!is_known(&engine, ticket), "it is batched");
         if is_withdrawn {
             engine.with(|core, now| core.withdraw(now, ticket));
         } else {
-            engine.be_alone();
-            let was_held = false;
-            assert!(engine.ask(Ask::Release { ticket, was_held }).is_none());
+            engine.lock().batch.stop();
+            assert!(engine.release(ticket, false).is_none());
         }
-        leading.await;
+        combiner.unwrap().await;
         assert!(!is_known(&engine, ticket));
     }
 }

@@ -94,15 +94,15 @@ mod tests {
             let addr: SocketAddr = addr.parse().unwrap();
             for (bytes, is_within) in [(fits, true), (fits + 1, false)] {
                 let nodes = names(bytes);
-                let told = bytes_of(nodes.iter(), addr);
-                assert_eq!(told <= NODES_BYTES_MAX, is_within, "{bytes} {told}");
+                let listed = bytes_of(nodes.iter(), addr);
+                assert_eq!(listed <= NODES_BYTES_MAX, is_within, "{bytes} {listed}");
                 let message = syn_ack(&nodes, addr);
                 let mut rest = message.as_slice();
                 let read = ChitchatMessage::deserialize(&mut rest).unwrap();
                 assert!(matches!(read, ChitchatMessage::SynAck { .. }));
                 assert!(rest.is_empty());
                 assert_eq!(read.serialize_to_vec(), message);
-                assert_eq!(message.len(), told + MESSAGE_BYTES + 1);
+                assert_eq!(message.len(), listed + MESSAGE_BYTES + 1);
                 let sent = message.len() - 1 + CHANGES_BYTES_MIN + SEALED_OVERHEAD;
                 assert_eq!(sent <= GOSSIP_BYTES_MAX, is_within, "{bytes}");
             }

@@ -85,13 +85,13 @@ impl DigestFilter {
     }
 
     /// Returns the entries of an incoming digest that the library may learn.
-    pub(super) fn incoming(&mut self, now: Instant, told: Vec<Entry>) -> Vec<Entry> {
-        let mut heard = Vec::with_capacity(told.len());
-        for mut entry in told {
+    pub(super) fn incoming(&mut self, now: Instant, digest: Vec<Entry>) -> Vec<Entry> {
+        let mut admitted = Vec::with_capacity(digest.len());
+        for mut entry in digest {
             if entry.id.node == self.me.node {
                 // Another incarnation of this node has ended, or is another process.
                 if entry.id == self.me {
-                    heard.push(entry);
+                    admitted.push(entry);
                 }
                 continue;
             }
@@ -101,7 +101,7 @@ impl DigestFilter {
             if self.is_over(now, &entry.id) {
                 entry.heartbeat = 0;
             }
-            heard.push(entry);
+            admitted.push(entry);
         }
         // The library replies with the part of its records that the sender lacks. Maximal versions
         // keep it from sending records that are not shared.
@@ -109,7 +109,7 @@ impl DigestFilter {
         let mut known = Vec::new();
         for id in unshared {
             // The library lists entries in order.
-            if heard.binary_search_by(|entry| entry.id.cmp(id)).is_err() {
+            if admitted.binary_search_by(|entry| entry.id.cmp(id)).is_err() {
                 known.push(Entry {
                     id: id.clone(),
                     heartbeat: 0,
@@ -118,8 +118,8 @@ impl DigestFilter {
                 });
             }
         }
-        heard.append(&mut known);
-        heard
+        admitted.append(&mut known);
+        admitted
     }
 
     /// Returns the entries of an outgoing digest that peers may learn.
@@ -272,8 +272,8 @@ mod tests {
             id: id.clone(),
             ..entry("", 0, 0)
         });
-        let told = filter.outgoing(at(now), all.collect());
-        let names = names(&told).into_iter();
+        let digest = filter.outgoing(at(now), all.collect());
+        let names = names(&digest).into_iter();
         names
             .map(|(node, generation)| (node.to_owned(), generation))
             .collect()
@@ -287,13 +287,13 @@ mod tests {
         }
         assert_eq!(engine(&filter, 0), [("c".to_owned(), 5)]);
         // An older incarnation is not admitted, and the heartbeat of a known one does not count.
-        let heard = filter.incoming(at(1), vec![entry("c", 4, 1), entry("c", 3, 9)]);
-        assert_eq!(names(&heard), [("c", 3)]);
-        assert_eq!(heard[0].heartbeat, 0);
+        let admitted = filter.incoming(at(1), vec![entry("c", 4, 1), entry("c", 3, 9)]);
+        assert_eq!(names(&admitted), [("c", 3)]);
+        assert_eq!(admitted[0].heartbeat, 0);
         // After a clock was set back, an older number follows a newer one that went silent.
-        let heard = filter.incoming(at(2_500), vec![entry("c", 3, 10)]);
+        let admitted = filter.incoming(at(2_500), vec![entry("c", 3, 10)]);
         assert_eq!(
-            (names(&heard), heard[0].heartbeat),
+            (names(&admitted), admitted[0].heartbeat),
             (vec![("c", 3), ("c", 5)], 10)
         );
         assert_eq!(engine(&filter, 2_600), [("c".to_owned(), 3)]);
@@ -329,11 +329,11 @@ mod tests {
         assert_eq!(engine(&filter, 0), [("v1".to_owned(), 1)]);
         // A heartbeat does not bring it back, and a peer that does not know it does not learn of
         // it.
-        let heard = filter.incoming(at(1), vec![entry("c", 1, 2)]);
-        assert_eq!(heard[0].heartbeat, 0);
-        let heard = filter.incoming(at(1), vec![entry("v1", 1, 2)]);
-        assert_eq!(names(&heard), [("v1", 1), ("c", 1)]);
-        assert_eq!(heard[1].max_version, u64::MAX);
+        let admitted = filter.incoming(at(1), vec![entry("c", 1, 2)]);
+        assert_eq!(admitted[0].heartbeat, 0);
+        let admitted = filter.incoming(at(1), vec![entry("v1", 1, 2)]);
+        assert_eq!(names(&admitted), [("v1", 1), ("c", 1)]);
+        assert_eq!(admitted[1].max_version, u64::MAX);
     }
 
     #[test]
@@ -359,8 +359,8 @@ mod tests {
         let len = filter.seen.len();
         // A voter finds space, also in its next incarnations.
         for generation in 1..=3 {
-            let heard = filter.incoming(at(0), vec![entry("v1", generation, 1)]);
-            assert!(names(&heard).contains(&("v1", generation)));
+            let admitted = filter.incoming(at(0), vec![entry("v1", generation, 1)]);
+            assert!(names(&admitted).contains(&("v1", generation)));
         }
         // The number of incarnations of a voter is bounded.
         let many = (4..1_000).map(|generation| entry("v1", generation, 1));
@@ -369,15 +369,15 @@ mod tests {
         assert!(filter.seen.len() < len + 900);
         // Records that the library has forgotten free their space.
         filter.sync(at(0), (0..len / 2).map(|n| (identity(&name(n), 1), false)));
-        let heard = filter.incoming(at(0), vec![entry("late", 1, 1)]);
-        assert!(names(&heard).contains(&("late", 1)));
+        let admitted = filter.incoming(at(0), vec![entry("late", 1, 1)]);
+        assert!(names(&admitted).contains(&("late", 1)));
     }
 
     #[test]
     fn other_incarnations_of_this_node_are_dropped() {
         let mut filter = filter("v0");
-        let heard = filter.incoming(at(0), vec![entry("v0", 1, 4), entry("v0", 2, 1)]);
-        assert_eq!(names(&heard), [("v0", 1)]);
+        let admitted = filter.incoming(at(0), vec![entry("v0", 1, 4), entry("v0", 2, 1)]);
+        assert_eq!(names(&admitted), [("v0", 1)]);
     }
 
     #[test]

@@ -83,7 +83,7 @@ struct Running {
     handle: ChitchatHandle,
     filter: Arc<StdMutex<DigestFilter>>,
     /// Notified when the gossip library has handled a datagram.
-    heard: Arc<Notify>,
+    received: Arc<Notify>,
     /// The last announcement of this run: `true` if this node votes. `None` after a restart, before
     /// the first announcement.
     said: Option<bool>,
@@ -325,12 +325,12 @@ impl Running {
             catchup_callback: None,
             extra_liveness_predicate: None,
         };
-        let heard = Arc::new(Notify::new());
+        let received = Arc::new(Notify::new());
         let transport = OurSocket {
             engine: engine.clone(),
             incoming: incoming.clone(),
             filter: filter.clone(),
-            heard: heard.clone(),
+            received: received.clone(),
         };
         let handle = spawn_chitchat(config, Vec::new(), &transport).await;
         let handle = handle.map_err(|error| error.to_string())?;
@@ -340,7 +340,7 @@ impl Running {
         Ok(Self {
             handle,
             filter,
-            heard,
+            received,
             said: said.is_none().then_some(false),
             since: Instant::now(),
         })
@@ -362,7 +362,7 @@ impl Running {
     async fn more_than(&self, known: usize) {
         let count = |chitchat: &mut Chitchat| chitchat.node_states().len();
         while self.handle.with_chitchat(count).await <= known {
-            self.heard.notified().await;
+            self.received.notified().await;
         }
     }
 }
@@ -436,7 +436,7 @@ struct OurSocket {
     engine: Arc<Engine>,
     incoming: Arc<Mutex<GossipOut>>,
     filter: Arc<StdMutex<DigestFilter>>,
-    heard: Arc<Notify>,
+    received: Arc<Notify>,
 }
 
 #[async_trait]
@@ -480,10 +480,10 @@ impl Socket for OpenSocket {
             engine,
             incoming,
             filter,
-            heard,
+            received,
         } = &self.ours;
         if std::mem::take(&mut self.is_handed_out) {
-            heard.notify_one();
+            received.notify_one();
         }
         loop {
             let next = incoming.lock().await.recv().await;

@@ -168,7 +168,11 @@ impl Journal {
                 files.replacement = Some(file.try_clone()?);
             }
             files.write_replacement(&bytes);
-            files.replacement.as_ref().map(|_| ()).ok_or_else(|| ErrorKind::WriteZero.into())
+            files
+                .replacement
+                .as_ref()
+                .map(|_| ())
+                .ok_or_else(|| ErrorKind::WriteZero.into())
         });
         (rest, written)
     }
@@ -196,8 +200,8 @@ impl Journal {
 
     /// Appends the mark of an ordered end, syncs everything, and closes the files.
     fn end_in_order(&self) {
-        let files = self.state().files.take();
-        let Some(mut files) = files else {
+        let mut state = self.state();
+        let Some(files) = &mut state.files else {
             return;
         };
         let closed = files
@@ -210,6 +214,8 @@ impl Journal {
         if files.replacement.is_some() {
             let _ = std::fs::remove_file(self.dir.join(REPLACEMENT));
         }
+        drop(state);
+        self.close();
     }
 }
 

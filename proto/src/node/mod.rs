@@ -381,7 +381,7 @@ impl Node {
     /// Returns the reason why datagrams cannot be opened, if some were received and none was opened
     /// for one second.
     #[must_use]
-    pub fn hears_nobody(&self, now: Now) -> Option<DropReason> {
+    pub fn unopened(&self, now: Now) -> Option<DropReason> {
         self.foreign_nodes.nobody(now)
     }
 

@@ -65,7 +65,7 @@ impl Disk {
         let owner = JournalOwner {
             node: config.id.clone(),
             cluster: cluster.to_owned(),
-            buckets: config.limits.floors,
+            buckets: config.limits.fence_buckets,
         };
         let opened = self.open(&owner, config.incarnation, &config.voter_set)?;
         let journal = NodeJournal {

@@ -540,19 +540,19 @@ fn dropped_slot_leaves_fence_in_its_bucket() {
     booth.hears(0, &claim("a", 50, 1));
     booth.hears_release(1, &release("a", true));
     assert_eq!(booth.fence(), 50);
-    let floors = |booth: &Booth| {
+    let fence_buckets = |booth: &Booth| {
         let keys = (0..1_000).map(|n| Key::new(format!("other/{n}")).unwrap());
         keys.filter(|key| booth.voter.fence(key) > Epoch::ZERO)
             .count()
     };
-    assert!(floors(&booth) < 5, "{}", floors(&booth));
+    assert!(fence_buckets(&booth) < 5, "{}", fence_buckets(&booth));
 }
 
 #[test]
 fn shared_fence_bucket_keeps_highest_fence() {
-    let floors = 1;
+    let fence_buckets = 1;
     let mut booth = Booth::with(VoterLimits {
-        floors,
+        fence_buckets,
         ..VoterLimits::default()
     });
     booth.hears(0, &claim("a", 5, 1));
@@ -576,7 +576,7 @@ fn voter_keeps_no_more_than_its_limits() {
     let mut booth = Booth::with(VoterLimits {
         slots_max: 2,
         waiters_max: 2,
-        floors: 16,
+        fence_buckets: 16,
     });
     let on = |key: &str, claim| Claim {
         key: Key::new(key).unwrap(),

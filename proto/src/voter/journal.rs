@@ -13,7 +13,7 @@ use crate::id::{Incarnation, NodeId};
 use crate::journal::{Memory, Record, VoteRecord, fence_records};
 use crate::message::RefuseReason;
 use crate::time::{Instant, Now};
-use crate::voter_set::{VoterSet, floor_of};
+use crate::voter_set::{VoterSet, fence_bucket_of};
 
 impl Voter {
     /// Creates a voter that keeps a journal, with the memory that the journal has. If that is whole,
@@ -50,21 +50,21 @@ impl Voter {
             return;
         }
         let highest = memory.fences.iter().copied().max().unwrap_or_default();
-        if memory.fences.len() == self.floors.len() {
-            for (floor, fence) in self.floors.iter_mut().zip(&memory.fences) {
+        if memory.fences.len() == self.fence_buckets.len() {
+            for (floor, fence) in self.fence_buckets.iter_mut().zip(&memory.fences) {
                 *floor = (*floor).max(*fence);
             }
         } else {
             self.raise_all(highest);
         }
-        self.highest_floor = self.highest_floor.max(highest);
+        self.highest_bucket = self.highest_bucket.max(highest);
     }
 
     fn raise_all(&mut self, to: Epoch) {
-        for floor in &mut self.floors {
+        for floor in &mut self.fence_buckets {
             *floor = (*floor).max(to);
         }
-        self.highest_floor = self.highest_floor.max(to);
+        self.highest_bucket = self.highest_bucket.max(to);
     }
 
     /// Turns the votes of a journal into lower bounds of the fences.
@@ -73,9 +73,9 @@ impl Voter {
             return;
         };
         for vote in memory.votes.values() {
-            let floor = floor_of(&vote.key, self.floors.len());
-            self.floors[floor] = self.floors[floor].max(vote.epoch);
-            self.highest_floor = self.highest_floor.max(vote.epoch);
+            let bucket = fence_bucket_of(&vote.key, self.fence_buckets.len());
+            self.fence_buckets[bucket] = self.fence_buckets[bucket].max(vote.epoch);
+            self.highest_bucket = self.highest_bucket.max(vote.epoch);
         }
     }
 
@@ -133,9 +133,9 @@ impl Voter {
                 is_confirmed: done.is_confirmed,
             });
         }
-        self.raise_all(done.floor);
+        self.raise_all(done.fence);
         self.forgot = done.was_quarantined;
-        self.record(out, || Record::Floor { epoch: done.floor });
+        self.record(out, || Record::Floor { epoch: done.fence });
         self.record(out, || Record::Whole);
         out.tell(Event::QuarantineEnded {
             answers: done.answers,
@@ -154,7 +154,7 @@ impl Voter {
                 true => vote.ttl() / 2,
                 false => vote.ttl(),
             };
-            let fence = self.floors[floor_of(&vote.key, self.floors.len())];
+            let fence = self.fence_buckets[fence_bucket_of(&vote.key, self.fence_buckets.len())];
             let entry = QueueEntry {
                 claim: vote.claim,
                 epoch: vote.epoch,
@@ -204,8 +204,8 @@ impl Voter {
                 return None;
             }
             if let Some(slot) = self.slots.get(at) {
-                let bucket = floor_of(&slot.key, self.floors.len());
-                if slot.fence > self.floors[bucket] {
+                let bucket = fence_bucket_of(&slot.key, self.fence_buckets.len());
+                if slot.fence > self.fence_buckets[bucket] {
                     let bucket = bucket as u32;
                     let epoch = slot.fence;
                     out.push(Record::Fence { bucket, epoch });
@@ -218,7 +218,7 @@ impl Voter {
     }
 
     fn snapshot_fences(&self, out: &mut Vec<Record>) {
-        out.extend(fence_records(&self.floors));
+        out.extend(fence_records(&self.fence_buckets));
         if self.recovery.is_none() {
             out.push(Record::Whole);
         } else if let Some(memory) = &self.memory {

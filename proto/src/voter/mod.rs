@@ -32,7 +32,7 @@ use crate::message::{
     Release, Report, ReportedVote, ReportedWaiter,
 };
 use crate::time::{Instant, Now, earliest};
-use crate::voter_set::{Timing, VoterSet, floor_of};
+use crate::voter_set::{Timing, VoterSet, fence_bucket_of};
 
 use recovery::Recovery;
 pub use recovery::Start;
@@ -58,7 +58,7 @@ pub struct VoterLimits {
     pub waiters_max: usize,
     /// The number of fence buckets, for keys that have no slot. With more buckets, fewer claims on
     /// free keys receive `Stale` because of another key.
-    pub floors: usize,
+    pub fence_buckets: usize,
 }
 
 impl Default for VoterLimits {
@@ -66,7 +66,7 @@ impl Default for VoterLimits {
         Self {
             slots_max: 1 << 20,
             waiters_max: 4_096,
-            floors: FENCE_BUCKETS,
+            fence_buckets: FENCE_BUCKETS,
         }
     }
 }
@@ -79,9 +79,9 @@ pub struct Voter {
     limits: VoterLimits,
     pub(crate) slots: Slots,
     sessions: Sessions,
-    floors: Vec<Epoch>,
-    /// The highest of `floors`, cached since each recovery reply needs it.
-    highest_floor: Epoch,
+    fence_buckets: Vec<Epoch>,
+    /// The highest of `fence_buckets`, cached since each recovery reply needs it.
+    highest_bucket: Epoch,
     /// `None` once the voter votes.
     recovery: Option<Recovery>,
     /// `true` once a quarantine has ended. Such a voter may have forgotten votes, and cannot
@@ -136,8 +136,8 @@ impl Voter {
             limits,
             slots: Slots::default(),
             sessions: Sessions::new(nonce),
-            floors: vec![Epoch::ZERO; limits.floors.max(1)],
-            highest_floor: Epoch::ZERO,
+            fence_buckets: vec![Epoch::ZERO; limits.fence_buckets.max(1)],
+            highest_bucket: Epoch::ZERO,
             recovery: Some(recovery),
             forgot: false,
             dead: BTreeSet::new(),
@@ -257,12 +257,15 @@ impl Voter {
     pub fn restart(&mut self, now: Now, nonce: u64, out: &mut Effects) {
         let (me, voter_set) = (self.me.clone(), self.voter_set.clone());
         for (_, slot) in self.slots.iter() {
-            let floor = floor_of(&slot.key, self.floors.len());
+            let bucket = fence_bucket_of(&slot.key, self.fence_buckets.len());
             let known = slot.fence.max(slot.vote.epoch);
-            self.floors[floor] = self.floors[floor].max(known);
+            self.fence_buckets[bucket] = self.fence_buckets[bucket].max(known);
         }
         self.drop_memory();
-        let (floors, highest_floor) = (std::mem::take(&mut self.floors), self.highest_known());
+        let (fence_buckets, highest_bucket) = (
+            std::mem::take(&mut self.fence_buckets),
+            self.highest_known(),
+        );
         let recovery = match self.recovery.take() {
             Some(recovery) => recovery.restart(now, nonce, out),
             None => {
@@ -272,8 +275,8 @@ impl Voter {
         };
         let keeps_journal = self.keeps_journal;
         *self = Self::without_memory(me, voter_set, self.limits, nonce, recovery);
-        self.floors = floors;
-        self.highest_floor = highest_floor;
+        self.fence_buckets = fence_buckets;
+        self.highest_bucket = highest_bucket;
         self.keeps_journal = keeps_journal;
         self.record(out, || Record::Forgotten);
         self.handle_timeout(now, out);
@@ -288,7 +291,7 @@ impl Voter {
                 true => slot.fence,
                 false => slot.fence.max(slot.vote.epoch),
             });
-        fences.fold(self.highest_floor, Epoch::max)
+        fences.fold(self.highest_bucket, Epoch::max)
     }
 
     /// Handles a change of the gossip view. Claims of nodes that it reports as dead leave the
@@ -413,7 +416,7 @@ impl Voter {
     /// Returns `true` if this voter has an outstanding vote or knows a fence above zero.
     #[must_use]
     pub fn has_memory(&self) -> bool {
-        !self.slots.is_empty() || self.highest_floor > Epoch::ZERO || self.memory.is_some()
+        !self.slots.is_empty() || self.highest_bucket > Epoch::ZERO || self.memory.is_some()
     }
 
     /// Returns the number of keys that are held or waited for at this voter.
@@ -440,7 +443,7 @@ impl Voter {
     pub fn fence(&self, key: &Key) -> Epoch {
         match self.slots.of(key) {
             Some(slot) => slot.fence,
-            None => self.floors[floor_of(key, self.floors.len())],
+            None => self.fence_buckets[fence_bucket_of(key, self.fence_buckets.len())],
         }
     }
 
@@ -627,7 +630,7 @@ impl Voter {
 
     /// Rules 3, 4 and 18: a `Claim` while there is no outstanding vote.
     fn vote_for_first(&mut self, cx: &mut VoterCtx<'_>, key: &Key, entry: QueueEntry, join: bool) {
-        let fence = self.floors[floor_of(key, self.floors.len())];
+        let fence = self.fence_buckets[fence_bucket_of(key, self.fence_buckets.len())];
         if entry.is_below(fence) {
             return entry.send_stale(fence, cx.out);
         }
@@ -676,9 +679,9 @@ impl Voter {
         };
         let Some(head) = head else {
             if !mistaken!(FenceNotCarried) {
-                let floor = floor_of(&slot.key, self.floors.len());
-                self.floors[floor] = self.floors[floor].max(fence);
-                self.highest_floor = self.highest_floor.max(fence);
+                let bucket = fence_bucket_of(&slot.key, self.fence_buckets.len());
+                self.fence_buckets[bucket] = self.fence_buckets[bucket].max(fence);
+                self.highest_bucket = self.highest_bucket.max(fence);
             }
             let key = &self.slots[at].key;
             self.record(cx.out, || Record::Ended { key: key.clone() });

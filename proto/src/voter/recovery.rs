@@ -122,7 +122,7 @@ struct KnownEpoch {
 /// The result of a recovery.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outcome {
-    pub(crate) floor: Epoch,
+    pub(crate) fence: Epoch,
     /// `true` if the voter has its memory.
     pub(crate) resumes: bool,
     /// `true` if more than half of the others confirmed it.
@@ -518,7 +518,7 @@ impl Recovery {
 
     /// Returns an upper bound for every granted epoch that this voter may have voted for before its
     /// start, or in another voter set until that set's last message.
-    fn floor(&self) -> Epoch {
+    fn fence(&self) -> Epoch {
         let high = self.high.filter(|_| !mistaken!(FloorByOwnClock));
         let limit = |at: Now, skew: Duration| match high {
             Some(high) => EpochClock::limit(self.back_at(high, at), skew),
@@ -546,7 +546,7 @@ impl Recovery {
         let resumes = self.last.is_some();
         if over && resumes {
             return Some(Outcome {
-                floor: Epoch::ZERO,
+                fence: Epoch::ZERO,
                 resumes,
                 is_confirmed: self.is_confirmed(),
                 was_quarantined: false,
@@ -557,7 +557,7 @@ impl Recovery {
         }
         if over && mistaken!(NoFloors) {
             return Some(Outcome {
-                floor: Epoch::ZERO,
+                fence: Epoch::ZERO,
                 resumes: false,
                 is_confirmed: false,
                 was_quarantined: false,
@@ -575,8 +575,8 @@ impl Recovery {
             false => answers.max(),
         };
         over.then(|| Outcome {
-            floor: match self.may_have_voted {
-                true => highest.unwrap_or_default().max(self.floor()),
+            fence: match self.may_have_voted {
+                true => highest.unwrap_or_default().max(self.fence()),
                 false => Epoch::ZERO,
             },
             resumes,

@@ -86,7 +86,7 @@ impl World {
             limits: VoterLimits {
                 slots_max: 8,
                 waiters_max: 4,
-                floors: 16,
+                fence_buckets: 16,
             },
             max_claims: 8,
             renew_interval: None,

@@ -67,7 +67,7 @@ impl World {
             limits: VoterLimits {
                 slots_max: SLOTS_MAX,
                 waiters_max: WAITERS_MAX,
-                floors: 16,
+                fence_buckets: 16,
             },
             max_claims: 8,
             renew_interval: None,

@@ -163,8 +163,5 @@ fn foreign_secret_or_cluster_is_reported_once() {
         }
         assert_eq!(world.node.traffic().dropped_for(reason), 2);
     }
-    assert_eq!(
-        world.node.hears_nobody(world.now),
-        Some(DropReason::Cluster)
-    );
+    assert_eq!(world.node.unopened(world.now), Some(DropReason::Cluster));
 }
