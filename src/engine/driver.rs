@@ -282,7 +282,7 @@ mod tests {
         let clock = Time::system();
         let (gossip, _) = mpsc::channel(1);
         let node = only_voter(&clock);
-        Engine::new(clock, Arc::new(Nowhere), node, gossip)
+        Engine::new(clock, Arc::new(Nowhere), (node, None), gossip)
     }
 
     /// Returns a transport that has received invalid datagrams.

@@ -482,7 +482,7 @@ mod tests {
         let clock = Time::of(watched.clone());
         let node = only_voter(&clock);
         let (gossip, _) = mpsc::channel(1);
-        let engine = Arc::new(Engine::new(clock, Arc::new(Nowhere), node, gossip));
+        let engine = Arc::new(Engine::new(clock, Arc::new(Nowhere), (node, None), gossip));
         watched.engine.set(Arc::downgrade(&engine)).unwrap();
         let claim = || engine.claim(Instant::ZERO, request("k")).2;
         assert!(claim().is_none(), "a solo caller");

@@ -53,7 +53,7 @@ fn engine(node: impl FnOnce(&Time) -> Node) -> Arc<Engine> {
     Arc::new(Engine::new(
         clock.clone(),
         Arc::new(Nowhere),
-        node(&clock),
+        (node(&clock), None),
         gossip,
     ))
 }
