@@ -376,6 +376,8 @@ impl World {
         self.restart_as(holder, last + 1_000_000);
         self.settle();
         self.cut(&to_it);
+        // An answer on its way would name the incarnation too early.
+        self.pass_settled();
         self.mend_links(&to_others);
         self.restart_as(holder, last + 1);
         let first = self.probe(holder, key);
