@@ -38,6 +38,8 @@ const REPLACED_FROM: u64 = 1 << 20;
 const GROWTH: u64 = 4;
 /// About the size of a record of a vote.
 const VOTE_BYTES: u64 = 100;
+/// The most bytes that wait for the writer. More are a failure: the disk does not answer.
+const QUEUE_MAX: usize = 64 << 20;
 /// The duration of a write after which the disk counts as slow.
 const SLOW: Duration = Duration::from_millis(2);
 /// The time for which the writer then writes.
@@ -211,6 +213,10 @@ impl Journal {
         let is_slow = state.slow_until.is_some_and(|until| now < until);
         let is_busy = state.is_writing || !state.queue.is_empty();
         if self.durability == Durability::Machine || is_slow || is_busy {
+            if state.queue.len() > QUEUE_MAX {
+                state.fail();
+                return Written::Failed;
+            }
             state.queue.extend(bytes);
             self.work.notify_one();
             return Written::Later;

@@ -5,7 +5,9 @@ use std::io::{self, ErrorKind, Write};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
-use super::{Durability, Journal, REPLACEMENT, State, install, len_max, replacement};
+use super::{
+    Durability, Files, Journal, REPLACED_FROM, REPLACEMENT, State, install, len_max, replacement,
+};
 use crate::engine::Engine;
 use lockmesh_proto::{Node, SnapshotPart};
 
@@ -40,7 +42,7 @@ pub(crate) fn run(journal: &Journal, engine: &Weak<Engine>) {
                     Err(error) => {
                         tracing::debug!(%error, ?pause, "the journal is not replaced");
                         pause = (pause * 2).min(RETRY_MAX);
-                        journal.fail(&engine);
+                        journal.put_off_replacement();
                     }
                 }
             }
@@ -143,6 +145,14 @@ impl Journal {
         })
     }
 
+    /// Goes on with the present journal, as far as it can be written, and replaces it later.
+    fn put_off_replacement(&self) {
+        if let Some(files) = &mut self.state().files {
+            files.replacement = None;
+            files.len_max = files.len + REPLACED_FROM;
+        }
+    }
+
     fn write_what_is_queued(&self, engine: &Arc<Engine>) {
         let mut state = self.state();
         if !state.queue.is_empty()
@@ -201,13 +211,17 @@ impl Journal {
     /// Appends the mark of an ordered end, syncs everything, and closes the files.
     fn end_in_order(&self) {
         let mut state = self.state();
-        let Some(files) = &mut state.files else {
+        let State {
+            files, has_failed, ..
+        } = &mut *state;
+        let Some(files) = files else {
             return;
         };
-        let closed = files
-            .journal
-            .write_all(&Node::closing_record())
-            .and_then(|()| files.journal.sync_all());
+        // After a failed write the last record may be incomplete, and nothing may follow it.
+        let closed = match has_failed {
+            true => Ok(()),
+            false => files.close(),
+        };
         if let Err(error) = closed {
             tracing::debug!(%error, "the journal is not closed in order");
         }
@@ -216,6 +230,13 @@ impl Journal {
         }
         drop(state);
         self.close();
+    }
+}
+
+impl Files {
+    fn close(&mut self) -> io::Result<()> {
+        self.journal.write_all(&Node::closing_record())?;
+        self.journal.sync_all()
     }
 }
 

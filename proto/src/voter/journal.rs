@@ -224,6 +224,8 @@ impl Voter {
         } else if let Some(memory) = &self.memory {
             out.extend(memory.votes.values().cloned().map(Record::Vote));
             out.push(Record::Whole);
+        } else if self.recovery.as_ref().is_some_and(Recovery::is_quarantined) {
+            out.push(Record::Forgotten);
         }
     }
 }
