@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use super::{
-    Durability, Files, Journal, REPLACED_FROM, REPLACEMENT, State, install, len_max, replacement,
+    Durability, Journal, REPLACED_FROM, REPLACEMENT, State, install, len_max, replacement,
 };
 use crate::engine::Engine;
 use lockmesh_proto::{Node, SnapshotPart};
@@ -23,15 +23,13 @@ enum Work {
     Replace,
     /// Close the journal in order.
     Finish,
-    /// The journal is closed.
-    End,
 }
 
 /// Runs until the journal is closed.
 pub(crate) fn run(journal: &Journal, engine: &Weak<Engine>) {
     let mut pause = RETRY_FIRST;
-    loop {
-        match journal.next(pause) {
+    while let Some((work, _lock)) = journal.next(pause) {
+        match work {
             Work::Write(bytes, number) => journal.write_queued(engine, &bytes, number),
             Work::Replace => {
                 let Some(engine) = engine.upgrade() else {
@@ -47,48 +45,50 @@ pub(crate) fn run(journal: &Journal, engine: &Weak<Engine>) {
                 }
             }
             Work::Finish => journal.end_in_order(),
-            Work::End => return,
         }
     }
 }
 
 impl Journal {
-    /// Waits for work. A journal that has failed is replaced after `pause`.
-    fn next(&self, pause: Duration) -> Work {
+    /// Waits for work. A journal that has failed is replaced after `pause`. Returns `None` once the
+    /// journal is closed.
+    ///
+    /// The work comes with the lock of the directory: until it is done, no other process may have
+    /// the files.
+    fn next(&self, pause: Duration) -> Option<(Work, Arc<File>)> {
         let mut state = self.state();
-        loop {
-            let Some(files) = &state.files else {
-                return Work::End;
-            };
-            let is_large = files.len > files.len_max;
+        let work = loop {
+            let files = state.files.as_ref()?;
             if !state.queue.is_empty() {
-                return state.take_queue();
+                break state.take_queue();
             }
             if state.closes {
-                return Work::Finish;
+                break Work::Finish;
             }
             if state.has_failed {
                 let goes_on = |state: &mut State| state.files.is_some() && !state.closes;
                 let waited = self.work.wait_timeout_while(state, pause, goes_on);
                 let (waited, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-                if timeout.timed_out() {
-                    return Work::Replace;
-                }
                 state = waited;
+                if timeout.timed_out() {
+                    break Work::Replace;
+                }
                 continue;
             }
-            if is_large {
-                return Work::Replace;
+            if state.len > files.len_max {
+                break Work::Replace;
             }
             let woken = self.work.wait(state);
             state = woken.unwrap_or_else(PoisonError::into_inner);
-        }
+        };
+        let lock = state.files.as_ref()?.lock.clone();
+        Some((work, lock))
     }
 
     /// Writes and syncs records that were queued, and reports it to the node.
     fn write_queued(&self, engine: &Weak<Engine>, bytes: &[u8], number: u64) {
         let written = self.write_and_sync(bytes);
-        self.state().is_writing = false;
+        self.end_writing(written.is_ok());
         let Some(engine) = engine.upgrade() else {
             return;
         };
@@ -96,25 +96,37 @@ impl Journal {
             Ok(()) => engine.with(|core, now| core.node.persisted(now, number)),
             Err(error) => {
                 tracing::debug!(%error, "the journal is not written");
-                self.fail(&engine);
+                engine.with(|core, now| core.node.persist_failed(now));
             }
+        }
+    }
+
+    /// Ends writing what was queued. A failure counts from the same instant: a later write that
+    /// succeeds would stand for this one, too.
+    fn end_writing(&self, is_written: bool) {
+        let mut state = self.state();
+        state.is_writing = false;
+        if !is_written {
+            state.fail();
         }
     }
 
     fn write_and_sync(&self, bytes: &[u8]) -> io::Result<()> {
         // The state is not locked meanwhile: callers queue what they have.
-        let mut file = {
+        let (mut file, len) = {
             let mut state = self.state();
+            let state = &mut *state;
             let files = state.files.as_mut().ok_or(ErrorKind::NotFound)?;
             files.write_replacement(bytes);
-            files.len += bytes.len() as u64;
-            files.journal.try_clone()?
+            state.len += bytes.len() as u64;
+            (files.journal.try_clone()?, state.len)
         };
         file.write_all(bytes)?;
-        match self.durability {
-            Durability::Process => Ok(()),
-            Durability::Machine => file.sync_data(),
+        if self.durability == Durability::Machine {
+            file.sync_data()?;
+            self.state().synced = len;
         }
+        Ok(())
     }
 
     /// Ends writing, and voting, until the journal is replaced.
@@ -137,9 +149,10 @@ impl Journal {
             }
             self.write_what_is_queued(engine);
         }
+        let synced = file.metadata()?.len();
         file.sync_all()?;
         engine.with(|core, now| {
-            let number = self.install(&file)?;
+            let number = self.install(&file, synced)?;
             core.node.journal_replaced(now, number);
             Ok(())
         })
@@ -147,9 +160,11 @@ impl Journal {
 
     /// Goes on with the present journal, as far as it can be written, and replaces it later.
     fn put_off_replacement(&self) {
-        if let Some(files) = &mut self.state().files {
+        let mut state = self.state();
+        let State { files, len, .. } = &mut *state;
+        if let Some(files) = files {
             files.replacement = None;
-            files.len_max = files.len + REPLACED_FROM;
+            files.len_max = *len + REPLACED_FROM;
         }
     }
 
@@ -187,20 +202,22 @@ impl Journal {
         (rest, written)
     }
 
-    /// Puts the replacement in the place of the journal. Returns the number of the last write that
-    /// the node no longer waits for.
-    fn install(&self, file: &File) -> io::Result<u64> {
+    /// Puts the replacement, of which so many bytes are synced, in the place of the journal. Returns
+    /// the number of the last write that the node no longer waits for.
+    fn install(&self, file: &File, synced: u64) -> io::Result<u64> {
         let mut state = self.state();
         let state = &mut *state;
         let files = state.files.as_mut().ok_or(ErrorKind::NotFound)?;
         // A record that is missing there would be missing for ever.
         let replacement = files.replacement.take().ok_or(ErrorKind::WriteZero)?;
-        if state.has_failed || self.durability == Durability::Machine {
+        let syncs = state.has_failed || self.durability == Durability::Machine;
+        if syncs {
             replacement.sync_data()?;
         }
         install(&self.dir)?;
-        files.len = file.metadata()?.len();
-        files.len_max = len_max(files.len);
+        state.len = file.metadata()?.len();
+        state.synced = if syncs { state.len } else { synced };
+        files.len_max = len_max(state.len);
         files.journal = replacement;
         Ok(match std::mem::take(&mut state.has_failed) {
             true => state.last,
@@ -210,37 +227,30 @@ impl Journal {
 
     /// Appends the mark of an ordered end, syncs everything, and closes the files.
     fn end_in_order(&self) {
-        let mut state = self.state();
-        let State {
-            files, has_failed, ..
-        } = &mut *state;
-        let Some(files) = files else {
-            return;
-        };
-        // After a failed write the last record may be incomplete, and nothing may follow it.
-        let closed = match has_failed {
-            true => Ok(()),
-            false => files.close(),
-        };
+        let closed = self.state().write_end();
         if let Err(error) = closed {
             tracing::debug!(%error, "the journal is not closed in order");
         }
-        if files.replacement.is_some() {
-            let _ = std::fs::remove_file(self.dir.join(REPLACEMENT));
-        }
-        drop(state);
+        let _ = std::fs::remove_file(self.dir.join(REPLACEMENT));
         self.close();
     }
 }
 
-impl Files {
-    fn close(&mut self) -> io::Result<()> {
-        self.journal.write_all(&Node::closing_record())?;
-        self.journal.sync_all()
-    }
-}
-
 impl State {
+    fn write_end(&mut self) -> io::Result<()> {
+        let files = self.files.as_mut().ok_or(ErrorKind::NotFound)?;
+        if self.has_failed {
+            // The last record may be torn, and is cut off only if nothing follows it.
+            return Err(ErrorKind::WriteZero.into());
+        }
+        let end = Node::closing_record();
+        files.journal.write_all(&end)?;
+        files.journal.sync_all()?;
+        self.len += end.len() as u64;
+        self.synced = self.len;
+        Ok(())
+    }
+
     fn take_queue(&mut self) -> Work {
         self.is_writing = true;
         Work::Write(std::mem::take(&mut self.queue), self.last)
