@@ -129,12 +129,6 @@ impl Journal {
         Ok(())
     }
 
-    /// Ends writing, and voting, until the journal is replaced.
-    fn fail(&self, engine: &Engine) {
-        self.state().fail();
-        engine.with(|core, now| core.node.persist_failed(now));
-    }
-
     /// Replaces the journal by a snapshot of the node. The node goes on meanwhile, and its new
     /// records go to both.
     fn replace(&self, engine: &Arc<Engine>) -> io::Result<()> {
