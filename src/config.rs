@@ -393,7 +393,7 @@ impl MeshBuilder {
     ///
     /// Give each node a directory of its own, on a local disk that is still there after a restart.
     /// It takes about 100 bytes for each lock that is held, times four. Never put an old copy of it
-    /// back. A node that is not a voter does not use it.
+    /// back. A node that is not a voter does not use it. An empty path means none.
     pub fn data_dir(mut self, data_dir: impl Into<PathBuf>) -> Self {
         self.data_dir = Some(data_dir.into());
         self
@@ -492,7 +492,8 @@ impl MeshBuilder {
         }
         self.check_spans()?;
         self.check_counts()?;
-        let data_dir = self.data_dir.clone().filter(|_| voter_set.has_member(&id));
+        let is_used = |dir: &PathBuf| voter_set.has_member(&id) && !dir.as_os_str().is_empty();
+        let data_dir = self.data_dir.clone().filter(is_used);
         Ok(Checked {
             id,
             listen,

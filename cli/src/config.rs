@@ -1,10 +1,14 @@
 //! The configuration of a node: a file, the environment over it, and the options over both.
 
-use std::fmt;
+use std::ffi::OsString;
+use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 
 use lockmesh::observe::Observer;
 use lockmesh::{ConfigError, MeshBuilder, MeshConfig};
+
+/// The directory that has the data directories of all nodes, if the environment names none.
+const STATE_HOME: &str = "/var/lib";
 
 /// The settings that differ between nodes. They replace those of the file and the environment.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -18,6 +22,11 @@ pub struct Overrides {
     /// Address at which peers reach this node.
     #[arg(long, value_name = "HOST:PORT")]
     advertise: Option<String>,
+    /// Directory of this voter's journal, so that a restart costs no vote; "" for none. Default:
+    /// $XDG_STATE_HOME/lockmesh/NAME, or /var/lib/lockmesh/NAME.
+    // As text of the system: clap rejects an empty path.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<OsString>,
     /// Start a new cluster, whose voters vote at once. Never set it again once the cluster runs.
     #[arg(long)]
     bootstrap: bool,
@@ -29,6 +38,7 @@ impl Overrides {
             "node_id" => self.node_id.is_some(),
             "listen" => self.listen.is_some(),
             "advertise" => self.advertise.is_some(),
+            "data_dir" => self.data_dir.is_some(),
             _ => false,
         }
     }
@@ -104,11 +114,22 @@ impl NodeConfig {
         over.listen.clone_from(&options.listen);
         over.advertise.clone_from(&options.advertise);
         over.bootstrap = options.bootstrap.then_some(true);
-        let is_own_path = env.secret_file.is_none();
+        over.data_dir = options.data_dir.clone().map(Into::into);
+        let is_secret_of_file = env.secret_file.is_none();
+        let is_dir_of_file = env.data_dir.is_none() && over.data_dir.is_none();
         let mesh = std::mem::take(&mut config.mesh).overlay(env).overlay(over);
         config.mesh = mesh.expand().map_err(|error| config.error(&error))?;
-        if is_own_path && let (Some(file), Some(path)) = (file, &mut config.mesh.secret_file) {
-            *path = file.with_file_name("").join(&path);
+        let place = file.map(|file| file.with_file_name(""));
+        let paths = [
+            (is_secret_of_file, &mut config.mesh.secret_file),
+            (is_dir_of_file, &mut config.mesh.data_dir),
+        ];
+        for (_, path) in paths.into_iter().filter(|(is_of_file, _)| *is_of_file) {
+            if let (Some(place), Some(path)) = (&place, path)
+                && !path.as_os_str().is_empty()
+            {
+                *path = place.join(&path);
+            }
         }
         Ok(config)
     }
@@ -138,6 +159,17 @@ impl NodeConfig {
     #[must_use]
     pub fn node_id(&self) -> Option<&str> {
         self.mesh.node_id.as_deref()
+    }
+
+    /// Returns the data directory that `lockmesh node` uses by default; `None` if a source sets one,
+    /// or sets that there is none.
+    pub(crate) fn default_data_dir(&self) -> Option<PathBuf> {
+        let name = self.node_id().filter(|_| self.mesh.data_dir.is_none())?;
+        let home = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
+        // Its specification says that a relative path is to be ignored.
+        let home = home.filter(|home| home.is_absolute());
+        let home = home.unwrap_or_else(|| STATE_HOME.into());
+        Some(home.join("lockmesh").join(file_name(name)))
     }
 
     /// Returns an error of a setting, with the option, variable or line that sets it.
@@ -179,5 +211,39 @@ impl NodeConfig {
             suffix.is_some_and(|it| ["", "_env", "_file"].contains(&it))
         };
         self.text.lines().position(sets).map(|line| line + 1)
+    }
+}
+
+/// Returns a file name for a node. Different names have different ones: all bytes but letters,
+/// digits, `_`, `-` and inner dots are replaced by `%` and two hexadecimal digits.
+fn file_name(node: &str) -> String {
+    let mut name = String::new();
+    for byte in node.bytes() {
+        let is_safe = byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+        if is_safe || byte == b'.' && !name.is_empty() {
+            name.push(byte.into());
+        } else {
+            let _ = write!(name, "%{byte:02x}");
+        }
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_node_id_is_a_safe_file_name() {
+        for (node, name) in [
+            ("billing-0.eu_1", "billing-0.eu_1"),
+            ("..", "%2e."),
+            ("a/../b", "a%2f..%2fb"),
+            ("a%2f", "a%252f"),
+            ("zürich 1\n\0", "z%c3%bcrich%201%0a%00"),
+        ] {
+            assert_eq!(file_name(node), name);
+        }
+        assert!(file_name(&"\u{10ffff}".repeat(16)).len() < 255);
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use lockmesh::{Mesh, MeshBuilder};
+use lockmesh::{ConfigError, Mesh, MeshBuilder};
 use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 
@@ -18,7 +18,8 @@ const READY_AT_MOST: Duration = Duration::from_secs(60);
 /// The longest wait for the last rounds of gossip at shutdown.
 const SHUTDOWN_AT_MOST: Duration = Duration::from_secs(10);
 
-/// Runs a node until it receives SIGTERM or SIGINT. Logs to standard error.
+/// Runs a node until it receives SIGTERM or SIGINT. Logs to standard error. A voter uses a data
+/// directory, unless its configuration sets none.
 ///
 /// Returns [`BAD_CONFIG`] if the node does not start, and [`ExitCode::FAILURE`] if the system allows
 /// no signal handlers.
@@ -41,7 +42,7 @@ pub async fn run(config: Option<&Path>, overrides: &Overrides) -> ExitCode {
         }
     };
     let started = tokio::select! {
-        started = start(config, overrides, |builder| builder) => started,
+        started = start_with_data_dir(config, overrides) => started,
         signal = signals.next() => {
             tracing::info!(signal, "stopping before the start");
             return ExitCode::SUCCESS;
@@ -93,6 +94,32 @@ pub async fn start(
 ) -> Result<Mesh, NodeConfigError> {
     let config = NodeConfig::read(config, overrides)?;
     let started = change(config.builder()?).start().await;
+    started.map_err(|error| config.error(&error))
+}
+
+/// Starts the node of a configuration, with the default data directory if it sets none.
+async fn start_with_data_dir(
+    config: Option<&Path>,
+    overrides: &Overrides,
+) -> Result<Mesh, NodeConfigError> {
+    let config = NodeConfig::read(config, overrides)?;
+    let builder = config.builder()?;
+    let started = match config.default_data_dir() {
+        None => builder.start().await,
+        Some(dir) => match builder.clone().data_dir(dir).start().await {
+            // Nobody asked for this directory, so its absence does not prevent the start.
+            Err(error @ ConfigError::DataDir { .. }) => {
+                tracing::warn!(
+                    %error,
+                    "no journal is kept, so each restart costs this vote for max_ttl, a minute by \
+                     default; choose another directory with --data-dir DIR, or none with \
+                     --data-dir \"\""
+                );
+                builder.start().await
+            }
+            started => started,
+        },
+    };
     started.map_err(|error| config.error(&error))
 }
 

@@ -380,8 +380,9 @@ settings! {
         gossip_interval: Option<Duration>,
         /// The maximum number of locks and pending requests of this node: 1,048,576 by default.
         max_claims: Option<usize>,
-        /// The directory in which this node's voter keeps its journal. None by default: the voter
-        /// then forgets its votes when it is restarted. See [`MeshBuilder::data_dir`].
+        /// The directory in which this node's voter keeps its journal. None by default and if it is
+        /// empty: the voter then forgets its votes when it is restarted. See
+        /// [`MeshBuilder::data_dir`].
         data_dir: Option<PathBuf>,
         /// What the journal survives: `process` by default, or `machine`.
         durability: Option<Durability>,
@@ -546,6 +547,8 @@ impl MeshConfig {
         set(&mut builder.try_timeout, config.try_timeout);
         set(&mut builder.gossip_interval, config.gossip_interval);
         set(&mut builder.max_claims, config.max_claims);
+        builder.data_dir = config.data_dir;
+        set(&mut builder.durability, config.durability);
         config.limits.apply(&mut builder.limits);
         config.timing.apply(&mut builder.timing);
         Ok(builder)
@@ -688,7 +691,7 @@ mod tests {
     }
 
     /// One value for every setting, as text of the environment.
-    const ALL: [(&str, &str); 29] = [
+    const ALL: [(&str, &str); 31] = [
         ("LOCKMESH_NODE_ID", "n1"),
         ("LOCKMESH_PRESET", "wan"),
         ("LOCKMESH_LISTEN", "127.0.0.1:1"),
@@ -709,6 +712,8 @@ mod tests {
         ("LOCKMESH_TRY_TIMEOUT", "5s"),
         ("LOCKMESH_GOSSIP_INTERVAL", "250ms"),
         ("LOCKMESH_MAX_CLAIMS", "8"),
+        ("LOCKMESH_DATA_DIR", "/var/lib/mesh"),
+        ("LOCKMESH_DURABILITY", "machine"),
         ("LOCKMESH_LIMITS_SLOTS_MAX", "9"),
         ("LOCKMESH_LIMITS_WAITERS_MAX", "10"),
         ("LOCKMESH_LIMITS_FENCE_BUCKETS", "11"),
@@ -727,6 +732,7 @@ mod tests {
         "secret_env": "NAME", "secret_file": "/run/secret", "insecure_plaintext": false,
         "cluster": "prod", "bootstrap": true, "short_lived": true, "ttl": "1m 30s",
         "renew_interval": "20s", "try_timeout": "5s", "gossip_interval": "250ms", "max_claims": 8,
+        "data_dir": "/var/lib/mesh", "durability": "machine",
         "limits": {"slots_max": 9, "waiters_max": 10, "fence_buckets": 11},
         "timing": {"max_ttl": "1m 40s", "max_drift_ppm": 12, "max_clock_skew": "13s",
             "round_trip": "14ms", "reservation": "15s", "holder_probe_interval": "16s"}
@@ -786,6 +792,8 @@ mod tests {
             "waiters_max: 10",
             "fence_buckets: 11",
             "max_claims: 8",
+            "data_dir: Some(\"/var/lib/mesh\")",
+            "durability: Machine",
         ];
         for part in parts {
             assert!(built.contains(part), "{part} in {built}");

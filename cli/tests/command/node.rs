@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use lockmesh::{Clock, MeshConfig};
 
-use crate::common::{lockmesh, stderr};
+use crate::common::{lockmesh, state_home, stderr};
 
 const EXAMPLE: &str = include_str!("../../node.example.toml");
 const KEY: &str = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
@@ -32,19 +32,27 @@ fn refusal(name: &str, text: &str) -> String {
     said
 }
 
+type Log = BufReader<std::process::ChildStderr>;
+
 /// Starts a node, and waits until it logs that it is ready.
-fn ready(command: &mut Command) -> (Child, BufReader<std::process::ChildStderr>) {
-    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-    let mut log = BufReader::new(child.stderr.take().unwrap());
-    let mut said = String::new();
-    while !said.contains(" ready node=") {
-        assert!(log.read_line(&mut said).unwrap() > 0, "{said}");
-    }
+fn ready(command: &mut Command) -> (Child, Log) {
+    let (child, log, _) = says(" ready node=", command);
     (child, log)
 }
 
+/// Starts a node, and waits until it logs `what`. Returns what it has logged until then.
+fn says(what: &str, command: &mut Command) -> (Child, Log, String) {
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut said = String::new();
+    while !said.contains(what) {
+        assert!(log.read_line(&mut said).unwrap() > 0, "{said}");
+    }
+    (child, log, said)
+}
+
 #[cfg(unix)]
-fn stops_on(signal: &str, mut child: Child, mut log: BufReader<std::process::ChildStderr>) {
+fn stops_on(signal: &str, mut child: Child, mut log: Log) {
     let kill = Command::new("kill")
         .args([signal, &child.id().to_string()])
         .status();
@@ -106,7 +114,8 @@ fn commented_settings_of_example_are_valid() {
         .replace("bootstrap = false", "bootstrap = true")
         .replace("secret_env = \"LOCKMESH_SECRET\"", "")
         .replace("secret = \"...\"", "")
-        .replace("insecure_plaintext = true", "");
+        .replace("insecure_plaintext = true", "")
+        .replace("/var/lib/lockmesh/n1", "journal");
     let path = file("uncommented", &text);
     fs::write(path.with_file_name("cluster.secret"), format!("{KEY}\n")).unwrap();
     let (child, log) = ready(lockmesh(&["node", "--config"]).arg(path));
@@ -142,13 +151,14 @@ fn commented_settings_of_example_are_the_defaults() {
         format!("{builder:#?}")
     };
     let (defaults, mut shown) = (parsed(EXAMPLE), parsed(&uncommented()));
-    // These depend on other settings or on the network.
+    // These depend on other settings, on the network or on the command.
     let third = shown.ttl.unwrap() / 3;
     let renew_interval = shown.renew_interval.take().unwrap();
     assert_eq!(renew_interval.as_millis(), third.as_millis());
     let voters = shown.voters.as_ref().unwrap().len();
     assert_eq!(shown.voters_per_key.take(), Some(voters));
     assert!(shown.advertise.take().is_some());
+    assert!(shown.data_dir.take().is_some());
     assert_eq!(built(shown), built(defaults));
 }
 
@@ -339,4 +349,105 @@ fn node_runs_from_the_environment_alone() {
     command.env("LOCKMESH_INSECURE_PLAINTEXT", "true");
     let (child, log) = ready(&mut command);
     stops_on("-TERM", child, log);
+}
+
+/// A configuration of one voter, with these other settings.
+#[cfg(unix)]
+fn voter(name: &str, settings: &str) -> PathBuf {
+    let text = "node_id = \"a/1\"\npreset = \"single\"\ninsecure_plaintext = true\n";
+    file(name, &format!("{text}{settings}"))
+}
+
+/// Starts a node, stops it when it is ready, and returns its log.
+#[cfg(unix)]
+fn log_of(command: &mut Command) -> String {
+    let (child, log, said) = says(" ready node=", command);
+    stops_on("-TERM", child, log);
+    said
+}
+
+#[cfg(unix)]
+#[test]
+fn voter_resumes_from_its_default_directory() {
+    let path = voter("default-dir", "");
+    let start = || log_of(lockmesh(&["node", "--config"]).arg(&path));
+    let journal = state_home().join("lockmesh/a%2f1/journal");
+    let said = start();
+    let dir = journal.parent().unwrap().display();
+    assert!(
+        said.contains(&format!("journal begun node=a/1 dir={dir}")),
+        "{said}"
+    );
+    assert!(journal.exists());
+    let said = start();
+    assert!(said.contains("voter resumed from its journal"), "{said}");
+}
+
+#[cfg(unix)]
+#[test]
+fn default_directory_in_use_is_a_warning() {
+    let path = voter("default-in-use", "");
+    let command = || {
+        let mut command = lockmesh(&["node", "--config"]);
+        command.arg(&path);
+        command
+    };
+    let (child, log) = ready(&mut command());
+    let said = log_of(&mut command());
+    let pid = child.id();
+    assert!(said.contains(" WARN "), "{said}");
+    assert!(said.contains(&format!("process {pid} uses it")), "{said}");
+    assert!(said.contains("no journal is kept"), "{said}");
+    assert!(said.contains("--data-dir DIR"), "{said}");
+    // The same directory, but asked for.
+    let dir = state_home().join("lockmesh/a%2f1");
+    let output = command().arg("--data-dir").arg(&dir).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let expected = format!(
+        "lockmesh: --data-dir: data_dir: {}: process {pid}",
+        dir.display()
+    );
+    assert!(stderr(&output).contains(&expected), "{}", stderr(&output));
+    stops_on("-TERM", child, log);
+}
+
+#[cfg(unix)]
+#[test]
+fn directory_is_that_of_the_strongest_source() {
+    let path = voter("dir-sources", "data_dir = \"of-file\"\n");
+    let command = || {
+        let mut command = lockmesh(&["node", "--config"]);
+        command.arg(&path);
+        command
+    };
+    let begun = |command: &mut Command| {
+        let said = log_of(command);
+        let (_, rest) = said.split_once("dir=")?;
+        rest.lines().next().map(PathBuf::from)
+    };
+    let _ = fs::remove_dir_all(path.with_file_name("of-file"));
+    assert_eq!(begun(&mut command()), Some(path.with_file_name("of-file")));
+    let of = |name: &str| state_home().join(name);
+    let mut with_env = command();
+    with_env.env("LOCKMESH_DATA_DIR", of("env"));
+    assert_eq!(begun(&mut with_env), Some(of("env")));
+    assert_eq!(
+        begun(with_env.arg("--data-dir").arg(of("option"))),
+        Some(of("option"))
+    );
+    assert_eq!(begun(command().args(["--data-dir", ""])), None);
+    assert!(!of("lockmesh").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn client_creates_no_directory() {
+    let text = "node_id = \"c\"\nvoters = [\"n1\"]\nlisten = \"127.0.0.1:0\"\n\
+                insecure_plaintext = true\n";
+    let path = file("client-dir", text);
+    let mut command = lockmesh(&["node", "--config"]);
+    let (child, log, said) = says("mesh started", command.arg(path));
+    stops_on("-TERM", child, log);
+    assert!(!said.contains("dir=") && !said.contains("WARN"), "{said}");
+    assert!(!state_home().exists());
 }
