@@ -174,8 +174,8 @@ impl Opened {
                  at the disk"
             ),
             _ => tracing::warn!(
-                %node, %dir,
-                "the journal may lack votes, so this voter waits for a quarantine: {why}"
+                %node, %dir, %why,
+                "the journal may lack votes, so this voter waits for a quarantine"
             ),
         }
     }

@@ -250,3 +250,200 @@ impl State {
         Work::Write(std::mem::take(&mut self.queue), self.last)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{OpenOptions, remove_dir_all};
+    use std::path::PathBuf;
+
+    use tokio::sync::{mpsc, oneshot};
+
+    use super::*;
+    use crate::clock::Time;
+    use crate::engine::core::Ended;
+    use crate::engine::core::tests::{config, request};
+    use crate::journal::{JOURNAL, LOCK, Opened, Opening, Written};
+    use crate::transport::Nowhere;
+    use lockmesh_proto::{Epoch, JournalOwner, NodeConfig, RefuseReason, Started};
+
+    /// A cluster of one with a journal. Its writer works when the test says so.
+    struct Scene {
+        dir: PathBuf,
+        engine: Arc<Engine>,
+        journal: Arc<Journal>,
+    }
+
+    impl Drop for Scene {
+        fn drop(&mut self) {
+            self.engine.close();
+            let _ = remove_dir_all(&self.dir);
+        }
+    }
+
+    fn open(dir: &std::path::Path, durability: Durability) -> Opened {
+        let config = config(0, 1);
+        let opening = Opening {
+            owner: JournalOwner {
+                node: config.id,
+                cluster: "cluster".to_owned(),
+                buckets: config.limits.fence_buckets,
+            },
+            durability,
+            started: Started::new(config.incarnation, Some(1), false, &config.voter_set),
+        };
+        Journal::open(dir, opening).unwrap()
+    }
+
+    fn start(name: &str, durability: Durability) -> Scene {
+        let pid = std::process::id();
+        let dir = std::env::temp_dir().join(format!("lockmesh-{pid}-{name}-{durability:?}"));
+        let Opened { journal, node, .. } = open(&dir, durability);
+        let clock = Time::system();
+        let config = NodeConfig {
+            max_claims: 2,
+            ..config(0, 1)
+        };
+        let node = Node::with_journal(clock.now(), config, node);
+        let journal = Arc::new(journal);
+        let (gossip, _) = mpsc::channel(1);
+        let node = (node, Some(journal.clone()));
+        let engine = Arc::new(Engine::new(clock, Arc::new(Nowhere), node, gossip));
+        Scene {
+            dir,
+            engine,
+            journal,
+        }
+    }
+
+    impl Scene {
+        fn claim(&self, key: &str) -> oneshot::Receiver<Ended> {
+            self.engine.claim(self.engine.clock.mono(), request(key)).1
+        }
+
+        /// Takes the next work of the writer, and does it if it is a write.
+        fn work(&self) {
+            if let Some((Work::Write(bytes, number), _)) = self.journal.next(Duration::ZERO) {
+                let engine = Arc::downgrade(&self.engine);
+                self.journal.write_queued(&engine, &bytes, number);
+            }
+        }
+
+        /// Lets all writes to the journal fail.
+        fn fail_writes(&self) {
+            let read_only = File::open(self.dir.join(JOURNAL)).unwrap();
+            self.journal.state().files.as_mut().unwrap().journal = read_only;
+        }
+
+        fn refuses(&self) -> Option<RefuseReason> {
+            self.engine
+                .with(|core, _| core.node.voter().unwrap().closed())
+        }
+
+        /// Ends the process, and opens the journal for the next.
+        fn reopen(&self) -> Opened {
+            self.engine.close();
+            open(&self.dir, self.journal.durability)
+        }
+    }
+
+    fn is_granted(outcome: &mut oneshot::Receiver<Ended>) -> bool {
+        matches!(outcome.try_recv(), Ok(Ended::Granted(_)))
+    }
+
+    #[test]
+    fn vote_counts_once_it_is_synced() {
+        let scene = start("synced", Durability::Machine);
+        let mut outcome = scene.claim("k");
+        let before = scene.journal.status();
+        assert!(!is_granted(&mut outcome));
+        assert_eq!(before.synced, before.bytes);
+        scene.work();
+        assert!(is_granted(&mut outcome));
+        let after = scene.journal.status();
+        let written = scene.dir.join(JOURNAL).metadata().unwrap().len();
+        assert!(after.synced > before.synced);
+        assert_eq!((after.synced, after.bytes), (written, written));
+    }
+
+    #[test]
+    fn failed_write_stops_voting_until_replaced() {
+        for durability in [Durability::Process, Durability::Machine] {
+            let scene = start("failed", durability);
+            scene.fail_writes();
+            let mut outcome = scene.claim("k");
+            if durability == Durability::Machine {
+                scene.work();
+            }
+            let status = scene.journal.status();
+            assert!(status.has_failed && status.failures == 1);
+            assert_eq!(scene.refuses(), Some(RefuseReason::Storage));
+            assert!(!is_granted(&mut outcome));
+            scene.journal.replace(&scene.engine).unwrap();
+            assert!(!scene.journal.status().has_failed);
+            assert_eq!(scene.refuses(), None);
+            let mut outcome = scene.claim("l");
+            if durability == Durability::Machine {
+                scene.work();
+            }
+            assert!(is_granted(&mut outcome));
+            let opened = scene.reopen();
+            assert_eq!(opened.why, None);
+            // The vote whose write failed is out as well, and a retransmit may tell it.
+            assert_eq!(opened.node.memory.votes(), 2);
+        }
+    }
+
+    /// Its record is neither in the snapshot nor among those that follow.
+    #[test]
+    fn replacement_without_a_failed_write_is_given_up() {
+        let scene = start("given_up", Durability::Process);
+        let file = replacement(&scene.dir).unwrap();
+        let part = |core: &Node| scene.journal.write_part(core, None, &file).1;
+        scene.engine.with(|core, _| part(&core.node)).unwrap();
+        scene.fail_writes();
+        drop(scene.claim("k"));
+        let installed = scene
+            .engine
+            .with(|_, _| scene.journal.install(&file, 0).map(drop));
+        installed.unwrap_err();
+    }
+
+    /// A later write that succeeds would vouch for the one that failed.
+    #[test]
+    fn queued_write_that_fails_ends_writing_at_once() {
+        let scene = start("queued", Durability::Process);
+        scene.journal.end_writing(false);
+        assert_eq!(scene.journal.write(1, b""), Written::Failed);
+    }
+
+    /// Otherwise it could append to the journal of the next process.
+    #[test]
+    fn directory_is_locked_until_the_write_is_done() {
+        let scene = start("locked", Durability::Machine);
+        drop(scene.claim("k"));
+        let (work, lock) = scene.journal.next(Duration::ZERO).unwrap();
+        assert!(matches!(work, Work::Write(..)));
+        scene.engine.close();
+        let of_next = File::open(scene.dir.join(LOCK)).unwrap();
+        of_next.try_lock().unwrap_err();
+        drop(lock);
+        of_next.try_lock().unwrap();
+    }
+
+    #[test]
+    fn nothing_follows_a_record_that_may_be_torn() {
+        let scene = start("torn", Durability::Process);
+        assert!(is_granted(&mut scene.claim("k")));
+        let torn = [60, 0, 0, 0, 1, 2, 3];
+        let file = OpenOptions::new()
+            .append(true)
+            .open(scene.dir.join(JOURNAL));
+        file.unwrap().write_all(&torn).unwrap();
+        scene.journal.state().fail();
+        scene.journal.end_in_order();
+        let opened = scene.reopen();
+        assert_eq!((opened.why, opened.torn), (None, torn.len()));
+        let vote = opened.node.memory.vote(&request("k").key);
+        assert!(vote.unwrap().epoch > Epoch::ZERO);
+    }
+}
