@@ -521,11 +521,12 @@ mod tests {
             engine.lock().batch.stop();
             meanwhile = Some(claim(engine).1);
         });
-        let (_, mut later, solo) = claim(&engine);
-        assert!(solo.is_none(), "nobody is batched any more");
-        for ended in [&mut batched, &mut meanwhile.unwrap(), &mut later] {
+        for ended in [&mut batched, &mut meanwhile.unwrap()] {
             assert_eq!(ended.try_recv().unwrap_err(), TryRecvError::Closed);
         }
+        let (_, later, solo) = claim(&engine);
+        assert!(solo.is_none(), "nobody is batched any more");
+        assert!(later.await.is_err());
         combiner.unwrap().await;
     }
 
