@@ -103,8 +103,12 @@ async fn lock_survives(cluster: &LocalMesh, voters: &[usize], durability: Durabi
             .await
             .unwrap(),
     );
-    let left = guard.remaining();
-    until("it is renewed", || guard.remaining() > left).await;
+    let mut left = guard.remaining();
+    until("it is renewed", || {
+        let before = std::mem::replace(&mut left, guard.remaining());
+        left > before
+    })
+    .await;
     let epoch = guard.epoch();
     guard.release().await.unwrap();
     let next = within("the waiter", waiting).await.unwrap().unwrap();
