@@ -352,7 +352,7 @@ fn open(dir: &Path, opening: Opening) -> Result<Opened, DataDirError> {
             if why == Some(NotMemory::Damaged) {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH);
                 let now = now.map_or(0, |since| since.as_millis());
-                fs::rename(&path, dir.join(format!("journal.damaged.{now}")))?;
+                fs::copy(&path, dir.join(format!("journal.damaged.{now}")))?;
             }
             let mut new = replacement(dir)?;
             new.write_all(&bytes)?;

@@ -22,7 +22,7 @@ use thiserror::Error;
 use crate::epoch::Epoch;
 use crate::id::{ClaimId, Incarnation, Key, NodeId};
 use crate::time::Instant;
-use crate::voter_set::{Timing, VoterSet, fence_bucket_of};
+use crate::voter_set::{Timing, VoterSet, fence_bucket_of, quarantine_of};
 use crate::wire::codec::{append, decode_whole};
 
 /// The format of journals that this version writes.
@@ -77,7 +77,10 @@ pub enum Record {
     },
     /// The voter has dropped its votes and goes into quarantine. Their epochs stay as lower bounds of
     /// the fences.
-    Forgotten,
+    Forgotten {
+        /// The longest time for which a vote that was dropped can last.
+        quarantine: Duration,
+    },
     /// The voter votes: from here on, the journal has all of its memory.
     Whole,
     /// The process ended in order, and the file was synced.
@@ -160,6 +163,8 @@ pub struct Memory {
     pub(crate) fences: Vec<Epoch>,
     /// The longest time for which a vote that the journal may lack can last.
     pub(crate) quarantine: Duration,
+    /// The largest `max_drift` of the settings so far, in parts per million.
+    drift_ppm: u32,
 }
 
 /// The two highest incarnations that were received of a member.
@@ -209,6 +214,11 @@ impl Memory {
         self.incarnation
     }
 
+    /// Iterates over the votes that are out.
+    pub fn all_votes(&self) -> impl Iterator<Item = &VoteRecord> {
+        self.votes.values()
+    }
+
     /// Returns the vote that is out for a key.
     #[must_use]
     pub fn vote(&self, key: &Key) -> Option<&VoteRecord> {
@@ -232,7 +242,13 @@ impl Memory {
             }
             Record::Started(started) => {
                 self.incarnation = started.incarnation;
-                self.quarantine = started.timing.quarantine();
+                // In a quarantine, the longest of all settings since the last vote counts.
+                let before = match self.is_whole {
+                    true => Duration::ZERO,
+                    false => self.quarantine,
+                };
+                self.quarantine = started.timing.quarantine().max(before);
+                self.drift_ppm = self.drift_ppm.max(started.timing.max_drift_ppm);
             }
             Record::Heard { node, incarnation } => {
                 let heard = self.heard.entry(node).or_default();
@@ -259,7 +275,10 @@ impl Memory {
                     *fence = epoch.max(*fence);
                 }
             }
-            Record::Forgotten => self.forget(),
+            Record::Forgotten { quarantine } => {
+                self.forget();
+                self.quarantine = self.quarantine.max(quarantine);
+            }
             Record::Whole => (self.is_whole, self.has_voted) = (true, true),
             Record::Closed => {}
         }
@@ -276,7 +295,9 @@ impl Memory {
     fn forget(&mut self) {
         for vote in std::mem::take(&mut self.votes).into_values() {
             // The vote may be from a time with a longer `max_ttl`.
-            self.quarantine = self.quarantine.max(vote.ttl() + vote.ttl() / 2);
+            self.quarantine = self
+                .quarantine
+                .max(quarantine_of(vote.ttl(), self.drift_ppm));
             self.raise(&vote);
         }
         self.is_whole = false;
@@ -442,7 +463,8 @@ pub fn open_journal(
             frame(&record, &mut bytes);
         }
         if memory.has_voted {
-            frame(&Record::Forgotten, &mut bytes);
+            let quarantine = memory.quarantine;
+            frame(&Record::Forgotten { quarantine }, &mut bytes);
         }
         FileChange::Replace(bytes)
     };
@@ -500,6 +522,20 @@ fn first_record(bytes: &[u8]) -> Option<(Record, usize)> {
         return None;
     }
     Some((decode_whole(record)?, RECORD_HEAD_BYTES + len))
+}
+
+/// Returns the votes that the bytes of a journal name, the present ones and earlier ones.
+#[cfg(feature = "testing")]
+pub(crate) fn votes_in(file: &[u8]) -> Vec<VoteRecord> {
+    let mut at = FILE_HEAD_BYTES;
+    let mut votes = Vec::new();
+    while let Some((record, len)) = file.get(at..).and_then(first_record) {
+        at += len;
+        if let Record::Vote(vote) = record {
+            votes.push(vote);
+        }
+    }
+    votes
 }
 
 /// A journal as far as its records are complete.

@@ -107,10 +107,7 @@ impl Timing {
     /// Returns the duration of a quarantine: `max_ttl * (1 + 2 * max_drift)`.
     #[must_use]
     pub fn quarantine(&self) -> Duration {
-        let grown = u128::from(nanos(self.max_ttl))
-            * (1_000_000 + 2 * u128::from(self.max_drift_ppm))
-            / 1_000_000;
-        Duration::from_nanos(u64::try_from(grown).unwrap_or(u64::MAX))
+        quarantine_of(self.max_ttl, self.max_drift_ppm)
     }
 
     /// Returns the shortest `reservation` that a waiter can use.
@@ -428,6 +425,13 @@ impl Tally {
             Self::Pending
         }
     }
+}
+
+/// Returns the time after which every vote of this ttl is over by any clock: `ttl * (1 + 2 *
+/// max_drift)`.
+pub(crate) fn quarantine_of(ttl: Duration, max_drift_ppm: u32) -> Duration {
+    let grown = u128::from(nanos(ttl)) * (1_000_000 + 2 * u128::from(max_drift_ppm)) / 1_000_000;
+    Duration::from_nanos(u64::try_from(grown).unwrap_or(u64::MAX))
 }
 
 /// Returns the end of a lease: the newest instant until which a quorum of the `voters` have

@@ -9,6 +9,6 @@ pub(crate) use lockmesh_proto::{
     ClaimId, Claimant, ClusterSecret, DatagramKind, DropReason, Effects, Epoch, EpochClock, Event,
     Incarnation, Instant, Key, Memory, Message, NEVER_GRANTED_MAX, Node, NodeConfig, NodeId, Now,
     OpenedJournal, Output, PROTOCOL_VERSION, Peer, RecoveryReply, RefuseReason, Request,
-    RequestError, Seal, Start, Ticket, Timing, Traffic, View, VoteTally, Voter, VoterLimits,
-    VoterSet, VoterSetError, quorum, unpack_messages,
+    RequestError, Seal, Start, Ticket, Timing, Traffic, View, VoteRecord, VoteTally, Voter,
+    VoterLimits, VoterSet, VoterSetError, quorum, unpack_messages,
 };

@@ -1,8 +1,9 @@
 //! A disk in memory, with the journal of one node.
 
+use crate::journal::votes_in;
 use crate::{
     FileChange, Incarnation, JournalError, JournalOwner, Node, NodeConfig, NodeJournal, Now,
-    OpenedJournal, Started, VoterSet, open_journal,
+    OpenedJournal, Started, VoteRecord, VoterSet, open_journal,
 };
 
 /// The journal of one node on a disk, which survives its processes.
@@ -44,6 +45,12 @@ impl Disk {
     #[must_use]
     pub fn unsynced(&self) -> &[u8] {
         &self.written[self.synced.min(self.written.len())..]
+    }
+
+    /// Returns the votes that the journal names, the present ones and earlier ones.
+    #[must_use]
+    pub fn votes(&self) -> Vec<VoteRecord> {
+        votes_in(&self.written)
     }
 
     /// Replaces the bytes of the journal, as somebody who puts a copy back.

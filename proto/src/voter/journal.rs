@@ -13,7 +13,7 @@ use crate::id::{Incarnation, NodeId};
 use crate::journal::{Memory, Record, VoteRecord, fence_records};
 use crate::message::RefuseReason;
 use crate::time::{Instant, Now};
-use crate::voter_set::{VoterSet, fence_bucket_of};
+use crate::voter_set::{VoterSet, fence_bucket_of, quarantine_of};
 
 impl Voter {
     /// Creates a voter that keeps a journal, with the memory that the journal has. If that is whole,
@@ -84,8 +84,23 @@ impl Voter {
         let resumes = self.recovery.as_ref().is_some_and(Recovery::resumes);
         if self.memory.is_some() && !resumes {
             self.drop_memory();
-            self.record(out, || Record::Forgotten);
+            self.record_loss(out);
         }
+    }
+
+    /// Tells the driver that the votes are dropped.
+    pub(super) fn record_loss(&self, out: &mut Effects) {
+        let quarantine = self.recovery.as_ref().map(Recovery::quarantine);
+        let quarantine = quarantine.unwrap_or_default();
+        self.record(out, || Record::Forgotten { quarantine });
+    }
+
+    /// Returns the longest time for which a vote that is out can last, with twice the drift.
+    pub(super) fn longest_vote(&self) -> Duration {
+        let votes = self.slots.iter().map(|(_, slot)| &slot.vote);
+        let longest = votes.map(|vote| vote.expires.since(vote.heard)).max();
+        let drift_ppm = self.voter_set.timing().max_drift_ppm;
+        longest.map_or(Duration::ZERO, |ttl| quarantine_of(ttl, drift_ppm))
     }
 
     /// Tells the driver a record, if this voter keeps a journal.
@@ -177,6 +192,13 @@ impl Voter {
         count
     }
 
+    /// Returns the newest send time of the claim that has the vote for a key.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn sent_at(&self, key: &crate::Key) -> Option<Instant> {
+        self.slots.of(key).map(|slot| slot.vote.sent_at)
+    }
+
     /// Stops voting for this reason, or votes again. The votes that are out stay. They are not
     /// lengthened, and their ends give the vote to nobody.
     pub(crate) fn close(&mut self, reason: Option<RefuseReason>) {
@@ -227,7 +249,8 @@ impl Voter {
             out.push(Record::Whole);
         } else if recovery.is_quarantined() {
             // The next process must not start as part of a new cluster.
-            out.push(Record::Forgotten);
+            let quarantine = recovery.quarantine();
+            out.push(Record::Forgotten { quarantine });
         }
     }
 }

@@ -262,6 +262,7 @@ impl Voter {
             self.fence_buckets[bucket] = self.fence_buckets[bucket].max(known);
         }
         self.drop_memory();
+        let longest = self.longest_vote();
         let (fence_buckets, highest_bucket) = (
             std::mem::take(&mut self.fence_buckets),
             self.highest_known(),
@@ -273,12 +274,13 @@ impl Voter {
                 Recovery::new(now, &me, &voter_set, start, nonce, out)
             }
         };
+        let recovery = recovery.at_least(longest);
         let keeps_journal = self.keeps_journal;
         *self = Self::without_memory(me, voter_set, self.limits, nonce, recovery);
         self.fence_buckets = fence_buckets;
         self.highest_bucket = highest_bucket;
         self.keeps_journal = keeps_journal;
-        self.record(out, || Record::Forgotten);
+        self.record_loss(out);
         self.handle_timeout(now, out);
     }
 

@@ -492,6 +492,18 @@ impl Recovery {
         }
     }
 
+    /// Returns the time from the start until the last lease that the voter may have voted for is
+    /// over.
+    pub(crate) fn quarantine(&self) -> Duration {
+        self.quarantine
+    }
+
+    /// Lengthens the quarantine, since votes were out that last longer.
+    pub(crate) fn at_least(self, quarantine: Duration) -> Self {
+        let quarantine = self.quarantine.max(quarantine.min(QUARANTINE_MAX));
+        Self { quarantine, ..self }
+    }
+
     /// Returns `true` while the voter has its memory, but does not vote yet.
     pub(crate) fn resumes(&self) -> bool {
         self.last.is_some()

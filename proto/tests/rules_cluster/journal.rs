@@ -343,3 +343,31 @@ fn journal_of_another_owner_is_refused() {
     disk.put_back(b"#!/bin/sh".to_vec());
     assert!(start(&mut disk, 0, "test").is_err());
 }
+
+/// The settings had a longer `max_ttl` when the votes were given, and the voter is restarted in its
+/// quarantine.
+#[test]
+fn quarantine_of_earlier_settings_survives_restarts() {
+    let mut cluster = cluster(false);
+    hold(&mut cluster, "k");
+    let longest = cluster.voter_set.timing().quarantine();
+    cluster.crash(0);
+    cluster.seats[0].disk.as_mut().unwrap().cut_power(0, 0);
+    let members = cluster.voter_set.members().to_vec();
+    let shorter = lockmesh_proto::Timing {
+        max_ttl: ms(2_000),
+        max_clock_skew: ms(1_000),
+        ..*cluster.voter_set.timing()
+    };
+    let voter_set = lockmesh_proto::VoterSet::new(1, members, 3, shorter).unwrap();
+    cluster.voter_set = std::sync::Arc::new(voter_set);
+    // The others do not tell it of the longer one.
+    cluster.lose(|_| true);
+    for _ in 0..3 {
+        cluster.start(0, Start::Recovering);
+        let until = cluster.node(0).voter().unwrap().quarantine().unwrap();
+        let began = cluster.with(0, |_, at| at.mono);
+        assert!(until.since(began) >= longest - ms(1), "{until} {began}");
+        cluster.crash(0);
+    }
+}

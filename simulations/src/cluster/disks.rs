@@ -8,7 +8,8 @@ use crate::cluster::{World, WorldEvent};
 use crate::faults::CLUSTER;
 use crate::judge::{Fact, HostAt, KeyAt};
 use crate::proto::{
-    ClaimId, Disk, Epoch, Key, Memory, Node, NodeConfig, Now, OpenedJournal, RefuseReason, Voter,
+    ClaimId, Disk, Epoch, Key, Memory, Node, NodeConfig, Now, OpenedJournal, RefuseReason,
+    VoteRecord, Voter,
 };
 
 /// The disk of a host, and what the world knows about it.
@@ -24,6 +25,8 @@ pub(crate) struct HostDisk {
     before: Option<Vec<KeptKey>>,
     /// The memory that the present process read.
     read: Option<Memory>,
+    /// All votes that were ever written, if the power was cut.
+    written: Vec<VoteRecord>,
 }
 
 impl HostDisk {
@@ -34,6 +37,7 @@ impl HostDisk {
             may_be_old: false,
             before: None,
             read: None,
+            written: Vec::new(),
         }
     }
 }
@@ -98,7 +102,7 @@ impl World {
         }
         if let Some(at) = self.hosts[host].disk.as_mut() {
             at.read = opened.why.is_none().then_some(opened.memory);
-            at.before = None;
+            (at.before, at.written) = (None, Vec::new());
         }
         Box::new(node)
     }
@@ -112,7 +116,11 @@ impl World {
             .iter()
             .flatten()
             .find_map(|before| before.lost_by(memory, &self.keys[before.key]));
-        if let Some(what) = lost {
+        let written = &at.written;
+        let is_torn = |vote: &&VoteRecord| !written.is_empty() && !written.contains(vote);
+        let torn = memory.all_votes().find(is_torn);
+        let torn = torn.map(|vote| format!("{vote:?} was never written"));
+        if let Some(what) = lost.or(torn) {
             self.see(&Fact::Weaker { voter: host, what });
         }
     }
@@ -187,6 +195,7 @@ impl World {
         };
         at.before = before.filter(|_| !at.may_be_old);
         if cuts {
+            at.written = at.disk.votes();
             let unsynced = at.disk.unsynced().len();
             let torn = rng.below(unsynced as u64 + 1) as usize;
             at.may_be_old |= torn < unsynced;
@@ -275,7 +284,11 @@ impl World {
             let has = self.known_about(host, voter, *key);
             let (read, vote) = (read.vote(name), has.vote.as_ref());
             let same = read.zip(vote).filter(|(read, has)| read.claim == has.claim);
-            same.filter(|(read, has)| has.remaining_ms < u128::from(read.ttl_ms))
+            let sent_at = voter.sent_at(name);
+            let is_less = |read: &VoteRecord, has: &KeptVote| {
+                has.remaining_ms < u128::from(read.ttl_ms) || sent_at < Some(read.sent_at)
+            };
+            same.filter(|(read, has)| is_less(read, has))
                 .map(|(read, has)| format!("key {key}: read {read:?}, has {has:?}"))
         })
     }
