@@ -207,11 +207,11 @@ mod tests {
         let served = |is_served| (0..6).map(|n| (n, is_served)).collect::<Vec<_>>();
         assert_eq!(model.changes(20), served(false));
         assert_eq!(model.changes(21), served(true));
-        // These two were killed before they voted, so they may have lost their memory.
+        // These were killed before they voted, so they may have lost their memory.
         (0..3).for_each(|n| model.end(n, 30));
         (0..3).for_each(|n| model.start(n, 30, Setup::Usual));
-        (1..3).for_each(|n| model.end(n, 30));
-        (1..3).for_each(|n| model.start(n, 30, Setup::Usual));
+        (0..3).for_each(|n| model.end(n, 30));
+        (0..3).for_each(|n| model.start(n, 30, Setup::Usual));
         assert_eq!(model.changes(31), served(false));
         assert_eq!(model.changes(30 + QUARANTINE), served(true));
     }
