@@ -103,6 +103,7 @@ pub struct MeshBuilder {
     limits: VoterLimits,
     data_dir: Option<PathBuf>,
     durability: Durability,
+    boot_id: Option<u128>,
     max_claims: usize,
     transport: Option<Arc<dyn Transport>>,
     clock: Arc<dyn Clock>,
@@ -128,6 +129,8 @@ pub(crate) struct Checked {
     /// The directory of the journal, if the node is a voter and has one.
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) durability: Durability,
+    /// The id of this boot of the machine, instead of the kernel's.
+    pub(crate) boot_id: Option<u128>,
     pub(crate) max_claims: usize,
     pub(crate) transport: Option<Arc<dyn Transport>>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -177,6 +180,7 @@ impl MeshBuilder {
             limits: VoterLimits::default(),
             data_dir: None,
             durability: Durability::Process,
+            boot_id: None,
             max_claims: MAX_CLAIMS,
             transport: None,
             clock: Arc::new(SystemClock::new()),
@@ -402,6 +406,14 @@ impl MeshBuilder {
         self
     }
 
+    /// Sets the id of this boot of the machine, instead of the kernel's: a test plays a power cut by
+    /// another id.
+    #[doc(hidden)]
+    pub fn boot_id(mut self, boot_id: u128) -> Self {
+        self.boot_id = Some(boot_id);
+        self
+    }
+
     /// Sets the maximum number of locks and pending requests of this node: 1 to 1,048,576, which is
     /// the default.
     pub fn max_claims(mut self, max_claims: usize) -> Self {
@@ -506,6 +518,7 @@ impl MeshBuilder {
             limits: self.limits,
             data_dir,
             durability: self.durability,
+            boot_id: self.boot_id,
             max_claims: self.max_claims,
             transport: self.transport.clone(),
             clock: self.clock.clone(),

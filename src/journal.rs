@@ -38,10 +38,15 @@ const REPLACED_FROM: u64 = 1 << 20;
 const GROWTH: u64 = 4;
 /// About the size of a record of a vote.
 const VOTE_BYTES: u64 = 100;
+/// The most bytes that wait for the writer. More are a failure: the disk does not answer.
+const QUEUE_MAX: usize = 64 << 20;
 /// The duration of a write after which the disk counts as slow.
 const SLOW: Duration = Duration::from_millis(2);
 /// The time for which the writer then writes.
 const SLOW_FOR: Duration = Duration::from_secs(10);
+/// The time in which a mesh that has ended frees its directory: a write may still be under way.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_PAUSE: Duration = Duration::from_millis(1);
 
 /// How much of a voter's memory survives: see [`MeshBuilder::data_dir`](crate::MeshBuilder::data_dir).
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, PartialEq, Serialize)]
@@ -73,6 +78,9 @@ pub(crate) struct Journal {
 struct State {
     /// `None` once the journal is closed.
     files: Option<Files>,
+    len: u64,
+    /// The number of bytes that are surely synced.
+    synced: u64,
     /// Records for the writer.
     queue: Vec<u8>,
     /// The number of the last write of the node.
@@ -91,11 +99,10 @@ struct State {
 #[derive(Debug)]
 struct Files {
     journal: File,
-    /// Locked while this process uses the directory.
-    _lock: File,
+    /// Locked while this process uses the directory. The writer has it too while it works.
+    lock: Arc<File>,
     /// The journal that will replace this one.
     replacement: Option<File>,
-    len: u64,
     /// The length from which the journal is replaced.
     len_max: u64,
 }
@@ -122,6 +129,8 @@ pub struct JournalStatus {
     /// The size of the journal in bytes. The directory takes up to twice as much while the journal
     /// is replaced.
     pub bytes: u64,
+    /// The number of these bytes that surely survive a power cut.
+    pub synced: u64,
     /// `true` if the journal cannot be written. The voter then does not vote, and tries again.
     pub has_failed: bool,
     /// The number of failed writes since the start.
@@ -133,7 +142,8 @@ pub struct JournalStatus {
 pub(crate) struct Opening {
     pub(crate) owner: JournalOwner,
     pub(crate) durability: Durability,
-    /// The circumstances of the process, apart from boot and durability.
+    /// The circumstances of the process, apart from its durability. The boot is the kernel's if
+    /// there is none.
     pub(crate) started: Started,
 }
 
@@ -164,8 +174,8 @@ impl Opened {
                  at the disk"
             ),
             _ => tracing::warn!(
-                %node, %dir,
-                "the journal may lack votes, so this voter waits for a quarantine: {why}"
+                %node, %dir, %why,
+                "the journal may lack votes, so this voter waits for a quarantine"
             ),
         }
     }
@@ -211,6 +221,10 @@ impl Journal {
         let is_slow = state.slow_until.is_some_and(|until| now < until);
         let is_busy = state.is_writing || !state.queue.is_empty();
         if self.durability == Durability::Machine || is_slow || is_busy {
+            if state.queue.len() > QUEUE_MAX {
+                state.fail();
+                return Written::Failed;
+            }
             state.queue.extend(bytes);
             self.work.notify_one();
             return Written::Later;
@@ -224,7 +238,8 @@ impl Journal {
             self.work.notify_one();
             return Written::Failed;
         }
-        if files.len > files.len_max {
+        state.len += bytes.len() as u64;
+        if state.len > files.len_max {
             self.work.notify_one();
         }
         Written::Done
@@ -251,7 +266,8 @@ impl Journal {
         JournalStatus {
             dir: self.dir.clone(),
             durability: self.durability,
-            bytes: state.files.as_ref().map_or(0, |files| files.len),
+            bytes: state.len,
+            synced: state.synced,
             has_failed: state.has_failed,
             failures: state.failures,
         }
@@ -263,19 +279,21 @@ impl Journal {
 }
 
 impl State {
-    /// Ends writing until the journal is replaced. What was queued is dropped: the replacement will
-    /// have it.
+    /// Ends writing until the journal is replaced. What was queued is dropped: a replacement that
+    /// begins later will have it.
     fn fail(&mut self) {
         self.has_failed = true;
         self.failures += 1;
         self.queue = Vec::new();
+        if let Some(files) = &mut self.files {
+            files.replacement = None;
+        }
     }
 }
 
 impl Files {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.journal.write_all(bytes)?;
-        self.len += bytes.len() as u64;
         self.write_replacement(bytes);
         Ok(())
     }
@@ -312,7 +330,7 @@ fn open(dir: &Path, opening: Opening) -> Result<Opened, DataDirError> {
         started,
     } = opening;
     let started = Started {
-        boot: boot_id(),
+        boot: started.boot.or_else(boot_id),
         is_synced: durability == Durability::Machine,
         ..started
     };
@@ -349,11 +367,12 @@ fn open(dir: &Path, opening: Opening) -> Result<Opened, DataDirError> {
     let state = State {
         files: Some(Files {
             journal,
-            _lock: lock,
+            lock: Arc::new(lock),
             replacement: None,
-            len,
             len_max: len_max(live),
         }),
+        len,
+        synced: len,
         queue: Vec::new(),
         last: 0,
         is_writing: false,
@@ -385,15 +404,18 @@ fn lock(dir: &Path) -> Result<File, DataDirError> {
     let mut options = OpenOptions::new();
     let options = options.read(true).write(true).create(true).truncate(false);
     let mut file = options.open(dir.join(LOCK))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut pid = String::new();
-            let _ = file.read_to_string(&mut pid);
-            let pid = pid.trim().parse().ok();
-            return Err(DataDirError::InUse { pid });
+    let until = Instant::now() + LOCK_PATIENCE;
+    while let Err(error) = file.try_lock() {
+        match error {
+            TryLockError::WouldBlock if Instant::now() < until => thread::sleep(LOCK_PAUSE),
+            TryLockError::WouldBlock => {
+                let mut pid = String::new();
+                let _ = file.read_to_string(&mut pid);
+                let pid = pid.trim().parse().ok();
+                return Err(DataDirError::InUse { pid });
+            }
+            TryLockError::Error(error) => return Err(error.into()),
         }
-        Err(TryLockError::Error(error)) => return Err(error.into()),
     }
     file.set_len(0)?;
     writeln!(file, "{}", std::process::id())?;

@@ -179,7 +179,7 @@ async fn open_journal(
             buckets: checked.limits.fence_buckets,
         },
         durability: checked.durability,
-        started: Started::new(incarnation, None, false, &checked.voter_set),
+        started: Started::new(incarnation, checked.boot_id, false, &checked.voter_set),
     };
     let id = checked.id.clone();
     let opened = task::spawn_blocking(move || Journal::open(&dir, opening)).await;

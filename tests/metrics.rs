@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -26,7 +28,7 @@ use waits::{PATIENCE, until};
 
 const GUIDE: &str = include_str!("../docs/observability.md");
 /// The documented events that this test need not provoke: they are rare, or depend on time.
-const RARE: [&str; 9] = [
+const RARE: [&str; 11] = [
     "the mesh has stopped after a panic; restart this process, and report the panic",
     "the gossip was not started again; it is tried again, report the error if it stays",
     "quarantine over",
@@ -36,6 +38,8 @@ const RARE: [&str; 9] = [
     "the gossip did not end well",
     "a question was not sent",
     "an answer was dropped",
+    "the journal is an old copy, so it is not used; never put a data directory back",
+    "the journal is not written",
 ];
 
 /// An event as the guide describes it.
@@ -178,6 +182,7 @@ async fn mesh_emits_documented_metrics_and_events() {
     foreign_nodes(&mesh, &metrics).await;
     timeouts_without_quorum(&metrics).await;
     gossip_that_panics_is_started_again(&log, &metrics).await;
+    journal_that_fails(&metrics).await;
     metrics.reaches("lockmesh_ready", "node=n0", 1.0).await;
     mesh.shutdown().await;
     assert_eq!(metrics.get("lockmesh_ready", "node=n0"), 0.0);
@@ -395,4 +400,42 @@ async fn gossip_that_panics_is_started_again(log: &Log, metrics: &Metrics) {
     until("all know who votes", || votes(&a) && votes(&b) && votes(&c)).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert!(votes(&a) && votes(&b) && votes(&c), "it stays so");
+}
+
+/// A voter that cannot replace its journal, and restarts that find it whole, old and damaged.
+async fn journal_that_fails(metrics: &Metrics) {
+    let (name, dir) = (
+        "keeps",
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join("metrics"),
+    );
+    let _ = fs::remove_dir_all(&dir);
+    let start = async |boot| {
+        let keeps = builder(name).bootstrap().data_dir(&dir).boot_id(boot);
+        keeps.start().await.unwrap()
+    };
+    let (mesh, node) = (start(1).await, "node=keeps");
+    let obstacle = dir.join("journal.new");
+    fs::create_dir(&obstacle).unwrap();
+    let has_failed = || mesh.status().journal.unwrap().has_failed;
+    for n in 0_u64.. {
+        if has_failed() {
+            break;
+        }
+        drop(mesh.lock(format!("{n:0>250}")).try_acquire().await);
+    }
+    metrics.reaches("lockmesh_journal_failed", node, 1.0).await;
+    assert!(metrics.get("lockmesh_journal_failures_total", node) >= 1.0);
+    assert!(metrics.get("lockmesh_journal_bytes", node) > 1e6);
+    fs::remove_dir(obstacle).unwrap();
+    metrics.reaches("lockmesh_journal_failed", node, 0.0).await;
+    mesh.abort();
+    let mesh = start(1).await;
+    mesh.ready(PATIENCE).await.unwrap();
+    mesh.abort();
+    start(2).await.abort();
+    let file = dir.join("journal");
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[20] ^= 1;
+    fs::write(file, bytes).unwrap();
+    start(2).await.abort();
 }

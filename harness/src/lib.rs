@@ -8,7 +8,7 @@
 //!   clock: with `#[tokio::test(start_paused = true)]`, a test of one hour takes a moment. Use it
 //!   for unit tests.
 //! - [`LocalMesh`]: real nodes over UDP on loopback. Links can be cut and disturbed; nodes can be
-//!   paused, crashed and restarted. Use it to test failures.
+//!   paused, crashed and restarted, with or without a journal on disk. Use it to test failures.
 //! - [`Links`]: links alone, for meshes that are built by hand.
 //!
 //! Add it to `[dev-dependencies]`: `lockmesh-harness = "0.1"`.
@@ -36,6 +36,7 @@
 //! The same test with real nodes is `examples/job_runner_test.rs` of lockmesh.
 
 mod delay;
+mod disks;
 mod link;
 mod links;
 mod local;

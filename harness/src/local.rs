@@ -1,6 +1,7 @@
 //! A cluster of real meshes in one process.
 
 use std::fmt;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,10 +9,11 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::time::Instant;
 
+use crate::disks::{Disks, cut_power};
 use crate::link::Link;
 use crate::links::{Fault, LinkedTransport, Links};
 use crate::stable::{NotStable, Seen, missing};
-use lockmesh::{ClusterSecret, ConfigError, Mesh, MeshBuilder, Timing};
+use lockmesh::{ClusterSecret, ConfigError, Durability, Mesh, MeshBuilder, Timing};
 
 /// The maximum number of nodes in one process.
 const NODES_MAX: usize = 64;
@@ -57,6 +59,7 @@ const FREE_PORT: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHO
 pub struct LocalMesh {
     settings: LocalMeshBuilder,
     secret: Option<ClusterSecret>,
+    disks: Option<Disks>,
     links: Arc<Links>,
     nodes: Mutex<Vec<Node>>,
     /// Held while a node starts or ends.
@@ -69,6 +72,8 @@ struct Node {
     mesh: Mesh,
     transport: LinkedTransport,
     condition: Condition,
+    /// The number of crashes of its machine.
+    boot: u32,
 }
 
 /// The state of a node of a [`LocalMesh`].
@@ -117,6 +122,7 @@ pub struct LocalMeshBuilder {
     patience: Duration,
     seed: u64,
     secret: SecretChoice,
+    data_dirs: Option<Durability>,
     configure: Option<Arc<dyn Fn(MeshBuilder) -> MeshBuilder + Send + Sync>>,
 }
 
@@ -136,6 +142,7 @@ impl fmt::Debug for LocalMeshBuilder {
             .field("timing", &self.timing)
             .field("ttl", &self.ttl)
             .field("seed", &self.seed)
+            .field("data_dirs", &self.data_dirs)
             .finish_non_exhaustive()
     }
 }
@@ -161,7 +168,7 @@ impl LocalMeshBuilder {
     }
 
     /// Sets the timing constants. The default is [`Timing::lan`] with a `max_ttl` of twice the ttl,
-    /// since a restarted voter is in recovery for that long.
+    /// since a voter that is restarted without a journal is in recovery for that long.
     pub fn timing(mut self, timing: Timing) -> Self {
         self.timing = Some(timing);
         self
@@ -199,6 +206,16 @@ impl LocalMeshBuilder {
         self
     }
 
+    /// Gives each voter a data directory of its own, in which it keeps a journal: see
+    /// [`MeshBuilder::data_dir`]. They are in a temporary directory, which is removed when the
+    /// [`LocalMesh`] is dropped.
+    ///
+    /// By default voters keep no journal.
+    pub fn data_dirs(mut self, durability: Durability) -> Self {
+        self.data_dirs = Some(durability);
+        self
+    }
+
     /// Sets further settings of every node, such as `try_timeout`. Addresses, seeds, voters and the
     /// secret are set afterwards.
     pub fn configure(
@@ -213,7 +230,8 @@ impl LocalMeshBuilder {
     ///
     /// # Errors
     /// - [`LocalMeshError::OutOfBounds`] if `nodes` is not 1 to 64, or `voters` is not 1 to `nodes`.
-    /// - [`LocalMeshError::Config`] if a setting is invalid or no port is free.
+    /// - [`LocalMeshError::Config`] if a setting is invalid, no port is free, or the
+    ///   [`data_dirs`](Self::data_dirs) cannot be created.
     /// - [`LocalMeshError::NotStable`] if the nodes do not find each other within the
     ///   [`patience`](Self::patience).
     ///
@@ -232,6 +250,7 @@ impl LocalMeshBuilder {
             SecretChoice::Plaintext => None,
         };
         let mesh = LocalMesh {
+            disks: self.data_dirs.map(Disks::new).transpose()?,
             links: Links::new(self.seed),
             nodes: Mutex::default(),
             lifecycle: tokio::sync::Mutex::default(),
@@ -239,7 +258,7 @@ impl LocalMeshBuilder {
             secret,
         };
         for i in 0..mesh.settings.nodes {
-            let node = mesh.start_node(i, FREE_PORT, true).await?;
+            let node = mesh.start_node(i, FREE_PORT, None).await?;
             mesh.nodes().push(node);
         }
         mesh.wait_until_stable().await?;
@@ -290,6 +309,7 @@ impl LocalMesh {
             patience: PATIENCE,
             seed: 0,
             secret: SecretChoice::Random,
+            data_dirs: None,
             configure: None,
         }
     }
@@ -409,6 +429,36 @@ impl LocalMesh {
         }
     }
 
+    /// Ends node `i` as if the power of its machine were cut. In its data directory, whatever was not
+    /// synced is lost, apart from a torn part. The node may be down already: it crashed or was shut
+    /// down before.
+    ///
+    /// A restarted voter resumes if its records were synced: with [`Durability::Machine`], or after
+    /// [`shutdown`](LocalMesh::shutdown). Otherwise it is in quarantine. Without
+    /// [`data_dirs`](LocalMeshBuilder::data_dirs) this is [`crash`](LocalMesh::crash).
+    ///
+    /// # Errors
+    /// The error of the operating system if the journal cannot be cut. The node is down all the
+    /// same.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, the node may still run.
+    pub async fn crash_machine(&self, i: usize) -> io::Result<()> {
+        let _lifecycle = self.lifecycle.lock().await;
+        if let Some(mesh) = self.take_down(i) {
+            mesh.abort();
+        }
+        let mesh = {
+            let node = &mut self.nodes()[i];
+            node.boot += 1;
+            node.mesh.clone()
+        };
+        match mesh.status().journal {
+            Some(journal) => cut_power(&journal.dir, || mesh.status().journal),
+            None => Ok(()),
+        }
+    }
+
     /// Shuts node `i` down: it releases its locks and announces that it leaves. A paused node is
     /// resumed first. No effect on a node that is down.
     ///
@@ -434,14 +484,15 @@ impl LocalMesh {
     /// is free. A node that runs crashes first. [`node`](LocalMesh::node) returns the new
     /// incarnation from then on.
     ///
-    /// Votes are kept in memory only, so the voter of the node is in recovery for the longest
-    /// lease. The node may not have found its peers yet when this returns; see
+    /// Its voter resumes from its journal if there are [`data_dirs`](LocalMeshBuilder::data_dirs).
+    /// Otherwise it has forgotten its votes, and is in recovery for the longest lease. The node may not have found its peers yet when this returns; see
     /// [`wait_until_stable`](LocalMesh::wait_until_stable).
     ///
     /// # Errors
     /// The node is down after an error.
     /// - [`ConfigError::Bind`] if no port is free.
     /// - [`ConfigError::Gossip`] if gossip cannot be started.
+    /// - [`ConfigError::DataDir`] if the data directory cannot be used.
     ///
     /// # Panics
     /// Panics outside a tokio runtime with I/O and timers, or if there is no node `i`.
@@ -455,32 +506,41 @@ impl LocalMesh {
         }
         // At its previous address the node proves that its old claims are over. Another process may
         // have taken that address.
-        let before = self.nodes()[i].mesh.local_addr();
-        let node = match self.start_node(i, before, false).await {
+        let (before, boot) = {
+            let node = &self.nodes()[i];
+            (node.mesh.local_addr(), Some(node.boot))
+        };
+        let node = match self.start_node(i, before, boot).await {
             Ok(node) => node,
-            Err(_) => self.start_node(i, FREE_PORT, false).await?,
+            Err(_) => self.start_node(i, FREE_PORT, boot).await?,
         };
         self.nodes()[i] = node;
         Ok(())
     }
 
+    /// Starts a node of a new cluster, or again on a machine that has crashed `boot` times.
     async fn start_node(
         &self,
         i: usize,
         listen: SocketAddr,
-        is_new: bool,
+        boot: Option<u32>,
     ) -> Result<Node, ConfigError> {
         let transport = self.links.bind(&name(i), listen);
         let transport = transport.map_err(|error| ConfigError::Bind { listen, error })?;
-        let builder = self.describe(&name(i)).transport(transport.clone());
-        let builder = match is_new {
-            true => builder.bootstrap(),
-            false => builder,
-        };
+        let mut builder = self.describe(&name(i)).transport(transport.clone());
+        if let Some(disks) = &self.disks {
+            builder = builder.data_dir(disks.dir(&name(i)));
+            builder = builder.durability(disks.durability());
+            builder = builder.boot_id(u128::from(boot.unwrap_or(0)));
+        }
+        if boot.is_none() {
+            builder = builder.bootstrap();
+        }
         Ok(Node {
             mesh: builder.start().await?,
             transport,
             condition: Condition::Running,
+            boot: boot.unwrap_or(0),
         })
     }
 

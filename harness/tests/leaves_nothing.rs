@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lockmesh::Durability;
 use lockmesh_harness::{InMemoryLocks, LocalMesh};
 
 /// Waits until `is_so` returns `true`, without a task of its own.
@@ -39,7 +40,8 @@ async fn dropped_harness_leaves_no_task_socket_or_thread() {
         (alive_tasks(), fds, threads)
     };
     let before = now();
-    let mesh = LocalMesh::start(5).await.unwrap();
+    let mesh = LocalMesh::builder().data_dirs(Durability::Machine);
+    let mesh = mesh.start().await.unwrap();
     // These datagrams stay in flight for longer than the test.
     let hour = Duration::from_secs(3_600);
     mesh.link(0, 1).delay(hour..hour).duplicate(1.0);
@@ -49,6 +51,7 @@ async fn dropped_harness_leaves_no_task_socket_or_thread() {
     mesh.restart(1).await.unwrap();
     mesh.pause(2);
     mesh.shutdown(3).await;
+    mesh.crash_machine(4).await.unwrap();
     assert!(alive_tasks() > before.0);
     drop(mesh);
     until("all is as it was", || now() == before).await;

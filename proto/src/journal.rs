@@ -518,6 +518,7 @@ impl ReadJournal {
         let mut read = Self::default();
         read.memory.apply(owner.record());
         let Some((head, _)) = file.split_first_chunk::<FILE_HEAD_BYTES>() else {
+            read.is_damaged = !file.is_empty();
             return match MAGIC.starts_with(&file[..file.len().min(MAGIC.len())]) {
                 true => Ok(read),
                 false => Err(JournalError::NotAJournal),
@@ -540,9 +541,11 @@ impl ReadJournal {
             read.take(record, owner)?;
             read.len += len;
         }
-        // A record that was being written when the machine stopped is the last one.
+        // A record that was being written when the machine stopped is the last one. The first two
+        // were synced before the file was in place.
         let rest = &file[read.len..];
-        read.is_damaged = (1..rest.len()).any(|at| first_record(&rest[at..]).is_some());
+        let is_last = !(1..rest.len()).any(|at| first_record(&rest[at..]).is_some());
+        read.is_damaged = read.started.is_none() || !is_last;
         Ok(read)
     }
 

@@ -467,7 +467,7 @@ impl Core {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::transport::Nowhere;
     use lockmesh_proto::Request;
@@ -480,12 +480,16 @@ pub(super) mod tests {
         member(clock, 0, 1)
     }
 
-    /// Returns member `number` of `members` nodes that all vote for every key.
     pub(crate) fn member(clock: &Time, number: usize, members: usize) -> Node {
+        Node::new(clock.now(), config(number, members))
+    }
+
+    /// Returns the settings of member `number` of `members` nodes that all vote for every key.
+    pub(crate) fn config(number: usize, members: usize) -> NodeConfig {
         let ids: Vec<_> = (0..members)
             .map(|number| NodeId::new(format!("n{number}")).unwrap())
             .collect();
-        let config = NodeConfig {
+        NodeConfig {
             id: ids[number].clone(),
             incarnation: Incarnation::new(1),
             voter_set: Arc::new(VoterSet::new(1, ids, members, Timing::lan()).unwrap()),
@@ -495,8 +499,7 @@ pub(super) mod tests {
             renew_interval: None,
             seed: 1,
             seal: Seal::insecure_plaintext(),
-        };
-        Node::new(clock.now(), config)
+        }
     }
 
     fn core(clock: &Time) -> Core {

@@ -6,17 +6,18 @@
 //! there is no task switch from `acquire` to the socket.
 //!
 //! # Why one mutex, and why the core is taken out of it
-//! The mutex protects all state, and is held for some instructions only: no node, no send and no
-//! caller runs under it. A thread that does not find the core leaves its command or its datagrams in
-//! the [batch], and the thread that has the core takes another turn for them. So nobody waits, and
-//! more commands share a datagram. Only a call that needs a result at once waits for the core.
+//! The mutex protects all state, and is held for a few instructions: no node, no send and no caller
+//! runs under it. If a thread does not find the core, it leaves its command or its datagrams in the
+//! [batch], and the thread that has the core takes another turn for them. No thread waits, and more
+//! commands share a datagram. Only a call that needs a result at once waits for the core.
 //!
-//! One thread at a time has the core, and has sent its datagrams when it puts the core back. So they
-//! leave in the order in which the node made them. A renewal sent after the release of the same lock
-//! would get votes again. Meanwhile, a `try` request of another node would be denied.
+//! The thread that has the core has sent its datagrams when it puts the core back. So they leave in
+//! the order in which the node made them. A renewal sent after the release of the same lock would
+//! get votes again. Meanwhile, a `try` request of another node would be denied.
 //!
-//! Rejected: a mutex around the core. Callers would wait for each other's turns, and W2 of
-//! docs/performance.md has 20 % fewer cycles. With a second mutex for the batch it is 10 %.
+//! Rejected: a mutex that is held while the node runs. If the thread that holds it is preempted, all
+//! callers stop. Beside other load, W2 of docs/performance.md had 22 % fewer cycles with it, and 4
+//! to 14 % fewer with a second mutex for the batch.
 //!
 //! # Beside the mutex
 //! There are three ways to wake a waiter: `returned` for callers that wait for the core, `health`
@@ -538,11 +539,12 @@ mod tests {
             engine.lock().batch.stop();
             meanwhile = Some(claim(engine).1);
         });
-        let (_, mut later, solo) = claim(&engine);
-        assert!(solo.is_none(), "nobody is batched any more");
-        for ended in [&mut batched, &mut meanwhile.unwrap(), &mut later] {
+        for ended in [&mut batched, &mut meanwhile.unwrap()] {
             assert_eq!(ended.try_recv().unwrap_err(), TryRecvError::Closed);
         }
+        let (_, later, solo) = claim(&engine);
+        assert!(solo.is_none(), "nobody is batched any more");
+        assert!(later.await.is_err());
         combiner.unwrap().await;
     }
 

@@ -13,6 +13,10 @@ use crate::voter::SlotAt;
 /// The most records in one part of a snapshot, so that other work can run between two parts.
 const SNAPSHOT_RECORDS_MAX: usize = 1_000;
 
+/// The most messages that wait for a write. More are lost, as on the network: their claimants send
+/// again.
+const HELD_MAX: usize = 1 << 16;
+
 /// A journal as [`open_journal`](crate::open_journal) has read it.
 #[derive(Clone, Debug)]
 pub struct NodeJournal {
@@ -89,9 +93,12 @@ impl JournalState {
             return;
         }
         let depends = |message: &Message| matches!(message, Message::Vote(_) | Message::Kept(_));
+        let room = HELD_MAX.saturating_sub(self.held.len());
         let held = effects
             .messages
             .extract_if(.., |(_, message)| depends(message));
+        let held: Vec<_> = held.collect();
+        let held = held.into_iter().take(room);
         self.held
             .extend(held.map(|(to, message)| (last, to, message)));
     }

@@ -219,11 +219,15 @@ impl Voter {
 
     fn snapshot_fences(&self, out: &mut Vec<Record>) {
         out.extend(fence_records(&self.fence_buckets));
-        if self.recovery.is_none() {
-            out.push(Record::Whole);
-        } else if let Some(memory) = &self.memory {
+        let Some(recovery) = &self.recovery else {
+            return out.push(Record::Whole);
+        };
+        if let Some(memory) = &self.memory {
             out.extend(memory.votes.values().cloned().map(Record::Vote));
             out.push(Record::Whole);
+        } else if recovery.is_quarantined() {
+            // The next process must not start as part of a new cluster.
+            out.push(Record::Forgotten);
         }
     }
 }

@@ -122,6 +122,19 @@ fn power_cut_costs_a_quarantine_unless_records_are_synced() {
 }
 
 #[test]
+fn snapshot_of_a_quarantine_denies_a_new_cluster() {
+    let mut cluster = cluster(false);
+    hold(&mut cluster, "k");
+    (0..4).for_each(|seat| cluster.crash(seat));
+    cluster.seats[0].disk.as_mut().unwrap().cut_power(0, 0);
+    cluster.start(0, Start::Recovering);
+    cluster.replace_journal(0);
+    cluster.crash(0);
+    cluster.start(0, Start::NewCluster);
+    assert!(cluster.node(0).voter().unwrap().quarantine().is_some());
+}
+
+#[test]
 fn closed_journal_survives_a_boot_once() {
     let mut cluster = cluster(false);
     hold(&mut cluster, "k");
@@ -295,6 +308,12 @@ fn torn_tail_is_cut_and_damage_before_it_is_not_memory() {
         damaged[at] ^= 1;
         let why = open(damaged).map(|opened| opened.why);
         assert_eq!(why, Ok(Some(NotMemory::Damaged)), "{at} of {}", whole.len());
+    }
+    let mut no_record = whole.clone();
+    no_record[10..].fill(0);
+    for damaged in [no_record, whole[..9].to_vec()] {
+        let why = open(damaged).map(|opened| opened.why);
+        assert_eq!(why, Ok(Some(NotMemory::Damaged)));
     }
 }
 

@@ -97,8 +97,11 @@ impl World {
 
     /// Sends a datagram of a host: none, one or two copies will arrive.
     pub(crate) fn transmit(&mut self, from: HostAt, to: SocketAddr, bytes: Vec<u8>) {
-        let machine = &self.hosts[from];
+        let machine = &mut self.hosts[from];
         let addr = machine.mapped.unwrap_or(machine.addr);
+        if let Some(process) = machine.process.as_mut() {
+            process.note_sent(addr);
+        }
         self.transmit_from(from, addr, to, bytes);
     }
 

@@ -48,6 +48,22 @@ pub(crate) struct Process {
     pub(crate) started_at: u64,
     /// The current incarnation of its node.
     pub(crate) incarnation: Option<Incarnation>,
+    /// The incarnation and the address of its last datagram.
+    pub(crate) sent_as: Option<(Option<Incarnation>, SocketAddr)>,
+    /// `true` if that incarnation has sent from another address too. Rule 25 then proves nothing
+    /// when it is over.
+    pub(crate) has_moved: bool,
+}
+
+impl Process {
+    /// Records that it sends a datagram from an address.
+    pub(crate) fn note_sent(&mut self, from: SocketAddr) {
+        let incarnation = self.node.incarnation();
+        match self.sent_as.replace((incarnation, from)) {
+            Some((same, before)) if same == incarnation => self.has_moved |= before != from,
+            _ => self.has_moved = false,
+        }
+    }
 }
 
 /// A machine: the state that survives a process, and the process.

@@ -170,6 +170,8 @@ impl World {
             believed_by_most,
             started_at: self.time,
             incarnation: None,
+            sent_as: None,
+            has_moved: false,
         });
         self.note_host(host);
         if let Some(process) = self.hosts[host].process.as_mut() {

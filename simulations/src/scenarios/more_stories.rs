@@ -28,28 +28,51 @@ impl World {
     pub(super) fn play_withdrawn_waiter(&mut self, key: KeyAt) {
         if let Some([first, second, last]) = self.queue_of_three(key) {
             self.let_go(second.0, second.1);
-            self.pass_on(key, first, last);
+            self.settle();
+            let bound = self.hand_over_bound(first.0, key);
+            self.pass_on(first, last, Handover::Release, bound);
         }
     }
 
-    /// Rule 7: a waiter that crashes and comes back does not delay those behind it.
+    /// Rule 7: a waiter that crashes and comes back does not delay those behind it. If nothing
+    /// proves that it crashed (rule 25), its turn comes and expires.
     pub(super) fn play_restarted_waiter(&mut self, key: KeyAt) {
-        if let Some([first, second, last]) = self.queue_of_three(key) {
-            self.restart(second.0);
-            self.pass_on(key, first, last);
-        }
+        let Some([first, second, last]) = self.queue_of_three(key) else {
+            return;
+        };
+        let is_proven = self.restart_proves(second.0);
+        self.settle();
+        let (what, bound) = match is_proven {
+            true => (Handover::Release, self.hand_over_bound(first.0, key)),
+            false => (Handover::DeadWaiter, self.dead_waiter_bound()),
+        };
+        self.pass_on(first, last, what, bound);
     }
 
-    /// L4: the key passes from the first of a queue to the last.
-    fn pass_on(&mut self, key: KeyAt, first: (HostAt, RequestId), last: (HostAt, RequestId)) {
-        self.settle();
+    /// The key passes from the first of a queue to the last.
+    fn pass_on(
+        &mut self,
+        first: (HostAt, RequestId),
+        last: (HostAt, RequestId),
+        what: Handover,
+        bound: u64,
+    ) {
         self.let_go(first.0, first.1);
-        let bound = self.hand_over_bound(first.0, key);
-        self.expect_grant(last.1, Handover::Release, bound);
+        self.expect_grant(last.1, what, bound);
         self.let_go(last.0, last.1);
     }
 
-    /// Rule 7: a holder crashes and comes back, and its key is free at once.
+    /// Restarts a host at its address. Returns `true` if that proves its earlier incarnation over:
+    /// that one had no other address (rule 25).
+    fn restart_proves(&mut self, host: HostAt) -> bool {
+        let process = self.hosts[host].process.as_ref();
+        let has_moved = process.is_some_and(|process| process.has_moved);
+        self.restart(host);
+        !has_moved
+    }
+
+    /// Rule 7: a holder crashes and comes back, and its key is free at once. If nothing proves that
+    /// it crashed (rule 25), its lease runs out.
     pub(super) fn play_restarted_holder(&mut self, key: KeyAt) {
         let Some((holder, next)) = self.pair_that_may_crash(key) else {
             return;
@@ -64,10 +87,12 @@ impl World {
         if !self.is_held(first) {
             return;
         }
-        self.restart(holder);
-        // It may first have to learn that its incarnation is too low.
-        let bound = 4 * self.settings.round_trip();
-        self.expect_grant(second, Handover::Restarted, bound);
+        let (what, bound) = match self.restart_proves(holder) {
+            // It may first have to learn that its incarnation is too low.
+            true => (Handover::Restarted, 4 * self.settings.round_trip()),
+            false => (Handover::DeadHolder, self.dead_holder_bound()),
+        };
+        self.expect_grant(second, what, bound);
         self.let_go(next, second);
     }
 
@@ -355,6 +380,8 @@ impl World {
         self.restart_as(holder, last + 1_000_000);
         self.settle();
         self.cut(&to_it);
+        // An answer on its way would name the incarnation too early.
+        self.pass_settled();
         self.mend_links(&to_others);
         self.restart_as(holder, last + 1);
         let first = self.probe(holder, key);

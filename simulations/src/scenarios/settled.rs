@@ -292,6 +292,19 @@ impl World {
         self.see(&Fact::Handed { what, took, bound });
     }
 
+    /// L3: the longest time from the crash of a holder to the grant to a waiter, in nanoseconds.
+    pub(crate) fn dead_holder_bound(&self) -> u64 {
+        let timing = &self.settings.timing;
+        let spans = timing.max_ttl + timing.reservation + timing.holder_probe_interval;
+        self.settings.at_most(spans) + 20 * self.settings.round_trip()
+    }
+
+    /// L3: the longest time from a release to the grant behind a waiter that crashed, in nanoseconds.
+    pub(crate) fn dead_waiter_bound(&self) -> u64 {
+        let reservation = self.settings.timing.reservation;
+        self.settings.at_most(reservation) + 20 * self.settings.round_trip()
+    }
+
     /// Runs until one of these requests holds its lock, or until `end`. Returns its index.
     pub(crate) fn first_held(&mut self, asked: &[(HostAt, RequestId)], end: u64) -> Option<usize> {
         self.run_until(end, |world| asked.iter().any(|(_, id)| world.is_held(*id)));

@@ -98,10 +98,7 @@ impl World {
         }
         self.pass_round_trips(20);
         self.crash(holder);
-        let timing = self.settings.timing;
-        let reservations = timing.reservation + timing.holder_probe_interval;
-        let bound =
-            self.settings.at_most(timing.max_ttl + reservations) + 20 * self.settings.round_trip();
+        let bound = self.dead_holder_bound();
         self.expect_grant(second, Handover::DeadHolder, bound);
         self.let_go(next, second);
         self.start(holder, false, false);
@@ -126,8 +123,7 @@ impl World {
         self.pass_round_trips(10);
         self.crash(waiter);
         self.let_go(other, first);
-        let reservation = self.settings.timing.reservation;
-        let bound = self.settings.at_most(reservation) + 20 * self.settings.round_trip();
+        let bound = self.dead_waiter_bound();
         self.expect_grant(last, Handover::DeadWaiter, bound);
         self.let_go(other, last);
         self.start(waiter, false, false);
@@ -259,10 +255,7 @@ impl World {
         let lease = self.lease();
         self.pass(2 * lease);
         self.pause(hosts[0], 3 * lease);
-        let timing = self.settings.timing;
-        let reservations = timing.reservation + timing.holder_probe_interval;
-        let bound =
-            self.settings.at_most(timing.max_ttl + reservations) + 20 * self.settings.round_trip();
+        let bound = self.dead_holder_bound();
         while asked.len() > 1 && !self.is_broken() {
             let begun = self.time;
             let next = self.first_held(&asked[1..], begun + bound);

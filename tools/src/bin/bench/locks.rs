@@ -139,13 +139,20 @@ impl Cluster {
             child.send(&Order::Contend { key, tasks, span }).await?;
         }
         let own: Vec<u16> = share(0);
-        let mut grants = contend(&self.mesh, "one", &own, span).await?;
-        for child in &mut self.children {
-            match child.reply(PATIENCE).await? {
-                Reply::Grants(more) => grants.extend(more),
-                other => bail!("a node replied {other:?}"),
+        // Read while this node contends: a node whose reply does not fit into its pipe is blocked.
+        let replies = async {
+            let mut grants = Vec::new();
+            for child in &mut self.children {
+                match child.reply(span + PATIENCE).await? {
+                    Reply::Grants(more) => grants.extend(more),
+                    other => bail!("a node replied {other:?}"),
+                }
             }
-        }
+            Ok(grants)
+        };
+        let own = contend(&self.mesh, "one", &own, span);
+        let (mut grants, more) = tokio::try_join!(own, replies)?;
+        grants.extend(more);
         grants.sort_unstable();
         if let Some(pair) = grants.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             bail!("two owners had one epoch: {pair:?}");
