@@ -1,12 +1,14 @@
 //! Child processes: the parent sends orders to their standard input and reads replies from their
 //! standard output, one JSON value a line.
 
-use std::io::{BufRead, Write};
+use std::io::{self, BufRead, Write};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -62,6 +64,8 @@ pub(crate) struct NodeOrder {
     pub(crate) listen: Option<SocketAddr>,
     /// `true` if the cluster starts for the first time.
     pub(crate) is_new: bool,
+    /// The directory of its journal, if it keeps one.
+    pub(crate) data_dir: Option<PathBuf>,
 }
 
 /// A reply of a child.
@@ -118,6 +122,21 @@ impl Child {
             .context("a child cannot be killed")
     }
 
+    /// Sends a signal to the process.
+    pub(crate) fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let id = self.process.id().and_then(|id| i32::try_from(id).ok());
+        let pid = id.and_then(Pid::from_raw).context("a child is gone")?;
+        kill_process(pid, signal).map_err(io::Error::from)?;
+        Ok(())
+    }
+
+    /// Waits for the end of the process.
+    pub(crate) async fn ended(&mut self) -> anyhow::Result<()> {
+        let ended = tokio::time::timeout(PATIENCE, self.process.wait());
+        ended.await.context("a child does not end")??;
+        Ok(())
+    }
+
     /// Sends an order and waits for the reply.
     pub(crate) async fn ask(&mut self, order: &Order) -> anyhow::Result<Reply> {
         self.send(order).await?;
@@ -163,7 +182,7 @@ pub(crate) async fn cpu_with(children: &mut [Child]) -> anyhow::Result<Duration>
 pub(crate) fn orders() -> mpsc::UnboundedReceiver<Order> {
     let (pass_on, orders) = mpsc::unbounded_channel();
     std::thread::spawn(move || {
-        for line in std::io::stdin().lock().lines() {
+        for line in io::stdin().lock().lines() {
             let order = line.map_err(anyhow::Error::from);
             let order = order.and_then(|line| Ok(serde_json::from_str(&line)?));
             match order {
@@ -182,7 +201,7 @@ pub(crate) fn orders() -> mpsc::UnboundedReceiver<Order> {
 /// Sends a reply to the parent.
 pub(crate) fn say(reply: &Reply) -> anyhow::Result<()> {
     let line = serde_json::to_string(reply)?;
-    writeln!(std::io::stdout().lock(), "{line}").context("the parent is gone")
+    writeln!(io::stdout().lock(), "{line}").context("the parent is gone")
 }
 
 /// Returns the processor time of all threads of this process.

@@ -66,7 +66,8 @@ impl Cluster {
     /// Starts `nodes` nodes, and waits until they have found each other.
     pub(crate) async fn start(nodes: usize) -> anyhow::Result<Self> {
         let secret = ClusterSecret::generate()?;
-        let mesh = builder(0, nodes, &[], secret.clone()).start().await?;
+        let mesh = builder(0, nodes, &[], secret.clone());
+        let mesh = mesh.bootstrap().start().await?;
         let mut cluster = Self {
             children: Vec::new(),
             last: NodeOrder {
@@ -76,6 +77,7 @@ impl Cluster {
                 secret: secret.to_base64(),
                 listen: None,
                 is_new: true,
+                data_dir: None,
             },
             mesh,
         };
@@ -165,7 +167,9 @@ impl Processes for Cluster {
     }
 }
 
-async fn start_node(order: &NodeOrder) -> anyhow::Result<(Child, SocketAddr, Duration)> {
+/// Starts a node in a new process. Returns the process, its address, and the time at which it began
+/// to start its node.
+pub(crate) async fn start_node(order: &NodeOrder) -> anyhow::Result<(Child, SocketAddr, Duration)> {
     let mut child = Child::start()?;
     match child.ask(&Order::Node(order.clone())).await? {
         Reply::Runs(addr, began) => Ok((child, addr, began)),
@@ -173,7 +177,7 @@ async fn start_node(order: &NodeOrder) -> anyhow::Result<(Child, SocketAddr, Dur
     }
 }
 
-/// Returns a node of a cluster in which all nodes vote.
+/// Returns a node of a cluster in which the first `nodes` nodes vote.
 pub(crate) fn builder(
     number: usize,
     nodes: usize,
@@ -187,7 +191,6 @@ pub(crate) fn builder(
         .seeds(seeds.iter().map(ToString::to_string))
         .secret(secret)
         .cluster("bench")
-        .bootstrap()
         .try_timeout(TRY_AT_MOST)
 }
 

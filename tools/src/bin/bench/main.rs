@@ -14,6 +14,7 @@ mod held;
 mod link;
 mod locks;
 mod report;
+mod restarts;
 mod turns;
 mod worker;
 
@@ -101,6 +102,8 @@ enum Row {
     Memory,
     /// Datagrams that renew 100,000 locks.
     Keep,
+    /// Restarts of voters, with and without a data directory: five minutes, only if it is named.
+    Restarts,
 }
 
 impl Args {
@@ -223,6 +226,9 @@ async fn of_mesh(args: &Args) -> anyhow::Result<Measured> {
     }
     if is_alone && args.has(&[Row::Keep]) {
         measured.kept = Some(held::kept().await?);
+    }
+    if args.only.contains(&Row::Restarts) {
+        measured.restarts = restarts::measure().await?;
     }
     Ok(measured)
 }

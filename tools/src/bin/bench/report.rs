@@ -4,6 +4,7 @@ use hdrhistogram::Histogram;
 use serde_json::{Map, Value};
 use tools::{as_f64, put};
 
+use crate::restarts::{self, Restarts};
 use crate::turns::{Contended, Count, Single};
 
 /// The figures of one service; `None` if it was not measured.
@@ -27,6 +28,8 @@ pub(crate) struct Measured {
     pub(crate) memory: Option<f64>,
     /// Datagrams a second to each voter that keep many locks, and the number of locks lost.
     pub(crate) kept: Option<(f64, usize)>,
+    /// The costs of restarts.
+    pub(crate) restarts: Vec<Restarts>,
 }
 
 /// Returns a quantile in microseconds.
@@ -115,17 +118,29 @@ pub(crate) fn json(of: &Measured) -> Map<String, Value> {
             let thousandths = (value? * 1e3).round() / 1e3;
             Some((name.to_owned(), thousandths.into()))
         });
-    figures.collect()
+    let restarts: Vec<Value> = of.restarts.iter().map(Restarts::json).collect();
+    let restarts = (!restarts.is_empty()).then(|| ("restarts".to_owned(), restarts.into()));
+    figures.chain(restarts).collect()
 }
 
-/// Prints a table with a column for each service. The goals are those of the first.
+/// Prints a table with a column for each service, and one of the restarts of the first. The goals
+/// are those of the first.
 pub(crate) fn print(services: &[(&str, Measured)]) {
+    let all: Vec<Vec<Figure>> = services.iter().map(|(_, of)| figures(of)).collect();
+    if all.iter().flatten().any(|(.., value)| value.is_some()) {
+        print_figures(services, &all);
+    }
+    if let Some((_, of)) = services.first().filter(|(_, of)| !of.restarts.is_empty()) {
+        restarts::print(&of.restarts);
+    }
+}
+
+fn print_figures(services: &[(&str, Measured)], all: &[Vec<Figure>]) {
     let heads: String = services
         .iter()
         .map(|(name, _)| format!("{name:>17}"))
         .collect();
     put(&format!("{:<44}{:>8}{heads}", "what", "goal"));
-    let all: Vec<Vec<Figure>> = services.iter().map(|(_, of)| figures(of)).collect();
     for (at, (what, _, digits, goal, own)) in all[0].iter().enumerate() {
         let cells = all.iter().map(|figures| figures[at].4);
         if cells.clone().all(|it| it.is_none()) {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use lockmesh::{ClusterSecret, Mesh};
+use lockmesh_cli::node::{Signals, stop};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinSet;
 
@@ -64,10 +65,23 @@ async fn be_node(node: &NodeOrder, orders: &mut UnboundedReceiver<Order>) -> any
         true => builder.bootstrap(),
         false => builder,
     };
+    let builder = match &node.data_dir {
+        Some(dir) => builder.data_dir(dir),
+        None => builder,
+    };
+    let mut signals = Signals::new(false)?;
     let mesh = builder.start().await?;
     say(&Reply::Runs(mesh.local_addr(), began))?;
     let mut kept = None;
-    while let Some(order) = orders.recv().await {
+    loop {
+        let order = tokio::select! {
+            order = orders.recv() => order,
+            signal = signals.next() => {
+                stop(&mesh, signal).await;
+                return Ok(());
+            }
+        };
+        let Some(order) = order else { return Ok(()) };
         say(&match order {
             Order::Hold { key, ttl } => {
                 kept = Some(mesh.lock(key).ttl(ttl).acquire().await?);
@@ -88,7 +102,6 @@ async fn be_node(node: &NodeOrder, orders: &mut UnboundedReceiver<Order>) -> any
             other => bail!("a node cannot {other:?}"),
         })?;
     }
-    Ok(())
 }
 
 /// Contends for one key for `span`, and releases it at once. Returns the epoch and the task of each

@@ -14,7 +14,9 @@ struct Node {
     is_foreign: bool,
     /// Its voter set differs from that of its peers.
     has_other_set: bool,
-    /// The end of its quarantine, in nanoseconds of the boot clock.
+    /// `true` if its next process will remember its votes.
+    has_memory: bool,
+    /// The end of its recovery, in nanoseconds of the boot clock.
     votes_at: u64,
 }
 
@@ -24,8 +26,10 @@ pub(crate) struct Model {
     /// The voters, and a last entry without a vote for the network of the clients.
     nodes: Vec<Node>,
     voters: usize,
-    /// The quarantine of a restarted voter, in nanoseconds.
+    /// The longest recovery of a voter without memory, in nanoseconds.
     quarantine: u64,
+    /// Those of the voters as long as they have their memory.
+    recoveries: Vec<u64>,
     cuts: BTreeSet<(usize, usize)>,
     served: Vec<bool>,
 }
@@ -33,7 +37,8 @@ pub(crate) struct Model {
 impl Model {
     /// Returns a model in which no voter is up. All nodes count as served until the first
     /// `changes`.
-    pub(crate) fn new(voters: usize, quarantine: u64) -> Self {
+    pub(crate) fn new(quarantine: u64, recoveries: Vec<u64>) -> Self {
+        let voters = recoveries.len();
         let mut nodes = vec![Node::default(); voters];
         nodes.push(Node {
             is_up: true,
@@ -43,6 +48,7 @@ impl Model {
             nodes,
             voters,
             quarantine,
+            recoveries,
             cuts: BTreeSet::new(),
             served: vec![true; voters + 1],
         }
@@ -55,12 +61,17 @@ impl Model {
 
     /// Records that a process starts at `now`.
     pub(crate) fn start(&mut self, n: usize, now: u64, setup: Setup) {
+        let recovery = match self.nodes[n].has_memory {
+            true => self.recoveries[n],
+            false => self.quarantine,
+        };
         self.nodes[n] = Node {
             is_up: true,
             is_frozen: false,
             is_foreign: !setup.is_of_cluster(),
             has_other_set: setup == Setup::ShortMaxTtl,
-            votes_at: now.saturating_add(self.quarantine),
+            has_memory: false,
+            votes_at: now.saturating_add(recovery),
         };
     }
 
@@ -74,8 +85,12 @@ impl Model {
         self.served[n]
     }
 
-    pub(crate) fn end(&mut self, n: usize) {
-        self.nodes[n].is_up = false;
+    /// Records that a process ends at `now`. It leaves its memory if it had begun to vote and was
+    /// the only one under its name.
+    pub(crate) fn end(&mut self, n: usize, now: u64) {
+        let node = &mut self.nodes[n];
+        node.is_up = false;
+        node.has_memory = !node.is_foreign && now >= node.votes_at;
     }
 
     pub(crate) fn freeze(&mut self, n: usize, is_frozen: bool) {
@@ -140,7 +155,7 @@ mod tests {
     const QUARANTINE: u64 = 10;
 
     fn five() -> Model {
-        let mut model = Model::new(5, QUARANTINE);
+        let mut model = Model::new(QUARANTINE, vec![QUARANTINE; 5]);
         (0..5).for_each(|n| model.start(n, 0, Setup::Usual));
         let clients = model.clients();
         assert_eq!(model.changes(0).len(), clients + 1);
@@ -162,11 +177,11 @@ mod tests {
     #[test]
     fn voters_down_paused_or_recovering_do_not_count() {
         let mut model = five();
-        model.end(0);
+        model.end(0, QUARANTINE);
         assert_eq!(model.changes(QUARANTINE), vec![(0, false)]);
         model.freeze(1, true);
         assert_eq!(model.changes(QUARANTINE), vec![(1, false)]);
-        model.end(2);
+        model.end(2, QUARANTINE);
         model.start(2, 11, Setup::Usual);
         let served = |is_served| [2, 3, 4, 5].map(|n| (n, is_served)).to_vec();
         assert_eq!(model.changes(20), served(false));
@@ -178,16 +193,34 @@ mod tests {
         let mut model = five();
         model.twin(0);
         assert_eq!(model.changes(QUARANTINE), vec![(0, false)]);
-        model.end(0);
+        model.end(0, 20);
         model.start(0, 20, Setup::Usual);
         assert_eq!(model.changes(21), vec![(0, true)]);
+    }
+
+    #[test]
+    fn voter_with_memory_counts_after_its_resume() {
+        let mut model = five();
+        model.recoveries = vec![1; 5];
+        (0..3).for_each(|n| model.end(n, 20));
+        (0..3).for_each(|n| model.start(n, 20, Setup::Usual));
+        let served = |is_served| (0..6).map(|n| (n, is_served)).collect::<Vec<_>>();
+        assert_eq!(model.changes(20), served(false));
+        assert_eq!(model.changes(21), served(true));
+        // These were killed before they voted, so they may have lost their memory.
+        (0..3).for_each(|n| model.end(n, 30));
+        (0..3).for_each(|n| model.start(n, 30, Setup::Usual));
+        (0..3).for_each(|n| model.end(n, 30));
+        (0..3).for_each(|n| model.start(n, 30, Setup::Usual));
+        assert_eq!(model.changes(31), served(false));
+        assert_eq!(model.changes(30 + QUARANTINE), served(true));
     }
 
     #[test]
     fn another_voter_set_extends_recoveries() {
         let mut model = five();
         for n in 0..3 {
-            model.end(n);
+            model.end(n, 20);
             model.start(
                 n,
                 20,
@@ -203,7 +236,7 @@ mod tests {
         lost.insert(0, (0, false));
         assert_eq!(model.changes(20), lost);
         assert!(model.changes(29).is_empty());
-        model.end(0);
+        model.end(0, 38);
         assert!(model.changes(38).is_empty());
         assert_eq!(model.changes(39), served(true));
     }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use clap::ValueEnum;
+use lockmesh::Durability;
 use rand::rngs::StdRng;
-use rand::seq::{IndexedRandom, SliceRandom};
+use rand::seq::{IndexedMutRandom, IndexedRandom, SliceRandom};
 use rand::{RngExt, SeedableRng};
 
 use super::command::{Command, Setup, Step};
@@ -46,20 +47,65 @@ const WALL_OFFSET_MS: i64 = 60_000;
 /// The mean interval between clients, for a hundred of them a minute.
 const CLIENT_EVERY_MS: u64 = 600;
 
+/// The nodes that have a data directory, and what their journals survive.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum DataDirs {
+    /// No node has one.
+    None,
+    /// All nodes have one, for the end of a process.
+    Process,
+    /// All nodes have one, for the end of the machine.
+    Machine,
+    /// All but one node have one of either kind, from the seed.
+    Mixed,
+}
+
+impl DataDirs {
+    /// Returns the durability of each node's journal; `None` if the node has no directory.
+    pub(crate) fn draw(self, seed: u64, nodes: usize) -> Vec<Option<Durability>> {
+        let one = match self {
+            Self::None => None,
+            Self::Process => Some(Durability::Process),
+            Self::Machine => Some(Durability::Machine),
+            Self::Mixed => {
+                // Not the numbers of the plan.
+                let mut rng = StdRng::seed_from_u64(!seed);
+                let kinds = [Durability::Process, Durability::Machine];
+                let mut all: Vec<_> = (0..nodes)
+                    .map(|_| kinds.choose(&mut rng).copied())
+                    .collect();
+                if let Some(one) = all.choose_mut(&mut rng) {
+                    *one = None;
+                }
+                return all;
+            }
+        };
+        vec![one; nodes]
+    }
+}
+
+/// The longest times that restarted voters do not vote.
+#[derive(Clone, Debug)]
+pub(crate) struct Recoveries {
+    /// That of a voter without memory.
+    pub(crate) quarantine: Duration,
+    /// Those of the nodes, unless they have lost their memory.
+    pub(crate) of_nodes: Vec<Duration>,
+}
+
 /// Draws a plan.
 #[derive(Debug)]
 struct Planner {
     rng: StdRng,
     nodes: usize,
-    /// The time that a restarted voter is in recovery.
-    quarantine: Duration,
+    recoveries: Recoveries,
     steps: Vec<Step>,
 }
 
 /// Returns the plan of a chaos run. The same arguments give the same plan in the same version of
 /// this command.
-pub(crate) fn chaos(seed: u64, nodes: usize, span: Duration, quarantine: Duration) -> Vec<Step> {
-    let mut planner = Planner::new(seed, nodes, quarantine);
+pub(crate) fn chaos(seed: u64, span: Duration, recoveries: Recoveries) -> Vec<Step> {
+    let mut planner = Planner::new(seed, recoveries);
     planner.episodes(span);
     planner.weather(span);
     planner.clients(span);
@@ -68,10 +114,11 @@ pub(crate) fn chaos(seed: u64, nodes: usize, span: Duration, quarantine: Duratio
 }
 
 /// Returns the plan of a measurement: ends of a hold, one at a time without other faults.
-pub(crate) fn measurement(seed: u64, nodes: usize, rounds: u32, quarantine: Duration) -> Vec<Step> {
-    let mut planner = Planner::new(seed, nodes, quarantine);
+pub(crate) fn measurement(seed: u64, rounds: u32, recoveries: Recoveries) -> Vec<Step> {
+    let settled = recoveries.quarantine + Duration::from_secs(3);
+    let mut planner = Planner::new(seed, recoveries);
     let mut at = BEGIN + Duration::from_secs(2);
-    let (away, settled) = (Duration::from_secs(4), quarantine + Duration::from_secs(3));
+    let away = Duration::from_secs(4);
     for _ in 0..rounds {
         for kind in 0..4 {
             let node = planner.node();
@@ -94,14 +141,20 @@ pub(crate) fn measurement(seed: u64, nodes: usize, rounds: u32, quarantine: Dura
 }
 
 impl Planner {
-    fn new(seed: u64, nodes: usize, quarantine: Duration) -> Self {
+    fn new(seed: u64, recoveries: Recoveries) -> Self {
         let (rng, steps) = (StdRng::seed_from_u64(seed), Vec::new());
         Self {
             rng,
-            nodes,
-            quarantine,
+            nodes: recoveries.of_nodes.len(),
+            recoveries,
             steps,
         }
+    }
+
+    /// Returns the longest time until these nodes vote after a restart.
+    fn recovery(&self, nodes: &[usize]) -> Duration {
+        let of = nodes.iter().map(|n| self.recoveries.of_nodes[*n]);
+        of.max().unwrap_or_default()
     }
 
     fn step(&mut self, at: Duration, command: Command) {
@@ -174,8 +227,11 @@ impl Planner {
                 let command = self.one_way(episode);
                 self.cut(at, command, 1_000, 6_000)
             }
-            Episode::Kill => self.away(at, 1, 500, 4_000),
-            Episode::KillQuorum => self.away(at, self.quorum(), 300, 2_000) + self.quarantine,
+            Episode::Kill => self.away(at, 1, 500, 4_000).0,
+            Episode::KillQuorum => {
+                let (end, nodes) = self.away(at, self.quorum(), 300, 2_000);
+                end + self.recovery(&nodes)
+            }
             Episode::KillAndRestart => {
                 let (node, restarts) = (self.node(), true);
                 self.step(at, Command::Kill { node, restarts });
@@ -192,7 +248,7 @@ impl Planner {
             Episode::OtherSecret => self.differs(at, 1, Setup::OtherSecret),
             Episode::ShortMaxTtl => self.differs(at, 1, Setup::ShortMaxTtl),
             Episode::ShortMaxTtlQuorum => {
-                self.differs(at, self.quorum(), Setup::ShortMaxTtl) + self.quarantine
+                self.differs(at, self.quorum(), Setup::ShortMaxTtl) + self.recoveries.quarantine
             }
             Episode::WallClock => {
                 let offset_ms = *[-WALL_OFFSET_MS, WALL_OFFSET_MS]
@@ -216,7 +272,7 @@ impl Planner {
             Episode::RollingRestart => {
                 let mut at = at;
                 for node in self.some(self.nodes) {
-                    at = self.restart(at, node) + self.quarantine;
+                    at = self.restart(at, node) + self.recovery(&[node]);
                 }
                 at
             }
@@ -290,15 +346,22 @@ impl Planner {
         end
     }
 
-    /// Kills nodes and starts them later.
-    fn away(&mut self, at: Duration, count: usize, least: u64, most: u64) -> Duration {
+    /// Kills nodes and starts them later. Returns the time at which they start, and the nodes.
+    fn away(
+        &mut self,
+        at: Duration,
+        count: usize,
+        least: u64,
+        most: u64,
+    ) -> (Duration, Vec<usize>) {
         let end = at + self.ms(least, most);
-        for node in self.some(count) {
+        let nodes = self.some(count);
+        for node in nodes.iter().copied() {
             let restarts = false;
             self.step(at, Command::Kill { node, restarts });
             self.step(end, start(node));
         }
-        end
+        (end, nodes)
     }
 
     /// Kills nodes and starts them at once with a setup that differs from their peers'. Later they
@@ -308,7 +371,7 @@ impl Planner {
         let mut back = at + self.ms(3_000, 4_500);
         if setup.is_of_cluster() {
             // Leave time to vote with this setup.
-            back += self.quarantine;
+            back += self.recoveries.quarantine;
         }
         let mut end = back;
         for node in nodes {
@@ -408,10 +471,27 @@ fn start(node: usize) -> Command {
 mod tests {
     use super::*;
 
-    const QUARANTINE: Duration = Duration::from_secs(4);
-
     fn plan(seed: u64, seconds: u64) -> Vec<Step> {
-        chaos(seed, 5, Duration::from_secs(seconds), QUARANTINE)
+        let quarantine = Duration::from_secs(4);
+        // Odd seeds have nodes with a directory.
+        let recovery = quarantine / (1 + u32::try_from(seed % 2).unwrap());
+        let recoveries = Recoveries {
+            quarantine,
+            of_nodes: vec![recovery; 5],
+        };
+        chaos(seed, Duration::from_secs(seconds), recoveries)
+    }
+
+    #[test]
+    fn mixed_directories_leave_one_node_without() {
+        let mut kinds = std::collections::BTreeSet::new();
+        for seed in 0..50 {
+            let drawn = DataDirs::Mixed.draw(seed, 5);
+            assert_eq!(drawn, DataDirs::Mixed.draw(seed, 5));
+            assert_eq!(drawn.iter().filter(|it| it.is_none()).count(), 1);
+            kinds.insert(format!("{drawn:?}"));
+        }
+        assert!(kinds.len() > 10, "{kinds:?}");
     }
 
     #[test]

@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use lockmesh::Durability;
 use rustix::process::Signal;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::command::{Command, Setup, Step};
 use super::model::Model;
-use super::processes::{Load, Processes, QUARANTINE, client, name, twin};
+use super::plan::Recoveries;
+use super::processes::{Load, Processes, client, name, recoveries, twin};
 use super::world::{Netem, Rules, World};
 use crate::history::{FORMAT, FaultKind, Line, Writer, boot, now};
 use tools::put;
@@ -39,19 +41,25 @@ impl Stage {
     pub(crate) fn set(
         world: World,
         dir: &Path,
-        nodes: usize,
+        journals: &[Option<Durability>],
         seed: u64,
         load: Load,
         has_netem: bool,
     ) -> anyhow::Result<Self> {
-        let processes = Processes::new(dir, nodes, seed, load)?;
+        let nodes = journals.len();
+        let processes = Processes::new(dir, journals, seed, load)?;
         let file = dir.join("chaos.jsonl");
         let notes = Writer::open(&file)?;
-        let quarantine = u64::try_from(QUARANTINE.as_nanos())?;
+        let nanos = |span: Duration| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+        let Recoveries {
+            quarantine,
+            of_nodes,
+        } = recoveries(journals);
+        let of_nodes = of_nodes.into_iter().map(nanos).collect();
         let mut stage = Self {
             processes,
             world,
-            model: Model::new(nodes, quarantine),
+            model: Model::new(nanos(quarantine), of_nodes),
             rules: vec![Rules::default(); nodes],
             leaving: JoinSet::new(),
             notes,
@@ -154,7 +162,7 @@ impl Stage {
         let mut nodes = Vec::new();
         let kind = match command {
             Command::Kill { node, restarts } => {
-                self.model.end(*node);
+                self.model.end(*node, before);
                 self.processes.kill(&name(*node)).await?;
                 nodes.push(*node);
                 match restarts {
@@ -163,7 +171,7 @@ impl Stage {
                 }
             }
             Command::Terminate { node } => {
-                self.model.end(*node);
+                self.model.end(*node, before);
                 self.leaving.spawn(self.processes.terminate(name(*node))?);
                 nodes.push(*node);
                 FaultKind::Terminated

@@ -8,10 +8,12 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use lockmesh::Durability;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Child;
 
 use super::command::Setup;
+use super::plan::Recoveries;
 use super::world::{PORT, World, address};
 
 /// The longest time that a process may take to stop.
@@ -32,6 +34,22 @@ const SECRETS: [&str; 2] = ["cluster.secret", "other.secret"];
 /// recovery queries, and the start of a process on a busy machine.
 pub(crate) const QUARANTINE: Duration = Duration::from_millis(5_500);
 
+/// The time after which a restarted voter with a journal votes again. It covers the second in which
+/// it asks the others, and the start of a process on a busy machine.
+const RESUME: Duration = Duration::from_millis(2_500);
+
+/// Returns the longest recoveries of nodes with these journals.
+pub(crate) fn recoveries(journals: &[Option<Durability>]) -> Recoveries {
+    let of_nodes = journals.iter().map(|journal| match journal {
+        Some(_) => RESUME,
+        None => QUARANTINE,
+    });
+    Recoveries {
+        quarantine: QUARANTINE,
+        of_nodes: of_nodes.collect(),
+    }
+}
+
 /// The workload of the nodes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Load {
@@ -49,6 +67,8 @@ pub(crate) struct Processes {
     seed: u64,
     load: Load,
     nodes: usize,
+    /// What the journals of the nodes survive.
+    journals: Vec<Option<Durability>>,
     /// The nodes that were started before: the cluster is no longer new to them.
     has_lived: BTreeSet<usize>,
     running: BTreeMap<String, Child>,
@@ -58,7 +78,12 @@ pub(crate) struct Processes {
 
 impl Processes {
     /// Creates the secrets. Starts no node.
-    pub(crate) fn new(dir: &Path, nodes: usize, seed: u64, load: Load) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        dir: &Path,
+        journals: &[Option<Durability>],
+        seed: u64,
+        load: Load,
+    ) -> anyhow::Result<Self> {
         let clients = dir.join("clients");
         fs::create_dir_all(&clients).with_context(|| clients.display().to_string())?;
         for name in SECRETS {
@@ -71,7 +96,8 @@ impl Processes {
             program: std::env::current_exe().context("the path of this program")?,
             seed,
             load,
-            nodes,
+            nodes: journals.len(),
+            journals: journals.to_vec(),
             has_lived: BTreeSet::new(),
             running: BTreeMap::new(),
             files: BTreeSet::new(),
@@ -88,7 +114,7 @@ impl Processes {
     /// Starts the process of a node.
     pub(crate) fn start(&mut self, world: &World, n: usize, setup: Setup) -> anyhow::Result<()> {
         let is_new = self.has_lived.insert(n);
-        let text = self.node(n, setup, &world.address(n), is_new);
+        let text = self.journal(n) + &self.node(n, setup, &world.address(n), is_new);
         let mut load = self.load_of(n);
         if let Setup::WallClock { offset_ms } = setup {
             load += &format!(" --wall-offset-ms={offset_ms}");
@@ -287,6 +313,18 @@ impl Processes {
             "cluster = \"chaos\"\nseeds = [{seeds}]\nvoters = [{voters}]\n\
              voters_per_key = {nodes}\n"
         )
+    }
+
+    /// Returns the settings of a node's journal. A twin has none.
+    fn journal(&self, n: usize) -> String {
+        let name = |durability| match durability {
+            Durability::Process => "process",
+            Durability::Machine => "machine",
+        };
+        let durability = self.journals.get(n).copied().flatten().map(name);
+        durability.map_or_else(String::new, |durability| {
+            format!("data_dir = \"n{n}.data\"\ndurability = \"{durability}\"\n")
+        })
     }
 
     fn node(&self, n: usize, setup: Setup, address: &str, is_new: bool) -> String {

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use clap::ValueEnum;
+use lockmesh::Durability;
 use lockmesh_cli::node::Signals;
 use serde_json::json;
 use tokio::time::Instant;
@@ -13,8 +15,9 @@ use tools::put;
 
 use super::command::{Command, Step};
 use super::plan;
+use super::plan::DataDirs;
 use super::play::Stage;
-use super::processes::{Load, QUARANTINE};
+use super::processes::{Load, QUARANTINE, name, recoveries};
 use super::world::World;
 use crate::check::{self, Verdict};
 
@@ -44,6 +47,10 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000),
         requires = "measure")]
     rounds: u32,
+    /// The nodes that have a data directory, with which they vote again as soon as they are
+    /// restarted.
+    #[arg(long, value_enum, default_value = "mixed")]
+    data_dirs: DataDirs,
     /// Print the plan and exit.
     #[arg(long)]
     plan: bool,
@@ -86,16 +93,21 @@ pub(super) async fn run(args: &Args) -> ExitCode {
         .seed
         .unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let nodes = usize::from(args.nodes);
+    let journals = args.data_dirs.draw(seed, nodes);
+    let recoveries = recoveries(&journals);
     let (steps, length) = if args.measure {
-        let steps = plan::measurement(seed, nodes, args.rounds, QUARANTINE);
+        let steps = plan::measurement(seed, args.rounds, recoveries);
         (steps, format!("--measure --rounds {}", args.rounds))
     } else {
-        let steps = plan::chaos(seed, nodes, Duration::from_secs(args.seconds), QUARANTINE);
+        let steps = plan::chaos(seed, Duration::from_secs(args.seconds), recoveries);
         (steps, format!("--seconds {}", args.seconds))
     };
+    let data_dirs = args.data_dirs.to_possible_value();
+    let data_dirs = data_dirs.map_or_else(String::new, |it| it.get_name().to_owned());
     put(&format!(
-        "replay: chaos {length} --nodes {nodes} --seed {seed}"
+        "replay: chaos {length} --nodes {nodes} --seed {seed} --data-dirs {data_dirs}"
     ));
+    put(&format!("data directories: {}", described(&journals)));
     if args.plan {
         steps.iter().for_each(|step| put(&step.to_string()));
         return ExitCode::SUCCESS;
@@ -107,7 +119,7 @@ pub(super) async fn run(args: &Args) -> ExitCode {
         Ok(place) => place,
         Err(error) => return args.ends(1, seed, "failed", &format!("{error:#}")),
     };
-    let outcome = perform(args, seed, &dir, &steps).await;
+    let outcome = perform(args, seed, &dir, (&steps, &journals)).await;
     let is_accepted =
         matches!(&outcome, Ok(Outcome::Judged(verdict)) if verdict.contradictions.is_empty());
     if is_accepted && is_ours {
@@ -123,6 +135,16 @@ pub(super) async fn run(args: &Args) -> ExitCode {
         Ok(Outcome::Interrupted(signal)) => args.ends(INTERRUPTED, seed, "interrupted", signal),
         Err(error) => args.ends(1, seed, "failed", &format!("{error:#}")),
     }
+}
+
+/// Describes the journals of the nodes.
+fn described(journals: &[Option<Durability>]) -> String {
+    let journals = journals.iter().enumerate();
+    let all = journals.map(|(n, journal)| match journal {
+        Some(durability) => format!("{} {durability:?}", name(n)),
+        None => format!("{} none", name(n)),
+    });
+    all.collect::<Vec<_>>().join(", ").to_lowercase()
 }
 
 /// Returns the directory of all files, and `true` if it is temporary.
@@ -146,12 +168,16 @@ fn place(args: &Args) -> anyhow::Result<(PathBuf, bool)> {
 
 /// Builds the network, executes the plan, and judges the histories. The network is removed on every
 /// way out.
-async fn perform(args: &Args, seed: u64, dir: &Path, steps: &[Step]) -> anyhow::Result<Outcome> {
+async fn perform(
+    args: &Args,
+    seed: u64,
+    dir: &Path,
+    (steps, journals): (&[Step], &[Option<Durability>]),
+) -> anyhow::Result<Outcome> {
     // Handle signals before there is anything that would be left behind.
     let mut signals = Signals::new(true)?;
-    let nodes = usize::from(args.nodes);
     // One more network for a twin, and one for the clients.
-    let world = World::build(nodes + 2)?;
+    let world = World::build(journals.len() + 2)?;
     let netem_missing = world.netem_missing();
     let disturbs = |step: &Step| matches!(step.command, Command::Disturb { .. });
     let left_out = netem_missing
@@ -162,7 +188,7 @@ async fn perform(args: &Args, seed: u64, dir: &Path, steps: &[Step]) -> anyhow::
     } else {
         Load::Everything
     };
-    let mut stage = Stage::set(world, dir, nodes, seed, load, netem_missing.is_none())?;
+    let mut stage = Stage::set(world, dir, journals, seed, load, netem_missing.is_none())?;
     let played = tokio::select! {
         played = whole(&mut stage, steps, load) => played,
         signal = signals.next() => return Ok(Outcome::Interrupted(signal)),
