@@ -16,8 +16,8 @@
 //! get votes again. Meanwhile, a `try` request of another node would be denied.
 //!
 //! Rejected: a mutex that is held while the node runs. If the thread that holds it is preempted, all
-//! callers stop. Beside other load, W2 of docs/performance.md had 22 % fewer cycles with it, and 4
-//! to 14 % fewer with a second mutex for the batch.
+//! callers stop. Beside other load, W2 of docs/performance.md had 22 % fewer cycles with it, and 4 %
+//! fewer with a second mutex for the batch.
 //!
 //! # Beside the mutex
 //! There are three ways to wake a waiter: `returned` for callers that wait for the core, `health`
