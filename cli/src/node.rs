@@ -106,9 +106,10 @@ async fn start_with_data_dir(
     let builder = config.builder()?;
     let started = match config.default_data_dir() {
         None => builder.start().await,
-        Some(dir) => match builder.clone().data_dir(dir).start().await {
-            // Nobody asked for this directory, so its absence does not prevent the start.
-            Err(error @ ConfigError::DataDir { .. }) => {
+        Some(dir) => match builder.clone().data_dir(&dir).start().await {
+            // Nobody asked for this directory, so its absence does not prevent the start. But
+            // votes that this process gave without a journal would be missing in an old one.
+            Err(error @ ConfigError::DataDir { .. }) if !may_have_journal(&dir) => {
                 tracing::warn!(
                     %error,
                     "no journal is kept, so each restart costs this vote for max_ttl, a minute by \
@@ -121,6 +122,17 @@ async fn start_with_data_dir(
         },
     };
     started.map_err(|error| config.error(&error))
+}
+
+/// Returns `false` if a data directory surely has no journal.
+fn may_have_journal(dir: &Path) -> bool {
+    match std::fs::metadata(dir.join("journal")) {
+        Ok(_) => true,
+        Err(error) => !matches!(
+            error.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+        ),
+    }
 }
 
 /// Logs if the node is ready, or is not ready after 60 s. Never returns.

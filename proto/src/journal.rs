@@ -163,6 +163,8 @@ pub struct Memory {
     pub(crate) fences: Vec<Epoch>,
     /// The longest time for which a vote that the journal may lack can last.
     pub(crate) quarantine: Duration,
+    /// The same by the last settings alone.
+    own_quarantine: Duration,
     /// The largest `max_drift` of the settings so far, in parts per million.
     drift_ppm: u32,
 }
@@ -247,7 +249,8 @@ impl Memory {
                     true => Duration::ZERO,
                     false => self.quarantine,
                 };
-                self.quarantine = started.timing.quarantine().max(before);
+                self.own_quarantine = started.timing.quarantine();
+                self.quarantine = self.own_quarantine.max(before);
                 self.drift_ppm = self.drift_ppm.max(started.timing.max_drift_ppm);
             }
             Record::Heard { node, incarnation } => {
@@ -279,7 +282,11 @@ impl Memory {
                 self.forget();
                 self.quarantine = self.quarantine.max(quarantine);
             }
-            Record::Whole => (self.is_whole, self.has_voted) = (true, true),
+            Record::Whole => {
+                // Every vote of earlier settings is over, or in this journal.
+                self.quarantine = self.own_quarantine;
+                (self.is_whole, self.has_voted) = (true, true);
+            }
             Record::Closed => {}
         }
     }

@@ -385,7 +385,7 @@ fn voter_resumes_from_its_default_directory() {
 
 #[cfg(unix)]
 #[test]
-fn default_directory_in_use_is_a_warning() {
+fn directory_in_use_is_an_error() {
     let path = voter("default-in-use", "");
     let command = || {
         let mut command = lockmesh(&["node", "--config"]);
@@ -393,22 +393,27 @@ fn default_directory_in_use_is_a_warning() {
         command
     };
     let (child, log) = ready(&mut command());
-    let said = log_of(&mut command());
     let pid = child.id();
+    let dir = state_home().join("lockmesh/a%2f1");
+    let mut asked = command();
+    asked.arg("--data-dir").arg(&dir);
+    for mut command in [command(), asked] {
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        let expected = format!("data_dir: {}: process {pid} uses it", dir.display());
+        assert!(stderr(&output).contains(&expected), "{}", stderr(&output));
+    }
+    stops_on("-TERM", child, log);
+}
+
+#[test]
+fn default_directory_that_cannot_be_made_is_a_warning() {
+    let path = voter("default-no-dir", "");
+    let mut command = lockmesh(&["node", "--config"]);
+    let said = log_of(command.arg(&path).env("XDG_STATE_HOME", &path));
     assert!(said.contains(" WARN "), "{said}");
-    assert!(said.contains(&format!("process {pid} uses it")), "{said}");
     assert!(said.contains("no journal is kept"), "{said}");
     assert!(said.contains("--data-dir DIR"), "{said}");
-    // The same directory, but asked for.
-    let dir = state_home().join("lockmesh/a%2f1");
-    let output = command().arg("--data-dir").arg(&dir).output().unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    let expected = format!(
-        "lockmesh: --data-dir: data_dir: {}: process {pid}",
-        dir.display()
-    );
-    assert!(stderr(&output).contains(&expected), "{}", stderr(&output));
-    stops_on("-TERM", child, log);
 }
 
 #[cfg(unix)]
