@@ -525,7 +525,7 @@ fn first_record(bytes: &[u8]) -> Option<(Record, usize)> {
         .get(..len)
         .filter(|_| (1..=RECORD_BYTES_MAX).contains(&len))?;
     let fits = checksum(record) == u32::from_le_bytes(sum);
-    if !fits && !mistaken!(TornIsWhole) {
+    if !fits {
         return None;
     }
     Some((decode_whole(record)?, RECORD_HEAD_BYTES + len))

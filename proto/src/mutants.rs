@@ -206,8 +206,6 @@ mutants! {
     FencesNotRestored,
     /// A journal of another boot, whose last records were not synced, counts as memory.
     OtherBootIsMemory,
-    /// A record that was not wholly written counts.
-    TornIsWhole,
     /// A journal that was begun in quarantine counts as memory.
     QuarantineIsMemory,
     /// The mark of an ordered end stays when the next process has begun.

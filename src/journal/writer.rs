@@ -5,9 +5,7 @@ use std::io::{self, ErrorKind, Write};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
-use super::{
-    Durability, Journal, REPLACED_FROM, REPLACEMENT, State, install, len_max, replacement,
-};
+use super::{Durability, Journal, REPLACEMENT, State, install, len_max, replacement};
 use crate::engine::Engine;
 use lockmesh_proto::{Node, SnapshotPart};
 
@@ -40,7 +38,7 @@ pub(crate) fn run(journal: &Journal, engine: &Weak<Engine>) {
                     Err(error) => {
                         tracing::debug!(%error, ?pause, "the journal is not replaced");
                         pause = (pause * 2).min(RETRY_MAX);
-                        journal.put_off_replacement();
+                        journal.fail(&engine);
                     }
                 }
             }
@@ -152,14 +150,10 @@ impl Journal {
         })
     }
 
-    /// Goes on with the present journal, as far as it can be written, and replaces it later.
-    fn put_off_replacement(&self) {
-        let mut state = self.state();
-        let State { files, len, .. } = &mut *state;
-        if let Some(files) = files {
-            files.replacement = None;
-            files.len_max = *len + REPLACED_FROM;
-        }
+    /// Ends writing, and voting, until the journal is replaced.
+    fn fail(&self, engine: &Engine) {
+        self.state().fail();
+        engine.with(|core, now| core.node.persist_failed(now));
     }
 
     fn write_what_is_queued(&self, engine: &Arc<Engine>) {
