@@ -13,7 +13,6 @@ mod ending;
 mod foreign_nodes;
 mod gossip;
 mod guard;
-mod journal;
 mod l1;
 mod look;
 mod many;
