@@ -399,8 +399,8 @@ impl MeshBuilder {
         self
     }
 
-    /// Sets what the journal survives: the end of the process, which is the default, or also that
-    /// of the machine.
+    /// Sets the durability of the journal. By default it survives the end of the process, but not
+    /// that of the machine.
     pub fn durability(mut self, durability: Durability) -> Self {
         self.durability = durability;
         self

@@ -48,7 +48,7 @@ const SLOW_FOR: Duration = Duration::from_secs(10);
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 const LOCK_PAUSE: Duration = Duration::from_millis(1);
 
-/// How much of a voter's memory survives: see [`MeshBuilder::data_dir`](crate::MeshBuilder::data_dir).
+/// The ends of a process after which a voter still has its memory: see [`MeshBuilder::data_dir`](crate::MeshBuilder::data_dir).
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
@@ -137,7 +137,7 @@ pub struct JournalStatus {
     pub failures: u64,
 }
 
-/// What a new process needs to open its journal.
+/// The arguments to open a journal.
 #[derive(Debug)]
 pub(crate) struct Opening {
     pub(crate) owner: JournalOwner,

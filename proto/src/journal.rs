@@ -71,7 +71,7 @@ pub enum Record {
         epoch: Epoch,
     },
     /// A lower bound of all fence buckets.
-    Floor {
+    AllFences {
         /// The bound.
         epoch: Epoch,
     },
@@ -147,7 +147,7 @@ impl VoteRecord {
     }
 }
 
-/// What a journal says about its voter.
+/// The memory of a voter, as its journal has it.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Memory {
     /// The last incarnation that began.
@@ -273,7 +273,7 @@ impl Memory {
                     *fence = epoch.max(*fence);
                 }
             }
-            Record::Floor { epoch } => {
+            Record::AllFences { epoch } => {
                 for fence in &mut self.fences {
                     *fence = epoch.max(*fence);
                 }

@@ -194,6 +194,8 @@ mutants! {
     HeardIsKept,
     /// A `Vote` leaves before its record is written.
     VoteBeforeWrite,
+    /// A voter goes on after a failed write.
+    FailedWriteIgnored,
     /// A longer ttl of a vote is not written.
     LongerTtlUnwritten,
     /// The record of the end of a vote is written after that of the next vote of its key.
@@ -201,7 +203,7 @@ mutants! {
     /// Restored votes do not last their whole ttl.
     RestoredVotesAreCut,
     /// The send time of a vote is not restored.
-    StampNotRestored,
+    SentAtNotRestored,
     /// The fences of a journal are not restored.
     FencesNotRestored,
     /// A journal of another boot, whose last records were not synced, counts as memory.

@@ -384,7 +384,7 @@ settings! {
         /// empty: the voter then forgets its votes when it is restarted. See
         /// [`MeshBuilder::data_dir`].
         data_dir: Option<PathBuf>,
-        /// What the journal survives: `process` by default, or `machine`.
+        /// The durability of the journal: `process` by default, or `machine`. See [`Durability`].
         durability: Option<Durability>,
         /// The limits of this node's voter.
         limits: LimitsConfig,

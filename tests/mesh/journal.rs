@@ -148,7 +148,7 @@ async fn power_cut_without_sync_costs_a_quarantine() {
     assert!(cluster.node(0).status().quarantine.is_some());
 }
 
-/// What the mark of an ordered end vouches for counts once.
+/// The mark of an ordered end counts once.
 #[tokio::test]
 async fn shutdown_syncs_for_one_power_cut() {
     let cluster = with_journals(3, Durability::Process).await;

@@ -138,6 +138,9 @@ impl Node {
     /// Handles a write that failed. The voter refuses all claims until [`Node::journal_replaced`].
     /// It keeps the votes that are out. Messages that depend on the write are dropped.
     pub fn persist_failed(&mut self, now: Now) {
+        if mistaken!(FailedWriteIgnored) {
+            return self.persisted(now, u64::MAX);
+        }
         let now = self.corrected(now);
         if let Some(journal) = &mut self.journal {
             journal.held.clear();

@@ -1,4 +1,4 @@
-//! What a voter writes to its journal, and how it resumes from one.
+//! The records that a voter writes to its journal, and its return from one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,8 +51,8 @@ impl Voter {
         }
         let highest = memory.fences.iter().copied().max().unwrap_or_default();
         if memory.fences.len() == self.fence_buckets.len() {
-            for (floor, fence) in self.fence_buckets.iter_mut().zip(&memory.fences) {
-                *floor = (*floor).max(*fence);
+            for (bucket, fence) in self.fence_buckets.iter_mut().zip(&memory.fences) {
+                *bucket = (*bucket).max(*fence);
             }
         } else {
             self.raise_all(highest);
@@ -61,8 +61,8 @@ impl Voter {
     }
 
     fn raise_all(&mut self, to: Epoch) {
-        for floor in &mut self.fence_buckets {
-            *floor = (*floor).max(to);
+        for bucket in &mut self.fence_buckets {
+            *bucket = (*bucket).max(to);
         }
         self.highest_bucket = self.highest_bucket.max(to);
     }
@@ -88,7 +88,7 @@ impl Voter {
         }
     }
 
-    /// Tells the driver that the votes are dropped.
+    /// Emits the record that the votes are dropped, if this voter keeps a journal.
     pub(super) fn record_loss(&self, out: &mut Effects) {
         let quarantine = self.recovery.as_ref().map(Recovery::quarantine);
         let quarantine = quarantine.unwrap_or_default();
@@ -103,7 +103,7 @@ impl Voter {
         longest.map_or(Duration::ZERO, |ttl| quarantine_of(ttl, drift_ppm))
     }
 
-    /// Tells the driver a record, if this voter keeps a journal.
+    /// Emits a record, if this voter keeps a journal.
     pub(super) fn record(&self, out: &mut Effects, record: impl FnOnce() -> Record) {
         if self.keeps_journal {
             out.records.push(record());
@@ -150,7 +150,7 @@ impl Voter {
         }
         self.raise_all(done.fence);
         self.forgot = done.was_quarantined;
-        self.record(out, || Record::Floor { epoch: done.fence });
+        self.record(out, || Record::AllFences { epoch: done.fence });
         self.record(out, || Record::Whole);
         out.tell(Event::QuarantineEnded {
             answers: done.answers,
@@ -174,7 +174,7 @@ impl Voter {
                 claim: vote.claim,
                 epoch: vote.epoch,
                 ttl,
-                sent_at: match mistaken!(StampNotRestored) {
+                sent_at: match mistaken!(SentAtNotRestored) {
                     true => Instant::ZERO,
                     false => vote.sent_at,
                 },

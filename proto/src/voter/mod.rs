@@ -275,11 +275,11 @@ impl Voter {
             }
         };
         let recovery = recovery.at_least(longest);
-        let keeps_journal = self.keeps_journal;
+        let (keeps_journal, closed) = (self.keeps_journal, self.closed);
         *self = Self::without_memory(me, voter_set, self.limits, nonce, recovery);
         self.fence_buckets = fence_buckets;
         self.highest_bucket = highest_bucket;
-        self.keeps_journal = keeps_journal;
+        (self.keeps_journal, self.closed) = (keeps_journal, closed);
         self.record_loss(out);
         self.handle_timeout(now, out);
     }

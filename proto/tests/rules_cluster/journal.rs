@@ -139,6 +139,9 @@ fn closed_journal_survives_a_boot_once() {
     let mut cluster = cluster(false);
     hold(&mut cluster, "k");
     cluster.with(0, |node, now| node.stop_voting(now));
+    hold(&mut cluster, "late");
+    let slots = |cluster: &Cluster, seat| cluster.node(seat).voter().unwrap().slots();
+    assert_eq!((slots(&cluster, 0), slots(&cluster, 1)), (1, 2));
     cluster.crash(0);
     let disk = cluster.seats[0].disk.as_mut().unwrap();
     disk.close();
@@ -370,4 +373,65 @@ fn quarantine_of_earlier_settings_survives_restarts() {
         assert!(until.since(began) >= longest - ms(1), "{until} {began}");
         cluster.crash(0);
     }
+}
+
+/// A voter that restarts in another voter set with the same voters keeps its memory.
+#[test]
+fn other_voters_are_not_remembered_and_other_timing_is() {
+    let cluster = cluster(false);
+    let disk = cluster.seats[0].disk.clone().unwrap();
+    let why = |members: usize, timing: lockmesh_proto::Timing| {
+        let members = cluster.voter_set.members()[..members].to_vec();
+        let r = members.len();
+        let voter_set = lockmesh_proto::VoterSet::new(2, members, r, timing).unwrap();
+        let config = lockmesh_proto::NodeConfig {
+            voter_set: std::sync::Arc::new(voter_set),
+            ..cluster.config(0, Start::Recovering)
+        };
+        let opened = disk
+            .clone()
+            .start(lockmesh_proto::Now::default(), config, "test");
+        opened.map(|(_, opened)| opened.why).unwrap()
+    };
+    let timing = *cluster.voter_set.timing();
+    assert_eq!(why(2, timing), Some(NotMemory::OtherVoters));
+    let max_ttl = ms(20_000);
+    let shorter = lockmesh_proto::Timing { max_ttl, ..timing };
+    assert_eq!(why(3, shorter), None);
+}
+
+/// Voters without memory cannot tell whether a journal is the newest.
+#[test]
+fn voters_without_memory_do_not_confirm() {
+    let mut cluster = cluster(false);
+    hold(&mut cluster, "k");
+    (0..4).for_each(|seat| cluster.crash(seat));
+    for seat in [1, 2] {
+        cluster.seats[seat].disk.as_mut().unwrap().cut_power(0, 0);
+    }
+    (0..3).for_each(|seat| cluster.start(seat, Start::Recovering));
+    cluster.run_for(ms(900));
+    assert!(!cluster.votes(0));
+    cluster.run_for(ms(200));
+    assert!(cluster.votes(0));
+    assert_eq!(resumed(&cluster), 0);
+}
+
+/// The others know it from their own journals.
+#[test]
+fn old_copy_is_known_by_voters_that_restarted_since() {
+    let mut cluster = cluster(false);
+    hold(&mut cluster, "a");
+    let copy = cluster.seats[0].disk.as_ref().unwrap().bytes().to_vec();
+    restart(&mut cluster, 0);
+    cluster.run_for(RESUME);
+    cluster.crash(0);
+    for seat in [1, 2] {
+        restart(&mut cluster, seat);
+    }
+    cluster.run_for(ms(1_100));
+    cluster.seats[0].disk.as_mut().unwrap().put_back(copy);
+    cluster.start(0, Start::Recovering);
+    cluster.run_for(ms(1_100));
+    assert!(!cluster.votes(0));
 }

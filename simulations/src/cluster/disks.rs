@@ -42,7 +42,7 @@ impl HostDisk {
     }
 }
 
-/// What a voter knew about one key.
+/// The vote and the fence that a voter had for one key.
 #[derive(Clone, Debug)]
 struct KeptKey {
     key: KeyAt,
@@ -209,7 +209,7 @@ impl World {
     fn known_to_voter(&self, host: HostAt, cuts: bool) -> Option<Vec<KeptKey>> {
         let at = self.hosts[host].disk.as_ref()?;
         let voter = self.process(host)?.node.voter()?;
-        let fails = at.disk.fails || voter.closed() == Some(RefuseReason::Storage);
+        let fails = voter.closed() == Some(RefuseReason::Storage);
         if voter.quarantine().is_some() || fails {
             return None;
         }

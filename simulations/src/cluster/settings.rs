@@ -102,7 +102,7 @@ pub(crate) struct Settings {
     pub(crate) has_namesakes: bool,
     /// The faults that last for the whole fault phase.
     pub(crate) lasting: LastingFaults,
-    /// Whether each host keeps a journal, and then whether it syncs every record.
+    /// The journals of the hosts: `None` for none, `true` if it syncs every record.
     pub(crate) journals: Vec<Option<bool>>,
 }
 

@@ -78,7 +78,7 @@ impl Scenario {
     }
 }
 
-/// What restarts cost. All times are in milliseconds.
+/// The cost of restarts. All times are in milliseconds.
 #[derive(Debug)]
 pub(crate) struct Restarts {
     what: &'static str,

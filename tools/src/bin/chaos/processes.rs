@@ -67,7 +67,7 @@ pub(crate) struct Processes {
     seed: u64,
     load: Load,
     nodes: usize,
-    /// What the journals of the nodes survive.
+    /// The durability of the journals of the nodes.
     journals: Vec<Option<Durability>>,
     /// The nodes that were started before: the cluster is no longer new to them.
     has_lived: BTreeSet<usize>,
