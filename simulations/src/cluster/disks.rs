@@ -12,6 +12,9 @@ use crate::proto::{
     VoteRecord, Voter,
 };
 
+/// The number of a sync for which no node waits.
+const WRITTEN_BACK: u64 = 0;
+
 /// The disk of a host, and what the world knows about it.
 #[derive(Debug)]
 pub(crate) struct HostDisk {
@@ -136,10 +139,20 @@ impl World {
         if !at.disk.write(bytes) {
             return node.persist_failed(now);
         }
-        if !at.disk.syncs {
-            return node.persisted(now, number);
-        }
         let (len, run) = (at.disk.len(), machine.incarnations.len());
+        if !at.disk.syncs {
+            node.persisted(now, number);
+            // The operating system writes back what it has, some time later.
+            let takes = 2 * self.settings.max_ttl();
+            let number = WRITTEN_BACK;
+            let event = WorldEvent::Synced {
+                host,
+                run,
+                number,
+                len,
+            };
+            return self.push_in(takes, event);
+        }
         // Bounds in round trips are judged after the world has settled.
         let takes = match self.is_settled {
             true => 0,
@@ -164,6 +177,9 @@ impl World {
         }
         if let Some(at) = &mut machine.disk {
             at.disk.sync_to(len);
+        }
+        if number == WRITTEN_BACK {
+            return;
         }
         if machine.is_paused() {
             let event = WorldEvent::Synced {
@@ -209,7 +225,9 @@ impl World {
     fn known_to_voter(&self, host: HostAt, cuts: bool) -> Option<Vec<KeptKey>> {
         let at = self.hosts[host].disk.as_ref()?;
         let voter = self.process(host)?.node.voter()?;
-        let fails = voter.closed() == Some(RefuseReason::Storage);
+        // A voter that shuts down after a failed write is closed for another reason.
+        let is_closed = voter.closed().is_some();
+        let fails = voter.closed() == Some(RefuseReason::Storage) || is_closed && at.disk.fails;
         if voter.quarantine().is_some() || fails {
             return None;
         }
@@ -245,6 +263,7 @@ impl World {
     /// Handles the report that a voter has resumed from its journal.
     pub(crate) fn see_resume(&mut self, host: HostAt, is_confirmed: bool) {
         self.count("voters_resumed");
+        self.note_host(host);
         let Some(at) = self.hosts[host].disk.as_mut() else {
             return;
         };
@@ -319,7 +338,7 @@ impl World {
         if let Some(at) = &mut self.hosts[host].disk {
             at.disk.put_back(std::mem::take(&mut at.copy));
             at.may_be_old = true;
-            at.before = None;
+            (at.before, at.written) = (None, Vec::new());
         }
     }
 
@@ -358,6 +377,7 @@ impl World {
             part = rest;
         }
         self.count("journals_replaced");
+        self.note_host(host);
         self.at_node(host, |node, now| {
             if let Some(node) = node.node_mut() {
                 node.journal_replaced(now, u64::MAX);

@@ -65,7 +65,8 @@ impl World {
         let mut since: Vec<u64> = voters
             .iter()
             .filter_map(|voter| {
-                let votes = self.process(*voter)?.node.voter()?.quarantine().is_none();
+                let its = self.process(*voter)?.node.voter()?;
+                let votes = its.quarantine().is_none() && its.closed().is_none();
                 let at = self.host_steady_since(*voter).filter(|_| votes)?;
                 let links = self.links_steady_since(holder, *voter)?;
                 Some(at.max(links).max(own))
