@@ -31,6 +31,7 @@ const LISTEN: &str = "0.0.0.0:7400";
 const LISTEN_SINGLE: &str = "127.0.0.1:0";
 const GOSSIP_INTERVAL_MIN: Duration = Duration::from_millis(10);
 const GOSSIP_INTERVAL_MAX: Duration = Duration::from_secs(60);
+const HANDOVER_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 const TRY_TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
 const MAX_CLAIMS: usize = 1 << 20;
 
@@ -75,7 +76,8 @@ impl fmt::Debug for SecretSource {
 /// | `renew_interval` | a third of the ttl | keep | long: lost after one or two lost datagrams |
 /// | `try_timeout` | 2 s | at least 100 round trips | short: errors while a peer restarts |
 /// | `gossip_interval` | 1 s | 200 ms to 2 s | short: processor time; long: dead nodes are noticed late |
-/// | `data_dir` | none | a local disk that outlives the process | none: a restart costs a vote for a minute |
+/// | `data_dir` | none | a local disk that outlives the process | none: a crash costs a vote for a minute |
+/// | `handover_timeout` | 2 s | less than the grace of a stop | short: a restart costs a vote for a minute |
 /// | `timing` | [`Timing::lan`] | keep, the same on all nodes | see [`Timing`] |
 #[derive(Clone, Debug)]
 #[must_use = "a mesh that is not started does nothing"]
@@ -103,6 +105,7 @@ pub struct MeshBuilder {
     limits: VoterLimits,
     data_dir: Option<PathBuf>,
     durability: Durability,
+    handover_timeout: Duration,
     boot_id: Option<u128>,
     max_claims: usize,
     transport: Option<Arc<dyn Transport>>,
@@ -129,6 +132,8 @@ pub(crate) struct Checked {
     /// The directory of the journal, if the node is a voter and has one.
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) durability: Durability,
+    /// Zero if no memory is handed over.
+    pub(crate) handover_timeout: Duration,
     /// The id of this boot of the machine, instead of the kernel's.
     pub(crate) boot_id: Option<u128>,
     pub(crate) max_claims: usize,
@@ -180,6 +185,7 @@ impl MeshBuilder {
             limits: VoterLimits::default(),
             data_dir: None,
             durability: Durability::Process,
+            handover_timeout: Duration::from_secs(2),
             boot_id: None,
             max_claims: MAX_CLAIMS,
             transport: None,
@@ -387,9 +393,10 @@ impl MeshBuilder {
     /// Sets the directory in which the voter of this node keeps a journal of its votes. It is
     /// created if it is not there.
     ///
-    /// A voter with a journal votes again as soon as it is restarted: it remembers the locks that
-    /// it granted. Without one it has forgotten them, and does not vote for `max_ttl`, a minute by
-    /// default.
+    /// A voter with a journal votes again as soon as it is restarted, also after a crash: it
+    /// remembers the locks that it granted. Without one it has forgotten them, and does not vote for
+    /// `max_ttl`, a minute by default, unless it left them with others
+    /// ([`handover_timeout`](Self::handover_timeout)).
     ///
     /// Give each node a directory of its own, on a local disk that is still there after a restart.
     /// It takes about 100 bytes for each lock that is held, times four. Never put an old copy of it
@@ -403,6 +410,20 @@ impl MeshBuilder {
     /// that of the machine.
     pub fn durability(mut self, durability: Durability) -> Self {
         self.durability = durability;
+        self
+    }
+
+    /// Sets the longest time for which [`Mesh::shutdown`](crate::Mesh::shutdown) hands the votes of
+    /// this node's voter over to other voters: zero to 60 s. 2 s by default; zero switches the
+    /// handover off.
+    ///
+    /// A voter without a journal leaves its votes with up to five other voters. Its next process
+    /// takes them up and votes at once, if it starts within `max_ttl` and more than half of these
+    /// voters have not been restarted. Otherwise, and after a crash, it does not vote for `max_ttl`.
+    /// A voter with a journal hands nothing over, and one of more than 16,384 votes
+    /// ([`VoterLimits::handover_votes_max`]) does not either.
+    pub fn handover_timeout(mut self, handover_timeout: Duration) -> Self {
+        self.handover_timeout = handover_timeout;
         self
     }
 
@@ -518,6 +539,7 @@ impl MeshBuilder {
             limits: self.limits,
             data_dir,
             durability: self.durability,
+            handover_timeout: self.handover_timeout,
             boot_id: self.boot_id,
             max_claims: self.max_claims,
             transport: self.transport.clone(),
@@ -579,6 +601,12 @@ impl MeshBuilder {
                 GOSSIP_INTERVAL_MIN,
                 GOSSIP_INTERVAL_MAX,
             ),
+            (
+                "handover_timeout",
+                self.handover_timeout,
+                Duration::ZERO,
+                HANDOVER_TIMEOUT_MAX,
+            ),
         ];
         for (field, value, min, max) in spans {
             if value < min || value > max {
@@ -602,16 +630,19 @@ impl MeshBuilder {
     }
 
     fn check_counts(&self) -> Result<(), ConfigError> {
+        let limits = &self.limits;
+        let handed_over = limits.handover_votes_max;
         let counts = [
-            ("max_claims", self.max_claims, MAX_CLAIMS),
-            ("limits.slots_max", self.limits.slots_max, 1 << 24),
-            ("limits.waiters_max", self.limits.waiters_max, 1 << 20),
-            ("limits.fence_buckets", self.limits.fence_buckets, 1 << 20),
-            ("cluster (bytes)", self.cluster.len(), CLUSTER_BYTES_MAX),
+            ("max_claims", self.max_claims, 1, MAX_CLAIMS),
+            ("limits.slots_max", limits.slots_max, 1, 1 << 24),
+            ("limits.waiters_max", limits.waiters_max, 1, 1 << 20),
+            ("limits.fence_buckets", limits.fence_buckets, 1, 1 << 20),
+            ("limits.handover_votes_max", handed_over, 0, 1 << 16),
+            ("cluster (bytes)", self.cluster.len(), 1, CLUSTER_BYTES_MAX),
         ];
-        for (field, value, max) in counts {
-            if value == 0 || value > max {
-                let (value, min, max) = (value.to_string(), "1".to_owned(), max.to_string());
+        for (field, value, min, max) in counts {
+            if value < min || value > max {
+                let [value, min, max] = [value, min, max].map(|it| it.to_string());
                 return Err(ConfigError::OutOfBounds {
                     field,
                     value,

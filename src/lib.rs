@@ -132,7 +132,7 @@ pub use lockmesh_proto::{
 pub use mesh::Mesh;
 pub use request::LockRequest;
 pub use seeds::Resolve;
-pub use status::{Health, Status};
+pub use status::{Health, Shutdown, Status};
 pub use transport::{Transport, UdpTransport};
 
 /// Compiles the examples of the README.

@@ -26,11 +26,11 @@ use crate::obstacle::Obstacle;
 use crate::request::LockRequest;
 use crate::seed_query::SeedQuery;
 use crate::seeds::{self, Seeds};
-use crate::status::{Health, Status};
+use crate::status::{Health, Shutdown, Status, VoterStart};
 use crate::transport::{self, Transport, UdpTransport};
 use lockmesh_proto::{
     ClusterSecret, Epoch, Incarnation, Inspection, JournalOwner, Key, Node, NodeConfig, NodeId,
-    NodeJournal, Seal, Started, View,
+    NodeJournal, NotMemory, Seal, Started, View,
 };
 
 /// The error for a task that releases or extends a lock that another task of this node has acquired
@@ -65,7 +65,7 @@ pub(crate) struct Inner {
     driver: AbortHandle,
     gossip: AbortHandle,
     /// The task that ends the mesh. The first shutdown takes it and waits for it.
-    end: Mutex<Option<JoinHandle<()>>>,
+    end: Mutex<Option<JoinHandle<Shutdown>>>,
 }
 
 impl MeshBuilder {
@@ -111,7 +111,7 @@ impl MeshBuilder {
         }
         // Panics without timers: here, rather than in the driver, on which every request depends.
         drop(tokio::time::sleep(Duration::ZERO));
-        let (incarnation, opened) = open_journal(&checked).await?;
+        let (incarnation, opened, why) = open_journal(&checked).await?;
         let listen = checked.listen;
         let transport = match &checked.transport {
             Some(transport) => transport.clone(),
@@ -133,10 +133,14 @@ impl MeshBuilder {
             interval: checked.gossip_interval,
         };
         let (id, settings) = (checked.id.clone(), checked.settings);
+        let handover_timeout = checked.handover_timeout;
         let static_peers = checked.static_peers.clone();
         let (journal, node_journal) = opened.unzip();
         let node = new_node(&clock, incarnation, checked, node_journal);
         let engine = Arc::new(Engine::new(clock, transport, (node, journal), gossip_in));
+        engine.with(|core, _| {
+            core.begin_voter(VoterStart::without_memory(why));
+        });
         if let Some(journal) = &engine.journal {
             Journal::spawn_writer(journal, &engine)?;
         }
@@ -154,7 +158,7 @@ impl MeshBuilder {
                 Finder::Gossips(Box::new(membership.map_err(ConfigError::Gossip)?))
             }
         };
-        let inner = Inner::start(engine, settings, id, addr, finder);
+        let inner = Inner::start(engine, settings, id, addr, finder, handover_timeout);
         tracing::info!(node = %inner.id, %addr, %advertise, %incarnation, "mesh started");
         Ok(Mesh {
             inner: Arc::new(inner),
@@ -162,15 +166,22 @@ impl MeshBuilder {
     }
 }
 
-/// Opens the journal of a voter that has a data directory. Returns it and the incarnation of this
-/// process.
+/// Opens the journal of a voter that has a data directory. Returns it, the incarnation of this
+/// process, and the reason why the journal is not memory.
 async fn open_journal(
     checked: &Checked,
-) -> Result<(Incarnation, Option<(Arc<Journal>, NodeJournal)>), ConfigError> {
+) -> Result<
+    (
+        Incarnation,
+        Option<(Arc<Journal>, NodeJournal)>,
+        Option<NotMemory>,
+    ),
+    ConfigError,
+> {
     let clock = Time::of(checked.clock.clone());
     let incarnation = Incarnation::new(clock.incarnation(rand::random()));
     let Some(dir) = checked.data_dir.clone() else {
-        return Ok((incarnation, None));
+        return Ok((incarnation, None, None));
     };
     let opening = Opening {
         owner: JournalOwner {
@@ -186,7 +197,12 @@ async fn open_journal(
     let opened = opened.unwrap_or_else(|error| panic::resume_unwind(error.into_panic()))?;
     opened.log(&id);
     let incarnation = opened.node.started.incarnation;
-    Ok((incarnation, Some((Arc::new(opened.journal), opened.node))))
+    let why = opened.why;
+    Ok((
+        incarnation,
+        Some((Arc::new(opened.journal), opened.node)),
+        why,
+    ))
 }
 
 /// Returns the address at which peers reach a node that listens on `local`.
@@ -254,15 +270,25 @@ async fn live(
     engine: Arc<Engine>,
     mut left: watch::Receiver<bool>,
     driver: JoinHandle<()>,
-) {
-    match finder {
-        Finder::Gossips(membership) => membership.run(left).await,
-        Finder::Asks(query) => query.run(left).await,
-        Finder::Knows => drop(left.wait_for(|left| *left).await),
-    }
+    handover_timeout: Duration,
+) -> Shutdown {
+    let mut leaves = left.clone();
+    let finds = async {
+        match finder {
+            Finder::Gossips(membership) => membership.run(left).await,
+            Finder::Asks(query) => query.run(left).await,
+            Finder::Knows => drop(left.wait_for(|left| *left).await),
+        }
+    };
+    let hands_over = async {
+        let _ = leaves.wait_for(|leaves| *leaves).await;
+        engine.hand_over(handover_timeout).await
+    };
+    let ((), handed_over_to) = tokio::join!(finds, hands_over);
     engine.end_journal().await;
     driver.abort();
     engine.close();
+    Shutdown { handed_over_to }
 }
 
 fn seal(key: Option<ClusterSecret>) -> Seal {
@@ -420,23 +446,31 @@ impl Mesh {
     ///
     /// - The locks of all guards are released. Guards that still exist report their lock as lost.
     /// - Pending requests are withdrawn.
+    /// - The voter of this node stops voting. If it keeps no journal, it leaves its votes with
+    ///   other voters, for the next process of this node. That takes a few round trips, and at most
+    ///   [`handover_timeout`](MeshBuilder::handover_timeout).
     /// - The node announces to its peers that it leaves, and stops.
     ///
     /// Locks acquired through [`DistributedLock`] last for the rest of their ttl.
     ///
-    /// Returns once the address is free, about ten round trips later. A second call returns at
-    /// once, even if the shutdown has not completed.
+    /// Returns once the address is free, about ten round trips later, with the voters that have the
+    /// votes of this node's voter. If there are none and it keeps no journal, its next process does
+    /// not vote for `max_ttl`. A second call returns at once with none, even if the shutdown has not
+    /// completed.
     ///
     /// # Cancel safety
     /// The shutdown starts when the future is first polled. If the future is dropped, it completes
     /// in the background while a clone of the mesh exists.
-    pub async fn shutdown(&self) {
+    pub async fn shutdown(&self) -> Shutdown {
         let inner = &self.inner;
         inner.release_everything();
         inner.leave.send_replace(true);
-        if inner.ended().await {
-            tracing::info!(node = %inner.id, "mesh shut down");
-        }
+        let Some(shutdown) = inner.ended().await else {
+            return Shutdown::default();
+        };
+        let handed_over_to: Vec<&str> = shutdown.handed_over_to.iter().map(AsRef::as_ref).collect();
+        tracing::info!(node = %inner.id, ?handed_over_to, "mesh shut down");
+        shutdown
     }
 
     /// Stops this node at once, as if its process were killed.
@@ -471,11 +505,13 @@ impl Inner {
         id: NodeId,
         addr: SocketAddr,
         finder: Finder,
+        handover_timeout: Duration,
     ) -> Self {
         let (leave, left) = watch::channel(false);
         let driver = tokio::spawn(driver::drive(engine.clone()));
         let stop = driver.abort_handle();
-        let end = tokio::spawn(live(finder, engine.clone(), left, driver));
+        let live = live(finder, engine.clone(), left, driver, handover_timeout);
+        let end = tokio::spawn(live);
         Self {
             driver: stop,
             gossip: end.abort_handle(),
@@ -490,19 +526,17 @@ impl Inner {
         }
     }
 
-    /// Waits until all tasks have ended. Returns `true` if this is the first call; others return at
-    /// once.
-    async fn ended(&self) -> bool {
+    /// Waits until all tasks have ended. Returns `None` at once if this is not the first call.
+    async fn ended(&self) -> Option<Shutdown> {
         let end = self
             .end
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let Some(end) = end else { return false };
-        if let Err(error) = end.await {
+        let ended = end?.await.inspect_err(|error| {
             tracing::debug!(node = %self.id, %error, "the mesh did not end well");
-        }
-        true
+        });
+        Some(ended.unwrap_or_default())
     }
 
     fn release_everything(&self) {

@@ -18,7 +18,7 @@ use metrics::{
 
 use crate::engine::core::{Core, Ended};
 use crate::obstacles::NOTED_FOR;
-use crate::status::Health;
+use crate::status::{Health, VoterStart};
 use lockmesh_proto::{
     DropReason, Event, NodeId, Now, Standing, VoteTally, Voter, WallClock, quorum,
 };
@@ -124,6 +124,9 @@ metrics! {
         "1 if the voter of this node is in recovery and does not vote. 0 on a node without a voter";
     QUARANTINE_SECONDS: Gauge "lockmesh_quarantine_seconds" "seconds" []
         "time left in the quarantine of this node's voter. Recovery may last longer";
+    VOTER_STARTS: Counter "lockmesh_voter_starts_total" "starts" ["from"]
+        "starts of this node's voter, by the source of its memory: its journal, a handover, or \
+         nothing, so that it had to wait";
     JOURNAL_BYTES: Gauge "lockmesh_journal_bytes" "bytes" []
         "size of the journal of this node's voter. 0 without a journal";
     JOURNAL_FAILED: Gauge "lockmesh_journal_failed" "0 or 1" []
@@ -236,6 +239,10 @@ impl Meter {
 
     pub(crate) fn lost(&self) {
         self.lost.increment(1);
+    }
+
+    pub(crate) fn voter_starts(&self, start: &VoterStart) {
+        counter!(VOTER_STARTS, "node" => self.node.clone(), "from" => start.label()).increment(1);
     }
 
     pub(crate) fn gossip_ended(&self) {
@@ -385,6 +392,12 @@ pub(crate) fn trace(event: &Event, node: &NodeId) {
             is_confirmed,
         } => {
             tracing::info!(%node, votes, answers, is_confirmed, "voter resumed from its journal");
+        }
+        Event::TookUp { from, votes } => {
+            tracing::info!(%node, %from, votes, "voter took up its memory by handover");
+        }
+        Event::HandedOver { voters } => {
+            tracing::debug!(%node, voters = voters.len(), "handover over");
         }
         Event::JournalOutdated { node: other } => {
             tracing::warn!(

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::engine::core::Core;
 pub use crate::journal::JournalStatus;
-use lockmesh_proto::{NodeId, Now, Timing};
+use lockmesh_proto::{NodeId, NotMemory, Now, Timing};
 
 pub use lockmesh_proto::{
     DropReason, Inspection, KeyOwner, LockState, RefuseReason, SeenVotes, Standing, Traffic,
@@ -82,6 +82,8 @@ pub struct Status {
     ///
     /// Afterwards, recovery may add one second. It takes longer if too few wall clocks are known.
     pub quarantine: Option<Duration>,
+    /// The way in which this node's voter came to vote; `None` on a node without a voter.
+    pub voter_start: Option<VoterStart>,
     /// The journal of this node's voter; `None` if it keeps none.
     pub journal: Option<JournalStatus>,
     /// The wall clock of this node beside those of the voters. A wrong clock costs no lock while
@@ -101,6 +103,84 @@ pub struct Status {
     pub traffic: Traffic,
     /// `true` if the mesh was shut down, or its runtime has ended.
     pub is_shut_down: bool,
+}
+
+/// The way in which this node's voter came to vote, or the reason why it does not vote yet.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[serde(tag = "from", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum VoterStart {
+    /// It had no memory of an earlier process, so it votes after a quarantine, or once the others
+    /// confirm that the cluster is new. [`Status::quarantine`] is the time left.
+    Nothing {
+        /// The reason why it had no memory.
+        why: String,
+    },
+    /// It has read its memory from its journal.
+    Journal {
+        /// The number of votes that were out.
+        votes: usize,
+        /// `true` if more than half of the other members confirmed that no later process of this
+        /// node has voted.
+        is_confirmed: bool,
+    },
+    /// It has taken up the memory that its last process left with other voters.
+    Handover {
+        /// The voter that delivered it.
+        node: NodeId,
+        /// The number of votes that were out.
+        votes: usize,
+    },
+}
+
+impl VoterStart {
+    /// Returns the start of a voter whose journal, if it keeps one, is not memory for this reason.
+    pub(crate) fn without_memory(why: Option<NotMemory>) -> Self {
+        let why = match why {
+            None => "it keeps no journal, and no other voter had its memory".to_owned(),
+            Some(NotMemory::New) => {
+                "its journal is new, and no other voter had its memory".to_owned()
+            }
+            Some(why) => format!("its journal cannot be used: {why}"),
+        };
+        Self::Nothing { why }
+    }
+
+    /// Returns the value of the label `from` of [`VOTER_STARTS`](crate::metrics::VOTER_STARTS).
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Self::Nothing { .. } => "nothing",
+            Self::Journal { .. } => "journal",
+            Self::Handover { .. } => "handover",
+        }
+    }
+}
+
+impl fmt::Display for VoterStart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing { why } => write!(f, "without memory: {why}"),
+            Self::Journal {
+                votes,
+                is_confirmed,
+            } => {
+                let unless = if *is_confirmed { "" } else { ", unconfirmed" };
+                write!(f, "from its journal, {votes} votes{unless}")
+            }
+            Self::Handover { node, votes } => {
+                write!(f, "by handover from {node}, {votes} votes")
+            }
+        }
+    }
+}
+
+/// The result of [`Mesh::shutdown`](crate::Mesh::shutdown).
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Shutdown {
+    /// The voters that have the memory of this node's voter, for its next process. Empty if the node
+    /// keeps a journal, is no voter, does not vote, or if no other voter took the memory in time.
+    pub handed_over_to: Vec<NodeId>,
 }
 
 /// A member of the voter set, as this node sees it.
@@ -198,6 +278,7 @@ impl Status {
             members,
             others,
             quarantine: quarantine.map(|until| until.since(now.mono)),
+            voter_start: core.voter_start.clone(),
             journal: core.journal.as_ref().map(|journal| journal.status()),
             wall_clock: node.wall_clock(now),
             held: core.held(),

@@ -13,7 +13,7 @@ use crate::disks::{Disks, cut_power};
 use crate::link::Link;
 use crate::links::{Fault, LinkedTransport, Links};
 use crate::stable::{NotStable, Seen, missing};
-use lockmesh::{ClusterSecret, ConfigError, Durability, Mesh, MeshBuilder, Timing};
+use lockmesh::{ClusterSecret, ConfigError, Durability, Mesh, MeshBuilder, Shutdown, Timing};
 
 /// The maximum number of nodes in one process.
 const NODES_MAX: usize = 64;
@@ -459,16 +459,18 @@ impl LocalMesh {
         }
     }
 
-    /// Shuts node `i` down: it releases its locks and announces that it leaves. A paused node is
-    /// resumed first. No effect on a node that is down.
+    /// Shuts node `i` down: it releases its locks, leaves the votes of its voter with other voters,
+    /// and announces that it leaves. A paused node is resumed first. Returns the result of
+    /// [`Mesh::shutdown`]; the default, without effect, for a node that is down.
     ///
     /// # Cancel safety
     /// A shutdown that has started completes in the background if the future is dropped.
-    pub async fn shutdown(&self, i: usize) {
+    pub async fn shutdown(&self, i: usize) -> Shutdown {
         let _lifecycle = self.lifecycle.lock().await;
         self.resume(i);
-        if let Some(mesh) = self.take_down(i) {
-            mesh.shutdown().await;
+        match self.take_down(i) {
+            Some(mesh) => mesh.shutdown().await,
+            None => Shutdown::default(),
         }
     }
 

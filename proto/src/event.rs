@@ -88,6 +88,20 @@ pub enum Event {
         /// them, and the journal may be an old copy.
         is_confirmed: bool,
     },
+    /// This voter has taken up the memory that its last incarnation left with others, and votes from
+    /// now on.
+    TookUp {
+        /// The voter that delivered the memory.
+        from: NodeId,
+        /// The number of votes that are out.
+        votes: usize,
+    },
+    /// A [handover](crate::Node::hand_over) is over.
+    HandedOver {
+        /// The voters that have the whole memory. Empty if there was nothing to hand over, or nobody
+        /// took it.
+        voters: Vec<NodeId>,
+    },
     /// A member has received an incarnation of this voter that its journal does not name: the
     /// journal is an old copy. The voter has dropped its memory and begun a quarantine.
     JournalOutdated {

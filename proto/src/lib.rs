@@ -63,6 +63,7 @@ mod description;
 mod digest;
 mod epoch;
 mod event;
+mod handover;
 mod id;
 mod journal;
 mod message;
@@ -84,6 +85,7 @@ pub use description::{
 pub use digest::{DIGEST_PARTS, Digest, DigestPart, DigestParts};
 pub use epoch::{Epoch, EpochClock, EpochError};
 pub use event::{Effects, Event, Peer, Ticket, View, VoteTally};
+pub use handover::{Handover, KeptToken, MEMORY_PART_BYTES, MemoryPart, MemorySize};
 pub use id::{ClaimId, Incarnation, KEY_BYTES_MAX, Key, NODE_ID_BYTES_MAX, NameError, NodeId};
 pub use journal::{
     FileChange, JOURNAL_FORMAT, JournalError, JournalOwner, Memory, NotMemory, OpenedJournal,

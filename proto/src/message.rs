@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::description::{Role, VoterSetDescription, few};
 use super::digest::{Digest, DigestParts};
 use super::epoch::Epoch;
+use super::handover::Handover;
 use super::id::{ClaimId, Incarnation, Key, NodeId};
 use super::time::Instant;
 
@@ -64,6 +65,8 @@ pub enum Message {
     /// To both of these incarnations once both have replied: another process of the receiver's name
     /// is alive. Boxed because rare and large.
     Namesake(Box<Namesake>),
+    /// A message of a handover, between two voters. Boxed because rare and large.
+    Handover(Box<Handover>),
 }
 
 /// Requests a vote, keeps waiting for it, renews it, or gives it back.

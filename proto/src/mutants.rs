@@ -216,6 +216,20 @@ mutants! {
     IncarnationFallsBehind,
     /// A journal that is an old copy counts as memory.
     OldCopyResumes,
+    /// A voter that leaves votes on while its memory is handed over.
+    HandedOverUnsealed,
+    /// A keeper keeps a memory for twice a quarantine.
+    CopyKeptTooLong,
+    /// A keeper gives a memory to every later incarnation.
+    CopyGivenToTwo,
+    /// A voter resumes although fewer than half of the keepers have answered.
+    OneKeeperEnough,
+    /// A token is not compared with that in the memory.
+    TokenNotCompared,
+    /// A keeper that is asked again for a token keeps the memory for longer.
+    SecondEntrustRenews,
+    /// The parts of two memories are put together.
+    PartsOfTwoSealsMixed,
 }
 
 #[cfg(lockmesh_mutants)]

@@ -386,6 +386,11 @@ settings! {
         data_dir: Option<PathBuf>,
         /// The durability of the journal: `process` by default, or `machine`. See [`Durability`].
         durability: Option<Durability>,
+        /// The longest time for which a shutdown hands the votes of this node's voter over to other
+        /// voters, a duration of at most 60 s. 2 s by default; `0s` switches it off. See
+        /// [`MeshBuilder::handover_timeout`].
+        #[serde(with = "span")]
+        handover_timeout: Option<Duration>,
         /// The limits of this node's voter.
         limits: LimitsConfig,
         /// The timing constants, the same on all nodes.
@@ -402,6 +407,9 @@ settings! {
         waiters_max: Option<usize>,
         /// The number of fence buckets, for keys that have no slot: 4,096 by default.
         fence_buckets: Option<usize>,
+        /// The most votes that a voter hands over when it is shut down: 16,384 by default, at most
+        /// 65,536.
+        handover_votes_max: Option<usize>,
     }
 }
 
@@ -549,6 +557,7 @@ impl MeshConfig {
         set(&mut builder.max_claims, config.max_claims);
         builder.data_dir = config.data_dir;
         set(&mut builder.durability, config.durability);
+        set(&mut builder.handover_timeout, config.handover_timeout);
         config.limits.apply(&mut builder.limits);
         config.timing.apply(&mut builder.timing);
         Ok(builder)
@@ -620,6 +629,7 @@ impl LimitsConfig {
         set(&mut limits.slots_max, self.slots_max);
         set(&mut limits.waiters_max, self.waiters_max);
         set(&mut limits.fence_buckets, self.fence_buckets);
+        set(&mut limits.handover_votes_max, self.handover_votes_max);
     }
 }
 
@@ -732,8 +742,9 @@ mod tests {
         "secret_env": "NAME", "secret_file": "/run/secret", "insecure_plaintext": false,
         "cluster": "prod", "bootstrap": true, "short_lived": true, "ttl": "1m 30s",
         "renew_interval": "20s", "try_timeout": "5s", "gossip_interval": "250ms", "max_claims": 8,
-        "data_dir": "/var/lib/mesh", "durability": "machine",
-        "limits": {"slots_max": 9, "waiters_max": 10, "fence_buckets": 11},
+        "data_dir": "/var/lib/mesh", "durability": "machine", "handover_timeout": "3s",
+        "limits": {"slots_max": 9, "waiters_max": 10, "fence_buckets": 11,
+            "handover_votes_max": 17},
         "timing": {"max_ttl": "1m 40s", "max_drift_ppm": 12, "max_clock_skew": "13s",
             "round_trip": "14ms", "reservation": "15s", "holder_probe_interval": "16s"}
     }"#;
@@ -791,9 +802,11 @@ mod tests {
             "slots_max: 9",
             "waiters_max: 10",
             "fence_buckets: 11",
+            "handover_votes_max: 17",
             "max_claims: 8",
             "data_dir: Some(\"/var/lib/mesh\")",
             "durability: Machine",
+            "handover_timeout: 3s",
         ];
         for part in parts {
             assert!(built.contains(part), "{part} in {built}");
@@ -822,6 +835,7 @@ mod tests {
         let limits = VoterLimits::default();
         let all = (limits.slots_max, limits.waiters_max, limits.fence_buckets);
         assert_eq!(all, (1_048_576, 4_096, 4_096));
+        assert_eq!(limits.handover_votes_max, 16_384);
         assert_eq!(MeshBuilder::lan("n1").max_claims, 1_048_576);
     }
 

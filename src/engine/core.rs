@@ -14,7 +14,7 @@ use crate::lease::Lease;
 use crate::metrics::Meter;
 use crate::obstacle::{Obstacle, holding};
 use crate::obstacles::{Line, Obstacles};
-use crate::status::Health;
+use crate::status::{Health, VoterStart};
 use crate::transport::Transport;
 use lockmesh_proto::{
     DropReason, Event, ExtendError, ForeignNode, InspectId, Inspection, Instant, Node, NodeId, Now,
@@ -41,6 +41,7 @@ pub(crate) enum Ended {
 pub(super) enum Notice {
     Ended(oneshot::Sender<Ended>, Ended),
     Inspected(oneshot::Sender<Inspection>, Inspection),
+    HandedOver(oneshot::Sender<Vec<NodeId>>, Vec<NodeId>),
 }
 
 impl Notice {
@@ -54,6 +55,7 @@ impl Notice {
         match self {
             Self::Ended(notify, ended) => drop(notify.send(ended)),
             Self::Inspected(notify, inspection) => drop(notify.send(inspection)),
+            Self::HandedOver(notify, voters) => drop(notify.send(voters)),
         }
     }
 }
@@ -88,6 +90,10 @@ pub(crate) struct Core {
     /// The obstacles that keep this node from getting locks, for the log.
     pub(crate) obstacles: Obstacles,
     pub(crate) has_gossip_ended: bool,
+    /// The way in which the voter came to vote. `None` without a voter.
+    pub(crate) voter_start: Option<VoterStart>,
+    /// The shutdown that waits for the end of the handover.
+    handed_over: Option<oneshot::Sender<Vec<NodeId>>>,
 }
 
 struct Waiting {
@@ -114,7 +120,23 @@ impl Core {
             has_failed: false,
             obstacles: Obstacles::default(),
             has_gossip_ended: false,
+            voter_start: None,
+            handed_over: None,
         }
+    }
+
+    /// Hands the memory of the voter over. The receiver gets the voters that have it.
+    pub(super) fn hand_over(
+        &mut self,
+        now: Now,
+        at_most: Duration,
+    ) -> oneshot::Receiver<Vec<NodeId>> {
+        let (notify, notified) = oneshot::channel();
+        if !self.has_failed {
+            self.handed_over = Some(notify);
+            self.node.hand_over(now, at_most);
+        }
+        notified
     }
 
     /// Submits the commands of this turn to the node.
@@ -232,6 +254,7 @@ impl Core {
         self.is_shut_down = true;
         self.waiting.clear();
         self.inspections.clear();
+        self.handed_over = None;
     }
 
     /// Ends all leases and pending callers after a panic. Nothing is sent to other nodes: the state
@@ -424,27 +447,62 @@ impl Core {
             }
             Event::QuarantineEnded {
                 answers,
-                leans_on_wall_clock: true,
+                leans_on_wall_clock,
                 knows_clocks,
             } => {
-                let obstacle = Obstacle::LeansOnWallClock {
-                    answers,
-                    knows_clocks,
-                };
-                self.note(clock, &obstacle);
+                if let Some(start) = self.voter_start.take() {
+                    self.voter_votes(start);
+                }
+                if leans_on_wall_clock {
+                    let obstacle = Obstacle::LeansOnWallClock {
+                        answers,
+                        knows_clocks,
+                    };
+                    self.note(clock, &obstacle);
+                }
             }
-            Event::Resumed { .. }
-            | Event::JournalOutdated { .. }
-            | Event::JournalFailed
+            Event::Resumed {
+                votes,
+                is_confirmed,
+                ..
+            } => self.voter_votes(VoterStart::Journal {
+                votes,
+                is_confirmed,
+            }),
+            Event::TookUp { from: node, votes } => {
+                self.voter_votes(VoterStart::Handover { node, votes });
+            }
+            Event::JournalOutdated { .. } => {
+                let why = "its journal is an old copy".to_owned();
+                self.voter_start = Some(VoterStart::Nothing { why });
+            }
+            Event::HandedOver { voters } => {
+                if let Some(notify) = self.handed_over.take() {
+                    self.notices.push(Notice::HandedOver(notify, voters));
+                }
+            }
+            Event::JournalFailed
             | Event::JournalRestored
             | Event::QuarantineBegan { .. }
             | Event::QuarantineExtended { .. }
-            | Event::QuarantineEnded { .. }
             | Event::VoterSetMismatch { .. }
             | Event::VoterSetMatch { .. }
             | Event::TwinFound
             | Event::TwinGone => {}
         }
+    }
+
+    /// Records that the voter of this node, if it has one, starts. It may still resume.
+    pub(crate) fn begin_voter(&mut self, start: VoterStart) {
+        if self.voter_start.is_none() && self.node.voter().is_some() {
+            self.voter_start = Some(start);
+        }
+    }
+
+    /// Records the way in which the voter came to vote.
+    fn voter_votes(&mut self, start: VoterStart) {
+        self.meter.voter_starts(&start);
+        self.voter_start = Some(start);
     }
 
     fn note(&mut self, clock: &Time, obstacle: &Obstacle) {

@@ -26,6 +26,7 @@
 use std::net::SocketAddr;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -42,7 +43,7 @@ use crate::clock::Time;
 use crate::journal::Journal;
 use crate::status::Health;
 use crate::transport::Transport;
-use lockmesh_proto::{Instant, Node, Now, Request, Ticket};
+use lockmesh_proto::{Instant, Node, NodeId, Now, Request, Ticket};
 
 /// The maximum number of turns that one thread takes for others.
 const TURNS_MAX: usize = 16;
@@ -302,10 +303,16 @@ impl Engine {
         }
     }
 
-    /// Ends the journal in order: the voter stops voting, and everything is synced.
+    /// Stops voting. A voter without a journal leaves its memory with others, for at most `at_most`.
+    /// Returns the voters that have it.
+    pub(crate) async fn hand_over(&self, at_most: Duration) -> Vec<NodeId> {
+        let notified = self.with(|core, now| core.hand_over(now, at_most));
+        notified.await.unwrap_or_default()
+    }
+
+    /// Ends the journal in order: everything is synced. The voter has stopped voting.
     pub(crate) async fn end_journal(&self) {
         if let Some(journal) = &self.journal {
-            self.with(|core, now| core.node.stop_voting(now));
             journal.finish().await;
         }
     }

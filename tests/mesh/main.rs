@@ -13,6 +13,7 @@ mod ending;
 mod foreign_nodes;
 mod gossip;
 mod guard;
+mod handover;
 mod l1;
 mod look;
 mod many;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use lockmesh::{Guard, Mesh};
 use lockmesh_harness::LocalMesh;
 
-use crate::common::{Ledger, restart_elsewhere, until, with_clients, within, work};
+use crate::common::{Ledger, PATIENCE, restart_elsewhere, settings, until, within, work};
 
 const MAX_TTL: Duration = Duration::from_secs(3);
 
@@ -29,7 +29,7 @@ fn rival(mesh: Mesh, stop: Arc<AtomicBool>) -> tokio::task::JoinHandle<u32> {
     })
 }
 
-/// Restarts node `n` without memory: after a shutdown at the same address if `n` is even, else
+/// Restarts node `n` without memory: after a shutdown without a handover at the same address if `n` is even, else
 /// after a crash at another address.
 async fn restart(cluster: &LocalMesh, n: usize, guard: &Guard) {
     if n.is_multiple_of(2) {
@@ -50,7 +50,12 @@ async fn restart(cluster: &LocalMesh, n: usize, guard: &Guard) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn guard_survives_rolling_restart_of_all_voters() {
-    let cluster = with_clients(3, 2, MAX_TTL).await;
+    let settings = settings(3, 2, MAX_TTL).patience(PATIENCE);
+    let settings = settings.configure(|mesh| {
+        let mesh = mesh.handover_timeout(Duration::ZERO);
+        mesh.try_timeout(PATIENCE)
+    });
+    let cluster = settings.start().await.unwrap();
     let ledger = Arc::new(Ledger::default());
     let (holder, others) = (cluster.node(3), cluster.node(4));
     let guard = holder.lock("held").ttl(MAX_TTL).acquire().await.unwrap();

@@ -32,6 +32,8 @@ pub(super) fn count(counts: &mut Counts, event: &Event) {
         Event::Lost { was_due, .. } => counts.lost += u64::from(!was_due),
         Event::Renewed { .. }
         | Event::Resumed { .. }
+        | Event::TookUp { .. }
+        | Event::HandedOver { .. }
         | Event::JournalOutdated { .. }
         | Event::JournalFailed
         | Event::JournalRestored

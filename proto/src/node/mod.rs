@@ -7,6 +7,7 @@
 mod addresses;
 mod answer;
 mod foreign_nodes;
+mod handover;
 mod incarnations;
 mod inspect;
 mod journal;
@@ -52,6 +53,7 @@ use crate::wire::{
 };
 
 use foreign_nodes::ForeignNodes;
+use handover::Handovers;
 use incarnations::{ASKED_AGAIN, Asks, Heard, Hearing};
 use inspect::Inspector;
 use journal::JournalState;
@@ -189,6 +191,7 @@ pub struct Node {
     /// The reading of the own wall clock at the last call, in milliseconds since the Unix epoch.
     shown_ms: u64,
     journal: Option<Box<JournalState>>,
+    handovers: Handovers,
     seal: Seal,
     traffic: Traffic,
     /// The outcomes of its requests.
@@ -248,7 +251,12 @@ impl Node {
         });
         let claimant = Claimant::new(id.clone(), incarnation, voter_set.clone(), max_claims, seed)
             .with_renewal(renew_interval);
+        let mut handovers = Handovers::new(&voter_set, seed);
+        if voter.as_ref().is_some_and(Voter::lacks_memory) {
+            handovers.take(now.mono, (&id, &voter_set), seed, &mut effects);
+        }
         let mut node = Self {
+            handovers,
             peers: Peers::new(id.clone(), voter_set.clone(), seed)
                 .with_remembered(heard.unwrap_or_default()),
             view: View::default(),
@@ -398,6 +406,7 @@ impl Node {
             ("peers", self.peers.len()),
             ("boot ids", self.seal.peers()),
             ("inspections", self.inspector.len()),
+            ("memories of others", self.handovers.len()),
             ("lists of messages", self.outbox.len()),
             ("outputs", self.outputs.len()),
             (
@@ -416,7 +425,9 @@ impl Node {
         let voter = self.voter.as_ref().and_then(Voter::next_timeout);
         let claimant = self.claimant.next_timeout();
         let inspector = self.inspector.next_timeout();
-        earliest([voter, claimant, inspector, self.next_look_at_twin()])
+        let handovers = self.handovers.next_timeout();
+        let twin = self.next_look_at_twin();
+        earliest([voter, claimant, inspector, handovers, twin])
     }
 
     /// Handles a datagram that was received from `from`.
@@ -462,6 +473,7 @@ impl Node {
         self.silent_since = since.collect();
         for node in reachable {
             if self.voter_set.has_member(&node) {
+                self.handovers.hurry(now.mono);
                 self.claimant
                     .handle_reachable(now, &node, &mut self.effects);
             }
@@ -483,6 +495,7 @@ impl Node {
         self.claimant.handle_timeout(now, &mut self.effects);
         self.finish_inspections(now);
         self.look_at_twin(now);
+        self.handle_handover_timeout(now);
         self.route(now);
     }
 
@@ -661,6 +674,7 @@ impl Node {
             to: self.id.clone(),
             voter_set: head.voter_set,
         };
+        self.handovers.hear(&head.from, head.incarnation);
         match self.hear(now, &head, from) {
             Heard::Again | Heard::NewIncarnation => {}
             Heard::Outdated { seen, is_told } => {
@@ -841,6 +855,7 @@ impl Node {
             // Handled by `take_alive`, since its source address counts.
             Message::Alive(_) => {}
             Message::Namesake(word) => self.take_namesake(now, &word),
+            Message::Handover(handover) => self.handle_handover(now, head, *handover)?,
         }
         Ok(())
     }
@@ -1041,6 +1056,7 @@ impl Node {
             return;
         }
         self.seen = self.seen.max(word.other);
+        self.handovers.stop_taking();
         let twin = Twin {
             mine: word.yours_at,
             other: word.other_at,
@@ -1126,6 +1142,8 @@ impl Node {
     }
 
     fn begin_incarnation(&mut self, now: Now, number: Incarnation) {
+        let (me, out) = ((&self.id, &*self.voter_set), &mut self.effects);
+        self.handovers.take_anew(now.mono, me, out);
         self.claimant.adopt(now, number, &mut self.effects);
         if let Some(journal) = &mut self.journal {
             journal.begin_incarnation(self.claimant.incarnation());
@@ -1291,6 +1309,7 @@ fn claim_of(message: &Message) -> Option<&ClaimId> {
         | Message::Described(_)
         | Message::Challenge(_)
         | Message::Alive(_)
-        | Message::Namesake(_) => None,
+        | Message::Namesake(_)
+        | Message::Handover(_) => None,
     }
 }

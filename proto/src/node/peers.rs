@@ -58,6 +58,15 @@ impl Peers {
         Self { remembered, ..self }
     }
 
+    /// Adds the incarnations of other members that a memory names.
+    pub(crate) fn remember(&mut self, memory: &BTreeMap<NodeId, HeardIncarnations>) {
+        for (node, heard) in memory {
+            let known = self.remembered.entry(node.clone()).or_default();
+            known.before = known.before.max(heard.before);
+            known.highest = known.highest.max(heard.highest);
+        }
+    }
+
     /// Returns the other members of which an incarnation is known, with the two highest of each.
     pub(crate) fn heard_members(&self) -> impl Iterator<Item = (&NodeId, HeardIncarnations)> {
         let members = self.voter_set.members().iter();

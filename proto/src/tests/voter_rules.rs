@@ -577,6 +577,7 @@ fn voter_keeps_no_more_than_its_limits() {
         slots_max: 2,
         waiters_max: 2,
         fence_buckets: 16,
+        handover_votes_max: 16,
     });
     let on = |key: &str, claim| Claim {
         key: Key::new(key).unwrap(),

@@ -112,11 +112,8 @@ impl Voter {
 
     /// Writes the vote that is out at a slot, before a message can name it with this ttl.
     pub(super) fn write_vote(&mut self, at: SlotAt, ttl: Duration, out: &mut Effects) {
-        if self.keeps_journal {
-            self.slots[at].vote.written = WrittenTtl::of(ttl);
-            let record = self.vote_record(at);
-            out.records.push(Record::Vote(record));
-        }
+        self.slots[at].vote.written = WrittenTtl::of(ttl);
+        self.record(out, || Record::Vote(self.vote_record(at)));
     }
 
     fn vote_record(&self, at: SlotAt) -> VoteRecord {
@@ -190,6 +187,24 @@ impl Voter {
         let me = self.me.clone();
         self.handle_incarnation(now, &me, Incarnation::new(u64::MAX), out);
         count
+    }
+
+    /// Resumes a voter in recovery from the memory that its last incarnation left with others
+    /// (rule 35). Returns the number of votes.
+    pub(crate) fn take_up(&mut self, now: Now, memory: Memory, out: &mut Effects) -> usize {
+        self.recovery = None;
+        // It vouches for nobody.
+        self.forgot = true;
+        self.take_fences(&memory);
+        for vote in memory.all_votes() {
+            self.record(out, || Record::Vote(vote.clone()));
+        }
+        self.memory = Some(Box::new(memory));
+        let votes = self.resume(now, out);
+        if self.keeps_journal {
+            self.snapshot_fences(&mut out.records);
+        }
+        votes
     }
 
     /// Returns the newest send time of the claim that has the vote for a key.

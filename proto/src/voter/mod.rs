@@ -59,6 +59,9 @@ pub struct VoterLimits {
     /// The number of fence buckets, for keys that have no slot. With more buckets, fewer claims on
     /// free keys receive `Stale` because of another key.
     pub fence_buckets: usize,
+    /// The most votes that a voter without a journal leaves with others when it is shut down. With
+    /// more it leaves none, and zero switches the handover off.
+    pub handover_votes_max: usize,
 }
 
 impl Default for VoterLimits {
@@ -67,6 +70,7 @@ impl Default for VoterLimits {
             slots_max: 1 << 20,
             waiters_max: 4_096,
             fence_buckets: FENCE_BUCKETS,
+            handover_votes_max: 1 << 14,
         }
     }
 }
@@ -419,6 +423,19 @@ impl Voter {
     #[must_use]
     pub fn has_memory(&self) -> bool {
         !self.slots.is_empty() || self.highest_bucket > Epoch::ZERO || self.memory.is_some()
+    }
+
+    /// Returns `true` while this voter is in recovery and has no journal from which it resumes.
+    pub(crate) fn lacks_memory(&self) -> bool {
+        self.recovery.is_some() && self.memory.is_none()
+    }
+
+    pub(crate) fn limits(&self) -> &VoterLimits {
+        &self.limits
+    }
+
+    pub(crate) fn voter_set(&self) -> &VoterSet {
+        &self.voter_set
     }
 
     /// Returns the number of keys that are held or waited for at this voter.

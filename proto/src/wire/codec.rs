@@ -155,7 +155,7 @@ pub(crate) fn decode_whole<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T>
 
 /// Decodes one value, and returns it with the bytes after it. No value is empty, so the rest is
 /// shorter.
-pub(super) fn take<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), DropReason> {
+pub(crate) fn take<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), DropReason> {
     let (value, len) = bincode::serde::borrow_decode_from_slice(bytes, CONFIG)
         .map_err(|_| DropReason::Undecodable)?;
     match bytes.get(len..) {

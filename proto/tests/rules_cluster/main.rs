@@ -6,6 +6,7 @@
 mod addresses;
 mod clocks;
 mod forged;
+mod handover;
 mod incarnations;
 mod journal;
 mod laws_of_liveness;

@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use lockmesh_proto::{
-    Challenge, Claim, ClaimId, DIGEST_PARTS, DatagramHead, Digest, DigestPart, Epoch,
-    HolderGranted, Incarnation, Inspect, Instant, KEY_BYTES_MAX, KeepAlive, Kept, Key, Message,
-    NODE_ID_BYTES_MAX, Namesake, NodeId, Outdated, REPORTED_WAITERS_MAX, RecoveryQuery,
-    RecoveryReply, Refuse, RefuseReason, Release, Report, ReportedVote, ReportedWaiter, Role,
-    SessionId, Stale, Timing, Vote, VoterQuery, VoterReply, VoterSet, VoterSetDescription,
-    VoterSetTag, Wait,
+    Challenge, Claim, ClaimId, DIGEST_PARTS, DatagramHead, Digest, DigestPart, Epoch, Handover,
+    HolderGranted, Incarnation, Inspect, Instant, KEY_BYTES_MAX, KeepAlive, Kept, KeptToken, Key,
+    MEMORY_PART_BYTES, MemoryPart, MemorySize, Message, NODE_ID_BYTES_MAX, Namesake, NodeId,
+    Outdated, REPORTED_WAITERS_MAX, RecoveryQuery, RecoveryReply, Refuse, RefuseReason, Release,
+    Report, ReportedVote, ReportedWaiter, Role, SessionId, Stale, Timing, Vote, VoterQuery,
+    VoterReply, VoterSet, VoterSetDescription, VoterSetTag, Wait,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -296,6 +296,43 @@ pub(crate) fn any_message_about(
         any_voter_reply(),
         (instant(), epoch())
             .prop_map(|(sent_at, epoch)| { Message::VoterQuery(VoterQuery { sent_at, epoch }) }),
+        any_handover().prop_map(|it| Message::Handover(Box::new(it))),
+    ]
+}
+
+fn any_handover() -> impl Strategy<Value = Handover> {
+    let size = || (any::<u32>(), number()).prop_map(|(parts, digest)| MemorySize { parts, digest });
+    let kept = (incarnation(), number(), proptest::option::of(size())).prop_map(
+        |(incarnation, token, memory)| KeptToken {
+            incarnation,
+            token,
+            memory,
+        },
+    );
+    let part = (number(), any::<u32>(), size(), vec(any::<u8>(), 0..600)).prop_map(
+        |(token, number, size, bytes)| MemoryPart {
+            token,
+            number,
+            size,
+            bytes,
+        },
+    );
+    prop_oneof![
+        incarnation().prop_map(|incarnation| Handover::Entrust { incarnation }),
+        (incarnation(), proptest::option::of(number()))
+            .prop_map(|(incarnation, token)| Handover::Token { incarnation, token }),
+        part.prop_map(Handover::Part),
+        (number(), any::<u32>(), any::<bool>()).prop_map(|(token, number, is_whole)| {
+            Handover::PartKept {
+                token,
+                number,
+                is_whole,
+            }
+        }),
+        number().prop_map(|nonce| Handover::Ask { nonce }),
+        (number(), proptest::option::of(kept))
+            .prop_map(|(nonce, kept)| Handover::Told { nonce, kept }),
+        (number(), any::<u32>()).prop_map(|(token, number)| Handover::Fetch { token, number }),
     ]
 }
 
@@ -410,7 +447,21 @@ pub(crate) fn largest_messages() -> Vec<Message> {
         Message::Challenge(Challenge { nonce }),
         Message::Alive(Challenge { nonce }),
         largest_namesake(incarnation),
+        largest_part(),
     ]
+}
+
+fn largest_part() -> Message {
+    let part = MemoryPart {
+        token: u64::MAX,
+        number: u32::MAX,
+        size: MemorySize {
+            parts: u32::MAX,
+            digest: u64::MAX,
+        },
+        bytes: vec![u8::MAX; MEMORY_PART_BYTES],
+    };
+    Message::Handover(Box::new(Handover::Part(part)))
 }
 
 fn largest_namesake(incarnation: Incarnation) -> Message {

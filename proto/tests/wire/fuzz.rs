@@ -87,6 +87,7 @@ impl World {
                 slots_max: 8,
                 waiters_max: 4,
                 fence_buckets: 16,
+                handover_votes_max: 16,
             },
             max_claims: 8,
             renew_interval: None,

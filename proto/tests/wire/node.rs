@@ -68,6 +68,7 @@ impl World {
                 slots_max: SLOTS_MAX,
                 waiters_max: WAITERS_MAX,
                 fence_buckets: 16,
+                handover_votes_max: 16,
             },
             max_claims: 8,
             renew_interval: None,
