@@ -393,7 +393,7 @@ pub(crate) fn trace(event: &Event, node: &NodeId) {
         } => {
             tracing::info!(%node, votes, answers, is_confirmed, "voter resumed from its journal");
         }
-        Event::TookUp { from, votes } => {
+        Event::TookUp { from, votes, .. } => {
             tracing::info!(%node, %from, votes, "voter took up its memory by handover");
         }
         Event::HandedOver { voters } => {

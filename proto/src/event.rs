@@ -93,6 +93,8 @@ pub enum Event {
     TookUp {
         /// The voter that delivered the memory.
         from: NodeId,
+        /// The incarnation that left it.
+        incarnation: Incarnation,
         /// The number of votes that are out.
         votes: usize,
     },

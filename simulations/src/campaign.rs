@@ -21,6 +21,7 @@ use crate::kernel::on_all_cores;
 const SEEDS_ENOUGH: u64 = 300;
 /// Rare events that must not be missed.
 const CORNERS: &str = "adoptions adoptions_under_a_lease adoptions_while_waiting \
+    memories_taken_up \
     crashes_under_a_lease datagrams_overflowed datagrams_too_large cut_and_crash lapses \
     leans_on_wall_clock broken_for_good mappings namesakes_judged restarts_told_new set_back slow_way \
     timers_late twins_found worlds_with_wrong_clocks wrong_clocks_leap";
@@ -49,8 +50,8 @@ const COVERED: [(&str, &str); 5] = [
     (
         "voters and resource",
         "restarts restarts_told_new crashes_under_a_lease quarantines voters_returned \
-         leans_on_wall_clock change quarantines_extended leans_on_settings writes_taken \
-         writes_refused",
+         leans_on_wall_clock change quarantines_extended leans_on_settings journals_read \
+         handovers memories_left memories_taken_up writes_taken writes_refused",
     ),
 ];
 

@@ -469,7 +469,9 @@ impl Core {
                 votes,
                 is_confirmed,
             }),
-            Event::TookUp { from: node, votes } => {
+            Event::TookUp {
+                from: node, votes, ..
+            } => {
                 self.voter_votes(VoterStart::Handover { node, votes });
             }
             Event::JournalOutdated { .. } => {

@@ -227,7 +227,7 @@ impl Node {
         let Some(delivered) = taker.confirmed() else {
             return;
         };
-        let from = delivered.from.clone();
+        let (from, left) = (delivered.from.clone(), delivered.head.incarnation);
         let incarnation = self.claimant.incarnation();
         let started = Started::new(incarnation, None, true, &self.voter_set);
         let owner = owner_of(&self.id, voter);
@@ -240,7 +240,12 @@ impl Node {
         let memory: Memory = opened.memory;
         self.peers.remember(&memory.heard);
         let votes = voter.take_up(now, memory, &mut self.effects);
-        self.effects.tell(Event::TookUp { from, votes });
+        let incarnation = left;
+        self.effects.tell(Event::TookUp {
+            from,
+            incarnation,
+            votes,
+        });
     }
 }
 

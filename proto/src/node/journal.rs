@@ -214,13 +214,4 @@ impl Node {
         })
         .collect()
     }
-
-    /// Stops voting, before the node is shut down: the voter gives and lengthens no vote.
-    pub fn stop_voting(&mut self, now: Now) {
-        if let Some(voter) = &mut self.voter {
-            voter.close(Some(RefuseReason::Leaving));
-        }
-        let now = self.corrected(now);
-        self.route(now);
-    }
 }

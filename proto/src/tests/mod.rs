@@ -272,7 +272,7 @@ fn event_line(event: &Event) -> String {
         Event::VoterSetMatch { node } => format!("RosterMatch {node}"),
         Event::TwinFound => "TwinFound".to_owned(),
         Event::TwinGone => "TwinGone".to_owned(),
-        Event::TookUp { from, votes } => format!("TookUp {votes} of {from}"),
+        Event::TookUp { from, votes, .. } => format!("TookUp {votes} of {from}"),
         Event::HandedOver { voters } => format!("HandedOver to {}", voters.len()),
     }
 }

@@ -138,7 +138,7 @@ fn snapshot_of_a_quarantine_denies_a_new_cluster() {
 fn closed_journal_survives_a_boot_once() {
     let mut cluster = cluster(false);
     hold(&mut cluster, "k");
-    cluster.with(0, |node, now| node.stop_voting(now));
+    cluster.with(0, |node, now| node.hand_over(now, Duration::ZERO));
     hold(&mut cluster, "late");
     let slots = |cluster: &Cluster, seat| cluster.node(seat).voter().unwrap().slots();
     assert_eq!((slots(&cluster, 0), slots(&cluster, 1)), (1, 2));

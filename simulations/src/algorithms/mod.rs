@@ -90,6 +90,7 @@ impl Algorithm {
             settings.wrong_clocks = None;
             settings.has_namesakes = false;
             settings.journals.clear();
+            settings.handover_span = None;
             settings.send_plain_and_whole();
         }
     }

@@ -47,16 +47,17 @@ impl HostDisk {
 
 /// The vote and the fence that a voter had for one key.
 #[derive(Clone, Debug)]
-struct KeptKey {
-    key: KeyAt,
-    fence: Epoch,
-    vote: Option<KeptVote>,
+pub(super) struct KeptKey {
+    pub(super) key: KeyAt,
+    pub(super) fence: Epoch,
+    pub(super) vote: Option<KeptVote>,
 }
 
 #[derive(Clone, Debug)]
-struct KeptVote {
-    claim: ClaimId,
-    remaining_ms: u128,
+pub(super) struct KeptVote {
+    pub(super) claim: ClaimId,
+    pub(super) epoch: Epoch,
+    pub(super) remaining_ms: u128,
 }
 
 impl KeptKey {
@@ -247,7 +248,7 @@ impl World {
         Some(keys.collect())
     }
 
-    fn known_about(&self, host: HostAt, voter: &Voter, key: KeyAt) -> KeptKey {
+    pub(super) fn known_about(&self, host: HostAt, voter: &Voter, key: KeyAt) -> KeptKey {
         let now = self.hosts[host].clock.now(self.time);
         let report = voter.report(now, 0, &self.keys[key]);
         KeptKey {
@@ -255,6 +256,7 @@ impl World {
             fence: report.fence,
             vote: report.vote.map(|vote| KeptVote {
                 claim: vote.claim,
+                epoch: vote.epoch,
                 remaining_ms: vote.remaining.as_millis(),
             }),
         }
@@ -285,7 +287,12 @@ impl World {
         if let Some(what) = read.and_then(|read| self.restored_less(host, &read)) {
             self.see(&Fact::Weaker { voter: host, what });
         }
-        // A restored vote lasts its whole ttl again, even if its claimant is gone.
+        self.see_votes_restored(host);
+    }
+
+    /// Handles the return of a voter with its memory. A restored vote lasts its whole ttl again,
+    /// even if its claimant is gone.
+    pub(super) fn see_votes_restored(&mut self, host: HostAt) {
         for key in self.keys_voted_by(host).to_vec() {
             let voter = self.process(host).and_then(|it| it.node.voter());
             if voter.is_some_and(|voter| self.known_about(host, voter, key).vote.is_some()) {

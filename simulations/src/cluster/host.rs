@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::algorithms::Machine;
-use crate::cluster::{Clock, Datagram, HostDisk, Sighting, WorldEvent};
+use crate::cluster::{Clock, Datagram, HostDisk, LastVoter, Sighting, WorldEvent};
 use crate::judge::{KeyAt, RequestId};
 use crate::proto::{Incarnation, Instant, NodeId, Seal, Ticket};
 
@@ -53,6 +53,9 @@ pub(crate) struct Process {
     /// `true` if that incarnation has sent from another address too. Rule 25 then proves nothing
     /// when it is over.
     pub(crate) has_moved: bool,
+    /// `Some` while it hands its memory over before it ends, with the time after which the host
+    /// starts again.
+    pub(crate) leaves: Option<Option<u64>>,
 }
 
 impl Process {
@@ -79,6 +82,10 @@ pub(crate) struct Host {
     /// The disk with its journal, if it keeps one.
     pub(crate) disk: Option<HostDisk>,
     pub(crate) process: Option<Process>,
+    /// The last process whose voter had its memory.
+    pub(crate) last_voter: Option<LastVoter>,
+    /// The number of voters with which its last process left its memory.
+    pub(crate) keepers: usize,
     /// All its incarnations, the last one at the end.
     pub(crate) incarnations: Vec<Sighting>,
     /// `true` if it runs in the other voter set.
@@ -115,6 +122,8 @@ impl Host {
             clock,
             disk: None,
             process: None,
+            last_voter: None,
+            keepers: 0,
             incarnations: Vec::new(),
             is_other: false,
             has_changed: false,

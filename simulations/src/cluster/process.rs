@@ -1,6 +1,7 @@
 //! Processes: how they start, crash, shut down, and are paused.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::algorithms::{self, Algorithm};
 use crate::cluster::{Gossip, Incarnations, Process, Sighting, World, WorldEvent};
@@ -43,6 +44,7 @@ impl World {
             self.see(&Fact::Forgot { voter: host });
         }
         self.crash_disk(host);
+        self.note_last_voter(host);
         let machine = &mut self.hosts[host];
         machine.process = None;
         machine.paused_until = None;
@@ -53,10 +55,12 @@ impl World {
         machine.timer_at = None;
     }
 
-    /// Shuts a process down cleanly: it ends its requests, sends their messages, and exits.
-    pub(crate) fn shut_down(&mut self, host: HostAt) {
+    /// Shuts a process down cleanly: it ends its requests, sends their messages, hands its memory
+    /// over, and exits. The host starts again `starts_in` later.
+    pub(crate) fn shut_down(&mut self, host: HostAt, starts_in: Option<u64>) {
         let machine = &self.hosts[host];
-        let Some(process) = machine.process.as_ref().filter(|_| machine.acts()) else {
+        let process = machine.process.as_ref().filter(|it| it.leaves.is_none());
+        let Some(process) = process.filter(|_| machine.acts()) else {
             return;
         };
         let tickets: Vec<Ticket> = process.requests.keys().copied().collect();
@@ -64,15 +68,23 @@ impl World {
             self.see_over(host, *ticket, End::ShutDown);
         }
         self.at_node(host, |node, now| node.release_all(now, &tickets));
+        let has_disk = self.hosts[host].disk.is_some();
+        let span = self.settings.handover_span.filter(|_| !has_disk);
+        if let Some(span) = span {
+            return self.leave(host, span, starts_in);
+        }
         self.at_node(host, |node, now| {
             if let Some(node) = node.node_mut() {
-                node.stop_voting(now);
+                node.hand_over(now, Duration::ZERO);
             }
         });
         if let Some(at) = &mut self.hosts[host].disk {
             at.disk.close();
         }
         self.crash(host);
+        if let Some(span) = starts_in {
+            self.start_in(span, host);
+        }
     }
 
     /// Returns `true` if a held lock needs this voter's vote.
@@ -172,6 +184,7 @@ impl World {
             incarnation: None,
             sent_as: None,
             has_moved: false,
+            leaves: None,
         });
         self.note_host(host);
         if let Some(process) = self.hosts[host].process.as_mut() {

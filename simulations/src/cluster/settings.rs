@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::algorithms::Algorithm;
-use crate::faults::{LastingFaults, disks, lasting, namesakes, wrong_clocks};
+use crate::faults::{LastingFaults, disks, handovers, lasting, namesakes, wrong_clocks};
 use crate::kernel::{LinkFaults, MILLISECOND, Rng, SECOND};
 use crate::proto::{Timing, VoterLimits};
 
@@ -104,6 +104,8 @@ pub(crate) struct Settings {
     pub(crate) lasting: LastingFaults,
     /// The journals of the hosts: `None` for none, `true` if it syncs every record.
     pub(crate) journals: Vec<Option<bool>>,
+    /// The longest time of a handover, in nanoseconds; `None` for no handovers.
+    pub(crate) handover_span: Option<u64>,
 }
 
 /// A second voter set with other timing, other members or both.
@@ -169,6 +171,7 @@ impl Settings {
             has_namesakes: false,
             lasting: LastingFaults::default(),
             journals: Vec::new(),
+            handover_span: None,
         }
     }
 
@@ -226,6 +229,7 @@ impl Settings {
         settings.has_namesakes &= settings.other_set.is_none() && !settings.has_foreign_cluster;
         namesakes::make_fair(&mut settings);
         settings.journals = disks::draw_journals(seed, members);
+        settings.handover_span = handovers::draw_span(seed, round_trip);
         settings
     }
 

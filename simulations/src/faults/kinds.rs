@@ -1,7 +1,7 @@
 //! The faults of a run and their times. They are drawn before the world begins, so that a run can
 //! be repeated with a prefix of its faults.
 
-use super::{disks, namesakes, wrong_clocks};
+use super::{disks, handovers, namesakes, wrong_clocks};
 use crate::cluster::{Rates, Settings};
 use crate::judge::HostAt;
 use crate::kernel::{MILLISECOND, Rng};
@@ -64,7 +64,7 @@ pub(crate) enum FaultKind {
         says_new: bool,
         moves: bool,
     },
-    /// A process shuts down cleanly and restarts without memory.
+    /// A process shuts down cleanly, and the next one starts `down` later.
     Shutdown { target: Target, down: u64 },
     /// A process is paused and resumed.
     Pause { target: Target, span: u64 },
@@ -188,6 +188,7 @@ pub(crate) fn draw(settings: &Settings) -> Vec<Fault> {
     draw_changes(settings, &mut faults);
     faults.extend(draw_more(settings));
     faults.extend(disks::draw(settings));
+    faults.extend(handovers::draw(settings));
     faults.extend(wrong_clocks::draw_leaps(settings));
     faults.extend(wrong_clocks::draw_lonely(settings));
     namesakes::draw(settings, &mut faults);

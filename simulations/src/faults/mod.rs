@@ -3,6 +3,7 @@
 mod broken_minority;
 pub(crate) mod disks;
 mod foreign_cluster;
+pub(crate) mod handovers;
 mod kinds;
 pub(crate) mod lasting;
 pub(crate) mod namesakes;

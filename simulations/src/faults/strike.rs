@@ -85,8 +85,7 @@ impl World {
             }
             FaultKind::Shutdown { target, down } => {
                 let host = self.resolve(target);
-                self.shut_down(host);
-                self.start_in(down, host);
+                self.shut_down(host, Some(down));
             }
             FaultKind::Pause { target, span } => {
                 let host = self.resolve(target);
@@ -128,7 +127,7 @@ impl World {
         None
     }
 
-    fn start_in(&mut self, span: u64, host: HostAt) {
+    pub(crate) fn start_in(&mut self, span: u64, host: HostAt) {
         let start = WorldEvent::Start {
             host,
             says_new: false,

@@ -25,6 +25,7 @@ mod m9_memory;
 mod s4_damage_is_dropped;
 mod s6_leases_live_through_restarts;
 mod s7_leases_end;
+mod s8_memory_is_taken_up;
 
 use std::fmt;
 
@@ -165,6 +166,13 @@ pub(crate) enum Fact {
     Resumed { voter: HostAt },
     /// A voter knows less than its process that ended, or than its journal.
     Weaker { voter: HostAt, what: String },
+    /// A voter that was shut down in order and started again votes. `took` is `None` if the check gave
+    /// up, or if nobody has its memory.
+    Deployed {
+        voter: HostAt,
+        took: Option<u64>,
+        bound: u64,
+    },
     /// A voter dropped the memory of its journal, which is the newest.
     Dropped { voter: HostAt },
     /// A host will run in the other voter set, or in the first one again.
@@ -265,7 +273,7 @@ pub(crate) struct Violation {
 type Law = dyn FnMut(u64, &Fact, &History) -> Option<String> + Send;
 
 /// The number of laws.
-pub(crate) const LAWS: usize = 19;
+pub(crate) const LAWS: usize = 20;
 
 /// Returns every law with its number in the protocol.
 fn laws() -> [(&'static str, Box<Law>); LAWS] {
@@ -289,6 +297,7 @@ fn laws() -> [(&'static str, Box<Law>); LAWS] {
         ("S4", Box::new(s4_damage_is_dropped::judge)),
         ("S6", Box::new(s6_leases_live_through_restarts::judge)),
         ("S7", Box::new(s7_leases_end::judge)),
+        ("S8", Box::new(s8_memory_is_taken_up::judge)),
     ]
 }
 

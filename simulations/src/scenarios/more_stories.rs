@@ -24,6 +24,45 @@ impl World {
         queue.try_into().ok().filter(|_| is_held)
     }
 
+    /// S8 and S6: the voters of a key are shut down one by one under a lease. Each takes its memory
+    /// up, and the lease lives.
+    pub(super) fn play_deploy(&mut self, key: KeyAt) {
+        let round_trip = self.settings.round_trip();
+        let voters = self.voters_of_key(key);
+        let has_time = |span: u64| span >= 20 * round_trip;
+        let Some(holder) = self.outside(key) else {
+            return;
+        };
+        if !self.settings.handover_span.is_some_and(has_time) || voters.len() < 3 {
+            return;
+        }
+        let request = self.probe(holder, key);
+        self.settle();
+        let Some(request) = request.filter(|request| self.is_held(*request)) else {
+            return;
+        };
+        let votes = |world: &Self, voter: HostAt| {
+            let voter = world.process(voter).and_then(|it| it.node.voter());
+            voter.is_some_and(|voter| voter.quarantine().is_none())
+        };
+        for voter in voters {
+            if self.hosts[voter].disk.is_some() || !votes(self, voter) {
+                continue;
+            }
+            self.shut_down_and_end(voter);
+            self.start(voter, false, false);
+            let (begun, bound) = (self.time, 40 * round_trip);
+            let came = self.run_until(begun + bound, |world| votes(world, voter));
+            let came = came && self.hosts[voter].keepers > 0;
+            let took = came.then(|| self.time - begun);
+            self.see(&Fact::Deployed { voter, took, bound });
+            self.settle();
+        }
+        let held = self.is_held(request);
+        self.see(&Fact::Survived { request, held });
+        self.let_go(holder, request);
+    }
+
     /// L4: a waiter that withdraws does not delay those behind it.
     pub(super) fn play_withdrawn_waiter(&mut self, key: KeyAt) {
         if let Some([first, second, last]) = self.queue_of_three(key) {

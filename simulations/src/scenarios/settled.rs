@@ -27,7 +27,7 @@ const STORIES: [Script; 11] = [
     World::play_lost_release,
 ];
 /// A settled world plays [`DRAWN`] of these.
-const MORE_STORIES: [Script; 15] = [
+const MORE_STORIES: [Script; 16] = [
     World::play_withdrawn_waiter,
     World::play_restarted_waiter,
     World::play_restarted_holder,
@@ -43,6 +43,7 @@ const MORE_STORIES: [Script; 15] = [
     World::play_skewed_voter,
     World::play_stall,
     World::play_stall,
+    World::play_deploy,
 ];
 const DRAWN: usize = 4;
 
@@ -276,6 +277,14 @@ impl World {
     pub(crate) fn pass_quarantine(&mut self) {
         let quarantine = self.settings.at_most(self.settings.timing.quarantine());
         self.pass(quarantine + 2 * SECOND);
+    }
+
+    /// Shuts a host down, and waits until its process has ended.
+    pub(crate) fn shut_down_and_end(&mut self, host: HostAt) {
+        self.shut_down(host, None);
+        self.run_until(self.time + 3 * SECOND, |it| {
+            it.hosts[host].process.is_none()
+        });
     }
 
     /// Crashes a host and starts it again.

@@ -331,7 +331,7 @@ impl World {
                 return;
             }
             match in_order {
-                true => self.shut_down(owner),
+                true => self.shut_down_and_end(owner),
                 false => self.crash(owner),
             }
             if starts {

@@ -107,7 +107,8 @@ impl World {
     ) -> Option<RequestId> {
         let now = self.hosts[host].clock.now(self.time);
         let ttl_max = self.voter_set_of(host).timing().max_ttl;
-        let process = self.hosts[host].process.as_mut()?;
+        let process = self.hosts[host].process.as_mut();
+        let process = process.filter(|it| it.leaves.is_none())?;
         let timeout = wish.timeout.map(Duration::from_nanos);
         let deadline = timeout.map(|span| now.mono.after(span));
         let request = Request {

@@ -15,6 +15,8 @@ impl World {
             match event {
                 Event::Lost { ticket, .. } => self.see_over(host, *ticket, End::Lost),
                 Event::Resumed { is_confirmed, .. } => self.see_resume(host, *is_confirmed),
+                Event::TookUp { incarnation, .. } => self.see_taken_up(host, *incarnation),
+                Event::HandedOver { voters } => self.see_handed_over(host, voters.len()),
                 Event::QuarantineBegan { .. } => {
                     self.count("quarantines");
                     self.see_dropped_memory(host);
