@@ -7,6 +7,7 @@
 //! may be read at any later point, several times or never: this models loss, duplication and
 //! reordering. Jitter is off, so that states which differ only in jitter are one.
 
+mod deploys;
 mod found;
 mod parts;
 mod scope;
@@ -25,11 +26,9 @@ use crate::proto::{
 
 pub(crate) use found::command;
 #[cfg(any(test, lockmesh_mutants))]
-pub(crate) use found::search;
+pub(crate) use found::{AnyScope, all_scopes, search};
 use parts::{Envelope, Kept};
 use scope::SET_BACK_MS;
-#[cfg(any(test, lockmesh_mutants))]
-pub(crate) use scope::scopes;
 use scope::{Begins, Scope};
 
 const VOTERS: usize = 3;
@@ -38,6 +37,17 @@ const LEASE: Duration = Duration::from_secs(1);
 /// Two steps are a lease.
 const STEP: Duration = Duration::from_millis(500);
 const WALL_MS: u64 = 1_760_000_000_000;
+
+fn timing() -> Timing {
+    Timing {
+        max_ttl: LEASE,
+        max_drift_ppm: 0,
+        max_clock_skew: LEASE,
+        round_trip: ROUND_TRIP,
+        reservation: STEP,
+        holder_probe_interval: ROUND_TRIP,
+    }
+}
 
 /// An action of the search.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -93,15 +103,7 @@ impl Search {
         let ids: Vec<NodeId> = (0..VOTERS + scope.walls.len())
             .map(|at| NodeId::new(format!("n{at}")).expect("a short name"))
             .collect();
-        let timing = Timing {
-            max_ttl: LEASE,
-            max_drift_ppm: 0,
-            max_clock_skew: LEASE,
-            round_trip: ROUND_TRIP,
-            reservation: STEP,
-            holder_probe_interval: ROUND_TRIP,
-        };
-        let voter_set = VoterSet::new(1, ids[..VOTERS].to_vec(), VOTERS, timing);
+        let voter_set = VoterSet::new(1, ids[..VOTERS].to_vec(), VOTERS, timing());
         Self {
             scope,
             voter_set: Arc::new(voter_set.expect("constants that fit")),
@@ -443,7 +445,7 @@ impl Model for Search {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
-        make_mistake(&self.scope);
+        make(self.scope.mistake);
         let claims = self.scope.walls.len();
         let mut state = State {
             time: 0,
@@ -512,7 +514,7 @@ impl Model for Search {
     }
 
     fn next_state(&self, last: &State, action: Action) -> Option<State> {
-        make_mistake(&self.scope);
+        make(self.scope.mistake);
         let mut state = last.clone();
         match action {
             Action::Ask(claimant) => self.ask(&mut state, claimant),
@@ -544,21 +546,28 @@ impl Model for Search {
     }
 }
 
+/// The mistake in the rules that a search makes, for the searches that must find it.
 #[cfg(lockmesh_mutants)]
-fn make_mistake(scope: &Scope) {
-    crate::proto::mutants::make(scope.mutant);
+type Mistake = Option<crate::proto::Mutant>;
+#[cfg(not(lockmesh_mutants))]
+type Mistake = ();
+
+#[cfg(lockmesh_mutants)]
+fn make(mistake: Mistake) {
+    crate::proto::mutants::make(mistake);
 }
 
 #[cfg(not(lockmesh_mutants))]
-fn make_mistake(_scope: &Scope) {}
+fn make((): Mistake) {}
 
 #[cfg(test)]
 mod tests {
+    use super::scope::scopes;
     use super::*;
 
     #[test]
     fn short_search_finds_no_breach_in_any_scope() {
-        for scope in scopes() {
+        for scope in all_scopes() {
             let found = search(&scope, Duration::from_secs(20), 10_000);
             assert!(
                 found.broken.is_none(),

@@ -106,6 +106,9 @@ enum Command {
         /// The maximum number of states of one scope; each takes about 2 KiB.
         #[arg(long, value_name = "N", default_value_t = 6_000_000)]
         states: usize,
+        /// Searches only the scopes with this in their name.
+        #[arg(long, value_name = "NAME", default_value = "")]
+        only: String,
     },
     /// Puts known mistakes back, one at a time, and reports which law catches each. Builds itself
     /// anew for that: no other build has them.
@@ -167,9 +170,11 @@ fn run(command: Command, json: bool) -> ExitCode {
         Command::Compare { seeds, scenarios } => compare::command(&seeds, scenarios, json),
         Command::Digests { write } => digests::command(write),
         Command::Scale { seconds } => scale::command(seconds, json),
-        Command::Exhaustive { seconds, states } => {
-            exhaustive::command(Duration::from_secs(seconds), states, json)
-        }
+        Command::Exhaustive {
+            seconds,
+            states,
+            only,
+        } => exhaustive::command(Duration::from_secs(seconds), states, &only, json),
         #[cfg(not(lockmesh_mutants))]
         Command::Mutants { .. } => rerun::with_mistakes(),
         #[cfg(lockmesh_mutants)]

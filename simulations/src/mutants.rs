@@ -105,8 +105,8 @@ fn by_seeds(mutant: Mutant, seeds: u64) -> Option<(u64, String)> {
 
 fn by_search(mutant: Mutant, timeout: Duration) -> (Option<String>, String, u64) {
     let mut states = 0;
-    for mut scope in exhaustive::scopes() {
-        scope.mutant = Some(mutant);
+    for mut scope in exhaustive::all_scopes() {
+        scope.make(mutant);
         let found = exhaustive::search(&scope, timeout, STATES_MAX);
         states += found.states as u64;
         if let Some((law, _)) = found.broken {

@@ -4,11 +4,11 @@
 pub(crate) use lockmesh_proto::Refuse;
 #[cfg(lockmesh_mutants)]
 pub(crate) use lockmesh_proto::mutants::{self, Mutant};
-pub(crate) use lockmesh_proto::testing::Disk;
+pub(crate) use lockmesh_proto::testing::{Disk, Keeper, Leaver, Taker};
 pub(crate) use lockmesh_proto::{
     ClaimId, Claimant, ClusterSecret, DatagramKind, DropReason, Effects, Epoch, EpochClock, Event,
-    Incarnation, Instant, Key, Memory, Message, NEVER_GRANTED_MAX, Node, NodeConfig, NodeId, Now,
-    OpenedJournal, Output, PROTOCOL_VERSION, Peer, RecoveryReply, RefuseReason, Request,
-    RequestError, Seal, Start, Ticket, Timing, Traffic, View, VoteRecord, VoteTally, Voter,
-    VoterLimits, VoterSet, VoterSetError, quorum, unpack_messages,
+    Handover, Incarnation, Instant, Key, Memory, Message, NEVER_GRANTED_MAX, Node, NodeConfig,
+    NodeId, Now, OpenedJournal, Output, PROTOCOL_VERSION, Peer, RecoveryReply, RefuseReason,
+    Request, RequestError, Seal, Start, Ticket, Timing, Traffic, View, VoteRecord, VoteTally,
+    Voter, VoterLimits, VoterSet, VoterSetError, quorum, unpack_messages,
 };

@@ -12,7 +12,7 @@ use crate::voter_set::{Timing, mix};
 
 /// The tokens and memories that a voter keeps of others, at most one of each.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub(crate) struct Keeper {
+pub struct Keeper {
     kept: BTreeMap<NodeId, Kept>,
     /// The time from the token on for which a memory is kept.
     keep_for: Duration,
@@ -36,7 +36,8 @@ struct Kept {
 }
 
 impl Keeper {
-    pub(crate) fn new(timing: &Timing, seed: u64) -> Self {
+    /// Creates a keeper of nothing. `seed` must differ from that of every earlier start.
+    pub fn new(timing: &Timing, seed: u64) -> Self {
         Self {
             kept: BTreeMap::new(),
             keep_for: match mistaken!(CopyKeptTooLong) {
@@ -50,18 +51,18 @@ impl Keeper {
     }
 
     /// Returns the number of nodes of which it keeps a token.
-    pub(crate) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.kept.len()
     }
 
     /// Refuses all tokens from now on, since this voter leaves.
-    pub(crate) fn leave(&mut self) {
+    pub fn leave(&mut self) {
         self.leaves = true;
     }
 
     /// Rule 34: records a datagram of this incarnation. The first one above that which left is the
     /// heir. After a second one everything is dropped.
-    pub(crate) fn hear(&mut self, node: &NodeId, incarnation: Incarnation) {
+    pub fn hear(&mut self, node: &NodeId, incarnation: Incarnation) {
         if self.kept.is_empty() {
             return;
         }
@@ -78,7 +79,7 @@ impl Keeper {
     }
 
     /// Handles a message of `from` in this incarnation, which has been [heard](Self::hear).
-    pub(crate) fn handle(
+    pub fn handle(
         &mut self,
         now: Instant,
         (from, incarnation): (&NodeId, Incarnation),
@@ -145,10 +146,8 @@ impl Keeper {
         part: MemoryPart,
     ) -> Option<Handover> {
         let kept = self.kept.get_mut(node);
-        let kept = kept.filter(|kept| {
-            kept.token == part.token && kept.incarnation == incarnation
-                || mistaken!(PartTokenUnchecked)
-        })?;
+        let kept =
+            kept.filter(|kept| kept.token == part.token && kept.incarnation == incarnation)?;
         let (token, number) = (part.token, part.number);
         if kept.parts.is_none() {
             kept.parts = Parts::of(part.size);
@@ -196,13 +195,14 @@ impl Keeper {
     }
 
     /// Drops what has been kept for its time.
-    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+    pub fn handle_timeout(&mut self, now: Instant) {
         if !self.kept.is_empty() {
             self.kept.retain(|_, kept| now < kept.until);
         }
     }
 
-    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+    /// Returns when [`handle_timeout`](Self::handle_timeout) must be called next.
+    pub fn next_timeout(&self) -> Option<Instant> {
         self.kept.values().map(|kept| kept.until).min()
     }
 }

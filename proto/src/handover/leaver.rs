@@ -16,7 +16,7 @@ const TOKENS_WAIT: Duration = Duration::from_secs(1);
 
 /// A handover in progress, by the voter that leaves.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub(crate) struct Leaver {
+pub struct Leaver {
     incarnation: Incarnation,
     round_trip: Duration,
     /// The end of the handover.
@@ -63,7 +63,7 @@ struct Progress {
 impl Leaver {
     /// Begins the handover of an incarnation: asks `others`, the preferred ones first, for tokens.
     /// It is over at `deadline`.
-    pub(crate) fn new(
+    pub fn new(
         now: Instant,
         incarnation: Incarnation,
         others: Vec<NodeId>,
@@ -93,7 +93,7 @@ impl Leaver {
     }
 
     /// Returns the head of the memory that is wanted, if the keepers are fixed.
-    pub(crate) fn wants_memory(&self) -> Option<&MemoryHead> {
+    pub fn wants_memory(&self) -> Option<&MemoryHead> {
         match &self.stage {
             Stage::Fixed(head) => Some(head),
             _ => None,
@@ -102,7 +102,7 @@ impl Leaver {
 
     /// Sends the memory to the keepers: the journal after the [head](Self::wants_memory). `None`
     /// ends the handover.
-    pub(crate) fn send_memory(&mut self, now: Instant, journal: Option<&[u8]>, out: &mut Effects) {
+    pub fn send_memory(&mut self, now: Instant, journal: Option<&[u8]>, out: &mut Effects) {
         let Stage::Fixed(head) = &self.stage else {
             return;
         };
@@ -128,7 +128,7 @@ impl Leaver {
     }
 
     /// Returns the voters that have the whole memory, once the handover is over.
-    pub(crate) fn outcome(&self) -> Option<&[NodeId]> {
+    pub fn outcome(&self) -> Option<&[NodeId]> {
         match &self.stage {
             Stage::Over(keepers) => Some(keepers),
             _ => None,
@@ -136,13 +136,7 @@ impl Leaver {
     }
 
     /// Handles a `Token` or a `PartKept`.
-    pub(crate) fn handle(
-        &mut self,
-        now: Instant,
-        from: &NodeId,
-        msg: &Handover,
-        out: &mut Effects,
-    ) {
+    pub fn handle(&mut self, now: Instant, from: &NodeId, msg: &Handover, out: &mut Effects) {
         match (&mut self.stage, msg) {
             (
                 Stage::Tokens {
@@ -175,7 +169,8 @@ impl Leaver {
         self.handle_timeout(now, out);
     }
 
-    pub(crate) fn handle_timeout(&mut self, now: Instant, out: &mut Effects) {
+    /// Retransmits what was not answered, and ends what is late.
+    pub fn handle_timeout(&mut self, now: Instant, out: &mut Effects) {
         self.ask(now, out);
         self.send_parts(now, out);
         let is_late = now >= self.deadline;
@@ -274,7 +269,8 @@ impl Leaver {
         self.round_trip * 4
     }
 
-    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+    /// Returns when [`handle_timeout`](Self::handle_timeout) must be called next.
+    pub fn next_timeout(&self) -> Option<Instant> {
         let next = match &self.stage {
             Stage::Tokens {
                 until, next_ask, ..

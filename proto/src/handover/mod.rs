@@ -20,9 +20,9 @@ mod keeper;
 mod leaver;
 mod taker;
 
-pub(crate) use keeper::Keeper;
-pub(crate) use leaver::Leaver;
-pub(crate) use taker::Taker;
+pub use keeper::Keeper;
+pub use leaver::Leaver;
+pub use taker::{Delivered, Taker};
 
 use serde::{Deserialize, Serialize};
 
@@ -122,11 +122,11 @@ pub struct KeptToken {
 
 /// The first bytes of a memory.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
-pub(crate) struct MemoryHead {
+pub struct MemoryHead {
     /// The incarnation that left.
-    pub(crate) incarnation: Incarnation,
+    pub incarnation: Incarnation,
     /// The keepers of this memory, each with its token.
-    pub(crate) keepers: Vec<(NodeId, u64)>,
+    pub keepers: Vec<(NodeId, u64)>,
 }
 
 impl MemoryHead {

@@ -16,7 +16,7 @@ const TRIES_MAX: u32 = 5;
 
 /// The search of one incarnation for the memory of an earlier one.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub(crate) struct Taker {
+pub struct Taker {
     nonce: u64,
     round_trip: Duration,
     /// The voters that have not answered yet.
@@ -45,18 +45,18 @@ struct Fetching {
 
 /// A whole memory.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub(crate) struct Delivered {
+pub struct Delivered {
     /// The keeper that delivered it.
-    pub(crate) from: NodeId,
+    pub from: NodeId,
     /// The incarnation that left, and the keepers of its memory.
-    pub(crate) head: MemoryHead,
+    pub head: MemoryHead,
     /// The memory, in the form of a journal.
-    pub(crate) journal: Vec<u8>,
+    pub journal: Vec<u8>,
 }
 
 impl Taker {
     /// Begins the search. `nonce` must differ from that of every earlier incarnation.
-    pub(crate) fn new(
+    pub fn new(
         now: Instant,
         others: Vec<NodeId>,
         round_trip: Duration,
@@ -79,7 +79,7 @@ impl Taker {
 
     /// Returns the memory, if more than half of its keepers have answered with their tokens
     /// (rule 35).
-    pub(crate) fn confirmed(&self) -> Option<&Delivered> {
+    pub fn confirmed(&self) -> Option<&Delivered> {
         let delivered = self.delivered.as_ref()?;
         let MemoryHead {
             incarnation,
@@ -95,17 +95,18 @@ impl Taker {
         (answered * 2 > keepers.len() || mistaken!(OneKeeperEnough)).then_some(delivered)
     }
 
-    pub(crate) fn nonce(&self) -> u64 {
+    /// Returns the nonce of its questions.
+    pub fn nonce(&self) -> u64 {
         self.nonce
     }
 
     /// Asks at once, since a node has become reachable.
-    pub(crate) fn hurry(&mut self, now: Instant) {
+    pub fn hurry(&mut self, now: Instant) {
         self.next_ask = self.next_ask.min(now);
     }
 
     /// Handles a `Told` or a `Part`.
-    pub(crate) fn handle(&mut self, now: Instant, from: &NodeId, msg: Handover, out: &mut Effects) {
+    pub fn handle(&mut self, now: Instant, from: &NodeId, msg: Handover, out: &mut Effects) {
         match msg {
             Handover::Told { nonce, kept } if nonce == self.nonce => {
                 let waited = self.unheard.len();
@@ -155,7 +156,8 @@ impl Taker {
         }
     }
 
-    pub(crate) fn handle_timeout(&mut self, now: Instant, out: &mut Effects) {
+    /// Asks those that have not answered, and fetches the memory.
+    pub fn handle_timeout(&mut self, now: Instant, out: &mut Effects) {
         if !self.unheard.is_empty() && now >= self.next_ask {
             let nonce = self.nonce;
             for node in &self.unheard {
@@ -235,7 +237,8 @@ impl Taker {
         }
     }
 
-    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+    /// Returns when [`handle_timeout`](Self::handle_timeout) must be called next.
+    pub fn next_timeout(&self) -> Option<Instant> {
         let ask = (!self.unheard.is_empty()).then_some(self.next_ask);
         let fetching = self.fetching.as_ref().filter(|_| self.delivered.is_none());
         let asked = fetching.and_then(|it| it.asked.first());

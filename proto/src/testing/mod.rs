@@ -12,6 +12,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use crate::handover::{Delivered, Keeper, Leaver, MemoryHead, Taker};
 use crate::time::nanos;
 use crate::{
     Epoch, Event, Incarnation, Instant, Key, Node, NodeConfig, NodeId, Now, Output, Peer, Request,

@@ -1,11 +1,14 @@
 //! Runs the searches, and prints their results.
 
+use std::fmt::Debug;
+use std::hash::Hash;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use stateright::{Checker, HasDiscoveries, Model};
 
+use super::deploys::{DeployScope, Deploys, deploy_scopes};
 use super::scope::{Scope, scopes};
 use super::{Action, Search};
 use crate::campaign::Failure;
@@ -22,7 +25,8 @@ pub(crate) struct Found {
     pub(crate) seconds: f64,
     /// The broken law, and the actions that lead there.
     pub(crate) broken: Option<(&'static str, Vec<String>)>,
-    /// `true` if in some state all claims have been granted, one after the other.
+    /// `true` if in some state all claims have been granted, one after the other; of deploys, if one
+    /// voter has resumed.
     pub(crate) all_served: bool,
 }
 
@@ -41,7 +45,7 @@ impl Found {
         };
         let unserved = match self.all_served {
             true => "",
-            false => "; nowhere did all claims own the key in turn",
+            false => "; nowhere were all served",
         };
         println!("{scope}: {states} states to depth {depth} in {seconds:.1} s, {rest}{unserved}");
         if let Some((law, path)) = &self.broken {
@@ -51,9 +55,10 @@ impl Found {
 }
 
 /// Searches all scopes and prints the results. Time that one scope leaves goes to those after it.
-pub(crate) fn command(timeout: Duration, states_max: usize, json: bool) -> ExitCode {
+pub(crate) fn command(timeout: Duration, states_max: usize, only: &str, json: bool) -> ExitCode {
     let begun = Instant::now();
-    let scopes = scopes();
+    let mut scopes = all_scopes();
+    scopes.retain(|scope| scope.name().contains(only));
     let mut found = Vec::new();
     for (at, scope) in scopes.iter().enumerate() {
         let left = timeout.saturating_sub(begun.elapsed());
@@ -74,11 +79,73 @@ pub(crate) fn command(timeout: Duration, states_max: usize, json: bool) -> ExitC
     }
 }
 
+/// A scope of one of the two searches.
+#[derive(Clone, Debug)]
+pub(crate) enum AnyScope {
+    Locks(Scope),
+    Deploys(DeployScope),
+}
+
+impl AnyScope {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Locks(scope) => scope.name,
+            Self::Deploys(scope) => scope.name,
+        }
+    }
+
+    /// Makes a mistake in the rules.
+    #[cfg(lockmesh_mutants)]
+    pub(crate) fn make(&mut self, mutant: crate::proto::Mutant) {
+        match self {
+            Self::Locks(scope) => scope.mistake = Some(mutant),
+            Self::Deploys(scope) => scope.mistake = Some(mutant),
+        }
+    }
+}
+
+/// Returns the scopes of both searches for the real rules.
+pub(crate) fn all_scopes() -> Vec<AnyScope> {
+    let locks = scopes().into_iter().map(AnyScope::Locks);
+    let deploys = deploy_scopes().into_iter().map(AnyScope::Deploys);
+    locks.chain(deploys).collect()
+}
+
 /// Searches a scope for at most `timeout`, and about `states_max` states.
-pub(crate) fn search(scope: &Scope, timeout: Duration, states_max: usize) -> Found {
+pub(crate) fn search(scope: &AnyScope, timeout: Duration, states_max: usize) -> Found {
+    let limits = (timeout, states_max);
+    match scope {
+        AnyScope::Locks(scope) => run(
+            (scope.name, Search::new(scope.clone())),
+            limits,
+            |state| state.broken,
+            words_of,
+        ),
+        AnyScope::Deploys(scope) => run(
+            (scope.name, Deploys::new(scope.clone())),
+            limits,
+            |state| state.broken,
+            |action| format!("{action:?}"),
+        ),
+    }
+}
+
+/// Searches a model. Its first property must hold in all states, its second in one.
+fn run<M>(
+    (scope, model): (&'static str, M),
+    (timeout, states_max): (Duration, usize),
+    broken: impl Fn(&M::State) -> Option<&'static str>,
+    words: impl Fn(&M::Action) -> String,
+) -> Found
+where
+    M: Model + Send + Sync + 'static,
+    M::State: Clone + Debug + Hash + PartialEq + Send + Sync,
+    M::Action: Clone + Debug + PartialEq + Send,
+{
     let begun = Instant::now();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let checker = Search::new(scope.clone())
+    let names: Vec<&str> = model.properties().iter().map(|it| it.name).collect();
+    let checker = model
         .checker()
         .threads(cores)
         .timeout(timeout)
@@ -87,20 +154,20 @@ pub(crate) fn search(scope: &Scope, timeout: Duration, states_max: usize) -> Fou
         .spawn_bfs()
         .join();
     let discoveries = checker.discoveries();
-    let broken = discoveries.get("M1 to M4").map(|path| {
-        let law = path.last_state().broken.unwrap_or("M1");
+    let broken = discoveries.get(names[0]).map(|path| {
+        let law = broken(path.last_state()).unwrap_or("M1");
         let actions = path.clone().into_actions();
-        (law, actions.iter().map(words_of).collect())
+        (law, actions.iter().map(words).collect())
     });
     let took = begun.elapsed();
     Found {
-        scope: scope.name,
+        scope,
         states: checker.unique_state_count(),
         depth: checker.max_depth(),
         exhausted: broken.is_none() && took < timeout && checker.state_count() < states_max,
         seconds: took.as_secs_f64(),
         broken,
-        all_served: discoveries.contains_key("all own it in turn"),
+        all_served: discoveries.contains_key(names[1]),
     }
 }
 

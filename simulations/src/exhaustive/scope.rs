@@ -1,5 +1,7 @@
 //! The limits of the searches, and their initial states.
 
+use super::Mistake;
+
 /// The limits of one search.
 #[derive(Clone, Debug)]
 pub(crate) struct Scope {
@@ -18,9 +20,7 @@ pub(crate) struct Scope {
     pub(crate) doubles: bool,
     /// The maximum number of messages on their way.
     pub(crate) messages_max: usize,
-    /// The mistake in the rules, for the searches that must find it.
-    #[cfg(lockmesh_mutants)]
-    pub(crate) mutant: Option<crate::proto::Mutant>,
+    pub(super) mistake: Mistake,
 }
 
 /// Returns the scopes of the search for the real rules.
@@ -52,8 +52,7 @@ pub(crate) fn scopes() -> Vec<Scope> {
         journals: name.contains("resume"),
         doubles,
         messages_max: 16,
-        #[cfg(lockmesh_mutants)]
-        mutant: None,
+        mistake: Mistake::default(),
     });
     scopes.into()
 }
