@@ -228,8 +228,6 @@ mutants! {
     TokenNotCompared,
     /// A keeper that is asked again for a token keeps the memory for longer.
     SecondEntrustRenews,
-    /// The parts of two memories are put together.
-    PartsOfTwoSealsMixed,
 }
 
 #[cfg(lockmesh_mutants)]

@@ -41,7 +41,7 @@ impl Keeper {
         Self {
             kept: BTreeMap::new(),
             keep_for: match mistaken!(CopyKeptTooLong) {
-                true => timing.quarantine(),
+                true => timing.quarantine() * 2,
                 false => keep_for(timing),
             },
             leaves: false,

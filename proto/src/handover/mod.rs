@@ -174,8 +174,7 @@ impl Parts {
 
     /// Adds a part.
     fn add(&mut self, part: MemoryPart) {
-        let fits = part.size == self.size && part.bytes.len() <= MEMORY_PART_BYTES
-            || mistaken!(PartsOfTwoSealsMixed);
+        let fits = part.size == self.size && part.bytes.len() <= MEMORY_PART_BYTES;
         if let Some(place) = self.parts.get_mut(part.number as usize)
             && fits
             && place.is_none()
@@ -201,6 +200,74 @@ impl Parts {
             return None;
         }
         let bytes: Vec<u8> = self.parts.iter().flatten().flatten().copied().collect();
-        (size_of(&bytes) == self.size || mistaken!(PartsOfTwoSealsMixed)).then_some(bytes)
+        (size_of(&bytes) == self.size).then_some(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts_of(bytes: &[u8]) -> Vec<MemoryPart> {
+        let part = |(number, bytes): (usize, &[u8])| MemoryPart {
+            token: 1,
+            number: number as u32,
+            size: size_of(bytes),
+            bytes: bytes.to_vec(),
+        };
+        let chunks = bytes.chunks(MEMORY_PART_BYTES).enumerate();
+        let parts = chunks.map(part);
+        let size = size_of(bytes);
+        parts.map(|part| MemoryPart { size, ..part }).collect()
+    }
+
+    #[test]
+    fn parts_in_any_order_make_the_whole() {
+        let bytes: Vec<u8> = (0..5 * MEMORY_PART_BYTES + 7).map(|n| n as u8).collect();
+        let sent = parts_of(&bytes);
+        let mut parts = Parts::of(size_of(&bytes)).unwrap();
+        for part in sent.iter().rev().chain(&sent) {
+            parts.add(part.clone());
+        }
+        assert_eq!(parts.whole(), Some(bytes));
+    }
+
+    #[test]
+    fn parts_of_two_memories_are_not_mixed() {
+        let [first, second] = [1, 2].map(|n| vec![n; 2 * MEMORY_PART_BYTES]);
+        let (first, second) = (parts_of(&first), parts_of(&second));
+        let mut parts = Parts::of(first[0].size).unwrap();
+        parts.add(first[0].clone());
+        parts.add(second[1].clone());
+        assert_eq!(parts.missing, 1, "of another size");
+        // Even with the right size, the digest tells.
+        parts.add(MemoryPart {
+            size: first[0].size,
+            ..second[1].clone()
+        });
+        assert_eq!((parts.missing, parts.whole()), (0, None));
+    }
+
+    #[test]
+    fn impossible_sizes_are_refused() {
+        let of = |parts| Parts::of(MemorySize { parts, digest: 0 });
+        assert!(of(0).is_none() && of(PARTS_MAX + 1).is_none());
+        assert!(of(PARTS_MAX).is_some());
+        let keepers = |count: usize| {
+            let node = NodeId::new("n").unwrap();
+            let keepers = vec![(node, 1); count];
+            let incarnation = Incarnation::new(1);
+            MemoryHead {
+                incarnation,
+                keepers,
+            }
+            .with(b"journal")
+            .unwrap()
+        };
+        assert!(MemoryHead::split(&keepers(0)).is_none());
+        assert!(MemoryHead::split(&keepers(KEEPERS_MAX + 1)).is_none());
+        let (head, journal) = (keepers(KEEPERS_MAX), b"journal".as_slice());
+        assert_eq!(MemoryHead::split(&head).unwrap().1, journal);
+        assert!(MemoryHead::split(&head[..3]).is_none());
     }
 }

@@ -108,7 +108,7 @@ impl AnyScope {
 pub(crate) fn all_scopes() -> Vec<AnyScope> {
     let locks = scopes().into_iter().map(AnyScope::Locks);
     let deploys = deploy_scopes().into_iter().map(AnyScope::Deploys);
-    locks.chain(deploys).collect()
+    deploys.chain(locks).collect()
 }
 
 /// Searches a scope for at most `timeout`, and about `states_max` states.
