@@ -15,7 +15,7 @@ use crate::journal::Durability;
 use crate::seeds::{Resolve, System, check as check_seed};
 use crate::transport::Transport;
 use lockmesh_proto::{
-    ClusterSecret, Incarnation, NodeId, Peer, Start, Timing, VoterLimits, VoterSet,
+    ClusterSecret, ClusterSecrets, Incarnation, NodeId, Peer, Start, Timing, VoterLimits, VoterSet,
 };
 
 pub use mesh_config::{LimitsConfig, MeshConfig, Preset, SecretText, TimingConfig};
@@ -40,7 +40,7 @@ const MAX_CLAIMS: usize = 1 << 20;
 enum SecretSource {
     #[default]
     Unsaid,
-    Secret(ClusterSecret),
+    Secrets(Vec<ClusterSecret>),
     Text(String),
     Variable(String),
     Plaintext,
@@ -51,7 +51,7 @@ impl fmt::Debug for SecretSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unsaid => f.write_str("Unsaid"),
-            Self::Secret(_) => f.write_str("Secret(redacted)"),
+            Self::Secrets(_) => f.write_str("Secrets(redacted)"),
             Self::Text(_) => f.write_str("Text(redacted)"),
             Self::Variable(variable) => f.debug_tuple("Variable").field(variable).finish(),
             Self::Plaintext => f.write_str("Plaintext"),
@@ -122,7 +122,7 @@ pub(crate) struct Checked {
     pub(crate) seeds: Vec<String>,
     pub(crate) resolver: Arc<dyn Resolve>,
     pub(crate) voter_set: VoterSet,
-    pub(crate) secret: Option<ClusterSecret>,
+    pub(crate) secrets: Option<ClusterSecrets>,
     pub(crate) cluster: String,
     pub(crate) start: Start,
     pub(crate) is_short_lived: bool,
@@ -294,19 +294,44 @@ impl MeshBuilder {
     }
 
     /// Sets the cluster secret. All nodes must have the same.
-    pub fn secret(mut self, secret: ClusterSecret) -> Self {
-        self.secret = SecretSource::Secret(secret);
+    pub fn secret(self, secret: ClusterSecret) -> Self {
+        self.secrets([secret])
+    }
+
+    /// Sets several cluster secrets, while the secret is replaced: 1 to
+    /// [`CLUSTER_SECRETS_MAX`](crate::CLUSTER_SECRETS_MAX), each once. The node seals with the
+    /// first and opens with each of them.
+    ///
+    /// [`Mesh::rotate_secrets`](crate::Mesh::rotate_secrets) has the steps, and replaces the
+    /// secrets of a running node.
+    ///
+    /// ```
+    /// use lockmesh::{ClusterSecret, Mesh};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let [new, old] = [ClusterSecret::generate()?, ClusterSecret::generate()?];
+    /// let builder = Mesh::builder("billing-0").voters(["billing-0"]).listen("127.0.0.1:0");
+    /// let mesh = builder.secrets([new.clone(), old]).start().await?;
+    /// assert_eq!(mesh.status().secrets[0], new.fingerprint());
+    /// # mesh.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn secrets(mut self, secrets: impl IntoIterator<Item = ClusterSecret>) -> Self {
+        self.secret = SecretSource::Secrets(secrets.into_iter().collect());
         self
     }
 
     /// Sets the cluster secret from text: 32 bytes in base64 or hex. `lockmesh keygen` generates
-    /// one.
+    /// one. Several [`secrets`](Self::secrets) have a line each, or commas between them.
     pub fn secret_text(mut self, key: impl Into<String>) -> Self {
         self.secret = SecretSource::Text(key.into());
         self
     }
 
-    /// Reads the cluster secret as text from an environment variable, when the mesh starts.
+    /// Reads the cluster secret from an environment variable, when the mesh starts. It has the
+    /// format of [`secret_text`](Self::secret_text).
     pub fn secret_from_env(mut self, variable: impl Into<String>) -> Self {
         self.secret = SecretSource::Variable(variable.into());
         self
@@ -522,7 +547,7 @@ impl MeshBuilder {
             seeds: self.seeds.clone(),
             resolver: self.resolver.clone(),
             voter_set,
-            secret: self.read_secret()?,
+            secrets: self.read_secrets()?,
             cluster: self.cluster.clone(),
             start: if self.is_bootstrap {
                 Start::NewCluster
@@ -654,17 +679,17 @@ impl MeshBuilder {
         Ok(())
     }
 
-    fn read_secret(&self) -> Result<Option<ClusterSecret>, ConfigError> {
+    fn read_secrets(&self) -> Result<Option<ClusterSecrets>, ConfigError> {
         match &self.secret {
             SecretSource::Unsaid => Err(ConfigError::NoSecret),
             SecretSource::Plaintext => Ok(None),
-            SecretSource::Secret(key) => Ok(Some(key.clone())),
-            SecretSource::Text(text) => Ok(Some(ClusterSecret::parse(text)?)),
+            SecretSource::Secrets(secrets) => Ok(Some(ClusterSecrets::new(secrets.clone())?)),
+            SecretSource::Text(text) => Ok(Some(ClusterSecrets::parse(text)?)),
             SecretSource::Variable(variable) => {
                 let text = std::env::var(variable).map_err(|_| ConfigError::SecretVariable {
                     variable: variable.clone(),
                 })?;
-                Ok(Some(ClusterSecret::parse(&text)?))
+                Ok(Some(ClusterSecrets::parse(&text)?))
             }
         }
     }

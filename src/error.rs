@@ -54,7 +54,8 @@ debug_as_display!(
     ReleaseError,
     ExtendError,
     InspectError,
-    NotReady
+    NotReady,
+    RotateError
 );
 
 /// The error returned if a mesh cannot be started. No socket and no task is left behind.
@@ -387,6 +388,19 @@ pub enum InspectError {
         /// The number of voters of the key.
         voters: usize,
     },
+    /// The mesh is shutting down or has shut down.
+    #[error("the mesh is shut down")]
+    ShutDown,
+}
+
+/// The error returned if the secrets of a running mesh were not replaced. The mesh goes on with
+/// those that it has.
+#[derive(Clone, Copy, Eq, Error, PartialEq)]
+#[non_exhaustive]
+pub enum RotateError {
+    /// There are no secrets, too many, or one twice; or the mesh sends plaintext.
+    #[error("secrets: {0}")]
+    Secret(#[from] SecretError),
     /// The mesh is shutting down or has shut down.
     #[error("the mesh is shut down")]
     ShutDown,

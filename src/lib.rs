@@ -122,12 +122,14 @@ pub use clock::{Clock, SystemClock};
 pub use config::{LimitsConfig, MeshBuilder, MeshConfig, Preset, SecretText, TimingConfig};
 pub use error::{
     AcquireError, ConfigError, DataDirError, ExtendError, InspectError, NotReady, ReleaseError,
+    RotateError,
 };
 pub use guard::{Guard, LeaseLost};
 pub use journal::Durability;
 pub use lock::{ClusterError, DistributedLock};
 pub use lockmesh_proto::{
-    ClusterSecret, Epoch, Key, NameError, NodeId, RequestError, SecretError, Timing, VoterSetError,
+    CLUSTER_SECRETS_MAX, ClusterSecret, ClusterSecrets, Epoch, Key, NameError, NodeId,
+    RequestError, SecretError, Timing, VoterSetError,
 };
 pub use mesh::Mesh;
 pub use request::LockRequest;

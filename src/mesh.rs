@@ -15,7 +15,7 @@ use crate::clock::Time;
 use crate::config::{Advertise, Checked, MeshBuilder, Settings};
 use crate::engine::Engine;
 use crate::engine::driver;
-use crate::error::{AcquireError, ConfigError, ExtendError, InspectError, NotReady};
+use crate::error::{AcquireError, ConfigError, ExtendError, InspectError, NotReady, RotateError};
 use crate::gossip::capacity;
 use crate::gossip::{Gossip, Membership};
 use crate::guard;
@@ -29,8 +29,8 @@ use crate::seeds::{self, Seeds};
 use crate::status::{Health, Shutdown, Status, VoterStart};
 use crate::transport::{self, Transport, UdpTransport};
 use lockmesh_proto::{
-    ClusterSecret, Epoch, Incarnation, Inspection, JournalOwner, Key, Node, NodeConfig, NodeId,
-    NodeJournal, NotMemory, Seal, Started, View,
+    ClusterSecret, ClusterSecrets, Epoch, Incarnation, Inspection, JournalOwner, Key, Node,
+    NodeConfig, NodeId, NodeJournal, NotMemory, Seal, Started, View,
 };
 
 /// The error for a task that releases or extends a lock that another task of this node has acquired
@@ -83,7 +83,7 @@ impl MeshBuilder {
     /// | [`VoterSet`](ConfigError::VoterSet) | the voters, `voters_per_key` or the timing are invalid |
     /// | [`NoSecret`](ConfigError::NoSecret) | there is neither a secret nor [`insecure_plaintext`](Self::insecure_plaintext) |
     /// | [`SecretVariable`](ConfigError::SecretVariable) | the environment variable of the secret is not set |
-    /// | [`Secret`](ConfigError::Secret) | the secret is not 32 bytes in base64 or hex |
+    /// | [`Secret`](ConfigError::Secret) | a secret is not 32 bytes in base64 or hex; or there are none, too many, or one twice |
     /// | [`Address`](ConfigError::Address) | `listen` is not `IP:PORT` |
     /// | [`Advertise`](ConfigError::Advertise) | `advertise` is not a `HOST:PORT` that peers can reach |
     /// | [`AdvertiseUnresolved`](ConfigError::AdvertiseUnresolved) | the name in `advertise` does not resolve within 10 s |
@@ -291,9 +291,9 @@ async fn live(
     Shutdown { handed_over_to }
 }
 
-fn seal(key: Option<ClusterSecret>) -> Seal {
-    match key {
-        Some(key) => Seal::sealed(key, rand::random()),
+fn seal(secrets: Option<ClusterSecrets>) -> Seal {
+    match secrets {
+        Some(secrets) => Seal::sealed(secrets, rand::random()),
         None => Seal::insecure_plaintext(),
     }
 }
@@ -304,7 +304,7 @@ fn new_node(
     checked: Checked,
     journal: Option<NodeJournal>,
 ) -> Node {
-    let seal = seal(checked.secret).of_cluster(&checked.cluster);
+    let seal = seal(checked.secrets).of_cluster(&checked.cluster);
     let config = NodeConfig {
         id: checked.id,
         incarnation,
@@ -394,6 +394,56 @@ impl Mesh {
         let engine = &self.inner.engine;
         engine.set_health(engine.with(|core, now| core.health(now)));
         engine.health.subscribe()
+    }
+
+    /// Replaces the cluster secrets of this node: 1 to
+    /// [`CLUSTER_SECRETS_MAX`](crate::CLUSTER_SECRETS_MAX), each once. From now on it seals with
+    /// the first, and opens with each of them.
+    ///
+    /// Locks, requests and peers are not affected, as long as this node and its peers can open each
+    /// other's datagrams. So a cluster goes from `old` to `new` in three steps. Each step is done on
+    /// all nodes before the next begins:
+    ///
+    /// | step | secrets | when it is done |
+    /// | --- | --- | --- |
+    /// | 1 | `[old, new]` | each node has two [`Status::secrets`] |
+    /// | 2 | `[new, old]` | the [`secret`](crate::status::MemberStatus::secret) of each node is `new` |
+    /// | 3 | `[new]` | |
+    ///
+    /// The node logs the fingerprint of the first, never a secret. After a restart the node has the
+    /// secrets of its builder, so replace those as well.
+    ///
+    /// ```
+    /// use lockmesh::{ClusterSecret, Mesh, RotateError};
+    ///
+    /// fn begin(mesh: &Mesh, old: ClusterSecret, new: ClusterSecret) -> Result<(), RotateError> {
+    ///     mesh.rotate_secrets([old, new])
+    /// }
+    ///
+    /// fn is_done(mesh: &Mesh, new: &ClusterSecret) -> bool {
+    ///     let members = mesh.status().members;
+    ///     members.iter().all(|member| member.secret == Some(new.fingerprint()))
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// The secrets are unchanged after an error.
+    /// - [`RotateError::Secret`] if there are none, too many, or one twice; or if the mesh sends
+    ///   plaintext.
+    /// - [`RotateError::ShutDown`] if the mesh is shutting down or has shut down.
+    pub fn rotate_secrets(
+        &self,
+        secrets: impl IntoIterator<Item = ClusterSecret>,
+    ) -> Result<(), RotateError> {
+        let secrets = ClusterSecrets::new(secrets)?;
+        self.inner.engine.with(|core, _| match core.is_shut_down {
+            true => Err(RotateError::ShutDown),
+            false => Ok(core.node.rotate_secrets(&secrets)?),
+        })?;
+        let fingerprints = secrets.fingerprints();
+        let secret = &fingerprints[0];
+        tracing::info!(node = %self.inner.id, secrets = fingerprints.len(), %secret, "secrets replaced");
+        Ok(())
     }
 
     /// Returns the epoch of a lock that this node holds through [`DistributedLock`], or `None` if it

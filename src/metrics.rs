@@ -135,6 +135,12 @@ metrics! {
         "failed writes of the journal";
     OTHER_VOTER_SETS: Gauge "lockmesh_other_voter_sets" "nodes" []
         "nodes with another voter set from which a message came in the last 30 s";
+    SECRETS: Gauge "lockmesh_secrets" "secrets" []
+        "cluster secrets with which this node opens datagrams: more than 1 while the secret is \
+         replaced, 0 in plaintext";
+    OTHER_SECRETS: Gauge "lockmesh_other_secrets" "nodes" []
+        "members, and other nodes that gossip knows, whose newest datagram is not sealed with the \
+         secret with which this node seals";
     VOTER_KEYS: Gauge "lockmesh_voter_keys" "keys" []
         "keys that this node's voter keeps: held or waited for. 0 on a node without a voter";
     WALL_CLOCK_AHEAD_SECONDS: Gauge "lockmesh_wall_clock_ahead_seconds" "seconds" []
@@ -310,6 +316,8 @@ impl Meter {
         self.set(RECOVERING, f64::from(quarantine.is_some()));
         self.set(QUARANTINE_SECONDS, remaining.as_secs_f64());
         self.set(OTHER_VOTER_SETS, count(others));
+        self.set(SECRETS, count(node.secrets().len()));
+        self.set(OTHER_SECRETS, count(node.with_other_secrets().count()));
         let journal = core.journal.as_ref().map(|journal| journal.status());
         let (bytes, has_failed, failures) =
             journal.map_or((0, false, 0), |it| (it.bytes, it.has_failed, it.failures));
@@ -414,6 +422,12 @@ pub(crate) fn trace(event: &Event, node: &NodeId) {
         }
         Event::JournalRestored => {
             tracing::info!(%node, "the journal is written again; this voter votes");
+        }
+        Event::SecretChanged {
+            node: other,
+            secret,
+        } => {
+            tracing::info!(%node, %other, %secret, "a node seals with another secret than before");
         }
         // Logged as obstacles, in obstacles.rs.
         Event::QuarantineBegan { .. } | Event::TwinFound | Event::TwinGone => {}

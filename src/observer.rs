@@ -1,5 +1,6 @@
 //! Observation of a mesh from outside: the sockets of a [`Surveyor`].
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -9,8 +10,8 @@ use tokio::net::UdpSocket;
 
 use crate::config::CLUSTER_DEFAULT;
 use lockmesh_proto::{
-    Answer, ClusterSecret, DATAGRAM_BYTES_MAX, DatagramKind, Inspection, Instant, Key, NameError,
-    Seal, Survey, Surveyor, Wanted,
+    Answer, ClusterSecrets, DATAGRAM_BYTES_MAX, DatagramKind, Fingerprint, Inspection, Instant,
+    Key, NameError, Seal, Survey, Surveyor, Wanted,
 };
 
 /// The default time to wait for an answer.
@@ -97,11 +98,20 @@ impl Observer {
     /// The maximum patience: one hour.
     pub const PATIENCE_MAX: Duration = Duration::from_secs(60 * 60);
 
-    /// Creates an observer of a mesh that is sealed with this secret. Each peer is `HOST:PORT`; one
-    /// that is up is enough.
+    /// Creates an observer of a mesh that is sealed with this [`ClusterSecret`], or with these
+    /// [`ClusterSecrets`]. Each peer is `HOST:PORT`; one that is up is enough.
+    ///
+    /// Questions are sealed with the first secret, so only nodes that have it answer.
+    /// [`NodeSurvey::secret`] is the one with which a node seals.
+    ///
+    /// [`ClusterSecret`]: crate::ClusterSecret
+    /// [`NodeSurvey::secret`]: lockmesh_proto::NodeSurvey::secret
     #[must_use]
-    pub fn sealed<S: Into<String>>(peers: impl IntoIterator<Item = S>, key: ClusterSecret) -> Self {
-        Self::new(peers, Seal::sealed(key, rand::random()))
+    pub fn sealed<S: Into<String>>(
+        peers: impl IntoIterator<Item = S>,
+        secrets: impl Into<ClusterSecrets>,
+    ) -> Self {
+        Self::new(peers, Seal::sealed(secrets, rand::random()))
     }
 
     /// Creates an observer of a mesh with plaintext datagrams. Anyone on the network can forge the
@@ -129,6 +139,13 @@ impl Observer {
         self.seal = self.seal.of_cluster(name.as_ref());
         name.as_ref().clone_into(&mut self.cluster);
         self
+    }
+
+    /// Returns the fingerprints of the observer's secrets. Questions are sealed with the first. Empty
+    /// in plaintext.
+    #[must_use]
+    pub fn secrets(&self) -> Vec<Fingerprint> {
+        self.seal.secrets()
     }
 
     /// Sets how long to wait for each answer: 2 s by default, at most
@@ -203,6 +220,7 @@ impl Observer {
         let mut surveyor = Surveyor::new(cluster, asked, wanted, self.patience, seed);
         let began = tokio::time::Instant::now();
         let now = || Instant::ZERO.after(began.elapsed());
+        let mut secrets = BTreeMap::new();
         loop {
             while let Some((to, question)) = surveyor.poll(now()) {
                 let bytes = question.seal(&mut self.seal);
@@ -218,16 +236,22 @@ impl Observer {
             };
             if let Ok((DatagramKind::Answer, body)) = self.seal.open(&datagram)
                 && let Ok(answer) = Answer::from_body(&body)
-                && let Err(reason) = surveyor.handle_answer(answer)
             {
-                tracing::debug!(%reason, "an answer was dropped");
+                let node = answer.node.clone();
+                match surveyor.handle_answer(answer) {
+                    Ok(()) => drop(secrets.insert(node, self.seal.last_secret())),
+                    Err(reason) => tracing::debug!(%reason, "an answer was dropped"),
+                }
             }
         }
-        let survey = surveyor.conclude().ok_or_else(|| ObserveError::NoAnswer {
+        let mut survey = surveyor.conclude().ok_or_else(|| ObserveError::NoAnswer {
             peers,
             waited: self.patience,
             is_sealed: self.seal.is_sealed(),
         })?;
+        for node in &mut survey.nodes {
+            node.secret = secrets.remove(&node.node).flatten();
+        }
         let answered = survey.nodes.iter().filter(|node| node.answer.is_some());
         self.known = answered.filter_map(|node| node.addr).collect();
         Ok(survey)

@@ -19,8 +19,8 @@ pub use crate::journal::JournalStatus;
 use lockmesh_proto::{NodeId, NotMemory, Now, Timing};
 
 pub use lockmesh_proto::{
-    DropReason, Inspection, KeyOwner, LockState, RefuseReason, SeenVotes, Standing, Traffic,
-    VoteTally, VoterLimits, VoterSetTag, Waiter, WallClock,
+    DropReason, Fingerprint, Inspection, KeyOwner, LockState, RefuseReason, SeenVotes, Standing,
+    Traffic, VoteTally, VoterLimits, VoterSetTag, Waiter, WallClock,
 };
 
 /// The health of a node, from [`Mesh::watch`](crate::Mesh::watch).
@@ -66,6 +66,9 @@ pub struct Status {
     pub listen: SocketAddr,
     /// The version and digest of the voter set. Nodes with different ones refuse each other.
     pub voter_set: VoterSetTag,
+    /// The fingerprints of the cluster secrets that this node has. It seals with the first. Empty
+    /// in plaintext.
+    pub secrets: Vec<Fingerprint>,
     /// The number of voters of each key.
     pub voters_per_key: usize,
     /// The timing constants, which all nodes share.
@@ -205,6 +208,9 @@ pub struct MemberStatus {
     pub standing: Standing,
     /// The differences between its voter set and this node's, as text; `None` if there are none.
     pub differs: Option<String>,
+    /// The secret with which it seals, by its newest datagram. `None` in plaintext, or if no
+    /// datagram of it was opened.
+    pub secret: Option<Fingerprint>,
 }
 
 /// A node that is not a member of the voter set.
@@ -219,6 +225,9 @@ pub struct ClientNode {
     pub is_alive: bool,
     /// The differences between its voter set and this node's, as text; `None` if there are none.
     pub differs: Option<String>,
+    /// The secret with which it seals, by its newest datagram. `None` in plaintext, or if it has
+    /// sent this node only gossip.
+    pub secret: Option<Fingerprint>,
     /// The time since gossip reported the node as dead.
     ///
     /// Gossip forgets a dead node after 20 s or 30 gossip intervals, whichever is longer.
@@ -250,6 +259,7 @@ impl Status {
                     votes: standing == Standing::Votes,
                     standing,
                     differs: node.differences(member).map(|it| it.to_string()),
+                    secret: node.secret_of(member),
                 }
             })
             .collect();
@@ -263,6 +273,7 @@ impl Status {
                 addr: peer.addr,
                 is_alive: peer.alive,
                 differs: node.differences(id).map(|it| it.to_string()),
+                secret: node.secret_of(id),
                 silent_for: node.silent_for(now, id),
             })
             .collect();
@@ -272,6 +283,7 @@ impl Status {
             incarnation: node.claimant().incarnation().get(),
             listen,
             voter_set: voter_set.tag(),
+            secrets: node.secrets(),
             voters_per_key: voter_set.voters_per_key(),
             timing: *voter_set.timing(),
             is_ready: core.health(now) == Health::Ready,

@@ -183,6 +183,7 @@ async fn mesh_emits_documented_metrics_and_events() {
     timeouts_without_quorum(&metrics).await;
     gossip_that_panics_is_started_again(&log, &metrics).await;
     journal_that_fails(&metrics).await;
+    rotation(&log, &metrics).await;
     metrics.reaches("lockmesh_ready", "node=n0", 1.0).await;
     mesh.shutdown().await;
     assert_eq!(metrics.get("lockmesh_ready", "node=n0"), 0.0);
@@ -190,7 +191,7 @@ async fn mesh_emits_documented_metrics_and_events() {
     log.is_as_documented();
     assert!(log.says(&["INFO", "mesh shut down", "node=n0"]));
     let secret = format!("{:?}", [3u8; 32]);
-    assert!(!log.says(&[&secret]) && !log.says(&["AwMDAwMD"]));
+    assert!(!log.says(&[&secret]) && !log.says(&["AwMDAwMD"]) && !log.says(&["BAQEBAQE"]));
 }
 
 async fn grants_and_refusals(mesh: &Mesh, metrics: &Metrics) {
@@ -350,6 +351,38 @@ fn poison() -> Vec<u8> {
     let head = [&45_139u16.to_le_bytes()[..], &[0, 1], &1u16.to_le_bytes()].concat();
     let block = [vec![2], len.to_le_bytes().to_vec(), delta, vec![0]].concat();
     [head, digest, block].concat()
+}
+
+/// Two nodes of which one after the other changes its secret.
+async fn rotation(log: &Log, metrics: &Metrics) {
+    let [old, new] = [3, 4].map(|byte| ClusterSecret::from_bytes([byte; 32]).unwrap());
+    let start = async |name, seeds: &[String]| {
+        let node = builder(name).voters(["x0", "x1"]).seeds(seeds).bootstrap();
+        node.start().await.unwrap()
+    };
+    let x0 = start("x0", &[]).await;
+    let x1 = start("x1", &[x0.local_addr().to_string()]).await;
+    x0.ready(PATIENCE).await.unwrap();
+    x1.ready(PATIENCE).await.unwrap();
+    let are = async |name: &str, [of_x0, of_x1]: [f64; 2]| {
+        let name = format!("lockmesh_{name}");
+        metrics.reaches(&name, "node=x0", of_x0).await;
+        metrics.reaches(&name, "node=x1", of_x1).await;
+    };
+    are("secrets", [1.0, 1.0]).await;
+    are("other_secrets", [0.0, 0.0]).await;
+    x0.rotate_secrets([old.clone(), new.clone()]).unwrap();
+    x1.rotate_secrets([new.clone(), old.clone()]).unwrap();
+    are("secrets", [2.0, 2.0]).await;
+    are("other_secrets", [1.0, 1.0]).await;
+    let secret = format!("secret={}", new.fingerprint());
+    let changed = "a node seals with another secret than before";
+    assert!(log.says(&["INFO", "secrets replaced", "node=x1", "secrets=2", &secret]));
+    assert!(log.says(&["INFO", changed, "node=x0", "other=x1", &secret]));
+    x0.rotate_secrets([new, old]).unwrap();
+    are("other_secrets", [0.0, 0.0]).await;
+    x0.shutdown().await;
+    x1.shutdown().await;
 }
 
 async fn gossip_that_panics_is_started_again(log: &Log, metrics: &Metrics) {

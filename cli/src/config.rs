@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 
 use lockmesh::observe::Observer;
-use lockmesh::{ConfigError, MeshBuilder, MeshConfig};
+use lockmesh::{ClusterSecrets, ConfigError, MeshBuilder, MeshConfig};
 
 /// The directory that has the data directories of all nodes, if the environment names none.
 const STATE_HOME: &str = "/var/lib";
@@ -144,6 +144,15 @@ impl NodeConfig {
     pub fn builder(&self) -> Result<MeshBuilder, NodeConfigError> {
         let builder = self.mesh.clone().into_builder();
         builder.map_err(|error| self.error(&error))
+    }
+
+    /// Reads the cluster's secrets, of which the first seals. `None` for plaintext.
+    ///
+    /// # Errors
+    /// The errors of [`NodeConfig::builder`]. A missing name is no error.
+    pub fn secrets(&self) -> Result<Option<ClusterSecrets>, NodeConfigError> {
+        let secrets = self.mesh.read_secrets();
+        secrets.map_err(|error| self.error(&error))
     }
 
     /// Returns an observer of the node's cluster.

@@ -18,7 +18,7 @@ use look::Failure;
 enum Command {
     /// Print a new cluster secret.
     Keygen,
-    /// Run one node until SIGTERM or SIGINT.
+    /// Run one node until SIGTERM or SIGINT. At SIGHUP it reads its secrets again.
     Node {
         /// Configuration file, in TOML. Each setting may also be an environment variable, such as
         /// LOCKMESH_NODE_ID or LOCKMESH_TIMING_MAX_TTL, which replaces the file's. Options replace

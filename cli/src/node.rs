@@ -21,6 +21,9 @@ const SHUTDOWN_AT_MOST: Duration = Duration::from_secs(10);
 /// Runs a node until it receives SIGTERM or SIGINT. Logs to standard error. A voter uses a data
 /// directory, unless its configuration sets none.
 ///
+/// At SIGHUP it reads the secrets of its configuration again. If they are invalid, it logs an error
+/// and keeps those that it has. No other setting is read again.
+///
 /// Returns [`BAD_CONFIG`] if the node does not start, and [`ExitCode::FAILURE`] if the system allows
 /// no signal handlers.
 ///
@@ -34,24 +37,29 @@ const SHUTDOWN_AT_MOST: Duration = Duration::from_secs(10);
 pub async fn run(config: Option<&Path>, overrides: &Overrides) -> ExitCode {
     log();
     // Installed before the start, so that a signal during the start also ends in a clean stop.
-    let mut signals = match Signals::new(false) {
+    let mut signals = match Signals::new(true) {
         Ok(signals) => signals,
         Err(error) => {
             eprintln!("lockmesh: no signal handlers: {error}");
             return ExitCode::FAILURE;
         }
     };
+    let mut is_hung_up = false;
     let started = tokio::select! {
         started = start_with_data_dir(config, overrides) => started,
-        signal = signals.next() => {
+        signal = until_stopped(&mut signals, || is_hung_up = true) => {
             tracing::info!(signal, "stopping before the start");
             return ExitCode::SUCCESS;
         }
     };
     match started {
         Ok(mesh) => {
+            let reload = || reload_secrets(&mesh, config, overrides);
+            if is_hung_up {
+                reload();
+            }
             let signal = tokio::select! {
-                signal = signals.next() => signal,
+                signal = until_stopped(&mut signals, reload) => signal,
                 never = report_ready(&mesh) => never,
             };
             stop(&mesh, signal).await;
@@ -62,6 +70,37 @@ pub async fn run(config: Option<&Path>, overrides: &Overrides) -> ExitCode {
             ExitCode::from(BAD_CONFIG)
         }
     }
+}
+
+/// Waits for a signal to stop, and calls `reload` for each SIGHUP before it.
+async fn until_stopped(signals: &mut Signals, mut reload: impl FnMut()) -> &'static str {
+    loop {
+        match signals.next().await {
+            HANGUP => reload(),
+            signal => return signal,
+        }
+    }
+}
+
+/// Gives the node the secrets that its configuration has now. If it has none that are valid, the
+/// node keeps its own.
+fn reload_secrets(mesh: &Mesh, config: Option<&Path>, overrides: &Overrides) {
+    let secrets = NodeConfig::read(config, overrides).and_then(|config| config.secrets());
+    let is_plaintext = mesh.status().secrets.is_empty();
+    let error = match secrets {
+        Ok(Some(secrets)) => match mesh.rotate_secrets(secrets) {
+            Ok(()) => return,
+            Err(error) => error.to_string(),
+        },
+        Ok(None) if is_plaintext => return,
+        Ok(None) => "plaintext is configured, and takes a restart".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    tracing::error!(
+        node = %mesh.id(), %error,
+        "the secrets are not replaced, and the node keeps those that it has; correct the \
+         configuration and send SIGHUP again"
+    );
 }
 
 /// Logs to standard error, filtered by `RUST_LOG`; the default is `info`.
@@ -159,7 +198,10 @@ pub async fn stop(mesh: &Mesh, signal: &str) {
     }
 }
 
-/// The signals that stop a process.
+/// The name of the signal that most daemons take as the request to read files again.
+const HANGUP: &str = "SIGHUP";
+
+/// The signals that stop a process, and SIGHUP.
 #[derive(Debug)]
 pub struct Signals(mpsc::Receiver<&'static str>);
 
@@ -180,7 +222,7 @@ impl Signals {
             let kinds = [
                 (SignalKind::terminate(), "SIGTERM"),
                 (SignalKind::interrupt(), "SIGINT"),
-                (SignalKind::hangup(), "SIGHUP"),
+                (SignalKind::hangup(), HANGUP),
             ];
             for (kind, name) in &kinds[..2 + usize::from(with_hangup)] {
                 let (mut signal, notify, name) = (signal(*kind)?, notify.clone(), *name);

@@ -13,7 +13,10 @@ use crate::disks::{Disks, cut_power};
 use crate::link::Link;
 use crate::links::{Fault, LinkedTransport, Links};
 use crate::stable::{NotStable, Seen, missing};
-use lockmesh::{ClusterSecret, ConfigError, Durability, Mesh, MeshBuilder, Shutdown, Timing};
+use lockmesh::{
+    ClusterSecret, ClusterSecrets, ConfigError, Durability, Mesh, MeshBuilder, RotateError,
+    SecretError, Shutdown, Timing,
+};
 
 /// The maximum number of nodes in one process.
 const NODES_MAX: usize = 64;
@@ -58,7 +61,8 @@ const FREE_PORT: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHO
 #[derive(Debug)]
 pub struct LocalMesh {
     settings: LocalMeshBuilder,
-    secret: Option<ClusterSecret>,
+    /// The secrets of further nodes; `None` for plaintext.
+    secrets: Option<ClusterSecrets>,
     disks: Option<Disks>,
     links: Arc<Links>,
     nodes: Mutex<Vec<Node>>,
@@ -72,6 +76,8 @@ struct Node {
     mesh: Mesh,
     transport: LinkedTransport,
     condition: Condition,
+    /// The secrets with which it restarts; `None` for plaintext.
+    secrets: Option<ClusterSecrets>,
     /// The number of crashes of its machine.
     boot: u32,
 }
@@ -244,9 +250,11 @@ impl LocalMeshBuilder {
         let voters = self.voters.unwrap_or(self.nodes);
         within("nodes", self.nodes, NODES_MAX)?;
         within("voters", voters, self.nodes)?;
-        let secret = match &self.secret {
-            SecretChoice::Random => Some(ClusterSecret::generate().map_err(ConfigError::from)?),
-            SecretChoice::Given(secret) => Some(secret.clone()),
+        let secrets = match &self.secret {
+            SecretChoice::Random => {
+                Some(ClusterSecret::generate().map_err(ConfigError::from)?.into())
+            }
+            SecretChoice::Given(secret) => Some(secret.clone().into()),
             SecretChoice::Plaintext => None,
         };
         let mesh = LocalMesh {
@@ -255,10 +263,12 @@ impl LocalMeshBuilder {
             nodes: Mutex::default(),
             lifecycle: tokio::sync::Mutex::default(),
             settings: self,
-            secret,
+            secrets,
         };
         for i in 0..mesh.settings.nodes {
-            let node = mesh.start_node(i, FREE_PORT, None).await?;
+            let node = mesh
+                .start_node(i, FREE_PORT, None, mesh.secrets.clone())
+                .await?;
             mesh.nodes().push(node);
         }
         mesh.wait_until_stable().await?;
@@ -393,6 +403,32 @@ impl LocalMesh {
         }
     }
 
+    /// Replaces the secrets of node `i`, which keeps them over a [`restart`](LocalMesh::restart);
+    /// see [`Mesh::rotate_secrets`]. A node that is down restarts with them.
+    ///
+    /// # Errors
+    /// [`RotateError::Secret`] if there are none, too many, or one twice; or if the cluster sends
+    /// plaintext.
+    ///
+    /// # Panics
+    /// Panics if there is no node `i`.
+    pub fn rotate_secrets(
+        &self,
+        i: usize,
+        secrets: impl IntoIterator<Item = ClusterSecret>,
+    ) -> Result<(), RotateError> {
+        let secrets = ClusterSecrets::new(secrets)?;
+        let node = &mut self.nodes()[i];
+        if node.secrets.is_none() {
+            return Err(SecretError::Plaintext.into());
+        }
+        match node.mesh.rotate_secrets(secrets.clone()) {
+            Ok(()) | Err(RotateError::ShutDown) => node.secrets = Some(secrets),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
     /// Pauses node `i`: until [`resume`](LocalMesh::resume) it sends and receives nothing, like a
     /// frozen process. No effect on a node that is down.
     ///
@@ -508,13 +544,17 @@ impl LocalMesh {
         }
         // At its previous address the node proves that its old claims are over. Another process may
         // have taken that address.
-        let (before, boot) = {
+        let (before, boot, secrets) = {
             let node = &self.nodes()[i];
-            (node.mesh.local_addr(), Some(node.boot))
+            (
+                node.mesh.local_addr(),
+                Some(node.boot),
+                node.secrets.clone(),
+            )
         };
-        let node = match self.start_node(i, before, boot).await {
+        let node = match self.start_node(i, before, boot, secrets.clone()).await {
             Ok(node) => node,
-            Err(_) => self.start_node(i, FREE_PORT, boot).await?,
+            Err(_) => self.start_node(i, FREE_PORT, boot, secrets).await?,
         };
         self.nodes()[i] = node;
         Ok(())
@@ -526,10 +566,12 @@ impl LocalMesh {
         i: usize,
         listen: SocketAddr,
         boot: Option<u32>,
+        secrets: Option<ClusterSecrets>,
     ) -> Result<Node, ConfigError> {
         let transport = self.links.bind(&name(i), listen);
         let transport = transport.map_err(|error| ConfigError::Bind { listen, error })?;
-        let mut builder = self.describe(&name(i)).transport(transport.clone());
+        let mut builder = self.describe(&name(i), secrets.clone());
+        builder = builder.transport(transport.clone());
         if let Some(disks) = &self.disks {
             builder = builder.data_dir(disks.dir(&name(i)));
             builder = builder.durability(disks.durability());
@@ -542,6 +584,7 @@ impl LocalMesh {
             mesh: builder.start().await?,
             transport,
             condition: Condition::Running,
+            secrets,
             boot: boot.unwrap_or(0),
         })
     }
@@ -612,11 +655,12 @@ impl LocalMesh {
             listen: FREE_PORT,
             error,
         })?;
-        Ok(self.describe(name).transport(transport))
+        let builder = self.describe(name, self.secrets.clone());
+        Ok(builder.transport(transport))
     }
 
     /// Returns the settings of a node. Its seeds are the nodes that are up.
-    fn describe(&self, node_id: &str) -> MeshBuilder {
+    fn describe(&self, node_id: &str, secrets: Option<ClusterSecrets>) -> MeshBuilder {
         let settings = &self.settings;
         let mut builder = Mesh::builder(node_id)
             .timing(settings.timing_or_default())
@@ -628,8 +672,8 @@ impl LocalMesh {
         if let Some(voters_per_key) = settings.voters_per_key {
             builder = builder.voters_per_key(voters_per_key);
         }
-        builder = match &self.secret {
-            Some(secret) => builder.secret(secret.clone()),
+        builder = match secrets {
+            Some(secrets) => builder.secrets(secrets),
             None => builder.insecure_plaintext(),
         };
         let nodes = self.nodes();

@@ -10,6 +10,7 @@ use super::id::{Incarnation, Key, NodeId};
 use super::journal::Record;
 use super::message::{Message, RefuseReason};
 use super::time::Instant;
+use super::wire::seal::Fingerprint;
 
 /// The id of a request for a lock. A request keeps its ticket when its claim changes: after `Stale`
 /// it claims anew under another claim id.
@@ -152,6 +153,13 @@ pub enum Event {
     VoterSetMatch {
         /// The node.
         node: NodeId,
+    },
+    /// A node seals with another secret than before.
+    SecretChanged {
+        /// The node.
+        node: NodeId,
+        /// The secret with which it seals now.
+        secret: Fingerprint,
     },
     /// Another live process of this node's name was found. This process now holds no lock and
     /// does not vote.

@@ -115,8 +115,8 @@ pub use wire::observe::{
     first_lock_number,
 };
 pub use wire::seal::{
-    BOOT_ID_BYTES, BOOT_IDS_MAX, CLUSTER_SECRET_BYTES, ClusterSecret, REPLAY_WINDOW,
-    SEALED_OVERHEAD, Seal, SecretError,
+    BOOT_ID_BYTES, BOOT_IDS_MAX, CLUSTER_SECRET_BYTES, CLUSTER_SECRETS_MAX, ClusterSecret,
+    ClusterSecrets, Fingerprint, REPLAY_WINDOW, SEALED_OVERHEAD, Seal, SecretError,
 };
 pub use wire::{
     DATAGRAM_BYTES_MAX, DatagramKind, DropReason, GOSSIP_BYTES_MAX, PROTOCOL_VERSION, Traffic,

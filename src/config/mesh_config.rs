@@ -14,7 +14,7 @@ use super::{LISTEN, LISTEN_SINGLE, MeshBuilder};
 use crate::error::ConfigError;
 use crate::journal::Durability;
 use crate::observer::Observer;
-use lockmesh_proto::{ClusterSecret, Timing, VoterLimits};
+use lockmesh_proto::{ClusterSecrets, Timing, VoterLimits};
 
 /// The start of the name of each environment variable.
 const PREFIX: &str = "LOCKMESH";
@@ -342,15 +342,16 @@ settings! {
         voters_per_key: Option<usize>,
         /// The version of the voter set, 1 by default.
         voter_set_version: Option<u64>,
-        /// The cluster's secret: 32 bytes in base64 or hex.
+        /// The cluster's secret: 32 bytes in base64 or hex. While it is replaced, several with
+        /// commas between them: the first seals, and each opens. See [`MeshBuilder::secrets`].
         ///
         /// Exactly one of `secret`, `secret_env`, `secret_file` and `insecure_plaintext = true` is
         /// needed. A serialized configuration contains this secret.
         secret: Option<SecretText>,
-        /// The environment variable that contains the cluster's secret.
+        /// The environment variable that contains the cluster's secret, or several with commas.
         secret_env: Option<String>,
-        /// The file that contains the cluster's secret. A relative path is relative to the working
-        /// directory.
+        /// The file that contains the cluster's secret, or several on a line each. A relative path
+        /// is relative to the working directory.
         secret_file: Option<PathBuf>,
         /// `true` to send datagrams without encryption or authentication; `false` by default. See
         /// [`MeshBuilder::insecure_plaintext`].
@@ -530,15 +531,15 @@ impl MeshConfig {
     ///   the secret cannot be read or is invalid.
     pub fn into_builder(self) -> Result<MeshBuilder, ConfigError> {
         let config = self.expand()?;
-        let secret = config.read_secret()?;
+        let secrets = config.read_secrets()?;
         let node_id = config.node_id.ok_or(ConfigError::NoNodeId)?;
         let mut builder = match config.preset.unwrap_or_default() {
             Preset::Lan => MeshBuilder::lan(node_id),
             Preset::Wan => MeshBuilder::wan(node_id),
             Preset::Single => MeshBuilder::single(node_id),
         };
-        builder = match secret {
-            Some(secret) => builder.secret(secret),
+        builder = match secrets {
+            Some(secrets) => builder.secrets(secrets),
             None => builder.insecure_plaintext(),
         };
         builder.listen = config.listen;
@@ -572,7 +573,7 @@ impl MeshConfig {
     ///   the secret cannot be read or is invalid.
     pub fn into_observer(self) -> Result<Observer, ConfigError> {
         let config = self.expand()?;
-        let secret = config.read_secret()?;
+        let secrets = config.read_secrets()?;
         let listen = match config.preset {
             Some(Preset::Single) => LISTEN_SINGLE,
             _ => LISTEN,
@@ -580,8 +581,8 @@ impl MeshConfig {
         let own = config.advertise.or(config.listen);
         let own = own.unwrap_or_else(|| listen.to_owned());
         let peers = std::iter::once(own).chain(config.seeds.unwrap_or_default());
-        let observer = match secret {
-            Some(secret) => Observer::sealed(peers, secret),
+        let observer = match secrets {
+            Some(secrets) => Observer::sealed(peers, secrets),
             None => Observer::insecure_plaintext(peers),
         };
         Ok(match config.cluster {
@@ -601,8 +602,17 @@ impl MeshConfig {
         has.into_iter().filter(|has| *has).count()
     }
 
-    /// Returns the secret from its source; `None` for plaintext.
-    fn read_secret(&self) -> Result<Option<ClusterSecret>, ConfigError> {
+    /// Reads the cluster's secrets from their source, of which the first seals. `None` for
+    /// plaintext. References to environment variables must be [expanded](Self::expand).
+    ///
+    /// A process that runs can read them again, for
+    /// [`Mesh::rotate_secrets`](crate::Mesh::rotate_secrets).
+    ///
+    /// # Errors
+    /// - [`ConfigError::SecretSources`] if the secret does not have exactly one source.
+    /// - [`ConfigError::SecretVariable`], [`ConfigError::SecretFile`] or [`ConfigError::Secret`] if
+    ///   the secrets cannot be read or are invalid.
+    pub fn read_secrets(&self) -> Result<Option<ClusterSecrets>, ConfigError> {
         if self.secret_sources() != 1 {
             return Err(ConfigError::SecretSources);
         }
@@ -620,7 +630,7 @@ impl MeshConfig {
         } else {
             return Ok(None);
         };
-        Ok(Some(ClusterSecret::parse(&text)?))
+        Ok(Some(ClusterSecrets::parse(&text)?))
     }
 }
 
@@ -791,7 +801,7 @@ mod tests {
             "round_trip: 14ms",
             "reservation: 15s",
             "holder_probe_interval: 16s",
-            "Secret(redacted)",
+            "Secrets(redacted)",
             "cluster: \"prod\"",
             "is_bootstrap: true",
             "is_short_lived: true",
@@ -946,6 +956,22 @@ mod tests {
             error.starts_with("secret_file: /no/such/file cannot be read: "),
             "{error}"
         );
+    }
+
+    #[test]
+    fn secret_of_a_source_may_be_several() {
+        let other = "a".repeat(64);
+        let expected = [&other, SECRET].map(|it| ClusterSecrets::parse(it).unwrap().fingerprints());
+        let text = format!("{other}, {SECRET}");
+        for config in [
+            from(&[("LOCKMESH_SECRET", &text)]).unwrap(),
+            json(&format!("{{\"secret\": \"{other}\\n{SECRET}\"}}")),
+        ] {
+            let secrets = config.read_secrets().unwrap().unwrap();
+            assert_eq!(secrets.fingerprints(), expected.concat());
+        }
+        let plain = from(&[("LOCKMESH_INSECURE_PLAINTEXT", "true")]).unwrap();
+        assert!(plain.read_secrets().unwrap().is_none());
     }
 
     #[test]

@@ -489,6 +489,7 @@ impl Core {
             | Event::QuarantineExtended { .. }
             | Event::VoterSetMismatch { .. }
             | Event::VoterSetMatch { .. }
+            | Event::SecretChanged { .. }
             | Event::TwinFound
             | Event::TwinGone => {}
         }

@@ -22,6 +22,7 @@ mod outliving;
 mod ready;
 mod requests;
 mod rolling;
+mod rotation;
 mod short_incarnations;
 mod stress;
 mod whole;

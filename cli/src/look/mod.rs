@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use lockmesh::ClusterSecret;
+use lockmesh::ClusterSecrets;
 use lockmesh::observe::{NodeSurvey, Observer, Survey};
 
 use lockmesh_cli::{NodeConfig, Overrides};
@@ -46,7 +46,8 @@ pub(crate) struct Target {
         conflicts_with = "config"
     )]
     secret_env: Option<String>,
-    /// File with the cluster secret.
+    /// File with the cluster secret. If it has several, one on each line, questions are sealed with
+    /// the first.
     #[arg(
         long,
         value_name = "FILE",
@@ -73,11 +74,11 @@ impl Target {
         let observer = match self.node_config()? {
             Some(config) => config.observer().map_err(bad_usage)?,
             None => {
-                let (peers, secret) = (&self.peer, self.secret().map_err(bad_usage)?);
-                let secret = secret.as_deref().map(ClusterSecret::parse).transpose();
-                let secret = secret.map_err(|error| bad_usage(format!("secret: {error}")))?;
-                let observer = match secret {
-                    Some(secret) => Observer::sealed(peers, secret),
+                let (peers, text) = (&self.peer, self.secret().map_err(bad_usage)?);
+                let secrets = text.as_deref().map(ClusterSecrets::parse).transpose();
+                let secrets = secrets.map_err(|error| bad_usage(format!("secret: {error}")))?;
+                let observer = match secrets {
+                    Some(secrets) => Observer::sealed(peers, secrets),
                     None => Observer::insecure_plaintext(peers),
                 };
                 match &self.cluster {

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use lockmesh::observe::{NodeSurvey, Survey, SurveyHealth, VoterState};
-use lockmesh::status::{Inspection, WallClock};
+use lockmesh::status::{Fingerprint, Inspection, WallClock};
 use serde_json::{Value, json};
 
 use super::inspect;
@@ -37,7 +37,9 @@ pub(crate) async fn run(args: &Args) -> Result<ExitCode, Failure> {
     };
     let locks = if args.locks { args.limit } else { 0 };
     let locks = usize::try_from(locks).unwrap_or(usize::MAX);
-    let survey = args.target.observer()?.survey_with_locks(locks).await;
+    let mut observer = args.target.observer()?;
+    let secrets = observer.secrets();
+    let survey = observer.survey_with_locks(locks).await;
     let survey = survey.map_err(no_answer)?;
     if let Some(own) = own {
         let (code, text) = readiness(&survey, own.of(&survey));
@@ -45,8 +47,8 @@ pub(crate) async fn run(args: &Args) -> Result<ExitCode, Failure> {
         return Ok(code);
     }
     match args.json {
-        true => println!("{}", to_json(&survey, args.locks)),
-        false => print!("{}", to_text(&survey, args.locks)),
+        true => println!("{}", to_json(&survey, &secrets, args.locks)),
+        false => print!("{}", to_text(&survey, &secrets, args.locks)),
     }
     Ok(exit_code(&survey))
 }
@@ -79,7 +81,7 @@ fn readiness(survey: &Survey, own: Option<&NodeSurvey>) -> (ExitCode, String) {
     }
 }
 
-fn to_json(survey: &Survey, with_locks: bool) -> Value {
+fn to_json(survey: &Survey, secrets: &[Fingerprint], with_locks: bool) -> Value {
     let voter_set = &survey.voter_set;
     let nodes: Vec<Value> = survey
         .nodes
@@ -97,6 +99,7 @@ fn to_json(survey: &Survey, with_locks: bool) -> Value {
             "voters_per_key": voter_set.voters_per_key(),
             "max_ttl_ms": millis(voter_set.timing().max_ttl),
         },
+        "secrets": secrets,
         "nodes": nodes,
     });
     if with_locks {
@@ -114,6 +117,7 @@ fn node_json(survey: &Survey, node: &NodeSurvey) -> Value {
         "addr": node.addr,
         "answered": node.answer.is_some(),
         "state": state(survey, node).0,
+        "secret": node.secret,
         "alive_by": node.alive_by,
         "dead_by": node.dead_by,
         "silent_for_ms": node.silent_for.map(millis),
@@ -193,7 +197,7 @@ pub(crate) fn state(survey: &Survey, node: &NodeSurvey) -> (&'static str, String
     }
 }
 
-fn to_text(survey: &Survey, with_locks: bool) -> String {
+fn to_text(survey: &Survey, secrets: &[Fingerprint], with_locks: bool) -> String {
     let voter_set = &survey.voter_set;
     let (members, voting) = (voter_set.members().len(), survey.voting());
     let mut text = format!(
@@ -212,11 +216,21 @@ fn to_text(survey: &Survey, with_locks: bool) -> String {
             let clock = clock.unwrap_or_default();
             format!(", {} keys, {} claims{clock}", it.keys, it.claims)
         });
+        let secret = node.secret.filter(|_| secrets.len() > 1);
         text += &format!(
-            "  {:<12} {addr:<21} {:<14} alive by {alive}, dead by {dead}{}\n",
+            "  {:<12} {addr:<21} {:<14} alive by {alive}, dead by {dead}{}{}\n",
             node.node.as_str(),
             state(survey, node).1,
             told.unwrap_or_default(),
+            secret.map_or_else(String::new, |it| format!(", secret {it}")),
+        );
+    }
+    if let [first, _, ..] = secrets {
+        let seal = survey.nodes.iter().filter(|it| it.secret == Some(*first));
+        text += &format!(
+            "secret {first}: {} of {} nodes that answered seal with it\n",
+            seal.count(),
+            survey.answered(),
         );
     }
     if with_locks {

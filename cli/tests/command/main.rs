@@ -5,3 +5,5 @@ mod common;
 mod keygen;
 mod look;
 mod node;
+#[cfg(unix)]
+mod rotation;

@@ -1,9 +1,9 @@
 //! `lockmesh node`.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use lockmesh::{Clock, MeshConfig};
@@ -14,7 +14,7 @@ const EXAMPLE: &str = include_str!("../../node.example.toml");
 const KEY: &str = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
 
 /// Writes a file with this content, in a directory of the test's own.
-fn file(name: &str, text: &str) -> PathBuf {
+pub(crate) fn file(name: &str, text: &str) -> PathBuf {
     let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
     fs::create_dir_all(&dir).unwrap();
     let path = dir.join("node.toml");
@@ -32,7 +32,19 @@ fn refusal(name: &str, text: &str) -> String {
     said
 }
 
-type Log = BufReader<std::process::ChildStderr>;
+/// The log of a process.
+pub(crate) struct Log(BufReader<ChildStderr>);
+
+impl Log {
+    /// Returns what the process logs up to the line with `what`.
+    pub(crate) fn until(&mut self, what: &str) -> String {
+        let mut said = String::new();
+        while !said.contains(what) {
+            assert!(self.0.read_line(&mut said).unwrap() > 0, "{said}");
+        }
+        said
+    }
+}
 
 /// Starts a node, and waits until it logs that it is ready.
 fn ready(command: &mut Command) -> (Child, Log) {
@@ -41,24 +53,21 @@ fn ready(command: &mut Command) -> (Child, Log) {
 }
 
 /// Starts a node, and waits until it logs `what`. Returns what it has logged until then.
-fn says(what: &str, command: &mut Command) -> (Child, Log, String) {
+pub(crate) fn says(what: &str, command: &mut Command) -> (Child, Log, String) {
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-    let mut log = BufReader::new(child.stderr.take().unwrap());
-    let mut said = String::new();
-    while !said.contains(what) {
-        assert!(log.read_line(&mut said).unwrap() > 0, "{said}");
-    }
+    let mut log = Log(BufReader::new(child.stderr.take().unwrap()));
+    let said = log.until(what);
     (child, log, said)
 }
 
 #[cfg(unix)]
-fn stops_on(signal: &str, mut child: Child, mut log: Log) {
+pub(crate) fn stops_on(signal: &str, mut child: Child, mut log: Log) {
     let kill = Command::new("kill")
         .args([signal, &child.id().to_string()])
         .status();
     assert!(kill.unwrap().success());
     let mut rest = String::new();
-    while log.read_line(&mut rest).unwrap() > 0 {}
+    log.0.read_to_string(&mut rest).unwrap();
     assert!(child.wait().unwrap().success(), "{rest}");
     assert!(rest.contains("mesh shut down"), "{rest}");
 }

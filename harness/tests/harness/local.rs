@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use lockmesh::{AcquireError, ClusterSecret, Mesh, MeshBuilder};
+use lockmesh::{AcquireError, ClusterSecret, Mesh, MeshBuilder, RotateError, SecretError};
 use lockmesh_harness::{Condition, Fault, LocalMesh, LocalMeshError};
 
 use crate::common::{PATIENCE, until, within};
@@ -279,4 +279,26 @@ async fn dropped_cluster_ends_despite_handles_and_guards() {
 async fn index_of_missing_node_panics() {
     let mesh = LocalMesh::start(1).await.unwrap();
     mesh.cut(0, 1);
+}
+
+#[tokio::test]
+async fn node_restarts_with_its_rotated_secrets() {
+    let [old, new] = [1, 2].map(|byte| ClusterSecret::from_bytes([byte; 32]).unwrap());
+    let mesh = LocalMesh::builder().nodes(3).secret(old.clone());
+    let mesh = mesh.start().await.unwrap();
+    mesh.crash(2).await;
+    for secrets in [vec![old, new.clone()], vec![new.clone()]] {
+        for i in 0..mesh.size() {
+            mesh.rotate_secrets(i, secrets.clone()).unwrap();
+        }
+    }
+    mesh.restart(2).await.unwrap();
+    mesh.wait_until_stable().await.unwrap();
+    assert_eq!(mesh.node(2).status().secrets, [new.fingerprint()]);
+
+    let plain = LocalMesh::builder().nodes(1).insecure_plaintext();
+    let plain = plain.start().await.unwrap();
+    plain.crash(0).await;
+    let refused = plain.rotate_secrets(0, [new]).unwrap_err();
+    assert_eq!(refused, RotateError::Secret(SecretError::Plaintext));
 }

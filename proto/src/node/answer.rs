@@ -42,6 +42,7 @@ pub(super) fn count(counts: &mut Counts, event: &Event) {
         | Event::QuarantineExtended { .. }
         | Event::VoterSetMismatch { .. }
         | Event::VoterSetMatch { .. }
+        | Event::SecretChanged { .. }
         | Event::TwinFound
         | Event::TwinGone => {}
     }

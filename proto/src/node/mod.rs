@@ -48,6 +48,7 @@ use crate::voter::{Start, Voter, VoterLimits};
 use crate::voter_set::{MAX_TTL_MAX, QUARANTINE_MAX, VoterSet, VoterSetTag};
 use crate::wire::codec::{pack_into, unpack_into};
 use crate::wire::observe::Counts;
+use crate::wire::seal::{ClusterSecrets, Fingerprint, SecretError};
 use crate::wire::{
     DATAGRAM_BYTES_MAX, DatagramHead, DatagramKind, DropReason, GOSSIP_BYTES_MAX, Seal, Traffic,
 };
@@ -199,7 +200,8 @@ pub struct Node {
     effects: Effects,
     /// The effects that are being routed. The buffer is reused.
     routed: Effects,
-    /// The body and the messages of the datagram that is being handled. The buffers are reused.
+    /// The kind and body, and the messages, of the datagram that is being handled. The buffers are
+    /// reused.
     opened: Vec<u8>,
     taken: Vec<Message>,
     outbox: Outbox,
@@ -391,6 +393,33 @@ impl Node {
     #[must_use]
     pub fn unopened(&self, now: Now) -> Option<DropReason> {
         self.foreign_nodes.nobody(now)
+    }
+
+    /// Returns the fingerprints of the secrets. The first seals. Empty in plaintext.
+    #[must_use]
+    pub fn secrets(&self) -> Vec<Fingerprint> {
+        self.seal.secrets()
+    }
+
+    /// Returns the secret with which a node seals, by its newest datagram. `None` in plaintext, or
+    /// if no datagram of the node is remembered.
+    #[must_use]
+    pub fn secret_of(&self, node: &NodeId) -> Option<Fingerprint> {
+        if *node == self.id {
+            return self.seal.secret();
+        }
+        self.seal.secret_of(self.peers.boot_id_of(node)?)
+    }
+
+    /// Returns the members, and the other nodes that gossip knows, whose newest datagram is sealed
+    /// with another secret than this node's.
+    pub fn with_other_secrets(&self) -> impl Iterator<Item = &NodeId> {
+        let mine = self.seal.secret();
+        let members = self.voter_set.members().iter();
+        let others = self.view.peers.keys();
+        let others = others.filter(|node| !self.voter_set.has_member(node));
+        let nodes = members.chain(others);
+        nodes.filter(move |node| self.secret_of(node).is_some_and(|it| Some(it) != mine))
     }
 
     /// Returns the counters of sent, received and dropped datagrams.
@@ -602,6 +631,14 @@ impl Node {
         self.outputs.push_back(Output::Transmit { to, bytes });
     }
 
+    /// Replaces the secrets: the first seals from now on, and each opens.
+    ///
+    /// # Errors
+    /// [`SecretError::Plaintext`] if the datagrams are plaintext.
+    pub fn rotate_secrets(&mut self, secrets: &ClusterSecrets) -> Result<(), SecretError> {
+        self.seal.rotate(secrets)
+    }
+
     /// Counts a datagram that the driver could not deliver.
     pub fn count_drop(&mut self, reason: DropReason) {
         self.traffic.drop_one(reason);
@@ -623,26 +660,32 @@ impl Node {
     }
 
     fn receive(&mut self, now: Now, from: SocketAddr, bytes: &[u8]) -> Result<(), DropReason> {
-        let mut body = std::mem::take(&mut self.opened);
-        let opened = self.seal.open_into(bytes, &mut body);
+        let mut frame = std::mem::take(&mut self.opened);
+        let opened = self.seal.open_into(bytes, &mut frame);
+        let body = frame.get(1..).unwrap_or_default();
         if opened.is_ok() {
             self.foreign_nodes.opened(now);
+            if let Some(boot_id) = self.seal.take_change() {
+                let node = self.peers.node_of(boot_id).cloned();
+                let secret = self.seal.secret_of(boot_id);
+                self.note_secret(node, secret);
+            }
         }
         let taken = opened.and_then(|kind| match kind {
-            DatagramKind::Votes => self.take_votes(now, from, &body),
+            DatagramKind::Votes => self.take_votes(now, from, body),
             DatagramKind::Gossip => {
-                let bytes = body.clone();
+                let bytes = body.to_vec();
                 self.outputs.push_back(Output::Gossip { from, bytes });
                 Ok(())
             }
-            DatagramKind::Question => self.answer(now, from, &body),
+            DatagramKind::Question => self.answer(now, from, body),
             DatagramKind::Answer => {
-                let bytes = body.clone();
+                let bytes = body.to_vec();
                 self.outputs.push_back(Output::Answer { bytes });
                 Ok(())
             }
         });
-        self.opened = body;
+        self.opened = frame;
         taken
     }
 
@@ -725,6 +768,13 @@ impl Node {
             {
                 journal.hear(head.from.clone(), head.incarnation);
             }
+            let boot_id = self.seal.last_sender();
+            let secret = |boot_id: Option<_>| self.seal.secret_of(boot_id?);
+            let new = secret(boot_id);
+            let before = secret(self.peers.boot(&head.from, boot_id));
+            if before.is_some_and(|before| new != Some(before)) {
+                self.note_secret(Some(head.from.clone()), new);
+            }
             self.standings.hurry(&head.from);
             self.clocks.forget(now, &head.from);
             // The sender may not know this incarnation, and gossip may not know the sender's
@@ -732,6 +782,14 @@ impl Node {
             self.announce(&head.from);
         }
         heard
+    }
+
+    /// Reports that a node seals with another secret than before.
+    fn note_secret(&mut self, node: Option<NodeId>, secret: Option<Fingerprint>) {
+        if let (Some(node), Some(secret)) = (node, secret) {
+            let event = Event::SecretChanged { node, secret };
+            self.outputs.push_back(Output::Event(event));
+        }
     }
 
     /// Handles a datagram of a lower incarnation than the highest received. Only `Alive` and

@@ -44,6 +44,7 @@ impl Outbox {
     }
 
     /// Removes and returns the pending messages to the first node.
+    #[inline]
     pub(super) fn take(&mut self) -> Option<(NodeId, Vec<Message>)> {
         let List { to, messages } = self.lists.pop_front()?;
         if self.lists.is_empty() && self.lists.capacity() > LISTS_MAX {
@@ -57,6 +58,7 @@ impl Outbox {
     }
 
     /// Keeps the buffer of messages that were sent.
+    #[inline]
     pub(super) fn keep(&mut self, mut messages: Vec<Message>) {
         if self.spare.len() < SPARE_MAX && messages.capacity() <= SPARE_MESSAGES_MAX {
             messages.clear();

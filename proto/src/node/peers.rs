@@ -11,6 +11,7 @@ use crate::id::{Incarnation, NodeId, NodeName};
 use crate::journal::HeardIncarnations;
 use crate::time::Instant;
 use crate::voter_set::VoterSet;
+use crate::wire::seal::BootId;
 
 /// The most nodes that are remembered. Members of the voter set are remembered beyond it.
 pub(crate) const NODES_MAX: usize = 8_192;
@@ -23,6 +24,8 @@ struct Known {
     /// when it first received the highest one.
     knew: bool,
     addresses: Addresses,
+    /// The boot id of the first datagram of its highest incarnation; `None` in plaintext.
+    boot_id: Option<BootId>,
     /// The value of [`Peers::heard`] at its last datagram.
     heard: u64,
 }
@@ -150,6 +153,24 @@ impl Peers {
             .get_mut(node)?
             .incarnations
             .answer(incarnation, nonce, next)
+    }
+
+    /// Records the boot id of a new incarnation. Returns that of the one before.
+    pub(crate) fn boot(&mut self, node: &NodeId, boot_id: Option<BootId>) -> Option<BootId> {
+        let known = self.known.get_mut(node)?;
+        std::mem::replace(&mut known.boot_id, boot_id)
+    }
+
+    /// Returns the boot id of the highest incarnation received of `node`.
+    pub(crate) fn boot_id_of(&self, node: &NodeId) -> Option<BootId> {
+        self.known.get(node)?.boot_id
+    }
+
+    /// Returns the node with this boot id.
+    pub(crate) fn node_of(&self, boot_id: BootId) -> Option<&NodeId> {
+        let mut known = self.known.iter();
+        let found = known.find(|(_, known)| known.boot_id == Some(boot_id));
+        found.map(|(node, _)| node)
     }
 
     /// Returns [`Known::knew`] and the highest incarnation received of `node`.

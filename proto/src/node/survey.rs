@@ -13,6 +13,7 @@ use crate::clocks::WallClock;
 use crate::id::{Incarnation, NodeId};
 use crate::voter_set::{VoterSet, VoterSetTag, quorum};
 use crate::wire::observe::{Overview, VoterState};
+use crate::wire::seal::Fingerprint;
 
 /// The state of a mesh, as its members report it.
 #[derive(Clone, Debug)]
@@ -43,6 +44,9 @@ pub struct NodeSurvey {
     /// Its own answer. A node that no other node names as a member is asked only if the survey
     /// started with it.
     pub answer: Option<NodeAnswer>,
+    /// The secret with which it sealed its answer; `None` in plaintext or without an answer. The
+    /// caller of a [`Surveyor`](super::Surveyor) sets it.
+    pub secret: Option<Fingerprint>,
     /// The nodes that answered and report it as alive.
     pub alive_by: BTreeSet<NodeId>,
     /// The nodes that answered and report it as dead.
@@ -132,6 +136,7 @@ impl NodeSurvey {
             is_member: false,
             addr: None,
             answer: None,
+            secret: None,
             alive_by: BTreeSet::new(),
             dead_by: BTreeSet::new(),
             silent_for: None,

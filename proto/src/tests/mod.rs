@@ -274,6 +274,7 @@ fn event_line(event: &Event) -> String {
         Event::TwinGone => "TwinGone".to_owned(),
         Event::TookUp { from, votes, .. } => format!("TookUp {votes} of {from}"),
         Event::HandedOver { voters } => format!("HandedOver to {}", voters.len()),
+        Event::SecretChanged { node, secret } => format!("SecretChanged {node} {secret}"),
     }
 }
 

@@ -19,6 +19,14 @@
 //! depend on them, since the AEAD's key differs in both cases. In plaintext only the cluster id
 //! separates two clusters.
 //!
+//! **Several secrets.** While the secret is replaced, a node has several. It seals with the first.
+//! The key id of a datagram says which of them opens it, so no other is tried. A sender that
+//! changes its secret keeps its boot id and goes on counting. Its AEAD's key is another, so no
+//! nonce is used twice, and its counters are still unique. The receiver therefore keeps one window
+//! for each boot id, over all secrets. A datagram that was accepted is not accepted again, whatever
+//! secrets were added or removed since. The receiver keeps the AEAD's key of the secret of the
+//! newest datagram, and derives that of a late one.
+//!
 //! **Replays.** The last [`REPLAY_WINDOW`] counters of each authenticated boot id are remembered,
 //! and a datagram is accepted once. The protocol does not depend on it: it is correct under any
 //! delay and any duplication. The window keeps a recording from being replayed as load, or from a
@@ -42,9 +50,13 @@ use std::fmt;
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::error::Unspecified;
-use ring::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
+use ring::hkdf::Prk;
 
-pub use super::secret::{CLUSTER_SECRET_BYTES, ClusterSecret, SecretError};
+use super::secret::ID_BYTES;
+pub use super::secret::{
+    CLUSTER_SECRET_BYTES, CLUSTER_SECRETS_MAX, ClusterSecret, ClusterSecrets, Fingerprint,
+    SecretError,
+};
 pub use super::window::REPLAY_WINDOW;
 use super::window::Window;
 use super::{DatagramKind, DropReason, PROTOCOL_VERSION};
@@ -61,7 +73,6 @@ const MODE_PLAINTEXT: u8 = 0;
 const MODE_SEALED: u8 = 1;
 
 const TAG_BYTES: usize = 16;
-const ID_BYTES: usize = 4;
 const CLUSTER_AT: usize = 2 + ID_BYTES;
 const BOOT_AT: usize = CLUSTER_AT + ID_BYTES;
 const COUNTER_AT: usize = BOOT_AT + BOOT_ID_BYTES;
@@ -71,12 +82,13 @@ pub const SEALED_OVERHEAD: usize = HEADER_BYTES + 1 + TAG_BYTES;
 /// The bytes that plaintext adds to a body: version, mode, cluster id and kind.
 const PLAINTEXT_OVERHEAD: usize = 3 + ID_BYTES;
 
-const SALT: &[u8] = b"lockmesh";
 const SUBKEY_LABEL: &[u8] = b"lockmesh v1 datagrams of ";
-const KEY_ID_LABEL: &[u8] = b"lockmesh v1 key id";
 
-type BootId = [u8; BOOT_ID_BYTES];
+/// A boot id as a number, since numbers are compared faster than bytes.
+pub(crate) type BootId = u128;
 type Id = [u8; ID_BYTES];
+/// A header and a kind.
+type Head = [u8; HEADER_BYTES + 1];
 
 /// Seals outgoing datagrams and opens received ones.
 ///
@@ -91,23 +103,42 @@ pub struct Seal {
 
 /// The state of a seal that is not plaintext.
 struct Sealed {
-    /// Derived from the cluster's secret. The subkeys are derived from it.
-    prk: Prk,
-    key_id: Id,
+    /// The secret that seals.
+    secret: Secret,
+    /// The further secrets that open.
+    others: Vec<Secret>,
     /// The cluster's name.
     cluster: String,
     boot_id: BootId,
+    /// The header and the kind of its last datagram.
+    head: Head,
+    /// Derived from `secret`.
     key: LessSafeKey,
-    /// The counter of the next datagram; `None` once all are used.
+    /// The counter of the next datagram; `None` once all are used. It is never set back.
     counter: Option<u64>,
     peers: BTreeMap<BootId, Sender>,
     /// The number of datagrams accepted, as the clock of [`Sender::heard`].
     taken: u64,
+    /// The sender of the last datagram that was opened.
+    opened: BootId,
+    /// `true` if the last datagram that was opened has another secret than those of its sender
+    /// before it.
+    is_changed: bool,
+}
+
+/// A cluster secret.
+struct Secret {
+    /// The subkeys are derived from it.
+    prk: Prk,
+    fingerprint: Fingerprint,
 }
 
 /// One start of another node.
 struct Sender {
-    key: LessSafeKey,
+    /// The secret of its newest datagram.
+    secret: Fingerprint,
+    /// Derived from that secret; `None` if this node no longer has it.
+    key: Option<LessSafeKey>,
     window: Window,
     /// The value of [`Sealed::taken`] at its last datagram.
     heard: u64,
@@ -123,7 +154,8 @@ impl Seal {
         }
     }
 
-    /// Creates a seal for datagrams that only nodes with this secret can read and create.
+    /// Creates a seal for datagrams that only nodes with these secrets can read and create. The
+    /// first seals, and each opens.
     ///
     /// `boot_id` must be drawn from the operating system's randomness at every start. Two starts
     /// under one boot id would reuse nonces, which breaks the encryption and the authentication of
@@ -132,27 +164,97 @@ impl Seal {
     /// # Panics
     /// Never: HKDF-SHA256 can always supply 32 bytes.
     #[must_use]
-    pub fn sealed(key: ClusterSecret, boot_id: [u8; BOOT_ID_BYTES]) -> Self {
-        let prk = Salt::new(HKDF_SHA256, SALT).extract(key.as_bytes());
-        let mut key_id = [0; ID_BYTES];
-        prk.expand(&[KEY_ID_LABEL], IdLength)
-            .and_then(|okm| okm.fill(&mut key_id))
-            .expect("HKDF-SHA256 gives up to 8,160 bytes");
-        let key = subkey(&prk, &boot_id, "").expect("HKDF-SHA256 gives up to 8,160 bytes");
+    pub fn sealed(secrets: impl Into<ClusterSecrets>, boot_id: [u8; BOOT_ID_BYTES]) -> Self {
+        let (boot_id, cluster_id) = (BootId::from_ne_bytes(boot_id), id_of_name(""));
+        let (secret, others) = derived(&secrets.into());
         let sealed = Sealed {
-            prk,
-            key_id,
+            head: head(&secret, cluster_id, boot_id),
+            key: sealing_key(&secret, boot_id, ""),
+            secret,
+            others,
             cluster: String::new(),
             boot_id,
-            key,
             counter: Some(0),
             peers: BTreeMap::new(),
             taken: 0,
+            opened: boot_id,
+            is_changed: false,
         };
         Self {
-            cluster_id: id_of_name(""),
+            cluster_id,
             sealed: Some(Box::new(sealed)),
         }
+    }
+
+    /// Replaces the secrets: the first seals from now on, and each opens.
+    ///
+    /// No datagram that was accepted is accepted again.
+    ///
+    /// # Errors
+    /// [`SecretError::Plaintext`] if the datagrams are plaintext.
+    ///
+    /// # Panics
+    /// Never, like [`Seal::sealed`].
+    pub fn rotate(&mut self, secrets: &ClusterSecrets) -> Result<(), SecretError> {
+        let sealed = self.sealed.as_mut().ok_or(SecretError::Plaintext)?;
+        (sealed.secret, sealed.others) = derived(secrets);
+        sealed.head = head(&sealed.secret, self.cluster_id, sealed.boot_id);
+        sealed.key = sealing_key(&sealed.secret, sealed.boot_id, &sealed.cluster);
+        let Sealed {
+            secret,
+            others,
+            peers,
+            ..
+        } = &mut **sealed;
+        let has = |it: Fingerprint| {
+            secret.fingerprint == it || others.iter().any(|other| other.fingerprint == it)
+        };
+        // Their windows stay, since a removed secret may come back.
+        for peer in peers.values_mut().filter(|peer| !has(peer.secret)) {
+            peer.key = None;
+        }
+        Ok(())
+    }
+
+    /// Returns the fingerprints of the secrets. The first seals. Empty in plaintext.
+    #[must_use]
+    pub fn secrets(&self) -> Vec<Fingerprint> {
+        let sealed = self.sealed.iter();
+        let all = sealed.flat_map(|it| std::iter::once(&it.secret).chain(&it.others));
+        all.map(|secret| secret.fingerprint).collect()
+    }
+
+    /// Returns the fingerprint of the secret that seals; `None` in plaintext.
+    #[must_use]
+    pub fn secret(&self) -> Option<Fingerprint> {
+        Some(self.sealed.as_ref()?.secret.fingerprint)
+    }
+
+    /// Returns the secret of the newest datagram of a sender. `None` in plaintext, or if no
+    /// datagram of it is remembered.
+    pub(crate) fn secret_of(&self, boot_id: BootId) -> Option<Fingerprint> {
+        let peer = self.sealed.as_ref()?.peers.get(&boot_id)?;
+        Some(peer.secret)
+    }
+
+    /// Returns the secret of the newest datagram of the sender whose datagram was opened last.
+    /// `None` in plaintext, or if none was opened.
+    #[must_use]
+    pub fn last_secret(&self) -> Option<Fingerprint> {
+        self.secret_of(self.last_sender()?)
+    }
+
+    /// Returns the sender of the last datagram that was opened; `None` in plaintext.
+    pub(crate) fn last_sender(&self) -> Option<BootId> {
+        Some(self.sealed.as_ref()?.opened)
+    }
+
+    /// Returns the sender of the last datagram that was opened, if that datagram is its first with
+    /// another secret.
+    pub(crate) fn take_change(&mut self) -> Option<BootId> {
+        let sealed = self.sealed.as_mut().filter(|sealed| sealed.is_changed)?;
+        sealed.is_changed = false;
+        Some(sealed.opened)
     }
 
     /// Sets the cluster's name, which is empty by default. Clusters with one secret and different
@@ -168,8 +270,8 @@ impl Seal {
         self.cluster_id = id_of_name(name);
         if let Some(sealed) = &mut self.sealed {
             name.clone_into(&mut sealed.cluster);
-            sealed.key = subkey(&sealed.prk, &sealed.boot_id, name)
-                .expect("HKDF-SHA256 gives up to 8,160 bytes");
+            sealed.head = head(&sealed.secret, self.cluster_id, sealed.boot_id);
+            sealed.key = sealing_key(&sealed.secret, sealed.boot_id, name);
         }
         self
     }
@@ -208,7 +310,7 @@ impl Seal {
             datagram.extend(body);
             return datagram;
         };
-        match sealed.seal(self.cluster_id, kind, body, &mut datagram) {
+        match sealed.seal(kind, body, &mut datagram) {
             Ok(()) => datagram,
             Err(Unspecified) => Vec::new(),
         }
@@ -230,17 +332,18 @@ impl Seal {
     pub fn open(&mut self, datagram: &[u8]) -> Result<(DatagramKind, Vec<u8>), DropReason> {
         let mut body = Vec::new();
         let kind = self.open_into(datagram, &mut body)?;
+        body.remove(0);
         Ok((kind, body))
     }
 
-    /// Opens like [`Seal::open`], and replaces the content of `body`. After an error, the content
-    /// of `body` is unspecified.
+    /// Opens like [`Seal::open`], and replaces the content of `frame` by the byte of the kind and
+    /// the body. After an error, the content of `frame` is unspecified.
     pub(crate) fn open_into(
         &mut self,
         datagram: &[u8],
-        body: &mut Vec<u8>,
+        frame: &mut Vec<u8>,
     ) -> Result<DatagramKind, DropReason> {
-        body.clear();
+        frame.clear();
         let (mode, rest) = match datagram {
             [PROTOCOL_VERSION, mode, rest @ ..] => (*mode, rest),
             [PROTOCOL_VERSION] | [] => return Err(DropReason::Short),
@@ -249,14 +352,14 @@ impl Seal {
         match (mode, &mut self.sealed) {
             (MODE_PLAINTEXT, None) => {
                 let (id, rest) = rest.split_at_checked(ID_BYTES).ok_or(DropReason::Short)?;
-                let (kind, rest) = rest.split_first().ok_or(DropReason::Short)?;
+                let kind = rest.first().ok_or(DropReason::Short)?;
                 if id != self.cluster_id {
                     return Err(DropReason::Cluster);
                 }
-                body.extend_from_slice(rest);
+                frame.extend_from_slice(rest);
                 DatagramKind::from_byte(*kind)
             }
-            (MODE_SEALED, Some(sealed)) => sealed.open(self.cluster_id, datagram, body),
+            (MODE_SEALED, Some(sealed)) => sealed.open(datagram, frame),
             (MODE_PLAINTEXT, Some(_)) => Err(DropReason::Plaintext),
             (MODE_SEALED, None) => Err(DropReason::Sealed),
             _ => Err(DropReason::Version),
@@ -270,7 +373,7 @@ impl fmt::Debug for Seal {
             return f.write_str("Seal(plaintext)");
         };
         f.debug_struct("Seal")
-            .field("key_id", &u32::from_be_bytes(sealed.key_id))
+            .field("secrets", &self.secrets())
             .field("cluster", &sealed.cluster)
             .field("counter", &sealed.counter)
             .field("peers", &sealed.peers.len())
@@ -281,20 +384,16 @@ impl fmt::Debug for Seal {
 impl Sealed {
     fn seal(
         &mut self,
-        cluster_id: Id,
         kind: DatagramKind,
         body: &[u8],
         datagram: &mut Vec<u8>,
     ) -> Result<(), Unspecified> {
         let counter = self.counter.ok_or(Unspecified)?;
         self.counter = counter.checked_add(1);
-        datagram.extend([PROTOCOL_VERSION, MODE_SEALED]);
-        datagram.extend(self.key_id);
-        datagram.extend(cluster_id);
-        datagram.extend(self.boot_id);
-        datagram.extend(counter.to_le_bytes());
-        datagram.push(kind.to_byte());
-        datagram.extend(body);
+        self.head[COUNTER_AT..HEADER_BYTES].copy_from_slice(&counter.to_le_bytes());
+        self.head[HEADER_BYTES] = kind.to_byte();
+        datagram.extend_from_slice(&self.head);
+        datagram.extend_from_slice(body);
         let (header, plaintext) = datagram.split_at_mut(HEADER_BYTES);
         let aad = Aad::from(&*header);
         let tag = self
@@ -306,52 +405,64 @@ impl Sealed {
 
     /// Opens a datagram whose version and mode are checked. The replay check comes last, so that a
     /// forged counter is counted as forged.
-    fn open(
-        &mut self,
-        cluster_id: Id,
-        datagram: &[u8],
-        body: &mut Vec<u8>,
-    ) -> Result<DatagramKind, DropReason> {
+    fn open(&mut self, datagram: &[u8], frame: &mut Vec<u8>) -> Result<DatagramKind, DropReason> {
         let Some((header, sealed)) = datagram.split_at_checked(HEADER_BYTES) else {
             return Err(DropReason::Short);
         };
         if sealed.len() <= TAG_BYTES {
             return Err(DropReason::Short);
         }
-        if header[2..CLUSTER_AT] != self.key_id {
-            return Err(DropReason::Key);
-        }
-        if header[CLUSTER_AT..BOOT_AT] != cluster_id {
-            return Err(DropReason::Cluster);
-        }
-        let boot_id: BootId = field(&header[BOOT_AT..COUNTER_AT])?;
+        let secret = match header[2..BOOT_AT] == self.head[2..BOOT_AT] {
+            true => &self.secret,
+            false => other_secret(&self.others, &self.head, header)?,
+        };
+        let boot_id = BootId::from_ne_bytes(field(&header[BOOT_AT..COUNTER_AT])?);
         if boot_id == self.boot_id {
             return Err(DropReason::FromMyself);
         }
         let counter = u64::from_le_bytes(field(&header[COUNTER_AT..])?);
+        let derive = || subkey(&secret.prk, boot_id, &self.cluster).map_err(|_| DropReason::Forged);
         let kind = match self.peers.get_mut(&boot_id) {
             Some(peer) => {
-                let kind = decrypt(&peer.key, counter, header, sealed, body)?;
+                let kept = peer.key.as_ref();
+                let (kind, derived) = match kept.filter(|_| peer.secret == secret.fingerprint) {
+                    Some(key) => (decrypt(key, counter, header, sealed, frame)?, None),
+                    None => {
+                        let key = derive()?;
+                        let kind = decrypt(&key, counter, header, sealed, frame)?;
+                        (kind, Some(key))
+                    }
+                };
+                let is_newest = derived.is_some() && peer.window.is_newest(counter);
                 if !peer.window.admit(counter) {
                     return Err(DropReason::Replayed);
+                }
+                if let Some(key) = derived.filter(|_| is_newest) {
+                    self.is_changed = peer.secret != secret.fingerprint;
+                    (peer.secret, peer.key) = (secret.fingerprint, Some(key));
                 }
                 self.taken += 1;
                 peer.heard = self.taken;
                 kind
             }
             None => {
-                let key =
-                    subkey(&self.prk, &boot_id, &self.cluster).map_err(|_| DropReason::Forged)?;
-                let kind = decrypt(&key, counter, header, sealed, body)?;
-                self.remember(boot_id, key, counter);
+                let (key, secret) = (derive()?, secret.fingerprint);
+                let kind = decrypt(&key, counter, header, sealed, frame)?;
+                self.remember(boot_id, (secret, key), counter);
                 kind
             }
         };
+        self.opened = boot_id;
         DatagramKind::from_byte(kind)
     }
 
     /// Remembers a boot id that is authentic.
-    fn remember(&mut self, boot_id: BootId, key: LessSafeKey, counter: u64) {
+    fn remember(
+        &mut self,
+        boot_id: BootId,
+        (secret, key): (Fingerprint, LessSafeKey),
+        counter: u64,
+    ) {
         if self.peers.len() >= BOOT_IDS_MAX {
             let longest_silent = self.peers.iter().min_by_key(|(_, peer)| peer.heard);
             if let Some(evicted) = longest_silent.map(|(boot_id, _)| *boot_id) {
@@ -360,7 +471,8 @@ impl Sealed {
         }
         self.taken += 1;
         let peer = Sender {
-            key,
+            secret,
+            key: Some(key),
             window: Window::starting_at(counter),
             heard: self.taken,
         };
@@ -368,13 +480,44 @@ impl Sealed {
     }
 }
 
-/// The length of the key id, for HKDF.
-struct IdLength;
+/// Returns the secret that seals, and the others.
+fn derived(secrets: &ClusterSecrets) -> (Secret, Vec<Secret>) {
+    let mut secrets = secrets.as_slice().iter().map(|secret| {
+        let prk = secret.prk();
+        let fingerprint = Fingerprint::of(&prk);
+        Secret { prk, fingerprint }
+    });
+    let first = secrets.next().expect("there is at least one secret");
+    (first, secrets.collect())
+}
 
-impl KeyType for IdLength {
-    fn len(&self) -> usize {
-        ID_BYTES
+/// Returns the secret of a datagram whose key id or cluster id is not that of `mine`.
+fn other_secret<'a>(
+    others: &'a [Secret],
+    mine: &Head,
+    header: &[u8],
+) -> Result<&'a Secret, DropReason> {
+    let (id, cluster_id) = (&header[2..CLUSTER_AT], &header[CLUSTER_AT..BOOT_AT]);
+    let other = others.iter().find(|it| it.fingerprint.as_bytes() == id);
+    if other.is_none() && *id != mine[2..CLUSTER_AT] {
+        return Err(DropReason::Key);
     }
+    let is_mine = *cluster_id == mine[CLUSTER_AT..BOOT_AT];
+    other.filter(|_| is_mine).ok_or(DropReason::Cluster)
+}
+
+/// Returns the header of a datagram, without its counter and its kind.
+fn head(secret: &Secret, cluster_id: Id, boot_id: BootId) -> Head {
+    let mut head = [0; HEADER_BYTES + 1];
+    head[..2].copy_from_slice(&[PROTOCOL_VERSION, MODE_SEALED]);
+    head[2..CLUSTER_AT].copy_from_slice(secret.fingerprint.as_bytes());
+    head[CLUSTER_AT..BOOT_AT].copy_from_slice(&cluster_id);
+    head[BOOT_AT..COUNTER_AT].copy_from_slice(&boot_id.to_ne_bytes());
+    head
+}
+
+fn sealing_key(secret: &Secret, boot_id: BootId, cluster: &str) -> LessSafeKey {
+    subkey(&secret.prk, boot_id, cluster).expect("HKDF-SHA256 gives up to 8,160 bytes")
 }
 
 /// Returns the id of a cluster's name. It is not secret: it separates two clusters, and a name from
@@ -384,8 +527,8 @@ fn id_of_name(name: &str) -> Id {
     [a, b, c, d]
 }
 
-fn subkey(prk: &Prk, boot_id: &BootId, cluster: &str) -> Result<LessSafeKey, Unspecified> {
-    let info = [SUBKEY_LABEL, boot_id, cluster.as_bytes()];
+fn subkey(prk: &Prk, boot_id: BootId, cluster: &str) -> Result<LessSafeKey, Unspecified> {
+    let info = [SUBKEY_LABEL, &boot_id.to_ne_bytes(), cluster.as_bytes()];
     let key = UnboundKey::from(prk.expand(&info, &AES_256_GCM)?);
     Ok(LessSafeKey::new(key))
 }
@@ -400,23 +543,22 @@ fn field<const N: usize>(bytes: &[u8]) -> Result<[u8; N], DropReason> {
     bytes.try_into().map_err(|_| DropReason::Short)
 }
 
-/// Decrypts a datagram. Returns the kind byte and puts the body into `body`, which must be empty.
+/// Decrypts a datagram. Returns the kind byte, and puts it and the body into `frame`, which must be
+/// empty.
 fn decrypt(
     key: &LessSafeKey,
     counter: u64,
     header: &[u8],
     sealed: &[u8],
-    body: &mut Vec<u8>,
+    frame: &mut Vec<u8>,
 ) -> Result<u8, DropReason> {
     let (ciphertext, tag) = sealed.split_at(sealed.len() - TAG_BYTES);
     let tag = field::<TAG_BYTES>(tag)?.into();
     let (nonce, aad) = (nonce(counter), Aad::from(header));
-    body.extend_from_slice(ciphertext);
-    key.open_in_place_separate_tag(nonce, aad, tag, body, 0..)
+    frame.extend_from_slice(ciphertext);
+    key.open_in_place_separate_tag(nonce, aad, tag, frame, 0..)
         .map_err(|_| DropReason::Forged)?;
-    let kind = body.first().copied().ok_or(DropReason::Short)?;
-    body.remove(0);
-    Ok(kind)
+    frame.first().copied().ok_or(DropReason::Short)
 }
 
 #[cfg(test)]
@@ -430,9 +572,26 @@ mod tests {
     }
 
     fn seal_of(boot: u16) -> Seal {
+        Seal::sealed(key(1), boot_id(boot))
+    }
+
+    fn boot_id(boot: u16) -> [u8; BOOT_ID_BYTES] {
         let mut boot_id = [0; BOOT_ID_BYTES];
         boot_id[..2].copy_from_slice(&boot.to_be_bytes());
-        Seal::sealed(key(1), boot_id)
+        boot_id
+    }
+
+    fn secrets(bytes: &[u8]) -> ClusterSecrets {
+        ClusterSecrets::new(bytes.iter().copied().map(key)).unwrap()
+    }
+
+    fn seal_with(bytes: &[u8], boot: u16) -> Seal {
+        Seal::sealed(secrets(bytes), boot_id(boot))
+    }
+
+    /// Returns the secret of the newest datagram of a start.
+    fn spoken(seal: &Seal, boot: u16) -> Option<Fingerprint> {
+        seal.secret_of(BootId::from_ne_bytes(boot_id(boot)))
     }
 
     #[test]
@@ -505,6 +664,113 @@ mod tests {
             .copy_from_slice(&seal_of(2).seal(DatagramKind::Votes, b"")[2..CLUSTER_AT]);
         assert_eq!(node.open(&relabelled), Err(DropReason::Forged));
         assert_eq!(node.peers(), 0);
+    }
+
+    /// Two nodes go from secret 1 to 2 over both. Every datagram opens once, in any state.
+    #[test]
+    fn rotation_drops_no_datagram_and_accepts_none_twice() {
+        let steps: [&[u8]; 3] = [&[1, 2], &[2, 1], &[2]];
+        let (mut a, mut b) = (seal_with(&[1], 1), seal_with(&[1], 2));
+        let mut recorded = Vec::new();
+        for step in steps {
+            for is_b in [false, true] {
+                let node = if is_b { &mut b } else { &mut a };
+                node.rotate(&secrets(step)).unwrap();
+                assert_eq!(node.secrets(), secrets(step).fingerprints());
+                let datagram = a.seal(DatagramKind::Votes, BODY);
+                assert!(b.open(&datagram).is_ok(), "{step:?} {is_b}");
+                recorded.push(datagram);
+                assert!(a.open(&b.seal(DatagramKind::Gossip, BODY)).is_ok());
+                assert_eq!(spoken(&b, 1), a.secret());
+                assert_eq!((a.peers(), b.peers()), (1, 1));
+            }
+        }
+        // Also not if an old secret comes back.
+        for bytes in [vec![2], vec![2, 1], vec![1, 2], vec![1]] {
+            b.rotate(&secrets(&bytes)).unwrap();
+            for datagram in &recorded {
+                let opened = b.open(datagram).unwrap_err();
+                let is_dropped = matches!(opened, DropReason::Replayed | DropReason::Key);
+                assert!(is_dropped, "{opened:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn late_datagram_of_old_secret_opens_once() {
+        let (mut a, mut b) = (seal_with(&[1, 2], 1), seal_with(&[2, 1], 2));
+        let first = a.seal(DatagramKind::Votes, b"1");
+        let late = a.seal(DatagramKind::Votes, b"2");
+        a.rotate(&secrets(&[2, 1])).unwrap();
+        let newest = a.seal(DatagramKind::Votes, b"3");
+        assert!(b.open(&first).is_ok());
+        assert_eq!((b.take_change(), b.last_secret()), (None, spoken(&b, 1)));
+        assert!(b.open(&newest).is_ok());
+        assert_eq!(b.take_change(), b.last_sender());
+        assert_eq!(b.take_change(), None);
+        assert!(b.open(&late).is_ok());
+        // The late one does not change what the sender speaks.
+        assert_eq!((b.take_change(), spoken(&b, 1)), (None, a.secret()));
+        for datagram in [&first, &late, &newest] {
+            assert_eq!(b.open(datagram), Err(DropReason::Replayed));
+        }
+    }
+
+    #[test]
+    fn forged_key_id_of_other_secret_changes_nothing() {
+        let (mut a, mut b) = (seal_with(&[1, 2], 1), seal_with(&[1, 2], 2));
+        assert!(b.open(&a.seal(DatagramKind::Votes, BODY)).is_ok());
+        let mut forged = a.seal(DatagramKind::Votes, BODY);
+        let genuine = forged.clone();
+        forged[2..CLUSTER_AT].copy_from_slice(b.secrets()[1].as_bytes());
+        assert_eq!(b.open(&forged), Err(DropReason::Forged));
+        assert_eq!((b.take_change(), spoken(&b, 1)), (None, a.secret()));
+        assert!(b.open(&genuine).is_ok());
+    }
+
+    #[test]
+    fn removed_secret_opens_nothing_until_it_returns() {
+        let (mut a, mut b) = (seal_with(&[1], 1), seal_with(&[2, 1], 2));
+        assert!(b.open(&a.seal(DatagramKind::Votes, BODY)).is_ok());
+        b.rotate(&secrets(&[2])).unwrap();
+        let datagram = a.seal(DatagramKind::Votes, BODY);
+        assert_eq!(b.open(&datagram), Err(DropReason::Key));
+        // What it spoke last is still known.
+        assert_eq!(spoken(&b, 1), a.secret());
+        b.rotate(&secrets(&[2, 1])).unwrap();
+        assert!(b.open(&datagram).is_ok());
+        assert_eq!(b.take_change(), None);
+        assert!(b.open(&a.seal(DatagramKind::Votes, BODY)).is_ok());
+    }
+
+    #[test]
+    fn counters_go_on_after_a_rotation() {
+        let mut a = seal_with(&[1], 1);
+        a.seal(DatagramKind::Votes, BODY);
+        a.rotate(&secrets(&[2])).unwrap();
+        a.rotate(&secrets(&[1])).unwrap();
+        let datagram = a.seal(DatagramKind::Votes, BODY);
+        assert_eq!(datagram[COUNTER_AT..HEADER_BYTES], 1_u64.to_le_bytes());
+    }
+
+    #[test]
+    fn plaintext_seal_takes_no_secret() {
+        let mut plain = Seal::insecure_plaintext();
+        assert_eq!(plain.rotate(&secrets(&[1])), Err(SecretError::Plaintext));
+        assert!(!plain.is_sealed());
+        assert_eq!((plain.secret(), plain.secrets()), (None, Vec::new()));
+    }
+
+    #[test]
+    fn rotated_seal_keeps_its_cluster() {
+        let mut a = seal_of(1).of_cluster("prod");
+        a.rotate(&secrets(&[2])).unwrap();
+        let mut b = seal_with(&[1, 2], 2).of_cluster("prod");
+        let datagram = a.seal(DatagramKind::Votes, BODY);
+        assert!(b.open(&datagram).is_ok());
+        // The cluster of each secret is checked.
+        let mut other = seal_with(&[1, 2], 3).of_cluster("staging");
+        assert_eq!(other.open(&datagram), Err(DropReason::Cluster));
     }
 
     #[test]
@@ -591,7 +857,7 @@ mod tests {
         let text = format!("{:?}", Seal::sealed(key(0xab), [0xcd; BOOT_ID_BYTES]));
         assert_eq!(
             text,
-            "Seal { key_id: 231090869, cluster: \"\", counter: Some(0), peers: 0, .. }"
+            "Seal { secrets: [0dc62ab5], cluster: \"\", counter: Some(0), peers: 0, .. }"
         );
         fn is_send<T: Send>() {}
         is_send::<Seal>();

@@ -26,10 +26,15 @@ impl Window {
         window
     }
 
+    /// Returns `true` if `counter` is higher than all that were received.
+    pub(super) fn is_newest(&self, counter: u64) -> bool {
+        counter > self.highest
+    }
+
     /// Returns `true` if `counter` is received for the first time, and records it. A counter below
     /// the window counts as received.
     pub(super) fn admit(&mut self, counter: u64) -> bool {
-        if counter > self.highest {
+        if self.is_newest(counter) {
             self.advance(counter);
         } else if self.highest - counter >= REPLAY_WINDOW || self.is_set(counter) {
             return false;

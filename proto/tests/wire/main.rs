@@ -9,6 +9,7 @@ mod inspection;
 mod node;
 mod observe;
 mod outputs;
+mod rotation;
 mod scripted_nodes;
 mod seal;
 mod sessions;
