@@ -1,9 +1,15 @@
 //! The time until a voter that can acquire locks becomes ready. An orchestrator restarts the next
 //! voter once this one is ready.
 
+use std::time::Duration;
+
 use lockmesh_proto::{Instant, NoSpareVoter, VoterSet};
 
 use crate::status::Health;
+
+/// The time after its quarantine in which a voter is known to vote: the recovery, and the interval
+/// of queries.
+const SETTLE: Duration = Duration::from_secs(5);
 
 /// What a node remembers of its health since its start.
 #[derive(Debug, Default)]
@@ -26,9 +32,8 @@ impl Readiness {
             voter_set.check_restart(voting),
             Err(NoSpareVoter::Missing { .. })
         );
-        self.was_ready
-            || !is_missing
-            || waited.is_some_and(|waited| waited >= voter_set.timing().quarantine())
+        let at_most = voter_set.timing().quarantine() + SETTLE;
+        self.was_ready || !is_missing || waited.is_some_and(|waited| waited >= at_most)
     }
 
     /// Records the health of the node.
@@ -43,8 +48,6 @@ impl Readiness {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use lockmesh_proto::{NodeId, Timing};
 
     use super::*;
@@ -84,12 +87,8 @@ mod tests {
         it.observe(Health::NoQuorum, at(50));
         it.observe(Health::NoSpareVoter, at(51));
         it.observe(Health::NoSpareVoter, at(90));
-        assert!(!it.is_reached(at(111), &set, 2));
-        assert!(
-            it.is_reached(at(112), &set, 2),
-            "{:?}",
-            set.timing().quarantine()
-        );
+        assert!(!it.is_reached(at(116), &set, 2));
+        assert!(it.is_reached(at(117), &set, 2));
     }
 
     #[test]
