@@ -164,12 +164,13 @@ impl MeshBuilder {
         });
         let inner = Inner::start(engine, settings, id, addr, finder, handover_timeout);
         tracing::info!(node = %inner.id, %addr, %advertise, %incarnation, "mesh started");
-        if let Some(why @ NoSpareVoter::Never { .. }) = no_spare_voter
+        if let Some(NoSpareVoter::Never { voters_per_key }) = no_spare_voter
             && !is_alone
         {
             tracing::warn!(
-                node = %inner.id,
-                "each restart of a voter costs a quorum: {why}; use three voters or more for each key"
+                node = %inner.id, voters_per_key,
+                "each restart of a voter costs a quorum, since each key needs all of its voters; use \
+                 three voters or more for each key"
             );
         }
         Ok(Mesh {
