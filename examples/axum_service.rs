@@ -72,7 +72,8 @@ async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// Readiness: locks can be acquired here.
+/// Readiness: locks can be acquired here, and after a start of this instance also the next one may
+/// be restarted. A rolling update waits for it.
 async fn readyz(State(app): State<App>) -> (StatusCode, String) {
     match app.mesh.ready(Duration::ZERO).await {
         Ok(()) => (StatusCode::OK, "ok\n".into()),
@@ -147,11 +148,15 @@ async fn main() -> Result<(), Error> {
 mod tests {
     use std::net::SocketAddr;
 
+    use lockmesh::Durability;
+    use lockmesh_harness::LocalMesh;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
     use tokio::sync::oneshot;
 
     use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
 
     async fn ask(addr: SocketAddr, line: &str) -> String {
         let mut stream = TcpStream::connect(addr).await.unwrap();
@@ -166,7 +171,7 @@ mod tests {
     async fn service_charges_once_and_stops_in_order() {
         let metrics = PrometheusBuilder::new().install_recorder().unwrap();
         let mesh = builder().unwrap().start().await.unwrap();
-        mesh.ready(Duration::from_secs(10)).await.unwrap();
+        mesh.ready(PATIENCE).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -186,5 +191,39 @@ mod tests {
         stop.send(()).unwrap();
         service.await.unwrap().unwrap();
         assert!(mesh.lock("k").try_acquire().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn readyz_waits_until_the_next_may_restart() {
+        let cluster = LocalMesh::builder().nodes(3);
+        let cluster = cluster.data_dirs(Durability::Process).start().await;
+        let cluster = cluster.unwrap();
+        for n in 0..3 {
+            cluster.node(n).ready(PATIENCE).await.unwrap();
+        }
+        // One voter is down, and the instance is restarted.
+        cluster.crash(2).await;
+        cluster.restart(1).await.unwrap();
+        let mesh = cluster.node(1);
+        let metrics = PrometheusBuilder::new().build_recorder().handle();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        tokio::spawn(serve(
+            mesh.clone(),
+            listener,
+            metrics,
+            std::future::pending(),
+        ));
+
+        mesh.watch().wait_for(|it| it.can_lock()).await.unwrap();
+        let answer = ask(addr, "GET /readyz").await;
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+        let because = "no other voter may be restarted yet";
+        assert!(answer.contains(because), "{answer}");
+        let answer = ask(addr, "POST /invoices/42/charge").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        cluster.restart(2).await.unwrap();
+        mesh.ready(PATIENCE).await.unwrap();
+        assert!(ask(addr, "GET /readyz").await.starts_with("HTTP/1.1 200"));
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::status::Health;
 use lockmesh_proto::{
     DropReason, JournalError, NameError, RefuseReason, RequestError, SecretError, VoteTally,
     VoterSetError,
@@ -408,11 +409,17 @@ pub enum RotateError {
 
 /// The error returned if a node is not ready in time.
 ///
-/// Fewer than a quorum of the members would vote for its claims, or its own voter does not vote
-/// yet.
+/// Fewer than a quorum of the members would vote for its claims, its own voter does not vote yet, or
+/// no other voter may be restarted yet: see [`Health`].
 #[derive(Clone, Copy, Eq, Error, PartialEq)]
 #[non_exhaustive]
-#[error("not ready in {waited:?}: {reachable} of {members} members can be counted on")]
+#[error(
+    "not ready in {waited:?}: {reachable} of {members} members can be counted on{}",
+    match .health {
+        Health::NoSpareVoter => "; locks can be acquired, and no other voter may be restarted yet",
+        _ => "",
+    }
+)]
 pub struct NotReady {
     /// The time that the caller waited.
     pub waited: Duration,
@@ -420,4 +427,6 @@ pub struct NotReady {
     pub reachable: usize,
     /// The number of members of the voter set.
     pub members: usize,
+    /// The health of the node when the time was over.
+    pub health: Health,
 }

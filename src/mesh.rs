@@ -29,8 +29,8 @@ use crate::seeds::{self, Seeds};
 use crate::status::{Health, Shutdown, Status, VoterStart};
 use crate::transport::{self, Transport, UdpTransport};
 use lockmesh_proto::{
-    ClusterSecret, ClusterSecrets, Epoch, Incarnation, Inspection, JournalOwner, Key, Node,
-    NodeConfig, NodeId, NodeJournal, NotMemory, Seal, Started, View,
+    ClusterSecret, ClusterSecrets, Epoch, Incarnation, Inspection, JournalOwner, Key, NoSpareVoter,
+    Node, NodeConfig, NodeId, NodeJournal, NotMemory, Seal, Started, View,
 };
 
 /// The error for a task that releases or extends a lock that another task of this node has acquired
@@ -158,8 +158,21 @@ impl MeshBuilder {
                 Finder::Gossips(Box::new(membership.map_err(ConfigError::Gossip)?))
             }
         };
+        let (no_spare_voter, is_alone) = engine.with(|core, now| {
+            let is_alone = core.node.voter_set().members().len() == 1;
+            (core.check_restart(now).err(), is_alone)
+        });
         let inner = Inner::start(engine, settings, id, addr, finder, handover_timeout);
         tracing::info!(node = %inner.id, %addr, %advertise, %incarnation, "mesh started");
+        if let Some(NoSpareVoter::Never { voters_per_key }) = no_spare_voter
+            && !is_alone
+        {
+            tracing::warn!(
+                node = %inner.id, voters_per_key,
+                "each restart of a voter costs a quorum, since each key needs all of its voters; use \
+                 three voters or more for each key"
+            );
+        }
         Ok(Mesh {
             inner: Arc::new(inner),
         })
@@ -350,10 +363,19 @@ impl Mesh {
         self.inner.addr
     }
 
-    /// Waits until this node is ready: a quorum of the members would vote for its claims, including
-    /// its own voter if it has one.
+    /// Waits until this node is ready, which an orchestrator takes as leave to restart the next
+    /// voter: [`Health::Ready`].
     ///
-    /// Locks can be requested before. Such requests wait.
+    /// | this node | is ready |
+    /// | --- | --- |
+    /// | is no voter | while locks can be acquired: a quorum of the members would vote for its claims |
+    /// | is a voter that has just started | once it votes, and every key has a quorum without any one more voter |
+    /// | the same, and another voter is down for good | once locks could be acquired for the length of a quarantine, about `max_ttl` |
+    /// | is a voter, and keys have one or two voters | while locks can be acquired and it votes: a restart always costs a quorum there |
+    /// | was ready | while locks can be acquired and it votes |
+    ///
+    /// Locks can be requested before; such requests wait. A service that only wants to know if
+    /// locks can be acquired uses [`watch`](Self::watch) and [`Health::can_lock`].
     ///
     /// # Errors
     /// [`NotReady`] if the node is not ready within `at_most`.
@@ -370,12 +392,14 @@ impl Mesh {
             return Ok(());
         }
         let status = self.status();
+        let health = status.health;
         let can_vote = status.members.iter().filter(|member| member.votes);
         let reachable = can_vote.count();
         Err(NotReady {
             waited: at_most,
             reachable,
             members: status.members.len(),
+            health,
         })
     }
 
@@ -389,10 +413,19 @@ impl Mesh {
     /// }
     /// # }
     /// ```
+    ///
+    /// A request handler that needs locks can check or await them apart from readiness:
+    ///
+    /// ```
+    /// # async fn serve(mesh: lockmesh::Mesh) -> Result<(), Box<dyn std::error::Error>> {
+    /// mesh.watch().wait_for(|health| health.can_lock()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Health> {
         let engine = &self.inner.engine;
-        engine.set_health(engine.with(|core, now| core.health(now)));
+        engine.set_health(engine.with(|core, now| core.observe_health(now)));
         engine.health.subscribe()
     }
 

@@ -111,7 +111,10 @@ metrics! {
         "pending requests of this node";
     READY: Gauge "lockmesh_ready" "0 or 1" []
         "1 if this node is ready: a quorum of the voters would vote for its claims, with its own \
-         voter if it has one";
+         voter if it has one. A voter that has just started first waits until the next may be \
+         restarted, at most for about `max_ttl`";
+    SAFE_TO_RESTART: Gauge "lockmesh_safe_to_restart" "0 or 1" []
+        "1 if one of the voters may be restarted now: every key has a quorum without any one more";
     QUORUM: Gauge "lockmesh_quorum" "0 or 1" []
         "1 if every key has a quorum of voters that would vote for claims of this node";
     VOTERS: Gauge "lockmesh_voters" "voters" []
@@ -269,6 +272,7 @@ impl Meter {
     pub(crate) fn refresh(&self, core: &Core, now: Now) {
         if core.has_failed {
             self.set(READY, 0.0);
+            self.set(SAFE_TO_RESTART, 0.0);
             self.set(QUORUM, 0.0);
             return;
         }
@@ -309,6 +313,7 @@ impl Meter {
         let others = node.of_other_sets(now, NOTED_FOR).count();
         let is_ready = core.health(now) == Health::Ready;
         self.set(READY, f64::from(is_ready));
+        self.set(SAFE_TO_RESTART, f64::from(core.check_restart(now).is_ok()));
         self.set(QUORUM, f64::from(core.has_quorum(voting)));
         self.set(VOTERS, count(members.len()));
         self.set(VOTERS_REACHABLE, count(reachable));

@@ -19,8 +19,8 @@ pub use crate::journal::JournalStatus;
 use lockmesh_proto::{NodeId, NotMemory, Now, Timing};
 
 pub use lockmesh_proto::{
-    DropReason, Fingerprint, Inspection, KeyOwner, LockState, RefuseReason, SeenVotes, Standing,
-    Traffic, VoteTally, VoterLimits, VoterSetTag, Waiter, WallClock,
+    DropReason, Fingerprint, Inspection, KeyOwner, LockState, NoSpareVoter, RefuseReason,
+    SeenVotes, Standing, Traffic, VoteTally, VoterLimits, VoterSetTag, Waiter, WallClock,
 };
 
 /// The health of a node, from [`Mesh::watch`](crate::Mesh::watch).
@@ -28,9 +28,19 @@ pub use lockmesh_proto::{
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Health {
+    /// Locks can be acquired, and an orchestrator may restart the next voter.
+    ///
     /// A quorum of the members would vote for claims of this node, including its own voter if it
-    /// has one.
+    /// has one. A node with a voter was in [`NoSpareVoter`](Self::NoSpareVoter) before, until that
+    /// was over. Once ready, it stays so while locks can be acquired, also if another voter stops.
     Ready,
+    /// Locks can be acquired, but the next voter must not be restarted yet: some keys could have no
+    /// quorum without it. This node has a voter and has not been ready since its start.
+    ///
+    /// This state lasts at most for the length of a quarantine, about `max_ttl`, so that a voter
+    /// that is down for good keeps no other node from becoming ready. It does not occur if keys
+    /// have one or two voters, since a restart then always costs a quorum.
+    NoSpareVoter,
     /// The voter of this node is in recovery. The other voters may form a quorum without it.
     Recovering,
     /// Fewer than a quorum of the members would vote for claims of this node. No lock can be
@@ -42,10 +52,20 @@ pub enum Health {
     ShutDown,
 }
 
+impl Health {
+    /// Returns `true` if locks can be acquired: [`Ready`](Self::Ready) or
+    /// [`NoSpareVoter`](Self::NoSpareVoter).
+    #[must_use]
+    pub fn can_lock(self) -> bool {
+        matches!(self, Self::Ready | Self::NoSpareVoter)
+    }
+}
+
 impl fmt::Display for Health {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Ready => "ready",
+            Self::NoSpareVoter => "without a spare voter",
             Self::Recovering => "in recovery",
             Self::NoQuorum => "without a quorum",
             Self::NameTaken => "not the only process of its name",
@@ -77,10 +97,13 @@ pub struct Status {
     pub members: Vec<MemberStatus>,
     /// The nodes that gossip knows but the voter set does not name: they claim and do not vote.
     pub others: Vec<ClientNode>,
-    /// `true` if a quorum of the members would vote for claims of this node, including its own
-    /// voter if it has one. `false` after a shutdown, or while another process has this node's
-    /// name.
+    /// `true` if the health is [`Health::Ready`].
     pub is_ready: bool,
+    /// The health of this node.
+    pub health: Health,
+    /// The reason why no voter may be restarted at this moment; `None` if one may, since every key
+    /// has a quorum without any one more.
+    pub no_spare_voter: Option<NoSpareVoter>,
     /// The time left in quarantine; `None` if this node votes or is not a member.
     ///
     /// Afterwards, recovery may add one second. It takes longer if too few wall clocks are known.
@@ -278,6 +301,7 @@ impl Status {
             })
             .collect();
         let quarantine = node.voter().and_then(|v| v.quarantine());
+        let health = core.health(now);
         Self {
             node: node.id().clone(),
             incarnation: node.claimant().incarnation().get(),
@@ -286,7 +310,9 @@ impl Status {
             secrets: node.secrets(),
             voters_per_key: voter_set.voters_per_key(),
             timing: *voter_set.timing(),
-            is_ready: core.health(now) == Health::Ready,
+            is_ready: health == Health::Ready,
+            health,
+            no_spare_voter: core.check_restart(now).err(),
             members,
             others,
             quarantine: quarantine.map(|until| until.since(now.mono)),

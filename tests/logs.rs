@@ -1,5 +1,5 @@
-//! The log lines of five nodes: start, restarts, outages and misconfigured nodes. This test is a
-//! binary of its own, since a process has only one global subscriber.
+//! The log lines of five nodes: start, restarts, outages and misconfigured nodes. Each story has a
+//! cluster, a thread and a subscriber of its own, so that all run at once.
 //!
 //! Lines are compared per node as sets, since their order depends on the speed of the machine. If
 //! a watch finds that the machine paused for 300 ms, lines about silent voters are tolerated.
@@ -42,8 +42,8 @@ const OF_LATENESS: [&str; 3] = ["voter_silent", "no_quorum", "voter_quarantine"]
 #[derive(Clone, Default)]
 struct Log {
     lines: Arc<Mutex<BTreeMap<String, Vec<String>>>>,
-    /// The unchanged lines of the nodes [`RESTARTED`].
-    of_restarted: Arc<Mutex<Vec<Said>>>,
+    /// The unchanged lines of all nodes.
+    said: Arc<Mutex<Vec<Said>>>,
     /// Warnings and errors that name no action.
     without_action: Arc<Mutex<BTreeSet<String>>>,
 }
@@ -71,19 +71,16 @@ impl Log {
             let mut without_action = self.without_action.lock().unwrap();
             without_action.insert(format!("{level} {message}"));
         }
-        if RESTARTED.contains(&node.as_str()) {
-            let at = Instant::now();
-            self.of_restarted.lock().unwrap().push(Said {
-                at,
-                node,
-                level,
-                cause,
-                message,
-            });
-            return;
-        }
         let mut lines = self.lines.lock().unwrap();
-        lines.entry(node).or_default().push(line(level, &fields));
+        let of_node = lines.entry(node.clone()).or_default();
+        of_node.push(line(level, &fields));
+        self.said.lock().unwrap().push(Said {
+            at: Instant::now(),
+            node,
+            level,
+            cause,
+            message,
+        });
     }
 }
 
@@ -265,6 +262,10 @@ fn started() -> String {
     "INFO [] mesh started".to_owned()
 }
 
+fn aborted() -> String {
+    "INFO [] mesh aborted".to_owned()
+}
+
 /// The lines for a voter that does not answer, and that answers again.
 fn silent(node: &str) -> [String; 2] {
     [
@@ -334,8 +335,19 @@ fn others(n: usize) -> impl Iterator<Item = String> {
     (0..5).filter(move |other| *other != n).map(name)
 }
 
-/// All nodes start without memory at about the same time.
+/// Starts the five voters of a story.
+async fn five(log: &Log, watch: &Watch) -> LocalMesh {
+    let five = settings(5, 0, MAX_TTL).start().await.unwrap();
+    let expected = Expected::default().each(0..5, |_| [started()]);
+    log.expect("a new cluster", watch, expected).await;
+    five
+}
+
+/// All nodes crash, and start without memory at about the same time.
 async fn cold_start(five: &LocalMesh, log: &Log, watch: &Watch) {
+    for n in 0..5 {
+        five.crash(n).await;
+    }
     for n in 0..5 {
         five.restart(n).await.unwrap();
     }
@@ -344,7 +356,7 @@ async fn cold_start(five: &LocalMesh, log: &Log, watch: &Watch) {
         let lines = others(n).flat_map(|other| quarantined(&other));
         let lines = lines.chain(recovers(Level::WARN)).chain(no_quorum(WAIT));
         expected = expected
-            .says(&name(n), lines.chain([started()]))
+            .says(&name(n), lines.chain([aborted(), started()]))
             // Optional: a node that starts after enough others receives their recovery replies.
             .may_say(&name(n), (0..3).map(|it| leans_on_wall_clock(it, true)))
             .may_say(&name(n), (0..3).map(|it| leans_on_wall_clock(it, false)));
@@ -359,7 +371,7 @@ async fn restart(five: &LocalMesh, log: &Log, watch: &Watch) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let expected = Expected::default()
-        .says("n4", ["INFO [] mesh aborted".to_owned()])
+        .says("n4", [aborted()])
         .each(0..4, |_| [begin(silent("n4"))]);
     log.expect("a voter dies", watch, expected).await;
     five.restart(4).await.unwrap();
@@ -408,7 +420,7 @@ async fn misconfigured(
     change: impl Fn(MeshBuilder) -> MeshBuilder,
     [wrong, mended]: [Expected; 2],
 ) {
-    let crashed = || ["INFO [] mesh aborted".to_owned(), started()];
+    let crashed = || [aborted(), started()];
     five.crash(4).await;
     let listen = five.node(4).local_addr().to_string();
     let misconfigured = change(beside(five, "n4").listen(listen));
@@ -566,12 +578,14 @@ async fn restart_all() -> Vec<Mesh> {
 }
 
 /// While a quorum is missing, each voter warns at least every 15 s, with the time until it votes.
-async fn restarted_voters_warn_until_they_vote(nodes: &[Mesh], log: &Log, began: Instant) {
-    for node in nodes {
+async fn restarted_voters_warn_until_they_vote(log: &Log) {
+    let began = Instant::now();
+    let nodes = restart_all().await;
+    for node in &nodes {
         node.ready(PATIENCE).await.unwrap();
     }
     tokio::time::sleep(QUIET).await;
-    let lines = log.of_restarted.lock().unwrap().clone();
+    let lines = log.said.lock().unwrap().clone();
     for node in RESTARTED {
         let of = |cause: &str| {
             let lines = lines.iter().filter(|it| it.node == node);
@@ -597,34 +611,54 @@ async fn restarted_voters_warn_until_they_vote(nodes: &[Mesh], log: &Log, began:
         assert!((50..=61).contains(&remaining[0]), "{remaining:?}");
         assert!(remaining.is_sorted_by(|a, b| a > b), "{remaining:?}");
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn each_cause_is_logged_at_start_and_end() {
-    let five = settings(5, 0, MAX_TTL).start().await.unwrap();
-    for n in 0..5 {
-        five.crash(n).await;
-    }
-    let log = Log::default();
-    let of_process = log.clone();
-    let events = Events(move |event: &Event<'_>| of_process.record(event));
-    tracing::subscriber::set_global_default(events).unwrap();
-    let watch = Watch::start();
-    // They are in quarantine while the other phases run.
-    let began = Instant::now();
-    let restarted = restart_all().await;
-    cold_start(&five, &log, &watch).await;
-    restart(&five, &log, &watch).await;
-    outage(&five, &log, &watch).await;
-    wrong_secret(&five, &log, &watch).await;
-    other_max_ttl(&five, &log, &watch).await;
-    wrong_wall_clock(&five, &log, &watch).await;
-    unresolved_seed(&five, &log, &watch).await;
-    twin(&five, &log, &watch).await;
-    restarted_voters_warn_until_they_vote(&restarted, &log, began).await;
-    for node in &restarted {
+    for node in &nodes {
         node.shutdown().await;
     }
+}
+
+/// Runs a story on this thread, with a log of its own.
+fn tell(story: impl AsyncFnOnce(&Log, &Watch)) {
+    let log = Log::default();
+    let of_thread = log.clone();
+    let events = Events(move |event: &Event<'_>| of_thread.record(event));
+    // All tasks of the runtime run on this thread.
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().build().unwrap();
+    tracing::subscriber::with_default(events, || {
+        runtime.block_on(story(&log, &Watch::start()));
+    });
     let without_action = log.without_action.lock().unwrap();
     assert!(without_action.is_empty(), "{without_action:#?}");
+}
+
+#[test]
+fn each_cause_is_logged_at_start_and_end() {
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            tell(async |log, _| restarted_voters_warn_until_they_vote(log).await);
+        });
+        scope.spawn(|| {
+            tell(async |log, watch| {
+                let five = five(log, watch).await;
+                cold_start(&five, log, watch).await;
+                restart(&five, log, watch).await;
+                outage(&five, log, watch).await;
+            });
+        });
+        scope.spawn(|| {
+            tell(async |log, watch| {
+                let five = five(log, watch).await;
+                wrong_secret(&five, log, watch).await;
+                other_max_ttl(&five, log, watch).await;
+            });
+        });
+        scope.spawn(|| {
+            tell(async |log, watch| {
+                let five = five(log, watch).await;
+                wrong_wall_clock(&five, log, watch).await;
+                unresolved_seed(&five, log, watch).await;
+                twin(&five, log, watch).await;
+            });
+        });
+    });
 }

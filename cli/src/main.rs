@@ -28,9 +28,10 @@ enum Command {
         #[command(flatten)]
         overrides: Overrides,
     },
-    /// Show the members of a running mesh and whether locks can be granted. Exit code: 0 all
-    /// members vote, 3 some do not, 4 some keys cannot be locked, 1 no answer. With --ready, a
-    /// readiness probe of one node.
+    /// Show the members of a running mesh, whether locks can be granted, and whether it is safe to
+    /// restart one voter. Exit code: 0 all members vote, 3 some do not, 4 some keys cannot be locked,
+    /// 1 no answer. With 0 it is safe, unless keys have only one or two voters: then it never is.
+    /// With --ready, a probe of one node.
     Status(look::status::Args),
     /// Show who holds a lock of a running mesh and who waits for it. Exit code: 0 held or free, 4
     /// unknown, 1 no answer.

@@ -104,8 +104,8 @@ pub use node::{
 pub use time::{Instant, Now};
 pub use voter::{Start, Voter, VoterLimits};
 pub use voter_set::{
-    MAX_DRIFT_PPM_MAX, MAX_TTL_MAX, MEMBERS_MAX, TTL_ROUND_TRIPS_MIN, Tally, Timing, VoterSet,
-    VoterSetError, VoterSetTag, quorum,
+    MAX_DRIFT_PPM_MAX, MAX_TTL_MAX, MEMBERS_MAX, NoSpareVoter, TTL_ROUND_TRIPS_MIN, Tally, Timing,
+    VoterSet, VoterSetError, VoterSetTag, quorum,
 };
 pub use wire::codec::{
     DATAGRAM_MESSAGES_MAX, DatagramHead, Packed, pack_messages, unpack_messages,

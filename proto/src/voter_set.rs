@@ -384,12 +384,67 @@ impl VoterSet {
         quorum(self.voters_per_key)
     }
 
+    /// Returns the number of members that may be missing while every key has a quorum. Keys have
+    /// different voters: in the worst case, all missing members are voters of one key.
+    #[must_use]
+    pub fn spare(&self) -> usize {
+        self.voters_per_key - self.quorum()
+    }
+
+    /// Checks if one of the members may be restarted while `voting` of them vote: every key must
+    /// have a quorum without any one more.
+    ///
+    /// # Errors
+    /// [`NoSpareVoter`] if a restart may cost some keys their quorum.
+    pub fn check_restart(&self, voting: usize) -> Result<(), NoSpareVoter> {
+        let (members, spare) = (self.members.len(), self.spare());
+        let needed = members + 1 - spare;
+        if spare == 0 {
+            let voters_per_key = self.voters_per_key;
+            Err(NoSpareVoter::Never { voters_per_key })
+        } else if voting < needed {
+            Err(NoSpareVoter::Missing {
+                voting,
+                members,
+                needed,
+            })
+        } else {
+            Ok(())
+        }
+    }
+
     /// Returns the number of *other* members that must reply to a recovering voter: all but
     /// `quorum - 2`. Then at least one of them is in each quorum of which the voter was part.
     #[must_use]
     pub fn recovery_replies(&self) -> usize {
         (self.members.len() - 1).saturating_sub(self.quorum().saturating_sub(2))
     }
+}
+
+/// The reason why no voter may be restarted now without costing some keys their quorum.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum NoSpareVoter {
+    /// A key has one or two voters and needs all of them, so each restart costs a quorum.
+    #[error("{}", match *.voters_per_key {
+        1 => "each key has only one voter".to_owned(),
+        all => format!("each key needs all of its {all} voters"),
+    })]
+    Never {
+        /// The number of voters of each key.
+        voters_per_key: usize,
+    },
+    /// Too few members vote.
+    #[error("{voting} of {members} voters vote, and it takes {needed}")]
+    Missing {
+        /// The number of members that vote.
+        voting: usize,
+        /// The number of members.
+        members: usize,
+        /// The number of members that must vote before one may be restarted.
+        needed: usize,
+    },
 }
 
 /// Returns the least number that is more than half of `voters`: a majority, as in Thomas, "A

@@ -26,7 +26,7 @@ use crate::proto::{
 
 pub(crate) use found::command;
 #[cfg(any(test, lockmesh_mutants))]
-pub(crate) use found::{AnyScope, all_scopes, search};
+pub(crate) use found::{all_scopes, search};
 use parts::{Envelope, Kept};
 use scope::SET_BACK_MS;
 use scope::{Begins, Scope};

@@ -122,6 +122,9 @@ enum Command {
         /// The time for one scope of the search, in seconds.
         #[arg(long, value_name = "N", default_value_t = 10)]
         seconds: u64,
+        /// Looks for each without `mutants.txt`, and writes into that file where it was caught.
+        #[arg(long, conflicts_with = "only")]
+        write: bool,
     },
 }
 
@@ -182,6 +185,7 @@ fn run(command: Command, json: bool) -> ExitCode {
             seeds,
             only,
             seconds,
-        } => mutants::command(seeds, &only, Duration::from_secs(seconds), json),
+            write,
+        } => mutants::command(seeds, &only, Duration::from_secs(seconds), write, json),
     }
 }

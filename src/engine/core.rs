@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Time;
 use crate::engine::batch::Command;
+use crate::engine::readiness::Readiness;
 use crate::journal::{Journal, Written};
 use crate::lease::Lease;
 use crate::metrics::Meter;
@@ -17,8 +18,8 @@ use crate::obstacles::{Line, Obstacles};
 use crate::status::{Health, VoterStart};
 use crate::transport::Transport;
 use lockmesh_proto::{
-    DropReason, Event, ExtendError, ForeignNode, InspectId, Inspection, Instant, Node, NodeId, Now,
-    Output, RequestError, Standing, Ticket, VoteTally, quorum,
+    DropReason, Event, ExtendError, ForeignNode, InspectId, Inspection, Instant, NoSpareVoter,
+    Node, NodeId, Now, Output, RequestError, Standing, Ticket, VoteTally, quorum,
 };
 
 /// The outcome of an acquisition.
@@ -94,6 +95,7 @@ pub(crate) struct Core {
     pub(crate) voter_start: Option<VoterStart>,
     /// The shutdown that waits for the end of the handover.
     handed_over: Option<oneshot::Sender<Vec<NodeId>>>,
+    readiness: Readiness,
 }
 
 struct Waiting {
@@ -122,6 +124,7 @@ impl Core {
             has_gossip_ended: false,
             voter_start: None,
             handed_over: None,
+            readiness: Readiness::default(),
         }
     }
 
@@ -285,15 +288,26 @@ impl Core {
     /// Returns `true` if every key has a quorum when this many members vote.
     pub(crate) fn has_quorum(&self, voting: usize) -> bool {
         let voter_set = self.node.voter_set();
-        let voters_per_key = voter_set.voters_per_key();
-        voter_set.members().len() - voting <= voters_per_key - quorum(voters_per_key)
+        voter_set.members().len() - voting <= voter_set.spare()
+    }
+
+    /// Returns the number of members that would vote for claims of this node.
+    pub(crate) fn voting(&self, now: Now) -> usize {
+        let members = self.node.voter_set().members().iter();
+        let votes = |it: &&NodeId| self.node.standing_of(now, it) == Standing::Votes;
+        members.filter(votes).count()
+    }
+
+    /// Checks if one of the voters may be restarted, as far as this node sees it.
+    pub(crate) fn check_restart(&self, now: Now) -> Result<(), NoSpareVoter> {
+        self.node.voter_set().check_restart(self.voting(now))
     }
 
     /// Returns the health of this node.
     pub(crate) fn health(&self, now: Now) -> Health {
         let members = self.node.voter_set().members();
         let votes = |member: &NodeId| self.node.standing_of(now, member) == Standing::Votes;
-        let voting = members.iter().filter(|member| votes(member)).count();
+        let voting = self.voting(now);
         if self.is_shut_down {
             Health::ShutDown
         } else if self.node.twin().is_some() {
@@ -302,9 +316,24 @@ impl Core {
             Health::NoQuorum
         } else if self.node.voter().is_some() && !votes(self.node.id()) {
             Health::Recovering
+        } else if self.node.voter().is_some() && !self.is_settled(now, voting) {
+            Health::NoSpareVoter
         } else {
             Health::Ready
         }
+    }
+
+    fn is_settled(&self, now: Now, voting: usize) -> bool {
+        let voter_set = self.node.voter_set();
+        self.readiness.is_reached(now.mono, voter_set, voting)
+    }
+
+    /// Returns the health of this node, and records it: a node that was ready stays ready while it
+    /// can acquire locks.
+    pub(crate) fn observe_health(&mut self, now: Now) -> Health {
+        let health = self.health(now);
+        self.readiness.observe(health, now.mono);
+        health
     }
 
     /// Records that gossip has ended and will be restarted.

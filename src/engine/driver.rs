@@ -170,7 +170,7 @@ fn on_tick(engine: &Engine, due: &mut Due) {
             return None;
         }
         due.looked = Some(now.mono);
-        let health = core.health(now);
+        let health = core.observe_health(now);
         due.look_every = match health {
             Health::Ready if core.is_idle() => LOOK_IDLE,
             Health::Ready => LOOK_EVERY,

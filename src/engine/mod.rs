@@ -33,6 +33,7 @@ use tokio::sync::{Notify, oneshot, watch};
 mod batch;
 pub(crate) mod core;
 pub(crate) mod driver;
+mod readiness;
 #[cfg(test)]
 pub(crate) mod wakeups;
 

@@ -1,13 +1,14 @@
-//! Readiness: a node is ready if a quorum would vote for its claims.
+//! Readiness: a node is ready if a quorum would vote for its claims, and a voter that has just
+//! started if another voter may be restarted too.
 
 use std::time::Duration;
 
-use lockmesh::status::{LockState, Standing, WallClock};
-use lockmesh::{Health, InspectError, Mesh};
-use lockmesh_harness::SkewedClock;
+use lockmesh::status::{LockState, NoSpareVoter, Standing, WallClock};
+use lockmesh::{Durability, Health, InspectError, Mesh};
+use lockmesh_harness::{LocalMesh, SkewedClock};
 use lockmesh_proto::RefuseReason;
 
-use crate::common::{PATIENCE, beside, nodes, secret, timing, until, voters, within};
+use crate::common::{PATIENCE, beside, nodes, secret, settings, timing, until, voters, within};
 
 const LONG: Duration = Duration::from_secs(600);
 
@@ -184,11 +185,7 @@ async fn idle_node_stays_ready_with_few_datagrams() {
 async fn watch_follows_lost_and_regained_quorum() {
     let cluster = voters(3, LONG).await;
     let node = cluster.node(0);
-    let mut health = node.watch();
-    let mut becomes = async |wanted: Health| {
-        let change = health.wait_for(|health| *health == wanted);
-        assert_eq!(*within("a change", change).await.unwrap(), wanted);
-    };
+    let becomes = async |wanted: Health| becomes(&node, wanted).await;
     becomes(Health::Ready).await;
     cluster.partition([0], [1, 2]);
     becomes(Health::NoQuorum).await;
@@ -203,4 +200,67 @@ async fn watch_follows_lost_and_regained_quorum() {
     assert!(node.lock("k").try_acquire().await.unwrap().is_some());
     cluster.shutdown(0).await;
     becomes(Health::ShutDown).await;
+}
+
+async fn becomes(mesh: &Mesh, wanted: Health) {
+    let mut health = mesh.watch();
+    let change = health.wait_for(|health| *health == wanted);
+    within("a change of health", change).await.unwrap();
+}
+
+/// Returns a cluster whose voters resume from journals.
+async fn with_journals(voters: usize, max_ttl: Duration) -> LocalMesh {
+    let cluster = settings(voters, 0, max_ttl).data_dirs(Durability::Process);
+    let cluster = cluster.start().await.unwrap();
+    for node in nodes(&cluster) {
+        node.ready(PATIENCE).await.unwrap();
+    }
+    cluster
+}
+
+#[tokio::test]
+async fn restarted_voter_is_ready_once_another_may_restart() {
+    let cluster = with_journals(3, LONG).await;
+    cluster.crash(2).await;
+    cluster.restart(1).await.unwrap();
+    let node = cluster.node(1);
+    becomes(&node, Health::NoSpareVoter).await;
+    assert!(node.lock("k").acquire().await.is_ok());
+    let error = node.ready(Duration::from_millis(500)).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "not ready in 500ms: 2 of 3 members can be counted on; locks can be acquired, and no other \
+         voter may be restarted yet"
+    );
+    let status = node.status();
+    assert!(status.health.can_lock() && !status.is_ready);
+    let missing = status.no_spare_voter.unwrap().to_string();
+    assert_eq!(missing, "2 of 3 voters vote, and it takes 3");
+    // The dead voter takes no traffic from a voter that was ready, nor from a client.
+    assert!(cluster.node(0).status().is_ready);
+    let client = cluster.client("client").unwrap().start().await.unwrap();
+    client.ready(PATIENCE).await.unwrap();
+    cluster.restart(2).await.unwrap();
+    becomes(&node, Health::Ready).await;
+    assert_eq!(node.status().no_spare_voter, None);
+}
+
+#[tokio::test]
+async fn dead_voter_delays_readiness_for_one_quarantine() {
+    let cluster = with_journals(3, Duration::from_secs(5)).await;
+    cluster.crash(2).await;
+    cluster.restart(1).await.unwrap();
+    let node = cluster.node(1);
+    becomes(&node, Health::NoSpareVoter).await;
+    node.ready(PATIENCE).await.unwrap();
+    assert!(node.status().no_spare_voter.is_some());
+}
+
+#[tokio::test]
+async fn two_voters_are_ready_without_a_spare() {
+    let cluster = with_journals(2, LONG).await;
+    for node in nodes(&cluster) {
+        let never = NoSpareVoter::Never { voters_per_key: 2 };
+        assert_eq!(node.status().no_spare_voter, Some(never));
+    }
 }

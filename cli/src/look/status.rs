@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use lockmesh::observe::{NodeSurvey, Survey, SurveyHealth, VoterState};
-use lockmesh::status::{Fingerprint, Inspection, WallClock};
+use lockmesh::status::{Fingerprint, Inspection, NoSpareVoter, WallClock};
 use serde_json::{Value, json};
 
 use super::inspect;
@@ -23,9 +23,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 10_000, requires = "locks",
           value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
-    /// Readiness probe of one node, that of --config or the only --peer, and one line of text. Exit
-    /// code: 0 the node votes or is a client, and a quorum of the members votes; 3 the node does not
-    /// vote or is silent; 4 no quorum votes; 1 no answer.
+    /// Probe of one node, that of --config or the only --peer, and one line of text: can it acquire
+    /// locks? Exit code: 0 the node votes or is a client, and a quorum of the members votes; 3 the
+    /// node does not vote or is silent; 4 no quorum votes; 1 no answer. Before you restart the next
+    /// voter, use the command without --ready.
     #[arg(long, conflicts_with_all = ["json", "locks"])]
     ready: bool,
 }
@@ -62,8 +63,8 @@ pub(crate) fn exit_code(survey: &Survey) -> ExitCode {
     }
 }
 
-/// Returns the result of a readiness probe of `own`. A node is ready in the same cases as for
-/// `Mesh::ready`, so one dead member leaves the others ready.
+/// Returns the result of a readiness probe of `own`. A node is ready if it can acquire locks, as for
+/// `Health::can_lock`, so one dead member leaves the others ready.
 fn readiness(survey: &Survey, own: Option<&NodeSurvey>) -> (ExitCode, String) {
     let members = survey.voter_set.members().len();
     let voting = survey.voting() - survey.disputed();
@@ -82,7 +83,7 @@ fn readiness(survey: &Survey, own: Option<&NodeSurvey>) -> (ExitCode, String) {
 }
 
 fn to_json(survey: &Survey, secrets: &[Fingerprint], with_locks: bool) -> Value {
-    let voter_set = &survey.voter_set;
+    let (voter_set, restart) = (&survey.voter_set, survey.check_restart());
     let nodes: Vec<Value> = survey
         .nodes
         .iter()
@@ -92,6 +93,8 @@ fn to_json(survey: &Survey, secrets: &[Fingerprint], with_locks: bool) -> Value 
         "schema": 2,
         "health": survey.health(),
         "voting": survey.voting(),
+        "safe_to_restart": restart.is_ok(),
+        "because": restart.err().map(|why| why.to_string()),
         "voter_set": {
             "version": voter_set.tag().version,
             "digest": format!("{:016x}", voter_set.tag().digest),
@@ -241,6 +244,7 @@ fn to_text(survey: &Survey, secrets: &[Fingerprint], with_locks: bool) -> String
             text += "  ... and more: see --limit\n";
         }
     }
+    text += &format!("safe to restart one voter: {}\n", restart_text(survey));
     text + &match survey.health() {
         SurveyHealth::Ok => "ok: every member votes\n".to_owned(),
         SurveyHealth::Degraded => {
@@ -254,6 +258,17 @@ fn to_text(survey: &Survey, secrets: &[Fingerprint], with_locks: bool) -> String
         _ => format!(
             "blocked: {voting} of {members} members vote; some keys, or all, cannot be locked\n"
         ),
+    }
+}
+
+/// Returns `yes`, or why no voter may be restarted.
+fn restart_text(survey: &Survey) -> String {
+    match survey.check_restart() {
+        Ok(()) => "yes".to_owned(),
+        Err(why @ NoSpareVoter::Never { .. }) => {
+            format!("no, because {why}: a restart always costs a quorum")
+        }
+        Err(why) => format!("no, because {why}"),
     }
 }
 

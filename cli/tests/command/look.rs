@@ -58,7 +58,9 @@ async fn status_lists_members_and_reports_dead_ones() {
 
     let plain = asks(&["status", "--locks"], &mesh.node(2), &key().to_base64()).await;
     let text = stdout(&plain);
-    assert!(text.contains("ok: every member votes"), "{text}");
+    let end = "safe to restart one voter: yes\nok: every member votes\n";
+    assert!(text.ends_with(end), "{text}");
+    assert_eq!(seen["safe_to_restart"], true, "{seen}");
     assert!(
         text.contains("job\\u{1b}/1: n1") && !text.contains('\u{1b}'),
         "{text}"
@@ -72,6 +74,11 @@ async fn status_lists_members_and_reports_dead_ones() {
         "{seen}"
     );
     assert_eq!(seen["nodes"][2]["state"], "silent", "{seen}");
+    assert_eq!(seen["safe_to_restart"], false, "{seen}");
+    assert_eq!(seen["because"], "2 of 3 voters vote, and it takes 3");
+    let (code, text) = says(&["status"], &mesh.node(0)).await;
+    let line = "\nsafe to restart one voter: no, because 2 of 3 voters vote, and it takes 3\n";
+    assert!(code == Some(3) && text.contains(line), "{text}");
     mesh.crash(1).await;
     let (seen, code) = status(&mesh.node(0)).await;
     assert_eq!(
@@ -79,6 +86,19 @@ async fn status_lists_members_and_reports_dead_ones() {
         (Some(4), &"blocked".into()),
         "{seen}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_of_two_voters_is_never_safe() {
+    let mesh = LocalMesh::builder().nodes(2).secret(key());
+    let mesh = mesh.start().await.unwrap();
+    within("a quorum", mesh.node(0).ready(Duration::from_secs(60)))
+        .await
+        .unwrap();
+    let (code, text) = says(&["status"], &mesh.node(0)).await;
+    let line = "\nsafe to restart one voter: no, because each key needs all of its 2 voters: a \
+                restart always costs a quorum\n";
+    assert!(code == Some(0) && text.contains(line), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::inspect::Inspection;
 use crate::clocks::WallClock;
 use crate::id::{Incarnation, NodeId};
-use crate::voter_set::{VoterSet, VoterSetTag, quorum};
+use crate::voter_set::{NoSpareVoter, VoterSet, VoterSetTag};
 use crate::wire::observe::{Overview, VoterState};
 use crate::wire::seal::Fingerprint;
 
@@ -117,15 +117,23 @@ impl Survey {
     #[must_use]
     pub fn health(&self) -> SurveyHealth {
         let absent = self.voter_set.members().len() - self.voting() + self.disputed();
-        let voters = self.voter_set.voters_per_key();
-        // The absent members may all be voters of one key.
         if absent == 0 {
             SurveyHealth::Ok
-        } else if absent <= voters - quorum(voters) {
+        } else if absent <= self.voter_set.spare() {
             SurveyHealth::Degraded
         } else {
             SurveyHealth::Blocked
         }
+    }
+
+    /// Checks if one of the voters may be restarted, as far as the answers show it. Voters with
+    /// disputed wall clocks do not count.
+    ///
+    /// # Errors
+    /// [`NoSpareVoter`] if a restart may cost some keys their quorum.
+    pub fn check_restart(&self) -> Result<(), NoSpareVoter> {
+        let voting = self.voting() - self.disputed();
+        self.voter_set.check_restart(voting)
     }
 }
 

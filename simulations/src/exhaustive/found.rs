@@ -87,7 +87,7 @@ pub(crate) enum AnyScope {
 }
 
 impl AnyScope {
-    fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Locks(scope) => scope.name,
             Self::Deploys(scope) => scope.name,
