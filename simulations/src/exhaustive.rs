@@ -445,7 +445,7 @@ impl Model for Search {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
-        make(self.scope.mistake);
+        self.scope.mistake.make();
         let claims = self.scope.walls.len();
         let mut state = State {
             time: 0,
@@ -514,7 +514,7 @@ impl Model for Search {
     }
 
     fn next_state(&self, last: &State, action: Action) -> Option<State> {
-        make(self.scope.mistake);
+        self.scope.mistake.make();
         let mut state = last.clone();
         match action {
             Action::Ask(claimant) => self.ask(&mut state, claimant),
@@ -547,18 +547,23 @@ impl Model for Search {
 }
 
 /// The mistake in the rules that a search makes, for the searches that must find it.
-#[cfg(lockmesh_mutants)]
-type Mistake = Option<crate::proto::Mutant>;
-#[cfg(not(lockmesh_mutants))]
-type Mistake = ();
-
-#[cfg(lockmesh_mutants)]
-fn make(mistake: Mistake) {
-    crate::proto::mutants::make(mistake);
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Mistake {
+    #[cfg(lockmesh_mutants)]
+    pub(crate) mutant: Option<crate::proto::Mutant>,
 }
 
-#[cfg(not(lockmesh_mutants))]
-fn make((): Mistake) {}
+impl Mistake {
+    /// Makes the mistake on this thread.
+    #[cfg_attr(
+        not(lockmesh_mutants),
+        expect(clippy::unused_self, reason = "for mutants")
+    )]
+    fn make(self) {
+        #[cfg(lockmesh_mutants)]
+        crate::proto::mutants::make(self.mutant);
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -711,7 +711,7 @@ mod tests {
     }
 
     /// One value for every setting, as text of the environment.
-    const ALL: [(&str, &str); 31] = [
+    const ALL: [(&str, &str); 33] = [
         ("LOCKMESH_NODE_ID", "n1"),
         ("LOCKMESH_PRESET", "wan"),
         ("LOCKMESH_LISTEN", "127.0.0.1:1"),
@@ -734,9 +734,11 @@ mod tests {
         ("LOCKMESH_MAX_CLAIMS", "8"),
         ("LOCKMESH_DATA_DIR", "/var/lib/mesh"),
         ("LOCKMESH_DURABILITY", "machine"),
+        ("LOCKMESH_HANDOVER_TIMEOUT", "3s"),
         ("LOCKMESH_LIMITS_SLOTS_MAX", "9"),
         ("LOCKMESH_LIMITS_WAITERS_MAX", "10"),
         ("LOCKMESH_LIMITS_FENCE_BUCKETS", "11"),
+        ("LOCKMESH_LIMITS_HANDOVER_VOTES_MAX", "17"),
         ("LOCKMESH_TIMING_MAX_TTL", "100s"),
         ("LOCKMESH_TIMING_MAX_DRIFT_PPM", "12"),
         ("LOCKMESH_TIMING_MAX_CLOCK_SKEW", "13s"),

@@ -51,7 +51,7 @@ impl Keeper {
     }
 
     /// Returns the number of nodes of which it keeps a token.
-    pub fn len(&self) -> usize {
+    pub fn memories(&self) -> usize {
         self.kept.len()
     }
 

@@ -176,12 +176,12 @@ impl Leaver {
         let is_late = now >= self.deadline;
         match &mut self.stage {
             Stage::Tokens { .. } if is_late => self.stage = Stage::Over(Vec::new()),
-            Stage::Parts { keepers, .. } => {
-                if is_late || keepers.values().all(|keeper| keeper.is_whole) {
-                    let whole = keepers.iter().filter(|(_, keeper)| keeper.is_whole);
-                    let whole = whole.map(|(node, _)| node.clone()).collect();
-                    self.stage = Stage::Over(whole);
-                }
+            Stage::Parts { keepers, .. }
+                if is_late || keepers.values().all(|keeper| keeper.is_whole) =>
+            {
+                let whole = keepers.iter().filter(|(_, keeper)| keeper.is_whole);
+                let whole = whole.map(|(node, _)| node.clone()).collect();
+                self.stage = Stage::Over(whole);
             }
             _ => {}
         }
@@ -202,8 +202,8 @@ impl Leaver {
         };
         if unheard.is_empty() || now >= *until {
             tokens.sort_by_key(|(node, _)| order.iter().position(|it| it == node));
-            let many = (tokens.len() + 1) / 2 * 2;
-            tokens.truncate(many.saturating_sub(1).min(KEEPERS_MAX));
+            let odd = (tokens.len().div_ceil(2) * 2).saturating_sub(1);
+            tokens.truncate(odd.min(KEEPERS_MAX));
             let keepers = std::mem::take(tokens);
             self.stage = match keepers.is_empty() {
                 true => Stage::Over(Vec::new()),

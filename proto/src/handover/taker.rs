@@ -178,16 +178,12 @@ impl Taker {
         if self.fetching.is_some() {
             return;
         }
-        let has_memory = self
-            .answers
-            .iter()
-            .filter_map(|(node, answer)| Some((answer.incarnation, node, answer)))
-            .filter(|(.., answer)| answer.memory.is_some());
-        let Some((_, node, answer)) = has_memory.max_by_key(|(incarnation, ..)| *incarnation)
-        else {
+        let has_memory = self.answers.iter().filter(|(_, it)| it.memory.is_some());
+        let latest = has_memory.max_by_key(|(_, answer)| answer.incarnation);
+        let Some((node, answer)) = latest.map(|(node, answer)| (node.clone(), *answer)) else {
             return;
         };
-        let (node, token) = (node.clone(), answer.token);
+        let token = answer.token;
         let parts = answer
             .memory
             .and_then(|size| Some((size, Parts::of(size)?)));

@@ -68,7 +68,7 @@ impl Handovers {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.keeper.len()
+        self.keeper.memories()
     }
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::disks::{KeptKey, KeptVote};
 use crate::cluster::{Rates, World};
 use crate::judge::{Fact, HostAt};
-use crate::proto::{ClaimId, Epoch, Incarnation};
+use crate::proto::{Epoch, Incarnation};
 
 /// The last process of a host whose voter had its memory when it ended.
 #[derive(Debug)]
@@ -104,11 +104,14 @@ impl World {
         let Some(had_vote) = &had.vote else {
             return fence < had.fence;
         };
+        if fence < had.fence {
+            return true;
+        }
         // The claims of the voter's own earlier incarnations are over.
-        let is_own = |claim: &ClaimId| claim.node == self.hosts[host].id;
+        let is_over = had_vote.claim.node == self.hosts[host].id && fence >= had_vote.epoch;
         let is_kept = has.vote.as_ref().is_some_and(|vote| {
             vote.claim == had_vote.claim && vote.remaining_ms >= had_vote.remaining_ms
         });
-        fence < had.fence || !is_kept && !(is_own(&had_vote.claim) && fence >= had_vote.epoch)
+        !is_kept && !is_over
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use stateright::{Model, Property};
 
 use super::parts::Kept;
-use super::{LEASE, Mistake, ROUND_TRIP, STEP, make, timing};
+use super::{LEASE, Mistake, ROUND_TRIP, STEP, timing};
 use crate::proto::{
     Effects, Handover, Incarnation, Instant, Keeper, Leaver, Message, NodeId, Taker,
 };
@@ -311,7 +311,7 @@ impl Model for Deploys {
     type Action = DeployAction;
 
     fn init_states(&self) -> Vec<DeployState> {
-        make(self.scope.mistake);
+        self.scope.mistake.make();
         let process = Process {
             incarnation: 1,
             started: 0,
@@ -344,20 +344,17 @@ impl Model for Deploys {
         if state.broken.is_some() {
             return;
         }
+        // The last process need not end.
+        let goes_on = state.incarnations < self.scope.incarnations;
         match &state.process {
-            None if state.incarnations < self.scope.incarnations => {
-                actions.push(DeployAction::Start);
-            }
-            None => {}
-            Some(process) => {
-                // The last one need not end.
-                if state.incarnations < self.scope.incarnations {
-                    actions.push(DeployAction::End);
-                    if process.it.votes && process.it.leaver.is_none() {
-                        actions.push(DeployAction::Leave);
-                    }
+            None if goes_on => actions.push(DeployAction::Start),
+            Some(process) if goes_on => {
+                actions.push(DeployAction::End);
+                if process.it.votes && process.it.leaver.is_none() {
+                    actions.push(DeployAction::Leave);
                 }
             }
+            _ => {}
         }
         if state.restarts < self.scope.restarts {
             actions.extend((0..self.scope.peers).map(DeployAction::Restart));
@@ -375,7 +372,7 @@ impl Model for Deploys {
     }
 
     fn next_state(&self, last: &DeployState, action: DeployAction) -> Option<DeployState> {
-        make(self.scope.mistake);
+        self.scope.mistake.make();
         let mut state = last.clone();
         match action {
             DeployAction::Start => self.start(&mut state),

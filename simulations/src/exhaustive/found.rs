@@ -98,8 +98,8 @@ impl AnyScope {
     #[cfg(lockmesh_mutants)]
     pub(crate) fn make(&mut self, mutant: crate::proto::Mutant) {
         match self {
-            Self::Locks(scope) => scope.mistake = Some(mutant),
-            Self::Deploys(scope) => scope.mistake = Some(mutant),
+            Self::Locks(scope) => scope.mistake.mutant = Some(mutant),
+            Self::Deploys(scope) => scope.mistake.mutant = Some(mutant),
         }
     }
 }
