@@ -114,7 +114,7 @@ enum Command {
     /// anew for that: no other build has them.
     Mutants {
         /// The number of seeds for each mistake before the exhaustive search.
-        #[arg(long, value_name = "N", default_value_t = 1_500)]
+        #[arg(long, value_name = "N", default_value_t = 4_000)]
         seeds: u64,
         /// Runs only the mistakes with this in their name.
         #[arg(long, value_name = "NAME", default_value = "")]
