@@ -51,13 +51,13 @@ impl Keeper {
     }
 
     /// Returns the number of nodes of which it keeps a token.
-    pub fn memories(&self) -> usize {
+    pub fn tokens(&self) -> usize {
         self.kept.len()
     }
 
-    /// Refuses all tokens from now on, since this voter leaves.
-    pub fn leave(&mut self) {
-        self.leaves = true;
+    /// Refuses all tokens from now on, since this voter leaves. Returns `false` if it left before.
+    pub fn leave(&mut self) -> bool {
+        !std::mem::replace(&mut self.leaves, true)
     }
 
     /// Rule 34: records a datagram of this incarnation. The first one above that which left is the
@@ -125,7 +125,7 @@ impl Keeper {
             return None;
         }
         self.drawn += 1;
-        let token = mix(self.seed.wrapping_add(self.drawn << 48).wrapping_add(1));
+        let token = mix(mix(self.seed).wrapping_add(self.drawn));
         let kept = Kept {
             incarnation,
             token,
@@ -138,7 +138,8 @@ impl Keeper {
         Some(token)
     }
 
-    /// Keeps a part of the memory of an incarnation that has a token.
+    /// Keeps a part of the memory of an incarnation that has a token. Returns the acknowledgment;
+    /// `None` for another token, or a part that does not fit.
     fn keep(
         &mut self,
         node: &NodeId,
@@ -153,8 +154,9 @@ impl Keeper {
             kept.parts = Parts::of(part.size);
         }
         let parts = kept.parts.as_mut()?;
+        let missed = parts.missing;
         parts.add(part);
-        if !kept.is_whole && parts.missing == 0 {
+        if missed > 0 && parts.missing == 0 {
             kept.is_whole = parts.whole().is_some();
         }
         parts.has(number).then_some(Handover::PartKept {

@@ -68,7 +68,7 @@ impl Handovers {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.keeper.memories()
+        self.keeper.tokens()
     }
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {
@@ -84,10 +84,14 @@ impl Node {
     /// Stops voting, before the node is shut down: the voter gives and lengthens no vote.
     ///
     /// A voter that has its memory and no journal leaves the memory with other voters.
-    /// [`Event::HandedOver`] reports the result, `at_most` later.
+    /// [`Event::HandedOver`] reports the result, after at most `at_most`. A second call hands
+    /// nothing over: if the first is in progress it has no effect, and otherwise the event reports
+    /// no voters.
     pub fn hand_over(&mut self, now: Now, at_most: Duration) {
         let now = self.corrected(now);
-        self.handovers.keeper.leave();
+        if !self.handovers.keeper.leave() && self.handovers.leaver.is_some() {
+            return;
+        }
         let has_memory = self.voter.as_ref().is_some_and(|voter| {
             let is_open = voter.closed().is_none() && voter.quarantine().is_none();
             is_open && voter.slots() <= voter.limits().handover_votes_max

@@ -266,6 +266,26 @@ fn late_entrust_at_restarted_keeper_counts_for_nothing() {
     assert!(!cluster.votes(0), "one of three keepers has not restarted");
 }
 
+/// The keepers of an incarnation are fixed once.
+#[test]
+fn second_call_hands_nothing_over() {
+    let mut cluster = Cluster::new(3, 3, 1);
+    hold(&mut cluster, "k");
+    cluster.with(0, hand_over);
+    cluster.run_for(ms(8));
+    cluster.with(0, hand_over);
+    cluster.run_for(ms(100));
+    assert_eq!(keepers(&cluster, 0).map(|them| them.len()), Some(1));
+    let logged = cluster.log.len();
+    cluster.with(0, hand_over);
+    assert_eq!(cluster.log.len(), logged + 1);
+    assert_eq!(keepers(&cluster, 0), Some(vec![]));
+    cluster.crash(0);
+    cluster.start(0, Start::Recovering);
+    cluster.run_for(RESUME);
+    assert!(took_up(&cluster, 0), "from the first call");
+}
+
 /// A voter that is told that it is new takes a handover first.
 #[test]
 fn bootstrap_takes_the_handover() {
