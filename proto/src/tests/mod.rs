@@ -7,6 +7,7 @@
 
 mod claimant_rules;
 mod epochs;
+mod golden;
 mod incarnations;
 mod limits;
 mod outliving;
