@@ -63,6 +63,13 @@ mod description;
 mod digest;
 mod epoch;
 mod event;
+#[cfg_attr(
+    not(feature = "testing"),
+    expect(
+        unreachable_pub,
+        reason = "the search of the simulations drives these state machines"
+    )
+)]
 mod handover;
 mod id;
 mod journal;
