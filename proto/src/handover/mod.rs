@@ -22,7 +22,9 @@ mod taker;
 
 pub use keeper::Keeper;
 pub use leaver::Leaver;
-pub use taker::{Delivered, Taker};
+#[cfg(feature = "testing")]
+pub use taker::Delivered;
+pub use taker::Taker;
 
 use serde::{Deserialize, Serialize};
 
