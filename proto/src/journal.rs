@@ -32,6 +32,8 @@ const FILE_HEAD_BYTES: usize = MAGIC.len() + 2;
 /// The length and the checksum before each record.
 const RECORD_HEAD_BYTES: usize = 8;
 const RECORD_BYTES_MAX: usize = 1 << 16;
+/// The range from which a process takes its incarnation if the wall clock is behind the journal.
+const INCARNATIONS: u64 = 1 << 16;
 /// The most fence buckets of a file. A larger number is damage.
 const BUCKETS_MAX: u32 = 1 << 20;
 
@@ -449,7 +451,13 @@ pub fn open_journal(
     let torn = file.len() - read.len;
     let mut memory = read.memory;
     if !mistaken!(IncarnationFallsBehind) {
-        started.incarnation = started.incarnation.max(memory.incarnation.next());
+        // Two processes that begin with the same journal, one of them with an old copy, must differ,
+        // or nobody could tell them apart. The low bits of the wall clock do.
+        if started.incarnation <= memory.incarnation {
+            let next = memory.incarnation.next().get();
+            let next = next.saturating_add(started.incarnation.get() % INCARNATIONS);
+            started.incarnation = Incarnation::new(next);
+        }
     }
     let change = if why.is_none() {
         let mut bytes = Vec::new();

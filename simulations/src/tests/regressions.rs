@@ -186,6 +186,15 @@ fn recovery_that_caps_a_reply_reports_clock_dependence() {
     }
 }
 
+/// Two processes began with one incarnation: a copy of the journal was put back after the wall clock
+/// was set back.
+#[test]
+fn old_copy_under_the_same_incarnation_is_told() {
+    let outcome = run_seed(1_210_003_007, Tweaks::default(), false);
+    let broken: Vec<&str> = outcome.violations.iter().map(|it| it.law).collect();
+    assert!(broken.is_empty(), "{broken:?}");
+}
+
 /// M8, L7 and L3. In these worlds the simulation itself was wrong: it took a process for known that
 /// had sent nothing, that was behind a dead mapping or that had another incarnation by then, a late
 /// timer for one in time, and an incarnation for proven to be over that had used two addresses. A
@@ -202,6 +211,7 @@ fn seeds_that_misled_the_judge_keep_every_law() {
         910_011_581,
         930_000_303,
         1_130_003_570,
+        1_210_004_216,
     ] {
         let outcome = run_seed(seed, Tweaks::default(), false);
         let broken: Vec<&str> = outcome.violations.iter().map(|it| it.law).collect();
