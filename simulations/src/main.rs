@@ -122,7 +122,7 @@ enum Command {
         /// The time for one scope of the search, in seconds.
         #[arg(long, value_name = "N", default_value_t = 10)]
         seconds: u64,
-        /// Looks for each without `mutants.txt`, and writes into that file where it was caught.
+        /// Ignores `mutants.txt`, and replaces it by the places at which each was caught.
         #[arg(long, conflicts_with = "only")]
         write: bool,
     },

@@ -26,7 +26,7 @@ struct Caught {
     mutant: String,
     /// The law that caught it, if any.
     law: Option<String>,
-    /// The place where it was caught: a seed, or the scope of a search.
+    /// The seed or the scope of a search that caught it.
     place: String,
     /// The number of seeds or states until then.
     after: u64,

@@ -11,7 +11,7 @@ use crate::status::Health;
 /// of queries.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// What a node remembers of its health since its start.
+/// The history of a node's health that decides whether it is ready.
 #[derive(Debug, Default)]
 pub(super) struct Readiness {
     was_ready: bool,

@@ -28,11 +28,8 @@ pub struct Leaver {
 enum Stage {
     /// Waits for tokens.
     Tokens {
-        /// The voters that were asked and have not answered, in the order of preference.
-        unheard: Vec<NodeId>,
-        /// The tokens, in the order of preference.
-        tokens: Vec<(NodeId, u64)>,
-        order: Vec<NodeId>,
+        /// The voters, in the order of preference, each with its reply.
+        voters: Vec<(NodeId, Reply)>,
         until: Instant,
         next_ask: Instant,
         asked: u32,
@@ -49,7 +46,16 @@ enum Stage {
     Over(Vec<NodeId>),
 }
 
-/// What one keeper has acknowledged.
+/// The reply of a voter that was asked for a token.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+enum Reply {
+    Missing,
+    /// The voter leaves too.
+    Refused,
+    Token(u64),
+}
+
+/// The progress of sending to one keeper.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 struct Progress {
     token: u64,
@@ -74,9 +80,7 @@ impl Leaver {
         let stage = match others.is_empty() {
             true => Stage::Over(Vec::new()),
             false => Stage::Tokens {
-                unheard: others.clone(),
-                tokens: Vec::new(),
-                order: others,
+                voters: others.into_iter().map(|it| (it, Reply::Missing)).collect(),
                 until: now.after(TOKENS_WAIT).min(deadline),
                 next_ask: now,
                 asked: 0,
@@ -138,16 +142,12 @@ impl Leaver {
     /// Handles a `Token` or a `PartKept`.
     pub fn handle(&mut self, now: Instant, from: &NodeId, msg: &Handover, out: &mut Effects) {
         match (&mut self.stage, msg) {
-            (
-                Stage::Tokens {
-                    unheard, tokens, ..
-                },
-                Handover::Token { incarnation, token },
-            ) if *incarnation == self.incarnation => {
-                let asked = unheard.len();
-                unheard.retain(|node| node != from);
-                if let Some(token) = token.filter(|_| unheard.len() < asked) {
-                    tokens.push((from.clone(), token));
+            (Stage::Tokens { voters, .. }, Handover::Token { incarnation, token })
+                if *incarnation == self.incarnation =>
+            {
+                let voter = voters.iter_mut().find(|(node, _)| node == from);
+                if let Some((_, reply @ Reply::Missing)) = voter {
+                    *reply = token.map_or(Reply::Refused, Reply::Token);
                 }
             }
             (
@@ -190,9 +190,7 @@ impl Leaver {
     /// Asks the voters that have not answered, and fixes the keepers once all have, or it is time.
     fn ask(&mut self, now: Instant, out: &mut Effects) {
         let Stage::Tokens {
-            unheard,
-            tokens,
-            order,
+            voters,
             until,
             next_ask,
             asked,
@@ -200,11 +198,15 @@ impl Leaver {
         else {
             return;
         };
-        if unheard.is_empty() || now >= *until {
-            tokens.sort_by_key(|(node, _)| order.iter().position(|it| it == node));
-            let odd = (tokens.len().div_ceil(2) * 2).saturating_sub(1);
-            tokens.truncate(odd.min(KEEPERS_MAX));
-            let keepers = std::mem::take(tokens);
+        let is_missing = |(_, reply): &&(NodeId, Reply)| *reply == Reply::Missing;
+        if !voters.iter().any(|it| is_missing(&it)) || now >= *until {
+            let token = |(node, reply): &(NodeId, Reply)| match reply {
+                Reply::Token(token) => Some((node.clone(), *token)),
+                Reply::Missing | Reply::Refused => None,
+            };
+            let mut keepers: Vec<_> = voters.iter().filter_map(token).collect();
+            let odd = (keepers.len().div_ceil(2) * 2).saturating_sub(1);
+            keepers.truncate(odd.min(KEEPERS_MAX));
             self.stage = match keepers.is_empty() {
                 true => Stage::Over(Vec::new()),
                 false => Stage::Fixed(MemoryHead {
@@ -216,7 +218,7 @@ impl Leaver {
         }
         if now >= *next_ask {
             let incarnation = self.incarnation;
-            for node in unheard {
+            for (node, _) in voters.iter().filter(is_missing) {
                 let entrust = Handover::Entrust { incarnation };
                 out.send(node, Message::Handover(Box::new(entrust)));
             }

@@ -77,7 +77,7 @@ pub enum Handover {
     Told {
         /// The nonce of the question.
         nonce: u64,
-        /// What this voter keeps for the incarnation that asks.
+        /// The token for the incarnation that asks, if there is one.
         kept: Option<KeptToken>,
     },
     /// Recovering voter to keeper: asks for one part.

@@ -321,6 +321,30 @@ fn encoded(value: &impl Serialize) -> Vec<u8> {
     bytes
 }
 
+/// Returns the variants within messages, each with its bytes.
+fn words() -> impl Iterator<Item = (String, Vec<u8>)> {
+    let reasons = [
+        RefuseReason::Quarantine,
+        RefuseReason::Leaving,
+        RefuseReason::VoterSet,
+        RefuseReason::Skew,
+        RefuseReason::Limit,
+        RefuseReason::Storage,
+        RefuseReason::NotAVoter,
+    ];
+    let granted = [
+        HolderGranted::No,
+        HolderGranted::Unheard,
+        HolderGranted::Yes,
+        HolderGranted::Silent,
+    ];
+    let roles = [Role::Client, Role::Recovering, Role::Votes];
+    let reasons = reasons.map(|it| (format!("RefuseReason.{it:?}"), encoded(&it)));
+    let granted = granted.map(|it| (format!("HolderGranted.{it:?}"), encoded(&it)));
+    let roles = roles.map(|it| (format!("Role.{it:?}"), encoded(&it)));
+    reasons.into_iter().chain(granted).chain(roles)
+}
+
 fn body() -> Vec<u8> {
     let packed = pack_messages(&head(), &messages()[..2], DATAGRAM_BYTES_MAX);
     packed.bodies[0].0.clone()
@@ -344,6 +368,7 @@ fn entries() -> Vec<(String, Vec<u8>)> {
     let of = |it: &Question| (format!("question {}", name(&it.topic)), encoded(it));
     entries.extend(questions().iter().map(of));
     let sealed = Seal::sealed(secret(), [9; 16]);
+    entries.extend(words().map(|(name, bytes)| (format!("word {name}"), bytes)));
     for (what, seal) in [("plain", Seal::insecure_plaintext()), ("sealed", sealed)] {
         let mut seal = seal.of_cluster("orders");
         let kinds = [
@@ -396,11 +421,14 @@ fn encodings_change_only_with_the_version() {
     assert_eq!((PROTOCOL_VERSION, JOURNAL_FORMAT), (1, 1));
     let entries = entries();
     if std::env::var_os(WRITE).is_some() {
-        let lines = entries
+        // The lines that are there stay.
+        let known: BTreeSet<&str> = golden().iter().map(|(name, _)| *name).collect();
+        let new = entries
             .iter()
-            .map(|(name, bytes)| format!("{name}: {}\n", hex(bytes)));
-        std::fs::write(FILE, lines.collect::<String>()).unwrap();
-        return;
+            .filter(|(name, _)| !known.contains(name.as_str()));
+        let lines = new.map(|(name, bytes)| format!("{name}: {}\n", hex(bytes)));
+        let lines = lines.collect::<String>();
+        return std::fs::write(FILE, format!("{GOLDEN}{lines}")).unwrap();
     }
     for (name, bytes) in &entries {
         assert_eq!(
