@@ -579,6 +579,7 @@ impl MeshBuilder {
                 addr: *addr,
                 incarnation: Incarnation::default(),
                 alive: true,
+                version: None,
             };
             Ok((NodeId::new(id)?, peer))
         };

@@ -9,8 +9,8 @@ use thiserror::Error;
 
 use crate::status::Health;
 use lockmesh_proto::{
-    DropReason, JournalError, NameError, RefuseReason, RequestError, SecretError, VoteTally,
-    VoterSetError,
+    DropReason, Epoch, JournalError, MARK_KEEP_MAX, NameError, RefuseReason, RequestError,
+    SecretError, VoteTally, VoterSetError,
 };
 
 /// The reason why a data directory cannot be used.
@@ -54,6 +54,7 @@ debug_as_display!(
     AcquireError,
     ReleaseError,
     ExtendError,
+    MarkError,
     InspectError,
     NotReady,
     RotateError
@@ -273,7 +274,12 @@ pub enum AcquireError {
     /// The timeout passed before a quorum of the key's voters voted for the claim.
     ///
     /// The claim is withdrawn. It is unknown whether another claim holds the key.
-    #[error("timed out after {waited:?}: {}{}", describe(.answers), describe_unopened(*.unopened))]
+    #[error(
+        "timed out after {waited:?}: {}{}{}",
+        describe(.answers),
+        describe_holder(.holder.as_ref()),
+        describe_unopened(*.unopened)
+    )]
     TimedOut {
         /// The timeout of the request.
         waited: Duration,
@@ -282,6 +288,16 @@ pub enum AcquireError {
         /// The reason why no recent datagram could be opened; `None` if one could, or if none
         /// arrived.
         unopened: Option<DropReason>,
+        /// The node and the epoch of the holder that a voter named last. `None` if no voter did.
+        holder: Option<(String, Epoch)>,
+    },
+    /// The key is marked ([`Guard::mark`](crate::Guard::mark)): what it stands for is done.
+    #[error("done by {by} under epoch {epoch}")]
+    Done {
+        /// The node that marked the key.
+        by: String,
+        /// The epoch under which it did.
+        epoch: Epoch,
     },
     /// The lock was granted under contention, but its full lease was not confirmed in time.
     ///
@@ -295,6 +311,13 @@ pub enum AcquireError {
     /// The mesh is shutting down or has shut down.
     #[error("the mesh is shut down")]
     ShutDown,
+}
+
+/// Returns the suffix for a request whose key another claim holds, or may.
+fn describe_holder(holder: Option<&(String, Epoch)>) -> String {
+    holder.map_or_else(String::new, |(node, epoch)| {
+        format!("; {node} has it under epoch {epoch}")
+    })
 }
 
 /// Returns the suffix for a node that could open no recent datagram.
@@ -325,6 +348,7 @@ fn describe(answers: &VoteTally) -> String {
         Some(RefuseReason::Skew) => ": the wall clocks are too far apart",
         Some(RefuseReason::Limit) => ": it has reached its limit of claims",
         Some(RefuseReason::NotAVoter) => ": it is not a voter",
+        Some(RefuseReason::Marks) => ": it reads the marks of the others",
     };
     let others = [
         (*waiting, "with another claim ahead", ""),
@@ -368,6 +392,32 @@ pub enum ExtendError {
     },
     /// No quorum agreed in time. The lease may still be extended later.
     #[error("no quorum has agreed to the extension in {waited:?}")]
+    NoQuorum {
+        /// The time that the caller waited.
+        waited: Duration,
+    },
+}
+
+/// The error returned if a key was not marked. The lease is unchanged.
+#[derive(Clone, Copy, Eq, Error, PartialEq)]
+#[non_exhaustive]
+pub enum MarkError {
+    /// The lease has ended. Some voters may have the mark.
+    #[error("the lock is not held")]
+    NotHeld,
+    /// The key would be marked for no time, or for more than seven days.
+    #[error("keep_for is {keep_for:?}; it must be above 0 s and at most {MARK_KEEP_MAX:?}")]
+    KeepFor {
+        /// The time for which the key was to be marked.
+        keep_for: Duration,
+    },
+    /// The voters have as many marks as they may.
+    #[error(
+        "the voters have no room for the mark; raise limits.marks_max, or mark keys for less time"
+    )]
+    Full,
+    /// No quorum has the mark in time. Some voters may have it.
+    #[error("no quorum has the mark after {waited:?}")]
     NoQuorum {
         /// The time that the caller waited.
         waited: Duration,

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::{ExtendError, ReleaseError};
+use crate::error::{ExtendError, MarkError, ReleaseError};
 use crate::lease::Lease;
 use crate::mesh::Inner;
 
@@ -117,6 +117,46 @@ impl Guard {
     /// Dropping the future does not withdraw the request: the lease may still be extended.
     pub async fn extend(&self, extra: Duration) -> Result<(), ExtendError> {
         extend(&self.mesh, &self.lease, extra).await
+    }
+
+    /// Marks the key: nobody is granted it for `keep_for`, whether the lock is released or lost.
+    ///
+    /// Use it when the work that the key stands for is done for good, such as a tick of a schedule.
+    /// [`Mesh::once`](crate::Mesh::once) does this. Claims for the key end with
+    /// [`AcquireError::Done`](crate::AcquireError::Done). The guard stays held.
+    ///
+    /// The mark is the voters' promise, by their own clocks. It outlives this process, and restarts
+    /// of voters that keep their memory.
+    ///
+    /// # Errors
+    /// - [`MarkError::NotHeld`] if the lease has ended. Some voters may have the mark.
+    /// - [`MarkError::KeepFor`] if `keep_for` is zero, or more than seven days.
+    /// - [`MarkError::Full`] if too many voters have as many marks as they may.
+    /// - [`MarkError::NoQuorum`] if no quorum answered within the `try_timeout` of the mesh. Some
+    ///   voters may have the mark; a later call goes on.
+    ///
+    /// # Panics
+    /// Panics outside a tokio runtime with timers.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not withdraw the mark.
+    pub async fn mark(&self, keep_for: Duration) -> Result<(), MarkError> {
+        let ticket = self.lease.ticket;
+        let marked = self
+            .mesh
+            .engine
+            .with(|core, now| core.mark(now, ticket, keep_for));
+        let marked = marked.map_err(|error| match error {
+            lockmesh_proto::MarkError::KeepFor { keep_for } => MarkError::KeepFor { keep_for },
+            _ => MarkError::NotHeld,
+        })?;
+        let waited = self.mesh.settings.try_timeout;
+        match tokio::time::timeout(waited, marked).await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => Err(MarkError::Full),
+            Ok(Err(_)) => Err(MarkError::NotHeld),
+            Err(_) => Err(MarkError::NoQuorum { waited }),
+        }
     }
 
     /// Gives up the guard, and keeps the lock for the rest of its lease.

@@ -99,6 +99,7 @@ pub mod metrics;
 mod observer;
 mod obstacle;
 mod obstacles;
+mod once;
 #[cfg(feature = "ranvier")]
 mod ranvier;
 mod request;
@@ -121,8 +122,8 @@ pub mod observe {
 pub use clock::{Clock, SystemClock};
 pub use config::{LimitsConfig, MeshBuilder, MeshConfig, Preset, SecretText, TimingConfig};
 pub use error::{
-    AcquireError, ConfigError, DataDirError, ExtendError, InspectError, NotReady, ReleaseError,
-    RotateError,
+    AcquireError, ConfigError, DataDirError, ExtendError, InspectError, MarkError, NotReady,
+    ReleaseError, RotateError,
 };
 pub use guard::{Guard, LeaseLost};
 pub use journal::Durability;
@@ -132,6 +133,7 @@ pub use lockmesh_proto::{
     RequestError, SecretError, Timing, VoterSetError,
 };
 pub use mesh::Mesh;
+pub use once::{OnceError, OnceRequest, Outcome};
 pub use request::LockRequest;
 pub use seeds::Resolve;
 pub use status::{Health, Shutdown, Status};

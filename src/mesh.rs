@@ -351,6 +351,12 @@ impl Mesh {
         LockRequest::new(self.inner.clone(), key.into())
     }
 
+    /// Returns the ttl of a request that sets none.
+    #[must_use]
+    pub fn default_ttl(&self) -> Duration {
+        self.inner.settings.ttl
+    }
+
     /// Returns the id of this node.
     #[must_use]
     pub fn id(&self) -> &NodeId {

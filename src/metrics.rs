@@ -260,7 +260,7 @@ impl Meter {
 
     pub(crate) fn ended_without(&self, ended: &Ended) {
         match ended {
-            Ended::Denied => self.denied.increment(1),
+            Ended::Denied | Ended::Done { .. } => self.denied.increment(1),
             Ended::TimedOut { answers, .. } => {
                 self.timeouts[timeout_reason(answers)].increment(1);
             }
@@ -381,7 +381,27 @@ pub(crate) fn trace(event: &Event, node: &NodeId) {
         Event::Denied { ticket } => {
             tracing::debug!(%node, ticket = ticket.0, "lock is another's");
         }
-        Event::TimedOut { ticket, answers } => {
+        Event::Done {
+            ticket, by, epoch, ..
+        } => {
+            tracing::debug!(%node, ticket = ticket.0, %by, %epoch, "key is marked");
+        }
+        Event::Marked { ticket } => {
+            tracing::debug!(%node, ticket = ticket.0, "key marked");
+        }
+        Event::NotMarked { ticket } => {
+            tracing::warn!(
+                %node, ticket = ticket.0,
+                "key not marked: the voters have no room; raise limits.marks_max, or mark for less \
+                 time"
+            );
+        }
+        Event::MarksRead { marks, may_lack } => {
+            tracing::debug!(%node, marks, may_lack, "marks of the others read");
+        }
+        Event::TimedOut {
+            ticket, answers, ..
+        } => {
             tracing::debug!(%node, ticket = ticket.0, ?answers, "no quorum in time");
         }
         Event::QuarantineEnded { answers, .. } => {

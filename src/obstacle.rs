@@ -35,6 +35,8 @@ pub(crate) enum Obstacle {
     },
     /// Epochs rise only if no wall clock was set back.
     LeansOnWallClock { answers: usize, knows_clocks: bool },
+    /// This node's voter has lost its memory, and could not read the marks of enough others.
+    MarksLost,
     /// The wall clock of this node is wrong, or too few clocks are known to tell which are right.
     WallClock(WallClock),
     /// Another live process has this node's name.
@@ -140,6 +142,15 @@ impl Obstacle {
                 answers,
                 knows_clocks,
             } => leans_on_wall_clock(*answers, *knows_clocks),
+            Self::MarksLost => About::new(
+                "marks_lost",
+                Level::WARN,
+                "this node's voter lost its memory, and too few others told their marks: ticks that \
+                 ran before may run again (this matters to users of `once` alone)",
+                "restart voters one at a time, or give them a data directory",
+                "",
+            )
+            .once(),
             Self::WallClock(state) => about_wall_clock(*state),
             Self::Twin(twin) => about_twin(*twin),
             Self::GossipEnded => About::new(
@@ -326,12 +337,15 @@ fn because(reason: RefuseReason) -> &'static str {
         RefuseReason::Skew => "the wall clocks are too far apart",
         RefuseReason::Limit => "it keeps as many keys as it may",
         RefuseReason::NotAVoter => "it is not a voter",
+        RefuseReason::Marks => "it reads the marks of the others",
     }
 }
 
 fn remedy(reason: RefuseReason) -> &'static str {
     match reason {
-        RefuseReason::Quarantine | RefuseReason::Leaving => "restart no other voter until it votes",
+        RefuseReason::Quarantine | RefuseReason::Leaving | RefuseReason::Marks => {
+            "restart no other voter until it votes"
+        }
         RefuseReason::Storage => "give its data directory space, and look at its disk",
         RefuseReason::VoterSet | RefuseReason::NotAVoter => {
             "give all nodes the same voters, voters per key, timing and voter set version"

@@ -25,6 +25,7 @@ pub struct LockRequest {
     renews: bool,
     is_eager: bool,
     outlives: bool,
+    is_once: bool,
 }
 
 impl LockRequest {
@@ -38,6 +39,7 @@ impl LockRequest {
             renews: true,
             is_eager: false,
             outlives: false,
+            is_once: false,
         }
     }
 
@@ -88,6 +90,16 @@ impl LockRequest {
         self
     }
 
+    /// Requests a key that its holders [mark](Guard::mark) when their work is done.
+    ///
+    /// A voter that has lost its memory does not vote for such a request before it has read the marks
+    /// of the others. [`Mesh::once`](crate::Mesh::once) does this, and more. Without it, a key that is
+    /// marked may be granted again after a voter has lost its memory.
+    pub fn once(mut self) -> Self {
+        self.is_once = true;
+        self
+    }
+
     /// Waits until the lock is granted, and returns its guard.
     ///
     /// Waiters are served in the order of their epochs, and learn of their turn from a message. The
@@ -99,6 +111,7 @@ impl LockRequest {
     /// - [`AcquireError::Key`] if the key is empty or has more than 256 bytes.
     /// - [`AcquireError::Request`] if the ttl is out of range, or this node has too many requests.
     /// - [`AcquireError::TimedOut`] if the timeout passed before a quorum voted for the claim.
+    /// - [`AcquireError::Done`] if the key is [marked](Guard::mark).
     /// - [`AcquireError::Unconfirmed`] if the timeout passed after the grant, before a quorum
     ///   confirmed the whole lease.
     /// - [`AcquireError::ShutDown`] if the mesh is shutting down or has shut down.
@@ -138,6 +151,7 @@ impl LockRequest {
     /// - [`AcquireError::Key`] if the key is empty or has more than 256 bytes.
     /// - [`AcquireError::Request`] if the ttl is out of range, or this node has too many requests.
     /// - [`AcquireError::TimedOut`] if the timeout passed without an answer from a quorum.
+    /// - [`AcquireError::Done`] if the key is [marked](Guard::mark).
     /// - [`AcquireError::Unconfirmed`] if the lock was granted, but a quorum did not confirm the
     ///   whole lease in time.
     /// - [`AcquireError::ShutDown`] if the mesh is shutting down or has shut down.
@@ -215,6 +229,7 @@ impl LockRequest {
             renews,
             outlives,
             deadline: wait.map(|wait| since.after(wait)),
+            is_once: self.is_once,
         };
         let (ticket, ended, mut combiner) = engine.claim(since, request);
         // Dropped before `combiner`, so that claim and withdrawal leave together.
@@ -235,14 +250,23 @@ impl LockRequest {
 
     fn no_lock(&self, ended: &Ended, wait: Option<Duration>) -> AcquireError {
         match ended {
-            Ended::TimedOut { answers, unopened } => {
-                let waited = wait.unwrap_or_default();
+            Ended::TimedOut {
+                answers,
+                unopened,
+                holder,
+            } => {
+                let holder = holder.as_ref();
                 AcquireError::TimedOut {
-                    waited,
+                    waited: wait.unwrap_or_default(),
                     answers: *answers,
                     unopened: *unopened,
+                    holder: holder.map(|it| (it.node.to_string(), it.epoch)),
                 }
             }
+            Ended::Done { by, epoch } => AcquireError::Done {
+                by: by.to_string(),
+                epoch: *epoch,
+            },
             Ended::Granted(_) | Ended::Denied | Ended::Refused(_) | Ended::ShutDown => {
                 AcquireError::ShutDown
             }

@@ -122,6 +122,7 @@ fn learn(core: &mut Core, now: Now, surveyor: &Surveyor) -> usize {
             addr,
             incarnation: answer.map_or_else(Incarnation::default, |answer| answer.incarnation),
             alive: answer.is_some(),
+            version: None,
         };
         view.peers.insert(member.node.clone(), peer);
         if answer.is_some_and(|answer| {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::description::Differences;
 use super::epoch::Epoch;
@@ -33,6 +34,15 @@ pub struct VoteTally {
     pub reason: Option<RefuseReason>,
     /// The number of voters that did not reply.
     pub silent: usize,
+}
+
+/// The claim that had a voter's vote.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct KeyHolder {
+    /// The node of the claim.
+    pub node: NodeId,
+    /// The epoch of the claim.
+    pub epoch: Epoch,
 }
 
 /// An event for the driver.
@@ -78,6 +88,37 @@ pub enum Event {
         ticket: Ticket,
         /// The voters' last replies.
         answers: VoteTally,
+        /// The holder that a voter named last. It may not be granted.
+        holder: Option<KeyHolder>,
+    },
+    /// A request ended since the key is marked: what it stands for is done.
+    Done {
+        /// The request.
+        ticket: Ticket,
+        /// The node that marked the key.
+        by: NodeId,
+        /// The epoch of the claim that marked it.
+        epoch: Epoch,
+        /// The time until the mark ends, by one voter.
+        remaining: Duration,
+    },
+    /// A quorum has the mark of a held key.
+    Marked {
+        /// The request.
+        ticket: Ticket,
+    },
+    /// Too many voters have no room for the mark of a held key.
+    NotMarked {
+        /// The request.
+        ticket: Ticket,
+    },
+    /// This voter has no memory of marks and has read those of the others.
+    MarksRead {
+        /// The number of marks.
+        marks: usize,
+        /// `true` if too few of the others answered. Keys that were marked before may then be
+        /// granted again.
+        may_lack: bool,
     },
     /// This voter has read its memory from its journal and votes from now on.
     Resumed {
@@ -205,6 +246,9 @@ pub struct Peer {
     pub incarnation: Incarnation,
     /// `true` if the failure detector considers the node alive.
     pub alive: bool,
+    /// The newest version of the protocol that this incarnation reads. `None` if nobody announces
+    /// it: the node then finds out by itself.
+    pub version: Option<u8>,
 }
 
 /// The current state of gossip, without this node. It is advice only: it may be stale, wrong and

@@ -13,6 +13,7 @@
 //! and returns it to the next process.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::time::Duration;
 
@@ -26,11 +27,13 @@ use crate::voter_set::{Timing, VoterSet, fence_bucket_of, quarantine_of};
 use crate::wire::codec::{append, decode_whole};
 
 /// The format of journals that this version writes.
-pub const JOURNAL_FORMAT: u16 = 1;
+pub const JOURNAL_FORMAT: u16 = 2;
+/// The format before marks.
+const FORMAT_WITHOUT_MARKS: u16 = 1;
 const MAGIC: [u8; 8] = *b"lockmesh";
 const FILE_HEAD_BYTES: usize = MAGIC.len() + 2;
 /// The length and the checksum before each record.
-const RECORD_HEAD_BYTES: usize = 8;
+pub(crate) const RECORD_HEAD_BYTES: usize = 8;
 const RECORD_BYTES_MAX: usize = 1 << 16;
 /// The range from which a process takes its incarnation if the wall clock is behind the journal.
 const INCARNATIONS: u64 = 1 << 16;
@@ -87,6 +90,10 @@ pub enum Record {
     Whole,
     /// The process ended in order, and the file was synced.
     Closed,
+    /// Since format 2. A key is marked.
+    Mark(MarkRecord),
+    /// Since format 2. From here on, the journal has all marks that the voter must know.
+    MarksWhole,
 }
 
 /// The circumstances of a process that keeps a journal.
@@ -149,6 +156,71 @@ impl VoteRecord {
     }
 }
 
+/// A mark of a voter.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct MarkRecord {
+    /// The key.
+    pub key: Key,
+    /// The node whose claim marked it.
+    pub by: NodeId,
+    /// The epoch of that claim.
+    pub epoch: Epoch,
+    /// The time until the mark ends, from `at` on.
+    pub remaining: Duration,
+    /// The voter's own clock at the time of the record, if it is known. It is compared only with
+    /// other records of the same process.
+    pub at: Option<Instant>,
+}
+
+/// A mark as a journal has it.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct RestoredMark {
+    pub(crate) by: NodeId,
+    pub(crate) epoch: Epoch,
+    /// The time until it ends, in the time that the journal proves to have passed.
+    ends: Duration,
+}
+
+/// The marks of a journal.
+///
+/// No clock is compared across processes. Time passes only from one record of a mark to the next of
+/// the same process. So a restored mark may last longer, but never if many come after it.
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+struct RestoredMarks {
+    marks: BTreeMap<Key, RestoredMark>,
+    /// The time that is proven to have passed.
+    passed: Duration,
+    /// The last record of a mark of the present process.
+    last: Option<Instant>,
+    /// `true` if these are all marks that the voter must know.
+    is_whole: bool,
+}
+
+impl RestoredMarks {
+    fn apply(&mut self, record: MarkRecord) {
+        if let (Some(last), Some(at)) = (self.last, record.at) {
+            self.passed = self.passed.saturating_add(at.since(last));
+        }
+        self.last = record.at.or(self.last);
+        let ends = self.passed.saturating_add(record.remaining);
+        let (by, epoch) = (record.by, record.epoch);
+        let mark = RestoredMark { by, epoch, ends };
+        match self.marks.entry(record.key) {
+            Entry::Occupied(mut known) => {
+                let ends = known.get().ends.max(mark.ends);
+                let newest = match known.get().epoch < epoch {
+                    true => mark,
+                    false => known.get().clone(),
+                };
+                known.insert(RestoredMark { ends, ..newest });
+            }
+            Entry::Vacant(free) => {
+                free.insert(mark);
+            }
+        }
+    }
+}
+
 /// The memory of a voter, as its journal has it.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Memory {
@@ -159,6 +231,7 @@ pub struct Memory {
     /// `true` if the voter may have voted, in this file or in one that it replaced.
     pub(crate) has_voted: bool,
     pub(crate) votes: BTreeMap<Key, VoteRecord>,
+    marks: RestoredMarks,
     /// The incarnations that were received of each other member.
     pub(crate) heard: BTreeMap<NodeId, HeardIncarnations>,
     /// The lower bounds of the fence buckets.
@@ -236,6 +309,19 @@ impl Memory {
         self.fences.get(bucket).copied().unwrap_or_default()
     }
 
+    /// Iterates over the marks: key, node, epoch, and the time until each ends.
+    pub(crate) fn marks(&self) -> impl Iterator<Item = (&Key, &RestoredMark, Duration)> {
+        let passed = self.marks.passed;
+        let marks = self.marks.marks.iter();
+        let marks = marks.map(move |(key, mark)| (key, mark, mark.ends.saturating_sub(passed)));
+        marks.filter(|(_, _, remaining)| *remaining > Duration::ZERO)
+    }
+
+    /// Returns `true` if these are all marks that the voter must know.
+    pub(crate) fn has_all_marks(&self) -> bool {
+        self.marks.is_whole
+    }
+
     /// Takes the next record of the journal into account.
     pub fn apply(&mut self, record: Record) {
         match record {
@@ -245,6 +331,8 @@ impl Memory {
                 self.fences.resize(buckets.max(1) as usize, highest);
             }
             Record::Started(started) => {
+                // Another process has another clock.
+                self.marks.last = None;
                 self.incarnation = started.incarnation;
                 // In a quarantine, the longest of all settings since the last vote counts.
                 let before = match self.is_whole {
@@ -289,6 +377,8 @@ impl Memory {
                 self.quarantine = self.own_quarantine;
                 (self.is_whole, self.has_voted) = (true, true);
             }
+            Record::Mark(mark) => self.marks.apply(mark),
+            Record::MarksWhole => self.marks.is_whole = true,
             Record::Closed => {}
         }
     }
@@ -311,13 +401,32 @@ impl Memory {
         }
         self.is_whole = false;
         self.has_voted = true;
+        // The marks stay, but a later one may be missing.
+        self.marks.is_whole = false;
     }
 
-    /// Returns the records of this memory without the votes.
-    fn other_records(&self) -> impl Iterator<Item = Record> {
+    /// Returns the records of this memory for a file that replaces another.
+    fn records(&self, is_whole: bool) -> impl Iterator<Item = Record> {
         let heard = self.heard.iter();
         let heard = heard.flat_map(|(node, heard)| heard.records(node));
-        heard.chain(fence_records(&self.fences))
+        let marks = self.marks().map(|(key, mark, remaining)| {
+            Record::Mark(MarkRecord {
+                key: key.clone(),
+                by: mark.by.clone(),
+                epoch: mark.epoch,
+                remaining,
+                at: None,
+            })
+        });
+        let votes = self.votes.values().cloned().map(Record::Vote);
+        let quarantine = self.quarantine;
+        let end = match (is_whole, self.has_voted) {
+            (true, _) => vec![Record::Whole, Record::MarksWhole],
+            (false, true) => vec![Record::Forgotten { quarantine }],
+            (false, false) => Vec::new(),
+        };
+        let all = heard.chain(fence_records(&self.fences)).chain(marks);
+        all.chain(votes).chain(end)
     }
 }
 
@@ -368,7 +477,9 @@ pub enum JournalError {
     #[error("it is not a journal of lockmesh")]
     NotAJournal,
     /// A newer version of this crate wrote the file.
-    #[error("its format is {found}, and this version reads {JOURNAL_FORMAT}")]
+    #[error(
+        "its format is {found}, and this version reads {FORMAT_WITHOUT_MARKS} and {JOURNAL_FORMAT}"
+    )]
     Format {
         /// The format of the file.
         found: u16,
@@ -459,27 +570,21 @@ pub fn open_journal(
             started.incarnation = Incarnation::new(next);
         }
     }
-    let change = if why.is_none() {
+    let change = if why.is_none() && read.format == JOURNAL_FORMAT {
         let mut bytes = Vec::new();
         frame(&Record::Started(started.clone()), &mut bytes);
         let keep = read.len;
         FileChange::Append { keep, bytes }
     } else {
-        if memory.has_voted || read.is_damaged {
+        if why.is_some() && (memory.has_voted || read.is_damaged) {
             memory.forget();
         }
         if memory.fences.len() != owner.buckets.max(1) {
             memory.apply(owner.record());
         }
-        let mut bytes = file_head();
-        frame(&owner.record(), &mut bytes);
-        frame(&Record::Started(started.clone()), &mut bytes);
-        for record in memory.other_records() {
+        let mut bytes = snapshot_head(owner, &started);
+        for record in memory.records(why.is_none()) {
             frame(&record, &mut bytes);
-        }
-        if memory.has_voted {
-            let quarantine = memory.quarantine;
-            frame(&Record::Forgotten { quarantine }, &mut bytes);
         }
         FileChange::Replace(bytes)
     };
@@ -562,6 +667,7 @@ struct ReadJournal {
     is_damaged: bool,
     /// The length of the complete records.
     len: usize,
+    format: u16,
 }
 
 impl ReadJournal {
@@ -583,7 +689,7 @@ impl ReadJournal {
         if found > JOURNAL_FORMAT {
             return Err(JournalError::Format { found });
         }
-        read.len = FILE_HEAD_BYTES;
+        (read.len, read.format) = (FILE_HEAD_BYTES, found);
         while let Some((record, len)) = first_record(&file[read.len..]) {
             let is_first = read.len == FILE_HEAD_BYTES;
             if is_first != matches!(record, Record::Owner { .. }) {
@@ -594,6 +700,8 @@ impl ReadJournal {
         }
         // A record that was being written when the machine stopped is the last one. The first two
         // were synced before the file was in place.
+        // Without a mark, all are there.
+        read.memory.marks.is_whole |= found == FORMAT_WITHOUT_MARKS;
         let rest = &file[read.len..];
         let is_last = !(1..rest.len()).any(|at| first_record(&rest[at..]).is_some());
         read.is_damaged = read.started.is_none() || !is_last;

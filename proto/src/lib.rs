@@ -33,7 +33,7 @@
 //!     seal: Seal::insecure_plaintext(),
 //! });
 //! let ttl = std::time::Duration::from_secs(10);
-//! let request = Request { key: Key::new("k")?, ttl, is_try: true, renews: true, outlives: false, deadline: None };
+//! let request = Request { key: Key::new("k")?, ttl, is_try: true, renews: true, outlives: false, deadline: None, is_once: false };
 //! node.claim(now, request)?;
 //! let mut granted = false;
 //! loop {
@@ -84,24 +84,25 @@ mod voter;
 mod voter_set;
 mod wire;
 
-pub use claimant::{Claimant, ExtendError, NEVER_GRANTED_MAX, Request, RequestError};
+pub use claimant::{Claimant, ExtendError, MarkError, NEVER_GRANTED_MAX, Request, RequestError};
 pub use clocks::{Clocks, MayReturn, WallClock};
 pub use description::{
     Difference, Differences, LISTED_MEMBERS_MAX, OtherSet, Role, VoterSetDescription,
 };
 pub use digest::{DIGEST_PARTS, Digest, DigestPart, DigestParts};
 pub use epoch::{Epoch, EpochClock, EpochError};
-pub use event::{Effects, Event, Peer, Ticket, View, VoteTally};
+pub use event::{Effects, Event, KeyHolder, Peer, Ticket, View, VoteTally};
 pub use handover::{Handover, KeptToken, MEMORY_PART_BYTES, MemoryPart, MemorySize};
 pub use id::{ClaimId, Incarnation, KEY_BYTES_MAX, Key, NODE_ID_BYTES_MAX, NameError, NodeId};
 pub use journal::{
-    FileChange, JOURNAL_FORMAT, JournalError, JournalOwner, Memory, NotMemory, OpenedJournal,
-    Record, Started, VoteRecord, open_journal,
+    FileChange, JOURNAL_FORMAT, JournalError, JournalOwner, MarkRecord, Memory, NotMemory,
+    OpenedJournal, Record, Started, VoteRecord, open_journal,
 };
 pub use message::{
-    Challenge, Claim, HolderGranted, Inspect, KeepAlive, Kept, Message, Namesake, Outdated,
-    REPORTED_WAITERS_MAX, RecoveryQuery, RecoveryReply, Refuse, RefuseReason, Release, Report,
-    ReportedVote, ReportedWaiter, SessionId, Stale, Vote, VoterQuery, VoterReply, Wait,
+    Challenge, Claim, Done, HolderGranted, Inspect, KeepAlive, Kept, Mark, MarkEntry, Marked,
+    MarksPage, MarksQuery, Message, Namesake, Outdated, PageEnd, REPORTED_WAITERS_MAX,
+    RecoveryQuery, RecoveryReply, Refuse, RefuseReason, Release, Report, ReportedVote,
+    ReportedWaiter, SessionId, Stale, Vote, VoterQuery, VoterReply, Wait,
 };
 pub use node::{
     FOREIGN_NODE_INTERVAL, ForeignNode, InspectId, Inspection, KeyOwner, LockState, Node,
@@ -109,7 +110,7 @@ pub use node::{
     Survey, SurveyHealth, Surveyor, Twin, Waiter, Wanted,
 };
 pub use time::{Instant, Now};
-pub use voter::{Start, Voter, VoterLimits};
+pub use voter::{MARK_KEEP_MAX, MARKS_MAX, Start, Voter, VoterLimits};
 pub use voter_set::{
     MAX_DRIFT_PPM_MAX, MAX_TTL_MAX, MEMBERS_MAX, NoSpareVoter, TTL_ROUND_TRIPS_MIN, Tally, Timing,
     VoterSet, VoterSetError, VoterSetTag, quorum,
@@ -126,5 +127,6 @@ pub use wire::seal::{
     ClusterSecrets, Fingerprint, REPLAY_WINDOW, SEALED_OVERHEAD, Seal, SecretError,
 };
 pub use wire::{
-    DATAGRAM_BYTES_MAX, DatagramKind, DropReason, GOSSIP_BYTES_MAX, PROTOCOL_VERSION, Traffic,
+    DATAGRAM_BYTES_MAX, DatagramKind, DropReason, GOSSIP_BYTES_MAX, PROTOCOL_VERSION,
+    PROTOCOL_VERSION_MIN, Traffic,
 };

@@ -16,6 +16,7 @@ use super::epoch::Epoch;
 use super::handover::Handover;
 use super::id::{ClaimId, Incarnation, Key, NodeId};
 use super::time::Instant;
+use super::wire::PROTOCOL_VERSION_MIN;
 
 /// One message from one node to another.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
@@ -67,6 +68,37 @@ pub enum Message {
     Namesake(Box<Namesake>),
     /// A message of a handover, between two voters. Boxed because rare and large.
     Handover(Box<Handover>),
+    /// Since version 2. Like [`Claim`](Self::Claim), for a key that may be marked: a voter that may
+    /// lack marks refuses it.
+    OnceClaim(Claim),
+    /// Since version 2. Holder to voter: marks the key.
+    Mark(Mark),
+    /// Since version 2. The reply to [`Mark`](Self::Mark).
+    Marked(Marked),
+    /// Since version 2. Voter to claimant: the key is marked.
+    Done(Done),
+    /// Since version 2. A voter that may lack marks asks another for its marks.
+    MarksQuery(MarksQuery),
+    /// Since version 2. One of the replies to [`MarksQuery`](Self::MarksQuery). Boxed because rare
+    /// and large.
+    MarksPage(Box<MarksPage>),
+}
+
+impl Message {
+    /// Returns the version of the protocol that has this message.
+    #[must_use]
+    pub fn version(&self) -> u8 {
+        match self {
+            Self::Refuse(refuse) if refuse.reason == RefuseReason::Marks => 2,
+            Self::OnceClaim(_)
+            | Self::Mark(_)
+            | Self::Marked(_)
+            | Self::Done(_)
+            | Self::MarksQuery(_)
+            | Self::MarksPage(_) => 2,
+            _ => PROTOCOL_VERSION_MIN,
+        }
+    }
 }
 
 /// Requests a vote, keeps waiting for it, renews it, or gives it back.
@@ -167,8 +199,8 @@ pub struct Stale {
 
 /// The reason why a voter does not vote.
 ///
-/// The order matters: of several reasons, [`VoteTally`](super::event::VoteTally) reports the last,
-/// since later ones are less likely to pass by themselves.
+/// Of several reasons, [`VoteTally`](super::event::VoteTally) reports the one that is least likely to
+/// pass by itself: the last in this order, and [`Marks`](Self::Marks) only if there is no other.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub enum RefuseReason {
     /// The voter is in recovery.
@@ -185,6 +217,19 @@ pub enum RefuseReason {
     Storage,
     /// The node is not a voter for this key.
     NotAVoter,
+    /// Since version 2. The voter may lack marks, and the claim is for a key that may be marked.
+    Marks,
+}
+
+impl RefuseReason {
+    /// Returns how unlikely the reason is to pass by itself.
+    pub(crate) fn weight(self) -> u8 {
+        match self {
+            // It passes within ten seconds.
+            Self::Marks => 0,
+            other => 1 + other as u8,
+        }
+    }
 }
 
 /// The voter does not vote for the claim now.
@@ -292,6 +337,92 @@ pub struct Namesake {
     pub other: Incarnation,
     /// The address from which the other process replied.
     pub other_at: SocketAddr,
+}
+
+/// Marks a key for which the claim has the voter's vote.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct Mark {
+    /// The key.
+    pub key: Key,
+    /// The claim.
+    pub claim: ClaimId,
+    /// The claimant's clock at the time of sending. A voter only echoes it.
+    pub sent_at: Instant,
+    /// The time for which the voter shall grant the key to nobody, from receipt, at most
+    /// [`MARK_KEEP_MAX`](crate::MARK_KEEP_MAX).
+    pub keep_for: Duration,
+}
+
+/// The reply to a [`Mark`] of the claim that has the vote.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct Marked {
+    /// The claim.
+    pub claim: ClaimId,
+    /// The send time of the `Mark`.
+    pub sent_at: Instant,
+    /// `false` if the voter has its maximum number of marks.
+    pub is_kept: bool,
+}
+
+/// The key of a claim is marked.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct Done {
+    /// The claim that asks for the key.
+    pub claim: ClaimId,
+    /// The node whose claim marked the key.
+    pub by: NodeId,
+    /// The epoch of that claim.
+    pub epoch: Epoch,
+    /// The time until the mark ends.
+    pub remaining: Duration,
+}
+
+/// Asks for the marks of a voter, in the order of their keys.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct MarksQuery {
+    /// Chosen by the sender and echoed in the replies.
+    pub nonce: u64,
+    /// The last key that the sender has read, if any.
+    pub after: Option<Key>,
+}
+
+/// A part of the marks of a voter.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct MarksPage {
+    /// The nonce of the query.
+    pub nonce: u64,
+    /// The last key of the page before this one, if any.
+    pub after: Option<Key>,
+    /// The next marks.
+    pub marks: Vec<MarkEntry>,
+    /// What follows.
+    pub end: PageEnd,
+    /// `true` if the voter has all marks that it must know.
+    pub is_whole: bool,
+}
+
+/// What follows a [`MarksPage`].
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub enum PageEnd {
+    /// Another page, without a query.
+    More,
+    /// Another page, after another query.
+    Query,
+    /// Nothing.
+    Last,
+}
+
+/// One mark of a voter.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct MarkEntry {
+    /// The key.
+    pub key: Key,
+    /// The node whose claim marked it.
+    pub by: NodeId,
+    /// The epoch of that claim.
+    pub epoch: Epoch,
+    /// The time until the mark ends.
+    pub remaining: Duration,
 }
 
 /// A query for a voter's view of a key.

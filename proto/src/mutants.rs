@@ -228,6 +228,28 @@ mutants! {
     TokenNotCompared,
     /// A keeper that is asked again for a token keeps the memory for longer.
     SecondEntrustRenews,
+    /// A voter ignores that a key is marked.
+    DoneIgnored,
+    /// A mark that one voter fewer than a quorum has counts.
+    OneMarkFewer,
+    /// An answer to a mark counts for ever.
+    OldMarksCount,
+    /// A voter takes a mark of a claim that does not have its vote.
+    MarkWithoutVote,
+    /// The queue of a key stays when it is marked.
+    MarkedQueueServed,
+    /// The marks of a journal or of a handover are not restored.
+    MarksNotRestored,
+    /// A mark ends after its time by the voter's clock, however fast that is.
+    MarksDrift,
+    /// A voter that lost its memory does not read the marks of the others.
+    MarksNotRead,
+    /// A voter that reads the marks of the others votes for all claims.
+    ReadingVotesForAll,
+    /// A voter reads the marks of one other voter fewer.
+    OneMarksReplyFewer,
+    /// The marks of a voter that has not all of its own count as all.
+    PartialMarksSuffice,
 }
 
 #[cfg(lockmesh_mutants)]

@@ -376,6 +376,7 @@ impl Search {
             renews: true,
             outlives: false,
             deadline: None,
+            is_once: false,
         };
         let mut out = Effects::default();
         let it = &mut state.claimants[claimant];

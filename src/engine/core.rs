@@ -18,15 +18,22 @@ use crate::obstacles::{Line, Obstacles};
 use crate::status::{Health, VoterStart};
 use crate::transport::Transport;
 use lockmesh_proto::{
-    DropReason, Event, ExtendError, ForeignNode, InspectId, Inspection, Instant, NoSpareVoter,
-    Node, NodeId, Now, Output, RequestError, Standing, Ticket, VoteTally, quorum,
+    DropReason, Epoch, Event, ExtendError, ForeignNode, InspectId, Inspection, Instant, KeyHolder,
+    MarkError, NoSpareVoter, Node, NodeId, Now, Output, RequestError, Standing, Ticket, VoteTally,
+    quorum,
 };
 
 /// The outcome of an acquisition.
 #[derive(Debug)]
 pub(crate) enum Ended {
     Granted(Arc<Lease>),
+    /// Another claim is granted, or may be.
     Denied,
+    /// The key is marked.
+    Done {
+        by: NodeId,
+        epoch: Epoch,
+    },
     /// The node did not accept the request.
     Refused(RequestError),
     TimedOut {
@@ -34,6 +41,7 @@ pub(crate) enum Ended {
         /// The reason why no recent datagram could be opened; `None` if one could, or if none
         /// arrived.
         unopened: Option<DropReason>,
+        holder: Option<KeyHolder>,
     },
     ShutDown,
 }
@@ -43,6 +51,8 @@ pub(super) enum Notice {
     Ended(oneshot::Sender<Ended>, Ended),
     Inspected(oneshot::Sender<Inspection>, Inspection),
     HandedOver(oneshot::Sender<Vec<NodeId>>, Vec<NodeId>),
+    /// `true` if the key is marked.
+    Marked(oneshot::Sender<bool>, bool),
 }
 
 impl Notice {
@@ -57,6 +67,7 @@ impl Notice {
             Self::Ended(notify, ended) => drop(notify.send(ended)),
             Self::Inspected(notify, inspection) => drop(notify.send(inspection)),
             Self::HandedOver(notify, voters) => drop(notify.send(voters)),
+            Self::Marked(notify, is_marked) => drop(notify.send(is_marked)),
         }
     }
 }
@@ -70,6 +81,8 @@ pub(crate) struct Core {
     pub(crate) node: Node,
     waiting: HashMap<Ticket, Waiting>,
     leases: HashMap<Ticket, Arc<Lease>>,
+    /// The leases whose key is being marked.
+    marking: HashMap<Ticket, oneshot::Sender<bool>>,
     inspections: HashMap<InspectId, oneshot::Sender<Inspection>>,
     /// The journal of the voter, if it keeps one.
     pub(crate) journal: Option<Arc<Journal>>,
@@ -95,6 +108,8 @@ pub(crate) struct Core {
     pub(crate) voter_start: Option<VoterStart>,
     /// The shutdown that waits for the end of the handover.
     handed_over: Option<oneshot::Sender<Vec<NodeId>>>,
+    /// `true` if the voter may lack marks from before its start.
+    pub(crate) may_lack_marks: bool,
     readiness: Readiness,
 }
 
@@ -111,6 +126,7 @@ impl Core {
             journal: None,
             waiting: HashMap::new(),
             leases: HashMap::new(),
+            marking: HashMap::new(),
             inspections: HashMap::new(),
             gossip,
             answers: None,
@@ -124,6 +140,7 @@ impl Core {
             has_gossip_ended: false,
             voter_start: None,
             handed_over: None,
+            may_lack_marks: false,
             readiness: Readiness::default(),
         }
     }
@@ -213,6 +230,33 @@ impl Core {
         }
     }
 
+    /// Marks the key of a lease. The receiver gets `true` once it is marked, and `false` if the voters
+    /// have no room. It is closed if the lease ends first.
+    pub(crate) fn mark(
+        &mut self,
+        now: Now,
+        ticket: Ticket,
+        keep_for: Duration,
+    ) -> Result<oneshot::Receiver<bool>, MarkError> {
+        if self.has_failed {
+            return Err(MarkError::NotHeld);
+        }
+        // Before the node has it, since its own voter may be a quorum.
+        let (notify, marked) = oneshot::channel();
+        self.marking.insert(ticket, notify);
+        let begun = self.node.mark(now, ticket, keep_for);
+        if begun.is_err() {
+            self.marking.remove(&ticket);
+        }
+        begun.map(|()| marked)
+    }
+
+    fn marked(&mut self, ticket: Ticket, is_marked: bool) {
+        if let Some(notify) = self.marking.remove(&ticket) {
+            self.notices.push(Notice::Marked(notify, is_marked));
+        }
+    }
+
     /// Releases a lease that its guard has ended. Returns `true` if it was held until then.
     fn free(&mut self, now: Now, ticket: Ticket, was_held: bool) -> bool {
         if self.has_failed {
@@ -229,6 +273,7 @@ impl Core {
     }
 
     fn remove_lease(&mut self, now: Instant, ticket: Ticket) -> Option<Arc<Lease>> {
+        self.marking.remove(&ticket);
         let lease = self.leases.remove(&ticket)?;
         self.meter.was_held(now.since(lease.granted_at));
         Some(lease)
@@ -237,6 +282,7 @@ impl Core {
     /// Ends all requests and leases. The node does not release claims that outlive this process:
     /// they expire at the voters.
     pub(crate) fn release_all(&mut self, now: Now) {
+        self.marking.clear();
         for (_, lease) in self.leases.drain() {
             lease.end();
             self.meter.was_held(now.mono.since(lease.granted_at));
@@ -256,6 +302,7 @@ impl Core {
     pub(crate) fn forget_all(&mut self) {
         self.is_shut_down = true;
         self.waiting.clear();
+        self.marking.clear();
         self.inspections.clear();
         self.handed_over = None;
     }
@@ -469,9 +516,28 @@ impl Core {
                 }
             }
             Event::Denied { ticket } => self.end(ticket, Ended::Denied),
-            Event::TimedOut { ticket, answers } => {
+            Event::Done {
+                ticket, by, epoch, ..
+            } => self.end(ticket, Ended::Done { by, epoch }),
+            Event::Marked { ticket } => self.marked(ticket, true),
+            Event::NotMarked { ticket } => self.marked(ticket, false),
+            Event::MarksRead { may_lack, .. } => {
+                self.may_lack_marks |= may_lack;
+                if may_lack {
+                    self.note(clock, &Obstacle::MarksLost);
+                }
+            }
+            Event::TimedOut {
+                ticket,
+                answers,
+                holder,
+            } => {
                 let unopened = self.node.unopened(clock.now());
-                let ended = Ended::TimedOut { answers, unopened };
+                let ended = Ended::TimedOut {
+                    answers,
+                    unopened,
+                    holder,
+                };
                 self.end(ticket, ended);
             }
             Event::QuarantineEnded {
@@ -605,6 +671,7 @@ pub(crate) mod tests {
             renews: true,
             outlives: false,
             deadline: None,
+            is_once: false,
         }
     }
 

@@ -29,12 +29,17 @@ use self::filter::DigestFilter;
 use crate::engine::Engine;
 use crate::engine::core::GossipOut;
 use crate::seeds::{Discovery, Seeds};
-use lockmesh_proto::{Incarnation, NodeId, Peer, View, VoterSet};
+use lockmesh_proto::{
+    Incarnation, NodeId, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Peer, View, VoterSet,
+};
 
 /// The key under which a node announces that it leaves.
 const LEAVING: &str = "leaving";
 /// The key under which a voter announces that it votes, that is, it is not in quarantine.
 const VOTES: &str = "votes";
+/// The key under which a node announces the newest version of the protocol that it reads. Nodes of
+/// version 1 do not announce theirs.
+const PROTOCOL: &str = "protocol";
 /// The number of heartbeat intervals that may pass before a node counts as dead.
 const PHI: f64 = 8.0;
 /// The number of rounds without a heartbeat after which a client is no longer shared with peers.
@@ -332,7 +337,8 @@ impl Running {
             filter: filter.clone(),
             received: received.clone(),
         };
-        let handle = spawn_chitchat(config, Vec::new(), &transport).await;
+        let version = (PROTOCOL.to_owned(), PROTOCOL_VERSION.to_string());
+        let handle = spawn_chitchat(config, vec![version], &transport).await;
         let handle = handle.map_err(|error| error.to_string())?;
         if let Some(said) = said {
             handle.with_chitchat(|chitchat| said.go_on(chitchat)).await;
@@ -411,10 +417,12 @@ fn look(chitchat: &Chitchat, voter_set: &VoterSet) -> (View, BTreeSet<NodeId>) {
         // Prefers the live incarnation; of several, the latest.
         let rank = (is_live, incarnation);
         if peers.get(&node).is_none_or(|(known, ..)| rank > *known) {
+            let version = state.get(PROTOCOL).and_then(|it| it.parse().ok());
             let peer = Peer {
                 addr: id.gossip_advertise_addr,
                 incarnation,
                 alive: is_live && !has_left,
+                version: Some(version.unwrap_or(PROTOCOL_VERSION_MIN)),
             };
             peers.insert(node, (rank, peer, state.get(VOTES) == Some("1")));
         }

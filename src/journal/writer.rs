@@ -173,11 +173,12 @@ impl Journal {
         part: Option<SnapshotPart>,
         file: &File,
     ) -> (Option<SnapshotPart>, io::Result<()>) {
+        let is_first = part.is_none();
         let (bytes, rest) = node.snapshot(part);
         let mut state = self.state();
         let written = state.files.as_mut().ok_or(ErrorKind::NotFound);
         let written = written.map_err(Into::into).and_then(|files| {
-            if part.is_none() {
+            if is_first {
                 files.replacement = Some(file.try_clone()?);
             }
             files.write_replacement(&bytes);

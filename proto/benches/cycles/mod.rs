@@ -124,5 +124,6 @@ pub(crate) fn request(key: Key) -> Request {
         renews: true,
         outlives: false,
         deadline: None,
+        is_once: false,
     }
 }

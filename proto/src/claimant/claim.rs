@@ -13,12 +13,14 @@ use std::time::Duration;
 use super::backoff::{SendTimes, queue_interval, retransmit_backoff, sweep_interval};
 use super::lease::{Lease, Term};
 use super::link::{LinkNo, Links};
+use super::marking::{MarkAnswer, Marking};
 use super::{ClaimCtx, ExtendError, Request};
 use crate::epoch::{Epoch, EpochClock};
-use crate::event::{Event, Ticket, VoteTally};
+use crate::event::{Event, KeyHolder, Ticket, VoteTally};
 use crate::id::{ClaimId, Key, NodeId};
 use crate::message::{
-    Claim, HolderGranted, Message, RefuseReason, Release, SessionId, Stale, Vote, Wait,
+    Claim, Done, HolderGranted, Mark, Marked, Message, RefuseReason, Release, SessionId, Stale,
+    Vote, Wait,
 };
 use crate::time::{Instant, Now};
 use crate::voter_set::{Tally, VoterSet, quorum, quorum_reaches};
@@ -108,6 +110,8 @@ struct Waiting {
     /// `true` once a `Wait` or a vote with `probe` was received: another claim wants the key, or
     /// may.
     is_contended: bool,
+    /// The holder that a voter named last.
+    holder: Option<KeyHolder>,
     /// The number of retransmissions of a `try` claim to all voters, and the time of the next.
     repeats: u32,
     next_repeat: Instant,
@@ -149,8 +153,11 @@ pub(super) struct OwnClaim {
     pub(super) timer: Instant,
     ttl: Duration,
     is_try: bool,
+    is_once: bool,
     renewal: Renewal,
     phase: Phase,
+    /// Set while a held key is being marked.
+    marking: Option<Box<Marking>>,
     ballots: Vec<Ballot>,
     sent: SendTimes,
     /// The number of `Stale` answers in a row.
@@ -178,6 +185,7 @@ impl OwnClaim {
             timer: Instant::FAR,
             ttl: request.ttl,
             is_try: request.is_try,
+            is_once: request.is_once,
             renewal: match (request.renews, request.outlives) {
                 (true, _) => Renewal::Every(every),
                 (false, outlives) => Renewal::Never { outlives },
@@ -185,10 +193,12 @@ impl OwnClaim {
             phase: Phase::Waiting(Waiting {
                 deadline: request.deadline.filter(|_| !mistaken!(DeadlineIgnored)),
                 is_contended: false,
+                holder: None,
                 repeats: 0,
                 next_repeat: Instant::FAR,
                 aside_until: None,
             }),
+            marking: None,
             ballots: voters.into_iter().map(Ballot::new).collect(),
             sent: SendTimes::NONE,
             stales: 0,
@@ -240,7 +250,9 @@ impl OwnClaim {
         let ballots = || self.ballots.iter().map(|ballot| ballot.due);
         match &self.phase {
             Phase::Held(lease) => {
-                let own = lease.valid_until.min(lease.next_round);
+                let marking = self.marking.as_ref().filter(|marking| !marking.is_over);
+                let marking = marking.map_or(Instant::FAR, |marking| marking.next_round);
+                let own = lease.valid_until.min(lease.next_round).min(marking);
                 ballots().fold(own, Instant::min)
             }
             Phase::Waiting(waiting) => {
@@ -262,6 +274,7 @@ impl OwnClaim {
                 cx.out.tell(Event::TimedOut {
                     ticket: self.ticket,
                     answers: self.answers(),
+                    holder: self.named_holder(),
                 });
                 return true;
             }
@@ -276,6 +289,7 @@ impl OwnClaim {
             return true;
         }
         self.retransmit_due(cx);
+        self.send_marks(cx);
         self.lengthen(cx);
         false
     }
@@ -296,6 +310,8 @@ impl OwnClaim {
             Ok(Message::Wait(wait)) => return self.on_wait(cx, at, wait),
             Ok(Message::Stale(stale)) => self.on_stale(cx, stale),
             Ok(Message::Refuse(refuse)) => return self.on_refuse(cx, at, refuse.reason),
+            Ok(Message::Marked(marked)) => self.on_marked(cx, at, marked),
+            Ok(Message::Done(done)) => return self.on_done(cx, done),
             Err(reason) => return self.on_refuse(cx, at, reason),
             Ok(_) => {}
         }
@@ -351,6 +367,10 @@ impl OwnClaim {
         let mut holder = None;
         if let Phase::Waiting(waiting) = &mut self.phase {
             waiting.is_contended = true;
+            waiting.holder = Some(KeyHolder {
+                node: wait.holder.node.clone(),
+                epoch: wait.epoch,
+            });
             holder = self.is_try.then(|| {
                 let (epoch, claim) = (wait.epoch, wait.holder.clone());
                 Box::new(Holder { epoch, claim })
@@ -399,6 +419,72 @@ impl OwnClaim {
             self.step_aside(cx);
         }
         false
+    }
+
+    /// Rule 36: ends a claim whose key is marked. A lease stays, since its quorum has voted.
+    fn on_done(&self, cx: &mut ClaimCtx<'_>, done: &Done) -> bool {
+        if self.is_held() {
+            return false;
+        }
+        cx.out.tell(Event::Done {
+            ticket: self.ticket,
+            by: done.by.clone(),
+            epoch: done.epoch,
+            remaining: done.remaining,
+        });
+        true
+    }
+
+    /// Rule 36: begins to mark the key. Returns `true` if the claim holds it.
+    pub(super) fn mark(&mut self, cx: &mut ClaimCtx<'_>, keep_for: Duration) -> bool {
+        if !self.is_held() {
+            return false;
+        }
+        if self.marking.as_ref().is_none_or(|marking| marking.is_over) {
+            self.marking = Some(Box::new(Marking::new(keep_for, self.ballots.len())));
+            self.send_marks(cx);
+        }
+        true
+    }
+
+    /// Sends the marks that are due.
+    fn send_marks(&mut self, cx: &mut ClaimCtx<'_>) {
+        let Some(marking) = &mut self.marking else {
+            return;
+        };
+        if marking.is_over || cx.now.mono < marking.next_round {
+            return;
+        }
+        let sent_at = self.sent.next(cx.now);
+        for at in marking.begin_round(cx.now, self.ttl, &cx.own.voter_set) {
+            let mark = Mark {
+                key: self.key.clone(),
+                claim: self.id.clone(),
+                sent_at,
+                keep_for: marking.keep_for,
+            };
+            cx.out.send(&self.ballots[at].voter, Message::Mark(mark));
+        }
+    }
+
+    /// Rule 36: counts the voters that have the mark.
+    fn on_marked(&mut self, cx: &mut ClaimCtx<'_>, at: usize, marked: &Marked) {
+        let Some(marking) = self.marking.as_mut().filter(|marking| !marking.is_over) else {
+            return;
+        };
+        let answer = match marked.is_kept {
+            true => MarkAnswer::Kept(marked.sent_at),
+            false => MarkAnswer::Full,
+        };
+        marking.answer(at, answer);
+        let ticket = self.ticket;
+        let event = match marking.tally(cx.now, cx.own.voter_set.timing()) {
+            Tally::Granted => Event::Marked { ticket },
+            Tally::Lost => Event::NotMarked { ticket },
+            Tally::Pending => return,
+        };
+        marking.is_over = true;
+        cx.out.tell(event);
     }
 
     /// Returns `true` if this is the counted vote again, with at most half a reservation left. Such
@@ -606,7 +692,7 @@ impl OwnClaim {
             | RefuseReason::Storage
             | RefuseReason::VoterSet
             | RefuseReason::NotAVoter => true,
-            RefuseReason::Skew | RefuseReason::Limit => false,
+            RefuseReason::Skew | RefuseReason::Limit | RefuseReason::Marks => false,
         };
         let ballot = &mut self.ballots[at];
         let links = &mut cx.own.links;
@@ -817,7 +903,11 @@ impl OwnClaim {
             join: joins && ttl == self.ttl,
             outlives: self.renewal == Renewal::Never { outlives: true },
         };
-        cx.out.send(&ballot.voter, Message::Claim(claim));
+        let message = match self.is_once {
+            true => Message::OnceClaim(claim),
+            false => Message::Claim(claim),
+        };
+        cx.out.send(&ballot.voter, message);
         let backoff = retransmit_backoff(self.ttl, &cx.own.voter_set, ballot.unanswered);
         ballot.unanswered = ballot.unanswered.saturating_add(1);
         ballot.due = cx.now.mono.after(cx.own.jitter.shorten(backoff));
@@ -886,6 +976,13 @@ impl OwnClaim {
         })
     }
 
+    fn named_holder(&self) -> Option<KeyHolder> {
+        match &self.phase {
+            Phase::Waiting(waiting) => waiting.holder.clone(),
+            Phase::Held(_) => None,
+        }
+    }
+
     fn answers(&self) -> VoteTally {
         let mut answers = VoteTally {
             voters: self.ballots.len(),
@@ -898,7 +995,8 @@ impl OwnClaim {
                 Reply::Waits { .. } => answers.waiting += 1,
                 Reply::Refused(reason) => {
                     answers.refused += 1;
-                    answers.reason = answers.reason.max(Some(reason));
+                    let reasons = [answers.reason, Some(reason)];
+                    answers.reason = reasons.into_iter().flatten().max_by_key(|it| it.weight());
                 }
             }
         }

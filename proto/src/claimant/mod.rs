@@ -14,6 +14,7 @@ pub(crate) mod backoff;
 mod claim;
 mod lease;
 pub(crate) mod link;
+mod marking;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use crate::event::{Effects, Ticket};
 use crate::id::{ClaimId, Incarnation, Key, NodeId};
 use crate::message::{Kept, Message, RefuseReason, Release};
 use crate::time::{Instant, Now, earliest};
+use crate::voter::MARK_KEEP_MAX;
 use crate::voter_set::VoterSet;
 
 use backoff::Jitter;
@@ -62,6 +64,8 @@ pub struct Request {
     /// [`Claimant::release_all`] ends it. Ignored if
     /// `renews` is set, since the end must be known.
     pub outlives: bool,
+    /// The key may be marked: the request asks only voters that have all marks.
+    pub is_once: bool,
     /// The instant at which the request gives up; `None` for never.
     pub deadline: Option<Instant>,
 }
@@ -103,6 +107,21 @@ pub enum ExtendError {
         extra: Duration,
         /// `max_ttl` of the voter set.
         max: Duration,
+    },
+}
+
+/// The reason why a mark was rejected. Nothing was sent.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+#[non_exhaustive]
+pub enum MarkError {
+    /// The request holds no lease, or the lease has expired.
+    #[error("the lock is not held")]
+    NotHeld,
+    /// The key would be marked for no time, or for more than [`MARK_KEEP_MAX`].
+    #[error("keep_for is {keep_for:?}; it must be above 0 s and at most {MARK_KEEP_MAX:?}")]
+    KeepFor {
+        /// The time for which the key was to be marked.
+        keep_for: Duration,
     },
 }
 
@@ -371,14 +390,42 @@ impl Claimant {
         extended
     }
 
-    /// Handles a voter's answer to a claim: a `Vote`, `Wait`, `Stale` or `Refuse`. Ignores other
-    /// messages. The caller has checked that the claim is from this node.
+    /// Marks the key of a lease, so that nobody is granted it for `keep_for`.
+    /// [`Event::Marked`](crate::event::Event::Marked) or
+    /// [`Event::NotMarked`](crate::event::Event::NotMarked) tells the outcome, unless the lease ends
+    /// first. Has no effect if the key is being marked.
+    ///
+    /// # Errors
+    /// - [`MarkError::NotHeld`] if the request does not hold its lock.
+    /// - [`MarkError::KeepFor`] if `keep_for` is out of bounds.
+    pub fn mark(
+        &mut self,
+        now: Now,
+        ticket: Ticket,
+        keep_for: Duration,
+        out: &mut Effects,
+    ) -> Result<(), MarkError> {
+        if keep_for.is_zero() || keep_for > MARK_KEEP_MAX {
+            return Err(MarkError::KeepFor { keep_for });
+        }
+        let mut is_held = false;
+        self.work_unless_lost(now, ticket, out, |claim, cx| {
+            is_held = claim.mark(cx, keep_for);
+            false
+        });
+        is_held.then_some(()).ok_or(MarkError::NotHeld)
+    }
+
+    /// Handles a voter's answer to a claim: a `Vote`, `Wait`, `Stale`, `Refuse`, `Marked` or `Done`.
+    /// Ignores other messages. The caller has checked that the claim is from this node.
     pub fn handle(&mut self, now: Now, from: &NodeId, msg: &Message, out: &mut Effects) {
         let (id, key, epoch) = match msg {
             Message::Vote(vote) => (&vote.claim, Some(&vote.key), None),
             Message::Wait(wait) => (&wait.claim, Some(&wait.key), Some(wait.epoch)),
             Message::Stale(stale) => (&stale.claim, None, Some(stale.fence)),
             Message::Refuse(refuse) => (&refuse.claim, None, None),
+            Message::Marked(marked) => (&marked.claim, None, None),
+            Message::Done(done) => (&done.claim, None, Some(done.epoch)),
             _ => return,
         };
         // A voter that votes again receives the claims that it refused before.

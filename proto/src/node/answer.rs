@@ -27,10 +27,14 @@ const LISTED_WAITERS_MAX: usize = 3;
 pub(super) fn count(counts: &mut Counts, event: &Event) {
     match event {
         Event::Granted { .. } => counts.granted += 1,
-        Event::Denied { .. } => counts.denied += 1,
+        // Somebody had the key.
+        Event::Denied { .. } | Event::Done { .. } => counts.denied += 1,
         Event::TimedOut { .. } => counts.timed_out += 1,
         Event::Lost { was_due, .. } => counts.lost += u64::from(!was_due),
         Event::Renewed { .. }
+        | Event::Marked { .. }
+        | Event::NotMarked { .. }
+        | Event::MarksRead { .. }
         | Event::Resumed { .. }
         | Event::TookUp { .. }
         | Event::HandedOver { .. }

@@ -9,7 +9,7 @@ use crate::id::{Incarnation, NodeId};
 use crate::journal::{JournalOwner, Memory, Record, Started, frame, open_journal, snapshot_head};
 use crate::message::RefuseReason;
 use crate::time::{Instant, Now, earliest};
-use crate::voter::{SlotAt, Voter};
+use crate::voter::{SnapshotFrom, Voter};
 use crate::voter_set::VoterSet;
 use crate::wire::{DatagramHead, DropReason};
 
@@ -94,7 +94,7 @@ impl Node {
         }
         let has_memory = self.voter.as_ref().is_some_and(|voter| {
             let is_open = voter.closed().is_none() && voter.quarantine().is_none();
-            is_open && voter.slots() <= voter.limits().handover_votes_max
+            is_open && voter.slots() + voter.marks() <= voter.limits().handover_votes_max
         });
         if let Some(voter) = &mut self.voter
             && !mistaken!(HandedOverUnsealed)
@@ -209,7 +209,8 @@ impl Node {
                 for (node, heard) in self.peers.heard_members() {
                     records.extend(heard.records(node));
                 }
-                memory_of(&self.id, self.claimant.incarnation(), voter, records)
+                let me = (&self.id, self.claimant.incarnation());
+                memory_of(now.mono, me, voter, records)
             });
             leaver.send_memory(now.mono, journal.as_deref(), &mut self.effects);
         }
@@ -263,12 +264,20 @@ fn owner_of(me: &NodeId, voter: &Voter) -> JournalOwner {
 }
 
 /// Returns the memory of a voter in the form of a journal.
-fn memory_of(me: &NodeId, incarnation: Incarnation, voter: &Voter, heard: Vec<Record>) -> Vec<u8> {
+fn memory_of(
+    now: Instant,
+    me: (&NodeId, Incarnation),
+    voter: &Voter,
+    heard: Vec<Record>,
+) -> Vec<u8> {
+    let (me, incarnation) = me;
     let started = Started::new(incarnation, None, true, voter.voter_set());
     let mut bytes = snapshot_head(&owner_of(me, voter), &started);
     let mut records = heard;
-    let rest = voter.snapshot_part(SlotAt::FIRST, usize::MAX, &mut records);
-    debug_assert!(rest.is_none(), "one part has everything");
+    let mut rest = Some(SnapshotFrom::FIRST);
+    while let Some(from) = rest {
+        rest = voter.snapshot_part(now, from, usize::MAX, &mut records);
+    }
     for record in &records {
         frame(record, &mut bytes);
     }

@@ -8,7 +8,7 @@ use crate::id::{Incarnation, NodeId};
 use crate::journal::{JournalOwner, Memory, Record, Started, frame, snapshot_head};
 use crate::message::{Message, RefuseReason};
 use crate::time::Now;
-use crate::voter::SlotAt;
+use crate::voter::SnapshotFrom;
 
 /// The most records in one part of a snapshot, so that other work can run between two parts.
 const SNAPSHOT_RECORDS_MAX: usize = 1_000;
@@ -29,8 +29,8 @@ pub struct NodeJournal {
 }
 
 /// The position of the next part of a snapshot.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct SnapshotPart(SlotAt);
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SnapshotPart(SnapshotFrom);
 
 #[derive(Debug)]
 pub(super) struct JournalState {
@@ -92,7 +92,12 @@ impl JournalState {
         if self.written == last || mistaken!(VoteBeforeWrite) {
             return;
         }
-        let depends = |message: &Message| matches!(message, Message::Vote(_) | Message::Kept(_));
+        let depends = |message: &Message| {
+            matches!(
+                message,
+                Message::Vote(_) | Message::Kept(_) | Message::Marked(_)
+            )
+        };
         let room = HELD_MAX.saturating_sub(self.held.len());
         let held = effects
             .messages
@@ -162,20 +167,19 @@ impl Node {
         let Some(journal) = &self.journal else {
             return (Vec::new(), None);
         };
-        let mut bytes = match part {
+        let mut bytes = match &part {
             None => snapshot_head(&journal.owner, &journal.started),
             Some(_) => Vec::new(),
         };
-        let from = part.map_or(SlotAt::FIRST, |part| part.0);
         let mut records = Vec::new();
         if part.is_none() {
             let heard = self.peers.heard_members();
             records.extend(heard.flat_map(|(node, heard)| heard.records(node)));
         }
-        let rest = self
-            .voter
-            .as_ref()
-            .and_then(|voter| voter.snapshot_part(from, SNAPSHOT_RECORDS_MAX, &mut records));
+        let from = part.map_or(SnapshotFrom::FIRST, |part| part.0);
+        let rest = self.voter.as_ref().and_then(|voter| {
+            voter.snapshot_part(self.now, from, SNAPSHOT_RECORDS_MAX, &mut records)
+        });
         for record in &records {
             frame(record, &mut bytes);
         }

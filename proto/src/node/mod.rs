@@ -31,7 +31,7 @@ pub use survey::{NodeAnswer, NodeSurvey, Survey, SurveyHealth};
 pub use surveyor::{Surveyor, Wanted};
 
 use crate::claimant::backoff::Jitter;
-use crate::claimant::{Claimant, ExtendError, Request, RequestError};
+use crate::claimant::{Claimant, ExtendError, MarkError, Request, RequestError};
 use crate::clocks::{Clocks, MayReturn, WallClock};
 use crate::description::{Differences, OtherSet, Role, VoterSetDescription};
 use crate::epoch::Epoch;
@@ -44,13 +44,14 @@ use crate::message::{
     RefuseReason, VoterQuery, VoterReply,
 };
 use crate::time::{Instant, Now, earliest};
-use crate::voter::{Start, Voter, VoterLimits};
+use crate::voter::{MARK_KEEP_MAX, MARK_REMAINS_MAX, Start, Voter, VoterLimits};
 use crate::voter_set::{MAX_TTL_MAX, QUARANTINE_MAX, VoterSet, VoterSetTag};
 use crate::wire::codec::{pack_into, unpack_into};
 use crate::wire::observe::Counts;
 use crate::wire::seal::{ClusterSecrets, Fingerprint, SecretError};
 use crate::wire::{
-    DATAGRAM_BYTES_MAX, DatagramHead, DatagramKind, DropReason, GOSSIP_BYTES_MAX, Seal, Traffic,
+    DATAGRAM_BYTES_MAX, DatagramHead, DatagramKind, DropReason, GOSSIP_BYTES_MAX, PROTOCOL_VERSION,
+    PROTOCOL_VERSION_MIN, Seal, Traffic,
 };
 
 use foreign_nodes::ForeignNodes;
@@ -193,6 +194,8 @@ pub struct Node {
     shown_ms: u64,
     journal: Option<Box<JournalState>>,
     handovers: Handovers,
+    /// The newest version of the protocol that this node speaks.
+    speaks: u8,
     seal: Seal,
     traffic: Traffic,
     /// The outcomes of its requests.
@@ -280,6 +283,7 @@ impl Node {
             voter,
             claimant,
             journal,
+            speaks: PROTOCOL_VERSION,
             seal,
             traffic: Traffic::default(),
             counts: Counts::default(),
@@ -293,6 +297,12 @@ impl Node {
         };
         node.route(now);
         node
+    }
+
+    /// Speaks this version of the protocol at most, as a node of an older release does.
+    #[cfg(feature = "testing")]
+    pub fn speak_at_most(&mut self, version: u8) {
+        self.speaks = version;
     }
 
     /// Returns the node's name.
@@ -590,6 +600,20 @@ impl Node {
         goal
     }
 
+    /// Marks the key of a lease, so that nobody is granted it for `keep_for`. [`Event::Marked`] or
+    /// [`Event::NotMarked`] has the outcome, unless the lease ends first.
+    ///
+    /// # Errors
+    /// - [`MarkError::NotHeld`] if the lease is not held.
+    /// - [`MarkError::KeepFor`] if `keep_for` is zero, or above [`MARK_KEEP_MAX`].
+    pub fn mark(&mut self, now: Now, ticket: Ticket, keep_for: Duration) -> Result<(), MarkError> {
+        let now = self.corrected(now);
+        let effects = &mut self.effects;
+        let begun = self.claimant.mark(now, ticket, keep_for, effects);
+        self.route(now);
+        begun
+    }
+
     /// Queries the voters of a key for its owner. [`Output::Inspected`] has the result, at most
     /// `patience` later.
     pub fn inspect(&mut self, now: Now, key: &Key, patience: Duration) -> InspectId {
@@ -660,6 +684,10 @@ impl Node {
     }
 
     fn receive(&mut self, now: Now, from: SocketAddr, bytes: &[u8]) -> Result<(), DropReason> {
+        let version = bytes.first().copied().unwrap_or_default();
+        if version > self.speaks {
+            return Err(DropReason::Version);
+        }
         let mut frame = std::mem::take(&mut self.opened);
         let opened = self.seal.open_into(bytes, &mut frame);
         let body = frame.get(1..).unwrap_or_default();
@@ -672,7 +700,7 @@ impl Node {
             }
         }
         let taken = opened.and_then(|kind| match kind {
-            DatagramKind::Votes => self.take_votes(now, from, body),
+            DatagramKind::Votes => self.take_votes(now, (version, from), body),
             DatagramKind::Gossip => {
                 let bytes = body.to_vec();
                 self.outputs.push_back(Output::Gossip { from, bytes });
@@ -689,9 +717,14 @@ impl Node {
         taken
     }
 
-    fn take_votes(&mut self, now: Now, from: SocketAddr, body: &[u8]) -> Result<(), DropReason> {
+    fn take_votes(
+        &mut self,
+        now: Now,
+        from: (u8, SocketAddr),
+        body: &[u8],
+    ) -> Result<(), DropReason> {
         let mut messages = std::mem::take(&mut self.taken);
-        let taken = unpack_into(body, &mut messages)
+        let taken = unpack_into(from.0, body, &mut messages)
             .and_then(|head| self.take_messages(now, from, head, &mut messages));
         messages.clear();
         self.taken = messages;
@@ -701,7 +734,7 @@ impl Node {
     fn take_messages(
         &mut self,
         now: Now,
-        from: SocketAddr,
+        (version, from): (u8, SocketAddr),
         head: DatagramHead<NodeName<'_>>,
         messages: &mut Vec<Message>,
     ) -> Result<(), DropReason> {
@@ -719,7 +752,10 @@ impl Node {
         };
         self.handovers.hear(&head.from, head.incarnation);
         match self.hear(now, &head, from) {
-            Heard::Again | Heard::NewIncarnation => {}
+            Heard::Again | Heard::NewIncarnation => {
+                self.peers
+                    .note_version(&head.from, head.incarnation, version);
+            }
             Heard::Outdated { seen, is_told } => {
                 self.take_outdated(now, (&head, from), is_told.then_some(seen), messages);
                 return Err(DropReason::OutdatedIncarnation);
@@ -816,7 +852,7 @@ impl Node {
         if let Some(seen) = told.filter(|_| !says_same && !mistaken!(OutdatedUntold)) {
             // To the source address, not to the address of the later incarnation.
             let message = Message::Outdated(Outdated { seen });
-            self.transmit(addr, head.from.clone(), &[message]);
+            self.transmit((PROTOCOL_VERSION_MIN, addr), head.from.clone(), &[message]);
         }
         self.route(now);
     }
@@ -830,22 +866,57 @@ impl Node {
         let from = &head.from;
         let same_voter_set = head.voter_set == self.voter_set.tag();
         if let Some(claim) = claim_of(&message) {
-            let of_claimant = matches!(message, Message::Claim(_) | Message::Release(_));
+            let of_claimant = matches!(
+                message,
+                Message::Claim(_) | Message::OnceClaim(_) | Message::Release(_) | Message::Mark(_)
+            );
             let owner = if of_claimant { from } else { &self.id };
             if claim.node != *owner {
                 return Err(DropReason::NotTheirs);
             }
         }
         match message {
-            Message::Claim(claim) => self.take_claim(now, head, claim)?,
+            Message::Claim(claim) => self.take_claim(now, head, (claim, false))?,
+            Message::OnceClaim(claim) => self.take_claim(now, head, (claim, true))?,
+            Message::Mark(_) | Message::MarksQuery(_) | Message::MarksPage(_)
+                if !same_voter_set =>
+            {
+                return Err(DropReason::VoterSet);
+            }
+            Message::Mark(mark) => {
+                let voter = self.voter.as_mut().ok_or(DropReason::NotAVoter)?;
+                voter.handle_mark(now, &mark, &mut self.effects);
+            }
+            Message::MarksQuery(_) | Message::MarksPage(_) if !self.voter_set.has_member(from) => {
+                return Err(DropReason::NotAVoter);
+            }
+            Message::MarksQuery(query) => {
+                let voter = self.voter.as_ref().ok_or(DropReason::NotAVoter)?;
+                voter.handle_marks_query(now, from, &query, &mut self.effects);
+            }
+            Message::MarksPage(page) => {
+                let voter = self.voter.as_mut().ok_or(DropReason::NotAVoter)?;
+                voter.handle_marks_page(now, from, &page, &mut self.effects);
+            }
             Message::Release(release) => {
                 let voter = self.voter.as_mut().ok_or(DropReason::NotAVoter)?;
                 voter.handle_release(now, &release, &mut self.effects);
             }
-            Message::Vote(_) | Message::Wait(_) | Message::Stale(_) if !same_voter_set => {
+            Message::Vote(_)
+            | Message::Wait(_)
+            | Message::Stale(_)
+            | Message::Marked(_)
+            | Message::Done(_)
+                if !same_voter_set =>
+            {
                 return Err(DropReason::VoterSet);
             }
-            Message::Vote(_) | Message::Wait(_) | Message::Stale(_) | Message::Refuse(_) => {
+            Message::Vote(_)
+            | Message::Wait(_)
+            | Message::Stale(_)
+            | Message::Refuse(_)
+            | Message::Marked(_)
+            | Message::Done(_) => {
                 if matches!(message, Message::Refuse(_)) {
                     self.standings.hurry(from);
                 }
@@ -922,7 +993,7 @@ impl Node {
         &mut self,
         now: Now,
         head: &DatagramHead,
-        claim: Claim,
+        (claim, is_once): (Claim, bool),
     ) -> Result<(), DropReason> {
         if claim.claim.incarnation != head.incarnation {
             return Err(DropReason::NotTheirs);
@@ -932,7 +1003,10 @@ impl Node {
             _ if head.voter_set != self.voter_set.tag() => RefuseReason::VoterSet,
             None => RefuseReason::NotAVoter,
             Some(voter) => {
-                voter.handle_claim(now, &claim, &mut self.effects);
+                match is_once {
+                    true => voter.handle_once_claim(now, &claim, &mut self.effects),
+                    false => voter.handle_claim(now, &claim, &mut self.effects),
+                }
                 return Ok(());
             }
         };
@@ -1084,7 +1158,7 @@ impl Node {
         let nonce = asks.nonce;
         for addr in asks.at {
             let message = Message::Challenge(Challenge { nonce });
-            self.transmit(addr, node.clone(), &[message]);
+            self.transmit((PROTOCOL_VERSION_MIN, addr), node.clone(), &[message]);
         }
     }
 
@@ -1103,7 +1177,11 @@ impl Node {
                 other_at: other.1,
             };
             let message = Message::Namesake(Box::new(word));
-            self.transmit(mine.1, head.from.clone(), &[message]);
+            self.transmit(
+                (PROTOCOL_VERSION_MIN, mine.1),
+                head.from.clone(),
+                &[message],
+            );
         }
     }
 
@@ -1144,7 +1222,11 @@ impl Node {
     fn withholds(&self, message: &Message) -> bool {
         let is_claimants = matches!(
             message,
-            Message::Claim(_) | Message::Release(_) | Message::KeepAlive(_)
+            Message::Claim(_)
+                | Message::OnceClaim(_)
+                | Message::Release(_)
+                | Message::KeepAlive(_)
+                | Message::Mark(_)
         );
         self.stopped.is_some() && is_claimants
     }
@@ -1288,15 +1370,26 @@ impl Node {
 
     /// Packs and sends the pending messages to the first node. Returns `true` if there is one.
     fn flush(&mut self) -> bool {
-        let Some((node, messages)) = self.outbox.take() else {
+        let Some((node, mut messages)) = self.outbox.take() else {
             return false;
         };
+        let version = self.version_for(&node);
+        if version < PROTOCOL_VERSION {
+            let unread = messages.extract_if(.., |message| message.version() > version);
+            for _ in unread {
+                self.traffic.drop_one(DropReason::Version);
+            }
+        }
+        let probes = self.speaks == PROTOCOL_VERSION && self.peers.probes_version(self.now, &node);
         match self.peers.send(self.now, &node) {
             [Some(to), other] => {
-                if let Some(other) = other {
-                    self.transmit(other, node.clone(), &messages);
+                if probes {
+                    self.transmit((PROTOCOL_VERSION, to), node.clone(), &[]);
                 }
-                self.transmit(to, node, &messages);
+                if let Some(other) = other {
+                    self.transmit((version, other), node.clone(), &messages);
+                }
+                self.transmit((version, to), node, &messages);
             }
             [None, _] => self.traffic.drop_one(DropReason::NoAddress),
         }
@@ -1314,7 +1407,12 @@ impl Node {
         }
     }
 
-    fn transmit(&mut self, addr: SocketAddr, node: NodeId, messages: &[Message]) {
+    /// Returns the version in which this node speaks to another.
+    fn version_for(&self, node: &NodeId) -> u8 {
+        self.peers.version_of(node).min(self.speaks)
+    }
+
+    fn transmit(&mut self, (version, addr): (u8, SocketAddr), node: NodeId, messages: &[Message]) {
         let budget = DATAGRAM_BYTES_MAX - self.seal.overhead();
         let head = self.head(node);
         let Self {
@@ -1327,7 +1425,7 @@ impl Node {
         let too_large = pack_into(packing, &head, messages, budget, |body, count| {
             traffic.datagrams_out += 1;
             traffic.messages_out += count as u64;
-            let bytes = seal.seal(DatagramKind::Votes, body);
+            let bytes = seal.seal_as(version, DatagramKind::Votes, body);
             outputs.push_back(Output::Transmit { to: addr, bytes });
         });
         for _ in 0..too_large {
@@ -1342,13 +1440,23 @@ fn is_sane(message: &Message) -> bool {
         Message::Described(set) => set.timing.check().is_ok(),
         Message::RecoveryReply(it) => it.quarantine <= QUARANTINE_MAX && it.skew <= MAX_TTL_MAX,
         Message::VoterReply(it) => it.remaining <= QUARANTINE_MAX,
+        Message::Mark(it) => it.keep_for <= MARK_KEEP_MAX,
+        Message::MarksPage(it) => {
+            let marks = it.marks.iter();
+            marks
+                .map(|it| it.remaining)
+                .all(|it| it <= MARK_REMAINS_MAX)
+        }
         _ => true,
     }
 }
 
 fn claim_of(message: &Message) -> Option<&ClaimId> {
     match message {
-        Message::Claim(claim) => Some(&claim.claim),
+        Message::Claim(claim) | Message::OnceClaim(claim) => Some(&claim.claim),
+        Message::Mark(mark) => Some(&mark.claim),
+        Message::Marked(marked) => Some(&marked.claim),
+        Message::Done(done) => Some(&done.claim),
         Message::Release(release) => Some(&release.claim),
         Message::Vote(vote) => Some(&vote.claim),
         Message::Wait(wait) => Some(&wait.claim),
@@ -1368,6 +1476,8 @@ fn claim_of(message: &Message) -> Option<&ClaimId> {
         | Message::Challenge(_)
         | Message::Alive(_)
         | Message::Namesake(_)
-        | Message::Handover(_) => None,
+        | Message::Handover(_)
+        | Message::MarksQuery(_)
+        | Message::MarksPage(_) => None,
     }
 }

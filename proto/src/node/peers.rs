@@ -12,6 +12,7 @@ use crate::journal::HeardIncarnations;
 use crate::time::Instant;
 use crate::voter_set::VoterSet;
 use crate::wire::seal::BootId;
+use crate::wire::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN};
 
 /// The most nodes that are remembered. Members of the voter set are remembered beyond it.
 pub(crate) const NODES_MAX: usize = 8_192;
@@ -28,6 +29,22 @@ struct Known {
     boot_id: Option<BootId>,
     /// The value of [`Peers::heard`] at its last datagram.
     heard: u64,
+    /// The newest version that an incarnation is known to read, by its datagrams or by gossip.
+    reads: (Incarnation, u8),
+    /// The next time at which the peer is sent a datagram of the newest version, to find out whether
+    /// it reads it. `None` if gossip tells.
+    probe: Option<Instant>,
+}
+
+impl Known {
+    /// Records that an incarnation reads this version. What is known of a later one stays.
+    fn note_version(&mut self, incarnation: Incarnation, version: u8) {
+        if incarnation > self.reads.0 {
+            self.reads = (incarnation, version);
+        } else if incarnation == self.reads.0 {
+            self.reads.1 = version.max(self.reads.1);
+        }
+    }
 }
 
 /// All other nodes that this node knows.
@@ -141,6 +158,36 @@ impl Peers {
         word
     }
 
+    /// Records the version of a datagram of `node` in this incarnation.
+    pub(crate) fn note_version(&mut self, node: &NodeId, incarnation: Incarnation, version: u8) {
+        if let Some(known) = self.known.get_mut(node) {
+            known.note_version(incarnation, version);
+        }
+    }
+
+    /// Returns the version in which to speak to a node: the newest that its highest incarnation is
+    /// known to read.
+    pub(crate) fn version_of(&self, node: &NodeId) -> u8 {
+        let known = self.known.get(node);
+        let known = known.filter(|it| it.incarnations.highest() <= Some(it.reads.0));
+        let version = known.map_or(PROTOCOL_VERSION_MIN, |it| it.reads.1);
+        version.clamp(PROTOCOL_VERSION_MIN, PROTOCOL_VERSION)
+    }
+
+    /// Returns `true` if the node shall be sent a datagram of the newest version now, although it is
+    /// not known to read it.
+    pub(crate) fn probes_version(&mut self, now: Instant, node: &NodeId) -> bool {
+        if self.version_of(node) == PROTOCOL_VERSION {
+            return false;
+        }
+        let due = self.known.get_mut(node).and_then(|it| it.probe.as_mut());
+        let Some(due) = due.filter(|due| **due <= now) else {
+            return false;
+        };
+        *due = now.after(self.voter_set.timing().max_ttl / 2);
+        true
+    }
+
     /// Records an answer of `node` to a challenge. Returns both incarnations if both have answered.
     pub(crate) fn answer(
         &mut self,
@@ -203,6 +250,15 @@ impl Peers {
             let before = known.addresses.first();
             let advertised = Some((peer.addr, peer.incarnation));
             known.addresses.advertise(advertised);
+            match peer.version {
+                Some(version) => {
+                    known.probe = None;
+                    known.note_version(peer.incarnation, version);
+                }
+                None => {
+                    known.probe.get_or_insert(Instant::ZERO);
+                }
+            }
             if before != known.addresses.first() {
                 reachable.push(node.clone());
             }
@@ -290,6 +346,7 @@ mod tests {
                     addr: addr(*port),
                     incarnation,
                     alive: *alive,
+                    version: Some(PROTOCOL_VERSION_MIN),
                 },
             )
         });

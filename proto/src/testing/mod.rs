@@ -12,6 +12,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::PROTOCOL_VERSION;
 pub use crate::handover::{Delivered, Keeper, Leaver, MemoryHead, Taker};
 use crate::time::nanos;
 use crate::{
@@ -243,6 +244,7 @@ impl Cluster {
                 addr: addr(seat.port),
                 incarnation: Incarnation::new(seat.incarnation),
                 alive: seat.node.is_some() || seat.incarnation <= 1,
+                version: Some(PROTOCOL_VERSION),
             };
             (seat.id.clone(), peer)
         });
@@ -369,6 +371,7 @@ impl Cluster {
             renews: true,
             outlives: false,
             deadline: None,
+            is_once: false,
         }
     }
 

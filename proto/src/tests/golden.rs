@@ -1,8 +1,8 @@
 //! Golden bytes: datagrams and journals of each version, which must decode for ever.
 //!
 //! `golden/v1.txt` has a line for each message, question and record of version 1: its name and its
-//! bytes. A changed encoding fails here. It needs a new version (docs/protocol.md, "Changing the
-//! wire"), and the lines of the old one stay.
+//! bytes. `golden/v2.txt` has those that version 2 added. A changed encoding fails here. It needs a
+//! new version (docs/protocol.md, "Changing the wire"), and the lines of the old one stay.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -13,11 +13,14 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::*;
 use crate::description::{Role, VoterSetDescription};
 use crate::handover::{Handover, KeptToken, MemoryPart, MemorySize};
-use crate::journal::{JOURNAL_FORMAT, JournalOwner, Record, Started, VoteRecord, frame};
-use crate::journal::{open_journal, snapshot_head};
+use crate::journal::{
+    FileChange, JOURNAL_FORMAT, JournalOwner, MarkRecord, RECORD_HEAD_BYTES, Record, Started,
+    VoteRecord, frame, open_journal, snapshot_head,
+};
 use crate::message::{
-    Challenge, Inspect, Namesake, Outdated, RecoveryQuery, RecoveryReply, Report, ReportedVote,
-    ReportedWaiter, VoterQuery, VoterReply,
+    Challenge, Done, Inspect, Mark, MarkEntry, Marked, MarksPage, MarksQuery, Namesake, Outdated,
+    PageEnd, RecoveryQuery, RecoveryReply, Report, ReportedVote, ReportedWaiter, VoterQuery,
+    VoterReply,
 };
 use crate::voter_set::VoterSetTag;
 use crate::wire::codec::{DatagramHead, append, decode_whole, pack_messages, unpack_messages};
@@ -25,8 +28,11 @@ use crate::wire::observe::{Question, Topic};
 use crate::wire::seal::{ClusterSecret, Seal};
 use crate::wire::{DATAGRAM_BYTES_MAX, DatagramKind, PROTOCOL_VERSION};
 
-const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/tests/golden/v1.txt");
-const GOLDEN: &str = include_str!("golden/v1.txt");
+/// The lines of each version, from 1 on.
+const GOLDEN: [&str; PROTOCOL_VERSION as usize] =
+    [include_str!("golden/v1.txt"), include_str!("golden/v2.txt")];
+/// The lines of formats that this version reads, and no longer writes.
+const READ_ONLY: [&str; 1] = ["journal"];
 /// The variable that makes the test write the file.
 const WRITE: &str = "LOCKMESH_WRITE_GOLDEN";
 
@@ -226,10 +232,53 @@ fn other_messages() -> Vec<Message> {
     ]
 }
 
+fn marks() -> Vec<Message> {
+    let Message::Claim(once) = claims_and_votes().remove(0) else {
+        unreachable!("the first is a claim");
+    };
+    vec![
+        Message::OnceClaim(once),
+        Message::Mark(Mark {
+            key: key(),
+            claim: claim(),
+            sent_at: instant(8),
+            keep_for: ms(7_200_000),
+        }),
+        Message::Marked(Marked {
+            claim: claim(),
+            sent_at: instant(8),
+            is_kept: true,
+        }),
+        Message::Done(Done {
+            claim: claim(),
+            by: node("n3"),
+            epoch: epoch(),
+            remaining: ms(7_100_000),
+        }),
+        Message::MarksQuery(MarksQuery {
+            nonce: 1 << 40,
+            after: Some(key()),
+        }),
+        Message::MarksPage(Box::new(MarksPage {
+            nonce: 1 << 40,
+            after: Some(key()),
+            marks: vec![MarkEntry {
+                key: key(),
+                by: node("n3"),
+                epoch: epoch(),
+                remaining: ms(7_100_000),
+            }],
+            end: PageEnd::Query,
+            is_whole: true,
+        })),
+    ]
+}
+
 fn messages() -> Vec<Message> {
     let handovers = handovers().into_iter().map(Box::new).map(Message::Handover);
     let others = other_messages().into_iter().chain(handovers);
-    claims_and_votes().into_iter().chain(others).collect()
+    let first = claims_and_votes().into_iter().chain(others);
+    first.chain(marks()).collect()
 }
 
 fn questions() -> Vec<Question> {
@@ -281,8 +330,19 @@ fn records() -> Vec<Record> {
         },
         Record::Whole,
         Record::Closed,
+        Record::Mark(MarkRecord {
+            key: key(),
+            by: node("n3"),
+            epoch: epoch(),
+            remaining: ms(7_200_000),
+            at: Some(instant(9)),
+        }),
+        Record::MarksWhole,
     ]
 }
+
+/// The number of records that version 1 has.
+const RECORDS_OF_1: usize = 9;
 
 fn owner() -> JournalOwner {
     JournalOwner {
@@ -322,7 +382,7 @@ fn encoded(value: &impl Serialize) -> Vec<u8> {
 }
 
 /// Returns the variants within messages, each with its bytes.
-fn words() -> impl Iterator<Item = (String, Vec<u8>)> {
+fn words() -> impl Iterator<Item = (u8, String, Vec<u8>)> {
     let reasons = [
         RefuseReason::Quarantine,
         RefuseReason::Leaving,
@@ -331,6 +391,7 @@ fn words() -> impl Iterator<Item = (String, Vec<u8>)> {
         RefuseReason::Limit,
         RefuseReason::Storage,
         RefuseReason::NotAVoter,
+        RefuseReason::Marks,
     ];
     let granted = [
         HolderGranted::No,
@@ -338,15 +399,25 @@ fn words() -> impl Iterator<Item = (String, Vec<u8>)> {
         HolderGranted::Yes,
         HolderGranted::Silent,
     ];
+    let ends = [PageEnd::More, PageEnd::Query, PageEnd::Last];
     let roles = [Role::Client, Role::Recovering, Role::Votes];
-    let reasons = reasons.map(|it| (format!("RefuseReason.{it:?}"), encoded(&it)));
-    let granted = granted.map(|it| (format!("HolderGranted.{it:?}"), encoded(&it)));
-    let roles = roles.map(|it| (format!("Role.{it:?}"), encoded(&it)));
-    reasons.into_iter().chain(granted).chain(roles)
+    let version = |it| if it == RefuseReason::Marks { 2 } else { 1 };
+    let reasons = reasons.map(|it| (version(it), format!("RefuseReason.{it:?}"), encoded(&it)));
+    let granted = granted.map(|it| (1, format!("HolderGranted.{it:?}"), encoded(&it)));
+    let roles = roles.map(|it| (1, format!("Role.{it:?}"), encoded(&it)));
+    let ends = ends.map(|it| (2, format!("PageEnd.{it:?}"), encoded(&it)));
+    let first = reasons.into_iter().chain(granted).chain(roles);
+    first.chain(ends)
 }
 
-fn body() -> Vec<u8> {
-    let packed = pack_messages(&head(), &messages()[..2], DATAGRAM_BYTES_MAX);
+/// Returns the first two messages that a version has.
+fn first_two(version: u8) -> Vec<Message> {
+    let all = messages().into_iter();
+    all.filter(|it| it.version() == version).take(2).collect()
+}
+
+fn body(version: u8) -> Vec<u8> {
+    let packed = pack_messages(&head(), &first_two(version), DATAGRAM_BYTES_MAX);
     packed.bodies[0].0.clone()
 }
 
@@ -361,33 +432,40 @@ fn name(value: &impl Debug) -> String {
     }
 }
 
-/// Returns all entries: a name and the bytes that this version writes.
-fn entries() -> Vec<(String, Vec<u8>)> {
-    let of = |message: &Message| (format!("message {}", name(message)), encoded(message));
+/// Returns all entries that this version writes: the version that has them first, their names and
+/// bytes.
+fn entries() -> Vec<(u8, String, Vec<u8>)> {
+    let of = |it: &Message| (it.version(), format!("message {}", name(it)), encoded(it));
     let mut entries: Vec<_> = messages().iter().map(of).collect();
-    let of = |it: &Question| (format!("question {}", name(&it.topic)), encoded(it));
+    let of = |it: &Question| (1, format!("question {}", name(&it.topic)), encoded(it));
     entries.extend(questions().iter().map(of));
-    let sealed = Seal::sealed(secret(), [9; 16]);
-    entries.extend(words().map(|(name, bytes)| (format!("word {name}"), bytes)));
-    for (what, seal) in [("plain", Seal::insecure_plaintext()), ("sealed", sealed)] {
-        let mut seal = seal.of_cluster("orders");
-        let kinds = [
-            DatagramKind::Votes,
-            DatagramKind::Gossip,
-            DatagramKind::Question,
-            DatagramKind::Answer,
-        ];
-        for kind in kinds {
-            entries.push((format!("{what} {kind:?}"), seal.seal(kind, &body())));
+    entries.extend(words().map(|(version, name, bytes)| (version, format!("word {name}"), bytes)));
+    for version in 1..=PROTOCOL_VERSION {
+        let sealed = Seal::sealed(secret(), [9; 16]);
+        for (what, seal) in [("plain", Seal::insecure_plaintext()), ("sealed", sealed)] {
+            let mut seal = seal.of_cluster("orders");
+            let kinds = [
+                DatagramKind::Votes,
+                DatagramKind::Gossip,
+                DatagramKind::Question,
+                DatagramKind::Answer,
+            ];
+            // Later versions have the first kind alone.
+            let many = if version == 1 { kinds.len() } else { 1 };
+            for kind in &kinds[..many] {
+                let bytes = seal.seal_as(version, *kind, &body(version));
+                entries.push((version, format!("{what} {kind:?}"), bytes));
+            }
         }
     }
     let records = records();
     for (at, record) in records.iter().enumerate() {
         let mut bytes = Vec::new();
         frame(record, &mut bytes);
-        entries.push((format!("record {at} {}", name(record)), bytes));
+        let version = if at < RECORDS_OF_1 { 1 } else { 2 };
+        entries.push((version, format!("record {at} {}", name(record)), bytes));
     }
-    entries.push(("journal".to_owned(), journal(&records)));
+    entries.push((2, "journal 2".to_owned(), journal(&records)));
     entries
 }
 
@@ -395,60 +473,67 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Returns the entries of the file.
-fn golden() -> Vec<(&'static str, Vec<u8>)> {
+/// Returns the lines of all versions: version, name and bytes.
+fn golden() -> Vec<(u8, &'static str, Vec<u8>)> {
     let byte = |pair: &[u8]| {
         let text = std::str::from_utf8(pair).unwrap();
         u8::from_str_radix(text, 16).unwrap()
     };
-    let lines = GOLDEN.lines().map(|line| line.rsplit_once(": ").unwrap());
+    let lines = (1..).zip(GOLDEN).flat_map(|(version, text)| {
+        let lines = text.lines().map(|line| line.rsplit_once(": ").unwrap());
+        lines.map(move |(name, hex)| (version, name, hex))
+    });
+    let bytes = |hex: &str| hex.as_bytes().chunks(2).map(byte).collect();
     lines
-        .map(|(name, hex)| (name, hex.as_bytes().chunks(2).map(byte).collect()))
+        .map(|(version, name, hex)| (version, name, bytes(hex)))
         .collect()
 }
 
-fn golden_of(name: &str) -> Vec<u8> {
+fn golden_of(version: u8, name: &str) -> Vec<u8> {
     let golden = golden();
-    let found = golden.iter().find(|(it, _)| *it == name);
+    let found = golden
+        .iter()
+        .find(|(of, it, _)| (*of, *it) == (version, name));
     found
-        .unwrap_or_else(|| panic!("{name} is not in {FILE}"))
-        .1
+        .unwrap_or_else(|| panic!("{name} is not in golden/v{version}.txt"))
+        .2
         .clone()
 }
 
 #[test]
 fn encodings_change_only_with_the_version() {
-    assert_eq!((PROTOCOL_VERSION, JOURNAL_FORMAT), (1, 1));
+    assert_eq!((PROTOCOL_VERSION, JOURNAL_FORMAT), (2, 2));
     let entries = entries();
     if std::env::var_os(WRITE).is_some() {
         // The lines that are there stay.
-        let known: BTreeSet<&str> = golden().iter().map(|(name, _)| *name).collect();
-        let new = entries
-            .iter()
-            .filter(|(name, _)| !known.contains(name.as_str()));
-        let lines = new.map(|(name, bytes)| format!("{name}: {}\n", hex(bytes)));
-        let lines = lines.collect::<String>();
-        return std::fs::write(FILE, format!("{GOLDEN}{lines}")).unwrap();
+        let known: BTreeSet<(u8, &str)> = golden().iter().map(|it| (it.0, it.1)).collect();
+        for (version, text) in (1..).zip(GOLDEN) {
+            let lines = entries
+                .iter()
+                .filter(|(of, name, _)| *of == version && !known.contains(&(*of, name.as_str())))
+                .map(|(_, name, bytes)| format!("{name}: {}\n", hex(bytes)));
+            let lines = lines.collect::<String>();
+            let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/src/tests/golden");
+            std::fs::write(format!("{dir}/v{version}.txt"), format!("{text}{lines}")).unwrap();
+        }
+        return;
     }
-    for (name, bytes) in &entries {
+    for (version, name, bytes) in &entries {
         assert_eq!(
             hex(bytes),
-            hex(&golden_of(name)),
+            hex(&golden_of(*version, name)),
             "the encoding of {name} has changed: raise PROTOCOL_VERSION or JOURNAL_FORMAT, and add \
-             the golden bytes of the new version; those of version 1 stay. If {name} is new, add it \
-             by {WRITE}=1"
+             the golden bytes of the new version; those of version {version} stay. If {name} is \
+             new, add it by {WRITE}=1"
         );
     }
-    assert_eq!(
-        golden().len(),
-        entries.len(),
-        "an entry of the file is not tested"
-    );
+    let written = golden().len() - READ_ONLY.len();
+    assert_eq!(written, entries.len(), "a line of the files is not tested");
 }
 
 /// Decodes a golden entry.
-fn decodes<T: DeserializeOwned + Debug + PartialEq>(name: &str, expected: &T) {
-    let bytes = golden_of(name);
+fn decodes<T: DeserializeOwned + Debug + PartialEq>(version: u8, name: &str, expected: &T) {
+    let bytes = golden_of(version, name);
     let decoded: Option<T> = decode_whole(&bytes);
     assert_eq!(decoded.as_ref(), Some(expected), "{name}");
 }
@@ -456,35 +541,71 @@ fn decodes<T: DeserializeOwned + Debug + PartialEq>(name: &str, expected: &T) {
 #[test]
 fn golden_messages_decode() {
     for message in messages() {
-        decodes(&format!("message {}", name(&message)), &message);
+        let version = message.version();
+        decodes(version, &format!("message {}", name(&message)), &message);
     }
     for question in questions() {
-        decodes(&format!("question {}", name(&question.topic)), &question);
+        decodes(1, &format!("question {}", name(&question.topic)), &question);
     }
-    let mut plain = Seal::insecure_plaintext().of_cluster("orders");
-    let mut sealed = Seal::sealed(secret(), [7; 16]).of_cluster("orders");
-    for (what, seal) in [("plain", &mut plain), ("sealed", &mut sealed)] {
-        let (kind, opened) = seal.open(&golden_of(&format!("{what} Votes"))).unwrap();
-        assert_eq!(kind, DatagramKind::Votes);
-        let (from, taken) = unpack_messages(&opened).unwrap();
-        assert_eq!((from, &taken[..]), (head(), &messages()[..2]));
-        let (kind, _) = seal.open(&golden_of(&format!("{what} Gossip"))).unwrap();
-        assert_eq!(kind, DatagramKind::Gossip);
+    for (at, record) in records().iter().enumerate() {
+        let version = if at < RECORDS_OF_1 { 1 } else { 2 };
+        let framed = golden_of(version, &format!("record {at} {}", name(record)));
+        let decoded = decode_whole(&framed[RECORD_HEAD_BYTES..]);
+        assert_eq!(decoded.as_ref(), Some(record));
+    }
+    for version in 1..=PROTOCOL_VERSION {
+        let sealed = Seal::sealed(secret(), [7; 16]);
+        for (what, seal) in [("plain", Seal::insecure_plaintext()), ("sealed", sealed)] {
+            let mut seal = seal.of_cluster("orders");
+            let votes = golden_of(version, &format!("{what} Votes"));
+            assert_eq!(votes[0], version);
+            let (kind, opened) = seal.open(&votes).unwrap();
+            assert_eq!(kind, DatagramKind::Votes);
+            let (from, taken) = unpack_messages(&opened).unwrap();
+            assert_eq!((from, taken), (head(), first_two(version)));
+            if version == 1 {
+                let gossip = golden_of(1, &format!("{what} Gossip"));
+                assert_eq!(seal.open(&gossip).unwrap().0, DatagramKind::Gossip);
+            }
+        }
     }
 }
 
 #[test]
-fn golden_journal_is_read() {
-    let mut expected = crate::journal::Memory::empty(4);
-    expected.apply(Record::Started(started()));
-    records()
-        .into_iter()
-        .for_each(|record| expected.apply(record));
-    let opened = open_journal(&golden_of("journal"), &owner(), started()).unwrap();
-    assert_eq!(
-        (opened.memory, opened.why, opened.torn),
-        (expected, None, 0)
-    );
+fn golden_journals_are_read() {
+    for (format, name) in [(1, "journal"), (2, "journal 2")] {
+        let records = match format {
+            1 => records().drain(..RECORDS_OF_1).collect(),
+            _ => records(),
+        };
+        let mut expected = crate::journal::Memory::empty(4);
+        expected.apply(Record::Started(started()));
+        records
+            .into_iter()
+            .for_each(|record| expected.apply(record));
+        // Without marks, all are there.
+        expected.apply(Record::MarksWhole);
+        let file = golden_of(format, name);
+        let opened = open_journal(&file, &owner(), started()).unwrap();
+        assert_eq!(
+            (&opened.memory, opened.why, opened.torn),
+            (&expected, None, 0)
+        );
+        // A file of the format before is replaced by one with the same memory.
+        match opened.change {
+            FileChange::Append { keep, .. } => assert_eq!((format, keep), (2, file.len())),
+            FileChange::Replace(bytes) => {
+                assert_eq!(format, 1);
+                let again = open_journal(&bytes, &owner(), started()).unwrap();
+                assert_eq!((again.why, again.memory.votes()), (None, 0));
+                assert!(again.memory.has_all_marks());
+                for key in ["orders/42", "ended"] {
+                    let key = Key::new(key).unwrap();
+                    assert_eq!(again.memory.fence(&key), expected.fence(&key));
+                }
+            }
+        }
+    }
     // Without the records that drop the votes, there is one.
     let kept: Vec<Record> = records().drain(..4).chain([Record::Whole]).collect();
     let opened = open_journal(&journal(&kept), &owner(), started()).unwrap();
@@ -527,9 +648,15 @@ fn every_variant_has_golden_bytes() {
                 Handover::Told { .. } => 25,
                 Handover::Fetch { .. } => 26,
             },
+            Message::OnceClaim(_) => 27,
+            Message::Mark(_) => 28,
+            Message::Marked(_) => 29,
+            Message::Done(_) => 30,
+            Message::MarksQuery(_) => 31,
+            Message::MarksPage(_) => 32,
         });
     }
-    assert_eq!(seen.len(), 27);
+    assert_eq!(seen.len(), 33);
     let mut seen = BTreeSet::new();
     for record in records() {
         seen.insert(match record {
@@ -543,7 +670,9 @@ fn every_variant_has_golden_bytes() {
             Record::Forgotten { .. } => 6,
             Record::Whole => 7,
             Record::Closed => 8,
+            Record::Mark(_) => 9,
+            Record::MarksWhole => 10,
         });
     }
-    assert_eq!(seen.len(), 8);
+    assert_eq!(seen.len(), 10);
 }

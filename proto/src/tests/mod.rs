@@ -245,6 +245,10 @@ fn event_line(event: &Event) -> String {
         Event::Lost { epoch, .. } => format!("Lost {}", number(*epoch)),
         Event::Denied { .. } => "Denied".to_owned(),
         Event::TimedOut { .. } => "TimedOut".to_owned(),
+        Event::Done { by, epoch, .. } => format!("Done by {by} {}", number(*epoch)),
+        Event::Marked { .. } => "Marked".to_owned(),
+        Event::NotMarked { .. } => "NotMarked".to_owned(),
+        Event::MarksRead { marks, may_lack } => format!("MarksRead {marks} may lack {may_lack}"),
         Event::Resumed {
             votes,
             answers,
@@ -279,11 +283,15 @@ fn event_line(event: &Event) -> String {
     }
 }
 
-/// All events, then all messages, each in order of emission.
+/// Returns all events, then all messages, each in order of emission, except those by which a voter
+/// reads the marks of others (`marks_rules`).
 fn lines(out: &Effects) -> Vec<String> {
-    let events = out.events.iter().map(event_line);
-    let messages = out.messages.iter().map(|(to, m)| line(to, m));
-    events.chain(messages).collect()
+    let events = out.events.iter();
+    let events = events.filter(|it| !matches!(it, Event::MarksRead { .. }));
+    let messages = out.messages.iter();
+    let messages = messages.filter(|(_, it)| !matches!(it, Message::MarksQuery(_)));
+    let messages = messages.map(|(to, m)| line(to, m));
+    events.map(event_line).chain(messages).collect()
 }
 
 /// A voter under test. Its methods return its outputs as [`lines`].
@@ -389,6 +397,7 @@ impl Asker {
             renews: true,
             outlives: false,
             deadline: None,
+            is_once: false,
         }
     }
 

@@ -172,7 +172,17 @@ fn timed_out_request_tallies_voter_answers() {
         silent: 1,
     };
     let ticket = Ticket(1);
-    assert_eq!(out.events, [Event::TimedOut { ticket, answers }]);
+    let holder = out.events.iter().find_map(|event| match event {
+        Event::TimedOut { holder, .. } => holder.clone(),
+        _ => None,
+    });
+    assert!(holder.is_some(), "two voters named one");
+    let timed_out = Event::TimedOut {
+        ticket,
+        answers,
+        holder,
+    };
+    assert_eq!(out.events, [timed_out]);
 }
 
 /// The deadline applies to the acquisition, not to the lease.

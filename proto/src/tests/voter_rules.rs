@@ -578,6 +578,7 @@ fn voter_keeps_no_more_than_its_limits() {
         waiters_max: 2,
         fence_buckets: 16,
         handover_votes_max: 16,
+        marks_max: 16,
     });
     let on = |key: &str, claim| Claim {
         key: Key::new(key).unwrap(),
@@ -622,6 +623,7 @@ pub(super) fn view(peers: &[(&str, bool)]) -> View {
             addr: ([127, 0, 0, 1], 1).into(),
             incarnation: Incarnation::new(1),
             alive: *alive,
+            version: Some(crate::PROTOCOL_VERSION),
         };
         (node(name), peer)
     });

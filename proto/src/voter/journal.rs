@@ -9,11 +9,23 @@ use super::table::SlotAt;
 use super::{Start, Voter, VoterLimits};
 use crate::epoch::Epoch;
 use crate::event::{Effects, Event};
-use crate::id::{Incarnation, NodeId};
+use crate::id::{Incarnation, Key, NodeId};
 use crate::journal::{Memory, Record, VoteRecord, fence_records};
 use crate::message::RefuseReason;
 use crate::time::{Instant, Now};
 use crate::voter_set::{VoterSet, fence_bucket_of, quarantine_of};
+
+/// The position of the rest of a snapshot.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum SnapshotFrom {
+    Slot(SlotAt),
+    /// The marks after this key.
+    Mark(Option<Key>),
+}
+
+impl SnapshotFrom {
+    pub(crate) const FIRST: Self = Self::Slot(SlotAt::FIRST);
+}
 
 impl Voter {
     /// Creates a voter that keeps a journal, with the memory that the journal has. If that is whole,
@@ -37,6 +49,7 @@ impl Voter {
         let mut voter = Self::without_memory(me, voter_set, limits, nonce, recovery);
         voter.keeps_journal = true;
         voter.take_fences(&memory);
+        voter.take_marks(now, &memory);
         if memory.is_whole {
             voter.memory = Some(Box::new(memory));
         }
@@ -137,13 +150,19 @@ impl Voter {
             return;
         };
         self.recovery = None;
+        let memory = self.memory.as_ref();
+        let has_all_marks = memory.is_some_and(|memory| memory.has_all_marks());
         if done.resumes {
             let votes = self.resume(now, out);
-            return out.tell(Event::Resumed {
+            out.tell(Event::Resumed {
                 votes,
                 answers: done.answers,
                 is_confirmed: done.is_confirmed,
             });
+            if !has_all_marks {
+                self.read_marks(now, out);
+            }
+            return;
         }
         self.raise_all(done.fence);
         self.forgot = done.was_quarantined;
@@ -154,6 +173,10 @@ impl Voter {
             leans_on_wall_clock: done.leans_on_wall_clock,
             knows_clocks: done.knows_clocks,
         });
+        match done.was_quarantined {
+            true => self.read_marks(now, out),
+            false => self.record(out, || Record::MarksWhole),
+        }
     }
 
     /// Restores the votes of the journal, each for its whole ttl. The earlier incarnations of this
@@ -196,13 +219,20 @@ impl Voter {
         // It vouches for nobody.
         self.forgot = true;
         self.take_fences(&memory);
+        self.take_marks(now, &memory);
+        let has_all_marks = memory.has_all_marks();
         for vote in memory.all_votes() {
             self.record(out, || Record::Vote(vote.clone()));
         }
         self.memory = Some(Box::new(memory));
         let votes = self.resume(now, out);
         if self.keeps_journal {
-            self.snapshot_fences(&mut out.records);
+            self.marks
+                .snapshot(now.mono, None, usize::MAX, &mut out.records);
+            self.snapshot_end(&mut out.records);
+        }
+        if !has_all_marks {
+            self.read_marks(now, out);
         }
         votes
     }
@@ -210,7 +240,7 @@ impl Voter {
     /// Returns the newest send time of the claim that has the vote for a key.
     #[cfg(feature = "testing")]
     #[must_use]
-    pub fn sent_at(&self, key: &crate::Key) -> Option<Instant> {
+    pub fn sent_at(&self, key: &Key) -> Option<Instant> {
         self.slots.of(key).map(|slot| slot.vote.sent_at)
     }
 
@@ -226,19 +256,28 @@ impl Voter {
         self.closed
     }
 
-    /// Returns the records of up to `many` slots from a position on, for a journal that replaces
-    /// another, and the position of the rest. The last part has the fences.
+    /// Returns the records of up to `many` slots or marks from a position on, for a journal that
+    /// replaces another, and the position of the rest. The last part has the fences.
     pub(crate) fn snapshot_part(
         &self,
-        from: SlotAt,
+        now: Instant,
+        from: SnapshotFrom,
         many: usize,
         out: &mut Vec<Record>,
-    ) -> Option<SlotAt> {
-        let mut at = from;
+    ) -> Option<SnapshotFrom> {
+        let mut at = match from {
+            SnapshotFrom::Slot(at) => at,
+            SnapshotFrom::Mark(after) => {
+                let last = self.marks.snapshot(now, after.as_ref(), many, out);
+                if last.is_none() {
+                    self.snapshot_end(out);
+                }
+                return last.map(|last| SnapshotFrom::Mark(Some(last)));
+            }
+        };
         for _ in 0..many {
             if !self.slots.has_places_from(at) {
-                self.snapshot_fences(out);
-                return None;
+                return Some(SnapshotFrom::Mark(None));
             }
             if let Some(slot) = self.slots.get(at) {
                 let bucket = fence_bucket_of(&slot.key, self.fence_buckets.len());
@@ -251,10 +290,11 @@ impl Voter {
             }
             at = at.next();
         }
-        Some(at)
+        Some(SnapshotFrom::Slot(at))
     }
 
-    fn snapshot_fences(&self, out: &mut Vec<Record>) {
+    fn snapshot_end(&self, out: &mut Vec<Record>) {
+        self.snapshot_marks_end(out);
         out.extend(fence_records(&self.fence_buckets));
         let Some(recovery) = &self.recovery else {
             return out.push(Record::Whole);
@@ -262,6 +302,9 @@ impl Voter {
         if let Some(memory) = &self.memory {
             out.extend(memory.votes.values().cloned().map(Record::Vote));
             out.push(Record::Whole);
+            if memory.has_all_marks() {
+                out.push(Record::MarksWhole);
+            }
         } else if recovery.is_quarantined() {
             // The next process must not start as part of a new cluster.
             let quarantine = recovery.quarantine();

@@ -11,6 +11,7 @@
 //! vote while its holder still counts it.
 
 mod journal;
+mod marks;
 mod recovery;
 mod session;
 mod slot;
@@ -34,6 +35,10 @@ use crate::message::{
 use crate::time::{Instant, Now, earliest};
 use crate::voter_set::{Timing, VoterSet, fence_bucket_of};
 
+pub(crate) use journal::SnapshotFrom;
+pub(crate) use marks::MARK_REMAINS_MAX;
+use marks::Marks;
+pub use marks::{MARK_KEEP_MAX, MARKS_MAX};
 use recovery::Recovery;
 pub use recovery::Start;
 use session::{SessionNo, Sessions};
@@ -62,6 +67,8 @@ pub struct VoterLimits {
     /// The most votes that a voter without a journal leaves with others when it is shut down. With
     /// more it leaves none, and zero switches the handover off.
     pub handover_votes_max: usize,
+    /// The most keys that are marked at once. A key of 32 bytes takes about 150 bytes.
+    pub marks_max: usize,
 }
 
 impl Default for VoterLimits {
@@ -71,6 +78,7 @@ impl Default for VoterLimits {
             waiters_max: 4_096,
             fence_buckets: FENCE_BUCKETS,
             handover_votes_max: 1 << 14,
+            marks_max: MARKS_MAX,
         }
     }
 }
@@ -86,6 +94,7 @@ pub struct Voter {
     fence_buckets: Vec<Epoch>,
     /// The highest of `fence_buckets`, cached since each recovery reply needs it.
     highest_bucket: Epoch,
+    marks: Marks,
     /// `None` once the voter votes.
     recovery: Option<Recovery>,
     /// `true` once a quarantine has ended. Such a voter may have forgotten votes, and cannot
@@ -142,6 +151,7 @@ impl Voter {
             sessions: Sessions::new(nonce),
             fence_buckets: vec![Epoch::ZERO; limits.fence_buckets.max(1)],
             highest_bucket: Epoch::ZERO,
+            marks: Marks::new(limits.marks_max, nonce),
             recovery: Some(recovery),
             forgot: false,
             dead: BTreeSet::new(),
@@ -156,12 +166,25 @@ impl Voter {
         VoterCtx { now, timing, out }
     }
 
-    /// Handles a `Claim`: rules 1 to 5, and 8.
+    /// Handles a `Claim`: rules 1 to 5, 8 and 36.
     pub fn handle_claim(&mut self, now: Now, msg: &Claim, out: &mut Effects) {
+        self.answer_claim(now, msg, false, out);
+    }
+
+    /// Handles an `OnceClaim`: like a `Claim`, but refused if this voter may lack marks.
+    pub fn handle_once_claim(&mut self, now: Now, msg: &Claim, out: &mut Effects) {
+        self.answer_claim(now, msg, true, out);
+    }
+
+    fn answer_claim(&mut self, now: Now, msg: &Claim, is_once: bool, out: &mut Effects) {
         let cx = &mut self.ctx(now, out);
         let at = self.settled(cx, &msg.key);
-        if let Some(reason) = self.refusal(now, msg, at) {
+        if let Some(reason) = self.refusal(now, (msg, is_once), at) {
             return send_refuse(&msg.claim, reason, cx.out);
+        }
+        let holds = at.is_some_and(|at| self.slots[at].vote.claim == msg.claim);
+        if !holds && self.answer_done(cx, &msg.key, &msg.claim) {
+            return;
         }
         let entry = QueueEntry::new(now.mono, msg, cx.timing.max_ttl);
         let Some(at) = at else {
@@ -280,7 +303,9 @@ impl Voter {
         };
         let recovery = recovery.at_least(longest);
         let (keeps_journal, closed) = (self.keeps_journal, self.closed);
+        let marks = self.marks.of_next_start(nonce);
         *self = Self::without_memory(me, voter_set, self.limits, nonce, recovery);
+        self.marks = marks;
         self.fence_buckets = fence_buckets;
         self.highest_bucket = highest_bucket;
         (self.keeps_journal, self.closed) = (keeps_journal, closed);
@@ -383,6 +408,7 @@ impl Voter {
             recovery.handle_timeout(now, out);
         }
         self.finish_recovery(now, out);
+        self.handle_marks_timeout(now, out);
         self.sessions.end_those_due(now);
         let cx = &mut self.ctx(now, out);
         for _ in 0..EXPIRIES_MAX {
@@ -403,7 +429,8 @@ impl Voter {
     pub fn next_timeout(&self) -> Option<Instant> {
         let expiry = self.slots.first_due();
         let recovery = self.recovery.as_ref().map(Recovery::next_timeout);
-        earliest([expiry, self.sessions.first_due(), recovery])
+        let marks = self.next_marks_timeout();
+        earliest([expiry, self.sessions.first_due(), recovery, marks])
     }
 
     /// Returns when the quarantine ends, or `None` once this voter votes. Recovery may last one
@@ -501,7 +528,10 @@ impl Voter {
 
     /// Returns the name and the length of each map.
     pub(crate) fn sizes(&self) -> impl Iterator<Item = (&'static str, usize)> {
-        self.slots.sizes().into_iter().chain(self.sessions.sizes())
+        let sizes = self.slots.sizes().into_iter();
+        sizes
+            .chain(self.sessions.sizes())
+            .chain([("marks", self.marks.len())])
     }
 
     /// Ends the vote for a key if it has expired (rule 7), and removes waiters that are gone
@@ -526,7 +556,12 @@ impl Voter {
         vote.expires.max(covered)
     }
 
-    fn refusal(&self, now: Now, msg: &Claim, at: Option<SlotAt>) -> Option<RefuseReason> {
+    fn refusal(
+        &self,
+        now: Now,
+        (msg, is_once): (&Claim, bool),
+        at: Option<SlotAt>,
+    ) -> Option<RefuseReason> {
         if !self.voter_set.votes_for(&self.me, &msg.key) {
             return Some(RefuseReason::NotAVoter);
         }
@@ -535,6 +570,9 @@ impl Voter {
         }
         if self.closed.is_some() {
             return self.closed;
+        }
+        if is_once && self.marks.is_reading() && !mistaken!(ReadingVotesForAll) {
+            return Some(RefuseReason::Marks);
         }
         let slot = at.map(|at| &self.slots[at]);
         let holds = slot.is_some_and(|slot| slot.vote.claim == msg.claim);

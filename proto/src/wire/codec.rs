@@ -7,7 +7,7 @@
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use serde::{Deserialize, Serialize};
 
-use super::DropReason;
+use super::{DropReason, PROTOCOL_VERSION};
 use crate::id::{Incarnation, NodeId, NodeName};
 use crate::message::Message;
 use crate::voter_set::VoterSetTag;
@@ -96,7 +96,7 @@ pub(crate) fn pack_into(
     too_large
 }
 
-/// Unpacks a body into its head and its messages.
+/// Unpacks a body of the newest version into its head and its messages.
 ///
 /// # Errors
 /// [`DropReason::Undecodable`] unless every byte belongs to the head or to one of at most
@@ -104,7 +104,7 @@ pub(crate) fn pack_into(
 /// [`DATAGRAM_BYTES_MAX`](super::DATAGRAM_BYTES_MAX).
 pub fn unpack_messages(body: &[u8]) -> Result<(DatagramHead, Vec<Message>), DropReason> {
     let mut messages = Vec::new();
-    let head = unpack_into(body, &mut messages)?;
+    let head = unpack_into(PROTOCOL_VERSION, body, &mut messages)?;
     let head = DatagramHead {
         from: head.from.to_id(),
         incarnation: head.incarnation,
@@ -114,9 +114,11 @@ pub fn unpack_messages(body: &[u8]) -> Result<(DatagramHead, Vec<Message>), Drop
     Ok((head, messages))
 }
 
-/// Unpacks like [`unpack_messages`], and replaces the content of `messages`. After an error, `messages` may
-/// have some of the messages.
+/// Unpacks a body of this version like [`unpack_messages`], and replaces the content of `messages`.
+/// A message of a newer version is undecodable. After an error, `messages` may have some of the
+/// messages.
 pub(crate) fn unpack_into<'a>(
+    version: u8,
     body: &'a [u8],
     messages: &mut Vec<Message>,
 ) -> Result<DatagramHead<NodeName<'a>>, DropReason> {
@@ -129,7 +131,10 @@ pub(crate) fn unpack_into<'a>(
         if messages.len() == DATAGRAM_MESSAGES_MAX {
             return Err(DropReason::Undecodable);
         }
-        let (message, after) = take(rest)?;
+        let (message, after): (Message, _) = take(rest)?;
+        if message.version() > version {
+            return Err(DropReason::Undecodable);
+        }
         messages.push(message);
         rest = after;
     }

@@ -29,8 +29,12 @@ use serde::Serialize;
 pub(crate) use codec::DatagramHead;
 pub(crate) use seal::Seal;
 
-/// The first byte of every datagram. A datagram of another version is dropped.
-pub const PROTOCOL_VERSION: u8 = 1;
+/// The newest version of the protocol that this crate speaks. Each datagram begins with the version
+/// of its sender for that receiver.
+pub const PROTOCOL_VERSION: u8 = 2;
+/// The oldest version that this crate reads. It speaks it to nodes that are not known to read a
+/// newer one, and in gossip, questions and answers.
+pub const PROTOCOL_VERSION_MIN: u8 = 1;
 /// The largest datagram with votes, in bytes. It passes any path without fragmentation.
 pub const DATAGRAM_BYTES_MAX: usize = 1_200;
 /// The largest datagram of any kind, in bytes: the limit of UDP over IPv4. Gossip may need it.

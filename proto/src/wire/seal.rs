@@ -59,7 +59,7 @@ pub use super::secret::{
 };
 pub use super::window::REPLAY_WINDOW;
 use super::window::Window;
-use super::{DatagramKind, DropReason, PROTOCOL_VERSION};
+use super::{DatagramKind, DropReason, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN};
 use crate::voter_set::hash_of_name;
 
 /// The most boot ids whose keys and counters are remembered, each in less than 1 KiB. One more
@@ -297,20 +297,25 @@ impl Seal {
         self.sealed.as_ref().map_or(0, |sealed| sealed.peers.len())
     }
 
-    /// Returns a datagram with this body.
+    /// Returns a datagram of the oldest version with this body.
     ///
     /// No counter is used twice: after 2^64 datagrams, or some centuries, the result is an empty
     /// datagram. Every receiver drops it as [`DropReason::Short`].
     pub fn seal(&mut self, kind: DatagramKind, body: &[u8]) -> Vec<u8> {
+        self.seal_as(PROTOCOL_VERSION_MIN, kind, body)
+    }
+
+    /// Seals like [`Seal::seal`], as a datagram of this version.
+    pub(crate) fn seal_as(&mut self, version: u8, kind: DatagramKind, body: &[u8]) -> Vec<u8> {
         let mut datagram = Vec::with_capacity(self.overhead() + body.len());
         let Some(sealed) = &mut self.sealed else {
-            datagram.extend([PROTOCOL_VERSION, MODE_PLAINTEXT]);
+            datagram.extend([version, MODE_PLAINTEXT]);
             datagram.extend(self.cluster_id);
             datagram.push(kind.to_byte());
             datagram.extend(body);
             return datagram;
         };
-        match sealed.seal(kind, body, &mut datagram) {
+        match sealed.seal((version, kind), body, &mut datagram) {
             Ok(()) => datagram,
             Err(Unspecified) => Vec::new(),
         }
@@ -345,8 +350,8 @@ impl Seal {
     ) -> Result<DatagramKind, DropReason> {
         frame.clear();
         let (mode, rest) = match datagram {
-            [PROTOCOL_VERSION, mode, rest @ ..] => (*mode, rest),
-            [PROTOCOL_VERSION] | [] => return Err(DropReason::Short),
+            [PROTOCOL_VERSION_MIN..=PROTOCOL_VERSION, mode, rest @ ..] => (*mode, rest),
+            [PROTOCOL_VERSION_MIN..=PROTOCOL_VERSION] | [] => return Err(DropReason::Short),
             _ => return Err(DropReason::Version),
         };
         match (mode, &mut self.sealed) {
@@ -384,12 +389,13 @@ impl fmt::Debug for Seal {
 impl Sealed {
     fn seal(
         &mut self,
-        kind: DatagramKind,
+        (version, kind): (u8, DatagramKind),
         body: &[u8],
         datagram: &mut Vec<u8>,
     ) -> Result<(), Unspecified> {
         let counter = self.counter.ok_or(Unspecified)?;
         self.counter = counter.checked_add(1);
+        self.head[0] = version;
         self.head[COUNTER_AT..HEADER_BYTES].copy_from_slice(&counter.to_le_bytes());
         self.head[HEADER_BYTES] = kind.to_byte();
         datagram.extend_from_slice(&self.head);
@@ -509,7 +515,7 @@ fn other_secret<'a>(
 /// Returns the header of a datagram, without its counter and its kind.
 fn head(secret: &Secret, cluster_id: Id, boot_id: BootId) -> Head {
     let mut head = [0; HEADER_BYTES + 1];
-    head[..2].copy_from_slice(&[PROTOCOL_VERSION, MODE_SEALED]);
+    head[..2].copy_from_slice(&[PROTOCOL_VERSION_MIN, MODE_SEALED]);
     head[2..CLUSTER_AT].copy_from_slice(secret.fingerprint.as_bytes());
     head[CLUSTER_AT..BOOT_AT].copy_from_slice(&cluster_id);
     head[BOOT_AT..COUNTER_AT].copy_from_slice(&boot_id.to_ne_bytes());
@@ -614,7 +620,7 @@ mod tests {
         let mut seal = Seal::insecure_plaintext();
         let datagram = seal.seal(DatagramKind::Gossip, BODY);
         assert_eq!(datagram.len(), BODY.len() + seal.overhead());
-        assert_eq!(datagram[..2], [PROTOCOL_VERSION, MODE_PLAINTEXT]);
+        assert_eq!(datagram[..2], [PROTOCOL_VERSION_MIN, MODE_PLAINTEXT]);
         assert_eq!(datagram[2..7], [id_of_name("").as_slice(), &[1]].concat());
         assert_eq!(
             seal.open(&datagram),

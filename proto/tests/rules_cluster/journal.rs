@@ -339,12 +339,12 @@ fn journal_of_another_owner_is_refused() {
     assert!(start(&mut disk, 0, "other").is_err());
     assert_eq!(start(&mut disk, 0, "test"), Ok(()));
     let mut newer = bytes;
-    newer[8] = 2;
+    newer[8] = 3;
     disk.put_back(newer);
     let error = start(&mut disk, 0, "test").unwrap_err();
     assert_eq!(
         error.to_string(),
-        "its format is 2, and this version reads 1"
+        "its format is 3, and this version reads 1 and 2"
     );
     disk.put_back(b"#!/bin/sh".to_vec());
     assert!(start(&mut disk, 0, "test").is_err());

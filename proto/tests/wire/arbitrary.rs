@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use lockmesh_proto::{
-    Challenge, Claim, ClaimId, DIGEST_PARTS, DatagramHead, Digest, DigestPart, Epoch, Handover,
-    HolderGranted, Incarnation, Inspect, Instant, KEY_BYTES_MAX, KeepAlive, Kept, KeptToken, Key,
-    MEMORY_PART_BYTES, MemoryPart, MemorySize, Message, NODE_ID_BYTES_MAX, Namesake, NodeId,
-    Outdated, REPORTED_WAITERS_MAX, RecoveryQuery, RecoveryReply, Refuse, RefuseReason, Release,
+    Challenge, Claim, ClaimId, DIGEST_PARTS, DatagramHead, Digest, DigestPart, Done, Epoch,
+    Handover, HolderGranted, Incarnation, Inspect, Instant, KEY_BYTES_MAX, KeepAlive, Kept,
+    KeptToken, Key, MARK_KEEP_MAX, MEMORY_PART_BYTES, Mark, MarkEntry, Marked, MarksPage,
+    MarksQuery, MemoryPart, MemorySize, Message, NODE_ID_BYTES_MAX, Namesake, NodeId, Outdated,
+    PageEnd, REPORTED_WAITERS_MAX, RecoveryQuery, RecoveryReply, Refuse, RefuseReason, Release,
     Report, ReportedVote, ReportedWaiter, Role, SessionId, Stale, Timing, Vote, VoterQuery,
     VoterReply, VoterSet, VoterSetDescription, VoterSetTag, Wait,
 };
@@ -106,6 +107,7 @@ fn refuse_reason() -> impl Strategy<Value = RefuseReason> {
         RefuseReason::Skew,
         RefuseReason::Limit,
         RefuseReason::NotAVoter,
+        RefuseReason::Marks,
     ])
 }
 
@@ -243,6 +245,7 @@ pub(crate) fn any_message_about(
     claims: impl Strategy<Value = ClaimId> + Clone + 'static,
 ) -> impl Strategy<Value = Message> {
     let flags = (any::<bool>(), any::<bool>());
+    let marking = claims.clone();
     let holder = (any_claim_id(), epoch(), holder_granted(), any::<u32>());
     let wait = (any_key(), claims.clone(), holder);
     let memory = (number(), epoch(), flags, incarnation(), span(), span());
@@ -297,6 +300,66 @@ pub(crate) fn any_message_about(
         (instant(), epoch())
             .prop_map(|(sent_at, epoch)| { Message::VoterQuery(VoterQuery { sent_at, epoch }) }),
         any_handover().prop_map(|it| Message::Handover(Box::new(it))),
+        any_mark(marking),
+    ]
+}
+
+fn any_mark(
+    claims: impl Strategy<Value = ClaimId> + Clone + 'static,
+) -> impl Strategy<Value = Message> {
+    let keep_for = prop_oneof![span(), Just(Duration::from_secs(60)), Just(MARK_KEEP_MAX)];
+    let entry =
+        (any_key(), any_node_id(), epoch(), span()).prop_map(|(key, by, epoch, remaining)| {
+            MarkEntry {
+                key,
+                by,
+                epoch,
+                remaining,
+            }
+        });
+    let end = prop::sample::select(vec![PageEnd::More, PageEnd::Query, PageEnd::Last]);
+    let after = || proptest::option::of(any_key());
+    let page = (number(), after(), vec(entry, 0..3), end, any::<bool>());
+    let once = any_claim(claims.clone()).prop_map(|message| match message {
+        Message::Claim(claim) => Message::OnceClaim(claim),
+        other => other,
+    });
+    prop_oneof![
+        once,
+        (any_key(), claims.clone(), instant(), keep_for).prop_map(
+            |(key, claim, sent_at, keep_for)| Message::Mark(Mark {
+                key,
+                claim,
+                sent_at,
+                keep_for
+            })
+        ),
+        (claims.clone(), instant(), any::<bool>()).prop_map(|(claim, sent_at, is_kept)| {
+            Message::Marked(Marked {
+                claim,
+                sent_at,
+                is_kept,
+            })
+        }),
+        (claims, any_node_id(), epoch(), span()).prop_map(|(claim, by, epoch, remaining)| {
+            Message::Done(Done {
+                claim,
+                by,
+                epoch,
+                remaining,
+            })
+        }),
+        (number(), after())
+            .prop_map(|(nonce, after)| Message::MarksQuery(MarksQuery { nonce, after })),
+        page.prop_map(|(nonce, after, marks, end, is_whole)| {
+            Message::MarksPage(Box::new(MarksPage {
+                nonce,
+                after,
+                marks,
+                end,
+                is_whole,
+            }))
+        }),
     ]
 }
 
@@ -436,8 +499,11 @@ pub(crate) fn largest_messages() -> Vec<Message> {
         Message::RecoveryQuery(RecoveryQuery { nonce }),
         largest_memory(epoch, incarnation),
         Message::Outdated(Outdated { seen: incarnation }),
-        Message::Inspect(Inspect { nonce, key }),
-        largest_report(claim, epoch),
+        Message::Inspect(Inspect {
+            nonce,
+            key: key.clone(),
+        }),
+        largest_report(claim.clone(), epoch),
         largest_keep_alive(session),
         largest_kept(session),
         largest_query(epoch),
@@ -448,6 +514,40 @@ pub(crate) fn largest_messages() -> Vec<Message> {
         Message::Alive(Challenge { nonce }),
         largest_namesake(incarnation),
         largest_part(),
+        Message::OnceClaim(Claim {
+            key: key.clone(),
+            claim: claim.clone(),
+            epoch,
+            ttl,
+            sent_at,
+            votes_valid_since: sent_at,
+            granted: true,
+            is_try: true,
+            join: true,
+            outlives: true,
+        }),
+        Message::Mark(Mark {
+            key: key.clone(),
+            claim: claim.clone(),
+            sent_at,
+            keep_for: ttl,
+        }),
+        Message::Marked(Marked {
+            claim: claim.clone(),
+            sent_at,
+            is_kept: true,
+        }),
+        Message::Done(Done {
+            claim,
+            by: node.clone(),
+            epoch,
+            remaining: ttl,
+        }),
+        Message::MarksQuery(MarksQuery {
+            nonce,
+            after: Some(key.clone()),
+        }),
+        largest_marks_page(&key, &node),
     ]
 }
 
@@ -570,4 +670,23 @@ fn largest_report(claim: ClaimId, epoch: Epoch) -> Message {
         fence: epoch,
         is_recovering: true,
     })
+}
+
+/// A voter fills a page up to 640 bytes, counted as 32 bytes for each mark beside its names.
+fn largest_marks_page(key: &Key, node: &NodeId) -> Message {
+    let entry = |key: Key, by: &str| MarkEntry {
+        key,
+        by: node_id(by),
+        epoch: Epoch::new(u64::MAX),
+        remaining: Duration::MAX,
+    };
+    let small = (0..7).map(|_| entry(Key::new("k").unwrap(), "n"));
+    let marks = [entry(key.clone(), node.as_str())].into_iter().chain(small);
+    Message::MarksPage(Box::new(MarksPage {
+        nonce: u64::MAX,
+        after: Some(key.clone()),
+        marks: marks.collect(),
+        end: PageEnd::Last,
+        is_whole: true,
+    }))
 }

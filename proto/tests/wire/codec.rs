@@ -54,11 +54,13 @@ fn largest_messages_fit_into_sealed_datagrams() {
                 Message::Describe(_) | Message::Described(_) => {}
                 Message::Challenge(_) | Message::Alive(_) | Message::Namesake(_) => {}
                 Message::Handover(_) => {}
+                Message::OnceClaim(_) | Message::Mark(_) | Message::Marked(_) => {}
+                Message::Done(_) | Message::MarksQuery(_) | Message::MarksPage(_) => {}
             }
             format!("{:?}", discriminant(message))
         })
         .collect();
-    assert_eq!(kinds.len(), 21);
+    assert_eq!(kinds.len(), 27);
     for message in messages {
         let packed = pack_messages(&head, std::slice::from_ref(&message), sealed_budget());
         assert_eq!(

@@ -88,6 +88,7 @@ impl World {
                 waiters_max: 4,
                 fence_buckets: 16,
                 handover_votes_max: 16,
+                marks_max: 8,
             },
             max_claims: 8,
             renew_interval: None,
@@ -165,6 +166,7 @@ impl World {
                     renews: op & 16 != 0,
                     outlives: op & 32 != 0,
                     deadline: None,
+                    is_once: false,
                 };
                 if let Ok(ticket) = self.node.claim(self.now, request)
                     && op & 64 != 0

@@ -29,6 +29,7 @@ impl Asker {
                 addr: addr(),
                 incarnation: Incarnation::new(1),
                 alive: true,
+                version: Some(lockmesh_proto::PROTOCOL_VERSION),
             };
             (node_id(voter), peer)
         });

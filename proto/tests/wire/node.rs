@@ -69,6 +69,7 @@ impl World {
                 waiters_max: WAITERS_MAX,
                 fence_buckets: 16,
                 handover_votes_max: 16,
+                marks_max: 8,
             },
             max_claims: 8,
             renew_interval: None,
@@ -531,6 +532,7 @@ proptest! {
                 renews: at.index(5) == 0,
                 outlives: at.index(7) == 0,
                 deadline: None,
+                is_once: false,
             };
             // The node refuses requests above `max_claims`.
             let _ = world.node.claim(world.now, request);

@@ -51,6 +51,7 @@ fn node(locks: usize, seal: Seal) -> Node {
             renews: false,
             outlives: false,
             deadline: None,
+            is_once: false,
         };
         node.claim(NOW, request).unwrap();
     }
@@ -216,6 +217,7 @@ fn request(name: &str) -> Request {
         renews: true,
         outlives: false,
         deadline: None,
+        is_once: false,
     }
 }
 
@@ -284,6 +286,7 @@ fn only_failed_renewals_count_as_lost() {
         addr: addr(),
         incarnation: Incarnation::new(1),
         alive: true,
+        version: Some(lockmesh_proto::PROTOCOL_VERSION),
     };
     let peers = [(node_id("b"), peer)].into();
     world.node.handle_view(world.now, &View { peers });
@@ -317,6 +320,7 @@ fn node_lists_members_first() {
             addr: at(port),
             incarnation: Incarnation::new(1),
             alive,
+            version: Some(lockmesh_proto::PROTOCOL_VERSION),
         };
         (node_id(name), peer)
     };

@@ -19,6 +19,7 @@ fn request(key: Key) -> Request {
         renews: true,
         outlives: false,
         deadline: None,
+        is_once: false,
     }
 }
 
@@ -32,6 +33,7 @@ fn view(nodes: &[&str]) -> View {
         addr: addr(),
         incarnation: Incarnation::new(1),
         alive: true,
+        version: Some(lockmesh_proto::PROTOCOL_VERSION),
     };
     let peers = nodes.iter().map(|name| (node_id(name), peer));
     View {

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use lockmesh_proto::{
-    ClusterSecret, DatagramKind, DropReason, PROTOCOL_VERSION, REPLAY_WINDOW, Seal,
+    ClusterSecret, DatagramKind, DropReason, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, REPLAY_WINDOW,
+    Seal,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -78,13 +79,22 @@ fn datagram_with_flipped_bit_does_not_open() {
 fn datagram_of_another_version_is_dropped() {
     for mut seal in [seal_of(1, 2), Seal::insecure_plaintext()] {
         let mut datagram = seal_of(1, 1).seal(DatagramKind::Votes, BODY);
-        for version in (0..=u8::MAX).filter(|version| *version != PROTOCOL_VERSION) {
+        let read = PROTOCOL_VERSION_MIN..=PROTOCOL_VERSION;
+        for version in (0..=u8::MAX).filter(|version| !read.contains(version)) {
             datagram[0] = version;
             assert_eq!(seal.open(&datagram), Err(DropReason::Version));
             assert_eq!(seal.open(&[version]), Err(DropReason::Version));
         }
         assert_eq!(seal.open(&[]), Err(DropReason::Short));
     }
+}
+
+#[test]
+fn changed_version_of_sealed_datagram_is_a_forgery() {
+    let (mut a, mut b) = pair();
+    let mut datagram = a.seal(DatagramKind::Votes, BODY);
+    datagram[0] = PROTOCOL_VERSION;
+    assert_eq!(b.open(&datagram), Err(DropReason::Forged));
 }
 
 #[test]

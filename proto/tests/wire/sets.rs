@@ -20,6 +20,7 @@ fn node_with_another_voter_set_is_reported_once() {
         renews: false,
         outlives: false,
         deadline: None,
+        is_once: false,
     };
     world.node.claim(world.now, request).unwrap();
     world.drain();

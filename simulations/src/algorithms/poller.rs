@@ -304,7 +304,11 @@ impl<R: Rules> Poller<R> {
             answers.voters = claim.asked.len();
             answers.voted = claim.promises.len();
             answers.refused = claim.refusals.len();
-            self.notify(Event::TimedOut { ticket, answers });
+            self.notify(Event::TimedOut {
+                ticket,
+                answers,
+                holder: None,
+            });
             self.unlock(now, &claim);
         }
     }

@@ -45,6 +45,7 @@ pub(crate) fn view(rng: &mut Rng, gossip: Gossip, me: usize, hosts: &[Known]) ->
             addr: sighting.addr,
             incarnation: sighting.incarnation,
             alive,
+            version: Some(PROTOCOL_VERSION),
         };
         view.peers.insert(known.id.clone(), peer);
     }

@@ -90,6 +90,7 @@ impl World {
                 addr: incarnation.addr,
                 incarnation: incarnation.incarnation,
                 alive: other != dead,
+                version: Some(PROTOCOL_VERSION),
             };
             Some((machine.id.clone(), peer))
         });

@@ -46,6 +46,7 @@ impl World {
                 addr: host.addr,
                 incarnation: Incarnation::new(INCARNATION),
                 alive: true,
+                version: Some(PROTOCOL_VERSION),
             };
             (host.id.clone(), peer)
         });

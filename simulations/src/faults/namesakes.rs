@@ -346,6 +346,7 @@ impl World {
             renews: it.rng.chance(700_000),
             outlives: false,
             deadline: None,
+            is_once: false,
         };
         let first = it.requests.keys().next().copied();
         let now = self.hosts[it.on].clock.now(self.time);

@@ -125,6 +125,7 @@ impl Cluster {
                 addr: addr(other),
                 incarnation: self.nodes[other].claimant().incarnation(),
                 alive: true,
+                version: Some(PROTOCOL_VERSION),
             };
             (id(other), peer)
         });
@@ -202,6 +203,7 @@ impl Cluster {
             renews: true,
             outlives: false,
             deadline: None,
+            is_once: false,
         };
         let now = self.now();
         self.nodes[at].claim(now, request).unwrap()

@@ -118,6 +118,7 @@ impl World {
             renews: wish.renews,
             outlives: wish.outlives,
             deadline,
+            is_once: false,
         };
         let ticket = process.node.claim(now, request).ok()?;
         self.requests += 1;
