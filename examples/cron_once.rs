@@ -2,43 +2,42 @@
 //!
 //! `cargo run --example cron_once`
 //!
-//! The job runs once per tick for two reasons. The key contains the tick, so a node whose timer
-//! fires late requests the same lock as the others. The lock is never released: it ends with its
-//! TTL, after every node's timer for this tick has fired. If the lock were released after a short
-//! job, a late node would run the job again.
+//! Each node waits for the same ticks, and asks to run the job once for each. The first runs it, and
+//! leaves a mark with the voters. A node whose timer fires late then learns that the tick ran, even if
+//! the job was short.
 
 mod common;
 
 use std::time::Duration;
 
-use lockmesh::{DistributedLock, Mesh};
+use lockmesh::{Mesh, OnceError, Outcome, Schedule, Tick};
 
-/// The longest time between the timers of two nodes for one tick.
-const LATENESS_MAX: Duration = Duration::from_secs(10);
+/// The time for which a tick that ran is remembered: more than the timers of two nodes differ.
+const KEEP_FOR: Duration = Duration::from_secs(60);
 
-/// Runs the job unless another node does. Returns `true` if it ran here.
-async fn once_per_tick(mesh: &Mesh, tick: u64) -> Result<bool, Box<dyn std::error::Error>> {
-    let key = format!("report/{tick}");
-    let ttl_ms = LATENESS_MAX.as_millis().try_into()?;
-    // `Ok(false)`: another node runs this tick. `Err`: no quorum answered, so the owner is
-    // unknown; skip the tick or retry, as the job requires.
-    if !mesh.try_acquire(&key, ttl_ms).await? {
-        return Ok(false);
-    }
-    println!("tick {tick}: node {} writes the report", mesh.id());
-    Ok(true)
+/// Runs the tick unless another node does. Returns `true` if it ran here.
+async fn run(mesh: &Mesh, tick: Tick) -> Result<bool, OnceError> {
+    let request = mesh.once("report", tick).keep_for(KEEP_FOR);
+    let outcome = request.run(|epoch| async move {
+        // Pass the epoch with each write: two attempts at a tick differ in it.
+        println!(
+            "tick {tick}: node {} writes the report ({epoch})",
+            mesh.id()
+        );
+    });
+    Ok(matches!(outcome.await?, Outcome::Ran(())))
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let nodes = common::three_nodes().await?;
-    for tick in 1..=5 {
+    let mut schedule = Schedule::every(Duration::from_secs(1))?;
+    for _ in 0..3 {
+        let tick = schedule.next().await;
         let [a, b, c] = &nodes;
-        let (a, b, c) = tokio::join!(
-            once_per_tick(a, tick),
-            once_per_tick(b, tick),
-            once_per_tick(c, tick)
-        );
+        let (a, b) = tokio::join!(run(a, tick), run(b, tick));
+        // The timer of this node is late: the job is over.
+        let c = run(c, tick).await;
         let ran = [a?, b?, c?].into_iter().filter(|ran| *ran).count();
         println!("tick {tick}: ran {ran} time(s)");
         assert_eq!(ran, 1, "exactly one node runs it");

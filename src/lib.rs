@@ -67,6 +67,7 @@
 //!
 //! | feature | default | adds |
 //! | --- | --- | --- |
+//! | `cron` | no | [`Schedule::cron`]: ticks of a cron expression, by the crate `croner` |
 //! | `ranvier` | no | `ranvier_core::cluster::DistributedLock` for [`Mesh`]; it needs Rust 1.93 |
 //!
 //! # Further reading
@@ -103,6 +104,7 @@ mod once;
 #[cfg(feature = "ranvier")]
 mod ranvier;
 mod request;
+mod schedule;
 mod seed_query;
 mod seeds;
 pub mod status;
@@ -135,6 +137,7 @@ pub use lockmesh_proto::{
 pub use mesh::Mesh;
 pub use once::{OnceError, OnceRequest, Outcome};
 pub use request::LockRequest;
+pub use schedule::{Missed, Schedule, ScheduleError, Tick};
 pub use seeds::Resolve;
 pub use status::{Health, Shutdown, Status};
 pub use transport::{Transport, UdpTransport};

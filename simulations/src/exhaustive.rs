@@ -20,8 +20,8 @@ use std::time::Duration;
 use stateright::{Model, Property};
 
 use crate::proto::{
-    Claimant, Effects, Event, Incarnation, Instant, Key, Memory, Message, NodeId, Now,
-    RecoveryReply, Request, Start, Ticket, Timing, Voter, VoterLimits, VoterSet,
+    Claimant, Effects, Event, Incarnation, Instant, Key, MARK_KEEP_MAX, Memory, Message, NodeId,
+    Now, RecoveryReply, Request, Start, Ticket, Timing, Voter, VoterLimits, VoterSet,
 };
 
 pub(crate) use found::command;
@@ -54,6 +54,8 @@ fn timing() -> Timing {
 pub(crate) enum Action {
     Ask(usize),
     Release(usize),
+    /// The holder marks its key.
+    Mark(usize),
     Wake(usize),
     WakeVoter(usize),
     Read(Envelope),
@@ -86,6 +88,10 @@ pub(crate) struct State {
     forgotten: Vec<Option<(usize, u64)>>,
     highest_owner: u64,
     grants: u8,
+    /// `true` once a quorum has marked the key. The mark lasts longer than the search.
+    is_marked: bool,
+    /// `true` once a voter has reported that it may lack marks.
+    may_lack_marks: bool,
     broken: Option<&'static str>,
 }
 
@@ -198,10 +204,17 @@ impl Search {
         messages.retain(|(_, message)| !matches!(message, Message::Describe(_)));
         self.send(state, at, messages);
         let Some(claimant) = at.checked_sub(VOTERS) else {
+            let lacks = |event: &Event| matches!(event, Event::MarksRead { may_lack: true, .. });
+            state.may_lack_marks |= effects.events.iter().any(lacks);
             return;
         };
         for event in effects.events {
             match event {
+                Event::Granted { .. } if state.is_marked && !state.may_lack_marks => {
+                    state.broken = Some("M10");
+                }
+                Event::Marked { .. } => state.is_marked = true,
+                Event::Done { .. } => state.attempts[claimant].is_over = true,
                 Event::Granted { epoch, .. } => {
                     let epoch = epoch.get();
                     state.grants += 1;
@@ -288,6 +301,14 @@ impl Search {
         }
         state.voters[to].change(|voter| match message {
             Message::Claim(claim) => voter.handle_claim(now, claim, &mut out),
+            Message::OnceClaim(claim) => voter.handle_once_claim(now, claim, &mut out),
+            Message::Mark(mark) => voter.handle_mark(now, mark, &mut out),
+            Message::MarksQuery(query) => {
+                voter.handle_marks_query(now, &self.ids[from], query, &mut out);
+            }
+            Message::MarksPage(page) => {
+                voter.handle_marks_page(now, &self.ids[from], page, &mut out);
+            }
             Message::Release(release) => voter.handle_release(now, release, &mut out),
             Message::KeepAlive(keep) => {
                 let incarnation = Incarnation::new(1);
@@ -314,6 +335,21 @@ impl Search {
                 }
             }
             Begins::Owned => self.own(state),
+            Begins::Marking => {
+                self.own(state);
+                self.mark(state, 0);
+            }
+            Begins::Marked => {
+                self.own(state);
+                self.mark(state, 0);
+                self.read_all(state);
+                if let Some(ticket) = state.attempts[0].ticket {
+                    self.release(state, 0, ticket);
+                }
+                self.read_all(state);
+                state.network.clear();
+                self.ask(state, 1);
+            }
             Begins::Covered => {
                 self.own(state);
                 state.network.clear();
@@ -376,7 +412,7 @@ impl Search {
             renews: true,
             outlives: false,
             deadline: None,
-            is_once: false,
+            is_once: self.scope.marks,
         };
         let mut out = Effects::default();
         let it = &mut state.claimants[claimant];
@@ -394,6 +430,19 @@ impl Search {
         self.follow(state, at, out);
     }
 
+    fn mark(&self, state: &mut State, claimant: usize) {
+        let Some(ticket) = state.attempts[claimant].ticket else {
+            return;
+        };
+        let at = VOTERS + claimant;
+        let now = self.now(state, at);
+        let mut out = Effects::default();
+        let it = &mut state.claimants[claimant];
+        // A lease that is over cannot mark its key.
+        it.change(|it| it.mark(now, ticket, MARK_KEEP_MAX, &mut out).ok());
+        self.follow(state, at, out);
+    }
+
     fn crash(&self, state: &mut State, at: usize) {
         let now = self.now(state, at);
         state.crashes += 1;
@@ -405,10 +454,12 @@ impl Search {
             return self.follow(state, at, out);
         }
         let vote = state.voters[at].it.report(now, 0, &self.key).vote;
-        state.forgotten[at] = vote.and_then(|vote| {
+        let before = state.forgotten[at];
+        let forgotten = vote.and_then(|vote| {
             let claimant = self.ids.iter().position(|id| *id == vote.claim.node)?;
             Some((claimant.checked_sub(VOTERS)?, vote.epoch.get()))
         });
+        state.forgotten[at] = forgotten.or(before);
         let mut out = Effects::default();
         state.voters[at] = self.voter(now, (at, state.crashes), None, &mut out);
         self.follow(state, at, out);
@@ -459,6 +510,8 @@ impl Model for Search {
             forgotten: vec![None; VOTERS],
             highest_owner: 0,
             grants: 0,
+            is_marked: false,
+            may_lack_marks: false,
             broken: None,
         };
         for at in 0..VOTERS {
@@ -490,11 +543,19 @@ impl Model for Search {
         if state.broken.is_some() {
             return;
         }
-        let dead = usize::from(self.scope.begins == Begins::Forgotten);
+        let is_gone = matches!(self.scope.begins, Begins::Forgotten | Begins::Marked);
+        let dead = usize::from(is_gone);
         for (claimant, attempt) in state.attempts.iter().enumerate().skip(dead) {
             match attempt.ticket {
                 None => actions.push(Action::Ask(claimant)),
-                Some(_) if !attempt.is_over => actions.push(Action::Release(claimant)),
+                Some(ticket) if !attempt.is_over => {
+                    actions.push(Action::Release(claimant));
+                    let now = self.now(state, VOTERS + claimant);
+                    let lease = state.claimants[claimant].it.valid_until(now, ticket);
+                    if self.scope.marks && lease.is_some() {
+                        actions.push(Action::Mark(claimant));
+                    }
+                }
                 Some(_) => {}
             }
             let now = self.now(state, VOTERS + claimant);
@@ -523,6 +584,7 @@ impl Model for Search {
                 let ticket = state.attempts[claimant].ticket?;
                 self.release(&mut state, claimant, ticket);
             }
+            Action::Mark(claimant) => self.mark(&mut state, claimant),
             Action::Wake(claimant) => self.wake(&mut state, claimant),
             Action::WakeVoter(at) => self.wake_voter(&mut state, at),
             Action::Read(envelope) => self.read(&mut state, &envelope),
@@ -535,7 +597,7 @@ impl Model for Search {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("M1 to M4", |_, state: &State| state.broken.is_none()),
+            Property::always("M1 to M4, M10", |_, state: &State| state.broken.is_none()),
             Property::sometimes("all own it in turn", |search: &Self, state: &State| {
                 usize::from(state.grants) == search.scope.walls.len()
             }),

@@ -425,7 +425,7 @@ impl Claimant {
             Message::Stale(stale) => (&stale.claim, None, Some(stale.fence)),
             Message::Refuse(refuse) => (&refuse.claim, None, None),
             Message::Marked(marked) => (&marked.claim, None, None),
-            Message::Done(done) => (&done.claim, None, Some(done.epoch)),
+            Message::Done(done) => (&done.claim, None, None),
             _ => return,
         };
         // A voter that votes again receives the claims that it refused before.

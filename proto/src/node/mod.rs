@@ -60,7 +60,7 @@ use incarnations::{ASKED_AGAIN, Asks, Heard, Hearing};
 use inspect::Inspector;
 use journal::JournalState;
 use outbox::Outbox;
-use peers::Peers;
+use peers::{Peers, Way};
 use sets::{SECOND, Sets, UNASKED};
 use standing::Standings;
 
@@ -753,8 +753,11 @@ impl Node {
         self.handovers.hear(&head.from, head.incarnation);
         match self.hear(now, &head, from) {
             Heard::Again | Heard::NewIncarnation => {
-                self.peers
-                    .note_version(&head.from, head.incarnation, version);
+                // A peer that speaks the oldest version may read a newer one.
+                if version > PROTOCOL_VERSION_MIN {
+                    self.peers
+                        .note_version(&head.from, head.incarnation, version);
+                }
             }
             Heard::Outdated { seen, is_told } => {
                 self.take_outdated(now, (&head, from), is_told.then_some(seen), messages);
@@ -1373,26 +1376,33 @@ impl Node {
         let Some((node, mut messages)) = self.outbox.take() else {
             return false;
         };
-        let version = self.version_for(&node);
+        let way = self.peers.send(self.now, &node);
+        let Some(Way {
+            targets: [Some(to), other],
+            version,
+            probes,
+        }) = way
+        else {
+            self.traffic.drop_one(DropReason::NoAddress);
+            self.outbox.keep(messages);
+            return true;
+        };
+        let version = version.min(self.speaks);
         if version < PROTOCOL_VERSION {
             let unread = messages.extract_if(.., |message| message.version() > version);
             for _ in unread {
                 self.traffic.drop_one(DropReason::Version);
             }
         }
-        let probes = self.speaks == PROTOCOL_VERSION && self.peers.probes_version(self.now, &node);
-        match self.peers.send(self.now, &node) {
-            [Some(to), other] => {
-                if probes {
-                    self.transmit((PROTOCOL_VERSION, to), node.clone(), &[]);
-                }
-                if let Some(other) = other {
-                    self.transmit((version, other), node.clone(), &messages);
-                }
-                self.transmit((version, to), node, &messages);
-            }
-            [None, _] => self.traffic.drop_one(DropReason::NoAddress),
+        if probes && self.speaks == PROTOCOL_VERSION {
+            // The reply is in that version, if the node reads it.
+            let probe = Message::Challenge(Challenge { nonce: 0 });
+            self.transmit((PROTOCOL_VERSION, to), node.clone(), &[probe]);
         }
+        if let Some(other) = other {
+            self.transmit((version, other), node.clone(), &messages);
+        }
+        self.transmit((version, to), node, &messages);
         self.outbox.keep(messages);
         true
     }
@@ -1405,11 +1415,6 @@ impl Node {
             to,
             voter_set: self.voter_set.tag(),
         }
-    }
-
-    /// Returns the version in which this node speaks to another.
-    fn version_for(&self, node: &NodeId) -> u8 {
-        self.peers.version_of(node).min(self.speaks)
     }
 
     fn transmit(&mut self, (version, addr): (u8, SocketAddr), node: NodeId, messages: &[Message]) {

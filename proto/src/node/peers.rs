@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::addresses::{Addresses, Targets};
 use super::incarnations::{Heard, Hearing, Incarnations, Two};
@@ -29,10 +30,13 @@ struct Known {
     boot_id: Option<BootId>,
     /// The value of [`Peers::heard`] at its last datagram.
     heard: u64,
-    /// The newest version that an incarnation is known to read, by its datagrams or by gossip.
+    /// The newest version that an incarnation is known to read, by its datagrams or by gossip. Zero
+    /// if none is known.
     reads: (Incarnation, u8),
+    /// `true` if gossip does not tell the peer's version.
+    is_untold: bool,
     /// The next time at which the peer is sent a datagram of the newest version, to find out whether
-    /// it reads it. `None` if gossip tells.
+    /// it reads it. `None` if that is known.
     probe: Option<Instant>,
 }
 
@@ -45,6 +49,44 @@ impl Known {
             self.reads.1 = version.max(self.reads.1);
         }
     }
+
+    /// Returns the newest version that the highest incarnation is known to read.
+    fn version(&self) -> Option<u8> {
+        let is_of_highest = self.incarnations.highest() <= Some(self.reads.0);
+        Some(self.reads.1).filter(|version| is_of_highest && *version > 0)
+    }
+
+    /// Returns `true` if the peer is to be sent a datagram of the newest version now, although it is
+    /// not known to read it. Gossip tells the version of the incarnation with which a process began,
+    /// and the process may have taken a higher one.
+    fn probes_version(&mut self, now: Instant, max_ttl: Duration) -> bool {
+        if self.version().is_some() {
+            self.probe = None;
+            return false;
+        }
+        // Usually gossip tells soon.
+        let patience = if self.is_untold {
+            Duration::ZERO
+        } else {
+            max_ttl / 8
+        };
+        let due = self.probe.get_or_insert(now.after(patience));
+        let is_due = *due <= now;
+        if is_due {
+            *due = now.after(max_ttl / 2);
+        }
+        is_due
+    }
+}
+
+/// How a datagram is sent to a node.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Way {
+    pub(crate) targets: Targets,
+    /// The newest version that the node is known to read.
+    pub(crate) version: u8,
+    /// `true` if a probe of the newest version is due.
+    pub(crate) probes: bool,
 }
 
 /// All other nodes that this node knows.
@@ -165,29 +207,6 @@ impl Peers {
         }
     }
 
-    /// Returns the version in which to speak to a node: the newest that its highest incarnation is
-    /// known to read.
-    pub(crate) fn version_of(&self, node: &NodeId) -> u8 {
-        let known = self.known.get(node);
-        let known = known.filter(|it| it.incarnations.highest() <= Some(it.reads.0));
-        let version = known.map_or(PROTOCOL_VERSION_MIN, |it| it.reads.1);
-        version.clamp(PROTOCOL_VERSION_MIN, PROTOCOL_VERSION)
-    }
-
-    /// Returns `true` if the node shall be sent a datagram of the newest version now, although it is
-    /// not known to read it.
-    pub(crate) fn probes_version(&mut self, now: Instant, node: &NodeId) -> bool {
-        if self.version_of(node) == PROTOCOL_VERSION {
-            return false;
-        }
-        let due = self.known.get_mut(node).and_then(|it| it.probe.as_mut());
-        let Some(due) = due.filter(|due| **due <= now) else {
-            return false;
-        };
-        *due = now.after(self.voter_set.timing().max_ttl / 2);
-        true
-    }
-
     /// Records an answer of `node` to a challenge. Returns both incarnations if both have answered.
     pub(crate) fn answer(
         &mut self,
@@ -250,14 +269,9 @@ impl Peers {
             let before = known.addresses.first();
             let advertised = Some((peer.addr, peer.incarnation));
             known.addresses.advertise(advertised);
-            match peer.version {
-                Some(version) => {
-                    known.probe = None;
-                    known.note_version(peer.incarnation, version);
-                }
-                None => {
-                    known.probe.get_or_insert(Instant::ZERO);
-                }
+            known.is_untold = peer.version.is_none();
+            if let Some(version) = peer.version {
+                known.note_version(peer.incarnation, version);
             }
             if before != known.addresses.first() {
                 reachable.push(node.clone());
@@ -304,11 +318,16 @@ impl Peers {
         self.known.get(node)?.addresses.first()
     }
 
-    /// Counts a datagram to a node and returns its destinations.
-    pub(crate) fn send(&mut self, now: Instant, node: &NodeId) -> Targets {
+    /// Counts a datagram to a node and returns how to send it. `None` if the node is not known.
+    pub(crate) fn send(&mut self, now: Instant, node: &NodeId) -> Option<Way> {
         let timing = self.voter_set.timing();
-        let known = self.known.get_mut(node);
-        known.map_or([None; 2], |known| known.addresses.send(now, timing))
+        let known = self.known.get_mut(node)?;
+        let version = known.version().unwrap_or(PROTOCOL_VERSION_MIN);
+        Some(Way {
+            targets: known.addresses.send(now, timing),
+            version: version.clamp(PROTOCOL_VERSION_MIN, PROTOCOL_VERSION),
+            probes: known.probes_version(now, timing.max_ttl),
+        })
     }
 }
 

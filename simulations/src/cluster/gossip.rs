@@ -15,6 +15,8 @@ use crate::proto::{Incarnation, NodeId, Peer, View};
 pub(crate) struct Sighting {
     pub(crate) addr: SocketAddr,
     pub(crate) incarnation: Incarnation,
+    /// The version that it announces, if it does.
+    pub(crate) version: Option<u8>,
 }
 
 /// The data about one host.
@@ -45,7 +47,7 @@ pub(crate) fn view(rng: &mut Rng, gossip: Gossip, me: usize, hosts: &[Known]) ->
             addr: sighting.addr,
             incarnation: sighting.incarnation,
             alive,
-            version: Some(PROTOCOL_VERSION),
+            version: sighting.version,
         };
         view.peers.insert(known.id.clone(), peer);
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::algorithms::Machine;
 use crate::cluster::{Clock, Datagram, HostDisk, LastVoter, Sighting, WorldEvent};
 use crate::judge::{KeyAt, RequestId};
-use crate::proto::{Incarnation, Instant, NodeId, Seal, Ticket};
+use crate::proto::{Incarnation, Instant, NodeId, PROTOCOL_VERSION, Seal, Ticket};
 
 /// The datagrams that the operating system buffers for a process that does not read them.
 pub(crate) const SOCKET_DATAGRAMS_MAX: usize = 256;
@@ -29,6 +29,10 @@ pub(crate) struct Ongoing {
     pub(crate) deadline: Option<Instant>,
     /// The requested ttl plus all extensions.
     pub(crate) span: Duration,
+    /// The time for which its key is marked, in nanoseconds.
+    pub(crate) keep_for: Option<u64>,
+    /// The true time at which the mark began.
+    pub(crate) marks_since: Option<u64>,
 }
 
 /// One incarnation of a node.
@@ -86,6 +90,8 @@ pub(crate) struct Host {
     pub(crate) last_voter: Option<LastVoter>,
     /// The number of voters with which its last process left its memory.
     pub(crate) keepers: usize,
+    /// The newest version of the protocol that it speaks.
+    pub(crate) version: u8,
     /// All its incarnations, the last one at the end.
     pub(crate) incarnations: Vec<Sighting>,
     /// `true` if it runs in the other voter set.
@@ -124,6 +130,7 @@ impl Host {
             process: None,
             last_voter: None,
             keepers: 0,
+            version: PROTOCOL_VERSION,
             incarnations: Vec::new(),
             is_other: false,
             has_changed: false,

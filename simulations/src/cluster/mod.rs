@@ -19,6 +19,6 @@ pub(crate) use gossip::{Known, Sighting};
 pub(crate) use handovers::LastVoter;
 pub(crate) use heartbeats::Heartbeats;
 pub(crate) use host::{Host, Ongoing, Process, SOCKET_DATAGRAMS_MAX};
-pub(crate) use settings::{Gossip, Habits, Incarnations, PROBE_KEYS, Rates, Settings};
+pub(crate) use settings::{Gossip, Habits, Incarnations, MARKED_KEYS, PROBE_KEYS, Rates, Settings};
 pub(crate) use steady::Steady;
 pub(crate) use world::{Outcome, Plan, World, WorldEvent};

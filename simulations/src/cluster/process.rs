@@ -7,7 +7,7 @@ use crate::algorithms::{self, Algorithm};
 use crate::cluster::{Gossip, Incarnations, Process, Sighting, World, WorldEvent};
 use crate::judge::{End, Fact, HostAt};
 use crate::kernel::SECOND;
-use crate::proto::{Incarnation, NodeConfig, Seal, Start, Ticket};
+use crate::proto::{Incarnation, NodeConfig, PROTOCOL_VERSION, Seal, Start, Ticket};
 
 const MAX_CLAIMS: usize = 1_000;
 
@@ -107,6 +107,13 @@ impl World {
         if moves {
             self.move_on(host);
         }
+        if self.version_rng.chance(self.settings.versions.change_ppm) {
+            let version = &mut self.hosts[host].version;
+            *version = match *version {
+                PROTOCOL_VERSION => PROTOCOL_VERSION - 1,
+                _ => PROTOCOL_VERSION,
+            };
+        }
         let incarnation = self.next_incarnation(host);
         self.hosts[host].incarnations.push(incarnation);
         self.hosts[host].mapped = None;
@@ -168,10 +175,13 @@ impl World {
         };
         let seed = self.start_rng.draw();
         let config = self.node_config(host, incarnation.incarnation, start, seed, seal);
-        let node = match self.hosts[host].disk {
+        let mut node = match self.hosts[host].disk {
             None => algorithms::start(self.settings.algorithm, now, config),
             Some(_) => self.start_from_disk(host, now, config),
         };
+        if let Some(node) = node.node_mut() {
+            node.speak_at_most(self.hosts[host].version);
+        }
         self.hosts[host].process = Some(Process {
             node,
             opener,
@@ -255,6 +265,7 @@ impl World {
         Sighting {
             addr: machine.addr,
             incarnation: Incarnation::new(number),
+            version: (!self.settings.versions.are_untold).then_some(machine.version),
         }
     }
 

@@ -9,6 +9,8 @@ use crate::proto::{Timing, VoterLimits};
 
 /// The number of keys that are reserved for the probes at the end of a run.
 pub(crate) const PROBE_KEYS: usize = 20;
+/// The number of keys after those, which their holders mark.
+pub(crate) const MARKED_KEYS: usize = 3;
 
 /// The rates of the monotonic clocks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -58,6 +60,8 @@ pub(crate) struct Habits {
     pub(crate) extend_ppm: u64,
     /// Requests per million like those through the trait: without renewal, outliving their process.
     pub(crate) tick_ppm: u64,
+    /// Requests per million for a key that is marked when the work is done.
+    pub(crate) once_ppm: u64,
 }
 
 /// The settings of one world.
@@ -106,6 +110,33 @@ pub(crate) struct Settings {
     pub(crate) journals: Vec<Option<bool>>,
     /// The longest time of a handover, in nanoseconds; `None` for no handovers.
     pub(crate) handover_span: Option<u64>,
+    pub(crate) versions: Versions,
+}
+
+/// The versions of the protocol that the hosts speak.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Versions {
+    /// `true` if nobody announces the version of a host.
+    pub(crate) are_untold: bool,
+    /// The hosts that speak the version before the newest. Each restart may change that of a host.
+    pub(crate) old: Vec<bool>,
+    pub(crate) change_ppm: u64,
+}
+
+impl Versions {
+    fn draw(seed: u64, hosts: usize) -> Self {
+        let mut rng = Rng::stream(seed, "versions");
+        let (are_untold, are_mixed) = (rng.chance(200_000), rng.chance(150_000));
+        let old = (0..hosts)
+            .map(|_| are_mixed && rng.chance(400_000))
+            .collect();
+        let change_ppm = if are_mixed { 300_000 } else { 0 };
+        Self {
+            are_untold,
+            old,
+            change_ppm,
+        }
+    }
 }
 
 /// A second voter set with other timing, other members or both.
@@ -172,6 +203,7 @@ impl Settings {
             lasting: LastingFaults::default(),
             journals: Vec::new(),
             handover_span: None,
+            versions: Versions::default(),
         }
     }
 
@@ -230,6 +262,12 @@ impl Settings {
         namesakes::make_fair(&mut settings);
         settings.journals = disks::draw_journals(seed, members);
         settings.handover_span = handovers::draw_span(seed, round_trip);
+        settings.versions = Versions::draw(seed, settings.hosts());
+        let mut once = Rng::stream(seed, "once");
+        settings.habits.once_ppm = *once.pick(&[0, 0, 100_000, 400_000]);
+        if once.chance(50_000) {
+            settings.limits.marks_max = 1;
+        }
         if settings.has_namesakes {
             // The second process would be the heir of the first, and its votes are not judged.
             settings.handover_span = None;
@@ -431,6 +469,7 @@ fn draw_habits(rng: &mut Rng, max_ttl: u64) -> Habits {
         deadline_ppm: *rng.pick(&[0, 300_000]),
         extend_ppm: *rng.pick(&[0, 200_000]),
         tick_ppm: 0,
+        once_ppm: 0,
     }
 }
 

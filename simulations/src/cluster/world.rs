@@ -12,13 +12,15 @@ use std::sync::Arc;
 
 use crate::algorithms::Machine;
 use crate::cluster::{
-    Clock, Datagram, Gossip, Heartbeats, Host, HostDisk, Known, PROBE_KEYS, Process, Rates,
-    Settings, Steady, datagrams, gossip,
+    Clock, Datagram, Gossip, Heartbeats, Host, HostDisk, Known, MARKED_KEYS, PROBE_KEYS, Process,
+    Rates, Settings, Steady, datagrams, gossip,
 };
 use crate::faults::{CLUSTER, Fault, ForeignCluster, Namesake, draw_rate, draw_wrong};
 use crate::judge::{Fact, HostAt, KeyAt, Laws, RequestId, Terms, Violation};
 use crate::kernel::{Network, Queue, Rng, SECOND, Trace};
-use crate::proto::{ClusterSecret, Event, Key, NodeId, Now, Output, View, VoterSet};
+use crate::proto::{
+    ClusterSecret, Event, Key, NodeId, Now, Output, PROTOCOL_VERSION, View, VoterSet,
+};
 use crate::report::Record;
 use crate::scenarios::Counted;
 use crate::users::{Client, RequestAt, Resource, Status, Write};
@@ -163,6 +165,7 @@ pub(crate) struct World {
     pub(crate) steps: u64,
     pub(crate) gossip_rng: Rng,
     pub(crate) start_rng: Rng,
+    pub(crate) version_rng: Rng,
     /// The stream of power cuts and syncs.
     pub(crate) disk_rng: Rng,
     /// The stream of the cluster's secret and the boot ids.
@@ -205,7 +208,7 @@ impl World {
         let voter_set = VoterSet::new(1, members, settings.voters_per_key, settings.timing);
         let voter_set = voter_set.expect("settings that were drawn or checked are valid");
         let voter_set = Arc::new(voter_set.of_cluster(CLUSTER));
-        let keys: Vec<Key> = (0..settings.habits.keys + PROBE_KEYS)
+        let keys: Vec<Key> = (0..settings.habits.keys + PROBE_KEYS + MARKED_KEYS)
             .map(|key| Key::new(format!("key/{key}")).expect("a short name"))
             .collect();
         let by_id: BTreeMap<NodeId, HostAt> = ids.iter().cloned().zip(0..).collect();
@@ -245,6 +248,7 @@ impl World {
             steps: 0,
             gossip_rng: Rng::stream(seed, "gossip"),
             start_rng: Rng::stream(seed, "start"),
+            version_rng: Rng::stream(seed, "changes of version"),
             disk_rng: Rng::stream(seed, "disks"),
             cluster_secret: settings
                 .is_sealed
@@ -665,6 +669,9 @@ fn draw_hosts(settings: &Settings) -> Vec<Host> {
                 wall_off = draw_wrong(&mut wrong_rng, settings);
             }
             let mut host = Host::new(id, addr, Clock::new(0, base, rate, wall_off));
+            if settings.versions.old.get(at) == Some(&true) {
+                host.version = PROTOCOL_VERSION - 1;
+            }
             host.disk = settings
                 .journals
                 .get(at)

@@ -16,6 +16,8 @@ pub(crate) struct Scope {
     pub(crate) crashes: u8,
     /// `true` if the voters keep journals.
     pub(crate) journals: bool,
+    /// `true` if holders mark the key.
+    pub(crate) marks: bool,
     /// `true` if a message may be read more than once.
     pub(crate) doubles: bool,
     /// The maximum number of messages on their way.
@@ -26,8 +28,8 @@ pub(crate) struct Scope {
 /// Returns the scopes of the search for the real rules.
 #[rustfmt::skip]
 pub(crate) fn scopes() -> Vec<Scope> {
-    use Begins::{Asked, Covered, Forgotten, Owned};
-    let scopes: [(_, &[u64], _, _, _, _); 13] = [
+    use Begins::{Asked, Covered, Forgotten, Marked, Marking, Owned};
+    let scopes: [(_, &[u64], _, _, _, _); 18] = [
         // name, walls, begins, steps, crashes, doubles
         ("set back and forgetful", &[1_000, 0], Forgotten, 2, 1, false),
         ("two claims meet", &[1, 0], Asked, 0, 0, false),
@@ -42,6 +44,11 @@ pub(crate) fn scopes() -> Vec<Scope> {
         ("voters resume", &[1, 0], Owned, 3, 2, false),
         ("resumes, doubles", &[1, 0], Asked, 1, 1, true),
         ("a session resumes", &[1, 0], Covered, 4, 1, false),
+        ("a mark", &[0, 1], Marking, 2, 0, false),
+        ("a mark, doubles", &[0, 1], Marking, 2, 0, true),
+        ("a mark is forgotten", &[0, 1], Marked, 6, 1, false),
+        ("two forget a mark", &[0, 1], Marked, 5, 2, false),
+        ("a mark resumes", &[0, 1], Marked, 3, 2, false),
     ];
     let scopes = scopes.map(|(name, walls, begins, steps, crashes, doubles)| Scope {
         name,
@@ -50,6 +57,7 @@ pub(crate) fn scopes() -> Vec<Scope> {
         steps,
         crashes,
         journals: name.contains("resume"),
+        marks: name.contains("mark"),
         doubles,
         messages_max: 16,
         mistake: Mistake::default(),
@@ -65,6 +73,11 @@ pub(crate) enum Begins {
     /// The first claim is granted by two votes; its message to the third voter is still on its way.
     /// The others may be made at any time.
     Owned,
+    /// As [`Owned`](Self::Owned), and the first claimant has sent marks to all voters.
+    Marking,
+    /// As [`Marking`](Self::Marking), and two voters have the mark. The first claimant has released the
+    /// key, and the second has sent its claims.
+    Marked,
     /// As [`Owned`](Self::Owned), and renewed half a lease later: sessions cover the two votes and
     /// were kept. The message to the third voter is on its way.
     Covered,

@@ -1,7 +1,7 @@
 //! A minority of the voters that stays broken after all else was healed: crashed, mute, deaf or cut
 //! off for good. Requests that can reach the other voters are still served.
 
-use crate::cluster::World;
+use crate::cluster::{MARKED_KEYS, World};
 use crate::judge::{Fact, HostAt};
 use crate::kernel::Rng;
 use crate::proto::{NEVER_GRANTED_MAX, Node, Peer, View};
@@ -67,6 +67,7 @@ impl World {
                     "claims that were never granted" => NEVER_GRANTED_MAX,
                     "voters asked again" | "voters left alone" => members,
                     "rooms of slots" => 1,
+                    "marks" => MARKED_KEYS,
                     _ => 0,
                 };
                 let kept = Fact::Kept {
@@ -90,7 +91,7 @@ impl World {
                 addr: incarnation.addr,
                 incarnation: incarnation.incarnation,
                 alive: other != dead,
-                version: Some(PROTOCOL_VERSION),
+                version: incarnation.version,
             };
             Some((machine.id.clone(), peer))
         });

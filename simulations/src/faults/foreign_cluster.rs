@@ -46,7 +46,7 @@ impl World {
                 addr: host.addr,
                 incarnation: Incarnation::new(INCARNATION),
                 alive: true,
-                version: Some(PROTOCOL_VERSION),
+                version: Some(crate::proto::PROTOCOL_VERSION),
             };
             (host.id.clone(), peer)
         });

@@ -11,7 +11,9 @@ use crate::cluster::{Datagram, Gossip, Settings, Sighting, World, WorldEvent};
 use crate::faults::{Fault, FaultKind};
 use crate::judge::{End, Fact, HostAt, KeyAt, RequestId};
 use crate::kernel::{MILLISECOND, Rng};
-use crate::proto::{Epoch, Event, Incarnation, Node, Now, Output, Request, Start, Ticket};
+use crate::proto::{
+    Epoch, Event, Incarnation, Node, Now, Output, PROTOCOL_VERSION, Request, Start, Ticket,
+};
 
 /// The maximum number of its open requests.
 const REQUESTS_MAX: usize = 3;
@@ -188,6 +190,7 @@ impl World {
         Some(Sighting {
             addr: it.addr,
             incarnation: it.incarnation,
+            version: Some(PROTOCOL_VERSION),
         })
     }
 

@@ -13,6 +13,7 @@ mod l4_one_round_trip;
 mod l5_bounded_memory;
 mod l6_waits_are_bounded;
 mod l7_leases_are_kept;
+mod m10_marked_keys_rest;
 mod m1_mutual_exclusion;
 mod m2_fencing;
 mod m3_lost_means_told;
@@ -81,6 +82,8 @@ pub(crate) enum End {
     TimedOut,
     /// It was a `try` and got `false`.
     Denied,
+    /// Its key is marked.
+    Done,
     /// Its process crashed.
     Crashed,
     /// Its process shut down cleanly.
@@ -216,6 +219,14 @@ pub(crate) enum Fact {
     },
     /// All faults are over, and the links have none.
     Settled,
+    /// The key of a held request was marked until then. The mark began at `since`.
+    Marked {
+        request: RequestId,
+        since: u64,
+        until: u64,
+    },
+    /// A voter that lost its memory reports that it may lack marks.
+    MarksLost { voter: HostAt },
     /// A request was not served within `bound`.
     Unserved { request: RequestId, bound: u64 },
     /// `asked` hosts sent a `try` for one free key at one instant.
@@ -273,7 +284,7 @@ pub(crate) struct Violation {
 type Law = dyn FnMut(u64, &Fact, &History) -> Option<String> + Send;
 
 /// The number of laws.
-pub(crate) const LAWS: usize = 20;
+pub(crate) const LAWS: usize = 21;
 
 /// Returns every law with its number in the protocol.
 fn laws() -> [(&'static str, Box<Law>); LAWS] {
@@ -287,6 +298,7 @@ fn laws() -> [(&'static str, Box<Law>); LAWS] {
         ("M7", Box::new(m7_epochs_follow_most_clocks::judge)),
         ("M8", Box::new(m8_one_process_of_a_name::judge)),
         ("M9", Box::new(m9_memory::judge)),
+        ("M10", m10_marked_keys_rest::law()),
         ("L1", Box::new(l1_someone_wins::judge)),
         ("L2", l2_no_barging::law()),
         ("L3", Box::new(l3_the_dead_do_not_hold_up::judge)),

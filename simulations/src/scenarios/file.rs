@@ -342,6 +342,7 @@ fn request_of(it: &Ask, host: usize) -> RequestAt {
             is_try: it.is_try,
             renews: it.renews,
             outlives: false,
+            keep_for: None,
             timeout: None,
         },
         hold: it.hold_ms * MILLISECOND,

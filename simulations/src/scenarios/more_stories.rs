@@ -548,7 +548,12 @@ impl World {
         self.crash(host);
         let addr = self.hosts[host].addr;
         let incarnation = Incarnation::new(number);
-        let incarnation = Sighting { addr, incarnation };
+        let version = Some(self.hosts[host].version);
+        let incarnation = Sighting {
+            addr,
+            incarnation,
+            version,
+        };
         self.hosts[host].incarnations.push(incarnation);
         self.count("restarts");
         self.start_as(host, false);

@@ -7,6 +7,7 @@ use crate::algorithms::Algorithm;
 use crate::cluster::{PROBE_KEYS, Rates, World};
 use crate::judge::{Fact, Handover, HostAt, KeyAt, RequestId};
 use crate::kernel::{Rng, SECOND};
+use crate::proto::PROTOCOL_VERSION;
 use crate::users::{ClientState, Status, Wish};
 
 /// A script for an idle cluster. It may use the key after its own, too.
@@ -76,6 +77,7 @@ impl World {
         self.network.heal();
         self.break_some();
         self.set_walls_right();
+        self.settings.versions.change_ppm = 0;
         for host in 0..self.hosts.len() {
             self.hosts[host].mapped = None;
             if self.hosts[host].is_other {
@@ -88,6 +90,11 @@ impl World {
                 // without its journal.
                 self.crash(host);
                 self.clear_disk(host);
+            }
+            if self.hosts[host].version != PROTOCOL_VERSION {
+                // The upgrade ends. Nodes of the old version do not vote for keys that are marked.
+                self.crash(host);
+                self.hosts[host].version = PROTOCOL_VERSION;
             }
             self.set_disk_fails(host, false);
             if self.settings.rates != Rates::Kept {
@@ -115,6 +122,7 @@ impl World {
         let bound = settings.longest_quarantine()
             + 3 * SECOND
             + self.clocks_wait()
+            + self.marks_wait()
             + 5 * lease
             + turn * (settings.habits.clients as u64 + 1);
         let rest = |world: &Self| {
@@ -130,6 +138,15 @@ impl World {
         let unserved: Vec<RequestId> = self.laws.history.open.keys().copied().collect();
         for request in unserved {
             self.see(&Fact::Unserved { request, bound });
+        }
+    }
+
+    /// Returns the longest time for which a voter refuses claims for keys that are marked, after its
+    /// recovery.
+    fn marks_wait(&self) -> u64 {
+        match self.settings.habits.once_ppm {
+            0 => 0,
+            _ => 11 * SECOND,
         }
     }
 
@@ -210,6 +227,7 @@ impl World {
             is_try: false,
             renews: true,
             outlives: false,
+            keep_for: None,
             timeout: None,
         }
     }

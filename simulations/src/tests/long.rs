@@ -125,7 +125,7 @@ impl Cluster {
                 addr: addr(other),
                 incarnation: self.nodes[other].claimant().incarnation(),
                 alive: true,
-                version: Some(PROTOCOL_VERSION),
+                version: Some(crate::proto::PROTOCOL_VERSION),
             };
             (id(other), peer)
         });

@@ -82,7 +82,7 @@ fn moved_node_learns_of_its_higher_incarnation() {
         addr: addr(1),
         incarnation: Incarnation::new(1),
         alive: true,
-        version: Some(PROTOCOL_VERSION),
+        version: Some(crate::proto::PROTOCOL_VERSION),
     };
     let view = View {
         peers: [(id("a"), voter_is_at)].into(),

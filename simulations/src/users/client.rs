@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::cluster::{Habits, Ongoing, World, WorldEvent};
+use crate::cluster::{Habits, MARKED_KEYS, Ongoing, PROBE_KEYS, World, WorldEvent};
 use crate::judge::{End, Fact, HostAt, KeyAt, RequestId};
 use crate::kernel::Rng;
 use crate::proto::{Request, Ticket};
@@ -36,6 +36,8 @@ pub(crate) struct Client {
     rng: Rng,
     /// The stream for requests that outlive their process.
     ticks: Rng,
+    /// The stream for requests whose key is marked.
+    marks: Rng,
     /// `true` if it does not release its lock, like a user that takes a lock for one tick.
     keeps: bool,
     pub(crate) state: ClientState,
@@ -64,6 +66,8 @@ pub(crate) struct Wish {
     pub(crate) renews: bool,
     /// `true` if it outlives its process, as through the trait.
     pub(crate) outlives: bool,
+    /// The time for which its holder marks the key, in nanoseconds.
+    pub(crate) keep_for: Option<u64>,
     /// The time after which it gives up, in nanoseconds of its node's clock.
     pub(crate) timeout: Option<u64>,
 }
@@ -81,6 +85,7 @@ impl World {
     pub(crate) fn draw_clients(&mut self) {
         let mut rng = Rng::stream(self.settings.seed, "clients");
         let mut ticks = Rng::stream(self.settings.seed, "ticks of clients");
+        let mut marks = Rng::stream(self.settings.seed, "marks of clients");
         let hosts = self.hosts.len() as u64;
         for client in 0..self.settings.habits.clients {
             let mut own = rng.child();
@@ -89,6 +94,7 @@ impl World {
                 host: own.below(hosts) as HostAt,
                 rng: own,
                 ticks: ticks.child(),
+                marks: marks.child(),
                 keeps: false,
                 state: ClientState::Rests,
                 turn: 0,
@@ -118,7 +124,7 @@ impl World {
             renews: wish.renews,
             outlives: wish.outlives,
             deadline,
-            is_once: false,
+            is_once: wish.keep_for.is_some(),
         };
         let ticket = process.node.claim(now, request).ok()?;
         self.requests += 1;
@@ -132,6 +138,8 @@ impl World {
             granted: None,
             deadline,
             span: Duration::from_nanos(wish.ttl),
+            keep_for: wish.keep_for,
+            marks_since: None,
         };
         process.requests.insert(ticket, ongoing);
         self.wanted_at[wish.key] = self.time;
@@ -181,9 +189,74 @@ impl World {
         match self.clients[client].state {
             ClientState::Rests if self.is_settled => {}
             ClientState::Rests => self.client_asks(client),
+            ClientState::Holds(Write { request, .. }) if self.begins_mark(host, request) => {
+                // If the mark takes too long, the client gives up.
+                self.clients[client].turn += 1;
+                let turn = self.clients[client].turn;
+                let wait = self.settings.max_ttl() * 2;
+                self.push_in(wait, WorldEvent::Wake { client, turn });
+                self.mark(host, request);
+            }
             ClientState::Waits { request } | ClientState::Holds(Write { request, .. }) => {
                 self.let_go(host, request);
             }
+        }
+    }
+
+    /// Returns `true` if the key of a held request is to be marked, and is not being marked yet.
+    fn begins_mark(&self, host: HostAt, request: RequestId) -> bool {
+        let ongoing = self.ongoing(host, request);
+        ongoing.is_some_and(|it| it.keep_for.is_some() && it.marks_since.is_none())
+    }
+
+    fn ongoing(&self, host: HostAt, request: RequestId) -> Option<&Ongoing> {
+        let ticket = self.ticket_of(host, request)?;
+        self.process(host)?.requests.get(&ticket)
+    }
+
+    /// Marks the key of a held request.
+    fn mark(&mut self, host: HostAt, request: RequestId) {
+        let Some(ticket) = self.ticket_of(host, request) else {
+            return;
+        };
+        let time = self.time;
+        let process = self.hosts[host].process.as_mut();
+        let ongoing = process.and_then(|it| it.requests.get_mut(&ticket));
+        let Some(keep_for) = ongoing.and_then(|it| {
+            it.marks_since = Some(time);
+            it.keep_for
+        }) else {
+            return;
+        };
+        let keep_for = Duration::from_nanos(keep_for);
+        self.at_node(host, |node, now| {
+            if let Some(node) = node.node_mut() {
+                // A lease that is over cannot mark its key.
+                node.mark(now, ticket, keep_for).ok();
+            }
+        });
+    }
+
+    /// Handles the end of the marking of a key.
+    pub(crate) fn see_marked(&mut self, host: HostAt, ticket: Ticket, is_marked: bool) {
+        let process = self.process(host);
+        let Some(ongoing) = process.and_then(|it| it.requests.get(&ticket)).copied() else {
+            return;
+        };
+        if let (true, Some(since), Some(keep_for)) =
+            (is_marked, ongoing.marks_since, ongoing.keep_for)
+        {
+            self.count("marked");
+            self.see(&Fact::Marked {
+                request: ongoing.request,
+                since,
+                until: since + keep_for,
+            });
+        }
+        if let Some(client) = ongoing.client {
+            self.clients[client].turn += 1;
+            let turn = self.clients[client].turn;
+            self.push_in(1, WorldEvent::Wake { client, turn });
         }
     }
 
@@ -204,6 +277,7 @@ impl World {
             host,
             rng,
             ticks,
+            marks,
             keeps,
             ..
         } = &mut self.clients[client];
@@ -213,6 +287,12 @@ impl World {
         *keeps = wish.outlives && ticks.chance(700_000);
         if wish.outlives {
             (wish.is_try, wish.renews) = (true, false);
+        }
+        if marks.chance(habits.once_ppm) {
+            let key = marks.below(MARKED_KEYS as u64) as usize;
+            wish.key = habits.keys + PROBE_KEYS + key;
+            (wish.renews, wish.outlives, *keeps) = (true, false, false);
+            wish.keep_for = Some(marks.between(max_ttl / 4, max_ttl * 4));
         }
         self.clients[client].key = wish.key;
         // The request may end before `ask` returns; the client is then idle already.
@@ -356,6 +436,7 @@ fn draw_wish(rng: &mut Rng, habits: &Habits, round_trip: u64, max_ttl: u64) -> (
         is_try,
         renews: rng.chance(habits.renew_ppm),
         outlives: false,
+        keep_for: None,
         timeout: rng
             .chance(habits.deadline_ppm)
             .then(|| rng.spread(round_trip, max_ttl)),

@@ -26,6 +26,11 @@ impl World {
                     leans_on_wall_clock,
                     knows_clocks,
                 } => self.see_return(host, *answers, *leans_on_wall_clock, *knows_clocks),
+                Event::MarksRead { may_lack: true, .. } => {
+                    self.count("marks_lost");
+                    self.see(&Fact::MarksLost { voter: host });
+                }
+                Event::MarksRead { .. } => self.count("marks_read"),
                 Event::QuarantineExtended { .. } => self.count("quarantines_extended"),
                 _ => {}
             }
@@ -46,6 +51,9 @@ impl World {
                 } => self.see_renewal(host, *ticket, *valid_until),
                 Event::TimedOut { ticket, .. } => self.see_over(host, *ticket, End::TimedOut),
                 Event::Denied { ticket } => self.see_over(host, *ticket, End::Denied),
+                Event::Done { ticket, .. } => self.see_over(host, *ticket, End::Done),
+                Event::Marked { ticket } => self.see_marked(host, *ticket, true),
+                Event::NotMarked { ticket } => self.see_marked(host, *ticket, false),
                 _ => {}
             }
         }
@@ -75,13 +83,14 @@ impl World {
         match how {
             End::Lost => self.note(Counted::Lost, host),
             End::Denied => self.note(Counted::Denied, host),
-            End::Released | End::TimedOut | End::Crashed | End::ShutDown => {}
+            End::Done | End::Released | End::TimedOut | End::Crashed | End::ShutDown => {}
         }
         self.count(match how {
             End::Released => "released",
             End::Lost => "lost",
             End::TimedOut => "timed_out",
             End::Denied => "denied",
+            End::Done => "done",
             End::Crashed => "crashed_with_a_request",
             End::ShutDown => "shut_down_with_a_request",
         });
