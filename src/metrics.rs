@@ -146,6 +146,11 @@ metrics! {
          secret with which this node seals";
     VOTER_KEYS: Gauge "lockmesh_voter_keys" "keys" []
         "keys that this node's voter keeps: held or waited for. 0 on a node without a voter";
+    VOTER_MARKS: Gauge "lockmesh_voter_marks" "marks" []
+        "marks at this node's voter: keys that nobody is granted, such as ticks that ran";
+    VOTER_MAY_LACK_MARKS: Gauge "lockmesh_voter_may_lack_marks" "1" []
+        "1 if this node's voter lost its memory and could not read the marks of enough others, until \
+         it is restarted; ticks that ran before may run again";
     WALL_CLOCK_AHEAD_SECONDS: Gauge "lockmesh_wall_clock_ahead_seconds" "seconds" []
         "the wall clock of this node, ahead of those of most voters. Negative if it is behind; 0 if \
          it is within their range, or if too few clocks are known";
@@ -281,6 +286,8 @@ impl Meter {
         self.set(HELD, count(node.claimant().held(now).count()));
         self.set(WAITING, count(node.claimant().waiting()));
         self.set(VOTER_KEYS, count(node.voter().map_or(0, Voter::slots)));
+        self.set(VOTER_MARKS, count(node.voter().map_or(0, Voter::marks)));
+        self.set(VOTER_MAY_LACK_MARKS, f64::from(core.may_lack_marks));
         self.set(WALL_CLOCK_AHEAD_SECONDS, seconds(node.wall_ahead_ms(now)));
         let disputed = match node.wall_clock(now) {
             WallClock::Disputed { by_ms } => i64::try_from(by_ms).unwrap_or(i64::MAX),

@@ -123,6 +123,12 @@ pub struct Status {
     pub voter_keys: usize,
     /// The number of claims that wait at this node's voter.
     pub voter_waiters: usize,
+    /// The number of marks at this node's voter: keys that nobody is granted until their marks end,
+    /// such as ticks that ran ([`Mesh::once`](crate::Mesh::once)).
+    pub voter_marks: usize,
+    /// `true` if this node's voter lost its memory, and could not read the marks of enough others.
+    /// Ticks that ran before its start may run again.
+    pub may_lack_marks: bool,
     /// The number of times that gossip has ended and was restarted. Each is an error in the log.
     pub gossip_restarts: u64,
     /// Counters of datagrams, and of those that were dropped.
@@ -322,6 +328,8 @@ impl Status {
             held: core.held(),
             waiting: node.claimant().waiting(),
             voter_keys: node.voter().map_or(0, |voter| voter.slots()),
+            voter_marks: node.voter().map_or(0, |voter| voter.marks()),
+            may_lack_marks: core.may_lack_marks,
             voter_waiters: node.voter().map_or(0, |voter| voter.waiters()),
             gossip_restarts: core.gossip_restarts,
             traffic: node.traffic().clone(),

@@ -232,8 +232,6 @@ mutants! {
     DoneIgnored,
     /// A mark that one voter fewer than a quorum has counts.
     OneMarkFewer,
-    /// An answer to a mark counts for ever.
-    OldMarksCount,
     /// A voter takes a mark of a claim that does not have its vote.
     MarkWithoutVote,
     /// The queue of a key stays when it is marked.

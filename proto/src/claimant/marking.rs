@@ -78,9 +78,7 @@ impl Marking {
     /// An answer counts for a `max_ttl`. A voter that loses its memory after it reads the marks of
     /// the others only when its quarantine, which is longer, is over. By then they have the mark.
     pub(super) fn tally(&self, now: Now, timing: &Timing) -> Tally {
-        let counts = |sent_at: Instant| {
-            now.mono < sent_at.after(timing.at_least(timing.max_ttl)) || mistaken!(OldMarksCount)
-        };
+        let counts = |at: Instant| now.mono < at.after(timing.at_least(timing.max_ttl));
         let kept = self.answers.iter().filter(|answer| match answer {
             MarkAnswer::Kept(sent_at) => counts(*sent_at),
             MarkAnswer::None | MarkAnswer::Full => false,

@@ -1,0 +1,331 @@
+//! A year of hourly ticks on five nodes with wrong clocks, deploys, crashes and partitions.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use lockmesh_proto::testing::*;
+use lockmesh_proto::{Event, Request, Start, Ticket};
+
+const NODES: usize = 5;
+const QUORUM: usize = 3;
+const TTL: Duration = ms(10_000);
+const KEEP_FOR: Duration = minutes(120);
+const HOUR: Duration = minutes(60);
+/// The pause after a request that ended without an outcome.
+const AGAIN: Duration = minutes(1);
+
+const fn minutes(n: u64) -> Duration {
+    ms(n * 60_000)
+}
+
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Action {
+    /// A node's clock says that a tick is due.
+    Due {
+        node: usize,
+        tick: u64,
+    },
+    /// The work of a granted tick is done.
+    Done {
+        node: usize,
+        ticket: Ticket,
+    },
+    Deploy {
+        node: usize,
+    },
+    Start {
+        node: usize,
+    },
+    Crash {
+        node: usize,
+    },
+    /// Cuts these nodes off, one bit each.
+    Cut {
+        nodes: u8,
+    },
+    Heal,
+}
+
+/// What happened to a tick.
+#[derive(Debug, Default)]
+struct Told {
+    /// The number of attempts, and of those that were told that the tick is marked.
+    attempts: u32,
+    ran: u32,
+}
+
+struct Year {
+    cluster: Cluster,
+    random: Random,
+    actions: BTreeSet<(Duration, Action)>,
+    wants: BTreeMap<(usize, Ticket), u64>,
+    told: BTreeMap<u64, Told>,
+    /// The ticks of which each node knows the outcome.
+    known: BTreeSet<(usize, u64)>,
+    down: BTreeSet<usize>,
+    cut: u8,
+    /// The last time at which no quorum was up and connected.
+    no_quorum: Duration,
+    may_lack: u32,
+    unmarked: u32,
+}
+
+impl Year {
+    fn new(seed: u64) -> Self {
+        let mut cluster = Cluster::of(NODES, NODES, 0);
+        let mut random = Random(seed);
+        for (node, seat) in cluster.seats.iter_mut().enumerate() {
+            seat.rate_ppm = random.below(8_000) as i64 - 4_000;
+            // Right clocks differ by a second; that of the last node is ten minutes ahead.
+            seat.wall_off_ms = random.below(1_000) as i64;
+            if node == NODES - 1 {
+                seat.wall_off_ms = 600_000;
+            }
+        }
+        for node in 0..NODES {
+            cluster.start(node, Start::NewCluster);
+        }
+        cluster.run_for(ms(2_000));
+        Self {
+            cluster,
+            random,
+            actions: BTreeSet::new(),
+            wants: BTreeMap::new(),
+            told: BTreeMap::new(),
+            known: BTreeSet::new(),
+            down: BTreeSet::new(),
+            cut: 0,
+            no_quorum: Duration::ZERO,
+            may_lack: 0,
+            unmarked: 0,
+        }
+    }
+
+    fn plan(&mut self, at: Duration, action: Action) {
+        self.actions.insert((at, action));
+    }
+
+    /// Plans the ticks and the faults of one hour.
+    fn plan_hour(&mut self, hour: u64) {
+        let begin = HOUR * hour as u32;
+        for node in 0..NODES {
+            let late = ms(self.random.below(2_000));
+            let off = ms(self.cluster.seats[node].wall_off_ms.unsigned_abs());
+            let at = (begin + late).saturating_sub(off);
+            self.plan(at, Action::Due { node, tick: hour });
+        }
+        if hour % 12 == 3 {
+            // A rolling deploy, in the middle of the ticks.
+            for node in 0..NODES {
+                self.plan(
+                    begin + ms(4_000 + 20_000 * node as u64),
+                    Action::Deploy { node },
+                );
+            }
+        }
+        let anywhere = |random: &mut Random| begin + ms(random.below(3_600_000));
+        if self.random.percent(5) {
+            let node = self.random.below(NODES as u64) as usize;
+            let at = anywhere(&mut self.random);
+            self.plan(at, Action::Crash { node });
+        }
+        if self.random.percent(3) {
+            // Sometimes no side has a quorum.
+            let mut nodes = 1 << self.random.below(NODES as u64);
+            nodes |= 1 << self.random.below(NODES as u64);
+            let at = anywhere(&mut self.random);
+            self.plan(at, Action::Cut { nodes });
+            let healed = at + minutes(1 + self.random.below(40));
+            self.plan(healed, Action::Heal);
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Due { node, tick } => self.ask(node, tick),
+            Action::Done { node, ticket } => {
+                if self.wants.contains_key(&(node, ticket)) && !self.down.contains(&node) {
+                    let marking = self
+                        .cluster
+                        .with(node, |it, now| it.mark(now, ticket, KEEP_FOR));
+                    self.unmarked += u32::from(marking.is_err());
+                }
+            }
+            Action::Deploy { node } if !self.down.contains(&node) => {
+                self.cluster.with(node, |it, now| {
+                    it.release_all(now);
+                    it.hand_over(now, ms(2_000));
+                });
+                self.wants.retain(|(of, _), _| *of != node);
+                self.down.insert(node);
+                let at = self.cluster.time + ms(2_500);
+                self.plan(at, Action::Start { node });
+            }
+            Action::Crash { node } if !self.down.contains(&node) => {
+                self.cluster.crash(node);
+                self.wants.retain(|(of, _), _| *of != node);
+                self.down.insert(node);
+                let at = self.cluster.time + ms(self.random.below(20_000));
+                self.plan(at, Action::Start { node });
+            }
+            Action::Start { node } => {
+                self.cluster.crash(node);
+                self.cluster.start(node, Start::Recovering);
+                self.down.remove(&node);
+                let tick = (self.cluster.time.as_secs() + 600) / 3_600;
+                for tick in tick.saturating_sub(1)..=tick {
+                    self.ask_again(node, tick);
+                }
+            }
+            Action::Cut { nodes } => {
+                self.cut = nodes;
+                self.cluster.lose(move |packet| {
+                    let side = |seat: usize| nodes & (1 << seat) != 0;
+                    (0..NODES)
+                        .any(|a| (0..a).any(|b| side(a) != side(b) && packet.is_between(a, b)))
+                });
+            }
+            Action::Heal => {
+                self.cut = 0;
+                self.cluster.heal();
+            }
+            Action::Deploy { .. } | Action::Crash { .. } => {}
+        }
+    }
+
+    fn ask_again(&mut self, node: usize, tick: u64) {
+        if self.told.contains_key(&tick) || self.cluster.time >= HOUR * tick as u32 {
+            self.ask(node, tick);
+        }
+    }
+
+    /// Requests a tick, unless the node knows its outcome.
+    fn ask(&mut self, node: usize, tick: u64) {
+        let asks = self
+            .wants
+            .iter()
+            .any(|((of, _), it)| *of == node && *it == tick);
+        if self.down.contains(&node) || asks || self.known.contains(&(node, tick)) {
+            return;
+        }
+        self.told.entry(tick).or_default();
+        let deadline = TTL * 2;
+        let ticket = self.cluster.with(node, |it, now| {
+            let request = Request {
+                is_once: true,
+                deadline: Some(now.mono.after(deadline)),
+                ..Cluster::request(&format!("report@{tick}"), TTL)
+            };
+            it.claim(now, request)
+        });
+        self.wants.insert((node, ticket.unwrap()), tick);
+    }
+
+    fn follow(&mut self) {
+        for (_, node, event) in std::mem::take(&mut self.cluster.log) {
+            let (ticket, is_told) = match event {
+                Event::Granted { ticket, .. } => {
+                    let Some(tick) = self.wants.get(&(node, ticket)) else {
+                        continue;
+                    };
+                    self.told.entry(*tick).or_default().attempts += 1;
+                    // Most of the work is short. Some takes longer than a lease.
+                    let span = match self.random.percent(90) {
+                        true => self.random.below(1_000),
+                        false => self.random.below(60_000),
+                    };
+                    let at = self.cluster.time + ms(span);
+                    self.plan(at, Action::Done { node, ticket });
+                    continue;
+                }
+                Event::Marked { ticket } => {
+                    if let Some(tick) = self.wants.get(&(node, ticket)) {
+                        self.told.entry(*tick).or_default().ran += 1;
+                    }
+                    self.cluster.release(node, ticket);
+                    (ticket, true)
+                }
+                Event::Done { ticket, .. } => (ticket, true),
+                Event::TimedOut { ticket, .. } | Event::Lost { ticket, .. } => (ticket, false),
+                Event::MarksRead { may_lack, .. } => {
+                    self.may_lack += u32::from(may_lack);
+                    continue;
+                }
+                _ => continue,
+            };
+            let Some(tick) = self.wants.remove(&(node, ticket)) else {
+                continue;
+            };
+            if is_told {
+                self.known.insert((node, tick));
+            } else {
+                let at = self.cluster.time + AGAIN;
+                self.plan(at, Action::Due { node, tick });
+            }
+        }
+        let votes = |node: &usize| !self.down.contains(node) && self.cluster.votes(*node);
+        let side = |cut: bool| {
+            let nodes = (0..NODES).filter(|node| (self.cut & (1 << node) != 0) == cut);
+            nodes.filter(votes).count()
+        };
+        if side(true).max(side(false)) < QUORUM {
+            self.no_quorum = self.cluster.time;
+        }
+    }
+
+    /// Runs until `end`.
+    fn run_to(&mut self, end: Duration) {
+        loop {
+            let next = self.actions.first().copied().filter(|(at, _)| *at <= end);
+            let until = next.map_or(end, |(at, _)| at);
+            while self.cluster.log.is_empty() && self.cluster.step(until) {}
+            let has_news = !self.cluster.log.is_empty();
+            if !has_news {
+                self.cluster.time = until.max(self.cluster.time);
+            }
+            self.follow();
+            if has_news {
+                continue;
+            }
+            let Some((at, action)) = next else {
+                return;
+            };
+            self.actions.remove(&(at, action));
+            self.act(action);
+        }
+    }
+}
+
+#[test]
+fn each_hourly_tick_of_a_year_runs_once() {
+    let mut year = Year::new(7);
+    year.plan_hour(1);
+    let hours = 365 * 24;
+    let (mut excused, mut repeated) = (0, 0);
+    for hour in 1..=hours {
+        year.plan_hour(hour + 1);
+        // The clock that is ten minutes ahead asks before the hour.
+        let begin = HOUR * hour as u32;
+        year.run_to(begin + minutes(45));
+        let told = year.told.remove(&hour).unwrap();
+        year.known.retain(|(_, tick)| *tick > hour);
+        assert!(
+            told.ran <= 1 || year.may_lack > 0,
+            "tick {hour} was told twice that it ran: {told:?}"
+        );
+        repeated += u32::from(told.attempts > 1);
+        if told.ran == 0 {
+            // The last requests began a minute ago at most, and a lease has to end before.
+            let span = AGAIN + TTL * 3 + minutes(2);
+            let was_up = year.cluster.time.saturating_sub(year.no_quorum) > span;
+            assert!(!was_up, "tick {hour} did not run: {told:?}");
+            excused += 1;
+        }
+    }
+    println!(
+        "{hours} ticks: {excused} without a quorum, {repeated} with more than one attempt, {} marks too late, \
+         {} times a voter may lack marks",
+        year.unmarked, year.may_lack
+    );
+    assert!(excused < 40 && repeated > 10, "the faults are there");
+}
