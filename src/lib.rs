@@ -88,6 +88,7 @@ mod clock;
 mod config;
 mod engine;
 mod error;
+pub mod fence;
 mod gossip;
 mod guard;
 mod held;
