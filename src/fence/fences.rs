@@ -13,9 +13,6 @@ use std::collections::HashMap;
 
 use lockmesh_proto::{Epoch, Key};
 
-/// The lowest epoch that any key admits. No grant has [`Epoch::ZERO`].
-const LOWEST: Epoch = Epoch::new(1);
-
 /// The fence of a key, by what is known of it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum FenceOf {
@@ -40,7 +37,7 @@ impl Fences {
             capacity: capacity.max(1),
             recent: HashMap::new(),
             older: HashMap::new(),
-            forgotten: forgotten.max(LOWEST),
+            forgotten,
         }
     }
 

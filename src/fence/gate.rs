@@ -73,8 +73,7 @@ pub enum AdmitError {
         /// The highest epoch that was admitted for this key.
         seen: Epoch,
     },
-    /// The fence of this key was forgotten, and may have been higher; or the epoch is
-    /// [`Epoch::ZERO`], which no grant has.
+    /// The fence of this key was forgotten, and may have been higher.
     #[error(
         "epoch {epoch} may be stale: keys that this gate has forgotten had epochs up to {seen}; \
          acquire the lock again, and give the gate more capacity if this recurs"
@@ -85,12 +84,10 @@ pub enum AdmitError {
         /// The highest epoch of all forgotten keys.
         seen: Epoch,
     },
-    /// The epoch is more than a day ahead of the wall clock of this machine: it is no epoch, or the
-    /// clock is wrong.
-    #[error(
-        "epoch {epoch} is more than a day ahead of the wall clock here; it must be at most {max}"
-    )]
-    Ahead {
+    /// No grant has this epoch: it is [`Epoch::ZERO`], or more than a day ahead of the wall clock of
+    /// this machine. Otherwise that clock is wrong.
+    #[error("epoch is {epoch}; it must be e1 to {max}, a day ahead of the wall clock here")]
+    OutOfBounds {
         /// The refused epoch.
         epoch: Epoch,
         /// The highest epoch that is admitted now.
@@ -111,8 +108,8 @@ impl Gate {
     /// Returns a gate that knows the `capacity` keys admitted last, at least one. It forgets them
     /// when its process ends.
     ///
-    /// A key takes about 100 bytes. The capacity should exceed the number of keys that are written
-    /// while one lock is waited for and held.
+    /// A full gate of 65,536 takes about 9 MB, and keys of more than 23 bytes besides. The capacity
+    /// should exceed the number of keys that are written while one lock is waited for and held.
     #[must_use]
     pub fn with_capacity(capacity: usize) -> Self {
         Self::of(Fences::new(capacity, Epoch::ZERO), None)
@@ -157,7 +154,7 @@ impl Gate {
     /// - [`AdmitError::Stale`] if a higher epoch was admitted for this key.
     /// - [`AdmitError::Forgotten`] if the key is not known, and the epoch is below the fence of the
     ///   forgotten keys.
-    /// - [`AdmitError::Ahead`] if the epoch is more than a day ahead of the wall clock.
+    /// - [`AdmitError::OutOfBounds`] if the epoch is zero, or more than a day ahead of the wall clock.
     /// - [`AdmitError::Store`] if the store failed.
     pub fn admit(&self, key: &Key, epoch: Epoch) -> Result<(), AdmitError> {
         self.state().admit(key, epoch)
@@ -222,8 +219,8 @@ impl fmt::Debug for Gate {
 impl State {
     fn admit(&mut self, key: &Key, epoch: Epoch) -> Result<(), AdmitError> {
         let max = highest_now();
-        if epoch > max {
-            return Err(AdmitError::Ahead { epoch, max });
+        if epoch == Epoch::ZERO || epoch > max {
+            return Err(AdmitError::OutOfBounds { epoch, max });
         }
         let fence = self.fences.of(key);
         match fence {

@@ -11,7 +11,7 @@
 //!
 //! | status | if |
 //! | --- | --- |
-//! | 400 | a header is malformed or repeated, or the epoch is more than a day ahead of the clock |
+//! | 400 | a header is malformed or repeated, or the epoch is 0 or more than a day ahead of the clock |
 //! | 412 | the epoch is stale, or may be: a later holder has written, or the fence was forgotten |
 //! | 428 | both headers are missing, or one is |
 //! | 503 | the [`FenceStore`](super::FenceStore) failed |
@@ -182,7 +182,7 @@ where
 fn status_of(error: &AdmitError) -> StatusCode {
     match error {
         AdmitError::Stale { .. } | AdmitError::Forgotten { .. } => StatusCode::PRECONDITION_FAILED,
-        AdmitError::Ahead { .. } => StatusCode::BAD_REQUEST,
+        AdmitError::OutOfBounds { .. } => StatusCode::BAD_REQUEST,
         AdmitError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
