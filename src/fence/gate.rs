@@ -41,7 +41,8 @@ const AHEAD_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// # Restarts
 ///
 /// A gate without a [`FenceStore`] forgets its fences when its process ends. A paused holder may
-/// then write late, until the next holder has written. [`open`](Self::open) keeps them.
+/// then write late, until the next holder has written. [`open`](Self::open) keeps them, without the
+/// order in which they were admitted.
 pub struct Gate {
     state: Mutex<State>,
 }

@@ -8,10 +8,10 @@ use lockmesh::{Epoch, Guard, Key};
 use rusqlite::Connection;
 
 use crate::folder::Folder;
-use crate::guide::assert_shows;
+use crate::guide::{assert_shows, sql};
 use crate::late_write::{Late, Resource, late_write, start};
 
-/// The fences of a gate in SQLite. The row with the empty key is the fence of forgotten keys.
+/// The fences of a gate. The row with the empty key is the fence of all forgotten keys.
 struct SqliteFences(Connection);
 
 impl FenceStore for SqliteFences {
@@ -51,16 +51,18 @@ impl FenceStore for SqliteFences {
 
 fn put(db: &Connection, key: &str, epoch: Epoch) -> io::Result<()> {
     let epoch = i64::try_from(epoch).map_err(io::Error::other)?;
-    let put = "INSERT OR REPLACE INTO fence VALUES (?1, ?2)";
-    let done = db.execute(put, (key, epoch)).map_err(io::Error::other)?;
-    assert_eq!(done, 1);
-    Ok(())
+    let put = "INSERT OR REPLACE INTO fence (key, epoch) VALUES (?1, ?2)";
+    let done = db.execute(put, (key, epoch));
+    done.map(drop).map_err(io::Error::other)
 }
 
 fn open(folder: &Folder, capacity: usize) -> Gate {
-    let db = Connection::open(folder.path().join("fences.db")).unwrap();
-    let table = "CREATE TABLE IF NOT EXISTS fence (key TEXT PRIMARY KEY, epoch INTEGER) STRICT";
-    db.execute(table, ()).unwrap();
+    let path = folder.path().join("fences.db");
+    let is_new = !path.exists();
+    let db = Connection::open(path).unwrap();
+    if is_new {
+        db.execute(sql::<2>("SQLite")[0], ()).unwrap();
+    }
     Gate::open(capacity, SqliteFences(db)).unwrap()
 }
 
