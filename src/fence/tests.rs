@@ -156,7 +156,7 @@ fn compare(capacity: usize, has_store: bool, steps: Vec<Step>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn gate_never_admits_what_its_twin_refuses(capacity in 1..5_usize, has_store: bool, steps in steps()) {
@@ -308,7 +308,7 @@ async fn passes_of_tasks_at_once_never_fall() {
     });
     let mut passes = 0;
     for task in tasks.collect::<Vec<_>>() {
-        let end = tokio::time::timeout(Duration::from_secs(60), task);
+        let end = tokio::time::timeout(Duration::from_secs(300), task);
         passes += end.await.unwrap().unwrap();
     }
     assert!(passes > 0);
