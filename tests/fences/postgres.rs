@@ -22,6 +22,8 @@ const NOBODY: u32 = 65_534;
 struct Server {
     programs: PathBuf,
     folder: Folder,
+    /// Stops the server when its input ends, also if this process is killed.
+    stop: Child,
 }
 
 impl Server {
@@ -38,7 +40,21 @@ impl Server {
         if fs::metadata(folder.path()).unwrap().uid() == 0 {
             chown(folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
         }
-        let server = Self { programs, folder };
+        let mut stop = Command::new("sh");
+        stop.args(["-c", "cat; exec \"$0\" stop -D data -m immediate"]);
+        stop.arg(programs.join("pg_ctl"));
+        stop.current_dir(folder.path()).process_group(0);
+        stop.stdin(Stdio::piped());
+        stop.stdout(Stdio::null()).stderr(Stdio::null());
+        if fs::metadata(folder.path()).unwrap().uid() == NOBODY {
+            stop.uid(NOBODY).gid(NOBODY);
+        }
+        let stop = stop.spawn().unwrap();
+        let server = Self {
+            programs,
+            folder,
+            stop,
+        };
         server.run(
             "initdb",
             &["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"],
@@ -125,9 +141,8 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self
-            .command("pg_ctl", &["stop", "-m", "immediate"])
-            .output();
+        drop(self.stop.stdin.take());
+        let _ = self.stop.wait();
     }
 }
 
