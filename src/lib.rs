@@ -51,14 +51,15 @@
 //! A guard reports the loss of its lease before another node can be granted the lock. A process
 //! that is paused between its check and its write cannot see the report in time. Pass
 //! [`Guard::epoch`] with every write that outlives the process, such as to a database, a queue or
-//! an object store. The resource stores the highest epoch that it has seen, and refuses a lower one.
-//! Work that a second run repeats without harm needs no fence.
+//! an object store. The resource stores the highest epoch that it has seen, and refuses a lower one:
+//! see [`fence`]. Work that a second run repeats without harm needs no fence.
 //!
 //! # Modules
 //!
 //! | module | content |
 //! | --- | --- |
 //! | the root | what most users name: builder, mesh, requests, guards, errors, and the traits [`Transport`], [`Clock`] and [`Resolve`] |
+//! | [`fence`] | what a resource does with epochs: a gate for services, and a guide for databases, object stores and files |
 //! | [`status`] | the state of this node and of a key: [`Mesh::status`], [`Mesh::watch`], [`Mesh::inspect`] |
 //! | [`observe`] | the state of a mesh from outside, without a node |
 //! | [`metrics`] | names, types and labels of all metrics |
@@ -69,6 +70,7 @@
 //! | --- | --- | --- |
 //! | `cron` | no | [`Schedule::cron`]: ticks of a cron expression, by the crate `croner` |
 //! | `ranvier` | no | `ranvier_core::cluster::DistributedLock` for [`Mesh`]; it needs Rust 1.93 |
+//! | `tower` | no | `fence::http`, a layer that checks the epochs of requests |
 //!
 //! # Further reading
 //!
@@ -89,6 +91,7 @@ mod clock;
 mod config;
 mod engine;
 mod error;
+pub mod fence;
 mod gossip;
 mod guard;
 mod held;
