@@ -29,6 +29,7 @@ pub(crate) const CLUSTER_BYTES_MAX: usize = 128;
 /// The default listen addresses.
 const LISTEN: &str = "0.0.0.0:7400";
 const LISTEN_SINGLE: &str = "127.0.0.1:0";
+const LISTEN_CLIENT: &str = "0.0.0.0:0";
 const GOSSIP_INTERVAL_MIN: Duration = Duration::from_millis(10);
 const GOSSIP_INTERVAL_MAX: Duration = Duration::from_secs(60);
 const HANDOVER_TIMEOUT_MAX: Duration = Duration::from_secs(60);

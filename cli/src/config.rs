@@ -164,6 +164,15 @@ impl NodeConfig {
         observer.map_err(|error| self.error(&error))
     }
 
+    /// Returns the settings of a client beside the node, under this name.
+    ///
+    /// # Errors
+    /// The errors of [`NodeConfig::builder`]. A missing name is no error.
+    pub fn client(&self, node_id: impl Into<String>) -> Result<MeshBuilder, NodeConfigError> {
+        let client = self.mesh.clone().into_client(node_id);
+        client.map_err(|error| self.error(&error))
+    }
+
     /// Returns the name of the node; `None` if no source sets it.
     #[must_use]
     pub fn node_id(&self) -> Option<&str> {

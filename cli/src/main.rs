@@ -1,9 +1,13 @@
-//! The command `lockmesh`: runs a node, and observes a running mesh.
+//! The command `lockmesh`: runs a node, runs commands under locks, and observes a running mesh.
 #![forbid(unsafe_code)]
 
+#[cfg(unix)]
+mod exec;
 mod look;
 mod top;
 
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -12,7 +16,7 @@ use lockmesh::ClusterSecret;
 use lockmesh_cli::{Overrides, node};
 use look::Failure;
 
-/// Run a node of a lock mesh, and observe a running mesh.
+/// Run a node of a lock mesh, run commands under its locks, and observe a running mesh.
 #[derive(Parser)]
 #[command(name = "lockmesh", version)]
 enum Command {
@@ -28,6 +32,19 @@ enum Command {
         #[command(flatten)]
         overrides: Overrides,
     },
+    /// Run a command while a lock of a running mesh is held. The command gets LOCKMESH_KEY and
+    /// LOCKMESH_EPOCH, the fencing token.
+    ///
+    /// SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1 and SIGUSR2 are passed on to the process group of
+    /// the command. If the lock is lost, the group gets SIGTERM, and SIGKILL after --grace. Once the
+    /// command has ended, processes that it left in its group are ended in the same way. The lock is
+    /// held until then.
+    ///
+    /// SIGKILL or SIGSTOP of this process leaves the command without a lock. So pass the epoch to
+    /// what the command writes to.
+    #[cfg(unix)]
+    #[command(after_help = exec::EXIT_CODES)]
+    Exec(exec::Args),
     /// Show the members of a running mesh, whether locks can be granted, and whether it is safe to
     /// restart one voter. Exit code: 0 all members vote, 3 some do not, 4 some keys cannot be locked,
     /// 1 no answer. With 0 it is safe, unless keys have only one or two voters: then it never is.
@@ -46,14 +63,21 @@ async fn main() -> ExitCode {
     let done = match Command::parse() {
         Command::Keygen => keygen(),
         Command::Node { config, overrides } => Ok(node::run(config.as_deref(), &overrides).await),
+        #[cfg(unix)]
+        Command::Exec(args) => exec::run(args).await,
         Command::Status(args) => look::status::run(&args).await,
         Command::Inspect(args) => look::inspect::run(&args).await,
         Command::Top(args) => top::run(&args).await,
     };
     done.unwrap_or_else(|Failure(code, error)| {
-        eprintln!("lockmesh: {error}");
+        say(error);
         ExitCode::from(code)
     })
+}
+
+/// Writes a line to standard error, which may be closed.
+fn say(what: impl Display) {
+    let _ = writeln!(io::stderr(), "lockmesh: {what}");
 }
 
 fn keygen() -> Result<ExitCode, Failure> {

@@ -35,7 +35,7 @@ const SHUTDOWN_AT_MOST: Duration = Duration::from_secs(10);
 /// Dropping the future releases the node's locks and ends the node, without an announcement to its
 /// peers.
 pub async fn run(config: Option<&Path>, overrides: &Overrides) -> ExitCode {
-    log();
+    log("info");
     // Installed before the start, so that a signal during the start also ends in a clean stop.
     let mut signals = match Signals::new(true) {
         Ok(signals) => signals,
@@ -103,13 +103,15 @@ fn reload_secrets(mesh: &Mesh, config: Option<&Path>, overrides: &Overrides) {
     );
 }
 
-/// Logs to standard error, filtered by `RUST_LOG`; the default is `info`.
+/// Logs to standard error, filtered by `RUST_LOG`, or by `default` if that is not set.
 ///
 /// # Panics
 /// Panics if the process has a global subscriber of `tracing`.
-pub fn log() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+pub fn log(default: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let log = tracing_subscriber::fmt().with_env_filter(filter);
+    // A report of a failed write to a closed standard error would panic.
+    let log = log.log_internal_errors(false);
     log.with_writer(io::stderr).with_ansi(false).init();
 }
 

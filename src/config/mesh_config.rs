@@ -5,12 +5,13 @@
 
 use std::env::{self, VarError};
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{LISTEN, LISTEN_SINGLE, MeshBuilder};
+use super::{LISTEN, LISTEN_CLIENT, LISTEN_SINGLE, MeshBuilder};
 use crate::error::ConfigError;
 use crate::journal::Durability;
 use crate::observer::Observer;
@@ -576,13 +577,7 @@ impl MeshConfig {
     pub fn into_observer(self) -> Result<Observer, ConfigError> {
         let config = self.expand()?;
         let secrets = config.read_secrets()?;
-        let listen = match config.preset {
-            Some(Preset::Single) => LISTEN_SINGLE,
-            _ => LISTEN,
-        };
-        let own = config.advertise.or(config.listen);
-        let own = own.unwrap_or_else(|| listen.to_owned());
-        let peers = std::iter::once(own).chain(config.seeds.unwrap_or_default());
+        let peers = std::iter::once(config.own_address()).chain(config.seeds.unwrap_or_default());
         let observer = match secrets {
             Some(secrets) => Observer::sealed(peers, secrets),
             None => Observer::insecure_plaintext(peers),
@@ -591,6 +586,47 @@ impl MeshConfig {
             Some(cluster) => observer.cluster(cluster),
             None => observer,
         })
+    }
+
+    /// Returns the settings of a client of this node's mesh, for a process beside the node.
+    ///
+    /// The client has a name and a port of its own, so several may run beside one node. It asks this
+    /// node and its seeds for the voters, and is [short-lived](MeshBuilder::short_lived). Settings
+    /// of this node's voter do not apply.
+    ///
+    /// # Errors
+    /// Those of [`into_builder`](Self::into_builder). A missing `node_id` is no error.
+    pub fn into_client(self, node_id: impl Into<String>) -> Result<MeshBuilder, ConfigError> {
+        let mut config = self.expand()?;
+        let own = config.own_address();
+        config.seeds.get_or_insert_default().insert(0, own);
+        let listen = config.listen.as_deref().map(str::parse::<SocketAddr>);
+        config.listen = match listen {
+            Some(Ok(mut addr)) => {
+                addr.set_port(0);
+                Some(addr.to_string())
+            }
+            // An invalid address is an error at the start.
+            Some(Err(_)) => config.listen,
+            None => Some(LISTEN_CLIENT.to_owned()),
+        };
+        // A single node has no clients, so that without voters this is an error at the start.
+        if config.preset == Some(Preset::Single) {
+            config.preset = Some(Preset::Lan);
+        }
+        (config.node_id, config.short_lived) = (Some(node_id.into()), Some(true));
+        (config.advertise, config.bootstrap, config.data_dir) = (None, None, None);
+        config.into_builder()
+    }
+
+    /// Returns the address at which this node is reached.
+    fn own_address(&self) -> String {
+        let default = match self.preset {
+            Some(Preset::Single) => LISTEN_SINGLE,
+            _ => LISTEN,
+        };
+        let own = self.advertise.as_deref().or(self.listen.as_deref());
+        own.unwrap_or(default).to_owned()
     }
 
     /// Returns the number of sources of the secret.
@@ -827,6 +863,35 @@ mod tests {
         for part in parts {
             assert!(built.contains(part), "{part} in {built}");
         }
+    }
+
+    #[test]
+    fn client_has_a_name_and_a_port_of_its_own() {
+        let mut config = json(ALL_JSON);
+        (config.secret_env, config.secret_file) = (None, None);
+        let (own, seeds) = (
+            config.advertise.clone().unwrap(),
+            config.seeds.clone().unwrap(),
+        );
+        let voters = config.voters.clone().unwrap();
+        let client = config.into_client("job").unwrap();
+        assert_eq!(client.node_id, "job");
+        assert_eq!(client.listen.as_deref(), Some("127.0.0.1:0"));
+        assert_eq!(client.seeds, [vec![own], seeds].concat());
+        assert_eq!((client.advertise, client.data_dir), (None, None));
+        assert!(client.is_short_lived && !client.is_bootstrap);
+        assert_eq!(
+            (client.voters, client.ttl),
+            (voters, Duration::from_secs(90))
+        );
+
+        let client = |text| json(text).into_client("job");
+        let bare = client(r#"{"insecure_plaintext": true}"#).unwrap();
+        assert_eq!(bare.listen.as_deref(), Some("0.0.0.0:0"));
+        assert_eq!(bare.seeds, ["0.0.0.0:7400"]);
+        let single = r#"{"insecure_plaintext": true, "preset": "single", "node_id": "n1"}"#;
+        let error = client(single).unwrap().check().unwrap_err();
+        assert!(matches!(error, ConfigError::NoVoters), "{error}");
     }
 
     #[test]

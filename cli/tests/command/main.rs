@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
 
 mod common;
+#[cfg(unix)]
+mod exec;
 mod keygen;
 mod look;
 mod node;

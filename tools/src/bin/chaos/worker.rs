@@ -116,7 +116,7 @@ enum Act {
 
 /// Runs until a signal arrives, all requests are made, or the history cannot be written.
 pub(crate) async fn run(args: Args) -> ExitCode {
-    node::log();
+    node::log("info");
     match live(args).await {
         Ok(()) => ExitCode::SUCCESS,
         Err((code, error)) => {
