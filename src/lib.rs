@@ -94,6 +94,7 @@ mod held;
 mod journal;
 mod lease;
 mod lock;
+mod lock_all;
 mod mesh;
 pub mod metrics;
 mod observer;
@@ -104,6 +105,8 @@ mod ranvier;
 mod request;
 mod seed_query;
 mod seeds;
+mod semaphore;
+mod several;
 pub mod status;
 mod transport;
 
@@ -121,12 +124,13 @@ pub mod observe {
 pub use clock::{Clock, SystemClock};
 pub use config::{LimitsConfig, MeshBuilder, MeshConfig, Preset, SecretText, TimingConfig};
 pub use error::{
-    AcquireError, ConfigError, DataDirError, ExtendError, InspectError, NotReady, ReleaseError,
-    RotateError,
+    AcquireError, ConfigError, DataDirError, ExtendError, InspectError, LockAllError, NotReady,
+    OfKey, Reentry, ReleaseError, RotateError, SemaphoreError,
 };
 pub use guard::{Guard, LeaseLost};
 pub use journal::Durability;
 pub use lock::{ClusterError, DistributedLock};
+pub use lock_all::{LOCK_ALL_KEYS_MAX, LockAllRequest};
 pub use lockmesh_proto::{
     CLUSTER_SECRETS_MAX, ClusterSecret, ClusterSecrets, Epoch, Key, NameError, NodeId,
     RequestError, SecretError, Timing, VoterSetError,
@@ -134,6 +138,8 @@ pub use lockmesh_proto::{
 pub use mesh::Mesh;
 pub use request::LockRequest;
 pub use seeds::Resolve;
+pub use semaphore::{PERMITS_MAX, SemaphoreRequest};
+pub use several::Guards;
 pub use status::{Health, Shutdown, Status};
 pub use transport::{Transport, UdpTransport};
 

@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::engine::Engine;
 use crate::engine::core::Ended;
+use crate::metrics::LockKind;
 use lockmesh_proto::{Instant, Request, Ticket};
 
 /// The number of callers in one turn from which callers are batched.
@@ -34,6 +35,14 @@ const DATAGRAMS_MAX: usize = 64;
 /// The maximum capacity of a buffer that is reused, so that a burst leaves no memory behind.
 const SPARE_MAX: usize = 1_024;
 
+/// The part of a request that does not concern the node.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Terms {
+    pub(crate) kind: LockKind,
+    /// `true` if the request fails while this node holds the key.
+    pub(crate) denies_reentry: bool,
+}
+
 /// A command or a datagram for the node.
 #[derive(Debug)]
 pub(super) enum Command {
@@ -42,6 +51,7 @@ pub(super) enum Command {
         /// The time of the request.
         since: Instant,
         request: Request,
+        terms: Terms,
         notify: oneshot::Sender<Ended>,
     },
     /// The release of a lease that its guard has ended.
@@ -267,6 +277,7 @@ mod tests {
             ticket: Ticket(ticket),
             since: Instant::ZERO,
             request: crate::engine::core::tests::request("k"),
+            terms: Terms::default(),
             notify: oneshot::channel().0,
         }
     }
