@@ -43,6 +43,14 @@
 //! | must run once per period, or belongs to a job framework | [`DistributedLock`] | after its ttl, even if the process ends |
 //! | is done, and must not run again for a while | [`Guard::detach_for`] | after the given time, or with the mesh |
 //!
+//! More than one lock:
+//!
+//! | at most | use |
+//! | --- | --- |
+//! | one holder of a key | [`Mesh::lock`] |
+//! | a number of holders | [`Mesh::semaphore`] |
+//! | one holder of several keys together | [`Mesh::lock_all`] |
+//!
 //! [`acquire`](LockRequest::acquire) waits in a queue. [`try_acquire`](LockRequest::try_acquire)
 //! returns `None` if another claim is granted.
 //!

@@ -50,7 +50,7 @@ pub struct LockAllRequest {
 
 impl LockAllRequest {
     pub(crate) fn new(mesh: &Mesh, keys: Vec<String>) -> Self {
-        let request = mesh.lock("").kind(LockKind::LockAll);
+        let request = mesh.lock("").kind(LockKind::LockAll).batched();
         Self {
             keys,
             options: Options::new(request),

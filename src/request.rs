@@ -117,6 +117,15 @@ impl LockRequest {
         self
     }
 
+    /// Sends the request in one datagram with others that the same task makes at once.
+    ///
+    /// The request leaves once the other tasks that are ready have run. Use it if several requests
+    /// are polled together, as by `join!` or `select!`. Otherwise the first of them leaves alone.
+    pub fn batched(mut self) -> Self {
+        self.terms.is_batched = true;
+        self
+    }
+
     /// Returns the request with the same options for another key.
     pub fn with_key(mut self, key: impl Into<String>) -> Self {
         self.key = key.into();

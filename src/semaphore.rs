@@ -68,7 +68,7 @@ pub struct SemaphoreRequest {
 
 impl SemaphoreRequest {
     pub(crate) fn new(mesh: &Mesh, id: String, permits: usize) -> Self {
-        let request = mesh.lock("").kind(LockKind::Semaphore);
+        let request = mesh.lock("").kind(LockKind::Semaphore).batched();
         Self {
             mesh: mesh.clone(),
             id,

@@ -33,7 +33,6 @@ impl Guards {
     }
 
     /// Returns the guards, in the order of their keys or of the numbers of their permits.
-    #[must_use]
     pub fn guards(&self) -> &[Guard] {
         &self.0
     }

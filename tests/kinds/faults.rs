@@ -10,7 +10,7 @@ use lockmesh_harness::LocalMesh;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::common::{Ledger, nodes, settings, until, voters, within};
+use crate::common::{Ledger, nodes, settings, until, voters, with_clients, within};
 
 const PERMITS: usize = 3;
 const KEYS: [&str; 4] = ["a", "b", "c", "d"];
@@ -185,6 +185,24 @@ async fn permits_and_sets_survive_cuts_and_cancellations() {
         nodes.iter().all(|node| node.status().voter_keys == 0)
     })
     .await;
+}
+
+#[tokio::test]
+async fn claims_for_all_permits_share_datagrams() {
+    let cluster = with_clients(3, 2, Duration::from_secs(60)).await;
+    let [a, b] = [cluster.node(3), cluster.node(4)];
+    let permits = 30;
+    let all = a.semaphore("pool", permits).acquire_many(permits);
+    let all = within("all permits", all).await.unwrap();
+    let sent = || b.status().traffic.datagrams_out;
+    let before = sent();
+    let waiting = tokio::spawn(b.semaphore("pool", permits).acquire());
+    until("it waits for each", || b.status().waiting == permits).await;
+    // One to each voter for a try, its withdrawal and all claims.
+    let sent = sent() - before;
+    assert!(sent < permits as u64, "{sent} datagrams");
+    drop(all);
+    drop(within("a permit", waiting).await.unwrap().unwrap());
 }
 
 /// Returns the only voter of `key`.
