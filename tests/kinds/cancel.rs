@@ -47,7 +47,7 @@ async fn all_is_free(mesh: &Mesh) {
 
 /// Drops the future of `start` after each number of polls, until it completes. Meanwhile another
 /// node holds `taken`, and releases it one after another.
-async fn cancel_at_each_await(taken: &[&str], start: impl AsyncFn(&Mesh) -> Boxed) {
+async fn cancel_at_each_await(taken: &[&str], start: impl Fn(&Mesh) -> Boxed) {
     let mut points = 0;
     loop {
         let locks = InMemoryLocks::new();
@@ -56,7 +56,7 @@ async fn cancel_at_each_await(taken: &[&str], start: impl AsyncFn(&Mesh) -> Boxe
         for key in taken {
             held.push(hold(&a, key).await);
         }
-        let future = start(&b).await;
+        let future = start(&b);
         let frees = tokio::spawn(async move {
             for guard in held {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -76,13 +76,12 @@ async fn cancel_at_each_await(taken: &[&str], start: impl AsyncFn(&Mesh) -> Boxe
     assert!(points > 1, "it has await points");
 }
 
-/// Returns the future of a request on `pool` or on the keys, whose guards are dropped at once.
+/// Returns the future of a request, whose guards are dropped at once.
 macro_rules! of {
     ($mesh:ident => $request:expr) => {
-        async |$mesh: &Mesh| {
+        |$mesh: &Mesh| -> Boxed {
             let request = $request;
-            let boxed: Boxed = Box::pin(async move { drop(request.await.unwrap()) });
-            boxed
+            Box::pin(async move { drop(request.await.unwrap()) })
         }
     };
 }
@@ -128,17 +127,15 @@ async fn keys_are_never_half_locked_when_dropped() {
 
 #[tokio::test(start_paused = true)]
 async fn release_of_all_completes_when_dropped() {
-    cancel_at_each_await(&[], async |b: &Mesh| {
-        let guards = b.lock_all(KEYS).await.unwrap();
-        let permits = b.semaphore("pool", PERMITS).acquire_many(2).await.unwrap();
-        let boxed: Boxed = Box::pin(async move {
-            // As often as a caller that is not alone yields.
-            tokio::task::yield_now().await;
-            guards.release().await.unwrap();
-            tokio::task::yield_now().await;
-            permits.release().await.unwrap();
-        });
-        boxed
+    cancel_at_each_await(&[], |b: &Mesh| {
+        let (all, pool) = (b.lock_all(KEYS), b.semaphore("pool", PERMITS));
+        Box::pin(async move {
+            let (all, permits) = tokio::join!(all.acquire(), pool.acquire_many(2));
+            // Both are batched, so that each release yields.
+            let (all, permits) = tokio::join!(all.unwrap().release(), permits.unwrap().release());
+            all.unwrap();
+            permits.unwrap();
+        })
     })
     .await;
 }
