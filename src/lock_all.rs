@@ -89,17 +89,15 @@ impl LockAllRequest {
             Err(late) if !asks.outlasts(&late.error) => return Err(LockAllError::Acquire(late)),
             Ok(None) | Err(_) => {}
         }
-        loop {
+        'anew: loop {
             let mut guards = Guards::new(Vec::new());
             for key in &keys {
                 let Ok(granted) = guards.run(asks.acquire(key)).await else {
-                    break;
+                    continue 'anew;
                 };
                 guards.push(granted.map_err(LockAllError::Acquire)?);
             }
-            if guards.guards().len() == keys.len() && guards.is_held() {
-                return Ok(guards);
-            }
+            return Ok(guards);
         }
     }
 

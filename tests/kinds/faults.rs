@@ -215,18 +215,45 @@ async fn voter_of(cluster: &LocalMesh, key: &str) -> usize {
     voter
 }
 
-#[tokio::test]
-async fn guards_are_lost_with_the_first_of_them() {
-    let settings = settings(3, 1, Duration::from_secs(2)).voters_per_key(1);
+/// Starts three voters, of which each key has one, and two clients. Returns two keys of different
+/// voters, in order, and their voters.
+async fn two_voters(max_ttl: Duration) -> (LocalMesh, [String; 2], [usize; 2]) {
+    let settings = settings(3, 2, max_ttl).voters_per_key(1);
     let cluster = settings.start().await.unwrap();
     let first = voter_of(&cluster, "k0").await;
-    let mut other = "k0".to_owned();
     for n in 1.. {
-        other = format!("k{n}");
-        if voter_of(&cluster, &other).await != first {
-            break;
+        let key = format!("k{n}");
+        let other = voter_of(&cluster, &key).await;
+        if other != first {
+            return (cluster, ["k0".to_owned(), key], [first, other]);
         }
     }
+    unreachable!("a thousand keys do not have one voter")
+}
+
+/// Each client is near the voter of one key, and gets that key first.
+#[tokio::test]
+async fn one_of_two_tries_with_a_part_each_is_granted() {
+    let (cluster, keys, [first, other]) = two_voters(Duration::from_secs(60)).await;
+    let delay = Duration::from_millis(50);
+    for (client, voter) in [(3, other), (4, first)] {
+        cluster.link(client, voter).delay(delay..delay * 2);
+    }
+    for round in 0..3 {
+        let try_all = |client| cluster.node(client).lock_all(&keys).try_acquire();
+        let tried = async { tokio::join!(try_all(3), try_all(4)) };
+        let (one, two) = within("both answers", tried).await;
+        let granted: Vec<_> = [one.unwrap(), two.unwrap()].into_iter().flatten().collect();
+        assert_eq!(granted.len(), 1, "round {round}");
+        drop(granted);
+        let voters = || (0..3).map(|n| cluster.node(n).status().voter_keys);
+        until("the voters forget", || voters().all(|keys| keys == 0)).await;
+    }
+}
+
+#[tokio::test]
+async fn guards_are_lost_with_the_first_of_them() {
+    let (cluster, [_, other], [first, _]) = two_voters(Duration::from_secs(2)).await;
     let client = cluster.node(3);
     let guards = client.lock_all(["k0", &other]).acquire().await.unwrap();
     cluster.cut(3, first);
