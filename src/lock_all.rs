@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::metrics::LockKind;
 use crate::several::{Asks, Concurrent, Options, options};
-use crate::{AcquireError, Guards, LockAllError, Mesh, OfKey};
+use crate::{AcquireError, Guards, Key, LockAllError, Mesh, OfKey};
 
 /// The maximum number of keys of one [`Mesh::lock_all`].
 pub const LOCK_ALL_KEYS_MAX: usize = 64;
@@ -145,6 +145,12 @@ impl LockAllRequest {
         if let Some(pair) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
             let key = pair[0].clone();
             return Err(LockAllError::Duplicate { key });
+        }
+        for key in &keys {
+            if let Err(error) = Key::new(key) {
+                let (key, error) = (key.clone(), error.into());
+                return Err(LockAllError::Acquire(OfKey { key, error }));
+            }
         }
         Ok((keys, self.options.begin()))
     }

@@ -46,7 +46,8 @@ const LOOK_AFTER: Duration = Duration::from_secs(1);
 ///
 /// A lone caller takes a free permit in one round trip if the first permit that it tries is free. It
 /// begins with a random one. Otherwise it queues for all permits at once, keeps the first that is
-/// granted, and withdraws the other claims.
+/// granted, and withdraws the other claims. So a request that waits counts as one request for each
+/// permit, in the metrics and towards [`max_claims`](crate::MeshBuilder::max_claims).
 ///
 /// Waiters are served in the order in which they came, except for those within one round trip.
 ///
@@ -201,16 +202,19 @@ impl SemaphoreRequest {
                 permits,
             });
         }
-        if let Err(error) = Key::new(&semaphore) {
-            let (key, error) = (semaphore, error.into());
-            return Err(SemaphoreError::Acquire(OfKey { key, error }));
-        }
-        Ok(Semaphore {
+        let semaphore = Semaphore {
             mesh: self.mesh,
             id: semaphore,
             permits,
             asks: self.options.begin(),
-        })
+        };
+        for key in [semaphore.id.clone(), semaphore.key(permits - 1)] {
+            if let Err(error) = Key::new(&key) {
+                let error = error.into();
+                return Err(SemaphoreError::Acquire(OfKey { key, error }));
+            }
+        }
+        Ok(semaphore)
     }
 }
 

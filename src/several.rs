@@ -32,7 +32,7 @@ impl Guards {
         self.0.push(guard);
     }
 
-    /// Returns the guards, in the order of their keys or of the numbers of their permits.
+    /// Returns the guards: those of keys in the order of the keys, and those of permits in any order.
     pub fn guards(&self) -> &[Guard] {
         &self.0
     }
@@ -110,7 +110,7 @@ impl Guards {
     /// Adds `extra` to the remaining time of each lease, as [`Guard::extend`] does.
     ///
     /// # Errors
-    /// The first error in the order of the keys. The other leases may be extended.
+    /// The first error in the order of the guards. The other leases may be extended.
     ///
     /// # Panics
     /// Panics outside a tokio runtime with timers.
