@@ -293,14 +293,14 @@ impl Asks {
         tried.map_err(|error| self.error(key, error))
     }
 
-    /// Returns `true` if a request that waits goes on after this error of its first tries: they end
-    /// after the `try_timeout` of the mesh, and the request does not.
+    /// Returns `true` if a request that waits goes on after this error of its first tries: they may
+    /// end before its own time is over.
     pub(crate) fn outlasts(&self, error: &AcquireError) -> bool {
         let is_late = matches!(
             error,
             AcquireError::TimedOut { .. } | AcquireError::Unconfirmed { .. }
         );
-        is_late && self.until.is_none()
+        is_late && self.until.is_none_or(|until| Instant::now() < until)
     }
 
     fn request(&self, key: &str) -> LockRequest {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockmesh::{
-    AcquireError, Guard, Guards, LOCK_ALL_KEYS_MAX, LeaseLost, LockAllError, Mesh, OfKey,
-    PERMITS_MAX, ReleaseError, SemaphoreError,
+    AcquireError, Guard, LOCK_ALL_KEYS_MAX, LeaseLost, LockAllError, Mesh, OfKey, PERMITS_MAX,
+    ReleaseError, SemaphoreError,
 };
 use tokio::time::Instant;
 
@@ -111,7 +111,7 @@ async fn semaphore_grants_all_permits_to_concurrent_tries(Backend { a, b, .. }: 
     for round in 0..5 {
         let tries = (0..9).map(|n| {
             let mesh = if n % 2 == 0 { &a } else { &b };
-            let request = mesh.semaphore(format!("pool{round}"), 4).ttl(LONG);
+            let request = mesh.semaphore(format!("pool{round}"), 4).ttl(LONG).eager();
             tokio::spawn(request.try_acquire())
         });
         let mut permits = Vec::new();
@@ -119,7 +119,6 @@ async fn semaphore_grants_all_permits_to_concurrent_tries(Backend { a, b, .. }: 
             permits.extend(within("an answer", tried).await.unwrap().unwrap());
         }
         assert_eq!(permits.len(), 4, "round {round}");
-        assert!(permits.iter().all(Guard::is_held));
     }
 }
 
@@ -333,7 +332,8 @@ async fn concurrent_tries_of_overlapping_sets_grant_one(Backend { a, b, .. }: Ba
         let key = |n: usize| format!("{round}/{}", n % 3);
         let tries = (0..6).map(|n| {
             let mesh = if n % 2 == 0 { &a } else { &b };
-            tokio::spawn(mesh.lock_all([key(n), key(n + 1)]).ttl(LONG).try_acquire())
+            let request = mesh.lock_all([key(n), key(n + 1)]).ttl(LONG).eager();
+            tokio::spawn(request.try_acquire())
         });
         let mut granted = Vec::new();
         for tried in tries.collect::<Vec<_>>() {
@@ -341,7 +341,6 @@ async fn concurrent_tries_of_overlapping_sets_grant_one(Backend { a, b, .. }: Ba
         }
         // Any two of the sets share a key.
         assert_eq!(granted.len(), 1, "round {round}");
-        assert!(granted.iter().all(Guards::is_held));
     }
 }
 
