@@ -52,6 +52,8 @@ debug_as_display!(
     ConfigError,
     DataDirError,
     AcquireError,
+    SemaphoreError,
+    LockAllError,
     ReleaseError,
     ExtendError,
     MarkError,
@@ -277,7 +279,7 @@ pub enum AcquireError {
     #[error(
         "timed out after {waited:?}: {}{}{}",
         describe(.answers),
-        describe_holder(.holder.as_ref()),
+        describe_holder(.holder.as_ref(), *.held_here),
         describe_unopened(*.unopened)
     )]
     TimedOut {
@@ -288,6 +290,8 @@ pub enum AcquireError {
         /// The reason why no recent datagram could be opened; `None` if one could, or if none
         /// arrived.
         unopened: Option<DropReason>,
+        /// The lock of this same node that the request waited for, if it did.
+        held_here: Option<Reentry>,
         /// The node and the epoch of the holder that a voter named last. `None` if no voter did.
         holder: Option<(String, Epoch)>,
     },
@@ -299,6 +303,10 @@ pub enum AcquireError {
         /// The epoch under which it did.
         epoch: Epoch,
     },
+    /// This node holds the key itself, and the request is
+    /// [`deny_reentry`](crate::LockRequest::deny_reentry). Nothing was sent.
+    #[error("{0}; release that guard first, or share it")]
+    Reentry(Reentry),
     /// The lock was granted under contention, but its full lease was not confirmed in time.
     ///
     /// A lock granted under contention is valid for a short reservation at first. It has been
@@ -314,10 +322,32 @@ pub enum AcquireError {
 }
 
 /// Returns the suffix for a request whose key another claim holds, or may.
-fn describe_holder(holder: Option<&(String, Epoch)>) -> String {
-    holder.map_or_else(String::new, |(node, epoch)| {
-        format!("; {node} has it under epoch {epoch}")
-    })
+fn describe_holder(holder: Option<&(String, Epoch)>, held_here: Option<Reentry>) -> String {
+    match (held_here, holder) {
+        (Some(held), _) => format!("; {held}"),
+        (None, Some((node, epoch))) => format!("; {node} has it under epoch {epoch}"),
+        (None, None) => String::new(),
+    }
+}
+
+/// A lock that the node itself holds, for which one of its own requests would wait.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Reentry {
+    /// The epoch of the lock.
+    pub epoch: Epoch,
+    /// The time since its grant.
+    pub held_for: Duration,
+}
+
+impl fmt::Display for Reentry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { epoch, held_for } = self;
+        write!(
+            f,
+            "this node itself has held the key for {held_for:.1?}, at epoch {epoch}"
+        )
+    }
 }
 
 /// Returns the suffix for a node that could open no recent datagram.
@@ -363,6 +393,75 @@ fn describe(answers: &VoteTally) -> String {
         true => format!("{voted} of {voters} votes"),
         false => format!("{voted} of {voters} votes ({})", others.join(", ")),
     }
+}
+
+/// An error of one of several locks, with its key.
+#[derive(Clone, Eq, Error, PartialEq)]
+#[error("{key}: {error}")]
+pub struct OfKey<E> {
+    /// The key.
+    pub key: String,
+    /// The error of that lock.
+    pub error: E,
+}
+
+impl<E: fmt::Display> fmt::Debug for OfKey<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The error returned if the permits of a semaphore were not acquired. No permit and no claim is
+/// left behind.
+#[derive(Clone, Error, PartialEq)]
+#[non_exhaustive]
+pub enum SemaphoreError {
+    /// The number of permits of the semaphore is out of range. Nothing was sent.
+    #[error("semaphore {semaphore}: permits is {permits}; it must be 1 to {max}")]
+    Permits {
+        /// The id of the semaphore.
+        semaphore: String,
+        /// The rejected number.
+        permits: usize,
+        /// The largest allowed number.
+        max: usize,
+    },
+    /// No permits were asked for, or more than the semaphore has. Nothing was sent.
+    #[error("semaphore {semaphore}: {wanted} permits are wanted; it must be 1 to {permits}")]
+    Wanted {
+        /// The id of the semaphore.
+        semaphore: String,
+        /// The rejected number.
+        wanted: usize,
+        /// The number of permits of the semaphore.
+        permits: usize,
+    },
+    /// A permit was not acquired. The key is `ID#NUMBER`.
+    #[error("semaphore: {0}")]
+    Acquire(OfKey<AcquireError>),
+}
+
+/// The error returned if several keys were not locked together. No lock and no claim is left behind.
+#[derive(Clone, Error, PartialEq)]
+#[non_exhaustive]
+pub enum LockAllError {
+    /// There are no keys, or too many. Nothing was sent.
+    #[error("lock_all: there are {keys} keys; there must be 1 to {max}")]
+    Keys {
+        /// The rejected number.
+        keys: usize,
+        /// The largest allowed number.
+        max: usize,
+    },
+    /// A key is given twice. Nothing was sent.
+    #[error("lock_all: the key {key:?} is given twice; give each key once")]
+    Duplicate {
+        /// The key.
+        key: String,
+    },
+    /// One of the keys was not locked.
+    #[error("lock_all: {0}")]
+    Acquire(OfKey<AcquireError>),
 }
 
 /// The error returned if a guard was released after its lease had ended.

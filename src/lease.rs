@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::clock::Time;
+use crate::metrics::LockKind;
 use lockmesh_proto::{Epoch, Instant, Key, Ticket};
 
 /// The maximum sleep of a wait for the end of a lease. Timers do not count time in which the
@@ -23,6 +24,7 @@ pub(crate) struct Lease {
     pub(crate) key: Key,
     pub(crate) epoch: Epoch,
     pub(crate) granted_at: Instant,
+    pub(crate) kind: LockKind,
     clock: Time,
     /// Nanoseconds, as in [`Instant`]. A single value, since a separate flag could disagree with
     /// it.
@@ -47,11 +49,17 @@ impl Lease {
             key,
             epoch,
             granted_at: clock.mono(),
+            kind: LockKind::Lock,
             clock,
             valid_until: AtomicU64::new(valid_until.as_nanos()),
             was_released: AtomicBool::new(false),
             changed: Notify::new(),
         }
+    }
+
+    pub(crate) fn of_kind(mut self, kind: LockKind) -> Self {
+        self.kind = kind;
+        self
     }
 
     /// Returns `true` if the lease is held. It needs no message, no lock and no runtime.

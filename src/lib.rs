@@ -43,6 +43,14 @@
 //! | must run once per period, or belongs to a job framework | [`DistributedLock`] | after its ttl, even if the process ends |
 //! | is done, and must not run again for a while | [`Guard::detach_for`] | after the given time, or with the mesh |
 //!
+//! More than one lock:
+//!
+//! | at most | use |
+//! | --- | --- |
+//! | one holder of a key | [`Mesh::lock`] |
+//! | a number of holders | [`Mesh::semaphore`] |
+//! | one holder of several keys together | [`Mesh::lock_all`] |
+//!
 //! [`acquire`](LockRequest::acquire) waits in a queue. [`try_acquire`](LockRequest::try_acquire)
 //! returns `None` if another claim is granted.
 //!
@@ -98,6 +106,7 @@ mod held;
 mod journal;
 mod lease;
 mod lock;
+mod lock_all;
 mod mesh;
 pub mod metrics;
 mod observer;
@@ -110,6 +119,8 @@ mod request;
 mod schedule;
 mod seed_query;
 mod seeds;
+mod semaphore;
+mod several;
 pub mod status;
 mod transport;
 
@@ -127,12 +138,13 @@ pub mod observe {
 pub use clock::{Clock, SystemClock};
 pub use config::{LimitsConfig, MeshBuilder, MeshConfig, Preset, SecretText, TimingConfig};
 pub use error::{
-    AcquireError, ConfigError, DataDirError, ExtendError, InspectError, MarkError, NotReady,
-    ReleaseError, RotateError,
+    AcquireError, ConfigError, DataDirError, ExtendError, InspectError, LockAllError, MarkError,
+    NotReady, OfKey, Reentry, ReleaseError, RotateError, SemaphoreError,
 };
 pub use guard::{Guard, LeaseLost};
 pub use journal::Durability;
 pub use lock::{ClusterError, DistributedLock};
+pub use lock_all::{LOCK_ALL_KEYS_MAX, LockAllRequest};
 pub use lockmesh_proto::{
     CLUSTER_SECRETS_MAX, ClusterSecret, ClusterSecrets, Epoch, Key, NameError, NodeId,
     RequestError, SecretError, Timing, VoterSetError,
@@ -142,6 +154,8 @@ pub use once::{OnceError, OnceRequest, Outcome};
 pub use request::LockRequest;
 pub use schedule::{Missed, Schedule, ScheduleError, Tick};
 pub use seeds::Resolve;
+pub use semaphore::{PERMITS_MAX, SemaphoreRequest};
+pub use several::Guards;
 pub use status::{Health, Shutdown, Status};
 pub use transport::{Transport, UdpTransport};
 

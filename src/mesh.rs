@@ -22,10 +22,12 @@ use crate::guard;
 use crate::held::{Found, Held};
 use crate::journal::{Journal, Opening};
 use crate::lock::{ClusterError, DistributedLock};
+use crate::lock_all::LockAllRequest;
 use crate::obstacle::Obstacle;
 use crate::request::LockRequest;
 use crate::seed_query::SeedQuery;
 use crate::seeds::{self, Seeds};
+use crate::semaphore::SemaphoreRequest;
 use crate::status::{Health, Shutdown, Status, VoterStart};
 use crate::transport::{self, Transport, UdpTransport};
 use lockmesh_proto::{
@@ -355,6 +357,24 @@ impl Mesh {
     #[must_use]
     pub fn default_ttl(&self) -> Duration {
         self.inner.settings.ttl
+    }
+
+    /// Returns a request for permits of the semaphore `id`, of which at most `permits` are out at
+    /// once. All nodes give the same number: 1 to [`PERMITS_MAX`](crate::PERMITS_MAX).
+    ///
+    /// Nothing is sent before [`acquire`](SemaphoreRequest::acquire) or one of its siblings.
+    pub fn semaphore(&self, id: impl Into<String>, permits: usize) -> SemaphoreRequest {
+        SemaphoreRequest::new(self, id.into(), permits)
+    }
+
+    /// Returns a request for the locks on all `keys` together: 1 to
+    /// [`LOCK_ALL_KEYS_MAX`](crate::LOCK_ALL_KEYS_MAX), each once, in any order.
+    ///
+    /// Nothing is sent before [`acquire`](LockAllRequest::acquire) or
+    /// [`try_acquire`](LockAllRequest::try_acquire).
+    pub fn lock_all(&self, keys: impl IntoIterator<Item = impl Into<String>>) -> LockAllRequest {
+        let keys = keys.into_iter().map(Into::into).collect();
+        LockAllRequest::new(self, keys)
     }
 
     /// Returns the id of this node.

@@ -103,8 +103,9 @@ metrics! {
         "leases of guards that ended because they were not renewed in time";
     ACQUIRE_SECONDS: Histogram "lockmesh_acquire_seconds" "seconds" []
         "time from a request to its grant, with the time in the queue";
-    HELD_SECONDS: Histogram "lockmesh_held_seconds" "seconds" []
-        "time from a grant to the end of its lease: released, lost or run out";
+    HELD_SECONDS: Histogram "lockmesh_held_seconds" "seconds" ["kind"]
+        "time from a grant to the end of its lease: released, lost or run out. By what the lock is \
+         for";
     HELD: Gauge "lockmesh_held" "locks" []
         "locks that this node holds";
     WAITING: Gauge "lockmesh_waiting" "requests" []
@@ -178,6 +179,36 @@ metrics! {
 /// | `silent` | Fewer than a quorum answered. |
 pub const TIMEOUT_REASONS: [&str; 3] = ["contended", "refused", "silent"];
 
+/// What a lock is for: the label `kind` of [`HELD_SECONDS`].
+///
+/// [`LockRequest::kind`](crate::LockRequest::kind) sets it.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum LockKind {
+    /// A lock by itself.
+    #[default]
+    Lock,
+    /// A permit of a [semaphore](crate::Mesh::semaphore).
+    Semaphore,
+    /// One of [several keys](crate::Mesh::lock_all).
+    LockAll,
+}
+
+impl LockKind {
+    /// All kinds.
+    pub const ALL: [Self; 3] = [Self::Lock, Self::Semaphore, Self::LockAll];
+
+    /// Returns the value of the label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Lock => "lock",
+            Self::Semaphore => "semaphore",
+            Self::LockAll => "lock_all",
+        }
+    }
+}
+
 /// Returns the index of the reason in [`TIMEOUT_REASONS`].
 fn timeout_reason(tally: &VoteTally) -> usize {
     let quorum = quorum(tally.voters);
@@ -216,7 +247,8 @@ pub(crate) struct Meter {
     lost: Counter,
     gossip_restarts: Counter,
     acquire: Histogram,
-    held: Histogram,
+    /// In the order of [`LockKind::ALL`].
+    held: [Histogram; LockKind::ALL.len()],
 }
 
 impl Meter {
@@ -233,7 +265,8 @@ impl Meter {
             lost: counter!(LOST, "node" => label()),
             gossip_restarts: counter!(GOSSIP_RESTARTS, "node" => label()),
             acquire: histogram!(ACQUIRE_SECONDS, "node" => label()),
-            held: histogram!(HELD_SECONDS, "node" => label()),
+            held: LockKind::ALL
+                .map(|kind| histogram!(HELD_SECONDS, "node" => label(), "kind" => kind.as_str())),
             node,
         }
     }
@@ -247,8 +280,8 @@ impl Meter {
         self.acquire.record(took);
     }
 
-    pub(crate) fn was_held(&self, span: Duration) {
-        self.held.record(span);
+    pub(crate) fn was_held(&self, kind: LockKind, span: Duration) {
+        self.held[kind as usize].record(span);
     }
 
     pub(crate) fn lost(&self) {
@@ -269,7 +302,7 @@ impl Meter {
             Ended::TimedOut { answers, .. } => {
                 self.timeouts[timeout_reason(answers)].increment(1);
             }
-            Ended::Granted(_) | Ended::Refused(_) | Ended::ShutDown => {}
+            Ended::Granted(_) | Ended::Refused(_) | Ended::Reentry(_) | Ended::ShutDown => {}
         }
     }
 

@@ -4,11 +4,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::engine::batch::Terms;
 use crate::engine::core::Ended;
 use crate::error::AcquireError;
 use crate::guard::Guard;
 use crate::lease::Lease;
 use crate::mesh::Inner;
+use crate::metrics::LockKind;
 use lockmesh_proto::{Instant, Key, Request, Ticket};
 
 /// A request for a lock, returned by [`Mesh::lock`](crate::Mesh::lock).
@@ -26,6 +28,7 @@ pub struct LockRequest {
     is_eager: bool,
     outlives: bool,
     is_once: bool,
+    terms: Terms,
 }
 
 impl LockRequest {
@@ -40,6 +43,7 @@ impl LockRequest {
             is_eager: false,
             outlives: false,
             is_once: false,
+            terms: Terms::default(),
         }
     }
 
@@ -84,6 +88,52 @@ impl LockRequest {
         self
     }
 
+    /// Fails at once if this node holds the key itself, instead of waiting for its own guard.
+    ///
+    /// A lock is not reentrant: a second request of the same node waits for the first, even in the
+    /// same task. The check is made when the request begins, and looks at each lock that this node
+    /// holds. Another request of this node that merely waits is no reason to fail.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use lockmesh::{AcquireError, MeshBuilder};
+    /// # let mesh = MeshBuilder::single("dev").insecure_plaintext().start().await?;
+    /// let guard = mesh.lock("k").acquire().await?;
+    /// let error = mesh.lock("k").deny_reentry().acquire().await.unwrap_err();
+    /// assert!(matches!(error, AcquireError::Reentry(held) if held.epoch == guard.epoch()));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn deny_reentry(mut self) -> Self {
+        self.terms.denies_reentry = true;
+        self
+    }
+
+    /// Sets the label `kind` of the metric
+    /// [`HELD_SECONDS`](crate::metrics::HELD_SECONDS). It is [`LockKind::Lock`] by default.
+    ///
+    /// For code that builds its own kind of lock from requests, as semaphores are.
+    pub fn kind(mut self, kind: LockKind) -> Self {
+        self.terms.kind = kind;
+        self
+    }
+
+    /// Sends the request in one datagram with others that the same task makes at once.
+    ///
+    /// The request leaves once the other tasks that are ready have run. Use it if several requests
+    /// are polled together, as by `join!` or `select!`. Otherwise the first of them leaves alone.
+    pub fn batched(mut self) -> Self {
+        self.terms.is_batched = true;
+        self
+    }
+
+    /// Returns the request with the same options for another key.
+    pub fn with_key(mut self, key: impl Into<String>) -> Self {
+        self.key = key.into();
+        self
+    }
+
     /// Disables renewal, and lets the lease outlive the process (M6).
     pub(crate) fn outliving(mut self) -> Self {
         (self.renews, self.outlives) = (false, true);
@@ -110,7 +160,10 @@ impl LockRequest {
     /// # Errors
     /// - [`AcquireError::Key`] if the key is empty or has more than 256 bytes.
     /// - [`AcquireError::Request`] if the ttl is out of range, or this node has too many requests.
-    /// - [`AcquireError::TimedOut`] if the timeout passed before a quorum voted for the claim.
+    /// - [`AcquireError::TimedOut`] if the timeout passed before a quorum voted for the claim. It
+    ///   says so if this node itself holds the key.
+    /// - [`AcquireError::Reentry`] if this node itself holds the key, and the request is
+    ///   [`deny_reentry`](LockRequest::deny_reentry).
     /// - [`AcquireError::Done`] if the key is [marked](Guard::mark).
     /// - [`AcquireError::Unconfirmed`] if the timeout passed after the grant, before a quorum
     ///   confirmed the whole lease.
@@ -152,6 +205,8 @@ impl LockRequest {
     /// - [`AcquireError::Request`] if the ttl is out of range, or this node has too many requests.
     /// - [`AcquireError::TimedOut`] if the timeout passed without an answer from a quorum.
     /// - [`AcquireError::Done`] if the key is [marked](Guard::mark).
+    /// - [`AcquireError::Reentry`] if this node itself holds the key, and the request is
+    ///   [`deny_reentry`](LockRequest::deny_reentry).
     /// - [`AcquireError::Unconfirmed`] if the lock was granted, but a quorum did not confirm the
     ///   whole lease in time.
     /// - [`AcquireError::ShutDown`] if the mesh is shutting down or has shut down.
@@ -231,7 +286,7 @@ impl LockRequest {
             deadline: wait.map(|wait| since.after(wait)),
             is_once: self.is_once,
         };
-        let (ticket, ended, mut combiner) = engine.claim(since, request);
+        let (ticket, ended, mut combiner) = engine.claim(since, request, self.terms);
         // Dropped before `combiner`, so that claim and withdrawal leave together.
         let mut pending = Pending {
             mesh: &self.mesh,
@@ -244,6 +299,7 @@ impl LockRequest {
         pending.ticket = None;
         match ended {
             Ended::Refused(error) => Err(error.into()),
+            Ended::Reentry(reentry) => Err(AcquireError::Reentry(reentry)),
             ended => Ok(ended),
         }
     }
@@ -255,21 +311,25 @@ impl LockRequest {
                 unopened,
                 holder,
             } => {
+                let waited = wait.unwrap_or_default();
                 let holder = holder.as_ref();
+                let engine = &self.mesh.engine;
+                let held_here = Key::new(&self.key)
+                    .ok()
+                    .and_then(|key| engine.with(|core, now| core.reentry(now, &key)));
                 AcquireError::TimedOut {
-                    waited: wait.unwrap_or_default(),
+                    waited,
                     answers: *answers,
                     unopened: *unopened,
                     holder: holder.map(|it| (it.node.to_string(), it.epoch)),
+                    held_here,
                 }
             }
             Ended::Done { by, epoch } => AcquireError::Done {
                 by: by.to_string(),
                 epoch: *epoch,
             },
-            Ended::Granted(_) | Ended::Denied | Ended::Refused(_) | Ended::ShutDown => {
-                AcquireError::ShutDown
-            }
+            _ => AcquireError::ShutDown,
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Traits of the public types that users rely on.
 
 use lockmesh::{
-    AcquireError, ClusterSecret, ConfigError, Epoch, Guard, Health, LockRequest, Mesh, MeshBuilder,
-    Status, SystemClock, UdpTransport, observe::Observer,
+    AcquireError, ClusterSecret, ConfigError, Epoch, Guard, Guards, Health, LockAllError,
+    LockAllRequest, LockRequest, Mesh, MeshBuilder, SemaphoreError, SemaphoreRequest, Status,
+    SystemClock, UdpTransport, observe::Observer,
 };
 
 fn is_send_sync<T: Send + Sync + 'static>() {}
@@ -14,7 +15,10 @@ fn public_types_are_send_and_sync() {
     is_send_sync::<Mesh>();
     is_send_sync::<MeshBuilder>();
     is_send_sync::<Guard>();
+    is_send_sync::<Guards>();
     is_send_sync::<LockRequest>();
+    is_send_sync::<LockAllRequest>();
+    is_send_sync::<SemaphoreRequest>();
     is_send_sync::<Status>();
     is_send_sync::<Health>();
     is_send_sync::<Observer>();
@@ -24,6 +28,8 @@ fn public_types_are_send_and_sync() {
     is_send_sync::<UdpTransport>();
     is_send_sync::<ConfigError>();
     is_send_sync::<AcquireError>();
+    is_send_sync::<LockAllError>();
+    is_send_sync::<SemaphoreError>();
 }
 
 #[tokio::test]
@@ -41,6 +47,17 @@ async fn futures_of_the_interface_are_send() {
     is_send(guard.run(async {}));
     is_send(guard.extend(std::time::Duration::ZERO));
     is_send(guard.release());
+    let semaphore = mesh.semaphore("k", 2);
+    is_send(semaphore.clone().acquire());
+    is_send(semaphore.clone().try_acquire());
+    is_send(semaphore.clone().acquire_many(2));
+    is_send(semaphore.try_acquire_many(2));
+    is_send(mesh.lock_all(["a"]).try_acquire());
+    let guards = mesh.lock_all(["a"]).acquire().await.unwrap();
+    is_send(guards.lost());
+    is_send(guards.run(async {}));
+    is_send(guards.extend(std::time::Duration::ZERO));
+    is_send(guards.release());
 }
 
 #[test]

@@ -175,6 +175,7 @@ async fn mesh_emits_documented_metrics_and_events() {
     mesh.ready(PATIENCE).await.unwrap();
     grants_and_refusals(&mesh, &metrics).await;
     losses(&mesh, &metrics).await;
+    kinds(&mesh, &log, &metrics).await;
     drops(&mesh, &metrics).await;
     assert!(log.says(&["INFO", "mesh started", "node=n0"]));
     assert!(log.says(&["DEBUG", "lock granted", "key=k", "epoch="]));
@@ -234,7 +235,7 @@ async fn grants_and_refusals(mesh: &Mesh, metrics: &Metrics) {
         .reaches("lockmesh_acquire_seconds_count", n0, 2.0)
         .await;
     metrics
-        .reaches("lockmesh_held_seconds_count", n0, 2.0)
+        .reaches("lockmesh_held_seconds_count", "node=n0,kind=lock", 2.0)
         .await;
     metrics.reaches("lockmesh_held", n0, 0.0).await;
     metrics.reaches("lockmesh_voter_keys", n0, 0.0).await;
@@ -265,8 +266,32 @@ async fn losses(mesh: &Mesh, metrics: &Metrics) {
     guard.release().await.unwrap_err();
     metrics.reaches("lockmesh_lost_total", "node=n0", 2.0).await;
     metrics
-        .reaches("lockmesh_held_seconds_count", "node=n0", 5.0)
+        .reaches("lockmesh_held_seconds_count", "node=n0,kind=lock", 5.0)
         .await;
+}
+
+/// A semaphore, several keys, and a request that gives another number of permits.
+async fn kinds(mesh: &Mesh, log: &Log, metrics: &Metrics) {
+    let count = "lockmesh_held_seconds_count";
+    for kind in ["node=n0,kind=semaphore", "node=n0,kind=lock_all"] {
+        assert_eq!(metrics.get(count, kind), 0.0);
+    }
+    drop(mesh.lock_all(["x", "y"]).await.unwrap());
+    metrics.reaches(count, "node=n0,kind=lock_all", 2.0).await;
+    let permits = mesh.semaphore("pool", 2).acquire_many(2).await.unwrap();
+    let fewer = tokio::spawn(mesh.semaphore("pool", 1).acquire());
+    let warning = [
+        "WARN",
+        "a higher permit is in use",
+        "semaphore=pool",
+        "permits=1",
+    ];
+    until("the warning", || log.says(&warning)).await;
+    drop(permits);
+    drop(fewer.await.unwrap().unwrap());
+    // With the lock under which both permits were collected.
+    metrics.reaches(count, "node=n0,kind=semaphore", 4.0).await;
+    assert_eq!(metrics.get(count, "node=n0,kind=lock"), 5.0);
 }
 
 async fn drops(mesh: &Mesh, metrics: &Metrics) {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::io::{ErrorKind, Write};
 use std::process::Command;
 
-use lockmesh::metrics::{ALL, Kind, TIMEOUT_REASONS};
+use lockmesh::metrics::{ALL, Kind, LockKind, TIMEOUT_REASONS};
 use lockmesh::status::DropReason;
 use serde_json::Value;
 
@@ -90,6 +90,8 @@ fn guide_lists_the_reasons_of_the_code() {
     assert_eq!(reasons("| `reason` | the voters"), TIMEOUT_REASONS);
     let all = DropReason::ALL.map(DropReason::as_str);
     assert_eq!(reasons("| `reason` | dropped"), all);
+    let kinds = LockKind::ALL.map(LockKind::as_str);
+    assert_eq!(reasons("| `kind` | the lock"), kinds);
 }
 
 #[test]

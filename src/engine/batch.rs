@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::engine::Engine;
 use crate::engine::core::Ended;
+use crate::metrics::LockKind;
 use lockmesh_proto::{Instant, Request, Ticket};
 
 /// The number of callers in one turn from which callers are batched.
@@ -34,6 +35,16 @@ const DATAGRAMS_MAX: usize = 64;
 /// The maximum capacity of a buffer that is reused, so that a burst leaves no memory behind.
 const SPARE_MAX: usize = 1_024;
 
+/// The part of a request that does not concern the node.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Terms {
+    pub(crate) kind: LockKind,
+    /// `true` if the request fails while this node holds the key.
+    pub(crate) denies_reentry: bool,
+    /// `true` if the caller makes more requests at once, so that they are batched in any case.
+    pub(crate) is_batched: bool,
+}
+
 /// A command or a datagram for the node.
 #[derive(Debug)]
 pub(super) enum Command {
@@ -42,6 +53,7 @@ pub(super) enum Command {
         /// The time of the request.
         since: Instant,
         request: Request,
+        terms: Terms,
         notify: oneshot::Sender<Ended>,
     },
     /// The release of a lease that its guard has ended.
@@ -97,8 +109,9 @@ impl Batch {
     /// and then claims waits once, and both leave in one datagram.
     pub(super) fn push(&mut self, command: Command) -> Submits {
         let waits = matches!(command, Command::Claim { .. });
+        let is_batched = matches!(&command, Command::Claim { terms, .. } if terms.is_batched);
         self.commands.push(command);
-        if self.turns == 0 {
+        if self.turns == 0 && !is_batched {
             return Submits::Now;
         }
         self.batched += 1;
@@ -267,8 +280,27 @@ mod tests {
             ticket: Ticket(ticket),
             since: Instant::ZERO,
             request: crate::engine::core::tests::request("k"),
+            terms: Terms::default(),
             notify: oneshot::channel().0,
         }
+    }
+
+    #[test]
+    fn batched_claims_share_turn_of_solo_caller() {
+        let mut batch = Batch::default();
+        let mut push = |ticket| {
+            let mut command = claim(ticket);
+            if let Command::Claim { terms, .. } = &mut command {
+                terms.is_batched = true;
+            }
+            batch.push(command)
+        };
+        assert_eq!(push(1), Submits::Later(1));
+        assert_eq!([push(2), push(3)], [Submits::Another; 2]);
+        assert!(batch.is_combiner(1));
+        // A solo caller takes them along.
+        assert_eq!(batch.push(claim(4)), Submits::Now);
+        assert_eq!(taken(&mut batch), 4);
     }
 
     fn batching() -> Batch {

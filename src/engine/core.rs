@@ -8,19 +8,20 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Time;
-use crate::engine::batch::Command;
+use crate::engine::batch::{Command, Terms};
 use crate::engine::readiness::Readiness;
+use crate::error::Reentry;
 use crate::journal::{Journal, Written};
 use crate::lease::Lease;
-use crate::metrics::Meter;
+use crate::metrics::{LockKind, Meter};
 use crate::obstacle::{Obstacle, holding};
 use crate::obstacles::{Line, Obstacles};
 use crate::status::{Health, VoterStart};
 use crate::transport::Transport;
 use lockmesh_proto::{
-    DropReason, Epoch, Event, ExtendError, ForeignNode, InspectId, Inspection, Instant, KeyHolder,
-    MarkError, NoSpareVoter, Node, NodeId, Now, Output, RequestError, Standing, Ticket, VoteTally,
-    quorum,
+    DropReason, Epoch, Event, ExtendError, ForeignNode, InspectId, Inspection, Instant, Key,
+    KeyHolder, MarkError, NoSpareVoter, Node, NodeId, Now, Output, Request, RequestError, Standing,
+    Ticket, VoteTally, quorum,
 };
 
 /// The outcome of an acquisition.
@@ -36,6 +37,8 @@ pub(crate) enum Ended {
     },
     /// The node did not accept the request.
     Refused(RequestError),
+    /// This node holds the key, and the request denies that.
+    Reentry(Reentry),
     TimedOut {
         answers: VoteTally,
         /// The reason why no recent datagram could be opened; `None` if one could, or if none
@@ -115,6 +118,7 @@ pub(crate) struct Core {
 
 struct Waiting {
     since: Instant,
+    kind: LockKind,
     notify: oneshot::Sender<Ended>,
 }
 
@@ -179,22 +183,56 @@ impl Core {
                 ticket,
                 since,
                 request,
+                terms,
                 notify,
-            } => match self.node.claim_as(now, ticket, request) {
+            } => match self.claim(now, ticket, request, terms) {
                 Ok(()) => {
                     self.meter.began();
-                    self.waiting.insert(ticket, Waiting { since, notify });
+                    let kind = terms.kind;
+                    let waiting = Waiting {
+                        since,
+                        kind,
+                        notify,
+                    };
+                    self.waiting.insert(ticket, waiting);
                 }
-                Err(error) => {
-                    let refused = Ended::Refused(error);
-                    self.notices.push(Notice::Ended(notify, refused));
-                }
+                Err(ended) => self.notices.push(Notice::Ended(notify, ended)),
             },
             Command::Release { ticket, was_held } => {
                 self.free(now, ticket, was_held);
             }
             Command::Datagram { from, bytes } => self.node.handle_datagram(now, from, &bytes),
         }
+    }
+
+    fn claim(
+        &mut self,
+        now: Now,
+        ticket: Ticket,
+        request: Request,
+        terms: Terms,
+    ) -> Result<(), Ended> {
+        let held = terms
+            .denies_reentry
+            .then(|| self.reentry(now, &request.key));
+        match held.flatten() {
+            Some(reentry) => Err(Ended::Reentry(reentry)),
+            None => self
+                .node
+                .claim_as(now, ticket, request)
+                .map_err(Ended::Refused),
+        }
+    }
+
+    /// Returns since when this node holds `key`, or `None` if it does not. It looks at each lock that
+    /// this node holds.
+    pub(crate) fn reentry(&self, now: Now, key: &Key) -> Option<Reentry> {
+        let is_it = |lease: &&Arc<Lease>| lease.key == *key && lease.is_held();
+        let lease = self.leases.values().find(is_it)?;
+        Some(Reentry {
+            epoch: lease.epoch,
+            held_for: now.mono.since(lease.granted_at),
+        })
     }
 
     pub(super) fn handle_datagram(&mut self, now: Now, from: SocketAddr, bytes: &[u8]) {
@@ -275,7 +313,7 @@ impl Core {
     fn remove_lease(&mut self, now: Instant, ticket: Ticket) -> Option<Arc<Lease>> {
         self.marking.remove(&ticket);
         let lease = self.leases.remove(&ticket)?;
-        self.meter.was_held(now.since(lease.granted_at));
+        self.meter.was_held(lease.kind, now.since(lease.granted_at));
         Some(lease)
     }
 
@@ -285,7 +323,8 @@ impl Core {
         self.marking.clear();
         for (_, lease) in self.leases.drain() {
             lease.end();
-            self.meter.was_held(now.mono.since(lease.granted_at));
+            let span = now.mono.since(lease.granted_at);
+            self.meter.was_held(lease.kind, span);
         }
         for (_, waiting) in self.waiting.drain() {
             let notice = Notice::Ended(waiting.notify, Ended::ShutDown);
@@ -480,11 +519,17 @@ impl Core {
                 epoch,
                 valid_until,
             } => {
-                let Some(Waiting { since, notify }) = self.waiting.remove(&ticket) else {
+                let Some(waiting) = self.waiting.remove(&ticket) else {
                     self.release(clock.now(), ticket);
                     return;
                 };
-                let lease = Arc::new(Lease::new(ticket, key, epoch, clock.clone(), valid_until));
+                let Waiting {
+                    since,
+                    kind,
+                    notify,
+                } = waiting;
+                let lease = Lease::new(ticket, key, epoch, clock.clone(), valid_until);
+                let lease = Arc::new(lease.of_kind(kind));
                 self.meter.granted(lease.granted_at.since(since));
                 self.leases.insert(ticket, lease.clone());
                 self.notices
@@ -626,7 +671,6 @@ impl Core {
 pub(crate) mod tests {
     use super::*;
     use crate::transport::Nowhere;
-    use lockmesh_proto::Request;
     use lockmesh_proto::{
         Incarnation, Key, NodeConfig, Seal, Start, Timing, VoterLimits, VoterSet,
     };
@@ -688,6 +732,7 @@ pub(crate) mod tests {
             ticket: Ticket(ticket),
             since: clock.mono(),
             request: request("k"),
+            terms: Terms::default(),
             notify,
         };
         core.submit(clock.now(), claim);

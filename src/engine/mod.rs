@@ -30,14 +30,14 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot, watch};
 
-mod batch;
+pub(crate) mod batch;
 pub(crate) mod core;
 pub(crate) mod driver;
 mod readiness;
 #[cfg(test)]
 pub(crate) mod wakeups;
 
-use self::batch::{Batch, Combiner, Command, Submits};
+use self::batch::{Batch, Combiner, Command, Submits, Terms};
 use self::core::{Core, Ended, GossipIn, Notice};
 use self::driver::Alarm;
 use crate::clock::Time;
@@ -136,6 +136,7 @@ impl Engine {
         &self,
         since: Instant,
         request: Request,
+        terms: Terms,
     ) -> (Ticket, oneshot::Receiver<Ended>, Option<Combiner<'_>>) {
         let (notify, ended) = oneshot::channel();
         let mut state = self.lock();
@@ -145,6 +146,7 @@ impl Engine {
             ticket,
             since,
             request,
+            terms,
             notify,
         };
         (ticket, ended, self.submit(state, claim))
@@ -423,7 +425,7 @@ mod tests {
 
     /// Requests the lock on `k`.
     fn claim(engine: &Engine) -> (Ticket, oneshot::Receiver<Ended>, Option<Combiner<'_>>) {
-        engine.claim(engine.clock.mono(), request("k"))
+        engine.claim(engine.clock.mono(), request("k"), Terms::default())
     }
 
     fn dropped(engine: &Engine) -> u64 {
@@ -493,7 +495,11 @@ mod tests {
         let (gossip, _) = mpsc::channel(1);
         let engine = Arc::new(Engine::new(clock, Arc::new(Nowhere), (node, None), gossip));
         watched.engine.set(Arc::downgrade(&engine)).unwrap();
-        let claim = || engine.claim(Instant::ZERO, request("k")).2;
+        let claim = || {
+            engine
+                .claim(Instant::ZERO, request("k"), Terms::default())
+                .2
+        };
         assert!(claim().is_none(), "a solo caller");
         engine.lock().batch.start();
         drop(claim());

@@ -11,7 +11,7 @@ use tokio::time::Instant as Virtual;
 
 use crate::clock::{Time, TokioClock};
 use crate::engine::Engine;
-use crate::engine::batch::Combiner;
+use crate::engine::batch::{Combiner, Terms};
 use crate::engine::core::Ended;
 use crate::engine::core::tests::{member, only_voter, request};
 use crate::engine::driver::drive;
@@ -68,7 +68,7 @@ fn claim(
         deadline: wait.map(|wait| since.after(wait)),
         ..request("k")
     };
-    engine.claim(since, request)
+    engine.claim(since, request, Terms::default())
 }
 
 fn is_known(engine: &Engine, ticket: Ticket) -> bool {

@@ -255,6 +255,7 @@ mod tests {
 
     use super::*;
     use crate::clock::Time;
+    use crate::engine::batch::Terms;
     use crate::engine::core::Ended;
     use crate::engine::core::tests::{config, request};
     use crate::journal::{JOURNAL, LOCK, Opened, Opening, Written};
@@ -312,7 +313,8 @@ mod tests {
 
     impl Scene {
         fn claim(&self, key: &str) -> oneshot::Receiver<Ended> {
-            self.engine.claim(self.engine.clock.mono(), request(key)).1
+            let since = self.engine.clock.mono();
+            self.engine.claim(since, request(key), Terms::default()).1
         }
 
         /// Takes the next work of the writer, and does it if it is a write.

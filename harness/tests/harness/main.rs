@@ -3,6 +3,7 @@
 
 mod common;
 mod contract;
+mod contract_of_kinds;
 mod contract_of_the_trait;
 mod local;
 mod memory;

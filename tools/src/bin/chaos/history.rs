@@ -20,6 +20,8 @@ pub(crate) enum How {
     Acquire,
     /// Does not wait.
     Try,
+    /// Waits for several locks together. Until it has all, it may hold some.
+    Together,
 }
 
 /// One event. Times are nanoseconds of the boot clock. An event with two times happened at an
@@ -44,10 +46,14 @@ pub(crate) enum Line {
         at: u64,
         /// The number of the request within this incarnation.
         id: u64,
+        /// The key, or the id of a semaphore.
         key: String,
         how: How,
         /// The longest time that the request waits.
         wait_ms: u64,
+        /// The number of permits, if one of a semaphore is requested.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        permits: Option<usize>,
     },
     /// The lock was granted, and its guard was observed for the first time.
     Granted {
@@ -57,6 +63,9 @@ pub(crate) enum Line {
         epoch: u64,
         /// The interval in which the guard's lease ends by its own clock; `None` if it had ended.
         until: Option<[u64; 2]>,
+        /// The key of the permit, if it is one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        permit: Option<String>,
     },
     /// The guard was observed to be held.
     Held {

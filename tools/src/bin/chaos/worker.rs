@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use lockmesh::{
-    AcquireError, ClusterError, DistributedLock, Guard, LockRequest, Mesh, MeshBuilder,
+    AcquireError, ClusterError, DistributedLock, Guard, Guards, LockAllError, Mesh, MeshBuilder,
+    SemaphoreError,
 };
 use lockmesh_cli::Overrides;
 use lockmesh_cli::node::{self, Signals};
@@ -32,6 +33,12 @@ const VOTER_EVERY: Duration = Duration::from_millis(50);
 /// The longest time until a request is withdrawn, if it is to be.
 const WITHDRAW_WITHIN_MS: u64 = 100;
 
+/// The semaphore, and its number of permits.
+const SEMAPHORE: &str = "pool";
+const PERMITS: usize = 3;
+/// The longest time that a request waits for several locks together.
+const TOGETHER_AT_MOST: Duration = Duration::from_secs(3);
+
 /// A least and a most number of milliseconds.
 type Span = (u64, u64);
 
@@ -46,7 +53,8 @@ pub(crate) struct Args {
     /// Offset of the wall clock, in milliseconds.
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     wall_offset_ms: i64,
-    /// Number of keys, named k0 and up.
+    /// Number of keys, named k0 and up. With the mix `everything` there are as many named s0 and up,
+    /// of which several are locked together, and a semaphore.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     keys: u32,
     /// Number of tasks that request them.
@@ -89,7 +97,7 @@ fn span(text: &str) -> Result<Span, String> {
 /// The requests that the tasks make.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
 enum Mix {
-    /// Every act.
+    /// Every act, on single keys, on a semaphore and on several keys together.
     Everything,
     /// Acquire, hold, release.
     Hold,
@@ -112,6 +120,88 @@ enum Act {
     Lapse,
     /// Acquire, and drop the guard instead of releasing it.
     Drop,
+}
+
+/// The locks that a request is for.
+#[derive(Clone, Debug)]
+enum Target {
+    Key(String),
+    /// One permit of the semaphore.
+    Permit,
+    /// Several permits together.
+    Permits(usize),
+    /// Several keys together, in order.
+    All(Vec<String>),
+}
+
+/// The reason why a request failed.
+#[derive(Debug)]
+enum Failed {
+    Late,
+    ShutDown,
+    Otherwise(String),
+}
+
+impl From<AcquireError> for Failed {
+    fn from(error: AcquireError) -> Self {
+        match error {
+            AcquireError::ShutDown => Self::ShutDown,
+            AcquireError::TimedOut { .. } | AcquireError::Unconfirmed { .. } => Self::Late,
+            error => Self::Otherwise(error.to_string()),
+        }
+    }
+}
+
+impl From<SemaphoreError> for Failed {
+    fn from(error: SemaphoreError) -> Self {
+        match error {
+            SemaphoreError::Acquire(of_key) => of_key.error.into(),
+            error => Self::Otherwise(error.to_string()),
+        }
+    }
+}
+
+impl From<LockAllError> for Failed {
+    fn from(error: LockAllError) -> Self {
+        match error {
+            LockAllError::Acquire(of_key) => of_key.error.into(),
+            error => Self::Otherwise(error.to_string()),
+        }
+    }
+}
+
+/// Requests the locks. Returns `None` if a try was denied.
+async fn request(
+    mesh: Mesh,
+    target: Target,
+    act: Act,
+    wait: Duration,
+) -> Result<Option<Vec<Guard>>, Failed> {
+    let (is_try, renews) = (act == Act::Try, act != Act::Lapse);
+    let one = |guard: Option<Guard>| guard.map(|guard| vec![guard]);
+    let all = |guards: Option<Guards>| guards.map(Guards::into_guards);
+    let semaphore = mesh.semaphore(SEMAPHORE, PERMITS);
+    let semaphore = semaphore.auto_renew(renews).acquire_timeout(wait);
+    Ok(match (target, is_try) {
+        (Target::Key(key), _) => {
+            let request = mesh.lock(key).auto_renew(renews).acquire_timeout(wait);
+            one(match is_try {
+                true => request.try_acquire().await?,
+                false => Some(request.acquire().await?),
+            })
+        }
+        (Target::Permit, true) => one(semaphore.try_acquire().await?),
+        (Target::Permit, false) => one(Some(semaphore.acquire().await?)),
+        (Target::Permits(wanted), true) => all(semaphore.try_acquire_many(wanted).await?),
+        (Target::Permits(wanted), false) => all(Some(semaphore.acquire_many(wanted).await?)),
+        (Target::All(keys), _) => {
+            let request = mesh.lock_all(keys).auto_renew(renews).acquire_timeout(wait);
+            all(match is_try {
+                true => request.try_acquire().await?,
+                false => Some(request.acquire().await?),
+            })
+        }
+    })
 }
 
 /// Runs until a signal arrives, all requests are made, or the history cannot be written.
@@ -294,40 +384,83 @@ impl Task {
         Duration::from_millis(self.rng.random_range(least..=most))
     }
 
-    /// Records a request that is about to begin. Returns its key and number.
-    fn asks(&mut self, how: How, wait: Duration) -> (String, u64) {
-        let key = format!("k{}", self.rng.random_range(0..self.args.keys));
-        let id = self.ids.fetch_add(1, Ordering::Relaxed);
-        self.log.write(&Line::Asked {
-            at: now(),
-            id,
-            key: key.clone(),
-            how,
-            wait_ms: millis(wait),
-        });
-        (key, id)
+    /// Returns what a request is for.
+    fn target(&mut self) -> Target {
+        let keys = self.args.keys;
+        let number = self.rng.random_range(0..keys);
+        if self.args.mix != Mix::Everything {
+            return Target::Key(format!("k{number}"));
+        }
+        match self.rng.random_range(0..100) {
+            0..70 => Target::Key(format!("k{number}")),
+            70..75 => Target::Key(format!("s{number}")),
+            75..85 => Target::Permit,
+            85..90 => Target::Permits(self.rng.random_range(2..=PERMITS)),
+            _ => {
+                let others = (1..keys).filter(|_| self.rng.random());
+                let mut keys: Vec<_> = others
+                    .chain([0])
+                    .map(|next| format!("s{}", (number + next) % keys))
+                    .collect();
+                keys.sort();
+                Target::All(keys)
+            }
+        }
     }
 
-    /// Requests one lock and uses it according to `act`.
-    async fn once(&mut self, act: Act) {
-        let wait = self.within(self.args.acquire_timeout_ms);
-        let how = if act == Act::Try {
-            How::Try
-        } else {
-            How::Acquire
+    /// Records requests that are about to begin, one for each lock. Returns their numbers.
+    fn asks(&self, target: &Target, act: Act, wait: Duration) -> Vec<u64> {
+        let (keys, permits) = match target {
+            Target::Key(key) => (std::slice::from_ref(key).to_vec(), None),
+            Target::Permit => (vec![SEMAPHORE.to_owned()], Some(PERMITS)),
+            Target::Permits(wanted) => (vec![SEMAPHORE.to_owned(); *wanted], Some(PERMITS)),
+            Target::All(keys) => (keys.clone(), None),
         };
-        let (key, id) = self.asks(how, wait);
-        let request = self.mesh.lock(key).auto_renew(act != Act::Lapse);
-        if let Some(guard) = self.ask(id, act, request.acquire_timeout(wait)).await {
-            self.hold(id, act, guard).await;
+        let how = match target {
+            _ if act == Act::Try => How::Try,
+            Target::Key(_) | Target::Permit => How::Acquire,
+            Target::Permits(_) | Target::All(_) => How::Together,
+        };
+        let ask = |key| {
+            let id = self.ids.fetch_add(1, Ordering::Relaxed);
+            self.log.write(&Line::Asked {
+                at: now(),
+                id,
+                key,
+                how,
+                wait_ms: millis(wait),
+                permits,
+            });
+            id
+        };
+        keys.into_iter().map(ask).collect()
+    }
+
+    /// Requests locks and uses them according to `act`.
+    async fn once(&mut self, act: Act) {
+        let target = self.target();
+        let wait = self.within(self.args.acquire_timeout_ms);
+        let wait = match target {
+            // While it waits for one, others wait for those that it has.
+            Target::Permits(_) | Target::All(_) => wait.min(TOGETHER_AT_MOST),
+            Target::Key(_) | Target::Permit => wait,
+        };
+        let ids = self.asks(&target, act, wait);
+        if let Some(guards) = self.ask(&ids, act, target, wait).await {
+            let guards = ids.into_iter().zip(guards).collect();
+            self.hold(act, guards).await;
         }
     }
 
     /// Takes a lock as a job does that runs once in each TTL.
     async fn tick(&mut self) {
         let ttl_ms = millis(self.within(self.args.hold_ms));
-        let (key, id) = self.asks(How::Try, Duration::ZERO);
-        let told = DistributedLock::try_acquire(&self.mesh, &key, ttl_ms).await;
+        let target = self.target();
+        let ids = self.asks(&target, Act::Try, Duration::ZERO);
+        let (Target::Key(key), &[id]) = (&target, &ids[..]) else {
+            return;
+        };
+        let told = DistributedLock::try_acquire(&self.mesh, key, ttl_ms).await;
         let at = now();
         self.log.write(&match told {
             Ok(true) => Line::Ticked { id, at, ttl_ms },
@@ -337,72 +470,85 @@ impl Task {
         });
     }
 
-    /// Returns the guard if it was granted. The caller records the grant.
-    async fn ask(&mut self, id: u64, act: Act, request: LockRequest) -> Option<Guard> {
+    /// Returns the guards if they were granted, in the order of `ids`. The caller records the grant.
+    async fn ask(
+        &mut self,
+        ids: &[u64],
+        act: Act,
+        target: Target,
+        wait: Duration,
+    ) -> Option<Vec<Guard>> {
+        let request = request(self.mesh.clone(), target, act, wait);
         let asked = match act {
-            Act::Try => request.try_acquire().await,
             Act::Withdraw => {
                 let patience = self.within((1, WITHDRAW_WITHIN_MS));
-                let Ok(asked) = tokio::time::timeout(patience, request.acquire()).await else {
-                    let at = now();
-                    self.log.write(&Line::Withdrawn { id, at });
-                    return None;
-                };
-                asked.map(Some)
+                tokio::time::timeout(patience, request).await.ok()
             }
-            _ => request.acquire().await.map(Some),
+            _ => Some(request.await),
         };
         let at = now();
-        match asked {
-            Ok(Some(guard)) => return Some(guard),
-            Ok(None) => self.log.write(&Line::Denied { id, at }),
-            Err(AcquireError::ShutDown) => self.log.write(&Line::ShutDown { id, at }),
-            Err(AcquireError::TimedOut { .. } | AcquireError::Unconfirmed { .. }) => {
-                self.log.write(&Line::TimedOut { id, at });
-            }
-            Err(error) => {
-                let what = format!("request {id}: {error}");
-                self.log.failed.send_replace(Some(what));
-            }
+        let line = |id| match &asked {
+            None => Line::Withdrawn { id, at },
+            Some(Ok(_)) => Line::Denied { id, at },
+            Some(Err(Failed::ShutDown)) => Line::ShutDown { id, at },
+            Some(Err(Failed::Late | Failed::Otherwise(_))) => Line::TimedOut { id, at },
+        };
+        if let Some(Err(Failed::Otherwise(error))) = &asked {
+            let what = format!("request {}: {error}", ids[0]);
+            self.log.failed.send_replace(Some(what));
+            return None;
         }
+        if let Some(Ok(Some(guards))) = asked {
+            return Some(guards);
+        }
+        ids.iter().for_each(|id| self.log.write(&line(*id)));
         None
     }
 
-    async fn hold(&mut self, id: u64, act: Act, guard: Guard) {
-        let (before, until, after) = self.look(&guard);
-        let epoch = guard.epoch().get();
-        self.log.write(&Line::Granted {
-            id,
-            before,
-            after,
-            epoch,
-            until,
+    async fn hold(&mut self, act: Act, mut guards: Vec<(u64, Guard)>) {
+        guards.retain(|(id, guard)| {
+            let (before, until, after) = self.look(guard);
+            let is_permit = guard.key().starts_with(SEMAPHORE);
+            self.log.write(&Line::Granted {
+                id: *id,
+                before,
+                after,
+                epoch: guard.epoch().get(),
+                until,
+                permit: is_permit.then(|| guard.key().to_owned()),
+            });
+            until.is_some()
         });
-        if until.is_none() {
-            return;
-        }
         let span = self.within(self.args.hold_ms);
         let end = tokio::time::Instant::now() + span;
         if act == Act::Extend {
-            self.extend(id, &guard).await;
+            for (id, guard) in &guards {
+                self.extend(*id, guard).await;
+            }
         }
         let every = Duration::from_millis(self.args.look_every_ms);
-        loop {
+        while !guards.is_empty() {
             let left = end.saturating_duration_since(tokio::time::Instant::now());
             let is_last = act != Act::Lapse && left <= every;
             tokio::time::sleep(if is_last { left } else { every }).await;
-            let (before, until, after) = self.look(&guard);
-            let Some(until) = until else {
-                return self.log.write(&Line::Lost { id, before, after });
-            };
-            self.log.write(&Line::Held {
-                id,
-                before,
-                after,
-                until,
+            guards.retain(|(id, guard)| {
+                let id = *id;
+                let (before, until, after) = self.look(guard);
+                self.log.write(&match until {
+                    None => Line::Lost { id, before, after },
+                    Some(until) => Line::Held {
+                        id,
+                        before,
+                        after,
+                        until,
+                    },
+                });
+                until.is_some()
             });
             if is_last {
-                return self.let_go(id, act, guard).await;
+                for (id, guard) in std::mem::take(&mut guards) {
+                    self.let_go(id, act, guard).await;
+                }
             }
         }
     }

@@ -3,7 +3,7 @@
 //! The state of a process between two lines is unknown. So a law counts as broken only if no run
 //! that keeps it could have left these lines.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::records::{Histories, Place, Request, Seen};
 use crate::history::FaultKind;
@@ -58,6 +58,36 @@ pub(crate) fn mutual_exclusion(found: &mut Found<'_>) {
             }
             if last.is_none_or(|(until, _)| to > until) {
                 last = Some((to, request));
+            }
+        }
+    }
+}
+
+/// **Permits**: of a semaphore at most its number of permits is certainly held at one instant. Each
+/// permit is also a key, which has one holder.
+pub(crate) fn permits(found: &mut Found<'_>) {
+    let histories = found.histories;
+    for (semaphore, (permits, requests)) in histories.by_semaphore() {
+        let mut holds: Vec<(Seen, Seen)> = requests
+            .iter()
+            .filter_map(|request| request.certain())
+            .collect();
+        holds.sort_by_key(|(from, _)| *from);
+        // The ends of the holds that have begun.
+        let mut held = BTreeSet::new();
+        for (from, to) in holds {
+            held.retain(|until: &Seen| until.at >= from.at);
+            held.insert(to);
+            if held.len() > permits
+                && let Some(first) = held.first()
+            {
+                let what = format!(
+                    "{} permits of {:?} were held at {}; there are {permits}",
+                    held.len(),
+                    histories.keys[semaphore],
+                    from.at,
+                );
+                found.add("permits", [first.place, from.place], &what);
             }
         }
     }

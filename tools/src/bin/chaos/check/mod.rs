@@ -107,6 +107,7 @@ fn verdict(histories: &Histories, bound: u64) -> Verdict {
         sentences: Vec::new(),
     };
     laws::mutual_exclusion(&mut found);
+    laws::permits(&mut found);
     laws::fencing(&mut found);
     laws::lost_for_good(&mut found);
     laws::lasts_its_ttl(&mut found);

@@ -242,12 +242,18 @@ impl Reader {
     ) -> Result<(), String> {
         match line {
             Line::Asked {
-                at, id, key, how, ..
+                at,
+                id,
+                key,
+                how,
+                permits,
+                ..
             } => {
                 self.speak(incarnation, place, *at);
                 let key = self.histories.key(key);
                 let asked = Seen { at: *at, place };
-                let request = Request::new(incarnation, key, *how, asked);
+                let mut request = Request::new(incarnation, key, *how, asked);
+                request.semaphore = permits.map(|permits| (key, permits));
                 self.histories.requests.push(request);
                 if ids.insert(*id, self.histories.requests.len() - 1).is_some() {
                     return Err(format!(
@@ -272,7 +278,15 @@ impl Reader {
                 })?;
                 in_order(before, after)?;
                 self.speak(incarnation, place, after);
+                let permit = match line {
+                    Line::Granted { permit, .. } => permit.as_ref(),
+                    _ => None,
+                };
+                let permit = permit.map(|permit| self.histories.key(permit));
                 let request = &mut self.histories.requests[request];
+                if let Some(permit) = permit {
+                    request.key = permit;
+                }
                 let taken = request.take(line, Seen { at: before, place }, after);
                 taken.map_err(|what| format!("request {id}: {what}"))?;
             }

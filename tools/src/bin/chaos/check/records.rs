@@ -83,9 +83,12 @@ pub(crate) struct Over {
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) incarnation: usize,
+    /// The key; of a permit the semaphore's id until it is granted, and the permit's key then.
     pub(crate) key: KeyAt,
     pub(crate) how: How,
     pub(crate) asked: Seen,
+    /// The semaphore and its number of permits, if a permit is requested.
+    pub(crate) semaphore: Option<(KeyAt, usize)>,
     pub(crate) grant: Option<Grant>,
     pub(crate) tick: Option<Tick>,
     /// The last instant at which it was certainly held: a guard that is held has been held since
@@ -105,6 +108,7 @@ impl Request {
             key,
             how,
             asked,
+            semaphore: None,
             grant: None,
             tick: None,
             held: None,
@@ -233,6 +237,20 @@ impl Histories {
             keys[request.key].push(request);
         }
         keys
+    }
+
+    /// Returns the requests for each semaphore, with its number of permits: the largest that was
+    /// given.
+    pub(crate) fn by_semaphore(&self) -> BTreeMap<KeyAt, (usize, Vec<&Request>)> {
+        let mut semaphores = BTreeMap::<_, (usize, Vec<_>)>::new();
+        for request in &self.requests {
+            if let Some((semaphore, permits)) = request.semaphore {
+                let (most, requests) = semaphores.entry(semaphore).or_default();
+                *most = permits.max(*most);
+                requests.push(request);
+            }
+        }
+        semaphores
     }
 
     /// Determines which incarnations are twins, and when each had ended. The end is a clean one, a

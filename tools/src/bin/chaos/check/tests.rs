@@ -484,3 +484,70 @@ fn wrong_wall_clock_without_grants_is_rejected() {
     let cut = [note("unserved", "n0", S), note("served", "n0", 3 * S)];
     assert_eq!(judge(7 * S, false, &cut), Vec::<String>::new());
 }
+
+/// Returns a request for a permit of a semaphore that has two.
+fn asked_permit(id: u64, at: u64) -> String {
+    asked(id, at).replace(r#""wait_ms""#, r#""permits":2,"wait_ms""#)
+}
+
+fn granted_permit(id: u64, at: u64, permit: u64) -> String {
+    granted(id, at, at).replace(r#""until""#, &format!(r#""permit":"k#{permit}","until""#))
+}
+
+/// Returns three holders of a permit, one after another or at once.
+fn permits(numbers: [u64; 3]) -> Vec<Vec<String>> {
+    let files = numbers.iter().enumerate().map(|(n, number)| {
+        let at = S + n as u64;
+        vec![
+            start(&format!("n{n}"), 0),
+            asked_permit(1, 1),
+            granted_permit(1, at, *number),
+            held(1, 2 * S),
+            released(1, 3 * S),
+        ]
+    });
+    files.collect()
+}
+
+#[test]
+fn more_holders_than_permits_are_rejected() {
+    assert_eq!(contradictions(&permits([0, 1, 2])[..2]), [""; 0]);
+    let found = contradictions(&permits([0, 1, 2]));
+    assert_eq!(found.len(), 1, "{found:?}");
+    let what = "permits: n0:5 and n2:3: 3 permits of \"k\" were held";
+    assert!(found[0].starts_with(what), "{found:?}");
+    // Each permit has one holder.
+    let found = contradictions(&permits([0, 0, 0])[..2]);
+    assert!(found[0].starts_with("M1"), "{found:?}");
+}
+
+#[test]
+fn wait_beyond_bound_for_free_permit_is_rejected() {
+    let waits = |end| vec![start("n9", 0), asked_permit(1, S), timed_out(1, end)];
+    let mut files = permits([0, 1, 2])[..1].to_vec();
+    files.push(waits(S + BOUND - 1));
+    assert_eq!(contradictions(&files), [""; 0]);
+    files[1] = waits(S + BOUND + 1);
+    let found = contradictions(&files);
+    assert!(found[0].contains("stood in line for \"k\""), "{found:?}");
+    // While both are out, none is free.
+    let mut files = permits([0, 1, 2])[..2].to_vec();
+    files.push(waits(3 * S + BOUND - 1));
+    assert_eq!(contradictions(&files), [""; 0]);
+    files[2] = waits(4 * S + BOUND);
+    assert_eq!(contradictions(&files).len(), 1);
+}
+
+#[test]
+fn request_for_several_may_hold_each() {
+    let together = asked(1, 1).replace("acquire", "together");
+    let waits = |end| vec![start("n1", 0), asked(1, S), timed_out(1, end)];
+    let files = |end| {
+        [
+            vec![start("n0", 0), together.clone(), timed_out(1, 9 * S)],
+            waits(end),
+        ]
+    };
+    assert_eq!(contradictions(&files(9 * S + BOUND)), [""; 0]);
+    assert_eq!(contradictions(&files(9 * S + BOUND + 2)).len(), 1);
+}

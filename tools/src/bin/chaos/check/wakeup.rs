@@ -3,10 +3,13 @@
 //!
 //! The key is free while no request may hold it. A request may hold it from its grant until its
 //! release or loss. If its process was killed or paused, it may hold the key until the longest
-//! lease after that. A quorum is up for a waiter except in spans recorded for its node as unserved.
+//! lease after that. A request for several locks together may hold each of them from its begin. A
+//! semaphore is free while fewer requests may hold a permit than there are. A quorum is up for a waiter except in spans recorded for its node as unserved.
+
+use std::collections::BTreeMap;
 
 use super::laws::Found;
-use super::records::{End, Histories, Place, ProcessIncarnation, Request};
+use super::records::{End, Histories, KeyAt, Place, ProcessIncarnation, Request};
 use crate::history::{FaultKind, How};
 
 /// A span in which a request may hold a key, and the line of its end.
@@ -27,8 +30,17 @@ pub(crate) fn no_lost_wakeup(found: &mut Found<'_>, bound: u64) -> u64 {
     let blocked: Vec<Vec<(u64, u64)>> = (0..histories.nodes.len())
         .map(|node| histories.unserved(node))
         .collect();
-    for requests in histories.by_key() {
-        let owned = owned(histories, &requests);
+    let keys = histories.by_key().into_iter().enumerate();
+    let semaphores = histories.by_semaphore().into_iter();
+    let semaphores =
+        semaphores.map(|(semaphore, (permits, requests))| (semaphore, permits, requests));
+    // The permits as keys have owners, and nobody waits for just one of them.
+    let keys = keys.map(|(key, requests)| {
+        let is_single = |request: &&Request| request.semaphore.is_none();
+        (key, 1, requests.into_iter().filter(is_single).collect())
+    });
+    for (name, permits, requests) in semaphores.chain(keys) {
+        let owned = full(owned(histories, &requests), permits);
         for request in &requests {
             if request.how != How::Acquire {
                 continue;
@@ -39,7 +51,7 @@ pub(crate) fn no_lost_wakeup(found: &mut Found<'_>, bound: u64) -> u64 {
                 let (from, to, _) = free;
                 longest = longest.max(to - from);
                 if to - from > bound {
-                    add(found, request, free, ended);
+                    add(found, request, name, free, ended);
                     break;
                 }
             }
@@ -49,7 +61,13 @@ pub(crate) fn no_lost_wakeup(found: &mut Found<'_>, bound: u64) -> u64 {
 }
 
 /// Adds a wait of a request for a key that was free meanwhile.
-fn add(found: &mut Found<'_>, request: &Request, (from, to, after): Free, ended: Place) {
+fn add(
+    found: &mut Found<'_>,
+    request: &Request,
+    name: KeyAt,
+    (from, to, after): Free,
+    ended: Place,
+) {
     let histories = found.histories;
     let free = match after {
         Some(after) => format!("free since {}", histories.at(after)),
@@ -58,7 +76,7 @@ fn add(found: &mut Found<'_>, request: &Request, (from, to, after): Free, ended:
     let what = format!(
         "{} stood in line for {:?}, which was {free}, for {} ms from {from} on",
         histories.nodes[histories.node_of(request)],
-        histories.keys[request.key],
+        histories.keys[name],
         (to - from) / 1_000_000,
     );
     found.add("no lost wake-up", [request.asked.place, ended], &what);
@@ -79,7 +97,10 @@ fn owned(histories: &Histories, requests: &[&Request]) -> Vec<Owned> {
     let mut owned: Vec<Owned> = requests
         .iter()
         .filter_map(|request| {
-            let grant = request.grant?;
+            let from = match (request.how, request.grant) {
+                (How::Together, _) => request.asked.at,
+                (_, grant) => grant?.before,
+            };
             let incarnation = &histories.incarnations[request.incarnation];
             let (mut to, end) = match request.over {
                 Some(over) => (over.after, over.place),
@@ -91,18 +112,51 @@ fn owned(histories: &Histories, requests: &[&Request]) -> Vec<Owned> {
             };
             // A paused process learns late that its lock is lost. Waiters need not wait for that.
             if request.over.is_some_and(|over| over.how == End::Lost) {
-                let last = request.held.map_or(grant.before, |held| held.at);
+                let last = request.held.map_or(from, |held| held.at);
                 let stop = stopped(histories, incarnation, last, to);
                 to = stop.map_or(to, |stop| {
                     to.min(stop.saturating_add(incarnation.max_lease))
                 });
             }
-            let from = grant.before;
             Some(Owned { from, to, end })
         })
         .collect();
     owned.sort_by_key(|owned| (owned.from, owned.to));
     owned
+}
+
+/// Returns the spans in which this many may hold, in order.
+fn full(owned: Vec<Owned>, permits: usize) -> Vec<Owned> {
+    let mut spans: Vec<Owned> = Vec::new();
+    // The spans that have begun, with those first that end first.
+    let mut held: BTreeMap<(u64, Place), usize> = BTreeMap::new();
+    for Owned { from, to, end } in owned {
+        held.retain(|(until, _), _| *until > from);
+        *held.entry((to, end)).or_default() += 1;
+        let mut left: usize = held.values().sum();
+        // It is full until so many have ended that fewer than the permits are left.
+        let full_until = held.iter().find(|(_, count)| {
+            left -= **count;
+            left < permits
+        });
+        let count: usize = held.values().sum();
+        let Some(((to, end), _)) = full_until.filter(|_| count >= permits) else {
+            continue;
+        };
+        match spans.last_mut() {
+            Some(last) if last.to >= from => {
+                if *to > last.to {
+                    (last.to, last.end) = (*to, *end);
+                }
+            }
+            _ => spans.push(Owned {
+                from,
+                to: *to,
+                end: *end,
+            }),
+        }
+    }
+    spans
 }
 
 /// Returns the last time at which a process was paused within a span.
@@ -127,11 +181,9 @@ fn stopped(
 /// the line after which the key was free.
 fn free(from: u64, to: u64, owned: &[Owned], blocked: &[(u64, u64)]) -> Vec<Free> {
     let mut spans = Vec::new();
-    // Earlier spans may reach into the wait. The last 64 are enough: a key has one holder at a
-    // time.
+    // Earlier spans may reach into the wait.
     let first = owned.partition_point(|owned| owned.from < from);
-    let before = owned[..first].iter().rev().take(64);
-    let earlier = before.max_by_key(|owned| owned.to);
+    let earlier = owned[..first].last();
     let mut since = (from, earlier.map(|owned| owned.end));
     if let Some(earlier) = earlier {
         since.0 = since.0.max(earlier.to);
