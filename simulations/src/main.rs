@@ -26,6 +26,7 @@ mod scenarios;
 #[cfg(test)]
 mod tests;
 mod users;
+mod year;
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -97,6 +98,15 @@ enum Command {
         #[arg(long, value_name = "N", default_value_t = 60,
               value_parser = clap::value_parser!(u64).range(1..=3_600))]
         seconds: u64,
+    },
+    /// Simulates a year of hourly ticks on five nodes: each runs once.
+    Year {
+        /// The seed of the faults.
+        #[arg(long, value_name = "N", default_value_t = 7)]
+        seed: u64,
+        /// The number of ticks.
+        #[arg(long, value_name = "N", default_value_t = 365 * 24)]
+        hours: u64,
     },
     /// Searches every interleaving at small scope.
     Exhaustive {
@@ -173,6 +183,7 @@ fn run(command: Command, json: bool) -> ExitCode {
         Command::Compare { seeds, scenarios } => compare::command(&seeds, scenarios, json),
         Command::Digests { write } => digests::command(write),
         Command::Scale { seconds } => scale::command(seconds, json),
+        Command::Year { seed, hours } => year::command(seed, hours),
         Command::Exhaustive {
             seconds,
             states,
