@@ -22,7 +22,12 @@ fn owner() -> JournalOwner {
 }
 
 fn started(incarnation: u64) -> Started {
-    Started::new(Incarnation::new(incarnation), Some(1), false, &voter_set(3, 3))
+    Started::new(
+        Incarnation::new(incarnation),
+        Some(1),
+        false,
+        &voter_set(3, 3),
+    )
 }
 
 /// A file of this process with these records.
@@ -54,7 +59,10 @@ fn left(memory: &Memory) -> BTreeMap<String, u64> {
 }
 
 fn expected(marks: &[(&str, u64)]) -> BTreeMap<String, u64> {
-    marks.iter().map(|(name, left)| ((*name).to_owned(), *left)).collect()
+    marks
+        .iter()
+        .map(|(name, left)| ((*name).to_owned(), *left))
+        .collect()
 }
 
 fn applied(records: Vec<Record>) -> Memory {
@@ -84,7 +92,11 @@ fn restored_marks_never_age_by_another_clock() {
             Record::Started(started(2)),
             record("b", 60_000, Some(begins)),
         ]);
-        assert_eq!(left(&memory), expected(&[("a", 60_000), ("b", 60_000)]), "{begins}");
+        assert_eq!(
+            left(&memory),
+            expected(&[("a", 60_000), ("b", 60_000)]),
+            "{begins}"
+        );
         let mut memory = memory;
         memory.apply(record("c", 60_000, Some(begins + 10_000)));
         let all = expected(&[("a", 50_000), ("b", 50_000), ("c", 60_000)]);
@@ -169,7 +181,10 @@ fn newer_format_is_refused() {
     let mut bytes = file(1, &[Record::Whole]);
     bytes[8] = 3;
     let refused = open_journal(&bytes, &owner(), started(2));
-    assert!(matches!(refused, Err(crate::JournalError::Format { found: 3 })));
+    assert!(matches!(
+        refused,
+        Err(crate::JournalError::Format { found: 3 })
+    ));
 }
 
 /// A file is cut at every byte, and each bit of it is changed. No mark appears that was not made,
@@ -200,7 +215,10 @@ fn torn_and_damaged_files_never_gain_marks() {
             continue;
         };
         let marks = left(&it.memory);
-        assert!(marks.iter().all(|(key, left)| all.get(key) == Some(left)), "{bit}");
+        assert!(
+            marks.iter().all(|(key, left)| all.get(key) == Some(left)),
+            "{bit}"
+        );
         let lacks = marks.len() < all.len() && !marks.contains_key("c");
         if marks.contains_key("a") && lacks && it.why.is_none() {
             // Only the last record can be torn.
@@ -287,7 +305,9 @@ fn snapshot_in_parts_has_each_mark_once() {
         let mut records = Vec::new();
         while let Some(from) = part {
             let mut some = Vec::new();
-            part = booth.voter.snapshot_part(instant(200), from, 1_000, &mut some);
+            part = booth
+                .voter
+                .snapshot_part(instant(200), from, 1_000, &mut some);
             let of_slots = |it: &&Record| matches!(it, Record::Vote(_) | Record::Mark(_));
             assert!(some.iter().filter(of_slots).count() <= 1_000);
             records.extend(some);
@@ -311,7 +331,9 @@ fn snapshot_of_reading_voter_lacks_marks() {
     let mut records = Vec::new();
     let mut part = Some(SnapshotFrom::FIRST);
     while let Some(from) = part {
-        part = booth.voter.snapshot_part(instant(60), from, 1_000, &mut records);
+        part = booth
+            .voter
+            .snapshot_part(instant(60), from, 1_000, &mut records);
     }
     let memory = applied(records);
     assert!(memory.is_whole() && !memory.has_all_marks());

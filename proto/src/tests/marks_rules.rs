@@ -196,14 +196,29 @@ fn claims_get_done_until_mark_ends() {
     // The holder renews as before, and nobody else gets a vote.
     let renewed = booth.hears(3, &granted(claim("a", 5, 3)));
     assert_eq!(renewed, ["a Vote 3+10000"]);
-    let again = booth.hears(4, &Claim { is_try: true, ..claim("b", 9, 4) });
+    let again = booth.hears(
+        4,
+        &Claim {
+            is_try: true,
+            ..claim("b", 9, 4)
+        },
+    );
     assert_eq!(again, [format!("b Done by a e5 for {}", KEPT_MS - 2)]);
     booth.hears_release(5, &release("a", true));
     let end = 2 + KEPT_MS;
-    assert_eq!(booth.hears(end - 1, &claim("b", 9, 5)), ["b Done by a e5 for 1"]);
-    assert_eq!(booth.hears_once(end - 1, &claim("b", 9, 6)), ["b Done by a e5 for 1"]);
+    assert_eq!(
+        booth.hears(end - 1, &claim("b", 9, 5)),
+        ["b Done by a e5 for 1"]
+    );
+    assert_eq!(
+        booth.hears_once(end - 1, &claim("b", 9, 6)),
+        ["b Done by a e5 for 1"]
+    );
     // An earlier incarnation of the holder has no part in it.
-    assert_eq!(booth.hears(end - 1, &claim("a", 5, 7)), ["a Done by a e5 for 1"]);
+    assert_eq!(
+        booth.hears(end - 1, &claim("a", 5, 7)),
+        ["a Done by a e5 for 1"]
+    );
     assert_eq!(booth.hears_once(end, &claim("b", 9, 8)), ["b Vote 8+10000"]);
 }
 
@@ -263,7 +278,10 @@ fn ended_marks_are_swept() {
         wakes += 1;
         assert!(wakes < 5, "{due:?}");
         booth.effects(|voter, out| {
-            let now = Now { mono: due, wall_ms: WALL };
+            let now = Now {
+                mono: due,
+                wall_ms: WALL,
+            };
             voter.handle_timeout(now, out);
         });
     }
@@ -286,7 +304,11 @@ fn voter_in_quarantine_or_closed_takes_no_mark() {
 fn voter_without_memory_refuses_once_claims_until_it_has_read() {
     let (mut booth, queries) = in_reading(3, 3);
     let nonce = queries[0].1.nonce;
-    assert!(queries.iter().all(|(_, it)| it.nonce == nonce && it.after.is_none()));
+    assert!(
+        queries
+            .iter()
+            .all(|(_, it)| it.nonce == nonce && it.after.is_none())
+    );
     let now = QUARANTINE_MS + 1;
     assert!(booth.voter.reads_marks());
     assert_eq!(booth.hears_once(now, &late("b", now)), ["b Refuse Marks"]);
@@ -311,20 +333,35 @@ fn voter_without_memory_refuses_once_claims_until_it_has_read() {
         key: named("another"),
         ..late("b", now)
     };
-    assert_eq!(booth.hears_once(now, &once), [format!("b Vote {now}+10000")]);
+    assert_eq!(
+        booth.hears_once(now, &once),
+        [format!("b Vote {now}+10000")]
+    );
 }
 
 #[test]
 fn replies_needed_depend_on_quorum() {
     // Members, voters for each key, and the others that must be read.
-    let cases = [(2, 2, 1), (3, 3, 2), (4, 4, 2), (5, 5, 3), (5, 3, 4), (7, 5, 5), (7, 7, 4)];
+    let cases = [
+        (2, 2, 1),
+        (3, 3, 2),
+        (4, 4, 2),
+        (5, 5, 3),
+        (5, 3, 4),
+        (7, 5, 5),
+        (7, 7, 4),
+    ];
     for (members, voters, needed) in cases {
         let (mut booth, queries) = in_reading(members, voters);
         for other in 2..=members {
             let page = page(queries[0].1.nonce, vec![]);
             let out = booth.reads(QUARANTINE_MS, &format!("v{other}"), &page);
             let is_read = other > needed;
-            assert_eq!(read(&out), is_read.then_some((0, false)), "{members} {voters} {other}");
+            assert_eq!(
+                read(&out),
+                is_read.then_some((0, false)),
+                "{members} {voters} {other}"
+            );
             if is_read {
                 break;
             }
@@ -366,7 +403,10 @@ fn new_cluster_reads_no_marks() {
     assert_eq!(booth.voter.quarantine(), None);
     assert!(!booth.voter.reads_marks());
     assert_eq!((read(&out), queries(&out)), (None, vec![]));
-    assert_eq!(booth.hears_once(11, &claim("b", 5, 11)), ["b Vote 11+10000"]);
+    assert_eq!(
+        booth.hears_once(11, &claim("b", 5, 11)),
+        ["b Vote 11+10000"]
+    );
 }
 
 /// Returns `v2` with this many marks, and their keys in order.
@@ -432,8 +472,14 @@ fn marks_of_many_pages_are_read_whatever_the_network_does() {
     let fates: [(&str, Fate); 5] = [
         ("in order", Box::new(|_| vec![5])),
         ("each twice", Box::new(|_| vec![5, 7])),
-        ("every tenth lost", Box::new(|n| if n % 10 == 3 { vec![] } else { vec![5] })),
-        ("every fifth late", Box::new(|n| vec![if n % 5 == 0 { 9 } else { 5 }])),
+        (
+            "every tenth lost",
+            Box::new(|n| if n % 10 == 3 { vec![] } else { vec![5] }),
+        ),
+        (
+            "every fifth late",
+            Box::new(|n| vec![if n % 5 == 0 { 9 } else { 5 }]),
+        ),
         (
             "anything",
             Box::new(move |_| (0..random.below(3)).map(|_| random.below(15)).collect()),
@@ -446,7 +492,10 @@ fn marks_of_many_pages_are_read_whatever_the_network_does() {
         assert!(count > 1, "{what}");
         assert_eq!(booth.voter.marks(), 1_000, "{what}");
         let now = at(QUARANTINE_MS + 10_000);
-        assert!(keys.iter().all(|key| booth.voter.is_marked(now, key)), "{what}");
+        assert!(
+            keys.iter().all(|key| booth.voter.is_marked(now, key)),
+            "{what}"
+        );
     }
 }
 
@@ -460,7 +509,10 @@ fn pages_are_few_and_fit_into_datagrams() {
         let name = node(&"n".repeat(64));
         for n in 0..600 {
             let key = named(&long(n, bytes));
-            let claim_id = ClaimId { node: name.clone(), ..id("a") };
+            let claim_id = ClaimId {
+                node: name.clone(),
+                ..id("a")
+            };
             let claim = Claim {
                 key: key.clone(),
                 claim: claim_id.clone(),
@@ -473,14 +525,20 @@ fn pages_are_few_and_fit_into_datagrams() {
                 keep_for: MARK_KEEP_MAX - Duration::from_nanos(1),
                 ..mark("a", 0)
             };
-            let now = Now { wall_ms: u64::MAX >> 21, ..at(0) };
+            let now = Now {
+                wall_ms: u64::MAX >> 21,
+                ..at(0)
+            };
             booth.does(|voter, out| {
                 voter.handle_claim(now, &claim, out);
                 voter.handle_mark(now, &mark, out);
             });
         }
         assert_eq!(booth.voter.marks(), 600);
-        let query = MarksQuery { nonce: u64::MAX, after: Some(named(&long(0, bytes))) };
+        let query = MarksQuery {
+            nonce: u64::MAX,
+            after: Some(named(&long(0, bytes))),
+        };
         let pages = booth.pages(1, &query);
         assert!((1..=16).contains(&pages.len()), "{}", pages.len());
         let head = DatagramHead {
@@ -509,7 +567,10 @@ fn marks_of_partial_voter_are_taken_but_not_all() {
     let now = QUARANTINE_MS;
     booth.reads(now, "v2", &page(nonce, vec![]));
     assert_eq!(read(&booth.reads(now, "v3", &partial)), None);
-    assert!(booth.voter.is_marked(at(now), &key()), "it is true all the same");
+    assert!(
+        booth.voter.is_marked(at(now), &key()),
+        "it is true all the same"
+    );
     assert_eq!(booth.wakes(now + 999), NOTHING);
     let out = booth.effects(|voter, out| voter.handle_timeout(at(now + 1_000), out));
     let again = queries_to(&out, "v3");
@@ -529,7 +590,10 @@ fn queries_to(out: &Effects, to: &str) -> Vec<MarksQuery> {
 fn voter_is_whole_only_once_it_has_read() {
     let (mut booth, queries) = in_reading(3, 3);
     let nonce = queries[0].1.nonce;
-    let query = MarksQuery { nonce: 1, after: None };
+    let query = MarksQuery {
+        nonce: 1,
+        after: None,
+    };
     let is_whole = |booth: &Booth| booth.pages(QUARANTINE_MS, &query)[0].is_whole;
     assert!(!is_whole(&booth));
     booth.reads(QUARANTINE_MS, "v2", &page(nonce, vec![]));
@@ -544,7 +608,11 @@ fn voter_is_whole_only_once_it_has_read() {
 #[test]
 fn voter_goes_on_after_ten_seconds() {
     let (mut booth, queries) = in_reading(3, 3);
-    booth.reads(QUARANTINE_MS, "v2", &page(queries[0].1.nonce, vec![entry("k", 3)]));
+    booth.reads(
+        QUARANTINE_MS,
+        "v2",
+        &page(queries[0].1.nonce, vec![entry("k", 3)]),
+    );
     let end = QUARANTINE_MS + 10_000;
     let mut asked = 0;
     loop {
@@ -564,7 +632,10 @@ fn voter_goes_on_after_ten_seconds() {
         key: named("other"),
         ..late("b", end)
     };
-    assert_eq!(booth.hears_once(end, &once), [format!("b Vote {end}+10000")]);
+    assert_eq!(
+        booth.hears_once(end, &once),
+        [format!("b Vote {end}+10000")]
+    );
 }
 
 /// Another process of the name was found, for example.
@@ -588,7 +659,10 @@ fn restarted_voter_keeps_marks_and_reads_again() {
     // The pages of the first reading no longer count.
     booth.reads(again, "v2", &page(first, vec![]));
     assert!(booth.voter.reads_marks());
-    assert_eq!(booth.hears_once(again, &late("b", again)), ["b Refuse Marks"]);
+    assert_eq!(
+        booth.hears_once(again, &late("b", again)),
+        ["b Refuse Marks"]
+    );
     let out = booth.reads(again, "v2", &page(queries[0].1.nonce, vec![]));
     assert!(matches!(read(&out), Some((_, false))));
 }
@@ -605,7 +679,10 @@ fn mark_of_another_claim_lengthens() {
     let end = now + KEPT_MS / 2;
     assert!(booth.voter.is_marked(at(end - 1), &key()));
     assert!(!booth.voter.is_marked(at(end), &key()));
-    assert_eq!(booth.hears_mark(now, &mark("b", now)), [format!("b Marked {now} kept")]);
+    assert_eq!(
+        booth.hears_mark(now, &mark("b", now)),
+        [format!("b Marked {now} kept")]
+    );
     assert!(booth.voter.is_marked(at(now + KEPT_MS - 1), &key()));
     let done = booth.hears(now, &late("c", now));
     assert_eq!(done, [format!("c Done by b w{now} for {KEPT_MS}")]);
@@ -649,7 +726,11 @@ fn voter_reads_only_marks_of_its_keys() {
         }
     }
     let first = u64::from(own(&&names[0]));
-    assert_eq!(booth.voter.marks() as u64, first, "later pages are out of order");
+    assert_eq!(
+        booth.voter.marks() as u64,
+        first,
+        "later pages are out of order"
+    );
     let (mut booth, queries) = in_reading(5, 3);
     let mut sorted = names.clone();
     sorted.sort();
@@ -666,7 +747,13 @@ fn mark_that_is_read_again_and_again_can_still_be_read() {
     let mut long = entry("k", 3);
     long.remaining = longest;
     booth.reads(QUARANTINE_MS, "v2", &page(queries[0].1.nonce, vec![long]));
-    let pages = booth.pages(QUARANTINE_MS, &MarksQuery { nonce: 1, after: None });
+    let pages = booth.pages(
+        QUARANTINE_MS,
+        &MarksQuery {
+            nonce: 1,
+            after: None,
+        },
+    );
     assert_eq!(pages[0].marks.len(), 1);
     assert!(pages[0].marks[0].remaining <= longest);
 }
@@ -762,7 +849,10 @@ impl Asker {
 fn quorum_of_answers_marks_once() {
     let mut asker = holding(Asker::request());
     let sent = asker.begins_mark(200, KEEP_MS);
-    assert_eq!(sent, ["v1", "v2", "v3"].map(|v| format!("{v} Mark #1 200+{KEEP_MS}")));
+    assert_eq!(
+        sent,
+        ["v1", "v2", "v3"].map(|v| format!("{v} Mark #1 200+{KEEP_MS}"))
+    );
     assert_eq!(asker.hears(210, "v1", marked_by(200, true)), NOTHING);
     assert_eq!(asker.hears(211, "v1", marked_by(200, true)), NOTHING);
     assert_eq!(asker.hears(212, "v9", marked_by(200, true)), NOTHING);
@@ -810,7 +900,10 @@ fn old_answers_do_not_count() {
     assert!(said.iter().all(|(_, line)| line.contains("Mark #1")));
     let again = said.iter().filter(|(_, line)| line.starts_with("v1"));
     let (first, _) = again.clone().min().unwrap();
-    assert!((15_200..16_000).contains(first), "asked again after half a max_ttl: {first}");
+    assert!(
+        (15_200..16_000).contains(first),
+        "asked again after half a max_ttl: {first}"
+    );
     assert!(asker.held(200 + COUNTS_MS).is_some());
     let late = marked_by(said.last().unwrap().0, true);
     assert_eq!(asker.hears(200 + COUNTS_MS, "v2", late), NOTHING);
@@ -859,7 +952,11 @@ fn mark_is_refused_without_lock_or_out_of_bounds() {
 fn longer_mark_needs_answers_of_its_own() {
     let mut asker = holding(Asker::request());
     asker.begins_mark(200, KEEP_MS);
-    assert_eq!(asker.begins_mark(201, KEEP_MS), NOTHING, "it is being marked");
+    assert_eq!(
+        asker.begins_mark(201, KEEP_MS),
+        NOTHING,
+        "it is being marked"
+    );
     assert_eq!(asker.begins_mark(202, KEEP_MS / 2), NOTHING);
     let sent = asker.begins_mark(203, 2 * KEEP_MS);
     assert_eq!(sent.len(), 3);
@@ -887,7 +984,10 @@ fn done_ends_claims_without_a_lease() {
         let releases = ["v1", "v2", "v3"].map(|v| format!("{v} Release #1"));
         assert_eq!(said[1..], releases);
         assert_eq!(asker.hears(112, "v3", done()), NOTHING);
-        assert_eq!(asker.hears(113, "v3", voted(100, 10_000)), ["v3 Release #1"]);
+        assert_eq!(
+            asker.hears(113, "v3", voted(100, 10_000)),
+            ["v3 Release #1"]
+        );
         assert_eq!(asker.runs(60_000), []);
     }
     let mut asker = holding(Asker::request());
@@ -903,14 +1003,21 @@ fn once_request_claims_anew_as_once() {
     let fence = EpochClock::first_of(WALL + 500);
     let anew = asker.hears(110, "v1", stale(1, fence));
     let claims: Vec<_> = anew.iter().filter(|line| line.contains("Claim")).collect();
-    assert!(claims.iter().all(|line| line.contains("OnceClaim #2")), "{anew:?}");
+    assert!(
+        claims.iter().all(|line| line.contains("OnceClaim #2")),
+        "{anew:?}"
+    );
     assert_eq!(claims.len(), 3, "{anew:?}");
     // The renewals of its lease too.
     for voter in ["v1", "v2"] {
         asker.hears(120, voter, Message::Vote(vote(2, instant(110), 10_000)));
     }
     let renewals = asker.runs(6_000);
-    assert!(renewals.iter().any(|(_, line)| line.contains(" OnceClaim #2")));
+    assert!(
+        renewals
+            .iter()
+            .any(|(_, line)| line.contains(" OnceClaim #2"))
+    );
     assert!(!renewals.iter().any(|(_, line)| line.contains(" Claim #2")));
 }
 
@@ -920,7 +1027,10 @@ fn claim_waits_for_voters_that_read_marks() {
     let mut asker = Asker::new(3);
     asker.asks(100, once());
     for voter in ["v1", "v2", "v3"] {
-        assert_eq!(asker.hears(110, voter, refused(RefuseReason::Marks)), NOTHING);
+        assert_eq!(
+            asker.hears(110, voter, refused(RefuseReason::Marks)),
+            NOTHING
+        );
     }
     let said = asker.lives(2_000, |_, _| None);
     assert!(said[0].1.starts_with("Granted"), "{said:?}");
