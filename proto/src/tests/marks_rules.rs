@@ -7,7 +7,7 @@ use super::recovery_rules::{QUARANTINE_MS, in_query, remembers};
 use super::*;
 use crate::claimant::MarkError;
 use crate::message::{Done, Mark, MarkEntry, Marked, MarksPage, MarksQuery, PageEnd};
-use crate::voter::{MARK_KEEP_MAX, MARKS_MAX};
+use crate::voter::MARK_KEEP_MAX;
 
 const NOTHING: [&str; 0] = [];
 const KEEP_MS: u64 = 60_000;
@@ -756,11 +756,6 @@ fn mark_that_is_read_again_and_again_can_still_be_read() {
     );
     assert_eq!(pages[0].marks.len(), 1);
     assert!(pages[0].marks[0].remaining <= longest);
-}
-
-#[test]
-fn default_limit_holds_a_mark_every_second_of_a_day() {
-    assert!(MARKS_MAX >= 24 * 60 * 60);
 }
 
 // The claimant.
