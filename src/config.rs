@@ -664,7 +664,6 @@ impl MeshBuilder {
             ("limits.waiters_max", limits.waiters_max, 1, 1 << 20),
             ("limits.fence_buckets", limits.fence_buckets, 1, 1 << 20),
             ("limits.handover_votes_max", handed_over, 0, 1 << 16),
-            ("limits.marks_max", limits.marks_max, 1, 1 << 24),
             ("cluster (bytes)", self.cluster.len(), 1, CLUSTER_BYTES_MAX),
         ];
         for (field, value, min, max) in counts {

@@ -411,8 +411,6 @@ settings! {
         /// The most votes that a voter hands over when it is shut down: 16,384 by default, at most
         /// 65,536.
         handover_votes_max: Option<usize>,
-        /// The maximum number of keys that are marked at once: 100,000 by default.
-        marks_max: Option<usize>,
     }
 }
 
@@ -642,7 +640,6 @@ impl LimitsConfig {
         set(&mut limits.waiters_max, self.waiters_max);
         set(&mut limits.fence_buckets, self.fence_buckets);
         set(&mut limits.handover_votes_max, self.handover_votes_max);
-        set(&mut limits.marks_max, self.marks_max);
     }
 }
 
@@ -759,7 +756,7 @@ mod tests {
         "renew_interval": "20s", "try_timeout": "5s", "gossip_interval": "250ms", "max_claims": 8,
         "data_dir": "/var/lib/mesh", "durability": "machine", "handover_timeout": "3s",
         "limits": {"slots_max": 9, "waiters_max": 10, "fence_buckets": 11,
-            "handover_votes_max": 17, "marks_max": 18},
+            "handover_votes_max": 17},
         "timing": {"max_ttl": "1m 40s", "max_drift_ppm": 12, "max_clock_skew": "13s",
             "round_trip": "14ms", "reservation": "15s", "holder_probe_interval": "16s"}
     }"#;
@@ -818,7 +815,6 @@ mod tests {
             "waiters_max: 10",
             "fence_buckets: 11",
             "handover_votes_max: 17",
-            "marks_max: 18",
             "max_claims: 8",
             "data_dir: Some(\"/var/lib/mesh\")",
             "durability: Machine",
@@ -852,7 +848,6 @@ mod tests {
         let all = (limits.slots_max, limits.waiters_max, limits.fence_buckets);
         assert_eq!(all, (1_048_576, 4_096, 4_096));
         assert_eq!(limits.handover_votes_max, 16_384);
-        assert_eq!(limits.marks_max, 100_000);
         assert_eq!(MeshBuilder::lan("n1").max_claims, 1_048_576);
     }
 
