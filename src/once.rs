@@ -14,7 +14,7 @@ use crate::error::{AcquireError, MarkError};
 use crate::guard::Guard;
 use crate::mesh::Mesh;
 use crate::request::LockRequest;
-use lockmesh_proto::Epoch;
+use lockmesh_proto::{Epoch, MARK_KEEP_MAX};
 
 /// The default time for which a tick that ran is remembered.
 const KEEP_FOR: Duration = Duration::from_secs(24 * 60 * 60);
@@ -71,6 +71,12 @@ pub enum OnceError {
     Tick {
         /// The tick.
         tick: String,
+    },
+    /// The tick would be remembered for no time, or for more than seven days. Nothing was sent.
+    #[error("keep_for is {keep_for:?}; it must be above 0 s and at most {MARK_KEEP_MAX:?}")]
+    KeepFor {
+        /// The time for which the tick was to be remembered.
+        keep_for: Duration,
     },
     /// The lock of the tick was not acquired: there is no quorum, or the request is not valid. The
     /// work did not run.
@@ -161,6 +167,7 @@ impl OnceRequest {
     ///
     /// # Errors
     /// - [`OnceError::Tick`] if the tick contains an `@`.
+    /// - [`OnceError::KeepFor`] if `keep_for` is zero, or more than seven days.
     /// - [`OnceError::Acquire`] if there is no quorum, or the request is not valid.
     /// - [`OnceError::LeaseLost`] if the lease ended before `work` was done.
     /// - [`OnceError::NotMarked`] if `work` is done, but no quorum has the mark.
@@ -200,6 +207,11 @@ impl OnceRequest {
         judge: impl FnOnce(F::Output) -> Result<T, E>,
     ) -> Result<Outcome<T, E>, OnceError> {
         self.tick.clone().map_err(|tick| OnceError::Tick { tick })?;
+        // Before the work, which would run in vain.
+        let keep_for = self.keep_for;
+        if keep_for.is_zero() || keep_for > MARK_KEEP_MAX {
+            return Err(OnceError::KeepFor { keep_for });
+        }
         let guard = match self.acquire().await {
             Ok(Some(guard)) => guard,
             Ok(None) => return Ok(Outcome::Running { by: None }),

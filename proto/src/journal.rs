@@ -201,7 +201,8 @@ impl RestoredMarks {
         if let (Some(last), Some(at)) = (self.last, record.at) {
             self.passed = self.passed.saturating_add(at.since(last));
         }
-        self.last = record.at.or(self.last);
+        // Records beside a snapshot may be older than its own.
+        self.last = self.last.max(record.at);
         let ends = self.passed.saturating_add(record.remaining);
         let (by, epoch) = (record.by, record.epoch);
         let mark = RestoredMark { by, epoch, ends };

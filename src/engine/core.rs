@@ -84,8 +84,8 @@ pub(crate) struct Core {
     pub(crate) node: Node,
     waiting: HashMap<Ticket, Waiting>,
     leases: HashMap<Ticket, Arc<Lease>>,
-    /// The leases whose key is being marked.
-    marking: HashMap<Ticket, oneshot::Sender<bool>>,
+    /// The callers that mark the key of a lease.
+    marking: HashMap<Ticket, Vec<oneshot::Sender<bool>>>,
     inspections: HashMap<InspectId, oneshot::Sender<Inspection>>,
     /// The journal of the voter, if it keeps one.
     pub(crate) journal: Option<Arc<Journal>>,
@@ -281,18 +281,20 @@ impl Core {
         }
         // Before the node has it, since its own voter may be a quorum.
         let (notify, marked) = oneshot::channel();
-        self.marking.insert(ticket, notify);
+        let callers = self.marking.entry(ticket).or_default();
+        callers.retain(|caller| !caller.is_closed());
+        callers.push(notify);
         let begun = self.node.mark(now, ticket, keep_for);
-        if begun.is_err() {
+        if begun == Err(MarkError::NotHeld) {
             self.marking.remove(&ticket);
         }
         begun.map(|()| marked)
     }
 
     fn marked(&mut self, ticket: Ticket, is_marked: bool) {
-        if let Some(notify) = self.marking.remove(&ticket) {
-            self.notices.push(Notice::Marked(notify, is_marked));
-        }
+        let callers = self.marking.remove(&ticket).into_iter().flatten();
+        let notices = callers.map(|notify| Notice::Marked(notify, is_marked));
+        self.notices.extend(notices);
     }
 
     /// Releases a lease that its guard has ended. Returns `true` if it was held until then.

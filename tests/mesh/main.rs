@@ -18,6 +18,7 @@ mod l1;
 mod look;
 mod many;
 mod namesakes;
+mod once;
 mod outliving;
 mod ready;
 mod requests;

@@ -440,8 +440,10 @@ impl OwnClaim {
         if !self.is_held() {
             return false;
         }
-        if self.marking.as_ref().is_none_or(|marking| marking.is_over) {
-            self.marking = Some(Box::new(Marking::new(keep_for, self.ballots.len())));
+        let goes_on = |marking: &Marking| !marking.is_over && marking.keep_for >= keep_for;
+        if !self.marking.as_deref().is_some_and(goes_on) {
+            let marking = Marking::new(keep_for, self.ballots.len());
+            self.marking = Some(Box::new(marking));
             self.send_marks(cx);
         }
         true
@@ -456,6 +458,7 @@ impl OwnClaim {
             return;
         }
         let sent_at = self.sent.next(cx.now);
+        marking.since.get_or_insert(sent_at);
         for at in marking.begin_round(cx.now, self.ttl, &cx.own.voter_set) {
             let mark = Mark {
                 key: self.key.clone(),
@@ -469,7 +472,8 @@ impl OwnClaim {
 
     /// Rule 36: counts the voters that have the mark.
     fn on_marked(&mut self, cx: &mut ClaimCtx<'_>, at: usize, marked: &Marked) {
-        let Some(marking) = self.marking.as_mut().filter(|marking| !marking.is_over) else {
+        let counts = |it: &&mut Box<Marking>| !it.is_over && it.since <= Some(marked.sent_at);
+        let Some(marking) = self.marking.as_mut().filter(counts) else {
             return;
         };
         let answer = match marked.is_kept {

@@ -20,6 +20,8 @@ pub(super) enum MarkAnswer {
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(super) struct Marking {
     pub(super) keep_for: Duration,
+    /// The first send time. Answers to earlier marks are answers to a shorter one.
+    pub(super) since: Option<Instant>,
     /// The answers, in the order of the claim's ballots.
     answers: Vec<MarkAnswer>,
     /// The number of rounds so far, and the time of the next.
@@ -33,6 +35,7 @@ impl Marking {
     pub(super) fn new(keep_for: Duration, voters: usize) -> Self {
         Self {
             keep_for,
+            since: None,
             answers: vec![MarkAnswer::None; voters],
             rounds: 0,
             next_round: Instant::ZERO,

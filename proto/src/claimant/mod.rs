@@ -393,7 +393,8 @@ impl Claimant {
     /// Marks the key of a lease, so that nobody is granted it for `keep_for`.
     /// [`Event::Marked`](crate::event::Event::Marked) or
     /// [`Event::NotMarked`](crate::event::Event::NotMarked) tells the outcome, unless the lease ends
-    /// first. Has no effect if the key is being marked.
+    /// first. Has no effect if the key is being marked for at least that time. Otherwise the outcome
+    /// is that of the longer time.
     ///
     /// # Errors
     /// - [`MarkError::NotHeld`] if the request does not hold its lock.

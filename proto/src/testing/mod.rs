@@ -73,6 +73,8 @@ pub struct Seat {
     pub mapped: Option<u16>,
     /// The disk with its journal, if it keeps one.
     pub disk: Option<Disk>,
+    /// The newest version of the protocol that its next process speaks.
+    pub speaks: u8,
     timeout: Option<Instant>,
     paused_until: Duration,
 }
@@ -88,6 +90,7 @@ impl Seat {
             port,
             mapped: None,
             disk: None,
+            speaks: PROTOCOL_VERSION,
             timeout: None,
             paused_until: Duration::ZERO,
         }
@@ -145,6 +148,8 @@ pub struct Cluster {
     pub lost: usize,
     /// `true` if M1 is checked. A test whose clocks break their bound clears it.
     pub checks_exclusion: bool,
+    /// `true` if gossip tells the version that each node speaks.
+    pub announces_versions: bool,
     /// `None` if every datagram arrives after [`Cluster::one_way`].
     fate: Option<Box<Fate>>,
     /// The datagrams in flight, in the order of their arrival and number.
@@ -207,6 +212,7 @@ impl Cluster {
             loses_mapped: false,
             lost: 0,
             checks_exclusion: true,
+            announces_versions: true,
             fate: None,
             packets: VecDeque::new(),
             owners: BTreeMap::new(),
@@ -244,7 +250,7 @@ impl Cluster {
                 addr: addr(seat.port),
                 incarnation: Incarnation::new(seat.incarnation),
                 alive: seat.node.is_some() || seat.incarnation <= 1,
-                version: Some(PROTOCOL_VERSION),
+                version: self.announces_versions.then_some(seat.speaks),
             };
             (seat.id.clone(), peer)
         });
@@ -290,6 +296,7 @@ impl Cluster {
                 node
             }
         };
+        node.speak_at_most(it.speaks);
         node.handle_view(now, &view);
         it.node = Some(node);
         it.paused_until = Duration::ZERO;
@@ -304,6 +311,7 @@ impl Cluster {
             incarnation: it.incarnation,
             rate_ppm: it.rate_ppm,
             wall_off_ms: it.wall_off_ms,
+            speaks: it.speaks,
             ..Seat::new(it.id.clone(), port)
         };
         self.seats.push(beside);

@@ -10,6 +10,8 @@ mod epochs;
 mod golden;
 mod incarnations;
 mod limits;
+mod marks_journal;
+mod marks_rules;
 mod outliving;
 mod printed;
 mod queue_rules;
@@ -176,7 +178,11 @@ fn line(to: &NodeId, message: &Message) -> String {
         }
     };
     match message {
-        Message::Claim(m) => {
+        Message::Claim(m) | Message::OnceClaim(m) => {
+            let kind = match message {
+                Message::OnceClaim(_) => "OnceClaim",
+                _ => "Claim",
+            };
             let (epoch, ttl) = (number(m.epoch), span(m.ttl));
             let since = match m.votes_valid_since {
                 Instant::ZERO => String::new(),
@@ -190,7 +196,7 @@ fn line(to: &NodeId, message: &Message) -> String {
             ]
             .concat();
             let (seq, sent_at) = (m.claim.seq, reading(m.sent_at));
-            format!("{to} Claim #{seq} {epoch} {sent_at}+{ttl}{since}{flags}")
+            format!("{to} {kind} #{seq} {epoch} {sent_at}+{ttl}{since}{flags}")
         }
         Message::Vote(m) => {
             let flags = [flag(m.yield_requested, "back"), flag(m.probe, "ask")].concat();
@@ -231,6 +237,20 @@ fn line(to: &NodeId, message: &Message) -> String {
                 .map(|ttl| format!("{}+{}", reading(m.sent_at), span(ttl)));
             let lasts = lasts.unwrap_or_else(|| "over".to_owned());
             format!("{to} Kept S{} {lasts}", m.session.number)
+        }
+        Message::Mark(m) => format!(
+            "{to} Mark #{} {}+{}",
+            m.claim.seq,
+            reading(m.sent_at),
+            span(m.keep_for)
+        ),
+        Message::Marked(m) => {
+            let kept = if m.is_kept { "kept" } else { "full" };
+            format!("{to} Marked {} {kept}", reading(m.sent_at))
+        }
+        Message::Done(m) => {
+            let (epoch, remaining) = (number(m.epoch), span(m.remaining));
+            format!("{to} Done by {} {epoch} for {remaining}", m.by)
         }
         other => format!("{to} {other:?}"),
     }

@@ -9,12 +9,12 @@ use crate::epoch::EpochClock;
 
 const NOTHING: [&str; 0] = [];
 /// `max_ttl` of 30 s plus twice the drift of 1 %.
-const QUARANTINE_MS: u64 = 30_600;
+pub(super) const QUARANTINE_MS: u64 = 30_600;
 const SKEW_MS: u64 = 5_000;
 
 /// A reply to a query. Queries after the quarantine have the voter's nonce plus one, which is 8.
 /// Earlier ones have the nonce itself, which is 7.
-fn memory(nonce: u64, highest: Epoch, votes: bool, knew: bool) -> RecoveryReply {
+pub(super) fn memory(nonce: u64, highest: Epoch, votes: bool, knew: bool) -> RecoveryReply {
     let seen = Incarnation::new(1);
     RecoveryReply {
         nonce,
@@ -29,12 +29,12 @@ fn memory(nonce: u64, highest: Epoch, votes: bool, knew: bool) -> RecoveryReply 
     }
 }
 
-fn remembers(wall_ms: u64) -> RecoveryReply {
+pub(super) fn remembers(wall_ms: u64) -> RecoveryReply {
     memory(8, EpochClock::first_of(wall_ms), true, true)
 }
 
 impl Booth {
-    fn told(&mut self, at_ms: u64, from: &str, memory: &RecoveryReply) -> Vec<String> {
+    pub(super) fn told(&mut self, at_ms: u64, from: &str, memory: &RecoveryReply) -> Vec<String> {
         self.does(|v, out| v.handle_recovery_reply(at(at_ms), &node(from), memory, out))
     }
 
@@ -45,7 +45,7 @@ impl Booth {
 }
 
 /// Returns `v1` after its quarantine, when it has queried its peers.
-fn in_query(members: usize, voters: usize) -> Booth {
+pub(super) fn in_query(members: usize, voters: usize) -> Booth {
     let (mut booth, _) = Booth::of(members, voters, Start::Recovering);
     let asked = booth.wakes(QUARANTINE_MS);
     assert_eq!(asked.len(), members - 1);

@@ -90,6 +90,8 @@ struct Reading {
 pub(super) struct Marks {
     marks: BTreeMap<Key, KeptMark>,
     max: usize,
+    /// The time before which no mark ends.
+    first_ends: Instant,
     /// The time of the next sweep; [`Instant::FAR`] if there are no marks.
     sweep: Instant,
     /// `None` if the voter has all marks that it must know.
@@ -103,6 +105,7 @@ impl Marks {
         Self {
             marks: BTreeMap::new(),
             max,
+            first_ends: Instant::FAR,
             sweep: Instant::FAR,
             reading: None,
             nonce,
@@ -133,11 +136,6 @@ impl Marks {
         self.marks.get(key).filter(|mark| now.mono < mark.ends)
     }
 
-    /// Returns `true` if a claim with this epoch has marked the key.
-    fn has(&self, now: Now, key: &Key, epoch: Epoch) -> bool {
-        self.of(now, key).is_some_and(|mark| mark.epoch == epoch)
-    }
-
     /// Returns the answer to a claim for a marked key.
     fn done(&self, now: Now, key: &Key, claim: &ClaimId) -> Option<Message> {
         let mark = self.of(now, key)?;
@@ -151,28 +149,42 @@ impl Marks {
 
     /// Inserts a mark, or lets it end later. Returns `false` if there is no room.
     fn insert(&mut self, now: Now, key: &Key, mark: KeptMark) -> bool {
-        if let Some(known) = self.marks.get_mut(key) {
-            if known.epoch < mark.epoch {
-                (known.by, known.epoch) = (mark.by, mark.epoch);
+        let is_full = |marks: &Self| marks.marks.len() >= marks.max;
+        if is_full(self) && !self.marks.contains_key(key) {
+            if now.mono >= self.first_ends {
+                self.remove_ended(now);
             }
-            known.ends = known.ends.max(mark.ends);
-            return true;
+            if is_full(self) {
+                return false;
+            }
         }
-        if self.marks.len() >= self.max {
-            self.remove_ended(now);
-        }
-        if self.marks.len() >= self.max {
-            return false;
-        }
-        self.sweep = self.sweep.min(mark.ends.max(now.mono.after(SWEEP)));
-        self.marks.insert(key.clone(), mark);
+        self.insert_beyond_max(now, key, mark);
         true
+    }
+
+    /// Inserts a mark that this voter has promised already.
+    fn insert_beyond_max(&mut self, now: Now, key: &Key, mark: KeptMark) {
+        self.first_ends = self.first_ends.min(mark.ends);
+        self.sweep = self.sweep.min(mark.ends.max(now.mono.after(SWEEP)));
+        match self.marks.get_mut(key) {
+            None => drop(self.marks.insert(key.clone(), mark)),
+            Some(known) => {
+                if known.epoch < mark.epoch {
+                    (known.by, known.epoch) = (mark.by, mark.epoch);
+                }
+                known.ends = known.ends.max(mark.ends);
+            }
+        }
     }
 
     fn remove_ended(&mut self, now: Now) {
         self.marks.retain(|_, mark| now.mono < mark.ends);
-        let first = self.marks.values().map(|mark| mark.ends).min();
-        self.sweep = first.map_or(Instant::FAR, |ends| ends.max(now.mono.after(SWEEP)));
+        let ends = self.marks.values().map(|mark| mark.ends);
+        self.first_ends = ends.fold(Instant::FAR, Instant::min);
+        self.sweep = match self.marks.is_empty() {
+            true => Instant::FAR,
+            false => self.first_ends.max(now.mono.after(SWEEP)),
+        };
     }
 
     /// Returns the records of up to `many` marks after a key, and the last key if there may be more.
@@ -265,7 +277,8 @@ fn kept_for(timing: &Timing, span: Duration) -> Duration {
     if mistaken!(MarksDrift) {
         return span;
     }
-    quarantine_of(span, timing.max_drift_ppm)
+    // Bounded, or a mark that voters read from each other could grow until its pages are dropped.
+    quarantine_of(span, timing.max_drift_ppm).min(MARK_REMAINS_MAX)
 }
 
 impl Voter {
@@ -288,9 +301,8 @@ impl Voter {
             epoch: vote.epoch,
             ends: now.mono.after(span),
         };
-        let is_known = self.marks.has(now, &msg.key, vote.epoch);
-        let is_kept = is_known || self.marks.insert(now, &msg.key, mark);
-        if is_kept && !is_known {
+        let is_kept = self.marks.insert(now, &msg.key, mark);
+        if is_kept {
             self.record_mark(now, &msg.key, cx.out);
         }
         cx.out.send(
@@ -301,13 +313,21 @@ impl Voter {
                 is_kept,
             }),
         );
-        if is_kept && !mistaken!(MarkedQueueServed) {
-            for waiter in self.slots[at].take_waiters(|_| true) {
-                let done = self.marks.done(now, &msg.key, &waiter.claim);
-                cx.out
-                    .messages
-                    .extend(done.map(|done| (waiter.claim.node.clone(), done)));
-            }
+        if is_kept {
+            self.end_queue(now, &msg.key, out);
+        }
+    }
+
+    /// Ends the wait of all claims for a marked key.
+    fn end_queue(&mut self, now: Now, key: &Key, out: &mut Effects) {
+        if mistaken!(MarkedQueueServed) {
+            return;
+        }
+        let slot = self.slots.find(key).map(|at| &mut self.slots[at]);
+        for waiter in slot.map_or_else(Vec::new, |slot| slot.take_waiters(|_| true)) {
+            let done = self.marks.done(now, key, &waiter.claim);
+            let done = done.map(|done| (waiter.claim.node.clone(), done));
+            out.messages.extend(done);
         }
     }
 
@@ -339,16 +359,21 @@ impl Voter {
         let timing = *self.voter_set.timing();
         let cursor = reading.cursors.get_mut(from);
         if let Some(cursor) = cursor.filter(|it| it.after == msg.after && !it.is_read) {
-            for entry in &msg.marks {
+            // The others have marks of keys for which this voter does not vote.
+            let (voter_set, me) = (self.voter_set.clone(), self.me.clone());
+            let own = |it: &&MarkEntry| voter_set.votes_for(&me, &it.key);
+            for entry in msg.marks.iter().filter(own) {
                 let span = kept_for(&timing, entry.remaining);
                 let mark = KeptMark {
                     by: entry.by.clone(),
                     epoch: entry.epoch,
                     ends: now.mono.after(span),
                 };
-                match self.marks.insert(now, &entry.key, mark) {
-                    true => self.record_mark(now, &entry.key, out),
-                    false => reading.is_full = true,
+                if self.marks.insert(now, &entry.key, mark) {
+                    self.record_mark(now, &entry.key, out);
+                    self.end_queue(now, &entry.key, out);
+                } else {
+                    reading.is_full = true;
                 }
             }
             cursor.is_partial |= !msg.is_whole;
@@ -454,7 +479,8 @@ impl Voter {
                 epoch: mark.epoch,
                 ends: now.mono.after(remaining),
             };
-            self.marks.insert(now, key, mark);
+            // The limit may be lower than before.
+            self.marks.insert_beyond_max(now, key, mark);
         }
     }
 

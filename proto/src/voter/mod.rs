@@ -67,7 +67,8 @@ pub struct VoterLimits {
     /// The most votes that a voter without a journal leaves with others when it is shut down. With
     /// more it leaves none, and zero switches the handover off.
     pub handover_votes_max: usize,
-    /// The most keys that are marked at once. A key of 32 bytes takes about 150 bytes.
+    /// The most keys that are marked at once. A mark with a key of 32 bytes takes about
+    /// 200 bytes.
     pub marks_max: usize,
 }
 

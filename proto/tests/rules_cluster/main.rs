@@ -11,4 +11,6 @@ mod incarnations;
 mod journal;
 mod laws_of_liveness;
 mod laws_of_safety;
+mod marks;
 mod namesakes;
+mod versions;
