@@ -30,7 +30,8 @@ pub const MARK_KEEP_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 pub(crate) const MARK_REMAINS_MAX: Duration = MARK_KEEP_MAX.saturating_mul(2);
 /// The least time between two sweeps of the marks that have ended.
 const SWEEP: Duration = Duration::from_secs(60);
-/// The time after which a voter that cannot read the marks of enough others goes on without.
+/// The time without a page after which a voter that cannot read the marks of enough others goes on
+/// without.
 const READ_MAX: Duration = Duration::from_secs(10);
 /// The time after which a voter that has not all of its marks is asked again.
 const READ_AGAIN: Duration = Duration::from_secs(1);
@@ -377,6 +378,9 @@ impl Voter {
                 }
             }
             cursor.is_partial |= !msg.is_whole;
+            if msg.is_whole && !msg.marks.is_empty() {
+                reading.deadline = now.mono.after(READ_MAX);
+            }
             if let Some(last) = msg.marks.last() {
                 cursor.after = Some(last.key.clone());
             }
