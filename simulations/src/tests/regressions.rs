@@ -213,12 +213,13 @@ fn process_that_sends_once_beside_two_others_is_challenged() {
     assert!(broken.is_empty(), "{broken:?}");
 }
 
-/// M8, L7, L6 and L3. In these worlds the simulation itself was wrong: it took a process for known
-/// that had sent nothing, that was behind a dead mapping or that had another incarnation by then, a
-/// late timer for one in time, and an incarnation for proven to be over that had used two addresses.
-/// A story began while an answer was on its way that ended it early, or before a process knew the
-/// incarnation of its dead namesake. A voter counted for a lease while its vote was out to a host
-/// that was cut off from it.
+/// M2, M8, L7, L6 and L3. In these worlds the simulation itself was wrong: it took a process for
+/// known that had sent nothing, that was behind a dead mapping or that had another incarnation by
+/// then, a late timer for one in time, and an incarnation for proven to be over that had used two
+/// addresses. A story began while an answer was on its way that ended it early, or before a process
+/// knew the incarnation of its dead namesake. A voter counted for a lease while its vote was out to
+/// a host that was cut off from it. A claim was granted by the last vote of a voter after that had
+/// lost it, and had said so.
 #[test]
 fn seeds_that_misled_the_judge_keep_every_law() {
     for seed in [
@@ -234,6 +235,7 @@ fn seeds_that_misled_the_judge_keep_every_law() {
         1_150_005_910,
         1_210_004_216,
         1_220_000_515,
+        1_230_005_832,
     ] {
         let outcome = run_seed(seed, Tweaks::default(), false);
         let broken: Vec<&str> = outcome.violations.iter().map(|it| it.law).collect();
