@@ -50,6 +50,8 @@ struct KnownIncarnation {
 struct Rivals {
     /// The lower one. The other is the highest of all.
     lower: (Incarnation, SocketAddr),
+    /// `true` once this lower one was challenged.
+    is_asked: bool,
     nonce: u64,
     asked_at: Option<Instant>,
     /// The number of challenges since both last answered.
@@ -179,6 +181,8 @@ impl Incarnations {
         }
         match &mut self.rivals {
             Some(rivals) if rivals.lower.0 == number => rivals.lower.1 = at,
+            // One that sends often must not displace one that sent once.
+            Some(rivals) if !rivals.is_asked => {}
             rivals => {
                 let mut new = Rivals::new((number, at), nonce);
                 if let Some(before) = rivals {
@@ -236,6 +240,7 @@ impl Incarnations {
             (rivals.highest_answered, rivals.lower_answered) = (false, false);
         }
         rivals.asked_at = Some(now);
+        rivals.is_asked = true;
         rivals.tries = (rivals.tries + 1).min(TRIES_MAX);
         rivals.in_vain = rivals.in_vain.saturating_add(1);
         Some(Asks {
@@ -268,6 +273,7 @@ impl Incarnations {
         let asked_at = rivals.asked_at;
         *rivals = Rivals::new(rivals.lower, next_nonce);
         rivals.asked_at = asked_at;
+        rivals.is_asked = true;
         rivals.are_two = true;
         Some([(highest.number, highest.at), rivals.lower])
     }
@@ -277,6 +283,7 @@ impl Rivals {
     fn new(lower: (Incarnation, SocketAddr), nonce: u64) -> Self {
         Self {
             lower,
+            is_asked: false,
             nonce,
             asked_at: None,
             tries: 0,
@@ -366,6 +373,19 @@ mod tests {
         let two = [(incarnation(6), addr(2)), (incarnation(5), addr(1))];
         assert_eq!(answer(5, 1), Some(two));
         assert_eq!(answer(5, 1), None, "an old challenge");
+    }
+
+    /// A third process sends often and answers nothing. The second sends once.
+    #[test]
+    fn each_lower_incarnation_is_challenged() {
+        let mut incarnations = Incarnations::default();
+        hear(&mut incarnations, 0, 9, 3);
+        let with = |word: Hearing| word.asks.map(|asks| asks.at[1]);
+        assert_eq!(with(hear(&mut incarnations, 1, 5, 1)), Some(addr(1)));
+        assert_eq!(with(hear(&mut incarnations, 2, 6, 2)), None, "too soon");
+        let mut asked = (3..100).filter_map(|ms| with(hear(&mut incarnations, ms, 5, 1)));
+        assert_eq!(asked.next(), Some(addr(2)));
+        assert_eq!(asked.next(), Some(addr(1)), "and then the other again");
     }
 
     #[test]

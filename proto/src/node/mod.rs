@@ -948,6 +948,9 @@ impl Node {
                 if let Some(voter) = &mut self.voter {
                     voter.handle_recovery_reply(now, from, &memory, &mut self.effects);
                 }
+                // A sender that has restarted knows a higher one from its journal only. A voter
+                // that stayed below it would lose its memory at each start.
+                self.adopt(now, memory.before);
             }
             Message::Outdated(outdated) => {
                 self.adopt(now, outdated.seen);

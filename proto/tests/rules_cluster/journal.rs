@@ -213,6 +213,36 @@ fn incarnation_follows_from_the_journal() {
     );
 }
 
+/// A wall clock was ahead, was set right, and the disk was lost. The others have restarted too, so
+/// only their journals name the higher incarnation.
+#[test]
+fn new_journal_after_the_clock_was_set_back_rises_above_the_lost_one() {
+    let mut cluster = Cluster::with_journals(3, 3, 0, false);
+    cluster.seats[0].incarnation = 1_000;
+    restart(&mut cluster, 0);
+    cluster.run_for(RESUME);
+    (0..3).for_each(|seat| cluster.crash(seat));
+    // No datagram of it is on its way any more.
+    cluster.run_for(ms(1_000));
+    let lost = cluster.seats[0].disk.replace(Disk::new(false)).unwrap();
+    cluster.seats[0].incarnation = 5;
+    (0..3).for_each(|seat| cluster.start(seat, Start::Recovering));
+    cluster.run_for(ms(33_000));
+    assert!(cluster.votes(0), "the quarantine is over");
+    let incarnation = cluster.node(0).claimant().incarnation();
+    assert!(incarnation.get() > 1_001, "{incarnation:?}");
+    (0..3).for_each(|seat| restart(&mut cluster, seat));
+    cluster.run_for(RESUME);
+    assert!(cluster.votes(0), "its journal is the newest");
+    // The lost journal is found and put back.
+    cluster.crash(0);
+    let bytes = lost.bytes().to_vec();
+    cluster.seats[0].disk.as_mut().unwrap().put_back(bytes);
+    cluster.start(0, Start::Recovering);
+    cluster.run_for(ms(1_100));
+    assert!(!cluster.votes(0));
+}
+
 #[test]
 fn failed_write_ends_voting_until_the_journal_is_replaced() {
     let mut cluster = cluster(false);

@@ -69,11 +69,24 @@ impl World {
                 let votes = its.quarantine().is_none() && its.closed().is_none();
                 let at = self.host_steady_since(*voter).filter(|_| votes)?;
                 let links = self.links_steady_since(holder, *voter)?;
-                Some(at.max(links).max(own))
+                let other = self.reaches_since(holder, *voter, key)?;
+                Some(at.max(links).max(own).max(other))
             })
             .collect();
         since.sort_unstable();
         since.get(self.laws.history.quorum(key) - 1).copied()
+    }
+
+    /// Returns since when the host that has a voter's vote, if it is not `holder`, could give it
+    /// back. Until then the vote lasts its ttl, and the voter gives it to nobody else.
+    fn reaches_since(&self, holder: HostAt, voter: HostAt, key: KeyAt) -> Option<u64> {
+        match self.laws.history.vote_of(voter, key) {
+            Some((other, _)) if other != holder => {
+                let links = self.links_steady_since(other, voter)?;
+                Some(links.max(self.steady.host_since(other)))
+            }
+            _ => Some(0),
+        }
     }
 
     fn host_steady_since(&self, host: HostAt) -> Option<u64> {

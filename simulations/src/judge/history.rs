@@ -271,8 +271,10 @@ impl History {
     fn keep_return(&mut self, voter: HostAt, fences: &[(KeyAt, u64)], leans: bool) {
         self.recovering.remove(&voter);
         for (key, fence) in fences {
-            self.votes.remove(&(voter, *key));
-            let needed = self.lost_owner(voter, *key);
+            // Its last `Vote` may have arrived after it lost its memory.
+            let had = self.votes.remove(&(voter, *key)).map(|(_, epoch)| epoch);
+            let had = had.filter(|epoch| self.owners[*key].contains(epoch));
+            let needed = self.lost_owner(voter, *key).max(had.unwrap_or_default());
             if leans && *fence < needed {
                 self.waived.insert(*key);
             }

@@ -2,8 +2,8 @@
 //! while a quorum of the key's voters can be reached and answers in time.
 //!
 //! A lease counts on votes up to one lease old, and a voter may first have to let another claim's
-//! vote expire. So the quorum must have been reachable for that long. Judged if clocks keep
-//! `max_drift`.
+//! vote expire. So the quorum must have been reachable for that long. A voter whose vote another
+//! host has counts since that host could give it back. Judged if clocks keep `max_drift`.
 
 use super::{Fact, History};
 

@@ -91,6 +91,34 @@ mod tests {
         assert_eq!(rejected(judge, wild(), &facts(6)), 1);
     }
 
+    /// The first claim is granted with the last `Vote` of a voter that has lost its memory by then.
+    #[test]
+    fn low_fence_after_a_late_grant_is_excused_if_the_voter_reports_it() {
+        let judged = |leans_on_wall_clock| {
+            let returned = Fact::Returned {
+                voter: 1,
+                fences: vec![(0, 5)],
+                believed: 5,
+                leans_on_wall_clock,
+                leans_on_settings: false,
+            };
+            let facts = [
+                (0, asked(1, 0)),
+                (0, claimed(1, 10)),
+                (1, voted(1, Some((0, 10)))),
+                (2, Fact::Forgot { voter: 1 }),
+                (3, granted(1, 10, 20)),
+                (20, over(1, End::Lost)),
+                (21, asked(2, 1)),
+                (21, claimed(2, 9)),
+                (30, returned),
+                (31, granted(2, 9, 50)),
+            ];
+            rejected(judge, terms(), &facts)
+        };
+        assert_eq!((judged(true), judged(false)), (0, 1));
+    }
+
     #[test]
     fn equal_epoch_is_rejected() {
         let facts = [

@@ -200,6 +200,7 @@ impl World {
         let end = self.settings.habits.keys + PROBE_KEYS;
         let keys = end - 2 * DRAWN..end;
         if !self.broken.is_empty() {
+            self.find_each_other();
             return self.play_broken_minority(keys);
         }
         let mut rng = Rng::stream(self.settings.seed, "stories");

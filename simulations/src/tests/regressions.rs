@@ -197,10 +197,31 @@ fn old_copy_under_the_same_incarnation_is_told() {
     assert!(broken.is_empty(), "{broken:?}");
 }
 
-/// M8, L7 and L3. In these worlds the simulation itself was wrong: it took a process for known that
-/// had sent nothing, that was behind a dead mapping or that had another incarnation by then, a late
-/// timer for one in time, and an incarnation for proven to be over that had used two addresses. A
-/// story began while an answer was on its way that ended it early.
+/// M9. A voter began a new journal under a lower incarnation, since its wall clock was set right. At
+/// its next start, the journal of another voter made that look like an old copy.
+#[test]
+fn journal_that_began_anew_is_memory() {
+    let outcome = run_seed(1_220_012_741, Tweaks::default(), false);
+    let broken: Vec<&str> = outcome.violations.iter().map(|it| it.law).collect();
+    assert!(broken.is_empty(), "{broken:?}");
+}
+
+/// M8. One of three processes of a name sent one datagram to a node. Another, which the node could
+/// not reach, sent more, and the node challenged only that one.
+#[test]
+fn process_that_sends_once_beside_two_others_is_challenged() {
+    let outcome = run_seed(1_220_015_995, Tweaks::default(), false);
+    let broken: Vec<&str> = outcome.violations.iter().map(|it| it.law).collect();
+    assert!(broken.is_empty(), "{broken:?}");
+}
+
+/// M2, M8, L7, L6 and L3. In these worlds the simulation itself was wrong: it took a process for
+/// known that had sent nothing, that was behind a dead mapping or that had another incarnation by
+/// then, a late timer for one in time, and an incarnation for proven to be over that had used two
+/// addresses. A story began while an answer was on its way that ended it early, or before a process
+/// knew the incarnation of its dead namesake. A voter counted for a lease while its vote was out to
+/// a host that was cut off from it. A claim was granted by the last vote of a voter after that had
+/// lost it, and had said so.
 #[test]
 fn seeds_that_misled_the_judge_keep_every_law() {
     for seed in [
@@ -213,7 +234,10 @@ fn seeds_that_misled_the_judge_keep_every_law() {
         910_011_581,
         930_000_303,
         1_130_003_570,
+        1_150_005_910,
         1_210_004_216,
+        1_220_000_515,
+        1_230_005_832,
     ] {
         let outcome = run_seed(seed, Tweaks::default(), false);
         let broken: Vec<&str> = outcome.violations.iter().map(|it| it.law).collect();
