@@ -414,8 +414,10 @@ impl World {
         // Only one voter learns of an incarnation with a far higher number.
         self.cut(&to_others);
         let incarnations = self.hosts[holder].incarnations.iter();
-        let last = incarnations.map(|it| it.incarnation.get()).max();
-        let last = last.unwrap_or_default();
+        let last = incarnations.map(|it| it.incarnation).max();
+        // Members may know one that a process adopted.
+        let last = last.max(Some(self.hosts[holder].highest));
+        let last = last.unwrap_or_default().get();
         self.restart_as(holder, last + 1_000_000);
         self.settle();
         self.cut(&to_it);

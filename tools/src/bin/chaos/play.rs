@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use super::command::{Command, Setup, Step};
 use super::model::Model;
 use super::plan::Recoveries;
-use super::processes::{Load, Processes, client, name, recoveries, twin};
+use super::processes::{Processes, client, name, recoveries, twin};
 use super::world::{Netem, Rules, World};
 use crate::history::{FORMAT, FaultKind, Line, Writer, boot, now};
 use tools::put;
@@ -42,12 +42,10 @@ impl Stage {
         world: World,
         dir: &Path,
         journals: &[Option<Durability>],
-        seed: u64,
-        load: Load,
+        (processes, seed): (Processes, u64),
         has_netem: bool,
     ) -> anyhow::Result<Self> {
         let nodes = journals.len();
-        let processes = Processes::new(dir, journals, seed, load)?;
         let file = dir.join("chaos.jsonl");
         let notes = Writer::open(&file)?;
         let nanos = |span: Duration| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);

@@ -64,6 +64,10 @@ pub(crate) enum Load {
 pub(crate) struct Processes {
     dir: PathBuf,
     program: PathBuf,
+    /// The program of an earlier version.
+    earlier: Option<PathBuf>,
+    /// The number of starts of each node.
+    starts: BTreeMap<usize, usize>,
     seed: u64,
     load: Load,
     nodes: usize,
@@ -94,6 +98,8 @@ impl Processes {
         Ok(Self {
             dir: dir.to_owned(),
             program: std::env::current_exe().context("the path of this program")?,
+            earlier: None,
+            starts: BTreeMap::new(),
             seed,
             load,
             nodes: journals.len(),
@@ -102,6 +108,25 @@ impl Processes {
             running: BTreeMap::new(),
             files: BTreeSet::new(),
         })
+    }
+
+    /// Starts nodes with the program of an earlier version, too.
+    #[must_use]
+    pub(crate) fn mixed_with(self, earlier: Option<PathBuf>) -> Self {
+        Self { earlier, ..self }
+    }
+
+    /// Returns the program of the next process of a node.
+    fn next_program(&mut self, n: usize) -> PathBuf {
+        let starts = self.starts.entry(n).or_default();
+        *starts += 1;
+        let is_earlier = match self.journals.get(n) {
+            // The earlier version cannot read a journal that this one has written.
+            Some(Some(_)) => *starts == 1,
+            _ => (*starts + n).is_multiple_of(2),
+        };
+        let earlier = self.earlier.as_ref().filter(|_| is_earlier);
+        earlier.unwrap_or(&self.program).clone()
     }
 
     /// Returns the files of all histories. A process that wrote no whole line has none.
@@ -119,7 +144,8 @@ impl Processes {
         if let Setup::WallClock { offset_ms } = setup {
             load += &format!(" --wall-offset-ms={offset_ms}");
         }
-        self.spawn(world, n, name(n), &name(n), &text, &load)
+        let program = self.next_program(n);
+        self.spawn(world, n, (&program, name(n)), &name(n), (&text, &load))
     }
 
     /// Starts a second process under the name of a node, in the namespace after those of the nodes.
@@ -127,7 +153,8 @@ impl Processes {
         let place = self.nodes;
         let text = self.node(n, Setup::Usual, &world.address(place), false);
         let load = self.load_of(n);
-        self.spawn(world, place, twin(n), &twin(n), &text, &load)
+        let program = self.program.clone();
+        self.spawn(world, place, (&program, twin(n)), &twin(n), (&text, &load))
     }
 
     /// Starts a process that does not vote, acquires one lock and stops.
@@ -141,17 +168,18 @@ impl Processes {
             format!("{load} --seed {seed}"),
             format!("clients/{number:06}"),
         );
-        self.spawn(world, place, client(number), &file, &text, &load)
+        let program = self.program.clone();
+        let who = (program.as_path(), client(number));
+        self.spawn(world, place, who, &file, (&text, &load))
     }
 
     fn spawn(
         &mut self,
         world: &World,
         place: usize,
-        name: String,
+        (program, name): (&Path, String),
         file: &str,
-        configuration: &str,
-        load: &str,
+        (configuration, load): (&str, &str),
     ) -> anyhow::Result<()> {
         let path = self.dir.join(file);
         let config = path.with_extension("toml");
@@ -161,7 +189,7 @@ impl Processes {
             .create(true)
             .append(true)
             .open(path.with_extension("log"));
-        let mut command = world.enter(place, &self.program);
+        let mut command = world.enter(place, program);
         command.args(["worker", "--config"]).arg(config);
         command.arg("--history").arg(path.with_extension("jsonl"));
         command.args(load.split(' ')).env_remove("LOCKMESH_SECRET");

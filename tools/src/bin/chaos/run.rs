@@ -17,7 +17,7 @@ use super::command::{Command, Step};
 use super::plan;
 use super::plan::DataDirs;
 use super::play::Stage;
-use super::processes::{Load, QUARANTINE, name, recoveries};
+use super::processes::{Load, Processes, QUARANTINE, name, recoveries};
 use super::world::World;
 use crate::check::{self, Verdict};
 
@@ -51,6 +51,11 @@ pub(crate) struct Args {
     /// restarted.
     #[arg(long, value_enum, default_value = "mixed")]
     data_dirs: DataDirs,
+    /// This program as of an earlier version: nodes are started with either. A node without a data
+    /// directory changes its version with each start. One with a data directory begins with the
+    /// earlier version, and goes on with this one.
+    #[arg(long, value_name = "FILE")]
+    earlier: Option<PathBuf>,
     /// Print the plan and exit.
     #[arg(long)]
     plan: bool,
@@ -188,7 +193,9 @@ async fn perform(
     } else {
         Load::Everything
     };
-    let mut stage = Stage::set(world, dir, journals, seed, load, netem_missing.is_none())?;
+    let processes = Processes::new(dir, journals, seed, load)?.mixed_with(args.earlier.clone());
+    let has_netem = netem_missing.is_none();
+    let mut stage = Stage::set(world, dir, journals, (processes, seed), has_netem)?;
     let played = tokio::select! {
         played = whole(&mut stage, steps, load) => played,
         signal = signals.next() => return Ok(Outcome::Interrupted(signal)),
