@@ -279,7 +279,7 @@ pub enum AcquireError {
     #[error(
         "timed out after {waited:?}: {}{}{}",
         describe(.answers),
-        describe_holder(.holder.as_ref(), *.held_here),
+        describe_holder(.holder.as_deref(), .held_here.as_deref()),
         describe_unopened(*.unopened)
     )]
     TimedOut {
@@ -291,9 +291,10 @@ pub enum AcquireError {
         /// arrived.
         unopened: Option<DropReason>,
         /// The lock of this same node that the request waited for, if it did.
-        held_here: Option<Reentry>,
+        held_here: Option<Box<Reentry>>,
         /// The node and the epoch of the holder that a voter named last. `None` if no voter did.
-        holder: Option<(String, Epoch)>,
+        /// Boxed to keep the error small.
+        holder: Option<Box<(String, Epoch)>>,
     },
     /// The key is marked ([`Guard::mark`](crate::Guard::mark)): what it stands for is done.
     #[error("done by {by} under epoch {epoch}")]
@@ -322,7 +323,7 @@ pub enum AcquireError {
 }
 
 /// Returns the suffix for a request whose key another claim holds, or may.
-fn describe_holder(holder: Option<&(String, Epoch)>, held_here: Option<Reentry>) -> String {
+fn describe_holder(holder: Option<&(String, Epoch)>, held_here: Option<&Reentry>) -> String {
     match (held_here, holder) {
         (Some(held), _) => format!("; {held}"),
         (None, Some((node, epoch))) => format!("; {node} has it under epoch {epoch}"),

@@ -222,7 +222,8 @@ impl OnceRequest {
             Err(AcquireError::TimedOut {
                 answers, holder, ..
             }) if answers.voted + answers.waiting > answers.voters / 2 && answers.waiting > 0 => {
-                return Ok(Outcome::Running { by: holder });
+                let by = holder.map(|holder| *holder);
+                return Ok(Outcome::Running { by });
             }
             Err(error) => return Err(error.into()),
         };

@@ -321,8 +321,8 @@ impl LockRequest {
                     waited,
                     answers: *answers,
                     unopened: *unopened,
-                    holder: holder.map(|it| (it.node.to_string(), it.epoch)),
-                    held_here,
+                    holder: holder.map(|it| Box::new((it.node.to_string(), it.epoch))),
+                    held_here: held_here.map(Box::new),
                 }
             }
             Ended::Done { by, epoch } => AcquireError::Done {

@@ -402,7 +402,7 @@ async fn reentry_is_told_and_denied(Backend { a, b, _all }: Backend) {
     let AcquireError::TimedOut { held_here, .. } = &error else {
         panic!("{error}")
     };
-    assert_eq!(held_here.unwrap().epoch, guard.epoch());
+    assert_eq!(held_here.as_ref().unwrap().epoch, guard.epoch());
     let text = "; this node itself has held the key for ";
     assert!(error.to_string().contains(text), "{error}");
 

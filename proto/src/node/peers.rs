@@ -70,7 +70,7 @@ impl Known {
         } else {
             max_ttl / 8
         };
-        let due = self.probe.get_or_insert(now.after(patience));
+        let due = self.probe.get_or_insert_with(|| now.after(patience));
         let is_due = *due <= now;
         if is_due {
             *due = now.after(max_ttl / 2);
