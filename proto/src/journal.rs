@@ -701,7 +701,7 @@ impl ReadJournal {
         }
         // A record that was being written when the machine stopped is the last one. The first two
         // were synced before the file was in place.
-        // Without a mark, all are there.
+        // That version had no marks.
         read.memory.marks.is_whole |= found == FORMAT_WITHOUT_MARKS;
         let rest = &file[read.len..];
         let is_last = !(1..rest.len()).any(|at| first_record(&rest[at..]).is_some());

@@ -750,7 +750,7 @@ mod tests {
     }
 
     /// One value for every setting, as text of the environment.
-    const ALL: [(&str, &str); 33] = [
+    const ALL: [(&str, &str); 34] = [
         ("LOCKMESH_NODE_ID", "n1"),
         ("LOCKMESH_PRESET", "wan"),
         ("LOCKMESH_LISTEN", "127.0.0.1:1"),
@@ -778,6 +778,7 @@ mod tests {
         ("LOCKMESH_LIMITS_WAITERS_MAX", "10"),
         ("LOCKMESH_LIMITS_FENCE_BUCKETS", "11"),
         ("LOCKMESH_LIMITS_HANDOVER_VOTES_MAX", "17"),
+        ("LOCKMESH_LIMITS_MARKS_MAX", "18"),
         ("LOCKMESH_TIMING_MAX_TTL", "100s"),
         ("LOCKMESH_TIMING_MAX_DRIFT_PPM", "12"),
         ("LOCKMESH_TIMING_MAX_CLOCK_SKEW", "13s"),

@@ -251,7 +251,7 @@ async fn unusable_journals_are_refused() {
     let file = dir.join("journal");
     let bytes = fs::read(&file).unwrap();
     let mut newer = bytes.clone();
-    newer[8] = 2;
+    newer[8] = 3;
     fs::write(&file, newer).unwrap();
     is_refused(single(&dir), "its format is 2, and this version reads 1").await;
     fs::write(&file, "the diary of a lock").unwrap();

@@ -49,9 +49,14 @@ async fn timeout_error_counts_silent_voters() {
     let patient = client.lock("k").acquire_timeout(Duration::MAX).ttl(LONG);
     let guard = within("its turn", patient.acquire()).await.unwrap();
     let request = cluster.node(0).lock("k").acquire_timeout(waited);
+    let error = request.acquire().await.unwrap_err().to_string();
+    let epoch = guard.epoch();
     assert_eq!(
-        request.acquire().await.unwrap_err().to_string(),
-        "timed out after 1s: 0 of 3 votes (3 with another claim ahead)"
+        error,
+        format!(
+            "timed out after 1s: 0 of 3 votes (3 with another claim ahead); n3 has it under epoch \
+             {epoch}"
+        )
     );
     let request = client.lock("other").acquire_timeout(Duration::ZERO);
     let error = within("its end", request.acquire()).await.unwrap_err();

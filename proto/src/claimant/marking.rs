@@ -54,7 +54,7 @@ impl Marking {
         let backoff = retransmit_backoff(ttl, voter_set, self.rounds);
         self.rounds = self.rounds.saturating_add(1);
         self.next_round = now.mono.after(backoff);
-        let half = voter_set.timing().max_ttl / 2;
+        let half = self.counts_for(voter_set.timing()) / 2;
         let is_due = |answer: &MarkAnswer| match answer {
             MarkAnswer::Kept(sent_at) => now.mono >= sent_at.after(half),
             MarkAnswer::None | MarkAnswer::Full => true,
@@ -62,6 +62,11 @@ impl Marking {
         let answers = self.answers.iter().enumerate();
         let due = answers.filter(|(_, answer)| is_due(answer));
         due.map(|(at, _)| at).collect()
+    }
+
+    /// Returns the time for which an answer counts.
+    fn counts_for(&self, timing: &Timing) -> Duration {
+        timing.max_ttl.min(self.keep_for)
     }
 
     /// Records an answer.
@@ -78,10 +83,11 @@ impl Marking {
 
     /// Returns whether a quorum of the voters has the mark.
     ///
-    /// An answer counts for a `max_ttl`. A voter that loses its memory after it reads the marks of
+    /// An answer counts for a `max_ttl`, and no longer than the mark lasts. A voter that loses its memory after it reads the marks of
     /// the others only when its quarantine, which is longer, is over. By then they have the mark.
     pub(super) fn tally(&self, now: Now, timing: &Timing) -> Tally {
-        let counts = |at: Instant| now.mono < at.after(timing.at_least(timing.max_ttl));
+        let span = timing.at_least(self.counts_for(timing));
+        let counts = |at: Instant| now.mono < at.after(span);
         let kept = self.answers.iter().filter(|answer| match answer {
             MarkAnswer::Kept(sent_at) => counts(*sent_at),
             MarkAnswer::None | MarkAnswer::Full => false,

@@ -127,10 +127,11 @@ impl Node {
     fn overview(&self, now: Now) -> Overview {
         let voter = match &self.voter {
             None => VoterState::NotAMember,
-            Some(voter) => match voter.quarantine() {
-                None => VoterState::Votes,
-                Some(until) => VoterState::Recovering {
-                    remaining: until.since(now.mono),
+            // A voter that leaves, or cannot write its journal, votes for nobody either.
+            Some(voter) => match (voter.quarantine(), voter.closed()) {
+                (None, None) => VoterState::Votes,
+                (until, _) => VoterState::Recovering {
+                    remaining: until.map_or(Duration::ZERO, |until| until.since(now.mono)),
                 },
             },
         };

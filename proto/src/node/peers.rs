@@ -52,7 +52,10 @@ impl Known {
 
     /// Returns the newest version that the highest incarnation is known to read.
     fn version(&self) -> Option<u8> {
-        let is_of_highest = self.incarnations.highest() <= Some(self.reads.0);
+        let advertised = self.addresses.advertised();
+        let highest = self.incarnations.highest();
+        let highest = highest.max(advertised.map(|(_, incarnation)| incarnation));
+        let is_of_highest = highest <= Some(self.reads.0);
         Some(self.reads.1).filter(|version| is_of_highest && *version > 0)
     }
 

@@ -226,13 +226,14 @@ impl Voter {
         }
         self.memory = Some(Box::new(memory));
         let votes = self.resume(now, out);
+        // Before the records, which say whether all marks are there.
+        if !has_all_marks {
+            self.read_marks(now, out);
+        }
         if self.keeps_journal {
             self.marks
                 .snapshot(now.mono, None, usize::MAX, &mut out.records);
             self.snapshot_end(&mut out.records);
-        }
-        if !has_all_marks {
-            self.read_marks(now, out);
         }
         votes
     }

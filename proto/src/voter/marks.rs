@@ -128,6 +128,11 @@ impl Marks {
         self.marks.len()
     }
 
+    /// Returns `true` if there is no room for another mark.
+    pub(super) fn is_full(&self, now: Now) -> bool {
+        self.marks.len() >= self.max && now.mono < self.first_ends
+    }
+
     /// Returns `true` while the voter reads the marks of the others.
     pub(super) fn is_reading(&self) -> bool {
         self.reading.is_some()
@@ -166,7 +171,7 @@ impl Marks {
     /// Inserts a mark that this voter has promised already.
     fn insert_beyond_max(&mut self, now: Now, key: &Key, mark: KeptMark) {
         self.first_ends = self.first_ends.min(mark.ends);
-        self.sweep = self.sweep.min(mark.ends.max(now.mono.after(SWEEP)));
+        self.sweep = self.sweep.min(now.mono.after(SWEEP));
         match self.marks.get_mut(key) {
             None => drop(self.marks.insert(key.clone(), mark)),
             Some(known) => {
@@ -184,7 +189,7 @@ impl Marks {
         self.first_ends = ends.fold(Instant::FAR, Instant::min);
         self.sweep = match self.marks.is_empty() {
             true => Instant::FAR,
-            false => self.first_ends.max(now.mono.after(SWEEP)),
+            false => now.mono.after(SWEEP),
         };
     }
 
@@ -378,7 +383,7 @@ impl Voter {
                 }
             }
             cursor.is_partial |= !msg.is_whole;
-            if msg.is_whole && !msg.marks.is_empty() {
+            if msg.is_whole && msg.end != PageEnd::Last {
                 reading.deadline = now.mono.after(READ_MAX);
             }
             if let Some(last) = msg.marks.last() {
@@ -462,6 +467,10 @@ impl Voter {
     pub(super) fn handle_marks_timeout(&mut self, now: Now, out: &mut Effects) {
         if now.mono >= self.marks.sweep {
             self.marks.remove_ended(now);
+            // So that time passes in the journal, where only such records prove it.
+            if let Some((key, mark)) = self.marks.marks.first_key_value() {
+                self.record(out, || mark.record(now.mono, key));
+            }
         }
         self.go_on_reading(now, out);
     }

@@ -572,7 +572,8 @@ impl Voter {
         if self.closed.is_some() {
             return self.closed;
         }
-        if is_once && self.marks.is_reading() && !mistaken!(ReadingVotesForAll) {
+        let is_new = is_once && !msg.granted;
+        if is_new && self.marks.is_reading() && !mistaken!(ReadingVotesForAll) {
             return Some(RefuseReason::Marks);
         }
         let slot = at.map(|at| &self.slots[at]);
@@ -582,6 +583,10 @@ impl Voter {
         let excused = granted && !mistaken!(GrantedHeldAgainstSkew);
         if !excused && !holds && self.is_too_far_ahead(now, msg.epoch) {
             return Some(RefuseReason::Skew);
+        }
+        // Its work would be done, and could not be marked.
+        if is_new && !holds && self.marks.is_full(now) {
+            return Some(RefuseReason::Limit);
         }
         let is_full = slot.is_none()
             && (self.slots.len() >= self.limits.slots_max || self.slots.is_crowded(&msg.key));

@@ -118,6 +118,7 @@ pub(crate) struct Settings {
 pub(crate) struct Versions {
     /// `true` if nobody announces the version of a host.
     pub(crate) are_untold: bool,
+    pub(crate) are_mixed: bool,
     /// The hosts that speak the version before the newest. Each restart may change that of a host.
     pub(crate) old: Vec<bool>,
     pub(crate) change_ppm: u64,
@@ -133,6 +134,7 @@ impl Versions {
         let change_ppm = if are_mixed { 300_000 } else { 0 };
         Self {
             are_untold,
+            are_mixed,
             old,
             change_ppm,
         }

@@ -118,6 +118,11 @@ impl World {
         let late = lasting.timers_late_max;
         let settled_since = self.laws.history.settled_since;
         let is_late = late > 0 && settled_since.is_none_or(|since| self.time <= since + late);
+        // Voters of an old version, or of one that is not known yet, do not renew such a lease.
+        let versions = &self.settings.versions;
+        if ongoing.keep_for.is_some() && (versions.are_mixed || versions.are_untold) {
+            return;
+        }
         let Some(asked) = self.laws.history.open.get(&ongoing.request) else {
             return;
         };
