@@ -327,6 +327,13 @@ fn leans_on_wall_clock(answers: usize, knows_clocks: bool) -> String {
     )
 }
 
+fn marks_lost() -> String {
+    "WARN [marks_lost] this node's voter lost its memory, and too few others told their marks: ticks \
+     that ran before may run again (this matters to users of `once` alone); restart voters one at \
+     a time, or give them a data directory"
+        .to_owned()
+}
+
 fn name(n: usize) -> String {
     format!("n{n}")
 }
@@ -358,6 +365,7 @@ async fn cold_start(five: &LocalMesh, log: &Log, watch: &Watch) {
         expected = expected
             .says(&name(n), lines.chain([aborted(), started()]))
             // Optional: a node that starts after enough others receives their recovery replies.
+            .may_say(&name(n), [marks_lost()])
             .may_say(&name(n), (0..3).map(|it| leans_on_wall_clock(it, true)))
             .may_say(&name(n), (0..3).map(|it| leans_on_wall_clock(it, false)));
     }
