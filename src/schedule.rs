@@ -3,15 +3,25 @@
 //! A [`Schedule`] decides when a job is due, and [`Mesh::once`](crate::Mesh::once) that one node runs
 //! it. Both are independent: a tick is only a name.
 
+#[cfg(feature = "cron")]
+mod cron;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
 
+#[cfg(feature = "cron")]
+use cron::CronTimes;
+
 /// The shortest interval between two ticks.
 const PERIOD_MIN: Duration = Duration::from_secs(1);
 /// The longest sleep before the wall clock is read again, since it may be set.
 const SLEEP_MAX: Duration = Duration::from_secs(10);
+/// A tick is missed if it is older than this, in seconds: timers are late on a busy machine.
+const LATE_SECS: u64 = 5;
 
 /// An instant at which a job is due, in whole seconds of Unix time.
 ///
@@ -47,7 +57,7 @@ impl fmt::Display for Tick {
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum Missed {
-    /// Leaves them out. The next tick is in the future.
+    /// Leaves them out. A tick that is at most 5 s old is not missed, since timers may be late.
     Skip,
     /// Returns the latest of them, and leaves out those before it.
     #[default]
@@ -90,14 +100,14 @@ enum Times {
     /// The multiples of so many seconds since the Unix epoch.
     Every(u64),
     #[cfg(feature = "cron")]
-    Cron(Box<croner::Cron>, chrono_tz::Tz),
+    Cron(Box<CronTimes>),
 }
 
 /// The ticks of a job, in order.
 ///
 /// Two nodes with the same schedule return the same ticks, whenever they started. A schedule follows
-/// the wall clock. If the clock is set back, no tick is returned twice. If it is set forward, the
-/// ticks between are missed.
+/// the wall clock. If the clock is set back, no tick is returned twice: none is due until the clock
+/// has passed the last one again. If it is set forward, the ticks between are missed.
 ///
 /// # Examples
 ///
@@ -147,9 +157,10 @@ impl Schedule {
     /// The crate `croner` reads the expression: five fields, six with seconds, or a nickname such as
     /// `@daily`.
     ///
-    /// Daylight saving time, as in Vixie cron: if a fixed time is skipped, its tick comes as soon as
-    /// the gap is over. If a fixed time comes twice, its tick is at the first of them. Times with `*`
-    /// or a step in the hour follow the real time.
+    /// Changes of the clocks, as in Vixie cron: a fixed time that is skipped has its tick as soon as
+    /// the gap is over. A fixed time that comes twice has its tick at the first of both. An
+    /// expression with `*` in its minute or hour follows the clock on the wall instead: it has no
+    /// tick within a gap, and one at each pass of a repeated time.
     ///
     /// # Errors
     /// - [`ScheduleError::Cron`] if the expression cannot be read.
@@ -160,14 +171,11 @@ impl Schedule {
         let zone: chrono_tz::Tz = zone.parse().map_err(|_| ScheduleError::Zone {
             zone: zone.to_owned(),
         })?;
-        let cron: croner::Cron =
-            expression
-                .parse()
-                .map_err(|error: croner::errors::CronError| ScheduleError::Cron {
-                    expression: expression.to_owned(),
-                    reason: error.to_string(),
-                })?;
-        Ok(Self::new(Times::Cron(Box::new(cron), zone)))
+        let times = CronTimes::new(expression, zone).map_err(|error| ScheduleError::Cron {
+            expression: expression.to_owned(),
+            reason: error.to_string(),
+        })?;
+        Ok(Self::new(Times::Cron(Box::new(times))))
     }
 
     fn new(times: Times) -> Self {
@@ -209,7 +217,10 @@ impl Schedule {
             if let Some(tick) = self.due(now) {
                 return tick;
             }
-            let next = self.after(self.last).map(|next| Tick(next).time());
+            let Some(next) = self.after(self.last) else {
+                return std::future::pending().await;
+            };
+            let next = UNIX_EPOCH.checked_add(Duration::from_secs(next));
             let wait = next.and_then(|next| next.duration_since(now).ok());
             // At least a millisecond, the resolution of the timer.
             let wait = wait.unwrap_or(SLEEP_MAX).max(Duration::from_millis(1));
@@ -244,12 +255,7 @@ impl Schedule {
         match &self.times {
             Times::Every(period) => (secs / period + 1).checked_mul(*period),
             #[cfg(feature = "cron")]
-            Times::Cron(cron, zone) => {
-                let next = cron
-                    .find_next_occurrence(&in_zone(secs, *zone)?, false)
-                    .ok()?;
-                u64::try_from(next.timestamp()).ok()
-            }
+            Times::Cron(times) => unsigned(times.after(i64::try_from(secs).ok()?)),
         }
     }
 
@@ -258,28 +264,17 @@ impl Schedule {
         match &self.times {
             Times::Every(period) => Some(secs / period * period),
             #[cfg(feature = "cron")]
-            Times::Cron(cron, zone) => {
-                let before = cron
-                    .find_previous_occurrence(&in_zone(secs, *zone)?, true)
-                    .ok()?;
-                u64::try_from(before.timestamp()).ok()
-            }
+            Times::Cron(times) => unsigned(times.latest(i64::try_from(secs).ok()?)),
         }
     }
 }
 
-/// A tick is missed if it is older than this, in seconds: a timer may be late.
-const LATE_SECS: u64 = 1;
+#[cfg(feature = "cron")]
+fn unsigned(secs: Option<i64>) -> Option<u64> {
+    secs.and_then(|secs| secs.try_into().ok())
+}
 
 fn unix_secs(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
-}
-
-#[cfg(feature = "cron")]
-fn in_zone(secs: u64, zone: chrono_tz::Tz) -> Option<chrono::DateTime<chrono_tz::Tz>> {
-    use chrono::TimeZone;
-
-    let secs = i64::try_from(secs).ok()?;
-    zone.timestamp_opt(secs, 0).single()
 }

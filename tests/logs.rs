@@ -327,6 +327,13 @@ fn leans_on_wall_clock(answers: usize, knows_clocks: bool) -> String {
     )
 }
 
+fn marks_lost() -> String {
+    "WARN [marks_lost] this node's voter lost its memory, and too few others told their marks: ticks \
+     that ran before may run again (this matters to users of `once` alone); restart voters one at \
+     a time, or give them a data directory"
+        .to_owned()
+}
+
 fn name(n: usize) -> String {
     format!("n{n}")
 }
@@ -361,6 +368,9 @@ async fn cold_start(five: &LocalMesh, log: &Log, watch: &Watch) {
             .may_say(&name(n), (0..3).map(|it| leans_on_wall_clock(it, true)))
             .may_say(&name(n), (0..3).map(|it| leans_on_wall_clock(it, false)));
     }
+    // The first three of five find nobody whose marks are whole. Those are then told to the others.
+    let expected = expected.each(0..3, |_| [marks_lost()]);
+    let expected = (3..5).fold(expected, |it, n| it.may_say(&name(n), [marks_lost()]));
     log.expect("a cold start", watch, expected).await;
 }
 
@@ -426,6 +436,8 @@ async fn misconfigured(
     let misconfigured = change(beside(five, "n4").listen(listen));
     let misconfigured = misconfigured.start().await.unwrap();
     let wrong = wrong.says("n4", crashed());
+    // If this lasts, it is told no marks.
+    let wrong = wrong.may_say("n4", [marks_lost()]);
     log.expect("a node has settings of its own", watch, wrong)
         .await;
     misconfigured.abort();

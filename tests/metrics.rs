@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lockmesh::metrics::{self, ALL};
-use lockmesh::{ClusterSecret, Guard, Mesh, MeshBuilder};
+use lockmesh::{ClusterSecret, Guard, Mesh, MeshBuilder, Outcome};
 use lockmesh_proto::{DatagramKind, Seal};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing::Event;
@@ -28,11 +28,13 @@ use waits::{PATIENCE, until};
 
 const GUIDE: &str = include_str!("../docs/observability.md");
 /// The documented events that this test need not provoke: they are rare, or depend on time.
-const RARE: [&str; 12] = [
+const RARE: [&str; 14] = [
     "the mesh has stopped after a panic; restart this process, and report the panic",
     "the gossip was not started again; it is tried again, report the error if it stays",
     "quarantine over",
     "voter took up its memory by handover",
+    "key not marked: the voters have no room; raise limits.marks_max, or mark for less time",
+    "marks of the others read",
     "quarantine extended",
     "the same voter set",
     "the mesh did not end well",
@@ -176,6 +178,7 @@ async fn mesh_emits_documented_metrics_and_events() {
     grants_and_refusals(&mesh, &metrics).await;
     losses(&mesh, &metrics).await;
     kinds(&mesh, &log, &metrics).await;
+    ticks(&mesh, &metrics).await;
     drops(&mesh, &metrics).await;
     assert!(log.says(&["INFO", "mesh started", "node=n0"]));
     assert!(log.says(&["DEBUG", "lock granted", "key=k", "epoch="]));
@@ -292,6 +295,18 @@ async fn kinds(mesh: &Mesh, log: &Log, metrics: &Metrics) {
     // With the lock under which both permits were collected.
     metrics.reaches(count, "node=n0,kind=semaphore", 4.0).await;
     assert_eq!(metrics.get(count, "node=n0,kind=lock"), 5.0);
+}
+
+/// A tick that runs once, and one that may not run again.
+async fn ticks(mesh: &Mesh, metrics: &Metrics) {
+    assert_eq!(metrics.get("lockmesh_voter_marks", "node=n0"), 0.0);
+    for is_first in [true, false] {
+        let ran = mesh.once("job", 1).run(async |_| ()).await;
+        assert_eq!(ran == Ok(Outcome::Ran(())), is_first, "{ran:?}");
+    }
+    let marks = metrics.reaches("lockmesh_voter_marks", "node=n0", 1.0);
+    marks.await;
+    assert_eq!(metrics.get("lockmesh_voter_may_lack_marks", "node=n0"), 0.0);
 }
 
 async fn drops(mesh: &Mesh, metrics: &Metrics) {

@@ -7,6 +7,7 @@
 use std::ffi::OsString;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind, IsTerminal};
+use std::ops::RangeInclusive;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
@@ -14,7 +15,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use lockmesh::status::{MemberStatus, VoteTally};
-use lockmesh::{AcquireError, Guard, Mesh};
+use lockmesh::{AcquireError, Guard, MarkError, Mesh};
 use lockmesh_cli::{NodeConfig, Overrides, node};
 use rustix::io::Errno;
 use rustix::process::{self, Pid, Signal, WaitOptions, WaitStatus};
@@ -25,11 +26,11 @@ use tokio::time::Instant;
 use crate::look::{Failure, bad_usage, shown};
 use crate::say;
 
-/// The exit code if the lock is taken: `EX_TEMPFAIL` of sysexits.h.
+/// The exit code if the lock is taken, or the tick ran before: `EX_TEMPFAIL` of sysexits.h.
 const TAKEN: u8 = 75;
 /// The exit code without a quorum of voters: `EX_UNAVAILABLE`.
 const NO_QUORUM: u8 = 69;
-/// The exit code if the lock was lost.
+/// The exit code if the lock was lost, or the tick could not be marked.
 const LOST: u8 = 125;
 /// The exit codes of a shell if it cannot run a command, or finds none.
 const CANNOT_RUN: u8 = 126;
@@ -47,9 +48,14 @@ const KILLED_AT_MOST: Duration = Duration::from_secs(1);
 const GROUP_INTERVAL: Duration = Duration::from_millis(20);
 /// The longest wait for the last datagrams.
 const SHUTDOWN_AT_MOST: Duration = Duration::from_secs(1);
-/// The bounds of `--wait` and `--grace`.
+/// The bounds of `--wait`, `--grace` and `--keep-for`.
 const WAIT_MIN: Duration = Duration::from_millis(100);
-const SPAN_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+const SPAN_MAX: Duration = Duration::from_secs(366 * DAY_SECS);
+const KEEP_MIN: Duration = Duration::from_secs(1);
+const KEEP_MAX: Duration = Duration::from_secs(7 * DAY_SECS);
+const DAY_SECS: u64 = 24 * 60 * 60;
+/// The character between a job and its tick, as for `Mesh::once`.
+const SEPARATOR: char = '@';
 /// The longest name of a node, in bytes.
 const NAME_BYTES_MAX: usize = 64;
 
@@ -65,7 +71,7 @@ const PASSED_ON: [(SignalKind, Signal); 6] = [
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Key of the lock.
+    /// Key of the lock; with --once, the name of the job.
     #[arg(value_name = "KEY")]
     lock: String,
     /// Exit with 75 at once if the lock is taken.
@@ -74,6 +80,13 @@ pub(crate) struct Args {
     /// Longest wait for the lock, such as 30s. By default the wait has no end.
     #[arg(long, value_name = "SPAN", value_parser = wait)]
     wait: Option<Duration>,
+    /// Run the command once in the cluster for this tick of the job KEY, such as the scheduled time.
+    /// Exit with 75 if it ran before. If it fails, another node may run it. The lock is KEY@TICK.
+    #[arg(long, value_name = "TICK", value_parser = tick)]
+    once: Option<String>,
+    /// Time for which the cluster remembers that the tick ran, at most seven days.
+    #[arg(long, value_name = "SPAN", default_value = "1d", requires = "once", value_parser = keep_for)]
+    keep_for: Duration,
     /// Time between SIGTERM and SIGKILL, if the lease is lost or processes are left.
     #[arg(long, value_name = "SPAN", default_value = "10s", value_parser = grace)]
     grace: Duration,
@@ -99,28 +112,43 @@ Exit codes:
   2      the options or the configuration are invalid; the command did not run
   69     no quorum of voters for 10 s or until --wait ends, or no answer of any node for 1.5 s;
          the command did not run
-  75     the lock is taken; the command did not run
-  125    the lock was lost, and the command was ended
+  75     the lock is taken, or the tick of --once ran before; the command did not run
+  125    the lock was lost, and the command was ended; or the tick could not be marked
   126    the command cannot be run
   127    the command is not found
   128+N  signal N ended the command, or the wait for the lock
   else   the exit code of the command";
 
 fn wait(text: &str) -> Result<Duration, String> {
-    span(text, WAIT_MIN)
+    span(text, WAIT_MIN..=SPAN_MAX)
 }
 
 fn grace(text: &str) -> Result<Duration, String> {
-    span(text, Duration::ZERO)
+    span(text, Duration::ZERO..=SPAN_MAX)
 }
 
-fn span(text: &str, min: Duration) -> Result<Duration, String> {
+fn keep_for(text: &str) -> Result<Duration, String> {
+    span(text, KEEP_MIN..=KEEP_MAX)
+}
+
+fn span(text: &str, bounds: RangeInclusive<Duration>) -> Result<Duration, String> {
     let span = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    match (min..=SPAN_MAX).contains(&span) {
+    match bounds.contains(&span) {
         true => Ok(span),
         false => Err(format!(
-            "it must be {min:?} to {} days",
-            SPAN_MAX.as_secs() / 86_400
+            "it must be {:?} to {} days",
+            bounds.start(),
+            bounds.end().as_secs() / DAY_SECS
+        )),
+    }
+}
+
+/// Parses a tick. It is empty if the command of a shell that prints it failed.
+fn tick(text: &str) -> Result<String, String> {
+    match text.is_empty() || text.contains(SEPARATOR) {
+        false => Ok(text.to_owned()),
+        true => Err(format!(
+            "it must not be empty, and not contain '{SEPARATOR}'"
         )),
     }
 }
@@ -140,7 +168,10 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
         Ok(Some(guard)) => args.run_under(guard, &mut signals).await,
         Ok(None) => {
             // The usual outcome on all nodes but one, of which cron would send a mail.
-            tracing::info!(key = args.lock, "the lock is taken");
+            tracing::info!(
+                key = args.key(),
+                "the lock is taken, or the tick ran before"
+            );
             Ok(ExitCode::from(TAKEN))
         }
         Err(failure) => Err(failure),
@@ -150,9 +181,20 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
 }
 
 impl Args {
-    /// Waits for the lock. Returns `None` if a try finds it taken.
+    /// Returns the key of the lock.
+    fn key(&self) -> String {
+        match &self.once {
+            Some(tick) => format!("{}{SEPARATOR}{tick}", self.lock),
+            None => self.lock.clone(),
+        }
+    }
+
+    /// Waits for the lock. Returns `None` if a try finds it taken, or if the tick ran before.
     async fn acquire(&self, mesh: &Mesh, signals: &mut Signals) -> Result<Option<Guard>, Failure> {
-        let mut request = mesh.lock(&self.lock);
+        let mut request = mesh.lock(self.key());
+        if self.once.is_some() {
+            request = request.once();
+        }
         if let Some(wait) = self.wait {
             request = request.acquire_timeout(wait);
         }
@@ -166,12 +208,13 @@ impl Args {
             acquired = acquires => acquired,
             failure = no_quorum(mesh) => return Err(failure),
             signal = signals.next_to_pass_on() => {
-                let what = format!("{}: signal {} ended the wait", shown(&self.lock), signal.as_raw());
+                let what = format!("{}: signal {} ended the wait", shown(&self.key()), signal.as_raw());
                 return Err(Failure(code_of_signal(signal.as_raw()), what));
             }
         };
         match acquired {
             Ok(guard) => Ok(guard),
+            Err(AcquireError::Done { .. }) => Ok(None),
             Err(AcquireError::TimedOut { answers, .. }) if have_answered(&answers) => {
                 Err(self.taken(mesh).await)
             }
@@ -185,14 +228,15 @@ impl Args {
 
     /// Returns the error for a lock that another claim has.
     async fn taken(&self, mesh: &Mesh) -> Failure {
-        let seen = mesh.inspect(&self.lock).await.ok();
+        let key = self.key();
+        let seen = mesh.inspect(&key).await.ok();
         let owner = seen.as_ref().and_then(|seen| seen.owner());
         let by = owner.map(|owner| {
             let node = shown(owner.node.as_str());
             format!(" by {node}, epoch {}", owner.epoch.get())
         });
         let by = by.unwrap_or_default();
-        Failure(TAKEN, format!("{} is taken{by}", shown(&self.lock)))
+        Failure(TAKEN, format!("{} is taken{by}", shown(&key)))
     }
 
     /// Runs the command until it and its group have ended, and releases the lock.
@@ -213,7 +257,7 @@ impl Args {
                     signal => job.send(signal),
                 },
                 () = guard.lost(), if matches!(ending, Ending::NotAsked) => {
-                    say(format!("{} was lost; the command is ended", shown(&self.lock)));
+                    say(format!("{} was lost; the command is ended", shown(guard.key())));
                     ending = job.end(self.grace);
                 }
                 () = sleep_until(wake) => match ending {
@@ -223,10 +267,28 @@ impl Args {
                 () = tokio::time::sleep(GROUP_INTERVAL), if job.status.is_some() => job.reap(),
             }
         }
+        let code = job.status.map(code_of);
+        let marked = match code {
+            Some(0) if self.once.is_some() => self.mark(&guard).await,
+            _ => Ok(()),
+        };
         let was_held = guard.release().await.is_ok();
-        match job.status {
-            Some(status) if was_held => Ok(ExitCode::from(code_of(status))),
-            _ => Ok(ExitCode::from(LOST)),
+        marked?;
+        Ok(ExitCode::from(code.filter(|_| was_held).unwrap_or(LOST)))
+    }
+
+    /// Marks the tick. Asks again while the lease lasts.
+    async fn mark(&self, guard: &Guard) -> Result<(), Failure> {
+        loop {
+            match guard.mark(self.keep_for).await {
+                Ok(()) => return Ok(()),
+                Err(MarkError::NoQuorum { .. }) => {}
+                Err(error) => {
+                    let key = shown(guard.key());
+                    let what = format!("{key} is not marked and may run again: {error}");
+                    return Err(Failure(LOST, what));
+                }
+            }
         }
     }
 

@@ -230,6 +230,123 @@ async fn one_of_three_tries_runs() {
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
 }
 
+/// A line of a crontab, on each of three nodes: a shell computes the tick.
+#[tokio::test(flavor = "multi_thread")]
+async fn tick_of_a_crontab_runs_once() {
+    let voters = Voters::start("once").await;
+    let line = r#"exec "$LOCKMESH" exec report --once "$(date -u -d @1790000000 +%FT%H)" \
+                  --keep-for 2h --config "$CONFIG" -- sh -c 'echo $LOCKMESH_KEY'"#;
+    let cron = |i: usize| {
+        let mut sh = Command::new("sh");
+        sh.args(["-c", line])
+            .env("LOCKMESH", env!("CARGO_BIN_EXE_lockmesh"))
+            .env("LOCKMESH_SECRET", secret().to_base64())
+            .env("CONFIG", &voters.files[i])
+            .stdin(Stdio::null());
+        sh
+    };
+    // Two at once, and the others once those have ended.
+    let first: Vec<Running> = (0..2).map(|i| Running::start(&mut cron(i))).collect();
+    let mut outputs = Vec::new();
+    for running in first {
+        outputs.push(running.ends().await);
+    }
+    for i in [2, 0] {
+        outputs.push(Running::start(&mut cron(i)).ends().await);
+    }
+    let (ran, others): (Vec<_>, Vec<_>) = outputs
+        .iter()
+        .partition(|(_, output)| output.status.code() == Some(0));
+    let said: Vec<_> = ran.iter().map(|(said, _)| said.join(",")).collect();
+    assert_eq!(said, ["report@2026-09-21T14"]);
+    assert_eq!(others.len(), 3);
+    for (said, output) in others {
+        let silent = (output.status.code(), stderr(output));
+        assert_eq!((silent, said.len()), ((TAKEN, String::new()), 0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_command_gives_the_tick_back() {
+    let voters = Voters::start("gives_back").await;
+    let once = |i: usize, script: &str| {
+        let mut command = voters.exec(i, &["report", "--once", "1"]);
+        Running::start(sh(command.stdin(Stdio::piped()), script))
+    };
+    // The first ends with the input's end, and the second waits for it.
+    let mut fails = once(0, "echo up; read -r _; exit 3");
+    assert_eq!(fails.line(), "up");
+    let mut runs = once(1, "echo ran");
+    until("the second waits", async || {
+        voters.waiting("report@1").await == 1
+    })
+    .await;
+    drop(fails.child.stdin.take());
+    assert_eq!(fails.ends().await.1.status.code(), Some(3));
+    assert_eq!(runs.line(), "ran");
+    let (_, output) = runs.ends().await;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let (said, output) = once(2, "echo again").ends().await;
+    assert_eq!((output.status.code(), said.len()), (TAKEN, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tick_that_runs_is_taken_for_a_try() {
+    let voters = Voters::start("once_try").await;
+    let options = ["report", "--once", "1", "--try"];
+    let mut command = voters.exec(0, &options);
+    let mut runs = Running::start(sh(
+        command.stdin(Stdio::piped()),
+        "echo up; read -r _; exit 0",
+    ));
+    assert_eq!(runs.line(), "up");
+    let output = ends(sh(&mut voters.exec(1, &options), "echo again")).await;
+    assert_eq!(
+        (output.status.code(), stdout(&output)),
+        (TAKEN, String::new())
+    );
+    drop(runs.child.stdin.take());
+    assert_eq!(runs.ends().await.1.status.code(), Some(0));
+    let output = ends(sh(&mut voters.exec(1, &options), "echo again")).await;
+    assert_eq!(
+        (output.status.code(), stdout(&output)),
+        (TAKEN, String::new())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tick_runs_again_once_keep_for_is_over() {
+    let voters = Voters::start("keep_for").await;
+    let run = async |i| {
+        let mut command = voters.exec(i, &["report", "--once", "1", "--keep-for", "1s"]);
+        ends(sh(&mut command, "exit 0")).await.status.code()
+    };
+    assert_eq!(run(0).await, Some(0));
+    until("the tick is forgotten", async || match run(1).await {
+        Some(0) => true,
+        code => {
+            assert_eq!(code, TAKEN);
+            false
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tick_without_quorum_for_its_mark_may_run_again() {
+    let voters = Voters::start("not_marked").await;
+    let mut command = voters.exec(0, &["report", "--once", "1"]);
+    command.env("LOCKMESH_TTL", "2s").stdin(Stdio::piped());
+    let mut runs = Running::start(sh(&mut command, "echo up; read -r _; exit 0"));
+    assert_eq!(runs.line(), "up");
+    voters.lose_quorum().await;
+    drop(runs.child.stdin.take());
+    let (_, output) = runs.ends().await;
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), LOST, "{said}");
+    assert!(said.contains("report@1"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn exit_code_is_that_of_the_command() {
     let voters = Voters::start("codes").await;
@@ -514,6 +631,14 @@ fn invalid_options_are_refused() {
             "it must be 100ms to 366 days",
         ),
         (&["k", "--grace", "soon", "--", "true"], "--grace <SPAN>"),
+        (&["k", "--keep-for", "2h", "--", "true"], "--once <TICK>"),
+        (
+            &["k", "--once", "1", "--keep-for", "8days", "--", "true"],
+            "it must be 1s to 7 days",
+        ),
+        // As of a shell whose `date` is missing.
+        (&["k", "--once", "", "--", "true"], "it must not be empty"),
+        (&["k", "--once", "1@2", "--", "true"], "not contain '@'"),
         (
             &["k", "--config", "/no/such/file", "--", "true"],
             "/no/such/file: cannot be read",

@@ -4,6 +4,7 @@
 mod common;
 mod contract;
 mod contract_of_kinds;
+mod contract_of_once;
 mod contract_of_the_trait;
 mod local;
 mod memory;

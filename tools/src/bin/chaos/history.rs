@@ -22,6 +22,8 @@ pub(crate) enum How {
     Try,
     /// Waits for several locks together. Until it has all, it may hold some.
     Together,
+    /// Runs a tick, unless it ran before.
+    Once,
 }
 
 /// One event. Times are nanoseconds of the boot clock. An event with two times happened at an
@@ -39,8 +41,13 @@ pub(crate) enum Line {
         /// The longest lease of the cluster.
         max_lease_ms: u64,
     },
-    /// The node's voter starts or stops voting.
-    Voting { at: u64, votes: bool },
+    /// The node's voter starts or stops voting, or finds that it may lack marks.
+    Voting {
+        at: u64,
+        votes: bool,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        may_lack_marks: bool,
+    },
     /// A lock is about to be requested.
     Asked {
         at: u64,
@@ -94,6 +101,19 @@ pub(crate) enum Line {
     /// A lock was granted through the trait `DistributedLock`. It is held from `at` until `ttl_ms`
     /// after the request, even if the process dies.
     Ticked { id: u64, at: u64, ttl_ms: u64 },
+    /// The work of a tick begins. The lock of the tick was granted by then.
+    Attempt { id: u64, at: u64, epoch: u64 },
+    /// The tick ran. It was marked between these times, and is not to run again for `keep_ms`.
+    Ran {
+        id: u64,
+        before: u64,
+        after: u64,
+        keep_ms: u64,
+    },
+    /// The work of a tick ended without a mark, so that the tick may run again.
+    GaveBack { id: u64, at: u64 },
+    /// The tick had run before, with this epoch.
+    AlreadyRan { id: u64, at: u64, epoch: u64 },
     /// A try failed because another claim was granted.
     Denied { id: u64, at: u64 },
     /// The request timed out.
@@ -147,8 +167,14 @@ impl Line {
             }
             | Self::Released {
                 id, before, after, ..
+            }
+            | Self::Ran {
+                id, before, after, ..
             } => Some((id, before, after)),
             Self::Ticked { id, at, .. }
+            | Self::Attempt { id, at, .. }
+            | Self::GaveBack { id, at }
+            | Self::AlreadyRan { id, at, .. }
             | Self::Denied { id, at }
             | Self::TimedOut { id, at }
             | Self::Withdrawn { id, at }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use lockmesh::{
     AcquireError, ClusterError, DistributedLock, Guard, Guards, LockAllError, Mesh, MeshBuilder,
-    SemaphoreError,
+    OnceError, Outcome, SemaphoreError,
 };
 use lockmesh_cli::Overrides;
 use lockmesh_cli::node::{self, Signals};
@@ -38,6 +38,17 @@ const SEMAPHORE: &str = "pool";
 const PERMITS: usize = 3;
 /// The longest time that a request waits for several locks together.
 const TOGETHER_AT_MOST: Duration = Duration::from_secs(3);
+
+/// The job whose ticks run once, and the seconds from one tick to the next.
+const JOB: &str = "t";
+const TICK_SECS: u64 = 2;
+/// The number of ticks that are asked for: the present one, and those before it.
+const TICKS: u64 = 12;
+/// The time for which a tick that ran is remembered. Some of it ends during a run.
+const KEEP_MS: Span = (5_000, 60_000);
+/// The percentage of requests that run a tick, and of the work that fails.
+const TICKS_PERCENT: u32 = 12;
+const FAILS_PERCENT: u32 = 25;
 
 /// A least and a most number of milliseconds.
 type Span = (u64, u64);
@@ -333,11 +344,15 @@ async fn watch_voter(mesh: Mesh, log: Arc<Log>) {
         if status.is_shut_down {
             return;
         }
-        let votes = status.quarantine.is_none();
-        if told != Some(votes) {
-            told = Some(votes);
-            let at = now();
-            log.write(&Line::Voting { at, votes });
+        let now_is = (status.quarantine.is_none(), status.may_lack_marks);
+        if told != Some(now_is) {
+            told = Some(now_is);
+            let (votes, may_lack_marks) = now_is;
+            log.write(&Line::Voting {
+                at: now(),
+                votes,
+                may_lack_marks,
+            });
         }
         tokio::time::sleep(VOTER_EVERY).await;
     }
@@ -357,6 +372,9 @@ impl Task {
         while left > 0 && !self.mesh.status().is_shut_down {
             left -= u32::from(self.args.requests.is_some());
             match self.args.mix {
+                Mix::Everything if self.rng.random_range(0..100) < TICKS_PERCENT => {
+                    self.run_tick().await;
+                }
                 Mix::Everything => {
                     let act = self.act();
                     self.once(act).await;
@@ -467,6 +485,69 @@ impl Task {
             Ok(false) => Line::Denied { id, at },
             Err(ClusterError::Internal(_)) => Line::ShutDown { id, at },
             Err(_) => Line::TimedOut { id, at },
+        });
+    }
+
+    /// Runs a tick once in the cluster, which may have run before. All processes have the same ticks,
+    /// since they have the same boot clock.
+    async fn run_tick(&mut self) {
+        let tick = now() / (TICK_SECS * 1_000_000_000) - self.rng.random_range(0..TICKS);
+        let (wait, keep_for) = (
+            self.within(self.args.acquire_timeout_ms),
+            self.within(KEEP_MS),
+        );
+        let (takes, fails) = (
+            self.within(self.args.hold_ms),
+            self.rng.random_range(0..100) < FAILS_PERCENT,
+        );
+        let id = self.ids.fetch_add(1, Ordering::Relaxed);
+        self.log.write(&Line::Asked {
+            at: now(),
+            id,
+            key: format!("{JOB}@{tick}"),
+            how: How::Once,
+            wait_ms: millis(wait),
+            permits: None,
+        });
+        let mut before = None;
+        let request = self.mesh.once(JOB, tick).wait(wait).keep_for(keep_for);
+        let told = request.try_run(async |epoch| {
+            let (at, epoch) = (now(), epoch.get());
+            self.log.write(&Line::Attempt { id, at, epoch });
+            tokio::time::sleep(takes).await;
+            before = Some(now());
+            if fails { Err(()) } else { Ok(()) }
+        });
+        let told = told.await;
+        let at = now();
+        self.log.write(&match told {
+            Ok(Outcome::Ran(())) => Line::Ran {
+                id,
+                before: before.unwrap_or(at),
+                after: at,
+                keep_ms: millis(keep_for),
+            },
+            Ok(Outcome::AlreadyRan { epoch, .. }) => Line::AlreadyRan {
+                id,
+                at,
+                epoch: epoch.get(),
+            },
+            Ok(Outcome::Running { .. }) => Line::Denied { id, at },
+            Ok(Outcome::Failed(())) | Err(OnceError::NotMarked(_)) => Line::GaveBack { id, at },
+            Err(OnceError::LeaseLost) => Line::Lost {
+                id,
+                before: at,
+                after: at,
+            },
+            Err(OnceError::Acquire(AcquireError::ShutDown)) => Line::ShutDown { id, at },
+            Err(OnceError::Acquire(
+                AcquireError::TimedOut { .. } | AcquireError::Unconfirmed { .. },
+            )) => Line::TimedOut { id, at },
+            Err(error) => {
+                let what = format!("request {id}: {error}");
+                self.log.failed.send_replace(Some(what));
+                return;
+            }
         });
     }
 

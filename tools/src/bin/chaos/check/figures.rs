@@ -26,6 +26,11 @@ pub(crate) struct Figures {
     pub(crate) denied: usize,
     pub(crate) timed_out: usize,
     pub(crate) withdrawn: usize,
+    /// Ticks that ran, and requests that learnt that their tick had run.
+    pub(crate) ticks_ran: usize,
+    pub(crate) ticks_ran_before: usize,
+    /// Voters that may lack marks.
+    pub(crate) may_lack_marks: usize,
     /// The longest wait in line before a grant.
     pub(crate) longest_wait_ms: f64,
     /// The longest wait in line while the key was free and a quorum was up.
@@ -54,6 +59,11 @@ impl Figures {
             torn: histories.torn,
             requests: histories.requests.len(),
             longest_wait_for_free_ms: ms(longest_wait_for_free),
+            may_lack_marks: histories
+                .incarnations
+                .iter()
+                .filter(|incarnation| incarnation.may_lack_marks.is_some())
+                .count(),
             takeovers: takeovers(histories),
             ..Self::default()
         };
@@ -72,6 +82,8 @@ impl Figures {
 
     fn count(&mut self, histories: &Histories, request: &Request) {
         self.extended += request.extended;
+        self.ticks_ran += usize::from(request.ran.is_some());
+        self.ticks_ran_before += usize::from(request.ran_before.is_some());
         if let Some(grant) = request.grant {
             self.grants += 1;
             let node = histories.nodes[histories.node_of(request)].clone();

@@ -5,11 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::records::{Histories, Place, Request, Seen};
+use super::records::{Grant, Histories, Place, Request, Seen};
 use crate::history::FaultKind;
 
 /// The highest clock drift that a voter set may allow.
 const DRIFT_MAX_PPM: u64 = 100_000;
+/// The time from a voter's first vote to the look that sees it, in nanoseconds.
+const LOOK_LATE: u64 = 200_000_000;
 
 /// Collects pairs of lines that contradict each other.
 #[derive(Debug)]
@@ -188,6 +190,54 @@ pub(crate) fn lasts_its_ttl(found: &mut Found<'_>) {
             }
         }
     }
+}
+
+/// **Ticks**: a tick that ran is not granted again before its mark ends. A tick that is told to have
+/// run had an attempt with that epoch. That the epochs of attempts rise is M2.
+///
+/// An attempt with a higher epoch was granted after the one that ran. Its grant was before its
+/// work. The law does not hold after a voter found that it may lack marks.
+pub(crate) fn ticks_run_once(found: &mut Found<'_>) {
+    let histories = found.histories;
+    for (key, requests) in histories.by_key().into_iter().enumerate() {
+        let key = &histories.keys[key];
+        let attempts = || requests.iter().filter_map(|request| request.grant);
+        for request in &requests {
+            if let (Some(ran), Some(grant)) = (request.ran, request.grant) {
+                let kept = ran.keep_for - ran.keep_for / 1_000_000 * DRIFT_MAX_PPM;
+                let until = ran.before.saturating_add(kept);
+                let is_again = |other: &Grant| other.epoch > grant.epoch && other.before < until;
+                for again in attempts().filter(is_again) {
+                    if !may_lack_marks(histories, ran.before, again.before) {
+                        let what = format!("{key:?} ran, and began again within its keep_for");
+                        found.add("ticks", [ran.place, again.place], &what);
+                    }
+                }
+            }
+            if let Some((epoch, place)) = request.ran_before
+                && !attempts().any(|attempt| attempt.epoch == epoch)
+            {
+                let what = format!("{key:?} ran with epoch {epoch}, which no attempt had");
+                found.add("ticks", [request.asked.place, place], &what);
+            }
+        }
+    }
+}
+
+/// Returns `true` if a voter may have lacked marks of the time `marked` when it voted for an attempt
+/// that began at `granted`. One that ended before it was seen to vote may have voted just before.
+fn may_lack_marks(histories: &Histories, marked: u64, granted: u64) -> bool {
+    histories.incarnations.iter().any(|incarnation| {
+        let until = incarnation.gone.saturating_add(incarnation.max_lease);
+        let last_look = incarnation.last.at.saturating_sub(LOOK_LATE);
+        match incarnation.has_voted {
+            true => {
+                let lacks = incarnation.may_lack_marks.is_some_and(|at| at >= marked);
+                lacks && incarnation.start <= granted
+            }
+            false => (last_look..=until).contains(&granted),
+        }
+    })
 }
 
 /// **L1**: once all faults are over, every node is granted a lock again.

@@ -111,6 +111,7 @@ fn verdict(histories: &Histories, bound: u64) -> Verdict {
     laws::fencing(&mut found);
     laws::lost_for_good(&mut found);
     laws::lasts_its_ttl(&mut found);
+    laws::ticks_run_once(&mut found);
     laws::served_in_the_calm(&mut found);
     laws::served_with_a_wrong_wall_clock(&mut found);
     let longest = wakeup::no_lost_wakeup(&mut found, bound);

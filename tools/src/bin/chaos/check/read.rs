@@ -10,7 +10,7 @@ use std::path::Path;
 use lockmesh_cli::FileError;
 
 use super::records::{
-    End, Fault, Grant, Histories, NodeAt, Over, Place, ProcessIncarnation, Request, Seen, Tick,
+    End, Fault, Grant, Histories, NodeAt, Over, Place, ProcessIncarnation, Ran, Request, Seen, Tick,
 };
 use crate::history::{FORMAT, Line};
 
@@ -156,6 +156,8 @@ impl Reader {
                     ended: None,
                     gone: u64::MAX,
                     is_twin: false,
+                    has_voted: false,
+                    may_lack_marks: None,
                 });
                 let incarnation = self.histories.incarnations.len() - 1;
                 *speaker = Some(Speaker::Process(incarnation, HashMap::new()));
@@ -261,9 +263,19 @@ impl Reader {
                     ));
                 }
             }
-            Line::Voting { at, .. } | Line::Stopping { at, .. } => {
+            Line::Voting {
+                at,
+                votes,
+                may_lack_marks,
+            } => {
                 self.speak(incarnation, place, *at);
+                let of = &mut self.histories.incarnations[incarnation];
+                of.has_voted |= votes;
+                if *may_lack_marks {
+                    of.may_lack_marks.get_or_insert(*at);
+                }
             }
+            Line::Stopping { at, .. } => self.speak(incarnation, place, *at),
             Line::End { at } => {
                 self.speak(incarnation, place, *at);
                 self.histories.incarnations[incarnation].ended = Some(*at);
@@ -309,7 +321,9 @@ impl Request {
         let over = |how| Some(Over { place, how, after });
         let is_fresh = self.grant.is_none() && self.tick.is_none();
         match line {
-            Line::Granted { .. } | Line::Ticked { .. } if !is_fresh || self.over.is_some() => {
+            Line::Granted { .. } | Line::Ticked { .. } | Line::Attempt { .. }
+                if !is_fresh || self.over.is_some() =>
+            {
                 return Err("it is granted though it was granted or over before");
             }
             Line::Granted { epoch, until, .. } => {
@@ -327,9 +341,23 @@ impl Request {
                     None => self.lose(place, after),
                 }
             }
+            Line::Attempt { epoch, .. } => {
+                self.grant = Some(Grant {
+                    place,
+                    before,
+                    epoch: *epoch,
+                });
+            }
             Line::Ticked { ttl_ms, .. } => {
                 let ttl = ttl_ms.saturating_mul(1_000_000);
                 self.tick = Some(Tick { told: seen, ttl });
+            }
+            Line::AlreadyRan { epoch, .. } => {
+                if !is_fresh || self.over.is_some() {
+                    return Err("it ran itself, or is over");
+                }
+                self.ran_before = Some((*epoch, place));
+                self.over = over(End::Denied);
             }
             Line::Denied { .. }
             | Line::TimedOut { .. }
@@ -349,6 +377,18 @@ impl Request {
                 });
             }
             _ if self.grant.is_none() => return Err("it was never granted"),
+            Line::Ran { .. } | Line::GaveBack { .. } if self.over.is_some() => {
+                return Err("it is over twice");
+            }
+            Line::Ran { keep_ms, .. } => {
+                self.ran = Some(Ran {
+                    place,
+                    before,
+                    keep_for: keep_ms.saturating_mul(1_000_000),
+                });
+                self.over = over(End::Released { held: true });
+            }
+            Line::GaveBack { .. } => self.over = over(End::Released { held: true }),
             Line::Held { .. } | Line::Released { held: true, .. } if self.lost.is_some() => {
                 // This is valid input, and the violation that law M3 finds.
                 self.held_after_lost.get_or_insert(place);

@@ -43,6 +43,10 @@ pub(crate) struct ProcessIncarnation {
     pub(crate) gone: u64,
     /// `true` if another file was the first to report this node.
     pub(crate) is_twin: bool,
+    /// `true` if its voter was seen to vote.
+    pub(crate) has_voted: bool,
+    /// The time at which its voter was seen to may lack marks.
+    pub(crate) may_lack_marks: Option<u64>,
 }
 
 /// The grant of a request.
@@ -59,6 +63,15 @@ pub(crate) struct Tick {
     /// The report of the grant.
     pub(crate) told: Seen,
     pub(crate) ttl: u64,
+}
+
+/// A tick that ran.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ran {
+    pub(crate) place: Place,
+    /// The end of the work, before the tick was marked.
+    pub(crate) before: u64,
+    pub(crate) keep_for: u64,
 }
 
 /// The end of a request.
@@ -91,6 +104,10 @@ pub(crate) struct Request {
     pub(crate) semaphore: Option<(KeyAt, usize)>,
     pub(crate) grant: Option<Grant>,
     pub(crate) tick: Option<Tick>,
+    /// The report that it ran its tick. The begin of its work is its grant.
+    pub(crate) ran: Option<Ran>,
+    /// The epoch with which the tick ran before, and the report.
+    pub(crate) ran_before: Option<(u64, Place)>,
     /// The last instant at which it was certainly held: a guard that is held has been held since
     /// its grant.
     pub(crate) held: Option<Seen>,
@@ -111,6 +128,8 @@ impl Request {
             semaphore: None,
             grant: None,
             tick: None,
+            ran: None,
+            ran_before: None,
             held: None,
             lost: None,
             held_after_lost: None,

@@ -485,6 +485,79 @@ fn wrong_wall_clock_without_grants_is_rejected() {
     assert_eq!(judge(7 * S, false, &cut), Vec::<String>::new());
 }
 
+/// Returns a node that runs a tick from `at` on, marks it at `at + 10`, and keeps it for a second.
+fn ran(node: &str, at: u64, epoch: u64) -> Vec<String> {
+    let (end, told) = (at + 9, at + 11);
+    vec![
+        start(node, 1),
+        asked(0, at - 1).replace("acquire", "once"),
+        format!(r#"{{"event":"attempt","id":0,"at":{at},"epoch":{epoch}}}"#),
+        format!(r#"{{"event":"ran","id":0,"before":{end},"after":{told},"keep_ms":1000}}"#),
+    ]
+}
+
+fn voting(at: u64, may_lack: bool) -> String {
+    format!(r#"{{"event":"voting","at":{at},"votes":true,"may_lack_marks":{may_lack}}}"#)
+}
+
+#[test]
+fn tick_that_runs_twice_is_rejected() {
+    let judge = |at, epoch, third: Vec<String>| {
+        let mut files = [ran("n0", 10, 5), ran("n1", at, epoch), third];
+        for file in &mut files {
+            file.push(voting(2 * S, false));
+        }
+        contradictions(&files)
+    };
+    let other = || vec![start("n2", 2)];
+    let found = judge(30, 6, other());
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("ticks: n0:4 and n1:3: "), "{found:?}");
+    // The keep_for is over.
+    assert_eq!(judge(2 * S, 6, other()), [""; 0]);
+    // A voter may have lacked marks, from then on.
+    let lacks = |at| vec![start("n2", at), voting(at, true)];
+    assert_eq!(judge(30, 6, lacks(25)), [""; 0]);
+    assert_eq!(judge(30, 6, lacks(35)).len(), 1);
+    let found = judge(30, 5, other());
+    assert!(found[0].starts_with("M2"), "{found:?}");
+}
+
+#[test]
+fn attempts_of_a_tick_have_rising_epochs() {
+    let failed = |epoch| {
+        let mut lines = ran("n0", 10, epoch);
+        lines[3] = r#"{"event":"gave_back","id":0,"at":20}"#.to_owned();
+        lines.push(voting(S, false));
+        lines
+    };
+    let judge = |epoch| {
+        let mut second = ran("n1", 30, 6);
+        second.push(voting(S, false));
+        contradictions(&[failed(epoch), second])
+    };
+    assert_eq!(judge(5), [""; 0]);
+    let found = judge(7);
+    assert!(found[0].starts_with("M2"), "{found:?}");
+}
+
+#[test]
+fn tick_that_ran_without_an_attempt_is_rejected() {
+    let judge = |epoch| {
+        let told = format!(r#"{{"event":"already_ran","id":0,"at":40,"epoch":{epoch}}}"#);
+        let second = vec![
+            start("n1", 1),
+            asked(0, 30).replace("acquire", "once"),
+            told,
+        ];
+        contradictions(&[ran("n0", 10, 5), second])
+    };
+    assert_eq!(judge(5), [""; 0]);
+    let found = judge(4);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("ticks: n1:2 and n1:3: "), "{found:?}");
+}
+
 /// Returns a request for a permit of a semaphore that has two.
 fn asked_permit(id: u64, at: u64) -> String {
     asked(id, at).replace(r#""wait_ms""#, r#""permits":2,"wait_ms""#)
