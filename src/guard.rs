@@ -45,6 +45,10 @@ impl Guard {
         }
     }
 
+    pub(crate) fn lease(&self) -> &Arc<Lease> {
+        &self.lease
+    }
+
     /// Returns the key that is locked.
     #[must_use]
     pub fn key(&self) -> &str {

@@ -50,6 +50,7 @@
 //! | one holder of a key | [`Mesh::lock`] |
 //! | a number of holders | [`Mesh::semaphore`] |
 //! | one holder of several keys together | [`Mesh::lock_all`] |
+//! | one leader, which all nodes can watch | [`Mesh::election`] |
 //!
 //! [`acquire`](LockRequest::acquire) waits in a queue. [`try_acquire`](LockRequest::try_acquire)
 //! returns `None` if another claim is granted.
@@ -97,6 +98,7 @@
 
 mod clock;
 mod config;
+mod election;
 mod engine;
 mod error;
 pub mod fence;
@@ -137,6 +139,7 @@ pub mod observe {
 
 pub use clock::{Clock, SystemClock};
 pub use config::{LimitsConfig, MeshBuilder, MeshConfig, Preset, SecretText, TimingConfig};
+pub use election::{Election, Leader, Leadership};
 pub use error::{
     AcquireError, ConfigError, DataDirError, ExtendError, InspectError, LockAllError, MarkError,
     NotReady, OfKey, Reentry, ReleaseError, RotateError, SemaphoreError,

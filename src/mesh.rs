@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{self, AbortHandle, JoinHandle};
 
 use crate::clock::Time;
 use crate::config::{Advertise, Checked, MeshBuilder, Settings};
+use crate::election::{Election, Elections};
 use crate::engine::Engine;
 use crate::engine::driver;
 use crate::error::{AcquireError, ConfigError, ExtendError, InspectError, NotReady, RotateError};
@@ -57,8 +58,9 @@ pub struct Mesh {
 pub(crate) struct Inner {
     pub(crate) engine: Arc<Engine>,
     pub(crate) settings: Settings,
-    id: NodeId,
+    pub(crate) id: NodeId,
     addr: SocketAddr,
+    pub(crate) elections: Elections,
     /// The locks acquired through [`DistributedLock`], which has no guards.
     held: Mutex<Held>,
     leave: watch::Sender<bool>,
@@ -377,6 +379,13 @@ impl Mesh {
         LockAllRequest::new(self, keys)
     }
 
+    /// Returns the election `name` among the nodes of the cluster.
+    ///
+    /// Nothing is sent before [`campaign`](Election::campaign) or [`watch`](Election::watch).
+    pub fn election(&self, name: impl Into<String>) -> Election {
+        Election::new(self.inner.clone(), name.into())
+    }
+
     /// Returns the id of this node.
     #[must_use]
     pub fn id(&self) -> &NodeId {
@@ -535,13 +544,7 @@ impl Mesh {
     pub async fn inspect(&self, key: impl AsRef<str>) -> Result<Inspection, InspectError> {
         let key = Key::new(key)?;
         let patience = self.inner.settings.try_timeout;
-        let notified = self.inner.engine.with(|core, now| {
-            if core.is_shut_down {
-                return None;
-            }
-            let id = core.node.inspect(now, &key, patience);
-            Some(core.expect_inspection(id))
-        });
+        let notified = self.inner.inspection(&key, patience);
         let notified = notified.ok_or(InspectError::ShutDown)?.await;
         let inspection = notified.map_err(|_| InspectError::ShutDown)?;
         let (answered, voters) = (inspection.answered, inspection.voters);
@@ -628,11 +631,28 @@ impl Inner {
             engine,
             settings,
             addr,
+            elections: Elections::default(),
             held: Mutex::new(Held::default()),
             leave,
             runtime: Handle::current(),
             id,
         }
+    }
+
+    /// Begins an inspection, which ends after `patience` at the latest. Returns `None` if the mesh
+    /// is shutting down or has shut down.
+    pub(crate) fn inspection(
+        &self,
+        key: &Key,
+        patience: Duration,
+    ) -> Option<oneshot::Receiver<Inspection>> {
+        self.engine.with(|core, now| {
+            if core.is_shut_down {
+                return None;
+            }
+            let id = core.node.inspect(now, key, patience);
+            Some(core.expect_inspection(id))
+        })
     }
 
     /// Waits until all tasks have ended. Returns `None` at once if this is not the first call.

@@ -192,11 +192,13 @@ pub enum LockKind {
     Semaphore,
     /// One of [several keys](crate::Mesh::lock_all).
     LockAll,
+    /// The lock of the leader of an [election](crate::Mesh::election).
+    Election,
 }
 
 impl LockKind {
     /// All kinds.
-    pub const ALL: [Self; 3] = [Self::Lock, Self::Semaphore, Self::LockAll];
+    pub const ALL: [Self; 4] = [Self::Lock, Self::Semaphore, Self::LockAll, Self::Election];
 
     /// Returns the value of the label.
     #[must_use]
@@ -205,6 +207,7 @@ impl LockKind {
             Self::Lock => "lock",
             Self::Semaphore => "semaphore",
             Self::LockAll => "lock_all",
+            Self::Election => "election",
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Traits of the public types that users rely on.
 
 use lockmesh::{
-    AcquireError, ClusterSecret, ConfigError, Epoch, Guard, Guards, Health, LockAllError,
-    LockAllRequest, LockRequest, Mesh, MeshBuilder, SemaphoreError, SemaphoreRequest, Status,
-    SystemClock, UdpTransport, observe::Observer,
+    AcquireError, ClusterSecret, ConfigError, Election, Epoch, Guard, Guards, Health, Leader,
+    Leadership, LockAllError, LockAllRequest, LockRequest, Mesh, MeshBuilder, SemaphoreError,
+    SemaphoreRequest, Status, SystemClock, UdpTransport, observe::Observer,
 };
 
 fn is_send_sync<T: Send + Sync + 'static>() {}
@@ -17,6 +17,9 @@ fn public_types_are_send_and_sync() {
     is_send_sync::<Guard>();
     is_send_sync::<Guards>();
     is_send_sync::<LockRequest>();
+    is_send_sync::<Election>();
+    is_send_sync::<Leader>();
+    is_send_sync::<Leadership>();
     is_send_sync::<LockAllRequest>();
     is_send_sync::<SemaphoreRequest>();
     is_send_sync::<Status>();
@@ -52,6 +55,12 @@ async fn futures_of_the_interface_are_send() {
     is_send(semaphore.clone().try_acquire());
     is_send(semaphore.clone().acquire_many(2));
     is_send(semaphore.try_acquire_many(2));
+    let election = mesh.election("e");
+    is_send(election.try_campaign());
+    let leadership = election.campaign().await.unwrap();
+    is_send(leadership.lost());
+    is_send(leadership.run(async {}));
+    is_send(leadership.resign());
     is_send(mesh.lock_all(["a"]).try_acquire());
     let guards = mesh.lock_all(["a"]).acquire().await.unwrap();
     is_send(guards.lost());

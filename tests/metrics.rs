@@ -273,14 +273,16 @@ async fn losses(mesh: &Mesh, metrics: &Metrics) {
         .await;
 }
 
-/// A semaphore, several keys, and a request that gives another number of permits.
+/// A semaphore, several keys, an election, and a request that gives another number of permits.
 async fn kinds(mesh: &Mesh, log: &Log, metrics: &Metrics) {
     let count = "lockmesh_held_seconds_count";
-    for kind in ["node=n0,kind=semaphore", "node=n0,kind=lock_all"] {
-        assert_eq!(metrics.get(count, kind), 0.0);
+    for kind in ["semaphore", "lock_all", "election"].map(|it| format!("node=n0,kind={it}")) {
+        assert_eq!(metrics.get(count, &kind), 0.0);
     }
     drop(mesh.lock_all(["x", "y"]).await.unwrap());
     metrics.reaches(count, "node=n0,kind=lock_all", 2.0).await;
+    drop(mesh.election("jobs").campaign().await.unwrap());
+    metrics.reaches(count, "node=n0,kind=election", 1.0).await;
     let permits = mesh.semaphore("pool", 2).acquire_many(2).await.unwrap();
     let fewer = tokio::spawn(mesh.semaphore("pool", 1).acquire());
     let warning = [

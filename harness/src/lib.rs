@@ -4,8 +4,8 @@
 //! test needs no trait of its own: write it against `Mesh` or
 //! [`DistributedLock`](lockmesh::DistributedLock), and pass it one of these.
 //!
-//! - [`InMemoryLocks`]: no network, no gossip and no start to wait for. Semaphores and several keys
-//!   are those of production, too. Leases run by tokio's
+//! - [`InMemoryLocks`]: no network, no gossip and no start to wait for. Semaphores, several keys
+//!   and elections are those of production, too. Leases run by tokio's
 //!   clock: with `#[tokio::test(start_paused = true)]`, a test of one hour takes a moment. Use it
 //!   for unit tests.
 //! - [`LocalMesh`]: real nodes over UDP on loopback. Links can be cut and disturbed; nodes can be

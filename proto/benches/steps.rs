@@ -43,6 +43,14 @@ mod whole {
         bencher.bench_local(|| cycles.uncontended(&keys, 1));
     }
 
+    /// As a watcher of an election does: one datagram to the other voter, and one back.
+    #[divan::bench]
+    fn inspect_at_one_other_voter(bencher: Bencher<'_, '_>) {
+        let (mut cycles, key) = (Cycles::new(2), key(0));
+        cycles.claim(0, &key);
+        bencher.bench_local(|| cycles.inspect(0, &key));
+    }
+
     #[divan::bench]
     fn hand_over(bencher: Bencher<'_, '_>) {
         let mut contended = Contended::new(3);

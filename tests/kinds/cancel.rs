@@ -43,6 +43,8 @@ async fn all_is_free(mesh: &Mesh) {
     let permits = mesh.semaphore("pool", PERMITS).acquire_timeout(SOON);
     drop(permits.acquire_many(PERMITS).await.unwrap());
     drop(mesh.lock_all(KEYS).acquire_timeout(SOON).await.unwrap());
+    let election = mesh.election("jobs").acquire_timeout(SOON);
+    drop(election.campaign().await.unwrap());
 }
 
 /// Drops the future of `start` after each number of polls, until it completes. Meanwhile another
@@ -122,6 +124,31 @@ async fn keys_are_never_half_locked_when_dropped() {
     for taken in [&[][..], &["a"], &["b"], &["c", "a"], &["c", "b", "a"]] {
         cancel_at_each_await(taken, of!(b => b.lock_all(KEYS).acquire())).await;
         cancel_at_each_await(taken, of!(b => b.lock_all(KEYS).try_acquire())).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn campaign_leaves_nothing_when_dropped() {
+    let jobs = |mesh: &Mesh| mesh.election("jobs").ttl(Duration::from_secs(3));
+    for taken in [&[][..], &["jobs#leader"]] {
+        cancel_at_each_await(taken, |b: &Mesh| {
+            let jobs = jobs(b);
+            Box::pin(async move { drop(jobs.campaign().await.unwrap()) })
+        })
+        .await;
+        cancel_at_each_await(taken, |b: &Mesh| {
+            let jobs = jobs(b);
+            Box::pin(async move { drop(jobs.try_campaign().await.unwrap()) })
+        })
+        .await;
+        cancel_at_each_await(taken, |b: &Mesh| {
+            let jobs = jobs(b);
+            Box::pin(async move {
+                let leadership = jobs.campaign().await.unwrap();
+                leadership.resign().await.unwrap();
+            })
+        })
+        .await;
     }
 }
 

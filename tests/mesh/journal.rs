@@ -253,7 +253,11 @@ async fn unusable_journals_are_refused() {
     let mut newer = bytes.clone();
     newer[8] = 3;
     fs::write(&file, newer).unwrap();
-    is_refused(single(&dir), "its format is 2, and this version reads 1").await;
+    is_refused(
+        single(&dir),
+        "its format is 3, and this version reads 1 and 2",
+    )
+    .await;
     fs::write(&file, "the diary of a lock").unwrap();
     is_refused(single(&dir), "it is not a journal of lockmesh").await;
     // No refusal has changed the file.

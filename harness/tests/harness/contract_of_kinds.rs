@@ -1,12 +1,12 @@
-//! The contract of semaphores and of several keys, tested over each backend.
+//! The contract of semaphores, of several keys and of elections, tested over each backend.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lockmesh::{
-    AcquireError, Guard, LOCK_ALL_KEYS_MAX, LeaseLost, LockAllError, Mesh, OfKey, PERMITS_MAX,
-    ReleaseError, SemaphoreError,
+    AcquireError, Guard, LOCK_ALL_KEYS_MAX, Leader, LeaseLost, LockAllError, Mesh, OfKey,
+    PERMITS_MAX, ReleaseError, SemaphoreError,
 };
 use tokio::time::Instant;
 
@@ -34,6 +34,9 @@ over_all_backends! {
     lock_all_rejects_its_keys,
     guards_of_all_keys_act_as_one,
     reentry_is_told_and_denied,
+    election_has_one_leader_at_a_time,
+    election_is_watched_by_every_node,
+    dropped_campaign_leaves_nothing,
 }
 
 /// Waits until none of the nodes holds or awaits a lock.
@@ -441,4 +444,74 @@ async fn reentry_is_told_and_denied(Backend { a, b, _all }: Backend) {
     let again = within("the key", a.lock("k").deny_reentry().acquire()).await;
     drop(again.unwrap());
     nothing_is_left(&[&a, &b]).await;
+}
+
+async fn election_has_one_leader_at_a_time(Backend { a, b, .. }: Backend) {
+    let jobs = |mesh: &Mesh| mesh.election("jobs").ttl(LONG);
+    let leadership = jobs(&a).campaign().await.unwrap();
+    assert!(leadership.is_held());
+    assert_eq!(leadership.guard().key(), "jobs#leader");
+    assert!(jobs(&b).try_campaign().await.unwrap().is_none());
+    let patience = Duration::from_millis(200);
+    let late = jobs(&b).acquire_timeout(patience).campaign().await;
+    assert!(matches!(late, Err(AcquireError::TimedOut { .. })));
+    // A lock of the same name is another.
+    drop(b.lock("jobs").try_acquire().await.unwrap().unwrap());
+    let election = jobs(&b);
+    let next = tokio::spawn(async move { election.campaign().await });
+    waits_for(&a, "jobs#leader", 1).await;
+    assert_eq!(leadership.run(async { 7 }).await, Ok(7));
+    let (began, epoch) = (Instant::now(), leadership.epoch());
+    leadership.resign().await.unwrap();
+    let next = within("the next leader", next).await.unwrap().unwrap();
+    assert!(next.epoch() > epoch && began.elapsed() < LONG);
+    // A drop ends it as well.
+    drop(next);
+    let last = within("a leader", jobs(&a).campaign()).await.unwrap();
+    assert!(began.elapsed() < LONG, "no lease was waited for");
+    let guard = last.into_guard();
+    assert!(guard.is_held());
+    drop(guard);
+    nothing_is_left(&[&a, &b]).await;
+}
+
+async fn election_is_watched_by_every_node(Backend { a, b, .. }: Backend) {
+    let jobs = |mesh: &Mesh| mesh.election("jobs").ttl(LONG);
+    let mut watches = [&a, &b, &b].map(|mesh| jobs(mesh).watch().unwrap());
+    for leads in [&a, &b] {
+        let leadership = jobs(leads).campaign().await.unwrap();
+        for watch in &mut watches {
+            let is_known =
+                |leader: &Leader| leader.known() == Some((leads.id(), leadership.epoch()));
+            within("the leader", watch.wait_for(is_known))
+                .await
+                .unwrap();
+        }
+        leadership.resign().await.unwrap();
+        for watch in &mut watches {
+            let is_none = watch.wait_for(|leader| *leader == Leader::None);
+            within("no leader", is_none).await.unwrap();
+        }
+    }
+    b.shutdown().await;
+    let end = async { while watches[1].changed().await.is_ok() {} };
+    within("the end", end).await;
+    assert_eq!(*watches[2].borrow(), Leader::Unknown);
+}
+
+async fn dropped_campaign_leaves_nothing(Backend { a, b, .. }: Backend) {
+    let leadership = a.election("jobs").ttl(LONG).campaign().await.unwrap();
+    let election = b.election("jobs").ttl(LONG);
+    let waiting = tokio::spawn(async move { election.campaign().await });
+    waits_for(&a, "jobs#leader", 1).await;
+    waiting.abort();
+    assert!(waiting.await.unwrap_err().is_cancelled());
+    waits_for(&a, "jobs#leader", 0).await;
+    drop(leadership);
+    nothing_is_left(&[&a, &b]).await;
+    drop(
+        within("a leader", b.election("jobs").campaign())
+            .await
+            .unwrap(),
+    );
 }

@@ -71,6 +71,14 @@ impl Cycles {
         assert_eq!(self.grants - before, cycles);
     }
 
+    /// Asks the voters of a key for its holder, and delivers all datagrams.
+    #[allow(dead_code, reason = "only the bench of time counts inspections")]
+    pub(crate) fn inspect(&mut self, node: usize, key: &Key) {
+        self.cluster.run_for(STEP);
+        self.cluster.with(node, |it, now| it.inspect(now, key, TTL));
+        self.settle();
+    }
+
     fn settle(&mut self) {
         self.cluster.settle();
         let events = self.cluster.log.drain(..);

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use lockmesh::{
-    AcquireError, ClusterError, DistributedLock, Guard, Guards, LockAllError, Mesh, MeshBuilder,
-    OnceError, Outcome, SemaphoreError,
+    AcquireError, ClusterError, DistributedLock, Guard, Guards, Leadership, LockAllError, Mesh,
+    MeshBuilder, OnceError, Outcome, SemaphoreError,
 };
 use lockmesh_cli::Overrides;
 use lockmesh_cli::node::{self, Signals};
@@ -36,6 +36,9 @@ const WITHDRAW_WITHIN_MS: u64 = 100;
 /// The semaphore, and its number of permits.
 const SEMAPHORE: &str = "pool";
 const PERMITS: usize = 3;
+/// The election, and the key that its leader holds.
+const ELECTION: &str = "jobs";
+const LEADER: &str = "jobs#leader";
 /// The longest time that a request waits for several locks together.
 const TOGETHER_AT_MOST: Duration = Duration::from_secs(3);
 
@@ -65,7 +68,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     wall_offset_ms: i64,
     /// Number of keys, named k0 and up. With the mix `everything` there are as many named s0 and up,
-    /// of which several are locked together, and a semaphore.
+    /// of which several are locked together, a semaphore and an election.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     keys: u32,
     /// Number of tasks that request them.
@@ -108,7 +111,7 @@ fn span(text: &str) -> Result<Span, String> {
 /// The requests that the tasks make.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
 enum Mix {
-    /// Every act, on single keys, on a semaphore and on several keys together.
+    /// Every act, on single keys, on a semaphore, on several keys together and in an election.
     Everything,
     /// Acquire, hold, release.
     Hold,
@@ -143,6 +146,8 @@ enum Target {
     Permits(usize),
     /// Several keys together, in order.
     All(Vec<String>),
+    /// The leadership of an election.
+    Election,
 }
 
 /// The reason why a request failed.
@@ -211,6 +216,14 @@ async fn request(
                 true => request.try_acquire().await?,
                 false => Some(request.acquire().await?),
             })
+        }
+        (Target::Election, _) => {
+            let election = mesh.election(ELECTION).acquire_timeout(wait);
+            let leadership = match is_try {
+                true => election.try_campaign().await?,
+                false => Some(election.campaign().await?),
+            };
+            one(leadership.map(Leadership::into_guard))
         }
     })
 }
@@ -403,15 +416,17 @@ impl Task {
     }
 
     /// Returns what a request is for.
-    fn target(&mut self) -> Target {
+    fn target(&mut self, act: Act) -> Target {
         let keys = self.args.keys;
         let number = self.rng.random_range(0..keys);
         if self.args.mix != Mix::Everything {
             return Target::Key(format!("k{number}"));
         }
         match self.rng.random_range(0..100) {
-            0..70 => Target::Key(format!("k{number}")),
-            70..75 => Target::Key(format!("s{number}")),
+            0..65 => Target::Key(format!("k{number}")),
+            // A leadership that is not renewed does not exist.
+            65..70 if act != Act::Lapse => Target::Election,
+            65..75 => Target::Key(format!("s{number}")),
             75..85 => Target::Permit,
             85..90 => Target::Permits(self.rng.random_range(2..=PERMITS)),
             _ => {
@@ -433,10 +448,11 @@ impl Task {
             Target::Permit => (vec![SEMAPHORE.to_owned()], Some(PERMITS)),
             Target::Permits(wanted) => (vec![SEMAPHORE.to_owned(); *wanted], Some(PERMITS)),
             Target::All(keys) => (keys.clone(), None),
+            Target::Election => (vec![LEADER.to_owned()], None),
         };
         let how = match target {
             _ if act == Act::Try => How::Try,
-            Target::Key(_) | Target::Permit => How::Acquire,
+            Target::Key(_) | Target::Permit | Target::Election => How::Acquire,
             Target::Permits(_) | Target::All(_) => How::Together,
         };
         let ask = |key| {
@@ -456,12 +472,12 @@ impl Task {
 
     /// Requests locks and uses them according to `act`.
     async fn once(&mut self, act: Act) {
-        let target = self.target();
+        let target = self.target(act);
         let wait = self.within(self.args.acquire_timeout_ms);
         let wait = match target {
             // While it waits for one, others wait for those that it has.
             Target::Permits(_) | Target::All(_) => wait.min(TOGETHER_AT_MOST),
-            Target::Key(_) | Target::Permit => wait,
+            Target::Key(_) | Target::Permit | Target::Election => wait,
         };
         let ids = self.asks(&target, act, wait);
         if let Some(guards) = self.ask(&ids, act, target, wait).await {
@@ -473,7 +489,7 @@ impl Task {
     /// Takes a lock as a job does that runs once in each TTL.
     async fn tick(&mut self) {
         let ttl_ms = millis(self.within(self.args.hold_ms));
-        let target = self.target();
+        let target = self.target(Act::Try);
         let ids = self.asks(&target, Act::Try, Duration::ZERO);
         let (Target::Key(key), &[id]) = (&target, &ids[..]) else {
             return;
