@@ -580,6 +580,7 @@ mod tests {
             }),
             Obstacle::WallClock(WallClock::Skewed { ahead_ms: -9 }),
             Obstacle::WallClock(WallClock::Disputed { by_ms: 9 }),
+            Obstacle::MarksLost,
             Obstacle::LeansOnWallClock {
                 answers: 1,
                 knows_clocks: true,

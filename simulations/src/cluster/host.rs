@@ -23,6 +23,8 @@ pub(crate) struct Ongoing {
     pub(crate) until: Option<Instant>,
     /// `true` if its lease renews itself.
     pub(crate) renews: bool,
+    /// `true` if its lease outlives its process.
+    pub(crate) outlives: bool,
     /// The true time of its grant and the initial length of its lease, in nanoseconds.
     pub(crate) granted: Option<(u64, u64)>,
     /// Its deadline by the node's clock, which ends with the grant.
@@ -86,6 +88,8 @@ pub(crate) struct Host {
     /// The disk with its journal, if it keeps one.
     pub(crate) disk: Option<HostDisk>,
     pub(crate) process: Option<Process>,
+    /// The leases that outlive a process that ended or leaves, and their ends by this clock.
+    pub(crate) left: Vec<(RequestId, Instant)>,
     /// The last process whose voter had its memory.
     pub(crate) last_voter: Option<LastVoter>,
     /// The number of voters with which its last process left its memory.
@@ -128,6 +132,7 @@ impl Host {
             clock,
             disk: None,
             process: None,
+            left: Vec::new(),
             last_voter: None,
             keepers: 0,
             version: PROTOCOL_VERSION,

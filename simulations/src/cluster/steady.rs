@@ -101,10 +101,16 @@ impl World {
     }
 
     pub(crate) fn links_steady_since(&self, one: HostAt, other: HostAt) -> Option<u64> {
-        let hosts = self.hosts.len();
+        // What a node sends to itself takes no link.
         if one == other {
             return Some(0);
         }
+        self.ways_steady_since(one, other)
+    }
+
+    /// Like [`Self::links_steady_since`], also between two processes on the links of one host.
+    pub(crate) fn ways_steady_since(&self, one: HostAt, other: HostAt) -> Option<u64> {
+        let hosts = self.hosts.len();
         let both = [(one, other), (other, one)];
         let is_steady = both.iter().all(|(a, b)| self.network.is_steady(*a, *b));
         let since = both.map(|(a, b)| self.steady.links[a * hosts + b]);

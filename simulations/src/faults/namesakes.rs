@@ -407,7 +407,7 @@ impl World {
         let started = base.started_at.max(it.started_at);
         let received_both = (0..self.settings.members).filter_map(|peer| {
             let (one, other) = (it.received.get(&peer)?, it.received_other.get(&peer)?);
-            let links = [of, on].map(|host| self.links_steady_since(host, peer));
+            let links = [of, on].map(|host| self.ways_steady_since(host, peer));
             let links = links[0]?.max(links[1]?);
             let is_one = peer != of && !self.hosts[peer].had_namesake;
             let received = (*one).max(*other).max(links);

@@ -36,6 +36,14 @@ impl Outliving {
                 }
                 None
             }
+            // Its process is over or leaves, and the clock of its host changed its rate.
+            Fact::Until { request, until } if !history.open.contains_key(request) => {
+                let mut ends = self.granted.values_mut();
+                if let Some((_, end)) = ends.find(|(other, _)| other == request) {
+                    *end = *until;
+                }
+                None
+            }
             Fact::Granted { request, until, .. } | Fact::Until { request, until } => {
                 let key = history.open.get(request)?.key;
                 let earlier = self.granted.get(&key).copied();
@@ -60,6 +68,32 @@ impl Outliving {
 mod tests {
     use super::super::forged::*;
     use super::*;
+
+    /// The clock of the host changes its rate once the process is over, and the end moves to `end`.
+    #[test]
+    fn changed_rate_moves_the_end_of_a_lease_that_was_left() {
+        for (end, next_at, count) in [(40, 41, 0), (40, 39, 1), (60, 55, 1)] {
+            let tick = Fact::Asked {
+                request: RequestId(1),
+                host: 0,
+                key: 0,
+                outlives: true,
+            };
+            let moved = Fact::Until {
+                request: RequestId(1),
+                until: end,
+            };
+            let facts = [
+                (0, tick),
+                (1, granted(1, 10, 50)),
+                (20, over(1, End::ShutDown)),
+                (21, moved),
+                (22, asked(2, 1)),
+                (next_at, granted(2, 11, 90)),
+            ];
+            assert_eq!(rejected(law(), terms(), &facts), count);
+        }
+    }
 
     fn judged(outlives: bool, end: Option<End>, next_at: u64) -> usize {
         let tick = Fact::Asked {

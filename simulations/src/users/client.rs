@@ -135,6 +135,7 @@ impl World {
             epoch: 0,
             until: None,
             renews: wish.renews,
+            outlives: wish.outlives,
             granted: None,
             deadline,
             span: Duration::from_nanos(wish.ttl),

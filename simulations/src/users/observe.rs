@@ -80,6 +80,11 @@ impl World {
         if how == End::Lost {
             self.see_lapse(host, &ongoing);
         }
+        if let (End::Crashed | End::ShutDown, true, Some(until)) =
+            (how, ongoing.outlives, ongoing.until)
+        {
+            self.hosts[host].left.push((ongoing.request, until));
+        }
         match how {
             End::Lost => self.note(Counted::Lost, host),
             End::Denied => self.note(Counted::Denied, host),
@@ -365,13 +370,11 @@ impl World {
     /// Moves the true ends of a host's leases after its clock changed its rate.
     pub(crate) fn see_new_pace(&mut self, host: HostAt) {
         let now = self.hosts[host].clock.now(self.time);
-        let Some(process) = self.hosts[host].process.as_ref() else {
-            return;
-        };
-        let leases: Vec<(RequestId, Instant)> = process
-            .requests
-            .values()
+        let machine = &self.hosts[host];
+        let requests = machine.process.iter().flat_map(|it| it.requests.values());
+        let leases: Vec<(RequestId, Instant)> = requests
             .filter_map(|ongoing| Some((ongoing.request, ongoing.until?)))
+            .chain(machine.left.iter().copied())
             // A lease that ended while its process was paused keeps its end.
             .filter(|(_, until)| *until > now.mono)
             .collect();
