@@ -104,7 +104,7 @@ impl Mesh {
     /// time, not the present one.
     ///
     /// Nothing is sent before [`run`](OnceRequest::run) or [`try_run`](OnceRequest::try_run). The key
-    /// of the lock is `JOB@TICK`. All voters must be of a version that has marks (0.2); older ones do
+    /// of the lock is `JOB@TICK`. All voters must read version 2 of the protocol; older ones do
     /// not vote for ticks.
     ///
     /// # Examples

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use lockmesh::status::VoterLimits;
+use lockmesh::status::{RefuseReason, VoterLimits};
 use lockmesh::{AcquireError, Durability, Epoch, MarkError, Mesh, OnceError, Outcome};
 use lockmesh_harness::{InMemoryLocks, LocalMesh};
 
@@ -355,8 +355,12 @@ async fn full_voters_are_an_error() {
             .await;
         assert_eq!(ran, Ok(Outcome::Ran(())));
     }
-    let said = node.once("job", 2).run(async |_| ()).await;
-    assert_eq!(said, Err(OnceError::NotMarked(MarkError::Full)));
+    // It is refused before the work, which could not be marked.
+    let said = node.once("job", 2).run(async |_| panic!("it runs")).await;
+    let Err(OnceError::Acquire(AcquireError::TimedOut { answers, .. })) = said else {
+        panic!("{said:?}");
+    };
+    assert_eq!(answers.reason, Some(RefuseReason::Limit));
     tokio::time::sleep(KEEP * 2).await;
     let ran = node.once("job", 2).run(async |_| ()).await;
     assert_eq!(ran, Ok(Outcome::Ran(())));
