@@ -450,7 +450,7 @@ impl Follower {
     async fn until_shut_down(&self) {
         let mut changes = self.seen.own.subscribe();
         let mut valid_until = None;
-        // So that watchers which begin together do not ask together for ever.
+        // Watchers that begin together do not go on asking together.
         let mut longest = LOOK_EVERY.mul_f64(rand::random()).max(LOOK_EVERY_MIN);
         loop {
             let own = changes.borrow_and_update().clone();
