@@ -337,12 +337,16 @@ impl Running {
             filter: filter.clone(),
             received: received.clone(),
         };
-        let version = (PROTOCOL.to_owned(), PROTOCOL_VERSION.to_string());
-        let handle = spawn_chitchat(config, vec![version], &transport).await;
+        let handle = spawn_chitchat(config, Vec::new(), &transport).await;
         let handle = handle.map_err(|error| error.to_string())?;
         if let Some(said) = said {
             handle.with_chitchat(|chitchat| said.go_on(chitchat)).await;
         }
+        // Only now: a run that was restarted has no state that is older than that of the last one.
+        let say = |chitchat: &mut Chitchat| {
+            chitchat.self_node_state().set(PROTOCOL, PROTOCOL_VERSION);
+        };
+        handle.with_chitchat(say).await;
         Ok(Self {
             handle,
             filter,

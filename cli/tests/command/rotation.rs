@@ -169,11 +169,11 @@ fn hangup_of_plaintext_node_changes_nothing() {
     let mut command = lockmesh(&["node", "--data-dir", "", "--config"]);
     let (child, mut log, _) = says(" ready node=", command.arg(&config));
     hang_up(&child);
-    fs::write(
-        &config,
-        text.replace("insecure_plaintext = true", "secret = \"AA\""),
-    )
-    .unwrap();
+    // At once: the node may read the file now, for the first signal.
+    let next = config.with_extension("next");
+    let text = text.replace("insecure_plaintext = true", "secret = \"AA\"");
+    fs::write(&next, text).unwrap();
+    fs::rename(&next, &config).unwrap();
     hang_up(&child);
     let said = log.until("the secrets are not replaced");
     assert!(
