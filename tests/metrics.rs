@@ -281,7 +281,11 @@ async fn kinds(mesh: &Mesh, log: &Log, metrics: &Metrics) {
     }
     drop(mesh.lock_all(["x", "y"]).await.unwrap());
     metrics.reaches(count, "node=n0,kind=lock_all", 2.0).await;
-    drop(mesh.election("jobs").campaign().await.unwrap());
+    let mut leader = mesh.election("jobs").watch().unwrap();
+    let leadership = mesh.election("jobs").campaign().await.unwrap();
+    let known = tokio::time::timeout(PATIENCE, leader.wait_for(|it| it.known().is_some())).await;
+    known.expect("a leader in time").unwrap();
+    drop(leadership);
     metrics.reaches(count, "node=n0,kind=election", 1.0).await;
     let permits = mesh.semaphore("pool", 2).acquire_many(2).await.unwrap();
     let fewer = tokio::spawn(mesh.semaphore("pool", 1).acquire());
