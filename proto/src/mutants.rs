@@ -232,8 +232,6 @@ mutants! {
     DoneIgnored,
     /// A mark that one voter fewer than a quorum has counts.
     OneMarkFewer,
-    /// A voter takes a mark of a claim that does not have its vote.
-    MarkWithoutVote,
     /// The queue of a key stays when it is marked.
     MarkedQueueServed,
     /// The marks of a journal or of a handover are not restored.

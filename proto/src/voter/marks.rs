@@ -298,7 +298,7 @@ impl Voter {
             return;
         };
         let vote = &self.slots[at].vote;
-        if vote.claim != msg.claim && !mistaken!(MarkWithoutVote) {
+        if vote.claim != msg.claim {
             return;
         }
         let span = kept_for(&cx.timing, msg.keep_for);
