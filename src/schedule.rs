@@ -18,8 +18,6 @@ use cron::CronTimes;
 
 /// The shortest interval between two ticks.
 const PERIOD_MIN: Duration = Duration::from_secs(1);
-/// The longest interval: a thousand years.
-const PERIOD_MAX: Duration = Duration::from_secs(1_000 * 366 * 24 * 60 * 60);
 /// The longest sleep before the wall clock is read again, since it may be set.
 const SLEEP_MAX: Duration = Duration::from_secs(10);
 /// A tick is missed if it is older than this, in seconds: timers are late on a busy machine.
@@ -151,7 +149,7 @@ impl Schedule {
     /// # Errors
     /// [`ScheduleError::Period`] if `period` is shorter than a second, or no whole number of seconds.
     pub fn every(period: Duration) -> Result<Self, ScheduleError> {
-        if period < PERIOD_MIN || period > PERIOD_MAX || period.subsec_nanos() > 0 {
+        if period < PERIOD_MIN || period.subsec_nanos() > 0 {
             return Err(ScheduleError::Period { period });
         }
         Ok(Self::new(Times::Every(period.as_secs())))
