@@ -1030,3 +1030,48 @@ fn claim_waits_for_voters_that_read_marks() {
     let said = asker.lives(2_000, |_, _| None);
     assert!(said[0].1.starts_with("Granted"), "{said:?}");
 }
+
+/// A lease of a quorum is no new grant, so a voter that reads marks renews it.
+#[test]
+fn reading_voter_votes_for_granted_once_claims() {
+    let (mut booth, _) = in_reading(3, 3);
+    let now = QUARANTINE_MS + 1;
+    assert_eq!(booth.hears_once(now, &late("b", now)), ["b Refuse Marks"]);
+    let held = granted(late("a", now));
+    assert_eq!(
+        booth.hears_once(now, &held),
+        [format!("a Vote {now}+10000")]
+    );
+}
+
+/// Its work would be done, and could not be marked.
+#[test]
+fn full_voter_refuses_once_claims_until_a_mark_ends() {
+    let mut booth = Booth::with(VoterLimits {
+        marks_max: 1,
+        ..VoterLimits::default()
+    });
+    booth.marks(0, "first");
+    assert_eq!(booth.hears_once(1, &claim("b", 6, 1)), ["b Refuse Limit"]);
+    assert_eq!(booth.hears(1, &claim("c", 7, 1)), ["c Vote 1+10000"]);
+    let end = KEPT_MS;
+    let other = Claim {
+        key: named("other"),
+        ..claim("b", 8, end)
+    };
+    assert_eq!(
+        booth.hears_once(end, &other),
+        [format!("b Vote {end}+10000")]
+    );
+}
+
+/// The mark of the first voter has ended when the second voter answers.
+#[test]
+fn answer_counts_no_longer_than_its_mark_lasts() {
+    let mut asker = holding(Asker::request());
+    asker.begins_mark(200, 1_000);
+    asker.hears(210, "v1", marked_by(200, true));
+    let said = asker.lives(1_400, |_, _| None);
+    let (last, _) = said.last().unwrap();
+    assert_eq!(asker.hears(1_400, "v2", marked_by(*last, true)), NOTHING);
+}

@@ -375,3 +375,25 @@ proptest! {
         }
     }
 }
+
+/// A voter that cannot write its journal answers claims with a refusal, so it does not vote.
+#[test]
+fn voter_that_refuses_all_claims_does_not_count_as_voting() {
+    let mut node = node(1, Seal::insecure_plaintext());
+    let mut peer = Seal::insecure_plaintext();
+    let mut voting = |node: &mut Node| {
+        let mut surveyor =
+            Surveyor::new("c", [addr()], Wanted::Overview, Duration::from_secs(1), 9);
+        while let Some((_, question)) = surveyor.poll(NOW.mono) {
+            let bytes = question.seal(&mut peer);
+            let body = answer_to(node, &mut peer, &bytes).unwrap();
+            surveyor
+                .handle_answer(Answer::from_body(&body).unwrap())
+                .unwrap();
+        }
+        surveyor.conclude().unwrap().voting()
+    };
+    assert_eq!(voting(&mut node), 1);
+    node.persist_failed(NOW);
+    assert_eq!(voting(&mut node), 0);
+}
