@@ -179,7 +179,7 @@ metrics! {
 /// | `silent` | Fewer than a quorum answered. |
 pub const TIMEOUT_REASONS: [&str; 3] = ["contended", "refused", "silent"];
 
-/// What a lock is for: the label `kind` of [`HELD_SECONDS`].
+/// The purpose of a lock: the label `kind` of [`HELD_SECONDS`].
 ///
 /// [`LockRequest::kind`](crate::LockRequest::kind) sets it.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

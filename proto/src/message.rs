@@ -395,13 +395,13 @@ pub struct MarksPage {
     pub after: Option<Key>,
     /// The next marks.
     pub marks: Vec<MarkEntry>,
-    /// What follows.
+    /// The end of the page: whether more pages follow, and how.
     pub end: PageEnd,
     /// `true` if the voter has all marks that it must know.
     pub is_whole: bool,
 }
 
-/// What follows a [`MarksPage`].
+/// The end of a [`MarksPage`]: whether more pages follow, and how.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub enum PageEnd {
     /// Another page, without a query.

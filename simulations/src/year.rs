@@ -50,7 +50,7 @@ enum Action {
     Heal,
 }
 
-/// What happened to a tick.
+/// The outcomes of the requests for a tick.
 #[derive(Debug, Default)]
 struct Told {
     /// The number of attempts, and of those that were told that the tick is marked.

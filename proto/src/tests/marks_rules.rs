@@ -68,7 +68,7 @@ impl Booth {
         assert!(self.voter.is_marked(at(at_ms), &named(name)), "{name}");
     }
 
-    /// Answers a query for its marks.
+    /// Returns the pages with which it replies to a query.
     fn pages(&self, at_ms: u64, query: &MarksQuery) -> Vec<MarksPage> {
         let mut out = Effects::default();
         self.voter

@@ -523,7 +523,7 @@ impl Voter {
         self.marks.of(now, key).is_some()
     }
 
-    /// Answers a claim for a marked key, and returns `true`, unless the claim has the vote.
+    /// Sends `Done` to a claim for a marked key. Returns `true` if the key is marked.
     pub(super) fn answer_done(&self, cx: &mut VoterCtx<'_>, key: &Key, claim: &ClaimId) -> bool {
         if mistaken!(DoneIgnored) {
             return false;
