@@ -77,7 +77,7 @@
 //!
 //! | feature | default | adds |
 //! | --- | --- | --- |
-//! | `cron` | no | [`Schedule::cron`]: ticks of a cron expression, by the crate `croner` |
+//! | `cron` | no | `Schedule::cron`: ticks of a cron expression, by the crate `croner` |
 //! | `ranvier` | no | `ranvier_core::cluster::DistributedLock` for [`Mesh`]; it needs Rust 1.93 |
 //! | `tower` | no | `fence::http`, a layer that checks the epochs of requests |
 //!
