@@ -14,15 +14,17 @@ use thiserror::Error;
 pub const NODE_ID_BYTES_MAX: usize = 64;
 /// The longest [`Key`], in bytes.
 pub const KEY_BYTES_MAX: usize = 256;
+/// The longest [`Note`], in bytes.
+pub const NOTE_BYTES_MAX: usize = 128;
 
-/// An invalid node id or key.
+/// An invalid node id, key or note.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 #[non_exhaustive]
 pub enum NameError {
     /// The name is empty.
     #[error("{what} is empty; it must have 1 to {max} bytes")]
     Empty {
-        /// The purpose of the name: `node id` or `key`.
+        /// The purpose of the name: `node id`, `key` or `note`.
         what: &'static str,
         /// The longest allowed, in bytes.
         max: usize,
@@ -30,17 +32,17 @@ pub enum NameError {
     /// The name has too many bytes.
     #[error("{what} has {len} bytes; it must have 1 to {max}")]
     TooLong {
-        /// The purpose of the name: `node id` or `key`.
+        /// The purpose of the name: `node id`, `key` or `note`.
         what: &'static str,
         /// The length of the name, in bytes.
         len: usize,
         /// The longest allowed, in bytes.
         max: usize,
     },
-    /// The node id contains a control character, which would garble logs.
+    /// The node id or note contains a control character, which would garble logs.
     #[error("{what} {name:?} has a control character in it")]
     Control {
-        /// The purpose of the name: `node id`.
+        /// The purpose of the name: `node id` or `note`.
         what: &'static str,
         /// The name.
         name: String,
@@ -53,6 +55,16 @@ fn check(what: &'static str, name: &str, max: usize) -> Result<(), NameError> {
         len if len > max => Err(NameError::TooLong { what, len, max }),
         _ => Ok(()),
     }
+}
+
+fn check_printable(what: &'static str, name: &str) -> Result<(), NameError> {
+    if name.chars().any(char::is_control) {
+        return Err(NameError::Control {
+            what,
+            name: name.to_owned(),
+        });
+    }
+    Ok(())
 }
 
 /// The name of a node. It stays the same across restarts, and one process at a time should use it.
@@ -91,12 +103,7 @@ pub(crate) struct NodeName<'a>(&'a str);
 impl<'a> NodeName<'a> {
     fn new(name: &'a str) -> Result<Self, NameError> {
         check("node id", name, NODE_ID_BYTES_MAX)?;
-        if name.chars().any(char::is_control) {
-            return Err(NameError::Control {
-                what: "node id",
-                name: name.to_owned(),
-            });
-        }
+        check_printable("node id", name)?;
         Ok(Self(name))
     }
 
@@ -132,6 +139,31 @@ impl Key {
     }
 
     /// Returns the key as a string.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A text for people that a request or an operator gives: any UTF-8 string without control
+/// characters, such as `deploy 812 by ci`.
+#[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct Note(Arc<str>);
+
+impl Note {
+    /// Creates a note of 1 to [`NOTE_BYTES_MAX`] bytes without control characters.
+    ///
+    /// # Errors
+    /// - [`NameError::Empty`] or [`NameError::TooLong`] if the length is out of bounds.
+    /// - [`NameError::Control`] if the text contains a control character.
+    pub fn new(text: impl AsRef<str>) -> Result<Self, NameError> {
+        let text = text.as_ref();
+        check("note", text, NOTE_BYTES_MAX)?;
+        check_printable("note", text)?;
+        Ok(Self(text.into()))
+    }
+
+    /// Returns the text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -205,6 +237,7 @@ macro_rules! name_traits {
 
 name_traits!(NodeId, "a node id");
 name_traits!(Key, "a key");
+name_traits!(Note, "a note");
 
 /// The number of an incarnation of a node. It rises at every start, even if the wall clock was set
 /// back.
@@ -280,6 +313,12 @@ mod tests {
         assert!(matches!(Key::new(""), Err(NameError::Empty { .. })));
         assert!(Key::new("k".repeat(KEY_BYTES_MAX)).is_ok());
         assert!(Key::new("k".repeat(KEY_BYTES_MAX + 1)).is_err());
+        assert!(Note::new("n".repeat(NOTE_BYTES_MAX)).is_ok());
+        assert!(Note::new("n".repeat(NOTE_BYTES_MAX + 1)).is_err());
+        assert!(matches!(
+            Note::new("a\u{1b}[2J"),
+            Err(NameError::Control { .. })
+        ));
     }
 
     #[test]

@@ -93,7 +93,10 @@ pub use digest::{DIGEST_PARTS, Digest, DigestPart, DigestParts};
 pub use epoch::{Epoch, EpochClock, EpochError};
 pub use event::{Effects, Event, KeyHolder, Peer, Ticket, View, VoteTally};
 pub use handover::{Handover, KeptToken, MEMORY_PART_BYTES, MemoryPart, MemorySize};
-pub use id::{ClaimId, Incarnation, KEY_BYTES_MAX, Key, NODE_ID_BYTES_MAX, NameError, NodeId};
+pub use id::{
+    ClaimId, Incarnation, KEY_BYTES_MAX, Key, NODE_ID_BYTES_MAX, NOTE_BYTES_MAX, NameError, NodeId,
+    Note,
+};
 pub use journal::{
     FileChange, JOURNAL_FORMAT, JournalError, JournalOwner, MarkRecord, Memory, NotMemory,
     OpenedJournal, Record, Started, VoteRecord, open_journal,
