@@ -419,13 +419,14 @@ impl MeshBuilder {
     /// Sets the directory in which the voter of this node keeps a journal of its votes. It is
     /// created if it is not there.
     ///
-    /// A voter with a journal votes again as soon as it is restarted, also after a crash: it
-    /// remembers the locks that it granted. Without one it has forgotten them, and does not vote for
-    /// `max_ttl`, a minute by default, unless it left them with others
-    /// ([`handover_timeout`](Self::handover_timeout)).
+    /// A voter with a journal votes again as soon as it is restarted, also after a crash. A voter
+    /// without one leaves its votes with others when it is shut down
+    /// ([`handover_timeout`](Self::handover_timeout)). After a crash its votes are lost, and it does
+    /// not vote for `max_ttl`, a minute by default.
     ///
-    /// Give each node a directory of its own, on a local disk that is still there after a restart.
-    /// It takes about 100 bytes for each lock that is held, times four. Never put an old copy of it
+    /// Give each node a directory of its own, on a local disk that outlives the process. A voter
+    /// with a journal hands nothing over: in a container without a volume, set none. The directory
+    /// takes about 100 bytes for each lock that is held, times four. Never put an old copy of it
     /// back. A node that is not a voter does not use it. An empty path means none.
     pub fn data_dir(mut self, data_dir: impl Into<PathBuf>) -> Self {
         self.data_dir = Some(data_dir.into());

@@ -109,6 +109,10 @@ enum Times {
 /// the wall clock. If the clock is set back, no tick is returned twice: none is due until the clock
 /// has passed the last one again. If it is set forward, the ticks between are missed.
 ///
+/// No other clock corrects this one, so run NTP. A node whose clock is a day ahead returns tomorrow's
+/// tick today, and voters grant it. [`Status::wall_clock`](crate::Status::wall_clock) reports such a
+/// clock.
+///
 /// # Examples
 ///
 /// ```no_run

@@ -383,8 +383,8 @@ settings! {
         /// The maximum number of locks and pending requests of this node: 1,048,576 by default.
         max_claims: Option<usize>,
         /// The directory in which this node's voter keeps its journal. None by default and if it is
-        /// empty: the voter then forgets its votes when it is restarted. See
-        /// [`MeshBuilder::data_dir`].
+        /// empty: the voter then hands its votes over when it is shut down, and loses them if it
+        /// crashes. See [`MeshBuilder::data_dir`].
         data_dir: Option<PathBuf>,
         /// The durability of the journal: `process` by default, or `machine`. See [`Durability`].
         durability: Option<Durability>,
