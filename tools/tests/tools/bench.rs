@@ -49,6 +49,37 @@ fn bench_w4_reports_crashes_and_omits_other_figures() {
 }
 
 #[test]
+fn bench_keep_measures_each_kind_of_memory() {
+    let args = ["--seconds", "0.2", "--tasks", "4", "--json"];
+    let keep = ["--only", "w1", "--keep", "memory,process,machine"];
+    let output = bench(&args).args(keep).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let told = stdout(&output);
+    let last: Value = serde_json::from_str(told.lines().last().unwrap()).unwrap();
+    let columns = last["compare"].as_array().unwrap();
+    assert_eq!(columns.len(), 3, "{told}");
+    for column in columns {
+        assert!(column["acquire_p50_us"].as_f64().unwrap() > 0.0, "{told}");
+        let has_synced = column["name"] == "with Machine";
+        assert_eq!(column["fdatasync_p50_us"].is_f64(), has_synced, "{told}");
+    }
+}
+
+#[test]
+fn bench_kinds_reports_cost_of_each_kind() {
+    let args = ["--seconds", "0.2", "--json", "--only", "kinds"];
+    let output = bench(&args).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let told = stdout(&output);
+    let last: Value = serde_json::from_str(told.lines().last().unwrap()).unwrap();
+    let kinds = last["kinds"].as_array().unwrap();
+    assert_eq!(kinds.len(), 9, "{told}");
+    for kind in kinds {
+        assert!(kind["datagrams_out"].as_f64().unwrap() >= 2.0, "{told}");
+    }
+}
+
+#[test]
 fn bench_rejects_arguments_that_measure_nothing() {
     for args in [["--tasks", "0"], ["--seconds", "0"], ["--only", "nothing"]] {
         let output = bench(&[]).args(args).output().unwrap();

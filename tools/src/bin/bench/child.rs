@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use lockmesh::Durability;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -64,8 +65,8 @@ pub(crate) struct NodeOrder {
     pub(crate) listen: Option<SocketAddr>,
     /// `true` if the cluster starts for the first time.
     pub(crate) is_new: bool,
-    /// The directory of its journal, if it keeps one.
-    pub(crate) data_dir: Option<PathBuf>,
+    /// The directory of its journal, if it keeps one, and how durable that is.
+    pub(crate) data_dir: Option<(PathBuf, Durability)>,
 }
 
 /// A reply of a child.

@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 
 use crate::PATIENCE;
 use crate::child::clock;
+use crate::dirs::Keep;
 use crate::locks::Cluster;
 
 /// The killed node does not vote after its restart, since it has lost its state.
@@ -24,7 +25,7 @@ pub(crate) const HELD: Duration = Duration::from_millis(170);
 /// which the holder's next incarnation began to start its node.
 pub(crate) async fn measure() -> anyhow::Result<[Vec<f64>; 2]> {
     let (mut after_end, mut after_return) = (Vec::new(), Vec::new());
-    let mut cluster = Cluster::start(NODES).await?;
+    let mut cluster = Cluster::start(NODES, Keep::Memory).await?;
     for run in 0..RUNS {
         let (ends, waiter) = crash(&mut cluster, &format!("dead/{run}"), run).await?;
         after_end.push(ms(ends, granted(waiter).await?));

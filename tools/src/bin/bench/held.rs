@@ -16,6 +16,7 @@ use tools::as_f64;
 
 use crate::NODES;
 use crate::child::{Child, Order, Reply};
+use crate::dirs::Keep;
 use crate::locks::Cluster;
 
 /// The number of locks at the voter whose memory is measured.
@@ -150,7 +151,7 @@ fn resident() -> anyhow::Result<Option<u64>> {
 /// Returns the datagrams a second that one node sends to each other voter while it only renews its
 /// locks, and the number of locks that were lost meanwhile.
 pub(crate) async fn kept() -> anyhow::Result<(f64, usize)> {
-    let cluster = Cluster::start(NODES).await?;
+    let cluster = Cluster::start(NODES, Keep::Memory).await?;
     let mut running = JoinSet::new();
     for task in 0..TASKS {
         let mesh = cluster.mesh.clone();

@@ -2,13 +2,15 @@
 //! other in a child.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use lockmesh::{ClusterSecret, Guard, Mesh, MeshBuilder};
+use lockmesh::{ClusterSecret, Durability, Guard, Mesh, MeshBuilder};
 
 use crate::PATIENCE;
 use crate::child::{Child, NodeOrder, Order, Reply, cpu_with};
+use crate::dirs::{Dirs, Keep};
 use crate::turns::Processes;
 use crate::worker::contend;
 
@@ -60,13 +62,16 @@ pub(crate) struct Cluster {
     children: Vec<Child>,
     /// The order that restarts the last node.
     last: NodeOrder,
+    dirs: Option<Dirs>,
 }
 
 impl Cluster {
     /// Starts `nodes` nodes, and waits until they have found each other.
-    pub(crate) async fn start(nodes: usize) -> anyhow::Result<Self> {
+    pub(crate) async fn start(nodes: usize, keep: Keep) -> anyhow::Result<Self> {
         let secret = ClusterSecret::generate()?;
+        let dirs = Dirs::new(keep)?;
         let mesh = builder(0, nodes, &[], secret.clone());
+        let mesh = keeping(mesh, dirs.as_ref().map(|dirs| dirs.of(0)));
         let mesh = mesh.bootstrap().start().await?;
         let mut cluster = Self {
             children: Vec::new(),
@@ -80,9 +85,11 @@ impl Cluster {
                 data_dir: None,
             },
             mesh,
+            dirs,
         };
         for number in 1..nodes {
             cluster.last.number = number;
+            cluster.last.data_dir = cluster.dirs.as_ref().map(|dirs| dirs.of(number));
             let (child, addr, _) = start_node(&cluster.last).await?;
             cluster.children.push(child);
             if number == nodes - 1 {
@@ -192,6 +199,17 @@ pub(crate) fn builder(
         .secret(secret)
         .cluster("bench")
         .try_timeout(TRY_AT_MOST)
+}
+
+/// Lets a node keep its journal in a directory, if it has one.
+pub(crate) fn keeping(
+    builder: MeshBuilder,
+    data_dir: Option<(PathBuf, Durability)>,
+) -> MeshBuilder {
+    match data_dir {
+        Some((dir, durability)) => builder.data_dir(dir).durability(durability),
+        None => builder,
+    }
 }
 
 /// Returns once a node reaches all others, and `voting` members vote.

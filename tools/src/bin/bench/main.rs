@@ -9,8 +9,10 @@ mod child;
 #[cfg(feature = "compare")]
 mod compare;
 mod crashes;
+mod dirs;
 mod floor;
 mod held;
+mod kinds;
 mod link;
 mod locks;
 mod report;
@@ -23,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
+use dirs::Keep;
 use floor::Floor;
 use locks::Cluster;
 use report::Measured;
@@ -56,6 +59,10 @@ struct Args {
     /// Measure only these rows of the table.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Row>,
+    /// Where the voters keep their memory. Several are measured one after another, and one that is
+    /// named again is measured again. Rows other than W1, W2, W3 and W5 keep it in the process.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "memory")]
+    keep: Vec<Keep>,
     /// Also measure these lock services, with servers that are started for it: W1 to W5, if the
     /// service supports them. Needs a build with the feature `compare`.
     #[arg(long, value_enum, value_delimiter = ',')]
@@ -102,6 +109,8 @@ enum Row {
     Memory,
     /// Datagrams that renew 100,000 locks.
     Keep,
+    /// The time and the datagrams of each kind of lock, only if it is named.
+    Kinds,
     /// Restarts of voters, with and without a data directory: five minutes, only if it is named.
     Restarts,
 }
@@ -150,41 +159,48 @@ async fn measure(args: Args) -> anyhow::Result<()> {
         std::thread::available_parallelism().map_or(0, usize::from),
         args.seconds,
     ));
-    #[cfg(feature = "compare")]
-    if !args.compare.is_empty() {
-        compare::find(&args.compare)?;
-        let services = compare::unless_stopped(async {
-            let mut services = vec![("lockmesh, three", of_mesh(&args).await?)];
-            services.extend(compare::measure(&args).await?);
-            Ok(services)
-        });
-        let services = services.await?;
-        report::print(&services);
-        if args.json {
-            let lines = services.iter().map(|(name, of)| {
-                let mut line = report::json(of);
-                line.insert("name".to_owned(), (*name).into());
-                Value::Object(line)
-            });
-            put(&serde_json::json!({ "compare": lines.collect::<Vec<_>>() }).to_string());
+    let measured = async {
+        let mut services = Vec::new();
+        for keep in &args.keep {
+            services.push((keep.name(), of_mesh(&args, *keep).await?));
         }
-        return Ok(());
-    }
-    let services = [("measured", of_mesh(&args).await?)];
+        #[cfg(feature = "compare")]
+        services.extend(compare::measure(&args).await?);
+        anyhow::Ok(services)
+    };
+    #[cfg(feature = "compare")]
+    let measured = {
+        compare::find(&args.compare)?;
+        compare::unless_stopped(measured)
+    };
+    let services = measured.await?;
     report::print(&services);
     if args.json {
-        let mut line = report::json(&services[0].1);
-        line.insert("tasks".to_owned(), args.tasks.into());
-        put(&Value::Object(line).to_string());
+        let lines = services.iter().map(|(name, of)| {
+            let mut line = report::json(of);
+            line.insert("name".to_owned(), (*name).into());
+            line.insert("tasks".to_owned(), args.tasks.into());
+            Value::Object(line)
+        });
+        let mut lines: Vec<Value> = lines.collect();
+        let line = match lines.len() {
+            1 => lines.swap_remove(0),
+            _ => serde_json::json!({ "compare": lines }),
+        };
+        put(&line.to_string());
     }
     Ok(())
 }
 
-async fn of_mesh(args: &Args) -> anyhow::Result<Measured> {
+async fn of_mesh(args: &Args, keep: Keep) -> anyhow::Result<Measured> {
     let mut measured = Measured::default();
     let span = args.seconds;
     if args.has(&[Row::W1, Row::W2, Row::W3, Row::W5]) {
-        let (mut floor, mut cluster) = (Floor::start(NODES).await?, Cluster::start(NODES).await?);
+        let mut floor = Floor::start(NODES).await?;
+        let mut cluster = Cluster::start(NODES, keep).await?;
+        if keep == Keep::Machine {
+            measured.syncs = Some(dirs::syncs()?);
+        }
         let mesh = cluster.mesh.clone();
         if args.has(&[Row::W1, Row::W3]) {
             measured.one = Some(turns::single(&floor, mesh.clone(), span).await?);
@@ -206,7 +222,7 @@ async fn of_mesh(args: &Args) -> anyhow::Result<Measured> {
     if args.has(&[Row::W1Five]) {
         let (floor, cluster) = (
             Floor::start(MORE_NODES).await?,
-            Cluster::start(MORE_NODES).await?,
+            Cluster::start(MORE_NODES, keep).await?,
         );
         measured.five = Some(turns::single(&floor, cluster.mesh.clone(), span).await?);
         cluster.mesh.shutdown().await;
@@ -226,6 +242,11 @@ async fn of_mesh(args: &Args) -> anyhow::Result<Measured> {
     }
     if is_alone && args.has(&[Row::Keep]) {
         measured.kept = Some(held::kept().await?);
+    }
+    if args.only.contains(&Row::Kinds) {
+        let cluster = Cluster::start(NODES, keep).await?;
+        measured.kinds = kinds::measure(&cluster.mesh, span).await?;
+        cluster.mesh.shutdown().await;
     }
     if args.only.contains(&Row::Restarts) {
         measured.restarts = restarts::measure().await?;

@@ -4,6 +4,7 @@ use hdrhistogram::Histogram;
 use serde_json::{Map, Value};
 use tools::{as_f64, put};
 
+use crate::kinds::{self, Cost};
 use crate::restarts::{self, Restarts};
 use crate::turns::{Contended, Count, Single};
 
@@ -28,12 +29,16 @@ pub(crate) struct Measured {
     pub(crate) memory: Option<f64>,
     /// Datagrams a second to each voter that keep many locks, and the number of locks lost.
     pub(crate) kept: Option<(f64, usize)>,
+    /// The times of an append and `fdatasync`.
+    pub(crate) syncs: Option<Histogram<u64>>,
+    /// The costs of each kind of lock.
+    pub(crate) kinds: Vec<Cost>,
     /// The costs of restarts.
     pub(crate) restarts: Vec<Restarts>,
 }
 
 /// Returns a quantile in microseconds.
-fn micros(of: &Histogram<u64>, quantile: f64) -> f64 {
+pub(crate) fn micros(of: &Histogram<u64>, quantile: f64) -> f64 {
     as_f64(of.value_at_quantile(quantile)) / 1e3
 }
 
@@ -85,6 +90,7 @@ fn figures(of: &Measured) -> Vec<Figure> {
         "W1 bare round, p99 us" floor_p99_us 1 No, p99.map(|[it, _]| it);
         "W1 acquire, p50 us" acquire_p50_us 1 No, p50.map(|[_, it]| it);
         "W1 acquire, p99 us" acquire_p99_us 1 No, p99.map(|[_, it]| it);
+        "fdatasync of an append of 128 bytes, p50 us" fdatasync_p50_us 1 No, of.syncs.as_ref().map(|it| micros(it, 0.5));
         "W1 acquire / bare round" acquire_ratio 2 No, p50.map(ratio);
         "W1 bare round, five voters, p50 us" floor5_p50_us 1 No, five.map(|[it, _]| it);
         "W1 acquire, five voters, p50 us" acquire5_p50_us 1 No, five.map(|[_, it]| it);
@@ -118,19 +124,28 @@ pub(crate) fn json(of: &Measured) -> Map<String, Value> {
             let thousandths = (value? * 1e3).round() / 1e3;
             Some((name.to_owned(), thousandths.into()))
         });
-    let restarts: Vec<Value> = of.restarts.iter().map(Restarts::json).collect();
-    let restarts = (!restarts.is_empty()).then(|| ("restarts".to_owned(), restarts.into()));
-    figures.chain(restarts).collect()
+    let table = |name: &str, rows: Vec<Value>| {
+        (!rows.is_empty()).then(|| (name.to_owned(), Value::from(rows)))
+    };
+    let kinds = table("kinds", of.kinds.iter().map(Cost::json).collect());
+    let restarts = table("restarts", of.restarts.iter().map(Restarts::json).collect());
+    figures.chain(kinds).chain(restarts).collect()
 }
 
-/// Prints a table with a column for each service, and one of the restarts of the first. The goals
-/// are those of the first.
+/// Prints a table with a column for each service, and those of kinds and restarts of the first. The
+/// goals are those of the first.
 pub(crate) fn print(services: &[(&str, Measured)]) {
     let all: Vec<Vec<Figure>> = services.iter().map(|(_, of)| figures(of)).collect();
     if all.iter().flatten().any(|(.., value)| value.is_some()) {
         print_figures(services, &all);
     }
-    if let Some((_, of)) = services.first().filter(|(_, of)| !of.restarts.is_empty()) {
+    let Some((_, of)) = services.first() else {
+        return;
+    };
+    if !of.kinds.is_empty() {
+        kinds::print(&of.kinds);
+    }
+    if !of.restarts.is_empty() {
         restarts::print(&of.restarts);
     }
 }

@@ -4,7 +4,6 @@
 //! every 20 ms, and the other holds one lock all along.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -18,6 +17,7 @@ use tools::put;
 
 use crate::child::{Child, NodeOrder, clock};
 use crate::crashes::ms;
+use crate::dirs::{Dirs, Keep};
 use crate::locks::{builder, ready, start_node};
 
 const VOTERS: usize = 3;
@@ -126,8 +126,12 @@ impl Restarts {
 pub(crate) async fn measure() -> anyhow::Result<Vec<Restarts>> {
     let mut measured = Vec::new();
     for scenario in &SCENARIOS {
-        let dirs = Dirs::new(scenario.has_dirs)?;
-        let restarts = of(scenario, &dirs).await;
+        let keep = match scenario.has_dirs {
+            true => Keep::Process,
+            false => Keep::Memory,
+        };
+        let dirs = Dirs::new(keep)?;
+        let restarts = of(scenario, dirs.as_ref()).await;
         measured.push(restarts.context(scenario.what)?);
     }
     Ok(measured)
@@ -164,33 +168,6 @@ pub(crate) fn print(measured: &[Restarts]) {
     }
 }
 
-/// The data directories of the voters. They are removed on drop.
-struct Dirs(Option<PathBuf>);
-
-impl Dirs {
-    fn new(are_used: bool) -> anyhow::Result<Self> {
-        let name = format!("lockmesh-bench-{}", std::process::id());
-        let dirs = Self(are_used.then(|| std::env::temp_dir().join(name)));
-        if let Some(dir) = &dirs.0 {
-            std::fs::create_dir(dir).with_context(|| dir.display().to_string())?;
-        }
-        Ok(dirs)
-    }
-
-    fn of(&self, number: usize) -> Option<PathBuf> {
-        let dir = self.0.as_deref();
-        dir.map(|dir: &Path| dir.join(format!("n{number}")))
-    }
-}
-
-impl Drop for Dirs {
-    fn drop(&mut self) {
-        if let Some(dir) = &self.0 {
-            let _ = std::fs::remove_dir_all(dir);
-        }
-    }
-}
-
 /// The processes of the voters.
 struct Voters {
     running: Vec<(Child, NodeOrder)>,
@@ -198,7 +175,7 @@ struct Voters {
 
 impl Voters {
     /// Starts the voters of a new cluster.
-    async fn start(secret: &ClusterSecret, dirs: &Dirs) -> anyhow::Result<Self> {
+    async fn start(secret: &ClusterSecret, dirs: Option<&Dirs>) -> anyhow::Result<Self> {
         let mut running: Vec<(Child, NodeOrder)> = Vec::new();
         for number in 0..VOTERS {
             let mut order = NodeOrder {
@@ -208,7 +185,7 @@ impl Voters {
                 secret: secret.to_base64(),
                 listen: None,
                 is_new: true,
-                data_dir: dirs.of(number),
+                data_dir: dirs.map(|dirs| dirs.of(number)),
             };
             let (child, addr, _) = start_node(&order).await?;
             order.listen = Some(addr);
@@ -247,7 +224,7 @@ impl Voters {
     }
 }
 
-async fn of(scenario: &Scenario, dirs: &Dirs) -> anyhow::Result<Restarts> {
+async fn of(scenario: &Scenario, dirs: Option<&Dirs>) -> anyhow::Result<Restarts> {
     let secret = ClusterSecret::generate()?;
     let mut voters = Voters::start(&secret, dirs).await?;
     let seeds = voters.addrs();

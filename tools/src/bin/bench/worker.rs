@@ -59,15 +59,12 @@ async fn be_node(node: &NodeOrder, orders: &mut UnboundedReceiver<Order>) -> any
     let began = clock();
     let secret = ClusterSecret::parse(&node.secret)?;
     let builder = locks::builder(node.number, node.nodes, &node.seeds, secret);
+    let builder = locks::keeping(builder, node.data_dir.clone());
     let listen = node.listen.unwrap_or_else(|| ([127, 0, 0, 1], 0).into());
     let builder = builder.listen(listen.to_string());
     let builder = match node.is_new {
         true => builder.bootstrap(),
         false => builder,
-    };
-    let builder = match &node.data_dir {
-        Some(dir) => builder.data_dir(dir),
-        None => builder,
     };
     let mut signals = Signals::new(false)?;
     let mesh = builder.start().await?;

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::child::{Child, Order, clock};
 use crate::crashes::{HELD, RUNS, TTL, ms};
+use crate::dirs::Keep;
 use crate::floor::Floor;
 use crate::locks::Locks;
 use crate::report::Measured;
@@ -54,7 +55,8 @@ pub(super) async fn measure(args: &Args) -> anyhow::Result<Vec<(&'static str, Me
 
 /// Starts the servers, measures, and stops them.
 async fn measure_one(kind: Kind, args: &Args) -> anyhow::Result<Measured> {
-    let mut servers = Servers::start(kind).await?;
+    let on_disk = args.keep.contains(&Keep::Machine);
+    let mut servers = Servers::start(kind, on_disk).await?;
     let mut floor = Floor::start(NODES).await?;
     let mut clients = Vec::new();
     for number in 0..NODES {

@@ -49,13 +49,13 @@ impl Kind {
 }
 
 impl Servers {
-    /// Starts the servers, and waits until they serve.
-    pub(super) async fn start(kind: Kind) -> anyhow::Result<Self> {
-        let shm = Path::new(MEMORY);
-        let memory = shm.is_dir().then(|| shm.to_owned());
-        let memory = memory.unwrap_or_else(std::env::temp_dir);
+    /// Starts the servers, and waits until they serve. Their files are in memory if there is such a
+    /// directory, unless they belong on the disk.
+    pub(super) async fn start(kind: Kind, on_disk: bool) -> anyhow::Result<Self> {
+        let memory = Some(Path::new(MEMORY)).filter(|shm| !on_disk && shm.is_dir());
+        let parent = memory.map_or_else(std::env::temp_dir, Path::to_owned);
         let (pid, random) = (std::process::id(), rand::random::<u64>());
-        let place = memory.join(format!("lockmesh-compare-{pid}-{random:016x}"));
+        let place = parent.join(format!("lockmesh-compare-{pid}-{random:016x}"));
         fs::create_dir(&place).with_context(|| place.display().to_string())?;
         let (program, _, count) = kind.server();
         let ports = free_ports(2 * count)?;
