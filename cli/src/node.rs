@@ -153,9 +153,8 @@ async fn start_with_data_dir(
             Err(error @ ConfigError::DataDir { .. }) if !may_have_journal(&dir) => {
                 tracing::warn!(
                     %error,
-                    "no journal is kept, so each restart costs this vote for max_ttl, a minute by \
-                     default; choose another directory with --data-dir DIR, or none with \
-                     --data-dir \"\""
+                    "no journal is kept, so a crash costs this vote for max_ttl, a minute by default; \
+                     choose another directory with --data-dir DIR, or none with --data-dir \"\""
                 );
                 builder.start().await
             }

@@ -113,7 +113,9 @@ impl World {
     }
 
     fn see_return(&mut self, host: HostAt, answers: usize, leans: bool, knows_clocks: bool) {
-        let too_few = answers < self.voter_set_of(host).recovery_replies();
+        // A voter whose vote is enough alone needs no reply, but then nobody can name other settings.
+        let needed = self.voter_set_of(host).recovery_replies().max(1);
+        let too_few = answers < needed;
         let leans_on_settings = too_few && self.hosts[host].has_changed;
         let Some(process) = self.process(host) else {
             return;
