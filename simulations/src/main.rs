@@ -17,6 +17,13 @@ mod judge;
 mod kernel;
 #[cfg(lockmesh_mutants)]
 mod mutants;
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "a part of the package tools, which has tokio"
+)]
+#[path = "../../tools/src/page/mod.rs"]
+mod page;
 mod proto;
 mod report;
 #[cfg(not(lockmesh_mutants))]
@@ -37,6 +44,7 @@ use clap::{Parser, Subcommand};
 
 use algorithms::compare;
 use campaign::Tweaks;
+use page::{parse_range, parse_window};
 
 /// Tests the lock mesh with simulated faults, and reports every broken law.
 #[derive(Debug, Parser)]
@@ -61,8 +69,8 @@ struct Args {
     /// Draws one of the stories of `compare` instead of the world of the seed.
     #[arg(long, value_name = "NAME", requires = "report", value_parser = compare::names())]
     story: Option<String>,
-    /// Draws only this part of the run, in milliseconds.
-    #[arg(long, value_name = "A..B", value_parser = parse_range, requires = "report")]
+    /// Shows this part of the run first, in milliseconds.
+    #[arg(long, value_name = "A..B", value_parser = parse_window, requires = "report")]
     window: Option<Range<u64>>,
     /// Prints every step of the seed.
     #[arg(long)]
@@ -136,19 +144,6 @@ enum Command {
         #[arg(long, conflicts_with = "only")]
         write: bool,
     },
-}
-
-fn parse_range(text: &str) -> Result<Range<u64>, String> {
-    let parts = text.split_once("..").ok_or("a range is written A..B")?;
-    let number = |part: &str| {
-        part.parse()
-            .map_err(|_| format!("{part:?} is not a number"))
-    };
-    let (start, end) = (number(parts.0)?, number(parts.1)?);
-    if start >= end {
-        return Err(format!("{start}..{end} is empty"));
-    }
-    Ok(start..end)
 }
 
 fn main() -> ExitCode {

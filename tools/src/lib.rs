@@ -1,6 +1,8 @@
 //! Helpers that the programs of this package share.
 #![forbid(unsafe_code)]
 
+pub mod page;
+
 use std::io::Write;
 use std::time::Duration;
 

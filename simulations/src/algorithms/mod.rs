@@ -24,7 +24,7 @@ use crate::proto::{
     Traffic, View, Voter,
 };
 
-pub(crate) use tally::{Lease, Overlap, UserView, Wait, WriteAt};
+pub(crate) use tally::{Lease, UserView};
 
 /// A lock algorithm.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]

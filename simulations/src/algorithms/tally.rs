@@ -2,18 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use crate::judge::{End, Fact, HostAt, KeyAt, RequestId};
 use crate::report::{Note, Record};
 
 /// The span in which a request held a key, by its own process.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub(crate) struct Lease {
     pub(crate) request: RequestId,
     pub(crate) host: HostAt,
     pub(crate) key: KeyAt,
-    #[serde(serialize_with = "as_text")]
     pub(crate) epoch: u64,
     pub(crate) asked: u64,
     pub(crate) from: u64,
@@ -23,13 +22,8 @@ pub(crate) struct Lease {
     pub(crate) how: Option<End>,
 }
 
-/// Numbers in JavaScript are not precise enough for an epoch.
-fn as_text<S: Serializer>(epoch: &u64, to: S) -> Result<S::Ok, S::Error> {
-    to.collect_str(epoch)
-}
-
 /// A request that waited, and how the wait ended.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub(crate) struct Wait {
     pub(crate) host: HostAt,
     pub(crate) key: KeyAt,
@@ -40,12 +34,11 @@ pub(crate) struct Wait {
 }
 
 /// A write that reached the resource.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub(crate) struct WriteAt {
     pub(crate) at: u64,
     pub(crate) host: HostAt,
     pub(crate) key: KeyAt,
-    #[serde(serialize_with = "as_text")]
     pub(crate) epoch: u64,
     pub(crate) taken: bool,
     /// `true` if a write of a later holder had been taken before.
@@ -53,12 +46,11 @@ pub(crate) struct WriteAt {
 }
 
 /// A span in which two requests held one key.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub(crate) struct Overlap {
     pub(crate) key: KeyAt,
     pub(crate) from: u64,
     pub(crate) until: u64,
-    pub(crate) hosts: [HostAt; 2],
 }
 
 /// A run as its users saw it.
@@ -246,7 +238,6 @@ impl UserView {
                         key: lease.key,
                         from: lease.from,
                         until,
-                        hosts: [self.leases[*other].host, lease.host],
                     });
                 }
             }

@@ -1,4 +1,4 @@
-//! A page that shows one run: one file, drawn by a script from the record.
+//! A page that shows one run, as a file. The page is the one of the viewer, in `tools/src/page`.
 
 mod data;
 mod record;
@@ -8,17 +8,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::algorithms::compare;
+use crate::algorithms::{UserView, compare};
 use crate::campaign::{self, Tweaks};
 use crate::cluster::{Plan, World};
+use crate::judge::{Fact, Violation};
+use crate::kernel::MILLISECOND;
+use crate::page::Trace;
 use crate::scenarios::{self, BadScenario};
-use data::{Data, Shown};
 
 pub(crate) use record::{Links, Note, Record};
-
-const PAGE: &str = include_str!("page.html");
-const STYLE: &str = include_str!("page.css");
-const SCRIPT: &str = include_str!("page.js");
 
 /// The run that a page shows: a scenario, a story of `compare`, or else the world of the seed.
 #[derive(Debug)]
@@ -27,7 +25,7 @@ pub(crate) struct Run {
     pub(crate) tweaks: Tweaks,
     pub(crate) scenario: Option<String>,
     pub(crate) story: Option<String>,
-    /// The part of the run to show, in milliseconds.
+    /// The part of the run to show first.
     pub(crate) window: Option<Range<u64>>,
 }
 
@@ -72,7 +70,7 @@ pub(crate) fn command(file: &Path, run: Run) -> ExitCode {
     }
 }
 
-/// Runs a world and renders its page. `window`: the part of the run to show, in milliseconds.
+/// Runs a world and renders its page. `window`: the part of the run to show first.
 fn page(
     title: String,
     command: String,
@@ -83,34 +81,44 @@ fn page(
     let (algorithm, hosts) = (plan.settings.algorithm, plan.settings.hosts());
     let world = World::new(plan, false);
     let voters = world.laws.history.terms.voters.clone();
+    let voters = voters.into_iter().enumerate();
     let outcome = world.run();
     let record = outcome.record.unwrap_or_default();
-    let data = Data {
+    let view = UserView::of(&record);
+    let trace = Trace {
         title,
         command,
-        algorithm: algorithm.name(),
-        fenced: algorithm.has_fence(),
-        hosts,
-        voters,
-        run: Shown::of(&record, hosts, outcome.violations, window),
+        subject: algorithm.name(),
+        nodes: (0..hosts).map(|host| format!("n{host}")).collect(),
+        voters: voters
+            .map(|(key, of_key)| (format!("key {key}"), of_key))
+            .collect(),
+        is_fenced: algorithm.has_fence(),
+        marks: "writes",
+        window: window.unwrap_or_else(|| 0..end(&record, &view, &outcome.violations)),
+        run: 0..record.end.max(MILLISECOND),
+        timeline: data::timeline(&record, hosts, &view, &outcome.violations),
     };
-    fill(&data)
+    trace
+        .page()
+        .map_err(|err| format!("the data of the page: {err}"))
 }
 
-fn fill(data: &Data) -> Result<String, String> {
-    let json = serde_json::to_string(data).map_err(|err| format!("the data of the page: {err}"))?;
-    // Text in a script element must not look like its end.
-    let json = json.replace('<', "\\u003c").replace('\u{2028}', "\\u2028");
-    let page = PAGE.replace("{{title}}", &escape(&data.title));
-    let page = page.replacen("{{style}}", STYLE, 1);
-    let page = page.replacen("{{script}}", SCRIPT, 1);
-    Ok(page.replacen("{{data}}", &json, 1))
-}
-
-fn escape(text: &str) -> String {
-    let text = text.replace('&', "&amp;").replace('<', "&lt;");
-    let text = text.replace('>', "&gt;").replace('"', "&quot;");
-    text.replace('{', "&#123;")
+/// Returns the end of the part that is shown first. The stories that time an idle cluster are left out,
+/// unless they broke a law.
+fn end(record: &Record, view: &UserView, violations: &[Violation]) -> u64 {
+    let is_settled = |note: &&(u64, Note)| matches!(note.1, Note::Fact(Fact::Settled));
+    let settled = record.notes.iter().find(is_settled);
+    let settled = settled.map_or(record.end, |(at, _)| *at);
+    let before = view.leases.iter().filter(|it| it.from < settled);
+    let ends = before.map(|it| it.until.min(record.end));
+    let notes = record.notes.iter().map(|(at, note)| match note {
+        Note::Host(..) | Note::Links(_) if *at < settled => *at,
+        _ => 0,
+    });
+    let marks = violations.iter().map(|it| it.at);
+    let end = ends.chain(notes).chain(marks).max().unwrap_or_default();
+    (end + end / 50).min(record.end.max(end)).max(MILLISECOND)
 }
 
 #[cfg(test)]
@@ -118,31 +126,12 @@ mod tests {
     use super::*;
     use crate::algorithms::Algorithm;
 
-    fn page_of(story: &str, algorithm: Algorithm, title: &str) -> String {
-        let (plan, _) = compare::world(story, 3, algorithm).unwrap();
-        page(title.to_owned(), "a command".to_owned(), plan, None).unwrap()
-    }
-
     #[test]
-    fn page_has_no_external_references() {
-        let page = page_of("split", Algorithm::Living, "a split");
-        for word in ["src=", "href=", "@import", "fetch(", "{{"] {
-            assert!(!page.contains(word), "{word}");
-        }
-        // Only references to its own patterns.
-        assert!(page.split("url(").skip(1).all(|rest| rest.starts_with('#')));
-        assert!(page.contains("\"overlaps\":[{") && page.contains("partition: n0, n1, n2"));
-    }
-
-    #[test]
-    fn title_text_is_escaped() {
-        let page = page_of(
-            "settled",
-            Algorithm::Lockmesh,
-            "</script><img onerror=\"x\">",
-        );
-        assert!(!page.contains("<img") && !page.contains("</script><"));
-        assert!(page.contains("&lt;/script&gt;&lt;img onerror=&quot;x&quot;&gt;"));
+    fn page_of_split_shows_sides_and_two_holders() {
+        let (plan, _) = compare::world("split", 3, Algorithm::Living).unwrap();
+        let page = page("a split".to_owned(), String::new(), plan, None).unwrap();
+        assert!(page.contains("partition: n0, n1, n2 | n3, n4"));
+        assert!(page.contains("\"sides\":[0,0,0,1,1]") && page.contains("M1 broken"));
     }
 
     #[test]

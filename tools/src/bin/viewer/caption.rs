@@ -1,13 +1,13 @@
 //! Captions: a heading and one or two sentences that explain the current state to newcomers.
 
 use serde::Serialize;
+use tools::page::{Time, Tone, names};
 
 use super::look::{ClaimSeen, Snapshot};
-use super::record::{Ended, How, Ms, Record, Story, Tone};
-use super::world::names;
+use super::stories::{Ended, How, Stories, Story};
 
 /// How long a takeover is news.
-const NEWS_MS: Ms = 8_000;
+const NEWS_MS: Time = 8_000;
 
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
 pub(super) struct Caption {
@@ -21,13 +21,13 @@ fn said(tone: Tone, head: String, text: String) -> Caption {
 }
 
 /// Describes the key of the latest event.
-pub(super) fn of(seen: &Snapshot, record: &Record) -> Caption {
-    if record.broken > 0 {
+pub(super) fn of(seen: &Snapshot, stories: &Stories) -> Caption {
+    if stories.broken > 0 {
         let head = "A law is broken".to_owned();
         let text = "Two nodes held one lock, or an epoch did not rise. Please report it.";
         return said(Tone::Broken, head, text.to_owned());
     }
-    let Some((key, story)) = focus(seen, record) else {
+    let Some((key, story)) = focus(seen, stories) else {
         return idle(seen);
     };
     let claims = seen.claims.iter().filter(|it| it.key == key);
@@ -40,14 +40,14 @@ pub(super) fn of(seen: &Snapshot, record: &Record) -> Caption {
 
 /// Returns the key of the latest event, if it is claimed or its last holder is news, or else any
 /// claimed key.
-fn focus<'a>(seen: &'a Snapshot, record: &'a Record) -> Option<(&'a str, &'a Story)> {
+fn focus<'a>(seen: &'a Snapshot, stories: &'a Stories) -> Option<(&'a str, &'a Story)> {
     let is_claimed = |key: &str| seen.claims.iter().any(|it| it.key == key);
-    let last = record.focus.as_deref();
-    let last = last.and_then(|key| Some((key, record.story(key)?)));
+    let last = stories.focus.as_deref();
+    let last = last.and_then(|key| Some((key, stories.story(key)?)));
     let last = last.filter(|(key, story)| is_claimed(key) || lost_lately(seen, story).is_some());
     last.or_else(|| {
         let claim = seen.claims.first()?;
-        Some((claim.key.as_str(), record.story(&claim.key)?))
+        Some((claim.key.as_str(), stories.story(&claim.key)?))
     })
 }
 
@@ -164,10 +164,9 @@ fn idle(seen: &Snapshot) -> Caption {
 
 /// Names the nodes of claims.
 fn listed(claims: &[&ClaimSeen]) -> String {
-    let nodes: Vec<usize> = claims.iter().map(|it| it.node).collect();
-    names(&nodes)
+    names(claims.iter().map(|it| it.node))
 }
 
-fn seconds(ms: Ms) -> String {
+fn seconds(ms: Time) -> String {
     format!("{}.{} s", ms / 1_000, ms % 1_000 / 100)
 }

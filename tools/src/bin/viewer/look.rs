@@ -6,18 +6,19 @@ use std::time::Duration;
 use lockmesh_harness::Condition;
 use serde::Serialize;
 
-use super::caption::{self, Caption};
-use super::record::{Kind, Line, Ms, Record, Shown, Span, Tone};
-use super::world::{Lab, names};
 use tools::millis;
+use tools::page::{Kind, Links, Shown, Time, Tone};
+
+use super::caption::{self, Caption};
+use super::world::Lab;
 
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// The content of the page, except for the timeline.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Snapshot {
-    pub(super) at: Ms,
-    pub(super) ttl: Ms,
+    pub(super) at: Time,
+    pub(super) ttl: Time,
     /// The number of voters in a quorum.
     pub(super) quorum: usize,
     pub(super) nodes: Vec<NodeSeen>,
@@ -41,7 +42,7 @@ pub(super) struct NodeSeen {
     /// `running`, `frozen` or `down`.
     pub(super) condition: &'static str,
     /// The least time that its voter remains in recovery.
-    pub(super) quarantine: Option<Ms>,
+    pub(super) quarantine: Option<Time>,
     /// For each node, `true` if this one considers it alive.
     pub(super) sees: Vec<bool>,
     /// The number of voters that it exchanges datagrams with, itself included.
@@ -56,20 +57,15 @@ pub(super) struct ClaimSeen {
     pub(super) stage: &'static str,
     pub(super) epoch: Option<Shown>,
     /// The remaining lease.
-    pub(super) left: Ms,
-}
-
-/// The changes in a message to the page.
-#[derive(Serialize)]
-struct Told<'a> {
-    spans: Vec<&'a Span>,
-    lines: Vec<&'a Line>,
+    pub(super) left: Time,
 }
 
 impl Lab {
     /// Takes a snapshot, and notifies all pages.
     pub(super) fn look(&self) {
         let size = self.mesh.size();
+        // Nodes and clock are read under the lock: a later snapshot has a later state and time.
+        let mut state = self.lock();
         let mut nodes: Vec<NodeSeen> = (0..size).map(|i| self.look_at(i)).collect();
         let cut = |from, to| from != to && self.mesh.fault(from, to).cut;
         let cuts: Vec<Vec<bool>> = (0..size)
@@ -78,21 +74,40 @@ impl Lab {
         for i in 0..size {
             nodes[i].reaches = reaches(&nodes, &cuts, i);
         }
-        let mut state = self.lock();
-        // Read under the lock, so that records are in the order of their times.
         let now = self.now();
         for (i, node) in nodes.iter().enumerate() {
             let is_down = node.condition == "down";
-            for (kind, is_so) in [
-                (Kind::Frozen, node.condition == "frozen"),
-                (Kind::Down, is_down),
-                (Kind::Quarantine, !is_down && node.quarantine.is_some()),
+            let recovers = !is_down && node.quarantine.is_some();
+            for (kind, is_so, what) in [
+                (
+                    Kind::Frozen,
+                    node.condition == "frozen",
+                    "is frozen: its process does not run, its clock goes on",
+                ),
+                (Kind::Down, is_down, "is down: its process has crashed"),
+                (
+                    Kind::Quarantine,
+                    recovers,
+                    "has lost its memory and is in recovery",
+                ),
             ] {
-                follow(&mut state.record, now, kind, i, is_so);
+                let what = if is_so {
+                    format!("n{i} {what}")
+                } else {
+                    String::new()
+                };
+                let ended = state.timeline.follow(now, kind, Some(i), &what, &[]);
+                if ended.is_some() && kind == Kind::Quarantine {
+                    state
+                        .timeline
+                        .say(now, Tone::Calm, format!("n{i} votes again"));
+                }
             }
         }
-        let sides = sides(&cuts);
-        follow_network(&mut state.record, now, &cuts, &sides);
+        let Links { sides, what } = Links::of(size, |from, to| cuts[from][to]);
+        state
+            .timeline
+            .follow(now, Kind::Network, None, &what, &sides);
         state.drop_the_lost(now);
         let claims = state.claims.iter().map(|claim| claim.seen(now));
         let mut snapshot = Snapshot {
@@ -102,15 +117,16 @@ impl Lab {
             claims: claims.collect(),
             loss: state.loss,
             delay: state.delay,
-            grants: state.record.grants,
-            losses: state.record.losses,
-            broken: state.record.broken,
+            grants: state.stories.grants,
+            losses: state.stories.losses,
+            broken: state.stories.broken,
             nodes,
             cuts,
             sides,
             caption: Caption::default(),
         };
-        snapshot.caption = caption::of(&snapshot, &state.record);
+        snapshot.caption = caption::of(&snapshot, &state.stories);
+        state.timeline.forget(now);
         state.told = serde_json::to_string(&snapshot).unwrap_or_default().into();
         drop(state);
         self.looks.send_modify(|looks| *looks += 1);
@@ -136,11 +152,8 @@ impl Lab {
     /// `version`.
     pub(super) fn told_since(&self, version: u64) -> (u64, String) {
         let state = self.lock();
-        let (spans, lines) = state.record.since(version);
-        let told = serde_json::to_string(&Told { spans, lines }).unwrap_or_default();
-        let now = &state.told;
-        let text = format!("{{\"now\":{now},\"changed\":{told}}}");
-        (state.record.version, text)
+        let text = state.timeline.message(&state.told, version);
+        (state.timeline.version, text.unwrap_or_default())
     }
 }
 
@@ -165,133 +178,9 @@ fn reaches(nodes: &[NodeSeen], cuts: &[Vec<bool>], i: usize) -> usize {
         .count()
 }
 
-/// Returns the side of each node, or an empty list if all are on one side. Nodes are on one side if
-/// a path of links joins them in both directions. Side 0 is the largest.
-fn sides(cuts: &[Vec<bool>]) -> Vec<usize> {
-    let size = cuts.len();
-    let mut groups: Vec<Vec<usize>> = Vec::new();
-    let mut known = vec![false; size];
-    for start in 0..size {
-        if known[start] {
-            continue;
-        }
-        known[start] = true;
-        let mut group = vec![start];
-        let mut at = 0;
-        while at < group.len() {
-            let i = group[at];
-            at += 1;
-            for j in 0..size {
-                if !known[j] && !cuts[i][j] && !cuts[j][i] {
-                    known[j] = true;
-                    group.push(j);
-                }
-            }
-        }
-        groups.push(group);
-    }
-    if groups.len() < 2 {
-        return Vec::new();
-    }
-    groups.sort_by_key(|group| std::cmp::Reverse(group.len()));
-    let mut sides = vec![0; size];
-    for (side, group) in groups.iter().enumerate() {
-        group.iter().for_each(|i| sides[*i] = side);
-    }
-    sides
-}
-
-/// Begins or ends the span of a node's condition.
-fn follow(record: &mut Record, now: Ms, kind: Kind, node: usize, is_so: bool) {
-    let span = record.lasting(kind, Some(node)).map(|span| span.id);
-    match (span, is_so) {
-        (None, true) => {
-            let what = match kind {
-                Kind::Frozen => "is frozen: its process does not run, its clock goes on",
-                Kind::Down => "is down: its process has crashed",
-                _ => "has lost its memory and is in recovery",
-            };
-            record.begin(now, kind, Some(node), format!("n{node} {what}"));
-        }
-        (Some(span), false) => {
-            record.end(span, now, "it is over");
-            if kind == Kind::Quarantine {
-                record.say(now, Tone::Calm, format!("n{node} votes again"));
-            }
-        }
-        _ => {}
-    }
-}
-
-/// Replaces the span of the cut links if they have changed.
-fn follow_network(record: &mut Record, now: Ms, cuts: &[Vec<bool>], sides: &[usize]) {
-    let what = network(cuts, sides);
-    if let Some(span) = record.lasting(Kind::Network, None) {
-        if span.what == what {
-            return;
-        }
-        record.end(span.id, now, "the links changed");
-    }
-    if !what.is_empty() {
-        record.begin(now, Kind::Network, None, what).sides = sides.to_vec();
-    }
-}
-
-/// Describes the cuts; empty if there are none. Cuts between sides are not listed.
-fn network(cuts: &[Vec<bool>], sides: &[usize]) -> String {
-    let mut words = Vec::new();
-    for side in 0..=sides.iter().copied().max().unwrap_or_default() {
-        let group = (0..sides.len()).filter(|i| sides[*i] == side);
-        words.push(names(&group.collect::<Vec<_>>()));
-    }
-    let mut text = match sides.is_empty() {
-        true => String::new(),
-        false => format!("partition: {}", words.join(" | ")),
-    };
-    words.clear();
-    for (a, b) in (0..cuts.len()).flat_map(|b| (0..b).map(move |a| (a, b))) {
-        let crosses = !sides.is_empty() && sides[a] != sides[b];
-        match (cuts[a][b], cuts[b][a]) {
-            (true, true) if !crosses => words.push(format!("n{a}–n{b}")),
-            (true, false) => words.push(format!("n{a}→n{b}")),
-            (false, true) => words.push(format!("n{b}→n{a}")),
-            _ => {}
-        }
-    }
-    if !words.is_empty() {
-        let sep = if text.is_empty() { "" } else { "; " };
-        text += &format!("{sep}cut: {}", words.join(", "));
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn cuts(size: usize, cut: &[(usize, usize)]) -> Vec<Vec<bool>> {
-        let is_cut = |a, b| cut.contains(&(a, b));
-        (0..size)
-            .map(|a| (0..size).map(|b| is_cut(a, b)).collect())
-            .collect()
-    }
-
-    #[test]
-    fn sides_are_connected_components_largest_first() {
-        assert_eq!(sides(&cuts(3, &[])), [0; 0]);
-        assert_eq!(sides(&cuts(3, &[(0, 1), (1, 0)])), [0; 0], "over n2");
-        let one_way = cuts(3, &[(0, 1), (0, 2)]);
-        assert_eq!(sides(&one_way), [1, 0, 0]);
-        assert_eq!(
-            network(&one_way, &sides(&one_way)),
-            "partition: n1, n2 | n0; cut: n0→n1, n0→n2"
-        );
-        let both = cuts(3, &[(0, 1), (0, 2), (1, 0), (2, 0)]);
-        assert_eq!(network(&both, &sides(&both)), "partition: n1, n2 | n0");
-        let pair = cuts(3, &[(0, 1), (1, 0)]);
-        assert_eq!(network(&pair, &sides(&pair)), "cut: n0–n1");
-        assert_eq!(network(&cuts(3, &[]), &[]), "");
-    }
 
     #[test]
     fn reaches_counts_connected_running_voters_only() {
@@ -300,7 +189,8 @@ mod tests {
             ..NodeSeen::default()
         };
         let mut nodes = vec![runs; 5];
-        let cuts = cuts(5, &[(0, 1)]);
+        let mut cuts = vec![vec![false; 5]; 5];
+        cuts[0][1] = true;
         assert_eq!(reaches(&nodes, &cuts, 0), 4);
         assert_eq!(reaches(&nodes, &cuts, 2), 5);
         nodes[3].condition = "frozen";

@@ -4,8 +4,8 @@
 mod caption;
 mod command;
 mod look;
-mod record;
 mod server;
+mod stories;
 mod world;
 
 use std::net::{Ipv4Addr, SocketAddr};

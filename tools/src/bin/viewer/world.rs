@@ -8,10 +8,11 @@ use lockmesh_harness::{Condition, LocalMesh, LocalMeshError};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tools::millis;
+use tools::page::{Kind, Shown, Time, Timeline, Tone, names};
 
 use super::command::{Command, Refused};
 use super::look::ClaimSeen;
-use super::record::{Ended, How, Kind, Ms, Record, Shown, Tone};
+use super::stories::{Ended, How, Stories};
 
 /// The maximum number of claims, and of keys among them.
 const MAX_CLAIMS: usize = 32;
@@ -36,7 +37,8 @@ pub(super) struct Lab {
 #[derive(Default)]
 pub(super) struct State {
     pub(super) claims: Vec<Claim>,
-    pub(super) record: Record,
+    pub(super) timeline: Timeline,
+    pub(super) stories: Stories,
     pub(super) loss: u8,
     pub(super) delay: u16,
     /// The last snapshot, as JSON.
@@ -62,7 +64,7 @@ enum Stage {
     Holds {
         guard: Guard,
         epoch: Shown,
-        until: Ms,
+        until: Time,
     },
 }
 
@@ -87,7 +89,7 @@ impl Lab {
         Ok(lab)
     }
 
-    pub(super) fn now(&self) -> Ms {
+    pub(super) fn now(&self) -> Time {
         millis(self.began.elapsed())
     }
 
@@ -97,7 +99,7 @@ impl Lab {
 
     pub(super) fn say(&self, tone: Tone, text: String) {
         let now = self.now();
-        self.lock().record.say(now, tone, text);
+        self.lock().timeline.say(now, tone, text);
     }
 
     /// Executes a command of the user.
@@ -137,7 +139,11 @@ impl Lab {
                 let others: Vec<usize> = others.collect();
                 self.mesh
                     .partition(side.iter().copied(), others.iter().copied());
-                format!("the network splits: {} | {}", names(&others), names(side))
+                format!(
+                    "the network splits: {} | {}",
+                    names(others.iter().copied()),
+                    names(side.iter().copied())
+                )
             }
             Command::Heal => {
                 self.mesh.heal();
@@ -193,11 +199,11 @@ impl Lab {
         let now = self.now();
         let mut state = self.lock();
         let text = format!("n{node} crashes");
-        state.record.say(now, Tone::Calm, text);
+        state.timeline.say(now, Tone::Calm, text);
         let gone: Vec<Claim> = state.claims.extract_if(.., |it| it.node == node).collect();
         for claim in &gone {
             let why = "its node crashed";
-            state.record.end(claim.span, now, why);
+            state.timeline.end(claim.span, now, why);
             if let Stage::Holds { epoch, .. } = &claim.stage {
                 state.over(claim, epoch.rank, now, How::Crashed);
             }
@@ -240,10 +246,10 @@ impl Lab {
         state.room_for(node, &key)?;
         let word = if is_try { "tries" } else { "waits for" };
         let what = format!("n{node} {word} {key}");
-        let span = state.record.begin(now, Kind::Waits, Some(node), what);
+        let span = state.timeline.begin(now, Kind::Waits, Some(node), what);
         span.key = Some(key.clone());
         let span = span.id;
-        state.record.touch(&key);
+        state.stories.touch(&key);
         state.next += 1;
         let id = state.next;
         let (lab, request) = (Arc::downgrade(self), self.mesh.node(node).lock(&key));
@@ -283,13 +289,13 @@ impl Lab {
             Ok(Some(guard)) => return state.granted(claim, guard, now),
             Ok(None) => ("another holds it", "another holds it".to_owned()),
             Err(AcquireError::ShutDown) => {
-                return state.record.end(claim.span, now, "its node is down");
+                return state.timeline.end(claim.span, now, "its node is down");
             }
             Err(error) => ("no quorum answered", error.to_string()),
         };
         let text = format!("n{node} tries {key}: {result}");
-        state.record.end(claim.span, now, why);
-        state.record.say(now, Tone::Calm, text);
+        state.timeline.end(claim.span, now, why);
+        state.timeline.say(now, Tone::Calm, text);
     }
 
     fn release(&self, node: usize, key: &str) -> Result<(), Refused> {
@@ -304,17 +310,17 @@ impl Lab {
         let claim = state.claims.remove(at);
         match &claim.stage {
             Stage::Asks { .. } => {
-                state.record.end(claim.span, now, "it was withdrawn");
+                state.timeline.end(claim.span, now, "it was withdrawn");
                 let text = format!("n{node} no longer waits for {key}");
-                state.record.say(now, Tone::Calm, text);
-                state.record.touch(key);
+                state.timeline.say(now, Tone::Calm, text);
+                state.stories.touch(key);
             }
             Stage::Holds { .. } if claim.is_over() => state.lost(&claim, now),
             Stage::Holds { epoch, .. } => {
-                state.record.end(claim.span, now, "it was released");
+                state.timeline.end(claim.span, now, "it was released");
                 state.over(&claim, epoch.rank, now, How::Released);
                 let text = format!("n{node} releases {key}");
-                state.record.say(now, Tone::Calm, text);
+                state.timeline.say(now, Tone::Calm, text);
             }
         }
         drop(state);
@@ -331,7 +337,7 @@ impl Lab {
 
 impl Claim {
     /// Returns what the page shows of it.
-    pub(super) fn seen(&self, now: Ms) -> ClaimSeen {
+    pub(super) fn seen(&self, now: Time) -> ClaimSeen {
         let (stage, epoch, left) = match &self.stage {
             Stage::Asks { is_try: false, .. } => ("waits", None, 0),
             Stage::Asks { is_try: true, .. } => ("tries", None, 0),
@@ -386,15 +392,15 @@ impl State {
     }
 
     /// Records a grant.
-    fn granted(&mut self, mut claim: Claim, guard: Guard, now: Ms) {
+    fn granted(&mut self, mut claim: Claim, guard: Guard, now: Time) {
         let (node, key) = (claim.node, claim.key.clone());
         // Check the new guard first: a guard that is held at a later check was held at this one,
         // too.
         if !guard.is_held() {
             let why = "its lease was over before it could be seen";
-            self.record.end(claim.span, now, why);
+            self.timeline.end(claim.span, now, why);
             let text = format!("n{node} was given {key} for too short a time to be seen");
-            self.record.say(now, Tone::Calm, text);
+            self.timeline.say(now, Tone::Calm, text);
             return;
         }
         self.drop_the_lost(now);
@@ -404,9 +410,9 @@ impl State {
             let text = format!("n{other} and n{node} both hold {key}: mutual exclusion is broken");
             self.broken(now, text);
         }
-        let from = self.record.story(&key);
+        let from = self.stories.story(&key);
         let from = from.and_then(|story| story.ended.clone());
-        let (epoch, has_risen) = self.record.owner(now, &key, guard.epoch());
+        let (epoch, has_risen) = self.stories.owner(now, &key, guard.epoch());
         if !has_risen {
             let text = format!("n{node} has {key} at an epoch that is not above the last");
             self.broken(now, text);
@@ -418,11 +424,11 @@ impl State {
             }
             _ => (Tone::Calm, format!("n{node} holds {key} at e{rank}")),
         };
-        self.record.say(now, tone, text);
-        self.record.end(claim.span, now, "it was granted");
-        let span = self
-            .record
-            .begin(now, Kind::Holds, Some(node), format!("n{node} holds {key}"));
+        self.timeline.say(now, tone, text);
+        self.timeline.end(claim.span, now, "it was granted");
+        let span =
+            self.timeline
+                .begin(now, Kind::Holds, Some(node), format!("n{node} holds {key}"));
         (span.key, span.epoch) = (Some(key), Some(epoch.clone()));
         claim.span = span.id;
         let until = now + millis(guard.remaining());
@@ -435,7 +441,7 @@ impl State {
     }
 
     /// Updates the end of each lease, and removes claims whose guard is no longer held.
-    pub(super) fn drop_the_lost(&mut self, now: Ms) {
+    pub(super) fn drop_the_lost(&mut self, now: Time) {
         for claim in &mut self.claims {
             if let Stage::Holds { guard, until, .. } = &mut claim.stage
                 && guard.is_held()
@@ -449,21 +455,22 @@ impl State {
         }
     }
 
-    fn lost(&mut self, claim: &Claim, now: Ms) {
+    fn lost(&mut self, claim: &Claim, now: Time) {
         if let Stage::Holds { epoch, until, .. } = &claim.stage {
             // The lock was lost when its lease ended, not when this was observed.
             let at = now.min(*until);
-            self.record.end(claim.span, at, "its lease was over: lost");
+            self.timeline
+                .end(claim.span, at, "its lease was over: lost");
             self.over(claim, epoch.rank, at, How::Lost);
             let (node, key, rank) = (claim.node, &claim.key, epoch.rank);
             let text = format!("n{node} lost {key} (e{rank}): its lease is over");
-            self.record.say(at, Tone::Lost, text);
+            self.timeline.say(at, Tone::Lost, text);
         }
     }
 
-    fn over(&mut self, claim: &Claim, rank: u64, at: Ms, how: How) {
+    fn over(&mut self, claim: &Claim, rank: u64, at: Time, how: How) {
         let node = claim.node;
-        self.record.ended(
+        self.stories.ended(
             &claim.key,
             Ended {
                 node,
@@ -474,19 +481,13 @@ impl State {
         );
     }
 
-    fn broken(&mut self, now: Ms, text: String) {
-        self.record.broken += 1;
-        self.record.say(now, Tone::Broken, text);
+    fn broken(&mut self, now: Time, text: String) {
+        self.stories.broken += 1;
+        self.timeline.say(now, Tone::Broken, text);
     }
 }
 
 fn arrow(from: usize, to: usize, both: bool) -> String {
     let sign = if both { "–" } else { "→" };
     format!("n{from} {sign} n{to}")
-}
-
-/// Formats numbers of nodes as `n0, n1`.
-pub(super) fn names(nodes: &[usize]) -> String {
-    let names: Vec<String> = nodes.iter().map(|node| format!("n{node}")).collect();
-    names.join(", ")
 }

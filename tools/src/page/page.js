@@ -1,6 +1,8 @@
 "use strict";
 (() => {
   const byId = (id) => document.getElementById(id);
+  // A recorded run, if this is a file. Otherwise the page follows a lab.
+  const recorded = byId("trace") && JSON.parse(byId("trace").textContent);
   const SVG = "http://www.w3.org/2000/svg";
   const KEYS = 6;
   // How much of the past the time line shows, in milliseconds.
@@ -14,7 +16,9 @@
   let now = null;
   let chosen = 0;
   let told = null;
-  let paused = null;
+  // The part of the past that is shown; null for all of a recorded run, or for the latest.
+  let view = null;
+  let only = "";
   let plays = 0;
   let step = "";
 
@@ -36,8 +40,14 @@
     if (it.getAttribute(key) !== String(value)) it.setAttribute(key, value);
   };
   const seconds = (ms) => (ms / 1000).toFixed(1) + " s";
+  const time = (ms) => (ms < 1000 ? `${+ms.toPrecision(4)} ms` : `${(ms / 1000).toFixed(3)} s`);
+  const name = (node) => (recorded ? now.nodes[node] : `n${node}`);
+  const rank = (epoch) => (recorded && !now.is_fenced ? "v" : "e") + epoch.rank;
   const colour = (key) => {
-    if (!colours.has(key)) colours.set(key, colours.size % KEYS);
+    if (!colours.has(key)) {
+      colours.set(key, colours.size % KEYS);
+      html("option", {}, byId("only"), key);
+    }
     return `var(--k${colours.get(key)})`;
   };
   const key = () => byId("key").value.trim();
@@ -107,9 +117,7 @@
     },
     heal: () => ask({ do: "heal" }),
     pause: () => {
-      paused = paused ? null : now.at;
-      set(byId("pause"), "aria-pressed", paused !== null);
-      put(byId("pause"), paused === null ? "pause" : "go on");
+      view = view ? null : latest();
       drawTime();
     },
   };
@@ -260,7 +268,6 @@
     byId("eyes").replaceChildren();
     byId("presets").replaceChildren();
     for (const name of Object.keys(parts)) parts[name] = [];
-    hatch(ring, "hatch");
     const count = now.nodes.length;
     for (let a = 0; a < count; a++) for (let b = a + 1; b < count; b++) makeLink(ring, a, b);
     for (let i = 0; i < count; i++) makeNode(ring, i);
@@ -375,142 +382,266 @@
     });
   };
 
-  // The time line. It is drawn anew with every look.
-  const LABEL = 34;
+  // The time line. It is drawn anew with every look, and with every move.
+  const LABEL = recorded ? 56 : 34;
   const BAR = 16;
-  const textIn = (text, left, right, y, cls, svg, size) => {
-    if (right - left > text.length * (size || 6.4) + 8) {
-      el("text", { x: left + 5, y, class: cls }, svg, text);
-    }
+  const HOSTS_MAX = 12;
+  const bounds = () => (recorded ? latest() : { from: Math.max(0, now.at - 3 * WINDOW), to: now.at });
+  const widthOf = (svg) => Math.max(320, Math.round(svg.clientWidth || 900));
+  const latest = () => {
+    if (recorded) return { from: 0, to: (now.run.end - now.run.start) / 1e6 };
+    return { from: now.at - WINDOW * Math.min(1, widthOf(byId("time")) / 800), to: now.at };
   };
-  const pack = (shown, count) => {
-    const ends = Array.from({ length: count }, () => []);
+  const toOf = (it) => (it.to === null ? bounds().to : it.to);
+  const says = (it, text) => {
+    it.says = text;
+    return it;
+  };
+  const textIn = (words, left, right, y, cls, svg, size = 6.4) => {
+    const text = words.find((word) => right - left > word.length * size + 8);
+    if (text) el("text", { x: left + 5, y, class: cls }, svg, text);
+  };
+  const isBar = (it) => it.kind === "holds" || it.kind === "waits";
+  const isMark = (it) => it.kind === "taken" || it.kind === "refused" || it.kind === "stale";
+  const inOrder = (a, b) => a.from - b.from || a.id - b.id;
+  const ordered = () => (recorded ? [...spans.values()] : [...spans.values()].sort(inOrder));
+  // Which row of its lane a bar is in: bars of one node may overlap.
+  const pack = (bars) => {
+    const ends = now.nodes.map(() => []);
     const rows = new Map();
-    for (const it of shown) {
-      if (it.kind !== "holds" && it.kind !== "waits") continue;
+    for (const it of bars) {
       const lane = ends[it.node];
       let row = lane.findIndex((end) => end <= it.from);
       if (row < 0) row = lane.length;
       lane[row] = it.to === null ? Infinity : it.to;
       rows.set(it.id, row);
     }
-    return { rows, deep: ends.map((lane) => Math.max(1, lane.length)) };
+    return rows;
   };
-  const drawSpan = (svg, it, at, lane, row) => {
-    const [left, right] = [at.x(it.from), at.x(it.to === null ? at.to : it.to)];
-    const wide = Math.max(right - left, 2);
-    if (it.kind === "holds" || it.kind === "waits") {
-      const y = lane.y + 3 + row * (BAR + 3);
-      const says = { "data-id": it.id };
-      if (it.kind === "waits") {
-        el("rect", { x: left, y, width: wide, height: BAR, fill: "transparent", ...says }, svg);
-        const mid = { x1: left, x2: left + wide, y1: y + BAR / 2, y2: y + BAR / 2 };
-        el("line", { ...mid, class: "wait", stroke: colour(it.key), ...says }, svg);
-        return;
+  const overlapsOf = (bars) => {
+    const held = new Map();
+    const found = [];
+    for (const it of bars.filter((it) => it.kind === "holds")) {
+      const others = (held.get(it.key) || []).filter((other) => toOf(other) > it.from);
+      for (const other of others) {
+        const to = Math.min(toOf(other), toOf(it));
+        const what = `Two holders of ${it.key}: ${name(other.node)} and ${name(it.node)}`;
+        if (to > it.from) found.push({ from: it.from, to, what });
       }
-      const box = { x: left, y, width: wide, height: BAR, rx: 3, fill: colour(it.key) };
-      el("rect", { ...box, class: "bar", ...says }, svg);
-      const words = [`${it.key} e${it.epoch.rank}`, `e${it.epoch.rank}`];
-      const text = words.find((word) => wide > word.length * 6.4 + 8);
-      if (text) el("text", { x: left + 5, y: y + 12, class: "on" }, svg, text);
-      if (it.why && it.why.endsWith("lost")) {
-        el("text", { x: right + 3, y: y + 12, class: "lost red" }, svg, "lost");
-      }
+      held.set(it.key, [...others, it]);
+    }
+    return found;
+  };
+  const drawBar = (svg, it, at, y) => {
+    const [left, right] = at.edges(it);
+    // Bars too narrow to be told apart are drawn once.
+    const spot = `${it.kind} ${y} ${Math.round(left)}`;
+    if (right - left < 1 && at.known.has(spot)) return;
+    at.known.add(spot);
+    const box = { x: left, y, width: Math.max(right - left, 2), height: BAR };
+    const text = () => story(it);
+    if (it.kind === "waits") {
+      says(el("rect", { ...box, fill: "transparent" }, svg), text);
+      const mid = { x1: left, x2: left + box.width, y1: y + BAR / 2, y2: y + BAR / 2 };
+      says(el("line", { ...mid, class: "wait", stroke: colour(it.key) }, svg), text);
       return;
     }
-    const box = { x: left, y: lane.y, width: wide, height: lane.high, "data-id": it.id };
-    el("rect", { ...box, class: `${it.kind}-span` }, svg);
-    if (it.kind === "down") {
-      if (it.from > at.from) el("text", { x: left - 11, y: lane.y + 14, class: "red" }, svg, "✕");
-      textIn("down", left, right, lane.y + lane.high - 5, "on", svg);
-    } else {
-      const text = it.kind === "frozen" ? "frozen" : "quarantine: does not vote";
-      textIn(text, left, right, lane.y + lane.high - 2, "soft", svg, 5.6);
+    says(el("rect", { ...box, rx: 3, fill: colour(it.key), class: "bar" }, svg), text);
+    const words = it.epoch ? [`${it.key} ${rank(it.epoch)}`, rank(it.epoch)] : [it.key];
+    textIn(words, left, right, y + 12, "on", svg);
+    if (it.why.endsWith("lost") && it.to > at.from && it.to < at.to) {
+      el("text", { x: right + 3, y: y + 12, class: "lost red" }, svg, "lost");
     }
   };
+  const drawCondition = (svg, it, at, lane) => {
+    const [left, right] = at.edges(it);
+    const box = { x: left, y: lane.y, width: Math.max(right - left, 2), height: lane.high };
+    says(el("rect", { ...box, class: `${it.kind}-span` }, svg), () => story(it));
+    if (it.kind === "down" && it.from > at.from) {
+      el("text", { x: left - 11, y: lane.y + 14, class: "red" }, svg, "✕");
+    }
+    const words = { quarantine: "quarantine: does not vote", unserved: "reaches no quorum" };
+    const cls = it.kind === "down" ? "on" : "soft";
+    textIn([words[it.kind] || it.kind], left, right, lane.y + lane.high - 3, cls, svg, 5.6);
+  };
   const drawNetwork = (svg, it, at, lanes) => {
-    const [left, right] = [at.x(it.from), at.x(it.to === null ? at.to : it.to)];
+    const [left, right] = at.edges(it);
     const wide = Math.max(right - left, 2);
     it.sides.forEach((side, i) => {
-      if (side === 0) return;
+      if (side === 0 || !lanes[i]) return;
       const box = { x: left, y: lanes[i].y, width: wide, height: lanes[i].high };
       el("rect", { ...box, class: `side${Math.min(side, 2)}` }, svg);
     });
-    const box = { x: left, y: 2, width: wide, height: 17, class: "network", "data-id": it.id };
-    el("rect", box, svg);
-    const words = [it.what, it.what.split(":")[0]];
-    const text = words.find((word) => wide > word.length * 5.9 + 8);
-    if (text) el("text", { x: left + 5, y: 15, class: "soft" }, svg, text);
-    const high = lanes[lanes.length - 1];
-    const ends = it.to === null ? [it.from] : [it.from, it.to];
-    for (const end of ends.filter((end) => end > at.from)) {
+    const box = { x: left, y: 2, width: wide, height: 17, class: "network" };
+    says(el("rect", box, svg), () => story(it));
+    textIn([it.what, it.what.split(":")[0]], left, right, 15, "soft", svg, 5.9);
+    for (const end of [it.from, toOf(it)].filter((end) => end > at.from && end < at.to)) {
       const x = at.x(end);
       // Links that are cut one by one would make one thick line.
       if (Math.abs(x - at.edge) < 6) continue;
       at.edge = x;
-      el("line", { x1: x, x2: x, y1: 2, y2: high.y + high.high, class: "edge" }, svg);
+      el("line", { x1: x, x2: x, y1: 2, y2: at.bottom, class: "edge" }, svg);
     }
+  };
+  const drawMark = (svg, it, at) => {
+    const [x, y] = [at.x(it.from), at.bottom + 12];
+    const path = {
+      refused: `M${x - 5} ${y - 5}l10 10m0 -10l-10 10`,
+      stale: `M${x} ${y - 7}l7 12h-14z`,
+      taken: `M${x - 3} ${y - 3}h6v6h-6z`,
+    };
+    says(el("path", { d: path[it.kind], class: it.kind }, svg), () => story(it));
   };
   const drawTime = () => {
     const svg = byId("time");
-    const width = Math.max(320, Math.round(svg.clientWidth || 900));
-    const to = paused === null ? now.at : paused;
-    const from = to - WINDOW * Math.min(1, width / 800);
-    const x = (t) => LABEL + ((Math.max(from, Math.min(t, to)) - from) / (to - from)) * area;
+    set(byId("pause"), "aria-pressed", view !== null);
+    put(byId("pause"), view ? "go on" : "pause");
+    const { from, to } = view || latest();
+    const width = widthOf(svg);
     const area = width - LABEL - 6;
-    const at = { from, to, x, edge: -100 };
-    const ordered = [...spans.values()].sort((a, b) => a.from - b.from || a.id - b.id);
-    const shown = ordered.filter((it) => it.from < to && (it.to === null || it.to > from));
-    const { rows, deep } = pack(shown, now.nodes.length);
-    let y = 23;
-    const lanes = deep.map((count) => {
-      const lane = { y, high: Math.max(31, count * (BAR + 3) + 11) };
+    const x = (t) => LABEL + ((Math.max(from, Math.min(t, to)) - from) / (to - from)) * area;
+    const edges = (it) => [x(it.from), x(toOf(it))];
+    const at = { from, to, x, edges, edge: -100, known: new Set() };
+    const isSeen = (it) => it.from <= to && toOf(it) >= from;
+    const all = ordered().filter((it) => !only || !it.key || it.key === only);
+    const shown = all.filter(isSeen);
+    const rows = pack(all.filter(isBar));
+    const deep = now.nodes.map(() => 1);
+    for (const it of shown.filter(isBar)) {
+      deep[it.node] = Math.max(deep[it.node], rows.get(it.id) + 1);
+    }
+    const overlaps = overlapsOf(all.filter(isBar)).filter(isSeen);
+    const broken = lines.filter((it) => it.tone === "broken" && it.at >= from && it.at <= to);
+    // Of many nodes only those that took part in something are shown.
+    const busy = new Set(all.filter((it) => it.key).map((it) => it.node));
+    const voters = recorded ? Object.entries(now.voters) : [];
+    const votes = (i) =>
+      voters.some(([key, nodes]) => (only ? key === only : colours.has(key)) && nodes.includes(i));
+    let y = 23 + (overlaps.length ? 17 : 0);
+    const lanes = deep.map((count, i) => {
+      if (deep.length > HOSTS_MAX && !busy.has(i) && !votes(i)) return null;
+      const lane = { y, high: Math.max(voters.length ? 36 : 31, count * (BAR + 3) + 11) };
       y += lane.high + 4;
       return lane;
     });
+    at.bottom = y;
+    const hidden = lanes.filter((lane) => !lane).length;
+    put(byId("left-out"), hidden ? `${hidden} nodes that took no part are left out.` : "");
     const fresh = el("g", {});
-    for (const [i, lane] of lanes.entries()) {
+    hatch(fresh, "hatch");
+    lanes.forEach((lane, i) => {
+      if (!lane) return;
       const box = { x: LABEL, y: lane.y, width: area, height: lane.high, class: "lane" };
       el("rect", box, fresh);
-      el("text", { x: 4, y: lane.y + 20, class: "name" }, fresh, `n${i}`);
+      el("text", { x: 4, y: lane.y + 20, class: "name" }, fresh, name(i));
+      if (votes(i)) el("text", { x: 4, y: lane.y + 33, class: "soft" }, fresh, "voter");
+    });
+    if (all.some(isMark)) {
+      el("text", { x: 4, y: y + 16, class: "name" }, fresh, now.marks);
+      y += 24;
     }
-    for (let t = Math.ceil(Math.max(from, 0) / 5000) * 5000; t <= to; t += 5000) {
+    const rough = ((to - from) * 100) / area;
+    const power = 10 ** Math.floor(Math.log10(rough));
+    const step = [1, 2, 5, 10].map((it) => it * power).find((it) => it >= rough);
+    for (let t = Math.ceil(Math.max(from, 0) / step) * step; t <= to; t += step) {
       el("line", { x1: x(t), x2: x(t), y1: 22, y2: y, class: "grid" }, fresh);
       if (x(t) > width - 36) continue;
-      el("text", { x: x(t) + 3, y: y + 10, class: "soft" }, fresh, `${t / 1000} s`);
+      el("text", { x: x(t) + 3, y: y + 10, class: "soft" }, fresh, `${+(t / 1000).toFixed(5)} s`);
     }
-    const network = shown.filter((it) => it.kind === "network");
-    for (const it of network) drawNetwork(fresh, it, at, lanes);
-    const order = { quarantine: 0, waits: 1, holds: 2, frozen: 3, down: 4 };
-    const others = shown.filter((it) => it.kind !== "network");
-    for (const it of others.sort((a, b) => order[a.kind] - order[b.kind])) {
-      drawSpan(fresh, it, at, lanes[it.node], rows.get(it.id));
+    for (const it of shown.filter((it) => it.kind === "network")) drawNetwork(fresh, it, at, lanes);
+    const order = ["quarantine", "slow", "unserved", "waits", "holds", "frozen", "down"];
+    for (const kind of order) {
+      for (const it of shown.filter((it) => it.kind === kind && lanes[it.node])) {
+        const lane = lanes[it.node];
+        if (isBar(it)) drawBar(fresh, it, at, lane.y + 3 + rows.get(it.id) * (BAR + 3));
+        else drawCondition(fresh, it, at, lane);
+      }
+    }
+    for (const it of shown.filter(isMark)) drawMark(fresh, it, at);
+    for (const it of overlaps) {
+      const [left, right] = edges(it);
+      const box = { x: left, y: 22, width: Math.max(right - left, 2) };
+      el("rect", { ...box, height: at.bottom - 22, class: "overlap" }, fresh);
+      says(el("rect", { ...box, height: 15, class: "overlap-top" }, fresh), () => story(it));
+      textIn(["TWO HOLDERS", "2"], left, right, 33, "on", fresh);
+    }
+    for (const it of broken) {
+      const law = { x1: x(it.at), x2: x(it.at), y1: 0, y2: 36, class: "law" };
+      says(el("line", law, fresh), () => `${time(it.at)}: ${it.text}`);
+    }
+    for (const it of shown.filter((it) => it.kind === "healed")) {
+      el("line", { x1: x(it.from), x2: x(it.from), y1: 20, y2: at.bottom, class: "healed" }, fresh);
+      el("text", { x: x(it.from) + 4, y: 15, class: "soft" }, fresh, it.what);
     }
     set(svg, "viewBox", `0 0 ${width} ${y + 14}`);
     svg.replaceChildren(...fresh.childNodes);
   };
   const story = (it) => {
-    const end = it.to === null ? "until now" : `to ${seconds(it.to)} (${seconds(it.to - it.from)})`;
-    const epoch = it.epoch ? ` at e${it.epoch.rank} = ${it.epoch.number}` : "";
-    const why = it.why ? `; ${it.why}` : "";
-    return `${it.what}${epoch}, from ${seconds(it.from)} ${end}${why}.`;
+    const end = it.to === null ? "until now" : `to ${time(it.to)} (${time(it.to - it.from)})`;
+    const when = it.to === it.from ? `at ${time(it.from)}` : `from ${time(it.from)} ${end}`;
+    const epoch = it.epoch ? ` at ${rank(it.epoch)} = ${it.epoch.number}` : "";
+    return `${it.what}${epoch}, ${when}${it.why ? `; ${it.why}` : ""}.`;
   };
   const tell = (event) => {
-    const mark = event.target.closest("[data-id]");
-    const it = mark && spans.get(Number(mark.getAttribute("data-id")));
-    if (it) put(byId("details"), story(it));
+    if (event.target.says) put(byId("details"), event.target.says());
+  };
+
+  // Moving about in it.
+  const show = (start, end) => {
+    const { from, to } = bounds();
+    const wide = Math.min(Math.max(end - start, 0.05), to - from);
+    const begin = Math.min(Math.max(start, from), to - wide);
+    view = { from: begin, to: begin + wide };
+    requestAnimationFrame(drawTime);
+  };
+  const zoom = (by, share = 0.5) => {
+    const { from, to } = view || latest();
+    const at = from + share * (to - from);
+    show(at - (at - from) * by, at + (to - at) * by);
+  };
+  const move = (by) => {
+    const { from, to } = view || latest();
+    show(from + (to - from) * by, to + (to - from) * by);
+  };
+  const MOVES = {
+    "+": () => zoom(0.7),
+    "=": () => zoom(0.7),
+    "-": () => zoom(1.4),
+    ArrowLeft: () => move(-0.2),
+    ArrowRight: () => move(0.2),
+  };
+  if (recorded) MOVES[0] = () => show(0, Infinity);
+  const share = (event) => {
+    const { left, width } = byId("time").getBoundingClientRect();
+    return (event.clientX - left - LABEL) / (width - LABEL - 6);
+  };
+  const wheel = (event) => {
+    if (event.shiftKey) return;
+    event.preventDefault();
+    zoom(event.deltaY > 0 ? 1.25 : 0.8, share(event));
+  };
+  let drag = null;
+  const press = (event) => {
+    drag = { x: event.clientX, share: share(event), ...(view || latest()) };
+    tell(event);
+  };
+  const pull = (event) => {
+    if (!drag || !event.buttons || Math.abs(drag.x - event.clientX) < 4) return;
+    const by = (drag.share - share(event)) * (drag.to - drag.from);
+    show(drag.from + by, drag.to + by);
   };
 
   const drawLog = () => {
-    const rows = lines.slice(-40).reverse();
+    const rows = recorded ? lines.slice(0, 2000) : lines.slice(-40).reverse();
     const last = rows.length ? String(rows[0].id) : "";
     if (byId("log").dataset.last === last) return;
     byId("log").dataset.last = last;
     byId("log").replaceChildren();
     for (const it of rows) {
       const row = html("li", { class: it.tone }, byId("log"));
-      html("time", {}, row, seconds(it.at));
+      html("time", {}, row, time(it.at));
       row.append(it.text);
+      row.addEventListener("click", () => show(it.at - 1500, it.at + 1500));
     }
   };
   const drawTools = () => {
@@ -534,6 +665,7 @@
     set(byId("caption"), "class", tone);
     put(byId("head"), head);
     put(byId("text"), text);
+    if (recorded) return;
     put(byId("step"), step);
     const worth = `${now.grants} grants \u00b7 ${now.losses} lost \u00b7 `;
     if (byId("counts").childNodes.length !== 2) {
@@ -547,16 +679,62 @@
   const draw = () => {
     if (!now) return;
     drawWords();
+    drawLog();
+    if (recorded || view === null) drawTime();
+    if (recorded) return;
     parts.links.forEach(drawLink);
     parts.nodes.forEach(drawNode);
     parts.eyes.forEach(drawEye);
     drawLocks();
     drawTools();
-    drawLog();
-    if (paused === null) drawTime();
   };
 
-  // What the lab tells.
+  // What a file or the lab tells.
+  // Epochs are long, so they are numbered: by their order, or by their grants if they do not rise.
+  const rankEpochs = () => {
+    const epochs = ordered().filter((it) => it.epoch).map((it) => it.epoch);
+    const numbers = epochs.map((it) => it.number);
+    if (now.is_fenced) numbers.sort((a, b) => (BigInt(a) < BigInt(b) ? -1 : 1));
+    const ranks = new Map([...new Set(numbers)].map((it, at) => [it, at + 1]));
+    for (const it of epochs) it.rank = ranks.get(it.number);
+  };
+  const verdict = () => {
+    const count = (kind) => [...spans.values()].filter((it) => it.kind === kind).length;
+    const [leases, taken, refused, stale] = ["holds", "taken", "refused", "stale"].map(count);
+    const overlaps = overlapsOf(ordered());
+    const sum = overlaps.reduce((total, it) => total + it.to - it.from, 0);
+    const laws = lines.filter((it) => it.tone === "broken").length;
+    return {
+      tone: overlaps.length + laws + stale > 0 ? "broken" : "good",
+      head: `${now.subject}: ${overlaps.length} times two holders at once, ${time(sum)} in all`,
+      text:
+        `${leases} leases; ${taken + refused + stale} ${now.marks}, ${refused} refused, ` +
+        `${stale} stale ones taken; ${laws} broken laws.`,
+    };
+  };
+  const open = () => {
+    const { now: run, changed } = recorded;
+    // Its times are nanoseconds.
+    const ms = (time) => (time - run.run.start) / 1e6;
+    for (const it of [...changed.spans, ...changed.lines]) {
+      for (const name of ["from", "to", "at"]) if (it[name] > 0) it[name] = ms(it[name]);
+    }
+    view = { from: ms(run.window.start), to: ms(run.window.end) };
+    changed.lines.sort((a, b) => a.at - b.at);
+    now = run;
+    lines = changed.lines;
+    for (const it of changed.spans.sort(inOrder)) spans.set(it.id, it);
+    const keys = new Set(changed.spans.map((it) => it.key).filter(Boolean));
+    const compare = new Intl.Collator("en", { numeric: true }).compare;
+    [...keys].sort(compare).forEach(colour);
+    rankEpochs();
+    document.body.classList.add("recorded");
+    document.title = now.title;
+    put(byId("title"), now.title);
+    put(byId("command"), now.command);
+    now.caption = verdict();
+    draw();
+  };
   const take = (message, isFirst) => {
     if (isFirst) {
       spans.clear();
@@ -611,9 +789,15 @@
     s: "show",
   };
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || !now) return;
-    if (event.target.tagName === "INPUT" && event.target.type !== "range") return;
-    if (/^[0-8]$/.test(event.key) && Number(event.key) < now.nodes.length) {
+    if (event.ctrlKey || event.metaKey || event.altKey || !now) return;
+    const { tagName, type } = event.target;
+    if (tagName === "SELECT" || (tagName === "INPUT" && type !== "range")) return;
+    if (Object.hasOwn(MOVES, event.key) && tagName !== "INPUT") {
+      event.preventDefault();
+      MOVES[event.key]();
+    } else if (recorded || event.repeat) {
+      return;
+    } else if (/^[0-8]$/.test(event.key) && Number(event.key) < now.nodes.length) {
       choose(Number(event.key));
     } else if (Object.hasOwn(SHORTCUTS, event.key)) {
       const button = byId(SHORTCUTS[event.key]);
@@ -631,7 +815,16 @@
     byId(id).addEventListener("pointerup", (event) => event.target.blur());
   }
   byId("time").addEventListener("pointerover", tell);
-  byId("time").addEventListener("pointerdown", tell);
+  byId("time").addEventListener("pointerdown", press);
+  byId("time").addEventListener("pointermove", pull);
+  byId("time").addEventListener("wheel", wheel, { passive: false });
+  window.addEventListener("pointerup", () => (drag = null));
+  window.addEventListener("resize", () => now && drawTime());
   byId("key").addEventListener("input", draw);
-  listen();
+  byId("only").addEventListener("change", (event) => {
+    only = event.target.value;
+    drawTime();
+  });
+  if (recorded) open();
+  else listen();
 })();
