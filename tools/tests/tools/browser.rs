@@ -1,11 +1,13 @@
 //! The page of the lab, in headless Chromium with chromedriver.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::common::Patience;
+use crate::check::incarnation;
+use crate::common::{Patience, chaos, place};
 use crate::viewer::{Lab, agent, held};
 
 /// The key under which WebDriver returns an element's id.
@@ -103,6 +105,12 @@ impl Browser {
         self.post(&format!("/element/{id}/click"), &json!({}));
     }
 
+    fn press(&self, key: &str) {
+        let press = json!([{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}]);
+        let keys = json!({"actions": [{"type": "key", "id": "keys", "actions": press}]});
+        self.post("/actions", &keys);
+    }
+
     /// Returns the value of a script.
     fn eval(&self, script: &str) -> Value {
         self.post("/execute/sync", &json!({"script": script, "args": []}))
@@ -124,6 +132,12 @@ impl Browser {
             let what = format!("{selector} is to say {words:?}, and says {text:?}; {log}");
             patience.sleep(&what);
         }
+    }
+
+    /// Checks that the browser logged no error of the page.
+    fn complains_not(&self) {
+        let said = self.post("/se/log", &json!({"type": "browser"}));
+        assert_eq!(said, json!([]), "the page complains");
     }
 
     /// Waits until `wanted` elements match the selector.
@@ -174,8 +188,11 @@ fn browser_shows_cut_holder_losing_lock_before_takeover() {
     page.click("#release");
     page.until("#log", &["n1 releases invoice/42"]);
     page.until("#counts", &["2 grants", "1 lost", "never two holders"]);
-    let said = page.post("/se/log", &json!({"type": "browser"}));
-    assert_eq!(said, json!([]), "the page complains");
+    page.press("-");
+    page.until("#pause", &["go on"]);
+    page.press("p");
+    page.until("#pause", &["pause"]);
+    page.complains_not();
 }
 
 #[test]
@@ -191,14 +208,9 @@ fn browser_controls_nodes_by_buttons_and_keys() {
     page.count("#node-2.frozen", 1);
     page.click("#freeze");
     page.count("#node-2.running", 1);
-    let press = |key: &str| {
-        let press = json!([{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}]);
-        let keys = json!({"actions": [{"type": "key", "id": "keys", "actions": press}]});
-        page.post("/actions", &keys);
-    };
-    press("4");
+    page.press("4");
     page.until("#chosen", &["n4"]);
-    press("c");
+    page.press("c");
     page.count("#node-4.down", 1);
     page.count("#acquire:disabled", 1);
     page.click("#crash");
@@ -208,7 +220,7 @@ fn browser_controls_nodes_by_buttons_and_keys() {
          it.dispatchEvent(new Event('change'))",
     );
     page.until("#loss-told", &["30 %"]);
-    press("h");
+    page.press("h");
     page.until("#loss-told", &["0 %"]);
 }
 
@@ -229,4 +241,48 @@ fn browser_plays_split_brain_to_its_end() {
     page.until("#locks tbody", &["invoice/42", "n3", "e3"]);
     page.click("#release");
     page.count("#step:empty", 1);
+}
+
+/// The file that `chaos check` writes. The page of a simulation has the same format.
+#[test]
+fn browser_shows_two_holders_of_recorded_histories() {
+    if !is_there() {
+        return;
+    }
+    let dir = place("browser-report");
+    let [a, b, file] = ["a.jsonl", "b.jsonl", "report.html"].map(|name| dir.join(name));
+    // n2 holds `k` from 20 to 50 ns, and n1 from 10 to 30.
+    fs::write(&a, incarnation("n1", 10, 30, 7)).unwrap();
+    fs::write(&b, incarnation("n2", 20, 50, 8)).unwrap();
+    let check = chaos(&["check", "--report"]).args([&file, &a, &b]).output();
+    assert_eq!(check.unwrap().status.code(), Some(1));
+    let page = Browser::start();
+    page.post(
+        "/url",
+        &json!({"url": format!("file://{}", file.display())}),
+    );
+    page.until("#head", &["1 times two holders at once"]);
+    page.until("#title", &["Histories"]);
+    page.count("#time .bar", 2);
+    page.count("#time .overlap", 1);
+    page.count("#log .broken", 1);
+    page.count("main", 1);
+    assert_eq!(
+        page.eval("return document.querySelector('main').offsetHeight"),
+        0
+    );
+    page.eval(
+        "document.querySelector('#time .overlap-top')\
+         .dispatchEvent(new Event('pointerover', {bubbles: true}))",
+    );
+    page.until(
+        "#details",
+        &["Two holders of k: n1 and n2, from 0.000019 ms"],
+    );
+    page.eval(
+        "const it = document.querySelector('#only'); it.value = 'k'; \
+         it.dispatchEvent(new Event('change'))",
+    );
+    page.count("#time .bar", 2);
+    page.complains_not();
 }

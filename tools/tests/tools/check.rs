@@ -13,7 +13,7 @@ fn checked(files: &[&Path]) -> (Option<i32>, String, String) {
 }
 
 /// Returns the history of an incarnation that holds `k` from `from` to `to`.
-fn incarnation(node: &str, from: u64, to: u64, epoch: u64) -> String {
+pub(crate) fn incarnation(node: &str, from: u64, to: u64, epoch: u64) -> String {
     let (asked, after) = (from - 1, from + 1);
     let start = r#""event":"start","at":1,"format":1,"boot":"b","incarnation":1"#;
     format!(

@@ -66,6 +66,9 @@ pub(crate) struct Args {
     /// Longest allowed wait while the key is free and a quorum is up, in milliseconds.
     #[arg(long, default_value_t = 10_000)]
     wait_bound_ms: u64,
+    /// Write the histories to this file as a page.
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
     /// Print one JSON object as the last line.
     #[arg(long)]
     json: bool,
@@ -203,7 +206,7 @@ async fn perform(
     let files = stage.histories();
     drop(stage);
     played?;
-    let verdict = check::judge(&files, args.wait_bound_ms)?;
+    let verdict = check::judge(&files, args.wait_bound_ms, args.report.as_deref())?;
     put("");
     check::print(&verdict);
     if let Some(why) = left_out {

@@ -13,6 +13,11 @@ const DRIFT_MAX_PPM: u64 = 100_000;
 /// The time from a voter's first vote to the look that sees it, in nanoseconds.
 const LOOK_LATE: u64 = 200_000_000;
 
+/// Returns the least true time in which a clock runs for `span`.
+pub(super) fn least(span: u64) -> u64 {
+    span - span / 1_000_000 * DRIFT_MAX_PPM
+}
+
 /// Collects pairs of lines that contradict each other.
 #[derive(Debug)]
 pub(crate) struct Found<'a> {
@@ -185,8 +190,8 @@ pub(crate) fn lasts_its_ttl(found: &mut Found<'_>) {
                 found.add("M6", [tick.place, told.place], &what);
             }
             if let Some(tick) = request.tick {
-                let ttl = tick.ttl - tick.ttl / 1_000_000 * DRIFT_MAX_PPM;
-                last = last.max(Some((request.asked.at.saturating_add(ttl), told)));
+                let end = request.asked.at.saturating_add(least(tick.ttl));
+                last = last.max(Some((end, told)));
             }
         }
     }
@@ -204,8 +209,7 @@ pub(crate) fn ticks_run_once(found: &mut Found<'_>) {
         let attempts = || requests.iter().filter_map(|request| request.grant);
         for request in &requests {
             if let (Some(ran), Some(grant)) = (request.ran, request.grant) {
-                let kept = ran.keep_for - ran.keep_for / 1_000_000 * DRIFT_MAX_PPM;
-                let until = ran.before.saturating_add(kept);
+                let until = ran.before.saturating_add(least(ran.keep_for));
                 let is_again = |other: &Grant| other.epoch > grant.epoch && other.before < until;
                 for again in attempts().filter(is_again) {
                     if !may_lack_marks(histories, ran.before, again.before) {

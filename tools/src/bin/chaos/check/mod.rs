@@ -4,11 +4,12 @@ mod figures;
 mod laws;
 mod read;
 mod records;
+mod report;
 #[cfg(test)]
 mod tests;
 mod wakeup;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde_json::json;
@@ -37,6 +38,9 @@ pub(crate) struct Args {
     /// are a good bound.
     #[arg(long, default_value_t = 10_000)]
     wait_bound_ms: u64,
+    /// Write the histories to this file as a page.
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
     /// Print one JSON object as the last line.
     #[arg(long)]
     json: bool,
@@ -62,7 +66,7 @@ impl Verdict {
 
 /// Judges histories. Returns exit code 0 (accepted), 1 (contradiction) or 2 (unreadable).
 pub(crate) fn run(args: &Args) -> ExitCode {
-    let verdict = match judge(&args.histories, args.wait_bound_ms) {
+    let verdict = match judge(&args.histories, args.wait_bound_ms, args.report.as_deref()) {
         Ok(verdict) => verdict,
         Err(error) => {
             eprintln!("chaos: {error}");
@@ -80,11 +84,16 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     }
 }
 
-/// Reads these files and judges them together.
+/// Reads these files, judges them together, and writes the page, if one is wanted.
 ///
 /// # Errors
-/// [`FileError`] if a file is not a history, or if there is nothing to judge.
-pub(crate) fn judge(files: &[PathBuf], wait_bound_ms: u64) -> Result<Verdict, FileError> {
+/// [`FileError`] if a file is not a history, if there is nothing to judge, or if the page cannot be
+/// written.
+pub(crate) fn judge(
+    files: &[PathBuf],
+    wait_bound_ms: u64,
+    report: Option<&Path>,
+) -> Result<Verdict, FileError> {
     let mut reader = Reader::default();
     for file in files {
         reader.file(file)?;
@@ -97,7 +106,19 @@ pub(crate) fn judge(files: &[PathBuf], wait_bound_ms: u64) -> Result<Verdict, Fi
             what: "no history has a request: there is nothing to judge".to_owned(),
         });
     }
-    Ok(verdict(&histories, wait_bound_ms.saturating_mul(1_000_000)))
+    let verdict = verdict(&histories, wait_bound_ms.saturating_mul(1_000_000));
+    if let Some(file) = report {
+        let page = report::page(&histories, &verdict.contradictions);
+        let written = page
+            .map_err(Into::into)
+            .and_then(|page| std::fs::write(file, page));
+        written.map_err(|error| FileError {
+            file: file.to_owned(),
+            line: None,
+            what: format!("cannot be written: {error}"),
+        })?;
+    }
+    Ok(verdict)
 }
 
 /// Judges histories. `bound` is the longest allowed wait for a free key, in nanoseconds.
