@@ -12,6 +12,10 @@ const HEAD_BYTES: usize = 4;
 /// The kinds that continue with a digest: a request and its reply.
 const SYN: u8 = 0;
 const SYN_ACK: u8 = 1;
+/// The last message of a handshake. It has the changes that the sender of the reply lacks.
+const ACK: u8 = 2;
+/// The byte that ends a list of changes.
+const NO_MORE: u8 = 0;
 
 /// One incarnation of a node.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -133,6 +137,12 @@ impl Entry {
     }
 }
 
+/// Returns `true` if a message is an acknowledgement without changes, which has no effect on its
+/// receiver.
+pub(super) fn has_no_effect(message: &[u8]) -> bool {
+    matches!(message, [_, _, _, ACK, NO_MORE])
+}
+
 fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     let (first, after) = rest.split_first_chunk::<N>()?;
     *rest = after;
@@ -141,6 +151,8 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use chitchat::{ChitchatMessage, Deserializable, Serializable};
+
     use super::*;
 
     pub(crate) fn identity(node: &str, generation: u64) -> Identity {
@@ -181,6 +193,25 @@ pub(super) mod tests {
             assert_eq!(read.to_bytes(), bytes);
             let lens = read.entries.iter().map(|entry| entry.id.entry_bytes());
             assert_eq!(HEAD_BYTES + 2 + lens.sum::<usize>() + 8, bytes.len());
+        }
+    }
+
+    /// Pins the encoding of the library.
+    #[test]
+    fn acknowledgement_without_changes_has_no_effect() {
+        let head = |kind| [&45_139_u16.to_le_bytes()[..], &[0, kind]].concat();
+        let empty = [head(ACK), vec![NO_MORE]].concat();
+        let read = ChitchatMessage::deserialize(&mut empty.as_slice()).unwrap();
+        assert!(matches!(read, ChitchatMessage::Ack { .. }));
+        assert_eq!(read.serialize_to_vec(), empty);
+        assert!(has_no_effect(&empty));
+        // One change: a block of one byte or more comes before the end.
+        let change = [head(ACK), vec![2, 1, 0, 0, NO_MORE]].concat();
+        assert!(!has_no_effect(&change));
+        // Another kind, of a node of another cluster.
+        assert!(!has_no_effect(&head(3)));
+        for kind in [SYN, SYN_ACK] {
+            assert!(!has_no_effect(&message(kind)));
         }
     }
 

@@ -170,7 +170,8 @@ impl Membership {
             }
             self.say_votes().await;
             let known = self.look().await;
-            let next = self.discover_if_due();
+            let due = self.discover_if_due();
+            let latest = due + self.slack();
             tokio::select! {
                 _ = leave.wait_for(|leave| *leave) => return End::Leaving,
                 result = ended.as_mut() => return End::Failed(match result {
@@ -179,9 +180,9 @@ impl Membership {
                 }),
                 // If the library has ended, `ended` reports it.
                 Ok(()) = watcher.changed() => {}
-                () = self.running.more_than(known) => {}
+                () = self.running.news(known, due) => {}
                 () = self.seeds.changed() => self.discovery.start_over(),
-                () = tokio::time::sleep_until(next) => {}
+                () = tokio::time::sleep_until(latest) => {}
             }
         }
     }
@@ -267,6 +268,16 @@ impl Membership {
             }
         }
         known
+    }
+
+    /// Returns how long due work may wait for a datagram, which wakes this task anyway. A timer of
+    /// its own would wake an idle process twice per interval.
+    fn slack(&self) -> Duration {
+        let is_alone = self.seen.0.peers.values().all(|peer| !peer.alive);
+        match is_alone {
+            true => Duration::ZERO,
+            false => self.gossip.interval,
+        }
     }
 
     /// Returns the addresses of up to `max` live peers, at random.
@@ -367,11 +378,12 @@ impl Running {
         self.handle.with_chitchat(said).await
     }
 
-    /// Waits until gossip knows more than `known` incarnations. A new incarnation is known, with
-    /// its address, before it counts as alive; the watcher reports it late.
-    async fn more_than(&self, known: usize) {
+    /// Waits until gossip knows more than `known` incarnations, or has handled a datagram at `due`
+    /// or later. A new incarnation is known, with its address, before it counts as alive; the
+    /// watcher reports it late.
+    async fn news(&self, known: usize, due: Instant) {
         let count = |chitchat: &mut Chitchat| chitchat.node_states().len();
-        while self.handle.with_chitchat(count).await <= known {
+        while self.handle.with_chitchat(count).await <= known && Instant::now() < due {
             self.received.notified().await;
         }
     }
@@ -472,6 +484,9 @@ impl Socket for OpenSocket {
     async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
         let OurSocket { engine, filter, .. } = &self.ours;
         let mut bytes = message.serialize_to_vec();
+        if digest::has_no_effect(&bytes) {
+            return Ok(());
+        }
         let now = engine.clock.mono();
         if let Some(mut message) = Message::read(&bytes) {
             let filter = lock(filter);
