@@ -313,7 +313,7 @@ fn len_max(len: u64) -> u64 {
 }
 
 fn open(dir: &Path, opening: Opening) -> Result<Opened, DataDirError> {
-    fs::create_dir_all(dir)?;
+    create_dir(dir)?;
     let lock = lock(dir)?;
     let path = dir.join(JOURNAL);
     let options = OpenOptions::new()
@@ -397,6 +397,21 @@ fn open(dir: &Path, opening: Opening) -> Result<Opened, DataDirError> {
         why,
         torn,
     })
+}
+
+/// Creates a directory that is missing, and those above it, and syncs their names: a file that was
+/// synced is lost with its directory.
+fn create_dir(dir: &Path) -> io::Result<()> {
+    let parent = match dir.parent() {
+        _ if dir.is_dir() => return Ok(()),
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    create_dir(parent)?;
+    match fs::create_dir(dir) {
+        Err(error) if !dir.is_dir() => Err(error),
+        _ => sync_dir(parent),
+    }
 }
 
 /// Locks the directory for this process.
