@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod page;
+pub mod power;
 
 use std::io::Write;
 use std::time::Duration;
