@@ -18,6 +18,12 @@ pub(crate) struct Step {
 pub(crate) enum Command {
     /// Sends SIGKILL. If `restarts` is `true`, the next process starts at once.
     Kill { node: usize, restarts: bool },
+    /// Sends SIGKILL to all of them, and cuts the power of their disks. The cut is torn if there is a
+    /// seed for it.
+    PowerCut {
+        nodes: Vec<usize>,
+        torn: Option<u64>,
+    },
     /// Sends SIGTERM.
     Terminate { node: usize },
     /// Starts a new process.

@@ -7,6 +7,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use lockmesh::Durability;
 use serde::{Deserialize, Serialize};
 
 /// The version of the format, written in the first line of every incarnation.
@@ -26,6 +27,18 @@ pub(crate) enum How {
     Once,
 }
 
+/// The source of the memory that a voter votes with.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum StartFrom {
+    /// It had none, and votes after a quarantine, or once the others confirm that the cluster is new.
+    Nothing,
+    /// Its journal.
+    Journal,
+    /// Other voters, with which its last process left it.
+    Handover,
+}
+
 /// One event. Times are nanoseconds of the boot clock. An event with two times happened at an
 /// instant between them.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -40,11 +53,17 @@ pub(crate) enum Line {
         incarnation: u64,
         /// The longest lease of the cluster.
         max_lease_ms: u64,
+        /// The durability of its journal, if it keeps one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        durability: Option<Durability>,
     },
     /// The node's voter starts or stops voting, or finds that it may lack marks.
     Voting {
         at: u64,
         votes: bool,
+        /// The source of its memory, if it votes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<StartFrom>,
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         may_lack_marks: bool,
     },
@@ -192,6 +211,9 @@ pub(crate) enum FaultKind {
     Killed,
     /// Its process was killed with SIGKILL and is restarted at once.
     KilledAndRestarted,
+    /// Its process was killed with SIGKILL, and its disk lost what was not synced. It is restarted
+    /// later.
+    PowerCut,
     /// Its process was sent SIGTERM.
     Terminated,
     /// A new process was started.

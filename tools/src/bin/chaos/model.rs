@@ -93,6 +93,11 @@ impl Model {
         node.has_memory = !node.is_foreign && now >= node.votes_at;
     }
 
+    /// Records that the memory which the last process of a node left is lost.
+    pub(crate) fn forget(&mut self, n: usize) {
+        self.nodes[n].has_memory = false;
+    }
+
     pub(crate) fn freeze(&mut self, n: usize, is_frozen: bool) {
         self.nodes[n].is_frozen = is_frozen;
     }
@@ -207,13 +212,19 @@ mod tests {
         let served = |is_served| (0..6).map(|n| (n, is_served)).collect::<Vec<_>>();
         assert_eq!(model.changes(20), served(false));
         assert_eq!(model.changes(21), served(true));
+        // The power of these was cut.
+        (0..3).for_each(|n| model.end(n, 21));
+        (0..3).for_each(|n| model.forget(n));
+        (0..3).for_each(|n| model.start(n, 21, Setup::Usual));
+        assert_eq!(model.changes(22), served(false));
+        assert_eq!(model.changes(21 + QUARANTINE), served(true));
         // These were killed before they voted, so they may have lost their memory.
-        (0..3).for_each(|n| model.end(n, 30));
-        (0..3).for_each(|n| model.start(n, 30, Setup::Usual));
-        (0..3).for_each(|n| model.end(n, 30));
-        (0..3).for_each(|n| model.start(n, 30, Setup::Usual));
-        assert_eq!(model.changes(31), served(false));
-        assert_eq!(model.changes(30 + QUARANTINE), served(true));
+        (0..3).for_each(|n| model.end(n, 40));
+        (0..3).for_each(|n| model.start(n, 40, Setup::Usual));
+        (0..3).for_each(|n| model.end(n, 40));
+        (0..3).for_each(|n| model.start(n, 40, Setup::Usual));
+        assert_eq!(model.changes(41), served(false));
+        assert_eq!(model.changes(40 + QUARANTINE), served(true));
     }
 
     #[test]

@@ -52,7 +52,8 @@ impl Stage {
         let Recoveries {
             quarantine,
             of_nodes,
-        } = recoveries(journals);
+            ..
+        } = recoveries(journals, false);
         let of_nodes = of_nodes.into_iter().map(nanos).collect();
         let mut stage = Self {
             processes,
@@ -167,6 +168,17 @@ impl Stage {
                     true => FaultKind::KilledAndRestarted,
                     false => FaultKind::Killed,
                 }
+            }
+            Command::PowerCut { nodes: hit, torn } => {
+                for n in hit {
+                    self.model.end(*n, before);
+                    if !self.processes.survives_power_cuts(*n) {
+                        self.model.forget(*n);
+                    }
+                }
+                self.processes.cut_power(hit, *torn).await?;
+                nodes.clone_from(hit);
+                FaultKind::PowerCut
             }
             Command::Terminate { node } => {
                 self.model.end(*node, before);

@@ -15,6 +15,7 @@ use tokio::process::Child;
 use super::command::Setup;
 use super::plan::Recoveries;
 use super::world::{PORT, World, address};
+use tools::power::{IgnoredSyncs, PowerFs};
 
 /// The longest time that a process may take to stop.
 const STOP_AT_MOST: Duration = Duration::from_secs(20);
@@ -39,7 +40,11 @@ pub(crate) const QUARANTINE: Duration = Duration::from_millis(5_500);
 const RESUME: Duration = Duration::from_millis(2_500);
 
 /// Returns the longest recoveries of nodes with these journals.
-pub(crate) fn recoveries(journals: &[Option<Durability>]) -> Recoveries {
+pub(crate) fn recoveries(journals: &[Option<Durability>], has_cuts: bool) -> Recoveries {
+    let of_cuts = journals.iter().map(|journal| match journal {
+        Some(Durability::Machine) => RESUME,
+        _ => QUARANTINE,
+    });
     let of_nodes = journals.iter().map(|journal| match journal {
         Some(_) => RESUME,
         None => QUARANTINE,
@@ -47,6 +52,7 @@ pub(crate) fn recoveries(journals: &[Option<Durability>]) -> Recoveries {
     Recoveries {
         quarantine: QUARANTINE,
         of_nodes: of_nodes.collect(),
+        of_cuts: has_cuts.then(|| of_cuts.collect()),
     }
 }
 
@@ -57,6 +63,14 @@ pub(crate) enum Load {
     Everything,
     /// Long holds of many keys, with waiters in line.
     Holds,
+}
+
+/// The disk of a node whose power can be cut.
+#[derive(Debug)]
+struct Disk {
+    fs: PowerFs,
+    /// The id of the present boot of its machine.
+    boot: u64,
 }
 
 /// The processes of the nodes, of their twins and of the clients.
@@ -78,6 +92,8 @@ pub(crate) struct Processes {
     running: BTreeMap<String, Child>,
     /// The files of all processes, without extension.
     files: BTreeSet<PathBuf>,
+    /// The disks of the nodes, if their power is cut.
+    disks: Vec<Disk>,
 }
 
 impl Processes {
@@ -107,7 +123,19 @@ impl Processes {
             has_lived: BTreeSet::new(),
             running: BTreeMap::new(),
             files: BTreeSet::new(),
+            disks: Vec::new(),
         })
+    }
+
+    /// Gives each node a disk whose power can be cut.
+    pub(crate) fn mount_disks(&mut self, ignored: IgnoredSyncs) -> anyhow::Result<()> {
+        for n in 0..self.nodes {
+            let dir = self.dir.join(format!("{}.disk", name(n)));
+            fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
+            let fs = PowerFs::mount(&dir, ignored)?;
+            self.disks.push(Disk { fs, boot: 1 });
+        }
+        Ok(())
     }
 
     /// Starts nodes with the program of an earlier version, too.
@@ -143,6 +171,9 @@ impl Processes {
         let mut load = self.load_of(n);
         if let Setup::WallClock { offset_ms } = setup {
             load += &format!(" --wall-offset-ms={offset_ms}");
+        }
+        if let Some(disk) = self.disks.get(n) {
+            load += &format!(" --boot-id={}", disk.boot);
         }
         let program = self.next_program(n);
         self.spawn(world, n, (&program, name(n)), &name(n), (&text, &load))
@@ -219,6 +250,37 @@ impl Processes {
         let killed = child.kill().await;
         killed.with_context(|| format!("{name} cannot be killed"))?;
         Ok(true)
+    }
+
+    /// Returns `true` if the journal of a node survives a power cut.
+    pub(crate) fn survives_power_cuts(&self, n: usize) -> bool {
+        self.journals.get(n) == Some(&Some(Durability::Machine))
+    }
+
+    /// Kills the processes of nodes at once, and then cuts the power of their disks.
+    pub(crate) async fn cut_power(
+        &mut self,
+        nodes: &[usize],
+        torn: Option<u64>,
+    ) -> anyhow::Result<()> {
+        self.check()?;
+        let mut ending = Vec::new();
+        for n in nodes {
+            let name = name(*n);
+            let child = self.running.remove(&name);
+            let mut child = child.with_context(|| format!("{name} does not run"))?;
+            let killed = child.start_kill();
+            killed.with_context(|| format!("{name} cannot be killed"))?;
+            ending.push((*n, child));
+        }
+        for (n, mut child) in ending {
+            child.wait().await?;
+            if let Some(disk) = self.disks.get_mut(n) {
+                disk.fs.cut(torn.map(|seed| seed.wrapping_add(n as u64)));
+                disk.boot += 1;
+            }
+        }
+        Ok(())
     }
 
     /// Sends SIGTERM to a process. The returned future waits for its end, which must be clean.
@@ -350,8 +412,13 @@ impl Processes {
             Durability::Machine => "machine",
         };
         let durability = self.journals.get(n).copied().flatten().map(name);
+        let dir = match self.disks.is_empty() {
+            true => format!("n{n}.data"),
+            // Its name has to survive, too.
+            false => format!("n{n}.disk/data"),
+        };
         durability.map_or_else(String::new, |durability| {
-            format!("data_dir = \"n{n}.data\"\ndurability = \"{durability}\"\n")
+            format!("data_dir = \"{dir}\"\ndurability = \"{durability}\"\n")
         })
     }
 

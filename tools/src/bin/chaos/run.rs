@@ -11,6 +11,7 @@ use lockmesh::Durability;
 use lockmesh_cli::node::Signals;
 use serde_json::json;
 use tokio::time::Instant;
+use tools::power::{IgnoredSyncs, PowerFs};
 use tools::put;
 
 use super::command::{Command, Step};
@@ -48,9 +49,17 @@ pub(crate) struct Args {
         requires = "measure")]
     rounds: u32,
     /// The nodes that have a data directory, with which they vote again as soon as they are
-    /// restarted.
-    #[arg(long, value_enum, default_value = "mixed")]
-    data_dirs: DataDirs,
+    /// restarted. The default is `mixed`, or `machine` with power cuts.
+    #[arg(long, value_enum)]
+    data_dirs: Option<DataDirs>,
+    /// Cut the power of one node, of a quorum or of all after each of the faults. The data directories
+    /// lie on a file system that then loses what was not synced.
+    #[arg(long, conflicts_with_all = ["measure", "earlier"])]
+    power_cuts: bool,
+    /// Syncs that this file system reports as done without doing them. With `data` or `all` the run
+    /// has to be rejected.
+    #[arg(long, value_enum, default_value = "none", requires = "power_cuts")]
+    ignore_syncs: IgnoredSyncs,
     /// This program as of an earlier version: nodes are started with either. A node without a data
     /// directory changes its version with each start. One with a data directory begins with the
     /// earlier version, and goes on with this one.
@@ -75,6 +84,19 @@ pub(crate) struct Args {
 }
 
 impl Args {
+    fn data_dirs(&self) -> DataDirs {
+        self.data_dirs.unwrap_or(match self.power_cuts {
+            true => DataDirs::Machine,
+            false => DataDirs::Mixed,
+        })
+    }
+
+    /// Returns the reason why a run cannot take place here, if there is one.
+    fn missing(&self) -> Option<String> {
+        let of_power_cuts = || PowerFs::missing().filter(|_| self.power_cuts);
+        World::missing().or_else(of_power_cuts)
+    }
+
     /// Prints the outcome of a run without a verdict, and returns its exit code.
     fn ends(&self, code: u8, seed: u64, outcome: &str, why: &str) -> ExitCode {
         put(&format!("{}: {why}", outcome.to_uppercase()));
@@ -101,8 +123,8 @@ pub(super) async fn run(args: &Args) -> ExitCode {
         .seed
         .unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let nodes = usize::from(args.nodes);
-    let journals = args.data_dirs.draw(seed, nodes);
-    let recoveries = recoveries(&journals);
+    let journals = args.data_dirs().draw(seed, nodes);
+    let recoveries = recoveries(&journals, args.power_cuts);
     let (steps, length) = if args.measure {
         let steps = plan::measurement(seed, args.rounds, recoveries);
         (steps, format!("--measure --rounds {}", args.rounds))
@@ -110,17 +132,20 @@ pub(super) async fn run(args: &Args) -> ExitCode {
         let steps = plan::chaos(seed, Duration::from_secs(args.seconds), recoveries);
         (steps, format!("--seconds {}", args.seconds))
     };
-    let data_dirs = args.data_dirs.to_possible_value();
-    let data_dirs = data_dirs.map_or_else(String::new, |it| it.get_name().to_owned());
+    let data_dirs = word(args.data_dirs());
+    let cuts = match args.power_cuts {
+        true => format!(" --power-cuts --ignore-syncs {}", word(args.ignore_syncs)),
+        false => String::new(),
+    };
     put(&format!(
-        "replay: chaos {length} --nodes {nodes} --seed {seed} --data-dirs {data_dirs}"
+        "replay: chaos {length} --nodes {nodes} --seed {seed} --data-dirs {data_dirs}{cuts}"
     ));
     put(&format!("data directories: {}", described(&journals)));
     if args.plan {
         steps.iter().for_each(|step| put(&step.to_string()));
         return ExitCode::SUCCESS;
     }
-    if let Some(why) = World::missing() {
+    if let Some(why) = args.missing() {
         return args.ends(SKIPPED, seed, "skipped", &why);
     }
     let (dir, is_ours) = match place(args) {
@@ -143,6 +168,12 @@ pub(super) async fn run(args: &Args) -> ExitCode {
         Ok(Outcome::Interrupted(signal)) => args.ends(INTERRUPTED, seed, "interrupted", signal),
         Err(error) => args.ends(1, seed, "failed", &format!("{error:#}")),
     }
+}
+
+/// Returns an option's value as it is written.
+fn word(value: impl ValueEnum) -> String {
+    let value = value.to_possible_value();
+    value.map_or_else(String::new, |it| it.get_name().to_owned())
 }
 
 /// Describes the journals of the nodes.
@@ -196,7 +227,10 @@ async fn perform(
     } else {
         Load::Everything
     };
-    let processes = Processes::new(dir, journals, seed, load)?.mixed_with(args.earlier.clone());
+    let mut processes = Processes::new(dir, journals, seed, load)?.mixed_with(args.earlier.clone());
+    if args.power_cuts {
+        processes.mount_disks(args.ignore_syncs)?;
+    }
     let has_netem = netem_missing.is_none();
     let mut stage = Stage::set(world, dir, journals, (processes, seed), has_netem)?;
     let played = tokio::select! {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use lockmesh::status::VoterStart;
 use lockmesh::{
     AcquireError, ClusterError, DistributedLock, Guard, Guards, Leadership, LockAllError, Mesh,
     MeshBuilder, OnceError, Outcome, SemaphoreError,
@@ -24,7 +25,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tools::millis;
 
-use crate::history::{FORMAT, How, Line, Writer, boot, now};
+use crate::history::{FORMAT, How, Line, StartFrom, Writer, boot, now};
 
 /// The longest time that the tasks may take to observe the shutdown.
 const END_AT_MOST: Duration = Duration::from_secs(5);
@@ -67,6 +68,9 @@ pub(crate) struct Args {
     /// Offset of the wall clock, in milliseconds.
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     wall_offset_ms: i64,
+    /// The id of this boot of the machine, instead of the kernel's: after a power cut it is another.
+    #[arg(long)]
+    boot_id: Option<u128>,
     /// Number of keys, named k0 and up. With the mix `everything` there are as many named s0 and up,
     /// of which several are locked together, a semaphore and an election.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -246,7 +250,13 @@ async fn live(args: Args) -> Result<(), (u8, String)> {
     let mut signals = Signals::new(false).map_err(|error| refused(error.to_string()))?;
     let log = Log::open(&args).map_err(|error| refused(format!("history: {error}")))?;
     let log = Arc::new(log);
-    let skewed = |builder: MeshBuilder| builder.clock(SkewedClock::new(args.wall_offset_ms));
+    let skewed = |builder: MeshBuilder| {
+        let builder = builder.clock(SkewedClock::new(args.wall_offset_ms));
+        match args.boot_id {
+            Some(id) => builder.boot_id(id),
+            None => builder,
+        }
+    };
     let overrides = Overrides::default();
     let mesh = tokio::select! {
         mesh = node::start(Some(&args.config), &overrides, skewed) => mesh,
@@ -339,6 +349,7 @@ impl Log {
             node: status.node.to_string(),
             incarnation: status.incarnation,
             max_lease_ms: millis(status.timing.max_ttl),
+            durability: status.journal.map(|journal| journal.durability),
         });
     }
 
@@ -357,13 +368,23 @@ async fn watch_voter(mesh: Mesh, log: Arc<Log>) {
         if status.is_shut_down {
             return;
         }
-        let now_is = (status.quarantine.is_none(), status.may_lack_marks);
+        let votes = status.quarantine.is_none();
+        let from = match status.voter_start {
+            // It may still find its memory.
+            _ if !votes => None,
+            Some(VoterStart::Nothing { .. }) => Some(StartFrom::Nothing),
+            Some(VoterStart::Journal { .. }) => Some(StartFrom::Journal),
+            Some(VoterStart::Handover { .. }) => Some(StartFrom::Handover),
+            _ => None,
+        };
+        let now_is = (votes, from, status.may_lack_marks);
         if told != Some(now_is) {
             told = Some(now_is);
-            let (votes, may_lack_marks) = now_is;
+            let (votes, from, may_lack_marks) = now_is;
             log.write(&Line::Voting {
                 at: now(),
                 votes,
+                from,
                 may_lack_marks,
             });
         }

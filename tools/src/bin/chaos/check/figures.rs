@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::records::{End, Fault, Histories, Request};
 use super::wakeup::end_of_wait;
-use crate::history::{FaultKind, How};
+use crate::history::{FaultKind, How, StartFrom};
 
 /// The counts and times.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -36,6 +36,10 @@ pub(crate) struct Figures {
     /// The longest wait in line while the key was free and a quorum was up.
     pub(crate) longest_wait_for_free_ms: f64,
     pub(crate) faults: BTreeMap<FaultKind, usize>,
+    /// Processes that ended by power cuts, and the sources of the memory of the next ones, as far as
+    /// these were seen to vote.
+    pub(crate) power_cuts: usize,
+    pub(crate) starts_after_power_cuts: BTreeMap<StartFrom, usize>,
     /// The times from a fault of a holder to the next grant of its keys, if another node waited.
     pub(crate) takeovers: BTreeMap<FaultKind, Spread>,
 }
@@ -73,6 +77,12 @@ impl Figures {
             .filter(|fault| fault.kind.is_fault())
         {
             *figures.faults.entry(fault.kind).or_default() += 1;
+        }
+        for (_, next) in histories.power_cuts() {
+            figures.power_cuts += 1;
+            if let Some(from) = next.from {
+                *figures.starts_after_power_cuts.entry(from).or_default() += 1;
+            }
         }
         for request in &histories.requests {
             figures.count(histories, request);
@@ -115,6 +125,7 @@ fn takeovers(histories: &Histories) -> BTreeMap<FaultKind, Spread> {
             kind,
             FaultKind::Killed
                 | FaultKind::KilledAndRestarted
+                | FaultKind::PowerCut
                 | FaultKind::Terminated
                 | FaultKind::CutOff
                 | FaultKind::Frozen

@@ -6,11 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::records::{Grant, Histories, Place, Request, Seen};
-use crate::history::FaultKind;
+use crate::history::{FaultKind, StartFrom};
+use lockmesh::Durability;
 
 /// The highest clock drift that a voter set may allow.
 const DRIFT_MAX_PPM: u64 = 100_000;
-/// The time from a voter's first vote to the look that sees it, in nanoseconds.
+/// The longest time from a voter's first vote to the look that sees it, or from a look to the sync of
+/// what it saw, in nanoseconds.
 const LOOK_LATE: u64 = 200_000_000;
 
 /// Returns the least true time in which a clock runs for `span`.
@@ -242,6 +244,24 @@ fn may_lack_marks(histories: &Histories, marked: u64, granted: u64) -> bool {
             false => (last_look..=until).contains(&granted),
         }
     })
+}
+
+/// **Resume**: a voter that had voted, and whose journal is synced, votes from its journal after a
+/// power cut.
+pub(crate) fn resumes_after_power_cuts(found: &mut Found<'_>) {
+    let histories = found.histories;
+    for (last, next) in histories.power_cuts() {
+        let is_synced = last.durability == Some(Durability::Machine);
+        let has_lost = next.from.is_some_and(|from| from != StartFrom::Journal);
+        // Its journal may not yet say that it votes.
+        let voted = last.votes_since.map(|at| at.saturating_add(LOOK_LATE));
+        let has_voted = voted.is_some_and(|at| at <= last.gone);
+        if is_synced && has_voted && has_lost {
+            let node = &histories.nodes[last.node];
+            let what = format!("{node} voted, and lost its synced journal by a power cut");
+            found.add("resume", [last.last.place, next.place], &what);
+        }
+    }
 }
 
 /// **L1**: once all faults are over, every node is granted a lock again.

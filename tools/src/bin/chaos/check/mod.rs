@@ -133,6 +133,7 @@ fn verdict(histories: &Histories, bound: u64) -> Verdict {
     laws::lost_for_good(&mut found);
     laws::lasts_its_ttl(&mut found);
     laws::ticks_run_once(&mut found);
+    laws::resumes_after_power_cuts(&mut found);
     laws::served_in_the_calm(&mut found);
     laws::served_with_a_wrong_wall_clock(&mut found);
     let longest = wakeup::no_lost_wakeup(&mut found, bound);

@@ -140,6 +140,7 @@ impl Reader {
                     node,
                     incarnation,
                     max_lease_ms,
+                    durability,
                 },
                 speaker,
             ) => {
@@ -157,6 +158,9 @@ impl Reader {
                     gone: u64::MAX,
                     is_twin: false,
                     has_voted: false,
+                    votes_since: None,
+                    from: None,
+                    durability,
                     may_lack_marks: None,
                 });
                 let incarnation = self.histories.incarnations.len() - 1;
@@ -266,11 +270,14 @@ impl Reader {
             Line::Voting {
                 at,
                 votes,
+                from,
                 may_lack_marks,
             } => {
                 self.speak(incarnation, place, *at);
                 let of = &mut self.histories.incarnations[incarnation];
                 of.has_voted |= votes;
+                of.votes_since = votes.then(|| of.votes_since.unwrap_or(*at));
+                of.from = from.or(of.from);
                 if *may_lack_marks {
                     of.may_lack_marks.get_or_insert(*at);
                 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::history::{FaultKind, How};
+use crate::history::{FaultKind, How, StartFrom};
+use lockmesh::Durability;
 
 /// A line of a file.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -45,6 +46,12 @@ pub(crate) struct ProcessIncarnation {
     pub(crate) is_twin: bool,
     /// `true` if its voter was seen to vote.
     pub(crate) has_voted: bool,
+    /// The time since which its voter votes, if it was last seen to.
+    pub(crate) votes_since: Option<u64>,
+    /// The source of its voter's memory, if it was seen to vote.
+    pub(crate) from: Option<StartFrom>,
+    /// The durability of its journal, if it keeps one.
+    pub(crate) durability: Option<Durability>,
     /// The time at which its voter was seen to may lack marks.
     pub(crate) may_lack_marks: Option<u64>,
 }
@@ -249,6 +256,23 @@ impl Histories {
         })
     }
 
+    /// Returns the processes that ended by power cuts, each with the next one of its node.
+    pub(crate) fn power_cuts(
+        &self,
+    ) -> impl Iterator<Item = (&ProcessIncarnation, &ProcessIncarnation)> {
+        let cuts = self.faults.iter();
+        let cuts = cuts.filter(|fault| fault.kind == FaultKind::PowerCut);
+        let nodes = cuts.flat_map(|cut| cut.nodes.iter().map(|node| (*node, cut.before)));
+        nodes.filter_map(|(node, at)| {
+            let own = self.incarnations.iter();
+            let own = own.filter(move |it| it.node == node && !it.is_twin);
+            let before = own.clone().filter(|it| it.start < at);
+            let after = own.filter(|it| it.start >= at);
+            let last = before.max_by_key(|it| it.start)?;
+            Some((last, after.min_by_key(|it| it.start)?))
+        })
+    }
+
     /// Returns the requests for each key.
     pub(crate) fn by_key(&self) -> Vec<Vec<&Request>> {
         let mut keys = vec![Vec::new(); self.keys.len()];
@@ -303,6 +327,7 @@ impl Histories {
                     FaultKind::Killed,
                     FaultKind::KilledAndRestarted,
                     FaultKind::ClientKilled,
+                    FaultKind::PowerCut,
                 ]
             };
             let faults = self.faults.iter();

@@ -559,6 +559,43 @@ fn tick_that_ran_without_an_attempt_is_rejected() {
 }
 
 /// Returns a request for a permit of a semaphore that has two.
+/// n0 may have voted by the power cut at 1 s, and starts at 2 s with this memory.
+fn cut(durability: &str, votes: bool, from: &str) -> Vec<Vec<String>> {
+    let voting = |at, votes, from: &str| {
+        format!(r#"{{"event":"voting","at":{at},"votes":{votes},"from":"{from}"}}"#)
+    };
+    let durability = format!("\"durability\":\"{durability}\",\"max_lease_ms\"");
+    let first = start("n0", 1).replace("\"max_lease_ms\"", &durability);
+    let second = vec![
+        start("n0", 2 * S),
+        asked(1, 2 * S + 1),
+        voting(2 * S + 2, true, from),
+    ];
+    let first = vec![first, asked(0, 5), voting(10, votes, "nothing")];
+    vec![
+        [first, second].concat(),
+        vec![chaos(1), fault("power_cut", "n0", S)],
+    ]
+}
+
+#[test]
+fn synced_journal_lost_by_power_cut_is_rejected() {
+    let found = contradictions(&cut("machine", true, "nothing"));
+    assert!(found[0].starts_with("resume: n0:3 and n0:4: "), "{found:?}");
+    assert_eq!(found.len(), 1, "{found:?}");
+    for (durability, votes, from) in [
+        ("machine", true, "journal"),
+        ("machine", false, "nothing"),
+        ("process", true, "nothing"),
+    ] {
+        let verdict = judged(&cut(durability, votes, from)).unwrap();
+        assert!(verdict.contradictions.is_empty(), "{verdict:?}");
+        assert_eq!(verdict.figures.power_cuts, 1);
+        let starts = verdict.figures.starts_after_power_cuts;
+        assert_eq!(serde_json::json!(starts), serde_json::json!({ from: 1 }));
+    }
+}
+
 fn asked_permit(id: u64, at: u64) -> String {
     asked(id, at).replace(r#""wait_ms""#, r#""permits":2,"wait_ms""#)
 }
