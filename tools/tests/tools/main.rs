@@ -10,6 +10,7 @@ mod clocks;
 mod common;
 mod compare;
 mod handover;
+mod power;
 mod settings;
 mod ticks;
 mod viewer;

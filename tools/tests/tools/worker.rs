@@ -22,6 +22,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) max_ttl_ms: u64,
     pub(crate) is_new: bool,
     pub(crate) wall_offset_ms: i64,
+    /// More lines of its configuration.
+    pub(crate) more: &'a str,
     /// The options of its workload.
     pub(crate) load: &'a str,
 }
@@ -37,6 +39,7 @@ impl Default for Setup<'_> {
             max_ttl_ms: 12_000,
             is_new: true,
             wall_offset_ms: 0,
+            more: "",
             load: "--tasks 0",
         }
     }
@@ -69,13 +72,14 @@ impl Node {
             max_ttl_ms,
             is_new,
             wall_offset_ms,
+            more,
             load,
         } = setup;
         let ttl_ms = max_ttl_ms - max_ttl_ms / 10;
         let text = format!(
             "node_id = \"{name}\"\nlisten = \"{listen}\"\nseeds = [{seeds}]\n\
              voters = [{voters}]\nsecret = \"{key}\"\ncluster = \"{cluster}\"\n\
-             bootstrap = {is_new}\nttl = \"{ttl_ms}ms\"\n\
+             bootstrap = {is_new}\nttl = \"{ttl_ms}ms\"\n{more}\
              [timing]\nmax_ttl = \"{max_ttl_ms}ms\"\nmax_clock_skew = \"1s\"\n"
         );
         let file = |kind| place.join(format!("{name}-{cluster}-{max_ttl_ms}.{kind}"));
