@@ -5,16 +5,14 @@
 //! for a key that a quorum has marked. Before it votes for claims that ask for marks, it reads the
 //! marks of the other voters.
 //!
-//! Rejected: an index of the marks by their ends. It would double the memory of a mark, and a sweep
-//! of all marks takes a millisecond in a minute.
+//! Rejected: an index of the marks by their ends. It would take a third more memory for a mark. A
+//! sweep reads all marks once in a minute, if one has ended.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Range;
-use std::ops::Bound;
 use std::time::Duration;
 
+use super::kept_marks::{KeptMark, KeptMarks};
 use super::{Voter, VoterCtx};
-use crate::epoch::Epoch;
 use crate::event::{Effects, Event};
 use crate::id::{ClaimId, Key, NodeId};
 use crate::journal::{MarkRecord, Memory, Record};
@@ -42,24 +40,15 @@ const ENTRY_BYTES: usize = 32;
 /// The most pages that one query is answered with.
 const PAGES_MAX: usize = 16;
 
-/// A mark. It ends by the voter's own clock.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-struct KeptMark {
-    by: NodeId,
-    epoch: Epoch,
-    ends: Instant,
-}
-
-impl KeptMark {
-    fn record(&self, now: Instant, key: &Key) -> Record {
-        Record::Mark(MarkRecord {
-            key: key.clone(),
-            by: self.by.clone(),
-            epoch: self.epoch,
-            remaining: self.ends.since(now),
-            at: Some(now),
-        })
-    }
+/// Returns the record of a mark.
+fn record_of(now: Instant, key: Key, mark: KeptMark) -> Record {
+    Record::Mark(MarkRecord {
+        key,
+        by: mark.by,
+        epoch: mark.epoch,
+        remaining: mark.ends.since(now),
+        at: Some(now),
+    })
 }
 
 /// The marks of one other voter, as far as they are read.
@@ -89,7 +78,7 @@ struct Reading {
 /// The marks of a voter.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(super) struct Marks {
-    marks: BTreeMap<Key, KeptMark>,
+    marks: KeptMarks,
     max: usize,
     /// The time before which no mark ends.
     first_ends: Instant,
@@ -104,7 +93,7 @@ pub(super) struct Marks {
 impl Marks {
     pub(super) fn new(max: usize, nonce: u64) -> Self {
         Self {
-            marks: BTreeMap::new(),
+            marks: KeptMarks::default(),
             max,
             first_ends: Instant::FAR,
             sweep: Instant::FAR,
@@ -138,7 +127,7 @@ impl Marks {
         self.reading.is_some()
     }
 
-    fn of(&self, now: Now, key: &Key) -> Option<&KeptMark> {
+    fn of(&self, now: Now, key: &Key) -> Option<KeptMark> {
         self.marks.get(key).filter(|mark| now.mono < mark.ends)
     }
 
@@ -147,7 +136,7 @@ impl Marks {
         let mark = self.of(now, key)?;
         Some(Message::Done(Done {
             claim: claim.clone(),
-            by: mark.by.clone(),
+            by: mark.by,
             epoch: mark.epoch,
             remaining: mark.ends.since(now.mono),
         }))
@@ -156,7 +145,7 @@ impl Marks {
     /// Inserts a mark, or lets it end later. Returns `false` if there is no room.
     fn insert(&mut self, now: Now, key: &Key, mark: KeptMark) -> bool {
         let is_full = |marks: &Self| marks.marks.len() >= marks.max;
-        if is_full(self) && !self.marks.contains_key(key) {
+        if is_full(self) && self.marks.get(key).is_none() {
             if now.mono >= self.first_ends {
                 self.remove_ended(now);
             }
@@ -172,21 +161,19 @@ impl Marks {
     fn insert_beyond_max(&mut self, now: Now, key: &Key, mark: KeptMark) {
         self.first_ends = self.first_ends.min(mark.ends);
         self.sweep = self.sweep.min(now.mono.after(SWEEP));
-        match self.marks.get_mut(key) {
-            None => drop(self.marks.insert(key.clone(), mark)),
-            Some(known) => {
-                if known.epoch < mark.epoch {
-                    (known.by, known.epoch) = (mark.by, mark.epoch);
-                }
-                known.ends = known.ends.max(mark.ends);
-            }
-        }
+        let known = self.marks.get(key).unwrap_or_else(|| mark.clone());
+        let ends = known.ends.max(mark.ends);
+        let newest = match known.epoch < mark.epoch {
+            true => mark,
+            false => known,
+        };
+        self.marks.put(key, &KeptMark { ends, ..newest });
     }
 
     fn remove_ended(&mut self, now: Now) {
-        self.marks.retain(|_, mark| now.mono < mark.ends);
-        let ends = self.marks.values().map(|mark| mark.ends);
-        self.first_ends = ends.fold(Instant::FAR, Instant::min);
+        if now.mono >= self.first_ends {
+            self.first_ends = self.marks.remove_ended(now.mono);
+        }
         self.sweep = match self.marks.is_empty() {
             true => Instant::FAR,
             false => now.mono.after(SWEEP),
@@ -201,24 +188,19 @@ impl Marks {
         many: usize,
         out: &mut Vec<Record>,
     ) -> Option<Key> {
-        let mut rest = self.after(after);
+        let mut rest = self.marks.after(after);
         let mut last = None;
         for (key, mark) in rest.by_ref().take(many) {
-            out.push(mark.record(now, key));
-            last = Some(key);
+            last = Some(key.clone());
+            out.push(record_of(now, key, mark));
         }
         rest.next()?;
-        last.cloned()
-    }
-
-    fn after(&self, key: Option<&Key>) -> Range<'_, Key, KeptMark> {
-        let after = key.map_or(Bound::Unbounded, Bound::Excluded);
-        self.marks.range::<Key, _>((after, Bound::Unbounded))
+        last
     }
 
     /// Returns the pages after a key, for another voter.
     fn pages(&self, now: Now, query: &MarksQuery, is_whole: bool) -> Vec<MarksPage> {
-        let mut rest = self.after(query.after.as_ref()).peekable();
+        let mut rest = self.marks.after(query.after.as_ref()).peekable();
         let mut pages = Vec::new();
         let mut after = query.after.clone();
         loop {
@@ -230,18 +212,18 @@ impl Marks {
                 is_whole,
             };
             let mut bytes = 0;
-            while let Some((key, mark)) = rest.peek() {
+            let mut fits = |(key, mark): &(Key, KeptMark)| {
+                let is_first = bytes == 0;
                 bytes += key.as_str().len() + mark.by.as_str().len() + ENTRY_BYTES;
-                if bytes > PAGE_BYTES && !page.marks.is_empty() {
-                    break;
-                }
+                is_first || bytes <= PAGE_BYTES
+            };
+            while let Some((key, mark)) = rest.next_if(&mut fits) {
                 page.marks.push(MarkEntry {
-                    key: (*key).clone(),
-                    by: mark.by.clone(),
+                    key,
+                    by: mark.by,
                     epoch: mark.epoch,
                     remaining: mark.ends.since(now.mono),
                 });
-                rest.next();
             }
             after = page.marks.last().map(|mark| mark.key.clone());
             if rest.peek().is_none() {
@@ -339,7 +321,7 @@ impl Voter {
 
     fn record_mark(&self, now: Now, key: &Key, out: &mut Effects) {
         if let Some(mark) = self.marks.marks.get(key) {
-            self.record(out, || mark.record(now.mono, key));
+            self.record(out, || record_of(now.mono, key.clone(), mark));
         }
     }
 
@@ -468,8 +450,8 @@ impl Voter {
         if now.mono >= self.marks.sweep {
             self.marks.remove_ended(now);
             // So that time passes in the journal, where only such records prove it.
-            if let Some((key, mark)) = self.marks.marks.first_key_value() {
-                self.record(out, || mark.record(now.mono, key));
+            if let Some((key, mark)) = self.marks.marks.after(None).next() {
+                self.record(out, || record_of(now.mono, key, mark));
             }
         }
         self.go_on_reading(now, out);
@@ -525,7 +507,8 @@ impl Voter {
 
     /// Sends `Done` to a claim for a marked key. Returns `true` if the key is marked.
     pub(super) fn answer_done(&self, cx: &mut VoterCtx<'_>, key: &Key, claim: &ClaimId) -> bool {
-        if mistaken!(DoneIgnored) {
+        // Most voters keep no marks, and each claim comes here.
+        if self.marks.len() == 0 || mistaken!(DoneIgnored) {
             return false;
         }
         let done = self.marks.done(cx.now, key, claim);

@@ -11,6 +11,7 @@
 //! vote while its holder still counts it.
 
 mod journal;
+mod kept_marks;
 mod marks;
 mod recovery;
 mod session;
@@ -67,8 +68,7 @@ pub struct VoterLimits {
     /// The most votes that a voter without a journal leaves with others when it is shut down. With
     /// more it leaves none, and zero switches the handover off.
     pub handover_votes_max: usize,
-    /// The most keys that are marked at once. A mark with a key of 32 bytes takes about
-    /// 200 bytes.
+    /// The most keys that are marked at once. A mark with a key of 32 bytes takes about 70 bytes.
     pub marks_max: usize,
 }
 
