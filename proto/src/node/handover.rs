@@ -9,7 +9,7 @@ use crate::id::{Incarnation, NodeId};
 use crate::journal::{JournalOwner, Memory, Record, Started, frame, open_journal, snapshot_head};
 use crate::message::RefuseReason;
 use crate::time::{Instant, Now, earliest};
-use crate::voter::{SnapshotFrom, Voter};
+use crate::voter::Voter;
 use crate::voter_set::VoterSet;
 use crate::wire::{DatagramHead, DropReason};
 
@@ -94,7 +94,8 @@ impl Node {
         }
         let has_memory = self.voter.as_ref().is_some_and(|voter| {
             let is_open = voter.closed().is_none() && voter.quarantine().is_none();
-            is_open && voter.slots() + voter.marks() <= voter.limits().handover_votes_max
+            let votes_max = voter.limits().handover_votes_max;
+            is_open && votes_max > 0 && voter.slots() <= votes_max
         });
         if let Some(voter) = &mut self.voter
             && !mistaken!(HandedOverUnsealed)
@@ -274,10 +275,7 @@ fn memory_of(
     let started = Started::new(incarnation, None, true, voter.voter_set());
     let mut bytes = snapshot_head(&owner_of(me, voter), &started);
     let mut records = heard;
-    let mut rest = Some(SnapshotFrom::FIRST);
-    while let Some(from) = rest {
-        rest = voter.snapshot_part(now, from, usize::MAX, &mut records);
-    }
+    voter.handover(now, &mut records);
     for record in &records {
         frame(record, &mut bytes);
     }

@@ -267,10 +267,17 @@ fn journal_without_all_marks_is_completed_by_others() {
     let records = [Record::Whole, record("k", KEPT_MS, Some(900_000))];
     let (mut booth, out) = resuming(at(50), &file(1, &records), VoterLimits::default());
     assert_eq!(booth.voter.quarantine(), None, "it votes at once");
-    assert_eq!((queries(&out), booth.voter.reads_marks()), (2, true));
+    assert_eq!((queries(&out), booth.voter.reads_marks()), (0, true));
     assert!(booth.voter.is_marked(at(51), &key()));
     let refused = booth.does(|voter, out| voter.handle_once_claim(at(51), &claim("b", 9, 1), out));
     assert_eq!(refused, ["b Refuse Marks"]);
+    // Later than an answer of an earlier incarnation counts.
+    let reads_at = 50 + recovery_rules::QUARANTINE_MS;
+    for (now, asked) in [(reads_at - 1, 0), (reads_at, 2)] {
+        let mut out = Effects::default();
+        booth.voter.handle_timeout(at(now), &mut out);
+        assert_eq!((queries(&out), booth.voter.reads_marks()), (asked, true));
+    }
 }
 
 /// The limit may have been lowered since. What the voter has promised, it keeps.

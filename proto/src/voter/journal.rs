@@ -160,7 +160,7 @@ impl Voter {
                 is_confirmed: done.is_confirmed,
             });
             if !has_all_marks {
-                self.read_marks(now, out);
+                self.read_marks(now, self.marks_settle(), out);
             }
             return;
         }
@@ -174,7 +174,7 @@ impl Voter {
             knows_clocks: done.knows_clocks,
         });
         match done.was_quarantined {
-            true => self.read_marks(now, out),
+            true => self.read_marks(now, Duration::ZERO, out),
             false => self.record(out, || Record::MarksWhole),
         }
     }
@@ -228,12 +228,12 @@ impl Voter {
         let votes = self.resume(now, out);
         // Before the records, which say whether all marks are there.
         if !has_all_marks {
-            self.read_marks(now, out);
+            self.read_marks(now, self.marks_settle(), out);
         }
         if self.keeps_journal {
             self.marks
                 .snapshot(now.mono, None, usize::MAX, &mut out.records);
-            self.snapshot_end(&mut out.records);
+            self.snapshot_end(true, &mut out.records);
         }
         votes
     }
@@ -271,7 +271,7 @@ impl Voter {
             SnapshotFrom::Mark(after) => {
                 let last = self.marks.snapshot(now, after.as_ref(), many, out);
                 if last.is_none() {
-                    self.snapshot_end(out);
+                    self.snapshot_end(true, out);
                 }
                 return last.map(|last| SnapshotFrom::Mark(Some(last)));
             }
@@ -294,8 +294,26 @@ impl Voter {
         Some(SnapshotFrom::Slot(at))
     }
 
-    fn snapshot_end(&self, out: &mut Vec<Record>) {
-        self.snapshot_marks_end(out);
+    /// Returns the records of all that the next incarnation needs (rule 32). If votes and marks
+    /// together are too many, the marks are left out.
+    pub(crate) fn handover(&self, now: Instant, out: &mut Vec<Record>) {
+        let has_marks = self.slots() + self.marks() <= self.limits.handover_votes_max;
+        let mut rest = Some(SnapshotFrom::FIRST);
+        while let Some(from) = rest {
+            rest = match from {
+                SnapshotFrom::Mark(_) if !has_marks => {
+                    self.snapshot_end(false, out);
+                    None
+                }
+                from => self.snapshot_part(now, from, usize::MAX, out),
+            };
+        }
+    }
+
+    fn snapshot_end(&self, has_marks: bool, out: &mut Vec<Record>) {
+        if has_marks {
+            self.snapshot_marks_end(out);
+        }
         out.extend(fence_records(&self.fence_buckets));
         let Some(recovery) = &self.recovery else {
             return out.push(Record::Whole);

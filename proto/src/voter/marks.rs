@@ -388,8 +388,14 @@ impl Voter {
         self.go_on_reading(now, out);
     }
 
-    /// Begins to read the marks of the others.
-    pub(super) fn read_marks(&mut self, now: Now, out: &mut Effects) {
+    /// Returns the time after which the answers of earlier incarnations to a `Mark` count no more. A
+    /// quorum has each mark that was told by then.
+    pub(super) fn marks_settle(&self) -> Duration {
+        self.voter_set.timing().quarantine()
+    }
+
+    /// Begins to read the marks of the others, after a delay.
+    pub(super) fn read_marks(&mut self, now: Now, delay: Duration, out: &mut Effects) {
         if mistaken!(MarksNotRead) {
             return;
         }
@@ -397,7 +403,7 @@ impl Voter {
         let others = self.voter_set.members().iter();
         let others = others.filter(|member| **member != self.me);
         let cursor = Cursor {
-            due: now.mono,
+            due: now.mono.after(delay),
             ..Cursor::default()
         };
         let cursors: BTreeMap<_, _> = others.map(|it| (it.clone(), cursor.clone())).collect();
@@ -407,7 +413,7 @@ impl Voter {
         };
         let wait = match cursors.len() < needed {
             true => Duration::ZERO,
-            false => READ_MAX,
+            false => delay + READ_MAX,
         };
         self.marks.reading = Some(Reading {
             nonce: self.marks.nonce,

@@ -66,7 +66,8 @@ pub struct VoterLimits {
     /// free keys receive `Stale` because of another key.
     pub fence_buckets: usize,
     /// The most votes that a voter without a journal leaves with others when it is shut down. With
-    /// more it leaves none, and zero switches the handover off.
+    /// more it leaves none, and zero switches the handover off. If votes and marks together are
+    /// more, the marks are left out, and its next process reads those of the others.
     pub handover_votes_max: usize,
     /// The most keys that are marked at once. A mark with a key of 32 bytes takes about 70 bytes.
     pub marks_max: usize,

@@ -270,6 +270,10 @@ impl Settings {
         if once.chance(50_000) {
             settings.limits.marks_max = 1;
         }
+        if settings.handover_span.is_some() && once.chance(150_000) {
+            // Votes without marks are handed over.
+            settings.limits.handover_votes_max = once.below(MARKED_KEYS as u64) as usize;
+        }
         if settings.has_namesakes {
             // The second process would be the heir of the first, and its votes are not judged.
             settings.handover_span = None;
