@@ -406,6 +406,7 @@ impl Mesh {
     /// | is no voter | while locks can be acquired: a quorum of the members would vote for its claims |
     /// | is a voter that has just started | once it votes, and every key has a quorum without any one more voter |
     /// | the same, and another voter is down for good | once locks could be acquired for the length of a quarantine, about `max_ttl` |
+    /// | is a voter that has just started and reads the marks of the others | once it has read them |
     /// | is a voter, and keys have one or two voters | while locks can be acquired and it votes: a restart always costs a quorum there |
     /// | was ready | while locks can be acquired and it votes |
     ///

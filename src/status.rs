@@ -35,11 +35,13 @@ pub enum Health {
     /// was over. Once ready, it stays so while locks can be acquired, also if another voter stops.
     Ready,
     /// Locks can be acquired, but the next voter must not be restarted yet: some keys could have no
-    /// quorum without it. This node has a voter and has not been ready since its start.
+    /// quorum without it, or this node's voter reads the marks of the others. This node has a voter
+    /// and has not been ready since its start.
     ///
-    /// This state lasts at most for the length of a quarantine, about `max_ttl`, so that a voter
-    /// that is down for good keeps no other node from becoming ready. It does not occur if keys
-    /// have one or two voters, since a restart then always costs a quorum.
+    /// A voter that is down for good keeps no other node from becoming ready: the wait for it ends
+    /// after the length of a quarantine, about `max_ttl`. Nodes do not wait for it if keys have one
+    /// or two voters, since a restart then always costs a quorum. Reading ends ten seconds after
+    /// the last page of marks. It begins after `max_ttl` if the marks were left out of a handover.
     NoSpareVoter,
     /// The voter of this node is in recovery. The other voters may form a quorum without it.
     Recovering,
@@ -102,7 +104,7 @@ pub struct Status {
     /// The health of this node.
     pub health: Health,
     /// The reason why no voter may be restarted at this moment; `None` if one may, since every key
-    /// has a quorum without any one more.
+    /// has a quorum without any one more. Only this node's own reading of marks counts.
     pub no_spare_voter: Option<NoSpareVoter>,
     /// The time left in quarantine; `None` if this node votes or is not a member.
     ///

@@ -445,6 +445,10 @@ pub enum NoSpareVoter {
         /// The number of members that must vote before one may be restarted.
         needed: usize,
     },
+    /// The voter of this node reads the marks of the others. If one of them lost its marks too, ticks
+    /// that ran could run again. Only the node itself reports it.
+    #[error("this voter reads the marks of the others")]
+    ReadsMarks,
 }
 
 /// Returns the least number that is more than half of `voters`: a majority, as in Thomas, "A

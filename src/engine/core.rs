@@ -388,7 +388,16 @@ impl Core {
 
     /// Checks if one of the voters may be restarted, as far as this node sees it.
     pub(crate) fn check_restart(&self, now: Now) -> Result<(), NoSpareVoter> {
-        self.node.voter_set().check_restart(self.voting(now))
+        self.node.voter_set().check_restart(self.voting(now))?;
+        match self.reads_marks() {
+            true => Err(NoSpareVoter::ReadsMarks),
+            false => Ok(()),
+        }
+    }
+
+    /// Returns `true` while the voter of this node reads the marks of the others.
+    fn reads_marks(&self) -> bool {
+        self.node.voter().is_some_and(|voter| voter.reads_marks())
     }
 
     /// Returns the health of this node.
@@ -413,7 +422,8 @@ impl Core {
 
     fn is_settled(&self, now: Now, voting: usize) -> bool {
         let voter_set = self.node.voter_set();
-        self.readiness.is_reached(now.mono, voter_set, voting)
+        self.readiness
+            .is_reached(now.mono, voter_set, voting, self.reads_marks())
     }
 
     /// Returns the health of this node, and records it: a node that was ready stays ready while it

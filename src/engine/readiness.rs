@@ -26,14 +26,23 @@ impl Readiness {
     /// missing for longer than a quarantine is down for good, and some voter sets never have a
     /// spare voter. A voter that was ready stays so, or the failure of one voter would make all
     /// others unready.
-    pub(super) fn is_reached(&self, now: Instant, voter_set: &VoterSet, voting: usize) -> bool {
+    ///
+    /// A voter that reads the marks of the others is not ready until that ends by itself (rule 37).
+    pub(super) fn is_reached(
+        &self,
+        now: Instant,
+        voter_set: &VoterSet,
+        voting: usize,
+        reads_marks: bool,
+    ) -> bool {
         let waited = self.can_lock_since.map(|since| now.since(since));
         let is_missing = matches!(
             voter_set.check_restart(voting),
             Err(NoSpareVoter::Missing { .. })
         );
         let at_most = voter_set.timing().quarantine() + SETTLE;
-        self.was_ready || !is_missing || waited.is_some_and(|waited| waited >= at_most)
+        let has_waited = !is_missing || waited.is_some_and(|waited| waited >= at_most);
+        self.was_ready || (has_waited && !reads_marks)
     }
 
     /// Records the health of the node.
@@ -64,11 +73,24 @@ mod tests {
     #[test]
     fn new_voter_is_ready_once_another_is_spare() {
         let new = Readiness::default();
-        assert!(!new.is_reached(at(9), &voter_set(3, 3), 2));
-        assert!(new.is_reached(at(9), &voter_set(3, 3), 3));
-        assert!(new.is_reached(at(9), &voter_set(5, 5), 4));
+        assert!(!new.is_reached(at(9), &voter_set(3, 3), 2, false));
+        assert!(new.is_reached(at(9), &voter_set(3, 3), 3, false));
+        assert!(new.is_reached(at(9), &voter_set(5, 5), 4, false));
         // All voters of a key may be among those that are missing.
-        assert!(!new.is_reached(at(9), &voter_set(5, 3), 4));
+        assert!(!new.is_reached(at(9), &voter_set(5, 3), 4, false));
+    }
+
+    #[test]
+    fn voter_that_reads_marks_is_not_ready() {
+        let mut it = Readiness::default();
+        it.observe(Health::NoSpareVoter, at(0));
+        for set in [voter_set(3, 3), voter_set(2, 2)] {
+            let all = set.members().len();
+            assert!(!it.is_reached(at(500), &set, all, true));
+            assert!(it.is_reached(at(500), &set, all, false));
+        }
+        it.observe(Health::Ready, at(501));
+        assert!(it.is_reached(at(502), &voter_set(3, 3), 3, true));
     }
 
     #[test]
@@ -76,7 +98,7 @@ mod tests {
         let mut it = Readiness::default();
         it.observe(Health::Ready, at(9));
         it.observe(Health::NoQuorum, at(10));
-        assert!(it.is_reached(at(11), &voter_set(3, 3), 2));
+        assert!(it.is_reached(at(11), &voter_set(3, 3), 2, false));
     }
 
     #[test]
@@ -87,8 +109,8 @@ mod tests {
         it.observe(Health::NoQuorum, at(50));
         it.observe(Health::NoSpareVoter, at(51));
         it.observe(Health::NoSpareVoter, at(90));
-        assert!(!it.is_reached(at(116), &set, 2));
-        assert!(it.is_reached(at(117), &set, 2));
+        assert!(!it.is_reached(at(116), &set, 2, false));
+        assert!(it.is_reached(at(117), &set, 2, false));
     }
 
     #[test]
@@ -96,7 +118,7 @@ mod tests {
         for (members, voters_per_key) in [(1, 1), (2, 2), (3, 1), (5, 2)] {
             let set = voter_set(members, voters_per_key);
             assert!(set.check_restart(members).is_err());
-            assert!(Readiness::default().is_reached(at(0), &set, members));
+            assert!(Readiness::default().is_reached(at(0), &set, members, false));
         }
     }
 }

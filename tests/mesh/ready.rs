@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use lockmesh::status::{LockState, NoSpareVoter, Standing, WallClock};
+use lockmesh::status::{LockState, NoSpareVoter, Standing, VoterLimits, VoterStart, WallClock};
 use lockmesh::{Durability, Health, InspectError, Mesh};
 use lockmesh_harness::{LocalMesh, SkewedClock};
 use lockmesh_proto::RefuseReason;
@@ -254,6 +254,44 @@ async fn dead_voter_delays_readiness_for_one_quarantine() {
     becomes(&node, Health::NoSpareVoter).await;
     node.ready(PATIENCE).await.unwrap();
     assert!(node.status().no_spare_voter.is_some());
+}
+
+/// The marks were left out of the handover, so the voter reads those of the others.
+#[tokio::test]
+async fn voter_is_ready_once_it_has_read_marks() {
+    let limits = VoterLimits {
+        handover_votes_max: 1,
+        ..VoterLimits::default()
+    };
+    let cluster = settings(3, 0, Duration::from_secs(5));
+    let cluster = cluster.configure(move |node| node.limits(limits));
+    let cluster = cluster.start().await.unwrap();
+    for tick in 0..2 {
+        let node = cluster.node(0);
+        node.once("job", tick).run(async |_| ()).await.unwrap();
+    }
+    let node = cluster.node(1);
+    until("it has the marks", || node.status().voter_marks == 2).await;
+    cluster.shutdown(1).await;
+    cluster.restart(1).await.unwrap();
+    let node = cluster.node(1);
+    until("it reads marks", || {
+        node.status().no_spare_voter == Some(NoSpareVoter::ReadsMarks)
+    })
+    .await;
+    let status = node.status();
+    assert_eq!(
+        (status.health, status.voter_marks),
+        (Health::NoSpareVoter, 0)
+    );
+    assert!(matches!(
+        status.voter_start,
+        Some(VoterStart::Handover { .. })
+    ));
+    assert!(node.lock("k").acquire().await.is_ok());
+    node.ready(PATIENCE).await.unwrap();
+    let status = node.status();
+    assert_eq!((status.no_spare_voter, status.voter_marks), (None, 2));
 }
 
 #[tokio::test]
