@@ -142,9 +142,8 @@ impl MeshBuilder {
         let (journal, node_journal) = opened.unzip();
         let node = new_node(&clock, incarnation, checked, node_journal);
         let engine = Arc::new(Engine::new(clock, transport, (node, journal), gossip_in));
-        engine.with(|core, _| {
-            core.begin_voter(VoterStart::without_memory(why));
-        });
+        let start = VoterStart::without_memory(why, engine.journal.is_some());
+        engine.with(|core, _| core.begin_voter(start));
         if let Some(journal) = &engine.journal {
             Journal::spawn_writer(journal, &engine)?;
         }

@@ -168,9 +168,11 @@ pub enum VoterStart {
 }
 
 impl VoterStart {
-    /// Returns the start of a voter whose journal, if it keeps one, is not memory for this reason.
-    pub(crate) fn without_memory(why: Option<NotMemory>) -> Self {
+    /// Returns the start of a voter whose journal, if it keeps one, is not memory for this reason. A
+    /// voter with a usable journal begins so too, since it asks the others first.
+    pub(crate) fn without_memory(why: Option<NotMemory>, keeps_journal: bool) -> Self {
         let why = match why {
+            None if keeps_journal => "its journal is not confirmed as the newest".to_owned(),
             None => "it keeps no journal, and no other voter had its memory".to_owned(),
             Some(NotMemory::New) => {
                 "its journal is new, and no other voter had its memory".to_owned()

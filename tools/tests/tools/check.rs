@@ -61,10 +61,15 @@ fn history_of_killed_and_stopped_node_is_accepted() {
     let setup = Setup {
         voters: "\"n1\"",
         load: "--hold-ms 1..50 --pause-ms 1..5 --look-every-ms 1",
+        max_ttl_ms: 2_000,
         ..Setup::default()
     };
     let mut history = None;
     for (signal, expected) in [("-KILL", 1), ("-TERM", 2)] {
+        let setup = Setup {
+            is_new: expected == 1,
+            ..setup
+        };
         let mut node = Node::start(&dir, "n1", &setup);
         let starts = |node: &Node| {
             let lines = node.lines();
