@@ -57,8 +57,11 @@ fn check(what: &'static str, name: &str, max: usize) -> Result<(), NameError> {
     }
 }
 
+#[inline]
 fn check_printable(what: &'static str, name: &str) -> Result<(), NameError> {
-    if name.chars().any(char::is_control) {
+    // Names are mostly ASCII, and decoding characters costs more than looking at bytes.
+    let may_be_control = |byte: &u8| byte.is_ascii_control() || !byte.is_ascii();
+    if name.as_bytes().iter().any(may_be_control) && name.chars().any(char::is_control) {
         return Err(NameError::Control {
             what,
             name: name.to_owned(),
@@ -310,6 +313,9 @@ mod tests {
             NodeId::new("a\nb"),
             Err(NameError::Control { .. })
         ));
+        // A control character beyond ASCII, and a letter.
+        assert!(NodeId::new("a\u{85}").is_err());
+        assert!(NodeId::new("\u{e4}").is_ok());
         assert!(matches!(Key::new(""), Err(NameError::Empty { .. })));
         assert!(Key::new("k".repeat(KEY_BYTES_MAX)).is_ok());
         assert!(Key::new("k".repeat(KEY_BYTES_MAX + 1)).is_err());
