@@ -104,6 +104,7 @@ impl Borrow<str> for NodeId {
 pub(crate) struct NodeName<'a>(&'a str);
 
 impl<'a> NodeName<'a> {
+    #[inline]
     fn new(name: &'a str) -> Result<Self, NameError> {
         check("node id", name, NODE_ID_BYTES_MAX)?;
         check_printable("node id", name)?;
