@@ -285,6 +285,7 @@ impl LockRequest {
             outlives,
             deadline: wait.map(|wait| since.after(wait)),
             is_once: self.is_once,
+            note: None,
         };
         let (ticket, ended, mut combiner) = engine.claim(since, request, self.terms);
         // Dropped before `combiner`, so that claim and withdrawal leave together.

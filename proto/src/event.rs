@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::description::Differences;
 use super::epoch::Epoch;
-use super::id::{Incarnation, Key, NodeId};
+use super::id::{Incarnation, Key, NodeId, Note};
 use super::journal::Record;
 use super::message::{Message, RefuseReason};
 use super::time::Instant;
@@ -43,6 +43,10 @@ pub struct KeyHolder {
     pub node: NodeId,
     /// The epoch of the claim.
     pub epoch: Epoch,
+    /// The least time for which the claim has had the vote.
+    pub held_for: Duration,
+    /// The note of the claim, if a voter sent one.
+    pub note: Option<Note>,
 }
 
 /// An event for the driver.
@@ -88,8 +92,8 @@ pub enum Event {
         ticket: Ticket,
         /// The voters' last replies.
         answers: VoteTally,
-        /// The holder that a voter named last. It may not be granted.
-        holder: Option<KeyHolder>,
+        /// The holder that a voter named last. It may not be granted. Boxed to keep events small.
+        holder: Option<Box<KeyHolder>>,
     },
     /// A request ended since the key is marked: what it stands for is done.
     Done {

@@ -33,7 +33,7 @@
 //!     seal: Seal::insecure_plaintext(),
 //! });
 //! let ttl = std::time::Duration::from_secs(10);
-//! let request = Request { key: Key::new("k")?, ttl, is_try: true, renews: true, outlives: false, deadline: None, is_once: false };
+//! let request = Request { key: Key::new("k")?, ttl, is_try: true, renews: true, outlives: false, deadline: None, is_once: false, note: None };
 //! node.claim(now, request)?;
 //! let mut granted = false;
 //! loop {
@@ -103,7 +103,7 @@ pub use journal::{
 };
 pub use message::{
     Challenge, Claim, Done, HolderGranted, Inspect, KeepAlive, Kept, Mark, MarkEntry, Marked,
-    MarksPage, MarksQuery, Message, Namesake, Outdated, PageEnd, REPORTED_WAITERS_MAX,
+    MarksPage, MarksQuery, Message, Namesake, NoteMessage, Outdated, PageEnd, REPORTED_WAITERS_MAX,
     RecoveryQuery, RecoveryReply, Refuse, RefuseReason, Release, Report, ReportedVote,
     ReportedWaiter, SessionId, Stale, Vote, VoterQuery, VoterReply, Wait,
 };
@@ -122,7 +122,7 @@ pub use wire::codec::{
     DATAGRAM_MESSAGES_MAX, DatagramHead, Packed, pack_messages, unpack_messages,
 };
 pub use wire::observe::{
-    Answer, Counts, Flow, Overview, Question, SeenLock, SeenNode, Topic, VoterState,
+    Answer, Counts, Flow, Overview, Question, SeenLock, SeenNode, SeenNote, Topic, VoterState,
     first_lock_number,
 };
 pub use wire::seal::{

@@ -14,7 +14,7 @@ use super::description::{Role, VoterSetDescription, few};
 use super::digest::{Digest, DigestParts};
 use super::epoch::Epoch;
 use super::handover::Handover;
-use super::id::{ClaimId, Incarnation, Key, NodeId};
+use super::id::{ClaimId, Incarnation, Key, NodeId, Note};
 use super::time::Instant;
 use super::wire::PROTOCOL_VERSION_MIN;
 
@@ -82,6 +82,8 @@ pub enum Message {
     /// Since version 2. One of the replies to [`MarksQuery`](Self::MarksQuery). Boxed because rare
     /// and large.
     MarksPage(Box<MarksPage>),
+    /// Since version 2. The note of a claim. Advice, for people. Boxed because rare and large.
+    Note(Box<NoteMessage>),
 }
 
 impl Message {
@@ -95,7 +97,8 @@ impl Message {
             | Self::Marked(_)
             | Self::Done(_)
             | Self::MarksQuery(_)
-            | Self::MarksPage(_) => 2,
+            | Self::MarksPage(_)
+            | Self::Note(_) => 2,
             _ => PROTOCOL_VERSION_MIN,
         }
     }
@@ -423,6 +426,44 @@ pub struct MarkEntry {
     pub epoch: Epoch,
     /// The time until the mark ends.
     pub remaining: Duration,
+}
+
+/// The note of a claim, which decides nothing.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub enum NoteMessage {
+    /// Claimant to voter, after a `Claim`: the note of that claim.
+    OfClaim {
+        /// The claimed key.
+        key: Key,
+        /// The claim.
+        claim: ClaimId,
+        /// Its note.
+        note: Note,
+    },
+    /// Voter to claimant, after a `Wait`: the note of the holder that the `Wait` names.
+    OfHolder {
+        /// The waiting claim.
+        claim: ClaimId,
+        /// The node of the holder.
+        node: NodeId,
+        /// The epoch of the holder.
+        epoch: Epoch,
+        /// The least time for which the holder has had the vote.
+        held_for: Duration,
+        /// The note of the holder.
+        note: Note,
+    },
+    /// Voter to any node, before a `Report`: the note of a claim in it.
+    OfReported {
+        /// The nonce of the query.
+        nonce: u64,
+        /// The node of the claim.
+        node: NodeId,
+        /// The epoch of the claim.
+        epoch: Epoch,
+        /// The note of the claim.
+        note: Note,
+    },
 }
 
 /// A query for a voter's view of a key.

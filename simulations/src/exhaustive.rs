@@ -413,6 +413,7 @@ impl Search {
             outlives: false,
             deadline: None,
             is_once: self.scope.marks,
+            note: None,
         };
         let mut out = Effects::default();
         let it = &mut state.claimants[claimant];

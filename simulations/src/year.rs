@@ -242,6 +242,7 @@ impl Year {
         let ticket = self.cluster.with(node, |it, now| {
             let request = Request {
                 is_once: true,
+                note: None,
                 deadline: Some(now.mono.after(deadline)),
                 ..Cluster::request(&format!("report@{tick}"), TTL)
             };

@@ -44,7 +44,7 @@ pub(crate) enum Ended {
         /// The reason why no recent datagram could be opened; `None` if one could, or if none
         /// arrived.
         unopened: Option<DropReason>,
-        holder: Option<KeyHolder>,
+        holder: Option<Box<KeyHolder>>,
     },
     ShutDown,
 }
@@ -728,6 +728,7 @@ pub(crate) mod tests {
             outlives: false,
             deadline: None,
             is_once: false,
+            note: None,
         }
     }
 

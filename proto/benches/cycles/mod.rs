@@ -133,5 +133,6 @@ pub(crate) fn request(key: Key) -> Request {
         outlives: false,
         deadline: None,
         is_once: false,
+        note: None,
     }
 }

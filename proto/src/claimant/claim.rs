@@ -17,10 +17,10 @@ use super::marking::{MarkAnswer, Marking};
 use super::{ClaimCtx, ExtendError, Request};
 use crate::epoch::{Epoch, EpochClock};
 use crate::event::{Event, KeyHolder, Ticket, VoteTally};
-use crate::id::{ClaimId, Key, NodeId};
+use crate::id::{ClaimId, Key, NodeId, Note};
 use crate::message::{
-    Claim, Done, HolderGranted, Mark, Marked, Message, RefuseReason, Release, SessionId, Stale,
-    Vote, Wait,
+    Claim, Done, HolderGranted, Mark, Marked, Message, NoteMessage, RefuseReason, Release,
+    SessionId, Stale, Vote, Wait,
 };
 use crate::time::{Instant, Now};
 use crate::voter_set::{Tally, VoterSet, quorum, quorum_reaches};
@@ -110,8 +110,8 @@ struct Waiting {
     /// `true` once a `Wait` or a vote with `probe` was received: another claim wants the key, or
     /// may.
     is_contended: bool,
-    /// The holder that a voter named last.
-    holder: Option<KeyHolder>,
+    /// The holder that a voter named last, and when one named it first. Boxed to keep claims small.
+    holder: Option<Box<(KeyHolder, Instant)>>,
     /// The number of retransmissions of a `try` claim to all voters, and the time of the next.
     repeats: u32,
     next_repeat: Instant,
@@ -154,6 +154,7 @@ pub(super) struct OwnClaim {
     ttl: Duration,
     is_try: bool,
     is_once: bool,
+    note: Option<Note>,
     renewal: Renewal,
     phase: Phase,
     /// Set while a held key is being marked.
@@ -186,6 +187,7 @@ impl OwnClaim {
             ttl: request.ttl,
             is_try: request.is_try,
             is_once: request.is_once,
+            note: request.note,
             renewal: match (request.renews, request.outlives) {
                 (true, _) => Renewal::Every(every),
                 (false, outlives) => Renewal::Never { outlives },
@@ -274,7 +276,7 @@ impl OwnClaim {
                 cx.out.tell(Event::TimedOut {
                     ticket: self.ticket,
                     answers: self.answers(),
-                    holder: self.named_holder(),
+                    holder: self.named_holder(cx.now),
                 });
                 return true;
             }
@@ -367,10 +369,18 @@ impl OwnClaim {
         let mut holder = None;
         if let Phase::Waiting(waiting) = &mut self.phase {
             waiting.is_contended = true;
-            waiting.holder = Some(KeyHolder {
-                node: wait.holder.node.clone(),
-                epoch: wait.epoch,
-            });
+            let is_known = |(known, _): &(KeyHolder, _)| {
+                known.epoch == wait.epoch && known.node == wait.holder.node
+            };
+            if !waiting.holder.as_deref().is_some_and(is_known) {
+                let holder = KeyHolder {
+                    node: wait.holder.node.clone(),
+                    epoch: wait.epoch,
+                    held_for: Duration::ZERO,
+                    note: None,
+                };
+                waiting.holder = Some(Box::new((holder, cx.now.mono)));
+            }
             holder = self.is_try.then(|| {
                 let (epoch, claim) = (wait.epoch, wait.holder.clone());
                 Box::new(Holder { epoch, claim })
@@ -381,6 +391,19 @@ impl OwnClaim {
             self.send_round(cx);
         }
         self.is_denied(cx)
+    }
+
+    /// Keeps the note of the holder, if that is the one that a voter named last.
+    pub(super) fn learn_note(&mut self, now: Now, from: KeyHolder) {
+        if let Phase::Waiting(waiting) = &mut self.phase
+            && let Some((holder, since)) = waiting.holder.as_deref_mut()
+            && (holder.epoch, &holder.node) == (from.epoch, &from.node)
+        {
+            // Of several voters, the one that has known the holder for the longest time.
+            let known_for = now.mono.since(*since);
+            holder.held_for = holder.held_for.max(from.held_for.saturating_sub(known_for));
+            holder.note = from.note;
+        }
     }
 
     /// Rule 15.
@@ -912,6 +935,14 @@ impl OwnClaim {
             false => Message::Claim(claim),
         };
         cx.out.send(&ballot.voter, message);
+        if let Some(note) = &self.note {
+            let note = NoteMessage::OfClaim {
+                key: self.key.clone(),
+                claim: self.id.clone(),
+                note: note.clone(),
+            };
+            cx.out.send(&ballot.voter, Message::Note(Box::new(note)));
+        }
         let backoff = retransmit_backoff(self.ttl, &cx.own.voter_set, ballot.unanswered);
         ballot.unanswered = ballot.unanswered.saturating_add(1);
         ballot.due = cx.now.mono.after(cx.own.jitter.shorten(backoff));
@@ -980,11 +1011,16 @@ impl OwnClaim {
         })
     }
 
-    fn named_holder(&self) -> Option<KeyHolder> {
-        match &self.phase {
-            Phase::Waiting(waiting) => waiting.holder.clone(),
-            Phase::Held(_) => None,
-        }
+    fn named_holder(&self, now: Now) -> Option<Box<KeyHolder>> {
+        let Phase::Waiting(waiting) = &self.phase else {
+            return None;
+        };
+        let (holder, since) = waiting.holder.as_deref()?;
+        let known_for = now.mono.since(*since);
+        Some(Box::new(KeyHolder {
+            held_for: holder.held_for.saturating_add(known_for),
+            ..holder.clone()
+        }))
     }
 
     fn answers(&self) -> VoteTally {

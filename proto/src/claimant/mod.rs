@@ -24,8 +24,8 @@ use thiserror::Error;
 
 use crate::deadlines::Deadlines;
 use crate::epoch::{Epoch, EpochClock};
-use crate::event::{Effects, Ticket};
-use crate::id::{ClaimId, Incarnation, Key, NodeId};
+use crate::event::{Effects, KeyHolder, Ticket};
+use crate::id::{ClaimId, Incarnation, Key, NodeId, Note};
 use crate::message::{Kept, Message, RefuseReason, Release};
 use crate::time::{Instant, Now, earliest};
 use crate::voter::MARK_KEEP_MAX;
@@ -68,6 +68,8 @@ pub struct Request {
     pub is_once: bool,
     /// The instant at which the request gives up; `None` for never.
     pub deadline: Option<Instant>,
+    /// A text that the voters show to people, and to those that wait for the key.
+    pub note: Option<Note>,
 }
 
 /// The reason why a request was rejected. Nothing was sent.
@@ -459,6 +461,18 @@ impl Claimant {
                 granted,
             };
             out.send(from, Message::Release(release));
+        }
+    }
+
+    /// Handles the note of the holder that a voter's `Wait` for `claim` named. The caller has checked
+    /// that the claim is from this node.
+    pub fn handle_note(&mut self, now: Now, claim: &ClaimId, holder: KeyHolder) {
+        let own = &self.shared;
+        if claim.incarnation == own.incarnation
+            && let Some(ticket) = own.tickets.get(&claim.seq)
+            && let Some(claim) = self.claims.get_mut(ticket)
+        {
+            claim.learn_note(now, holder);
         }
     }
 

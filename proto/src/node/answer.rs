@@ -10,13 +10,13 @@ use serde::Serialize;
 
 use super::{Node, Output};
 use crate::event::Event;
-use crate::id::Key;
+use crate::id::{Key, Note};
 use crate::message::{RefuseReason, Report, VoterQuery, VoterReply};
 use crate::time::Now;
 use crate::voter_set::VoterSetTag;
 use crate::wire::codec::encoded_len;
 use crate::wire::observe::{
-    Answer, Counts, Overview, Question, SeenLock, SeenNode, Topic, VoterState,
+    Answer, Counts, Overview, Question, SeenLock, SeenNode, SeenNote, Topic, VoterState,
 };
 use crate::wire::{DATAGRAM_BYTES_MAX, DatagramKind, DropReason};
 
@@ -107,21 +107,62 @@ impl Node {
             nodes: Vec::new(),
             locks: Vec::new(),
             next: Some(u64::MAX),
+            notes: Vec::new(),
         };
         let used = answer.to_body().len();
         let left = budget.checked_sub(used).ok_or(DropReason::Short)?;
         answer.next = match topic {
             Topic::Overview { from } => fill(left, &mut answer.nodes, self.known_nodes(now, from)),
             Topic::Locks { from } => fill(left, &mut answer.locks, self.listed_locks(now, from)),
-            Topic::Key { key } => {
-                let report = self.seen(now, &key);
-                fill(left, &mut answer.locks, [(0, SeenLock { key, report })])
+            Topic::LocksAndNotes { from } => {
+                let mut page = Vec::new();
+                let locks = (0..).zip(self.listed_locks(now, from));
+                let entries = locks.map(|(at, (number, lock))| {
+                    let of_holder = self.notes(at, &lock.key).find(|it| it.claim == 0);
+                    (number, (lock, of_holder))
+                });
+                let next = fill(left, &mut page, entries);
+                for (lock, note) in page {
+                    answer.locks.push(lock);
+                    answer.notes.extend(note);
+                }
+                next
+            }
+            Topic::Key { key } => self.answer_key(now, left, key, &mut answer),
+            Topic::KeyAndNotes { key } => {
+                let notes: Vec<SeenNote> = self.notes(0, &key).collect();
+                let next = self.answer_key(now, left, key, &mut answer);
+                // The number of notes takes one byte. Notes that do not fit are left out.
+                let left = budget.saturating_sub(answer.to_body().len() + 1);
+                let _ = fill(left, &mut answer.notes, (0..).zip(notes));
+                next
             }
         }?;
         self.traffic.answers += 1;
         let bytes = self.seal.seal(DatagramKind::Answer, &answer.to_body());
         self.outputs.push_back(Output::Transmit { to: from, bytes });
         Ok(())
+    }
+
+    fn answer_key(
+        &self,
+        now: Now,
+        left: usize,
+        key: Key,
+        answer: &mut Answer,
+    ) -> Result<Option<u64>, DropReason> {
+        let report = self.seen(now, &key);
+        fill(left, &mut answer.locks, [(0, SeenLock { key, report })])
+    }
+
+    /// Returns the notes of the claims that this node's voter reports for a key.
+    fn notes(&self, lock: u32, key: &Key) -> impl Iterator<Item = SeenNote> {
+        let notes = self.voter.iter().flat_map(|voter| voter.notes(key));
+        notes.map(move |(claim, _, _, note): (_, _, _, &Note)| SeenNote {
+            lock,
+            claim,
+            note: note.clone(),
+        })
     }
 
     fn overview(&self, now: Now) -> Overview {

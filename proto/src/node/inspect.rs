@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use crate::epoch::Epoch;
 use crate::event::Effects;
-use crate::id::{ClaimId, Key, NodeId};
-use crate::message::{Inspect, Message, Report, ReportedWaiter};
+use crate::id::{ClaimId, Key, NodeId, Note};
+use crate::message::{Inspect, Message, REPORTED_WAITERS_MAX, Report, ReportedWaiter};
 use crate::time::{Instant, Now};
 use crate::voter_set::quorum;
 
@@ -69,6 +69,8 @@ pub struct SeenVotes {
     pub votes: usize,
     /// The time until the last of the votes expires.
     pub remaining: Duration,
+    /// The note of the claim, if a voter has it.
+    pub note: Option<Note>,
 }
 
 impl Inspection {
@@ -113,6 +115,8 @@ pub struct KeyOwner {
     pub confirmed: bool,
     /// The time for which a quorum of the votes still runs. The holder's own guard ends sooner.
     pub remaining: Duration,
+    /// Its note, if a voter has it.
+    pub note: Option<Note>,
 }
 
 /// A node that waits for a key.
@@ -123,7 +127,12 @@ pub struct Waiter {
     pub epoch: Epoch,
     /// The node.
     pub node: NodeId,
+    /// The note of its claim, if a voter has it.
+    pub note: Option<Note>,
 }
+
+/// Notes by the node and the epoch of their claims.
+pub(super) type Notes = BTreeMap<(NodeId, Epoch), Note>;
 
 #[derive(Clone, Debug)]
 struct Running {
@@ -131,6 +140,7 @@ struct Running {
     until: Instant,
     voters: Vec<NodeId>,
     reports: BTreeMap<NodeId, Report>,
+    notes: Notes,
 }
 
 /// The inspections that this node runs.
@@ -180,9 +190,27 @@ impl Inspector {
             until,
             voters,
             reports: BTreeMap::new(),
+            notes: Notes::new(),
         };
         self.running.insert(nonce, running);
         InspectId(nonce)
+    }
+
+    /// Records the note of a claim that a voter reports. Of each voter as many count as a report has
+    /// claims.
+    pub(crate) fn handle_note(
+        &mut self,
+        from: &NodeId,
+        nonce: u64,
+        claim: (NodeId, Epoch),
+        note: Note,
+    ) {
+        if let Some(running) = self.running.get_mut(&nonce)
+            && running.voters.contains(from)
+            && running.notes.len() < running.voters.len() * (1 + REPORTED_WAITERS_MAX)
+        {
+            running.notes.insert(claim, note);
+        }
     }
 
     /// Records a voter's report. Once a quorum has reported, the inspection ends after `grace`, so
@@ -220,24 +248,25 @@ impl Inspector {
 
 fn conclude(running: Running) -> Inspection {
     let reports: Vec<Report> = running.reports.into_values().collect();
-    judge(running.key, running.voters.len(), &reports)
+    judge(running.key, running.voters.len(), &reports, &running.notes)
 }
 
 /// One vote: its remaining time, the claim's epoch, and `true` if the claim is granted.
 type Vote = (Duration, Epoch, bool);
 
-fn seen_votes((claim, votes): (&&ClaimId, &Vec<Vote>)) -> Option<SeenVotes> {
+fn seen_votes(claim: &ClaimId, votes: &[Vote], notes: &Notes) -> Option<SeenVotes> {
     let (remaining, epoch, _) = *votes.iter().max()?;
     Some(SeenVotes {
         node: claim.node.clone(),
         epoch,
         votes: votes.len(),
         remaining,
+        note: notes.get(&(claim.node.clone(), epoch)).cloned(),
     })
 }
 
 /// Combines the reports of some of a key's voters.
-pub(super) fn judge(key: Key, voters: usize, reports: &[Report]) -> Inspection {
+pub(super) fn judge(key: Key, voters: usize, reports: &[Report], notes: &Notes) -> Inspection {
     let mut votes: BTreeMap<&ClaimId, Vec<Vote>> = BTreeMap::new();
     let mut waiters: Vec<Waiter> = Vec::new();
     for report in reports {
@@ -249,6 +278,7 @@ pub(super) fn judge(key: Key, voters: usize, reports: &[Report]) -> Inspection {
         waiters.extend(named.map(|ReportedWaiter { node, epoch }| Waiter {
             epoch: *epoch,
             node: node.clone(),
+            note: notes.get(&(node.clone(), *epoch)).cloned(),
         }));
     }
     waiters.sort();
@@ -257,7 +287,9 @@ pub(super) fn judge(key: Key, voters: usize, reports: &[Report]) -> Inspection {
     let recovering = reports.iter().filter(|it| it.is_recovering).count();
     let unknown = voters - (reports.len() - recovering);
     let most = votes.values().map(Vec::len).max().unwrap_or_default();
-    let mut seen: Vec<SeenVotes> = votes.iter().filter_map(seen_votes).collect();
+    let seen = votes.iter();
+    let seen = seen.filter_map(|(claim, votes)| seen_votes(claim, votes, notes));
+    let mut seen: Vec<SeenVotes> = seen.collect();
     seen.sort_by(|a, b| (b.votes, a.epoch, &a.node).cmp(&(a.votes, b.epoch, &b.node)));
     let owner = votes.into_iter().find(|(_, votes)| votes.len() >= needed);
     let owner = owner.map(|(claim, mut votes)| {
@@ -267,6 +299,7 @@ pub(super) fn judge(key: Key, voters: usize, reports: &[Report]) -> Inspection {
             epoch: votes[0].1,
             confirmed: votes.iter().any(|(_, _, granted)| *granted),
             remaining: votes[needed - 1].0,
+            note: notes.get(&(claim.node.clone(), votes[0].1)).cloned(),
         }
     });
     let state = match owner {
@@ -286,5 +319,60 @@ pub(super) fn judge(key: Key, voters: usize, reports: &[Report]) -> Inspection {
         fence: fence.unwrap_or_default(),
         waiting: waiting.unwrap_or_default() as usize,
         waiters,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Incarnation;
+    use crate::message::ReportedVote;
+
+    /// A note is that of the claim with its node and epoch, from whichever voter.
+    #[test]
+    fn inspection_has_notes_of_votes_and_waiters() {
+        let (now, voter) = (Now::default(), |name| NodeId::new(name).unwrap());
+        let (voters, note) = (["b", "c"].map(voter).to_vec(), |it| Note::new(it).unwrap());
+        let (key, span) = (Key::new("k").unwrap(), Duration::from_secs(1));
+        let mut inspector = Inspector::new(7);
+        let until = now.mono.after(span);
+        let InspectId(nonce) = inspector.begin(until, &key, voters, &mut Effects::default());
+        let mut told = |from, nonce, node, epoch, text| {
+            let claim = (voter(node), Epoch::new(epoch));
+            inspector.handle_note(&voter(from), nonce, claim, note(text));
+        };
+        told("b", nonce, "x", 70, "deploy 812");
+        told("c", nonce, "y", 80, "waits");
+        told("c", nonce, "x", 71, "of another claim");
+        told("c", nonce + 1, "x", 70, "of another inspection");
+        told("z", nonce, "x", 70, "of a node that is no voter of the key");
+        // Of one voter as many count as its report has claims.
+        (0..50).for_each(|n| told("c", nonce, "w", 100 + n, "more"));
+        assert_eq!(inspector.running[&nonce].notes.len(), 18);
+        let report = Report {
+            nonce,
+            vote: Some(ReportedVote {
+                claim: ClaimId {
+                    node: voter("x"),
+                    incarnation: Incarnation::new(1),
+                    seq: 1,
+                },
+                epoch: Epoch::new(70),
+                granted: true,
+                remaining: span,
+            }),
+            waiters: vec![ReportedWaiter {
+                node: voter("y"),
+                epoch: Epoch::new(80),
+            }],
+            ..Report::default()
+        };
+        for from in ["b", "c"] {
+            inspector.handle_report(now, &voter(from), report.clone(), span);
+        }
+        let (_, seen) = inspector.finished(now).remove(0);
+        assert_eq!(seen.owner().unwrap().note, Some(note("deploy 812")));
+        assert_eq!(seen.votes[0].note, Some(note("deploy 812")));
+        assert_eq!(seen.waiters[0].note, Some(note("waits")));
     }
 }

@@ -36,12 +36,12 @@ use crate::clocks::{Clocks, MayReturn, WallClock};
 use crate::description::{Differences, OtherSet, Role, VoterSetDescription};
 use crate::epoch::Epoch;
 use crate::event::View;
-use crate::event::{Effects, Event, Ticket};
+use crate::event::{Effects, Event, KeyHolder, Ticket};
 use crate::id::{ClaimId, Incarnation, Key, NodeId, NodeName};
 use crate::journal::Memory;
 use crate::message::{
-    Challenge, Claim, Message, Namesake, Outdated, RecoveryQuery, RecoveryReply, Refuse,
-    RefuseReason, VoterQuery, VoterReply,
+    Challenge, Claim, Message, Namesake, NoteMessage, Outdated, RecoveryQuery, RecoveryReply,
+    Refuse, RefuseReason, VoterQuery, VoterReply,
 };
 use crate::time::{Instant, Now, earliest};
 use crate::voter::{MARK_KEEP_MAX, MARK_REMAINS_MAX, Start, Voter, VoterLimits};
@@ -869,10 +869,14 @@ impl Node {
         let from = &head.from;
         let same_voter_set = head.voter_set == self.voter_set.tag();
         if let Some(claim) = claim_of(&message) {
-            let of_claimant = matches!(
-                message,
-                Message::Claim(_) | Message::OnceClaim(_) | Message::Release(_) | Message::Mark(_)
-            );
+            let of_claimant = match &message {
+                Message::Note(note) => matches!(**note, NoteMessage::OfClaim { .. }),
+                Message::Claim(_)
+                | Message::OnceClaim(_)
+                | Message::Release(_)
+                | Message::Mark(_) => true,
+                _ => false,
+            };
             let owner = if of_claimant { from } else { &self.id };
             if claim.node != *owner {
                 return Err(DropReason::NotTheirs);
@@ -881,7 +885,10 @@ impl Node {
         match message {
             Message::Claim(claim) => self.take_claim(now, head, (claim, false))?,
             Message::OnceClaim(claim) => self.take_claim(now, head, (claim, true))?,
-            Message::Mark(_) | Message::MarksQuery(_) | Message::MarksPage(_)
+            Message::Mark(_)
+            | Message::MarksQuery(_)
+            | Message::MarksPage(_)
+            | Message::Note(_)
                 if !same_voter_set =>
             {
                 return Err(DropReason::VoterSet);
@@ -974,8 +981,19 @@ impl Node {
                 self.traffic.sessions_over += u64::from(is_over);
                 self.claimant.handle_kept(now, from, &kept);
             }
+            Message::Note(note) => self.take_note(now, from, *note)?,
             Message::Inspect(inspect) => {
                 let voter = self.voter.as_ref().ok_or(DropReason::NotAVoter)?;
+                // Before the report, which may end the inspection.
+                for (_, node, epoch, note) in voter.notes(&inspect.key) {
+                    let note = NoteMessage::OfReported {
+                        nonce: inspect.nonce,
+                        node: node.clone(),
+                        epoch,
+                        note: note.clone(),
+                    };
+                    self.effects.send(from, Message::Note(Box::new(note)));
+                }
                 let report = voter.report(now, inspect.nonce, &inspect.key);
                 self.effects.send(from, Message::Report(report));
             }
@@ -1019,6 +1037,38 @@ impl Node {
         let claim = claim.claim;
         let refuse = Message::Refuse(Refuse { claim, reason });
         self.effects.send(&head.from, refuse);
+        Ok(())
+    }
+
+    fn take_note(&mut self, now: Now, from: &NodeId, note: NoteMessage) -> Result<(), DropReason> {
+        match note {
+            NoteMessage::OfClaim { key, claim, note } => {
+                let voter = self.voter.as_mut().ok_or(DropReason::NotAVoter)?;
+                voter.handle_note(now, &key, &claim, &note);
+            }
+            NoteMessage::OfHolder {
+                claim,
+                node,
+                epoch,
+                held_for,
+                note,
+            } => {
+                let note = Some(note);
+                let holder = KeyHolder {
+                    node,
+                    epoch,
+                    held_for,
+                    note,
+                };
+                self.claimant.handle_note(now, &claim, holder);
+            }
+            NoteMessage::OfReported {
+                nonce,
+                node,
+                epoch,
+                note,
+            } => self.inspector.handle_note(from, nonce, (node, epoch), note),
+        }
         Ok(())
     }
 
@@ -1233,6 +1283,7 @@ impl Node {
                 | Message::Release(_)
                 | Message::KeepAlive(_)
                 | Message::Mark(_)
+                | Message::Note(_)
         );
         self.stopped.is_some() && is_claimants
     }
@@ -1470,6 +1521,10 @@ fn claim_of(message: &Message) -> Option<&ClaimId> {
         Message::Wait(wait) => Some(&wait.claim),
         Message::Stale(stale) => Some(&stale.claim),
         Message::Refuse(refuse) => Some(&refuse.claim),
+        Message::Note(note) => match &**note {
+            NoteMessage::OfClaim { claim, .. } | NoteMessage::OfHolder { claim, .. } => Some(claim),
+            NoteMessage::OfReported { .. } => None,
+        },
         Message::RecoveryQuery(_)
         | Message::RecoveryReply(_)
         | Message::Outdated(_)

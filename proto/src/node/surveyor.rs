@@ -9,8 +9,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::inspect::{Inspection, judge};
+use super::inspect::{Inspection, Notes, judge};
 use super::survey::{NodeAnswer, NodeSurvey, Survey};
+use crate::epoch::Epoch;
 use crate::id::{Key, NodeId};
 use crate::message::Report;
 use crate::time::Instant;
@@ -86,6 +87,8 @@ struct Known {
     /// The number of entries in the pages of the present list.
     listed: usize,
     locks: BTreeMap<Key, Report>,
+    /// The notes of the claims on those keys that have any.
+    notes: BTreeMap<Key, Notes>,
     /// The number of the first key that was not asked for; `None` if the list is complete.
     rest: Option<u64>,
     /// `true` if it answered all questions.
@@ -100,6 +103,7 @@ impl Known {
             members: Vec::new(),
             listed: 0,
             locks: BTreeMap::new(),
+            notes: BTreeMap::new(),
             rest: None,
             is_done: false,
         }
@@ -110,6 +114,14 @@ impl Known {
         let members = answer.nodes.iter().filter(|seen| seen.is_member);
         self.members.extend(members.map(|seen| seen.node.clone()));
         self.listed += answer.nodes.len() + answer.locks.len();
+        for seen in answer.notes.drain(..) {
+            if let Some(lock) = answer.locks.get(seen.lock as usize)
+                && let Some(claim) = claim_of(&lock.report, seen.claim)
+            {
+                let notes = self.notes.entry(lock.key.clone()).or_default();
+                notes.insert(claim, seen.note);
+            }
+        }
         let locks = answer.locks.drain(..);
         self.locks.extend(locks.map(|seen| (seen.key, seen.report)));
         let first = match (topic, answer.next, wanted) {
@@ -119,10 +131,20 @@ impl Known {
             (Topic::Locks { .. }, Some(from), Wanted::Locks { max }) if self.listed < *max => {
                 return Some(Topic::Locks { from });
             }
-            (Topic::Overview { .. }, _, Wanted::Locks { max: 1.. }) => Topic::Locks { from: 0 },
-            (Topic::Overview { .. }, _, Wanted::Key { key }) => Topic::Key { key: key.clone() },
+            (Topic::LocksAndNotes { .. }, Some(from), Wanted::Locks { max })
+                if self.listed < *max =>
+            {
+                return Some(Topic::LocksAndNotes { from });
+            }
+            (Topic::Overview { .. }, _, Wanted::Locks { max: 1.. }) => {
+                Topic::LocksAndNotes { from: 0 }
+            }
+            (Topic::Overview { .. }, _, Wanted::Key { key }) => {
+                Topic::KeyAndNotes { key: key.clone() }
+            }
             (topic, next, _) => {
-                self.rest = next.filter(|_| matches!(topic, Topic::Locks { .. }));
+                let is_list = matches!(topic, Topic::Locks { .. } | Topic::LocksAndNotes { .. });
+                self.rest = next.filter(|_| is_list);
                 self.is_done = true;
                 return None;
             }
@@ -155,6 +177,19 @@ impl Known {
     }
 }
 
+/// Returns the node and the epoch of a claim in a report, by its number in a [`SeenNote`].
+///
+/// [`SeenNote`]: crate::wire::observe::SeenNote
+fn claim_of(report: &Report, number: u32) -> Option<(NodeId, Epoch)> {
+    match (number as usize).checked_sub(1) {
+        None => report
+            .vote
+            .as_ref()
+            .map(|it| (it.claim.node.clone(), it.epoch)),
+        Some(at) => report.waiters.get(at).map(|it| (it.node.clone(), it.epoch)),
+    }
+}
+
 /// Returns `true` if an answer fits its question. A page must have entries before there is another
 /// one, or the list might never end.
 fn fits(topic: &Topic, answer: &Answer) -> bool {
@@ -164,8 +199,12 @@ fn fits(topic: &Topic, answer: &Answer) -> bool {
     };
     match topic {
         Topic::Overview { from } => answer.overview.is_some() && is_page(*from, answer.nodes.len()),
-        Topic::Locks { from } => answer.overview.is_none() && is_page(*from, answer.locks.len()),
-        Topic::Key { key } => matches!(&answer.locks[..], [lock] if lock.key == *key),
+        Topic::Locks { from } | Topic::LocksAndNotes { from } => {
+            answer.overview.is_none() && is_page(*from, answer.locks.len())
+        }
+        Topic::Key { key } | Topic::KeyAndNotes { key } => {
+            matches!(&answer.locks[..], [lock] if lock.key == *key)
+        }
     }
 }
 
@@ -217,10 +256,17 @@ impl Surveyor {
             self.open.insert(nonce, open);
             return Some((to, question));
         }
-        let is_due = |open: &&mut Open| now >= open.sent_at.after(RETRANSMIT_AFTER);
+        let again = self.retransmit_after();
+        let is_due = |open: &&mut Open| now >= open.sent_at.after(again);
         let open = self.open.values_mut().find(is_due)?;
         open.sent_at = now;
+        // A node of version 1 has dropped a question for notes.
+        open.question.topic = open.question.topic.clone().without_notes();
         Some((open.to, open.question.clone()))
+    }
+
+    fn retransmit_after(&self) -> Duration {
+        RETRANSMIT_AFTER.min(self.patience / 2)
     }
 
     /// Returns when to call [`Surveyor::poll`] again; `None` if all members have answered all
@@ -234,7 +280,7 @@ impl Surveyor {
         }
         let wake = |open: &Open| {
             let late = open.asked_at.after(self.patience);
-            late.min(open.sent_at.after(RETRANSMIT_AFTER))
+            late.min(open.sent_at.after(self.retransmit_after()))
         };
         self.open.values().map(wake).min()
     }
@@ -337,7 +383,13 @@ impl Surveyor {
             let voters = voter_set.voters_for(key);
             let lists = voters.iter().filter_map(list);
             let reports: Vec<Report> = lists.map(|known| known.report(key)).collect();
-            judge(key.clone(), voters.len(), &reports)
+            let notes = voters.iter().filter_map(list);
+            let notes = notes.filter_map(|known| known.notes.get(key));
+            let notes: Notes = notes
+                .flatten()
+                .map(|(of, it)| (of.clone(), it.clone()))
+                .collect();
+            judge(key.clone(), voters.len(), &reports, &notes)
         });
         (locks.collect(), rest.is_none())
     }

@@ -380,6 +380,7 @@ impl Cluster {
             outlives: false,
             deadline: None,
             is_once: false,
+            note: None,
         }
     }
 

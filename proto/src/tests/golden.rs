@@ -13,14 +13,15 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::*;
 use crate::description::{Role, VoterSetDescription};
 use crate::handover::{Handover, KeptToken, MemoryPart, MemorySize};
+use crate::id::Note;
 use crate::journal::{
     FileChange, JOURNAL_FORMAT, JournalOwner, MarkRecord, RECORD_HEAD_BYTES, Record, Started,
     VoteRecord, frame, open_journal, snapshot_head,
 };
 use crate::message::{
-    Challenge, Done, Inspect, Mark, MarkEntry, Marked, MarksPage, MarksQuery, Namesake, Outdated,
-    PageEnd, RecoveryQuery, RecoveryReply, Report, ReportedVote, ReportedWaiter, VoterQuery,
-    VoterReply,
+    Challenge, Done, Inspect, Mark, MarkEntry, Marked, MarksPage, MarksQuery, Namesake,
+    NoteMessage, Outdated, PageEnd, RecoveryQuery, RecoveryReply, Report, ReportedVote,
+    ReportedWaiter, VoterQuery, VoterReply,
 };
 use crate::voter_set::VoterSetTag;
 use crate::wire::codec::{DatagramHead, append, decode_whole, pack_messages, unpack_messages};
@@ -274,11 +275,36 @@ fn marks() -> Vec<Message> {
     ]
 }
 
+fn notes() -> Vec<Message> {
+    let note = Note::new("deploy 812 by ci").unwrap();
+    let notes = [
+        NoteMessage::OfClaim {
+            key: key(),
+            claim: claim(),
+            note: note.clone(),
+        },
+        NoteMessage::OfHolder {
+            claim: claim(),
+            node: node("n3"),
+            epoch: epoch(),
+            held_for: ms(240_000),
+            note: note.clone(),
+        },
+        NoteMessage::OfReported {
+            nonce: 1 << 40,
+            node: node("n3"),
+            epoch: epoch(),
+            note,
+        },
+    ];
+    notes.map(|it| Message::Note(Box::new(it))).into()
+}
+
 fn messages() -> Vec<Message> {
     let handovers = handovers().into_iter().map(Box::new).map(Message::Handover);
     let others = other_messages().into_iter().chain(handovers);
     let first = claims_and_votes().into_iter().chain(others);
-    first.chain(marks()).collect()
+    first.chain(marks()).chain(notes()).collect()
 }
 
 fn questions() -> Vec<Question> {
@@ -286,6 +312,8 @@ fn questions() -> Vec<Question> {
         Topic::Overview { from: 3 },
         Topic::Locks { from: 1 << 33 },
         Topic::Key { key: key() },
+        Topic::LocksAndNotes { from: 1 << 33 },
+        Topic::KeyAndNotes { key: key() },
     ];
     let question = |topic| Question { nonce: 12, topic };
     topics.map(question).into()
@@ -421,13 +449,21 @@ fn body(version: u8) -> Vec<u8> {
     packed.bodies[0].0.clone()
 }
 
+/// Returns the version that has a topic first.
+fn version_of(topic: &Topic) -> u8 {
+    match topic {
+        Topic::Overview { .. } | Topic::Locks { .. } | Topic::Key { .. } => 1,
+        Topic::LocksAndNotes { .. } | Topic::KeyAndNotes { .. } => 2,
+    }
+}
+
 /// Returns the name of a value's variant.
 fn name(value: &impl Debug) -> String {
     let text = format!("{value:?}");
     let mut words = text.split(|c: char| !c.is_alphanumeric());
     let first = words.next().unwrap_or_default().to_owned();
     match first.as_str() {
-        "Handover" => format!("Handover.{}", words.next().unwrap_or_default()),
+        "Handover" | "Note" => format!("{first}.{}", words.next().unwrap_or_default()),
         _ => first,
     }
 }
@@ -437,7 +473,10 @@ fn name(value: &impl Debug) -> String {
 fn entries() -> Vec<(u8, String, Vec<u8>)> {
     let of = |it: &Message| (it.version(), format!("message {}", name(it)), encoded(it));
     let mut entries: Vec<_> = messages().iter().map(of).collect();
-    let of = |it: &Question| (1, format!("question {}", name(&it.topic)), encoded(it));
+    let of = |it: &Question| {
+        let name = format!("question {}", name(&it.topic));
+        (version_of(&it.topic), name, encoded(it))
+    };
     entries.extend(questions().iter().map(of));
     entries.extend(words().map(|(version, name, bytes)| (version, format!("word {name}"), bytes)));
     for version in 1..=PROTOCOL_VERSION {
@@ -545,7 +584,8 @@ fn golden_messages_decode() {
         decodes(version, &format!("message {}", name(&message)), &message);
     }
     for question in questions() {
-        decodes(1, &format!("question {}", name(&question.topic)), &question);
+        let name = format!("question {}", name(&question.topic));
+        decodes(version_of(&question.topic), &name, &question);
     }
     for (at, record) in records().iter().enumerate() {
         let version = if at < RECORDS_OF_1 { 1 } else { 2 };
@@ -654,9 +694,14 @@ fn every_variant_has_golden_bytes() {
             Message::Done(_) => 30,
             Message::MarksQuery(_) => 31,
             Message::MarksPage(_) => 32,
+            Message::Note(it) => match *it {
+                NoteMessage::OfClaim { .. } => 33,
+                NoteMessage::OfHolder { .. } => 34,
+                NoteMessage::OfReported { .. } => 35,
+            },
         });
     }
-    assert_eq!(seen.len(), 33);
+    assert_eq!(seen.len(), 36);
     let mut seen = BTreeSet::new();
     for record in records() {
         seen.insert(match record {

@@ -780,6 +780,7 @@ fn done() -> Message {
 fn once() -> Request {
     Request {
         is_once: true,
+        note: None,
         ..Asker::request()
     }
 }

@@ -12,6 +12,7 @@ mod incarnations;
 mod limits;
 mod marks_journal;
 mod marks_rules;
+mod notes;
 mod outliving;
 mod printed;
 mod queue_rules;
@@ -35,8 +36,8 @@ use super::event::View;
 use super::event::{Effects, Event, Ticket};
 use super::id::{ClaimId, Incarnation, Key, NodeId};
 use super::message::{
-    Claim, HolderGranted, KeepAlive, Kept, Message, Refuse, RefuseReason, Release, SessionId,
-    Stale, Vote, Wait,
+    Claim, HolderGranted, KeepAlive, Kept, Message, NoteMessage, Refuse, RefuseReason, Release,
+    SessionId, Stale, Vote, Wait,
 };
 use super::time::{Instant, Now, nanos};
 use super::voter::{Start, Voter, VoterLimits};
@@ -252,6 +253,16 @@ fn line(to: &NodeId, message: &Message) -> String {
             let (epoch, remaining) = (number(m.epoch), span(m.remaining));
             format!("{to} Done by {} {epoch} for {remaining}", m.by)
         }
+        Message::Note(m) => match &**m {
+            NoteMessage::OfClaim { claim, note, .. } => format!("{to} Note #{}: {note}", claim.seq),
+            NoteMessage::OfHolder {
+                node,
+                held_for,
+                note,
+                ..
+            } => format!("{to} Note of {node} for {}: {note}", span(*held_for)),
+            NoteMessage::OfReported { node, note, .. } => format!("{to} Note of {node}: {note}"),
+        },
         other => format!("{to} {other:?}"),
     }
 }
@@ -418,6 +429,7 @@ impl Asker {
             outlives: false,
             deadline: None,
             is_once: false,
+            note: None,
         }
     }
 

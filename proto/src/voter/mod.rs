@@ -27,7 +27,7 @@ use crate::description::{OtherSet, count};
 use crate::digest::{Digest, DigestParts};
 use crate::epoch::{Epoch, EpochClock};
 use crate::event::{Effects, View};
-use crate::id::{ClaimId, Incarnation, Key, NodeId};
+use crate::id::{ClaimId, Incarnation, Key, NodeId, Note};
 use crate::journal::{Memory, Record};
 use crate::message::{
     Claim, KeepAlive, Message, REPORTED_WAITERS_MAX, RecoveryQuery, RecoveryReply, RefuseReason,
@@ -221,6 +221,13 @@ impl Voter {
             slot.raise_fence(slot.vote.epoch);
         }
         self.vote_for_head(cx, at);
+    }
+
+    /// Keeps the note of a claim that has the vote or waits. It is lost with the slot.
+    pub fn handle_note(&mut self, now: Now, key: &Key, claim: &ClaimId, note: &Note) {
+        if let Some(at) = self.slots.find(key).filter(|at| at.may_keep_notes()) {
+            self.slots[at].keep_note(now.mono, claim, note);
+        }
     }
 
     /// Handles a `KeepAlive`: rules 19 and 21. A voter in recovery does not reply. If it replied
@@ -526,6 +533,20 @@ impl Voter {
             report.waiting = count(slot.queue().len());
         }
         report
+    }
+
+    /// Returns the notes of the claims in the [report](Self::report) on a key. Each has the number of
+    /// its claim: zero for the vote, and from one on for the waiters.
+    pub(crate) fn notes(&self, key: &Key) -> impl Iterator<Item = (u32, &NodeId, Epoch, &Note)> {
+        let slot = self.slots.of(key).into_iter();
+        slot.flat_map(|slot| {
+            let waiters = slot.queue().iter().take(REPORTED_WAITERS_MAX);
+            let waiters = waiters.map(|waiter| (&waiter.claim, waiter.epoch));
+            let claims = std::iter::once((&slot.vote.claim, slot.vote.epoch)).chain(waiters);
+            (0..).zip(claims).filter_map(|(number, (claim, epoch))| {
+                Some((number, &claim.node, epoch, slot.note_of(claim)?))
+            })
+        })
     }
 
     /// Returns the name and the length of each map.

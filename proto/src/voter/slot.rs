@@ -8,11 +8,15 @@ use super::session::SessionNo;
 use crate::description::count;
 use crate::epoch::Epoch;
 use crate::event::Effects;
-use crate::id::{ClaimId, Key, NodeId};
+use crate::id::{ClaimId, Key, NodeId, Note};
 use crate::message::{
-    Claim, HolderGranted, Message, Refuse, RefuseReason, SessionId, Stale, Vote, Wait,
+    Claim, HolderGranted, Message, NoteMessage, REPORTED_WAITERS_MAX, Refuse, RefuseReason,
+    SessionId, Stale, Vote, Wait,
 };
 use crate::time::{Instant, Now};
+
+/// The most notes that a voter keeps for one key: as many as a [`Report`](crate::Report) has claims.
+const NOTES_MAX: usize = 1 + REPORTED_WAITERS_MAX;
 
 /// A waiting claim, as last received by a voter.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -184,14 +188,26 @@ pub(crate) struct Slot {
     /// incarnation.
     pub(crate) fence: Epoch,
     pub(crate) vote: GivenVote,
-    /// Boxed and optional to keep slots small, since most keys have no waiters.
+    /// Boxed and optional to keep slots small, since most keys have neither waiters nor notes.
     queue: Option<Box<Queue>>,
 }
 
-/// The waiting claims in order, without the claim that has the vote.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 struct Queue {
+    /// The waiting claims in order, without the claim that has the vote.
     waiters: Vec<QueueEntry>,
+    /// Notes of the claim that has the vote and of waiters, at most [`NOTES_MAX`]. Those of claims
+    /// that are gone stay until there is no room, or the slot is closed.
+    notes: Vec<KeptNote>,
+}
+
+/// The note of a claim.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+struct KeptNote {
+    claim: ClaimId,
+    note: Note,
+    /// Since when the claim is known to have the vote; `None` if it waited then.
+    holds_since: Option<Instant>,
 }
 
 impl Slot {
@@ -233,6 +249,48 @@ impl Slot {
             self.vote.asked = cx.now.mono;
         }
         asks
+    }
+
+    /// Keeps the note of a claim that has the vote or waits.
+    pub(crate) fn keep_note(&mut self, now: Instant, claim: &ClaimId, note: &Note) {
+        let holds = self.vote.claim == *claim;
+        if !holds && self.waiter(claim).is_none() {
+            return;
+        }
+        let holder = &self.vote.claim;
+        let Queue { waiters, notes } = &mut **self.queue.get_or_insert_default();
+        if let Some(known) = notes.iter_mut().find(|it| it.claim == *claim) {
+            known.note.clone_from(note);
+            known.holds_since = holds.then(|| known.holds_since.unwrap_or(now));
+            return;
+        }
+        if notes.len() >= NOTES_MAX {
+            let is_here = |claim: &ClaimId| {
+                claim == holder || waiters.iter().any(|waiter| waiter.claim == *claim)
+            };
+            notes.retain(|it| is_here(&it.claim));
+        }
+        // That of the holder comes first.
+        if notes.len() >= NOTES_MAX && holds {
+            notes.pop();
+        }
+        if notes.len() < NOTES_MAX {
+            notes.push(KeptNote {
+                claim: claim.clone(),
+                note: note.clone(),
+                holds_since: holds.then_some(now),
+            });
+        }
+    }
+
+    /// Returns the kept note of a claim.
+    pub(crate) fn note_of(&self, claim: &ClaimId) -> Option<&Note> {
+        Some(&self.kept_note_of(claim)?.note)
+    }
+
+    fn kept_note_of(&self, claim: &ClaimId) -> Option<&KeptNote> {
+        let notes = &self.queue.as_ref()?.notes;
+        notes.iter().find(|it| it.claim == *claim)
     }
 
     pub(crate) fn raise_fence(&mut self, epoch: Epoch) {
@@ -365,10 +423,22 @@ impl Slot {
             ahead: count(ahead),
         };
         cx.out.send(&claim.node, Message::Wait(wait));
+        if let Some(kept) = self.kept_note_of(&holder.claim) {
+            let since = kept.holds_since.unwrap_or(cx.now.mono);
+            let note = NoteMessage::OfHolder {
+                claim: claim.clone(),
+                node: holder.claim.node.clone(),
+                epoch: holder.epoch,
+                held_for: cx.now.mono.since(since),
+                note: kept.note.clone(),
+            };
+            cx.out.send(&claim.node, Message::Note(Box::new(note)));
+        }
     }
 
     fn drop_empty_queue(&mut self) {
-        if self.queue().is_empty() {
+        let is_empty = |queue: &Queue| queue.waiters.is_empty() && queue.notes.is_empty();
+        if self.queue.as_deref().is_some_and(is_empty) {
             self.queue = None;
         }
     }

@@ -25,6 +25,9 @@ const ROOM: u32 = u64::BITS;
 /// The most keys that may have the same short hash.
 const SAME_HASH_MAX: usize = 256;
 
+/// The number of slots that may keep notes, so that these take at most some 30 MB.
+const NOTED_SLOTS_MAX: u32 = 16_384;
+
 /// The position of a slot. It belongs to one key until that key's slot is closed, and may then be
 /// reused for another key.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -35,6 +38,11 @@ impl SlotAt {
 
     pub(crate) fn next(self) -> Self {
         Self(self.0.wrapping_add(1))
+    }
+
+    /// Returns `true` if the slot may keep notes. Low positions are taken first.
+    pub(crate) fn may_keep_notes(self) -> bool {
+        self.0 < NOTED_SLOTS_MAX
     }
 
     fn room(self) -> usize {

@@ -18,10 +18,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::codec::{append, take};
+use super::codec::{append, decode_whole, take};
 use super::{DATAGRAM_BYTES_MAX, DatagramKind, DropReason, Seal, Traffic};
 use crate::clocks::WallClock;
-use crate::id::{Incarnation, Key, NodeId};
+use crate::id::{Incarnation, Key, NodeId, Note};
 use crate::message::Report;
 use crate::voter_set::{Timing, VoterSetTag, short_hash};
 
@@ -43,6 +43,27 @@ pub enum Topic {
         /// The key.
         key: Key,
     },
+    /// Since version 2. Like [`Locks`](Self::Locks), with the notes of the holders.
+    LocksAndNotes {
+        /// The number of the first key, from zero.
+        from: u64,
+    },
+    /// Since version 2. Like [`Key`](Self::Key), with notes.
+    KeyAndNotes {
+        /// The key.
+        key: Key,
+    },
+}
+
+impl Topic {
+    /// Returns the topic that a node of version 1 reads.
+    pub(crate) fn without_notes(self) -> Self {
+        match self {
+            Self::LocksAndNotes { from } => Self::Locks { from },
+            Self::KeyAndNotes { key } => Self::Key { key },
+            other => other,
+        }
+    }
 }
 
 /// A question of an observer.
@@ -73,6 +94,10 @@ pub struct Answer {
     pub locks: Vec<SeenLock>,
     /// The number of the first entry that did not fit.
     pub next: Option<u64>,
+    /// Since version 2. The notes of claims in `locks`, if the topic asks for them. They are encoded
+    /// after the rest, so that an answer without them is one of version 1.
+    #[serde(skip)]
+    pub notes: Vec<SeenNote>,
 }
 
 /// The state of a node, as it reports it.
@@ -184,6 +209,17 @@ pub struct SeenLock {
     pub report: Report,
 }
 
+/// The note of a claim in an answer.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct SeenNote {
+    /// The number of the lock among those of the answer, from zero.
+    pub lock: u32,
+    /// The number of the claim: zero for the vote, and from one on for the waiters.
+    pub claim: u32,
+    /// The note.
+    pub note: Note,
+}
+
 /// Returns the lowest number that a key may have in the lists of voters. Its upper half is a hash
 /// of the key, so all voters list their keys in one order. Its lower half is zero.
 #[must_use]
@@ -221,6 +257,9 @@ impl Answer {
     pub fn to_body(&self) -> Vec<u8> {
         let mut body = Vec::with_capacity(DATAGRAM_BYTES_MAX);
         let _ = append(&mut body, self);
+        if !self.notes.is_empty() {
+            let _ = append(&mut body, &self.notes);
+        }
         body
     }
 
@@ -230,9 +269,16 @@ impl Answer {
     /// [`DropReason::Undecodable`] unless every byte belongs to an answer of at most
     /// [`DATAGRAM_BYTES_MAX`] bytes.
     pub fn from_body(body: &[u8]) -> Result<Self, DropReason> {
-        match take(body)? {
-            (answer, []) if body.len() <= DATAGRAM_BYTES_MAX => Ok(answer),
-            _ => Err(DropReason::Undecodable),
+        if body.len() > DATAGRAM_BYTES_MAX {
+            return Err(DropReason::Undecodable);
         }
+        let (mut answer, rest): (Self, _) = take(body)?;
+        if !rest.is_empty() {
+            answer.notes = decode_whole(rest).unwrap_or_default();
+            if answer.notes.is_empty() {
+                return Err(DropReason::Undecodable);
+            }
+        }
+        Ok(answer)
     }
 }

@@ -14,6 +14,7 @@ const FORGET: Duration = ms(33_000);
 pub(crate) fn once(name: &str) -> Request {
     Request {
         is_once: true,
+        note: None,
         ..Cluster::request(name, TTL)
     }
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use lockmesh_proto::testing::*;
-use lockmesh_proto::{Event, Message, Start};
+use lockmesh_proto::{Event, Message, Note, Request, Start};
 
 use super::marks::{once, run_tick};
 
@@ -93,6 +93,38 @@ fn locks_work_both_ways_with_an_old_voter() {
     assert!(both, "the others speak version 2");
 }
 
+/// A note is advice: an old voter is sent none, and a voter that has none votes all the same.
+#[test]
+fn notes_pass_by_old_voters() {
+    let (mut cluster, seen) = mixed(&[0], true);
+    let note = Note::new("deploy 812").unwrap();
+    let request = Request {
+        note: Some(note.clone()),
+        ..Cluster::request("k", TTL)
+    };
+    let ticket = cluster.claim(3, request);
+    cluster.run_for(ms(1_000));
+    assert!(cluster.holds(3, ticket));
+    let deadline = cluster.with(1, |_, now| Some(now.mono.after(ms(5_000))));
+    let waits = cluster.claim(
+        1,
+        Request {
+            deadline,
+            ..Cluster::request("k", TTL)
+        },
+    );
+    cluster.run_for(ms(6_000));
+    let named = cluster.log.iter().find_map(|(_, _, event)| match event {
+        Event::TimedOut { ticket, holder, .. } if *ticket == waits => holder.clone(),
+        _ => None,
+    });
+    let named = named.unwrap();
+    assert_eq!(named.note, Some(note));
+    assert!(named.held_for > ms(5_900), "{named:?}");
+    check_old(&seen.borrow(), 0);
+    check_readable(&seen.borrow());
+}
+
 #[test]
 fn once_claims_get_no_vote_from_an_old_voter() {
     let (mut cluster, seen) = mixed(&[0], true);
@@ -136,7 +168,7 @@ fn once_claims_are_granted_to_nobody_by_old_voters() {
 fn old_claimant_is_not_granted_a_marked_key() {
     let (mut cluster, seen) = mixed(&[0], true);
     run_tick(&mut cluster, 3, "tick");
-    let request = lockmesh_proto::Request {
+    let request = Request {
         deadline: Some(lockmesh_proto::Instant::from_nanos(8_000_000_000)),
         ..Cluster::request("tick", TTL)
     };

@@ -8,10 +8,11 @@ use lockmesh_proto::{
     Challenge, Claim, ClaimId, DIGEST_PARTS, DatagramHead, Digest, DigestPart, Done, Epoch,
     Handover, HolderGranted, Incarnation, Inspect, Instant, KEY_BYTES_MAX, KeepAlive, Kept,
     KeptToken, Key, MARK_KEEP_MAX, MEMORY_PART_BYTES, Mark, MarkEntry, Marked, MarksPage,
-    MarksQuery, MemoryPart, MemorySize, Message, NODE_ID_BYTES_MAX, Namesake, NodeId, Outdated,
-    PageEnd, REPORTED_WAITERS_MAX, RecoveryQuery, RecoveryReply, Refuse, RefuseReason, Release,
-    Report, ReportedVote, ReportedWaiter, Role, SessionId, Stale, Timing, Vote, VoterQuery,
-    VoterReply, VoterSet, VoterSetDescription, VoterSetTag, Wait,
+    MarksQuery, MemoryPart, MemorySize, Message, NODE_ID_BYTES_MAX, NOTE_BYTES_MAX, Namesake,
+    NodeId, Note, NoteMessage, Outdated, PageEnd, REPORTED_WAITERS_MAX, RecoveryQuery,
+    RecoveryReply, Refuse, RefuseReason, Release, Report, ReportedVote, ReportedWaiter, Role,
+    SessionId, Stale, Timing, Vote, VoterQuery, VoterReply, VoterSet, VoterSetDescription,
+    VoterSetTag, Wait,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -300,8 +301,43 @@ pub(crate) fn any_message_about(
         (instant(), epoch())
             .prop_map(|(sent_at, epoch)| { Message::VoterQuery(VoterQuery { sent_at, epoch }) }),
         any_handover().prop_map(|it| Message::Handover(Box::new(it))),
-        any_mark(marking),
+        any_mark(marking.clone()),
+        any_note(marking),
     ]
+}
+
+fn any_note(
+    claims: impl Strategy<Value = ClaimId> + Clone + 'static,
+) -> impl Strategy<Value = Message> {
+    let note = || {
+        prop_oneof!["[^\\p{Cc}]{1,16}", Just("n".repeat(NOTE_BYTES_MAX))]
+            .prop_map(|text| Note::new(text).unwrap())
+    };
+    let of_holder = (claims.clone(), any_node_id(), epoch(), span(), note());
+    let of_reported = (number(), any_node_id(), epoch(), note());
+    let notes = prop_oneof![
+        (any_key(), claims, note()).prop_map(|(key, claim, note)| NoteMessage::OfClaim {
+            key,
+            claim,
+            note
+        }),
+        of_holder.prop_map(
+            |(claim, node, epoch, held_for, note)| NoteMessage::OfHolder {
+                claim,
+                node,
+                epoch,
+                held_for,
+                note,
+            }
+        ),
+        of_reported.prop_map(|(nonce, node, epoch, note)| NoteMessage::OfReported {
+            nonce,
+            node,
+            epoch,
+            note,
+        }),
+    ];
+    notes.prop_map(|it| Message::Note(Box::new(it)))
 }
 
 fn any_mark(
@@ -538,7 +574,7 @@ pub(crate) fn largest_messages() -> Vec<Message> {
             is_kept: true,
         }),
         Message::Done(Done {
-            claim,
+            claim: claim.clone(),
             by: node.clone(),
             epoch,
             remaining: ttl,
@@ -548,7 +584,13 @@ pub(crate) fn largest_messages() -> Vec<Message> {
             after: Some(key.clone()),
         }),
         largest_marks_page(&key, &node),
+        largest_note(key, claim),
     ]
+}
+
+fn largest_note(key: Key, claim: ClaimId) -> Message {
+    let note = Note::new("n".repeat(NOTE_BYTES_MAX)).unwrap();
+    Message::Note(Box::new(NoteMessage::OfClaim { key, claim, note }))
 }
 
 fn largest_part() -> Message {

@@ -56,11 +56,12 @@ fn largest_messages_fit_into_sealed_datagrams() {
                 Message::Handover(_) => {}
                 Message::OnceClaim(_) | Message::Mark(_) | Message::Marked(_) => {}
                 Message::Done(_) | Message::MarksQuery(_) | Message::MarksPage(_) => {}
+                Message::Note(_) => {}
             }
             format!("{:?}", discriminant(message))
         })
         .collect();
-    assert_eq!(kinds.len(), 27);
+    assert_eq!(kinds.len(), 28);
     for message in messages {
         let packed = pack_messages(&head, std::slice::from_ref(&message), sealed_budget());
         assert_eq!(

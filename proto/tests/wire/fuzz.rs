@@ -167,6 +167,7 @@ impl World {
                     outlives: op & 32 != 0,
                     deadline: None,
                     is_once: false,
+                    note: None,
                 };
                 if let Ok(ticket) = self.node.claim(self.now, request)
                     && op & 64 != 0

@@ -533,6 +533,7 @@ proptest! {
                 outlives: at.index(7) == 0,
                 deadline: None,
                 is_once: false,
+                note: None,
             };
             // The node refuses requests above `max_claims`.
             let _ = world.node.claim(world.now, request);

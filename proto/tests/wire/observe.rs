@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use lockmesh_proto::{
     Answer, Claim, ClusterSecret, Counts, DATAGRAM_BYTES_MAX, DatagramKind, DropReason,
-    Incarnation, Instant, Key, Message, Node, NodeConfig, Now, Output, Peer, Question, Request,
-    Seal, SeenNode, Start, Surveyor, Timing, Topic, View, VoterLimits, VoterSet, Wanted,
+    Incarnation, Instant, KEY_BYTES_MAX, Key, Message, NOTE_BYTES_MAX, Node, NodeConfig, Note, Now,
+    Output, Peer, Question, REPORTED_WAITERS_MAX, Request, Seal, SeenNode, SeenNote, Start,
+    Surveyor, Timing, Topic, View, VoterLimits, VoterSet, Wanted,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -52,6 +53,7 @@ fn node(locks: usize, seal: Seal) -> Node {
             outlives: false,
             deadline: None,
             is_once: false,
+            note: None,
         };
         node.claim(NOW, request).unwrap();
     }
@@ -149,7 +151,9 @@ fn plaintext_answer_is_never_longer_than_question() {
     for topic in [
         Topic::Overview { from: 0 },
         Topic::Locks { from: 0 },
-        Topic::Key { key },
+        Topic::Key { key: key.clone() },
+        Topic::LocksAndNotes { from: 0 },
+        Topic::KeyAndNotes { key },
     ] {
         let whole = question(topic).seal(&mut peer);
         assert_eq!(whole.len(), DATAGRAM_BYTES_MAX);
@@ -176,6 +180,44 @@ fn sealed_question_is_short_and_not_replayed() {
     let answer = Answer::from_body(&body).unwrap();
     assert!(answer.locks.len() > 5 && answer.next.is_some());
     assert!(feed(&mut node, &bytes).is_empty(), "a replay");
+}
+
+/// Notes that do not fit are left out, and never the lock.
+#[test]
+fn answer_has_notes_as_far_as_they_fit() {
+    let all = 1 + REPORTED_WAITERS_MAX;
+    for (key, text, is_whole) in [(KEY_BYTES_MAX, NOTE_BYTES_MAX, false), (1, 5, true)] {
+        let (mut node, mut peer) = (node(1, seal(1)), seal(2));
+        let note = Note::new("n".repeat(text)).unwrap();
+        let key = "k".repeat(key);
+        for _ in 0..12 {
+            let note = Some(note.clone());
+            let request = Request {
+                note,
+                ..request(&key)
+            };
+            node.claim(NOW, request).unwrap();
+        }
+        transmits(&mut node);
+        let key = Key::new(key).unwrap();
+        let topic = Topic::KeyAndNotes { key: key.clone() };
+        let answered = answer(&mut node, &mut peer, topic);
+        assert_eq!(answered.locks[0].report.waiters.len(), REPORTED_WAITERS_MAX);
+        let numbers: Vec<_> = answered.notes.iter().map(|it| it.claim as usize).collect();
+        assert_eq!(numbers, Vec::from_iter(0..numbers.len()));
+        assert!((1..=all).contains(&numbers.len()), "{numbers:?}");
+        assert_eq!(numbers.len() == all, is_whole, "{numbers:?}");
+        let is_its = |it: &SeenNote| it.lock == 0 && it.note == note;
+        assert!(answered.notes.iter().all(is_its));
+        // A list has the notes of holders alone, and an answer of version 1 has none.
+        let list = answer(&mut node, &mut peer, Topic::LocksAndNotes { from: 0 });
+        let lock = list.locks.iter().position(|it| it.key == key).unwrap() as u32;
+        let claim = 0;
+        assert_eq!(list.notes, [SeenNote { lock, claim, note }]);
+        for topic in [Topic::Locks { from: 0 }, Topic::Key { key }] {
+            assert_eq!(answer(&mut node, &mut peer, topic).notes, []);
+        }
+    }
 }
 
 #[test]
@@ -218,6 +260,7 @@ fn request(name: &str) -> Request {
         outlives: false,
         deadline: None,
         is_once: false,
+        note: None,
     }
 }
 

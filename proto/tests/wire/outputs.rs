@@ -20,6 +20,7 @@ fn request(key: Key) -> Request {
         outlives: false,
         deadline: None,
         is_once: false,
+        note: None,
     }
 }
 

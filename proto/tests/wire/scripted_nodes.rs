@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockmesh_proto::{
-    Answer, Counts, Epoch, Flow, Incarnation, Instant, Key, NodeId, Overview, Question, Report,
-    ReportedVote, SeenLock, SeenNode, Survey, Surveyor, Timing, Topic, VoterSet, VoterState,
-    Wanted, first_lock_number,
+    Answer, Counts, Epoch, Flow, Incarnation, Instant, Key, NodeId, Note, Overview, Question,
+    Report, ReportedVote, SeenLock, SeenNode, SeenNote, Survey, Surveyor, Timing, Topic, VoterSet,
+    VoterState, Wanted, first_lock_number,
 };
 
 use crate::arbitrary::node_id;
@@ -66,6 +66,10 @@ pub(crate) struct ScriptedNode {
     pub(crate) nodes: Vec<SeenNode>,
     /// The keys with votes, in the order of their numbers.
     pub(crate) locks: Vec<SeenLock>,
+    /// The notes of the holders, by key.
+    pub(crate) notes: BTreeMap<Key, Note>,
+    /// `true` if it drops questions for notes, as a node of version 1.
+    pub(crate) is_old: bool,
     /// The number of answers until it falls silent.
     pub(crate) patience: usize,
 }
@@ -79,6 +83,8 @@ impl ScriptedNode {
             voter: VoterState::Votes,
             nodes: nodes.to_vec(),
             locks: Vec::new(),
+            notes: BTreeMap::new(),
+            is_old: false,
             patience: usize::MAX,
         }
     }
@@ -93,6 +99,7 @@ impl ScriptedNode {
             nodes: Vec::new(),
             locks: Vec::new(),
             next: None,
+            notes: Vec::new(),
         };
         match &question.topic {
             Topic::Overview { from } => {
@@ -100,17 +107,25 @@ impl ScriptedNode {
                 let nodes = (0..).zip(&self.nodes);
                 (answer.nodes, answer.next) = page(*from, nodes);
             }
-            Topic::Locks { from } => {
+            Topic::Locks { from } | Topic::LocksAndNotes { from } => {
                 let locks = self.locks.iter();
                 let locks = locks.map(|seen| (first_lock_number(&seen.key), seen));
                 (answer.locks, answer.next) = page(*from, locks);
             }
-            Topic::Key { key } => {
+            Topic::Key { key } | Topic::KeyAndNotes { key } => {
                 let seen = self.locks.iter().find(|seen| seen.key == *key);
                 let report = seen.map_or_else(Report::default, |seen| seen.report.clone());
                 let key = key.clone();
                 answer.locks = vec![SeenLock { key, report }];
             }
+        }
+        if wants_notes(&question.topic) {
+            let notes = (0..).zip(&answer.locks);
+            let notes = notes.filter_map(|(lock, seen)| {
+                let (claim, note) = (0, self.notes.get(&seen.key)?.clone());
+                Some(SeenNote { lock, claim, note })
+            });
+            answer.notes = notes.collect();
         }
         answer
     }
@@ -127,6 +142,13 @@ impl ScriptedNode {
             traffic: Flow::default(),
         }
     }
+}
+
+fn wants_notes(topic: &Topic) -> bool {
+    matches!(
+        topic,
+        Topic::LocksAndNotes { .. } | Topic::KeyAndNotes { .. }
+    )
 }
 
 fn page<'a, T: Clone + 'a>(
@@ -200,6 +222,7 @@ impl Mesh {
                     self.asked.push((to, question.clone()));
                 }
                 match self.scripted_nodes.get_mut(&to) {
+                    Some(it) if it.is_old && wants_notes(&question.topic) => {}
                     Some(scripted_node) if scripted_node.patience > 0 => {
                         scripted_node.patience -= 1;
                         let answer = scripted_node.answer(&question);

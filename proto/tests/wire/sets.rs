@@ -21,6 +21,7 @@ fn node_with_another_voter_set_is_reported_once() {
         outlives: false,
         deadline: None,
         is_once: false,
+        note: None,
     };
     world.node.claim(world.now, request).unwrap();
     world.drain();

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use lockmesh_proto::{
-    Answer, DropReason, Incarnation, Instant, Key, NodeId, Question, SeenLock, SeenNode, Survey,
-    SurveyHealth, Surveyor, Topic, VoterState, Wanted,
+    Answer, DropReason, Incarnation, Inspection, Instant, Key, NodeId, Note, Question, SeenLock,
+    SeenNode, Survey, SurveyHealth, Surveyor, Topic, VoterState, Wanted,
 };
 
 use crate::arbitrary::node_id;
@@ -249,6 +249,53 @@ fn question_is_retransmitted_until_patience_is_over() {
     assert!(surveyor.conclude().is_none());
 }
 
+/// A node of version 1 drops a question for notes. Its other pages are asked for without.
+#[test]
+fn old_node_costs_one_retransmission_and_notes() {
+    let keys = keys();
+    let note = Note::new("deploy 812 by ci").unwrap();
+    for (old, wanted) in [
+        (false, Wanted::Locks { max: 100 }),
+        (true, Wanted::Locks { max: 100 }),
+        (
+            true,
+            Wanted::Key {
+                key: keys[3].clone(),
+            },
+        ),
+    ] {
+        let mut mesh = Mesh::of_three();
+        for port in 1..=3 {
+            let node = mesh.scripted_node(port);
+            node.locks = keys.iter().map(vote).collect();
+            node.notes = [(keys[3].clone(), note.clone())].into();
+            node.is_old = old && port != 2;
+        }
+        let survey = mesh.survey(&[1], wanted.clone());
+        assert_eq!(
+            survey.locks.len(),
+            if wanted == (Wanted::Locks { max: 100 }) {
+                20
+            } else {
+                1
+            }
+        );
+        for lock in &survey.locks {
+            let owner = lock.owner().unwrap();
+            let expected = (lock.key == keys[3]).then_some(&note);
+            assert_eq!(owner.note.as_ref(), expected);
+            assert_eq!(lock.votes[0].note.as_ref(), expected);
+        }
+        let took = if old { 200 } else { 0 };
+        assert_eq!(mesh.took, Duration::from_millis(took));
+        // Of three old nodes nobody has the note.
+        mesh.scripted_node(2).is_old = old;
+        let survey = mesh.survey(&[1], wanted);
+        let has_note = |lock: &Inspection| lock.owner().unwrap().note.is_some();
+        assert_eq!(survey.locks.iter().any(has_note), !old);
+    }
+}
+
 fn ask(surveyor: &mut Surveyor) -> Question {
     surveyor.poll(Instant::ZERO).unwrap().1
 }
@@ -265,10 +312,10 @@ fn answer_that_does_not_fit_is_dropped() {
             it.nodes.clear();
             it.next = Some(9);
         }),
-        (Topic::Locks { from: 0 }, |it| it.next = Some(0)),
-        (Topic::Locks { from: 0 }, |it| it.locks.clear()),
+        (Topic::LocksAndNotes { from: 0 }, |it| it.next = Some(0)),
+        (Topic::LocksAndNotes { from: 0 }, |it| it.locks.clear()),
         (
-            Topic::Key {
+            Topic::KeyAndNotes {
                 key: keys().remove(0),
             },
             |it| {
@@ -281,7 +328,7 @@ fn answer_that_does_not_fit_is_dropped() {
         let scripted_node = mesh.scripted_node(1);
         scripted_node.locks = keys().iter().map(vote).collect();
         let wanted = match &topic {
-            Topic::Key { key } => Wanted::Key { key: key.clone() },
+            Topic::KeyAndNotes { key } => Wanted::Key { key: key.clone() },
             _ => Wanted::Locks { max: 100 },
         };
         let mut surveyor = Surveyor::new("c", [at(1)], wanted, PATIENCE, 5);

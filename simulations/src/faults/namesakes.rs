@@ -350,6 +350,7 @@ impl World {
             outlives: false,
             deadline: None,
             is_once: false,
+            note: None,
         };
         let first = it.requests.keys().next().copied();
         let now = self.hosts[it.on].clock.now(self.time);

@@ -204,6 +204,7 @@ impl Cluster {
             outlives: false,
             deadline: None,
             is_once: false,
+            note: None,
         };
         let now = self.now();
         self.nodes[at].claim(now, request).unwrap()

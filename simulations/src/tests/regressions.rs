@@ -43,6 +43,7 @@ fn request(key: &str) -> Request {
         outlives: false,
         deadline: None,
         is_once: false,
+        note: None,
     }
 }
 

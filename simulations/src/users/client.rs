@@ -125,6 +125,7 @@ impl World {
             outlives: wish.outlives,
             deadline,
             is_once: wish.keep_for.is_some(),
+            note: None,
         };
         let ticket = process.node.claim(now, request).ok()?;
         self.requests += 1;
