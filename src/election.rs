@@ -89,6 +89,12 @@ impl Election {
         self
     }
 
+    /// Sets a note for people, as [`LockRequest::note`] does.
+    pub fn note(mut self, note: impl AsRef<str>) -> Self {
+        self.request = self.request.note(note);
+        self
+    }
+
     /// Sets the maximum time to wait, as [`LockRequest::acquire_timeout`] does. Without it,
     /// [`campaign`](Self::campaign) waits forever.
     pub fn acquire_timeout(mut self, acquire_timeout: Duration) -> Self {

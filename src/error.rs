@@ -9,8 +9,8 @@ use thiserror::Error;
 
 use crate::status::Health;
 use lockmesh_proto::{
-    DropReason, Epoch, JournalError, MARK_KEEP_MAX, NameError, RefuseReason, RequestError,
-    SecretError, VoteTally, VoterSetError,
+    DropReason, Epoch, JournalError, KeyHolder, MARK_KEEP_MAX, NameError, Note, RefuseReason,
+    RequestError, SecretError, VoteTally, VoterSetError,
 };
 
 /// The reason why a data directory cannot be used.
@@ -270,6 +270,10 @@ pub enum AcquireError {
     /// The key is empty or too long. Nothing was sent.
     #[error(transparent)]
     Key(#[from] NameError),
+    /// The [note](crate::LockRequest::note) is empty, too long, or has a control character. Nothing
+    /// was sent.
+    #[error(transparent)]
+    Note(NameError),
     /// The ttl is out of range, or this node has too many locks and requests. Nothing was sent.
     #[error(transparent)]
     Request(#[from] RequestError),
@@ -292,9 +296,8 @@ pub enum AcquireError {
         unopened: Option<DropReason>,
         /// The lock of this same node that the request waited for, if it did.
         held_here: Option<Box<Reentry>>,
-        /// The node and the epoch of the holder that a voter named last. `None` if no voter did.
-        /// Boxed to keep the error small.
-        holder: Option<Box<(String, Epoch)>>,
+        /// The holder that a voter named last. `None` if no voter did. Boxed to keep the error small.
+        holder: Option<Box<Holder>>,
     },
     /// The key is marked ([`Guard::mark`](crate::Guard::mark)): what it stands for is done.
     #[error("done by {by} under epoch {epoch}")]
@@ -323,11 +326,52 @@ pub enum AcquireError {
 }
 
 /// Returns the suffix for a request whose key another claim holds, or may.
-fn describe_holder(holder: Option<&(String, Epoch)>, held_here: Option<&Reentry>) -> String {
+fn describe_holder(holder: Option<&Holder>, held_here: Option<&Reentry>) -> String {
     match (held_here, holder) {
         (Some(held), _) => format!("; {held}"),
-        (None, Some((node, epoch))) => format!("; {node} has it under epoch {epoch}"),
+        (None, Some(holder)) => format!("; {holder}"),
         (None, None) => String::new(),
+    }
+}
+
+/// The claim that has the vote of one of a key's voters. It may not be granted.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Holder {
+    /// The id of its node.
+    pub node: String,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// The least time for which it has had the vote.
+    pub held_for: Duration,
+    /// Its [note](crate::LockRequest::note), if a voter sent one.
+    pub note: Option<Note>,
+}
+
+impl From<&KeyHolder> for Holder {
+    fn from(holder: &KeyHolder) -> Self {
+        Self {
+            node: holder.node.to_string(),
+            epoch: holder.epoch,
+            held_for: holder.held_for,
+            note: holder.note.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { node, epoch, .. } = self;
+        write!(f, "held by {node} under epoch {epoch} for at least ")?;
+        match self.held_for.as_secs() {
+            0..120 => write!(f, "{:.1} s", self.held_for.as_secs_f64())?,
+            secs @ 120..7_200 => write!(f, "{} min", secs / 60)?,
+            secs => write!(f, "{} h", secs / 3_600)?,
+        }
+        match &self.note {
+            Some(note) => write!(f, ": {note}"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::error::{ExtendError, MarkError, ReleaseError};
 use crate::lease::Lease;
 use crate::mesh::Inner;
 
-use lockmesh_proto::Epoch;
+use lockmesh_proto::{Epoch, Note};
 
 /// A lock that is held. Dropping the guard releases the lock, without blocking and without a
 /// runtime.
@@ -26,6 +26,7 @@ use lockmesh_proto::Epoch;
 #[must_use = "a guard that is dropped releases its lock at once"]
 pub struct Guard {
     lease: Arc<Lease>,
+    note: Option<Note>,
     mesh: Arc<Inner>,
     /// `true` if a drop has nothing left to do.
     is_released: bool,
@@ -37,9 +38,10 @@ pub struct Guard {
 pub struct LeaseLost;
 
 impl Guard {
-    pub(crate) fn new(lease: Arc<Lease>, mesh: Arc<Inner>) -> Self {
+    pub(crate) fn new(lease: Arc<Lease>, note: Option<Note>, mesh: Arc<Inner>) -> Self {
         Self {
             lease,
+            note,
             mesh,
             is_released: false,
         }
@@ -53,6 +55,12 @@ impl Guard {
     #[must_use]
     pub fn key(&self) -> &str {
         self.lease.key.as_str()
+    }
+
+    /// Returns the [note](crate::LockRequest::note) of the request.
+    #[must_use]
+    pub fn note(&self) -> Option<&Note> {
+        self.note.as_ref()
     }
 
     /// Returns the fencing token. It is higher than the epoch of every earlier holder of this key.

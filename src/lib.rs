@@ -141,15 +141,15 @@ pub use clock::{Clock, SystemClock};
 pub use config::{LimitsConfig, MeshBuilder, MeshConfig, Preset, SecretText, TimingConfig};
 pub use election::{Election, Leader, Leadership};
 pub use error::{
-    AcquireError, ConfigError, DataDirError, ExtendError, InspectError, LockAllError, MarkError,
-    NotReady, OfKey, Reentry, ReleaseError, RotateError, SemaphoreError,
+    AcquireError, ConfigError, DataDirError, ExtendError, Holder, InspectError, LockAllError,
+    MarkError, NotReady, OfKey, Reentry, ReleaseError, RotateError, SemaphoreError,
 };
 pub use guard::{Guard, LeaseLost};
 pub use journal::Durability;
 pub use lock::{ClusterError, DistributedLock};
 pub use lock_all::{LOCK_ALL_KEYS_MAX, LockAllRequest};
 pub use lockmesh_proto::{
-    CLUSTER_SECRETS_MAX, ClusterSecret, ClusterSecrets, Epoch, Key, NameError, NodeId,
+    CLUSTER_SECRETS_MAX, ClusterSecret, ClusterSecrets, Epoch, Key, NameError, NodeId, Note,
     RequestError, SecretError, Timing, VoterSetError,
 };
 pub use mesh::Mesh;

@@ -147,6 +147,12 @@ impl OnceRequest {
         self
     }
 
+    /// Sets a note for people, as [`LockRequest::note`] does.
+    pub fn note(mut self, note: impl AsRef<str>) -> Self {
+        self.request = self.request.note(note);
+        self
+    }
+
     /// Sets the time for which the voters remember that the tick ran, a day by default and seven days
     /// at most. It must be longer than the clocks and timers of the nodes differ.
     pub fn keep_for(mut self, keep_for: Duration) -> Self {
@@ -222,7 +228,7 @@ impl OnceRequest {
             Err(AcquireError::TimedOut {
                 answers, holder, ..
             }) if answers.voted + answers.waiting > answers.voters / 2 && answers.waiting > 0 => {
-                let by = holder.map(|holder| *holder);
+                let by = holder.map(|holder| (holder.node, holder.epoch));
                 return Ok(Outcome::Running { by });
             }
             Err(error) => return Err(error.into()),

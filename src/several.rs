@@ -260,6 +260,13 @@ macro_rules! options {
             self
         }
 
+        /// Sets a note for people on each lock, as
+        /// [`LockRequest::note`](crate::LockRequest::note) does.
+        pub fn note(mut self, note: impl AsRef<str>) -> Self {
+            self.options.request = self.options.request.note(note);
+            self
+        }
+
         /// Returns the guards even if a lease is still short, as
         /// [`LockRequest::eager`](crate::LockRequest::eager) does.
         pub fn eager(mut self) -> Self {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use lockmesh::observe::Observer;
-use lockmesh::status::DropReason;
-use lockmesh::{Epoch, InspectError, Mesh};
+use lockmesh::status::{DropReason, Inspection};
+use lockmesh::{AcquireError, Epoch, InspectError, Mesh, Note};
 use lockmesh_proto::{DatagramKind, Seal};
 
 use crate::common::{
@@ -13,6 +13,71 @@ use crate::common::{
 
 const MAX_TTL: Duration = Duration::from_secs(600);
 const LONG: Duration = Duration::from_secs(500);
+
+/// The note of the holder, for those that inspect its lock and those that wait for it.
+#[tokio::test]
+async fn note_is_shown_to_people_and_waiters() {
+    let cluster = voters(3, MAX_TTL).await;
+    let [a, b, c] = [0, 1, 2].map(|n| cluster.node(n));
+    let note = "deploy 812 by ci";
+    let guard = a.lock("k").ttl(LONG).note(note).acquire().await.unwrap();
+    assert_eq!(guard.note().map(Note::as_str), Some(note));
+    let waits = b.lock("k").note("rollback").acquire();
+    let waits = tokio::spawn(waits);
+    waits_for(&c, "k", 1).await;
+    let seen = within("both notes", async {
+        loop {
+            let seen = c.inspect("k").await.unwrap();
+            if seen.waiters.iter().any(|waiter| waiter.note.is_some()) {
+                return seen;
+            }
+        }
+    })
+    .await;
+    let owner = seen.owner().unwrap();
+    assert_eq!(owner.note.as_ref(), guard.note());
+    assert_eq!(seen.waiters[0].note, Some(Note::new("rollback").unwrap()));
+    let late = c.lock("k").acquire_timeout(Duration::from_millis(500));
+    let error = late.acquire().await.unwrap_err();
+    let text = error.to_string();
+    let AcquireError::TimedOut {
+        holder: Some(holder),
+        ..
+    } = error
+    else {
+        panic!("{text}")
+    };
+    assert_eq!((holder.node.as_str(), holder.epoch), ("n0", guard.epoch()));
+    assert_eq!(holder.note.as_ref(), guard.note());
+    assert!(holder.held_for >= Duration::from_millis(400), "{text}");
+    assert!(text.ends_with(" s: deploy 812 by ci"), "{text}");
+    // Another survey, over several locks.
+    let lists = [a.lock_all(["x", "y"]).note(note).acquire().await.unwrap()];
+    let leader = a.election("z").note(note).campaign().await.unwrap();
+    assert_eq!(leader.guard().note().map(Note::as_str), Some(note));
+    let mut observer = Observer::sealed([b.local_addr().to_string()], secret());
+    let survey = observer.survey_with_locks(100).await.unwrap();
+    let with_note = |lock: &Inspection| lock.owner().is_some_and(|it| it.note.is_some());
+    let keys = survey.locks.iter().filter(|lock| with_note(lock));
+    let keys: Vec<_> = keys.map(|lock| lock.key.as_str()).collect();
+    assert_eq!(keys, ["k", "x", "y", "z#leader"]);
+    drop(lists);
+    waits.abort();
+}
+
+#[tokio::test]
+async fn invalid_note_fails_the_request() {
+    let cluster = voters(1, MAX_TTL).await;
+    let mesh = cluster.node(0);
+    for note in ["", "a\nb", &"n".repeat(129)] {
+        let expected = Note::new(note).unwrap_err();
+        let error = mesh.lock("k").note(note).acquire().await.unwrap_err();
+        assert_eq!(error, AcquireError::Note(expected.clone()));
+        assert_eq!(error.to_string(), expected.to_string());
+        let tried = mesh.lock("k").note(note).try_acquire().await;
+        assert_eq!(tried.unwrap_err(), AcquireError::Note(expected));
+    }
+}
 
 #[tokio::test]
 async fn inspect_returns_owner_and_waiters_in_order() {
