@@ -15,7 +15,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use lockmesh::status::{MemberStatus, VoteTally};
-use lockmesh::{AcquireError, Guard, MarkError, Mesh};
+use lockmesh::{AcquireError, Guard, MarkError, Mesh, Note};
 use lockmesh_cli::{NodeConfig, Overrides, node};
 use rustix::io::Errno;
 use rustix::process::{self, Pid, Signal, WaitOptions, WaitStatus};
@@ -23,7 +23,7 @@ use rustix::system::uname;
 use tokio::signal::unix::{self, SignalKind};
 use tokio::time::Instant;
 
-use crate::look::{Failure, bad_usage, shown};
+use crate::look::{Failure, bad_usage, shown, with_colon};
 use crate::say;
 
 /// The exit code if the lock is taken, or the tick ran before: `EX_TEMPFAIL` of sysexits.h.
@@ -87,6 +87,10 @@ pub(crate) struct Args {
     /// Time for which the cluster remembers that the tick ran, at most seven days.
     #[arg(long, value_name = "SPAN", default_value = "1d", requires = "once", value_parser = keep_for)]
     keep_for: Duration,
+    /// Note for people, of at most 128 bytes, such as "deploy 812 by ci". `lockmesh inspect` and `top`
+    /// show it, and so do requests that wait for this lock in vain.
+    #[arg(long, value_name = "TEXT")]
+    note: Option<Note>,
     /// Time between SIGTERM and SIGKILL, if the lease is lost or processes are left.
     #[arg(long, value_name = "SPAN", default_value = "10s", value_parser = grace)]
     grace: Duration,
@@ -195,6 +199,9 @@ impl Args {
         if self.once.is_some() {
             request = request.once();
         }
+        if let Some(note) = &self.note {
+            request = request.note(note);
+        }
         if let Some(wait) = self.wait {
             request = request.acquire_timeout(wait);
         }
@@ -233,7 +240,8 @@ impl Args {
         let owner = seen.as_ref().and_then(|seen| seen.owner());
         let by = owner.map(|owner| {
             let node = shown(owner.node.as_str());
-            format!(" by {node}, epoch {}", owner.epoch.get())
+            let note = with_colon(owner.note.as_ref());
+            format!(" by {node}, epoch {}{note}", owner.epoch.get())
         });
         let by = by.unwrap_or_default();
         Failure(TAKEN, format!("{} is taken{by}", shown(&key)))

@@ -6,7 +6,7 @@ use lockmesh::observe::ObserveError;
 use lockmesh::status::{Inspection, LockState};
 use serde_json::{Value, json};
 
-use super::{Failure, NO_QUORUM, Target, bad_usage, millis, no_answer, shown};
+use super::{Failure, NO_QUORUM, Target, bad_usage, millis, no_answer, shown, with_colon};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -48,11 +48,15 @@ pub(crate) fn to_json(seen: &Inspection) -> Value {
             "epoch": owner.epoch.get().to_string(),
             "confirmed": owner.confirmed,
             "remaining_ms": millis(owner.remaining),
+            "note": owner.note,
         })
     });
     let waiters = seen.waiters.iter();
     let waiters: Vec<Value> = waiters
-        .map(|it| json!({ "node": it.node, "epoch": it.epoch.get().to_string() }))
+        .map(|it| {
+            let epoch = it.epoch.get().to_string();
+            json!({ "node": it.node, "epoch": epoch, "note": it.note })
+        })
         .collect();
     let votes = seen.votes.iter();
     let votes: Vec<Value> = votes
@@ -62,6 +66,7 @@ pub(crate) fn to_json(seen: &Inspection) -> Value {
                 "epoch": it.epoch.get().to_string(),
                 "votes": it.votes,
                 "remaining_ms": millis(it.remaining),
+                "note": it.note,
             })
         })
         .collect();
@@ -89,10 +94,11 @@ fn to_text(seen: &Inspection) -> String {
     let key = shown(seen.key.as_str());
     let mut text = match seen.owner() {
         Some(owner) => format!(
-            "{key}: held by {} at epoch {}, {} ms left\n",
+            "{key}: held by {} at epoch {}, {} ms left{}\n",
             owner.node,
             owner.epoch.get(),
-            millis(owner.remaining)
+            millis(owner.remaining),
+            with_colon(owner.note.as_ref())
         ),
         None => match seen.unknown_because() {
             None => format!("{key}: held by nobody\n"),
@@ -102,12 +108,13 @@ fn to_text(seen: &Inspection) -> String {
     if seen.state == LockState::Unknown {
         for it in &seen.votes {
             text += &format!(
-                "  {} has {} of {} votes at epoch {}, {} ms left\n",
+                "  {} has {} of {} votes at epoch {}, {} ms left{}\n",
                 it.node,
                 it.votes,
                 seen.voters,
                 it.epoch.get(),
-                millis(it.remaining)
+                millis(it.remaining),
+                with_colon(it.note.as_ref())
             );
         }
     }
@@ -115,7 +122,12 @@ fn to_text(seen: &Inspection) -> String {
     text += &format!("  fence {}\n", seen.fence.get());
     text += &format!("  {} wait\n", seen.waiting);
     for waiter in &seen.waiters {
-        text += &format!("    {} at epoch {}\n", waiter.node, waiter.epoch.get());
+        let note = with_colon(waiter.note.as_ref());
+        text += &format!(
+            "    {} at epoch {}{note}\n",
+            waiter.node,
+            waiter.epoch.get()
+        );
     }
     text
 }

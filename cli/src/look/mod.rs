@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use lockmesh::ClusterSecrets;
 use lockmesh::observe::{NodeSurvey, Observer, Survey};
+use lockmesh::{ClusterSecrets, Note};
 
 use lockmesh_cli::{NodeConfig, Overrides};
 
@@ -183,6 +183,11 @@ pub(crate) fn shown(name: &str) -> String {
         }
     }
     shown
+}
+
+/// Returns a note after a colon, or nothing.
+pub(crate) fn with_colon(note: Option<&Note>) -> String {
+    note.map_or_else(String::new, |note| format!(": {}", shown(note.as_str())))
 }
 
 pub(crate) fn millis(span: Duration) -> u64 {

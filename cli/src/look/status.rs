@@ -7,7 +7,7 @@ use lockmesh::status::{Fingerprint, Inspection, NoSpareVoter, WallClock};
 use serde_json::{Value, json};
 
 use super::inspect;
-use super::{DEGRADED, Failure, NO_QUORUM, Target, millis, no_answer, shown};
+use super::{DEGRADED, Failure, NO_QUORUM, Target, millis, no_answer, shown, with_colon};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -286,7 +286,8 @@ pub(crate) fn lock_line(lock: &Inspection) -> String {
             Some(because) => format!("unknown, {because}"),
         },
     };
-    format!("{key}: {holder}, {} wait", lock.waiting)
+    let note = with_colon(lock.owner().and_then(|owner| owner.note.as_ref()));
+    format!("{key}: {holder}, {} wait{note}", lock.waiting)
 }
 
 #[cfg(test)]

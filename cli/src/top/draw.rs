@@ -1,5 +1,6 @@
 //! The screen: members above, locks below, in a terminal of any size.
 
+use lockmesh::Note;
 use lockmesh::observe::{NodeSurvey, Survey, SurveyHealth};
 use lockmesh::status::{Inspection, LockState};
 use ratatui::buffer::Buffer;
@@ -140,6 +141,7 @@ fn lock_table(top: &Top, height: u16) -> Table<'static> {
     let locks = top.locks();
     let shown = locks.into_iter().skip(top.skip).take(usize::from(height));
     let rows: Vec<Row<'static>> = shown.map(lock_row).collect();
+    let has_notes = top.locks().into_iter().any(|lock| note_of(lock).is_some());
     let widths = [
         Constraint::Fill(2),
         Constraint::Fill(1),
@@ -147,6 +149,8 @@ fn lock_table(top: &Top, height: u16) -> Table<'static> {
         Constraint::Length(9),
         Constraint::Length(5),
         Constraint::Fill(1),
+        // No room is taken while there are none.
+        Constraint::Fill(if has_notes { 2 } else { 0 }),
     ];
     let mark = |sort, sorted, plain| if top.sort == sort { sorted } else { plain };
     let head = [
@@ -156,6 +160,7 @@ fn lock_table(top: &Top, height: u16) -> Table<'static> {
         mark(Sort::Remaining, "LEFT ms*", "LEFT ms"),
         mark(Sort::Waiting, "WAIT*", "WAIT"),
         "FIRST",
+        if has_notes { "NOTE" } else { "" },
     ];
     Table::new(rows, widths).header(heading(head))
 }
@@ -180,7 +185,12 @@ fn lock_row(lock: &Inspection) -> Row<'static> {
         owner.map_or_else(dash, |owner| millis(owner.remaining).to_string()),
         lock.waiting.to_string(),
         first.join(" "),
+        note_of(lock).map_or_else(String::new, |note| shown(note.as_str())),
     ])
+}
+
+fn note_of(lock: &Inspection) -> Option<&Note> {
+    lock.owner()?.note.as_ref()
 }
 
 #[cfg(test)]

@@ -496,7 +496,8 @@ async fn processes_left_behind_end_before_the_lock() {
 #[tokio::test(flavor = "multi_thread")]
 async fn wait_that_times_out_names_the_holder() {
     let voters = Voters::start("wait").await;
-    let guard = voters.node().lock("k").acquire().await.unwrap();
+    let lock = voters.node().lock("k").note("deploy 812 by ci");
+    let guard = lock.acquire().await.unwrap();
     let output = ends(sh(
         &mut voters.exec(1, &["k", "--wait", "300ms"]),
         "echo ran",
@@ -504,7 +505,7 @@ async fn wait_that_times_out_names_the_holder() {
     .await;
     let said = stderr(&output);
     let expected = format!(
-        "lockmesh: k is taken by n0, epoch {}\n",
+        "lockmesh: k is taken by n0, epoch {}: deploy 812 by ci\n",
         guard.epoch().get()
     );
     assert_eq!(
@@ -514,8 +515,15 @@ async fn wait_that_times_out_names_the_holder() {
     assert_eq!(stdout(&output), "");
 
     // A wait that is long enough ends with the lock.
-    let waits = Running::start(sh(&mut voters.exec(1, &["k", "--wait", "1h"]), "echo ran"));
+    let options = ["k", "--wait", "1h", "--note", "report of today"];
+    let waits = Running::start(sh(&mut voters.exec(1, &options), "echo ran"));
     until("it waits", async || voters.waiting("k").await == 1).await;
+    until("its note", async || {
+        let seen = voters.node().inspect("k").await.unwrap();
+        let note = seen.waiters.first().and_then(|it| it.note.as_ref());
+        note.is_some_and(|note| note.as_str() == "report of today")
+    })
+    .await;
     guard.release().await.unwrap();
     let (said, output) = waits.ends().await;
     assert_eq!(
@@ -631,6 +639,7 @@ fn invalid_options_are_refused() {
             "it must be 100ms to 366 days",
         ),
         (&["k", "--grace", "soon", "--", "true"], "--grace <SPAN>"),
+        (&["k", "--note", "", "--", "true"], "note is empty"),
         (&["k", "--keep-for", "2h", "--", "true"], "--once <TICK>"),
         (
             &["k", "--once", "1", "--keep-for", "8days", "--", "true"],

@@ -163,9 +163,10 @@ async fn readiness_probe_refuses_a_recovering_node() {
 #[tokio::test(flavor = "multi_thread")]
 async fn inspect_shows_owner_epoch_and_queue() {
     let mesh = mesh().await;
-    let guard = mesh.node(0).lock("deploy").acquire().await.unwrap();
-    let waiter = mesh.node(1);
-    let waits = tokio::spawn(async move { waiter.lock("deploy").acquire().await });
+    let lock = mesh.node(0).lock("deploy").note("deploy 812 \u{202e}");
+    let guard = lock.acquire().await.unwrap();
+    let waiter = mesh.node(1).lock("deploy").note("rollback");
+    let waits = tokio::spawn(waiter.acquire());
     let look = async {
         while mesh.node(2).inspect("deploy").await.unwrap().waiting == 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -187,11 +188,15 @@ async fn inspect_shows_owner_epoch_and_queue() {
         (&1.into(), &"n1".into())
     );
     let output = asks(&["inspect", "deploy"], &mesh.node(2), &key).await;
-    assert!(
-        stdout(&output).starts_with("deploy: held by n0"),
-        "{}",
-        stdout(&output)
-    );
+    let text = stdout(&output);
+    assert!(text.starts_with("deploy: held by n0"), "{text}");
+    // Nothing that changes the direction of writing reaches the terminal.
+    assert!(text.contains(" ms left: deploy 812 \\u{202e}\n"), "{text}");
+    assert!(text.contains(": rollback\n"), "{text}");
+    assert_eq!(seen["owner"]["note"], "deploy 812 \u{202e}", "{seen}");
+    assert_eq!(seen["waiters"][0]["note"], "rollback", "{seen}");
+    let (_, text) = says(&["status", "--locks"], &mesh.node(2)).await;
+    assert!(text.contains(", 1 wait: deploy 812 \\u{202e}\n"), "{text}");
     let output = asks(&["inspect", "free"], &mesh.node(2), &key).await;
     assert!(
         stdout(&output).starts_with("free: held by nobody"),
@@ -230,7 +235,8 @@ async fn wrong_secret_is_reported_as_no_answer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn top_without_terminal_prints_one_snapshot() {
     let mesh = mesh().await;
-    let guard = mesh.node(1).lock("report").acquire().await.unwrap();
+    let lock = mesh.node(1).lock("report").note("daily");
+    let guard = lock.acquire().await.unwrap();
     let command = ["top", "--every-ms", "200"];
     let output = asks(&command, &mesh.node(0), &key().to_base64()).await;
     let text = stdout(&output);
@@ -240,6 +246,7 @@ async fn top_without_terminal_prints_one_snapshot() {
     let row = text.lines().find(|line| line.starts_with("report"));
     let row = row.unwrap();
     assert!(row.contains("n1") && row.contains(&epoch), "{text}");
+    assert!(text.contains("NOTE") && row.ends_with("daily"), "{text}");
     assert!(!text.contains('\u{1b}'), "{text}");
 }
 
