@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::cluster::{Habits, MARKED_KEYS, Ongoing, PROBE_KEYS, World, WorldEvent};
 use crate::judge::{End, Fact, HostAt, KeyAt, RequestId};
 use crate::kernel::Rng;
-use crate::proto::{Request, Ticket};
+use crate::proto::{Key, NodeId, Note, Request, Ticket};
 use crate::scenarios::Counted;
 use crate::users::Verdict;
 
@@ -81,6 +81,11 @@ pub(crate) struct RequestAt {
     pub(crate) hold: u64,
 }
 
+/// Returns the note of the requests of a node for a key.
+pub(crate) fn note_of(key: &Key, node: &NodeId) -> Note {
+    Note::new(format!("{key} by {node}")).expect("a short name")
+}
+
 impl World {
     pub(crate) fn draw_clients(&mut self) {
         let mut rng = Rng::stream(self.settings.seed, "clients");
@@ -113,6 +118,9 @@ impl World {
     ) -> Option<RequestId> {
         let now = self.hosts[host].clock.now(self.time);
         let ttl_max = self.voter_set_of(host).timing().max_ttl;
+        // A third of the requests have one.
+        let has_note = self.requests.is_multiple_of(3);
+        let note = has_note.then(|| note_of(&self.keys[wish.key], &self.hosts[host].id));
         let process = self.hosts[host].process.as_mut();
         let process = process.filter(|it| it.leaves.is_none())?;
         let timeout = wish.timeout.map(Duration::from_nanos);
@@ -125,7 +133,7 @@ impl World {
             outlives: wish.outlives,
             deadline,
             is_once: wish.keep_for.is_some(),
-            note: None,
+            note,
         };
         let ticket = process.node.claim(now, request).ok()?;
         self.requests += 1;

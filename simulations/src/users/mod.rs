@@ -4,5 +4,5 @@ mod client;
 mod observe;
 mod resource;
 
-pub(crate) use client::{Client, ClientState, RequestAt, Status, Wish, Write};
+pub(crate) use client::{Client, ClientState, RequestAt, Status, Wish, Write, note_of};
 pub(crate) use resource::{Resource, Verdict};

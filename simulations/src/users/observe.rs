@@ -1,11 +1,11 @@
 //! Observes a node after each call: its events, its guards, the recorded votes of its voter.
 
-use lockmesh_proto::{Event, Instant, Ticket};
+use lockmesh_proto::{Event, Instant, KeyHolder, Ticket};
 
 use crate::cluster::{Ongoing, World, WorldEvent};
 use crate::judge::{End, Fact, HostAt, RequestId};
 use crate::scenarios::Counted;
-use crate::users::Status;
+use crate::users::{Status, note_of};
 
 impl World {
     /// Turns the events of a node into facts. Within one instant, ended leases come before votes,
@@ -49,7 +49,10 @@ impl World {
                     ticket,
                     valid_until,
                 } => self.see_renewal(host, *ticket, *valid_until),
-                Event::TimedOut { ticket, .. } => self.see_over(host, *ticket, End::TimedOut),
+                Event::TimedOut { ticket, holder, .. } => {
+                    self.see_note(host, *ticket, holder.as_deref());
+                    self.see_over(host, *ticket, End::TimedOut);
+                }
                 Event::Denied { ticket } => self.see_over(host, *ticket, End::Denied),
                 Event::Done { ticket, .. } => self.see_over(host, *ticket, End::Done),
                 Event::Marked { ticket } => self.see_marked(host, *ticket, true),
@@ -58,6 +61,22 @@ impl World {
             }
         }
         self.see_guards(host);
+    }
+
+    /// A note that a request names is that of the holder.
+    ///
+    /// # Panics
+    /// Panics if it is that of another.
+    fn see_note(&mut self, host: HostAt, ticket: Ticket, holder: Option<&KeyHolder>) {
+        let Some((holder, note)) = holder.and_then(|it| Some((it, it.note.as_ref()?))) else {
+            return;
+        };
+        let ongoing = self.process(host).and_then(|it| it.requests.get(&ticket));
+        let open = &self.laws.history.open;
+        if let Some(asked) = ongoing.and_then(|it| open.get(&it.request)) {
+            assert_eq!(*note, note_of(&self.keys[asked.key], &holder.node));
+            self.count("notes");
+        }
     }
 
     /// Records that a request has ended.
