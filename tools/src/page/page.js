@@ -84,7 +84,8 @@
     const command = isCut(a, b) || isCut(b, a) ? "mend" : "cut";
     ask({ do: command, from: a, to: b, both: true });
   };
-  const claim = (what) => () => ask({ do: what, node: chosen, key: key() });
+  const note = () => byId("note").value.trim() || null;
+  const claim = (what) => () => ask({ do: what, node: chosen, key: key(), note: note() });
   const islands = async (groups) => {
     const side = new Map(groups.flatMap((group, i) => group.map((node) => [node, i])));
     if (!(await ask({ do: "heal" }))) return;
@@ -100,7 +101,7 @@
   const acts = {
     acquire: claim("acquire"),
     try: claim("try"),
-    release: claim("release"),
+    release: () => ask({ do: "release", node: chosen, key: key() }),
     freeze: () => ask({ do: condition() === "frozen" ? "resume" : "freeze", node: chosen }),
     crash: () => ask({ do: condition() === "down" ? "restart" : "crash", node: chosen }),
     show: () => play().catch(({ message }) => (step = message === "ended" ? step : "")),
@@ -372,7 +373,8 @@
       const [name, who, epoch, lease, line] = tr.cells;
       put(name, row.name);
       name.style.color = colour(row.name);
-      put(who, row.holder ? `n${row.holder.node}` : "nobody");
+      const note = row.holder && row.holder.note ? `: ${row.holder.note}` : "";
+      put(who, row.holder ? `n${row.holder.node}${note}` : "nobody");
       put(epoch, row.holder ? `e${row.holder.epoch.rank}` : "");
       set(epoch, "title", row.holder ? `epoch ${row.holder.epoch.number}` : "");
       lease.firstChild.hidden = !row.holder;

@@ -104,8 +104,10 @@ fn cut_off_holder_loses_lock_before_next_grant() {
     let fresh = lab.state();
     assert_eq!(fresh["now"]["nodes"].as_array().unwrap().len(), 5);
     assert_eq!(fresh["now"]["quorum"], 3);
-    lab.does(&json!({"do": "acquire", "node": 3, "key": "k"}));
-    lab.until("held by n3", |state| holds(state, 3));
+    let note = "deploy 812";
+    lab.does(&json!({"do": "acquire", "node": 3, "key": "k", "note": note}));
+    let state = lab.until("held by n3", |state| holds(state, 3));
+    assert_eq!(state["now"]["claims"][0]["note"], note);
     lab.does(&json!({"do": "acquire", "node": 1, "key": "k"}));
     lab.until("n1 waits", |state| {
         let mut claims = state["now"]["claims"].as_array().unwrap().iter();

@@ -1,6 +1,7 @@
 //! The commands by which the page or a script changes the cluster.
 
 use axum::http::StatusCode;
+use lockmesh::Note;
 use serde::Deserialize;
 
 /// The longest delay of the links, in milliseconds.
@@ -31,9 +32,18 @@ pub(super) enum Command {
     /// Restarts the node without its state.
     Restart { node: usize },
     /// Requests the lock and waits in line.
-    Acquire { node: usize, key: String },
+    Acquire {
+        node: usize,
+        key: String,
+        /// What the holder says that it is for.
+        note: Option<Note>,
+    },
     /// Requests the lock, unless another node holds it.
-    Try { node: usize, key: String },
+    Try {
+        node: usize,
+        key: String,
+        note: Option<Note>,
+    },
     /// Releases the lock, or withdraws the request.
     Release { node: usize, key: String },
 }

@@ -3,6 +3,7 @@
 use std::sync::Weak;
 use std::time::Duration;
 
+use lockmesh::Note;
 use lockmesh_harness::Condition;
 use serde::Serialize;
 
@@ -53,6 +54,7 @@ pub(super) struct NodeSeen {
 pub(super) struct ClaimSeen {
     pub(super) node: usize,
     pub(super) key: String,
+    pub(super) note: Option<Note>,
     /// `holds`, `waits` or `tries`.
     pub(super) stage: &'static str,
     pub(super) epoch: Option<Shown>,

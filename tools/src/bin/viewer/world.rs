@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use lockmesh::{AcquireError, Guard, Key};
+use lockmesh::{AcquireError, Guard, Key, Note};
 use lockmesh_harness::{Condition, LocalMesh, LocalMeshError};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -51,6 +51,7 @@ pub(super) struct Claim {
     id: u64,
     pub(super) node: usize,
     pub(super) key: String,
+    note: Option<Note>,
     /// The claim's span on the timeline.
     span: u64,
     stage: Stage,
@@ -111,8 +112,8 @@ impl Lab {
             Command::Resume { node } => self.resume(node),
             Command::Crash { node } => self.crash(node).await,
             Command::Restart { node } => self.restart(node).await,
-            Command::Acquire { node, key } => self.claim(node, key, false),
-            Command::Try { node, key } => self.claim(node, key, true),
+            Command::Acquire { node, key, note } => self.claim(node, key, note, false),
+            Command::Try { node, key, note } => self.claim(node, key, note, true),
             Command::Release { node, key } => self.release(node, &key),
             links => {
                 self.disturb(&links);
@@ -233,7 +234,13 @@ impl Lab {
         Err(Refused::not_now(what))
     }
 
-    fn claim(self: &Arc<Self>, node: usize, key: String, is_try: bool) -> Result<(), Refused> {
+    fn claim(
+        self: &Arc<Self>,
+        node: usize,
+        key: String,
+        note: Option<Note>,
+        is_try: bool,
+    ) -> Result<(), Refused> {
         self.must_run(node)?;
         let key_error = Key::new(&key).err().map(|error| error.to_string());
         let too_long = (key.len() > KEY_BYTES_MAX)
@@ -252,7 +259,10 @@ impl Lab {
         state.stories.touch(&key);
         state.next += 1;
         let id = state.next;
-        let (lab, request) = (Arc::downgrade(self), self.mesh.node(node).lock(&key));
+        let (lab, mut request) = (Arc::downgrade(self), self.mesh.node(node).lock(&key));
+        if let Some(note) = &note {
+            request = request.note(note);
+        }
         let task = tokio::spawn(async move {
             let told = match is_try {
                 true => request.try_acquire().await,
@@ -269,6 +279,7 @@ impl Lab {
             id,
             node,
             key,
+            note,
             span,
             stage,
         });
@@ -348,6 +359,7 @@ impl Claim {
         ClaimSeen {
             node: self.node,
             key: self.key.clone(),
+            note: self.note.clone(),
             stage,
             epoch,
             left,
