@@ -81,6 +81,33 @@ pub enum Event {
         /// `true` if the lease does not renew itself, so that its end was expected.
         was_due: bool,
     },
+    /// The lease is over, for good, since an operator has freed its lock by hand. Its voters keep their
+    /// votes until they expire, or until the request is released.
+    Revoked {
+        /// The request.
+        ticket: Ticket,
+        /// The key.
+        key: Key,
+        /// The fencing token, which is never used again.
+        epoch: Epoch,
+        /// The person or program that did it.
+        by: Note,
+        /// The node through which it was done.
+        through: NodeId,
+    },
+    /// This voter no longer renews its vote for a claim, since an operator has freed its lock by hand.
+    VoteRevoked {
+        /// The key.
+        key: Key,
+        /// The node of the claim.
+        holder: NodeId,
+        /// The epoch of the claim.
+        epoch: Epoch,
+        /// The person or program that did it.
+        by: Note,
+        /// The node through which it was done.
+        through: NodeId,
+    },
     /// A `try` request ended because another claim is granted.
     Denied {
         /// The request.

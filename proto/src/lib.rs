@@ -105,12 +105,12 @@ pub use message::{
     Challenge, Claim, Done, HolderGranted, Inspect, KeepAlive, Kept, Mark, MarkEntry, Marked,
     MarksPage, MarksQuery, Message, Namesake, NoteMessage, Outdated, PageEnd, REPORTED_WAITERS_MAX,
     RecoveryQuery, RecoveryReply, Refuse, RefuseReason, Release, Report, ReportedVote,
-    ReportedWaiter, SessionId, Stale, Vote, VoterQuery, VoterReply, Wait,
+    ReportedWaiter, Revoke, Revoked, SessionId, Stale, Vote, VoterQuery, VoterReply, Wait,
 };
 pub use node::{
     FOREIGN_NODE_INTERVAL, ForeignNode, InspectId, Inspection, KeyOwner, LockState, Node,
-    NodeAnswer, NodeConfig, NodeJournal, NodeSurvey, Output, SeenVotes, SnapshotPart, Standing,
-    Survey, SurveyHealth, Surveyor, Twin, Waiter, Wanted,
+    NodeAnswer, NodeConfig, NodeJournal, NodeSurvey, Output, Revocation, RevokeId, RevokedClaim,
+    SeenVotes, SnapshotPart, Standing, Survey, SurveyHealth, Surveyor, Twin, Waiter, Wanted,
 };
 pub use time::{Instant, Now};
 pub use voter::{MARK_KEEP_MAX, MARKS_MAX, Start, Voter, VoterLimits};

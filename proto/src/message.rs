@@ -84,6 +84,11 @@ pub enum Message {
     MarksPage(Box<MarksPage>),
     /// Since version 2. The note of a claim. Advice, for people. Boxed because rare and large.
     Note(Box<NoteMessage>),
+    /// Since version 2. Any node to a voter, and voter to holder: the claim is over, although its
+    /// holder did not release it. Boxed because rare and large.
+    Revoke(Box<Revoke>),
+    /// Since version 2. The reply to [`Revoke`](Self::Revoke). Boxed because rare and large.
+    Revoked(Box<Revoked>),
 }
 
 impl Message {
@@ -98,7 +103,9 @@ impl Message {
             | Self::Done(_)
             | Self::MarksQuery(_)
             | Self::MarksPage(_)
-            | Self::Note(_) => 2,
+            | Self::Note(_)
+            | Self::Revoke(_)
+            | Self::Revoked(_) => 2,
             _ => PROTOCOL_VERSION_MIN,
         }
     }
@@ -464,6 +471,35 @@ pub enum NoteMessage {
         /// The note of the claim.
         note: Note,
     },
+}
+
+/// Ends a claim that its holder does not release. A voter neither renews its vote for the claim nor
+/// gives it again. The holder reports that its lease is lost.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct Revoke {
+    /// The key.
+    pub key: Key,
+    /// The claim. It is named, so that a late message never ends a later claim.
+    pub claim: ClaimId,
+    /// The person or program that asked for it, for logs.
+    pub by: Note,
+    /// The node through which it was asked.
+    pub through: NodeId,
+}
+
+/// The reply to a [`Revoke`].
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct Revoked {
+    /// The key.
+    pub key: Key,
+    /// The claim.
+    pub claim: ClaimId,
+    /// `true` if the replying node is a voter that neither renews nor gives its vote to the claim.
+    pub is_kept: bool,
+    /// The time until the claim's vote at this voter expires; zero if the claim does not have it.
+    pub remaining: Duration,
+    /// `true` if the claim is over at its own node, as far as the replying node knows.
+    pub is_over: bool,
 }
 
 /// A query for a voter's view of a key.

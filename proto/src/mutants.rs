@@ -246,6 +246,14 @@ mutants! {
     OneMarksReplyFewer,
     /// The marks of a voter that has not all of its own count as all.
     PartialMarksSuffice,
+    /// A voter frees the vote of a revoked claim at once.
+    RevokedVoteFreedAtOnce,
+    /// The session of a revoked vote goes on.
+    RevokedSessionGoesOn,
+    /// A revoke also ends the vote of a later claim for the key.
+    RevokedByKeyAlone,
+    /// A voter votes for a revoked claim again once its vote has expired.
+    RevokedClaimVotedForAgain,
 }
 
 #[cfg(lockmesh_mutants)]

@@ -19,7 +19,7 @@ use crate::epoch::{Epoch, EpochClock};
 use crate::event::{Event, KeyHolder, Ticket, VoteTally};
 use crate::id::{ClaimId, Key, NodeId, Note};
 use crate::message::{
-    Claim, Done, HolderGranted, Mark, Marked, Message, NoteMessage, RefuseReason, Release,
+    Claim, Done, HolderGranted, Mark, Marked, Message, NoteMessage, RefuseReason, Release, Revoke,
     SessionId, Stale, Vote, Wait,
 };
 use crate::time::{Instant, Now};
@@ -123,6 +123,11 @@ struct Waiting {
 enum Phase {
     Waiting(Waiting),
     Held(Lease),
+    /// The lease was revoked. The code under it may still run until then, by its own clock. So the
+    /// claim sends nothing until it is released or that instant has come.
+    Revoked {
+        until: Instant,
+    },
 }
 
 /// The renewal of a lease until it is released.
@@ -212,7 +217,7 @@ impl OwnClaim {
     pub(super) fn lease(&self) -> Option<&Lease> {
         match &self.phase {
             Phase::Held(lease) => Some(lease),
-            Phase::Waiting(_) => None,
+            Phase::Waiting(_) | Phase::Revoked { .. } => None,
         }
     }
 
@@ -220,10 +225,18 @@ impl OwnClaim {
         self.lease().is_some()
     }
 
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(self.phase, Phase::Waiting(_))
+    }
+
+    pub(super) fn is_revoked(&self) -> bool {
+        matches!(self.phase, Phase::Revoked { .. })
+    }
+
     fn waiting(&mut self) -> Option<&mut Waiting> {
         match &mut self.phase {
             Phase::Waiting(waiting) => Some(waiting),
-            Phase::Held(_) => None,
+            Phase::Held(_) | Phase::Revoked { .. } => None,
         }
     }
 
@@ -234,7 +247,7 @@ impl OwnClaim {
 
     /// Returns `true` if the claim is granted and outlives its process.
     pub(super) fn outlives(&self) -> bool {
-        self.renewal == Renewal::Never { outlives: true } && self.is_held()
+        self.renewal == Renewal::Never { outlives: true } && !self.is_waiting()
     }
 
     /// Returns the event for the end of its lease.
@@ -265,11 +278,15 @@ impl OwnClaim {
                     None => ballots().fold(end, Instant::min),
                 }
             }
+            Phase::Revoked { until } => *until,
         }
     }
 
     /// Does the work that is due. Returns `true` if the claim is over.
     pub(super) fn handle_timeout(&mut self, cx: &mut ClaimCtx<'_>) -> bool {
+        if let Phase::Revoked { until } = self.phase {
+            return cx.now.mono >= until;
+        }
         if let Some(waiting) = self.waiting() {
             let aside_until = waiting.aside_until;
             if waiting.deadline.is_some_and(|at| cx.now.mono >= at) {
@@ -304,7 +321,7 @@ impl OwnClaim {
         from: &NodeId,
         msg: Result<&Message, RefuseReason>,
     ) -> bool {
-        let Some(at) = self.ballot_of(from) else {
+        let Some(at) = self.ballot_of(from).filter(|_| !self.is_revoked()) else {
             return false;
         };
         match msg {
@@ -456,6 +473,36 @@ impl OwnClaim {
             remaining: done.remaining,
         });
         true
+    }
+
+    /// Rule 38: ends the claim, which an operator has revoked. A request that waits goes on as
+    /// another claim.
+    pub(super) fn revoke(&mut self, cx: &mut ClaimCtx<'_>, revoke: &Revoke) {
+        match &self.phase {
+            Phase::Waiting(_) => {
+                self.finish(cx);
+                let epoch = cx.own.draw(cx.now);
+                self.claim_anew(cx, epoch);
+            }
+            Phase::Held(lease) => {
+                let until = lease.valid_until;
+                self.phase = Phase::Revoked { until };
+                self.marking = None;
+                for ballot in &mut self.ballots {
+                    if let Some(link) = ballot.link.take() {
+                        cx.own.links.leave(link, self.id.seq);
+                    }
+                }
+                cx.out.tell(Event::Revoked {
+                    ticket: self.ticket,
+                    key: self.key.clone(),
+                    epoch: self.epoch,
+                    by: revoke.by.clone(),
+                    through: revoke.through.clone(),
+                });
+            }
+            Phase::Revoked { .. } => {}
+        }
     }
 
     /// Rule 36: begins to mark the key. Returns `true` if the claim holds it.
@@ -827,6 +874,7 @@ impl OwnClaim {
                 sent_at < lease.round || ballot.link.is_some()
             }
             (Phase::Held(_), None) => true,
+            (Phase::Revoked { .. }, _) => false,
             (Phase::Waiting(waiting), _) => {
                 ballot.reply == Reply::None && waiting.aside_until.is_none()
             }

@@ -26,7 +26,7 @@ use crate::deadlines::Deadlines;
 use crate::epoch::{Epoch, EpochClock};
 use crate::event::{Effects, KeyHolder, Ticket};
 use crate::id::{ClaimId, Incarnation, Key, NodeId, Note};
-use crate::message::{Kept, Message, RefuseReason, Release};
+use crate::message::{Kept, Message, RefuseReason, Release, Revoke};
 use crate::time::{Instant, Now, earliest};
 use crate::voter::MARK_KEEP_MAX;
 use crate::voter_set::VoterSet;
@@ -218,7 +218,7 @@ impl Shared {
         if !mistaken!(TicketsKept) {
             self.tickets.remove(&claim.id.seq);
         }
-        let granted = claim.is_held() && !mistaken!(GrantedIsForgotten);
+        let granted = !claim.is_waiting() && !mistaken!(GrantedIsForgotten);
         if !granted {
             if self.never_granted.len() == NEVER_GRANTED_MAX {
                 self.never_granted.pop_front();
@@ -476,6 +476,23 @@ impl Claimant {
         }
     }
 
+    /// Rule 38: handles a `Revoke` of a claim of this node. Returns `true` if the claim is over: its
+    /// lease, if it has one, reports that it is lost.
+    ///
+    /// A lease that was revoked sends nothing until it is released, or its end has come.
+    pub fn revoke(&mut self, now: Now, revoke: &Revoke, out: &mut Effects) -> bool {
+        if revoke.claim.incarnation != self.shared.incarnation {
+            return false;
+        }
+        if let Some(ticket) = self.shared.tickets.get(&revoke.claim.seq).copied() {
+            self.work_unless_lost(now, ticket, out, |claim, cx| {
+                claim.revoke(cx, revoke);
+                false
+            });
+        }
+        true
+    }
+
     /// Handles a voter's answer to a `KeepAlive`.
     pub fn handle_kept(&mut self, now: Now, from: &NodeId, msg: &Kept) {
         let from_the_first = (now.mono, Ticket(0));
@@ -546,7 +563,7 @@ impl Claimant {
                 self.keep(claim);
             } else if claim.is_held() {
                 out.tell(claim.lost());
-            } else {
+            } else if claim.is_waiting() {
                 let epoch = own.draw(now);
                 claim.claim_anew(&mut ClaimCtx { now, own, out }, epoch);
                 self.keep(claim);
@@ -611,7 +628,7 @@ impl Claimant {
     pub fn waiting(&self) -> usize {
         self.claims
             .values()
-            .filter(|claim| !claim.is_held())
+            .filter(|claim| claim.is_waiting())
             .count()
     }
 

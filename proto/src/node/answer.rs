@@ -31,10 +31,12 @@ pub(super) fn count(counts: &mut Counts, event: &Event) {
         Event::Denied { .. } | Event::Done { .. } => counts.denied += 1,
         Event::TimedOut { .. } => counts.timed_out += 1,
         Event::Lost { was_due, .. } => counts.lost += u64::from(!was_due),
+        Event::Revoked { .. } => counts.lost += 1,
         Event::Renewed { .. }
         | Event::Marked { .. }
         | Event::NotMarked { .. }
         | Event::MarksRead { .. }
+        | Event::VoteRevoked { .. }
         | Event::Resumed { .. }
         | Event::TookUp { .. }
         | Event::HandedOver { .. }

@@ -13,6 +13,7 @@ mod inspect;
 mod journal;
 mod outbox;
 mod peers;
+mod revoke;
 mod sets;
 mod standing;
 mod survey;
@@ -26,6 +27,7 @@ use std::time::Duration;
 pub use foreign_nodes::{FOREIGN_NODE_INTERVAL, ForeignNode};
 pub use inspect::{InspectId, Inspection, KeyOwner, LockState, SeenVotes, Waiter};
 pub use journal::{NodeJournal, SnapshotPart};
+pub use revoke::{Revocation, RevokeId, RevokedClaim};
 pub use standing::Standing;
 pub use survey::{NodeAnswer, NodeSurvey, Survey, SurveyHealth};
 pub use surveyor::{Surveyor, Wanted};
@@ -37,11 +39,11 @@ use crate::description::{Differences, OtherSet, Role, VoterSetDescription};
 use crate::epoch::Epoch;
 use crate::event::View;
 use crate::event::{Effects, Event, KeyHolder, Ticket};
-use crate::id::{ClaimId, Incarnation, Key, NodeId, NodeName};
+use crate::id::{ClaimId, Incarnation, Key, NodeId, NodeName, Note};
 use crate::journal::Memory;
 use crate::message::{
     Challenge, Claim, Message, Namesake, NoteMessage, Outdated, RecoveryQuery, RecoveryReply,
-    Refuse, RefuseReason, VoterQuery, VoterReply,
+    Refuse, RefuseReason, Revoke, Revoked, VoterQuery, VoterReply,
 };
 use crate::time::{Instant, Now, earliest};
 use crate::voter::{MARK_KEEP_MAX, MARK_REMAINS_MAX, Start, Voter, VoterLimits};
@@ -61,6 +63,7 @@ use inspect::Inspector;
 use journal::JournalState;
 use outbox::Outbox;
 use peers::{Peers, Way};
+use revoke::Revoker;
 use sets::{SECOND, Sets, UNASKED};
 use standing::Standings;
 
@@ -159,6 +162,13 @@ pub enum Output {
         /// Its result.
         inspection: Inspection,
     },
+    /// A revocation is done.
+    Revoked {
+        /// Its id, as [`Node::revoke`] returned it.
+        id: RevokeId,
+        /// Its outcome.
+        revocation: Revocation,
+    },
     /// Everything is drained. Call [`Node::handle_timeout`] at this instant; `None` sets no timer.
     Timeout(Option<Instant>),
 }
@@ -188,6 +198,7 @@ pub struct Node {
     /// The nodes that gossip reports as dead, and the time since which it does.
     silent_since: BTreeMap<NodeId, Instant>,
     inspector: Inspector,
+    revoker: Revoker,
     standings: Standings,
     clocks: Clocks,
     /// The reading of the own wall clock at the last call, in milliseconds since the Unix epoch.
@@ -275,6 +286,7 @@ impl Node {
             now: now.mono,
             silent_since: BTreeMap::new(),
             inspector: Inspector::new(seed),
+            revoker: Revoker::new(seed),
             standings: Standings::new(voter_set.timing()),
             clocks: Clocks::new(&id, &voter_set),
             shown_ms: now.wall_ms,
@@ -445,6 +457,7 @@ impl Node {
             ("peers", self.peers.len()),
             ("boot ids", self.seal.peers()),
             ("inspections", self.inspector.len()),
+            ("revocations", self.revoker.len()),
             ("memories of others", self.handovers.len()),
             ("lists of messages", self.outbox.len()),
             ("outputs", self.outputs.len()),
@@ -464,9 +477,10 @@ impl Node {
         let voter = self.voter.as_ref().and_then(Voter::next_timeout);
         let claimant = self.claimant.next_timeout();
         let inspector = self.inspector.next_timeout();
+        let revoker = self.revoker.next_timeout();
         let handovers = self.handovers.next_timeout();
         let twin = self.next_look_at_twin();
-        earliest([voter, claimant, inspector, handovers, twin])
+        earliest([voter, claimant, inspector, revoker, handovers, twin])
     }
 
     /// Handles a datagram that was received from `from`.
@@ -533,6 +547,7 @@ impl Node {
         }
         self.claimant.handle_timeout(now, &mut self.effects);
         self.finish_inspections(now);
+        self.advance_revocations(now);
         self.look_at_twin(now);
         self.handle_handover_timeout(now);
         self.route(now);
@@ -621,6 +636,32 @@ impl Node {
         let voters = self.voter_set.voters_for(key);
         let until = now.mono.after(patience);
         let id = self.inspector.begin(until, key, voters, &mut self.effects);
+        self.route(now);
+        id
+    }
+
+    /// Frees the lock on a key by hand: revokes the claim that holds it, or that with this epoch.
+    /// [`Output::Revoked`] has the outcome, at most `patience` later, and at most `max_ttl` later.
+    ///
+    /// `by` is for the logs: who does it.
+    ///
+    /// # Danger
+    /// The code under the lease may run on until it reads that its lease is lost. Voters keep their
+    /// votes until they expire.
+    pub fn revoke(
+        &mut self,
+        now: Now,
+        (key, epoch): (&Key, Option<Epoch>),
+        by: Note,
+        patience: Duration,
+    ) -> RevokeId {
+        let now = self.corrected(now);
+        let voters = self.voter_set.voters_for(key);
+        let timing = self.voter_set.timing();
+        let spans = (patience.min(timing.max_ttl), timing.round_trip);
+        let who = (by, self.id.clone());
+        let (revoker, out) = (&mut self.revoker, &mut self.effects);
+        let id = revoker.begin(now, (key, epoch), who, voters, spans, out);
         self.route(now);
         id
     }
@@ -889,6 +930,8 @@ impl Node {
             | Message::MarksQuery(_)
             | Message::MarksPage(_)
             | Message::Note(_)
+            | Message::Revoke(_)
+            | Message::Revoked(_)
                 if !same_voter_set =>
             {
                 return Err(DropReason::VoterSet);
@@ -999,8 +1042,23 @@ impl Node {
             }
             Message::Report(report) => {
                 let grace = self.voter_set.timing().round_trip * 2;
+                if self.revoker.len() > 0 {
+                    self.revoker.handle_report(now, from, report.clone());
+                    self.advance_revocations(now);
+                }
                 self.inspector.handle_report(now, from, report, grace);
                 self.finish_inspections(now);
+            }
+            Message::Revoke(revoke) => self.take_revoke(now, from, &revoke),
+            Message::Revoked(revoked) => {
+                if let Some(voter) = &mut self.voter
+                    && revoked.is_over
+                    && revoked.claim.node == *from
+                {
+                    voter.note_over(&revoked.claim);
+                }
+                self.revoker.handle_revoked(from, &revoked);
+                self.advance_revocations(now);
             }
             Message::VoterQuery(query) => self.take_voter_query(now, head, &query),
             Message::VoterReply(reply) => self.take_voter_reply(now, from, reply),
@@ -1011,6 +1069,30 @@ impl Node {
             Message::Handover(handover) => self.handle_handover(now, head, *handover)?,
         }
         Ok(())
+    }
+
+    /// Handles a `Revoke`, as the claim's own node and as a voter.
+    fn take_revoke(&mut self, now: Now, from: &NodeId, revoke: &Revoke) {
+        let is_own = revoke.claim.node == self.id;
+        let is_over = is_own && self.claimant.revoke(now, revoke, &mut self.effects);
+        let revoked = match &mut self.voter {
+            Some(voter) => voter.handle_revoke(now, revoke, is_over, &mut self.effects),
+            None => Revoked {
+                key: revoke.key.clone(),
+                claim: revoke.claim.clone(),
+                is_kept: false,
+                remaining: Duration::ZERO,
+                is_over,
+            },
+        };
+        self.effects.send(from, Message::Revoked(Box::new(revoked)));
+    }
+
+    /// Sends what is due for revocations, and reports those that are done.
+    fn advance_revocations(&mut self, now: Now) {
+        for (id, revocation) in self.revoker.advance(now, &mut self.effects) {
+            self.outputs.push_back(Output::Revoked { id, revocation });
+        }
     }
 
     fn take_claim(
@@ -1500,6 +1582,7 @@ fn is_sane(message: &Message) -> bool {
         Message::RecoveryReply(it) => it.quarantine <= QUARANTINE_MAX && it.skew <= MAX_TTL_MAX,
         Message::VoterReply(it) => it.remaining <= QUARANTINE_MAX,
         Message::Mark(it) => it.keep_for <= MARK_KEEP_MAX,
+        Message::Revoked(it) => it.remaining <= QUARANTINE_MAX,
         Message::MarksPage(it) => {
             let marks = it.marks.iter();
             marks
@@ -1541,6 +1624,8 @@ fn claim_of(message: &Message) -> Option<&ClaimId> {
         | Message::Namesake(_)
         | Message::Handover(_)
         | Message::MarksQuery(_)
-        | Message::MarksPage(_) => None,
+        | Message::MarksPage(_)
+        | Message::Revoke(_)
+        | Message::Revoked(_) => None,
     }
 }

@@ -551,6 +551,7 @@ impl Cluster {
                 Output::Gossip { .. }
                 | Output::Answer { .. }
                 | Output::Inspected { .. }
+                | Output::Revoked { .. }
                 | Output::ForeignNode(_) => {}
             }
         }

@@ -21,7 +21,7 @@ use crate::journal::{
 use crate::message::{
     Challenge, Done, Inspect, Mark, MarkEntry, Marked, MarksPage, MarksQuery, Namesake,
     NoteMessage, Outdated, PageEnd, RecoveryQuery, RecoveryReply, Report, ReportedVote,
-    ReportedWaiter, VoterQuery, VoterReply,
+    ReportedWaiter, Revoke, Revoked, VoterQuery, VoterReply,
 };
 use crate::voter_set::VoterSetTag;
 use crate::wire::codec::{DatagramHead, append, decode_whole, pack_messages, unpack_messages};
@@ -271,6 +271,19 @@ fn marks() -> Vec<Message> {
             }],
             end: PageEnd::Query,
             is_whole: true,
+        })),
+        Message::Revoke(Box::new(Revoke {
+            key: key(),
+            claim: claim(),
+            by: Note::new("ann@ops").unwrap(),
+            through: node("n3"),
+        })),
+        Message::Revoked(Box::new(Revoked {
+            key: key(),
+            claim: claim(),
+            is_kept: true,
+            remaining: ms(9_500),
+            is_over: true,
         })),
     ]
 }
@@ -699,9 +712,11 @@ fn every_variant_has_golden_bytes() {
                 NoteMessage::OfHolder { .. } => 34,
                 NoteMessage::OfReported { .. } => 35,
             },
+            Message::Revoke(_) => 36,
+            Message::Revoked(_) => 37,
         });
     }
-    assert_eq!(seen.len(), 36);
+    assert_eq!(seen.len(), 38);
     let mut seen = BTreeSet::new();
     for record in records() {
         seen.insert(match record {

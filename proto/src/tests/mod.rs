@@ -19,6 +19,7 @@ mod queue_rules;
 mod recovery_rules;
 mod reports;
 mod requests;
+mod revoked_rules;
 mod session_claimant;
 mod session_links;
 mod session_voter;
@@ -263,6 +264,7 @@ fn line(to: &NodeId, message: &Message) -> String {
             } => format!("{to} Note of {node} for {}: {note}", span(*held_for)),
             NoteMessage::OfReported { node, note, .. } => format!("{to} Note of {node}: {note}"),
         },
+        Message::Revoke(m) => format!("{to} Revoke #{} by {}", m.claim.seq, m.by.as_str()),
         other => format!("{to} {other:?}"),
     }
 }
@@ -274,6 +276,12 @@ fn event_line(event: &Event) -> String {
         } => format!("Granted {} until {}", number(*epoch), reading(*valid_until)),
         Event::Renewed { valid_until, .. } => format!("Renewed until {}", reading(*valid_until)),
         Event::Lost { epoch, .. } => format!("Lost {}", number(*epoch)),
+        Event::Revoked { epoch, by, .. } => {
+            format!("Revoked {} by {}", number(*epoch), by.as_str())
+        }
+        Event::VoteRevoked { holder, epoch, .. } => {
+            format!("VoteRevoked {holder} {}", number(*epoch))
+        }
         Event::Denied { .. } => "Denied".to_owned(),
         Event::TimedOut { .. } => "TimedOut".to_owned(),
         Event::Done { by, epoch, .. } => format!("Done by {by} {}", number(*epoch)),

@@ -14,6 +14,7 @@ mod journal;
 mod kept_marks;
 mod marks;
 mod recovery;
+mod revoked;
 mod session;
 mod slot;
 mod table;
@@ -42,6 +43,7 @@ use marks::Marks;
 pub use marks::{MARK_KEEP_MAX, MARKS_MAX};
 use recovery::Recovery;
 pub use recovery::Start;
+use revoked::RevokedClaims;
 use session::{SessionNo, Sessions};
 use slot::{GivenVote, QueueEntry, send_refuse};
 pub(crate) use table::{SlotAt, Slots};
@@ -97,6 +99,7 @@ pub struct Voter {
     /// The highest of `fence_buckets`, cached since each recovery reply needs it.
     highest_bucket: Epoch,
     marks: Marks,
+    revoked: RevokedClaims,
     /// `None` once the voter votes.
     recovery: Option<Recovery>,
     /// `true` once a quarantine has ended. Such a voter may have forgotten votes, and cannot
@@ -154,6 +157,7 @@ impl Voter {
             fence_buckets: vec![Epoch::ZERO; limits.fence_buckets.max(1)],
             highest_bucket: Epoch::ZERO,
             marks: Marks::new(limits.marks_max, nonce),
+            revoked: RevokedClaims::default(),
             recovery: Some(recovery),
             forgot: false,
             dead: BTreeSet::new(),
@@ -187,6 +191,9 @@ impl Voter {
         let holds = at.is_some_and(|at| self.slots[at].vote.claim == msg.claim);
         if !holds && self.answer_done(cx, &msg.key, &msg.claim) {
             return;
+        }
+        if self.revoked.has(&msg.claim) && (holds || !mistaken!(RevokedClaimVotedForAgain)) {
+            return self.answer_revoked(cx, at, msg);
         }
         let entry = QueueEntry::new(now.mono, msg, cx.timing.max_ttl);
         let Some(at) = at else {
@@ -419,6 +426,7 @@ impl Voter {
         self.finish_recovery(now, out);
         self.handle_marks_timeout(now, out);
         self.sessions.end_those_due(now);
+        self.revoked.forget_old(now);
         let cx = &mut self.ctx(now, out);
         for _ in 0..EXPIRIES_MAX {
             let Some(at) = self.slots.due(now.mono) else {
@@ -552,9 +560,10 @@ impl Voter {
     /// Returns the name and the length of each map.
     pub(crate) fn sizes(&self) -> impl Iterator<Item = (&'static str, usize)> {
         let sizes = self.slots.sizes().into_iter();
-        sizes
-            .chain(self.sessions.sizes())
-            .chain([("marks", self.marks.len())])
+        sizes.chain(self.sessions.sizes()).chain([
+            ("marks", self.marks.len()),
+            ("revoked claims", self.revoked.len()),
+        ])
     }
 
     /// Ends the vote for a key if it has expired (rule 7), and removes waiters that are gone

@@ -46,6 +46,9 @@ struct Session {
     differed: DigestParts,
     /// Where the next search for covered votes starts (rule 21).
     cursor: SlotAt,
+    /// `true` once it covers a revoked vote. It is not extended any more, and keeps its votes until
+    /// it ends.
+    is_closed: bool,
 }
 
 /// All sessions at a voter.
@@ -83,7 +86,7 @@ impl Sessions {
     /// Returns the name that claimants use for a session, unless it is over.
     pub(crate) fn name_of(&self, now: Now, number: SessionNo) -> Option<SessionId> {
         let session = self.living.get(&number)?;
-        (now.mono < session.expires).then_some(SessionId {
+        (now.mono < session.expires && !session.is_closed).then_some(SessionId {
             nonce: self.nonce,
             number: number.0,
         })
@@ -95,7 +98,8 @@ impl Sessions {
         let own = self.by_node.get(&claim.node).map_or(&[][..], Vec::as_slice);
         let of_ttl = own.iter().copied().find(|number| {
             let session = self.living.get(number);
-            session.is_some_and(|s| s.ttl == ttl && s.incarnation == claim.incarnation)
+            let is_of_ttl = |s: &Session| s.ttl == ttl && s.incarnation == claim.incarnation;
+            session.is_some_and(|s| is_of_ttl(s) && !s.is_closed)
         });
         let living = of_ttl.filter(|number| now.mono < self.covers_until(*number));
         if living.is_none() {
@@ -121,6 +125,14 @@ impl Sessions {
         }
     }
 
+    /// Rule 38: no answer extends the session any more. It keeps its votes until it ends, since each
+    /// `Kept` so far holds for all of them.
+    pub(crate) fn close(&mut self, number: SessionNo) {
+        if let Some(session) = self.living.get_mut(&number) {
+            session.is_closed = true;
+        }
+    }
+
     /// Rule 19: extends a session, unless it is over. Returns the answer, and the parts in which the
     /// digests have differed twice in a row.
     pub(crate) fn handle_keep_alive(
@@ -135,7 +147,8 @@ impl Sessions {
         if self.living.get(&number).is_some_and(is_over) {
             self.end(number);
         }
-        let is_own = |s: &&mut Session| s.node == *from && s.incarnation == incarnation;
+        let is_own =
+            |s: &&mut Session| s.node == *from && s.incarnation == incarnation && !s.is_closed;
         let found = self.living.get_mut(&number).filter(is_own);
         let Some(session) = found.filter(|_| msg.session.nonce == self.nonce) else {
             let is_over = Kept {
@@ -236,6 +249,7 @@ impl Sessions {
             covered: Digest::default(),
             differed: 0,
             cursor: SlotAt::FIRST,
+            is_closed: false,
         };
         self.by_node
             .entry(claim.node.clone())

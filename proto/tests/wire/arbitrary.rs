@@ -10,9 +10,9 @@ use lockmesh_proto::{
     KeptToken, Key, MARK_KEEP_MAX, MEMORY_PART_BYTES, Mark, MarkEntry, Marked, MarksPage,
     MarksQuery, MemoryPart, MemorySize, Message, NODE_ID_BYTES_MAX, NOTE_BYTES_MAX, Namesake,
     NodeId, Note, NoteMessage, Outdated, PageEnd, REPORTED_WAITERS_MAX, RecoveryQuery,
-    RecoveryReply, Refuse, RefuseReason, Release, Report, ReportedVote, ReportedWaiter, Role,
-    SessionId, Stale, Timing, Vote, VoterQuery, VoterReply, VoterSet, VoterSetDescription,
-    VoterSetTag, Wait,
+    RecoveryReply, Refuse, RefuseReason, Release, Report, ReportedVote, ReportedWaiter, Revoke,
+    Revoked, Role, SessionId, Stale, Timing, Vote, VoterQuery, VoterReply, VoterSet,
+    VoterSetDescription, VoterSetTag, Wait,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -246,7 +246,7 @@ pub(crate) fn any_message_about(
     claims: impl Strategy<Value = ClaimId> + Clone + 'static,
 ) -> impl Strategy<Value = Message> {
     let flags = (any::<bool>(), any::<bool>());
-    let marking = claims.clone();
+    let (marking, revoking) = (claims.clone(), claims.clone());
     let holder = (any_claim_id(), epoch(), holder_granted(), any::<u32>());
     let wait = (any_key(), claims.clone(), holder);
     let memory = (number(), epoch(), flags, incarnation(), span(), span());
@@ -303,6 +303,7 @@ pub(crate) fn any_message_about(
         any_handover().prop_map(|it| Message::Handover(Box::new(it))),
         any_mark(marking.clone()),
         any_note(marking),
+        any_revoke(revoking),
     ]
 }
 
@@ -338,6 +339,31 @@ fn any_note(
         }),
     ];
     notes.prop_map(|it| Message::Note(Box::new(it)))
+}
+
+fn any_revoke(
+    claims: impl Strategy<Value = ClaimId> + Clone + 'static,
+) -> impl Strategy<Value = Message> {
+    let revoke = (any_key(), claims.clone(), any_node_id()).prop_map(|(key, claim, through)| {
+        let by = Note::new(through.as_str()).unwrap();
+        Message::Revoke(Box::new(Revoke {
+            key,
+            claim,
+            by,
+            through,
+        }))
+    });
+    let flags = (any::<bool>(), any::<bool>());
+    let revoked = (any_key(), claims, span(), flags).prop_map(|(key, claim, remaining, flags)| {
+        Message::Revoked(Box::new(Revoked {
+            key,
+            claim,
+            is_kept: flags.0,
+            remaining,
+            is_over: flags.1,
+        }))
+    });
+    prop_oneof![revoke, revoked]
 }
 
 fn any_mark(
@@ -579,6 +605,19 @@ pub(crate) fn largest_messages() -> Vec<Message> {
             epoch,
             remaining: ttl,
         }),
+        Message::Revoke(Box::new(Revoke {
+            key: key.clone(),
+            claim: claim.clone(),
+            by: Note::new("n".repeat(NOTE_BYTES_MAX)).unwrap(),
+            through: node.clone(),
+        })),
+        Message::Revoked(Box::new(Revoked {
+            key: key.clone(),
+            claim,
+            is_kept: true,
+            remaining: ttl,
+            is_over: true,
+        })),
         Message::MarksQuery(MarksQuery {
             nonce,
             after: Some(key.clone()),

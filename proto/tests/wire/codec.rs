@@ -57,11 +57,12 @@ fn largest_messages_fit_into_sealed_datagrams() {
                 Message::OnceClaim(_) | Message::Mark(_) | Message::Marked(_) => {}
                 Message::Done(_) | Message::MarksQuery(_) | Message::MarksPage(_) => {}
                 Message::Note(_) => {}
+                Message::Revoke(_) | Message::Revoked(_) => {}
             }
             format!("{:?}", discriminant(message))
         })
         .collect();
-    assert_eq!(kinds.len(), 28);
+    assert_eq!(kinds.len(), 30);
     for message in messages {
         let packed = pack_messages(&head, std::slice::from_ref(&message), sealed_budget());
         assert_eq!(
