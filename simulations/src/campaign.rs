@@ -21,7 +21,7 @@ use crate::kernel::on_all_cores;
 const SEEDS_ENOUGH: u64 = 300;
 /// Rare events that must not be missed.
 const CORNERS: &str = "adoptions adoptions_under_a_lease adoptions_while_waiting \
-    memories_taken_up marked marks_read marks_lost \
+    memories_taken_up marked marks_read marks_lost revoked revokes_confirmed \
     crashes_under_a_lease datagrams_overflowed datagrams_too_large cut_and_crash lapses \
     leans_on_wall_clock broken_for_good mappings namesakes_judged restarts_told_new set_back slow_way \
     timers_late twins_found worlds_with_wrong_clocks wrong_clocks_leap";
@@ -46,7 +46,7 @@ const COVERED: [(&str, &str); 5] = [
         "locks",
         "tries waits claims grants renewals sessions_kept sessions_over extends released lost \
          denied timed_out crashed_with_a_request shut_down_with_a_request ticks \
-         marked done",
+         marked done revokes revokes_confirmed revokes_told revokes_untold revoked votes_revoked",
     ),
     (
         "voters and resource",

@@ -20,8 +20,9 @@ use std::time::Duration;
 use stateright::{Model, Property};
 
 use crate::proto::{
-    Claimant, Effects, Event, Incarnation, Instant, Key, MARK_KEEP_MAX, Memory, Message, NodeId,
-    Now, RecoveryReply, Request, Start, Ticket, Timing, Voter, VoterLimits, VoterSet,
+    ClaimId, Claimant, Effects, Event, Incarnation, Instant, Key, MARK_KEEP_MAX, Memory, Message,
+    NodeId, Note, Now, RecoveryReply, Request, Revoke, Start, Ticket, Timing, Voter, VoterLimits,
+    VoterSet,
 };
 
 pub(crate) use found::command;
@@ -56,6 +57,8 @@ pub(crate) enum Action {
     Release(usize),
     /// The holder marks its key.
     Mark(usize),
+    /// An operator revokes the claim of a holder.
+    Revoke(usize),
     Wake(usize),
     WakeVoter(usize),
     Read(Envelope),
@@ -92,6 +95,8 @@ pub(crate) struct State {
     is_marked: bool,
     /// `true` once a voter has reported that it may lack marks.
     may_lack_marks: bool,
+    /// The claim that was revoked, and when a quorum of the voters had confirmed it.
+    revoked: Option<(ClaimId, Option<u64>)>,
     broken: Option<&'static str>,
 }
 
@@ -119,15 +124,23 @@ impl Search {
     }
 
     fn now(&self, state: &State, at: usize) -> Now {
+        let is_back = self.scope.begins == Begins::Forgotten && at == 0 && state.crashes > 0;
+        let now = self.now_at(state.time, at);
+        let behind = if is_back { SET_BACK_MS } else { 0 };
+        Now {
+            wall_ms: now.wall_ms - behind,
+            ..now
+        }
+    }
+
+    fn now_at(&self, time: u64, at: usize) -> Now {
         let ahead = match at.checked_sub(VOTERS) {
             Some(claimant) => self.scope.walls[claimant],
             None => 0,
         };
-        let is_back = self.scope.begins == Begins::Forgotten && at == 0 && state.crashes > 0;
-        let behind = if is_back { SET_BACK_MS } else { 0 };
         Now {
-            mono: Instant::ZERO.after(LEASE + STEP * state.time as u32),
-            wall_ms: WALL_MS + STEP.as_millis() as u64 * state.time + ahead - behind,
+            mono: Instant::ZERO.after(LEASE + STEP * time as u32),
+            wall_ms: WALL_MS + STEP.as_millis() as u64 * time + ahead,
         }
     }
 
@@ -281,6 +294,31 @@ impl Search {
         if holders > 1 {
             state.broken = Some("M1");
         }
+        self.judge_revoked(state);
+    }
+
+    /// Checks that the lease of a revoked claim ends. Its votes end within a lease, two steps.
+    fn judge_revoked(&self, state: &mut State) {
+        let Some((claim, confirmed)) = &mut state.revoked else {
+            return;
+        };
+        let voters = state.voters.iter();
+        if confirmed.is_none() && voters.filter(|it| it.it.has_revoked(claim)).count() >= 2 {
+            *confirmed = Some(state.time);
+        }
+        let Some(since) = *confirmed else {
+            return;
+        };
+        let Some(at) = self.ids.iter().position(|id| *id == claim.node) else {
+            return;
+        };
+        let now = self.now(state, at);
+        let ends = self.now_at(since, at).mono.after(LEASE);
+        let claimant = &state.claimants[at - VOTERS].it;
+        let goes_on = claimant.held(now).any(|(_, _, until)| until > ends);
+        if goes_on {
+            state.broken = state.broken.or(Some("S9"));
+        }
     }
 
     fn read(&self, state: &mut State, envelope: &Envelope) {
@@ -295,6 +333,9 @@ impl Search {
             let from = &self.ids[from];
             state.claimants[claimant].change(|it| match message {
                 Message::Kept(kept) => it.handle_kept(now, from, kept),
+                Message::Revoke(revoke) => {
+                    it.revoke(now, revoke, &mut out);
+                }
                 _ => it.handle(now, from, message, &mut out),
             });
             return self.follow(state, to, out);
@@ -310,6 +351,9 @@ impl Search {
                 voter.handle_marks_page(now, &self.ids[from], page, &mut out);
             }
             Message::Release(release) => voter.handle_release(now, release, &mut out),
+            Message::Revoke(revoke) => {
+                voter.handle_revoke(now, revoke, false, &mut out);
+            }
             Message::KeepAlive(keep) => {
                 let incarnation = Incarnation::new(1);
                 voter.handle_keep_alive(now, &self.ids[from], incarnation, keep, &mut out);
@@ -444,6 +488,29 @@ impl Search {
         self.follow(state, at, out);
     }
 
+    /// Sends all voters the revoke of the claim that a claimant holds.
+    fn revoke(&self, state: &mut State, claimant: usize) {
+        let id = &self.ids[VOTERS + claimant];
+        let votes = (0..VOTERS).filter_map(|at| {
+            let now = self.now(state, at);
+            state.voters[at].it.report(now, 0, &self.key).vote
+        });
+        let mut claims = votes.map(|vote| vote.claim);
+        let Some(claim) = claims.find(|claim| claim.node == *id) else {
+            return;
+        };
+        let revoke = Message::Revoke(Box::new(Revoke {
+            key: self.key.clone(),
+            claim: claim.clone(),
+            by: Note::new("operator").expect("a short note"),
+            through: self.ids[VOTERS].clone(),
+        }));
+        state.revoked = Some((claim, None));
+        let all = self.ids[..VOTERS].iter();
+        let messages = all.map(|voter| (voter.clone(), revoke.clone())).collect();
+        self.send(state, VOTERS, messages);
+    }
+
     fn crash(&self, state: &mut State, at: usize) {
         let now = self.now(state, at);
         state.crashes += 1;
@@ -513,6 +580,7 @@ impl Model for Search {
             grants: 0,
             is_marked: false,
             may_lack_marks: false,
+            revoked: None,
             broken: None,
         };
         for at in 0..VOTERS {
@@ -556,6 +624,9 @@ impl Model for Search {
                     if self.scope.marks && lease.is_some() {
                         actions.push(Action::Mark(claimant));
                     }
+                    if self.scope.revokes && lease.is_some() && state.revoked.is_none() {
+                        actions.push(Action::Revoke(claimant));
+                    }
                 }
                 Some(_) => {}
             }
@@ -586,6 +657,7 @@ impl Model for Search {
                 self.release(&mut state, claimant, ticket);
             }
             Action::Mark(claimant) => self.mark(&mut state, claimant),
+            Action::Revoke(claimant) => self.revoke(&mut state, claimant),
             Action::Wake(claimant) => self.wake(&mut state, claimant),
             Action::WakeVoter(at) => self.wake_voter(&mut state, at),
             Action::Read(envelope) => self.read(&mut state, &envelope),
@@ -598,7 +670,9 @@ impl Model for Search {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("M1 to M4, M10", |_, state: &State| state.broken.is_none()),
+            Property::always("M1 to M4, M10, S9", |_, state: &State| {
+                state.broken.is_none()
+            }),
             Property::sometimes("all own it in turn", |search: &Self, state: &State| {
                 usize::from(state.grants) == search.scope.walls.len()
             }),

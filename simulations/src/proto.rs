@@ -9,6 +9,7 @@ pub(crate) use lockmesh_proto::{
     ClaimId, Claimant, ClusterSecret, DatagramKind, DropReason, Effects, Epoch, EpochClock, Event,
     Handover, Incarnation, Instant, Key, MARK_KEEP_MAX, Memory, Message, NEVER_GRANTED_MAX, Node,
     NodeConfig, NodeId, Note, Now, OpenedJournal, Output, PROTOCOL_VERSION, Peer, RecoveryReply,
-    RefuseReason, Request, RequestError, Seal, Start, Ticket, Timing, Traffic, View, VoteRecord,
-    VoteTally, Voter, VoterLimits, VoterSet, VoterSetError, quorum, unpack_messages,
+    RefuseReason, Request, RequestError, Revocation, Revoke, RevokeId, Seal, Start, Ticket, Timing,
+    Traffic, View, VoteRecord, VoteTally, Voter, VoterLimits, VoterSet, VoterSetError, quorum,
+    unpack_messages,
 };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::algorithms::Machine;
 use crate::cluster::{Clock, Datagram, HostDisk, LastVoter, Sighting, WorldEvent};
 use crate::judge::{KeyAt, RequestId};
-use crate::proto::{Incarnation, Instant, NodeId, PROTOCOL_VERSION, Seal, Ticket};
+use crate::proto::{Incarnation, Instant, NodeId, PROTOCOL_VERSION, RevokeId, Seal, Ticket};
 
 /// The datagrams that the operating system buffers for a process that does not read them.
 pub(crate) const SOCKET_DATAGRAMS_MAX: usize = 256;
@@ -44,6 +44,8 @@ pub(crate) struct Process {
     /// Opens datagrams for the trace, if lines are kept.
     pub(crate) opener: Option<Seal>,
     pub(crate) requests: BTreeMap<Ticket, Ongoing>,
+    /// The revocations that its node runs, and when each began.
+    pub(crate) revokes: BTreeMap<RevokeId, u64>,
     /// The recorded votes of its voter, as last observed.
     pub(crate) voted: BTreeMap<KeyAt, (usize, u64)>,
     pub(crate) slots: usize,

@@ -186,6 +186,7 @@ impl World {
             node,
             opener,
             requests: Default::default(),
+            revokes: Default::default(),
             voted: Default::default(),
             slots: 0,
             believed,

@@ -62,6 +62,9 @@ pub(crate) struct Habits {
     pub(crate) tick_ppm: u64,
     /// Requests per million for a key that is marked when the work is done.
     pub(crate) once_ppm: u64,
+    /// The chance, in millionths, that a user frees the lock of somebody by hand before it requests
+    /// one.
+    pub(crate) revoke_ppm: u64,
 }
 
 /// The settings of one world.
@@ -267,6 +270,8 @@ impl Settings {
         settings.versions = Versions::draw(seed, settings.hosts());
         let mut once = Rng::stream(seed, "once");
         settings.habits.once_ppm = *once.pick(&[0, 0, 100_000, 400_000]);
+        let mut revokes = Rng::stream(seed, "revokes");
+        settings.habits.revoke_ppm = *revokes.pick(&[0, 0, 100_000, 400_000]);
         if once.chance(50_000) {
             settings.limits.marks_max = 1;
         }
@@ -476,6 +481,7 @@ fn draw_habits(rng: &mut Rng, max_ttl: u64) -> Habits {
         extend_ppm: *rng.pick(&[0, 200_000]),
         tick_ppm: 0,
         once_ppm: 0,
+        revoke_ppm: 0,
     }
 }
 

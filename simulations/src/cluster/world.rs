@@ -472,7 +472,7 @@ impl World {
     /// Polls all outputs of a node and observes its events.
     pub(crate) fn drain(&mut self, host: HostAt) {
         self.steps += 1;
-        let mut events = Vec::new();
+        let (mut events, mut revoked) = (Vec::new(), Vec::new());
         let wakes = loop {
             let Some(process) = self.hosts[host].process.as_mut() else {
                 return;
@@ -481,6 +481,7 @@ impl World {
                 Output::Persist { number, bytes } => self.persist(host, number, &bytes),
                 Output::Transmit { to, bytes } => self.transmit(host, to, bytes),
                 Output::Event(event) => events.push(event),
+                Output::Revoked { id, revocation } => revoked.push((id, revocation)),
                 Output::Gossip { .. }
                 | Output::Answer { .. }
                 | Output::Inspected { .. }
@@ -493,6 +494,9 @@ impl World {
         self.trace
             .fold(&[self.time, host as u64, events.len() as u64]);
         self.observe(host, events);
+        for (id, revocation) in revoked {
+            self.see_revocation(host, id, revocation);
+        }
     }
 
     fn set_timer(&mut self, host: HostAt, at: Option<u64>) {

@@ -18,6 +18,8 @@ pub(crate) struct Scope {
     pub(crate) journals: bool,
     /// `true` if holders mark the key.
     pub(crate) marks: bool,
+    /// `true` if an operator revokes one claim.
+    pub(crate) revokes: bool,
     /// `true` if a message may be read more than once.
     pub(crate) doubles: bool,
     /// The maximum number of messages on their way.
@@ -29,7 +31,7 @@ pub(crate) struct Scope {
 #[rustfmt::skip]
 pub(crate) fn scopes() -> Vec<Scope> {
     use Begins::{Asked, Covered, Forgotten, Marked, Marking, Owned};
-    let scopes: [(_, &[u64], _, _, _, _); 18] = [
+    let scopes: [(_, &[u64], _, _, _, _); 20] = [
         // name, walls, begins, steps, crashes, doubles
         ("set back and forgetful", &[1_000, 0], Forgotten, 2, 1, false),
         ("two claims meet", &[1, 0], Asked, 0, 0, false),
@@ -49,6 +51,8 @@ pub(crate) fn scopes() -> Vec<Scope> {
         ("a mark is forgotten", &[0, 1], Marked, 6, 1, false),
         ("two forget a mark", &[0, 1], Marked, 5, 2, false),
         ("a mark resumes", &[0, 1], Marked, 3, 2, false),
+        ("a revoke", &[1, 0], Owned, 3, 0, false),
+        ("a session is revoked", &[1, 0], Covered, 5, 0, false),
     ];
     let scopes = scopes.map(|(name, walls, begins, steps, crashes, doubles)| Scope {
         name,
@@ -58,6 +62,7 @@ pub(crate) fn scopes() -> Vec<Scope> {
         crashes,
         journals: name.contains("resume"),
         marks: name.contains("mark"),
+        revokes: name.contains("revoke"),
         doubles,
         messages_max: 16,
         mistake: Mistake::default(),

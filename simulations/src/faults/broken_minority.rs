@@ -54,6 +54,7 @@ impl World {
         let members = self.settings.members;
         let hosts = self.hosts.len();
         let incarnations: usize = self.hosts.iter().map(|host| host.incarnations.len()).sum();
+        let revokes = self.coverage.get("revokes").copied().unwrap_or_default();
         let namesakes = self.coverage.get("namesakes").copied().unwrap_or_default();
         for host in self.whole() {
             let sizes = self
@@ -68,6 +69,7 @@ impl World {
                     "voters asked again" | "voters left alone" => members,
                     "rooms of slots" => 1,
                     "marks" => MARKED_KEYS,
+                    "revoked claims" => revokes as usize,
                     _ => 0,
                 };
                 let kept = Fact::Kept {

@@ -244,6 +244,7 @@ impl World {
                 | Output::Gossip { .. }
                 | Output::Answer { .. }
                 | Output::Inspected { .. }
+                | Output::Revoked { .. }
                 | Output::ForeignNode(_) => {}
             }
         }

@@ -27,6 +27,7 @@ mod s4_damage_is_dropped;
 mod s6_leases_live_through_restarts;
 mod s7_leases_end;
 mod s8_memory_is_taken_up;
+mod s9_revoked_leases_end;
 
 use std::fmt;
 
@@ -78,6 +79,8 @@ pub(crate) enum End {
     Released,
     /// Its lease ended without a release.
     Lost,
+    /// Its lease ended since its lock was freed by hand.
+    Revoked,
     /// Its deadline passed.
     TimedOut,
     /// It was a `try` and got `false`.
@@ -225,6 +228,15 @@ pub(crate) enum Fact {
         since: u64,
         until: u64,
     },
+    /// A quorum has confirmed that a claim (host, epoch) is renewed no more. Its lease must be over
+    /// at `ends`. The confirmations came after `since`.
+    Revoked {
+        key: KeyAt,
+        claim: (HostAt, u64),
+        voters: Vec<HostAt>,
+        since: u64,
+        ends: u64,
+    },
     /// A voter that lost its memory reports that it may lack marks.
     MarksLost { voter: HostAt },
     /// A request was not served within `bound`.
@@ -284,7 +296,7 @@ pub(crate) struct Violation {
 type Law = dyn FnMut(u64, &Fact, &History) -> Option<String> + Send;
 
 /// The number of laws.
-pub(crate) const LAWS: usize = 21;
+pub(crate) const LAWS: usize = 22;
 
 /// Returns every law with its number in the protocol.
 fn laws() -> [(&'static str, Box<Law>); LAWS] {
@@ -310,6 +322,7 @@ fn laws() -> [(&'static str, Box<Law>); LAWS] {
         ("S6", Box::new(s6_leases_live_through_restarts::judge)),
         ("S7", Box::new(s7_leases_end::judge)),
         ("S8", Box::new(s8_memory_is_taken_up::judge)),
+        ("S9", s9_revoked_leases_end::law()),
     ]
 }
 
@@ -339,7 +352,7 @@ impl Laws {
         self.facts += 1;
         for (law, judge) in &mut self.laws {
             if let Some(what) = judge(at, fact, &self.history) {
-                let kind = if law.starts_with('M') || *law == "S4" {
+                let kind = if law.starts_with('M') || ["S4", "S9"].contains(law) {
                     LawKind::Safety
                 } else {
                     LawKind::Liveness

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::cluster::{Habits, MARKED_KEYS, Ongoing, PROBE_KEYS, World, WorldEvent};
 use crate::judge::{End, Fact, HostAt, KeyAt, RequestId};
 use crate::kernel::Rng;
-use crate::proto::{Key, NodeId, Note, Request, Ticket};
+use crate::proto::{Key, NodeId, Note, Request, Revocation, RevokeId, Ticket};
 use crate::scenarios::Counted;
 use crate::users::Verdict;
 
@@ -38,6 +38,8 @@ pub(crate) struct Client {
     ticks: Rng,
     /// The stream for requests whose key is marked.
     marks: Rng,
+    /// The stream for locks that are freed by hand.
+    revokes: Rng,
     /// `true` if it does not release its lock, like a user that takes a lock for one tick.
     keeps: bool,
     pub(crate) state: ClientState,
@@ -91,6 +93,7 @@ impl World {
         let mut rng = Rng::stream(self.settings.seed, "clients");
         let mut ticks = Rng::stream(self.settings.seed, "ticks of clients");
         let mut marks = Rng::stream(self.settings.seed, "marks of clients");
+        let mut revokes = Rng::stream(self.settings.seed, "revokes of clients");
         let hosts = self.hosts.len() as u64;
         for client in 0..self.settings.habits.clients {
             let mut own = rng.child();
@@ -100,6 +103,7 @@ impl World {
                 rng: own,
                 ticks: ticks.child(),
                 marks: marks.child(),
+                revokes: revokes.child(),
                 keeps: false,
                 state: ClientState::Rests,
                 turn: 0,
@@ -280,7 +284,64 @@ impl World {
         is_paused
     }
 
+    /// Frees the lock on a key by hand, from the node of a client.
+    fn client_revokes(&mut self, client: usize) {
+        let habits = self.settings.habits;
+        let patience = Duration::from_nanos(self.settings.max_ttl() / 4);
+        let Client { host, revokes, .. } = &mut self.clients[client];
+        if !revokes.chance(habits.revoke_ppm) {
+            return;
+        }
+        let host = *host;
+        let key = self.keys[revokes.below(habits.keys as u64) as usize].clone();
+        let time = self.time;
+        let now = self.hosts[host].clock.now(time);
+        let process = self.hosts[host].process.as_mut();
+        let Some(process) = process.filter(|it| it.leaves.is_none()) else {
+            return;
+        };
+        let by = Note::new("client").expect("a short note");
+        if let Some(node) = process.node.node_mut() {
+            let id = node.revoke(now, (&key, None), by, patience);
+            process.revokes.insert(id, time);
+            self.count("revokes");
+            self.drain(host);
+        }
+    }
+
+    /// Handles the outcome of a revocation.
+    pub(crate) fn see_revocation(&mut self, host: HostAt, id: RevokeId, revocation: Revocation) {
+        let process = self.hosts[host].process.as_mut();
+        let since = process.and_then(|it| it.revokes.remove(&id));
+        let has_quorum = revocation.has_quorum();
+        let key = self.keys.iter().position(|key| *key == revocation.key);
+        let (Some(since), Some(key), Some(claim)) = (since, key, revocation.claim) else {
+            return;
+        };
+        self.count(match claim.is_holder_notified {
+            true => "revokes_told",
+            false => "revokes_untold",
+        });
+        let Some(holder) = self.host_of(&claim.node).filter(|_| has_quorum) else {
+            return;
+        };
+        self.count("revokes_confirmed");
+        let voters = claim.confirmed.iter();
+        let voters = voters.filter_map(|voter| self.host_of(voter)).collect();
+        let timing = self.voter_set_of(host).timing();
+        let span = timing.quarantine() + timing.round_trip;
+        let ends = self.time + span.as_nanos() as u64;
+        self.see(&Fact::Revoked {
+            key,
+            claim: (holder, claim.epoch.get()),
+            voters,
+            since,
+            ends,
+        });
+    }
+
     fn client_asks(&mut self, client: usize) {
+        self.client_revokes(client);
         let habits = self.settings.habits;
         let (round_trip, max_ttl) = (self.settings.round_trip(), self.settings.max_ttl());
         let Client {

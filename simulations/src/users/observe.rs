@@ -14,6 +14,8 @@ impl World {
         for event in events {
             match event {
                 Event::Lost { ticket, .. } => self.see_over(host, *ticket, End::Lost),
+                Event::Revoked { ticket, .. } => self.see_over(host, *ticket, End::Revoked),
+                Event::VoteRevoked { .. } => self.count("votes_revoked"),
                 Event::Resumed { is_confirmed, .. } => self.see_resume(host, *is_confirmed),
                 Event::TookUp { incarnation, .. } => self.see_taken_up(host, *incarnation),
                 Event::HandedOver { voters } => self.see_handed_over(host, voters.len()),
@@ -107,11 +109,17 @@ impl World {
         match how {
             End::Lost => self.note(Counted::Lost, host),
             End::Denied => self.note(Counted::Denied, host),
-            End::Done | End::Released | End::TimedOut | End::Crashed | End::ShutDown => {}
+            End::Done
+            | End::Revoked
+            | End::Released
+            | End::TimedOut
+            | End::Crashed
+            | End::ShutDown => {}
         }
         self.count(match how {
             End::Released => "released",
             End::Lost => "lost",
+            End::Revoked => "revoked",
             End::TimedOut => "timed_out",
             End::Denied => "denied",
             End::Done => "done",
