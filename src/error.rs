@@ -58,6 +58,7 @@ debug_as_display!(
     ExtendError,
     MarkError,
     InspectError,
+    RevokeError,
     NotReady,
     RotateError
 );
@@ -586,6 +587,40 @@ pub enum InspectError {
     /// The mesh is shutting down or has shut down.
     #[error("the mesh is shut down")]
     ShutDown,
+}
+
+/// The error returned if a lock was not freed by hand.
+#[derive(Clone, Eq, Error, PartialEq)]
+#[non_exhaustive]
+pub enum RevokeError {
+    /// The key or the name of who frees it is empty or too long, or that name has a control
+    /// character. Nothing was sent.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// No claim holds the key, or none with the epoch that was asked for.
+    #[error("nobody holds {key}{}", epoch_of(*.epoch))]
+    NotHeld {
+        /// The key.
+        key: String,
+        /// The epoch that was asked for.
+        epoch: Option<Epoch>,
+    },
+    /// Too few voters answered, and the holder did not. Those that answered renew the claim no more,
+    /// so a second call goes on.
+    #[error("only {confirmed} of {voters} voters answered, and the holder did not")]
+    NoQuorum {
+        /// The number of voters that renew the claim no more.
+        confirmed: usize,
+        /// The number of voters of the key.
+        voters: usize,
+    },
+    /// The mesh is shutting down or has shut down.
+    #[error("the mesh is shut down")]
+    ShutDown,
+}
+
+fn epoch_of(epoch: Option<Epoch>) -> String {
+    epoch.map_or_else(String::new, |epoch| format!(" under epoch {}", epoch.get()))
 }
 
 /// The error returned if the secrets of a running mesh were not replaced. The mesh goes on with

@@ -81,6 +81,13 @@ impl Guard {
         self.lease.is_held()
     }
 
+    /// Returns who freed this lock by hand, if somebody did ([`Mesh::revoke`](crate::Mesh::revoke)).
+    /// The lock is lost then.
+    #[must_use]
+    pub fn revoked_by(&self) -> Option<&str> {
+        self.lease.revoked_by().map(Note::as_str)
+    }
+
     /// Waits until the lease has ended. After a suspend of the machine it returns within 250 ms.
     ///
     /// # Panics
@@ -185,8 +192,8 @@ impl Guard {
 
     /// Gives up the guard, and keeps the lock, renewed, until `span` from now. Then it is released.
     ///
-    /// The lock ends sooner if the lease is lost or the mesh is shut down. Until then, the mesh
-    /// keeps running.
+    /// The lock ends sooner if the lease is lost or the mesh is shut down. If it is freed by hand
+    /// ([`Mesh::revoke`](crate::Mesh::revoke)), it is free at once. Until then, the mesh keeps running.
     pub fn detach_for(self, span: Duration) {
         let runtime = self.mesh.runtime.clone();
         runtime.spawn(async move {

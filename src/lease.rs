@@ -1,5 +1,6 @@
 //! The lease of a lock, as its holder sees it.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use tokio::sync::Notify;
 
 use crate::clock::Time;
 use crate::metrics::LockKind;
-use lockmesh_proto::{Epoch, Instant, Key, Ticket};
+use lockmesh_proto::{Epoch, Instant, Key, Note, Ticket};
 
 /// The maximum sleep of a wait for the end of a lease. Timers do not count time in which the
 /// machine was suspended, but leases do.
@@ -32,6 +33,8 @@ pub(crate) struct Lease {
     /// `true` if the guard ended the lease while it was held. Such a lease does not count as lost,
     /// and a late renewal does not release it again.
     was_released: AtomicBool,
+    /// Who freed the lock by hand, if somebody did. Set before the lease ends.
+    revoked_by: OnceLock<Note>,
     /// Notified at every change.
     changed: Notify,
 }
@@ -53,6 +56,7 @@ impl Lease {
             clock,
             valid_until: AtomicU64::new(valid_until.as_nanos()),
             was_released: AtomicBool::new(false),
+            revoked_by: OnceLock::new(),
             changed: Notify::new(),
         }
     }
@@ -101,6 +105,19 @@ impl Lease {
 
     pub(crate) fn was_released(&self) -> bool {
         self.was_released.load(Ordering::Relaxed)
+    }
+
+    /// Ends the lease, since its lock was freed by hand.
+    pub(crate) fn revoke(&self, by: Note) {
+        if self.is_held() {
+            // The first to do it counts.
+            let _ = self.revoked_by.set(by);
+        }
+        self.end();
+    }
+
+    pub(crate) fn revoked_by(&self) -> Option<&Note> {
+        self.revoked_by.get()
     }
 
     /// Ends the lease.
@@ -207,6 +224,19 @@ mod tests {
         assert!(lease.remaining() > Duration::from_secs(60));
         lease.end();
         assert!(!lease.is_held());
+    }
+
+    #[test]
+    fn revoked_lease_names_who_did_it() {
+        let ann = || Note::new("ann").unwrap();
+        let lease = lease(Duration::from_secs(60));
+        lease.revoke(ann());
+        assert!(!lease.is_held());
+        assert_eq!(lease.revoked_by(), Some(&ann()));
+        // One that had ended before was not.
+        let over = super::tests::lease(Duration::ZERO);
+        over.revoke(ann());
+        assert_eq!(over.revoked_by(), None);
     }
 
     #[tokio::test]

@@ -118,6 +118,7 @@ mod once;
 #[cfg(feature = "ranvier")]
 mod ranvier;
 mod request;
+mod revoke;
 mod schedule;
 mod seed_query;
 mod seeds;
@@ -142,7 +143,7 @@ pub use config::{LimitsConfig, MeshBuilder, MeshConfig, Preset, SecretText, Timi
 pub use election::{Election, Leader, Leadership};
 pub use error::{
     AcquireError, ConfigError, DataDirError, ExtendError, Holder, InspectError, LockAllError,
-    MarkError, NotReady, OfKey, Reentry, ReleaseError, RotateError, SemaphoreError,
+    MarkError, NotReady, OfKey, Reentry, ReleaseError, RevokeError, RotateError, SemaphoreError,
 };
 pub use guard::{Guard, LeaseLost};
 pub use journal::Durability;
@@ -155,6 +156,7 @@ pub use lockmesh_proto::{
 pub use mesh::Mesh;
 pub use once::{OnceError, OnceRequest, Outcome};
 pub use request::LockRequest;
+pub use revoke::RevokeRequest;
 pub use schedule::{Missed, Schedule, ScheduleError, Tick};
 pub use seeds::Resolve;
 pub use semaphore::{PERMITS_MAX, SemaphoreRequest};

@@ -26,6 +26,7 @@ use crate::lock::{ClusterError, DistributedLock};
 use crate::lock_all::LockAllRequest;
 use crate::obstacle::Obstacle;
 use crate::request::LockRequest;
+use crate::revoke::RevokeRequest;
 use crate::seed_query::SeedQuery;
 use crate::seeds::{self, Seeds};
 use crate::semaphore::SemaphoreRequest;
@@ -552,6 +553,31 @@ impl Mesh {
             return Err(InspectError::NoQuorum { answered, voters });
         }
         Ok(inspection)
+    }
+
+    /// Frees the lock on `key` by hand, although its holder does not release it. `by` says who does
+    /// so, in 1 to 128 bytes; it is in the logs of the voters and of the holder.
+    ///
+    /// - The holder's guard reports the lock as lost at once, if a voter reaches its node.
+    ///   [`Guard::revoked_by`](crate::Guard::revoked_by) says who did it.
+    /// - The voters renew the lease no more. They keep their votes until these expire, so nobody is
+    ///   granted the key before that. If the holder releases its guard, the key is free at once.
+    ///
+    /// # Danger
+    /// Only the guard learns that the lock is lost. Code that does not look at its guard runs on, also
+    /// when the next holder has the key. Stop that code first, or let its resource compare epochs
+    /// ([`fence`](crate::fence)).
+    ///
+    /// # Errors
+    /// - [`RevokeError::Name`](crate::RevokeError::Name) if the key or `by` is invalid.
+    /// - [`RevokeError::NotHeld`](crate::RevokeError::NotHeld) if nobody holds the key.
+    /// - [`RevokeError::NoQuorum`](crate::RevokeError::NoQuorum) if neither a quorum of the voters nor the holder answered.
+    /// - [`RevokeError::ShutDown`](crate::RevokeError::ShutDown) if the mesh is shutting down or has shut down.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not take the messages back: the lock may be freed.
+    pub fn revoke(&self, key: impl Into<String>, by: impl Into<String>) -> RevokeRequest {
+        RevokeRequest::new(self.inner.clone(), key.into(), by.into())
     }
 
     /// Shuts the node down.

@@ -101,6 +101,8 @@ metrics! {
         "requests whose deadline passed without a quorum of votes, by reason";
     LOST: Counter "lockmesh_lost_total" "leases" []
         "leases of guards that ended because they were not renewed in time";
+    REVOKED: Counter "lockmesh_revoked_total" "leases" []
+        "leases of guards that ended because somebody freed their locks by hand";
     ACQUIRE_SECONDS: Histogram "lockmesh_acquire_seconds" "seconds" []
         "time from a request to its grant, with the time in the queue";
     HELD_SECONDS: Histogram "lockmesh_held_seconds" "seconds" ["kind"]
@@ -248,6 +250,7 @@ pub(crate) struct Meter {
     denied: Counter,
     timeouts: [Counter; 3],
     lost: Counter,
+    revoked: Counter,
     gossip_restarts: Counter,
     acquire: Histogram,
     /// In the order of [`LockKind::ALL`].
@@ -266,6 +269,7 @@ impl Meter {
             timeouts: TIMEOUT_REASONS
                 .map(|reason| counter!(TIMEOUTS, "node" => label(), "reason" => reason)),
             lost: counter!(LOST, "node" => label()),
+            revoked: counter!(REVOKED, "node" => label()),
             gossip_restarts: counter!(GOSSIP_RESTARTS, "node" => label()),
             acquire: histogram!(ACQUIRE_SECONDS, "node" => label()),
             held: LockKind::ALL
@@ -289,6 +293,10 @@ impl Meter {
 
     pub(crate) fn lost(&self) {
         self.lost.increment(1);
+    }
+
+    pub(crate) fn revoked(&self) {
+        self.revoked.increment(1);
     }
 
     pub(crate) fn voter_starts(&self, start: &VoterStart) {
@@ -419,6 +427,30 @@ pub(crate) fn trace(event: &Event, node: &NodeId) {
                 %node, ticket = ticket.0, %key, %epoch,
                 "lease lost; stop the work under it, and look for a pause of this process or for a \
                  lost quorum"
+            );
+        }
+        Event::Revoked {
+            ticket,
+            key,
+            epoch,
+            by,
+            through,
+        } => {
+            tracing::warn!(
+                %node, ticket = ticket.0, %key, %epoch, by = by.as_str(), %through,
+                "lock freed by hand; stop the work under it, and release its guard"
+            );
+        }
+        Event::VoteRevoked {
+            key,
+            holder,
+            epoch,
+            by,
+            through,
+        } => {
+            tracing::warn!(
+                %node, %key, %holder, %epoch, by = by.as_str(), %through,
+                "vote renewed no more, since its lock is freed by hand; nothing is to be done"
             );
         }
         Event::Denied { ticket } => {

@@ -20,7 +20,8 @@ use lockmesh_proto::{NodeId, NotMemory, Now, Timing};
 
 pub use lockmesh_proto::{
     DropReason, Fingerprint, Inspection, KeyOwner, LockState, NoSpareVoter, RefuseReason,
-    SeenVotes, Standing, Traffic, VoteTally, VoterLimits, VoterSetTag, Waiter, WallClock,
+    RevokedClaim, SeenVotes, Standing, Traffic, VoteTally, VoterLimits, VoterSetTag, Waiter,
+    WallClock,
 };
 
 /// The health of a node, from [`Mesh::watch`](crate::Mesh::watch).

@@ -179,6 +179,7 @@ async fn mesh_emits_documented_metrics_and_events() {
     losses(&mesh, &metrics).await;
     kinds(&mesh, &log, &metrics).await;
     ticks(&mesh, &metrics).await;
+    revokes(&mesh, &log, &metrics).await;
     drops(&mesh, &metrics).await;
     assert!(log.says(&["INFO", "mesh started", "node=n0"]));
     assert!(log.says(&["DEBUG", "lock granted", "key=k", "epoch="]));
@@ -313,6 +314,23 @@ async fn ticks(mesh: &Mesh, metrics: &Metrics) {
     let marks = metrics.reaches("lockmesh_voter_marks", "node=n0", 1.0);
     marks.await;
     assert_eq!(metrics.get("lockmesh_voter_may_lack_marks", "node=n0"), 0.0);
+}
+
+/// A lock that is freed by hand.
+async fn revokes(mesh: &Mesh, log: &Log, metrics: &Metrics) {
+    assert_eq!(metrics.get("lockmesh_revoked_total", "node=n0"), 0.0);
+    let guard = mesh.lock("stuck").acquire().await.unwrap();
+    let claim = mesh.revoke("stuck", "ann").await.unwrap();
+    assert!(claim.is_holder_notified && !guard.is_held());
+    assert_eq!(
+        (claim.epoch, guard.revoked_by()),
+        (guard.epoch(), Some("ann"))
+    );
+    let revoked = metrics.reaches("lockmesh_revoked_total", "node=n0", 1.0);
+    revoked.await;
+    let by = ["WARN", "key=stuck", "by=ann", "through=n0"];
+    assert!(log.says(&[&by[..], &["lock freed by hand"]].concat()));
+    assert!(log.says(&[&by[..], &["vote renewed no more", "holder=n0"]].concat()));
 }
 
 async fn drops(mesh: &Mesh, metrics: &Metrics) {

@@ -20,8 +20,8 @@ use crate::status::{Health, VoterStart};
 use crate::transport::Transport;
 use lockmesh_proto::{
     DropReason, Epoch, Event, ExtendError, ForeignNode, InspectId, Inspection, Instant, Key,
-    KeyHolder, MarkError, NoSpareVoter, Node, NodeId, Now, Output, Request, RequestError, Standing,
-    Ticket, VoteTally, quorum,
+    KeyHolder, MarkError, NoSpareVoter, Node, NodeId, Now, Output, Request, RequestError,
+    Revocation, RevokeId, Standing, Ticket, VoteTally, quorum,
 };
 
 /// The outcome of an acquisition.
@@ -53,6 +53,7 @@ pub(crate) enum Ended {
 pub(super) enum Notice {
     Ended(oneshot::Sender<Ended>, Ended),
     Inspected(oneshot::Sender<Inspection>, Inspection),
+    Revoked(oneshot::Sender<Revocation>, Revocation),
     HandedOver(oneshot::Sender<Vec<NodeId>>, Vec<NodeId>),
     /// `true` if the key is marked.
     Marked(oneshot::Sender<bool>, bool),
@@ -69,6 +70,7 @@ impl Notice {
         match self {
             Self::Ended(notify, ended) => drop(notify.send(ended)),
             Self::Inspected(notify, inspection) => drop(notify.send(inspection)),
+            Self::Revoked(notify, revocation) => drop(notify.send(revocation)),
             Self::HandedOver(notify, voters) => drop(notify.send(voters)),
             Self::Marked(notify, is_marked) => drop(notify.send(is_marked)),
         }
@@ -87,6 +89,7 @@ pub(crate) struct Core {
     /// The callers that mark the key of a lease.
     marking: HashMap<Ticket, Vec<oneshot::Sender<bool>>>,
     inspections: HashMap<InspectId, oneshot::Sender<Inspection>>,
+    revocations: HashMap<RevokeId, oneshot::Sender<Revocation>>,
     /// The journal of the voter, if it keeps one.
     pub(crate) journal: Option<Arc<Journal>>,
     gossip: GossipIn,
@@ -132,6 +135,7 @@ impl Core {
             leases: HashMap::new(),
             marking: HashMap::new(),
             inspections: HashMap::new(),
+            revocations: HashMap::new(),
             gossip,
             answers: None,
             voting: BTreeSet::new(),
@@ -334,6 +338,7 @@ impl Core {
         }
         // The driver ends soon, so their results would never arrive.
         self.inspections.clear();
+        self.revocations.clear();
         if !self.has_failed {
             self.node.release_all(now);
         }
@@ -345,6 +350,7 @@ impl Core {
         self.waiting.clear();
         self.marking.clear();
         self.inspections.clear();
+        self.revocations.clear();
         self.handed_over = None;
     }
 
@@ -363,6 +369,12 @@ impl Core {
     pub(crate) fn expect_inspection(&mut self, id: InspectId) -> oneshot::Receiver<Inspection> {
         let (notify, notified) = oneshot::channel();
         self.inspections.insert(id, notify);
+        notified
+    }
+
+    pub(crate) fn expect_revocation(&mut self, id: RevokeId) -> oneshot::Receiver<Revocation> {
+        let (notify, notified) = oneshot::channel();
+        self.revocations.insert(id, notify);
         notified
     }
 
@@ -517,6 +529,11 @@ impl Core {
                     self.notices.push(Notice::Inspected(notify, inspection));
                 }
             }
+            Output::Revoked { id, revocation } => {
+                if let Some(notify) = self.revocations.remove(&id) {
+                    self.notices.push(Notice::Revoked(notify, revocation));
+                }
+            }
             Output::Persist { number, bytes } => self.persist(clock.now(), number, &bytes),
             Output::Timeout(_) => {}
         }
@@ -570,6 +587,12 @@ impl Core {
                 });
                 if !was_due && !was_released {
                     self.meter.lost();
+                }
+            }
+            Event::Revoked { ticket, by, .. } => {
+                if let Some(lease) = self.remove_lease(clock.mono(), ticket) {
+                    lease.revoke(by);
+                    self.meter.revoked();
                 }
             }
             Event::Denied { ticket } => self.end(ticket, Ended::Denied),
@@ -642,6 +665,7 @@ impl Core {
             | Event::VoterSetMismatch { .. }
             | Event::VoterSetMatch { .. }
             | Event::SecretChanged { .. }
+            | Event::VoteRevoked { .. }
             | Event::TwinFound
             | Event::TwinGone => {}
         }
